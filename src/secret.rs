@@ -1,0 +1,70 @@
+//! Text that must never be printed: API keys and the access token.
+
+use std::fmt;
+
+use subtle::ConstantTimeEq;
+
+/// A key or token. `Debug` and `Display` print `***`; only [`Secret::expose`] gives the text,
+/// so that every place where a secret leaves the process can be found by that name.
+#[derive(Clone, PartialEq, Eq, serde::Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a text as secret.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text itself, for the one header that it is sent in.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether `offered` is this secret. Takes the same time wherever the two differ, so that the
+    /// time of a refusal tells nothing but the length.
+    pub fn matches(&self, offered: &[u8]) -> bool {
+        self.0.as_bytes().ct_eq(offered).into()
+    }
+
+    /// `text` with every occurrence of this secret replaced by `***`: some servers repeat the key
+    /// that they refuse in their error message.
+    pub fn redact(&self, text: &str) -> String {
+        if self.0.is_empty() {
+            return text.to_owned();
+        }
+        text.replace(&self.0, "***")
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl fmt::Display for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_never_printed() {
+        let secret = Secret::new("sk-live-123");
+        assert_eq!(format!("{secret} {secret:?}"), "*** ***");
+        assert_eq!(secret.redact("bad key sk-live-123."), "bad key ***.");
+    }
+
+    #[test]
+    fn only_the_same_text_matches() {
+        let secret = Secret::new("abc");
+        assert!(secret.matches(b"abc"));
+        assert!(!secret.matches(b"abd"));
+        assert!(!secret.matches(b"ab"));
+    }
+}
