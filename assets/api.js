@@ -1,0 +1,70 @@
+/** Requests to the HTTP API. No DOM here; who asks a person for the token is set from outside. */
+
+const TOKEN_KEY = "flowledger.token";
+let token = readToken();
+/** Called when the server wants another token than the one we have; resolves to a new one. */
+let askForToken = () => Promise.reject(new ApiError(401, "unauthorized", "a token is needed"));
+let asking = null;
+
+/** What the API answered when it did not do what was asked. */
+export class ApiError extends Error {
+  constructor(status, code, message, details) {
+    super(message);
+    Object.assign(this, { status, code, details });
+  }
+}
+
+export const currentToken = () => token;
+
+export function onTokenNeeded(ask) {
+  askForToken = ask;
+}
+
+export const get = async (path) => (await request("GET", path)).json();
+export const post = async (path, body) => (await request("POST", path, body)).json();
+export const getBlob = async (path) => (await request("GET", path)).blob();
+
+async function request(method, path, body) {
+  const tokenSent = token;
+  const headers = {};
+  if (token) headers.Authorization = `Bearer ${token}`;
+  if (body !== undefined) headers["Content-Type"] = "application/json";
+  let response;
+  try {
+    response = await fetch(path, { method, headers, body: body && JSON.stringify(body), cache: "no-store" });
+  } catch {
+    throw new ApiError(0, "unreachable", "the server cannot be reached");
+  }
+  if (response.ok) return response;
+  if (response.status === 401) {
+    // All requests that meet a 401 wait for one and the same answer, then try again.
+    if (token === tokenSent) await (asking ??= renewToken(Boolean(tokenSent)));
+    return request(method, path, body);
+  }
+  throw await errorOf(response);
+}
+
+async function errorOf(response) {
+  const answer = await response.json().catch(() => ({}));
+  const { code = "http", message = `the server answered ${response.status}`, details } = answer.error ?? {};
+  return new ApiError(response.status, code, message, details);
+}
+
+async function renewToken(wasRefused) {
+  try {
+    token = await askForToken(wasRefused);
+    localStorage.setItem(TOKEN_KEY, token);
+  } catch (error) {
+    if (error instanceof ApiError) throw error; // Storage may be forbidden: the token lasts as long as the page.
+  } finally {
+    asking = null;
+  }
+}
+
+function readToken() {
+  try {
+    return localStorage.getItem(TOKEN_KEY);
+  } catch {
+    return null;
+  }
+}

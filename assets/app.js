@@ -1,0 +1,118 @@
+/** The page: joins the connection with the parts that draw. Start reading here. */
+
+import * as api from "./api.js";
+import { createConnection } from "./connection.js";
+import { byId } from "./dom.js";
+import { createFlows } from "./flows.js";
+import { duration, moneyOrUnknown } from "./format.js";
+import { createLedger } from "./ledger.js";
+import { connect } from "./live.js";
+import { createToasts } from "./toasts.js";
+import { createTotals } from "./totals.js";
+import { askForToken } from "./token.js";
+
+/** Where no connection comes about at all, the page is filled without one after this. */
+const LOAD_ANYWAY_MS = 1_000;
+/** What is replayed after a reconnect gets a toast only when it happened within this time. */
+const TOAST_AGE_MAX_MS = 30_000;
+
+const toasts = createToasts({ list: byId("toasts"), overflow: byId("toasts-overflow") });
+const showError = (title, error) => toasts.show("error", title, describe(error));
+const totals = createTotals();
+const flows = createFlows({
+  list: byId("flows"),
+  empty: byId("flows-empty"),
+  onError: showError,
+  onNames: () => ledger.redraw(),
+});
+const ledger = createLedger({
+  table: byId("ledger"),
+  empty: byId("ledger-empty"),
+  more: byId("ledger-more"),
+  note: byId("ledger-full"),
+  names: { flow: flows.nameOf, node: flows.labelOf },
+});
+
+let isLoaded = false;
+/** Messages up to this `seq` are replayed ones. */
+let newestAtHello = 0;
+
+api.onTokenNeeded(async (wasRefused) => {
+  const token = await askForToken(wasRefused);
+  setTimeout(() => live.retry()); // The connection lacked it too.
+  return token;
+});
+
+const live = connect({
+  token: api.currentToken,
+  onMessage: receive,
+  onState: (status) => connection.show(status),
+  onFresh: load,
+});
+const connection = createConnection({ root: byId("connection"), retry: () => live.retry(), poll });
+setTimeout(() => isLoaded || load(), LOAD_ANYWAY_MS);
+
+async function load() {
+  isLoaded = true;
+  try {
+    await flows.load();
+    await Promise.all([ledger.load(), totals.load()]);
+  } catch (error) {
+    if (error.code !== "unreachable") showError("The page could not be filled", error);
+    isLoaded = false;
+  }
+}
+
+/** In place of messages; throws when the server cannot be reached that way either. */
+async function poll() {
+  if (!isLoaded) return load();
+  await Promise.all([flows.poll(), ledger.poll(), totals.load()]);
+}
+
+function receive(message) {
+  const { type, payload } = message;
+  if (type === "HELLO") {
+    newestAtHello = payload.seq;
+  } else if (type === "LEDGER_UPDATE") {
+    ledger.receive(payload.entry);
+    totals.refresh();
+  } else if (payload?.flowId) {
+    flows.receive(message);
+    if (type in TOASTS) notify(message);
+    if (type === "FLOW_COMPLETED" || type === "FLOW_FAILED") totals.refresh();
+  }
+}
+
+const TOASTS = {
+  FLOW_STARTED: () => ["started", "started"],
+  FLOW_COMPLETED: ({ executionTimeMs, cost }) => ["completed", "completed", `${duration(executionTimeMs)} · ${moneyOrUnknown(cost)}`],
+  FLOW_FAILED: ({ error }) => ["failed", "failed", error],
+  FLOW_CANCELLED: () => ["cancelled", "cancelled"],
+};
+
+function notify({ seq, type, payload }) {
+  const isReplayed = seq <= newestAtHello;
+  if (isReplayed && Date.now() - Date.parse(payload.timestamp) > TOAST_AGE_MAX_MS) return;
+  const [kind, what, text] = TOASTS[type](payload);
+  toasts.show(kind, `${payload.name ?? flows.nameOf(payload.flowId)} ${what}`, text);
+}
+
+function describe(error) {
+  const details = Array.isArray(error.details) ? error.details.map((detail) => detail?.message ?? String(detail)) : [];
+  return [error.message, ...details].join("; ");
+}
+
+byId("ledger-more").addEventListener("click", () => ledger.loadMore().catch((error) => showError("No more rows", error)));
+
+// A link cannot carry the token in a header, so with a token the file is fetched and then saved.
+byId("csv").addEventListener("click", async (event) => {
+  if (!api.currentToken()) return;
+  event.preventDefault();
+  try {
+    const url = URL.createObjectURL(await api.getBlob("/api/ledger.csv"));
+    Object.assign(document.createElement("a"), { href: url, download: "ledger.csv" }).click();
+    setTimeout(() => URL.revokeObjectURL(url), 60_000);
+  } catch (error) {
+    showError("No CSV", error);
+  }
+});

@@ -1,0 +1,64 @@
+/** The connection line: what the state of the connection is, and polling while there is none. */
+
+import { setText } from "./dom.js";
+
+/** After so long without a connection the page asks instead of being told … */
+const POLL_AFTER_MS = 5_000;
+/** … and again every so often. */
+const POLL_EVERY_MS = 5_000;
+const WORDS = { connected: "Connected", connecting: "Connecting…", disconnected: "Disconnected" };
+
+/** `root` holds the line's parts; `retry()` reconnects at once; `poll()` fetches what is shown. */
+export function createConnection({ root, retry, poll }) {
+  const [word, detail, button] = root.querySelectorAll(".word, .detail, button");
+  let status = { state: "connecting", retryAt: null };
+  let downSince = Date.now();
+  let ticking = 0;
+  let polling = 0;
+  let answer = "";
+  button.addEventListener("click", retry);
+
+  function show(newStatus) {
+    const wasConnected = status.state === "connected";
+    status = newStatus;
+    const isConnected = status.state === "connected";
+    if (wasConnected && !isConnected) downSince = Date.now();
+    if (isConnected) {
+      clearInterval(ticking);
+      clearTimeout(polling);
+      ticking = polling = 0;
+      answer = "";
+    } else {
+      ticking ||= setInterval(draw, 1000);
+      polling ||= setTimeout(pollOnce, Math.max(0, downSince + POLL_AFTER_MS - Date.now()));
+    }
+    draw();
+  }
+
+  async function pollOnce() {
+    try {
+      await poll();
+      answer = "polling every 5 s";
+    } catch {
+      answer = "server not reachable";
+    }
+    if (status.state === "connected") return;
+    polling = setTimeout(pollOnce, POLL_EVERY_MS);
+    draw();
+  }
+
+  /** Only the word is announced to screen readers: a countdown read aloud would be a nuisance. */
+  function draw() {
+    root.dataset.state = status.state;
+    setText(word, WORDS[status.state]);
+    setText(detail, status.state === "disconnected" ? [retryText(), answer].filter(Boolean).join(", ") : "");
+    button.hidden = status.state !== "disconnected";
+  }
+
+  function retryText() {
+    if (status.retryAt === null) return "retrying now";
+    return `retrying in ${Math.max(0, Math.ceil((status.retryAt - Date.now()) / 1000))} s`;
+  }
+
+  return { show };
+}

@@ -1,0 +1,48 @@
+/** The few things every part of the page needs to draw itself. */
+
+/**
+ * Creates an element: `h("p", { class: "note", onclick: f }, "text", child)`. Strings become text
+ * nodes, never HTML; attributes that are null or false are left out.
+ */
+export function h(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (value !== null && value !== undefined && value !== false) element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(...children.filter((child) => child !== null && child !== undefined));
+  return element;
+}
+
+export const byId = (id) => document.getElementById(id);
+
+/** Sets text only where it differs, so that nothing is laid out again for nothing. */
+export function setText(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+/** For a value that is not known: a muted dash that says why. */
+export const dash = (reason) =>
+  h("span", { class: "muted", title: reason }, h("span", { "aria-hidden": "true" }, "–"), h("span", { class: "hidden-text" }, reason));
+
+/**
+ * Returns a function that asks for one `draw` in the next frame, however often it is called.
+ * Tabs in the background get no frames; there the timer draws, so that nothing piles up.
+ */
+export function perFrame(draw) {
+  let frame = 0;
+  let timer = 0;
+  const run = () => {
+    cancelAnimationFrame(frame);
+    clearTimeout(timer);
+    timer = 0;
+    draw();
+  };
+  return () => {
+    if (timer) return;
+    frame = requestAnimationFrame(run);
+    timer = setTimeout(run, 1000);
+  };
+}
+
+export const prefersStillness = () => matchMedia("(prefers-reduced-motion: reduce)").matches;

@@ -1,0 +1,276 @@
+/** The list of flows: a card each, with its inputs, its buttons and its nodes as they run. */
+
+import * as api from "./api.js";
+import { h, perFrame, setText } from "./dom.js";
+import { count, duration, moneyOrUnknown, plural } from "./format.js";
+import { advance, fromStatus, isActive, newRun, nodeOf } from "./runs.js";
+
+/** More flows than this are not shown; the API has them all. */
+const FLOWS_MAX = 200;
+/** Without a connection the flows that run are asked for, or all when there are no more than these. */
+const POLL_ALL_MAX = 10;
+/** With more columns than this a card takes the whole width. */
+const NARROW_COLUMNS_MAX = 3;
+const STATE_WORDS = { waiting: "waiting", running: "running", completed: "done", failed: "failed" };
+
+/**
+ * `list` and `empty` are elements; `onError(title, error)` shows what went wrong; `onNames()` is
+ * called when names of flows or nodes may have changed.
+ */
+export function createFlows({ list, empty, onError, onNames }) {
+  /** By id: { flow, run, seq, card, queue }. `queue` holds messages while the status is fetched. */
+  const flows = new Map();
+  const changed = new Set();
+  let loading = null;
+
+  const drawSoon = perFrame(() => {
+    for (const shown of changed) drawRun(shown);
+    changed.clear();
+  });
+  const touch = (shown) => {
+    changed.add(shown);
+    drawSoon();
+  };
+
+  /** Fetches the flows and the newest run of each. Calls while one is under way share it. */
+  function load() {
+    return (loading ??= fetchFlows().finally(() => (loading = null)));
+  }
+
+  async function fetchFlows() {
+    const items = await fetchPages();
+    for (const [id, shown] of flows) {
+      if (items.some((flow) => flow.id === id)) continue;
+      shown.card.root.remove();
+      flows.delete(id);
+    }
+    for (const flow of items) {
+      let shown = flows.get(flow.id);
+      if (!shown) flows.set(flow.id, (shown = { flow, run: newRun(), seq: 0, card: null, queue: null }));
+      if (shown.flow.updated_at !== flow.updated_at || !shown.card) {
+        shown.flow = flow;
+        const card = createCard(shown, { execute, cancel });
+        shown.card?.root.remove();
+        shown.card = card;
+      }
+    }
+    // Only what is not in its place is moved: moving an element would take the focus from it.
+    items.forEach(({ id }, index) => {
+      const { root } = flows.get(id).card;
+      if (list.children[index] !== root) list.insertBefore(root, list.children[index] ?? null);
+    });
+    empty.hidden = items.length > 0;
+    onNames();
+    await Promise.all([...flows.values()].map(restore));
+  }
+
+  async function fetchPages() {
+    const items = new Map();
+    let next = "";
+    while (next !== null && items.size < FLOWS_MAX) {
+      const known = items.size;
+      const page = await api.get(`/api/flows?limit=100${next && `&before=${encodeURIComponent(next)}`}`);
+      for (const flow of page.items) items.set(flow.id, flow);
+      next = items.size > known ? (page.next ?? null) : null;
+    }
+    return [...items.values()];
+  }
+
+  /** Takes the newest run from the status route, then what was heard since that answer was made. */
+  async function restore(shown) {
+    shown.queue ??= [];
+    try {
+      const status = await api.get(`/api/flows/${shown.flow.id}/status`);
+      shown.run = fromStatus(status);
+      shown.seq = status.seq ?? 0;
+    } finally {
+      const queue = shown.queue ?? [];
+      shown.queue = null;
+      for (const message of queue) take(shown, message);
+      touch(shown);
+    }
+  }
+
+  function take(shown, message) {
+    if (message.seq !== undefined) {
+      if (message.seq <= shown.seq) return;
+      shown.seq = message.seq;
+    }
+    shown.run = advance(shown.run, message);
+    touch(shown);
+  }
+
+  /** Every message that is about a run comes here. */
+  function receive(message) {
+    const shown = flows.get(message.payload.flowId);
+    if (shown?.queue) shown.queue.push(message);
+    else if (shown) take(shown, message);
+    else if (message.type === "FLOW_STARTED") load().catch(() => {});
+  }
+
+  /** What replaces messages while there is no connection. */
+  async function poll() {
+    const all = [...flows.values()];
+    await Promise.all(all.filter((shown) => all.length <= POLL_ALL_MAX || isActive(shown.run)).map(restore));
+  }
+
+  async function execute(shown) {
+    if (isActive(shown.run) || shown.card.run.ariaBusy) return;
+    const input = Object.fromEntries(new FormData(shown.card.form));
+    shown.card.run.ariaBusy = "true";
+    try {
+      const { runId } = await api.post(`/api/flows/${shown.flow.id}/execute`, { input });
+      // Unless messages of that run, or of a newer one, were faster than this answer.
+      if (!shown.run.runId || shown.run.runId < runId) shown.run = newRun(runId, "QUEUED");
+    } catch (error) {
+      onError(`${shown.flow.name} did not start`, error);
+    } finally {
+      shown.card.run.ariaBusy = null;
+      touch(shown);
+    }
+  }
+
+  async function cancel(shown) {
+    try {
+      await api.post(`/api/runs/${encodeURIComponent(shown.run.runId)}/cancel`);
+    } catch (error) {
+      onError(`${shown.flow.name} was not cancelled`, error);
+    }
+  }
+
+  return {
+    load,
+    poll,
+    receive,
+    nameOf: (id) => flows.get(id)?.flow.name ?? `flow ${id}`,
+    labelOf: (id, nodeId) => flows.get(id)?.card?.labels.get(nodeId) ?? nodeId,
+  };
+}
+
+function createCard(shown, { execute, cancel }) {
+  const { flow } = shown;
+  const columns = columnsOf(flow);
+  const nodes = new Map(columns.flat().map((node) => [node.id, createNode(node)]));
+  const titleId = `flow-${flow.id}`;
+  const run = h("button", { class: "primary", "data-testid": "run-button", "aria-describedby": titleId }, "Run");
+  const stop = h("button", { type: "button", "data-testid": "cancel-button", "aria-describedby": titleId, hidden: true, onclick: () => cancel(shown) }, "Cancel");
+  const fields = (flow.inputs ?? []).map((name) =>
+    h("label", { class: "field" }, h("span", {}, name), h("input", { name, "data-testid": `input-${name}`, autocomplete: "off" })),
+  );
+  const form = h(
+    "form",
+    {
+      onsubmit: (event) => {
+        event.preventDefault();
+        execute(shown);
+      },
+    },
+    h("div", { class: "card-head" }, h("h3", { id: titleId, title: flow.name }, flow.name), stop, run),
+    fields.length ? h("div", { class: "fields" }, ...fields) : null,
+  );
+  for (const [index, field] of fields.entries()) {
+    const before = shown.card?.form.elements.namedItem(flow.inputs[index]);
+    if (before) field.lastChild.value = before.value; // The flow was changed elsewhere; what was typed stays.
+  }
+  const isWide = columns.length > NARROW_COLUMNS_MAX;
+  const strip = h(
+    "ol",
+    { class: "strip", "aria-label": `Nodes of ${flow.name}`, tabindex: isWide && "0" },
+    ...columns.map((column) => h("li", {}, ...column.map((node) => nodes.get(node.id).root))),
+  );
+  const line = h("p", { class: "run-line" });
+  const root = h(
+    "article",
+    { class: isWide ? "flow wide" : "flow", "data-testid": "flow", "data-flow-id": flow.id, "aria-labelledby": titleId },
+    form,
+    strip,
+    line,
+  );
+  return { root, form, run, stop, line, nodes, labels: new Map([...nodes].map(([id, { label }]) => [id, label])) };
+}
+
+function createNode({ id, data = {} }) {
+  const label = String(data.label ?? id);
+  const state = h("span", { class: "node-state" });
+  const text = h("p", { class: "node-text" }, h("span"));
+  const meta = h("p", { class: "node-meta" });
+  const root = h(
+    "div",
+    { class: "node", "data-testid": "node", "data-node-id": id },
+    h("div", { class: "node-head" }, h("span", { class: "dot" }), h("strong", { title: label }, label), state),
+    text,
+    meta,
+  );
+  const model = [data.role, data.model].filter(Boolean).join(" · ");
+  return { root, label, state, text, meta, model, prompt: String(data.prompt ?? "") };
+}
+
+function drawRun({ run, card }) {
+  const active = isActive(run);
+  // Hiding the focused button would throw a keyboard user back to the top of the page.
+  if (!active && card.stop === document.activeElement) card.run.focus();
+  card.stop.hidden = !active;
+  card.run.ariaDisabled = String(active || Boolean(card.run.ariaBusy));
+  for (const [id, node] of card.nodes) drawNode(node, nodeOf(run, id), active);
+  drawLine(card, run);
+}
+
+function drawNode({ root, state, text, meta, model, prompt }, node, active) {
+  if (root.dataset.state !== node.state) root.dataset.state = node.state;
+  const again = node.attempt > 1 && node.state !== "waiting" ? ` · attempt ${node.attempt}` : "";
+  setText(state, STATE_WORDS[node.state] + again);
+  const isPrompt = node.state === "waiting";
+  text.classList.toggle("prompt", isPrompt);
+  text.classList.toggle("error", Boolean(node.error));
+  text.classList.toggle("tail", node.state === "running" && !node.error);
+  const shown = node.error ?? (isPrompt ? prompt : node.text);
+  setText(text.firstChild, shown);
+  text.title = node.state === "running" || isPrompt === active ? "" : shown;
+  setText(meta, node.usage ? usageText(node.usage) : model);
+}
+
+const usageText = ({ inputTokens, outputTokens, cost, latencyMs, cached }) =>
+  [
+    `${count(inputTokens ?? 0)} → ${count(outputTokens ?? 0)} tokens`,
+    moneyOrUnknown(cost),
+    cached ? "cached" : duration(latencyMs ?? 0),
+  ].join(" · ");
+
+function drawLine({ line, nodes }, run) {
+  const totals = run.totals;
+  const took = totals?.ms === undefined ? "" : ` after ${duration(totals.ms)}`;
+  const done = [...nodes.keys()].filter((id) => nodeOf(run, id).state === "completed").length;
+  const texts = {
+    QUEUED: () => "Queued",
+    RUNNING: () => `Running · ${done} of ${plural(nodes.size, "node")} done`,
+    COMPLETED: () => `Completed${took}` + (totals ? ` · ${count(totals.inputTokens)} → ${count(totals.outputTokens)} tokens · ${moneyOrUnknown(totals.cost)}` : ""),
+    FAILED: () => `Failed${took}: ${run.error ?? "no reason given"}`,
+    CANCELLED: () => `Cancelled${took}`,
+  };
+  line.dataset.status = run.status ?? "";
+  setText(line, texts[run.status]?.() ?? "Not run yet");
+}
+
+/** The nodes in topological order, left to right: column n holds what n edges lead to at most. */
+function columnsOf(flow) {
+  const { nodes = [], edges = [] } = typeof flow.data === "string" ? JSON.parse(flow.data) : (flow.data ?? {});
+  const depth = new Map(nodes.map(({ id }) => [id, 0]));
+  const known = edges.filter(({ source, target }) => depth.has(source) && depth.has(target));
+  const waitsFor = new Map(nodes.map(({ id }) => [id, 0]));
+  const targets = new Map(nodes.map(({ id }) => [id, []]));
+  for (const { source, target } of known) {
+    targets.get(source).push(target);
+    waitsFor.set(target, waitsFor.get(target) + 1);
+  }
+  const ready = nodes.map(({ id }) => id).filter((id) => waitsFor.get(id) === 0);
+  for (const id of ready) {
+    for (const target of targets.get(id)) {
+      depth.set(target, Math.max(depth.get(target), depth.get(id) + 1));
+      waitsFor.set(target, waitsFor.get(target) - 1);
+      if (waitsFor.get(target) === 0) ready.push(target);
+    }
+  }
+  const columns = [];
+  for (const node of nodes) (columns[depth.get(node.id)] ??= []).push(node);
+  return columns.filter(Boolean);
+}

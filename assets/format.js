@@ -1,0 +1,32 @@
+/** Numbers and times as people read them. */
+
+const integers = new Intl.NumberFormat("en-US");
+const dollars = new Intl.NumberFormat("en-US", {
+  style: "currency",
+  currency: "USD",
+  minimumFractionDigits: 0,
+  maximumFractionDigits: 9, // The ledger counts in nano-dollars; nothing is rounded away.
+});
+const moments = new Intl.DateTimeFormat("en-US", {
+  month: "short",
+  day: "numeric",
+  hour: "2-digit",
+  minute: "2-digit",
+  second: "2-digit",
+  hourCycle: "h23",
+});
+
+export const count = (n) => integers.format(n);
+export const money = (usd) => dollars.format(usd);
+export const moment = (rfc3339) => moments.format(new Date(rfc3339)).replace(", ", " ");
+export const plural = (n, word) => `${count(n)} ${word}${n === 1 ? "" : "s"}`;
+
+export function duration(ms) {
+  if (ms < 1000) return `${Math.round(ms)} ms`;
+  if (ms < 60_000) return `${(ms / 1000).toFixed(2)} s`;
+  const seconds = Math.round(ms / 1000);
+  return `${Math.floor(seconds / 60)} min ${String(seconds % 60).padStart(2, "0")} s`;
+}
+
+/** Where a cost is not known it says so; it is never shown as 0. */
+export const moneyOrUnknown = (usd) => (usd === null || usd === undefined ? "unknown price" : money(usd));

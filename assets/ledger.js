@@ -1,0 +1,193 @@
+/** The ledger table: one row per call, newest first, kept up to date in place. */
+
+import * as api from "./api.js";
+import { dash, h, perFrame, prefersStillness } from "./dom.js";
+import { count, duration, moment, money, moneyOrUnknown } from "./format.js";
+
+const PAGE_ROWS = 50;
+/** So many rows stay in the page; older ones are in the CSV. */
+const ROWS_MAX = 500;
+/** When more rows than this change within a frame, highlighting them would only flicker. */
+const FLASHES_MAX = 20;
+const COLUMNS = [
+  ["Time", drawTime],
+  ["Flow", (entry, names) => (entry.flow_id === null ? dash("called through the gateway") : names.flow(entry.flow_id))],
+  ["Node", drawNode],
+  ["Role", (entry) => entry.agent_role ?? dash("no role")],
+  ["Model", (entry) => entry.model_used],
+  ["In", (entry) => drawTokens(entry, entry.input_tokens), "number", "Tokens in"],
+  ["Out", (entry) => drawTokens(entry, entry.output_tokens), "number", "Tokens out"],
+  ["Cost", drawCost, "number"],
+  ["Latency", drawLatency, "number"],
+  ["Status", drawStatus],
+];
+
+/** `table`, `empty`, `more` and `note` are elements; `names.flow(id)`, `names.node(id, nodeId)` give names. */
+export function createLedger({ table, empty, more, note, names }) {
+  /** By entry id: { entry, body, open }. */
+  const rows = new Map();
+  /** Entries to draw in the next frame, by id: only the newest state of each counts. */
+  const incoming = new Map();
+  let next = null;
+
+  table.tHead.append(
+    h("tr", {}, ...COLUMNS.map(([name, , kind, title]) => h("th", { scope: "col", class: kind, title }, name))),
+  );
+
+  const drawSoon = perFrame(() => {
+    const newest = [...incoming.values()].sort((a, b) => b.id - a.id).slice(0, ROWS_MAX);
+    incoming.clear();
+    const bodies = newest.map(put).filter(Boolean);
+    if (bodies.length <= FLASHES_MAX && !prefersStillness()) bodies.forEach(flash);
+    trim();
+  });
+
+  /** A row was written or settled. */
+  function receive(entry) {
+    const before = incoming.get(entry.id);
+    if (!before || !goesBack(before, entry)) incoming.set(entry.id, entry);
+    drawSoon();
+  }
+
+  /** The newest rows anew: what was shown before and is not among them goes. */
+  async function load() {
+    const stale = new Set(rows.keys());
+    const page = await api.get(`/api/ledger?limit=${PAGE_ROWS}`);
+    for (const id of stale) remove(id);
+    show(page);
+  }
+
+  /** The newest rows beside those that are shown, while nobody tells of them. */
+  async function poll() {
+    const page = await api.get(`/api/ledger?limit=${PAGE_ROWS}`);
+    page.items.forEach(receive);
+  }
+
+  async function loadMore() {
+    if (next !== null) show(await api.get(`/api/ledger?limit=${PAGE_ROWS}&before=${encodeURIComponent(next)}`));
+  }
+
+  function show(page) {
+    page.items.forEach(put);
+    next = page.next ?? null;
+    trim();
+  }
+
+  /** Puts an entry in its place; gives the row's element, or null where nothing changed. */
+  function put(entry) {
+    const row = rows.get(entry.id);
+    if (!row) {
+      const created = { entry, open: false, body: h("tbody") };
+      rows.set(entry.id, created);
+      drawRow(created);
+      // Nearly always the newest, so the search from the top ends at once.
+      let below = table.tBodies[0];
+      while (below && Number(below.dataset.id) > entry.id) below = below.nextElementSibling;
+      table.insertBefore(created.body, below ?? null);
+      return created.body;
+    }
+    if (goesBack(row.entry, entry)) return null;
+    row.entry = entry;
+    drawRow(row);
+    return row.body;
+  }
+
+  function drawRow(row) {
+    const { entry, body } = row;
+    const hadFocus = body.contains(document.activeElement);
+    const toggle = h("button", {
+      class: "toggle",
+      type: "button",
+      "aria-expanded": String(row.open),
+      "aria-label": `Details of call ${entry.id}`,
+      onclick: () => {
+        row.open = !row.open;
+        drawRow(row);
+      },
+    });
+    const cells = COLUMNS.map(([name, draw, kind, title]) =>
+      h("td", { class: kind, "data-column": name.toLowerCase(), "data-label": title ?? name }, draw(entry, names)),
+    );
+    cells[0].prepend(toggle);
+    body.dataset.id = entry.id;
+    body.replaceChildren(
+      h("tr", { "data-testid": "ledger-row", "data-entry-id": entry.id, "data-status": entry.status }, ...cells),
+      ...(row.open ? [drawDetails(entry)] : []),
+    );
+    if (hadFocus) toggle.focus();
+  }
+
+  function remove(id) {
+    rows.get(id)?.body.remove();
+    rows.delete(id);
+  }
+
+  function trim() {
+    while (rows.size > ROWS_MAX) {
+      remove(Number(table.tBodies[table.tBodies.length - 1].dataset.id));
+      next = null; // The cursor no longer joins the last row.
+    }
+    const isFull = rows.size >= ROWS_MAX;
+    empty.hidden = rows.size > 0;
+    more.hidden = next === null || isFull;
+    note.hidden = !isFull;
+  }
+
+  return { load, loadMore, poll, receive, redraw: () => rows.forEach(drawRow) };
+}
+
+/** A settled row never becomes pending again; such news is merely late. */
+const goesBack = (before, after) => before.status !== "PENDING" && after.status === "PENDING";
+
+function flash(body) {
+  body.animate([{ backgroundColor: "var(--accent-soft)" }, { backgroundColor: "transparent" }], { duration: 1200, easing: "ease-out" });
+}
+
+function drawTime(entry) {
+  return h("time", { datetime: entry.timestamp, title: entry.timestamp }, moment(entry.timestamp));
+}
+
+function drawNode(entry, names) {
+  if (entry.node_id === null) return dash("no node");
+  const name = names.node(entry.flow_id, entry.node_id);
+  return h("span", { title: `${name} (${entry.node_id})` }, name, entry.attempt > 1 ? h("span", { class: "muted" }, ` attempt ${entry.attempt}`) : null);
+}
+
+function drawTokens(entry, tokens) {
+  if (entry.status === "PENDING") return dash("not known yet");
+  if (entry.usage_source === "none") return dash("the provider told no counts");
+  if (entry.usage_source === "estimated") return h("span", { title: "estimated: the provider told no counts" }, `~${count(tokens)}`);
+  return count(tokens);
+}
+
+function drawCost(entry) {
+  if (entry.total_cost_usd !== null) return money(entry.total_cost_usd);
+  return dash(entry.status === "PENDING" ? "not known yet" : "unknown price");
+}
+
+function drawLatency(entry) {
+  return entry.latency_ms === null ? dash("not known") : duration(entry.latency_ms);
+}
+
+function drawStatus(entry) {
+  const message = entry.error_message;
+  return h("div", { title: message }, h("span", { class: "status" }, entry.status.toLowerCase()), message ? h("span", { class: "row-error" }, message) : null);
+}
+
+function drawDetails(entry) {
+  const facts = [
+    ["Error", entry.error_message],
+    ["Call", entry.id],
+    ["Provider", entry.provider],
+    ["Run", entry.run_id],
+    ["Operation", `${entry.operation_id}, attempt ${entry.attempt}`],
+    ["Prompt SHA-256", entry.prompt_hash],
+    ["Read from cache", `${count(entry.cached_input_tokens)} tokens`],
+    ["Written to cache", `${count(entry.cache_write_tokens)} tokens`],
+    ["Reasoning", `${count(entry.reasoning_tokens)} tokens`],
+    ["Counts from", entry.usage_source],
+    ["Cost", moneyOrUnknown(entry.total_cost_usd)],
+  ].filter(([, value]) => value !== null);
+  const list = facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, String(value))));
+  return h("tr", { class: "details" }, h("td", { colspan: COLUMNS.length }, h("dl", {}, ...list)));
+}

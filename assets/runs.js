@@ -1,0 +1,97 @@
+/** What a run looks like after each message: plain data, no DOM. */
+
+/** Of streamed text the tail is kept. */
+const TAIL_CHARS = 500;
+const NODE_STATES = ["waiting", "running", "completed", "failed"];
+
+export const newRun = (runId = null, status = null) => ({ runId, status, error: null, totals: null, nodes: new Map() });
+
+export const isActive = (run) => run.status === "QUEUED" || run.status === "RUNNING";
+
+/** The state of a node of a run; it is waiting where nothing was heard of it. */
+export function nodeOf(run, nodeId) {
+  if (!run.nodes.has(nodeId)) run.nodes.set(nodeId, { state: "waiting", attempt: 1, text: "", error: null, usage: null });
+  return run.nodes.get(nodeId);
+}
+
+/** The run as `GET /api/flows/{id}/status` tells it. */
+export function fromStatus({ runId, status, nodes, error, startedAt, finishedAt }) {
+  const run = { ...newRun(runId, status), error };
+  for (const told of nodes ?? []) {
+    const state = told.status?.toLowerCase();
+    const node = nodeOf(run, told.nodeId);
+    node.state = NODE_STATES.includes(state) ? state : "waiting";
+    node.attempt = told.attempt || 1;
+    node.text = told.resultPreview ?? "";
+    node.error = told.error ?? null;
+    if (state === "completed") node.usage = usageOf(told);
+  }
+  if (runId && !isActive(run) && startedAt && finishedAt) {
+    const usages = [...run.nodes.values()].flatMap((node) => node.usage ?? []);
+    run.totals = {
+      ms: Date.parse(finishedAt) - Date.parse(startedAt),
+      inputTokens: sum(usages, "inputTokens"),
+      outputTokens: sum(usages, "outputTokens"),
+      cost: usages.some(({ cost }) => cost === null) ? null : sum(usages, "cost"),
+    };
+  }
+  return run;
+}
+
+/** The run after a message. Another run than `run` replaces it when it is newer. */
+export function advance(run, { type, payload }) {
+  const { runId, nodeId } = payload;
+  // Run ids are UUIDs of version 7: they sort by time.
+  if (run.runId !== runId) {
+    if (run.runId && runId < run.runId) return run;
+    run = newRun(runId, "RUNNING");
+  }
+  CHANGES[type]?.(run, payload, nodeId ? nodeOf(run, nodeId) : null);
+  return run;
+}
+
+const CHANGES = {
+  FLOW_STARTED(run) {
+    Object.assign(run, { status: "RUNNING", error: null, totals: null });
+    stop(run, "failed"); // Where a run is resumed, what had failed waits again.
+  },
+  NODE_STARTED(run, { attempt }, node) {
+    Object.assign(node, { state: "running", attempt, text: "", error: null, usage: null });
+  },
+  NODE_OUTPUT(run, { delta }, node) {
+    if (node.state === "running") node.text = (node.text + delta).slice(-TAIL_CHARS);
+  },
+  NODE_COMPLETED(run, payload, node) {
+    Object.assign(node, { state: "completed", text: payload.resultPreview ?? "", error: null, usage: usageOf(payload) });
+  },
+  NODE_FAILED(run, { error, attempt, willRetry }, node) {
+    Object.assign(node, { state: willRetry ? "running" : "failed", attempt, text: "", error });
+  },
+  FLOW_COMPLETED(run, payload) {
+    run.status = "COMPLETED";
+    run.totals = { ms: payload.executionTimeMs, ...usageOf(payload) };
+  },
+  FLOW_FAILED(run, { error, executionTimeMs }, node) {
+    Object.assign(run, { status: "FAILED", error, totals: { ms: executionTimeMs } });
+    if (node) Object.assign(node, { state: "failed", error: node.error ?? error });
+    stop(run, "running");
+  },
+  FLOW_CANCELLED(run, { executionTimeMs }) {
+    Object.assign(run, { status: "CANCELLED", totals: { ms: executionTimeMs } });
+    stop(run, "running");
+  },
+};
+
+function stop(run, state) {
+  for (const node of run.nodes.values()) if (node.state === state) Object.assign(node, { state: "waiting", text: "", error: null });
+}
+
+const usageOf = ({ inputTokens, outputTokens, cost = null, latencyMs, cached = false }) => ({
+  inputTokens,
+  outputTokens,
+  cost,
+  latencyMs,
+  cached,
+});
+
+const sum = (items, key) => items.reduce((total, item) => total + (item[key] ?? 0), 0);

@@ -1,0 +1,73 @@
+/** Short notices in the corner. */
+
+import { h, perFrame } from "./dom.js";
+
+const SHOWN_MAX = 4;
+const SHOWN_MS = 5_000;
+/** These stay until somebody has seen and dismissed them. */
+const STAYING = ["failed", "error"];
+
+/** `list` is the live region that holds the toasts; `overflow` says how many there was no room for. */
+export function createToasts({ list, overflow }) {
+  const waiting = [];
+  let unseen = 0;
+
+  const drawSoon = perFrame(() => {
+    list.append(...waiting.splice(0).map(create));
+    while (list.children.length > SHOWN_MAX) {
+      const oldest = list.querySelector(":scope > :not([data-stays])") ?? list.firstElementChild;
+      if (oldest.dataset.stays) unseen += 1;
+      oldest.remove();
+    }
+    drawOverflow();
+  });
+
+  /** `kind`: started, completed, failed, cancelled or error. */
+  function show(kind, title, text = "") {
+    waiting.push({ kind, title, text });
+    if (waiting.length > SHOWN_MAX) {
+      const index = waiting.findIndex((toast) => !STAYING.includes(toast.kind));
+      if (index < 0) unseen += 1;
+      waiting.splice(Math.max(index, 0), 1);
+    }
+    drawSoon();
+  }
+
+  function create({ kind, title, text }) {
+    const stays = STAYING.includes(kind);
+    const toast = h(
+      "li",
+      { class: "toast", "data-testid": "toast", "data-kind": kind, "data-stays": stays, role: stays ? "alert" : null },
+      h("div", {}, h("strong", {}, title), text ? h("p", {}, text) : null),
+      h("button", { type: "button", class: "dismiss", "aria-label": `Dismiss: ${title}`, onclick: () => dismiss(toast) }, "×"),
+    );
+    if (!stays) expire(toast);
+    return toast;
+  }
+
+  /** Not while somebody points at it or has the focus in it. */
+  function expire(toast) {
+    setTimeout(() => (toast.matches(":hover, :focus-within") ? expire(toast) : dismiss(toast)), SHOWN_MS);
+  }
+
+  function dismiss(toast) {
+    const neighbour = toast.contains(document.activeElement) && (toast.nextElementSibling ?? toast.previousElementSibling);
+    toast.remove();
+    if (neighbour) neighbour.querySelector("button").focus();
+    if (!list.children.length) unseen = 0;
+    drawOverflow();
+  }
+
+  function drawOverflow() {
+    overflow.hidden = unseen === 0;
+    overflow.textContent = `${unseen} more not shown; the ledger has them all`;
+  }
+
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape" || document.querySelector("dialog[open]")) return;
+    const toast = document.activeElement.closest?.(".toast") ?? list.lastElementChild;
+    if (toast) dismiss(toast);
+  });
+
+  return { show };
+}

@@ -1,0 +1,9 @@
+//! A flow as a pure thing: its graph, its templates, and what may run next. No I/O, no clock.
+
+mod graph;
+mod progress;
+mod template;
+
+pub use graph::{Graph, NODES_MAX, Node};
+pub use progress::{NodeState, Progress};
+pub use template::{PROMPT_BYTES_MAX, RenderError, Scope, render};

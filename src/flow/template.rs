@@ -1,0 +1,229 @@
+//! Prompts are minijinja templates over `input` and `nodes`; undefined names are errors.
+
+use std::collections::BTreeSet;
+use std::sync::LazyLock;
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Serde;
+use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value};
+
+/// The largest prompt that a template may render to, in bytes.
+pub const PROMPT_BYTES_MAX: usize = 1 << 20;
+
+/// How many template instructions a rendering may take: a loop over a thousand items with a few
+/// expressions each fits, an endless one ends within milliseconds.
+const FUEL: u64 = 200_000;
+
+/// How deep template blocks may nest; the default of 500 is too much for a small stack.
+const RECURSION_MAX: usize = 50;
+
+static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(|| {
+    let mut environment = Environment::new();
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.set_fuel(Some(FUEL));
+    environment.set_recursion_limit(RECURSION_MAX);
+    match SyntaxConfig::builder().keep_trailing_newline(true).build() {
+        Ok(syntax) => environment.set_syntax(syntax),
+        Err(error) => log::error!("template syntax: {error}"),
+    }
+    environment
+});
+
+/// The names that a template uses.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Names {
+    /// Ids of nodes whose output is used.
+    pub nodes: BTreeSet<String>,
+    /// Names of inputs.
+    pub inputs: BTreeSet<String>,
+    /// Names that are neither.
+    pub unknown: BTreeSet<String>,
+}
+
+/// Reads a template and tells which names it uses, or why it cannot be read (with the line).
+pub fn names(source: &str) -> Result<Names, String> {
+    let template = ENVIRONMENT
+        .template_from_str(source)
+        .map_err(|error| describe(&error))?;
+    let mut names = Names::default();
+    for path in template.undeclared_variables(true) {
+        let mut parts = path.split('.');
+        match (parts.next().unwrap_or_default(), parts.next()) {
+            ("nodes", Some(id)) => drop(names.nodes.insert(id.to_owned())),
+            ("input", Some(name)) => drop(names.inputs.insert(name.to_owned())),
+            ("nodes" | "input", None) => {}
+            (other, _) if ENVIRONMENT.globals().any(|(name, _)| name == other) => {}
+            (other, _) => drop(names.unknown.insert(other.to_owned())),
+        }
+    }
+    names.nodes.extend(subscripts(source, "nodes"));
+    names.inputs.extend(subscripts(source, "input"));
+    Ok(names)
+}
+
+/// The constant keys of `name["key"]` inside `{{ }}` and `{% %}`: ids like `node-1` can only be
+/// written that way, and minijinja's own analysis looks at dotted names alone.
+fn subscripts(source: &str, name: &str) -> BTreeSet<String> {
+    let mut keys = BTreeSet::new();
+    for (open, close) in [("{{", "}}"), ("{%", "%}")] {
+        let mut rest = source;
+        while let Some((_, after)) = rest.split_once(open) {
+            let (inside, next) = after.split_once(close).unwrap_or((after, ""));
+            rest = next;
+            keys.extend(inside.match_indices(name).filter_map(|(at, _)| {
+                let whole_word =
+                    !inside[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '.');
+                let key = inside[at + name.len()..]
+                    .trim_start()
+                    .strip_prefix('[')?
+                    .trim_start();
+                let quote = key.chars().next().filter(|c| matches!(c, '"' | '\''))?;
+                let (key, _) = key[1..].split_once(quote)?;
+                whole_word.then(|| key.to_owned())
+            }));
+        }
+    }
+    keys
+}
+
+/// What a template sees: `input` and the outputs of the nodes that came before.
+#[derive(Debug, Clone)]
+pub struct Scope(Value);
+
+impl Scope {
+    /// A scope of the run's input and finished nodes' outputs by id.
+    pub fn new<'a>(
+        input: &serde_json::Value,
+        outputs: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Self {
+        let nodes = Value::from_pairs(outputs.into_iter().map(|(id, output)| {
+            (
+                Value::from(id),
+                Value::from_pairs([("output", Value::from(output))]),
+            )
+        }));
+        Self(Value::from_pairs([
+            ("input", Value::from(Serde(input))),
+            ("nodes", nodes),
+        ]))
+    }
+}
+
+/// Why a template could not be rendered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RenderError {
+    /// An undefined name, a wrong type, or a template that takes too long; names the line.
+    #[error("the prompt cannot be rendered: {0}")]
+    Template(String),
+    /// The result is over [`PROMPT_BYTES_MAX`].
+    #[error("the rendered prompt has {bytes} bytes; the limit is {PROMPT_BYTES_MAX}")]
+    TooLarge {
+        /// The size.
+        bytes: usize,
+    },
+}
+
+/// Renders a template.
+pub fn render(source: &str, scope: &Scope) -> Result<String, RenderError> {
+    let mut out = Bounded {
+        text: Vec::new(),
+        bytes: 0,
+    };
+    let rendered = ENVIRONMENT
+        .template_from_str(source)
+        .and_then(|template| template.render_captured_to(&scope.0, &mut out).map(drop));
+    if out.bytes > PROMPT_BYTES_MAX {
+        return Err(RenderError::TooLarge { bytes: out.bytes });
+    }
+    rendered.map_err(|error| RenderError::Template(describe(&error)))?;
+    String::from_utf8(out.text).map_err(|error| RenderError::Template(error.to_string()))
+}
+
+/// Takes output up to the limit and refuses the rest, so that a loop cannot fill the memory.
+struct Bounded {
+    text: Vec<u8>,
+    bytes: usize,
+}
+
+impl std::io::Write for Bounded {
+    fn write(&mut self, piece: &[u8]) -> std::io::Result<usize> {
+        self.bytes = self.bytes.saturating_add(piece.len());
+        if self.bytes > PROMPT_BYTES_MAX {
+            return Err(std::io::Error::other("over the limit"));
+        }
+        self.text.extend_from_slice(piece);
+        Ok(piece.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+fn describe(error: &minijinja::Error) -> String {
+    let line = error
+        .line()
+        .map(|line| format!("line {line}: "))
+        .unwrap_or_default();
+    let what = match error.kind() {
+        ErrorKind::OutOfFuel => "the template takes too many steps".to_owned(),
+        kind => kind.to_string(),
+    };
+    match error.detail() {
+        Some(detail) => format!("{line}{what}: {detail}"),
+        None => format!("{line}{what}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn names_are_found_in_dots_and_in_subscripts() {
+        let names = names(r#"{{ input.topic }} {{ nodes["node-1"].output }} {{ nodes.a.output }} {{ x }} {% for i in range(3) %}{{ i }}{% endfor %} nodes["text"]"#).unwrap();
+        assert_eq!(names.inputs, ["topic".to_owned()].into());
+        assert_eq!(names.nodes, ["a".to_owned(), "node-1".to_owned()].into());
+        assert_eq!(names.unknown, ["x".to_owned()].into());
+    }
+
+    #[test]
+    fn a_template_that_cannot_be_read_names_its_line() {
+        assert!(names("fine\n{{ oops ").unwrap_err().starts_with("line 2: "));
+    }
+
+    #[test]
+    fn outputs_and_inputs_are_rendered() {
+        let scope = Scope::new(&json!({"topic": "ants"}), [("plan", "1. dig")]);
+        let text = render("{{ input.topic }}: {{ nodes.plan.output }}\n", &scope).unwrap();
+        assert_eq!(text, "ants: 1. dig\n");
+    }
+
+    #[test]
+    fn an_undefined_name_is_an_error_with_its_line() {
+        let scope = Scope::new(&json!({}), []);
+        let error = render("a\n{{ input.topic }}", &scope).unwrap_err();
+        assert!(error.to_string().contains("line 2"), "{error}");
+        assert_eq!(
+            render("{{ input.topic | default('ants') }}", &scope).unwrap(),
+            "ants"
+        );
+    }
+
+    #[test]
+    fn an_endless_template_ends() {
+        let scope = Scope::new(&json!({}), []);
+        let source =
+            "{% for i in range(9000) %}{% for j in range(9000) %}x{% endfor %}{% endfor %}";
+        assert!(render(source, &scope).is_err());
+    }
+
+    #[test]
+    fn a_prompt_over_the_limit_is_refused() {
+        let half = "x".repeat(PROMPT_BYTES_MAX / 2 + 1);
+        let scope = Scope::new(&json!({}), [("a", half.as_str())]);
+        let error = render("{{ nodes.a.output }}{{ nodes.a.output }}", &scope).unwrap_err();
+        assert!(matches!(error, RenderError::TooLarge { .. }), "{error}");
+    }
+}
