@@ -52,20 +52,26 @@ const live = connect({
 const connection = createConnection({ root: byId("connection"), retry: () => live.retry(), poll });
 setTimeout(() => isLoaded || load(), LOAD_ANYWAY_MS);
 
-async function load() {
+/** Fetches all that is shown. */
+async function fill() {
   isLoaded = true;
   try {
-    await flows.load();
+    await flows.load(); // Before the rows, which show the names of flows.
     await Promise.all([ledger.load(), totals.load()]);
   } catch (error) {
-    if (error.code !== "unreachable") showError("The page could not be filled", error);
     isLoaded = false;
+    throw error;
   }
+}
+
+/** That the server is not reachable, the connection line says. */
+function load() {
+  return fill().catch((error) => error.code === "unreachable" || showError("The page could not be filled", error));
 }
 
 /** In place of messages; throws when the server cannot be reached that way either. */
 async function poll() {
-  if (!isLoaded) return load();
+  if (!isLoaded) return fill();
   await Promise.all([flows.poll(), ledger.poll(), totals.load()]);
 }
 
@@ -84,6 +90,7 @@ function receive(message) {
 }
 
 const TOASTS = {
+  __proto__: null,
   FLOW_STARTED: () => ["started", "started"],
   FLOW_COMPLETED: ({ executionTimeMs, cost }) => ["completed", "completed", `${duration(executionTimeMs)} · ${moneyOrUnknown(cost)}`],
   FLOW_FAILED: ({ error }) => ["failed", "failed", error],
@@ -102,6 +109,7 @@ function describe(error) {
   return [error.message, ...details].join("; ");
 }
 
+byId("origin").textContent = location.origin;
 byId("ledger-more").addEventListener("click", () => ledger.loadMore().catch((error) => showError("No more rows", error)));
 
 // A link cannot carry the token in a header, so with a token the file is fetched and then saved.

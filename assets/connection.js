@@ -51,7 +51,7 @@ export function createConnection({ root, retry, poll }) {
   function draw() {
     root.dataset.state = status.state;
     setText(word, WORDS[status.state]);
-    setText(detail, status.state === "disconnected" ? [retryText(), answer].filter(Boolean).join(", ") : "");
+    setText(detail, status.state === "disconnected" ? [retryText(), answer].filter(Boolean).join(" · ") : "");
     button.hidden = status.state !== "disconnected";
   }
 

@@ -26,22 +26,27 @@ export const dash = (reason) =>
   h("span", { class: "muted", title: reason }, h("span", { "aria-hidden": "true" }, "–"), h("span", { class: "hidden-text" }, reason));
 
 /**
- * Returns a function that asks for one `draw` in the next frame, however often it is called.
- * Tabs in the background get no frames; there the timer draws, so that nothing piles up.
+ * Returns a function that asks for one `draw` in the next frame, however often it is called, and
+ * not before `pauseMs` have passed since the last. Tabs in the background get no frames; there a
+ * timer draws, so that nothing piles up.
  */
-export function perFrame(draw) {
+export function perFrame(draw, pauseMs = 0) {
   let frame = 0;
   let timer = 0;
+  let drawnAt = -pauseMs;
   const run = () => {
     cancelAnimationFrame(frame);
     clearTimeout(timer);
     timer = 0;
+    drawnAt = performance.now();
     draw();
   };
-  return () => {
-    if (timer) return;
+  const request = () => {
     frame = requestAnimationFrame(run);
     timer = setTimeout(run, 1000);
+  };
+  return () => {
+    timer ||= setTimeout(request, Math.max(0, drawnAt + pauseMs - performance.now()));
   };
 }
 

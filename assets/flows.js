@@ -11,6 +11,8 @@ const FLOWS_MAX = 200;
 const POLL_ALL_MAX = 10;
 /** With more columns than this a card takes the whole width. */
 const NARROW_COLUMNS_MAX = 3;
+/** A text that is longer may have to be scrolled, so the keyboard must be able to reach it. */
+const SCROLLED_CHARS = 80;
 const STATE_WORDS = { waiting: "waiting", running: "running", completed: "done", failed: "failed" };
 
 /**
@@ -18,10 +20,13 @@ const STATE_WORDS = { waiting: "waiting", running: "running", completed: "done",
  * called when names of flows or nodes may have changed.
  */
 export function createFlows({ list, empty, onError, onNames }) {
-  /** By id: { flow, run, seq, card, queue }. `queue` holds messages while the status is fetched. */
+  /** By id: { flow, card, run, seq, queue, asked }. `queue` holds messages while the status is fetched. */
   const flows = new Map();
+  /** Ids that runs named and that the list does not hold; asking again would not help. */
+  const strangers = new Set();
   const changed = new Set();
-  let loading = null;
+  let loading = Promise.resolve();
+  let nextLoad = null;
 
   const drawSoon = perFrame(() => {
     for (const shown of changed) drawRun(shown);
@@ -32,9 +37,18 @@ export function createFlows({ list, empty, onError, onNames }) {
     drawSoon();
   };
 
-  /** Fetches the flows and the newest run of each. Calls while one is under way share it. */
+  /**
+   * Fetches the flows and the newest run of each. One after the other: what is under way may have
+   * begun too early for who asks now; all who ask meanwhile share the next.
+   */
   function load() {
-    return (loading ??= fetchFlows().finally(() => (loading = null)));
+    nextLoad ??= loading
+      .catch(() => {})
+      .then(() => {
+        nextLoad = null;
+        return (loading = fetchFlows());
+      });
+    return nextLoad.then(() => Promise.allSettled([...flows.values()].map(restore)));
   }
 
   async function fetchFlows() {
@@ -46,7 +60,7 @@ export function createFlows({ list, empty, onError, onNames }) {
     }
     for (const flow of items) {
       let shown = flows.get(flow.id);
-      if (!shown) flows.set(flow.id, (shown = { flow, run: newRun(), seq: 0, card: null, queue: null }));
+      if (!shown) flows.set(flow.id, (shown = { flow, card: null, run: newRun(), seq: 0, queue: [], asked: 0 }));
       if (shown.flow.updated_at !== flow.updated_at || !shown.card) {
         shown.flow = flow;
         const card = createCard(shown, { execute, cancel });
@@ -61,7 +75,6 @@ export function createFlows({ list, empty, onError, onNames }) {
     });
     empty.hidden = items.length > 0;
     onNames();
-    await Promise.all([...flows.values()].map(restore));
   }
 
   async function fetchPages() {
@@ -79,15 +92,18 @@ export function createFlows({ list, empty, onError, onNames }) {
   /** Takes the newest run from the status route, then what was heard since that answer was made. */
   async function restore(shown) {
     shown.queue ??= [];
+    const turn = ++shown.asked;
+    let status = null;
     try {
-      const status = await api.get(`/api/flows/${shown.flow.id}/status`);
-      shown.run = fromStatus(status);
-      shown.seq = status.seq ?? 0;
+      status = await api.get(`/api/flows/${shown.flow.id}/status`);
     } finally {
-      const queue = shown.queue ?? [];
-      shown.queue = null;
-      for (const message of queue) take(shown, message);
-      touch(shown);
+      if (turn === shown.asked) {
+        if (status) Object.assign(shown, { run: fromStatus(status), seq: status.seq ?? 0 });
+        const queue = shown.queue;
+        shown.queue = null;
+        for (const message of queue) take(shown, message);
+        touch(shown);
+      }
     }
   }
 
@@ -105,7 +121,15 @@ export function createFlows({ list, empty, onError, onNames }) {
     const shown = flows.get(message.payload.flowId);
     if (shown?.queue) shown.queue.push(message);
     else if (shown) take(shown, message);
-    else if (message.type === "FLOW_STARTED") load().catch(() => {});
+    else if (message.type === "FLOW_STARTED") meet(message.payload.flowId);
+  }
+
+  /** A flow that was created elsewhere. */
+  async function meet(flowId) {
+    if (strangers.has(flowId)) return;
+    strangers.add(flowId);
+    await load().catch(() => {});
+    if (flows.has(flowId)) strangers.delete(flowId);
   }
 
   /** What replaces messages while there is no connection. */
@@ -160,13 +184,15 @@ function createCard(shown, { execute, cancel }) {
   const form = h(
     "form",
     {
+      class: "card-head",
       onsubmit: (event) => {
         event.preventDefault();
         execute(shown);
       },
     },
-    h("div", { class: "card-head" }, h("h3", { id: titleId, title: flow.name }, flow.name), stop, run),
-    fields.length ? h("div", { class: "fields" }, ...fields) : null,
+    h("h3", { id: titleId }, flow.name),
+    ...fields,
+    h("div", { class: "buttons" }, stop, run),
   );
   for (const [index, field] of fields.entries()) {
     const before = shown.card?.form.elements.namedItem(flow.inputs[index]);
@@ -211,11 +237,11 @@ function drawRun({ run, card }) {
   if (!active && card.stop === document.activeElement) card.run.focus();
   card.stop.hidden = !active;
   card.run.ariaDisabled = String(active || Boolean(card.run.ariaBusy));
-  for (const [id, node] of card.nodes) drawNode(node, nodeOf(run, id), active);
+  for (const [id, node] of card.nodes) drawNode(node, nodeOf(run, id));
   drawLine(card, run);
 }
 
-function drawNode({ root, state, text, meta, model, prompt }, node, active) {
+function drawNode({ root, state, text, meta, model, prompt }, node) {
   if (root.dataset.state !== node.state) root.dataset.state = node.state;
   const again = node.attempt > 1 && node.state !== "waiting" ? ` · attempt ${node.attempt}` : "";
   setText(state, STATE_WORDS[node.state] + again);
@@ -225,7 +251,7 @@ function drawNode({ root, state, text, meta, model, prompt }, node, active) {
   text.classList.toggle("tail", node.state === "running" && !node.error);
   const shown = node.error ?? (isPrompt ? prompt : node.text);
   setText(text.firstChild, shown);
-  text.title = node.state === "running" || isPrompt === active ? "" : shown;
+  text.tabIndex = ["completed", "failed"].includes(node.state) && shown.length > SCROLLED_CHARS ? 0 : -1;
   setText(meta, node.usage ? usageText(node.usage) : model);
 }
 

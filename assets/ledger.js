@@ -7,8 +7,10 @@ import { count, duration, moment, money, moneyOrUnknown } from "./format.js";
 const PAGE_ROWS = 50;
 /** So many rows stay in the page; older ones are in the CSV. */
 const ROWS_MAX = 500;
-/** When more rows than this change within a frame, highlighting them would only flicker. */
+/** More rows than this are not highlighted at the same time: it would be a flicker, and costs. */
 const FLASHES_MAX = 20;
+/** A new row on top moves all others, which browsers take tens of milliseconds for when there are 500. */
+const DRAW_PAUSE_MS = 250;
 const COLUMNS = [
   ["Time", drawTime],
   ["Flow", (entry, names) => (entry.flow_id === null ? dash("called through the gateway") : names.flow(entry.flow_id))],
@@ -37,10 +39,9 @@ export function createLedger({ table, empty, more, note, names }) {
   const drawSoon = perFrame(() => {
     const newest = [...incoming.values()].sort((a, b) => b.id - a.id).slice(0, ROWS_MAX);
     incoming.clear();
-    const bodies = newest.map(put).filter(Boolean);
-    if (bodies.length <= FLASHES_MAX && !prefersStillness()) bodies.forEach(flash);
+    for (const body of newest.map(put)) if (body) flash(body);
     trim();
-  });
+  }, DRAW_PAUSE_MS);
 
   /** A row was written or settled. */
   function receive(entry) {
@@ -86,7 +87,7 @@ export function createLedger({ table, empty, more, note, names }) {
       table.insertBefore(created.body, below ?? null);
       return created.body;
     }
-    if (goesBack(row.entry, entry)) return null;
+    if (goesBack(row.entry, entry) || JSON.stringify(row.entry) === JSON.stringify(entry)) return null;
     row.entry = entry;
     drawRow(row);
     return row.body;
@@ -108,6 +109,7 @@ export function createLedger({ table, empty, more, note, names }) {
     const cells = COLUMNS.map(([name, draw, kind, title]) =>
       h("td", { class: kind, "data-column": name.toLowerCase(), "data-label": title ?? name }, draw(entry, names)),
     );
+    for (const cell of cells) cell.title = cell.querySelector("[title]")?.title ?? cell.textContent; // It may be cut off.
     cells[0].prepend(toggle);
     body.dataset.id = entry.id;
     body.replaceChildren(
@@ -139,8 +141,14 @@ export function createLedger({ table, empty, more, note, names }) {
 /** A settled row never becomes pending again; such news is merely late. */
 const goesBack = (before, after) => before.status !== "PENDING" && after.status === "PENDING";
 
+let flashes = 0;
+
 function flash(body) {
-  body.animate([{ backgroundColor: "var(--accent-soft)" }, { backgroundColor: "transparent" }], { duration: 1200, easing: "ease-out" });
+  if (flashes >= FLASHES_MAX || prefersStillness()) return;
+  flashes += 1;
+  const colours = [{ backgroundColor: "var(--accent-soft)" }, { backgroundColor: "transparent" }];
+  const end = () => (flashes -= 1);
+  body.animate(colours, { duration: 1200, easing: "ease-out" }).finished.then(end, end);
 }
 
 function drawTime(entry) {
@@ -178,7 +186,7 @@ function drawDetails(entry) {
   const facts = [
     ["Error", entry.error_message],
     ["Call", entry.id],
-    ["Provider", entry.provider],
+    ["Model", `${entry.provider} / ${entry.model_used}`],
     ["Run", entry.run_id],
     ["Operation", `${entry.operation_id}, attempt ${entry.attempt}`],
     ["Prompt SHA-256", entry.prompt_hash],

@@ -51,6 +51,7 @@ export function advance(run, { type, payload }) {
 }
 
 const CHANGES = {
+  __proto__: null,
   FLOW_STARTED(run) {
     Object.assign(run, { status: "RUNNING", error: null, totals: null });
     stop(run, "failed"); // Where a run is resumed, what had failed waits again.

@@ -4,6 +4,8 @@ import { h, perFrame } from "./dom.js";
 
 const SHOWN_MAX = 4;
 const SHOWN_MS = 5_000;
+/** What comes faster is shown together; else toasts would go by unread. */
+const DRAW_PAUSE_MS = 300;
 /** These stay until somebody has seen and dismissed them. */
 const STAYING = ["failed", "error"];
 
@@ -16,11 +18,11 @@ export function createToasts({ list, overflow }) {
     list.append(...waiting.splice(0).map(create));
     while (list.children.length > SHOWN_MAX) {
       const oldest = list.querySelector(":scope > :not([data-stays])") ?? list.firstElementChild;
-      if (oldest.dataset.stays) unseen += 1;
+      if ("stays" in oldest.dataset) unseen += 1;
       oldest.remove();
     }
     drawOverflow();
-  });
+  }, DRAW_PAUSE_MS);
 
   /** `kind`: started, completed, failed, cancelled or error. */
   function show(kind, title, text = "") {
@@ -37,7 +39,7 @@ export function createToasts({ list, overflow }) {
     const stays = STAYING.includes(kind);
     const toast = h(
       "li",
-      { class: "toast", "data-testid": "toast", "data-kind": kind, "data-stays": stays, role: stays ? "alert" : null },
+      { class: "toast", "data-testid": "toast", "data-kind": kind, "data-stays": stays },
       h("div", {}, h("strong", {}, title), text ? h("p", {}, text) : null),
       h("button", { type: "button", class: "dismiss", "aria-label": `Dismiss: ${title}`, onclick: () => dismiss(toast) }, "×"),
     );

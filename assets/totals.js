@@ -43,8 +43,8 @@ function notes({ unpriced_calls: unpriced, estimated_calls: estimated }) {
 }
 
 function drawModels(items) {
-  const rows = items
-    .toSorted((a, b) => (b.total_cost_usd ?? 0) - (a.total_cost_usd ?? 0) || b.calls - a.calls)
+  const rows = [...items]
+    .sort((a, b) => (b.total_cost_usd ?? 0) - (a.total_cost_usd ?? 0) || b.calls - a.calls)
     .map((item) => {
       const cost = item.unpriced_calls && item.unpriced_calls >= item.calls ? moneyOrUnknown(null) : money(item.total_cost_usd ?? 0);
       return h(

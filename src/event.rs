@@ -536,6 +536,11 @@ pub fn encode(seq: Seq, body: &str) -> String {
     }
 }
 
+/// Bytes in hexadecimal, as hashes are printed.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// What a client narrows its events to; a missing list means all.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -4,4 +4,10 @@
 pub mod error;
 pub mod event;
 pub mod flow;
+pub mod gate;
+pub mod hub;
+pub mod journal;
 pub mod secret;
+pub mod socket;
+pub mod store;
+pub mod threads;

@@ -1,0 +1,432 @@
+//! The public listener: one port for the page, the API and the WebSocket.
+//!
+//! It reads each request's head with a limit and a deadline, turns away who may not come in,
+//! takes `/ws` for itself, and passes everything else on to the HTTP server behind it, which
+//! listens on a private Unix socket: one connection there for each request, so that the end of
+//! the answer is the end of the stream, and limits hold for every request of a kept-alive
+//! connection.
+
+mod access;
+mod head;
+mod relay;
+
+use std::collections::HashMap;
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use socket2::SockRef;
+
+pub use access::Access;
+pub use head::Head;
+
+use self::access::Denied;
+use self::head::{BadHead, HEAD_BYTES_MAX};
+use crate::error::{Error, Result};
+use crate::socket::{self, Sockets, Upgrade};
+use crate::threads::{OnFatal, Threads, vital};
+
+/// How many WebSocket clients there may be, as far as descriptors and threads go.
+const SOCKETS_MAX: usize = 10_000;
+/// How many HTTP connections there may be at a time.
+const HTTP_MAX: usize = 1_024;
+/// How long a head may take from its first byte (for the first one: from the connection's start).
+const HEAD_TIME_MAX: Duration = Duration::from_secs(5);
+/// How long a kept-alive connection may be idle.
+const IDLE_TIME_MAX: Duration = Duration::from_secs(60);
+/// How long an answer may make no progress because the client does not read.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Stack of a connection's thread, which becomes the reader of a WebSocket.
+const STACK_BYTES: usize = 128 << 10;
+/// How long accepting pauses when descriptors or memory have run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How often the log says that accepting fails.
+const ACCEPT_LOG_INTERVAL: Duration = Duration::from_secs(5);
+
+/// What connections need.
+struct Shared {
+    access: Access,
+    sockets: Sockets,
+    backend: PathBuf,
+    stopping: AtomicBool,
+    http_count: AtomicUsize,
+    socket_count: AtomicUsize,
+    /// Connections that are not WebSockets, so that idle ones can be woken at the end.
+    http: Mutex<HashMap<u64, Arc<TcpStream>>>,
+    threads: Threads,
+}
+
+/// The gate, for those who start and stop it.
+pub struct Gate {
+    address: SocketAddr,
+    listener: Arc<TcpListener>,
+    shared: Arc<Shared>,
+    acceptor: JoinHandle<()>,
+}
+
+impl Gate {
+    /// Listens on `listener`; HTTP requests go to the server at the Unix socket `backend`.
+    pub fn start(
+        listener: TcpListener,
+        backend: PathBuf,
+        access: Access,
+        sockets: Sockets,
+        on_fatal: OnFatal,
+    ) -> Result<Self> {
+        let address = listener
+            .local_addr()
+            .map_err(Error::io("cannot tell the own address"))?;
+        let listener = Arc::new(listener);
+        let shared = Arc::new(Shared {
+            access,
+            sockets,
+            backend,
+            stopping: AtomicBool::new(false),
+            http_count: AtomicUsize::new(0),
+            socket_count: AtomicUsize::new(0),
+            http: Mutex::default(),
+            threads: Threads::default(),
+        });
+        let acceptor = {
+            let (listener, shared) = (Arc::clone(&listener), Arc::clone(&shared));
+            vital("gate", on_fatal, move || accept(&listener, &shared))?
+        };
+        Ok(Self {
+            address,
+            listener,
+            shared,
+            acceptor,
+        })
+    }
+
+    /// The address that it listens on.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Accepts no more, and wakes connections that wait for their next request. Answers under
+    /// way go on.
+    pub fn stop_accepting(&self) {
+        self.shared.stopping.store(true, Ordering::SeqCst);
+        // Wakes `accept`: on Linux it returns an error once the socket is shut down.
+        let _ = SockRef::from(&*self.listener).shutdown(Shutdown::Both);
+        let open = self
+            .shared
+            .http
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        for stream in open.values() {
+            let _ = stream.shutdown(Shutdown::Read);
+        }
+    }
+
+    /// Waits for all connections to end. Gives how many have not by the deadline.
+    pub fn join(self, deadline: Instant) -> usize {
+        let _ = self.acceptor.join();
+        self.shared.threads.join(deadline)
+    }
+}
+
+fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
+    let mut number = 0;
+    let mut logged_at: Option<Instant> = None;
+    loop {
+        let accepted = listener.accept();
+        if shared.stopping.load(Ordering::SeqCst) {
+            return;
+        }
+        match accepted {
+            Ok((stream, address)) => {
+                number += 1;
+                admit(shared, stream, address, number);
+            }
+            // The client was gone before it was accepted.
+            Err(error) if is_of_one_client(&error) => {}
+            Err(error) => {
+                if logged_at.is_none_or(|at| at.elapsed() > ACCEPT_LOG_INTERVAL) {
+                    log::error!(
+                        "cannot accept connections: {error}; if descriptors have run out, raise the limit (ulimit -n, LimitNOFILE)"
+                    );
+                    logged_at = Some(Instant::now());
+                }
+                thread::sleep(ACCEPT_PAUSE);
+            }
+        }
+    }
+}
+
+fn is_of_one_client(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionReset | Interrupted
+    )
+}
+
+/// Gives a connection a thread of its own, or turns it away.
+fn admit(shared: &Arc<Shared>, stream: TcpStream, address: SocketAddr, number: u64) {
+    let stream = Arc::new(stream);
+    let Some(place) = Place::take(&shared.clone(), number, &stream) else {
+        return turn_away(&stream, "too many HTTP connections");
+    };
+    let thread =
+        {
+            let (shared, stream) = (Arc::clone(shared), Arc::clone(&stream));
+            let connection = Connection {
+                shared,
+                stream,
+                address,
+                buffer: Vec::new(),
+                place: Some(place),
+            };
+            connection.shared.clone().threads.spawn(
+                format!("conn-{number}"),
+                STACK_BYTES,
+                move || connection.serve(),
+            )
+        };
+    if let Err(error) = thread {
+        log::error!("{error}");
+        turn_away(&stream, "no thread to be had");
+    }
+}
+
+/// Answers 503 from the accepting thread, which must not wait.
+fn turn_away(stream: &TcpStream, why: &str) {
+    let denied = Denied {
+        status: 503,
+        code: "busy",
+        message: format!("{why}; try again in a second"),
+    };
+    let _ = stream.set_nonblocking(true);
+    let mut stream = stream;
+    let _ = stream.write(&relay::error_response(&denied));
+}
+
+/// A place among the HTTP connections, given back when dropped.
+struct Place {
+    shared: Arc<Shared>,
+    number: u64,
+}
+
+impl Place {
+    fn take(shared: &Arc<Shared>, number: u64, stream: &Arc<TcpStream>) -> Option<Self> {
+        if shared.http_count.fetch_add(1, Ordering::SeqCst) >= HTTP_MAX {
+            shared.http_count.fetch_sub(1, Ordering::SeqCst);
+            return None;
+        }
+        let mut open = shared.http.lock().unwrap_or_else(PoisonError::into_inner);
+        open.insert(number, Arc::clone(stream));
+        Some(Self {
+            shared: Arc::clone(shared),
+            number,
+        })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.shared.http_count.fetch_sub(1, Ordering::SeqCst);
+        let mut open = self
+            .shared
+            .http
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        open.remove(&self.number);
+    }
+}
+
+/// One connection, in a thread of its own.
+struct Connection {
+    shared: Arc<Shared>,
+    stream: Arc<TcpStream>,
+    address: SocketAddr,
+    /// What was read and not used yet.
+    buffer: Vec<u8>,
+    /// Given back when the connection becomes a WebSocket.
+    place: Option<Place>,
+}
+
+/// What follows a request.
+enum Next {
+    KeepAlive,
+    Close,
+    /// Answer with this and close.
+    Refuse(Denied),
+}
+
+impl Connection {
+    fn serve(mut self) {
+        let _ = self.stream.set_nodelay(true);
+        let _ = self.stream.set_write_timeout(Some(WRITE_TIMEOUT));
+        let mut first = true;
+        loop {
+            let head = match self.read_head(first) {
+                Ok(Some(head)) => head,
+                Ok(None) => return,
+                Err(denied) => return self.refuse(&denied),
+            };
+            first = false;
+            match self.handle(head) {
+                Next::KeepAlive if !self.shared.stopping.load(Ordering::SeqCst) => {}
+                Next::KeepAlive | Next::Close => return,
+                Next::Refuse(denied) => return self.refuse(&denied),
+            }
+        }
+    }
+
+    fn handle(&mut self, head: (Head, Vec<u8>)) -> Next {
+        let (head, bytes) = head;
+        if let Err(denied) = self.shared.access.check(&head) {
+            return Next::Refuse(denied);
+        }
+        if head.path() == "/ws" {
+            return self.upgrade(&head, &bytes);
+        }
+        relay::request(&self.shared.backend, &self.stream, &mut self.buffer, &head)
+    }
+
+    /// Becomes a WebSocket for the rest of the connection.
+    fn upgrade(&mut self, head: &Head, bytes: &[u8]) -> Next {
+        let since = match head.query("since").map(str::parse).transpose() {
+            Ok(since) => since,
+            Err(_) => return refuse(400, "bad_since", "`since` must be the seq of an event"),
+        };
+        let answer = match socket::accept(bytes) {
+            Ok(answer) => answer,
+            Err(error) => {
+                return refuse(
+                    426,
+                    "not_a_websocket",
+                    &format!("/ws takes WebSockets only: {error}"),
+                );
+            }
+        };
+        if self.shared.socket_count.fetch_add(1, Ordering::SeqCst) >= SOCKETS_MAX {
+            self.shared.socket_count.fetch_sub(1, Ordering::SeqCst);
+            return refuse(503, "busy", "too many WebSocket clients; try again later");
+        }
+        self.place = None;
+        let upgrade = Upgrade {
+            stream: Arc::clone(&self.stream),
+            answer,
+            rest: std::mem::take(&mut self.buffer),
+            address: self.address,
+            since,
+        };
+        let served = self.shared.sockets.serve(upgrade);
+        self.shared.socket_count.fetch_sub(1, Ordering::SeqCst);
+        match served {
+            Err(Error::Busy(why)) => {
+                log::error!("{why}; raise the limit on threads (ulimit -u, TasksMax)");
+                refuse(503, "busy", "no thread to be had; try again later")
+            }
+            _ => Next::Close,
+        }
+    }
+
+    /// Reads the next head: none when the client is gone or has nothing more to ask.
+    fn read_head(&mut self, first: bool) -> std::result::Result<Option<(Head, Vec<u8>)>, Denied> {
+        let begins_now = first || !self.buffer.is_empty();
+        let mut deadline = Instant::now()
+            + if begins_now {
+                HEAD_TIME_MAX
+            } else {
+                IDLE_TIME_MAX
+            };
+        let mut idle = !begins_now;
+        loop {
+            match Head::parse(&self.buffer) {
+                Ok(Some((head, length))) => {
+                    let rest = self.buffer.split_off(length);
+                    let bytes = std::mem::replace(&mut self.buffer, rest);
+                    return Ok(Some((head, bytes)));
+                }
+                Ok(None) => {}
+                Err(error) => return Err(bad_head(&error)),
+            }
+            match read_some(&self.stream, &mut self.buffer, deadline) {
+                Ok(0) => return Ok(None),
+                Ok(_) if idle => {
+                    idle = false;
+                    deadline = Instant::now() + HEAD_TIME_MAX;
+                }
+                Ok(_) => {}
+                Err(error)
+                    if error.kind() == io::ErrorKind::TimedOut && !self.buffer.is_empty() =>
+                {
+                    let message = format!(
+                        "the request's head took longer than {} s",
+                        HEAD_TIME_MAX.as_secs()
+                    );
+                    return Err(Denied {
+                        status: 408,
+                        code: "timeout",
+                        message,
+                    });
+                }
+                Err(_) => return Ok(None),
+            }
+        }
+    }
+
+    fn refuse(&self, denied: &Denied) {
+        if (&*self.stream)
+            .write_all(&relay::error_response(denied))
+            .is_ok()
+        {
+            relay::linger(&self.stream);
+        }
+    }
+}
+
+fn refuse(status: u16, code: &'static str, message: &str) -> Next {
+    Next::Refuse(Denied {
+        status,
+        code,
+        message: message.to_owned(),
+    })
+}
+
+fn bad_head(error: &BadHead) -> Denied {
+    let (status, code) = match error {
+        BadHead::TooLarge => (431, "head_too_large"),
+        BadHead::Malformed(_) => (400, "bad_request"),
+    };
+    Denied {
+        status,
+        code,
+        message: error.to_string(),
+    }
+}
+
+/// Appends what comes next to `buffer`. Gives 0 at the end of the stream.
+///
+/// # Errors
+/// `TimedOut` when nothing has come by the deadline.
+fn read_some(mut stream: &TcpStream, buffer: &mut Vec<u8>, deadline: Instant) -> io::Result<usize> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() {
+        return Err(io::ErrorKind::TimedOut.into());
+    }
+    stream.set_read_timeout(Some(left))?;
+    let mut chunk = [0; 4 << 10];
+    let room = chunk.len().min(HEAD_BYTES_MAX + 1);
+    loop {
+        match stream.read(&mut chunk[..room]) {
+            Ok(count) => {
+                buffer.extend_from_slice(&chunk[..count]);
+                return Ok(count);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! Who may come in: the token, the `Host` names that the server answers to (against DNS
+//! rebinding), and the `Origin` of requests that browsers send for a page (against other sites).
+
+use std::net::IpAddr;
+
+use super::head::Head;
+use crate::secret::Secret;
+
+/// The rules.
+#[derive(Clone, Debug, Default)]
+pub struct Access {
+    /// Asked for everywhere but for the page's own files and the health check.
+    pub token: Option<Secret>,
+    /// Names that the server answers to, beside `localhost` and addresses.
+    pub hosts: Vec<String>,
+    /// Origins of other pages that may use the API, as `https://example.org`.
+    pub origins: Vec<String>,
+}
+
+/// Why a request is turned away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denied {
+    /// HTTP status.
+    pub status: u16,
+    /// A word for programs.
+    pub code: &'static str,
+    /// A sentence for people.
+    pub message: String,
+}
+
+impl Access {
+    /// Lets a request pass or says why not.
+    pub fn check(&self, head: &Head) -> Result<(), Denied> {
+        self.check_host(head)?;
+        self.check_origin(head)?;
+        self.check_token(head)
+    }
+
+    /// A page of another site can make the browser connect here under that site's own name; its
+    /// `Host` then is that name. An address in `Host` was typed or linked, never rebound.
+    fn check_host(&self, head: &Head) -> Result<(), Denied> {
+        let hosts: Vec<&str> = head.all("host").collect();
+        let [host] = hosts.as_slice() else {
+            let message = "exactly one Host field is needed".to_owned();
+            return Err(Denied {
+                status: 400,
+                code: "bad_host",
+                message,
+            });
+        };
+        let name = without_port(host);
+        let is_address = name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
+        let is_known = is_address
+            || name.eq_ignore_ascii_case("localhost")
+            || self
+                .hosts
+                .iter()
+                .any(|known| known.eq_ignore_ascii_case(name));
+        if is_known {
+            return Ok(());
+        }
+        let message = format!(
+            "this server does not answer to the name `{name}`; start it with --allow-host {name} if it should"
+        );
+        Err(Denied {
+            status: 421,
+            code: "unknown_host",
+            message,
+        })
+    }
+
+    fn check_origin(&self, head: &Head) -> Result<(), Denied> {
+        let reads = matches!(head.method.as_str(), "GET" | "HEAD" | "OPTIONS");
+        if reads && head.path() != "/ws" {
+            return Ok(());
+        }
+        // Programs that are no browsers send none.
+        let Some(origin) = head.header("origin") else {
+            return Ok(());
+        };
+        let is_own = origin.split_once("://").is_some_and(|(_, authority)| {
+            head.header("host")
+                .is_some_and(|host| host.eq_ignore_ascii_case(authority))
+        });
+        if is_own
+            || self
+                .origins
+                .iter()
+                .any(|allowed| allowed.eq_ignore_ascii_case(origin))
+        {
+            return Ok(());
+        }
+        let message = format!(
+            "pages of `{origin}` may not do this; start the server with --allow-origin {origin} if they should"
+        );
+        Err(Denied {
+            status: 403,
+            code: "foreign_origin",
+            message,
+        })
+    }
+
+    fn check_token(&self, head: &Head) -> Result<(), Denied> {
+        let Some(token) = &self.token else {
+            return Ok(());
+        };
+        if is_public(head) || head.carries(token) {
+            return Ok(());
+        }
+        let message = "send the server's token as `Authorization: Bearer TOKEN`".to_owned();
+        Err(Denied {
+            status: 401,
+            code: "unauthorized",
+            message,
+        })
+    }
+}
+
+/// The page has to load before it can ask for the token; it holds no data. A preflight cannot
+/// carry a token.
+fn is_public(head: &Head) -> bool {
+    let path = head.path();
+    let is_page = path == "/" || path == "/favicon.ico" || path.starts_with("/assets/");
+    head.method == "OPTIONS" || is_page || path == "/api/health"
+}
+
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        // In `[::1]` the last colon belongs to the address.
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(access: &Access, request: &str) -> Result<(), u16> {
+        let text = format!("{}\r\n\r\n", request.replace('\n', "\r\n"));
+        let (head, _) = Head::parse(text.as_bytes()).unwrap().unwrap();
+        access.check(&head).map_err(|denied| denied.status)
+    }
+
+    #[test]
+    fn only_names_of_this_server_are_answered() {
+        let access = Access {
+            hosts: vec!["ledger.lan".into()],
+            ..Access::default()
+        };
+        for host in [
+            "localhost:7700",
+            "LOCALHOST",
+            "127.0.0.1:7700",
+            "[::1]:7700",
+            "[::1]",
+            "192.168.1.5",
+            "ledger.lan:80",
+        ] {
+            assert_eq!(
+                check(&access, &format!("GET / HTTP/1.1\nHost: {host}")),
+                Ok(()),
+                "{host}"
+            );
+        }
+        for host in [
+            "evil.example",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example:7700",
+            "",
+        ] {
+            assert_eq!(
+                check(&access, &format!("GET / HTTP/1.1\nHost: {host}")),
+                Err(421),
+                "{host}"
+            );
+        }
+        assert_eq!(check(&access, "GET / HTTP/1.1\nX: y"), Err(400));
+        assert_eq!(
+            check(&access, "GET / HTTP/1.1\nHost: a\nHost: localhost"),
+            Err(400)
+        );
+    }
+
+    #[test]
+    fn other_sites_may_neither_change_anything_nor_listen() {
+        let access = Access {
+            origins: vec!["https://app.example".into()],
+            ..Access::default()
+        };
+        let from = |method: &str, path: &str, origin: &str| {
+            check(
+                &access,
+                &format!("{method} {path} HTTP/1.1\nHost: localhost:7700\nOrigin: {origin}"),
+            )
+        };
+        assert_eq!(from("POST", "/api/flows", "http://localhost:7700"), Ok(()));
+        assert_eq!(from("POST", "/api/flows", "https://app.example"), Ok(()));
+        assert_eq!(from("GET", "/ws?since=1", "https://app.example"), Ok(()));
+        assert_eq!(from("GET", "/api/flows", "https://evil.example"), Ok(()));
+        for origin in ["https://evil.example", "http://localhost:8000", "null"] {
+            assert_eq!(from("POST", "/api/flows", origin), Err(403), "{origin}");
+            assert_eq!(from("DELETE", "/api/flows/1", origin), Err(403), "{origin}");
+            assert_eq!(from("GET", "/ws", origin), Err(403), "{origin}");
+        }
+    }
+
+    #[test]
+    fn with_a_token_only_the_page_and_the_health_check_are_public() {
+        let access = Access {
+            token: Some(Secret::new("t")),
+            ..Access::default()
+        };
+        for path in ["/", "/assets/app.js", "/api/health"] {
+            assert_eq!(
+                check(&access, &format!("GET {path} HTTP/1.1\nHost: localhost")),
+                Ok(())
+            );
+        }
+        for path in [
+            "/api/flows",
+            "/ws",
+            "/metrics",
+            "/v1/models",
+            "//",
+            "/nothing",
+        ] {
+            let request = format!("GET {path} HTTP/1.1\nHost: localhost");
+            assert_eq!(check(&access, &request), Err(401), "{path}");
+            assert_eq!(
+                check(&access, &format!("{request}\nAuthorization: Bearer t")),
+                Ok(())
+            );
+        }
+    }
+}

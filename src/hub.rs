@@ -1,0 +1,441 @@
+//! The hub: one thread that owns the clients' outboxes and passes events on to them.
+//!
+//! It takes [`Command`]s from a channel and never waits for a client: an outbox takes what it is
+//! given at once or cuts its client. It knows neither sockets nor SQL; what a message looks like
+//! on the wire comes from an [`Encoding`], the way to a client is a [`Sink`].
+
+mod outbox;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+pub use outbox::{Outbox, PING_INTERVAL, Replay, Sink};
+
+use crate::error::{Error, Result};
+use crate::event::{ClientId, Event, Filter, FlowId, Seq, encode};
+use crate::threads::{OnFatal, vital};
+
+/// How many commands may wait. Who sends more waits, which slows the engine to the hub's pace.
+const COMMANDS_MAX: usize = 4_096;
+/// How much one fan-out may hold; more is sent in the next. Well below an outbox's limit, so that
+/// one fan-out alone never cuts a client that keeps up.
+const BATCH_BYTES_MAX: usize = 256 << 10;
+
+/// Close codes, as RFC 6455 and the IANA registry name them. After [`close::POLICY`],
+/// [`close::TOO_BIG`], [`close::PROTOCOL`], [`close::INVALID_DATA`] and [`close::UNSUPPORTED`] a
+/// client should not simply come back; after the others it should, with `since`.
+pub mod close {
+    /// The client said goodbye, and so does the server.
+    pub const NORMAL: u16 = 1000;
+    /// The server is shutting down: reconnect later.
+    pub const GOING_AWAY: u16 = 1001;
+    /// Broken frames: do not come back.
+    pub const PROTOCOL: u16 = 1002;
+    /// A kind of message that the server does not take: do not come back.
+    pub const UNSUPPORTED: u16 = 1003;
+    /// A text that is not UTF-8: do not come back.
+    pub const INVALID_DATA: u16 = 1007;
+    /// Against a limit or rule: do not come back.
+    pub const POLICY: u16 = 1008;
+    /// A message over the limit: do not come back.
+    pub const TOO_BIG: u16 = 1009;
+    /// The server failed: reconnect.
+    pub const INTERNAL: u16 = 1011;
+    /// Too slow for the events: reconnect with `since`, nothing is lost.
+    pub const TRY_AGAIN: u16 = 1013;
+}
+
+/// How messages look on the wire.
+pub trait Encoding: Send + Sync {
+    /// Appends one message with this text to `out`.
+    fn text(&self, text: &str, out: &mut Vec<u8>);
+    /// A ping.
+    fn ping(&self) -> Vec<u8>;
+    /// A close with one of the codes of [`close`].
+    fn close(&self, code: u16, reason: &str) -> Vec<u8>;
+}
+
+/// A message on its way to clients.
+#[derive(Clone, Debug)]
+pub struct Message {
+    /// Its place in the log; none for what is not logged.
+    pub seq: Option<Seq>,
+    /// Its flow, for filters.
+    pub flow_id: Option<FlowId>,
+    /// Its type, for filters.
+    pub type_name: &'static str,
+    /// The JSON text.
+    pub text: String,
+}
+
+impl Message {
+    /// The message of an event; `seq` is its place in the log, if it is logged.
+    pub fn new(seq: Option<Seq>, event: &Event) -> Self {
+        let body = event.body();
+        Self {
+            seq,
+            flow_id: event.place().and_then(|place| place.flow_id),
+            type_name: event.type_name(),
+            text: seq.map_or_else(|| body.clone(), |seq| encode(seq, &body)),
+        }
+    }
+}
+
+/// Everything that can happen to the hub.
+enum Command {
+    Register {
+        id: ClientId,
+        address: SocketAddr,
+        outbox: Arc<Outbox>,
+        since: Option<Seq>,
+    },
+    Unregister {
+        id: ClientId,
+        reason: String,
+    },
+    Subscribe {
+        id: ClientId,
+        filter: Filter,
+    },
+    Broadcast(Vec<Message>),
+    Send {
+        id: ClientId,
+        message: Message,
+    },
+    OldestSeq(Seq),
+    Shutdown,
+}
+
+/// What the hub counts; each number only grows, but `clients`.
+#[derive(Default)]
+pub struct Stats {
+    /// Clients that are connected.
+    pub clients: AtomicUsize,
+    /// Clients that were ever registered; also gives them their ids.
+    pub registered: AtomicU64,
+    /// Batches handed to clients' outboxes.
+    pub deliveries: AtomicU64,
+    /// Clients cut because they were too slow.
+    pub evicted: AtomicU64,
+}
+
+/// The hub, for those who send to it.
+#[derive(Clone)]
+pub struct Hub {
+    commands: Sender<Command>,
+    stats: Arc<Stats>,
+    encoding: Arc<dyn Encoding>,
+}
+
+/// Where published messages go: the hub, or whoever else listens.
+pub trait Publish: Send {
+    /// Passes logged messages on, in order. `oldest` is the oldest event still in the log, where
+    /// that has changed.
+    fn publish(&self, messages: Vec<Message>, oldest: Option<Seq>);
+}
+
+impl Publish for Hub {
+    fn publish(&self, messages: Vec<Message>, oldest: Option<Seq>) {
+        // A hub that has ended has no clients left to tell.
+        if let Some(oldest) = oldest {
+            let _ = self.commands.send(Command::OldestSeq(oldest));
+        }
+        if !messages.is_empty() {
+            let _ = self.commands.send(Command::Broadcast(messages));
+        }
+    }
+}
+
+impl Hub {
+    /// Starts the hub's thread. `newest` and `oldest` are those of the log.
+    pub fn start(
+        encoding: Arc<dyn Encoding>,
+        newest: Seq,
+        oldest: Seq,
+        on_fatal: OnFatal,
+    ) -> Result<(Self, JoinHandle<()>)> {
+        let (commands, received) = bounded(COMMANDS_MAX);
+        let stats = Arc::new(Stats::default());
+        let hub = Self {
+            commands,
+            stats: Arc::clone(&stats),
+            encoding: Arc::clone(&encoding),
+        };
+        let state = State {
+            encoding,
+            stats,
+            newest,
+            oldest,
+            clients: HashMap::new(),
+            groups: HashMap::new(),
+        };
+        let thread = vital("hub", on_fatal, move || state.run(&received))?;
+        Ok((hub, thread))
+    }
+
+    /// A number for a new client.
+    pub fn next_client_id(&self) -> ClientId {
+        self.stats.registered.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Adds a client; it gets `HELLO`, what it missed after `since`, and everything from now on.
+    pub fn register(
+        &self,
+        id: ClientId,
+        address: SocketAddr,
+        outbox: Arc<Outbox>,
+        since: Option<Seq>,
+    ) -> Result<()> {
+        self.tell(Command::Register {
+            id,
+            address,
+            outbox,
+            since,
+        })
+    }
+
+    /// Removes a client; `reason` goes into the log.
+    pub fn unregister(&self, id: ClientId, reason: String) -> Result<()> {
+        self.tell(Command::Unregister { id, reason })
+    }
+
+    /// Narrows what a client gets.
+    pub fn subscribe(&self, id: ClientId, filter: Filter) -> Result<()> {
+        self.tell(Command::Subscribe { id, filter })
+    }
+
+    /// Sends an event that is not logged to every client that wants it.
+    pub fn broadcast(&self, event: &Event) -> Result<()> {
+        self.tell(Command::Broadcast(vec![Message::new(None, event)]))
+    }
+
+    /// Sends an event that is not logged to one client.
+    pub fn send_to_client(&self, id: ClientId, event: &Event) -> Result<()> {
+        self.tell(Command::Send {
+            id,
+            message: Message::new(None, event),
+        })
+    }
+
+    /// Closes every client with [`close::GOING_AWAY`] and ends the hub.
+    pub fn shutdown(&self) {
+        let _ = self.tell(Command::Shutdown);
+    }
+
+    /// What the hub counts.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// How messages look on the wire.
+    pub fn encoding(&self) -> &Arc<dyn Encoding> {
+        &self.encoding
+    }
+
+    fn tell(&self, command: Command) -> Result<()> {
+        self.commands.send(command).map_err(|_| Error::Stopping)
+    }
+}
+
+struct Client {
+    address: SocketAddr,
+    outbox: Arc<Outbox>,
+    filter: Arc<Filter>,
+}
+
+/// Owned by the hub's thread.
+struct State {
+    encoding: Arc<dyn Encoding>,
+    stats: Arc<Stats>,
+    newest: Seq,
+    oldest: Seq,
+    clients: HashMap<ClientId, Client>,
+    /// Clients by what they want, so that a filter costs once, not once per client.
+    groups: HashMap<Arc<Filter>, HashMap<ClientId, Arc<Outbox>>>,
+}
+
+impl State {
+    fn run(mut self, received: &Receiver<Command>) {
+        let mut waiting = Vec::new();
+        let mut waiting_bytes = 0;
+        while let Ok(command) = received.recv() {
+            // What has piled up is taken at once, so that consecutive broadcasts are one fan-out.
+            for command in std::iter::once(command).chain(received.try_iter()) {
+                if let Command::Broadcast(messages) = command {
+                    for message in messages {
+                        waiting_bytes += message.text.len();
+                        waiting.push(message);
+                        if waiting_bytes >= BATCH_BYTES_MAX {
+                            self.fan_out(&mut waiting);
+                            waiting_bytes = 0;
+                        }
+                    }
+                    continue;
+                }
+                // Order is kept: who registers or subscribes now does so after these messages.
+                self.fan_out(&mut waiting);
+                match command {
+                    Command::Register {
+                        id,
+                        address,
+                        outbox,
+                        since,
+                    } => {
+                        self.register(id, address, outbox, since);
+                    }
+                    Command::Unregister { id, reason } => self.unregister(id, &reason),
+                    Command::Subscribe { id, filter } => self.subscribe(id, filter),
+                    Command::Send { id, message } => self.send(id, &message),
+                    Command::OldestSeq(oldest) => self.oldest = oldest,
+                    Command::Shutdown => return self.shutdown(),
+                    Command::Broadcast(_) => {}
+                }
+            }
+            self.fan_out(&mut waiting);
+        }
+    }
+
+    fn register(
+        &mut self,
+        id: ClientId,
+        address: SocketAddr,
+        outbox: Arc<Outbox>,
+        since: Option<Seq>,
+    ) {
+        log::info!("client connected id={id} address={address}");
+        let recovered = since.is_none_or(|since| since <= self.newest && since + 1 >= self.oldest);
+        let hello = Event::Hello {
+            client_id: id,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            seq: self.newest,
+            oldest_seq: self.oldest,
+            recovered,
+        };
+        outbox.push_reply(&self.frame(&hello.body()));
+        // A client that cannot be brought up to date gets what there is from now on: it was told.
+        outbox.open(since.filter(|_| recovered), self.newest);
+        let filter = Arc::new(Filter::default());
+        self.groups
+            .entry(Arc::clone(&filter))
+            .or_default()
+            .insert(id, Arc::clone(&outbox));
+        self.clients.insert(
+            id,
+            Client {
+                address,
+                outbox,
+                filter,
+            },
+        );
+        self.stats
+            .clients
+            .store(self.clients.len(), Ordering::Relaxed);
+    }
+
+    fn unregister(&mut self, id: ClientId, reason: &str) {
+        let Some(client) = self.clients.remove(&id) else {
+            return;
+        };
+        self.leave_group(id, &client.filter);
+        self.stats
+            .clients
+            .store(self.clients.len(), Ordering::Relaxed);
+        // The outbox knows best why it ended, if it was the one to end it.
+        let reason = client
+            .outbox
+            .end_reason()
+            .unwrap_or_else(|| reason.to_owned());
+        log::info!(
+            "client disconnected id={id} address={} reason={reason}",
+            client.address
+        );
+    }
+
+    fn subscribe(&mut self, id: ClientId, filter: Filter) {
+        let Some(client) = self.clients.get(&id) else {
+            return;
+        };
+        let (outbox, old) = (Arc::clone(&client.outbox), Arc::clone(&client.filter));
+        self.leave_group(id, &old);
+        let filter = Arc::new(filter);
+        outbox.set_filter(Arc::clone(&filter));
+        self.groups
+            .entry(Arc::clone(&filter))
+            .or_default()
+            .insert(id, outbox);
+        if let Some(client) = self.clients.get_mut(&id) {
+            client.filter = filter;
+        }
+    }
+
+    fn leave_group(&mut self, id: ClientId, filter: &Arc<Filter>) {
+        if let Some(members) = self.groups.get_mut(filter) {
+            members.remove(&id);
+            if members.is_empty() {
+                self.groups.remove(filter);
+            }
+        }
+    }
+
+    fn send(&mut self, id: ClientId, message: &Message) {
+        if let Some(client) = self.clients.get(&id) {
+            let frame = self.frame(&message.text);
+            self.count(client.outbox.push_reply(&frame));
+        }
+    }
+
+    fn frame(&self, text: &str) -> Arc<[u8]> {
+        let mut bytes = Vec::with_capacity(text.len() + 10);
+        self.encoding.text(text, &mut bytes);
+        bytes.into()
+    }
+
+    /// Encodes what waits once for each distinct filter and hands it to every client.
+    fn fan_out(&mut self, waiting: &mut Vec<Message>) {
+        if waiting.is_empty() {
+            return;
+        }
+        if let Some(seq) = waiting.iter().rev().find_map(|message| message.seq) {
+            self.newest = seq;
+        }
+        for (filter, members) in &self.groups {
+            let mut bytes = Vec::new();
+            for message in waiting.iter() {
+                if filter.passes(message.flow_id, message.type_name) {
+                    self.encoding.text(&message.text, &mut bytes);
+                }
+            }
+            let bytes: Arc<[u8]> = bytes.into();
+            for outbox in members.values() {
+                self.count(outbox.push(&bytes, self.newest));
+            }
+        }
+        waiting.clear();
+    }
+
+    fn count(&self, pushed: outbox::Pushed) {
+        match pushed {
+            outbox::Pushed::Taken => drop(self.stats.deliveries.fetch_add(1, Ordering::Relaxed)),
+            outbox::Pushed::Evicted => drop(self.stats.evicted.fetch_add(1, Ordering::Relaxed)),
+            outbox::Pushed::Nothing => {}
+        }
+    }
+
+    fn shutdown(mut self) {
+        for (id, client) in std::mem::take(&mut self.clients) {
+            client
+                .outbox
+                .close(close::GOING_AWAY, "the server is shutting down");
+            log::info!(
+                "client disconnected id={id} address={} reason=the server is shutting down",
+                client.address
+            );
+        }
+        self.stats.clients.store(0, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,607 @@
+//! A client's outbox: what is on its way to one client, and the thread that writes it.
+//!
+//! While nothing waits, [`Outbox::push`] hands bytes to the socket without blocking, in the
+//! caller's thread: waking the writer thread for each delivery would cost several times the
+//! delivery. What the socket does not take is queued, the writer thread wakes, and everything
+//! goes through the queue until it is empty again, merged into large writes. Only one side ever
+//! writes: the pushing one while the writer is idle, the writer otherwise.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::{Encoding, close};
+use crate::error::Result;
+use crate::event::{Filter, Seq};
+
+/// How much may wait for a client, in bytes; beyond it the client is cut and comes back with
+/// `since`. Together with what the kernel buffers, seconds of a busy server's events.
+const QUEUE_BYTES_MAX: usize = 1 << 20;
+/// How much the writer takes in one go.
+const WRITE_BYTES_MAX: usize = 256 << 10;
+/// How often a client is pinged. Below the minute after which proxies drop silent connections.
+pub const PING_INTERVAL: Duration = Duration::from_secs(25);
+/// How long the server waits for a client's part of the close handshake.
+const CLOSE_WAIT: Duration = Duration::from_secs(2);
+
+/// The way to a client.
+pub trait Sink: Send + Sync {
+    /// Writes what fits without waiting; `WouldBlock` when nothing does.
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize>;
+    /// Writes all, waiting for the client within limits of the sink's own.
+    fn write_all(&self, bytes: &[u8]) -> io::Result<()>;
+    /// Says that nothing more will be written.
+    fn finish(&self);
+    /// Ends the connection both ways, which also wakes whoever reads from it.
+    fn shutdown(&self);
+}
+
+/// What a client missed, read from the log page by page.
+pub trait Replay {
+    /// Appends a page of the messages in (`after`, `upto`] that pass `filter` to `out`, as they
+    /// look on the wire. Gives the place of the last event looked at, `upto` when there are no more.
+    fn page(&self, after: Seq, upto: Seq, filter: &Filter, out: &mut Vec<u8>) -> Result<Seq>;
+}
+
+/// What became of a push.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pushed {
+    /// Sent or queued.
+    Taken,
+    /// Over the limit: the client is being cut.
+    Evicted,
+    /// Not for this client now: it is catching up, or on its way out.
+    Nothing,
+}
+
+/// See the module.
+pub struct Outbox {
+    sink: Box<dyn Sink>,
+    encoding: Arc<dyn Encoding>,
+    state: Mutex<State>,
+    wake: Condvar,
+}
+
+struct State {
+    phase: Phase,
+    /// Whether events are passed on as they come; not before [`Outbox::open`], and not while
+    /// the client is catching up.
+    live: bool,
+    /// How far the client has caught up, while it does.
+    replayed: Option<Seq>,
+    /// The newest event that the hub has published.
+    newest: Seq,
+    filter: Arc<Filter>,
+    queue: VecDeque<Chunk>,
+    queued_bytes: usize,
+    /// Whether the writer thread is writing, so that nobody else may.
+    writing: bool,
+    reader_done: bool,
+    end_reason: Option<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Open,
+    /// A close frame is queued or written; nothing is taken any more.
+    Closing,
+    Closed,
+}
+
+/// Whole frames, of which the first `sent` bytes have left.
+struct Chunk {
+    bytes: Arc<[u8]>,
+    sent: usize,
+}
+
+/// What the writer thread does next.
+enum Work {
+    Write(Vec<u8>),
+    Replay {
+        after: Seq,
+        upto: Seq,
+        filter: Arc<Filter>,
+    },
+    Ping,
+    SayGoodbye,
+    End,
+}
+
+impl Outbox {
+    /// An outbox for the client behind `sink`; [`Outbox::run`] is to be its writer thread.
+    pub fn new(sink: Box<dyn Sink>, encoding: Arc<dyn Encoding>) -> Self {
+        Self {
+            sink,
+            encoding,
+            state: Mutex::new(State {
+                phase: Phase::Open,
+                live: false,
+                replayed: None,
+                newest: 0,
+                filter: Arc::default(),
+                queue: VecDeque::new(),
+                queued_bytes: 0,
+                writing: false,
+                reader_done: false,
+                end_reason: None,
+            }),
+            wake: Condvar::new(),
+        }
+    }
+
+    /// Passes events on from now. With `since`, those in (`since`, `newest`] go first.
+    pub fn open(&self, since: Option<Seq>, newest: Seq) {
+        let mut state = self.lock();
+        state.newest = newest;
+        state.replayed = since.filter(|since| *since < newest);
+        state.live = state.replayed.is_none();
+        self.wake.notify_one();
+    }
+
+    /// Narrows what the client gets while it is catching up; the hub narrows the rest.
+    pub fn set_filter(&self, filter: Arc<Filter>) {
+        self.lock().filter = filter;
+    }
+
+    /// Takes a fan-out's frames, of which `newest` is the newest event. Never waits.
+    pub fn push(&self, frames: &Arc<[u8]>, newest: Seq) -> Pushed {
+        let mut state = self.lock();
+        state.newest = newest;
+        // A client that is catching up reads the event from the log instead.
+        if state.phase != Phase::Open || !state.live || frames.is_empty() {
+            return Pushed::Nothing;
+        }
+        self.take(&mut state, frames)
+    }
+
+    /// Takes a frame for this client alone, which it also gets while it is catching up.
+    pub fn push_reply(&self, frame: &Arc<[u8]>) -> Pushed {
+        let mut state = self.lock();
+        if state.phase != Phase::Open {
+            return Pushed::Nothing;
+        }
+        self.take(&mut state, frame)
+    }
+
+    /// Takes a control frame that the reader's protocol machine wrote. When it is a close, the
+    /// client asked for it, and it is the last that leaves.
+    pub fn push_control(&self, frame: &[u8]) {
+        const OPCODE: u8 = 0x0f;
+        const OPCODE_CLOSE: u8 = 0x8;
+        let mut state = self.lock();
+        // A close that the server sent is not answered twice.
+        if state.phase != Phase::Open {
+            return;
+        }
+        self.take(&mut state, &frame.into());
+        if frame
+            .first()
+            .is_some_and(|byte| byte & OPCODE == OPCODE_CLOSE)
+            && state.phase == Phase::Open
+        {
+            state.phase = Phase::Closing;
+            self.wake.notify_one();
+        }
+    }
+
+    /// Says goodbye with one of the codes of [`close`], after what is queued.
+    pub fn close(&self, code: u16, reason: &str) {
+        let mut state = self.lock();
+        self.start_closing(&mut state, code, reason);
+    }
+
+    /// The reader is done: nothing more comes from the client.
+    pub fn reader_done(&self) {
+        let mut state = self.lock();
+        state.reader_done = true;
+        if state.phase == Phase::Open {
+            // The client is gone without a goodbye; there is nobody to write to.
+            self.end(&mut state, None);
+        }
+        self.wake.notify_one();
+    }
+
+    /// Why the outbox ended, where it was the one to end it.
+    pub fn end_reason(&self) -> Option<String> {
+        self.lock().end_reason.clone()
+    }
+
+    /// The writer thread: writes what waits, catches up, pings, says goodbye.
+    pub fn run(&self, replay: &dyn Replay) {
+        let mut next_ping = Instant::now() + PING_INTERVAL;
+        loop {
+            let done = match self.next_work(next_ping) {
+                Work::Write(bytes) => self.sink.write_all(&bytes),
+                Work::Replay {
+                    after,
+                    upto,
+                    filter,
+                } => self.catch_up(replay, after, upto, &filter),
+                Work::Ping => {
+                    next_ping = Instant::now() + PING_INTERVAL;
+                    self.push_reply(&self.encoding.ping().into());
+                    continue;
+                }
+                Work::SayGoodbye => return self.say_goodbye(),
+                Work::End => return,
+            };
+            let mut state = self.lock();
+            state.writing = false;
+            if let Err(error) = done {
+                self.end(&mut state, Some(format!("cannot write: {error}")));
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing in here panics while it holds the lock; should it, the state is still whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self, state: &mut State, frames: &Arc<[u8]>) -> Pushed {
+        let mut sent = 0;
+        if state.queue.is_empty() && !state.writing {
+            match self.sink.try_write(frames) {
+                Ok(count) if count == frames.len() => return Pushed::Taken,
+                Ok(count) => sent = count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => {
+                    self.end(state, Some(format!("cannot write: {error}")));
+                    return Pushed::Nothing;
+                }
+            }
+        }
+        state.queue.push_back(Chunk {
+            bytes: Arc::clone(frames),
+            sent,
+        });
+        state.queued_bytes += frames.len() - sent;
+        if state.queued_bytes > QUEUE_BYTES_MAX {
+            self.evict(state);
+            return Pushed::Evicted;
+        }
+        self.wake.notify_one();
+        Pushed::Taken
+    }
+
+    /// Cuts a client that is too slow. Frames that have not begun to leave are dropped: it finds
+    /// them by `since`.
+    fn evict(&self, state: &mut State) {
+        state.queue.retain(|chunk| chunk.sent > 0);
+        state.queued_bytes = state
+            .queue
+            .iter()
+            .map(|chunk| chunk.bytes.len() - chunk.sent)
+            .sum();
+        state.end_reason = Some(format!(
+            "too slow, over {QUEUE_BYTES_MAX} bytes were waiting"
+        ));
+        self.start_closing(state, close::TRY_AGAIN, "too slow; reconnect with since");
+    }
+
+    fn start_closing(&self, state: &mut State, code: u16, reason: &str) {
+        if state.phase != Phase::Open {
+            return;
+        }
+        let frame: Arc<[u8]> = self.encoding.close(code, reason).into();
+        state.phase = Phase::Closing;
+        state.queued_bytes += frame.len();
+        state.queue.push_back(Chunk {
+            bytes: frame,
+            sent: 0,
+        });
+        self.wake.notify_one();
+    }
+
+    fn end(&self, state: &mut State, reason: Option<String>) {
+        if state.phase != Phase::Closed {
+            state.phase = Phase::Closed;
+            state.queue = VecDeque::new();
+            state.queued_bytes = 0;
+            if state.end_reason.is_none() {
+                state.end_reason = reason;
+            }
+            self.sink.shutdown();
+        }
+        self.wake.notify_one();
+    }
+
+    fn next_work(&self, next_ping: Instant) -> Work {
+        let mut state = self.lock();
+        loop {
+            if state.phase == Phase::Closed {
+                return Work::End;
+            }
+            if !state.queue.is_empty() {
+                state.writing = true;
+                return Work::Write(take_chunks(&mut state));
+            }
+            if state.phase == Phase::Closing {
+                return Work::SayGoodbye;
+            }
+            if let Some(after) = state.replayed {
+                state.writing = true;
+                let (upto, filter) = (state.newest, Arc::clone(&state.filter));
+                return Work::Replay {
+                    after,
+                    upto,
+                    filter,
+                };
+            }
+            let now = Instant::now();
+            if now >= next_ping {
+                return Work::Ping;
+            }
+            (state, _) = self
+                .wake
+                .wait_timeout(state, next_ping - now)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn catch_up(
+        &self,
+        replay: &dyn Replay,
+        after: Seq,
+        upto: Seq,
+        filter: &Filter,
+    ) -> io::Result<()> {
+        let mut frames = Vec::new();
+        let reached = match replay.page(after, upto, filter, &mut frames) {
+            Ok(reached) => reached,
+            Err(error) => {
+                log::error!("a client cannot catch up: {error}");
+                let mut state = self.lock();
+                state.replayed = None;
+                self.start_closing(&mut state, close::INTERNAL, "the log cannot be read");
+                return Ok(());
+            }
+        };
+        if !frames.is_empty() {
+            self.sink.write_all(&frames)?;
+        }
+        let mut state = self.lock();
+        // The hub counts `newest` up under this lock, so that nothing falls between the page
+        // that ends there and the first event that is passed on live.
+        if reached >= state.newest {
+            state.replayed = None;
+            state.live = true;
+        } else {
+            state.replayed = Some(reached);
+        }
+        Ok(())
+    }
+
+    /// The close frame has left: waits for the client's, within bounds.
+    fn say_goodbye(&self) {
+        self.sink.finish();
+        let deadline = Instant::now() + CLOSE_WAIT;
+        let mut state = self.lock();
+        while !state.reader_done && state.phase != Phase::Closed {
+            let now = Instant::now();
+            if now >= deadline {
+                break;
+            }
+            (state, _) = self
+                .wake
+                .wait_timeout(state, deadline - now)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        self.end(&mut state, None);
+    }
+}
+
+/// Takes chunks off the queue, as many as fit into one write and at least one.
+fn take_chunks(state: &mut State) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = state.queue.front() {
+        let rest = &chunk.bytes[chunk.sent..];
+        if !bytes.is_empty() && bytes.len() + rest.len() > WRITE_BYTES_MAX {
+            break;
+        }
+        bytes.extend_from_slice(rest);
+        state.queued_bytes -= rest.len();
+        state.queue.pop_front();
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+
+    /// Frames in these tests are texts in angle brackets.
+    struct Plain;
+
+    impl Encoding for Plain {
+        fn text(&self, text: &str, out: &mut Vec<u8>) {
+            out.extend_from_slice(format!("<{text}>").as_bytes());
+        }
+        fn ping(&self) -> Vec<u8> {
+            b"<ping>".to_vec()
+        }
+        fn close(&self, code: u16, _: &str) -> Vec<u8> {
+            format!("<close {code}>").into_bytes()
+        }
+    }
+
+    /// A client whose kernel buffer takes `room` bytes, and whose reads the test allows one by one.
+    struct Client {
+        room: Mutex<usize>,
+        direct: Sender<Vec<u8>>,
+        written: Sender<Vec<u8>>,
+        allow: Receiver<()>,
+        ended: Sender<()>,
+    }
+
+    impl Sink for Client {
+        fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+            let mut room = self.room.lock().unwrap();
+            let count = bytes.len().min(*room);
+            *room -= count;
+            if count == 0 {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            self.direct.send(bytes[..count].to_vec()).unwrap();
+            Ok(count)
+        }
+        fn write_all(&self, bytes: &[u8]) -> io::Result<()> {
+            self.allow
+                .recv()
+                .map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+            self.written.send(bytes.to_vec()).unwrap();
+            Ok(())
+        }
+        fn finish(&self) {}
+        fn shutdown(&self) {
+            let _ = self.ended.send(());
+        }
+    }
+
+    struct Log(Vec<Seq>);
+
+    impl Replay for Log {
+        fn page(&self, after: Seq, upto: Seq, _: &Filter, out: &mut Vec<u8>) -> Result<Seq> {
+            let next = self.0.iter().find(|seq| **seq > after && **seq <= upto);
+            if let Some(seq) = next {
+                Plain.text(&seq.to_string(), out);
+            }
+            Ok(next.copied().unwrap_or(upto))
+        }
+    }
+
+    struct Rig {
+        outbox: Arc<Outbox>,
+        direct: Receiver<Vec<u8>>,
+        written: Receiver<Vec<u8>>,
+        allow: Sender<()>,
+        ended: Receiver<()>,
+    }
+
+    const SOON: Duration = Duration::from_secs(5);
+
+    impl Rig {
+        fn new(room: usize) -> Self {
+            let (direct_in, direct) = unbounded();
+            let (written_in, written) = unbounded();
+            let (allow, allowed) = unbounded();
+            let (ended_in, ended) = bounded(8);
+            let client = Client {
+                room: Mutex::new(room),
+                direct: direct_in,
+                written: written_in,
+                allow: allowed,
+                ended: ended_in,
+            };
+            let outbox = Arc::new(Outbox::new(Box::new(client), Arc::new(Plain)));
+            Self {
+                outbox,
+                direct,
+                written,
+                allow,
+                ended,
+            }
+        }
+
+        fn start(&self, log: Vec<Seq>) {
+            let outbox = Arc::clone(&self.outbox);
+            std::thread::spawn(move || outbox.run(&Log(log)));
+        }
+
+        fn wrote(&self) -> String {
+            self.allow.send(()).unwrap();
+            String::from_utf8(self.written.recv_timeout(SOON).unwrap()).unwrap()
+        }
+    }
+
+    fn frame(text: &str) -> Arc<[u8]> {
+        let mut bytes = Vec::new();
+        Plain.text(text, &mut bytes);
+        bytes.into()
+    }
+
+    #[test]
+    fn while_the_client_takes_it_frames_leave_in_the_callers_thread() {
+        let rig = Rig::new(100);
+        rig.outbox.open(None, 0);
+        assert_eq!(rig.outbox.push(&frame("a"), 1), Pushed::Taken);
+        assert_eq!(rig.direct.recv_timeout(SOON).unwrap(), b"<a>");
+    }
+
+    #[test]
+    fn what_does_not_fit_goes_through_the_queue_in_order_and_in_one_write() {
+        let rig = Rig::new(2);
+        rig.outbox.open(None, 0);
+        for (seq, text) in ["abc", "d", "e"].iter().enumerate() {
+            assert_eq!(rig.outbox.push(&frame(text), seq as Seq + 1), Pushed::Taken);
+        }
+        assert_eq!(rig.direct.recv_timeout(SOON).unwrap(), b"<a");
+        rig.start(vec![]);
+        assert_eq!(rig.wrote(), "bc><d><e>");
+    }
+
+    #[test]
+    fn a_client_over_the_limit_is_cut_after_the_frame_that_is_under_way() {
+        let rig = Rig::new(3);
+        rig.outbox.open(None, 0);
+        rig.outbox.push(&frame("abc"), 1);
+        let large = frame(&"x".repeat(QUEUE_BYTES_MAX));
+        assert_eq!(rig.outbox.push(&large, 2), Pushed::Evicted);
+        assert_eq!(rig.outbox.push(&frame("later"), 3), Pushed::Nothing);
+        rig.start(vec![]);
+        assert_eq!(rig.wrote(), "c><close 1013>");
+        assert!(rig.outbox.end_reason().unwrap().contains("too slow"));
+        rig.outbox.reader_done();
+        rig.ended.recv_timeout(SOON).unwrap();
+    }
+
+    #[test]
+    fn a_client_that_catches_up_gets_each_event_once_and_in_order() {
+        let rig = Rig::new(100);
+        rig.outbox.open(Some(4), 6);
+        rig.start(vec![3, 4, 5, 6, 7]);
+        assert_eq!(rig.wrote(), "<5>");
+        // Published while the client catches up: it comes from the log, not twice.
+        assert_eq!(rig.outbox.push(&frame("7"), 7), Pushed::Nothing);
+        assert_eq!(rig.wrote(), "<6>");
+        assert_eq!(rig.wrote(), "<7>");
+        while rig.outbox.push(&frame("8"), 8) == Pushed::Nothing {
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_close_of_the_server_is_not_answered_twice() {
+        let rig = Rig::new(100);
+        rig.outbox.open(None, 0);
+        rig.outbox.close(close::GOING_AWAY, "");
+        rig.outbox.push_control(&[0x88, 0]);
+        rig.start(vec![]);
+        assert_eq!(rig.wrote(), "<close 1001>");
+        rig.outbox.reader_done();
+        rig.ended.recv_timeout(SOON).unwrap();
+        assert!(rig.written.try_recv().is_err());
+    }
+
+    #[test]
+    fn nothing_follows_the_answer_to_a_close_of_the_client() {
+        let rig = Rig::new(100);
+        rig.outbox.open(None, 0);
+        rig.outbox.push_control(&[0x88, 0]);
+        assert_eq!(rig.outbox.push(&frame("late"), 1), Pushed::Nothing);
+    }
+
+    #[test]
+    fn a_client_that_cannot_be_written_to_is_ended() {
+        let rig = Rig::new(0);
+        rig.outbox.open(None, 0);
+        rig.outbox.push(&frame("a"), 1);
+        drop(rig.allow);
+        let outbox = Arc::clone(&rig.outbox);
+        std::thread::spawn(move || outbox.run(&Log(vec![])));
+        rig.ended.recv_timeout(SOON).unwrap();
+        assert!(rig.outbox.end_reason().unwrap().contains("cannot write"));
+    }
+}

@@ -1,0 +1,237 @@
+//! The journal: one thread, the only writer of the database.
+//!
+//! Commit, then publish: it takes all entries that wait, writes them in one transaction, and only
+//! after the commit numbers the events that follow from them, hands them to the hub, and wakes
+//! whoever waited. So viewers are never told of something that did not happen, the order of `seq`
+//! is the order of broadcasts, and the busier the server, the cheaper a row (group commit).
+
+mod announce;
+
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+
+use crate::error::{Error, Result};
+use crate::event::{Event, Seq, Timestamp, encode};
+use crate::hub::{Message, Publish};
+use crate::store::{Batch, Change, Receipt, Writer};
+use crate::threads::{OnFatal, vital};
+
+/// How many entries may wait; who sends more waits.
+const ENTRIES_MAX: usize = 4_096;
+/// How many entries one transaction takes, so that the first of them does not wait for long.
+const BATCH_ENTRIES_MAX: usize = 512;
+/// The event log keeps this many events …
+const EVENTS_MAX: u64 = 1_000_000;
+/// … of at most this age, in milliseconds.
+const EVENT_AGE_MAX_MS: i64 = 7 * 24 * 60 * 60 * 1000;
+/// Old events are removed in steps of this many …
+const PRUNE_STEP: usize = 500;
+/// … at most this often, so that writing never waits for it for long.
+const PRUNE_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Called in the journal's thread once the entry is committed or refused; must not block.
+pub type Done = Box<dyn FnOnce(Result<Vec<Receipt>>) + Send>;
+
+enum Command {
+    Write { changes: Vec<Change>, done: Done },
+    Shutdown,
+}
+
+/// The journal, for those who write.
+#[derive(Clone)]
+pub struct Journal {
+    commands: Sender<Command>,
+}
+
+impl Journal {
+    /// Starts the journal's thread over `writer`; committed events go to `publisher`.
+    pub fn start(
+        writer: Writer,
+        publisher: Box<dyn Publish>,
+        on_fatal: OnFatal,
+    ) -> Result<(Self, JoinHandle<()>)> {
+        let (commands, received) = bounded(ENTRIES_MAX);
+        let state = State {
+            writer,
+            publisher,
+            pruned_at: Instant::now(),
+        };
+        let thread = vital("journal", on_fatal, move || state.run(&received))?;
+        Ok((Self { commands }, thread))
+    }
+
+    /// Writes `changes` as a whole or not at all, and waits for the commit. Gives a receipt for
+    /// each change.
+    ///
+    /// # Errors
+    /// What a change was refused for; [`Error::Store`] when the disk refuses; [`Error::Stopping`].
+    pub fn commit(&self, changes: Vec<Change>) -> Result<Vec<Receipt>> {
+        let (answer, answered) = bounded(1);
+        self.submit(
+            changes,
+            Box::new(move |result| {
+                let _ = answer.send(result);
+            }),
+        )?;
+        answered.recv().map_err(|_| Error::Stopping)?
+    }
+
+    /// Writes one change; see [`Journal::commit`].
+    pub fn commit_one(&self, change: Change) -> Result<Receipt> {
+        let mut receipts = self.commit(vec![change])?;
+        receipts
+            .pop()
+            .ok_or_else(|| Error::internal("the journal gave no receipt"))
+    }
+
+    /// Hands `changes` over without waiting; `done` is called once they are committed or refused.
+    /// What one thread submits is committed in that order.
+    ///
+    /// # Errors
+    /// [`Error::Stopping`]; then `done` is not called.
+    pub fn submit(&self, changes: Vec<Change>, done: Done) -> Result<()> {
+        self.commands
+            .send(Command::Write { changes, done })
+            .map_err(|_| Error::Stopping)
+    }
+
+    /// Ends the journal after all that was handed over before.
+    pub fn shutdown(&self) {
+        let _ = self.commands.send(Command::Shutdown);
+    }
+}
+
+/// Owned by the journal's thread.
+struct State {
+    writer: Writer,
+    publisher: Box<dyn Publish>,
+    pruned_at: Instant,
+}
+
+/// An entry that was written, but not committed yet.
+struct Written {
+    receipts: Vec<Receipt>,
+    messages: Vec<Message>,
+}
+
+impl State {
+    fn run(mut self, received: &Receiver<Command>) {
+        loop {
+            let mut entries = Vec::new();
+            let mut stop = false;
+            match received.recv_timeout(PRUNE_INTERVAL) {
+                Ok(first) => {
+                    let rest = received.try_iter().take(BATCH_ENTRIES_MAX - 1);
+                    for command in std::iter::once(first).chain(rest) {
+                        match command {
+                            Command::Write { changes, done } => entries.push((changes, done)),
+                            Command::Shutdown => stop = true,
+                        }
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => stop = true,
+            }
+            self.write(entries);
+            if stop {
+                return;
+            }
+            self.prune();
+        }
+    }
+
+    fn write(&mut self, entries: Vec<(Vec<Change>, Done)>) {
+        if entries.is_empty() {
+            return;
+        }
+        let written = self.writer.transaction(|batch| {
+            Ok(entries
+                .iter()
+                .map(|(changes, _)| batch.isolated(|batch| write_entry(batch, changes)))
+                .collect::<Vec<_>>())
+        });
+        match written {
+            Ok(written) => {
+                let mut messages = Vec::new();
+                let mut answers = Vec::new();
+                for ((_, done), result) in entries.into_iter().zip(written) {
+                    answers.push((
+                        done,
+                        result.map(|written| {
+                            messages.extend(written.messages);
+                            written.receipts
+                        }),
+                    ));
+                }
+                // Published before anybody is answered, so that whoever acts on the answer and
+                // asks for the newest event finds this one before its own.
+                self.publisher.publish(messages, None);
+                for (done, result) in answers {
+                    done(result);
+                }
+            }
+            Err(error) => {
+                log::error!("nothing can be written: {error}");
+                let why = error.to_string();
+                for (_, done) in entries {
+                    done(Err(Error::internal(format!(
+                        "nothing can be written: {why}"
+                    ))));
+                }
+            }
+        }
+    }
+
+    fn prune(&mut self) {
+        if self.pruned_at.elapsed() < PRUNE_INTERVAL {
+            return;
+        }
+        self.pruned_at = Instant::now();
+        let before = Timestamp(Timestamp::now().0 - EVENT_AGE_MAX_MS);
+        let pruned = self
+            .writer
+            .prune_events(EVENTS_MAX, before, PRUNE_STEP)
+            .and_then(|count| {
+                if count > 0 {
+                    self.writer.oldest_seq().map(Some)
+                } else {
+                    Ok(None)
+                }
+            });
+        match pruned {
+            Ok(None) => {}
+            Ok(oldest) => self.publisher.publish(Vec::new(), oldest),
+            Err(error) => log::warn!("old events cannot be removed: {error}"),
+        }
+    }
+}
+
+fn write_entry(batch: &mut Batch<'_>, changes: &[Change]) -> Result<Written> {
+    let mut receipts = Vec::with_capacity(changes.len());
+    let mut messages = Vec::new();
+    for change in changes {
+        let receipt = batch.apply(change)?;
+        for event in announce::events(change, &receipt) {
+            messages.push(log_event(batch, &event)?);
+        }
+        receipts.push(receipt);
+    }
+    Ok(Written { receipts, messages })
+}
+
+fn log_event(batch: &mut Batch<'_>, event: &Event) -> Result<Message> {
+    let body = event.body();
+    let type_name = event.type_name();
+    let place = event.place();
+    let flow_id = place.and_then(|place| place.flow_id);
+    let at = place.map_or_else(Timestamp::now, |place| place.timestamp);
+    let seq: Seq = batch.append_event(at, flow_id, type_name, &body)?;
+    Ok(Message {
+        seq: Some(seq),
+        flow_id,
+        type_name,
+        text: encode(seq, &body),
+    })
+}

@@ -1,0 +1,169 @@
+//! What viewers are told about a change. Since every event follows from a change in this one
+//! place, events and database can never say different things.
+
+use crate::event::{Event, FlowId, FlowProgress, Place, RunId, RunStatus, Timestamp, preview};
+use crate::store::{Change, NodeRef, Receipt};
+
+/// The events that follow from a change, in order.
+pub fn events(change: &Change, receipt: &Receipt) -> Vec<Event> {
+    match (change, receipt) {
+        (
+            Change::StartRun {
+                flow_id,
+                run_id,
+                name,
+                node_count,
+                trigger,
+                at,
+            },
+            _,
+        ) => {
+            let place = run_place(*flow_id, run_id, None, *at);
+            let status = status(&place, FlowProgress::Started);
+            let (name, trigger) = (name.clone(), trigger.clone());
+            vec![
+                Event::FlowStarted {
+                    place,
+                    name,
+                    node_count: *node_count,
+                    trigger,
+                },
+                status,
+            ]
+        }
+        (Change::StartNode { node, at }, _) => vec![Event::NodeStarted {
+            place: node_place(node, *at),
+            label: node.label.clone(),
+            attempt: node.attempt,
+        }],
+        (Change::OpenCall(_) | Change::SettleCall(_), Receipt::Call(entry)) => {
+            let timestamp = match change {
+                Change::SettleCall(settlement) => settlement.at,
+                _ => entry.timestamp,
+            };
+            let place = Place {
+                flow_id: entry.flow_id,
+                run_id: entry.run_id.clone(),
+                node_id: entry.node_id.clone(),
+                timestamp,
+            };
+            vec![Event::LedgerUpdate {
+                place,
+                entry: entry.clone(),
+            }]
+        }
+        (
+            Change::FinishNode {
+                node,
+                output,
+                usage,
+                cost,
+                latency_ms,
+                at,
+            },
+            _,
+        ) => {
+            let place = node_place(node, *at);
+            let status = status(&place, FlowProgress::NodeComplete);
+            let completed = Event::NodeCompleted {
+                place,
+                label: node.label.clone(),
+                input_tokens: usage.input_tokens,
+                output_tokens: usage.output_tokens,
+                cost: *cost,
+                latency_ms: *latency_ms,
+                result_preview: preview(output).to_owned(),
+                cached: false,
+            };
+            vec![completed, status]
+        }
+        (
+            Change::FailNode {
+                node, error, at, ..
+            },
+            _,
+        ) => vec![Event::NodeFailed {
+            place: node_place(node, *at),
+            label: node.label.clone(),
+            attempt: node.attempt,
+            error: error.clone(),
+            will_retry: false,
+        }],
+        (
+            Change::FinishRun {
+                flow_id,
+                run_id,
+                status: end,
+                error,
+                error_node,
+                at,
+            },
+            Receipt::RunOver {
+                execution_time_ms,
+                input_tokens,
+                output_tokens,
+                cost,
+            },
+        ) => {
+            let execution_time_ms = *execution_time_ms;
+            let place = run_place(*flow_id, run_id, error_node.clone(), *at);
+            let (last, progress) = match end {
+                RunStatus::Completed => (
+                    Event::FlowCompleted {
+                        place: place.clone(),
+                        execution_time_ms,
+                        input_tokens: *input_tokens,
+                        output_tokens: *output_tokens,
+                        cost: *cost,
+                    },
+                    FlowProgress::Finished,
+                ),
+                RunStatus::Cancelled => (
+                    Event::FlowCancelled {
+                        place: place.clone(),
+                        execution_time_ms,
+                    },
+                    FlowProgress::Failed,
+                ),
+                _ => {
+                    let error = error.clone().unwrap_or_default();
+                    (
+                        Event::FlowFailed {
+                            place: place.clone(),
+                            error,
+                            execution_time_ms,
+                        },
+                        FlowProgress::Failed,
+                    )
+                }
+            };
+            vec![last, status(&place, progress)]
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn status(place: &Place, status: FlowProgress) -> Event {
+    Event::FlowStatus {
+        place: place.clone(),
+        status,
+    }
+}
+
+fn run_place(
+    flow_id: FlowId,
+    run_id: &RunId,
+    node_id: Option<String>,
+    timestamp: Timestamp,
+) -> Place {
+    Place {
+        flow_id: Some(flow_id),
+        run_id: Some(run_id.clone()),
+        node_id,
+        timestamp,
+    }
+}
+
+fn node_place(node: &NodeRef, at: Timestamp) -> Place {
+    run_place(node.flow_id, &node.run_id, Some(node.node_id.clone()), at)
+}

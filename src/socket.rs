@@ -1,0 +1,385 @@
+//! WebSocket clients: handshake, reader thread, writer thread. The only user of `tungstenite`.
+//!
+//! Only one of a client's two threads ever writes to the stream: whatever tungstenite wants to
+//! answer while the reader reads (pongs, closes) goes into the client's outbox. Two `WebSocket`s
+//! over one stream would mix their frames as soon as a write is cut short.
+
+mod stream;
+
+use std::borrow::Cow;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::thread::Builder;
+use std::time::{Duration, Instant};
+
+use tungstenite::error::{CapacityError, ProtocolError};
+use tungstenite::handshake::machine::TryParse;
+use tungstenite::handshake::server as handshake;
+use tungstenite::http::HeaderValue;
+use tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
+use tungstenite::protocol::frame::{CloseFrame, Frame};
+use tungstenite::protocol::{Role, WebSocketConfig};
+use tungstenite::{Error as WsError, Message, WebSocket};
+
+use self::stream::{Half, StreamSink};
+use crate::error::{Error, Result};
+use crate::event::{ClientId, Event, Filter, Request, Seq, encode};
+use crate::hub::{Encoding, Hub, Outbox, PING_INTERVAL, Replay, close};
+use crate::store::Store;
+
+/// The subprotocol that a client may offer; one that carries a token has to.
+pub const SUBPROTOCOL: &str = "flowledger";
+/// The largest message that a client may send.
+const MESSAGE_BYTES_MAX: usize = 64 << 10;
+/// tungstenite's own default is 128 KiB for each connection; clients send small messages.
+const READ_BUFFER_BYTES: usize = 4 << 10;
+/// How long nothing may come from a client: a ping's interval and ten seconds for the pong.
+const SILENCE_MAX: Duration = Duration::from_secs(PING_INTERVAL.as_secs() + 10);
+/// After a close frame the rest of what the client sends is read and dropped for this long.
+const DRAIN_TIME: Duration = Duration::from_secs(2);
+/// Stack of a client's writer thread: it formats and copies, nothing deep.
+const WRITER_STACK_BYTES: usize = 96 << 10;
+/// See RFC 6455, section 5.5.
+const CLOSE_REASON_BYTES_MAX: usize = 123;
+/// How many events of the log are read at a time for a client that catches up.
+const PAGE_EVENTS: usize = 256;
+/// How many flows and types a subscription may name.
+const FILTER_ITEMS_MAX: usize = 1_000;
+
+/// How messages look on the wire: unmasked WebSocket frames, the same for every client.
+pub struct Frames;
+
+impl Encoding for Frames {
+    fn text(&self, text: &str, out: &mut Vec<u8>) {
+        format_frame(
+            Frame::message(text.to_owned(), OpCode::Data(Data::Text), true),
+            out,
+        );
+    }
+
+    fn ping(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        format_frame(Frame::ping(Vec::new()), &mut out);
+        out
+    }
+
+    fn close(&self, code: u16, reason: &str) -> Vec<u8> {
+        let mut out = Vec::new();
+        // A control frame has at most 125 bytes, two of which are the code.
+        let mut end = reason.len().min(CLOSE_REASON_BYTES_MAX);
+        while !reason.is_char_boundary(end) {
+            end -= 1;
+        }
+        let reason = reason[..end].into();
+        let frame = CloseFrame { code: CloseCode::from(code), reason };
+        format_frame(Frame::close(Some(frame)), &mut out);
+        out
+    }
+}
+
+fn format_frame(frame: Frame, out: &mut Vec<u8>) {
+    // Writing to memory fails for no frame; should it, the client gets nothing rather than half.
+    let length = out.len();
+    if let Err(error) = frame.format(out) {
+        log::error!("a frame could not be encoded: {error}");
+        out.truncate(length);
+    }
+}
+
+/// Reads what a client missed from the event log.
+struct LogReplay {
+    store: Arc<Store>,
+}
+
+impl Replay for LogReplay {
+    fn page(&self, after: Seq, upto: Seq, filter: &Filter, out: &mut Vec<u8>) -> Result<Seq> {
+        let events = self.store.events(after, upto, PAGE_EVENTS)?;
+        for event in &events {
+            if filter.passes(event.flow_id, &event.type_name) {
+                Frames.text(&encode(event.seq, &event.body), out);
+            }
+        }
+        // A page that is not full was the last.
+        Ok(match events.last() {
+            Some(last) if events.len() == PAGE_EVENTS => last.seq,
+            _ => upto,
+        })
+    }
+}
+
+/// What serving a client needs.
+#[derive(Clone)]
+pub struct Sockets {
+    /// The hub that the clients join.
+    pub hub: Hub,
+    /// Where missed events are read from.
+    pub store: Arc<Store>,
+}
+
+/// A client whose request to become a WebSocket is accepted.
+pub struct Upgrade {
+    /// The connection.
+    pub stream: Arc<TcpStream>,
+    /// The answer to the handshake, see [`accept`]; not written yet.
+    pub answer: Vec<u8>,
+    /// What came behind the request's head already.
+    pub rest: Vec<u8>,
+    /// The client's address.
+    pub address: SocketAddr,
+    /// The last event that the client has seen.
+    pub since: Option<Seq>,
+}
+
+/// Why a request cannot become a WebSocket.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Refused(String);
+
+/// The answer to a handshake, ready to be written.
+///
+/// # Errors
+/// When the request's head is no WebSocket handshake of version 13.
+pub fn accept(head: &[u8]) -> std::result::Result<Vec<u8>, Refused> {
+    let refused = |error: WsError| Refused(error.to_string());
+    let (_, request) = handshake::Request::try_parse(head)
+        .map_err(refused)?
+        .ok_or_else(|| Refused("the request's head is incomplete".into()))?;
+    let mut response = handshake::create_response(&request).map_err(refused)?;
+    let offered = request.headers().get_all("Sec-WebSocket-Protocol");
+    let offers_ours = offered
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|name| name.trim() == SUBPROTOCOL);
+    if offers_ours {
+        let ours = HeaderValue::from_static(SUBPROTOCOL);
+        response
+            .headers_mut()
+            .insert("Sec-WebSocket-Protocol", ours);
+    }
+    let mut bytes = Vec::new();
+    handshake::write_response(&mut bytes, &response).map_err(refused)?;
+    Ok(bytes)
+}
+
+impl Sockets {
+    /// Serves a client, in the calling thread as its reader, until it is gone. A second thread
+    /// writes.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] when that thread cannot be started; nothing was written then.
+    pub fn serve(&self, upgrade: Upgrade) -> Result<()> {
+        let Upgrade {
+            stream,
+            answer,
+            rest,
+            address,
+            since,
+        } = upgrade;
+        let id = self.hub.next_client_id();
+        let sink = StreamSink::new(Arc::clone(&stream));
+        let outbox = Arc::new(Outbox::new(Box::new(sink), Arc::clone(self.hub.encoding())));
+        let replay = LogReplay {
+            store: Arc::clone(&self.store),
+        };
+        let writer = {
+            let outbox = Arc::clone(&outbox);
+            Builder::new()
+                .name(format!("ws-writer-{id}"))
+                .stack_size(WRITER_STACK_BYTES)
+                .spawn(move || outbox.run(&replay))
+                .map_err(|error| Error::Busy(format!("cannot start a thread: {error}")))?
+        };
+        // Nobody else writes yet: the outbox is empty until the hub knows it.
+        let served = (&*stream)
+            .write_all(&answer)
+            .map_err(Error::io("cannot answer the handshake"))
+            .and_then(|()| self.hub.register(id, address, Arc::clone(&outbox), since))
+            .map(|()| {
+                let reason = self.read(id, &stream, &outbox, rest);
+                // An error here means that the hub has ended, and has closed this client itself.
+                let _ = self.hub.unregister(id, reason);
+            });
+        outbox.reader_done();
+        if writer.join().is_err() {
+            log::error!("the writer thread of client {id} panicked");
+        }
+        // A client that is gone before its handshake is answered is nobody's error.
+        served.or_else(|error| {
+            if matches!(error, Error::Io { .. }) {
+                Ok(())
+            } else {
+                Err(error)
+            }
+        })
+    }
+
+    /// The reader: takes messages until the client is gone, and says why it is.
+    fn read(&self, id: ClientId, stream: &TcpStream, outbox: &Outbox, rest: Vec<u8>) -> String {
+        if let Err(error) = stream.set_read_timeout(Some(SILENCE_MAX)) {
+            return format!("cannot set a timeout: {error}");
+        }
+        let config = WebSocketConfig::default()
+            .read_buffer_size(READ_BUFFER_BYTES)
+            .max_message_size(Some(MESSAGE_BYTES_MAX))
+            .max_frame_size(Some(MESSAGE_BYTES_MAX));
+        let half = Half::new(stream, outbox);
+        let mut socket = WebSocket::from_partially_read(half, rest, Role::Server, Some(config));
+        loop {
+            match socket.read() {
+                Ok(Message::Text(text)) => {
+                    if self.answer(id, &text).is_err() {
+                        return "the server is shutting down".into();
+                    }
+                }
+                Ok(Message::Binary(_)) => {
+                    outbox.close(close::UNSUPPORTED, "messages are JSON texts");
+                    drain(stream, DRAIN_TIME);
+                    return "sent a binary message".into();
+                }
+                // Pings and closes are answered by tungstenite, into the outbox.
+                Ok(_) => {}
+                Err(error) => return end_of_reading(&error, stream, outbox),
+            }
+        }
+    }
+
+    /// Does what a message asks for. What cannot be read is told to this client alone.
+    fn answer(&self, id: ClientId, text: &str) -> Result<()> {
+        match read_request(text) {
+            Ok(Request::Ping) => self.hub.send_to_client(id, &Event::Pong {}),
+            Ok(Request::Subscribe(filter)) => self.hub.subscribe(id, filter),
+            Err((code, message)) => self.hub.send_to_client(
+                id,
+                &Event::Error {
+                    code: code.into(),
+                    message,
+                },
+            ),
+        }
+    }
+}
+
+/// Reads a client's message.
+fn read_request(text: &str) -> std::result::Result<Request, (&'static str, String)> {
+    let value: serde_json::Value = serde_json::from_str(text)
+        .map_err(|error| ("invalid_json", format!("the message is not JSON: {error}")))?;
+    let type_name = value
+        .get("type")
+        .and_then(serde_json::Value::as_str)
+        .unwrap_or_default();
+    if !matches!(type_name, "PING" | "SUBSCRIBE") {
+        let message = "the message needs a `type`: PING or SUBSCRIBE".to_owned();
+        return Err(("unknown_type", message));
+    }
+    // A client may send PING with any payload, or none.
+    if type_name == "PING" {
+        return Ok(Request::Ping);
+    }
+    let payload = value
+        .get("payload")
+        .cloned()
+        .unwrap_or_else(|| serde_json::json!({}));
+    let filter: Filter = serde_json::from_value(payload).map_err(|error| {
+        (
+            "invalid_payload",
+            format!("the payload of SUBSCRIBE: {error}"),
+        )
+    })?;
+    let items = filter
+        .flow_ids
+        .as_ref()
+        .map_or(0, Vec::len)
+        .max(filter.types.as_ref().map_or(0, Vec::len));
+    if items > FILTER_ITEMS_MAX {
+        let message = format!("a subscription names at most {FILTER_ITEMS_MAX} flows and types");
+        return Err(("too_many", message));
+    }
+    Ok(Request::Subscribe(filter))
+}
+
+/// Tells the client why its reader ends, where it can still be told, and says it for the log.
+fn end_of_reading(error: &WsError, stream: &TcpStream, outbox: &Outbox) -> String {
+    let (code, reason): (u16, Cow<'static, str>) = match error {
+        WsError::ConnectionClosed | WsError::AlreadyClosed => return "closed by the client".into(),
+        WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
+            return "the connection was lost".into();
+        }
+        WsError::Io(error) if is_timeout(error) => (
+            close::POLICY,
+            format!("no sign of life for {} s", SILENCE_MAX.as_secs()).into(),
+        ),
+        WsError::Io(error) => return format!("the connection was lost: {error}"),
+        WsError::Capacity(CapacityError::MessageTooLong { .. }) => (
+            close::TOO_BIG,
+            format!("a message may have {MESSAGE_BYTES_MAX} bytes").into(),
+        ),
+        WsError::Utf8(_) => (close::INVALID_DATA, "a text must be UTF-8".into()),
+        other => (close::PROTOCOL, other.to_string().into()),
+    };
+    outbox.close(code, &reason);
+    drain(stream, DRAIN_TIME);
+    format!("{reason} (close code {code})")
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+    )
+}
+
+/// Reads and drops what comes until the other side ends the stream, for at most `time`: a
+/// connection that is closed with something unread is reset, and the reset overtakes what was
+/// written last.
+pub fn drain(mut stream: &TcpStream, time: Duration) {
+    let deadline = Instant::now() + time;
+    let mut dropped = [0; 4 << 10];
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() || stream.set_read_timeout(Some(left)).is_err() {
+            return;
+        }
+        match stream.read(&mut dropped) {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_client_sends_is_read_or_refused_with_a_reason() {
+        assert_eq!(read_request(r#"{"type":"PING"}"#).unwrap(), Request::Ping);
+        assert_eq!(
+            read_request(r#"{"type":"SUBSCRIBE"}"#).unwrap(),
+            Request::Subscribe(Filter::default())
+        );
+        let code = |text: &str| read_request(text).unwrap_err().0;
+        assert_eq!(code("garbage"), "invalid_json");
+        assert_eq!(code("[]"), "unknown_type");
+        assert_eq!(code(r#"{"type":"SHOUT"}"#), "unknown_type");
+        assert_eq!(
+            code(r#"{"type":"SUBSCRIBE","payload":{"flowIds":"1"}}"#),
+            "invalid_payload"
+        );
+        assert_eq!(
+            code(r#"{"type":"SUBSCRIBE","payload":{"flows":[1]}}"#),
+            "invalid_payload"
+        );
+    }
+
+    #[test]
+    fn a_close_reason_fits_into_a_control_frame() {
+        for reason in [
+            "too slow; reconnect with since",
+            "the server is shutting down",
+        ] {
+            assert!(Frames.close(close::TRY_AGAIN, reason).len() <= 127);
+        }
+    }
+}

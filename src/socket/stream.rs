@@ -1,0 +1,122 @@
+//! One TCP stream for two threads: the reader's half and the outbox's way to the client.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use socket2::SockRef;
+
+use crate::hub::{Outbox, Sink};
+
+/// How long one write may make no progress at all …
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// … and how long it may take in all: 256 KiB at 8 KiB a second.
+const WRITE_TIME_MAX: Duration = Duration::from_secs(32);
+
+/// The reader's half: reads from the stream, and writes into the outbox what tungstenite answers
+/// by itself. Answers are gathered until `flush`, so that a frame is never split.
+pub struct Half<'a> {
+    stream: &'a TcpStream,
+    outbox: &'a Outbox,
+    answer: Vec<u8>,
+}
+
+impl<'a> Half<'a> {
+    /// A half over a stream that somebody else writes to.
+    pub fn new(stream: &'a TcpStream, outbox: &'a Outbox) -> Self {
+        Self {
+            stream,
+            outbox,
+            answer: Vec::new(),
+        }
+    }
+
+    fn pass_on(&mut self) {
+        if !self.answer.is_empty() {
+            self.outbox.push_control(&self.answer);
+            self.answer.clear();
+        }
+    }
+}
+
+impl Read for Half<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.stream.read(buffer)
+    }
+}
+
+impl Write for Half<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.answer.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.pass_on();
+        Ok(())
+    }
+}
+
+/// tungstenite does not flush the answer to a close, since the connection is over for it then.
+impl Drop for Half<'_> {
+    fn drop(&mut self) {
+        self.pass_on();
+    }
+}
+
+/// The outbox's way to the client.
+pub struct StreamSink {
+    stream: Arc<TcpStream>,
+}
+
+impl StreamSink {
+    /// A sink over a stream that somebody else reads from.
+    pub fn new(stream: Arc<TcpStream>) -> Self {
+        if let Err(error) = stream.set_write_timeout(Some(WRITE_TIMEOUT)) {
+            log::warn!("cannot set a write timeout: {error}");
+        }
+        Self { stream }
+    }
+}
+
+impl Sink for StreamSink {
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        // The flag holds for this call alone; the writer thread goes on to block on the stream.
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        SockRef::from(&*self.stream).send_with_flags(bytes, flags)
+    }
+
+    fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        let deadline = Instant::now() + WRITE_TIME_MAX;
+        while !bytes.is_empty() {
+            if Instant::now() > deadline {
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "the client reads too slowly",
+                ));
+            }
+            match (&*self.stream).write(bytes) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => bytes = &bytes[count..],
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::TimedOut,
+                        "the client does not read",
+                    ));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(&self) {
+        let _ = self.stream.shutdown(Shutdown::Write);
+    }
+
+    fn shutdown(&self) {
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+}

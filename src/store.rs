@@ -1,0 +1,151 @@
+//! SQLite: one file, one writer (the journal's thread), readers for everybody else.
+//!
+//! The only module that knows SQL. A [`Writer`] applies [`Change`]s inside a transaction; a
+//! [`Store`] answers questions over read-only connections that it keeps in a small pool.
+
+mod changes;
+mod events;
+mod flows;
+mod ledger;
+mod runs;
+mod schema;
+
+use std::fs::{self, File};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+
+pub use changes::{Batch, Change, NewCall, NewRun, NodeRef, Receipt, Settlement, Writer};
+pub use events::LoggedEvent;
+pub use flows::FlowRecord;
+pub use ledger::{GROUPS, LedgerFilter, Summary, Sums};
+pub use runs::{NodeRecord, NodeStatus, OpenRun, Run, RunFilter};
+
+use crate::error::{Error, Result};
+
+/// The database's file name in the data directory.
+const DATABASE: &str = "flowledger.db";
+/// Held locked by the one process that writes the database.
+const LOCK: &str = "flowledger.lock";
+/// How many idle read connections are kept; more are opened when needed and closed after.
+const IDLE_READERS_MAX: usize = 4;
+/// How long a reader waits for a lock; in WAL mode readers wait for nobody but a checkpoint's end.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How many prepared statements a connection keeps: all there are.
+const STATEMENTS_MAX: usize = 128;
+/// Page cache per connection, KiB: enough for the hot pages of the indexes, small when idle.
+const CACHE_KIB: i64 = 2_048;
+
+/// The database, for reading. Shared by all threads.
+pub struct Store {
+    path: PathBuf,
+    idle: Mutex<Vec<Connection>>,
+    /// Unlocked when dropped.
+    _lock: File,
+}
+
+impl Store {
+    /// Opens (or makes) the database in `dir` and brings its schema up to date.
+    ///
+    /// # Errors
+    /// When another process has it open, when the directory cannot be used, and when the database
+    /// was written by a newer version.
+    pub fn open(dir: &Path) -> Result<(Self, Writer)> {
+        make_private_dir(dir)?;
+        let lock = lock(dir)?;
+        let path = dir.join(DATABASE);
+        let mut connection = Connection::open(&path)?;
+        configure(&connection)?;
+        // WAL lets readers go on while the journal commits; FULL makes a commit survive a power
+        // cut, which is what "never loses a row" means.
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
+        let old = schema::migrate(&mut connection)?;
+        if old == 0 {
+            log::info!("new database at {}", path.display());
+        }
+        let writer = Writer::new(connection)?;
+        Ok((
+            Self {
+                path,
+                idle: Mutex::new(Vec::new()),
+                _lock: lock,
+            },
+            writer,
+        ))
+    }
+
+    /// Runs `question` on a read connection of the pool.
+    fn read<T>(&self, question: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
+        let pooled = self
+            .idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop();
+        let connection = match pooled {
+            Some(connection) => connection,
+            None => self.connect()?,
+        };
+        let answer = question(&connection);
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < IDLE_READERS_MAX {
+            idle.push(connection);
+        }
+        answer
+    }
+
+    fn connect(&self) -> Result<Connection> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(&self.path, flags)?;
+        configure(&connection)?;
+        Ok(connection)
+    }
+}
+
+fn configure(connection: &Connection) -> Result<()> {
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+    connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
+    connection.pragma_update(None, "foreign_keys", false)?;
+    Ok(())
+}
+
+/// Outputs of flows are nobody else's business: the directory is made for its owner alone.
+fn make_private_dir(dir: &Path) -> Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(Error::io(format!(
+            "cannot make the data directory {}",
+            dir.display()
+        )))
+}
+
+fn lock(dir: &Path) -> Result<File> {
+    let path = dir.join(LOCK);
+    let file = File::create(&path).map_err(Error::io(format!(
+        "cannot write to the data directory {}",
+        dir.display()
+    )))?;
+    // Not fatal where a file system has no modes.
+    let _ = file.set_permissions(fs::Permissions::from_mode(0o600));
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(Error::Config(format!(
+            "{} is in use by another flowledger; stop that one, or give this one its own --data",
+            dir.display()
+        ))),
+        Err(fs::TryLockError::Error(source)) => Err(Error::Io {
+            context: format!("cannot lock {}", path.display()),
+            source,
+        }),
+    }
+}

@@ -1,0 +1,610 @@
+//! Everything that can be written, as one closed list, and the one connection that writes it.
+
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+use sha2::{Digest, Sha256};
+
+use super::ledger::{ENTRY_COLUMNS, entry};
+use crate::error::{Error, Result};
+use crate::event::{CallStatus, FlowId, LedgerEntry, RunId, RunStatus, Seq, Timestamp, Usage, Usd};
+
+/// A node of a run.
+#[derive(Clone, Debug)]
+pub struct NodeRef {
+    /// The flow.
+    pub flow_id: FlowId,
+    /// The run.
+    pub run_id: RunId,
+    /// The node.
+    pub node_id: String,
+    /// What people call the node.
+    pub label: String,
+    /// The number of the attempt; the first is 1.
+    pub attempt: u32,
+}
+
+/// A run that is accepted.
+#[derive(Clone, Debug)]
+pub struct NewRun {
+    /// Its id.
+    pub id: RunId,
+    /// Its flow.
+    pub flow_id: FlowId,
+    /// The flow's name as it is now.
+    pub flow_name: String,
+    /// What started it.
+    pub trigger: String,
+    /// Its input, JSON.
+    pub input: String,
+    /// The flow's graph as it is now, JSON.
+    pub graph: String,
+    /// When it was accepted.
+    pub at: Timestamp,
+}
+
+/// A call that is about to be made.
+#[derive(Clone, Debug)]
+pub struct NewCall {
+    /// When.
+    pub at: Timestamp,
+    /// The flow, run and node, where there is one.
+    pub flow_id: Option<FlowId>,
+    /// The run.
+    pub run_id: Option<RunId>,
+    /// The node.
+    pub node_id: Option<String>,
+    /// The number of the attempt; the first is 1.
+    pub attempt: u32,
+    /// Joins the attempts of one operation.
+    pub operation_id: String,
+    /// The provider's name in the configuration.
+    pub provider: String,
+    /// The model asked for.
+    pub model: String,
+    /// What the ledger groups it under.
+    pub role: Option<String>,
+    /// SHA-256 of the prompt in hexadecimal.
+    pub prompt_hash: String,
+}
+
+/// How a call ended.
+#[derive(Clone, Debug)]
+pub struct Settlement {
+    /// The ledger row.
+    pub id: i64,
+    /// The model that answered, where one did.
+    pub model: Option<String>,
+    /// Tokens.
+    pub usage: Usage,
+    /// The price; none where it is not known.
+    pub cost: Option<Usd>,
+    /// Milliseconds; none where it is not known.
+    pub latency_ms: Option<u64>,
+    /// What became of it; not `PENDING`.
+    pub status: CallStatus,
+    /// Why it did not succeed.
+    pub error: Option<String>,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// One thing to write. What viewers are told follows from it (see `journal`).
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// A new flow.
+    CreateFlow {
+        /// Its name.
+        name: String,
+        /// The document as posted, JSON.
+        document: String,
+        /// The file that it came from.
+        origin: Option<String>,
+        /// When.
+        at: Timestamp,
+    },
+    /// A flow is replaced.
+    UpdateFlow {
+        /// Which.
+        id: FlowId,
+        /// Its name.
+        name: String,
+        /// The document as posted, JSON.
+        document: String,
+        /// When.
+        at: Timestamp,
+    },
+    /// A flow is removed; its runs and ledger rows stay.
+    DeleteFlow(FlowId),
+    /// A run is accepted.
+    QueueRun(NewRun),
+    /// A run begins, or goes on after a restart.
+    StartRun {
+        /// Its flow.
+        flow_id: FlowId,
+        /// Which.
+        run_id: RunId,
+        /// The flow's name.
+        name: String,
+        /// How many nodes it has.
+        node_count: usize,
+        /// What started it.
+        trigger: String,
+        /// When.
+        at: Timestamp,
+    },
+    /// A node is about to execute.
+    StartNode {
+        /// Which.
+        node: NodeRef,
+        /// When.
+        at: Timestamp,
+    },
+    /// A call is about to be made: the intent.
+    OpenCall(NewCall),
+    /// A call ended.
+    SettleCall(Settlement),
+    /// A node finished well.
+    FinishNode {
+        /// Which.
+        node: NodeRef,
+        /// Its output.
+        output: String,
+        /// Tokens.
+        usage: Usage,
+        /// Its cost.
+        cost: Option<Usd>,
+        /// Milliseconds.
+        latency_ms: u64,
+        /// When.
+        at: Timestamp,
+    },
+    /// A node failed or was stopped.
+    FailNode {
+        /// Which.
+        node: NodeRef,
+        /// Why.
+        error: String,
+        /// Whether somebody stopped it.
+        cancelled: bool,
+        /// When.
+        at: Timestamp,
+    },
+    /// A run is over.
+    FinishRun {
+        /// Its flow.
+        flow_id: FlowId,
+        /// Which.
+        run_id: RunId,
+        /// How it ended.
+        status: RunStatus,
+        /// Why it failed.
+        error: Option<String>,
+        /// The node at fault.
+        error_node: Option<String>,
+        /// When.
+        at: Timestamp,
+    },
+}
+
+/// What a change left behind, for those who need it to go on or to tell others.
+#[derive(Clone, Debug)]
+pub enum Receipt {
+    /// The flow's number.
+    Flow(FlowId),
+    /// The ledger row as it is now.
+    Call(Box<LedgerEntry>),
+    /// The sums of a run that is over.
+    RunOver {
+        /// From its start, milliseconds.
+        execution_time_ms: u64,
+        /// Tokens of all prompts.
+        input_tokens: u64,
+        /// Tokens of all answers.
+        output_tokens: u64,
+        /// Its cost; none where the price of a call is not known.
+        cost: Option<Usd>,
+    },
+    /// Nothing to tell.
+    Done,
+}
+
+/// The one connection that writes. Owned by the journal's thread.
+pub struct Writer {
+    connection: Connection,
+    newest: Seq,
+}
+
+impl Writer {
+    pub(super) fn new(connection: Connection) -> Result<Self> {
+        let newest = connection
+            .query_row(
+                "SELECT seq FROM sqlite_sequence WHERE name = 'events'",
+                [],
+                |row| row.get(0),
+            )
+            .optional()?
+            .unwrap_or(0);
+        Ok(Self { connection, newest })
+    }
+
+    /// The newest event's place in the log; 0 where there never was one.
+    pub fn newest_seq(&self) -> Seq {
+        self.newest
+    }
+
+    /// The oldest event still in the log; newest + 1 where there is none.
+    pub fn oldest_seq(&self) -> Result<Seq> {
+        let oldest: Option<Seq> =
+            self.connection
+                .query_row("SELECT min(seq) FROM events", [], |row| row.get(0))?;
+        Ok(oldest.unwrap_or(self.newest + 1))
+    }
+
+    /// Runs `work` in one transaction and commits it. When `work` or the commit fails, nothing of
+    /// it stays, and the numbers that it gave to events are given again.
+    pub fn transaction<T>(&mut self, work: impl FnOnce(&mut Batch<'_>) -> Result<T>) -> Result<T> {
+        let transaction = self
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let mut batch = Batch {
+            connection: &transaction,
+            newest: self.newest,
+        };
+        let done = work(&mut batch)?;
+        let newest = batch.newest;
+        transaction.commit()?;
+        self.newest = newest;
+        Ok(done)
+    }
+
+    /// Removes up to `step` of the oldest events where they are older than `before` or beyond the
+    /// newest `keep`. Gives how many.
+    pub fn prune_events(&mut self, keep: u64, before: Timestamp, step: usize) -> Result<usize> {
+        // Only the oldest `step` rows are looked at, so that a pass with nothing to do costs little.
+        let removed = self
+            .connection
+            .prepare_cached(
+                "DELETE FROM events WHERE seq IN (
+                    SELECT seq FROM (SELECT seq, timestamp_ms FROM events ORDER BY seq LIMIT ?3)
+                    WHERE seq <= ?1 OR timestamp_ms < ?2)",
+            )?
+            .execute(params![self.newest.saturating_sub(keep), before.0, step])?;
+        Ok(removed)
+    }
+}
+
+/// An open transaction.
+pub struct Batch<'a> {
+    connection: &'a Connection,
+    newest: Seq,
+}
+
+impl Batch<'_> {
+    /// Runs `work` so that, when it fails, nothing of it stays while the rest of the batch does.
+    pub fn isolated<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        // After some errors (a full disk) SQLite rolls the whole transaction back by itself; what
+        // came now would be committed on its own, and nobody would be told of it.
+        if self.connection.is_autocommit() {
+            return Err(Error::internal("the transaction was rolled back"));
+        }
+        let newest = self.newest;
+        self.execute("SAVEPOINT one", &[])?;
+        match work(self) {
+            Ok(done) => {
+                self.execute("RELEASE one", &[])?;
+                Ok(done)
+            }
+            Err(error) => {
+                self.newest = newest;
+                self.execute("ROLLBACK TO one", &[])?;
+                self.execute("RELEASE one", &[])?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Appends an event's body to the log and gives its place.
+    pub fn append_event(
+        &mut self,
+        at: Timestamp,
+        flow_id: Option<FlowId>,
+        type_name: &str,
+        body: &str,
+    ) -> Result<Seq> {
+        let seq = self.newest + 1;
+        self.execute(
+            "INSERT INTO events (seq, timestamp_ms, flow_id, type, body) VALUES (?1, ?2, ?3, ?4, ?5)",
+            params![seq, at.0, flow_id, type_name, body],
+        )?;
+        self.newest = seq;
+        Ok(seq)
+    }
+
+    /// Writes one change.
+    pub fn apply(&mut self, change: &Change) -> Result<Receipt> {
+        match change {
+            Change::CreateFlow {
+                name,
+                document,
+                origin,
+                at,
+            } => self.create_flow(name, document, origin.as_deref(), *at),
+            Change::UpdateFlow {
+                id,
+                name,
+                document,
+                at,
+            } => self.update_flow(*id, name, document, *at),
+            Change::DeleteFlow(id) => self.delete_flow(*id),
+            Change::QueueRun(run) => self.queue_run(run),
+            Change::StartRun { run_id, at, .. } => self.start_run(run_id, *at),
+            Change::StartNode { node, at } => self.start_node(node, *at),
+            Change::OpenCall(call) => self.open_call(call),
+            Change::SettleCall(settlement) => self.settle_call(settlement),
+            Change::FinishNode {
+                node,
+                output,
+                usage,
+                cost,
+                latency_ms,
+                at,
+            } => self.finish_node(node, output, usage, *cost, *latency_ms, *at),
+            Change::FailNode {
+                node,
+                error,
+                cancelled,
+                at,
+            } => self.fail_node(node, error, *cancelled, *at),
+            Change::FinishRun {
+                run_id,
+                status,
+                error,
+                error_node,
+                at,
+                ..
+            } => self.finish_run(
+                run_id,
+                *status,
+                error.as_deref(),
+                error_node.as_deref(),
+                *at,
+            ),
+        }
+    }
+
+    fn execute(&self, sql: &str, params: &[&dyn rusqlite::ToSql]) -> Result<usize> {
+        Ok(self.connection.prepare_cached(sql)?.execute(params)?)
+    }
+
+    fn create_flow(
+        &self,
+        name: &str,
+        document: &str,
+        origin: Option<&str>,
+        at: Timestamp,
+    ) -> Result<Receipt> {
+        self.execute(
+            "INSERT INTO flows (name, document, origin, created_ms, updated_ms)
+             VALUES (?1, ?2, ?3, ?4, ?4)",
+            params![name, document, origin, at.0],
+        )?;
+        Ok(Receipt::Flow(self.connection.last_insert_rowid()))
+    }
+
+    fn update_flow(
+        &self,
+        id: FlowId,
+        name: &str,
+        document: &str,
+        at: Timestamp,
+    ) -> Result<Receipt> {
+        let changed = self.execute(
+            "UPDATE flows SET name = ?2, document = ?3, updated_ms = ?4 WHERE id = ?1",
+            params![id, name, document, at.0],
+        )?;
+        found(changed, || format!("flow {id}"))?;
+        Ok(Receipt::Flow(id))
+    }
+
+    fn delete_flow(&self, id: FlowId) -> Result<Receipt> {
+        let changed = self.execute("DELETE FROM flows WHERE id = ?1", params![id])?;
+        found(changed, || format!("flow {id}"))?;
+        Ok(Receipt::Done)
+    }
+
+    fn queue_run(&self, run: &NewRun) -> Result<Receipt> {
+        let hash = sha256_hex(run.graph.as_bytes());
+        self.execute(
+            "INSERT OR IGNORE INTO graphs (hash, data) VALUES (?1, ?2)",
+            params![hash, run.graph],
+        )?;
+        self.execute(
+            "INSERT INTO runs (id, flow_id, flow_name, graph_hash, trigger, input, status, created_ms)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'QUEUED', ?7)",
+            params![run.id, run.flow_id, run.flow_name, hash, run.trigger, run.input, run.at.0],
+        )?;
+        Ok(Receipt::Done)
+    }
+
+    fn start_run(&self, run_id: &str, at: Timestamp) -> Result<Receipt> {
+        let changed = self.execute(
+            "UPDATE runs SET status = 'RUNNING', started_ms = coalesce(started_ms, ?2)
+             WHERE id = ?1 AND status IN ('QUEUED', 'RUNNING')",
+            params![run_id, at.0],
+        )?;
+        found(changed, || format!("open run {run_id}"))?;
+        Ok(Receipt::Done)
+    }
+
+    fn start_node(&self, node: &NodeRef, at: Timestamp) -> Result<Receipt> {
+        let changed = self.execute(
+            "INSERT INTO run_nodes (run_id, node_id, status, attempt, started_ms)
+             VALUES (?1, ?2, 'RUNNING', ?3, ?4)
+             ON CONFLICT DO UPDATE SET status = 'RUNNING', attempt = ?3, started_ms = ?4,
+                error = NULL, finished_ms = NULL
+             WHERE status != 'COMPLETED'",
+            params![node.run_id, node.node_id, node.attempt, at.0],
+        )?;
+        // The last fence against buying a node twice.
+        found(changed, || {
+            format!("unfinished node {} in run {}", node.node_id, node.run_id)
+        })?;
+        Ok(Receipt::Done)
+    }
+
+    fn open_call(&self, call: &NewCall) -> Result<Receipt> {
+        let sql = format!(
+            "INSERT INTO ledger (timestamp_ms, flow_id, run_id, node_id, attempt, operation_id,
+                provider, model_used, agent_role, prompt_hash, status)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 'PENDING')
+             RETURNING {ENTRY_COLUMNS}"
+        );
+        let row = self.connection.prepare_cached(&sql)?.query_row(
+            params![
+                call.at.0,
+                call.flow_id,
+                call.run_id,
+                call.node_id,
+                call.attempt,
+                call.operation_id,
+                call.provider,
+                call.model,
+                call.role,
+                call.prompt_hash
+            ],
+            entry,
+        )?;
+        Ok(Receipt::Call(Box::new(row)))
+    }
+
+    fn settle_call(&self, settlement: &Settlement) -> Result<Receipt> {
+        let usage = &settlement.usage;
+        let sql = format!(
+            "UPDATE ledger SET model_used = coalesce(?2, model_used), input_tokens = ?3,
+                cached_input_tokens = ?4, cache_write_tokens = ?5, output_tokens = ?6,
+                reasoning_tokens = ?7, usage_source = ?8, cost_nanousd = ?9, latency_ms = ?10,
+                status = ?11, error_message = ?12
+             WHERE id = ?1 AND status = 'PENDING'
+             RETURNING {ENTRY_COLUMNS}"
+        );
+        let row = self
+            .connection
+            .prepare_cached(&sql)?
+            .query_row(
+                params![
+                    settlement.id,
+                    settlement.model,
+                    usage.input_tokens,
+                    usage.cached_input_tokens,
+                    usage.cache_write_tokens,
+                    usage.output_tokens,
+                    usage.reasoning_tokens,
+                    usage.source.as_str(),
+                    settlement.cost.map(|cost| cost.nanousd),
+                    settlement.latency_ms,
+                    settlement.status.as_str(),
+                    settlement.error
+                ],
+                entry,
+            )
+            .optional()?
+            .ok_or_else(|| Error::NotFound(format!("pending ledger row {}", settlement.id)))?;
+        Ok(Receipt::Call(Box::new(row)))
+    }
+
+    fn finish_node(
+        &self,
+        node: &NodeRef,
+        output: &str,
+        usage: &Usage,
+        cost: Option<Usd>,
+        latency_ms: u64,
+        at: Timestamp,
+    ) -> Result<Receipt> {
+        let changed = self.execute(
+            "UPDATE run_nodes SET status = 'COMPLETED', output = ?3, input_tokens = ?4,
+                output_tokens = ?5, cost_nanousd = ?6, latency_ms = ?7, finished_ms = ?8
+             WHERE run_id = ?1 AND node_id = ?2",
+            params![
+                node.run_id,
+                node.node_id,
+                output,
+                usage.input_tokens,
+                usage.output_tokens,
+                cost.map(|cost| cost.nanousd),
+                latency_ms,
+                at.0
+            ],
+        )?;
+        found(changed, || {
+            format!("node {} in run {}", node.node_id, node.run_id)
+        })?;
+        Ok(Receipt::Done)
+    }
+
+    fn fail_node(
+        &self,
+        node: &NodeRef,
+        error: &str,
+        cancelled: bool,
+        at: Timestamp,
+    ) -> Result<Receipt> {
+        let status = if cancelled { "CANCELLED" } else { "FAILED" };
+        let changed = self.execute(
+            "UPDATE run_nodes SET status = ?3, error = ?4, finished_ms = ?5
+             WHERE run_id = ?1 AND node_id = ?2",
+            params![node.run_id, node.node_id, status, error, at.0],
+        )?;
+        found(changed, || {
+            format!("node {} in run {}", node.node_id, node.run_id)
+        })?;
+        Ok(Receipt::Done)
+    }
+
+    fn finish_run(
+        &self,
+        run_id: &str,
+        status: RunStatus,
+        error: Option<&str>,
+        error_node: Option<&str>,
+        at: Timestamp,
+    ) -> Result<Receipt> {
+        // The sums are those of the ledger, so that the two can never differ. A call whose price
+        // is not known makes the run's cost unknown; one that failed before it could cost
+        // anything has a cost of 0.
+        self.connection
+            .prepare_cached(
+                "UPDATE runs SET status = ?2, error = ?3, error_node = ?4, finished_ms = ?5,
+                    (input_tokens, output_tokens, cost_nanousd) = (
+                        SELECT coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0),
+                            CASE WHEN count(*) = count(cost_nanousd)
+                                THEN coalesce(sum(cost_nanousd), 0) END
+                        FROM ledger WHERE run_id = ?1)
+                 WHERE id = ?1 AND status IN ('QUEUED', 'RUNNING')
+                 RETURNING coalesce(started_ms, created_ms), input_tokens, output_tokens, cost_nanousd",
+            )?
+            .query_row(params![run_id, status.as_str(), error, error_node, at.0], |row| {
+                let started_ms: i64 = row.get(0)?;
+                Ok(Receipt::RunOver {
+                    execution_time_ms: at.0.saturating_sub(started_ms).max(0).unsigned_abs(),
+                    input_tokens: row.get(1)?,
+                    output_tokens: row.get(2)?,
+                    cost: row.get::<_, Option<i64>>(3)?.map(Usd::from_nanousd),
+                })
+            })
+            .optional()?
+            .ok_or_else(|| Error::NotFound(format!("open run {run_id}")))
+    }
+}
+
+fn found(changed: usize, what: impl FnOnce() -> String) -> Result<()> {
+    if changed == 0 {
+        Err(Error::NotFound(what()))
+    } else {
+        Ok(())
+    }
+}
+
+/// SHA-256 in hexadecimal.
+fn sha256_hex(bytes: &[u8]) -> String {
+    crate::event::hex(&Sha256::digest(bytes))
+}

@@ -1,0 +1,83 @@
+//! Reading flows.
+
+use rusqlite::{OptionalExtension, Row, params};
+
+use super::Store;
+use crate::error::{Error, Result};
+use crate::event::{FlowId, Timestamp};
+
+/// A saved flow.
+#[derive(Clone, Debug)]
+pub struct FlowRecord {
+    /// Its number.
+    pub id: FlowId,
+    /// Its name.
+    pub name: String,
+    /// The document as it was posted, JSON.
+    pub document: String,
+    /// When it was saved first.
+    pub created_at: Timestamp,
+    /// When it was saved last.
+    pub updated_at: Timestamp,
+}
+
+const COLUMNS: &str = "id, name, document, created_ms, updated_ms";
+
+fn record(row: &Row<'_>) -> rusqlite::Result<FlowRecord> {
+    Ok(FlowRecord {
+        id: row.get(0)?,
+        name: row.get(1)?,
+        document: row.get(2)?,
+        created_at: Timestamp(row.get(3)?),
+        updated_at: Timestamp(row.get(4)?),
+    })
+}
+
+impl Store {
+    /// The flow of that number.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub fn flow(&self, id: FlowId) -> Result<FlowRecord> {
+        self.read(|connection| {
+            connection
+                .prepare_cached(&format!("SELECT {COLUMNS} FROM flows WHERE id = ?1"))?
+                .query_row([id], record)
+                .optional()?
+                .ok_or_else(|| Error::NotFound(format!("flow {id}")))
+        })
+    }
+
+    /// The flow that was read from that file, if it was ever saved.
+    pub fn flow_by_origin(&self, origin: &str) -> Result<Option<FlowRecord>> {
+        self.read(|connection| {
+            Ok(connection
+                .prepare_cached(&format!("SELECT {COLUMNS} FROM flows WHERE origin = ?1"))?
+                .query_row([origin], record)
+                .optional()?)
+        })
+    }
+
+    /// Up to `limit` flows behind number `after`, by number.
+    pub fn flows(&self, after: FlowId, limit: usize) -> Result<Vec<FlowRecord>> {
+        self.read(|connection| {
+            let mut statement = connection.prepare_cached(&format!(
+                "SELECT {COLUMNS} FROM flows WHERE id > ?1 ORDER BY id LIMIT ?2"
+            ))?;
+            let rows = statement.query_map(params![after, limit], record)?;
+            Ok(rows.collect::<rusqlite::Result<_>>()?)
+        })
+    }
+
+    /// Whether no flow was ever saved; also false after the last one was removed.
+    pub fn has_never_had_a_flow(&self) -> Result<bool> {
+        self.read(|connection| {
+            let used: bool = connection.query_row(
+                "SELECT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'flows')",
+                [],
+                |row| row.get(0),
+            )?;
+            Ok(!used)
+        })
+    }
+}

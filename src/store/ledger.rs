@@ -1,0 +1,263 @@
+//! Reading the ledger: pages, sums, everything that filters allow.
+
+use rusqlite::types::{ToSql, Value};
+use rusqlite::{Row, params_from_iter};
+use serde::Serialize;
+
+use super::Store;
+use crate::error::{Error, Result};
+use crate::event::{CallStatus, FlowId, LedgerEntry, RunId, Timestamp, Usage, Usd};
+
+/// The columns of a row, in the order in which [`entry`] reads them.
+pub(super) const ENTRY_COLUMNS: &str =
+    "id, timestamp_ms, flow_id, run_id, node_id, attempt, operation_id, provider, model_used,
+     agent_role, prompt_hash, input_tokens, cached_input_tokens, cache_write_tokens, output_tokens,
+     reasoning_tokens, usage_source, cost_nanousd, latency_ms, status, error_message";
+
+/// Reads a row of [`ENTRY_COLUMNS`].
+pub(super) fn entry(row: &Row<'_>) -> rusqlite::Result<LedgerEntry> {
+    Ok(LedgerEntry {
+        id: row.get(0)?,
+        timestamp: Timestamp(row.get(1)?),
+        flow_id: row.get(2)?,
+        run_id: row.get(3)?,
+        node_id: row.get(4)?,
+        attempt: row.get(5)?,
+        operation_id: row.get(6)?,
+        provider: row.get(7)?,
+        model_used: row.get(8)?,
+        agent_role: row.get(9)?,
+        prompt_hash: row.get(10)?,
+        usage: Usage {
+            input_tokens: row.get(11)?,
+            cached_input_tokens: row.get(12)?,
+            cache_write_tokens: row.get(13)?,
+            output_tokens: row.get(14)?,
+            reasoning_tokens: row.get(15)?,
+            source: parsed(row, 16)?,
+        },
+        total_cost_usd: row.get::<_, Option<i64>>(17)?.map(Usd::from_nanousd),
+        latency_ms: row.get(18)?,
+        status: parsed(row, 19)?,
+        error_message: row.get(20)?,
+    })
+}
+
+/// A column that holds the text form of an enum.
+pub(super) fn parsed<T: std::str::FromStr<Err = String>>(
+    row: &Row<'_>,
+    column: usize,
+) -> rusqlite::Result<T> {
+    let text: String = row.get(column)?;
+    text.parse().map_err(|why: String| {
+        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, why.into())
+    })
+}
+
+/// Which rows; all that is given must fit.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LedgerFilter {
+    /// Rows of this flow.
+    pub flow_id: Option<FlowId>,
+    /// Rows of this run.
+    pub run_id: Option<RunId>,
+    /// Rows of this model.
+    pub model: Option<String>,
+    /// Rows of this provider.
+    pub provider: Option<String>,
+    /// Rows of this status.
+    pub status: Option<CallStatus>,
+    /// Rows at or after this moment.
+    pub from: Option<Timestamp>,
+    /// Rows before this moment.
+    pub to: Option<Timestamp>,
+}
+
+impl LedgerFilter {
+    /// The condition and its parameters.
+    fn sql(&self) -> (String, Vec<Value>) {
+        let conditions: [(&str, Option<Value>); 7] = [
+            ("flow_id = ?", self.flow_id.map(Value::from)),
+            ("run_id = ?", self.run_id.clone().map(Value::from)),
+            ("model_used = ?", self.model.clone().map(Value::from)),
+            ("provider = ?", self.provider.clone().map(Value::from)),
+            (
+                "status = ?",
+                self.status
+                    .map(|status| Value::from(status.as_str().to_owned())),
+            ),
+            (
+                "timestamp_ms >= ?",
+                self.from.map(|moment| Value::from(moment.0)),
+            ),
+            (
+                "timestamp_ms < ?",
+                self.to.map(|moment| Value::from(moment.0)),
+            ),
+        ];
+        let mut sql = String::from("1");
+        let mut values = Vec::new();
+        for (condition, value) in conditions {
+            if let Some(value) = value {
+                sql.push_str(" AND ");
+                sql.push_str(condition);
+                values.push(value);
+            }
+        }
+        (sql, values)
+    }
+}
+
+/// Sums over ledger rows. Tokens and money are those that are known; the counts beside them say
+/// how much is not.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Sums {
+    /// All rows.
+    pub calls: u64,
+    /// Those that were answered.
+    pub succeeded: u64,
+    /// Those that failed, timed out, were cancelled or are unknown.
+    pub failed: u64,
+    /// Those under way.
+    pub pending: u64,
+    /// Settled rows whose cost is not known; they are not in `total_cost_usd`.
+    pub unpriced_calls: u64,
+    /// Rows whose tokens were estimated.
+    pub estimated_calls: u64,
+    /// Tokens of prompts.
+    pub input_tokens: u64,
+    /// Those read from caches.
+    pub cached_input_tokens: u64,
+    /// Those written to caches.
+    pub cache_write_tokens: u64,
+    /// Tokens of answers.
+    pub output_tokens: u64,
+    /// Those that were reasoning.
+    pub reasoning_tokens: u64,
+    /// The known costs.
+    pub total_cost_usd: Usd,
+}
+
+const SUM_COLUMNS: &str = "count(*), count(*) FILTER (WHERE status = 'SUCCESS'),
+     count(*) FILTER (WHERE status NOT IN ('SUCCESS', 'PENDING')),
+     count(*) FILTER (WHERE status = 'PENDING'),
+     count(*) FILTER (WHERE cost_nanousd IS NULL AND status != 'PENDING'),
+     count(*) FILTER (WHERE usage_source = 'estimated'),
+     coalesce(sum(input_tokens), 0), coalesce(sum(cached_input_tokens), 0),
+     coalesce(sum(cache_write_tokens), 0), coalesce(sum(output_tokens), 0),
+     coalesce(sum(reasoning_tokens), 0), coalesce(sum(cost_nanousd), 0)";
+
+fn sums(row: &Row<'_>, at: usize) -> rusqlite::Result<Sums> {
+    Ok(Sums {
+        calls: row.get(at)?,
+        succeeded: row.get(at + 1)?,
+        failed: row.get(at + 2)?,
+        pending: row.get(at + 3)?,
+        unpriced_calls: row.get(at + 4)?,
+        estimated_calls: row.get(at + 5)?,
+        input_tokens: row.get(at + 6)?,
+        cached_input_tokens: row.get(at + 7)?,
+        cache_write_tokens: row.get(at + 8)?,
+        output_tokens: row.get(at + 9)?,
+        reasoning_tokens: row.get(at + 10)?,
+        total_cost_usd: Usd::from_nanousd(row.get(at + 11)?),
+    })
+}
+
+/// One group of a summary.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Summary {
+    /// The group's key, as text: a model, a flow's number, a day in UTC; none for rows without.
+    pub key: Option<String>,
+    /// Its sums.
+    #[serde(flatten)]
+    pub sums: Sums,
+}
+
+/// What a summary can be grouped by, and the column behind it.
+pub const GROUPS: &[(&str, &str)] = &[
+    ("model", "model_used"),
+    ("provider", "provider"),
+    ("flow", "CAST(flow_id AS TEXT)"),
+    ("role", "agent_role"),
+    ("day", "date(timestamp_ms / 1000, 'unixepoch')"),
+    ("status", "status"),
+];
+
+impl Store {
+    /// Up to `limit` rows of numbers below `before`, newest first.
+    pub fn ledger(
+        &self,
+        filter: &LedgerFilter,
+        before: Option<i64>,
+        limit: usize,
+    ) -> Result<Vec<LedgerEntry>> {
+        let (condition, mut values) = filter.sql();
+        values.push(Value::from(before.unwrap_or(i64::MAX)));
+        values.push(Value::from(i64::try_from(limit).unwrap_or(i64::MAX)));
+        self.read(|connection| {
+            let mut statement = connection.prepare_cached(&format!(
+                "SELECT {ENTRY_COLUMNS} FROM ledger WHERE {condition} AND id < ?
+                 ORDER BY id DESC LIMIT ?"
+            ))?;
+            let rows = statement.query_map(params_from_iter(values), entry)?;
+            Ok(rows.collect::<rusqlite::Result<_>>()?)
+        })
+    }
+
+    /// Rows that were left pending, oldest first: their process ended before they did.
+    pub fn pending_calls(&self) -> Result<Vec<LedgerEntry>> {
+        let filter = LedgerFilter {
+            status: Some(CallStatus::Pending),
+            ..LedgerFilter::default()
+        };
+        let mut rows = self.ledger(&filter, None, usize::MAX)?;
+        rows.reverse();
+        Ok(rows)
+    }
+
+    /// Sums of each group, the most expensive first, and of all together.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a group that is not in [`GROUPS`].
+    pub fn summary(&self, filter: &LedgerFilter, group_by: &str) -> Result<(Vec<Summary>, Sums)> {
+        let (_, column) = GROUPS
+            .iter()
+            .find(|(name, _)| *name == group_by)
+            .ok_or_else(|| {
+                let names: Vec<_> = GROUPS.iter().map(|(name, _)| *name).collect();
+                Error::invalid(
+                    "the query cannot be read",
+                    "group_by",
+                    format!("`{group_by}` is none of {}", names.join(", ")),
+                )
+            })?;
+        let (condition, values) = filter.sql();
+        self.read(|connection| {
+            // One read transaction, so that the groups add up to the total.
+            let snapshot = connection.unchecked_transaction()?;
+            let groups = snapshot
+                .prepare_cached(&format!(
+                    "SELECT {column}, {SUM_COLUMNS} FROM ledger WHERE {condition}
+                     GROUP BY 1 ORDER BY 13 DESC, 1"
+                ))?
+                .query_map(params(&values).as_slice(), |row| {
+                    Ok(Summary {
+                        key: row.get(0)?,
+                        sums: sums(row, 1)?,
+                    })
+                })?
+                .collect::<rusqlite::Result<_>>()?;
+            let total = snapshot
+                .prepare_cached(&format!(
+                    "SELECT {SUM_COLUMNS} FROM ledger WHERE {condition}"
+                ))?
+                .query_row(params(&values).as_slice(), |row| sums(row, 0))?;
+            Ok((groups, total))
+        })
+    }
+}
+
+fn params(values: &[Value]) -> Vec<&dyn ToSql> {
+    values.iter().map(|value| value as &dyn ToSql).collect()
+}

@@ -1,0 +1,233 @@
+//! Reading runs.
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::Store;
+use super::ledger::parsed;
+use crate::error::{Error, Result};
+use crate::event::{FlowId, RunId, RunStatus, Timestamp, Usd};
+
+/// A run.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// Its id.
+    pub id: RunId,
+    /// Its flow; that flow may be gone.
+    pub flow_id: FlowId,
+    /// The flow's name at the start.
+    pub flow_name: String,
+    /// What started it.
+    pub trigger: String,
+    /// Its input, JSON.
+    pub input: String,
+    /// Where it is.
+    pub status: RunStatus,
+    /// When it was accepted.
+    pub created_at: Timestamp,
+    /// When it began.
+    pub started_at: Option<Timestamp>,
+    /// When it was over.
+    pub finished_at: Option<Timestamp>,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// The node at fault.
+    pub error_node: Option<String>,
+    /// Tokens of all prompts; known when the run is over.
+    pub input_tokens: u64,
+    /// Tokens of all answers; known when the run is over.
+    pub output_tokens: u64,
+    /// Its cost; none where the price of a call is not known.
+    pub cost: Option<Usd>,
+    /// The graph at the start, JSON.
+    pub graph: String,
+}
+
+/// Where a node is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum NodeStatus {
+    /// Has not begun.
+    Waiting,
+    /// Under way.
+    Running,
+    /// Finished well.
+    Completed,
+    /// Failed.
+    Failed,
+    /// Was stopped.
+    Cancelled,
+}
+
+impl std::str::FromStr for NodeStatus {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Ok(match text {
+            "RUNNING" => Self::Running,
+            "COMPLETED" => Self::Completed,
+            "FAILED" => Self::Failed,
+            "CANCELLED" => Self::Cancelled,
+            _ => return Err(format!("`{text}` is not a node's status")),
+        })
+    }
+}
+
+/// A node of a run that has begun.
+#[derive(Clone, Debug)]
+pub struct NodeRecord {
+    /// The node.
+    pub node_id: String,
+    /// Where it is.
+    pub status: NodeStatus,
+    /// The number of the newest attempt.
+    pub attempt: u32,
+    /// When that attempt began.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub finished_at: Option<Timestamp>,
+    /// Its output.
+    pub output: Option<String>,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// Tokens of the prompt.
+    pub input_tokens: u64,
+    /// Tokens of the answer.
+    pub output_tokens: u64,
+    /// Its cost, where known.
+    pub cost: Option<Usd>,
+    /// Milliseconds.
+    pub latency_ms: Option<u64>,
+}
+
+/// A run that is not over, with what is known of its nodes: enough to go on with it.
+#[derive(Clone, Debug)]
+pub struct OpenRun {
+    /// The run.
+    pub run: Run,
+    /// Its nodes that have begun.
+    pub nodes: Vec<NodeRecord>,
+}
+
+/// Which runs.
+#[derive(Clone, Debug, Default)]
+pub struct RunFilter {
+    /// Runs of this flow.
+    pub flow_id: Option<FlowId>,
+    /// Runs before this one.
+    pub before: Option<RunId>,
+}
+
+const COLUMNS: &str = "id, flow_id, flow_name, trigger, input, status, created_ms, started_ms,
+     finished_ms, error, error_node, input_tokens, output_tokens, cost_nanousd,
+     (SELECT data FROM graphs WHERE hash = graph_hash)";
+
+fn run(row: &Row<'_>) -> rusqlite::Result<Run> {
+    Ok(Run {
+        id: row.get(0)?,
+        flow_id: row.get(1)?,
+        flow_name: row.get(2)?,
+        trigger: row.get(3)?,
+        input: row.get(4)?,
+        status: parsed(row, 5)?,
+        created_at: Timestamp(row.get(6)?),
+        started_at: row.get::<_, Option<i64>>(7)?.map(Timestamp),
+        finished_at: row.get::<_, Option<i64>>(8)?.map(Timestamp),
+        error: row.get(9)?,
+        error_node: row.get(10)?,
+        input_tokens: row.get(11)?,
+        output_tokens: row.get(12)?,
+        cost: row.get::<_, Option<i64>>(13)?.map(Usd::from_nanousd),
+        graph: row.get::<_, Option<String>>(14)?.unwrap_or_default(),
+    })
+}
+
+fn nodes(connection: &Connection, run_id: &str) -> Result<Vec<NodeRecord>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT node_id, status, attempt, started_ms, finished_ms, output, error, input_tokens,
+            output_tokens, cost_nanousd, latency_ms
+         FROM run_nodes WHERE run_id = ?1",
+    )?;
+    let rows = statement.query_map([run_id], |row| {
+        Ok(NodeRecord {
+            node_id: row.get(0)?,
+            status: parsed(row, 1)?,
+            attempt: row.get(2)?,
+            started_at: Timestamp(row.get(3)?),
+            finished_at: row.get::<_, Option<i64>>(4)?.map(Timestamp),
+            output: row.get(5)?,
+            error: row.get(6)?,
+            input_tokens: row.get(7)?,
+            output_tokens: row.get(8)?,
+            cost: row.get::<_, Option<i64>>(9)?.map(Usd::from_nanousd),
+            latency_ms: row.get(10)?,
+        })
+    })?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+impl Store {
+    /// The run of that id and its nodes that have begun, as of one moment.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub fn run(&self, id: &str) -> Result<(Run, Vec<NodeRecord>)> {
+        self.read(|connection| {
+            let snapshot = connection.unchecked_transaction()?;
+            let found = snapshot
+                .prepare_cached(&format!("SELECT {COLUMNS} FROM runs WHERE id = ?1"))?
+                .query_row([id], run)
+                .optional()?
+                .ok_or_else(|| Error::NotFound(format!("run {id}")))?;
+            let nodes = nodes(&snapshot, id)?;
+            Ok((found, nodes))
+        })
+    }
+
+    /// The id of the newest run of a flow.
+    pub fn newest_run(&self, flow_id: FlowId) -> Result<Option<RunId>> {
+        self.read(|connection| {
+            Ok(connection
+                .prepare_cached("SELECT max(id) FROM runs WHERE flow_id = ?1")?
+                .query_row([flow_id], |row| row.get(0))?)
+        })
+    }
+
+    /// Up to `limit` runs, newest first.
+    pub fn runs(&self, filter: &RunFilter, limit: usize) -> Result<Vec<Run>> {
+        self.read(|connection| {
+            // Two texts, so that each uses its own index.
+            let by_flow = if filter.flow_id.is_some() {
+                "flow_id = ?1"
+            } else {
+                "?1 IS NULL"
+            };
+            let mut statement = connection.prepare_cached(&format!(
+                "SELECT {COLUMNS} FROM runs WHERE {by_flow} AND id < ?2 ORDER BY id DESC LIMIT ?3"
+            ))?;
+            // `~` sorts behind every character of a UUID.
+            let before = filter.before.as_deref().unwrap_or("~");
+            let rows = statement.query_map(params![filter.flow_id, before, limit], run)?;
+            Ok(rows.collect::<rusqlite::Result<_>>()?)
+        })
+    }
+
+    /// All runs that are not over, oldest first.
+    pub fn open_runs(&self) -> Result<Vec<OpenRun>> {
+        self.read(|connection| {
+            let mut statement = connection.prepare(&format!(
+                "SELECT {COLUMNS} FROM runs WHERE status IN ('QUEUED', 'RUNNING') ORDER BY id"
+            ))?;
+            let runs: Vec<Run> = statement
+                .query_map([], run)?
+                .collect::<rusqlite::Result<_>>()?;
+            runs.into_iter()
+                .map(|run| {
+                    Ok(OpenRun {
+                        nodes: nodes(connection, &run.id)?,
+                        run,
+                    })
+                })
+                .collect()
+        })
+    }
+}

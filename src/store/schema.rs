@@ -1,0 +1,133 @@
+//! The schema, as the list of steps that lead to it. Steps are only ever added.
+
+use rusqlite::Connection;
+
+use crate::error::{Error, Result};
+
+/// Step N brings a database of version N to version N + 1 (`PRAGMA user_version`).
+const STEPS: &[&str] = &["
+CREATE TABLE flows (
+    id          INTEGER PRIMARY KEY AUTOINCREMENT,
+    name        TEXT NOT NULL,
+    document    TEXT NOT NULL,          -- JSON as it was posted
+    origin      TEXT UNIQUE,            -- the file that `flowledger run` read it from
+    created_ms  INTEGER NOT NULL,
+    updated_ms  INTEGER NOT NULL
+) STRICT;
+
+-- A run keeps the graph as it was at its start; equal graphs are stored once.
+CREATE TABLE graphs (
+    hash        TEXT PRIMARY KEY,       -- SHA-256 of data
+    data        TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE runs (
+    id          TEXT PRIMARY KEY,       -- UUID v7: sorts by time
+    flow_id     INTEGER NOT NULL,
+    flow_name   TEXT NOT NULL,
+    graph_hash  TEXT NOT NULL,
+    trigger     TEXT NOT NULL,
+    input       TEXT NOT NULL,          -- JSON
+    status      TEXT NOT NULL,
+    created_ms  INTEGER NOT NULL,
+    started_ms  INTEGER,
+    finished_ms INTEGER,
+    error       TEXT,
+    error_node  TEXT,
+    input_tokens  INTEGER NOT NULL DEFAULT 0,
+    output_tokens INTEGER NOT NULL DEFAULT 0,
+    cost_nanousd  INTEGER DEFAULT 0     -- null: the price of a call is not known
+) STRICT, WITHOUT ROWID;
+CREATE INDEX runs_by_flow ON runs (flow_id, id);
+CREATE INDEX runs_open ON runs (id) WHERE status IN ('QUEUED', 'RUNNING');
+
+CREATE TABLE run_nodes (
+    run_id      TEXT NOT NULL,
+    node_id     TEXT NOT NULL,
+    status      TEXT NOT NULL,
+    attempt     INTEGER NOT NULL,
+    started_ms  INTEGER NOT NULL,
+    finished_ms INTEGER,
+    output      TEXT,
+    error       TEXT,
+    input_tokens  INTEGER NOT NULL DEFAULT 0,
+    output_tokens INTEGER NOT NULL DEFAULT 0,
+    cost_nanousd  INTEGER,
+    latency_ms  INTEGER,
+    PRIMARY KEY (run_id, node_id)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE ledger (
+    id            INTEGER PRIMARY KEY AUTOINCREMENT,
+    timestamp_ms  INTEGER NOT NULL,
+    flow_id       INTEGER,
+    run_id        TEXT,
+    node_id       TEXT,
+    attempt       INTEGER NOT NULL,
+    operation_id  TEXT NOT NULL,
+    provider      TEXT NOT NULL,
+    model_used    TEXT NOT NULL,
+    agent_role    TEXT,
+    prompt_hash   TEXT NOT NULL,
+    input_tokens        INTEGER NOT NULL DEFAULT 0,
+    cached_input_tokens INTEGER NOT NULL DEFAULT 0,
+    cache_write_tokens  INTEGER NOT NULL DEFAULT 0,
+    output_tokens       INTEGER NOT NULL DEFAULT 0,
+    reasoning_tokens    INTEGER NOT NULL DEFAULT 0,
+    usage_source  TEXT NOT NULL DEFAULT 'none',
+    cost_nanousd  INTEGER,
+    latency_ms    INTEGER,
+    status        TEXT NOT NULL,
+    error_message TEXT
+) STRICT;
+CREATE INDEX ledger_by_flow ON ledger (flow_id, id);
+CREATE INDEX ledger_by_run ON ledger (run_id, id);
+CREATE INDEX ledger_by_time ON ledger (timestamp_ms);
+CREATE INDEX ledger_pending ON ledger (id) WHERE status = 'PENDING';
+
+CREATE TABLE events (
+    seq          INTEGER PRIMARY KEY AUTOINCREMENT,
+    timestamp_ms INTEGER NOT NULL,
+    flow_id      INTEGER,
+    type         TEXT NOT NULL,
+    body         TEXT NOT NULL          -- the message without its seq
+) STRICT;
+"];
+
+/// Brings the database up to date and gives the version it had; 0 is a new one.
+pub fn migrate(connection: &mut Connection) -> Result<usize> {
+    let version: usize = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if version > STEPS.len() {
+        return Err(Error::Config(format!(
+            "the database has schema version {version}, written by a newer flowledger; this one \
+             knows versions up to {}",
+            STEPS.len()
+        )));
+    }
+    for (at, step) in STEPS.iter().enumerate().skip(version) {
+        let transaction = connection.transaction()?;
+        transaction.execute_batch(step)?;
+        transaction.pragma_update(None, "user_version", at + 1)?;
+        transaction.commit()?;
+    }
+    Ok(version)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_is_migrated_once_and_a_newer_one_is_refused() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        assert_eq!(migrate(&mut connection).unwrap(), 0);
+        assert_eq!(migrate(&mut connection).unwrap(), STEPS.len());
+        connection.pragma_update(None, "user_version", 999).unwrap();
+        assert!(
+            migrate(&mut connection)
+                .unwrap_err()
+                .to_string()
+                .contains("newer")
+        );
+    }
+}
