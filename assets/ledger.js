@@ -131,6 +131,7 @@ export function createLedger({ table, empty, more, note, names }) {
     }
     const isFull = rows.size >= ROWS_MAX;
     empty.hidden = rows.size > 0;
+    table.hidden = rows.size === 0;
     more.hidden = next === null || isFull;
     note.hidden = !isFull;
   }

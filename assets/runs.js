@@ -41,6 +41,7 @@ export function fromStatus({ runId, status, nodes, error, startedAt, finishedAt 
 /** The run after a message. Another run than `run` replaces it when it is newer. */
 export function advance(run, { type, payload }) {
   const { runId, nodeId } = payload;
+  if (!runId) return run;
   // Run ids are UUIDs of version 7: they sort by time.
   if (run.runId !== runId) {
     if (run.runId && runId < run.runId) return run;

@@ -50,7 +50,7 @@ function drawModels(items) {
       return h(
         "tr",
         {},
-        h("th", { scope: "row" }, String(item.key ?? "–")),
+        h("th", { scope: "row", title: item.key }, String(item.key ?? "–")),
         ...[count(item.calls), count(item.input_tokens), count(item.output_tokens), cost].map((text) => h("td", { class: "number" }, text)),
       );
     });

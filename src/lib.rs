@@ -1,13 +1,19 @@
 //! flowledger: runs flows of LLM calls, shows them live, keeps an exact ledger of every call.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod cli;
+pub mod config;
+pub mod engine;
 pub mod error;
 pub mod event;
 pub mod flow;
 pub mod gate;
+pub mod gateway;
+pub mod http;
 pub mod hub;
 pub mod journal;
 pub mod secret;
+pub mod server;
 pub mod socket;
 pub mod store;
 pub mod threads;

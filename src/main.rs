@@ -1,2 +1,7 @@
-//! The command line.
-fn main() {}
+//! The program; all of it is in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    flowledger::cli::main()
+}

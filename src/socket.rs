@@ -72,7 +72,10 @@ impl Encoding for Frames {
             end -= 1;
         }
         let reason = reason[..end].into();
-        let frame = CloseFrame { code: CloseCode::from(code), reason };
+        let frame = CloseFrame {
+            code: CloseCode::from(code),
+            reason,
+        };
         format_frame(Frame::close(Some(frame)), &mut out);
         out
     }

@@ -1,9 +1,12 @@
 //! Threads with names, limits and ends: nothing runs that nobody waits for.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, Builder, JoinHandle};
 use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use crate::error::{Error, Result};
 
@@ -109,4 +112,80 @@ pub fn vital(
             }
         })
         .map_err(Error::io(format!("cannot start the {name} thread")))
+}
+
+/// How long a worker of a [`Pool`] waits for more work before it ends.
+const WORKER_IDLE_MAX: Duration = Duration::from_secs(10);
+
+/// What a worker does once.
+pub type Job = Box<dyn FnOnce() + Send>;
+
+/// Workers that are started as they are needed and end when they are not.
+pub struct Pool {
+    name: &'static str,
+    max: usize,
+    stack_bytes: usize,
+    /// Has no room: a send succeeds only where a worker waits.
+    jobs: Sender<Job>,
+    waiting: Receiver<Job>,
+    count: Arc<AtomicUsize>,
+    threads: Threads,
+}
+
+impl Pool {
+    /// A pool of at most `max` workers.
+    pub fn new(name: &'static str, max: usize, stack_bytes: usize) -> Self {
+        let (jobs, waiting) = bounded(0);
+        let count = Arc::new(AtomicUsize::new(0));
+        Self {
+            name,
+            max,
+            stack_bytes,
+            jobs,
+            waiting,
+            count,
+            threads: Threads::default(),
+        }
+    }
+
+    /// Gives `job` to an idle worker or a new one.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] when there are as many as there may be, or the system can start no more;
+    /// the job is dropped then.
+    pub fn run(&self, job: Job) -> Result<()> {
+        let job = match self.jobs.try_send(job) {
+            Ok(()) => return Ok(()),
+            Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) => job,
+        };
+        if self.count.fetch_add(1, Ordering::SeqCst) >= self.max {
+            self.count.fetch_sub(1, Ordering::SeqCst);
+            return Err(Error::Busy(format!(
+                "all {} {} threads are busy",
+                self.max, self.name
+            )));
+        }
+        let (waiting, count) = (self.waiting.clone(), Arc::clone(&self.count));
+        let started = self.threads.spawn(self.name, self.stack_bytes, move || {
+            let mut next = Ok(job);
+            while let Ok(job) = next {
+                guarded(job);
+                next = waiting.recv_timeout(WORKER_IDLE_MAX);
+            }
+            count.fetch_sub(1, Ordering::SeqCst);
+        });
+        started.map_err(|error| {
+            self.count.fetch_sub(1, Ordering::SeqCst);
+            log::error!("{error}");
+            Error::Busy("no thread to be had".into())
+        })
+    }
+
+    /// Lets the workers end after what they do now, and waits for them until `deadline`. Gives
+    /// how many are left.
+    pub fn join(self, deadline: Instant) -> usize {
+        // Workers see the end of the channel at once instead of after their idle time.
+        drop(self.jobs);
+        self.threads.join(deadline)
+    }
 }

@@ -58,13 +58,13 @@ impl Store {
         })
     }
 
-    /// Up to `limit` flows behind number `after`, by number.
-    pub fn flows(&self, after: FlowId, limit: usize) -> Result<Vec<FlowRecord>> {
+    /// Up to `limit` flows of numbers below `before`, newest first.
+    pub fn flows(&self, before: Option<FlowId>, limit: usize) -> Result<Vec<FlowRecord>> {
         self.read(|connection| {
             let mut statement = connection.prepare_cached(&format!(
-                "SELECT {COLUMNS} FROM flows WHERE id > ?1 ORDER BY id LIMIT ?2"
+                "SELECT {COLUMNS} FROM flows WHERE id < ?1 ORDER BY id DESC LIMIT ?2"
             ))?;
-            let rows = statement.query_map(params![after, limit], record)?;
+            let rows = statement.query_map(params![before.unwrap_or(i64::MAX), limit], record)?;
             Ok(rows.collect::<rusqlite::Result<_>>()?)
         })
     }

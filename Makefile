@@ -1,0 +1,25 @@
+.DEFAULT_GOAL := help
+.PHONY: help run check test prices
+
+# Where cargo puts what it builds.
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+
+help: ## lists these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+run: ## builds flowledger and serves it on 127.0.0.1:7700
+	cargo build --release
+	$(TARGET)/release/flowledger serve
+
+check: ## all that CI checks: format, lints, tests
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+	$(MAKE) --no-print-directory test
+
+# Every test is run, whatever fails, so that one run shows all there is to mend.
+test: ## installs what the tests need (tests/setup.sh) and runs all tests
+	tests/setup.sh
+	cargo test --no-fail-fast
+
+prices: ## brings the price table in assets/ up to date
+	python3 assets/make-prices.py

@@ -1,0 +1,165 @@
+//! The command line.
+
+mod run;
+mod serve;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Config, LISTEN_DEFAULT, Overrides};
+use crate::error::{Error, Result};
+
+/// The exit status for a flow that failed, as for any failure while running.
+const FAILED: u8 = 1;
+/// The exit status for flags, settings or files that cannot be used; clap's own for flags.
+const UNUSABLE: u8 = 2;
+
+/// Runs flows of LLM calls, shows them live, and keeps an exact ledger of every call.
+///
+/// Without a command it serves the page, the API and the WebSocket on one port.
+#[derive(Parser)]
+#[command(version, args_conflicts_with_subcommands = true, after_help = AFTER_HELP)]
+struct Cli {
+    #[command(flatten)]
+    serve: ServeArgs,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+const AFTER_HELP: &str = "\
+Settings come from flags, then from the environment, then from the file that --config names.
+Providers become usable when their usual variable is set: OPENAI_API_KEY, ANTHROPIC_API_KEY,
+OPENROUTER_API_KEY, GROQ_API_KEY, MISTRAL_API_KEY, DEEPSEEK_API_KEY, XAI_API_KEY, TOGETHER_API_KEY.
+RUST_LOG sets what is logged: error, warn, info (default), debug, trace, or flowledger::hub=debug.";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve the page, the API and the WebSocket (the default).
+    Serve(ServeArgs),
+    /// Run a flow from a file, without a server, on the same database.
+    Run(RunArgs),
+}
+
+/// Settings of every command.
+#[derive(Args, Clone)]
+struct CommonArgs {
+    /// Directory of the database; made when it is missing
+    /// [default: $XDG_DATA_HOME/flowledger or ~/.local/share/flowledger]
+    #[arg(long, value_name = "DIR", env = "FLOWLEDGER_DATA")]
+    data: Option<PathBuf>,
+    /// TOML file with settings and providers [default: none]
+    #[arg(long, value_name = "FILE", env = "FLOWLEDGER_CONFIG")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Args, Clone)]
+struct ServeArgs {
+    #[command(flatten)]
+    common: CommonArgs,
+    /// Address to listen on; other machines are let in with a token only
+    #[arg(long, value_name = "ADDRESS:PORT", env = "FLOWLEDGER_LISTEN", help = format!("Address to listen on; other machines are let in with a token only [default: {LISTEN_DEFAULT}]"))]
+    listen: Option<String>,
+    /// Token that every request needs (`Authorization: Bearer …`); better given by the variable,
+    /// since other users of the machine can see flags [default: none]
+    #[arg(long, env = "FLOWLEDGER_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// A name under which the server is reached, beside localhost and addresses; repeatable
+    /// [default: none]
+    #[arg(
+        long = "allow-host",
+        value_name = "NAME",
+        env = "FLOWLEDGER_ALLOW_HOSTS",
+        value_delimiter = ','
+    )]
+    allow_hosts: Vec<String>,
+    /// Origin of another page that may use the API, as https://example.org; repeatable
+    /// [default: none]
+    #[arg(
+        long = "allow-origin",
+        value_name = "ORIGIN",
+        env = "FLOWLEDGER_ALLOW_ORIGINS",
+        value_delimiter = ','
+    )]
+    allow_origins: Vec<String>,
+}
+
+#[derive(Args, Clone)]
+struct RunArgs {
+    /// The flow, as it is posted to /api/flows
+    #[arg(value_name = "FLOW.json")]
+    file: PathBuf,
+    /// An input, as NAME=TEXT; repeatable
+    #[arg(long = "input", short = 'i', value_name = "NAME=TEXT")]
+    inputs: Vec<String>,
+    /// All inputs as one JSON object; --input adds to it [default: {}]
+    #[arg(long, value_name = "JSON")]
+    input_json: Option<String>,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+impl CommonArgs {
+    fn overrides(self) -> Overrides {
+        Overrides {
+            data: self.data,
+            config: self.config,
+            ..Overrides::default()
+        }
+    }
+}
+
+impl ServeArgs {
+    fn config(self) -> Result<Config> {
+        Config::load(Overrides {
+            listen: self.listen,
+            token: self.token,
+            allow_hosts: self.allow_hosts,
+            allow_origins: self.allow_origins,
+            ..self.common.overrides()
+        })
+    }
+}
+
+/// Does what the command line says.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match cli.command {
+        None => serve(cli.serve),
+        Some(Command::Serve(args)) => serve(args),
+        Some(Command::Run(args)) => run_flow(args),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("flowledger: {error}");
+        let unusable = matches!(
+            error,
+            Error::Config(_) | Error::Invalid { .. } | Error::Io { .. }
+        );
+        ExitCode::from(if unusable { UNUSABLE } else { FAILED })
+    })
+}
+
+fn serve(args: ServeArgs) -> Result<ExitCode> {
+    log_from("info");
+    serve::run(&args.config()?)
+}
+
+fn run_flow(args: RunArgs) -> Result<ExitCode> {
+    // What matters of a single run is printed; the log is for what is odd.
+    log_from("warn");
+    let config = Config::load(args.common.clone().overrides())?;
+    run::run(
+        &config,
+        &args.file,
+        &args.inputs,
+        args.input_json.as_deref(),
+    )
+}
+
+fn log_from(level: &str) {
+    let environment = env_logger::Env::default().default_filter_or(level);
+    env_logger::Builder::from_env(environment)
+        .format_timestamp_millis()
+        .init();
+}

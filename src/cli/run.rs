@@ -1,0 +1,326 @@
+//! `flowledger run FLOW.json`: a flow from a file, without a server, on the same database.
+//!
+//! The result goes to standard output, all else to standard error, so that the result can be
+//! piped on.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use comfy_table::{CellAlignment, Table, presets};
+use crossbeam_channel::{Receiver, bounded, select, unbounded};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::{Map, Value};
+
+use super::{FAILED, serve::signals};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::event::{Event, RunStatus, Timestamp, Usd};
+use crate::flow::Graph;
+use crate::http;
+use crate::hub::Message;
+use crate::server::Core;
+use crate::store::{Change, FlowRecord, NodeRecord, NodeStatus, Receipt, Run};
+use crate::threads::OnFatal;
+
+/// How often the line that shows running nodes moves.
+const TICK: Duration = Duration::from_millis(100);
+/// The exit status after Ctrl-C: 128 + SIGINT, as shells have it.
+const INTERRUPTED: u8 = 130;
+
+/// Runs the flow and prints how it goes. The status is 0 only when the flow completed.
+pub fn run(
+    config: &Config,
+    file: &Path,
+    inputs: &[String],
+    input_json: Option<&str>,
+) -> Result<ExitCode> {
+    let input = read_input(inputs, input_json)?;
+    let text = fs::read_to_string(file).map_err(Error::io(format!(
+        "the flow {} cannot be read",
+        file.display()
+    )))?;
+    let body: Value = serde_json::from_str(&text)
+        .map_err(|error| Error::Config(format!("{} is not JSON: {error}", file.display())))?;
+    let interrupted = signals()?;
+    let (tap, events) = unbounded();
+    let on_fatal: OnFatal = Arc::new(|name: &str| {
+        eprintln!("flowledger: the {name} thread ended; what is committed is kept");
+        std::process::exit(FAILED.into());
+    });
+    let core = Core::start(config, Some(tap), &on_fatal)?;
+    let done = run_in(&core, file, body, input, &events, &interrupted);
+    core.shutdown();
+    done
+}
+
+fn run_in(
+    core: &Core,
+    file: &Path,
+    body: Value,
+    input: Value,
+    events: &Receiver<Message>,
+    interrupted: &Receiver<()>,
+) -> Result<ExitCode> {
+    let (flow, graph) = save(core, file, body)?;
+    let accepted = core.engine.execute(&flow, input, "cli")?;
+    let (over_in, over) = bounded(1);
+    let run_id = accepted.run_id.clone();
+    let waiter = std::thread::Builder::new()
+        .name("wait".into())
+        .spawn(move || drop(over_in.send(accepted.wait())))
+        .map_err(Error::io("cannot start a thread"))?;
+    let mut progress = Progress::new(graph.nodes().len());
+    let mut was_interrupted = false;
+    loop {
+        select! {
+            recv(events) -> message => progress.show_all(message.as_ref().map(std::slice::from_ref).unwrap_or_default(), &run_id),
+            recv(interrupted) -> signal => if signal.is_ok() {
+                was_interrupted = true;
+                progress.line("stopping");
+                let _ = core.engine.cancel(&run_id);
+            },
+            recv(over) -> result => {
+                result.map_err(|_| Error::Stopping)??;
+                break;
+            }
+        }
+    }
+    let _ = waiter.join();
+    // The end is published before whoever waits for it is told.
+    progress.show_all(&events.try_iter().collect::<Vec<_>>(), &run_id);
+    progress.end();
+    let (run, nodes) = core.store.run(&run_id)?;
+    report(&graph, &run, &nodes);
+    Ok(match run.status {
+        RunStatus::Completed => ExitCode::SUCCESS,
+        _ if was_interrupted => ExitCode::from(INTERRUPTED),
+        _ => ExitCode::from(FAILED),
+    })
+}
+
+/// Saves the flow under the file that it comes from, so that its runs belong together.
+fn save(core: &Core, file: &Path, body: Value) -> Result<(FlowRecord, Graph)> {
+    let (name, document) = http::check_document(body, &|data| core.engine.parse(data).map(drop))?;
+    let origin = fs::canonicalize(file)
+        .map_err(Error::io(format!(
+            "the flow {} cannot be found",
+            file.display()
+        )))?
+        .to_string_lossy()
+        .into_owned();
+    let at = Timestamp::now();
+    let id = match core.store.flow_by_origin(&origin)? {
+        Some(flow) if flow.document == document => flow.id,
+        Some(flow) => {
+            core.journal.commit_one(Change::UpdateFlow {
+                id: flow.id,
+                name,
+                document,
+                at,
+            })?;
+            flow.id
+        }
+        None => {
+            let change = Change::CreateFlow {
+                name,
+                document,
+                origin: Some(origin),
+                at,
+            };
+            match core.journal.commit_one(change)? {
+                Receipt::Flow(id) => id,
+                _ => return Err(Error::internal("a flow got no number")),
+            }
+        }
+    };
+    let flow = core.store.flow(id)?;
+    let document: Value = serde_json::from_str(&flow.document)
+        .map_err(|error| Error::internal(format!("flow {id} is not JSON: {error}")))?;
+    let graph = core.engine.parse(&document["data"])?;
+    Ok((flow, graph))
+}
+
+fn read_input(inputs: &[String], input_json: Option<&str>) -> Result<Value> {
+    let mut all: Map<String, Value> = match input_json {
+        None => Map::new(),
+        Some(text) => serde_json::from_str(text).map_err(|error| {
+            Error::Config(format!("--input-json is not a JSON object: {error}"))
+        })?,
+    };
+    for pair in inputs {
+        let (name, text) = pair
+            .split_once('=')
+            .filter(|(name, _)| !name.is_empty())
+            .ok_or_else(|| {
+                Error::Config(format!("--input `{pair}` is not of the form NAME=TEXT"))
+            })?;
+        all.insert(name.to_owned(), Value::from(text));
+    }
+    Ok(Value::Object(all))
+}
+
+/// Prints each node as it goes, and on a terminal a line that moves while nodes run.
+struct Progress {
+    bar: ProgressBar,
+    running: Vec<String>,
+}
+
+impl Progress {
+    fn new(nodes: usize) -> Self {
+        // Hidden by itself where standard error is no terminal.
+        let bar = ProgressBar::with_draw_target(Some(nodes as u64), ProgressDrawTarget::stderr());
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {pos}/{len} {msg} {elapsed}") {
+            bar.set_style(style);
+        }
+        bar.enable_steady_tick(TICK);
+        Self {
+            bar,
+            running: Vec::new(),
+        }
+    }
+
+    fn show_all(&mut self, messages: &[Message], run_id: &str) {
+        for message in messages {
+            let Ok(event) = serde_json::from_str::<Event>(&message.text) else {
+                continue;
+            };
+            let of_this_run = event
+                .place()
+                .is_some_and(|place| place.run_id.as_deref() == Some(run_id));
+            if of_this_run {
+                self.show(&event);
+            }
+        }
+    }
+
+    fn show(&mut self, event: &Event) {
+        match event {
+            Event::NodeStarted { label, .. } => {
+                self.running.push(label.clone());
+                self.line(&format!("… {label}"));
+            }
+            Event::NodeCompleted {
+                label,
+                input_tokens,
+                output_tokens,
+                cost,
+                latency_ms,
+                ..
+            } => {
+                self.running.retain(|running| running != label);
+                self.bar.inc(1);
+                self.line(&format!(
+                    "✓ {label}: {input_tokens} → {output_tokens} tokens, {}, {}",
+                    money(*cost),
+                    seconds(*latency_ms)
+                ));
+            }
+            Event::NodeFailed { label, error, .. } => {
+                self.running.retain(|running| running != label);
+                self.line(&format!("✗ {label}: {error}"));
+            }
+            _ => {}
+        }
+        self.bar.set_message(self.running.join(", "));
+    }
+
+    fn line(&self, text: &str) {
+        self.bar.suspend(|| eprintln!("{text}"));
+    }
+
+    fn end(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// Prints the outputs of the last nodes, and a table of what everything took.
+fn report(graph: &Graph, run: &Run, nodes: &[NodeRecord]) {
+    let records: HashMap<&str, &NodeRecord> = nodes
+        .iter()
+        .map(|record| (record.node_id.as_str(), record))
+        .collect();
+    for (index, node) in graph.nodes().iter().enumerate() {
+        let output = records
+            .get(node.id.as_str())
+            .and_then(|record| record.output.as_deref());
+        if let Some(output) = output.filter(|_| graph.successors(index).is_empty()) {
+            println!("{}", output.trim_end());
+        }
+    }
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table.set_header([
+        "Node",
+        "Model",
+        "Status",
+        "Tokens in",
+        "Tokens out",
+        "Cost",
+        "Time",
+    ]);
+    for node in graph.nodes() {
+        let model = format!("{}/{}", node.provider, node.model);
+        match records.get(node.id.as_str()) {
+            Some(record) => table.add_row([
+                node.label.clone(),
+                model,
+                status_word(record.status).to_owned(),
+                record.input_tokens.to_string(),
+                record.output_tokens.to_string(),
+                if record.status == NodeStatus::Completed {
+                    money(record.cost)
+                } else {
+                    "–".into()
+                },
+                record.latency_ms.map_or_else(|| "–".into(), seconds),
+            ]),
+            None => table.add_row([node.label.as_str(), &model, "not run", "–", "–", "–", "–"]),
+        };
+    }
+    let time_ms = run
+        .finished_at
+        .map_or(0, |end| end.0 - run.started_at.unwrap_or(run.created_at).0);
+    table.add_row([
+        "Total".to_owned(),
+        String::new(),
+        run.status.as_str().to_lowercase(),
+        run.input_tokens.to_string(),
+        run.output_tokens.to_string(),
+        money(run.cost),
+        seconds(u64::try_from(time_ms).unwrap_or(0)),
+    ]);
+    for column in 3..7 {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    eprintln!("{table}");
+    if let Some(error) = &run.error {
+        eprintln!(
+            "the flow failed at {}: {error}",
+            run.error_node.as_deref().unwrap_or("its start")
+        );
+    }
+}
+
+fn status_word(status: NodeStatus) -> &'static str {
+    match status {
+        NodeStatus::Waiting => "waiting",
+        NodeStatus::Running => "running",
+        NodeStatus::Completed => "completed",
+        NodeStatus::Failed => "failed",
+        NodeStatus::Cancelled => "cancelled",
+    }
+}
+
+fn money(cost: Option<Usd>) -> String {
+    cost.map_or_else(|| "unknown price".into(), |cost| format!("${cost}"))
+}
+
+fn seconds(ms: u64) -> String {
+    format!("{}.{:03} s", ms / 1000, ms % 1000)
+}

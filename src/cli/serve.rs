@@ -1,0 +1,58 @@
+//! `flowledger serve`.
+
+use std::process::ExitCode;
+use std::thread;
+
+use crossbeam_channel::{Receiver, bounded, select};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::FAILED;
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::server::Server;
+
+/// Serves until SIGINT or SIGTERM. A second signal ends the process at once.
+pub fn run(config: &Config) -> Result<ExitCode> {
+    // Before anything is started, so that no signal finds the default action.
+    let signals = signals()?;
+    let server = Server::start(config)?;
+    println!("flowledger is at http://{}/", server.address());
+    log::info!(
+        "listening on {} with data in {}",
+        server.address(),
+        config.data.display()
+    );
+    let code = select! {
+        recv(signals) -> _ => {
+            log::info!("shutting down");
+            ExitCode::SUCCESS
+        }
+        recv(server.fatal()) -> name => {
+            log::error!("shutting down, because the {} thread has ended", name.unwrap_or_default());
+            ExitCode::from(FAILED)
+        }
+    };
+    server.shutdown();
+    Ok(code)
+}
+
+/// Gets a message at the first SIGINT or SIGTERM; the second ends the process.
+pub(super) fn signals() -> Result<Receiver<()>> {
+    let mut signals =
+        Signals::new([SIGINT, SIGTERM]).map_err(Error::io("cannot listen for signals"))?;
+    let (sender, receiver) = bounded(1);
+    thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            for (count, signal) in signals.forever().enumerate() {
+                if count > 0 {
+                    // What shells say for a process that a signal ended.
+                    std::process::exit(128 + signal);
+                }
+                let _ = sender.send(());
+            }
+        })
+        .map_err(Error::io("cannot start the signals thread"))?;
+    Ok(receiver)
+}

@@ -1,0 +1,495 @@
+//! Settings: flags and environment variables (given by `main`), then a TOML file, then defaults.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
+use crate::gateway::{Kind, ProviderConfig, Timeouts};
+use crate::secret::Secret;
+
+/// Where the server listens unless told otherwise.
+pub const LISTEN_DEFAULT: &str = "127.0.0.1:7700";
+
+/// All settings, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The address of the one port.
+    pub listen: SocketAddr,
+    /// The data directory.
+    pub data: PathBuf,
+    /// Asked for at every request but for the page's own files.
+    pub token: Option<Secret>,
+    /// Names that the server answers to, beside `localhost` and addresses.
+    pub allow_hosts: Vec<String>,
+    /// Origins of other pages that may use the API.
+    pub allow_origins: Vec<String>,
+    /// Providers by name.
+    pub providers: BTreeMap<String, ProviderConfig>,
+    /// How long calls may take.
+    pub timeouts: Timeouts,
+}
+
+/// What flags and environment variables say; what they leave open comes from the file.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// `--listen`.
+    pub listen: Option<String>,
+    /// `--data`.
+    pub data: Option<PathBuf>,
+    /// `--config`.
+    pub config: Option<PathBuf>,
+    /// `--token`.
+    pub token: Option<String>,
+    /// `--allow-host`.
+    pub allow_hosts: Vec<String>,
+    /// `--allow-origin`.
+    pub allow_origins: Vec<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    listen: Option<String>,
+    data: Option<PathBuf>,
+    token: Option<String>,
+    #[serde(default)]
+    allow_hosts: Vec<String>,
+    #[serde(default)]
+    allow_origins: Vec<String>,
+    #[serde(default)]
+    timeouts: FileTimeouts,
+    #[serde(default)]
+    providers: BTreeMap<String, FileProvider>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileTimeouts {
+    connect_s: Option<f64>,
+    first_byte_s: Option<f64>,
+    total_s: Option<f64>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileProvider {
+    kind: Option<Kind>,
+    base_url: Option<String>,
+    api_key: Option<Secret>,
+    api_key_env: Option<String>,
+    api_key_file: Option<PathBuf>,
+}
+
+/// A provider that is there without being configured.
+struct WellKnown {
+    name: &'static str,
+    kind: Kind,
+    base_url: &'static str,
+    /// Its variables are `PREFIX_API_KEY` and `PREFIX_BASE_URL`.
+    prefix: &'static str,
+    needs_key: bool,
+}
+
+const fn well_known(name: &'static str, base_url: &'static str, prefix: &'static str) -> WellKnown {
+    WellKnown {
+        name,
+        kind: Kind::OpenAi,
+        base_url,
+        prefix,
+        needs_key: true,
+    }
+}
+
+/// Addresses as the providers' own documentation gives them.
+const WELL_KNOWN: &[WellKnown] = &[
+    well_known("openai", "https://api.openai.com/v1", "OPENAI"),
+    WellKnown {
+        kind: Kind::Anthropic,
+        ..well_known("anthropic", "https://api.anthropic.com", "ANTHROPIC")
+    },
+    well_known("openrouter", "https://openrouter.ai/api/v1", "OPENROUTER"),
+    well_known("groq", "https://api.groq.com/openai/v1", "GROQ"),
+    well_known("mistral", "https://api.mistral.ai/v1", "MISTRAL"),
+    well_known("deepseek", "https://api.deepseek.com/v1", "DEEPSEEK"),
+    well_known("xai", "https://api.x.ai/v1", "XAI"),
+    well_known("together", "https://api.together.xyz/v1", "TOGETHER"),
+    WellKnown {
+        needs_key: false,
+        ..well_known("ollama", "http://127.0.0.1:11434/v1", "OLLAMA")
+    },
+    WellKnown {
+        kind: Kind::Echo,
+        needs_key: false,
+        ..well_known("echo", "", "ECHO")
+    },
+];
+
+impl Config {
+    /// Puts all settings together and checks them.
+    ///
+    /// # Errors
+    /// [`Error::Config`] that names the setting and says what would be right.
+    pub fn load(overrides: Overrides) -> Result<Self> {
+        Self::from_sources(overrides, &|name| {
+            env::var(name).ok().filter(|value| !value.is_empty())
+        })
+    }
+
+    fn from_sources(given: Overrides, variable: &dyn Fn(&str) -> Option<String>) -> Result<Self> {
+        let file = given
+            .config
+            .as_deref()
+            .map(read_file)
+            .transpose()?
+            .unwrap_or_default();
+        let beside = given
+            .config
+            .as_deref()
+            .and_then(Path::parent)
+            .unwrap_or(Path::new("."));
+        let listen = given
+            .listen
+            .or(file.listen)
+            .unwrap_or_else(|| LISTEN_DEFAULT.to_owned());
+        Ok(Self {
+            listen: listen.parse().map_err(|_| {
+                wrong(format!(
+                    "listen: `{listen}` is not an address with a port, such as {LISTEN_DEFAULT}"
+                ))
+            })?,
+            data: given
+                .data
+                .or(file.data)
+                .unwrap_or_else(|| default_data_dir(variable)),
+            token: given.token.or(file.token).map(token).transpose()?,
+            allow_hosts: either(given.allow_hosts, file.allow_hosts),
+            allow_origins: origins(either(given.allow_origins, file.allow_origins))?,
+            providers: providers(file.providers, beside, variable)?,
+            timeouts: timeouts(&file.timeouts)?,
+        })
+    }
+
+    /// Whether serving is safe: other machines are let in with a token only.
+    ///
+    /// # Errors
+    /// [`Error::Config`] that says what to do.
+    pub fn check_exposure(&self) -> Result<()> {
+        if self.token.is_some() || self.listen.ip().is_loopback() {
+            return Ok(());
+        }
+        Err(wrong(format!(
+            "listening on {} lets other machines in; give a token (FLOWLEDGER_TOKEN or --token), \
+             or listen on {LISTEN_DEFAULT}",
+            self.listen
+        )))
+    }
+}
+
+fn origins(origins: Vec<String>) -> Result<Vec<String>> {
+    match origins
+        .iter()
+        .find(|origin| !origin.contains("://") || origin.ends_with('/'))
+    {
+        None => Ok(origins),
+        Some(odd) => Err(wrong(format!(
+            "allow_origins: `{odd}` is not an origin, such as https://example.org"
+        ))),
+    }
+}
+
+fn wrong(message: String) -> Error {
+    Error::Config(message)
+}
+
+fn read_file(path: &Path) -> Result<File> {
+    let text = fs::read_to_string(path).map_err(Error::io(format!(
+        "the configuration {} cannot be read",
+        path.display()
+    )))?;
+    // The message of a TOML error quotes the line, which may hold a key.
+    toml::from_str(&text).map_err(|error: toml::de::Error| {
+        let line = error
+            .span()
+            .map_or(0, |span| text[..span.start].lines().count().max(1));
+        wrong(format!(
+            "{}, line {line}: {}",
+            path.display(),
+            error.message()
+        ))
+    })
+}
+
+fn either(given: Vec<String>, file: Vec<String>) -> Vec<String> {
+    if given.is_empty() { file } else { given }
+}
+
+/// The user's own data, where the XDG base directory specification wants it.
+fn default_data_dir(variable: &dyn Fn(&str) -> Option<String>) -> PathBuf {
+    let base = variable("XDG_DATA_HOME")
+        .map(PathBuf::from)
+        .or_else(|| variable("HOME").map(|home| Path::new(&home).join(".local/share")));
+    base.map_or_else(
+        || PathBuf::from("flowledger-data"),
+        |base| base.join("flowledger"),
+    )
+}
+
+fn token(text: String) -> Result<Secret> {
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(wrong(
+            "token: must be visible ASCII characters without spaces".into(),
+        ));
+    }
+    Ok(Secret::new(text))
+}
+
+fn timeouts(file: &FileTimeouts) -> Result<Timeouts> {
+    let default = Timeouts::default();
+    let seconds = |name: &str, value: Option<f64>, default: Duration| match value {
+        None => Ok(default),
+        Some(value) => Duration::try_from_secs_f64(value)
+            .ok()
+            .filter(|duration| !duration.is_zero())
+            .ok_or_else(|| {
+                wrong(format!(
+                    "timeouts.{name}: `{value}` is not a number of seconds above 0"
+                ))
+            }),
+    };
+    Ok(Timeouts {
+        connect: seconds("connect_s", file.connect_s, default.connect)?,
+        first_byte: seconds("first_byte_s", file.first_byte_s, default.first_byte)?,
+        total: seconds("total_s", file.total_s, default.total)?,
+    })
+}
+
+fn providers(
+    from_file: BTreeMap<String, FileProvider>,
+    beside: &Path,
+    variable: &dyn Fn(&str) -> Option<String>,
+) -> Result<BTreeMap<String, ProviderConfig>> {
+    let mut providers: BTreeMap<String, ProviderConfig> = WELL_KNOWN
+        .iter()
+        .map(|known| (known.name.to_owned(), known.provider(variable)))
+        .collect();
+    for (name, file) in from_file {
+        let known = providers.remove(&name);
+        providers.insert(name.clone(), file.provider(&name, known, beside, variable)?);
+    }
+    Ok(providers)
+}
+
+impl WellKnown {
+    fn provider(&self, variable: &dyn Fn(&str) -> Option<String>) -> ProviderConfig {
+        let key_variable = format!("{}_API_KEY", self.prefix);
+        ProviderConfig {
+            kind: self.kind,
+            base_url: variable(&format!("{}_BASE_URL", self.prefix))
+                .unwrap_or_else(|| self.base_url.to_owned()),
+            api_key: variable(&key_variable).map(Secret::new),
+            missing_key_hint: self.needs_key.then(|| {
+                format!(
+                    "set {key_variable}, or api_key_env in [providers.{}] of the configuration",
+                    self.name
+                )
+            }),
+        }
+    }
+}
+
+impl FileProvider {
+    fn provider(
+        self,
+        name: &str,
+        known: Option<ProviderConfig>,
+        beside: &Path,
+        variable: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<ProviderConfig> {
+        let field =
+            |key: &str, message: String| wrong(format!("providers.{name}.{key}: {message}"));
+        let Some(kind) = self.kind.or(known.as_ref().map(|known| known.kind)) else {
+            return Err(field(
+                "kind",
+                "is missing: openai, anthropic or echo".into(),
+            ));
+        };
+        let base_url = self
+            .base_url
+            .or(known.as_ref().map(|known| known.base_url.clone()));
+        let base_url = base_url.unwrap_or_default();
+        if base_url.is_empty() && kind != Kind::Echo {
+            return Err(field(
+                "base_url",
+                "is missing, such as https://api.openai.com/v1".into(),
+            ));
+        }
+        let is_url = base_url.starts_with("https://") || base_url.starts_with("http://");
+        if !base_url.is_empty() && !is_url {
+            return Err(field(
+                "base_url",
+                format!("`{base_url}` does not begin with https:// or http://"),
+            ));
+        }
+        let (api_key, missing_key_hint) = match (self.api_key, self.api_key_env, self.api_key_file)
+        {
+            (Some(key), None, None) => (Some(key), None),
+            (None, Some(env_name), None) => {
+                let hint = format!("set {env_name} (api_key_env of [providers.{name}])");
+                (variable(&env_name).map(Secret::new), Some(hint))
+            }
+            (None, None, Some(file)) => {
+                let path = beside.join(file);
+                let text = fs::read_to_string(&path).map_err(|error| {
+                    field(
+                        "api_key_file",
+                        format!("{} cannot be read: {error}", path.display()),
+                    )
+                })?;
+                (Some(Secret::new(text.trim())), None)
+            }
+            (None, None, None) => match known {
+                Some(known) => (known.api_key, known.missing_key_hint),
+                // A server without a key, as local ones are.
+                None => (None, None),
+            },
+            _ => {
+                let message = "give one of api_key, api_key_env and api_key_file".to_owned();
+                return Err(field("api_key", message));
+            }
+        };
+        Ok(ProviderConfig {
+            kind,
+            base_url,
+            api_key,
+            missing_key_hint,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(toml: &str, given: Overrides, variables: &[(&str, &str)]) -> Result<Config> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.toml");
+        fs::write(&path, toml).unwrap();
+        fs::write(dir.path().join("key"), "from-file\n").unwrap();
+        let given = Overrides {
+            config: Some(path),
+            ..given
+        };
+        Config::from_sources(given, &|name| {
+            variables
+                .iter()
+                .find(|(known, _)| *known == name)
+                .map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    fn key(config: &Config, provider: &str) -> Option<String> {
+        config.providers[provider]
+            .api_key
+            .as_ref()
+            .map(|key| key.expose().to_owned())
+    }
+
+    #[test]
+    fn without_any_settings_it_works_on_loopback() {
+        let config = Config::from_sources(Overrides::default(), &|_| None).unwrap();
+        assert_eq!(config.listen.to_string(), LISTEN_DEFAULT);
+        assert!(config.providers["echo"].missing_key_hint.is_none());
+        assert!(
+            config.providers["openai"]
+                .missing_key_hint
+                .as_ref()
+                .unwrap()
+                .contains("OPENAI_API_KEY")
+        );
+    }
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let toml = "listen = '127.0.0.1:1'\ndata = 'a'";
+        let given = Overrides {
+            listen: Some("127.0.0.1:2".into()),
+            ..Overrides::default()
+        };
+        let config = load(toml, given, &[]).unwrap();
+        assert_eq!((config.listen.port(), config.data), (2, PathBuf::from("a")));
+    }
+
+    #[test]
+    fn keys_come_from_where_the_file_says() {
+        let toml = "
+            [providers.mine]
+            kind = 'openai'
+            base_url = 'http://127.0.0.1:9/v1'
+            api_key_env = 'MY_KEY'
+            [providers.filed]
+            kind = 'anthropic'
+            base_url = 'http://127.0.0.1:9'
+            api_key_file = 'key'
+            [providers.openai]
+            base_url = 'http://127.0.0.1:9/v1'";
+        let variables = [("MY_KEY", "from-env"), ("OPENAI_API_KEY", "usual")];
+        let config = load(toml, Overrides::default(), &variables).unwrap();
+        assert_eq!(key(&config, "mine").as_deref(), Some("from-env"));
+        assert_eq!(key(&config, "filed").as_deref(), Some("from-file"));
+        assert_eq!(key(&config, "openai").as_deref(), Some("usual"));
+        assert_eq!(config.providers["openai"].base_url, "http://127.0.0.1:9/v1");
+    }
+
+    #[test]
+    fn an_open_address_needs_a_token() {
+        let open = || Overrides {
+            listen: Some("0.0.0.0:7700".into()),
+            ..Overrides::default()
+        };
+        let error = load("", open(), &[])
+            .unwrap()
+            .check_exposure()
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("token"), "{error}");
+        let with_token = Overrides {
+            token: Some("t".into()),
+            ..open()
+        };
+        load("", with_token, &[]).unwrap().check_exposure().unwrap();
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_and_keys_are_not_shown() {
+        for (toml, expected) in [
+            ("listen = 'nowhere'", "listen: `nowhere`"),
+            ("token = ''", "token"),
+            ("\nport = 3", "line 2"),
+            ("[providers.x]\nkind = 'openai'", "providers.x.base_url"),
+            ("[providers.x]\nbase_url = 'http://a'", "providers.x.kind"),
+            (
+                "[providers.x]\nkind = 'openai'\nbase_url = 'a'",
+                "does not begin with",
+            ),
+            (
+                "[providers.openai]\napi_key = 'sk-1'\napi_key_env = 'A'",
+                "give one of",
+            ),
+            ("[providers.openai]\napi_key = 'sk-1'\nwrong = 1", "line 3"),
+            ("[timeouts]\ntotal_s = -1", "timeouts.total_s"),
+            ("allow_origins = ['example.org']", "allow_origins"),
+        ] {
+            let error = load(toml, Overrides::default(), &[])
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains(expected), "{toml}: {error}");
+            assert!(!error.contains("sk-1"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,546 @@
+//! The engine: runs flows.
+//!
+//! One thread owns the state of all runs and decides what happens next; it never waits for a call
+//! or a commit. Workers render prompts, commit the intent of a call, make it, and report back.
+//! Everything that happens to a run is a [`Happening`]; everything that must last is a [`Change`]
+//! that goes through the journal before it counts.
+
+mod run;
+mod work;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
+use serde_json::Value;
+use uuid::Uuid;
+
+use self::run::ActiveRun;
+use self::work::{Job, Outcome, Worker};
+use crate::error::{Error, Result};
+use crate::event::{CallStatus, RunId, RunStatus, Timestamp, Usage};
+use crate::flow::Graph;
+use crate::gateway::Gateway;
+use crate::hub::Hub;
+use crate::journal::Journal;
+use crate::store::{Change, FlowRecord, NewRun, Settlement, Store};
+use crate::threads::{OnFatal, Pool, vital};
+
+/// How many runs are under way at a time; more wait.
+const ACTIVE_RUNS_MAX: usize = 256;
+/// How many runs may wait.
+const QUEUED_RUNS_MAX: usize = 10_000;
+/// How many calls are made at a time, over all runs.
+const CALLS_MAX: usize = 64;
+/// Stack of a worker: TLS handshakes and template rendering are its deepest work.
+const WORKER_STACK_BYTES: usize = 512 << 10;
+/// How often a run whose end could not be written is tried again.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// The largest input of a run, as JSON, in bytes.
+const INPUT_BYTES_MAX: usize = 1 << 20;
+
+/// What a call that was under way when the process ended is settled with.
+const LOST_CALL: &str = "the server ended during the call; it may have been billed";
+
+/// Everything that can happen to the engine.
+enum Happening {
+    /// A run was accepted and is committed.
+    Accepted(Box<ActiveRun>),
+    /// Somebody wants a run stopped.
+    Cancel {
+        run_id: RunId,
+        answer: Sender<Result<()>>,
+    },
+    /// A worker is done with a node.
+    NodeEnded {
+        run_id: RunId,
+        node: usize,
+        outcome: Outcome,
+    },
+    /// The end of a run is committed, or could not be.
+    Saved { run_id: RunId, result: Result<()> },
+    /// The server stops.
+    Shutdown,
+}
+
+/// The engine, for those who start and stop runs.
+#[derive(Clone)]
+pub struct Engine {
+    happenings: Sender<Happening>,
+    journal: Journal,
+    store: Arc<Store>,
+    gateway: Arc<Gateway>,
+    /// Runs that are accepted and not over.
+    open: Arc<AtomicUsize>,
+}
+
+/// A run that was accepted. Waiting on it ends when the run is over.
+pub struct Accepted {
+    /// The run.
+    pub run_id: RunId,
+    over: Receiver<()>,
+}
+
+impl Accepted {
+    /// Waits until the run is over and its end is committed.
+    ///
+    /// # Errors
+    /// [`Error::Stopping`] when the server stops before; the run goes on at the next start.
+    pub fn wait(&self) -> Result<()> {
+        self.over.recv().map_err(|_| Error::Stopping)
+    }
+}
+
+impl Engine {
+    /// Starts the engine's thread, settles calls that an earlier process left behind, and goes on
+    /// with its runs.
+    pub fn start(
+        store: Arc<Store>,
+        journal: Journal,
+        hub: Hub,
+        gateway: Arc<Gateway>,
+        on_fatal: OnFatal,
+    ) -> Result<(Self, JoinHandle<()>)> {
+        // Not bounded: what is in it is bounded by the calls and commits under way, and a bound
+        // would let the journal, which answers here, wait for the engine, which waits for it.
+        let (happenings, received) = unbounded();
+        let worker = Worker {
+            journal: journal.clone(),
+            hub,
+            gateway: Arc::clone(&gateway),
+        };
+        let open = Arc::new(AtomicUsize::new(0));
+        let engine = Self {
+            happenings: happenings.clone(),
+            journal: journal.clone(),
+            store,
+            gateway,
+            open: Arc::clone(&open),
+        };
+        let left_over = engine.recover()?;
+        open.store(left_over.len(), Ordering::SeqCst);
+        let state = State {
+            happenings,
+            journal,
+            worker,
+            pool: Pool::new("call", CALLS_MAX, WORKER_STACK_BYTES),
+            active: HashMap::new(),
+            queued: VecDeque::new(),
+            ready: VecDeque::new(),
+            calls: 0,
+            unsaved: Vec::new(),
+            open,
+            stopping: false,
+        };
+        let thread = vital("engine", on_fatal, move || state.run(&received))?;
+        for run in left_over {
+            engine.tell(Happening::Accepted(Box::new(run)))?;
+        }
+        Ok((engine, thread))
+    }
+
+    /// Starts a run of a flow as it is saved now. It is committed when this returns.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a graph that cannot run (any more) or an input that is no object;
+    /// [`Error::Busy`] when too many runs wait.
+    pub fn execute(&self, flow: &FlowRecord, input: Value, trigger: &str) -> Result<Accepted> {
+        let input = checked_input(input)?;
+        let document: Value = serde_json::from_str(&flow.document)
+            .map_err(|error| Error::internal(format!("flow {} is not JSON: {error}", flow.id)))?;
+        let data = document.get("data").cloned().unwrap_or_default();
+        let graph = self.parse(&data)?;
+        let run_id = Uuid::now_v7().to_string();
+        let (done, over) = bounded(1);
+        let new = NewRun {
+            id: run_id.clone(),
+            flow_id: flow.id,
+            flow_name: flow.name.clone(),
+            trigger: trigger.to_owned(),
+            input: input.to_string(),
+            graph: data.to_string(),
+            at: Timestamp::now(),
+        };
+        let run = ActiveRun::new(&new, graph, input, done);
+        if self.open.fetch_add(1, Ordering::SeqCst) >= ACTIVE_RUNS_MAX + QUEUED_RUNS_MAX {
+            self.open.fetch_sub(1, Ordering::SeqCst);
+            return Err(Error::Busy(format!(
+                "{QUEUED_RUNS_MAX} runs wait already; try again later"
+            )));
+        }
+        if let Err(error) = self.journal.commit_one(Change::QueueRun(new)) {
+            self.open.fetch_sub(1, Ordering::SeqCst);
+            return Err(error);
+        }
+        self.tell(Happening::Accepted(Box::new(run)))?;
+        Ok(Accepted { run_id, over })
+    }
+
+    /// Stops a run: no node starts, calls under way end. Returns when that is under way; the run
+    /// is over once its calls are settled.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Conflict`] for a run that is over.
+    pub fn cancel(&self, run_id: &str) -> Result<()> {
+        let (answer, answered) = bounded(1);
+        self.tell(Happening::Cancel {
+            run_id: run_id.to_owned(),
+            answer,
+        })?;
+        match answered.recv().map_err(|_| Error::Stopping)? {
+            Err(Error::NotFound(_)) => {
+                let (run, _) = self.store.run(run_id)?;
+                Err(Error::Conflict(format!(
+                    "run {run_id} is over: {}",
+                    run.status
+                )))
+            }
+            result => result,
+        }
+    }
+
+    /// Reads a flow's graph against the providers that there are.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with every fault.
+    pub fn parse(&self, data: &Value) -> Result<Graph> {
+        Graph::parse(data, &|provider| self.gateway.knows(provider)).map_err(|faults| {
+            Error::Invalid {
+                message: "the flow cannot run".into(),
+                faults,
+            }
+        })
+    }
+
+    /// Ends the engine: calls under way are stopped, and their runs go on at the next start.
+    pub fn shutdown(&self) {
+        let _ = self.tell(Happening::Shutdown);
+    }
+
+    fn tell(&self, happening: Happening) -> Result<()> {
+        self.happenings.send(happening).map_err(|_| Error::Stopping)
+    }
+
+    /// Settles what an earlier process left behind, and gives the runs to go on with.
+    fn recover(&self) -> Result<Vec<ActiveRun>> {
+        let at = Timestamp::now();
+        let lost = self.store.pending_calls()?;
+        for rows in lost.chunks(100) {
+            let settle =
+                |row: &crate::event::LedgerEntry| Change::SettleCall(lost_call(row.id, at));
+            self.journal.commit(rows.iter().map(settle).collect())?;
+        }
+        let mut runs = Vec::new();
+        for open in self.store.open_runs()? {
+            let data: Value = serde_json::from_str(&open.run.graph).unwrap_or_default();
+            match self.parse(&data) {
+                Ok(graph) => runs.push(ActiveRun::restored(open, graph)),
+                Err(error) => {
+                    let end = Change::FinishRun {
+                        flow_id: open.run.flow_id,
+                        run_id: open.run.id.clone(),
+                        status: RunStatus::Failed,
+                        error: Some(format!("the run cannot go on after a restart: {error}")),
+                        error_node: None,
+                        at,
+                    };
+                    self.journal.commit_one(end)?;
+                }
+            }
+        }
+        if !lost.is_empty() || !runs.is_empty() {
+            log::warn!(
+                "the last process ended during {} calls, which are UNKNOWN now; {} runs go on",
+                lost.len(),
+                runs.len()
+            );
+        }
+        Ok(runs)
+    }
+}
+
+fn checked_input(input: Value) -> Result<Value> {
+    const MESSAGE: &str = "the input cannot be used";
+    let input = if input.is_null() {
+        Value::Object(serde_json::Map::new())
+    } else {
+        input
+    };
+    if !input.is_object() {
+        return Err(Error::invalid(MESSAGE, "input", "must be an object"));
+    }
+    let bytes = input.to_string().len();
+    if bytes > INPUT_BYTES_MAX {
+        let fault = format!("has {bytes} bytes; the limit is {INPUT_BYTES_MAX}");
+        return Err(Error::invalid(MESSAGE, "input", fault));
+    }
+    Ok(input)
+}
+
+/// The settlement of a call of which nothing more is known.
+fn lost_call(id: i64, at: Timestamp) -> Settlement {
+    Settlement {
+        id,
+        model: None,
+        usage: Usage::default(),
+        cost: None,
+        latency_ms: None,
+        status: CallStatus::Unknown,
+        error: Some(LOST_CALL.to_owned()),
+        at,
+    }
+}
+
+/// The end of a run that could not be written yet.
+struct Unsaved {
+    run_id: RunId,
+    changes: Vec<Change>,
+    /// Whether it is known to have failed, so that it is to be tried again.
+    has_failed: bool,
+}
+
+/// Owned by the engine's thread.
+struct State {
+    happenings: Sender<Happening>,
+    journal: Journal,
+    worker: Worker,
+    pool: Pool,
+    active: HashMap<RunId, ActiveRun>,
+    /// Runs that wait for a place among the active ones, oldest first.
+    queued: VecDeque<ActiveRun>,
+    /// Active runs with nodes that may start, in turn, so that none starves the others.
+    ready: VecDeque<RunId>,
+    /// Calls under way.
+    calls: usize,
+    unsaved: Vec<Unsaved>,
+    open: Arc<AtomicUsize>,
+    stopping: bool,
+}
+
+impl State {
+    fn run(mut self, received: &Receiver<Happening>) {
+        loop {
+            match received.recv_timeout(self.patience()) {
+                Ok(Happening::Accepted(run)) => self.accept(*run),
+                Ok(Happening::Cancel { run_id, answer }) => drop(answer.send(self.cancel(&run_id))),
+                Ok(Happening::NodeEnded {
+                    run_id,
+                    node,
+                    outcome,
+                }) => {
+                    self.node_ended(&run_id, node, outcome);
+                }
+                Ok(Happening::Saved { run_id, result }) => self.saved(&run_id, result),
+                Ok(Happening::Shutdown) => self.stop(),
+                Err(RecvTimeoutError::Timeout) => self.retry_unsaved(),
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            self.dispatch();
+            if self.stopping && self.calls == 0 {
+                self.pool.join(Instant::now() + RETRY_INTERVAL);
+                return;
+            }
+        }
+    }
+
+    fn patience(&self) -> Duration {
+        if self.unsaved.is_empty() {
+            Duration::from_secs(3600)
+        } else {
+            RETRY_INTERVAL
+        }
+    }
+
+    fn accept(&mut self, run: ActiveRun) {
+        if self.active.len() < ACTIVE_RUNS_MAX {
+            self.activate(run);
+        } else {
+            self.queued.push_back(run);
+        }
+    }
+
+    fn activate(&mut self, mut run: ActiveRun) {
+        run.begin();
+        let run_id = run.id.clone();
+        let is_over = run.progress.is_over();
+        self.active.insert(run_id.clone(), run);
+        if is_over {
+            // All nodes had finished before a restart.
+            self.finish(&run_id);
+        } else {
+            self.ready.push_back(run_id);
+        }
+    }
+
+    /// Hands nodes to workers, one from each run in turn, while calls may be made.
+    fn dispatch(&mut self) {
+        while self.calls < CALLS_MAX && !self.stopping {
+            let Some(run_id) = self.ready.pop_front() else {
+                break;
+            };
+            let Some(run) = self.active.get_mut(&run_id) else {
+                continue;
+            };
+            let Some(node) = run.progress.take() else {
+                continue;
+            };
+            if run.progress.has_ready() {
+                self.ready.push_back(run_id.clone());
+                // Two nodes start at once: what came before must not wait for either.
+                submit(&self.journal, std::mem::take(&mut run.pending));
+            }
+            let job = run.job(node);
+            self.calls += 1;
+            self.hand_over(run_id, job);
+        }
+        // What no worker takes along is written now.
+        for run_id in &self.ready {
+            if let Some(run) = self.active.get_mut(run_id) {
+                submit(&self.journal, std::mem::take(&mut run.pending));
+            }
+        }
+    }
+
+    fn hand_over(&self, run_id: RunId, job: Job) {
+        let node = job.node;
+        let (worker, happenings) = (self.worker.clone(), self.happenings.clone());
+        let on_busy = job.cannot_start();
+        let (id, back) = (run_id.clone(), happenings.clone());
+        let handed = self.pool.run(Box::new(move || {
+            let outcome = worker.run(job);
+            let _ = happenings.send(Happening::NodeEnded {
+                run_id,
+                node,
+                outcome,
+            });
+        }));
+        if let Err(error) = handed {
+            let outcome = on_busy(&error);
+            let _ = back.send(Happening::NodeEnded {
+                run_id: id,
+                node,
+                outcome,
+            });
+        }
+    }
+
+    fn node_ended(&mut self, run_id: &RunId, node: usize, outcome: Outcome) {
+        self.calls -= 1;
+        let Some(run) = self.active.get_mut(run_id) else {
+            return;
+        };
+        if self.stopping && outcome.was_cancelled() {
+            // Not the node's failure: the run goes on at the next start.
+            submit(&self.journal, outcome.interrupted());
+            return;
+        }
+        run.node_ended(node, outcome);
+        if run.progress.is_over() {
+            self.finish(run_id);
+        } else if run.progress.has_ready() {
+            self.ready.push_back(run_id.clone());
+        } else {
+            submit(&self.journal, std::mem::take(&mut run.pending));
+        }
+    }
+
+    fn cancel(&mut self, run_id: &RunId) -> Result<()> {
+        if let Some(at) = self.queued.iter().position(|run| run.id == *run_id)
+            && let Some(run) = self.queued.remove(at)
+        {
+            self.active.insert(run_id.clone(), run);
+        }
+        let run = self
+            .active
+            .get_mut(run_id)
+            .filter(|run| !run.is_finishing())
+            .ok_or_else(|| Error::NotFound(format!("open run {run_id}")))?;
+        run.cancel();
+        if run.progress.is_over() {
+            self.finish(run_id);
+        }
+        Ok(())
+    }
+
+    /// Writes the end of a run that is over.
+    fn finish(&mut self, run_id: &RunId) {
+        if let Some(run) = self.active.get_mut(run_id)
+            && let Some(changes) = run.finish()
+        {
+            self.save(run_id.clone(), changes);
+        }
+    }
+
+    fn save(&mut self, run_id: RunId, changes: Vec<Change>) {
+        let (happenings, id, again) = (self.happenings.clone(), run_id.clone(), changes.clone());
+        let done = Box::new(move |result: Result<_>| {
+            let _ = happenings.send(Happening::Saved {
+                run_id: id,
+                result: result.map(drop),
+            });
+        });
+        self.unsaved.push(Unsaved {
+            run_id,
+            changes: again,
+            has_failed: false,
+        });
+        // A journal that has ended leaves the run as it is; it goes on at the next start.
+        let _ = self.journal.submit(changes, done);
+    }
+
+    fn saved(&mut self, run_id: &RunId, result: Result<()>) {
+        match result {
+            Ok(()) => {}
+            Err(Error::Internal { message }) => {
+                log::error!("the end of run {run_id} cannot be written, trying again: {message}");
+                for unsaved in self.unsaved.iter_mut().filter(|one| one.run_id == *run_id) {
+                    unsaved.has_failed = true;
+                }
+                return;
+            }
+            Err(error) => log::error!("the end of run {run_id} was refused: {error}"),
+        }
+        self.unsaved.retain(|unsaved| unsaved.run_id != *run_id);
+        if let Some(run) = self.active.remove(run_id) {
+            self.open.fetch_sub(1, Ordering::SeqCst);
+            run.tell_waiters();
+        }
+        if let Some(next) = self.queued.pop_front() {
+            self.activate(next);
+        }
+    }
+
+    fn retry_unsaved(&mut self) {
+        let all = std::mem::take(&mut self.unsaved);
+        let (failed, under_way): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|unsaved| unsaved.has_failed);
+        self.unsaved = under_way;
+        for unsaved in failed {
+            self.save(unsaved.run_id, unsaved.changes);
+        }
+    }
+
+    fn stop(&mut self) {
+        self.stopping = true;
+        for run in self.active.values() {
+            run.cancel_calls();
+        }
+    }
+}
+
+/// Hands changes over that nobody waits for. When they cannot be written, what follows of their
+/// run fails as well, and says so.
+fn submit(journal: &Journal, changes: Vec<Change>) {
+    if changes.is_empty() {
+        return;
+    }
+    let done = Box::new(|result: Result<_>| {
+        if let Err(error) = result {
+            log::error!("a step of a run cannot be written: {error}");
+        }
+    });
+    let _ = journal.submit(changes, done);
+}

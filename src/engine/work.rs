@@ -1,0 +1,346 @@
+//! What a worker does with a node: render the prompt, commit the intent, make the call.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use super::lost_call;
+use crate::error::Error;
+use crate::event::{CallStatus, Event, Place, Timestamp, UsageSource, hex};
+use crate::flow::{Graph, Node, RenderError, Scope, render};
+use crate::gateway::{Answer, Call, Cancel, Failure, FailureKind, Gateway};
+use crate::hub::Hub;
+use crate::journal::Journal;
+use crate::store::{Change, NewCall, NodeRef, Receipt, Settlement};
+use crate::threads::panic_message;
+
+/// Streamed text goes out at most this often: 20 messages a second for each node.
+const OUTPUT_INTERVAL: Duration = Duration::from_millis(50);
+
+/// A node to be run.
+pub struct Job {
+    /// Its index in the graph.
+    pub node: usize,
+    /// Its names.
+    pub at: NodeRef,
+    /// The run's graph.
+    pub graph: Arc<Graph>,
+    /// The run's input.
+    pub input: Arc<Value>,
+    /// Outputs of finished nodes by id.
+    pub outputs: Vec<(String, Arc<str>)>,
+    /// Ends the call.
+    pub cancel: Cancel,
+    /// Changes of the run that are to be committed together with the intent.
+    pub carried: Vec<Change>,
+}
+
+/// What became of a node.
+pub enum Outcome {
+    /// It finished well.
+    Finished {
+        /// Its text.
+        output: Arc<str>,
+        /// What the ledger row is settled with.
+        settlement: Settlement,
+        /// Milliseconds.
+        latency_ms: u64,
+    },
+    /// It failed.
+    Failed {
+        /// Why.
+        error: String,
+        /// What the ledger row is settled with, where a call was about to be made.
+        settlement: Option<Settlement>,
+        /// Whether somebody stopped it.
+        cancelled: bool,
+        /// Changes that could not be written before.
+        unwritten: Vec<Change>,
+    },
+}
+
+impl Outcome {
+    fn failed(error: impl Into<String>, unwritten: Vec<Change>) -> Self {
+        Self::Failed {
+            error: error.into(),
+            settlement: None,
+            cancelled: false,
+            unwritten,
+        }
+    }
+
+    /// Whether the call was stopped by [`Cancel`].
+    pub fn was_cancelled(&self) -> bool {
+        matches!(
+            self,
+            Self::Failed {
+                cancelled: true,
+                ..
+            }
+        )
+    }
+
+    /// The changes for a call that ended because the server stops: what it used is kept, and its
+    /// node is left to the next start.
+    pub fn interrupted(self) -> Vec<Change> {
+        let Self::Failed {
+            settlement: Some(settlement),
+            mut unwritten,
+            ..
+        } = self
+        else {
+            return Vec::new();
+        };
+        unwritten.push(Change::SettleCall(Settlement {
+            usage: settlement.usage,
+            latency_ms: settlement.latency_ms,
+            ..lost_call(settlement.id, settlement.at)
+        }));
+        unwritten
+    }
+}
+
+impl Job {
+    /// The outcome for when there is no worker to be had.
+    pub fn cannot_start(&self) -> impl FnOnce(&Error) -> Outcome + use<> {
+        let mut unwritten = self.carried.clone();
+        unwritten.push(self.start());
+        move |error| Outcome::failed(format!("the node could not be started: {error}"), unwritten)
+    }
+
+    fn spec(&self) -> &Node {
+        &self.graph.nodes()[self.node]
+    }
+
+    fn start(&self) -> Change {
+        Change::StartNode {
+            node: self.at.clone(),
+            at: Timestamp::now(),
+        }
+    }
+
+    /// The prompts, with the node's templates filled in.
+    fn render(&self) -> Result<Call, RenderError> {
+        let spec = self.spec();
+        let outputs = self.outputs.iter().map(|(id, text)| (id.as_str(), &**text));
+        let scope = Scope::new(&self.input, outputs);
+        Ok(Call {
+            provider: spec.provider.clone(),
+            model: spec.model.clone(),
+            system: spec
+                .system
+                .as_deref()
+                .map(|system| render(system, &scope))
+                .transpose()?,
+            prompt: render(&spec.prompt, &scope)?,
+            max_tokens: spec.max_tokens,
+            temperature: spec.temperature,
+            stream: spec.stream,
+        })
+    }
+
+    fn intent(&self, call: &Call) -> Change {
+        Change::OpenCall(NewCall {
+            at: Timestamp::now(),
+            flow_id: Some(self.at.flow_id),
+            run_id: Some(self.at.run_id.clone()),
+            node_id: Some(self.at.node_id.clone()),
+            attempt: self.at.attempt,
+            // The same for every attempt at this node in this run, also after a restart.
+            operation_id: format!("{}:{}", self.at.run_id, self.at.node_id),
+            provider: call.provider.clone(),
+            model: call.model.clone(),
+            role: self.spec().role.clone(),
+            prompt_hash: prompt_hash(call),
+        })
+    }
+}
+
+/// SHA-256 of the prompt; of system prompt, a zero byte and prompt where there are both.
+fn prompt_hash(call: &Call) -> String {
+    let mut hash = Sha256::new();
+    if let Some(system) = &call.system {
+        hash.update(system);
+        hash.update([0]);
+    }
+    hash.update(&call.prompt);
+    hex(&hash.finalize())
+}
+
+/// Runs nodes. Clones share everything.
+#[derive(Clone)]
+pub struct Worker {
+    /// Where intents are committed.
+    pub journal: Journal,
+    /// Where streamed text goes.
+    pub hub: Hub,
+    /// Where calls are made.
+    pub gateway: Arc<Gateway>,
+}
+
+impl Worker {
+    /// Runs a node to its end, whatever that is.
+    pub fn run(&self, mut job: Job) -> Outcome {
+        let mut changes = std::mem::take(&mut job.carried);
+        changes.push(job.start());
+        let call = match job.render() {
+            Ok(call) => call,
+            Err(error) => return Outcome::failed(error.to_string(), changes),
+        };
+        // Known before anything is sent, hence no ledger row: no call was made.
+        if let Err(why) = self.gateway.check(&call.provider) {
+            return Outcome::failed(why, changes);
+        }
+        let fallback = changes.clone();
+        changes.push(job.intent(&call));
+        let id = match self
+            .journal
+            .commit(changes)
+            .map(|receipts| receipts.into_iter().next_back())
+        {
+            Ok(Some(Receipt::Call(entry))) => entry.id,
+            Ok(_) => return Outcome::failed("the journal gave no ledger row", Vec::new()),
+            // No call without a row that says so.
+            Err(error) => {
+                let error = format!(
+                    "the call was not made, because its ledger row could not be written: {error}"
+                );
+                return Outcome::failed(error, fallback);
+            }
+        };
+        self.call(&job, &call, id)
+    }
+
+    fn call(&self, job: &Job, call: &Call, id: i64) -> Outcome {
+        let began = Timestamp::now();
+        let mut output = OutputStream::new(&self.hub, &job.at);
+        let called = catch_unwind(AssertUnwindSafe(|| {
+            self.gateway
+                .call(call, &job.cancel, &mut |delta| output.push(delta))
+                .map_err(Box::new)
+        }));
+        output.flush();
+        match called {
+            Ok(Ok(answer)) => self.finished(call, id, answer, began),
+            Ok(Err(failure)) => self.failed(call, id, *failure, began),
+            Err(panic) => {
+                let error = format!(
+                    "internal error during the call: {}",
+                    panic_message(panic.as_ref())
+                );
+                log::error!("{error}");
+                let settlement = Settlement {
+                    error: Some(error.clone()),
+                    ..lost_call(id, Timestamp::now())
+                };
+                Outcome::Failed {
+                    error,
+                    settlement: Some(settlement),
+                    cancelled: false,
+                    unwritten: Vec::new(),
+                }
+            }
+        }
+    }
+
+    fn finished(&self, call: &Call, id: i64, answer: Answer, began: Timestamp) -> Outcome {
+        let cost = self.gateway.cost(call, &answer.model, &answer.usage, began);
+        Outcome::Finished {
+            output: answer.text.into(),
+            latency_ms: answer.latency_ms,
+            settlement: Settlement {
+                id,
+                model: Some(answer.model),
+                usage: answer.usage,
+                cost,
+                latency_ms: Some(answer.latency_ms),
+                status: CallStatus::Success,
+                error: None,
+                at: Timestamp::now(),
+            },
+        }
+    }
+
+    fn failed(&self, call: &Call, id: i64, failure: Failure, began: Timestamp) -> Outcome {
+        let cost = if failure.usage.source != UsageSource::None {
+            self.gateway
+                .cost(call, &failure.model, &failure.usage, began)
+        } else if failure.may_have_been_billed() {
+            // Not 0: nobody knows.
+            None
+        } else {
+            Some(crate::event::Usd::ZERO)
+        };
+        let cancelled = failure.kind == FailureKind::Cancelled;
+        let status = match failure.kind {
+            FailureKind::Timeout => CallStatus::Timeout,
+            FailureKind::Cancelled => CallStatus::Cancelled,
+            _ => CallStatus::Failed,
+        };
+        Outcome::Failed {
+            settlement: Some(Settlement {
+                id,
+                model: Some(failure.model),
+                usage: failure.usage,
+                cost,
+                latency_ms: Some(failure.latency_ms),
+                status,
+                error: Some(failure.message.clone()),
+                at: Timestamp::now(),
+            }),
+            error: failure.message,
+            cancelled,
+            unwritten: Vec::new(),
+        }
+    }
+}
+
+/// Passes streamed text on to viewers, merged to what [`OUTPUT_INTERVAL`] allows.
+struct OutputStream<'a> {
+    hub: &'a Hub,
+    node: &'a NodeRef,
+    text: String,
+    sent_at: Option<Instant>,
+}
+
+impl<'a> OutputStream<'a> {
+    fn new(hub: &'a Hub, node: &'a NodeRef) -> Self {
+        Self {
+            hub,
+            node,
+            text: String::new(),
+            sent_at: None,
+        }
+    }
+
+    fn push(&mut self, delta: &str) {
+        self.text.push_str(delta);
+        if self
+            .sent_at
+            .is_none_or(|at| at.elapsed() >= OUTPUT_INTERVAL)
+        {
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        if self.text.is_empty() {
+            return;
+        }
+        self.sent_at = Some(Instant::now());
+        let place = Place {
+            flow_id: Some(self.node.flow_id),
+            run_id: Some(self.node.run_id.clone()),
+            node_id: Some(self.node.node_id.clone()),
+            timestamp: Timestamp::now(),
+        };
+        // A hub that has ended has no viewers.
+        let _ = self.hub.broadcast(&Event::NodeOutput {
+            place,
+            delta: std::mem::take(&mut self.text),
+        });
+    }
+}

@@ -1,0 +1,443 @@
+//! The gateway: makes one LLM call, at OpenAI and all that is compatible, at Anthropic, or at the
+//! built-in `echo`. The only place that knows HTTP clients and providers' protocols.
+//!
+//! A call blocks its thread until it is answered, fails, runs out of time or is cancelled from
+//! another thread. Nothing is retried here, and nothing is written down: that is up to the caller,
+//! for whom every [`Failure`] tells what is known of its cost.
+//!
+//! `openai`, `anthropic`, `sse` and `refusal` are pure; `client` makes the exchange over HTTP;
+//! `transport` is what makes it cancellable.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::{Timestamp, Usage, UsageSource, Usd};
+use crate::secret::Secret;
+
+mod anthropic;
+mod cancel;
+mod client;
+mod dialect;
+mod echo;
+mod openai;
+pub mod prices;
+mod refusal;
+mod sse;
+#[cfg(test)]
+mod tests;
+mod transport;
+
+pub use cancel::Cancel;
+use client::{Client, Exchange};
+use dialect::{Fault, Partial};
+pub use prices::Prices;
+use transport::Scope;
+
+/// The protocol that a provider speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// OpenAI's chat completions, which many other servers speak as well.
+    OpenAi,
+    /// Anthropic's messages.
+    Anthropic,
+    /// The built-in provider: offline, deterministic, free. It answers with the prompt behind
+    /// the label `[echo of MODEL] `. The model `echo-slow` pauses 50 ms before each word, any
+    /// other (`echo-1`) answers at once. Its tokens are words.
+    Echo,
+}
+
+/// A provider, as the configuration has it.
+#[derive(Clone, Debug)]
+pub struct ProviderConfig {
+    /// Its protocol.
+    pub kind: Kind,
+    /// Where it is: what stands before `/chat/completions` or `/v1/messages`. Empty means the
+    /// protocol's own: `https://api.openai.com/v1`, `https://api.anthropic.com`.
+    pub base_url: String,
+    /// The key, if there is one.
+    pub api_key: Option<Secret>,
+    /// What to do to get a key in place (`set OPENAI_API_KEY`). None means that the provider can
+    /// be called without one, as local servers can.
+    pub missing_key_hint: Option<String>,
+}
+
+impl ProviderConfig {
+    /// Without slashes at the end, and never empty for a kind that has a URL.
+    fn base_url(&self) -> &str {
+        match (self.base_url.trim().trim_end_matches('/'), self.kind) {
+            ("", Kind::OpenAi) => openai::BASE_URL,
+            ("", Kind::Anthropic) => anthropic::BASE_URL,
+            (base_url, _) => base_url,
+        }
+    }
+
+    /// The key; an empty one is none.
+    fn key(&self) -> Option<&Secret> {
+        self.api_key.as_ref().filter(|key| !key.expose().is_empty())
+    }
+}
+
+/// How long a call may take. Each is cut to a day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// For looking up the name, and again for TCP and TLS. 10 s by default.
+    pub connect: Duration,
+    /// Of a streamed call: from the end of the request to the head of the response, and again
+    /// until the first event. A call that is not streamed is answered only when all of the answer
+    /// is there, so [`Timeouts::total`] alone bounds it. 60 s by default.
+    pub first_byte: Duration,
+    /// For all of it. 300 s by default.
+    pub total: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(10),
+            first_byte: Duration::from_secs(60),
+            total: Duration::from_secs(300),
+        }
+    }
+}
+
+/// The longest timeout: more cannot be meant, and could not be added to a moment without overflow.
+const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+impl Timeouts {
+    fn bounded(self) -> Self {
+        Self {
+            connect: self.connect.min(TIMEOUT_MAX),
+            first_byte: self.first_byte.min(TIMEOUT_MAX),
+            total: self.total.min(TIMEOUT_MAX),
+        }
+    }
+}
+
+/// What to ask, and whom.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Call {
+    /// The provider's name in the configuration.
+    pub provider: String,
+    /// The model, as the provider names it.
+    pub model: String,
+    /// The system text.
+    pub system: Option<String>,
+    /// The user's text.
+    pub prompt: String,
+    /// The most tokens that the answer may have. Anthropic gets 4,096 where there is none.
+    pub max_tokens: Option<u32>,
+    /// The sampling temperature; the provider's default where there is none.
+    pub temperature: Option<f64>,
+    /// Whether the answer is to come piece by piece.
+    pub stream: bool,
+}
+
+/// A complete answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    /// The text, at most 4 MiB; empty where the model answered with something else.
+    pub text: String,
+    /// Tokens, in the normal form; `source` is `None` where the provider gave no usable counts.
+    pub usage: Usage,
+    /// The model that answered, as the provider reports it, else as asked for.
+    pub model: String,
+    /// Why the answer ends, in the provider's word (`stop`, `end_turn`, `length`, …).
+    pub finish_reason: Option<String>,
+    /// From the call until its end, milliseconds.
+    pub latency_ms: u64,
+    /// From the call until the first piece of text, milliseconds; none where it was not streamed.
+    pub first_token_ms: Option<u64>,
+}
+
+/// Why there is no answer. Printed, it is [`Failure::message`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Failure {
+    /// What kind of failure.
+    pub kind: FailureKind,
+    /// What happened, to which provider and model, and what to do about it where that is obvious.
+    /// Never holds the key. At most about a thousand characters, in one line.
+    pub message: String,
+    /// The status that the provider answered with, where it is what failed the call.
+    pub status: Option<u16>,
+    /// How long the provider wants one to wait before the next attempt.
+    pub retry_after: Option<Duration>,
+    /// The tokens that were used as far as is known.
+    pub usage: Usage,
+    /// The model, as the provider reported it, else as asked for.
+    pub model: String,
+    /// From the call until it failed, milliseconds.
+    pub latency_ms: u64,
+    /// Whether the request, or a part of it, had left.
+    pub sent: bool,
+}
+
+impl Failure {
+    /// Whether the provider may ask money for the call all the same. Says yes in doubt. More
+    /// exact than [`FailureKind::may_have_been_billed`], because it is known here whether
+    /// anything was sent and with what status it was answered.
+    pub fn may_have_been_billed(&self) -> bool {
+        let was_refused = self
+            .status
+            .is_some_and(|status| (300..500).contains(&status));
+        self.sent && !was_refused && self.kind.may_have_been_billed()
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// The kinds of failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FailureKind {
+    /// There is no such provider, its key is missing or cannot be sent, or its `base_url` is none.
+    /// Nothing was sent; not billed.
+    NotConfigured,
+    /// The provider could not be reached: no such name, refused, no TLS. Nothing was sent; not
+    /// billed.
+    Connect,
+    /// One of the [`Timeouts`] ran out; the message names it. May have been billed, unless it was
+    /// the one for connecting.
+    Timeout,
+    /// The provider said that the call failed: by the HTTP status, or by an error in the midst of
+    /// an answer, where [`Failure::status`] is none then. Not billed with a status below 500;
+    /// above, it may be a proxy that speaks while the provider went on; within an answer, what
+    /// was answered may have been billed.
+    Status,
+    /// The answer cannot be used: no JSON, HTML, empty, or cut short. May have been billed.
+    BadAnswer,
+    /// The answer is longer than the limits allow. May have been billed.
+    TooLarge,
+    /// Stopped by [`Cancel::cancel`]. May have been billed, unless nothing was sent yet.
+    Cancelled,
+}
+
+impl FailureKind {
+    /// Whether a call that failed so may have cost money; says yes in doubt.
+    /// [`Failure::may_have_been_billed`] knows more.
+    pub fn may_have_been_billed(self) -> bool {
+        match self {
+            Self::NotConfigured | Self::Connect => false,
+            Self::Timeout | Self::Status | Self::BadAnswer | Self::TooLarge | Self::Cancelled => {
+                true
+            }
+        }
+    }
+}
+
+/// Makes calls; shared between threads, which share its pool of connections.
+#[derive(Debug)]
+pub struct Gateway {
+    providers: BTreeMap<String, ProviderConfig>,
+    client: Client,
+    prices: Prices,
+    /// Models whose missing price the log has told of, each once.
+    told_unpriced: Mutex<BTreeSet<(String, String)>>,
+}
+
+/// How many models without a price are remembered; beyond it the log stays silent about more.
+const TOLD_UNPRICED_MAX: usize = 1_000;
+
+impl Gateway {
+    /// A gateway to those providers, by their names. Nothing is connected yet. Proxies are taken
+    /// from the usual environment variables (`HTTPS_PROXY`, `NO_PROXY`, …).
+    pub fn new(providers: BTreeMap<String, ProviderConfig>, timeouts: Timeouts) -> Self {
+        Self {
+            providers,
+            client: Client::new(timeouts.bounded()),
+            prices: Prices::built_in(),
+            told_unpriced: Mutex::default(),
+        }
+    }
+
+    /// The providers, sorted by name.
+    pub fn providers(&self) -> impl Iterator<Item = (&str, &ProviderConfig)> {
+        self.providers
+            .iter()
+            .map(|(name, provider)| (name.as_str(), provider))
+    }
+
+    /// Whether there is a provider of that name.
+    pub fn knows(&self, provider: &str) -> bool {
+        self.providers.contains_key(provider)
+    }
+
+    /// Whether calls to that provider can be made at all: that it is known and has its key.
+    ///
+    /// # Errors
+    /// A sentence that says what is missing.
+    pub fn check(&self, provider: &str) -> Result<(), String> {
+        self.usable_provider(provider)
+            .map(drop)
+            .map_err(|fault| format!("{provider}: {}", fault.message))
+    }
+
+    /// What `usage` costs at the model that answered `call`, by the prices in force at `at`. None
+    /// where the tokens or the model's price are not known; the latter is logged once a model.
+    pub fn cost(&self, call: &Call, model: &str, usage: &Usage, at: Timestamp) -> Option<Usd> {
+        if usage.source == UsageSource::None {
+            return None;
+        }
+        let provider = self.providers.get(&call.provider)?;
+        let price = match provider.kind {
+            Kind::Echo => self.prices.find("echo", None, model, at),
+            _ => {
+                let base_url = Some(provider.base_url());
+                let find = |model| self.prices.find(&call.provider, base_url, model, at);
+                // Some servers report a name of their own; then the one asked for decides.
+                find(model).or_else(|| find(&call.model))
+            }
+        };
+        if price.is_none() {
+            self.tell_unpriced(&call.provider, model);
+        }
+        price.map(|price| price.cost(usage))
+    }
+
+    fn tell_unpriced(&self, provider: &str, model: &str) {
+        let mut told = self
+            .told_unpriced
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if told.len() < TOLD_UNPRICED_MAX && told.insert((provider.to_owned(), model.to_owned())) {
+            log::warn!(
+                "no price is known for {provider}/{model}; its calls are kept without a cost"
+            );
+        }
+    }
+
+    /// Makes a call and waits for its end. Where `call.stream` is set, `on_delta` gets the text
+    /// piece by piece as it comes, also where the call fails in the end; the pieces together are
+    /// [`Answer::text`].
+    ///
+    /// # Errors
+    /// See [`FailureKind`].
+    #[expect(
+        clippy::result_large_err,
+        reason = "128 bytes once per call, which takes a network round trip at least"
+    )]
+    pub fn call(
+        &self,
+        call: &Call,
+        cancel: &Cancel,
+        on_delta: &mut dyn FnMut(&str),
+    ) -> Result<Answer, Failure> {
+        let started = Instant::now();
+        let mut partial = Partial::default();
+        let mut first_token_ms = None;
+        let mut on_piece = |piece: &str| {
+            if call.stream && !piece.is_empty() {
+                first_token_ms.get_or_insert_with(|| milliseconds(started.elapsed()));
+                on_delta(piece);
+            }
+        };
+        let entered = Scope::enter(cancel);
+        let outcome = self.exchange(call, &entered.scope, &mut partial, &mut on_piece);
+        let latency_ms = milliseconds(started.elapsed());
+        let clean = |text: &str| self.redact(&call.provider, text);
+        let model = partial
+            .model
+            .as_deref()
+            .map_or_else(|| call.model.clone(), clean);
+        match outcome {
+            Ok(()) => Ok(Answer {
+                text: partial.text,
+                usage: partial.usage,
+                model,
+                finish_reason: partial.finish_reason.as_deref().map(clean),
+                latency_ms,
+                first_token_ms,
+            }),
+            Err(fault) => Err(Failure {
+                kind: fault.kind,
+                message: refusal::tidy(
+                    &clean(&format!(
+                        "{}/{}: {}",
+                        call.provider, call.model, fault.message
+                    )),
+                    refusal::MESSAGE_CHARS_MAX,
+                ),
+                status: fault.status,
+                retry_after: fault.retry_after,
+                usage: partial.usage,
+                model,
+                latency_ms,
+                sent: entered.scope.sent.get(),
+            }),
+        }
+    }
+
+    fn exchange(
+        &self,
+        call: &Call,
+        scope: &Scope,
+        partial: &mut Partial,
+        on_piece: &mut dyn FnMut(&str),
+    ) -> Result<(), Fault> {
+        let provider = self.usable_provider(&call.provider)?;
+        if scope.cancel.is_cancelled() {
+            return Err(client::cancelled());
+        }
+        let mut exchange = Exchange {
+            provider: &call.provider,
+            key: provider.key(),
+            is_streamed: call.stream,
+            scope,
+            partial,
+            on_piece,
+        };
+        match provider.kind {
+            Kind::OpenAi => {
+                let request = openai::request(call, provider);
+                self.client
+                    .exchange(request, &mut openai::ChatReader, &mut exchange)
+            }
+            Kind::Anthropic => {
+                let request = anthropic::request(call, provider);
+                let mut reader = anthropic::MessageReader::default();
+                self.client.exchange(request, &mut reader, &mut exchange)
+            }
+            Kind::Echo => {
+                let deadline = Instant::now() + self.client.timeouts().total;
+                echo::answer(call, &scope.cancel, deadline, partial, on_piece)
+            }
+        }
+    }
+
+    /// The provider of that name, if it can be called at all.
+    fn usable_provider(&self, name: &str) -> Result<&ProviderConfig, Fault> {
+        let not_configured = |message| Err(Fault::new(FailureKind::NotConfigured, message));
+        let Some(provider) = self.providers.get(name) else {
+            let known: Vec<&str> = self.providers.keys().map(String::as_str).collect();
+            return not_configured(format!(
+                "no provider of that name is configured; there are: {}",
+                known.join(", ")
+            ));
+        };
+        match &provider.missing_key_hint {
+            Some(hint) if provider.key().is_none() && provider.kind != Kind::Echo => {
+                not_configured(format!("the provider's API key is missing; {hint}"))
+            }
+            _ => Ok(provider),
+        }
+    }
+
+    /// `text` without the provider's key: some servers repeat the key that they refuse.
+    fn redact(&self, provider: &str, text: &str) -> String {
+        let key = self.providers.get(provider).and_then(ProviderConfig::key);
+        key.map_or_else(|| text.to_owned(), |key| key.redact(text))
+    }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,427 @@
+//! Anthropic's messages: <https://docs.anthropic.com/en/api/messages>, streamed as in
+//! <https://docs.anthropic.com/en/api/messages-streaming>. Pure: no network, no clock.
+
+use serde_json::{Map, Value, json};
+
+use super::dialect::{
+    Fault, Flow, Header, Partial, Reader, Request, count, event_json, reported_fault,
+};
+use super::{Call, ProviderConfig, sse};
+use crate::event::{Usage, UsageSource};
+
+/// Where Anthropic's own API is.
+pub(super) const BASE_URL: &str = "https://api.anthropic.com";
+
+/// The version of the API that this module speaks; the header is required.
+const VERSION: &str = "2023-06-01";
+
+/// The limit of an answer where the call sets none, tokens: the API requires one. Every model
+/// allows this much.
+pub(super) const MAX_TOKENS_DEFAULT: u32 = 4096;
+
+/// The request for a call.
+pub(super) fn request(call: &Call, provider: &ProviderConfig) -> Request {
+    let base_url = provider.base_url();
+    // With `/v1` is how compatible servers and OpenAI's own URL are written: take it as meant.
+    let base_url = base_url.strip_suffix("/v1").unwrap_or(base_url);
+    let key = provider
+        .key()
+        .map(|key| ("x-api-key", Header::Secret(key.expose().to_owned())));
+    let version = ("anthropic-version", Header::Plain(VERSION));
+    Request {
+        url: format!("{base_url}/v1/messages"),
+        headers: key.into_iter().chain([version]).collect(),
+        body: body(call),
+    }
+}
+
+fn body(call: &Call) -> Value {
+    let mut body = Map::new();
+    body.insert("model".into(), call.model.clone().into());
+    body.insert(
+        "max_tokens".into(),
+        call.max_tokens.unwrap_or(MAX_TOKENS_DEFAULT).into(),
+    );
+    if let Some(system) = &call.system {
+        body.insert("system".into(), system.clone().into());
+    }
+    body.insert(
+        "messages".into(),
+        json!([{"role": "user", "content": call.prompt}]),
+    );
+    if let Some(temperature) = call.temperature {
+        body.insert("temperature".into(), temperature.into());
+    }
+    if call.stream {
+        body.insert("stream".into(), true.into());
+    }
+    body.into()
+}
+
+/// Reads answers.
+#[derive(Debug, Default)]
+pub(super) struct MessageReader {
+    counts: Counts,
+}
+
+impl Reader for MessageReader {
+    fn event(&mut self, event: &sse::Event, partial: &mut Partial) -> Result<Flow, Fault> {
+        let data = event_json(event)?;
+        // The name of the event stands in its data as well; some proxies keep only one of them.
+        match data["type"].as_str().unwrap_or(&event.name) {
+            "message_start" => {
+                let message = &data["message"];
+                partial.note_model(&message["model"]);
+                self.note_usage(&message["usage"], partial);
+            }
+            "content_block_start" => partial.push(text_of(&data["content_block"]))?,
+            "content_block_delta" => partial.push(text_of(&data["delta"]))?,
+            "message_delta" => {
+                partial.note_finish(&data["delta"]["stop_reason"]);
+                self.note_usage(&data["usage"], partial);
+            }
+            "message_stop" => {
+                partial.is_complete = true;
+                return Ok(Flow::End);
+            }
+            "error" => return Err(fault_of(&data)),
+            // `ping`, `content_block_stop`, and what may be added: to be ignored, says the API.
+            _ => {}
+        }
+        Ok(Flow::More)
+    }
+
+    fn document(&mut self, document: &Value, partial: &mut Partial) -> Result<(), Fault> {
+        partial.note_model(&document["model"]);
+        self.note_usage(&document["usage"], partial);
+        if document["type"] == "error" || document.get("error").is_some_and(|e| !e.is_null()) {
+            return Err(fault_of(document));
+        }
+        let Some(blocks) = document["content"].as_array() else {
+            return Err(Fault::bad_answer("the answer has no `content`"));
+        };
+        for block in blocks {
+            partial.push(text_of(block))?;
+        }
+        partial.note_finish(&document["stop_reason"]);
+        partial.is_complete = true;
+        Ok(())
+    }
+}
+
+impl MessageReader {
+    fn note_usage(&mut self, usage: &Value, partial: &mut Partial) {
+        self.counts.overwrite(usage);
+        partial.usage = self.counts.normal_usage();
+    }
+}
+
+/// The text of a block or of its delta; thinking and tool use are no part of the answer's text.
+fn text_of(block: &Value) -> &str {
+    match block["type"].as_str() {
+        Some("text" | "text_delta") => block["text"].as_str().unwrap_or_default(),
+        _ => "",
+    }
+}
+
+fn fault_of(document: &Value) -> Fault {
+    reported_fault(document).unwrap_or_else(|| {
+        Fault::new(
+            super::FailureKind::Status,
+            "reported an error without saying which",
+        )
+    })
+}
+
+/// One count, as the last event that had it gave it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Count {
+    #[default]
+    Missing,
+    Given(u64),
+    Impossible,
+}
+
+impl Count {
+    fn tokens(self) -> u64 {
+        match self {
+            Self::Given(tokens) => tokens,
+            Self::Missing | Self::Impossible => 0,
+        }
+    }
+}
+
+/// The counts of a message. Those of `message_delta` are cumulative ("The token counts shown in
+/// the usage field of the message_delta event are cumulative"), so each one overwrites.
+#[derive(Debug, Default)]
+struct Counts {
+    /// Neither read from nor written to the cache.
+    input: Count,
+    cache_read: Count,
+    cache_write: Count,
+    output: Count,
+}
+
+impl Counts {
+    fn overwrite(&mut self, usage: &Value) {
+        for (name, kept) in [
+            ("input_tokens", &mut self.input),
+            ("cache_read_input_tokens", &mut self.cache_read),
+            ("cache_creation_input_tokens", &mut self.cache_write),
+            ("output_tokens", &mut self.output),
+        ] {
+            match count(usage, name) {
+                Ok(Some(tokens)) => *kept = Count::Given(tokens),
+                Ok(None) => {}
+                Err(_) => *kept = Count::Impossible,
+            }
+        }
+    }
+
+    /// The three kinds of input are apart from each other: "Total input tokens in a request is
+    /// the summation of `input_tokens`, `cache_creation_input_tokens`, and
+    /// `cache_read_input_tokens`". `output_tokens` includes thinking, which is not counted apart.
+    fn normal_usage(&self) -> Usage {
+        let all = [self.input, self.cache_read, self.cache_write, self.output];
+        let is_unknown = all.iter().all(|count| *count == Count::Missing);
+        if is_unknown || all.contains(&Count::Impossible) {
+            return Usage::default();
+        }
+        let (read, written) = (self.cache_read.tokens(), self.cache_write.tokens());
+        Usage {
+            input_tokens: self.input.tokens() + read + written,
+            cached_input_tokens: read,
+            cache_write_tokens: written,
+            output_tokens: self.output.tokens(),
+            reasoning_tokens: 0,
+            source: UsageSource::Provider,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{FailureKind, Kind};
+    use super::*;
+    use crate::secret::Secret;
+
+    fn call() -> Call {
+        Call {
+            provider: "a".into(),
+            model: "claude-sonnet-4-5".into(),
+            system: Some("Be brief.".into()),
+            prompt: "Hi".into(),
+            max_tokens: None,
+            temperature: Some(0.5),
+            stream: true,
+        }
+    }
+
+    fn provider(base_url: &str) -> ProviderConfig {
+        ProviderConfig {
+            kind: Kind::Anthropic,
+            base_url: base_url.into(),
+            api_key: Some(Secret::new("sk-ant-1")),
+            missing_key_hint: None,
+        }
+    }
+
+    fn read(events: &[(&str, &str)]) -> (Partial, Result<Flow, Fault>) {
+        let (mut reader, mut partial) = (MessageReader::default(), Partial::default());
+        let mut flow = Ok(Flow::More);
+        for (name, data) in events {
+            let event = sse::Event {
+                name: (*name).to_owned(),
+                data: (*data).to_owned(),
+            };
+            flow = reader.event(&event, &mut partial);
+            if flow != Ok(Flow::More) {
+                break;
+            }
+        }
+        (partial, flow)
+    }
+
+    fn provider_usage(input: u64, read: u64, written: u64, output: u64) -> Usage {
+        Usage {
+            input_tokens: input,
+            cached_input_tokens: read,
+            cache_write_tokens: written,
+            output_tokens: output,
+            reasoning_tokens: 0,
+            source: UsageSource::Provider,
+        }
+    }
+
+    #[test]
+    fn a_request_is_as_the_reference_has_it() {
+        let request = request(&call(), &provider(""));
+        assert_eq!(request.url, "https://api.anthropic.com/v1/messages");
+        assert_eq!(
+            request.body.to_string(),
+            r#"{"model":"claude-sonnet-4-5","max_tokens":4096,"system":"Be brief.","messages":[{"role":"user","content":"Hi"}],"temperature":0.5,"stream":true}"#
+        );
+        assert!(matches!(
+            request.headers.as_slice(),
+            [("x-api-key", Header::Secret(key)), ("anthropic-version", Header::Plain("2023-06-01"))]
+                if key == "sk-ant-1"
+        ));
+    }
+
+    #[test]
+    fn a_base_url_with_the_version_is_taken_as_meant() {
+        for base_url in [
+            "http://h:1",
+            "http://h:1/",
+            "http://h:1/v1",
+            "http://h:1/v1/",
+        ] {
+            assert_eq!(
+                request(&call(), &provider(base_url)).url,
+                "http://h:1/v1/messages"
+            );
+        }
+    }
+
+    const START: (&str, &str) = (
+        "message_start",
+        r#"{"type":"message_start","message":{"id":"m","type":"message","role":"assistant","content":[],"model":"claude-sonnet-4-5-20250929","stop_reason":null,"usage":{"input_tokens":25,"cache_creation_input_tokens":100,"cache_read_input_tokens":1000,"output_tokens":1}}}"#,
+    );
+
+    #[test]
+    fn a_stream_is_put_together_and_its_counts_overwrite() {
+        let (partial, flow) = read(&[
+            START,
+            (
+                "content_block_start",
+                r#"{"type":"content_block_start","index":0,"content_block":{"type":"text","text":""}}"#,
+            ),
+            ("ping", r#"{"type": "ping"}"#),
+            (
+                "content_block_delta",
+                r#"{"type":"content_block_delta","index":0,"delta":{"type":"thinking_delta","thinking":"hm"}}"#,
+            ),
+            (
+                "content_block_delta",
+                r#"{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"Hel"}}"#,
+            ),
+            (
+                "content_block_delta",
+                r#"{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"lo"}}"#,
+            ),
+            (
+                "content_block_stop",
+                r#"{"type":"content_block_stop","index":0}"#,
+            ),
+            ("something_new", r#"{"type":"something_new"}"#),
+            (
+                "message_delta",
+                r#"{"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":7}}"#,
+            ),
+            (
+                "message_delta",
+                r#"{"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":15}}"#,
+            ),
+            ("message_stop", r#"{"type":"message_stop"}"#),
+        ]);
+        assert_eq!(flow, Ok(Flow::End));
+        assert_eq!(partial.text, "Hello");
+        assert_eq!(partial.model.as_deref(), Some("claude-sonnet-4-5-20250929"));
+        assert_eq!(partial.finish_reason.as_deref(), Some("end_turn"));
+        assert_eq!(partial.usage, provider_usage(1125, 1000, 100, 15));
+        assert!(partial.is_complete);
+    }
+
+    #[test]
+    fn cache_counts_may_come_in_the_delta_only() {
+        let (partial, _) = read(&[
+            (
+                "message_start",
+                r#"{"type":"message_start","message":{"usage":{"input_tokens":25,"output_tokens":1}}}"#,
+            ),
+            (
+                "message_delta",
+                r#"{"type":"message_delta","delta":{},"usage":{"input_tokens":20,"cache_read_input_tokens":5,"cache_creation_input_tokens":null,"output_tokens":3}}"#,
+            ),
+        ]);
+        assert_eq!(partial.usage, provider_usage(25, 5, 0, 3));
+        assert!(!partial.is_complete);
+    }
+
+    #[test]
+    fn the_name_of_an_event_serves_where_its_data_has_no_type() {
+        assert_eq!(read(&[("message_stop", "{}")]).1, Ok(Flow::End));
+    }
+
+    #[test]
+    fn an_error_event_is_a_fault_that_keeps_the_usage() {
+        let (partial, flow) = read(&[
+            START,
+            (
+                "error",
+                r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#,
+            ),
+        ]);
+        let fault = flow.unwrap_err();
+        assert_eq!(fault.kind, FailureKind::Status);
+        assert_eq!(
+            fault.message,
+            "reported an error: Overloaded (overloaded_error)"
+        );
+        assert_eq!(fault.status, None);
+        assert_eq!(partial.usage, provider_usage(1125, 1000, 100, 1));
+    }
+
+    #[test]
+    fn impossible_counts_are_no_usage_until_a_possible_one_replaces_them() {
+        let bad = (
+            "message_delta",
+            r#"{"type":"message_delta","usage":{"output_tokens":-3}}"#,
+        );
+        let good = (
+            "message_delta",
+            r#"{"type":"message_delta","usage":{"output_tokens":3}}"#,
+        );
+        assert_eq!(read(&[START, bad]).0.usage, Usage::default());
+        assert_eq!(
+            read(&[START, bad, good]).0.usage,
+            provider_usage(1125, 1000, 100, 3)
+        );
+        let wrong = (
+            "message_delta",
+            r#"{"type":"message_delta","usage":"many"}"#,
+        );
+        assert_eq!(read(&[wrong]).0.usage, Usage::default());
+    }
+
+    fn read_document(document: &str) -> (Partial, Result<(), Fault>) {
+        let mut partial = Partial::default();
+        let document = serde_json::from_str(document).unwrap();
+        let read = MessageReader::default().document(&document, &mut partial);
+        (partial, read)
+    }
+
+    #[test]
+    fn a_whole_answer_is_read() {
+        let (partial, read) = read_document(
+            r#"{"id":"m","type":"message","role":"assistant","model":"claude-sonnet-4-5-20250929","content":[{"type":"thinking","thinking":"hm"},{"type":"text","text":"Hel"},{"type":"text","text":"lo"}],"stop_reason":"max_tokens","usage":{"input_tokens":10,"cache_creation_input_tokens":0,"cache_read_input_tokens":90,"cache_creation":{"ephemeral_5m_input_tokens":0},"output_tokens":4}}"#,
+        );
+        assert_eq!(read, Ok(()));
+        assert_eq!(partial.text, "Hello");
+        assert_eq!(partial.finish_reason.as_deref(), Some("max_tokens"));
+        assert_eq!(partial.usage, provider_usage(100, 90, 0, 4));
+        assert!(partial.is_complete);
+    }
+
+    #[test]
+    fn a_document_without_content_is_a_bad_answer() {
+        for document in ["{}", "[]", "7", r#"{"content":"Hello"}"#] {
+            let fault = read_document(document).1.unwrap_err();
+            assert_eq!(fault.kind, FailureKind::BadAnswer, "{document}");
+        }
+        let fault = read_document(r#"{"type":"error","error":{}}"#)
+            .1
+            .unwrap_err();
+        assert_eq!(fault.kind, FailureKind::Status);
+    }
+}

@@ -1,0 +1,440 @@
+//! Chat completions as OpenAI defines them and many other servers speak them:
+//! <https://platform.openai.com/docs/api-reference/chat>. Pure: no network, no clock.
+
+use serde_json::{Map, Value, json};
+
+use super::dialect::{
+    BadCount, Fault, Flow, Header, Partial, Reader, Request, count, event_json, reported_fault,
+};
+use super::{Call, ProviderConfig, sse};
+use crate::event::{Usage, UsageSource};
+
+/// Where OpenAI's own API is.
+pub(super) const BASE_URL: &str = "https://api.openai.com/v1";
+
+/// The request for a call.
+pub(super) fn request(call: &Call, provider: &ProviderConfig) -> Request {
+    let base_url = provider.base_url();
+    let authorization = provider.key().map(|key| {
+        (
+            "authorization",
+            Header::Secret(format!("Bearer {}", key.expose())),
+        )
+    });
+    Request {
+        url: format!("{base_url}/chat/completions"),
+        headers: authorization.into_iter().collect(),
+        body: body(call, base_url),
+    }
+}
+
+fn body(call: &Call, base_url: &str) -> Value {
+    let system = call
+        .system
+        .as_ref()
+        .map(|text| json!({"role": "system", "content": text}));
+    let user = json!({"role": "user", "content": call.prompt});
+    let messages: Vec<Value> = system.into_iter().chain([user]).collect();
+    let mut body = Map::new();
+    body.insert("model".into(), call.model.clone().into());
+    body.insert("messages".into(), messages.into());
+    if let Some(tokens) = call.max_tokens {
+        body.insert(max_tokens_name(base_url).into(), tokens.into());
+    }
+    if let Some(temperature) = call.temperature {
+        body.insert("temperature".into(), temperature.into());
+    }
+    if call.stream {
+        body.insert("stream".into(), true.into());
+        body.insert("stream_options".into(), json!({"include_usage": true}));
+    }
+    body.into()
+}
+
+/// OpenAI's reference calls `max_tokens` "deprecated in favor of `max_completion_tokens`, and not
+/// compatible with o-series models": newer models refuse a request that has it, on OpenAI's own
+/// hosts and on Azure's, while every model there takes the new name. Compatible servers
+/// (llama.cpp, older vLLM, many others) know only the old name, and would ignore or refuse the new.
+fn max_tokens_name(base_url: &str) -> &'static str {
+    let host = host(base_url);
+    if host == "api.openai.com" || host.ends_with(".openai.azure.com") {
+        "max_completion_tokens"
+    } else {
+        "max_tokens"
+    }
+}
+
+/// The host of a URL, without user and port.
+fn host(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
+    let host_and_port = authority
+        .rsplit_once('@')
+        .map_or(authority, |(_, host)| host);
+    host_and_port.split(':').next().unwrap_or(host_and_port)
+}
+
+/// Reads answers. Needs no memory of its own: each `usage` replaces the one before.
+#[derive(Debug, Default)]
+pub(super) struct ChatReader;
+
+impl Reader for ChatReader {
+    fn event(&mut self, event: &sse::Event, partial: &mut Partial) -> Result<Flow, Fault> {
+        if event.data.trim() == "[DONE]" {
+            partial.is_complete = true;
+            return Ok(Flow::End);
+        }
+        let chunk = event_json(event)?;
+        note(&chunk, partial);
+        if let Some(fault) = reported_fault(&chunk) {
+            return Err(fault);
+        }
+        // The last chunk, the one with the usage, has no choice.
+        let choice = &chunk["choices"][0];
+        partial.push(&said(&choice["delta"]))?;
+        // The usage comes after this, so go on until `[DONE]` or the end of the stream.
+        partial.is_complete |= choice["finish_reason"].is_string();
+        Ok(Flow::More)
+    }
+
+    fn document(&mut self, document: &Value, partial: &mut Partial) -> Result<(), Fault> {
+        note(document, partial);
+        if let Some(fault) = reported_fault(document) {
+            return Err(fault);
+        }
+        let message = &document["choices"][0]["message"];
+        if !message.is_object() {
+            return Err(Fault::bad_answer("the answer has no `choices[0].message`"));
+        }
+        partial.push(&said(message))?;
+        partial.is_complete = true;
+        Ok(())
+    }
+}
+
+/// Notes what chunks and whole answers have in common.
+fn note(document: &Value, partial: &mut Partial) {
+    partial.note_model(&document["model"]);
+    partial.note_finish(&document["choices"][0]["finish_reason"]);
+    // Servers send `null` in all chunks but one, or cumulative counts in every chunk.
+    if let Some(usage) = document.get("usage").filter(|usage| is_given(usage)) {
+        partial.usage = normal_usage(usage).unwrap_or_default();
+    }
+}
+
+fn is_given(usage: &Value) -> bool {
+    !usage.is_null() && usage.as_object().is_none_or(|counts| !counts.is_empty())
+}
+
+/// What a message or a delta says: a text; some servers send an array of parts instead; a model
+/// that refuses may say so in `refusal` alone.
+fn said(message: &Value) -> String {
+    match &message["content"] {
+        Value::String(text) => text.clone(),
+        Value::Array(parts) => parts
+            .iter()
+            .filter_map(|part| part["text"].as_str())
+            .collect(),
+        _ => message["refusal"].as_str().unwrap_or_default().to_owned(),
+    }
+}
+
+/// Token counts in the normal form. `prompt_tokens` includes cached ones and `completion_tokens`
+/// includes reasoning: <https://platform.openai.com/docs/api-reference/chat/object>.
+fn normal_usage(usage: &Value) -> Result<Usage, BadCount> {
+    let (input, completion) = (
+        count(usage, "prompt_tokens")?,
+        count(usage, "completion_tokens")?,
+    );
+    if input.is_none() && completion.is_none() {
+        return Ok(Usage::default());
+    }
+    // Servers that leave out zeros leave one of them out.
+    let (input, completion) = (input.unwrap_or(0), completion.unwrap_or(0));
+    let details = &usage["prompt_tokens_details"];
+    let cached = count(details, "cached_tokens")?.unwrap_or(0).min(input);
+    // Not OpenAI's, but OpenRouter's, whose `prompt_tokens` include these as well.
+    let written = count(details, "cache_write_tokens")?
+        .unwrap_or(0)
+        .min(input - cached);
+    let reasoning = count(&usage["completion_tokens_details"], "reasoning_tokens")?.unwrap_or(0);
+    let total = count(usage, "total_tokens")?;
+    let output = completion + reasoning_beside(input, completion, reasoning, total);
+    Ok(Usage {
+        input_tokens: input,
+        cached_input_tokens: cached,
+        cache_write_tokens: written,
+        output_tokens: output,
+        reasoning_tokens: reasoning,
+        source: UsageSource::Provider,
+    })
+}
+
+/// The reasoning tokens that `completion_tokens` does not include. xAI counts them apart
+/// (<https://docs.x.ai/docs/key-information/consumption-and-rate-limits>), which shows in the
+/// total, or in more reasoning than completion.
+fn reasoning_beside(input: u64, completion: u64, reasoning: u64, total: Option<u64>) -> u64 {
+    let is_beside = match total {
+        Some(total) => total == input + completion + reasoning,
+        None => false,
+    };
+    if is_beside || reasoning > completion {
+        reasoning
+    } else {
+        0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::dialect::ANSWER_BYTES_MAX;
+    use super::super::{FailureKind, Kind};
+    use super::*;
+    use crate::secret::Secret;
+
+    fn call(stream: bool) -> Call {
+        Call {
+            provider: "p".into(),
+            model: "gpt-5-mini".into(),
+            system: Some("Be brief.".into()),
+            prompt: "Hi".into(),
+            max_tokens: Some(9),
+            temperature: Some(0.5),
+            stream,
+        }
+    }
+
+    fn provider(base_url: &str) -> ProviderConfig {
+        ProviderConfig {
+            kind: Kind::OpenAi,
+            base_url: base_url.into(),
+            api_key: Some(Secret::new("sk-1")),
+            missing_key_hint: None,
+        }
+    }
+
+    /// What the events with that data add up to.
+    fn read(events: &[&str]) -> (Partial, Result<Flow, Fault>) {
+        let mut partial = Partial::default();
+        let mut flow = Ok(Flow::More);
+        for data in events {
+            let event = sse::Event {
+                name: String::new(),
+                data: (*data).to_owned(),
+            };
+            flow = ChatReader.event(&event, &mut partial);
+            if flow != Ok(Flow::More) {
+                break;
+            }
+        }
+        (partial, flow)
+    }
+
+    fn provider_usage(input: u64, cached: u64, output: u64, reasoning: u64) -> Usage {
+        Usage {
+            input_tokens: input,
+            cached_input_tokens: cached,
+            cache_write_tokens: 0,
+            output_tokens: output,
+            reasoning_tokens: reasoning,
+            source: UsageSource::Provider,
+        }
+    }
+
+    #[test]
+    fn a_request_is_as_the_reference_has_it() {
+        let request = request(&call(true), &provider("https://api.openai.com/v1/"));
+        assert_eq!(request.url, "https://api.openai.com/v1/chat/completions");
+        assert_eq!(
+            request.body.to_string(),
+            r#"{"model":"gpt-5-mini","messages":[{"role":"system","content":"Be brief."},{"role":"user","content":"Hi"}],"max_completion_tokens":9,"temperature":0.5,"stream":true,"stream_options":{"include_usage":true}}"#
+        );
+        assert!(matches!(
+            request.headers.as_slice(),
+            [("authorization", Header::Secret(value))] if value == "Bearer sk-1"
+        ));
+        assert!(!format!("{request:?}").contains("sk-1"));
+    }
+
+    #[test]
+    fn a_compatible_server_gets_the_old_name_and_nothing_that_was_not_asked_for() {
+        let mut call = call(false);
+        let body_of = |call: &Call| request(call, &provider("http://localhost:8080/v1")).body;
+        assert_eq!(body_of(&call)["max_tokens"], 9);
+        (call.system, call.max_tokens, call.temperature) = (None, None, None);
+        assert_eq!(
+            body_of(&call).to_string(),
+            r#"{"model":"gpt-5-mini","messages":[{"role":"user","content":"Hi"}]}"#
+        );
+    }
+
+    #[test]
+    fn the_host_decides_the_name_of_the_token_limit() {
+        for (url, name) in [
+            ("https://api.openai.com/v1", "max_completion_tokens"),
+            ("https://user@api.openai.com:443", "max_completion_tokens"),
+            (
+                "https://me.openai.azure.com/openai/v1",
+                "max_completion_tokens",
+            ),
+            ("https://api.openai.com.example.org/v1", "max_tokens"),
+            ("http://[::1]:8080/v1", "max_tokens"),
+            ("nonsense", "max_tokens"),
+        ] {
+            assert_eq!(max_tokens_name(url), name, "{url}");
+        }
+    }
+
+    #[test]
+    fn a_stream_is_put_together_with_the_usage_of_its_last_chunk() {
+        let (partial, flow) = read(&[
+            r#"{"model":"gpt-5-mini-2025-08-07","choices":[{"index":0,"delta":{"role":"assistant","content":"","refusal":null},"finish_reason":null}],"usage":null}"#,
+            r#"{"model":"gpt-5-mini-2025-08-07","choices":[{"index":0,"delta":{"content":"Hel"},"finish_reason":null}],"usage":null}"#,
+            r#"{"model":"gpt-5-mini-2025-08-07","choices":[{"index":0,"delta":{"content":"lo"},"finish_reason":null}],"usage":null}"#,
+            r#"{"model":"gpt-5-mini-2025-08-07","choices":[{"index":0,"delta":{},"finish_reason":"stop"}],"usage":null}"#,
+            r#"{"model":"gpt-5-mini-2025-08-07","choices":[],"usage":{"prompt_tokens":19,"completion_tokens":10,"total_tokens":29,"prompt_tokens_details":{"cached_tokens":4,"audio_tokens":0},"completion_tokens_details":{"reasoning_tokens":8}}}"#,
+            "[DONE]",
+        ]);
+        assert_eq!(flow, Ok(Flow::End));
+        assert_eq!(partial.text, "Hello");
+        assert_eq!(partial.model.as_deref(), Some("gpt-5-mini-2025-08-07"));
+        assert_eq!(partial.finish_reason.as_deref(), Some("stop"));
+        assert_eq!(partial.usage, provider_usage(19, 4, 10, 8));
+        assert!(partial.is_complete);
+    }
+
+    #[test]
+    fn cumulative_usage_is_not_added_up() {
+        let (partial, _) = read(&[
+            r#"{"choices":[{"delta":{"content":"a"}}],"usage":{"prompt_tokens":5,"completion_tokens":1}}"#,
+            r#"{"choices":[{"delta":{"content":"b"}}],"usage":{"prompt_tokens":5,"completion_tokens":2}}"#,
+            r#"{"choices":[],"usage":{}}"#,
+        ]);
+        assert_eq!(partial.usage, provider_usage(5, 0, 2, 0));
+        assert!(!partial.is_complete);
+    }
+
+    #[test]
+    fn reasoning_counted_beside_the_completion_is_added_to_it() {
+        // xAI's counts, as its documentation shows them.
+        let xai = json!({"prompt_tokens": 32, "completion_tokens": 9, "total_tokens": 135,
+            "completion_tokens_details": {"reasoning_tokens": 94}});
+        assert_eq!(normal_usage(&xai), Ok(provider_usage(32, 0, 103, 94)));
+        let openai = json!({"prompt_tokens": 10, "completion_tokens": 9, "total_tokens": 19,
+            "completion_tokens_details": {"reasoning_tokens": 5}});
+        assert_eq!(normal_usage(&openai), Ok(provider_usage(10, 0, 9, 5)));
+    }
+
+    #[test]
+    fn impossible_usage_is_no_usage() {
+        for usage in [
+            r#"{"prompt_tokens":-5,"completion_tokens":1}"#,
+            r#"{"prompt_tokens":5,"completion_tokens":99999999999999999999999}"#,
+            r#"{"prompt_tokens":"5","completion_tokens":1}"#,
+            r#"{"prompt_tokens":5,"completion_tokens":1,"prompt_tokens_details":{"cached_tokens":-1}}"#,
+            r#"{"prompt_tokens":null}"#,
+            r#""none""#,
+            "[]",
+        ] {
+            let (partial, flow) = read(&[&format!(r#"{{"choices":[],"usage":{usage}}}"#)]);
+            assert_eq!(flow, Ok(Flow::More), "{usage}");
+            assert_eq!(partial.usage, Usage::default(), "{usage}");
+        }
+    }
+
+    #[test]
+    fn more_cached_than_read_is_cut_to_what_was_read() {
+        let usage = json!({"prompt_tokens": 5, "completion_tokens": 1,
+            "prompt_tokens_details": {"cached_tokens": 9, "cache_write_tokens": 3}});
+        assert_eq!(normal_usage(&usage), Ok(provider_usage(5, 5, 1, 0)));
+    }
+
+    #[test]
+    fn an_error_within_a_stream_is_a_fault_that_keeps_the_usage() {
+        let (partial, flow) = read(&[
+            r#"{"choices":[{"delta":{"content":"a"}}],"usage":{"prompt_tokens":5,"completion_tokens":1}}"#,
+            r#"{"error":{"message":"The server had an error","type":"server_error"}}"#,
+        ]);
+        let fault = flow.unwrap_err();
+        assert_eq!(fault.kind, FailureKind::Status);
+        assert_eq!(
+            fault.message,
+            "reported an error: The server had an error (server_error)"
+        );
+        assert_eq!(fault.status, None);
+        assert_eq!(partial.usage, provider_usage(5, 0, 1, 0));
+    }
+
+    #[test]
+    fn an_event_that_is_not_json_is_a_bad_answer() {
+        assert_eq!(read(&["{"]).1.unwrap_err().kind, FailureKind::BadAnswer);
+    }
+
+    #[test]
+    fn a_stream_cannot_grow_beyond_the_limit() {
+        let piece = format!(
+            r#"{{"choices":[{{"delta":{{"content":"{}"}}}}]}}"#,
+            "x".repeat(1 << 19)
+        );
+        let events = vec![piece.as_str(); ANSWER_BYTES_MAX / (1 << 19) + 1];
+        let (partial, flow) = read(&events);
+        assert_eq!(flow.unwrap_err().kind, FailureKind::TooLarge);
+        assert_eq!(partial.text.len(), ANSWER_BYTES_MAX);
+    }
+
+    fn read_document(document: &str) -> (Partial, Result<(), Fault>) {
+        let mut partial = Partial::default();
+        let document = serde_json::from_str(document).unwrap();
+        let read = ChatReader.document(&document, &mut partial);
+        (partial, read)
+    }
+
+    #[test]
+    fn a_whole_answer_is_read() {
+        let (partial, read) = read_document(
+            r#"{"id":"c","object":"chat.completion","model":"gpt-5-mini-2025-08-07","choices":[{"index":0,"message":{"role":"assistant","content":"Hello","refusal":null},"finish_reason":"length"}],"usage":{"prompt_tokens":19,"completion_tokens":10,"total_tokens":29}}"#,
+        );
+        assert_eq!(read, Ok(()));
+        assert_eq!(partial.text, "Hello");
+        assert_eq!(partial.model.as_deref(), Some("gpt-5-mini-2025-08-07"));
+        assert_eq!(partial.finish_reason.as_deref(), Some("length"));
+        assert_eq!(partial.usage, provider_usage(19, 0, 10, 0));
+        assert!(partial.is_complete);
+    }
+
+    #[test]
+    fn refusals_and_parts_are_text_too() {
+        let message = |message: &str| {
+            read_document(&format!(r#"{{"choices":[{{"message":{message}}}]}}"#))
+                .0
+                .text
+        };
+        assert_eq!(message(r#"{"content":null,"refusal":"No."}"#), "No.");
+        assert_eq!(
+            message(
+                r#"{"content":[{"type":"thinking","thinking":[]},{"type":"text","text":"A"}]}"#
+            ),
+            "A"
+        );
+        assert_eq!(message(r#"{"content":null,"tool_calls":[]}"#), "");
+    }
+
+    #[test]
+    fn a_document_without_a_choice_is_a_bad_answer() {
+        for document in [
+            "{}",
+            "[]",
+            "7",
+            "null",
+            r#"{"choices":[]}"#,
+            r#"{"choices":{"0":1}}"#,
+        ] {
+            let fault = read_document(document).1.unwrap_err();
+            assert_eq!(fault.kind, FailureKind::BadAnswer, "{document}");
+        }
+        let fault = read_document(r#"{"error":{"message":"no credit"}}"#)
+            .1
+            .unwrap_err();
+        assert_eq!(fault.message, "reported an error: no credit");
+    }
+}

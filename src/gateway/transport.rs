@@ -1,0 +1,282 @@
+//! The connections beneath `ureq`, made so that one call can be stopped without the others.
+//!
+//! `ureq::Agent::shutdown` ends all calls of an agent, and with them the pool. To end one call,
+//! every connection is wrapped: whenever it does I/O it is tied to the [`Cancel`] of the call that
+//! its thread is making, and let go when it returns to the pool. Which call that is is found in a
+//! thread-local [`Scope`], because `ureq` hands pooled connections out without telling the
+//! connector; a call never leaves its thread.
+//!
+//! What cannot be interrupted (name lookup, a TCP connect) runs in a helper thread, which a
+//! cancelled call leaves behind; it ends by the connect timeout.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::io;
+use std::rc::Rc;
+use std::sync::{Arc, OnceLock, Weak};
+use std::thread;
+use std::time::Instant;
+
+use crossbeam_channel::{bounded, select};
+use ureq::config::Config;
+use ureq::http::Uri;
+use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::{
+    Buffers, ConnectionDetails, Connector, DefaultConnector, NextTimeout, ShutdownHandle, Transport,
+};
+use ureq::{Error, Timeout};
+
+use super::cancel::{Attachment, Cancel};
+
+/// The stack of a helper thread, bytes: name lookup and a TLS handshake fit well; only what is
+/// touched is ever allocated.
+const HELPER_STACK_BYTES: usize = 512 * 1024;
+
+thread_local! {
+    static SCOPE: RefCell<Option<Rc<Scope>>> = const { RefCell::new(None) };
+}
+
+/// What the connections need to know about the call that a thread is making.
+pub(super) struct Scope {
+    pub(super) cancel: Cancel,
+    /// Whether a part of the request has left.
+    pub(super) sent: Cell<bool>,
+    /// Until when the next bytes must have come, beside the timeouts that `ureq` knows.
+    pub(super) read_by: Cell<Option<Instant>>,
+}
+
+/// Ends the scope when dropped.
+pub(super) struct Entered {
+    pub(super) scope: Rc<Scope>,
+    /// A callback may make a call of its own; the outer one goes on after it.
+    outer: Option<Rc<Scope>>,
+}
+
+impl Scope {
+    /// Makes a scope the present one of this thread.
+    pub(super) fn enter(cancel: &Cancel) -> Entered {
+        let scope = Rc::new(Scope {
+            cancel: cancel.clone(),
+            sent: Cell::new(false),
+            read_by: Cell::new(None),
+        });
+        let outer = SCOPE.replace(Some(Rc::clone(&scope)));
+        Entered { scope, outer }
+    }
+
+    fn present() -> Option<Rc<Self>> {
+        SCOPE.with_borrow(Clone::clone)
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        SCOPE.replace(self.outer.take());
+    }
+}
+
+/// What the I/O of a cancelled call fails with. The client asks the [`Cancel`], not this error.
+fn cancelled() -> Error {
+    Error::Io(io::Error::other("the call was cancelled"))
+}
+
+/// Runs `work`, which cannot be interrupted, so that a cancelled call need not wait for its end.
+fn abandonable<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let Some(scope) = Scope::present() else {
+        return work(); // In a helper thread already.
+    };
+    let (done, result) = bounded(1);
+    thread::Builder::new()
+        .name(name.to_owned())
+        .stack_size(HELPER_STACK_BYTES)
+        .spawn(move || {
+            // Nobody waits any more where the call was cancelled.
+            let _ = done.send(work());
+        })?;
+    select! {
+        recv(result) -> result => result.unwrap_or(Err(Error::ConnectionFailed)),
+        recv(scope.cancel.ended()) -> _ => Err(cancelled()),
+    }
+}
+
+/// `ureq`'s resolver, abandonable.
+#[derive(Debug)]
+pub(super) struct Lookup;
+
+impl Resolver for Lookup {
+    fn resolve(
+        &self,
+        uri: &Uri,
+        config: &Config,
+        timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, Error> {
+        let (uri, config) = (uri.clone(), config.clone());
+        abandonable("lookup", move || {
+            DefaultResolver::default().resolve(&uri, &config, timeout)
+        })
+    }
+}
+
+/// `ureq`'s connector (proxies, TCP, TLS), abandonable, whose connections follow a [`Cancel`].
+#[derive(Debug)]
+pub(super) struct Connect {
+    inner: Arc<DefaultConnector>,
+}
+
+impl Connect {
+    pub(super) fn new() -> Self {
+        Self {
+            inner: Arc::new(DefaultConnector::default()),
+        }
+    }
+}
+
+impl Connector for Connect {
+    type Out = Connection;
+
+    fn connect(
+        &self,
+        details: &ConnectionDetails,
+        _chained: Option<()>,
+    ) -> Result<Option<Connection>, Error> {
+        let socket = Arc::new(OnceLock::new());
+        let work = connecting(Arc::clone(&self.inner), details, Arc::clone(&socket));
+        let connected = abandonable("connect", work);
+        let socket = socket.get().cloned();
+        if connected.is_err() {
+            // Cuts short a TLS handshake that was left behind.
+            socket
+                .as_ref()
+                .and_then(Weak::upgrade)
+                .inspect(|socket| socket.shutdown());
+        }
+        Ok(connected?.map(|inner| Connection {
+            inner,
+            socket,
+            attachment: None,
+        }))
+    }
+}
+
+/// The work of connecting, with everything that it needs from `details` owned; notes the socket
+/// as soon as there is one.
+fn connecting(
+    connector: Arc<DefaultConnector>,
+    details: &ConnectionDetails,
+    socket: Arc<OnceLock<Weak<dyn ShutdownHandle>>>,
+) -> impl FnOnce() -> Result<Option<Box<dyn Transport>>, Error> + Send + 'static {
+    let (uri, config) = (details.uri.clone(), details.config.clone());
+    let mut addrs = details.resolver.empty();
+    for addr in details.addrs.iter() {
+        addrs.push(*addr);
+    }
+    let (request_level, now, timeout) = (details.request_level, details.now, details.timeout);
+    let current_time = Arc::clone(&details.current_time);
+    let run_connector = Arc::clone(&details.run_connector);
+    let register_with_agent = Arc::clone(&details.register_shutdown);
+    let register_shutdown = Arc::new(move |handle: Weak<dyn ShutdownHandle>| {
+        // Set already only where a connector opens two sockets for one connection, which none
+        // does; the first is the one to the outside then.
+        let _ = socket.set(Weak::clone(&handle));
+        register_with_agent(handle)
+    });
+    move || {
+        let details = ConnectionDetails {
+            uri: &uri,
+            addrs,
+            config: &config,
+            request_level,
+            resolver: &Lookup,
+            now,
+            timeout,
+            current_time,
+            run_connector,
+            register_shutdown,
+        };
+        connector.connect(&details, None)
+    }
+}
+
+/// A connection that follows the [`Cancel`] of the call that uses it.
+pub(super) struct Connection {
+    inner: Box<dyn Transport>,
+    socket: Option<Weak<dyn ShutdownHandle>>,
+    /// None while the connection is in the pool.
+    attachment: Option<Attachment>,
+}
+
+impl Connection {
+    /// Ties the connection to the present call.
+    fn follow(&mut self) -> Result<Option<Rc<Scope>>, Error> {
+        let Some(scope) = Scope::present() else {
+            return Ok(None);
+        };
+        let is_tied = self
+            .attachment
+            .as_ref()
+            .is_some_and(|tie| tie.is_to(&scope.cancel));
+        if !is_tied {
+            self.attachment = self
+                .socket
+                .as_ref()
+                .and_then(|socket| scope.cancel.attach(Weak::clone(socket)));
+        }
+        if scope.cancel.is_cancelled() {
+            return Err(cancelled());
+        }
+        Ok(Some(scope))
+    }
+}
+
+impl Transport for Connection {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        self.inner.buffers()
+    }
+
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
+        if let Some(scope) = self.follow()? {
+            // TLS and proxies have shaken hands beneath, so these are bytes of the request.
+            scope.sent.set(true);
+        }
+        self.inner.transmit_output(amount, timeout)
+    }
+
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
+        let scope = self.follow()?;
+        let read_by = scope.and_then(|scope| scope.read_by.get());
+        self.inner.await_input(earlier(timeout, read_by))
+    }
+
+    fn is_open(&mut self) -> bool {
+        // `ureq` asks this of a connection that goes into the pool and of one that comes out: it
+        // is nobody's now. Let go first: if the socket was shut down just before, it is seen here.
+        self.attachment = None;
+        self.inner.is_open()
+    }
+
+    fn is_tls(&self) -> bool {
+        self.inner.is_tls()
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.fmt(f)
+    }
+}
+
+/// `timeout`, or what is left until `read_by` where that is less; it counts as one of waiting for
+/// the response.
+fn earlier(mut timeout: NextTimeout, read_by: Option<Instant>) -> NextTimeout {
+    if let Some(read_by) = read_by {
+        let left = read_by.saturating_duration_since(Instant::now()).into();
+        if left < timeout.after {
+            timeout.after = left;
+            timeout.reason = Timeout::RecvResponse;
+        }
+    }
+    timeout
+}

@@ -1,0 +1,247 @@
+//! The page and the HTTP API, on `tiny_http`, behind the gate. The only user of that crate.
+//!
+//! One thread takes requests and gives each to a worker; a worker finds the route, and the route
+//! answers with a [`Reply`].
+
+mod assets;
+mod flows;
+mod ledger;
+mod reply;
+mod runs;
+
+use std::io::Read;
+use std::os::unix::net::UnixListener;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use tiny_http::{Method, Request, Server};
+
+pub use self::flows::check_document;
+use self::reply::{Failure, Query, Reply};
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::hub::Hub;
+use crate::journal::Journal;
+use crate::store::Store;
+use crate::threads::{OnFatal, Pool, panic_message, vital};
+
+/// How many requests are worked on at a time: as many as the gate lets in.
+const WORKERS_MAX: usize = 1_024;
+/// Stack of a worker: reading and writing JSON is its deepest work.
+const STACK_BYTES: usize = 256 << 10;
+/// The largest body; the gate lets no larger one through.
+const BODY_BYTES_MAX: u64 = 4 << 20;
+/// How long to wait before a server that has lost its listener is set up again.
+const RESTART_PAUSE: Duration = Duration::from_millis(50);
+
+/// What routes work with.
+pub struct Context {
+    /// Questions.
+    pub store: Arc<Store>,
+    /// Changes.
+    pub journal: Journal,
+    /// Runs.
+    pub engine: Engine,
+    /// How many clients there are.
+    pub hub: Hub,
+    /// Origins of other pages that may use the API.
+    pub origins: Vec<String>,
+    /// When the server started.
+    pub started: Instant,
+}
+
+/// The HTTP server, for who stops it.
+pub struct Http {
+    stopping: Arc<AtomicBool>,
+    current: Arc<std::sync::Mutex<Option<Arc<Server>>>>,
+    thread: JoinHandle<()>,
+}
+
+impl Http {
+    /// Serves requests from `listener`.
+    pub fn start(listener: UnixListener, context: Context, on_fatal: OnFatal) -> Result<Self> {
+        let stopping = Arc::new(AtomicBool::new(false));
+        let current = Arc::default();
+        let acceptor = Acceptor {
+            listener,
+            context: Arc::new(context),
+            stopping: Arc::clone(&stopping),
+            current: Arc::clone(&current),
+            pool: Pool::new("http", WORKERS_MAX, STACK_BYTES),
+        };
+        let thread = vital("http", on_fatal, move || acceptor.run())?;
+        Ok(Self {
+            stopping,
+            current,
+            thread,
+        })
+    }
+
+    /// Takes no more requests, and waits for those under way.
+    pub fn stop(self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        let server = self.current.lock().map(|mut current| current.take());
+        if let Ok(Some(server)) = server {
+            server.unblock();
+        }
+        let _ = self.thread.join();
+    }
+}
+
+/// How long requests under way may take once the server stops.
+const STOP_TIME_MAX: Duration = Duration::from_secs(1);
+
+struct Acceptor {
+    listener: UnixListener,
+    context: Arc<Context>,
+    stopping: Arc<AtomicBool>,
+    current: Arc<std::sync::Mutex<Option<Arc<Server>>>>,
+    pool: Pool,
+}
+
+impl Acceptor {
+    fn run(self) {
+        while !self.stopping.load(Ordering::SeqCst) {
+            match self.serve() {
+                Ok(()) => {}
+                // tiny_http's own accepting thread ends for good at the first error, which comes
+                // when descriptors run out: so it is set up anew, on the same listener.
+                Err(error) => {
+                    log::error!("the HTTP server is set up again after: {error}");
+                    thread::sleep(RESTART_PAUSE);
+                }
+            }
+        }
+        self.pool.join(Instant::now() + STOP_TIME_MAX);
+    }
+
+    /// Serves until the server is stopped or has lost its listener.
+    fn serve(&self) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let server = Arc::new(Server::from_listener(self.listener.try_clone()?, None)?);
+        if let Ok(mut current) = self.current.lock() {
+            *current = Some(Arc::clone(&server));
+        }
+        while !self.stopping.load(Ordering::SeqCst) {
+            match server.recv() {
+                Ok(request) => self.hand_over(request),
+                Err(_) if self.stopping.load(Ordering::SeqCst) => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn hand_over(&self, request: Request) {
+        let context = Arc::clone(&self.context);
+        // A request that no worker takes is dropped, which tiny_http answers with 500; the gate
+        // lets no more in than there are workers, so that it does not come to that.
+        if let Err(error) = self.pool.run(Box::new(move || answer(&context, request))) {
+            log::error!("a request is not answered: {error}");
+        }
+    }
+}
+
+fn answer(context: &Context, mut request: Request) {
+    let origin = header(&request, "origin").filter(|origin| context.origins.contains(origin));
+    let reply = catch_unwind(AssertUnwindSafe(|| reply_to(context, &mut request)))
+        .unwrap_or_else(|panic| {
+            let message = panic_message(panic.as_ref());
+            log::error!("{} {}: panic: {message}", request.method(), request.url());
+            Err(Error::internal("the request could not be answered").into())
+        })
+        .unwrap_or_else(Failure::into_reply);
+    let reply = match origin {
+        Some(origin) => reply.for_origin(&origin),
+        None => reply,
+    };
+    if let Err(error) = reply.send(request) {
+        log::debug!("an answer was not taken: {error}");
+    }
+}
+
+fn header(request: &Request, name: &'static str) -> Option<String> {
+    let found = request
+        .headers()
+        .iter()
+        .find(|header| header.field.equiv(name))?;
+    Some(found.value.as_str().to_owned())
+}
+
+fn reply_to(context: &Context, request: &mut Request) -> std::result::Result<Reply, Failure> {
+    let mut body = Vec::new();
+    request
+        .as_reader()
+        .take(BODY_BYTES_MAX)
+        .read_to_end(&mut body)
+        .map_err(Error::io("the request's body cannot be read"))?;
+    let url = request.url().to_owned();
+    let (path, query) = url.split_once('?').unwrap_or((&url, ""));
+    let query = Query::parse(query);
+    let segments: Vec<&str> = path.split('/').skip(1).collect();
+    let method = match request.method() {
+        Method::Head => Method::Get,
+        method => method.clone(),
+    };
+    if method == Method::Options {
+        return Ok(Reply::preflight());
+    }
+    use Method::{Delete, Get, Post, Put};
+    match (segments.as_slice(), method) {
+        ([""], Get) => assets::page(),
+        (["favicon.ico"], Get) => assets::file("icon.svg"),
+        (["assets", name], Get) => assets::file(name),
+        (["api", "health"], Get) => Ok(health(context)),
+        (["api", "flows"], Get) => flows::list(context, query),
+        (["api", "flows"], Post) => flows::create(context, &body),
+        (["api", "flows", id], Get) => flows::get(context, flow_id(id)?),
+        (["api", "flows", id], Put) => flows::replace(context, flow_id(id)?, &body),
+        (["api", "flows", id], Delete) => flows::delete(context, flow_id(id)?),
+        (["api", "flows", id, "execute"], Post) => {
+            runs::execute(context, flow_id(id)?, query, &body)
+        }
+        (["api", "flows", id, "status"], Get) => runs::status(context, flow_id(id)?),
+        (["api", "runs"], Get) => runs::list(context, query),
+        (["api", "runs", id], Get) => runs::get(context, id),
+        (["api", "runs", id, "cancel"], Post) => runs::cancel(context, id),
+        (["api", "ledger"], Get) => ledger::list(context, query),
+        (["api", "ledger", "summary"], Get) => ledger::summary(context, query),
+        (["api", "ledger.csv"], Get) => ledger::csv(context, query),
+        (segments, _) => Err(match allowed(segments) {
+            Some(allow) => Failure::method_not_allowed(request.method().as_str(), path, allow),
+            None => Error::NotFound(format!("route {path}")).into(),
+        }),
+    }
+}
+
+/// The methods of a route that exists; none for one that does not.
+fn allowed(segments: &[&str]) -> Option<&'static str> {
+    Some(match segments {
+        [""] | ["favicon.ico"] | ["assets", _] | ["api", "health"] => "GET",
+        ["api", "flows"] => "GET, POST",
+        ["api", "flows", _] => "GET, PUT, DELETE",
+        ["api", "flows", _, "execute"] | ["api", "runs", _, "cancel"] => "POST",
+        ["api", "flows", _, "status"] | ["api", "runs"] | ["api", "runs", _] => "GET",
+        ["api", "ledger"] | ["api", "ledger", "summary"] | ["api", "ledger.csv"] => "GET",
+        _ => return None,
+    })
+}
+
+fn flow_id(text: &str) -> Result<i64> {
+    text.parse()
+        .map_err(|_| Error::NotFound(format!("flow `{text}`; a flow's id is a number")))
+}
+
+fn health(context: &Context) -> Reply {
+    Reply::json(
+        200,
+        &serde_json::json!({
+            "status": "ok",
+            "version": env!("CARGO_PKG_VERSION"),
+            "uptimeMs": u64::try_from(context.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            "clients": context.hub.stats().clients.load(Ordering::Relaxed),
+        }),
+    )
+}

@@ -1,0 +1,59 @@
+//! The page's own files, which are part of the program.
+
+use super::reply::{Failure, Reply};
+use crate::error::Error;
+
+/// What the page may do: nothing but its own files and this server's API. `connect-src` names
+/// `ws:` because older browsers do not count a WebSocket to the same host as `'self'`.
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
+     img-src 'self' data:; connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; \
+     frame-ancestors 'none'";
+
+const HTML: &str = "text/html; charset=utf-8";
+const CSS: &str = "text/css; charset=utf-8";
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+
+macro_rules! files {
+    ($($name:literal: $type:expr),+ $(,)?) => {
+        &[$(($name, $type, include_bytes!(concat!("../../assets/", $name)))),+]
+    };
+}
+
+static FILES: &[(&str, &str, &[u8])] = files! {
+    "index.html": HTML,
+    "style.css": CSS,
+    "api.js": SCRIPT,
+    "app.js": SCRIPT,
+    "connection.js": SCRIPT,
+    "dom.js": SCRIPT,
+    "flows.js": SCRIPT,
+    "format.js": SCRIPT,
+    "ledger.js": SCRIPT,
+    "live.js": SCRIPT,
+    "runs.js": SCRIPT,
+    "toasts.js": SCRIPT,
+    "token.js": SCRIPT,
+    "totals.js": SCRIPT,
+    "icon.svg": "image/svg+xml",
+};
+
+/// `GET /`.
+pub fn page() -> Result<Reply, Failure> {
+    file("index.html")
+}
+
+/// `GET /assets/NAME`.
+pub fn file(name: &str) -> Result<Reply, Failure> {
+    let (_, content_type, bytes) = FILES
+        .iter()
+        .find(|(known, _, _)| *known == name)
+        .ok_or_else(|| Error::NotFound(format!("file {name}")))?;
+    let reply =
+        Reply::file(content_type, bytes).with("content-security-policy", CONTENT_SECURITY_POLICY);
+    // The connection module is made for other pages, too; it holds nothing that is secret.
+    Ok(if name == "live.js" {
+        reply.with("access-control-allow-origin", "*")
+    } else {
+        reply
+    })
+}

@@ -1,0 +1,210 @@
+//! `/api/flows`: saved flows.
+
+use serde_json::{Map, Value, json};
+
+use super::Context;
+use super::reply::{Failure, Query, Reply, read_json};
+use crate::error::{Error, Fault, Result};
+use crate::event::{FlowId, Timestamp};
+use crate::store::{Change, FlowRecord, Receipt};
+
+type Answer = std::result::Result<Reply, Failure>;
+
+/// How long a flow's name may be, in bytes.
+const NAME_BYTES_MAX: usize = 200;
+
+/// What the server says about a flow; a document cannot set these.
+const OWN_KEYS: &[&str] = &["id", "node_count", "inputs", "created_at", "updated_at"];
+
+/// `GET /api/flows?limit&before`: newest first.
+pub fn list(context: &Context, mut query: Query) -> Answer {
+    let limit = query.take_limit();
+    let before: Option<FlowId> = query.take("before");
+    query.finish()?;
+    let mut records = context.store.flows(before, limit + 1)?;
+    let more = records.len() > limit;
+    records.truncate(limit);
+    let next = records.last().filter(|_| more).map(|record| record.id);
+    let items: Vec<Value> = records.iter().map(|record| view(context, record)).collect();
+    Ok(Reply::list(&items, next))
+}
+
+/// `POST /api/flows`.
+pub fn create(context: &Context, body: &[u8]) -> Answer {
+    let (name, document) = check(context, read_json(body)?)?;
+    let change = Change::CreateFlow {
+        name,
+        document,
+        origin: None,
+        at: Timestamp::now(),
+    };
+    let Receipt::Flow(id) = context.journal.commit_one(change)? else {
+        return Err(Error::internal("a flow got no number").into());
+    };
+    let location = format!("/api/flows/{id}");
+    Ok(Reply::json(201, &view(context, &context.store.flow(id)?)).with("location", location))
+}
+
+/// `GET /api/flows/{id}`.
+pub fn get(context: &Context, id: FlowId) -> Answer {
+    Ok(Reply::json(200, &view(context, &context.store.flow(id)?)))
+}
+
+/// `PUT /api/flows/{id}`.
+pub fn replace(context: &Context, id: FlowId, body: &[u8]) -> Answer {
+    let (name, document) = check(context, read_json(body)?)?;
+    context.journal.commit_one(Change::UpdateFlow {
+        id,
+        name,
+        document,
+        at: Timestamp::now(),
+    })?;
+    get(context, id)
+}
+
+/// `DELETE /api/flows/{id}`.
+pub fn delete(context: &Context, id: FlowId) -> Answer {
+    context.journal.commit_one(Change::DeleteFlow(id))?;
+    Ok(Reply::empty())
+}
+
+fn check(context: &Context, body: Value) -> Result<(String, String)> {
+    check_document(body, &|data| context.engine.parse(data).map(drop))
+}
+
+/// A flow's name and document, ready to be saved, or all that is wrong with it. `check_graph`
+/// looks at `data`.
+pub fn check_document(
+    body: Value,
+    check_graph: &dyn Fn(&Value) -> Result<()>,
+) -> Result<(String, String)> {
+    let message = "the flow cannot be saved";
+    let Value::Object(mut document) = body else {
+        return Err(Error::invalid(
+            message,
+            "",
+            "must be an object with `name` and `data`",
+        ));
+    };
+    OWN_KEYS.iter().for_each(|key| drop(document.remove(*key)));
+    let mut faults = Vec::new();
+    let name = match document.get("name") {
+        Some(Value::String(name)) if (1..=NAME_BYTES_MAX).contains(&name.trim().len()) => {
+            name.trim().to_owned()
+        }
+        _ => {
+            let fault = format!("must be a text of 1 to {NAME_BYTES_MAX} bytes");
+            faults.push(Fault::new("name", fault));
+            String::new()
+        }
+    };
+    let data = data_of(&mut document, &mut faults);
+    if let Err(Error::Invalid {
+        faults: of_graph, ..
+    }) = check_graph(&data)
+    {
+        // Without `data` there is one fault, not three.
+        if !faults.iter().any(|fault| fault.field == "data") {
+            faults.extend(of_graph);
+        }
+    }
+    if !faults.is_empty() {
+        return Err(Error::Invalid {
+            message: message.into(),
+            faults,
+        });
+    }
+    document.insert("data".into(), data);
+    Ok((name, Value::Object(document).to_string()))
+}
+
+/// The graph, which some editors send as a string that holds JSON.
+fn data_of(document: &mut Map<String, Value>, faults: &mut Vec<Fault>) -> Value {
+    match document.remove("data") {
+        Some(Value::String(text)) => serde_json::from_str(&text).unwrap_or_else(|error| {
+            faults.push(Fault::new(
+                "data",
+                format!("is a text, but not JSON: {error}"),
+            ));
+            Value::Null
+        }),
+        Some(data @ Value::Object(_)) => data,
+        _ => {
+            faults.push(Fault::new(
+                "data",
+                "must be an object with `nodes` and `edges`",
+            ));
+            Value::Null
+        }
+    }
+}
+
+/// The document as it was posted, with what the server says about it.
+fn view(context: &Context, record: &FlowRecord) -> Value {
+    let document: Value = serde_json::from_str(&record.document).unwrap_or_default();
+    let graph = context.engine.parse(&document["data"]).ok();
+    let inputs: Vec<&str> = graph.iter().flat_map(|graph| graph.inputs()).collect();
+    let mut view = json!({
+        "id": record.id,
+        "name": record.name,
+        "node_count": document["data"]["nodes"].as_array().map_or(0, Vec::len),
+        "inputs": inputs,
+        "created_at": record.created_at,
+        "updated_at": record.updated_at,
+    });
+    if let (Value::Object(view), Value::Object(document)) = (&mut view, document) {
+        for (key, value) in document {
+            view.entry(key).or_insert(value);
+        }
+    }
+    view
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(body: Value) -> Result<(String, String)> {
+        check_document(body, &|data| {
+            crate::flow::Graph::parse(data, &|_| true)
+                .map(drop)
+                .map_err(|faults| Error::Invalid {
+                    message: String::new(),
+                    faults,
+                })
+        })
+    }
+
+    fn data() -> Value {
+        json!({"nodes": [{"id": "a", "data": {"provider": "echo", "model": "m", "prompt": "p"}}], "edges": []})
+    }
+
+    #[test]
+    fn unknown_keys_are_kept_and_the_servers_own_are_not() {
+        let body = json!({"id": 99, "name": " x ", "color": "red", "data": data()});
+        let (name, document) = check(body).unwrap();
+        assert_eq!(name, "x");
+        let document: Value = serde_json::from_str(&document).unwrap();
+        assert_eq!(document["color"], "red");
+        assert!(document.get("id").is_none());
+    }
+
+    #[test]
+    fn data_may_be_a_text_that_holds_json() {
+        let (_, document) = check(json!({"name": "x", "data": data().to_string()})).unwrap();
+        let document: Value = serde_json::from_str(&document).unwrap();
+        assert_eq!(document["data"], data());
+    }
+
+    #[test]
+    fn all_faults_are_listed_together() {
+        let Err(Error::Invalid { faults, .. }) = check(json!({"name": 3, "data": {"nodes": []}}))
+        else {
+            panic!("accepted");
+        };
+        let fields: Vec<_> = faults.iter().map(|fault| fault.field.as_str()).collect();
+        assert_eq!(fields, ["name", "data.nodes"]);
+        assert!(check(json!([1])).is_err());
+        assert!(check(json!({"name": "x", "data": "{oops"})).is_err());
+    }
+}

