@@ -1,0 +1,372 @@
+//! What every test starts with: a real server on port 0 in a temporary directory, an HTTP client
+//! and a WebSocket client whose every wait has a deadline.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use flowledger::config::{Config, Overrides};
+use flowledger::gateway::{Kind, ProviderConfig};
+use flowledger::secret::Secret;
+use flowledger::server::Server;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tungstenite::client::IntoClientRequest;
+use tungstenite::{Message, WebSocket};
+
+/// How long anything may take that should happen at once. Generous, because machines are slow
+/// when all tests run: only a test that fails waits for so long.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// A running server.
+pub struct TestServer {
+    server: Option<Server>,
+    config: Config,
+    /// Goes when the server does.
+    _dir: TempDir,
+}
+
+impl TestServer {
+    /// With the settings that a user without any would have.
+    pub fn start() -> Self {
+        Self::start_with(|_| {})
+    }
+
+    /// With changed settings.
+    pub fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = Config::load(Overrides::default()).unwrap();
+        config.listen = "127.0.0.1:0".parse().unwrap();
+        config.data = dir.path().join("data");
+        // Whatever keys the machine has: no test calls a real provider.
+        config.providers = BTreeMap::new();
+        add_provider(&mut config, "echo", Kind::Echo, "");
+        change(&mut config);
+        let mut server = Self {
+            server: None,
+            config,
+            dir,
+        };
+        server.start_again();
+        server
+    }
+
+    /// Stops the server as SIGTERM does.
+    pub fn stop(&mut self) {
+        if let Some(server) = self.server.take() {
+            server.shutdown();
+        }
+    }
+
+    /// Starts it on the same data and, if it has run before, on the same port.
+    pub fn start_again(&mut self) {
+        self.stop();
+        let server = Server::start(&self.config).unwrap();
+        self.config.listen = server.address();
+        self.server = Some(server);
+    }
+
+    /// Its address.
+    pub fn address(&self) -> SocketAddr {
+        self.config.listen
+    }
+
+    /// The running server, for what is not reached over the wire.
+    pub fn server(&self) -> &Server {
+        self.server.as_ref().expect("the server runs")
+    }
+
+    /// `GET`.
+    pub fn get(&self, path: &str) -> Response {
+        self.request("GET", path, &[], b"")
+    }
+
+    /// `POST` with a JSON body.
+    pub fn post(&self, path: &str, body: &Value) -> Response {
+        self.request("POST", path, &[], body.to_string().as_bytes())
+    }
+
+    /// Any request, on a connection of its own.
+    pub fn request(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Response {
+        let mut head = format!("{method} {path} HTTP/1.1\r\nhost: {}\r\n", self.address());
+        for (name, value) in headers {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        head.push_str(&format!(
+            "content-length: {}\r\nconnection: close\r\n\r\n",
+            body.len()
+        ));
+        self.raw(&[head.as_bytes(), body].concat())
+    }
+
+    /// Sends bytes as they are and reads the answer to the end of the connection.
+    pub fn raw(&self, bytes: &[u8]) -> Response {
+        let mut stream = self.connect();
+        // A server that refuses early need not read everything.
+        let _ = stream.write_all(bytes);
+        let mut answer = Vec::new();
+        let read = stream.read_to_end(&mut answer);
+        Response::parse(&answer)
+            .unwrap_or_else(|| panic!("no answer ({read:?}): {}", String::from_utf8_lossy(&answer)))
+    }
+
+    /// A connection of its own.
+    pub fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.address()).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream
+    }
+
+    /// A WebSocket client that has read its `HELLO`.
+    pub fn client(&self) -> Client {
+        self.client_at("/ws")
+    }
+
+    /// A WebSocket client that wants what came after `since`.
+    pub fn client_since(&self, since: u64) -> Client {
+        self.client_at(&format!("/ws?since={since}"))
+    }
+
+    fn client_at(&self, path: &str) -> Client {
+        let request = format!("ws://{}{path}", self.address())
+            .into_client_request()
+            .unwrap();
+        let (socket, _) = tungstenite::client(request, self.connect()).unwrap();
+        let mut client = Client {
+            socket,
+            hello: Value::Null,
+        };
+        client.hello = client.next();
+        assert_eq!(client.hello["type"], "HELLO");
+        client
+    }
+
+    /// Saves a flow and gives its number.
+    pub fn save(&self, flow: &Value) -> i64 {
+        let response = self.post("/api/flows", flow);
+        assert_eq!(response.status, 201, "{}", response.text());
+        response.json()["id"].as_i64().unwrap()
+    }
+
+    /// Starts a run and gives its id.
+    pub fn execute(&self, flow_id: i64, input: &Value) -> String {
+        let response = self.post(
+            &format!("/api/flows/{flow_id}/execute"),
+            &json!({"input": input}),
+        );
+        assert_eq!(response.status, 202, "{}", response.text());
+        response.json()["runId"].as_str().unwrap().to_owned()
+    }
+
+    /// Runs a flow to its end and gives the run.
+    pub fn run(&self, flow_id: i64, input: &Value) -> Value {
+        let path = format!("/api/flows/{flow_id}/execute?wait=true");
+        let response = self.post(&path, &json!({"input": input}));
+        assert_eq!(response.status, 200, "{}", response.text());
+        response.json()
+    }
+}
+
+impl Drop for TestServer {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// Adds a provider with the key `test-key` to the settings.
+pub fn add_provider(config: &mut Config, name: &str, kind: Kind, base_url: &str) {
+    let provider = ProviderConfig {
+        kind,
+        base_url: base_url.to_owned(),
+        api_key: Some(Secret::new("test-key")),
+        missing_key_hint: None,
+    };
+    config.providers.insert(name.to_owned(), provider);
+}
+
+/// A node that sends `prompt` to a provider.
+pub fn agent(id: &str, provider: &str, model: &str, prompt: &str) -> Value {
+    json!({"id": id, "type": "agent", "data": {
+        "label": id.to_uppercase(), "role": "tester",
+        "provider": provider, "model": model, "prompt": prompt}})
+}
+
+/// A flow of these nodes in a row.
+pub fn chain(name: &str, nodes: &[Value]) -> Value {
+    let edges: Vec<Value> = nodes
+        .windows(2)
+        .map(|pair| json!({"source": pair[0]["id"], "target": pair[1]["id"]}))
+        .collect();
+    json!({"name": name, "data": {"nodes": nodes, "edges": edges}})
+}
+
+/// Two nodes on `echo`, the second of which uses the first.
+pub fn two_nodes() -> Value {
+    chain(
+        "Two nodes",
+        &[
+            agent("plan", "echo", "echo-1", "Plan {{ input.topic }}"),
+            agent("draft", "echo", "echo-1", "Write {{ nodes.plan.output }}"),
+        ],
+    )
+}
+
+/// An HTTP answer.
+#[derive(Debug)]
+pub struct Response {
+    pub status: u16,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Response {
+    /// Reads the first answer in `bytes`; chunks are put together.
+    pub fn parse(bytes: &[u8]) -> Option<Self> {
+        let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;
+        let head = std::str::from_utf8(&bytes[..end]).ok()?;
+        let mut lines = head.split("\r\n");
+        let status = lines.next()?.split(' ').nth(1)?.parse().ok()?;
+        let headers: Vec<(String, String)> = lines
+            .filter_map(|line| line.split_once(':'))
+            .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
+            .collect();
+        let mut response = Self {
+            status,
+            headers,
+            body: bytes[end + 4..].to_vec(),
+        };
+        if response.header("transfer-encoding") == Some("chunked") {
+            response.body = unchunk(&response.body)?;
+        }
+        Some(response)
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .iter()
+            .find(|(known, _)| known == name)
+            .map(|(_, value)| value.as_str())
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("{} is not JSON: {error}: {}", self.status, self.text()))
+    }
+
+    /// The code of an error answer.
+    pub fn error_code(&self) -> String {
+        self.json()["error"]["code"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    }
+}
+
+fn unchunk(mut rest: &[u8]) -> Option<Vec<u8>> {
+    let mut body = Vec::new();
+    loop {
+        let line = rest.windows(2).position(|two| two == b"\r\n")?;
+        let size = usize::from_str_radix(std::str::from_utf8(&rest[..line]).ok()?, 16).ok()?;
+        let chunk = rest.get(line + 2..line + 2 + size)?;
+        if size == 0 {
+            return Some(body);
+        }
+        body.extend_from_slice(chunk);
+        rest = rest.get(line + 4 + size..)?;
+    }
+}
+
+/// A WebSocket client.
+pub struct Client {
+    pub socket: WebSocket<TcpStream>,
+    pub hello: Value,
+}
+
+impl Client {
+    pub fn id(&self) -> u64 {
+        self.hello["payload"]["clientId"].as_u64().unwrap()
+    }
+
+    /// The next message; fails the test when none comes in time.
+    pub fn next(&mut self) -> Value {
+        loop {
+            match self.socket.read() {
+                Ok(Message::Text(text)) => {
+                    return serde_json::from_str(&text).expect("one JSON object in a message");
+                }
+                Ok(Message::Ping(_) | Message::Pong(_)) => {}
+                other => panic!("no message came: {other:?}"),
+            }
+        }
+    }
+
+    /// Messages up to the first that fits.
+    pub fn until(&mut self, fits: impl Fn(&Value) -> bool) -> Vec<Value> {
+        let deadline = Instant::now() + DEADLINE;
+        let mut seen = Vec::new();
+        loop {
+            let message = self.next();
+            let done = fits(&message);
+            seen.push(message);
+            if done {
+                return seen;
+            }
+            assert!(Instant::now() < deadline, "it did not come: {seen:#?}");
+        }
+    }
+
+    /// Messages up to the first of that type.
+    pub fn until_type(&mut self, type_name: &str) -> Vec<Value> {
+        self.until(|message| message["type"] == type_name)
+    }
+
+    pub fn send(&mut self, text: &str) {
+        self.socket.send(Message::text(text)).unwrap();
+    }
+
+    /// Everything until the server closes, and the close code.
+    pub fn until_closed(&mut self) -> (Vec<Value>, Option<u16>) {
+        let mut seen = Vec::new();
+        loop {
+            match self.socket.read() {
+                Ok(Message::Text(text)) => seen.push(serde_json::from_str(&text).unwrap()),
+                Ok(Message::Close(frame)) => {
+                    let code = frame.map(|frame| frame.code.into());
+                    // Answers the close and waits for the end of the stream.
+                    while self.socket.read().is_ok() {}
+                    return (seen, code);
+                }
+                Ok(_) => {}
+                Err(error) => panic!("the connection was not closed but lost: {error}"),
+            }
+        }
+    }
+}
+
+/// The types of messages, in order.
+pub fn types(messages: &[Value]) -> Vec<&str> {
+    messages
+        .iter()
+        .map(|message| message["type"].as_str().unwrap())
+        .collect()
+}
+
+/// Waits until something that nobody announces has happened.
+pub fn eventually(what: &str, mut has_happened: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !has_happened() {
+        assert!(Instant::now() < deadline, "{what} did not happen in time");
+        std::thread::yield_now();
+    }
+}

@@ -1,0 +1,296 @@
+//! The hub: clients come and go, broadcasts reach all, one client disturbs no other.
+
+use std::io::{Read, Write};
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use flowledger::event::{Event, Place, Timestamp};
+use serde_json::{Value, json};
+use tungstenite::Message;
+
+use crate::harness::{Client, TestServer, eventually, two_nodes};
+
+fn clients(server: &TestServer) -> usize {
+    server
+        .server()
+        .core()
+        .hub
+        .stats()
+        .clients
+        .load(Ordering::Relaxed)
+}
+
+/// An event that is told by its text.
+fn said(delta: impl Into<String>) -> Event {
+    let place = Place {
+        flow_id: Some(1),
+        run_id: None,
+        node_id: None,
+        timestamp: Timestamp(0),
+    };
+    Event::NodeOutput {
+        place,
+        delta: delta.into(),
+    }
+}
+
+fn hears(client: &mut Client, delta: &str) {
+    client.until(|message| message["payload"]["delta"] == delta);
+}
+
+#[test]
+fn clients_are_registered_when_they_come_and_unregistered_when_they_go() {
+    let server = TestServer::start();
+    let one = server.client();
+    let mut two = server.client();
+    assert_ne!(one.id(), two.id());
+    eventually("both are registered", || clients(&server) == 2);
+    drop(one);
+    eventually("the one that was lost is unregistered", || {
+        clients(&server) == 1
+    });
+    two.socket.close(None).unwrap();
+    eventually("the one that said goodbye is unregistered", || {
+        clients(&server) == 0
+    });
+}
+
+#[test]
+fn a_broadcast_reaches_every_client_in_order() {
+    let server = TestServer::start();
+    let mut all: Vec<Client> = (0..20).map(|_| server.client()).collect();
+    for number in 0..100 {
+        server
+            .server()
+            .core()
+            .hub
+            .broadcast(&said(number.to_string()))
+            .unwrap();
+    }
+    for client in &mut all {
+        for number in 0..100 {
+            assert_eq!(client.next()["payload"]["delta"], number.to_string());
+        }
+    }
+}
+
+#[test]
+fn send_to_client_reaches_exactly_one() {
+    let server = TestServer::start();
+    let (mut one, mut two) = (server.client(), server.client());
+    let hub = &server.server().core().hub;
+    hub.send_to_client(one.id(), &said("for one")).unwrap();
+    hub.send_to_client(999, &said("for nobody")).unwrap();
+    hub.broadcast(&said("for all")).unwrap();
+    assert_eq!(one.next()["payload"]["delta"], "for one");
+    assert_eq!(one.next()["payload"]["delta"], "for all");
+    assert_eq!(two.next()["payload"]["delta"], "for all");
+}
+
+#[test]
+fn a_client_that_never_reads_delays_nobody_and_is_cut_with_a_code_that_means_reconnect() {
+    let server = TestServer::start();
+    let mut stuck = server.client();
+    let mut healthy = server.client();
+    let hub = &server.server().core().hub;
+    let large = "x".repeat(60_000);
+    let mut slowest = Duration::ZERO;
+    let mut sent = 0;
+    while hub.stats().evicted.load(Ordering::Relaxed) == 0 {
+        let began = Instant::now();
+        hub.broadcast(&said(large.clone())).unwrap();
+        hears(&mut healthy, &large);
+        slowest = slowest.max(began.elapsed());
+        sent += 1;
+        assert!(sent < 1_000, "a client that never reads was never cut");
+    }
+    // It would be ten seconds if anybody waited for a write to the stuck one.
+    assert!(slowest < Duration::from_secs(5), "{slowest:?}");
+    let (seen, code) = stuck.until_closed();
+    assert_eq!(code, Some(1013));
+    assert!(seen.len() < sent);
+    eventually("the stuck client is gone", || clients(&server) == 1);
+}
+
+#[test]
+fn a_slow_reader_that_pings_while_large_messages_are_sent_sees_no_corrupt_frame() {
+    let server = TestServer::start();
+    let mut client = server.client();
+    let hub = server.server().core().hub.clone();
+    const MESSAGES: usize = 300;
+    let publisher = std::thread::spawn(move || {
+        for number in 0..MESSAGES {
+            let text = format!("{number}:{}", "y".repeat(20_000 + number % 7 * 3_000));
+            hub.broadcast(&said(text)).unwrap();
+            // Paced by the hub's own pings and the reader below; never over the outbox's limit.
+            if number % 10 == 9 {
+                std::thread::park_timeout(Duration::from_millis(20));
+            }
+        }
+    });
+    let mut pongs = 0;
+    let mut next = 0;
+    while next < MESSAGES {
+        if next % 3 == 0 {
+            client
+                .socket
+                .send(Message::Ping(next.to_string().into()))
+                .unwrap();
+        }
+        match client.socket.read().expect("no frame is corrupt") {
+            Message::Text(text) => {
+                let message: Value = serde_json::from_str(&text).unwrap();
+                let delta = message["payload"]["delta"].as_str().unwrap();
+                assert!(delta.starts_with(&format!("{next}:")), "{}", &delta[..10]);
+                next += 1;
+            }
+            Message::Pong(_) => pongs += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    publisher.join().unwrap();
+    assert!(pongs > 0);
+}
+
+#[test]
+fn a_close_is_answered_once_and_nothing_follows_it() {
+    let server = TestServer::start();
+    let mut client = server.client();
+    // Events race with the close; none may come behind the answer to it.
+    let hub = server.server().core().hub.clone();
+    let publisher = std::thread::spawn(move || {
+        for number in 0..200 {
+            let _ = hub.broadcast(&said(number.to_string()));
+        }
+    });
+    client.socket.close(None).unwrap();
+    client.socket.flush().unwrap();
+    let mut rest = Vec::new();
+    client.socket.get_mut().read_to_end(&mut rest).unwrap();
+    publisher.join().unwrap();
+    let closes = frames(&rest).iter().filter(|opcode| **opcode == 8).count();
+    assert_eq!(closes, 1);
+    assert_eq!(frames(&rest).last(), Some(&8));
+}
+
+/// The opcodes of the unmasked frames in `bytes`.
+fn frames(mut bytes: &[u8]) -> Vec<u8> {
+    let mut opcodes = Vec::new();
+    while bytes.len() >= 2 {
+        opcodes.push(bytes[0] & 0x0f);
+        let (head, length) = match bytes[1] {
+            126 => (4, u16::from_be_bytes([bytes[2], bytes[3]]) as usize),
+            short => (2, short as usize),
+        };
+        bytes = &bytes[head + length..];
+    }
+    opcodes
+}
+
+#[test]
+fn garbage_is_told_to_its_sender_alone_and_the_connection_stays() {
+    let server = TestServer::start();
+    let (mut rude, mut polite) = (server.client(), server.client());
+    for (text, code) in [
+        ("not json", "invalid_json"),
+        ("[1]", "unknown_type"),
+        (r#"{"type":"DANCE"}"#, "unknown_type"),
+        (
+            r#"{"type":"SUBSCRIBE","payload":{"flowIds":"all"}}"#,
+            "invalid_payload",
+        ),
+    ] {
+        rude.send(text);
+        let answer = rude.next();
+        assert_eq!(
+            (answer["type"].as_str(), answer["payload"]["code"].as_str()),
+            (Some("ERROR"), Some(code))
+        );
+        assert!(answer.get("seq").is_none());
+    }
+    rude.send(r#"{"type":"PING"}"#);
+    assert_eq!(rude.next()["type"], "PONG");
+    server
+        .server()
+        .core()
+        .hub
+        .broadcast(&said("hello"))
+        .unwrap();
+    assert_eq!(polite.next()["payload"]["delta"], "hello");
+}
+
+#[test]
+fn what_breaks_the_protocol_is_closed_with_the_code_for_it() {
+    let server = TestServer::start();
+    let closes = |send: &dyn Fn(&mut Client)| {
+        let mut client = server.client();
+        send(&mut client);
+        client.until_closed().1
+    };
+    assert_eq!(
+        closes(&|client| client.send(&"x".repeat(70_000))),
+        Some(1009)
+    );
+    assert_eq!(
+        closes(&|client| client.socket.send(Message::binary(vec![1])).unwrap()),
+        Some(1003)
+    );
+    // An unmasked frame, a reserved opcode, and a text that is not UTF-8.
+    for (bytes, code) in [
+        (&[0x81, 0x01, b'x'][..], 1002),
+        (&[0x83, 0x80, 0, 0, 0, 0], 1002),
+        (&[0x81, 0x81, 0, 0, 0, 0, 0xff], 1007),
+    ] {
+        let raw = closes(&|client| client.socket.get_mut().write_all(bytes).unwrap());
+        assert_eq!(raw, Some(code), "{bytes:x?}");
+    }
+}
+
+#[test]
+fn a_subscription_narrows_what_a_client_gets() {
+    let server = TestServer::start();
+    let flow = server.save(&two_nodes());
+    let other = server.save(&two_nodes());
+    let mut narrow = server.client();
+    let subscribe =
+        json!({"type": "SUBSCRIBE", "payload": {"flowIds": [flow], "types": ["FLOW_STATUS"]}});
+    narrow.send(&subscribe.to_string());
+    // The answer says that what was sent before it has been dealt with.
+    narrow.send(r#"{"type":"PING"}"#);
+    narrow.until_type("PONG");
+    server.run(other, &json!({"topic": "x"}));
+    server.run(flow, &json!({"topic": "x"}));
+    let seen = narrow.until(|message| message["payload"]["status"] == "FINISHED");
+    assert!(seen.iter().all(|message| message["type"] == "FLOW_STATUS" && message["payload"]["flowId"] == flow));
+    let statuses: Vec<&str> = seen
+        .iter()
+        .map(|m| m["payload"]["status"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        statuses,
+        ["STARTED", "NODE_COMPLETE", "NODE_COMPLETE", "FINISHED"]
+    );
+}
+
+#[test]
+fn at_shutdown_clients_are_closed_with_1001_within_five_seconds() {
+    let mut server = TestServer::start();
+    let mut clients: Vec<Client> = (0..50).map(|_| server.client()).collect();
+    // One that does not answer the close holds nobody up.
+    let mute = server.client();
+    let readers: Vec<_> = clients
+        .drain(..)
+        .map(|mut client| std::thread::spawn(move || client.until_closed().1))
+        .collect();
+    let began = Instant::now();
+    server.stop();
+    assert!(
+        began.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        began.elapsed()
+    );
+    for reader in readers {
+        assert_eq!(reader.join().unwrap(), Some(1001));
+    }
+    drop(mute);
+}

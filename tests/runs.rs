@@ -1,0 +1,415 @@
+//! Runs: the exact messages, the ledger rows, cancel, and what a restart leaves.
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use flowledger::gateway::Kind;
+use serde_json::{Value, json};
+
+use crate::harness::{
+    DEADLINE, TestServer, add_provider, agent, chain, eventually, two_nodes, types,
+};
+use crate::upstream::{STREAM_HEAD, Upstream, completion, completion_of, delta, json_answer};
+
+fn with_upstream(upstream: &Upstream) -> TestServer {
+    TestServer::start_with(|config| add_provider(config, "openai", Kind::OpenAi, upstream.url()))
+}
+
+fn one_call(prompt: &str) -> Value {
+    chain(
+        "One call",
+        &[agent("only", "openai", "gpt-4o-mini", prompt)],
+    )
+}
+
+fn without<'a>(messages: &'a [Value], leave_out: &[&str]) -> Vec<&'a Value> {
+    messages
+        .iter()
+        .filter(|m| !leave_out.contains(&m["type"].as_str().unwrap()))
+        .collect()
+}
+
+#[test]
+fn a_run_of_two_nodes_tells_exactly_this() {
+    let server = TestServer::start();
+    let flow = server.save(&two_nodes());
+    let mut client = server.client();
+    let run_id = server.execute(flow, &json!({"topic": "bees"}));
+    let seen = client.until(|message| message["payload"]["status"] == "FINISHED");
+    assert_eq!(
+        types(&seen)
+            .into_iter()
+            .filter(|t| *t != "NODE_OUTPUT")
+            .collect::<Vec<_>>(),
+        [
+            "FLOW_STARTED",
+            "FLOW_STATUS",
+            "NODE_STARTED",
+            "LEDGER_UPDATE",
+            "LEDGER_UPDATE",
+            "NODE_COMPLETED",
+            "FLOW_STATUS",
+            "NODE_STARTED",
+            "LEDGER_UPDATE",
+            "LEDGER_UPDATE",
+            "NODE_COMPLETED",
+            "FLOW_STATUS",
+            "FLOW_COMPLETED",
+            "FLOW_STATUS",
+        ]
+    );
+    let logged: Vec<u64> = seen.iter().filter_map(|m| m["seq"].as_u64()).collect();
+    assert_eq!(logged, (1..=14).collect::<Vec<_>>());
+    for message in &seen {
+        let payload = &message["payload"];
+        assert_eq!(
+            (&payload["flowId"], &payload["runId"]),
+            (&json!(flow), &json!(run_id))
+        );
+        assert!(payload["timestamp"].as_str().unwrap().ends_with('Z'));
+        assert!(payload.get("nodeId").is_some());
+    }
+    let main = without(&seen, &["FLOW_STATUS", "LEDGER_UPDATE", "NODE_OUTPUT"]);
+    assert_eq!(main[0]["payload"]["nodeCount"], 2);
+    assert_eq!(main[0]["payload"]["trigger"], "api");
+    let draft = &main[4]["payload"];
+    assert_eq!(draft["nodeId"], "draft");
+    assert_eq!(draft["label"], "DRAFT");
+    assert_eq!(
+        draft["resultPreview"],
+        "[echo of echo-1] Write [echo of echo-1] Plan bees"
+    );
+    assert_eq!(
+        (&draft["cost"], &draft["cached"]),
+        (&json!(0), &json!(false))
+    );
+    let end = &main[5]["payload"];
+    let rows = server.get("/api/ledger").json();
+    let sum = |key: &str| {
+        rows["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|r| r[key].as_u64().unwrap())
+            .sum::<u64>()
+    };
+    assert_eq!(end["inputTokens"], sum("input_tokens"));
+    assert_eq!(end["outputTokens"], sum("output_tokens"));
+}
+
+#[test]
+fn a_node_that_fails_fails_the_run_with_the_text_of_the_error() {
+    let error = r#"{"error":{"message":"out of order","type":"server_error"}}"#;
+    let upstream = Upstream::saying(json_answer("500 Internal Server Error", error));
+    let server = with_upstream(&upstream);
+    let flow = server.save(&chain(
+        "Fails",
+        &[
+            agent("first", "openai", "gpt-4o-mini", "x"),
+            agent("never", "echo", "echo-1", "{{ nodes.first.output }}"),
+        ],
+    ));
+    let mut client = server.client();
+    server.execute(flow, &json!({}));
+    let seen = client.until(|message| {
+        message["payload"]["status"] == "FAILED" && message["type"] == "FLOW_STATUS"
+    });
+    assert_eq!(
+        types(&seen),
+        [
+            "FLOW_STARTED",
+            "FLOW_STATUS",
+            "NODE_STARTED",
+            "LEDGER_UPDATE",
+            "LEDGER_UPDATE",
+            "NODE_FAILED",
+            "FLOW_FAILED",
+            "FLOW_STATUS"
+        ]
+    );
+    let failed = &seen[6]["payload"];
+    assert_eq!(failed["nodeId"], "first");
+    assert!(
+        failed["error"].as_str().unwrap().contains("out of order"),
+        "{failed}"
+    );
+    assert_eq!(seen[5]["payload"]["willRetry"], false);
+    let rows = server.get("/api/ledger").json();
+    let row = &rows["items"][0];
+    assert_eq!(rows["items"].as_array().unwrap().len(), 1);
+    assert_eq!(row["status"], "FAILED");
+    assert!(
+        row["error_message"].as_str().unwrap().contains("500"),
+        "{row}"
+    );
+    // The provider may have charged for it, so nobody says 0.
+    assert_eq!(row["total_cost_usd"], Value::Null);
+}
+
+#[test]
+fn a_call_is_priced_from_the_providers_own_counts() {
+    let upstream = Upstream::saying(completion("hi", 1_000_000, 100_000));
+    let server = with_upstream(&upstream);
+    let run = server.run(server.save(&one_call("x")), &json!({}));
+    assert_eq!(run["nodes"][0]["output"], "hi");
+    // gpt-4o-mini: 0.15 and 0.60 USD for a million tokens.
+    assert_eq!(run["cost"], json!(0.21));
+    let row = &server.get("/api/ledger").json()["items"][0];
+    assert_eq!(
+        (&row["total_cost_usd"], &row["usage_source"]),
+        (&json!(0.21), &json!("provider"))
+    );
+}
+
+#[test]
+fn a_model_without_a_price_has_no_cost_instead_of_none() {
+    let upstream = Upstream::saying(completion_of("my-own-model", "hi", 5, 5));
+    let server = with_upstream(&upstream);
+    let flow = chain("Own", &[agent("only", "openai", "my-own-model", "x")]);
+    let run = server.run(server.save(&flow), &json!({}));
+    assert_eq!(
+        (&run["status"], &run["cost"]),
+        (&json!("COMPLETED"), &Value::Null)
+    );
+    let summary = server.get("/api/ledger/summary?group_by=model").json();
+    assert_eq!(summary["total"]["unpriced_calls"], 1);
+}
+
+#[test]
+fn an_intent_is_in_the_ledger_before_the_request_leaves() {
+    let (release, wait) = crossbeam_channel::bounded::<()>(0);
+    let upstream = Upstream::start(move |_, stream| {
+        let _ = wait.recv_timeout(DEADLINE);
+        let _ = stream.write_all(completion("hi", 1, 1).as_bytes());
+    });
+    let server = with_upstream(&upstream);
+    let flow = server.save(&one_call("x"));
+    server.execute(flow, &json!({}));
+    upstream.requests().recv_timeout(DEADLINE).unwrap();
+    let row = server.get("/api/ledger").json()["items"][0].clone();
+    assert_eq!(
+        (&row["status"], &row["latency_ms"]),
+        (&json!("PENDING"), &Value::Null)
+    );
+    assert_eq!(
+        server.get(&format!("/api/flows/{flow}/status")).json()["nodes"][0]["status"],
+        "RUNNING"
+    );
+    release.send_timeout((), DEADLINE).unwrap();
+    eventually("the row is settled", || {
+        server.get("/api/ledger").json()["items"][0]["status"] == "SUCCESS"
+    });
+}
+
+#[test]
+fn streamed_text_goes_out_while_it_comes_and_usage_is_that_of_the_last_chunk() {
+    let (release, wait) = crossbeam_channel::bounded::<()>(0);
+    let upstream = Upstream::start(move |_, stream| {
+        let _ = stream.write_all(format!("{STREAM_HEAD}{}", delta("Hello ")).as_bytes());
+        let _ = wait.recv_timeout(DEADLINE);
+        let end = "data: {\"choices\":[{\"index\":0,\"delta\":{},\"finish_reason\":\"stop\"}]}\n\ndata: {\"choices\":[],\"usage\":{\"prompt_tokens\":7,\"completion_tokens\":3}}\n\ndata: [DONE]\n\n";
+        let _ = stream.write_all(format!("{}{end}", delta("world")).as_bytes());
+    });
+    let server = with_upstream(&upstream);
+    let flow = server.save(&one_call("x"));
+    let mut client = server.client();
+    server.execute(flow, &json!({}));
+    let first = client.until_type("NODE_OUTPUT").pop().unwrap();
+    assert_eq!(first["payload"]["delta"], "Hello ");
+    assert!(first.get("seq").is_none());
+    release.send_timeout((), DEADLINE).unwrap();
+    let rest = client.until_type("NODE_COMPLETED");
+    let text: String = rest
+        .iter()
+        .filter_map(|m| m["payload"]["delta"].as_str())
+        .collect();
+    assert_eq!(text, "world");
+    let completed = rest.last().unwrap();
+    assert_eq!(completed["payload"]["resultPreview"], "Hello world");
+    assert_eq!(
+        (
+            &completed["payload"]["inputTokens"],
+            &completed["payload"]["outputTokens"]
+        ),
+        (&json!(7), &json!(3))
+    );
+}
+
+#[test]
+fn cancel_takes_effect_within_a_second_in_the_middle_of_an_answer() {
+    let upstream = Upstream::start(|_, stream| {
+        let _ = stream.write_all(format!("{STREAM_HEAD}{}", delta("Once upon")).as_bytes());
+        // Silent until the other side is gone.
+        let _ = std::io::Read::read(stream, &mut [0; 1]);
+    });
+    let server = with_upstream(&upstream);
+    let flow = server.save(&one_call("x"));
+    let mut client = server.client();
+    let run_id = server.execute(flow, &json!({}));
+    client.until_type("NODE_OUTPUT");
+    let began = Instant::now();
+    assert_eq!(
+        server
+            .post(&format!("/api/runs/{run_id}/cancel"), &json!({}))
+            .status,
+        202
+    );
+    let seen = client.until_type("FLOW_CANCELLED");
+    assert!(
+        began.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        began.elapsed()
+    );
+    assert!(types(&seen).contains(&"NODE_FAILED"));
+    assert_eq!(
+        server.get(&format!("/api/runs/{run_id}")).json()["status"],
+        "CANCELLED"
+    );
+    let row = server.get("/api/ledger").json()["items"][0].clone();
+    assert_eq!(
+        (&row["status"], &row["total_cost_usd"]),
+        (&json!("CANCELLED"), &Value::Null)
+    );
+    let again = server.post(&format!("/api/runs/{run_id}/cancel"), &json!({}));
+    assert_eq!(
+        (again.status, again.error_code().as_str()),
+        (409, "conflict")
+    );
+    assert_eq!(
+        server.post("/api/runs/nothing/cancel", &json!({})).status,
+        404
+    );
+}
+
+#[test]
+fn nodes_that_do_not_need_each_other_run_at_the_same_time() {
+    // Each of the two calls is answered only once both have come.
+    let both = std::sync::Arc::new(std::sync::Barrier::new(2));
+    let upstream = Upstream::start(move |_, stream| {
+        both.wait();
+        let _ = stream.write_all(completion("hi", 1, 1).as_bytes());
+    });
+    let server = with_upstream(&upstream);
+    let run = server.run(
+        server.save(&json!({"name": "Diamond", "data": {
+            "nodes": [agent("a", "openai", "gpt-4o-mini", "x"), agent("b", "openai", "gpt-4o-mini", "x"),
+                      agent("c", "echo", "echo-1", "{{ nodes.a.output }}{{ nodes.b.output }}")],
+            "edges": [{"source": "a", "target": "c"}, {"source": "b", "target": "c"}]}})),
+        &json!({}),
+    );
+    assert_eq!(run["nodes"][2]["output"], "[echo of echo-1] hihi");
+}
+
+#[test]
+fn a_run_that_a_shutdown_interrupts_goes_on_and_buys_no_finished_node_again() {
+    let stuck = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let upstream = {
+        let stuck = stuck.clone();
+        Upstream::start(move |body, stream| {
+            if body.contains("second") && stuck.load(std::sync::atomic::Ordering::SeqCst) {
+                let _ = std::io::Read::read(stream, &mut [0; 1]);
+                return;
+            }
+            let _ = stream.write_all(completion("hi", 1, 1).as_bytes());
+        })
+    };
+    let mut server = with_upstream(&upstream);
+    let flow = server.save(&chain(
+        "Long",
+        &[
+            agent("a", "openai", "gpt-4o-mini", "first"),
+            agent("b", "openai", "gpt-4o-mini", "second {{ nodes.a.output }}"),
+        ],
+    ));
+    let run_id = server.execute(flow, &json!({}));
+    for _ in 0..2 {
+        upstream.requests().recv_timeout(DEADLINE).unwrap();
+    }
+    stuck.store(false, std::sync::atomic::Ordering::SeqCst);
+    server.start_again();
+    eventually("the run goes on", || {
+        server.get(&format!("/api/runs/{run_id}")).json()["status"] == "COMPLETED"
+    });
+    assert_eq!(upstream.count(), 3);
+    let rows = server.get("/api/ledger").json();
+    let statuses: Vec<_> = rows["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|r| {
+            (
+                r["node_id"].as_str().unwrap(),
+                r["attempt"].as_u64().unwrap(),
+                r["status"].as_str().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        statuses,
+        [
+            ("b", 2, "SUCCESS"),
+            ("b", 1, "UNKNOWN"),
+            ("a", 1, "SUCCESS")
+        ]
+    );
+    assert_eq!(rows["items"][1]["total_cost_usd"], Value::Null);
+}
+
+#[test]
+fn the_status_route_says_what_a_client_needs_while_its_socket_is_down() {
+    let server = TestServer::start();
+    let flow = server.save(&two_nodes());
+    let path = format!("/api/flows/{flow}/status");
+    let before = server.get(&path).json();
+    assert_eq!(
+        (&before["runId"], &before["nodes"][0]["status"]),
+        (&Value::Null, &json!("WAITING"))
+    );
+    let run = server.run(flow, &json!({"topic": "x"}));
+    let after = server.get(&path).json();
+    assert_eq!(
+        (&after["runId"], &after["status"]),
+        (&run["runId"], &json!("COMPLETED"))
+    );
+    assert_eq!(after["seq"], server.client().hello["payload"]["seq"]);
+    assert_eq!(server.get("/api/flows/999/status").status, 404);
+}
+
+#[test]
+fn ledger_pages_and_sums_and_csv_agree() {
+    let server = TestServer::start();
+    let flow = server.save(&two_nodes());
+    for _ in 0..4 {
+        server.run(flow, &json!({"topic": "x"}));
+    }
+    let mut ids = Vec::new();
+    let mut path = "/api/ledger?limit=3".to_owned();
+    loop {
+        let page = server.get(&path).json();
+        ids.extend(
+            page["items"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|row| row["id"].as_i64().unwrap()),
+        );
+        let Some(next) = page["next"].as_i64() else {
+            break;
+        };
+        path = format!("/api/ledger?limit=3&before={next}");
+    }
+    assert_eq!(ids, (1..=8).rev().collect::<Vec<_>>());
+    for group in ["model", "provider", "flow", "role", "day", "status"] {
+        let summary = server
+            .get(&format!("/api/ledger/summary?group_by={group}"))
+            .json();
+        assert_eq!(summary["items"].as_array().unwrap().len(), 1, "{group}");
+        assert_eq!(summary["total"]["calls"], 8);
+    }
+    let csv = server.get("/api/ledger.csv?status=SUCCESS").text();
+    assert_eq!(csv.lines().count(), 9);
+    assert_eq!(
+        server.get("/api/ledger?status=FAILED").json()["items"],
+        json!([])
+    );
+}

@@ -1,0 +1,146 @@
+//! A provider whose answers a test writes: a real listener that gives scripted bytes.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+
+/// What to do with a connection whose request was read.
+pub type Script = Arc<dyn Fn(&str, &mut TcpStream) + Send + Sync>;
+
+/// See the module. Each connection gets one answer.
+pub struct Upstream {
+    url: String,
+    stopping: Arc<AtomicBool>,
+    count: Arc<AtomicUsize>,
+    requests: Receiver<String>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Upstream {
+    /// Answers each request with what `script` writes; it gets the request's body.
+    pub fn start(script: impl Fn(&str, &mut TcpStream) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/v1", listener.local_addr().unwrap());
+        let stopping = Arc::new(AtomicBool::new(false));
+        let count = Arc::new(AtomicUsize::new(0));
+        let (seen, requests) = unbounded();
+        let thread = {
+            let (stopping, count, script) =
+                (stopping.clone(), count.clone(), Arc::new(script) as Script);
+            std::thread::spawn(move || {
+                for stream in listener.incoming().map_while(Result::ok) {
+                    if stopping.load(Ordering::SeqCst) {
+                        return;
+                    }
+                    let (count, script, seen) = (count.clone(), script.clone(), seen.clone());
+                    std::thread::spawn(move || serve(stream, &count, &script, &seen));
+                }
+            })
+        };
+        Self {
+            url,
+            stopping,
+            count,
+            requests,
+            thread: Some(thread),
+        }
+    }
+
+    /// Always the same bytes.
+    pub fn saying(answer: impl Into<String>) -> Self {
+        let answer = answer.into();
+        Self::start(move |_, stream| drop(stream.write_all(answer.as_bytes())))
+    }
+
+    /// Its `base_url`.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// How many requests it has seen.
+    pub fn count(&self) -> usize {
+        self.count.load(Ordering::SeqCst)
+    }
+
+    /// The bodies of requests, as they come.
+    pub fn requests(&self) -> &Receiver<String> {
+        &self.requests
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        let address = self
+            .url
+            .trim_start_matches("http://")
+            .trim_end_matches("/v1");
+        let _ = TcpStream::connect(address);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn serve(mut stream: TcpStream, count: &AtomicUsize, script: &Script, seen: &Sender<String>) {
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    let mut length = 0;
+    loop {
+        let mut line = String::new();
+        if reader.read_line(&mut line).unwrap_or(0) == 0 {
+            return;
+        }
+        let line = line.trim_end().to_ascii_lowercase();
+        if let Some(value) = line.strip_prefix("content-length:") {
+            length = value.trim().parse().unwrap();
+        }
+        if line.is_empty() {
+            break;
+        }
+    }
+    let mut body = vec![0; length];
+    if reader.read_exact(&mut body).is_err() {
+        return;
+    }
+    let body = String::from_utf8(body).unwrap();
+    count.fetch_add(1, Ordering::SeqCst);
+    let _ = seen.send(body.clone());
+    script(&body, &mut stream);
+}
+
+/// A whole answer with a JSON body.
+pub fn json_answer(status: &str, body: &str) -> String {
+    format!(
+        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+/// A whole chat completion of gpt-4o-mini with usage.
+pub fn completion(text: &str, input_tokens: u64, output_tokens: u64) -> String {
+    completion_of("gpt-4o-mini", text, input_tokens, output_tokens)
+}
+
+/// A whole chat completion with usage.
+pub fn completion_of(model: &str, text: &str, input_tokens: u64, output_tokens: u64) -> String {
+    let body = serde_json::json!({
+        "model": model,
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": input_tokens, "completion_tokens": output_tokens},
+    });
+    json_answer("200 OK", &body.to_string())
+}
+
+/// The head of a streamed answer; the connection's end is the answer's end.
+pub const STREAM_HEAD: &str =
+    "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
+
+/// A chunk of a streamed chat completion.
+pub fn delta(text: &str) -> String {
+    let chunk = serde_json::json!({"choices": [{"index": 0, "delta": {"content": text}}]});
+    format!("data: {chunk}\n\n")
+}
