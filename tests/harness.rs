@@ -46,7 +46,7 @@ impl TestServer {
         let mut server = Self {
             server: None,
             config,
-            dir,
+            _dir: dir,
         };
         server.start_again();
         server
