@@ -12,6 +12,7 @@ use serde::Deserialize;
 use crate::error::{Error, Result};
 use crate::gateway::{Kind, ProviderConfig, Timeouts};
 use crate::secret::Secret;
+use crate::socket::Pings;
 
 /// Where the server listens unless told otherwise.
 pub const LISTEN_DEFAULT: &str = "127.0.0.1:7700";
@@ -33,6 +34,8 @@ pub struct Config {
     pub providers: BTreeMap<String, ProviderConfig>,
     /// How long calls may take.
     pub timeouts: Timeouts,
+    /// When WebSocket clients count as gone.
+    pub pings: Pings,
 }
 
 /// What flags and environment variables say; what they leave open comes from the file.
@@ -65,6 +68,8 @@ struct File {
     #[serde(default)]
     timeouts: FileTimeouts,
     #[serde(default)]
+    websocket: FileWebsocket,
+    #[serde(default)]
     providers: BTreeMap<String, FileProvider>,
 }
 
@@ -74,6 +79,13 @@ struct FileTimeouts {
     connect_s: Option<f64>,
     first_byte_s: Option<f64>,
     total_s: Option<f64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileWebsocket {
+    ping_interval_s: Option<f64>,
+    pong_timeout_s: Option<f64>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -172,6 +184,7 @@ impl Config {
             allow_origins: origins(either(given.allow_origins, file.allow_origins))?,
             providers: providers(file.providers, beside, variable)?,
             timeouts: timeouts(&file.timeouts)?,
+            pings: pings(&file.websocket)?,
         })
     }
 
@@ -249,23 +262,47 @@ fn token(text: String) -> Result<Secret> {
     Ok(Secret::new(text))
 }
 
+/// A number of seconds above 0, or the default where there is none.
+fn seconds(name: &str, value: Option<f64>, default: Duration) -> Result<Duration> {
+    let Some(value) = value else {
+        return Ok(default);
+    };
+    Duration::try_from_secs_f64(value)
+        .ok()
+        .filter(|duration| !duration.is_zero())
+        .ok_or_else(|| {
+            wrong(format!(
+                "{name}: `{value}` is not a number of seconds above 0"
+            ))
+        })
+}
+
 fn timeouts(file: &FileTimeouts) -> Result<Timeouts> {
     let default = Timeouts::default();
-    let seconds = |name: &str, value: Option<f64>, default: Duration| match value {
-        None => Ok(default),
-        Some(value) => Duration::try_from_secs_f64(value)
-            .ok()
-            .filter(|duration| !duration.is_zero())
-            .ok_or_else(|| {
-                wrong(format!(
-                    "timeouts.{name}: `{value}` is not a number of seconds above 0"
-                ))
-            }),
-    };
     Ok(Timeouts {
-        connect: seconds("connect_s", file.connect_s, default.connect)?,
-        first_byte: seconds("first_byte_s", file.first_byte_s, default.first_byte)?,
-        total: seconds("total_s", file.total_s, default.total)?,
+        connect: seconds("timeouts.connect_s", file.connect_s, default.connect)?,
+        first_byte: seconds(
+            "timeouts.first_byte_s",
+            file.first_byte_s,
+            default.first_byte,
+        )?,
+        total: seconds("timeouts.total_s", file.total_s, default.total)?,
+    })
+}
+
+fn pings(file: &FileWebsocket) -> Result<Pings> {
+    let default = Pings::default();
+    Ok(Pings {
+        interval: seconds(
+            "websocket.ping_interval_s",
+            file.ping_interval_s,
+            default.interval,
+        )?,
+        timeout: seconds(
+            "websocket.pong_timeout_s",
+            file.pong_timeout_s,
+            default.timeout,
+        )?,
     })
 }
 

@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-pub use outbox::{Outbox, PING_INTERVAL, Replay, Sink};
+pub use outbox::{Outbox, Replay, Sink};
 
 use crate::error::{Error, Result};
 use crate::event::{ClientId, Event, Filter, FlowId, Seq, encode};

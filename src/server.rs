@@ -175,6 +175,7 @@ impl Server {
         let sockets = Sockets {
             hub: core.hub.clone(),
             store: Arc::clone(&core.store),
+            pings: config.pings,
         };
         let gate = Gate::start(listener, socket_path, access, sockets, on_fatal)?;
         Ok(Self {

@@ -25,7 +25,7 @@ use tungstenite::{Error as WsError, Message, WebSocket};
 use self::stream::{Half, StreamSink};
 use crate::error::{Error, Result};
 use crate::event::{ClientId, Event, Filter, Request, Seq, encode};
-use crate::hub::{Encoding, Hub, Outbox, PING_INTERVAL, Replay, close};
+use crate::hub::{Encoding, Hub, Outbox, Replay, close};
 use crate::store::Store;
 
 /// The subprotocol that a client may offer; one that carries a token has to.
@@ -34,8 +34,6 @@ pub const SUBPROTOCOL: &str = "flowledger";
 const MESSAGE_BYTES_MAX: usize = 64 << 10;
 /// tungstenite's own default is 128 KiB for each connection; clients send small messages.
 const READ_BUFFER_BYTES: usize = 4 << 10;
-/// How long nothing may come from a client: a ping's interval and ten seconds for the pong.
-const SILENCE_MAX: Duration = Duration::from_secs(PING_INTERVAL.as_secs() + 10);
 /// After a close frame the rest of what the client sends is read and dropped for this long.
 const DRAIN_TIME: Duration = Duration::from_secs(2);
 /// Stack of a client's writer thread: it formats and copies, nothing deep.
@@ -111,6 +109,32 @@ impl Replay for LogReplay {
     }
 }
 
+/// When a client counts as gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pings {
+    /// How often a client is pinged. 25 s by default: below the half minute or minute after which
+    /// proxies drop silent connections.
+    pub interval: Duration,
+    /// How long its pong may take. 10 s by default.
+    pub timeout: Duration,
+}
+
+impl Default for Pings {
+    fn default() -> Self {
+        Self {
+            interval: Duration::from_secs(25),
+            timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Pings {
+    /// How long nothing may come from a client.
+    fn silence_max(self) -> Duration {
+        self.interval.saturating_add(self.timeout)
+    }
+}
+
 /// What serving a client needs.
 #[derive(Clone)]
 pub struct Sockets {
@@ -118,6 +142,8 @@ pub struct Sockets {
     pub hub: Hub,
     /// Where missed events are read from.
     pub store: Arc<Store>,
+    /// When they count as gone.
+    pub pings: Pings,
 }
 
 /// A client whose request to become a WebSocket is accepted.
@@ -187,11 +213,11 @@ impl Sockets {
             store: Arc::clone(&self.store),
         };
         let writer = {
-            let outbox = Arc::clone(&outbox);
+            let (outbox, interval) = (Arc::clone(&outbox), self.pings.interval);
             Builder::new()
                 .name(format!("ws-writer-{id}"))
                 .stack_size(WRITER_STACK_BYTES)
-                .spawn(move || outbox.run(&replay))
+                .spawn(move || outbox.run(&replay, interval))
                 .map_err(|error| Error::Busy(format!("cannot start a thread: {error}")))?
         };
         // Nobody else writes yet: the outbox is empty until the hub knows it.
@@ -220,7 +246,7 @@ impl Sockets {
 
     /// The reader: takes messages until the client is gone, and says why it is.
     fn read(&self, id: ClientId, stream: &TcpStream, outbox: &Outbox, rest: Vec<u8>) -> String {
-        if let Err(error) = stream.set_read_timeout(Some(SILENCE_MAX)) {
+        if let Err(error) = stream.set_read_timeout(Some(self.pings.silence_max())) {
             return format!("cannot set a timeout: {error}");
         }
         let config = WebSocketConfig::default()
@@ -243,9 +269,39 @@ impl Sockets {
                 }
                 // Pings and closes are answered by tungstenite, into the outbox.
                 Ok(_) => {}
-                Err(error) => return end_of_reading(&error, stream, outbox),
+                Err(error) => return self.end_of_reading(&error, stream, outbox),
             }
         }
+    }
+
+    /// Tells the client why its reader ends, where it can still be told, and says it for the log.
+    fn end_of_reading(&self, error: &WsError, stream: &TcpStream, outbox: &Outbox) -> String {
+        let (code, reason): (u16, Cow<'static, str>) = match error {
+            WsError::ConnectionClosed | WsError::AlreadyClosed => {
+                return "closed by the client".into();
+            }
+            WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
+                return "the connection was lost".into();
+            }
+            WsError::Io(error) if is_timeout(error) => (
+                close::TRY_AGAIN,
+                format!(
+                    "no sign of life for {} s",
+                    self.pings.silence_max().as_secs()
+                )
+                .into(),
+            ),
+            WsError::Io(error) => return format!("the connection was lost: {error}"),
+            WsError::Capacity(CapacityError::MessageTooLong { .. }) => (
+                close::TOO_BIG,
+                format!("a message may have {MESSAGE_BYTES_MAX} bytes").into(),
+            ),
+            WsError::Utf8(_) => (close::INVALID_DATA, "a text must be UTF-8".into()),
+            other => (close::PROTOCOL, other.to_string().into()),
+        };
+        outbox.close(code, &reason);
+        drain(stream, DRAIN_TIME);
+        format!("{reason} (close code {code})")
     }
 
     /// Does what a message asks for. What cannot be read is told to this client alone.
@@ -300,30 +356,6 @@ fn read_request(text: &str) -> std::result::Result<Request, (&'static str, Strin
         return Err(("too_many", message));
     }
     Ok(Request::Subscribe(filter))
-}
-
-/// Tells the client why its reader ends, where it can still be told, and says it for the log.
-fn end_of_reading(error: &WsError, stream: &TcpStream, outbox: &Outbox) -> String {
-    let (code, reason): (u16, Cow<'static, str>) = match error {
-        WsError::ConnectionClosed | WsError::AlreadyClosed => return "closed by the client".into(),
-        WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
-            return "the connection was lost".into();
-        }
-        WsError::Io(error) if is_timeout(error) => (
-            close::POLICY,
-            format!("no sign of life for {} s", SILENCE_MAX.as_secs()).into(),
-        ),
-        WsError::Io(error) => return format!("the connection was lost: {error}"),
-        WsError::Capacity(CapacityError::MessageTooLong { .. }) => (
-            close::TOO_BIG,
-            format!("a message may have {MESSAGE_BYTES_MAX} bytes").into(),
-        ),
-        WsError::Utf8(_) => (close::INVALID_DATA, "a text must be UTF-8".into()),
-        other => (close::PROTOCOL, other.to_string().into()),
-    };
-    outbox.close(code, &reason);
-    drain(stream, DRAIN_TIME);
-    format!("{reason} (close code {code})")
 }
 
 fn is_timeout(error: &io::Error) -> bool {

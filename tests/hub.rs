@@ -8,7 +8,7 @@ use flowledger::event::{Event, Place, Timestamp};
 use serde_json::{Value, json};
 use tungstenite::Message;
 
-use crate::harness::{Client, TestServer, eventually, two_nodes};
+use crate::harness::{Client, DEADLINE, TestServer, eventually, two_nodes};
 
 fn clients(server: &TestServer) -> usize {
     server
@@ -270,6 +270,44 @@ fn a_subscription_narrows_what_a_client_gets() {
         statuses,
         ["STARTED", "NODE_COMPLETE", "NODE_COMPLETE", "FINISHED"]
     );
+}
+
+#[test]
+fn a_client_that_answers_no_ping_is_closed_and_one_that_does_stays() {
+    let server = TestServer::start_with(|config| {
+        config.pings.interval = Duration::from_millis(200);
+        config.pings.timeout = Duration::from_millis(300);
+    });
+    let silent = server.client();
+    let mut alive = server.client();
+    let began = Instant::now();
+    // Reading is what answers pings; this one reads until long after the other must be gone.
+    alive
+        .socket
+        .get_ref()
+        .set_read_timeout(Some(Duration::from_millis(50)))
+        .unwrap();
+    while clients(&server) == 2 || began.elapsed() < Duration::from_millis(1_000) {
+        let _ = alive.socket.read();
+        assert!(
+            began.elapsed() < DEADLINE,
+            "a client that is gone stays registered"
+        );
+    }
+    assert_eq!(clients(&server), 1);
+    drop(silent);
+    server
+        .server()
+        .core()
+        .hub
+        .broadcast(&said("still here"))
+        .unwrap();
+    alive
+        .socket
+        .get_ref()
+        .set_read_timeout(Some(DEADLINE))
+        .unwrap();
+    hears(&mut alive, "still here");
 }
 
 #[test]

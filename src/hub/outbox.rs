@@ -20,8 +20,6 @@ use crate::event::{Filter, Seq};
 const QUEUE_BYTES_MAX: usize = 1 << 20;
 /// How much the writer takes in one go.
 const WRITE_BYTES_MAX: usize = 256 << 10;
-/// How often a client is pinged. Below the minute after which proxies drop silent connections.
-pub const PING_INTERVAL: Duration = Duration::from_secs(25);
 /// How long the server waits for a client's part of the close handshake.
 const CLOSE_WAIT: Duration = Duration::from_secs(2);
 
@@ -207,9 +205,10 @@ impl Outbox {
         self.lock().end_reason.clone()
     }
 
-    /// The writer thread: writes what waits, catches up, pings, says goodbye.
-    pub fn run(&self, replay: &dyn Replay) {
-        let mut next_ping = Instant::now() + PING_INTERVAL;
+    /// The writer thread: writes what waits, catches up, pings after each
+    /// `ping_interval`, says goodbye.
+    pub fn run(&self, replay: &dyn Replay, ping_interval: Duration) {
+        let mut next_ping = Instant::now() + ping_interval;
         loop {
             let done = match self.next_work(next_ping) {
                 Work::Write(bytes) => self.sink.write_all(&bytes),
@@ -219,7 +218,7 @@ impl Outbox {
                     filter,
                 } => self.catch_up(replay, after, upto, &filter),
                 Work::Ping => {
-                    next_ping = Instant::now() + PING_INTERVAL;
+                    next_ping = Instant::now() + ping_interval;
                     self.push_reply(&self.encoding.ping().into());
                     continue;
                 }
@@ -507,7 +506,7 @@ mod tests {
 
         fn start(&self, log: Vec<Seq>) {
             let outbox = Arc::clone(&self.outbox);
-            std::thread::spawn(move || outbox.run(&Log(log)));
+            std::thread::spawn(move || outbox.run(&Log(log), SOON));
         }
 
         fn wrote(&self) -> String {
@@ -600,7 +599,7 @@ mod tests {
         rig.outbox.push(&frame("a"), 1);
         drop(rig.allow);
         let outbox = Arc::clone(&rig.outbox);
-        std::thread::spawn(move || outbox.run(&Log(vec![])));
+        std::thread::spawn(move || outbox.run(&Log(vec![]), SOON));
         rig.ended.recv_timeout(SOON).unwrap();
         assert!(rig.outbox.end_reason().unwrap().contains("cannot write"));
     }
