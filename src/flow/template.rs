@@ -135,7 +135,7 @@ pub fn render(source: &str, scope: &Scope) -> Result<String, RenderError> {
     if out.bytes > PROMPT_BYTES_MAX {
         return Err(RenderError::TooLarge { bytes: out.bytes });
     }
-    rendered.map_err(|error| RenderError::Template(describe(&error)))?;
+    rendered.map_err(|error| RenderError::Template(explain(&error, source, scope)))?;
     String::from_utf8(out.text).map_err(|error| RenderError::Template(error.to_string()))
 }
 
@@ -157,6 +157,30 @@ impl std::io::Write for Bounded {
 
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
+    }
+}
+
+/// minijinja does not say which name is undefined; mostly it is an input that was not given.
+fn explain(error: &minijinja::Error, source: &str, scope: &Scope) -> String {
+    let text = describe(error);
+    if error.kind() != ErrorKind::UndefinedError {
+        return text;
+    }
+    let given = scope.0.get_attr("input").unwrap_or_default();
+    let is_missing = |name: &String| {
+        given
+            .get_attr(name)
+            .map_or(true, |value| value.is_undefined())
+    };
+    let missing: Vec<String> = names(source)
+        .unwrap_or_default()
+        .inputs
+        .into_iter()
+        .filter(is_missing)
+        .collect();
+    match missing.as_slice() {
+        [] => text,
+        names => format!("{text}; the run's input has no `{}`", names.join("`, `")),
     }
 }
 
@@ -205,6 +229,12 @@ mod tests {
         let scope = Scope::new(&json!({}), []);
         let error = render("a\n{{ input.topic }}", &scope).unwrap_err();
         assert!(error.to_string().contains("line 2"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .ends_with("the run's input has no `topic`"),
+            "{error}"
+        );
         assert_eq!(
             render("{{ input.topic | default('ants') }}", &scope).unwrap(),
             "ants"
