@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, SendTimeoutError, Sender, TrySendError, bounded};
 
 use crate::error::{Error, Result};
 
@@ -116,6 +116,11 @@ pub fn vital(
 
 /// How long a worker of a [`Pool`] waits for more work before it ends.
 const WORKER_IDLE_MAX: Duration = Duration::from_secs(10);
+/// How long a job waits for a worker where there are as many as there may be. Who counts the jobs
+/// learns that one is done before its worker is back and waits for the next.
+const WORKER_WAIT_MAX: Duration = Duration::from_secs(1);
+/// How often it then looks whether a worker has ended instead.
+const WORKER_POLL: Duration = Duration::from_millis(1);
 
 /// What a worker does once.
 pub type Job = Box<dyn FnOnce() + Send>;
@@ -148,23 +153,35 @@ impl Pool {
         }
     }
 
-    /// Gives `job` to an idle worker or a new one.
+    /// Gives `job` to an idle worker or a new one; waits a little for one that is about to be idle.
     ///
     /// # Errors
     /// [`Error::Busy`] when there are as many as there may be, or the system can start no more;
     /// the job is dropped then.
     pub fn run(&self, job: Job) -> Result<()> {
-        let job = match self.jobs.try_send(job) {
-            Ok(()) => return Ok(()),
-            Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) => job,
-        };
-        if self.count.fetch_add(1, Ordering::SeqCst) >= self.max {
+        let deadline = Instant::now() + WORKER_WAIT_MAX;
+        let mut offered = self.jobs.try_send(job).map_err(TrySendError::into_inner);
+        while let Err(job) = offered {
+            if self.count.fetch_add(1, Ordering::SeqCst) < self.max {
+                return self.start(job);
+            }
             self.count.fetch_sub(1, Ordering::SeqCst);
-            return Err(Error::Busy(format!(
-                "all {} {} threads are busy",
-                self.max, self.name
-            )));
+            if Instant::now() >= deadline {
+                return Err(Error::Busy(format!(
+                    "all {} {} threads are busy",
+                    self.max, self.name
+                )));
+            }
+            offered = self
+                .jobs
+                .send_timeout(job, WORKER_POLL)
+                .map_err(SendTimeoutError::into_inner);
         }
+        Ok(())
+    }
+
+    /// Starts a worker, which is counted already.
+    fn start(&self, job: Job) -> Result<()> {
         let (waiting, count) = (self.waiting.clone(), Arc::clone(&self.count));
         let started = self.threads.spawn(self.name, self.stack_bytes, move || {
             let mut next = Ok(job);
@@ -187,5 +204,37 @@ impl Pool {
         // Workers see the end of the channel at once instead of after their idle time.
         drop(self.jobs);
         self.threads.join(deadline)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crossbeam_channel::unbounded;
+
+    #[test]
+    fn a_job_that_is_done_makes_room_for_the_next_at_once() {
+        let pool = Pool::new("test", 2, 64 << 10);
+        let (done_in, done) = unbounded();
+        let start = || {
+            let done = done_in.clone();
+            pool.run(Box::new(move || drop(done.send(()))))
+        };
+        start().unwrap();
+        for _ in 0..10_000 {
+            start().unwrap();
+            done.recv().unwrap();
+        }
+        assert_eq!(pool.join(Instant::now() + Duration::from_secs(5)), 0);
+    }
+
+    #[test]
+    fn a_pool_whose_workers_are_all_busy_says_so() {
+        let pool = Pool::new("test", 1, 64 << 10);
+        let (release, held) = bounded::<()>(0);
+        pool.run(Box::new(move || drop(held.recv()))).unwrap();
+        assert!(matches!(pool.run(Box::new(|| {})), Err(Error::Busy(_))));
+        drop(release);
+        pool.run(Box::new(|| {})).unwrap();
     }
 }
