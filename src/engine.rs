@@ -22,7 +22,7 @@ use self::run::ActiveRun;
 use self::work::{Job, Outcome, Worker};
 use crate::error::{Error, Result};
 use crate::event::{CallStatus, RunId, RunStatus, Timestamp, Usage};
-use crate::flow::Graph;
+use crate::flow::{Graph, TEMPLATE_STACK_BYTES_MIN};
 use crate::gateway::Gateway;
 use crate::hub::Hub;
 use crate::journal::Journal;
@@ -36,7 +36,7 @@ const QUEUED_RUNS_MAX: usize = 10_000;
 /// How many calls are made at a time, over all runs.
 const CALLS_MAX: usize = 64;
 /// Stack of a worker: TLS handshakes and template rendering are its deepest work.
-const WORKER_STACK_BYTES: usize = 512 << 10;
+const WORKER_STACK_BYTES: usize = TEMPLATE_STACK_BYTES_MIN;
 /// How often a run whose end could not be written is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// The largest input of a run, as JSON, in bytes.

@@ -6,4 +6,6 @@ mod template;
 
 pub use graph::{Graph, NODES_MAX, Node};
 pub use progress::{NodeState, Progress};
-pub use template::{PROMPT_BYTES_MAX, RenderError, Scope, render};
+pub use template::{
+    PROMPT_BYTES_MAX, RenderError, STACK_BYTES_MIN as TEMPLATE_STACK_BYTES_MIN, Scope, render,
+};

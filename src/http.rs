@@ -23,6 +23,7 @@ pub use self::flows::check_document;
 use self::reply::{Failure, Query, Reply};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::flow::TEMPLATE_STACK_BYTES_MIN;
 use crate::hub::Hub;
 use crate::journal::Journal;
 use crate::store::Store;
@@ -30,8 +31,8 @@ use crate::threads::{OnFatal, Pool, panic_message, vital};
 
 /// How many requests are worked on at a time: as many as the gate lets in.
 const WORKERS_MAX: usize = 1_024;
-/// Stack of a worker: reading and writing JSON is its deepest work.
-const STACK_BYTES: usize = 256 << 10;
+/// Stack of a worker: reading the templates of a flow is its deepest work.
+const STACK_BYTES: usize = TEMPLATE_STACK_BYTES_MIN;
 /// The largest body; the gate lets no larger one through.
 const BODY_BYTES_MAX: u64 = 4 << 20;
 /// How long to wait before a server that has lost its listener is set up again.

@@ -218,7 +218,9 @@ mod tests {
         let (done_in, done) = unbounded();
         let start = || {
             let done = done_in.clone();
-            pool.run(Box::new(move || drop(done.send(()))))
+            pool.run(Box::new(move || {
+                let _ = done.send(());
+            }))
         };
         start().unwrap();
         for _ in 0..10_000 {
@@ -232,7 +234,10 @@ mod tests {
     fn a_pool_whose_workers_are_all_busy_says_so() {
         let pool = Pool::new("test", 1, 64 << 10);
         let (release, held) = bounded::<()>(0);
-        pool.run(Box::new(move || drop(held.recv()))).unwrap();
+        pool.run(Box::new(move || {
+            let _ = held.recv();
+        }))
+        .unwrap();
         assert!(matches!(pool.run(Box::new(|| {})), Err(Error::Busy(_))));
         drop(release);
         pool.run(Box::new(|| {})).unwrap();

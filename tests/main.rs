@@ -3,6 +3,7 @@
 //! - `harness`: starts the same wiring as `main` on port 0 in a temporary directory; clients with
 //!   deadlines.
 //! - `hub`: clients come and go, broadcasts reach all, a stuck client disturbs nobody.
+//! - `limits`: what is too deep, too much or cut short harms nobody.
 //! - `replay`: what a client missed comes after `since`, once and in order.
 //! - `runs`: the exact messages of a run, well and failing; cancel; restart.
 //! - `upstream`: a scripted provider over real sockets, for what no real one does on demand.
@@ -10,6 +11,7 @@
 
 mod harness;
 mod hub;
+mod limits;
 mod replay;
 mod runs;
 mod upstream;

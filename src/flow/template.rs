@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
+use minijinja::machinery::{Token, tokenize};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
-use minijinja::{Environment, ErrorKind, UndefinedBehavior, Value};
+use minijinja::{Environment, ErrorKind, Template, UndefinedBehavior, Value};
 
 /// The largest prompt that a template may render to, in bytes.
 pub const PROMPT_BYTES_MAX: usize = 1 << 20;
@@ -17,17 +18,64 @@ const FUEL: u64 = 200_000;
 /// How deep template blocks may nest; the default of 500 is too much for a small stack.
 const RECURSION_MAX: usize = 50;
 
+/// How many tokens (names, numbers, texts, signs) one `{{ … }}` or `{% … %}` may have. minijinja
+/// bounds how deep parentheses and blocks nest, but reads and compiles chains (`1 + 1 + …`,
+/// `a.b.c`, `not not x`) by recursion without a bound, and a stack that overflows ends the process.
+const TAG_TOKENS_MAX: usize = 200;
+
+/// How many `elif` a template may have; each is compiled as an `if` within the one before.
+const ELIFS_MAX: usize = 100;
+
+/// The stack that a thread needs to read and render any template within these limits, twice over.
+/// Only what is touched of a stack costs memory.
+pub const STACK_BYTES_MIN: usize = if cfg!(debug_assertions) {
+    4 << 20
+} else {
+    1 << 20
+};
+
+static SYNTAX: LazyLock<SyntaxConfig> = LazyLock::new(|| {
+    let syntax = SyntaxConfig::builder().keep_trailing_newline(true).build();
+    syntax.unwrap_or_else(|error| {
+        log::error!("template syntax: {error}");
+        SyntaxConfig::default()
+    })
+});
+
 static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(|| {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_fuel(Some(FUEL));
     environment.set_recursion_limit(RECURSION_MAX);
-    match SyntaxConfig::builder().keep_trailing_newline(true).build() {
-        Ok(syntax) => environment.set_syntax(syntax),
-        Err(error) => log::error!("template syntax: {error}"),
-    }
+    environment.set_syntax(SYNTAX.clone());
     environment
 });
+
+/// Reads a template, unless it is one that would need more stack than there is.
+fn parse(source: &str) -> Result<Template<'_, '_>, String> {
+    let (mut in_tag, mut elifs) = (0, 0);
+    // What cannot be read ends the tokens; the parser then stops there as well, and says why.
+    for (token, span) in tokenize(source, false, SYNTAX.clone()).map_while(Result::ok) {
+        match token {
+            Token::VariableStart | Token::BlockStart => in_tag = 0,
+            Token::Ident("elif") => elifs += 1,
+            _ => {}
+        }
+        in_tag += 1;
+        let line = span.start_line;
+        if in_tag > TAG_TOKENS_MAX {
+            return Err(format!(
+                "line {line}: an expression has over {TAG_TOKENS_MAX} parts; set variables for some"
+            ));
+        }
+        if elifs > ELIFS_MAX {
+            return Err(format!("line {line}: there are over {ELIFS_MAX} `elif`"));
+        }
+    }
+    ENVIRONMENT
+        .template_from_str(source)
+        .map_err(|error| describe(&error))
+}
 
 /// The names that a template uses.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -42,9 +90,7 @@ pub struct Names {
 
 /// Reads a template and tells which names it uses, or why it cannot be read (with the line).
 pub fn names(source: &str) -> Result<Names, String> {
-    let template = ENVIRONMENT
-        .template_from_str(source)
-        .map_err(|error| describe(&error))?;
+    let template = parse(source)?;
     let mut names = Names::default();
     for path in template.undeclared_variables(true) {
         let mut parts = path.split('.');
@@ -129,9 +175,8 @@ pub fn render(source: &str, scope: &Scope) -> Result<String, RenderError> {
         text: Vec::new(),
         bytes: 0,
     };
-    let rendered = ENVIRONMENT
-        .template_from_str(source)
-        .and_then(|template| template.render_captured_to(&scope.0, &mut out).map(drop));
+    let template = parse(source).map_err(RenderError::Template)?;
+    let rendered = template.render_captured_to(&scope.0, &mut out).map(drop);
     if out.bytes > PROMPT_BYTES_MAX {
         return Err(RenderError::TooLarge { bytes: out.bytes });
     }
@@ -247,6 +292,66 @@ mod tests {
         let source =
             "{% for i in range(9000) %}{% for j in range(9000) %}x{% endfor %}{% endfor %}";
         assert!(render(source, &scope).is_err());
+    }
+
+    #[test]
+    fn no_template_overflows_the_stack() {
+        let nested = |count| {
+            let inner = "1".to_owned() + &"+1".repeat(90);
+            let elifs = "{% elif x %}".repeat(ELIFS_MAX);
+            let inside = format!("{{% if x %}}{elifs}{{{{ {inner} }}}}{{% endif %}}");
+            "{% if x %}".repeat(count) + &inside + &"{% endif %}".repeat(count)
+        };
+        let chain = |link: &str, count| "{{ 1".to_owned() + &link.repeat(count) + " }}";
+        let mut sources: Vec<String> = [100, 140].map(nested).into();
+        for count in [45, 90, 190, 10_000] {
+            for link in [
+                "+1",
+                " or 1",
+                "**1",
+                "~1",
+                "<1",
+                ".a",
+                "|e",
+                "[0]",
+                "()",
+                " if 1 else 1",
+                " is odd",
+            ] {
+                sources.push(chain(link, count));
+            }
+            for prefix in ["not ", "-", "(", "[", "1 if 1 else ", "{1:"] {
+                sources.push(format!("{{{{ {}1 }}}}", prefix.repeat(count)));
+            }
+            sources.push(format!(
+                "{{{{ {}1{} }}}}",
+                "(".repeat(count),
+                ")".repeat(count)
+            ));
+            sources.push(format!(
+                "{{{{ {}1{} }}}}",
+                "[".repeat(count),
+                "]".repeat(count)
+            ));
+            sources.push(format!(
+                "{{% if 1 %}}{}{{% endif %}}",
+                "{% elif 1 %}".repeat(count)
+            ));
+        }
+        let all = std::thread::Builder::new()
+            .stack_size(STACK_BYTES_MIN / 2)
+            .spawn(move || {
+                for source in sources {
+                    let _ = names(&source);
+                    let _ = render(&source, &Scope::new(&json!({}), []));
+                }
+            });
+        all.unwrap().join().unwrap();
+        assert!(
+            names(&chain("+1", 10_000))
+                .unwrap_err()
+                .contains("over 200 parts")
+        );
     }
 
     #[test]
