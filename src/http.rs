@@ -178,6 +178,14 @@ fn reply_to(context: &Context, request: &mut Request) -> std::result::Result<Rep
         .take(BODY_BYTES_MAX)
         .read_to_end(&mut body)
         .map_err(Error::io("the request's body cannot be read"))?;
+    // tiny_http takes the end of the stream for the end of the body: a client that was gone in
+    // the middle of its request did not ask for what the first half of it says.
+    if request
+        .body_length()
+        .is_some_and(|length| body.len() < length)
+    {
+        return Err(Failure::new(400, "bad_request", "the body is incomplete"));
+    }
     let url = request.url().to_owned();
     let (path, query) = url.split_once('?').unwrap_or((&url, ""));
     let query = Query::parse(query);

@@ -1,8 +1,11 @@
 //! What is too deep, too much or cut short is refused, and the server goes on.
 
+use std::io::Write;
+use std::net::Shutdown;
+
 use serde_json::json;
 
-use crate::harness::{TestServer, agent, chain};
+use crate::harness::{TestServer, agent, chain, two_nodes};
 
 #[test]
 fn a_template_that_nests_without_end_is_refused_and_ends_nothing() {
@@ -21,4 +24,25 @@ fn a_template_that_nests_without_end_is_refused_and_ends_nothing() {
         assert_eq!(fault["field"], json!("data.nodes[0].data.prompt"));
     }
     assert_eq!(server.get("/api/health").status, 200);
+}
+
+#[test]
+fn a_request_that_ends_in_the_middle_of_its_body_starts_nothing() {
+    let server = TestServer::start();
+    let flow = server.save(&two_nodes());
+    for sent in ["", "{\"input\": {}} "] {
+        let mut stream = server.connect();
+        write!(
+            stream,
+            "POST /api/flows/{flow}/execute HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2000\r\n\r\n{sent}"
+        )
+        .unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        // The gate ends the connection once it has let go of the one behind.
+        let _ = std::io::copy(&mut stream, &mut std::io::sink());
+    }
+    // A run accepted in between would be older than this one.
+    server.run(flow, &json!({"topic": "ants"}));
+    let runs = server.get("/api/runs").json();
+    assert_eq!(runs["items"].as_array().unwrap().len(), 1, "{runs:#}");
 }
