@@ -508,7 +508,11 @@ impl State {
             self.open.fetch_sub(1, Ordering::SeqCst);
             run.tell_waiters();
         }
-        if let Some(next) = self.queued.pop_front() {
+        // Not simply one for one: a run that is cancelled while it waits is active until its end is
+        // written, beside as many as may be.
+        while self.active.len() < ACTIVE_RUNS_MAX
+            && let Some(next) = self.queued.pop_front()
+        {
             self.activate(next);
         }
     }

@@ -413,3 +413,28 @@ fn ledger_pages_and_sums_and_csv_agree() {
         json!([])
     );
 }
+
+#[test]
+fn runs_that_are_cancelled_while_they_wait_make_no_room_for_others() {
+    const ACTIVE_RUNS_MAX: usize = 256;
+    let server = TestServer::start();
+    let prompt = "word ".repeat(2_000);
+    let flow = server.save(&chain("Slow", &[agent("a", "echo", "echo-slow", &prompt)]));
+    let ids: Vec<String> = (0..ACTIVE_RUNS_MAX + 30)
+        .map(|_| server.execute(flow, &json!({})))
+        .collect();
+    let mut client = server.client();
+    for id in &ids[ACTIVE_RUNS_MAX..ACTIVE_RUNS_MAX + 20] {
+        assert_eq!(
+            server
+                .post(&format!("/api/runs/{id}/cancel"), &json!({}))
+                .status,
+            202
+        );
+        client.until_type("FLOW_CANCELLED");
+    }
+    let runs = server.get("/api/runs?limit=1000").json();
+    let running = runs["items"].as_array().unwrap().iter();
+    let running = running.filter(|run| run["status"] == "RUNNING").count();
+    assert_eq!(running, ACTIVE_RUNS_MAX);
+}
