@@ -432,7 +432,7 @@ impl State {
         let Some(run) = self.active.get_mut(run_id) else {
             return;
         };
-        if self.stopping && outcome.was_cancelled() {
+        if self.stopping && outcome.was_cancelled() && !run.is_decided() {
             // Not the node's failure: the run goes on at the next start.
             submit(&self.journal, outcome.interrupted());
             return;

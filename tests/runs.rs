@@ -438,3 +438,34 @@ fn runs_that_are_cancelled_while_they_wait_make_no_room_for_others() {
     let running = running.filter(|run| run["status"] == "RUNNING").count();
     assert_eq!(running, ACTIVE_RUNS_MAX);
 }
+
+#[test]
+fn a_run_that_has_failed_stays_failed_when_the_server_stops_before_its_other_calls_end() {
+    let upstream = Upstream::start(|body, stream| {
+        if body.contains("stuck") {
+            let _ = std::io::Read::read(stream, &mut [0; 1]);
+            return;
+        }
+        let answer = json_answer("400 Bad Request", r#"{"error":{"message":"no"}}"#);
+        let _ = stream.write_all(answer.as_bytes());
+    });
+    let mut server = with_upstream(&upstream);
+    let nodes = [
+        agent("stuck", "openai", "gpt-4o-mini", "stuck"),
+        agent("fails", "openai", "gpt-4o-mini", "fails"),
+    ];
+    let flow = server.save(&json!({"name": "Two", "data": {"nodes": nodes, "edges": []}}));
+    let mut client = server.client();
+    let run_id = server.execute(flow, &json!({}));
+    client.until_type("NODE_FAILED");
+    for _ in 0..2 {
+        upstream.requests().recv_timeout(DEADLINE).unwrap();
+    }
+    server.start_again();
+    let run = server.get(&format!("/api/runs/{run_id}")).json();
+    assert_eq!(
+        (&run["status"], &run["errorNodeId"]),
+        (&json!("FAILED"), &json!("fails"))
+    );
+    assert_eq!(upstream.count(), 2);
+}

@@ -75,6 +75,7 @@ impl ActiveRun {
         let mut outputs = vec![None; count];
         let mut attempts = vec![0; count];
         let mut done = Vec::new();
+        let mut end = None;
         for record in open.nodes {
             let Some(at) = graph
                 .nodes()
@@ -87,11 +88,21 @@ impl ActiveRun {
             if record.status == NodeStatus::Completed {
                 outputs[at] = Some(record.output.unwrap_or_default().into());
                 done.push(at);
+            } else if record.status == NodeStatus::Failed {
+                end = Some(End::Failed {
+                    node_id: record.node_id,
+                    error: record.error.unwrap_or_default(),
+                });
             }
+        }
+        let mut progress = Progress::new(&graph, done);
+        if end.is_some() {
+            // It only had to wait for other calls to end.
+            progress.stop();
         }
         Self {
             id: open.run.id,
-            progress: Progress::new(&graph, done),
+            progress,
             pending: Vec::new(),
             flow_id: open.run.flow_id,
             name: open.run.flow_name,
@@ -101,7 +112,7 @@ impl ActiveRun {
             outputs,
             attempts,
             cancel: Cancel::new(),
-            end: None,
+            end,
             has_begun: open.run.status == RunStatus::Running,
             is_finishing: false,
             waiter: None,
@@ -205,6 +216,11 @@ impl ActiveRun {
     /// Ends the calls under way.
     pub fn cancel_calls(&self) {
         self.cancel.cancel();
+    }
+
+    /// Whether it is known how the run ends, whatever its calls under way still do.
+    pub fn is_decided(&self) -> bool {
+        self.end.is_some()
     }
 
     /// Whether the end is on its way to the database.
