@@ -62,6 +62,8 @@ enum Happening {
     },
     /// The end of a run is committed, or could not be.
     Saved { run_id: RunId, result: Result<()> },
+    /// A step of a run could not be written.
+    Unwritten { run_id: RunId, changes: Vec<Change> },
     /// The server stops.
     Shutdown,
 }
@@ -132,6 +134,8 @@ impl Engine {
             ready: VecDeque::new(),
             calls: 0,
             unsaved: Vec::new(),
+            lost: Vec::new(),
+            retried_at: Instant::now(),
             open,
             stopping: false,
         };
@@ -316,6 +320,10 @@ struct State {
     /// Calls under way.
     calls: usize,
     unsaved: Vec<Unsaved>,
+    /// Steps that could not be written; they go with the run's next call or its end, if one comes
+    /// before they are tried again.
+    lost: Vec<(RunId, Vec<Change>)>,
+    retried_at: Instant,
     open: Arc<AtomicUsize>,
     stopping: bool,
 }
@@ -334,10 +342,12 @@ impl State {
                     self.node_ended(&run_id, node, outcome);
                 }
                 Ok(Happening::Saved { run_id, result }) => self.saved(&run_id, result),
+                Ok(Happening::Unwritten { run_id, changes }) => self.lost.push((run_id, changes)),
                 Ok(Happening::Shutdown) => self.stop(),
-                Err(RecvTimeoutError::Timeout) => self.retry_unsaved(),
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
+            self.retry();
             self.dispatch();
             if self.stopping && self.calls == 0 {
                 self.pool.join(Instant::now() + RETRY_INTERVAL);
@@ -347,7 +357,7 @@ impl State {
     }
 
     fn patience(&self) -> Duration {
-        if self.unsaved.is_empty() {
+        if self.unsaved.is_empty() && self.lost.is_empty() {
             Duration::from_secs(3600)
         } else {
             RETRY_INTERVAL
@@ -387,19 +397,23 @@ impl State {
             let Some(node) = run.progress.take() else {
                 continue;
             };
+            run.pending.splice(..0, take_lost(&mut self.lost, &run_id));
+            let mut before = Vec::new();
             if run.progress.has_ready() {
                 self.ready.push_back(run_id.clone());
                 // Two nodes start at once: what came before must not wait for either.
-                submit(&self.journal, std::mem::take(&mut run.pending));
+                before = std::mem::take(&mut run.pending);
             }
             let job = run.job(node);
+            self.submit(&run_id, before);
             self.calls += 1;
             self.hand_over(run_id, job);
         }
         // What no worker takes along is written now.
         for run_id in &self.ready {
             if let Some(run) = self.active.get_mut(run_id) {
-                submit(&self.journal, std::mem::take(&mut run.pending));
+                let pending = std::mem::take(&mut run.pending);
+                self.submit(run_id, pending);
             }
         }
     }
@@ -434,7 +448,7 @@ impl State {
         };
         if self.stopping && outcome.was_cancelled() && !run.is_decided() {
             // Not the node's failure: the run goes on at the next start.
-            submit(&self.journal, outcome.interrupted());
+            self.submit(run_id, outcome.interrupted());
             return;
         }
         run.node_ended(node, outcome);
@@ -443,7 +457,8 @@ impl State {
         } else if run.progress.has_ready() {
             self.ready.push_back(run_id.clone());
         } else {
-            submit(&self.journal, std::mem::take(&mut run.pending));
+            let pending = std::mem::take(&mut run.pending);
+            self.submit(run_id, pending);
         }
     }
 
@@ -468,8 +483,9 @@ impl State {
     /// Writes the end of a run that is over.
     fn finish(&mut self, run_id: &RunId) {
         if let Some(run) = self.active.get_mut(run_id)
-            && let Some(changes) = run.finish()
+            && let Some(mut changes) = run.finish()
         {
+            changes.splice(..0, take_lost(&mut self.lost, run_id));
             self.save(run_id.clone(), changes);
         }
     }
@@ -494,8 +510,8 @@ impl State {
     fn saved(&mut self, run_id: &RunId, result: Result<()>) {
         match result {
             Ok(()) => {}
-            Err(Error::Internal { message }) => {
-                log::error!("the end of run {run_id} cannot be written, trying again: {message}");
+            Err(error) if may_pass(&error) => {
+                log::error!("the end of run {run_id} cannot be written, trying again: {error}");
                 for unsaved in self.unsaved.iter_mut().filter(|one| one.run_id == *run_id) {
                     unsaved.has_failed = true;
                 }
@@ -517,7 +533,15 @@ impl State {
         }
     }
 
-    fn retry_unsaved(&mut self) {
+    /// Tries again what could not be written, once in a while.
+    fn retry(&mut self) {
+        if self.retried_at.elapsed() < RETRY_INTERVAL {
+            return;
+        }
+        self.retried_at = Instant::now();
+        for (run_id, changes) in std::mem::take(&mut self.lost) {
+            self.submit(&run_id, changes);
+        }
         let all = std::mem::take(&mut self.unsaved);
         let (failed, under_way): (Vec<_>, Vec<_>) =
             all.into_iter().partition(|unsaved| unsaved.has_failed);
@@ -525,6 +549,25 @@ impl State {
         for unsaved in failed {
             self.save(unsaved.run_id, unsaved.changes);
         }
+    }
+
+    /// Hands changes over that nobody waits for.
+    fn submit(&self, run_id: &RunId, changes: Vec<Change>) {
+        if changes.is_empty() {
+            return;
+        }
+        let (happenings, run_id, again) =
+            (self.happenings.clone(), run_id.clone(), changes.clone());
+        let done = Box::new(move |result: Result<_>| {
+            let Err(error) = result else { return };
+            log::error!("a step of run {run_id} cannot be written: {error}");
+            if may_pass(&error) {
+                let changes = again;
+                let _ = happenings.send(Happening::Unwritten { run_id, changes });
+            }
+        });
+        // A journal that has ended leaves the run as it is; it goes on at the next start.
+        let _ = self.journal.submit(changes, done);
     }
 
     fn stop(&mut self) {
@@ -535,16 +578,14 @@ impl State {
     }
 }
 
-/// Hands changes over that nobody waits for. When they cannot be written, what follows of their
-/// run fails as well, and says so.
-fn submit(journal: &Journal, changes: Vec<Change>) {
-    if changes.is_empty() {
-        return;
-    }
-    let done = Box::new(|result: Result<_>| {
-        if let Err(error) = result {
-            log::error!("a step of a run cannot be written: {error}");
-        }
-    });
-    let _ = journal.submit(changes, done);
+/// Takes out what of a run could not be written.
+fn take_lost(lost: &mut Vec<(RunId, Vec<Change>)>, run_id: &RunId) -> Vec<Change> {
+    let of_run = lost.extract_if(.., |(of, _)| of == run_id);
+    of_run.flat_map(|(_, changes)| changes).collect()
+}
+
+/// Whether what the journal failed with is the database's trouble (a full disk) and not a change
+/// that can never be written.
+fn may_pass(error: &Error) -> bool {
+    matches!(error, Error::Internal { .. } | Error::Store(_))
 }

@@ -72,6 +72,11 @@ impl TestServer {
         self.config.listen
     }
 
+    /// Its data directory.
+    pub fn data(&self) -> &std::path::Path {
+        &self.config.data
+    }
+
     /// The running server, for what is not reached over the wire.
     pub fn server(&self) -> &Server {
         self.server.as_ref().expect("the server runs")

@@ -469,3 +469,58 @@ fn a_run_that_has_failed_stays_failed_when_the_server_stops_before_its_other_cal
     );
     assert_eq!(upstream.count(), 2);
 }
+
+/// A connection of its own to the database of a running server.
+fn database(server: &TestServer) -> rusqlite::Connection {
+    let connection = rusqlite::Connection::open(server.data().join("flowledger.db")).unwrap();
+    connection.busy_timeout(DEADLINE).unwrap();
+    connection
+}
+
+#[test]
+fn what_the_database_refuses_for_a_while_is_written_once_it_can_be() {
+    let (release, held) = crossbeam_channel::bounded::<()>(0);
+    let upstream = Upstream::start(move |_, stream| {
+        let _ = held.recv_timeout(DEADLINE);
+        let _ = stream.write_all(completion("hi", 1, 1).as_bytes());
+    });
+    let server = with_upstream(&upstream);
+    let nodes = [
+        agent("fast", "echo", "echo-1", "x"),
+        agent("slow", "openai", "gpt-4o-mini", "x"),
+    ];
+    let flow = server.save(&json!({"name": "Two", "data": {"nodes": nodes, "edges": []}}));
+    let database = database(&server);
+    database
+        .execute_batch(
+            "CREATE TRIGGER full_1 BEFORE UPDATE ON ledger BEGIN SELECT raise(ABORT, 'full'); END;
+             CREATE TRIGGER full_2 BEFORE UPDATE ON runs WHEN new.status = 'COMPLETED'
+                BEGIN SELECT raise(ABORT, 'full'); END;",
+        )
+        .unwrap();
+    let run_id = server.execute(flow, &json!({}));
+    upstream.requests().recv_timeout(DEADLINE).unwrap();
+    eventually("the fast node has ended", || {
+        server.get("/api/ledger").json()["items"]
+            .as_array()
+            .unwrap()
+            .len()
+            == 2
+    });
+    // Later than the settlement of the fast node was refused first, also on a busy machine.
+    std::thread::sleep(Duration::from_millis(200));
+    database.execute_batch("DROP TRIGGER full_1").unwrap();
+    drop(release);
+    std::thread::sleep(Duration::from_millis(200));
+    database.execute_batch("DROP TRIGGER full_2").unwrap();
+    eventually("the end is written", || {
+        server.get(&format!("/api/runs/{run_id}")).json()["status"] == "COMPLETED"
+    });
+    let rows = server.get("/api/ledger").json();
+    for row in rows["items"].as_array().unwrap() {
+        assert_eq!(row["status"], "SUCCESS", "{row}");
+    }
+    let run = server.get(&format!("/api/runs/{run_id}")).json();
+    assert_eq!(run["nodes"][0]["status"], "COMPLETED");
+    assert_eq!(run["inputTokens"], 2);
+}
