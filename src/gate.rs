@@ -25,7 +25,7 @@ pub use access::Access;
 pub use head::Head;
 
 use self::access::Denied;
-use self::head::{BadHead, HEAD_BYTES_MAX};
+use self::head::BadHead;
 use crate::error::{Error, Result};
 use crate::socket::{self, Sockets, Upgrade};
 use crate::threads::{OnFatal, Threads, vital};
@@ -40,6 +40,8 @@ const HEAD_TIME_MAX: Duration = Duration::from_secs(5);
 const IDLE_TIME_MAX: Duration = Duration::from_secs(60);
 /// How long an answer may make no progress because the client does not read.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How much is read from a client at a time.
+const READ_BYTES: usize = 4 << 10;
 /// Stack of a connection's thread, which becomes the reader of a WebSocket.
 const STACK_BYTES: usize = 128 << 10;
 /// How long accepting pauses when descriptors or memory have run out.
@@ -414,19 +416,19 @@ fn read_some(mut stream: &TcpStream, buffer: &mut Vec<u8>, deadline: Instant) ->
         return Err(io::ErrorKind::TimedOut.into());
     }
     stream.set_read_timeout(Some(left))?;
-    let mut chunk = [0; 4 << 10];
-    let room = chunk.len().min(HEAD_BYTES_MAX + 1);
-    loop {
-        match stream.read(&mut chunk[..room]) {
-            Ok(count) => {
-                buffer.extend_from_slice(&chunk[..count]);
-                return Ok(count);
-            }
+    // Into the buffer itself: of a thread's stack, all that was ever touched stays taken, and this
+    // thread may be the reader of an idle WebSocket for days.
+    let old = buffer.len();
+    buffer.resize(old + READ_BYTES, 0);
+    let read = loop {
+        match stream.read(&mut buffer[old..]) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                return Err(io::ErrorKind::TimedOut.into());
+                break Err(io::ErrorKind::TimedOut.into());
             }
-            Err(error) => return Err(error),
+            read => break read,
         }
-    }
+    };
+    buffer.truncate(old + read.as_ref().copied().unwrap_or(0));
+    read
 }

@@ -370,7 +370,7 @@ fn is_timeout(error: &io::Error) -> bool {
 /// written last.
 pub fn drain(mut stream: &TcpStream, time: Duration) {
     let deadline = Instant::now() + time;
-    let mut dropped = [0; 4 << 10];
+    let mut dropped = vec![0; 4 << 10];
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() || stream.set_read_timeout(Some(left)).is_err() {

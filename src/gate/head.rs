@@ -49,7 +49,7 @@ impl Head {
     /// Reads a head from the beginning of `bytes`. Gives it with its length, or none while it is
     /// incomplete.
     pub fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, BadHead> {
-        let mut fields = [httparse::EMPTY_HEADER; HEADERS_MAX];
+        let mut fields = vec![httparse::EMPTY_HEADER; HEADERS_MAX];
         let mut request = httparse::Request::new(&mut fields);
         let length = match request.parse(bytes) {
             Ok(httparse::Status::Complete(length)) if length <= HEAD_BYTES_MAX => length,

@@ -19,6 +19,10 @@ const BODY_TIME_MAX: Duration = Duration::from_secs(30);
 const BACKEND_WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// The largest head of an answer; the server behind is ours, and its heads are small.
 const ANSWER_HEAD_BYTES_MAX: usize = 64 << 10;
+/// How many header fields an answer may have.
+const ANSWER_FIELDS_MAX: usize = 64;
+/// How much of an answer is passed on at a time.
+const ANSWER_CHUNK_BYTES: usize = 16 << 10;
 /// After a refusal, what the client still sends is dropped for this long, so that the system does
 /// not answer it with a reset that overtakes the refusal.
 const LINGER_TIME: Duration = Duration::from_millis(500);
@@ -235,7 +239,7 @@ fn more(client: &TcpStream, buffer: &mut Vec<u8>, deadline: Instant) -> Result<(
 /// Passes the answer back. Gives whether it was whole, so that another may follow it.
 fn answer(backend: &mut UnixStream, mut client: &TcpStream, head_only: bool) -> Result<bool, Copy> {
     let mut bytes = Vec::new();
-    let mut chunk = [0; 16 << 10];
+    let mut chunk = vec![0; ANSWER_CHUNK_BYTES];
     let (mut end, head_length) = loop {
         let count = backend.read(&mut chunk).map_err(Copy::Backend)?;
         if count == 0 || bytes.len() > ANSWER_HEAD_BYTES_MAX {
@@ -289,7 +293,7 @@ impl End {
 }
 
 fn find_end(bytes: &[u8], head_only: bool) -> io::Result<Option<(End, usize)>> {
-    let mut fields = [httparse::EMPTY_HEADER; 64];
+    let mut fields = vec![httparse::EMPTY_HEADER; ANSWER_FIELDS_MAX];
     let mut response = httparse::Response::new(&mut fields);
     let parsed = response.parse(bytes).map_err(io::Error::other)?;
     let httparse::Status::Complete(head_length) = parsed else {
