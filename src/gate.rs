@@ -8,13 +8,14 @@
 
 mod access;
 mod head;
+mod places;
 mod relay;
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -26,14 +27,11 @@ pub use head::Head;
 
 use self::access::Denied;
 use self::head::BadHead;
+use self::places::{HttpPlace, Places};
 use crate::error::{Error, Result};
 use crate::socket::{self, Sockets, Upgrade};
 use crate::threads::{OnFatal, Threads, vital};
 
-/// How many WebSocket clients there may be, as far as descriptors and threads go.
-const SOCKETS_MAX: usize = 10_000;
-/// How many HTTP connections there may be at a time.
-const HTTP_MAX: usize = 1_024;
 /// How long a head may take from its first byte (for the first one: from the connection's start).
 const HEAD_TIME_MAX: Duration = Duration::from_secs(5);
 /// How long a kept-alive connection may be idle.
@@ -55,8 +53,7 @@ struct Shared {
     sockets: Sockets,
     backend: PathBuf,
     stopping: AtomicBool,
-    http_count: AtomicUsize,
-    socket_count: AtomicUsize,
+    places: Arc<Places>,
     /// Connections that are not WebSockets, so that idle ones can be woken at the end.
     http: Mutex<HashMap<u64, Arc<TcpStream>>>,
     threads: Threads,
@@ -88,8 +85,7 @@ impl Gate {
             sockets,
             backend,
             stopping: AtomicBool::new(false),
-            http_count: AtomicUsize::new(0),
-            socket_count: AtomicUsize::new(0),
+            places: Places::new(),
             http: Mutex::default(),
             threads: Threads::default(),
         });
@@ -172,8 +168,8 @@ fn is_of_one_client(error: &io::Error) -> bool {
 /// Gives a connection a thread of its own, or turns it away.
 fn admit(shared: &Arc<Shared>, stream: TcpStream, address: SocketAddr, number: u64) {
     let stream = Arc::new(stream);
-    let Some(place) = Place::take(&shared.clone(), number, &stream) else {
-        return turn_away(&stream, "too many HTTP connections");
+    let Some(known) = Known::new(shared, number, &stream) else {
+        return turn_away(&stream, "too many connections");
     };
     let thread =
         {
@@ -183,7 +179,7 @@ fn admit(shared: &Arc<Shared>, stream: TcpStream, address: SocketAddr, number: u
                 stream,
                 address,
                 buffer: Vec::new(),
-                place: Some(place),
+                known: Some(known),
             };
             connection.shared.clone().threads.spawn(
                 format!("conn-{number}"),
@@ -209,30 +205,29 @@ fn turn_away(stream: &TcpStream, why: &str) {
     let _ = stream.write(&relay::error_response(&denied));
 }
 
-/// A place among the HTTP connections, given back when dropped.
-struct Place {
+/// An HTTP connection that is known to the gate, so that it can be woken at the end.
+struct Known {
     shared: Arc<Shared>,
     number: u64,
+    place: Option<HttpPlace>,
 }
 
-impl Place {
-    fn take(shared: &Arc<Shared>, number: u64, stream: &Arc<TcpStream>) -> Option<Self> {
-        if shared.http_count.fetch_add(1, Ordering::SeqCst) >= HTTP_MAX {
-            shared.http_count.fetch_sub(1, Ordering::SeqCst);
-            return None;
-        }
+impl Known {
+    /// None when there are too many.
+    fn new(shared: &Arc<Shared>, number: u64, stream: &Arc<TcpStream>) -> Option<Self> {
+        let place = Some(shared.places.take()?);
         let mut open = shared.http.lock().unwrap_or_else(PoisonError::into_inner);
         open.insert(number, Arc::clone(stream));
         Some(Self {
             shared: Arc::clone(shared),
             number,
+            place,
         })
     }
 }
 
-impl Drop for Place {
+impl Drop for Known {
     fn drop(&mut self) {
-        self.shared.http_count.fetch_sub(1, Ordering::SeqCst);
         let mut open = self
             .shared
             .http
@@ -249,8 +244,8 @@ struct Connection {
     address: SocketAddr,
     /// What was read and not used yet.
     buffer: Vec<u8>,
-    /// Given back when the connection becomes a WebSocket.
-    place: Option<Place>,
+    /// Given up when the connection becomes a WebSocket.
+    known: Option<Known>,
 }
 
 /// What follows a request.
@@ -308,11 +303,11 @@ impl Connection {
                 );
             }
         };
-        if self.shared.socket_count.fetch_add(1, Ordering::SeqCst) >= SOCKETS_MAX {
-            self.shared.socket_count.fetch_sub(1, Ordering::SeqCst);
+        let known = self.known.take();
+        let place = known.and_then(|mut known| known.place.take()?.into_socket());
+        let Some(place) = place else {
             return refuse(503, "busy", "too many WebSocket clients; try again later");
-        }
-        self.place = None;
+        };
         let upgrade = Upgrade {
             stream: Arc::clone(&self.stream),
             answer,
@@ -321,7 +316,7 @@ impl Connection {
             since,
         };
         let served = self.shared.sockets.serve(upgrade);
-        self.shared.socket_count.fetch_sub(1, Ordering::SeqCst);
+        drop(place);
         match served {
             Err(Error::Busy(why)) => {
                 log::error!("{why}; raise the limit on threads (ulimit -u, TasksMax)");

@@ -14,7 +14,7 @@ use std::os::unix::net::UnixListener;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tiny_http::{Method, Request, Server};
@@ -35,9 +35,6 @@ const WORKERS_MAX: usize = 1_024;
 const STACK_BYTES: usize = TEMPLATE_STACK_BYTES_MIN;
 /// The largest body; the gate lets no larger one through.
 const BODY_BYTES_MAX: u64 = 4 << 20;
-/// How long to wait before a server that has lost its listener is set up again.
-const RESTART_PAUSE: Duration = Duration::from_millis(50);
-
 /// What routes work with.
 pub struct Context {
     /// Questions.
@@ -57,7 +54,7 @@ pub struct Context {
 /// The HTTP server, for who stops it.
 pub struct Http {
     stopping: Arc<AtomicBool>,
-    current: Arc<std::sync::Mutex<Option<Arc<Server>>>>,
+    server: Arc<Server>,
     thread: JoinHandle<()>,
 }
 
@@ -65,18 +62,20 @@ impl Http {
     /// Serves requests from `listener`.
     pub fn start(listener: UnixListener, context: Context, on_fatal: OnFatal) -> Result<Self> {
         let stopping = Arc::new(AtomicBool::new(false));
-        let current = Arc::default();
+        let server = Server::from_listener(listener, None)
+            .map(Arc::new)
+            .map_err(|error| Error::internal(format!("the HTTP server does not start: {error}")))?;
         let acceptor = Acceptor {
-            listener,
+            server: Arc::clone(&server),
             context: Arc::new(context),
             stopping: Arc::clone(&stopping),
-            current: Arc::clone(&current),
             pool: Pool::new("http", WORKERS_MAX, STACK_BYTES),
+            on_fatal: Arc::clone(&on_fatal),
         };
         let thread = vital("http", on_fatal, move || acceptor.run())?;
         Ok(Self {
             stopping,
-            current,
+            server,
             thread,
         })
     }
@@ -84,10 +83,7 @@ impl Http {
     /// Takes no more requests, and waits for those under way.
     pub fn stop(self) {
         self.stopping.store(true, Ordering::SeqCst);
-        let server = self.current.lock().map(|mut current| current.take());
-        if let Ok(Some(server)) = server {
-            server.unblock();
-        }
+        self.server.unblock();
         let _ = self.thread.join();
     }
 }
@@ -96,43 +92,30 @@ impl Http {
 const STOP_TIME_MAX: Duration = Duration::from_secs(1);
 
 struct Acceptor {
-    listener: UnixListener,
+    server: Arc<Server>,
     context: Arc<Context>,
     stopping: Arc<AtomicBool>,
-    current: Arc<std::sync::Mutex<Option<Arc<Server>>>>,
     pool: Pool,
+    on_fatal: OnFatal,
 }
 
 impl Acceptor {
+    /// Takes requests until the server is stopped. tiny_http's own accepting thread ends for good
+    /// at its first error; the gate keeps descriptors back so that there is none, and a server
+    /// that can take no requests any more ends, so that whoever started it can start it again.
     fn run(self) {
         while !self.stopping.load(Ordering::SeqCst) {
-            match self.serve() {
-                Ok(()) => {}
-                // tiny_http's own accepting thread ends for good at the first error, which comes
-                // when descriptors run out: so it is set up anew, on the same listener.
+            match self.server.recv() {
+                Ok(request) => self.hand_over(request),
+                Err(_) if self.stopping.load(Ordering::SeqCst) => break,
                 Err(error) => {
-                    log::error!("the HTTP server is set up again after: {error}");
-                    thread::sleep(RESTART_PAUSE);
+                    log::error!("no more requests can be taken: {error}");
+                    (self.on_fatal)("http");
+                    break;
                 }
             }
         }
         self.pool.join(Instant::now() + STOP_TIME_MAX);
-    }
-
-    /// Serves until the server is stopped or has lost its listener.
-    fn serve(&self) -> std::result::Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        let server = Arc::new(Server::from_listener(self.listener.try_clone()?, None)?);
-        if let Ok(mut current) = self.current.lock() {
-            *current = Some(Arc::clone(&server));
-        }
-        while !self.stopping.load(Ordering::SeqCst) {
-            match server.recv() {
-                Ok(request) => self.hand_over(request),
-                Err(_) if self.stopping.load(Ordering::SeqCst) => break,
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
     }
 
     fn hand_over(&self, request: Request) {

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::thread;
 
 use crossbeam_channel::{Receiver, bounded, select};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -16,6 +17,7 @@ use crate::server::Server;
 pub fn run(config: &Config) -> Result<ExitCode> {
     // Before anything is started, so that no signal finds the default action.
     let signals = signals()?;
+    raise_descriptor_limit();
     let server = Server::start(config)?;
     println!("flowledger is at http://{}/", server.address());
     log::info!(
@@ -35,6 +37,24 @@ pub fn run(config: &Config) -> Result<ExitCode> {
     };
     server.shutdown();
     Ok(code)
+}
+
+/// The usual soft limit of 1,024 descriptors is for programs that use `select`; this one may take
+/// what the hard limit allows.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if limit.current != limit.maximum
+        && let Err(error) = setrlimit(Resource::Nofile, raised)
+    {
+        log::warn!(
+            "the limit on descriptors stays at {:?}: {error}",
+            limit.current
+        );
+    }
 }
 
 /// Gets a message at the first SIGINT or SIGTERM; the second ends the process.
