@@ -10,7 +10,7 @@
  *     });
  *
  * `connect(options)` returns a `Live` at once; all options may be left out:
- *   url        where to connect; `/ws` of this page's server by default
+ *   url        where to connect; `/ws` of the server that this module came from by default
  *   since      deliver every logged event after this `seq` first; without it, from now on
  *   token      the server's token, or a function that gives the present one
  *   onMessage  called with every message: `{ seq?, type, payload }`
@@ -67,7 +67,7 @@ export class Live extends EventTarget {
 
   constructor({ url, since, token, onMessage, onState, onFresh } = {}) {
     super();
-    this.#url = new URL(url ?? "/ws", globalThis.location?.href);
+    this.#url = url ? new URL(url, globalThis.location?.href) : new URL("/ws", import.meta.url);
     this.#url.protocol = this.#url.protocol.replace("http", "ws");
     this.#token = token;
     this.#seq = since ?? null;

@@ -209,7 +209,11 @@ fn origins(origins: Vec<String>) -> Result<Vec<String>> {
         .iter()
         .find(|origin| !origin.contains("://") || origin.ends_with('/'))
     {
-        None => Ok(origins),
+        // As browsers send them.
+        None => Ok(origins
+            .iter()
+            .map(|origin| origin.to_ascii_lowercase())
+            .collect()),
         Some(odd) => Err(wrong(format!(
             "allow_origins: `{odd}` is not an origin, such as https://example.org"
         ))),

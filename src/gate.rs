@@ -195,11 +195,7 @@ fn admit(shared: &Arc<Shared>, stream: TcpStream, address: SocketAddr, number: u
 
 /// Answers 503 from the accepting thread, which must not wait.
 fn turn_away(stream: &TcpStream, why: &str) {
-    let denied = Denied {
-        status: 503,
-        code: "busy",
-        message: format!("{why}; try again in a second"),
-    };
+    let denied = Denied::new(503, "busy", format!("{why}; try again in a second"));
     let _ = stream.set_nonblocking(true);
     let mut stream = stream;
     let _ = stream.write(&relay::error_response(&denied));
@@ -360,11 +356,7 @@ impl Connection {
                         "the request's head took longer than {} s",
                         HEAD_TIME_MAX.as_secs()
                     );
-                    return Err(Denied {
-                        status: 408,
-                        code: "timeout",
-                        message,
-                    });
+                    return Err(Denied::new(408, "timeout", message));
                 }
                 Err(_) => return Ok(None),
             }
@@ -382,11 +374,7 @@ impl Connection {
 }
 
 fn refuse(status: u16, code: &'static str, message: &str) -> Next {
-    Next::Refuse(Denied {
-        status,
-        code,
-        message: message.to_owned(),
-    })
+    Next::Refuse(Denied::new(status, code, message.to_owned()))
 }
 
 fn bad_head(error: &BadHead) -> Denied {
@@ -394,11 +382,7 @@ fn bad_head(error: &BadHead) -> Denied {
         BadHead::TooLarge => (431, "head_too_large"),
         BadHead::Malformed(_) => (400, "bad_request"),
     };
-    Denied {
-        status,
-        code,
-        message: error.to_string(),
-    }
+    Denied::new(status, code, error.to_string())
 }
 
 /// Appends what comes next to `buffer`. Gives 0 at the end of the stream.

@@ -26,14 +26,42 @@ pub struct Denied {
     pub code: &'static str,
     /// A sentence for people.
     pub message: String,
+    /// The origin whose pages may read the answer.
+    pub origin: Option<String>,
+}
+
+impl Denied {
+    /// With an answer that no page of another origin may read.
+    pub fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            code,
+            message: message.into(),
+            origin: None,
+        }
+    }
 }
 
 impl Access {
     /// Lets a request pass or says why not.
     pub fn check(&self, head: &Head) -> Result<(), Denied> {
-        self.check_host(head)?;
-        self.check_origin(head)?;
-        self.check_token(head)
+        self.check_host(head)
+            .and_then(|()| self.check_origin(head))
+            .and_then(|()| self.check_token(head))
+            // A page that may use the API may also know why it did not work.
+            .map_err(|denied| Denied {
+                origin: self.allowed_origin(head),
+                ..denied
+            })
+    }
+
+    fn allowed_origin(&self, head: &Head) -> Option<String> {
+        let origin = head.header("origin")?;
+        let is_allowed = self
+            .origins
+            .iter()
+            .any(|allowed| allowed.eq_ignore_ascii_case(origin));
+        is_allowed.then(|| origin.to_owned())
     }
 
     /// A page of another site can make the browser connect here under that site's own name; its
@@ -42,11 +70,7 @@ impl Access {
         let hosts: Vec<&str> = head.all("host").collect();
         let [host] = hosts.as_slice() else {
             let message = "exactly one Host field is needed".to_owned();
-            return Err(Denied {
-                status: 400,
-                code: "bad_host",
-                message,
-            });
+            return Err(Denied::new(400, "bad_host", message));
         };
         let name = without_port(host);
         let is_address = name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
@@ -62,11 +86,7 @@ impl Access {
         let message = format!(
             "this server does not answer to the name `{name}`; start it with --allow-host {name} if it should"
         );
-        Err(Denied {
-            status: 421,
-            code: "unknown_host",
-            message,
-        })
+        Err(Denied::new(421, "unknown_host", message))
     }
 
     fn check_origin(&self, head: &Head) -> Result<(), Denied> {
@@ -82,22 +102,13 @@ impl Access {
             head.header("host")
                 .is_some_and(|host| host.eq_ignore_ascii_case(authority))
         });
-        if is_own
-            || self
-                .origins
-                .iter()
-                .any(|allowed| allowed.eq_ignore_ascii_case(origin))
-        {
+        if is_own || self.allowed_origin(head).is_some() {
             return Ok(());
         }
         let message = format!(
             "pages of `{origin}` may not do this; start the server with --allow-origin {origin} if they should"
         );
-        Err(Denied {
-            status: 403,
-            code: "foreign_origin",
-            message,
-        })
+        Err(Denied::new(403, "foreign_origin", message))
     }
 
     fn check_token(&self, head: &Head) -> Result<(), Denied> {
@@ -108,11 +119,7 @@ impl Access {
             return Ok(());
         }
         let message = "send the server's token as `Authorization: Bearer TOKEN`".to_owned();
-        Err(Denied {
-            status: 401,
-            code: "unauthorized",
-            message,
-        })
+        Err(Denied::new(401, "unauthorized", message))
     }
 }
 

@@ -332,12 +332,18 @@ fn too_large() -> Next {
 pub(super) fn error_response(denied: &Denied) -> Vec<u8> {
     let body =
         serde_json::json!({"error": {"code": denied.code, "message": denied.message}}).to_string();
-    let extra = match denied.status {
+    let mut extra = match denied.status {
         401 => "www-authenticate: Bearer\r\n",
         426 => "upgrade: websocket\r\n",
         503 => "retry-after: 1\r\n",
         _ => "",
-    };
+    }
+    .to_owned();
+    if let Some(origin) = &denied.origin {
+        extra.push_str(&format!(
+            "access-control-allow-origin: {origin}\r\nvary: origin\r\n"
+        ));
+    }
     format!(
         "HTTP/1.1 {} {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n{extra}connection: close\r\n\r\n{body}",
         denied.status,

@@ -160,10 +160,14 @@ impl Reply {
             .with("access-control-max-age", "600")
     }
 
-    /// Lets pages of that origin read the answer.
+    /// Lets pages of that origin read the answer, if not all may: a browser refuses an answer that
+    /// says it twice.
     pub fn for_origin(self, origin: &str) -> Self {
-        self.with("access-control-allow-origin", origin)
-            .with("vary", "origin")
+        const FIELD: &str = "access-control-allow-origin";
+        if self.headers.iter().any(|(name, _)| *name == FIELD) {
+            return self;
+        }
+        self.with(FIELD, origin).with("vary", "origin")
     }
 
     /// With a header field.

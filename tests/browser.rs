@@ -1,0 +1,357 @@
+//! A real headless Chromium, driven over its DevTools protocol.
+//!
+//! What the `headless_chrome` crate leaves to its user is kept here: a fresh profile, no traffic
+//! but to loopback, JavaScript errors that are errors, waits that end by a deadline, and nothing
+//! left behind. Each call over the protocol takes the crate up to 100 ms, so what can be asked in
+//! one expression is; and a browser takes a processor for a second or more to start, so there is
+//! one in a test, not one in a step.
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use headless_chrome::browser::tab::point::Point;
+use headless_chrome::protocol::cdp::Emulation::SetDeviceMetricsOverride;
+use headless_chrome::protocol::cdp::Input::InsertText;
+use headless_chrome::protocol::cdp::Page::CaptureScreenshotFormatOption;
+use headless_chrome::protocol::cdp::Runtime::Evaluate;
+use headless_chrome::protocol::cdp::types::Event;
+use headless_chrome::{LaunchOptions, Tab};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::harness::DEADLINE;
+
+/// The crate ends a call, and the whole connection, after this time without a message (30 s unless
+/// told otherwise). Waits are cut into [`SLICE`]s, so it is reached only when a test leaves the
+/// browser alone for that long.
+const IDLE_MAX: Duration = Duration::from_secs(120);
+
+/// A wait is asked for in pieces, so that it survives a page that reloads, and keeps the
+/// connection busy.
+const SLICE: Duration = Duration::from_secs(2);
+
+/// The profile cannot be removed while the browser's helper processes still write to it; they end
+/// within milliseconds after the browser.
+const END_MAX: Duration = Duration::from_secs(10);
+
+/// Besides the crate's own. Nothing may leave this machine: a name that is looked up fails at once.
+const ARGS: [&str; 6] = [
+    "--disable-quic",
+    "--disable-component-update",
+    "--disable-background-networking",
+    "--no-default-browser-check",
+    "--hide-scrollbars",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
+];
+
+/// One browser with one tab. Dropped, also by a test that panics, it leaves no process and no file
+/// behind. (A `static` is never dropped, and would leave the browser running for good.)
+pub struct Browser {
+    tab: Arc<Tab>,
+    console: Arc<Mutex<Vec<String>>>,
+    process: Option<headless_chrome::Browser>,
+    profile: TempDir,
+}
+
+impl Browser {
+    /// Starts a browser with an empty profile and a window of 1280 × 800.
+    pub fn launch() -> Self {
+        let profile = tempfile::Builder::new()
+            .prefix("flowledger-chromium-")
+            .tempdir()
+            .unwrap();
+        // Chromium's launcher and libraries write below HOME too, whatever the profile is.
+        let home = profile.path().to_string_lossy().into_owned();
+        let options = LaunchOptions::default_builder()
+            .path(Some(
+                find_chromium().expect("no Chromium on PATH: run tests/setup.sh"),
+            ))
+            // Chromium chooses. By default the crate looks for a free port between 8000 and 9000,
+            // which two browsers that start together can both find free.
+            .port(Some(0))
+            // Chromium refuses its sandbox to root, and containers often refuse it to everybody.
+            // It opens nothing but our own pages.
+            .sandbox(false)
+            .window_size(Some((1280, 800)))
+            .user_data_dir(Some(profile.path().join("profile")))
+            .process_envs(Some(HashMap::from([("HOME".to_owned(), home)])))
+            .idle_browser_timeout(IDLE_MAX)
+            .args(ARGS.iter().map(OsStr::new).collect())
+            .build()
+            .unwrap();
+        let process = headless_chrome::Browser::new(options).unwrap();
+        process.set_default_timeout(DEADLINE);
+        let tab = process.new_tab().unwrap();
+        tab.set_default_timeout(DEADLINE);
+        let console = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&console);
+        tab.add_event_listener(Arc::new(move |event: &Event| {
+            if let Some(text) = complaint(event) {
+                seen.lock().unwrap().push(text);
+            }
+        }))
+        .unwrap();
+        tab.enable_log().unwrap().enable_runtime().unwrap();
+        Self {
+            tab,
+            console,
+            process: Some(process),
+            profile,
+        }
+    }
+
+    /// Opens `url` and waits until its modules have run. (`wait_until_navigated` waits for a quiet
+    /// network instead, can miss it, and says nothing about whether the page is there.)
+    #[track_caller]
+    pub fn open(&self, url: &str) {
+        self.tab.navigate_to(url).unwrap();
+        self.wait_for(&format!(
+            "document.readyState === 'complete' && location.href === {}",
+            json!(url)
+        ));
+    }
+
+    /// Opens the same page again.
+    #[track_caller]
+    pub fn reload(&self) {
+        self.eval("void (window.isOld = true, location.reload())");
+        self.wait_for("!window.isOld && document.readyState === 'complete'");
+    }
+
+    /// The value of a JavaScript expression, or of the promise that it gives; what it throws fails
+    /// the test.
+    #[track_caller]
+    pub fn eval(&self, expression: &str) -> Value {
+        self.try_eval(expression)
+            .unwrap_or_else(|error| panic!("{error}\nin {expression}"))
+    }
+
+    /// `Tab::evaluate` drops exceptions and gives objects as handles, so the protocol's own call is
+    /// made here.
+    fn try_eval(&self, expression: &str) -> Result<Value, String> {
+        let answer = self
+            .tab
+            .call_method(Evaluate {
+                expression: expression.to_owned(),
+                return_by_value: Some(true),
+                await_promise: Some(true),
+                object_group: None,
+                include_command_line_api: None,
+                silent: None,
+                context_id: None,
+                generate_preview: None,
+                user_gesture: None,
+                throw_on_side_effect: None,
+                timeout: None,
+                disable_breaks: None,
+                repl_mode: None,
+                allow_unsafe_eval_blocked_by_csp: None,
+                unique_context_id: None,
+                serialization_options: None,
+            })
+            .map_err(|error| error.to_string())?;
+        match answer.exception_details {
+            None => Ok(answer.result.value.unwrap_or_default()),
+            Some(thrown) => Err(thrown
+                .exception
+                .and_then(|exception| exception.description)
+                .unwrap_or(thrown.text)),
+        }
+    }
+
+    /// Waits until a JavaScript expression is truthy and gives its value. The page itself looks
+    /// every 20 ms, so the answer comes as soon as it is true; a page that goes away meanwhile is
+    /// asked again when it is back.
+    #[track_caller]
+    pub fn wait_for(&self, condition: &str) -> Value {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let left = deadline
+                .saturating_duration_since(Instant::now())
+                .min(SLICE);
+            if left.is_zero() {
+                let text = self.try_eval("document.body.innerText").unwrap_or_default();
+                panic!(
+                    "never true in {DEADLINE:?}: {condition}\nthe page says: {}\nits console: {:#?}",
+                    text.as_str().unwrap_or_default(),
+                    self.console(),
+                );
+            }
+            let look = format!(
+                "new Promise((done) => {{
+                    const end = performance.now() + {};
+                    const look = () => {{
+                        let value = null;
+                        try {{ value = ({condition}); }} catch {{ /* not there yet */ }}
+                        if (value || performance.now() >= end) done(value || null);
+                        else setTimeout(look, 20);
+                    }};
+                    look();
+                }})",
+                left.as_millis()
+            );
+            match self.try_eval(&look) {
+                Ok(Value::Null) => {}
+                Ok(value) => return value,
+                Err(error) if went_away(&error) => {}
+                Err(error) => panic!("{error}\nin {condition}"),
+            }
+        }
+    }
+
+    /// Waits until an element, given by an expression, can be clicked (it is in the page, enabled,
+    /// and nothing such as a toast lies over it) and clicks it with the mouse.
+    #[track_caller]
+    pub fn click(&self, element: &str) {
+        let middle = self.wait_for(&format!(
+            "(() => {{
+                const element = {element};
+                if (element.disabled || element.ariaDisabled === 'true') return null;
+                element.scrollIntoView({{ block: 'start', behavior: 'instant' }});
+                const box = element.getBoundingClientRect();
+                const [x, y] = [box.x + box.width / 2, box.y + box.height / 2];
+                return element.contains(document.elementFromPoint(x, y)) ? [x, y] : null;
+            }})()"
+        ));
+        let [x, y] = [0, 1].map(|index: usize| middle[index].as_f64().unwrap());
+        self.tab.click_point(Point { x, y }).unwrap();
+    }
+
+    /// Puts text into a field, given by an expression, in place of what it holds.
+    #[track_caller]
+    pub fn type_into(&self, field: &str, text: &str) {
+        self.wait_for(&format!(
+            "(() => {{
+                const field = {field};
+                field.focus();
+                field.select();
+                return document.activeElement === field;
+            }})()"
+        ));
+        let text = text.to_owned();
+        self.tab.call_method(InsertText { text }).unwrap();
+    }
+
+    /// Makes the window as large as a device's screen; `mobile` also brings a phone's rules for
+    /// pages that are too wide.
+    pub fn resize(&self, width: u32, height: u32, mobile: bool) {
+        let metrics = json!({
+            "width": width, "height": height, "deviceScaleFactor": 1, "mobile": mobile
+        });
+        let metrics: SetDeviceMetricsOverride = serde_json::from_value(metrics).unwrap();
+        self.tab.call_method(metrics).unwrap();
+    }
+
+    /// Writes a picture of what is in the window to a file of this name below `target/tmp`.
+    pub fn take_picture(&self, name: &str) -> Result<PathBuf, Box<dyn Error>> {
+        let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        let kind = CaptureScreenshotFormatOption::Png;
+        std::fs::write(&file, self.tab.capture_screenshot(kind, None, None, true)?)?;
+        Ok(file)
+    }
+
+    /// What a developer would see in red or yellow in the console.
+    pub fn console(&self) -> Vec<String> {
+        self.console.lock().unwrap().clone()
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let test = std::thread::current()
+                .name()
+                .unwrap_or_default()
+                .replace("::", "-");
+            match self.take_picture(&format!("{test}.png")) {
+                Ok(file) => eprintln!("what the page looked like: {}", file.display()),
+                Err(error) => eprintln!("no picture of the page: {error}"),
+            }
+        }
+        // Closes the browser over the protocol, then kills its main process by its id.
+        drop(self.process.take());
+        let deadline = Instant::now() + END_MAX;
+        while std::fs::remove_dir_all(self.profile.path()).is_err()
+            && self.profile.path().exists()
+            && Instant::now() < deadline
+        {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        while let Some(left) = process_that_mentions(self.profile.path()) {
+            if Instant::now() > deadline {
+                if !std::thread::panicking() {
+                    panic!("a process of the browser goes on: {left}");
+                }
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// An exception, or what the browser logs by itself, such as content that a
+/// Content-Security-Policy refused and loads that failed, or what the page logs as an error.
+fn complaint(event: &Event) -> Option<String> {
+    match event {
+        Event::LogEntryAdded(event) => {
+            let entry = &event.params.entry;
+            let level = format!("{:?}", entry.level);
+            let is_about = entry.url.as_deref().unwrap_or_default();
+            ["Error", "Warning"]
+                .contains(&level.as_str())
+                .then(|| format!("{level}: {} ({is_about})", entry.text))
+        }
+        Event::RuntimeExceptionThrown(event) => {
+            let thrown = &event.params.exception_details;
+            let what = thrown.exception.as_ref();
+            let what = what.and_then(|exception| exception.description.clone());
+            Some(format!(
+                "Exception: {}",
+                what.unwrap_or_else(|| thrown.text.clone())
+            ))
+        }
+        Event::RuntimeConsoleAPICalled(event) => {
+            let kind = format!("{:?}", event.params.Type);
+            ["Error", "Warning", "Assert"]
+                .contains(&kind.as_str())
+                .then(|| format!("console.{kind}: {:?}", event.params.args))
+        }
+        _ => None,
+    }
+}
+
+/// What Chromium answers to a question about a page that is just being replaced.
+fn went_away(error: &str) -> bool {
+    [
+        "context was destroyed",
+        "Cannot find context",
+        "Cannot find default execution context",
+        "navigated or closed",
+        "Promise was collected",
+    ]
+    .iter()
+    .any(|sign| error.contains(sign))
+}
+
+fn find_chromium() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    ["chromium", "chromium-browser", "google-chrome"]
+        .iter()
+        .flat_map(|name| std::env::split_paths(&path).map(move |dir| dir.join(name)))
+        .find(|file| file.is_file())
+}
+
+/// The command line of a process that names `path` on it, such as the browser's profile. Where
+/// there is no `/proc`, none is found.
+fn process_that_mentions(path: &Path) -> Option<String> {
+    let path = path.to_string_lossy();
+    let processes = std::fs::read_dir("/proc").ok()?;
+    processes
+        .filter_map(|entry| std::fs::read(entry.ok()?.path().join("cmdline")).ok())
+        .map(|line| String::from_utf8_lossy(&line).replace('\0', " "))
+        .find(|line| line.contains(&*path))
+}

@@ -1,0 +1,594 @@
+//! The page in a real Chromium, against the real server: what a person sees and does.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use crossbeam_channel::bounded;
+use flowledger::gateway::Kind;
+use flowledger::secret::Secret;
+use serde_json::{Value, json};
+
+use crate::browser::Browser;
+use crate::harness::{DEADLINE, TestServer, add_provider, agent, chain, eventually, two_nodes};
+use crate::upstream::{STREAM_HEAD, Upstream, completion, delta, json_answer};
+
+/// Somebody in front of the page.
+struct Person {
+    browser: Browser,
+}
+
+impl Person {
+    /// Opens the server's page in a new browser.
+    fn opens(server: &TestServer) -> Self {
+        let browser = Browser::launch();
+        browser.open(&format!("http://{}/", server.address()));
+        browser.eval(WITNESS);
+        Self { browser }
+    }
+
+    /// Sees the word that says how the connection is, and the state that goes with it.
+    #[track_caller]
+    fn sees_that_it_is(&self, word: &str) {
+        self.browser.wait_for(&format!(
+            "(line => line.dataset.state === {} && line.querySelector('.word').innerText === {})({})",
+            json!(word.to_lowercase()),
+            json!(word),
+            element("connection"),
+        ));
+    }
+
+    #[track_caller]
+    fn presses_run(&self, flow: &str) {
+        self.browser.click(&in_card(flow, &selector("run-button")));
+    }
+
+    #[track_caller]
+    fn types(&self, input: &str, flow: &str, text: &str) {
+        let field = in_card(flow, &selector(&format!("input-{input}")));
+        self.browser.type_into(&field, text);
+    }
+
+    /// Sees, or has seen, a toast of this kind that has this text.
+    #[track_caller]
+    fn sees_toast(&self, kind: &str, text: &str) {
+        self.browser.wait_for(&format!(
+            "witness.some((what) => what.startsWith({}) && what.includes({}))",
+            json!(format!("toast {kind}: ")),
+            json!(text)
+        ));
+    }
+
+    /// Sees, or has seen, these things one after the other: toasts as `toast KIND: TITLE` and nodes
+    /// as `node ID STATE`.
+    #[track_caller]
+    fn sees_in_turn(&self, expected: &[&str]) {
+        self.browser.wait_for(&format!(
+            "(() => {{
+                let at = -1;
+                return {}.every((what) => (at = witness.findIndex((seen, i) => i > at && seen.startsWith(what))) >= 0);
+            }})()",
+            json!(expected)
+        ));
+    }
+
+    #[track_caller]
+    fn sees_node(&self, flow: &str, node: &str, state: &str, text: &str) {
+        let node = in_card(flow, &format!("[data-node-id={}]", json!(node)));
+        self.browser.wait_for(&format!(
+            "(node => node.dataset.state === {} && node.querySelector('.node-text').innerText.includes({}))({node})",
+            json!(state),
+            json!(text),
+        ));
+    }
+
+    /// Sees the line below a flow begin like this.
+    #[track_caller]
+    fn sees_run_line(&self, flow: &str, text: &str) {
+        self.browser.wait_for(&format!(
+            "{}.innerText.startsWith({})",
+            in_card(flow, ".run-line"),
+            json!(text)
+        ));
+    }
+
+    /// Sees exactly these rows in the ledger, from the top, as `NUMBER NODE STATUS`.
+    #[track_caller]
+    fn sees_rows(&self, expected: &[&str]) {
+        self.browser.wait_for(&format!(
+            "JSON.stringify({ROWS}.map((row) => [
+                row.dataset.entryId,
+                row.querySelector('[data-column=node]').innerText,
+                row.dataset.status,
+            ].join(' '))) === JSON.stringify({})",
+            json!(expected)
+        ));
+    }
+
+    /// Sees a cell of the newest row.
+    #[track_caller]
+    fn sees_cell(&self, column: &str, text: &str) {
+        self.browser.wait_for(&format!(
+            "{ROWS}[0].querySelector('[data-column={column}]').innerText.includes({})",
+            json!(text)
+        ));
+    }
+
+    #[track_caller]
+    fn sees_total(&self, name: &str, text: &str) {
+        self.browser.wait_for(&format!(
+            "{}.innerText === {}",
+            element(&format!("total-{name}")),
+            json!(text)
+        ));
+    }
+
+    /// What was put into the page when it was opened is still there.
+    #[track_caller]
+    fn has_not_reloaded(&self) {
+        assert_eq!(self.browser.eval("typeof window.witness"), "object");
+    }
+
+    /// No exceptions, nothing that a Content-Security-Policy refused, no loads that failed, but for
+    /// those that a test is about.
+    #[track_caller]
+    fn has_a_clean_console(&self, but_for: &[&str]) {
+        let mut complaints = self.browser.console();
+        complaints.retain(|text| !but_for.iter().any(|known| text.contains(known)));
+        assert_eq!(complaints, Vec::<String>::new());
+    }
+
+    /// The page is not wider than a window of this width.
+    #[track_caller]
+    fn cannot_scroll_sideways(&self, width: u32) {
+        let found = self.browser.eval(
+            "[document.scrollingElement.scrollWidth, [...document.querySelectorAll('body *')].filter(
+                (element) => element.getBoundingClientRect().right > document.documentElement.clientWidth
+            ).map(({ tagName, className }) => `${tagName}.${className}`)]",
+        );
+        assert_eq!(found[0], width, "perhaps for one of these: {}", found[1]);
+    }
+}
+
+/// Writes down toasts and the states of nodes as they go by: a person would see them, a test that
+/// looks now and then would not.
+const WITNESS: &str = "void (() => {
+    window.witness = [];
+    const write = (records) => {
+        for (const { type, target, addedNodes } of records) {
+            if (type === 'attributes' && target.dataset.testid === 'node') {
+                witness.push(`node ${target.dataset.nodeId} ${target.dataset.state}`);
+            }
+            for (const added of addedNodes) {
+                if (added.dataset?.testid === 'toast') {
+                    const texts = [...added.querySelectorAll('strong, p')].map((e) => e.textContent);
+                    witness.push(`toast ${added.dataset.kind}: ${texts.join(': ')}`);
+                }
+            }
+        }
+    };
+    const what = { subtree: true, childList: true, attributes: true, attributeFilter: ['data-state'] };
+    new MutationObserver(write).observe(document, what);
+})()";
+
+const ROWS: &str = "[...document.querySelectorAll('[data-testid=ledger-row]')]";
+
+fn selector(testid: &str) -> String {
+    format!("[data-testid={}]", json!(testid))
+}
+
+fn element(testid: &str) -> String {
+    format!("document.querySelector({})", json!(selector(testid)))
+}
+
+/// What `selector` finds in the card of the flow of this name.
+fn in_card(flow: &str, selector: &str) -> String {
+    format!(
+        "[...document.querySelectorAll('[data-testid=flow]')]
+            .find((card) => card.querySelector('h3').textContent === {}).querySelector({})",
+        json!(flow),
+        json!(selector)
+    )
+}
+
+/// The end of a streamed answer.
+fn end_of_stream(input_tokens: u64, output_tokens: u64) -> String {
+    let finish = json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]});
+    let usage = json!({"prompt_tokens": input_tokens, "completion_tokens": output_tokens});
+    let usage = json!({"choices": [], "usage": usage});
+    format!("data: {finish}\n\ndata: {usage}\n\ndata: [DONE]\n\n")
+}
+
+#[test]
+fn a_run_is_seen_while_it_goes_on_and_then_found_in_the_ledger() {
+    let (go_on, wait) = bounded::<()>(0);
+    let upstream = Upstream::start(move |body, stream| {
+        if body.contains("please fail") {
+            let error = r#"{"error":{"message":"out of order, try <b>later</b>"}}"#;
+            let answer = json_answer("500 Internal Server Error", error);
+            let _ = stream.write_all(answer.as_bytes());
+            return;
+        }
+        let _ = stream.write_all(format!("{STREAM_HEAD}{}", delta("Bees are ")).as_bytes());
+        let _ = wait.recv_timeout(DEADLINE);
+        let end = end_of_stream(1_000_000, 100_000);
+        let _ = stream.write_all(format!("{}{end}", delta("insects.")).as_bytes());
+    });
+    let server = TestServer::start_with(|config| {
+        add_provider(config, "openai", Kind::OpenAi, upstream.url());
+    });
+    server.save(&chain(
+        "Article",
+        &[
+            agent("draft", "openai", "gpt-4o-mini", "On {{ input.topic }}"),
+            agent("edit", "echo", "echo-1", "Edit {{ nodes.draft.output }}"),
+        ],
+    ));
+    server.save(&chain(
+        "Broken",
+        &[agent("only", "openai", "gpt-4o-mini", "please fail")],
+    ));
+    let person = Person::opens(&server);
+    person.sees_that_it_is("Connected");
+    person.sees_node("Article", "draft", "waiting", "On {{ input.topic }}");
+    person.sees_run_line("Article", "Not run yet");
+    person.sees_total("calls", "0");
+
+    // While the provider is still writing, what it has written is there, and so is the row.
+    person.types("topic", "Article", "bees");
+    person.presses_run("Article");
+    person.sees_toast("started", "Article started");
+    person.sees_node("Article", "draft", "running", "Bees are");
+    person.sees_run_line("Article", "Running · 0 of 2 nodes done");
+    person.sees_rows(&["1 DRAFT PENDING"]);
+    let request = upstream.requests().recv_timeout(DEADLINE).unwrap();
+    assert!(request.contains("On bees"), "{request}");
+
+    go_on.send_timeout((), DEADLINE).unwrap();
+    person.sees_toast("completed", "Article completed");
+    person.sees_in_turn(&[
+        "toast started: Article started",
+        "toast completed: Article completed: ",
+    ]);
+    person.sees_in_turn(&[
+        "node draft running",
+        "node draft completed",
+        "node edit completed",
+    ]);
+    person.sees_node("Article", "draft", "completed", "Bees are insects.");
+    person.sees_node("Article", "edit", "completed", "Edit Bees are insects.");
+    person.sees_run_line("Article", "Completed after ");
+    person.sees_rows(&["2 EDIT SUCCESS", "1 DRAFT SUCCESS"]);
+    person.sees_total("calls", "2");
+    person.sees_total("input-tokens", "1,000,004");
+    person.sees_total("output-tokens", "100,007");
+    // gpt-4o-mini: 0.15 and 0.60 USD for a million tokens.
+    person.sees_total("cost", "$0.21");
+
+    // A run that fails says why, in the toast, at the node, below the flow and in its row.
+    person.presses_run("Broken");
+    person.sees_toast("failed", "Broken failed: ");
+    person.sees_toast("failed", "out of order, try <b>later</b>");
+    person.sees_node("Broken", "only", "failed", "out of order, try <b>later</b>");
+    person.sees_run_line("Broken", "Failed after ");
+    person.sees_rows(&["3 ONLY FAILED", "2 EDIT SUCCESS", "1 DRAFT SUCCESS"]);
+    person.sees_cell("status", "out of order, try <b>later</b>");
+    person.sees_total("calls", "3");
+    person.sees_total("cost", "$0.21");
+
+    person.has_not_reloaded();
+    person.has_a_clean_console(&[]);
+}
+
+#[test]
+fn a_server_that_goes_and_comes_back_is_noticed_and_caught_up_with() {
+    let mut server = TestServer::start();
+    let flow = server.save(&two_nodes());
+    server.run(flow, &json!({"topic": "ants"}));
+    let person = Person::opens(&server);
+    person.sees_that_it_is("Connected");
+    let rows = ["2 DRAFT SUCCESS", "1 PLAN SUCCESS"];
+    person.sees_rows(&rows);
+
+    server.stop();
+    person.sees_that_it_is("Disconnected");
+    person.presses_run("Two nodes");
+    person.sees_toast(
+        "error",
+        "Two nodes did not start: the server cannot be reached",
+    );
+
+    server.start_again();
+    server.run(flow, &json!({"topic": "bees"}));
+    person.sees_that_it_is("Connected");
+    person.sees_toast("completed", "Two nodes completed");
+    let rows = [&["4 DRAFT SUCCESS", "3 PLAN SUCCESS"], &rows[..]].concat();
+    person.sees_rows(&rows);
+    person.sees_total("calls", "4");
+    person.sees_node("Two nodes", "draft", "completed", "bees");
+
+    // While something lets HTTP through but no WebSocket, the page asks instead of being told.
+    person.browser.eval(
+        "void (window.Blocked = window.WebSocket, \
+         window.WebSocket = class extends Blocked { constructor() { super('ws://127.0.0.1:1/'); } })",
+    );
+    server.start_again();
+    person.sees_that_it_is("Disconnected");
+    server.run(flow, &json!({"topic": "wasps"}));
+    person.sees_node("Two nodes", "draft", "completed", "wasps");
+    let rows = [&["6 DRAFT SUCCESS", "5 PLAN SUCCESS"], &rows[..]].concat();
+    person.sees_rows(&rows);
+    person.sees_total("calls", "6");
+    person.browser.wait_for(&format!(
+        "{}.innerText.includes('polling every 5 s')",
+        element("connection")
+    ));
+    person.sees_that_it_is("Disconnected");
+
+    // What was seen by asking is not there twice once it is told.
+    person.browser.eval("void (window.WebSocket = Blocked)");
+    person.browser.click(&format!(
+        "{}.querySelector('button')",
+        element("connection")
+    ));
+    person.sees_that_it_is("Connected");
+    server.run(flow, &json!({"topic": "moths"}));
+    let rows = [&["8 DRAFT SUCCESS", "7 PLAN SUCCESS"], &rows[..]].concat();
+    person.sees_rows(&rows);
+    person.sees_total("calls", "8");
+    let times_told = "witness.filter((what) => what.startsWith('toast completed')).length";
+    person.browser.wait_for(&format!("{times_told} >= 3"));
+    let runs_since_opened = 3;
+    assert_eq!(person.browser.eval(times_told), runs_since_opened);
+    person.has_not_reloaded();
+    person.has_a_clean_console(&["net::ERR_"]);
+}
+
+#[test]
+fn the_token_is_asked_for_until_it_is_right_and_then_kept() {
+    let server = TestServer::start_with(|config| config.token = Some(Secret::new("right-one")));
+    let person = Person::opens(&server);
+    let browser = &person.browser;
+    let asks = "document.querySelector('dialog').open";
+    let says_refused = |refused: bool| {
+        browser.wait_for(&format!(
+            "{asks} && document.getElementById('token-refused').hidden !== {refused}"
+        ));
+    };
+    says_refused(false);
+    browser.type_into(&element("token-input"), "wrong-one");
+    browser.click(&element("token-submit"));
+    says_refused(true);
+    browser.type_into(&element("token-input"), "right-one");
+    browser.click(&element("token-submit"));
+    person.sees_that_it_is("Connected");
+    person.presses_run("Plan, then write");
+    person.sees_toast("completed", "Plan, then write completed");
+    person.sees_rows(&["2 Draft SUCCESS", "1 Plan SUCCESS"]);
+    assert_eq!(browser.eval(asks), false);
+
+    browser.reload();
+    person.sees_that_it_is("Connected");
+    person.sees_rows(&["2 Draft SUCCESS", "1 Plan SUCCESS"]);
+    assert_eq!(browser.eval(asks), false);
+    person.has_a_clean_console(&["401", "'ws://"]);
+}
+
+/// Would run if it became a part of the page instead of a text.
+const MARKUP: &str = "<img src=x onerror=\"window.hacked = true\"><script>hacked = true</script>";
+
+#[test]
+fn whatever_flows_and_providers_say_is_text_also_on_a_phone() {
+    // Names may have 200 bytes; answers and errors are longer.
+    let text = format!("{MARKUP}{}", "unbreakable".repeat(9));
+    let answer = format!("{MARKUP}{}", "unbreakable".repeat(100));
+    let upstream = Upstream::start(move |body, stream| {
+        let answer = if body.contains("please fail") {
+            let error = json!({"error": {"message": answer}}).to_string();
+            json_answer("500 Internal Server Error", &error)
+        } else {
+            completion(&answer, 1, 1)
+        };
+        let _ = stream.write_all(answer.as_bytes());
+    });
+    let server = TestServer::start_with(|config| {
+        add_provider(config, "openai", Kind::OpenAi, upstream.url());
+    });
+    let node = |id: &str, prompt: &str| {
+        json!({"id": id, "type": "agent", "data": {
+            "label": text, "role": text, "provider": "openai", "model": text, "prompt": prompt}})
+    };
+    let good = format!("{text} good");
+    let bad = format!("{text} bad");
+    let prompt = format!("{text} {{{{ input.topic }}}}");
+    server.save(&json!({"name": good, "description": text,
+        "data": {"nodes": [node(MARKUP, &prompt)], "edges": []}}));
+    server.save(&chain(&bad, &[node("only", "please fail")]));
+    let person = Person::opens(&server);
+    person.sees_that_it_is("Connected");
+    person.browser.resize(390, 844, true);
+    person.cannot_scroll_sideways(390);
+
+    person.types("topic", &good, MARKUP);
+    person.presses_run(&good);
+    person.sees_toast("completed", &format!("{good} completed"));
+    person.sees_node(&good, MARKUP, "completed", MARKUP);
+    person.presses_run(&bad);
+    person.sees_toast("failed", MARKUP);
+    person.sees_node(&bad, "only", "failed", MARKUP);
+    for column in ["flow", "node", "role", "model", "status"] {
+        person.sees_cell(column, MARKUP);
+    }
+    person
+        .browser
+        .click(&format!("{ROWS}[0].querySelector('.toggle')"));
+    person
+        .browser
+        .wait_for("document.querySelector('.details').innerText.includes('<img src=x')");
+    person
+        .browser
+        .click("document.querySelector('#models summary')");
+    person
+        .browser
+        .wait_for("document.querySelector('#models-body').innerText.includes('<img src=x')");
+    person.cannot_scroll_sideways(390);
+
+    let images = "[...document.images].map((image) => image.getAttribute('src'))";
+    assert_eq!(person.browser.eval(images), json!(["/assets/icon.svg"]));
+    assert_eq!(person.browser.eval("document.scripts.length"), 1);
+    person.has_a_clean_console(&[]);
+
+    // And if markup ever did get in, the Content-Security-Policy would not let it run.
+    person.browser.eval(&format!(
+        "document.body.insertAdjacentHTML('beforeend', {})",
+        json!(MARKUP)
+    ));
+    eventually("the policy refuses it", || {
+        let console = person.browser.console();
+        console
+            .iter()
+            .any(|text| text.contains("Content Security Policy"))
+    });
+    assert_eq!(person.browser.eval("typeof window.hacked"), "undefined");
+}
+
+#[test]
+fn pages_of_other_origins_can_use_live_js_where_they_are_allowed_to() {
+    let (site, stranger) = (Site::start(), Site::start());
+    let server = TestServer::start_with(|config| config.allow_origins = vec![site.origin()]);
+    let flow = server.save(&two_nodes());
+    let browser = Browser::launch();
+
+    browser.open(&format!("{}/?http://{}", site.origin(), server.address()));
+    browser.wait_for("live.isConnected && live.lastMessage.type === 'HELLO'");
+    assert_eq!(browser.eval("live.sendMessage({ type: 'PING' })"), true);
+    browser.wait_for("live.lastMessage.type === 'PONG'");
+    let subscribe = json!({"type": "SUBSCRIBE", "payload": {"types": ["FLOW_STATUS"]}});
+    assert_eq!(
+        browser.eval(&format!("live.sendMessage({subscribe})")),
+        true
+    );
+    // An answer to what was sent after it says that it was taken.
+    browser.eval("void (messages.length = 0, live.sendMessage({ type: 'PING' }))");
+    browser.wait_for("messages.some(({ type }) => type === 'PONG')");
+    let run = format!(
+        "fetch(server + '/api/flows/{flow}/execute?wait=true', {{
+            method: 'POST',
+            headers: {{ 'Content-Type': 'application/json' }},
+            body: JSON.stringify({{ input: {{ topic: 'bees' }} }}),
+        }}).then((response) => response.json()).then((run) => run.status)"
+    );
+    assert_eq!(browser.eval(&run), "COMPLETED");
+    browser.wait_for("live.lastMessage.payload.status === 'FINISHED'");
+    assert_eq!(
+        browser.eval("messages.slice(1).map(({ type, payload }) => `${type} ${payload.status}`)"),
+        json!([
+            "FLOW_STATUS STARTED",
+            "FLOW_STATUS NODE_COMPLETE",
+            "FLOW_STATUS NODE_COMPLETE",
+            "FLOW_STATUS FINISHED"
+        ])
+    );
+    browser.eval("live.close()");
+    assert_eq!(
+        browser.eval("[live.isConnected, live.sendMessage({ type: 'PING' })]"),
+        json!([false, false])
+    );
+    assert_eq!(browser.console(), Vec::<String>::new());
+
+    browser.open(&format!(
+        "{}/?http://{}",
+        stranger.origin(),
+        server.address()
+    ));
+    browser.wait_for("live.status.state === 'disconnected'");
+    assert_eq!(browser.eval("live.lastMessage"), Value::Null);
+    let asks = "fetch(server + '/api/flows').then(() => 'told', () => 'refused')";
+    assert_eq!(browser.eval(asks), "refused");
+    assert_eq!(
+        browser.eval(&format!("{run}.catch(() => 'refused')")),
+        "refused"
+    );
+    // Browsers send this without asking the server first, as they do a form.
+    browser.eval(&format!(
+        "fetch(server + '/api/flows/{flow}/execute?wait=true', {{ method: 'POST', mode: 'no-cors' }}).then(() => null)"
+    ));
+    assert_eq!(
+        server.get("/api/ledger/summary").json()["total"]["calls"],
+        2,
+        "the stranger started no run"
+    );
+}
+
+/// Another web site, on a port of its own: one page that connects to the server that its address
+/// names after `?`.
+struct Site {
+    address: SocketAddr,
+    stopping: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+const SITE_PAGE: &str =
+    "<!doctype html><html lang=en><meta charset=utf-8><title>Another site</title>
+<link rel=icon href='data:,'>
+<script type=module>
+    window.server = location.search.slice(1);
+    window.messages = [];
+    const { connect } = await import(`${server}/assets/live.js`);
+    window.live = connect({ onMessage: (message) => messages.push(message) });
+</script></html>";
+
+impl Site {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let stopping = Arc::new(AtomicBool::new(false));
+        let is_stopping = Arc::clone(&stopping);
+        let thread = std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                if is_stopping.load(Ordering::SeqCst) {
+                    return;
+                }
+                // Browsers open connections ahead of need and send nothing on them: a thread for
+                // each, or the first silent one holds up all others.
+                std::thread::spawn(move || drop(answer(&stream)));
+            }
+        });
+        Self {
+            address,
+            stopping,
+            thread: Some(thread),
+        }
+    }
+
+    fn origin(&self) -> String {
+        format!("http://{}", self.address)
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        let _ = TcpStream::connect(self.address);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Reads a request and answers with the page, whatever it asks for.
+fn answer(mut stream: &TcpStream) -> std::io::Result<()> {
+    stream.set_read_timeout(Some(DEADLINE))?;
+    for line in BufReader::new(stream).lines() {
+        if line?.is_empty() {
+            break;
+        }
+    }
+    write!(
+        stream,
+        "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{SITE_PAGE}",
+        SITE_PAGE.len()
+    )
+}
