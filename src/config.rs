@@ -231,9 +231,11 @@ fn read_file(path: &Path) -> Result<File> {
     )))?;
     // The message of a TOML error quotes the line, which may hold a key.
     toml::from_str(&text).map_err(|error: toml::de::Error| {
-        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
-        let line = before.matches('
-').count() + 1;
+        let before = error
+            .span()
+            .and_then(|span| text.get(..span.start))
+            .unwrap_or_default();
+        let line = before.matches('\n').count() + 1;
         wrong(format!(
             "{}, line {line}: {}",
             path.display(),
