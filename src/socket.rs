@@ -269,6 +269,9 @@ impl Sockets {
                 }
                 // Pings and closes are answered by tungstenite, into the outbox.
                 Ok(_) => {}
+                // It reads, and its pong comes when it has read up to the ping.
+                Err(WsError::Io(error))
+                    if is_timeout(&error) && outbox.has_written_within(self.pings.timeout) => {}
                 Err(error) => return self.end_of_reading(&error, stream, outbox),
             }
         }

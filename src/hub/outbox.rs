@@ -75,6 +75,8 @@ struct State {
     queued_bytes: usize,
     /// Whether the writer thread is writing, so that nobody else may.
     writing: bool,
+    /// When the writer thread was last done with a write.
+    wrote_at: Option<Instant>,
     reader_done: bool,
     end_reason: Option<String>,
 }
@@ -121,6 +123,7 @@ impl Outbox {
                 queue: VecDeque::new(),
                 queued_bytes: 0,
                 writing: false,
+                wrote_at: None,
                 reader_done: false,
                 end_reason: None,
             }),
@@ -205,8 +208,15 @@ impl Outbox {
         self.lock().end_reason.clone()
     }
 
-    /// The writer thread: writes what waits, catches up, pings after each
-    /// `ping_interval`, says goodbye.
+    /// Whether the writer thread is at work or was within `time`. A write that makes no progress
+    /// ends the client, so that while there are some, the client takes what it is sent.
+    pub fn has_written_within(&self, time: Duration) -> bool {
+        let state = self.lock();
+        state.writing || state.wrote_at.is_some_and(|at| at.elapsed() < time)
+    }
+
+    /// The writer thread: writes what waits, catches up, pings after each `ping_interval`, says
+    /// goodbye.
     pub fn run(&self, replay: &dyn Replay, ping_interval: Duration) {
         let mut next_ping = Instant::now() + ping_interval;
         loop {
@@ -227,6 +237,7 @@ impl Outbox {
             };
             let mut state = self.lock();
             state.writing = false;
+            state.wrote_at = Some(Instant::now());
             if let Err(error) = done {
                 self.end(&mut state, Some(format!("cannot write: {error}")));
             }
@@ -312,6 +323,12 @@ impl Outbox {
             if state.phase == Phase::Closed {
                 return Work::End;
             }
+            // Before all else, because a client that catches up, or is always a little behind, may
+            // have nothing to send but pongs for a long time.
+            let now = Instant::now();
+            if now >= next_ping && state.phase == Phase::Open {
+                return Work::Ping;
+            }
             if !state.queue.is_empty() {
                 state.writing = true;
                 return Work::Write(take_chunks(&mut state));
@@ -327,10 +344,6 @@ impl Outbox {
                     upto,
                     filter,
                 };
-            }
-            let now = Instant::now();
-            if now >= next_ping {
-                return Work::Ping;
             }
             (state, _) = self
                 .wake
@@ -569,6 +582,19 @@ mod tests {
         while rig.outbox.push(&frame("8"), 8) == Pushed::Nothing {
             std::thread::yield_now();
         }
+    }
+
+    #[test]
+    fn a_client_that_is_busy_catching_up_is_pinged_all_the_same() {
+        let rig = Rig::new(0);
+        rig.outbox.open(Some(0), 9);
+        rig.outbox.push_reply(&frame("waits"));
+        let due = Instant::now();
+        assert!(matches!(rig.outbox.next_work(due), Work::Ping));
+        let later = due + SOON;
+        assert!(matches!(rig.outbox.next_work(later), Work::Write(_)));
+        assert!(matches!(rig.outbox.next_work(later), Work::Replay { .. }));
+        assert!(rig.outbox.has_written_within(Duration::ZERO));
     }
 
     #[test]
