@@ -96,6 +96,10 @@ struct LogReplay {
 impl Replay for LogReplay {
     fn page(&self, after: Seq, upto: Seq, filter: &Filter, out: &mut Vec<u8>) -> Result<Seq> {
         let events = self.store.events(after, upto, PAGE_EVENTS)?;
+        // The log has no gaps but at its old end, which may have come nearer since `HELLO`.
+        if events.first().is_none_or(|first| first.seq != after + 1) {
+            return Err(Error::NotFound(format!("event {} any more", after + 1)));
+        }
         for event in &events {
             if filter.passes(event.flow_id, &event.type_name) {
                 Frames.text(&encode(event.seq, &event.body), out);
@@ -409,6 +413,29 @@ mod tests {
             code(r#"{"type":"SUBSCRIBE","payload":{"flows":[1]}}"#),
             "invalid_payload"
         );
+    }
+
+    #[test]
+    fn a_replay_that_old_events_are_removed_from_ends_instead_of_leaving_them_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, mut writer) = Store::open(dir.path()).unwrap();
+        writer
+            .transaction(|batch| {
+                (0..9).try_for_each(|_| {
+                    let at = crate::event::Timestamp(0);
+                    batch.append_event(at, None, "PONG", "{}").map(drop)
+                })
+            })
+            .unwrap();
+        let store = Arc::new(store);
+        let replay = LogReplay { store };
+        let page = |after| replay.page(after, 9, &Filter::default(), &mut Vec::new());
+        assert_eq!(page(2).unwrap(), 9);
+        writer
+            .prune_events(5, crate::event::Timestamp(0), 500)
+            .unwrap();
+        assert!(page(2).is_err());
+        assert_eq!(page(4).unwrap(), 9);
     }
 
     #[test]
