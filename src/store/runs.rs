@@ -38,7 +38,7 @@ pub struct Run {
     pub output_tokens: u64,
     /// Its cost; none where the price of a call is not known.
     pub cost: Option<Usd>,
-    /// The graph at the start, JSON.
+    /// The graph at the start, JSON; empty in lists.
     pub graph: String,
 }
 
@@ -118,8 +118,9 @@ pub struct RunFilter {
 }
 
 const COLUMNS: &str = "id, flow_id, flow_name, trigger, input, status, created_ms, started_ms,
-     finished_ms, error, error_node, input_tokens, output_tokens, cost_nanousd,
-     (SELECT data FROM graphs WHERE hash = graph_hash)";
+     finished_ms, error, error_node, input_tokens, output_tokens, cost_nanousd";
+/// The column behind those; lists leave it out, since a thousand graphs may be gigabytes.
+const GRAPH: &str = "(SELECT data FROM graphs WHERE hash = graph_hash)";
 
 fn run(row: &Row<'_>) -> rusqlite::Result<Run> {
     Ok(Run {
@@ -174,7 +175,9 @@ impl Store {
         self.read(|connection| {
             let snapshot = connection.unchecked_transaction()?;
             let found = snapshot
-                .prepare_cached(&format!("SELECT {COLUMNS} FROM runs WHERE id = ?1"))?
+                .prepare_cached(&format!(
+                    "SELECT {COLUMNS}, {GRAPH} FROM runs WHERE id = ?1"
+                ))?
                 .query_row([id], run)
                 .optional()?
                 .ok_or_else(|| Error::NotFound(format!("run {id}")))?;
@@ -202,7 +205,7 @@ impl Store {
                 "?1 IS NULL"
             };
             let mut statement = connection.prepare_cached(&format!(
-                "SELECT {COLUMNS} FROM runs WHERE {by_flow} AND id < ?2 ORDER BY id DESC LIMIT ?3"
+                "SELECT {COLUMNS}, NULL FROM runs WHERE {by_flow} AND id < ?2 ORDER BY id DESC LIMIT ?3"
             ))?;
             // `~` sorts behind every character of a UUID.
             let before = filter.before.as_deref().unwrap_or("~");
@@ -215,7 +218,7 @@ impl Store {
     pub fn open_runs(&self) -> Result<Vec<OpenRun>> {
         self.read(|connection| {
             let mut statement = connection.prepare(&format!(
-                "SELECT {COLUMNS} FROM runs WHERE status IN ('QUEUED', 'RUNNING') ORDER BY id"
+                "SELECT {COLUMNS}, {GRAPH} FROM runs WHERE status IN ('QUEUED', 'RUNNING') ORDER BY id"
             ))?;
             let runs: Vec<Run> = statement
                 .query_map([], run)?
