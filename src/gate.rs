@@ -213,6 +213,12 @@ impl Known {
     fn new(shared: &Arc<Shared>, number: u64, stream: &Arc<TcpStream>) -> Option<Self> {
         let place = Some(shared.places.take()?);
         let mut open = shared.http.lock().unwrap_or_else(PoisonError::into_inner);
+        // Looked at under the lock under which `stop_accepting` wakes all that are open: nobody
+        // comes in behind its back and is waited for.
+        if shared.stopping.load(Ordering::SeqCst) {
+            shared.http_count.fetch_sub(1, Ordering::SeqCst);
+            return None;
+        }
         open.insert(number, Arc::clone(stream));
         Some(Self {
             shared: Arc::clone(shared),
