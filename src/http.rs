@@ -89,7 +89,7 @@ impl Http {
 }
 
 /// How long requests under way may take once the server stops.
-const STOP_TIME_MAX: Duration = Duration::from_secs(1);
+const STOP_TIME_MAX: Duration = Duration::from_millis(500);
 
 struct Acceptor {
     server: Arc<Server>,
