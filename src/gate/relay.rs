@@ -170,20 +170,19 @@ fn read_chunks(
     loop {
         let (size, line) = loop {
             match httparse::parse_chunk_size(buffer) {
+                // httparse takes a line without a size for a size of 0.
+                Ok(_) if !buffer.first().is_none_or(u8::is_ascii_hexdigit) => {
+                    return Err(bad_chunks());
+                }
                 Ok(httparse::Status::Complete((line, size))) => break (size, line),
                 Ok(httparse::Status::Partial) if buffer.len() < 1024 => {
                     more(client, buffer, deadline)?
                 }
-                _ => {
-                    return Err(refuse(
-                        400,
-                        "bad_request",
-                        "the chunks of the body cannot be read",
-                    ));
-                }
+                _ => return Err(bad_chunks()),
             }
         };
-        if body.len() as u64 + size > BODY_BYTES_MAX {
+        // No sum: a size may be as large as a number can be.
+        if size > BODY_BYTES_MAX - body.len() as u64 {
             return Err(too_large());
         }
         buffer.drain(..line);
@@ -205,6 +204,10 @@ fn read_chunks(
         body.extend_from_slice(&buffer[..size]);
         buffer.drain(..size + 2);
     }
+}
+
+fn bad_chunks() -> Next {
+    refuse(400, "bad_request", "the chunks of the body cannot be read")
 }
 
 /// Trailers mean nothing to any route.
