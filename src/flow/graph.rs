@@ -55,11 +55,12 @@ pub struct Graph {
 /// The keys that are read; all others (`position`, `style`, …) are the editor's.
 #[derive(Deserialize)]
 struct RawNode {
+    #[serde(default)]
     id: Value,
     #[serde(rename = "type")]
     kind: Option<String>,
     #[serde(default)]
-    data: RawData,
+    data: Value,
 }
 
 #[derive(Deserialize, Default)]
@@ -79,7 +80,9 @@ struct RawData {
 
 #[derive(Deserialize)]
 struct RawEdge {
+    #[serde(default)]
     source: Value,
+    #[serde(default)]
     target: Value,
 }
 
@@ -93,8 +96,12 @@ impl Graph {
         let mut faults = Vec::new();
         let raw_nodes = list::<RawNode>(data, "nodes", NODES_MAX, &mut faults);
         let raw_edges = list::<RawEdge>(data, "edges", EDGES_MAX, &mut faults);
-        if raw_nodes.is_empty() && faults.is_empty() {
-            faults.push(Fault::new("data.nodes", "a flow needs at least one node"));
+        if raw_nodes.is_empty() {
+            if faults.is_empty() {
+                faults.push(Fault::new("data.nodes", "a flow needs at least one node"));
+            }
+            // Without nodes every edge would be at fault, too.
+            return Err(faults);
         }
         let nodes: Vec<(usize, Node)> = raw_nodes
             .into_iter()
@@ -228,14 +235,15 @@ impl Graph {
         }
     }
 
-    /// For each node, all that come before it. Nodes on cycles get what is known.
+    /// For each node, all that come before it; a node on a cycle comes before itself.
     fn ancestors(&self) -> Vec<BTreeSet<usize>> {
         let mut before = vec![BTreeSet::new(); self.nodes.len()];
-        for node in self.order() {
-            let mut passed_on = before[node].clone();
-            passed_on.insert(node);
-            for &next in &self.successors[node] {
-                before[next].extend(&passed_on);
+        for node in 0..self.nodes.len() {
+            let mut reached = self.successors[node].clone();
+            while let Some(next) = reached.pop() {
+                if before[next].insert(node) {
+                    reached.extend(&self.successors[next]);
+                }
             }
         }
         before
@@ -272,12 +280,31 @@ fn list<T: serde::de::DeserializeOwned>(
     }
     let mut read = Vec::with_capacity(items.len());
     for (at, item) in items.iter().enumerate() {
-        match T::deserialize(item) {
-            Ok(value) => read.push((at, value)),
-            Err(error) => faults.push(Fault::new(format!("{field}[{at}]"), error.to_string())),
-        }
+        let item = object::<T>(item, &format!("{field}[{at}]"), faults);
+        read.extend(item.map(|item| (at, item)));
     }
     read
+}
+
+/// Reads an object; a fault names the field within it.
+fn object<T: serde::de::DeserializeOwned>(
+    value: &Value,
+    path: &str,
+    faults: &mut Vec<Fault>,
+) -> Option<T> {
+    // serde takes a list for an object whose keys were left out.
+    if !value.is_object() {
+        faults.push(Fault::new(path, "must be an object"));
+        return None;
+    }
+    match serde_path_to_error::deserialize(value) {
+        Ok(read) => Some(read),
+        Err(error) => {
+            let field = format!("{path}.{}", error.path());
+            faults.push(Fault::new(field, error.inner().to_string()));
+            None
+        }
+    }
 }
 
 fn node(
@@ -288,6 +315,10 @@ fn node(
 ) -> Option<Node> {
     let before = faults.len();
     let path = format!("data.nodes[{at}]");
+    let data = match &raw.data {
+        Value::Null => RawData::default(),
+        data => object(data, &format!("{path}.data"), faults)?,
+    };
     let mut fault =
         |key: &str, message: String| faults.push(Fault::new(format!("{path}{key}"), message));
     let id = name_of(&raw.id).unwrap_or_default();
@@ -315,15 +346,15 @@ fn node(
             String::new()
         }
     };
-    let provider = required("provider", raw.data.provider);
-    let model = required("model", raw.data.model);
-    let prompt = required("prompt", raw.data.prompt);
+    let provider = required("provider", data.provider);
+    let model = required("model", data.model);
+    let prompt = required("prompt", data.prompt);
     if !provider.is_empty() && !provider_is_known(&provider) {
         fault(".data.provider", format!("unknown provider `{provider}`"));
     }
     for (key, value) in [
-        ("label", &raw.data.label),
-        ("role", &raw.data.role),
+        ("label", &data.label),
+        ("role", &data.role),
         ("model", &Some(model.clone())),
     ] {
         if value
@@ -336,33 +367,28 @@ fn node(
             );
         }
     }
-    if raw.data.max_tokens == Some(0) {
+    if data.max_tokens == Some(0) {
         fault(".data.maxTokens", "must be at least 1".into());
     }
-    if raw
-        .data
-        .temperature
-        .is_some_and(|t| !(0.0..=2.0).contains(&t))
-    {
+    if data.temperature.is_some_and(|t| !(0.0..=2.0).contains(&t)) {
         fault(".data.temperature", "must be between 0 and 2".into());
     }
     // A node that is only half right still takes part in the checks of edges and templates, so
     // that one save shows all there is to mend; one without an id cannot.
     (faults.len() == before || !id.is_empty()).then(|| Node {
-        label: raw
-            .data
+        label: data
             .label
             .filter(|label| !label.is_empty())
             .unwrap_or_else(|| id.clone()),
         id,
-        role: raw.data.role,
+        role: data.role,
         provider,
         model,
         prompt,
-        system: raw.data.system.filter(|text| !text.is_empty()),
-        max_tokens: raw.data.max_tokens,
-        temperature: raw.data.temperature,
-        stream: raw.data.stream.unwrap_or(true),
+        system: data.system.filter(|text| !text.is_empty()),
+        max_tokens: data.max_tokens,
+        temperature: data.temperature,
+        stream: data.stream.unwrap_or(true),
     })
 }
 
@@ -473,10 +499,10 @@ mod tests {
             "data.nodes[3].data.temperature",
             "data.nodes[4].data.model",
             "data.nodes[4].data.prompt",
-            "data.nodes[5]",
+            "data.nodes[5].id",
             "data.nodes[6]",
             "data.edges[0].target",
-            "data.edges[1]",
+            "data.edges[1].target",
         ] {
             assert!(
                 fields.iter().any(|field| field == expected),

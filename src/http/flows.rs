@@ -120,14 +120,18 @@ pub fn check_document(
 
 /// The graph, which some editors send as a string that holds JSON.
 fn data_of(document: &mut Map<String, Value>, faults: &mut Vec<Fault>) -> Value {
-    match document.remove("data") {
-        Some(Value::String(text)) => serde_json::from_str(&text).unwrap_or_else(|error| {
-            faults.push(Fault::new(
-                "data",
-                format!("is a text, but not JSON: {error}"),
-            ));
-            Value::Null
-        }),
+    let data = match document.remove("data") {
+        Some(Value::String(text)) => match serde_json::from_str(&text) {
+            Ok(data) => Some(data),
+            Err(error) => {
+                let fault = format!("is a text, but not JSON: {error}");
+                faults.push(Fault::new("data", fault));
+                return Value::Null;
+            }
+        },
+        data => data,
+    };
+    match data {
         Some(data @ Value::Object(_)) => data,
         _ => {
             faults.push(Fault::new(
