@@ -1,39 +1,53 @@
 //! `/api/runs`, and what of `/api/flows/{id}` is about runs.
 
-use serde::Deserialize;
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use super::Context;
 use super::reply::{Failure, Query, Reply, read_json};
+use crate::error::{Error, Fault, Result};
 use crate::event::{FlowId, RunId, preview};
 use crate::store::{NodeRecord, NodeStatus, Run, RunFilter};
 
 type Answer = std::result::Result<Reply, Failure>;
-
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields)]
-struct Execute {
-    #[serde(default)]
-    input: Value,
-}
 
 /// `POST /api/flows/{id}/execute?wait`.
 pub fn execute(context: &Context, id: FlowId, mut query: Query, body: &[u8]) -> Answer {
     let wait: bool = query.take("wait").unwrap_or(false);
     query.finish()?;
     let flow = context.store.flow(id)?;
-    let body: Execute = if body.trim_ascii().is_empty() {
-        Execute::default()
+    let input = if body.trim_ascii().is_empty() {
+        Value::Null
     } else {
-        read_json(body)?
+        input_of(read_json(body)?)?
     };
-    let accepted = context.engine.execute(&flow, body.input, "api")?;
+    let accepted = context.engine.execute(&flow, input, "api")?;
     if wait {
         accepted.wait()?;
         return get(context, &accepted.run_id);
     }
     let location = format!("/api/runs/{}", accepted.run_id);
     Ok(Reply::json(202, &json!({"runId": accepted.run_id})).with("location", location))
+}
+
+/// What `{"input": …}` holds; nothing else may be in it.
+fn input_of(body: Value) -> Result<Value> {
+    let message = "the body cannot be read";
+    let Value::Object(mut body) = body else {
+        return Err(Error::invalid(
+            message,
+            "",
+            "must be an object with `input`",
+        ));
+    };
+    let input = body.remove("input").unwrap_or_default();
+    let unknown = "is not known here; there is `input`";
+    let faults: Vec<Fault> = body.keys().map(|key| Fault::new(key, unknown)).collect();
+    if faults.is_empty() {
+        return Ok(input);
+    }
+    let message = message.to_owned();
+    Err(Error::Invalid { message, faults })
 }
 
 /// `GET /api/flows/{id}/status`: the newest run, and the place in the log that it is at least as
@@ -67,7 +81,7 @@ pub fn list(context: &Context, mut query: Query) -> Answer {
     let limit = query.take_limit();
     let filter = RunFilter {
         flow_id: query.take("flow_id"),
-        before: query.take("before"),
+        before: query.take::<Uuid>("before").map(|id| id.to_string()),
     };
     query.finish()?;
     let mut runs = context.store.runs(&filter, limit + 1)?;
