@@ -3,13 +3,13 @@
 use std::io::{self, Read};
 use std::sync::Arc;
 
-use serde_json::json;
+use serde::Serialize;
 
 use super::Context;
 use super::reply::{Failure, Query, Reply};
 use crate::error::Result;
 use crate::event::LedgerEntry;
-use crate::store::{LedgerFilter, Store};
+use crate::store::{LedgerFilter, Store, Summary, Sums};
 
 type Answer = std::result::Result<Reply, Failure>;
 
@@ -41,16 +41,28 @@ pub fn list(context: &Context, mut query: Query) -> Answer {
     Ok(Reply::list(&rows, next))
 }
 
+/// Not `json!`, which would turn exact amounts of money into floating point numbers.
+#[derive(Serialize)]
+struct Groups {
+    group_by: String,
+    items: Vec<Summary>,
+    total: Sums,
+    next: (),
+}
+
 /// `GET /api/ledger/summary?group_by`.
 pub fn summary(context: &Context, mut query: Query) -> Answer {
     let filter = filter(&mut query);
     let group_by: String = query.take("group_by").unwrap_or_else(|| "model".into());
     query.finish()?;
     let (items, total) = context.store.summary(&filter, &group_by)?;
-    Ok(Reply::json(
-        200,
-        &json!({"group_by": group_by, "items": items, "total": total, "next": null}),
-    ))
+    let sums = Groups {
+        group_by,
+        items,
+        total,
+        next: (),
+    };
+    Ok(Reply::json(200, &sums))
 }
 
 /// `GET /api/ledger.csv`: the same rows, read and sent page by page.

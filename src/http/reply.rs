@@ -124,7 +124,13 @@ impl Reply {
 
     /// One page of a list; `next` is the cursor of the next, if there is one.
     pub fn list(items: &impl Serialize, next: Option<impl Serialize>) -> Self {
-        Self::json(200, &json!({"items": items, "next": next}))
+        // Not by `json!`, which would turn exact amounts of money into floating point numbers.
+        #[derive(Serialize)]
+        struct List<'a, T, N> {
+            items: &'a T,
+            next: Option<N>,
+        }
+        Self::json(200, &List { items, next })
     }
 
     /// A file that is part of the program.
