@@ -90,7 +90,7 @@ struct RunArgs {
     /// The flow, as it is posted to /api/flows
     #[arg(value_name = "FLOW.json")]
     file: PathBuf,
-    /// An input, as NAME=TEXT; repeatable
+    /// An input of the flow, as NAME=TEXT; repeatable [default: none]
     #[arg(long = "input", short = 'i', value_name = "NAME=TEXT")]
     inputs: Vec<String>,
     /// All inputs as one JSON object; --input adds to it [default: {}]
@@ -161,5 +161,7 @@ fn log_from(level: &str) {
     let environment = env_logger::Env::default().default_filter_or(level);
     env_logger::Builder::from_env(environment)
         .format_timestamp_millis()
+        // At finer levels it logs the heads of answers, in which a provider may repeat its key.
+        .filter_module("ureq", log::LevelFilter::Info)
         .init();
 }

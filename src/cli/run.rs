@@ -4,7 +4,9 @@
 //! piped on.
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::fs;
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -229,7 +231,7 @@ impl Progress {
     }
 
     fn line(&self, text: &str) {
-        self.bar.suspend(|| eprintln!("{text}"));
+        self.bar.suspend(|| say(&text));
     }
 
     fn end(&self) {
@@ -248,7 +250,8 @@ fn report(graph: &Graph, run: &Run, nodes: &[NodeRecord]) {
             .get(node.id.as_str())
             .and_then(|record| record.output.as_deref());
         if let Some(output) = output.filter(|_| graph.successors(index).is_empty()) {
-            println!("{}", output.trim_end());
+            // Whoever reads it may have gone.
+            let _ = writeln!(io::stdout(), "{}", output.trim_end());
         }
     }
     let mut table = Table::new();
@@ -298,13 +301,16 @@ fn report(graph: &Graph, run: &Run, nodes: &[NodeRecord]) {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    eprintln!("{table}");
+    say(&table);
     if let Some(error) = &run.error {
-        eprintln!(
-            "the flow failed at {}: {error}",
-            run.error_node.as_deref().unwrap_or("its start")
-        );
+        let at = run.error_node.as_deref().unwrap_or("its start");
+        say(&format!("the flow failed at {at}: {error}"));
     }
+}
+
+/// Unlike `eprintln!`, goes on where nobody reads it any more.
+fn say(text: &dyn Display) {
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 fn status_word(status: NodeStatus) -> &'static str {

@@ -1,5 +1,6 @@
 //! `flowledger serve`.
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::thread;
 
@@ -19,7 +20,12 @@ pub fn run(config: &Config) -> Result<ExitCode> {
     let signals = signals()?;
     raise_descriptor_limit();
     let server = Server::start(config)?;
-    println!("flowledger is at http://{}/", server.address());
+    // Whoever started it may not read what it says.
+    let _ = writeln!(
+        io::stdout(),
+        "flowledger is at http://{}/",
+        server.address()
+    );
     log::info!(
         "listening on {} with data in {}",
         server.address(),
