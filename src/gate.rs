@@ -40,8 +40,13 @@ const IDLE_TIME_MAX: Duration = Duration::from_secs(60);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How much is read from a client at a time.
 const READ_BYTES: usize = 4 << 10;
-/// Stack of a connection's thread, which becomes the reader of a WebSocket.
-const STACK_BYTES: usize = 128 << 10;
+/// Stack of a connection's thread, which becomes the reader of a WebSocket: a message that nests as
+/// deep as JSON may is its deepest work. A build that is not optimised takes several times as much.
+const STACK_BYTES: usize = if cfg!(debug_assertions) {
+    512 << 10
+} else {
+    128 << 10
+};
 /// How long accepting pauses when descriptors or memory have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How often the log says that accepting fails.
