@@ -1,21 +1,33 @@
 //! All tests of the running server. Each file is about one subject:
 //!
+//! - `access`: token, names and origins; no secret is ever written down.
+//! - `aimock`: an implementation of the providers' APIs that is not ours, as a child process.
+//! - `bad_input`: whatever comes over the wire gets a clear answer and leaves nothing behind.
+//! - `binary`: the program itself as a child process.
 //! - `browser`: a real headless Chromium with deadlines, which leaves nothing behind.
+//! - `command_line`: the program's flags, files, signals and exit codes; crash and restart.
 //! - `harness`: starts the same wiring as `main` on port 0 in a temporary directory; clients with
 //!   deadlines.
 //! - `hub`: clients come and go, broadcasts reach all, a stuck client disturbs nobody.
 //! - `limits`: what is too deep, too much or cut short harms nobody.
 //! - `page`: what a person sees and does in the page, and pages of other origins.
+//! - `providers`: what providers answer, refuse and break off, and what the ledger says of it.
 //! - `replay`: what a client missed comes after `since`, once and in order.
 //! - `runs`: the exact messages of a run, well and failing; cancel; restart.
 //! - `upstream`: a scripted provider over real sockets, for what no real one does on demand.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod access;
+mod aimock;
+mod bad_input;
+mod binary;
 mod browser;
+mod command_line;
 mod harness;
 mod hub;
 mod limits;
 mod page;
+mod providers;
 mod replay;
 mod runs;
 mod upstream;

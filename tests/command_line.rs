@@ -1,0 +1,601 @@
+//! The program: its flags, its end, what it prints, and what a crash and a second start find.
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::binary::{Ended, Home, Running, Served};
+use crate::harness::{DEADLINE, agent, chain, eventually, two_nodes};
+use crate::upstream::{Upstream, completion, json_answer};
+
+/// How long the program may take to end.
+const END_MAX: Duration = Duration::from_secs(5);
+
+/// A flow of one node that takes a minute.
+fn slow() -> Value {
+    chain(
+        "Slow",
+        &[agent("slow", "echo", "echo-slow", &"word ".repeat(1_200))],
+    )
+}
+
+fn on(home: &Home, upstream: &Upstream, args: &[&str]) -> Command {
+    let mut command = home.flowledger(args);
+    command
+        .env("OPENAI_API_KEY", "test-key")
+        .env("OPENAI_BASE_URL", upstream.url());
+    command
+}
+
+fn assert_refused(ended: &Ended, parts: &[&str]) {
+    assert_eq!(ended.code, Some(2), "{ended:?}");
+    assert_eq!(ended.stdout, "", "{ended:?}");
+    for part in parts {
+        assert!(
+            ended.stderr.contains(part),
+            "`{part}` is not in: {}",
+            ended.stderr
+        );
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[test]
+fn help_explains_every_flag_with_its_default() {
+    let home = Home::new();
+    let common = ["--data <DIR>", "--config <FILE>"];
+    let serve = [
+        "--listen <ADDRESS:PORT>",
+        "--token <TOKEN>",
+        "--allow-host <NAME>",
+        "--allow-origin <ORIGIN>",
+    ];
+    let run = ["--input <NAME=TEXT>", "--input-json <JSON>"];
+    for (args, flags) in [
+        (&["--help"][..], [&common[..], &serve].concat()),
+        (&["serve", "--help"], [&common[..], &serve].concat()),
+        (&["run", "--help"], [&common[..], &run].concat()),
+    ] {
+        let ended = home.run(args);
+        assert_eq!((ended.code, &*ended.stderr), (Some(0), ""));
+        let help = ended.stdout;
+        let lines: Vec<&str> = help.lines().collect();
+        let is_flag = |line: &&str| line.trim_start().starts_with('-');
+        for flag in &flags {
+            let at = lines
+                .iter()
+                .position(|line| line.trim_start().starts_with('-') && line.contains(flag));
+            let at = at.unwrap_or_else(|| panic!("{flag} is not in: {help}"));
+            let rest = &lines[at + 1..];
+            let end = rest.iter().position(is_flag).unwrap_or(rest.len());
+            let about = [&[lines[at]], &rest[..end]].concat().join(" ");
+            assert!(
+                about.contains("[default:"),
+                "{flag} has no default: {about}"
+            );
+            assert!(
+                about.trim().len() > flag.len() + 30,
+                "{flag} is not explained: {about}"
+            );
+        }
+        // And there is none that this list does not have.
+        let known = |line: &&str| {
+            let others = ["--help", "--version"];
+            flags.iter().any(|flag| line.contains(flag))
+                || others.iter().any(|flag| line.contains(flag))
+        };
+        for line in lines.iter().filter(|line| is_flag(line)) {
+            assert!(known(line), "{line}");
+        }
+    }
+    let help = home.run(&["--help"]).stdout;
+    for part in [
+        "serve",
+        "run",
+        "127.0.0.1:7700",
+        "FLOWLEDGER_LISTEN",
+        "FLOWLEDGER_TOKEN",
+        "FLOWLEDGER_DATA",
+        "FLOWLEDGER_CONFIG",
+        "FLOWLEDGER_ALLOW_HOSTS",
+        "FLOWLEDGER_ALLOW_ORIGINS",
+        "OPENAI_API_KEY",
+        "ANTHROPIC_API_KEY",
+        "RUST_LOG",
+    ] {
+        assert!(help.contains(part), "{part} is not in: {help}");
+    }
+    let with_token = Running::start(
+        home.flowledger(&["--help"])
+            .env("FLOWLEDGER_TOKEN", "secret-token"),
+    )
+    .end();
+    assert!(!with_token.stdout.contains("secret-token"));
+    let version = home.run(&["--version"]).stdout;
+    assert_eq!(
+        version.trim(),
+        format!("flowledger {}", env!("CARGO_PKG_VERSION"))
+    );
+    assert!(!home.data().exists());
+}
+
+#[test]
+fn what_cannot_be_meant_on_the_command_line_is_refused() {
+    let home = Home::new();
+    let flow = home.write("flow.json", two_nodes().to_string());
+    for (args, part) in [
+        (&["--listn", "127.0.0.1:0"][..], "--listn"),
+        (
+            &["serve", "--listen", "localhost"],
+            "`localhost` is not an address with a port",
+        ),
+        (&["serve", "--listen", "127.0.0.1:99999"], "127.0.0.1:99999"),
+        (
+            &["serve", "--allow-origin", "example.org"],
+            "https://example.org",
+        ),
+        (&["serve", "flow.json"], "flow.json"),
+        (&["walk"], "walk"),
+        (&["run"], "FLOW.json"),
+        (&["run", text(&flow), "--input", "topic"], "NAME=TEXT"),
+        (&["run", text(&flow), "--input", "=x"], "NAME=TEXT"),
+        (&["run", text(&flow), "--input-json", "[1]"], "--input-json"),
+        (&["run", text(&flow), "--input-json", "{oops"], "line 1"),
+        (&["run", "nowhere.json"], "nowhere.json cannot be read"),
+        (&["--config", "nowhere.toml"], "nowhere.toml cannot be read"),
+    ] {
+        let ended = home.run(args);
+        assert_refused(&ended, &[part]);
+    }
+    assert!(!home.data().exists());
+}
+
+#[test]
+fn a_configuration_with_an_error_names_file_and_line_and_no_secret() {
+    let home = Home::new();
+    for (toml, parts) in [
+        (
+            "listen = '127.0.0.1:0'\n\n[providers.x]\napi_key = 'sk-1\n",
+            &["line 4"][..],
+        ),
+        ("listen = 7700\n", &["line 1"]),
+        ("# colours\ncolour = 'red'\n", &["line 2", "colour"]),
+        (
+            "[providers.mine]\nkind = 'smoke'\nbase_url = 'http://x'\n",
+            &["line 2", "smoke"],
+        ),
+        (
+            "[providers.mine]\nkind = 'openai'\n",
+            &["providers.mine.base_url"],
+        ),
+        (
+            "[providers.mine]\nkind = 'openai'\nbase_url = 'ftp://x'\n",
+            &["providers.mine.base_url"],
+        ),
+        (
+            "[providers.openai]\napi_key = 'sk-1'\napi_key_env = 'X'\n",
+            &["providers.openai.api_key"],
+        ),
+        (
+            "[providers.openai]\napi_key_file = 'no-such-file'\n",
+            &["providers.openai.api_key_file", "no-such-file"],
+        ),
+        ("[timeouts]\ntotal_s = -1\n", &["timeouts.total_s"]),
+        ("token = 'sk-1 x'\n", &["token"]),
+    ] {
+        let config = home.write("settings.toml", toml);
+        let ended = home.run(&["serve", "--config", text(&config)]);
+        assert_refused(&ended, parts);
+        if parts[0].starts_with("line") {
+            assert!(ended.stderr.contains("settings.toml"), "{}", ended.stderr);
+        }
+        assert!(!ended.stderr.contains("sk-1"), "{}", ended.stderr);
+    }
+    let config = home.write(
+        "settings.toml",
+        "listen = '127.0.0.1:0'\ntoken = 'from-file'\n",
+    );
+    let server = Served::start(&mut home.flowledger(&["--config", text(&config)]));
+    assert_eq!(server.request("GET", "/api/flows", &[], b"").status, 401);
+    let fields = [("authorization", "Bearer from-file")];
+    assert_eq!(
+        server.request("GET", "/api/flows", &fields, b"").status,
+        200
+    );
+}
+
+#[test]
+fn it_ends_well_at_a_signal_with_viewers_and_a_run_under_way() {
+    for signal in ["TERM", "INT"] {
+        let home = Home::new();
+        let server = Served::start(&mut home.serve());
+        assert_eq!(server.get("/api/health")["status"], "ok");
+        let mut clients = [server.client(), server.client()];
+        let idle = std::net::TcpStream::connect(server.address).unwrap();
+        let run = server.execute(server.save(&slow()));
+        for client in &mut clients {
+            client.until_type("NODE_OUTPUT");
+        }
+        server.running.signal(signal);
+        for client in &mut clients {
+            let (_, code) = client.until_closed();
+            assert_eq!(code, Some(1001));
+        }
+        let ended = server.running.end_within(END_MAX);
+        assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+        assert!(
+            !ended.stderr.contains("panic") && !ended.stderr.contains("ERROR"),
+            "{}",
+            ended.stderr
+        );
+        assert_eq!(
+            ended.stderr.matches("client connected").count(),
+            2,
+            "{}",
+            ended.stderr
+        );
+        assert_eq!(
+            ended.stderr.matches("client disconnected").count(),
+            2,
+            "{}",
+            ended.stderr
+        );
+        drop(idle);
+        // The run was not lost, and its interrupted call is explained.
+        let server = Served::start(&mut home.serve());
+        assert_eq!(server.get(&format!("/api/runs/{run}"))["status"], "RUNNING");
+        assert_eq!(
+            server.get("/api/ledger?status=UNKNOWN")["items"]
+                .as_array()
+                .unwrap()
+                .len(),
+            1
+        );
+    }
+}
+
+#[test]
+fn a_second_signal_ends_it_at_once() {
+    let home = Home::new();
+    let flow = home.write("flow.json", slow().to_string());
+    let mut running = Running::start(&mut home.flowledger(&["run", text(&flow)]));
+    running.until_stderr("… SLOW");
+    running.signal("INT");
+    let ended = running.end_within(END_MAX);
+    assert_eq!(ended.code, Some(130), "{ended:?}");
+    assert_eq!(ended.stdout, "");
+    assert!(ended.stderr.contains("cancelled"), "{}", ended.stderr);
+}
+
+#[test]
+fn after_a_power_cut_in_a_call_its_row_is_unknown_and_the_run_goes_on() {
+    let is_stuck = Arc::new(AtomicBool::new(true));
+    let upstream = {
+        let is_stuck = Arc::clone(&is_stuck);
+        Upstream::start(move |body, stream| {
+            if body.contains("second") && is_stuck.load(Ordering::SeqCst) {
+                let _ = stream.read(&mut [0; 1]);
+                return;
+            }
+            let _ = stream.write_all(completion("hi", 10, 5).as_bytes());
+        })
+    };
+    let home = Home::new();
+    let serve = ["serve", "--listen", "127.0.0.1:0"];
+    let mut server = Served::start(&mut on(&home, &upstream, &serve));
+    let flow = server.save(&chain(
+        "Long",
+        &[
+            agent("a", "openai", "gpt-4o-mini", "first"),
+            agent("b", "openai", "gpt-4o-mini", "second {{ nodes.a.output }}"),
+        ],
+    ));
+    let run = server.execute(flow);
+    for _ in 0..2 {
+        upstream.requests().recv_timeout(DEADLINE).unwrap();
+    }
+    assert_eq!(server.get("/api/ledger")["items"][0]["status"], "PENDING");
+    let seen = server.client().hello["payload"]["seq"].as_u64().unwrap();
+    server.running.kill();
+    is_stuck.store(false, Ordering::SeqCst);
+
+    let server = Served::start(&mut on(&home, &upstream, &serve));
+    eventually("the run goes on", || {
+        server.get(&format!("/api/runs/{run}"))["status"] == "COMPLETED"
+    });
+    let rows = server.get("/api/ledger");
+    let rows: Vec<Value> = rows["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| {
+            json!([
+                row["node_id"],
+                row["attempt"],
+                row["status"],
+                row["total_cost_usd"]
+            ])
+        })
+        .collect();
+    assert_eq!(
+        json!(rows),
+        json!([
+            ["b", 2, "SUCCESS", 0.0000045],
+            ["b", 1, "UNKNOWN", null],
+            ["a", 1, "SUCCESS", 0.0000045]
+        ])
+    );
+    // The node that had finished was not bought again.
+    assert_eq!(upstream.count(), 3);
+    assert!(server.client().hello["payload"]["seq"].as_u64().unwrap() > seen);
+}
+
+#[test]
+fn a_second_start_finds_everything() {
+    let home = Home::new();
+    let paths = [
+        "/api/flows",
+        "/api/flows/3",
+        "/api/runs",
+        "/api/ledger",
+        "/api/ledger/summary",
+    ];
+    let everything = |server: &Served| paths.map(|path| server.get(path));
+    let mut server = Served::start(&mut home.serve());
+    let names: Vec<Value> = server.get("/api/flows")["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|flow| flow["name"].clone())
+        .collect();
+    assert_eq!(names.len(), 2, "two examples are there on the first start");
+    let flow = server.save(&two_nodes());
+    let path = format!("/api/flows/{flow}/execute?wait=true");
+    assert_eq!(
+        server
+            .post(&path, &json!({"input": {"topic": "bees"}}))
+            .status,
+        200
+    );
+    assert_eq!(
+        server.request("DELETE", "/api/flows/1", &[], b"").status,
+        204
+    );
+    let before = everything(&server);
+    let seq = server.client().hello["payload"]["seq"].clone();
+    for ends_well in [true, false] {
+        if ends_well {
+            server.running.signal("TERM");
+            assert_eq!(server.running.end().code, Some(0));
+        } else {
+            server.running.kill();
+        }
+        server = Served::start(&mut home.serve());
+        assert_eq!(everything(&server), before);
+        assert_eq!(server.client().hello["payload"]["seq"], seq);
+    }
+    use std::os::unix::fs::PermissionsExt;
+    let mode = std::fs::metadata(home.data()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700, "the data is nobody else's business");
+}
+
+#[test]
+fn run_prints_the_result_on_standard_output_and_all_else_beside_it() {
+    let home = Home::new();
+    let flow = home.write("flow.json", two_nodes().to_string());
+    let ended = home.run(&["run", text(&flow), "--input", "topic=bees = insects"]);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert_eq!(
+        ended.stdout,
+        "[echo of echo-1] Write [echo of echo-1] Plan bees = insects\n"
+    );
+    for part in [
+        "… PLAN",
+        "✓ PLAN",
+        "… DRAFT",
+        "✓ DRAFT",
+        "Tokens in",
+        "Tokens out",
+        "Cost",
+        "Time",
+        "echo/echo-1",
+        "Total",
+        "completed",
+        "$0",
+    ] {
+        assert!(
+            ended.stderr.contains(part),
+            "`{part}` is not in: {}",
+            ended.stderr
+        );
+    }
+    let in_order = ["✓ PLAN", "✓ DRAFT", "Total"].map(|part| ended.stderr.find(part).unwrap());
+    assert!(in_order.is_sorted(), "{}", ended.stderr);
+
+    let json = home.run(&[
+        "run",
+        text(&flow),
+        "--input-json",
+        r#"{"topic": "ants", "x": 1}"#,
+        "-i",
+        "topic=wasps",
+    ]);
+    assert!(json.stdout.ends_with("Plan wasps\n"), "{}", json.stdout);
+    // What was run by hand is in the same ledger, under the file's one flow.
+    home.write(
+        "flow.json",
+        two_nodes().to_string().replace("Two nodes", "Renamed"),
+    );
+    assert_eq!(
+        home.run(&["run", "flow.json", "-i", "topic=x"]).code,
+        Some(0)
+    );
+    let server = Served::start(&mut home.serve());
+    let flows = server.get("/api/flows");
+    let of_file: Vec<&Value> = flows["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|flow| flow["name"] == "Two nodes" || flow["name"] == "Renamed")
+        .collect();
+    assert_eq!((of_file.len(), &of_file[0]["name"]), (1, &json!("Renamed")));
+    let runs = server.get("/api/runs");
+    let triggers: Vec<&Value> = runs["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|run| &run["trigger"])
+        .collect();
+    assert_eq!(triggers, ["cli", "cli", "cli"]);
+    assert_eq!(server.get("/api/ledger/summary")["total"]["calls"], 6);
+}
+
+#[test]
+fn run_of_a_flow_that_fails_says_why_and_exits_with_1() {
+    let error = r#"{"error":{"message":"out of order","type":"server_error"}}"#;
+    let upstream = Upstream::saying(json_answer("500 Internal Server Error", error));
+    let home = Home::new();
+    let flow = chain(
+        "Fails",
+        &[
+            agent("first", "openai", "gpt-4o-mini", "x"),
+            agent("never", "echo", "echo-1", "{{ nodes.first.output }}"),
+        ],
+    );
+    let flow = home.write("flow.json", flow.to_string());
+    let ended = Running::start(&mut on(&home, &upstream, &["run", text(&flow)])).end();
+    assert_eq!((ended.code, &*ended.stdout), (Some(1), ""), "{ended:?}");
+    for part in [
+        "✗ FIRST",
+        "status 500",
+        "out of order",
+        "the flow failed at first",
+        "not run",
+    ] {
+        assert!(
+            ended.stderr.contains(part),
+            "`{part}` is not in: {}",
+            ended.stderr
+        );
+    }
+    assert!(!ended.stderr.contains("test-key"), "{}", ended.stderr);
+
+    // A missing input, and a missing key.
+    let needs = home.write("needs.json", two_nodes().to_string());
+    let ended = home.run(&["run", text(&needs)]);
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(
+        ended.stderr.contains("cannot be rendered"),
+        "{}",
+        ended.stderr
+    );
+    let ended = home.run(&["run", text(&flow)]);
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(
+        ended.stderr.contains("set OPENAI_API_KEY"),
+        "{}",
+        ended.stderr
+    );
+    assert_eq!(upstream.count(), 1);
+}
+
+#[test]
+fn run_of_a_file_that_is_no_flow_lists_every_fault() {
+    let home = Home::new();
+    let odd = json!({"name": "", "data": {
+        "nodes": [agent("a", "nobody", "m", "{{ nodes.ghost.output }}"), agent("a", "echo", "echo-1", "{{ oops ")],
+        "edges": [{"source": "a", "target": "nowhere"}]}});
+    let file = home.write("odd.json", odd.to_string());
+    let parts = [
+        "name: must be",
+        "data.nodes[0].data.provider: unknown provider `nobody`",
+        "data.nodes[0].data.prompt",
+        "ghost",
+        "data.nodes[1].id",
+        "data.nodes[1].data.prompt: line 1",
+        "data.edges[0].target",
+    ];
+    assert_refused(&home.run(&["run", text(&file)]), &parts);
+    let file = home.write("broken.json", "{\n\"name\": oops}");
+    assert_refused(
+        &home.run(&["run", text(&file)]),
+        &["broken.json is not JSON", "line 2"],
+    );
+    let file = home.write("latin.json", b"{\"name\": \"\xe9\"}");
+    assert_refused(&home.run(&["run", text(&file)]), &["latin.json"]);
+    // None of it is kept.
+    let server = Served::start(&mut home.serve());
+    assert_eq!(
+        server.get("/api/flows")["items"].as_array().unwrap().len(),
+        2
+    );
+    assert_eq!(server.get("/api/runs")["items"], json!([]));
+}
+
+#[test]
+fn one_process_has_the_data_and_the_others_are_told_so() {
+    let home = Home::new();
+    let server = Served::start(&mut home.serve());
+    let flow = home.write("flow.json", two_nodes().to_string());
+    for mut second in [
+        home.serve(),
+        home.flowledger(&["run", text(&flow), "-i", "topic=x"]),
+    ] {
+        let ended = Running::start(&mut second).end();
+        assert_refused(
+            &ended,
+            &[text(&home.data()), "in use by another flowledger", "--data"],
+        );
+    }
+    // The first goes on, also over the way by which it reaches its own pages.
+    assert_eq!(
+        server.get("/api/flows")["items"].as_array().unwrap().len(),
+        2
+    );
+    let run = server.request(
+        "POST",
+        "/api/flows/1/execute?wait=true",
+        &[],
+        br#"{"input":{"topic":"x"}}"#,
+    );
+    assert_eq!(run.status, 200, "{}", run.text());
+}
+
+#[test]
+fn a_port_that_is_taken_is_named_and_nothing_is_touched() {
+    let home = Home::new();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let ended = home.run(&["serve", "--listen", &address]);
+    assert_refused(&ended, &["cannot listen on", &address]);
+    assert!(!home.data().exists());
+    let file = home.write("file", "");
+    let ended = Running::start(home.serve().env("FLOWLEDGER_DATA", file)).end();
+    assert_refused(&ended, &["file"]);
+}
+
+#[test]
+fn output_that_nobody_reads_any_more_is_no_panic() {
+    let home = Home::new();
+    let flow = home.write("flow.json", two_nodes().to_string());
+    let program = home.flowledger(&[]).get_program().to_owned();
+    let mut shell = Command::new("/bin/sh");
+    // The end of the pipe is closed long before there is a result.
+    shell
+        .args(["-c", r#""$0" run "$1" -i topic=x | :"#])
+        .arg(program)
+        .arg(flow);
+    shell.env("FLOWLEDGER_DATA", home.data());
+    let said = Running::start(&mut shell).end().stderr;
+    assert!(!said.contains("panicked"), "{said}");
+    assert!(said.contains("Total"), "{said}");
+}
