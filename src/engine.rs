@@ -21,7 +21,7 @@ use uuid::Uuid;
 use self::run::ActiveRun;
 use self::work::{Job, Outcome, Worker};
 use crate::error::{Error, Result};
-use crate::event::{CallStatus, RunId, RunStatus, Timestamp, Usage};
+use crate::event::{CallStatus, LedgerEntry, RunId, RunStatus, Timestamp, Usage};
 use crate::flow::{Graph, TEMPLATE_STACK_BYTES_MIN};
 use crate::gateway::Gateway;
 use crate::hub::Hub;
@@ -97,13 +97,14 @@ impl Accepted {
 }
 
 impl Engine {
-    /// Starts the engine's thread, settles calls that an earlier process left behind, and goes on
-    /// with its runs.
+    /// Starts the engine's thread and settles calls that an earlier process left behind. With
+    /// `goes_on` it goes on with the runs of that process, too.
     pub fn start(
         store: Arc<Store>,
         journal: Journal,
         hub: Hub,
         gateway: Arc<Gateway>,
+        goes_on: bool,
         on_fatal: OnFatal,
     ) -> Result<(Self, JoinHandle<()>)> {
         // Not bounded: what is in it is bounded by the calls and commits under way, and a bound
@@ -122,7 +123,12 @@ impl Engine {
             gateway,
             open: Arc::clone(&open),
         };
-        let left_over = engine.recover()?;
+        engine.settle_lost_calls()?;
+        let left_over = if goes_on {
+            engine.recover()?
+        } else {
+            Vec::new()
+        };
         open.store(left_over.len(), Ordering::SeqCst);
         let state = State {
             happenings,
@@ -197,8 +203,13 @@ impl Engine {
         match answered.recv().map_err(|_| Error::Stopping)? {
             Err(Error::NotFound(_)) => {
                 let (run, _) = self.store.run(run_id)?;
+                let is_over = if run.status.is_over() {
+                    "is over"
+                } else {
+                    "is just ending"
+                };
                 Err(Error::Conflict(format!(
-                    "run {run_id} is over: {}",
+                    "run {run_id} {is_over}: {}",
                     run.status
                 )))
             }
@@ -228,15 +239,24 @@ impl Engine {
         self.happenings.send(happening).map_err(|_| Error::Stopping)
     }
 
-    /// Settles what an earlier process left behind, and gives the runs to go on with.
-    fn recover(&self) -> Result<Vec<ActiveRun>> {
+    fn settle_lost_calls(&self) -> Result<()> {
         let at = Timestamp::now();
         let lost = self.store.pending_calls()?;
         for rows in lost.chunks(100) {
-            let settle =
-                |row: &crate::event::LedgerEntry| Change::SettleCall(lost_call(row.id, at));
+            let settle = |row: &LedgerEntry| Change::SettleCall(lost_call(row.id, at));
             self.journal.commit(rows.iter().map(settle).collect())?;
         }
+        if !lost.is_empty() {
+            log::warn!(
+                "the last process ended during {} calls, which are UNKNOWN now",
+                lost.len()
+            );
+        }
+        Ok(())
+    }
+
+    /// The runs of an earlier process to go on with. Those that cannot go on end here.
+    fn recover(&self) -> Result<Vec<ActiveRun>> {
         let mut runs = Vec::new();
         for open in self.store.open_runs()? {
             let data: Value = serde_json::from_str(&open.run.graph).unwrap_or_default();
@@ -249,18 +269,14 @@ impl Engine {
                         status: RunStatus::Failed,
                         error: Some(format!("the run cannot go on after a restart: {error}")),
                         error_node: None,
-                        at,
+                        at: Timestamp::now(),
                     };
                     self.journal.commit_one(end)?;
                 }
             }
         }
-        if !lost.is_empty() || !runs.is_empty() {
-            log::warn!(
-                "the last process ended during {} calls, which are UNKNOWN now; {} runs go on",
-                lost.len(),
-                runs.len()
-            );
+        if !runs.is_empty() {
+            log::warn!("{} runs of the last process go on", runs.len());
         }
         Ok(runs)
     }
@@ -421,7 +437,7 @@ impl State {
     fn hand_over(&self, run_id: RunId, job: Job) {
         let node = job.node;
         let (worker, happenings) = (self.worker.clone(), self.happenings.clone());
-        let on_busy = job.cannot_start();
+        let on_busy = job.cannot_run();
         let (id, back) = (run_id.clone(), happenings.clone());
         let handed = self.pool.run(Box::new(move || {
             let outcome = worker.run(job);
@@ -432,7 +448,7 @@ impl State {
             });
         }));
         if let Err(error) = handed {
-            let outcome = on_busy(&error);
+            let outcome = on_busy(format!("the node could not be started: {error}"));
             let _ = back.send(Happening::NodeEnded {
                 run_id: id,
                 node,

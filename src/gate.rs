@@ -221,7 +221,6 @@ impl Known {
         // Looked at under the lock under which `stop_accepting` wakes all that are open: nobody
         // comes in behind its back and is waited for.
         if shared.stopping.load(Ordering::SeqCst) {
-            shared.http_count.fetch_sub(1, Ordering::SeqCst);
             return None;
         }
         open.insert(number, Arc::clone(stream));

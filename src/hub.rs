@@ -248,6 +248,13 @@ struct Client {
     filter: Arc<Filter>,
 }
 
+/// Messages for the next fan-out.
+#[derive(Default)]
+struct Waiting {
+    messages: Vec<Message>,
+    bytes: usize,
+}
+
 /// Owned by the hub's thread.
 struct State {
     encoding: Arc<dyn Encoding>,
@@ -261,18 +268,16 @@ struct State {
 
 impl State {
     fn run(mut self, received: &Receiver<Command>) {
-        let mut waiting = Vec::new();
-        let mut waiting_bytes = 0;
+        let mut waiting = Waiting::default();
         while let Ok(command) = received.recv() {
             // What has piled up is taken at once, so that consecutive broadcasts are one fan-out.
             for command in std::iter::once(command).chain(received.try_iter()) {
                 if let Command::Broadcast(messages) = command {
                     for message in messages {
-                        waiting_bytes += message.text.len();
-                        waiting.push(message);
-                        if waiting_bytes >= BATCH_BYTES_MAX {
+                        waiting.bytes += message.text.len();
+                        waiting.messages.push(message);
+                        if waiting.bytes >= BATCH_BYTES_MAX {
                             self.fan_out(&mut waiting);
-                            waiting_bytes = 0;
                         }
                     }
                     continue;
@@ -292,7 +297,7 @@ impl State {
                     Command::Subscribe { id, filter } => self.subscribe(id, filter),
                     Command::Send { id, message } => self.send(id, &message),
                     Command::OldestSeq(oldest) => self.oldest = oldest,
-                    Command::Shutdown => return self.shutdown(),
+                    Command::Shutdown => return self.shutdown(received),
                     Command::Broadcast(_) => {}
                 }
             }
@@ -396,16 +401,18 @@ impl State {
     }
 
     /// Encodes what waits once for each distinct filter and hands it to every client.
-    fn fan_out(&mut self, waiting: &mut Vec<Message>) {
-        if waiting.is_empty() {
+    fn fan_out(&mut self, waiting: &mut Waiting) {
+        let messages = std::mem::take(&mut waiting.messages);
+        waiting.bytes = 0;
+        if messages.is_empty() {
             return;
         }
-        if let Some(seq) = waiting.iter().rev().find_map(|message| message.seq) {
+        if let Some(seq) = messages.iter().rev().find_map(|message| message.seq) {
             self.newest = seq;
         }
         for (filter, members) in &self.groups {
             let mut bytes = Vec::new();
-            for message in waiting.iter() {
+            for message in &messages {
                 if filter.passes(message.flow_id, message.type_name) {
                     self.encoding.text(&message.text, &mut bytes);
                 }
@@ -415,7 +422,6 @@ impl State {
                 self.count(outbox.push(&bytes, self.newest));
             }
         }
-        waiting.clear();
     }
 
     fn count(&self, pushed: outbox::Pushed) {
@@ -426,7 +432,13 @@ impl State {
         }
     }
 
-    fn shutdown(mut self) {
+    fn shutdown(mut self, received: &Receiver<Command>) {
+        // Who came behind the end is told so as well.
+        for command in received.try_iter() {
+            if let Command::Register { outbox, .. } = command {
+                outbox.close(close::GOING_AWAY, "the server is shutting down");
+            }
+        }
         for (id, client) in std::mem::take(&mut self.clients) {
             client
                 .outbox

@@ -85,10 +85,11 @@ impl Publish for Tee {
 
 impl Core {
     /// Opens the database and goes on with what an earlier process left behind. `tap` gets every
-    /// committed event, beside the hub.
+    /// committed event, beside the hub; with `goes_on`, runs of an earlier process go on.
     pub fn start(
         config: &Config,
         tap: Option<Sender<Message>>,
+        goes_on: bool,
         on_fatal: &OnFatal,
     ) -> Result<Self> {
         let (store, writer) = Store::open(&config.data)?;
@@ -109,6 +110,7 @@ impl Core {
             journal.clone(),
             hub.clone(),
             gateway,
+            goes_on,
             Arc::clone(on_fatal),
         )?;
         let threads = CoreThreads {
@@ -116,13 +118,17 @@ impl Core {
             hub: hub_thread,
             engine: engine_thread,
         };
-        Ok(Self {
+        let core = Self {
             store,
             journal,
             hub,
             engine,
             threads,
-        })
+        };
+        if core.store.has_never_had_a_flow()? {
+            save_examples(&core)?;
+        }
+        Ok(core)
     }
 
     /// Ends all parts in order. Calls under way are stopped; their runs go on at the next start.
@@ -155,10 +161,7 @@ impl Server {
         // First, so that nothing is touched when the port is taken.
         let listener = TcpListener::bind(config.listen)
             .map_err(Error::io(format!("cannot listen on {}", config.listen)))?;
-        let core = Core::start(config, None, &on_fatal)?;
-        if core.store.has_never_had_a_flow()? {
-            save_examples(&core)?;
-        }
+        let core = Core::start(config, None, true, &on_fatal)?;
         let (socket_path, socket_dir) = socket_path(&config.data)?;
         let backend = bind_private(&socket_path)?;
         let context = http::Context {

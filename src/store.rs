@@ -11,7 +11,7 @@ mod runs;
 mod schema;
 
 use std::fs::{self, File};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -57,6 +57,7 @@ impl Store {
         make_private_dir(dir)?;
         let lock = lock(dir)?;
         let path = dir.join(DATABASE);
+        make_private_file(&path)?;
         let mut connection = Connection::open(&path)?;
         configure(&connection)?;
         // WAL lets readers go on while the journal commits; FULL makes a commit survive a power
@@ -126,6 +127,20 @@ fn make_private_dir(dir: &Path) -> Result<()> {
         .map_err(Error::io(format!(
             "cannot make the data directory {}",
             dir.display()
+        )))
+}
+
+/// SQLite gives its other files the mode of the first.
+fn make_private_file(path: &Path) -> Result<()> {
+    fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(path)
+        .map(drop)
+        .map_err(Error::io(format!(
+            "cannot open the database {}",
+            path.display()
         )))
 }
 

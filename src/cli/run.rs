@@ -53,7 +53,8 @@ pub fn run(
         eprintln!("flowledger: the {name} thread ended; what is committed is kept");
         std::process::exit(FAILED.into());
     });
-    let core = Core::start(config, Some(tap), &on_fatal)?;
+    // Other runs wait for a server: this process ends with its own.
+    let core = Core::start(config, Some(tap), false, &on_fatal)?;
     let done = run_in(&core, file, body, input, &events, &interrupted);
     core.shutdown();
     done

@@ -8,7 +8,6 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::lost_call;
-use crate::error::Error;
 use crate::event::{CallStatus, Event, Place, Timestamp, UsageSource, hex};
 use crate::flow::{Graph, Node, RenderError, Scope, render};
 use crate::gateway::{Answer, Call, Cancel, Failure, FailureKind, Gateway};
@@ -19,6 +18,9 @@ use crate::threads::panic_message;
 
 /// Streamed text goes out at most this often: 20 messages a second for each node.
 const OUTPUT_INTERVAL: Duration = Duration::from_millis(50);
+
+/// How much text one message carries: a small part of what may wait for a client.
+const OUTPUT_BYTES_MAX: usize = 64 << 10;
 
 /// A node to be run.
 pub struct Job {
@@ -104,11 +106,11 @@ impl Outcome {
 }
 
 impl Job {
-    /// The outcome for when there is no worker to be had.
-    pub fn cannot_start(&self) -> impl FnOnce(&Error) -> Outcome + use<> {
+    /// The outcome for when the job came to nothing, as when there is no worker to be had.
+    pub fn cannot_run(&self) -> impl FnOnce(String) -> Outcome + use<> {
         let mut unwritten = self.carried.clone();
         unwritten.push(self.start());
-        move |error| Outcome::failed(format!("the node could not be started: {error}"), unwritten)
+        move |error| Outcome::failed(error, unwritten)
     }
 
     fn spec(&self) -> &Node {
@@ -183,7 +185,16 @@ pub struct Worker {
 
 impl Worker {
     /// Runs a node to its end, whatever that is.
-    pub fn run(&self, mut job: Job) -> Outcome {
+    pub fn run(&self, job: Job) -> Outcome {
+        let after_panic = job.cannot_run();
+        catch_unwind(AssertUnwindSafe(|| self.work(job))).unwrap_or_else(|panic| {
+            let error = format!("internal error: {}", panic_message(panic.as_ref()));
+            log::error!("{error}");
+            after_panic(error)
+        })
+    }
+
+    fn work(&self, mut job: Job) -> Outcome {
         let mut changes = std::mem::take(&mut job.carried);
         changes.push(job.start());
         let call = match job.render() {
@@ -214,36 +225,38 @@ impl Worker {
         self.call(&job, &call, id)
     }
 
+    /// Makes the call, and settles it whatever comes.
     fn call(&self, job: &Job, call: &Call, id: i64) -> Outcome {
-        let began = Timestamp::now();
-        let mut output = OutputStream::new(&self.hub, &job.at);
         let called = catch_unwind(AssertUnwindSafe(|| {
-            self.gateway
+            let began = Timestamp::now();
+            let mut output = OutputStream::new(&self.hub, &job.at);
+            let answer = self
+                .gateway
                 .call(call, &job.cancel, &mut |delta| output.push(delta))
-                .map_err(Box::new)
-        }));
-        output.flush();
-        match called {
-            Ok(Ok(answer)) => self.finished(call, id, answer, began),
-            Ok(Err(failure)) => self.failed(call, id, *failure, began),
-            Err(panic) => {
-                let error = format!(
-                    "internal error during the call: {}",
-                    panic_message(panic.as_ref())
-                );
-                log::error!("{error}");
-                let settlement = Settlement {
-                    error: Some(error.clone()),
-                    ..lost_call(id, Timestamp::now())
-                };
-                Outcome::Failed {
-                    error,
-                    settlement: Some(settlement),
-                    cancelled: false,
-                    unwritten: Vec::new(),
-                }
+                .map_err(Box::new);
+            output.flush();
+            match answer {
+                Ok(answer) => self.finished(call, id, answer, began),
+                Err(failure) => self.failed(call, id, *failure, began),
             }
-        }
+        }));
+        called.unwrap_or_else(|panic| {
+            let error = format!(
+                "internal error during the call: {}",
+                panic_message(panic.as_ref())
+            );
+            log::error!("{error}");
+            let settlement = Settlement {
+                error: Some(error.clone()),
+                ..lost_call(id, Timestamp::now())
+            };
+            Outcome::Failed {
+                error,
+                settlement: Some(settlement),
+                cancelled: false,
+                unwritten: Vec::new(),
+            }
+        })
     }
 
     fn finished(&self, call: &Call, id: i64, answer: Answer, began: Timestamp) -> Outcome {
@@ -331,16 +344,22 @@ impl<'a> OutputStream<'a> {
             return;
         }
         self.sent_at = Some(Instant::now());
-        let place = Place {
-            flow_id: Some(self.node.flow_id),
-            run_id: Some(self.node.run_id.clone()),
-            node_id: Some(self.node.node_id.clone()),
-            timestamp: Timestamp::now(),
-        };
-        // A hub that has ended has no viewers.
-        let _ = self.hub.broadcast(&Event::NodeOutput {
-            place,
-            delta: std::mem::take(&mut self.text),
-        });
+        let text = std::mem::take(&mut self.text);
+        let mut rest = text.as_str();
+        while !rest.is_empty() {
+            let (piece, after) = rest.split_at(rest.floor_char_boundary(OUTPUT_BYTES_MAX));
+            rest = after;
+            let place = Place {
+                flow_id: Some(self.node.flow_id),
+                run_id: Some(self.node.run_id.clone()),
+                node_id: Some(self.node.node_id.clone()),
+                timestamp: Timestamp::now(),
+            };
+            // A hub that has ended has no viewers.
+            let _ = self.hub.broadcast(&Event::NodeOutput {
+                place,
+                delta: piece.to_owned(),
+            });
+        }
     }
 }

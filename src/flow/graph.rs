@@ -213,7 +213,7 @@ impl Graph {
                 };
                 for id in &names.nodes {
                     match self.nodes.iter().position(|other| other.id == *id) {
-                        Some(other) if before[index].contains(&other) => {}
+                        Some(other) if before[index][other] => {}
                         Some(_) => faults.push(Fault::new(
                             &field,
                             format!(
@@ -236,12 +236,12 @@ impl Graph {
     }
 
     /// For each node, all that come before it; a node on a cycle comes before itself.
-    fn ancestors(&self) -> Vec<BTreeSet<usize>> {
-        let mut before = vec![BTreeSet::new(); self.nodes.len()];
-        for node in 0..self.nodes.len() {
-            let mut reached = self.successors[node].clone();
+    fn ancestors(&self) -> Vec<Vec<bool>> {
+        let mut before = vec![vec![false; self.nodes.len()]; self.nodes.len()];
+        for (node, successors) in self.successors.iter().enumerate() {
+            let mut reached = successors.clone();
             while let Some(next) = reached.pop() {
-                if before[next].insert(node) {
+                if !std::mem::replace(&mut before[next][node], true) {
                     reached.extend(&self.successors[next]);
                 }
             }

@@ -1,12 +1,15 @@
 //! `/api/runs`, and what of `/api/flows/{id}` is about runs.
 
+use std::collections::HashMap;
+
+use serde::Serialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::Context;
 use super::reply::{Failure, Query, Reply, read_json};
 use crate::error::{Error, Fault, Result};
-use crate::event::{FlowId, RunId, preview};
+use crate::event::{FlowId, RunId, RunStatus, Seq, Timestamp, Usd, preview};
 use crate::store::{NodeRecord, NodeStatus, Run, RunFilter};
 
 type Answer = std::result::Result<Reply, Failure>;
@@ -55,25 +58,23 @@ fn input_of(body: Value) -> Result<Value> {
 pub fn status(context: &Context, id: FlowId) -> Answer {
     // Read before the run: what is in the run may be newer, never older.
     let seq = context.store.newest_seq()?;
-    let mut status = match context.store.newest_run(id)? {
-        Some(run_id) => {
-            let (run, nodes) = context.store.run(&run_id)?;
-            view(&run, &nodes, false)
-        }
-        None => {
-            let flow = context.store.flow(id)?;
-            let document: Value = serde_json::from_str(&flow.document).unwrap_or_default();
-            json!({
-                "flowId": id,
-                "flowName": flow.name,
-                "runId": null,
-                "status": null,
-                "nodes": node_views(&document["data"], &[], false),
-            })
-        }
-    };
-    status["seq"] = json!(seq);
-    Ok(Reply::json(200, &status))
+    if let Some(run_id) = context.store.newest_run(id)? {
+        let (run, nodes) = context.store.run(&run_id)?;
+        return Ok(Reply::json(
+            200,
+            &RunView {
+                seq: Some(seq),
+                ..view(&run, &nodes, false)
+            },
+        ));
+    }
+    let flow = context.store.flow(id)?;
+    let document: Value = serde_json::from_str(&flow.document).unwrap_or_default();
+    let nodes = node_views(&document["data"], &[], false);
+    let never_run = json!({
+        "flowId": id, "flowName": flow.name, "runId": null, "status": null, "nodes": nodes, "seq": seq,
+    });
+    Ok(Reply::json(200, &never_run))
 }
 
 /// `GET /api/runs?flow_id&limit&before`.
@@ -88,7 +89,7 @@ pub fn list(context: &Context, mut query: Query) -> Answer {
     let more = runs.len() > limit;
     runs.truncate(limit);
     let next: Option<RunId> = runs.last().filter(|_| more).map(|run| run.id.clone());
-    let items: Vec<Value> = runs.iter().map(summary).collect();
+    let items: Vec<RunView<'_>> = runs.iter().map(summary).collect();
     Ok(Reply::list(&items, next))
 }
 
@@ -106,78 +107,138 @@ pub fn cancel(context: &Context, id: &str) -> Answer {
     Ok(Reply::json(202, &json!({"runId": id})))
 }
 
+/// A run, as the API gives it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct RunView<'a> {
+    run_id: &'a str,
+    flow_id: FlowId,
+    flow_name: &'a str,
+    status: RunStatus,
+    trigger: &'a str,
+    input: Value,
+    created_at: Timestamp,
+    started_at: Option<Timestamp>,
+    finished_at: Option<Timestamp>,
+    execution_time_ms: Option<i64>,
+    error: Option<&'a str>,
+    error_node_id: Option<&'a str>,
+    input_tokens: u64,
+    output_tokens: u64,
+    cost: Option<Usd>,
+    /// Left out in lists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nodes: Option<Vec<NodeView<'a>>>,
+    /// The place in the log that a status is at least as new as.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seq: Option<Seq>,
+}
+
+/// A node of a run, as the API gives it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct NodeView<'a> {
+    node_id: String,
+    label: String,
+    status: NodeStatus,
+    /// None for a node that has not begun.
+    #[serde(flatten)]
+    begun: Option<BegunView<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct BegunView<'a> {
+    attempt: u32,
+    started_at: Timestamp,
+    finished_at: Option<Timestamp>,
+    latency_ms: Option<u64>,
+    input_tokens: u64,
+    output_tokens: u64,
+    cost: Option<Usd>,
+    result_preview: Option<&'a str>,
+    error: Option<&'a str>,
+    /// Left out in a status.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output: Option<&'a str>,
+}
+
 /// A run without its nodes.
-fn summary(run: &Run) -> Value {
-    let execution_time_ms = run
-        .finished_at
-        .map(|end| end.0 - run.started_at.unwrap_or(run.created_at).0);
-    json!({
-        "runId": run.id,
-        "flowId": run.flow_id,
-        "flowName": run.flow_name,
-        "status": run.status,
-        "trigger": run.trigger,
-        "input": serde_json::from_str::<Value>(&run.input).unwrap_or_default(),
-        "createdAt": run.created_at,
-        "startedAt": run.started_at,
-        "finishedAt": run.finished_at,
-        "executionTimeMs": execution_time_ms,
-        "error": run.error,
-        "errorNodeId": run.error_node,
-        "inputTokens": run.input_tokens,
-        "outputTokens": run.output_tokens,
-        "cost": run.cost,
-    })
+fn summary(run: &Run) -> RunView<'_> {
+    let began_at = run.started_at.unwrap_or(run.created_at);
+    RunView {
+        run_id: &run.id,
+        flow_id: run.flow_id,
+        flow_name: &run.flow_name,
+        status: run.status,
+        trigger: &run.trigger,
+        input: serde_json::from_str(&run.input).unwrap_or_default(),
+        created_at: run.created_at,
+        started_at: run.started_at,
+        finished_at: run.finished_at,
+        execution_time_ms: run.finished_at.map(|end| end.0 - began_at.0),
+        error: run.error.as_deref(),
+        error_node_id: run.error_node.as_deref(),
+        input_tokens: run.input_tokens,
+        output_tokens: run.output_tokens,
+        cost: run.cost,
+        nodes: None,
+        seq: None,
+    }
 }
 
 /// A run with its nodes; `whole` adds their outputs.
-fn view(run: &Run, records: &[NodeRecord], whole: bool) -> Value {
-    let mut view = summary(run);
+fn view<'a>(run: &'a Run, records: &'a [NodeRecord], whole: bool) -> RunView<'a> {
     let graph: Value = serde_json::from_str(&run.graph).unwrap_or_default();
-    view["nodes"] = node_views(&graph, records, whole);
-    view
+    RunView {
+        nodes: Some(node_views(&graph, records, whole)),
+        ..summary(run)
+    }
 }
 
 /// All nodes of a graph, in its order, with what is recorded of them.
-fn node_views(graph: &Value, records: &[NodeRecord], whole: bool) -> Value {
+fn node_views<'a>(graph: &Value, records: &'a [NodeRecord], whole: bool) -> Vec<NodeView<'a>> {
     let nodes = graph["nodes"]
         .as_array()
         .map(Vec::as_slice)
         .unwrap_or_default();
+    let by_id: HashMap<&str, &NodeRecord> = records
+        .iter()
+        .map(|record| (record.node_id.as_str(), record))
+        .collect();
     nodes
         .iter()
         .map(|node| {
-            let id = match &node["id"] {
+            let node_id = match &node["id"] {
                 Value::String(id) => id.clone(),
                 other => other.to_string(),
             };
-            let label = node["data"]["label"].as_str().unwrap_or(&id);
-            let record = records.iter().find(|record| record.node_id == id);
-            node_view(&id, label, record, whole)
+            let record = by_id.get(node_id.as_str()).copied();
+            NodeView {
+                label: node["data"]["label"]
+                    .as_str()
+                    .unwrap_or(&node_id)
+                    .to_owned(),
+                status: record.map_or(NodeStatus::Waiting, |record| record.status),
+                begun: record.map(|record| begun(record, whole)),
+                node_id,
+            }
         })
         .collect()
 }
 
-fn node_view(id: &str, label: &str, record: Option<&NodeRecord>, whole: bool) -> Value {
-    let Some(record) = record else {
-        return json!({"nodeId": id, "label": label, "status": NodeStatus::Waiting});
-    };
-    let mut view = json!({
-        "nodeId": id,
-        "label": label,
-        "status": record.status,
-        "attempt": record.attempt,
-        "startedAt": record.started_at,
-        "finishedAt": record.finished_at,
-        "latencyMs": record.latency_ms,
-        "inputTokens": record.input_tokens,
-        "outputTokens": record.output_tokens,
-        "cost": record.cost,
-        "resultPreview": record.output.as_deref().map(preview),
-        "error": record.error,
-    });
-    if whole {
-        view["output"] = json!(record.output);
+fn begun(record: &NodeRecord, whole: bool) -> BegunView<'_> {
+    let output = record.output.as_deref();
+    BegunView {
+        attempt: record.attempt,
+        started_at: record.started_at,
+        finished_at: record.finished_at,
+        latency_ms: record.latency_ms,
+        input_tokens: record.input_tokens,
+        output_tokens: record.output_tokens,
+        cost: record.cost,
+        result_preview: output.map(preview),
+        error: record.error.as_deref(),
+        output: output.filter(|_| whole),
     }
-    view
 }
