@@ -209,11 +209,7 @@ fn origins(origins: Vec<String>) -> Result<Vec<String>> {
         .iter()
         .find(|origin| !origin.contains("://") || origin.ends_with('/'))
     {
-        // As browsers send them.
-        None => Ok(origins
-            .iter()
-            .map(|origin| origin.to_ascii_lowercase())
-            .collect()),
+        None => Ok(origins),
         Some(odd) => Err(wrong(format!(
             "allow_origins: `{odd}` is not an origin, such as https://example.org"
         ))),

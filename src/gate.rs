@@ -203,7 +203,7 @@ fn turn_away(stream: &TcpStream, why: &str) {
     let denied = Denied::new(503, "busy", format!("{why}; try again in a second"));
     let _ = stream.set_nonblocking(true);
     let mut stream = stream;
-    let _ = stream.write(&relay::error_response(&denied));
+    let _ = stream.write(&relay::error_response(&denied, None));
 }
 
 /// An HTTP connection that is known to the gate, so that it can be woken at the end.
@@ -271,13 +271,15 @@ impl Connection {
             let head = match self.read_head(first) {
                 Ok(Some(head)) => head,
                 Ok(None) => return,
-                Err(denied) => return self.refuse(&denied),
+                Err(denied) => return self.refuse(&denied, None),
             };
             first = false;
+            let origin = self.shared.access.allowed_origin(&head.0);
+            let origin = origin.map(str::to_owned);
             match self.handle(head) {
                 Next::KeepAlive if !self.shared.stopping.load(Ordering::SeqCst) => {}
                 Next::KeepAlive | Next::Close => return,
-                Next::Refuse(denied) => return self.refuse(&denied),
+                Next::Refuse(denied) => return self.refuse(&denied, origin.as_deref()),
             }
         }
     }
@@ -373,9 +375,10 @@ impl Connection {
         }
     }
 
-    fn refuse(&self, denied: &Denied) {
+    /// `origin` is that of a page of another server that may read the answer.
+    fn refuse(&self, denied: &Denied, origin: Option<&str>) {
         if (&*self.stream)
-            .write_all(&relay::error_response(denied))
+            .write_all(&relay::error_response(denied, origin))
             .is_ok()
         {
             relay::linger(&self.stream);

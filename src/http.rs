@@ -129,7 +129,11 @@ impl Acceptor {
 }
 
 fn answer(context: &Context, mut request: Request) {
-    let origin = header(&request, "origin").filter(|origin| context.origins.contains(origin));
+    let is_allowed = |origin: &String| {
+        let mut allowed = context.origins.iter();
+        allowed.any(|allowed| allowed.eq_ignore_ascii_case(origin))
+    };
+    let origin = header(&request, "origin").filter(is_allowed);
     let reply = catch_unwind(AssertUnwindSafe(|| reply_to(context, &mut request)))
         .unwrap_or_else(|panic| {
             let message = panic_message(panic.as_ref());

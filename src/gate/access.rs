@@ -26,18 +26,15 @@ pub struct Denied {
     pub code: &'static str,
     /// A sentence for people.
     pub message: String,
-    /// The origin whose pages may read the answer.
-    pub origin: Option<String>,
 }
 
 impl Denied {
-    /// With an answer that no page of another origin may read.
+    /// A refusal with that status.
     pub fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
         Self {
             status,
             code,
             message: message.into(),
-            origin: None,
         }
     }
 }
@@ -45,23 +42,17 @@ impl Denied {
 impl Access {
     /// Lets a request pass or says why not.
     pub fn check(&self, head: &Head) -> Result<(), Denied> {
-        self.check_host(head)
-            .and_then(|()| self.check_origin(head))
-            .and_then(|()| self.check_token(head))
-            // A page that may use the API may also know why it did not work.
-            .map_err(|denied| Denied {
-                origin: self.allowed_origin(head),
-                ..denied
-            })
+        self.check_host(head)?;
+        self.check_origin(head)?;
+        self.check_token(head)
     }
 
-    fn allowed_origin(&self, head: &Head) -> Option<String> {
-        let origin = head.header("origin")?;
-        let is_allowed = self
-            .origins
-            .iter()
-            .any(|allowed| allowed.eq_ignore_ascii_case(origin));
-        is_allowed.then(|| origin.to_owned())
+    /// The origin of the page that asks, where it is one of another server that may.
+    pub fn allowed_origin<'a>(&self, head: &'a Head) -> Option<&'a str> {
+        head.header("origin").filter(|origin| {
+            let mut allowed = self.origins.iter();
+            allowed.any(|allowed| allowed.eq_ignore_ascii_case(origin))
+        })
     }
 
     /// A page of another site can make the browser connect here under that site's own name; its

@@ -331,8 +331,8 @@ fn too_large() -> Next {
     )
 }
 
-/// An answer of the gate's own; the connection ends with it.
-pub(super) fn error_response(denied: &Denied) -> Vec<u8> {
+/// An answer of the gate's own; the connection ends with it. Pages of `origin` may read it.
+pub(super) fn error_response(denied: &Denied, origin: Option<&str>) -> Vec<u8> {
     let body =
         serde_json::json!({"error": {"code": denied.code, "message": denied.message}}).to_string();
     let mut extra = match denied.status {
@@ -342,7 +342,7 @@ pub(super) fn error_response(denied: &Denied) -> Vec<u8> {
         _ => "",
     }
     .to_owned();
-    if let Some(origin) = &denied.origin {
+    if let Some(origin) = origin {
         extra.push_str(&format!(
             "access-control-allow-origin: {origin}\r\nvary: origin\r\n"
         ));
