@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use flowledger::config::{Config, Overrides};
@@ -18,6 +19,33 @@ use tungstenite::{Message, WebSocket};
 /// How long anything may take that should happen at once. Generous, because machines are slow
 /// when all tests run: only a test that fails waits for so long.
 pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Keeps what is logged, so that tests can wait for it. All tests of the process share it: look for
+/// what is one test's alone (an address, a run's id).
+struct LogKeeper;
+
+static LOG: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+impl log::Log for LogKeeper {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.target().starts_with("flowledger")
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if self.enabled(record.metadata()) {
+            LOG.lock().unwrap().push(record.args().to_string());
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// Whether a line with all these parts was logged.
+pub fn was_logged(parts: &[&str]) -> bool {
+    let log = LOG.lock().unwrap();
+    log.iter()
+        .any(|line| parts.iter().all(|part| line.contains(part)))
+}
 
 /// A running server.
 pub struct TestServer {
@@ -35,6 +63,10 @@ impl TestServer {
 
     /// With changed settings.
     pub fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+        // Refused from the second time on.
+        if log::set_logger(&LogKeeper).is_ok() {
+            log::set_max_level(log::LevelFilter::Info);
+        }
         let dir = tempfile::tempdir().unwrap();
         let mut config = Config::load(Overrides::default()).unwrap();
         config.listen = "127.0.0.1:0".parse().unwrap();

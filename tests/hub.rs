@@ -8,7 +8,7 @@ use flowledger::event::{Event, Place, Timestamp};
 use serde_json::{Value, json};
 use tungstenite::Message;
 
-use crate::harness::{Client, DEADLINE, TestServer, eventually, two_nodes};
+use crate::harness::{Client, DEADLINE, TestServer, eventually, two_nodes, was_logged};
 
 fn clients(server: &TestServer) -> usize {
     server
@@ -52,6 +52,24 @@ fn clients_are_registered_when_they_come_and_unregistered_when_they_go() {
     two.socket.close(None).unwrap();
     eventually("the one that said goodbye is unregistered", || {
         clients(&server) == 0
+    });
+}
+
+#[test]
+fn the_log_says_who_comes_and_who_goes_and_why() {
+    let server = TestServer::start();
+    let mut client = server.client();
+    let id = format!("id={} ", client.id());
+    let address = format!("address={}", client.socket.get_ref().local_addr().unwrap());
+    assert!(was_logged(&["client connected", &id, &address]));
+    client.socket.close(None).unwrap();
+    eventually("the log says that it is gone", || {
+        was_logged(&[
+            "client disconnected",
+            &id,
+            &address,
+            "reason=closed by the client",
+        ])
     });
 }
 

@@ -7,7 +7,7 @@ use flowledger::gateway::Kind;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    DEADLINE, TestServer, add_provider, agent, chain, eventually, two_nodes, types,
+    DEADLINE, TestServer, add_provider, agent, chain, eventually, two_nodes, types, was_logged,
 };
 use crate::upstream::{STREAM_HEAD, Upstream, completion, completion_of, delta, json_answer};
 
@@ -507,11 +507,14 @@ fn what_the_database_refuses_for_a_while_is_written_once_it_can_be() {
             .len()
             == 2
     });
-    // Later than the settlement of the fast node was refused first, also on a busy machine.
-    std::thread::sleep(Duration::from_millis(200));
+    eventually("the settlement of the fast node is refused", || {
+        was_logged(&["a step of run", &run_id, "cannot be written"])
+    });
     database.execute_batch("DROP TRIGGER full_1").unwrap();
     drop(release);
-    std::thread::sleep(Duration::from_millis(200));
+    eventually("the end of the run is refused", || {
+        was_logged(&["the end of run", &run_id, "cannot be written"])
+    });
     database.execute_batch("DROP TRIGGER full_2").unwrap();
     eventually("the end is written", || {
         server.get(&format!("/api/runs/{run_id}")).json()["status"] == "COMPLETED"
