@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run check test prices
+.PHONY: help run check test figures prices
 
 # Where cargo puts what it builds.
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -20,6 +20,10 @@ check: ## all that CI checks: format, lints, tests
 test: ## installs what the tests need (tests/setup.sh) and runs all tests
 	tests/setup.sh
 	cargo test --no-fail-fast
+
+figures: ## prints the size of the binary, its time to start, and its memory when idle
+	cargo build --release
+	tests/figures.sh
 
 prices: ## brings the price table in assets/ up to date
 	python3 assets/make-prices.py
