@@ -48,7 +48,7 @@ pub enum Error {
     Stopping,
     /// The database refused; nothing was changed.
     #[error("the database at fault: {0}")]
-    Store(#[from] rusqlite::Error),
+    Store(String),
     /// A file or socket could not be used.
     #[error("{context}: {source}")]
     Io {

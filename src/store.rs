@@ -39,6 +39,12 @@ const STATEMENTS_MAX: usize = 128;
 /// Page cache per connection, KiB: enough for the hot pages of the indexes, small when idle.
 const CACHE_KIB: i64 = 2_048;
 
+impl From<rusqlite::Error> for Error {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Store(error.to_string())
+    }
+}
+
 /// The database, for reading. Shared by all threads.
 pub struct Store {
     path: PathBuf,
