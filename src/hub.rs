@@ -108,6 +108,8 @@ enum Command {
         message: Message,
     },
     OldestSeq(Seq),
+    /// Dropped once everything before it is done.
+    Flush(Sender<()>),
     Shutdown,
 }
 
@@ -227,6 +229,15 @@ impl Hub {
         let _ = self.tell(Command::Shutdown);
     }
 
+    /// Waits until everything that was sent to the hub before has been handed to the outboxes.
+    pub fn flush(&self) {
+        let (done, flushed) = bounded(0);
+        if self.tell(Command::Flush(done)).is_ok() {
+            // Its end is the answer.
+            let _: std::result::Result<(), _> = flushed.recv();
+        }
+    }
+
     /// What the hub counts.
     pub fn stats(&self) -> &Stats {
         &self.stats
@@ -297,6 +308,7 @@ impl State {
                     Command::Subscribe { id, filter } => self.subscribe(id, filter),
                     Command::Send { id, message } => self.send(id, &message),
                     Command::OldestSeq(oldest) => self.oldest = oldest,
+                    Command::Flush(done) => drop(done),
                     Command::Shutdown => return self.shutdown(received),
                     Command::Broadcast(_) => {}
                 }

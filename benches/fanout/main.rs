@@ -1,0 +1,174 @@
+//! How much a delivery costs: real loopback sockets, the real server, and a bare loop of `send`
+//! over as many sockets as the yardstick, side by side in one run.
+//!
+//! `make bench` prints the table, `make bench-quick` a short one. The server is a process of its
+//! own, so that its CPU time is counted alone; this process is its clients.
+//!
+//! `cargo bench --bench fanout -- serve --listen 127.0.0.1:PORT --rate R --size S` runs the real
+//! server for others to attach to, and publishes R events a second of S bytes each, with the time
+//! of sending as `"t":<unix nanoseconds>` in the payload, until it is stopped.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod load;
+mod server;
+
+use std::time::{Duration, Instant};
+
+use load::{Clients, Measured};
+use server::{Child, Kind};
+
+/// How long one row is measured.
+const WINDOW: Duration = Duration::from_millis(1_500);
+const WINDOW_QUICK: Duration = Duration::from_millis(900);
+/// More than this the machine's loopback and the clients beside the server cannot take.
+const DELIVERIES_PER_S_MAX: u64 = 2_600_000;
+const BYTES_PER_S_MAX: u64 = 1_200_000_000;
+/// A row of fewer deliveries says nothing.
+const DELIVERIES_MIN: u64 = 1_000;
+
+struct Plan {
+    clients: &'static [usize],
+    rates: &'static [u64],
+    sizes: &'static [usize],
+    window: Duration,
+    storm: bool,
+}
+
+const FULL: Plan = Plan {
+    clients: &[100, 1_000, 5_000],
+    rates: &[10, 100, 1_000, 2_000, 10_000],
+    sizes: &[256, 4_096],
+    window: WINDOW,
+    storm: true,
+};
+
+const QUICK: Plan = Plan {
+    clients: &[100, 1_000],
+    rates: &[50, 1_000, 2_000],
+    sizes: &[256],
+    window: WINDOW_QUICK,
+    storm: false,
+};
+
+fn main() {
+    let args: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|arg| arg != "--bench")
+        .collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match args.as_slice() {
+        ["serve", rest @ ..] => server::serve(rest),
+        ["child", kind] => server::child(Kind::from_name(kind)),
+        ["quick"] => bench(&QUICK),
+        [] => bench(&FULL),
+        other => panic!("unknown arguments {other:?}; there are `serve`, `quick` and none"),
+    }
+}
+
+fn bench(plan: &Plan) {
+    let began = Instant::now();
+    println!(
+        "CPU is the server's own, per delivery; `bare` is a loop of send over as many sockets."
+    );
+    println!(
+        "{:>7} {:>8} {:>6} {:>12} {:>9} {:>9} {:>9} {:>10} {:>10} {:>6} {:>5}",
+        "clients",
+        "events/s",
+        "bytes",
+        "deliveries/s",
+        "p50 ms",
+        "p99 ms",
+        "p99.9 ms",
+        "CPU µs",
+        "bare µs",
+        "ratio",
+        "cut"
+    );
+    for &count in plan.clients {
+        let mut ours = Rig::start(Kind::Ours, count);
+        let mut bare = Rig::start(Kind::Bare, count);
+        for &size in plan.sizes {
+            for &rate in plan.rates {
+                row(plan, count, size, rate, &mut ours, &mut bare);
+            }
+        }
+        println!(
+            "{count} clients connected in {:.2} s; {:.1} kB RSS and {:.2} descriptors each",
+            ours.connect_s, ours.rss_kb_each, ours.fds_each
+        );
+    }
+    if plan.storm {
+        let rig = Rig::start(Kind::Ours, 7_000);
+        println!(
+            "{} of 7000 clients connected in {:.2} s and were served; {:.1} kB RSS each",
+            rig.clients.len(),
+            rig.connect_s,
+            rig.rss_kb_each
+        );
+    }
+    println!("took {:.0} s", began.elapsed().as_secs_f64());
+}
+
+fn row(plan: &Plan, count: usize, size: usize, rate: u64, ours: &mut Rig, bare: &mut Rig) {
+    let offered = count as u64 * rate;
+    let is_too_much = offered > DELIVERIES_PER_S_MAX || offered * size as u64 > BYTES_PER_S_MAX;
+    if is_too_much || offered * plan.window.as_millis() as u64 / 1_000 < DELIVERIES_MIN {
+        return;
+    }
+    // Warm, so that the first row is no different from the others.
+    let measured = ours.measure(rate, size, plan.window);
+    let yardstick = bare.measure(rate, size, plan.window);
+    let ms = |quantile: f64| measured.latency.value_at_quantile(quantile) as f64 / 1e6;
+    println!(
+        "{count:>7} {rate:>8} {size:>6} {:>12.0} {:>9.2} {:>9.2} {:>9.2} {:>10.2} {:>10.2} {:>6.2} {:>5}",
+        measured.per_second(),
+        ms(0.5),
+        ms(0.99),
+        ms(0.999),
+        measured.cpu_us(),
+        yardstick.cpu_us(),
+        measured.cpu_us() / yardstick.cpu_us(),
+        measured.lost,
+    );
+}
+
+/// A server process and its clients.
+struct Rig {
+    kind: Kind,
+    child: Child,
+    clients: Clients,
+    connect_s: f64,
+    rss_kb_each: f64,
+    fds_each: f64,
+}
+
+impl Rig {
+    fn start(kind: Kind, count: usize) -> Self {
+        let mut child = Child::start(kind);
+        let before = child.usage();
+        let began = Instant::now();
+        let mut clients = Clients::connect(kind, child.address, count);
+        let connect_s = began.elapsed().as_secs_f64();
+        child.wait_for_clients(count);
+        clients.settle();
+        let after = child.usage();
+        Self {
+            kind,
+            child,
+            clients,
+            connect_s,
+            rss_kb_each: (after.rss_kb - before.rss_kb) as f64 / count as f64,
+            fds_each: (after.fds - before.fds) as f64 / count as f64,
+        }
+    }
+
+    fn measure(&mut self, rate: u64, size: usize, window: Duration) -> Measured {
+        let begun = self.child.publish(rate, size, window);
+        let mut measured = self.clients.receive(begun, window);
+        let done = self.child.published();
+        self.clients.receive_rest(&mut measured);
+        measured.cpu = done.cpu;
+        measured.lost = self.clients.replace_lost(self.kind, self.child.address);
+        measured
+    }
+}
