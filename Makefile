@@ -1,11 +1,11 @@
 .DEFAULT_GOAL := help
-.PHONY: help run check test figures prices
+.PHONY: help run check test figures bench bench-quick prices
 
 # Where cargo puts what it builds.
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
 help: ## lists these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 run: ## builds flowledger and serves it on 127.0.0.1:7700
 	cargo build --release
@@ -24,6 +24,12 @@ test: ## installs what the tests need (tests/setup.sh) and runs all tests
 figures: ## prints the size of the binary, its time to start, and its memory when idle
 	cargo build --release
 	tests/figures.sh
+
+bench: ## what a delivery to a client costs, beside a bare loop of send (under five minutes)
+	cargo bench --bench fanout
+
+bench-quick: ## the same, in less than one
+	cargo bench --bench fanout -- quick
 
 prices: ## brings the price table in assets/ up to date
 	python3 assets/make-prices.py

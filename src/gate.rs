@@ -27,7 +27,7 @@ pub use head::Head;
 
 use self::access::Denied;
 use self::head::BadHead;
-use self::places::{HttpPlace, Places};
+use self::places::{HttpPlace, Places, SocketPlace};
 use crate::error::{Error, Result};
 use crate::socket::{self, Sockets, Upgrade};
 use crate::threads::{OnFatal, Threads, vital};
@@ -260,6 +260,8 @@ enum Next {
     Close,
     /// Answer with this and close.
     Refuse(Denied),
+    /// Go on as a WebSocket.
+    Upgrade(Box<Upgrade>, SocketPlace),
 }
 
 impl Connection {
@@ -280,6 +282,7 @@ impl Connection {
                 Next::KeepAlive if !self.shared.stopping.load(Ordering::SeqCst) => {}
                 Next::KeepAlive | Next::Close => return,
                 Next::Refuse(denied) => return self.refuse(&denied, origin.as_deref()),
+                Next::Upgrade(upgrade, place) => return self.become_socket(*upgrade, place),
             }
         }
     }
@@ -295,7 +298,7 @@ impl Connection {
         relay::request(&self.shared.backend, &self.stream, &mut self.buffer, &head)
     }
 
-    /// Becomes a WebSocket for the rest of the connection.
+    /// Answers with what is needed to become a WebSocket.
     fn upgrade(&mut self, head: &Head, bytes: &[u8]) -> Next {
         let since = match head.query("since").map(str::parse).transpose() {
             Ok(since) => since,
@@ -323,14 +326,18 @@ impl Connection {
             address: self.address,
             since,
         };
+        Next::Upgrade(Box::new(upgrade), place)
+    }
+
+    /// Is a WebSocket for the rest of the connection. Called when the request's head is let go
+    /// of, so that an idle client does not keep it.
+    fn become_socket(self, upgrade: Upgrade, place: SocketPlace) {
         let served = self.shared.sockets.serve(upgrade);
         drop(place);
-        match served {
-            Err(Error::Busy(why)) => {
-                log::error!("{why}; raise the limit on threads (ulimit -u, TasksMax)");
-                refuse(503, "busy", "no thread to be had; try again later")
-            }
-            _ => Next::Close,
+        if let Err(Error::Busy(why)) = served {
+            log::error!("{why}; raise the limit on threads (ulimit -u, TasksMax)");
+            let message = "no thread to be had; try again later";
+            self.refuse(&Denied::new(503, "busy", message), None);
         }
     }
 

@@ -9,6 +9,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use socket2::{Domain, Protocol, Socket, Type};
 use tempfile::TempDir;
 
 use crate::config::Config;
@@ -37,6 +38,8 @@ const PART_END_MAX: Duration = Duration::from_millis(500);
 /// … and, since together they could take longer than the five seconds in which the whole has to,
 /// how long after the beginning clients are still waited for. HTTP has half a second more.
 const MOST_END_MAX: Duration = Duration::from_secs(4);
+/// How many connections may wait to be accepted; the system may allow fewer.
+const LISTEN_QUEUE: i32 = 4_096;
 /// How often a waiting shutdown looks.
 const JOIN_POLL: Duration = Duration::from_millis(2);
 /// The longest path that a Unix socket may have everywhere (`sun_path` in `unix(7)`).
@@ -159,7 +162,7 @@ impl Server {
         let (on_fatal, fatal) = fatal_channel();
         config.check_exposure()?;
         // First, so that nothing is touched when the port is taken.
-        let listener = TcpListener::bind(config.listen)
+        let listener = bind_public(config.listen)
             .map_err(Error::io(format!("cannot listen on {}", config.listen)))?;
         let core = Core::start(config, None, true, &on_fatal)?;
         let (socket_path, socket_dir) = socket_path(&config.data)?;
@@ -221,6 +224,21 @@ impl Server {
         }
         self.http.stop();
     }
+}
+
+/// Like `TcpListener::bind`, but for the queue: std's has room for 128 connections that were not
+/// accepted yet, too few for a thousand clients that come back at once.
+fn bind_public(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    // A port whose old connections still linger can be had, as with std.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(LISTEN_QUEUE)?;
+    Ok(socket.into())
 }
 
 fn save_examples(core: &Core) -> Result<()> {

@@ -41,7 +41,9 @@ const NOT_PASSED_ON: &[&str] = &[
     "expect",
 ];
 
-/// Passes one request on and its answer back.
+/// Passes one request on and its answer back. Not inlined, because a thread that becomes the reader
+/// of a WebSocket would carry its stack for days.
+#[inline(never)]
 pub(super) fn request(
     backend: &Path,
     client: &TcpStream,
