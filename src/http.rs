@@ -6,6 +6,7 @@
 mod assets;
 mod flows;
 mod ledger;
+mod metrics;
 mod reply;
 mod runs;
 
@@ -190,6 +191,7 @@ fn reply_to(context: &Context, request: &mut Request) -> std::result::Result<Rep
         (["favicon.ico"], Get) => assets::file("icon.svg"),
         (["assets", name], Get) => assets::file(name),
         (["api", "health"], Get) => Ok(health(context)),
+        (["metrics"], Get) => Ok(metrics::text(context)),
         (["api", "flows"], Get) => flows::list(context, query),
         (["api", "flows"], Post) => flows::create(context, &body),
         (["api", "flows", id], Get) => flows::get(context, flow_id(id)?),
@@ -215,7 +217,7 @@ fn reply_to(context: &Context, request: &mut Request) -> std::result::Result<Rep
 /// The methods of a route that exists; none for one that does not.
 fn allowed(segments: &[&str]) -> Option<&'static str> {
     Some(match segments {
-        [""] | ["favicon.ico"] | ["assets", _] | ["api", "health"] => "GET",
+        [""] | ["favicon.ico"] | ["assets", _] | ["api", "health"] | ["metrics"] => "GET",
         ["api", "flows"] => "GET, POST",
         ["api", "flows", _] => "GET, PUT, DELETE",
         ["api", "flows", _, "execute"] | ["api", "runs", _, "cancel"] => "POST",

@@ -11,10 +11,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-pub use outbox::{Outbox, Replay, Sink};
+use self::outbox::Pushed;
+pub use self::outbox::{Outbox, Replay, Sink};
 
 use crate::error::{Error, Result};
 use crate::event::{ClientId, Event, Filter, FlowId, Seq, encode};
@@ -120,10 +122,18 @@ pub struct Stats {
     pub clients: AtomicUsize,
     /// Clients that were ever registered; also gives them their ids.
     pub registered: AtomicU64,
-    /// Batches handed to clients' outboxes.
+    /// Messages handed to clients' outboxes.
     pub deliveries: AtomicU64,
+    /// Bytes of these messages, as they look on the wire.
+    pub delivered_bytes: AtomicU64,
+    /// Messages that went out together with one before them.
+    pub merged: AtomicU64,
     /// Clients cut because they were too slow.
     pub evicted: AtomicU64,
+    /// Rounds in which everything that waited was handed to every client.
+    pub fan_outs: AtomicU64,
+    /// How long these rounds took together, nanoseconds.
+    pub fan_out_ns: AtomicU64,
 }
 
 /// The hub, for those who send to it.
@@ -236,6 +246,11 @@ impl Hub {
             // Its end is the answer.
             let _: std::result::Result<(), _> = flushed.recv();
         }
+    }
+
+    /// How many commands wait for the hub.
+    pub fn queue_depth(&self) -> usize {
+        self.commands.len()
     }
 
     /// What the hub counts.
@@ -402,7 +417,8 @@ impl State {
     fn send(&mut self, id: ClientId, message: &Message) {
         if let Some(client) = self.clients.get(&id) {
             let frame = self.frame(&message.text);
-            self.count(client.outbox.push_reply(&frame));
+            let pushed = client.outbox.push_reply(&frame);
+            self.count(std::iter::once(pushed), 1, frame.len());
         }
     }
 
@@ -419,29 +435,52 @@ impl State {
         if messages.is_empty() {
             return;
         }
+        let began = Instant::now();
         if let Some(seq) = messages.iter().rev().find_map(|message| message.seq) {
             self.newest = seq;
         }
         for (filter, members) in &self.groups {
             let mut bytes = Vec::new();
+            let mut count = 0;
             for message in &messages {
                 if filter.passes(message.flow_id, message.type_name) {
                     self.encoding.text(&message.text, &mut bytes);
+                    count += 1;
                 }
             }
             let bytes: Arc<[u8]> = bytes.into();
-            for outbox in members.values() {
-                self.count(outbox.push(&bytes, self.newest));
-            }
+            // Also where nothing is for them: who catches up learns how far the log is.
+            let pushed = members
+                .values()
+                .map(|outbox| outbox.push(&bytes, self.newest));
+            self.count(pushed, count, bytes.len());
         }
+        let took_ns = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.stats.fan_outs.fetch_add(1, Ordering::Relaxed);
+        self.stats.fan_out_ns.fetch_add(took_ns, Ordering::Relaxed);
     }
 
-    fn count(&self, pushed: outbox::Pushed) {
-        match pushed {
-            outbox::Pushed::Taken => drop(self.stats.deliveries.fetch_add(1, Ordering::Relaxed)),
-            outbox::Pushed::Evicted => drop(self.stats.evicted.fetch_add(1, Ordering::Relaxed)),
-            outbox::Pushed::Nothing => {}
+    /// Counts what became of `pushed`, each of so many messages and bytes.
+    fn count(&self, pushed: impl Iterator<Item = Pushed>, messages: u64, bytes: usize) {
+        let (mut taken, mut evicted) = (0, 0);
+        for pushed in pushed {
+            match pushed {
+                Pushed::Taken => taken += 1,
+                Pushed::Evicted => evicted += 1,
+                Pushed::Nothing => {}
+            }
         }
+        let stats = &self.stats;
+        stats
+            .deliveries
+            .fetch_add(taken * messages, Ordering::Relaxed);
+        stats
+            .delivered_bytes
+            .fetch_add(taken * bytes as u64, Ordering::Relaxed);
+        stats
+            .merged
+            .fetch_add(taken * messages.saturating_sub(1), Ordering::Relaxed);
+        stats.evicted.fetch_add(evicted, Ordering::Relaxed);
     }
 
     fn shutdown(mut self, received: &Receiver<Command>) {

@@ -329,6 +329,48 @@ fn a_client_that_answers_no_ping_is_closed_and_one_that_does_stays() {
 }
 
 #[test]
+fn the_metrics_count_clients_deliveries_and_evictions() {
+    let server = TestServer::start();
+    let mut clients: Vec<Client> = (0..3).map(|_| server.client()).collect();
+    for number in 0..5 {
+        server
+            .server()
+            .core()
+            .hub
+            .broadcast(&said(number.to_string()))
+            .unwrap();
+    }
+    for client in &mut clients {
+        hears(client, "4");
+    }
+    server.server().core().hub.flush();
+    let response = server.get("/metrics");
+    assert!(
+        response
+            .header("content-type")
+            .unwrap()
+            .starts_with("text/plain; version=0.0.4")
+    );
+    let text = response.text();
+    let value = |name: &str| -> f64 {
+        let line = text
+            .lines()
+            .find(|line| line.starts_with(&format!("flowledger_{name} ")));
+        line.unwrap_or_else(|| panic!("no {name} in {text}"))
+            .split(' ')
+            .nth(1)
+            .unwrap()
+            .parse()
+            .unwrap()
+    };
+    assert_eq!((value("clients"), value("clients_total")), (3.0, 3.0));
+    assert_eq!(value("deliveries_total"), 15.0);
+    assert_eq!(value("clients_evicted_total"), 0.0);
+    assert!(value("delivered_bytes_total") > 15.0 * 50.0);
+    assert!(value("hub_fan_out_seconds_total") > 0.0);
+}
+
+#[test]
 fn at_shutdown_clients_are_closed_with_1001_within_five_seconds() {
     let mut server = TestServer::start();
     let mut clients: Vec<Client> = (0..50).map(|_| server.client()).collect();

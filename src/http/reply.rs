@@ -122,6 +122,12 @@ impl Reply {
         .with("cache-control", "no-store")
     }
 
+    /// A text, never cached.
+    pub fn text(content_type: &'static str, text: String) -> Self {
+        Self::new(200, content_type, Body::Bytes(text.into_bytes()))
+            .with("cache-control", "no-store")
+    }
+
     /// One page of a list; `next` is the cursor of the next, if there is one.
     pub fn list(items: &impl Serialize, next: Option<impl Serialize>) -> Self {
         // Not by `json!`, which would turn exact amounts of money into floating point numbers.
