@@ -21,7 +21,7 @@ use crate::gateway::Gateway;
 use crate::http::{self, Http};
 use crate::hub::{Hub, Message, Publish};
 use crate::journal::Journal;
-use crate::socket::{Frames, Sockets};
+use crate::socket::{Frames, Limits, Sockets};
 use crate::store::{Change, Store};
 use crate::threads::OnFatal;
 
@@ -185,6 +185,7 @@ impl Server {
             hub: core.hub.clone(),
             store: Arc::clone(&core.store),
             pings: config.pings,
+            limits: Limits::default(),
         };
         let gate = Gate::start(listener, socket_path, access, sockets, on_fatal)?;
         Ok(Self {

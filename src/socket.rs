@@ -4,6 +4,7 @@
 //! answer while the reader reads (pongs, closes) goes into the client's outbox. Two `WebSocket`s
 //! over one stream would mix their frames as soon as a write is cut short.
 
+mod limits;
 mod stream;
 
 use std::borrow::Cow;
@@ -22,6 +23,9 @@ use tungstenite::protocol::frame::{CloseFrame, Frame};
 use tungstenite::protocol::{Role, WebSocketConfig};
 use tungstenite::{Error as WsError, Message, WebSocket};
 
+pub use self::limits::{Limits, Rate};
+
+use self::limits::{Excess, Meter};
 use self::stream::{Half, StreamSink};
 use crate::error::{Error, Result};
 use crate::event::{ClientId, Event, Filter, Request, Seq, encode};
@@ -30,8 +34,6 @@ use crate::store::Store;
 
 /// The subprotocol that a client may offer; one that carries a token has to.
 pub const SUBPROTOCOL: &str = "flowledger";
-/// The largest message that a client may send.
-const MESSAGE_BYTES_MAX: usize = 64 << 10;
 /// tungstenite's own default is 128 KiB for each connection; clients send small messages.
 const READ_BUFFER_BYTES: usize = 4 << 10;
 /// After a close frame the rest of what the client sends is read and dropped for this long.
@@ -148,6 +150,8 @@ pub struct Sockets {
     pub store: Arc<Store>,
     /// When they count as gone.
     pub pings: Pings,
+    /// How much they may send.
+    pub limits: Limits,
 }
 
 /// A client whose request to become a WebSocket is accepted.
@@ -255,12 +259,19 @@ impl Sockets {
         }
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER_BYTES)
-            .max_message_size(Some(MESSAGE_BYTES_MAX))
-            .max_frame_size(Some(MESSAGE_BYTES_MAX));
-        let half = Half::new(stream, outbox);
+            .max_message_size(Some(self.limits.message_bytes))
+            .max_frame_size(Some(self.limits.message_bytes));
+        let half = Half::new(stream, outbox, self.limits.bytes);
         let mut socket = WebSocket::from_partially_read(half, rest, Role::Server, Some(config));
+        let mut meter = Meter::new(&self.limits);
         loop {
-            match socket.read() {
+            let message = socket.read();
+            if let Ok(message) = &message
+                && let Err(excess) = meter.count(message)
+            {
+                return self.end_of_reading(&WsError::Io(excess.into()), stream, outbox);
+            }
+            match message {
                 Ok(Message::Text(text)) => {
                     if self.answer(id, &text).is_err() {
                         return "the server is shutting down".into();
@@ -298,10 +309,13 @@ impl Sockets {
                 )
                 .into(),
             ),
-            WsError::Io(error) => return format!("the connection was lost: {error}"),
+            WsError::Io(error) => match Excess::within(error) {
+                Some(excess) => (close::POLICY, excess.to_string().into()),
+                None => return format!("the connection was lost: {error}"),
+            },
             WsError::Capacity(CapacityError::MessageTooLong { .. }) => (
                 close::TOO_BIG,
-                format!("a message may have {MESSAGE_BYTES_MAX} bytes").into(),
+                format!("a message may have {} bytes", self.limits.message_bytes).into(),
             ),
             WsError::Utf8(_) => (close::INVALID_DATA, "a text must be UTF-8".into()),
             other => (close::PROTOCOL, other.to_string().into()),

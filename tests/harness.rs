@@ -374,15 +374,27 @@ impl Client {
 
     /// Everything until the server closes, and the close code.
     pub fn until_closed(&mut self) -> (Vec<Value>, Option<u16>) {
+        let (seen, code, _) = self.until_goodbye();
+        (seen, code)
+    }
+
+    /// The close code and the reason with which the server closes.
+    pub fn until_closed_with_reason(&mut self) -> (Option<u16>, String) {
+        let (_, code, reason) = self.until_goodbye();
+        (code, reason)
+    }
+
+    fn until_goodbye(&mut self) -> (Vec<Value>, Option<u16>, String) {
         let mut seen = Vec::new();
         loop {
             match self.socket.read() {
                 Ok(Message::Text(text)) => seen.push(serde_json::from_str(&text).unwrap()),
                 Ok(Message::Close(frame)) => {
-                    let code = frame.map(|frame| frame.code.into());
                     // Answers the close and waits for the end of the stream.
                     while self.socket.read().is_ok() {}
-                    return (seen, code);
+                    let code = frame.as_ref().map(|frame| frame.code.into());
+                    let reason = frame.map(|frame| frame.reason.to_string());
+                    return (seen, code, reason.unwrap_or_default());
                 }
                 Ok(_) => {}
                 Err(error) => panic!("the connection was not closed but lost: {error}"),

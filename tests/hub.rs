@@ -148,8 +148,10 @@ fn a_slow_reader_that_pings_while_large_messages_are_sent_sees_no_corrupt_frame(
     });
     let mut pongs = 0;
     let mut next = 0;
+    let mut to_ping = 0;
     while next < MESSAGES {
-        if next % 3 == 0 {
+        if next >= to_ping {
+            to_ping = next + 1;
             client
                 .socket
                 .send(Message::Ping(next.to_string().into()))
@@ -391,4 +393,72 @@ fn at_shutdown_clients_are_closed_with_1001_within_five_seconds() {
         assert_eq!(reader.join().unwrap(), Some(1001));
     }
     drop(mute);
+}
+
+/// A masked frame; its mask is zero, so that the payload stands there as it is.
+fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
+    assert!(payload.len() < 126);
+    [&[first, 0x80 | payload.len() as u8, 0, 0, 0, 0], payload].concat()
+}
+
+#[test]
+fn who_floods_is_closed_with_1008_and_the_limit_and_nobody_else_notices() {
+    const TEXT: u8 = 0x81;
+    const PING: u8 = 0x89;
+    const PONG: u8 = 0x8a;
+    const UNFINISHED_TEXT: u8 = 0x01;
+    const CONTINUATION: u8 = 0x00;
+    let subscribe = br#"{"type":"SUBSCRIBE","payload":{"flowIds":[1]}}"#;
+    let endless = [
+        masked(UNFINISHED_TEXT, b""),
+        masked(CONTINUATION, b"").repeat(900_000),
+    ];
+    let floods = [
+        ("messages", masked(TEXT, br#"{"type":"PING"}"#).repeat(500)),
+        ("messages", masked(TEXT, subscribe).repeat(500)),
+        ("messages", masked(TEXT, b"garbage").repeat(500)),
+        ("pings and pongs", masked(PING, b"?").repeat(5_000)),
+        ("pings and pongs", masked(PONG, b"").repeat(5_000)),
+        ("bytes", endless.concat()),
+    ];
+    let server = TestServer::start();
+    let mut polite = server.client();
+    for (what, flood) in floods {
+        let mut client = server.client();
+        let mut stream = client.socket.get_ref().try_clone().unwrap();
+        let sender = std::thread::spawn(move || drop(stream.write_all(&flood)));
+        let id = format!("id={} ", client.id());
+        let reason = client.until_closed_with_reason();
+        assert_eq!(reason.0, Some(1008), "{what}");
+        let expected = format!("too many {what}: at most ");
+        assert!(reason.1.starts_with(&expected), "{reason:?}");
+        sender.join().unwrap();
+        eventually("the log says why", || {
+            was_logged(&[&id, &expected, "(close code 1008)"])
+        });
+    }
+    server.server().core().hub.broadcast(&said("calm")).unwrap();
+    hears(&mut polite, "calm");
+}
+
+#[test]
+fn a_burst_within_the_limits_is_answered_in_full() {
+    let server = TestServer::start();
+    let mut client = server.client();
+    for _ in 0..200 {
+        client.send(r#"{"type":"PING"}"#);
+    }
+    for _ in 0..200 {
+        client.until_type("PONG");
+    }
+    for _ in 0..500 {
+        client
+            .socket
+            .send(Message::Ping(Vec::new().into()))
+            .unwrap();
+    }
+    let mut pongs = 0;
+    while pongs < 500 {
+        pongs += usize::from(client.socket.read().unwrap().is_pong());
+    }
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 
+use super::limits::{Bucket, Rate};
 use crate::hub::{Outbox, Sink};
 
 /// How long one write may make no progress at all …
@@ -20,15 +21,17 @@ pub struct Half<'a> {
     stream: &'a TcpStream,
     outbox: &'a Outbox,
     answer: Vec<u8>,
+    bytes: Bucket,
 }
 
 impl<'a> Half<'a> {
-    /// A half over a stream that somebody else writes to.
-    pub fn new(stream: &'a TcpStream, outbox: &'a Outbox) -> Self {
+    /// A half over a stream that somebody else writes to. More than `bytes` is an error.
+    pub fn new(stream: &'a TcpStream, outbox: &'a Outbox, bytes: Rate) -> Self {
         Self {
             stream,
             outbox,
             answer: Vec::new(),
+            bytes: Bucket::new(bytes),
         }
     }
 
@@ -42,7 +45,9 @@ impl<'a> Half<'a> {
 
 impl Read for Half<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.stream.read(buffer)
+        let count = self.stream.read(buffer)?;
+        self.bytes.take(count, "bytes")?;
+        Ok(count)
     }
 }
 

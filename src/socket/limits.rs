@@ -1,0 +1,201 @@
+//! How much a client may send: the size of a message, and rates of messages, control frames and
+//! bytes. A client within them costs little; one beyond them is told so and closed.
+
+use std::io;
+use std::time::Instant;
+
+use tungstenite::Message;
+
+/// The largest message that a client may send.
+const MESSAGE_BYTES_MAX: usize = 64 << 10;
+/// Messages (so subscriptions as well): people and pages send a few in a minute.
+const MESSAGES: Rate = Rate {
+    per_second: 50,
+    burst: 200,
+};
+/// Pings and pongs, which cost less than a message; a few in a minute are usual.
+const CONTROLS: Rate = Rate {
+    per_second: 200,
+    burst: 1_000,
+};
+/// Whatever comes over the wire. Also bounds what is neither message nor control frame: the pieces
+/// of a message that never ends.
+const BYTES: Rate = Rate {
+    per_second: 256 << 10,
+    burst: 4 << 20,
+};
+
+/// How often something may come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// In the long run.
+    pub per_second: u32,
+    /// At once, after a while without any.
+    pub burst: u32,
+}
+
+impl Rate {
+    /// More than a connection can carry.
+    pub const UNLIMITED: Self = Self {
+        per_second: u32::MAX,
+        burst: u32::MAX,
+    };
+}
+
+/// How much a client may send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The size of a message, in one frame or in many; more is closed with 1009.
+    pub message_bytes: usize,
+    /// Texts and binary messages; more is closed with 1008, as are the following.
+    pub messages: Rate,
+    /// Pings and pongs.
+    pub controls: Rate,
+    /// Bytes, whatever they are.
+    pub bytes: Rate,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            message_bytes: MESSAGE_BYTES_MAX,
+            messages: MESSAGES,
+            controls: CONTROLS,
+            bytes: BYTES,
+        }
+    }
+}
+
+/// A client sends more than it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("too many {what}: at most {} at once, then {} a second", rate.burst, rate.per_second)]
+pub struct Excess {
+    what: &'static str,
+    rate: Rate,
+}
+
+impl Excess {
+    /// The excess that an error of the stream stands for, if it does.
+    pub fn within(error: &io::Error) -> Option<&Self> {
+        error.get_ref()?.downcast_ref()
+    }
+}
+
+impl From<Excess> for io::Error {
+    fn from(excess: Excess) -> Self {
+        Self::other(excess)
+    }
+}
+
+/// A token bucket: starts full, fills at its rate.
+#[derive(Debug)]
+pub struct Bucket {
+    rate: Rate,
+    tokens: f64,
+    filled: Instant,
+}
+
+impl Bucket {
+    /// A full one.
+    pub fn new(rate: Rate) -> Self {
+        Self {
+            rate,
+            tokens: f64::from(rate.burst),
+            filled: Instant::now(),
+        }
+    }
+
+    /// Takes `count` tokens for so many of `what`.
+    pub fn take(&mut self, count: usize, what: &'static str) -> Result<(), Excess> {
+        self.take_at(count, what, Instant::now())
+    }
+
+    fn take_at(&mut self, count: usize, what: &'static str, now: Instant) -> Result<(), Excess> {
+        let passed = now.saturating_duration_since(self.filled).as_secs_f64();
+        self.filled = now;
+        let tokens = self.tokens + passed * f64::from(self.rate.per_second);
+        // Exact: nothing that is counted here comes near 2^53.
+        self.tokens = tokens.min(f64::from(self.rate.burst)) - count as f64;
+        if self.tokens < 0.0 {
+            return Err(Excess {
+                what,
+                rate: self.rate,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Counts what one client sends.
+#[derive(Debug)]
+pub struct Meter {
+    messages: Bucket,
+    controls: Bucket,
+}
+
+impl Meter {
+    /// With nothing counted yet.
+    pub fn new(limits: &Limits) -> Self {
+        Self {
+            messages: Bucket::new(limits.messages),
+            controls: Bucket::new(limits.controls),
+        }
+    }
+
+    /// Counts a message or control frame.
+    pub fn count(&mut self, message: &Message) -> Result<(), Excess> {
+        match message {
+            Message::Text(_) | Message::Binary(_) => self.messages.take(1, "messages"),
+            Message::Ping(_) | Message::Pong(_) => self.controls.take(1, "pings and pongs"),
+            // The last of its connection.
+            Message::Close(_) | Message::Frame(_) => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_bucket_gives_its_burst_and_then_its_rate() {
+        let rate = Rate {
+            per_second: 10,
+            burst: 3,
+        };
+        let mut bucket = Bucket::new(rate);
+        let start = bucket.filled;
+        let mut takes = |milliseconds| {
+            let now = start + Duration::from_millis(milliseconds);
+            bucket.take_at(1, "things", now).is_ok()
+        };
+        assert_eq!([0, 0, 0, 0].map(&mut takes), [true, true, true, false]);
+        // The refused one was taken as well: who goes on sending gets nothing.
+        assert!(!takes(50));
+        assert!(takes(400));
+        // It never holds more than its burst.
+        let later = [9_000; 4].map(&mut takes);
+        assert_eq!(later, [true, true, true, false]);
+    }
+
+    #[test]
+    fn who_sends_too_much_is_told_the_limit() {
+        let mut bucket = Bucket::new(MESSAGES);
+        let excess = bucket.take(201, "messages").unwrap_err();
+        let error = io::Error::from(excess);
+        assert_eq!(Excess::within(&error), Some(&excess));
+        assert_eq!(
+            error.to_string(),
+            "too many messages: at most 200 at once, then 50 a second"
+        );
+        assert_eq!(Excess::within(&io::ErrorKind::WouldBlock.into()), None);
+    }
+
+    #[test]
+    fn no_connection_reaches_what_is_unlimited() {
+        let mut bucket = Bucket::new(Rate::UNLIMITED);
+        assert!((0..10).all(|_| bucket.take(64 << 20, "bytes").is_ok()));
+    }
+}
