@@ -16,7 +16,7 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use self::outbox::Pushed;
-pub use self::outbox::{Outbox, Replay, Sink};
+pub use self::outbox::{Outbox, QUEUE_BYTES_MAX, Replay, Sink};
 
 use crate::error::{Error, Result};
 use crate::event::{ClientId, Event, Filter, FlowId, Seq, encode};

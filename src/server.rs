@@ -21,7 +21,7 @@ use crate::gateway::Gateway;
 use crate::http::{self, Http};
 use crate::hub::{Hub, Message, Publish};
 use crate::journal::Journal;
-use crate::socket::{Frames, Limits, Sockets};
+use crate::socket::{Frames, HubClients, Limits, Sockets};
 use crate::store::{Change, Store};
 use crate::threads::OnFatal;
 
@@ -181,9 +181,12 @@ impl Server {
             hosts: config.allow_hosts.clone(),
             origins: config.allow_origins.clone(),
         };
-        let sockets = Sockets {
+        let clients = HubClients {
             hub: core.hub.clone(),
             store: Arc::clone(&core.store),
+        };
+        let sockets = Sockets {
+            handler: Arc::new(clients),
             pings: config.pings,
             limits: Limits::default(),
         };

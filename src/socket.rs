@@ -42,6 +42,8 @@ const DRAIN_TIME: Duration = Duration::from_secs(2);
 const WRITER_STACK_BYTES: usize = 96 << 10;
 /// See RFC 6455, section 5.5.
 const CLOSE_REASON_BYTES_MAX: usize = 123;
+/// The longest head of a frame that a server sends: it has no mask.
+const FRAME_HEAD_BYTES_MAX: usize = 10;
 /// How many events of the log are read at a time for a client that catches up.
 const PAGE_EVENTS: usize = 256;
 /// How many flows and types a subscription may name.
@@ -141,16 +143,136 @@ impl Pings {
     }
 }
 
-/// What serving a client needs.
-#[derive(Clone)]
-pub struct Sockets {
-    /// The hub that the clients join.
+/// What a socket does: [`HubClients`] in the server, an echo in `examples/echo.rs`. Called in the
+/// reader's thread of each client.
+pub trait Handler: Send + Sync {
+    /// A number for a new client.
+    fn next_id(&self) -> ClientId;
+
+    /// How a client catches up with what it missed; asked for where [`Outbox::open`] was told to.
+    fn replay(&self) -> Arc<dyn Replay + Send + Sync>;
+
+    /// A client is there, its handshake answered. After an error it is gone, without
+    /// [`Handler::ended`].
+    fn opened(&self, client: &Peer) -> Result<()>;
+
+    /// A text came.
+    fn text(&self, client: &Peer, text: &str) -> std::result::Result<(), Goodbye>;
+
+    /// A binary message came.
+    fn binary(&self, client: &Peer, bytes: &[u8]) -> std::result::Result<(), Goodbye>;
+
+    /// A client is gone; `reason` is for the log.
+    fn ended(&self, client: &Peer, reason: String);
+}
+
+/// A client, as its handler sees it.
+pub struct Peer {
+    /// Its number.
+    pub id: ClientId,
+    /// Its address.
+    pub address: SocketAddr,
+    /// The last event that it has seen.
+    pub since: Option<Seq>,
+    /// What is on its way to it.
+    pub outbox: Arc<Outbox>,
+}
+
+impl Peer {
+    /// Sends a text to this client alone.
+    pub fn send_text(&self, text: &str) {
+        let mut frame = Vec::with_capacity(text.len() + FRAME_HEAD_BYTES_MAX);
+        Frames.text(text, &mut frame);
+        self.outbox.push_reply(&frame.into());
+    }
+
+    /// Sends a binary message to this client alone.
+    pub fn send_binary(&self, bytes: &[u8]) {
+        let mut frame = Vec::with_capacity(bytes.len() + FRAME_HEAD_BYTES_MAX);
+        let message = Frame::message(bytes.to_vec(), OpCode::Data(Data::Binary), true);
+        format_frame(message, &mut frame);
+        self.outbox.push_reply(&frame.into());
+    }
+}
+
+/// Why the server ends a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Goodbye {
+    /// One of the codes of [`close`].
+    pub code: u16,
+    /// Told to the client, and logged.
+    pub reason: Cow<'static, str>,
+}
+
+impl Goodbye {
+    fn new(code: u16, reason: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            code,
+            reason: reason.into(),
+        }
+    }
+}
+
+/// The clients of the hub.
+pub struct HubClients {
+    /// The hub that they join.
     pub hub: Hub,
     /// Where missed events are read from.
     pub store: Arc<Store>,
+}
+
+impl Handler for HubClients {
+    fn next_id(&self) -> ClientId {
+        self.hub.next_client_id()
+    }
+
+    fn replay(&self) -> Arc<dyn Replay + Send + Sync> {
+        Arc::new(LogReplay {
+            store: Arc::clone(&self.store),
+        })
+    }
+
+    fn opened(&self, client: &Peer) -> Result<()> {
+        let outbox = Arc::clone(&client.outbox);
+        self.hub
+            .register(client.id, client.address, outbox, client.since)
+    }
+
+    /// What cannot be read is told to this client alone.
+    fn text(&self, client: &Peer, text: &str) -> std::result::Result<(), Goodbye> {
+        let told = match read_request(text) {
+            Ok(Request::Ping) => self.hub.send_to_client(client.id, &Event::Pong {}),
+            Ok(Request::Subscribe(filter)) => self.hub.subscribe(client.id, filter),
+            Err((code, message)) => {
+                let code = code.into();
+                let error = Event::Error { code, message };
+                self.hub.send_to_client(client.id, &error)
+            }
+        };
+        told.map_err(|_| Goodbye::new(close::GOING_AWAY, "the server is shutting down"))
+    }
+
+    fn binary(&self, _: &Peer, _: &[u8]) -> std::result::Result<(), Goodbye> {
+        Err(Goodbye::new(
+            close::UNSUPPORTED,
+            "messages are texts, this was a binary one",
+        ))
+    }
+
+    fn ended(&self, client: &Peer, reason: String) {
+        // An error here means that the hub has ended, and has closed this client itself.
+        let _ = self.hub.unregister(client.id, reason);
+    }
+}
+
+/// What serving a client needs.
+#[derive(Clone)]
+pub struct Sockets {
+    /// What is done with what they send.
+    pub handler: Arc<dyn Handler>,
     /// When they count as gone.
     pub pings: Pings,
-    /// How much they may send.
+    /// How much they may send, and how much may wait for them.
     pub limits: Limits,
 }
 
@@ -214,31 +336,34 @@ impl Sockets {
             address,
             since,
         } = upgrade;
-        let id = self.hub.next_client_id();
-        let sink = StreamSink::new(Arc::clone(&stream));
-        let outbox = Arc::new(Outbox::new(Box::new(sink), Arc::clone(self.hub.encoding())));
-        let replay = LogReplay {
-            store: Arc::clone(&self.store),
+        let id = self.handler.next_id();
+        let sink = Box::new(StreamSink::new(Arc::clone(&stream)));
+        let outbox = Outbox::new(sink, Arc::new(Frames)).with_limit(self.limits.outbox_bytes);
+        let client = Peer {
+            id,
+            address,
+            since,
+            outbox: Arc::new(outbox),
         };
         let writer = {
-            let (outbox, interval) = (Arc::clone(&outbox), self.pings.interval);
+            let (outbox, interval) = (Arc::clone(&client.outbox), self.pings.interval);
+            let replay = self.handler.replay();
             Builder::new()
                 .name(format!("ws-writer-{id}"))
                 .stack_size(WRITER_STACK_BYTES)
-                .spawn(move || outbox.run(&replay, interval))
+                .spawn(move || outbox.run(&*replay, interval))
                 .map_err(|error| Error::Busy(format!("cannot start a thread: {error}")))?
         };
-        // Nobody else writes yet: the outbox is empty until the hub knows it.
+        // Nobody else writes yet: the outbox is empty until the handler knows it.
         let served = (&*stream)
             .write_all(&answer)
             .map_err(Error::io("cannot answer the handshake"))
-            .and_then(|()| self.hub.register(id, address, Arc::clone(&outbox), since))
+            .and_then(|()| self.handler.opened(&client))
             .map(|()| {
-                let reason = self.read(id, &stream, &outbox, rest);
-                // An error here means that the hub has ended, and has closed this client itself.
-                let _ = self.hub.unregister(id, reason);
+                let reason = self.read(&client, &stream, rest);
+                self.handler.ended(&client, reason);
             });
-        outbox.reader_done();
+        client.outbox.reader_done();
         if writer.join().is_err() {
             log::error!("the writer thread of client {id} panicked");
         }
@@ -253,7 +378,7 @@ impl Sockets {
     }
 
     /// The reader: takes messages until the client is gone, and says why it is.
-    fn read(&self, id: ClientId, stream: &TcpStream, outbox: &Outbox, rest: Vec<u8>) -> String {
+    fn read(&self, client: &Peer, stream: &TcpStream, rest: Vec<u8>) -> String {
         if let Err(error) = stream.set_read_timeout(Some(self.pings.silence_max())) {
             return format!("cannot set a timeout: {error}");
         }
@@ -261,83 +386,78 @@ impl Sockets {
             .read_buffer_size(READ_BUFFER_BYTES)
             .max_message_size(Some(self.limits.message_bytes))
             .max_frame_size(Some(self.limits.message_bytes));
+        let outbox = &client.outbox;
         let half = Half::new(stream, outbox, self.limits.bytes);
         let mut socket = WebSocket::from_partially_read(half, rest, Role::Server, Some(config));
         let mut meter = Meter::new(&self.limits);
         loop {
             let message = socket.read();
-            if let Ok(message) = &message
-                && let Err(excess) = meter.count(message)
-            {
-                return self.end_of_reading(&WsError::Io(excess.into()), stream, outbox);
-            }
-            match message {
-                Ok(Message::Text(text)) => {
-                    if self.answer(id, &text).is_err() {
-                        return "the server is shutting down".into();
-                    }
-                }
-                Ok(Message::Binary(_)) => {
-                    outbox.close(close::UNSUPPORTED, "messages are JSON texts");
-                    drain(stream, DRAIN_TIME);
-                    return "sent a binary message".into();
-                }
+            let counted = message
+                .as_ref()
+                .map_or(Ok(()), |message| meter.count(message));
+            let done = match (counted, message) {
+                (Err(excess), _) => Err(excess.into()),
+                (Ok(()), Ok(Message::Text(text))) => self.handler.text(client, &text),
+                (Ok(()), Ok(Message::Binary(bytes))) => self.handler.binary(client, &bytes),
                 // Pings and closes are answered by tungstenite, into the outbox.
-                Ok(_) => {}
+                (Ok(()), Ok(_)) => Ok(()),
                 // It reads, and its pong comes when it has read up to the ping.
-                Err(WsError::Io(error))
-                    if is_timeout(&error) && outbox.has_written_within(self.pings.timeout) => {}
-                Err(error) => return self.end_of_reading(&error, stream, outbox),
+                (Ok(()), Err(WsError::Io(error)))
+                    if is_timeout(&error) && outbox.has_written_within(self.pings.timeout) =>
+                {
+                    Ok(())
+                }
+                (Ok(()), Err(error)) => match self.end_of_reading(&error) {
+                    Ended::Gone(reason) => return reason,
+                    Ended::ByServer(goodbye) => Err(goodbye),
+                },
+            };
+            if let Err(Goodbye { code, reason }) = done {
+                outbox.close(code, &reason);
+                drain(stream, DRAIN_TIME);
+                return format!("{reason} (close code {code})");
             }
         }
     }
 
-    /// Tells the client why its reader ends, where it can still be told, and says it for the log.
-    fn end_of_reading(&self, error: &WsError, stream: &TcpStream, outbox: &Outbox) -> String {
-        let (code, reason): (u16, Cow<'static, str>) = match error {
+    fn end_of_reading(&self, error: &WsError) -> Ended {
+        let goodbye = match error {
             WsError::ConnectionClosed | WsError::AlreadyClosed => {
-                return "closed by the client".into();
+                return Ended::Gone("closed by the client".into());
             }
             WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
-                return "the connection was lost".into();
+                return Ended::Gone("the connection was lost".into());
             }
-            WsError::Io(error) if is_timeout(error) => (
-                close::TRY_AGAIN,
-                format!(
-                    "no sign of life for {} s",
-                    self.pings.silence_max().as_secs()
-                )
-                .into(),
-            ),
+            WsError::Io(error) if is_timeout(error) => {
+                let seconds = self.pings.silence_max().as_secs();
+                Goodbye::new(close::TRY_AGAIN, format!("no sign of life for {seconds} s"))
+            }
             WsError::Io(error) => match Excess::within(error) {
-                Some(excess) => (close::POLICY, excess.to_string().into()),
-                None => return format!("the connection was lost: {error}"),
+                Some(excess) => (*excess).into(),
+                None => return Ended::Gone(format!("the connection was lost: {error}")),
             },
-            WsError::Capacity(CapacityError::MessageTooLong { .. }) => (
-                close::TOO_BIG,
-                format!("a message may have {} bytes", self.limits.message_bytes).into(),
-            ),
-            WsError::Utf8(_) => (close::INVALID_DATA, "a text must be UTF-8".into()),
-            other => (close::PROTOCOL, other.to_string().into()),
+            WsError::Capacity(CapacityError::MessageTooLong { .. }) => {
+                let bytes = self.limits.message_bytes;
+                Goodbye::new(close::TOO_BIG, format!("a message may have {bytes} bytes"))
+            }
+            WsError::Utf8(_) => Goodbye::new(close::INVALID_DATA, "a text must be UTF-8"),
+            other => Goodbye::new(close::PROTOCOL, other.to_string()),
         };
-        outbox.close(code, &reason);
-        drain(stream, DRAIN_TIME);
-        format!("{reason} (close code {code})")
+        Ended::ByServer(goodbye)
     }
+}
 
-    /// Does what a message asks for. What cannot be read is told to this client alone.
-    fn answer(&self, id: ClientId, text: &str) -> Result<()> {
-        match read_request(text) {
-            Ok(Request::Ping) => self.hub.send_to_client(id, &Event::Pong {}),
-            Ok(Request::Subscribe(filter)) => self.hub.subscribe(id, filter),
-            Err((code, message)) => self.hub.send_to_client(
-                id,
-                &Event::Error {
-                    code: code.into(),
-                    message,
-                },
-            ),
-        }
+/// How a connection ends from which nothing more can be read.
+enum Ended {
+    /// There is nobody to be told; why, for the log.
+    Gone(String),
+    /// The client can still be told.
+    ByServer(Goodbye),
+}
+
+impl From<Excess> for Goodbye {
+    fn from(excess: Excess) -> Self {
+        Self::new(close::POLICY, excess.to_string())
     }
 }
 

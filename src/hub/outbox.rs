@@ -17,7 +17,7 @@ use crate::event::{Filter, Seq};
 
 /// How much may wait for a client, in bytes; beyond it the client is cut and comes back with
 /// `since`. Together with what the kernel buffers, seconds of a busy server's events.
-const QUEUE_BYTES_MAX: usize = 1 << 20;
+pub const QUEUE_BYTES_MAX: usize = 1 << 20;
 /// How much the writer takes in one go.
 const WRITE_BYTES_MAX: usize = 256 << 10;
 /// How long the server waits for a client's part of the close handshake.
@@ -57,6 +57,7 @@ pub enum Pushed {
 pub struct Outbox {
     sink: Box<dyn Sink>,
     encoding: Arc<dyn Encoding>,
+    queue_bytes_max: usize,
     state: Mutex<State>,
     wake: Condvar,
 }
@@ -114,6 +115,7 @@ impl Outbox {
         Self {
             sink,
             encoding,
+            queue_bytes_max: QUEUE_BYTES_MAX,
             state: Mutex::new(State {
                 phase: Phase::Open,
                 live: false,
@@ -128,6 +130,14 @@ impl Outbox {
                 end_reason: None,
             }),
             wake: Condvar::new(),
+        }
+    }
+
+    /// Lets another number of bytes wait than [`QUEUE_BYTES_MAX`].
+    pub fn with_limit(self, queue_bytes_max: usize) -> Self {
+        Self {
+            queue_bytes_max,
+            ..self
         }
     }
 
@@ -267,7 +277,7 @@ impl Outbox {
             sent,
         });
         state.queued_bytes += frames.len() - sent;
-        if state.queued_bytes > QUEUE_BYTES_MAX {
+        if state.queued_bytes > self.queue_bytes_max {
             self.evict(state);
             return Pushed::Evicted;
         }
@@ -285,7 +295,8 @@ impl Outbox {
             .map(|chunk| chunk.bytes.len() - chunk.sent)
             .sum();
         state.end_reason = Some(format!(
-            "too slow, over {QUEUE_BYTES_MAX} bytes were waiting"
+            "too slow, over {} bytes were waiting",
+            self.queue_bytes_max
         ));
         self.start_closing(state, close::TRY_AGAIN, "too slow; reconnect with since");
     }

@@ -1,10 +1,12 @@
-//! How much a client may send: the size of a message, and rates of messages, control frames and
-//! bytes. A client within them costs little; one beyond them is told so and closed.
+//! How much a client may send (the size of a message, and rates of messages, control frames and
+//! bytes) and how much may wait for it. A client within them costs little; one beyond them is told so and closed.
 
 use std::io;
 use std::time::Instant;
 
 use tungstenite::Message;
+
+use crate::hub::QUEUE_BYTES_MAX;
 
 /// The largest message that a client may send.
 const MESSAGE_BYTES_MAX: usize = 64 << 10;
@@ -42,7 +44,7 @@ impl Rate {
     };
 }
 
-/// How much a client may send.
+/// How much a client may send, and how much may wait for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// The size of a message, in one frame or in many; more is closed with 1009.
@@ -53,6 +55,8 @@ pub struct Limits {
     pub controls: Rate,
     /// Bytes, whatever they are.
     pub bytes: Rate,
+    /// How many bytes may wait for it before it counts as too slow.
+    pub outbox_bytes: usize,
 }
 
 impl Default for Limits {
@@ -62,6 +66,7 @@ impl Default for Limits {
             messages: MESSAGES,
             controls: CONTROLS,
             bytes: BYTES,
+            outbox_bytes: QUEUE_BYTES_MAX,
         }
     }
 }

@@ -1,0 +1,98 @@
+//! Sends every text and binary message back, through flowledger's own gate, handshake, reader,
+//! writer and outbox: what Autobahn's fuzzing client is pointed at (`make conformance`), and what
+//! tests/conformance.rs talks to in its own process.
+//!
+//! `cargo run --example echo [PORT]` serves ws://127.0.0.1:PORT/ws, 9001 by default.
+
+#![allow(clippy::expect_used, clippy::panic)]
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use flowledger::error::Result;
+use flowledger::event::{ClientId, Filter, Seq};
+use flowledger::gate::{Access, Gate};
+use flowledger::hub::Replay;
+use flowledger::socket::{Goodbye, Handler, Limits, Peer, Pings, Rate, Sockets};
+
+/// What Autobahn uses unless told otherwise.
+const PORT: u16 = 9001;
+/// The largest messages that Autobahn sends have 16 MiB.
+pub const MESSAGE_BYTES_MAX: usize = 64 << 20;
+
+/// Sends back what it gets.
+#[derive(Default)]
+struct Echo {
+    clients: AtomicU64,
+}
+
+impl Handler for Echo {
+    fn next_id(&self) -> ClientId {
+        self.clients.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn replay(&self) -> Arc<dyn Replay + Send + Sync> {
+        Arc::new(NothingMissed)
+    }
+
+    fn opened(&self, _: &Peer) -> Result<()> {
+        Ok(())
+    }
+
+    fn text(&self, client: &Peer, text: &str) -> std::result::Result<(), Goodbye> {
+        client.send_text(text);
+        Ok(())
+    }
+
+    fn binary(&self, client: &Peer, bytes: &[u8]) -> std::result::Result<(), Goodbye> {
+        client.send_binary(bytes);
+        Ok(())
+    }
+
+    fn ended(&self, client: &Peer, reason: String) {
+        log::debug!("client {} is gone: {reason}", client.id);
+    }
+}
+
+/// There is no log to catch up with.
+struct NothingMissed;
+
+impl Replay for NothingMissed {
+    fn page(&self, _: Seq, upto: Seq, _: &Filter, _: &mut Vec<u8>) -> Result<Seq> {
+        Ok(upto)
+    }
+}
+
+/// Echoes to whoever connects to `listener`. There is no HTTP server behind this gate.
+pub fn start(listener: TcpListener) -> Result<Gate> {
+    let sockets = Sockets {
+        handler: Arc::new(Echo::default()),
+        pings: Pings::default(),
+        limits: Limits {
+            message_bytes: MESSAGE_BYTES_MAX,
+            messages: Rate::UNLIMITED,
+            controls: Rate::UNLIMITED,
+            bytes: Rate::UNLIMITED,
+            outbox_bytes: 4 * MESSAGE_BYTES_MAX,
+        },
+    };
+    let no_backend = PathBuf::from("/nonexistent");
+    // Whatever thread ends: there is nothing to be put in order.
+    let on_fatal = Arc::new(|name: &str| eprintln!("the thread {name} panicked"));
+    Gate::start(listener, no_backend, Access::default(), sockets, on_fatal)
+}
+
+fn main() {
+    let port = std::env::args().nth(1).map_or(PORT, |port| {
+        port.parse().expect("the argument is a port's number")
+    });
+    let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+        .unwrap_or_else(|error| panic!("cannot listen on port {port}: {error}"));
+    let gate = start(listener).expect("the gate starts");
+    println!("listening on ws://{}/ws", gate.address());
+    loop {
+        std::thread::park();
+    }
+}
