@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help run check test figures bench bench-quick prices
+.PHONY: help run check test conformance figures bench bench-quick prices
 
 # Where cargo puts what it builds.
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -20,6 +20,9 @@ check: ## all that CI checks: format, lints, tests
 test: ## installs what the tests need (tests/setup.sh) and runs all tests
 	tests/setup.sh
 	cargo test --no-fail-fast
+
+conformance: ## points Autobahn's fuzzing client (Python 2.7: autobahntestsuite) at examples/echo
+	tests/conformance.sh
 
 figures: ## prints the size of the binary, its time to start, and its memory when idle
 	cargo build --release

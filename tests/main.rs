@@ -6,6 +6,7 @@
 //! - `binary`: the program itself as a child process.
 //! - `browser`: a real headless Chromium with deadlines, which leaves nothing behind.
 //! - `command_line`: the program's flags, files, signals and exit codes; crash and restart.
+//! - `conformance`: the WebSocket protocol, frame by frame, against the echo of examples/echo.rs.
 //! - `harness`: starts the same wiring as `main` on port 0 in a temporary directory; clients with
 //!   deadlines.
 //! - `hub`: clients come and go, broadcasts reach all, a stuck client disturbs nobody.
@@ -23,6 +24,7 @@ mod bad_input;
 mod binary;
 mod browser;
 mod command_line;
+mod conformance;
 mod harness;
 mod hub;
 mod limits;
