@@ -47,7 +47,8 @@ const FRAME_HEAD_BYTES_MAX: usize = 10;
 /// How many events of the log are read at a time for a client that catches up.
 const PAGE_EVENTS: usize = 256;
 /// How many flows and types a subscription may name.
-const FILTER_ITEMS_MAX: usize = 1_000;
+#[doc(hidden)]
+pub const FILTER_ITEMS_MAX: usize = 1_000;
 
 /// How messages look on the wire: unmasked WebSocket frames, the same for every client.
 pub struct Frames;
@@ -461,8 +462,10 @@ impl From<Excess> for Goodbye {
     }
 }
 
-/// Reads a client's message.
-fn read_request(text: &str) -> std::result::Result<Request, (&'static str, String)> {
+/// Reads a client's message, or says with a code and a sentence why it cannot be read. Public for
+/// `fuzz/` alone.
+#[doc(hidden)]
+pub fn read_request(text: &str) -> std::result::Result<Request, (&'static str, String)> {
     let value: serde_json::Value = serde_json::from_str(text)
         .map_err(|error| ("invalid_json", format!("the message is not JSON: {error}")))?;
     let type_name = value

@@ -10,6 +10,8 @@
 //! - `harness`: starts the same wiring as `main` on port 0 in a temporary directory; clients with
 //!   deadlines.
 //! - `hub`: clients come and go, broadcasts reach all, a stuck client disturbs nobody.
+//! - `invariants`: what holds for every head and every message of a client, tried on the corpora of
+//!   the fuzz targets.
 //! - `limits`: what is too deep, too much or cut short harms nobody.
 //! - `page`: what a person sees and does in the page, and pages of other origins.
 //! - `providers`: what providers answer, refuse and break off, and what the ledger says of it.
@@ -27,6 +29,7 @@ mod command_line;
 mod conformance;
 mod harness;
 mod hub;
+mod invariants;
 mod limits;
 mod page;
 mod providers;

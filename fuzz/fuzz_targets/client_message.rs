@@ -1,0 +1,8 @@
+//! Whatever a client sends is read or refused.
+#![no_main]
+
+#[allow(dead_code)]
+#[path = "../../tests/invariants.rs"]
+mod invariants;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| invariants::client_message(bytes));
