@@ -7,6 +7,8 @@
 
 mod announce;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -31,6 +33,9 @@ const PRUNE_STEP: usize = 500;
 /// … at most this often, so that writing never waits for it for long.
 const PRUNE_INTERVAL: Duration = Duration::from_millis(500);
 
+/// How often somebody who waits for a commit looks whether the journal has ended.
+const END_POLL: Duration = Duration::from_millis(100);
+
 /// Called in the journal's thread once the entry is committed or refused; must not block.
 pub type Done = Box<dyn FnOnce(Result<Vec<Receipt>>) + Send>;
 
@@ -43,6 +48,8 @@ enum Command {
 #[derive(Clone)]
 pub struct Journal {
     commands: Sender<Command>,
+    /// Set once nothing will be answered any more.
+    ended: Arc<AtomicBool>,
 }
 
 impl Journal {
@@ -58,8 +65,13 @@ impl Journal {
             publisher,
             pruned_at: Instant::now(),
         };
-        let thread = vital("journal", on_fatal, move || state.run(&received))?;
-        Ok((Self { commands }, thread))
+        let ended = Arc::new(AtomicBool::new(false));
+        let at_end = SetOnDrop(Arc::clone(&ended));
+        let thread = vital("journal", on_fatal, move || {
+            let _at_end = at_end;
+            state.run(&received);
+        })?;
+        Ok((Self { commands, ended }, thread))
     }
 
     /// Writes `changes` as a whole or not at all, and waits for the commit. Gives a receipt for
@@ -75,7 +87,16 @@ impl Journal {
                 let _ = answer.send(result);
             }),
         )?;
-        answered.recv().map_err(|_| Error::Stopping)?
+        loop {
+            // What is sent while the journal ends may stay in its channel for as long as somebody
+            // holds the other side of it: the end of the channel alone is no sign to rely on.
+            let has_ended = self.ended.load(Ordering::SeqCst);
+            match answered.recv_timeout(END_POLL) {
+                Ok(result) => return result,
+                Err(RecvTimeoutError::Timeout) if !has_ended => {}
+                Err(_) => return Err(Error::Stopping),
+            }
+        }
     }
 
     /// Writes one change; see [`Journal::commit`].
@@ -100,6 +121,15 @@ impl Journal {
     /// Ends the journal after all that was handed over before.
     pub fn shutdown(&self) {
         let _ = self.commands.send(Command::Shutdown);
+    }
+}
+
+/// Says that the journal's thread has ended, however it did.
+struct SetOnDrop(Arc<AtomicBool>);
+
+impl Drop for SetOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
     }
 }
 
