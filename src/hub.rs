@@ -9,7 +9,7 @@ mod outbox;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -134,6 +134,8 @@ pub struct Stats {
     pub fan_outs: AtomicU64,
     /// How long these rounds took together, nanoseconds.
     pub fan_out_ns: AtomicU64,
+    /// Whether the hub closes its clients and takes no more.
+    ended: AtomicBool,
 }
 
 /// The hub, for those who send to it.
@@ -206,9 +208,14 @@ impl Hub {
         self.tell(Command::Register {
             id,
             address,
-            outbox,
+            outbox: Arc::clone(&outbox),
             since,
-        })
+        })?;
+        // Sent behind the hub's last look into its channel, perhaps: nobody else would close it.
+        if self.stats.ended.load(Ordering::SeqCst) {
+            outbox.close(close::GOING_AWAY, "the server is shutting down");
+        }
+        Ok(())
     }
 
     /// Removes a client; `reason` goes into the log.
@@ -484,7 +491,8 @@ impl State {
     }
 
     fn shutdown(mut self, received: &Receiver<Command>) {
-        // Who came behind the end is told so as well.
+        // Who came behind the end is told so as well; who comes from now on sees it.
+        self.stats.ended.store(true, Ordering::SeqCst);
         for command in received.try_iter() {
             if let Command::Register { outbox, .. } = command {
                 outbox.close(close::GOING_AWAY, "the server is shutting down");
