@@ -34,6 +34,22 @@ fn said(delta: impl Into<String>) -> Event {
     }
 }
 
+fn say_to_all(server: &TestServer, text: impl Into<String>) {
+    server.server().core().hub.broadcast(&said(text)).unwrap();
+}
+
+/// The value of a line of `/metrics`.
+fn metric(server: &TestServer, name: &str) -> f64 {
+    let text = server.get("/metrics").text();
+    let value = text
+        .lines()
+        .find_map(|line| line.strip_prefix(&format!("flowledger_{name} ")));
+    value
+        .unwrap_or_else(|| panic!("no {name} in {text}"))
+        .parse()
+        .unwrap()
+}
+
 fn hears(client: &mut Client, delta: &str) {
     client.until(|message| message["payload"]["delta"] == delta);
 }
@@ -78,12 +94,7 @@ fn a_broadcast_reaches_every_client_in_order() {
     let server = TestServer::start();
     let mut all: Vec<Client> = (0..20).map(|_| server.client()).collect();
     for number in 0..100 {
-        server
-            .server()
-            .core()
-            .hub
-            .broadcast(&said(number.to_string()))
-            .unwrap();
+        say_to_all(&server, number.to_string());
     }
     for client in &mut all {
         for number in 0..100 {
@@ -126,6 +137,7 @@ fn a_client_that_never_reads_delays_nobody_and_is_cut_with_a_code_that_means_rec
     assert!(slowest < Duration::from_secs(5), "{slowest:?}");
     let (seen, code) = stuck.until_closed();
     assert_eq!(code, Some(1013));
+    assert_eq!(metric(&server, "clients_evicted_total"), 1.0);
     assert!(seen.len() < sent);
     eventually("the stuck client is gone", || clients(&server) == 1);
 }
@@ -331,45 +343,28 @@ fn a_client_that_answers_no_ping_is_closed_and_one_that_does_stays() {
 }
 
 #[test]
-fn the_metrics_count_clients_deliveries_and_evictions() {
+fn the_metrics_count_clients_and_deliveries() {
     let server = TestServer::start();
     let mut clients: Vec<Client> = (0..3).map(|_| server.client()).collect();
     for number in 0..5 {
-        server
-            .server()
-            .core()
-            .hub
-            .broadcast(&said(number.to_string()))
-            .unwrap();
+        say_to_all(&server, number.to_string());
     }
     for client in &mut clients {
         hears(client, "4");
     }
     server.server().core().hub.flush();
     let response = server.get("/metrics");
+    let content_type = response.header("content-type").unwrap();
     assert!(
-        response
-            .header("content-type")
-            .unwrap()
-            .starts_with("text/plain; version=0.0.4")
+        content_type.starts_with("text/plain; version=0.0.4"),
+        "{content_type}"
     );
-    let text = response.text();
-    let value = |name: &str| -> f64 {
-        let line = text
-            .lines()
-            .find(|line| line.starts_with(&format!("flowledger_{name} ")));
-        line.unwrap_or_else(|| panic!("no {name} in {text}"))
-            .split(' ')
-            .nth(1)
-            .unwrap()
-            .parse()
-            .unwrap()
-    };
-    assert_eq!((value("clients"), value("clients_total")), (3.0, 3.0));
-    assert_eq!(value("deliveries_total"), 15.0);
-    assert_eq!(value("clients_evicted_total"), 0.0);
-    assert!(value("delivered_bytes_total") > 15.0 * 50.0);
-    assert!(value("hub_fan_out_seconds_total") > 0.0);
+    assert_eq!(metric(&server, "clients"), 3.0);
+    assert_eq!(metric(&server, "clients_total"), 3.0);
+    assert_eq!(metric(&server, "deliveries_total"), 15.0);
+    assert_eq!(metric(&server, "clients_evicted_total"), 0.0);
+    assert!(metric(&server, "delivered_bytes_total") > 15.0 * 50.0);
+    assert!(metric(&server, "hub_fan_out_seconds_total") > 0.0);
 }
 
 #[test]
