@@ -268,43 +268,54 @@ impl Connection {
     fn serve(mut self) {
         let _ = self.stream.set_nodelay(true);
         let _ = self.stream.set_write_timeout(Some(WRITE_TIMEOUT));
+        if let Some((upgrade, place)) = self.take_requests() {
+            self.become_socket(upgrade, place);
+        }
+    }
+
+    /// Answers requests until the connection ends or becomes a WebSocket. Not inlined, because the
+    /// thread of a WebSocket would carry its stack for days.
+    #[inline(never)]
+    fn take_requests(&mut self) -> Option<(Box<Upgrade>, SocketPlace)> {
         let mut first = true;
         loop {
             let head = match self.read_head(first) {
-                Ok(Some(head)) => head,
-                Ok(None) => return,
-                Err(denied) => return self.refuse(&denied, None),
+                Ok(head) => head?,
+                Err(denied) => {
+                    self.refuse(&denied, None);
+                    return None;
+                }
             };
             first = false;
-            let origin = self.shared.access.allowed_origin(&head.0);
-            let origin = origin.map(str::to_owned);
-            match self.handle(head) {
+            match self.handle(&head) {
                 Next::KeepAlive if !self.shared.stopping.load(Ordering::SeqCst) => {}
-                Next::KeepAlive | Next::Close => return,
-                Next::Refuse(denied) => return self.refuse(&denied, origin.as_deref()),
-                Next::Upgrade(upgrade, place) => return self.become_socket(*upgrade, place),
+                Next::KeepAlive | Next::Close => return None,
+                Next::Refuse(denied) => {
+                    self.refuse(&denied, self.shared.access.allowed_origin(&head));
+                    return None;
+                }
+                Next::Upgrade(upgrade, place) => return Some((upgrade, place)),
             }
         }
     }
 
-    fn handle(&mut self, head: (Head, Vec<u8>)) -> Next {
-        let (head, bytes) = head;
-        if let Err(denied) = self.shared.access.check(&head) {
+    fn handle(&mut self, head: &Head) -> Next {
+        if let Err(denied) = self.shared.access.check(head) {
             return Next::Refuse(denied);
         }
         if head.path() == "/ws" {
-            return self.upgrade(&head, &bytes);
+            return self.upgrade(head);
         }
-        relay::request(&self.shared.backend, &self.stream, &mut self.buffer, &head)
+        relay::request(&self.shared.backend, &self.stream, &mut self.buffer, head)
     }
 
     /// Answers with what is needed to become a WebSocket.
-    fn upgrade(&mut self, head: &Head, bytes: &[u8]) -> Next {
+    fn upgrade(&mut self, head: &Head) -> Next {
         let since = match head.query("since").map(str::parse).transpose() {
             Ok(since) => since,
             Err(_) => return refuse(400, "bad_since", "`since` must be the seq of an event"),
         };
-        let answer = match socket::accept(bytes) {
+        let answer = match socket::accept(&head.method, head.version, head.fields()) {
             Ok(answer) => answer,
             Err(error) => {
                 return refuse(
@@ -329,20 +340,25 @@ impl Connection {
         Next::Upgrade(Box::new(upgrade), place)
     }
 
-    /// Is a WebSocket for the rest of the connection. Called when the request's head is let go
-    /// of, so that an idle client does not keep it.
-    fn become_socket(self, upgrade: Upgrade, place: SocketPlace) {
+    /// Is a WebSocket for the rest of the connection. The request's head is let go of by now, so
+    /// that an idle client does not keep it.
+    fn become_socket(self, upgrade: Box<Upgrade>, place: SocketPlace) {
         let served = self.shared.sockets.serve(upgrade);
         drop(place);
         if let Err(Error::Busy(why)) = served {
-            log::error!("{why}; raise the limit on threads (ulimit -u, TasksMax)");
-            let message = "no thread to be had; try again later";
-            self.refuse(&Denied::new(503, "busy", message), None);
+            self.refuse_for_threads(&why);
         }
     }
 
+    #[inline(never)]
+    fn refuse_for_threads(&self, why: &str) {
+        log::error!("{why}; raise the limit on threads (ulimit -u, TasksMax)");
+        let message = "no thread to be had; try again later";
+        self.refuse(&Denied::new(503, "busy", message), None);
+    }
+
     /// Reads the next head: none when the client is gone or has nothing more to ask.
-    fn read_head(&mut self, first: bool) -> std::result::Result<Option<(Head, Vec<u8>)>, Denied> {
+    fn read_head(&mut self, first: bool) -> std::result::Result<Option<Head>, Denied> {
         let begins_now = first || !self.buffer.is_empty();
         let mut deadline = Instant::now()
             + if begins_now {
@@ -354,9 +370,9 @@ impl Connection {
         loop {
             match Head::parse(&self.buffer) {
                 Ok(Some((head, length))) => {
-                    let rest = self.buffer.split_off(length);
-                    let bytes = std::mem::replace(&mut self.buffer, rest);
-                    return Ok(Some((head, bytes)));
+                    // Behind the head there is seldom anything, and then no buffer is kept.
+                    self.buffer = self.buffer.split_off(length);
+                    return Ok(Some(head));
                 }
                 Ok(None) => {}
                 Err(error) => return Err(bad_head(&error)),

@@ -11,13 +11,13 @@ use std::borrow::Cow;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::thread::Builder;
+use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use tungstenite::error::{CapacityError, ProtocolError};
-use tungstenite::handshake::machine::TryParse;
 use tungstenite::handshake::server as handshake;
-use tungstenite::http::HeaderValue;
+use tungstenite::http::Version;
+use tungstenite::http::header::{HeaderName, HeaderValue, SEC_WEBSOCKET_PROTOCOL};
 use tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
 use tungstenite::protocol::frame::{CloseFrame, Frame};
 use tungstenite::protocol::{Role, WebSocketConfig};
@@ -35,7 +35,7 @@ use crate::store::Store;
 /// The subprotocol that a client may offer; one that carries a token has to.
 pub const SUBPROTOCOL: &str = "flowledger";
 /// tungstenite's own default is 128 KiB for each connection; clients send small messages.
-const READ_BUFFER_BYTES: usize = 4 << 10;
+const READ_BUFFER_BYTES: usize = 1 << 10;
 /// After a close frame the rest of what the client sends is read and dropped for this long.
 const DRAIN_TIME: Duration = Duration::from_secs(2);
 /// Stack of a client's writer thread: it formats and copies, nothing deep.
@@ -291,35 +291,52 @@ pub struct Upgrade {
     pub since: Option<Seq>,
 }
 
+/// A client whose writer runs.
+struct Opened {
+    client: Peer,
+    writer: JoinHandle<()>,
+    /// What came behind the request's head already; an error where the client could not be
+    /// answered or introduced.
+    rest: Result<Vec<u8>>,
+}
+
 /// Why a request cannot become a WebSocket.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Refused(String);
 
-/// The answer to a handshake, ready to be written.
+/// The answer to a handshake, ready to be written. What the request's head says comes from the
+/// gate, which has read it: tungstenite's own reading of it would take a page of stack that an idle
+/// reader keeps. `version` is 0 for HTTP/1.0, 1 for HTTP/1.1.
 ///
 /// # Errors
-/// When the request's head is no WebSocket handshake of version 13.
-pub fn accept(head: &[u8]) -> std::result::Result<Vec<u8>, Refused> {
-    let refused = |error: WsError| Refused(error.to_string());
-    let (_, request) = handshake::Request::try_parse(head)
-        .map_err(refused)?
-        .ok_or_else(|| Refused("the request's head is incomplete".into()))?;
-    let mut response = handshake::create_response(&request).map_err(refused)?;
-    let offered = request.headers().get_all("Sec-WebSocket-Protocol");
-    let offers_ours = offered
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .any(|name| name.trim() == SUBPROTOCOL);
+/// When the request is no WebSocket handshake of version 13.
+pub fn accept<'a>(
+    method: &str,
+    version: u8,
+    fields: impl Iterator<Item = (&'a str, &'a str)>,
+) -> std::result::Result<Vec<u8>, Refused> {
+    let refused = |error: &dyn std::fmt::Display| Refused(error.to_string());
+    let mut request = handshake::Request::default();
+    *request.method_mut() = method.parse().map_err(|error| refused(&error))?;
+    if version == 0 {
+        *request.version_mut() = Version::HTTP_10;
+    }
+    let mut offers_ours = false;
+    for (name, value) in fields {
+        let name: HeaderName = name.parse().map_err(|error| refused(&error))?;
+        offers_ours |= name == SEC_WEBSOCKET_PROTOCOL
+            && value.split(',').any(|name| name.trim() == SUBPROTOCOL);
+        let value = value.parse().map_err(|error| refused(&error))?;
+        request.headers_mut().append(name, value);
+    }
+    let mut response = handshake::create_response(&request).map_err(|error| refused(&error))?;
     if offers_ours {
         let ours = HeaderValue::from_static(SUBPROTOCOL);
-        response
-            .headers_mut()
-            .insert("Sec-WebSocket-Protocol", ours);
+        response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, ours);
     }
     let mut bytes = Vec::new();
-    handshake::write_response(&mut bytes, &response).map_err(refused)?;
+    handshake::write_response(&mut bytes, &response).map_err(|error| refused(&error))?;
     Ok(bytes)
 }
 
@@ -329,14 +346,42 @@ impl Sockets {
     ///
     /// # Errors
     /// [`Error::Busy`] when that thread cannot be started; nothing was written then.
-    pub fn serve(&self, upgrade: Upgrade) -> Result<()> {
+    pub fn serve(&self, upgrade: Box<Upgrade>) -> Result<()> {
+        let stream = Arc::clone(&upgrade.stream);
+        let opened = self.open(upgrade)?;
+        let Opened {
+            client,
+            writer,
+            rest,
+        } = opened;
+        // A client that is gone before its handshake is answered is nobody's error.
+        let mut served = Ok(());
+        match rest {
+            Ok(rest) => {
+                let reason = self.read(&client, self.protocol(&client, &stream, rest));
+                self.handler.ended(&client, reason);
+            }
+            Err(Error::Io { .. }) => {}
+            Err(error) => served = Err(error),
+        }
+        client.outbox.reader_done();
+        if writer.join().is_err() {
+            log::error!("the writer thread of client {} panicked", client.id);
+        }
+        served
+    }
+
+    /// Starts the writer, answers the handshake and introduces the client to the handler. Not
+    /// inlined, because the reader would carry its stack for days.
+    #[inline(never)]
+    fn open(&self, upgrade: Box<Upgrade>) -> Result<Opened> {
         let Upgrade {
             stream,
             answer,
             rest,
             address,
             since,
-        } = upgrade;
+        } = *upgrade;
         let id = self.handler.next_id();
         let sink = Box::new(StreamSink::new(Arc::clone(&stream)));
         let outbox = Outbox::new(sink, Arc::new(Frames)).with_limit(self.limits.outbox_bytes);
@@ -356,40 +401,27 @@ impl Sockets {
                 .map_err(|error| Error::Busy(format!("cannot start a thread: {error}")))?
         };
         // Nobody else writes yet: the outbox is empty until the handler knows it.
-        let served = (&*stream)
+        let rest = (&*stream)
             .write_all(&answer)
             .map_err(Error::io("cannot answer the handshake"))
             .and_then(|()| self.handler.opened(&client))
-            .map(|()| {
-                let reason = self.read(&client, &stream, rest);
-                self.handler.ended(&client, reason);
-            });
-        client.outbox.reader_done();
-        if writer.join().is_err() {
-            log::error!("the writer thread of client {id} panicked");
-        }
-        // A client that is gone before its handshake is answered is nobody's error.
-        served.or_else(|error| {
-            if matches!(error, Error::Io { .. }) {
-                Ok(())
-            } else {
-                Err(error)
-            }
+            .map(|()| rest);
+        Ok(Opened {
+            client,
+            writer,
+            rest,
         })
     }
 
-    /// The reader: takes messages until the client is gone, and says why it is.
-    fn read(&self, client: &Peer, stream: &TcpStream, rest: Vec<u8>) -> String {
+    /// The reader: takes messages until the client is gone, and says why it is. Not inlined, so
+    /// that [`Sockets::open`] does not stand below its frame.
+    #[inline(never)]
+    fn read(&self, client: &Peer, mut socket: Box<WebSocket<Half<'_>>>) -> String {
+        let stream = socket.get_ref().stream();
         if let Err(error) = stream.set_read_timeout(Some(self.pings.silence_max())) {
             return format!("cannot set a timeout: {error}");
         }
-        let config = WebSocketConfig::default()
-            .read_buffer_size(READ_BUFFER_BYTES)
-            .max_message_size(Some(self.limits.message_bytes))
-            .max_frame_size(Some(self.limits.message_bytes));
         let outbox = &client.outbox;
-        let half = Half::new(stream, outbox, self.limits.bytes);
-        let mut socket = WebSocket::from_partially_read(half, rest, Role::Server, Some(config));
         let mut meter = Meter::new(&self.limits);
         loop {
             let message = socket.read();
@@ -419,6 +451,27 @@ impl Sockets {
                 return format!("{reason} (close code {code})");
             }
         }
+    }
+
+    /// The protocol machine over what is read; on the heap, as stacks are dearer.
+    #[inline(never)]
+    fn protocol<'a>(
+        &self,
+        client: &'a Peer,
+        stream: &'a TcpStream,
+        rest: Vec<u8>,
+    ) -> Box<WebSocket<Half<'a>>> {
+        let half = Half::new(stream, &client.outbox, self.limits.bytes);
+        let config = WebSocketConfig::default()
+            .read_buffer_size(READ_BUFFER_BYTES)
+            .max_message_size(Some(self.limits.message_bytes))
+            .max_frame_size(Some(self.limits.message_bytes));
+        Box::new(WebSocket::from_partially_read(
+            half,
+            rest,
+            Role::Server,
+            Some(config),
+        ))
     }
 
     fn end_of_reading(&self, error: &WsError) -> Ended {

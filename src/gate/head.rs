@@ -81,6 +81,13 @@ impl Head {
         Ok(Some((head, length)))
     }
 
+    /// All fields.
+    pub fn fields(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
     /// The value of a field that may be there once.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.all(name).next()

@@ -35,6 +35,11 @@ impl<'a> Half<'a> {
         }
     }
 
+    /// The stream that is read from.
+    pub fn stream(&self) -> &'a TcpStream {
+        self.stream
+    }
+
     fn pass_on(&mut self) {
         if !self.answer.is_empty() {
             self.outbox.push_control(&self.answer);
