@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use flowledger::error::Result;
 use flowledger::event::{ClientId, Filter, Seq};
-use flowledger::gate::{Access, Gate};
+use flowledger::gate::{Gate, Rules};
 use flowledger::hub::Replay;
 use flowledger::socket::{Goodbye, Handler, Limits, Peer, Pings, Rate, Sockets};
 
@@ -81,7 +81,7 @@ pub fn start(listener: TcpListener) -> Result<Gate> {
     let no_backend = PathBuf::from("/nonexistent");
     // Whatever thread ends: there is nothing to be put in order.
     let on_fatal = Arc::new(|name: &str| eprintln!("the thread {name} panicked"));
-    Gate::start(listener, no_backend, Access::default(), sockets, on_fatal)
+    Gate::start(listener, no_backend, Rules::default(), sockets, on_fatal)
 }
 
 fn main() {

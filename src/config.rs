@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::env;
 use std::fs;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -30,6 +31,8 @@ pub struct Config {
     pub allow_hosts: Vec<String>,
     /// Origins of other pages that may use the API.
     pub allow_origins: Vec<String>,
+    /// How many connections one address may have at a time; see [`crate::gate::Rules`].
+    pub connections_per_address: Option<usize>,
     /// Providers by name.
     pub providers: BTreeMap<String, ProviderConfig>,
     /// How long calls may take.
@@ -66,11 +69,19 @@ struct File {
     #[serde(default)]
     allow_origins: Vec<String>,
     #[serde(default)]
+    limits: FileLimits,
+    #[serde(default)]
     timeouts: FileTimeouts,
     #[serde(default)]
     websocket: FileWebsocket,
     #[serde(default)]
     providers: BTreeMap<String, FileProvider>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileLimits {
+    connections_per_address: Option<NonZeroUsize>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -182,6 +193,7 @@ impl Config {
             token: given.token.or(file.token).map(token).transpose()?,
             allow_hosts: either(given.allow_hosts, file.allow_hosts),
             allow_origins: origins(either(given.allow_origins, file.allow_origins))?,
+            connections_per_address: file.limits.connections_per_address.map(NonZeroUsize::get),
             providers: providers(file.providers, beside, variable)?,
             timeouts: timeouts(&file.timeouts)?,
             pings: pings(&file.websocket)?,

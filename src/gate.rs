@@ -27,7 +27,7 @@ pub use head::Head;
 
 use self::access::Denied;
 use self::head::BadHead;
-use self::places::{HttpPlace, Places, SocketPlace};
+use self::places::{Full, HttpPlace, Places, SocketPlace};
 use crate::error::{Error, Result};
 use crate::socket::{self, Sockets, Upgrade};
 use crate::threads::{OnFatal, Threads, vital};
@@ -51,6 +51,16 @@ const STACK_BYTES: usize = if cfg!(debug_assertions) {
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How often the log says that accepting fails.
 const ACCEPT_LOG_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Who may come in, and how often.
+#[derive(Clone, Debug, Default)]
+pub struct Rules {
+    /// Who may.
+    pub access: Access,
+    /// How many connections one address may have at a time, requests and WebSockets together. Where
+    /// nothing is said, 256 for other machines, and as many as there may be in all for this one.
+    pub connections_per_address: Option<usize>,
+}
 
 /// What connections need.
 struct Shared {
@@ -77,7 +87,7 @@ impl Gate {
     pub fn start(
         listener: TcpListener,
         backend: PathBuf,
-        access: Access,
+        rules: Rules,
         sockets: Sockets,
         on_fatal: OnFatal,
     ) -> Result<Self> {
@@ -86,11 +96,11 @@ impl Gate {
             .map_err(Error::io("cannot tell the own address"))?;
         let listener = Arc::new(listener);
         let shared = Arc::new(Shared {
-            access,
+            access: rules.access,
             sockets,
             backend,
             stopping: AtomicBool::new(false),
-            places: Places::new(),
+            places: Places::new(rules.connections_per_address),
             http: Mutex::default(),
             threads: Threads::default(),
         });
@@ -173,8 +183,9 @@ fn is_of_one_client(error: &io::Error) -> bool {
 /// Gives a connection a thread of its own, or turns it away.
 fn admit(shared: &Arc<Shared>, stream: TcpStream, address: SocketAddr, number: u64) {
     let stream = Arc::new(stream);
-    let Some(known) = Known::new(shared, number, &stream) else {
-        return turn_away(&stream, "too many connections");
+    let known = match Known::new(shared, number, &stream, address) {
+        Ok(known) => known,
+        Err(full) => return turn_away(&stream, &full),
     };
     let thread =
         {
@@ -194,16 +205,24 @@ fn admit(shared: &Arc<Shared>, stream: TcpStream, address: SocketAddr, number: u
         };
     if let Err(error) = thread {
         log::error!("{error}");
-        turn_away(&stream, "no thread to be had");
+        let denied = Denied::new(503, "busy", "no thread to be had; try again in a second");
+        answer_at_once(&stream, &denied);
     }
 }
 
-/// Answers 503 from the accepting thread, which must not wait.
-fn turn_away(stream: &TcpStream, why: &str) {
-    let denied = Denied::new(503, "busy", format!("{why}; try again in a second"));
+fn turn_away(stream: &TcpStream, full: &Full) {
+    let (status, code) = match full {
+        Full::All => (503, "busy"),
+        Full::Address(_) => (429, "too_many_connections"),
+    };
+    let message = format!("{full}; try again in a second");
+    answer_at_once(stream, &Denied::new(status, code, message));
+}
+
+/// Answers from the accepting thread, which must not wait.
+fn answer_at_once(mut stream: &TcpStream, denied: &Denied) {
     let _ = stream.set_nonblocking(true);
-    let mut stream = stream;
-    let _ = stream.write(&relay::error_response(&denied, None));
+    let _ = stream.write(&relay::error_response(denied, None));
 }
 
 /// An HTTP connection that is known to the gate, so that it can be woken at the end.
@@ -214,17 +233,21 @@ struct Known {
 }
 
 impl Known {
-    /// None when there are too many.
-    fn new(shared: &Arc<Shared>, number: u64, stream: &Arc<TcpStream>) -> Option<Self> {
-        let place = Some(shared.places.take()?);
+    fn new(
+        shared: &Arc<Shared>,
+        number: u64,
+        stream: &Arc<TcpStream>,
+        address: SocketAddr,
+    ) -> std::result::Result<Self, Full> {
+        let place = Some(shared.places.take(address.ip())?);
         let mut open = shared.http.lock().unwrap_or_else(PoisonError::into_inner);
         // Looked at under the lock under which `stop_accepting` wakes all that are open: nobody
         // comes in behind its back and is waited for.
         if shared.stopping.load(Ordering::SeqCst) {
-            return None;
+            return Err(Full::All);
         }
         open.insert(number, Arc::clone(stream));
-        Some(Self {
+        Ok(Self {
             shared: Arc::clone(shared),
             number,
             place,

@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::event::{Seq, Timestamp};
-use crate::gate::{Access, Gate};
+use crate::gate::{Access, Gate, Rules};
 use crate::gateway::Gateway;
 use crate::http::{self, Http};
 use crate::hub::{Hub, Message, Publish};
@@ -176,10 +176,13 @@ impl Server {
             started,
         };
         let http = Http::start(backend, context, Arc::clone(&on_fatal))?;
-        let access = Access {
-            token: config.token.clone(),
-            hosts: config.allow_hosts.clone(),
-            origins: config.allow_origins.clone(),
+        let rules = Rules {
+            access: Access {
+                token: config.token.clone(),
+                hosts: config.allow_hosts.clone(),
+                origins: config.allow_origins.clone(),
+            },
+            connections_per_address: config.connections_per_address,
         };
         let clients = HubClients {
             hub: core.hub.clone(),
@@ -190,7 +193,7 @@ impl Server {
             pings: config.pings,
             limits: Limits::default(),
         };
-        let gate = Gate::start(listener, socket_path, access, sockets, on_fatal)?;
+        let gate = Gate::start(listener, socket_path, rules, sockets, on_fatal)?;
         Ok(Self {
             core,
             gate,

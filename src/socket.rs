@@ -374,6 +374,10 @@ impl Sockets {
     /// Starts the writer, answers the handshake and introduces the client to the handler. Not
     /// inlined, because the reader would carry its stack for days.
     #[inline(never)]
+    #[expect(
+        clippy::boxed_local,
+        reason = "unboxed, it would lie on the frame of `serve`"
+    )]
     fn open(&self, upgrade: Box<Upgrade>) -> Result<Opened> {
         let Upgrade {
             stream,

@@ -340,7 +340,7 @@ pub(super) fn error_response(denied: &Denied, origin: Option<&str>) -> Vec<u8> {
     let mut extra = match denied.status {
         401 => "www-authenticate: Bearer\r\n",
         426 => "upgrade: websocket\r\n",
-        503 => "retry-after: 1\r\n",
+        429 | 503 => "retry-after: 1\r\n",
         _ => "",
     }
     .to_owned();
@@ -367,6 +367,7 @@ fn reason(status: u16) -> &'static str {
         413 => "Content Too Large",
         421 => "Misdirected Request",
         426 => "Upgrade Required",
+        429 => "Too Many Requests",
         431 => "Request Header Fields Too Large",
         503 => "Service Unavailable",
         _ => "Error",
