@@ -3,6 +3,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream as BlockingStream};
+use std::ops::AddAssign;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use hdrhistogram::Histogram;
@@ -24,6 +25,28 @@ pub struct Measured {
     pub cpu: Duration,
     /// Clients that were cut.
     pub lost: usize,
+}
+
+impl Default for Measured {
+    fn default() -> Self {
+        Self {
+            deliveries: 0,
+            elapsed: Duration::ZERO,
+            latency: Histogram::new_with_bounds(1, 60_000_000_000, 3).unwrap(),
+            cpu: Duration::ZERO,
+            lost: 0,
+        }
+    }
+}
+
+impl AddAssign for Measured {
+    fn add_assign(&mut self, other: Self) {
+        self.deliveries += other.deliveries;
+        self.elapsed += other.elapsed;
+        self.latency += other.latency;
+        self.cpu += other.cpu;
+        self.lost += other.lost;
+    }
 }
 
 impl Measured {
@@ -103,13 +126,13 @@ impl Clients {
 
     /// Reads what comes right after connecting.
     pub fn settle(&mut self) {
-        let mut ignored = new_measured();
+        let mut ignored = Measured::default();
         self.receive_rest(&mut ignored);
     }
 
     /// Reads for as long as is published.
     pub fn receive(&mut self, begun: Instant, window: Duration) -> Measured {
-        let mut measured = new_measured();
+        let mut measured = Measured::default();
         while begun.elapsed() < window {
             self.poll(&mut measured, window.saturating_sub(begun.elapsed()));
         }
@@ -187,16 +210,6 @@ impl Clients {
             }
         }
         any
-    }
-}
-
-fn new_measured() -> Measured {
-    Measured {
-        deliveries: 0,
-        elapsed: Duration::ZERO,
-        latency: Histogram::new_with_bounds(1, 60_000_000_000, 3).unwrap(),
-        cpu: Duration::ZERO,
-        lost: 0,
     }
 }
 

@@ -17,9 +17,11 @@ use std::time::{Duration, Instant};
 use load::{Clients, Measured};
 use server::{Child, Kind};
 
-/// How long one row is measured.
-const WINDOW: Duration = Duration::from_millis(1_500);
-const WINDOW_QUICK: Duration = Duration::from_millis(900);
+/// How long each side of a row is measured, in all.
+const WINDOW: Duration = Duration::from_millis(1_600);
+const WINDOW_QUICK: Duration = Duration::from_millis(1_000);
+/// In so many turns, since what the rest of the machine does changes from one second to the next.
+const TURNS: u32 = 4;
 /// More than this the machine's loopback and the clients beside the server cannot take.
 const DELIVERIES_PER_S_MAX: u64 = 2_600_000;
 const BYTES_PER_S_MAX: u64 = 1_200_000_000;
@@ -115,9 +117,13 @@ fn row(plan: &Plan, count: usize, size: usize, rate: u64, ours: &mut Rig, bare: 
     if is_too_much || offered * plan.window.as_millis() as u64 / 1_000 < DELIVERIES_MIN {
         return;
     }
-    // Warm, so that the first row is no different from the others.
-    let measured = ours.measure(rate, size, plan.window);
-    let yardstick = bare.measure(rate, size, plan.window);
+    let window = plan.window / TURNS;
+    let mut measured = Measured::default();
+    let mut yardstick = Measured::default();
+    for _ in 0..TURNS {
+        measured += ours.measure(rate, size, window);
+        yardstick += bare.measure(rate, size, window);
+    }
     let ms = |quantile: f64| measured.latency.value_at_quantile(quantile) as f64 / 1e6;
     println!(
         "{count:>7} {rate:>8} {size:>6} {:>12.0} {:>9.2} {:>9.2} {:>9.2} {:>10.2} {:>10.2} {:>6.2} {:>5}",
