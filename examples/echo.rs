@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use flowledger::error::Result;
 use flowledger::event::{ClientId, Filter, Seq};
 use flowledger::gate::{Gate, Rules};
-use flowledger::hub::Replay;
+use flowledger::hub::{Ending, Replay};
 use flowledger::socket::{Goodbye, Handler, Limits, Peer, Pings, Rate, Sockets};
 
 /// What Autobahn uses unless told otherwise.
@@ -51,8 +51,8 @@ impl Handler for Echo {
         Ok(())
     }
 
-    fn ended(&self, client: &Peer, reason: String) {
-        log::debug!("client {} is gone: {reason}", client.id);
+    fn ended(&self, client: &Peer, ending: Ending) {
+        log::debug!("client {} is gone: {}", client.id, ending.reason);
     }
 }
 

@@ -16,7 +16,7 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -27,7 +27,7 @@ pub use head::Head;
 
 use self::access::Denied;
 use self::head::BadHead;
-use self::places::{Full, HttpPlace, Places, SocketPlace};
+use self::places::{Full, Place, Places};
 use crate::error::{Error, Result};
 use crate::socket::{self, Sockets, Upgrade};
 use crate::threads::{OnFatal, Threads, vital};
@@ -49,6 +49,8 @@ const STACK_BYTES: usize = if cfg!(debug_assertions) {
 };
 /// How long accepting pauses when descriptors or memory have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long a connection that is cut at the end may take to notice.
+const CUT_TIME: Duration = Duration::from_millis(200);
 /// How often the log says that accepting fails.
 const ACCEPT_LOG_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -69,9 +71,20 @@ struct Shared {
     backend: PathBuf,
     stopping: AtomicBool,
     places: Arc<Places>,
-    /// Connections that are not WebSockets, so that idle ones can be woken at the end.
-    http: Mutex<HashMap<u64, Arc<TcpStream>>>,
+    open: Mutex<HashMap<u64, Open>>,
     threads: Threads,
+}
+
+/// A connection that is open, so that it can be ended.
+struct Open {
+    stream: Arc<TcpStream>,
+    is_socket: bool,
+}
+
+impl Shared {
+    fn open(&self) -> MutexGuard<'_, HashMap<u64, Open>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The gate, for those who start and stop it.
@@ -101,7 +114,7 @@ impl Gate {
             backend,
             stopping: AtomicBool::new(false),
             places: Places::new(rules.connections_per_address),
-            http: Mutex::default(),
+            open: Mutex::default(),
             threads: Threads::default(),
         });
         let acceptor = {
@@ -127,19 +140,20 @@ impl Gate {
         self.shared.stopping.store(true, Ordering::SeqCst);
         // Wakes `accept`: on Linux it returns an error once the socket is shut down.
         let _ = SockRef::from(&*self.listener).shutdown(Shutdown::Both);
-        let open = self
-            .shared
-            .http
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        for stream in open.values() {
-            let _ = stream.shutdown(Shutdown::Read);
+        for open in self.shared.open().values().filter(|open| !open.is_socket) {
+            let _ = open.stream.shutdown(Shutdown::Read);
         }
     }
 
-    /// Waits for all connections to end. Gives how many have not by the deadline.
+    /// Waits for all connections to end; a little before the deadline, those that have not (a
+    /// client that reads nothing, say) are cut. Gives how many are left even then.
     pub fn join(self, deadline: Instant) -> usize {
         let _ = self.acceptor.join();
+        if self.shared.threads.join(deadline - CUT_TIME) > 0 {
+            for open in self.shared.open().values() {
+                let _ = open.stream.shutdown(Shutdown::Both);
+            }
+        }
         self.shared.threads.join(deadline)
     }
 }
@@ -195,7 +209,7 @@ fn admit(shared: &Arc<Shared>, stream: TcpStream, address: SocketAddr, number: u
                 stream,
                 address,
                 buffer: Vec::new(),
-                known: Some(known),
+                known,
             };
             connection.shared.clone().threads.spawn(
                 format!("conn-{number}"),
@@ -225,11 +239,11 @@ fn answer_at_once(mut stream: &TcpStream, denied: &Denied) {
     let _ = stream.write(&relay::error_response(denied, None));
 }
 
-/// An HTTP connection that is known to the gate, so that it can be woken at the end.
+/// A connection that is known to the gate, so that it can be ended.
 struct Known {
     shared: Arc<Shared>,
     number: u64,
-    place: Option<HttpPlace>,
+    place: Place,
 }
 
 impl Known {
@@ -239,30 +253,36 @@ impl Known {
         stream: &Arc<TcpStream>,
         address: SocketAddr,
     ) -> std::result::Result<Self, Full> {
-        let place = Some(shared.places.take(address.ip())?);
-        let mut open = shared.http.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = shared.places.take(address.ip())?;
+        let mut open = shared.open();
         // Looked at under the lock under which `stop_accepting` wakes all that are open: nobody
         // comes in behind its back and is waited for.
         if shared.stopping.load(Ordering::SeqCst) {
             return Err(Full::All);
         }
-        open.insert(number, Arc::clone(stream));
+        let is_socket = false;
+        let stream = Arc::clone(stream);
+        open.insert(number, Open { stream, is_socket });
         Ok(Self {
             shared: Arc::clone(shared),
             number,
             place,
         })
     }
+
+    /// From now on it counts as a WebSocket. Gives whether there is a place for another.
+    fn become_socket(&mut self) -> bool {
+        let becomes = self.place.become_socket();
+        if becomes && let Some(open) = self.shared.open().get_mut(&self.number) {
+            open.is_socket = true;
+        }
+        becomes
+    }
 }
 
 impl Drop for Known {
     fn drop(&mut self) {
-        let mut open = self
-            .shared
-            .http
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        open.remove(&self.number);
+        self.shared.open().remove(&self.number);
     }
 }
 
@@ -273,8 +293,7 @@ struct Connection {
     address: SocketAddr,
     /// What was read and not used yet.
     buffer: Vec<u8>,
-    /// Given up when the connection becomes a WebSocket.
-    known: Option<Known>,
+    known: Known,
 }
 
 /// What follows a request.
@@ -284,22 +303,22 @@ enum Next {
     /// Answer with this and close.
     Refuse(Denied),
     /// Go on as a WebSocket.
-    Upgrade(Box<Upgrade>, SocketPlace),
+    Upgrade(Box<Upgrade>),
 }
 
 impl Connection {
     fn serve(mut self) {
         let _ = self.stream.set_nodelay(true);
         let _ = self.stream.set_write_timeout(Some(WRITE_TIMEOUT));
-        if let Some((upgrade, place)) = self.take_requests() {
-            self.become_socket(upgrade, place);
+        if let Some(upgrade) = self.take_requests() {
+            self.become_socket(upgrade);
         }
     }
 
     /// Answers requests until the connection ends or becomes a WebSocket. Not inlined, because the
     /// thread of a WebSocket would carry its stack for days.
     #[inline(never)]
-    fn take_requests(&mut self) -> Option<(Box<Upgrade>, SocketPlace)> {
+    fn take_requests(&mut self) -> Option<Box<Upgrade>> {
         let mut first = true;
         loop {
             let head = match self.read_head(first) {
@@ -317,7 +336,7 @@ impl Connection {
                     self.refuse(&denied, self.shared.access.allowed_origin(&head));
                     return None;
                 }
-                Next::Upgrade(upgrade, place) => return Some((upgrade, place)),
+                Next::Upgrade(upgrade) => return Some(upgrade),
             }
         }
     }
@@ -348,11 +367,9 @@ impl Connection {
                 );
             }
         };
-        let known = self.known.take();
-        let place = known.and_then(|mut known| known.place.take()?.into_socket());
-        let Some(place) = place else {
+        if !self.known.become_socket() {
             return refuse(503, "busy", "too many WebSocket clients; try again later");
-        };
+        }
         let upgrade = Upgrade {
             stream: Arc::clone(&self.stream),
             answer,
@@ -360,14 +377,13 @@ impl Connection {
             address: self.address,
             since,
         };
-        Next::Upgrade(Box::new(upgrade), place)
+        Next::Upgrade(Box::new(upgrade))
     }
 
     /// Is a WebSocket for the rest of the connection. The request's head is let go of by now, so
     /// that an idle client does not keep it.
-    fn become_socket(self, upgrade: Box<Upgrade>, place: SocketPlace) {
+    fn become_socket(self, upgrade: Box<Upgrade>) {
         let served = self.shared.sockets.serve(upgrade);
-        drop(place);
         if let Err(Error::Busy(why)) = served {
             self.refuse_for_threads(&why);
         }

@@ -5,18 +5,20 @@
 //! on the wire comes from an [`Encoding`], the way to a client is a [`Sink`].
 
 mod outbox;
+mod stats;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use self::outbox::Pushed;
 pub use self::outbox::{Outbox, QUEUE_BYTES_MAX, Replay, Sink};
+pub use self::stats::{Ending, Eviction, Histogram, Stats};
 
 use crate::error::{Error, Result};
 use crate::event::{ClientId, Event, Filter, FlowId, Seq, encode};
@@ -27,6 +29,14 @@ const COMMANDS_MAX: usize = 4_096;
 /// How much one fan-out may hold; more is sent in the next. Well below an outbox's limit, so that
 /// one fan-out alone never cuts a client that keeps up.
 const BATCH_BYTES_MAX: usize = 256 << 10;
+
+/// At the end so many clients are closed at once, or more, so that there are no more than …
+const GOODBYE_BATCH: usize = 100;
+/// … so many batches, with a pause after each: together at most a second.
+const GOODBYE_BATCHES_MAX: usize = 20;
+const GOODBYE_PAUSE: Duration = Duration::from_millis(50);
+/// What clients are told then.
+const GOODBYE: &str = "the server is shutting down";
 
 /// Close codes, as RFC 6455 and the IANA registry name them. After [`close::POLICY`],
 /// [`close::TOO_BIG`], [`close::PROTOCOL`], [`close::INVALID_DATA`] and [`close::UNSUPPORTED`] a
@@ -98,7 +108,7 @@ enum Command {
     },
     Unregister {
         id: ClientId,
-        reason: String,
+        ending: Ending,
     },
     Subscribe {
         id: ClientId,
@@ -115,35 +125,14 @@ enum Command {
     Shutdown,
 }
 
-/// What the hub counts; each number only grows, but `clients`.
-#[derive(Default)]
-pub struct Stats {
-    /// Clients that are connected.
-    pub clients: AtomicUsize,
-    /// Clients that were ever registered; also gives them their ids.
-    pub registered: AtomicU64,
-    /// Messages handed to clients' outboxes.
-    pub deliveries: AtomicU64,
-    /// Bytes of these messages, as they look on the wire.
-    pub delivered_bytes: AtomicU64,
-    /// Messages that went out together with one before them.
-    pub merged: AtomicU64,
-    /// Clients cut because they were too slow.
-    pub evicted: AtomicU64,
-    /// Rounds in which everything that waited was handed to every client.
-    pub fan_outs: AtomicU64,
-    /// How long these rounds took together, nanoseconds.
-    pub fan_out_ns: AtomicU64,
-    /// Whether the hub closes its clients and takes no more.
-    ended: AtomicBool,
-}
-
 /// The hub, for those who send to it.
 #[derive(Clone)]
 pub struct Hub {
     commands: Sender<Command>,
     stats: Arc<Stats>,
     encoding: Arc<dyn Encoding>,
+    /// Whether the hub closes its clients and takes no more.
+    ended: Arc<AtomicBool>,
 }
 
 /// Where published messages go: the hub, or whoever else listens.
@@ -179,10 +168,12 @@ impl Hub {
             commands,
             stats: Arc::clone(&stats),
             encoding: Arc::clone(&encoding),
+            ended: Arc::default(),
         };
         let state = State {
             encoding,
             stats,
+            ended: Arc::clone(&hub.ended),
             newest,
             oldest,
             clients: HashMap::new(),
@@ -212,15 +203,15 @@ impl Hub {
             since,
         })?;
         // Sent behind the hub's last look into its channel, perhaps: nobody else would close it.
-        if self.stats.ended.load(Ordering::SeqCst) {
-            outbox.close(close::GOING_AWAY, "the server is shutting down");
+        if self.ended.load(Ordering::SeqCst) {
+            say_goodbye(&outbox);
         }
         Ok(())
     }
 
-    /// Removes a client; `reason` goes into the log.
-    pub fn unregister(&self, id: ClientId, reason: String) -> Result<()> {
-        self.tell(Command::Unregister { id, reason })
+    /// Removes a client, logs why it is gone, and counts it where the server was the one to end it.
+    pub fn unregister(&self, id: ClientId, ending: Ending) -> Result<()> {
+        self.tell(Command::Unregister { id, ending })
     }
 
     /// Narrows what a client gets.
@@ -292,6 +283,7 @@ struct Waiting {
 struct State {
     encoding: Arc<dyn Encoding>,
     stats: Arc<Stats>,
+    ended: Arc<AtomicBool>,
     newest: Seq,
     oldest: Seq,
     clients: HashMap<ClientId, Client>,
@@ -326,7 +318,7 @@ impl State {
                     } => {
                         self.register(id, address, outbox, since);
                     }
-                    Command::Unregister { id, reason } => self.unregister(id, &reason),
+                    Command::Unregister { id, ending } => self.unregister(id, ending),
                     Command::Subscribe { id, filter } => self.subscribe(id, filter),
                     Command::Send { id, message } => self.send(id, &message),
                     Command::OldestSeq(oldest) => self.oldest = oldest,
@@ -357,7 +349,11 @@ impl State {
         };
         outbox.push_reply(&self.frame(&hello.body()));
         // A client that cannot be brought up to date gets what there is from now on: it was told.
-        outbox.open(since.filter(|_| recovered), self.newest);
+        let since = since.filter(|_| recovered);
+        if let Some(since) = since {
+            self.stats.replay_events.record(self.newest - since);
+        }
+        outbox.open(since, self.newest);
         let filter = Arc::new(Filter::default());
         self.groups
             .entry(Arc::clone(&filter))
@@ -376,7 +372,7 @@ impl State {
             .store(self.clients.len(), Ordering::Relaxed);
     }
 
-    fn unregister(&mut self, id: ClientId, reason: &str) {
+    fn unregister(&mut self, id: ClientId, ending: Ending) {
         let Some(client) = self.clients.remove(&id) else {
             return;
         };
@@ -385,13 +381,16 @@ impl State {
             .clients
             .store(self.clients.len(), Ordering::Relaxed);
         // The outbox knows best why it ended, if it was the one to end it.
-        let reason = client
-            .outbox
-            .end_reason()
-            .unwrap_or_else(|| reason.to_owned());
+        let ending = client.outbox.ending().unwrap_or(ending);
+        match ending.eviction {
+            // Counted when it happened, which is long before such a client is gone.
+            None | Some(Eviction::OutboxFull) => {}
+            Some(eviction) => self.stats.count_evicted(eviction, 1),
+        }
         log::info!(
-            "client disconnected id={id} address={} reason={reason}",
-            client.address
+            "client disconnected id={id} address={} reason={}",
+            client.address,
+            ending.reason
         );
     }
 
@@ -462,9 +461,7 @@ impl State {
                 .map(|outbox| outbox.push(&bytes, self.newest));
             self.count(pushed, count, bytes.len());
         }
-        let took_ns = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        self.stats.fan_outs.fetch_add(1, Ordering::Relaxed);
-        self.stats.fan_out_ns.fetch_add(took_ns, Ordering::Relaxed);
+        self.stats.count_fan_out(began.elapsed());
     }
 
     /// Counts what became of `pushed`, each of so many messages and bytes.
@@ -487,26 +484,44 @@ impl State {
         stats
             .merged
             .fetch_add(taken * messages.saturating_sub(1), Ordering::Relaxed);
-        stats.evicted.fetch_add(evicted, Ordering::Relaxed);
+        stats.count_evicted(Eviction::OutboxFull, evicted);
     }
 
+    /// Closes all clients, some at a time, so that they do not all come back in the same instant.
     fn shutdown(mut self, received: &Receiver<Command>) {
-        // Who came behind the end is told so as well; who comes from now on sees it.
-        self.stats.ended.store(true, Ordering::SeqCst);
-        for command in received.try_iter() {
-            if let Command::Register { outbox, .. } = command {
-                outbox.close(close::GOING_AWAY, "the server is shutting down");
+        let mut clients = std::mem::take(&mut self.clients).into_iter();
+        let batch = clients.len().div_ceil(GOODBYE_BATCHES_MAX);
+        let batch = batch.max(GOODBYE_BATCH);
+        loop {
+            for (id, client) in clients.by_ref().take(batch) {
+                say_goodbye(&client.outbox);
+                log::info!(
+                    "client disconnected id={id} address={} reason={GOODBYE}",
+                    client.address
+                );
+            }
+            self.stats.clients.store(clients.len(), Ordering::Relaxed);
+            if clients.len() == 0 {
+                break;
+            }
+            let next = Instant::now() + GOODBYE_PAUSE;
+            while let Ok(command) = received.recv_deadline(next) {
+                turn_away(command);
             }
         }
-        for (id, client) in std::mem::take(&mut self.clients) {
-            client
-                .outbox
-                .close(close::GOING_AWAY, "the server is shutting down");
-            log::info!(
-                "client disconnected id={id} address={} reason=the server is shutting down",
-                client.address
-            );
-        }
-        self.stats.clients.store(0, Ordering::Relaxed);
+        // Who came behind the end is told so as well; who comes from now on sees it.
+        self.ended.store(true, Ordering::SeqCst);
+        received.try_iter().for_each(turn_away);
+    }
+}
+
+fn say_goodbye(outbox: &Outbox) {
+    outbox.close(close::GOING_AWAY, GOODBYE);
+}
+
+/// Nothing is done for anybody any more.
+fn turn_away(command: Command) {
+    if let Command::Register { outbox, .. } = command {
+        say_goodbye(&outbox);
     }
 }

@@ -33,6 +33,8 @@ const EXAMPLES: &[&str] = &[
 
 /// How long each part may take to end …
 const ENGINE_END_MAX: Duration = Duration::from_millis(1_500);
+/// Clients are closed within a second.
+const HUB_END_MAX: Duration = Duration::from_millis(1_500);
 const CLIENTS_END_MAX: Duration = Duration::from_millis(2_500);
 const PART_END_MAX: Duration = Duration::from_millis(500);
 /// … and, since together they could take longer than the five seconds in which the whole has to,
@@ -139,7 +141,7 @@ impl Core {
         self.engine.shutdown();
         join(self.threads.engine, "engine", ENGINE_END_MAX);
         self.hub.shutdown();
-        join(self.threads.hub, "hub", PART_END_MAX);
+        join(self.threads.hub, "hub", HUB_END_MAX);
         self.journal.shutdown();
         join(self.threads.journal, "journal", PART_END_MAX);
     }

@@ -29,7 +29,7 @@ use self::limits::{Excess, Meter};
 use self::stream::{Half, StreamSink};
 use crate::error::{Error, Result};
 use crate::event::{ClientId, Event, Filter, Request, Seq, encode};
-use crate::hub::{Encoding, Hub, Outbox, Replay, close};
+use crate::hub::{Encoding, Ending, Eviction, Hub, Outbox, Replay, close};
 use crate::store::Store;
 
 /// The subprotocol that a client may offer; one that carries a token has to.
@@ -163,8 +163,8 @@ pub trait Handler: Send + Sync {
     /// A binary message came.
     fn binary(&self, client: &Peer, bytes: &[u8]) -> std::result::Result<(), Goodbye>;
 
-    /// A client is gone; `reason` is for the log.
-    fn ended(&self, client: &Peer, reason: String);
+    /// A client is gone.
+    fn ended(&self, client: &Peer, ending: Ending);
 }
 
 /// A client, as its handler sees it.
@@ -260,9 +260,9 @@ impl Handler for HubClients {
         ))
     }
 
-    fn ended(&self, client: &Peer, reason: String) {
+    fn ended(&self, client: &Peer, ending: Ending) {
         // An error here means that the hub has ended, and has closed this client itself.
-        let _ = self.hub.unregister(client.id, reason);
+        let _ = self.hub.unregister(client.id, ending);
     }
 }
 
@@ -358,8 +358,8 @@ impl Sockets {
         let mut served = Ok(());
         match rest {
             Ok(rest) => {
-                let reason = self.read(&client, self.protocol(&client, &stream, rest));
-                self.handler.ended(&client, reason);
+                let ending = self.read(&client, self.protocol(&client, &stream, rest));
+                self.handler.ended(&client, ending);
             }
             Err(Error::Io { .. }) => {}
             Err(error) => served = Err(error),
@@ -420,15 +420,19 @@ impl Sockets {
     /// The reader: takes messages until the client is gone, and says why it is. Not inlined, so
     /// that [`Sockets::open`] does not stand below its frame.
     #[inline(never)]
-    fn read(&self, client: &Peer, mut socket: Box<WebSocket<Half<'_>>>) -> String {
+    fn read(&self, client: &Peer, mut socket: Box<WebSocket<Half<'_>>>) -> Ending {
         let stream = socket.get_ref().stream();
         if let Err(error) = stream.set_read_timeout(Some(self.pings.silence_max())) {
-            return format!("cannot set a timeout: {error}");
+            return Ending::left(format!("cannot set a timeout: {error}"));
         }
         let outbox = &client.outbox;
         let mut meter = Meter::new(&self.limits);
         loop {
             let message = socket.read();
+            // Before anything else is sent, so that answers have the order of what they answer.
+            if !matches!(message, Ok(Message::Ping(_) | Message::Pong(_))) {
+                socket.get_mut().pass_on();
+            }
             let counted = message
                 .as_ref()
                 .map_or(Ok(()), |message| meter.count(message));
@@ -445,14 +449,14 @@ impl Sockets {
                     Ok(())
                 }
                 (Ok(()), Err(error)) => match self.end_of_reading(&error) {
-                    Ended::Gone(reason) => return reason,
+                    Ended::Gone(reason) => return Ending::left(reason),
                     Ended::ByServer(goodbye) => Err(goodbye),
                 },
             };
-            if let Err(Goodbye { code, reason }) = done {
-                outbox.close(code, &reason);
+            if let Err(goodbye) = done {
+                outbox.close(goodbye.code, &goodbye.reason);
                 drain(stream, DRAIN_TIME);
-                return format!("{reason} (close code {code})");
+                return goodbye.into();
             }
         }
     }
@@ -511,6 +515,20 @@ enum Ended {
     Gone(String),
     /// The client can still be told.
     ByServer(Goodbye),
+}
+
+impl From<Goodbye> for Ending {
+    fn from(Goodbye { code, reason }: Goodbye) -> Self {
+        let reason = format!("{reason} (close code {code})");
+        let eviction = match code {
+            close::TRY_AGAIN => Some(Eviction::Silent),
+            close::POLICY => Some(Eviction::TooMuch),
+            close::TOO_BIG => Some(Eviction::TooLarge),
+            close::PROTOCOL | close::UNSUPPORTED | close::INVALID_DATA => Some(Eviction::Protocol),
+            _ => None,
+        };
+        Self { reason, eviction }
+    }
 }
 
 impl From<Excess> for Goodbye {

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use flowledger::event::{Event, Place, Timestamp};
+use flowledger::hub::Eviction;
 use serde_json::{Value, json};
 use tungstenite::Message;
 
@@ -125,7 +126,7 @@ fn a_client_that_never_reads_delays_nobody_and_is_cut_with_a_code_that_means_rec
     let large = "x".repeat(60_000);
     let mut slowest = Duration::ZERO;
     let mut sent = 0;
-    while hub.stats().evicted.load(Ordering::Relaxed) == 0 {
+    while hub.stats().evicted(Eviction::OutboxFull) == 0 {
         let began = Instant::now();
         hub.broadcast(&said(large.clone())).unwrap();
         hears(&mut healthy, &large);
@@ -137,7 +138,10 @@ fn a_client_that_never_reads_delays_nobody_and_is_cut_with_a_code_that_means_rec
     assert!(slowest < Duration::from_secs(5), "{slowest:?}");
     let (seen, code) = stuck.until_closed();
     assert_eq!(code, Some(1013));
-    assert_eq!(metric(&server, "clients_evicted_total"), 1.0);
+    assert_eq!(
+        metric(&server, r#"clients_evicted_total{reason="outbox_full"}"#),
+        1.0
+    );
     assert!(seen.len() < sent);
     eventually("the stuck client is gone", || clients(&server) == 1);
 }
@@ -362,7 +366,10 @@ fn the_metrics_count_clients_and_deliveries() {
     assert_eq!(metric(&server, "clients"), 3.0);
     assert_eq!(metric(&server, "clients_total"), 3.0);
     assert_eq!(metric(&server, "deliveries_total"), 15.0);
-    assert_eq!(metric(&server, "clients_evicted_total"), 0.0);
+    assert_eq!(
+        metric(&server, r#"clients_evicted_total{reason="outbox_full"}"#),
+        0.0
+    );
     assert!(metric(&server, "delivered_bytes_total") > 15.0 * 50.0);
     assert!(metric(&server, "hub_fan_out_seconds_total") > 0.0);
 }

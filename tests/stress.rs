@@ -22,6 +22,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use flowledger::event::{Event, Place, Timestamp};
+use flowledger::hub::Eviction;
 use flowledger::server::Server;
 use flowledger::store::{Change, NodeRef, Store};
 use harness::{DEADLINE, TestServer, eventually, two_nodes};
@@ -679,7 +680,7 @@ fn slow_readers_are_cut_with_1013_and_find_everything_by_since() {
         .collect();
     let hub = &server.server().core().hub;
     let deadline = Instant::now() + DEADLINE;
-    while hub.stats().evicted.load(Ordering::Relaxed) < 20 {
+    while hub.stats().evicted(Eviction::OutboxFull) < 20 {
         commit(server.server(), 1, 20, 30_000);
         assert!(Instant::now() < deadline, "slow readers were not cut");
     }
@@ -1015,7 +1016,7 @@ fn a_hundred_clients_that_never_read_are_cut_and_disturb_nobody() {
     healthy_beside(&server, 300, |_| {
         let large = "z".repeat(30_000);
         let deadline = Instant::now() + DEADLINE;
-        while hub.stats().evicted.load(Ordering::Relaxed) < 100 {
+        while hub.stats().evicted(Eviction::OutboxFull) < 100 {
             hub.broadcast(&said(2, large.clone())).unwrap();
             thread::park_timeout(Duration::from_millis(2));
             assert!(Instant::now() < deadline, "they are not cut");
@@ -1637,7 +1638,7 @@ fn clients_that_never_read_do_not_hold_a_shutdown_up() {
         .collect();
     let hub = server.server().core().hub.clone();
     let deadline = Instant::now() + DEADLINE;
-    while hub.stats().evicted.load(Ordering::Relaxed) < 10 {
+    while hub.stats().evicted(Eviction::OutboxFull) < 10 {
         assert!(Instant::now() < deadline, "nobody was cut");
         hub.broadcast(&said(1, "z".repeat(30_000))).unwrap();
         hub.flush();

@@ -16,7 +16,8 @@ use crate::server::Kind;
 const SAMPLES_PER_READ: usize = 4;
 /// How long after the last event the clients wait for what is still on its way.
 const QUIET: Duration = Duration::from_millis(150);
-const REQUEST: &str = "GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+/// A client's handshake.
+pub const REQUEST: &str = "GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
 pub struct Measured {
     pub deliveries: u64,
@@ -215,7 +216,7 @@ impl Clients {
 
 fn connect(kind: Kind, address: SocketAddr) -> BlockingStream {
     let mut stream = BlockingStream::connect(address).unwrap();
-    if kind == Kind::Ours {
+    if kind != Kind::Bare {
         stream.write_all(REQUEST.as_bytes()).unwrap();
         let mut head = Vec::new();
         // Byte by byte, so that nothing behind the head is taken.

@@ -4,11 +4,15 @@
 //! `make bench` prints the table, `make bench-quick` a short one. The server is a process of its
 //! own, so that its CPU time is counted alone; this process is its clients.
 //!
+//! `cargo bench --bench fanout -- calm` measures how long events take to reach clients that behave
+//! well while hundreds that do not are there as well, beside how long they take without.
+//!
 //! `cargo bench --bench fanout -- serve --listen 127.0.0.1:PORT --rate R --size S` runs the real
 //! server for others to attach to, and publishes R events a second of S bytes each, with the time
 //! of sending as `"t":<unix nanoseconds>` in the payload, until it is stopped.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod abuse;
 mod load;
 mod server;
 
@@ -60,10 +64,12 @@ fn main() {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args.as_slice() {
         ["serve", rest @ ..] => server::serve(rest),
+        ["calm"] => calm(),
+        ["abuse", address] => abuse::run(address.parse().unwrap()),
         ["child", kind] => server::child(Kind::from_name(kind)),
         ["quick"] => bench(&QUICK),
         [] => bench(&FULL),
-        other => panic!("unknown arguments {other:?}; there are `serve`, `quick` and none"),
+        other => panic!("unknown arguments {other:?}; there are `quick`, `calm`, `serve` and none"),
     }
 }
 
@@ -108,7 +114,66 @@ fn bench(plan: &Plan) {
             rig.rss_kb_each
         );
     }
+    if plan.storm {
+        calm();
+    }
     println!("took {:.0} s", began.elapsed().as_secs_f64());
+}
+
+/// Clients that behave well, and how long each turn of measuring them is.
+const CALM_CLIENTS: usize = 100;
+const CALM_RATE: u64 = 100;
+const CALM_SIZE: usize = 1_024;
+const CALM_WINDOW: Duration = Duration::from_millis(2_500);
+/// How long those that behave badly have before it is measured.
+const CALM_LEAD: Duration = Duration::from_millis(1_500);
+const CALM_TURNS: u32 = 3;
+
+fn calm() {
+    println!(
+        "{CALM_CLIENTS} clients at {CALM_RATE} events/s, beside 100 that never read, 100 that flood pings, 100 that send garbage, 200 half request heads and 50 resets at once, again and again:"
+    );
+    println!(
+        "{:>12} {:>12} {:>9} {:>9} {:>6} {:>12} {:>5}",
+        "descriptors", "disturbed", "p50 ms", "p99 ms", "ratio", "RSS MB", "cut"
+    );
+    for kind in [Kind::Ours, Kind::OursShort] {
+        let mut rig = Rig::start(kind, CALM_CLIENTS);
+        let mut alone = Measured::default();
+        let mut beside = Measured::default();
+        let (mut rss_alone_kb, mut rss_beside_kb) = (0, 0);
+        for _ in 0..CALM_TURNS {
+            alone += rig.measure(CALM_RATE, CALM_SIZE, CALM_WINDOW);
+            rss_alone_kb = rig.child.usage().rss_kb.max(rss_alone_kb);
+            let abuse = rig.child.abuse();
+            std::thread::sleep(CALM_LEAD);
+            beside += rig.measure(CALM_RATE, CALM_SIZE, CALM_WINDOW);
+            rss_beside_kb = rig.child.usage().rss_kb.max(rss_beside_kb);
+            drop(abuse);
+            rig.child.wait_until_clients(CALM_CLIENTS);
+        }
+        let p99 = |measured: &Measured| measured.latency.value_at_quantile(0.99) as f64;
+        for (name, measured, rss_kb) in [
+            ("no", &alone, rss_alone_kb),
+            ("yes", &beside, rss_beside_kb),
+        ] {
+            println!(
+                "{:>12} {name:>12} {:>9.2} {:>9.2} {:>6.2} {:>12.1} {:>5}",
+                if kind == Kind::OursShort {
+                    "run out"
+                } else {
+                    "enough"
+                },
+                measured.latency.value_at_quantile(0.5) as f64 / 1e6,
+                p99(measured) / 1e6,
+                p99(measured) / p99(&alone),
+                rss_kb as f64 / 1e3,
+                measured.lost
+            );
+        }
+        // Accepting goes on.
+        drop(Clients::connect(kind, rig.child.address, CALM_CLIENTS));
+    }
 }
 
 fn row(plan: &Plan, count: usize, size: usize, rate: u64, ours: &mut Rig, bare: &mut Rig) {

@@ -11,26 +11,38 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use flowledger::config::{Config, Overrides};
 use flowledger::hub::{Message, Publish};
 use flowledger::server::Server;
+use rustix::process::{Resource, Rlimit, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
 use socket2::SockRef;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
+    /// The real server.
     Ours,
+    /// The same, with too few descriptors for all that come.
+    OursShort,
+    /// The yardstick.
     Bare,
 }
 
+/// Too few for the clients of `abuse`, enough for those that behave well.
+const DESCRIPTORS_SHORT: u64 = 700;
+
 impl Kind {
     pub fn from_name(name: &str) -> Self {
-        if name == "ours" {
-            Self::Ours
-        } else {
-            Self::Bare
+        match name {
+            "ours" => Self::Ours,
+            "ours-short" => Self::OursShort,
+            _ => Self::Bare,
         }
     }
 
     fn name(self) -> &'static str {
-        if self == Self::Ours { "ours" } else { "bare" }
+        match self {
+            Self::Ours => "ours",
+            Self::OursShort => "ours-short",
+            Self::Bare => "bare",
+        }
     }
 }
 
@@ -112,8 +124,15 @@ pub fn child(kind: Kind) {
         println!("{text}");
         std::io::stdout().flush().unwrap();
     };
+    if kind == Kind::OursShort {
+        let limit = Rlimit {
+            current: Some(DESCRIPTORS_SHORT),
+            maximum: Some(DESCRIPTORS_SHORT),
+        };
+        setrlimit(Resource::Nofile, limit).unwrap();
+    }
     let target: Box<dyn Target> = match kind {
-        Kind::Ours => Box::new(Ours::start()),
+        Kind::Ours | Kind::OursShort => Box::new(Ours::start()),
         Kind::Bare => Box::new(Bare::start()),
     };
     say(format!("{}", target.address()));
@@ -247,7 +266,7 @@ impl Target for Bare {
 
 /// The child process, as its parent sees it.
 pub struct Child {
-    process: std::process::Child,
+    _process: Process,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
     pub address: SocketAddr,
@@ -268,7 +287,7 @@ impl Child {
         output.read_line(&mut line).unwrap();
         let address = line.trim().parse().unwrap();
         Self {
-            process,
+            _process: Process(process),
             input,
             output,
             address,
@@ -301,11 +320,31 @@ impl Child {
     }
 
     pub fn wait_for_clients(&mut self, count: usize) {
+        self.wait("not all clients were registered", |clients| {
+            clients >= count
+        });
+    }
+
+    /// Waits until others are gone.
+    pub fn wait_until_clients(&mut self, count: usize) {
+        self.wait("clients that are gone are still there", |clients| {
+            clients <= count
+        });
+    }
+
+    fn wait(&mut self, otherwise: &str, is_so: impl Fn(usize) -> bool) {
         let deadline = Instant::now() + Duration::from_secs(20);
-        while self.ask("clients").parse::<usize>().unwrap() < count {
-            assert!(Instant::now() < deadline, "not all clients were registered");
+        while !is_so(self.ask("clients").parse().unwrap()) {
+            assert!(Instant::now() < deadline, "{otherwise}");
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// Lets clients loose on it that behave badly, until what this gives is dropped.
+    pub fn abuse(&self) -> Process {
+        let args = ["abuse".to_owned(), self.address.to_string()];
+        let program = std::env::current_exe().unwrap();
+        Process(Command::new(program).args(args).spawn().unwrap())
     }
 
     /// Starts publishing; returns when it has begun.
@@ -323,9 +362,12 @@ impl Child {
     }
 }
 
-impl Drop for Child {
+/// A process that ends when it is let go of.
+pub struct Process(std::process::Child);
+
+impl Drop for Process {
     fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }

@@ -85,7 +85,7 @@ impl Places {
     ///
     /// # Errors
     /// When there are too many connections.
-    pub fn take(self: &Arc<Self>, address: IpAddr) -> Result<HttpPlace, Full> {
+    pub fn take(self: &Arc<Self>, address: IpAddr) -> Result<Place, Full> {
         let address = machine(address);
         let mut taken = self.taken();
         if taken.http >= HTTP_MAX || taken.descriptors() + HTTP_DESCRIPTORS > self.descriptors_max {
@@ -100,11 +100,11 @@ impl Places {
         }
         taken.http += 1;
         *taken.by_address.entry(address).or_default() += 1;
-        Ok(HttpPlace(Place {
+        Ok(Place {
             places: Arc::clone(self),
             address,
             is_socket: false,
-        }))
+        })
     }
 
     fn taken(&self) -> MutexGuard<'_, Taken> {
@@ -122,11 +122,26 @@ fn machine(address: IpAddr) -> IpAddr {
     }
 }
 
+/// The place of a connection: of HTTP at first, perhaps of a WebSocket later.
 #[derive(Debug)]
-struct Place {
+pub struct Place {
     places: Arc<Places>,
     address: IpAddr,
     is_socket: bool,
+}
+
+impl Place {
+    /// Gives it up for that of a WebSocket, if there is one. Gives whether there was.
+    pub fn become_socket(&mut self) -> bool {
+        let mut taken = self.places.taken();
+        if taken.sockets >= SOCKETS_MAX {
+            return false;
+        }
+        taken.http -= 1;
+        taken.sockets += 1;
+        self.is_socket = true;
+        true
+    }
 }
 
 impl Drop for Place {
@@ -146,31 +161,6 @@ impl Drop for Place {
     }
 }
 
-/// The place of an HTTP connection.
-#[derive(Debug)]
-pub struct HttpPlace(Place);
-
-impl HttpPlace {
-    /// Gives it up for that of a WebSocket, if there is one.
-    pub fn into_socket(mut self) -> Option<SocketPlace> {
-        let places = Arc::clone(&self.0.places);
-        let mut taken = places.taken();
-        if taken.sockets >= SOCKETS_MAX {
-            // The own place is given back under this lock.
-            drop(taken);
-            return None;
-        }
-        taken.http -= 1;
-        taken.sockets += 1;
-        self.0.is_socket = true;
-        Some(SocketPlace(self.0))
-    }
-}
-
-/// The place of a WebSocket.
-#[derive(Debug)]
-pub struct SocketPlace(#[expect(dead_code, reason = "held until it is dropped")] Place);
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,13 +178,13 @@ mod tests {
     #[test]
     fn places_are_given_out_as_far_as_descriptors_go_and_given_back() {
         let places = places(2 * HTTP_DESCRIPTORS + 1, None);
-        let (one, two) = (places.take(HERE).unwrap(), places.take(HERE).unwrap());
+        let (mut one, two) = (places.take(HERE).unwrap(), places.take(HERE).unwrap());
         assert_eq!(places.take(HERE).unwrap_err(), Full::All);
-        let socket = one.into_socket().unwrap();
+        assert!(one.become_socket());
         // A WebSocket takes one descriptor of the four, and three are too few for another.
         let three = places.take(HERE).unwrap();
         assert_eq!(places.take(HERE).unwrap_err(), Full::All);
-        drop((two, three, socket));
+        drop((one, two, three));
         assert_eq!(places.taken().descriptors(), 0);
         assert!(places.taken().by_address.is_empty());
     }
@@ -202,7 +192,8 @@ mod tests {
     #[test]
     fn an_address_has_its_share_whether_of_requests_or_of_web_sockets() {
         let places = places(usize::MAX, Some(2));
-        let socket = places.take(HERE).unwrap().into_socket().unwrap();
+        let mut socket = places.take(HERE).unwrap();
+        assert!(socket.become_socket());
         let request = places.take(HERE).unwrap();
         assert_eq!(places.take(HERE).unwrap_err(), Full::Address(2));
         let other = places.take("127.0.0.1".parse().unwrap()).unwrap();
@@ -216,14 +207,18 @@ mod tests {
     fn unless_told_otherwise_other_machines_are_limited_and_this_one_is_not() {
         let places = places(usize::MAX, None);
         let other: IpAddr = "192.0.2.1".parse().unwrap();
-        let take = |address| places.take(address).map(HttpPlace::into_socket);
+        let take = |address| {
+            let mut place: Place = places.take(address)?;
+            assert!(place.become_socket());
+            Ok::<_, Full>(place)
+        };
         let held: Vec<_> = (0..PER_ADDRESS_MAX).map(|_| take(other)).collect();
-        assert!(held.iter().all(|place| matches!(place, Ok(Some(_)))));
+        assert!(held.iter().all(Result::is_ok));
         assert_eq!(take(other).unwrap_err(), Full::Address(PER_ADDRESS_MAX));
         let same = "::ffff:192.0.2.1".parse().unwrap();
         assert_eq!(take(same).unwrap_err(), Full::Address(PER_ADDRESS_MAX));
         let here: Vec<_> = (0..2 * PER_ADDRESS_MAX).map(|_| take(HERE)).collect();
-        assert!(here.iter().all(|place| matches!(place, Ok(Some(_)))));
+        assert!(here.iter().all(Result::is_ok));
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! `GET /metrics`: counts in the text format of Prometheus (its documentation, "Exposition formats").
 
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::Context;
 use super::reply::Reply;
+use crate::hub::{Eviction, Histogram};
 
 /// The version of the format that this is.
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -12,64 +13,106 @@ const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// All counts.
 pub fn text(context: &Context) -> Reply {
     let hub = context.hub.stats();
-    let gauge = |name, help, value: u64| (name, "gauge", help, value.to_string());
-    let counter = |name, help, value: u64| (name, "counter", help, value.to_string());
-    let fan_out_s = hub.fan_out_ns.load(Relaxed) as f64 / 1e9;
-    let metrics = [
-        gauge(
-            "clients",
-            "WebSocket clients that are connected.",
-            hub.clients.load(Relaxed) as u64,
-        ),
-        counter(
-            "clients_total",
-            "WebSocket clients that ever connected.",
-            hub.registered.load(Relaxed),
-        ),
-        counter(
-            "deliveries_total",
-            "Messages handed to clients.",
-            hub.deliveries.load(Relaxed),
-        ),
-        counter(
-            "delivered_bytes_total",
-            "Bytes of the messages handed to clients.",
-            hub.delivered_bytes.load(Relaxed),
-        ),
-        counter(
-            "merged_messages_total",
-            "Messages that went out in one write with others.",
-            hub.merged.load(Relaxed),
-        ),
-        counter(
-            "clients_evicted_total",
-            "Clients cut because they were too slow.",
-            hub.evicted.load(Relaxed),
-        ),
-        gauge(
-            "hub_queue_depth",
-            "Commands that wait for the hub.",
-            context.hub.queue_depth() as u64,
-        ),
-        counter(
-            "hub_fan_outs_total",
-            "Rounds of the hub over its clients.",
-            hub.fan_outs.load(Relaxed),
-        ),
-        (
-            "hub_fan_out_seconds_total",
-            "counter",
-            "How long these rounds took.",
-            format!("{fan_out_s:.9}"),
-        ),
-    ];
-    let mut text = String::new();
-    for (name, kind, help, value) in metrics {
-        // Writing to a text does not fail.
-        let _ = write!(
-            text,
-            "# HELP flowledger_{name} {help}\n# TYPE flowledger_{name} {kind}\nflowledger_{name} {value}\n"
+    let mut text = Text::default();
+    text.gauge(
+        "clients",
+        "WebSocket clients that are connected.",
+        hub.clients.load(Relaxed),
+    );
+    text.counter(
+        "clients_total",
+        "WebSocket clients that ever connected.",
+        hub.registered.load(Relaxed),
+    );
+    text.counter(
+        "deliveries_total",
+        "Messages handed to clients.",
+        hub.deliveries.load(Relaxed),
+    );
+    text.counter(
+        "delivered_bytes_total",
+        "Bytes of the messages handed to clients.",
+        hub.delivered_bytes.load(Relaxed),
+    );
+    text.counter(
+        "merged_messages_total",
+        "Messages that went out in one write with others.",
+        hub.merged.load(Relaxed),
+    );
+    text.head(
+        "clients_evicted_total",
+        "counter",
+        "Clients whose connection the server ended.",
+    );
+    for eviction in Eviction::ALL {
+        let labels = format!("{{reason=\"{}\"}}", eviction.name());
+        text.line(
+            &format!("clients_evicted_total{labels}"),
+            hub.evicted(eviction),
         );
     }
-    Reply::text(CONTENT_TYPE, text)
+    text.gauge(
+        "hub_queue_depth",
+        "Commands that wait for the hub.",
+        context.hub.queue_depth(),
+    );
+    text.histogram(
+        "hub_fan_out_seconds",
+        "How long rounds of the hub over its clients took.",
+        &hub.fan_out_ns,
+        1e9,
+    );
+    text.histogram(
+        "replay_events",
+        "Events that clients had missed when they came back.",
+        &hub.replay_events,
+        1.0,
+    );
+    Reply::text(CONTENT_TYPE, text.0)
+}
+
+/// The text as it grows. Writing to it does not fail.
+#[derive(Default)]
+struct Text(String);
+
+impl Text {
+    fn head(&mut self, name: &str, kind: &str, help: &str) {
+        let _ = write!(
+            self.0,
+            "# HELP flowledger_{name} {help}\n# TYPE flowledger_{name} {kind}\n"
+        );
+    }
+
+    fn line(&mut self, name: &str, value: impl Display) {
+        let _ = writeln!(self.0, "flowledger_{name} {value}");
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: impl Display) {
+        self.head(name, "gauge", help);
+        self.line(name, value);
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: impl Display) {
+        self.head(name, "counter", help);
+        self.line(name, value);
+    }
+
+    /// `per_unit` is how many of what was counted make one of the unit that the name ends in.
+    fn histogram<const N: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        histogram: &Histogram<N>,
+        per_unit: f64,
+    ) {
+        self.head(name, "histogram", help);
+        let (buckets, count, sum) = histogram.read();
+        for (bound, within) in buckets {
+            let bound = bound as f64 / per_unit;
+            self.line(&format!("{name}_bucket{{le=\"{bound}\"}}"), within);
+        }
+        self.line(&format!("{name}_bucket{{le=\"+Inf\"}}"), count);
+        self.line(&format!("{name}_sum"), sum as f64 / per_unit);
+        self.line(&format!("{name}_count"), count);
+    }
 }

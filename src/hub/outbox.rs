@@ -11,7 +11,7 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::{Encoding, close};
+use super::{Encoding, Ending, Eviction, close};
 use crate::error::Result;
 use crate::event::{Filter, Seq};
 
@@ -79,7 +79,7 @@ struct State {
     /// When the writer thread was last done with a write.
     wrote_at: Option<Instant>,
     reader_done: bool,
-    end_reason: Option<String>,
+    ending: Option<Ending>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -127,7 +127,7 @@ impl Outbox {
                 writing: false,
                 wrote_at: None,
                 reader_done: false,
-                end_reason: None,
+                ending: None,
             }),
             wake: Condvar::new(),
         }
@@ -175,22 +175,16 @@ impl Outbox {
         self.take(&mut state, frame)
     }
 
-    /// Takes a control frame that the reader's protocol machine wrote. When it is a close, the
-    /// client asked for it, and it is the last that leaves.
-    pub fn push_control(&self, frame: &[u8]) {
-        const OPCODE: u8 = 0x0f;
-        const OPCODE_CLOSE: u8 = 0x8;
+    /// Takes control frames that the reader's protocol machine wrote. When there is a close among
+    /// them, the client asked for it, and it is the last that leaves.
+    pub fn push_controls(&self, frames: &[u8]) {
         let mut state = self.lock();
         // A close that the server sent is not answered twice.
         if state.phase != Phase::Open {
             return;
         }
-        self.take(&mut state, &frame.into());
-        if frame
-            .first()
-            .is_some_and(|byte| byte & OPCODE == OPCODE_CLOSE)
-            && state.phase == Phase::Open
-        {
+        self.take(&mut state, &frames.into());
+        if has_close(frames) && state.phase == Phase::Open {
             state.phase = Phase::Closing;
             self.wake.notify_one();
         }
@@ -214,8 +208,8 @@ impl Outbox {
     }
 
     /// Why the outbox ended, where it was the one to end it.
-    pub fn end_reason(&self) -> Option<String> {
-        self.lock().end_reason.clone()
+    pub fn ending(&self) -> Option<Ending> {
+        self.lock().ending.clone()
     }
 
     /// Whether the writer thread is at work or was within `time`. A write that makes no progress
@@ -249,7 +243,7 @@ impl Outbox {
             state.writing = false;
             state.wrote_at = Some(Instant::now());
             if let Err(error) = done {
-                self.end(&mut state, Some(format!("cannot write: {error}")));
+                self.end(&mut state, Some(cannot_write(&error)));
             }
         }
     }
@@ -267,7 +261,7 @@ impl Outbox {
                 Ok(count) => sent = count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => {
-                    self.end(state, Some(format!("cannot write: {error}")));
+                    self.end(state, Some(cannot_write(&error)));
                     return Pushed::Nothing;
                 }
             }
@@ -294,10 +288,8 @@ impl Outbox {
             .iter()
             .map(|chunk| chunk.bytes.len() - chunk.sent)
             .sum();
-        state.end_reason = Some(format!(
-            "too slow, over {} bytes were waiting",
-            self.queue_bytes_max
-        ));
+        let reason = format!("too slow, over {} bytes were waiting", self.queue_bytes_max);
+        state.ending = Some(Ending::evicted(Eviction::OutboxFull, reason));
         self.start_closing(state, close::TRY_AGAIN, "too slow; reconnect with since");
     }
 
@@ -315,13 +307,13 @@ impl Outbox {
         self.wake.notify_one();
     }
 
-    fn end(&self, state: &mut State, reason: Option<String>) {
+    fn end(&self, state: &mut State, ending: Option<Ending>) {
         if state.phase != Phase::Closed {
             state.phase = Phase::Closed;
             state.queue = VecDeque::new();
             state.queued_bytes = 0;
-            if state.end_reason.is_none() {
-                state.end_reason = reason;
+            if state.ending.is_none() {
+                state.ending = ending;
             }
             self.sink.shutdown();
         }
@@ -377,6 +369,8 @@ impl Outbox {
                 log::error!("a client cannot catch up: {error}");
                 let mut state = self.lock();
                 state.replayed = None;
+                let reason = format!("it cannot catch up: {error}");
+                state.ending = Some(Ending::evicted(Eviction::LogUnreadable, reason));
                 self.start_closing(&mut state, close::INTERNAL, "the log cannot be read");
                 return Ok(());
             }
@@ -412,6 +406,29 @@ impl Outbox {
                 .unwrap_or_else(PoisonError::into_inner);
         }
         self.end(&mut state, None);
+    }
+}
+
+/// Whether one of these control frames of a server's is a close. They have no mask and a length of
+/// one byte (RFC 6455, sections 5.2 and 5.5).
+fn has_close(mut frames: &[u8]) -> bool {
+    const OPCODE: u8 = 0x0f;
+    const OPCODE_CLOSE: u8 = 0x8;
+    while let [first, length, rest @ ..] = frames {
+        if first & OPCODE == OPCODE_CLOSE {
+            return true;
+        }
+        frames = rest.get(usize::from(*length)..).unwrap_or_default();
+    }
+    false
+}
+
+fn cannot_write(error: &io::Error) -> Ending {
+    let reason = format!("cannot write: {error}");
+    if error.kind() == io::ErrorKind::TimedOut {
+        Ending::evicted(Eviction::WriteTimeout, reason)
+    } else {
+        Ending::left(reason)
     }
 }
 
@@ -575,7 +592,7 @@ mod tests {
         assert_eq!(rig.outbox.push(&frame("later"), 3), Pushed::Nothing);
         rig.start(vec![]);
         assert_eq!(rig.wrote(), "c><close 1013>");
-        assert!(rig.outbox.end_reason().unwrap().contains("too slow"));
+        assert!(rig.outbox.ending().unwrap().reason.contains("too slow"));
         rig.outbox.reader_done();
         rig.ended.recv_timeout(SOON).unwrap();
     }
@@ -613,7 +630,7 @@ mod tests {
         let rig = Rig::new(100);
         rig.outbox.open(None, 0);
         rig.outbox.close(close::GOING_AWAY, "");
-        rig.outbox.push_control(&[0x88, 0]);
+        rig.outbox.push_controls(&[0x88, 0]);
         rig.start(vec![]);
         assert_eq!(rig.wrote(), "<close 1001>");
         rig.outbox.reader_done();
@@ -625,7 +642,11 @@ mod tests {
     fn nothing_follows_the_answer_to_a_close_of_the_client() {
         let rig = Rig::new(100);
         rig.outbox.open(None, 0);
-        rig.outbox.push_control(&[0x88, 0]);
+        // Behind two pongs, the first of which looks like a close within.
+        let frames = [0x8a, 2, 0x88, 0, 0x8a, 0, 0x88, 0];
+        rig.outbox.push_controls(&frames[..6]);
+        assert_eq!(rig.outbox.push(&frame("in time"), 1), Pushed::Taken);
+        rig.outbox.push_controls(&frames);
         assert_eq!(rig.outbox.push(&frame("late"), 1), Pushed::Nothing);
     }
 
@@ -638,6 +659,6 @@ mod tests {
         let outbox = Arc::clone(&rig.outbox);
         std::thread::spawn(move || outbox.run(&Log(vec![]), SOON));
         rig.ended.recv_timeout(SOON).unwrap();
-        assert!(rig.outbox.end_reason().unwrap().contains("cannot write"));
+        assert!(rig.outbox.ending().unwrap().reason.contains("cannot write"));
     }
 }

@@ -16,7 +16,8 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 const WRITE_TIME_MAX: Duration = Duration::from_secs(32);
 
 /// The reader's half: reads from the stream, and writes into the outbox what tungstenite answers
-/// by itself. Answers are gathered until `flush`, so that a frame is never split.
+/// by itself. Answers are gathered while there is something to read (a flood of pings is answered in
+/// few writes), and passed on before it waits for more or [`Half::pass_on`] asks for it.
 pub struct Half<'a> {
     stream: &'a TcpStream,
     outbox: &'a Outbox,
@@ -40,9 +41,10 @@ impl<'a> Half<'a> {
         self.stream
     }
 
-    fn pass_on(&mut self) {
+    /// Passes the answers on.
+    pub fn pass_on(&mut self) {
         if !self.answer.is_empty() {
-            self.outbox.push_control(&self.answer);
+            self.outbox.push_controls(&self.answer);
             self.answer.clear();
         }
     }
@@ -50,6 +52,7 @@ impl<'a> Half<'a> {
 
 impl Read for Half<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.pass_on();
         let count = self.stream.read(buffer)?;
         self.bytes.take(count, "bytes")?;
         Ok(count)
@@ -63,7 +66,6 @@ impl Write for Half<'_> {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.pass_on();
         Ok(())
     }
 }

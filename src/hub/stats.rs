@@ -1,0 +1,209 @@
+//! What the hub counts.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// Why the server ended a client's connection, other than to shut down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Eviction {
+    /// More waited for it than an outbox holds.
+    OutboxFull,
+    /// It took nothing, or too little, for too long.
+    WriteTimeout,
+    /// Nothing came from it, not even a pong.
+    Silent,
+    /// It sent more, or more often, than it may.
+    TooMuch,
+    /// It sent a message over the limit.
+    TooLarge,
+    /// It sent what the protocol does not allow.
+    Protocol,
+    /// The log that it was to catch up from could not be read.
+    LogUnreadable,
+}
+
+impl Eviction {
+    /// All there are, in the order of their declaration.
+    pub const ALL: [Self; 7] = [
+        Self::OutboxFull,
+        Self::WriteTimeout,
+        Self::Silent,
+        Self::TooMuch,
+        Self::TooLarge,
+        Self::Protocol,
+        Self::LogUnreadable,
+    ];
+
+    /// The name in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::OutboxFull => "outbox_full",
+            Self::WriteTimeout => "write_timeout",
+            Self::Silent => "silent",
+            Self::TooMuch => "too_much",
+            Self::TooLarge => "too_large",
+            Self::Protocol => "protocol",
+            Self::LogUnreadable => "log_unreadable",
+        }
+    }
+}
+
+/// Why a client is gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ending {
+    /// For the log.
+    pub reason: String,
+    /// Where it was the server that ended the connection.
+    pub eviction: Option<Eviction>,
+}
+
+impl Ending {
+    /// It left, or was lost.
+    pub fn left(reason: impl Into<String>) -> Self {
+        Self {
+            reason: reason.into(),
+            eviction: None,
+        }
+    }
+
+    /// The server ended it.
+    pub fn evicted(eviction: Eviction, reason: impl Into<String>) -> Self {
+        Self {
+            reason: reason.into(),
+            eviction: Some(eviction),
+        }
+    }
+}
+
+/// Counts by size: how many were at most so large, for each bound, and the sum.
+pub struct Histogram<const N: usize> {
+    bounds: [u64; N],
+    /// Those within the bound and above the one before; the last bucket has no bound.
+    counts: [AtomicU64; N],
+    beyond: AtomicU64,
+    sum: AtomicU64,
+}
+
+impl<const N: usize> Histogram<N> {
+    /// With nothing counted; `bounds` grow.
+    pub const fn new(bounds: [u64; N]) -> Self {
+        Self {
+            bounds,
+            counts: [const { AtomicU64::new(0) }; N],
+            beyond: AtomicU64::new(0),
+            sum: AtomicU64::new(0),
+        }
+    }
+
+    /// Counts one.
+    pub fn record(&self, value: u64) {
+        let at = self.bounds.iter().position(|bound| value <= *bound);
+        let count = at.map_or(&self.beyond, |at| &self.counts[at]);
+        count.fetch_add(1, Ordering::Relaxed);
+        self.sum.fetch_add(value, Ordering::Relaxed);
+    }
+
+    /// For each bound, how many are at most so large; then how many there are, and their sum.
+    pub fn read(&self) -> (Vec<(u64, u64)>, u64, u64) {
+        let mut count = 0;
+        let buckets = self.bounds.iter().zip(&self.counts);
+        let buckets = buckets
+            .map(|(bound, within)| {
+                count += within.load(Ordering::Relaxed);
+                (*bound, count)
+            })
+            .collect();
+        count += self.beyond.load(Ordering::Relaxed);
+        (buckets, count, self.sum.load(Ordering::Relaxed))
+    }
+}
+
+/// What the hub counts; each number only grows, but `clients`.
+pub struct Stats {
+    /// Clients that are connected.
+    pub clients: AtomicUsize,
+    /// Clients that were ever registered; also gives them their ids.
+    pub registered: AtomicU64,
+    /// Messages handed to clients' outboxes.
+    pub deliveries: AtomicU64,
+    /// Bytes of these messages, as they look on the wire.
+    pub delivered_bytes: AtomicU64,
+    /// Messages that went out together with one before them.
+    pub merged: AtomicU64,
+    evicted: [AtomicU64; Eviction::ALL.len()],
+    /// Rounds in which everything that waited was handed to every client: how long each took,
+    /// nanoseconds.
+    pub fan_out_ns: Histogram<8>,
+    /// Clients that came back: how many events each had missed.
+    pub replay_events: Histogram<7>,
+}
+
+impl Default for Stats {
+    fn default() -> Self {
+        Self {
+            clients: AtomicUsize::default(),
+            registered: AtomicU64::default(),
+            deliveries: AtomicU64::default(),
+            delivered_bytes: AtomicU64::default(),
+            merged: AtomicU64::default(),
+            evicted: Default::default(),
+            // 0.1 ms to 0.25 s.
+            fan_out_ns: Histogram::new([
+                100_000,
+                500_000,
+                1_000_000,
+                5_000_000,
+                10_000_000,
+                50_000_000,
+                100_000_000,
+                250_000_000,
+            ]),
+            replay_events: Histogram::new([0, 1, 10, 100, 1_000, 10_000, 100_000]),
+        }
+    }
+}
+
+impl Stats {
+    /// Counts so many more.
+    pub(super) fn count_evicted(&self, eviction: Eviction, count: u64) {
+        self.evicted[eviction as usize].fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Counts a round.
+    pub(super) fn count_fan_out(&self, took: Duration) {
+        let took_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.fan_out_ns.record(took_ns);
+    }
+
+    /// How many clients' connections the server ended for this reason.
+    pub fn evicted(&self, eviction: Eviction) -> u64 {
+        self.evicted[eviction as usize].load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_histogram_counts_each_value_in_every_bucket_that_holds_it() {
+        let histogram = Histogram::new([1, 10]);
+        for value in [0, 1, 2, 10, 11] {
+            histogram.record(value);
+        }
+        assert_eq!(histogram.read(), (vec![(1, 2), (10, 4)], 5, 24));
+    }
+
+    #[test]
+    fn every_eviction_has_a_place_and_a_name_of_its_own() {
+        let stats = Stats::default();
+        for eviction in Eviction::ALL {
+            stats.count_evicted(eviction, eviction as u64 + 1);
+        }
+        for (at, eviction) in Eviction::ALL.into_iter().enumerate() {
+            assert_eq!(stats.evicted(eviction), at as u64 + 1);
+            let same = |other: &&Eviction| other.name() == eviction.name();
+            assert_eq!(Eviction::ALL.iter().filter(same).count(), 1);
+        }
+    }
+}
