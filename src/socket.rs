@@ -44,8 +44,10 @@ const WRITER_STACK_BYTES: usize = 96 << 10;
 const CLOSE_REASON_BYTES_MAX: usize = 123;
 /// The longest head of a frame that a server sends: it has no mask.
 const FRAME_HEAD_BYTES_MAX: usize = 10;
-/// How many events of the log are read at a time for a client that catches up.
+/// How many events of the log are read at a time for a client that catches up …
 const PAGE_EVENTS: usize = 256;
+/// … and how many bytes of them, unless a single one is larger.
+const PAGE_BYTES_MAX: usize = 256 << 10;
 /// How many flows and types a subscription may name.
 #[doc(hidden)]
 pub const FILTER_ITEMS_MAX: usize = 1_000;
@@ -100,7 +102,9 @@ struct LogReplay {
 
 impl Replay for LogReplay {
     fn page(&self, after: Seq, upto: Seq, filter: &Filter, out: &mut Vec<u8>) -> Result<Seq> {
-        let events = self.store.events(after, upto, PAGE_EVENTS)?;
+        let events = self
+            .store
+            .events(after, upto, PAGE_EVENTS, PAGE_BYTES_MAX)?;
         // The log has no gaps but at its old end, which may have come nearer since `HELLO`.
         if events.first().is_none_or(|first| first.seq != after + 1) {
             return Err(Error::NotFound(format!("event {} any more", after + 1)));
@@ -110,11 +114,7 @@ impl Replay for LogReplay {
                 Frames.text(&encode(event.seq, &event.body), out);
             }
         }
-        // A page that is not full was the last.
-        Ok(match events.last() {
-            Some(last) if events.len() == PAGE_EVENTS => last.seq,
-            _ => upto,
-        })
+        Ok(events.last().map_or(upto, |last| last.seq))
     }
 }
 
@@ -648,6 +648,37 @@ mod tests {
             .unwrap();
         assert!(page(2).is_err());
         assert_eq!(page(4).unwrap(), 9);
+    }
+
+    #[test]
+    fn a_page_of_large_events_ends_before_it_is_too_large_and_goes_on_with_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, mut writer) = Store::open(dir.path()).unwrap();
+        let sizes = [
+            PAGE_BYTES_MAX + 1,
+            PAGE_BYTES_MAX / 2,
+            PAGE_BYTES_MAX / 2,
+            1,
+        ];
+        writer
+            .transaction(|batch| {
+                sizes.iter().try_for_each(|size| {
+                    let at = crate::event::Timestamp(0);
+                    let body = format!("{{{}}}", " ".repeat(size - 1));
+                    batch.append_event(at, None, "PONG", &body).map(drop)
+                })
+            })
+            .unwrap();
+        let store = Arc::new(store);
+        let replay = LogReplay { store };
+        let page = |after| {
+            let mut out = Vec::new();
+            let reached = replay.page(after, 4, &Filter::default(), &mut out);
+            (reached.unwrap(), out.len())
+        };
+        let ends = [0, 1, 2, 3].map(|after| page(after).0);
+        assert_eq!(ends, [1, 2, 4, 4]);
+        assert!(page(2).1 <= PAGE_BYTES_MAX + 100, "{}", page(2).1);
     }
 
     #[test]

@@ -1,15 +1,17 @@
 //! The hub: clients come and go, broadcasts reach all, one client disturbs no other.
 
 use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use flowledger::event::{Event, Place, Timestamp};
 use flowledger::hub::Eviction;
 use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
 use tungstenite::Message;
 
-use crate::harness::{Client, DEADLINE, TestServer, eventually, two_nodes, was_logged};
+use crate::harness::{Client, DEADLINE, Response, TestServer, eventually, two_nodes, was_logged};
 
 fn clients(server: &TestServer) -> usize {
     server
@@ -371,7 +373,95 @@ fn the_metrics_count_clients_and_deliveries() {
         0.0
     );
     assert!(metric(&server, "delivered_bytes_total") > 15.0 * 50.0);
-    assert!(metric(&server, "hub_fan_out_seconds_total") > 0.0);
+    assert!(metric(&server, "hub_fan_out_seconds_sum") > 0.0);
+    let rounds = metric(&server, "hub_fan_out_seconds_count");
+    let all = metric(&server, r#"hub_fan_out_seconds_bucket{le="+Inf"}"#);
+    assert!((1.0..=5.0).contains(&rounds) && all == rounds, "{rounds}");
+}
+
+#[test]
+fn the_metrics_say_why_clients_were_ended_and_how_much_they_had_missed() {
+    let server = TestServer::start_with(|config| {
+        config.pings.interval = Duration::from_millis(200);
+        config.pings.timeout = Duration::from_millis(200);
+    });
+    let newest = server.server().core().store.newest_seq().unwrap();
+    let evicted = |reason: &str| {
+        let name = format!(r#"clients_evicted_total{{reason="{reason}"}}"#);
+        metric(&server, &name)
+    };
+    // It reads nothing, so it answers no ping.
+    let silent = server.client();
+    let mut too_large = server.client();
+    too_large.send(&"x".repeat(100_000));
+    assert_eq!(too_large.until_closed().1, Some(1009));
+    let mut broken = server.client();
+    broken.socket.get_mut().write_all(&[0xff; 8]).unwrap();
+    assert_eq!(broken.until_closed().1, Some(1002));
+    let mut flooding = server.client();
+    for _ in 0..500 {
+        // It may be closed before it has sent all.
+        let _ = flooding.socket.send(Message::text(r#"{"type":"PING"}"#));
+    }
+    assert_eq!(flooding.until_closed().1, Some(1008));
+    for reason in ["silent", "too_large", "protocol", "too_much"] {
+        eventually(reason, || evicted(reason) == 1.0);
+    }
+    drop(silent);
+    for reason in ["outbox_full", "write_timeout", "log_unreadable"] {
+        assert_eq!(evicted(reason), 0.0, "{reason}");
+    }
+    server.save(&two_nodes());
+    server.run(server.save(&two_nodes()), &json!({"topic": "ants"}));
+    let missed = server.server().core().store.newest_seq().unwrap() - newest;
+    drop(server.client_since(newest));
+    eventually("it was counted", || {
+        metric(&server, "replay_events_sum") == missed as f64
+    });
+    assert_eq!(metric(&server, r#"replay_events_bucket{le="1"}"#), 0.0);
+    assert_eq!(metric(&server, "replay_events_count"), 1.0);
+}
+
+#[test]
+fn an_address_that_has_its_share_of_connections_gets_429_until_it_lets_go_of_one() {
+    let server = TestServer::start_with(|config| config.connections_per_address = Some(3));
+    let connect_from = |address: [u8; 4]| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let from = SocketAddr::from((address, 0));
+        socket.bind(&from.into()).unwrap();
+        socket.connect(&server.address().into()).unwrap();
+        let stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream
+    };
+    let ask = |mut stream: TcpStream| {
+        let request = b"GET /api/health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+        // Who is turned away may be so before this is sent, and then reset.
+        let _ = stream.write_all(request);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        Response::parse(&answer)
+    };
+    let mut held: Vec<Client> = (0..3).map(|_| server.client()).collect();
+    let mut told = None;
+    eventually("who is one too many is told", || {
+        told = ask(connect_from([127, 0, 0, 1]));
+        told.as_ref().is_some_and(|response| response.status == 429)
+    });
+    let told = told.unwrap();
+    assert_eq!(told.error_code(), "too_many_connections");
+    assert_eq!(told.header("retry-after"), Some("1"));
+    let other = ask(connect_from([127, 0, 0, 2])).unwrap();
+    assert_eq!(other.status, 200);
+    held.pop();
+    eventually("there is room again", || {
+        let response = ask(connect_from([127, 0, 0, 1]));
+        response.is_some_and(|response| response.status == 200)
+    });
+    say_to_all(&server, "those who were in stay in");
+    for client in &mut held {
+        hears(client, "those who were in stay in");
+    }
 }
 
 #[test]

@@ -941,7 +941,7 @@ fn runs_of_the_engine_in_a_crowd_are_told_whole_and_in_order() {
         .server()
         .core()
         .store
-        .events(start, last, 10_000)
+        .events(start, last, 10_000, usize::MAX)
         .unwrap();
     let count = |name: &str| {
         events
@@ -1631,6 +1631,29 @@ fn clients_that_come_while_the_server_goes_are_not_left_hanging() {
     }
 }
 
+fn at_a_shutdown_a_crowd_is_sent_away_in_batches() {
+    let mut server = TestServer::start();
+    let crowd: Vec<Ws> = (0..500).map(|_| Ws::to(&server)).collect();
+    let closed: Vec<Instant> = thread::scope(|scope| {
+        let readers: Vec<_> = crowd
+            .into_iter()
+            .map(|mut ws| {
+                scope.spawn(move || {
+                    assert_eq!(ws.read_to_close(), Some(1001));
+                    Instant::now()
+                })
+            })
+            .collect();
+        stop_in_time(&mut server);
+        let readers = readers.into_iter();
+        readers.map(|reader| reader.join().unwrap()).collect()
+    });
+    // Five batches with four pauses of 50 ms between them.
+    let (first, last) = (closed.iter().min().unwrap(), closed.iter().max().unwrap());
+    let spread = *last - *first;
+    assert!(spread > Duration::from_millis(100), "all within {spread:?}");
+}
+
 fn clients_that_never_read_do_not_hold_a_shutdown_up() {
     let mut server = TestServer::start();
     let stuck: Vec<Ws> = (0..20)
@@ -1699,6 +1722,7 @@ const SCENARIOS: &[Scenario] = scenarios![
     client_and_server_that_close_at_once_exchange_one_close_each,
     at_a_shutdown_under_load_all_are_told_and_everything_committed_is_found_afterwards,
     clients_that_come_while_the_server_goes_are_not_left_hanging,
+    at_a_shutdown_a_crowd_is_sent_away_in_batches,
     clients_that_never_read_do_not_hold_a_shutdown_up,
 ];
 

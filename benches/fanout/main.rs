@@ -121,8 +121,9 @@ fn bench(plan: &Plan) {
 }
 
 /// Clients that behave well, and how long each turn of measuring them is.
-const CALM_CLIENTS: usize = 100;
-const CALM_RATE: u64 = 100;
+const CALM_CLIENTS: usize = 500;
+const CALM_CLIENTS_LATER: usize = 50;
+const CALM_RATE: u64 = 50;
 const CALM_SIZE: usize = 1_024;
 const CALM_WINDOW: Duration = Duration::from_millis(2_500);
 /// How long those that behave badly have before it is measured.
@@ -172,7 +173,11 @@ fn calm() {
             );
         }
         // Accepting goes on.
-        drop(Clients::connect(kind, rig.child.address, CALM_CLIENTS));
+        drop(Clients::connect(
+            kind,
+            rig.child.address,
+            CALM_CLIENTS_LATER,
+        ));
     }
 }
 

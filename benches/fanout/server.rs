@@ -26,7 +26,7 @@ pub enum Kind {
 }
 
 /// Too few for the clients of `abuse`, enough for those that behave well.
-const DESCRIPTORS_SHORT: u64 = 700;
+const DESCRIPTORS_SHORT: u64 = 1_100;
 
 impl Kind {
     pub fn from_name(name: &str) -> Self {

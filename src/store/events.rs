@@ -20,22 +20,37 @@ pub struct LoggedEvent {
 }
 
 impl Store {
-    /// Up to `limit` events of (`after`, `upto`], in order.
-    pub fn events(&self, after: Seq, upto: Seq, limit: usize) -> Result<Vec<LoggedEvent>> {
+    /// Up to `limit` events of (`after`, `upto`], in order: as many as fit into `bytes_max` by
+    /// their bodies, but at least one where there is any.
+    pub fn events(
+        &self,
+        after: Seq,
+        upto: Seq,
+        limit: usize,
+        bytes_max: usize,
+    ) -> Result<Vec<LoggedEvent>> {
         self.read(|connection| {
             let mut statement = connection.prepare_cached(
                 "SELECT seq, flow_id, type, body FROM events
                  WHERE seq > ?1 AND seq <= ?2 ORDER BY seq LIMIT ?3",
             )?;
-            let rows = statement.query_map(params![after, upto, limit], |row| {
-                Ok(LoggedEvent {
+            let mut rows = statement.query(params![after, upto, limit])?;
+            let mut events = Vec::new();
+            let mut bytes = 0;
+            while let Some(row) = rows.next()? {
+                let event = LoggedEvent {
                     seq: row.get(0)?,
                     flow_id: row.get(1)?,
                     type_name: row.get(2)?,
                     body: row.get(3)?,
-                })
-            })?;
-            Ok(rows.collect::<rusqlite::Result<_>>()?)
+                };
+                bytes += event.body.len();
+                if bytes > bytes_max && !events.is_empty() {
+                    break;
+                }
+                events.push(event);
+            }
+            Ok(events)
         })
     }
 
