@@ -204,13 +204,14 @@ fn admit(shared: &Arc<Shared>, stream: TcpStream, address: SocketAddr, number: u
     let thread =
         {
             let (shared, stream) = (Arc::clone(shared), Arc::clone(&stream));
-            let connection = Connection {
+            // On the heap, since the stack of what may become the reader of a WebSocket is dear.
+            let connection = Box::new(Connection {
                 shared,
                 stream,
                 address,
                 buffer: Vec::new(),
                 known,
-            };
+            });
             connection.shared.clone().threads.spawn(
                 format!("conn-{number}"),
                 STACK_BYTES,
@@ -307,7 +308,11 @@ enum Next {
 }
 
 impl Connection {
-    fn serve(mut self) {
+    #[expect(
+        clippy::boxed_local,
+        reason = "unboxed, it would lie on the stack for days"
+    )]
+    fn serve(mut self: Box<Self>) {
         let _ = self.stream.set_nodelay(true);
         let _ = self.stream.set_write_timeout(Some(WRITE_TIMEOUT));
         if let Some(upgrade) = self.take_requests() {
@@ -382,7 +387,7 @@ impl Connection {
 
     /// Is a WebSocket for the rest of the connection. The request's head is let go of by now, so
     /// that an idle client does not keep it.
-    fn become_socket(self, upgrade: Box<Upgrade>) {
+    fn become_socket(&self, upgrade: Box<Upgrade>) {
         let served = self.shared.sockets.serve(upgrade);
         if let Err(Error::Busy(why)) = served {
             self.refuse_for_threads(&why);

@@ -35,7 +35,7 @@ use crate::store::Store;
 /// The subprotocol that a client may offer; one that carries a token has to.
 pub const SUBPROTOCOL: &str = "flowledger";
 /// tungstenite's own default is 128 KiB for each connection; clients send small messages.
-const READ_BUFFER_BYTES: usize = 1 << 10;
+const READ_BUFFER_BYTES: usize = 512;
 /// After a close frame the rest of what the client sends is read and dropped for this long.
 const DRAIN_TIME: Duration = Duration::from_secs(2);
 /// Stack of a client's writer thread: it formats and copies, nothing deep.

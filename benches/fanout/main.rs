@@ -28,7 +28,7 @@ const WINDOW_QUICK: Duration = Duration::from_millis(1_000);
 const TURNS: u32 = 4;
 /// More than this the machine's loopback and the clients beside the server cannot take.
 const DELIVERIES_PER_S_MAX: u64 = 2_600_000;
-const BYTES_PER_S_MAX: u64 = 1_200_000_000;
+const BYTES_PER_S_MAX: u64 = 600_000_000;
 /// A row of fewer deliveries says nothing.
 const DELIVERIES_MIN: u64 = 1_000;
 
