@@ -38,8 +38,8 @@ const SILENCE_MAX_MS = 60_000;
 /** … and has this long to give one; also the limit for the opening, up to HELLO. */
 const ANSWER_MAX_MS = 10_000;
 const CHECK_EVERY_MS = 1_000;
-/** Close codes that mean "not you": policy violation, and unauthorised. Trying again soon is rude. */
-const REFUSED_CODES = [1008, 4401];
+/** Close codes that mean that this client is at fault. Trying again soon is rude. */
+const REFUSED_CODES = [1002, 1003, 1007, 1008, 1009];
 const REFUSED_WAIT_MS = 60_000;
 /** Ours, for a connection that no close frame ended. */
 const ABNORMAL = 1006;

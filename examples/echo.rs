@@ -37,7 +37,8 @@ impl Handler for Echo {
         Arc::new(NothingMissed)
     }
 
-    fn opened(&self, _: &Peer) -> Result<()> {
+    fn opened(&self, client: &Peer) -> Result<()> {
+        client.outbox.open(None, 0);
         Ok(())
     }
 

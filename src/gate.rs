@@ -273,8 +273,10 @@ impl Known {
 
     /// From now on it counts as a WebSocket. Gives whether there is a place for another.
     fn become_socket(&mut self) -> bool {
-        let becomes = self.place.become_socket();
-        if becomes && let Some(open) = self.shared.open().get_mut(&self.number) {
+        let mut open = self.shared.open();
+        // As above: what is woken at the end could no longer say goodbye as a WebSocket does.
+        let becomes = !self.shared.stopping.load(Ordering::SeqCst) && self.place.become_socket();
+        if becomes && let Some(open) = open.get_mut(&self.number) {
             open.is_socket = true;
         }
         becomes

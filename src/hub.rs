@@ -10,7 +10,7 @@ mod stats;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -32,7 +32,7 @@ const BATCH_BYTES_MAX: usize = 256 << 10;
 
 /// At the end so many clients are closed at once, or more, so that there are no more than …
 const GOODBYE_BATCH: usize = 100;
-/// … so many batches, with a pause after each: together at most a second.
+/// … so many batches, with a pause between them: together at most a second.
 const GOODBYE_BATCHES_MAX: usize = 20;
 const GOODBYE_PAUSE: Duration = Duration::from_millis(50);
 /// What clients are told then.
@@ -58,7 +58,7 @@ pub mod close {
     pub const TOO_BIG: u16 = 1009;
     /// The server failed: reconnect.
     pub const INTERNAL: u16 = 1011;
-    /// Too slow for the events: reconnect with `since`, nothing is lost.
+    /// Too slow for the events, or without a sign of life: reconnect with `since`, nothing is lost.
     pub const TRY_AGAIN: u16 = 1013;
 }
 
@@ -131,6 +131,7 @@ pub struct Hub {
     commands: Sender<Command>,
     stats: Arc<Stats>,
     encoding: Arc<dyn Encoding>,
+    newest_id: Arc<AtomicU64>,
     /// Whether the hub closes its clients and takes no more.
     ended: Arc<AtomicBool>,
 }
@@ -168,6 +169,7 @@ impl Hub {
             commands,
             stats: Arc::clone(&stats),
             encoding: Arc::clone(&encoding),
+            newest_id: Arc::default(),
             ended: Arc::default(),
         };
         let state = State {
@@ -185,7 +187,7 @@ impl Hub {
 
     /// A number for a new client.
     pub fn next_client_id(&self) -> ClientId {
-        self.stats.registered.fetch_add(1, Ordering::Relaxed) + 1
+        self.newest_id.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// Adds a client; it gets `HELLO`, what it missed after `since`, and everything from now on.
@@ -196,17 +198,17 @@ impl Hub {
         outbox: Arc<Outbox>,
         since: Option<Seq>,
     ) -> Result<()> {
-        self.tell(Command::Register {
+        let told = self.tell(Command::Register {
             id,
             address,
             outbox: Arc::clone(&outbox),
             since,
-        })?;
+        });
         // Sent behind the hub's last look into its channel, perhaps: nobody else would close it.
-        if self.ended.load(Ordering::SeqCst) {
+        if told.is_err() || self.ended.load(Ordering::SeqCst) {
             say_goodbye(&outbox);
         }
-        Ok(())
+        told
     }
 
     /// Removes a client, logs why it is gone, and counts it where the server was the one to end it.
@@ -339,6 +341,7 @@ impl State {
         since: Option<Seq>,
     ) {
         log::info!("client connected id={id} address={address}");
+        self.stats.registered.fetch_add(1, Ordering::Relaxed);
         let recovered = since.is_none_or(|since| since <= self.newest && since + 1 >= self.oldest);
         let hello = Event::Hello {
             client_id: id,
@@ -381,11 +384,15 @@ impl State {
             .clients
             .store(self.clients.len(), Ordering::Relaxed);
         // The outbox knows best why it ended, if it was the one to end it.
-        let ending = client.outbox.ending().unwrap_or(ending);
-        match ending.eviction {
-            // Counted when it happened, which is long before such a client is gone.
-            None | Some(Eviction::OutboxFull) => {}
-            Some(eviction) => self.stats.count_evicted(eviction, 1),
+        // Unless that is only how it noticed what the reader did.
+        let ending = match client.outbox.ending() {
+            Some(own) if own.eviction.is_some() || ending.eviction.is_none() => own,
+            _ => ending,
+        };
+        if let Some(eviction) = ending.eviction
+            && !ending.is_counted
+        {
+            self.stats.count_evicted(eviction, 1);
         }
         log::info!(
             "client disconnected id={id} address={} reason={}",
@@ -423,8 +430,10 @@ impl State {
     fn send(&mut self, id: ClientId, message: &Message) {
         if let Some(client) = self.clients.get(&id) {
             let frame = self.frame(&message.text);
-            let pushed = client.outbox.push_reply(&frame);
-            self.count(std::iter::once(pushed), 1, frame.len());
+            // An eviction is counted when the client is gone.
+            if client.outbox.push_reply(&frame) == Pushed::Taken {
+                self.count(std::iter::once(Pushed::Taken), 1, frame.len());
+            }
         }
     }
 

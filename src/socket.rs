@@ -11,7 +11,7 @@ use std::borrow::Cow;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::thread::{Builder, JoinHandle};
+use std::thread::{self, Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use tungstenite::error::{CapacityError, ProtocolError};
@@ -300,6 +300,22 @@ struct Opened {
     rest: Result<Vec<u8>>,
 }
 
+/// Ends a client in good order when its reader panics.
+struct EndInPanic<'a> {
+    sockets: &'a Sockets,
+    client: &'a Peer,
+}
+
+impl Drop for EndInPanic<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let ending = Ending::left("internal error in its reader");
+            self.sockets.handler.ended(self.client, ending);
+            self.client.outbox.reader_done();
+        }
+    }
+}
+
 /// Why a request cannot become a WebSocket.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -356,6 +372,10 @@ impl Sockets {
         } = opened;
         // A client that is gone before its handshake is answered is nobody's error.
         let mut served = Ok(());
+        let _in_panic = EndInPanic {
+            sockets: self,
+            client: &client,
+        };
         match rest {
             Ok(rest) => {
                 let ending = self.read(&client, self.protocol(&client, &stream, rest));
@@ -527,7 +547,11 @@ impl From<Goodbye> for Ending {
             close::PROTOCOL | close::UNSUPPORTED | close::INVALID_DATA => Some(Eviction::Protocol),
             _ => None,
         };
-        Self { reason, eviction }
+        Self {
+            reason,
+            eviction,
+            is_counted: false,
+        }
     }
 }
 
@@ -596,8 +620,10 @@ pub fn drain(mut stream: &TcpStream, time: Duration) {
             return;
         }
         match stream.read(&mut dropped) {
-            Ok(0) | Err(_) => return,
+            Ok(0) => return,
             Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return,
         }
     }
 }
@@ -679,6 +705,64 @@ mod tests {
         let ends = [0, 1, 2, 3].map(|after| page(after).0);
         assert_eq!(ends, [1, 2, 4, 4]);
         assert!(page(2).1 <= PAGE_BYTES_MAX + 100, "{}", page(2).1);
+    }
+
+    /// Panics at every message.
+    struct Broken {
+        ended: std::sync::mpsc::Sender<String>,
+    }
+
+    impl Handler for Broken {
+        fn next_id(&self) -> ClientId {
+            1
+        }
+        fn replay(&self) -> Arc<dyn Replay + Send + Sync> {
+            let dir = tempfile::tempdir().unwrap();
+            let (store, _) = Store::open(dir.path()).unwrap();
+            let store = Arc::new(store);
+            Arc::new(LogReplay { store })
+        }
+        fn opened(&self, client: &Peer) -> Result<()> {
+            client.outbox.open(None, 0);
+            Ok(())
+        }
+        fn text(&self, _: &Peer, _: &str) -> std::result::Result<(), Goodbye> {
+            panic!("as it is meant to")
+        }
+        fn binary(&self, _: &Peer, _: &[u8]) -> std::result::Result<(), Goodbye> {
+            Ok(())
+        }
+        fn ended(&self, _: &Peer, ending: Ending) {
+            self.ended.send(ending.reason).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_panic_in_a_reader_ends_its_client_and_its_writer() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (stream, address) = listener.accept().unwrap();
+        let (ended, reason) = std::sync::mpsc::channel();
+        let sockets = Sockets {
+            handler: Arc::new(Broken { ended }),
+            pings: Pings::default(),
+            limits: Limits::default(),
+        };
+        let upgrade = Box::new(Upgrade {
+            stream: Arc::new(stream),
+            answer: b"welcome".to_vec(),
+            rest: Vec::new(),
+            address,
+            since: None,
+        });
+        let reader = std::thread::spawn(move || sockets.serve(upgrade));
+        // A masked text of one byte.
+        client.write_all(&[0x81, 0x81, 0, 0, 0, 0, b'x']).unwrap();
+        let mut all = Vec::new();
+        client.read_to_end(&mut all).unwrap();
+        assert_eq!(all, b"welcome");
+        assert!(reason.recv().unwrap().contains("internal error"));
+        assert!(reader.join().is_err());
     }
 
     #[test]

@@ -460,6 +460,21 @@ fn run_prints_the_result_on_standard_output_and_all_else_beside_it() {
 }
 
 #[test]
+fn clients_stay_connected_when_the_process_is_stopped_and_goes_on() {
+    let home = Home::new();
+    let server = Served::start(&mut home.serve());
+    let mut clients: Vec<_> = (0..3).map(|_| server.client()).collect();
+    for _ in 0..3 {
+        server.running.signal("STOP");
+        server.running.signal("CONT");
+        for client in &mut clients {
+            client.send(r#"{"type":"PING"}"#);
+            client.until_type("PONG");
+        }
+    }
+}
+
+#[test]
 fn run_of_a_flow_that_fails_says_why_and_exits_with_1() {
     let error = r#"{"error":{"message":"out of order","type":"server_error"}}"#;
     let upstream = Upstream::saying(json_answer("500 Internal Server Error", error));

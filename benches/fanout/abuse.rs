@@ -80,7 +80,7 @@ fn never_read(address: SocketAddr) {
         let small = SockRef::from(&stream).set_recv_buffer_size(NEVER_READ_BUFFER);
         small.ok().map(|()| stream)
     };
-    // An error tells that it was cut, without reading.
+    // An error would tell without reading that it was cut; there is room for what comes here.
     forever(NEVER_READ, connect, |stream| {
         stream.take_error().ok()?.is_none().then_some(stream)
     });

@@ -26,7 +26,7 @@ pub fn text(context: &Context) -> Reply {
     );
     text.counter(
         "deliveries_total",
-        "Messages handed to clients.",
+        "Messages handed to clients, without those that they catch up with.",
         hub.deliveries.load(Relaxed),
     );
     text.counter(
@@ -36,7 +36,7 @@ pub fn text(context: &Context) -> Reply {
     );
     text.counter(
         "merged_messages_total",
-        "Messages that went out in one write with others.",
+        "Messages handed to a client together with one before them.",
         hub.merged.load(Relaxed),
     );
     text.head(

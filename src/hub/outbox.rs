@@ -163,7 +163,13 @@ impl Outbox {
         if state.phase != Phase::Open || !state.live || frames.is_empty() {
             return Pushed::Nothing;
         }
-        self.take(&mut state, frames)
+        let pushed = self.take(&mut state, frames);
+        if pushed == Pushed::Evicted
+            && let Some(ending) = &mut state.ending
+        {
+            ending.is_counted = true;
+        }
+        pushed
     }
 
     /// Takes a frame for this client alone, which it also gets while it is catching up.
@@ -222,6 +228,7 @@ impl Outbox {
     /// The writer thread: writes what waits, catches up, pings after each `ping_interval`, says
     /// goodbye.
     pub fn run(&self, replay: &dyn Replay, ping_interval: Duration) {
+        let _in_panic = EndInPanic(self);
         let mut next_ping = Instant::now() + ping_interval;
         loop {
             let done = match self.next_work(next_ping) {
@@ -329,7 +336,9 @@ impl Outbox {
             // Before all else, because a client that catches up, or is always a little behind, may
             // have nothing to send but pongs for a long time.
             let now = Instant::now();
-            if now >= next_ping && state.phase == Phase::Open {
+            // Not before it is open: the handshake may not be answered yet.
+            let is_open = state.live || state.replayed.is_some();
+            if now >= next_ping && state.phase == Phase::Open && is_open {
                 return Work::Ping;
             }
             if !state.queue.is_empty() {
@@ -348,10 +357,13 @@ impl Outbox {
                     filter,
                 };
             }
-            (state, _) = self
-                .wake
-                .wait_timeout(state, next_ping - now)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = if is_open {
+                let waited = self.wake.wait_timeout(state, next_ping - now);
+                waited.unwrap_or_else(PoisonError::into_inner).0
+            } else {
+                let waited = self.wake.wait(state);
+                waited.unwrap_or_else(PoisonError::into_inner)
+            };
         }
     }
 
@@ -369,8 +381,10 @@ impl Outbox {
                 log::error!("a client cannot catch up: {error}");
                 let mut state = self.lock();
                 state.replayed = None;
-                let reason = format!("it cannot catch up: {error}");
-                state.ending = Some(Ending::evicted(Eviction::LogUnreadable, reason));
+                if state.phase == Phase::Open {
+                    let reason = format!("it cannot catch up: {error}");
+                    state.ending = Some(Ending::evicted(Eviction::LogUnreadable, reason));
+                }
                 self.start_closing(&mut state, close::INTERNAL, "the log cannot be read");
                 return Ok(());
             }
@@ -421,6 +435,18 @@ fn has_close(mut frames: &[u8]) -> bool {
         frames = rest.get(usize::from(*length)..).unwrap_or_default();
     }
     false
+}
+
+/// Ends a client, and wakes its reader, when its writer panics.
+struct EndInPanic<'a>(&'a Outbox);
+
+impl Drop for EndInPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let ending = Ending::left("internal error in its writer");
+            self.0.end(&mut self.0.lock(), Some(ending));
+        }
+    }
 }
 
 fn cannot_write(error: &io::Error) -> Ending {

@@ -55,6 +55,8 @@ pub struct Ending {
     pub reason: String,
     /// Where it was the server that ended the connection.
     pub eviction: Option<Eviction>,
+    /// Whether the hub was told of the eviction when it happened, by [`super::outbox::Pushed`].
+    pub is_counted: bool,
 }
 
 impl Ending {
@@ -63,6 +65,7 @@ impl Ending {
         Self {
             reason: reason.into(),
             eviction: None,
+            is_counted: false,
         }
     }
 
@@ -71,6 +74,7 @@ impl Ending {
         Self {
             reason: reason.into(),
             eviction: Some(eviction),
+            is_counted: false,
         }
     }
 }
@@ -122,13 +126,13 @@ impl<const N: usize> Histogram<N> {
 pub struct Stats {
     /// Clients that are connected.
     pub clients: AtomicUsize,
-    /// Clients that were ever registered; also gives them their ids.
+    /// Clients that were ever registered.
     pub registered: AtomicU64,
-    /// Messages handed to clients' outboxes.
+    /// Messages handed to clients' outboxes; not those that clients catch up with.
     pub deliveries: AtomicU64,
     /// Bytes of these messages, as they look on the wire.
     pub delivered_bytes: AtomicU64,
-    /// Messages that went out together with one before them.
+    /// Messages that were handed over together with one before them.
     pub merged: AtomicU64,
     evicted: [AtomicU64; Eviction::ALL.len()],
     /// Rounds in which everything that waited was handed to every client: how long each took,

@@ -12,7 +12,7 @@ use crate::hub::{Outbox, Sink};
 
 /// How long one write may make no progress at all …
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// … and how long it may take in all: 256 KiB at 8 KiB a second.
+/// … and how long it may take in all, but for the last step: 256 KiB at 8 KiB a second.
 const WRITE_TIME_MAX: Duration = Duration::from_secs(32);
 
 /// The reader's half: reads from the stream, and writes into the outbox what tungstenite answers
@@ -53,7 +53,14 @@ impl<'a> Half<'a> {
 impl Read for Half<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.pass_on();
-        let count = self.stream.read(buffer)?;
+        let mut stream = self.stream;
+        // Interrupted when the process was stopped and goes on (`fg`, a debugger, a frozen machine).
+        let count = loop {
+            match stream.read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => break read?,
+            }
+        };
         self.bytes.take(count, "bytes")?;
         Ok(count)
     }
@@ -67,13 +74,6 @@ impl Write for Half<'_> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-/// tungstenite does not flush the answer to a close, since the connection is over for it then.
-impl Drop for Half<'_> {
-    fn drop(&mut self) {
-        self.pass_on();
     }
 }
 
