@@ -86,15 +86,26 @@ mod tests {
 
     use super::*;
 
-    /// Every file of a corpus. `cargo fuzz run NAME tests/fixtures/corpus/NAME` adds to it.
+    /// A corpus: every file of `NAME/`, written by hand, and every line of `NAME.hex`, which are the
+    /// small ones of those inputs that `cargo fuzz run NAME` found and its `-merge=1` left.
     fn corpus(name: &str) -> Vec<Vec<u8>> {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/corpus");
         let files = fs::read_dir(dir.join(name)).unwrap();
-        let inputs: Vec<_> = files
+        let mut inputs: Vec<_> = files
             .map(|file| fs::read(file.unwrap().path()).unwrap())
             .collect();
         assert!(inputs.len() >= 10, "a corpus of {} files", inputs.len());
+        let found = fs::read_to_string(dir.join(format!("{name}.hex"))).unwrap();
+        inputs.extend(found.lines().map(bytes_of_hex));
+        assert!(inputs.len() >= 300, "a corpus of {} inputs", inputs.len());
         inputs
+    }
+
+    fn bytes_of_hex(line: &str) -> Vec<u8> {
+        let digits = line.as_bytes().chunks(2);
+        digits
+            .map(|two| u8::from_str_radix(std::str::from_utf8(two).unwrap(), 16).unwrap())
+            .collect()
     }
 
     /// A change of an input: something goes, something comes in its place.
