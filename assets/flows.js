@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { h, perFrame, setText } from "./dom.js";
 import { count, duration, moneyOrUnknown, plural } from "./format.js";
-import { advance, fromStatus, isActive, newRun, nodeOf } from "./runs.js";
+import { advance, fromStatus, isActive, newRun, nodeOf, stateOf } from "./runs.js";
 
 /** More flows than this are not shown; the API has them all. */
 const FLOWS_MAX = 200;
@@ -13,7 +13,7 @@ const POLL_ALL_MAX = 10;
 const NARROW_COLUMNS_MAX = 3;
 /** A text that is longer may have to be scrolled, so the keyboard must be able to reach it. */
 const SCROLLED_CHARS = 80;
-const STATE_WORDS = { waiting: "waiting", running: "running", completed: "done", failed: "failed" };
+const STATE_WORDS = { waiting: "waiting", running: "running", completed: "done", failed: "failed", skipped: "skipped" };
 
 /**
  * `list` and `empty` are elements; `onError(title, error)` shows what went wrong; `onNames()` is
@@ -140,9 +140,9 @@ export function createFlows({ list, empty, onError, onNames }) {
 
   async function execute(shown) {
     if (isActive(shown.run) || shown.card.run.ariaBusy) return;
-    const input = Object.fromEntries(new FormData(shown.card.form));
     shown.card.run.ariaBusy = "true";
     try {
+      const input = inputOf(shown.card.form, declaredInputs(shown.flow));
       const { runId } = await api.post(`/api/flows/${shown.flow.id}/execute`, { input });
       // Unless messages of that run, or of a newer one, were faster than this answer.
       if (!shown.run.runId || shown.run.runId < runId) shown.run = newRun(runId, "QUEUED");
@@ -178,9 +178,18 @@ function createCard(shown, { execute, cancel }) {
   const titleId = `flow-${flow.id}`;
   const run = h("button", { class: "primary", "data-testid": "run-button", "aria-describedby": titleId }, "Run");
   const stop = h("button", { type: "button", "data-testid": "cancel-button", "aria-describedby": titleId, hidden: true, onclick: () => cancel(shown) }, "Cancel");
-  const fields = (flow.inputs ?? []).map((name) =>
-    h("label", { class: "field" }, h("span", {}, name), h("input", { name, "data-testid": `input-${name}`, autocomplete: "off" })),
-  );
+  const declared = declaredInputs(flow);
+  const fields = (flow.inputs ?? []).map((name) => {
+    const { type, default: given, required } = declared.get(name) ?? {};
+    const placeholder = given === undefined ? TYPE_HINTS[type] : `${typeof given === "string" ? given : JSON.stringify(given)}`;
+    const needed = declared.has(name) && given === undefined && required !== false;
+    return h(
+      "label",
+      { class: "field" },
+      h("span", {}, name),
+      h("input", { name, "data-testid": `input-${name}`, autocomplete: "off", placeholder, required: needed }),
+    );
+  });
   const form = h(
     "form",
     {
@@ -215,7 +224,7 @@ function createCard(shown, { execute, cancel }) {
   return { root, form, run, stop, line, nodes, labels: new Map([...nodes].map(([id, { label }]) => [id, label])) };
 }
 
-function createNode({ id, data = {} }) {
+function createNode({ id, type = "agent", data = {} }) {
   const label = String(data.label ?? id);
   const state = h("span", { class: "node-state" });
   const text = h("p", { class: "node-text" }, h("span"));
@@ -227,8 +236,9 @@ function createNode({ id, data = {} }) {
     text,
     meta,
   );
-  const model = [data.role, data.model].filter(Boolean).join(" · ");
-  return { root, label, state, text, meta, model, prompt: String(data.prompt ?? "") };
+  const model = type === "agent" ? [data.role, data.model].filter(Boolean).join(" · ") : type;
+  const prompt = String(data.prompt ?? data.template ?? data.expression ?? "");
+  return { root, label, state, text, meta, model, prompt };
 }
 
 function drawRun({ run, card }) {
@@ -237,7 +247,7 @@ function drawRun({ run, card }) {
   if (!active && card.stop === document.activeElement) card.run.focus();
   card.stop.hidden = !active;
   card.run.ariaDisabled = String(active || Boolean(card.run.ariaBusy));
-  for (const [id, node] of card.nodes) drawNode(node, nodeOf(run, id));
+  for (const [id, node] of card.nodes) drawNode(node, { ...nodeOf(run, id), state: stateOf(run, id) });
   drawLine(card, run);
 }
 
@@ -245,7 +255,7 @@ function drawNode({ root, state, text, meta, model, prompt }, node) {
   if (root.dataset.state !== node.state) root.dataset.state = node.state;
   const again = node.attempt > 1 && node.state !== "waiting" ? ` · attempt ${node.attempt}` : "";
   setText(state, STATE_WORDS[node.state] + again);
-  const isPrompt = node.state === "waiting";
+  const isPrompt = node.state === "waiting" || node.state === "skipped";
   text.classList.toggle("prompt", isPrompt);
   text.classList.toggle("error", Boolean(node.error));
   text.classList.toggle("tail", node.state === "running" && !node.error);
@@ -265,7 +275,7 @@ const usageText = ({ inputTokens, outputTokens, cost, latencyMs, cached }) =>
 function drawLine({ line, nodes }, run) {
   const totals = run.totals;
   const took = totals?.ms === undefined ? "" : ` after ${duration(totals.ms)}`;
-  const done = [...nodes.keys()].filter((id) => nodeOf(run, id).state === "completed").length;
+  const done = [...nodes.keys()].filter((id) => ["completed", "skipped"].includes(stateOf(run, id))).length;
   const texts = {
     QUEUED: () => "Queued",
     RUNNING: () => `Running · ${done} of ${plural(nodes.size, "node")} done`,
@@ -277,9 +287,34 @@ function drawLine({ line, nodes }, run) {
   setText(line, texts[run.status]?.() ?? "Not run yet");
 }
 
+const graphOf = ({ data }) => (typeof data === "string" ? JSON.parse(data) : (data ?? {}));
+
+/** What the flow says of its inputs, by name. */
+function declaredInputs(flow) {
+  const inputs = (graphOf(flow).nodes ?? []).filter(({ type }) => type === "input").flatMap(({ data }) => data?.inputs ?? []);
+  return new Map(inputs.map((input) => [input.name, input]));
+}
+
+const TYPE_HINTS = { number: "a number", boolean: "true or false", list: "a list as JSON", object: "an object as JSON", any: "JSON" };
+
+/** The inputs as typed, each as what the flow says it is; a declared one that is left empty is left out. */
+function inputOf(form, declared) {
+  const input = {};
+  for (const [name, text] of new FormData(form)) {
+    const { type = "text" } = declared.get(name) ?? {};
+    if (declared.has(name) && text === "") continue;
+    try {
+      input[name] = type === "text" ? text : JSON.parse(text);
+    } catch {
+      throw new Error(`${name} must be ${TYPE_HINTS[type]}`);
+    }
+  }
+  return input;
+}
+
 /** The nodes in topological order, left to right: column n holds what n edges lead to at most. */
 function columnsOf(flow) {
-  const { nodes = [], edges = [] } = typeof flow.data === "string" ? JSON.parse(flow.data) : (flow.data ?? {});
+  const { nodes = [], edges = [] } = graphOf(flow);
   const depth = new Map(nodes.map(({ id }) => [id, 0]));
   const known = edges.filter(({ source, target }) => depth.has(source) && depth.has(target));
   const waitsFor = new Map(nodes.map(({ id }) => [id, 0]));

@@ -2,7 +2,7 @@
 
 /** Of streamed text the tail is kept. */
 const TAIL_CHARS = 500;
-const NODE_STATES = ["waiting", "running", "completed", "failed"];
+const NODE_STATES = ["waiting", "running", "completed", "failed", "skipped"];
 
 export const newRun = (runId = null, status = null) => ({ runId, status, error: null, totals: null, nodes: new Map() });
 
@@ -12,6 +12,12 @@ export const isActive = (run) => run.status === "QUEUED" || run.status === "RUNN
 export function nodeOf(run, nodeId) {
   if (!run.nodes.has(nodeId)) run.nodes.set(nodeId, { state: "waiting", attempt: 1, text: "", error: null, usage: null });
   return run.nodes.get(nodeId);
+}
+
+/** What a node is at, as it is shown: nothing is said of nodes that no branch led to. */
+export function stateOf(run, nodeId) {
+  const { state } = nodeOf(run, nodeId);
+  return state === "waiting" && run.status === "COMPLETED" ? "skipped" : state;
 }
 
 /** The run as `GET /api/flows/{id}/status` tells it. */
@@ -70,7 +76,7 @@ const CHANGES = {
     Object.assign(node, { state: willRetry ? "running" : "failed", attempt, text: "", error });
   },
   FLOW_COMPLETED(run, payload) {
-    run.status = "COMPLETED";
+    run.status = "COMPLETED"; // What is waiting still was skipped: see `stateOf`.
     run.totals = { ms: payload.executionTimeMs, ...usageOf(payload) };
   },
   FLOW_FAILED(run, { error, executionTimeMs }, node) {

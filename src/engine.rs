@@ -8,7 +8,8 @@
 mod run;
 mod work;
 
-use std::collections::{HashMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -138,6 +139,7 @@ impl Engine {
             active: HashMap::new(),
             queued: VecDeque::new(),
             ready: VecDeque::new(),
+            pauses: BinaryHeap::new(),
             calls: 0,
             unsaved: Vec::new(),
             lost: Vec::new(),
@@ -163,6 +165,7 @@ impl Engine {
             .map_err(|error| Error::internal(format!("flow {} is not JSON: {error}", flow.id)))?;
         let data = document.get("data").cloned().unwrap_or_default();
         let graph = self.parse(&data)?;
+        let input = completed_input(&graph, input)?;
         let run_id = Uuid::now_v7().to_string();
         let (done, over) = bounded(1);
         let new = NewRun {
@@ -282,20 +285,35 @@ impl Engine {
     }
 }
 
+const BAD_INPUT: &str = "the input cannot be used";
+
+/// The input with the defaults that the flow declares, checked against what it declares.
+fn completed_input(graph: &Graph, input: Value) -> Result<Value> {
+    let Value::Object(input) = input else {
+        return Ok(input);
+    };
+    let completed = graph
+        .complete_input(input)
+        .map_err(|faults| Error::Invalid {
+            message: BAD_INPUT.into(),
+            faults,
+        })?;
+    Ok(Value::Object(completed))
+}
+
 fn checked_input(input: Value) -> Result<Value> {
-    const MESSAGE: &str = "the input cannot be used";
     let input = if input.is_null() {
         Value::Object(serde_json::Map::new())
     } else {
         input
     };
     if !input.is_object() {
-        return Err(Error::invalid(MESSAGE, "input", "must be an object"));
+        return Err(Error::invalid(BAD_INPUT, "input", "must be an object"));
     }
     let bytes = input.to_string().len();
     if bytes > INPUT_BYTES_MAX {
         let fault = format!("has {bytes} bytes; the limit is {INPUT_BYTES_MAX}");
-        return Err(Error::invalid(MESSAGE, "input", fault));
+        return Err(Error::invalid(BAD_INPUT, "input", fault));
     }
     Ok(input)
 }
@@ -333,6 +351,9 @@ struct State {
     queued: VecDeque<ActiveRun>,
     /// Active runs with nodes that may start, in turn, so that none starves the others.
     ready: VecDeque<RunId>,
+    /// Nodes that pause before their next attempt, the first to go on first. Of a run that is over
+    /// they are left where they are until their time comes.
+    pauses: BinaryHeap<Reverse<(Instant, RunId, usize)>>,
     /// Calls under way.
     calls: usize,
     unsaved: Vec<Unsaved>,
@@ -364,6 +385,7 @@ impl State {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             self.retry();
+            self.end_pauses();
             self.dispatch();
             if self.stopping && self.calls == 0 {
                 self.pool.join(Instant::now() + RETRY_INTERVAL);
@@ -372,11 +394,18 @@ impl State {
         }
     }
 
+    /// How long nothing needs to be done.
     fn patience(&self) -> Duration {
-        if self.unsaved.is_empty() && self.lost.is_empty() {
+        let patience = if self.unsaved.is_empty() && self.lost.is_empty() {
             Duration::from_secs(3600)
         } else {
             RETRY_INTERVAL
+        };
+        match self.pauses.peek() {
+            Some(Reverse((due, _, _))) if !self.stopping => {
+                patience.min(due.saturating_duration_since(Instant::now()))
+            }
+            _ => patience,
         }
     }
 
@@ -410,12 +439,12 @@ impl State {
             let Some(run) = self.active.get_mut(&run_id) else {
                 continue;
             };
-            let Some(node) = run.progress.take() else {
+            let Some(node) = run.take_node() else {
                 continue;
             };
             run.pending.splice(..0, take_lost(&mut self.lost, &run_id));
             let mut before = Vec::new();
-            if run.progress.has_ready() {
+            if run.has_node() {
                 self.ready.push_back(run_id.clone());
                 // Two nodes start at once: what came before must not wait for either.
                 before = std::mem::take(&mut run.pending);
@@ -467,14 +496,38 @@ impl State {
             self.submit(run_id, outcome.interrupted());
             return;
         }
-        run.node_ended(node, outcome);
+        if let Some(pause) = run.node_ended(node, outcome) {
+            let due = Instant::now() + pause;
+            self.pauses.push(Reverse((due, run_id.clone(), node)));
+        }
+        self.go_on(run_id);
+    }
+
+    /// Something has happened to a run: has it ended, or can more of it start?
+    fn go_on(&mut self, run_id: &RunId) {
+        let Some(run) = self.active.get_mut(run_id) else {
+            return;
+        };
         if run.progress.is_over() {
             self.finish(run_id);
-        } else if run.progress.has_ready() {
+        } else if run.has_node() {
             self.ready.push_back(run_id.clone());
         } else {
             let pending = std::mem::take(&mut run.pending);
             self.submit(run_id, pending);
+        }
+    }
+
+    /// Lets nodes go on whose pause is over.
+    fn end_pauses(&mut self) {
+        while let Some(Reverse((due, _, _))) = self.pauses.peek()
+            && *due <= Instant::now()
+            && let Some(Reverse((_, run_id, node))) = self.pauses.pop()
+        {
+            let run = self.active.get_mut(&run_id);
+            if run.is_some_and(|run| run.pause_over(node)) {
+                self.go_on(&run_id);
+            }
         }
     }
 

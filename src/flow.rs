@@ -4,8 +4,9 @@ mod graph;
 mod progress;
 mod template;
 
-pub use graph::{Graph, NODES_MAX, Node};
-pub use progress::{NodeState, Progress};
+pub use graph::{Agent, Edge, Graph, NODES_MAX, Node, NodeKind, OnError, Retry, Target};
+pub use progress::{NodeState, Progress, Verdict};
 pub use template::{
-    PROMPT_BYTES_MAX, RenderError, STACK_BYTES_MIN as TEMPLATE_STACK_BYTES_MIN, Scope, render,
+    Output, PROMPT_BYTES_MAX, RenderError, STACK_BYTES_MIN as TEMPLATE_STACK_BYTES_MIN, Scope,
+    render,
 };

@@ -135,6 +135,10 @@ pub struct Call {
     pub temperature: Option<f64>,
     /// Whether the answer is to come piece by piece.
     pub stream: bool,
+    /// In place of [`Timeouts::first_byte`].
+    pub first_byte_timeout: Option<Duration>,
+    /// In place of [`Timeouts::total`].
+    pub total_timeout: Option<Duration>,
 }
 
 /// A complete answer.
@@ -177,6 +181,17 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// Whether the same call may go better a little later: it was not reached, took too long, or
+    /// was answered with 408, 429, a 5xx, or an error in the midst of an answer.
+    pub fn may_pass(&self) -> bool {
+        let is_passing = |status| matches!(status, 408 | 429 | 500..);
+        match self.kind {
+            FailureKind::Connect | FailureKind::Timeout => true,
+            FailureKind::Status => self.status.is_none_or(is_passing),
+            _ => false,
+        }
+    }
+
     /// Whether the provider may ask money for the call all the same. Says yes in doubt. More
     /// exact than [`FailureKind::may_have_been_billed`], because it is known here whether
     /// anything was sent and with what status it was answered.
@@ -239,6 +254,7 @@ impl FailureKind {
 pub struct Gateway {
     providers: BTreeMap<String, ProviderConfig>,
     client: Client,
+    timeouts: Timeouts,
     prices: Prices,
     /// Models whose missing price the log has told of, each once.
     told_unpriced: Mutex<BTreeSet<(String, String)>>,
@@ -253,7 +269,8 @@ impl Gateway {
     pub fn new(providers: BTreeMap<String, ProviderConfig>, timeouts: Timeouts) -> Self {
         Self {
             providers,
-            client: Client::new(timeouts.bounded()),
+            client: Client::new(),
+            timeouts,
             prices: Prices::built_in(),
             told_unpriced: Mutex::default(),
         }
@@ -387,8 +404,10 @@ impl Gateway {
         if scope.cancel.is_cancelled() {
             return Err(client::cancelled());
         }
+        let timeouts = self.timeouts_of(call);
         let mut exchange = Exchange {
             provider: &call.provider,
+            timeouts,
             key: provider.key(),
             is_streamed: call.stream,
             scope,
@@ -407,10 +426,20 @@ impl Gateway {
                 self.client.exchange(request, &mut reader, &mut exchange)
             }
             Kind::Echo => {
-                let deadline = Instant::now() + self.client.timeouts().total;
+                let deadline = Instant::now() + timeouts.total;
                 echo::answer(call, &scope.cancel, deadline, partial, on_piece)
             }
         }
+    }
+
+    fn timeouts_of(&self, call: &Call) -> Timeouts {
+        let usual = self.timeouts;
+        let timeouts = Timeouts {
+            connect: usual.connect,
+            first_byte: call.first_byte_timeout.unwrap_or(usual.first_byte),
+            total: call.total_timeout.unwrap_or(usual.total),
+        };
+        timeouts.bounded()
     }
 
     /// The provider of that name, if it can be called at all.

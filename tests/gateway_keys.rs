@@ -68,6 +68,8 @@ fn no_log_line_holds_a_key() {
             max_tokens: None,
             temperature: None,
             stream: true,
+            first_byte_timeout: None,
+            total_timeout: None,
         };
         let failure = gateway
             .call(&call, &Cancel::new(), &mut |_| {})

@@ -13,9 +13,11 @@
 //! - `invariants`: what holds for every head and every message of a client, tried on the corpora of
 //!   the fuzz targets.
 //! - `limits`: what is too deep, too much or cut short harms nobody.
+//! - `nodes`: inputs, conditions, templates and outputs, and how runs go around them.
 //! - `page`: what a person sees and does in the page, and pages of other origins.
 //! - `providers`: what providers answer, refuse and break off, and what the ledger says of it.
 //! - `replay`: what a client missed comes after `since`, once and in order.
+//! - `retries`: what a node may do about its failure: try again, ask another, go on without.
 //! - `runs`: the exact messages of a run, well and failing; cancel; restart.
 //! - `upstream`: a scripted provider over real sockets, for what no real one does on demand.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
@@ -31,8 +33,10 @@ mod harness;
 mod hub;
 mod invariants;
 mod limits;
+mod nodes;
 mod page;
 mod providers;
 mod replay;
+mod retries;
 mod runs;
 mod upstream;

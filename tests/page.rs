@@ -202,6 +202,35 @@ fn end_of_stream(input_tokens: u64, output_tokens: u64) -> String {
 }
 
 #[test]
+fn a_flow_that_declares_its_inputs_is_filled_in_and_what_was_skipped_is_shown() {
+    let server = TestServer::start();
+    let nodes = json!([
+        {"id": "in", "type": "input", "data": {"inputs": [
+            {"name": "topic"}, {"name": "words", "type": "number", "default": 100}]}},
+        {"id": "is_long", "type": "condition", "data": {"expression": "input.words > 50"}},
+        {"id": "much", "type": "template", "data": {"template": "Much about {{ input.topic }}"}},
+        {"id": "little", "type": "template", "data": {"template": "Little about {{ input.topic }}"}},
+    ]);
+    let edges = json!([
+        {"source": "in", "target": "is_long"},
+        {"source": "is_long", "sourceHandle": "true", "target": "much"},
+        {"source": "is_long", "sourceHandle": "false", "target": "little"},
+    ]);
+    server.save(&json!({"name": "Branches", "data": {"nodes": nodes, "edges": edges}}));
+    let person = Person::opens(&server);
+    person.sees_that_it_is("Connected");
+    person.types("topic", "Branches", "ants");
+    person.presses_run("Branches");
+    person.sees_node("Branches", "much", "completed", "Much about ants");
+    person.sees_node("Branches", "little", "skipped", "Little about");
+    person.sees_run_line("Branches", "Completed");
+    person.types("words", "Branches", "7");
+    person.presses_run("Branches");
+    person.sees_node("Branches", "little", "completed", "Little about ants");
+    person.sees_node("Branches", "much", "skipped", "Much about");
+}
+
+#[test]
 fn a_run_is_seen_while_it_goes_on_and_then_found_in_the_ledger() {
     let (go_on, wait) = bounded::<()>(0);
     let upstream = Upstream::start(move |body, stream| {

@@ -21,7 +21,7 @@ use super::{FAILED, serve::signals};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::event::{Event, RunStatus, Timestamp, Usd};
-use crate::flow::Graph;
+use crate::flow::{Graph, NodeKind, Target};
 use crate::http;
 use crate::hub::Message;
 use crate::server::Core;
@@ -250,7 +250,8 @@ fn report(graph: &Graph, run: &Run, nodes: &[NodeRecord]) {
         let output = records
             .get(node.id.as_str())
             .and_then(|record| record.output.as_deref());
-        if let Some(output) = output.filter(|_| graph.successors(index).is_empty()) {
+        let is_last = graph.edges_from(index).next().is_none();
+        if let Some(output) = output.filter(|_| is_last) {
             // Whoever reads it may have gone.
             let _ = writeln!(io::stdout(), "{}", output.trim_end());
         }
@@ -267,7 +268,13 @@ fn report(graph: &Graph, run: &Run, nodes: &[NodeRecord]) {
         "Time",
     ]);
     for node in graph.nodes() {
-        let model = format!("{}/{}", node.provider, node.model);
+        let model = match &node.kind {
+            NodeKind::Agent(agent) => {
+                let Target { provider, model } = &agent.targets[0];
+                format!("{provider}/{model}")
+            }
+            other => other.name().to_owned(),
+        };
         match records.get(node.id.as_str()) {
             Some(record) => table.add_row([
                 node.label.clone(),
@@ -321,6 +328,7 @@ fn status_word(status: NodeStatus) -> &'static str {
         NodeStatus::Completed => "completed",
         NodeStatus::Failed => "failed",
         NodeStatus::Cancelled => "cancelled",
+        NodeStatus::Skipped => "skipped",
     }
 }
 

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::lost_call;
 use crate::event::{CallStatus, Event, Place, Timestamp, UsageSource, hex};
-use crate::flow::{Graph, Node, RenderError, Scope, render};
+use crate::flow::{self, Agent, Graph, Node, NodeKind, RenderError, Scope, render};
 use crate::gateway::{Answer, Call, Cancel, Failure, FailureKind, Gateway};
 use crate::hub::Hub;
 use crate::journal::Journal;
@@ -33,11 +33,49 @@ pub struct Job {
     /// The run's input.
     pub input: Arc<Value>,
     /// Outputs of finished nodes by id.
-    pub outputs: Vec<(String, Arc<str>)>,
+    pub outputs: Vec<(String, NodeOutput)>,
+    /// Which of its targets an agent asks.
+    pub target: usize,
     /// Ends the call.
     pub cancel: Cancel,
     /// Changes of the run that are to be committed together with the intent.
     pub carried: Vec<Change>,
+}
+
+/// What a node gave.
+#[derive(Clone, Debug)]
+pub enum NodeOutput {
+    /// A text; of a node that was skipped, an empty one.
+    Text(Arc<str>),
+    /// What a condition came to.
+    Flag(bool),
+    /// The run's input.
+    Input,
+}
+
+impl NodeOutput {
+    /// The output that is stored as `text`.
+    pub fn of(node: &Node, text: &Arc<str>) -> Self {
+        match node.kind {
+            NodeKind::Condition(_) => Self::Flag(&**text == "true"),
+            NodeKind::Input(_) => Self::Input,
+            _ => Self::Text(Arc::clone(text)),
+        }
+    }
+}
+
+/// What may help after a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remedy {
+    /// Nothing.
+    None,
+    /// To ask another provider or model.
+    AnotherTarget,
+    /// To try again, or to ask another.
+    Again {
+        /// How long the provider wants one to wait.
+        retry_after: Option<Duration>,
+    },
 }
 
 /// What became of a node.
@@ -46,10 +84,12 @@ pub enum Outcome {
     Finished {
         /// Its text.
         output: Arc<str>,
-        /// What the ledger row is settled with.
-        settlement: Settlement,
+        /// What the ledger row is settled with, where there was a call.
+        settlement: Option<Settlement>,
         /// Milliseconds.
         latency_ms: u64,
+        /// Changes that were not written before.
+        unwritten: Vec<Change>,
     },
     /// It failed.
     Failed {
@@ -61,6 +101,8 @@ pub enum Outcome {
         cancelled: bool,
         /// Changes that could not be written before.
         unwritten: Vec<Change>,
+        /// What may help.
+        remedy: Remedy,
     },
 }
 
@@ -71,6 +113,7 @@ impl Outcome {
             settlement: None,
             cancelled: false,
             unwritten,
+            remedy: Remedy::None,
         }
     }
 
@@ -113,10 +156,6 @@ impl Job {
         move |error| Outcome::failed(error, unwritten)
     }
 
-    fn spec(&self) -> &Node {
-        &self.graph.nodes()[self.node]
-    }
-
     fn start(&self) -> Change {
         Change::StartNode {
             node: self.at.clone(),
@@ -124,27 +163,41 @@ impl Job {
         }
     }
 
-    /// The prompts, with the node's templates filled in.
-    fn render(&self) -> Result<Call, RenderError> {
-        let spec = self.spec();
-        let outputs = self.outputs.iter().map(|(id, text)| (id.as_str(), &**text));
-        let scope = Scope::new(&self.input, outputs);
+    /// What templates see.
+    fn scope(&self) -> Scope {
+        let outputs = self.outputs.iter().map(|(id, output)| {
+            let output = match output {
+                NodeOutput::Text(text) => flow::Output::Text(text),
+                NodeOutput::Flag(flag) => flow::Output::Flag(*flag),
+                NodeOutput::Input => flow::Output::Input,
+            };
+            (id.as_str(), output)
+        });
+        Scope::new(&self.input, outputs)
+    }
+
+    /// The call, with the node's templates filled in.
+    fn call(&self, agent: &Agent) -> Result<Call, RenderError> {
+        let scope = self.scope();
+        let target = &agent.targets[self.target];
         Ok(Call {
-            provider: spec.provider.clone(),
-            model: spec.model.clone(),
-            system: spec
+            provider: target.provider.clone(),
+            model: target.model.clone(),
+            system: agent
                 .system
                 .as_deref()
                 .map(|system| render(system, &scope))
                 .transpose()?,
-            prompt: render(&spec.prompt, &scope)?,
-            max_tokens: spec.max_tokens,
-            temperature: spec.temperature,
-            stream: spec.stream,
+            prompt: render(&agent.prompt, &scope)?,
+            max_tokens: agent.max_tokens,
+            temperature: agent.temperature,
+            stream: agent.stream,
+            first_byte_timeout: agent.first_token_timeout,
+            total_timeout: agent.total_timeout,
         })
     }
 
-    fn intent(&self, call: &Call) -> Change {
+    fn intent(&self, agent: &Agent, call: &Call) -> Change {
         Change::OpenCall(NewCall {
             at: Timestamp::now(),
             flow_id: Some(self.at.flow_id),
@@ -155,7 +208,7 @@ impl Job {
             operation_id: format!("{}:{}", self.at.run_id, self.at.node_id),
             provider: call.provider.clone(),
             model: call.model.clone(),
-            role: self.spec().role.clone(),
+            role: agent.role.clone(),
             prompt_hash: prompt_hash(call),
         })
     }
@@ -197,16 +250,37 @@ impl Worker {
     fn work(&self, mut job: Job) -> Outcome {
         let mut changes = std::mem::take(&mut job.carried);
         changes.push(job.start());
-        let call = match job.render() {
+        let graph = Arc::clone(&job.graph);
+        match &graph.nodes()[job.node].kind {
+            NodeKind::Agent(agent) => self.ask(&job, agent, changes),
+            NodeKind::Input(_) => finished_free(job.input.to_string(), changes),
+            NodeKind::Condition(template)
+            | NodeKind::Template(template)
+            | NodeKind::Output(template) => match render(template, &job.scope()) {
+                Ok(text) => finished_free(text, changes),
+                Err(error) => Outcome::failed(error.to_string(), changes),
+            },
+        }
+    }
+
+    /// Commits the intent of an agent's call, with `changes` before it, and makes the call.
+    fn ask(&self, job: &Job, agent: &Agent, mut changes: Vec<Change>) -> Outcome {
+        let call = match job.call(agent) {
             Ok(call) => call,
             Err(error) => return Outcome::failed(error.to_string(), changes),
         };
         // Known before anything is sent, hence no ledger row: no call was made.
         if let Err(why) = self.gateway.check(&call.provider) {
-            return Outcome::failed(why, changes);
+            return Outcome::Failed {
+                error: why,
+                settlement: None,
+                cancelled: false,
+                unwritten: changes,
+                remedy: Remedy::AnotherTarget,
+            };
         }
         let fallback = changes.clone();
-        changes.push(job.intent(&call));
+        changes.push(job.intent(agent, &call));
         let id = match self
             .journal
             .commit(changes)
@@ -222,7 +296,7 @@ impl Worker {
                 return Outcome::failed(error, fallback);
             }
         };
-        self.call(&job, &call, id)
+        self.call(job, &call, id)
     }
 
     /// Makes the call, and settles it whatever comes.
@@ -255,6 +329,7 @@ impl Worker {
                 settlement: Some(settlement),
                 cancelled: false,
                 unwritten: Vec::new(),
+                remedy: Remedy::None,
             }
         })
     }
@@ -264,7 +339,7 @@ impl Worker {
         Outcome::Finished {
             output: answer.text.into(),
             latency_ms: answer.latency_ms,
-            settlement: Settlement {
+            settlement: Some(Settlement {
                 id,
                 model: Some(answer.model),
                 usage: answer.usage,
@@ -273,7 +348,8 @@ impl Worker {
                 status: CallStatus::Success,
                 error: None,
                 at: Timestamp::now(),
-            },
+            }),
+            unwritten: Vec::new(),
         }
     }
 
@@ -288,6 +364,14 @@ impl Worker {
             Some(crate::event::Usd::ZERO)
         };
         let cancelled = failure.kind == FailureKind::Cancelled;
+        let remedy = if cancelled {
+            Remedy::None
+        } else if failure.may_pass() {
+            let retry_after = failure.retry_after;
+            Remedy::Again { retry_after }
+        } else {
+            Remedy::AnotherTarget
+        };
         let status = match failure.kind {
             FailureKind::Timeout => CallStatus::Timeout,
             FailureKind::Cancelled => CallStatus::Cancelled,
@@ -307,7 +391,18 @@ impl Worker {
             error: failure.message,
             cancelled,
             unwritten: Vec::new(),
+            remedy,
         }
+    }
+}
+
+/// The outcome of a node that is free and done at once.
+fn finished_free(output: String, unwritten: Vec<Change>) -> Outcome {
+    Outcome::Finished {
+        output: output.into(),
+        settlement: None,
+        latency_ms: 0,
+        unwritten,
     }
 }
 

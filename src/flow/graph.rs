@@ -1,6 +1,7 @@
 //! The graph of a flow, read from what editors built on React Flow write, with every fault found.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -15,19 +16,61 @@ const EDGES_MAX: usize = 10_000;
 /// How long an id, a label or a name may be, in bytes.
 const NAME_BYTES_MAX: usize = 200;
 
-/// A node: one LLM call.
+/// How often a node may be tried at most, over all attempts at one provider.
+const ATTEMPTS_MAX: u32 = 10;
+/// How many providers and models may be tried in turn.
+const FALLBACKS_MAX: usize = 10;
+/// The longest pause and the longest timeout that a node may ask for: a day.
+const WAIT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A node.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Node {
     /// Its id, unique in the flow; templates call it `nodes.ID`.
     pub id: String,
     /// What people call it; its id where nobody said.
     pub label: String,
+    /// What it does.
+    pub kind: NodeKind,
+    /// What happens when it fails.
+    pub on_error: OnError,
+}
+
+/// What a node does.
+#[derive(Clone, Debug, PartialEq)]
+pub enum NodeKind {
+    /// An LLM call.
+    Agent(Box<Agent>),
+    /// Says which inputs the flow takes. Its output is the run's input, as JSON.
+    Input(Vec<InputField>),
+    /// Decides which branch is taken; the template gives `true` or `false`.
+    Condition(String),
+    /// Text made from a template, free.
+    Template(String),
+    /// What the run returns, made from a template, free.
+    Output(String),
+}
+
+impl NodeKind {
+    /// As in the flow's document.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Agent(_) => "agent",
+            Self::Input(_) => "input",
+            Self::Condition(_) => "condition",
+            Self::Template(_) => "template",
+            Self::Output(_) => "output",
+        }
+    }
+}
+
+/// One LLM call.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Agent {
     /// What the ledger groups it under.
     pub role: Option<String>,
-    /// The provider's name in the configuration.
-    pub provider: String,
-    /// The model's name, as the provider knows it.
-    pub model: String,
+    /// Whom to ask: the first, and where that fails, the others in turn. At least one.
+    pub targets: Vec<Target>,
     /// The template of the prompt.
     pub prompt: String,
     /// The template of the system prompt.
@@ -38,17 +81,142 @@ pub struct Node {
     pub temperature: Option<f64>,
     /// Whether the answer is streamed; true unless the node says otherwise.
     pub stream: bool,
+    /// How often each target is tried.
+    pub retry: Retry,
+    /// How long the first piece of a streamed answer may take; the configuration's where nobody said.
+    pub first_token_timeout: Option<Duration>,
+    /// How long a call may take in all; the configuration's where nobody said.
+    pub total_timeout: Option<Duration>,
+}
+
+/// A provider and one of its models.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The provider's name in the configuration.
+    pub provider: String,
+    /// The model's name, as the provider knows it.
+    pub model: String,
+}
+
+/// How often a call is tried, and how long the pauses are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// How often, with the first time; 1 unless the node says otherwise: a call that failed may have
+    /// been billed, and nothing is bought twice that nobody asked for.
+    pub attempts: u32,
+    /// The longest pause after the first attempt; it doubles with each.
+    pub backoff: Duration,
+    /// The longest pause there is.
+    pub backoff_max: Duration,
+    /// Whether a call that a restart interrupted, and that may have been billed, is made again.
+    pub after_restart: bool,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self {
+            attempts: 1,
+            backoff: Duration::from_millis(500),
+            backoff_max: Duration::from_secs(30),
+            after_restart: true,
+        }
+    }
+}
+
+impl Retry {
+    /// The longest pause after so many attempts: doubled with each, up to the most.
+    pub fn pause_max(&self, attempts: u32) -> Duration {
+        let factor = 1_u32
+            .checked_shl(attempts.saturating_sub(1))
+            .unwrap_or(u32::MAX);
+        self.backoff.saturating_mul(factor).min(self.backoff_max)
+    }
+}
+
+/// What happens when a node fails, once it is not tried any more.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum OnError {
+    /// The run fails.
+    #[default]
+    Fail,
+    /// The run goes on as if the node had given this.
+    Continue(String),
+}
+
+/// An input that a flow declares.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InputField {
+    /// Its name; templates call it `input.NAME`.
+    pub name: String,
+    /// What it may be.
+    pub kind: InputKind,
+    /// What it is where the run does not say.
+    pub default: Option<Value>,
+    /// Whether a run must say it.
+    pub required: bool,
+}
+
+/// What an input may be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum InputKind {
+    /// A text.
+    #[default]
+    Text,
+    /// A number.
+    Number,
+    /// `true` or `false`.
+    Boolean,
+    /// A list.
+    List,
+    /// An object.
+    Object,
+    /// Whatever JSON holds.
+    Any,
+}
+
+impl InputKind {
+    fn fits(self, value: &Value) -> bool {
+        match self {
+            Self::Text => value.is_string(),
+            Self::Number => value.is_number(),
+            Self::Boolean => value.is_boolean(),
+            Self::List => value.is_array(),
+            Self::Object => value.is_object(),
+            Self::Any => true,
+        }
+    }
+
+    fn article(self) -> &'static str {
+        match self {
+            Self::Text => "a text",
+            Self::Number => "a number",
+            Self::Boolean => "true or false",
+            Self::List => "a list",
+            Self::Object => "an object",
+            Self::Any => "JSON",
+        }
+    }
+}
+
+/// Where an edge leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Edge {
+    /// The node at its end, by index.
+    pub target: usize,
+    /// Of a condition: the outcome with which it is followed.
+    pub branch: Option<bool>,
 }
 
 /// A graph that can run: no cycles, every template refers to nodes that come before.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Graph {
     nodes: Vec<Node>,
-    /// For each node, those that need it, by index.
-    successors: Vec<Vec<usize>>,
-    /// For each node, how many it needs.
+    /// For each node, where its edges lead.
+    edges: Vec<Vec<Edge>>,
+    /// For each node, how many edges lead to it.
     needs: Vec<usize>,
-    /// Names of inputs that templates use.
+    /// Names of inputs that templates use or nodes declare.
     inputs: BTreeSet<String>,
 }
 
@@ -76,6 +244,52 @@ struct RawData {
     max_tokens: Option<u32>,
     temperature: Option<f64>,
     stream: Option<bool>,
+    retry: Option<RawRetry>,
+    timeouts: Option<RawTimeouts>,
+    fallback: Option<Vec<RawTarget>>,
+    on_error: Option<RawOnError>,
+    inputs: Option<Vec<RawInput>>,
+    expression: Option<String>,
+    template: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct RawRetry {
+    attempts: Option<u32>,
+    backoff_ms: Option<u64>,
+    backoff_max_ms: Option<u64>,
+    after_restart: Option<bool>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct RawTimeouts {
+    first_token_ms: Option<u64>,
+    total_ms: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct RawTarget {
+    provider: String,
+    model: String,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum RawOnError {
+    Word(String),
+    Output { output: String },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawInput {
+    name: String,
+    #[serde(default, rename = "type")]
+    kind: InputKind,
+    default: Option<Value>,
+    required: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -84,6 +298,8 @@ struct RawEdge {
     source: Value,
     #[serde(default)]
     target: Value,
+    #[serde(default, rename = "sourceHandle")]
+    handle: Value,
 }
 
 impl Graph {
@@ -108,7 +324,7 @@ impl Graph {
             .filter_map(|(at, raw)| Some((at, node(at, raw, provider_is_known, &mut faults)?)))
             .collect();
         let index = index_by_id(&nodes, &mut faults);
-        let edges = edges(&raw_edges, &index, &mut faults);
+        let edges = edges(&raw_edges, &nodes, &index, &mut faults);
         let places: Vec<usize> = nodes.iter().map(|(at, _)| *at).collect();
         let mut graph = Self::connect(nodes.into_iter().map(|(_, node)| node).collect(), &edges);
         if let Some(cycle) = graph.cycle() {
@@ -125,18 +341,22 @@ impl Graph {
         }
     }
 
-    fn connect(nodes: Vec<Node>, edges: &BTreeSet<(usize, usize)>) -> Self {
-        let mut successors = vec![Vec::new(); nodes.len()];
+    fn connect(nodes: Vec<Node>, all: &BTreeSet<(usize, Edge)>) -> Self {
+        let mut edges = vec![Vec::new(); nodes.len()];
         let mut needs = vec![0; nodes.len()];
-        for &(source, target) in edges {
-            successors[source].push(target);
-            needs[target] += 1;
+        for &(source, edge) in all {
+            edges[source].push(edge);
+            needs[edge.target] += 1;
         }
+        let fields = nodes.iter().filter_map(|node| match &node.kind {
+            NodeKind::Input(fields) => Some(fields),
+            _ => None,
+        });
         Self {
+            inputs: fields.flatten().map(|field| field.name.clone()).collect(),
             nodes,
-            successors,
+            edges,
             needs,
-            inputs: BTreeSet::new(),
         }
     }
 
@@ -145,19 +365,56 @@ impl Graph {
         &self.nodes
     }
 
-    /// The nodes that need `node`.
-    pub fn successors(&self, node: usize) -> &[usize] {
-        &self.successors[node]
+    /// Where the edges of `node` lead.
+    pub fn edges_from(&self, node: usize) -> impl Iterator<Item = &Edge> {
+        self.edges[node].iter()
     }
 
-    /// For each node, how many nodes it needs.
+    /// For each node, how many edges lead to it.
     pub fn needs(&self) -> &[usize] {
         &self.needs
     }
 
-    /// Names of the inputs that templates use (`input.NAME`), in alphabetical order.
+    /// Names of the inputs that templates use (`input.NAME`) or nodes declare, in alphabetical
+    /// order.
     pub fn inputs(&self) -> impl Iterator<Item = &str> {
         self.inputs.iter().map(String::as_str)
+    }
+
+    /// A run's input with the defaults that the flow declares.
+    ///
+    /// # Errors
+    /// Every declared input that is missing or of another type.
+    pub fn complete_input(
+        &self,
+        mut input: serde_json::Map<String, Value>,
+    ) -> Result<serde_json::Map<String, Value>, Vec<Fault>> {
+        let mut faults = Vec::new();
+        let fields = self.nodes.iter().filter_map(|node| match &node.kind {
+            NodeKind::Input(fields) => Some(fields),
+            _ => None,
+        });
+        for field in fields.flatten() {
+            match (input.get(&field.name), &field.default) {
+                (Some(value), _) if field.kind.fits(value) => {}
+                (Some(_), _) => faults.push(Fault::new(
+                    format!("input.{}", field.name),
+                    format!("must be {}", field.kind.article()),
+                )),
+                (None, Some(default)) => {
+                    input.insert(field.name.clone(), default.clone());
+                }
+                (None, None) if field.required => {
+                    faults.push(Fault::new(format!("input.{}", field.name), "is missing"));
+                }
+                (None, None) => {}
+            }
+        }
+        if faults.is_empty() {
+            Ok(input)
+        } else {
+            Err(faults)
+        }
     }
 
     /// Nodes in an order in which each comes after all that it needs; those on or behind a cycle
@@ -168,10 +425,10 @@ impl Graph {
         let mut order = Vec::with_capacity(needs.len());
         while let Some(node) = ready.pop_front() {
             order.push(node);
-            for &next in &self.successors[node] {
-                needs[next] -= 1;
-                if needs[next] == 0 {
-                    ready.push_back(next);
+            for edge in &self.edges[node] {
+                needs[edge.target] -= 1;
+                if needs[edge.target] == 0 {
+                    ready.push_back(edge.target);
                 }
             }
         }
@@ -185,10 +442,11 @@ impl Graph {
             stuck.remove(&node);
         }
         // What only hangs behind a cycle is not at fault: drop nodes that lead to no stuck node.
-        while let Some(&leaf) = stuck
-            .iter()
-            .find(|&&n| !self.successors[n].iter().any(|next| stuck.contains(next)))
-        {
+        while let Some(&leaf) = stuck.iter().find(|&&n| {
+            !self.edges[n]
+                .iter()
+                .any(|edge| stuck.contains(&edge.target))
+        }) {
             stuck.remove(&leaf);
         }
         let ids: Vec<&str> = stuck.iter().map(|&n| self.nodes[n].id.as_str()).collect();
@@ -198,11 +456,7 @@ impl Graph {
     fn check_templates(&mut self, places: &[usize], faults: &mut Vec<Fault>) {
         let before = self.ancestors();
         for (index, node) in self.nodes.iter().enumerate() {
-            let templates = [
-                ("prompt", Some(&node.prompt)),
-                ("system", node.system.as_ref()),
-            ];
-            for (key, source) in templates.into_iter().filter_map(|(k, s)| Some((k, s?))) {
+            for (key, source) in node.templates() {
                 let field = format!("data.nodes[{}].data.{key}", places[index]);
                 let names = match template::names(source) {
                     Ok(names) => names,
@@ -238,11 +492,11 @@ impl Graph {
     /// For each node, all that come before it; a node on a cycle comes before itself.
     fn ancestors(&self) -> Vec<Vec<bool>> {
         let mut before = vec![vec![false; self.nodes.len()]; self.nodes.len()];
-        for (node, successors) in self.successors.iter().enumerate() {
-            let mut reached = successors.clone();
+        for (node, edges) in self.edges.iter().enumerate() {
+            let mut reached: Vec<usize> = edges.iter().map(|edge| edge.target).collect();
             while let Some(next) = reached.pop() {
                 if !std::mem::replace(&mut before[next][node], true) {
-                    reached.extend(&self.successors[next]);
+                    reached.extend(self.edges[next].iter().map(|edge| edge.target));
                 }
             }
         }
@@ -307,6 +561,24 @@ fn object<T: serde::de::DeserializeOwned>(
     }
 }
 
+impl Node {
+    /// Its templates, each with the key that it stands under.
+    fn templates(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let (first, second) = match &self.kind {
+            NodeKind::Agent(agent) => (
+                Some(("prompt", agent.prompt.as_str())),
+                agent.system.as_deref().map(|system| ("system", system)),
+            ),
+            NodeKind::Condition(template) => (Some(("expression", template.as_str())), None),
+            NodeKind::Template(template) | NodeKind::Output(template) => {
+                (Some(("template", template.as_str())), None)
+            }
+            NodeKind::Input(_) => (None, None),
+        };
+        first.into_iter().chain(second)
+    }
+}
+
 fn node(
     at: usize,
     raw: RawNode,
@@ -315,81 +587,210 @@ fn node(
 ) -> Option<Node> {
     let before = faults.len();
     let path = format!("data.nodes[{at}]");
-    let data = match &raw.data {
+    let mut data = match &raw.data {
         Value::Null => RawData::default(),
         data => object(data, &format!("{path}.data"), faults)?,
     };
-    let mut fault =
-        |key: &str, message: String| faults.push(Fault::new(format!("{path}{key}"), message));
     let id = name_of(&raw.id).unwrap_or_default();
+    let mut reader = Reader { path, faults };
     if id.is_empty() || id.len() > NAME_BYTES_MAX {
-        fault(
-            ".id",
-            format!("must be a text of 1 to {NAME_BYTES_MAX} bytes"),
-        );
+        let message = format!("must be a text of 1 to {NAME_BYTES_MAX} bytes");
+        reader.fault(".id", message);
     }
+    reader.short("label", data.label.as_deref());
+    let on_error = reader.on_error(data.on_error.take());
+    let label = data.label.take().filter(|label| !label.is_empty());
     // React Flow leaves the type out of nodes of its default type.
-    if let Some(kind) = raw.kind.filter(|kind| kind != "agent") {
-        fault(
-            ".type",
-            format!("unknown node type `{kind}`; there is `agent`"),
-        );
-    }
-    let mut required = |key: &str, value: Option<String>| match value {
-        Some(text) if !text.trim().is_empty() => text,
-        Some(_) => {
-            fault(&format!(".data.{key}"), "must not be empty".into());
-            String::new()
+    let kind = match raw.kind.as_deref().unwrap_or("agent") {
+        "agent" => NodeKind::Agent(Box::new(reader.agent(data, provider_is_known))),
+        "input" => NodeKind::Input(reader.inputs(data.inputs.unwrap_or_default())),
+        "condition" => {
+            let expression = reader.required("expression", data.expression);
+            NodeKind::Condition(template::of_condition(&expression))
         }
-        None => {
-            fault(&format!(".data.{key}"), "is missing".into());
-            String::new()
+        "template" => NodeKind::Template(reader.required("template", data.template)),
+        "output" => NodeKind::Output(reader.required("template", data.template)),
+        other => {
+            let message = format!(
+                "unknown node type `{other}`; there are `agent`, `input`, `condition`, `template` and `output`"
+            );
+            reader.fault(".type", message);
+            // Its templates cannot be known, but what is wrong with a usual one is told all the same.
+            NodeKind::Agent(Box::new(reader.agent(data, provider_is_known)))
         }
     };
-    let provider = required("provider", data.provider);
-    let model = required("model", data.model);
-    let prompt = required("prompt", data.prompt);
-    if !provider.is_empty() && !provider_is_known(&provider) {
-        fault(".data.provider", format!("unknown provider `{provider}`"));
-    }
-    for (key, value) in [
-        ("label", &data.label),
-        ("role", &data.role),
-        ("model", &Some(model.clone())),
-    ] {
-        if value
-            .as_ref()
-            .is_some_and(|text| text.len() > NAME_BYTES_MAX)
-        {
-            fault(
-                &format!(".data.{key}"),
-                format!("is longer than {NAME_BYTES_MAX} bytes"),
-            );
-        }
-    }
-    if data.max_tokens == Some(0) {
-        fault(".data.maxTokens", "must be at least 1".into());
-    }
-    if data.temperature.is_some_and(|t| !(0.0..=2.0).contains(&t)) {
-        fault(".data.temperature", "must be between 0 and 2".into());
-    }
     // A node that is only half right still takes part in the checks of edges and templates, so
     // that one save shows all there is to mend; one without an id cannot.
     (faults.len() == before || !id.is_empty()).then(|| Node {
-        label: data
-            .label
-            .filter(|label| !label.is_empty())
-            .unwrap_or_else(|| id.clone()),
+        label: label.unwrap_or_else(|| id.clone()),
         id,
-        role: data.role,
-        provider,
-        model,
-        prompt,
-        system: data.system.filter(|text| !text.is_empty()),
-        max_tokens: data.max_tokens,
-        temperature: data.temperature,
-        stream: data.stream.unwrap_or(true),
+        kind,
+        on_error,
     })
+}
+
+/// Reads the data of one node, and notes what is wrong with it.
+struct Reader<'a> {
+    path: String,
+    faults: &'a mut Vec<Fault>,
+}
+
+impl Reader<'_> {
+    fn fault(&mut self, key: &str, message: impl Into<String>) {
+        let field = format!("{}{key}", self.path);
+        self.faults.push(Fault::new(field, message));
+    }
+
+    fn required(&mut self, key: &str, value: Option<String>) -> String {
+        match value {
+            Some(text) if !text.trim().is_empty() => return text,
+            Some(_) => self.fault(&format!(".data.{key}"), "must not be empty"),
+            None => self.fault(&format!(".data.{key}"), "is missing"),
+        }
+        String::new()
+    }
+
+    fn short(&mut self, key: &str, value: Option<&str>) {
+        if value.is_some_and(|text| text.len() > NAME_BYTES_MAX) {
+            let message = format!("is longer than {NAME_BYTES_MAX} bytes");
+            self.fault(&format!(".data.{key}"), message);
+        }
+    }
+
+    fn agent(&mut self, data: RawData, provider_is_known: &dyn Fn(&str) -> bool) -> Agent {
+        let first = Target {
+            provider: self.required("provider", data.provider),
+            model: self.required("model", data.model),
+        };
+        let prompt = self.required("prompt", data.prompt);
+        self.short("role", data.role.as_deref());
+        if data.max_tokens == Some(0) {
+            self.fault(".data.maxTokens", "must be at least 1");
+        }
+        if data.temperature.is_some_and(|t| !(0.0..=2.0).contains(&t)) {
+            self.fault(".data.temperature", "must be between 0 and 2");
+        }
+        let others = data.fallback.unwrap_or_default();
+        if others.len() > FALLBACKS_MAX {
+            let message = format!("has {} items; the limit is {FALLBACKS_MAX}", others.len());
+            self.fault(".data.fallback", message);
+        }
+        let mut targets = vec![first];
+        targets.extend(others.into_iter().map(|raw| Target {
+            provider: raw.provider,
+            model: raw.model,
+        }));
+        for (at, target) in targets.iter().enumerate() {
+            let key = |name: &str| match at.checked_sub(1) {
+                None => format!(".data.{name}"),
+                Some(at) => format!(".data.fallback[{at}].{name}"),
+            };
+            // An empty one of the first target was told of above.
+            if !target.provider.is_empty() && !provider_is_known(&target.provider) {
+                let message = format!("unknown provider `{}`", target.provider);
+                self.fault(&key("provider"), message);
+            }
+            if at > 0 && target.model.trim().is_empty() {
+                self.fault(&key("model"), "must not be empty");
+            }
+            if target.model.len() > NAME_BYTES_MAX {
+                let message = format!("is longer than {NAME_BYTES_MAX} bytes");
+                self.fault(&key("model"), message);
+            }
+        }
+        let timeouts = data.timeouts.unwrap_or(RawTimeouts {
+            first_token_ms: None,
+            total_ms: None,
+        });
+        Agent {
+            role: data.role,
+            targets,
+            prompt,
+            system: data.system.filter(|text| !text.is_empty()),
+            max_tokens: data.max_tokens,
+            temperature: data.temperature,
+            stream: data.stream.unwrap_or(true),
+            retry: self.retry(data.retry),
+            first_token_timeout: self.wait("timeouts.firstTokenMs", timeouts.first_token_ms),
+            total_timeout: self.wait("timeouts.totalMs", timeouts.total_ms),
+        }
+    }
+
+    fn retry(&mut self, raw: Option<RawRetry>) -> Retry {
+        let default = Retry::default();
+        let Some(raw) = raw else { return default };
+        if raw
+            .attempts
+            .is_some_and(|n| !(1..=ATTEMPTS_MAX).contains(&n))
+        {
+            let message = format!("must be a number from 1 to {ATTEMPTS_MAX}");
+            self.fault(".data.retry.attempts", message);
+        }
+        let backoff = self.wait("retry.backoffMs", raw.backoff_ms);
+        let backoff_max = self.wait("retry.backoffMaxMs", raw.backoff_max_ms);
+        Retry {
+            attempts: raw.attempts.unwrap_or(default.attempts),
+            backoff: backoff.unwrap_or(default.backoff),
+            backoff_max: backoff_max.unwrap_or(default.backoff_max),
+            after_restart: raw.after_restart.unwrap_or(default.after_restart),
+        }
+    }
+
+    fn wait(&mut self, key: &str, ms: Option<u64>) -> Option<Duration> {
+        let wait = Duration::from_millis(ms?);
+        if wait.is_zero() || wait > WAIT_MAX {
+            let message = format!(
+                "must be a number of milliseconds from 1 to {}",
+                WAIT_MAX.as_millis()
+            );
+            self.fault(&format!(".data.{key}"), message);
+        }
+        Some(wait)
+    }
+
+    fn on_error(&mut self, raw: Option<RawOnError>) -> OnError {
+        match raw {
+            None => OnError::Fail,
+            Some(RawOnError::Output { output }) => OnError::Continue(output),
+            Some(RawOnError::Word(word)) => match word.as_str() {
+                "fail" => OnError::Fail,
+                "continue" => OnError::Continue(String::new()),
+                _ => {
+                    let message = "must be `fail`, `continue` or {\"output\": TEXT}";
+                    self.fault(".data.onError", message);
+                    OnError::Fail
+                }
+            },
+        }
+    }
+
+    fn inputs(&mut self, raw: Vec<RawInput>) -> Vec<InputField> {
+        let mut names = BTreeSet::new();
+        let mut fields = Vec::with_capacity(raw.len());
+        for (at, raw) in raw.into_iter().enumerate() {
+            let key = |name: &str| format!(".data.inputs[{at}].{name}");
+            if raw.name.is_empty() || raw.name.len() > NAME_BYTES_MAX {
+                let message = format!("must be a text of 1 to {NAME_BYTES_MAX} bytes");
+                self.fault(&key("name"), message);
+            }
+            if !names.insert(raw.name.clone()) {
+                let message = format!("two inputs have the name `{}`", raw.name);
+                self.fault(&key("name"), message);
+            }
+            let default = raw.default.filter(|value| !value.is_null());
+            if default.as_ref().is_some_and(|value| !raw.kind.fits(value)) {
+                let message = format!("must be {}", raw.kind.article());
+                self.fault(&key("default"), message);
+            }
+            fields.push(InputField {
+                name: raw.name,
+                kind: raw.kind,
+                required: raw.required.unwrap_or(default.is_none()),
+                default,
+            });
+        }
+        fields
+    }
 }
 
 /// Ids are texts; some editors write numbers.
@@ -416,9 +817,10 @@ fn index_by_id(nodes: &[(usize, Node)], faults: &mut Vec<Fault>) -> HashMap<Stri
 
 fn edges(
     raw: &[(usize, RawEdge)],
+    nodes: &[(usize, Node)],
     index: &HashMap<String, usize>,
     faults: &mut Vec<Fault>,
-) -> BTreeSet<(usize, usize)> {
+) -> BTreeSet<(usize, Edge)> {
     let mut edges = BTreeSet::new();
     for (at, edge) in raw {
         let mut end = |key: &str, id: &Value| {
@@ -433,11 +835,25 @@ fn edges(
             found
         };
         // Both ends are looked at before either is given up, so that both faults are listed.
-        if let (Some(source), Some(target)) =
-            (end("source", &edge.source), end("target", &edge.target))
-        {
-            edges.insert((source, target));
-        }
+        let ends = (end("source", &edge.source), end("target", &edge.target));
+        let (Some(source), Some(target)) = ends else {
+            continue;
+        };
+        let of_condition = matches!(nodes[source].1.kind, NodeKind::Condition(_));
+        let branch = match (of_condition, edge.handle.as_str()) {
+            (false, _) => None,
+            (true, Some("true")) => Some(true),
+            (true, Some("false")) => Some(false),
+            (true, _) => {
+                let message = "must be `true` or `false`: the edge leaves a condition";
+                faults.push(Fault::new(
+                    format!("data.edges[{at}].sourceHandle"),
+                    message,
+                ));
+                continue;
+            }
+        };
+        edges.insert((source, Edge { target, branch }));
     }
     edges
 }
@@ -522,6 +938,117 @@ mod tests {
         assert!(
             faults[0].message.contains("the nodes b, c wait"),
             "{faults:?}"
+        );
+    }
+
+    #[test]
+    fn what_a_node_says_about_its_failure_is_read_or_refused() {
+        let with = |key: &str, value: Value| {
+            let mut node = agent("a", "x");
+            node["data"][key] = value;
+            parse(json!({"nodes": [node]}))
+        };
+        let fault = |key: &str, value: Value| with(key, value).unwrap_err()[0].field.clone();
+        let retry =
+            json!({"attempts": 3, "backoffMs": 100, "backoffMaxMs": 300, "afterRestart": false});
+        let graph = with("retry", retry).unwrap();
+        let NodeKind::Agent(agent) = &graph.nodes()[0].kind else {
+            panic!("{graph:?}");
+        };
+        let pauses = [1, 2, 3, 99].map(|attempts| agent.retry.pause_max(attempts).as_millis());
+        assert_eq!(pauses, [100, 200, 300, 300]);
+        assert_eq!(
+            (agent.retry.attempts, agent.retry.after_restart),
+            (3, false)
+        );
+        assert_eq!(
+            fault("retry", json!({"attempts": 0})),
+            "data.nodes[0].data.retry.attempts"
+        );
+        assert_eq!(
+            fault("retry", json!({"backoffMs": 0})),
+            "data.nodes[0].data.retry.backoffMs"
+        );
+        assert_eq!(
+            fault("timeouts", json!({"totalMs": 1e12})),
+            "data.nodes[0].data.timeouts.totalMs"
+        );
+        assert_eq!(
+            fault("fallback", json!([{"provider": "nobody", "model": "m"}])),
+            "data.nodes[0].data.fallback[0].provider"
+        );
+        assert_eq!(
+            fault("onError", json!("explode")),
+            "data.nodes[0].data.onError"
+        );
+        let on_error = |value| with("onError", value).unwrap().nodes()[0].on_error.clone();
+        assert_eq!(
+            on_error(json!("continue")),
+            OnError::Continue(String::new())
+        );
+        assert_eq!(
+            on_error(json!({"output": "none"})),
+            OnError::Continue("none".into())
+        );
+    }
+
+    #[test]
+    fn a_condition_has_branches_and_an_edge_of_its_says_which() {
+        let flow = |handle: Value| {
+            parse(json!({
+                "nodes": [
+                    {"id": "c", "type": "condition", "data": {"expression": "input.x > 1"}},
+                    {"id": "t", "type": "template", "data": {"template": "{{ nodes.c.output }}"}},
+                ],
+                "edges": [{"source": "c", "target": "t", "sourceHandle": handle}]
+            }))
+        };
+        let graph = flow(json!("false")).unwrap();
+        let edges: Vec<&Edge> = graph.edges_from(0).collect();
+        assert_eq!(
+            edges,
+            [&Edge {
+                target: 1,
+                branch: Some(false)
+            }]
+        );
+        assert_eq!(graph.inputs().collect::<Vec<_>>(), ["x"]);
+        let faults = flow(json!(null)).unwrap_err();
+        assert_eq!(faults[0].field, "data.edges[0].sourceHandle");
+    }
+
+    #[test]
+    fn an_input_is_checked_and_completed_as_the_flow_declares_it() {
+        let flow = |inputs: Value| {
+            parse(json!({"nodes": [{"id": "in", "type": "input", "data": {"inputs": inputs}}]}))
+        };
+        let graph = flow(json!([
+            {"name": "topic"},
+            {"name": "words", "type": "number", "default": 100},
+            {"name": "tone", "required": false}
+        ]))
+        .unwrap();
+        let complete = |input: Value| graph.complete_input(input.as_object().unwrap().clone());
+        let done = complete(json!({"topic": "ants", "more": 1})).unwrap();
+        assert_eq!(
+            Value::Object(done),
+            json!({"topic": "ants", "more": 1, "words": 100})
+        );
+        let faults = complete(json!({"words": "many"})).unwrap_err();
+        let fields: Vec<&str> = faults.iter().map(|fault| fault.field.as_str()).collect();
+        assert_eq!(fields, ["input.topic", "input.words"]);
+        let twice = flow(json!([{"name": "a", "type": "list", "default": 1}, {"name": "a"}]));
+        let fields: Vec<String> = twice
+            .unwrap_err()
+            .into_iter()
+            .map(|fault| fault.field)
+            .collect();
+        assert_eq!(
+            fields,
+            [
+                "data.nodes[0].data.inputs[0].default",
+                "data.nodes[0].data.inputs[1].name"
+            ]
         );
     }
 

@@ -1,4 +1,9 @@
 //! What may run next: one pure state machine for a run of a graph.
+//!
+//! An edge is open until its source is over. Then it is live where the run goes on along it, else
+//! dead: behind a skipped node, or on the branch that a condition did not take. A node is ready
+//! once none of its edges is open and one is live; where all are dead it is skipped. So a join
+//! waits for all that still may come, and for nothing that cannot.
 
 use super::graph::Graph;
 
@@ -7,31 +12,47 @@ use super::graph::Graph;
 pub enum NodeState {
     /// Waits for others.
     Waiting,
-    /// All that it needs is done.
+    /// All that it needs is there.
     Ready,
     /// Was handed out by [`Progress::take`].
     Running,
     /// Finished well.
     Done,
+    /// On no branch that was taken.
+    Skipped,
     /// Failed; the run ends.
     Failed,
+}
+
+/// What became of a node, for those behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It finished well: the run goes on along all its edges.
+    Done,
+    /// It is a condition, which came out like this: the run goes on along the edges that say so.
+    Branch(bool),
 }
 
 /// How far a run is. Nodes are named by their index in the graph.
 #[derive(Clone, Debug)]
 pub struct Progress {
     states: Vec<NodeState>,
-    needs: Vec<usize>,
+    /// For each node, how many of its edges are open.
+    open: Vec<usize>,
+    /// For each node, whether one of its edges is live.
+    live: Vec<bool>,
     running: usize,
+    /// Nodes that were skipped since [`Progress::take_skipped`] was asked last, in order.
+    skipped: Vec<usize>,
     /// Set by a failed node or by [`Progress::stop`]: nothing new starts.
     stopped: bool,
 }
 
 impl Progress {
     /// A run of which nothing has happened, or, with `done`, one that goes on after those nodes.
-    pub fn new(graph: &Graph, done: impl IntoIterator<Item = usize>) -> Self {
-        let needs = graph.needs().to_vec();
-        let states = needs
+    pub fn new(graph: &Graph, done: impl IntoIterator<Item = (usize, Verdict)>) -> Self {
+        let open: Vec<usize> = graph.needs().to_vec();
+        let states = open
             .iter()
             .map(|&count| {
                 if count == 0 {
@@ -43,12 +64,14 @@ impl Progress {
             .collect();
         let mut progress = Self {
             states,
-            needs,
+            live: vec![false; open.len()],
+            open,
             running: 0,
+            skipped: Vec::new(),
             stopped: false,
         };
-        for node in done {
-            progress.mark_done(graph, node);
+        for (node, verdict) in done {
+            progress.mark_done(graph, node, verdict);
         }
         progress
     }
@@ -67,16 +90,24 @@ impl Progress {
         Some(node)
     }
 
+    /// Hands out this node, where it is ready: for what a restart interrupted.
+    pub fn take_this(&mut self, node: usize) {
+        if self.states[node] == NodeState::Ready {
+            self.states[node] = NodeState::Running;
+            self.running += 1;
+        }
+    }
+
     /// Whether [`Progress::take`] has something to give.
     pub fn has_ready(&self) -> bool {
         !self.stopped && self.states.contains(&NodeState::Ready)
     }
 
     /// A node that was handed out finished well.
-    pub fn complete(&mut self, graph: &Graph, node: usize) {
+    pub fn complete(&mut self, graph: &Graph, node: usize, verdict: Verdict) {
         if self.states[node] == NodeState::Running {
             self.running -= 1;
-            self.mark_done(graph, node);
+            self.mark_done(graph, node, verdict);
         }
     }
 
@@ -104,9 +135,10 @@ impl Progress {
         self.running == 0 && !self.has_ready()
     }
 
-    /// Whether every node finished well.
+    /// Whether every node finished well or was skipped.
     pub fn is_complete(&self) -> bool {
-        self.states.iter().all(|&state| state == NodeState::Done)
+        let is_over = |state: &NodeState| matches!(state, NodeState::Done | NodeState::Skipped);
+        self.states.iter().all(is_over)
     }
 
     /// The state of a node.
@@ -114,15 +146,37 @@ impl Progress {
         self.states[node]
     }
 
-    fn mark_done(&mut self, graph: &Graph, node: usize) {
+    /// The nodes that were skipped since this was asked last.
+    pub fn take_skipped(&mut self) -> Vec<usize> {
+        std::mem::take(&mut self.skipped)
+    }
+
+    fn mark_done(&mut self, graph: &Graph, node: usize, verdict: Verdict) {
         if self.states[node] == NodeState::Done {
             return;
         }
         self.states[node] = NodeState::Done;
-        for &next in graph.successors(node) {
-            self.needs[next] -= 1;
-            if self.needs[next] == 0 && self.states[next] == NodeState::Waiting {
-                self.states[next] = NodeState::Ready;
+        // Nodes that are over and whose edges are still counted as open, with what became of them.
+        let mut over = vec![(node, Some(verdict))];
+        while let Some((node, verdict)) = over.pop() {
+            for edge in graph.edges_from(node) {
+                let is_live = match (verdict, edge.branch) {
+                    (None, _) => false,
+                    (Some(Verdict::Branch(outcome)), Some(branch)) => outcome == branch,
+                    (Some(_), _) => true,
+                };
+                self.open[edge.target] -= 1;
+                self.live[edge.target] |= is_live;
+                if self.open[edge.target] > 0 || self.states[edge.target] != NodeState::Waiting {
+                    continue;
+                }
+                if self.live[edge.target] {
+                    self.states[edge.target] = NodeState::Ready;
+                } else {
+                    self.states[edge.target] = NodeState::Skipped;
+                    self.skipped.push(edge.target);
+                    over.push((edge.target, None));
+                }
             }
         }
     }
@@ -132,27 +186,64 @@ impl Progress {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
-    /// Edges only go from a lower to a higher index, so any list of pairs is a graph.
-    fn graph(count: usize, edges: &[(usize, usize)]) -> Graph {
-        let nodes: Vec<_> = (0..count)
-            .map(|n| json!({"id": n.to_string(), "data": {"provider": "echo", "model": "m", "prompt": "p"}}))
+    /// Edges only go from a lower to a higher index, so any list of pairs is a graph. Every third
+    /// node is a condition, and its edges are those of one branch or the other.
+    fn graph(count: usize, edges: &[(usize, usize, bool)]) -> Graph {
+        let nodes: Vec<Value> = (0..count)
+            .map(|n| {
+                if is_condition(n) {
+                    json!({"id": n.to_string(), "type": "condition", "data": {"expression": "true"}})
+                } else {
+                    json!({"id": n.to_string(), "data": {"provider": "echo", "model": "m", "prompt": "p"}})
+                }
+            })
             .collect();
-        let edges: Vec<_> = edges
+        let edges: Vec<Value> = edges
             .iter()
-            .map(|&(a, b)| (a % count, b % count))
-            .filter(|(a, b)| a != b)
-            .map(|(a, b)| json!({"source": a.min(b).to_string(), "target": a.max(b).to_string()}))
+            .map(|&(a, b, branch)| {
+                (
+                    (a % count).min(b % count),
+                    (a % count).max(b % count),
+                    branch,
+                )
+            })
+            .filter(|(a, b, _)| a != b)
+            .map(|(a, b, branch)| {
+                let mut edge = json!({"source": a.to_string(), "target": b.to_string()});
+                if is_condition(a) {
+                    edge["sourceHandle"] = json!(branch.to_string());
+                }
+                edge
+            })
             .collect();
         Graph::parse(&json!({"nodes": nodes, "edges": edges}), &|_| true).unwrap()
     }
 
+    fn is_condition(node: usize) -> bool {
+        node.is_multiple_of(3)
+    }
+
+    fn verdict(node: usize, outcome: bool) -> Verdict {
+        if is_condition(node) {
+            Verdict::Branch(outcome)
+        } else {
+            Verdict::Done
+        }
+    }
+
+    /// What an edge is by the rules, told from the ends alone.
+    fn is_live(source: NodeState, outcome: bool, edge: &super::super::graph::Edge) -> bool {
+        source == NodeState::Done && edge.branch.is_none_or(|branch| branch == outcome)
+    }
+
     proptest! {
         #[test]
-        fn every_node_runs_once_and_never_before_those_it_needs(
+        fn a_run_ends_with_every_node_done_once_after_all_it_needs_or_rightly_skipped(
             count in 1usize..20,
-            edges in proptest::collection::vec((0usize..20, 0usize..20), 0..40),
+            edges in proptest::collection::vec((0usize..20, 0usize..20, any::<bool>()), 0..40),
+            outcomes in proptest::collection::vec(any::<bool>(), 20),
             choices in proptest::collection::vec(any::<usize>(), 200),
         ) {
             let graph = graph(count, &edges);
@@ -162,25 +253,37 @@ mod tests {
             while !progress.is_over() {
                 while let Some(node) = progress.take() {
                     for needed in 0..count {
-                        if graph.successors(needed).contains(&node) {
-                            prop_assert!(done.contains(&needed));
+                        if graph.edges_from(needed).any(|edge| edge.target == node) {
+                            let state = progress.state(needed);
+                            prop_assert!(matches!(state, NodeState::Done | NodeState::Skipped));
                         }
                     }
                     prop_assert!(!done.contains(&node) && !running.contains(&node));
                     running.push(node);
                 }
                 let node = running.swap_remove(choices.next().unwrap_or(0) % running.len());
-                progress.complete(&graph, node);
+                progress.complete(&graph, node, verdict(node, outcomes[node]));
                 done.push(node);
             }
             prop_assert!(progress.is_complete());
-            prop_assert_eq!(done.len(), count);
+            let skipped = progress.take_skipped();
+            prop_assert_eq!(done.len() + skipped.len(), count);
+            for node in 0..count {
+                let needs = graph.needs()[node];
+                let live = (0..count)
+                    .flat_map(|source| graph.edges_from(source).map(move |edge| (source, edge)))
+                    .filter(|(_, edge)| edge.target == node)
+                    .any(|(source, edge)| is_live(progress.state(source), outcomes[source], edge));
+                prop_assert_eq!(progress.state(node) == NodeState::Done, needs == 0 || live);
+                prop_assert_eq!(skipped.contains(&node), needs > 0 && !live);
+            }
         }
 
         #[test]
         fn a_failed_node_ends_the_run_and_what_was_done_is_not_done_again(
             count in 1usize..20,
-            edges in proptest::collection::vec((0usize..20, 0usize..20), 0..40),
+            edges in proptest::collection::vec((0usize..20, 0usize..20, any::<bool>()), 0..40),
+            outcomes in proptest::collection::vec(any::<bool>(), 20),
             fails_after in 0usize..20,
         ) {
             let graph = graph(count, &edges);
@@ -190,18 +293,36 @@ mod tests {
                 if done.len() == fails_after {
                     progress.fail(node);
                 } else {
-                    progress.complete(&graph, node);
+                    progress.complete(&graph, node, verdict(node, outcomes[node]));
                     done.push(node);
                 }
             }
             prop_assert!(progress.is_over());
-            prop_assert_eq!(progress.is_complete(), done.len() == count);
-            let mut resumed = Progress::new(&graph, done.iter().copied());
+            let before = done.iter().map(|&node| (node, verdict(node, outcomes[node])));
+            let mut resumed = Progress::new(&graph, before);
             while let Some(node) = resumed.take() {
                 prop_assert!(!done.contains(&node));
-                resumed.complete(&graph, node);
+                resumed.complete(&graph, node, verdict(node, outcomes[node]));
             }
             prop_assert!(resumed.is_complete());
         }
+    }
+
+    #[test]
+    fn a_join_behind_a_condition_waits_only_for_the_branch_that_was_taken() {
+        // 0 is a condition; 1 is on its true branch, 2 on its false one, 4 joins them.
+        let graph = graph(
+            5,
+            &[(0, 1, true), (0, 2, false), (1, 4, true), (2, 4, true)],
+        );
+        let mut progress = Progress::new(&graph, []);
+        assert_eq!(progress.take(), Some(0));
+        assert_eq!(progress.take(), Some(3));
+        progress.complete(&graph, 0, Verdict::Branch(false));
+        assert_eq!(progress.take_skipped(), [1]);
+        assert_eq!(progress.take(), Some(2));
+        assert_eq!(progress.take(), None);
+        progress.complete(&graph, 2, Verdict::Done);
+        assert_eq!(progress.take(), Some(4));
     }
 }

@@ -132,6 +132,27 @@ fn subscripts(source: &str, name: &str) -> BTreeSet<String> {
     keys
 }
 
+/// The template that gives `true` or `false` for an expression, which may stand in `{{ }}`.
+pub fn of_condition(expression: &str) -> String {
+    let inner = expression.trim();
+    let bare = inner
+        .strip_prefix("{{")
+        .and_then(|rest| rest.strip_suffix("}}"))
+        .unwrap_or(inner);
+    format!("{{% if ({bare}) %}}true{{% else %}}false{{% endif %}}")
+}
+
+/// What a node gave, as templates see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output<'a> {
+    /// A text; of a node that was skipped, an empty one.
+    Text(&'a str),
+    /// What a condition came to.
+    Flag(bool),
+    /// The run's input.
+    Input,
+}
+
 /// What a template sees: `input` and the outputs of the nodes that came before.
 #[derive(Debug, Clone)]
 pub struct Scope(Value);
@@ -140,13 +161,15 @@ impl Scope {
     /// A scope of the run's input and finished nodes' outputs by id.
     pub fn new<'a>(
         input: &serde_json::Value,
-        outputs: impl IntoIterator<Item = (&'a str, &'a str)>,
+        outputs: impl IntoIterator<Item = (&'a str, Output<'a>)>,
     ) -> Self {
         let nodes = Value::from_pairs(outputs.into_iter().map(|(id, output)| {
-            (
-                Value::from(id),
-                Value::from_pairs([("output", Value::from(output))]),
-            )
+            let output = match output {
+                Output::Text(text) => Value::from(text),
+                Output::Flag(flag) => Value::from(flag),
+                Output::Input => Value::from(Serde(input)),
+            };
+            (Value::from(id), Value::from_pairs([("output", output)]))
         }));
         Self(Value::from_pairs([
             ("input", Value::from(Serde(input))),
@@ -264,9 +287,38 @@ mod tests {
 
     #[test]
     fn outputs_and_inputs_are_rendered() {
-        let scope = Scope::new(&json!({"topic": "ants"}), [("plan", "1. dig")]);
+        let scope = Scope::new(
+            &json!({"topic": "ants"}),
+            [("plan", Output::Text("1. dig"))],
+        );
         let text = render("{{ input.topic }}: {{ nodes.plan.output }}\n", &scope).unwrap();
         assert_eq!(text, "ants: 1. dig\n");
+    }
+
+    #[test]
+    fn a_condition_is_an_expression_over_the_same_names() {
+        let scope = Scope::new(
+            &json!({"n": 3, "none": ""}),
+            [
+                ("c", Output::Flag(false)),
+                ("in", Output::Input),
+                ("t", Output::Text("yes")),
+            ],
+        );
+        let holds = |expression| render(&of_condition(expression), &scope).unwrap();
+        for expression in [
+            "input.n > 2",
+            "{{ input.n == 3 }}",
+            "not nodes.c.output",
+            "nodes.in.output.n",
+            "'e' in nodes.t.output",
+        ] {
+            assert_eq!(holds(expression), "true", "{expression}");
+        }
+        for expression in ["input.n > 3", "input.none", "nodes.c.output"] {
+            assert_eq!(holds(expression), "false", "{expression}");
+        }
+        assert!(names(&of_condition("input.n >")).is_err());
     }
 
     #[test]
@@ -357,7 +409,7 @@ mod tests {
     #[test]
     fn a_prompt_over_the_limit_is_refused() {
         let half = "x".repeat(PROMPT_BYTES_MAX / 2 + 1);
-        let scope = Scope::new(&json!({}), [("a", half.as_str())]);
+        let scope = Scope::new(&json!({}), [("a", Output::Text(half.as_str()))]);
         let error = render("{{ nodes.a.output }}{{ nodes.a.output }}", &scope).unwrap_err();
         assert!(matches!(error, RenderError::TooLarge { .. }), "{error}");
     }

@@ -214,6 +214,8 @@ mod tests {
             max_tokens: None,
             temperature: Some(0.5),
             stream: true,
+            first_byte_timeout: None,
+            total_timeout: None,
         }
     }
 

@@ -42,12 +42,12 @@ const HEAD_BYTES_MAX: usize = 64 * 1024;
 #[derive(Debug)]
 pub(super) struct Client {
     agent: Agent,
-    timeouts: Timeouts,
 }
 
 /// What one exchange needs, and what becomes of it.
 pub(super) struct Exchange<'a> {
     pub(super) provider: &'a str,
+    pub(super) timeouts: Timeouts,
     pub(super) key: Option<&'a Secret>,
     /// Whether the answer was asked for piece by piece.
     pub(super) is_streamed: bool,
@@ -63,7 +63,7 @@ pub(super) fn cancelled() -> Fault {
 }
 
 impl Client {
-    pub(super) fn new(timeouts: Timeouts) -> Self {
+    pub(super) fn new() -> Self {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             // A redirect would take the key elsewhere. It is told as what it is.
@@ -73,18 +73,10 @@ impl Client {
             .max_response_header_size(HEAD_BYTES_MAX)
             .max_idle_connections(2 * IDLE_CONNECTIONS_MAX)
             .max_idle_connections_per_host(IDLE_CONNECTIONS_MAX)
-            .timeout_resolve(Some(timeouts.connect))
-            .timeout_connect(Some(timeouts.connect))
-            .timeout_global(Some(timeouts.total))
             .build();
         Self {
             agent: Agent::with_parts(config, Connect::new(), Lookup),
-            timeouts,
         }
-    }
-
-    pub(super) fn timeouts(&self) -> &Timeouts {
-        &self.timeouts
     }
 
     /// Sends the request and has the answer read. Where it fails, `exchange.partial` keeps what
@@ -121,11 +113,19 @@ impl Client {
         exchange: &Exchange,
     ) -> Result<Response<Body>, SendError> {
         // An answer in one piece has its head when all of it is there.
-        let head = exchange.is_streamed.then_some(self.timeouts.first_byte);
+        let Timeouts {
+            connect,
+            first_byte,
+            total,
+        } = exchange.timeouts;
+        let head = exchange.is_streamed.then_some(first_byte);
         let mut builder = self
             .agent
             .post(uri)
             .config()
+            .timeout_resolve(Some(connect))
+            .timeout_connect(Some(connect))
+            .timeout_global(Some(total))
             .timeout_recv_response(head)
             .build()
             .header(CONTENT_TYPE, "application/json");
@@ -151,7 +151,7 @@ impl Client {
         exchange
             .scope
             .read_by
-            .set(Some(Instant::now() + self.timeouts.first_byte));
+            .set(Some(Instant::now() + exchange.timeouts.first_byte));
         let mut bytes = Vec::new();
         // What came before an error is told all the same.
         let _ = body
@@ -179,7 +179,7 @@ impl Client {
         exchange: &mut Exchange,
     ) -> Result<(), Stop> {
         let read_by = &exchange.scope.read_by;
-        read_by.set(Some(Instant::now() + self.timeouts.first_byte));
+        read_by.set(Some(Instant::now() + exchange.timeouts.first_byte));
         let mut parser = sse::Parser::default();
         let mut buffer = vec![0; READ_BYTES];
         let mut opening = Vec::new();
@@ -225,7 +225,9 @@ impl Client {
                 );
                 return Fault::new(FailureKind::NotConfigured, message);
             }
-            SendError::Ureq(ureq::Error::Timeout(timeout)) => return self.timed_out(timeout),
+            SendError::Ureq(ureq::Error::Timeout(timeout)) => {
+                return timed_out(timeout, exchange.timeouts);
+            }
             SendError::Ureq(ureq::Error::Io(error)) => error.to_string(),
             SendError::Ureq(error) => error.to_string(),
         };
@@ -245,24 +247,24 @@ impl Client {
         );
         Fault::new(FailureKind::Connect, message)
     }
+}
 
-    fn timed_out(&self, timeout: Timeout) -> Fault {
-        let Timeouts {
-            connect,
-            first_byte,
-            total,
-        } = self.timeouts;
-        let message = match timeout {
-            Timeout::Resolve | Timeout::Connect => {
-                format!("no connection within {connect:?} (connect timeout)")
-            }
-            Timeout::RecvResponse => {
-                format!("no answer began within {first_byte:?} (first byte timeout)")
-            }
-            _ => format!("not finished within {total:?} (total timeout)"),
-        };
-        Fault::new(FailureKind::Timeout, message)
-    }
+fn timed_out(timeout: Timeout, timeouts: Timeouts) -> Fault {
+    let Timeouts {
+        connect,
+        first_byte,
+        total,
+    } = timeouts;
+    let message = match timeout {
+        Timeout::Resolve | Timeout::Connect => {
+            format!("no connection within {connect:?} (connect timeout)")
+        }
+        Timeout::RecvResponse => {
+            format!("no answer began within {first_byte:?} (first byte timeout)")
+        }
+        _ => format!("not finished within {total:?} (total timeout)"),
+    };
+    Fault::new(FailureKind::Timeout, message)
 }
 
 impl Exchange<'_> {

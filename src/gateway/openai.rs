@@ -201,6 +201,8 @@ mod tests {
             max_tokens: Some(9),
             temperature: Some(0.5),
             stream,
+            first_byte_timeout: None,
+            total_timeout: None,
         }
     }
 

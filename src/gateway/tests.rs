@@ -142,6 +142,8 @@ fn call(stream: bool) -> Call {
         max_tokens: None,
         temperature: None,
         stream,
+        first_byte_timeout: None,
+        total_timeout: None,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::Context;
@@ -126,6 +126,9 @@ struct RunView<'a> {
     input_tokens: u64,
     output_tokens: u64,
     cost: Option<Usd>,
+    /// What it returned, once it did; of several output nodes, by their ids. Left out in lists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output: Option<Value>,
     /// Left out in lists.
     #[serde(skip_serializing_if = "Option::is_none")]
     nodes: Option<Vec<NodeView<'a>>>,
@@ -182,6 +185,7 @@ fn summary(run: &Run) -> RunView<'_> {
         input_tokens: run.input_tokens,
         output_tokens: run.output_tokens,
         cost: run.cost,
+        output: None,
         nodes: None,
         seq: None,
     }
@@ -191,8 +195,29 @@ fn summary(run: &Run) -> RunView<'_> {
 fn view<'a>(run: &'a Run, records: &'a [NodeRecord], whole: bool) -> RunView<'a> {
     let graph: Value = serde_json::from_str(&run.graph).unwrap_or_default();
     RunView {
+        output: Some(output(&graph, records)),
         nodes: Some(node_views(&graph, records, whole)),
         ..summary(run)
+    }
+}
+
+/// What the output nodes have given; null where none has.
+fn output(graph: &Value, records: &[NodeRecord]) -> Value {
+    let nodes = graph["nodes"].as_array().map(Vec::as_slice);
+    let given: Map<String, Value> = nodes
+        .unwrap_or_default()
+        .iter()
+        .filter(|node| node["type"] == "output")
+        .filter_map(|node| {
+            let of_node = |record: &&NodeRecord| node["id"] == record.node_id.as_str();
+            let record = records.iter().find(of_node)?;
+            Some((record.node_id.clone(), json!(record.output.as_ref()?)))
+        })
+        .collect();
+    match given.len() {
+        0 => Value::Null,
+        1 => given.into_values().next().unwrap_or_default(),
+        _ => Value::Object(given),
     }
 }
 

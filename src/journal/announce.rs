@@ -56,20 +56,23 @@ pub fn events(change: &Change, receipt: &Receipt) -> Vec<Event> {
             Change::FinishNode {
                 node,
                 output,
-                usage,
-                cost,
                 latency_ms,
                 at,
+                ..
             },
-            _,
+            Receipt::NodeOver {
+                input_tokens,
+                output_tokens,
+                cost,
+            },
         ) => {
             let place = node_place(node, *at);
             let status = status(&place, FlowProgress::NodeComplete);
             let completed = Event::NodeCompleted {
                 place,
                 label: node.label.clone(),
-                input_tokens: usage.input_tokens,
-                output_tokens: usage.output_tokens,
+                input_tokens: *input_tokens,
+                output_tokens: *output_tokens,
                 cost: *cost,
                 latency_ms: *latency_ms,
                 result_preview: preview(output).to_owned(),
@@ -80,14 +83,15 @@ pub fn events(change: &Change, receipt: &Receipt) -> Vec<Event> {
         (
             Change::FailNode {
                 node, error, at, ..
-            },
+            }
+            | Change::RetryNode { node, error, at },
             _,
         ) => vec![Event::NodeFailed {
             place: node_place(node, *at),
             label: node.label.clone(),
             attempt: node.attempt,
             error: error.clone(),
-            will_retry: false,
+            will_retry: matches!(change, Change::RetryNode { .. }),
         }],
         (
             Change::FinishRun {

@@ -142,18 +142,32 @@ pub enum Change {
     OpenCall(NewCall),
     /// A call ended.
     SettleCall(Settlement),
-    /// A node finished well.
+    /// A node finished well, or the run goes on as if it had.
     FinishNode {
         /// Which.
         node: NodeRef,
         /// Its output.
         output: String,
-        /// Tokens.
-        usage: Usage,
-        /// Its cost.
-        cost: Option<Usd>,
-        /// Milliseconds.
+        /// Of the attempt that gave it, milliseconds.
         latency_ms: u64,
+        /// Why it failed, where the run goes on all the same.
+        error: Option<String>,
+        /// When.
+        at: Timestamp,
+    },
+    /// A node is on no branch that was taken.
+    SkipNode {
+        /// Which.
+        node: NodeRef,
+        /// When.
+        at: Timestamp,
+    },
+    /// An attempt at a node failed, and another follows.
+    RetryNode {
+        /// Which.
+        node: NodeRef,
+        /// Why.
+        error: String,
         /// When.
         at: Timestamp,
     },
@@ -192,6 +206,15 @@ pub enum Receipt {
     Flow(FlowId),
     /// The ledger row as it is now.
     Call(Box<LedgerEntry>),
+    /// The sums of a node that is over, of all its attempts.
+    NodeOver {
+        /// Tokens of all prompts.
+        input_tokens: u64,
+        /// Tokens of all answers.
+        output_tokens: u64,
+        /// Its cost; none where the price of a call is not known.
+        cost: Option<Usd>,
+    },
     /// The sums of a run that is over.
     RunOver {
         /// From its start, milliseconds.
@@ -206,6 +229,13 @@ pub enum Receipt {
     /// Nothing to tell.
     Done,
 }
+
+/// Sets the sums of a node (`?2`) of a run (`?1`). They are those of the ledger, over all attempts,
+/// so that the two can never differ. A call whose price is not known makes the node's cost unknown.
+const NODE_SUMS: &str = "(input_tokens, output_tokens, cost_nanousd) = (
+    SELECT coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0),
+        CASE WHEN count(*) = count(cost_nanousd) THEN coalesce(sum(cost_nanousd), 0) END
+    FROM ledger WHERE run_id = ?1 AND node_id = ?2)";
 
 /// The one connection that writes. Owned by the journal's thread.
 pub struct Writer {
@@ -343,11 +373,12 @@ impl Batch<'_> {
             Change::FinishNode {
                 node,
                 output,
-                usage,
-                cost,
                 latency_ms,
+                error,
                 at,
-            } => self.finish_node(node, output, usage, *cost, *latency_ms, *at),
+            } => self.finish_node(node, output, *latency_ms, error.as_deref(), *at),
+            Change::SkipNode { node, at } => self.skip_node(node, *at),
+            Change::RetryNode { node, error, at } => self.retry_node(node, error, *at),
             Change::FailNode {
                 node,
                 error,
@@ -515,29 +546,50 @@ impl Batch<'_> {
         &self,
         node: &NodeRef,
         output: &str,
-        usage: &Usage,
-        cost: Option<Usd>,
         latency_ms: u64,
+        error: Option<&str>,
         at: Timestamp,
     ) -> Result<Receipt> {
-        let changed = self.execute(
-            "UPDATE run_nodes SET status = 'COMPLETED', output = ?3, input_tokens = ?4,
-                output_tokens = ?5, cost_nanousd = ?6, latency_ms = ?7, finished_ms = ?8
-             WHERE run_id = ?1 AND node_id = ?2",
-            params![
-                node.run_id,
-                node.node_id,
-                output,
-                usage.input_tokens,
-                usage.output_tokens,
-                cost.map(|cost| cost.nanousd),
-                latency_ms,
-                at.0
-            ],
+        let sql = format!(
+            "UPDATE run_nodes SET status = 'COMPLETED', output = ?3, latency_ms = ?4, error = ?5,
+                finished_ms = ?6, {NODE_SUMS}
+             WHERE run_id = ?1 AND node_id = ?2
+             RETURNING input_tokens, output_tokens, cost_nanousd"
+        );
+        self.connection
+            .prepare_cached(&sql)?
+            .query_row(
+                params![node.run_id, node.node_id, output, latency_ms, error, at.0],
+                |row| {
+                    Ok(Receipt::NodeOver {
+                        input_tokens: row.get(0)?,
+                        output_tokens: row.get(1)?,
+                        cost: row.get::<_, Option<i64>>(2)?.map(Usd::from_nanousd),
+                    })
+                },
+            )
+            .optional()?
+            .ok_or_else(|| begun_node_not_found(node))
+    }
+
+    fn skip_node(&self, node: &NodeRef, at: Timestamp) -> Result<Receipt> {
+        self.execute(
+            "INSERT INTO run_nodes (run_id, node_id, status, attempt, started_ms, finished_ms)
+             VALUES (?1, ?2, 'SKIPPED', 0, ?3, ?3) ON CONFLICT DO NOTHING",
+            params![node.run_id, node.node_id, at.0],
         )?;
-        found(changed, || {
-            format!("node {} in run {}", node.node_id, node.run_id)
-        })?;
+        Ok(Receipt::Done)
+    }
+
+    fn retry_node(&self, node: &NodeRef, error: &str, at: Timestamp) -> Result<Receipt> {
+        let changed = self.execute(
+            "UPDATE run_nodes SET status = 'WAITING', error = ?3, finished_ms = ?4
+             WHERE run_id = ?1 AND node_id = ?2 AND status = 'RUNNING'",
+            params![node.run_id, node.node_id, error, at.0],
+        )?;
+        if changed == 0 {
+            return Err(begun_node_not_found(node));
+        }
         Ok(Receipt::Done)
     }
 
@@ -549,14 +601,17 @@ impl Batch<'_> {
         at: Timestamp,
     ) -> Result<Receipt> {
         let status = if cancelled { "CANCELLED" } else { "FAILED" };
+        let sql = format!(
+            "UPDATE run_nodes SET status = ?3, error = ?4, finished_ms = ?5, {NODE_SUMS}
+             WHERE run_id = ?1 AND node_id = ?2"
+        );
         let changed = self.execute(
-            "UPDATE run_nodes SET status = ?3, error = ?4, finished_ms = ?5
-             WHERE run_id = ?1 AND node_id = ?2",
+            &sql,
             params![node.run_id, node.node_id, status, error, at.0],
         )?;
-        found(changed, || {
-            format!("node {} in run {}", node.node_id, node.run_id)
-        })?;
+        if changed == 0 {
+            return Err(begun_node_not_found(node));
+        }
         Ok(Receipt::Done)
     }
 
@@ -594,6 +649,10 @@ impl Batch<'_> {
             .optional()?
             .ok_or_else(|| Error::NotFound(format!("open run {run_id}")))
     }
+}
+
+fn begun_node_not_found(node: &NodeRef) -> Error {
+    Error::NotFound(format!("node {} in run {}", node.node_id, node.run_id))
 }
 
 fn found(changed: usize, what: impl FnOnce() -> String) -> Result<()> {

@@ -46,7 +46,7 @@ pub struct Run {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum NodeStatus {
-    /// Has not begun.
+    /// Has not begun, or waits for its next attempt.
     Waiting,
     /// Under way.
     Running,
@@ -56,6 +56,8 @@ pub enum NodeStatus {
     Failed,
     /// Was stopped.
     Cancelled,
+    /// On no branch that was taken.
+    Skipped,
 }
 
 impl std::str::FromStr for NodeStatus {
@@ -63,7 +65,9 @@ impl std::str::FromStr for NodeStatus {
 
     fn from_str(text: &str) -> Result<Self, String> {
         Ok(match text {
+            "WAITING" => Self::Waiting,
             "RUNNING" => Self::Running,
+            "SKIPPED" => Self::Skipped,
             "COMPLETED" => Self::Completed,
             "FAILED" => Self::Failed,
             "CANCELLED" => Self::Cancelled,

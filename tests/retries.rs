@@ -1,0 +1,218 @@
+//! What a node may do about its failure: try again, ask another, time out, go on without.
+
+use std::io::Write;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use flowledger::gateway::Kind;
+use serde_json::{Value, json};
+
+use crate::harness::{DEADLINE, TestServer, add_provider, agent, chain, eventually};
+use crate::upstream::{Upstream, completion, json_answer};
+
+const BUSY: &str = r#"{"error":{"message":"too many requests"}}"#;
+
+/// An upstream that fails so often, with that answer, and then answers well.
+fn failing(times: usize, answer: String) -> Upstream {
+    let count = AtomicUsize::new(0);
+    Upstream::start(move |_, stream| {
+        let answer = if count.fetch_add(1, Ordering::SeqCst) < times {
+            answer.clone()
+        } else {
+            completion("well", 10, 5)
+        };
+        drop(stream.write_all(answer.as_bytes()));
+    })
+}
+
+fn server(upstream: &Upstream) -> TestServer {
+    TestServer::start_with(|config| {
+        add_provider(config, "openai", Kind::OpenAi, upstream.url());
+        add_provider(config, "nowhere", Kind::OpenAi, "http://127.0.0.1:9/v1");
+    })
+}
+
+/// A flow of one node, whose answer is not streamed, with more in its data.
+fn one(provider: &str, more: Value) -> Value {
+    let mut node = agent("only", provider, "gpt-4o-mini", "x");
+    node["data"]["stream"] = json!(false);
+    for (key, value) in more.as_object().unwrap() {
+        node["data"][key] = value.clone();
+    }
+    chain("One", &[node])
+}
+
+fn rows(server: &TestServer) -> Vec<Value> {
+    let mut rows = server.get("/api/ledger").json()["items"].clone();
+    let rows = rows.as_array_mut().unwrap();
+    rows.reverse();
+    rows.clone()
+}
+
+/// Whether the first node has failed and waits for its next attempt.
+fn pauses(run: &Value) -> bool {
+    let node = &run["nodes"][0];
+    node["status"] == "WAITING" && node["attempt"] == 1
+}
+
+#[test]
+fn what_may_pass_is_tried_again_and_every_attempt_is_a_row_of_one_operation() {
+    let upstream = failing(2, json_answer("429 Too Many Requests", BUSY));
+    let server = server(&upstream);
+    let retry = json!({"retry": {"attempts": 3, "backoffMs": 20}});
+    let flow = server.save(&one("openai", retry));
+    let mut client = server.client();
+    let run = server.run(flow, &json!({}));
+    assert_eq!(run["status"], "COMPLETED", "{run:#}");
+    assert_eq!(run["nodes"][0]["attempt"], 3);
+    assert_eq!(run["nodes"][0]["output"], "well");
+    let rows = rows(&server);
+    let told: Vec<(&Value, &Value)> = rows
+        .iter()
+        .map(|row| (&row["attempt"], &row["status"]))
+        .collect();
+    let expected =
+        [(1, "FAILED"), (2, "FAILED"), (3, "SUCCESS")].map(|(n, s)| (json!(n), json!(s)));
+    assert!(
+        told.into_iter().eq(expected.iter().map(|(n, s)| (n, s))),
+        "{rows:#?}"
+    );
+    assert!(
+        rows.iter()
+            .all(|row| row["operation_id"] == rows[0]["operation_id"])
+    );
+    let seen = client.until(|message| message["payload"]["status"] == "FINISHED");
+    let failures: Vec<&Value> = seen
+        .iter()
+        .filter(|message| message["type"] == "NODE_FAILED")
+        .map(|message| &message["payload"])
+        .collect();
+    assert_eq!(failures.len(), 2);
+    for (at, failure) in failures.into_iter().enumerate() {
+        assert_eq!(failure["willRetry"], true);
+        assert_eq!(failure["attempt"], at + 1);
+    }
+}
+
+#[test]
+fn what_cannot_pass_is_not_tried_again() {
+    let upstream = failing(9, json_answer("400 Bad Request", BUSY));
+    let server = server(&upstream);
+    let flow = server.save(&one("openai", json!({"retry": {"attempts": 5}})));
+    let run = server.run(flow, &json!({}));
+    assert_eq!((&run["status"], upstream.count()), (&json!("FAILED"), 1));
+}
+
+#[test]
+fn nothing_is_bought_twice_that_nobody_asked_for() {
+    let upstream = failing(9, json_answer("500 Internal Server Error", BUSY));
+    let server = server(&upstream);
+    let flow = server.save(&one("openai", json!({})));
+    let run = server.run(flow, &json!({}));
+    assert_eq!((&run["status"], upstream.count()), (&json!("FAILED"), 1));
+}
+
+#[test]
+fn a_provider_that_says_how_long_to_wait_is_asked_no_sooner() {
+    let answer = json_answer("503 Service Unavailable", BUSY)
+        .replace("connection: close", "retry-after: 1\r\nconnection: close");
+    let upstream = failing(1, answer);
+    let server = server(&upstream);
+    let retry = json!({"retry": {"attempts": 2, "backoffMs": 1}});
+    let flow = server.save(&one("openai", retry));
+    let began = Instant::now();
+    let run = server.run(flow, &json!({}));
+    assert_eq!(run["status"], "COMPLETED");
+    assert!(
+        began.elapsed() >= Duration::from_secs(1),
+        "{:?}",
+        began.elapsed()
+    );
+}
+
+#[test]
+fn where_one_provider_fails_the_next_is_asked_and_the_row_says_which() {
+    let upstream = failing(0, String::new());
+    let server = server(&upstream);
+    let more = json!({"fallback": [{"provider": "openai", "model": "gpt-4o"}]});
+    let flow = server.save(&one("nowhere", more));
+    let run = server.run(flow, &json!({}));
+    assert_eq!(run["status"], "COMPLETED", "{run:#}");
+    let rows = rows(&server);
+    let asked: Vec<&Value> = rows.iter().map(|row| &row["provider"]).collect();
+    assert_eq!(asked, ["nowhere", "openai"]);
+    assert_eq!(
+        (&rows[0]["status"], &rows[1]["status"]),
+        (&json!("FAILED"), &json!("SUCCESS"))
+    );
+    // What was never sent costs nothing, so that the whole is known.
+    assert_eq!(run["cost"], rows[1]["total_cost_usd"]);
+}
+
+#[test]
+fn a_node_may_fail_and_the_run_goes_on_with_what_the_flow_gives_instead() {
+    let upstream = failing(9, json_answer("400 Bad Request", BUSY));
+    let server = server(&upstream);
+    for (on_error, given) in [(json!("continue"), ""), (json!({"output": "none"}), "none")] {
+        let mut flow = one("openai", json!({"onError": on_error}));
+        let data = &mut flow["data"];
+        let out = json!({"id": "out", "type": "output", "data": {"template": "[{{ nodes.only.output }}]"}});
+        data["nodes"].as_array_mut().unwrap().push(out);
+        data["edges"] = json!([{"source": "only", "target": "out"}]);
+        let flow = server.save(&flow);
+        let run = server.run(flow, &json!({}));
+        assert_eq!(run["status"], "COMPLETED", "{run:#}");
+        assert_eq!(run["output"], format!("[{given}]"));
+        let error = run["nodes"][0]["error"].as_str().unwrap();
+        assert!(error.contains("status 400"), "{error}");
+    }
+}
+
+#[test]
+fn a_node_has_timeouts_of_its_own() {
+    let upstream = Upstream::start(|_, _| std::thread::park_timeout(DEADLINE));
+    let server = server(&upstream);
+    let more = json!({"timeouts": {"totalMs": 100}});
+    let flow = server.save(&one("openai", more));
+    let began = Instant::now();
+    let run = server.run(flow, &json!({}));
+    assert!(began.elapsed() < DEADLINE / 2);
+    assert_eq!(run["status"], "FAILED");
+    assert_eq!(rows(&server)[0]["status"], "TIMEOUT");
+    let error = run["error"].as_str().unwrap();
+    assert!(error.contains("not finished within 100ms"), "{error}");
+}
+
+#[test]
+fn a_run_that_is_cancelled_during_a_pause_ends_at_once() {
+    let upstream = failing(9, json_answer("500 Internal Server Error", BUSY));
+    let server = server(&upstream);
+    let retry =
+        json!({"retry": {"attempts": 9, "backoffMs": 86_000_000, "backoffMaxMs": 86_000_000}});
+    let flow = server.save(&one("openai", retry));
+    let run_id = server.execute(flow, &json!({}));
+    let run = || server.get(&format!("/api/runs/{run_id}")).json();
+    eventually("it pauses", || pauses(&run()));
+    let cancelled = server.post(&format!("/api/runs/{run_id}/cancel"), &json!({}));
+    assert_eq!(cancelled.status, 202);
+    eventually("it is over", || run()["status"] == "CANCELLED");
+    assert_eq!(run()["nodes"][0]["status"], "CANCELLED");
+}
+
+#[test]
+fn a_pause_survives_a_restart_as_another_attempt() {
+    let upstream = failing(1, json_answer("500 Internal Server Error", BUSY));
+    let mut server = server(&upstream);
+    let retry =
+        json!({"retry": {"attempts": 2, "backoffMs": 86_000_000, "backoffMaxMs": 86_000_000}});
+    let flow = server.save(&one("openai", retry));
+    let run_id = server.execute(flow, &json!({}));
+    let path = format!("/api/runs/{run_id}");
+    eventually("it pauses", || pauses(&server.get(&path).json()));
+    server.start_again();
+    eventually("it is over", || {
+        server.get(&path).json()["status"] == "COMPLETED"
+    });
+    let rows = rows(&server);
+    assert_eq!((rows.len(), &rows[1]["attempt"]), (2, &json!(2)));
+}
