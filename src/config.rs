@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use crate::error::{Error, Result};
 use crate::gateway::{Kind, ProviderConfig, Timeouts};
+use crate::journal::Retention;
 use crate::secret::Secret;
 use crate::socket::Pings;
 
@@ -37,6 +38,8 @@ pub struct Config {
     pub providers: BTreeMap<String, ProviderConfig>,
     /// How long calls may take.
     pub timeouts: Timeouts,
+    /// How long runs that are over are kept.
+    pub retention: Retention,
     /// When WebSocket clients count as gone.
     pub pings: Pings,
 }
@@ -71,6 +74,8 @@ struct File {
     #[serde(default)]
     limits: FileLimits,
     #[serde(default)]
+    retention: FileRetention,
+    #[serde(default)]
     timeouts: FileTimeouts,
     #[serde(default)]
     websocket: FileWebsocket,
@@ -82,6 +87,13 @@ struct File {
 #[serde(deny_unknown_fields)]
 struct FileLimits {
     connections_per_address: Option<NonZeroUsize>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileRetention {
+    runs: Option<u64>,
+    run_days: Option<f64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -196,6 +208,7 @@ impl Config {
             connections_per_address: file.limits.connections_per_address.map(NonZeroUsize::get),
             providers: providers(file.providers, beside, variable)?,
             timeouts: timeouts(&file.timeouts)?,
+            retention: retention(&file.retention)?,
             pings: pings(&file.websocket)?,
         })
     }
@@ -301,6 +314,16 @@ fn timeouts(file: &FileTimeouts) -> Result<Timeouts> {
             default.first_byte,
         )?,
         total: seconds("timeouts.total_s", file.total_s, default.total)?,
+    })
+}
+
+fn retention(file: &FileRetention) -> Result<Retention> {
+    const DAY_S: f64 = 24.0 * 60.0 * 60.0;
+    let default = Retention::default();
+    let age = file.run_days.map(|days| days * DAY_S);
+    Ok(Retention {
+        runs: file.runs.unwrap_or(default.runs),
+        run_age: seconds("retention.run_days", age, default.run_age)?,
     })
 }
 

@@ -178,12 +178,7 @@ impl Engine {
             at: Timestamp::now(),
         };
         let run = ActiveRun::new(&new, graph, input, done);
-        if self.open.fetch_add(1, Ordering::SeqCst) >= ACTIVE_RUNS_MAX + QUEUED_RUNS_MAX {
-            self.open.fetch_sub(1, Ordering::SeqCst);
-            return Err(Error::Busy(format!(
-                "{QUEUED_RUNS_MAX} runs wait already; try again later"
-            )));
-        }
+        self.take_place()?;
         if let Err(error) = self.journal.commit_one(Change::QueueRun(new)) {
             self.open.fetch_sub(1, Ordering::SeqCst);
             return Err(error);
@@ -218,6 +213,51 @@ impl Engine {
             }
             result => result,
         }
+    }
+
+    /// Goes on with a run that failed or was cancelled: nodes that finished are not run again. It
+    /// keeps the graph and the input that it was started with.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Conflict`] for a run that is under way or completed;
+    /// [`Error::Invalid`] where its graph cannot run any more; [`Error::Busy`].
+    pub fn resume(&self, run_id: &str) -> Result<()> {
+        let run = self.store.open_run(run_id)?.run;
+        let data: Value = serde_json::from_str(&run.graph).unwrap_or_default();
+        let graph = self.parse(&data)?;
+        self.take_place()?;
+        let resume = Change::ResumeRun {
+            flow_id: run.flow_id,
+            run_id: run.id.clone(),
+            name: run.flow_name.clone(),
+            node_count: graph.nodes().len(),
+            trigger: run.trigger.clone(),
+            at: Timestamp::now(),
+        };
+        let resumed = self.journal.commit_one(resume);
+        // As it is now: nobody else goes on with it, and what had failed waits again.
+        let open = resumed.and_then(|_| self.store.open_run(run_id));
+        match open {
+            Ok(open) => {
+                let run = ActiveRun::restored(open, graph);
+                self.tell(Happening::Accepted(Box::new(run)))
+            }
+            Err(error) => {
+                self.open.fetch_sub(1, Ordering::SeqCst);
+                Err(error)
+            }
+        }
+    }
+
+    /// Counts one more open run.
+    fn take_place(&self) -> Result<()> {
+        if self.open.fetch_add(1, Ordering::SeqCst) < ACTIVE_RUNS_MAX + QUEUED_RUNS_MAX {
+            return Ok(());
+        }
+        self.open.fetch_sub(1, Ordering::SeqCst);
+        Err(Error::Busy(format!(
+            "{QUEUED_RUNS_MAX} runs wait already; try again later"
+        )))
     }
 
     /// Reads a flow's graph against the providers that there are.

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use crate::error::{Error, Result};
-use crate::event::{Event, Seq, Timestamp, encode};
+use crate::event::{Event, RunId, Seq, Timestamp, encode};
 use crate::hub::{Message, Publish};
 use crate::store::{Batch, Change, Receipt, Writer};
 use crate::threads::{OnFatal, vital};
@@ -36,6 +36,29 @@ const PRUNE_INTERVAL: Duration = Duration::from_millis(500);
 /// How often somebody who waits for a commit looks whether the journal has ended.
 const END_POLL: Duration = Duration::from_millis(100);
 
+/// One step looks at so many of the oldest runs.
+const PRUNE_RUNS_STEP: usize = 100;
+/// How often it is looked whether there are too many runs.
+const COUNT_RUNS_INTERVAL: Duration = Duration::from_secs(60);
+
+/// How long runs that are over are kept. Their ledger rows stay for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// How many runs. 100,000 by default.
+    pub runs: u64,
+    /// For how long. 90 days by default.
+    pub run_age: Duration,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self {
+            runs: 100_000,
+            run_age: Duration::from_secs(90 * 24 * 60 * 60),
+        }
+    }
+}
+
 /// Called in the journal's thread once the entry is committed or refused; must not block.
 pub type Done = Box<dyn FnOnce(Result<Vec<Receipt>>) + Send>;
 
@@ -53,17 +76,22 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Starts the journal's thread over `writer`; committed events go to `publisher`.
+    /// Starts the journal's thread over `writer`; committed events go to `publisher`. Runs that are
+    /// over are kept as long as `retention` says.
     pub fn start(
         writer: Writer,
         publisher: Box<dyn Publish>,
+        retention: Retention,
         on_fatal: OnFatal,
     ) -> Result<(Self, JoinHandle<()>)> {
         let (commands, received) = bounded(ENTRIES_MAX);
         let state = State {
             writer,
             publisher,
+            retention,
             pruned_at: Instant::now(),
+            too_many_upto: None,
+            counted_at: None,
         };
         let ended = Arc::new(AtomicBool::new(false));
         let at_end = SetOnDrop(Arc::clone(&ended));
@@ -137,7 +165,11 @@ impl Drop for SetOnDrop {
 struct State {
     writer: Writer,
     publisher: Box<dyn Publish>,
+    retention: Retention,
     pruned_at: Instant,
+    /// The newest run that there is no room for, when it was looked at last.
+    too_many_upto: Option<RunId>,
+    counted_at: Option<Instant>,
 }
 
 /// An entry that was written, but not committed yet.
@@ -235,6 +267,26 @@ impl State {
             Ok(oldest) => self.publisher.publish(Vec::new(), oldest),
             Err(error) => log::warn!("old events cannot be removed: {error}"),
         }
+        if let Err(error) = self.prune_runs() {
+            log::warn!("old runs cannot be removed: {error}");
+        }
+    }
+
+    fn prune_runs(&mut self) -> Result<()> {
+        let Retention { runs, run_age } = self.retention;
+        if self
+            .counted_at
+            .is_none_or(|at| at.elapsed() >= COUNT_RUNS_INTERVAL)
+        {
+            self.counted_at = Some(Instant::now());
+            self.too_many_upto = self.writer.run_beyond(runs)?;
+        }
+        let age_ms = i64::try_from(run_age.as_millis()).unwrap_or(i64::MAX);
+        let before = Timestamp(Timestamp::now().0.saturating_sub(age_ms));
+        let upto = self.too_many_upto.as_deref();
+        self.writer
+            .prune_runs(upto, before, PRUNE_RUNS_STEP)
+            .map(drop)
     }
 }
 

@@ -108,7 +108,8 @@ impl Core {
             }),
             None => Box::new(hub.clone()),
         };
-        let (journal, journal_thread) = Journal::start(writer, publisher, Arc::clone(on_fatal))?;
+        let (journal, journal_thread) =
+            Journal::start(writer, publisher, config.retention, Arc::clone(on_fatal))?;
         let gateway = Arc::new(Gateway::new(config.providers.clone(), config.timeouts));
         let (engine, engine_thread) = Engine::start(
             Arc::clone(&store),

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
-pub use changes::{Batch, Change, NewCall, NewRun, NodeRef, Receipt, Settlement, Writer};
+pub use changes::{Batch, Change, NewCall, NewRun, NodeRef, Prompt, Receipt, Settlement, Writer};
 pub use events::LoggedEvent;
 pub use flows::FlowRecord;
 pub use ledger::{GROUPS, LedgerFilter, Summary, Sums};

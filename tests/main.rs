@@ -9,6 +9,7 @@
 //! - `conformance`: the WebSocket protocol, frame by frame, against the echo of examples/echo.rs.
 //! - `harness`: starts the same wiring as `main` on port 0 in a temporary directory; clients with
 //!   deadlines.
+//! - `history`: what is kept of runs, going on after a failure, deleting, retention.
 //! - `hub`: clients come and go, broadcasts reach all, a stuck client disturbs nobody.
 //! - `invariants`: what holds for every head and every message of a client, tried on the corpora of
 //!   the fuzz targets.
@@ -30,6 +31,7 @@ mod browser;
 mod command_line;
 mod conformance;
 mod harness;
+mod history;
 mod hub;
 mod invariants;
 mod limits;

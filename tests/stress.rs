@@ -367,6 +367,7 @@ fn change(flow: u64, size: usize) -> Change {
             label: "x".repeat(size),
             attempt: 1,
         },
+        prompt: None,
         at: Timestamp::now(),
     }
 }

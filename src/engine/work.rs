@@ -13,7 +13,7 @@ use crate::flow::{self, Agent, Graph, Node, NodeKind, RenderError, Scope, render
 use crate::gateway::{Answer, Call, Cancel, Failure, FailureKind, Gateway};
 use crate::hub::Hub;
 use crate::journal::Journal;
-use crate::store::{Change, NewCall, NodeRef, Receipt, Settlement};
+use crate::store::{Change, NewCall, NodeRef, Prompt, Receipt, Settlement};
 use crate::threads::panic_message;
 
 /// Streamed text goes out at most this often: 20 messages a second for each node.
@@ -152,13 +152,17 @@ impl Job {
     /// The outcome for when the job came to nothing, as when there is no worker to be had.
     pub fn cannot_run(&self) -> impl FnOnce(String) -> Outcome + use<> {
         let mut unwritten = self.carried.clone();
-        unwritten.push(self.start());
+        unwritten.push(self.start(None));
         move |error| Outcome::failed(error, unwritten)
     }
 
-    fn start(&self) -> Change {
+    fn start(&self, call: Option<&Call>) -> Change {
         Change::StartNode {
             node: self.at.clone(),
+            prompt: call.map(|call| Prompt {
+                prompt: call.prompt.clone(),
+                system: call.system.clone(),
+            }),
             at: Timestamp::now(),
         }
     }
@@ -249,11 +253,16 @@ impl Worker {
 
     fn work(&self, mut job: Job) -> Outcome {
         let mut changes = std::mem::take(&mut job.carried);
-        changes.push(job.start());
         let graph = Arc::clone(&job.graph);
-        match &graph.nodes()[job.node].kind {
-            NodeKind::Agent(agent) => self.ask(&job, agent, changes),
-            NodeKind::Input(_) => finished_free(job.input.to_string(), changes),
+        let kind = &graph.nodes()[job.node].kind;
+        if let NodeKind::Agent(agent) = kind {
+            return self.ask(&job, agent, changes);
+        }
+        changes.push(job.start(None));
+        match kind {
+            NodeKind::Agent(_) | NodeKind::Input(_) => {
+                finished_free(job.input.to_string(), changes)
+            }
             NodeKind::Condition(template)
             | NodeKind::Template(template)
             | NodeKind::Output(template) => match render(template, &job.scope()) {
@@ -267,8 +276,12 @@ impl Worker {
     fn ask(&self, job: &Job, agent: &Agent, mut changes: Vec<Change>) -> Outcome {
         let call = match job.call(agent) {
             Ok(call) => call,
-            Err(error) => return Outcome::failed(error.to_string(), changes),
+            Err(error) => {
+                changes.push(job.start(None));
+                return Outcome::failed(error.to_string(), changes);
+            }
         };
+        changes.push(job.start(Some(&call)));
         // Known before anything is sent, hence no ledger row: no call was made.
         if let Err(why) = self.gateway.check(&call.provider) {
             return Outcome::Failed {

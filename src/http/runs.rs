@@ -9,8 +9,12 @@ use uuid::Uuid;
 use super::Context;
 use super::reply::{Failure, Query, Reply, read_json};
 use crate::error::{Error, Fault, Result};
-use crate::event::{FlowId, RunId, RunStatus, Seq, Timestamp, Usd, preview};
-use crate::store::{NodeRecord, NodeStatus, Run, RunFilter};
+use crate::event::{FlowId, LedgerEntry, RunId, RunStatus, Seq, Timestamp, Usd, preview};
+use crate::store::{Change, LedgerFilter, NodeRecord, NodeStatus, Run, RunFilter};
+
+/// How many calls of a run are told with it: as many as the largest flow has with all its attempts,
+/// unless nearly every one of them failed; the ledger has them all.
+const CALLS_MAX: usize = 10_000;
 
 type Answer = std::result::Result<Reply, Failure>;
 
@@ -96,7 +100,33 @@ pub fn list(context: &Context, mut query: Query) -> Answer {
 /// `GET /api/runs/{id}`.
 pub fn get(context: &Context, id: &str) -> Answer {
     let (run, nodes) = context.store.run(id)?;
-    Ok(Reply::json(200, &view(&run, &nodes, true)))
+    let filter = LedgerFilter {
+        run_id: Some(run.id.clone()),
+        ..LedgerFilter::default()
+    };
+    let mut calls = context.store.ledger(&filter, None, CALLS_MAX)?;
+    calls.reverse();
+    let view = RunView {
+        calls: Some(calls),
+        ..view(&run, &nodes, true)
+    };
+    Ok(Reply::json(200, &view))
+}
+
+/// `DELETE /api/runs/{id}`.
+pub fn delete(context: &Context, id: &str) -> Answer {
+    // Named before it is removed, so that an unknown one is a 404.
+    context.store.run(id)?;
+    context
+        .journal
+        .commit_one(Change::DeleteRun(id.to_owned()))?;
+    Ok(Reply::empty())
+}
+
+/// `POST /api/runs/{id}/resume`.
+pub fn resume(context: &Context, id: &str) -> Answer {
+    context.engine.resume(id)?;
+    Ok(Reply::json(202, &json!({"runId": id})))
 }
 
 /// `POST /api/runs/{id}/cancel`.
@@ -132,6 +162,9 @@ struct RunView<'a> {
     /// Left out in lists.
     #[serde(skip_serializing_if = "Option::is_none")]
     nodes: Option<Vec<NodeView<'a>>>,
+    /// Its ledger rows, a row for each attempt, in order. Left out in lists and in a status.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    calls: Option<Vec<LedgerEntry>>,
     /// The place in the log that a status is at least as new as.
     #[serde(skip_serializing_if = "Option::is_none")]
     seq: Option<Seq>,
@@ -161,6 +194,12 @@ struct BegunView<'a> {
     cost: Option<Usd>,
     result_preview: Option<&'a str>,
     error: Option<&'a str>,
+    /// What was asked, as it was sent. Left out in a status and of nodes that ask nobody.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt: Option<&'a str>,
+    /// Left out likewise, and where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    system: Option<&'a str>,
     /// Left out in a status.
     #[serde(skip_serializing_if = "Option::is_none")]
     output: Option<&'a str>,
@@ -187,6 +226,7 @@ fn summary(run: &Run) -> RunView<'_> {
         cost: run.cost,
         output: None,
         nodes: None,
+        calls: None,
         seq: None,
     }
 }
@@ -209,8 +249,8 @@ fn output(graph: &Value, records: &[NodeRecord]) -> Value {
         .iter()
         .filter(|node| node["type"] == "output")
         .filter_map(|node| {
-            let of_node = |record: &&NodeRecord| node["id"] == record.node_id.as_str();
-            let record = records.iter().find(of_node)?;
+            let id = id_of(node);
+            let record = records.iter().find(|record| record.node_id == id)?;
             Some((record.node_id.clone(), json!(record.output.as_ref()?)))
         })
         .collect();
@@ -234,10 +274,7 @@ fn node_views<'a>(graph: &Value, records: &'a [NodeRecord], whole: bool) -> Vec<
     nodes
         .iter()
         .map(|node| {
-            let node_id = match &node["id"] {
-                Value::String(id) => id.clone(),
-                other => other.to_string(),
-            };
+            let node_id = id_of(node);
             let record = by_id.get(node_id.as_str()).copied();
             NodeView {
                 label: node["data"]["label"]
@@ -252,6 +289,14 @@ fn node_views<'a>(graph: &Value, records: &'a [NodeRecord], whole: bool) -> Vec<
         .collect()
 }
 
+/// Ids are texts; some editors write numbers.
+fn id_of(node: &Value) -> String {
+    match &node["id"] {
+        Value::String(id) => id.clone(),
+        other => other.to_string(),
+    }
+}
+
 fn begun(record: &NodeRecord, whole: bool) -> BegunView<'_> {
     let output = record.output.as_deref();
     BegunView {
@@ -264,6 +309,8 @@ fn begun(record: &NodeRecord, whole: bool) -> BegunView<'_> {
         cost: record.cost,
         result_preview: output.map(preview),
         error: record.error.as_deref(),
+        prompt: record.prompt.as_deref().filter(|_| whole),
+        system: record.system.as_deref().filter(|_| whole),
         output: output.filter(|_| whole),
     }
 }

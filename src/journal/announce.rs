@@ -15,6 +15,14 @@ pub fn events(change: &Change, receipt: &Receipt) -> Vec<Event> {
                 node_count,
                 trigger,
                 at,
+            }
+            | Change::ResumeRun {
+                flow_id,
+                run_id,
+                name,
+                node_count,
+                trigger,
+                at,
             },
             _,
         ) => {
@@ -31,7 +39,7 @@ pub fn events(change: &Change, receipt: &Receipt) -> Vec<Event> {
                 status,
             ]
         }
-        (Change::StartNode { node, at }, _) => vec![Event::NodeStarted {
+        (Change::StartNode { node, at, .. }, _) => vec![Event::NodeStarted {
             place: node_place(node, *at),
             label: node.label.clone(),
             attempt: node.attempt,

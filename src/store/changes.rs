@@ -22,6 +22,15 @@ pub struct NodeRef {
     pub attempt: u32,
 }
 
+/// What is asked, with templates filled in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prompt {
+    /// The user's text.
+    pub prompt: String,
+    /// The system text.
+    pub system: Option<String>,
+}
+
 /// A run that is accepted.
 #[derive(Clone, Debug)]
 pub struct NewRun {
@@ -131,10 +140,29 @@ pub enum Change {
         /// When.
         at: Timestamp,
     },
+    /// A run that failed or was cancelled goes on.
+    ResumeRun {
+        /// Its flow.
+        flow_id: FlowId,
+        /// Which.
+        run_id: RunId,
+        /// The flow's name.
+        name: String,
+        /// How many nodes it has.
+        node_count: usize,
+        /// What started it at first.
+        trigger: String,
+        /// When.
+        at: Timestamp,
+    },
+    /// A run that is over is removed; its ledger rows stay.
+    DeleteRun(RunId),
     /// A node is about to execute.
     StartNode {
         /// Which.
         node: NodeRef,
+        /// What is asked; none of a node that asks nobody.
+        prompt: Option<Prompt>,
         /// When.
         at: Timestamp,
     },
@@ -286,6 +314,37 @@ impl Writer {
         Ok(done)
     }
 
+    /// The newest run beyond the newest `keep`, if there are so many.
+    pub fn run_beyond(&self, keep: u64) -> Result<Option<RunId>> {
+        let found = self
+            .connection
+            .prepare_cached("SELECT id FROM runs ORDER BY id DESC LIMIT 1 OFFSET ?1")?
+            .query_row([keep], |row| row.get(0));
+        Ok(found.optional()?)
+    }
+
+    /// Removes those of the `step` oldest runs that are over and were accepted before `before`, or
+    /// not after the run `upto`. Their ledger rows stay. Gives how many.
+    pub fn prune_runs(
+        &mut self,
+        upto: Option<&str>,
+        before: Timestamp,
+        step: usize,
+    ) -> Result<usize> {
+        let old: Vec<RunId> = self
+            .connection
+            .prepare_cached(
+                "SELECT id FROM (SELECT id, created_ms, status FROM runs ORDER BY id LIMIT ?3)
+                 WHERE (id <= ?1 OR created_ms < ?2) AND status NOT IN ('QUEUED', 'RUNNING')",
+            )?
+            .query_map(params![upto, before.0, step], |row| row.get(0))?
+            .collect::<rusqlite::Result<_>>()?;
+        if !old.is_empty() {
+            self.transaction(|batch| old.iter().try_for_each(|id| batch.delete_run(id)))?;
+        }
+        Ok(old.len())
+    }
+
     /// Removes up to `step` of the oldest events where they are older than `before` or beyond the
     /// newest `keep`. Gives how many.
     pub fn prune_events(&mut self, keep: u64, before: Timestamp, step: usize) -> Result<usize> {
@@ -367,7 +426,9 @@ impl Batch<'_> {
             Change::DeleteFlow(id) => self.delete_flow(*id),
             Change::QueueRun(run) => self.queue_run(run),
             Change::StartRun { run_id, at, .. } => self.start_run(run_id, *at),
-            Change::StartNode { node, at } => self.start_node(node, *at),
+            Change::ResumeRun { run_id, at, .. } => self.resume_run(run_id, *at),
+            Change::DeleteRun(id) => self.delete_run(id).map(|()| Receipt::Done),
+            Change::StartNode { node, prompt, at } => self.start_node(node, prompt.as_ref(), *at),
             Change::OpenCall(call) => self.open_call(call),
             Change::SettleCall(settlement) => self.settle_call(settlement),
             Change::FinishNode {
@@ -466,14 +527,68 @@ impl Batch<'_> {
         Ok(Receipt::Done)
     }
 
-    fn start_node(&self, node: &NodeRef, at: Timestamp) -> Result<Receipt> {
+    /// Of a run that is over; where it is not, or there is none, an error.
+    fn resume_run(&self, run_id: &str, at: Timestamp) -> Result<Receipt> {
         let changed = self.execute(
-            "INSERT INTO run_nodes (run_id, node_id, status, attempt, started_ms)
-             VALUES (?1, ?2, 'RUNNING', ?3, ?4)
+            "UPDATE runs SET status = 'RUNNING', started_ms = ?2, finished_ms = NULL,
+                error = NULL, error_node = NULL
+             WHERE id = ?1 AND status IN ('FAILED', 'CANCELLED')",
+            params![run_id, at.0],
+        )?;
+        if changed == 0 {
+            let message = format!("run {run_id} has neither failed nor was it cancelled");
+            return Err(Error::Conflict(message));
+        }
+        self.execute(
+            "UPDATE run_nodes SET status = 'WAITING', error = NULL
+             WHERE run_id = ?1 AND status IN ('FAILED', 'CANCELLED')",
+            params![run_id],
+        )?;
+        Ok(Receipt::Done)
+    }
+
+    fn delete_run(&self, run_id: &str) -> Result<()> {
+        let graph: Option<String> = self
+            .connection
+            .prepare_cached(
+                "DELETE FROM runs WHERE id = ?1 AND status NOT IN ('QUEUED', 'RUNNING')
+                 RETURNING graph_hash",
+            )?
+            .query_row([run_id], |row| row.get(0))
+            .optional()?;
+        let Some(graph) = graph else {
+            let message = format!("run {run_id} is not over; cancel it first");
+            return Err(Error::Conflict(message));
+        };
+        self.execute("DELETE FROM run_nodes WHERE run_id = ?1", params![run_id])?;
+        self.execute(
+            "DELETE FROM graphs WHERE hash = ?1
+             AND NOT EXISTS (SELECT 1 FROM runs WHERE graph_hash = ?1)",
+            params![graph],
+        )?;
+        Ok(())
+    }
+
+    fn start_node(
+        &self,
+        node: &NodeRef,
+        prompt: Option<&Prompt>,
+        at: Timestamp,
+    ) -> Result<Receipt> {
+        let changed = self.execute(
+            "INSERT INTO run_nodes (run_id, node_id, status, attempt, started_ms, prompt, system)
+             VALUES (?1, ?2, 'RUNNING', ?3, ?4, ?5, ?6)
              ON CONFLICT DO UPDATE SET status = 'RUNNING', attempt = ?3, started_ms = ?4,
-                error = NULL, finished_ms = NULL
+                error = NULL, finished_ms = NULL, prompt = ?5, system = ?6
              WHERE status != 'COMPLETED'",
-            params![node.run_id, node.node_id, node.attempt, at.0],
+            params![
+                node.run_id,
+                node.node_id,
+                node.attempt,
+                at.0,
+                prompt.map(|prompt| &prompt.prompt),
+                prompt.and_then(|prompt| prompt.system.as_ref())
+            ],
         )?;
         // The last fence against buying a node twice.
         found(changed, || {

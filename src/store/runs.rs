@@ -89,6 +89,10 @@ pub struct NodeRecord {
     pub started_at: Timestamp,
     /// When it ended.
     pub finished_at: Option<Timestamp>,
+    /// What was asked, as it was sent; none of a node that asks nobody.
+    pub prompt: Option<String>,
+    /// The system text.
+    pub system: Option<String>,
     /// Its output.
     pub output: Option<String>,
     /// Why it failed.
@@ -149,7 +153,7 @@ fn run(row: &Row<'_>) -> rusqlite::Result<Run> {
 fn nodes(connection: &Connection, run_id: &str) -> Result<Vec<NodeRecord>> {
     let mut statement = connection.prepare_cached(
         "SELECT node_id, status, attempt, started_ms, finished_ms, output, error, input_tokens,
-            output_tokens, cost_nanousd, latency_ms
+            output_tokens, cost_nanousd, latency_ms, prompt, system
          FROM run_nodes WHERE run_id = ?1",
     )?;
     let rows = statement.query_map([run_id], |row| {
@@ -165,6 +169,8 @@ fn nodes(connection: &Connection, run_id: &str) -> Result<Vec<NodeRecord>> {
             output_tokens: row.get(8)?,
             cost: row.get::<_, Option<i64>>(9)?.map(Usd::from_nanousd),
             latency_ms: row.get(10)?,
+            prompt: row.get(11)?,
+            system: row.get(12)?,
         })
     })?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
@@ -216,6 +222,15 @@ impl Store {
             let rows = statement.query_map(params![filter.flow_id, before, limit], run)?;
             Ok(rows.collect::<rusqlite::Result<_>>()?)
         })
+    }
+
+    /// A run as it is needed to go on with it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub fn open_run(&self, id: &str) -> Result<OpenRun> {
+        let (run, nodes) = self.run(id)?;
+        Ok(OpenRun { run, nodes })
     }
 
     /// All runs that are not over, oldest first.

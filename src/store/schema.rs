@@ -5,7 +5,8 @@ use rusqlite::Connection;
 use crate::error::{Error, Result};
 
 /// Step N brings a database of version N to version N + 1 (`PRAGMA user_version`).
-const STEPS: &[&str] = &["
+const STEPS: &[&str] = &[
+    "
 CREATE TABLE flows (
     id          INTEGER PRIMARY KEY AUTOINCREMENT,
     name        TEXT NOT NULL,
@@ -92,7 +93,14 @@ CREATE TABLE events (
     type         TEXT NOT NULL,
     body         TEXT NOT NULL          -- the message without its seq
 ) STRICT;
-"];
+",
+    "
+-- What was asked, as it was sent; only agents have it.
+ALTER TABLE run_nodes ADD COLUMN prompt TEXT;
+ALTER TABLE run_nodes ADD COLUMN system TEXT;
+CREATE INDEX runs_by_graph ON runs (graph_hash);
+",
+];
 
 /// Brings the database up to date and gives the version it had; 0 is a new one.
 pub fn migrate(connection: &mut Connection) -> Result<usize> {

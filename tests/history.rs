@@ -1,0 +1,198 @@
+//! What is kept of runs: how each node came to its output, going on after a failure, and the end of it.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use flowledger::gateway::Kind;
+use serde_json::{Value, json};
+
+use crate::harness::{TestServer, add_provider, agent, chain, eventually, two_nodes, types};
+use crate::upstream::{Upstream, completion, json_answer};
+
+/// An upstream that refuses prompts with `second` in them until it is mended.
+fn half_broken(is_mended: &Arc<AtomicBool>) -> Upstream {
+    let is_mended = Arc::clone(is_mended);
+    Upstream::start(move |body, stream| {
+        let answer = if body.contains("second") && !is_mended.load(Ordering::SeqCst) {
+            json_answer(
+                "402 Payment Required",
+                r#"{"error":{"message":"no credit"}}"#,
+            )
+        } else {
+            completion("well", 10, 5)
+        };
+        drop(stream.write_all(answer.as_bytes()));
+    })
+}
+
+fn two_calls() -> Value {
+    let mut flow = chain(
+        "Two calls",
+        &[
+            agent("a", "openai", "gpt-4o-mini", "first"),
+            agent(
+                "b",
+                "openai",
+                "gpt-4o-mini",
+                "second after {{ nodes.a.output }}",
+            ),
+        ],
+    );
+    for node in flow["data"]["nodes"].as_array_mut().unwrap() {
+        node["data"]["stream"] = json!(false);
+    }
+    flow
+}
+
+fn server(upstream: &Upstream) -> TestServer {
+    TestServer::start_with(|config| add_provider(config, "openai", Kind::OpenAi, upstream.url()))
+}
+
+#[test]
+fn a_failed_run_goes_on_from_the_failed_node_once_the_cause_is_mended() {
+    let is_mended = Arc::new(AtomicBool::new(false));
+    let upstream = half_broken(&is_mended);
+    let server = server(&upstream);
+    let flow = server.save(&two_calls());
+    let failed = server.run(flow, &json!({}));
+    assert_eq!((&failed["status"], upstream.count()), (&json!("FAILED"), 2));
+    is_mended.store(true, Ordering::SeqCst);
+    let mut client = server.client();
+    let run_id = failed["runId"].as_str().unwrap();
+    let resumed = server.post(&format!("/api/runs/{run_id}/resume"), &json!({}));
+    assert_eq!(
+        (resumed.status, resumed.json()),
+        (202, json!({"runId": run_id}))
+    );
+    let seen = client.until(|message| message["payload"]["status"] == "FINISHED");
+    assert_eq!(types(&seen)[..2], ["FLOW_STARTED", "FLOW_STATUS"]);
+    // The first node was not bought again.
+    assert_eq!(upstream.count(), 3);
+    let run = server.get(&format!("/api/runs/{run_id}")).json();
+    assert_eq!(run["status"], "COMPLETED");
+    assert_eq!(run["nodes"][1]["attempt"], 2);
+    assert_eq!(run["error"], Value::Null);
+    let calls: Vec<&Value> = run["calls"].as_array().unwrap().iter().collect();
+    let told: Vec<Value> = calls
+        .iter()
+        .map(|call| json!([call["node_id"], call["attempt"], call["status"]]))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            json!(["a", 1, "SUCCESS"]),
+            json!(["b", 1, "FAILED"]),
+            json!(["b", 2, "SUCCESS"])
+        ]
+    );
+    // The sums are those of all attempts.
+    assert_eq!(run["inputTokens"], 20);
+}
+
+#[test]
+fn only_a_run_that_failed_or_was_cancelled_can_go_on() {
+    let server = TestServer::start();
+    let run = server.run(server.save(&two_nodes()), &json!({"topic": "ants"}));
+    let resume = |id: &str| server.post(&format!("/api/runs/{id}/resume"), &json!({}));
+    let response = resume(run["runId"].as_str().unwrap());
+    assert_eq!(
+        (response.status, response.error_code()),
+        (409, "conflict".to_owned())
+    );
+    assert_eq!(resume("01890000-0000-7000-8000-000000000000").status, 404);
+}
+
+#[test]
+fn a_run_that_is_resumed_twice_at_once_goes_on_once() {
+    let is_mended = Arc::new(AtomicBool::new(false));
+    let upstream = half_broken(&is_mended);
+    let server = server(&upstream);
+    let run = server.run(server.save(&two_calls()), &json!({}));
+    is_mended.store(true, Ordering::SeqCst);
+    let path = format!("/api/runs/{}/resume", run["runId"].as_str().unwrap());
+    let mut statuses = std::thread::scope(|scope| {
+        let resume = || server.post(&path, &json!({})).status;
+        let both = [scope.spawn(resume), scope.spawn(resume)];
+        both.map(|one| one.join().unwrap())
+    });
+    statuses.sort_unstable();
+    assert_eq!(statuses, [202, 409]);
+    let path = path.trim_end_matches("/resume");
+    eventually("it is over", || {
+        server.get(path).json()["status"] == "COMPLETED"
+    });
+    assert_eq!(upstream.count(), 3);
+}
+
+#[test]
+fn a_run_tells_what_each_node_was_asked_and_the_ledger_does_not() {
+    let server = TestServer::start();
+    let mut flow = two_nodes();
+    flow["data"]["nodes"][0]["data"]["system"] = json!("Be {{ input.tone }}");
+    let flow = server.save(&flow);
+    let run = server.run(flow, &json!({"topic": "ants", "tone": "brief"}));
+    assert_eq!(run["nodes"][0]["prompt"], "Plan ants");
+    assert_eq!(run["nodes"][0]["system"], "Be brief");
+    assert_eq!(
+        run["nodes"][1]["prompt"],
+        "Write [echo of echo-1] Plan ants"
+    );
+    let rows = server.get("/api/ledger").text() + &server.get("/api/ledger.csv").text();
+    assert!(!rows.contains("Plan ants"), "{rows}");
+    let status = server.get(&format!("/api/flows/{flow}/status")).json();
+    assert_eq!(status["nodes"][0]["prompt"], Value::Null);
+}
+
+#[test]
+fn a_run_that_is_over_can_be_deleted_and_its_ledger_rows_stay() {
+    let server = TestServer::start();
+    let slow = chain(
+        "Slow",
+        &[agent("slow", "echo", "echo-slow", &"word ".repeat(1_000))],
+    );
+    let slow = server.execute(server.save(&slow), &json!({}));
+    let delete = |id: &str| {
+        let path = format!("/api/runs/{id}");
+        server.request("DELETE", &path, &[], b"")
+    };
+    let response = delete(&slow);
+    assert_eq!(
+        (response.status, response.error_code()),
+        (409, "conflict".to_owned())
+    );
+    let run = server.run(server.save(&two_nodes()), &json!({"topic": "ants"}));
+    let id = run["runId"].as_str().unwrap();
+    assert_eq!(delete(id).status, 204);
+    assert_eq!(delete(id).status, 404);
+    assert_eq!(server.get(&format!("/api/runs/{id}")).status, 404);
+    let rows = server.get(&format!("/api/ledger?run_id={id}")).json();
+    assert_eq!(rows["items"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn old_runs_are_removed_by_themselves_and_their_ledger_rows_stay() {
+    let server = TestServer::start_with(|config| {
+        config.retention.run_age = Duration::from_millis(1);
+    });
+    let flow = server.save(&two_nodes());
+    let slow = chain(
+        "Slow",
+        &[agent("slow", "echo", "echo-slow", &"word ".repeat(1_000))],
+    );
+    let under_way = server.execute(server.save(&slow), &json!({}));
+    server.execute(flow, &json!({"topic": "ants"}));
+    eventually("it is removed", || {
+        let runs = server.get("/api/runs").json();
+        let ids: Vec<&Value> = runs["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|run| &run["runId"])
+            .collect();
+        ids == [&json!(under_way)]
+    });
+    let rows = server.get(&format!("/api/ledger?flow_id={flow}")).json();
+    assert_eq!(rows["items"].as_array().unwrap().len(), 2);
+}
