@@ -5,6 +5,7 @@
 //! Everything that happens to a run is a [`Happening`]; everything that must last is a [`Change`]
 //! that goes through the journal before it counts.
 
+mod queue;
 mod run;
 mod work;
 
@@ -19,6 +20,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use serde_json::Value;
 use uuid::Uuid;
 
+use self::queue::{Queue, Waiting};
 use self::run::ActiveRun;
 use self::work::{Job, Outcome, Worker};
 use crate::error::{Error, Result};
@@ -27,12 +29,12 @@ use crate::flow::{Graph, TEMPLATE_STACK_BYTES_MIN};
 use crate::gateway::Gateway;
 use crate::hub::Hub;
 use crate::journal::Journal;
-use crate::store::{Change, FlowRecord, NewRun, Settlement, Store};
+use crate::store::{Change, FlowRecord, LeftOver, NewRun, Settlement, Store};
 use crate::threads::{OnFatal, Pool, vital};
 
 /// How many runs are under way at a time; more wait.
 const ACTIVE_RUNS_MAX: usize = 256;
-/// How many runs may wait.
+/// How many runs may wait. They are in the database; each takes about a hundred bytes of memory.
 const QUEUED_RUNS_MAX: usize = 10_000;
 /// How many calls are made at a time, over all runs.
 const CALLS_MAX: usize = 64;
@@ -50,6 +52,8 @@ const LOST_CALL: &str = "the server ended during the call; it may have been bill
 enum Happening {
     /// A run was accepted and is committed.
     Accepted(Box<ActiveRun>),
+    /// A run of an earlier process is to go on.
+    LeftOver(LeftOver),
     /// Somebody wants a run stopped.
     Cancel {
         run_id: RunId,
@@ -126,18 +130,22 @@ impl Engine {
         };
         engine.settle_lost_calls()?;
         let left_over = if goes_on {
-            engine.recover()?
+            engine.store.open_runs()?
         } else {
             Vec::new()
         };
+        if !left_over.is_empty() {
+            log::warn!("{} runs of the last process go on", left_over.len());
+        }
         open.store(left_over.len(), Ordering::SeqCst);
         let state = State {
+            engine: engine.clone(),
             happenings,
             journal,
             worker,
             pool: Pool::new("call", CALLS_MAX, WORKER_STACK_BYTES),
             active: HashMap::new(),
-            queued: VecDeque::new(),
+            queue: Queue::default(),
             ready: VecDeque::new(),
             pauses: BinaryHeap::new(),
             calls: 0,
@@ -149,7 +157,7 @@ impl Engine {
         };
         let thread = vital("engine", on_fatal, move || state.run(&received))?;
         for run in left_over {
-            engine.tell(Happening::Accepted(Box::new(run)))?;
+            engine.tell(Happening::LeftOver(run))?;
         }
         Ok((engine, thread))
     }
@@ -298,30 +306,36 @@ impl Engine {
         Ok(())
     }
 
-    /// The runs of an earlier process to go on with. Those that cannot go on end here.
-    fn recover(&self) -> Result<Vec<ActiveRun>> {
-        let mut runs = Vec::new();
-        for open in self.store.open_runs()? {
-            let data: Value = serde_json::from_str(&open.run.graph).unwrap_or_default();
-            match self.parse(&data) {
-                Ok(graph) => runs.push(ActiveRun::restored(open, graph)),
-                Err(error) => {
-                    let end = Change::FinishRun {
-                        flow_id: open.run.flow_id,
-                        run_id: open.run.id.clone(),
-                        status: RunStatus::Failed,
-                        error: Some(format!("the run cannot go on after a restart: {error}")),
-                        error_node: None,
-                        at: Timestamp::now(),
-                    };
-                    self.journal.commit_one(end)?;
-                }
+    /// A run that is not over, as the database has it. One whose graph cannot run any more (its
+    /// provider is gone, say) ends here.
+    fn restore(&self, run_id: &str) -> Result<ActiveRun> {
+        let open = self.store.open_run(run_id)?;
+        let data: Value = serde_json::from_str(&open.run.graph).unwrap_or_default();
+        self.parse(&data)
+            .map(|graph| ActiveRun::restored(open, graph))
+            .inspect_err(|error| self.end_unrunnable(run_id, error))
+    }
+
+    fn end_unrunnable(&self, run_id: &str, error: &Error) {
+        let Ok((run, _)) = self.store.run(run_id) else {
+            return;
+        };
+        let end = Change::FinishRun {
+            flow_id: run.flow_id,
+            run_id: run.id,
+            status: RunStatus::Failed,
+            error: Some(format!("the run cannot go on: {error}")),
+            error_node: None,
+            at: Timestamp::now(),
+        };
+        let id = run_id.to_owned();
+        let done = Box::new(move |result: Result<_>| {
+            if let Err(error) = result {
+                log::error!("the end of run {id} cannot be written: {error}");
             }
-        }
-        if !runs.is_empty() {
-            log::warn!("{} runs of the last process go on", runs.len());
-        }
-        Ok(runs)
+        });
+        // A journal that has ended leaves the run as it is; it is tried again at the next start.
+        let _ = self.journal.submit(vec![end], done);
     }
 }
 
@@ -382,13 +396,14 @@ struct Unsaved {
 
 /// Owned by the engine's thread.
 struct State {
+    /// To read runs that waited.
+    engine: Engine,
     happenings: Sender<Happening>,
     journal: Journal,
     worker: Worker,
     pool: Pool,
     active: HashMap<RunId, ActiveRun>,
-    /// Runs that wait for a place among the active ones, oldest first.
-    queued: VecDeque<ActiveRun>,
+    queue: Queue,
     /// Active runs with nodes that may start, in turn, so that none starves the others.
     ready: VecDeque<RunId>,
     /// Nodes that pause before their next attempt, the first to go on first. Of a run that is over
@@ -410,6 +425,7 @@ impl State {
         loop {
             match received.recv_timeout(self.patience()) {
                 Ok(Happening::Accepted(run)) => self.accept(*run),
+                Ok(Happening::LeftOver(run)) => self.take_over(run),
                 Ok(Happening::Cancel { run_id, answer }) => drop(answer.send(self.cancel(&run_id))),
                 Ok(Happening::NodeEnded {
                     run_id,
@@ -424,6 +440,7 @@ impl State {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
+            self.fill_up();
             self.retry();
             self.end_pauses();
             self.dispatch();
@@ -450,10 +467,49 @@ impl State {
     }
 
     fn accept(&mut self, run: ActiveRun) {
-        if self.active.len() < ACTIVE_RUNS_MAX {
+        if self.active.len() < ACTIVE_RUNS_MAX && self.queue.is_empty() {
             self.activate(run);
         } else {
-            self.queued.push_back(run);
+            self.queue.push(run.flow_id(), run.into_waiting());
+        }
+    }
+
+    /// One that had begun has its place before all that wait.
+    fn take_over(&mut self, run: LeftOver) {
+        let waiting = Waiting {
+            run_id: run.run_id,
+            waiter: None,
+        };
+        if !run.has_begun {
+            self.queue.push(run.flow_id, waiting);
+        } else if let Some(run) = self.read(waiting) {
+            self.activate(run);
+        }
+    }
+
+    /// Gives places that are free to runs that wait.
+    fn fill_up(&mut self) {
+        while self.active.len() < ACTIVE_RUNS_MAX
+            && !self.stopping
+            && let Some(waiting) = self.queue.pop()
+        {
+            if let Some(run) = self.read(waiting) {
+                self.activate(run);
+            }
+        }
+    }
+
+    /// A run that waited, as the database has it. None where it is gone or cannot go on, and has
+    /// ended.
+    fn read(&mut self, waiting: Waiting) -> Option<ActiveRun> {
+        let Waiting { run_id, waiter } = waiting;
+        match self.engine.restore(&run_id) {
+            Ok(run) => Some(run.with_waiter(waiter)),
+            Err(error) => {
+                log::error!("run {run_id} cannot go on: {error}");
+                self.open.fetch_sub(1, Ordering::SeqCst);
+                None
+            }
         }
     }
 
@@ -572,8 +628,8 @@ impl State {
     }
 
     fn cancel(&mut self, run_id: &RunId) -> Result<()> {
-        if let Some(at) = self.queued.iter().position(|run| run.id == *run_id)
-            && let Some(run) = self.queued.remove(at)
+        if let Some(waiting) = self.queue.remove(run_id)
+            && let Some(run) = self.read(waiting)
         {
             self.active.insert(run_id.clone(), run);
         }
@@ -632,13 +688,6 @@ impl State {
         if let Some(run) = self.active.remove(run_id) {
             self.open.fetch_sub(1, Ordering::SeqCst);
             run.tell_waiters();
-        }
-        // Not simply one for one: a run that is cancelled while it waits is active until its end is
-        // written, beside as many as may be.
-        while self.active.len() < ACTIVE_RUNS_MAX
-            && let Some(next) = self.queued.pop_front()
-        {
-            self.activate(next);
         }
     }
 

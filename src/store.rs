@@ -22,7 +22,7 @@ pub use changes::{Batch, Change, NewCall, NewRun, NodeRef, Prompt, Receipt, Sett
 pub use events::LoggedEvent;
 pub use flows::FlowRecord;
 pub use ledger::{GROUPS, LedgerFilter, Summary, Sums};
-pub use runs::{NodeRecord, NodeStatus, OpenRun, Run, RunFilter};
+pub use runs::{LeftOver, NodeRecord, NodeStatus, OpenRun, Run, RunFilter};
 
 use crate::error::{Error, Result};
 

@@ -1,6 +1,8 @@
 //! Runs: the exact messages, the ledger rows, cancel, and what a restart leaves.
 
 use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use flowledger::gateway::Kind;
@@ -526,4 +528,60 @@ fn what_the_database_refuses_for_a_while_is_written_once_it_can_be() {
     let run = server.get(&format!("/api/runs/{run_id}")).json();
     assert_eq!(run["nodes"][0]["status"], "COMPLETED");
     assert_eq!(run["inputTokens"], 2);
+}
+
+#[test]
+fn more_runs_than_may_be_active_wait_flows_take_turns_and_a_restart_forgets_none() {
+    const ACTIVE_MAX: usize = 256;
+    let is_open = Arc::new(AtomicBool::new(false));
+    let gate = Arc::clone(&is_open);
+    let upstream = Upstream::start(move |_, stream| {
+        let deadline = Instant::now() + DEADLINE;
+        while !gate.load(Ordering::SeqCst) && Instant::now() < deadline {
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+        drop(stream.write_all(completion("well", 1, 1).as_bytes()));
+    });
+    let mut server = with_upstream(&upstream);
+    let many = server.save(&one_call("many"));
+    let one = server.save(&one_call("one"));
+    let held: Vec<String> = (0..ACTIVE_MAX)
+        .map(|_| server.execute(many, &json!({})))
+        .collect();
+    let waiting: Vec<String> = (0..20).map(|_| server.execute(many, &json!({}))).collect();
+    let alone = server.execute(one, &json!({}));
+    let status = |server: &TestServer, id: &str| {
+        let run = server.get(&format!("/api/runs/{id}")).json();
+        run["status"].as_str().unwrap().to_owned()
+    };
+    for id in waiting.iter().chain([&alone]) {
+        assert_eq!(status(&server, id), "QUEUED");
+    }
+    // Two places: the first for the flow that has waited for longest, the second for the other.
+    for id in &held[..2] {
+        let cancelled = server.post(&format!("/api/runs/{id}/cancel"), &json!({}));
+        assert_eq!(cancelled.status, 202);
+    }
+    eventually("both begin", || {
+        status(&server, &alone) == "RUNNING" && status(&server, &waiting[0]) == "RUNNING"
+    });
+    assert_eq!(status(&server, &waiting[1]), "QUEUED");
+    // One that waits can be cancelled as well.
+    let last = waiting.last().unwrap();
+    let cancelled = server.post(&format!("/api/runs/{last}/cancel"), &json!({}));
+    assert_eq!(cancelled.status, 202);
+    eventually("it is cancelled", || status(&server, last) == "CANCELLED");
+    server.start_again();
+    assert_eq!(status(&server, &waiting[1]), "QUEUED");
+    is_open.store(true, Ordering::SeqCst);
+    let open = || {
+        let runs = server.get("/api/runs?limit=1000").json();
+        let runs = runs["items"].as_array().unwrap().clone();
+        let is_over = |run: &&Value| run["finishedAt"].is_null();
+        runs.iter().filter(is_over).count()
+    };
+    eventually("all are over", || open() == 0);
+    for id in held[2..].iter().chain(&waiting[..19]).chain([&alone]) {
+        assert_eq!(status(&server, id), "COMPLETED");
+    }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crossbeam_channel::Sender;
 use serde_json::Value;
 
+use super::queue::Waiting;
 use super::work::{Job, NodeOutput, Outcome, Remedy};
 use crate::event::{FlowId, RunId, RunStatus, Timestamp};
 use crate::flow::{Graph, Node, NodeKind, OnError, Progress, Verdict};
@@ -174,6 +175,25 @@ impl ActiveRun {
             run.give_up(node, NOT_ASKED_AGAIN.to_owned(), false);
         }
         run
+    }
+
+    /// The run's flow.
+    pub fn flow_id(&self) -> FlowId {
+        self.flow_id
+    }
+
+    /// The run as one that waits; all else of it is in the database.
+    pub fn into_waiting(self) -> Waiting {
+        Waiting {
+            run_id: self.id,
+            waiter: self.waiter,
+        }
+    }
+
+    /// Tells this one when the run is over.
+    pub fn with_waiter(mut self, waiter: Option<Sender<()>>) -> Self {
+        self.waiter = waiter;
+        self
     }
 
     /// The run gets its place among the active ones.

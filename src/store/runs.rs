@@ -116,6 +116,17 @@ pub struct OpenRun {
     pub nodes: Vec<NodeRecord>,
 }
 
+/// The name of a run that is not over.
+#[derive(Clone, Debug)]
+pub struct LeftOver {
+    /// Its flow.
+    pub flow_id: FlowId,
+    /// The run.
+    pub run_id: RunId,
+    /// Whether it had begun.
+    pub has_begun: bool,
+}
+
 /// Which runs.
 #[derive(Clone, Debug, Default)]
 pub struct RunFilter {
@@ -233,23 +244,21 @@ impl Store {
         Ok(OpenRun { run, nodes })
     }
 
-    /// All runs that are not over, oldest first.
-    pub fn open_runs(&self) -> Result<Vec<OpenRun>> {
+    /// All runs that are not over: first those that have begun, then the oldest.
+    pub fn open_runs(&self) -> Result<Vec<LeftOver>> {
         self.read(|connection| {
-            let mut statement = connection.prepare(&format!(
-                "SELECT {COLUMNS}, {GRAPH} FROM runs WHERE status IN ('QUEUED', 'RUNNING') ORDER BY id"
-            ))?;
-            let runs: Vec<Run> = statement
-                .query_map([], run)?
-                .collect::<rusqlite::Result<_>>()?;
-            runs.into_iter()
-                .map(|run| {
-                    Ok(OpenRun {
-                        nodes: nodes(connection, &run.id)?,
-                        run,
-                    })
+            let mut statement = connection.prepare(
+                "SELECT flow_id, id, status = 'RUNNING' FROM runs
+                 WHERE status IN ('QUEUED', 'RUNNING') ORDER BY status = 'QUEUED', id",
+            )?;
+            let runs = statement.query_map([], |row| {
+                Ok(LeftOver {
+                    flow_id: row.get(0)?,
+                    run_id: row.get(1)?,
+                    has_begun: row.get(2)?,
                 })
-                .collect()
+            })?;
+            Ok(runs.collect::<rusqlite::Result<_>>()?)
         })
     }
 }
