@@ -63,7 +63,7 @@ export function createFlows({ list, empty, onError, onNames }) {
       if (!shown) flows.set(flow.id, (shown = { flow, card: null, run: newRun(), seq: 0, queue: [], asked: 0 }));
       if (shown.flow.updated_at !== flow.updated_at || !shown.card) {
         shown.flow = flow;
-        const card = createCard(shown, { execute, cancel });
+        const card = createCard(shown, { execute, cancel, resume });
         shown.card?.root.remove();
         shown.card = card;
       }
@@ -154,6 +154,15 @@ export function createFlows({ list, empty, onError, onNames }) {
     }
   }
 
+  /** Messages tell the rest. */
+  async function resume(shown) {
+    try {
+      await api.post(`/api/runs/${encodeURIComponent(shown.run.runId)}/resume`);
+    } catch (error) {
+      onError(`${shown.flow.name} did not go on`, error);
+    }
+  }
+
   async function cancel(shown) {
     try {
       await api.post(`/api/runs/${encodeURIComponent(shown.run.runId)}/cancel`);
@@ -171,13 +180,18 @@ export function createFlows({ list, empty, onError, onNames }) {
   };
 }
 
-function createCard(shown, { execute, cancel }) {
+function createCard(shown, { execute, cancel, resume }) {
   const { flow } = shown;
   const columns = columnsOf(flow);
   const nodes = new Map(columns.flat().map((node) => [node.id, createNode(node)]));
   const titleId = `flow-${flow.id}`;
   const run = h("button", { class: "primary", "data-testid": "run-button", "aria-describedby": titleId }, "Run");
   const stop = h("button", { type: "button", "data-testid": "cancel-button", "aria-describedby": titleId, hidden: true, onclick: () => cancel(shown) }, "Cancel");
+  const again = h(
+    "button",
+    { type: "button", "data-testid": "resume-button", "aria-describedby": titleId, hidden: true, onclick: () => resume(shown), title: "Go on from the node that failed; what finished is not bought again" },
+    "Resume",
+  );
   const declared = declaredInputs(flow);
   const fields = (flow.inputs ?? []).map((name) => {
     const { type, default: given, required } = declared.get(name) ?? {};
@@ -201,7 +215,7 @@ function createCard(shown, { execute, cancel }) {
     },
     h("h3", { id: titleId }, flow.name),
     ...fields,
-    h("div", { class: "buttons" }, stop, run),
+    h("div", { class: "buttons" }, stop, again, run),
   );
   for (const [index, field] of fields.entries()) {
     const before = shown.card?.form.elements.namedItem(flow.inputs[index]);
@@ -221,7 +235,7 @@ function createCard(shown, { execute, cancel }) {
     strip,
     line,
   );
-  return { root, form, run, stop, line, nodes, labels: new Map([...nodes].map(([id, { label }]) => [id, label])) };
+  return { root, form, run, stop, again, line, nodes, labels: new Map([...nodes].map(([id, { label }]) => [id, label])) };
 }
 
 function createNode({ id, type = "agent", data = {} }) {
@@ -244,8 +258,11 @@ function createNode({ id, type = "agent", data = {} }) {
 function drawRun({ run, card }) {
   const active = isActive(run);
   // Hiding the focused button would throw a keyboard user back to the top of the page.
-  if (!active && card.stop === document.activeElement) card.run.focus();
+  const canResume = run.status === "FAILED" || run.status === "CANCELLED";
+  const hides = (!active && card.stop === document.activeElement) || (!canResume && card.again === document.activeElement);
+  if (hides) card.run.focus();
   card.stop.hidden = !active;
+  card.again.hidden = !canResume;
   card.run.ariaDisabled = String(active || Boolean(card.run.ariaBusy));
   for (const [id, node] of card.nodes) drawNode(node, { ...nodeOf(run, id), state: stateOf(run, id) });
   drawLine(card, run);

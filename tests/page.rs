@@ -202,6 +202,44 @@ fn end_of_stream(input_tokens: u64, output_tokens: u64) -> String {
 }
 
 #[test]
+fn a_failed_run_is_resumed_with_a_button_and_what_had_finished_stays() {
+    let is_mended = Arc::new(AtomicBool::new(false));
+    let mended = Arc::clone(&is_mended);
+    let upstream = Upstream::start(move |body, stream| {
+        let answer = if body.contains("second") && !mended.load(Ordering::SeqCst) {
+            json_answer(
+                "402 Payment Required",
+                r#"{"error":{"message":"no credit"}}"#,
+            )
+        } else {
+            completion("well", 10, 5)
+        };
+        drop(stream.write_all(answer.as_bytes()));
+    });
+    let server = TestServer::start_with(|config| {
+        add_provider(config, "openai", Kind::OpenAi, upstream.url());
+    });
+    let nodes = ["first", "second"].map(|id| {
+        let mut node = agent(id, "openai", "gpt-4o-mini", id);
+        node["data"]["stream"] = json!(false);
+        node
+    });
+    server.save(&chain("Mended", &nodes));
+    let person = Person::opens(&server);
+    person.sees_that_it_is("Connected");
+    person.presses_run("Mended");
+    person.sees_node("Mended", "second", "failed", "no credit");
+    is_mended.store(true, Ordering::SeqCst);
+    let button = in_card("Mended", &selector("resume-button"));
+    person.browser.click(&button);
+    person.sees_node("Mended", "second", "completed", "well");
+    person.sees_node("Mended", "first", "completed", "well");
+    person.sees_run_line("Mended", "Completed");
+    person.browser.wait_for(&format!("{button}.hidden"));
+    assert_eq!(upstream.count(), 3);
+}
+
+#[test]
 fn a_flow_that_declares_its_inputs_is_filled_in_and_what_was_skipped_is_shown() {
     let server = TestServer::start();
     let nodes = json!([
