@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
-use crate::gateway::{Kind, ProviderConfig, Timeouts};
+use crate::gateway::{FetchRules, Kind, ProviderConfig, Timeouts};
 use crate::journal::Retention;
 use crate::secret::Secret;
 use crate::socket::Pings;
@@ -40,6 +40,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// How long runs that are over are kept.
     pub retention: Retention,
+    /// Where `http` nodes may send requests.
+    pub fetch_rules: FetchRules,
     /// When WebSocket clients count as gone.
     pub pings: Pings,
 }
@@ -76,6 +78,8 @@ struct File {
     #[serde(default)]
     retention: FileRetention,
     #[serde(default)]
+    http: FileHttp,
+    #[serde(default)]
     timeouts: FileTimeouts,
     #[serde(default)]
     websocket: FileWebsocket,
@@ -87,6 +91,15 @@ struct File {
 #[serde(deny_unknown_fields)]
 struct FileLimits {
     connections_per_address: Option<NonZeroUsize>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileHttp {
+    #[serde(default)]
+    hosts: Vec<String>,
+    #[serde(default)]
+    private: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -209,6 +222,10 @@ impl Config {
             providers: providers(file.providers, beside, variable)?,
             timeouts: timeouts(&file.timeouts)?,
             retention: retention(&file.retention)?,
+            fetch_rules: FetchRules {
+                hosts: file.http.hosts,
+                private: file.http.private,
+            },
             pings: pings(&file.websocket)?,
         })
     }

@@ -6,7 +6,7 @@
 //! for whom every [`Failure`] tells what is known of its cost.
 //!
 //! `openai`, `anthropic`, `sse` and `refusal` are pure; `client` makes the exchange over HTTP;
-//! `transport` is what makes it cancellable.
+//! `fetch` is the request of an `http` node; `transport` is what makes both cancellable.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -23,6 +23,7 @@ mod cancel;
 mod client;
 mod dialect;
 mod echo;
+mod fetch;
 mod openai;
 pub mod prices;
 mod refusal;
@@ -34,6 +35,8 @@ mod transport;
 pub use cancel::Cancel;
 use client::{Client, Exchange};
 use dialect::{Fault, Partial};
+use fetch::Fetcher;
+pub use fetch::{Fetch, FetchFailure, FetchRules, Fetched};
 pub use prices::Prices;
 use transport::Scope;
 
@@ -254,6 +257,7 @@ impl FailureKind {
 pub struct Gateway {
     providers: BTreeMap<String, ProviderConfig>,
     client: Client,
+    fetcher: Fetcher,
     timeouts: Timeouts,
     prices: Prices,
     /// Models whose missing price the log has told of, each once.
@@ -270,10 +274,27 @@ impl Gateway {
         Self {
             providers,
             client: Client::new(),
+            fetcher: Fetcher::new(FetchRules::default()),
             timeouts,
             prices: Prices::built_in(),
             told_unpriced: Mutex::default(),
         }
+    }
+
+    /// Lets `http` nodes ask where `rules` say, instead of any public address.
+    pub fn with_fetch_rules(self, rules: FetchRules) -> Self {
+        Self {
+            fetcher: Fetcher::new(rules),
+            ..self
+        }
+    }
+
+    /// Makes the request of an `http` node and waits for its answer.
+    ///
+    /// # Errors
+    /// Everything but a whole answer of status 2xx.
+    pub fn fetch(&self, fetch: &Fetch, cancel: &Cancel) -> Result<Fetched, FetchFailure> {
+        self.fetcher.fetch(fetch, cancel)
     }
 
     /// The providers, sorted by name.

@@ -110,7 +110,8 @@ impl Core {
         };
         let (journal, journal_thread) =
             Journal::start(writer, publisher, config.retention, Arc::clone(on_fatal))?;
-        let gateway = Arc::new(Gateway::new(config.providers.clone(), config.timeouts));
+        let gateway = Gateway::new(config.providers.clone(), config.timeouts);
+        let gateway = Arc::new(gateway.with_fetch_rules(config.fetch_rules.clone()));
         let (engine, engine_thread) = Engine::start(
             Arc::clone(&store),
             journal.clone(),

@@ -1,8 +1,13 @@
-//! Nodes that are no calls (inputs, conditions, templates, outputs), and how runs go around them.
+//! Nodes that are no calls (requests, inputs, conditions, templates, outputs), and how runs go around them.
+
+use std::io::Write;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::harness::{TestServer, agent, types};
+use crate::harness::{DEADLINE, TestServer, agent, eventually, types};
+use crate::upstream::{Upstream, json_answer};
 
 fn flow(nodes: &[Value], edges: &[Value]) -> Value {
     json!({"name": "Nodes", "data": {"nodes": nodes, "edges": edges}})
@@ -160,4 +165,112 @@ fn several_outputs_are_returned_by_their_ids() {
     let flow = server.save(&flow(&[output("a"), output("b")], &[]));
     let run = server.run(flow, &json!({}));
     assert_eq!(run["output"], json!({"a": "it is a", "b": "it is b"}));
+}
+
+/// A flow of one request, whose answer is returned.
+fn request(data: Value) -> Value {
+    flow(
+        &[
+            node("ask", "http", data),
+            node(
+                "out",
+                "output",
+                json!({"template": "{{ (nodes.ask.output | fromjson).name }}"}),
+            ),
+        ],
+        &[edge("ask", "out")],
+    )
+}
+
+fn that_may_ask_this_machine() -> TestServer {
+    TestServer::start_with(|config| config.fetch_rules.private = true)
+}
+
+#[test]
+fn an_http_node_asks_what_its_templates_say_and_gives_the_answer() {
+    let upstream = Upstream::saying(json_answer("200 OK", r#"{"name": "ant"}"#));
+    let server = that_may_ask_this_machine();
+    let url = format!("{}/{{{{ input.topic }}}}", upstream.url());
+    let flow = server.save(&request(json!({
+        "method": "POST",
+        "url": url,
+        "headers": {"x-topic": "{{ input.topic }}"},
+        "body": "about {{ input.topic }}"
+    })));
+    let run = server.run(flow, &json!({"topic": "ants"}));
+    assert_eq!(
+        (&run["status"], &run["output"]),
+        (&json!("COMPLETED"), &json!("ant"))
+    );
+    assert_eq!(upstream.requests().recv().unwrap(), "about ants");
+    // It is no call of a model, and costs nothing that is known here.
+    assert_eq!(server.get("/api/ledger").json()["items"], json!([]));
+}
+
+#[test]
+fn an_http_node_does_not_ask_this_machine_unless_that_is_configured() {
+    let upstream = Upstream::saying(json_answer("200 OK", r#"{"name": "secret"}"#));
+    let server = TestServer::start();
+    for host in ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]"] {
+        let url = upstream.url().replace("127.0.0.1", host);
+        let flow = server.save(&request(json!({"url": url})));
+        let run = server.run(flow, &json!({}));
+        assert_eq!(run["status"], "FAILED", "{host}");
+        let error = run["error"].as_str().unwrap();
+        assert!(error.contains("is not a public address"), "{error}");
+    }
+    assert_eq!(upstream.count(), 0);
+}
+
+#[test]
+fn an_http_node_follows_no_redirect_and_tells_what_was_refused() {
+    let answer = json_answer("302 Found", "").replace(
+        "connection: close",
+        "location: http://127.0.0.1:1/x\r\nconnection: close",
+    );
+    let upstream = Upstream::saying(answer);
+    let server = that_may_ask_this_machine();
+    let flow = server.save(&request(json!({"url": upstream.url()})));
+    let run = server.run(flow, &json!({}));
+    assert_eq!(run["status"], "FAILED");
+    let error = run["error"].as_str().unwrap();
+    assert!(error.contains("redirects are not followed"), "{error}");
+    assert_eq!(upstream.count(), 1);
+}
+
+#[test]
+fn an_http_node_tries_again_what_may_pass() {
+    let count = AtomicUsize::new(0);
+    let upstream = Upstream::start(move |_, stream| {
+        let answer = match count.fetch_add(1, Ordering::SeqCst) {
+            0 => json_answer("503 Service Unavailable", "busy"),
+            _ => json_answer("200 OK", r#"{"name": "ant"}"#),
+        };
+        drop(stream.write_all(answer.as_bytes()));
+    });
+    let server = that_may_ask_this_machine();
+    let retry = json!({"attempts": 2, "backoffMs": 1});
+    let flow = server.save(&request(json!({"url": upstream.url(), "retry": retry})));
+    let run = server.run(flow, &json!({}));
+    assert_eq!(run["output"], "ant", "{run:#}");
+    assert_eq!(
+        (&run["nodes"][0]["attempt"], upstream.count()),
+        (&json!(2), 2)
+    );
+}
+
+#[test]
+fn an_http_node_that_is_cancelled_ends_at_once() {
+    let upstream = Upstream::start(|_, _| std::thread::park_timeout(DEADLINE));
+    let server = that_may_ask_this_machine();
+    let flow = server.save(&request(json!({"url": upstream.url()})));
+    let run_id = server.execute(flow, &json!({}));
+    eventually("it is asked", || upstream.count() == 1);
+    let path = format!("/api/runs/{run_id}");
+    let began = Instant::now();
+    server.post(&format!("{path}/cancel"), &json!({}));
+    eventually("it is over", || {
+        server.get(&path).json()["status"] == "CANCELLED"
+    });
+    assert!(began.elapsed() < DEADLINE / 4);
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::queue::Waiting;
 use super::work::{Job, NodeOutput, Outcome, Remedy};
 use crate::event::{FlowId, RunId, RunStatus, Timestamp};
-use crate::flow::{Graph, Node, NodeKind, OnError, Progress, Verdict};
+use crate::flow::{Graph, Node, OnError, Progress, Verdict};
 use crate::gateway::Cancel;
 use crate::store::{Change, NewRun, NodeRef, NodeStatus, OpenRun};
 
@@ -30,10 +30,7 @@ fn verdict(output: &NodeOutput) -> Verdict {
 
 /// Whether a call that a restart interrupted may be made again.
 fn may_be_asked_again(node: &Node) -> bool {
-    match &node.kind {
-        NodeKind::Agent(agent) => agent.retry.after_restart,
-        _ => true,
-    }
+    node.kind.retry().is_none_or(|retry| retry.after_restart)
 }
 
 /// How a run ends badly.
@@ -311,21 +308,20 @@ impl ActiveRun {
     /// How long to wait before the next attempt, at the same target or the next; none where there
     /// is none.
     fn pause(&mut self, node: usize, remedy: Remedy) -> Option<Duration> {
-        let NodeKind::Agent(agent) = &self.graph.nodes()[node].kind else {
-            return None;
-        };
+        let kind = &self.graph.nodes()[node].kind;
+        let retry = kind.retry()?;
         let tries = &mut self.tries[node];
         if let Remedy::Again { retry_after } = remedy
-            && tries.attempts < agent.retry.attempts
+            && tries.attempts < retry.attempts
             && retry_after.is_none_or(|wait| wait <= RETRY_AFTER_MAX)
         {
             // Full jitter: those that failed together do not come back together.
-            let most_ns = agent.retry.pause_max(tries.attempts).as_nanos();
+            let most_ns = retry.pause_max(tries.attempts).as_nanos();
             let pause_ns = fastrand::u64(..=u64::try_from(most_ns).unwrap_or(u64::MAX));
             let pause = Duration::from_nanos(pause_ns);
             return Some(pause.max(retry_after.unwrap_or_default()));
         }
-        if remedy == Remedy::None || tries.target + 1 >= agent.targets.len() {
+        if remedy == Remedy::None || tries.target + 1 >= kind.target_count() {
             return None;
         }
         *tries = Tries {

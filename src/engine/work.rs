@@ -9,8 +9,8 @@ use sha2::{Digest, Sha256};
 
 use super::lost_call;
 use crate::event::{CallStatus, Event, Place, Timestamp, UsageSource, hex};
-use crate::flow::{self, Agent, Graph, Node, NodeKind, RenderError, Scope, render};
-use crate::gateway::{Answer, Call, Cancel, Failure, FailureKind, Gateway};
+use crate::flow::{self, Agent, Graph, Http, Node, NodeKind, RenderError, Scope, render};
+use crate::gateway::{Answer, Call, Cancel, Failure, FailureKind, Fetch, Gateway};
 use crate::hub::Hub;
 use crate::journal::Journal;
 use crate::store::{Change, NewCall, NodeRef, Prompt, Receipt, Settlement};
@@ -201,6 +201,20 @@ impl Job {
         })
     }
 
+    /// The request, with the node's templates filled in.
+    fn request(&self, http: &Http) -> Result<Fetch, RenderError> {
+        let scope = self.scope();
+        let fill = |(name, value): &(String, String)| Ok((name.clone(), render(value, &scope)?));
+        let body = http.body.as_deref();
+        Ok(Fetch {
+            method: http.method.clone(),
+            url: render(&http.url, &scope)?.trim().to_owned(),
+            headers: http.headers.iter().map(fill).collect::<Result<_, _>>()?,
+            body: body.map(|body| render(body, &scope)).transpose()?,
+            timeout: http.timeout,
+        })
+    }
+
     fn intent(&self, agent: &Agent, call: &Call) -> Change {
         Change::OpenCall(NewCall {
             at: Timestamp::now(),
@@ -260,6 +274,7 @@ impl Worker {
         }
         changes.push(job.start(None));
         match kind {
+            NodeKind::Http(http) => self.fetch(&job, http, changes),
             NodeKind::Agent(_) | NodeKind::Input(_) => {
                 finished_free(job.input.to_string(), changes)
             }
@@ -310,6 +325,41 @@ impl Worker {
             }
         };
         self.call(job, &call, id)
+    }
+
+    /// Makes the request of an `http` node; that it begins is committed before.
+    fn fetch(&self, job: &Job, http: &Http, changes: Vec<Change>) -> Outcome {
+        let fetch = match job.request(http) {
+            Ok(fetch) => fetch,
+            Err(error) => return Outcome::failed(error.to_string(), changes),
+        };
+        let fallback = changes.clone();
+        if let Err(error) = self.journal.commit(changes) {
+            let error = format!(
+                "the request was not made, because its beginning could not be written: {error}"
+            );
+            return Outcome::failed(error, fallback);
+        }
+        match self.gateway.fetch(&fetch, &job.cancel) {
+            Ok(fetched) => Outcome::Finished {
+                output: fetched.body.into(),
+                settlement: None,
+                latency_ms: fetched.latency_ms,
+                unwritten: Vec::new(),
+            },
+            Err(failure) => Outcome::Failed {
+                error: failure.message,
+                settlement: None,
+                cancelled: failure.cancelled,
+                unwritten: Vec::new(),
+                remedy: if failure.may_pass {
+                    let retry_after = failure.retry_after;
+                    Remedy::Again { retry_after }
+                } else {
+                    Remedy::None
+                },
+            },
+        }
     }
 
     /// Makes the call, and settles it whatever comes.

@@ -20,6 +20,10 @@ const NAME_BYTES_MAX: usize = 200;
 const ATTEMPTS_MAX: u32 = 10;
 /// How many providers and models may be tried in turn.
 const FALLBACKS_MAX: usize = 10;
+/// What an `http` node may use.
+const METHODS: &[&str] = &["GET", "POST", "PUT", "PATCH", "DELETE"];
+/// How long an `http` node waits unless it says otherwise.
+const HTTP_TIMEOUT: Duration = Duration::from_secs(30);
 /// The longest pause and the longest timeout that a node may ask for: a day.
 const WAIT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -43,6 +47,8 @@ pub enum NodeKind {
     Agent(Box<Agent>),
     /// Says which inputs the flow takes. Its output is the run's input, as JSON.
     Input(Vec<InputField>),
+    /// A request over HTTP, whose answer is its output.
+    Http(Box<Http>),
     /// Decides which branch is taken; the template gives `true` or `false`.
     Condition(String),
     /// Text made from a template, free.
@@ -52,10 +58,28 @@ pub enum NodeKind {
 }
 
 impl NodeKind {
+    /// How often it is tried, where it asks somebody.
+    pub fn retry(&self) -> Option<&Retry> {
+        match self {
+            Self::Agent(agent) => Some(&agent.retry),
+            Self::Http(http) => Some(&http.retry),
+            _ => None,
+        }
+    }
+
+    /// How many there are to be asked in turn.
+    pub fn target_count(&self) -> usize {
+        match self {
+            Self::Agent(agent) => agent.targets.len(),
+            _ => 1,
+        }
+    }
+
     /// As in the flow's document.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Agent(_) => "agent",
+            Self::Http(_) => "http",
             Self::Input(_) => "input",
             Self::Condition(_) => "condition",
             Self::Template(_) => "template",
@@ -87,6 +111,23 @@ pub struct Agent {
     pub first_token_timeout: Option<Duration>,
     /// How long a call may take in all; the configuration's where nobody said.
     pub total_timeout: Option<Duration>,
+}
+
+/// A request over HTTP. URL, values of fields and body are templates.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Http {
+    /// `GET` unless the node says otherwise.
+    pub method: String,
+    /// The template of the URL.
+    pub url: String,
+    /// Fields of the request.
+    pub headers: Vec<(String, String)>,
+    /// The template of what is sent.
+    pub body: Option<String>,
+    /// For all of it; 30 s unless the node says otherwise.
+    pub timeout: Duration,
+    /// How often it is tried.
+    pub retry: Retry,
 }
 
 /// A provider and one of its models.
@@ -249,6 +290,10 @@ struct RawData {
     fallback: Option<Vec<RawTarget>>,
     on_error: Option<RawOnError>,
     inputs: Option<Vec<RawInput>>,
+    method: Option<String>,
+    url: Option<String>,
+    headers: Option<std::collections::BTreeMap<String, String>>,
+    body: Option<String>,
     expression: Option<String>,
     template: Option<String>,
 }
@@ -563,19 +608,30 @@ fn object<T: serde::de::DeserializeOwned>(
 
 impl Node {
     /// Its templates, each with the key that it stands under.
-    fn templates(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        let (first, second) = match &self.kind {
-            NodeKind::Agent(agent) => (
-                Some(("prompt", agent.prompt.as_str())),
-                agent.system.as_deref().map(|system| ("system", system)),
-            ),
-            NodeKind::Condition(template) => (Some(("expression", template.as_str())), None),
-            NodeKind::Template(template) | NodeKind::Output(template) => {
-                (Some(("template", template.as_str())), None)
+    fn templates(&self) -> Vec<(&'static str, &str)> {
+        match &self.kind {
+            NodeKind::Agent(agent) => {
+                let system = agent.system.as_deref().map(|system| ("system", system));
+                [("prompt", agent.prompt.as_str())]
+                    .into_iter()
+                    .chain(system)
+                    .collect()
             }
-            NodeKind::Input(_) => (None, None),
-        };
-        first.into_iter().chain(second)
+            NodeKind::Http(http) => {
+                let body = http.body.as_deref().map(|body| ("body", body));
+                let values = http.headers.iter().map(|(_, value)| value.as_str());
+                [("url", http.url.as_str())]
+                    .into_iter()
+                    .chain(body)
+                    .chain(values.map(|value| ("headers", value)))
+                    .collect()
+            }
+            NodeKind::Condition(template) => vec![("expression", template)],
+            NodeKind::Template(template) | NodeKind::Output(template) => {
+                vec![("template", template)]
+            }
+            NodeKind::Input(_) => Vec::new(),
+        }
     }
 }
 
@@ -603,6 +659,7 @@ fn node(
     // React Flow leaves the type out of nodes of its default type.
     let kind = match raw.kind.as_deref().unwrap_or("agent") {
         "agent" => NodeKind::Agent(Box::new(reader.agent(data, provider_is_known))),
+        "http" => NodeKind::Http(Box::new(reader.http(data))),
         "input" => NodeKind::Input(reader.inputs(data.inputs.unwrap_or_default())),
         "condition" => {
             let expression = reader.required("expression", data.expression);
@@ -612,7 +669,7 @@ fn node(
         "output" => NodeKind::Output(reader.required("template", data.template)),
         other => {
             let message = format!(
-                "unknown node type `{other}`; there are `agent`, `input`, `condition`, `template` and `output`"
+                "unknown node type `{other}`; there are `agent`, `http`, `input`, `condition`, `template` and `output`"
             );
             reader.fault(".type", message);
             // Its templates cannot be known, but what is wrong with a usual one is told all the same.
@@ -713,6 +770,36 @@ impl Reader<'_> {
             retry: self.retry(data.retry),
             first_token_timeout: self.wait("timeouts.firstTokenMs", timeouts.first_token_ms),
             total_timeout: self.wait("timeouts.totalMs", timeouts.total_ms),
+        }
+    }
+
+    fn http(&mut self, data: RawData) -> Http {
+        let url = self.required("url", data.url);
+        let method = data.method.unwrap_or_else(|| "GET".to_owned());
+        if !METHODS.contains(&method.as_str()) {
+            let message = format!("must be one of {}", METHODS.join(", "));
+            self.fault(".data.method", message);
+        }
+        let headers = data.headers.unwrap_or_default();
+        for name in headers.keys() {
+            let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+            if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.bytes().all(is_token) {
+                let message = format!("`{name}` is not the name of a field");
+                self.fault(".data.headers", message);
+            }
+        }
+        let timeouts = data.timeouts.unwrap_or(RawTimeouts {
+            first_token_ms: None,
+            total_ms: None,
+        });
+        let timeout = self.wait("timeouts.totalMs", timeouts.total_ms);
+        Http {
+            method,
+            url,
+            headers: headers.into_iter().collect(),
+            body: data.body.filter(|body| !body.is_empty()),
+            timeout: timeout.unwrap_or(HTTP_TIMEOUT),
+            retry: self.retry(data.retry),
         }
     }
 

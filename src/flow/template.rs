@@ -48,8 +48,17 @@ static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(|| {
     environment.set_fuel(Some(FUEL));
     environment.set_recursion_limit(RECURSION_MAX);
     environment.set_syntax(SYNTAX.clone());
+    environment.add_filter("fromjson", from_json);
     environment
 });
+
+/// What a text of JSON holds: `{{ (nodes.a.output | fromjson).name }}`.
+fn from_json(text: &str) -> Result<Value, minijinja::Error> {
+    let value: serde_json::Value = serde_json::from_str(text).map_err(|error| {
+        minijinja::Error::new(ErrorKind::InvalidOperation, format!("no JSON: {error}"))
+    })?;
+    Ok(Value::from(Serde(value)))
+}
 
 /// Reads a template, unless it is one that would need more stack than there is.
 fn parse(source: &str) -> Result<Template<'_, '_>, String> {
@@ -319,6 +328,16 @@ mod tests {
             assert_eq!(holds(expression), "false", "{expression}");
         }
         assert!(names(&of_condition("input.n >")).is_err());
+    }
+
+    #[test]
+    fn json_in_a_text_can_be_read() {
+        let text = r#"{"items": [{"name": "ant"}], "more": null}"#;
+        let scope = Scope::new(&json!({}), [("a", Output::Text(text))]);
+        let source = "{{ (nodes.a.output | fromjson).items[0].name }}";
+        assert_eq!(render(source, &scope).unwrap(), "ant");
+        let error = render("{{ 'ant' | fromjson }}", &scope).unwrap_err();
+        assert!(error.to_string().contains("no JSON"), "{error}");
     }
 
     #[test]
