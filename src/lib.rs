@@ -14,6 +14,7 @@ pub mod gateway;
 pub mod http;
 pub mod hub;
 pub mod journal;
+pub mod schedule;
 pub mod secret;
 pub mod server;
 pub mod socket;
