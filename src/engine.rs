@@ -168,6 +168,21 @@ impl Engine {
     /// [`Error::Invalid`] for a graph that cannot run (any more) or an input that is no object;
     /// [`Error::Busy`] when too many runs wait.
     pub fn execute(&self, flow: &FlowRecord, input: Value, trigger: &str) -> Result<Accepted> {
+        self.execute_with(flow, input, trigger, |_| Vec::new())
+    }
+
+    /// Starts a run, and commits what `beside` says of it in the same transaction, before the run:
+    /// both are written or neither is.
+    ///
+    /// # Errors
+    /// As [`Engine::execute`], and what a change of `beside` was refused for.
+    pub fn execute_with(
+        &self,
+        flow: &FlowRecord,
+        input: Value,
+        trigger: &str,
+        beside: impl FnOnce(&RunId) -> Vec<Change>,
+    ) -> Result<Accepted> {
         let input = checked_input(input)?;
         let document: Value = serde_json::from_str(&flow.document)
             .map_err(|error| Error::internal(format!("flow {} is not JSON: {error}", flow.id)))?;
@@ -187,7 +202,9 @@ impl Engine {
         };
         let run = ActiveRun::new(&new, graph, input, done);
         self.take_place()?;
-        if let Err(error) = self.journal.commit_one(Change::QueueRun(new)) {
+        let mut changes = beside(&run_id);
+        changes.push(Change::QueueRun(new));
+        if let Err(error) = self.journal.commit(changes) {
             self.open.fetch_sub(1, Ordering::SeqCst);
             return Err(error);
         }
@@ -355,7 +372,11 @@ fn completed_input(graph: &Graph, input: Value) -> Result<Value> {
     Ok(Value::Object(completed))
 }
 
-fn checked_input(input: Value) -> Result<Value> {
+/// The input of a run: an object, where nothing stands for an empty one.
+///
+/// # Errors
+/// [`Error::Invalid`] for what is no object or too large.
+pub fn checked_input(input: Value) -> Result<Value> {
     let input = if input.is_null() {
         Value::Object(serde_json::Map::new())
     } else {

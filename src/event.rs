@@ -332,7 +332,7 @@ pub enum Event {
         name: String,
         /// How many nodes it has.
         node_count: usize,
-        /// What started it: `api`, `cli`.
+        /// What started it: `api`, `cli`, `hook`, `schedule`.
         trigger: String,
     },
     /// A node is about to execute.

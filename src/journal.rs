@@ -28,7 +28,7 @@ const BATCH_ENTRIES_MAX: usize = 512;
 const EVENTS_MAX: u64 = 1_000_000;
 /// … of at most this age, in milliseconds.
 const EVENT_AGE_MAX_MS: i64 = 7 * 24 * 60 * 60 * 1000;
-/// Old events are removed in steps of this many …
+/// Old events and keys of deliveries are removed in steps of this many …
 const PRUNE_STEP: usize = 500;
 /// … at most this often, so that writing never waits for it for long.
 const PRUNE_INTERVAL: Duration = Duration::from_millis(500);
@@ -269,6 +269,9 @@ impl State {
         }
         if let Err(error) = self.prune_runs() {
             log::warn!("old runs cannot be removed: {error}");
+        }
+        if let Err(error) = self.writer.prune_hook_keys(Timestamp::now(), PRUNE_STEP) {
+            log::warn!("old keys of deliveries cannot be removed: {error}");
         }
     }
 

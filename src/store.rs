@@ -9,6 +9,7 @@ mod flows;
 mod ledger;
 mod runs;
 mod schema;
+mod triggers;
 
 use std::fs::{self, File};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -18,11 +19,15 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
-pub use changes::{Batch, Change, NewCall, NewRun, NodeRef, Prompt, Receipt, Settlement, Writer};
+pub use changes::{
+    Batch, Change, Delivery, NewCall, NewHook, NewRun, NewSchedule, NodeRef, Prompt, Receipt,
+    Settlement, Writer,
+};
 pub use events::LoggedEvent;
 pub use flows::FlowRecord;
 pub use ledger::{GROUPS, LedgerFilter, Summary, Sums};
 pub use runs::{LeftOver, NodeRecord, NodeStatus, OpenRun, Run, RunFilter};
+pub use triggers::{HOOK_KEY_AGE_MAX_MS, HookRecord, ScheduleRecord};
 
 use crate::error::{Error, Result};
 

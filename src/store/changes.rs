@@ -4,8 +4,10 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use sha2::{Digest, Sha256};
 
 use super::ledger::{ENTRY_COLUMNS, entry};
+use super::triggers;
 use crate::error::{Error, Result};
 use crate::event::{CallStatus, FlowId, LedgerEntry, RunId, RunStatus, Seq, Timestamp, Usage, Usd};
+use crate::schedule::Missed;
 
 /// A node of a run.
 #[derive(Clone, Debug)]
@@ -47,6 +49,53 @@ pub struct NewRun {
     /// The flow's graph as it is now, JSON.
     pub graph: String,
     /// When it was accepted.
+    pub at: Timestamp,
+}
+
+/// A webhook as it is set.
+#[derive(Clone, Debug)]
+pub struct NewHook {
+    /// The flow that it runs.
+    pub flow_id: FlowId,
+    /// Its name in the URL; one that the flow has already stays instead.
+    pub slug: String,
+    /// SHA-256 of its secret in hexadecimal.
+    pub secret_hash: String,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// What a webhook was delivered, beside the run that it starts.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    /// The webhook.
+    pub slug: String,
+    /// SHA-256 of the secret that came with it, in hexadecimal.
+    pub secret_hash: String,
+    /// What the sender calls it, if it shall not be run again.
+    pub key: Option<String>,
+    /// The run that it starts.
+    pub run_id: RunId,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// A schedule as it is set.
+#[derive(Clone, Debug)]
+pub struct NewSchedule {
+    /// The flow that it runs.
+    pub flow_id: FlowId,
+    /// When it is due, in five fields.
+    pub cron: String,
+    /// The IANA time zone that `cron` is about.
+    pub timezone: String,
+    /// What becomes of times at which no server ran.
+    pub missed: Missed,
+    /// The input of its runs, a JSON object.
+    pub input: String,
+    /// Whether it runs at all.
+    pub enabled: bool,
+    /// When; nothing before is due.
     pub at: Timestamp,
 }
 
@@ -121,8 +170,28 @@ pub enum Change {
         /// When.
         at: Timestamp,
     },
-    /// A flow is removed; its runs and ledger rows stay.
+    /// A flow is removed, with its webhook and its schedule; its runs and ledger rows stay.
     DeleteFlow(FlowId),
+    /// A flow gets a webhook, or the one it has gets a new secret.
+    SetHook(NewHook),
+    /// A flow's webhook is removed.
+    DeleteHook(FlowId),
+    /// A webhook was used. Refused where it is gone or has another secret by now, and where the key
+    /// was used within [`HOOK_KEY_AGE_MAX_MS`](super::HOOK_KEY_AGE_MAX_MS); then nothing beside it is written either.
+    TakeDelivery(Delivery),
+    /// A flow gets a schedule, in place of the one it has.
+    SetSchedule(NewSchedule),
+    /// A flow's schedule is removed.
+    DeleteSchedule(FlowId),
+    /// A time of a schedule is dealt with, whether it is run or left out. Refused where it was dealt
+    /// with before, and where the schedule is gone, was replaced or switched off by now; then
+    /// nothing beside it is written either.
+    TakeDue {
+        /// The schedule's flow.
+        flow_id: FlowId,
+        /// The time.
+        due: Timestamp,
+    },
     /// A run is accepted.
     QueueRun(NewRun),
     /// A run begins, or goes on after a restart.
@@ -232,6 +301,8 @@ pub enum Change {
 pub enum Receipt {
     /// The flow's number.
     Flow(FlowId),
+    /// The webhook's name in the URL.
+    Hook(String),
     /// The ledger row as it is now.
     Call(Box<LedgerEntry>),
     /// The sums of a node that is over, of all its attempts.
@@ -345,6 +416,11 @@ impl Writer {
         Ok(old.len())
     }
 
+    /// Removes up to `step` of the keys of deliveries that may be used again. Gives how many.
+    pub fn prune_hook_keys(&mut self, now: Timestamp, step: usize) -> Result<usize> {
+        triggers::prune_hook_keys(&self.connection, now, step)
+    }
+
     /// Removes up to `step` of the oldest events where they are older than `before` or beyond the
     /// newest `keep`. Gives how many.
     pub fn prune_events(&mut self, keep: u64, before: Timestamp, step: usize) -> Result<usize> {
@@ -424,6 +500,12 @@ impl Batch<'_> {
                 at,
             } => self.update_flow(*id, name, document, *at),
             Change::DeleteFlow(id) => self.delete_flow(*id),
+            Change::SetHook(hook) => triggers::set_hook(self.connection, hook),
+            Change::DeleteHook(flow_id) => triggers::delete_hook(self.connection, *flow_id),
+            Change::TakeDelivery(delivery) => triggers::take_delivery(self.connection, delivery),
+            Change::SetSchedule(schedule) => triggers::set_schedule(self.connection, schedule),
+            Change::DeleteSchedule(flow_id) => triggers::delete_schedule(self.connection, *flow_id),
+            Change::TakeDue { flow_id, due } => triggers::take_due(self.connection, *flow_id, *due),
             Change::QueueRun(run) => self.queue_run(run),
             Change::StartRun { run_id, at, .. } => self.start_run(run_id, *at),
             Change::ResumeRun { run_id, at, .. } => self.resume_run(run_id, *at),
@@ -500,6 +582,7 @@ impl Batch<'_> {
     fn delete_flow(&self, id: FlowId) -> Result<Receipt> {
         let changed = self.execute("DELETE FROM flows WHERE id = ?1", params![id])?;
         found(changed, || format!("flow {id}"))?;
+        triggers::delete_of_flow(self.connection, id)?;
         Ok(Receipt::Done)
     }
 
@@ -770,7 +853,7 @@ fn begun_node_not_found(node: &NodeRef) -> Error {
     Error::NotFound(format!("node {} in run {}", node.node_id, node.run_id))
 }
 
-fn found(changed: usize, what: impl FnOnce() -> String) -> Result<()> {
+pub(super) fn found(changed: usize, what: impl FnOnce() -> String) -> Result<()> {
     if changed == 0 {
         Err(Error::NotFound(what()))
     } else {

@@ -100,6 +100,36 @@ ALTER TABLE run_nodes ADD COLUMN prompt TEXT;
 ALTER TABLE run_nodes ADD COLUMN system TEXT;
 CREATE INDEX runs_by_graph ON runs (graph_hash);
 ",
+    "
+CREATE TABLE hooks (
+    flow_id     INTEGER PRIMARY KEY,
+    slug        TEXT NOT NULL UNIQUE,   -- its name in the URL
+    secret_hash TEXT NOT NULL,          -- SHA-256 of the secret
+    created_ms  INTEGER NOT NULL,
+    secret_ms   INTEGER NOT NULL        -- when the secret was made
+) STRICT;
+
+-- A delivery that came with a key, so that it is not run again when it is repeated.
+CREATE TABLE hook_keys (
+    slug        TEXT NOT NULL,
+    key         TEXT NOT NULL,
+    run_id      TEXT NOT NULL,
+    created_ms  INTEGER NOT NULL,
+    PRIMARY KEY (slug, key)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX hook_keys_by_time ON hook_keys (created_ms);
+
+CREATE TABLE schedules (
+    flow_id     INTEGER PRIMARY KEY,
+    cron        TEXT NOT NULL,
+    timezone    TEXT NOT NULL,
+    missed      TEXT NOT NULL,
+    input       TEXT NOT NULL,          -- JSON
+    enabled     INTEGER NOT NULL,
+    updated_ms  INTEGER NOT NULL,
+    last_ms     INTEGER NOT NULL        -- nothing up to this moment is due any more
+) STRICT;
+",
 ];
 
 /// Brings the database up to date and gives the version it had; 0 is a new one.

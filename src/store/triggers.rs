@@ -1,0 +1,297 @@
+//! What starts flows from outside: webhooks, keys of their deliveries, schedules.
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::Store;
+use super::changes::{Delivery, NewHook, NewSchedule, Receipt, found};
+use super::ledger::parsed;
+use crate::error::{Error, Result};
+use crate::event::{FlowId, RunId, Timestamp};
+use crate::schedule::Missed;
+
+/// For how long a delivery with the same key is the same delivery, in milliseconds: 24 hours.
+pub const HOOK_KEY_AGE_MAX_MS: i64 = 24 * 60 * 60 * 1000;
+
+/// A flow's webhook.
+#[derive(Clone, Debug)]
+pub struct HookRecord {
+    /// The flow that it runs.
+    pub flow_id: FlowId,
+    /// Its name in the URL.
+    pub slug: String,
+    /// SHA-256 of its secret in hexadecimal.
+    pub secret_hash: String,
+    /// When it was set first.
+    pub created_at: Timestamp,
+    /// When its secret was made.
+    pub secret_at: Timestamp,
+}
+
+/// A flow's schedule.
+#[derive(Clone, Debug)]
+pub struct ScheduleRecord {
+    /// The flow that it runs.
+    pub flow_id: FlowId,
+    /// When it is due, in five fields.
+    pub cron: String,
+    /// The IANA time zone that `cron` is about.
+    pub timezone: String,
+    /// What becomes of times at which no server ran.
+    pub missed: Missed,
+    /// The input of its runs, JSON.
+    pub input: String,
+    /// Whether it runs at all.
+    pub enabled: bool,
+    /// When it was set last.
+    pub updated_at: Timestamp,
+    /// Nothing up to this moment is due any more: it is the last time that was run or left out, or
+    /// when the schedule was set.
+    pub last: Timestamp,
+}
+
+const HOOK_COLUMNS: &str = "flow_id, slug, secret_hash, created_ms, secret_ms";
+const SCHEDULE_COLUMNS: &str =
+    "flow_id, cron, timezone, missed, input, enabled, updated_ms, last_ms";
+
+fn hook(row: &Row<'_>) -> rusqlite::Result<HookRecord> {
+    Ok(HookRecord {
+        flow_id: row.get(0)?,
+        slug: row.get(1)?,
+        secret_hash: row.get(2)?,
+        created_at: Timestamp(row.get(3)?),
+        secret_at: Timestamp(row.get(4)?),
+    })
+}
+
+fn schedule(row: &Row<'_>) -> rusqlite::Result<ScheduleRecord> {
+    Ok(ScheduleRecord {
+        flow_id: row.get(0)?,
+        cron: row.get(1)?,
+        timezone: row.get(2)?,
+        missed: parsed(row, 3)?,
+        input: row.get(4)?,
+        enabled: row.get(5)?,
+        updated_at: Timestamp(row.get(6)?),
+        last: Timestamp(row.get(7)?),
+    })
+}
+
+impl Store {
+    /// The webhook of a flow.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where it has none.
+    pub fn hook(&self, flow_id: FlowId) -> Result<HookRecord> {
+        self.read(|connection| {
+            connection
+                .prepare_cached(&format!(
+                    "SELECT {HOOK_COLUMNS} FROM hooks WHERE flow_id = ?1"
+                ))?
+                .query_row([flow_id], hook)
+                .optional()?
+                .ok_or_else(|| Error::NotFound(format!("webhook of flow {flow_id}")))
+        })
+    }
+
+    /// The webhook of that name, if there is one.
+    pub fn hook_by_slug(&self, slug: &str) -> Result<Option<HookRecord>> {
+        self.read(|connection| {
+            Ok(connection
+                .prepare_cached(&format!("SELECT {HOOK_COLUMNS} FROM hooks WHERE slug = ?1"))?
+                .query_row([slug], hook)
+                .optional()?)
+        })
+    }
+
+    /// The run that a delivery with that key started, if there was one in the last
+    /// [`HOOK_KEY_AGE_MAX_MS`] before `now`.
+    pub fn delivered(&self, slug: &str, key: &str, now: Timestamp) -> Result<Option<RunId>> {
+        self.read(|connection| {
+            Ok(connection
+                .prepare_cached(
+                    "SELECT run_id FROM hook_keys
+                     WHERE slug = ?1 AND key = ?2 AND created_ms > ?3",
+                )?
+                .query_row(params![slug, key, too_old(now)], |row| row.get(0))
+                .optional()?)
+        })
+    }
+
+    /// The schedule of a flow.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] where it has none.
+    pub fn schedule(&self, flow_id: FlowId) -> Result<ScheduleRecord> {
+        self.read(|connection| {
+            connection
+                .prepare_cached(&format!(
+                    "SELECT {SCHEDULE_COLUMNS} FROM schedules WHERE flow_id = ?1"
+                ))?
+                .query_row([flow_id], schedule)
+                .optional()?
+                .ok_or_else(|| Error::NotFound(format!("schedule of flow {flow_id}")))
+        })
+    }
+
+    /// All schedules that are switched on, in the order of their flows.
+    pub fn schedules(&self) -> Result<Vec<ScheduleRecord>> {
+        self.read(|connection| {
+            let mut statement = connection.prepare_cached(&format!(
+                "SELECT {SCHEDULE_COLUMNS} FROM schedules WHERE enabled ORDER BY flow_id"
+            ))?;
+            let rows = statement.query_map([], schedule)?;
+            Ok(rows.collect::<rusqlite::Result<_>>()?)
+        })
+    }
+}
+
+/// A key that was used at this time or before may be used again.
+fn too_old(now: Timestamp) -> i64 {
+    now.0.saturating_sub(HOOK_KEY_AGE_MAX_MS)
+}
+
+fn execute(connection: &Connection, sql: &str, params: &[&dyn rusqlite::ToSql]) -> Result<usize> {
+    Ok(connection.prepare_cached(sql)?.execute(params)?)
+}
+
+pub(super) fn set_hook(connection: &Connection, hook: &NewHook) -> Result<Receipt> {
+    // Only for a flow that is there, also if it was removed a moment ago.
+    let slug = connection
+        .prepare_cached(
+            "INSERT INTO hooks (flow_id, slug, secret_hash, created_ms, secret_ms)
+             SELECT id, ?2, ?3, ?4, ?4 FROM flows WHERE id = ?1
+             ON CONFLICT (flow_id) DO UPDATE SET secret_hash = ?3, secret_ms = ?4
+             RETURNING slug",
+        )?
+        .query_row(
+            params![hook.flow_id, hook.slug, hook.secret_hash, hook.at.0],
+            |row| row.get(0),
+        )
+        .optional()?
+        .ok_or_else(|| Error::NotFound(format!("flow {}", hook.flow_id)))?;
+    Ok(Receipt::Hook(slug))
+}
+
+pub(super) fn delete_hook(connection: &Connection, flow_id: FlowId) -> Result<Receipt> {
+    delete_hook_keys(connection, flow_id)?;
+    let changed = execute(
+        connection,
+        "DELETE FROM hooks WHERE flow_id = ?1",
+        params![flow_id],
+    )?;
+    found(changed, || format!("webhook of flow {flow_id}"))?;
+    Ok(Receipt::Done)
+}
+
+fn delete_hook_keys(connection: &Connection, flow_id: FlowId) -> Result<usize> {
+    execute(
+        connection,
+        "DELETE FROM hook_keys WHERE slug = (SELECT slug FROM hooks WHERE flow_id = ?1)",
+        params![flow_id],
+    )
+}
+
+pub(super) fn take_delivery(connection: &Connection, delivery: &Delivery) -> Result<Receipt> {
+    let is_known: bool = connection
+        .prepare_cached("SELECT EXISTS (SELECT 1 FROM hooks WHERE slug = ?1 AND secret_hash = ?2)")?
+        .query_row(params![delivery.slug, delivery.secret_hash], |row| {
+            row.get(0)
+        })?;
+    found(usize::from(is_known), || "such webhook any more".into())?;
+    let Some(key) = &delivery.key else {
+        return Ok(Receipt::Done);
+    };
+    let changed = execute(
+        connection,
+        "INSERT INTO hook_keys (slug, key, run_id, created_ms) VALUES (?1, ?2, ?3, ?4)
+         ON CONFLICT DO UPDATE SET run_id = ?3, created_ms = ?4 WHERE created_ms <= ?5",
+        params![
+            delivery.slug,
+            key,
+            delivery.run_id,
+            delivery.at.0,
+            too_old(delivery.at)
+        ],
+    )?;
+    if changed == 0 {
+        let message = "the webhook was delivered this before";
+        return Err(Error::Conflict(message.into()));
+    }
+    Ok(Receipt::Done)
+}
+
+pub(super) fn set_schedule(connection: &Connection, schedule: &NewSchedule) -> Result<Receipt> {
+    let changed = execute(
+        connection,
+        "INSERT INTO schedules (flow_id, cron, timezone, missed, input, enabled, updated_ms, last_ms)
+         SELECT id, ?2, ?3, ?4, ?5, ?6, ?7, ?7 FROM flows WHERE id = ?1
+         ON CONFLICT (flow_id) DO UPDATE SET cron = ?2, timezone = ?3, missed = ?4, input = ?5,
+            enabled = ?6, updated_ms = ?7, last_ms = max(last_ms, ?7)",
+        params![
+            schedule.flow_id,
+            schedule.cron,
+            schedule.timezone,
+            schedule.missed.as_str(),
+            schedule.input,
+            schedule.enabled,
+            schedule.at.0
+        ],
+    )?;
+    found(changed, || format!("flow {}", schedule.flow_id))?;
+    Ok(Receipt::Done)
+}
+
+pub(super) fn delete_schedule(connection: &Connection, flow_id: FlowId) -> Result<Receipt> {
+    let changed = execute(
+        connection,
+        "DELETE FROM schedules WHERE flow_id = ?1",
+        params![flow_id],
+    )?;
+    found(changed, || format!("schedule of flow {flow_id}"))?;
+    Ok(Receipt::Done)
+}
+
+pub(super) fn take_due(
+    connection: &Connection,
+    flow_id: FlowId,
+    due: Timestamp,
+) -> Result<Receipt> {
+    // The last fence against running a time twice.
+    let changed = execute(
+        connection,
+        "UPDATE schedules SET last_ms = ?2 WHERE flow_id = ?1 AND last_ms < ?2 AND enabled",
+        params![flow_id, due.0],
+    )?;
+    if changed == 0 {
+        return Err(Error::Conflict(format!(
+            "the schedule of flow {flow_id} has no run at {due} to start any more"
+        )));
+    }
+    Ok(Receipt::Done)
+}
+
+/// Removes all that would start a flow that is removed.
+pub(super) fn delete_of_flow(connection: &Connection, flow_id: FlowId) -> Result<()> {
+    delete_hook_keys(connection, flow_id)?;
+    let of_flow = params![flow_id];
+    execute(connection, "DELETE FROM hooks WHERE flow_id = ?1", of_flow)?;
+    execute(
+        connection,
+        "DELETE FROM schedules WHERE flow_id = ?1",
+        of_flow,
+    )?;
+    Ok(())
+}
+
+pub(super) fn prune_hook_keys(
+    connection: &Connection,
+    now: Timestamp,
+    step: usize,
+) -> Result<usize> {
+    execute(
+        connection,
+        "DELETE FROM hook_keys WHERE (slug, key) IN (
+            SELECT slug, key FROM hook_keys WHERE created_ms <= ?1 ORDER BY created_ms LIMIT ?2)",
+        params![too_old(now), step],
+    )
+}
