@@ -5,6 +5,7 @@
 
 mod assets;
 mod flows;
+mod hooks;
 mod ledger;
 mod metrics;
 mod reply;
@@ -152,11 +153,13 @@ fn answer(context: &Context, mut request: Request) {
 }
 
 fn header(request: &Request, name: &'static str) -> Option<String> {
-    let found = request
-        .headers()
-        .iter()
-        .find(|header| header.field.equiv(name))?;
-    Some(found.value.as_str().to_owned())
+    headers(request, name).next()
+}
+
+fn headers(request: &Request, name: &'static str) -> impl Iterator<Item = String> {
+    let all = request.headers().iter();
+    all.filter(move |header| header.field.equiv(name))
+        .map(|header| header.value.as_str().to_owned())
 }
 
 fn reply_to(context: &Context, request: &mut Request) -> std::result::Result<Reply, Failure> {
@@ -201,6 +204,16 @@ fn reply_to(context: &Context, request: &mut Request) -> std::result::Result<Rep
             runs::execute(context, flow_id(id)?, query, &body)
         }
         (["api", "flows", id, "status"], Get) => runs::status(context, flow_id(id)?),
+        (["api", "flows", id, "hook"], Put) => {
+            hooks::set(context, flow_id(id)?, &hooks::base_url(request))
+        }
+        (["api", "flows", id, "hook"], Get) => {
+            hooks::get(context, flow_id(id)?, &hooks::base_url(request))
+        }
+        (["api", "flows", id, "hook"], Delete) => hooks::delete(context, flow_id(id)?),
+        (["hooks", slug], Post) => {
+            hooks::deliver(context, slug, hooks::Envelope::of(request), &body)
+        }
         (["api", "runs"], Get) => runs::list(context, query),
         (["api", "runs", id], Get) => runs::get(context, id),
         (["api", "runs", id], Delete) => runs::delete(context, id),
@@ -224,6 +237,8 @@ fn allowed(segments: &[&str]) -> Option<&'static str> {
         ["api", "flows", _] => "GET, PUT, DELETE",
         ["api", "flows", _, "execute"] | ["api", "runs", _, "cancel" | "resume"] => "POST",
         ["api", "runs", _] => "GET, DELETE",
+        ["api", "flows", _, "hook"] => "GET, PUT, DELETE",
+        ["hooks", _] => "POST",
         ["api", "flows", _, "status"] | ["api", "runs"] => "GET",
         ["api", "ledger"] | ["api", "ledger", "summary"] | ["api", "ledger.csv"] => "GET",
         _ => return None,

@@ -1,8 +1,11 @@
-//! Text that must never be printed: API keys and the access token.
+//! Text that must never be printed: API keys, the access token, secrets of webhooks.
 
 use std::fmt;
 
+use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
+
+use crate::error::{Error, Result};
 
 /// A key or token. `Debug` and `Display` print `***`; only [`Secret::expose`] gives the text,
 /// so that every place where a secret leaves the process can be found by that name.
@@ -14,6 +17,20 @@ impl Secret {
     /// Wraps a text as secret.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
+    }
+
+    /// A new one that nobody can guess: 256 bits of the system's randomness, in hexadecimal.
+    ///
+    /// # Errors
+    /// When the system has none to give.
+    pub fn random() -> Result<Self> {
+        random_hex::<32>().map(Self)
+    }
+
+    /// Its SHA-256 in hexadecimal, by which it can be known again but not found out. That is so for
+    /// what [`Secret::random`] made; a word that somebody chose could be guessed.
+    pub fn hash(&self) -> String {
+        crate::event::hex(&Sha256::digest(self.0.as_bytes()))
     }
 
     /// The text itself, for the one header that it is sent in.
@@ -37,6 +54,17 @@ impl Secret {
     }
 }
 
+/// `N` bytes of the system's randomness, in hexadecimal.
+///
+/// # Errors
+/// When the system has none to give.
+pub fn random_hex<const N: usize>() -> Result<String> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes)
+        .map_err(|error| Error::internal(format!("the system gives no randomness: {error}")))?;
+    Ok(crate::event::hex(&bytes))
+}
+
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("***")
@@ -58,6 +86,15 @@ mod tests {
         let secret = Secret::new("sk-live-123");
         assert_eq!(format!("{secret} {secret:?}"), "*** ***");
         assert_eq!(secret.redact("bad key sk-live-123."), "bad key ***.");
+    }
+
+    #[test]
+    fn random_ones_are_long_and_never_the_same() {
+        let (one, other) = (Secret::random().unwrap(), Secret::random().unwrap());
+        assert_eq!(one.expose().len(), 64);
+        assert_ne!(one.expose(), other.expose());
+        assert_ne!(one.hash(), other.hash());
+        assert_eq!(one.hash(), one.clone().hash());
     }
 
     #[test]

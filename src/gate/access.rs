@@ -9,7 +9,8 @@ use crate::secret::Secret;
 /// The rules.
 #[derive(Clone, Debug, Default)]
 pub struct Access {
-    /// Asked for everywhere but for the page's own files and the health check.
+    /// Asked for everywhere but for the page's own files, the health check and deliveries to
+    /// webhooks, which have secrets of their own.
     pub token: Option<Secret>,
     /// Names that the server answers to, beside `localhost` and addresses.
     pub hosts: Vec<String>,
@@ -106,7 +107,7 @@ impl Access {
         let Some(token) = &self.token else {
             return Ok(());
         };
-        if is_public(head) || head.carries(token) {
+        if is_public(head) || is_delivery(head) || head.carries(token) {
             return Ok(());
         }
         let message = "send the server's token as `Authorization: Bearer TOKEN`".to_owned();
@@ -120,6 +121,14 @@ fn is_public(head: &Head) -> bool {
     let path = head.path();
     let is_page = path == "/" || path == "/favicon.ico" || path.starts_with("/assets/");
     head.method == "OPTIONS" || is_page || path == "/api/health"
+}
+
+/// A delivery to a webhook, which the route checks for the webhook's own secret. The name is looked
+/// at closely, so that nothing else passes as one however it is written.
+fn is_delivery(head: &Head) -> bool {
+    let slug = head.path().strip_prefix("/hooks/");
+    let is_slug = |slug: &str| !slug.is_empty() && slug.bytes().all(|b| b.is_ascii_alphanumeric());
+    head.method == "POST" && slug.is_some_and(is_slug)
 }
 
 fn without_port(host: &str) -> &str {
@@ -215,7 +224,23 @@ mod tests {
                 Ok(())
             );
         }
+        let post = |path: &str| check(&access, &format!("POST {path} HTTP/1.1\nHost: localhost"));
+        assert_eq!(post("/hooks/0123abc"), Ok(()));
+        assert_eq!(post("/hooks/0123abc?x=/"), Ok(()));
         for path in [
+            "/hooks",
+            "/hooks/",
+            "/hooks/a/b",
+            "/hooks/../api/flows",
+            "/hooks/%2e%2e",
+            "//hooks/a",
+            "/Hooks/a",
+            "/api/hooks/a",
+        ] {
+            assert_eq!(post(path), Err(401), "{path}");
+        }
+        for path in [
+            "/hooks/0123abc",
             "/api/flows",
             "/ws",
             "/metrics",

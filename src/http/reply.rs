@@ -167,7 +167,7 @@ impl Reply {
             .with("access-control-allow-methods", "GET, POST, PUT, DELETE")
             .with(
                 "access-control-allow-headers",
-                "authorization, content-type",
+                "authorization, content-type, idempotency-key, x-flowledger-secret",
             )
             .with("access-control-max-age", "600")
     }
