@@ -10,6 +10,7 @@ mod ledger;
 mod metrics;
 mod reply;
 mod runs;
+mod schedules;
 
 use std::io::Read;
 use std::os::unix::net::UnixListener;
@@ -28,6 +29,7 @@ use crate::error::{Error, Result};
 use crate::flow::TEMPLATE_STACK_BYTES_MIN;
 use crate::hub::Hub;
 use crate::journal::Journal;
+use crate::scheduler::Scheduler;
 use crate::store::Store;
 use crate::threads::{OnFatal, Pool, panic_message, vital};
 
@@ -45,6 +47,8 @@ pub struct Context {
     pub journal: Journal,
     /// Runs.
     pub engine: Engine,
+    /// Told when a schedule changes.
+    pub scheduler: Scheduler,
     /// How many clients there are.
     pub hub: Hub,
     /// Origins of other pages that may use the API.
@@ -214,6 +218,9 @@ fn reply_to(context: &Context, request: &mut Request) -> std::result::Result<Rep
         (["hooks", slug], Post) => {
             hooks::deliver(context, slug, hooks::Envelope::of(request), &body)
         }
+        (["api", "flows", id, "schedule"], Put) => schedules::set(context, flow_id(id)?, &body),
+        (["api", "flows", id, "schedule"], Get) => schedules::get(context, flow_id(id)?),
+        (["api", "flows", id, "schedule"], Delete) => schedules::delete(context, flow_id(id)?),
         (["api", "runs"], Get) => runs::list(context, query),
         (["api", "runs", id], Get) => runs::get(context, id),
         (["api", "runs", id], Delete) => runs::delete(context, id),
@@ -237,7 +244,7 @@ fn allowed(segments: &[&str]) -> Option<&'static str> {
         ["api", "flows", _] => "GET, PUT, DELETE",
         ["api", "flows", _, "execute"] | ["api", "runs", _, "cancel" | "resume"] => "POST",
         ["api", "runs", _] => "GET, DELETE",
-        ["api", "flows", _, "hook"] => "GET, PUT, DELETE",
+        ["api", "flows", _, "hook" | "schedule"] => "GET, PUT, DELETE",
         ["hooks", _] => "POST",
         ["api", "flows", _, "status"] | ["api", "runs"] => "GET",
         ["api", "ledger"] | ["api", "ledger", "summary"] | ["api", "ledger.csv"] => "GET",

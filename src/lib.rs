@@ -15,6 +15,7 @@ pub mod http;
 pub mod hub;
 pub mod journal;
 pub mod schedule;
+pub mod scheduler;
 pub mod secret;
 pub mod server;
 pub mod socket;

@@ -21,6 +21,7 @@ use crate::gateway::Gateway;
 use crate::http::{self, Http};
 use crate::hub::{Hub, Message, Publish};
 use crate::journal::Journal;
+use crate::scheduler::Scheduler;
 use crate::socket::{Frames, HubClients, Limits, Sockets};
 use crate::store::{Change, Store};
 use crate::threads::OnFatal;
@@ -152,6 +153,8 @@ impl Core {
 /// A running server.
 pub struct Server {
     core: Core,
+    scheduler: Scheduler,
+    scheduler_thread: JoinHandle<()>,
     gate: Gate,
     http: Http,
     fatal: Receiver<String>,
@@ -169,12 +172,19 @@ impl Server {
         let listener = bind_public(config.listen)
             .map_err(Error::io(format!("cannot listen on {}", config.listen)))?;
         let core = Core::start(config, None, true, &on_fatal)?;
+        let (scheduler, scheduler_thread) = Scheduler::start(
+            Arc::clone(&core.store),
+            core.journal.clone(),
+            core.engine.clone(),
+            Arc::clone(&on_fatal),
+        )?;
         let (socket_path, socket_dir) = socket_path(&config.data)?;
         let backend = bind_private(&socket_path)?;
         let context = http::Context {
             store: Arc::clone(&core.store),
             journal: core.journal.clone(),
             engine: core.engine.clone(),
+            scheduler: scheduler.clone(),
             hub: core.hub.clone(),
             origins: config.allow_origins.clone(),
             started,
@@ -200,6 +210,8 @@ impl Server {
         let gate = Gate::start(listener, socket_path, rules, sockets, on_fatal)?;
         Ok(Self {
             core,
+            scheduler,
+            scheduler_thread,
             gate,
             http,
             fatal,
@@ -227,6 +239,8 @@ impl Server {
     pub fn shutdown(self) {
         let began = Instant::now();
         self.gate.stop_accepting();
+        self.scheduler.shutdown();
+        join(self.scheduler_thread, "scheduler", PART_END_MAX);
         self.core.shutdown();
         let deadline = (Instant::now() + CLIENTS_END_MAX).min(began + MOST_END_MAX);
         let left = self.gate.join(deadline);

@@ -65,6 +65,7 @@ pub fn replace(context: &Context, id: FlowId, body: &[u8]) -> Answer {
 /// `DELETE /api/flows/{id}`.
 pub fn delete(context: &Context, id: FlowId) -> Answer {
     context.journal.commit_one(Change::DeleteFlow(id))?;
+    context.scheduler.look();
     Ok(Reply::empty())
 }
 

@@ -1,0 +1,131 @@
+//! `/api/flows/{id}/schedule`: when a flow runs by itself.
+
+use serde_json::{Value, json};
+
+use super::Context;
+use super::reply::{Failure, Reply, read_json};
+use crate::engine::checked_input;
+use crate::error::{Error, Fault, Result};
+use crate::event::{FlowId, Timestamp};
+use crate::schedule::{Missed, Schedule};
+use crate::store::{Change, NewSchedule, ScheduleRecord};
+
+type Answer = std::result::Result<Reply, Failure>;
+
+/// The zone of a schedule that names none.
+const ZONE_DEFAULT: &str = "UTC";
+/// The keys of a schedule.
+const KEYS: &str = "`cron`, `timezone`, `missed`, `input` and `enabled`";
+
+/// `PUT /api/flows/{id}/schedule`: nothing before now is due.
+pub fn set(context: &Context, flow_id: FlowId, body: &[u8]) -> Answer {
+    let schedule = check(flow_id, read_json(body)?)?;
+    context.journal.commit_one(Change::SetSchedule(schedule))?;
+    context.scheduler.look();
+    get(context, flow_id)
+}
+
+/// `GET /api/flows/{id}/schedule`.
+pub fn get(context: &Context, flow_id: FlowId) -> Answer {
+    let record = context.store.schedule(flow_id)?;
+    Ok(Reply::json(200, &view(&record)))
+}
+
+/// `DELETE /api/flows/{id}/schedule`.
+pub fn delete(context: &Context, flow_id: FlowId) -> Answer {
+    context
+        .journal
+        .commit_one(Change::DeleteSchedule(flow_id))?;
+    context.scheduler.look();
+    Ok(Reply::empty())
+}
+
+fn view(record: &ScheduleRecord) -> Value {
+    let schedule = Schedule::parse(&record.cron, &record.timezone).ok();
+    // A time that is due and about to be run is not the next any more.
+    let after = record.last.max(Timestamp::now());
+    let next = schedule
+        .as_ref()
+        .filter(|_| record.enabled)
+        .and_then(|schedule| schedule.next(after));
+    let local = next.and_then(|next| schedule.as_ref()?.local(next));
+    let input: Value = serde_json::from_str(&record.input).unwrap_or_default();
+    json!({
+        "cron": record.cron,
+        "timezone": record.timezone,
+        "missed": record.missed.as_str(),
+        "input": input,
+        "enabled": record.enabled,
+        "next": next,
+        "nextLocal": local,
+        "updatedAt": record.updated_at,
+    })
+}
+
+/// A schedule as it was posted, or all that is wrong with it.
+fn check(flow_id: FlowId, body: Value) -> Result<NewSchedule> {
+    let message = "the schedule cannot be set";
+    let Value::Object(mut body) = body else {
+        let fault = format!("must be an object of {KEYS}");
+        return Err(Error::invalid(message, "", fault));
+    };
+    let mut faults = Vec::new();
+    let mut text = |key: &str, default: Option<&str>, faults: &mut Vec<Fault>| {
+        let fault = match (body.remove(key), default) {
+            (Some(Value::String(text)), _) => return Some(text.trim().to_owned()),
+            (None, Some(default)) => return Some(default.to_owned()),
+            (None, None) => "is missing",
+            (Some(_), _) => "must be a text",
+        };
+        faults.push(Fault::new(key, fault));
+        None
+    };
+    let cron = text("cron", None, &mut faults);
+    let timezone = text("timezone", Some(ZONE_DEFAULT), &mut faults);
+    let missed = text("missed", Some(Missed::default().as_str()), &mut faults);
+    // What has a fault already is checked with something right in its place.
+    let checked = Schedule::parse(
+        cron.as_deref().unwrap_or("* * * * *"),
+        timezone.as_deref().unwrap_or(ZONE_DEFAULT),
+    );
+    faults.extend(checked.err().into_iter().flatten());
+    let missed = missed.and_then(|text| {
+        let missed = text.parse::<Missed>();
+        missed
+            .map_err(|why| faults.push(Fault::new("missed", why)))
+            .ok()
+    });
+    let input = match checked_input(body.remove("input").unwrap_or_default()) {
+        Ok(input) => input.to_string(),
+        Err(Error::Invalid { faults: more, .. }) => {
+            faults.extend(more);
+            String::new()
+        }
+        Err(error) => return Err(error),
+    };
+    let enabled = match body.remove("enabled") {
+        None => true,
+        Some(Value::Bool(enabled)) => enabled,
+        Some(_) => {
+            faults.push(Fault::new("enabled", "must be true or false"));
+            true
+        }
+    };
+    let unknown = format!("is not known here; there are {KEYS}");
+    faults.extend(body.keys().map(|key| Fault::new(key, unknown.as_str())));
+    match (cron, timezone, missed) {
+        (Some(cron), Some(timezone), Some(missed)) if faults.is_empty() => Ok(NewSchedule {
+            flow_id,
+            cron,
+            timezone,
+            missed,
+            input,
+            enabled,
+            at: Timestamp::now(),
+        }),
+        _ => Err(Error::Invalid {
+            message: message.into(),
+            faults,
+        }),
+    }
+}
