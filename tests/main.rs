@@ -20,6 +20,7 @@
 //! - `replay`: what a client missed comes after `since`, once and in order.
 //! - `retries`: what a node may do about its failure: try again, ask another, go on without.
 //! - `runs`: the exact messages of a run, well and failing; cancel; restart.
+//! - `triggers`: webhooks, their secrets and keys; schedules, their times missed and run.
 //! - `upstream`: a scripted provider over real sockets, for what no real one does on demand.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
@@ -41,4 +42,5 @@ mod providers;
 mod replay;
 mod retries;
 mod runs;
+mod triggers;
 mod upstream;
