@@ -9,6 +9,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use croner::Cron;
+use croner::errors::CronError;
 use croner::parser::{CronParser, Seconds, Year};
 use jiff::tz::TimeZone;
 
@@ -19,6 +20,9 @@ use crate::event::Timestamp;
 pub const CRON_BYTES_MAX: usize = 200;
 /// How long a time zone's name may be, in bytes.
 const ZONE_BYTES_MAX: usize = 100;
+
+/// The fields of a cron text, in order.
+const FIELDS: [&str; 5] = ["minute", "hour", "day of month", "month", "day of week"];
 
 /// What becomes of times that passed while no server ran.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -83,7 +87,9 @@ impl Schedule {
     /// Faults of what is no cron text or no time zone.
     pub fn parse(cron: &str, timezone: &str) -> Result<Self, Vec<Fault>> {
         let mut faults = Vec::new();
-        let cron = parse_cron(cron).map_err(|fault| faults.push(Fault::new("cron", fault)));
+        let cron = parse_cron(cron).map_err(|of_cron| {
+            faults.extend(of_cron.into_iter().map(|fault| Fault::new("cron", fault)));
+        });
         let zone = parse_zone(timezone).map_err(|fault| faults.push(Fault::new("timezone", fault)));
         match (cron, zone) {
             (Ok(cron), Ok(zone)) => Ok(Self { cron, zone }),
@@ -136,26 +142,42 @@ impl Schedule {
     }
 }
 
-fn parse_cron(text: &str) -> Result<Cron, String> {
+/// The five fields, or what is wrong with each of them.
+fn parse_cron(text: &str) -> Result<Cron, Vec<String>> {
     if text.len() > CRON_BYTES_MAX {
-        return Err(format!("is longer than {CRON_BYTES_MAX} bytes"));
+        return Err(vec![format!("is longer than {CRON_BYTES_MAX} bytes")]);
     }
     let fields: Vec<&str> = text.split_ascii_whitespace().collect();
-    if fields.len() != 5 {
-        return Err(
-            "must have five fields: minute, hour, day of month, month, day of week".to_owned(),
-        );
+    if fields.len() != FIELDS.len() {
+        return Err(vec![format!(
+            "must have five fields: {}",
+            FIELDS.join(", ")
+        )]);
     }
-    let mut items = fields.iter().flat_map(|field| field.split(','));
-    if items.any(str::is_empty) {
-        return Err("has a comma with nothing before or behind it".to_owned());
-    }
-    let cron = CronParser::builder()
+    let parser = CronParser::builder()
         .seconds(Seconds::Disallowed)
         .year(Year::Disallowed)
-        .build()
-        .parse(&fields.join(" "))
-        .map_err(|error| error.to_string())?;
+        .build();
+    // One by one, since the parser does not say which it is about.
+    let fault = |(at, field): (usize, &&str)| {
+        let mut alone = ["*"; FIELDS.len()];
+        alone[at] = field;
+        let why = if field.split(',').any(str::is_empty) {
+            "a comma needs something before and behind it".to_owned()
+        } else {
+            match parser.parse(&alone.join(" ")).err()? {
+                CronError::ComponentError(why) => why,
+                error => error.to_string(),
+            }
+        };
+        Some(format!("{} `{field}`: {why}", FIELDS[at]))
+    };
+    let faults: Vec<String> = fields.iter().enumerate().filter_map(fault).collect();
+    if !faults.is_empty() {
+        return Err(faults);
+    }
+    let cron = parser.parse(&fields.join(" "));
+    let cron = cron.map_err(|error| vec![error.to_string()])?;
     // A day that no month has is found out in a zone without changes, once and for all.
     let epoch = Timestamp(0);
     let always = Schedule {
@@ -164,7 +186,7 @@ fn parse_cron(text: &str) -> Result<Cron, String> {
     };
     match always.next(epoch) {
         Some(_) => Ok(always.cron),
-        None => Err("is never due: there is no such day".to_owned()),
+        None => Err(vec!["is never due: there is no such day".to_owned()]),
     }
 }
 
@@ -314,7 +336,7 @@ mod tests {
             "*/0 * * * *",
             "1,,2 * * * *",
             ",1 * * * *",
-            "a b c d e",
+            "a * * * *",
             "0 0 30 2 *",
             "0 0 31 4,6 *",
         ] {
@@ -322,6 +344,12 @@ mod tests {
             assert_eq!(faults.len(), 1, "{wrong}: {faults:?}");
             assert_eq!(faults[0].field, "cron", "{wrong}");
         }
+        let faults = Schedule::parse("1 24 x,2 * ,", "UTC").unwrap_err();
+        let messages: Vec<&str> = faults.iter().map(|f| f.message.as_str()).collect();
+        assert_eq!(messages.len(), 3);
+        assert!(messages[0].starts_with("hour `24`: "), "{messages:?}");
+        assert!(messages[1].starts_with("day of month `x,2`: "));
+        assert!(messages[2].starts_with("day of week `,`: "));
         let long = format!("{} * * * *", ["1"; CRON_BYTES_MAX].join(","));
         assert!(Schedule::parse(&long, "UTC").is_err());
         for wrong in ["", "Europe/Atlantis", "../../etc/passwd", "+01:00"] {

@@ -57,11 +57,11 @@ impl Scheduler {
     ) -> Result<(Self, JoinHandle<()>)> {
         let (wake, woken) = bounded(1);
         let stopping = Arc::new(AtomicBool::new(false));
-        let state = State::new(store, journal, engine, Timestamp::now());
-        let thread = {
-            let stopping = Arc::clone(&stopping);
-            vital("scheduler", on_fatal, move || state.run(&woken, &stopping))?
+        let state = State {
+            stopping: Arc::clone(&stopping),
+            ..State::new(store, journal, engine, Timestamp::now())
         };
+        let thread = vital("scheduler", on_fatal, move || state.run(&woken))?;
         Ok((Self { wake, stopping }, thread))
     }
 
@@ -103,6 +103,7 @@ struct State {
     held: HashMap<FlowId, Held>,
     /// Whether `planned` may be out of date.
     is_stale: bool,
+    stopping: Arc<AtomicBool>,
 }
 
 impl State {
@@ -115,11 +116,12 @@ impl State {
             planned: Vec::new(),
             held: HashMap::new(),
             is_stale: true,
+            stopping: Arc::default(),
         }
     }
 
-    fn run(mut self, woken: &Receiver<()>, stopping: &AtomicBool) {
-        while !stopping.load(Ordering::SeqCst) {
+    fn run(mut self, woken: &Receiver<()>) {
+        while !self.stopping.load(Ordering::SeqCst) {
             let next = self.look(Timestamp::now());
             match woken.recv_timeout(sleep(next, Timestamp::now())) {
                 Ok(()) => self.is_stale = true,
@@ -141,6 +143,10 @@ impl State {
             }
         }
         for at in 0..self.planned.len() {
+            // Thousands may be due at once, and the server is not to wait for them when it ends.
+            if self.stopping.load(Ordering::SeqCst) {
+                return None;
+            }
             if self.planned[at].next.is_some_and(|next| next <= now) {
                 self.act(at, now);
             }
@@ -182,12 +188,10 @@ impl State {
                 );
             }
         }
-        let planned = &self.planned;
-        self.held.retain(|flow_id, held| {
-            planned
-                .iter()
-                .any(|planned| planned.record.flow_id == *flow_id && planned.record.last < held.due)
-        });
+        let records = self.planned.iter().map(|planned| &planned.record);
+        let last: HashMap<FlowId, Timestamp> = records.map(|r| (r.flow_id, r.last)).collect();
+        self.held
+            .retain(|flow_id, held| last.get(flow_id).is_some_and(|last| *last < held.due));
         Ok(())
     }
 
@@ -213,7 +217,7 @@ impl State {
         let step = schedule.step(record.missed, record.last, since, now);
         let done = match step {
             Step::Wait => Ok(None),
-            Step::Run(due) => self.start(record, due).map(|()| Some(due)),
+            Step::Run(due) => self.start(flow_id, due).map(|()| Some(due)),
             Step::Skip(due) => {
                 log::info!("flow {flow_id} is not run for {due}, which was missed");
                 self.take(flow_id, due).map(|()| Some(due))
@@ -248,8 +252,8 @@ impl State {
     }
 
     /// Starts the run for a time, and commits with it that the time is dealt with.
-    fn start(&self, record: &ScheduleRecord, due: Timestamp) -> Result<()> {
-        let flow_id = record.flow_id;
+    fn start(&self, flow_id: FlowId, due: Timestamp) -> Result<()> {
+        let record = self.store.schedule(flow_id)?;
         let flow = self.store.flow(flow_id)?;
         let input: Value = serde_json::from_str(&record.input).unwrap_or_default();
         let take = |_: &_| vec![Change::TakeDue { flow_id, due }];
@@ -277,4 +281,198 @@ impl State {
 fn sleep(next: Option<Timestamp>, now: Timestamp) -> Duration {
     let ms = next.map_or(i64::MAX, |next| next.0.saturating_sub(now.0));
     Duration::from_millis(ms.max(0).unsigned_abs()).min(SLEEP_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::config::{Config, Overrides};
+    use crate::schedule::Missed;
+    use crate::server::Core;
+    use crate::store::{NewSchedule, RunFilter};
+
+    /// Everything but the network, and a scheduler without a thread, whose clock is the test's.
+    struct Bench {
+        core: Option<Core>,
+        state: State,
+        dir: TempDir,
+    }
+
+    fn at(text: &str) -> Timestamp {
+        format!("2026-11-23T{text}Z").parse().unwrap()
+    }
+
+    impl Bench {
+        fn started(now: &str) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let mut config = Config::load(Overrides::default()).unwrap();
+            config.data = dir.path().join("data");
+            let on_fatal: OnFatal = Arc::new(|name: &str| panic!("{name} ended"));
+            let core = Core::start(&config, None, true, &on_fatal).unwrap();
+            let (store, journal) = (Arc::clone(&core.store), core.journal.clone());
+            let state = State::new(store, journal, core.engine.clone(), at(now));
+            Self {
+                core: Some(core),
+                state,
+                dir,
+            }
+        }
+
+        fn core(&self) -> &Core {
+            self.core.as_ref().unwrap()
+        }
+
+        /// Sets the schedule of the first example flow.
+        fn set(&mut self, cron: &str, missed: Missed, now: &str) {
+            let schedule = NewSchedule {
+                flow_id: 1,
+                cron: cron.into(),
+                timezone: "UTC".into(),
+                missed,
+                input: json!({"topic": "bees"}).to_string(),
+                enabled: true,
+                at: at(now),
+            };
+            let change = Change::SetSchedule(schedule);
+            self.core().journal.commit_one(change).unwrap();
+            self.state.is_stale = true;
+        }
+
+        /// Lets it look at a clock that says `now`, and gives when it wants to look next.
+        fn look(&mut self, now: &str) -> Timestamp {
+            self.state.look(at(now)).unwrap()
+        }
+
+        fn runs(&self) -> usize {
+            let runs = self.core().store.runs(&RunFilter::default(), 1_000);
+            runs.unwrap().len()
+        }
+
+        fn last(&self) -> Timestamp {
+            self.core().store.schedule(1).unwrap().last
+        }
+
+        fn database(&self) -> rusqlite::Connection {
+            rusqlite::Connection::open(self.dir.path().join("data/flowledger.db")).unwrap()
+        }
+    }
+
+    impl Drop for Bench {
+        fn drop(&mut self) {
+            if let Some(core) = self.core.take() {
+                core.shutdown();
+            }
+        }
+    }
+
+    #[test]
+    fn it_runs_what_is_due_when_it_is_due_and_waits_for_the_next() {
+        let mut bench = Bench::started("08:00:00");
+        bench.set("*/10 * * * *", Missed::Skip, "08:00:00");
+        assert_eq!(bench.look("08:00:00"), at("08:10:00"));
+        assert_eq!(bench.look("08:09:59.999"), at("08:10:00"));
+        assert_eq!(bench.runs(), 0);
+        assert_eq!(bench.look("08:10:00.004"), at("08:20:00"));
+        assert_eq!((bench.runs(), bench.last()), (1, at("08:10:00")));
+        assert_eq!(bench.look("08:10:00.005"), at("08:20:00"));
+        assert_eq!(bench.runs(), 1);
+        // Late, but there: a busy machine.
+        assert_eq!(bench.look("08:20:59"), at("08:30:00"));
+        assert_eq!(bench.runs(), 2);
+    }
+
+    #[test]
+    fn a_clock_that_is_put_back_repeats_nothing_and_loses_nothing_that_was_not_run() {
+        let mut bench = Bench::started("12:00:00");
+        bench.set("0 * * * *", Missed::Skip, "08:30:00");
+        // Set by another clock: what passed before the start was missed.
+        assert_eq!(bench.look("12:00:00"), at("13:00:00"));
+        assert_eq!((bench.runs(), bench.last()), (0, at("12:00:00")));
+        assert_eq!(bench.look("13:00:00"), at("14:00:00"));
+        assert_eq!(bench.runs(), 1);
+        assert_eq!(bench.look("10:00:00"), at("14:00:00"));
+        assert_eq!(bench.look("13:00:00"), at("14:00:00"));
+        assert_eq!(bench.runs(), 1);
+        // Set again, it still does not repeat what was run; removed and set again, it starts anew.
+        bench.set("0 * * * *", Missed::Skip, "09:30:00");
+        assert_eq!(bench.look("09:30:00"), at("14:00:00"));
+        bench
+            .core()
+            .journal
+            .commit_one(Change::DeleteSchedule(1))
+            .unwrap();
+        bench.set("0 * * * *", Missed::Skip, "09:30:00");
+        assert_eq!(bench.look("09:30:00"), at("10:00:00"));
+        assert_eq!(bench.look("10:00:00"), at("11:00:00"));
+        assert_eq!(bench.runs(), 2);
+    }
+
+    #[test]
+    fn what_a_sleeping_machine_missed_is_left_out_or_made_up_for_once() {
+        for (missed, count) in [(Missed::Skip, 0), (Missed::Once, 1)] {
+            let mut bench = Bench::started("08:00:00");
+            bench.set("0 * * * *", missed, "08:00:00");
+            bench.look("08:00:00");
+            assert_eq!(bench.look("17:30:00"), at("18:00:00"), "{missed}");
+            assert_eq!((bench.runs(), bench.last()), (count, at("17:00:00")));
+            // The newest was not missed, and stands for all.
+            assert_eq!(bench.look("21:00:30"), at("22:00:00"), "{missed}");
+            assert_eq!(bench.runs(), count + 1, "{missed}");
+        }
+    }
+
+    #[test]
+    fn a_run_that_cannot_be_started_is_tried_again_in_a_minute() {
+        let mut bench = Bench::started("08:00:00");
+        bench.set("0 * * * *", Missed::Skip, "08:00:00");
+        bench.look("08:00:00");
+        let full =
+            "CREATE TRIGGER full BEFORE INSERT ON runs BEGIN SELECT raise(ABORT, 'full'); END";
+        bench.database().execute_batch(full).unwrap();
+        assert_eq!(bench.look("09:00:00.1"), at("09:01:00.1"));
+        // Neither the run nor that it was dealt with is written.
+        assert_eq!((bench.runs(), bench.last()), (0, at("08:00:00")));
+        assert_eq!(bench.look("09:01:00.2"), at("09:02:00.2"));
+        bench.database().execute_batch("DROP TRIGGER full").unwrap();
+        // It keeps that in mind when schedules change.
+        bench.state.is_stale = true;
+        assert_eq!(bench.look("09:02:00.1"), at("09:02:00.2"));
+        assert_eq!(bench.runs(), 0);
+        assert_eq!(bench.look("09:02:00.2"), at("10:00:00"));
+        assert_eq!((bench.runs(), bench.last()), (1, at("09:00:00")));
+    }
+
+    #[test]
+    fn a_schedule_that_was_removed_or_replaced_a_moment_ago_runs_nothing() {
+        let mut bench = Bench::started("08:00:00");
+        bench.set("0 * * * *", Missed::Once, "08:00:00");
+        bench.look("08:00:00");
+        bench.set("0 * * * *", Missed::Once, "09:00:00.5");
+        bench.state.is_stale = false;
+        assert_eq!(bench.state.look(at("09:00:01")), None);
+        assert_eq!(bench.runs(), 0);
+        assert_eq!(bench.look("09:00:01"), at("10:00:00"));
+        bench
+            .core()
+            .journal
+            .commit_one(Change::DeleteFlow(1))
+            .unwrap();
+        assert_eq!(bench.state.look(at("10:00:01")), None);
+        assert_eq!(bench.state.look(at("10:00:01")), None);
+        assert_eq!(bench.runs(), 0);
+    }
+
+    #[test]
+    fn it_sleeps_until_the_next_but_never_so_long_that_it_misses_a_step_of_the_clock() {
+        let now = at("08:00:00");
+        let until = |text: &str| sleep(Some(at(text)), now);
+        assert_eq!(until("08:00:00.250"), Duration::from_millis(250));
+        assert_eq!(until("07:00:00"), Duration::ZERO);
+        assert_eq!(until("09:00:00"), SLEEP_MAX);
+        assert_eq!(sleep(None, now), SLEEP_MAX);
+        assert_eq!(sleep(Some(Timestamp(i64::MAX)), Timestamp(-1)), SLEEP_MAX);
+    }
 }

@@ -38,7 +38,7 @@ pub struct ScheduleRecord {
     pub timezone: String,
     /// What becomes of times at which no server ran.
     pub missed: Missed,
-    /// The input of its runs, JSON.
+    /// The input of its runs, JSON; empty in lists.
     pub input: String,
     /// Whether it runs at all.
     pub enabled: bool,
@@ -50,8 +50,7 @@ pub struct ScheduleRecord {
 }
 
 const HOOK_COLUMNS: &str = "flow_id, slug, secret_hash, created_ms, secret_ms";
-const SCHEDULE_COLUMNS: &str =
-    "flow_id, cron, timezone, missed, input, enabled, updated_ms, last_ms";
+const SCHEDULE_COLUMNS: &str = "flow_id, cron, timezone, missed, enabled, updated_ms, last_ms";
 
 fn hook(row: &Row<'_>) -> rusqlite::Result<HookRecord> {
     Ok(HookRecord {
@@ -69,10 +68,10 @@ fn schedule(row: &Row<'_>) -> rusqlite::Result<ScheduleRecord> {
         cron: row.get(1)?,
         timezone: row.get(2)?,
         missed: parsed(row, 3)?,
-        input: row.get(4)?,
-        enabled: row.get(5)?,
-        updated_at: Timestamp(row.get(6)?),
-        last: Timestamp(row.get(7)?),
+        enabled: row.get(4)?,
+        updated_at: Timestamp(row.get(5)?),
+        last: Timestamp(row.get(6)?),
+        input: row.get(7)?,
     })
 }
 
@@ -125,7 +124,7 @@ impl Store {
         self.read(|connection| {
             connection
                 .prepare_cached(&format!(
-                    "SELECT {SCHEDULE_COLUMNS} FROM schedules WHERE flow_id = ?1"
+                    "SELECT {SCHEDULE_COLUMNS}, input FROM schedules WHERE flow_id = ?1"
                 ))?
                 .query_row([flow_id], schedule)
                 .optional()?
@@ -133,11 +132,12 @@ impl Store {
         })
     }
 
-    /// All schedules that are switched on, in the order of their flows.
+    /// All schedules that are switched on, in the order of their flows, without their inputs, which
+    /// together may be gigabytes.
     pub fn schedules(&self) -> Result<Vec<ScheduleRecord>> {
         self.read(|connection| {
             let mut statement = connection.prepare_cached(&format!(
-                "SELECT {SCHEDULE_COLUMNS} FROM schedules WHERE enabled ORDER BY flow_id"
+                "SELECT {SCHEDULE_COLUMNS}, '' FROM schedules WHERE enabled ORDER BY flow_id"
             ))?;
             let rows = statement.query_map([], schedule)?;
             Ok(rows.collect::<rusqlite::Result<_>>()?)
@@ -294,4 +294,78 @@ pub(super) fn prune_hook_keys(
             SELECT slug, key FROM hook_keys WHERE created_ms <= ?1 ORDER BY created_ms LIMIT ?2)",
         params![too_old(now), step],
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn database() -> Connection {
+        let mut connection = Connection::open_in_memory().unwrap();
+        super::super::schema::migrate(&mut connection).unwrap();
+        let flow = "INSERT INTO flows VALUES (1, 'a', '{}', NULL, 0, 0)";
+        connection.execute_batch(flow).unwrap();
+        connection
+    }
+
+    #[test]
+    fn a_key_may_be_used_again_after_a_day_whether_it_was_removed_or_not() {
+        let connection = database();
+        let hook = NewHook {
+            flow_id: 1,
+            slug: "s".into(),
+            secret_hash: "h".into(),
+            at: Timestamp(0),
+        };
+        set_hook(&connection, &hook).unwrap();
+        let take = |at: i64, secret_hash: &str| {
+            let delivery = Delivery {
+                slug: "s".into(),
+                secret_hash: secret_hash.into(),
+                key: Some("k".into()),
+                run_id: at.to_string(),
+                at: Timestamp(at),
+            };
+            take_delivery(&connection, &delivery)
+        };
+        take(5, "h").unwrap();
+        for at in [5, 6, 4 + HOOK_KEY_AGE_MAX_MS] {
+            assert!(matches!(take(at, "h"), Err(Error::Conflict(_))), "{at}");
+        }
+        // The secret was replaced while the delivery was under way.
+        assert!(matches!(take(7, "old"), Err(Error::NotFound(_))));
+        take(5 + HOOK_KEY_AGE_MAX_MS, "h").unwrap();
+        let prune = |now| prune_hook_keys(&connection, Timestamp(now), 10).unwrap();
+        assert_eq!(prune(4 + 2 * HOOK_KEY_AGE_MAX_MS), 0);
+        assert_eq!(prune(5 + 2 * HOOK_KEY_AGE_MAX_MS), 1);
+    }
+
+    #[test]
+    fn a_time_of_a_schedule_is_taken_once() {
+        let connection = database();
+        let mut new = NewSchedule {
+            flow_id: 1,
+            cron: "* * * * *".into(),
+            timezone: "UTC".into(),
+            missed: Missed::Skip,
+            input: "{}".into(),
+            enabled: true,
+            at: Timestamp(100),
+        };
+        let take = |due| take_due(&connection, 1, Timestamp(due));
+        assert!(take(101).is_err(), "there is none");
+        set_schedule(&connection, &new).unwrap();
+        assert!(take(100).is_err(), "it was set after that");
+        take(200).unwrap();
+        assert!(take(200).is_err());
+        assert!(take(150).is_err());
+        // Setting it again by a clock that was put back makes nothing due again.
+        new.at = Timestamp(150);
+        set_schedule(&connection, &new).unwrap();
+        assert!(take(200).is_err());
+        take(300).unwrap();
+        new.enabled = false;
+        set_schedule(&connection, &new).unwrap();
+        assert!(take(400).is_err());
+    }
 }
