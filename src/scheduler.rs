@@ -23,9 +23,10 @@ use crate::threads::{OnFatal, vital};
 
 /// How long it sleeps at most before it looks at the clock again, which somebody may have put
 /// forward or back.
-const SLEEP_MAX: Duration = Duration::from_secs(10);
-/// How late a time may be looked at and not count as missed, in milliseconds: while the machine
-/// sleeps, say, nothing runs either.
+const SLEEP_MAX: Duration = Duration::from_millis(SLEEP_MAX_MS.unsigned_abs());
+const SLEEP_MAX_MS: i64 = 10_000;
+/// How much later than it meant to it may look at the clock, in milliseconds. Beyond that the machine
+/// was asleep, or the clock was put forward: what was due by then was missed.
 const LATE_MAX_MS: i64 = 60_000;
 /// After how long a time is tried again whose run could not be started, in milliseconds.
 const RETRY_MS: i64 = 60_000;
@@ -85,9 +86,10 @@ struct Planned {
     next: Option<Timestamp>,
 }
 
-/// A time whose run could not be started.
+/// A schedule that could not be dealt with for now.
 struct Held {
-    due: Timestamp,
+    /// The time whose run could not be started; none where one could not be left out.
+    due: Option<Timestamp>,
     /// When it is tried again.
     until: Timestamp,
 }
@@ -97,8 +99,10 @@ struct State {
     store: Arc<Store>,
     journal: Journal,
     engine: Engine,
-    /// Times up to this one passed while no server ran.
-    started: Timestamp,
+    /// Times up to this one passed while nobody looked.
+    missed_upto: Timestamp,
+    /// When it was awake last.
+    awake_at: Timestamp,
     planned: Vec<Planned>,
     held: HashMap<FlowId, Held>,
     /// Whether `planned` may be out of date.
@@ -112,7 +116,8 @@ impl State {
             store,
             journal,
             engine,
-            started,
+            missed_upto: started,
+            awake_at: started,
             planned: Vec::new(),
             held: HashMap::new(),
             is_stale: true,
@@ -123,6 +128,8 @@ impl State {
     fn run(mut self, woken: &Receiver<()>) {
         while !self.stopping.load(Ordering::SeqCst) {
             let next = self.look(Timestamp::now());
+            // A look that starts many runs takes a while, and is no sleep.
+            self.awake_at = Timestamp::now();
             match woken.recv_timeout(sleep(next, Timestamp::now())) {
                 Ok(()) => self.is_stale = true,
                 Err(RecvTimeoutError::Timeout) => {}
@@ -133,8 +140,13 @@ impl State {
 
     /// Does what is due at `now`, and gives when there is something to do next.
     fn look(&mut self, now: Timestamp) -> Option<Timestamp> {
-        // Where the clock was put back, a server runs at those times by now.
-        self.started = self.started.min(now);
+        let asleep_ms = now.0.saturating_sub(self.awake_at.0);
+        if asleep_ms > LATE_MAX_MS + SLEEP_MAX_MS {
+            self.missed_upto = Timestamp(now.0 - LATE_MAX_MS);
+        }
+        self.awake_at = now;
+        // Where the clock was put back, somebody looks at those times by now.
+        self.missed_upto = self.missed_upto.min(now);
         if self.is_stale {
             match self.read(now) {
                 Ok(()) => self.is_stale = false,
@@ -190,8 +202,10 @@ impl State {
         }
         let records = self.planned.iter().map(|planned| &planned.record);
         let last: HashMap<FlowId, Timestamp> = records.map(|r| (r.flow_id, r.last)).collect();
-        self.held
-            .retain(|flow_id, held| last.get(flow_id).is_some_and(|last| *last < held.due));
+        self.held.retain(|flow_id, held| {
+            last.get(flow_id)
+                .is_some_and(|last| held.due.is_none_or(|due| *last < due))
+        });
         Ok(())
     }
 
@@ -207,12 +221,10 @@ impl State {
             record, schedule, ..
         } = &self.planned[at];
         let flow_id = record.flow_id;
-        let mut since = self
-            .started
-            .max(Timestamp(now.0.saturating_sub(LATE_MAX_MS)));
-        if let Some(held) = self.held.get(&flow_id) {
+        let mut since = self.missed_upto;
+        if let Some(Held { due: Some(due), .. }) = self.held.get(&flow_id) {
             // Not missed: it was there in time.
-            since = since.min(Timestamp(held.due.0 - 1));
+            since = since.min(Timestamp(due.0 - 1));
         }
         let step = schedule.step(record.missed, record.last, since, now);
         let done = match step {
@@ -236,14 +248,17 @@ impl State {
                 self.is_stale = true;
                 return;
             }
-            (Err(error), Step::Run(due) | Step::Skip(due)) => {
+            (Err(error), step) => {
+                let due = match step {
+                    Step::Run(due) => Some(due),
+                    Step::Skip(_) | Step::Wait => None,
+                };
                 log::warn!(
-                    "flow {flow_id} cannot be run for {due} by its schedule, trying again in a minute: {error}"
+                    "flow {flow_id} cannot be run by its schedule, trying again in a minute: {error}"
                 );
                 let until = Timestamp(now.0.saturating_add(RETRY_MS));
                 self.held.insert(flow_id, Held { due, until });
             }
-            (Err(_), Step::Wait) => {}
         }
         let Planned {
             record, schedule, ..
@@ -443,6 +458,30 @@ mod tests {
         assert_eq!(bench.runs(), 0);
         assert_eq!(bench.look("09:02:00.2"), at("10:00:00"));
         assert_eq!((bench.runs(), bench.last()), (1, at("09:00:00")));
+    }
+
+    #[test]
+    fn a_missed_time_is_still_left_out_when_that_can_be_written_only_later() {
+        let mut bench = Bench::started("09:30:00");
+        bench.set("0 * * * *", Missed::Skip, "08:00:00");
+        let full =
+            "CREATE TRIGGER full BEFORE UPDATE ON schedules BEGIN SELECT raise(ABORT, 'full'); END";
+        bench.database().execute_batch(full).unwrap();
+        assert_eq!(bench.look("09:30:00"), at("09:31:00"));
+        bench.database().execute_batch("DROP TRIGGER full").unwrap();
+        assert_eq!(bench.look("09:31:00"), at("10:00:00"));
+        assert_eq!((bench.runs(), bench.last()), (0, at("09:00:00")));
+    }
+
+    #[test]
+    fn what_comes_due_while_many_runs_are_started_is_not_missed() {
+        let mut bench = Bench::started("08:00:00");
+        bench.set("* * * * *", Missed::Skip, "08:00:00");
+        bench.look("08:00:00");
+        // As after a look that took three minutes.
+        bench.state.awake_at = at("08:03:10");
+        assert_eq!(bench.look("08:03:10"), at("08:04:00"));
+        assert_eq!((bench.runs(), bench.last()), (1, at("08:03:00")));
     }
 
     #[test]

@@ -290,6 +290,10 @@ fn a_route_or_a_method_that_does_not_exist_is_named() {
             "/api/flows/-1",
             "/api/flows/999",
             "/api/flows/999/status",
+            "/api/flows/999/hook",
+            "/api/flows/999/schedule",
+            "/hooks",
+            "/hooks/a/b",
             "/api/runs/999",
         ] {
             let response = server.get(path);
@@ -301,6 +305,9 @@ fn a_route_or_a_method_that_does_not_exist_is_named() {
             ("DELETE", "/api/flows", "GET, POST"),
             ("GET", "/api/flows/1/execute", "POST"),
             ("POST", "/api/flows/1/status", "GET"),
+            ("PATCH", "/api/flows/1/hook", "GET, PUT, DELETE"),
+            ("POST", "/api/flows/1/schedule", "GET, PUT, DELETE"),
+            ("GET", "/hooks/x", "POST"),
             ("PUT", "/api/runs", "GET"),
             ("DELETE", "/api/runs/x", "GET"),
             ("GET", "/api/runs/x/cancel", "POST"),
