@@ -309,7 +309,7 @@ fn a_route_or_a_method_that_does_not_exist_is_named() {
             ("POST", "/api/flows/1/schedule", "GET, PUT, DELETE"),
             ("GET", "/hooks/x", "POST"),
             ("PUT", "/api/runs", "GET"),
-            ("DELETE", "/api/runs/x", "GET"),
+            ("PATCH", "/api/runs/x", "GET, DELETE"),
             ("GET", "/api/runs/x/cancel", "POST"),
             ("POST", "/api/ledger", "GET"),
             ("DELETE", "/api/ledger.csv", "GET"),
