@@ -560,10 +560,15 @@ impl State {
                 continue;
             };
             run.pending.splice(..0, take_lost(&mut self.lost, &run_id));
-            let mut before = Vec::new();
-            if run.has_node() {
+            let has_more = run.has_node();
+            if has_more {
                 self.ready.push_back(run_id.clone());
-                // Two nodes start at once: what came before must not wait for either.
+            }
+            // Where this is the run's only node under way, what came before goes with its intent,
+            // and nothing else can start until that is committed. Else another node, now or when
+            // one of the others ends, could start and be committed first, without what it needs.
+            let mut before = Vec::new();
+            if has_more || run.progress.running() > 1 {
                 before = std::mem::take(&mut run.pending);
             }
             let job = run.job(node);

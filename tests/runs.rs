@@ -238,6 +238,50 @@ fn streamed_text_goes_out_while_it_comes_and_usage_is_that_of_the_last_chunk() {
 }
 
 #[test]
+fn no_node_starts_before_the_end_of_what_it_needs_is_committed() {
+    // `quick` and `slow` are both called. `quick` ends, and `dull` takes its end along while it
+    // renders for long; then `slow` ends, and `last`, which needs both, may start.
+    let (ended, wait) = crossbeam_channel::bounded::<()>(1);
+    let upstream = Upstream::start(move |body, stream| {
+        if body.contains("Slow") {
+            let _ = wait.recv_timeout(DEADLINE);
+        }
+        let _ = stream.write_all(completion("done", 1, 1).as_bytes());
+        if body.contains("Quick") {
+            // Until the answer was read and the other side is gone.
+            let _ = std::io::Read::read(stream, &mut [0; 1]);
+            let _ = ended.send(());
+        }
+    });
+    let server = with_upstream(&upstream);
+    let node = |id, prompt| {
+        let mut node = agent(id, "openai", "gpt-4o-mini", prompt);
+        node["data"]["stream"] = json!(false);
+        node
+    };
+    let long = "{% for i in range(9999) %}{% if nodes.quick.output == i %}{% endif %}{% endfor %}";
+    let edge = |source, target| json!({"source": source, "target": target});
+    let flow = server.save(&json!({"name": "Two at once", "data": {
+        "nodes": [node("quick", "Quick"), node("slow", "Slow"), node("dull", long),
+            node("last", "{{ nodes.quick.output }} {{ nodes.slow.output }}")],
+        "edges": [edge("quick", "dull"), edge("quick", "last"), edge("slow", "last")]}}));
+    let mut client = server.client();
+    let run = server.run(flow, &json!({}));
+    assert_eq!(run["status"], "COMPLETED", "{run}");
+    let seen = client.until_type("FLOW_COMPLETED");
+    let place = |kind: &str, node: &str| {
+        let fits = |m: &Value| m["type"] == kind && m["payload"]["nodeId"] == node;
+        seen.iter().position(fits).unwrap()
+    };
+    for needed in ["quick", "slow"] {
+        assert!(
+            place("NODE_COMPLETED", needed) < place("NODE_STARTED", "last"),
+            "{needed}: {seen:#?}"
+        );
+    }
+}
+
+#[test]
 fn cancel_takes_effect_within_a_second_in_the_middle_of_an_answer() {
     let upstream = Upstream::start(|_, stream| {
         let _ = stream.write_all(format!("{STREAM_HEAD}{}", delta("Once upon")).as_bytes());
