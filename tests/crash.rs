@@ -699,6 +699,30 @@ fn money(value: &Value) -> Option<Usd> {
     serde_json::from_value(value.clone()).unwrap()
 }
 
+/// Tokens of prompts, tokens of answers, and cost.
+type Sums = (Option<u64>, Option<u64>, Option<Usd>);
+
+/// As they are told of a run or a node.
+fn sums(of: &Value) -> Sums {
+    (
+        of["inputTokens"].as_u64(),
+        of["outputTokens"].as_u64(),
+        money(&of["cost"]),
+    )
+}
+
+/// As they should be: those of all attempts. A call whose cost is not known makes the whole unknown.
+fn sums_of(rows: &[&LedgerEntry]) -> Sums {
+    let cost = rows
+        .iter()
+        .try_fold(Usd::ZERO, |sum, row| Some(sum.plus(row.total_cost_usd?)));
+    (
+        Some(rows.iter().map(|row| row.usage.input_tokens).sum()),
+        Some(rows.iter().map(|row| row.usage.output_tokens).sum()),
+        cost,
+    )
+}
+
 impl<'a> Audit<'a> {
     fn expect(&mut self, is_so: bool, what: impl FnOnce() -> String) {
         if !is_so {
@@ -789,19 +813,7 @@ impl<'a> Audit<'a> {
             }
             rows_of_run.extend(rows);
         }
-        let input: u64 = rows_of_run.iter().map(|row| row.usage.input_tokens).sum();
-        let output: u64 = rows_of_run.iter().map(|row| row.usage.output_tokens).sum();
-        let cost = rows_of_run
-            .iter()
-            .try_fold(Usd::ZERO, |sum, row| Some(sum.plus(row.total_cost_usd?)));
-        let sums = |of: &Value| {
-            (
-                of["inputTokens"].as_u64(),
-                of["outputTokens"].as_u64(),
-                money(&of["cost"]),
-            )
-        };
-        let right = (Some(input), Some(output), cost);
+        let right = sums_of(&rows_of_run);
         self.expect(sums(run) == right, || {
             format!(
                 "the sums of {token} are {:?}, those of its rows {right:?}",
@@ -856,9 +868,7 @@ impl<'a> Audit<'a> {
         }
         let is_right = view["status"] == "COMPLETED"
             && view["attempt"] == rows.len()
-            && view["inputTokens"] == bought.input_tokens
-            && view["outputTokens"] == bought.output_tokens
-            && money(&view["cost"]) == Some(cost_of(bought))
+            && sums(view) == sums_of(rows)
             && view["resultPreview"] == preview(output)
             && view["error"].is_null();
         self.expect(is_right, || format!("{name} is not told rightly: {view}"));
