@@ -30,8 +30,11 @@ const EVENTS_MAX: u64 = 1_000_000;
 const EVENT_AGE_MAX_MS: i64 = 7 * 24 * 60 * 60 * 1000;
 /// Old events and keys of deliveries are removed in steps of this many …
 const PRUNE_STEP: usize = 500;
-/// … at most this often, so that writing never waits for it for long.
+/// … at most this often, so that writing never waits for it for long …
 const PRUNE_INTERVAL: Duration = Duration::from_millis(500);
+/// … and where a step was not enough, this often: 25,000 events a second, more than a busy server
+/// writes.
+const PRUNE_INTERVAL_BEHIND: Duration = Duration::from_millis(20);
 
 /// How often somebody who waits for a commit looks whether the journal has ended.
 const END_POLL: Duration = Duration::from_millis(100);
@@ -90,6 +93,7 @@ impl Journal {
             publisher,
             retention,
             pruned_at: Instant::now(),
+            prune_after: PRUNE_INTERVAL,
             too_many_upto: None,
             counted_at: None,
         };
@@ -167,6 +171,8 @@ struct State {
     publisher: Box<dyn Publish>,
     retention: Retention,
     pruned_at: Instant,
+    /// How long after that it is time again.
+    prune_after: Duration,
     /// The newest run that there is no room for, when it was looked at last.
     too_many_upto: Option<RunId>,
     counted_at: Option<Instant>,
@@ -183,7 +189,7 @@ impl State {
         loop {
             let mut entries = Vec::new();
             let mut stop = false;
-            match received.recv_timeout(PRUNE_INTERVAL) {
+            match received.recv_timeout(self.prune_after) {
                 Ok(first) => {
                     let rest = received.try_iter().take(BATCH_ENTRIES_MAX - 1);
                     for command in std::iter::once(first).chain(rest) {
@@ -247,15 +253,19 @@ impl State {
     }
 
     fn prune(&mut self) {
-        if self.pruned_at.elapsed() < PRUNE_INTERVAL {
+        if self.pruned_at.elapsed() < self.prune_after {
             return;
         }
         self.pruned_at = Instant::now();
+        self.prune_after = PRUNE_INTERVAL;
         let before = Timestamp(Timestamp::now().0 - EVENT_AGE_MAX_MS);
         let pruned = self
             .writer
             .prune_events(EVENTS_MAX, before, PRUNE_STEP)
             .and_then(|count| {
+                if count == PRUNE_STEP {
+                    self.prune_after = PRUNE_INTERVAL_BEHIND;
+                }
                 if count > 0 {
                     self.writer.oldest_seq().map(Some)
                 } else {
