@@ -348,17 +348,15 @@ fn nodes_that_do_not_need_each_other_run_at_the_same_time() {
 
 #[test]
 fn a_run_that_a_shutdown_interrupts_goes_on_and_buys_no_finished_node_again() {
-    let stuck = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
-    let upstream = {
-        let stuck = stuck.clone();
-        Upstream::start(move |body, stream| {
-            if body.contains("second") && stuck.load(std::sync::atomic::Ordering::SeqCst) {
-                let _ = std::io::Read::read(stream, &mut [0; 1]);
-                return;
-            }
-            let _ = stream.write_all(completion("hi", 1, 1).as_bytes());
-        })
-    };
+    // Only the first call of the second node is not answered.
+    let is_stuck = AtomicBool::new(true);
+    let upstream = Upstream::start(move |body, stream| {
+        if body.contains("second") && is_stuck.swap(false, Ordering::SeqCst) {
+            let _ = std::io::Read::read(stream, &mut [0; 1]);
+            return;
+        }
+        let _ = stream.write_all(completion("hi", 1, 1).as_bytes());
+    });
     let mut server = with_upstream(&upstream);
     let flow = server.save(&chain(
         "Long",
@@ -371,7 +369,6 @@ fn a_run_that_a_shutdown_interrupts_goes_on_and_buys_no_finished_node_again() {
     for _ in 0..2 {
         upstream.requests().recv_timeout(DEADLINE).unwrap();
     }
-    stuck.store(false, std::sync::atomic::Ordering::SeqCst);
     server.start_again();
     eventually("the run goes on", || {
         server.get(&format!("/api/runs/{run_id}")).json()["status"] == "COMPLETED"
