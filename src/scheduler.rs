@@ -86,7 +86,7 @@ struct Planned {
     next: Option<Timestamp>,
 }
 
-/// A schedule that could not be dealt with for now.
+/// A schedule that is tried again later: its run could not be started, or a time not be left out.
 struct Held {
     /// The time whose run could not be started; none where one could not be left out.
     due: Option<Timestamp>,
