@@ -5,6 +5,7 @@
 //! Everything that happens to a run is a [`Happening`]; everything that must last is a [`Change`]
 //! that goes through the journal before it counts.
 
+mod items;
 mod queue;
 mod run;
 mod work;
@@ -21,7 +22,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use self::queue::{Queue, Waiting};
-use self::run::ActiveRun;
+use self::run::{ActiveRun, Unit};
 use self::work::{Job, Outcome, Worker};
 use crate::error::{Error, Result};
 use crate::event::{CallStatus, LedgerEntry, RunId, RunStatus, Timestamp, Usage};
@@ -59,10 +60,10 @@ enum Happening {
         run_id: RunId,
         answer: Sender<Result<()>>,
     },
-    /// A worker is done with a node.
-    NodeEnded {
+    /// A worker is done with a node or an item.
+    UnitEnded {
         run_id: RunId,
-        node: usize,
+        unit: Unit,
         outcome: Outcome,
     },
     /// The end of a run is committed, or could not be.
@@ -429,7 +430,7 @@ struct State {
     ready: VecDeque<RunId>,
     /// Nodes that pause before their next attempt, the first to go on first. Of a run that is over
     /// they are left where they are until their time comes.
-    pauses: BinaryHeap<Reverse<(Instant, RunId, usize)>>,
+    pauses: BinaryHeap<Reverse<(Instant, RunId, Unit)>>,
     /// Calls under way.
     calls: usize,
     unsaved: Vec<Unsaved>,
@@ -448,12 +449,12 @@ impl State {
                 Ok(Happening::Accepted(run)) => self.accept(*run),
                 Ok(Happening::LeftOver(run)) => self.take_over(run),
                 Ok(Happening::Cancel { run_id, answer }) => drop(answer.send(self.cancel(&run_id))),
-                Ok(Happening::NodeEnded {
+                Ok(Happening::UnitEnded {
                     run_id,
-                    node,
+                    unit,
                     outcome,
                 }) => {
-                    self.node_ended(&run_id, node, outcome);
+                    self.unit_ended(&run_id, unit, outcome);
                 }
                 Ok(Happening::Saved { run_id, result }) => self.saved(&run_id, result),
                 Ok(Happening::Unwritten { run_id, changes }) => self.lost.push((run_id, changes)),
@@ -556,11 +557,11 @@ impl State {
             let Some(run) = self.active.get_mut(&run_id) else {
                 continue;
             };
-            let Some(node) = run.take_node() else {
+            let Some(unit) = run.take() else {
                 continue;
             };
             run.pending.splice(..0, take_lost(&mut self.lost, &run_id));
-            let has_more = run.has_node();
+            let has_more = run.has_more();
             if has_more {
                 self.ready.push_back(run_id.clone());
             }
@@ -568,10 +569,10 @@ impl State {
             // and nothing else can start until that is committed. Else another node, now or when
             // one of the others ends, could start and be committed first, without what it needs.
             let mut before = Vec::new();
-            if has_more || run.progress.running() > 1 {
+            if has_more || !run.is_with_one_worker() {
                 before = std::mem::take(&mut run.pending);
             }
-            let job = run.job(node);
+            let job = run.job(unit);
             self.submit(&run_id, before);
             self.calls += 1;
             self.hand_over(run_id, job);
@@ -586,29 +587,29 @@ impl State {
     }
 
     fn hand_over(&self, run_id: RunId, job: Job) {
-        let node = job.node;
+        let unit = job.unit;
         let (worker, happenings) = (self.worker.clone(), self.happenings.clone());
         let on_busy = job.cannot_run();
         let (id, back) = (run_id.clone(), happenings.clone());
         let handed = self.pool.run(Box::new(move || {
             let outcome = worker.run(job);
-            let _ = happenings.send(Happening::NodeEnded {
+            let _ = happenings.send(Happening::UnitEnded {
                 run_id,
-                node,
+                unit,
                 outcome,
             });
         }));
         if let Err(error) = handed {
             let outcome = on_busy(format!("the node could not be started: {error}"));
-            let _ = back.send(Happening::NodeEnded {
+            let _ = back.send(Happening::UnitEnded {
                 run_id: id,
-                node,
+                unit,
                 outcome,
             });
         }
     }
 
-    fn node_ended(&mut self, run_id: &RunId, node: usize, outcome: Outcome) {
+    fn unit_ended(&mut self, run_id: &RunId, unit: Unit, outcome: Outcome) {
         self.calls -= 1;
         let Some(run) = self.active.get_mut(run_id) else {
             return;
@@ -618,9 +619,9 @@ impl State {
             self.submit(run_id, outcome.interrupted());
             return;
         }
-        if let Some(pause) = run.node_ended(node, outcome) {
+        if let Some(pause) = run.ended(unit, outcome) {
             let due = Instant::now() + pause;
-            self.pauses.push(Reverse((due, run_id.clone(), node)));
+            self.pauses.push(Reverse((due, run_id.clone(), unit)));
         }
         self.go_on(run_id);
     }
@@ -632,7 +633,7 @@ impl State {
         };
         if run.progress.is_over() {
             self.finish(run_id);
-        } else if run.has_node() {
+        } else if run.has_more() {
             self.ready.push_back(run_id.clone());
         } else {
             let pending = std::mem::take(&mut run.pending);
@@ -644,10 +645,10 @@ impl State {
     fn end_pauses(&mut self) {
         while let Some(Reverse((due, _, _))) = self.pauses.peek()
             && *due <= Instant::now()
-            && let Some(Reverse((_, run_id, node))) = self.pauses.pop()
+            && let Some(Reverse((_, run_id, unit))) = self.pauses.pop()
         {
             let run = self.active.get_mut(&run_id);
-            if run.is_some_and(|run| run.pause_over(node)) {
+            if run.is_some_and(|run| run.pause_over(unit)) {
                 self.go_on(&run_id);
             }
         }

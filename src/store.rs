@@ -26,7 +26,7 @@ pub use changes::{
 pub use events::LoggedEvent;
 pub use flows::FlowRecord;
 pub use ledger::{GROUPS, LedgerFilter, Summary, Sums};
-pub use runs::{LeftOver, NodeRecord, NodeStatus, OpenRun, Run, RunFilter};
+pub use runs::{ItemRecord, LeftOver, NodeRecord, NodeStatus, OpenRun, Run, RunFilter};
 pub use triggers::{HOOK_KEY_AGE_MAX_MS, HookRecord, ScheduleRecord};
 
 use crate::error::{Error, Result};

@@ -14,6 +14,7 @@
 //! - `invariants`: what holds for every head and every message of a client, tried on the corpora of
 //!   the fuzz targets.
 //! - `limits`: what is too deep, too much or cut short harms nobody.
+//! - `maps`: a call for each item of a list: in order, at once, failing, again after a restart.
 //! - `nodes`: inputs, conditions, templates and outputs, and how runs go around them.
 //! - `page`: what a person sees and does in the page, and pages of other origins.
 //! - `providers`: what providers answer, refuse and break off, and what the ledger says of it.
@@ -36,6 +37,7 @@ mod history;
 mod hub;
 mod invariants;
 mod limits;
+mod maps;
 mod nodes;
 mod page;
 mod providers;

@@ -361,6 +361,7 @@ fn flow_of(text: &str) -> Option<u64> {
 fn change(flow: u64, size: usize) -> Change {
     Change::StartNode {
         node: NodeRef {
+            item: None,
             flow_id: i64::try_from(flow).unwrap(),
             run_id: "stress".into(),
             node_id: "node".into(),

@@ -1,24 +1,44 @@
 //! A run that is under way: what is known of it, and what follows when something happens to it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
 use serde_json::Value;
 
+use super::items::Items;
 use super::queue::Waiting;
-use super::work::{Job, NodeOutput, Outcome, Remedy};
+use super::work::{Job, JobItem, NodeOutput, Outcome, Remedy};
 use crate::event::{FlowId, RunId, RunStatus, Timestamp};
-use crate::flow::{Graph, Node, OnError, Progress, Verdict};
+use crate::flow::{Graph, Node, NodeKind, OnError, Progress, Verdict};
 use crate::gateway::Cancel;
-use crate::store::{Change, NewRun, NodeRef, NodeStatus, OpenRun};
+use crate::store::{Change, ItemRecord, NewRun, NodeRef, NodeStatus, OpenRun};
 
-/// How many nodes of one run are at work at a time.
-const NODES_AT_ONCE_MAX: usize = 16;
+/// How many nodes of one run, and items of maps, are at work at a time.
+const UNITS_AT_ONCE_MAX: usize = 16;
 /// A provider that wants one to wait for longer is not asked again, the next one is.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(10 * 60);
 /// Why a node is not tried again after a restart.
 const NOT_ASKED_AGAIN: &str = "the server ended during the call, which may have been billed, and the node says not to make it again (retry.afterRestart)";
+
+/// Why a node that pauses, or a map between two items, is over.
+const RUN_ENDS: &str = "not tried again, because the run ends";
+
+/// What one worker is given: a node, or an item of a map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Unit {
+    /// The node, by its index in the graph.
+    pub node: usize,
+    /// The item, by its place in the list.
+    pub item: Option<usize>,
+}
+
+impl Unit {
+    fn node(node: usize) -> Self {
+        Self { node, item: None }
+    }
+}
 
 /// What follows from an output for those behind it.
 fn verdict(output: &NodeOutput) -> Verdict {
@@ -42,10 +62,12 @@ pub enum End {
     Cancelled,
 }
 
-/// Where a node is in what it may try. After a restart it begins again.
+/// What was tried for a node or an item.
 #[derive(Clone, Copy, Debug, Default)]
-struct Tries {
-    /// Which of its targets is asked.
+pub struct Tries {
+    /// How often it was started, over all targets and restarts.
+    pub started: u32,
+    /// Which of its targets is asked; the first again after a restart.
     target: usize,
     /// How often that one was asked.
     attempts: u32,
@@ -66,14 +88,18 @@ pub struct ActiveRun {
     input: Arc<Value>,
     /// Outputs of nodes that are over, by index.
     outputs: Vec<Option<NodeOutput>>,
-    /// How often each node was started, by index.
-    attempts: Vec<u32>,
-    /// Where each node is in what it may try, by index.
+    /// What was tried for each node, by index.
     tries: Vec<Tries>,
-    /// Nodes that pause before their next attempt.
-    pausing: Vec<usize>,
-    /// Nodes whose pause is over.
-    again: Vec<usize>,
+    /// The maps that are under way and know their items, by the node's index.
+    maps: BTreeMap<usize, Items>,
+    /// Items of maps that had begun before a restart, until the map goes on.
+    items_before: BTreeMap<usize, Vec<ItemRecord>>,
+    /// What workers have.
+    at_work: usize,
+    /// What pauses before its next attempt.
+    pausing: Vec<Unit>,
+    /// What has paused.
+    again: Vec<Unit>,
     cancel: Cancel,
     end: Option<End>,
     /// Whether it began in an earlier process.
@@ -97,8 +123,10 @@ impl ActiveRun {
             graph: Arc::new(graph),
             input: Arc::new(input),
             outputs: vec![None; count],
-            attempts: vec![0; count],
             tries: vec![Tries::default(); count],
+            maps: BTreeMap::new(),
+            items_before: BTreeMap::new(),
+            at_work: 0,
             pausing: Vec::new(),
             again: Vec::new(),
             cancel: Cancel::new(),
@@ -113,10 +141,11 @@ impl ActiveRun {
     pub fn restored(open: OpenRun, graph: Graph) -> Self {
         let count = graph.nodes().len();
         let mut outputs = vec![None; count];
-        let mut attempts = vec![0; count];
+        let mut tries = vec![Tries::default(); count];
+        let mut items_before = BTreeMap::new();
         let mut done = Vec::new();
         let mut end = None;
-        let mut given_up = Vec::new();
+        let (mut given_up, mut failed_maps) = (Vec::new(), Vec::new());
         for record in open.nodes {
             let Some(at) = graph
                 .nodes()
@@ -126,13 +155,24 @@ impl ActiveRun {
                 continue;
             };
             let node = &graph.nodes()[at];
-            attempts[at] = record.attempt;
+            tries[at].started = record.attempt;
+            if record.status == NodeStatus::Running
+                && let Some(item) = record.failed_item()
+            {
+                failed_maps.push((at, item));
+            }
+            if !record.items.is_empty() {
+                items_before.insert(at, record.items);
+            }
             if record.status == NodeStatus::Completed {
                 let text: Arc<str> = record.output.unwrap_or_default().into();
                 let output = NodeOutput::of(node, &text);
                 done.push((at, verdict(&output)));
                 outputs[at] = Some(output);
-            } else if record.status == NodeStatus::Running && !may_be_asked_again(node) {
+            } else if record.status == NodeStatus::Running
+                && !matches!(node.kind, NodeKind::Map(_))
+                && !may_be_asked_again(node)
+            {
                 given_up.push(at);
             } else if record.status == NodeStatus::Failed {
                 end = Some(End::Failed {
@@ -156,8 +196,10 @@ impl ActiveRun {
             graph: Arc::new(graph),
             input: Arc::new(serde_json::from_str(&open.run.input).unwrap_or_default()),
             outputs,
-            attempts,
-            tries: vec![Tries::default(); count],
+            tries,
+            maps: BTreeMap::new(),
+            items_before,
+            at_work: 0,
             pausing: Vec::new(),
             again: Vec::new(),
             cancel: Cancel::new(),
@@ -169,7 +211,11 @@ impl ActiveRun {
         run.skip();
         for node in given_up {
             run.progress.take_this(node);
-            run.give_up(node, NOT_ASKED_AGAIN.to_owned(), false);
+            run.give_up(Unit::node(node), NOT_ASKED_AGAIN.to_owned(), false);
+        }
+        for (node, error) in failed_maps {
+            run.progress.take_this(node);
+            run.fail(Unit::node(node), error, false);
         }
         run
     }
@@ -209,41 +255,64 @@ impl ActiveRun {
         });
     }
 
-    /// A node that may be started now.
-    pub fn take_node(&mut self) -> Option<usize> {
-        if let Some(node) = self.again.pop() {
-            return Some(node);
-        }
-        if self.under_way() >= NODES_AT_ONCE_MAX {
+    /// What may be started now.
+    pub fn take(&mut self) -> Option<Unit> {
+        if self.at_work >= UNITS_AT_ONCE_MAX {
             return None;
         }
-        self.progress.take()
+        let unit = self.again.pop().or_else(|| self.take_new())?;
+        self.at_work += 1;
+        Some(unit)
     }
 
-    /// Whether [`ActiveRun::take_node`] has something to give.
-    pub fn has_node(&self) -> bool {
-        let has_room = self.under_way() < NODES_AT_ONCE_MAX;
-        !self.again.is_empty() || has_room && self.progress.has_ready()
+    /// What may be started for the first time: what is under way goes on before more begins.
+    fn take_new(&mut self) -> Option<Unit> {
+        if self.is_decided() {
+            return None;
+        }
+        for (&node, items) in &mut self.maps {
+            if let Some(item) = items.take() {
+                let item = Some(item);
+                return Some(Unit { node, item });
+            }
+        }
+        self.progress.take().map(Unit::node)
     }
 
-    /// How many nodes are at work.
-    fn under_way(&self) -> usize {
-        self.progress.running() - self.pausing.len() - self.again.len()
+    /// Whether [`ActiveRun::take`] has something to give.
+    pub fn has_more(&self) -> bool {
+        let has_new = || self.progress.has_ready() || self.maps.values().any(Items::has_next);
+        self.at_work < UNITS_AT_ONCE_MAX
+            && (!self.again.is_empty() || !self.is_decided() && has_new())
     }
 
-    /// The pause of a node is over. Gives whether there was one.
-    pub fn pause_over(&mut self, node: usize) -> bool {
-        let Some(at) = self.pausing.iter().position(|&other| other == node) else {
+    /// Whether one worker has all of the run that is under way.
+    pub fn is_with_one_worker(&self) -> bool {
+        self.at_work == 1 && self.pausing.is_empty() && self.again.is_empty()
+    }
+
+    /// A pause is over. Gives whether there was one.
+    pub fn pause_over(&mut self, unit: Unit) -> bool {
+        let Some(at) = self.pausing.iter().position(|&other| other == unit) else {
             return false;
         };
         self.again.push(self.pausing.swap_remove(at));
         true
     }
 
-    /// The work of a node that [`ActiveRun::take_node`] gave; takes what is pending along.
-    pub fn job(&mut self, node: usize) -> Job {
-        self.attempts[node] += 1;
-        self.tries[node].attempts += 1;
+    fn tries(&mut self, unit: Unit) -> &mut Tries {
+        match (unit.item, self.maps.get_mut(&unit.node)) {
+            (Some(item), Some(items)) => &mut items.tries[item],
+            _ => &mut self.tries[unit.node],
+        }
+    }
+
+    /// The work of what [`ActiveRun::take`] gave; takes what is pending along.
+    pub fn job(&mut self, unit: Unit) -> Job {
+        let tries = self.tries(unit);
+        tries.started += 1;
+        tries.attempts += 1;
+        let target = tries.target;
         let outputs = self
             .graph
             .nodes()
@@ -251,10 +320,15 @@ impl ActiveRun {
             .zip(&self.outputs)
             .filter_map(|(node, output)| Some((node.id.clone(), output.clone()?)))
             .collect();
+        let items = self.maps.get(&unit.node);
         Job {
-            node,
-            target: self.tries[node].target,
-            at: self.node_ref(node),
+            unit,
+            item: items.zip(unit.item).map(|(items, index)| JobItem {
+                values: Arc::clone(&items.values),
+                index,
+            }),
+            target,
+            at: self.node_ref(unit),
             graph: Arc::clone(&self.graph),
             input: Arc::clone(&self.input),
             outputs,
@@ -263,9 +337,10 @@ impl ActiveRun {
         }
     }
 
-    /// A worker is done with a node. Gives the pause after which it is to be tried again, if it is.
-    pub fn node_ended(&mut self, node: usize, outcome: Outcome) -> Option<Duration> {
-        match outcome {
+    /// A worker is done. Gives the pause after which it is to be tried again, if it is.
+    pub fn ended(&mut self, unit: Unit, outcome: Outcome) -> Option<Duration> {
+        self.at_work -= 1;
+        let pause = match outcome {
             Outcome::Finished {
                 output,
                 settlement,
@@ -276,7 +351,12 @@ impl ActiveRun {
                 let at = settlement.as_ref().map(|settlement| settlement.at);
                 self.pending.extend(settlement.map(Change::SettleCall));
                 let at = at.unwrap_or_else(Timestamp::now);
-                self.complete(node, &output, latency_ms, None, at);
+                self.complete(unit, &output, latency_ms, None, at);
+                None
+            }
+            Outcome::Listed { items, unwritten } => {
+                self.pending.extend(unwritten);
+                self.begin_map(unit.node, items);
                 None
             }
             Outcome::Failed {
@@ -288,29 +368,75 @@ impl ActiveRun {
             } => {
                 self.pending.extend(unwritten);
                 self.pending.extend(settlement.map(Change::SettleCall));
-                let pause = self.pause(node, remedy).filter(|_| self.end.is_none());
+                let pause = self.pause(unit, remedy).filter(|_| self.end.is_none());
                 match pause {
                     Some(_) => {
                         self.pending.push(Change::RetryNode {
-                            node: self.node_ref(node),
+                            node: self.node_ref(unit),
                             error,
                             at: Timestamp::now(),
                         });
-                        self.pausing.push(node);
+                        self.pausing.push(unit);
                     }
-                    None => self.give_up(node, error, cancelled),
+                    None => self.give_up(unit, error, cancelled),
                 }
                 pause
+            }
+        };
+        self.close_maps();
+        pause
+    }
+
+    /// A map knows its items.
+    fn begin_map(&mut self, node: usize, values: Vec<Value>) {
+        let graph = Arc::clone(&self.graph);
+        let NodeKind::Map(map) = &graph.nodes()[node].kind else {
+            return;
+        };
+        let before = self.items_before.remove(&node).unwrap_or_default();
+        let mut items = Items::new(values, map.at_once, &before);
+        let interrupted = before
+            .iter()
+            .filter(|record| record.status == NodeStatus::Running && !map.agent.retry.after_restart)
+            .map(|record| record.item);
+        let interrupted: Vec<usize> = interrupted.filter(|&item| items.take_this(item)).collect();
+        self.maps.insert(node, items);
+        for item in interrupted {
+            let item = Some(item);
+            self.give_up(Unit { node, item }, NOT_ASKED_AGAIN.to_owned(), false);
+        }
+    }
+
+    /// Maps of which nothing is under way any more are over where all items are, and where the run
+    /// ends.
+    fn close_maps(&mut self) {
+        let idle = self.maps.iter().filter(|(_, items)| items.is_idle());
+        let idle: Vec<usize> = idle.map(|(&node, _)| node).collect();
+        for node in idle {
+            let Some(items) = self.maps.get_mut(&node) else {
+                continue;
+            };
+            let unit = Unit::node(node);
+            if let Some(error) = items.failed.take() {
+                self.maps.remove(&node);
+                self.fail(unit, error, false);
+            } else if let Some((output, took_ms)) = items.output() {
+                self.maps.remove(&node);
+                self.complete(unit, &output.into(), took_ms, None, Timestamp::now());
+            } else if self.is_decided() {
+                self.maps.remove(&node);
+                self.fail(unit, RUN_ENDS.to_owned(), true);
             }
         }
     }
 
     /// How long to wait before the next attempt, at the same target or the next; none where there
     /// is none.
-    fn pause(&mut self, node: usize, remedy: Remedy) -> Option<Duration> {
-        let kind = &self.graph.nodes()[node].kind;
+    fn pause(&mut self, unit: Unit, remedy: Remedy) -> Option<Duration> {
+        let graph = Arc::clone(&self.graph);
+        let kind = &graph.nodes()[unit.node].kind;
         let retry = kind.retry()?;
-        let tries = &mut self.tries[node];
+        let tries = self.tries(unit);
         if let Remedy::Again { retry_after } = remedy
             && tries.attempts < retry.attempts
             && retry_after.is_none_or(|wait| wait <= RETRY_AFTER_MAX)
@@ -324,84 +450,101 @@ impl ActiveRun {
         if remedy == Remedy::None || tries.target + 1 >= kind.target_count() {
             return None;
         }
-        *tries = Tries {
-            target: tries.target + 1,
-            attempts: 0,
-        };
+        tries.target += 1;
+        tries.attempts = 0;
         Some(Duration::ZERO)
     }
 
-    /// A node is over and has given `output`; `error` is why it had failed, where the run goes on
-    /// all the same.
+    /// A node or an item is over and has given `output`; `error` is why it had failed, where the run
+    /// goes on all the same.
     fn complete(
         &mut self,
-        node: usize,
+        unit: Unit,
         output: &Arc<str>,
         latency_ms: u64,
         error: Option<String>,
         at: Timestamp,
     ) {
         self.pending.push(Change::FinishNode {
-            node: self.node_ref(node),
+            node: self.node_ref(unit),
             output: output.to_string(),
             latency_ms,
             error,
             at,
         });
-        let output = NodeOutput::of(&self.graph.nodes()[node], output);
-        self.progress.complete(&self.graph, node, verdict(&output));
-        self.outputs[node] = Some(output);
+        if let (Some(item), Some(items)) = (unit.item, self.maps.get_mut(&unit.node)) {
+            items.complete(item, Arc::clone(output));
+            return;
+        }
+        let output = NodeOutput::of(&self.graph.nodes()[unit.node], output);
+        let verdict = verdict(&output);
+        self.progress.complete(&self.graph, unit.node, verdict);
+        self.outputs[unit.node] = Some(output);
         self.skip();
     }
 
     /// Notes the nodes that are on no branch any more.
     fn skip(&mut self) {
         for node in self.progress.take_skipped() {
-            self.outputs[node] = Some(NodeOutput::Text(Arc::default()));
+            self.outputs[node] = Some(NodeOutput::skipped(&self.graph.nodes()[node]));
             self.pending.push(Change::SkipNode {
-                node: self.node_ref(node),
+                node: self.node_ref(Unit::node(node)),
                 at: Timestamp::now(),
             });
         }
     }
 
-    /// A node has failed for good.
-    fn give_up(&mut self, node: usize, error: String, cancelled: bool) {
-        let at = Timestamp::now();
-        let place = self.node_ref(node);
-        let node_id = place.node_id.clone();
-        self.pending.push(Change::FailNode {
-            node: place,
-            error: error.clone(),
-            cancelled,
-            at,
-        });
-        if let OnError::Continue(output) = &self.graph.nodes()[node].on_error
+    /// A node or an item has failed and is not tried again: the run ends, unless the node says with
+    /// what to go on. (Of a map it says so about its items.)
+    fn give_up(&mut self, unit: Unit, error: String, cancelled: bool) {
+        let node = &self.graph.nodes()[unit.node];
+        let is_item = unit.item.is_some();
+        if let OnError::Continue(output) = &node.on_error
             && !cancelled
+            && is_item == matches!(node.kind, NodeKind::Map(_))
         {
             let output: Arc<str> = output.as_str().into();
-            return self.complete(node, &output, 0, Some(error), at);
+            let at = Timestamp::now();
+            self.write_failure(unit, error.clone(), false, at);
+            return self.complete(unit, &output, 0, Some(error), at);
         }
-        // The first failure is the cause; a node stopped by a cancel is none.
+        self.fail(unit, error, cancelled);
+    }
+
+    /// A node or an item has failed: the run ends.
+    fn fail(&mut self, unit: Unit, error: String, cancelled: bool) {
+        self.write_failure(unit, error.clone(), cancelled, Timestamp::now());
+        let mut cause = error;
+        match (unit.item, self.maps.get_mut(&unit.node)) {
+            // Its map fails once its other items are over, so that their sums are in it.
+            (Some(item), Some(items)) => cause = items.give_up(item, &cause, cancelled),
+            _ => self.progress.fail(unit.node),
+        }
+        // The first failure is the cause; what a cancel stops comes after that cancel.
         if self.end.is_none() {
+            let node_id = self.graph.nodes()[unit.node].id.clone();
+            let error = cause;
             self.end = Some(End::Failed { node_id, error });
         }
-        self.progress.fail(node);
+        self.progress.stop();
         self.stop_pausing();
     }
 
-    /// Nodes that pause are not tried again: the run ends.
+    fn write_failure(&mut self, unit: Unit, error: String, cancelled: bool, at: Timestamp) {
+        self.pending.push(Change::FailNode {
+            node: self.node_ref(unit),
+            error,
+            cancelled,
+            at,
+        });
+    }
+
+    /// What pauses is not tried again: the run ends.
     fn stop_pausing(&mut self) {
         let pausing = std::mem::take(&mut self.pausing);
         let again = std::mem::take(&mut self.again);
-        for node in pausing.into_iter().chain(again) {
-            self.pending.push(Change::FailNode {
-                node: self.node_ref(node),
-                error: "not tried again, because the run ends".into(),
-                cancelled: true,
-                at: Timestamp::now(),
-            });
-            self.progress.fail(node);
+        for unit in pausing.into_iter().chain(again) {
+            self.fail(unit, RUN_ENDS.to_owned(), true);
         }
     }
 
@@ -412,6 +555,7 @@ impl ActiveRun {
         }
         self.progress.stop();
         self.stop_pausing();
+        self.close_maps();
         self.cancel_calls();
     }
 
@@ -459,14 +603,20 @@ impl ActiveRun {
         }
     }
 
-    fn node_ref(&self, node: usize) -> NodeRef {
-        let of_graph = &self.graph.nodes()[node];
+    fn node_ref(&self, unit: Unit) -> NodeRef {
+        let of_graph = &self.graph.nodes()[unit.node];
+        let items = self.maps.get(&unit.node);
+        let tries = match unit.item.zip(items) {
+            Some((item, items)) => &items.tries[item],
+            None => &self.tries[unit.node],
+        };
         NodeRef {
             flow_id: self.flow_id,
             run_id: self.id.clone(),
             node_id: of_graph.id.clone(),
             label: of_graph.label.clone(),
-            attempt: self.attempts[node],
+            item: unit.item,
+            attempt: tries.started,
         }
     }
 }

@@ -8,6 +8,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::lost_call;
+use super::run::Unit;
 use crate::event::{CallStatus, Event, Place, Timestamp, UsageSource, hex};
 use crate::flow::{self, Agent, Graph, Http, Node, NodeKind, RenderError, Scope, render};
 use crate::gateway::{Answer, Call, Cancel, Failure, FailureKind, Fetch, Gateway};
@@ -22,10 +23,20 @@ const OUTPUT_INTERVAL: Duration = Duration::from_millis(50);
 /// How much text one message carries: a small part of what may wait for a client.
 const OUTPUT_BYTES_MAX: usize = 64 << 10;
 
-/// A node to be run.
+/// An item of a map.
+pub struct JobItem {
+    /// All items.
+    pub values: Arc<Vec<Value>>,
+    /// Which of them.
+    pub index: usize,
+}
+
+/// A node, or an item of a map, to be run.
 pub struct Job {
-    /// Its index in the graph.
-    pub node: usize,
+    /// Which.
+    pub unit: Unit,
+    /// The item, where it is one.
+    pub item: Option<JobItem>,
     /// Its names.
     pub at: NodeRef,
     /// The run's graph.
@@ -49,15 +60,28 @@ pub enum NodeOutput {
     Text(Arc<str>),
     /// What a condition came to.
     Flag(bool),
+    /// The answers of a map.
+    List(Arc<Value>),
     /// The run's input.
     Input,
 }
 
 impl NodeOutput {
+    /// Of a node that was skipped: nothing.
+    pub fn skipped(node: &Node) -> Self {
+        match node.kind {
+            NodeKind::Map(_) => Self::List(Arc::new(Value::Array(Vec::new()))),
+            _ => Self::Text(Arc::default()),
+        }
+    }
+
     /// The output that is stored as `text`.
     pub fn of(node: &Node, text: &Arc<str>) -> Self {
         match node.kind {
             NodeKind::Condition(_) => Self::Flag(&**text == "true"),
+            NodeKind::Map(_) => {
+                Self::List(Arc::new(serde_json::from_str(text).unwrap_or_default()))
+            }
             NodeKind::Input(_) => Self::Input,
             _ => Self::Text(Arc::clone(text)),
         }
@@ -88,6 +112,13 @@ pub enum Outcome {
         settlement: Option<Settlement>,
         /// Milliseconds.
         latency_ms: u64,
+        /// Changes that were not written before.
+        unwritten: Vec<Change>,
+    },
+    /// It is a map, which knows its items now.
+    Listed {
+        /// The list.
+        items: Vec<Value>,
         /// Changes that were not written before.
         unwritten: Vec<Change>,
     },
@@ -173,11 +204,16 @@ impl Job {
             let output = match output {
                 NodeOutput::Text(text) => flow::Output::Text(text),
                 NodeOutput::Flag(flag) => flow::Output::Flag(*flag),
+                NodeOutput::List(list) => flow::Output::List(list),
                 NodeOutput::Input => flow::Output::Input,
             };
             (id.as_str(), output)
         });
-        Scope::new(&self.input, outputs)
+        let scope = Scope::new(&self.input, outputs);
+        match &self.item {
+            Some(item) => scope.with_item(&item.values[item.index], item.index),
+            None => scope,
+        }
     }
 
     /// The call, with the node's templates filled in.
@@ -215,6 +251,17 @@ impl Job {
         })
     }
 
+    /// The same for every attempt at this node or item in this run, also after a restart.
+    fn operation_id(&self) -> String {
+        let NodeRef {
+            run_id, node_id, ..
+        } = &self.at;
+        match &self.item {
+            Some(item) => format!("{run_id}:{node_id}[{}]", item.index),
+            None => format!("{run_id}:{node_id}"),
+        }
+    }
+
     fn intent(&self, agent: &Agent, call: &Call) -> Change {
         Change::OpenCall(NewCall {
             at: Timestamp::now(),
@@ -222,8 +269,7 @@ impl Job {
             run_id: Some(self.at.run_id.clone()),
             node_id: Some(self.at.node_id.clone()),
             attempt: self.at.attempt,
-            // The same for every attempt at this node in this run, also after a restart.
-            operation_id: format!("{}:{}", self.at.run_id, self.at.node_id),
+            operation_id: self.operation_id(),
             provider: call.provider.clone(),
             model: call.model.clone(),
             role: agent.role.clone(),
@@ -268,13 +314,21 @@ impl Worker {
     fn work(&self, mut job: Job) -> Outcome {
         let mut changes = std::mem::take(&mut job.carried);
         let graph = Arc::clone(&job.graph);
-        let kind = &graph.nodes()[job.node].kind;
-        if let NodeKind::Agent(agent) = kind {
-            return self.ask(&job, agent, changes);
+        let kind = &graph.nodes()[job.unit.node].kind;
+        match kind {
+            NodeKind::Agent(agent) => return self.ask(&job, agent, changes),
+            NodeKind::Map(map) if job.item.is_some() => return self.ask(&job, &map.agent, changes),
+            _ => changes.push(job.start(None)),
         }
-        changes.push(job.start(None));
         match kind {
             NodeKind::Http(http) => self.fetch(&job, http, changes),
+            NodeKind::Map(map) => match flow::items(&map.items, &job.scope()) {
+                Ok(items) => Outcome::Listed {
+                    items,
+                    unwritten: changes,
+                },
+                Err(error) => Outcome::failed(error.to_string(), changes),
+            },
             NodeKind::Agent(_) | NodeKind::Input(_) => {
                 finished_free(job.input.to_string(), changes)
             }
@@ -366,7 +420,9 @@ impl Worker {
     fn call(&self, job: &Job, call: &Call, id: i64) -> Outcome {
         let called = catch_unwind(AssertUnwindSafe(|| {
             let began = Timestamp::now();
-            let mut output = OutputStream::new(&self.hub, &job.at);
+            // Of several items at once, the pieces could not be told apart.
+            let is_shown = job.item.is_none();
+            let mut output = OutputStream::new(&self.hub, &job.at, is_shown);
             let answer = self
                 .gateway
                 .call(call, &job.cancel, &mut |delta| output.push(delta))
@@ -473,21 +529,26 @@ fn finished_free(output: String, unwritten: Vec<Change>) -> Outcome {
 struct OutputStream<'a> {
     hub: &'a Hub,
     node: &'a NodeRef,
+    is_shown: bool,
     text: String,
     sent_at: Option<Instant>,
 }
 
 impl<'a> OutputStream<'a> {
-    fn new(hub: &'a Hub, node: &'a NodeRef) -> Self {
+    fn new(hub: &'a Hub, node: &'a NodeRef, is_shown: bool) -> Self {
         Self {
             hub,
             node,
+            is_shown,
             text: String::new(),
             sent_at: None,
         }
     }
 
     fn push(&mut self, delta: &str) {
+        if !self.is_shown {
+            return;
+        }
         self.text.push_str(delta);
         if self
             .sent_at

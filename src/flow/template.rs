@@ -15,6 +15,12 @@ pub const PROMPT_BYTES_MAX: usize = 1 << 20;
 /// expressions each fits, an endless one ends within milliseconds.
 const FUEL: u64 = 200_000;
 
+/// How many items a map may run over.
+const ITEMS_MAX: usize = 1_000;
+
+/// What the templates of a map know beside `input` and `nodes`: the item and its place in the list.
+pub const ITEM_NAMES: &[&str] = &["item", "index"];
+
 /// How deep template blocks may nest; the default of 500 is too much for a small stack.
 const RECURSION_MAX: usize = 50;
 
@@ -143,12 +149,24 @@ fn subscripts(source: &str, name: &str) -> BTreeSet<String> {
 
 /// The template that gives `true` or `false` for an expression, which may stand in `{{ }}`.
 pub fn of_condition(expression: &str) -> String {
+    let bare = bare(expression);
+    format!("{{% if ({bare}) %}}true{{% else %}}false{{% endif %}}")
+}
+
+/// The template that gives the list of a map, as JSON, for an expression, which may stand in
+/// `{{ }}`.
+pub fn of_items(expression: &str) -> String {
+    let bare = bare(expression);
+    format!("{{{{ ({bare}) | tojson }}}}")
+}
+
+/// An expression without the `{{ }}` that it may stand in.
+fn bare(expression: &str) -> &str {
     let inner = expression.trim();
-    let bare = inner
+    inner
         .strip_prefix("{{")
         .and_then(|rest| rest.strip_suffix("}}"))
-        .unwrap_or(inner);
-    format!("{{% if ({bare}) %}}true{{% else %}}false{{% endif %}}")
+        .unwrap_or(inner)
 }
 
 /// What a node gave, as templates see it.
@@ -158,6 +176,8 @@ pub enum Output<'a> {
     Text(&'a str),
     /// What a condition came to.
     Flag(bool),
+    /// The answers of a map, a list.
+    List(&'a serde_json::Value),
     /// The run's input.
     Input,
 }
@@ -176,6 +196,7 @@ impl Scope {
             let output = match output {
                 Output::Text(text) => Value::from(text),
                 Output::Flag(flag) => Value::from(flag),
+                Output::List(list) => Value::from(Serde(list)),
                 Output::Input => Value::from(Serde(input)),
             };
             (Value::from(id), Value::from_pairs([("output", output)]))
@@ -183,6 +204,17 @@ impl Scope {
         Self(Value::from_pairs([
             ("input", Value::from(Serde(input))),
             ("nodes", nodes),
+        ]))
+    }
+
+    /// The same, with an item of a map and its place in the list, from 0.
+    pub fn with_item(&self, item: &serde_json::Value, index: usize) -> Self {
+        let of = |name| self.0.get_attr(name).unwrap_or_default();
+        Self(Value::from_pairs([
+            ("input", of("input")),
+            ("nodes", of("nodes")),
+            (ITEM_NAMES[0], Value::from(Serde(item))),
+            (ITEM_NAMES[1], Value::from(index)),
         ]))
     }
 }
@@ -193,6 +225,9 @@ pub enum RenderError {
     /// An undefined name, a wrong type, or a template that takes too long; names the line.
     #[error("the prompt cannot be rendered: {0}")]
     Template(String),
+    /// What a map is to run over is no list, or too long.
+    #[error("`items` {0}")]
+    Items(String),
     /// The result is over [`PROMPT_BYTES_MAX`].
     #[error("the rendered prompt has {bytes} bytes; the limit is {PROMPT_BYTES_MAX}")]
     TooLarge {
@@ -214,6 +249,32 @@ pub fn render(source: &str, scope: &Scope) -> Result<String, RenderError> {
     }
     rendered.map_err(|error| RenderError::Template(explain(&error, source, scope)))?;
     String::from_utf8(out.text).map_err(|error| RenderError::Template(error.to_string()))
+}
+
+/// The list that a template made by [`of_items`] gives. A text that holds a list in JSON is one,
+/// too, since that is how a model gives it.
+pub fn items(source: &str, scope: &Scope) -> Result<Vec<serde_json::Value>, RenderError> {
+    use serde_json::Value;
+    let read = |text: &str| serde_json::from_str::<Value>(text).ok();
+    let value = match read(&render(source, scope)?) {
+        Some(Value::String(text)) => read(&text).unwrap_or(Value::String(text)),
+        value => value.unwrap_or_default(),
+    };
+    let kind = match value {
+        Value::Array(items) if items.len() <= ITEMS_MAX => return Ok(items),
+        Value::Array(items) => {
+            let count = items.len();
+            let message = format!("has {count} items; the limit is {ITEMS_MAX}");
+            return Err(RenderError::Items(message));
+        }
+        Value::String(_) => "a text that holds no list in JSON",
+        Value::Object(_) => "an object",
+        Value::Number(_) => "a number",
+        Value::Bool(_) => "true or false",
+        Value::Null => "nothing",
+    };
+    let message = format!("must be a list, and is {kind}");
+    Err(RenderError::Items(message))
 }
 
 /// Takes output up to the limit and refuses the rest, so that a loop cannot fill the memory.

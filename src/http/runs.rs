@@ -10,7 +10,7 @@ use super::Context;
 use super::reply::{Failure, Query, Reply, read_json};
 use crate::error::{Error, Fault, Result};
 use crate::event::{FlowId, LedgerEntry, RunId, RunStatus, Seq, Timestamp, Usd, preview};
-use crate::store::{Change, LedgerFilter, NodeRecord, NodeStatus, Run, RunFilter};
+use crate::store::{Change, ItemRecord, LedgerFilter, NodeRecord, NodeStatus, Run, RunFilter};
 
 /// How many calls of a run are told with it: as many as the largest flow has with all its attempts,
 /// unless nearly every one of them failed; the ledger has them all.
@@ -203,6 +203,43 @@ struct BegunView<'a> {
     /// Left out in a status.
     #[serde(skip_serializing_if = "Option::is_none")]
     output: Option<&'a str>,
+    /// Of a map, those items that have begun. Left out of other nodes and in a status.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    items: Vec<ItemView<'a>>,
+}
+
+/// An item of a map, as the API gives it. Its tokens and its cost are in the `calls`, whose
+/// `operation_id` ends in `NODE[ITEM]`.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ItemView<'a> {
+    item: usize,
+    status: NodeStatus,
+    attempt: u32,
+    started_at: Timestamp,
+    finished_at: Option<Timestamp>,
+    latency_ms: Option<u64>,
+    prompt: Option<&'a str>,
+    system: Option<&'a str>,
+    output: Option<&'a str>,
+    error: Option<&'a str>,
+}
+
+impl<'a> ItemView<'a> {
+    fn of(record: &'a ItemRecord) -> Self {
+        Self {
+            item: record.item,
+            status: record.status,
+            attempt: record.attempt,
+            started_at: record.started_at,
+            finished_at: record.finished_at,
+            latency_ms: record.latency_ms,
+            prompt: record.prompt.as_deref(),
+            system: record.system.as_deref(),
+            output: record.output.as_deref(),
+            error: record.error.as_deref(),
+        }
+    }
 }
 
 /// A run without its nodes.
@@ -312,5 +349,10 @@ fn begun(record: &NodeRecord, whole: bool) -> BegunView<'_> {
         prompt: record.prompt.as_deref().filter(|_| whole),
         system: record.system.as_deref().filter(|_| whole),
         output: output.filter(|_| whole),
+        items: if whole {
+            record.items.iter().map(ItemView::of).collect()
+        } else {
+            Vec::new()
+        },
     }
 }

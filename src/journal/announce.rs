@@ -6,6 +6,14 @@ use crate::store::{Change, NodeRef, Receipt};
 
 /// The events that follow from a change, in order.
 pub fn events(change: &Change, receipt: &Receipt) -> Vec<Event> {
+    if let Change::StartNode { node, .. }
+    | Change::RetryNode { node, .. }
+    | Change::FailNode { node, .. } = change
+        && node.item.is_some()
+    {
+        // For viewers a map is one node; its items are seen in the updates of the ledger.
+        return Vec::new();
+    }
     match (change, receipt) {
         (
             Change::StartRun {

@@ -18,6 +18,8 @@ pub struct NodeRef {
     pub run_id: RunId,
     /// The node.
     pub node_id: String,
+    /// Of a map: which of its items is meant, from 0; none where it is the node itself.
+    pub item: Option<usize>,
     /// What people call the node.
     pub label: String,
     /// The number of the attempt; the first is 1.
@@ -510,7 +512,10 @@ impl Batch<'_> {
             Change::StartRun { run_id, at, .. } => self.start_run(run_id, *at),
             Change::ResumeRun { run_id, at, .. } => self.resume_run(run_id, *at),
             Change::DeleteRun(id) => self.delete_run(id).map(|()| Receipt::Done),
-            Change::StartNode { node, prompt, at } => self.start_node(node, prompt.as_ref(), *at),
+            Change::StartNode { node, prompt, at } => match node.item {
+                Some(item) => self.start_item(node, item, prompt.as_ref(), *at),
+                None => self.start_node(node, prompt.as_ref(), *at),
+            },
             Change::OpenCall(call) => self.open_call(call),
             Change::SettleCall(settlement) => self.settle_call(settlement),
             Change::FinishNode {
@@ -519,15 +524,28 @@ impl Batch<'_> {
                 latency_ms,
                 error,
                 at,
-            } => self.finish_node(node, output, *latency_ms, error.as_deref(), *at),
+            } => match node.item {
+                Some(item) => {
+                    let error = error.as_deref();
+                    self.finish_item(node, item, output, *latency_ms, error, *at)
+                }
+                None => self.finish_node(node, output, *latency_ms, error.as_deref(), *at),
+            },
             Change::SkipNode { node, at } => self.skip_node(node, *at),
-            Change::RetryNode { node, error, at } => self.retry_node(node, error, *at),
+            Change::RetryNode { node, error, at } => match node.item {
+                Some(item) => self.end_item(node, item, "WAITING", error, *at),
+                None => self.retry_node(node, error, *at),
+            },
             Change::FailNode {
                 node,
                 error,
                 cancelled,
                 at,
-            } => self.fail_node(node, error, *cancelled, *at),
+            } => match (node.item, cancelled) {
+                (Some(item), false) => self.end_item(node, item, "FAILED", error, *at),
+                (Some(item), true) => self.end_item(node, item, "CANCELLED", error, *at),
+                (None, _) => self.fail_node(node, error, *cancelled, *at),
+            },
             Change::FinishRun {
                 run_id,
                 status,
@@ -627,6 +645,11 @@ impl Batch<'_> {
              WHERE run_id = ?1 AND status IN ('FAILED', 'CANCELLED')",
             params![run_id],
         )?;
+        self.execute(
+            "UPDATE run_items SET status = 'WAITING', error = NULL
+             WHERE run_id = ?1 AND status IN ('FAILED', 'CANCELLED')",
+            params![run_id],
+        )?;
         Ok(Receipt::Done)
     }
 
@@ -644,6 +667,7 @@ impl Batch<'_> {
             return Err(Error::Conflict(message));
         };
         self.execute("DELETE FROM run_nodes WHERE run_id = ?1", params![run_id])?;
+        self.execute("DELETE FROM run_items WHERE run_id = ?1", params![run_id])?;
         self.execute(
             "DELETE FROM graphs WHERE hash = ?1
              AND NOT EXISTS (SELECT 1 FROM runs WHERE graph_hash = ?1)",
@@ -806,6 +830,87 @@ impl Batch<'_> {
         let changed = self.execute(
             &sql,
             params![node.run_id, node.node_id, status, error, at.0],
+        )?;
+        if changed == 0 {
+            return Err(begun_node_not_found(node));
+        }
+        Ok(Receipt::Done)
+    }
+
+    fn start_item(
+        &self,
+        node: &NodeRef,
+        item: usize,
+        prompt: Option<&Prompt>,
+        at: Timestamp,
+    ) -> Result<Receipt> {
+        let changed = self.execute(
+            "INSERT INTO run_items (run_id, node_id, item, status, attempt, started_ms, prompt, system)
+             VALUES (?1, ?2, ?3, 'RUNNING', ?4, ?5, ?6, ?7)
+             ON CONFLICT DO UPDATE SET status = 'RUNNING', attempt = ?4, started_ms = ?5,
+                error = NULL, finished_ms = NULL, prompt = ?6, system = ?7
+             WHERE status != 'COMPLETED'",
+            params![
+                node.run_id,
+                node.node_id,
+                item,
+                node.attempt,
+                at.0,
+                prompt.map(|prompt| &prompt.prompt),
+                prompt.and_then(|prompt| prompt.system.as_ref())
+            ],
+        )?;
+        // As for a node, the last fence against buying it twice.
+        found(changed, || {
+            let NodeRef {
+                run_id, node_id, ..
+            } = node;
+            format!("unfinished item {item} of node {node_id} in run {run_id}")
+        })?;
+        Ok(Receipt::Done)
+    }
+
+    fn finish_item(
+        &self,
+        node: &NodeRef,
+        item: usize,
+        output: &str,
+        latency_ms: u64,
+        error: Option<&str>,
+        at: Timestamp,
+    ) -> Result<Receipt> {
+        let changed = self.execute(
+            "UPDATE run_items SET status = 'COMPLETED', output = ?4, latency_ms = ?5, error = ?6,
+                finished_ms = ?7
+             WHERE run_id = ?1 AND node_id = ?2 AND item = ?3",
+            params![
+                node.run_id,
+                node.node_id,
+                item,
+                output,
+                latency_ms,
+                error,
+                at.0
+            ],
+        )?;
+        if changed == 0 {
+            return Err(begun_node_not_found(node));
+        }
+        Ok(Receipt::Done)
+    }
+
+    fn end_item(
+        &self,
+        node: &NodeRef,
+        item: usize,
+        status: &str,
+        error: &str,
+        at: Timestamp,
+    ) -> Result<Receipt> {
+        let changed = self.execute(
+            "UPDATE run_items SET status = ?4, error = ?5, finished_ms = ?6
+             WHERE run_id = ?1 AND node_id = ?2 AND item = ?3",
+            params![node.run_id, node.node_id, item, status, error, at.0],
         )?;
         if changed == 0 {
             return Err(begun_node_not_found(node));

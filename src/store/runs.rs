@@ -105,6 +105,51 @@ pub struct NodeRecord {
     pub cost: Option<Usd>,
     /// Milliseconds.
     pub latency_ms: Option<u64>,
+    /// Of a map: its items that have begun, in the order of the list.
+    pub items: Vec<ItemRecord>,
+}
+
+impl NodeRecord {
+    /// Why an item of this map has failed, with the item's name, where one has.
+    pub fn failed_item(&self) -> Option<String> {
+        let failed = |item: &&ItemRecord| item.status == NodeStatus::Failed;
+        let record = self.items.iter().find(failed)?;
+        let why = record.error.as_deref().unwrap_or_default();
+        Some(format!("items[{}]: {why}", record.item))
+    }
+}
+
+/// An item of a map that has begun.
+#[derive(Clone, Debug)]
+pub struct ItemRecord {
+    /// Its place in the list, from 0.
+    pub item: usize,
+    /// Where it is.
+    pub status: NodeStatus,
+    /// The number of the newest attempt.
+    pub attempt: u32,
+    /// When that attempt began.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub finished_at: Option<Timestamp>,
+    /// What was asked, as it was sent.
+    pub prompt: Option<String>,
+    /// The system text.
+    pub system: Option<String>,
+    /// Its output.
+    pub output: Option<String>,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// Milliseconds.
+    pub latency_ms: Option<u64>,
+}
+
+impl ItemRecord {
+    /// What it gave, where it is over and has given something.
+    pub fn finished_output(&self) -> Option<&str> {
+        let is_completed = self.status == NodeStatus::Completed;
+        self.output.as_deref().filter(|_| is_completed)
+    }
 }
 
 /// A run that is not over, with what is known of its nodes: enough to go on with it.
@@ -182,9 +227,35 @@ fn nodes(connection: &Connection, run_id: &str) -> Result<Vec<NodeRecord>> {
             latency_ms: row.get(10)?,
             prompt: row.get(11)?,
             system: row.get(12)?,
+            items: Vec::new(),
         })
     })?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
+    let mut nodes: Vec<NodeRecord> = rows.collect::<rusqlite::Result<_>>()?;
+    let mut statement = connection.prepare_cached(
+        "SELECT node_id, item, status, attempt, started_ms, finished_ms, prompt, system, output,
+            error, latency_ms
+         FROM run_items WHERE run_id = ?1 ORDER BY node_id, item",
+    )?;
+    let mut rows = statement.query([run_id])?;
+    while let Some(row) = rows.next()? {
+        let node_id: String = row.get(0)?;
+        let item = ItemRecord {
+            item: row.get(1)?,
+            status: parsed(row, 2)?,
+            attempt: row.get(3)?,
+            started_at: Timestamp(row.get(4)?),
+            finished_at: row.get::<_, Option<i64>>(5)?.map(Timestamp),
+            prompt: row.get(6)?,
+            system: row.get(7)?,
+            output: row.get(8)?,
+            error: row.get(9)?,
+            latency_ms: row.get(10)?,
+        };
+        if let Some(node) = nodes.iter_mut().find(|node| node.node_id == node_id) {
+            node.items.push(item);
+        }
+    }
+    Ok(nodes)
 }
 
 impl Store {

@@ -130,6 +130,24 @@ CREATE TABLE schedules (
     last_ms     INTEGER NOT NULL        -- nothing up to this moment is due any more
 ) STRICT;
 ",
+    "
+-- An item of a map node that has begun. What it cost is in the ledger, by its operation_id.
+CREATE TABLE run_items (
+    run_id      TEXT NOT NULL,
+    node_id     TEXT NOT NULL,
+    item        INTEGER NOT NULL,       -- its place in the list, from 0
+    status      TEXT NOT NULL,
+    attempt     INTEGER NOT NULL,
+    started_ms  INTEGER NOT NULL,
+    finished_ms INTEGER,
+    prompt      TEXT,
+    system      TEXT,
+    output      TEXT,
+    error       TEXT,
+    latency_ms  INTEGER,
+    PRIMARY KEY (run_id, node_id, item)
+) STRICT, WITHOUT ROWID;
+",
 ];
 
 /// Brings the database up to date and gives the version it had; 0 is a new one.

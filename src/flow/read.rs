@@ -1,0 +1,432 @@
+//! Reads nodes from what editors write, and notes what is wrong with them.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::node::{
+    Agent, Http, InputField, InputKind, Map, Node, NodeKind, OnError, Retry, Target,
+};
+use super::template;
+use crate::error::Fault;
+
+/// How long an id, a label or a name may be, in bytes.
+const NAME_BYTES_MAX: usize = 200;
+/// How often a node may be tried at most, over all attempts at one provider.
+const ATTEMPTS_MAX: u32 = 10;
+/// How many providers and models may be tried in turn.
+const FALLBACKS_MAX: usize = 10;
+/// How many items of a map may be at work at a time: as many as nodes of a run.
+const AT_ONCE_MAX: usize = 16;
+/// What an `http` node may use.
+const METHODS: &[&str] = &["GET", "POST", "PUT", "PATCH", "DELETE"];
+/// How long an `http` node waits unless it says otherwise.
+const HTTP_TIMEOUT: Duration = Duration::from_secs(30);
+/// The longest pause and the longest timeout that a node may ask for: a day.
+const WAIT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// The keys that are read; all others (`position`, `style`, …) are the editor's.
+#[derive(Deserialize)]
+pub struct RawNode {
+    #[serde(default)]
+    id: Value,
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    #[serde(default)]
+    data: Value,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase")]
+struct RawData {
+    label: Option<String>,
+    role: Option<String>,
+    provider: Option<String>,
+    model: Option<String>,
+    prompt: Option<String>,
+    system: Option<String>,
+    #[serde(alias = "max_tokens")]
+    max_tokens: Option<u32>,
+    temperature: Option<f64>,
+    stream: Option<bool>,
+    retry: Option<RawRetry>,
+    timeouts: Option<RawTimeouts>,
+    fallback: Option<Vec<RawTarget>>,
+    on_error: Option<RawOnError>,
+    inputs: Option<Vec<RawInput>>,
+    method: Option<String>,
+    url: Option<String>,
+    headers: Option<std::collections::BTreeMap<String, String>>,
+    body: Option<String>,
+    expression: Option<String>,
+    items: Option<String>,
+    #[serde(alias = "at_once")]
+    at_once: Option<usize>,
+    template: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct RawRetry {
+    attempts: Option<u32>,
+    backoff_ms: Option<u64>,
+    backoff_max_ms: Option<u64>,
+    after_restart: Option<bool>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct RawTimeouts {
+    first_token_ms: Option<u64>,
+    total_ms: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct RawTarget {
+    provider: String,
+    model: String,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum RawOnError {
+    Word(String),
+    Output { output: String },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawInput {
+    name: String,
+    #[serde(default, rename = "type")]
+    kind: InputKind,
+    default: Option<Value>,
+    required: Option<bool>,
+}
+
+/// The items of `data.KEY` that have the right form, each with its place in the list.
+pub fn list<T: serde::de::DeserializeOwned>(
+    data: &Value,
+    key: &str,
+    max: usize,
+    faults: &mut Vec<Fault>,
+) -> Vec<(usize, T)> {
+    let field = format!("data.{key}");
+    let items = match data.get(key) {
+        Some(Value::Array(items)) => items,
+        // A flow of one node has no edges, and some editors then leave the list out.
+        None if key == "edges" => return Vec::new(),
+        Some(_) => {
+            faults.push(Fault::new(field, "must be a list"));
+            return Vec::new();
+        }
+        None => {
+            faults.push(Fault::new(field, "is missing"));
+            return Vec::new();
+        }
+    };
+    if items.len() > max {
+        faults.push(Fault::new(
+            field,
+            format!("has {} items; the limit is {max}", items.len()),
+        ));
+        return Vec::new();
+    }
+    let mut read = Vec::with_capacity(items.len());
+    for (at, item) in items.iter().enumerate() {
+        let item = object::<T>(item, &format!("{field}[{at}]"), faults);
+        read.extend(item.map(|item| (at, item)));
+    }
+    read
+}
+
+/// Reads an object; a fault names the field within it.
+fn object<T: serde::de::DeserializeOwned>(
+    value: &Value,
+    path: &str,
+    faults: &mut Vec<Fault>,
+) -> Option<T> {
+    // serde takes a list for an object whose keys were left out.
+    if !value.is_object() {
+        faults.push(Fault::new(path, "must be an object"));
+        return None;
+    }
+    match serde_path_to_error::deserialize(value) {
+        Ok(read) => Some(read),
+        Err(error) => {
+            let field = format!("{path}.{}", error.path());
+            faults.push(Fault::new(field, error.inner().to_string()));
+            None
+        }
+    }
+}
+/// Reads one node. None where it cannot even take part in the checks of others.
+pub fn node(
+    at: usize,
+    raw: RawNode,
+    provider_is_known: &dyn Fn(&str) -> bool,
+    faults: &mut Vec<Fault>,
+) -> Option<Node> {
+    let before = faults.len();
+    let path = format!("data.nodes[{at}]");
+    let mut data = match &raw.data {
+        Value::Null => RawData::default(),
+        data => object(data, &format!("{path}.data"), faults)?,
+    };
+    let id = name_of(&raw.id).unwrap_or_default();
+    let mut reader = Reader { path, faults };
+    if id.is_empty() || id.len() > NAME_BYTES_MAX {
+        let message = format!("must be a text of 1 to {NAME_BYTES_MAX} bytes");
+        reader.fault(".id", message);
+    }
+    reader.short("label", data.label.as_deref());
+    let on_error = reader.on_error(data.on_error.take());
+    let label = data.label.take().filter(|label| !label.is_empty());
+    // React Flow leaves the type out of nodes of its default type.
+    let kind = match raw.kind.as_deref().unwrap_or("agent") {
+        "agent" => NodeKind::Agent(Box::new(reader.agent(data, provider_is_known))),
+        "map" => NodeKind::Map(Box::new(reader.map(data, provider_is_known))),
+        "http" => NodeKind::Http(Box::new(reader.http(data))),
+        "input" => NodeKind::Input(reader.inputs(data.inputs.unwrap_or_default())),
+        "condition" => {
+            let expression = reader.required("expression", data.expression);
+            NodeKind::Condition(template::of_condition(&expression))
+        }
+        "template" => NodeKind::Template(reader.required("template", data.template)),
+        "output" => NodeKind::Output(reader.required("template", data.template)),
+        other => {
+            let message = format!(
+                "unknown node type `{other}`; there are `agent`, `map`, `http`, `input`, `condition`, `template` and `output`"
+            );
+            reader.fault(".type", message);
+            // Its templates cannot be known, but what is wrong with a usual one is told all the same.
+            NodeKind::Agent(Box::new(reader.agent(data, provider_is_known)))
+        }
+    };
+    // A node that is only half right still takes part in the checks of edges and templates, so
+    // that one save shows all there is to mend; one without an id cannot.
+    (faults.len() == before || !id.is_empty()).then(|| Node {
+        label: label.unwrap_or_else(|| id.clone()),
+        id,
+        kind,
+        on_error,
+    })
+}
+
+/// Reads the data of one node, and notes what is wrong with it.
+struct Reader<'a> {
+    path: String,
+    faults: &'a mut Vec<Fault>,
+}
+
+impl Reader<'_> {
+    fn fault(&mut self, key: &str, message: impl Into<String>) {
+        let field = format!("{}{key}", self.path);
+        self.faults.push(Fault::new(field, message));
+    }
+
+    fn required(&mut self, key: &str, value: Option<String>) -> String {
+        match value {
+            Some(text) if !text.trim().is_empty() => return text,
+            Some(_) => self.fault(&format!(".data.{key}"), "must not be empty"),
+            None => self.fault(&format!(".data.{key}"), "is missing"),
+        }
+        String::new()
+    }
+
+    fn short(&mut self, key: &str, value: Option<&str>) {
+        if value.is_some_and(|text| text.len() > NAME_BYTES_MAX) {
+            let message = format!("is longer than {NAME_BYTES_MAX} bytes");
+            self.fault(&format!(".data.{key}"), message);
+        }
+    }
+
+    fn agent(&mut self, data: RawData, provider_is_known: &dyn Fn(&str) -> bool) -> Agent {
+        let first = Target {
+            provider: self.required("provider", data.provider),
+            model: self.required("model", data.model),
+        };
+        let prompt = self.required("prompt", data.prompt);
+        self.short("role", data.role.as_deref());
+        if data.max_tokens == Some(0) {
+            self.fault(".data.maxTokens", "must be at least 1");
+        }
+        if data.temperature.is_some_and(|t| !(0.0..=2.0).contains(&t)) {
+            self.fault(".data.temperature", "must be between 0 and 2");
+        }
+        let others = data.fallback.unwrap_or_default();
+        if others.len() > FALLBACKS_MAX {
+            let message = format!("has {} items; the limit is {FALLBACKS_MAX}", others.len());
+            self.fault(".data.fallback", message);
+        }
+        let mut targets = vec![first];
+        targets.extend(others.into_iter().map(|raw| Target {
+            provider: raw.provider,
+            model: raw.model,
+        }));
+        for (at, target) in targets.iter().enumerate() {
+            let key = |name: &str| match at.checked_sub(1) {
+                None => format!(".data.{name}"),
+                Some(at) => format!(".data.fallback[{at}].{name}"),
+            };
+            // An empty one of the first target was told of above.
+            if !target.provider.is_empty() && !provider_is_known(&target.provider) {
+                let message = format!("unknown provider `{}`", target.provider);
+                self.fault(&key("provider"), message);
+            }
+            if at > 0 && target.model.trim().is_empty() {
+                self.fault(&key("model"), "must not be empty");
+            }
+            if target.model.len() > NAME_BYTES_MAX {
+                let message = format!("is longer than {NAME_BYTES_MAX} bytes");
+                self.fault(&key("model"), message);
+            }
+        }
+        let timeouts = data.timeouts.unwrap_or(RawTimeouts {
+            first_token_ms: None,
+            total_ms: None,
+        });
+        Agent {
+            role: data.role,
+            targets,
+            prompt,
+            system: data.system.filter(|text| !text.is_empty()),
+            max_tokens: data.max_tokens,
+            temperature: data.temperature,
+            stream: data.stream.unwrap_or(true),
+            retry: self.retry(data.retry),
+            first_token_timeout: self.wait("timeouts.firstTokenMs", timeouts.first_token_ms),
+            total_timeout: self.wait("timeouts.totalMs", timeouts.total_ms),
+        }
+    }
+
+    fn map(&mut self, mut data: RawData, provider_is_known: &dyn Fn(&str) -> bool) -> Map {
+        let items = self.required("items", data.items.take());
+        let at_once = data.at_once.unwrap_or(1);
+        if !(1..=AT_ONCE_MAX).contains(&at_once) {
+            let message = format!("must be a number from 1 to {AT_ONCE_MAX}");
+            self.fault(".data.atOnce", message);
+        }
+        Map {
+            items: template::of_items(&items),
+            agent: self.agent(data, provider_is_known),
+            at_once,
+        }
+    }
+
+    fn http(&mut self, data: RawData) -> Http {
+        let url = self.required("url", data.url);
+        let method = data.method.unwrap_or_else(|| "GET".to_owned());
+        if !METHODS.contains(&method.as_str()) {
+            let message = format!("must be one of {}", METHODS.join(", "));
+            self.fault(".data.method", message);
+        }
+        let headers = data.headers.unwrap_or_default();
+        for name in headers.keys() {
+            let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+            if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.bytes().all(is_token) {
+                let message = format!("`{name}` is not the name of a field");
+                self.fault(".data.headers", message);
+            }
+        }
+        let timeouts = data.timeouts.unwrap_or(RawTimeouts {
+            first_token_ms: None,
+            total_ms: None,
+        });
+        let timeout = self.wait("timeouts.totalMs", timeouts.total_ms);
+        Http {
+            method,
+            url,
+            headers: headers.into_iter().collect(),
+            body: data.body.filter(|body| !body.is_empty()),
+            timeout: timeout.unwrap_or(HTTP_TIMEOUT),
+            retry: self.retry(data.retry),
+        }
+    }
+
+    fn retry(&mut self, raw: Option<RawRetry>) -> Retry {
+        let default = Retry::default();
+        let Some(raw) = raw else { return default };
+        if raw
+            .attempts
+            .is_some_and(|n| !(1..=ATTEMPTS_MAX).contains(&n))
+        {
+            let message = format!("must be a number from 1 to {ATTEMPTS_MAX}");
+            self.fault(".data.retry.attempts", message);
+        }
+        let backoff = self.wait("retry.backoffMs", raw.backoff_ms);
+        let backoff_max = self.wait("retry.backoffMaxMs", raw.backoff_max_ms);
+        Retry {
+            attempts: raw.attempts.unwrap_or(default.attempts),
+            backoff: backoff.unwrap_or(default.backoff),
+            backoff_max: backoff_max.unwrap_or(default.backoff_max),
+            after_restart: raw.after_restart.unwrap_or(default.after_restart),
+        }
+    }
+
+    fn wait(&mut self, key: &str, ms: Option<u64>) -> Option<Duration> {
+        let wait = Duration::from_millis(ms?);
+        if wait.is_zero() || wait > WAIT_MAX {
+            let message = format!(
+                "must be a number of milliseconds from 1 to {}",
+                WAIT_MAX.as_millis()
+            );
+            self.fault(&format!(".data.{key}"), message);
+        }
+        Some(wait)
+    }
+
+    fn on_error(&mut self, raw: Option<RawOnError>) -> OnError {
+        match raw {
+            None => OnError::Fail,
+            Some(RawOnError::Output { output }) => OnError::Continue(output),
+            Some(RawOnError::Word(word)) => match word.as_str() {
+                "fail" => OnError::Fail,
+                "continue" => OnError::Continue(String::new()),
+                _ => {
+                    let message = "must be `fail`, `continue` or {\"output\": TEXT}";
+                    self.fault(".data.onError", message);
+                    OnError::Fail
+                }
+            },
+        }
+    }
+
+    fn inputs(&mut self, raw: Vec<RawInput>) -> Vec<InputField> {
+        let mut names = BTreeSet::new();
+        let mut fields = Vec::with_capacity(raw.len());
+        for (at, raw) in raw.into_iter().enumerate() {
+            let key = |name: &str| format!(".data.inputs[{at}].{name}");
+            if raw.name.is_empty() || raw.name.len() > NAME_BYTES_MAX {
+                let message = format!("must be a text of 1 to {NAME_BYTES_MAX} bytes");
+                self.fault(&key("name"), message);
+            }
+            if !names.insert(raw.name.clone()) {
+                let message = format!("two inputs have the name `{}`", raw.name);
+                self.fault(&key("name"), message);
+            }
+            let default = raw.default.filter(|value| !value.is_null());
+            if default.as_ref().is_some_and(|value| !raw.kind.fits(value)) {
+                let message = format!("must be {}", raw.kind.article());
+                self.fault(&key("default"), message);
+            }
+            fields.push(InputField {
+                name: raw.name,
+                kind: raw.kind,
+                required: raw.required.unwrap_or(default.is_none()),
+                default,
+            });
+        }
+        fields
+    }
+}
+
+/// Ids are texts; some editors write numbers.
+pub fn name_of(id: &Value) -> Option<String> {
+    match id {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    }
+}
