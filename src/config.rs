@@ -5,11 +5,13 @@ use std::env;
 use std::fs;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::engine;
 use crate::error::{Error, Result};
 use crate::gateway::{FetchRules, Kind, ProviderConfig, Timeouts};
 use crate::journal::Retention;
@@ -18,6 +20,13 @@ use crate::socket::Pings;
 
 /// Where the server listens unless told otherwise.
 pub const LISTEN_DEFAULT: &str = "127.0.0.1:7700";
+
+/// As many as this server has memory and threads for; a gigabyte and then some.
+const ACTIVE_RUNS_MAX: usize = 10_000;
+/// About a hundred megabytes of names.
+const QUEUED_RUNS_MAX: usize = 1_000_000;
+/// Their descriptors are among the 256 that the gate keeps back.
+const CALLS_MAX: usize = 100;
 
 /// All settings, checked.
 #[derive(Clone, Debug)]
@@ -34,6 +43,8 @@ pub struct Config {
     pub allow_origins: Vec<String>,
     /// How many connections one address may have at a time; see [`crate::gate::Rules`].
     pub connections_per_address: Option<usize>,
+    /// How much is done at a time.
+    pub engine: engine::Limits,
     /// Providers by name.
     pub providers: BTreeMap<String, ProviderConfig>,
     /// How long calls may take.
@@ -91,6 +102,9 @@ struct File {
 #[serde(deny_unknown_fields)]
 struct FileLimits {
     connections_per_address: Option<NonZeroUsize>,
+    active_runs: Option<usize>,
+    queued_runs: Option<usize>,
+    calls: Option<usize>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -219,6 +233,7 @@ impl Config {
             allow_hosts: either(given.allow_hosts, file.allow_hosts),
             allow_origins: origins(either(given.allow_origins, file.allow_origins))?,
             connections_per_address: file.limits.connections_per_address.map(NonZeroUsize::get),
+            engine: engine_limits(&file.limits)?,
             providers: providers(file.providers, beside, variable)?,
             timeouts: timeouts(&file.timeouts)?,
             retention: retention(&file.retention)?,
@@ -244,6 +259,41 @@ impl Config {
             self.listen
         )))
     }
+}
+
+fn engine_limits(file: &FileLimits) -> Result<engine::Limits> {
+    let default = engine::Limits::default();
+    Ok(engine::Limits {
+        active_runs: within(
+            "active_runs",
+            file.active_runs,
+            default.active_runs,
+            1..=ACTIVE_RUNS_MAX,
+        )?,
+        queued_runs: within(
+            "queued_runs",
+            file.queued_runs,
+            default.queued_runs,
+            0..=QUEUED_RUNS_MAX,
+        )?,
+        calls: within("calls", file.calls, default.calls, 1..=CALLS_MAX)?,
+    })
+}
+
+fn within(
+    name: &str,
+    given: Option<usize>,
+    default: usize,
+    range: RangeInclusive<usize>,
+) -> Result<usize> {
+    let value = given.unwrap_or(default);
+    if range.contains(&value) {
+        return Ok(value);
+    }
+    let (least, most) = range.into_inner();
+    Err(wrong(format!(
+        "limits.{name}: {value} is not a number from {least} to {most}"
+    )))
 }
 
 fn origins(origins: Vec<String>) -> Result<Vec<String>> {
@@ -574,6 +624,11 @@ mod tests {
             ),
             ("[providers.openai]\napi_key = 'sk-1'\nwrong = 1", "line 3"),
             ("[timeouts]\ntotal_s = -1", "timeouts.total_s"),
+            (
+                "[limits]\ncalls = 101",
+                "limits.calls: 101 is not a number from 1 to 100",
+            ),
+            ("[limits]\nactive_runs = 0", "limits.active_runs"),
             ("allow_origins = ['example.org']", "allow_origins"),
         ] {
             let error = load(toml, Overrides::default(), &[])

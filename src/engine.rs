@@ -33,12 +33,6 @@ use crate::journal::Journal;
 use crate::store::{Change, FlowRecord, LeftOver, NewRun, Settlement, Store};
 use crate::threads::{OnFatal, Pool, vital};
 
-/// How many runs are under way at a time; more wait.
-const ACTIVE_RUNS_MAX: usize = 256;
-/// How many runs may wait. They are in the database; each takes about a hundred bytes of memory.
-const QUEUED_RUNS_MAX: usize = 10_000;
-/// How many calls are made at a time, over all runs.
-const CALLS_MAX: usize = 64;
 /// Stack of a worker: TLS handshakes and template rendering are its deepest work.
 const WORKER_STACK_BYTES: usize = TEMPLATE_STACK_BYTES_MIN;
 /// How often a run whose end could not be written is tried again.
@@ -48,6 +42,29 @@ const INPUT_BYTES_MAX: usize = 1 << 20;
 
 /// What a call that was under way when the process ended is settled with.
 const LOST_CALL: &str = "the server ended during the call; it may have been billed";
+
+/// How much the engine does at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// How many runs are under way; more wait. 256 by default; each takes about 100 kB.
+    pub active_runs: usize,
+    /// How many runs may wait. They are in the database; each takes about a hundred bytes of
+    /// memory. 10,000 by default.
+    pub queued_runs: usize,
+    /// How many nodes are at work, over all runs; each takes a thread and up to two descriptors.
+    /// 64 by default.
+    pub calls: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            active_runs: 256,
+            queued_runs: 10_000,
+            calls: 64,
+        }
+    }
+}
 
 /// Everything that can happen to the engine.
 enum Happening {
@@ -83,6 +100,7 @@ pub struct Engine {
     gateway: Arc<Gateway>,
     /// Runs that are accepted and not over.
     open: Arc<AtomicUsize>,
+    limits: Limits,
 }
 
 /// A run that was accepted. Waiting on it ends when the run is over.
@@ -110,6 +128,7 @@ impl Engine {
         journal: Journal,
         hub: Hub,
         gateway: Arc<Gateway>,
+        limits: Limits,
         goes_on: bool,
         on_fatal: OnFatal,
     ) -> Result<(Self, JoinHandle<()>)> {
@@ -128,6 +147,7 @@ impl Engine {
             store,
             gateway,
             open: Arc::clone(&open),
+            limits,
         };
         engine.settle_lost_calls()?;
         let left_over = if goes_on {
@@ -144,7 +164,7 @@ impl Engine {
             happenings,
             journal,
             worker,
-            pool: Pool::new("call", CALLS_MAX, WORKER_STACK_BYTES),
+            pool: Pool::new("call", limits.calls, WORKER_STACK_BYTES),
             active: HashMap::new(),
             queue: Queue::default(),
             ready: VecDeque::new(),
@@ -277,12 +297,17 @@ impl Engine {
 
     /// Counts one more open run.
     fn take_place(&self) -> Result<()> {
-        if self.open.fetch_add(1, Ordering::SeqCst) < ACTIVE_RUNS_MAX + QUEUED_RUNS_MAX {
+        let Limits {
+            active_runs,
+            queued_runs,
+            ..
+        } = self.limits;
+        if self.open.fetch_add(1, Ordering::SeqCst) < active_runs + queued_runs {
             return Ok(());
         }
         self.open.fetch_sub(1, Ordering::SeqCst);
         Err(Error::Busy(format!(
-            "{QUEUED_RUNS_MAX} runs wait already; try again later"
+            "{queued_runs} runs wait already; try again later"
         )))
     }
 
@@ -489,7 +514,7 @@ impl State {
     }
 
     fn accept(&mut self, run: ActiveRun) {
-        if self.active.len() < ACTIVE_RUNS_MAX && self.queue.is_empty() {
+        if self.active.len() < self.engine.limits.active_runs && self.queue.is_empty() {
             self.activate(run);
         } else {
             self.queue.push(run.flow_id(), run.into_waiting());
@@ -511,7 +536,7 @@ impl State {
 
     /// Gives places that are free to runs that wait.
     fn fill_up(&mut self) {
-        while self.active.len() < ACTIVE_RUNS_MAX
+        while self.active.len() < self.engine.limits.active_runs
             && !self.stopping
             && let Some(waiting) = self.queue.pop()
         {
@@ -550,7 +575,7 @@ impl State {
 
     /// Hands nodes to workers, one from each run in turn, while calls may be made.
     fn dispatch(&mut self) {
-        while self.calls < CALLS_MAX && !self.stopping {
+        while self.calls < self.engine.limits.calls && !self.stopping {
             let Some(run_id) = self.ready.pop_front() else {
                 break;
             };

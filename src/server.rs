@@ -118,6 +118,7 @@ impl Core {
             journal.clone(),
             hub.clone(),
             gateway,
+            config.engine,
             goes_on,
             Arc::clone(on_fatal),
         )?;

@@ -571,6 +571,11 @@ fn what_the_database_refuses_for_a_while_is_written_once_it_can_be() {
     assert_eq!(run["inputTokens"], 2);
 }
 
+fn status(server: &TestServer, id: &str) -> String {
+    let run = server.get(&format!("/api/runs/{id}")).json();
+    run["status"].as_str().unwrap().to_owned()
+}
+
 #[test]
 fn more_runs_than_may_be_active_wait_flows_take_turns_and_a_restart_forgets_none() {
     const ACTIVE_MAX: usize = 256;
@@ -591,10 +596,6 @@ fn more_runs_than_may_be_active_wait_flows_take_turns_and_a_restart_forgets_none
         .collect();
     let waiting: Vec<String> = (0..20).map(|_| server.execute(many, &json!({}))).collect();
     let alone = server.execute(one, &json!({}));
-    let status = |server: &TestServer, id: &str| {
-        let run = server.get(&format!("/api/runs/{id}")).json();
-        run["status"].as_str().unwrap().to_owned()
-    };
     for id in waiting.iter().chain([&alone]) {
         assert_eq!(status(&server, id), "QUEUED");
     }
@@ -624,5 +625,43 @@ fn more_runs_than_may_be_active_wait_flows_take_turns_and_a_restart_forgets_none
     eventually("all are over", || open() == 0);
     for id in held[2..].iter().chain(&waiting[..19]).chain([&alone]) {
         assert_eq!(status(&server, id), "COMPLETED");
+    }
+}
+
+#[test]
+fn where_as_many_runs_wait_as_may_another_gets_429_and_one_that_goes_makes_room() {
+    let (release, wait) = crossbeam_channel::unbounded::<()>();
+    let upstream = Upstream::start(move |_, stream| {
+        let _ = wait.recv_timeout(DEADLINE);
+        let _ = stream.write_all(completion("done", 1, 1).as_bytes());
+    });
+    let server = TestServer::start_with(|config| {
+        add_provider(config, "openai", Kind::OpenAi, upstream.url());
+        config.engine.active_runs = 2;
+        config.engine.queued_runs = 3;
+    });
+    let flow = server.save(&one_call("x"));
+    let held: Vec<String> = (0..5).map(|_| server.execute(flow, &json!({}))).collect();
+    let path = format!("/api/flows/{flow}/execute");
+    let refused = server.post(&path, &json!({}));
+    assert_eq!(
+        (refused.status, refused.header("retry-after")),
+        (429, Some("1"))
+    );
+    assert!(refused.text().contains("3 runs wait already"));
+    // What was refused is nowhere.
+    let runs = server.get("/api/runs").json();
+    assert_eq!(runs["items"].as_array().unwrap().len(), 5);
+    release.send(()).unwrap();
+    eventually("one is over, and another takes its place", || {
+        status(&server, &held[2]) == "RUNNING"
+    });
+    let accepted = server.execute(flow, &json!({}));
+    assert_eq!(server.post(&path, &json!({})).status, 429);
+    for _ in 0..5 {
+        release.send(()).unwrap();
+    }
+    for id in held.iter().chain([&accepted]) {
+        eventually("it is over", || status(&server, id) == "COMPLETED");
     }
 }

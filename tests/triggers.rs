@@ -155,7 +155,7 @@ fn a_wrong_name_and_a_wrong_secret_are_answered_alike() {
     };
     let path = hook.path();
     let unknown = deliver("/hooks/0123", &[("x-flowledger-secret", &hook.secret)]);
-    assert_eq!(unknown.0, 404);
+    assert_eq!(unknown.0, 401);
     let bearer = |secret: &str| format!("Bearer {secret}");
     for fields in [
         vec![],
@@ -214,8 +214,8 @@ fn a_delivery_needs_no_token_of_the_server_and_opens_nothing_else() {
     );
     // The server's token is not the webhook's secret.
     let answer = server.request("POST", &hook.path(), &authorized, b"{}");
-    assert_eq!(answer.status, 404);
-    assert_eq!(server.post("/hooks/unknown", &json!({})).status, 404);
+    assert_eq!(answer.status, 401);
+    assert_eq!(server.post("/hooks/unknown", &json!({})).status, 401);
     for path in ["/hooks/../api/flows", "/hooks/a/b", "/hooks/", "/hooks"] {
         assert_eq!(server.post(path, &json!({})).status, 401, "{path}");
     }
@@ -378,7 +378,7 @@ fn a_secret_is_replaced_and_never_kept_and_a_webhook_goes_with_its_flow() {
     assert_eq!(old.slug, new.slug);
     assert_ne!(old.secret, new.secret);
     let input = json!({"topic": "bees"});
-    assert_eq!(old.deliver(&server, None, &input).status, 404);
+    assert_eq!(old.deliver(&server, None, &input).status, 401);
     assert_eq!(new.deliver(&server, Some("k"), &input).status, 202);
     for (path, bytes) in everything_below(server.data()) {
         let secret = new.secret.as_bytes();
@@ -387,7 +387,7 @@ fn a_secret_is_replaced_and_never_kept_and_a_webhook_goes_with_its_flow() {
     }
     assert!(!was_logged(&[&new.secret]));
     assert_eq!(delete(&server, &hook_path(flow)), 204);
-    assert_eq!(new.deliver(&server, Some("k"), &input).status, 404);
+    assert_eq!(new.deliver(&server, Some("k"), &input).status, 401);
     assert_eq!(server.get(&hook_path(flow)).status, 404);
     // A new one has a new name and knows none of the old one's deliveries.
     let next = Hook::set(&server, flow);
@@ -395,7 +395,7 @@ fn a_secret_is_replaced_and_never_kept_and_a_webhook_goes_with_its_flow() {
     assert_eq!(next.deliver(&server, Some("k"), &input).status, 202);
     put(&server, &schedule_path(flow), &yearly("skip"));
     assert_eq!(delete(&server, &format!("/api/flows/{flow}")), 204);
-    assert_eq!(next.deliver(&server, None, &input).status, 404);
+    assert_eq!(next.deliver(&server, None, &input).status, 401);
     assert_eq!(server.get(&hook_path(flow)).status, 404);
     assert_eq!(server.get(&schedule_path(flow)).status, 404);
     let database = database(server.data());

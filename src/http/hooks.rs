@@ -196,7 +196,8 @@ fn input(body: &[u8]) -> std::result::Result<Value, Failure> {
 
 /// Whoever has not both name and secret right learns of neither.
 fn unknown() -> Failure {
-    Error::NotFound("webhook of this name with this secret".into()).into()
+    let message = "there is no webhook of this name with this secret (X-Flowledger-Secret)";
+    Failure::new(401, "unauthorized", message)
 }
 
 /// The webhook was removed, or its secret replaced, since it was looked up.
