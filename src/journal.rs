@@ -32,8 +32,8 @@ const EVENT_AGE_MAX_MS: i64 = 7 * 24 * 60 * 60 * 1000;
 const PRUNE_STEP: usize = 500;
 /// … at most this often, so that writing never waits for it for long …
 const PRUNE_INTERVAL: Duration = Duration::from_millis(500);
-/// … and where a step was not enough, this often: 25,000 events a second, more than a busy server
-/// writes.
+/// … and where a step was not enough, this often: 25,000 events or 5,000 runs a second, more than a
+/// busy server writes.
 const PRUNE_INTERVAL_BEHIND: Duration = Duration::from_millis(20);
 
 /// How often somebody who waits for a commit looks whether the journal has ended.
@@ -277,15 +277,17 @@ impl State {
             Ok(oldest) => self.publisher.publish(Vec::new(), oldest),
             Err(error) => log::warn!("old events cannot be removed: {error}"),
         }
-        if let Err(error) = self.prune_runs() {
-            log::warn!("old runs cannot be removed: {error}");
+        match self.prune_runs() {
+            Ok(PRUNE_RUNS_STEP) => self.prune_after = PRUNE_INTERVAL_BEHIND,
+            Ok(_) => {}
+            Err(error) => log::warn!("old runs cannot be removed: {error}"),
         }
         if let Err(error) = self.writer.prune_hook_keys(Timestamp::now(), PRUNE_STEP) {
             log::warn!("old keys of deliveries cannot be removed: {error}");
         }
     }
 
-    fn prune_runs(&mut self) -> Result<()> {
+    fn prune_runs(&mut self) -> Result<usize> {
         let Retention { runs, run_age } = self.retention;
         if self
             .counted_at
@@ -297,9 +299,7 @@ impl State {
         let age_ms = i64::try_from(run_age.as_millis()).unwrap_or(i64::MAX);
         let before = Timestamp(Timestamp::now().0.saturating_sub(age_ms));
         let upto = self.too_many_upto.as_deref();
-        self.writer
-            .prune_runs(upto, before, PRUNE_RUNS_STEP)
-            .map(drop)
+        self.writer.prune_runs(upto, before, PRUNE_RUNS_STEP)
     }
 }
 

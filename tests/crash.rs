@@ -57,6 +57,7 @@ const STARTERS: u64 = 4;
 const OPEN_RUNS_MAX: usize = 12;
 /// The upstream takes up to this time for an answer.
 const ANSWER_MS_MAX: u64 = 20;
+const ANSWER_TIME_MAX: Duration = Duration::from_millis(ANSWER_MS_MAX);
 /// Prices of gpt-4o-mini, nano-dollars for a token.
 const INPUT_NANOUSD: i64 = 150;
 const OUTPUT_NANOUSD: i64 = 600;
@@ -1193,4 +1194,77 @@ fn whenever_it_is_killed_nothing_is_lost_nothing_bought_twice_and_all_accounts_a
     fail(&audit.faults);
     // Else nothing was tried.
     assert!(books.runs.len() as u64 >= kills / 4 && unknown as u64 >= kills / 4);
+}
+
+/// How many items the map has: more than one life of the server can do.
+const ITEMS: usize = 400;
+
+#[test]
+fn a_map_that_is_killed_again_and_again_buys_no_finished_item_twice() {
+    let mut random = Random::new(2);
+    // How often each item was asked.
+    let asked = Arc::new(Mutex::new(vec![0_usize; ITEMS]));
+    let upstream = {
+        let asked = Arc::clone(&asked);
+        Upstream::start(move |body, stream| {
+            let request: Value = serde_json::from_str(body).unwrap();
+            let prompt = request["messages"][0]["content"].as_str().unwrap();
+            let item: usize = prompt.parse().unwrap();
+            asked.lock().unwrap()[item] += 1;
+            thread::sleep(Random::new(item as u64).time_below(ANSWER_TIME_MAX));
+            let _ = stream.write_all(completion(&format!("[{item}]"), 7, 3).as_bytes());
+        })
+    };
+    let home = Home::new();
+    let (_reserved, address) = reserve_port();
+    let mut server = Served::start(&mut serve(&home, &upstream, address));
+    let map = json!({"id": "each", "type": "map", "data": {"provider": "openai", "model": "gpt-4o-mini",
+        "items": "range(input.count) | list", "prompt": "{{ item }}", "atOnce": 4, "stream": false}});
+    let flow = server.save(&json!({"name": "Map", "data": {"nodes": [map]}}));
+    let body = json!({"input": {"count": ITEMS}});
+    let path = format!("/api/flows/{flow}/execute");
+    let accepted = server.post(&path, &body).json();
+    let run_id = accepted["runId"].as_str().unwrap();
+    let path = format!("/api/runs/{run_id}");
+    let mut kills = 0;
+    while server.get(&path)["status"] != "COMPLETED" {
+        thread::sleep(random.time_below(LIFE_MAX));
+        server.running.kill();
+        drop(server.running.end());
+        kills += 1;
+        server = Served::start(&mut serve(&home, &upstream, address));
+    }
+    let run = server.get(&path);
+    let answers: Vec<String> = (0..ITEMS).map(|item| format!("[{item}]")).collect();
+    assert_eq!(run["nodes"][0]["output"], json!(answers).to_string());
+    assert_eq!(run["nodes"][0]["cost"], run["cost"]);
+    let asked = asked.lock().unwrap();
+    let mut rows: HashMap<String, Vec<Value>> = HashMap::new();
+    for row in run["calls"].as_array().unwrap() {
+        let operation_id = row["operation_id"].as_str().unwrap().to_owned();
+        rows.entry(operation_id).or_default().push(row.clone());
+    }
+    assert_eq!(rows.len(), ITEMS);
+    let mut unknown = 0;
+    for (item, &asked) in asked.iter().enumerate() {
+        let rows = &rows[&format!("{run_id}:each[{item}]")];
+        let (last, before) = rows.split_last().unwrap();
+        assert_eq!(last["status"], "SUCCESS", "{rows:#?}");
+        // Only what a kill interrupted was asked again, and each time it was is in the ledger.
+        assert!(
+            before.iter().all(|row| row["status"] == "UNKNOWN"),
+            "{rows:#?}"
+        );
+        assert!(
+            asked <= rows.len(),
+            "item {item} was asked {asked} times: {rows:#?}"
+        );
+        assert_eq!(run["nodes"][0]["items"][item]["attempt"], rows.len());
+        unknown += before.len();
+    }
+    say(&format!(
+        "{kills} kills of a map of {ITEMS} items: {unknown} of its calls UNKNOWN"
+    ));
+    // Else nothing was tried.
+    assert!(kills >= 4 && unknown >= 4);
 }
