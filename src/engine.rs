@@ -427,6 +427,7 @@ fn lost_call(id: i64, at: Timestamp) -> Settlement {
         usage: Usage::default(),
         cost: None,
         latency_ms: None,
+        first_token_ms: None,
         status: CallStatus::Unknown,
         error: Some(LOST_CALL.to_owned()),
         at,

@@ -155,6 +155,9 @@ pub struct Usage {
     pub cached_input_tokens: u64,
     /// Those of `input_tokens` that the provider wrote to its prompt cache.
     pub cache_write_tokens: u64,
+    /// Those of `cache_write_tokens` that are kept for an hour, which costs more than five minutes.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub cache_write_1h_tokens: u64,
     /// All tokens of the answer, reasoning included.
     pub output_tokens: u64,
     /// Those of `output_tokens` that were reasoning.
@@ -284,6 +287,44 @@ pub struct LedgerEntry {
     pub status: CallStatus,
     /// Why it did not succeed.
     pub error_message: Option<String>,
+    /// What the row says beside.
+    #[serde(flatten)]
+    pub more: LedgerDetails,
+}
+
+/// What only some rows say; what is not said is left out.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LedgerDetails {
+    /// From just before the request left until the first piece of the answer, milliseconds; only of
+    /// calls that were streamed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_token_ms: Option<u64>,
+    /// The price that the cost was computed with, by its number (`GET /api/prices/{id}`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub price_id: Option<i64>,
+    /// Whether it was answered from flowledger's own cache, so that no call was made.
+    #[serde(skip_serializing_if = "is_false")]
+    pub cached: bool,
+    /// Of one that was answered from the cache: what the call would have cost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub saved_usd: Option<Usd>,
+    /// The name of the key that the client of the gateway came with, where it is one of ours.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_name: Option<String>,
+    /// What the client of the gateway wants its calls to be grouped by, separated by commas.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tags: Option<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 /// What every flow message says about where and when.

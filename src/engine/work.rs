@@ -274,6 +274,8 @@ impl Job {
             model: call.model.clone(),
             role: agent.role.clone(),
             prompt_hash: prompt_hash(call),
+            key_name: None,
+            tags: None,
         })
     }
 }
@@ -464,6 +466,7 @@ impl Worker {
                 usage: answer.usage,
                 cost,
                 latency_ms: Some(answer.latency_ms),
+                first_token_ms: answer.first_token_ms,
                 status: CallStatus::Success,
                 error: None,
                 at: Timestamp::now(),
@@ -503,6 +506,7 @@ impl Worker {
                 usage: failure.usage,
                 cost,
                 latency_ms: Some(failure.latency_ms),
+                first_token_ms: None,
                 status,
                 error: Some(failure.message.clone()),
                 at: Timestamp::now(),

@@ -159,16 +159,24 @@ struct Counts {
     input: Count,
     cache_read: Count,
     cache_write: Count,
+    /// Of `cache_write`, those that are kept for an hour.
+    cache_write_1h: Count,
     output: Count,
 }
 
 impl Counts {
     fn overwrite(&mut self, usage: &Value) {
-        for (name, kept) in [
-            ("input_tokens", &mut self.input),
-            ("cache_read_input_tokens", &mut self.cache_read),
-            ("cache_creation_input_tokens", &mut self.cache_write),
-            ("output_tokens", &mut self.output),
+        let by_age = &usage["cache_creation"];
+        for (usage, name, kept) in [
+            (usage, "input_tokens", &mut self.input),
+            (usage, "cache_read_input_tokens", &mut self.cache_read),
+            (usage, "cache_creation_input_tokens", &mut self.cache_write),
+            (
+                by_age,
+                "ephemeral_1h_input_tokens",
+                &mut self.cache_write_1h,
+            ),
+            (usage, "output_tokens", &mut self.output),
         ] {
             match count(usage, name) {
                 Ok(Some(tokens)) => *kept = Count::Given(tokens),
@@ -182,7 +190,13 @@ impl Counts {
     /// the summation of `input_tokens`, `cache_creation_input_tokens`, and
     /// `cache_read_input_tokens`". `output_tokens` includes thinking, which is not counted apart.
     fn normal_usage(&self) -> Usage {
-        let all = [self.input, self.cache_read, self.cache_write, self.output];
+        let all = [
+            self.input,
+            self.cache_read,
+            self.cache_write,
+            self.cache_write_1h,
+            self.output,
+        ];
         let is_unknown = all.iter().all(|count| *count == Count::Missing);
         if is_unknown || all.contains(&Count::Impossible) {
             return Usage::default();
@@ -192,6 +206,7 @@ impl Counts {
             input_tokens: self.input.tokens() + read + written,
             cached_input_tokens: read,
             cache_write_tokens: written,
+            cache_write_1h_tokens: self.cache_write_1h.tokens().min(written),
             output_tokens: self.output.tokens(),
             reasoning_tokens: 0,
             source: UsageSource::Provider,
@@ -249,6 +264,7 @@ mod tests {
             input_tokens: input,
             cached_input_tokens: read,
             cache_write_tokens: written,
+            cache_write_1h_tokens: 0,
             output_tokens: output,
             reasoning_tokens: 0,
             source: UsageSource::Provider,
@@ -425,5 +441,16 @@ mod tests {
             .1
             .unwrap_err();
         assert_eq!(fault.kind, FailureKind::Status);
+    }
+
+    #[test]
+    fn what_is_kept_for_an_hour_is_told_apart_from_what_is_kept_for_five_minutes() {
+        let usage = r#"{"type":"message_start","message":{"model":"m","usage":{"input_tokens":5,"cache_creation_input_tokens":300,"cache_read_input_tokens":0,"output_tokens":1,"cache_creation":{"ephemeral_5m_input_tokens":100,"ephemeral_1h_input_tokens":200}}}}"#;
+        let (partial, _) = read(&[("message_start", usage)]);
+        let expected = Usage {
+            cache_write_1h_tokens: 200,
+            ..provider_usage(305, 0, 300, 1)
+        };
+        assert_eq!(partial.usage, expected);
     }
 }

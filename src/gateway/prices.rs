@@ -153,25 +153,20 @@ pub struct Price {
 
 impl Price {
     /// What a call with these counts costs, rounded once, half to even, to nano-dollars; at most the
-    /// largest amount. Tokens written to a cache are taken as kept for 5 minutes.
+    /// largest amount.
     pub fn cost(&self, usage: &Usage) -> Usd {
-        self.cost_with_hour_writes(usage, 0)
-    }
-
-    /// As [`Price::cost`], where `hour_writes` of the tokens written to a cache are kept for an hour.
-    pub fn cost_with_hour_writes(&self, usage: &Usage, hour_writes: u64) -> Usd {
         // Always fits: see MAX_PRICE.
-        let picos = self.picodollars(usage, hour_writes);
+        let picos = self.picodollars(usage);
         let (whole, rest) = (picos / PICO_PER_NANO, picos % PICO_PER_NANO);
         let half = PICO_PER_NANO / 2;
         let up = rest > half || (rest == half && whole % 2 == 1);
         Usd::from_nanousd(i64::try_from(whole + u128::from(up)).unwrap_or(i64::MAX))
     }
 
-    fn picodollars(&self, usage: &Usage, hour_writes: u64) -> u128 {
+    fn picodollars(&self, usage: &Usage) -> u128 {
         let rates = self.rates_for(usage.input_tokens);
         let read = usage.cached_input_tokens;
-        let hour_writes = hour_writes.min(usage.cache_write_tokens);
+        let hour_writes = usage.cache_write_1h_tokens.min(usage.cache_write_tokens);
         let short_writes = usage.cache_write_tokens - hour_writes;
         // Counts that contradict each other never make a call cheaper than its parts.
         let uncached = usage
@@ -861,7 +856,11 @@ mod tests {
                 &case.model,
                 case.at,
             );
-            let cost = price.map(|p| p.cost_with_hour_writes(&case.usage, case.hour_write_tokens));
+            let usage = Usage {
+                cache_write_1h_tokens: case.hour_write_tokens,
+                ..case.usage
+            };
+            let cost = price.map(|price| price.cost(&usage));
             let wanted = case.cost_nanousd.map(Usd::from_nanousd);
             assert_eq!(cost, wanted, "{} {}", case.provider, case.model);
         }
@@ -1132,14 +1131,15 @@ mod tests {
         fn no_counts_make_it_panic_or_negative(
             price in built_in_price(), counts in proptest::array::uniform5(count()), hour in count(),
         ) {
-            prop_assert!(price.cost_with_hour_writes(&usage(counts), hour) >= Usd::ZERO);
+            let usage = Usage { cache_write_1h_tokens: hour, ..usage(counts) };
+            prop_assert!(price.cost(&usage) >= Usd::ZERO);
         }
 
         #[test]
         fn the_cost_is_off_by_half_a_nano_dollar_at_most(
             price in built_in_price(), counts in proptest::array::uniform5(0u64..10_000_000),
         ) {
-            let exact = price.picodollars(&usage(counts), 0);
+            let exact = price.picodollars(&usage(counts));
             let nanos = price.cost(&usage(counts)).nanousd;
             let rounded = u128::try_from(nanos).unwrap() * PICO_PER_NANO;
             prop_assert!(rounded.abs_diff(exact) <= PICO_PER_NANO / 2);

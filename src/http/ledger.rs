@@ -129,6 +129,13 @@ const COLUMNS: &[&str] = &[
     "latency_ms",
     "status",
     "error_message",
+    "cache_write_1h_tokens",
+    "first_token_ms",
+    "price_id",
+    "cached",
+    "saved_usd",
+    "key_name",
+    "tags",
 ];
 
 fn header() -> Result<Vec<u8>> {
@@ -169,6 +176,13 @@ fn encode(rows: &[LedgerEntry]) -> io::Result<Vec<u8>> {
             optional(row.latency_ms.as_ref()),
             row.status.to_string(),
             text(row.error_message.as_deref()),
+            usage.cache_write_1h_tokens.to_string(),
+            optional(row.more.first_token_ms.as_ref()),
+            optional(row.more.price_id.as_ref()),
+            row.more.cached.to_string(),
+            optional(row.more.saved_usd.as_ref()),
+            text(row.more.key_name.as_deref()),
+            text(row.more.tags.as_deref()),
         ])?;
     }
     writer.into_inner().map_err(csv::IntoInnerError::into_error)

@@ -124,6 +124,10 @@ pub struct NewCall {
     pub role: Option<String>,
     /// SHA-256 of the prompt in hexadecimal.
     pub prompt_hash: String,
+    /// The name of the key that a client of the gateway came with.
+    pub key_name: Option<String>,
+    /// What that client wants its calls to be grouped by.
+    pub tags: Option<String>,
 }
 
 /// How a call ended.
@@ -139,6 +143,8 @@ pub struct Settlement {
     pub cost: Option<Usd>,
     /// Milliseconds; none where it is not known.
     pub latency_ms: Option<u64>,
+    /// Milliseconds; none where it was not streamed or is not known.
+    pub first_token_ms: Option<u64>,
     /// What became of it; not `PENDING`.
     pub status: CallStatus,
     /// Why it did not succeed.
@@ -707,8 +713,8 @@ impl Batch<'_> {
     fn open_call(&self, call: &NewCall) -> Result<Receipt> {
         let sql = format!(
             "INSERT INTO ledger (timestamp_ms, flow_id, run_id, node_id, attempt, operation_id,
-                provider, model_used, agent_role, prompt_hash, status)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 'PENDING')
+                provider, model_used, agent_role, prompt_hash, status, key_name, tags)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 'PENDING', ?11, ?12)
              RETURNING {ENTRY_COLUMNS}"
         );
         let row = self.connection.prepare_cached(&sql)?.query_row(
@@ -722,7 +728,9 @@ impl Batch<'_> {
                 call.provider,
                 call.model,
                 call.role,
-                call.prompt_hash
+                call.prompt_hash,
+                call.key_name,
+                call.tags
             ],
             entry,
         )?;
@@ -735,7 +743,8 @@ impl Batch<'_> {
             "UPDATE ledger SET model_used = coalesce(?2, model_used), input_tokens = ?3,
                 cached_input_tokens = ?4, cache_write_tokens = ?5, output_tokens = ?6,
                 reasoning_tokens = ?7, usage_source = ?8, cost_nanousd = ?9, latency_ms = ?10,
-                status = ?11, error_message = ?12
+                status = ?11, error_message = ?12, cache_write_1h_tokens = ?13,
+                first_token_ms = ?14
              WHERE id = ?1 AND status = 'PENDING'
              RETURNING {ENTRY_COLUMNS}"
         );
@@ -755,7 +764,9 @@ impl Batch<'_> {
                     settlement.cost.map(|cost| cost.nanousd),
                     settlement.latency_ms,
                     settlement.status.as_str(),
-                    settlement.error
+                    settlement.error,
+                    usage.cache_write_1h_tokens,
+                    settlement.first_token_ms
                 ],
                 entry,
             )

@@ -6,13 +6,14 @@ use serde::Serialize;
 
 use super::Store;
 use crate::error::{Error, Result};
-use crate::event::{CallStatus, FlowId, LedgerEntry, RunId, Timestamp, Usage, Usd};
+use crate::event::{CallStatus, FlowId, LedgerDetails, LedgerEntry, RunId, Timestamp, Usage, Usd};
 
 /// The columns of a row, in the order in which [`entry`] reads them.
 pub(super) const ENTRY_COLUMNS: &str =
     "id, timestamp_ms, flow_id, run_id, node_id, attempt, operation_id, provider, model_used,
      agent_role, prompt_hash, input_tokens, cached_input_tokens, cache_write_tokens, output_tokens,
-     reasoning_tokens, usage_source, cost_nanousd, latency_ms, status, error_message";
+     reasoning_tokens, usage_source, cost_nanousd, latency_ms, status, error_message,
+     cache_write_1h_tokens, first_token_ms, price_id, cached, saved_nanousd, key_name, tags";
 
 /// Reads a row of [`ENTRY_COLUMNS`].
 pub(super) fn entry(row: &Row<'_>) -> rusqlite::Result<LedgerEntry> {
@@ -32,6 +33,7 @@ pub(super) fn entry(row: &Row<'_>) -> rusqlite::Result<LedgerEntry> {
             input_tokens: row.get(11)?,
             cached_input_tokens: row.get(12)?,
             cache_write_tokens: row.get(13)?,
+            cache_write_1h_tokens: row.get(21)?,
             output_tokens: row.get(14)?,
             reasoning_tokens: row.get(15)?,
             source: parsed(row, 16)?,
@@ -40,6 +42,14 @@ pub(super) fn entry(row: &Row<'_>) -> rusqlite::Result<LedgerEntry> {
         latency_ms: row.get(18)?,
         status: parsed(row, 19)?,
         error_message: row.get(20)?,
+        more: LedgerDetails {
+            first_token_ms: row.get(22)?,
+            price_id: row.get(23)?,
+            cached: row.get(24)?,
+            saved_usd: row.get::<_, Option<i64>>(25)?.map(Usd::from_nanousd),
+            key_name: row.get(26)?,
+            tags: row.get(27)?,
+        },
     })
 }
 

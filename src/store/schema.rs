@@ -148,6 +148,21 @@ CREATE TABLE run_items (
     PRIMARY KEY (run_id, node_id, item)
 ) STRICT, WITHOUT ROWID;
 ",
+    "
+ALTER TABLE ledger ADD COLUMN cache_write_1h_tokens INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE ledger ADD COLUMN first_token_ms INTEGER;
+ALTER TABLE ledger ADD COLUMN price_id INTEGER;         -- of prices
+ALTER TABLE ledger ADD COLUMN cached INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE ledger ADD COLUMN saved_nanousd INTEGER;    -- of a cached one: what it would have cost
+ALTER TABLE ledger ADD COLUMN key_name TEXT;
+ALTER TABLE ledger ADD COLUMN tags TEXT;
+
+-- A price that calls were given, as it was then; equal ones are stored once.
+CREATE TABLE prices (
+    id          INTEGER PRIMARY KEY,
+    price       TEXT NOT NULL UNIQUE    -- JSON
+) STRICT;
+",
 ];
 
 /// Brings the database up to date and gives the version it had; 0 is a new one.
