@@ -40,6 +40,9 @@ pub enum Error {
     /// The thing is in a state that does not allow it.
     #[error("{0}")]
     Conflict(String),
+    /// A budget does not allow the call.
+    #[error("{0}")]
+    Budget(String),
     /// A limit is reached; it may work later.
     #[error("{0}")]
     Busy(String),

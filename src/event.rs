@@ -110,6 +110,43 @@ impl fmt::Display for Usd {
     }
 }
 
+impl FromStr for Usd {
+    type Err = String;
+
+    /// Reads a decimal number of dollars exactly: `12`, `0.0015`, `1.5e-3`; no more than nine
+    /// digits after the point.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is not an amount of US dollars, such as 12.5");
+        let (mantissa, exponent) = match text.split_once(['e', 'E']) {
+            Some((mantissa, exponent)) => (mantissa, exponent.parse().map_err(|_| wrong())?),
+            None => (text, 0_i32),
+        };
+        let (sign, digits) = match mantissa.strip_prefix('-') {
+            Some(digits) => (-1, digits),
+            None => (1, mantissa),
+        };
+        let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+        let all = format!("{whole}{fraction}");
+        if all.is_empty() || !all.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(wrong());
+        }
+        let digits = all.trim_start_matches('0');
+        if digits.is_empty() {
+            return Ok(Self::ZERO);
+        }
+        // The value is `digits` times ten to the power of this, in nano-dollars.
+        let shift = 9 + i64::from(exponent) - i64::try_from(fraction.len()).unwrap_or(i64::MAX);
+        let trimmed = digits.trim_end_matches('0');
+        let shift = shift + i64::try_from(digits.len() - trimmed.len()).unwrap_or(0);
+        let shift = u32::try_from(shift)
+            .map_err(|_| format!("`{text}` has more than nine digits after the point"))?;
+        let nanousd = trimmed.parse::<i64>().ok();
+        let nanousd = nanousd.and_then(|digits| digits.checked_mul(10_i64.checked_pow(shift)?));
+        let nanousd = nanousd.ok_or_else(|| format!("`{text}` is out of range"))?;
+        Ok(Self::from_nanousd(sign * nanousd))
+    }
+}
+
 impl Serialize for Usd {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         RawValue::from_string(self.to_string())
@@ -341,6 +378,24 @@ pub struct Place {
     pub timestamp: Timestamp,
 }
 
+/// How much of a budget is used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BudgetWarning {
+    /// The budget's name.
+    pub budget: String,
+    /// For what time it is: `day`, `month` or `run`.
+    pub per: String,
+    /// The share that is reached, in per cent.
+    pub percent: u8,
+    /// What is used or reserved, for people: `4.1 USD`.
+    pub used: String,
+    /// What may be used: `5 USD`.
+    pub limit: String,
+    /// Whether calls are refused beyond it.
+    pub hard: bool,
+}
+
 /// The coarse progress that `FLOW_STATUS` tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
@@ -476,6 +531,16 @@ pub enum Event {
         /// The row, as the API gives it.
         entry: Box<LedgerEntry>,
     },
+    /// So much of a budget is used as viewers are told of; once for each share in each period, and
+    /// again after a restart of the server only where it is reached again.
+    BudgetWarning {
+        /// Where and when: of the call with which it was reached.
+        #[serde(flatten)]
+        place: Place,
+        /// How much of which.
+        #[serde(flatten)]
+        warning: BudgetWarning,
+    },
     /// A new suggestion.
     OptimizationAvailable {
         /// Where and when.
@@ -522,6 +587,7 @@ impl Event {
             Self::FlowCancelled { .. } => "FLOW_CANCELLED",
             Self::FlowStatus { .. } => "FLOW_STATUS",
             Self::LedgerUpdate { .. } => "LEDGER_UPDATE",
+            Self::BudgetWarning { .. } => "BUDGET_WARNING",
             Self::OptimizationAvailable { .. } => "OPTIMIZATION_AVAILABLE",
             Self::Hello { .. } => "HELLO",
             Self::Error { .. } => "ERROR",
@@ -542,6 +608,7 @@ impl Event {
             | Self::FlowCancelled { place, .. }
             | Self::FlowStatus { place, .. }
             | Self::LedgerUpdate { place, .. }
+            | Self::BudgetWarning { place, .. }
             | Self::OptimizationAvailable { place, .. } => Some(place),
             Self::Hello { .. } | Self::Error { .. } | Self::Pong {} => None,
         }

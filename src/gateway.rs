@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::budget::Reserve;
 use crate::event::{Timestamp, Usage, UsageSource, Usd};
 use crate::secret::Secret;
 
@@ -264,6 +265,13 @@ pub struct Gateway {
     told_unpriced: Mutex<BTreeSet<(String, String)>>,
 }
 
+/// How long an answer without a limit is taken to be for budgets, in tokens: what Anthropic is asked
+/// for where nobody said.
+pub const ANSWER_TOKENS_ASSUMED: u32 = 4_096;
+
+/// What providers add to a prompt to mark who says what, in tokens: a generous guess.
+const FRAME_TOKENS: u64 = 32;
+
 /// How many models without a price are remembered; beyond it the log stays silent about more.
 const TOLD_UNPRICED_MAX: usize = 1_000;
 
@@ -339,6 +347,23 @@ impl Gateway {
             self.tell_unpriced(&call.provider, model);
         }
         price.map(|price| price.cost(usage))
+    }
+
+    /// What a call may need at most, by the prices in force at `at`. Its prompt is taken to have a
+    /// token for every two bytes, which no usual text comes near; its answer to be as long as it
+    /// may, or [`ANSWER_TOKENS_ASSUMED`] where it has no limit.
+    pub fn reserve(&self, call: &Call, at: Timestamp) -> Reserve {
+        let bytes = call.prompt.len() + call.system.as_ref().map_or(0, String::len);
+        let usage = Usage {
+            input_tokens: (bytes as u64).div_ceil(2) + FRAME_TOKENS,
+            output_tokens: u64::from(call.max_tokens.unwrap_or(ANSWER_TOKENS_ASSUMED)),
+            source: UsageSource::Estimated,
+            ..Usage::default()
+        };
+        Reserve {
+            cost: self.cost(call, &call.model, &usage, at),
+            tokens: usage.input_tokens + usage.output_tokens,
+        }
     }
 
     fn tell_unpriced(&self, provider: &str, model: &str) {

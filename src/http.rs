@@ -4,6 +4,7 @@
 //! answers with a [`Reply`].
 
 mod assets;
+mod budget;
 mod flows;
 mod hooks;
 mod ledger;
@@ -229,6 +230,8 @@ fn reply_to(context: &Context, request: &mut Request) -> std::result::Result<Rep
         (["api", "ledger"], Get) => ledger::list(context, query),
         (["api", "ledger", "summary"], Get) => ledger::summary(context, query),
         (["api", "ledger.csv"], Get) => ledger::csv(context, query),
+        (["api", "budget"], Get) => budget::get(context),
+        (["api", "budget"], Put) => budget::set(context, &body),
         (segments, _) => Err(match allowed(segments) {
             Some(allow) => Failure::method_not_allowed(request.method().as_str(), path, allow),
             None => Error::NotFound(format!("route {path}")).into(),
@@ -248,6 +251,7 @@ fn allowed(segments: &[&str]) -> Option<&'static str> {
         ["hooks", _] => "POST",
         ["api", "flows", _, "status"] | ["api", "runs"] => "GET",
         ["api", "ledger"] | ["api", "ledger", "summary"] | ["api", "ledger.csv"] => "GET",
+        ["api", "budget"] => "GET, PUT",
         _ => return None,
     })
 }

@@ -3,6 +3,7 @@
 //! The only module that knows SQL. A [`Writer`] applies [`Change`]s inside a transaction; a
 //! [`Store`] answers questions over read-only connections that it keeps in a small pool.
 
+mod budgets;
 mod changes;
 mod events;
 mod flows;
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
+pub use budgets::BudgetState;
 pub use changes::{
     Batch, Change, Delivery, NewCall, NewHook, NewRun, NewSchedule, NodeRef, Prompt, Receipt,
     Settlement, Writer,

@@ -5,6 +5,7 @@
 //! - `bad_input`: whatever comes over the wire gets a clear answer and leaves nothing behind.
 //! - `binary`: the program itself as a child process.
 //! - `browser`: a real headless Chromium with deadlines, which leaves nothing behind.
+//! - `budgets`: what they refuse, let through and tell; none is overrun.
 //! - `command_line`: the program's flags, files, signals and exit codes; crash and restart.
 //! - `conformance`: the WebSocket protocol, frame by frame, against the echo of examples/echo.rs.
 //! - `harness`: starts the same wiring as `main` on port 0 in a temporary directory; clients with
@@ -30,6 +31,7 @@ mod aimock;
 mod bad_input;
 mod binary;
 mod browser;
+mod budgets;
 mod command_line;
 mod conformance;
 mod harness;

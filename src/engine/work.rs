@@ -9,6 +9,8 @@ use sha2::{Digest, Sha256};
 
 use super::lost_call;
 use super::run::Unit;
+use crate::budget::Reserve;
+use crate::error::Error;
 use crate::event::{CallStatus, Event, Place, Timestamp, UsageSource, hex};
 use crate::flow::{self, Agent, Graph, Http, Node, NodeKind, RenderError, Scope, render};
 use crate::gateway::{Answer, Call, Cancel, Failure, FailureKind, Fetch, Gateway};
@@ -262,8 +264,8 @@ impl Job {
         }
     }
 
-    fn intent(&self, agent: &Agent, call: &Call) -> Change {
-        Change::OpenCall(NewCall {
+    fn intent(&self, agent: &Agent, call: &Call, reserve: Reserve) -> NewCall {
+        NewCall {
             at: Timestamp::now(),
             flow_id: Some(self.at.flow_id),
             run_id: Some(self.at.run_id.clone()),
@@ -276,7 +278,8 @@ impl Job {
             prompt_hash: prompt_hash(call),
             key_name: None,
             tags: None,
-        })
+            reserve,
+        }
     }
 }
 
@@ -364,7 +367,9 @@ impl Worker {
             };
         }
         let fallback = changes.clone();
-        changes.push(job.intent(agent, &call));
+        let reserve = self.gateway.reserve(&call, Timestamp::now());
+        let intent = job.intent(agent, &call, reserve);
+        changes.push(Change::OpenCall(intent.clone()));
         let id = match self
             .journal
             .commit(changes)
@@ -372,6 +377,18 @@ impl Worker {
         {
             Ok(Some(Receipt::Call(entry))) => entry.id,
             Ok(_) => return Outcome::failed("the journal gave no ledger row", Vec::new()),
+            // Told in the ledger as well, as a call that was not made.
+            Err(Error::Budget(why)) => {
+                let mut unwritten = fallback;
+                unwritten.push(Change::RefuseCall(intent, why.clone()));
+                return Outcome::Failed {
+                    error: why,
+                    settlement: None,
+                    cancelled: false,
+                    unwritten,
+                    remedy: Remedy::AnotherTarget,
+                };
+            }
             // No call without a row that says so.
             Err(error) => {
                 let error = format!(

@@ -293,6 +293,7 @@ impl From<Error> for Failure {
             Error::Invalid { .. } => (422, "invalid"),
             Error::NotFound(_) => (404, "not_found"),
             Error::Conflict(_) => (409, "conflict"),
+            Error::Budget(_) => (402, "budget"),
             Error::Busy(_) => (429, "busy"),
             Error::Stopping => (503, "stopping"),
             Error::Store(_) | Error::Io { .. } | Error::Config(_) | Error::Internal { .. } => {

@@ -1,7 +1,9 @@
 //! What viewers are told about a change. Since every event follows from a change in this one
 //! place, events and database can never say different things.
 
-use crate::event::{Event, FlowId, FlowProgress, Place, RunId, RunStatus, Timestamp, preview};
+use crate::event::{
+    Event, FlowId, FlowProgress, LedgerEntry, Place, RunId, RunStatus, Timestamp, preview,
+};
 use crate::store::{Change, NodeRef, Receipt};
 
 /// The events that follow from a change, in order.
@@ -52,19 +54,21 @@ pub fn events(change: &Change, receipt: &Receipt) -> Vec<Event> {
             label: node.label.clone(),
             attempt: node.attempt,
         }],
-        (Change::OpenCall(_) | Change::SettleCall(_), Receipt::Call(entry)) => {
-            let timestamp = match change {
-                Change::SettleCall(settlement) => settlement.at,
-                _ => entry.timestamp,
+        (Change::SettleCall(settlement), Receipt::Settled(entry, warnings)) => {
+            let place = call_place(entry, settlement.at);
+            let update = Event::LedgerUpdate {
+                place: place.clone(),
+                entry: entry.clone(),
             };
-            let place = Place {
-                flow_id: entry.flow_id,
-                run_id: entry.run_id.clone(),
-                node_id: entry.node_id.clone(),
-                timestamp,
-            };
+            let warnings = warnings.iter().map(|warning| Event::BudgetWarning {
+                place: place.clone(),
+                warning: warning.clone(),
+            });
+            std::iter::once(update).chain(warnings).collect()
+        }
+        (_, Receipt::Call(entry)) => {
             vec![Event::LedgerUpdate {
-                place,
+                place: call_place(entry, entry.timestamp),
                 entry: entry.clone(),
             }]
         }
@@ -180,6 +184,15 @@ fn run_place(
         flow_id: Some(flow_id),
         run_id: Some(run_id.clone()),
         node_id,
+        timestamp,
+    }
+}
+
+fn call_place(entry: &LedgerEntry, timestamp: Timestamp) -> Place {
+    Place {
+        flow_id: entry.flow_id,
+        run_id: entry.run_id.clone(),
+        node_id: entry.node_id.clone(),
         timestamp,
     }
 }

@@ -3,10 +3,14 @@
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use sha2::{Digest, Sha256};
 
-use super::ledger::{ENTRY_COLUMNS, entry};
+use super::budgets::{self, Budgets};
+use super::ledger::{ENTRY_COLUMN_COUNT, ENTRY_COLUMNS, entry};
 use super::triggers;
+use crate::budget::{Budget, Reserve};
 use crate::error::{Error, Result};
-use crate::event::{CallStatus, FlowId, LedgerEntry, RunId, RunStatus, Seq, Timestamp, Usage, Usd};
+use crate::event::{
+    BudgetWarning, CallStatus, FlowId, LedgerEntry, RunId, RunStatus, Seq, Timestamp, Usage, Usd,
+};
 use crate::schedule::Missed;
 
 /// A node of a run.
@@ -128,6 +132,8 @@ pub struct NewCall {
     pub key_name: Option<String>,
     /// What that client wants its calls to be grouped by.
     pub tags: Option<String>,
+    /// What it may need at most.
+    pub reserve: Reserve,
 }
 
 /// How a call ended.
@@ -243,8 +249,12 @@ pub enum Change {
         /// When.
         at: Timestamp,
     },
-    /// A call is about to be made: the intent.
+    /// A call is about to be made: the intent. Refused where a hard budget does not allow it.
     OpenCall(NewCall),
+    /// A call was refused before it was made, and says why: a row of its own that costs nothing.
+    RefuseCall(NewCall, String),
+    /// All budgets are replaced by these.
+    SetBudgets(Vec<Budget>),
     /// A call ended.
     SettleCall(Settlement),
     /// A node finished well, or the run goes on as if it had.
@@ -313,6 +323,8 @@ pub enum Receipt {
     Hook(String),
     /// The ledger row as it is now.
     Call(Box<LedgerEntry>),
+    /// The ledger row as it is now, and what of budgets is used up with it.
+    Settled(Box<LedgerEntry>, Vec<BudgetWarning>),
     /// The sums of a node that is over, of all its attempts.
     NodeOver {
         /// Tokens of all prompts.
@@ -348,6 +360,7 @@ const NODE_SUMS: &str = "(input_tokens, output_tokens, cost_nanousd) = (
 pub struct Writer {
     connection: Connection,
     newest: Seq,
+    budgets: Budgets,
 }
 
 impl Writer {
@@ -360,7 +373,12 @@ impl Writer {
             )
             .optional()?
             .unwrap_or(0);
-        Ok(Self { connection, newest })
+        let budgets = Budgets::load(&connection)?;
+        Ok(Self {
+            connection,
+            newest,
+            budgets,
+        })
     }
 
     /// The newest event's place in the log; 0 where there never was one.
@@ -382,15 +400,23 @@ impl Writer {
         let transaction = self
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let before = self.budgets.before();
         let mut batch = Batch {
             connection: &transaction,
             newest: self.newest,
+            budgets: &mut self.budgets,
         };
-        let done = work(&mut batch)?;
+        let done = work(&mut batch);
         let newest = batch.newest;
-        transaction.commit()?;
-        self.newest = newest;
-        Ok(done)
+        let committed = done.and_then(|done| {
+            transaction.commit()?;
+            Ok(done)
+        });
+        match &committed {
+            Ok(_) => self.newest = newest,
+            Err(_) => self.budgets.go_back(before),
+        }
+        committed
     }
 
     /// The newest run beyond the newest `keep`, if there are so many.
@@ -449,6 +475,7 @@ impl Writer {
 pub struct Batch<'a> {
     connection: &'a Connection,
     newest: Seq,
+    budgets: &'a mut Budgets,
 }
 
 impl Batch<'_> {
@@ -460,6 +487,7 @@ impl Batch<'_> {
             return Err(Error::internal("the transaction was rolled back"));
         }
         let newest = self.newest;
+        let budgets = self.budgets.before();
         self.execute("SAVEPOINT one", &[])?;
         match work(self) {
             Ok(done) => {
@@ -468,6 +496,7 @@ impl Batch<'_> {
             }
             Err(error) => {
                 self.newest = newest;
+                self.budgets.go_back(budgets);
                 self.execute("ROLLBACK TO one", &[])?;
                 self.execute("RELEASE one", &[])?;
                 Err(error)
@@ -523,6 +552,11 @@ impl Batch<'_> {
                 None => self.start_node(node, prompt.as_ref(), *at),
             },
             Change::OpenCall(call) => self.open_call(call),
+            Change::RefuseCall(call, error) => self.refuse_call(call, error),
+            Change::SetBudgets(all) => {
+                *self.budgets = budgets::set(self.connection, all)?;
+                Ok(Receipt::Done)
+            }
             Change::SettleCall(settlement) => self.settle_call(settlement),
             Change::FinishNode {
                 node,
@@ -710,11 +744,28 @@ impl Batch<'_> {
         Ok(Receipt::Done)
     }
 
-    fn open_call(&self, call: &NewCall) -> Result<Receipt> {
+    fn open_call(&mut self, call: &NewCall) -> Result<Receipt> {
+        self.budgets.open(self.connection, call)?;
+        self.insert_call(call, CallStatus::Pending, None)
+    }
+
+    fn refuse_call(&self, call: &NewCall, error: &str) -> Result<Receipt> {
+        self.insert_call(call, CallStatus::Failed, Some(error))
+    }
+
+    /// Writes a row; one with an error is settled already and has cost nothing.
+    fn insert_call(
+        &self,
+        call: &NewCall,
+        status: CallStatus,
+        error: Option<&str>,
+    ) -> Result<Receipt> {
         let sql = format!(
             "INSERT INTO ledger (timestamp_ms, flow_id, run_id, node_id, attempt, operation_id,
-                provider, model_used, agent_role, prompt_hash, status, key_name, tags)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 'PENDING', ?11, ?12)
+                provider, model_used, agent_role, prompt_hash, status, key_name, tags,
+                reserved_nanousd, reserved_tokens, error_message, cost_nanousd)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16,
+                CASE WHEN ?16 IS NOT NULL THEN 0 END)
              RETURNING {ENTRY_COLUMNS}"
         );
         let row = self.connection.prepare_cached(&sql)?.query_row(
@@ -729,26 +780,32 @@ impl Batch<'_> {
                 call.model,
                 call.role,
                 call.prompt_hash,
+                status.as_str(),
                 call.key_name,
-                call.tags
+                call.tags,
+                call.reserve.cost.map(|cost| cost.nanousd),
+                call.reserve.tokens,
+                error
             ],
             entry,
         )?;
         Ok(Receipt::Call(Box::new(row)))
     }
 
-    fn settle_call(&self, settlement: &Settlement) -> Result<Receipt> {
+    fn settle_call(&mut self, settlement: &Settlement) -> Result<Receipt> {
         let usage = &settlement.usage;
         let sql = format!(
             "UPDATE ledger SET model_used = coalesce(?2, model_used), input_tokens = ?3,
                 cached_input_tokens = ?4, cache_write_tokens = ?5, output_tokens = ?6,
                 reasoning_tokens = ?7, usage_source = ?8, cost_nanousd = ?9, latency_ms = ?10,
                 status = ?11, error_message = ?12, cache_write_1h_tokens = ?13,
-                first_token_ms = ?14
+                first_token_ms = ?14,
+                model_asked = CASE WHEN ?2 != model_used THEN model_used END
              WHERE id = ?1 AND status = 'PENDING'
-             RETURNING {ENTRY_COLUMNS}"
+             RETURNING {ENTRY_COLUMNS}, coalesce(model_asked, model_used), reserved_nanousd,
+                reserved_tokens"
         );
-        let row = self
+        let settled = self
             .connection
             .prepare_cached(&sql)?
             .query_row(
@@ -768,11 +825,24 @@ impl Batch<'_> {
                     usage.cache_write_1h_tokens,
                     settlement.first_token_ms
                 ],
-                entry,
+                |row| {
+                    let asked: String = row.get(ENTRY_COLUMN_COUNT)?;
+                    let cost: Option<i64> = row.get(ENTRY_COLUMN_COUNT + 1)?;
+                    let tokens: Option<u64> = row.get(ENTRY_COLUMN_COUNT + 2)?;
+                    let reserve = Reserve {
+                        cost: cost.map(Usd::from_nanousd),
+                        tokens: tokens.unwrap_or(0),
+                    };
+                    Ok((entry(row)?, asked, reserve))
+                },
             )
-            .optional()?
+            .optional()?;
+        let (row, asked, reserve) = settled
             .ok_or_else(|| Error::NotFound(format!("pending ledger row {}", settlement.id)))?;
-        Ok(Receipt::Call(Box::new(row)))
+        let warnings = self
+            .budgets
+            .settle(self.connection, &row, &asked, &reserve)?;
+        Ok(Receipt::Settled(Box::new(row), warnings))
     }
 
     fn finish_node(

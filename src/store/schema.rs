@@ -163,6 +163,17 @@ CREATE TABLE prices (
     price       TEXT NOT NULL UNIQUE    -- JSON
 ) STRICT;
 ",
+    "
+ALTER TABLE ledger ADD COLUMN model_asked TEXT;         -- where another one answered
+-- What the call was expected to need at most; of one whose cost is not known, budgets count this.
+ALTER TABLE ledger ADD COLUMN reserved_nanousd INTEGER;
+ALTER TABLE ledger ADD COLUMN reserved_tokens INTEGER;
+
+CREATE TABLE budgets (
+    position    INTEGER PRIMARY KEY,
+    budget      TEXT NOT NULL           -- JSON
+) STRICT;
+",
 ];
 
 /// Brings the database up to date and gives the version it had; 0 is a new one.

@@ -1,0 +1,525 @@
+//! Budgets: what may be spent, on what, in which period. Pure; `store` counts, and refuses.
+
+use std::fmt;
+
+use jiff::tz::TimeZone;
+use jiff::{Span, Zoned};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::error::{Error, Fault, Result};
+use crate::event::{BudgetWarning, FlowId, Timestamp, Usd};
+
+/// How many budgets there may be.
+const BUDGETS_MAX: usize = 100;
+/// How long a name may be, in bytes.
+const NAME_BYTES_MAX: usize = 100;
+/// Of a limit, the shares that viewers are told of when they are reached, in per cent.
+pub const WARN_AT_PERCENT: [u8; 2] = [80, 100];
+
+/// For what time a budget is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Per {
+    /// A day of the budget's time zone.
+    Day,
+    /// A month of the budget's time zone.
+    Month,
+    /// Each run, however long it takes.
+    Run,
+}
+
+impl fmt::Display for Per {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Day => "day",
+            Self::Month => "month",
+            Self::Run => "run",
+        })
+    }
+}
+
+/// How much may be spent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// Money.
+    Usd(Usd),
+    /// Tokens of prompts and answers.
+    Tokens(u64),
+}
+
+impl Limit {
+    /// As a number to compare amounts of the same unit with.
+    pub fn amount(self) -> i64 {
+        match self {
+            Self::Usd(usd) => usd.nanousd,
+            Self::Tokens(tokens) => i64::try_from(tokens).unwrap_or(i64::MAX),
+        }
+    }
+
+    /// An amount of the same unit, for people.
+    pub fn show(self, amount: i64) -> String {
+        match self {
+            Self::Usd(_) => format!("{} USD", Usd::from_nanousd(amount)),
+            Self::Tokens(_) => format!("{amount} tokens"),
+        }
+    }
+}
+
+/// A budget. A call counts for every budget that covers it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// What people call it; unique.
+    pub name: String,
+    /// For what time it is.
+    pub per: Per,
+    /// Calls of this flow only.
+    pub flow_id: Option<FlowId>,
+    /// Calls of this model only: `PROVIDER/MODEL`, as asked for; a `*` at the end stands for
+    /// anything.
+    pub model: Option<String>,
+    /// Calls of the gateway's clients with the key of this name only.
+    pub key: Option<String>,
+    /// How much.
+    pub limit: Limit,
+    /// Whether calls that might go beyond it are refused; else viewers are only told.
+    pub hard: bool,
+    /// Of a hard budget in money: whether calls are made whose price is not known, and which
+    /// therefore cannot be counted.
+    pub allow_unpriced: bool,
+    /// The zone whose days and months are meant.
+    pub timezone: String,
+    zone: TimeZone,
+}
+
+/// What a budget may cover of a call.
+#[derive(Clone, Copy, Debug)]
+pub struct Scope<'a> {
+    /// The flow.
+    pub flow_id: Option<FlowId>,
+    /// The provider.
+    pub provider: &'a str,
+    /// The model that is asked.
+    pub model: &'a str,
+    /// The name of the key that a client of the gateway came with.
+    pub key: Option<&'a str>,
+}
+
+/// What a call may need at most, as far as is known before it is made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reserve {
+    /// Money; none where no price is known.
+    pub cost: Option<Usd>,
+    /// Tokens of prompt and answer.
+    pub tokens: u64,
+}
+
+/// A budget in JSON.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Document {
+    name: String,
+    per: Per,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    flow_id: Option<FlowId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit_usd: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit_tokens: Option<u64>,
+    #[serde(default = "yes")]
+    hard: bool,
+    #[serde(default)]
+    allow_unpriced: bool,
+    #[serde(default = "utc")]
+    timezone: String,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn utc() -> String {
+    "UTC".to_owned()
+}
+
+impl Budget {
+    /// The JSON of the budget, as [`parse_all`] reads it. Amounts of money are texts, so that they
+    /// are exact.
+    pub fn to_json(&self) -> Value {
+        let (limit_usd, limit_tokens) = match self.limit {
+            Limit::Usd(usd) => (Some(Value::from(usd.to_string())), None),
+            Limit::Tokens(tokens) => (None, Some(tokens)),
+        };
+        let document = Document {
+            name: self.name.clone(),
+            per: self.per,
+            flow_id: self.flow_id,
+            model: self.model.clone(),
+            key: self.key.clone(),
+            limit_usd,
+            limit_tokens,
+            hard: self.hard,
+            allow_unpriced: self.allow_unpriced,
+            timezone: self.timezone.clone(),
+        };
+        serde_json::to_value(document).unwrap_or_default()
+    }
+
+    /// Whether the call counts for it.
+    pub fn covers(&self, call: &Scope<'_>) -> bool {
+        let is_flow = self.flow_id.is_none_or(|flow| call.flow_id == Some(flow));
+        let is_key = self.key.is_none() || self.key.as_deref() == call.key;
+        is_flow
+            && is_key
+            && self.model.as_deref().is_none_or(|pattern| {
+                let asked = format!("{}/{}", call.provider, call.model);
+                match pattern.strip_suffix('*') {
+                    Some(start) => asked.starts_with(start),
+                    None => asked == pattern,
+                }
+            })
+    }
+
+    /// What `reserve` is in the budget's unit; none where that is not known.
+    pub fn reserved(&self, reserve: &Reserve) -> Option<i64> {
+        match self.limit {
+            Limit::Usd(_) => reserve.cost.map(|cost| cost.nanousd),
+            Limit::Tokens(_) => Some(i64::try_from(reserve.tokens).unwrap_or(i64::MAX)),
+        }
+    }
+
+    /// The period that a moment lies in: its start, and the start of the next. All time where the
+    /// budget is for runs, and where the calendar ends.
+    pub fn period(&self, at: Timestamp) -> (Timestamp, Timestamp) {
+        self.calendar_period(at)
+            .unwrap_or((Timestamp(i64::MIN), Timestamp(i64::MAX)))
+    }
+
+    fn calendar_period(&self, at: Timestamp) -> Option<(Timestamp, Timestamp)> {
+        let at = jiff::Timestamp::from_millisecond(at.0).ok()?;
+        let at = at.to_zoned(self.zone.clone());
+        let (start, length) = match self.per {
+            Per::Day => (at.start_of_day().ok()?, Span::new().days(1)),
+            Per::Month => (
+                at.first_of_month().ok()?.start_of_day().ok()?,
+                Span::new().months(1),
+            ),
+            Per::Run => return None,
+        };
+        let end = start.date().checked_add(length).ok()?;
+        let end = end.to_zoned(self.zone.clone()).ok()?.start_of_day().ok()?;
+        let moment = |zoned: &Zoned| Timestamp(zoned.timestamp().as_millisecond());
+        Some((moment(&start), moment(&end)))
+    }
+
+    /// The highest of [`WARN_AT_PERCENT`] that `used` reaches; 0 where it reaches none. A limit of
+    /// nothing is reached by what is more than nothing.
+    pub fn level(&self, used: i64) -> u8 {
+        let limit = i128::from(self.limit.amount());
+        let reaches =
+            |percent: &u8| used > 0 && i128::from(used) * 100 >= limit * i128::from(*percent);
+        WARN_AT_PERCENT
+            .into_iter()
+            .filter(reaches)
+            .max()
+            .unwrap_or(0)
+    }
+
+    /// What viewers are told when `used` has reached `percent`.
+    pub fn warning(&self, used: i64, percent: u8) -> BudgetWarning {
+        BudgetWarning {
+            budget: self.name.clone(),
+            per: self.per.to_string(),
+            percent,
+            used: self.limit.show(used),
+            limit: self.limit.show(self.limit.amount()),
+            hard: self.hard,
+        }
+    }
+
+    /// Why a call is refused that would need `reserve`, where `used` is used or reserved already.
+    pub fn refusal(&self, used: i64, reserve: i64) -> Error {
+        let limit = self.limit;
+        Error::Budget(format!(
+            "the budget `{}` allows {} per {}; {} are used or reserved, and this call may need {}",
+            self.name,
+            limit.show(limit.amount()),
+            self.per,
+            limit.show(used),
+            limit.show(reserve),
+        ))
+    }
+
+    /// Why a call is refused whose price is not known.
+    pub fn unpriced_refusal(&self, call: &Scope<'_>) -> Error {
+        Error::Budget(format!(
+            "no price is known for {}/{}, so that the budget `{}` could not be kept; give it a \
+             price, or the budget `allowUnpriced`",
+            call.provider, call.model, self.name
+        ))
+    }
+}
+
+/// Reads `{"budgets": […]}`.
+///
+/// # Errors
+/// [`Error::Invalid`] with every fault, each with its field.
+pub fn parse_all(document: Value) -> Result<Vec<Budget>> {
+    let message = "the budgets cannot be set";
+    let list = match document {
+        Value::Object(mut document) => match (document.remove("budgets"), document.is_empty()) {
+            (Some(Value::Array(list)), true) => list,
+            _ => return Err(Error::invalid(message, "budgets", "must be a list, alone")),
+        },
+        _ => return Err(Error::invalid(message, "", "must be an object")),
+    };
+    if list.len() > BUDGETS_MAX {
+        let fault = format!("has {} items; the limit is {BUDGETS_MAX}", list.len());
+        return Err(Error::invalid(message, "budgets", fault));
+    }
+    let mut faults = Vec::new();
+    let mut budgets: Vec<Budget> = Vec::new();
+    for (at, value) in list.iter().enumerate() {
+        let path = format!("budgets[{at}]");
+        let Some(budget) = parse(value, &path, &mut faults) else {
+            continue;
+        };
+        if budgets.iter().any(|other| other.name == budget.name) {
+            let why = format!("two budgets have the name `{}`", budget.name);
+            faults.push(Fault::new(format!("{path}.name"), why));
+        }
+        budgets.push(budget);
+    }
+    if faults.is_empty() {
+        return Ok(budgets);
+    }
+    let message = message.to_owned();
+    Err(Error::Invalid { message, faults })
+}
+
+/// Reads one budget.
+pub fn parse(value: &Value, path: &str, faults: &mut Vec<Fault>) -> Option<Budget> {
+    if !value.is_object() {
+        faults.push(Fault::new(path, "must be an object"));
+        return None;
+    }
+    let document: Document = match serde_path_to_error::deserialize(value) {
+        Ok(document) => document,
+        Err(error) => {
+            let field = match error.path().to_string().as_str() {
+                "." => path.to_owned(),
+                inner => format!("{path}.{inner}"),
+            };
+            faults.push(Fault::new(field, error.inner().to_string()));
+            return None;
+        }
+    };
+    let before = faults.len();
+    let mut fault = |key: &str, why: String| faults.push(Fault::new(format!("{path}.{key}"), why));
+    if document.name.trim().is_empty() || document.name.len() > NAME_BYTES_MAX {
+        let why = format!("must be a text of 1 to {NAME_BYTES_MAX} bytes");
+        fault("name", why);
+    }
+    let limit = match (&document.limit_usd, document.limit_tokens) {
+        (Some(usd), None) => match amount(usd) {
+            Ok(usd) => Limit::Usd(usd),
+            Err(why) => {
+                fault("limitUsd", why);
+                Limit::Tokens(0)
+            }
+        },
+        (None, Some(tokens)) => Limit::Tokens(tokens),
+        _ => {
+            fault("limitUsd", "give either `limitUsd` or `limitTokens`".into());
+            Limit::Tokens(0)
+        }
+    };
+    if let Some(model) = &document.model
+        && (!model.contains('/') || model.len() > 2 * NAME_BYTES_MAX)
+    {
+        let why = "must be `PROVIDER/MODEL`; a `*` at the end stands for anything";
+        fault("model", why.into());
+    }
+    let zone = TimeZone::get(&document.timezone).unwrap_or_else(|_| {
+        let why = format!("`{}` is not an IANA time zone", document.timezone);
+        fault("timezone", why);
+        TimeZone::UTC
+    });
+    (faults.len() == before).then_some(Budget {
+        name: document.name,
+        per: document.per,
+        flow_id: document.flow_id,
+        model: document.model,
+        key: document.key,
+        limit,
+        hard: document.hard,
+        allow_unpriced: document.allow_unpriced,
+        timezone: document.timezone,
+        zone,
+    })
+}
+
+/// An amount of money, as a text (exact) or a number.
+fn amount(value: &Value) -> Result<Usd, String> {
+    let text = match value {
+        Value::String(text) => text.clone(),
+        Value::Number(number) => number.to_string(),
+        _ => String::new(),
+    };
+    let usd: Usd = text.parse()?;
+    if usd < Usd::ZERO {
+        return Err("must not be negative".into());
+    }
+    Ok(usd)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn budget(more: Value) -> Budget {
+        let mut document = json!({"name": "b", "per": "day", "limitUsd": "1"});
+        for (key, value) in more.as_object().unwrap() {
+            document[key] = value.clone();
+        }
+        parse_all(json!({"budgets": [document]})).unwrap().remove(0)
+    }
+
+    fn at(text: &str) -> Timestamp {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_day_and_a_month_are_those_of_the_time_zone() {
+        let period = |per: &str, zone: &str, moment: &str| {
+            let (start, end) = budget(json!({"per": per, "timezone": zone})).period(at(moment));
+            (start.to_string(), end.to_string())
+        };
+        assert_eq!(
+            period("day", "Europe/Berlin", "2026-07-01T22:30:00Z"),
+            (
+                "2026-07-01T22:00:00.000Z".into(),
+                "2026-07-02T22:00:00.000Z".into()
+            )
+        );
+        // The day on which the clock is put forward has 23 hours.
+        assert_eq!(
+            period("day", "Europe/Berlin", "2026-03-29T12:00:00Z"),
+            (
+                "2026-03-28T23:00:00.000Z".into(),
+                "2026-03-29T22:00:00.000Z".into()
+            )
+        );
+        assert_eq!(
+            period("month", "UTC", "2026-12-31T23:59:59.999Z"),
+            (
+                "2026-12-01T00:00:00.000Z".into(),
+                "2027-01-01T00:00:00.000Z".into()
+            )
+        );
+    }
+
+    #[test]
+    fn every_fault_is_told_with_its_field() {
+        let faults = match parse_all(json!({"budgets": [
+            {"name": "", "per": "day", "limitUsd": "-1"},
+            {"name": "a", "per": "year", "limitUsd": 1},
+            {"name": "a", "per": "day", "limitUsd": 1, "limitTokens": 1, "timezone": "Mars/Base"},
+            {"name": "b", "per": "day", "limitUsd": "0.0000000001", "model": "gpt"},
+            {"name": "c", "per": "day", "limitTokens": 1, "typo": 1},
+            {"name": "d", "per": "day", "limitTokens": 0},
+            {"name": "d", "per": "run", "limitUsd": "0"},
+            7
+        ]})) {
+            Err(Error::Invalid { faults, .. }) => faults,
+            other => panic!("{other:?}"),
+        };
+        let fields: Vec<&str> = faults.iter().map(|fault| fault.field.as_str()).collect();
+        assert_eq!(
+            fields,
+            [
+                "budgets[0].name",
+                "budgets[0].limitUsd",
+                "budgets[1].per",
+                "budgets[2].limitUsd",
+                "budgets[2].timezone",
+                "budgets[3].limitUsd",
+                "budgets[3].model",
+                "budgets[4].typo",
+                "budgets[6].name",
+                "budgets[7]"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_budget_covers_what_it_names() {
+        let call = Scope {
+            flow_id: Some(1),
+            provider: "openai",
+            model: "gpt-4o-mini",
+            key: None,
+        };
+        for (more, expected) in [
+            (json!({}), true),
+            (json!({"flowId": 1}), true),
+            (json!({"flowId": 2}), false),
+            (json!({"model": "openai/gpt-4o"}), false),
+            (json!({"model": "openai/gpt-4o*"}), true),
+            (json!({"model": "openai/gpt-4o-mini"}), true),
+            (json!({"model": "groq/*"}), false),
+            (json!({"key": "ann"}), false),
+        ] {
+            assert_eq!(budget(more.clone()).covers(&call), expected, "{more}");
+        }
+    }
+
+    #[test]
+    fn a_budget_of_nothing_is_reached_by_anything() {
+        let nothing = budget(json!({"limitUsd": 0}));
+        assert_eq!((nothing.level(0), nothing.level(1)), (0, 100));
+        let some = budget(json!({"limitUsd": "0.000001"}));
+        assert_eq!(
+            [0, 799, 800, 999, 1000, 5000].map(|used| some.level(used)),
+            [0, 0, 80, 80, 100, 100]
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn a_moment_lies_in_its_period_and_periods_follow_each_other(
+            moment in 0i64..4_000_000_000_000,
+            per in prop_oneof![Just("day"), Just("month")],
+            zone in prop_oneof![Just("UTC"), Just("America/New_York"), Just("Pacific/Apia"), Just("Asia/Kathmandu")],
+        ) {
+            let budget = budget(json!({"per": per, "timezone": zone}));
+            let (start, end) = budget.period(Timestamp(moment));
+            prop_assert!(start.0 <= moment && moment < end.0);
+            prop_assert_eq!(budget.period(start), (start, end));
+            prop_assert_eq!(budget.period(end).0, end);
+            prop_assert_eq!(budget.period(Timestamp(end.0 - 1)), (start, end));
+        }
+
+        #[test]
+        fn what_is_stored_is_what_was_read(
+            limit in 0i64..i64::MAX, tokens in proptest::option::of(0u64..1 << 60), hard in any::<bool>(),
+        ) {
+            let mut document = json!({"name": "b", "per": "run", "hard": hard});
+            match tokens {
+                Some(tokens) => document["limitTokens"] = json!(tokens),
+                None => document["limitUsd"] = json!(Usd::from_nanousd(limit).to_string()),
+            }
+            let read = parse_all(json!({"budgets": [document]})).unwrap().remove(0);
+            let amount = tokens.map_or(limit, |tokens| tokens as i64);
+            prop_assert_eq!(read.limit.amount(), amount);
+            let again = parse_all(json!({"budgets": [read.to_json()]})).unwrap().remove(0);
+            prop_assert_eq!(again, read);
+        }
+    }
+}

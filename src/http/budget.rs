@@ -1,0 +1,65 @@
+//! `/api/budget`: what may be spent.
+
+use serde_json::{Value, json};
+
+use super::Context;
+use super::reply::{Failure, Reply, read_json};
+use crate::budget::{Limit, parse_all};
+use crate::event::{Timestamp, Usd};
+use crate::store::{BudgetState, Change};
+
+type Answer = std::result::Result<Reply, Failure>;
+
+/// `GET /api/budget`: all budgets, with what is used of them in the present period.
+pub fn get(context: &Context) -> Answer {
+    let states = context.store.budgets(Timestamp::now())?;
+    let budgets: Vec<Value> = states.iter().map(view).collect();
+    Ok(Reply::json(200, &json!({"budgets": budgets})))
+}
+
+/// `PUT /api/budget`: puts these budgets in place of all that there are.
+pub fn set(context: &Context, body: &[u8]) -> Answer {
+    let budgets = parse_all(without_state(read_json(body)?))?;
+    context.journal.commit_one(Change::SetBudgets(budgets))?;
+    get(context)
+}
+
+/// What `GET` adds is not read, so that its answer can be changed and put back.
+fn without_state(mut document: Value) -> Value {
+    let budgets = document.get_mut("budgets").and_then(Value::as_array_mut);
+    for budget in budgets.into_iter().flatten() {
+        if let Some(budget) = budget.as_object_mut() {
+            budget.remove("state");
+        }
+    }
+    document
+}
+
+fn view(state: &BudgetState) -> Value {
+    let mut view = state.budget.to_json();
+    if let (Some(used), Some((start, end))) = (state.used, state.period) {
+        let limit = state.budget.limit;
+        let left = limit.amount().saturating_sub(used).max(0);
+        let amount = |amount: i64| match limit {
+            Limit::Usd(_) => Value::from(Usd::from_nanousd(amount).to_string()),
+            Limit::Tokens(_) => Value::from(amount),
+        };
+        view["state"] = json!({
+            "used": amount(used),
+            "left": amount(left),
+            "percent": percent(used, limit.amount()),
+            "from": start,
+            "to": end,
+        });
+    }
+    view
+}
+
+/// Rounded down; of nothing, anything is all of it.
+fn percent(used: i64, limit: i64) -> i128 {
+    match (used, limit) {
+        (0, _) => 0,
+        (_, 0) => 100,
+        (used, limit) => i128::from(used) * 100 / i128::from(limit),
+    }
+}

@@ -1,0 +1,320 @@
+//! Budgets: what they refuse, what they let through, what they tell, and that none is overrun.
+
+use std::io::Write;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use flowledger::gateway::Kind;
+use serde_json::{Value, json};
+
+use crate::harness::{DEADLINE, Response, TestServer, add_provider, agent, chain, eventually};
+use crate::upstream::{Upstream, completion, json_answer};
+
+/// A server whose `openai` answers everything with 1,000 tokens for 100: gpt-4o-mini asks
+/// 100 × 150 + 1,000 × 600 nano-dollars for that, 0.000615 USD.
+fn server(upstream: &Upstream) -> TestServer {
+    TestServer::start_with(|config| {
+        add_provider(config, "openai", Kind::OpenAi, upstream.url());
+    })
+}
+
+fn answering() -> Upstream {
+    Upstream::saying(completion("done", 100, 1_000))
+}
+
+const COST: &str = "0.000615";
+
+/// What a call is reserved for: its prompt of one byte, and 1,000 tokens.
+fn call(id: &str) -> Value {
+    let mut node = agent(id, "openai", "gpt-4o-mini", "x");
+    node["data"]["stream"] = json!(false);
+    node["data"]["maxTokens"] = json!(1_000);
+    node
+}
+
+fn put(server: &TestServer, budgets: Value) -> Response {
+    let body = json!({"budgets": budgets}).to_string();
+    server.request("PUT", "/api/budget", &[], body.as_bytes())
+}
+
+fn set(server: &TestServer, budgets: Value) {
+    let answer = put(server, budgets);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
+fn state(server: &TestServer) -> Value {
+    server.get("/api/budget").json()["budgets"][0]["state"].clone()
+}
+
+fn rows(server: &TestServer) -> Vec<Value> {
+    let rows = server.get("/api/ledger").json();
+    rows["items"].as_array().unwrap().clone()
+}
+
+#[test]
+fn a_hard_budget_refuses_the_call_that_might_go_beyond_it_and_the_refusal_is_a_row() {
+    let upstream = answering();
+    let server = server(&upstream);
+    let flow = server.save(&chain("One", &[call("only")]));
+    // Two calls fit with what they cost, and a third would not.
+    set(
+        &server,
+        json!([{"name": "daily", "per": "day", "limitUsd": "0.0013"}]),
+    );
+    for _ in 0..2 {
+        assert_eq!(server.run(flow, &json!({}))["status"], "COMPLETED");
+    }
+    let run = server.run(flow, &json!({}));
+    assert_eq!(run["status"], "FAILED", "{run:#}");
+    let error = run["error"].as_str().unwrap();
+    assert!(
+        error.contains("the budget `daily` allows 0.0013 USD per day; 0.00123 USD are used"),
+        "{error}"
+    );
+    assert_eq!(run["cost"], json!(0));
+    assert_eq!(upstream.count(), 2);
+    let rows = rows(&server);
+    assert_eq!(rows.len(), 3);
+    assert_eq!(
+        (&rows[0]["status"], &rows[0]["total_cost_usd"]),
+        (&json!("FAILED"), &json!(0))
+    );
+    assert_eq!(rows[0]["error_message"], error);
+    assert_eq!(rows[1]["total_cost_usd"].to_string(), COST);
+    let state = state(&server);
+    assert_eq!(state["used"], "0.00123");
+    assert_eq!(state["left"], "0.00007");
+    assert_eq!(state["percent"], 94);
+}
+
+#[test]
+fn parallel_calls_cannot_overrun_a_budget_together() {
+    let upstream = answering();
+    let server = server(&upstream);
+    let nodes: Vec<Value> = (0..16)
+        .map(|at| {
+            let mut node = call(&format!("n{at}"));
+            node["data"]["onError"] = json!("continue");
+            node
+        })
+        .collect();
+    let flow = server.save(&json!({"name": "Wide", "data": {"nodes": nodes}}));
+    set(
+        &server,
+        json!([{"name": "tight", "per": "month", "limitUsd": "0.002", "timezone": "Europe/Berlin"}]),
+    );
+    let run = server.run(flow, &json!({}));
+    assert_eq!(run["status"], "COMPLETED");
+    let used = state(&server)["used"].as_str().unwrap().to_owned();
+    let used: f64 = used.parse().unwrap();
+    assert!(used > 0.0 && used <= 0.002, "{used}");
+    assert_eq!(upstream.count(), 3);
+    let rows = rows(&server);
+    assert_eq!(rows.len(), 16);
+    let refused = rows.iter().filter(|row| row["status"] == "FAILED");
+    assert_eq!(refused.count(), 13);
+}
+
+#[test]
+fn a_budget_survives_a_restart_with_what_is_used_of_it() {
+    let upstream = answering();
+    let mut server = server(&upstream);
+    let flow = server.save(&chain("One", &[call("only")]));
+    set(
+        &server,
+        json!([{"name": "tokens", "per": "day", "limitTokens": 2500}]),
+    );
+    assert_eq!(server.run(flow, &json!({}))["status"], "COMPLETED");
+    server.start_again();
+    assert_eq!(state(&server)["used"], 1_100);
+    // 1,033 are reserved for the next one, which fits, and then nothing does.
+    assert_eq!(server.run(flow, &json!({}))["status"], "COMPLETED");
+    let run = server.run(flow, &json!({}));
+    let error = run["error"].as_str().unwrap();
+    assert!(
+        error.contains("allows 2500 tokens per day; 2200 tokens are used"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_call_that_nobody_saw_the_end_of_counts_with_what_was_reserved_for_it() {
+    let (asked, questions) = crossbeam_channel::unbounded();
+    let upstream = Upstream::start(move |_, _| {
+        let _ = asked.send(());
+        std::thread::park_timeout(DEADLINE);
+    });
+    let mut server = server(&upstream);
+    let mut node = call("only");
+    node["data"]["retry"] = json!({"afterRestart": false});
+    let flow = server.save(&chain("One", &[node]));
+    set(
+        &server,
+        json!([{"name": "tokens", "per": "day", "limitTokens": 10_000}]),
+    );
+    let run_id = server.execute(flow, &json!({}));
+    questions.recv_timeout(DEADLINE).unwrap();
+    assert_eq!(state(&server)["used"], 1_033);
+    server.start_again();
+    eventually("it is over", || {
+        server.get(&format!("/api/runs/{run_id}")).json()["status"] == "FAILED"
+    });
+    assert_eq!(rows(&server)[0]["status"], "UNKNOWN");
+    assert_eq!(state(&server)["used"], 1_033);
+}
+
+#[test]
+fn a_call_that_was_refused_by_the_provider_gives_back_what_was_reserved() {
+    let upstream = Upstream::saying(json_answer("400 Bad Request", "{}"));
+    let server = server(&upstream);
+    let flow = server.save(&chain("One", &[call("only")]));
+    set(
+        &server,
+        json!([{"name": "a", "per": "day", "limitTokens": 1500}, {"name": "b", "per": "day", "limitUsd": "0.001"}]),
+    );
+    for _ in 0..3 {
+        assert_eq!(server.run(flow, &json!({}))["status"], "FAILED");
+    }
+    assert_eq!(upstream.count(), 3);
+    let budgets = server.get("/api/budget").json()["budgets"].clone();
+    assert_eq!(budgets[0]["state"]["used"], 0);
+    assert_eq!(budgets[1]["state"]["used"], "0");
+}
+
+#[test]
+fn a_budget_may_be_for_a_flow_a_model_or_each_run() {
+    let upstream = answering();
+    let server = server(&upstream);
+    let one = server.save(&chain("One", &[call("only")]));
+    let other = server.save(&chain("Other", &[call("only")]));
+    let three = server.save(&chain("Three", &[call("a"), call("b"), call("c")]));
+    let status = |flow: i64| server.run(flow, &json!({}))["status"].clone();
+    set(
+        &server,
+        json!([{"name": "of one", "per": "day", "flowId": one, "limitUsd": 0}]),
+    );
+    assert_eq!(
+        (status(one), status(other)),
+        (json!("FAILED"), json!("COMPLETED"))
+    );
+    set(
+        &server,
+        json!([{"name": "minis", "per": "day", "model": "openai/gpt-4o-m*", "limitUsd": 0}]),
+    );
+    assert_eq!(status(other), "FAILED");
+    set(
+        &server,
+        json!([{"name": "others", "per": "day", "model": "openai/gpt-5*", "limitUsd": 0}]),
+    );
+    assert_eq!(status(other), "COMPLETED");
+    set(
+        &server,
+        json!([{"name": "each", "per": "run", "limitUsd": "0.0013"}]),
+    );
+    for _ in 0..2 {
+        let run = server.run(three, &json!({}));
+        assert_eq!(run["status"], "FAILED");
+        assert_eq!(run["errorNodeId"], "c", "{run:#}");
+    }
+    assert_eq!(status(one), "COMPLETED");
+}
+
+#[test]
+fn a_soft_budget_stops_nothing_and_viewers_are_told_once_for_each_share() {
+    let upstream = answering();
+    let server = server(&upstream);
+    let flow = server.save(&chain("One", &[call("only")]));
+    set(
+        &server,
+        json!([{"name": "soft", "per": "day", "limitUsd": "0.00123", "hard": false}]),
+    );
+    let mut client = server.client();
+    let mut warnings = Vec::new();
+    for _ in 0..4 {
+        server.execute(flow, &json!({}));
+        let seen = client.until(|message| message["payload"]["status"] == "FINISHED");
+        warnings.extend(
+            seen.into_iter()
+                .filter(|seen| seen["type"] == "BUDGET_WARNING"),
+        );
+    }
+    let [warning] = warnings.as_slice() else {
+        panic!("{warnings:#?}");
+    };
+    assert!(warning["seq"].is_u64());
+    let payload = &warning["payload"];
+    assert_eq!(payload["flowId"], flow);
+    assert_eq!(
+        (&payload["budget"], &payload["percent"], &payload["hard"]),
+        (&json!("soft"), &json!(100), &json!(false))
+    );
+    assert_eq!(
+        (&payload["used"], &payload["limit"]),
+        (&json!("0.00123 USD"), &json!("0.00123 USD"))
+    );
+}
+
+#[test]
+fn where_no_price_is_known_a_hard_budget_in_money_cannot_be_kept_and_says_so() {
+    let upstream = Upstream::saying(completion("done", 1, 1));
+    let server = TestServer::start_with(|config| {
+        add_provider(config, "local", Kind::OpenAi, upstream.url());
+    });
+    let mut node = agent("only", "local", "home-grown", "x");
+    node["data"]["stream"] = json!(false);
+    let flow = server.save(&chain("One", &[node]));
+    let free = server.save(&chain("Free", &[agent("e", "echo", "echo-1", "x")]));
+    let mut budget = json!({"name": "b", "per": "day", "limitUsd": "0"});
+    set(&server, json!([budget]));
+    let run = server.run(flow, &json!({}));
+    let error = run["error"].as_str().unwrap();
+    assert!(
+        error.contains("no price is known for local/home-grown"),
+        "{error}"
+    );
+    assert_eq!(upstream.count(), 0);
+    // What is free for certain is made even where nothing may be spent.
+    assert_eq!(server.run(free, &json!({}))["status"], "COMPLETED");
+    budget["allowUnpriced"] = json!(true);
+    set(&server, json!([budget]));
+    assert_eq!(server.run(flow, &json!({}))["status"], "COMPLETED");
+}
+
+#[test]
+fn where_a_budget_refuses_one_model_the_next_is_asked() {
+    let count = AtomicUsize::new(0);
+    let upstream = Upstream::start(move |body, stream| {
+        count.fetch_add(1, Ordering::SeqCst);
+        assert!(body.contains("gpt-4o-mini"), "{body}");
+        drop(stream.write_all(completion("done", 1, 1).as_bytes()));
+    });
+    let server = server(&upstream);
+    let mut node = call("only");
+    node["data"]["model"] = json!("gpt-4o");
+    node["data"]["fallback"] = json!([{"provider": "openai", "model": "gpt-4o-mini"}]);
+    let flow = server.save(&chain("One", &[node]));
+    set(
+        &server,
+        json!([{"name": "large", "per": "day", "model": "openai/gpt-4o", "limitUsd": 0}]),
+    );
+    let run = server.run(flow, &json!({}));
+    assert_eq!(run["status"], "COMPLETED", "{run:#}");
+    assert_eq!(rows(&server).len(), 2);
+}
+
+#[test]
+fn budgets_that_cannot_be_read_change_nothing_and_what_is_told_can_be_put_back() {
+    let server = TestServer::start();
+    let budget = json!({"name": "kept", "per": "day", "limitUsd": "12.5", "timezone": "Europe/Berlin", "hard": true, "allowUnpriced": false});
+    set(&server, json!([budget]));
+    let refused = put(
+        &server,
+        json!([{"name": "", "per": "week", "limitUsd": "much"}]),
+    );
+    assert_eq!(refused.status, 422);
+    let told = server.get("/api/budget").json();
+    assert_eq!(told["budgets"][0]["limitUsd"], "12.5");
+    let again = server.request("PUT", "/api/budget", &[], told.to_string().as_bytes());
+    assert_eq!((again.status, again.json()), (200, told));
+    set(&server, json!([]));
+    assert_eq!(server.get("/api/budget").json(), json!({"budgets": []}));
+}
