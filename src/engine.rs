@@ -81,7 +81,7 @@ enum Happening {
     UnitEnded {
         run_id: RunId,
         unit: Unit,
-        outcome: Outcome,
+        outcome: Box<Outcome>,
     },
     /// The end of a run is committed, or could not be.
     Saved { run_id: RunId, result: Result<()> },
@@ -480,7 +480,7 @@ impl State {
                     unit,
                     outcome,
                 }) => {
-                    self.unit_ended(&run_id, unit, outcome);
+                    self.unit_ended(&run_id, unit, *outcome);
                 }
                 Ok(Happening::Saved { run_id, result }) => self.saved(&run_id, result),
                 Ok(Happening::Unwritten { run_id, changes }) => self.lost.push((run_id, changes)),
@@ -618,7 +618,7 @@ impl State {
         let on_busy = job.cannot_run();
         let (id, back) = (run_id.clone(), happenings.clone());
         let handed = self.pool.run(Box::new(move || {
-            let outcome = worker.run(job);
+            let outcome = Box::new(worker.run(job));
             let _ = happenings.send(Happening::UnitEnded {
                 run_id,
                 unit,
@@ -626,7 +626,7 @@ impl State {
             });
         }));
         if let Err(error) = handed {
-            let outcome = on_busy(format!("the node could not be started: {error}"));
+            let outcome = Box::new(on_busy(format!("the node could not be started: {error}")));
             let _ = back.send(Happening::UnitEnded {
                 run_id: id,
                 unit,
