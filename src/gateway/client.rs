@@ -10,7 +10,7 @@ use ureq::{Agent, Body, Timeout};
 
 use super::dialect::{Fault, Flow, Header, Partial, Reader, Request};
 use super::refusal::{self, Refusal};
-use super::transport::{Connect, Lookup, Scope};
+use super::transport::{Connect, LookupLater, Scope};
 use super::{FailureKind, Timeouts, sse};
 use crate::event::Timestamp;
 use crate::secret::Secret;
@@ -75,7 +75,7 @@ impl Client {
             .max_idle_connections_per_host(IDLE_CONNECTIONS_MAX)
             .build();
         Self {
-            agent: Agent::with_parts(config, Connect::new(), Lookup),
+            agent: Agent::with_parts(config, Connect::new(), LookupLater),
         }
     }
 

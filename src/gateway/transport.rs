@@ -12,6 +12,7 @@
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock, Weak};
 use std::thread;
@@ -120,7 +121,30 @@ impl Resolver for Lookup {
     }
 }
 
-/// `ureq`'s connector (proxies, TCP, TLS), abandonable, whose connections follow a [`Cancel`].
+/// Stands for the addresses of a name that is looked up once a connection is to be made.
+const LATER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
+/// Puts the look-up off until a connection is made: `ureq` asks its resolver before it looks into
+/// its pool, and a call over a connection that there is needs neither an address nor the threads to
+/// find one. Not for those who want to see the addresses before they are connected to.
+#[derive(Debug)]
+pub(super) struct LookupLater;
+
+impl Resolver for LookupLater {
+    fn resolve(
+        &self,
+        _uri: &Uri,
+        _config: &Config,
+        _timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, Error> {
+        let mut addrs = self.empty();
+        addrs.push(LATER);
+        Ok(addrs)
+    }
+}
+
+/// `ureq`'s connector (proxies, TCP, TLS), abandonable, whose connections follow a [`Cancel`]. It
+/// connects to the addresses it is given, and looks the name up only where it is given [`LATER`].
 #[derive(Debug)]
 pub(super) struct Connect {
     inner: Arc<DefaultConnector>,
@@ -184,6 +208,9 @@ fn connecting(
         register_with_agent(handle)
     });
     move || {
+        if addrs[..] == [LATER] {
+            addrs = Lookup.resolve(&uri, &config, timeout)?;
+        }
         let details = ConnectionDetails {
             uri: &uri,
             addrs,
