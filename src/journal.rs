@@ -214,13 +214,7 @@ impl State {
         if entries.is_empty() {
             return;
         }
-        let written = self.writer.transaction(|batch| {
-            Ok(entries
-                .iter()
-                .map(|(changes, _)| batch.isolated(|batch| write_entry(batch, changes)))
-                .collect::<Vec<_>>())
-        });
-        match written {
+        match self.write_batch(&entries) {
             Ok(written) => {
                 let mut messages = Vec::new();
                 let mut answers = Vec::new();
@@ -250,6 +244,29 @@ impl State {
                 }
             }
         }
+    }
+
+    /// Writes the entries in one transaction. Gives for each what became of it.
+    ///
+    /// # Errors
+    /// When nothing could be written.
+    fn write_batch(&mut self, entries: &[(Vec<Change>, Done)]) -> Result<Vec<Result<Written>>> {
+        let all = self.writer.transaction(|batch| {
+            let written = entries
+                .iter()
+                .map(|(changes, _)| write_entry(batch, changes));
+            written.map(|one| one.map(Ok)).collect()
+        });
+        // Hardly any batch holds an entry that is refused, and savepoints cost a fifth of writing
+        // it: so nothing of it was kept, and only now each entry is told apart from the others.
+        all.or_else(|_| {
+            self.writer.transaction(|batch| {
+                Ok(entries
+                    .iter()
+                    .map(|(changes, _)| batch.isolated(|batch| write_entry(batch, changes)))
+                    .collect())
+            })
+        })
     }
 
     fn prune(&mut self) {
@@ -329,4 +346,93 @@ fn log_event(batch: &mut Batch<'_>, event: &Event) -> Result<Message> {
         type_name,
         text: encode(seq, &body),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::store::{NewRun, Store};
+
+    /// Keeps what is published.
+    #[derive(Clone, Default)]
+    struct Published(Arc<Mutex<Vec<Message>>>);
+
+    impl Publish for Published {
+        fn publish(&self, messages: Vec<Message>, _oldest: Option<Seq>) {
+            self.0.lock().unwrap().extend(messages);
+        }
+    }
+
+    fn queue(id: &str) -> Change {
+        Change::QueueRun(NewRun {
+            id: id.into(),
+            flow_id: 1,
+            flow_name: "f".into(),
+            trigger: "api".into(),
+            input: "{}".into(),
+            graph: "{}".into(),
+            at: Timestamp(1),
+        })
+    }
+
+    fn start(run_id: &str) -> Change {
+        Change::StartRun {
+            flow_id: 1,
+            run_id: run_id.into(),
+            name: "f".into(),
+            node_count: 1,
+            trigger: "api".into(),
+            at: Timestamp(2),
+        }
+    }
+
+    #[test]
+    fn an_entry_that_is_refused_leaves_no_trace_in_the_batch_that_it_came_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, writer) = Store::open(dir.path()).unwrap();
+        let published = Published::default();
+        let (journal, thread) = Journal::start(
+            writer,
+            Box::new(published.clone()),
+            Retention::default(),
+            Arc::new(|_| {}),
+        )
+        .unwrap();
+        // What comes while the journal is held up is one batch.
+        let (release, held) = bounded::<()>(0);
+        let hold = move |_| drop(held.recv());
+        journal.submit(vec![queue("0")], Box::new(hold)).unwrap();
+        let (answer, answered) = crossbeam_channel::unbounded();
+        for entry in [
+            vec![queue("a"), start("a")],
+            // Refused after some of it was written and had its events numbered.
+            vec![queue("b"), start("b"), start("nobody")],
+            vec![queue("a")],
+            vec![queue("c"), start("c")],
+        ] {
+            let answer = answer.clone();
+            let done = move |result: Result<_>| answer.send(result.is_ok()).unwrap();
+            journal.submit(entry, Box::new(done)).unwrap();
+        }
+        drop(release);
+        journal.shutdown();
+        thread.join().unwrap();
+        let results: Vec<bool> = answered.try_iter().collect();
+        assert_eq!(results, [true, false, false, true]);
+        assert!(store.run("a").is_ok() && store.run("c").is_ok());
+        assert!(store.run("b").is_err());
+        let logged = store.events(0, Seq::MAX >> 1, 100, usize::MAX).unwrap();
+        let seqs: Vec<Seq> = logged.iter().map(|event| event.seq).collect();
+        assert_eq!(seqs, [1, 2, 3, 4]);
+        let published = published.0.lock().unwrap();
+        let told: Vec<Option<Seq>> = published.iter().map(|message| message.seq).collect();
+        assert_eq!(told, [Some(1), Some(2), Some(3), Some(4)]);
+        assert!(
+            published
+                .iter()
+                .all(|message| !message.text.contains(r#""b""#))
+        );
+    }
 }
