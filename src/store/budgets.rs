@@ -114,13 +114,15 @@ impl Budgets {
         &mut self,
         connection: &Connection,
         row: &LedgerEntry,
-        asked: &str,
-        reserve: &Reserve,
     ) -> Result<Vec<BudgetWarning>> {
+        if self.all.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (asked, reserve) = opened(connection, row.id)?;
         let scope = Scope {
             flow_id: row.flow_id,
             provider: &row.provider,
-            model: asked,
+            model: &asked,
             key: row.more.key_name.as_deref(),
         };
         let mut warnings = Vec::new();
@@ -128,7 +130,7 @@ impl Budgets {
             if !budget.covers(&scope) {
                 continue;
             }
-            let reserved = budget.reserved(reserve).unwrap_or(0);
+            let reserved = budget.reserved(&reserve).unwrap_or(0);
             let used_by_row = used_by(row, budget.limit, reserved);
             let (used, told) = match (count, &row.run_id) {
                 (None, Some(run_id)) if budget.per == Per::Run => {
@@ -183,6 +185,22 @@ impl Budgets {
             }
         }
     }
+}
+
+/// Which model was asked in a row, and what was reserved for it.
+fn opened(connection: &Connection, id: i64) -> Result<(String, Reserve)> {
+    let mut statement = connection.prepare_cached(
+        "SELECT coalesce(model_asked, model_used), reserved_nanousd, reserved_tokens
+         FROM ledger WHERE id = ?1",
+    )?;
+    Ok(statement.query_row([id], |row| {
+        let cost: Option<i64> = row.get(1)?;
+        let reserve = Reserve {
+            cost: cost.map(Usd::from_nanousd),
+            tokens: row.get::<_, Option<u64>>(2)?.unwrap_or(0),
+        };
+        Ok((row.get(0)?, reserve))
+    })?)
 }
 
 fn scope(call: &NewCall) -> Scope<'_> {

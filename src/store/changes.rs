@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use sha2::{Digest, Sha256};
 
 use super::budgets::{self, Budgets};
-use super::ledger::{ENTRY_COLUMN_COUNT, ENTRY_COLUMNS, entry};
+use super::ledger::{ENTRY_COLUMNS, entry};
 use super::triggers;
 use crate::budget::{Budget, Reserve};
 use crate::error::{Error, Result};
@@ -760,15 +760,12 @@ impl Batch<'_> {
         status: CallStatus,
         error: Option<&str>,
     ) -> Result<Receipt> {
-        let sql = format!(
+        self.execute(
             "INSERT INTO ledger (timestamp_ms, flow_id, run_id, node_id, attempt, operation_id,
                 provider, model_used, agent_role, prompt_hash, status, key_name, tags,
                 reserved_nanousd, reserved_tokens, error_message, cost_nanousd)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16,
-                CASE WHEN ?16 IS NOT NULL THEN 0 END)
-             RETURNING {ENTRY_COLUMNS}"
-        );
-        let row = self.connection.prepare_cached(&sql)?.query_row(
+                CASE WHEN ?16 IS NOT NULL THEN 0 END)",
             params![
                 call.at.0,
                 call.flow_id,
@@ -787,62 +784,51 @@ impl Batch<'_> {
                 call.reserve.tokens,
                 error
             ],
-            entry,
         )?;
+        let row = self.ledger_row(self.connection.last_insert_rowid())?;
         Ok(Receipt::Call(Box::new(row)))
     }
 
     fn settle_call(&mut self, settlement: &Settlement) -> Result<Receipt> {
         let usage = &settlement.usage;
-        let sql = format!(
+        let changed = self.execute(
             "UPDATE ledger SET model_used = coalesce(?2, model_used), input_tokens = ?3,
                 cached_input_tokens = ?4, cache_write_tokens = ?5, output_tokens = ?6,
                 reasoning_tokens = ?7, usage_source = ?8, cost_nanousd = ?9, latency_ms = ?10,
                 status = ?11, error_message = ?12, cache_write_1h_tokens = ?13,
                 first_token_ms = ?14,
                 model_asked = CASE WHEN ?2 != model_used THEN model_used END
-             WHERE id = ?1 AND status = 'PENDING'
-             RETURNING {ENTRY_COLUMNS}, coalesce(model_asked, model_used), reserved_nanousd,
-                reserved_tokens"
-        );
-        let settled = self
-            .connection
-            .prepare_cached(&sql)?
-            .query_row(
-                params![
-                    settlement.id,
-                    settlement.model,
-                    usage.input_tokens,
-                    usage.cached_input_tokens,
-                    usage.cache_write_tokens,
-                    usage.output_tokens,
-                    usage.reasoning_tokens,
-                    usage.source.as_str(),
-                    settlement.cost.map(|cost| cost.nanousd),
-                    settlement.latency_ms,
-                    settlement.status.as_str(),
-                    settlement.error,
-                    usage.cache_write_1h_tokens,
-                    settlement.first_token_ms
-                ],
-                |row| {
-                    let asked: String = row.get(ENTRY_COLUMN_COUNT)?;
-                    let cost: Option<i64> = row.get(ENTRY_COLUMN_COUNT + 1)?;
-                    let tokens: Option<u64> = row.get(ENTRY_COLUMN_COUNT + 2)?;
-                    let reserve = Reserve {
-                        cost: cost.map(Usd::from_nanousd),
-                        tokens: tokens.unwrap_or(0),
-                    };
-                    Ok((entry(row)?, asked, reserve))
-                },
-            )
-            .optional()?;
-        let (row, asked, reserve) = settled
-            .ok_or_else(|| Error::NotFound(format!("pending ledger row {}", settlement.id)))?;
-        let warnings = self
-            .budgets
-            .settle(self.connection, &row, &asked, &reserve)?;
+             WHERE id = ?1 AND status = 'PENDING'",
+            params![
+                settlement.id,
+                settlement.model,
+                usage.input_tokens,
+                usage.cached_input_tokens,
+                usage.cache_write_tokens,
+                usage.output_tokens,
+                usage.reasoning_tokens,
+                usage.source.as_str(),
+                settlement.cost.map(|cost| cost.nanousd),
+                settlement.latency_ms,
+                settlement.status.as_str(),
+                settlement.error,
+                usage.cache_write_1h_tokens,
+                settlement.first_token_ms
+            ],
+        )?;
+        found(changed, || format!("pending ledger row {}", settlement.id))?;
+        let row = self.ledger_row(settlement.id)?;
+        let warnings = self.budgets.settle(self.connection, &row)?;
         Ok(Receipt::Settled(Box::new(row), warnings))
+    }
+
+    /// The row as it is now. Read by a statement of its own, here as elsewhere, because `RETURNING`
+    /// makes a table in memory for what it gives, which costs more than all the rest.
+    fn ledger_row(&self, id: i64) -> Result<LedgerEntry> {
+        Ok(self
+            .connection
+            .prepare_cached(&format!("SELECT {ENTRY_COLUMNS} FROM ledger WHERE id = ?1"))?
+            .query_row([id], entry)?)
     }
 
     fn finish_node(
@@ -856,23 +842,29 @@ impl Batch<'_> {
         let sql = format!(
             "UPDATE run_nodes SET status = 'COMPLETED', output = ?3, latency_ms = ?4, error = ?5,
                 finished_ms = ?6, {NODE_SUMS}
-             WHERE run_id = ?1 AND node_id = ?2
-             RETURNING input_tokens, output_tokens, cost_nanousd"
+             WHERE run_id = ?1 AND node_id = ?2"
         );
-        self.connection
-            .prepare_cached(&sql)?
-            .query_row(
-                params![node.run_id, node.node_id, output, latency_ms, error, at.0],
-                |row| {
-                    Ok(Receipt::NodeOver {
-                        input_tokens: row.get(0)?,
-                        output_tokens: row.get(1)?,
-                        cost: row.get::<_, Option<i64>>(2)?.map(Usd::from_nanousd),
-                    })
-                },
-            )
-            .optional()?
-            .ok_or_else(|| begun_node_not_found(node))
+        let changed = self.execute(
+            &sql,
+            params![node.run_id, node.node_id, output, latency_ms, error, at.0],
+        )?;
+        if changed == 0 {
+            return Err(begun_node_not_found(node));
+        }
+        let over = self
+            .connection
+            .prepare_cached(
+                "SELECT input_tokens, output_tokens, cost_nanousd FROM run_nodes
+                 WHERE run_id = ?1 AND node_id = ?2",
+            )?
+            .query_row([&node.run_id, &node.node_id], |row| {
+                Ok(Receipt::NodeOver {
+                    input_tokens: row.get(0)?,
+                    output_tokens: row.get(1)?,
+                    cost: row.get::<_, Option<i64>>(2)?.map(Usd::from_nanousd),
+                })
+            })?;
+        Ok(over)
     }
 
     fn skip_node(&self, node: &NodeRef, at: Timestamp) -> Result<Receipt> {
@@ -1010,18 +1002,24 @@ impl Batch<'_> {
         // The sums are those of the ledger, so that the two can never differ. A call whose price
         // is not known makes the run's cost unknown; one that failed before it could cost
         // anything has a cost of 0.
-        self.connection
+        let changed = self.execute(
+            "UPDATE runs SET status = ?2, error = ?3, error_node = ?4, finished_ms = ?5,
+                (input_tokens, output_tokens, cost_nanousd) = (
+                    SELECT coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0),
+                        CASE WHEN count(*) = count(cost_nanousd)
+                            THEN coalesce(sum(cost_nanousd), 0) END
+                    FROM ledger WHERE run_id = ?1)
+             WHERE id = ?1 AND status IN ('QUEUED', 'RUNNING')",
+            params![run_id, status.as_str(), error, error_node, at.0],
+        )?;
+        found(changed, || format!("open run {run_id}"))?;
+        let over = self
+            .connection
             .prepare_cached(
-                "UPDATE runs SET status = ?2, error = ?3, error_node = ?4, finished_ms = ?5,
-                    (input_tokens, output_tokens, cost_nanousd) = (
-                        SELECT coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0),
-                            CASE WHEN count(*) = count(cost_nanousd)
-                                THEN coalesce(sum(cost_nanousd), 0) END
-                        FROM ledger WHERE run_id = ?1)
-                 WHERE id = ?1 AND status IN ('QUEUED', 'RUNNING')
-                 RETURNING coalesce(started_ms, created_ms), input_tokens, output_tokens, cost_nanousd",
+                "SELECT coalesce(started_ms, created_ms), input_tokens, output_tokens, cost_nanousd
+                 FROM runs WHERE id = ?1",
             )?
-            .query_row(params![run_id, status.as_str(), error, error_node, at.0], |row| {
+            .query_row([run_id], |row| {
                 let started_ms: i64 = row.get(0)?;
                 Ok(Receipt::RunOver {
                     execution_time_ms: at.0.saturating_sub(started_ms).max(0).unsigned_abs(),
@@ -1029,9 +1027,8 @@ impl Batch<'_> {
                     output_tokens: row.get(2)?,
                     cost: row.get::<_, Option<i64>>(3)?.map(Usd::from_nanousd),
                 })
-            })
-            .optional()?
-            .ok_or_else(|| Error::NotFound(format!("open run {run_id}")))
+            })?;
+        Ok(over)
     }
 }
 

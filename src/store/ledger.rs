@@ -15,9 +15,6 @@ pub(super) const ENTRY_COLUMNS: &str =
      reasoning_tokens, usage_source, cost_nanousd, latency_ms, status, error_message,
      cache_write_1h_tokens, first_token_ms, price_id, cached, saved_nanousd, key_name, tags";
 
-/// How many these are.
-pub(super) const ENTRY_COLUMN_COUNT: usize = 28;
-
 /// Reads a row of [`ENTRY_COLUMNS`].
 pub(super) fn entry(row: &Row<'_>) -> rusqlite::Result<LedgerEntry> {
     Ok(LedgerEntry {
