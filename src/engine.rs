@@ -6,6 +6,7 @@
 //! that goes through the journal before it counts.
 
 mod items;
+mod known;
 mod queue;
 mod run;
 mod work;
@@ -21,6 +22,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use serde_json::Value;
 use uuid::Uuid;
 
+use self::known::{KnownFlows, Runnable};
 use self::queue::{Queue, Waiting};
 use self::run::{ActiveRun, Unit};
 use self::work::{Job, Outcome, Worker};
@@ -98,6 +100,7 @@ pub struct Engine {
     journal: Journal,
     store: Arc<Store>,
     gateway: Arc<Gateway>,
+    known_flows: Arc<KnownFlows>,
     /// Runs that are accepted and not over.
     open: Arc<AtomicUsize>,
     limits: Limits,
@@ -146,6 +149,7 @@ impl Engine {
             journal: journal.clone(),
             store,
             gateway,
+            known_flows: Arc::default(),
             open: Arc::clone(&open),
             limits,
         };
@@ -205,10 +209,7 @@ impl Engine {
         beside: impl FnOnce(&RunId) -> Vec<Change>,
     ) -> Result<Accepted> {
         let input = checked_input(input)?;
-        let document: Value = serde_json::from_str(&flow.document)
-            .map_err(|error| Error::internal(format!("flow {} is not JSON: {error}", flow.id)))?;
-        let data = document.get("data").cloned().unwrap_or_default();
-        let graph = self.parse(&data)?;
+        let Runnable { graph, data } = self.runnable(flow)?;
         let input = completed_input(&graph, input)?;
         let run_id = Uuid::now_v7().to_string();
         let (done, over) = bounded(1);
@@ -218,7 +219,7 @@ impl Engine {
             flow_name: flow.name.clone(),
             trigger: trigger.to_owned(),
             input: input.to_string(),
-            graph: data.to_string(),
+            graph: data,
             at: Timestamp::now(),
         };
         let run = ActiveRun::new(&new, graph, input, done);
@@ -293,6 +294,22 @@ impl Engine {
                 Err(error)
             }
         }
+    }
+
+    /// The flow's graph, as it is or was read.
+    fn runnable(&self, flow: &FlowRecord) -> Result<Runnable> {
+        if let Some(known) = self.known_flows.get(flow) {
+            return Ok(known);
+        }
+        let document: Value = serde_json::from_str(&flow.document)
+            .map_err(|error| Error::internal(format!("flow {} is not JSON: {error}", flow.id)))?;
+        let data = document.get("data").unwrap_or(&Value::Null);
+        let runnable = Runnable {
+            graph: Arc::new(self.parse(data)?),
+            data: data.to_string().into(),
+        };
+        self.known_flows.put(flow, &runnable);
+        Ok(runnable)
     }
 
     /// Counts one more open run.

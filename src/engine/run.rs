@@ -111,7 +111,7 @@ pub struct ActiveRun {
 
 impl ActiveRun {
     /// A run that was just accepted.
-    pub fn new(new: &NewRun, graph: Graph, input: Value, waiter: Sender<()>) -> Self {
+    pub fn new(new: &NewRun, graph: Arc<Graph>, input: Value, waiter: Sender<()>) -> Self {
         let count = graph.nodes().len();
         Self {
             id: new.id.clone(),
@@ -120,7 +120,7 @@ impl ActiveRun {
             flow_id: new.flow_id,
             name: new.flow_name.clone(),
             trigger: new.trigger.clone(),
-            graph: Arc::new(graph),
+            graph,
             input: Arc::new(input),
             outputs: vec![None; count],
             tries: vec![Tries::default(); count],

@@ -1,5 +1,7 @@
 //! Everything that can be written, as one closed list, and the one connection that writes it.
 
+use std::sync::Arc;
+
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use sha2::{Digest, Sha256};
 
@@ -53,7 +55,7 @@ pub struct NewRun {
     /// Its input, JSON.
     pub input: String,
     /// The flow's graph as it is now, JSON.
-    pub graph: String,
+    pub graph: Arc<str>,
     /// When it was accepted.
     pub at: Timestamp,
 }
