@@ -33,7 +33,7 @@ use crate::gateway::Gateway;
 use crate::hub::Hub;
 use crate::journal::Journal;
 use crate::store::{Change, FlowRecord, LeftOver, NewRun, Settlement, Store};
-use crate::threads::{OnFatal, Pool, vital};
+use crate::threads::{Awaited, OnFatal, Pool, Wait, answer, vital};
 
 /// Stack of a worker: TLS handshakes and template rendering are its deepest work.
 const WORKER_STACK_BYTES: usize = TEMPLATE_STACK_BYTES_MIN;
@@ -110,7 +110,7 @@ pub struct Engine {
 pub struct Accepted {
     /// The run.
     pub run_id: RunId,
-    over: Receiver<()>,
+    over: Awaited<()>,
 }
 
 impl Accepted {
@@ -119,7 +119,10 @@ impl Accepted {
     /// # Errors
     /// [`Error::Stopping`] when the server stops before; the run goes on at the next start.
     pub fn wait(&self) -> Result<()> {
-        self.over.recv().map_err(|_| Error::Stopping)
+        match self.over.wait(None) {
+            Wait::Answered(()) => Ok(()),
+            Wait::TimedOut | Wait::Abandoned => Err(Error::Stopping),
+        }
     }
 }
 
@@ -212,7 +215,7 @@ impl Engine {
         let Runnable { graph, data } = self.runnable(flow)?;
         let input = completed_input(&graph, input)?;
         let run_id = Uuid::now_v7().to_string();
-        let (done, over) = bounded(1);
+        let (done, over) = answer();
         let new = NewRun {
             id: run_id.clone(),
             flow_id: flow.id,

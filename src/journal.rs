@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::event::{Event, RunId, Seq, Timestamp, encode};
 use crate::hub::{Message, Publish};
 use crate::store::{Batch, Change, Receipt, Writer};
-use crate::threads::{OnFatal, vital};
+use crate::threads::{OnFatal, Wait, answer, vital};
 
 /// How many entries may wait; who sends more waits.
 const ENTRIES_MAX: usize = 4_096;
@@ -112,21 +112,16 @@ impl Journal {
     /// # Errors
     /// What a change was refused for; [`Error::Store`] when the disk refuses; [`Error::Stopping`].
     pub fn commit(&self, changes: Vec<Change>) -> Result<Vec<Receipt>> {
-        let (answer, answered) = bounded(1);
-        self.submit(
-            changes,
-            Box::new(move |result| {
-                let _ = answer.send(result);
-            }),
-        )?;
+        let (answer, answered) = answer();
+        self.submit(changes, Box::new(move |result| answer.give(result)))?;
         loop {
             // What is sent while the journal ends may stay in its channel for as long as somebody
             // holds the other side of it: the end of the channel alone is no sign to rely on.
             let has_ended = self.ended.load(Ordering::SeqCst);
-            match answered.recv_timeout(END_POLL) {
-                Ok(result) => return result,
-                Err(RecvTimeoutError::Timeout) if !has_ended => {}
-                Err(_) => return Err(Error::Stopping),
+            match answered.wait(Some(END_POLL)) {
+                Wait::Answered(result) => return result,
+                Wait::TimedOut if !has_ended => {}
+                Wait::TimedOut | Wait::Abandoned => return Err(Error::Stopping),
             }
         }
     }

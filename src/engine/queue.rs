@@ -3,21 +3,19 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use crossbeam_channel::Sender;
-
 use crate::event::{FlowId, RunId};
+use crate::threads::Answer;
 
 /// A run that waits.
-#[derive(Debug)]
 pub struct Waiting {
     /// Its id.
     pub run_id: RunId,
     /// Told when the run is over.
-    pub waiter: Option<Sender<()>>,
+    pub waiter: Option<Answer<()>>,
 }
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Queue {
     /// Never holds an empty list.
     by_flow: HashMap<FlowId, VecDeque<Waiting>>,

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::Sender;
 use serde_json::Value;
 
 use super::items::Items;
@@ -14,6 +13,7 @@ use crate::event::{FlowId, RunId, RunStatus, Timestamp};
 use crate::flow::{Graph, Node, NodeKind, OnError, Progress, Verdict};
 use crate::gateway::Cancel;
 use crate::store::{Change, ItemRecord, NewRun, NodeRef, NodeStatus, OpenRun};
+use crate::threads::Answer;
 
 /// How many nodes of one run, and items of maps, are at work at a time.
 const UNITS_AT_ONCE_MAX: usize = 16;
@@ -106,12 +106,12 @@ pub struct ActiveRun {
     has_begun: bool,
     is_finishing: bool,
     /// Told when the run is over.
-    waiter: Option<Sender<()>>,
+    waiter: Option<Answer<()>>,
 }
 
 impl ActiveRun {
     /// A run that was just accepted.
-    pub fn new(new: &NewRun, graph: Arc<Graph>, input: Value, waiter: Sender<()>) -> Self {
+    pub fn new(new: &NewRun, graph: Arc<Graph>, input: Value, waiter: Answer<()>) -> Self {
         let count = graph.nodes().len();
         Self {
             id: new.id.clone(),
@@ -234,7 +234,7 @@ impl ActiveRun {
     }
 
     /// Tells this one when the run is over.
-    pub fn with_waiter(mut self, waiter: Option<Sender<()>>) -> Self {
+    pub fn with_waiter(mut self, waiter: Option<Answer<()>>) -> Self {
         self.waiter = waiter;
         self
     }
@@ -599,7 +599,7 @@ impl ActiveRun {
     /// The run is over, and that is committed.
     pub fn tell_waiters(self) {
         if let Some(waiter) = self.waiter {
-            let _ = waiter.send(());
+            waiter.give(());
         }
     }
 
