@@ -397,7 +397,9 @@ mod tests {
         .unwrap();
         // What comes while the journal is held up is one batch.
         let (release, held) = bounded::<()>(0);
-        let hold = move |_| drop(held.recv());
+        let hold = move |_| {
+            let _ = held.recv();
+        };
         journal.submit(vec![queue("0")], Box::new(hold)).unwrap();
         let (answer, answered) = crossbeam_channel::unbounded();
         for entry in [
