@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use crate::engine;
 use crate::error::{Error, Result};
-use crate::gateway::{FetchRules, Kind, ProviderConfig, Timeouts};
+use crate::gateway::{FetchRules, Kind, ProviderConfig, REQUESTS_PER_MINUTE_MAX, Rate, Timeouts};
 use crate::journal::Retention;
 use crate::secret::Secret;
 use crate::socket::Pings;
@@ -47,6 +47,8 @@ pub struct Config {
     pub engine: engine::Limits,
     /// Providers by name.
     pub providers: BTreeMap<String, ProviderConfig>,
+    /// How fast calls may follow each other, by provider.
+    pub rates: BTreeMap<String, Rate>,
     /// How long calls may take.
     pub timeouts: Timeouts,
     /// How long runs that are over are kept.
@@ -146,6 +148,8 @@ struct FileProvider {
     api_key: Option<Secret>,
     api_key_env: Option<String>,
     api_key_file: Option<PathBuf>,
+    requests_per_minute: Option<u32>,
+    tokens_per_minute: Option<u64>,
 }
 
 /// A provider that is there without being configured.
@@ -234,6 +238,7 @@ impl Config {
             allow_origins: origins(either(given.allow_origins, file.allow_origins))?,
             connections_per_address: file.limits.connections_per_address.map(NonZeroUsize::get),
             engine: engine_limits(&file.limits)?,
+            rates: rates(&file.providers)?,
             providers: providers(file.providers, beside, variable)?,
             timeouts: timeouts(&file.timeouts)?,
             retention: retention(&file.retention)?,
@@ -424,6 +429,32 @@ fn providers(
         providers.insert(name.clone(), file.provider(&name, known, beside, variable)?);
     }
     Ok(providers)
+}
+
+fn rates(from_file: &BTreeMap<String, FileProvider>) -> Result<BTreeMap<String, Rate>> {
+    let rate = |(name, file): (&String, &FileProvider)| {
+        let field = |key: &str| format!("providers.{name}.{key}");
+        if file
+            .requests_per_minute
+            .is_some_and(|count| !(1..=REQUESTS_PER_MINUTE_MAX).contains(&count))
+        {
+            return Err(wrong(format!(
+                "{}: must be a number from 1 to {REQUESTS_PER_MINUTE_MAX}",
+                field("requests_per_minute")
+            )));
+        }
+        if file.tokens_per_minute == Some(0) {
+            let field = field("tokens_per_minute");
+            return Err(wrong(format!("{field}: must be at least 1")));
+        }
+        let rate = Rate {
+            requests_per_minute: file.requests_per_minute,
+            tokens_per_minute: file.tokens_per_minute,
+            ..Rate::default()
+        };
+        Ok((name.clone(), rate))
+    };
+    from_file.iter().map(rate).collect()
 }
 
 impl WellKnown {
@@ -627,6 +658,14 @@ mod tests {
             (
                 "[limits]\ncalls = 101",
                 "limits.calls: 101 is not a number from 1 to 100",
+            ),
+            (
+                "[providers.openai]\nrequests_per_minute = 0",
+                "providers.openai.requests_per_minute",
+            ),
+            (
+                "[providers.openai]\ntokens_per_minute = 0",
+                "providers.openai.tokens_per_minute",
             ),
             ("[limits]\nactive_runs = 0", "limits.active_runs"),
             ("allow_origins = ['example.org']", "allow_origins"),

@@ -26,6 +26,7 @@ mod dialect;
 mod echo;
 mod fetch;
 mod openai;
+mod pace;
 pub mod prices;
 mod refusal;
 mod sse;
@@ -38,6 +39,7 @@ use client::{Client, Exchange};
 use dialect::{Fault, Partial};
 use fetch::Fetcher;
 pub use fetch::{Fetch, FetchFailure, FetchRules, Fetched};
+pub use pace::{Pace, REQUESTS_MAX as REQUESTS_PER_MINUTE_MAX, Rate};
 pub use prices::Prices;
 use transport::Scope;
 
@@ -260,6 +262,7 @@ pub struct Gateway {
     client: Client,
     fetcher: Fetcher,
     timeouts: Timeouts,
+    pace: Pace,
     prices: Prices,
     /// Models whose missing price the log has told of, each once.
     told_unpriced: Mutex<BTreeSet<(String, String)>>,
@@ -268,6 +271,9 @@ pub struct Gateway {
 /// How long an answer without a limit is taken to be for budgets, in tokens: what Anthropic is asked
 /// for where nobody said.
 pub const ANSWER_TOKENS_ASSUMED: u32 = 4_096;
+
+/// How long an answer without a limit is taken to be where a provider's tokens a minute are kept.
+pub const ANSWER_TOKENS_PACED: u32 = 1_024;
 
 /// What providers add to a prompt to mark who says what, in tokens: a generous guess.
 const FRAME_TOKENS: u64 = 32;
@@ -284,6 +290,7 @@ impl Gateway {
             client: Client::new(),
             fetcher: Fetcher::new(FetchRules::default()),
             timeouts,
+            pace: Pace::default(),
             prices: Prices::built_in(),
             told_unpriced: Mutex::default(),
         }
@@ -295,6 +302,24 @@ impl Gateway {
             fetcher: Fetcher::new(rules),
             ..self
         }
+    }
+
+    /// Lets calls follow each other no faster than their providers' rates.
+    pub fn with_rates(self, rates: BTreeMap<String, Rate>) -> Self {
+        Self {
+            pace: Pace::new(rates),
+            ..self
+        }
+    }
+
+    /// Gives a call its place among those of its provider, and tells how long it has to wait before
+    /// it is made. Its tokens are taken to be one for every four bytes of its prompt, and as many as
+    /// its answer may have, or [`ANSWER_TOKENS_PACED`].
+    pub fn place(&self, call: &Call) -> Duration {
+        let bytes = call.prompt.len() + call.system.as_ref().map_or(0, String::len);
+        let answer = call.max_tokens.unwrap_or(ANSWER_TOKENS_PACED);
+        let tokens = bytes as u64 / 4 + u64::from(answer);
+        self.pace.give(&call.provider, tokens, Instant::now())
     }
 
     /// Makes the request of an `http` node and waits for its answer.

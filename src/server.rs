@@ -111,7 +111,8 @@ impl Core {
         };
         let (journal, journal_thread) =
             Journal::start(writer, publisher, config.retention, Arc::clone(on_fatal))?;
-        let gateway = Gateway::new(config.providers.clone(), config.timeouts);
+        let gateway = Gateway::new(config.providers.clone(), config.timeouts)
+            .with_rates(config.rates.clone());
         let gateway = Arc::new(gateway.with_fetch_rules(config.fetch_rules.clone()));
         let (engine, engine_thread) = Engine::start(
             Arc::clone(&store),

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use flowledger::gateway::Kind;
+use flowledger::gateway::{Kind, Rate};
 use serde_json::{Value, json};
 
 use crate::harness::{DEADLINE, TestServer, add_provider, agent, chain, eventually};
@@ -215,4 +215,67 @@ fn a_pause_survives_a_restart_as_another_attempt() {
     });
     let rows = rows(&server);
     assert_eq!((rows.len(), &rows[1]["attempt"]), (2, &json!(2)));
+}
+
+fn with_rate(upstream: &Upstream, requests: u32, minute: Duration) -> TestServer {
+    TestServer::start_with(|config| {
+        add_provider(config, "openai", Kind::OpenAi, upstream.url());
+        let rate = Rate {
+            requests_per_minute: Some(requests),
+            tokens_per_minute: None,
+            minute,
+        };
+        config.rates.insert("openai".into(), rate);
+    })
+}
+
+/// A flow of so many nodes that need nothing.
+fn wide(count: usize) -> Value {
+    let nodes: Vec<Value> = (0..count)
+        .map(|at| {
+            let mut node = agent(&format!("n{at}"), "openai", "gpt-4o-mini", "x");
+            node["data"]["stream"] = json!(false);
+            node
+        })
+        .collect();
+    json!({"name": "Wide", "data": {"nodes": nodes}})
+}
+
+#[test]
+fn calls_wait_for_their_turn_where_the_provider_allows_so_many_a_minute() {
+    let upstream = failing(0, String::new());
+    let minute = Duration::from_millis(500);
+    let server = with_rate(&upstream, 2, minute);
+    let flow = server.save(&wide(5));
+    let began = Instant::now();
+    let run = server.run(flow, &json!({}));
+    assert_eq!(run["status"], "COMPLETED", "{run:#}");
+    assert!(began.elapsed() >= 2 * minute);
+    // None was refused, and none was begun twice.
+    let rows = rows(&server);
+    assert_eq!(rows.len(), 5);
+    assert!(
+        rows.iter()
+            .all(|row| row["attempt"] == 1 && row["status"] == "SUCCESS")
+    );
+}
+
+#[test]
+fn a_run_that_is_cancelled_while_its_calls_wait_for_their_turn_ends_at_once() {
+    let upstream = failing(0, String::new());
+    let server = with_rate(&upstream, 1, Duration::from_secs(3600));
+    let flow = server.save(&wide(3));
+    let run_id = server.execute(flow, &json!({}));
+    let path = format!("/api/runs/{run_id}");
+    eventually("one is over", || {
+        let nodes = server.get(&path).json()["nodes"].clone();
+        let nodes = nodes.as_array().unwrap();
+        nodes.iter().any(|node| node["status"] == "COMPLETED")
+    });
+    server.post(&format!("{path}/cancel"), &json!({}));
+    eventually("it is over", || {
+        server.get(&path).json()["status"] == "CANCELLED"
+    });
+    assert_eq!(rows(&server).len(), 1);
+    assert_eq!(upstream.count(), 1);
 }

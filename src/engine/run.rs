@@ -71,6 +71,8 @@ pub struct Tries {
     target: usize,
     /// How often that one was asked.
     attempts: u32,
+    /// Whether its next call has its place among those of the provider.
+    is_placed: bool,
 }
 
 /// See the module.
@@ -313,6 +315,7 @@ impl ActiveRun {
         tries.started += 1;
         tries.attempts += 1;
         let target = tries.target;
+        let is_placed = std::mem::take(&mut tries.is_placed);
         let outputs = self
             .graph
             .nodes()
@@ -328,6 +331,7 @@ impl ActiveRun {
                 index,
             }),
             target,
+            is_placed,
             at: self.node_ref(unit),
             graph: Arc::clone(&self.graph),
             input: Arc::clone(&self.input),
@@ -358,6 +362,20 @@ impl ActiveRun {
                 self.pending.extend(unwritten);
                 self.begin_map(unit.node, items);
                 None
+            }
+            Outcome::Placed { wait, unwritten } => {
+                self.pending.extend(unwritten);
+                let tries = self.tries(unit);
+                tries.started -= 1;
+                tries.attempts -= 1;
+                tries.is_placed = true;
+                self.pausing.push(unit);
+                if self.is_decided() {
+                    self.stop_pausing();
+                    None
+                } else {
+                    Some(wait)
+                }
             }
             Outcome::Failed {
                 error,
@@ -531,6 +549,10 @@ impl ActiveRun {
     }
 
     fn write_failure(&mut self, unit: Unit, error: String, cancelled: bool, at: Timestamp) {
+        if self.tries(unit).started == 0 {
+            // It waited for its place and has never begun: there is nothing to write of it.
+            return;
+        }
         self.pending.push(Change::FailNode {
             node: self.node_ref(unit),
             error,

@@ -49,6 +49,8 @@ pub struct Job {
     pub outputs: Vec<(String, NodeOutput)>,
     /// Which of its targets an agent asks.
     pub target: usize,
+    /// Whether it has waited for its place among the calls of its provider.
+    pub is_placed: bool,
     /// Ends the call.
     pub cancel: Cancel,
     /// Changes of the run that are to be committed together with the intent.
@@ -121,6 +123,13 @@ pub enum Outcome {
     Listed {
         /// The list.
         items: Vec<Value>,
+        /// Changes that were not written before.
+        unwritten: Vec<Change>,
+    },
+    /// Its call has a place among those of its provider, and is to be made then.
+    Placed {
+        /// How long from now.
+        wait: Duration,
         /// Changes that were not written before.
         unwritten: Vec<Change>,
     },
@@ -355,6 +364,15 @@ impl Worker {
                 return Outcome::failed(error.to_string(), changes);
             }
         };
+        let wait = if job.is_placed {
+            Duration::ZERO
+        } else {
+            self.gateway.place(&call)
+        };
+        if !wait.is_zero() {
+            let unwritten = changes;
+            return Outcome::Placed { wait, unwritten };
+        }
         changes.push(job.start(Some(&call)));
         // Known before anything is sent, hence no ledger row: no call was made.
         if let Err(why) = self.gateway.check(&call.provider) {
