@@ -5,6 +5,7 @@
 //! Everything that happens to a run is a [`Happening`]; everything that must last is a [`Change`]
 //! that goes through the journal before it counts.
 
+mod answers;
 mod items;
 mod known;
 mod queue;
@@ -22,6 +23,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use serde_json::Value;
 use uuid::Uuid;
 
+use self::answers::Answers;
 use self::known::{KnownFlows, Runnable};
 use self::queue::{Queue, Waiting};
 use self::run::{ActiveRun, Unit};
@@ -145,6 +147,7 @@ impl Engine {
             journal: journal.clone(),
             hub,
             gateway: Arc::clone(&gateway),
+            answers: Answers::new(Arc::clone(&store)),
         };
         let open = Arc::new(AtomicUsize::new(0));
         let engine = Self {

@@ -39,10 +39,10 @@ const PRUNE_INTERVAL_BEHIND: Duration = Duration::from_millis(20);
 /// How often somebody who waits for a commit looks whether the journal has ended.
 const END_POLL: Duration = Duration::from_millis(100);
 
-/// One step looks at so many of the oldest runs.
+/// One step looks at so many of the oldest runs, and of the oldest answers.
 const PRUNE_RUNS_STEP: usize = 100;
-/// How often it is looked whether there are too many runs.
-const COUNT_RUNS_INTERVAL: Duration = Duration::from_secs(60);
+/// How often it is looked whether there are too many runs or answers.
+const COUNT_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How long runs that are over are kept. Their ledger rows stay for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +95,7 @@ impl Journal {
             pruned_at: Instant::now(),
             prune_after: PRUNE_INTERVAL,
             too_many_upto: None,
+            too_many_answers: false,
             counted_at: None,
         };
         let ended = Arc::new(AtomicBool::new(false));
@@ -170,6 +171,8 @@ struct State {
     prune_after: Duration,
     /// The newest run that there is no room for, when it was looked at last.
     too_many_upto: Option<RunId>,
+    /// Whether there were too many answers, when it was looked at last.
+    too_many_answers: bool,
     counted_at: Option<Instant>,
 }
 
@@ -289,25 +292,46 @@ impl State {
             Ok(oldest) => self.publisher.publish(Vec::new(), oldest),
             Err(error) => log::warn!("old events cannot be removed: {error}"),
         }
+        let counted = self.count();
+        if let Err(error) = counted {
+            log::warn!("it cannot be counted what is to be removed: {error}");
+        }
         match self.prune_runs() {
             Ok(PRUNE_RUNS_STEP) => self.prune_after = PRUNE_INTERVAL_BEHIND,
             Ok(_) => {}
             Err(error) => log::warn!("old runs cannot be removed: {error}"),
+        }
+        if let Err(error) = self.prune_answers() {
+            log::warn!("old answers cannot be removed: {error}");
         }
         if let Err(error) = self.writer.prune_hook_keys(Timestamp::now(), PRUNE_STEP) {
             log::warn!("old keys of deliveries cannot be removed: {error}");
         }
     }
 
-    fn prune_runs(&mut self) -> Result<usize> {
-        let Retention { runs, run_age } = self.retention;
-        if self
-            .counted_at
-            .is_none_or(|at| at.elapsed() >= COUNT_RUNS_INTERVAL)
-        {
-            self.counted_at = Some(Instant::now());
-            self.too_many_upto = self.writer.run_beyond(runs)?;
+    /// Counts, once in a while, what is not counted in each step.
+    fn count(&mut self) -> Result<()> {
+        let is_early = |at: Instant| at.elapsed() < COUNT_INTERVAL;
+        if self.counted_at.is_some_and(is_early) {
+            return Ok(());
         }
+        self.counted_at = Some(Instant::now());
+        self.too_many_upto = self.writer.run_beyond(self.retention.runs)?;
+        self.too_many_answers = self.writer.has_too_many_answers()?;
+        Ok(())
+    }
+
+    fn prune_answers(&mut self) -> Result<()> {
+        let (too_many, now) = (self.too_many_answers, Timestamp::now());
+        self.writer.prune_answers(too_many, now, PRUNE_RUNS_STEP)?;
+        if too_many {
+            self.too_many_answers = self.writer.has_too_many_answers()?;
+        }
+        Ok(())
+    }
+
+    fn prune_runs(&mut self) -> Result<usize> {
+        let run_age = self.retention.run_age;
         let age_ms = i64::try_from(run_age.as_millis()).unwrap_or(i64::MAX);
         let before = Timestamp(Timestamp::now().0.saturating_sub(age_ms));
         let upto = self.too_many_upto.as_deref();

@@ -3,6 +3,7 @@
 //! The only module that knows SQL. A [`Writer`] applies [`Change`]s inside a transaction; a
 //! [`Store`] answers questions over read-only connections that it keeps in a small pool.
 
+mod answers;
 mod budgets;
 mod changes;
 mod events;
@@ -21,6 +22,7 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
+pub use answers::Bought;
 pub use budgets::BudgetState;
 pub use changes::{
     Batch, Change, Delivery, NewCall, NewHook, NewRun, NewSchedule, NodeRef, Prompt, Receipt,

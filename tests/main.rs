@@ -2,6 +2,7 @@
 //!
 //! - `access`: token, names and origins; no secret is ever written down.
 //! - `aimock`: an implementation of the providers' APIs that is not ours, as a child process.
+//! - `answers`: what was bought before is taken again where a node says so.
 //! - `bad_input`: whatever comes over the wire gets a clear answer and leaves nothing behind.
 //! - `binary`: the program itself as a child process.
 //! - `browser`: a real headless Chromium with deadlines, which leaves nothing behind.
@@ -28,6 +29,7 @@
 
 mod access;
 mod aimock;
+mod answers;
 mod bad_input;
 mod binary;
 mod browser;

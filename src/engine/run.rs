@@ -62,6 +62,29 @@ pub enum End {
     Cancelled,
 }
 
+/// How a node or an item came to its output.
+struct NodeEnd {
+    /// Milliseconds.
+    latency_ms: u64,
+    /// Whether the output was bought before.
+    cached: bool,
+    /// Why it had failed, where the run goes on all the same.
+    error: Option<String>,
+    /// When.
+    at: Timestamp,
+}
+
+impl NodeEnd {
+    fn at(at: Timestamp) -> Self {
+        Self {
+            latency_ms: 0,
+            cached: false,
+            error: None,
+            at,
+        }
+    }
+}
+
 /// What was tried for a node or an item.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tries {
@@ -349,13 +372,21 @@ impl ActiveRun {
                 output,
                 settlement,
                 latency_ms,
+                cached,
+                kept,
                 unwritten,
             } => {
                 self.pending.extend(unwritten);
                 let at = settlement.as_ref().map(|settlement| settlement.at);
                 self.pending.extend(settlement.map(Change::SettleCall));
-                let at = at.unwrap_or_else(Timestamp::now);
-                self.complete(unit, &output, latency_ms, None, at);
+                self.pending.extend(kept.map(Change::KeepAnswer));
+                let end = NodeEnd {
+                    latency_ms,
+                    cached,
+                    error: None,
+                    at: at.unwrap_or_else(Timestamp::now),
+                };
+                self.complete(unit, &output, end);
                 None
             }
             Outcome::Listed { items, unwritten } => {
@@ -363,12 +394,16 @@ impl ActiveRun {
                 self.begin_map(unit.node, items);
                 None
             }
-            Outcome::Placed { wait, unwritten } => {
+            Outcome::Later {
+                wait,
+                is_placed,
+                unwritten,
+            } => {
                 self.pending.extend(unwritten);
                 let tries = self.tries(unit);
                 tries.started -= 1;
                 tries.attempts -= 1;
-                tries.is_placed = true;
+                tries.is_placed = is_placed;
                 self.pausing.push(unit);
                 if self.is_decided() {
                     self.stop_pausing();
@@ -440,7 +475,12 @@ impl ActiveRun {
                 self.fail(unit, error, false);
             } else if let Some((output, took_ms)) = items.output() {
                 self.maps.remove(&node);
-                self.complete(unit, &output.into(), took_ms, None, Timestamp::now());
+                let end = NodeEnd::at(Timestamp::now());
+                let end = NodeEnd {
+                    latency_ms: took_ms,
+                    ..end
+                };
+                self.complete(unit, &output.into(), end);
             } else if self.is_decided() {
                 self.maps.remove(&node);
                 self.fail(unit, RUN_ENDS.to_owned(), true);
@@ -473,22 +513,15 @@ impl ActiveRun {
         Some(Duration::ZERO)
     }
 
-    /// A node or an item is over and has given `output`; `error` is why it had failed, where the run
-    /// goes on all the same.
-    fn complete(
-        &mut self,
-        unit: Unit,
-        output: &Arc<str>,
-        latency_ms: u64,
-        error: Option<String>,
-        at: Timestamp,
-    ) {
+    /// A node or an item is over and has given `output`.
+    fn complete(&mut self, unit: Unit, output: &Arc<str>, end: NodeEnd) {
         self.pending.push(Change::FinishNode {
             node: self.node_ref(unit),
             output: output.to_string(),
-            latency_ms,
-            error,
-            at,
+            latency_ms: end.latency_ms,
+            error: end.error,
+            cached: end.cached,
+            at: end.at,
         });
         if let (Some(item), Some(items)) = (unit.item, self.maps.get_mut(&unit.node)) {
             items.complete(item, Arc::clone(output));
@@ -524,7 +557,12 @@ impl ActiveRun {
             let output: Arc<str> = output.as_str().into();
             let at = Timestamp::now();
             self.write_failure(unit, error.clone(), false, at);
-            return self.complete(unit, &output, 0, Some(error), at);
+            let error = Some(error);
+            let end = NodeEnd {
+                error,
+                ..NodeEnd::at(at)
+            };
+            return self.complete(unit, &output, end);
         }
         self.fail(unit, error, cancelled);
     }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use super::answers::{Answers, Found};
 use super::lost_call;
 use super::run::Unit;
 use crate::budget::Reserve;
@@ -16,11 +17,14 @@ use crate::flow::{self, Agent, Graph, Http, Node, NodeKind, RenderError, Scope, 
 use crate::gateway::{Answer, Call, Cancel, Failure, FailureKind, Fetch, Gateway};
 use crate::hub::Hub;
 use crate::journal::Journal;
-use crate::store::{Change, NewCall, NodeRef, Prompt, Receipt, Settlement};
+use crate::store::{Bought, Change, NewCall, NodeRef, Prompt, Receipt, Settlement};
 use crate::threads::panic_message;
 
 /// Streamed text goes out at most this often: 20 messages a second for each node.
 const OUTPUT_INTERVAL: Duration = Duration::from_millis(50);
+
+/// How long a node waits before it looks again whether the same call, made by another, is over.
+const SAME_CALL_POLL: Duration = Duration::from_millis(50);
 
 /// How much text one message carries: a small part of what may wait for a client.
 const OUTPUT_BYTES_MAX: usize = 64 << 10;
@@ -116,6 +120,10 @@ pub enum Outcome {
         settlement: Option<Settlement>,
         /// Milliseconds.
         latency_ms: u64,
+        /// Whether the output was bought before.
+        cached: bool,
+        /// The answer, where it is to be kept for those who ask the same.
+        kept: Option<Bought>,
         /// Changes that were not written before.
         unwritten: Vec<Change>,
     },
@@ -126,10 +134,13 @@ pub enum Outcome {
         /// Changes that were not written before.
         unwritten: Vec<Change>,
     },
-    /// Its call has a place among those of its provider, and is to be made then.
-    Placed {
+    /// Its call is not made yet: it waits for its turn at the provider, or for another call that
+    /// asks the same.
+    Later {
         /// How long from now.
         wait: Duration,
+        /// Whether the turn is its own, so that it needs no other.
+        is_placed: bool,
         /// Changes that were not written before.
         unwritten: Vec<Change>,
     },
@@ -312,6 +323,8 @@ pub struct Worker {
     pub hub: Hub,
     /// Where calls are made.
     pub gateway: Arc<Gateway>,
+    /// What was bought before.
+    pub answers: Answers,
 }
 
 impl Worker {
@@ -364,14 +377,35 @@ impl Worker {
                 return Outcome::failed(error.to_string(), changes);
             }
         };
+        let mut buying = None;
+        if let Some(age_max) = agent.cache_age {
+            match self.answers.look(&call, age_max, Timestamp::now()) {
+                Ok(Found::Answer(bought)) => {
+                    return cached(job, agent, &call, &bought, changes);
+                }
+                Ok(Found::UnderWay) => {
+                    return Outcome::Later {
+                        wait: SAME_CALL_POLL,
+                        is_placed: job.is_placed,
+                        unwritten: changes,
+                    };
+                }
+                Ok(Found::Nothing(held)) => buying = Some(held),
+                // The call can be made all the same.
+                Err(error) => log::warn!("no answer can be looked up: {error}"),
+            }
+        }
         let wait = if job.is_placed {
             Duration::ZERO
         } else {
             self.gateway.place(&call)
         };
         if !wait.is_zero() {
-            let unwritten = changes;
-            return Outcome::Placed { wait, unwritten };
+            return Outcome::Later {
+                wait,
+                is_placed: true,
+                unwritten: changes,
+            };
         }
         changes.push(job.start(Some(&call)));
         // Known before anything is sent, hence no ledger row: no call was made.
@@ -415,7 +449,28 @@ impl Worker {
                 return Outcome::failed(error, fallback);
             }
         };
-        self.call(job, &call, id)
+        let mut outcome = self.call(job, &call, id);
+        if let (
+            Some(buying),
+            Outcome::Finished {
+                output,
+                settlement: Some(settlement),
+                kept,
+                ..
+            },
+        ) = (buying, &mut outcome)
+        {
+            let bought = Bought {
+                key: buying.key().to_owned(),
+                at: settlement.at,
+                model: settlement.model.clone().unwrap_or(call.model),
+                output: output.to_string(),
+                cost: settlement.cost,
+            };
+            buying.done(bought.clone());
+            *kept = Some(bought);
+        }
+        outcome
     }
 
     /// Makes the request of an `http` node; that it begins is committed before.
@@ -436,6 +491,8 @@ impl Worker {
                 output: fetched.body.into(),
                 settlement: None,
                 latency_ms: fetched.latency_ms,
+                cached: false,
+                kept: None,
                 unwritten: Vec::new(),
             },
             Err(failure) => Outcome::Failed {
@@ -506,6 +563,8 @@ impl Worker {
                 error: None,
                 at: Timestamp::now(),
             }),
+            cached: false,
+            kept: None,
             unwritten: Vec::new(),
         }
     }
@@ -554,12 +613,38 @@ impl Worker {
     }
 }
 
+/// The outcome of a node whose answer was bought before.
+fn cached(
+    job: &Job,
+    agent: &Agent,
+    call: &Call,
+    bought: &Bought,
+    mut unwritten: Vec<Change>,
+) -> Outcome {
+    unwritten.push(job.start(Some(call)));
+    unwritten.push(Change::BookCached {
+        call: job.intent(agent, call, Reserve::default()),
+        model: bought.model.clone(),
+        saved: bought.cost,
+    });
+    Outcome::Finished {
+        output: bought.output.as_str().into(),
+        settlement: None,
+        latency_ms: 0,
+        cached: true,
+        kept: None,
+        unwritten,
+    }
+}
+
 /// The outcome of a node that is free and done at once.
 fn finished_free(output: String, unwritten: Vec<Change>) -> Outcome {
     Outcome::Finished {
         output: output.into(),
         settlement: None,
         latency_ms: 0,
+        cached: false,
+        kept: None,
         unwritten,
     }
 }

@@ -92,6 +92,9 @@ pub struct Agent {
     pub retry: Retry,
     /// How long the first piece of a streamed answer may take; the configuration's where nobody said.
     pub first_token_timeout: Option<Duration>,
+    /// How old an answer to the same call may be that is taken in place of a new one; none: each is
+    /// bought.
+    pub cache_age: Option<Duration>,
     /// How long a call may take in all; the configuration's where nobody said.
     pub total_timeout: Option<Duration>,
 }

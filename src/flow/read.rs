@@ -20,6 +20,10 @@ const ATTEMPTS_MAX: u32 = 10;
 const FALLBACKS_MAX: usize = 10;
 /// How many items of a map may be at work at a time: as many as nodes of a run.
 const AT_ONCE_MAX: usize = 16;
+/// How old an answer may be that is taken in place of a new one, where a node does not say.
+const CACHE_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+/// How old it may be at most: a year.
+const CACHE_AGE_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// What an `http` node may use.
 const METHODS: &[&str] = &["GET", "POST", "PUT", "PATCH", "DELETE"];
 /// How long an `http` node waits unless it says otherwise.
@@ -52,6 +56,7 @@ struct RawData {
     stream: Option<bool>,
     retry: Option<RawRetry>,
     timeouts: Option<RawTimeouts>,
+    cache: Option<RawCache>,
     fallback: Option<Vec<RawTarget>>,
     on_error: Option<RawOnError>,
     inputs: Option<Vec<RawInput>>,
@@ -80,6 +85,16 @@ struct RawRetry {
 struct RawTimeouts {
     first_token_ms: Option<u64>,
     total_ms: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum RawCache {
+    Flag(bool),
+    #[serde(rename_all = "camelCase")]
+    For {
+        max_age_s: u64,
+    },
 }
 
 #[derive(Deserialize)]
@@ -296,6 +311,7 @@ impl Reader<'_> {
             temperature: data.temperature,
             stream: data.stream.unwrap_or(true),
             retry: self.retry(data.retry),
+            cache_age: self.cache(data.cache),
             first_token_timeout: self.wait("timeouts.firstTokenMs", timeouts.first_token_ms),
             total_timeout: self.wait("timeouts.totalMs", timeouts.total_ms),
         }
@@ -375,6 +391,22 @@ impl Reader<'_> {
             self.fault(&format!(".data.{key}"), message);
         }
         Some(wait)
+    }
+
+    fn cache(&mut self, raw: Option<RawCache>) -> Option<Duration> {
+        let age = match raw? {
+            RawCache::Flag(false) => return None,
+            RawCache::Flag(true) => CACHE_AGE,
+            RawCache::For { max_age_s } => Duration::from_secs(max_age_s),
+        };
+        if age.is_zero() || age > CACHE_AGE_MAX {
+            let message = format!(
+                "must be a number of seconds from 1 to {}",
+                CACHE_AGE_MAX.as_secs()
+            );
+            self.fault(".data.cache.maxAgeS", message);
+        }
+        Some(age)
     }
 
     fn on_error(&mut self, raw: Option<RawOnError>) -> OnError {

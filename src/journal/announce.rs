@@ -77,6 +77,7 @@ pub fn events(change: &Change, receipt: &Receipt) -> Vec<Event> {
                 node,
                 output,
                 latency_ms,
+                cached,
                 at,
                 ..
             },
@@ -96,7 +97,7 @@ pub fn events(change: &Change, receipt: &Receipt) -> Vec<Event> {
                 cost: *cost,
                 latency_ms: *latency_ms,
                 result_preview: preview(output).to_owned(),
-                cached: false,
+                cached: *cached,
             };
             vec![completed, status]
         }

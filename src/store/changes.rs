@@ -5,6 +5,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use sha2::{Digest, Sha256};
 
+use super::answers::{self, Bought};
 use super::budgets::{self, Budgets};
 use super::ledger::{ENTRY_COLUMNS, entry};
 use super::triggers;
@@ -255,6 +256,18 @@ pub enum Change {
     OpenCall(NewCall),
     /// A call was refused before it was made, and says why: a row of its own that costs nothing.
     RefuseCall(NewCall, String),
+    /// A call need not be made, because its answer was bought before: a row that costs nothing and
+    /// says what it saved.
+    BookCached {
+        /// The call.
+        call: NewCall,
+        /// The model that had answered.
+        model: String,
+        /// What the answer had cost; none where that is not known.
+        saved: Option<Usd>,
+    },
+    /// An answer is kept for those who ask the same.
+    KeepAnswer(Bought),
     /// All budgets are replaced by these.
     SetBudgets(Vec<Budget>),
     /// A call ended.
@@ -269,6 +282,8 @@ pub enum Change {
         latency_ms: u64,
         /// Why it failed, where the run goes on all the same.
         error: Option<String>,
+        /// Whether the output was bought before.
+        cached: bool,
         /// When.
         at: Timestamp,
     },
@@ -457,6 +472,17 @@ impl Writer {
         triggers::prune_hook_keys(&self.connection, now, step)
     }
 
+    /// Whether there are more answers than there is room for.
+    pub fn has_too_many_answers(&self) -> Result<bool> {
+        answers::are_too_many(&self.connection)
+    }
+
+    /// Removes those of the `step` oldest answers that are too old; all of them where `too_many`.
+    /// Gives how many.
+    pub fn prune_answers(&mut self, too_many: bool, now: Timestamp, step: usize) -> Result<usize> {
+        answers::prune(&self.connection, too_many, now, step)
+    }
+
     /// Removes up to `step` of the oldest events where they are older than `before` or beyond the
     /// newest `keep`. Gives how many.
     pub fn prune_events(&mut self, keep: u64, before: Timestamp, step: usize) -> Result<usize> {
@@ -555,6 +581,11 @@ impl Batch<'_> {
             },
             Change::OpenCall(call) => self.open_call(call),
             Change::RefuseCall(call, error) => self.refuse_call(call, error),
+            Change::BookCached { call, model, saved } => self.book_cached(call, model, *saved),
+            Change::KeepAnswer(bought) => {
+                answers::keep(self.connection, bought)?;
+                Ok(Receipt::Done)
+            }
             Change::SetBudgets(all) => {
                 *self.budgets = budgets::set(self.connection, all)?;
                 Ok(Receipt::Done)
@@ -566,6 +597,7 @@ impl Batch<'_> {
                 latency_ms,
                 error,
                 at,
+                ..
             } => match node.item {
                 Some(item) => {
                     let error = error.as_deref();
@@ -785,6 +817,34 @@ impl Batch<'_> {
                 call.reserve.cost.map(|cost| cost.nanousd),
                 call.reserve.tokens,
                 error
+            ],
+        )?;
+        let row = self.ledger_row(self.connection.last_insert_rowid())?;
+        Ok(Receipt::Call(Box::new(row)))
+    }
+
+    fn book_cached(&self, call: &NewCall, model: &str, saved: Option<Usd>) -> Result<Receipt> {
+        self.execute(
+            "INSERT INTO ledger (timestamp_ms, flow_id, run_id, node_id, attempt, operation_id,
+                provider, model_used, agent_role, prompt_hash, status, key_name, tags,
+                cost_nanousd, latency_ms, cached, saved_nanousd, model_asked)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 'SUCCESS', ?11, ?12,
+                0, 0, 1, ?13, CASE WHEN ?14 != ?8 THEN ?14 END)",
+            params![
+                call.at.0,
+                call.flow_id,
+                call.run_id,
+                call.node_id,
+                call.attempt,
+                call.operation_id,
+                call.provider,
+                model,
+                call.role,
+                call.prompt_hash,
+                call.key_name,
+                call.tags,
+                saved.map(|saved| saved.nanousd),
+                call.model
             ],
         )?;
         let row = self.ledger_row(self.connection.last_insert_rowid())?;

@@ -174,6 +174,18 @@ CREATE TABLE budgets (
     budget      TEXT NOT NULL           -- JSON
 ) STRICT;
 ",
+    "
+-- Answers for nodes that want none bought twice.
+CREATE TABLE answers (
+    key         TEXT PRIMARY KEY,       -- SHA-256 of all that the answer depends on
+    created_ms  INTEGER NOT NULL,
+    bytes       INTEGER NOT NULL,       -- of output
+    model       TEXT NOT NULL,
+    output      TEXT NOT NULL,
+    cost_nanousd INTEGER
+) STRICT;
+CREATE INDEX answers_by_time ON answers (created_ms, bytes);
+",
 ];
 
 /// Brings the database up to date and gives the version it had; 0 is a new one.

@@ -1,0 +1,121 @@
+//! Answers that were bought before, for nodes that want none bought twice.
+//!
+//! They are in the database; here is what is not there yet: the calls under way whose answers others
+//! may wait for, and the newest answers, whose rows may still be on their way to the database.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+use crate::error::Result;
+use crate::event::{Timestamp, hex};
+use crate::gateway::Call;
+use crate::store::{Bought, Store};
+
+/// How many of the newest answers are kept here: as many calls as there may be, twice over.
+const NEWEST_MAX: usize = 200;
+
+/// See the module. Clones share everything.
+#[derive(Clone)]
+pub struct Answers {
+    store: Arc<Store>,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    under_way: HashSet<String>,
+    newest: VecDeque<Arc<Bought>>,
+}
+
+/// What there is.
+pub enum Found {
+    /// The answer.
+    Answer(Arc<Bought>),
+    /// Somebody is buying it.
+    UnderWay,
+    /// Nothing: it is to be bought, and others wait for it while this is held.
+    Nothing(Buying),
+}
+
+/// Held while an answer is bought.
+pub struct Buying {
+    answers: Answers,
+    key: String,
+}
+
+impl Answers {
+    /// None yet, but for those in the database.
+    pub fn new(store: Arc<Store>) -> Self {
+        Self {
+            store,
+            state: Arc::default(),
+        }
+    }
+
+    /// Looks for the answer to a call that is no older than `age_max`.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn look(&self, call: &Call, age_max: Duration, now: Timestamp) -> Result<Found> {
+        let key = key(call);
+        let age_max_ms = i64::try_from(age_max.as_millis()).unwrap_or(i64::MAX);
+        let since = Timestamp(now.0.saturating_sub(age_max_ms));
+        let mut state = self.state();
+        let is_it = |bought: &&Arc<Bought>| bought.key == key && bought.at >= since;
+        if let Some(bought) = state.newest.iter().rev().find(is_it) {
+            return Ok(Found::Answer(Arc::clone(bought)));
+        }
+        if state.under_way.contains(&key) {
+            return Ok(Found::UnderWay);
+        }
+        // Under the lock, so that of two who ask at once one buys.
+        if let Some(bought) = self.store.answer(&key, since)? {
+            return Ok(Found::Answer(Arc::new(bought)));
+        }
+        state.under_way.insert(key.clone());
+        let answers = self.clone();
+        Ok(Found::Nothing(Buying { answers, key }))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Buying {
+    /// What the answer is found under.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// It was bought.
+    pub fn done(self, bought: Bought) {
+        let mut state = self.answers.state();
+        if state.newest.len() == NEWEST_MAX {
+            state.newest.pop_front();
+        }
+        state.newest.push_back(Arc::new(bought));
+    }
+}
+
+impl Drop for Buying {
+    fn drop(&mut self) {
+        self.answers.state().under_way.remove(&self.key);
+    }
+}
+
+/// SHA-256 of all that an answer depends on, in hexadecimal.
+fn key(call: &Call) -> String {
+    let all = serde_json::json!([
+        call.provider,
+        call.model,
+        call.system,
+        call.prompt,
+        call.max_tokens,
+        call.temperature,
+    ]);
+    hex(&Sha256::digest(all.to_string()))
+}

@@ -1,0 +1,99 @@
+//! Answers that were bought, for nodes that want none bought twice.
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::Store;
+use crate::error::Result;
+use crate::event::{Timestamp, Usd};
+
+/// The largest answer that is kept, in bytes.
+const ANSWER_BYTES_MAX: usize = 1 << 20;
+/// How many bytes of answers are kept in all; then the oldest go.
+const ANSWERS_BYTES_MAX: i64 = 256 << 20;
+/// None is kept for longer, in milliseconds: as long as a node may ask for.
+const AGE_MAX_MS: i64 = 365 * 24 * 60 * 60 * 1000;
+
+/// An answer that was bought.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bought {
+    /// SHA-256 of all that it depends on, in hexadecimal.
+    pub key: String,
+    /// When it was bought.
+    pub at: Timestamp,
+    /// The model that answered.
+    pub model: String,
+    /// Its text.
+    pub output: String,
+    /// What it cost; none where that is not known.
+    pub cost: Option<Usd>,
+}
+
+/// Keeps an answer in place of an older one; one that is too large is not kept.
+pub(super) fn keep(connection: &Connection, bought: &Bought) -> Result<()> {
+    if bought.output.len() > ANSWER_BYTES_MAX {
+        return Ok(());
+    }
+    connection
+        .prepare_cached(
+            "INSERT OR REPLACE INTO answers (key, created_ms, bytes, model, output, cost_nanousd)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        )?
+        .execute(params![
+            bought.key,
+            bought.at.0,
+            bought.output.len(),
+            bought.model,
+            bought.output,
+            bought.cost.map(|cost| cost.nanousd)
+        ])?;
+    Ok(())
+}
+
+/// Whether there are more than there is room for.
+pub(super) fn are_too_many(connection: &Connection) -> Result<bool> {
+    let bytes: i64 = connection
+        .prepare_cached("SELECT coalesce(sum(bytes), 0) FROM answers")?
+        .query_row([], |row| row.get(0))?;
+    Ok(bytes > ANSWERS_BYTES_MAX)
+}
+
+/// Removes those of the `step` oldest answers that are too old; all of them where `too_many`. Gives
+/// how many.
+pub(super) fn prune(
+    connection: &Connection,
+    too_many: bool,
+    now: Timestamp,
+    step: usize,
+) -> Result<usize> {
+    let removed = connection
+        .prepare_cached(
+            "DELETE FROM answers WHERE key IN (
+                SELECT key FROM (SELECT key, created_ms FROM answers ORDER BY created_ms LIMIT ?3)
+                WHERE ?1 OR created_ms < ?2)",
+        )?
+        .execute(params![too_many, now.0.saturating_sub(AGE_MAX_MS), step])?;
+    Ok(removed)
+}
+
+impl Store {
+    /// The answer of that key, if there is one that was bought at `since` or later.
+    pub fn answer(&self, key: &str, since: Timestamp) -> Result<Option<Bought>> {
+        self.read(|connection| {
+            let found = connection
+                .prepare_cached(
+                    "SELECT created_ms, model, output, cost_nanousd FROM answers
+                     WHERE key = ?1 AND created_ms >= ?2",
+                )?
+                .query_row(params![key, since.0], |row| {
+                    Ok(Bought {
+                        key: key.to_owned(),
+                        at: Timestamp(row.get(0)?),
+                        model: row.get(1)?,
+                        output: row.get(2)?,
+                        cost: row.get::<_, Option<i64>>(3)?.map(Usd::from_nanousd),
+                    })
+                });
+            Ok(found.optional()?)
+        })
+    }
+}
