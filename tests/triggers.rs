@@ -433,6 +433,19 @@ fn a_schedule_is_set_and_shown_and_removed() {
     assert!(next.ends_with("-07-01T16:00:00.000Z"), "{next}");
     let local = shown["nextLocal"].as_str().unwrap();
     assert!(local.ends_with("-07-01T12:00:00-04:00"), "{local}");
+    // And every year after that.
+    let upcoming: Vec<&str> = shown["upcoming"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|time| time.as_str().unwrap())
+        .collect();
+    assert_eq!((upcoming.len(), upcoming[0]), (5, local));
+    let years: Vec<i32> = upcoming
+        .iter()
+        .map(|time| time[..4].parse().unwrap())
+        .collect();
+    assert!(years.windows(2).all(|pair| pair[0] + 1 == pair[1]));
 
     // What is left out has its default.
     let set = put(&server, &path, &json!({"cron": "*/5 * * * *"})).json();
@@ -446,6 +459,7 @@ fn a_schedule_is_set_and_shown_and_removed() {
         (&off["enabled"], &off["next"], &off["nextLocal"]),
         (&json!(false), &Value::Null, &Value::Null)
     );
+    assert_eq!(off["upcoming"], json!([]));
     assert_eq!(delete(&server, &path), 204);
     assert_eq!(server.get(&path).status, 404);
     assert_eq!(server.post(&path, &json!({})).status, 405);

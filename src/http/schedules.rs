@@ -14,6 +14,8 @@ type Answer = std::result::Result<Reply, Failure>;
 
 /// The zone of a schedule that names none.
 const ZONE_DEFAULT: &str = "UTC";
+/// How many of the next times are told.
+const UPCOMING: usize = 5;
 /// The keys of a schedule.
 const KEYS: &str = "`cron`, `timezone`, `missed`, `input` and `enabled`";
 
@@ -48,7 +50,14 @@ fn view(record: &ScheduleRecord) -> Value {
         .as_ref()
         .filter(|_| record.enabled)
         .and_then(|schedule| schedule.next(after));
-    let local = next.and_then(|next| schedule.as_ref()?.local(next));
+    let upcoming: Vec<String> = schedule
+        .iter()
+        .flat_map(|schedule| {
+            std::iter::successors(next, |last| schedule.next(*last))
+                .take(UPCOMING)
+                .filter_map(|time| schedule.local(time))
+        })
+        .collect();
     let input: Value = serde_json::from_str(&record.input).unwrap_or_default();
     json!({
         "cron": record.cron,
@@ -57,7 +66,8 @@ fn view(record: &ScheduleRecord) -> Value {
         "input": input,
         "enabled": record.enabled,
         "next": next,
-        "nextLocal": local,
+        "nextLocal": upcoming.first(),
+        "upcoming": upcoming,
         "updatedAt": record.updated_at,
     })
 }
