@@ -22,7 +22,17 @@ export function onTokenNeeded(ask) {
 
 export const get = async (path) => (await request("GET", path)).json();
 export const post = async (path, body) => (await request("POST", path, body)).json();
+export const put = async (path, body) => (await request("PUT", path, body)).json();
+export const remove = async (path) => void (await request("DELETE", path));
 export const getBlob = async (path) => (await request("GET", path)).blob();
+
+/** What is there, or null where the server knows of none. */
+export function getIfAny(path) {
+  return get(path).catch((error) => {
+    if (error.status === 404) return null;
+    throw error;
+  });
+}
 
 async function request(method, path, body) {
   const tokenSent = token;

@@ -4,7 +4,8 @@ import * as api from "./api.js";
 import { createConnection } from "./connection.js";
 import { byId } from "./dom.js";
 import { createFlows } from "./flows.js";
-import { duration, moneyOrUnknown } from "./format.js";
+import { describe, duration, moneyOrUnknown } from "./format.js";
+import { createHistory } from "./history.js";
 import { createLedger } from "./ledger.js";
 import { connect } from "./live.js";
 import { createToasts } from "./toasts.js";
@@ -19,11 +20,13 @@ const TOAST_AGE_MAX_MS = 30_000;
 const toasts = createToasts({ list: byId("toasts"), overflow: byId("toasts-overflow") });
 const showError = (title, error) => toasts.show("error", title, describe(error));
 const totals = createTotals();
+const history = createHistory({ onDeleted: (flowId) => flows.refresh(flowId) });
 const flows = createFlows({
   list: byId("flows"),
   empty: byId("flows-empty"),
   onError: showError,
   onNames: () => ledger.redraw(),
+  onHistory: history.open,
 });
 const ledger = createLedger({
   table: byId("ledger"),
@@ -31,6 +34,7 @@ const ledger = createLedger({
   more: byId("ledger-more"),
   note: byId("ledger-full"),
   names: { flow: flows.nameOf, node: flows.labelOf },
+  onRun: (id, runId) => history.open({ id, name: flows.nameOf(id) }, { runId }),
 });
 
 let isLoaded = false;
@@ -57,7 +61,7 @@ async function fill() {
   isLoaded = true;
   try {
     await flows.load(); // Before the rows, which show the names of flows.
-    await Promise.all([ledger.load(), totals.load()]);
+    await Promise.all([ledger.load(), totals.load(), history.poll()]);
   } catch (error) {
     isLoaded = false;
     throw error;
@@ -72,7 +76,7 @@ function load() {
 /** In place of messages; throws when the server cannot be reached that way either. */
 async function poll() {
   if (!isLoaded) return fill();
-  await Promise.all([flows.poll(), ledger.poll(), totals.load()]);
+  await Promise.all([flows.poll(), ledger.poll(), totals.load(), history.poll()]);
 }
 
 function receive(message) {
@@ -84,6 +88,7 @@ function receive(message) {
     totals.refresh();
   } else if (payload?.flowId) {
     flows.receive(message);
+    history.receive(message);
     if (type in TOASTS) notify(message);
     if (type === "FLOW_COMPLETED" || type === "FLOW_FAILED") totals.refresh();
   }
@@ -102,11 +107,6 @@ function notify({ seq, type, payload }) {
   if (isReplayed && Date.now() - Date.parse(payload.timestamp) > TOAST_AGE_MAX_MS) return;
   const [kind, what, text] = TOASTS[type](payload);
   toasts.show(kind, `${payload.name ?? flows.nameOf(payload.flowId)} ${what}`, text);
-}
-
-function describe(error) {
-  const details = Array.isArray(error.details) ? error.details.map((detail) => detail?.message ?? String(detail)) : [];
-  return [error.message, ...details].join("; ");
 }
 
 byId("origin").textContent = location.origin;

@@ -17,9 +17,10 @@ const STATE_WORDS = { waiting: "waiting", running: "running", completed: "done",
 
 /**
  * `list` and `empty` are elements; `onError(title, error)` shows what went wrong; `onNames()` is
- * called when names of flows or nodes may have changed.
+ * called when names of flows or nodes may have changed. `onHistory(flow, { focusBack })`
+ * opens the runs of a flow: `focusBack()` gives the button that was pressed.
  */
-export function createFlows({ list, empty, onError, onNames }) {
+export function createFlows({ list, empty, onError, onNames, onHistory }) {
   /** By id: { flow, card, run, seq, queue, asked }. `queue` holds messages while the status is fetched. */
   const flows = new Map();
   /** Ids that runs named and that the list does not hold; asking again would not help. */
@@ -63,7 +64,7 @@ export function createFlows({ list, empty, onError, onNames }) {
       if (!shown) flows.set(flow.id, (shown = { flow, card: null, run: newRun(), seq: 0, queue: [], asked: 0 }));
       if (shown.flow.updated_at !== flow.updated_at || !shown.card) {
         shown.flow = flow;
-        const card = createCard(shown, { execute, cancel, resume });
+        const card = createCard(shown, { execute, cancel, resume, openHistory });
         shown.card?.root.remove();
         shown.card = card;
       }
@@ -171,16 +172,27 @@ export function createFlows({ list, empty, onError, onNames }) {
     }
   }
 
+  function openHistory(shown) {
+    onHistory(shown.flow, { focusBack: () => shown.card.history });
+  }
+
+  /** The newest run of a flow anew. */
+  async function refresh(flowId) {
+    const shown = flows.get(flowId);
+    if (shown) await restore(shown).catch(() => {}); // The next message or reload tells.
+  }
+
   return {
     load,
     poll,
     receive,
+    refresh,
     nameOf: (id) => flows.get(id)?.flow.name ?? `flow ${id}`,
     labelOf: (id, nodeId) => flows.get(id)?.card?.labels.get(nodeId) ?? nodeId,
   };
 }
 
-function createCard(shown, { execute, cancel, resume }) {
+function createCard(shown, { execute, cancel, resume, openHistory }) {
   const { flow } = shown;
   const columns = columnsOf(flow);
   const nodes = new Map(columns.flat().map((node) => [node.id, createNode(node)]));
@@ -228,14 +240,17 @@ function createCard(shown, { execute, cancel, resume }) {
     ...columns.map((column) => h("li", {}, ...column.map((node) => nodes.get(node.id).root))),
   );
   const line = h("p", { class: "run-line" });
+  const opens = (name, text, open) =>
+    h("button", { type: "button", class: "quiet", "data-testid": `${name}-button`, "aria-haspopup": "dialog", "aria-describedby": titleId, onclick: () => open(shown) }, text);
+  const history = opens("history", "Runs", openHistory);
   const root = h(
     "article",
     { class: isWide ? "flow wide" : "flow", "data-testid": "flow", "data-flow-id": flow.id, "aria-labelledby": titleId },
     form,
     strip,
-    line,
+    h("div", { class: "card-foot" }, line, h("div", { class: "buttons" }, history)),
   );
-  return { root, form, run, stop, again, line, nodes, labels: new Map([...nodes].map(([id, { label }]) => [id, label])) };
+  return { root, form, run, stop, again, line, history, nodes, labels: new Map([...nodes].map(([id, { label }]) => [id, label])) };
 }
 
 function createNode({ id, type = "agent", data = {} }) {

@@ -1,4 +1,4 @@
-/** Numbers and times as people read them. */
+/** Numbers, times and errors as people read them. */
 
 const integers = new Intl.NumberFormat("en-US");
 const dollars = new Intl.NumberFormat("en-US", {
@@ -30,3 +30,9 @@ export function duration(ms) {
 
 /** Where a cost is not known it says so; it is never shown as 0. */
 export const moneyOrUnknown = (usd) => (usd === null || usd === undefined ? "unknown price" : money(usd));
+
+/** What the API said, with all faults that it found. */
+export function describe(error) {
+  const details = Array.isArray(error.details) ? error.details.map((detail) => detail?.message ?? String(detail)) : [];
+  return [error.message, ...details].join("; ");
+}

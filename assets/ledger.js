@@ -24,8 +24,8 @@ const COLUMNS = [
   ["Status", drawStatus],
 ];
 
-/** `table`, `empty`, `more` and `note` are elements; `names.flow(id)`, `names.node(id, nodeId)` give names. */
-export function createLedger({ table, empty, more, note, names }) {
+/** `table`, `empty`, `more` and `note` are elements; `names.flow(id)`, `names.node(id, nodeId)` give names; `onRun(flowId, runId)` shows a run. */
+export function createLedger({ table, empty, more, note, names, onRun }) {
   /** By entry id: { entry, body, open }. */
   const rows = new Map();
   /** Entries to draw in the next frame, by id: only the newest state of each counts. */
@@ -114,7 +114,7 @@ export function createLedger({ table, empty, more, note, names }) {
     body.dataset.id = entry.id;
     body.replaceChildren(
       h("tr", { "data-testid": "ledger-row", "data-entry-id": entry.id, "data-status": entry.status }, ...cells),
-      ...(row.open ? [drawDetails(entry)] : []),
+      ...(row.open ? [drawDetails(entry, onRun)] : []),
     );
     if (hadFocus) toggle.focus();
   }
@@ -183,12 +183,12 @@ function drawStatus(entry) {
   return h("div", { title: message }, h("span", { class: "status" }, entry.status.toLowerCase()), message ? h("span", { class: "row-error" }, message) : null);
 }
 
-function drawDetails(entry) {
+function drawDetails(entry, onRun) {
   const facts = [
     ["Error", entry.error_message],
     ["Call", entry.id],
     ["Model", `${entry.provider} / ${entry.model_used}`],
-    ["Run", entry.run_id],
+    ["Run", entry.run_id && drawRun(entry, onRun)],
     ["Operation", `${entry.operation_id}, attempt ${entry.attempt}`],
     ["Prompt SHA-256", entry.prompt_hash],
     ["Read from cache", `${count(entry.cached_input_tokens)} tokens`],
@@ -197,6 +197,11 @@ function drawDetails(entry) {
     ["Counts from", entry.usage_source],
     ["Cost", moneyOrUnknown(entry.total_cost_usd)],
   ].filter(([, value]) => value !== null);
-  const list = facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, String(value))));
+  const list = facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value instanceof Node ? value : String(value))));
   return h("tr", { class: "details" }, h("td", { colspan: COLUMNS.length }, h("dl", {}, ...list)));
+}
+
+function drawRun({ flow_id: flowId, run_id: runId }, onRun) {
+  const show = () => onRun(flowId, runId);
+  return h("button", { type: "button", class: "quiet", "data-testid": "ledger-run", "aria-haspopup": "dialog", title: "Show this run", onclick: show }, runId);
 }

@@ -236,6 +236,12 @@ impl Browser {
         self.tab.call_method(InsertText { text }).unwrap();
     }
 
+    /// Presses a key, by its name, wherever the focus is.
+    #[track_caller]
+    pub fn press(&self, key: &str) {
+        self.tab.press_key(key).unwrap();
+    }
+
     /// Makes the window as large as a device's screen; `mobile` also brings a phone's rules for
     /// pages that are too wide.
     pub fn resize(&self, width: u32, height: u32, mobile: bool) {

@@ -116,6 +116,40 @@ impl Person {
         ));
     }
 
+    /// Presses a button of a flow's card and waits for the dialog that it opens.
+    #[track_caller]
+    fn opens_dialog(&self, flow: &str, name: &str) {
+        let button = in_card(flow, &selector(&format!("{name}-button")));
+        self.browser.click(&button);
+        self.browser.wait_for(&format!("{}.open", element(name)));
+    }
+
+    #[track_caller]
+    fn presses(&self, testid: &str) {
+        self.browser.click(&element(testid));
+    }
+
+    /// Closes a dialog with Escape and finds the focus on the button that opened it.
+    #[track_caller]
+    fn escapes_to(&self, flow: &str, name: &str) {
+        self.browser.press("Escape");
+        let button = in_card(flow, &selector(&format!("{name}-button")));
+        self.browser.wait_for(&format!(
+            "!{}.open && document.activeElement === {button}",
+            element(name)
+        ));
+    }
+
+    /// Sees the element that a test id names, and that it has this text in it.
+    #[track_caller]
+    fn sees_text(&self, testid: &str, text: &str) {
+        self.browser.wait_for(&format!(
+            "{0}.checkVisibility() && {0}.innerText.includes({1})",
+            element(testid),
+            json!(text)
+        ));
+    }
+
     #[track_caller]
     fn sees_total(&self, name: &str, text: &str) {
         self.browser.wait_for(&format!(
@@ -441,6 +475,139 @@ fn the_token_is_asked_for_until_it_is_right_and_then_kept() {
     person.sees_rows(&["2 Draft SUCCESS", "1 Plan SUCCESS"]);
     assert_eq!(browser.eval(asks), false);
     person.has_a_clean_console(&["401", "'ws://"]);
+}
+
+#[test]
+fn a_failed_run_shows_its_attempts_and_what_was_asked_in_each_node() {
+    let error = format!("out of order: {MARKUP}");
+    let upstream = Upstream::start(move |_, stream| {
+        let error = json!({"error": {"message": error}}).to_string();
+        let answer = json_answer("500 Internal Server Error", &error);
+        let _ = stream.write_all(answer.as_bytes());
+    });
+    let server = TestServer::start_with(|config| {
+        add_provider(config, "openai", Kind::OpenAi, upstream.url());
+    });
+    let mut second = agent(
+        "second",
+        "openai",
+        "gpt-4o-mini",
+        "Judge {{ nodes.first.output }}",
+    );
+    second["data"]["system"] = json!(format!("Be brief, {MARKUP}"));
+    second["data"]["retry"] = json!({"attempts": 2, "backoffMs": 1});
+    let first = agent("first", "echo", "echo-1", "On {{ input.topic }}");
+    let flow = server.save(&chain("Judged", &[first, second]));
+    let person = Person::opens(&server);
+    let browser = &person.browser;
+    person.sees_that_it_is("Connected");
+    browser.resize(390, 844, true);
+    person.opens_dialog("Judged", "history");
+    person.sees_text("history", "It was not run yet.");
+    // It comes by itself, from wherever it was started.
+    let topic = format!("{MARKUP} {}", "unbreakable".repeat(100));
+    server.run(flow, &json!({"topic": topic}));
+    person.sees_text("history-status", "failed");
+    person.sees_text("history-error", "out of order");
+    let node = |id: &str| {
+        format!("document.querySelector('[data-testid=history-node][data-node-id={id}]')")
+    };
+    let says = |id: &str, text: &str| {
+        browser.wait_for(&format!("{}.innerText.includes({})", node(id), json!(text)));
+    };
+    // The one that failed is unfolded.
+    says("second", "failed · 2 attempts");
+    says("second", "Attempt 1");
+    says("second", "Attempt 2");
+    says("second", "openai / gpt-4o-mini");
+    says("second", &format!("out of order: {MARKUP}"));
+    says("second", &format!("Be brief, {MARKUP}"));
+    let statuses = format!(
+        "[...{}.querySelectorAll('[data-testid=history-attempt]')].map(({{ dataset }}) => dataset.status)",
+        node("second")
+    );
+    assert_eq!(browser.eval(&statuses), json!(["FAILED", "FAILED"]));
+    // Long texts are folded until somebody wants to read them.
+    let prompt = format!(
+        "{}.querySelector('[data-testid=history-prompt]')",
+        node("second")
+    );
+    assert_eq!(browser.eval(&format!("{prompt}.open")), false);
+    browser.click(&format!("{prompt}.querySelector('summary')"));
+    says("second", &format!("Judge [echo of echo-1] On {MARKUP}"));
+    browser.click(&format!("{}.querySelector('summary')", node("first")));
+    says("first", "9 → 12 tokens");
+    person.cannot_scroll_sideways(390);
+    let inside = format!("{}.scrollWidth", element("history"));
+    let width = format!("{}.clientWidth", element("history"));
+    assert_eq!(browser.eval(&inside), browser.eval(&width));
+    assert_eq!(browser.eval("document.scripts.length"), 1);
+    assert_eq!(browser.eval("document.images.length"), 1);
+
+    // What was unfolded stays so when more runs come.
+    server.run(flow, &json!({"topic": "ants"}));
+    browser.wait_for(&format!("{}.options.length === 2", element("history-run")));
+    assert_eq!(browser.eval(&format!("{prompt}.open")), true);
+    person.escapes_to("Judged", "history");
+    // And a call in the ledger leads to its run.
+    browser.resize(1280, 800, false);
+    browser.click(&format!("{ROWS}[0].querySelector('.toggle')"));
+    person.presses("ledger-run");
+    person.sees_text("history-input", "ants");
+    person.has_a_clean_console(&[]);
+}
+
+#[test]
+fn a_run_is_deleted_after_a_question_and_its_rows_stay_in_the_ledger() {
+    let server = TestServer::start();
+    let flow = server.save(&two_nodes());
+    for topic in ["ants", "bees"] {
+        server.run(flow, &json!({"topic": topic}));
+    }
+    let person = Person::opens(&server);
+    let browser = &person.browser;
+    person.sees_that_it_is("Connected");
+    person.sees_node("Two nodes", "draft", "completed", "bees");
+    person.opens_dialog("Two nodes", "history");
+    person.sees_text("history-input", "bees");
+    let rows = [
+        "4 DRAFT SUCCESS",
+        "3 PLAN SUCCESS",
+        "2 DRAFT SUCCESS",
+        "1 PLAN SUCCESS",
+    ];
+    let count = || {
+        server.get("/api/runs").json()["items"]
+            .as_array()
+            .unwrap()
+            .len()
+    };
+
+    person.presses("history-delete");
+    person.sees_text("ask", "Its 2 rows in the ledger stay.");
+    person.presses("ask-no");
+    assert_eq!(count(), 2);
+    person.presses("history-delete");
+    person.presses("ask-yes");
+    person.sees_text(
+        "history",
+        "The run was deleted; its rows in the ledger stay.",
+    );
+    person.sees_text("history-input", "ants");
+    assert_eq!(count(), 1);
+    person.sees_node("Two nodes", "draft", "completed", "ants");
+    person.sees_rows(&rows);
+
+    person.presses("history-delete");
+    person.presses("ask-yes");
+    person.sees_text("history", "There is no other run.");
+    assert_eq!(count(), 0);
+    person.escapes_to("Two nodes", "history");
+    person.sees_run_line("Two nodes", "Not run yet");
+    person.sees_rows(&rows);
+    browser.reload();
+    person.sees_rows(&rows);
+    person.has_a_clean_console(&[]);
 }
 
 /// Would run if it became a part of the page instead of a text.

@@ -1,0 +1,93 @@
+/** Dialogs over the page: sheets that hold a subject, and questions. The browser keeps the focus in them. */
+
+import { h, setText } from "./dom.js";
+import { describe } from "./format.js";
+
+let ids = 0;
+/** An id that no other element has. */
+export const newId = (name) => `${name}-${++ids}`;
+
+/** A dialog that is filled by who creates it. `onClose()` is called however it was closed. */
+export function createSheet({ testid, onClose }) {
+  const titleId = newId("title");
+  const title = h("h2", { id: titleId });
+  const body = h("div", { class: "sheet-body" });
+  const close = h("button", { type: "button", class: "dismiss", "aria-label": "Close", onclick: () => root.close() }, "×");
+  const root = h(
+    "dialog",
+    { class: "sheet", "data-testid": testid, "aria-labelledby": titleId },
+    h("header", { class: "sheet-head" }, title, close),
+    body,
+    h("p", { class: "hidden-text", role: "status", "data-announcer": true }),
+  );
+  let focusBack = null;
+  root.addEventListener("close", () => {
+    // What had the focus before has it again, unless it was drawn anew meanwhile.
+    if (document.activeElement === document.body) focusBack?.()?.focus();
+    onClose();
+  });
+  document.body.append(root);
+
+  /** `backTo()` gives the element that gets the focus afterwards. */
+  function open(text, backTo) {
+    focusBack = backTo;
+    setText(title, text);
+    if (!root.open) root.showModal();
+    body.scrollTop = 0;
+  }
+
+  return { root, body, close, open, isOpen: () => root.open };
+}
+
+/** Asks before something is done that cannot be undone; resolves to whether it shall be. */
+export function ask({ title, text, action }) {
+  const [titleId, textId] = [newId("title"), newId("text")];
+  let isSure = false;
+  const yes = () => {
+    isSure = true;
+    root.close();
+  };
+  const root = h(
+    "dialog",
+    { class: "ask", role: "alertdialog", "data-testid": "ask", "aria-labelledby": titleId, "aria-describedby": textId },
+    h("h2", { id: titleId }, title),
+    h("p", { id: textId }, text),
+    h(
+      "div",
+      { class: "buttons" },
+      h("button", { type: "button", "data-testid": "ask-no", autofocus: true, onclick: () => root.close() }, "Cancel"),
+      h("button", { type: "button", class: "danger", "data-testid": "ask-yes", onclick: yes }, action),
+    ),
+  );
+  document.body.append(root);
+  root.showModal();
+  return new Promise((resolve) => {
+    root.addEventListener("close", () => {
+      root.remove();
+      resolve(isSure);
+    });
+  });
+}
+
+/** A line beside what somebody did, that says how it went. */
+export function createNote() {
+  const root = h("p", { class: "note", role: "status" });
+  const write = (text, isBad) => {
+    root.classList.toggle("refused", isBad);
+    setText(root, text);
+  };
+  return { root, say: (text) => write(text, false), fail: (what, error) => write(`${what}: ${describe(error)}`, true) };
+}
+
+/** Calls `act` unless it still is at the last call; its button is shown as busy meanwhile. */
+export function onceAtATime(button, act) {
+  return async () => {
+    if (button.ariaBusy) return;
+    button.ariaBusy = "true";
+    try {
+      await act();
+    } finally {
+      button.ariaBusy = null;
+    }
+  };
+}

@@ -1,0 +1,350 @@
+/** The dialog with the runs of a flow: what each node was asked and answered, and every attempt. */
+
+import * as api from "./api.js";
+import { ask, createNote, createSheet, newId, onceAtATime } from "./dialogs.js";
+import { h, perFrame, setText } from "./dom.js";
+import { count, duration, moment, moneyOrUnknown, plural } from "./format.js";
+import { isActive } from "./runs.js";
+import { longText, shortText } from "./texts.js";
+
+const PAGE_RUNS = 50;
+/** However much happens, a run that goes on is asked for at most this often. */
+const REFRESH_PAUSE_MS = 1_000;
+const TRIGGERS = { __proto__: null, api: "the API or this page", cli: "the command line", hook: "the webhook", schedule: "the schedule" };
+const STATE_WORDS = { __proto__: null, WAITING: "waiting", RUNNING: "running", COMPLETED: "done", FAILED: "failed", CANCELLED: "stopped", SKIPPED: "skipped" };
+
+/** `onDeleted(flowId)` is called when a run is no longer there. */
+export function createHistory({ onDeleted }) {
+  /** What is shown: { flow, runs, next, runId, run }; `runs` by id, `run` with its nodes once it was fetched. */
+  let shown = null;
+  /** What was folded and unfolded by hand, as long as the dialog is open. */
+  const folds = new Map();
+  /** By node id: { root, told }. */
+  const nodes = new Map();
+  let isFetching = false;
+
+  const sheet = createSheet({ testid: "history", onClose: () => ((shown = null), clear()) });
+  const select = h("select", { id: newId("run"), "data-testid": "history-run", onchange: () => choose(select.value) });
+  const older = h("button", { type: "button", hidden: true, onclick: () => loadOlderOnce() }, "Older runs");
+  const picker = h("div", { class: "picker", hidden: true }, h("label", { for: select.id }, "Run"), select, older);
+  const note = createNote();
+  const removeNote = createNote();
+  const facts = h("dl", { class: "facts" });
+  const error = h("p", { class: "error-text", "data-testid": "history-error", hidden: true });
+  const texts = h("div", { class: "texts" });
+  const list = h("ol", { class: "run-nodes", "aria-label": "Nodes" });
+  const remove = h("button", { type: "button", class: "danger", "data-testid": "history-delete", onclick: () => deleteOnce() }, "Delete run…");
+  const details = h("div", { class: "sheet-parts", hidden: true }, facts, error, texts, list, h("div", {}, removeNote.root, h("div", { class: "buttons" }, remove)));
+  sheet.body.append(picker, note.root, details);
+  const loadOlderOnce = onceAtATime(older, loadOlder);
+  const deleteOnce = onceAtATime(remove, deleteRun);
+
+  const refreshSoon = perFrame(() => refresh(), REFRESH_PAUSE_MS);
+
+  /** The newest run is chosen, or `runId`. */
+  async function open(flow, { focusBack, runId = null }) {
+    shown = { flow, runs: new Map(), next: null, runId, run: null };
+    clear();
+    sheet.open(`Runs of ${flow.name}`, focusBack);
+    const asked = shown;
+    note.say("Loading…");
+    try {
+      await fetchRuns(asked);
+    } catch (failure) {
+      if (shown === asked) note.fail("The runs are not there", failure);
+      return;
+    }
+    if (shown !== asked) return;
+    const newest = asked.runs.keys().next().value;
+    if (runId ?? newest) return choose(runId ?? newest);
+    note.say("It was not run yet.");
+    draw();
+  }
+
+  async function choose(runId) {
+    const asked = shown;
+    asked.runId = runId;
+    const isStillWanted = () => shown === asked && asked.runId === runId;
+    try {
+      await fetchRun(asked);
+      if (isStillWanted()) note.say("");
+    } catch (failure) {
+      if (isStillWanted()) note.fail("This run is not there", failure);
+    }
+    if (!isStillWanted()) return;
+    clear();
+    draw();
+  }
+
+  /** One page of runs, the newest unless `before` is given. */
+  async function fetchRuns(asked, before = null) {
+    const cursor = before === null ? "" : `&before=${encodeURIComponent(before)}`;
+    const page = await api.get(`/api/runs?flow_id=${asked.flow.id}&limit=${PAGE_RUNS}${cursor}`);
+    if (before !== null || asked.runs.size === 0) asked.next = page.next ?? null;
+    for (const run of page.items) asked.runs.set(run.runId, run);
+    // Run ids are UUIDs of version 7: they sort by time.
+    asked.runs = new Map([...asked.runs].sort(([a], [b]) => (a < b ? 1 : -1)));
+  }
+
+  async function fetchRun(asked) {
+    const { runId } = asked;
+    const run = await api.get(`/api/runs/${encodeURIComponent(runId)}`);
+    if (asked.runId !== runId) return;
+    asked.run = run;
+    asked.runs.set(runId, run);
+  }
+
+  async function loadOlder() {
+    const asked = shown;
+    try {
+      await fetchRuns(asked, asked.next);
+      if (shown !== asked) return;
+      note.say(`${plural(asked.runs.size, "run")} to choose from.`);
+      draw();
+    } catch (failure) {
+      note.fail("No older runs", failure);
+    }
+  }
+
+  /** The list, and the run that is shown, anew; where the server does not answer, what is shown stays. */
+  async function refresh() {
+    const asked = shown;
+    if (!asked) return;
+    if (isFetching) return refreshSoon();
+    isFetching = true;
+    try {
+      await fetchRuns(asked);
+      asked.runId ??= asked.runs.keys().next().value ?? null;
+      if (asked.runId && (!asked.run || isActive(asked.run))) await fetchRun(asked);
+      if (shown !== asked) return;
+      if (asked.run && asked.run.runId === asked.runId && details.hidden) note.say("");
+      draw();
+    } catch {
+      // The connection line says so, and the next message asks again.
+    } finally {
+      isFetching = false;
+    }
+  }
+
+  /** Every message that is about a run comes here. */
+  function receive({ type, payload }) {
+    if (payload.flowId !== shown?.flow.id || type === "NODE_OUTPUT" || type === "FLOW_STATUS") return;
+    // One that is resumed goes on.
+    if (type === "FLOW_STARTED" && shown.run?.runId === payload.runId) shown.run.status = "RUNNING";
+    refreshSoon();
+  }
+
+  async function poll() {
+    await refresh();
+  }
+
+  async function deleteRun() {
+    const asked = shown;
+    const { runId, calls } = asked.run;
+    const isSure = await ask({
+      title: "Delete this run?",
+      text: `What its nodes were asked and what they answered is removed for good. ${calls.length ? `Its ${plural(calls.length, "row")} in the ledger stay${calls.length === 1 ? "s" : ""}.` : "It has no rows in the ledger."}`,
+      action: "Delete run",
+    });
+    if (!isSure || shown !== asked) return;
+    try {
+      await api.remove(`/api/runs/${encodeURIComponent(runId)}`);
+    } catch (failure) {
+      if (shown === asked) removeNote.fail("The run was not deleted", failure);
+      return;
+    }
+    onDeleted(asked.flow.id);
+    if (shown !== asked) return;
+    const ids = [...asked.runs.keys()];
+    asked.runs.delete(runId);
+    Object.assign(asked, { runId: null, run: null });
+    clear();
+    draw();
+    const next = ids[ids.indexOf(runId) + 1] ?? ids[ids.indexOf(runId) - 1];
+    if (next) await choose(next);
+    if (shown !== asked) return;
+    note.say(`The run was deleted; its rows in the ledger stay.${next ? "" : " There is no other run."}`);
+    (next ? select : sheet.close).focus();
+  }
+
+  function clear() {
+    nodes.clear();
+    list.replaceChildren();
+    texts.replaceChildren();
+    removeNote.say("");
+    details.hidden = true;
+  }
+
+  function draw() {
+    const { runs, next, runId, run } = shown;
+    drawPicker(runs, runId);
+    older.hidden = next === null;
+    details.hidden = !run || run.runId !== runId;
+    if (details.hidden) return;
+    remove.hidden = isActive(run);
+    facts.replaceChildren(...runFacts(run));
+    error.hidden = !run.error;
+    setText(error, run.error ?? "");
+    drawTexts(run);
+    const calls = callsByNode(run);
+    for (const node of run.nodes) drawNode(run, node, calls.get(node.nodeId) ?? []);
+  }
+
+  /** Only what differs is touched: a list that is open in front of somebody stays as it is. */
+  function drawPicker(runs, runId) {
+    picker.hidden = runs.size === 0;
+    const ids = [...runs.keys()];
+    if (JSON.stringify(ids) !== JSON.stringify([...select.options].map(({ value }) => value))) {
+      select.replaceChildren(...ids.map((id) => h("option", { value: id })));
+    }
+    [...runs.values()].forEach((run, index) => setText(select.options[index], runTitle(run)));
+    if (runId && select.value !== runId) select.value = runId;
+  }
+
+  function drawTexts(run) {
+    const told = JSON.stringify([run.runId, run.input, run.output]);
+    if (texts.dataset.told === told && texts.children.length) return;
+    texts.dataset.told = told;
+    const text = (value) => (typeof value === "string" ? value : JSON.stringify(value, null, 2));
+    const given = [
+      ["Input", run.input, "history-input"],
+      ["Output", run.output ?? null, "history-output"],
+    ];
+    texts.replaceChildren(
+      ...given.filter(([, value]) => value !== null).map(([name, value, testid]) => longText(name, text(value), { folds, key: `${run.runId}/${name}`, testid })),
+    );
+  }
+
+  /** A node is drawn anew only when something about it has changed. */
+  function drawNode(run, node, calls) {
+    const isLeftOut = node.status === "WAITING" && run.status === "COMPLETED";
+    const status = isLeftOut ? "SKIPPED" : node.status;
+    const told = JSON.stringify([status, node, calls]);
+    const before = nodes.get(node.nodeId);
+    if (before?.told === told) return;
+    const key = `${run.runId}/${node.nodeId}`;
+    const hadFocus = before?.root.contains(document.activeElement);
+    const root = createNode({ ...node, status }, calls, { folds, key });
+    if (before) before.root.replaceWith(root);
+    else list.append(root);
+    if (hadFocus) root.querySelector("summary").focus();
+    nodes.set(node.nodeId, { root, told });
+  }
+
+  return { open, poll, receive };
+}
+
+function callsByNode({ calls }) {
+  const byNode = new Map();
+  for (const call of calls) {
+    if (!byNode.has(call.node_id)) byNode.set(call.node_id, []);
+    byNode.get(call.node_id).push(call);
+  }
+  return byNode;
+}
+
+const runTitle = ({ status, createdAt, executionTimeMs, trigger }) =>
+  [moment(createdAt), status.toLowerCase(), executionTimeMs === null ? "" : duration(executionTimeMs), trigger === "api" ? "" : trigger].filter(Boolean).join(" · ");
+
+const fact = (name, value) => (value === null || value === undefined || value === "" ? [] : [h("div", {}, h("dt", {}, name), h("dd", {}, value))]);
+
+const tokens = (input, output) => `${count(input)} → ${count(output)}`;
+
+function runFacts(run) {
+  const state = h("span", { class: "run-status", "data-status": run.status, "data-testid": "history-status" }, run.status.toLowerCase());
+  return [
+    fact("Status", state),
+    fact("Started by", TRIGGERS[run.trigger] ?? run.trigger),
+    fact("Started", moment(run.startedAt ?? run.createdAt)),
+    fact("Took", run.executionTimeMs === null ? null : duration(run.executionTimeMs)),
+    // The sums are made when it ends.
+    fact("Tokens in → out", isActive(run) ? null : tokens(run.inputTokens, run.outputTokens)),
+    fact("Cost", isActive(run) ? null : moneyOrUnknown(run.cost)),
+    h("div", { class: "whole" }, h("dt", {}, "Run"), h("dd", {}, shortText("the id of the run", run.runId, "history-id"))),
+  ].flat();
+}
+
+/** Where no call came to its end: from the start of the last attempt to its end. */
+function tookMs({ latencyMs, startedAt, finishedAt }) {
+  if (latencyMs !== null && latencyMs !== undefined) return latencyMs;
+  return startedAt && finishedAt ? Date.parse(finishedAt) - Date.parse(startedAt) : null;
+}
+
+/** A node that can be unfolded; what is in it is made when somebody does. */
+function createNode(node, calls, { folds, key }) {
+  const state = node.status.toLowerCase();
+  const attempts = calls.length > 1 ? ` · ${plural(calls.length, "attempt")}` : "";
+  const took = tookMs(node);
+  const usage = took === null ? [] : [calls.length ? moneyOrUnknown(node.cost) : null, duration(took)];
+  const summary = h(
+    "summary",
+    {},
+    h("span", { class: "dot" }),
+    h("strong", {}, node.label),
+    h("span", { class: "node-state" }, (STATE_WORDS[node.status] ?? state) + attempts),
+    h("span", { class: "node-meta" }, usage.filter(Boolean).join(" · ")),
+  );
+  const details = h("details", { open: folds.get(key) ?? node.status === "FAILED" }, summary);
+  const fill = () => details.open && details.children.length === 1 && details.append(drawNodeBody(node, calls, { folds, key }));
+  summary.addEventListener("click", () => folds.set(key, !details.open));
+  details.addEventListener("toggle", fill);
+  fill();
+  return h("li", { class: "run-node", "data-testid": "history-node", "data-node-id": node.nodeId, "data-state": state }, details);
+}
+
+function drawNodeBody(node, calls, { folds, key }) {
+  const text = (name, value, what) => (value === null || value === undefined ? null : longText(name, value, { folds, key: `${key}/${what}`, testid: `history-${what}` }));
+  const idle = { WAITING: "It has not begun.", SKIPPED: "No branch that was taken leads to it." }[node.status];
+  const took = tookMs(node);
+  const isCounted = calls.some((call) => call.status !== "PENDING" && call.usage_source !== "none");
+  // What failed at last stands at its attempt, where there was one.
+  return h(
+    "div",
+    { class: "run-node-body" },
+    idle && !node.startedAt ? h("p", { class: "muted" }, idle) : null,
+    node.startedAt
+      ? h(
+          "dl",
+          { class: "facts" },
+          ...fact("Node", node.nodeId === node.label ? null : node.nodeId),
+          ...fact("Started", moment(node.startedAt)),
+          ...fact("Took", took === null ? null : duration(took)),
+          ...fact("Tokens in → out", isCounted ? tokens(node.inputTokens, node.outputTokens) : null),
+          ...fact("Cost", calls.length ? moneyOrUnknown(node.cost) : null),
+        )
+      : null,
+    node.error && node.error !== calls.at(-1)?.error_message ? h("p", { class: "error-text" }, node.error) : null,
+    text("System prompt", node.system, "system"),
+    text("Prompt", node.prompt, "prompt"),
+    text("Output", node.output, "node-output"),
+    calls.length ? h("h4", {}, "Attempts") : null,
+    calls.length ? h("ol", { class: "attempts" }, ...calls.map(drawAttempt)) : null,
+  );
+}
+
+function drawAttempt(call) {
+  return h(
+    "li",
+    { "data-testid": "history-attempt", "data-status": call.status },
+    h(
+      "p",
+      {},
+      h("strong", {}, `Attempt ${call.attempt}`),
+      " ",
+      h("span", { class: "status" }, call.status.toLowerCase()),
+      h("span", { class: "muted" }, ` · ${call.provider} / ${call.model_used}`),
+    ),
+    h("p", { class: "muted" }, [moment(call.timestamp), ...attemptNumbers(call)].join(" · ")),
+    call.error_message ? h("p", { class: "error-text" }, call.error_message) : null,
+  );
+}
+
+function attemptNumbers(call) {
+  if (call.status === "PENDING") return ["not answered yet"];
+  const about = call.usage_source === "estimated" ? "~" : "";
+  return [
+    call.usage_source === "none" ? "no token counts" : `${about}${tokens(call.input_tokens, call.output_tokens)} tokens`,
+    moneyOrUnknown(call.total_cost_usd),
+    call.latency_ms === null ? "" : duration(call.latency_ms),
+  ].filter(Boolean);
+}

@@ -1,0 +1,66 @@
+/** Texts of others, shown as they are: folded where they are long, and to be copied. */
+
+import { h, setText } from "./dom.js";
+import { plural } from "./format.js";
+
+/** A text that is longer, or has more lines, is folded at first. */
+const SHORT_CHARS = 300;
+const SHORT_LINES = 6;
+const COPIED_MS = 2_000;
+
+/** A button that copies `text()`; `what` it is, is said to who does not see what stands beside it. */
+export function copyButton(what, text) {
+  let timer = 0;
+  const copy = async () => {
+    const word = (await copied(text(), button)) ? "Copied" : "Not copied";
+    setText(button, word);
+    const announcer = button.closest("dialog")?.querySelector("[data-announcer]");
+    if (announcer) announcer.textContent = `${word}: ${what}`;
+    clearTimeout(timer);
+    timer = setTimeout(() => {
+      setText(button, "Copy");
+      if (announcer) announcer.textContent = "";
+    }, COPIED_MS);
+  };
+  const button = h("button", { type: "button", class: "copy", "aria-label": `Copy: ${what}`, onclick: copy }, "Copy");
+  return button;
+}
+
+/** Browsers give the clipboard to pages of this machine and of HTTPS; elsewhere there is the old way. */
+async function copied(text, button) {
+  try {
+    await navigator.clipboard.writeText(text);
+    return true;
+  } catch {
+    const field = h("textarea", { class: "hidden-text", readonly: true });
+    field.value = text;
+    button.after(field); // In the same dialog: nothing else can have the focus.
+    field.select();
+    const isCopied = document.execCommand("copy");
+    field.remove();
+    button.focus();
+    return isCopied;
+  }
+}
+
+/** One line of text, and a button that copies it. */
+export function shortText(what, text, testid) {
+  return h("div", { class: "short-text" }, h("code", { "data-testid": testid }, text), copyButton(what, () => text));
+}
+
+/**
+ * A text under its name. `folds` remembers under `key` what a person folded or unfolded, for when it
+ * is drawn anew.
+ */
+export function longText(name, text, { folds, key, testid }) {
+  const isShort = text.length <= SHORT_CHARS && text.split("\n", SHORT_LINES + 1).length <= SHORT_LINES;
+  const summary = h("summary", {}, name, h("span", { class: "muted" }, ` ${plural(text.length, "character")}`));
+  const details = h(
+    "details",
+    { open: folds.get(key) ?? isShort, "data-testid": testid },
+    summary,
+    h("pre", { tabindex: "0", role: "group", "aria-label": name }, text),
+  );
+  summary.addEventListener("click", () => folds.set(key, !details.open));
+  return h("div", { class: "long-text" }, details, copyButton(name, () => text));
+}
