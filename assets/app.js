@@ -11,6 +11,7 @@ import { connect } from "./live.js";
 import { createToasts } from "./toasts.js";
 import { createTotals } from "./totals.js";
 import { askForToken } from "./token.js";
+import { createTriggers } from "./triggers.js";
 
 /** Where no connection comes about at all, the page is filled without one after this. */
 const LOAD_ANYWAY_MS = 1_000;
@@ -20,6 +21,7 @@ const TOAST_AGE_MAX_MS = 30_000;
 const toasts = createToasts({ list: byId("toasts"), overflow: byId("toasts-overflow") });
 const showError = (title, error) => toasts.show("error", title, describe(error));
 const totals = createTotals();
+const triggers = createTriggers();
 const history = createHistory({ onDeleted: (flowId) => flows.refresh(flowId) });
 const flows = createFlows({
   list: byId("flows"),
@@ -27,6 +29,7 @@ const flows = createFlows({
   onError: showError,
   onNames: () => ledger.redraw(),
   onHistory: history.open,
+  onTriggers: triggers.open,
 });
 const ledger = createLedger({
   table: byId("ledger"),
@@ -89,6 +92,7 @@ function receive(message) {
   } else if (payload?.flowId) {
     flows.receive(message);
     history.receive(message);
+    triggers.receive(message);
     if (type in TOASTS) notify(message);
     if (type === "FLOW_COMPLETED" || type === "FLOW_FAILED") totals.refresh();
   }

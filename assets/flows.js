@@ -17,10 +17,11 @@ const STATE_WORDS = { waiting: "waiting", running: "running", completed: "done",
 
 /**
  * `list` and `empty` are elements; `onError(title, error)` shows what went wrong; `onNames()` is
- * called when names of flows or nodes may have changed. `onHistory(flow, { focusBack })`
- * opens the runs of a flow: `focusBack()` gives the button that was pressed.
+ * called when names of flows or nodes may have changed. `onHistory(flow, { focusBack })` and
+ * `onTriggers(flow, { focusBack, input })` open what there is beside the newest run: `focusBack()` gives the
+ * button that was pressed, `input` is what was typed into the card.
  */
-export function createFlows({ list, empty, onError, onNames, onHistory }) {
+export function createFlows({ list, empty, onError, onNames, onHistory, onTriggers }) {
   /** By id: { flow, card, run, seq, queue, asked }. `queue` holds messages while the status is fetched. */
   const flows = new Map();
   /** Ids that runs named and that the list does not hold; asking again would not help. */
@@ -64,7 +65,7 @@ export function createFlows({ list, empty, onError, onNames, onHistory }) {
       if (!shown) flows.set(flow.id, (shown = { flow, card: null, run: newRun(), seq: 0, queue: [], asked: 0 }));
       if (shown.flow.updated_at !== flow.updated_at || !shown.card) {
         shown.flow = flow;
-        const card = createCard(shown, { execute, cancel, resume, openHistory });
+        const card = createCard(shown, { execute, cancel, resume, openHistory, openTriggers });
         shown.card?.root.remove();
         shown.card = card;
       }
@@ -176,6 +177,16 @@ export function createFlows({ list, empty, onError, onNames, onHistory }) {
     onHistory(shown.flow, { focusBack: () => shown.card.history });
   }
 
+  function openTriggers(shown) {
+    let input = {};
+    try {
+      input = inputOf(shown.card.form, declaredInputs(shown.flow));
+    } catch {
+      // It is an example only.
+    }
+    onTriggers(shown.flow, { focusBack: () => shown.card.triggers, input });
+  }
+
   /** The newest run of a flow anew. */
   async function refresh(flowId) {
     const shown = flows.get(flowId);
@@ -192,7 +203,7 @@ export function createFlows({ list, empty, onError, onNames, onHistory }) {
   };
 }
 
-function createCard(shown, { execute, cancel, resume, openHistory }) {
+function createCard(shown, { execute, cancel, resume, openHistory, openTriggers }) {
   const { flow } = shown;
   const columns = columnsOf(flow);
   const nodes = new Map(columns.flat().map((node) => [node.id, createNode(node)]));
@@ -243,14 +254,15 @@ function createCard(shown, { execute, cancel, resume, openHistory }) {
   const opens = (name, text, open) =>
     h("button", { type: "button", class: "quiet", "data-testid": `${name}-button`, "aria-haspopup": "dialog", "aria-describedby": titleId, onclick: () => open(shown) }, text);
   const history = opens("history", "Runs", openHistory);
+  const triggers = opens("triggers", "Triggers", openTriggers);
   const root = h(
     "article",
     { class: isWide ? "flow wide" : "flow", "data-testid": "flow", "data-flow-id": flow.id, "aria-labelledby": titleId },
     form,
     strip,
-    h("div", { class: "card-foot" }, line, h("div", { class: "buttons" }, history)),
+    h("div", { class: "card-foot" }, line, h("div", { class: "buttons" }, history, triggers)),
   );
-  return { root, form, run, stop, again, line, history, nodes, labels: new Map([...nodes].map(([id, { label }]) => [id, label])) };
+  return { root, form, run, stop, again, line, history, triggers, nodes, labels: new Map([...nodes].map(([id, { label }]) => [id, label])) };
 }
 
 function createNode({ id, type = "agent", data = {} }) {

@@ -150,6 +150,27 @@ impl Person {
         ));
     }
 
+    /// The text that is shown of something.
+    #[track_caller]
+    fn reads(&self, testid: &str) -> String {
+        let text = self
+            .browser
+            .wait_for(&format!("{}.innerText", element(testid)));
+        text.as_str().unwrap().to_owned()
+    }
+
+    /// Sees a fault at a field of the schedule, which says so to screen readers as well.
+    #[track_caller]
+    fn sees_fault(&self, field: &str, text: &str) {
+        self.sees_text(&format!("fault-{field}"), text);
+        self.browser.wait_for(&format!(
+            "(field => field.ariaInvalid === 'true'
+                && field.getAttribute('aria-describedby').includes({}.id))({})",
+            element(&format!("fault-{field}")),
+            element(&format!("schedule-{field}")),
+        ));
+    }
+
     #[track_caller]
     fn sees_total(&self, name: &str, text: &str) {
         self.browser.wait_for(&format!(
@@ -475,6 +496,169 @@ fn the_token_is_asked_for_until_it_is_right_and_then_kept() {
     person.sees_rows(&["2 Draft SUCCESS", "1 Plan SUCCESS"]);
     assert_eq!(browser.eval(asks), false);
     person.has_a_clean_console(&["401", "'ws://"]);
+}
+
+#[test]
+fn a_webhook_is_made_in_the_page_and_its_secret_is_shown_once() {
+    let server = TestServer::start();
+    let flow = server.save(&two_nodes());
+    let person = Person::opens(&server);
+    let browser = &person.browser;
+    person.sees_that_it_is("Connected");
+    person.types("topic", "Two nodes", "it's an example");
+    person.opens_dialog("Two nodes", "triggers");
+    person.presses("hook-create");
+    person.sees_text("hook-once", "shown this once");
+    let url = person.reads("hook-url");
+    let path = url
+        .strip_prefix(&format!("http://{}", server.address()))
+        .unwrap();
+    let secret = person.reads("hook-secret");
+    let deliver = |secret: &str| {
+        let fields = [("x-flowledger-secret", secret)];
+        let answer = server.request("POST", path, &fields, br#"{"topic": "bees"}"#);
+        answer.status
+    };
+    assert_eq!(deliver(&secret), 202);
+    person.sees_toast("completed", "Two nodes completed");
+    person.sees_node("Two nodes", "draft", "completed", "bees");
+    // The example is what a shell takes, with what was typed into the card.
+    let example = person.reads("hook-curl");
+    let expected = [
+        format!("curl '{url}'"),
+        format!("-H 'X-Flowledger-Secret: {secret}'"),
+        "-H 'Idempotency-Key: order-17'".to_owned(),
+        r#"-d '{"topic":"it'\''s an example"}'"#.to_owned(),
+    ];
+    assert_eq!(example, expected.join(" \\\n  "));
+    let copy = "document.activeElement.matches('.copy') && document.activeElement";
+    browser.click(copy);
+    browser.wait_for(&format!("({copy}).innerText === 'Copied'"));
+
+    // It is gone with the dialog, and nowhere else.
+    person.escapes_to("Two nodes", "triggers");
+    let is_kept = format!(
+        "[document.documentElement.outerHTML, JSON.stringify(localStorage), JSON.stringify(sessionStorage)]
+            .some((text) => text.includes({}))",
+        json!(secret)
+    );
+    assert_eq!(browser.eval(&is_kept), false);
+    browser.press("Enter");
+    person.sees_text("hook-url", &url);
+    assert_eq!(browser.eval(&is_kept), false);
+
+    // Another secret and the end of the webhook are asked about first.
+    person.presses("hook-renew");
+    person.presses("ask-no");
+    assert_eq!(deliver(&secret), 202);
+    person.presses("hook-renew");
+    person.presses("ask-yes");
+    person.sees_text("hook-once", "shown this once");
+    let renewed = person.reads("hook-secret");
+    assert_eq!((deliver(&secret), deliver(&renewed)), (401, 202));
+    person.presses("hook-remove");
+    person.sees_text("ask", "can no longer run “Two nodes”");
+    browser.press("Escape");
+    browser.wait_for(&format!(
+        "!{} && document.activeElement === {}",
+        element("ask"),
+        element("hook-remove")
+    ));
+    person.presses("hook-remove");
+    person.presses("ask-yes");
+    person.sees_text("hook", "The webhook was removed.");
+    browser.wait_for(&format!(
+        "document.activeElement === {}",
+        element("hook-create")
+    ));
+    assert_eq!(deliver(&renewed), 401);
+    let answer = server.get(&format!("/api/flows/{flow}/hook"));
+    assert_eq!(answer.status, 404);
+    // That there is none yet is asked with a request like any other.
+    person.has_a_clean_console(&["404"]);
+}
+
+#[test]
+fn a_schedule_with_faults_is_mended_at_its_fields_and_then_says_when_it_is_due() {
+    let mut server = TestServer::start();
+    let flow = server.save(&two_nodes());
+    let path = format!("/api/flows/{flow}/schedule");
+    let person = Person::opens(&server);
+    let browser = &person.browser;
+    person.sees_that_it_is("Connected");
+    person.opens_dialog("Two nodes", "triggers");
+    person.sees_text("schedule-times", "No schedule");
+    let types = |field: &str, text: &str| {
+        browser.type_into(&element(&format!("schedule-{field}")), text);
+    };
+    let value_of = |field: &str| browser.eval(&format!("{}.value", element(field)));
+
+    types("cron", "0 25 * * *");
+    types("timezone", "Mars/Phobos");
+    types("input", r#"{"topic": "wasps"}"#);
+    person.presses("schedule-save");
+    person.sees_fault("cron", "hour `25`");
+    person.sees_fault("timezone", "there is no time zone `Mars/Phobos`");
+    browser.wait_for(&format!(
+        "document.activeElement === {}",
+        element("schedule-cron")
+    ));
+    assert_eq!(value_of("schedule-cron"), "0 25 * * *");
+    assert_eq!(value_of("schedule-input"), r#"{"topic": "wasps"}"#);
+    types("cron", "0 12 1 7 *");
+    types("timezone", "America/New_York");
+    types("input", "{topic");
+    person.presses("schedule-save");
+    person.sees_fault("input", "is not JSON");
+    assert_eq!(server.get(&path).status, 404);
+
+    // What was typed outlives the dialog, and a server that is away.
+    types("input", r#"{"topic": "hornets"}"#);
+    person.escapes_to("Two nodes", "triggers");
+    person.opens_dialog("Two nodes", "triggers");
+    person.sees_text("schedule", "Not saved yet");
+    server.stop();
+    person.presses("schedule-save");
+    person.sees_text("schedule", "the server cannot be reached");
+    assert_eq!(value_of("schedule-input"), r#"{"topic": "hornets"}"#);
+    server.start_again();
+    person.presses("schedule-save");
+    person.sees_text("schedule-times", "Runs next, in America/New_York");
+    person.sees_text("schedule-times", "Jul 1");
+    person.sees_text("schedule-times", "12:00");
+    let times = format!(
+        "[...{}.querySelectorAll('time')].map((time) => time.dateTime)",
+        element("schedule-times")
+    );
+    let saved = server.get(&path).json();
+    assert_eq!(saved["input"], json!({"topic": "hornets"}));
+    assert_eq!(saved["upcoming"].as_array().unwrap().len(), 5);
+    assert_eq!(browser.eval(&times), saved["upcoming"]);
+    let faults =
+        "[...document.querySelectorAll('.fault')].some((fault) => fault.checkVisibility())";
+    assert_eq!(browser.eval(faults), false);
+
+    person.presses("schedule-enabled");
+    browser.eval(&format!(
+        "void ({}.value = 'once')",
+        element("schedule-missed")
+    ));
+    person.presses("schedule-save");
+    person.sees_text("schedule-times", "Switched off");
+    let saved = server.get(&path).json();
+    assert_eq!(
+        (&saved["enabled"], &saved["missed"], &saved["upcoming"]),
+        (&json!(false), &json!("once"), &json!([]))
+    );
+    person.escapes_to("Two nodes", "triggers");
+    person.opens_dialog("Two nodes", "triggers");
+    person.sees_text("schedule-times", "Switched off");
+    assert_eq!(value_of("schedule-cron"), "0 12 1 7 *");
+    person.presses("schedule-remove");
+    person.presses("ask-yes");
+    person.sees_text("schedule-times", "No schedule");
+    assert_eq!(server.get(&path).status, 404);
+    person.has_a_clean_console(&["404", "422", "net::ERR_"]);
 }
 
 #[test]

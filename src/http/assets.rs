@@ -30,13 +30,16 @@ static FILES: &[(&str, &str, &[u8])] = files! {
     "flows.js": SCRIPT,
     "format.js": SCRIPT,
     "history.js": SCRIPT,
+    "hook.js": SCRIPT,
     "ledger.js": SCRIPT,
     "live.js": SCRIPT,
     "runs.js": SCRIPT,
+    "schedule.js": SCRIPT,
     "texts.js": SCRIPT,
     "toasts.js": SCRIPT,
     "token.js": SCRIPT,
     "totals.js": SCRIPT,
+    "triggers.js": SCRIPT,
     "icon.svg": "image/svg+xml",
 };
 

@@ -1,0 +1,213 @@
+/** A flow's schedule: a form whose faults stand at their fields, and the times that come next. */
+
+import * as api from "./api.js";
+import { ask, createNote, newId, onceAtATime } from "./dialogs.js";
+import { h } from "./dom.js";
+
+const ZONE_HERE = new Intl.DateTimeFormat().resolvedOptions().timeZone ?? "UTC";
+
+export function createSchedule() {
+  /** What is shown: { flow, input, path, schedule }; `schedule` is null where there is none. */
+  let shown = null;
+  let isChanged = false;
+  /** What was typed and not saved, by the flow's id: closing the dialog does not lose it. */
+  const drafts = new Map();
+  const note = createNote();
+  const zones = h("datalist", { id: newId("zones") });
+  const fields = {
+    cron: createField("cron", "Cron fields", h("input", { autocomplete: "off", spellcheck: "false", class: "mono", placeholder: "0 9 * * 1-5" }), "minute, hour, day of month, month, day of week"),
+    timezone: createField("timezone", "Time zone", h("input", { autocomplete: "off", spellcheck: "false", list: zones.id })),
+    missed: createField("missed", "Times at which no server ran", h("select", {}, h("option", { value: "skip" }, "are left out (skip)"), h("option", { value: "once" }, "are made up for by one run (once)"))),
+    input: createField("input", "Input, as JSON", h("textarea", { rows: "4", spellcheck: "false", class: "mono" })),
+    enabled: createField("enabled", "Enabled", h("input", { type: "checkbox" })),
+  };
+  const times = h("div", { class: "times", "data-testid": "schedule-times" });
+  const save = h("button", { class: "primary", "data-testid": "schedule-save" }, "Save schedule");
+  const remove = h("button", { type: "button", class: "danger", "data-testid": "schedule-remove", onclick: () => askAndRemove() }, "Remove…");
+  const saveOnce = onceAtATime(save, saveForm);
+  const askAndRemove = onceAtATime(remove, removeSchedule);
+  const form = h(
+    "form",
+    {
+      novalidate: true, // The server says what is wrong, at its field.
+      oninput: () => (isChanged = true),
+      onsubmit: (event) => {
+        event.preventDefault();
+        saveOnce();
+      },
+    },
+    ...Object.values(fields).map((field) => field.root),
+    zones,
+    times,
+    note.root,
+    h("div", { class: "buttons" }, save, remove),
+  );
+  const root = h(
+    "section",
+    { "aria-labelledby": "schedule-title", "data-testid": "schedule" },
+    h("h3", { id: "schedule-title" }, "Schedule"),
+    h("p", { class: "muted" }, "Runs this flow by the clock of a time zone."),
+    form,
+  );
+
+  function show(what) {
+    shown = what;
+    if (!zones.children.length) zones.append(...zoneNames().map((name) => h("option", { value: name })));
+    const draft = drafts.get(shown.flow.id);
+    isChanged = Boolean(draft);
+    write(draft ?? asTyped(shown.schedule ?? { cron: "", timezone: ZONE_HERE, missed: "skip", input: shown.input, enabled: true }));
+    showFaults([]);
+    note.say(draft ? "Not saved yet: this is what you had typed." : "");
+    draw();
+  }
+
+  function hide() {
+    if (shown && isChanged) drafts.set(shown.flow.id, read());
+    shown = null;
+  }
+
+  function draw() {
+    remove.hidden = shown.schedule === null;
+    times.replaceChildren(...drawTimes(shown.schedule));
+  }
+
+  const read = () => ({
+    cron: fields.cron.control.value,
+    timezone: fields.timezone.control.value,
+    missed: fields.missed.control.value,
+    input: fields.input.control.value,
+    enabled: fields.enabled.control.checked,
+  });
+
+  function write({ cron, timezone, missed, input, enabled }) {
+    fields.cron.control.value = cron;
+    fields.timezone.control.value = timezone;
+    fields.missed.control.value = missed;
+    fields.input.control.value = input;
+    fields.enabled.control.checked = enabled;
+  }
+
+  async function saveForm() {
+    const asked = shown;
+    const typed = read();
+    let input = {};
+    try {
+      if (typed.input.trim()) input = JSON.parse(typed.input);
+    } catch (error) {
+      return refuse([{ field: "input", message: `is not JSON: ${error.message}` }]);
+    }
+    try {
+      const schedule = await api.put(asked.path, { ...typed, input });
+      drafts.delete(asked.flow.id);
+      if (shown !== asked) return;
+      asked.schedule = schedule;
+      isChanged = JSON.stringify(read()) !== JSON.stringify(typed); // Somebody may have typed on.
+      showFaults([]);
+      draw();
+      note.say("Saved.");
+    } catch (error) {
+      if (shown !== asked) return;
+      if (error.status === 422 && Array.isArray(error.details)) refuse(error.details);
+      else note.fail("The schedule was not saved", error);
+    }
+  }
+
+  function refuse(faults) {
+    const others = showFaults(faults);
+    note.fail("Not saved", { message: "something is to be mended", details: others });
+    Object.values(fields).find(({ control }) => control.ariaInvalid)?.control.focus();
+  }
+
+  /** Gives the faults that belong to no field. */
+  function showFaults(faults) {
+    const nameOf = ({ field }) => String(field).split(/[.[]/, 1)[0];
+    for (const [name, field] of Object.entries(fields)) {
+      field.fail(faults.filter((fault) => nameOf(fault) === name).map(({ message }) => message));
+    }
+    return faults.filter((fault) => !Object.hasOwn(fields, nameOf(fault)));
+  }
+
+  async function removeSchedule() {
+    const isSure = await ask({
+      title: "Remove the schedule?",
+      text: `“${shown.flow.name}” no longer runs by itself. To stop it for a while, switch “Enabled” off instead.`,
+      action: "Remove schedule",
+    });
+    if (!isSure || !shown) return;
+    const asked = shown;
+    try {
+      await api.remove(asked.path);
+      if (shown !== asked) return;
+      asked.schedule = null;
+      draw();
+      save.focus();
+      note.say("The schedule was removed.");
+    } catch (error) {
+      note.fail("The schedule was not removed", error);
+    }
+  }
+
+  /** The times alone: what is being typed stays. */
+  async function refresh() {
+    const asked = shown;
+    const schedule = await api.getIfAny(asked.path).catch(() => asked.schedule);
+    if (shown !== asked) return;
+    asked.schedule = schedule;
+    draw();
+  }
+
+  return { root, show, hide, refresh };
+}
+
+function createField(name, label, control, hint) {
+  const [id, hintId, faultId] = [newId(name), newId("hint"), newId("fault")];
+  const fault = h("p", { class: "fault", id: faultId, "data-testid": `fault-${name}`, hidden: true });
+  control.id = id;
+  control.name = name;
+  control.dataset.testid = `schedule-${name}`;
+  control.setAttribute("aria-describedby", hint ? `${hintId} ${faultId}` : faultId);
+  const root = h(
+    "div",
+    { class: control.type === "checkbox" ? "form-field check" : "form-field" },
+    h("label", { for: id }, label),
+    control,
+    hint ? h("p", { class: "muted hint", id: hintId }, hint) : null,
+    fault,
+  );
+  /** Without messages it is right. */
+  const fail = (messages) => {
+    fault.hidden = messages.length === 0;
+    fault.textContent = messages.join("; ");
+    control.ariaInvalid = messages.length ? "true" : null;
+  };
+  return { root, control, fail };
+}
+
+const asTyped = (schedule) => ({ ...schedule, input: JSON.stringify(schedule.input, null, 2) });
+
+function zoneNames() {
+  const names = Intl.supportedValuesOf?.("timeZone") ?? [];
+  return names.includes("UTC") ? names : ["UTC", ...names];
+}
+
+function drawTimes(schedule) {
+  if (!schedule) return [h("p", { class: "muted" }, "No schedule: it does not run by itself.")];
+  if (!schedule.enabled) return [h("p", { class: "muted" }, "Switched off: it does not run by itself.")];
+  const upcoming = schedule.upcoming ?? [];
+  if (!upcoming.length) return [h("p", { class: "muted" }, "Nothing is due any more.")];
+  const id = newId("next");
+  return [
+    h("p", { id, class: "muted" }, `Runs next, in ${schedule.timezone}`),
+    h("ol", { "aria-labelledby": id }, ...upcoming.map((time) => h("li", {}, h("time", { datetime: time, title: time }, inZone(time, schedule.timezone))))),
+  ];
+}
+
+/** A time by the clock of the zone; as RFC 3339 where the browser does not know the zone. */
+function inZone(rfc3339, timeZone) {
+  const form = { weekday: "short", year: "numeric", month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", hourCycle: "h23" };
+  try {
+    return new Intl.DateTimeFormat("en-US", { ...form, timeZone }).format(new Date(rfc3339));
+  } catch {
+    return rfc3339;
+  }
+}
