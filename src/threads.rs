@@ -1,12 +1,10 @@
 //! Threads with names, limits and ends: nothing runs that nobody waits for.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Builder, JoinHandle};
 use std::time::{Duration, Instant};
-
-use crossbeam_channel::{Receiver, SendTimeoutError, Sender, TrySendError, bounded};
 
 use crate::error::{Error, Result};
 
@@ -209,8 +207,6 @@ const WORKER_IDLE_MAX: Duration = Duration::from_secs(10);
 /// How long a job waits for a worker where there are as many as there may be. Who counts the jobs
 /// learns that one is done before its worker is back and waits for the next.
 const WORKER_WAIT_MAX: Duration = Duration::from_secs(1);
-/// How often it then looks whether a worker has ended instead.
-const WORKER_POLL: Duration = Duration::from_millis(1);
 
 /// What a worker does once.
 pub type Job = Box<dyn FnOnce() + Send>;
@@ -220,25 +216,75 @@ pub struct Pool {
     name: &'static str,
     max: usize,
     stack_bytes: usize,
-    /// Has no room: a send succeeds only where a worker waits.
-    jobs: Sender<Job>,
-    waiting: Receiver<Job>,
-    count: Arc<AtomicUsize>,
+    workers: Arc<Workers>,
     threads: Threads,
+}
+
+/// What a pool and its workers share.
+#[derive(Default)]
+struct Workers {
+    state: Mutex<WorkersState>,
+    /// There is a job, or there will be none any more.
+    changed: Condvar,
+    /// A worker is idle, or has ended, while a job waits for that.
+    freed: Condvar,
+}
+
+#[derive(Default)]
+struct WorkersState {
+    /// Jobs for workers that are idle: never more than there are of those.
+    jobs: VecDeque<Job>,
+    /// Workers that wait for a job.
+    idle: usize,
+    /// All workers.
+    count: usize,
+    /// Jobs that wait for a worker to become idle.
+    waiting: usize,
+    is_over: bool,
+}
+
+impl Workers {
+    fn state(&self) -> MutexGuard<'_, WorkersState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell_freed(&self, state: MutexGuard<'_, WorkersState>) {
+        let is_awaited = state.waiting > 0;
+        drop(state);
+        if is_awaited {
+            self.freed.notify_one();
+        }
+    }
+
+    /// The next job for a worker; none when it is to end.
+    fn next(&self) -> Option<Job> {
+        let mut state = self.state();
+        state.idle += 1;
+        self.tell_freed(state);
+        let has_none = |state: &mut WorkersState| state.jobs.is_empty() && !state.is_over;
+        state = self
+            .changed
+            .wait_timeout_while(self.state(), WORKER_IDLE_MAX, has_none)
+            .unwrap_or_else(PoisonError::into_inner)
+            .0;
+        state.idle -= 1;
+        let job = state.jobs.pop_front();
+        if job.is_none() {
+            state.count -= 1;
+            self.tell_freed(state);
+        }
+        job
+    }
 }
 
 impl Pool {
     /// A pool of at most `max` workers.
     pub fn new(name: &'static str, max: usize, stack_bytes: usize) -> Self {
-        let (jobs, waiting) = bounded(0);
-        let count = Arc::new(AtomicUsize::new(0));
         Self {
             name,
             max,
             stack_bytes,
-            jobs,
-            waiting,
-            count,
+            workers: Arc::default(),
             threads: Threads::default(),
         }
     }
@@ -249,40 +295,48 @@ impl Pool {
     /// [`Error::Busy`] when there are as many as there may be, or the system can start no more;
     /// the job is dropped then.
     pub fn run(&self, job: Job) -> Result<()> {
-        let deadline = Instant::now() + WORKER_WAIT_MAX;
-        let mut offered = self.jobs.try_send(job).map_err(TrySendError::into_inner);
-        while let Err(job) = offered {
-            if self.count.fetch_add(1, Ordering::SeqCst) < self.max {
-                return self.start(job);
-            }
-            self.count.fetch_sub(1, Ordering::SeqCst);
-            if Instant::now() >= deadline {
-                return Err(Error::Busy(format!(
-                    "all {} {} threads are busy",
-                    self.max, self.name
-                )));
-            }
-            offered = self
-                .jobs
-                .send_timeout(job, WORKER_POLL)
-                .map_err(SendTimeoutError::into_inner);
+        let is_full =
+            |state: &mut WorkersState| state.idle <= state.jobs.len() && state.count >= self.max;
+        let mut state = self.workers.state();
+        if is_full(&mut state) {
+            state.waiting += 1;
+            state = self
+                .workers
+                .freed
+                .wait_timeout_while(state, WORKER_WAIT_MAX, is_full)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+            state.waiting -= 1;
         }
-        Ok(())
+        if state.idle > state.jobs.len() {
+            state.jobs.push_back(job);
+            drop(state);
+            self.workers.changed.notify_one();
+            return Ok(());
+        }
+        if state.count >= self.max {
+            return Err(Error::Busy(format!(
+                "all {} {} threads are busy",
+                self.max, self.name
+            )));
+        }
+        state.count += 1;
+        drop(state);
+        self.start(job)
     }
 
     /// Starts a worker, which is counted already.
     fn start(&self, job: Job) -> Result<()> {
-        let (waiting, count) = (self.waiting.clone(), Arc::clone(&self.count));
+        let workers = Arc::clone(&self.workers);
         let started = self.threads.spawn(self.name, self.stack_bytes, move || {
-            let mut next = Ok(job);
-            while let Ok(job) = next {
+            let mut next = Some(job);
+            while let Some(job) = next {
                 guarded(job);
-                next = waiting.recv_timeout(WORKER_IDLE_MAX);
+                next = workers.next();
             }
-            count.fetch_sub(1, Ordering::SeqCst);
         });
         started.map_err(|error| {
-            self.count.fetch_sub(1, Ordering::SeqCst);
+            self.workers.state().count -= 1;
             log::error!("{error}");
             Error::Busy("no thread to be had".into())
         })
@@ -291,8 +345,9 @@ impl Pool {
     /// Lets the workers end after what they do now, and waits for them until `deadline`. Gives
     /// how many are left.
     pub fn join(self, deadline: Instant) -> usize {
-        // Workers see the end of the channel at once instead of after their idle time.
-        drop(self.jobs);
+        // At once, instead of after their idle time.
+        self.workers.state().is_over = true;
+        self.workers.changed.notify_all();
         self.threads.join(deadline)
     }
 }
@@ -300,7 +355,7 @@ impl Pool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crossbeam_channel::unbounded;
+    use crossbeam_channel::{bounded, unbounded};
 
     #[test]
     fn a_job_that_is_done_makes_room_for_the_next_at_once() {
