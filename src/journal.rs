@@ -421,9 +421,7 @@ mod tests {
         .unwrap();
         // What comes while the journal is held up is one batch.
         let (release, held) = bounded::<()>(0);
-        let hold = move |_| {
-            let _ = held.recv();
-        };
+        let hold = move |_| assert!(held.recv().is_err());
         journal.submit(vec![queue("0")], Box::new(hold)).unwrap();
         let (answer, answered) = crossbeam_channel::unbounded();
         for entry in [

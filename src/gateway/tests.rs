@@ -755,6 +755,34 @@ fn a_connection_serves_the_next_call_and_the_cancel_of_the_first_does_not_end_it
 }
 
 #[test]
+fn a_request_of_any_length_arrives_whole_over_one_connection() {
+    let server = Server::start(|peer| {
+        while peer.read_request() {
+            let port = peer.stream.peer_addr().unwrap().port();
+            let _ = peer.requests.send(port.to_string());
+            peer.write(&response("200 OK", JSON, PLAIN));
+        }
+    });
+    let gateway = server.gateway(Kind::OpenAi);
+    let mut ports = Vec::new();
+    // Below, about and above what is held back until the rest of the request is there.
+    for length in [1, 15_000, 16_000, 16_384, 17_000, 40_000, 1_000_000] {
+        let prompt: String = (0..length)
+            .map(|at| char::from(b'a' + (at % 23) as u8))
+            .collect();
+        let call = Call {
+            prompt: prompt.clone(),
+            ..call(false)
+        };
+        gateway.call(&call, &Cancel::new(), &mut |_| {}).unwrap();
+        assert!(server.request().contains(&format!("\"{prompt}\"")));
+        ports.push(server.request());
+    }
+    ports.dedup();
+    assert_eq!(ports.len(), 1);
+}
+
+#[test]
 fn a_connection_whose_body_does_not_end_is_not_used_again() {
     let (server, _go) = keep_alive_server("");
     let gateway = server.gateway(Kind::OpenAi);

@@ -33,6 +33,10 @@ use super::cancel::{Attachment, Cancel};
 /// touched is ever allocated.
 const HELPER_STACK_BYTES: usize = 512 * 1024;
 
+/// How much of a request is held back, bytes, until more of it comes or the answer is waited for:
+/// most requests then leave in one write, head and body together.
+const HELD_BYTES_MAX: usize = 16 * 1024;
+
 thread_local! {
     static SCOPE: RefCell<Option<Rc<Scope>>> = const { RefCell::new(None) };
 }
@@ -181,6 +185,7 @@ impl Connector for Connect {
             inner,
             socket,
             attachment: None,
+            held: Vec::new(),
         }))
     }
 }
@@ -233,6 +238,8 @@ pub(super) struct Connection {
     socket: Option<Weak<dyn ShutdownHandle>>,
     /// None while the connection is in the pool.
     attachment: Option<Attachment>,
+    /// What has been handed over and not been sent, at most [`HELD_BYTES_MAX`].
+    held: Vec<u8>,
 }
 
 impl Connection {
@@ -256,6 +263,24 @@ impl Connection {
         }
         Ok(Some(scope))
     }
+
+    /// Sends what is held back.
+    fn flush(&mut self, scope: Option<&Scope>, timeout: NextTimeout) -> Result<(), Error> {
+        let held = std::mem::take(&mut self.held);
+        if let Some(scope) = scope.filter(|_| !held.is_empty()) {
+            // TLS and proxies have shaken hands beneath, so these are bytes of the request.
+            scope.sent.set(true);
+        }
+        let mut rest = held.as_slice();
+        while !rest.is_empty() {
+            let output = self.inner.buffers().output();
+            let (piece, after) = rest.split_at(rest.len().min(output.len()));
+            output[..piece.len()].copy_from_slice(piece);
+            rest = after;
+            self.inner.transmit_output(piece.len(), timeout)?;
+        }
+        Ok(())
+    }
 }
 
 impl Transport for Connection {
@@ -264,15 +289,18 @@ impl Transport for Connection {
     }
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
-        if let Some(scope) = self.follow()? {
-            // TLS and proxies have shaken hands beneath, so these are bytes of the request.
-            scope.sent.set(true);
+        let scope = self.follow()?;
+        let piece = &self.inner.buffers().output()[..amount];
+        self.held.extend_from_slice(piece);
+        if self.held.len() <= HELD_BYTES_MAX {
+            return Ok(());
         }
-        self.inner.transmit_output(amount, timeout)
+        self.flush(scope.as_deref(), timeout)
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
         let scope = self.follow()?;
+        self.flush(scope.as_deref(), timeout)?;
         let read_by = scope.and_then(|scope| scope.read_by.get());
         self.inner.await_input(earlier(timeout, read_by))
     }
@@ -280,8 +308,9 @@ impl Transport for Connection {
     fn is_open(&mut self) -> bool {
         // `ureq` asks this of a connection that goes into the pool and of one that comes out: it
         // is nobody's now. Let go first: if the socket was shut down just before, it is seen here.
-        self.attachment = None;
-        self.inner.is_open()
+        let goes_in = self.attachment.take().is_some();
+        // Looked at once is enough, and what counts is how it comes out.
+        self.held.is_empty() && (goes_in || self.inner.is_open())
     }
 
     fn is_tls(&self) -> bool {
