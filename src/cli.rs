@@ -96,6 +96,9 @@ struct RunArgs {
     /// All inputs as one JSON object; --input adds to it [default: {}]
     #[arg(long, value_name = "JSON")]
     input_json: Option<String>,
+    /// Say what the run is expected to cost and the most that it may, and run nothing [default: off]
+    #[arg(long)]
+    dry_run: bool,
     #[command(flatten)]
     common: CommonArgs,
 }
@@ -154,6 +157,7 @@ fn run_flow(args: RunArgs) -> Result<ExitCode> {
         &args.file,
         &args.inputs,
         args.input_json.as_deref(),
+        args.dry_run,
     )
 }
 

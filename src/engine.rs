@@ -6,6 +6,7 @@
 //! that goes through the journal before it counts.
 
 mod answers;
+mod estimate;
 mod items;
 mod known;
 mod queue;
@@ -24,6 +25,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use self::answers::Answers;
+pub use self::estimate::{Amount, Estimate, NodeEstimate};
 use self::known::{KnownFlows, Runnable};
 use self::queue::{Queue, Waiting};
 use self::run::{ActiveRun, Unit};
@@ -238,6 +240,16 @@ impl Engine {
         }
         self.tell(Happening::Accepted(Box::new(run)))?;
         Ok(Accepted { run_id, over })
+    }
+
+    /// What a run of the flow with that input will cost.
+    ///
+    /// # Errors
+    /// As [`Engine::execute`].
+    pub fn estimate(&self, flow: &FlowRecord, input: Value) -> Result<Estimate> {
+        let graph = self.runnable(flow)?.graph;
+        let input = completed_input(&graph, checked_input(input)?)?;
+        estimate::estimate(&self.store, &self.gateway, Some(flow.id), &graph, &input)
     }
 
     /// Stops a run: no node starts, calls under way end. Returns when that is under way; the run

@@ -40,6 +40,7 @@ use dialect::{Fault, Partial};
 use fetch::Fetcher;
 pub use fetch::{Fetch, FetchFailure, FetchRules, Fetched};
 pub use pace::{Pace, REQUESTS_MAX as REQUESTS_PER_MINUTE_MAX, Rate};
+use prices::Price;
 pub use prices::Prices;
 use transport::Scope;
 
@@ -358,20 +359,35 @@ impl Gateway {
         if usage.source == UsageSource::None {
             return None;
         }
-        let provider = self.providers.get(&call.provider)?;
-        let price = match provider.kind {
-            Kind::Echo => self.prices.find("echo", None, model, at),
-            _ => {
-                let base_url = Some(provider.base_url());
-                let find = |model| self.prices.find(&call.provider, base_url, model, at);
-                // Some servers report a name of their own; then the one asked for decides.
-                find(model).or_else(|| find(&call.model))
-            }
-        };
+        let price = self
+            .price(&call.provider, model, at)
+            // Some servers report a name of their own; then the one asked for decides.
+            .or_else(|| self.price(&call.provider, &call.model, at));
         if price.is_none() {
             self.tell_unpriced(&call.provider, model);
         }
         price.map(|price| price.cost(usage))
+    }
+
+    /// What `usage` would cost at a provider's model, by the prices in force at `at`; none where
+    /// they are not known.
+    pub fn cost_of(
+        &self,
+        provider: &str,
+        model: &str,
+        usage: &Usage,
+        at: Timestamp,
+    ) -> Option<Usd> {
+        self.price(provider, model, at)
+            .map(|price| price.cost(usage))
+    }
+
+    fn price(&self, name: &str, model: &str, at: Timestamp) -> Option<&Price> {
+        let provider = self.providers.get(name)?;
+        match provider.kind {
+            Kind::Echo => self.prices.find("echo", None, model, at),
+            _ => self.prices.find(name, Some(provider.base_url()), model, at),
+        }
     }
 
     /// What a call may need at most, by the prices in force at `at`. Its prompt is taken to have a

@@ -208,6 +208,7 @@ fn reply_to(context: &Context, request: &mut Request) -> std::result::Result<Rep
         (["api", "flows", id, "execute"], Post) => {
             runs::execute(context, flow_id(id)?, query, &body)
         }
+        (["api", "flows", id, "estimate"], Post) => runs::estimate(context, flow_id(id)?, &body),
         (["api", "flows", id, "status"], Get) => runs::status(context, flow_id(id)?),
         (["api", "flows", id, "hook"], Put) => {
             hooks::set(context, flow_id(id)?, &hooks::base_url(request))
@@ -245,7 +246,9 @@ fn allowed(segments: &[&str]) -> Option<&'static str> {
         [""] | ["favicon.ico"] | ["assets", _] | ["api", "health"] | ["metrics"] => "GET",
         ["api", "flows"] => "GET, POST",
         ["api", "flows", _] => "GET, PUT, DELETE",
-        ["api", "flows", _, "execute"] | ["api", "runs", _, "cancel" | "resume"] => "POST",
+        ["api", "flows", _, "execute" | "estimate"] | ["api", "runs", _, "cancel" | "resume"] => {
+            "POST"
+        }
         ["api", "runs", _] => "GET, DELETE",
         ["api", "flows", _, "hook" | "schedule"] => "GET, PUT, DELETE",
         ["hooks", _] => "POST",

@@ -318,3 +318,57 @@ fn budgets_that_cannot_be_read_change_nothing_and_what_is_told_can_be_put_back()
     set(&server, json!([]));
     assert_eq!(server.get("/api/budget").json(), json!({"budgets": []}));
 }
+
+#[test]
+fn an_estimate_tells_what_to_expect_and_the_most_that_a_run_may_cost() {
+    let upstream = answering();
+    let server = server(&upstream);
+    let mut second = call("second");
+    second["data"]["prompt"] = json!("{{ nodes.first.output }} and {{ input.topic }}");
+    second["data"]["retry"] = json!({"attempts": 2});
+    second["data"]["fallback"] = json!([{"provider": "openai", "model": "gpt-4o"}]);
+    let flow = server.save(&chain("Two", &[call("first"), second]));
+    let path = format!("/api/flows/{flow}/estimate");
+    let body = json!({"input": {"topic": "ants"}});
+    let before = server.post(&path, &body).json();
+    assert_eq!(before["runs"], 0);
+    assert_eq!(before["expected"]["calls"], 2);
+    // The first once; the second twice at each of its targets.
+    assert_eq!(before["worst"]["calls"], 5, "{before:#}");
+    // Its answer of 1,000 tokens is in the prompt of the second, four times.
+    let second = &before["nodes"][1];
+    assert!(second["worst"]["inputTokens"].as_u64().unwrap() >= 4_000);
+    assert_eq!(upstream.count(), 0);
+    let run = server.run(flow, &json!({"topic": "ants"}));
+    let number = |value: &Value| value.as_f64().unwrap();
+    assert!(number(&run["cost"]) <= number(&before["worst"]["cost"]));
+    let after = server.post(&path, &body).json();
+    assert_eq!(
+        (&after["runs"], &after["expected"]["cost"]),
+        (&json!(1), &run["cost"])
+    );
+    assert_eq!(after["worst"], before["worst"]);
+    let refused = server.post(&path, &json!({"input": 7}));
+    assert_eq!(refused.status, 422);
+}
+
+#[test]
+fn an_estimate_says_what_it_does_not_know() {
+    let server = TestServer::start_with(|config| {
+        add_provider(config, "local", Kind::OpenAi, "http://127.0.0.1:9/v1");
+    });
+    let mut map = agent("each", "local", "home-grown", "{{ item }}");
+    map["type"] = json!("map");
+    map["data"]["items"] = json!("nodes.list.output");
+    let list = agent("list", "echo", "echo-1", "[1, 2]");
+    let flow = server.save(&chain("Map", &[list, map]));
+    let estimate = server
+        .post(&format!("/api/flows/{flow}/estimate"), &json!({}))
+        .json();
+    // No price is known, and then the whole is not known either.
+    assert_eq!(estimate["nodes"][1]["expected"]["cost"], Value::Null);
+    assert_eq!(estimate["worst"]["cost"], Value::Null);
+    assert_eq!(estimate["nodes"][1]["worst"]["calls"], 1_000);
+    let notes = estimate["notes"].to_string();
+    assert!(notes.contains("how many items"), "{notes}");
+}

@@ -59,7 +59,7 @@ fn help_explains_every_flag_with_its_default() {
         "--allow-host <NAME>",
         "--allow-origin <ORIGIN>",
     ];
-    let run = ["--input <NAME=TEXT>", "--input-json <JSON>"];
+    let run = ["--input <NAME=TEXT>", "--input-json <JSON>", "--dry-run"];
     for (args, flags) in [
         (&["--help"][..], [&common[..], &serve].concat()),
         (&["serve", "--help"], [&common[..], &serve].concat()),
@@ -457,6 +457,40 @@ fn run_prints_the_result_on_standard_output_and_all_else_beside_it() {
         .collect();
     assert_eq!(triggers, ["cli", "cli", "cli"]);
     assert_eq!(server.get("/api/ledger/summary")["total"]["calls"], 6);
+}
+
+#[test]
+fn a_dry_run_says_what_the_run_will_cost_and_makes_no_call() {
+    let home = Home::new();
+    let flow = home.write("flow.json", two_nodes().to_string());
+    let args = ["run", text(&flow), "--input", "topic=bees", "--dry-run"];
+    let ended = home.run(&args);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    for part in [
+        "PLAN",
+        "DRAFT",
+        "echo/echo-1",
+        "Expected",
+        "At most",
+        "Total",
+        "$0",
+    ] {
+        assert!(
+            ended.stdout.contains(part),
+            "`{part}` is not in: {}",
+            ended.stdout
+        );
+    }
+    assert!(ended.stderr.contains("has not run yet"), "{}", ended.stderr);
+    assert_eq!(home.run(&args[..4]).code, Some(0));
+    let ended = home.run(&args);
+    assert!(
+        ended.stderr.contains("the newest 1 runs"),
+        "{}",
+        ended.stderr
+    );
+    let server = Served::start(&mut home.serve());
+    assert_eq!(server.get("/api/ledger/summary")["total"]["calls"], 2);
 }
 
 #[test]

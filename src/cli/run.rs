@@ -19,6 +19,7 @@ use serde_json::{Map, Value};
 
 use super::{FAILED, serve::signals};
 use crate::config::Config;
+use crate::engine::Amount;
 use crate::error::{Error, Result};
 use crate::event::{Event, RunStatus, Timestamp, Usd};
 use crate::flow::{Graph, NodeKind, Target};
@@ -39,6 +40,7 @@ pub fn run(
     file: &Path,
     inputs: &[String],
     input_json: Option<&str>,
+    dry_run: bool,
 ) -> Result<ExitCode> {
     let input = read_input(inputs, input_json)?;
     let text = fs::read_to_string(file).map_err(Error::io(format!(
@@ -55,7 +57,11 @@ pub fn run(
     });
     // Other runs wait for a server: this process ends with its own.
     let core = Core::start(config, Some(tap), false, &on_fatal)?;
-    let done = run_in(&core, file, body, input, &events, &interrupted);
+    let done = if dry_run {
+        estimate(&core, file, body, input)
+    } else {
+        run_in(&core, file, body, input, &events, &interrupted)
+    };
     core.shutdown();
     done
 }
@@ -103,6 +109,44 @@ fn run_in(
         _ if was_interrupted => ExitCode::from(INTERRUPTED),
         _ => ExitCode::from(FAILED),
     })
+}
+
+/// Prints what a run will cost.
+fn estimate(core: &Core, file: &Path, body: Value, input: Value) -> Result<ExitCode> {
+    let (flow, _) = save(core, file, body)?;
+    let estimate = core.engine.estimate(&flow, input)?;
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table.set_header(["Node", "Model", "Calls", "Expected", "Calls", "At most"]);
+    let row = |label: &str, model: &str, expected: Amount, worst: Amount| {
+        [
+            label.to_owned(),
+            model.to_owned(),
+            expected.calls.to_string(),
+            money(expected.cost),
+            worst.calls.to_string(),
+            money(worst.cost),
+        ]
+    };
+    for node in &estimate.nodes {
+        table.add_row(row(&node.label, &node.model, node.expected, node.worst));
+    }
+    table.add_row(row("Total", "", estimate.expected, estimate.worst));
+    for column in 2..6 {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    // It is the result, so it goes where results go; whoever reads it may have gone.
+    let _ = writeln!(io::stdout(), "{table}");
+    match estimate.runs {
+        0 => say(&"expected: reckoned from the prompts, since the flow has not run yet"),
+        runs => say(&format!("expected: the mean of the newest {runs} runs")),
+    }
+    for note in &estimate.notes {
+        say(note);
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Saves the flow under the file that it comes from, so that its runs belong together.

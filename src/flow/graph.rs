@@ -162,7 +162,7 @@ impl Graph {
 
     /// Nodes in an order in which each comes after all that it needs; those on or behind a cycle
     /// are left out.
-    fn order(&self) -> Vec<usize> {
+    pub fn order(&self) -> Vec<usize> {
         let mut needs = self.needs.clone();
         let mut ready: VecDeque<usize> = (0..needs.len()).filter(|&n| needs[n] == 0).collect();
         let mut order = Vec::with_capacity(needs.len());

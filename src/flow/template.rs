@@ -16,7 +16,7 @@ pub const PROMPT_BYTES_MAX: usize = 1 << 20;
 const FUEL: u64 = 200_000;
 
 /// How many items a map may run over.
-const ITEMS_MAX: usize = 1_000;
+pub const ITEMS_MAX: usize = 1_000;
 
 /// What the templates of a map know beside `input` and `nodes`: the item and its place in the list.
 pub const ITEM_NAMES: &[&str] = &["item", "index"];
@@ -249,6 +249,17 @@ pub fn render(source: &str, scope: &Scope) -> Result<String, RenderError> {
     }
     rendered.map_err(|error| RenderError::Template(explain(&error, source, scope)))?;
     String::from_utf8(out.text).map_err(|error| RenderError::Template(error.to_string()))
+}
+
+/// How many bytes a template gives where all outputs of nodes are empty; as good as can be told where
+/// it cannot be rendered without them.
+pub fn length_without_outputs(source: &str, input: &serde_json::Value) -> usize {
+    let nodes = names(source).unwrap_or_default().nodes;
+    let empty = nodes.iter().map(|id| (id.as_str(), Output::Text("")));
+    match render(source, &Scope::new(input, empty)) {
+        Ok(text) => text.len(),
+        Err(_) => source.len() + input.to_string().len(),
+    }
 }
 
 /// The list that a template made by [`of_items`] gives. A text that holds a list in JSON is one,

@@ -23,11 +23,7 @@ pub fn execute(context: &Context, id: FlowId, mut query: Query, body: &[u8]) -> 
     let wait: bool = query.take("wait").unwrap_or(false);
     query.finish()?;
     let flow = context.store.flow(id)?;
-    let input = if body.trim_ascii().is_empty() {
-        Value::Null
-    } else {
-        input_of(read_json(body)?)?
-    };
+    let input = read_input(body)?;
     let accepted = context.engine.execute(&flow, input, "api")?;
     if wait {
         accepted.wait()?;
@@ -35,6 +31,21 @@ pub fn execute(context: &Context, id: FlowId, mut query: Query, body: &[u8]) -> 
     }
     let location = format!("/api/runs/{}", accepted.run_id);
     Ok(Reply::json(202, &json!({"runId": accepted.run_id})).with("location", location))
+}
+
+/// `POST /api/flows/{id}/estimate`: what a run with that input will cost.
+pub fn estimate(context: &Context, id: FlowId, body: &[u8]) -> Answer {
+    let flow = context.store.flow(id)?;
+    let estimate = context.engine.estimate(&flow, read_input(body)?)?;
+    Ok(Reply::json(200, &estimate))
+}
+
+/// The input in a body; of an empty body, nothing.
+fn read_input(body: &[u8]) -> std::result::Result<Value, Failure> {
+    if body.trim_ascii().is_empty() {
+        return Ok(Value::Null);
+    }
+    Ok(input_of(read_json(body)?)?)
 }
 
 /// What `{"input": …}` holds; nothing else may be in it.
