@@ -18,7 +18,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use self::outbox::Pushed;
 pub use self::outbox::{Outbox, QUEUE_BYTES_MAX, Replay, Sink};
-pub use self::stats::{Ending, Eviction, Histogram, Stats};
+pub use self::stats::{Ending, Eviction, Stats};
 
 use crate::error::{Error, Result};
 use crate::event::{ClientId, Event, Filter, FlowId, Seq, encode};

@@ -6,6 +6,7 @@
 //! is the order of broadcasts, and the busier the server, the cheaper a row (group commit).
 
 mod announce;
+mod calls;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
+pub use self::calls::{Calls, Model, OfModel};
 use crate::error::{Error, Result};
 use crate::event::{Event, RunId, Seq, Timestamp, encode};
 use crate::hub::{Message, Publish};
@@ -74,6 +76,7 @@ enum Command {
 #[derive(Clone)]
 pub struct Journal {
     commands: Sender<Command>,
+    calls: Calls,
     /// Set once nothing will be answered any more.
     ended: Arc<AtomicBool>,
 }
@@ -88,7 +91,9 @@ impl Journal {
         on_fatal: OnFatal,
     ) -> Result<(Self, JoinHandle<()>)> {
         let (commands, received) = bounded(ENTRIES_MAX);
+        let calls = Calls::default();
         let state = State {
+            calls: calls.clone(),
             writer,
             publisher,
             retention,
@@ -104,7 +109,12 @@ impl Journal {
             let _at_end = at_end;
             state.run(&received);
         })?;
-        Ok((Self { commands, ended }, thread))
+        let journal = Self {
+            commands,
+            calls,
+            ended,
+        };
+        Ok((journal, thread))
     }
 
     /// Writes `changes` as a whole or not at all, and waits for the commit. Gives a receipt for
@@ -146,6 +156,11 @@ impl Journal {
             .map_err(|_| Error::Stopping)
     }
 
+    /// What calls took since the server started.
+    pub fn calls(&self) -> &Calls {
+        &self.calls
+    }
+
     /// Ends the journal after all that was handed over before.
     pub fn shutdown(&self) {
         let _ = self.commands.send(Command::Shutdown);
@@ -163,6 +178,8 @@ impl Drop for SetOnDrop {
 
 /// Owned by the journal's thread.
 struct State {
+    /// What calls took.
+    calls: Calls,
     writer: Writer,
     publisher: Box<dyn Publish>,
     retention: Retention,
@@ -221,6 +238,7 @@ impl State {
                         done,
                         result.map(|written| {
                             messages.extend(written.messages);
+                            self.calls.record_all(&written.receipts);
                             written.receipts
                         }),
                     ));

@@ -12,6 +12,7 @@ pub mod event;
 pub mod flow;
 pub mod gate;
 pub mod gateway;
+pub mod histogram;
 pub mod http;
 pub mod hub;
 pub mod journal;

@@ -665,3 +665,40 @@ fn where_as_many_runs_wait_as_may_another_gets_429_and_one_that_goes_makes_room(
         eventually("it is over", || status(&server, id) == "COMPLETED");
     }
 }
+
+#[test]
+fn the_metrics_say_what_calls_took_under_the_names_of_opentelemetry() {
+    let upstream = Upstream::start(|body, stream| {
+        let answer = if body.contains("fails") {
+            json_answer("400 Bad Request", "{}")
+        } else {
+            completion("done", 100, 1_000)
+        };
+        drop(stream.write_all(answer.as_bytes()));
+    });
+    let server = with_upstream(&upstream);
+    let flow = server.save(&one_call("{{ input.x }}"));
+    for x in ["well", "fails", "well again"] {
+        server.run(flow, &json!({"x": x}));
+    }
+    let text = server.get("/metrics").text();
+    let model = r#"gen_ai_operation_name="chat",gen_ai_provider_name="openai",gen_ai_response_model="gpt-4o-mini""#;
+    for line in [
+        "# TYPE gen_ai_client_token_usage histogram".to_owned(),
+        format!(r#"gen_ai_client_token_usage_sum{{{model},gen_ai_token_type="input"}} 200"#),
+        format!(
+            r#"gen_ai_client_token_usage_bucket{{{model},gen_ai_token_type="output",le="1024"}} 2"#
+        ),
+        format!("gen_ai_client_operation_duration_seconds_count{{{model}}} 2"),
+        format!(
+            r#"gen_ai_client_operation_duration_seconds_count{{{model},error_type="failed"}} 1"#
+        ),
+        format!("flowledger_cost_usd_total{{{model}}} 0.00123"),
+        format!("flowledger_unpriced_calls_total{{{model}}} 0"),
+    ] {
+        assert!(
+            text.lines().any(|other| other == line),
+            "{line} is not in: {text}"
+        );
+    }
+}

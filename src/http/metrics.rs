@@ -5,7 +5,9 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::Context;
 use super::reply::Reply;
-use crate::hub::{Eviction, Histogram};
+use crate::histogram::Histogram;
+use crate::hub::Eviction;
+use crate::journal::{Model, OfModel};
 
 /// The version of the format that this is.
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -68,7 +70,86 @@ pub fn text(context: &Context) -> Reply {
         &hub.replay_events,
         1.0,
     );
+    calls(context, &mut text);
     Reply::text(CONTENT_TYPE, text.0)
+}
+
+/// What calls took, under the names of OpenTelemetry's conventions as Prometheus has them.
+fn calls(context: &Context, text: &mut Text) {
+    let each = |show: &mut dyn FnMut(&str, &OfModel)| {
+        context.journal.calls().each(|model, of_model| {
+            show(&labels(model), of_model);
+        });
+    };
+    let tokens = "gen_ai_client_token_usage";
+    text.head_of(
+        tokens,
+        "histogram",
+        "Tokens of calls whose tokens are known.",
+    );
+    each(&mut |labels, of| {
+        for (kind, histogram) in [("input", &of.input_tokens), ("output", &of.output_tokens)] {
+            let labels = format!("{labels},gen_ai_token_type=\"{kind}\"");
+            text.buckets(tokens, &labels, histogram, 1.0);
+        }
+    });
+    let duration = "gen_ai_client_operation_duration_seconds";
+    let help = "How long calls took; of those that were not answered, error_type says why.";
+    text.head_of(duration, "histogram", help);
+    each(&mut |labels, of| {
+        text.buckets(duration, labels, &of.succeeded_ms, 1e3);
+        for (status, histogram) in &of.failed_ms {
+            let labels = format!("{labels},error_type=\"{}\"", status.to_lowercase());
+            text.buckets(duration, &labels, histogram, 1e3);
+        }
+    });
+    let first = "gen_ai_client_operation_time_to_first_chunk_seconds";
+    let help = "How long the first piece of a streamed answer took.";
+    text.head_of(first, "histogram", help);
+    each(&mut |labels, of| text.buckets(first, labels, &of.first_token_ms, 1e3));
+    let usd = |nanousd: u64| nanousd as f64 / 1e9;
+    text.head(
+        "cost_usd_total",
+        "counter",
+        "The known costs of calls, US dollars.",
+    );
+    each(&mut |labels, of| {
+        text.line(&format!("cost_usd_total{{{labels}}}"), usd(of.cost_nanousd));
+    });
+    let help = "Calls whose cost is not known.";
+    text.head("unpriced_calls_total", "counter", help);
+    each(&mut |labels, of| {
+        text.line(&format!("unpriced_calls_total{{{labels}}}"), of.unpriced);
+    });
+    let help = "Calls that were not made, because the answer was bought before.";
+    text.head("cached_calls_total", "counter", help);
+    each(&mut |labels, of| text.line(&format!("cached_calls_total{{{labels}}}"), of.cached));
+    let help = "What those would have cost, US dollars.";
+    text.head("saved_usd_total", "counter", help);
+    each(&mut |labels, of| {
+        text.line(
+            &format!("saved_usd_total{{{labels}}}"),
+            usd(of.saved_nanousd),
+        );
+    });
+}
+
+/// Whose calls, as labels.
+fn labels(model: &Model) -> String {
+    let Model { provider, model } = model;
+    format!(
+        "gen_ai_operation_name=\"chat\",gen_ai_provider_name=\"{}\",gen_ai_response_model=\"{}\"",
+        escaped(provider),
+        escaped(model)
+    )
+}
+
+/// A label's value: backslashes, quotes and line breaks are escaped, as the format wants it.
+fn escaped(value: &str) -> String {
+    value
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
 }
 
 /// The text as it grows. Writing to it does not fail.
@@ -77,9 +158,36 @@ struct Text(String);
 
 impl Text {
     fn head(&mut self, name: &str, kind: &str, help: &str) {
-        let _ = write!(
-            self.0,
-            "# HELP flowledger_{name} {help}\n# TYPE flowledger_{name} {kind}\n"
+        self.head_of(&format!("flowledger_{name}"), kind, help);
+    }
+
+    /// Of a name that is not ours alone.
+    fn head_of(&mut self, name: &str, kind: &str, help: &str) {
+        let _ = write!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+    }
+
+    /// A histogram with labels, without its head; nothing where nothing was counted.
+    fn buckets<const N: usize>(
+        &mut self,
+        name: &str,
+        labels: &str,
+        histogram: &Histogram<N>,
+        per_unit: f64,
+    ) {
+        let (buckets, count, sum) = histogram.read();
+        if count == 0 {
+            return;
+        }
+        let text = &mut self.0;
+        for (bound, within) in buckets {
+            let bound = bound as f64 / per_unit;
+            let _ = writeln!(text, "{name}_bucket{{{labels},le=\"{bound}\"}} {within}");
+        }
+        let sum = sum as f64 / per_unit;
+        let _ = writeln!(text, "{name}_bucket{{{labels},le=\"+Inf\"}} {count}");
+        let _ = writeln!(
+            text,
+            "{name}_sum{{{labels}}} {sum}\n{name}_count{{{labels}}} {count}"
         );
     }
 

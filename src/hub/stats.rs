@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crate::histogram::Histogram;
+
 /// Why the server ended a client's connection, other than to shut down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Eviction {
@@ -79,49 +81,6 @@ impl Ending {
     }
 }
 
-/// Counts by size: how many were at most so large, for each bound, and the sum.
-pub struct Histogram<const N: usize> {
-    bounds: [u64; N],
-    /// Those within the bound and above the one before; the last bucket has no bound.
-    counts: [AtomicU64; N],
-    beyond: AtomicU64,
-    sum: AtomicU64,
-}
-
-impl<const N: usize> Histogram<N> {
-    /// With nothing counted; `bounds` grow.
-    pub const fn new(bounds: [u64; N]) -> Self {
-        Self {
-            bounds,
-            counts: [const { AtomicU64::new(0) }; N],
-            beyond: AtomicU64::new(0),
-            sum: AtomicU64::new(0),
-        }
-    }
-
-    /// Counts one.
-    pub fn record(&self, value: u64) {
-        let at = self.bounds.iter().position(|bound| value <= *bound);
-        let count = at.map_or(&self.beyond, |at| &self.counts[at]);
-        count.fetch_add(1, Ordering::Relaxed);
-        self.sum.fetch_add(value, Ordering::Relaxed);
-    }
-
-    /// For each bound, how many are at most so large; then how many there are, and their sum.
-    pub fn read(&self) -> (Vec<(u64, u64)>, u64, u64) {
-        let mut count = 0;
-        let buckets = self.bounds.iter().zip(&self.counts);
-        let buckets = buckets
-            .map(|(bound, within)| {
-                count += within.load(Ordering::Relaxed);
-                (*bound, count)
-            })
-            .collect();
-        count += self.beyond.load(Ordering::Relaxed);
-        (buckets, count, self.sum.load(Ordering::Relaxed))
-    }
-}
-
 /// What the hub counts; each number only grows, but `clients`.
 pub struct Stats {
     /// Clients that are connected.
@@ -188,15 +147,6 @@ impl Stats {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_histogram_counts_each_value_in_every_bucket_that_holds_it() {
-        let histogram = Histogram::new([1, 10]);
-        for value in [0, 1, 2, 10, 11] {
-            histogram.record(value);
-        }
-        assert_eq!(histogram.read(), (vec![(1, 2), (10, 4)], 5, 24));
-    }
 
     #[test]
     fn every_eviction_has_a_place_and_a_name_of_its_own() {

@@ -1,0 +1,148 @@
+//! What calls took since the server started, by provider and model: for `GET /metrics`, under the
+//! names of OpenTelemetry's semantic conventions for generative AI
+//! (<https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-metrics/>), whose bounds these are.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::event::{CallStatus, LedgerEntry, UsageSource};
+use crate::histogram::Histogram;
+use crate::store::Receipt;
+
+/// How many providers and models are told apart; those that come later are counted as `other`.
+const MODELS_MAX: usize = 200;
+
+/// Bounds of tokens.
+const TOKENS: [u64; 14] = [
+    1, 4, 16, 64, 256, 1_024, 4_096, 16_384, 65_536, 262_144, 1_048_576, 4_194_304, 16_777_216,
+    67_108_864,
+];
+/// Bounds of how long calls take, milliseconds.
+const DURATIONS_MS: [u64; 14] = [
+    10, 20, 40, 80, 160, 320, 640, 1_280, 2_560, 5_120, 10_240, 20_480, 40_960, 81_920,
+];
+/// Bounds of how long the first piece of an answer takes, milliseconds.
+const FIRST_TOKENS_MS: [u64; 15] = [
+    1, 5, 10, 20, 40, 60, 80, 100, 250, 500, 750, 1_000, 2_500, 5_000, 10_000,
+];
+
+/// Whose calls.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Model {
+    /// The provider's name in the configuration.
+    pub provider: String,
+    /// The model that answered, or was asked.
+    pub model: String,
+}
+
+/// What the calls of one model took.
+pub struct OfModel {
+    /// Tokens of prompts, of calls whose tokens are known.
+    pub input_tokens: Histogram<14>,
+    /// Tokens of answers, likewise.
+    pub output_tokens: Histogram<14>,
+    /// Milliseconds, of calls that were answered.
+    pub succeeded_ms: Histogram<14>,
+    /// Milliseconds, of calls that were not, by what became of them.
+    pub failed_ms: BTreeMap<&'static str, Histogram<14>>,
+    /// Milliseconds until the first piece of an answer that was streamed.
+    pub first_token_ms: Histogram<15>,
+    /// The known costs, nano-dollars.
+    pub cost_nanousd: u64,
+    /// Calls whose cost is not known.
+    pub unpriced: u64,
+    /// Calls that were not made, because the answer was there.
+    pub cached: u64,
+    /// What those would have cost, nano-dollars.
+    pub saved_nanousd: u64,
+}
+
+impl Default for OfModel {
+    fn default() -> Self {
+        Self {
+            input_tokens: Histogram::new(TOKENS),
+            output_tokens: Histogram::new(TOKENS),
+            succeeded_ms: Histogram::new(DURATIONS_MS),
+            failed_ms: BTreeMap::new(),
+            first_token_ms: Histogram::new(FIRST_TOKENS_MS),
+            cost_nanousd: 0,
+            unpriced: 0,
+            cached: 0,
+            saved_nanousd: 0,
+        }
+    }
+}
+
+/// See the module. Clones share everything.
+#[derive(Clone, Default)]
+pub struct Calls(Arc<Mutex<BTreeMap<Model, OfModel>>>);
+
+impl Calls {
+    /// Counts the rows that were written.
+    pub(super) fn record_all(&self, receipts: &[Receipt]) {
+        for receipt in receipts {
+            if let Receipt::Call(row) | Receipt::Settled(row, _) = receipt {
+                self.record(row);
+            }
+        }
+    }
+
+    /// Counts a row that is settled; one that is under way is not counted.
+    fn record(&self, row: &LedgerEntry) {
+        if row.status == CallStatus::Pending {
+            return;
+        }
+        let mut models = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut model = Model {
+            provider: row.provider.clone(),
+            model: row.model_used.clone(),
+        };
+        if models.len() >= MODELS_MAX && !models.contains_key(&model) {
+            let other = || "other".to_owned();
+            model = Model {
+                provider: other(),
+                model: other(),
+            };
+        }
+        models.entry(model).or_default().record(row);
+    }
+
+    /// Shows what is counted of each model, in the order of their names.
+    pub fn each(&self, mut show: impl FnMut(&Model, &OfModel)) {
+        let models = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        models
+            .iter()
+            .for_each(|(model, of_model)| show(model, of_model));
+    }
+}
+
+impl OfModel {
+    fn record(&mut self, row: &LedgerEntry) {
+        if row.more.cached {
+            let saved = row.more.saved_usd.map_or(0, |saved| saved.nanousd);
+            self.cached += 1;
+            self.saved_nanousd += u64::try_from(saved).unwrap_or(0);
+            return;
+        }
+        if row.usage.source != UsageSource::None {
+            self.input_tokens.record(row.usage.input_tokens);
+            self.output_tokens.record(row.usage.output_tokens);
+        }
+        let latency_ms = row.latency_ms.unwrap_or(0);
+        if row.status == CallStatus::Success {
+            self.succeeded_ms.record(latency_ms);
+        } else {
+            self.failed_ms
+                .entry(row.status.as_str())
+                .or_insert_with(|| Histogram::new(DURATIONS_MS))
+                .record(latency_ms);
+        }
+        if let Some(first_token_ms) = row.more.first_token_ms {
+            self.first_token_ms.record(first_token_ms);
+        }
+        match row.total_cost_usd {
+            Some(cost) => self.cost_nanousd += u64::try_from(cost.nanousd).unwrap_or(0),
+            None => self.unpriced += 1,
+        }
+    }
+}
