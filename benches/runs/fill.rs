@@ -86,9 +86,11 @@ const RUNS: &str = "INSERT INTO runs
         output_tokens, cost_nanousd
     FROM numbers, a_run";
 
-const NODES: &str = "INSERT INTO run_nodes
+const NODES: &str = "INSERT INTO run_nodes (run_id, node_id, status, attempt, started_ms,
+        finished_ms, output, error, input_tokens, output_tokens, cost_nanousd, latency_ms, prompt,
+        system)
     SELECT RUN_ID, node_id, status, attempt, started_ms - n * 1000, finished_ms - n * 1000, output,
-        error, input_tokens, output_tokens, cost_nanousd, latency_ms
+        error, input_tokens, output_tokens, cost_nanousd, latency_ms, prompt, system
     FROM numbers, a_node";
 
 const CALLS: &str = "INSERT INTO ledger (timestamp_ms, flow_id, run_id, node_id, attempt,
