@@ -101,6 +101,7 @@ impl Journal {
             prune_after: PRUNE_INTERVAL,
             too_many_upto: None,
             too_many_answers: false,
+            summed_at: None,
             counted_at: None,
         };
         let ended = Arc::new(AtomicBool::new(false));
@@ -188,6 +189,8 @@ struct State {
     prune_after: Duration,
     /// The newest run that there is no room for, when it was looked at last.
     too_many_upto: Option<RunId>,
+    /// When no day of the ledger was to be summed up.
+    summed_at: Option<Instant>,
     /// Whether there were too many answers, when it was looked at last.
     too_many_answers: bool,
     counted_at: Option<Instant>,
@@ -314,6 +317,11 @@ impl State {
         if let Err(error) = counted {
             log::warn!("it cannot be counted what is to be removed: {error}");
         }
+        match self.sum_up() {
+            Ok(true) => self.prune_after = PRUNE_INTERVAL_BEHIND,
+            Ok(false) => {}
+            Err(error) => log::warn!("a day of the ledger cannot be summed up: {error}"),
+        }
         match self.prune_runs() {
             Ok(PRUNE_RUNS_STEP) => self.prune_after = PRUNE_INTERVAL_BEHIND,
             Ok(_) => {}
@@ -337,6 +345,19 @@ impl State {
         self.too_many_upto = self.writer.run_beyond(self.retention.runs)?;
         self.too_many_answers = self.writer.has_too_many_answers()?;
         Ok(())
+    }
+
+    /// Sums up a day of the ledger, if there is one to be summed up. Gives whether there was.
+    fn sum_up(&mut self) -> Result<bool> {
+        let is_early = |at: Instant| at.elapsed() < COUNT_INTERVAL;
+        if self.summed_at.is_some_and(is_early) {
+            return Ok(false);
+        }
+        let was_one = self.writer.sum_up_a_day(Timestamp::now())?;
+        if !was_one {
+            self.summed_at = Some(Instant::now());
+        }
+        Ok(was_one)
     }
 
     fn prune_answers(&mut self) -> Result<()> {

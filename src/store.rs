@@ -6,6 +6,7 @@
 mod answers;
 mod budgets;
 mod changes;
+mod days;
 mod events;
 mod flows;
 mod ledger;

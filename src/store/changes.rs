@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::answers::{self, Bought};
 use super::budgets::{self, Budgets};
+use super::days::{self, Day};
 use super::ledger::{ENTRY_COLUMNS, entry};
 use super::triggers;
 use crate::budget::{Budget, Reserve};
@@ -378,6 +379,8 @@ pub struct Writer {
     connection: Connection,
     newest: Seq,
     budgets: Budgets,
+    /// The days before this one are summed up.
+    summed_until: Day,
 }
 
 impl Writer {
@@ -391,10 +394,12 @@ impl Writer {
             .optional()?
             .unwrap_or(0);
         let budgets = Budgets::load(&connection)?;
+        let summed_until = days::summed_until(&connection)?;
         Ok(Self {
             connection,
             newest,
             budgets,
+            summed_until,
         })
     }
 
@@ -422,6 +427,7 @@ impl Writer {
             connection: &transaction,
             newest: self.newest,
             budgets: &mut self.budgets,
+            summed_until: self.summed_until,
         };
         let done = work(&mut batch);
         let newest = batch.newest;
@@ -472,6 +478,16 @@ impl Writer {
         triggers::prune_hook_keys(&self.connection, now, step)
     }
 
+    /// Sums up the next day of the ledger, if there is one that can be. Gives whether there was.
+    pub fn sum_up_a_day(&mut self, now: Timestamp) -> Result<bool> {
+        let Some(day) = days::next(&self.connection, now)? else {
+            return Ok(false);
+        };
+        self.transaction(|batch| days::sum_up(batch.connection, day))?;
+        self.summed_until = days::summed_until(&self.connection)?;
+        Ok(true)
+    }
+
     /// Whether there are more answers than there is room for.
     pub fn has_too_many_answers(&self) -> Result<bool> {
         answers::are_too_many(&self.connection)
@@ -504,6 +520,7 @@ pub struct Batch<'a> {
     connection: &'a Connection,
     newest: Seq,
     budgets: &'a mut Budgets,
+    summed_until: Day,
 }
 
 impl Batch<'_> {
@@ -819,8 +836,7 @@ impl Batch<'_> {
                 error
             ],
         )?;
-        let row = self.ledger_row(self.connection.last_insert_rowid())?;
-        Ok(Receipt::Call(Box::new(row)))
+        self.written_row(call.at)
     }
 
     fn book_cached(&self, call: &NewCall, model: &str, saved: Option<Usd>) -> Result<Receipt> {
@@ -847,8 +863,7 @@ impl Batch<'_> {
                 call.model
             ],
         )?;
-        let row = self.ledger_row(self.connection.last_insert_rowid())?;
-        Ok(Receipt::Call(Box::new(row)))
+        self.written_row(call.at)
     }
 
     fn settle_call(&mut self, settlement: &Settlement) -> Result<Receipt> {
@@ -882,6 +897,17 @@ impl Batch<'_> {
         let row = self.ledger_row(settlement.id)?;
         let warnings = self.budgets.settle(self.connection, &row)?;
         Ok(Receipt::Settled(Box::new(row), warnings))
+    }
+
+    /// The row that was just written.
+    fn written_row(&self, at: Timestamp) -> Result<Receipt> {
+        let id = self.connection.last_insert_rowid();
+        let day = days::day_of(at);
+        if day < self.summed_until {
+            // Looked at again for each such row, which are few: the clock was put back.
+            days::forget_from(self.connection, day)?;
+        }
+        Ok(Receipt::Call(Box::new(self.ledger_row(id)?)))
     }
 
     /// The row as it is now. Read by a statement of its own, here as elsewhere, because `RETURNING`

@@ -5,6 +5,7 @@ use rusqlite::{Row, params_from_iter};
 use serde::Serialize;
 
 use super::Store;
+use super::days::{self, Day, Plan};
 use crate::error::{Error, Result};
 use crate::event::{CallStatus, FlowId, LedgerDetails, LedgerEntry, RunId, Timestamp, Usage, Usd};
 
@@ -84,6 +85,29 @@ pub struct LedgerFilter {
 }
 
 impl LedgerFilter {
+    /// All rows that fit, or days of them that are summed up, as a table for sums, and its parameters.
+    fn table(&self, summed_until: Day) -> (String, Vec<Value>) {
+        // Days do not know the runs of their rows.
+        let has_days = self.run_id.is_none();
+        let summed_until = if has_days { summed_until } else { Day::MIN };
+        let plan = Plan::new(self.from, self.to, summed_until);
+        let names = Self {
+            from: None,
+            to: None,
+            ..self.clone()
+        };
+        let (condition, of_condition) = names.sql();
+        let mut values = Vec::new();
+        for ((from, to), has_condition) in
+            [(plan.days, has_days), (plan.head, true), (plan.tail, true)]
+        {
+            values.extend([Value::from(from), Value::from(to)]);
+            values.extend(of_condition.iter().filter(|_| has_condition).cloned());
+        }
+        let of_days = if has_days { condition.as_str() } else { "0" };
+        (days::table(of_days, &condition), values)
+    }
+
     /// The condition and its parameters.
     fn sql(&self) -> (String, Vec<Value>) {
         let conditions: [(&str, Option<Value>); 6] = [
@@ -145,16 +169,22 @@ pub struct Sums {
     pub reasoning_tokens: u64,
     /// The known costs.
     pub total_cost_usd: Usd,
+    /// Calls that were not made, because the answer was bought before.
+    pub cached_calls: u64,
+    /// What those would have cost, as far as it is known.
+    pub saved_usd: Usd,
 }
 
-const SUM_COLUMNS: &str = "count(*), count(*) FILTER (WHERE status = 'SUCCESS'),
-     count(*) FILTER (WHERE status NOT IN ('SUCCESS', 'PENDING')),
-     count(*) FILTER (WHERE status = 'PENDING'),
-     count(*) FILTER (WHERE cost_nanousd IS NULL AND status != 'PENDING'),
-     count(*) FILTER (WHERE usage_source = 'estimated'),
+/// Over a table of `days::table`.
+const SUM_COLUMNS: &str = "coalesce(sum(calls), 0),
+     coalesce(sum(calls) FILTER (WHERE status = 'SUCCESS'), 0),
+     coalesce(sum(calls) FILTER (WHERE status NOT IN ('SUCCESS', 'PENDING')), 0),
+     coalesce(sum(calls) FILTER (WHERE status = 'PENDING'), 0),
+     coalesce(sum(unpriced), 0), coalesce(sum(estimated), 0),
      coalesce(sum(input_tokens), 0), coalesce(sum(cached_input_tokens), 0),
      coalesce(sum(cache_write_tokens), 0), coalesce(sum(output_tokens), 0),
-     coalesce(sum(reasoning_tokens), 0), coalesce(sum(cost_nanousd), 0)";
+     coalesce(sum(reasoning_tokens), 0), coalesce(sum(cost), 0), coalesce(sum(cached), 0),
+     coalesce(sum(saved), 0)";
 
 fn sums(row: &Row<'_>, at: usize) -> rusqlite::Result<Sums> {
     Ok(Sums {
@@ -170,6 +200,8 @@ fn sums(row: &Row<'_>, at: usize) -> rusqlite::Result<Sums> {
         output_tokens: row.get(at + 9)?,
         reasoning_tokens: row.get(at + 10)?,
         total_cost_usd: Usd::from_nanousd(row.get(at + 11)?),
+        cached_calls: row.get(at + 12)?,
+        saved_usd: Usd::from_nanousd(row.get(at + 13)?),
     })
 }
 
@@ -241,14 +273,13 @@ impl Store {
                     format!("`{group_by}` is none of {}", names.join(", ")),
                 )
             })?;
-        let (condition, values) = filter.sql();
         self.read(|connection| {
             // One read transaction, so that the groups add up to the total.
             let snapshot = connection.unchecked_transaction()?;
+            let (table, values) = filter.table(days::summed_until(&snapshot)?);
             let groups = snapshot
                 .prepare_cached(&format!(
-                    "SELECT {column}, {SUM_COLUMNS} FROM ledger WHERE {condition}
-                     GROUP BY 1 ORDER BY 13 DESC, 1"
+                    "SELECT {column}, {SUM_COLUMNS} FROM {table} GROUP BY 1 ORDER BY 13 DESC, 1"
                 ))?
                 .query_map(params(&values).as_slice(), |row| {
                     Ok(Summary {
@@ -258,9 +289,7 @@ impl Store {
                 })?
                 .collect::<rusqlite::Result<_>>()?;
             let total = snapshot
-                .prepare_cached(&format!(
-                    "SELECT {SUM_COLUMNS} FROM ledger WHERE {condition}"
-                ))?
+                .prepare_cached(&format!("SELECT {SUM_COLUMNS} FROM {table}"))?
                 .query_row(params(&values).as_slice(), |row| sums(row, 0))?;
             Ok((groups, total))
         })

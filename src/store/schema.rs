@@ -186,6 +186,33 @@ CREATE TABLE answers (
 ) STRICT;
 CREATE INDEX answers_by_time ON answers (created_ms, bytes);
 ",
+    "
+-- Sums of the ledger by days of UTC and names; of days before ledger_summed.until_day.
+CREATE TABLE ledger_days (
+    day           INTEGER NOT NULL,     -- days since 1970-01-01
+    flow_id       INTEGER,
+    provider      TEXT NOT NULL,
+    model_used    TEXT NOT NULL,
+    agent_role    TEXT,
+    status        TEXT NOT NULL,
+    calls         INTEGER NOT NULL,
+    unpriced      INTEGER NOT NULL,
+    estimated     INTEGER NOT NULL,
+    input_tokens        INTEGER NOT NULL,
+    cached_input_tokens INTEGER NOT NULL,
+    cache_write_tokens  INTEGER NOT NULL,
+    output_tokens       INTEGER NOT NULL,
+    reasoning_tokens    INTEGER NOT NULL,
+    cost          INTEGER NOT NULL,     -- nano-dollars
+    cached        INTEGER NOT NULL,
+    saved         INTEGER NOT NULL      -- nano-dollars
+) STRICT;
+CREATE INDEX ledger_days_by_day ON ledger_days (day);
+CREATE TABLE ledger_summed (
+    one         INTEGER PRIMARY KEY,    -- there is one row
+    until_day   INTEGER NOT NULL
+) STRICT;
+",
 ];
 
 /// Brings the database up to date and gives the version it had; 0 is a new one.
