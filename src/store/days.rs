@@ -177,7 +177,7 @@ mod tests {
     fn row(writer: &mut Writer, at: i64, seed: u64) {
         let call = NewCall {
             at: Timestamp(at),
-            flow_id: (seed % 3 > 0).then_some((seed % 3) as i64),
+            flow_id: (!seed.is_multiple_of(3)).then_some((seed % 3) as i64),
             run_id: Some(format!("run {}", seed % 5)),
             node_id: None,
             attempt: 1,
@@ -199,10 +199,10 @@ mod tests {
                 source: [UsageSource::Provider, UsageSource::Estimated][(seed % 2) as usize],
                 ..Usage::default()
             },
-            cost: (seed % 6 > 0).then(|| Usd::from_nanousd((seed % 100_000) as i64)),
+            cost: (!seed.is_multiple_of(6)).then(|| Usd::from_nanousd((seed % 100_000) as i64)),
             latency_ms: Some(1),
             first_token_ms: None,
-            status: [CallStatus::Success, CallStatus::Failed][usize::from(seed % 5 == 0)],
+            status: [CallStatus::Success, CallStatus::Failed][usize::from(seed.is_multiple_of(5))],
             error: None,
             at: Timestamp(at),
         };
