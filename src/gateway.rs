@@ -1,11 +1,11 @@
-//! The gateway: makes one LLM call, at OpenAI and all that is compatible, at Anthropic, or at the
-//! built-in `echo`. The only place that knows HTTP clients and providers' protocols.
+//! The gateway: makes one LLM call, at OpenAI and all that is compatible, at Anthropic, at Gemini, at
+//! Ollama, or at the built-in `echo`. The only place that knows HTTP clients and providers' protocols.
 //!
 //! A call blocks its thread until it is answered, fails, runs out of time or is cancelled from
 //! another thread. Nothing is retried here, and nothing is written down: that is up to the caller,
 //! for whom every [`Failure`] tells what is known of its cost.
 //!
-//! `openai`, `anthropic`, `sse` and `refusal` are pure; `client` makes the exchange over HTTP;
+//! `openai`, `anthropic`, `gemini`, `ollama`, `sse`, `lines` and `refusal` are pure; `client` makes the exchange over HTTP;
 //! `fetch` is the request of an `http` node; `transport` is what makes both cancellable.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,11 +25,16 @@ mod client;
 mod dialect;
 mod echo;
 mod fetch;
+mod gemini;
+mod lines;
+mod ollama;
 mod openai;
 mod pace;
 pub mod prices;
 mod refusal;
 mod sse;
+#[cfg(test)]
+mod testing;
 #[cfg(test)]
 mod tests;
 mod transport;
@@ -52,6 +57,10 @@ pub enum Kind {
     OpenAi,
     /// Anthropic's messages.
     Anthropic,
+    /// Google's Gemini API.
+    Gemini,
+    /// Ollama's own API.
+    Ollama,
     /// The built-in provider: offline, deterministic, free. It answers with the prompt behind
     /// the label `[echo of MODEL] `. The model `echo-slow` pauses 50 ms before each word, any
     /// other (`echo-1`) answers at once. Its tokens are words.
@@ -63,8 +72,10 @@ pub enum Kind {
 pub struct ProviderConfig {
     /// Its protocol.
     pub kind: Kind,
-    /// Where it is: what stands before `/chat/completions` or `/v1/messages`. Empty means the
-    /// protocol's own: `https://api.openai.com/v1`, `https://api.anthropic.com`.
+    /// Where it is: what stands before `/chat/completions`, `/v1/messages`, `/v1beta/models`
+    /// or `/api/chat`. Empty means the protocol's own: `https://api.openai.com/v1`,
+    /// `https://api.anthropic.com`, `https://generativelanguage.googleapis.com`,
+    /// `http://127.0.0.1:11434`.
     pub base_url: String,
     /// The key, if there is one.
     pub api_key: Option<Secret>,
@@ -79,6 +90,8 @@ impl ProviderConfig {
         match (self.base_url.trim().trim_end_matches('/'), self.kind) {
             ("", Kind::OpenAi) => openai::BASE_URL,
             ("", Kind::Anthropic) => anthropic::BASE_URL,
+            ("", Kind::Gemini) => gemini::BASE_URL,
+            ("", Kind::Ollama) => ollama::BASE_URL,
             (base_url, _) => base_url,
         }
     }
@@ -511,6 +524,16 @@ impl Gateway {
                 let request = anthropic::request(call, provider);
                 let mut reader = anthropic::MessageReader::default();
                 self.client.exchange(request, &mut reader, &mut exchange)
+            }
+            Kind::Gemini => {
+                let request = gemini::request(call, provider);
+                let mut reader = gemini::ContentReader::default();
+                self.client.exchange(request, &mut reader, &mut exchange)
+            }
+            Kind::Ollama => {
+                let request = ollama::request(call, provider);
+                self.client
+                    .exchange(request, &mut ollama::ChatReader, &mut exchange)
             }
             Kind::Echo => {
                 let deadline = Instant::now() + timeouts.total;

@@ -4,7 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use super::dialect::{
-    Fault, Flow, Header, Partial, Reader, Request, count, event_json, reported_fault,
+    Count, Fault, Flow, Header, Partial, Reader, Request, event_json, reported_fault,
 };
 use super::{Call, ProviderConfig, sse};
 use crate::event::{Usage, UsageSource};
@@ -74,8 +74,8 @@ impl Reader for MessageReader {
                 partial.note_model(&message["model"]);
                 self.note_usage(&message["usage"], partial);
             }
-            "content_block_start" => partial.push(text_of(&data["content_block"]))?,
-            "content_block_delta" => partial.push(text_of(&data["delta"]))?,
+            "content_block_start" => note_block(&data["content_block"], partial)?,
+            "content_block_delta" => note_block(&data["delta"], partial)?,
             "message_delta" => {
                 partial.note_finish(&data["delta"]["stop_reason"]);
                 self.note_usage(&data["usage"], partial);
@@ -101,8 +101,9 @@ impl Reader for MessageReader {
             return Err(Fault::bad_answer("the answer has no `content`"));
         };
         for block in blocks {
-            partial.push(text_of(block))?;
+            note_block(block, partial)?;
         }
+        self.note_usage(&document["usage"], partial);
         partial.note_finish(&document["stop_reason"]);
         partial.is_complete = true;
         Ok(())
@@ -112,15 +113,22 @@ impl Reader for MessageReader {
 impl MessageReader {
     fn note_usage(&mut self, usage: &Value, partial: &mut Partial) {
         self.counts.overwrite(usage);
-        partial.usage = self.counts.normal_usage();
+        if !usage.is_null() {
+            partial.note_usage(self.counts.normal_usage());
+        }
     }
 }
 
-/// The text of a block or of its delta; thinking and tool use are no part of the answer's text.
-fn text_of(block: &Value) -> &str {
+/// Takes in a block or its delta. Thinking is billed as a part of the answer, but is no text of it;
+/// tool use is neither.
+fn note_block(block: &Value, partial: &mut Partial) -> Result<(), Fault> {
     match block["type"].as_str() {
-        Some("text" | "text_delta") => block["text"].as_str().unwrap_or_default(),
-        _ => "",
+        Some("text" | "text_delta") => partial.push(block["text"].as_str().unwrap_or_default()),
+        Some("thinking" | "thinking_delta") => {
+            partial.note_thinking(&block["thinking"]);
+            Ok(())
+        }
+        _ => Ok(()),
     }
 }
 
@@ -131,24 +139,6 @@ fn fault_of(document: &Value) -> Fault {
             "reported an error without saying which",
         )
     })
-}
-
-/// One count, as the last event that had it gave it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Count {
-    #[default]
-    Missing,
-    Given(u64),
-    Impossible,
-}
-
-impl Count {
-    fn tokens(self) -> u64 {
-        match self {
-            Self::Given(tokens) => tokens,
-            Self::Missing | Self::Impossible => 0,
-        }
-    }
 }
 
 /// The counts of a message. Those of `message_delta` are cumulative ("The token counts shown in
@@ -178,11 +168,7 @@ impl Counts {
             ),
             (usage, "output_tokens", &mut self.output),
         ] {
-            match count(usage, name) {
-                Ok(Some(tokens)) => *kept = Count::Given(tokens),
-                Ok(None) => {}
-                Err(_) => *kept = Count::Impossible,
-            }
+            kept.overwrite(usage, name);
         }
     }
 
@@ -197,8 +183,7 @@ impl Counts {
             self.cache_write_1h,
             self.output,
         ];
-        let is_unknown = all.iter().all(|count| *count == Count::Missing);
-        if is_unknown || all.contains(&Count::Impossible) {
+        if !Count::are_known(&all) {
             return Usage::default();
         }
         let (read, written) = (self.cache_read.tokens(), self.cache_write.tokens());

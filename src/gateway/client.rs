@@ -8,10 +8,10 @@ use ureq::http::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use ureq::http::{HeaderMap, HeaderName, HeaderValue, Response, Uri};
 use ureq::{Agent, Body, Timeout};
 
-use super::dialect::{Fault, Flow, Header, Partial, Reader, Request};
+use super::dialect::{Fault, Flow, Framing, Header, Partial, Reader, Request};
 use super::refusal::{self, Refusal};
 use super::transport::{Connect, LookupLater, Scope};
-use super::{FailureKind, Timeouts, sse};
+use super::{FailureKind, Timeouts, lines, sse};
 use crate::event::Timestamp;
 use crate::secret::Secret;
 
@@ -180,7 +180,7 @@ impl Client {
     ) -> Result<(), Stop> {
         let read_by = &exchange.scope.read_by;
         read_by.set(Some(Instant::now() + exchange.timeouts.first_byte));
-        let mut parser = sse::Parser::default();
+        let mut parser = Parser::new(reader.framing());
         let mut buffer = vec![0; READ_BYTES];
         let mut opening = Vec::new();
         loop {
@@ -283,7 +283,7 @@ impl Exchange<'_> {
     fn read_end(
         &mut self,
         reader: &mut dyn Reader,
-        parser: &mut sse::Parser,
+        parser: &mut Parser,
         opening: &[u8],
     ) -> Result<(), Stop> {
         if let Some(event) = parser.finish() {
@@ -350,6 +350,42 @@ impl From<std::io::Error> for SendError {
     }
 }
 
+/// Cuts a stream into events.
+enum Parser {
+    Sse(sse::Parser),
+    Lines(lines::Parser),
+}
+
+impl Parser {
+    fn new(framing: Framing) -> Self {
+        match framing {
+            Framing::Sse => Self::Sse(sse::Parser::default()),
+            Framing::Lines => Self::Lines(lines::Parser::default()),
+        }
+    }
+
+    fn push(&mut self, bytes: &[u8]) -> Result<(), sse::TooLong> {
+        match self {
+            Self::Sse(parser) => parser.push(bytes),
+            Self::Lines(parser) => parser.push(bytes),
+        }
+    }
+
+    fn next(&mut self) -> Option<sse::Event> {
+        match self {
+            Self::Sse(parser) => parser.next(),
+            Self::Lines(parser) => parser.next(),
+        }
+    }
+
+    fn finish(&mut self) -> Option<sse::Event> {
+        match self {
+            Self::Sse(parser) => parser.finish(),
+            Self::Lines(parser) => parser.finish(),
+        }
+    }
+}
+
 /// What an answer of status 2xx is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Form {
@@ -365,7 +401,8 @@ impl Form {
             .get(CONTENT_TYPE)
             .and_then(|value| value.to_str().ok());
         let content_type = content_type.unwrap_or_default().to_ascii_lowercase();
-        if content_type.contains("event-stream") {
+        let is_stream = ["event-stream", "ndjson", "jsonl"];
+        if is_stream.iter().any(|name| content_type.contains(name)) {
             Self::Stream
         } else if content_type.contains("json") || content_type.contains("html") || !is_streamed {
             Self::Document

@@ -70,7 +70,12 @@ impl Fault {
 #[derive(Debug, Default)]
 pub(super) struct Partial {
     pub(super) text: String,
+    /// What the model thought before it spoke, as far as the provider shows it; only counted.
+    pub(super) thinking: String,
     pub(super) usage: Usage,
+    /// How much of `text` and of `thinking` had come when `usage` was last given, bytes: what came
+    /// after is not in it.
+    pub(super) counted: (usize, usize),
     pub(super) model: Option<String>,
     pub(super) finish_reason: Option<String>,
     /// Whether the provider said that this is all of it.
@@ -88,6 +93,20 @@ impl Partial {
         }
         self.text.push_str(piece);
         Ok(())
+    }
+
+    /// Adds to what was thought; what is longer than an answer may be is left out.
+    pub(super) fn note_thinking(&mut self, piece: &Value) {
+        let piece = piece.as_str().unwrap_or_default();
+        let room = ANSWER_BYTES_MAX.saturating_sub(self.thinking.len());
+        let piece = &piece[..piece.floor_char_boundary(room)];
+        self.thinking.push_str(piece);
+    }
+
+    /// Notes the provider's counts, which are those of all that has come until now.
+    pub(super) fn note_usage(&mut self, usage: Usage) {
+        self.usage = usage;
+        self.counted = (self.text.len(), self.thinking.len());
     }
 
     /// Notes the model that answers, as far as the provider names one.
@@ -112,8 +131,21 @@ pub(super) enum Flow {
     End,
 }
 
+/// How a streamed answer is cut into events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Framing {
+    /// Server-sent events.
+    Sse,
+    /// A JSON text in each line.
+    Lines,
+}
+
 /// Reads a provider's answer into a [`Partial`]; one per call.
 pub(super) trait Reader {
+    /// How this provider's streams are cut into events.
+    fn framing(&self) -> Framing {
+        Framing::Sse
+    }
     /// Reads one event of a streamed answer.
     fn event(&mut self, event: &sse::Event, partial: &mut Partial) -> Result<Flow, Fault>;
     /// Reads an answer that came in one piece.
@@ -138,8 +170,9 @@ pub(super) fn reported_fault(document: &Value) -> Option<Fault> {
 }
 
 /// What a provider's error document says. OpenAI writes `{"error":{"message","type","code"}}`,
-/// Anthropic `{"type":"error","error":{"type","message"}}`; compatible servers also write
-/// `{"error":"…"}`, `{"message":"…"}`, `{"detail":"…"}` or an array of one such object.
+/// Anthropic `{"type":"error","error":{"type","message"}}`, Google
+/// `{"error":{"code","message","status"}}`, Ollama `{"error":"…"}`; compatible servers also write
+/// `{"message":"…"}`, `{"detail":"…"}` or an array of one such object.
 pub(super) fn provider_message(document: &Value) -> Option<String> {
     let document = document.get(0).unwrap_or(document);
     let error = &document["error"];
@@ -151,7 +184,8 @@ pub(super) fn provider_message(document: &Value) -> Option<String> {
     ]
     .into_iter()
     .find_map(Value::as_str)?;
-    match error["type"].as_str().filter(|kind| !kind.is_empty()) {
+    let kind = error["type"].as_str().or(error["status"].as_str());
+    match kind.filter(|kind| !kind.is_empty()) {
         Some(kind) => Some(format!("{message} ({kind})")),
         None => Some(message.to_owned()),
     }
@@ -174,6 +208,40 @@ pub(super) fn count(usage: &Value, name: &str) -> Result<Option<u64>, BadCount> 
             log::warn!("a provider's usage is ignored: its `{name}` is no possible token count");
             Err(BadCount)
         }
+    }
+}
+
+/// One count, as the last event that had it gave it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Count {
+    #[default]
+    Missing,
+    Given(u64),
+    Impossible,
+}
+
+impl Count {
+    /// Takes the count of that name, if there is one.
+    pub(super) fn overwrite(&mut self, usage: &Value, name: &str) {
+        match count(usage, name) {
+            Ok(Some(tokens)) => *self = Self::Given(tokens),
+            Ok(None) => {}
+            Err(BadCount) => *self = Self::Impossible,
+        }
+    }
+
+    /// The count, and 0 where there is none.
+    pub(super) fn tokens(self) -> u64 {
+        match self {
+            Self::Given(tokens) => tokens,
+            Self::Missing | Self::Impossible => 0,
+        }
+    }
+
+    /// Whether these counts are of use: one at least is given, and each is possible.
+    pub(super) fn are_known(counts: &[Self]) -> bool {
+        let is_given = counts.iter().any(|count| *count != Self::Missing);
+        is_given && !counts.contains(&Self::Impossible)
     }
 }
 
@@ -206,6 +274,10 @@ mod tests {
             (
                 json!({"type": "error", "error": {"type": "t", "message": "m"}}),
                 "m (t)",
+            ),
+            (
+                json!({"error": {"code": 429, "message": "m", "status": "RESOURCE_EXHAUSTED"}}),
+                "m (RESOURCE_EXHAUSTED)",
             ),
             (json!({"error": "m"}), "m"),
             (json!({"message": "m"}), "m"),

@@ -87,11 +87,15 @@ impl Reader for ChatReader {
         let chunk = event_json(event)?;
         note(&chunk, partial);
         if let Some(fault) = reported_fault(&chunk) {
+            note_usage(&chunk, partial);
             return Err(fault);
         }
         // The last chunk, the one with the usage, has no choice.
         let choice = &chunk["choices"][0];
         partial.push(&said(&choice["delta"]))?;
+        note_thinking(&choice["delta"], partial);
+        // Cumulative counts are of this chunk's text as well.
+        note_usage(&chunk, partial);
         // The usage comes after this, so go on until `[DONE]` or the end of the stream.
         partial.is_complete |= choice["finish_reason"].is_string();
         Ok(Flow::More)
@@ -99,6 +103,7 @@ impl Reader for ChatReader {
 
     fn document(&mut self, document: &Value, partial: &mut Partial) -> Result<(), Fault> {
         note(document, partial);
+        note_usage(document, partial);
         if let Some(fault) = reported_fault(document) {
             return Err(fault);
         }
@@ -107,6 +112,8 @@ impl Reader for ChatReader {
             return Err(Fault::bad_answer("the answer has no `choices[0].message`"));
         }
         partial.push(&said(message))?;
+        note_thinking(message, partial);
+        note_usage(document, partial);
         partial.is_complete = true;
         Ok(())
     }
@@ -116,9 +123,22 @@ impl Reader for ChatReader {
 fn note(document: &Value, partial: &mut Partial) {
     partial.note_model(&document["model"]);
     partial.note_finish(&document["choices"][0]["finish_reason"]);
+}
+
+fn note_usage(document: &Value, partial: &mut Partial) {
     // Servers send `null` in all chunks but one, or cumulative counts in every chunk.
     if let Some(usage) = document.get("usage").filter(|usage| is_given(usage)) {
-        partial.usage = normal_usage(usage).unwrap_or_default();
+        partial.note_usage(normal_usage(usage).unwrap_or_default());
+    }
+}
+
+/// What compatible servers show of a model's thinking: `reasoning_content` of DeepSeek
+/// (<https://api-docs.deepseek.com/guides/reasoning_model>), vLLM and xAI, `reasoning` of OpenRouter
+/// (<https://openrouter.ai/docs/use-cases/reasoning-tokens>) and Groq.
+fn note_thinking(message: &Value, partial: &mut Partial) {
+    let shown = ["reasoning_content", "reasoning"].map(|name| &message[name]);
+    if let Some(thinking) = shown.into_iter().find(|value| value.is_string()) {
+        partial.note_thinking(thinking);
     }
 }
 

@@ -867,6 +867,8 @@ fn a_kind_is_written_in_lower_case() {
     for (kind, text) in [
         (Kind::OpenAi, r#""openai""#),
         (Kind::Anthropic, r#""anthropic""#),
+        (Kind::Gemini, r#""gemini""#),
+        (Kind::Ollama, r#""ollama""#),
         (Kind::Echo, r#""echo""#),
     ] {
         assert_eq!(serde_json::to_string(&kind).unwrap(), text);
