@@ -52,6 +52,9 @@ struct CommonArgs {
     /// TOML file with settings and providers [default: none]
     #[arg(long, value_name = "FILE", env = "FLOWLEDGER_CONFIG")]
     config: Option<PathBuf>,
+    /// TOML file with prices of your own, which count before the built-in ones [default: none]
+    #[arg(long, value_name = "FILE", env = "FLOWLEDGER_PRICES")]
+    prices: Option<PathBuf>,
 }
 
 #[derive(Args, Clone)]
@@ -108,6 +111,7 @@ impl CommonArgs {
         Overrides {
             data: self.data,
             config: self.config,
+            prices: self.prices,
             ..Overrides::default()
         }
     }

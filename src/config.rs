@@ -49,6 +49,8 @@ pub struct Config {
     pub providers: BTreeMap<String, ProviderConfig>,
     /// How fast calls may follow each other, by provider.
     pub rates: BTreeMap<String, Rate>,
+    /// The user's own prices, before the built-in ones.
+    pub prices: Option<PathBuf>,
     /// How long calls may take.
     pub timeouts: Timeouts,
     /// How long runs that are over are kept.
@@ -68,6 +70,8 @@ pub struct Overrides {
     pub data: Option<PathBuf>,
     /// `--config`.
     pub config: Option<PathBuf>,
+    /// `--prices`.
+    pub prices: Option<PathBuf>,
     /// `--token`.
     pub token: Option<String>,
     /// `--allow-host`.
@@ -81,6 +85,7 @@ pub struct Overrides {
 struct File {
     listen: Option<String>,
     data: Option<PathBuf>,
+    prices: Option<PathBuf>,
     token: Option<String>,
     #[serde(default)]
     allow_hosts: Vec<String>,
@@ -240,6 +245,9 @@ impl Config {
             engine: engine_limits(&file.limits)?,
             rates: rates(&file.providers)?,
             providers: providers(file.providers, beside, variable)?,
+            prices: given
+                .prices
+                .or(file.prices.map(|prices| beside.join(prices))),
             timeouts: timeouts(&file.timeouts)?,
             retention: retention(&file.retention)?,
             fetch_rules: FetchRules {
@@ -595,6 +603,23 @@ mod tests {
         };
         let config = load(toml, given, &[]).unwrap();
         assert_eq!((config.listen.port(), config.data), (2, PathBuf::from("a")));
+    }
+
+    #[test]
+    fn the_file_of_prices_is_looked_for_beside_the_configuration() {
+        let toml = "prices = 'mine.toml'";
+        let config = load(toml, Overrides::default(), &[]).unwrap();
+        let path = config.prices.unwrap();
+        assert!(
+            path.is_absolute() && path.ends_with("mine.toml"),
+            "{path:?}"
+        );
+        let given = Overrides {
+            prices: Some("other.toml".into()),
+            ..Overrides::default()
+        };
+        let config = load(toml, given, &[]).unwrap();
+        assert_eq!(config.prices, Some("other.toml".into()));
     }
 
     #[test]

@@ -461,6 +461,7 @@ fn lost_call(id: i64, at: Timestamp) -> Settlement {
         model: None,
         usage: Usage::default(),
         cost: None,
+        price: None,
         latency_ms: None,
         first_token_ms: None,
         status: CallStatus::Unknown,

@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -45,8 +45,7 @@ use dialect::{Fault, Partial};
 use fetch::Fetcher;
 pub use fetch::{Fetch, FetchFailure, FetchRules, Fetched};
 pub use pace::{Pace, REQUESTS_MAX as REQUESTS_PER_MINUTE_MAX, Rate};
-use prices::Price;
-pub use prices::Prices;
+pub use prices::{Prices, Quote};
 use transport::Scope;
 
 /// The protocol that a provider speaks.
@@ -231,6 +230,24 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
+/// What a call costs, and by which price.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Charge {
+    /// None where the tokens or the price are not known.
+    pub cost: Option<Usd>,
+    /// The price as it is kept with the ledger row, a [`prices::StoredPrice`]; none of what is free
+    /// by its nature.
+    pub price: Option<Arc<str>>,
+}
+
+impl Charge {
+    /// Of a call that cost nothing for certain.
+    pub const FREE: Self = Self {
+        cost: Some(Usd::ZERO),
+        price: None,
+    };
+}
+
 /// The kinds of failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FailureKind {
@@ -336,6 +353,11 @@ impl Gateway {
         self.pace.give(&call.provider, tokens, Instant::now())
     }
 
+    /// Computes costs with these prices instead of the built-in ones.
+    pub fn with_prices(self, prices: Prices) -> Self {
+        Self { prices, ..self }
+    }
+
     /// Makes the request of an `http` node and waits for its answer.
     ///
     /// # Errors
@@ -366,20 +388,43 @@ impl Gateway {
             .map_err(|fault| format!("{provider}: {}", fault.message))
     }
 
-    /// What `usage` costs at the model that answered `call`, by the prices in force at `at`. None
-    /// where the tokens or the model's price are not known; the latter is logged once a model.
-    pub fn cost(&self, call: &Call, model: &str, usage: &Usage, at: Timestamp) -> Option<Usd> {
+    /// What `usage` costs at the model that answered `call`, by the prices in force at `at`, and by
+    /// which. None where the tokens or the model's price are not known; the latter is logged once a
+    /// model.
+    pub fn charge(&self, call: &Call, model: &str, usage: &Usage, at: Timestamp) -> Charge {
         if usage.source == UsageSource::None {
-            return None;
+            return Charge::default();
         }
-        let price = self
-            .price(&call.provider, model, at)
-            // Some servers report a name of their own; then the one asked for decides.
-            .or_else(|| self.price(&call.provider, &call.model, at));
-        if price.is_none() {
-            self.tell_unpriced(&call.provider, model);
+        match self.quote(&call.provider, &[model, &call.model], at) {
+            Some(quote) => Charge {
+                cost: Some(quote.cost(usage)),
+                price: quote.text().cloned(),
+            },
+            None => {
+                if self.knows(&call.provider) {
+                    self.tell_unpriced(&call.provider, model);
+                }
+                Charge::default()
+            }
         }
-        price.map(|price| price.cost(usage))
+    }
+
+    /// The cost alone of [`Gateway::charge`].
+    pub fn cost(&self, call: &Call, model: &str, usage: &Usage, at: Timestamp) -> Option<Usd> {
+        self.charge(call, model, usage, at).cost
+    }
+
+    /// What the first of these models that has a price costs at a configured provider.
+    pub fn quote(&self, provider: &str, models: &[&str], at: Timestamp) -> Option<Quote> {
+        let config = self.providers.get(provider)?;
+        match config.kind {
+            Kind::Echo => self.prices.find_any("echo", None, models, at),
+            _ => {
+                // Some servers report a name of their own; then the one asked for decides.
+                let base_url = Some(config.base_url());
+                self.prices.find_any(provider, base_url, models, at)
+            }
+        }
     }
 
     /// What `usage` would cost at a provider's model, by the prices in force at `at`; none where
@@ -391,16 +436,8 @@ impl Gateway {
         usage: &Usage,
         at: Timestamp,
     ) -> Option<Usd> {
-        self.price(provider, model, at)
-            .map(|price| price.cost(usage))
-    }
-
-    fn price(&self, name: &str, model: &str, at: Timestamp) -> Option<&Price> {
-        let provider = self.providers.get(name)?;
-        match provider.kind {
-            Kind::Echo => self.prices.find("echo", None, model, at),
-            _ => self.prices.find(name, Some(provider.base_url()), model, at),
-        }
+        let quote = self.quote(provider, &[model], at)?;
+        Some(quote.cost(usage))
     }
 
     /// What a call may need at most, by the prices in force at `at`. Its prompt is taken to have a

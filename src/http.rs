@@ -9,6 +9,7 @@ mod flows;
 mod hooks;
 mod ledger;
 mod metrics;
+mod prices;
 mod reply;
 mod runs;
 mod schedules;
@@ -28,6 +29,7 @@ use self::reply::{Failure, Query, Reply};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::flow::TEMPLATE_STACK_BYTES_MIN;
+use crate::gateway::Gateway;
 use crate::hub::Hub;
 use crate::journal::Journal;
 use crate::scheduler::Scheduler;
@@ -50,6 +52,8 @@ pub struct Context {
     pub engine: Engine,
     /// Told when a schedule changes.
     pub scheduler: Scheduler,
+    /// What calls cost.
+    pub gateway: Arc<Gateway>,
     /// How many clients there are.
     pub hub: Hub,
     /// Origins of other pages that may use the API.
@@ -231,6 +235,8 @@ fn reply_to(context: &Context, request: &mut Request) -> std::result::Result<Rep
         (["api", "ledger"], Get) => ledger::list(context, query),
         (["api", "ledger", "summary"], Get) => ledger::summary(context, query),
         (["api", "ledger.csv"], Get) => ledger::csv(context, query),
+        (["api", "prices"], Get) => prices::find(context, query),
+        (["api", "prices", id], Get) => prices::get(context, id),
         (["api", "budget"], Get) => budget::get(context),
         (["api", "budget"], Put) => budget::set(context, &body),
         (segments, _) => Err(match allowed(segments) {
@@ -254,6 +260,7 @@ fn allowed(segments: &[&str]) -> Option<&'static str> {
         ["hooks", _] => "POST",
         ["api", "flows", _, "status"] | ["api", "runs"] => "GET",
         ["api", "ledger"] | ["api", "ledger", "summary"] | ["api", "ledger.csv"] => "GET",
+        ["api", "prices"] | ["api", "prices", _] => "GET",
         ["api", "budget"] => "GET, PUT",
         _ => return None,
     })

@@ -17,7 +17,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::event::{Seq, Timestamp};
 use crate::gate::{Access, Gate, Rules};
-use crate::gateway::Gateway;
+use crate::gateway::{Gateway, Prices};
 use crate::http::{self, Http};
 use crate::hub::{Hub, Message, Publish};
 use crate::journal::Journal;
@@ -56,6 +56,8 @@ pub struct Core {
     pub journal: Journal,
     /// Clients.
     pub hub: Hub,
+    /// Calls.
+    pub gateway: Arc<Gateway>,
     /// Runs.
     pub engine: Engine,
     threads: CoreThreads,
@@ -98,6 +100,11 @@ impl Core {
         goes_on: bool,
         on_fatal: &OnFatal,
     ) -> Result<Self> {
+        // First, so that nothing is touched where they cannot be used.
+        let mut prices = Prices::built_in();
+        if let Some(path) = &config.prices {
+            prices = prices.with_own(path)?;
+        }
         let (store, writer) = Store::open(&config.data)?;
         let store = Arc::new(store);
         let (newest, oldest) = (writer.newest_seq(), writer.oldest_seq()?);
@@ -113,12 +120,13 @@ impl Core {
             Journal::start(writer, publisher, config.retention, Arc::clone(on_fatal))?;
         let gateway = Gateway::new(config.providers.clone(), config.timeouts)
             .with_rates(config.rates.clone());
-        let gateway = Arc::new(gateway.with_fetch_rules(config.fetch_rules.clone()));
+        let gateway = gateway.with_fetch_rules(config.fetch_rules.clone());
+        let gateway = Arc::new(gateway.with_prices(prices));
         let (engine, engine_thread) = Engine::start(
             Arc::clone(&store),
             journal.clone(),
             hub.clone(),
-            gateway,
+            Arc::clone(&gateway),
             config.engine,
             goes_on,
             Arc::clone(on_fatal),
@@ -132,6 +140,7 @@ impl Core {
             store,
             journal,
             hub,
+            gateway,
             engine,
             threads,
         };
@@ -187,6 +196,7 @@ impl Server {
             journal: core.journal.clone(),
             engine: core.engine.clone(),
             scheduler: scheduler.clone(),
+            gateway: Arc::clone(&core.gateway),
             hub: core.hub.clone(),
             origins: config.allow_origins.clone(),
             started,

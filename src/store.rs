@@ -10,6 +10,7 @@ mod days;
 mod events;
 mod flows;
 mod ledger;
+mod prices;
 mod runs;
 mod schema;
 mod triggers;

@@ -52,7 +52,7 @@ fn text(path: &Path) -> &str {
 #[test]
 fn help_explains_every_flag_with_its_default() {
     let home = Home::new();
-    let common = ["--data <DIR>", "--config <FILE>"];
+    let common = ["--data <DIR>", "--config <FILE>", "--prices <FILE>"];
     let serve = [
         "--listen <ADDRESS:PORT>",
         "--token <TOKEN>",

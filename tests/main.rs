@@ -19,6 +19,7 @@
 //! - `maps`: a call for each item of a list: in order, at once, failing, again after a restart.
 //! - `nodes`: inputs, conditions, templates and outputs, and how runs go around them.
 //! - `page`: what a person sees and does in the page, and pages of other origins.
+//! - `prices`: which price a row was given, what a call would cost, prices of the user's own.
 //! - `providers`: what providers answer, refuse and break off, and what the ledger says of it.
 //! - `replay`: what a client missed comes after `since`, once and in order.
 //! - `retries`: what a node may do about its failure: try again, ask another, go on without.
@@ -44,6 +45,7 @@ mod limits;
 mod maps;
 mod nodes;
 mod page;
+mod prices;
 mod providers;
 mod replay;
 mod retries;

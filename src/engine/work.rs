@@ -14,7 +14,7 @@ use crate::budget::Reserve;
 use crate::error::Error;
 use crate::event::{CallStatus, Event, Place, Timestamp, UsageSource, hex};
 use crate::flow::{self, Agent, Graph, Http, Node, NodeKind, RenderError, Scope, render};
-use crate::gateway::{Answer, Call, Cancel, Failure, FailureKind, Fetch, Gateway};
+use crate::gateway::{Answer, Call, Cancel, Charge, Failure, FailureKind, Fetch, Gateway};
 use crate::hub::Hub;
 use crate::journal::Journal;
 use crate::store::{Bought, Change, NewCall, NodeRef, Prompt, Receipt, Settlement};
@@ -548,7 +548,8 @@ impl Worker {
     }
 
     fn finished(&self, call: &Call, id: i64, answer: Answer, began: Timestamp) -> Outcome {
-        let cost = self.gateway.cost(call, &answer.model, &answer.usage, began);
+        let (model, usage) = (&answer.model, &answer.usage);
+        let charge = self.gateway.charge(call, model, usage, began);
         Outcome::Finished {
             output: answer.text.into(),
             latency_ms: answer.latency_ms,
@@ -556,7 +557,8 @@ impl Worker {
                 id,
                 model: Some(answer.model),
                 usage: answer.usage,
-                cost,
+                cost: charge.cost,
+                price: charge.price,
                 latency_ms: Some(answer.latency_ms),
                 first_token_ms: answer.first_token_ms,
                 status: CallStatus::Success,
@@ -570,14 +572,14 @@ impl Worker {
     }
 
     fn failed(&self, call: &Call, id: i64, failure: Failure, began: Timestamp) -> Outcome {
-        let cost = if failure.usage.source != UsageSource::None {
+        let charge = if failure.usage.source != UsageSource::None {
             self.gateway
-                .cost(call, &failure.model, &failure.usage, began)
+                .charge(call, &failure.model, &failure.usage, began)
         } else if failure.may_have_been_billed() {
             // Not 0: nobody knows.
-            None
+            Charge::default()
         } else {
-            Some(crate::event::Usd::ZERO)
+            Charge::FREE
         };
         let cancelled = failure.kind == FailureKind::Cancelled;
         let remedy = if cancelled {
@@ -598,7 +600,8 @@ impl Worker {
                 id,
                 model: Some(failure.model),
                 usage: failure.usage,
-                cost,
+                cost: charge.cost,
+                price: charge.price,
                 latency_ms: Some(failure.latency_ms),
                 first_token_ms: None,
                 status,

@@ -26,17 +26,27 @@
 //!   `model_match` by a model's name alone. `fallback` lists the providers whose models it also
 //!   offers at their prices.
 //!
+//! The user's own prices come from a file of their own, before the built-in ones: see `own`. Which
+//! price a call was given is kept with its ledger row: see `stored`.
+//!
 //! Only the standard price is known: batch and priority processing, tools such as web search, and
 //! audio or images in the prompt cost otherwise. Models that always bill something beside tokens of
 //! text are listed without a price.
 
+mod own;
+mod stored;
+
 use std::borrow::Cow;
-use std::sync::LazyLock;
+use std::path::Path;
+use std::sync::{Arc, LazyLock, OnceLock};
 
 use serde::de::{self, MapAccess, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
+use self::own::OwnPrices;
+pub use self::stored::{StoredPrice, StoredTier};
+use crate::error::Result;
 use crate::event::{Timestamp, Usage, Usd};
 
 /// Pico-dollars in a nano-dollar.
@@ -49,8 +59,11 @@ const MAX_PRICE: u64 = 1_000_000_000_000_000;
 const MS_PER_MINUTE: i64 = 60_000;
 const MINUTES_PER_DAY: i64 = 24 * 60;
 
-/// A table of prices.
-pub struct Prices(Source);
+/// A table of prices, and the user's own before it.
+pub struct Prices {
+    own: Option<OwnPrices>,
+    table: Source,
+}
 
 /// The table is too long to be read in a log.
 impl std::fmt::Debug for Prices {
@@ -61,7 +74,8 @@ impl std::fmt::Debug for Prices {
 
 enum Source {
     BuiltIn,
-    Own(Table),
+    #[cfg(test)]
+    Given(Table),
 }
 
 /// Parsed when it is first asked for, so that a server that makes no call never pays for it.
@@ -74,29 +88,67 @@ static BUILT_IN: LazyLock<Table> = LazyLock::new(|| {
 });
 
 /// The built-in `echo` provider makes no call, so it is free by its nature: a rule here and no row
-/// of the table, which holds what others charge and may be replaced.
-static ECHO: Price = Price {
-    request: 0,
-    rates: Rates::ZERO,
-    tiers: Vec::new(),
-};
+/// of the table, which holds what others charge and may be replaced. Hence nothing is stored of it.
+static ECHO: LazyLock<Arc<Price>> = LazyLock::new(|| {
+    Arc::new(Price {
+        request: 0,
+        rates: Rates::ZERO,
+        tiers: Vec::new(),
+    })
+});
+
+/// A price that was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quote {
+    price: Arc<Price>,
+    text: Option<Arc<str>>,
+}
+
+impl Quote {
+    /// What a call with these counts costs; see [`Price::cost`].
+    pub fn cost(&self, usage: &Usage) -> Usd {
+        self.price.cost(usage)
+    }
+
+    /// The price as it is kept with a ledger row, a [`StoredPrice`]; none of `echo`.
+    pub fn text(&self) -> Option<&Arc<str>> {
+        self.text.as_ref()
+    }
+}
 
 impl Prices {
     /// The prices that come with the program.
     pub fn built_in() -> Self {
-        Self(Source::BuiltIn)
+        Self {
+            own: None,
+            table: Source::BuiltIn,
+        }
+    }
+
+    /// These, and before them the user's own in that file, which is read again when it changes.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Config`] that names file and line.
+    pub fn with_own(self, path: &Path) -> Result<Self> {
+        Ok(Self {
+            own: Some(OwnPrices::read(path)?),
+            ..self
+        })
     }
 
     /// A table in the format of `assets/prices.json`, as described at the top of this module.
-    ///
-    /// # Errors
-    /// What is wrong, with the provider and the model at fault.
-    pub fn from_json(text: &str) -> Result<Self, String> {
-        Table::from_json(text).map(|table| Self(Source::Own(table)))
+    #[cfg(test)]
+    fn from_json(text: &str) -> Result<Self, String> {
+        let table = Table::from_json(text)?;
+        Ok(Self {
+            own: None,
+            table: Source::Given(table),
+        })
     }
 
-    /// Where the prices come from and of what day they are, for people.
-    pub fn source(&self) -> &str {
+    /// Where the built-in prices come from, with the version.
+    #[cfg(test)]
+    fn source(&self) -> &str {
         &self.table().source
     }
 
@@ -116,27 +168,45 @@ impl Prices {
         base_url: Option<&str>,
         model: &str,
         at: Timestamp,
-    ) -> Option<&Price> {
+    ) -> Option<Quote> {
+        self.find_any(provider, base_url, &[model], at)
+    }
+
+    /// The price of the first of the names that has one. The user's own price of any of them counts
+    /// before a built-in one: who sets a price for `gpt-4o` means it also where the provider says
+    /// that `gpt-4o-2024-08-06` answered.
+    pub fn find_any(
+        &self,
+        provider: &str,
+        base_url: Option<&str>,
+        models: &[&str],
+        at: Timestamp,
+    ) -> Option<Quote> {
         let name = provider.trim().to_lowercase();
         if base_url.is_none() && name == "echo" {
-            return Some(&ECHO);
+            return Some(Quote {
+                price: Arc::clone(&ECHO),
+                text: None,
+            });
+        }
+        let models: Vec<String> = models.iter().map(|model| model.to_lowercase()).collect();
+        if let Some(own) = &self.own {
+            let table = own.table();
+            let mut found = models.iter();
+            if let Some(own) = found.find_map(|model| table.own(&name, base_url, model, at)) {
+                return own;
+            }
         }
         let table = self.table();
-        let model = model.to_lowercase();
-        let by_url = base_url.and_then(|url| table.by_url(url));
-        let (provider, model) = match by_url {
-            Some(provider) => (provider, model.as_str()),
-            None if name == "litellm" => table.by_routed_model(&model)?,
-            None if base_url.is_some() => (table.by_exact_name(&name)?, model.as_str()),
-            None => (table.by_name(&name)?, model.as_str()),
-        };
-        table.find_model(provider, model)?.price(at)
+        let mut found = models.iter();
+        found.find_map(|model| table.find(&name, base_url, model, at))
     }
 
     fn table(&self) -> &Table {
-        match &self.0 {
+        match &self.table {
             Source::BuiltIn => &BUILT_IN,
-            Source::Own(table) => table,
+            #[cfg(test)]
+            Source::Given(table) => table,
         }
     }
 }
@@ -194,18 +264,26 @@ impl Price {
 }
 
 /// Pico-dollars per token, with the fallbacks filled in.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Rates {
-    input: u64,
-    cache_read: u64,
-    cache_write: u64,
-    cache_write_1h: u64,
-    output: u64,
-    reasoning: u64,
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rates {
+    /// Of the prompt, neither read from a cache nor written to one.
+    pub input: u64,
+    /// Read from a cache.
+    pub cache_read: u64,
+    /// Written to a cache, for five minutes.
+    pub cache_write: u64,
+    /// Written to a cache, for an hour.
+    pub cache_write_1h: u64,
+    /// Of the answer.
+    pub output: u64,
+    /// Of the answer, where it is reasoning.
+    pub reasoning: u64,
 }
 
 impl Rates {
-    const ZERO: Self = Self {
+    /// Nothing costs anything.
+    pub const ZERO: Self = Self {
         input: 0,
         cache_read: 0,
         cache_write: 0,
@@ -213,12 +291,34 @@ impl Rates {
         output: 0,
         reasoning: 0,
     };
+
+    /// Each with its name.
+    pub fn named(&self) -> [(&'static str, u64); 6] {
+        [
+            ("input", self.input),
+            ("cache_read", self.cache_read),
+            ("cache_write", self.cache_write),
+            ("cache_write_1h", self.cache_write_1h),
+            ("output", self.output),
+            ("reasoning", self.reasoning),
+        ]
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let named = self.named();
+        named
+            .into_iter()
+            .try_for_each(|(name, price)| check_price(name, price))
+    }
 }
 
 #[derive(Default)]
 struct Table {
+    /// As stored with each price.
     source: String,
     providers: Vec<Provider>,
+    /// Whether a price counts also before the first that is in force.
+    is_open_ended: bool,
 }
 
 struct Provider {
@@ -232,13 +332,17 @@ struct Provider {
 }
 
 struct Model {
+    /// Its id, where the names are not that alone.
+    id: Option<Box<str>>,
     names: Clause,
     versions: Box<[Version]>,
 }
 
 struct Version {
     when: When,
-    price: Price,
+    price: Arc<Price>,
+    /// As ledger rows keep it; made when it is first asked for.
+    text: OnceLock<Arc<str>>,
 }
 
 /// When a price is in force.
@@ -310,12 +414,89 @@ impl Table {
         Some((provider, model))
     }
 
-    fn find_model<'a>(&'a self, provider: &'a Provider, model: &str) -> Option<&'a Model> {
+    /// What a model costs; see [`Prices::find`]. Both names in lower case.
+    fn find(
+        &self,
+        name: &str,
+        base_url: Option<&str>,
+        model: &str,
+        at: Timestamp,
+    ) -> Option<Quote> {
+        let by_url = base_url.and_then(|url| self.by_url(url));
+        let (provider, model) = match by_url {
+            Some(provider) => (provider, model),
+            None if name == "litellm" => self.by_routed_model(model)?,
+            None if base_url.is_some() => (self.by_exact_name(name)?, model),
+            None => (self.by_name(name)?, model),
+        };
+        let (provider, model) = self.find_model(provider, model)?;
+        self.quote(provider, model, at)
+    }
+
+    /// The same of the user's own table, where a provider's name in the configuration decides before
+    /// its address. The inner none is of a model that the table says to have no price.
+    fn own(
+        &self,
+        name: &str,
+        base_url: Option<&str>,
+        model: &str,
+        at: Timestamp,
+    ) -> Option<Option<Quote>> {
+        let by_name = self.by_exact_name(name);
+        let provider = by_name.or_else(|| self.by_url(base_url?))?;
+        let (provider, model) = self.find_model(provider, model)?;
+        let quote = self.quote(provider, model, at);
+        (quote.is_some() || model.versions.is_empty()).then_some(quote)
+    }
+
+    fn quote(&self, provider: &Provider, model: &Model, at: Timestamp) -> Option<Quote> {
+        let version = model.version(at, self.is_open_ended)?;
+        let text = version.text.get_or_init(|| {
+            let text = serde_json::to_string(&self.stored(provider, model, version));
+            // Of numbers and texts alone, so that it cannot fail; and an empty text is none.
+            text.unwrap_or_default().into()
+        });
+        Some(Quote {
+            price: Arc::clone(&version.price),
+            text: Some(Arc::clone(text)).filter(|text| !text.is_empty()),
+        })
+    }
+
+    fn stored(&self, provider: &Provider, model: &Model, version: &Version) -> StoredPrice {
+        let (from, daily) = match version.when {
+            When::Always => (None, None),
+            When::From(start) => (Some(start), None),
+            When::Daily { start, end } => (None, Some((start, end))),
+        };
+        let tiers = version.price.tiers.iter();
+        StoredPrice {
+            source: self.source.clone(),
+            provider: provider.id.to_string(),
+            model: model.id().to_owned(),
+            from,
+            daily,
+            request_picousd: version.price.request,
+            picousd_per_token: version.price.rates.clone(),
+            tiers: tiers
+                .map(|(above, rates)| StoredTier {
+                    above: *above,
+                    picousd_per_token: rates.clone(),
+                })
+                .collect(),
+        }
+    }
+
+    /// The model, and the provider that it is listed under.
+    fn find_model<'a>(
+        &'a self,
+        provider: &'a Provider,
+        model: &str,
+    ) -> Option<(&'a Provider, &'a Model)> {
         let find = |name: &str| {
-            provider.model(name).or_else(|| {
-                let mut others = provider.fallback.iter();
-                others.find_map(|place| self.providers.get(*place)?.model(name))
-            })
+            let others = provider.fallback.iter();
+            let others = others.filter_map(|place| self.providers.get(*place));
+            let mut all = std::iter::once(provider).chain(others);
+            all.find_map(|provider| Some((provider, provider.model(name)?)))
         };
         find(model).or_else(|| match with_dashed_dates(model) {
             Cow::Owned(dashed) => find(&dashed),
@@ -331,12 +512,29 @@ impl Provider {
 }
 
 impl Model {
-    fn price(&self, at: Timestamp) -> Option<&Price> {
+    fn id(&self) -> &str {
+        match (&self.id, &self.names) {
+            (Some(id), _) => id,
+            (None, Clause::Equals(name) | Clause::StartsWith(name)) => name,
+            (None, _) => "",
+        }
+    }
+
+    fn version(&self, at: Timestamp, is_open_ended: bool) -> Option<&Version> {
         let mut newest_first = self.versions.iter().rev();
         newest_first
             .find(|version| version.when.covers(at))
-            .or(self.versions.first())
-            .map(|version| &version.price)
+            .or(self.versions.first().filter(|_| is_open_ended))
+    }
+}
+
+impl Version {
+    fn new(when: When, price: Price) -> Self {
+        Self {
+            when,
+            price: Arc::new(price),
+            text: OnceLock::new(),
+        }
     }
 }
 
@@ -479,17 +677,16 @@ fn with_dashed_dates(name: &str) -> Cow<'_, str> {
 
 #[derive(Deserialize)]
 struct FileJson<'a> {
-    source: SourceJson,
+    source: Option<SourceJson>,
+    /// Each is read on its own, as its models are, so that an error can name its line.
     #[serde(borrow)]
-    providers: Vec<ProviderJson<'a>>,
+    providers: Vec<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
 struct SourceJson {
     package: String,
     version: String,
-    repository: String,
-    retrieved: String,
 }
 
 #[derive(Deserialize)]
@@ -558,6 +755,18 @@ struct Given {
 }
 
 impl Given {
+    fn is_empty(&self) -> bool {
+        let all = [
+            self.input,
+            self.cache_read,
+            self.cache_write,
+            self.cache_write_1h,
+            self.output,
+            self.reasoning,
+        ];
+        all.iter().all(Option::is_none)
+    }
+
     fn rates(&self) -> Result<Rates, String> {
         if self.input.is_none() && self.output.is_none() {
             return Err("neither `input` nor `output` has a price".to_owned());
@@ -573,16 +782,7 @@ impl Given {
             output,
             reasoning: self.reasoning.unwrap_or(output),
         };
-        for (name, price) in [
-            ("input", rates.input),
-            ("cache_read", rates.cache_read),
-            ("cache_write", rates.cache_write),
-            ("cache_write_1h", rates.cache_write_1h),
-            ("output", rates.output),
-            ("reasoning", rates.reasoning),
-        ] {
-            check_price(name, price)?;
-        }
+        rates.check()?;
         Ok(rates)
     }
 }
@@ -641,14 +841,14 @@ impl TryFrom<PriceJson> for Version {
         if !tiers.is_sorted_by(|(first, _), (second, _)| first < second) {
             return Err("`tiers` do not ascend".to_owned());
         }
-        Ok(Self {
+        Ok(Self::new(
             when,
-            price: Price {
+            Price {
                 request,
                 rates: given.rates()?,
                 tiers,
             },
-        })
+        ))
     }
 }
 
@@ -661,52 +861,83 @@ impl TryFrom<ModelJson> for Model {
         for price in json.prices {
             versions.push(price.try_into()?);
         }
+        let name = json.id.to_lowercase();
+        let is_known_by_name = json.r#match.is_none() && name == json.id;
         Ok(Self {
-            names: json
-                .r#match
-                .unwrap_or_else(|| Clause::Equals(json.id.to_lowercase().into())),
+            names: json.r#match.unwrap_or(Clause::Equals(name.into())),
+            id: (!is_known_by_name).then(|| json.id.into()),
             versions: versions.into(),
         })
     }
 }
 
-fn read_model(provider: &str, place: usize, text: &RawValue) -> Result<Model, String> {
-    serde_json::from_str::<ModelJson>(text.get())
-        .map_err(|error| error.to_string())
-        .and_then(Model::try_from)
+/// The line of `text` in which that part of it begins; the first is 1.
+fn line_of(text: &str, part: &str) -> usize {
+    let at = (part.as_ptr() as usize).saturating_sub(text.as_ptr() as usize);
+    text.as_bytes()
+        .iter()
+        .take(at)
+        .filter(|byte| **byte == b'\n')
+        .count()
+        + 1
+}
+
+/// What is wrong with a part of a text, with the line in the whole of it.
+fn fault_in(text: &str, part: &str, error: &serde_json::Error) -> String {
+    let line = line_of(text, part) + error.line().saturating_sub(1);
+    let message = error.to_string();
+    // Its own place is one within the part.
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    let message = message.strip_suffix(&place).unwrap_or(&message);
+    format!("line {line}: {message}")
+}
+
+fn read_model(whole: &str, provider: &str, place: usize, text: &RawValue) -> Result<Model, String> {
+    let text = text.get();
+    serde_json::from_str::<ModelJson>(text)
+        .map_err(|error| fault_in(whole, text, &error))
+        .and_then(|json| {
+            let model = Model::try_from(json);
+            model.map_err(|error| format!("line {}: {error}", line_of(whole, text)))
+        })
         .map_err(|error| {
-            let model = match serde_json::from_str::<ModelId>(text.get()) {
+            let model = match serde_json::from_str::<ModelId>(text) {
                 Ok(model) => format!("`{}`", model.id),
                 Err(_) => format!("number {}", place + 1),
             };
-            format!("prices: provider `{provider}`, model {model}: {error}")
+            let (line, message) = error.split_once(": ").unwrap_or(("", &error));
+            format!("{line}: provider `{provider}`, model {model}: {message}")
         })
 }
 
 impl Table {
     fn from_json(text: &str) -> Result<Self, String> {
         let file: FileJson =
-            serde_json::from_str(text).map_err(|error| format!("prices: {error}"))?;
-        let ids: Vec<Box<str>> = file
-            .providers
-            .iter()
-            .map(|p| p.id.as_str().into())
-            .collect();
+            serde_json::from_str(text).map_err(|error| fault_in(text, text, &error))?;
+        let mut jsons: Vec<(usize, ProviderJson)> = Vec::with_capacity(file.providers.len());
+        for raw in file.providers {
+            let part = raw.get();
+            let json = serde_json::from_str(part).map_err(|error| fault_in(text, part, &error))?;
+            jsons.push((line_of(text, part), json));
+        }
+        let ids: Vec<Box<str>> = jsons.iter().map(|(_, p)| p.id.as_str().into()).collect();
         let mut providers = Vec::with_capacity(ids.len());
-        for (place, json) in file.providers.into_iter().enumerate() {
+        for (place, (line, json)) in jsons.into_iter().enumerate() {
             let id = json.id;
             let place_of = |id: &str| ids.iter().position(|known| &**known == id);
             if place_of(&id) != Some(place) {
-                return Err(format!("prices: provider `{id}` comes twice"));
+                return Err(format!("line {line}: provider `{id}` comes twice"));
             }
             let fallback = json.fallback.iter().map(|other| {
                 place_of(other).ok_or_else(|| {
-                    format!("prices: provider `{id}` falls back to `{other}`, which is not there")
+                    format!(
+                        "line {line}: provider `{id}` falls back to `{other}`, which is not there"
+                    )
                 })
             });
             let fallback = fallback.collect::<Result<_, String>>()?;
             let models = json.models.iter().enumerate();
-            let models = models.map(|(place, text)| read_model(&id, place, text));
+            let models = models.map(|(place, raw)| read_model(text, &id, place, raw));
             providers.push(Provider {
                 hosts: json.hosts,
                 name_match: json.name_match,
@@ -716,13 +947,13 @@ impl Table {
                 id: id.into(),
             });
         }
-        let source = file.source;
         Ok(Self {
-            source: format!(
-                "{} {} ({}), retrieved {}",
-                source.package, source.version, source.repository, source.retrieved
-            ),
+            source: match file.source {
+                Some(source) => format!("{} {}", source.package, source.version),
+                None => String::new(),
+            },
             providers,
+            is_open_ended: true,
         })
     }
 }
@@ -797,6 +1028,9 @@ mod tests {
         usage: Usage,
         hour_write_tokens: u64,
         cost_nanousd: Option<i64>,
+        /// Where ours may differ, by how much.
+        #[serde(default)]
+        within_nanousd: i64,
     }
 
     fn noon() -> Timestamp {
@@ -805,7 +1039,8 @@ mod tests {
 
     fn built_in(provider: &str, base_url: Option<&str>, model: &str) -> Option<Price> {
         let prices = Prices::built_in();
-        prices.find(provider, base_url, model, noon()).cloned()
+        let quote = prices.find(provider, base_url, model, noon());
+        quote.map(|quote| quote.price.as_ref().clone())
     }
 
     /// A table with one provider, `acme` at `api.acme.example`.
@@ -819,7 +1054,8 @@ mod tests {
 
     fn one_price(price: Value) -> Result<Price, String> {
         let prices = acme(json!([{"id": "m", "prices": [price]}]))?;
-        Ok(prices.find("acme", None, "m", noon()).unwrap().clone())
+        let quote = prices.find("acme", None, "m", noon()).unwrap();
+        Ok(quote.price.as_ref().clone())
     }
 
     fn usage(counts: [u64; 5]) -> Usage {
@@ -847,7 +1083,9 @@ mod tests {
     fn costs_are_those_of_the_oracle() {
         let text = include_str!("../../tests/fixtures/prices-oracle.json");
         let oracle: Oracle = serde_json::from_str(text).unwrap();
-        assert!(oracle.cases.len() >= 30);
+        assert!(oracle.cases.len() >= 30, "{}", oracle.cases.len());
+        let deviating = oracle.cases.iter().filter(|case| case.within_nanousd > 0);
+        assert!(deviating.count() < 10, "the oracle says too little");
         let prices = Prices::built_in();
         for case in oracle.cases {
             let price = prices.find(
@@ -860,9 +1098,16 @@ mod tests {
                 cache_write_1h_tokens: case.hour_write_tokens,
                 ..case.usage
             };
-            let cost = price.map(|price| price.cost(&usage));
-            let wanted = case.cost_nanousd.map(Usd::from_nanousd);
-            assert_eq!(cost, wanted, "{} {}", case.provider, case.model);
+            let cost = price.map(|price| price.cost(&usage).nanousd);
+            let wanted = case.cost_nanousd;
+            let off = cost.unwrap_or(0).abs_diff(wanted.unwrap_or(0));
+            assert!(
+                cost.is_some() == wanted.is_some() && off <= case.within_nanousd.unsigned_abs(),
+                "{}/{} at {}: {cost:?}, but {wanted:?} by the oracle",
+                case.provider,
+                case.model,
+                case.at
+            );
         }
     }
 
@@ -932,7 +1177,12 @@ mod tests {
         .unwrap();
         let input = |at: &str| {
             let at = at.parse().unwrap();
-            prices.find("acme", None, "m", at).unwrap().rates.input
+            prices
+                .find("acme", None, "m", at)
+                .unwrap()
+                .price
+                .rates
+                .input
         };
         assert_eq!(input("2025-06-01T12:00:00Z"), 1);
         assert_eq!(input("2026-01-31T22:59:59.999Z"), 1);
@@ -1081,9 +1331,9 @@ mod tests {
         let file = |providers: &str| format!(r#"{{{source},"providers":[{providers}]}}"#);
         assert!(Prices::from_json(&file(provider)).is_ok());
         for (text, word) in [
-            (String::new(), "EOF"),
-            ("{}".to_owned(), "source"),
-            ("[]".to_owned(), "prices"),
+            (String::new(), "line 1: EOF"),
+            ("{}".to_owned(), "providers"),
+            ("[]".to_owned(), "line 1"),
             (file(&format!("{provider},{provider}")), "twice"),
             (file(lost), "`b`"),
             (
@@ -1114,7 +1364,7 @@ mod tests {
     fn built_in_prices() -> Vec<&'static Price> {
         let models = BUILT_IN.providers.iter().flat_map(|p| &p.models);
         let versions = models.flat_map(|model| &model.versions);
-        versions.map(|version| &version.price).collect()
+        versions.map(|version| &*version.price).collect()
     }
 
     fn built_in_price() -> impl Strategy<Value = &'static Price> {
@@ -1143,6 +1393,50 @@ mod tests {
             let nanos = price.cost(&usage(counts)).nanousd;
             let rounded = u128::try_from(nanos).unwrap() * PICO_PER_NANO;
             prop_assert!(rounded.abs_diff(exact) <= PICO_PER_NANO / 2);
+        }
+
+        /// Rounding comes once, after the sum: before it, the parts are exactly the whole.
+        #[test]
+        fn the_sum_of_the_parts_is_the_total(
+            price in built_in_price(), kinds in proptest::array::uniform6(0u64..400_000),
+        ) {
+            let [plain, read, short, hour, answer, reasoning] = kinds;
+            let whole = Usage {
+                input_tokens: plain + read + short + hour,
+                cached_input_tokens: read,
+                cache_write_tokens: short + hour,
+                cache_write_1h_tokens: hour,
+                output_tokens: answer + reasoning,
+                reasoning_tokens: reasoning,
+                ..Usage::default()
+            };
+            let rates = price.rates_for(whole.input_tokens).named().map(|(_, rate)| rate);
+            let parts = kinds.iter().zip(rates);
+            let parts: u128 = parts.map(|(count, rate)| u128::from(*count) * u128::from(rate)).sum();
+            let total = u128::from(price.request) + parts;
+            prop_assert_eq!(price.picodollars(&whole), total);
+            let nanos = u128::try_from(price.cost(&whole).nanousd).unwrap();
+            prop_assert!((nanos * PICO_PER_NANO).abs_diff(total) <= PICO_PER_NANO / 2);
+        }
+
+        #[test]
+        fn what_a_row_keeps_of_its_price_gives_its_cost_again(
+            price in built_in_price(), counts in proptest::array::uniform5(count()), hour in count(),
+            from in proptest::option::of(0i64..4_000_000_000_000),
+        ) {
+            let version = Version::new(from.map_or(When::Always, |at| When::From(Timestamp(at))), price.clone());
+            let table = Table { source: "s 1".to_owned(), ..Table::default() };
+            let model = Model { id: None, names: Clause::Equals("m".into()), versions: Box::new([version]) };
+            let provider = Provider {
+                id: "p".into(), hosts: Vec::new(), name_match: None, model_match: None,
+                fallback: Vec::new(), models: Vec::new(),
+            };
+            let quote = table.quote(&provider, &model, Timestamp(i64::MAX)).unwrap();
+            let stored = StoredPrice::from_json(quote.text().unwrap()).unwrap();
+            prop_assert_eq!((&*stored.source, &*stored.provider, &*stored.model), ("s 1", "p", "m"));
+            prop_assert_eq!(stored.from.map(|from| from.0), from);
+            let usage = Usage { cache_write_1h_tokens: hour, ..usage(counts) };
+            prop_assert_eq!(stored.price().cost(&usage), price.cost(&usage));
         }
 
         /// Of each kind: not cached, read from the cache, written to it, answer, reasoning.

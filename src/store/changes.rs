@@ -9,6 +9,7 @@ use super::answers::{self, Bought};
 use super::budgets::{self, Budgets};
 use super::days::{self, Day};
 use super::ledger::{ENTRY_COLUMNS, entry};
+use super::prices::Prices;
 use super::triggers;
 use crate::budget::{Budget, Reserve};
 use crate::error::{Error, Result};
@@ -149,8 +150,10 @@ pub struct Settlement {
     pub model: Option<String>,
     /// Tokens.
     pub usage: Usage,
-    /// The price; none where it is not known.
+    /// What it cost; none where that is not known.
     pub cost: Option<Usd>,
+    /// The price that the cost was computed with, JSON, where there is one.
+    pub price: Option<Arc<str>>,
     /// Milliseconds; none where it is not known.
     pub latency_ms: Option<u64>,
     /// Milliseconds; none where it was not streamed or is not known.
@@ -381,6 +384,7 @@ pub struct Writer {
     budgets: Budgets,
     /// The days before this one are summed up.
     summed_until: Day,
+    prices: Prices,
 }
 
 impl Writer {
@@ -400,6 +404,7 @@ impl Writer {
             newest,
             budgets,
             summed_until,
+            prices: Prices::default(),
         })
     }
 
@@ -428,6 +433,7 @@ impl Writer {
             newest: self.newest,
             budgets: &mut self.budgets,
             summed_until: self.summed_until,
+            prices: &mut self.prices,
         };
         let done = work(&mut batch);
         let newest = batch.newest;
@@ -436,8 +442,14 @@ impl Writer {
             Ok(done)
         });
         match &committed {
-            Ok(_) => self.newest = newest,
-            Err(_) => self.budgets.go_back(before),
+            Ok(_) => {
+                self.newest = newest;
+                self.prices.committed();
+            }
+            Err(_) => {
+                self.budgets.go_back(before);
+                self.prices.go_back(0);
+            }
         }
         committed
     }
@@ -521,6 +533,7 @@ pub struct Batch<'a> {
     newest: Seq,
     budgets: &'a mut Budgets,
     summed_until: Day,
+    prices: &'a mut Prices,
 }
 
 impl Batch<'_> {
@@ -533,6 +546,7 @@ impl Batch<'_> {
         }
         let newest = self.newest;
         let budgets = self.budgets.before();
+        let prices = self.prices.before();
         self.execute("SAVEPOINT one", &[])?;
         match work(self) {
             Ok(done) => {
@@ -542,6 +556,7 @@ impl Batch<'_> {
             Err(error) => {
                 self.newest = newest;
                 self.budgets.go_back(budgets);
+                self.prices.go_back(prices);
                 self.execute("ROLLBACK TO one", &[])?;
                 self.execute("RELEASE one", &[])?;
                 Err(error)
@@ -868,12 +883,16 @@ impl Batch<'_> {
 
     fn settle_call(&mut self, settlement: &Settlement) -> Result<Receipt> {
         let usage = &settlement.usage;
+        let price_id = match &settlement.price {
+            Some(price) => Some(self.prices.id(self.connection, price)?),
+            None => None,
+        };
         let changed = self.execute(
             "UPDATE ledger SET model_used = coalesce(?2, model_used), input_tokens = ?3,
                 cached_input_tokens = ?4, cache_write_tokens = ?5, output_tokens = ?6,
                 reasoning_tokens = ?7, usage_source = ?8, cost_nanousd = ?9, latency_ms = ?10,
                 status = ?11, error_message = ?12, cache_write_1h_tokens = ?13,
-                first_token_ms = ?14,
+                first_token_ms = ?14, price_id = ?15,
                 model_asked = CASE WHEN ?2 != model_used THEN model_used END
              WHERE id = ?1 AND status = 'PENDING'",
             params![
@@ -890,7 +909,8 @@ impl Batch<'_> {
                 settlement.status.as_str(),
                 settlement.error,
                 usage.cache_write_1h_tokens,
-                settlement.first_token_ms
+                settlement.first_token_ms,
+                price_id
             ],
         )?;
         found(changed, || format!("pending ledger row {}", settlement.id))?;

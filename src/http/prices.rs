@@ -1,0 +1,161 @@
+//! `/api/prices`: what calls cost now, and which price a ledger row was given.
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::Context;
+use super::reply::{Failure, Query, Reply};
+use crate::error::{Error, Fault};
+use crate::event::Timestamp;
+use crate::gateway::prices::{Rates, StoredPrice};
+
+type Answer = std::result::Result<Reply, Failure>;
+
+/// Micro-dollars for a million tokens are pico-dollars for one: six digits after the point.
+const PER_MTOK_DIGITS: usize = 6;
+/// Pico-dollars for a call: twelve digits after the point.
+const PER_REQUEST_DIGITS: usize = 12;
+
+/// A price for people. Amounts are exact decimals of US dollars.
+#[derive(Serialize)]
+struct View<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<i64>,
+    source: &'a str,
+    provider: &'a str,
+    model: &'a str,
+    from: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    daily: Option<(i64, i64)>,
+    usd_per_request: Box<RawValue>,
+    usd_per_mtok: PerMtok,
+    tiers: Vec<Tier>,
+}
+
+#[derive(Serialize)]
+struct Tier {
+    above: u64,
+    usd_per_mtok: PerMtok,
+}
+
+#[derive(Serialize)]
+struct PerMtok {
+    input: Box<RawValue>,
+    cache_read: Box<RawValue>,
+    cache_write: Box<RawValue>,
+    cache_write_1h: Box<RawValue>,
+    output: Box<RawValue>,
+    reasoning: Box<RawValue>,
+}
+
+/// `GET /api/prices/{id}`: the price that a ledger row was given.
+pub fn get(context: &Context, id: &str) -> Answer {
+    let id: i64 = id
+        .parse()
+        .map_err(|_| Error::NotFound(format!("price `{id}`; a price's id is a number")))?;
+    let text = context.store.price(id)?;
+    view(Some(id), &text)
+}
+
+/// `GET /api/prices?provider&model`: what a call would cost now.
+pub fn find(context: &Context, mut query: Query) -> Answer {
+    let provider: Option<String> = query.take("provider");
+    let model: Option<String> = query.take("model");
+    query.finish()?;
+    let (Some(provider), Some(model)) = (&provider, &model) else {
+        let missing = [("provider", &provider), ("model", &model)];
+        let missing = missing.iter().filter(|(_, value)| value.is_none());
+        return Err(Error::Invalid {
+            message: "the query cannot be read".into(),
+            faults: missing
+                .map(|(name, _)| Fault::new(*name, "is required"))
+                .collect(),
+        }
+        .into());
+    };
+    if !context.gateway.knows(provider) {
+        return Err(Error::NotFound(format!("provider `{provider}`")).into());
+    }
+    let quote = context.gateway.quote(provider, &[model], Timestamp::now());
+    let unknown = || Error::NotFound(format!("known price of {provider}/{model}"));
+    let quote = quote.ok_or_else(unknown)?;
+    match quote.text() {
+        Some(text) => view(None, text),
+        // Free by its nature.
+        None => reply(&View {
+            id: None,
+            source: "flowledger",
+            provider,
+            model,
+            from: None,
+            daily: None,
+            usd_per_request: decimal(0, PER_REQUEST_DIGITS)?,
+            usd_per_mtok: per_mtok(&Rates::ZERO)?,
+            tiers: Vec::new(),
+        }),
+    }
+}
+
+fn view(id: Option<i64>, text: &str) -> Answer {
+    let stored = StoredPrice::from_json(text)
+        .map_err(|error| Error::internal(format!("a stored price cannot be read: {error}")))?;
+    let tiers = stored.tiers.iter().map(|tier| {
+        Ok(Tier {
+            above: tier.above,
+            usd_per_mtok: per_mtok(&tier.picousd_per_token)?,
+        })
+    });
+    reply(&View {
+        id,
+        source: &stored.source,
+        provider: &stored.provider,
+        model: &stored.model,
+        from: stored.from,
+        daily: stored.daily,
+        usd_per_request: decimal(stored.request_picousd, PER_REQUEST_DIGITS)?,
+        usd_per_mtok: per_mtok(&stored.picousd_per_token)?,
+        tiers: tiers.collect::<Result<_, Error>>()?,
+    })
+}
+
+fn reply(view: &View<'_>) -> Answer {
+    Ok(Reply::json(200, view))
+}
+
+fn per_mtok(rates: &Rates) -> Result<PerMtok, Error> {
+    let amount = |rate| decimal(rate, PER_MTOK_DIGITS);
+    Ok(PerMtok {
+        input: amount(rates.input)?,
+        cache_read: amount(rates.cache_read)?,
+        cache_write: amount(rates.cache_write)?,
+        cache_write_1h: amount(rates.cache_write_1h)?,
+        output: amount(rates.output)?,
+        reasoning: amount(rates.reasoning)?,
+    })
+}
+
+/// A JSON number: `amount` of units of the last of so many digits after the point.
+fn decimal(amount: u64, digits: usize) -> Result<Box<RawValue>, Error> {
+    let all = format!("{amount:0>width$}", width = digits + 1);
+    let (whole, fraction) = all.split_at(all.len() - digits);
+    let text = match fraction.trim_end_matches('0') {
+        "" => whole.to_owned(),
+        fraction => format!("{whole}.{fraction}"),
+    };
+    RawValue::from_string(text).map_err(|error| Error::internal(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_are_exact_decimals() {
+        let text = |amount, digits| decimal(amount, digits).unwrap().get().to_owned();
+        assert_eq!(text(0, 6), "0");
+        assert_eq!(text(150_000, 6), "0.15");
+        assert_eq!(text(1, 12), "0.000000000001");
+        assert_eq!(text(12_500_000, 6), "12.5");
+        assert_eq!(text(1_000_000_000_000_000, 6), "1000000000");
+    }
+}

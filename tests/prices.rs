@@ -1,0 +1,159 @@
+//! What calls cost: which price a row was given, what a call would cost now, prices of the user's own.
+
+use std::time::Duration;
+
+use flowledger::gateway::Kind;
+use serde_json::{Value, json};
+
+use crate::binary::{Home, Served};
+use crate::harness::{TestServer, add_provider, agent, chain, eventually, two_nodes};
+use crate::upstream::{Upstream, completion};
+
+fn server(upstream: &Upstream) -> TestServer {
+    TestServer::start_with(|config| add_provider(config, "openai", Kind::OpenAi, upstream.url()))
+}
+
+fn two_calls() -> Value {
+    let mut flow = chain(
+        "Two calls",
+        &[
+            agent("a", "openai", "gpt-4o-mini", "first"),
+            agent("b", "openai", "gpt-4o-mini", "second"),
+        ],
+    );
+    for node in flow["data"]["nodes"].as_array_mut().unwrap() {
+        node["data"]["stream"] = json!(false);
+    }
+    flow
+}
+
+fn rows(server: &TestServer) -> Vec<Value> {
+    let rows = server.get("/api/ledger").json();
+    rows["items"].as_array().unwrap().clone()
+}
+
+#[test]
+fn a_row_says_which_price_it_was_given_and_equal_prices_are_stored_once() {
+    let upstream = Upstream::saying(completion("well", 1_000, 10));
+    let mut server = server(&upstream);
+    let flow = server.save(&two_calls());
+    server.run(flow, &json!({}));
+    server.start_again();
+    server.run(flow, &json!({}));
+    let ids: Vec<Value> = rows(&server)
+        .iter()
+        .map(|row| row["price_id"].clone())
+        .collect();
+    assert_eq!(ids, vec![ids[0].clone(); 4]);
+    let response = server.get(&format!("/api/prices/{}", ids[0]));
+    assert_eq!(response.status, 200, "{}", response.text());
+    // Exactly, as text.
+    assert!(
+        response.text().contains("\"input\":0.15,"),
+        "{}",
+        response.text()
+    );
+    let price = response.json();
+    assert_eq!(price["id"], ids[0]);
+    assert_eq!(
+        (&price["provider"], &price["model"]),
+        (&json!("openai"), &json!("gpt-4o-mini"))
+    );
+    assert!(
+        price["source"]
+            .as_str()
+            .unwrap()
+            .starts_with("genai-prices ")
+    );
+    for id in ["99", "x"] {
+        assert_eq!(server.get(&format!("/api/prices/{id}")).status, 404);
+    }
+}
+
+#[test]
+fn what_is_free_by_its_nature_or_has_no_known_price_has_no_price() {
+    let upstream =
+        Upstream::saying(completion("well", 1_000, 10).replace("gpt-4o-mini", "no-such"));
+    let server = server(&upstream);
+    server.run(server.save(&two_nodes()), &json!({"topic": "ants"}));
+    let free = rows(&server);
+    assert_eq!(free.len(), 2);
+    for row in free {
+        assert_eq!(
+            (&row["total_cost_usd"], row.get("price_id")),
+            (&json!(0), None)
+        );
+    }
+    let unknown = agent("a", "openai", "no-such-model", "x");
+    server.run(server.save(&chain("Unknown", &[unknown])), &json!({}));
+    let row = &rows(&server)[0];
+    assert_eq!(
+        (&row["total_cost_usd"], row.get("price_id")),
+        (&Value::Null, None)
+    );
+}
+
+#[test]
+fn it_is_told_what_a_call_would_cost_now() {
+    let upstream = Upstream::saying("");
+    let server = server(&upstream);
+    let price = |query: &str| server.get(&format!("/api/prices?{query}"));
+    let response = price("provider=openai&model=gpt-4o-mini");
+    assert_eq!(response.status, 200, "{}", response.text());
+    assert_eq!(response.json()["usd_per_mtok"]["output"], json!(0.6));
+    let free = price("provider=echo&model=echo-1").json();
+    assert_eq!(free["usd_per_mtok"]["input"], 0);
+    for (query, status) in [
+        ("provider=openai&model=no-such-model", 404),
+        ("provider=nobody&model=gpt-4o-mini", 404),
+        ("provider=openai", 422),
+        ("model=gpt-4o-mini", 422),
+        ("provider=openai&model=gpt-4o-mini&x=1", 422),
+    ] {
+        assert_eq!(price(query).status, status, "{query}");
+    }
+    let response = server.request("POST", "/api/prices", &[], b"");
+    assert_eq!(response.status, 405);
+}
+
+const ENTRY: &str = "[[price]]\nprovider = 'ollama'\nmodel = 'llama3'\n";
+
+#[test]
+fn own_prices_come_from_a_file_beside_the_configuration_and_count_as_soon_as_it_changes() {
+    let home = Home::new();
+    let config = home.write("flowledger.toml", "prices = 'mine.toml'");
+    home.write("mine.toml", format!("{ENTRY}input_per_mtok = '0.5'"));
+    let mut command = home.serve();
+    command.args(["--config", config.to_str().unwrap()]);
+    let mut server = Served::start(&mut command);
+    let price = |server: &Served| server.get("/api/prices?provider=ollama&model=llama3");
+    let first = price(&server);
+    assert_eq!(first["source"], "mine.toml");
+    assert_eq!(first["usd_per_mtok"]["input"], json!(0.5));
+    home.write("mine.toml", format!("{ENTRY}input_per_mtok = '0.75'"));
+    eventually("the new price counts", || {
+        price(&server)["usd_per_mtok"]["input"] == json!(0.75)
+    });
+    home.write("mine.toml", format!("{ENTRY}input_per_mtok = 1.5"));
+    // It is looked at when a price is asked for, not more often than every few seconds.
+    std::thread::sleep(Duration::from_millis(2_100));
+    assert_eq!(price(&server)["usd_per_mtok"]["input"], json!(0.75));
+    server.running.until_stderr("mine.toml, line 4: ");
+}
+
+#[test]
+fn a_file_of_prices_that_cannot_be_read_stops_the_start_and_is_told_with_its_line() {
+    let home = Home::new();
+    home.write("mine.toml", format!("{ENTRY}input_per_mtok = 'much'"));
+    for (file, part) in [
+        ("mine.toml", "mine.toml, line 4: `much`"),
+        ("none.toml", "none.toml"),
+    ] {
+        let mut command = home.serve();
+        command.args(["--prices", file]);
+        let ended = crate::binary::Running::start(&mut command).end();
+        assert_eq!(ended.code, Some(2), "{ended:?}");
+        assert!(ended.stderr.contains(part), "{ended:?}");
+        assert!(!home.data().exists());
+    }
+}
