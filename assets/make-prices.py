@@ -358,10 +358,8 @@ def convert():
         models, priced = [], 0
         for model in provider.models:
             where = f"{provider.id} {model.id}"
-            versions = model.prices
-            if isinstance(versions, types.ModelPrice):
-                versions = [types.ConditionalPrice(prices=versions)]
-            reason = next(filter(None, (unpriced(model, known(v.prices)) for v in versions)), None)
+            all_of_it = versions(model)
+            reason = next(filter(None, (unpriced(model, known(v.prices)) for v in all_of_it)), None)
             entry = {"id": model.id}
             match = clause(model.match)
             if match != "=" + model.id.lower():
@@ -372,7 +370,7 @@ def convert():
                 entry["prices"] = []
             else:
                 priced += 1
-                entry["prices"] = [price(model, v.prices, v.constraint, where) for v in versions]
+                entry["prices"] = [price(model, v.prices, v.constraint, where) for v in all_of_it]
             models.append(compact(entry))
         if not priced:
             dropped.add(provider.id)
@@ -454,9 +452,89 @@ CASES = [
 ]  # fmt: skip
 
 
+# Of models that cross a tier, change their price, and of all others, so many are in the oracle; of
+# those with prices by the time of day or for each call, all.
+TIERED, DATED, OTHERS = 40, 30, 60
+
+
+def versions(model):
+    if isinstance(model.prices, types.ModelPrice):
+        return [types.ConditionalPrice(prices=model.prices)]
+    return model.prices
+
+
+def starts(version):
+    tiered = (p for p in known(version.prices).values() if isinstance(p, types.TieredPrices))
+    return {tier.start for prices in tiered for tier in prices.tiers}
+
+
+def spread(chance, prompt, answer):
+    """A prompt of that many tokens, with parts of it in caches, and an answer with reasoning."""
+    read = chance.randint(0, prompt)
+    write = chance.randint(0, prompt - read)
+    return prompt, read, write, chance.randint(0, write), answer, chance.randint(0, answer)
+
+
+def generated():
+    """More cases: the same ones for the same prices."""
+    chance = random.Random(20_251_204)
+    tiered, dated, others = [], [], []
+    for provider in PROVIDERS:
+        for model in provider.models:
+            place = (provider.id, None, model.id)
+            all_of_it = versions(model)
+            constraints = [version.constraint for version in all_of_it]
+            if any(isinstance(c, types.TimeOfDateConstraint) for c in constraints):
+                for constraint in constraints:
+                    if isinstance(constraint, types.TimeOfDateConstraint):
+                        for edge in (constraint.start_time, constraint.end_time):
+                            moment = datetime.datetime.combine(
+                                datetime.date(2026, 11, 22), types._utc_timetz(edge)
+                            )
+                            for at in (moment - datetime.timedelta(milliseconds=1), moment):
+                                yield *place, iso(at), *spread(chance, 70_000, 3_000)
+            if any("requests_kcount" in known(version.prices) for version in all_of_it):
+                yield *place, NOON, *spread(chance, 0, 0)
+                yield *place, NOON, *spread(chance, chance.randint(1, 9_999), 777)
+            if any(starts(version) for version in all_of_it):
+                tiered.append((place, sorted(set().union(*map(starts, all_of_it)))))
+            elif any(isinstance(c, types.StartDateConstraint) for c in constraints):
+                days = [c.start_date for c in constraints if isinstance(c, types.StartDateConstraint)]
+                dated.append((place, days))
+            else:
+                others.append(place)
+    for place, above in chance.sample(tiered, TIERED):
+        for start in above:
+            yield *place, NOON, *spread(chance, start, 4_321)
+            yield *place, NOON, *spread(chance, start + 1, 4_321)
+        yield *place, NOON, *spread(chance, above[-1] * 3 + 7, 99_999)
+    for place, days in chance.sample(dated, DATED):
+        for day in days:
+            moment = datetime.datetime.combine(day, datetime.time(0), datetime.timezone.utc)
+            usage = spread(chance, chance.randint(1, 99_999), chance.randint(1, 9_999))
+            yield *place, iso(moment - datetime.timedelta(milliseconds=1)), *usage
+            yield *place, iso(moment), *usage
+    for place in chance.sample(others, OTHERS):
+        # Few tokens show how it is rounded, many whether anything is lost.
+        yield *place, NOON, *spread(chance, chance.randint(0, 9), chance.randint(0, 9))
+        yield *place, NOON, *spread(chance, chance.randint(0, 10**9), chance.randint(0, 10**9))
+
+
+def iso(moment):
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+# Where we mean to differ from the package, and why.
+ROUNDED_ONCE = "the package's total, which is not rounded, to nano-dollars, half to even"
+DEVIATIONS = {
+    "unpriced": "the model also bills what a ledger of tokens does not count, or nothing is known of its price; the package computes what tokens it has a price for, here the cost is unknown",
+    "rounded": "a price upstream is a cut quotient or a float's noise, here it is whole pico-dollars a token; hence the costs may differ by within_nanousd",
+}
+
+
 def oracle():
     out = []
-    for name, url, model, at, total, read, write, hour, output, reasoning in CASES:
+    for name, url, model, at, total, read, write, hour, output, reasoning in [*CASES, *generated()]:
         usage = genai_prices.Usage(
             input_tokens=total,
             cache_read_tokens=read,
@@ -467,14 +545,20 @@ def oracle():
         )
         where = {"provider_api_url": url} if url else {"provider_id": name}
         moment = datetime.datetime.fromisoformat(at)
+        deviation = {}
         try:
             found = genai_prices.calc_price(usage, model, genai_request_timestamp=moment, **where)
         except LookupError:
             cost = None
         else:
             cost = int((found.total_price * 10**9).to_integral_value(ROUND_HALF_EVEN))
-            if unpriced(found.model, known(found.model_price)):
+            if any(unpriced(found.model, known(v.prices)) for v in versions(found.model)):
                 cost = None
+                deviation = {"deviation": "unpriced"}
+            elif any(line.startswith(f"{found.provider.id} {found.model.id} ") for line in rounded):
+                # Half a pico-dollar a token, and the rounding of the total.
+                within = (total + output) // 2_000 + 1
+                deviation = {"deviation": "rounded", "within_nanousd": within}
         out.append(
             {
                 "provider": name,
@@ -492,9 +576,14 @@ def oracle():
                 "hour_write_tokens": hour,
                 "cost_nanousd": cost,
             }
+            | deviation
         )
     head = f"Costs by {PACKAGE} {genai_prices.__version__}; made by python3 assets/make-prices.py"
-    return '{"about":' + compact(head) + ',\n"cases":[\n' + ",\n".join(map(compact, out)) + "\n]}\n"
+    return (
+        '{"about":' + compact(head) + ',\n"rounding":' + compact(ROUNDED_ONCE)
+        + ',\n"deviations":' + compact(DEVIATIONS)
+        + ',\n"cases":[\n' + ",\n".join(map(compact, out)) + "\n]}\n"
+    )  # fmt: skip
 
 
 def main():
