@@ -30,13 +30,14 @@ use self::known::{KnownFlows, Runnable};
 use self::queue::{Queue, Waiting};
 use self::run::{ActiveRun, Unit};
 use self::work::{Job, Outcome, Worker};
+use crate::booking::lost_call;
 use crate::error::{Error, Result};
-use crate::event::{CallStatus, LedgerEntry, RunId, RunStatus, Timestamp, Usage};
+use crate::event::{LedgerEntry, RunId, RunStatus, Timestamp};
 use crate::flow::{Graph, TEMPLATE_STACK_BYTES_MIN};
 use crate::gateway::Gateway;
 use crate::hub::Hub;
 use crate::journal::Journal;
-use crate::store::{Change, FlowRecord, LeftOver, NewRun, Settlement, Store};
+use crate::store::{Change, FlowRecord, LeftOver, NewRun, Store};
 use crate::threads::{Awaited, OnFatal, Pool, Wait, answer, vital};
 
 /// Stack of a worker: TLS handshakes and template rendering are its deepest work.
@@ -45,9 +46,6 @@ const WORKER_STACK_BYTES: usize = TEMPLATE_STACK_BYTES_MIN;
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// The largest input of a run, as JSON, in bytes.
 const INPUT_BYTES_MAX: usize = 1 << 20;
-
-/// What a call that was under way when the process ended is settled with.
-const LOST_CALL: &str = "the server ended during the call; it may have been billed";
 
 /// How much the engine does at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -452,22 +450,6 @@ pub fn checked_input(input: Value) -> Result<Value> {
         return Err(Error::invalid(BAD_INPUT, "input", fault));
     }
     Ok(input)
-}
-
-/// The settlement of a call of which nothing more is known.
-fn lost_call(id: i64, at: Timestamp) -> Settlement {
-    Settlement {
-        id,
-        model: None,
-        usage: Usage::default(),
-        cost: None,
-        price: None,
-        latency_ms: None,
-        first_token_ms: None,
-        status: CallStatus::Unknown,
-        error: Some(LOST_CALL.to_owned()),
-        at,
-    }
 }
 
 /// The end of a run that could not be written yet.

@@ -8,13 +8,13 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::answers::{Answers, Found};
-use super::lost_call;
 use super::run::Unit;
+use crate::booking::{self, lost_call};
 use crate::budget::Reserve;
 use crate::error::Error;
-use crate::event::{CallStatus, Event, Place, Timestamp, UsageSource, hex};
+use crate::event::{Event, Place, Timestamp, hex};
 use crate::flow::{self, Agent, Graph, Http, Node, NodeKind, RenderError, Scope, render};
-use crate::gateway::{Answer, Call, Cancel, Charge, Failure, FailureKind, Fetch, Gateway};
+use crate::gateway::{Answer, Call, Cancel, Failure, FailureKind, Fetch, Gateway};
 use crate::hub::Hub;
 use crate::journal::Journal;
 use crate::store::{Bought, Change, NewCall, NodeRef, Prompt, Receipt, Settlement};
@@ -548,23 +548,11 @@ impl Worker {
     }
 
     fn finished(&self, call: &Call, id: i64, answer: Answer, began: Timestamp) -> Outcome {
-        let (model, usage) = (&answer.model, &answer.usage);
-        let charge = self.gateway.charge(call, model, usage, began);
+        let settlement = booking::answered(&self.gateway, call, id, &answer, began);
         Outcome::Finished {
             output: answer.text.into(),
             latency_ms: answer.latency_ms,
-            settlement: Some(Settlement {
-                id,
-                model: Some(answer.model),
-                usage: answer.usage,
-                cost: charge.cost,
-                price: charge.price,
-                latency_ms: Some(answer.latency_ms),
-                first_token_ms: answer.first_token_ms,
-                status: CallStatus::Success,
-                error: None,
-                at: Timestamp::now(),
-            }),
+            settlement: Some(settlement),
             cached: false,
             kept: None,
             unwritten: Vec::new(),
@@ -572,15 +560,7 @@ impl Worker {
     }
 
     fn failed(&self, call: &Call, id: i64, failure: Failure, began: Timestamp) -> Outcome {
-        let charge = if failure.usage.source != UsageSource::None {
-            self.gateway
-                .charge(call, &failure.model, &failure.usage, began)
-        } else if failure.may_have_been_billed() {
-            // Not 0: nobody knows.
-            Charge::default()
-        } else {
-            Charge::FREE
-        };
+        let settlement = booking::failed(&self.gateway, call, id, &failure, began);
         let cancelled = failure.kind == FailureKind::Cancelled;
         let remedy = if cancelled {
             Remedy::None
@@ -590,24 +570,8 @@ impl Worker {
         } else {
             Remedy::AnotherTarget
         };
-        let status = match failure.kind {
-            FailureKind::Timeout => CallStatus::Timeout,
-            FailureKind::Cancelled => CallStatus::Cancelled,
-            _ => CallStatus::Failed,
-        };
         Outcome::Failed {
-            settlement: Some(Settlement {
-                id,
-                model: Some(failure.model),
-                usage: failure.usage,
-                cost: charge.cost,
-                price: charge.price,
-                latency_ms: Some(failure.latency_ms),
-                first_token_ms: None,
-                status,
-                error: Some(failure.message.clone()),
-                at: Timestamp::now(),
-            }),
+            settlement: Some(settlement),
             error: failure.message,
             cancelled,
             unwritten: Vec::new(),

@@ -202,6 +202,7 @@ mod tests {
             cost: (!seed.is_multiple_of(6)).then(|| Usd::from_nanousd((seed % 100_000) as i64)),
             latency_ms: Some(1),
             first_token_ms: None,
+            price: None,
             status: [CallStatus::Success, CallStatus::Failed][usize::from(seed.is_multiple_of(5))],
             error: None,
             at: Timestamp(at),

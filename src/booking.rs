@@ -1,0 +1,82 @@
+//! How a call that ended is entered in the ledger: what it cost, and what became of it.
+
+use crate::event::{CallStatus, Timestamp, Usage, UsageSource};
+use crate::gateway::{Answer, Call, Charge, Failure, FailureKind, Gateway};
+use crate::store::Settlement;
+
+/// What the ledger says of a call that an earlier process did not see the end of.
+const LOST_CALL: &str = "the server ended during the call; it may have been billed";
+
+/// The settlement of a call that was answered; `began` says which prices were in force.
+pub fn answered(
+    gateway: &Gateway,
+    call: &Call,
+    id: i64,
+    answer: &Answer,
+    began: Timestamp,
+) -> Settlement {
+    let charge = gateway.charge(call, &answer.model, &answer.usage, began);
+    Settlement {
+        id,
+        model: Some(answer.model.clone()),
+        usage: answer.usage,
+        cost: charge.cost,
+        price: charge.price,
+        latency_ms: Some(answer.latency_ms),
+        first_token_ms: answer.first_token_ms,
+        status: CallStatus::Success,
+        error: None,
+        at: Timestamp::now(),
+    }
+}
+
+/// The settlement of a call that failed; `began` says which prices were in force.
+pub fn failed(
+    gateway: &Gateway,
+    call: &Call,
+    id: i64,
+    failure: &Failure,
+    began: Timestamp,
+) -> Settlement {
+    let charge = if failure.usage.source != UsageSource::None {
+        gateway.charge(call, &failure.model, &failure.usage, began)
+    } else if failure.may_have_been_billed() {
+        // Not 0: nobody knows.
+        Charge::default()
+    } else {
+        Charge::FREE
+    };
+    let status = match failure.kind {
+        FailureKind::Timeout => CallStatus::Timeout,
+        FailureKind::Cancelled => CallStatus::Cancelled,
+        _ => CallStatus::Failed,
+    };
+    Settlement {
+        id,
+        model: Some(failure.model.clone()),
+        usage: failure.usage,
+        cost: charge.cost,
+        price: charge.price,
+        latency_ms: Some(failure.latency_ms),
+        first_token_ms: None,
+        status,
+        error: Some(failure.message.clone()),
+        at: Timestamp::now(),
+    }
+}
+
+/// The settlement of a call of which nothing more is known.
+pub fn lost_call(id: i64, at: Timestamp) -> Settlement {
+    Settlement {
+        id,
+        model: None,
+        usage: Usage::default(),
+        cost: None,
+        price: None,
+        latency_ms: None,
+        first_token_ms: None,
+        status: CallStatus::Unknown,
+        error: Some(LOST_CALL.to_owned()),
+        at,
+    }
+}
