@@ -25,6 +25,7 @@ mod client;
 mod dialect;
 mod echo;
 mod fetch;
+mod forward;
 mod gemini;
 mod lines;
 mod ollama;
@@ -44,6 +45,7 @@ use client::{Client, Exchange};
 use dialect::{Fault, Partial};
 use fetch::Fetcher;
 pub use fetch::{Fetch, FetchFailure, FetchRules, Fetched};
+pub use forward::{AnswerHead, ClientKey, Forward, NotForwarded, Taker};
 pub use pace::{Pace, REQUESTS_MAX as REQUESTS_PER_MINUTE_MAX, Rate};
 pub use prices::{Prices, Quote};
 use transport::Scope;
@@ -299,6 +301,14 @@ pub struct Gateway {
     told_unpriced: Mutex<BTreeSet<(String, String)>>,
 }
 
+/// What became of an exchange, beside its outcome.
+struct Course {
+    partial: Partial,
+    first_token_ms: Option<u64>,
+    latency_ms: u64,
+    sent: bool,
+}
+
 /// How long an answer without a limit is taken to be for budgets, in tokens: what Anthropic is asked
 /// for where nobody said.
 pub const ANSWER_TOKENS_ASSUMED: u32 = 4_096;
@@ -445,8 +455,13 @@ impl Gateway {
     /// may, or [`ANSWER_TOKENS_ASSUMED`] where it has no limit.
     pub fn reserve(&self, call: &Call, at: Timestamp) -> Reserve {
         let bytes = call.prompt.len() + call.system.as_ref().map_or(0, String::len);
+        self.reserve_for(call, bytes as u64, at)
+    }
+
+    /// As [`Gateway::reserve`], for a prompt of that many bytes instead of the one in `call`.
+    pub fn reserve_for(&self, call: &Call, prompt_bytes: u64, at: Timestamp) -> Reserve {
         let usage = Usage {
-            input_tokens: (bytes as u64).div_ceil(2) + FRAME_TOKENS,
+            input_tokens: prompt_bytes.div_ceil(2) + FRAME_TOKENS,
             output_tokens: u64::from(call.max_tokens.unwrap_or(ANSWER_TOKENS_ASSUMED)),
             source: UsageSource::Estimated,
             ..Usage::default()
@@ -496,7 +511,29 @@ impl Gateway {
         };
         let entered = Scope::enter(cancel);
         let outcome = self.exchange(call, &entered.scope, &mut partial, &mut on_piece);
-        let latency_ms = milliseconds(started.elapsed());
+        let course = Course {
+            partial,
+            first_token_ms,
+            latency_ms: milliseconds(started.elapsed()),
+            sent: entered.scope.sent.get(),
+        };
+        self.conclude(call, outcome, course)
+    }
+
+    /// What the caller is told of an exchange.
+    #[expect(clippy::result_large_err, reason = "as for `call`")]
+    fn conclude(
+        &self,
+        call: &Call,
+        outcome: Result<(), Fault>,
+        course: Course,
+    ) -> Result<Answer, Failure> {
+        let Course {
+            partial,
+            first_token_ms,
+            latency_ms,
+            sent,
+        } = course;
         let clean = |text: &str| self.redact(&call.provider, text);
         let model = partial
             .model
@@ -525,7 +562,7 @@ impl Gateway {
                 usage: partial.usage,
                 model,
                 latency_ms,
-                sent: entered.scope.sent.get(),
+                sent,
             }),
         }
     }
@@ -577,6 +614,19 @@ impl Gateway {
                 echo::answer(call, &scope.cancel, deadline, partial, on_piece)
             }
         }
+    }
+
+    /// Models of a provider whose names the price table knows.
+    pub fn priced_models(&self, provider: &str) -> Vec<&str> {
+        let Some(config) = self.providers.get(provider) else {
+            return Vec::new();
+        };
+        self.prices.models(provider, config.base_url())
+    }
+
+    /// The protocol of the provider of that name.
+    pub fn kind(&self, provider: &str) -> Option<Kind> {
+        self.providers.get(provider).map(|provider| provider.kind)
     }
 
     fn timeouts_of(&self, call: &Call) -> Timeouts {

@@ -8,6 +8,7 @@ use super::dialect::{
 };
 use super::{Call, ProviderConfig, sse};
 use crate::event::{Usage, UsageSource};
+use crate::secret::Secret;
 
 /// Where Anthropic's own API is.
 pub(super) const BASE_URL: &str = "https://api.anthropic.com";
@@ -21,18 +22,30 @@ pub(super) const MAX_TOKENS_DEFAULT: u32 = 4096;
 
 /// The request for a call.
 pub(super) fn request(call: &Call, provider: &ProviderConfig) -> Request {
+    let key = provider.key().map(api_key);
+    Request {
+        url: url(provider),
+        headers: key.into_iter().chain([version()]).collect(),
+        body: body(call),
+    }
+}
+
+/// Where messages are asked for.
+pub(super) fn url(provider: &ProviderConfig) -> String {
     let base_url = provider.base_url();
     // With `/v1` is how compatible servers and OpenAI's own URL are written: take it as meant.
     let base_url = base_url.strip_suffix("/v1").unwrap_or(base_url);
-    let key = provider
-        .key()
-        .map(|key| ("x-api-key", Header::Secret(key.expose().to_owned())));
-    let version = ("anthropic-version", Header::Plain(VERSION));
-    Request {
-        url: format!("{base_url}/v1/messages"),
-        headers: key.into_iter().chain([version]).collect(),
-        body: body(call),
-    }
+    format!("{base_url}/v1/messages")
+}
+
+/// The header that carries a key.
+pub(super) fn api_key(key: &Secret) -> (&'static str, Header) {
+    ("x-api-key", Header::Secret(key.expose().to_owned()))
+}
+
+/// The header that says which version of the API is spoken.
+pub(super) fn version() -> (&'static str, Header) {
+    ("anthropic-version", Header::Plain(VERSION))
 }
 
 fn body(call: &Call) -> Value {
@@ -203,7 +216,6 @@ impl Counts {
 mod tests {
     use super::super::{FailureKind, Kind};
     use super::*;
-    use crate::secret::Secret;
 
     fn call() -> Call {
         Call {

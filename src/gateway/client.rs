@@ -23,20 +23,27 @@ const ERROR_BODY_BYTES_MAX: usize = 64 * 1024;
 const DOCUMENT_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// How much is read at a time, bytes. On the heap: calls run on threads with small stacks.
-const READ_BYTES: usize = 16 * 1024;
+pub(super) const READ_BYTES: usize = 16 * 1024;
 
 /// How much of a stream is kept to show what it began with, bytes.
-const OPENING_BYTES: usize = 1024;
+pub(super) const OPENING_BYTES: usize = 1024;
 
 /// How long to wait for the end of the body behind the end of the answer. It usually came with it;
 /// then the connection can serve another call, else it is closed.
-const DRAIN_MAX: Duration = Duration::from_millis(50);
+pub(super) const DRAIN_MAX: Duration = Duration::from_millis(50);
 
 /// Idle connections that are kept to one provider: as many as there may be parallel calls.
 const IDLE_CONNECTIONS_MAX: usize = 64;
 
 /// The most that the head of a response may have, bytes.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
+
+/// A response that is not of status 2xx; its body is redacted.
+pub(super) struct Refused {
+    pub(super) status: u16,
+    pub(super) headers: HeaderMap,
+    pub(super) body: String,
+}
 
 /// Makes exchanges; holds the pool of connections.
 #[derive(Debug)]
@@ -88,10 +95,13 @@ impl Client {
         exchange: &mut Exchange,
     ) -> Result<(), Fault> {
         let uri = parse_url(&request.url, exchange.provider)?;
-        let sent = self.send(&uri, &request, exchange);
+        let body = serde_json::to_vec(&request.body);
+        let sent = body
+            .map_err(|_| SendError::Unsendable)
+            .and_then(|body| self.send(&uri, &request.headers, &body, exchange));
         let response = sent.map_err(|error| self.fault(error, exchange, &uri))?;
         if !response.status().is_success() {
-            return Err(self.refused(response, exchange));
+            return Err(self.refused(response, exchange).0);
         }
         let form = Form::of(response.headers(), exchange.is_streamed);
         let body = response.into_body().into_reader();
@@ -106,10 +116,11 @@ impl Client {
         })
     }
 
-    fn send(
+    pub(super) fn send(
         &self,
         uri: &Uri,
-        request: &Request,
+        headers: &[(&'static str, Header)],
+        body: &[u8],
         exchange: &Exchange,
     ) -> Result<Response<Body>, SendError> {
         // An answer in one piece has its head when all of it is there.
@@ -129,15 +140,19 @@ impl Client {
             .timeout_recv_response(head)
             .build()
             .header(CONTENT_TYPE, "application/json");
-        for (name, value) in &request.headers {
+        for (name, value) in headers {
             builder = builder.header(HeaderName::from_static(name), header_value(value)?);
         }
-        let body = serde_json::to_vec(&request.body).map_err(|_| SendError::Unsendable)?;
-        Ok(builder.send(&body)?)
+        Ok(builder.send(body)?)
     }
 
-    /// What a response says that is not of status 2xx.
-    fn refused(&self, response: Response<Body>, exchange: &Exchange) -> Fault {
+    /// What a response says that is not of status 2xx, and the response itself, unless the call was
+    /// cancelled meanwhile.
+    pub(super) fn refused(
+        &self,
+        response: Response<Body>,
+        exchange: &Exchange,
+    ) -> (Fault, Option<Refused>) {
         let clean = |text: &str| match exchange.key {
             Some(key) => key.redact(text),
             None => text.to_owned(),
@@ -159,16 +174,23 @@ impl Client {
             .take(ERROR_BODY_BYTES_MAX as u64)
             .read_to_end(&mut bytes);
         if exchange.scope.cancel.is_cancelled() {
-            return cancelled();
+            return (cancelled(), None);
         }
+        let body = clean(&String::from_utf8_lossy(&bytes));
         let refusal = Refusal {
             provider: exchange.provider,
             status: head.status.as_u16(),
             retry_after,
             location: location.as_deref(),
-            body: &clean(&String::from_utf8_lossy(&bytes)),
+            body: &body,
         };
-        refusal.fault()
+        let fault = refusal.fault();
+        let refused = Refused {
+            status: head.status.as_u16(),
+            headers: head.headers,
+            body,
+        };
+        (fault, Some(refused))
     }
 
     /// Reads an answer that comes as events.
@@ -212,7 +234,7 @@ impl Client {
     }
 
     /// Says in words what `ureq` failed with.
-    fn fault(&self, error: SendError, exchange: &Exchange, uri: &Uri) -> Fault {
+    pub(super) fn fault(&self, error: SendError, exchange: &Exchange, uri: &Uri) -> Fault {
         let provider = exchange.provider;
         if exchange.scope.cancel.is_cancelled() {
             return cancelled();
@@ -268,11 +290,15 @@ fn timed_out(timeout: Timeout, timeouts: Timeouts) -> Fault {
 }
 
 impl Exchange<'_> {
-    fn is_complete(&self) -> bool {
+    pub(super) fn is_complete(&self) -> bool {
         self.partial.is_complete && !self.scope.cancel.is_cancelled()
     }
 
-    fn read_event(&mut self, reader: &mut dyn Reader, event: &sse::Event) -> Result<Flow, Stop> {
+    pub(super) fn read_event(
+        &mut self,
+        reader: &mut dyn Reader,
+        event: &sse::Event,
+    ) -> Result<Flow, Stop> {
         let before = self.partial.text.len();
         let read = reader.event(event, self.partial);
         (self.on_piece)(&self.partial.text[before..]);
@@ -280,7 +306,7 @@ impl Exchange<'_> {
     }
 
     /// The stream ended without the provider's last event: is the answer complete?
-    fn read_end(
+    pub(super) fn read_end(
         &mut self,
         reader: &mut dyn Reader,
         parser: &mut Parser,
@@ -317,21 +343,21 @@ impl Exchange<'_> {
         !self.partial.text.is_empty() || self.partial.model.is_some()
     }
 
-    fn clean(&self, text: &str) -> String {
+    pub(super) fn clean(&self, text: &str) -> String {
         self.key
             .map_or_else(|| text.to_owned(), |key| key.redact(text))
     }
 }
 
 /// Why reading an answer stopped.
-enum Stop {
+pub(super) enum Stop {
     Fault(Fault),
     /// `ureq`'s own errors come wrapped in these.
     Io(std::io::Error),
 }
 
 /// Why a request was not answered at all.
-enum SendError {
+pub(super) enum SendError {
     /// It cannot be written down: the key does not fit into a header.
     Unsendable,
     Ureq(ureq::Error),
@@ -351,7 +377,7 @@ impl From<std::io::Error> for SendError {
 }
 
 /// Cuts a stream into events.
-enum Parser {
+pub(super) enum Parser {
     Sse(sse::Parser),
     Lines(lines::Parser),
 }
@@ -364,21 +390,21 @@ impl Parser {
         }
     }
 
-    fn push(&mut self, bytes: &[u8]) -> Result<(), sse::TooLong> {
+    pub(super) fn push(&mut self, bytes: &[u8]) -> Result<(), sse::TooLong> {
         match self {
             Self::Sse(parser) => parser.push(bytes),
             Self::Lines(parser) => parser.push(bytes),
         }
     }
 
-    fn next(&mut self) -> Option<sse::Event> {
+    pub(super) fn next(&mut self) -> Option<sse::Event> {
         match self {
             Self::Sse(parser) => parser.next(),
             Self::Lines(parser) => parser.next(),
         }
     }
 
-    fn finish(&mut self) -> Option<sse::Event> {
+    pub(super) fn finish(&mut self) -> Option<sse::Event> {
         match self {
             Self::Sse(parser) => parser.finish(),
             Self::Lines(parser) => parser.finish(),
@@ -388,7 +414,7 @@ impl Parser {
 
 /// What an answer of status 2xx is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Form {
+pub(super) enum Form {
     Stream,
     Document,
 }
@@ -396,7 +422,7 @@ enum Form {
 impl Form {
     /// Servers may answer a streamed request in one piece, and the other way round, so what they
     /// say counts more than what was asked for. Some say something else, or nothing, of a stream.
-    fn of(headers: &HeaderMap, is_streamed: bool) -> Self {
+    pub(super) fn of(headers: &HeaderMap, is_streamed: bool) -> Self {
         let content_type = headers
             .get(CONTENT_TYPE)
             .and_then(|value| value.to_str().ok());
@@ -412,7 +438,7 @@ impl Form {
     }
 }
 
-fn parse_url(url: &str, provider: &str) -> Result<Uri, Fault> {
+pub(super) fn parse_url(url: &str, provider: &str) -> Result<Uri, Fault> {
     let uri = url.parse::<Uri>().ok().filter(|uri| {
         let has_scheme = matches!(uri.scheme_str(), Some("http" | "https"));
         has_scheme && uri.host().is_some_and(|host| !host.is_empty())
@@ -427,6 +453,7 @@ fn parse_url(url: &str, provider: &str) -> Result<Uri, Fault> {
 fn header_value(value: &Header) -> Result<HeaderValue, SendError> {
     match value {
         Header::Plain(value) => Ok(HeaderValue::from_static(value)),
+        Header::Given(value) => HeaderValue::from_str(value).map_err(|_| SendError::Unsendable),
         Header::Secret(value) => {
             let mut value = HeaderValue::from_str(value).map_err(|_| SendError::Unsendable)?;
             // Whoever prints it prints "Sensitive".
@@ -468,7 +495,7 @@ fn read_document(
     Ok(())
 }
 
-fn read(body: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<usize> {
+pub(super) fn read(body: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<usize> {
     loop {
         match body.read(buffer) {
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
@@ -479,7 +506,7 @@ fn read(body: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<usize> {
 
 /// Reads what is behind the end of the answer, so that the connection can be used again. What it
 /// is, or whether it comes, does not matter.
-fn drain(mut body: impl Read, buffer: &mut [u8]) {
+pub(super) fn drain(mut body: impl Read, buffer: &mut [u8]) {
     while matches!(body.read(buffer), Ok(1..)) {}
 }
 

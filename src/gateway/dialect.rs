@@ -29,6 +29,8 @@ pub(super) struct Request {
 /// The value of a header. `Debug` shows it only where it is not secret.
 pub(super) enum Header {
     Plain(&'static str),
+    /// As a client of ours sent it.
+    Given(String),
     Secret(String),
 }
 
@@ -36,6 +38,7 @@ impl std::fmt::Debug for Header {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Plain(value) => value,
+            Self::Given(value) => value,
             Self::Secret(_) => "***",
         })
     }

@@ -8,24 +8,29 @@ use super::dialect::{
 };
 use super::{Call, ProviderConfig, sse};
 use crate::event::{Usage, UsageSource};
+use crate::secret::Secret;
 
 /// Where OpenAI's own API is.
 pub(super) const BASE_URL: &str = "https://api.openai.com/v1";
 
 /// The request for a call.
 pub(super) fn request(call: &Call, provider: &ProviderConfig) -> Request {
-    let base_url = provider.base_url();
-    let authorization = provider.key().map(|key| {
-        (
-            "authorization",
-            Header::Secret(format!("Bearer {}", key.expose())),
-        )
-    });
     Request {
-        url: format!("{base_url}/chat/completions"),
-        headers: authorization.into_iter().collect(),
-        body: body(call, base_url),
+        url: url(provider),
+        headers: provider.key().map(authorization).into_iter().collect(),
+        body: body(call, provider.base_url()),
     }
+}
+
+/// Where chat completions are asked for.
+pub(super) fn url(provider: &ProviderConfig) -> String {
+    format!("{}/chat/completions", provider.base_url())
+}
+
+/// The header that carries a key.
+pub(super) fn authorization(key: &Secret) -> (&'static str, Header) {
+    let value = format!("Bearer {}", key.expose());
+    ("authorization", Header::Secret(value))
 }
 
 fn body(call: &Call, base_url: &str) -> Value {
@@ -211,7 +216,6 @@ mod tests {
     use super::super::dialect::ANSWER_BYTES_MAX;
     use super::super::{FailureKind, Kind};
     use super::*;
-    use crate::secret::Secret;
 
     fn call(stream: bool) -> Call {
         Call {

@@ -202,6 +202,20 @@ impl Prices {
         found.find_map(|model| table.find(&name, base_url, model, at))
     }
 
+    /// The names of the models that are known at the provider; see [`Prices::find`]. Of those that are
+    /// known by a pattern, none.
+    pub fn models(&self, provider: &str, base_url: &str) -> Vec<&str> {
+        let table = self.table();
+        let found = table
+            .by_url(base_url)
+            .or_else(|| table.by_exact_name(&provider.to_lowercase()));
+        let mut names = Vec::new();
+        for model in found.iter().flat_map(|provider| &provider.models) {
+            model.names.exact_into(&mut names);
+        }
+        names
+    }
+
     fn table(&self) -> &Table {
         match &self.table {
             Source::BuiltIn => &BUILT_IN,
@@ -367,6 +381,21 @@ enum Clause {
     Any(Box<[Clause]>),
     All(Box<[Clause]>),
     Not(Box<Clause>),
+}
+
+impl Clause {
+    /// The names that it means exactly.
+    fn exact_into<'a>(&'a self, names: &mut Vec<&'a str>) {
+        match self {
+            Self::Equals(name) => names.push(name),
+            Self::Any(clauses) => {
+                for clause in clauses {
+                    clause.exact_into(names);
+                }
+            }
+            _ => {}
+        }
+    }
 }
 
 impl Table {

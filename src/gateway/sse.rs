@@ -18,13 +18,15 @@ pub(super) struct Event {
     pub(super) data: String,
 }
 
-/// A line or an event is longer than [`LINE_BYTES_MAX`].
+/// A line or an event is longer than the parser's limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TooLong;
 
 /// Reads events from pieces of a stream.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Parser {
+    /// The longest line, and the longest data of one event, bytes.
+    bytes_max: usize,
     /// The line that has not ended yet. Bytes, because a piece may end within a character.
     line: Vec<u8>,
     /// Whether the last byte was a carriage return, so that a line feed now belongs to it.
@@ -38,7 +40,26 @@ pub(super) struct Parser {
     ready: VecDeque<Event>,
 }
 
+impl Default for Parser {
+    fn default() -> Self {
+        Self::with_limit(LINE_BYTES_MAX)
+    }
+}
+
 impl Parser {
+    /// One that takes lines and events of at most so many bytes.
+    pub(super) fn with_limit(bytes_max: usize) -> Self {
+        Self {
+            bytes_max,
+            line: Vec::new(),
+            after_return: false,
+            begun: false,
+            event: Event::default(),
+            has_data: false,
+            ready: VecDeque::new(),
+        }
+    }
+
     /// Reads a piece; the events that it completes can be taken with [`Parser::next`]. After an
     /// error the stream is of no more use.
     pub(super) fn push(&mut self, mut bytes: &[u8]) -> Result<(), TooLong> {
@@ -75,7 +96,7 @@ impl Parser {
     }
 
     fn extend_line(&mut self, bytes: &[u8]) -> Result<(), TooLong> {
-        if self.line.len() + bytes.len() > LINE_BYTES_MAX {
+        if self.line.len() + bytes.len() > self.bytes_max {
             return Err(TooLong);
         }
         self.line.extend_from_slice(bytes);
@@ -107,7 +128,7 @@ impl Parser {
             "event" => value.clone_into(&mut self.event.name),
             "data" => {
                 // One more for the line feed that may join the two.
-                if self.event.data.len() + 1 + value.len() > LINE_BYTES_MAX {
+                if self.event.data.len() + 1 + value.len() > self.bytes_max {
                     return Err(TooLong);
                 }
                 if std::mem::replace(&mut self.has_data, true) {

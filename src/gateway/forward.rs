@@ -1,0 +1,563 @@
+//! Passing on a request that a client wrote itself, and its answer as it comes: byte by byte, while
+//! the usage is read from what goes by.
+
+use std::io::Read;
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
+use ureq::http::{HeaderMap, Response};
+
+use super::client::{
+    self, DRAIN_MAX, Exchange, Form, OPENING_BYTES, READ_BYTES, Stop, drain, parse_url,
+};
+use super::dialect::{Fault, Flow, Header, Partial, Reader};
+use super::transport::Scope;
+use super::{
+    Answer, Call, Cancel, Course, Failure, FailureKind, Gateway, Kind, ProviderConfig, anthropic,
+    milliseconds, openai, refusal, sse,
+};
+use crate::secret::Secret;
+
+/// The longest answer in one piece, bytes: images and sound come in base64.
+const DOCUMENT_BYTES_MAX: usize = 32 << 20;
+/// The longest event of a stream, bytes: some servers send an image in one.
+const EVENT_BYTES_MAX: usize = 16 << 20;
+/// How much of an answer is read to its end for a client that has left, bytes.
+const DRAINED_BYTES_MAX: usize = 16 << 20;
+/// Fields of an answer that are passed on: what these names begin with. The others concern the
+/// connection, or the provider's own domain.
+const PASSED_ON: &[&str] = &[
+    "content-type",
+    "retry-after",
+    "request-id",
+    "x-request-id",
+    "x-should-retry",
+    "x-ratelimit-",
+    "openai-",
+    "anthropic-",
+];
+
+/// The key that a client came with, to be used in place of ours.
+#[derive(Clone, Debug)]
+pub struct ClientKey {
+    /// The key.
+    pub key: Secret,
+    /// Whether it came as a bearer token.
+    pub is_bearer: bool,
+}
+
+/// A client's request.
+#[derive(Debug)]
+pub struct Forward<'a> {
+    /// Provider, model and whether it is streamed; its texts are not used.
+    pub call: &'a Call,
+    /// The body, as it is to be sent.
+    pub body: &'a [u8],
+    /// Fields that are to be sent beside those that the protocol needs.
+    pub headers: &'a [(&'static str, String)],
+    /// In place of the configured key.
+    pub key: Option<&'a ClientKey>,
+    /// Whether the chunk that holds nothing but the usage is kept from the client, who did not ask
+    /// for it.
+    pub hides_usage: bool,
+    /// For how long an answer is read on when its client has left; none to end the call then.
+    pub drain_max: Option<Duration>,
+}
+
+/// What an answer begins with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AnswerHead {
+    /// The status.
+    pub status: u16,
+    /// Fields that concern the client.
+    pub headers: Vec<(String, String)>,
+}
+
+/// Whoever gets the answer. Once it is gone, nothing more is given to it.
+pub trait Taker {
+    /// The answer in one piece. Gives whether it was taken.
+    fn whole(&mut self, head: &AnswerHead, body: &[u8]) -> bool;
+    /// An answer in pieces begins. Gives whether there is somebody to take it.
+    fn begin(&mut self, head: &AnswerHead) -> bool;
+    /// The next piece. Gives whether it was taken.
+    fn piece(&mut self, bytes: &[u8]) -> bool;
+    /// That was all of it.
+    fn end(&mut self);
+}
+
+/// Why there is no answer, or only a part of one.
+#[derive(Debug)]
+pub struct NotForwarded {
+    /// Why, as of any other call.
+    pub failure: Failure,
+    /// What the provider said instead, its key replaced; nobody was given it yet.
+    pub refused: Option<(AnswerHead, Vec<u8>)>,
+    /// Whether the client was given a part of the answer.
+    pub begun: bool,
+    /// Whether that part ends with the provider's own word about the failure.
+    pub told: bool,
+}
+
+impl Gateway {
+    /// Passes a request on and gives the answer to `taker` as it comes. For providers that speak the
+    /// client's protocol; `echo` has none.
+    ///
+    /// # Errors
+    /// See [`FailureKind`].
+    pub fn forward(
+        &self,
+        forward: &Forward<'_>,
+        cancel: &Cancel,
+        taker: &mut dyn Taker,
+    ) -> Result<Answer, Box<NotForwarded>> {
+        let entered = Scope::enter(cancel);
+        let mut partial = Partial::default();
+        let mut passing = Passing::new(forward, taker);
+        let outcome = self.pass(forward, &entered.scope, &mut partial, &mut passing);
+        let Passing {
+            started,
+            first_token_ms,
+            begun,
+            told,
+            refused,
+            ..
+        } = passing;
+        let course = Course {
+            partial,
+            first_token_ms,
+            latency_ms: milliseconds(started.elapsed()),
+            sent: entered.scope.sent.get(),
+        };
+        self.conclude(forward.call, outcome, course)
+            .map_err(|mut failure| {
+                if let Some(own) = forward.key {
+                    failure.message = own.key.redact(&failure.message);
+                    failure.model = own.key.redact(&failure.model);
+                }
+                Box::new(NotForwarded {
+                    failure,
+                    refused,
+                    begun,
+                    told,
+                })
+            })
+    }
+
+    fn pass(
+        &self,
+        forward: &Forward<'_>,
+        scope: &Scope,
+        partial: &mut Partial,
+        passing: &mut Passing<'_>,
+    ) -> Result<(), Fault> {
+        let name = &forward.call.provider;
+        let provider = match (self.usable_provider(name), self.providers.get(name)) {
+            // Ours may be missing then.
+            (Err(_), Some(provider)) if forward.key.is_some() => provider,
+            (usable, _) => usable?,
+        };
+        if scope.cancel.is_cancelled() {
+            return Err(client::cancelled());
+        }
+        let mut exchange = Exchange {
+            provider: name,
+            timeouts: self.timeouts_of(forward.call),
+            key: forward.key.map(|own| &own.key).or(provider.key()),
+            is_streamed: forward.call.stream,
+            scope,
+            partial,
+            on_piece: &mut |_| {},
+        };
+        let (url, mut reader): (String, Box<dyn Reader>) = match provider.kind {
+            Kind::OpenAi => (openai::url(provider), Box::new(openai::ChatReader)),
+            Kind::Anthropic => (
+                anthropic::url(provider),
+                Box::<anthropic::MessageReader>::default(),
+            ),
+            #[allow(unreachable_patterns, reason = "kinds are added by and by")]
+            Kind::Echo | _ => {
+                let message = "cannot be passed requests of this protocol";
+                return Err(Fault::new(FailureKind::NotConfigured, message));
+            }
+        };
+        let uri = parse_url(&url, name)?;
+        let headers = headers(forward, provider);
+        let sent = self.client.send(&uri, &headers, forward.body, &exchange);
+        let response = sent.map_err(|error| self.client.fault(error, &exchange, &uri))?;
+        if !response.status().is_success() {
+            let (fault, refused) = self.client.refused(response, &exchange);
+            passing.refused = refused.map(|refused| {
+                let head = answer_head(refused.status, &refused.headers);
+                (head, refused.body.into_bytes())
+            });
+            return Err(fault);
+        }
+        let form = Form::of(response.headers(), exchange.is_streamed);
+        let read = match form {
+            Form::Stream => passing.stream(response, reader.as_mut(), &mut exchange),
+            Form::Document => passing.document(response, reader.as_mut(), &mut exchange),
+        };
+        read.map_err(|stop| match stop {
+            _ if scope.cancel.is_cancelled() => client::cancelled(),
+            Stop::Fault(fault) => fault,
+            Stop::Io(_) if passing.left_at.is_some() => passing.left_in_the_middle(),
+            Stop::Io(error) => self.client.fault(error.into(), &exchange, &uri),
+        })
+    }
+}
+
+fn headers(forward: &Forward<'_>, provider: &ProviderConfig) -> Vec<(&'static str, Header)> {
+    let ours = |key| match provider.kind {
+        Kind::Anthropic => anthropic::api_key(key),
+        _ => openai::authorization(key),
+    };
+    let key = match forward.key {
+        Some(own) if own.is_bearer => Some(openai::authorization(&own.key)),
+        Some(own) => Some(ours(&own.key)),
+        None => provider.key().map(ours),
+    };
+    let given = forward.headers.iter();
+    let mut headers: Vec<_> = given
+        .map(|(name, value)| (*name, Header::Given(value.clone())))
+        .chain(key)
+        .collect();
+    let (name, version) = anthropic::version();
+    if provider.kind == Kind::Anthropic && headers.iter().all(|(given, _)| *given != name) {
+        headers.push((name, version));
+    }
+    headers
+}
+
+fn answer_head(status: u16, headers: &HeaderMap) -> AnswerHead {
+    let passed_on = |name: &str| PASSED_ON.iter().any(|start| name.starts_with(start));
+    let headers = headers
+        .iter()
+        .filter(|(name, _)| passed_on(name.as_str()))
+        .filter_map(|(name, value)| Some((name.as_str().to_owned(), value.to_str().ok()?.into())))
+        .collect();
+    AnswerHead { status, headers }
+}
+
+/// An answer on its way from a provider to a client.
+struct Passing<'a> {
+    taker: &'a mut dyn Taker,
+    started: Instant,
+    first_token_ms: Option<u64>,
+    drain_max: Option<Duration>,
+    /// When the client had left, and how much was read since.
+    left_at: Option<Instant>,
+    drained_bytes: usize,
+    begun: bool,
+    told: bool,
+    refused: Option<(AnswerHead, Vec<u8>)>,
+    /// Where a chunk is to be hidden: what came of an event that is not over.
+    held: Option<Vec<u8>>,
+}
+
+impl<'a> Passing<'a> {
+    fn new(forward: &Forward<'_>, taker: &'a mut dyn Taker) -> Self {
+        Self {
+            taker,
+            started: Instant::now(),
+            first_token_ms: None,
+            drain_max: forward.drain_max,
+            left_at: None,
+            drained_bytes: 0,
+            begun: false,
+            told: false,
+            refused: None,
+            held: forward.hides_usage.then(Vec::new),
+        }
+    }
+
+    fn document(
+        &mut self,
+        response: Response<ureq::Body>,
+        reader: &mut dyn Reader,
+        exchange: &mut Exchange,
+    ) -> Result<(), Stop> {
+        let head = answer_head(response.status().as_u16(), response.headers());
+        let mut bytes = Vec::new();
+        let body = response.into_body().into_reader();
+        body.take(DOCUMENT_BYTES_MAX as u64 + 1)
+            .read_to_end(&mut bytes)
+            .map_err(Stop::Io)?;
+        if bytes.len() > DOCUMENT_BYTES_MAX {
+            let message = format!("the answer is longer than {DOCUMENT_BYTES_MAX} bytes");
+            return Err(Stop::Fault(Fault::new(FailureKind::TooLarge, message)));
+        }
+        let document = serde_json::from_slice(&bytes).map_err(|error| {
+            let text = exchange.clean(&String::from_utf8_lossy(&bytes));
+            let text = refusal::describe(&text);
+            let message = format!("the answer is not JSON ({error}): {text}");
+            Stop::Fault(Fault::bad_answer(message))
+        })?;
+        match reader.document(&document, exchange.partial) {
+            // Of the text, nothing is kept here.
+            Ok(()) => {}
+            Err(fault) if fault.kind == FailureKind::TooLarge => {}
+            Err(fault) => {
+                self.refused = Some((head, bytes));
+                return Err(Stop::Fault(fault));
+            }
+        }
+        // That it is not taken changes nothing of what it cost.
+        self.begun = true;
+        if !self.taker.whole(&head, &bytes) {
+            self.left_at = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    fn stream(
+        &mut self,
+        response: Response<ureq::Body>,
+        reader: &mut dyn Reader,
+        exchange: &mut Exchange,
+    ) -> Result<(), Stop> {
+        let head = answer_head(response.status().as_u16(), response.headers());
+        let mut body = response.into_body().into_reader();
+        let first_byte = exchange.timeouts.first_byte;
+        let mut read_by = Some(Instant::now() + first_byte);
+        let mut parser = client::Parser::Sse(sse::Parser::with_limit(EVENT_BYTES_MAX));
+        let mut buffer = vec![0; READ_BYTES];
+        let mut opening = Vec::new();
+        let mut fault = None;
+        loop {
+            exchange.scope.read_by.set(self.drained_by().or(read_by));
+            let length = match client::read(&mut body, &mut buffer) {
+                Ok(length) if !exchange.scope.cancel.is_cancelled() => length,
+                // All of the answer is there, and paid for; only its usage may be missing.
+                Err(_) if exchange.is_complete() => 0,
+                Ok(_) => return Err(Stop::Fault(client::cancelled())),
+                Err(error) => return Err(Stop::Io(error)),
+            };
+            let bytes = &buffer[..length];
+            let room = OPENING_BYTES.saturating_sub(opening.len());
+            opening.extend_from_slice(&bytes[..length.min(room)]);
+            if length > 0 && !self.begun {
+                self.begun = true;
+                let is_there = self.taker.begin(&head);
+                self.note_presence(is_there);
+            }
+            self.pass_on(bytes)?;
+            parser.push(bytes).map_err(|_| {
+                let message = format!("an event is longer than {EVENT_BYTES_MAX} bytes");
+                Stop::Fault(Fault::new(FailureKind::TooLarge, message))
+            })?;
+            let mut flow = Flow::More;
+            while let Some(event) = parser.next() {
+                read_by = None;
+                match self.read_event(reader, &event, exchange) {
+                    Ok(next) => flow = next,
+                    // The client shall hear it in the provider's words, and what comes after.
+                    Err(found) => {
+                        fault.get_or_insert(found);
+                    }
+                }
+                if flow == Flow::End {
+                    break;
+                }
+            }
+            if flow == Flow::More && length > 0 {
+                continue;
+            }
+            self.give_held();
+            if flow == Flow::More && fault.is_none() {
+                exchange.read_end(reader, &mut parser, &opening)?;
+            }
+            if let Some(fault) = fault {
+                self.told = fault.kind == FailureKind::Status;
+                return Err(Stop::Fault(fault));
+            }
+            if self.left_at.is_none() {
+                self.taker.end();
+            }
+            if flow == Flow::End {
+                let drained_by = Instant::now() + DRAIN_MAX;
+                exchange.scope.read_by.set(Some(drained_by));
+                drain(body, &mut buffer);
+            }
+            return Ok(());
+        }
+    }
+
+    fn read_event(
+        &mut self,
+        reader: &mut dyn Reader,
+        event: &sse::Event,
+        exchange: &mut Exchange,
+    ) -> Result<Flow, Fault> {
+        let read = reader.event(event, exchange.partial);
+        if self.first_token_ms.is_none() && begins_the_answer(event, exchange.partial) {
+            self.first_token_ms = Some(milliseconds(self.started.elapsed()));
+        }
+        // It went on to the client; nobody here needs it.
+        exchange.partial.text.clear();
+        match read {
+            Err(fault) if fault.kind == FailureKind::TooLarge => Ok(Flow::More),
+            read => read,
+        }
+    }
+
+    /// Gives the client what came, or, where a chunk is to be hidden, what of it is complete.
+    fn pass_on(&mut self, bytes: &[u8]) -> Result<(), Stop> {
+        if self.left_at.is_some() {
+            self.drained_bytes += bytes.len();
+            if self.drained_bytes > DRAINED_BYTES_MAX {
+                return Err(Stop::Fault(self.left_in_the_middle()));
+            }
+        } else if let Some(held) = &mut self.held {
+            // Only what is new may end an event, with up to three bytes that came before it.
+            let mut from = held.len().saturating_sub(3);
+            held.extend_from_slice(bytes);
+            let mut ready = Vec::new();
+            while let Some(end) = event_end(held, from) {
+                if !is_usage_alone(&held[..end]) {
+                    ready.extend_from_slice(&held[..end]);
+                }
+                held.drain(..end);
+                from = 0;
+            }
+            self.give(&ready);
+        } else {
+            self.give(bytes);
+        }
+        if self.left_at.is_some() && self.drain_max.is_none() {
+            return Err(Stop::Fault(self.left_in_the_middle()));
+        }
+        Ok(())
+    }
+
+    /// Gives the client what is left of an event that did not end.
+    fn give_held(&mut self) {
+        let rest = self.held.as_mut().map(std::mem::take).unwrap_or_default();
+        if !is_usage_alone(&rest) {
+            self.give(&rest);
+        }
+    }
+
+    fn give(&mut self, bytes: &[u8]) {
+        if self.left_at.is_none() && !bytes.is_empty() {
+            let is_there = self.taker.piece(bytes);
+            self.note_presence(is_there);
+        }
+    }
+
+    fn note_presence(&mut self, is_there: bool) {
+        if !is_there && self.left_at.is_none() {
+            self.left_at = Some(Instant::now());
+        }
+    }
+
+    /// Until when the answer is read on for a client that has left.
+    fn drained_by(&self) -> Option<Instant> {
+        Some(self.left_at? + self.drain_max.unwrap_or_default())
+    }
+
+    fn left_in_the_middle(&self) -> Fault {
+        let message = match self.drain_max {
+            None => "the client left in the middle of the answer".to_owned(),
+            Some(limit) => format!(
+                "the client left in the middle of the answer, which did not end within {limit:?} \
+                 and {DRAINED_BYTES_MAX} bytes after"
+            ),
+        };
+        Fault::new(FailureKind::Cancelled, message)
+    }
+}
+
+/// Whether the event brings the first of the answer: text, or a part of something else.
+fn begins_the_answer(event: &sse::Event, partial: &Partial) -> bool {
+    let other = [
+        "\"tool_calls\"",
+        "\"content_block_delta\"",
+        "\"reasoning_content\"",
+    ];
+    !partial.text.is_empty() || other.iter().any(|mark| event.data.contains(mark))
+}
+
+/// Where the first event in `bytes` ends, behind its empty line, looked for from `from` on.
+fn event_end(bytes: &[u8], from: usize) -> Option<usize> {
+    (from..bytes.len()).find_map(|at| {
+        let rest = &bytes[at..];
+        [
+            b"\n\n".as_slice(),
+            b"\r\n\r\n".as_slice(),
+            b"\n\r\n".as_slice(),
+            b"\r\r".as_slice(),
+        ]
+        .iter()
+        .find(|end| rest.starts_with(end))
+        .map(|end| at + end.len())
+    })
+}
+
+/// Whether the event is the chunk that a stream of chat completions ends with where usage is asked
+/// for: no choices, and the usage.
+fn is_usage_alone(event: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Chunk<'a> {
+        choices: Option<Vec<IgnoredAny>>,
+        #[serde(borrow)]
+        usage: Option<&'a RawValue>,
+    }
+    const NAME: &[u8] = b"\"usage\"";
+    if !event.windows(NAME.len()).any(|part| part == NAME) {
+        return false;
+    }
+    let mut parser = sse::Parser::with_limit(EVENT_BYTES_MAX);
+    if parser.push(event).is_err() {
+        return false;
+    }
+    let Some(event) = parser.next().or_else(|| parser.finish()) else {
+        return false;
+    };
+    serde_json::from_str::<Chunk<'_>>(&event.data).is_ok_and(|chunk| {
+        let has_usage = chunk
+            .usage
+            .is_some_and(|usage| usage.get().starts_with('{'));
+        has_usage && chunk.choices.is_some_and(|choices| choices.is_empty())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_ends_behind_its_empty_line_however_lines_end() {
+        for (bytes, end) in [
+            ("data: a\n\nrest", Some(9)),
+            ("data: a\r\n\r\nrest", Some(11)),
+            ("data: a\r\rrest", Some(9)),
+            ("data: a\n\r\nrest", Some(10)),
+            ("data: a\ndata: b\n", None),
+            ("data: a\r\n", None),
+        ] {
+            assert_eq!(event_end(bytes.as_bytes(), 0), end, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn only_the_chunk_with_nothing_but_usage_is_one() {
+        for (data, expected) in [
+            (r#"{"choices":[],"usage":{"prompt_tokens":1}}"#, true),
+            (
+                r#"{ "usage" : {"prompt_tokens":1}, "choices" : [ ] }"#,
+                true,
+            ),
+            (r#"{"choices":[],"usage":null}"#, false),
+            (r#"{"choices":[{"delta":{}}],"usage":{}}"#, false),
+            (r#"{"usage":{"prompt_tokens":1}}"#, false),
+            (r#"{"choices":[],"prompt_filter_results":[]}"#, false),
+            ("[DONE]", false),
+            (r#"{"usage""#, false),
+        ] {
+            let event = format!("data: {data}\n\n");
+            assert_eq!(is_usage_alone(event.as_bytes()), expected, "{data}");
+        }
+    }
+}
