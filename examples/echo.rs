@@ -82,7 +82,14 @@ pub fn start(listener: TcpListener) -> Result<Gate> {
     let no_backend = PathBuf::from("/nonexistent");
     // Whatever thread ends: there is nothing to be put in order.
     let on_fatal = Arc::new(|name: &str| eprintln!("the thread {name} panicked"));
-    Gate::start(listener, no_backend, Rules::default(), sockets, on_fatal)
+    Gate::start(
+        listener,
+        no_backend,
+        None,
+        Rules::default(),
+        sockets,
+        on_fatal,
+    )
 }
 
 fn main() {

@@ -15,6 +15,7 @@ use crate::engine;
 use crate::error::{Error, Result};
 use crate::gateway::{FetchRules, Kind, ProviderConfig, REQUESTS_PER_MINUTE_MAX, Rate, Timeouts};
 use crate::journal::Retention;
+use crate::proxy::{self, Aliases, TARGETS_MAX, Target, Toward};
 use crate::secret::Secret;
 use crate::socket::Pings;
 
@@ -51,6 +52,8 @@ pub struct Config {
     pub rates: BTreeMap<String, Rate>,
     /// The user's own prices, before the built-in ones.
     pub prices: Option<PathBuf>,
+    /// The gateway for clients.
+    pub proxy: proxy::Settings,
     /// How long calls may take.
     pub timeouts: Timeouts,
     /// How long runs that are over are kept.
@@ -102,7 +105,24 @@ struct File {
     #[serde(default)]
     websocket: FileWebsocket,
     #[serde(default)]
+    aliases: BTreeMap<String, OneOrMore>,
+    #[serde(default)]
     providers: BTreeMap<String, FileProvider>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum OneOrMore {
+    One(String),
+    More(Vec<String>),
+}
+
+/// What becomes of a call whose client has left.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum OnDisconnect {
+    Drain,
+    Abort,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -155,6 +175,9 @@ struct FileProvider {
     api_key_file: Option<PathBuf>,
     requests_per_minute: Option<u32>,
     tokens_per_minute: Option<u64>,
+    on_disconnect: Option<OnDisconnect>,
+    #[serde(default)]
+    pass_through_key: bool,
 }
 
 /// A provider that is there without being configured.
@@ -228,6 +251,13 @@ impl Config {
             .listen
             .or(file.listen)
             .unwrap_or_else(|| LISTEN_DEFAULT.to_owned());
+        let toward = toward(&file.providers);
+        let rates = rates(&file.providers)?;
+        let providers = providers(file.providers, beside, variable)?;
+        let proxy = proxy::Settings {
+            aliases: aliases(&file.aliases, &providers)?,
+            toward,
+        };
         Ok(Self {
             listen: listen.parse().map_err(|_| {
                 wrong(format!(
@@ -243,11 +273,12 @@ impl Config {
             allow_origins: origins(either(given.allow_origins, file.allow_origins))?,
             connections_per_address: file.limits.connections_per_address.map(NonZeroUsize::get),
             engine: engine_limits(&file.limits)?,
-            rates: rates(&file.providers)?,
-            providers: providers(file.providers, beside, variable)?,
+            rates,
             prices: given
                 .prices
                 .or(file.prices.map(|prices| beside.join(prices))),
+            providers,
+            proxy,
             timeouts: timeouts(&file.timeouts)?,
             retention: retention(&file.retention)?,
             fetch_rules: FetchRules {
@@ -421,6 +452,56 @@ fn pings(file: &FileWebsocket) -> Result<Pings> {
             default.timeout,
         )?,
     })
+}
+
+/// How providers are used for clients of the gateway.
+fn toward(providers: &BTreeMap<String, FileProvider>) -> BTreeMap<String, Toward> {
+    let all = providers.iter().map(|(name, file)| {
+        let mut toward = Toward {
+            pass_through_key: file.pass_through_key,
+            ..Toward::default()
+        };
+        if let Some(OnDisconnect::Abort) = file.on_disconnect {
+            toward.drain_max = None;
+        }
+        (name.clone(), toward)
+    });
+    all.collect()
+}
+
+fn aliases(
+    file: &BTreeMap<String, OneOrMore>,
+    providers: &BTreeMap<String, ProviderConfig>,
+) -> Result<Aliases> {
+    let target = |alias: &str, text: &str| {
+        let found = text
+            .split_once('/')
+            .filter(|(provider, model)| providers.contains_key(*provider) && !model.is_empty());
+        let (provider, model) = found.ok_or_else(|| {
+            wrong(format!(
+                "aliases.{alias}: `{text}` is not PROVIDER/MODEL with a provider that there is, \
+                 such as openai/gpt-4o-mini"
+            ))
+        })?;
+        Ok(Target {
+            provider: provider.to_owned(),
+            model: model.to_owned(),
+        })
+    };
+    let all = file.iter().map(|(alias, given)| {
+        let texts = match given {
+            OneOrMore::One(text) => std::slice::from_ref(text),
+            OneOrMore::More(texts) => texts.as_slice(),
+        };
+        if !(1..=TARGETS_MAX).contains(&texts.len()) {
+            return Err(wrong(format!(
+                "aliases.{alias}: must name 1 to {TARGETS_MAX} models"
+            )));
+        }
+        let targets = texts.iter().map(|text| target(alias, text));
+        Ok((alias.clone(), targets.collect::<Result<_>>()?))
+    });
+    all.collect()
 }
 
 fn providers(
@@ -644,6 +725,26 @@ mod tests {
     }
 
     #[test]
+    fn aliases_and_what_clients_may_do_come_from_the_file() {
+        let toml = "
+            [aliases]
+            fast = ['openai/a', 'openrouter/b/c']
+            slow = 'echo/echo-slow'
+            [providers.openai]
+            on_disconnect = 'abort'
+            pass_through_key = true";
+        let proxy = load(toml, Overrides::default(), &[]).unwrap().proxy;
+        assert_eq!(proxy.aliases["fast"].len(), 2);
+        assert_eq!(proxy.aliases["fast"][1].model, "b/c");
+        assert_eq!(proxy.aliases["slow"][0].provider, "echo");
+        let expected = Toward {
+            drain_max: None,
+            pass_through_key: true,
+        };
+        assert_eq!(proxy.toward["openai"], expected);
+    }
+
+    #[test]
     fn an_open_address_needs_a_token() {
         let open = || Overrides {
             listen: Some("0.0.0.0:7700".into()),
@@ -694,6 +795,11 @@ mod tests {
             ),
             ("[limits]\nactive_runs = 0", "limits.active_runs"),
             ("allow_origins = ['example.org']", "allow_origins"),
+            ("[aliases]\nfast = []", "aliases.fast: must name 1 to 16"),
+            (
+                "[aliases]\nfast = ['nobody/m']",
+                "aliases.fast: `nobody/m` is not PROVIDER/MODEL",
+            ),
         ] {
             let error = load(toml, Overrides::default(), &[])
                 .unwrap_err()

@@ -1,12 +1,13 @@
 //! The public listener: one port for the page, the API and the WebSocket.
 //!
 //! It reads each request's head with a limit and a deadline, turns away who may not come in,
-//! takes `/ws` for itself, and passes everything else on to the HTTP server behind it, which
-//! listens on a private Unix socket: one connection there for each request, so that the end of
-//! the answer is the end of the stream, and limits hold for every request of a kept-alive
-//! connection.
+//! takes `/ws` for itself, gives what a [`Direct`] wants to it, and passes everything else on to the
+//! HTTP server behind it, which listens on a private Unix socket: one connection there for each
+//! request, so that the end of the answer is the end of the stream, and limits hold for every
+//! request of a kept-alive connection.
 
 mod access;
+mod direct;
 mod head;
 mod places;
 mod relay;
@@ -22,10 +23,11 @@ use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 
-pub use access::Access;
+pub use access::{Access, Denied};
+pub use direct::{Direct, DirectReply};
 pub use head::Head;
 
-use self::access::Denied;
+use self::direct::Bodies;
 use self::head::BadHead;
 use self::places::{Full, Place, Places};
 use crate::error::{Error, Result};
@@ -40,12 +42,13 @@ const IDLE_TIME_MAX: Duration = Duration::from_secs(60);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How much is read from a client at a time.
 const READ_BYTES: usize = 4 << 10;
-/// Stack of a connection's thread, which becomes the reader of a WebSocket: a message that nests as
-/// deep as JSON may is its deepest work. A build that is not optimised takes several times as much.
+/// Stack of a connection's thread: JSON that nests as deep as it may, and calls to providers over TLS,
+/// are its deepest work. What is not touched takes no memory, hence nothing of an idle WebSocket.
+/// A build that is not optimised takes several times as much.
 const STACK_BYTES: usize = if cfg!(debug_assertions) {
-    512 << 10
+    1 << 20
 } else {
-    128 << 10
+    256 << 10
 };
 /// How long accepting pauses when descriptors or memory have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -69,6 +72,8 @@ struct Shared {
     access: Access,
     sockets: Sockets,
     backend: PathBuf,
+    direct: Option<Arc<dyn Direct>>,
+    bodies: Bodies,
     stopping: AtomicBool,
     places: Arc<Places>,
     open: Mutex<HashMap<u64, Open>>,
@@ -96,10 +101,12 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// Listens on `listener`; HTTP requests go to the server at the Unix socket `backend`.
+    /// Listens on `listener`; HTTP requests go to `direct` where it takes them, else to the server at
+    /// the Unix socket `backend`.
     pub fn start(
         listener: TcpListener,
         backend: PathBuf,
+        direct: Option<Arc<dyn Direct>>,
         rules: Rules,
         sockets: Sockets,
         on_fatal: OnFatal,
@@ -112,6 +119,8 @@ impl Gate {
             access: rules.access,
             sockets,
             backend,
+            direct,
+            bodies: Bodies::default(),
             stopping: AtomicBool::new(false),
             places: Places::new(rules.connections_per_address),
             open: Mutex::default(),
@@ -349,7 +358,16 @@ impl Connection {
     }
 
     fn handle(&mut self, head: &Head) -> Next {
-        if let Err(denied) = self.shared.access.check(head) {
+        let access = &self.shared.access;
+        if let Some(direct) = self.shared.direct.as_ref().filter(|it| it.takes(head)) {
+            if let Err(denied) = access.check_source(head) {
+                return Next::Refuse(denied);
+            }
+            let origin = access.allowed_origin(head);
+            let (bodies, buffer) = (&self.shared.bodies, &mut self.buffer);
+            return direct::request(&**direct, bodies, &self.stream, buffer, head, origin);
+        }
+        if let Err(denied) = access.check(head) {
             return Next::Refuse(denied);
         }
         if head.path() == "/ws" {
@@ -423,7 +441,7 @@ impl Connection {
                 Ok(None) => {}
                 Err(error) => return Err(bad_head(&error)),
             }
-            match read_some(&self.stream, &mut self.buffer, deadline) {
+            match read_some(&self.stream, &mut self.buffer, READ_BYTES, deadline) {
                 Ok(0) => return Ok(None),
                 Ok(_) if idle => {
                     idle = false;
@@ -467,11 +485,16 @@ fn bad_head(error: &BadHead) -> Denied {
     Denied::new(status, code, error.to_string())
 }
 
-/// Appends what comes next to `buffer`. Gives 0 at the end of the stream.
+/// Appends what comes next to `buffer`, at most so many bytes. Gives 0 at the end of the stream.
 ///
 /// # Errors
 /// `TimedOut` when nothing has come by the deadline.
-fn read_some(mut stream: &TcpStream, buffer: &mut Vec<u8>, deadline: Instant) -> io::Result<usize> {
+fn read_some(
+    mut stream: &TcpStream,
+    buffer: &mut Vec<u8>,
+    bytes_max: usize,
+    deadline: Instant,
+) -> io::Result<usize> {
     let left = deadline.saturating_duration_since(Instant::now());
     if left.is_zero() {
         return Err(io::ErrorKind::TimedOut.into());
@@ -480,7 +503,7 @@ fn read_some(mut stream: &TcpStream, buffer: &mut Vec<u8>, deadline: Instant) ->
     // Into the buffer itself: of a thread's stack, all that was ever touched stays taken, and this
     // thread may be the reader of an idle WebSocket for days.
     let old = buffer.len();
-    buffer.resize(old + READ_BYTES, 0);
+    buffer.resize(old + bytes_max, 0);
     let read = loop {
         match stream.read(&mut buffer[old..]) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -7,6 +7,7 @@ mod assets;
 mod budget;
 mod flows;
 mod hooks;
+mod keys;
 mod ledger;
 mod metrics;
 mod prices;
@@ -32,6 +33,7 @@ use crate::flow::TEMPLATE_STACK_BYTES_MIN;
 use crate::gateway::Gateway;
 use crate::hub::Hub;
 use crate::journal::Journal;
+use crate::proxy::{Keys, Stats};
 use crate::scheduler::Scheduler;
 use crate::store::Store;
 use crate::threads::{OnFatal, Pool, panic_message, vital};
@@ -56,6 +58,10 @@ pub struct Context {
     pub gateway: Arc<Gateway>,
     /// How many clients there are.
     pub hub: Hub,
+    /// Keys of the gateway's clients.
+    pub keys: Arc<Keys>,
+    /// How many requests of theirs were answered.
+    pub proxy: Arc<Stats>,
     /// Origins of other pages that may use the API.
     pub origins: Vec<String>,
     /// When the server started.
@@ -237,6 +243,9 @@ fn reply_to(context: &Context, request: &mut Request) -> std::result::Result<Rep
         (["api", "ledger.csv"], Get) => ledger::csv(context, query),
         (["api", "prices"], Get) => prices::find(context, query),
         (["api", "prices", id], Get) => prices::get(context, id),
+        (["api", "keys"], Get) => keys::list(context),
+        (["api", "keys"], Post) => keys::create(context, &body),
+        (["api", "keys", id], Delete) => keys::delete(context, id),
         (["api", "budget"], Get) => budget::get(context),
         (["api", "budget"], Put) => budget::set(context, &body),
         (segments, _) => Err(match allowed(segments) {
@@ -250,7 +259,8 @@ fn reply_to(context: &Context, request: &mut Request) -> std::result::Result<Rep
 fn allowed(segments: &[&str]) -> Option<&'static str> {
     Some(match segments {
         [""] | ["favicon.ico"] | ["assets", _] | ["api", "health"] | ["metrics"] => "GET",
-        ["api", "flows"] => "GET, POST",
+        ["api", "flows"] | ["api", "keys"] => "GET, POST",
+        ["api", "keys", _] => "DELETE",
         ["api", "flows", _] => "GET, PUT, DELETE",
         ["api", "flows", _, "execute" | "estimate"] | ["api", "runs", _, "cancel" | "resume"] => {
             "POST"

@@ -17,6 +17,7 @@ pub mod histogram;
 pub mod http;
 pub mod hub;
 pub mod journal;
+pub mod proxy;
 pub mod schedule;
 pub mod scheduler;
 pub mod secret;

@@ -16,11 +16,12 @@ use crate::config::Config;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::event::{Seq, Timestamp};
-use crate::gate::{Access, Gate, Rules};
+use crate::gate::{Access, Direct, Gate, Rules};
 use crate::gateway::{Gateway, Prices};
 use crate::http::{self, Http};
 use crate::hub::{Hub, Message, Publish};
 use crate::journal::Journal;
+use crate::proxy::{Keys, Parts, Proxy, Stats};
 use crate::scheduler::Scheduler;
 use crate::socket::{Frames, HubClients, Limits, Sockets};
 use crate::store::{Change, Store};
@@ -166,6 +167,7 @@ pub struct Server {
     core: Core,
     scheduler: Scheduler,
     scheduler_thread: JoinHandle<()>,
+    proxy: Arc<Proxy>,
     gate: Gate,
     http: Http,
     fatal: Receiver<String>,
@@ -189,6 +191,17 @@ impl Server {
             core.engine.clone(),
             Arc::clone(&on_fatal),
         )?;
+        let keys = Arc::new(Keys::load(&core.store, core.journal.clone())?);
+        let stats = Arc::<Stats>::default();
+        let parts = Parts {
+            token: config.token.clone(),
+            keys: Arc::clone(&keys),
+            store: Arc::clone(&core.store),
+            journal: core.journal.clone(),
+            gateway: Arc::clone(&core.gateway),
+            stats: Arc::clone(&stats),
+        };
+        let proxy = Arc::new(Proxy::new(config.proxy.clone(), parts));
         let (socket_path, socket_dir) = socket_path(&config.data)?;
         let backend = bind_private(&socket_path)?;
         let context = http::Context {
@@ -198,6 +211,8 @@ impl Server {
             scheduler: scheduler.clone(),
             gateway: Arc::clone(&core.gateway),
             hub: core.hub.clone(),
+            keys,
+            proxy: stats,
             origins: config.allow_origins.clone(),
             started,
         };
@@ -219,11 +234,20 @@ impl Server {
             pings: config.pings,
             limits: Limits::default(),
         };
-        let gate = Gate::start(listener, socket_path, rules, sockets, on_fatal)?;
+        let direct: Arc<dyn Direct> = proxy.clone();
+        let gate = Gate::start(
+            listener,
+            socket_path,
+            Some(direct),
+            rules,
+            sockets,
+            on_fatal,
+        )?;
         Ok(Self {
             core,
             scheduler,
             scheduler_thread,
+            proxy,
             gate,
             http,
             fatal,
@@ -253,6 +277,11 @@ impl Server {
         self.gate.stop_accepting();
         self.scheduler.shutdown();
         join(self.scheduler_thread, "scheduler", PART_END_MAX);
+        // Before the journal ends, which settles them.
+        let left = self.proxy.shutdown(Instant::now() + PART_END_MAX);
+        if left > 0 {
+            log::warn!("{left} calls of clients did not end in time");
+        }
         self.core.shutdown();
         let deadline = (Instant::now() + CLIENTS_END_MAX).min(began + MOST_END_MAX);
         let left = self.gate.join(deadline);

@@ -9,6 +9,7 @@ mod changes;
 mod days;
 mod events;
 mod flows;
+mod keys;
 mod ledger;
 mod prices;
 mod runs;
@@ -32,6 +33,7 @@ pub use changes::{
 };
 pub use events::LoggedEvent;
 pub use flows::FlowRecord;
+pub use keys::{KeyRecord, NewKey};
 pub use ledger::{GROUPS, LedgerFilter, Summary, Sums};
 pub use runs::{ItemRecord, LeftOver, NodeRecord, NodeStatus, OpenRun, Run, RunFilter};
 pub use triggers::{HOOK_KEY_AGE_MAX_MS, HookRecord, ScheduleRecord};

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::access::Denied;
 use super::head::{Body, Head};
-use super::{Next, read_some, refuse};
+use super::{Next, READ_BYTES, read_some, refuse};
 use crate::socket;
 
 /// The largest body of a request.
@@ -51,21 +51,16 @@ pub(super) fn request(
     head: &Head,
 ) -> Next {
     if matches!(head.body, Body::Length(length) if length > BODY_BYTES_MAX) {
-        return too_large();
+        return too_large(BODY_BYTES_MAX);
     }
-    if head.has_token("expect", "100-continue")
-        && head.body != Body::Length(0)
-        && (&mut &*client)
-            .write_all(b"HTTP/1.1 100 Continue\r\n\r\n")
-            .is_err()
-    {
-        return Next::Close;
+    if let Err(next) = let_continue(client, head) {
+        return next;
     }
     let deadline = Instant::now() + BODY_TIME_MAX;
     // Chunks are put together here: the server behind sees a length, always.
     let whole = match head.body {
         Body::Length(_) => None,
-        Body::Chunked => match read_chunks(client, buffer, deadline) {
+        Body::Chunked => match read_chunks(client, buffer, deadline, BODY_BYTES_MAX) {
             Ok(body) => Some(body),
             Err(refusal) => return refusal,
         },
@@ -112,6 +107,15 @@ pub(super) fn request(
     }
 }
 
+/// Asks for the body where the client waits to be asked.
+pub(super) fn let_continue(mut client: &TcpStream, head: &Head) -> Result<(), Next> {
+    let is_asked = head.has_token("expect", "100-continue") && head.body != Body::Length(0);
+    if is_asked && client.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").is_err() {
+        return Err(Next::Close);
+    }
+    Ok(())
+}
+
 fn connect(backend: &Path) -> io::Result<UnixStream> {
     let stream = UnixStream::connect(backend)?;
     stream.set_write_timeout(Some(BACKEND_WRITE_TIMEOUT))?;
@@ -149,7 +153,9 @@ fn copy_body(
     deadline: Instant,
 ) -> Result<(), Copy> {
     while length > 0 {
-        if buffer.is_empty() && read_some(client, buffer, deadline).map_err(Copy::Client)? == 0 {
+        if buffer.is_empty()
+            && read_some(client, buffer, READ_BYTES, deadline).map_err(Copy::Client)? == 0
+        {
             return Err(Copy::Client(io::ErrorKind::UnexpectedEof.into()));
         }
         let count = buffer
@@ -162,11 +168,12 @@ fn copy_body(
     Ok(())
 }
 
-/// Reads a chunked body up to [`BODY_BYTES_MAX`] (RFC 9112, section 7.1).
-fn read_chunks(
+/// Reads a chunked body of up to `bytes_max` bytes (RFC 9112, section 7.1).
+pub(super) fn read_chunks(
     client: &TcpStream,
     buffer: &mut Vec<u8>,
     deadline: Instant,
+    bytes_max: u64,
 ) -> Result<Vec<u8>, Next> {
     let mut body = Vec::new();
     loop {
@@ -184,8 +191,8 @@ fn read_chunks(
             }
         };
         // No sum: a size may be as large as a number can be.
-        if size > BODY_BYTES_MAX - body.len() as u64 {
-            return Err(too_large());
+        if size > bytes_max - body.len() as u64 {
+            return Err(too_large(bytes_max));
         }
         buffer.drain(..line);
         // At most the limit, which fits.
@@ -232,7 +239,7 @@ fn skip_trailers(client: &TcpStream, buffer: &mut Vec<u8>, deadline: Instant) ->
 }
 
 fn more(client: &TcpStream, buffer: &mut Vec<u8>, deadline: Instant) -> Result<(), Next> {
-    match read_some(client, buffer, deadline) {
+    match read_some(client, buffer, READ_BYTES, deadline) {
         Ok(count) if count > 0 => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::TimedOut => {
             Err(refuse(408, "timeout", "the request's body took too long"))
@@ -325,11 +332,11 @@ fn find_end(bytes: &[u8], head_only: bool) -> io::Result<Option<(End, usize)>> {
     Ok(Some((end, head_length)))
 }
 
-fn too_large() -> Next {
+pub(super) fn too_large(bytes_max: u64) -> Next {
     refuse(
         413,
         "body_too_large",
-        &format!("a request's body may have {BODY_BYTES_MAX} bytes"),
+        &format!("a request's body may have {bytes_max} bytes"),
     )
 }
 
@@ -358,18 +365,25 @@ pub(super) fn error_response(denied: &Denied, origin: Option<&str>) -> Vec<u8> {
     .into_bytes()
 }
 
-fn reason(status: u16) -> &'static str {
+pub(super) fn reason(status: u16) -> &'static str {
     match status {
+        200 => "OK",
         400 => "Bad Request",
         401 => "Unauthorized",
+        402 => "Payment Required",
         403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
         408 => "Request Timeout",
         413 => "Content Too Large",
         421 => "Misdirected Request",
         426 => "Upgrade Required",
         429 => "Too Many Requests",
         431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
+        502 => "Bad Gateway",
         503 => "Service Unavailable",
+        504 => "Gateway Timeout",
         _ => "Error",
     }
 }

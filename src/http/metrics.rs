@@ -71,6 +71,15 @@ pub fn text(context: &Context) -> Reply {
         1.0,
     );
     calls(context, &mut text);
+    text.head(
+        "gateway_requests_total",
+        "counter",
+        "Requests of clients to /v1, by protocol and status of the answer.",
+    );
+    for (protocol, status, count) in context.proxy.read() {
+        let labels = format!("{{protocol=\"{protocol}\",status=\"{status}\"}}");
+        text.line(&format!("gateway_requests_total{labels}"), count);
+    }
     Reply::text(CONTENT_TYPE, text.0)
 }
 

@@ -167,7 +167,9 @@ impl Reply {
             .with("access-control-allow-methods", "GET, POST, PUT, DELETE")
             .with(
                 "access-control-allow-headers",
-                "authorization, content-type, idempotency-key, x-flowledger-secret",
+                "authorization, content-type, idempotency-key, x-flowledger-secret, x-api-key, \
+                 anthropic-version, anthropic-beta, x-flowledger-flow, x-flowledger-role, \
+                 x-flowledger-tags",
             )
             .with("access-control-max-age", "600")
     }

@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use super::answers::{self, Bought};
 use super::budgets::{self, Budgets};
 use super::days::{self, Day};
+use super::keys::{self, NewKey};
 use super::ledger::{ENTRY_COLUMNS, entry};
 use super::prices::Prices;
 use super::triggers;
@@ -274,6 +275,17 @@ pub enum Change {
     KeepAnswer(Bought),
     /// All budgets are replaced by these.
     SetBudgets(Vec<Budget>),
+    /// A key for a client of the gateway. Refused where there is one of that name.
+    CreateKey(NewKey),
+    /// A key is removed.
+    DeleteKey(i64),
+    /// A key is used.
+    TouchKey {
+        /// Which.
+        id: i64,
+        /// When.
+        at: Timestamp,
+    },
     /// A call ended.
     SettleCall(Settlement),
     /// A node finished well, or the run goes on as if it had.
@@ -342,6 +354,8 @@ pub enum Receipt {
     Flow(FlowId),
     /// The webhook's name in the URL.
     Hook(String),
+    /// The key's number.
+    Key(i64),
     /// The ledger row as it is now.
     Call(Box<LedgerEntry>),
     /// The ledger row as it is now, and what of budgets is used up with it.
@@ -622,6 +636,9 @@ impl Batch<'_> {
                 *self.budgets = budgets::set(self.connection, all)?;
                 Ok(Receipt::Done)
             }
+            Change::CreateKey(key) => keys::create(self.connection, key),
+            Change::DeleteKey(id) => keys::delete(self.connection, *id),
+            Change::TouchKey { id, at } => keys::touch(self.connection, *id, *at),
             Change::SettleCall(settlement) => self.settle_call(settlement),
             Change::FinishNode {
                 node,

@@ -48,6 +48,15 @@ impl Store {
         })
     }
 
+    /// Whether there is a flow of that number.
+    pub fn has_flow(&self, id: FlowId) -> Result<bool> {
+        self.read(|connection| {
+            Ok(connection
+                .prepare_cached("SELECT EXISTS (SELECT 1 FROM flows WHERE id = ?1)")?
+                .query_row([id], |row| row.get(0))?)
+        })
+    }
+
     /// The flow that was read from that file, if it was ever saved.
     pub fn flow_by_origin(&self, origin: &str) -> Result<Option<FlowRecord>> {
         self.read(|connection| {

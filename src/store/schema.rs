@@ -213,6 +213,17 @@ CREATE TABLE ledger_summed (
     until_day   INTEGER NOT NULL
 ) STRICT;
 ",
+    "
+-- Keys of the gateway's clients. Budgets name a key by its name.
+CREATE TABLE keys (
+    id          INTEGER PRIMARY KEY AUTOINCREMENT,
+    name        TEXT NOT NULL UNIQUE,
+    hash        TEXT NOT NULL UNIQUE,   -- SHA-256 of the key
+    created_ms  INTEGER NOT NULL,
+    last_used_ms INTEGER,
+    expires_ms  INTEGER
+) STRICT;
+",
 ];
 
 /// Brings the database up to date and gives the version it had; 0 is a new one.

@@ -1,0 +1,462 @@
+//! The gateway for clients of other programs: `/v1/*`, as OpenAI and Anthropic define it. Every call
+//! is in the ledger, as those of flows are: its intent is committed before the request leaves, and it
+//! is settled whatever happens.
+//!
+//! A request is answered in the thread of its connection, which the gate lends for it.
+
+mod asked;
+mod attempt;
+mod echo;
+mod keys;
+mod labels;
+mod protocol;
+mod stats;
+mod targets;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+
+pub use self::keys::{Found, Keys};
+pub use self::stats::Stats;
+pub use self::targets::{Aliases, TARGETS_MAX, Target};
+
+use self::asked::Asked;
+use self::attempt::{Attempt, Operation};
+use self::keys::PREFIX;
+use self::labels::Labels;
+use self::protocol::{Protocol, Refusal, Told};
+use crate::gate::{Denied, Direct, DirectReply, Head};
+use crate::gateway::{Cancel, ClientKey, Gateway};
+use crate::journal::Journal;
+use crate::secret::Secret;
+use crate::store::{Settlement, Store};
+
+/// The largest body of a request: images come in base64.
+const BODY_BYTES_MAX: u64 = 32 << 20;
+/// For how long an answer is read on when its client has left, unless the provider's setting says
+/// otherwise.
+const DRAIN_MAX: Duration = Duration::from_secs(30);
+/// How many settlements that could not be written are kept, to be tried again. Rows of those beyond
+/// become `UNKNOWN` at the next start.
+const UNWRITTEN_MAX: usize = 10_000;
+
+/// How a provider is used for clients of the gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Toward {
+    /// For how long an answer is read on when its client has left; none to end the call then.
+    pub drain_max: Option<Duration>,
+    /// Whether a client's own key is sent to the provider instead of the configured one.
+    pub pass_through_key: bool,
+}
+
+impl Default for Toward {
+    fn default() -> Self {
+        Self {
+            drain_max: Some(DRAIN_MAX),
+            pass_through_key: false,
+        }
+    }
+}
+
+/// The settings of the gateway for clients.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// Names for models, with what they mean.
+    pub aliases: Aliases,
+    /// By provider; the default where there is nothing.
+    pub toward: BTreeMap<String, Toward>,
+}
+
+/// The gateway for clients. Shared by all threads.
+pub struct Proxy {
+    settings: Settings,
+    token: Option<Secret>,
+    keys: Arc<Keys>,
+    store: Arc<Store>,
+    journal: Journal,
+    gateway: Arc<Gateway>,
+    stats: Arc<Stats>,
+    under_way: UnderWay,
+    unwritten: Arc<Mutex<VecDeque<Settlement>>>,
+}
+
+/// The parts that the gateway for clients works with.
+pub struct Parts {
+    /// Asked for instead of a virtual key, where there is one.
+    pub token: Option<Secret>,
+    /// Virtual keys.
+    pub keys: Arc<Keys>,
+    /// Questions.
+    pub store: Arc<Store>,
+    /// Changes.
+    pub journal: Journal,
+    /// Where calls are made.
+    pub gateway: Arc<Gateway>,
+    /// What is counted.
+    pub stats: Arc<Stats>,
+}
+
+impl Proxy {
+    /// Wires it together.
+    pub fn new(settings: Settings, parts: Parts) -> Self {
+        Self {
+            settings,
+            token: parts.token,
+            keys: parts.keys,
+            store: parts.store,
+            journal: parts.journal,
+            gateway: parts.gateway,
+            stats: parts.stats,
+            under_way: UnderWay::default(),
+            unwritten: Arc::default(),
+        }
+    }
+
+    /// Stops the calls under way, begins no more, and waits until their settlements are handed over,
+    /// but not beyond the deadline. Gives how many calls are left.
+    pub fn shutdown(&self, deadline: Instant) -> usize {
+        self.under_way.stop(deadline)
+    }
+
+    fn route(
+        &self,
+        head: &Head,
+        body: &[u8],
+        reply: &mut DirectReply<'_>,
+    ) -> Result<(), Box<Told>> {
+        let path = head.path();
+        let refuse = |refusal| Err(Box::new(Told::Ours(refusal)));
+        match (head.method.as_str(), path) {
+            ("POST", "/v1/chat/completions") => self.ask(Protocol::OpenAi, head, body, reply),
+            ("POST", "/v1/messages") => self.ask(Protocol::Anthropic, head, body, reply),
+            ("GET" | "HEAD", "/v1/models") => {
+                let names = targets::names(&self.settings.aliases, &self.gateway);
+                answer_json(reply, &targets::list(&names));
+                Ok(())
+            }
+            ("GET" | "HEAD", _) if path.starts_with("/v1/models/") => {
+                let name = path.trim_start_matches("/v1/models/");
+                let names = targets::names(&self.settings.aliases, &self.gateway);
+                let name = name.replace("%2F", "/").replace("%2f", "/");
+                match targets::one(&names, &name) {
+                    Some(model) => answer_json(reply, &model),
+                    None => {
+                        let message = "there is no such model in the list of models";
+                        return refuse(Refusal::new(404, "model_not_found", message));
+                    }
+                }
+                Ok(())
+            }
+            (method, "/v1/chat/completions" | "/v1/messages" | "/v1/models") => {
+                let message = format!("{path} does not take {method}");
+                refuse(Refusal::new(405, "method_not_allowed", message))
+            }
+            _ => {
+                let message = format!(
+                    "there is no route {path}; there are /v1/chat/completions, /v1/messages and \
+                     /v1/models"
+                );
+                refuse(Refusal::new(404, "not_found", message))
+            }
+        }
+    }
+
+    /// Asks the targets of the model's name one after another, until one has answered.
+    fn ask(
+        &self,
+        protocol: Protocol,
+        head: &Head,
+        body: &[u8],
+        reply: &mut DirectReply<'_>,
+    ) -> Result<(), Box<Told>> {
+        let ours = |refusal| Box::new(Told::Ours(refusal));
+        let labels = Labels::read(head).map_err(ours)?;
+        let asked = Asked::read(protocol, body).map_err(ours)?;
+        if let Some(id) = labels.flow_id
+            && !self
+                .store
+                .has_flow(id)
+                .map_err(|error| ours(internal(&error)))?
+        {
+            let message = format!("there is no flow {id} (`X-Flowledger-Flow`)");
+            return Err(ours(Refusal::bad_request("no_such_flow", message)));
+        }
+        let client = self.client(head).map_err(ours)?;
+        let operation = Operation {
+            id: Uuid::now_v7().to_string(),
+            protocol,
+            prompt_hash: asked.prompt_hash(),
+            headers: passed_headers(protocol, head),
+            asked,
+            labels,
+            client,
+        };
+        let targets = targets::targets(
+            protocol,
+            &operation.asked.model,
+            &self.settings.aliases,
+            |name| self.gateway.knows(name),
+        );
+        let mut attempt = 0;
+        let mut told = None;
+        for target in &targets {
+            match self.attempt(&operation, target, &mut attempt, reply) {
+                Attempt::Over => return Ok(()),
+                Attempt::Failed(why) => told = Some(why),
+                Attempt::Refused(why) => return Err(why),
+            }
+        }
+        Err(told.unwrap_or_else(|| {
+            ours(Refusal::bad_request(
+                "no_target",
+                "the alias names no model",
+            ))
+        }))
+    }
+
+    /// Who asks, by the keys that the request carries.
+    ///
+    /// # Errors
+    /// Where that opens nothing.
+    fn client(&self, head: &Head) -> Result<Client, Refusal> {
+        let mut own = None;
+        for (offered, is_bearer) in offered(head) {
+            if let Some(token) = &self.token
+                && token.matches(offered.expose().as_bytes())
+            {
+                return Ok(Client::default());
+            }
+            match self.keys.find(&offered) {
+                Found::Valid(name) => {
+                    let key_name = Some(name.to_string());
+                    return Ok(Client {
+                        key_name,
+                        own: None,
+                    });
+                }
+                Found::Expired => {
+                    let message = "the key has expired";
+                    return Err(Refusal::new(401, "invalid_api_key", message));
+                }
+                // One that was removed is nobody's business, least of all a provider's.
+                Found::Unknown if offered.expose().starts_with(PREFIX) => {
+                    let message = "there is no such key";
+                    return Err(Refusal::new(401, "invalid_api_key", message));
+                }
+                Found::Unknown => {
+                    let key = offered;
+                    own.get_or_insert(ClientKey { key, is_bearer });
+                }
+            }
+        }
+        if self.token.is_some() {
+            let message = "send the server's token or one of its keys as `Authorization: Bearer \
+                           KEY` or `x-api-key: KEY`";
+            return Err(Refusal::new(401, "invalid_api_key", message));
+        }
+        Ok(Client {
+            key_name: None,
+            own,
+        })
+    }
+}
+
+impl Direct for Proxy {
+    fn takes(&self, head: &Head) -> bool {
+        // What pages of other origins may do is asked of the server behind.
+        head.path().starts_with("/v1/") && head.method != "OPTIONS"
+    }
+
+    fn body_bytes_max(&self) -> u64 {
+        BODY_BYTES_MAX
+    }
+
+    fn admit(&self, head: &Head) -> Result<(), Denied> {
+        self.client(head)
+            .map(drop)
+            .map_err(|refusal| Denied::new(refusal.status, refusal.code, refusal.message))
+    }
+
+    fn answer(&self, head: &Head, body: Vec<u8>, reply: &mut DirectReply<'_>) {
+        let protocol = Protocol::of(head);
+        if let Err(told) = self.route(head, &body, reply) {
+            tell(protocol, &told, reply);
+        }
+        if let Some(status) = reply.status() {
+            self.stats.count(protocol, status);
+        }
+    }
+
+    fn refusal(&self, head: &Head, denied: &Denied) -> Vec<u8> {
+        let protocol = Protocol::of(head);
+        self.stats.count(protocol, denied.status);
+        protocol.error(&Refusal::new(
+            denied.status,
+            denied.code,
+            denied.message.clone(),
+        ))
+    }
+}
+
+/// Who asks.
+#[derive(Clone, Debug, Default)]
+struct Client {
+    /// The name of its virtual key.
+    key_name: Option<String>,
+    /// The key that it came with, where that is none of ours.
+    own: Option<ClientKey>,
+}
+
+/// The keys that a request carries, and whether each is a bearer token.
+fn offered(head: &Head) -> Vec<(Secret, bool)> {
+    let bearer = head.header("authorization").and_then(|value| {
+        let (scheme, key) = value.split_once(' ')?;
+        scheme
+            .eq_ignore_ascii_case("bearer")
+            .then(|| (key.trim(), true))
+    });
+    let plain = head.header("x-api-key").map(|key| (key.trim(), false));
+    let found = bearer.into_iter().chain(plain);
+    found
+        .filter(|(key, _)| !key.is_empty())
+        .map(|(key, is_bearer)| (Secret::new(key), is_bearer))
+        .collect()
+}
+
+/// Fields of a client's request that go on to the provider.
+fn passed_headers(protocol: Protocol, head: &Head) -> Vec<(&'static str, String)> {
+    let names: &[&'static str] = match protocol {
+        Protocol::OpenAi => &[
+            "openai-organization",
+            "openai-project",
+            "openai-beta",
+            "http-referer",
+            "x-title",
+            "idempotency-key",
+        ],
+        Protocol::Anthropic => &["anthropic-version", "anthropic-beta", "idempotency-key"],
+    };
+    let found = names.iter().filter_map(|name| {
+        let values: Vec<&str> = head.all(name).collect();
+        (!values.is_empty()).then(|| (*name, values.join(",")))
+    });
+    found.collect()
+}
+
+fn internal(error: &crate::error::Error) -> Refusal {
+    log::error!("{error}");
+    Refusal::new(500, "internal", error.to_string())
+}
+
+fn answer_json(reply: &mut DirectReply<'_>, document: &serde_json::Value) {
+    let body = document.to_string();
+    reply.whole(
+        200,
+        &[("content-type", "application/json")],
+        body.as_bytes(),
+    );
+}
+
+/// Tells a client why there is no answer, or no more of it.
+fn tell(protocol: Protocol, told: &Told, reply: &mut DirectReply<'_>) {
+    match told {
+        Told::Ours(refusal) if reply.is_open() => {
+            let mut fields = vec![("content-type", "application/json")];
+            match refusal.status {
+                401 => fields.push(("www-authenticate", "Bearer")),
+                503 => fields.push(("retry-after", "1")),
+                // To ask again would be of no use.
+                402 => fields.push(("x-should-retry", "false")),
+                _ => {}
+            }
+            reply.whole(refusal.status, &fields, &protocol.error(refusal));
+        }
+        Told::Ours(refusal) => {
+            reply.piece(&protocol.error_event(refusal));
+            reply.end();
+        }
+        Told::Providers(head, body) => {
+            let fields: Vec<(&str, &str)> = head
+                .headers
+                .iter()
+                .map(|(name, value)| (name.as_str(), value.as_str()))
+                .collect();
+            reply.whole(head.status, &fields, body);
+        }
+    }
+}
+
+/// The calls under way, so that they can be ended.
+#[derive(Default)]
+struct UnderWay {
+    state: Mutex<Calls>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Calls {
+    is_stopping: bool,
+    next: u64,
+    cancels: HashMap<u64, Cancel>,
+}
+
+/// One of them, until it is dropped.
+struct Entered<'a> {
+    under_way: &'a UnderWay,
+    number: u64,
+    cancel: Cancel,
+}
+
+impl UnderWay {
+    fn state(&self) -> MutexGuard<'_, Calls> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A call begins; none where the server is about to end.
+    fn enter(&self) -> Option<Entered<'_>> {
+        let mut calls = self.state();
+        if calls.is_stopping {
+            return None;
+        }
+        let (number, cancel) = (calls.next, Cancel::new());
+        calls.next += 1;
+        calls.cancels.insert(number, cancel.clone());
+        Some(Entered {
+            under_way: self,
+            number,
+            cancel,
+        })
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.state().is_stopping
+    }
+
+    fn stop(&self, deadline: Instant) -> usize {
+        let mut calls = self.state();
+        calls.is_stopping = true;
+        let cancels: Vec<Cancel> = calls.cancels.values().cloned().collect();
+        drop(calls);
+        cancels.iter().for_each(Cancel::cancel);
+        let time = deadline.saturating_duration_since(Instant::now());
+        let is_busy = |calls: &mut Calls| !calls.cancels.is_empty();
+        let (calls, _) = self
+            .changed
+            .wait_timeout_while(self.state(), time, is_busy)
+            .unwrap_or_else(PoisonError::into_inner);
+        calls.cancels.len()
+    }
+}
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        let mut calls = self.under_way.state();
+        calls.cancels.remove(&self.number);
+        if calls.is_stopping {
+            self.under_way.changed.notify_all();
+        }
+    }
+}

@@ -1,0 +1,447 @@
+//! One attempt at a client's call: one target, one ledger row.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::asked::Asked;
+use super::echo::Shape;
+use super::labels::Labels;
+use super::protocol::{Protocol, Refusal, Told};
+use super::targets::Target;
+use super::{Client, Entered, Proxy, UNWRITTEN_MAX, tell};
+use crate::booking::{self, lost_call};
+use crate::error::Error;
+use crate::event::Timestamp;
+use crate::gate::DirectReply;
+use crate::gateway::{
+    Answer, AnswerHead, Call, Failure, FailureKind, Forward, Kind, NotForwarded, Taker,
+};
+use crate::store::{Change, NewCall, Receipt, Settlement};
+use crate::threads::panic_message;
+
+/// What a client asked for, for all attempts at it.
+pub(super) struct Operation<'a> {
+    /// Joins the attempts.
+    pub(super) id: String,
+    pub(super) protocol: Protocol,
+    pub(super) prompt_hash: String,
+    /// Fields that go on to the provider.
+    pub(super) headers: Vec<(&'static str, String)>,
+    pub(super) asked: Asked<'a>,
+    pub(super) labels: Labels,
+    pub(super) client: Client,
+}
+
+/// What became of an attempt.
+pub(super) enum Attempt {
+    /// The client has its answer, or what there is of it, or has left.
+    Over,
+    /// Nothing was answered yet: another target may be asked.
+    Failed(Box<Told>),
+    /// Nothing was answered, and no other target would help.
+    Refused(Box<Told>),
+}
+
+/// Settles the row of a call that ends by a panic.
+struct Settle<'a> {
+    proxy: &'a Proxy,
+    call: &'a Call,
+    id: i64,
+    began: Timestamp,
+}
+
+impl Proxy {
+    /// Asks one target. `number` is raised for an attempt that has a row in the ledger.
+    pub(super) fn attempt(
+        &self,
+        operation: &Operation<'_>,
+        target: &Target,
+        number: &mut u32,
+        reply: &mut DirectReply<'_>,
+    ) -> Attempt {
+        let kind = match self.usable(operation, target) {
+            Ok(kind) => kind,
+            // No call was made, hence no row.
+            Err(refusal) => return failed(refusal),
+        };
+        let Some(entered) = self.under_way.enter() else {
+            return refused(stopping());
+        };
+        let asked = &operation.asked;
+        let call = Call {
+            provider: target.provider.clone(),
+            model: target.model.clone(),
+            system: None,
+            prompt: String::new(),
+            max_tokens: asked.max_tokens,
+            temperature: None,
+            stream: asked.is_streamed,
+            first_byte_timeout: None,
+            total_timeout: None,
+        };
+        *number += 1;
+        let id = match self.open(operation, &call, *number) {
+            Ok(id) => id,
+            Err(attempt) => return attempt,
+        };
+        let settle = Settle {
+            proxy: self,
+            call: &call,
+            id,
+            began: Timestamp::now(),
+        };
+        let made = catch_unwind(AssertUnwindSafe(|| match kind {
+            Kind::Echo => self.echo(operation, &call, &entered, &settle, reply),
+            _ => self.forward(operation, &call, &entered, &settle, reply),
+        }));
+        made.unwrap_or_else(|panic| {
+            let message = panic_message(panic.as_ref());
+            log::error!("internal error during the call: {message}");
+            self.settle(Settlement {
+                error: Some(format!("internal error during the call: {message}")),
+                ..lost_call(id, Timestamp::now())
+            });
+            let message = "the request could not be answered";
+            self.conclude(operation, Refusal::new(500, "internal", message), reply)
+        })
+    }
+
+    /// The kind of a target's provider, if it can be asked at all.
+    fn usable(&self, operation: &Operation<'_>, target: &Target) -> Result<Kind, Refusal> {
+        let protocol = operation.protocol;
+        let provider = &target.provider;
+        let own_key = self.own_key(operation, provider).is_some();
+        if let Err(why) = self.gateway.check(provider)
+            && !(own_key && self.gateway.knows(provider))
+        {
+            let message = format!(
+                "{why}. A model is `PROVIDER/NAME`, an alias, or a name of provider {}",
+                protocol.name()
+            );
+            return Err(Refusal::bad_request("provider_not_configured", message));
+        }
+        match self.gateway.kind(provider) {
+            Some(kind) if protocol.reaches(kind) => Ok(kind),
+            kind => {
+                let other = [Protocol::OpenAi, Protocol::Anthropic]
+                    .into_iter()
+                    .find(|other| kind.is_some_and(|kind| other.reaches(kind)));
+                let advice = other.map_or_else(
+                    || "it can be asked by flows only".to_owned(),
+                    |other| format!("ask for it at {}", other.path()),
+                );
+                let message = format!(
+                    "provider {provider} does not speak the protocol of {}; {advice}",
+                    protocol.path()
+                );
+                Err(Refusal::bad_request("wrong_protocol", message))
+            }
+        }
+    }
+
+    /// The client's own key, where the provider is to get it.
+    fn own_key<'a>(
+        &self,
+        operation: &'a Operation<'_>,
+        provider: &str,
+    ) -> Option<&'a crate::gateway::ClientKey> {
+        let toward = self.settings.toward.get(provider);
+        let own = operation.client.own.as_ref();
+        own.filter(|_| toward.is_some_and(|toward| toward.pass_through_key))
+    }
+
+    /// Commits the intent and gives the number of the row.
+    fn open(&self, operation: &Operation<'_>, call: &Call, attempt: u32) -> Result<i64, Attempt> {
+        let at = Timestamp::now();
+        let labels = &operation.labels;
+        let intent = NewCall {
+            at,
+            flow_id: labels.flow_id,
+            run_id: None,
+            node_id: None,
+            attempt,
+            operation_id: operation.id.clone(),
+            provider: call.provider.clone(),
+            model: call.model.clone(),
+            role: labels.role.clone(),
+            prompt_hash: operation.prompt_hash.clone(),
+            key_name: operation.client.key_name.clone(),
+            tags: labels.tags.clone(),
+            reserve: self
+                .gateway
+                .reserve_for(call, operation.asked.prompt_bytes, at),
+        };
+        match self.journal.commit_one(Change::OpenCall(intent.clone())) {
+            Ok(Receipt::Call(entry)) => Ok(entry.id),
+            Ok(_) => {
+                let message = "the journal gave no ledger row";
+                Err(refused(Refusal::new(500, "internal", message)))
+            }
+            // Told in the ledger as well, as a call that was not made.
+            Err(Error::Budget(why)) => {
+                let change = Change::RefuseCall(intent, why.clone());
+                if let Err(error) = self.journal.commit_one(change) {
+                    log::warn!("that a call was refused cannot be written: {error}");
+                }
+                Err(failed(Refusal::new(402, "budget", why)))
+            }
+            Err(Error::Busy(why)) => Err(failed(Refusal::new(429, "busy", why))),
+            Err(Error::Stopping) => Err(refused(stopping())),
+            // No call without a row that says so.
+            Err(error) => {
+                let message = format!(
+                    "the call was not made, because its ledger row could not be written: {error}"
+                );
+                Err(refused(Refusal::new(503, "ledger", message)))
+            }
+        }
+    }
+
+    fn forward(
+        &self,
+        operation: &Operation<'_>,
+        call: &Call,
+        entered: &Entered<'_>,
+        settle: &Settle<'_>,
+        reply: &mut DirectReply<'_>,
+    ) -> Attempt {
+        let asked = &operation.asked;
+        let toward = self.settings.toward.get(&call.provider);
+        let toward = toward.copied().unwrap_or_default();
+        let adds_usage =
+            operation.protocol == Protocol::OpenAi && asked.is_streamed && !asked.wants_usage;
+        let forward = Forward {
+            call,
+            body: &asked.for_model(&call.model, adds_usage),
+            headers: &operation.headers,
+            key: self.own_key(operation, &call.provider),
+            hides_usage: adds_usage,
+            drain_max: toward.drain_max,
+        };
+        let forwarded = self
+            .gateway
+            .forward(&forward, &entered.cancel, &mut ToClient { reply });
+        match forwarded {
+            Ok(answer) => {
+                settle.answered(&answer);
+                Attempt::Over
+            }
+            Err(not) => {
+                settle.failed(&not.failure);
+                self.not_forwarded(operation, *not, reply)
+            }
+        }
+    }
+
+    fn not_forwarded(
+        &self,
+        operation: &Operation<'_>,
+        not: NotForwarded,
+        reply: &mut DirectReply<'_>,
+    ) -> Attempt {
+        let NotForwarded {
+            failure,
+            refused,
+            begun,
+            told,
+        } = not;
+        if begun && told {
+            reply.end();
+            return Attempt::Over;
+        }
+        match refused {
+            // A redirect is nothing that a client could follow: its key would go along.
+            Some((head, body)) if !(300..400).contains(&head.status) => {
+                Attempt::Failed(Box::new(Told::Providers(head, body)))
+            }
+            _ => self.conclude(operation, self.refusal(&failure), reply),
+        }
+    }
+
+    /// What a client is told of a call that failed without a word of the provider's.
+    fn refusal(&self, failure: &Failure) -> Refusal {
+        let (status, code) = match failure.kind {
+            FailureKind::NotConfigured => (400, "provider_not_configured"),
+            FailureKind::Connect => (502, "provider_unreachable"),
+            FailureKind::Timeout => (504, "provider_timeout"),
+            FailureKind::Status => (502, "provider_error"),
+            FailureKind::BadAnswer | FailureKind::TooLarge => (502, "provider_bad_answer"),
+            FailureKind::Cancelled if self.under_way.is_stopping() => return stopping(),
+            FailureKind::Cancelled => (499, "cancelled"),
+        };
+        Refusal::new(status, code, failure.message.clone())
+    }
+
+    /// Ends an answer that had begun; else another target may be asked.
+    fn conclude(
+        &self,
+        operation: &Operation<'_>,
+        refusal: Refusal,
+        reply: &mut DirectReply<'_>,
+    ) -> Attempt {
+        if !reply.is_open() {
+            tell(operation.protocol, &Told::Ours(refusal), reply);
+            return Attempt::Over;
+        }
+        if self.under_way.is_stopping() {
+            return super::attempt::refused(stopping());
+        }
+        failed(refusal)
+    }
+
+    fn echo(
+        &self,
+        operation: &Operation<'_>,
+        call: &Call,
+        entered: &Entered<'_>,
+        settle: &Settle<'_>,
+        reply: &mut DirectReply<'_>,
+    ) -> Attempt {
+        let (system, prompt) = operation.asked.texts();
+        let call = Call {
+            system,
+            prompt,
+            ..call.clone()
+        };
+        let shape = Shape {
+            protocol: operation.protocol,
+            id: &operation.id,
+            model: &call.model,
+            wants_usage: operation.asked.wants_usage,
+        };
+        let events = [("content-type", "text/event-stream")];
+        let mut is_there = true;
+        if call.stream {
+            is_there = reply.begin(200, &events) && reply.piece(&shape.begin());
+        }
+        let called = self
+            .gateway
+            .call(&call, &entered.cancel, &mut |text| {
+                is_there = is_there && reply.piece(&shape.piece(text));
+                if !is_there {
+                    // It costs nothing to stop.
+                    entered.cancel.cancel();
+                }
+            })
+            .map_err(Box::new);
+        match called {
+            Ok(answer) => {
+                if call.stream {
+                    reply.piece(&shape.end(&answer.usage));
+                    reply.end();
+                } else {
+                    let json = [("content-type", "application/json")];
+                    reply.whole(200, &json, &shape.document(&answer));
+                }
+                settle.answered(&answer);
+                Attempt::Over
+            }
+            Err(failure) => {
+                settle.failed(&failure);
+                let refusal = self.refusal(&failure);
+                self.conclude(operation, refusal, reply)
+            }
+        }
+    }
+
+    /// Hands a settlement over, with those that could not be written before. Does not wait for the
+    /// commit: the client has its answer, and whoever reads the ledger sees the row when it is there.
+    fn settle(&self, settlement: Settlement) {
+        let mut settlements: Vec<Settlement> = {
+            let mut unwritten = self.unwritten();
+            unwritten.drain(..).collect()
+        };
+        settlements.push(settlement);
+        for settlement in settlements {
+            let unwritten = std::sync::Arc::clone(&self.unwritten);
+            let kept = settlement.clone();
+            let done = Box::new(move |result: Result<_, Error>| match result {
+                Ok(_) | Err(Error::NotFound(_)) => {}
+                Err(error) => {
+                    log::error!("the settlement of call {} is not written: {error}", kept.id);
+                    let mut unwritten = unwritten
+                        .lock()
+                        .unwrap_or_else(std::sync::PoisonError::into_inner);
+                    if unwritten.len() < UNWRITTEN_MAX {
+                        unwritten.push_back(kept);
+                    }
+                }
+            });
+            // A journal that has ended leaves the row to the next start.
+            let _ = self
+                .journal
+                .submit(vec![Change::SettleCall(settlement)], done);
+        }
+    }
+
+    fn unwritten(&self) -> std::sync::MutexGuard<'_, std::collections::VecDeque<Settlement>> {
+        self.unwritten
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl Settle<'_> {
+    fn answered(&self, answer: &Answer) {
+        let gateway = &self.proxy.gateway;
+        let settlement = booking::answered(gateway, self.call, self.id, answer, self.began);
+        self.proxy.settle(settlement);
+    }
+
+    fn failed(&self, failure: &Failure) {
+        let gateway = &self.proxy.gateway;
+        let settlement = booking::failed(gateway, self.call, self.id, failure, self.began);
+        // Nobody stopped it but the end of the server: as for calls of flows, what it used is kept.
+        let is_lost = failure.kind == FailureKind::Cancelled && self.proxy.under_way.is_stopping();
+        self.proxy.settle(if is_lost {
+            Settlement {
+                usage: settlement.usage,
+                cost: settlement.cost.filter(|_| failure.sent),
+                latency_ms: settlement.latency_ms,
+                ..lost_call(self.id, settlement.at)
+            }
+        } else {
+            settlement
+        });
+    }
+}
+
+fn failed(refusal: Refusal) -> Attempt {
+    Attempt::Failed(Box::new(Told::Ours(refusal)))
+}
+
+fn refused(refusal: Refusal) -> Attempt {
+    Attempt::Refused(Box::new(Told::Ours(refusal)))
+}
+
+fn stopping() -> Refusal {
+    Refusal::new(503, "stopping", "the server is shutting down")
+}
+
+/// Gives a provider's answer to the client.
+struct ToClient<'a, 'b> {
+    reply: &'a mut DirectReply<'b>,
+}
+
+fn fields(head: &AnswerHead) -> Vec<(&str, &str)> {
+    let all = head.headers.iter();
+    all.map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect()
+}
+
+impl Taker for ToClient<'_, '_> {
+    fn whole(&mut self, head: &AnswerHead, body: &[u8]) -> bool {
+        self.reply.whole(head.status, &fields(head), body)
+    }
+
+    fn begin(&mut self, head: &AnswerHead) -> bool {
+        self.reply.begin(head.status, &fields(head))
+    }
+
+    fn piece(&mut self, bytes: &[u8]) -> bool {
+        self.reply.piece(bytes)
+    }
+
+    fn end(&mut self) {
+        self.reply.end();
+    }
+}

@@ -1,0 +1,135 @@
+//! The answers of `echo` in the shape of either protocol. Pure.
+
+use serde_json::{Value, json};
+
+use super::protocol::Protocol;
+use crate::event::Usage;
+use crate::gateway::Answer;
+
+/// An answer of `echo` as it is written.
+pub struct Shape<'a> {
+    /// The client's.
+    pub protocol: Protocol,
+    /// What the answer is called.
+    pub id: &'a str,
+    /// The model that answers.
+    pub model: &'a str,
+    /// Whether a streamed chat completion ends with its usage.
+    pub wants_usage: bool,
+}
+
+impl Shape<'_> {
+    /// All of it.
+    pub fn document(&self, answer: &Answer) -> Vec<u8> {
+        let (id, model, text) = (self.id, self.model, &answer.text);
+        let document = match self.protocol {
+            Protocol::OpenAi => json!({
+                "id": id, "object": "chat.completion", "created": 0, "model": model,
+                "choices": [{
+                    "index": 0, "message": {"role": "assistant", "content": text, "refusal": null},
+                    "logprobs": null, "finish_reason": "stop",
+                }],
+                "usage": openai_usage(&answer.usage),
+            }),
+            Protocol::Anthropic => json!({
+                "id": id, "type": "message", "role": "assistant", "model": model,
+                "content": [{"type": "text", "text": text}],
+                "stop_reason": "end_turn", "stop_sequence": null,
+                "usage": anthropic_usage(&answer.usage),
+            }),
+        };
+        document.to_string().into_bytes()
+    }
+
+    /// What a stream begins with.
+    pub fn begin(&self) -> Vec<u8> {
+        match self.protocol {
+            Protocol::OpenAi => {
+                self.chunk(&json!({"role": "assistant", "content": ""}), &Value::Null)
+            }
+            Protocol::Anthropic => {
+                let start = json!({
+                    "id": self.id, "type": "message", "role": "assistant", "model": self.model,
+                    "content": [], "stop_reason": null, "stop_sequence": null,
+                    "usage": {"input_tokens": 0, "output_tokens": 0},
+                });
+                let block = json!({"type": "text", "text": ""});
+                let mut bytes = event("message_start", &[("message", start)]);
+                bytes.extend(event(
+                    "content_block_start",
+                    &[("index", 0.into()), ("content_block", block)],
+                ));
+                bytes
+            }
+        }
+    }
+
+    /// A piece of the text.
+    pub fn piece(&self, text: &str) -> Vec<u8> {
+        match self.protocol {
+            Protocol::OpenAi => self.chunk(&json!({"content": text}), &Value::Null),
+            Protocol::Anthropic => {
+                let delta = json!({"type": "text_delta", "text": text});
+                event(
+                    "content_block_delta",
+                    &[("index", 0.into()), ("delta", delta)],
+                )
+            }
+        }
+    }
+
+    /// What a stream ends with.
+    pub fn end(&self, usage: &Usage) -> Vec<u8> {
+        match self.protocol {
+            Protocol::OpenAi => {
+                let mut bytes = self.chunk(&json!({}), &"stop".into());
+                if self.wants_usage {
+                    let chunk = json!({
+                        "id": self.id, "object": "chat.completion.chunk", "created": 0,
+                        "model": self.model, "choices": [], "usage": openai_usage(usage),
+                    });
+                    bytes.extend(format!("data: {chunk}\n\n").into_bytes());
+                }
+                bytes.extend(b"data: [DONE]\n\n");
+                bytes
+            }
+            Protocol::Anthropic => {
+                let mut bytes = event("content_block_stop", &[("index", 0.into())]);
+                let delta = json!({"stop_reason": "end_turn", "stop_sequence": null});
+                bytes.extend(event(
+                    "message_delta",
+                    &[("delta", delta), ("usage", anthropic_usage(usage))],
+                ));
+                bytes.extend(event("message_stop", &[]));
+                bytes
+            }
+        }
+    }
+
+    fn chunk(&self, delta: &Value, finish_reason: &Value) -> Vec<u8> {
+        let chunk = json!({
+            "id": self.id, "object": "chat.completion.chunk", "created": 0, "model": self.model,
+            "choices": [{"index": 0, "delta": delta, "logprobs": null, "finish_reason": finish_reason}],
+        });
+        format!("data: {chunk}\n\n").into_bytes()
+    }
+}
+
+fn event(name: &str, fields: &[(&str, Value)]) -> Vec<u8> {
+    let mut data = json!({"type": name});
+    for (field, value) in fields {
+        data[*field] = value.clone();
+    }
+    format!("event: {name}\ndata: {data}\n\n").into_bytes()
+}
+
+fn openai_usage(usage: &Usage) -> Value {
+    json!({
+        "prompt_tokens": usage.input_tokens, "completion_tokens": usage.output_tokens,
+        "total_tokens": usage.input_tokens + usage.output_tokens,
+    })
+}
+
+fn anthropic_usage(usage: &Usage) -> Value {
+    json!({"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens})
+}

@@ -1,0 +1,179 @@
+//! Virtual keys: each opens the gateway and nothing else. The key itself is shown once, when it is
+//! made; kept is its SHA-256, by which it is found again.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use crate::error::{Error, Result};
+use crate::event::Timestamp;
+use crate::journal::Journal;
+use crate::secret::Secret;
+use crate::store::{Change, KeyRecord, NewKey, Receipt, Store};
+
+/// What all keys begin with, so that they are known for what they are.
+pub const PREFIX: &str = "fl-";
+/// How many keys there may be.
+const KEYS_MAX: usize = 10_000;
+/// How long a name may be, bytes.
+const NAME_BYTES_MAX: usize = 100;
+/// How often it is written down that a key is used, in milliseconds.
+const TOUCH_INTERVAL_MS: i64 = 60_000;
+
+/// All keys. Shared by all threads.
+pub struct Keys {
+    journal: Journal,
+    /// By hash. Where somebody's guess is looked for takes a time that depends on the hash of the
+    /// guess alone, which nobody can steer towards that of a key.
+    known: RwLock<HashMap<String, Known>>,
+}
+
+struct Known {
+    id: i64,
+    name: Arc<str>,
+    expires_at: Option<Timestamp>,
+    /// When its use was written down last.
+    touched_ms: AtomicI64,
+}
+
+/// What an offered key is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// A key of this name.
+    Valid(Arc<str>),
+    /// It was one.
+    Expired,
+    /// None of ours.
+    Unknown,
+}
+
+impl Keys {
+    /// The keys that are stored.
+    pub fn load(store: &Store, journal: Journal) -> Result<Self> {
+        let known = store.keys()?.into_iter().map(|record| {
+            let touched = record.last_used_at.map_or(0, |at| at.0);
+            let known = Known {
+                id: record.id,
+                name: record.name.into(),
+                expires_at: record.expires_at,
+                touched_ms: AtomicI64::new(touched),
+            };
+            (record.hash, known)
+        });
+        Ok(Self {
+            journal,
+            known: RwLock::new(known.collect()),
+        })
+    }
+
+    /// Makes a key. Gives it, this once, beside its record.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] for a name that is none; [`Error::Conflict`] for one that is taken;
+    /// [`Error::Busy`] when there are too many.
+    pub fn create(&self, name: &str, expires_at: Option<Timestamp>) -> Result<(KeyRecord, Secret)> {
+        let is_name = (1..=NAME_BYTES_MAX).contains(&name.len())
+            && name.trim() == name
+            && !name.chars().any(char::is_control);
+        if !is_name {
+            let fault = format!(
+                "must have 1 to {NAME_BYTES_MAX} bytes, without control characters and without \
+                 spaces around it"
+            );
+            return Err(Error::invalid("the key cannot be made", "name", fault));
+        }
+        let at = Timestamp::now();
+        if expires_at.is_some_and(|end| end <= at) {
+            let fault = "must be in the future";
+            return Err(Error::invalid("the key cannot be made", "expiresAt", fault));
+        }
+        if self.known().len() >= KEYS_MAX {
+            return Err(Error::Busy(format!("there may be {KEYS_MAX} keys")));
+        }
+        let key = Secret::new(format!("{PREFIX}{}", Secret::random()?.expose()));
+        let hash = key.hash();
+        let receipt = self.journal.commit_one(Change::CreateKey(NewKey {
+            name: name.to_owned(),
+            hash: hash.clone(),
+            expires_at,
+            at,
+        }))?;
+        let Receipt::Key(id) = receipt else {
+            return Err(Error::internal("a key got no number"));
+        };
+        let known = Known {
+            id,
+            name: name.into(),
+            expires_at,
+            touched_ms: AtomicI64::new(0),
+        };
+        self.known_to_change().insert(hash.clone(), known);
+        let record = KeyRecord {
+            id,
+            name: name.to_owned(),
+            hash,
+            created_at: at,
+            last_used_at: None,
+            expires_at,
+        };
+        Ok((record, key))
+    }
+
+    /// Removes a key; it opens nothing any more when this returns.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub fn delete(&self, id: i64) -> Result<()> {
+        self.journal.commit_one(Change::DeleteKey(id))?;
+        self.known_to_change().retain(|_, known| known.id != id);
+        Ok(())
+    }
+
+    /// What a key is that somebody offers.
+    pub fn find(&self, offered: &Secret) -> Found {
+        let known = self.known();
+        // Most servers have none, and then nothing is computed.
+        if known.is_empty() {
+            return Found::Unknown;
+        }
+        match known.get(&offered.hash()) {
+            None => Found::Unknown,
+            Some(key) if key.expires_at.is_some_and(|end| end <= Timestamp::now()) => {
+                Found::Expired
+            }
+            Some(key) => {
+                self.touch(key);
+                Found::Valid(Arc::clone(&key.name))
+            }
+        }
+    }
+
+    fn touch(&self, key: &Known) {
+        let at = Timestamp::now();
+        let before = key.touched_ms.load(Ordering::Relaxed);
+        let is_due = at.0.abs_diff(before) >= TOUCH_INTERVAL_MS.unsigned_abs();
+        let is_ours = is_due
+            && key
+                .touched_ms
+                .compare_exchange(before, at.0, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok();
+        if is_ours {
+            let done = Box::new(|result: Result<_>| {
+                if let Err(error) = result {
+                    log::warn!("when a key was used cannot be written: {error}");
+                }
+            });
+            // At the end of the server nobody needs to know.
+            let change = Change::TouchKey { id: key.id, at };
+            let _ = self.journal.submit(vec![change], done);
+        }
+    }
+
+    fn known(&self) -> RwLockReadGuard<'_, HashMap<String, Known>> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn known_to_change(&self) -> RwLockWriteGuard<'_, HashMap<String, Known>> {
+        self.known.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,96 @@
+//! Keys of the gateway's clients. Of a key itself only the hash is known.
+
+use rusqlite::{Connection, params};
+
+use super::Store;
+use super::changes::{Receipt, found};
+use crate::error::{Error, Result};
+use crate::event::Timestamp;
+
+/// A key as it is made.
+#[derive(Clone, Debug)]
+pub struct NewKey {
+    /// What people, ledger rows and budgets call it; unique.
+    pub name: String,
+    /// SHA-256 of the key in hexadecimal.
+    pub hash: String,
+    /// From when on it opens nothing any more.
+    pub expires_at: Option<Timestamp>,
+    /// When.
+    pub at: Timestamp,
+}
+
+/// A key as it is kept.
+#[derive(Clone, Debug)]
+pub struct KeyRecord {
+    /// Its number.
+    pub id: i64,
+    /// What people, ledger rows and budgets call it; unique.
+    pub name: String,
+    /// SHA-256 of the key in hexadecimal.
+    pub hash: String,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it was used last, to the minute.
+    pub last_used_at: Option<Timestamp>,
+    /// From when on it opens nothing any more.
+    pub expires_at: Option<Timestamp>,
+}
+
+impl Store {
+    /// All keys, newest first.
+    pub fn keys(&self) -> Result<Vec<KeyRecord>> {
+        self.read(|connection| {
+            let mut statement = connection.prepare_cached(
+                "SELECT id, name, hash, created_ms, last_used_ms, expires_ms FROM keys
+                 ORDER BY id DESC",
+            )?;
+            let rows = statement.query_map([], |row| {
+                Ok(KeyRecord {
+                    id: row.get(0)?,
+                    name: row.get(1)?,
+                    hash: row.get(2)?,
+                    created_at: Timestamp(row.get(3)?),
+                    last_used_at: row.get::<_, Option<i64>>(4)?.map(Timestamp),
+                    expires_at: row.get::<_, Option<i64>>(5)?.map(Timestamp),
+                })
+            })?;
+            Ok(rows.collect::<rusqlite::Result<_>>()?)
+        })
+    }
+}
+
+pub(super) fn create(connection: &Connection, key: &NewKey) -> Result<Receipt> {
+    let changed = connection
+        .prepare_cached(
+            "INSERT INTO keys (name, hash, created_ms, expires_ms) VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT DO NOTHING",
+        )?
+        .execute(params![
+            key.name,
+            key.hash,
+            key.at.0,
+            key.expires_at.map(|at| at.0)
+        ])?;
+    if changed == 0 {
+        let message = format!("there is a key named `{}` already", key.name);
+        return Err(Error::Conflict(message));
+    }
+    Ok(Receipt::Key(connection.last_insert_rowid()))
+}
+
+pub(super) fn delete(connection: &Connection, id: i64) -> Result<Receipt> {
+    let changed = connection
+        .prepare_cached("DELETE FROM keys WHERE id = ?1")?
+        .execute([id])?;
+    found(changed, || format!("key {id}"))?;
+    Ok(Receipt::Done)
+}
+
+/// Of a key that was removed meanwhile, nothing is written.
+pub(super) fn touch(connection: &Connection, id: i64, at: Timestamp) -> Result<Receipt> {
+    connection
+        .prepare_cached("UPDATE keys SET last_used_ms = ?2 WHERE id = ?1")?
+        .execute(params![id, at.0])?;
+    Ok(Receipt::Done)
+}
