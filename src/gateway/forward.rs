@@ -177,7 +177,7 @@ impl Gateway {
                 Box::<anthropic::MessageReader>::default(),
             ),
             #[allow(unreachable_patterns, reason = "kinds are added by and by")]
-            Kind::Echo | _ => {
+            _ => {
                 let message = "cannot be passed requests of this protocol";
                 return Err(Fault::new(FailureKind::NotConfigured, message));
             }
