@@ -943,22 +943,24 @@ impl Table {
     fn from_json(text: &str) -> Result<Self, String> {
         let file: FileJson =
             serde_json::from_str(text).map_err(|error| fault_in(text, text, &error))?;
-        let mut jsons: Vec<(usize, ProviderJson)> = Vec::with_capacity(file.providers.len());
+        let mut jsons: Vec<(&str, ProviderJson)> = Vec::with_capacity(file.providers.len());
         for raw in file.providers {
             let part = raw.get();
             let json = serde_json::from_str(part).map_err(|error| fault_in(text, part, &error))?;
-            jsons.push((line_of(text, part), json));
+            jsons.push((part, json));
         }
         let ids: Vec<Box<str>> = jsons.iter().map(|(_, p)| p.id.as_str().into()).collect();
         let mut providers = Vec::with_capacity(ids.len());
-        for (place, (line, json)) in jsons.into_iter().enumerate() {
+        for (place, (part, json)) in jsons.into_iter().enumerate() {
             let id = json.id;
             let place_of = |id: &str| ids.iter().position(|known| &**known == id);
             if place_of(&id) != Some(place) {
+                let line = line_of(text, part);
                 return Err(format!("line {line}: provider `{id}` comes twice"));
             }
             let fallback = json.fallback.iter().map(|other| {
                 place_of(other).ok_or_else(|| {
+                    let line = line_of(text, part);
                     format!(
                         "line {line}: provider `{id}` falls back to `{other}`, which is not there"
                     )
