@@ -526,15 +526,17 @@ impl Writer {
     }
 
     /// Removes up to `step` of the oldest events where they are older than `before` or beyond the
-    /// newest `keep`. Gives how many.
+    /// newest `keep`, and only those before which none stays: times are not quite in the order of the
+    /// log, and whoever catches up must not find a gap in it. Gives how many.
     pub fn prune_events(&mut self, keep: u64, before: Timestamp, step: usize) -> Result<usize> {
         // Only the oldest `step` rows are looked at, so that a pass with nothing to do costs little.
         let removed = self
             .connection
             .prepare_cached(
-                "DELETE FROM events WHERE seq IN (
-                    SELECT seq FROM (SELECT seq, timestamp_ms FROM events ORDER BY seq LIMIT ?3)
-                    WHERE seq <= ?1 OR timestamp_ms < ?2)",
+                "DELETE FROM events WHERE seq < (
+                    SELECT coalesce(
+                        min(seq) FILTER (WHERE seq > ?1 AND timestamp_ms >= ?2), max(seq) + 1)
+                    FROM (SELECT seq, timestamp_ms FROM events ORDER BY seq LIMIT ?3))",
             )?
             .execute(params![self.newest.saturating_sub(keep), before.0, step])?;
         Ok(removed)

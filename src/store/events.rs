@@ -65,3 +65,39 @@ impl Store {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Timestamp;
+
+    #[test]
+    fn old_events_are_removed_from_the_beginning_and_never_from_behind_one_that_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, mut writer) = Store::open(dir.path()).unwrap();
+        // As workers come to the journal, and where the clock is put back.
+        let times = [1, 2, 9, 3, 4, 9];
+        writer
+            .transaction(|batch| {
+                times.iter().try_for_each(|at| {
+                    batch
+                        .append_event(Timestamp(*at), None, "T", "{}")
+                        .map(drop)
+                })
+            })
+            .unwrap();
+        let left = || -> Vec<Seq> {
+            let events = store.events(0, 100, 100, 100).unwrap();
+            events.iter().map(|event| event.seq).collect()
+        };
+        let mut prune =
+            |keep, before, step| writer.prune_events(keep, Timestamp(before), step).unwrap();
+        assert_eq!((prune(100, 5, 1), left()), (1, vec![2, 3, 4, 5, 6]));
+        assert_eq!((prune(100, 5, 100), left()), (1, vec![3, 4, 5, 6]));
+        assert_eq!((prune(100, 5, 100), left()), (0, vec![3, 4, 5, 6]));
+        // Beyond the newest two, whatever their times.
+        assert_eq!((prune(2, 5, 100), left()), (3, vec![6]));
+        assert_eq!((prune(100, 10, 100), left()), (1, vec![]));
+        assert_eq!(prune(100, 10, 100), 0);
+    }
+}
