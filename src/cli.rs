@@ -2,6 +2,7 @@
 
 mod run;
 mod serve;
+mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -40,6 +41,10 @@ enum Command {
     Serve(ServeArgs),
     /// Run a flow from a file, without a server, on the same database.
     Run(RunArgs),
+    /// Check that all that the database says agrees with itself, also while a server has it open.
+    ///
+    /// The status is 0 where it does, 1 where it does not, 2 where it cannot be opened.
+    Verify(CommonArgs),
 }
 
 /// Settings of every command.
@@ -136,6 +141,7 @@ pub fn main() -> ExitCode {
         None => serve(cli.serve),
         Some(Command::Serve(args)) => serve(args),
         Some(Command::Run(args)) => run_flow(args),
+        Some(Command::Verify(args)) => verify_all(args),
     };
     done.unwrap_or_else(|error| {
         eprintln!("flowledger: {error}");
@@ -163,6 +169,11 @@ fn run_flow(args: RunArgs) -> Result<ExitCode> {
         args.input_json.as_deref(),
         args.dry_run,
     )
+}
+
+fn verify_all(args: CommonArgs) -> Result<ExitCode> {
+    log_from("warn");
+    verify::run(&Config::load(args.overrides())?)
 }
 
 fn log_from(level: &str) {

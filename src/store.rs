@@ -4,6 +4,7 @@
 //! [`Store`] answers questions over read-only connections that it keeps in a small pool.
 
 mod answers;
+mod audit;
 mod budgets;
 mod changes;
 mod days;
@@ -26,6 +27,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 pub use answers::Bought;
+pub use audit::{Audit, AuditCall, AuditEvent, AuditNode, AuditRun, AuditSums, Extent, StoredRun};
 pub use budgets::BudgetState;
 pub use changes::{
     Batch, Change, Delivery, NewCall, NewHook, NewRun, NewSchedule, NodeRef, Prompt, Receipt,

@@ -67,6 +67,12 @@ impl Home {
     }
 }
 
+/// Requires that all that the database in this directory says agrees with itself.
+pub fn verify(data: &Path) {
+    let ended = Home::new().run(&["verify", "--data", data.to_str().unwrap()]);
+    assert_eq!(ended.code, Some(0), "{}{}", ended.stdout, ended.stderr);
+}
+
 /// A started program. Killed on drop.
 pub struct Running {
     child: Child,

@@ -64,6 +64,7 @@ fn help_explains_every_flag_with_its_default() {
         (&["--help"][..], [&common[..], &serve].concat()),
         (&["serve", "--help"], [&common[..], &serve].concat()),
         (&["run", "--help"], [&common[..], &run].concat()),
+        (&["verify", "--help"], common.to_vec()),
     ] {
         let ended = home.run(args);
         assert_eq!((ended.code, &*ended.stderr), (Some(0), ""));

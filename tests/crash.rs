@@ -1208,6 +1208,7 @@ fn whenever_it_is_killed_nothing_is_lost_nothing_bought_twice_and_all_accounts_a
         books.log.len()
     ));
     fail(&audit.faults);
+    binary::verify(&home.data());
     // Else nothing was tried.
     assert!(books.runs.len() as u64 >= kills / 4 && unknown as u64 >= kills / 4);
 }
@@ -1294,6 +1295,11 @@ fn a_map_that_is_killed_again_and_again_buys_no_finished_item_twice() {
     say(&format!(
         "{kills} kills of a map of {ITEMS} items: {unknown} of its calls UNKNOWN"
     ));
+    // While the server runs, and after its end.
+    binary::verify(&home.data());
+    server.running.signal("TERM");
+    assert_eq!(server.running.end().code, Some(0));
+    binary::verify(&home.data());
     // Else nothing was tried.
     assert!(kills >= 4 && unknown >= 4);
 }

@@ -26,6 +26,7 @@
 //! - `runs`: the exact messages of a run, well and failing; cancel; restart.
 //! - `triggers`: webhooks, their secrets and keys; schedules, their times missed and run.
 //! - `upstream`: a scripted provider over real sockets, for what no real one does on demand.
+//! - `verify`: it finds what was changed behind flowledger's back, and nothing else.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod access;
@@ -52,3 +53,4 @@ mod retries;
 mod runs;
 mod triggers;
 mod upstream;
+mod verify;

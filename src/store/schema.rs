@@ -226,6 +226,11 @@ CREATE TABLE keys (
 ",
 ];
 
+/// The version of a database that is up to date.
+pub fn version() -> usize {
+    STEPS.len()
+}
+
 /// Brings the database up to date and gives the version it had; 0 is a new one.
 pub fn migrate(connection: &mut Connection) -> Result<usize> {
     let version: usize = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;

@@ -1,0 +1,435 @@
+//! Reading all of the database in its order, for `flowledger verify`: row by row, whatever it holds.
+
+use std::collections::HashMap;
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Statement};
+
+use super::ledger::{ENTRY_COLUMNS, entry};
+use super::{DATABASE, LOCK, configure, schema};
+use crate::error::{Error, Result};
+use crate::event::{LedgerEntry, RunId, Seq};
+
+/// Page cache, KiB: rows of runs are not quite in the order of the ledger.
+const CACHE_KIB: i64 = 16_384;
+/// How many faults SQLite's own check tells of at most.
+const QUICK_CHECK_FAULTS_MAX: u32 = 20;
+/// How many graphs' sizes are remembered.
+const GRAPHS_MAX: usize = 10_000;
+
+/// The database, opened for reading only, as of one moment.
+pub struct Audit {
+    connection: Connection,
+    lock: PathBuf,
+    was_in_use: bool,
+}
+
+/// How much there is to read.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Extent {
+    /// Ledger rows.
+    pub calls: u64,
+    /// Runs.
+    pub runs: u64,
+    /// Events.
+    pub events: u64,
+}
+
+/// A ledger row, with numbers and texts as they are stored.
+#[derive(Clone, Debug)]
+pub struct AuditCall {
+    /// Its number.
+    pub id: i64,
+    /// As stored.
+    pub status: String,
+    /// Input, read from cache, written to it, those for an hour, output, reasoning.
+    pub tokens: [i64; 6],
+    /// As stored.
+    pub usage_source: String,
+    /// Nano-dollars.
+    pub cost: Option<i64>,
+    /// Which price.
+    pub price_id: Option<i64>,
+    /// Whether it was answered from the cache.
+    pub cached: bool,
+    /// Nano-dollars.
+    pub saved: Option<i64>,
+    /// Whether it was written before rows kept their prices.
+    pub is_older_than_prices: bool,
+}
+
+/// Sums over ledger rows, and of what they are compared with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AuditSums {
+    /// Tokens of prompts.
+    pub input_tokens: i64,
+    /// Tokens of answers.
+    pub output_tokens: i64,
+    /// Nano-dollars; none where a cost is not known.
+    pub cost: Option<i64>,
+}
+
+impl AuditSums {
+    const NOTHING: Self = Self {
+        input_tokens: 0,
+        output_tokens: 0,
+        cost: Some(0),
+    };
+
+    fn add(&mut self, row: Self) {
+        self.input_tokens = self.input_tokens.saturating_add(row.input_tokens);
+        self.output_tokens = self.output_tokens.saturating_add(row.output_tokens);
+        self.cost = self
+            .cost
+            .zip(row.cost)
+            .map(|(sum, cost)| sum.saturating_add(cost));
+    }
+}
+
+/// A node of a run.
+#[derive(Clone, Debug)]
+pub struct AuditNode {
+    /// Its id.
+    pub id: String,
+    /// As stored.
+    pub status: String,
+    /// As stored with it.
+    pub sums: AuditSums,
+}
+
+/// A run, and what belongs to it.
+#[derive(Clone, Debug)]
+pub struct AuditRun {
+    /// Its id.
+    pub id: RunId,
+    /// The run; none where it was deleted and only rows of it are left.
+    pub stored: Option<StoredRun>,
+    /// Its nodes, by id.
+    pub nodes: Vec<AuditNode>,
+    /// Items of maps that are marked as running.
+    pub running_items: u64,
+    /// Items of maps in all.
+    pub items: u64,
+    /// How many ledger rows it has.
+    pub calls: u64,
+    /// Their sums.
+    pub sums: AuditSums,
+    /// Their sums by node.
+    pub node_sums: HashMap<String, AuditSums>,
+}
+
+/// A run as it is stored.
+#[derive(Clone, Debug)]
+pub struct StoredRun {
+    /// As stored.
+    pub status: String,
+    /// As stored with it.
+    pub sums: AuditSums,
+    /// Whether it has a time of its end.
+    pub is_finished: bool,
+    /// How many nodes its graph has; none where there is no graph.
+    pub graph_nodes: Option<usize>,
+}
+
+/// An event.
+#[derive(Clone, Debug)]
+pub struct AuditEvent {
+    /// Its place.
+    pub seq: Seq,
+    /// Of an update of the ledger: the message. Others' are not read.
+    pub update: Option<String>,
+}
+
+/// Rows of which some are read ahead: each of the lists is in the order of runs.
+struct Peeked<'s, T> {
+    rows: rusqlite::Rows<'s>,
+    read: fn(&Row<'_>) -> rusqlite::Result<(RunId, T)>,
+    next: Option<(RunId, T)>,
+}
+
+impl<'s, T> Peeked<'s, T> {
+    fn new(
+        statement: &'s mut Statement<'_>,
+        read: fn(&Row<'_>) -> rusqlite::Result<(RunId, T)>,
+    ) -> Result<Self> {
+        let mut peeked = Self {
+            rows: statement.query([])?,
+            read,
+            next: None,
+        };
+        peeked.advance()?;
+        Ok(peeked)
+    }
+
+    fn advance(&mut self) -> Result<()> {
+        self.next = self.rows.next()?.map(self.read).transpose()?;
+        Ok(())
+    }
+
+    fn run_id(&self) -> Option<&RunId> {
+        self.next.as_ref().map(|(run_id, _)| run_id)
+    }
+
+    /// The next one of that run.
+    fn take(&mut self, run_id: &str) -> Result<Option<T>> {
+        if self.run_id().is_none_or(|next| next != run_id) {
+            return Ok(None);
+        }
+        let taken = self.next.take();
+        self.advance()?;
+        Ok(taken.map(|(_, value)| value))
+    }
+}
+
+fn sums(row: &Row<'_>, at: usize) -> rusqlite::Result<AuditSums> {
+    Ok(AuditSums {
+        input_tokens: row.get(at)?,
+        output_tokens: row.get(at + 1)?,
+        cost: row.get(at + 2)?,
+    })
+}
+
+fn is_locked(lock: &Path) -> bool {
+    // Held for no longer than it takes to let go of it.
+    let lock = File::open(lock).map(|file| file.try_lock_shared());
+    matches!(lock, Ok(Err(TryLockError::WouldBlock)))
+}
+
+impl Audit {
+    /// Opens the database in `dir`, which a server may have open as well.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where it is not there, is none, or is of another version.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let path = dir.join(DATABASE);
+        let lock = dir.join(LOCK);
+        let was_in_use = is_locked(&lock);
+        let refused = |why: String| Error::Config(format!("{}: {why}", path.display()));
+        if !path.is_file() {
+            return Err(refused("there is no database".to_owned()));
+        }
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let opened = Connection::open_with_flags(&path, flags).and_then(|connection| {
+            connection.execute_batch("BEGIN")?;
+            let version = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+            Ok((connection, version))
+        });
+        let (connection, version): (Connection, usize) =
+            opened.map_err(|error| refused(format!("cannot be opened: {error}")))?;
+        if version != schema::version() {
+            return Err(refused(format!(
+                "has schema version {version}, but this flowledger knows version {}; a newer one \
+                 knows newer ones, and `flowledger serve` brings older ones up to date",
+                schema::version()
+            )));
+        }
+        // What is read from now on is of this one moment: the transaction is never ended.
+        configure(&connection)?;
+        connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
+        Ok(Self {
+            connection,
+            lock,
+            was_in_use,
+        })
+    }
+
+    /// Whether another flowledger has the database open, or had when it was opened here.
+    pub fn is_in_use(&self) -> bool {
+        self.was_in_use || is_locked(&self.lock)
+    }
+
+    /// How much there is to read.
+    pub fn extent(&self) -> Result<Extent> {
+        let count = |table: &str| -> Result<u64> {
+            let sql = format!("SELECT count(*) FROM {table}");
+            Ok(self.connection.query_row(&sql, [], |row| row.get(0))?)
+        };
+        Ok(Extent {
+            calls: count("ledger")?,
+            runs: count("runs")?,
+            events: count("events")?,
+        })
+    }
+
+    /// What SQLite says of the file; nothing where it is sound.
+    pub fn quick_check(&self) -> Result<Vec<String>> {
+        let sql = format!("PRAGMA quick_check({QUICK_CHECK_FAULTS_MAX})");
+        let mut statement = self.connection.prepare(&sql)?;
+        let lines = statement.query_map([], |row| row.get(0))?;
+        let lines: Vec<String> = lines.collect::<rusqlite::Result<_>>()?;
+        Ok(lines.into_iter().filter(|line| line != "ok").collect())
+    }
+
+    /// The highest number that was ever given in a table; 0 where none was.
+    pub fn last_number(&self, table: &str) -> Result<i64> {
+        let sql = "SELECT seq FROM sqlite_sequence WHERE name = ?1";
+        let last = self.connection.query_row(sql, [table], |row| row.get(0));
+        Ok(last.optional()?.unwrap_or(0))
+    }
+
+    /// All ledger rows in order.
+    pub fn calls(&self, mut each: impl FnMut(AuditCall)) -> Result<()> {
+        let mut statement = self.connection.prepare(
+            "SELECT id, status, input_tokens, cached_input_tokens, cache_write_tokens,
+                cache_write_1h_tokens, output_tokens, reasoning_tokens, usage_source, cost_nanousd,
+                price_id, cached, saved_nanousd, reserved_tokens IS NULL
+             FROM ledger ORDER BY id",
+        )?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let mut tokens = [0; 6];
+            for (at, tokens) in tokens.iter_mut().enumerate() {
+                *tokens = row.get(at + 2)?;
+            }
+            each(AuditCall {
+                id: row.get(0)?,
+                status: row.get(1)?,
+                tokens,
+                usage_source: row.get(8)?,
+                cost: row.get(9)?,
+                price_id: row.get(10)?,
+                cached: row.get(11)?,
+                saved: row.get(12)?,
+                is_older_than_prices: row.get(13)?,
+            });
+        }
+        Ok(())
+    }
+
+    /// A stored price.
+    pub fn price(&self, id: i64) -> Result<Option<String>> {
+        let mut statement = self
+            .connection
+            .prepare_cached("SELECT price FROM prices WHERE id = ?1")?;
+        Ok(statement.query_row([id], |row| row.get(0)).optional()?)
+    }
+
+    /// All runs in order, also those of which only ledger rows, nodes or items are left.
+    pub fn runs(&self, mut each: impl FnMut(AuditRun)) -> Result<()> {
+        type Call = (Option<String>, AuditSums);
+        type Head = (String, AuditSums, bool, String);
+        let mut heads = self.connection.prepare(
+            "SELECT id, status, input_tokens, output_tokens, cost_nanousd, finished_ms IS NOT NULL,
+                graph_hash
+             FROM runs ORDER BY id",
+        )?;
+        let mut heads: Peeked<'_, Head> = Peeked::new(&mut heads, |row| {
+            let head = (row.get(1)?, sums(row, 2)?, row.get(5)?, row.get(6)?);
+            Ok((row.get(0)?, head))
+        })?;
+        let mut nodes = self.connection.prepare(
+            "SELECT run_id, node_id, status, input_tokens, output_tokens, cost_nanousd
+             FROM run_nodes ORDER BY run_id, node_id",
+        )?;
+        let mut nodes = Peeked::new(&mut nodes, |row| {
+            let node = AuditNode {
+                id: row.get(1)?,
+                status: row.get(2)?,
+                sums: sums(row, 3)?,
+            };
+            Ok((row.get(0)?, node))
+        })?;
+        let mut items = self.connection.prepare(
+            "SELECT run_id, status = 'RUNNING' FROM run_items ORDER BY run_id, node_id, item",
+        )?;
+        let mut items: Peeked<'_, bool> =
+            Peeked::new(&mut items, |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let mut calls = self.connection.prepare(
+            "SELECT run_id, node_id, input_tokens, output_tokens, cost_nanousd FROM ledger
+             WHERE run_id IS NOT NULL ORDER BY run_id, id",
+        )?;
+        let mut calls: Peeked<'_, Call> = Peeked::new(&mut calls, |row| {
+            Ok((row.get(0)?, (row.get(1)?, sums(row, 2)?)))
+        })?;
+        let mut graphs: HashMap<String, Option<usize>> = HashMap::new();
+        loop {
+            let next = [
+                heads.run_id(),
+                nodes.run_id(),
+                items.run_id(),
+                calls.run_id(),
+            ];
+            let Some(id) = next.into_iter().flatten().min().cloned() else {
+                return Ok(());
+            };
+            let stored = match heads.take(&id)? {
+                Some((status, sums, is_finished, graph)) => Some(StoredRun {
+                    status,
+                    sums,
+                    is_finished,
+                    graph_nodes: self.graph_nodes(&mut graphs, graph)?,
+                }),
+                None => None,
+            };
+            let mut run = AuditRun {
+                stored,
+                nodes: Vec::new(),
+                running_items: 0,
+                items: 0,
+                calls: 0,
+                sums: AuditSums::NOTHING,
+                node_sums: HashMap::new(),
+                id,
+            };
+            while let Some(node) = nodes.take(&run.id)? {
+                run.nodes.push(node);
+            }
+            while let Some(is_running) = items.take(&run.id)? {
+                run.items += 1;
+                run.running_items += u64::from(is_running);
+            }
+            while let Some((node, sums)) = calls.take(&run.id)? {
+                run.calls += 1;
+                run.sums.add(sums);
+                let of_node = run.node_sums.entry(node.unwrap_or_default());
+                of_node.or_insert(AuditSums::NOTHING).add(sums);
+            }
+            each(run);
+        }
+    }
+
+    fn graph_nodes(
+        &self,
+        known: &mut HashMap<String, Option<usize>>,
+        hash: String,
+    ) -> Result<Option<usize>> {
+        if let Some(count) = known.get(&hash) {
+            return Ok(*count);
+        }
+        let mut statement = self.connection.prepare_cached(
+            "SELECT json_array_length(data, '$.nodes') FROM graphs WHERE hash = ?1",
+        )?;
+        let count = statement.query_row([&hash], |row| row.get(0)).optional()?;
+        if known.len() < GRAPHS_MAX {
+            known.insert(hash, count.flatten());
+        }
+        Ok(count.flatten())
+    }
+
+    /// All events, the newest first.
+    pub fn events_backwards(&self, mut each: impl FnMut(AuditEvent) -> Result<()>) -> Result<()> {
+        let mut statement = self.connection.prepare(
+            "SELECT seq, CASE WHEN type = 'LEDGER_UPDATE' THEN body END
+             FROM events ORDER BY seq DESC",
+        )?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            each(AuditEvent {
+                seq: row.get(0)?,
+                update: row.get(1)?,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// A ledger row as the API gives it.
+    ///
+    /// # Errors
+    /// Also where it holds what no such row does.
+    pub fn entry(&self, id: i64) -> Result<Option<LedgerEntry>> {
+        let sql = format!("SELECT {ENTRY_COLUMNS} FROM ledger WHERE id = ?1");
+        let mut statement = self.connection.prepare_cached(&sql)?;
+        Ok(statement.query_row([id], entry).optional()?)
+    }
+}

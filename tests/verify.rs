@@ -1,0 +1,299 @@
+//! `flowledger verify`: it finds what was changed behind flowledger's back, and nothing else.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use flowledger::gateway::Kind;
+use rusqlite::Connection;
+use serde_json::json;
+
+use crate::binary::{Ended, Home};
+use crate::harness::{TestServer, add_provider, agent, chain, eventually, two_nodes};
+use crate::upstream::{Upstream, completion, json_answer};
+
+fn verify(data: &Path) -> Ended {
+    Home::new().run(&["verify", "--data", data.to_str().unwrap()])
+}
+
+/// A database with a run of two calls, one of which was tried twice, a run that failed, a map, and
+/// calls that are free.
+fn varied() -> (TestServer, Upstream) {
+    let has_failed = AtomicBool::new(false);
+    let upstream = Upstream::start(move |body, stream| {
+        let answer = if body.contains("refused") {
+            json_answer("402 Payment Required", r#"{"error":{"message":"no"}}"#)
+        } else if body.contains("flaky") && !has_failed.swap(true, Ordering::SeqCst) {
+            json_answer("429 Too Many Requests", r#"{"error":{"message":"no"}}"#)
+        } else {
+            completion("well", 1_001, 7)
+        };
+        drop(std::io::Write::write_all(stream, answer.as_bytes()));
+    });
+    let mut server = TestServer::start_with(|config| {
+        add_provider(config, "openai", Kind::OpenAi, upstream.url());
+    });
+    let paid = |id: &str, prompt: &str| {
+        let mut node = agent(id, "openai", "gpt-4o-mini", prompt);
+        node["data"]["stream"] = json!(false);
+        node["data"]["retry"] = json!({"attempts": 2, "backoffMs": 1});
+        node
+    };
+    let map = json!({"id": "m", "type": "map", "data": {"provider": "openai", "model": "gpt-4o-mini",
+        "items": "range(3) | list", "prompt": "{{ item }}", "atOnce": 3, "stream": false}});
+    for flow in [
+        chain("Two", &[paid("a", "first"), paid("b", "flaky")]),
+        chain("Fails", &[paid("a", "first"), paid("b", "refused")]),
+        chain("Map", &[map]),
+        two_nodes(),
+    ] {
+        server.run(server.save(&flow), &json!({"topic": "ants"}));
+    }
+    server.stop();
+    // So that the one file is all there is.
+    let connection = Connection::open(server.data().join("flowledger.db")).unwrap();
+    let mode: String = connection
+        .pragma_update_and_check(None, "wal_checkpoint", "TRUNCATE", |row| {
+            row.get(2).map(|n: i64| n.to_string())
+        })
+        .unwrap();
+    assert_eq!(mode, "0");
+    (server, upstream)
+}
+
+#[test]
+fn a_database_that_nobody_touched_has_no_discrepancy_and_it_is_told_what_was_checked() {
+    let (server, _upstream) = varied();
+    let ended = verify(server.data());
+    assert_eq!((ended.code, &*ended.stderr), (Some(0), ""), "{ended:?}");
+    for line in [
+        "ledger rows: 10, ok",
+        "costs computed again: 6, ok",
+        "runs: 4, ok",
+        "nodes: 7, ok",
+        "ledger rows that the event log tells of: 10, ok",
+        "no discrepancy",
+    ] {
+        assert!(ended.stdout.contains(line), "{line}: {}", ended.stdout);
+    }
+}
+
+#[test]
+fn whatever_is_changed_in_a_database_is_found_and_told_with_both_values() {
+    let (server, _upstream) = varied();
+    let last = "(SELECT max(id) FROM ledger)";
+    let run = "(SELECT min(id) FROM runs)";
+    let deleted_last = format!("DELETE FROM ledger WHERE id = {last}");
+    let deleted_run = format!("DELETE FROM runs WHERE id = {run}");
+    let unfinished = format!("UPDATE runs SET finished_ms = NULL WHERE id = {run}");
+    let node_gone = format!("DELETE FROM run_nodes WHERE run_id = {run} AND node_id = 'b'");
+    let node_runs =
+        format!("UPDATE run_nodes SET status = 'RUNNING' WHERE run_id = {run} AND node_id = 'b'");
+    let node_sum =
+        format!("UPDATE run_nodes SET input_tokens = 9 WHERE run_id = {run} AND node_id = 'a'");
+    let tampered: &[(&str, &[&str])] = &[
+        (
+            "UPDATE ledger SET cost_nanousd = cost_nanousd + 1 WHERE id = 1",
+            &[
+                "ledger row 1: cost is 0.000154351 USD, but 0.00015435 USD by price 1",
+                ": says 2002 tokens in, 14 out, 0.0003087 USD; its 3 ledger rows 2002 tokens in, 14 out, 0.000308701 USD",
+                "node a: says 1001 tokens in, 7 out, 0.00015435 USD; its ledger rows 1001 tokens in, 7 out, 0.000154351 USD",
+                "says total_cost_usd: 0.00015435, the row total_cost_usd: 0.000154351",
+            ],
+        ),
+        (
+            "UPDATE ledger SET output_tokens = 8 WHERE id = 1",
+            &["ledger row 1: cost is"],
+        ),
+        (
+            "UPDATE ledger SET input_tokens = -1 WHERE id = 1",
+            &["ledger row 1: a number of tokens is negative"],
+        ),
+        (
+            "DELETE FROM ledger WHERE id = 2",
+            &["ledger row 2 is missing", "but event"],
+        ),
+        (
+            "DELETE FROM ledger WHERE id IN (2, 3)",
+            &["ledger rows 2 to 3 are missing"],
+        ),
+        (
+            &deleted_last,
+            &["the newest ledger row is 9, but 10 was given"],
+        ),
+        (
+            "UPDATE ledger SET status = 'PENDING', cost_nanousd = NULL WHERE id = 1",
+            &[
+                "ledger row 1: is PENDING, but has tokens",
+                "1 rows are PENDING",
+            ],
+        ),
+        (
+            "UPDATE ledger SET status = 'DONE' WHERE id = 1",
+            &["ledger row 1: `DONE` is no status"],
+        ),
+        (
+            "UPDATE ledger SET price_id = NULL WHERE id = 1",
+            &["ledger row 1: its cost is 0.00015435 USD, but it has no price"],
+        ),
+        (
+            "UPDATE ledger SET price_id = 99 WHERE id = 1",
+            &["ledger row 1: price 99 is not there"],
+        ),
+        (
+            "UPDATE ledger SET cost_nanousd = NULL WHERE id = 1",
+            &["ledger row 1: it has price 1, but its cost is not known"],
+        ),
+        (
+            "UPDATE ledger SET latency_ms = 77777 WHERE id = 1",
+            &["the row latency_ms: 77777"],
+        ),
+        (
+            "UPDATE prices SET price = '{}'",
+            &["price 1 cannot be read: missing field"],
+        ),
+        (
+            "UPDATE prices SET price = replace(price, '\"input\":150000', '\"input\":150001')",
+            &["ledger row 1: cost is 0.00015435 USD, but 0.000154351 USD by price 1"],
+        ),
+        (
+            "UPDATE runs SET cost_nanousd = 5 WHERE status = 'FAILED'",
+            &["says 1001 tokens in, 7 out, 0.000000005 USD"],
+        ),
+        (
+            "UPDATE runs SET status = 'OVER' WHERE status = 'FAILED'",
+            &["`OVER` is no status"],
+        ),
+        (&unfinished, &["is COMPLETED, but has no end"]),
+        (
+            &deleted_run,
+            &["is not there, but 2 nodes and 0 items of it are"],
+        ),
+        ("DELETE FROM graphs", &["its graph is missing"]),
+        (
+            &node_gone,
+            &[
+                "but of its 2 nodes 1 have begun",
+                "node b: has ledger rows, but never began",
+            ],
+        ),
+        (&node_runs, &["node b: is RUNNING, but its run COMPLETED"]),
+        (&node_sum, &["node a: says 9 tokens in"]),
+        (
+            "UPDATE run_items SET status = 'RUNNING' WHERE item = 1",
+            &["1 items of maps are RUNNING"],
+        ),
+        ("DELETE FROM events WHERE seq = 5", &["event 5 is missing"]),
+        (
+            "DELETE FROM events WHERE seq IN (5, 6)",
+            &["events 5 to 6 are missing"],
+        ),
+        (
+            "DELETE FROM events WHERE seq = (SELECT max(seq) FROM events)",
+            &["the newest event is", "what comes after is missing"],
+        ),
+        (
+            "UPDATE events SET type = 'OTHER' WHERE body LIKE '%\"entry\":{\"id\":1,%'",
+            &["1 ledger rows, of which no event tells, though the log is whole"],
+        ),
+        (
+            "UPDATE events SET body = '{}' WHERE type = 'LEDGER_UPDATE'",
+            &["tells of no ledger row: {}"],
+        ),
+    ];
+    for (sql, parts) in tampered {
+        let copy = tempfile::tempdir().unwrap();
+        let database = copy.path().join("flowledger.db");
+        std::fs::copy(server.data().join("flowledger.db"), &database).unwrap();
+        let connection = Connection::open(&database).unwrap();
+        assert!(connection.execute(sql, []).unwrap() > 0, "{sql}");
+        drop(connection);
+        let ended = verify(copy.path());
+        assert_eq!(ended.code, Some(1), "{sql}: {ended:?}");
+        for part in *parts {
+            assert!(
+                ended.stdout.contains(part),
+                "{sql}: `{part}`: {}",
+                ended.stdout
+            );
+        }
+    }
+}
+
+#[test]
+fn many_discrepancies_are_told_by_their_number() {
+    let (mut server, _upstream) = varied();
+    server.leave_unverified();
+    let connection = Connection::open(server.data().join("flowledger.db")).unwrap();
+    connection
+        .execute_batch(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1200)
+             INSERT INTO ledger (timestamp_ms, attempt, operation_id, provider, model_used,
+                prompt_hash, status) SELECT i, 1, '', '', '', '', 'DONE' FROM n",
+        )
+        .unwrap();
+    let ended = verify(server.data());
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(
+        ended.stdout.contains("wrong: and 1,150 more"),
+        "{}",
+        ended.stdout
+    );
+    assert!(
+        ended.stdout.contains("ledger rows: 1,210, 1,200 WRONG"),
+        "{}",
+        ended.stdout
+    );
+    assert!(ended.stdout.lines().count() < 100);
+}
+
+#[test]
+fn a_call_under_way_is_no_discrepancy_while_a_server_runs() {
+    let is_over = Arc::new(AtomicBool::new(false));
+    let upstream = {
+        let is_over = Arc::clone(&is_over);
+        Upstream::start(move |_, _| {
+            eventually("the test is over", || is_over.load(Ordering::SeqCst));
+        })
+    };
+    let server = TestServer::start_with(|config| {
+        add_provider(config, "openai", Kind::OpenAi, upstream.url());
+    });
+    let flow = server.save(&chain("One", &[agent("a", "openai", "gpt-4o-mini", "x")]));
+    server.execute(flow, &json!({}));
+    eventually("the call is made", || upstream.count() == 1);
+    let ended = verify(server.data());
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    for part in [
+        "while a flowledger has it open",
+        "note: 1 calls under way",
+        "note: 1 runs that are not over",
+    ] {
+        assert!(ended.stdout.contains(part), "{part}: {}", ended.stdout);
+    }
+    is_over.store(true, Ordering::SeqCst);
+}
+
+#[test]
+fn what_is_no_database_of_this_version_cannot_be_opened() {
+    let (server, _upstream) = varied();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("flowledger.db");
+    let refused = |part: &str| {
+        let ended = verify(dir.path());
+        assert_eq!((ended.code, &*ended.stdout), (Some(2), ""), "{ended:?}");
+        assert!(ended.stderr.contains(part), "{part}: {ended:?}");
+    };
+    refused("there is no database");
+    std::fs::write(
+        &path,
+        "no database at all, but long enough to be read as one".repeat(99),
+    )
+    .unwrap();
+    refused("not a database");
+    std::fs::copy(server.data().join("flowledger.db"), &path).unwrap();
+    let connection = Connection::open(&path).unwrap();
+    connection.pragma_update(None, "user_version", 1).unwrap();
+    drop(connection);
+    refused("has schema version 1");
+}
