@@ -35,7 +35,14 @@ static PRINTER: jiff::fmt::temporal::DateTimePrinter =
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let moment = jiff::Timestamp::from_millisecond(self.0).map_err(|_| fmt::Error)?;
+        // What lies beyond the calendar is printed as its end: an error here would be a panic of
+        // whoever prints.
+        let end = if self.0 < 0 {
+            jiff::Timestamp::MIN
+        } else {
+            jiff::Timestamp::MAX
+        };
+        let moment = jiff::Timestamp::from_millisecond(self.0).unwrap_or(end);
         f.write_str(&PRINTER.timestamp_to_string(&moment))
     }
 }

@@ -27,7 +27,9 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 pub use answers::Bought;
-pub use audit::{Audit, AuditCall, AuditEvent, AuditNode, AuditRun, AuditSums, Extent, StoredRun};
+pub use audit::{
+    Audit, AuditCall, AuditDay, AuditEvent, AuditNode, AuditRun, AuditSums, Extent, StoredRun,
+};
 pub use budgets::BudgetState;
 pub use changes::{
     Batch, Change, Delivery, NewCall, NewHook, NewRun, NewSchedule, NodeRef, Prompt, Receipt,

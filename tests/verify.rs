@@ -110,6 +110,10 @@ fn whatever_is_changed_in_a_database_is_found_and_told_with_both_values() {
             &["ledger row 1: a number of tokens is negative"],
         ),
         (
+            "UPDATE ledger SET timestamp_ms = 9223372036854775807 WHERE id = 1",
+            &["says timestamp: \"2"],
+        ),
+        (
             "DELETE FROM ledger WHERE id = 2",
             &["ledger row 2 is missing", "but event"],
         ),
@@ -195,6 +199,16 @@ fn whatever_is_changed_in_a_database_is_found_and_told_with_both_values() {
         (
             "UPDATE events SET type = 'OTHER' WHERE body LIKE '%\"entry\":{\"id\":1,%'",
             &["1 ledger rows, of which no event tells, though the log is whole"],
+        ),
+        (
+            "INSERT INTO ledger_days SELECT 7, NULL, '', '', NULL, '', 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0",
+            &[
+                "the day of 1970-01-08T00:00:00.000Z: its sums say [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], its ledger rows nothing",
+            ],
+        ),
+        (
+            "INSERT INTO ledger_summed VALUES (1, 99999)",
+            &["its sums say nothing, its ledger rows [10, 0, 0, "],
         ),
         (
             "UPDATE events SET body = '{}' WHERE type = 'LEDGER_UPDATE'",

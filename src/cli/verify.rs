@@ -3,7 +3,7 @@
 //! It reads the database as it is at one moment, from one end to the other, and changes nothing. What
 //! it finds goes to standard output, its progress to standard error.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -14,12 +14,13 @@ use serde_json::value::RawValue;
 use super::FAILED;
 use crate::config::Config;
 use crate::error::Result;
-use crate::event::{LedgerEntry, Usage, Usd};
+use crate::event::{LedgerEntry, Timestamp, Usage, Usd};
 use crate::gateway::prices::{Price, StoredPrice};
-use crate::store::{Audit, AuditCall, AuditRun, AuditSums};
+use crate::store::{Audit, AuditCall, AuditDay, AuditRun, AuditSums};
 
 /// How many discrepancies of one kind are told; of the others, how many there are.
 const TOLD_MAX: u64 = 50;
+const MS_PER_DAY: i64 = 24 * 60 * 60 * 1000;
 /// The line of progress moves after so many rows.
 const PROGRESS_STEP: u64 = 4_096;
 
@@ -189,6 +190,7 @@ impl Verify<'_> {
         let mut rows = Check::of("ledger rows");
         let mut costs = Check::of("costs computed again");
         let mut prices: HashMap<i64, Option<Price>> = HashMap::new();
+        let mut days: BTreeMap<i64, AuditDay> = BTreeMap::new();
         let (mut last, mut pending, mut unpriced, mut older) = (0_i64, 0, 0, 0);
         let mut broken = None;
         let audit = self.audit;
@@ -210,6 +212,10 @@ impl Verify<'_> {
                 older += u64::from(call.cost.is_some());
             }
             unpriced += u64::from(call.cost.is_none() && call.status != "PENDING");
+            let of_day = days.entry(call.day).or_default();
+            for (sum, count) in of_day.iter_mut().zip(call.counts()) {
+                *sum = sum.saturating_add(count);
+            }
             if let Some(fault) = fault_of(&call) {
                 rows.wrong(format_args!("ledger row {}: {fault}", call.id));
             }
@@ -277,6 +283,33 @@ impl Verify<'_> {
         );
         self.end(&rows);
         self.end(&costs);
+        self.days(&days)
+    }
+
+    /// Days that are summed up against their rows.
+    fn days(&mut self, of_rows: &BTreeMap<i64, AuditDay>) -> Result<()> {
+        let mut check = Check::of("days that are summed up");
+        let (stored, until) = self.audit.days()?;
+        let stored: BTreeMap<i64, AuditDay> = stored.into_iter().collect();
+        let summed = of_rows.keys().filter(|day| **day < until);
+        let all: BTreeSet<&i64> = summed.chain(stored.keys()).collect();
+        for day in all {
+            check.checked += 1;
+            let (says, rows) = (stored.get(day), of_rows.get(day));
+            if says != rows {
+                let counts = |counts: Option<&AuditDay>| match counts {
+                    Some(counts) => format!("{counts:?}"),
+                    None => "nothing".to_owned(),
+                };
+                let midnight = Timestamp(day.saturating_mul(MS_PER_DAY));
+                check.wrong(format_args!(
+                    "the day of {midnight}: its sums say {}, its ledger rows {}",
+                    counts(says),
+                    counts(rows)
+                ));
+            }
+        }
+        self.end(&check);
         Ok(())
     }
 

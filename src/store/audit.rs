@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Statement};
 
+use super::days::{self, Day};
 use super::ledger::{ENTRY_COLUMNS, entry};
 use super::{DATABASE, LOCK, configure, schema};
 use crate::error::{Error, Result};
-use crate::event::{LedgerEntry, RunId, Seq};
+use crate::event::{LedgerEntry, RunId, Seq, Timestamp};
 
 /// Page cache, KiB: rows of runs are not quite in the order of the ledger.
 const CACHE_KIB: i64 = 16_384;
@@ -41,6 +42,8 @@ pub struct Extent {
 pub struct AuditCall {
     /// Its number.
     pub id: i64,
+    /// The day (UTC) of its beginning, by its number since 1970.
+    pub day: i64,
     /// As stored.
     pub status: String,
     /// Input, read from cache, written to it, those for an hour, output, reasoning.
@@ -57,6 +60,31 @@ pub struct AuditCall {
     pub saved: Option<i64>,
     /// Whether it was written before rows kept their prices.
     pub is_older_than_prices: bool,
+}
+
+/// What a day's rows count together: calls, those whose cost is not known, those whose tokens were
+/// estimated; tokens: input, read from cache, written to it, output, reasoning; nano-dollars, calls
+/// from the cache, nano-dollars that they saved.
+pub type AuditDay = [i64; 11];
+
+impl AuditCall {
+    /// What it counts.
+    pub fn counts(&self) -> AuditDay {
+        let [input, read, write, _, output, reasoning] = self.tokens;
+        [
+            1,
+            i64::from(self.cost.is_none() && self.status != "PENDING"),
+            i64::from(self.usage_source == "estimated"),
+            input,
+            read,
+            write,
+            output,
+            reasoning,
+            self.cost.unwrap_or(0),
+            i64::from(self.cached),
+            self.saved.unwrap_or(0),
+        ]
+    }
 }
 
 /// Sums over ledger rows, and of what they are compared with.
@@ -273,7 +301,7 @@ impl Audit {
         let mut statement = self.connection.prepare(
             "SELECT id, status, input_tokens, cached_input_tokens, cache_write_tokens,
                 cache_write_1h_tokens, output_tokens, reasoning_tokens, usage_source, cost_nanousd,
-                price_id, cached, saved_nanousd, reserved_tokens IS NULL
+                price_id, cached, saved_nanousd, reserved_tokens IS NULL, timestamp_ms
              FROM ledger ORDER BY id",
         )?;
         let mut rows = statement.query([])?;
@@ -292,9 +320,29 @@ impl Audit {
                 cached: row.get(11)?,
                 saved: row.get(12)?,
                 is_older_than_prices: row.get(13)?,
+                day: days::day_of(Timestamp(row.get(14)?)),
             });
         }
         Ok(())
+    }
+
+    /// The days that are summed up, in order, and which is the first that is not.
+    pub fn days(&self) -> Result<(Vec<(Day, AuditDay)>, Day)> {
+        let mut statement = self.connection.prepare(
+            "SELECT day, sum(calls), sum(unpriced), sum(estimated), sum(input_tokens),
+                sum(cached_input_tokens), sum(cache_write_tokens), sum(output_tokens),
+                sum(reasoning_tokens), sum(cost), sum(cached), sum(saved)
+             FROM ledger_days GROUP BY day ORDER BY day",
+        )?;
+        let rows = statement.query_map([], |row| {
+            let mut counts = AuditDay::default();
+            for (at, count) in counts.iter_mut().enumerate() {
+                *count = row.get(at + 1)?;
+            }
+            Ok((row.get(0)?, counts))
+        })?;
+        let days = rows.collect::<rusqlite::Result<_>>()?;
+        Ok((days, days::summed_until(&self.connection)?))
     }
 
     /// A stored price.
