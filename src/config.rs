@@ -187,6 +187,8 @@ struct WellKnown {
     base_url: &'static str,
     /// Its variables are `PREFIX_API_KEY` and `PREFIX_BASE_URL`.
     prefix: &'static str,
+    /// Another usual name of the variable with the key.
+    other_key: Option<&'static str>,
     needs_key: bool,
 }
 
@@ -196,6 +198,7 @@ const fn well_known(name: &'static str, base_url: &'static str, prefix: &'static
         kind: Kind::OpenAi,
         base_url,
         prefix,
+        other_key: None,
         needs_key: true,
     }
 }
@@ -207,6 +210,16 @@ const WELL_KNOWN: &[WellKnown] = &[
         kind: Kind::Anthropic,
         ..well_known("anthropic", "https://api.anthropic.com", "ANTHROPIC")
     },
+    // Both names are Google's: <https://ai.google.dev/gemini-api/docs/api-key>.
+    WellKnown {
+        kind: Kind::Gemini,
+        other_key: Some("GOOGLE_API_KEY"),
+        ..well_known(
+            "gemini",
+            "https://generativelanguage.googleapis.com",
+            "GEMINI",
+        )
+    },
     well_known("openrouter", "https://openrouter.ai/api/v1", "OPENROUTER"),
     well_known("groq", "https://api.groq.com/openai/v1", "GROQ"),
     well_known("mistral", "https://api.mistral.ai/v1", "MISTRAL"),
@@ -214,8 +227,9 @@ const WELL_KNOWN: &[WellKnown] = &[
     well_known("xai", "https://api.x.ai/v1", "XAI"),
     well_known("together", "https://api.together.xyz/v1", "TOGETHER"),
     WellKnown {
+        kind: Kind::Ollama,
         needs_key: false,
-        ..well_known("ollama", "http://127.0.0.1:11434/v1", "OLLAMA")
+        ..well_known("ollama", "http://127.0.0.1:11434", "OLLAMA")
     },
     WellKnown {
         kind: Kind::Echo,
@@ -549,11 +563,17 @@ fn rates(from_file: &BTreeMap<String, FileProvider>) -> Result<BTreeMap<String, 
 impl WellKnown {
     fn provider(&self, variable: &dyn Fn(&str) -> Option<String>) -> ProviderConfig {
         let key_variable = format!("{}_API_KEY", self.prefix);
+        let key = variable(&key_variable).or_else(|| self.other_key.and_then(variable));
+        let host = || match self.kind {
+            Kind::Ollama => variable("OLLAMA_HOST").map(|host| ollama_url(&host)),
+            _ => None,
+        };
         ProviderConfig {
             kind: self.kind,
             base_url: variable(&format!("{}_BASE_URL", self.prefix))
+                .or_else(host)
                 .unwrap_or_else(|| self.base_url.to_owned()),
-            api_key: variable(&key_variable).map(Secret::new),
+            api_key: key.map(Secret::new),
             missing_key_hint: self.needs_key.then(|| {
                 format!(
                     "set {key_variable}, or api_key_env in [providers.{}] of the configuration",
@@ -562,6 +582,44 @@ impl WellKnown {
             }),
         }
     }
+}
+
+/// Ollama's port where `OLLAMA_HOST` names none.
+const OLLAMA_PORT: &str = "11434";
+
+/// The address that `OLLAMA_HOST` means, which Ollama's own programs read as
+/// `[scheme://]host[:port][/path]`, each part with a default:
+/// <https://github.com/ollama/ollama/blob/main/envconfig/config.go>. The server listens there, so that
+/// it may also be an address that is none to connect to.
+fn ollama_url(host: &str) -> String {
+    let host = host.trim().trim_matches(['"', '\'']);
+    let (scheme, rest) = host.split_once("://").unwrap_or(("", host));
+    let (authority, path) = match rest.find('/') {
+        Some(slash) => rest.split_at(slash),
+        None => (rest, ""),
+    };
+    let is_port = |port: &&str| port.parse::<u16>().is_ok();
+    let (name, port) = match authority.rsplit_once(':') {
+        // The colons of an address without a port are no separators.
+        Some((name, port)) if !name.contains(':') || name.ends_with(']') => {
+            (name, Some(port).filter(is_port))
+        }
+        _ => (authority, None),
+    };
+    let name = match name.trim_matches(['[', ']']) {
+        "" | "0.0.0.0" => "127.0.0.1".to_owned(),
+        "::" => "[::1]".to_owned(),
+        name if name.contains(':') => format!("[{name}]"),
+        name => name.to_owned(),
+    };
+    let usual_port = match scheme {
+        "http" => "80",
+        "https" => "443",
+        _ => OLLAMA_PORT,
+    };
+    let scheme = if scheme == "https" { "https" } else { "http" };
+    let port = port.unwrap_or(usual_port);
+    format!("{scheme}://{name}:{port}{}", path.trim_end_matches('/'))
 }
 
 impl FileProvider {
@@ -577,12 +635,19 @@ impl FileProvider {
         let Some(kind) = self.kind.or(known.as_ref().map(|known| known.kind)) else {
             return Err(field(
                 "kind",
-                "is missing: openai, anthropic or echo".into(),
+                "is missing: openai, anthropic, gemini, ollama or echo".into(),
             ));
         };
-        let base_url = self
-            .base_url
-            .or(known.as_ref().map(|known| known.base_url.clone()));
+        let base_url = self.base_url.or(known.as_ref().map(|known| {
+            let url = known.base_url.trim_end_matches('/');
+            // Ollama's compatible API is below its own.
+            let is_below = known.kind == Kind::Ollama && kind == Kind::OpenAi;
+            if is_below && !url.ends_with("/v1") {
+                format!("{url}/v1")
+            } else {
+                known.base_url.clone()
+            }
+        }));
         let base_url = base_url.unwrap_or_default();
         if base_url.is_empty() && kind != Kind::Echo {
             return Err(field(
@@ -742,6 +807,53 @@ mod tests {
             pass_through_key: true,
         };
         assert_eq!(proxy.toward["openai"], expected);
+    }
+
+    #[test]
+    fn gemini_has_its_key_under_either_name() {
+        for (variables, expected) in [
+            (&[("GOOGLE_API_KEY", "b")][..], "b"),
+            (&[("GOOGLE_API_KEY", "b"), ("GEMINI_API_KEY", "a")], "a"),
+        ] {
+            let config = load("", Overrides::default(), variables).unwrap();
+            assert_eq!(key(&config, "gemini").as_deref(), Some(expected));
+            assert_eq!(config.providers["gemini"].kind, Kind::Gemini);
+        }
+    }
+
+    #[test]
+    fn ollama_is_where_its_own_programs_look_for_it() {
+        let ollama = |toml: &str, variables: &[(&str, &str)]| {
+            let mut config = load(toml, Overrides::default(), variables).unwrap();
+            let provider = config.providers.remove("ollama").unwrap();
+            assert!(provider.missing_key_hint.is_none());
+            (provider.kind, provider.base_url)
+        };
+        for (host, url) in [
+            ("0.0.0.0", "http://127.0.0.1:11434"),
+            ("0.0.0.0:8080", "http://127.0.0.1:8080"),
+            (":8080", "http://127.0.0.1:8080"),
+            ("box.lan", "http://box.lan:11434"),
+            ("http://box.lan:1/", "http://box.lan:1"),
+            ("http://box.lan", "http://box.lan:80"),
+            ("https://box.lan/ollama", "https://box.lan:443/ollama"),
+            ("[::]:8080", "http://[::1]:8080"),
+            ("::1", "http://[::1]:11434"),
+            ("[fe80::1]", "http://[fe80::1]:11434"),
+            ("box:99999", "http://box:11434"),
+        ] {
+            let found = ollama("", &[("OLLAMA_HOST", host)]);
+            assert_eq!(found, (Kind::Ollama, url.to_owned()), "{host}");
+        }
+        let given = [("OLLAMA_HOST", "a"), ("OLLAMA_BASE_URL", "http://b:1/v1")];
+        assert_eq!(ollama("", &given).1, "http://b:1/v1");
+        // As it was configured before it had a kind of its own.
+        let openai = "[providers.ollama]\nkind = 'openai'";
+        let expected = |url: &str| (Kind::OpenAi, url.to_owned());
+        assert_eq!(ollama(openai, &[]), expected("http://127.0.0.1:11434/v1"));
+        assert_eq!(ollama(openai, &given), expected("http://b:1/v1"));
+        let own = format!("{openai}\nbase_url = 'http://c:1/x'");
+        assert_eq!(ollama(&own, &[]), expected("http://c:1/x"));
     }
 
     #[test]
