@@ -6,7 +6,7 @@
 //! for whom every [`Failure`] tells what is known of its cost.
 //!
 //! `openai`, `anthropic`, `gemini`, `ollama`, `sse`, `lines` and `refusal` are pure; `client` makes the exchange over HTTP;
-//! `fetch` is the request of an `http` node; `transport` is what makes both cancellable.
+//! `estimate` says what was used where the provider did not; `fetch` is the request of an `http` node; `transport` is what makes both cancellable.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -24,6 +24,7 @@ mod cancel;
 mod client;
 mod dialect;
 mod echo;
+mod estimate;
 mod fetch;
 mod forward;
 mod gemini;
@@ -167,7 +168,7 @@ pub struct Call {
 pub struct Answer {
     /// The text, at most 4 MiB; empty where the model answered with something else.
     pub text: String,
-    /// Tokens, in the normal form; `source` is `None` where the provider gave no usable counts.
+    /// Tokens, in the normal form; estimated as far as the provider gave no usable counts.
     pub usage: Usage,
     /// The model that answered, as the provider reports it, else as asked for.
     pub model: String,
@@ -191,7 +192,8 @@ pub struct Failure {
     pub status: Option<u16>,
     /// How long the provider wants one to wait before the next attempt.
     pub retry_after: Option<Duration>,
-    /// The tokens that were used as far as is known.
+    /// The tokens that were used as far as is known: what the provider counted, and what else came,
+    /// estimated; `source` is `None` where nothing came.
     pub usage: Usage,
     /// The model, as the provider reported it, else as asked for.
     pub model: String,
@@ -539,10 +541,11 @@ impl Gateway {
             .model
             .as_deref()
             .map_or_else(|| call.model.clone(), clean);
+        let usage = self.usage(call, &partial, outcome.is_ok());
         match outcome {
             Ok(()) => Ok(Answer {
                 text: partial.text,
-                usage: partial.usage,
+                usage,
                 model,
                 finish_reason: partial.finish_reason.as_deref().map(clean),
                 latency_ms,
@@ -559,11 +562,22 @@ impl Gateway {
                 ),
                 status: fault.status,
                 retry_after: fault.retry_after,
-                usage: partial.usage,
+                usage,
                 model,
                 latency_ms,
                 sent,
             }),
+        }
+    }
+
+    /// What the call used, estimated where nobody counted it. The echo's words are no tokens, so
+    /// that nothing is added to them.
+    fn usage(&self, call: &Call, partial: &Partial, is_answered: bool) -> Usage {
+        match self.providers.get(&call.provider) {
+            Some(provider) if provider.kind != Kind::Echo => {
+                estimate::usage(call, partial, is_answered)
+            }
+            _ => partial.usage,
         }
     }
 

@@ -1,0 +1,313 @@
+//! What a call used, where its provider did not say, or not all of it. Pure, but for the tokenizer,
+//! which is loaded when it is first needed: most servers never do.
+//!
+//! An estimate is what GPT-4o's tokenizer makes of the texts. Other makers' differ: by a few percent
+//! for English, by up to a third for code and other languages; and what a model thought without
+//! showing it is not in it. Hence it is marked, and never takes the place of a count.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::LazyLock;
+
+use tiktoken_rs::CoreBPE;
+
+use super::Call;
+use super::dialect::Partial;
+use crate::event::{Usage, UsageSource};
+
+/// What chat models put around each message, and before the answer, in tokens:
+/// <https://cookbook.openai.com/examples/how_to_count_tokens_with_tiktoken>.
+const FRAME_TOKENS: u64 = 3;
+
+/// A text up to this length is counted as a whole, bytes; of a longer one as much is, in blocks at
+/// even distances, which takes a tenth of a second at most.
+const COUNTED_BYTES_MAX: usize = 256 * 1024;
+
+/// How much the tokenizer is given at a time, bytes: on long stretches without a gap its time grows
+/// faster than their length. Cutting adds a token at most to each block.
+const BLOCK_BYTES_MAX: usize = 4 * 1024;
+
+/// What stands for a token where the tokenizer cannot be had, bytes: "one token generally corresponds
+/// to ~4 characters of text" (<https://platform.openai.com/tokenizer>).
+const TOKEN_BYTES: u64 = 4;
+
+/// Made in a fifth of a second from 4 MB that are part of the program; takes about 60 MB then.
+static TOKENIZER: LazyLock<Option<CoreBPE>> = LazyLock::new(|| {
+    tiktoken_rs::o200k_base()
+        .inspect_err(|error| {
+            log::error!("the tokenizer cannot be loaded, estimates are rough: {error}")
+        })
+        .ok()
+});
+
+/// What a call used: the provider's counts as far as they go, the rest estimated.
+///
+/// - Nothing came back and nothing was counted: nothing is known. What was read then is not known
+///   either, as the provider may have refused the request unread.
+/// - Text that came after the last count is added to it. A count from before the first text is none
+///   of the answer (Anthropic's `message_start` says 1), unless it is the greater one.
+/// - A count of 0 for a text that is there is a missing count, as it is for any prompt.
+pub(super) fn usage(call: &Call, partial: &Partial, is_answered: bool) -> Usage {
+    let reported = partial.usage;
+    let (text, thinking) = (partial.text.as_str(), partial.thinking.as_str());
+    let has_come = is_answered || !text.is_empty() || !thinking.is_empty();
+    if !has_come {
+        return reported;
+    }
+    let is_reported = reported.source != UsageSource::None;
+    let is_input_missing = reported.input_tokens == 0;
+    let is_output_counted = is_reported && reported.output_tokens > 0 && partial.counted != (0, 0);
+    let (text_after, thinking_after) = if is_output_counted {
+        (
+            text.get(partial.counted.0..).unwrap_or_default(),
+            thinking.get(partial.counted.1..).unwrap_or_default(),
+        )
+    } else {
+        (text, thinking)
+    };
+    let is_output_missing = !text_after.is_empty() || !thinking_after.is_empty();
+    if is_reported && !is_input_missing && !is_output_missing {
+        return reported;
+    }
+    let mut usage = Usage {
+        source: UsageSource::Estimated,
+        ..reported
+    };
+    if is_input_missing {
+        usage.input_tokens = prompt_tokens(call);
+    }
+    if is_output_missing {
+        let thought = tokens(thinking_after);
+        let output = tokens(text_after) + thought;
+        if is_output_counted {
+            usage.output_tokens += output;
+            usage.reasoning_tokens += thought;
+        } else {
+            usage.output_tokens = usage.output_tokens.max(output);
+            usage.reasoning_tokens = usage.reasoning_tokens.max(thought);
+        }
+    }
+    usage
+}
+
+fn prompt_tokens(call: &Call) -> u64 {
+    let system = call.system.as_deref();
+    let system = system.map_or(0, |system| tokens(system) + FRAME_TOKENS);
+    system + tokens(&call.prompt) + 2 * FRAME_TOKENS
+}
+
+/// How many tokens a text has, about.
+fn tokens(text: &str) -> u64 {
+    if text.len() <= COUNTED_BYTES_MAX {
+        return blocks(text).map(block_tokens).sum();
+    }
+    let samples = COUNTED_BYTES_MAX / BLOCK_BYTES_MAX;
+    let (mut counted, mut bytes) = (0, 0);
+    for sample in 0..samples {
+        let start = text.floor_char_boundary(text.len() / samples * sample);
+        if let Some(block) = blocks(&text[start..]).next() {
+            counted += block_tokens(block);
+            bytes += block.len() as u64;
+        }
+    }
+    counted * text.len() as u64 / bytes.max(1)
+}
+
+/// Cuts a text, before white space where there is any: words have theirs in front.
+fn blocks(mut text: &str) -> impl Iterator<Item = &str> {
+    std::iter::from_fn(move || {
+        let most = text.floor_char_boundary(BLOCK_BYTES_MAX);
+        let gap = text[..most].rfind(char::is_whitespace);
+        let end = match gap.filter(|gap| *gap > 0) {
+            Some(gap) if most < text.len() => gap,
+            _ => most,
+        };
+        let (block, rest) = text.split_at(end);
+        text = rest;
+        (!block.is_empty()).then_some(block)
+    })
+}
+
+fn block_tokens(block: &str) -> u64 {
+    let counted = TOKENIZER.as_ref().and_then(|tokenizer| {
+        // It panics where its regular expression gives up. No text is known that makes it, but
+        // an answer that was paid for must not be lost to one.
+        catch_unwind(AssertUnwindSafe(|| tokenizer.encode_ordinary(block).len())).ok()
+    });
+    counted.map_or_else(
+        || (block.len() as u64).div_ceil(TOKEN_BYTES),
+        |count| count as u64,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use proptest::prelude::*;
+
+    use super::super::testing::{call, holds_sum_rules};
+    use super::*;
+
+    fn partial(text: &str, thinking: &str) -> Partial {
+        Partial {
+            text: text.into(),
+            thinking: thinking.into(),
+            ..Partial::default()
+        }
+    }
+
+    fn counts(usage: Usage) -> (u64, u64, u64, UsageSource) {
+        let Usage {
+            input_tokens,
+            output_tokens,
+            reasoning_tokens,
+            source,
+            ..
+        } = usage;
+        (input_tokens, output_tokens, reasoning_tokens, source)
+    }
+
+    fn reported(input_tokens: u64, output_tokens: u64) -> Usage {
+        Usage {
+            input_tokens,
+            output_tokens,
+            source: UsageSource::Provider,
+            ..Usage::default()
+        }
+    }
+
+    /// "Be brief." and "Hi" have 3 tokens and 1, and 9 around them.
+    const PROMPT: u64 = 13;
+
+    #[test]
+    fn texts_have_the_tokens_that_the_tokenizer_of_gpt_4o_makes_of_them() {
+        // From <https://platform.openai.com/tokenizer> and tiktoken's own tests.
+        for (text, count) in [
+            ("", 0),
+            ("hello world", 2),
+            ("Hello, world!", 4),
+            ("Once upon", 2),
+        ] {
+            assert_eq!(tokens(text), count, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_nobody_counted_is_estimated_once_something_came() {
+        let call = call("m", true);
+        use UsageSource::{Estimated, None};
+        for (text, thinking, is_answered, expected) in [
+            ("Once upon", "", false, (PROMPT, 2, 0, Estimated)),
+            ("Once upon", "hello world", true, (PROMPT, 4, 2, Estimated)),
+            ("", "hello world", false, (PROMPT, 2, 2, Estimated)),
+            ("", "", true, (PROMPT, 0, 0, Estimated)),
+            ("", "", false, (0, 0, 0, None)),
+        ] {
+            let estimated = usage(&call, &partial(text, thinking), is_answered);
+            assert_eq!(counts(estimated), expected, "{text} {thinking}");
+        }
+    }
+
+    #[test]
+    fn what_was_counted_stays_and_the_rest_is_added() {
+        let call = call("m", true);
+        use UsageSource::{Estimated, Provider};
+        // (what was counted, after how much text, what it comes to)
+        for (count, after, expected) in [
+            // All of it.
+            (reported(7, 9), 9, (7, 9, 0, Provider)),
+            // A running total, and " upon" after it.
+            (reported(7, 5), 4, (7, 6, 0, Estimated)),
+            // As Anthropic's beginning of a message.
+            (reported(7, 1), 0, (7, 2, 0, Estimated)),
+            (reported(7, 5), 0, (7, 5, 0, Estimated)),
+            // One side only.
+            (reported(7, 0), 9, (7, 2, 0, Estimated)),
+            (reported(0, 9), 9, (PROMPT, 9, 0, Estimated)),
+            (reported(0, 0), 9, (PROMPT, 2, 0, Estimated)),
+        ] {
+            let mut partial = partial("Once upon", "");
+            (partial.usage, partial.counted) = (count, (after, 0));
+            let found = usage(&call, &partial, true);
+            assert_eq!(counts(found), expected, "{count:?} {after}");
+        }
+        // Of a failure without any text, what was counted is what is known.
+        let mut nothing = partial("", "");
+        nothing.note_usage(reported(7, 1));
+        assert_eq!(usage(&call, &nothing, false), reported(7, 1));
+        // What is known of the cache stays.
+        let mut cached = partial("Once upon", "");
+        cached.usage = Usage {
+            cached_input_tokens: 5,
+            ..reported(7, 1)
+        };
+        assert_eq!(usage(&call, &cached, false).cached_input_tokens, 5);
+    }
+
+    #[test]
+    fn long_texts_take_little_time_and_a_small_stack() {
+        let line = "The quick brown fox jumps over the lazy dog, and rests for 12 minutes.\n";
+        let texts = [
+            line.repeat((4 << 20) / line.len()),
+            "a".repeat(4 << 20),
+            " ".repeat(1 << 20),
+            "\u{a0}\n".repeat(1 << 18),
+            "東京は日本の首都です。".repeat(1 << 16),
+            "🦀".repeat(1 << 18),
+        ];
+        let work = move || {
+            tokens("loaded before the clock starts");
+            let started = Instant::now();
+            let counts = texts.map(|text| tokens(&text));
+            (counts, started.elapsed())
+        };
+        let thread = std::thread::Builder::new().stack_size(256 << 10);
+        let (counts, took) = thread.spawn(work).unwrap().join().unwrap();
+        // Six times a tenth of a second, and much more where the build is not optimised.
+        assert!(took < Duration::from_secs(30), "{took:?}");
+        let exact = ((4 << 20) / line.len()) as u64 * 17;
+        assert!(counts[0].abs_diff(exact) * 50 < exact, "{counts:?} {exact}");
+        assert!(counts.iter().all(|count| *count > 1_000), "{counts:?}");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn no_text_makes_it_panic_or_count_more_than_its_bytes(text in "(?s).{0,200}", gaps in "[ \t\r\n\u{a0}\u{3000}a']{0,200}") {
+            for text in [&text, &gaps] {
+                prop_assert!(tokens(text) <= text.len() as u64);
+                let whole: String = blocks(text).collect();
+                prop_assert_eq!(&whole, text);
+            }
+        }
+
+        #[test]
+        fn blocks_are_short_and_make_up_the_text(text in "(?s)[ab \u{20ac}]{0,40}", times in 0usize..400) {
+            let text = text.repeat(times);
+            prop_assert!(blocks(&text).all(|block| (1..=BLOCK_BYTES_MAX).contains(&block.len())));
+            let whole: String = blocks(&text).collect();
+            prop_assert_eq!(whole, text);
+        }
+
+        #[test]
+        fn an_estimate_is_never_less_than_what_was_counted(
+            input in 0u64..100, cached in 0u64..100, output in 0u64..100, reasoning in 0u64..100,
+            text in "[a-z ]{0,40}", thinking in "[a-z ]{0,40}", after in (0usize..41, 0usize..41), is_answered: bool,
+        ) {
+            let mut partial = partial(&text, &thinking);
+            partial.usage = Usage {
+                cached_input_tokens: cached.min(input),
+                reasoning_tokens: reasoning.min(output),
+                ..reported(input, output)
+            };
+            partial.counted = (after.0.min(text.len()), after.1.min(thinking.len()));
+            let found = usage(&call("m", true), &partial, is_answered);
+            prop_assert!(holds_sum_rules(&found), "{:?}", found);
+            prop_assert!(found.input_tokens >= input && found.output_tokens >= output);
+            if found.source == UsageSource::Provider {
+                prop_assert_eq!(found, partial.usage);
+            }
+        }
+    }
+}
