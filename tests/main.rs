@@ -26,6 +26,7 @@
 //! - `runs`: the exact messages of a run, well and failing; cancel; restart.
 //! - `triggers`: webhooks, their secrets and keys; schedules, their times missed and run.
 //! - `upstream`: a scripted provider over real sockets, for what no real one does on demand.
+//! - `usage`: what each provider's answers come to in tokens and money.
 //! - `verify`: it finds what was changed behind flowledger's back, and nothing else.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
@@ -53,4 +54,5 @@ mod retries;
 mod runs;
 mod triggers;
 mod upstream;
+mod usage;
 mod verify;

@@ -1,0 +1,214 @@
+//! What each provider's answers come to in the normal form, and what they cost: recorded shapes of
+//! answers, written by hand from the providers' documentation (`tests/fixtures/usage`), through the
+//! real client.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+
+use flowledger::event::{Timestamp, Usage, UsageSource, Usd};
+use flowledger::gateway::{Answer, Call, Cancel, Failure, Gateway, Kind, ProviderConfig, Timeouts};
+use flowledger::secret::Secret;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::upstream::{STREAM_HEAD, Upstream, json_answer};
+
+const LINES_HEAD: &str =
+    "HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\nconnection: close\r\n\r\n";
+
+/// The answers of one provider.
+#[derive(Deserialize)]
+struct Fixtures {
+    kind: Kind,
+    impossible: Impossible,
+    cases: Vec<Case>,
+}
+
+/// A whole answer with counts, and where they are.
+#[derive(Deserialize)]
+struct Impossible {
+    model: String,
+    document: Value,
+    at: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Case {
+    name: String,
+    model: String,
+    stream: bool,
+    events: Option<Vec<Value>>,
+    document: Option<Value>,
+    /// A part of the message, where the answer is no success.
+    fails: Option<String>,
+    text: String,
+    finish_reason: Option<String>,
+    usage: BTreeMap<String, Value>,
+    cost_nanousd: Option<i64>,
+}
+
+fn all() -> Vec<Fixtures> {
+    [
+        include_str!("fixtures/usage/openai.json"),
+        include_str!("fixtures/usage/anthropic.json"),
+        include_str!("fixtures/usage/gemini.json"),
+        include_str!("fixtures/usage/ollama.json"),
+    ]
+    .map(|text| serde_json::from_str(text).unwrap())
+    .into()
+}
+
+/// Named as in the configuration, which is what prices go by where the address is none of theirs.
+fn name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::OpenAi => "openai",
+        Kind::Anthropic => "anthropic",
+        Kind::Gemini => "gemini",
+        Kind::Ollama => "ollama",
+        Kind::Echo => "echo",
+    }
+}
+
+/// A day on which the fixtures' prices were in force.
+fn day() -> Timestamp {
+    "2025-12-01T10:00:00Z".parse().unwrap()
+}
+
+fn on_the_wire(kind: Kind, events: &[Value]) -> String {
+    let head = match kind {
+        Kind::Ollama => LINES_HEAD,
+        _ => STREAM_HEAD,
+    };
+    let events = events.iter().map(|event| match (kind, event) {
+        (Kind::Ollama, _) => format!("{event}\n"),
+        (_, Value::String(word)) => format!("data: {word}\n\n"),
+        (Kind::Anthropic, _) => {
+            let name = event["type"].as_str().unwrap();
+            format!("event: {name}\ndata: {event}\n\n")
+        }
+        _ => format!("data: {event}\n\n"),
+    });
+    head.to_owned() + &events.collect::<String>()
+}
+
+/// Makes a call that gets that answer; the pieces of its text are returned as well.
+fn ask(
+    kind: Kind,
+    model: &str,
+    stream: bool,
+    wire: String,
+) -> (Result<Answer, Failure>, String, Gateway, Call) {
+    let upstream = Upstream::start(move |_, stream| drop(stream.write_all(wire.as_bytes())));
+    let provider = ProviderConfig {
+        kind,
+        base_url: upstream.url().to_owned(),
+        api_key: Some(Secret::new("test-key")),
+        missing_key_hint: None,
+    };
+    let providers = [(name(kind).to_owned(), provider)].into();
+    let gateway = Gateway::new(providers, Timeouts::default());
+    let call = Call {
+        provider: name(kind).into(),
+        model: model.into(),
+        system: None,
+        prompt: "Hi there".into(),
+        max_tokens: None,
+        temperature: None,
+        stream,
+        first_byte_timeout: None,
+        total_timeout: None,
+    };
+    let mut pieces = String::new();
+    let outcome = gateway.call(&call, &Cancel::new(), &mut |piece| pieces.push_str(piece));
+    (outcome, pieces, gateway, call)
+}
+
+/// What is left out is 0.
+fn usage(given: &BTreeMap<String, Value>) -> Usage {
+    let mut usage = serde_json::to_value(Usage::default()).unwrap();
+    for (name, value) in given {
+        usage[name] = value.clone();
+    }
+    serde_json::from_value(usage).unwrap()
+}
+
+fn check(kind: Kind, case: &Case) {
+    let at = format!("{}: {}", name(kind), case.name);
+    let wire = match (&case.events, &case.document) {
+        (Some(events), None) => on_the_wire(kind, events),
+        (None, Some(document)) => json_answer("200 OK", &document.to_string()),
+        _ => panic!("{at}: neither events nor a document, or both"),
+    };
+    let (outcome, pieces, gateway, call) = ask(kind, &case.model, case.stream, wire);
+    let (found, model) = match outcome {
+        Ok(answer) => {
+            assert_eq!(case.fails, None, "{at}");
+            assert_eq!(answer.text, case.text, "{at}");
+            assert_eq!(answer.finish_reason, case.finish_reason, "{at}");
+            (answer.usage, answer.model)
+        }
+        Err(failure) => {
+            let part = case
+                .fails
+                .as_ref()
+                .unwrap_or_else(|| panic!("{at}: {failure}"));
+            assert!(failure.message.contains(part), "{at}: {failure}");
+            (failure.usage, failure.model)
+        }
+    };
+    if case.stream {
+        assert_eq!(pieces, case.text, "{at}");
+    }
+    assert_eq!(found, usage(&case.usage), "{at}");
+    let cost = gateway.cost(&call, &model, &found, day());
+    assert_eq!(cost, case.cost_nanousd.map(Usd::from_nanousd), "{at}");
+}
+
+#[test]
+fn answers_of_every_provider_come_to_the_usage_and_cost_that_its_documentation_says() {
+    for fixtures in all() {
+        assert!(fixtures.cases.iter().any(|case| case.stream));
+        assert!(fixtures.cases.iter().any(|case| !case.stream));
+        for case in &fixtures.cases {
+            check(fixtures.kind, case);
+        }
+    }
+}
+
+#[test]
+fn one_count_that_cannot_be_makes_all_of_them_an_estimate() {
+    let wrong = [
+        json!(-1),
+        json!(1_000_000_001),
+        json!(u64::MAX),
+        json!(1e300),
+        json!(1.5),
+        json!("7"),
+        json!({}),
+        json!([7]),
+        json!(true),
+    ];
+    for fixtures in all() {
+        let Impossible {
+            model,
+            document,
+            at,
+        } = &fixtures.impossible;
+        for (place, wrong) in at
+            .iter()
+            .flat_map(|place| wrong.iter().map(move |w| (place, w)))
+        {
+            let mut document = document.clone();
+            *document.pointer_mut(place).unwrap() = wrong.clone();
+            let wire = json_answer("200 OK", &document.to_string());
+            let answer = ask(fixtures.kind, model, false, wire).0.unwrap();
+            let expected = Usage {
+                input_tokens: 8,
+                output_tokens: 2,
+                source: UsageSource::Estimated,
+                ..Usage::default()
+            };
+            assert_eq!(answer.usage, expected, "{place}: {wrong}");
+        }
+    }
+}
