@@ -7,6 +7,7 @@
 //! - `binary`: the program itself as a child process.
 //! - `browser`: a real headless Chromium with deadlines, which leaves nothing behind.
 //! - `budgets`: what they refuse, let through and tell; none is overrun.
+//! - `clients`: other programs at `/v1`: what is passed on, what is booked, who may come in.
 //! - `command_line`: the program's flags, files, signals and exit codes; crash and restart.
 //! - `conformance`: the WebSocket protocol, frame by frame, against the echo of examples/echo.rs.
 //! - `harness`: starts the same wiring as `main` on port 0 in a temporary directory; clients with
@@ -37,6 +38,7 @@ mod bad_input;
 mod binary;
 mod browser;
 mod budgets;
+mod clients;
 mod command_line;
 mod conformance;
 mod harness;

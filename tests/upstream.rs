@@ -17,6 +17,7 @@ pub struct Upstream {
     stopping: Arc<AtomicBool>,
     count: Arc<AtomicUsize>,
     requests: Receiver<String>,
+    heads: Receiver<String>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -28,6 +29,7 @@ impl Upstream {
         let stopping = Arc::new(AtomicBool::new(false));
         let count = Arc::new(AtomicUsize::new(0));
         let (seen, requests) = unbounded();
+        let (heads_seen, heads) = unbounded();
         let thread = {
             let (stopping, count, script) =
                 (stopping.clone(), count.clone(), Arc::new(script) as Script);
@@ -36,7 +38,8 @@ impl Upstream {
                     if stopping.load(Ordering::SeqCst) {
                         return;
                     }
-                    let (count, script, seen) = (count.clone(), script.clone(), seen.clone());
+                    let (count, script) = (count.clone(), script.clone());
+                    let seen = (seen.clone(), heads_seen.clone());
                     std::thread::spawn(move || serve(stream, &count, &script, &seen));
                 }
             })
@@ -46,6 +49,7 @@ impl Upstream {
             stopping,
             count,
             requests,
+            heads,
             thread: Some(thread),
         }
     }
@@ -70,6 +74,11 @@ impl Upstream {
     pub fn requests(&self) -> &Receiver<String> {
         &self.requests
     }
+
+    /// The heads of requests in lower case, as they come.
+    pub fn heads(&self) -> &Receiver<String> {
+        &self.heads
+    }
 }
 
 impl Drop for Upstream {
@@ -86,15 +95,23 @@ impl Drop for Upstream {
     }
 }
 
-fn serve(mut stream: TcpStream, count: &AtomicUsize, script: &Script, seen: &Sender<String>) {
+fn serve(
+    mut stream: TcpStream,
+    count: &AtomicUsize,
+    script: &Script,
+    (seen, heads): &(Sender<String>, Sender<String>),
+) {
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     let mut length = 0;
+    let mut head = String::new();
     loop {
         let mut line = String::new();
         if reader.read_line(&mut line).unwrap_or(0) == 0 {
             return;
         }
         let line = line.trim_end().to_ascii_lowercase();
+        head.push_str(&line);
+        head.push('\n');
         if let Some(value) = line.strip_prefix("content-length:") {
             length = value.trim().parse().unwrap();
         }
@@ -108,6 +125,7 @@ fn serve(mut stream: TcpStream, count: &AtomicUsize, script: &Script, seen: &Sen
     }
     let body = String::from_utf8(body).unwrap();
     count.fetch_add(1, Ordering::SeqCst);
+    let _ = heads.send(head);
     let _ = seen.send(body.clone());
     script(&body, &mut stream);
 }
