@@ -1,5 +1,6 @@
 .DEFAULT_GOAL := help
-.PHONY: help run check test conformance figures bench bench-quick bench-runs bench-runs-quick prices
+.PHONY: help run check test interop conformance figures bench bench-quick bench-runs bench-runs-quick \
+	bench-gateway prices
 
 # Where cargo puts what it builds.
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -21,6 +22,10 @@ test: ## installs what the tests need (tests/setup.sh) and runs all tests
 	tests/setup.sh
 	cargo test --no-fail-fast
 
+interop: ## the official SDKs of OpenAI and Anthropic as clients of flowledger
+	tests/setup.sh
+	cargo test --test main interop::
+
 conformance: ## points Autobahn's fuzzing client (Python 2.7: autobahntestsuite) at examples/echo
 	tests/conformance.sh
 
@@ -39,6 +44,9 @@ bench-runs: ## what a run costs, also with a million runs stored (under five min
 
 bench-runs-quick: ## the same with fewer, in less than one
 	cargo bench --bench runs -- quick
+
+bench-gateway: ## what the gateway adds to a call, beside the same calls without it (under two minutes)
+	cargo bench --bench gateway
 
 prices: ## brings the price table in assets/ up to date
 	python3 assets/make-prices.py

@@ -14,6 +14,7 @@
 //!   deadlines.
 //! - `history`: what is kept of runs, going on after a failure, deleting, retention.
 //! - `hub`: clients come and go, broadcasts reach all, a stuck client disturbs nobody.
+//! - `interop`: the official SDKs of OpenAI and Anthropic as clients.
 //! - `invariants`: what holds for every head and every message of a client, tried on the corpora of
 //!   the fuzz targets.
 //! - `limits`: what is too deep, too much or cut short harms nobody.
@@ -44,6 +45,7 @@ mod conformance;
 mod harness;
 mod history;
 mod hub;
+mod interop;
 mod invariants;
 mod limits;
 mod maps;

@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
 # Installs what the tests need besides Rust and a C compiler: Chromium, by the system's package
 # manager, and aimock (an implementation of the providers' APIs that is not ours) with a Node.js
-# that can run it, below target/. Says and does nothing where everything is there.
+# that can run it, and the official Python SDKs of OpenAI and Anthropic, below target/. Says and does
+# nothing where everything is there.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # Exact, so that a test means the same everywhere. To take a newer one, change it here.
 AIMOCK=1.43.0
+OPENAI=3.54.0
+ANTHROPIC=2.12.0
 # Only for systems whose own Node.js is too old: Debian 12's is 18, and aimock needs zlib.crc32,
 # which came with 20.15 and 22.2.
 NODE=22.23.3
@@ -73,4 +76,19 @@ if ! grep -qs "\"version\": \"$AIMOCK\"" "$aimock" || ! runs_aimock "$node"; the
         ln -sfn "../node/node_modules/$binary/bin/node" "$node"
     fi
     runs_aimock "$node" || fail "the Node.js at $node does not run aimock: please install 20.15 or newer"
+fi
+
+# The SDKs, in a virtual environment of their own.
+interop=target/interop
+sdks="openai==$OPENAI anthropic==$ANTHROPIC"
+if [ "$(cat "$interop/installed" 2>/dev/null)" != "$sdks" ]; then
+    python3 -c 'import ensurepip, venv' 2>/dev/null ||
+        install_packages 'Python with venv' python3 python3-venv
+    say "installing $sdks in $interop"
+    rm -rf "$interop"
+    python3 -m venv "$interop" &&
+        # shellcheck disable=SC2086 # two words
+        "$interop/bin/pip" install --quiet --disable-pip-version-check $sdks </dev/null >&2 ||
+        fail "could not install $sdks"
+    echo "$sdks" >"$interop/installed"
 fi
