@@ -176,7 +176,7 @@ impl Gateway {
                 anthropic::url(provider),
                 Box::<anthropic::MessageReader>::default(),
             ),
-            #[allow(unreachable_patterns, reason = "kinds are added by and by")]
+            // Kinds that no client's protocol is passed on to.
             _ => {
                 let message = "cannot be passed requests of this protocol";
                 return Err(Fault::new(FailureKind::NotConfigured, message));

@@ -1,0 +1,453 @@
+//! What the gateway for clients adds to a call, its durable ledger on: the same calls to the same
+//! upstream, directly and through flowledger, in turns.
+//!
+//! `make bench-gateway` prints the tables. The server is a process of its own, so that its CPU time
+//! is counted alone, and so is the upstream; this process is the clients.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use flowledger::config::{Config, Overrides};
+use flowledger::gateway::{Kind, ProviderConfig};
+use hdrhistogram::Histogram;
+use rustix::time::{ClockId, clock_gettime};
+
+/// The aims, which are printed beside what comes out.
+const AIM_P50_US: f64 = 300.0;
+const AIM_P99_US: f64 = 1_000.0;
+const AIM_CPU_MS: f64 = 0.25;
+const AIM_CALLS_PER_S: f64 = 4_000.0;
+
+/// How many clients there are at a time.
+const AT_A_TIME: [usize; 3] = [1, 16, 64];
+/// Where calls come at a rate instead of as fast as they are answered.
+const RATE_PER_S: u32 = 1_000;
+/// How many clients these come from.
+const RATE_CLIENTS: usize = 16;
+/// How long each side is measured, in all …
+const WINDOW: Duration = Duration::from_secs(8);
+/// … in so many turns, since what the rest of the machine does changes from one second to the next.
+const TURNS: u32 = 4;
+/// Before anything is counted: connections are made, threads started, statements prepared.
+const WARM_UP: Duration = Duration::from_millis(500);
+/// An upstream's thread does next to nothing.
+const STACK_BYTES: usize = 64 << 10;
+
+fn main() {
+    let args: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|arg| arg != "--bench")
+        .collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match args.as_slice() {
+        ["server", data, url] => serve(data.as_ref(), url),
+        ["upstream"] => upstream(),
+        ["busy", seconds] => busy(Duration::from_secs(seconds.parse().unwrap())),
+        [] => bench(),
+        other => panic!("unknown arguments {other:?}; there are `busy SECONDS` and none"),
+    }
+}
+
+fn bench() {
+    let mut rig = Rig::start();
+    println!(
+        "To write a page and sync it takes {:.2} ms here. Times are of a call as the client sees it; CPU is the server's own.",
+        sync_ms(rig.dir.path())
+    );
+    println!(
+        "{:<14} {:>9} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10} {:>9}  aims",
+        "clients",
+        "direct/s",
+        "gateway/s",
+        "p50 us",
+        "p50 us",
+        "p99 us",
+        "p99 us",
+        "added p50",
+        "CPU ms"
+    );
+    for count in AT_A_TIME {
+        let (direct, gateway) = rig.compare(count, None);
+        let mut aims = Vec::new();
+        if count == 64 {
+            let is_fast = gateway.per_second() >= AIM_CALLS_PER_S;
+            aims.push(aim("4000 calls/s", is_fast));
+            aims.push(aim("CPU <= 0.25 ms", gateway.cpu_ms() <= AIM_CPU_MS));
+        }
+        print(&format!("{count} at a time"), &direct, &gateway, &aims);
+    }
+    let (direct, gateway) = rig.compare(RATE_CLIENTS, Some(RATE_PER_S));
+    let added = |quantile| gateway.us(quantile) - direct.us(quantile);
+    let aims = [
+        aim("added p50 < 300 us", added(0.5) < AIM_P50_US),
+        aim("added p99 < 1 ms", added(0.99) < AIM_P99_US),
+    ];
+    print(
+        &format!("{RATE_PER_S} per second"),
+        &direct,
+        &gateway,
+        &aims,
+    );
+}
+
+fn print(what: &str, direct: &Measured, gateway: &Measured, aims: &[String]) {
+    println!(
+        "{what:<14} {:>9.0} {:>10.0} {:>10.0} {:>10.0} {:>10.0} {:>10.0} {:>10.0} {:>9.3}  {}",
+        direct.per_second(),
+        gateway.per_second(),
+        direct.us(0.5),
+        gateway.us(0.5),
+        direct.us(0.99),
+        gateway.us(0.99),
+        gateway.us(0.5) - direct.us(0.5),
+        gateway.cpu_ms(),
+        aims.join(", ")
+    );
+}
+
+fn aim(text: &str, is_met: bool) -> String {
+    format!("{text}: {}", if is_met { "met" } else { "missed" })
+}
+
+/// For a profiler to attach to the server.
+fn busy(window: Duration) {
+    let mut rig = Rig::start();
+    println!("the server is process {}", rig.server.child.id());
+    let began = rig.cpu();
+    let mut measured = run(rig.gateway, 64, window, None);
+    measured.cpu = rig.cpu() - began;
+    println!(
+        "{:.0} calls/s, {:.3} ms CPU",
+        measured.per_second(),
+        measured.cpu_ms()
+    );
+}
+
+/// How long a commit must take at least.
+fn sync_ms(dir: &Path) -> f64 {
+    const TIMES: u32 = 200;
+    let mut file = std::fs::File::create(dir.join("sync")).unwrap();
+    let began = Instant::now();
+    for _ in 0..TIMES {
+        file.write_all(&[0; 4_096]).unwrap();
+        file.sync_data().unwrap();
+    }
+    began.elapsed().as_secs_f64() * 1e3 / f64::from(TIMES)
+}
+
+/// An upstream and a server before it.
+struct Rig {
+    server: Process,
+    _upstream: Process,
+    direct: SocketAddr,
+    gateway: SocketAddr,
+    dir: tempfile::TempDir,
+}
+
+impl Rig {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut upstream = Process::start(&["upstream"]);
+        let direct: SocketAddr = upstream.line().parse().unwrap();
+        let url = format!("http://{direct}/v1");
+        let mut server = Process::start(&["server", dir.path().to_str().unwrap(), &url]);
+        let gateway = server.line().parse().unwrap();
+        Self {
+            server,
+            _upstream: upstream,
+            direct,
+            gateway,
+            dir,
+        }
+    }
+
+    fn cpu(&mut self) -> Duration {
+        writeln!(self.server.input, "cpu").unwrap();
+        Duration::from_nanos(self.server.line().parse().unwrap())
+    }
+
+    /// The same calls directly and through the gateway.
+    fn compare(&mut self, clients: usize, rate: Option<u32>) -> (Measured, Measured) {
+        let (mut direct, mut gateway) = (Measured::default(), Measured::default());
+        for _ in 0..TURNS {
+            run(self.direct, clients, WARM_UP, rate);
+            direct.add(&run(self.direct, clients, WINDOW / TURNS, rate));
+            run(self.gateway, clients, WARM_UP, rate);
+            let cpu = self.cpu();
+            gateway.add(&run(self.gateway, clients, WINDOW / TURNS, rate));
+            gateway.cpu += self.cpu() - cpu;
+        }
+        (direct, gateway)
+    }
+}
+
+struct Measured {
+    calls: u64,
+    elapsed: Duration,
+    latency: Histogram<u64>,
+    cpu: Duration,
+}
+
+impl Default for Measured {
+    fn default() -> Self {
+        Self {
+            calls: 0,
+            elapsed: Duration::ZERO,
+            latency: Histogram::new_with_bounds(1, 60_000_000_000, 3).unwrap(),
+            cpu: Duration::ZERO,
+        }
+    }
+}
+
+impl Measured {
+    fn add(&mut self, other: &Self) {
+        self.calls += other.calls;
+        self.elapsed += other.elapsed;
+        self.latency.add(&other.latency).unwrap();
+    }
+
+    fn per_second(&self) -> f64 {
+        self.calls as f64 / self.elapsed.as_secs_f64()
+    }
+
+    fn us(&self, quantile: f64) -> f64 {
+        self.latency.value_at_quantile(quantile) as f64 / 1e3
+    }
+
+    fn cpu_ms(&self) -> f64 {
+        self.cpu.as_secs_f64() * 1e3 / self.calls.max(1) as f64
+    }
+}
+
+/// Lets clients make calls for that long, each as fast as it is answered or, all together, at a rate;
+/// then a call's time counts from when it was due.
+fn run(address: SocketAddr, clients: usize, window: Duration, rate: Option<u32>) -> Measured {
+    let interval = rate.map(|rate| Duration::from_secs(1) * u32::try_from(clients).unwrap() / rate);
+    let mut streams: Vec<TcpStream> = (0..clients).map(|_| connect(address)).collect();
+    let began = Instant::now();
+    let mut all = Measured::default();
+    thread::scope(|scope| {
+        let threads: Vec<_> = streams
+            .iter_mut()
+            .enumerate()
+            .map(|(at, stream)| {
+                scope.spawn(move || {
+                    let mut measured = Measured::default();
+                    let mut buffer = vec![0; 16 << 10];
+                    let request = request();
+                    let mut due = began;
+                    if let Some(interval) = interval {
+                        due +=
+                            interval * u32::try_from(at).unwrap() / u32::try_from(clients).unwrap();
+                    }
+                    while began.elapsed() < window {
+                        match interval {
+                            Some(interval) => {
+                                thread::sleep(due.saturating_duration_since(Instant::now()));
+                                call(stream, &request, &mut buffer);
+                                measured.record(due.elapsed());
+                                due += interval;
+                            }
+                            None => {
+                                let asked = Instant::now();
+                                call(stream, &request, &mut buffer);
+                                measured.record(asked.elapsed());
+                            }
+                        }
+                    }
+                    measured
+                })
+            })
+            .collect();
+        for thread in threads {
+            all.add(&thread.join().unwrap());
+        }
+    });
+    all.elapsed = began.elapsed();
+    all
+}
+
+impl Measured {
+    fn record(&mut self, time: Duration) {
+        self.calls += 1;
+        let nanos = u64::try_from(time.as_nanos()).unwrap();
+        self.latency.saturating_record(nanos);
+    }
+}
+
+fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .unwrap();
+    stream
+}
+
+fn request() -> Vec<u8> {
+    let body = serde_json::json!({
+        "model": "bench/gpt-4o-mini",
+        "messages": [
+            {"role": "system", "content": "You answer briefly."},
+            {"role": "user", "content": "Why do bees dance? ".repeat(10)},
+        ],
+    })
+    .to_string();
+    format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .into_bytes()
+}
+
+fn call(stream: &mut TcpStream, request: &[u8], buffer: &mut [u8]) {
+    stream.write_all(request).unwrap();
+    let mut count = 0;
+    loop {
+        let more = stream.read(&mut buffer[count..]).unwrap();
+        assert!(more > 0, "the connection was closed");
+        count += more;
+        if whole(&buffer[..count]).is_some_and(|whole| count >= whole) {
+            assert!(
+                buffer.starts_with(b"HTTP/1.1 200"),
+                "{}",
+                String::from_utf8_lossy(buffer)
+            );
+            return;
+        }
+    }
+}
+
+/// How long the message in `bytes` is, once its head is there.
+fn whole(bytes: &[u8]) -> Option<usize> {
+    const LENGTH: &str = "content-length: ";
+    let head = bytes.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
+    let text = std::str::from_utf8(&bytes[..head])
+        .unwrap()
+        .to_ascii_lowercase();
+    let length = text
+        .lines()
+        .find_map(|line| line.strip_prefix(LENGTH))
+        .unwrap();
+    Some(head + length.parse::<usize>().unwrap())
+}
+
+fn say(text: &str) {
+    println!("{text}");
+    std::io::stdout().flush().unwrap();
+}
+
+/// The server's process: takes lines on its standard input.
+fn serve(data: &Path, url: &str) {
+    let mut config = Config::load(Overrides::default()).unwrap();
+    config.listen = "127.0.0.1:0".parse().unwrap();
+    config.data = data.join("data");
+    let provider = ProviderConfig {
+        kind: Kind::OpenAi,
+        base_url: url.to_owned(),
+        api_key: None,
+        missing_key_hint: None,
+    };
+    config.providers.insert("bench".into(), provider);
+    let server = flowledger::server::Server::start(&config).unwrap();
+    say(&server.address().to_string());
+    for line in std::io::stdin().lock().lines().map_while(Result::ok) {
+        assert_eq!(line, "cpu");
+        let time = clock_gettime(ClockId::ProcessCPUTime);
+        let nanos = u32::try_from(time.tv_nsec).unwrap();
+        let used = Duration::new(time.tv_sec.unsigned_abs(), nanos);
+        say(&used.as_nanos().to_string());
+    }
+    server.shutdown();
+}
+
+/// The upstream's process: every chat completion is the same, in one piece and with usage.
+fn upstream() {
+    let body = serde_json::json!({
+        "id": "chatcmpl-1", "object": "chat.completion", "created": 1_700_000_000,
+        "model": "gpt-4o-mini-2024-07-18",
+        "choices": [{
+            "index": 0, "finish_reason": "stop",
+            "message": {"role": "assistant", "content": "Bees dance to tell one another where flowers are. ".repeat(4)},
+        }],
+        "usage": {"prompt_tokens": 20, "completion_tokens": 48, "total_tokens": 68},
+    })
+    .to_string();
+    let answer = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let answer: &'static str = answer.leak();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    say(&listener.local_addr().unwrap().to_string());
+    for stream in listener.incoming().map_while(Result::ok) {
+        thread::Builder::new()
+            .stack_size(STACK_BYTES)
+            .spawn(move || answer_all(stream, answer))
+            .unwrap();
+    }
+}
+
+fn answer_all(mut stream: TcpStream, answer: &str) {
+    stream.set_nodelay(true).unwrap();
+    let mut buffer = vec![0; 16 << 10];
+    let mut count = 0;
+    loop {
+        match stream.read(&mut buffer[count..]) {
+            Ok(more) if more > 0 => count += more,
+            _ => return,
+        }
+        if whole(&buffer[..count]).is_some_and(|whole| count >= whole) {
+            // One request at a time comes on a connection.
+            count = 0;
+            if stream.write_all(answer.as_bytes()).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// A process of this program, as its parent sees it; ends when it is let go of.
+struct Process {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Process {
+    fn start(args: &[&str]) -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(args)
+            .env("RUST_LOG", "error")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let input = child.stdin.take().unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        Self {
+            child,
+            input,
+            output,
+        }
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        assert!(!line.is_empty(), "a process has ended");
+        line.trim().to_owned()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
