@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use socket2::SockRef;
 
 pub use access::{Access, Denied};
-pub use direct::{Direct, DirectReply};
+pub use direct::{Direct, DirectReply, Presence};
 pub use head::Head;
 
 use self::direct::Bodies;

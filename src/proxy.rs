@@ -12,9 +12,10 @@ mod labels;
 mod protocol;
 mod stats;
 mod targets;
+mod under_way;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use uuid::Uuid;
@@ -28,11 +29,14 @@ use self::attempt::{Attempt, Operation};
 use self::keys::PREFIX;
 use self::labels::Labels;
 use self::protocol::{Protocol, Refusal, Told};
+use self::under_way::UnderWay;
+use crate::error::Result as Fallible;
 use crate::gate::{Denied, Direct, DirectReply, Head};
-use crate::gateway::{Cancel, ClientKey, Gateway};
+use crate::gateway::{ClientKey, Gateway};
 use crate::journal::Journal;
 use crate::secret::Secret;
 use crate::store::{Settlement, Store};
+use crate::threads::Threads;
 
 /// The largest body of a request: images come in base64.
 const BODY_BYTES_MAX: u64 = 32 << 20;
@@ -42,6 +46,9 @@ const DRAIN_MAX: Duration = Duration::from_secs(30);
 /// How many settlements that could not be written are kept, to be tried again. Rows of those beyond
 /// become `UNKNOWN` at the next start.
 const UNWRITTEN_MAX: usize = 10_000;
+
+/// Stack of the thread that looks for clients that have left: it does little.
+const WATCH_STACK_BYTES: usize = 64 << 10;
 
 /// How a provider is used for clients of the gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +86,8 @@ pub struct Proxy {
     journal: Journal,
     gateway: Arc<Gateway>,
     stats: Arc<Stats>,
-    under_way: UnderWay,
+    under_way: Arc<UnderWay>,
+    threads: Threads,
     unwritten: Arc<Mutex<VecDeque<Settlement>>>,
 }
 
@@ -101,8 +109,16 @@ pub struct Parts {
 
 impl Proxy {
     /// Wires it together.
-    pub fn new(settings: Settings, parts: Parts) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// When the system cannot start another thread.
+    pub fn start(settings: Settings, parts: Parts) -> Fallible<Self> {
+        let (under_way, threads) = (Arc::<UnderWay>::default(), Threads::default());
+        if settings.toward.values().any(|it| it.drain_max.is_none()) {
+            let under_way = Arc::clone(&under_way);
+            threads.spawn("client-watch", WATCH_STACK_BYTES, move || under_way.watch())?;
+        }
+        Ok(Self {
             settings,
             token: parts.token,
             keys: parts.keys,
@@ -110,15 +126,18 @@ impl Proxy {
             journal: parts.journal,
             gateway: parts.gateway,
             stats: parts.stats,
-            under_way: UnderWay::default(),
+            under_way,
+            threads,
             unwritten: Arc::default(),
-        }
+        })
     }
 
     /// Stops the calls under way, begins no more, and waits until their settlements are handed over,
     /// but not beyond the deadline. Gives how many calls are left.
     pub fn shutdown(&self, deadline: Instant) -> usize {
-        self.under_way.stop(deadline)
+        let left = self.under_way.stop(deadline);
+        self.threads.join(deadline);
+        left
     }
 
     fn route(
@@ -385,78 +404,6 @@ fn tell(protocol: Protocol, told: &Told, reply: &mut DirectReply<'_>) {
                 .map(|(name, value)| (name.as_str(), value.as_str()))
                 .collect();
             reply.whole(head.status, &fields, body);
-        }
-    }
-}
-
-/// The calls under way, so that they can be ended.
-#[derive(Default)]
-struct UnderWay {
-    state: Mutex<Calls>,
-    changed: Condvar,
-}
-
-#[derive(Default)]
-struct Calls {
-    is_stopping: bool,
-    next: u64,
-    cancels: HashMap<u64, Cancel>,
-}
-
-/// One of them, until it is dropped.
-struct Entered<'a> {
-    under_way: &'a UnderWay,
-    number: u64,
-    cancel: Cancel,
-}
-
-impl UnderWay {
-    fn state(&self) -> MutexGuard<'_, Calls> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A call begins; none where the server is about to end.
-    fn enter(&self) -> Option<Entered<'_>> {
-        let mut calls = self.state();
-        if calls.is_stopping {
-            return None;
-        }
-        let (number, cancel) = (calls.next, Cancel::new());
-        calls.next += 1;
-        calls.cancels.insert(number, cancel.clone());
-        Some(Entered {
-            under_way: self,
-            number,
-            cancel,
-        })
-    }
-
-    fn is_stopping(&self) -> bool {
-        self.state().is_stopping
-    }
-
-    fn stop(&self, deadline: Instant) -> usize {
-        let mut calls = self.state();
-        calls.is_stopping = true;
-        let cancels: Vec<Cancel> = calls.cancels.values().cloned().collect();
-        drop(calls);
-        cancels.iter().for_each(Cancel::cancel);
-        let time = deadline.saturating_duration_since(Instant::now());
-        let is_busy = |calls: &mut Calls| !calls.cancels.is_empty();
-        let (calls, _) = self
-            .changed
-            .wait_timeout_while(self.state(), time, is_busy)
-            .unwrap_or_else(PoisonError::into_inner);
-        calls.cancels.len()
-    }
-}
-
-impl Drop for Entered<'_> {
-    fn drop(&mut self) {
-        let mut calls = self.under_way.state();
-        calls.cancels.remove(&self.number);
-        if calls.is_stopping {
-            self.under_way.changed.notify_all();
         }
     }
 }

@@ -201,7 +201,7 @@ impl Server {
             gateway: Arc::clone(&core.gateway),
             stats: Arc::clone(&stats),
         };
-        let proxy = Arc::new(Proxy::new(config.proxy.clone(), parts));
+        let proxy = Arc::new(Proxy::start(config.proxy.clone(), parts)?);
         let (socket_path, socket_dir) = socket_path(&config.data)?;
         let backend = bind_private(&socket_path)?;
         let context = http::Context {

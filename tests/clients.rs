@@ -666,6 +666,43 @@ fn an_answer_whose_client_has_left_is_read_to_its_end_or_broken_off_as_the_provi
 }
 
 #[test]
+fn a_call_whose_client_leaves_before_anything_came_is_ended_where_the_provider_says_so() {
+    let (_go, wait) = bounded::<()>(0);
+    let wait = Mutex::new(wait);
+    let upstream = Upstream::start(move |_, _| {
+        let _ = wait.lock().unwrap().recv_timeout(DEADLINE);
+    });
+    let server = server_with(&upstream, |config| {
+        let toward = Toward {
+            drain_max: None,
+            ..Toward::default()
+        };
+        config.proxy.toward.insert("openai".into(), toward);
+    });
+    for is_streamed in [false, true] {
+        let mut conversation = Conversation::with(&server);
+        conversation.ask(CHAT, &chat("gpt-4o-mini", is_streamed).to_string());
+        eventually("the upstream is asked", || {
+            upstream.requests().try_recv().is_ok()
+        });
+        drop(conversation);
+    }
+    for row in rows(&server, 2) {
+        let said = (
+            &row["status"],
+            &row["error_message"],
+            &row["total_cost_usd"],
+        );
+        let expected = (
+            &json!("CANCELLED"),
+            &json!("the client has left"),
+            &Value::Null,
+        );
+        assert_eq!(said, expected);
+    }
+}
+
+#[test]
 fn a_stream_that_breaks_off_ends_with_an_error_and_keeps_what_is_known() {
     let upstream = Upstream::start(|body, stream| {
         let _ = stream.write_all(STREAM_HEAD.as_bytes());

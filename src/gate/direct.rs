@@ -1,10 +1,13 @@
 //! Requests that are not passed on to the HTTP server behind, but answered by a [`Direct`] on the
 //! client's own connection: whole, or piece by piece, each of which leaves at once.
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::net::TcpStream;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+
+use socket2::SockRef;
 
 use super::access::Denied;
 use super::head::{Body, Head};
@@ -48,9 +51,29 @@ enum State {
     Broken,
 }
 
+/// Tells, in any thread, whether a client is still there.
+#[derive(Clone, Debug)]
+pub struct Presence(Arc<TcpStream>);
+
+impl Presence {
+    /// Whether it has closed its connection. Of one that has only said that it will send no more the
+    /// same is taken: what it is, is not to be told apart.
+    pub fn has_left(&self) -> bool {
+        let mut byte = [std::mem::MaybeUninit::uninit()];
+        let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+        match SockRef::from(&*self.0).recv_with_flags(&mut byte, flags) {
+            Ok(count) => count == 0,
+            Err(error) => !matches!(
+                error.kind(),
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+            ),
+        }
+    }
+}
+
 /// The answer to one request.
 pub struct DirectReply<'a> {
-    stream: &'a TcpStream,
+    stream: &'a Arc<TcpStream>,
     /// Of HTTP; 0 knows no chunks.
     version: u8,
     keep_alive: bool,
@@ -113,6 +136,11 @@ impl DirectReply<'_> {
         }
     }
 
+    /// What tells other threads whether the client is still there.
+    pub fn presence(&self) -> Presence {
+        Presence(Arc::clone(self.stream))
+    }
+
     /// The status that was answered with.
     pub fn status(&self) -> Option<u16> {
         self.status
@@ -149,7 +177,7 @@ impl DirectReply<'_> {
         if self.state == State::Broken {
             return false;
         }
-        let written = (&mut &*self.stream).write_all(bytes).is_ok();
+        let written = (&mut &**self.stream).write_all(bytes).is_ok();
         self.state = if written { then } else { State::Broken };
         written
     }
@@ -161,7 +189,7 @@ impl DirectReply<'_> {
 pub(super) fn request(
     direct: &dyn Direct,
     bodies: &Bodies,
-    client: &TcpStream,
+    client: &Arc<TcpStream>,
     buffer: &mut Vec<u8>,
     head: &Head,
     origin: Option<&str>,
@@ -236,7 +264,7 @@ fn read_body(
         let wanted = (length - body.len()).min(READ_BYTES);
         match read_some(client, &mut body, wanted, deadline) {
             Ok(count) if count > 0 => {}
-            Err(error) if error.kind() == std::io::ErrorKind::TimedOut => {
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
                 return Err(super::refuse(
                     408,
                     "timeout",

@@ -1,13 +1,15 @@
 //! One attempt at a client's call: one target, one ledger row.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use super::asked::Asked;
 use super::echo::Shape;
 use super::labels::Labels;
 use super::protocol::{Protocol, Refusal, Told};
 use super::targets::Target;
-use super::{Client, Entered, Proxy, UNWRITTEN_MAX, tell};
+use super::under_way::Entered;
+use super::{Client, Proxy, Toward, UNWRITTEN_MAX, tell};
 use crate::booking::{self, lost_call};
 use crate::error::Error;
 use crate::event::Timestamp;
@@ -63,7 +65,9 @@ impl Proxy {
             // No call was made, hence no row.
             Err(refusal) => return failed(refusal),
         };
-        let Some(entered) = self.under_way.enter() else {
+        let ends_with_client = self.toward(target).drain_max.is_none();
+        let presence = ends_with_client.then(|| reply.presence());
+        let Some(entered) = self.under_way.enter(presence) else {
             return refused(stopping());
         };
         let asked = &operation.asked;
@@ -91,7 +95,10 @@ impl Proxy {
         };
         let made = catch_unwind(AssertUnwindSafe(|| match kind {
             Kind::Echo => self.echo(operation, &call, &entered, &settle, reply),
-            _ => self.forward(operation, &call, &entered, &settle, reply),
+            _ => {
+                let drain_max = self.toward(target).drain_max;
+                self.forward(operation, &call, drain_max, &entered, &settle, reply)
+            }
         }));
         made.unwrap_or_else(|panic| {
             let message = panic_message(panic.as_ref());
@@ -136,6 +143,11 @@ impl Proxy {
                 Err(Refusal::bad_request("wrong_protocol", message))
             }
         }
+    }
+
+    fn toward(&self, target: &Target) -> Toward {
+        let toward = self.settings.toward.get(&target.provider);
+        toward.copied().unwrap_or_default()
     }
 
     /// The client's own key, where the provider is to get it.
@@ -200,13 +212,12 @@ impl Proxy {
         &self,
         operation: &Operation<'_>,
         call: &Call,
+        drain_max: Option<Duration>,
         entered: &Entered<'_>,
         settle: &Settle<'_>,
         reply: &mut DirectReply<'_>,
     ) -> Attempt {
         let asked = &operation.asked;
-        let toward = self.settings.toward.get(&call.provider);
-        let toward = toward.copied().unwrap_or_default();
         let adds_usage =
             operation.protocol == Protocol::OpenAi && asked.is_streamed && !asked.wants_usage;
         let forward = Forward {
@@ -215,7 +226,7 @@ impl Proxy {
             headers: &operation.headers,
             key: self.own_key(operation, &call.provider),
             hides_usage: adds_usage,
-            drain_max: toward.drain_max,
+            drain_max,
         };
         let forwarded = self
             .gateway
@@ -225,7 +236,12 @@ impl Proxy {
                 settle.answered(&answer);
                 Attempt::Over
             }
-            Err(not) => {
+            Err(mut not) => {
+                if entered.has_left() {
+                    "the client has left".clone_into(&mut not.failure.message);
+                    settle.failed(&not.failure);
+                    return Attempt::Over;
+                }
                 settle.failed(&not.failure);
                 self.not_forwarded(operation, *not, reply)
             }

@@ -36,6 +36,21 @@ struct Known {
     touched_ms: AtomicI64,
 }
 
+impl Known {
+    /// Notes that it is used. Gives when, if that is to be written down.
+    fn touch(&self) -> Option<Timestamp> {
+        let at = Timestamp::now();
+        let before = self.touched_ms.load(Ordering::Relaxed);
+        let is_due = at.0.abs_diff(before) >= TOUCH_INTERVAL_MS.unsigned_abs();
+        let exchanged = is_due.then(|| {
+            self.touched_ms
+                .compare_exchange(before, at.0, Ordering::Relaxed, Ordering::Relaxed)
+        });
+        // Of two at a time, one writes it.
+        exchanged?.ok().map(|_| at)
+    }
+}
+
 /// What an offered key is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
@@ -142,31 +157,27 @@ impl Keys {
                 Found::Expired
             }
             Some(key) => {
-                self.touch(key);
-                Found::Valid(Arc::clone(&key.name))
+                let (id, name) = (key.id, Arc::clone(&key.name));
+                let touched = key.touch();
+                // The journal may have to be waited for.
+                drop(known);
+                if let Some(at) = touched {
+                    self.write_touch(id, at);
+                }
+                Found::Valid(name)
             }
         }
     }
 
-    fn touch(&self, key: &Known) {
-        let at = Timestamp::now();
-        let before = key.touched_ms.load(Ordering::Relaxed);
-        let is_due = at.0.abs_diff(before) >= TOUCH_INTERVAL_MS.unsigned_abs();
-        let is_ours = is_due
-            && key
-                .touched_ms
-                .compare_exchange(before, at.0, Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok();
-        if is_ours {
-            let done = Box::new(|result: Result<_>| {
-                if let Err(error) = result {
-                    log::warn!("when a key was used cannot be written: {error}");
-                }
-            });
-            // At the end of the server nobody needs to know.
-            let change = Change::TouchKey { id: key.id, at };
-            let _ = self.journal.submit(vec![change], done);
-        }
+    fn write_touch(&self, id: i64, at: Timestamp) {
+        let done = Box::new(|result: Result<_>| {
+            if let Err(error) = result {
+                log::warn!("when a key was used cannot be written: {error}");
+            }
+        });
+        // At the end of the server nobody needs to know.
+        let change = Change::TouchKey { id, at };
+        let _ = self.journal.submit(vec![change], done);
     }
 
     fn known(&self) -> RwLockReadGuard<'_, HashMap<String, Known>> {
