@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
+use proptest::prelude::*;
 
 use super::*;
 use crate::event::UsageSource;
@@ -927,4 +928,127 @@ fn the_slow_echo_knows_the_total_timeout() {
         .call(&call, &Cancel::new(), &mut |_| {})
         .unwrap_err();
     assert_eq!(failure.kind, FailureKind::Timeout);
+}
+
+/// JSON as an answer might be and as none ever was: the names that readers look for, anywhere.
+fn any_answer() -> impl Strategy<Value = serde_json::Value> {
+    const NAMES: &[&str] = &[
+        "type",
+        "message",
+        "delta",
+        "content_block",
+        "content",
+        "text",
+        "thinking",
+        "thought",
+        "usage",
+        "model",
+        "error",
+        "choices",
+        "finish_reason",
+        "stop_reason",
+        "done",
+        "candidates",
+        "parts",
+        "finishReason",
+        "promptFeedback",
+        "blockReason",
+        "usageMetadata",
+        "refusal",
+        "prompt_tokens",
+        "completion_tokens",
+        "total_tokens",
+        "prompt_tokens_details",
+        "cached_tokens",
+        "cache_write_tokens",
+        "completion_tokens_details",
+        "reasoning_tokens",
+        "input_tokens",
+        "output_tokens",
+        "cache_read_input_tokens",
+        "cache_creation_input_tokens",
+        "cache_creation",
+        "ephemeral_1h_input_tokens",
+        "promptTokenCount",
+        "candidatesTokenCount",
+        "prompt_eval_count",
+        "eval_count",
+    ];
+    let leaf = prop_oneof![
+        testing::any_count(),
+        prop::sample::select(vec![
+            "message_start",
+            "message_delta",
+            "content_block_delta",
+            "text_delta",
+            "text",
+            "thinking_delta",
+            "message_stop",
+            "error",
+            "STOP",
+            "SAFETY",
+            "",
+        ])
+        .prop_map(Into::into),
+    ];
+    leaf.prop_recursive(5, 60, 8, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..3).prop_map(Into::into),
+            prop::collection::vec((prop::sample::select(NAMES), inner), 0..8).prop_map(|named| {
+                let named = named
+                    .into_iter()
+                    .map(|(name, value)| (name.to_owned(), value));
+                serde_json::Value::Object(named.collect())
+            }),
+        ]
+    })
+}
+
+fn readers() -> [Box<dyn dialect::Reader>; 4] {
+    [
+        Box::new(openai::ChatReader),
+        Box::<anthropic::MessageReader>::default(),
+        Box::<gemini::ContentReader>::default(),
+        Box::new(ollama::ChatReader),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn no_answer_makes_a_reader_panic_or_count_parts_beyond_their_sum(
+        answers in prop::collection::vec(any_answer(), 1..4),
+    ) {
+        for (mut streamed, mut whole) in readers().into_iter().zip(readers()) {
+            let mut partial = Partial::default();
+            for answer in &answers {
+                let event = sse::Event { name: String::new(), data: answer.to_string() };
+                let _ = streamed.event(&event, &mut partial);
+                prop_assert!(testing::holds_sum_rules(&partial.usage), "{:?}", partial.usage);
+                let mut partial = Partial::default();
+                let _ = whole.document(answer, &mut partial);
+                prop_assert!(testing::holds_sum_rules(&partial.usage), "{:?}", partial.usage);
+            }
+        }
+    }
+
+    #[test]
+    fn whatever_openai_and_anthropic_count_its_parts_do_not_exceed_it(
+        openai in testing::any_counts(&["prompt_tokens", "completion_tokens", "total_tokens"]),
+        prompt in testing::any_counts(&["cached_tokens", "cache_write_tokens"]),
+        completion in testing::any_counts(&["reasoning_tokens"]),
+        anthropic in testing::any_counts(&[
+            "input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens",
+        ]),
+        age in testing::any_counts(&["ephemeral_1h_input_tokens"]),
+    ) {
+        let (mut openai, mut anthropic) = (openai, anthropic);
+        openai["prompt_tokens_details"] = prompt;
+        openai["completion_tokens_details"] = completion;
+        anthropic["cache_creation"] = age;
+        for (mut reader, usage) in readers().into_iter().zip([openai, anthropic]) {
+            let mut partial = Partial::default();
+            let _ = reader.document(&serde_json::json!({"usage": usage}), &mut partial);
+            prop_assert!(testing::holds_sum_rules(&partial.usage), "{:?}", partial.usage);
+        }
+    }
 }
