@@ -7,7 +7,9 @@ use std::net::TcpListener;
 use std::sync::Mutex;
 use std::thread;
 
-use flowledger::gateway::{Call, Cancel, Gateway, Kind, ProviderConfig, Timeouts};
+use flowledger::gateway::{
+    AnswerHead, Call, Cancel, ClientKey, Forward, Gateway, Kind, ProviderConfig, Taker, Timeouts,
+};
 use flowledger::secret::Secret;
 
 const KEY: &str = "sk-secret-0123456789";
@@ -29,56 +31,111 @@ impl log::Log for Lines {
 
 static LINES: Lines = Lines(Mutex::new(String::new()));
 
+/// Passes nothing on.
+struct Nobody;
+
+impl Taker for Nobody {
+    fn whole(&mut self, _: &AnswerHead, _: &[u8]) -> bool {
+        false
+    }
+
+    fn begin(&mut self, _: &AnswerHead) -> bool {
+        false
+    }
+
+    fn piece(&mut self, _: &[u8]) -> bool {
+        false
+    }
+
+    fn end(&mut self) {}
+}
+
+fn call_of(provider: &str) -> Call {
+    Call {
+        provider: provider.into(),
+        model: "m".into(),
+        system: None,
+        prompt: "Hi".into(),
+        max_tokens: None,
+        temperature: None,
+        stream: true,
+        first_byte_timeout: None,
+        total_timeout: None,
+    }
+}
+
+/// A call of a flow, with the configured key.
+fn called(gateway: &Gateway) -> String {
+    let call = gateway.call(&call_of("p"), &Cancel::new(), &mut |_| {});
+    call.unwrap_err().message
+}
+
+/// A client's call, with the configured key or the client's own.
+fn forwarded(gateway: &Gateway, key: Option<&ClientKey>) -> String {
+    let forward = Forward {
+        call: &call_of("p"),
+        body: b"{}",
+        headers: &[],
+        key,
+        hides_usage: false,
+        drain_max: None,
+    };
+    let failed = gateway.forward(&forward, &Cancel::new(), &mut Nobody);
+    let failed = failed.unwrap_err();
+    let (_, body) = failed.refused.unwrap();
+    failed.failure.message + &String::from_utf8(body).unwrap()
+}
+
+/// Asks a provider that refuses the key and repeats it.
+fn ask(kind: Kind, configured: Option<&str>, ask: impl Fn(&Gateway) -> String) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let provider = ProviderConfig {
+        kind,
+        base_url: format!("http://{}", listener.local_addr().unwrap()),
+        api_key: configured.map(Secret::new),
+        missing_key_hint: None,
+    };
+    let server = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut request = Vec::new();
+        let mut buffer = [0; 4096];
+        while !request.ends_with(b"}") {
+            let length = stream.read(&mut buffer).unwrap();
+            assert!(length > 0, "the request ended early");
+            request.extend_from_slice(&buffer[..length]);
+        }
+        let body = format!(r#"{{"error":{{"message":"bad key {KEY}"}}}}"#);
+        let length = body.len();
+        write!(
+            stream,
+            "HTTP/1.1 401 No\r\ncontent-length: {length}\r\n\r\n{body}"
+        )
+        .unwrap();
+        String::from_utf8(request).unwrap()
+    });
+    let gateway = Gateway::new([("p".to_owned(), provider)].into(), Timeouts::default());
+    let said = ask(&gateway);
+    assert!(!said.contains(KEY), "{said}");
+    assert!(
+        server.join().unwrap().contains(KEY),
+        "the key was not sent at all"
+    );
+}
+
 #[test]
 fn no_log_line_holds_a_key() {
     log::set_logger(&LINES).unwrap();
     log::set_max_level(log::LevelFilter::Trace);
     for kind in [Kind::OpenAi, Kind::Anthropic] {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let provider = ProviderConfig {
-            kind,
-            base_url: format!("http://{}", listener.local_addr().unwrap()),
-            api_key: Some(Secret::new(KEY)),
-            missing_key_hint: None,
-        };
-        let server = thread::spawn(move || {
-            let (mut stream, _) = listener.accept().unwrap();
-            let mut request = Vec::new();
-            let mut buffer = [0; 4096];
-            while !request.ends_with(b"}") {
-                let length = stream.read(&mut buffer).unwrap();
-                assert!(length > 0, "the request ended early");
-                request.extend_from_slice(&buffer[..length]);
-            }
-            let body = format!(r#"{{"error":{{"message":"bad key {KEY}"}}}}"#);
-            let length = body.len();
-            write!(
-                stream,
-                "HTTP/1.1 401 No\r\ncontent-length: {length}\r\n\r\n{body}"
-            )
-            .unwrap();
-            String::from_utf8(request).unwrap()
-        });
-        let gateway = Gateway::new([("p".to_owned(), provider)].into(), Timeouts::default());
-        let call = Call {
-            provider: "p".into(),
-            model: "m".into(),
-            system: None,
-            prompt: "Hi".into(),
-            max_tokens: None,
-            temperature: None,
-            stream: true,
-            first_byte_timeout: None,
-            total_timeout: None,
-        };
-        let failure = gateway
-            .call(&call, &Cancel::new(), &mut |_| {})
-            .unwrap_err();
-        assert!(!failure.message.contains(KEY), "{failure}");
-        assert!(
-            server.join().unwrap().contains(KEY),
-            "the key was not sent at all"
-        );
+        ask(kind, Some(KEY), called);
+        ask(kind, Some(KEY), |gateway| forwarded(gateway, None));
+        for is_bearer in [false, true] {
+            let own = ClientKey {
+                key: Secret::new(KEY),
+                is_bearer,
+            };
+            ask(kind, None, |gateway| forwarded(gateway, Some(&own)));
+        }
     }
     let lines = LINES.0.lock().unwrap();
     assert!(lines.contains("ureq"), "the client logged nothing: {lines}");
