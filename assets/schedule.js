@@ -3,8 +3,9 @@
 import * as api from "./api.js";
 import { ask, createNote, newId, onceAtATime } from "./dialogs.js";
 import { h } from "./dom.js";
+import { createField as fieldOf, createZones, showFaults as showAt, ZONE_HERE } from "./fields.js";
 
-const ZONE_HERE = new Intl.DateTimeFormat().resolvedOptions().timeZone ?? "UTC";
+const createField = (name, label, control, hint) => fieldOf("schedule", name, label, control, hint);
 
 export function createSchedule() {
   /** What is shown: { flow, input, path, schedule }; `schedule` is null where there is none. */
@@ -13,10 +14,10 @@ export function createSchedule() {
   /** What was typed and not saved, by the flow's id: closing the dialog does not lose it. */
   const drafts = new Map();
   const note = createNote();
-  const zones = h("datalist", { id: newId("zones") });
+  const zones = createZones();
   const fields = {
     cron: createField("cron", "Cron fields", h("input", { autocomplete: "off", spellcheck: "false", class: "mono", placeholder: "0 9 * * 1-5" }), "minute, hour, day of month, month, day of week"),
-    timezone: createField("timezone", "Time zone", h("input", { autocomplete: "off", spellcheck: "false", list: zones.id })),
+    timezone: createField("timezone", "Time zone", h("input", { autocomplete: "off", spellcheck: "false", list: zones.root.id })),
     missed: createField("missed", "Times at which no server ran", h("select", {}, h("option", { value: "skip" }, "are left out (skip)"), h("option", { value: "once" }, "are made up for by one run (once)"))),
     input: createField("input", "Input, as JSON", h("textarea", { rows: "4", spellcheck: "false", class: "mono" })),
     enabled: createField("enabled", "Enabled", h("input", { type: "checkbox" })),
@@ -37,7 +38,7 @@ export function createSchedule() {
       },
     },
     ...Object.values(fields).map((field) => field.root),
-    zones,
+    zones.root,
     times,
     note.root,
     h("div", { class: "buttons" }, save, remove),
@@ -52,7 +53,7 @@ export function createSchedule() {
 
   function show(what) {
     shown = what;
-    if (!zones.children.length) zones.append(...zoneNames().map((name) => h("option", { value: name })));
+    zones.fill();
     const draft = drafts.get(shown.flow.id);
     isChanged = Boolean(draft);
     write(draft ?? asTyped(shown.schedule ?? { cron: "", timezone: ZONE_HERE, missed: "skip", input: shown.input, enabled: true }));
@@ -118,14 +119,7 @@ export function createSchedule() {
     Object.values(fields).find(({ control }) => control.ariaInvalid)?.control.focus();
   }
 
-  /** Gives the faults that belong to no field. */
-  function showFaults(faults) {
-    const nameOf = ({ field }) => String(field).split(/[.[]/, 1)[0];
-    for (const [name, field] of Object.entries(fields)) {
-      field.fail(faults.filter((fault) => nameOf(fault) === name).map(({ message }) => message));
-    }
-    return faults.filter((fault) => !Object.hasOwn(fields, nameOf(fault)));
-  }
+  const showFaults = (faults) => showAt(fields, faults, ({ field }) => String(field).split(/[.[]/, 1)[0]);
 
   async function removeSchedule() {
     const isSure = await ask({
@@ -159,36 +153,7 @@ export function createSchedule() {
   return { root, show, hide, refresh };
 }
 
-function createField(name, label, control, hint) {
-  const [id, hintId, faultId] = [newId(name), newId("hint"), newId("fault")];
-  const fault = h("p", { class: "fault", id: faultId, "data-testid": `fault-${name}`, hidden: true });
-  control.id = id;
-  control.name = name;
-  control.dataset.testid = `schedule-${name}`;
-  control.setAttribute("aria-describedby", hint ? `${hintId} ${faultId}` : faultId);
-  const root = h(
-    "div",
-    { class: control.type === "checkbox" ? "form-field check" : "form-field" },
-    h("label", { for: id }, label),
-    control,
-    hint ? h("p", { class: "muted hint", id: hintId }, hint) : null,
-    fault,
-  );
-  /** Without messages it is right. */
-  const fail = (messages) => {
-    fault.hidden = messages.length === 0;
-    fault.textContent = messages.join("; ");
-    control.ariaInvalid = messages.length ? "true" : null;
-  };
-  return { root, control, fail };
-}
-
 const asTyped = (schedule) => ({ ...schedule, input: JSON.stringify(schedule.input, null, 2) });
-
-function zoneNames() {
-  const names = Intl.supportedValuesOf?.("timeZone") ?? [];
-  return names.includes("UTC") ? names : ["UTC", ...names];
-}
 
 function drawTimes(schedule) {
   if (!schedule) return [h("p", { class: "muted" }, "No schedule: it does not run by itself.")];

@@ -159,15 +159,15 @@ impl Person {
         text.as_str().unwrap().to_owned()
     }
 
-    /// Sees a fault at a field of the schedule, which says so to screen readers as well.
+    /// Sees a fault at a field of a form, which says so to screen readers as well.
     #[track_caller]
-    fn sees_fault(&self, field: &str, text: &str) {
-        self.sees_text(&format!("fault-{field}"), text);
+    fn sees_fault(&self, form: &str, field: &str, text: &str) {
+        self.sees_text(&format!("{form}-{field}-fault"), text);
         self.browser.wait_for(&format!(
             "(field => field.ariaInvalid === 'true'
                 && field.getAttribute('aria-describedby').includes({}.id))({})",
-            element(&format!("fault-{field}")),
-            element(&format!("schedule-{field}")),
+            element(&format!("{form}-{field}-fault")),
+            element(&format!("{form}-{field}")),
         ));
     }
 
@@ -589,7 +589,7 @@ fn a_schedule_with_faults_is_mended_at_its_fields_and_then_says_when_it_is_due()
     person.opens_dialog("Two nodes", "triggers");
     person.sees_text("schedule-times", "No schedule");
     let types = |field: &str, text: &str| {
-        browser.type_into(&element(&format!("schedule-{field}")), text);
+        browser.type_into(&element(&format!("{form}-{field}")), text);
     };
     let value_of = |field: &str| browser.eval(&format!("{}.value", element(field)));
 
@@ -597,8 +597,8 @@ fn a_schedule_with_faults_is_mended_at_its_fields_and_then_says_when_it_is_due()
     types("timezone", "Mars/Phobos");
     types("input", r#"{"topic": "wasps"}"#);
     person.presses("schedule-save");
-    person.sees_fault("cron", "hour `25`");
-    person.sees_fault("timezone", "there is no time zone `Mars/Phobos`");
+    person.sees_fault("schedule", "cron", "hour `25`");
+    person.sees_fault("schedule", "timezone", "there is no time zone `Mars/Phobos`");
     browser.wait_for(&format!(
         "document.activeElement === {}",
         element("schedule-cron")
@@ -609,7 +609,7 @@ fn a_schedule_with_faults_is_mended_at_its_fields_and_then_says_when_it_is_due()
     types("timezone", "America/New_York");
     types("input", "{topic");
     person.presses("schedule-save");
-    person.sees_fault("input", "is not JSON");
+    person.sees_fault("schedule", "input", "is not JSON");
     assert_eq!(server.get(&path).status, 404);
 
     // What was typed outlives the dialog, and a server that is away.

@@ -27,6 +27,7 @@ static FILES: &[(&str, &str, &[u8])] = files! {
     "connection.js": SCRIPT,
     "dialogs.js": SCRIPT,
     "dom.js": SCRIPT,
+    "fields.js": SCRIPT,
     "flows.js": SCRIPT,
     "format.js": SCRIPT,
     "history.js": SCRIPT,

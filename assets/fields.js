@@ -1,0 +1,53 @@
+/** Fields of forms, each with its label, what is to be known of it, and what is wrong with it. */
+
+import { newId } from "./dialogs.js";
+import { h } from "./dom.js";
+
+export const ZONE_HERE = new Intl.DateTimeFormat().resolvedOptions().timeZone ?? "UTC";
+
+/** `control` is an input, a select or a textarea; tests find it as `FORM-NAME`. */
+export function createField(form, name, label, control, hint) {
+  const [id, hintId, faultId] = [newId(name), newId("hint"), newId("fault")];
+  const fault = h("p", { class: "fault", id: faultId, "data-testid": `${form}-${name}-fault`, hidden: true });
+  control.id = id;
+  control.name = name;
+  control.dataset.testid = `${form}-${name}`;
+  control.setAttribute("aria-describedby", hint ? `${hintId} ${faultId}` : faultId);
+  const root = h(
+    "div",
+    { class: control.type === "checkbox" ? "form-field check" : "form-field" },
+    h("label", { for: id }, label),
+    control,
+    hint ? h("p", { class: "muted hint", id: hintId }, hint) : null,
+    fault,
+  );
+  /** Without messages it is right. */
+  const fail = (messages) => {
+    fault.hidden = messages.length === 0;
+    fault.textContent = messages.join("; ");
+    control.ariaInvalid = messages.length ? "true" : null;
+  };
+  return { root, control, fail };
+}
+
+/** Shows each fault at the field that `nameOf(fault)` names, and gives those that belong to no field. */
+export function showFaults(fields, faults, nameOf) {
+  for (const [name, field] of Object.entries(fields)) {
+    field.fail(faults.filter((fault) => nameOf(fault) === name).map(({ message }) => message));
+  }
+  return faults.filter((fault) => !Object.hasOwn(fields, nameOf(fault)));
+}
+
+/** The names of all time zones, for the inputs whose `list` is `root.id`; there are hundreds, so `fill` when they are wanted. */
+export function createZones() {
+  const root = h("datalist", { id: newId("zones") });
+  const fill = () => {
+    if (!root.children.length) root.append(...zoneNames().map((name) => h("option", { value: name })));
+  };
+  return { root, fill };
+}
+
+function zoneNames() {
+  const names = Intl.supportedValuesOf?.("timeZone") ?? [];
+  return names.includes("UTC") ? names : ["UTC", ...names];
+}
