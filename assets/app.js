@@ -89,6 +89,7 @@ function receive(message) {
   } else if (type === "LEDGER_UPDATE") {
     ledger.receive(payload.entry);
     totals.refresh();
+    if (payload.flowId) for (const part of [flows, history]) part.receive(message);
   } else if (payload?.flowId) {
     flows.receive(message);
     history.receive(message);

@@ -3,12 +3,15 @@
 import * as api from "./api.js";
 import { h, perFrame, setText } from "./dom.js";
 import { count, duration, moneyOrUnknown, plural } from "./format.js";
-import { advance, fromStatus, isActive, newRun, nodeOf, stateOf } from "./runs.js";
+import { advance, fromStatus, isActive, itemCounts, newRun, nodeOf, stateOf, takeCall } from "./runs.js";
 
 /** More flows than this are not shown; the API has them all. */
 const FLOWS_MAX = 200;
 /** Without a connection the flows that run are asked for, or all when there are no more than these. */
 const POLL_ALL_MAX = 10;
+/** Of a run with a map that goes on, so many ledger rows are read at a time, and so many times at most. */
+const CALLS_PAGE = 1_000;
+const CALLS_PAGES_MAX = 10;
 /** With more columns than this a card takes the whole width. */
 const NARROW_COLUMNS_MAX = 3;
 /** A text that is longer may have to be scrolled, so the keyboard must be able to reach it. */
@@ -96,17 +99,31 @@ export function createFlows({ list, empty, onError, onNames, onHistory, onTrigge
     shown.queue ??= [];
     const turn = ++shown.asked;
     let status = null;
+    let calls = [];
     try {
       status = await api.get(`/api/flows/${shown.flow.id}/status`);
+      if (hasMapUnderWay(shown.flow, status)) calls = await fetchCalls(status.runId).catch(() => []);
     } finally {
       if (turn === shown.asked) {
         if (status) Object.assign(shown, { run: fromStatus(status), seq: status.seq ?? 0 });
+        for (const call of calls) takeCall(shown.run, call);
         const queue = shown.queue;
         shown.queue = null;
         for (const message of queue) take(shown, message);
         touch(shown);
       }
     }
+  }
+
+  async function fetchCalls(runId) {
+    const calls = [];
+    let next = "";
+    for (let page = 0; next !== null && page < CALLS_PAGES_MAX; page += 1) {
+      const answer = await api.get(`/api/ledger?run_id=${encodeURIComponent(runId)}&limit=${CALLS_PAGE}${next && `&before=${next}`}`);
+      calls.push(...answer.items);
+      next = answer.next ?? null;
+    }
+    return calls;
   }
 
   function take(shown, message) {
@@ -199,6 +216,7 @@ export function createFlows({ list, empty, onError, onNames, onHistory, onTrigge
     receive,
     refresh,
     nameOf: (id) => flows.get(id)?.flow.name ?? `flow ${id}`,
+    names: () => [...flows.values()].map(({ flow: { id, name } }) => ({ id, name })),
     labelOf: (id, nodeId) => flows.get(id)?.card?.labels.get(nodeId) ?? nodeId,
   };
 }
@@ -306,8 +324,13 @@ function drawNode({ root, state, text, meta, model, prompt }, node) {
   const shown = node.error ?? (isPrompt ? prompt : node.text);
   setText(text.firstChild, shown);
   text.tabIndex = ["completed", "failed"].includes(node.state) && shown.length > SCROLLED_CHARS ? 0 : -1;
-  setText(meta, node.usage ? usageText(node.usage) : model);
+  const isMapUnderWay = node.items.size > 0 && ["running", "failed"].includes(node.state);
+  setText(meta, node.usage ? usageText(node.usage) : isMapUnderWay ? itemsText(itemCounts(node)) : model);
 }
+
+/** How many there will be, only the server knows. */
+const itemsText = ({ done, open, failed }) =>
+  ["Items", `${count(done)} done`, open ? `${count(open)} under way` : "", failed ? `${count(failed)} failed` : ""].filter(Boolean).join(" · ").replace(" ·", ":");
 
 const usageText = ({ inputTokens, outputTokens, cost, latencyMs, cached }) =>
   [
@@ -332,6 +355,12 @@ function drawLine({ line, nodes }, run) {
 }
 
 const graphOf = ({ data }) => (typeof data === "string" ? JSON.parse(data) : (data ?? {}));
+
+/** Whether a map of the flow is at its items. */
+function hasMapUnderWay(flow, { runId, nodes = [] }) {
+  const maps = new Set((graphOf(flow).nodes ?? []).filter(({ type }) => type === "map").map(({ id }) => String(id)));
+  return Boolean(runId) && nodes.some(({ nodeId, status }) => status === "RUNNING" && maps.has(nodeId));
+}
 
 /** What the flow says of its inputs, by name. */
 function declaredInputs(flow) {

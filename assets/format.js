@@ -17,6 +17,7 @@ const moments = new Intl.DateTimeFormat("en-US", {
 });
 
 export const count = (n) => integers.format(n);
+/** Numbers, or texts where they are exact as texts only. */
 export const money = (usd) => dollars.format(usd);
 export const moment = (rfc3339) => moments.format(new Date(rfc3339)).replace(", ", " ");
 export const plural = (n, word) => `${count(n)} ${word}${n === 1 ? "" : "s"}`;
@@ -30,6 +31,12 @@ export function duration(ms) {
 
 /** Where a cost is not known it says so; it is never shown as 0. */
 export const moneyOrUnknown = (usd) => (usd === null || usd === undefined ? "unknown price" : money(usd));
+
+/** Of a row: what it cost, or what it saved. */
+export function costWords({ cached, saved_usd: saved, total_cost_usd: cost }) {
+  if (!cached) return moneyOrUnknown(cost);
+  return (saved ?? null) === null ? "from the cache" : `from the cache, saved ${money(saved)}`;
+}
 
 /** What the API said, with all faults that it found. */
 export function describe(error) {

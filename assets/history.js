@@ -1,9 +1,11 @@
 /** The dialog with the runs of a flow: what each node was asked and answered, and every attempt. */
 
 import * as api from "./api.js";
+import { drawAttempts, fact, isCounted, STATE_WORDS, tokens, tookMs } from "./attempts.js";
 import { ask, createNote, createSheet, newId, onceAtATime } from "./dialogs.js";
 import { h, perFrame, setText } from "./dom.js";
-import { count, duration, moment, moneyOrUnknown, plural } from "./format.js";
+import { duration, moment, moneyOrUnknown, plural } from "./format.js";
+import { createItems } from "./items.js";
 import { isActive } from "./runs.js";
 import { longText, shortText } from "./texts.js";
 
@@ -11,7 +13,6 @@ const PAGE_RUNS = 50;
 /** However much happens, a run that goes on is asked for at most this often. */
 const REFRESH_PAUSE_MS = 1_000;
 const TRIGGERS = { __proto__: null, api: "the API or this page", cli: "the command line", hook: "the webhook", schedule: "the schedule" };
-const STATE_WORDS = { __proto__: null, WAITING: "waiting", RUNNING: "running", COMPLETED: "done", FAILED: "failed", CANCELLED: "stopped", SKIPPED: "skipped" };
 
 /** `onDeleted(flowId)` is called when a run is no longer there. */
 export function createHistory({ onDeleted }) {
@@ -19,7 +20,7 @@ export function createHistory({ onDeleted }) {
   let shown = null;
   /** What was folded and unfolded by hand, as long as the dialog is open. */
   const folds = new Map();
-  /** By node id: { root, told }. */
+  /** By node id: { root, told, items }; `items` draws those of a map. */
   const nodes = new Map();
   let isFetching = false;
 
@@ -129,6 +130,7 @@ export function createHistory({ onDeleted }) {
   /** Every message that is about a run comes here. */
   function receive({ type, payload }) {
     if (payload.flowId !== shown?.flow.id || type === "NODE_OUTPUT" || type === "FLOW_STATUS") return;
+    if (type === "LEDGER_UPDATE" && payload.runId !== shown.runId) return;
     // One that is resumed goes on.
     if (type === "FLOW_STARTED" && shown.run?.runId === payload.runId) shown.run.status = "RUNNING";
     refreshSoon();
@@ -215,20 +217,25 @@ export function createHistory({ onDeleted }) {
     );
   }
 
-  /** A node is drawn anew only when something about it has changed. */
+  /**
+   * A node is drawn anew only when something about it has changed; items of a map are drawn by
+   * themselves, so that one that goes on does not disturb who reads the others.
+   */
   function drawNode(run, node, calls) {
     const isLeftOut = node.status === "WAITING" && run.status === "COMPLETED";
     const status = isLeftOut ? "SKIPPED" : node.status;
-    const told = JSON.stringify([status, node, calls]);
     const before = nodes.get(node.nodeId);
-    if (before?.told === told) return;
     const key = `${run.runId}/${node.nodeId}`;
-    const hadFocus = before?.root.contains(document.activeElement);
-    const root = createNode({ ...node, status }, calls, { folds, key });
+    const items = before?.items ?? (node.items ? createItems({ folds, key: `${key}/items` }) : null);
+    items?.update(node.items ?? [], calls);
+    const told = JSON.stringify([status, items ? { ...node, items: null } : [node, calls]]);
+    if (before?.told === told) return;
+    const focused = before?.root.contains(document.activeElement) ? document.activeElement : null;
+    const root = createNode({ ...node, status }, calls, { folds, key, items });
     if (before) before.root.replaceWith(root);
     else list.append(root);
-    if (hadFocus) root.querySelector("summary").focus();
-    nodes.set(node.nodeId, { root, told });
+    if (focused) (items?.root.contains(focused) ? focused : root.querySelector("summary")).focus();
+    nodes.set(node.nodeId, { root, told, items });
   }
 
   return { open, poll, receive };
@@ -246,10 +253,6 @@ function callsByNode({ calls }) {
 const runTitle = ({ status, createdAt, executionTimeMs, trigger }) =>
   [moment(createdAt), status.toLowerCase(), executionTimeMs === null ? "" : duration(executionTimeMs), trigger === "api" ? "" : trigger].filter(Boolean).join(" · ");
 
-const fact = (name, value) => (value === null || value === undefined || value === "" ? [] : [h("div", {}, h("dt", {}, name), h("dd", {}, value))]);
-
-const tokens = (input, output) => `${count(input)} → ${count(output)}`;
-
 function runFacts(run) {
   const state = h("span", { class: "run-status", "data-status": run.status, "data-testid": "history-status" }, run.status.toLowerCase());
   return [
@@ -264,18 +267,12 @@ function runFacts(run) {
   ].flat();
 }
 
-/** Where no call came to its end: from the start of the last attempt to its end. */
-function tookMs({ latencyMs, startedAt, finishedAt }) {
-  if (latencyMs !== null && latencyMs !== undefined) return latencyMs;
-  return startedAt && finishedAt ? Date.parse(finishedAt) - Date.parse(startedAt) : null;
-}
-
 /** A node that can be unfolded; what is in it is made when somebody does. */
-function createNode(node, calls, { folds, key }) {
+function createNode(node, calls, { folds, key, items }) {
   const state = node.status.toLowerCase();
-  const attempts = calls.length > 1 ? ` · ${plural(calls.length, "attempt")}` : "";
+  const attempts = !items && calls.length > 1 ? ` · ${plural(calls.length, "attempt")}` : "";
   const took = tookMs(node);
-  const usage = took === null ? [] : [calls.length ? moneyOrUnknown(node.cost) : null, duration(took)];
+  const usage = took === null ? [] : [isCosted(node, calls) ? moneyOrUnknown(node.cost) : null, duration(took)];
   const summary = h(
     "summary",
     {},
@@ -285,18 +282,20 @@ function createNode(node, calls, { folds, key }) {
     h("span", { class: "node-meta" }, usage.filter(Boolean).join(" · ")),
   );
   const details = h("details", { open: folds.get(key) ?? node.status === "FAILED" }, summary);
-  const fill = () => details.open && details.children.length === 1 && details.append(drawNodeBody(node, calls, { folds, key }));
+  const fill = () => details.open && details.children.length === 1 && details.append(drawNodeBody(node, calls, { folds, key, items }));
   summary.addEventListener("click", () => folds.set(key, !details.open));
   details.addEventListener("toggle", fill);
   fill();
   return h("li", { class: "run-node", "data-testid": "history-node", "data-node-id": node.nodeId, "data-state": state }, details);
 }
 
-function drawNodeBody(node, calls, { folds, key }) {
+/** The sums of a map are made when it ends. */
+const isCosted = ({ status, items }, calls) => calls.length > 0 && !(items && status === "RUNNING");
+
+function drawNodeBody(node, calls, { folds, key, items }) {
   const text = (name, value, what) => (value === null || value === undefined ? null : longText(name, value, { folds, key: `${key}/${what}`, testid: `history-${what}` }));
   const idle = { WAITING: "It has not begun.", SKIPPED: "No branch that was taken leads to it." }[node.status];
   const took = tookMs(node);
-  const isCounted = calls.some((call) => call.status !== "PENDING" && call.usage_source !== "none");
   // What failed at last stands at its attempt, where there was one.
   return h(
     "div",
@@ -309,42 +308,14 @@ function drawNodeBody(node, calls, { folds, key }) {
           ...fact("Node", node.nodeId === node.label ? null : node.nodeId),
           ...fact("Started", moment(node.startedAt)),
           ...fact("Took", took === null ? null : duration(took)),
-          ...fact("Tokens in → out", isCounted ? tokens(node.inputTokens, node.outputTokens) : null),
-          ...fact("Cost", calls.length ? moneyOrUnknown(node.cost) : null),
+          ...fact("Tokens in → out", isCosted(node, calls) && calls.some(isCounted) ? tokens(node.inputTokens, node.outputTokens) : null),
+          ...fact("Cost", isCosted(node, calls) ? moneyOrUnknown(node.cost) : null),
         )
       : null,
     node.error && node.error !== calls.at(-1)?.error_message ? h("p", { class: "error-text" }, node.error) : null,
     text("System prompt", node.system, "system"),
     text("Prompt", node.prompt, "prompt"),
     text("Output", node.output, "node-output"),
-    calls.length ? h("h4", {}, "Attempts") : null,
-    calls.length ? h("ol", { class: "attempts" }, ...calls.map(drawAttempt)) : null,
+    ...(items ? [items.root] : drawAttempts(calls)),
   );
-}
-
-function drawAttempt(call) {
-  return h(
-    "li",
-    { "data-testid": "history-attempt", "data-status": call.status },
-    h(
-      "p",
-      {},
-      h("strong", {}, `Attempt ${call.attempt}`),
-      " ",
-      h("span", { class: "status" }, call.status.toLowerCase()),
-      h("span", { class: "muted" }, ` · ${call.provider} / ${call.model_used}`),
-    ),
-    h("p", { class: "muted" }, [moment(call.timestamp), ...attemptNumbers(call)].join(" · ")),
-    call.error_message ? h("p", { class: "error-text" }, call.error_message) : null,
-  );
-}
-
-function attemptNumbers(call) {
-  if (call.status === "PENDING") return ["not answered yet"];
-  const about = call.usage_source === "estimated" ? "~" : "";
-  return [
-    call.usage_source === "none" ? "no token counts" : `${about}${tokens(call.input_tokens, call.output_tokens)} tokens`,
-    moneyOrUnknown(call.total_cost_usd),
-    call.latency_ms === null ? "" : duration(call.latency_ms),
-  ].filter(Boolean);
 }

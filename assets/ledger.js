@@ -1,8 +1,9 @@
 /** The ledger table: one row per call, newest first, kept up to date in place. */
 
 import * as api from "./api.js";
+import { isRefused } from "./calls.js";
 import { dash, h, perFrame, prefersStillness } from "./dom.js";
-import { count, duration, moment, money, moneyOrUnknown } from "./format.js";
+import { costWords, count, duration, moment, money } from "./format.js";
 
 const PAGE_ROWS = 50;
 /** So many rows stay in the page; older ones are in the CSV. */
@@ -164,6 +165,8 @@ function drawNode(entry, names) {
 
 function drawTokens(entry, tokens) {
   if (entry.status === "PENDING") return dash("not known yet");
+  if (entry.cached) return dash("from the cache: nobody was asked");
+  if (isRefused(entry)) return dash("refused by a budget: nobody was asked");
   if (entry.usage_source === "none") return dash("the provider told no counts");
   if (entry.usage_source === "estimated") return h("span", { title: "estimated: the provider told no counts" }, `~${count(tokens)}`);
   return count(tokens);
@@ -179,24 +182,29 @@ function drawLatency(entry) {
 }
 
 function drawStatus(entry) {
-  const message = entry.error_message;
-  return h("div", { title: message }, h("span", { class: "status" }, entry.status.toLowerCase()), message ? h("span", { class: "row-error" }, message) : null);
+  const message = entry.error_message ?? (entry.cached ? costWords(entry) : null);
+  const word = isRefused(entry) ? "failed: refused" : entry.status.toLowerCase();
+  return h("div", { title: message }, h("span", { class: "status" }, word), message ? h("span", { class: "row-error" }, message) : null);
 }
 
 function drawDetails(entry, onRun) {
+  const isAsked = !entry.cached && !isRefused(entry);
   const facts = [
-    ["Error", entry.error_message],
+    [isRefused(entry) ? "Refused by a budget" : "Error", entry.error_message],
     ["Call", entry.id],
     ["Model", `${entry.provider} / ${entry.model_used}`],
     ["Run", entry.run_id && drawRun(entry, onRun)],
     ["Operation", `${entry.operation_id}, attempt ${entry.attempt}`],
+    ["Key", entry.key_name],
+    ["Tags", entry.tags?.split(",").join(", ")],
     ["Prompt SHA-256", entry.prompt_hash],
-    ["Read from cache", `${count(entry.cached_input_tokens)} tokens`],
-    ["Written to cache", `${count(entry.cache_write_tokens)} tokens`],
-    ["Reasoning", `${count(entry.reasoning_tokens)} tokens`],
-    ["Counts from", entry.usage_source],
-    ["Cost", moneyOrUnknown(entry.total_cost_usd)],
-  ].filter(([, value]) => value !== null);
+    ["Cached by the provider", isAsked ? `${count(entry.cached_input_tokens)} tokens read, ${count(entry.cache_write_tokens)} written` : null],
+    ["Reasoning", isAsked ? `${count(entry.reasoning_tokens)} tokens` : null],
+    ["Counts from", isAsked ? entry.usage_source : null],
+    ["First token", (entry.first_token_ms ?? null) === null ? null : `after ${duration(entry.first_token_ms)}`],
+    ["Cost", costWords(entry)],
+    ["Price", (entry.price_id ?? null) === null ? null : `number ${entry.price_id}`],
+  ].filter(([, value]) => value !== null && value !== undefined);
   const list = facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value instanceof Node ? value : String(value))));
   return h("tr", { class: "details" }, h("td", { colspan: COLUMNS.length }, h("dl", {}, ...list)));
 }

@@ -1,5 +1,7 @@
 /** What a run looks like after each message: plain data, no DOM. */
 
+import { itemOf } from "./calls.js";
+
 /** Of streamed text the tail is kept. */
 const TAIL_CHARS = 500;
 const NODE_STATES = ["waiting", "running", "completed", "failed", "skipped"];
@@ -10,8 +12,28 @@ export const isActive = (run) => run.status === "QUEUED" || run.status === "RUNN
 
 /** The state of a node of a run; it is waiting where nothing was heard of it. */
 export function nodeOf(run, nodeId) {
-  if (!run.nodes.has(nodeId)) run.nodes.set(nodeId, { state: "waiting", attempt: 1, text: "", error: null, usage: null });
+  if (!run.nodes.has(nodeId)) run.nodes.set(nodeId, { state: "waiting", attempt: 1, text: "", error: null, usage: null, items: new Map() });
   return run.nodes.get(nodeId);
+}
+
+/**
+ * Takes what a ledger row says about an item of a map. The newest row of an item counts, and settled it is newer than
+ * pending: so rows may come in any order, and more than once.
+ */
+export function takeCall(run, call) {
+  const item = itemOf(call);
+  if (item === null) return;
+  const { items } = nodeOf(run, call.node_id);
+  const before = items.get(item);
+  if (before && (before.id > call.id || (before.id === call.id && call.status === "PENDING"))) return;
+  items.set(item, { id: call.id, status: call.status });
+}
+
+/** How many items of a map were answered, are asked, and were not answered. */
+export function itemCounts({ items }) {
+  const counts = { done: 0, open: 0, failed: 0 };
+  for (const { status } of items.values()) counts[{ SUCCESS: "done", PENDING: "open" }[status] ?? "failed"] += 1;
+  return counts;
 }
 
 /** What a node is at, as it is shown: nothing is said of nodes that no branch led to. */
@@ -74,6 +96,9 @@ const CHANGES = {
   },
   NODE_FAILED(run, { error, attempt, willRetry }, node) {
     Object.assign(node, { state: willRetry ? "running" : "failed", attempt, text: "", error });
+  },
+  LEDGER_UPDATE(run, { entry }) {
+    takeCall(run, entry);
   },
   FLOW_COMPLETED(run, payload) {
     run.status = "COMPLETED"; // What is waiting still was skipped: see `stateOf`.

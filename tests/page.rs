@@ -171,6 +171,17 @@ impl Person {
         ));
     }
 
+    /// Unfolds the newest row of the ledger, and sees all these texts in it.
+    #[track_caller]
+    fn finds_in_newest_row(&self, texts: &[&str]) {
+        self.browser
+            .click(&format!("{ROWS}[0].querySelector('.toggle')"));
+        self.browser.wait_for(&format!(
+            "{}.every((text) => {ROWS}[0].parentElement.innerText.includes(text))",
+            json!(texts)
+        ));
+    }
+
     #[track_caller]
     fn sees_total(&self, name: &str, text: &str) {
         self.browser.wait_for(&format!(
@@ -589,7 +600,7 @@ fn a_schedule_with_faults_is_mended_at_its_fields_and_then_says_when_it_is_due()
     person.opens_dialog("Two nodes", "triggers");
     person.sees_text("schedule-times", "No schedule");
     let types = |field: &str, text: &str| {
-        browser.type_into(&element(&format!("{form}-{field}")), text);
+        browser.type_into(&element(&format!("schedule-{field}")), text);
     };
     let value_of = |field: &str| browser.eval(&format!("{}.value", element(field)));
 
@@ -598,7 +609,11 @@ fn a_schedule_with_faults_is_mended_at_its_fields_and_then_says_when_it_is_due()
     types("input", r#"{"topic": "wasps"}"#);
     person.presses("schedule-save");
     person.sees_fault("schedule", "cron", "hour `25`");
-    person.sees_fault("schedule", "timezone", "there is no time zone `Mars/Phobos`");
+    person.sees_fault(
+        "schedule",
+        "timezone",
+        "there is no time zone `Mars/Phobos`",
+    );
     browser.wait_for(&format!(
         "document.activeElement === {}",
         element("schedule-cron")
@@ -791,6 +806,144 @@ fn a_run_is_deleted_after_a_question_and_its_rows_stay_in_the_ledger() {
     person.sees_rows(&rows);
     browser.reload();
     person.sees_rows(&rows);
+    person.has_a_clean_console(&[]);
+}
+
+/// A node that is answered by the provider `openai` with a whole text.
+fn asking(id: &str, prompt: &str, more: &Value) -> Value {
+    let mut node = agent(id, "openai", "gpt-4o-mini", prompt);
+    node["data"]["stream"] = json!(false);
+    for (key, value) in more.as_object().unwrap() {
+        node["data"][key] = value.clone();
+    }
+    node
+}
+
+#[test]
+fn the_items_of_a_map_are_counted_while_it_goes_on_and_then_looked_into() {
+    let (leave, left) = bounded::<()>(100);
+    let upstream = Upstream::start(move |body, stream| {
+        let _ = left.recv_timeout(DEADLINE);
+        let answer = if body.contains("word 30.") {
+            let error = json!({"error": {"message": format!("no word: {MARKUP}")}}).to_string();
+            json_answer("400 Bad Request", &error)
+        } else {
+            completion("well", 100, 1_000)
+        };
+        drop(stream.write_all(answer.as_bytes()));
+    });
+    let server = TestServer::start_with(|config| {
+        add_provider(config, "openai", Kind::OpenAi, upstream.url());
+    });
+    let more = json!({"items": "{{ input.list }}"});
+    let mut map = asking("each", "A word {{ item }}.", &more);
+    map["type"] = json!("map");
+    let flow = server.save(&chain("Words", &[map]));
+    let person = Person::opens(&server);
+    let browser = &person.browser;
+    person.sees_that_it_is("Connected");
+    let list: Vec<u32> = (0..60).collect();
+    server.execute(flow, &json!({"list": list}));
+    for _ in 0..3 {
+        leave.send(()).unwrap();
+    }
+    let counts = in_card("Words", ".node-meta");
+    let counted = format!("{counts}.innerText === 'Items: 3 done · 1 under way'");
+    browser.wait_for(&counted);
+    // Also by somebody who opens the page only now.
+    browser.reload();
+    browser.wait_for(&counted);
+    person.opens_dialog("Words", "history");
+    browser.click("document.querySelector('[data-testid=history-node] summary')");
+    person.sees_text("items-all", "4 begun");
+    person.sees_text("items-open", "1 under way");
+    // Who reads one is not disturbed by the others.
+    let item = |number: u32| {
+        format!("document.querySelector('[data-testid=history-item][data-item=\"{number}\"]')")
+    };
+    browser.click(&format!("{}.querySelector('summary')", item(1)));
+    browser.wait_for(&format!("{}.innerText.includes('A word 1.')", item(1)));
+    browser.eval(&format!("void ({}.isRead = true)", item(1)));
+    for _ in 0..57 {
+        leave.send(()).unwrap();
+    }
+    person.sees_text("history-status", "failed");
+    person.sees_text("items-all", "31 begun");
+    person.sees_text("items-completed", "30 done");
+    person.sees_text("items-failed", "1 failed");
+    let is_read = format!(
+        "{0}.isRead && {0}.querySelector('details').open && document.activeElement === {0}.querySelector('summary')",
+        item(1)
+    );
+    browser.wait_for(&is_read);
+    let says = |number: u32, text: &str| {
+        browser.wait_for(&format!(
+            "{}.innerText.includes({})",
+            item(number),
+            json!(text)
+        ));
+    };
+    for text in ["100 → 1,000", "$0.000615", "Attempt 1", "well"] {
+        says(1, text);
+    }
+    // Not all at once, for there may be a thousand.
+    let count = "document.querySelectorAll('[data-testid=history-item]').length";
+    assert_eq!(browser.eval(count), 25);
+    person.presses("items-more");
+    browser.wait_for(&format!(
+        "{count} === 31 && {}.contains(document.activeElement)",
+        item(25)
+    ));
+    browser.resize(390, 844, true);
+    person.presses("items-failed");
+    browser.wait_for(&format!("{count} === 1"));
+    browser.click(&format!("{}.querySelector('summary')", item(30)));
+    says(30, &format!("no word: {MARKUP}"));
+    says(30, "A word 30.");
+    let body = "document.querySelector('[data-testid=history] .sheet-body')";
+    let is_within = format!("{body}.scrollWidth === {body}.clientWidth");
+    assert_eq!(browser.eval(&is_within), true);
+    person.cannot_scroll_sideways(390);
+    person.has_a_clean_console(&[]);
+}
+
+#[test]
+fn a_row_says_what_the_cache_saved_and_how_long_the_first_token_took() {
+    let upstream = Upstream::start(|body, stream| {
+        let answer = if body.contains("streamed") {
+            format!("{STREAM_HEAD}{}{}", delta("well"), end_of_stream(10, 5))
+        } else {
+            completion("well", 100, 1_000)
+        };
+        drop(stream.write_all(answer.as_bytes()));
+    });
+    let server = TestServer::start_with(|config| {
+        add_provider(config, "openai", Kind::OpenAi, upstream.url());
+    });
+    let cached = server.save(&chain(
+        "Cached",
+        &[asking("only", "same", &json!({"cache": true}))],
+    ));
+    let streamed = agent("only", "openai", "gpt-4o-mini", "streamed");
+    let streamed = server.save(&chain("Streamed", &[streamed]));
+    let person = Person::opens(&server);
+    person.sees_that_it_is("Connected");
+    for _ in 0..2 {
+        server.run(cached, &json!({}));
+    }
+    person.sees_rows(&["2 ONLY SUCCESS", "1 ONLY SUCCESS"]);
+    person.sees_cell("status", "from the cache, saved $0.000615");
+    person.sees_cell("cost", "$0");
+    person.finds_in_newest_row(&["Cost", "from the cache, saved $0.000615"]);
+    person.presses("ledger-run");
+    person
+        .browser
+        .click("document.querySelector('[data-testid=history-node] summary')");
+    person.sees_text("history-attempt", "from the cache, saved $0.000615");
+    person.browser.press("Escape");
+    server.run(streamed, &json!({}));
+    person.sees_rows(&["3 ONLY SUCCESS", "2 ONLY SUCCESS", "1 ONLY SUCCESS"]);
+    person.finds_in_newest_row(&["First token", "after "]);
     person.has_a_clean_console(&[]);
 }
 

@@ -1,0 +1,52 @@
+/** What was tried for a node, or for an item of one: a call each time, with what became of it. */
+
+import { isRefused } from "./calls.js";
+import { h } from "./dom.js";
+import { costWords, count, duration, moment } from "./format.js";
+
+export const STATE_WORDS = { __proto__: null, WAITING: "waiting", RUNNING: "running", COMPLETED: "done", FAILED: "failed", CANCELLED: "stopped", SKIPPED: "skipped" };
+
+export const fact = (name, value) => (value === null || value === undefined || value === "" ? [] : [h("div", {}, h("dt", {}, name), h("dd", {}, value))]);
+
+export const tokens = (input, output) => `${count(input)} → ${count(output)}`;
+
+export const isCounted = (call) => call.status !== "PENDING" && call.usage_source !== "none";
+
+/** Where no call came to its end: from the start of the last attempt to its end. */
+export function tookMs({ latencyMs, startedAt, finishedAt }) {
+  if (latencyMs !== null && latencyMs !== undefined) return latencyMs;
+  return startedAt && finishedAt ? Date.parse(finishedAt) - Date.parse(startedAt) : null;
+}
+
+/** Elements for all calls, in order; none where there were none. */
+export function drawAttempts(calls) {
+  return calls.length ? [h("h4", {}, "Attempts"), h("ol", { class: "attempts" }, ...calls.map(drawAttempt))] : [];
+}
+
+function drawAttempt(call) {
+  return h(
+    "li",
+    { "data-testid": "history-attempt", "data-status": call.status },
+    h(
+      "p",
+      {},
+      h("strong", {}, `Attempt ${call.attempt}`),
+      " ",
+      h("span", { class: "status" }, isRefused(call) ? "failed: refused" : call.status.toLowerCase()),
+      h("span", { class: "muted" }, ` · ${call.provider} / ${call.model_used}`),
+    ),
+    h("p", { class: "muted" }, [moment(call.timestamp), ...attemptNumbers(call)].join(" · ")),
+    call.error_message ? h("p", { class: "error-text" }, call.error_message) : null,
+  );
+}
+
+function attemptNumbers(call) {
+  if (call.status === "PENDING") return ["not answered yet"];
+  const about = call.usage_source === "estimated" ? "~" : "";
+  return [
+    call.cached || isRefused(call) ? null : isCounted(call) ? `${about}${tokens(call.input_tokens, call.output_tokens)} tokens` : "no token counts",
+    costWords(call),
+    call.latency_ms === null ? "" : duration(call.latency_ms),
+    (call.first_token_ms ?? null) === null ? "" : `first token after ${duration(call.first_token_ms)}`,
+  ].filter(Boolean);
+}
