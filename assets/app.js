@@ -1,6 +1,7 @@
 /** The page: joins the connection with the parts that draw. Start reading here. */
 
 import * as api from "./api.js";
+import { createBudgets } from "./budgets.js";
 import { createConnection } from "./connection.js";
 import { byId } from "./dom.js";
 import { createFlows } from "./flows.js";
@@ -23,6 +24,7 @@ const showError = (title, error) => toasts.show("error", title, describe(error))
 const totals = createTotals();
 const triggers = createTriggers();
 const history = createHistory({ onDeleted: (flowId) => flows.refresh(flowId) });
+const budgets = createBudgets({ flowNames: () => flows.names() });
 const flows = createFlows({
   list: byId("flows"),
   empty: byId("flows-empty"),
@@ -64,7 +66,7 @@ async function fill() {
   isLoaded = true;
   try {
     await flows.load(); // Before the rows, which show the names of flows.
-    await Promise.all([ledger.load(), totals.load(), history.poll()]);
+    await Promise.all([ledger.load(), totals.load(), history.poll(), budgets.poll()]);
   } catch (error) {
     isLoaded = false;
     throw error;
@@ -79,7 +81,7 @@ function load() {
 /** In place of messages; throws when the server cannot be reached that way either. */
 async function poll() {
   if (!isLoaded) return fill();
-  await Promise.all([flows.poll(), ledger.poll(), totals.load(), history.poll()]);
+  await Promise.all([flows.poll(), ledger.poll(), totals.load(), history.poll(), budgets.poll()]);
 }
 
 function receive(message) {
@@ -89,7 +91,11 @@ function receive(message) {
   } else if (type === "LEDGER_UPDATE") {
     ledger.receive(payload.entry);
     totals.refresh();
+    budgets.refresh();
     if (payload.flowId) for (const part of [flows, history]) part.receive(message);
+  } else if (type === "BUDGET_WARNING") {
+    budgets.refresh();
+    notify(message);
   } else if (payload?.flowId) {
     flows.receive(message);
     history.receive(message);
@@ -101,19 +107,26 @@ function receive(message) {
 
 const TOASTS = {
   __proto__: null,
-  FLOW_STARTED: () => ["started", "started"],
-  FLOW_COMPLETED: ({ executionTimeMs, cost }) => ["completed", "completed", `${duration(executionTimeMs)} · ${moneyOrUnknown(cost)}`],
-  FLOW_FAILED: ({ error }) => ["failed", "failed", error],
-  FLOW_CANCELLED: () => ["cancelled", "cancelled"],
+  FLOW_STARTED: (payload) => ["started", `${nameOf(payload)} started`],
+  FLOW_COMPLETED: (payload) => ["completed", `${nameOf(payload)} completed`, `${duration(payload.executionTimeMs)} · ${moneyOrUnknown(payload.cost)}`],
+  FLOW_FAILED: (payload) => ["failed", `${nameOf(payload)} failed`, payload.error],
+  FLOW_CANCELLED: (payload) => ["cancelled", `${nameOf(payload)} cancelled`],
+  BUDGET_WARNING: ({ budget, percent, used, limit, per, hard }) => [
+    "warning",
+    `${percent} % of the budget “${budget}” used`,
+    `${used} of ${limit} per ${per}${hard ? "; calls that might go beyond it are refused" : "; nothing is refused"}`,
+  ],
 };
+
+const nameOf = ({ flowId, name }) => name ?? flows.nameOf(flowId);
 
 function notify({ seq, type, payload }) {
   const isReplayed = seq <= newestAtHello;
   if (isReplayed && Date.now() - Date.parse(payload.timestamp) > TOAST_AGE_MAX_MS) return;
-  const [kind, what, text] = TOASTS[type](payload);
-  toasts.show(kind, `${payload.name ?? flows.nameOf(payload.flowId)} ${what}`, text);
+  toasts.show(...TOASTS[type](payload));
 }
 
+byId("budgets").addEventListener("click", () => budgets.open(() => byId("budgets")));
 byId("origin").textContent = location.origin;
 byId("ledger-more").addEventListener("click", () => ledger.loadMore().catch((error) => showError("No more rows", error)));
 

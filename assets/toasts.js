@@ -7,7 +7,7 @@ const SHOWN_MS = 5_000;
 /** What comes faster is shown together; else toasts would go by unread. */
 const DRAW_PAUSE_MS = 300;
 /** These stay until somebody has seen and dismissed them. */
-const STAYING = ["failed", "error"];
+const STAYING = ["failed", "error", "warning"];
 
 /** `list` is the live region that holds the toasts; `overflow` says how many there was no room for. */
 export function createToasts({ list, overflow }) {
@@ -24,7 +24,7 @@ export function createToasts({ list, overflow }) {
     drawOverflow();
   }, DRAW_PAUSE_MS);
 
-  /** `kind`: started, completed, failed, cancelled or error. */
+  /** `kind`: started, completed, failed, cancelled, warning or error. */
   function show(kind, title, text = "") {
     waiting.push({ kind, title, text });
     if (waiting.length > SHOWN_MAX) {

@@ -182,6 +182,30 @@ impl Person {
         ));
     }
 
+    /// Puts text into a field of the form of a budget.
+    #[track_caller]
+    fn fills_in(&self, field: &str, text: &str) {
+        let field = element(&format!("budget-{field}"));
+        self.browser.type_into(&field, text);
+    }
+
+    /// Sees that so much of a budget is used, also where it is told to screen readers.
+    #[track_caller]
+    fn sees_budget(&self, name: &str, percent: u32, text: &str) {
+        self.browser.wait_for(&format!(
+            "(budget => {{
+                const meter = budget.querySelector('[role=meter]');
+                return budget.innerText.includes({0})
+                    && meter.getAttribute('aria-valuenow') === {1}
+                    && meter.getAttribute('aria-valuetext').includes({0})
+                    && Math.round(100 * meter.firstChild.clientWidth / meter.clientWidth) === {percent};
+            }})(document.querySelector(`[data-testid=budget][data-name=${{CSS.escape({2})}}]`))",
+            json!(text),
+            json!(percent.to_string()),
+            json!(name),
+        ));
+    }
+
     #[track_caller]
     fn sees_total(&self, name: &str, text: &str) {
         self.browser.wait_for(&format!(
@@ -905,6 +929,95 @@ fn the_items_of_a_map_are_counted_while_it_goes_on_and_then_looked_into() {
     assert_eq!(browser.eval(&is_within), true);
     person.cannot_scroll_sideways(390);
     person.has_a_clean_console(&[]);
+}
+
+#[test]
+fn a_budget_is_set_in_the_page_warns_fills_its_bar_and_refuses_a_call() {
+    let upstream = Upstream::saying(completion("done", 100, 1_000));
+    let server = TestServer::start_with(|config| {
+        add_provider(config, "openai", Kind::OpenAi, upstream.url());
+    });
+    let flow = server.save(&chain(
+        "Dear",
+        &[asking("only", "x", &json!({"maxTokens": 1_000}))],
+    ));
+    let person = Person::opens(&server);
+    let browser = &person.browser;
+    person.sees_that_it_is("Connected");
+    browser.resize(390, 844, true);
+    person.presses("budgets-button");
+    person.sees_text("budgets", "There are no budgets");
+    person.presses("budget-add");
+    person.fills_in("name", MARKUP);
+    person.fills_in("limit", "12,50");
+    person.fills_in("timezone", "Mars/Base");
+    person.presses("budget-save");
+    person.sees_fault("budget", "limit", "is not an amount of US dollars");
+    person.sees_fault("budget", "timezone", "is not an IANA time zone");
+    browser.wait_for(&format!(
+        "document.activeElement === {}",
+        element("budget-limit")
+    ));
+    // What was typed is there when somebody comes back.
+    browser.press("Escape");
+    browser.wait_for(&format!(
+        "document.activeElement === {}",
+        element("budgets-button")
+    ));
+    browser.press("Enter");
+    person.sees_text("budgets", "What you had typed was not saved yet.");
+    assert_eq!(
+        browser.eval(&format!("{}.value", element("budget-name"))),
+        MARKUP
+    );
+    person.fills_in("limit", "0.001300000");
+    person.fills_in("timezone", "Europe/Berlin");
+    person.presses("budget-save");
+    person.sees_budget(MARKUP, 0, "$0 of $0.0013 used");
+    person.sees_text("budgets", "in Europe/Berlin");
+    browser.wait_for("document.activeElement.dataset.testid === 'budget-change'");
+    let body = "document.querySelector('[data-testid=budgets] .sheet-body')";
+    let is_within = format!("{body}.scrollWidth === {body}.clientWidth");
+    assert_eq!(browser.eval(&is_within), true);
+    person.cannot_scroll_sideways(390);
+
+    // What others add meanwhile stays, as exact as it was.
+    let mut budgets = server.get("/api/budget").json();
+    let other = json!({"name": "other", "per": "run", "limitUsd": "9007199254.740993", "flowId": flow, "hard": false});
+    budgets["budgets"].as_array_mut().unwrap().push(other);
+    let put = server.request("PUT", "/api/budget", &[], budgets.to_string().as_bytes());
+    assert_eq!(put.status, 200, "{}", put.text());
+    // The keyboard is enough.
+    browser.press("Enter");
+    person.fills_in("name", "daily");
+    browser.press("Enter");
+    person.sees_budget("daily", 0, "$0 of $0.0013 used");
+    let budgets = server.get("/api/budget").json();
+    assert_eq!(budgets["budgets"][0]["name"], "daily");
+    assert_eq!(budgets["budgets"][1]["limitUsd"], "9007199254.740993");
+    person.sees_text("budgets", "$9,007,199,254.740993 for each run by itself");
+    person.sees_text("budgets", "calls of the flow Dear");
+
+    // Two calls fit, and the bar moves by itself; a third would not.
+    for _ in 0..2 {
+        server.run(flow, &json!({}));
+    }
+    person.sees_budget("daily", 94, "$0.00123 of $0.0013 used");
+    person.sees_toast("warning", "80 % of the budget “daily” used");
+    server.run(flow, &json!({}));
+    browser.press("Escape");
+    person.sees_cell("status", "failed: refused");
+    person.sees_cell("status", "the budget `daily` allows 0.0013 USD per day");
+    person.finds_in_newest_row(&["Refused by a budget", "$0"]);
+
+    person.presses("budgets-button");
+    person.presses("budget-remove");
+    person.sees_text("ask", "“daily” limits nothing any more");
+    person.presses("ask-yes");
+    person.sees_text("budgets", "“daily” was removed.");
+    let budgets = server.get("/api/budget").json();
+    assert_eq!(budgets["budgets"].as_array().unwrap().len(), 1);
+    person.has_a_clean_console(&["422"]);
 }
 
 #[test]

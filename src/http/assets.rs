@@ -25,6 +25,8 @@ static FILES: &[(&str, &str, &[u8])] = files! {
     "api.js": SCRIPT,
     "app.js": SCRIPT,
     "attempts.js": SCRIPT,
+    "budget-form.js": SCRIPT,
+    "budgets.js": SCRIPT,
     "calls.js": SCRIPT,
     "connection.js": SCRIPT,
     "dialogs.js": SCRIPT,

@@ -1,0 +1,167 @@
+/** The form of one budget, whose faults stand at their fields. What was typed is there until it is saved or discarded. */
+
+import { createNote, newId, onceAtATime } from "./dialogs.js";
+import { h, setText } from "./dom.js";
+import { createField as fieldOf, createZones, showFaults, ZONE_HERE } from "./fields.js";
+
+const createField = (name, label, control, hint) => fieldOf("budget", name, label, control, hint);
+/** The fields that are called otherwise in the API. */
+const FIELD_OF = { __proto__: null, limitUsd: "limit", limitTokens: "limit" };
+
+/**
+ * `onSave(original, budget)` stores the budget in place of the one that is called `original` (null for a new one);
+ * an error may say `at`: its place among `names`. `onEnd({ original, name } or null)` is called when the form has closed.
+ */
+export function createBudgetForm({ flowNames, onSave, onEnd }) {
+  /** The name of the budget that is changed; null for a new one. */
+  let original = null;
+  let isChanged = false;
+  const note = createNote();
+  const zones = createZones();
+  const option = (value, text) => h("option", { value }, text);
+  const text = (more) => h("input", { autocomplete: "off", spellcheck: "false", ...more });
+  const fields = {
+    name: createField("name", "Name", text({})),
+    per: createField("per", "For each", h("select", {}, option("day", "day"), option("month", "month"), option("run", "run"))),
+    limit: createField("limit", "Limit", text({ inputmode: "decimal" }), "A number such as 12.50; kept exactly as it is."),
+    unit: createField("unit", "Counted in", h("select", {}, option("usd", "US dollars"), option("tokens", "tokens"))),
+    flowId: createField("flowId", "Flow", h("select", {})),
+    model: createField("model", "Model", text({ class: "mono" }), "PROVIDER/MODEL; a * at the end stands for anything. All models where it is empty."),
+    key: createField("key", "Key of the gateway", text({}), "Its name. All keys, and none, where it is empty."),
+    timezone: createField("timezone", "Time zone", text({ list: zones.root.id })),
+    hard: createField("hard", "Hard: refuse calls that might go beyond it", h("input", { type: "checkbox" })),
+    allowUnpriced: createField("allowUnpriced", "Let calls through whose price is not known", h("input", { type: "checkbox" })),
+  };
+  const controls = Object.fromEntries(Object.entries(fields).map(([name, { control }]) => [name, control]));
+  const titleId = newId("title");
+  const title = h("h3", { id: titleId });
+  const save = h("button", { class: "primary", "data-testid": "budget-save" }, "Save budget");
+  const discard = h("button", { type: "button", "data-testid": "budget-discard", onclick: () => end(null) }, "Discard");
+  const saveOnce = onceAtATime(save, saveForm);
+  const root = h(
+    "form",
+    {
+      class: "budget-form",
+      novalidate: true, // The server says what is wrong, at its field.
+      hidden: true,
+      "data-testid": "budget-form",
+      "aria-labelledby": titleId,
+      oninput: () => ((isChanged = true), adapt()),
+      onsubmit: (event) => {
+        event.preventDefault();
+        saveOnce();
+      },
+    },
+    title,
+    h("div", { class: "pairs" }, ...Object.values(fields).slice(0, -2).map((field) => field.root)),
+    fields.hard.root,
+    fields.allowUnpriced.root,
+    zones.root,
+    note.root,
+    h("div", { class: "buttons" }, discard, save),
+  );
+
+  /** `budget` is null for a new one. What was typed for the same one stays. */
+  function open(budget) {
+    const isSame = !root.hidden && original === (budget?.name ?? null);
+    if (!isSame || !isChanged) write(budget);
+    root.hidden = false;
+    root.scrollIntoView({ block: "nearest" });
+    controls.name.focus();
+  }
+
+  function write(budget) {
+    original = budget?.name ?? null;
+    isChanged = false;
+    zones.fill();
+    fillFlows(budget?.flowId);
+    setText(title, budget ? `Change “${budget.name}”` : "Add a budget");
+    controls.name.value = budget?.name ?? "";
+    controls.per.value = budget?.per ?? "day";
+    const inTokens = (budget?.limitTokens ?? null) !== null;
+    controls.unit.value = inTokens ? "tokens" : "usd";
+    controls.limit.value = String((inTokens ? budget.limitTokens : budget?.limitUsd) ?? "");
+    controls.model.value = budget?.model ?? "";
+    controls.key.value = budget?.key ?? "";
+    controls.timezone.value = budget?.timezone ?? ZONE_HERE;
+    controls.hard.checked = budget?.hard ?? true;
+    controls.allowUnpriced.checked = budget?.allowUnpriced ?? false;
+    showFaults(fields, [], () => null);
+    note.say("");
+    adapt();
+  }
+
+  /** A flow that was deleted can still be meant. */
+  function fillFlows(flowId = null) {
+    const known = flowNames();
+    if (flowId !== null && !known.some(({ id }) => id === flowId)) known.push({ id: flowId, name: `flow ${flowId}` });
+    controls.flowId.replaceChildren(option("", "all, and calls through the gateway"), ...known.map(({ id, name }) => option(id, name)));
+    controls.flowId.value = flowId ?? "";
+  }
+
+  /** What means nothing is not asked for; its room stays. */
+  function adapt() {
+    controls.timezone.disabled = controls.per.value === "run";
+    controls.allowUnpriced.disabled = !controls.hard.checked || controls.unit.value === "tokens";
+  }
+
+  function read() {
+    const typed = (name) => controls[name].value.trim();
+    const limit = typed("limit");
+    return {
+      name: typed("name"),
+      per: controls.per.value,
+      ...(controls.unit.value === "tokens" ? { limitTokens: Number(limit) } : { limitUsd: limit }),
+      ...(typed("flowId") ? { flowId: Number(typed("flowId")) } : {}),
+      ...(typed("model") ? { model: typed("model") } : {}),
+      ...(typed("key") ? { key: typed("key") } : {}),
+      hard: controls.hard.checked,
+      allowUnpriced: controls.allowUnpriced.checked,
+      timezone: typed("timezone"),
+    };
+  }
+
+  async function saveForm() {
+    const budget = read();
+    const isCount = (number, typed) => /^\d+$/.test(typed) && Number.isSafeInteger(number);
+    if ("limitTokens" in budget && !isCount(budget.limitTokens, controls.limit.value.trim())) {
+      return refuse([{ field: "limit", message: "must be a whole number of tokens, without separators" }]);
+    }
+    try {
+      await onSave(original, budget);
+      end({ original, name: budget.name });
+    } catch (error) {
+      if (error.status === 422 && Array.isArray(error.details)) refuse(error.details, error);
+      else note.fail("The budget was not saved", error);
+    }
+  }
+
+  function refuse(faults, { at = null, names = [] } = {}) {
+    const fieldAt = ({ field }) => {
+      const [, place, name = null] = /^budgets\[(\d+)\](?:\.(\w+))?/.exec(field) ?? [null, at, field];
+      return Number(place) === Number(at) ? (FIELD_OF[name] ?? name) : null;
+    };
+    const others = showFaults(fields, faults, fieldAt).map(({ field, message }) => {
+      const other = names[/^budgets\[(\d+)\]/.exec(field)?.[1]];
+      return { message: other ? `“${other}”: ${message}` : message };
+    });
+    note.fail("Not saved", { message: "something is to be mended", details: others });
+    Object.values(controls).find(({ ariaInvalid }) => ariaInvalid)?.focus();
+  }
+
+  function end(saved) {
+    root.hidden = true;
+    isChanged = false;
+    onEnd(saved);
+  }
+
+  return {
+    root,
+    open,
+    focus: () => controls.name.focus(),
+    isOpen: () => !root.hidden,
+    isChanged: () => isChanged,
+    original: () => original,
+    last: () => ({ original, name: original }),
+  };
+}

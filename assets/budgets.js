@@ -1,0 +1,206 @@
+/** The dialog with all budgets: how much of each is used, and the form that adds and changes one. */
+
+import * as api from "./api.js";
+import { createBudgetForm } from "./budget-form.js";
+import { ask, createNote, createSheet, onceAtATime } from "./dialogs.js";
+import { h, perFrame, setText } from "./dom.js";
+import { count, moment, money } from "./format.js";
+
+/** However many calls are made, the budgets are asked for at most this often. */
+const REFRESH_PAUSE_MS = 2_000;
+const PATH = "/api/budget";
+
+/** `flowNames()` gives `{ id, name }` of all flows. */
+export function createBudgets({ flowNames }) {
+  let isOpen = false;
+  let isLoaded = false;
+  let isFetching = false;
+  /** As the server told them last. */
+  let budgets = [];
+  /** By name: { root, update }. */
+  const cards = new Map();
+
+  const sheet = createSheet({ testid: "budgets", onClose: () => (isOpen = false) });
+  const note = createNote();
+  const again = h("button", { type: "button", hidden: true, onclick: () => load() }, "Try again");
+  const list = h("ol", { class: "budgets", "aria-label": "Budgets" });
+  const add = h("button", { type: "button", "data-testid": "budget-add", onclick: () => edit(null) }, "Add a budget");
+  const empty = h("p", { class: "empty" }, "There are no budgets: nothing limits what is spent.");
+  const form = createBudgetForm({ flowNames, onSave: save, onEnd: endEdit });
+  const parts = h("div", { class: "sheet-parts", hidden: true }, list, empty, h("div", { class: "buttons" }, add), form.root);
+  sheet.body.append(h("p", { class: "muted" }, "What may be spent in a day, a month or a run. A hard budget refuses calls that might go beyond it."), note.root, again, parts);
+
+  /** Soon, and together with whatever else asks for it until then; only while somebody looks. */
+  const fetchSoon = perFrame(() => isOpen && refreshNow(), REFRESH_PAUSE_MS);
+
+  function open(focusBack) {
+    isOpen = true;
+    sheet.open("Budgets", focusBack);
+    return load();
+  }
+
+  async function load() {
+    if (again === document.activeElement) sheet.close.focus();
+    again.hidden = true;
+    if (!isLoaded) note.say("Loading…");
+    try {
+      await fetchAll();
+      note.say(form.isOpen() ? "What you had typed was not saved yet." : "");
+    } catch (error) {
+      note.fail("The budgets are not there", error);
+      again.hidden = false;
+    }
+  }
+
+  async function fetchAll() {
+    show((await api.get(PATH)).budgets);
+  }
+
+  async function refreshNow() {
+    if (isFetching) return fetchSoon();
+    isFetching = true;
+    try {
+      await fetchAll();
+      again.hidden = true;
+    } catch {
+      // The connection line says so, and the next message asks again.
+    } finally {
+      isFetching = false;
+    }
+  }
+
+  function show(told) {
+    budgets = told;
+    isLoaded = true;
+    parts.hidden = false;
+    draw();
+  }
+
+  function draw() {
+    const names = new Set(budgets.map(({ name }) => name));
+    for (const [name, card] of cards) {
+      if (names.has(name)) continue;
+      card.root.remove();
+      cards.delete(name);
+    }
+    budgets.forEach((budget, index) => {
+      const { name } = budget;
+      if (!cards.has(name)) cards.set(name, createCard({ onEdit: () => edit(name), onRemove: () => remove(name) }));
+      const card = cards.get(name);
+      card.update(budget, scopeOf(budget));
+      if (list.children[index] !== card.root) list.insertBefore(card.root, list.children[index] ?? null);
+    });
+    list.hidden = budgets.length === 0;
+    empty.hidden = budgets.length > 0;
+  }
+
+  function scopeOf({ flowId, model, key }) {
+    const flow = (flowId ?? null) === null ? null : `the flow ${flowNames().find(({ id }) => id === flowId)?.name ?? flowId}`;
+    const of = [flow, model && `the model ${model}`, key && `the key ${key}`].filter(Boolean);
+    return of.length ? `calls of ${of.join(" and ")}` : "all calls";
+  }
+
+  /** Another form that is open is asked for first: nothing that was typed is lost by the way. */
+  function edit(name) {
+    if (form.isOpen() && form.original() !== name && form.isChanged()) {
+      note.fail("Another budget is being edited", { message: "save or discard it first" });
+      form.focus();
+      return;
+    }
+    note.say("");
+    add.hidden = true;
+    form.open(budgets.find((budget) => budget.name === name) ?? null);
+  }
+
+  function endEdit(saved) {
+    add.hidden = false;
+    const { original, name } = saved ?? form.last();
+    note.say(saved ? `“${name}” was saved.` : "");
+    (cards.get(saved ? name : original)?.change ?? add).focus();
+  }
+
+  /** What others changed meanwhile stays: the present list is read, and one of it is replaced. */
+  async function save(original, budget) {
+    const present = (await api.get(PATH)).budgets;
+    const index = present.findIndex(({ name }) => name === original);
+    const at = index < 0 ? present.length : index;
+    const all = [...present.slice(0, at), budget, ...present.slice(at + 1)];
+    await putAll(all).catch((error) => {
+      throw Object.assign(error, { at, names: all.map(({ name }) => name) });
+    });
+  }
+
+  async function putAll(all) {
+    // A number that JavaScript has rounded must not be put in place of the one that was there.
+    const inexact = all.find(({ limitTokens }) => (limitTokens ?? null) !== null && !Number.isSafeInteger(limitTokens));
+    if (inexact) throw new Error(`“${inexact.name}” allows more tokens than a browser can count exactly; change it by the API`);
+    show((await api.put(PATH, { budgets: all })).budgets);
+  }
+
+  async function remove(name) {
+    const isSure = await ask({
+      title: "Remove this budget?",
+      text: `“${name}” limits nothing any more. What was spent stays in the ledger.`,
+      action: "Remove budget",
+    });
+    if (!isSure) return;
+    try {
+      const present = (await api.get(PATH)).budgets;
+      await putAll(present.filter((budget) => budget.name !== name));
+      note.say(`“${name}” was removed.`);
+      (add.hidden ? sheet.close : add).focus();
+    } catch (error) {
+      note.fail("The budget was not removed", error);
+    }
+  }
+
+  return { open, refresh: () => isOpen && fetchSoon(), poll: async () => void (isOpen && (await fetchAll())) };
+}
+
+/** One budget. It is updated in place, so that who reads it or has the focus in it is not disturbed. */
+function createCard({ onEdit, onRemove }) {
+  const title = h("h3", {});
+  const terms = h("p", { class: "muted" });
+  const fill = h("div", { class: "meter-fill" });
+  const meter = h("div", { class: "meter", role: "meter", "aria-valuemin": 0, "aria-valuemax": 100 }, fill);
+  const numbers = h("p", { class: "budget-numbers" });
+  const change = h("button", { type: "button", "data-testid": "budget-change", onclick: onEdit }, "Change");
+  const removeOnce = () => removing();
+  const removeButton = h("button", { type: "button", class: "danger", "data-testid": "budget-remove", onclick: removeOnce }, "Remove…");
+  const removing = onceAtATime(removeButton, onRemove);
+  const root = h(
+    "li",
+    { class: "budget", "data-testid": "budget" },
+    h("div", { class: "budget-head" }, title, h("div", { class: "buttons" }, change, removeButton)),
+    meter,
+    numbers,
+    terms,
+  );
+
+  function update(budget, scope) {
+    const { name, state, per, hard } = budget;
+    root.dataset.name = name;
+    root.dataset.level = state ? (state.percent >= 100 ? "full" : state.percent >= 80 ? "high" : "low") : "none";
+    setText(title, name);
+    change.ariaLabel = `Change: ${name}`;
+    removeButton.ariaLabel = `Remove: ${name}`;
+    meter.hidden = !state;
+    const limit = amount(budget, budget.limitUsd ?? budget.limitTokens);
+    const share = state ? `${count(state.percent)} %` : "";
+    const used = state ? `${amount(budget, state.used)} of ${limit} used` : `${limit} for each run by itself`;
+    if (state) {
+      meter.ariaLabel = `Used of ${name}`;
+      meter.ariaValueNow = String(Math.min(100, state.percent));
+      meter.ariaValueText = `${share}: ${used}`;
+      fill.style.inlineSize = `${Math.min(100, state.percent)}%`; // By the CSSOM, which the policy allows.
+    }
+    setText(numbers, [share, used].filter(Boolean).join(" · "));
+    const until = state?.to && per !== "run" ? `; begins anew ${moment(state.to)} by this browser’s clock` : "";
+    const unpriced = budget.allowUnpriced ? "; lets calls of unknown price through" : "";
+    setText(terms, `${hard ? `Hard: refuses beyond it${unpriced}` : "Soft: warns only"} · ${scope} · per ${per}${per === "run" ? "" : ` in ${budget.timezone}${until}`}`);
+  }
+
+  return { root, change, update };
+}
+
+const amount = ({ limitUsd }, number) => ((limitUsd ?? null) === null ? `${count(number)} tokens` : money(number));
