@@ -16,6 +16,8 @@ use crate::store::{Bought, Store};
 
 /// How many of the newest answers are kept here: as many calls as there may be, twice over.
 const NEWEST_MAX: usize = 200;
+/// How many bytes of text they may have together: the largest answers are of 4 MiB each.
+const NEWEST_BYTES_MAX: usize = 64 << 20;
 
 /// See the module. Clones share everything.
 #[derive(Clone)]
@@ -28,6 +30,8 @@ pub struct Answers {
 struct State {
     under_way: HashSet<String>,
     newest: VecDeque<Arc<Bought>>,
+    /// Of their texts together.
+    newest_bytes: usize,
 }
 
 /// What there is.
@@ -94,10 +98,13 @@ impl Buying {
     /// It was bought.
     pub fn done(self, bought: Bought) {
         let mut state = self.answers.state();
-        if state.newest.len() == NEWEST_MAX {
-            state.newest.pop_front();
-        }
+        state.newest_bytes += bought.output.len();
         state.newest.push_back(Arc::new(bought));
+        while (state.newest.len() > NEWEST_MAX || state.newest_bytes > NEWEST_BYTES_MAX)
+            && let Some(oldest) = state.newest.pop_front()
+        {
+            state.newest_bytes -= oldest.output.len();
+        }
     }
 }
 
@@ -118,4 +125,50 @@ fn key(call: &Call) -> String {
         call.temperature,
     ]);
     hex(&Sha256::digest(all.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(prompt: String) -> Call {
+        Call {
+            provider: "p".into(),
+            model: "m".into(),
+            system: None,
+            prompt,
+            max_tokens: None,
+            temperature: None,
+            stream: false,
+            first_byte_timeout: None,
+            total_timeout: None,
+        }
+    }
+
+    #[test]
+    fn the_newest_answers_take_no_more_memory_than_they_may_and_the_last_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _writer) = Store::open(dir.path()).unwrap();
+        let answers = Answers::new(Arc::new(store));
+        let age_max = Duration::from_secs(60);
+        let look = |call: &Call| answers.look(call, age_max, Timestamp(0)).unwrap();
+        for at in 0..40 {
+            let call = call(at.to_string());
+            let Found::Nothing(buying) = look(&call) else {
+                panic!("bought before");
+            };
+            let bought = Bought {
+                key: buying.key().to_owned(),
+                at: Timestamp(0),
+                model: "m".into(),
+                output: "x".repeat(4 << 20),
+                cost: None,
+            };
+            buying.done(bought);
+            assert!(matches!(look(&call), Found::Answer(_)));
+            let state = answers.state();
+            let bytes: usize = state.newest.iter().map(|bought| bought.output.len()).sum();
+            assert!(bytes <= NEWEST_BYTES_MAX, "{bytes}");
+        }
+    }
 }
