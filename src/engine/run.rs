@@ -463,6 +463,15 @@ impl ActiveRun {
     /// Maps of which nothing is under way any more are over where all items are, and where the run
     /// ends.
     fn close_maps(&mut self) {
+        // One that fails ends the run, and with it maps that had more to do when they were looked at.
+        let mut open = usize::MAX;
+        while self.maps.len() < open {
+            open = self.maps.len();
+            self.close_idle_maps();
+        }
+    }
+
+    fn close_idle_maps(&mut self) {
         let idle = self.maps.iter().filter(|(_, items)| items.is_idle());
         let idle: Vec<usize> = idle.map(|(&node, _)| node).collect();
         for node in idle {
@@ -678,5 +687,84 @@ impl ActiveRun {
             item: unit.item,
             attempt: tries.started,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::threads::answer;
+    use serde_json::json;
+
+    /// A run of two maps of two items each, which are under way with their first items.
+    fn two_maps() -> ActiveRun {
+        let map = |id: &str| {
+            json!({"id": id, "type": "map", "data": {
+                "provider": "p", "model": "m", "items": "{{ input.list }}", "prompt": "{{ item }}"
+            }})
+        };
+        let data = json!({"nodes": [map("a"), map("b")]});
+        let graph = Arc::new(Graph::parse(&data, &|_| true).unwrap());
+        let new = NewRun {
+            id: "r".into(),
+            flow_id: 1,
+            flow_name: "f".into(),
+            trigger: "api".into(),
+            input: "{}".into(),
+            graph: data.to_string().into(),
+            at: Timestamp(0),
+        };
+        let mut run = ActiveRun::new(&new, graph, json!({}), answer().0);
+        let nodes: Vec<Unit> = std::iter::from_fn(|| run.take()).collect();
+        for unit in nodes {
+            run.job(unit);
+            let outcome = Outcome::Listed {
+                items: vec![json!(1), json!(2)],
+                unwritten: Vec::new(),
+            };
+            assert!(run.ended(unit, outcome).is_none());
+        }
+        let items: Vec<Unit> = std::iter::from_fn(|| run.take()).collect();
+        assert_eq!(items, [0, 1].map(first));
+        items.into_iter().for_each(|unit| drop(run.job(unit)));
+        run
+    }
+
+    fn first(node: usize) -> Unit {
+        let item = Some(0);
+        Unit { node, item }
+    }
+
+    fn finished(bytes: usize) -> Outcome {
+        Outcome::Finished {
+            output: "x".repeat(bytes).into(),
+            settlement: None,
+            latency_ms: 0,
+            cached: false,
+            kept: None,
+            unwritten: Vec::new(),
+        }
+    }
+
+    /// More than the outputs of a map may have together.
+    const TOO_MANY_BYTES: usize = (16 << 20) + 1;
+
+    #[test]
+    fn a_map_with_too_large_outputs_ends_the_other_maps_of_its_run() {
+        // Of the one that is looked at before it, nothing is under way; of the other, an item pauses.
+        let mut run = two_maps();
+        run.ended(first(0), finished(1));
+        run.ended(first(1), finished(TOO_MANY_BYTES));
+        assert!(run.is_decided() && run.progress.is_over());
+
+        let mut run = two_maps();
+        let later = Outcome::Later {
+            wait: Duration::from_secs(60),
+            is_placed: true,
+            unwritten: Vec::new(),
+        };
+        assert!(run.ended(first(1), later).is_some());
+        run.ended(first(0), finished(TOO_MANY_BYTES));
+        assert!(run.is_decided() && run.progress.is_over());
     }
 }
