@@ -279,3 +279,27 @@ fn a_run_that_is_cancelled_while_its_calls_wait_for_their_turn_ends_at_once() {
     assert_eq!(rows(&server).len(), 1);
     assert_eq!(upstream.count(), 1);
 }
+
+#[test]
+fn a_call_that_cannot_be_made_for_want_of_a_key_takes_no_turn_and_waits_for_none() {
+    let upstream = failing(0, String::new());
+    let server = TestServer::start_with(|config| {
+        add_provider(config, "openai", Kind::OpenAi, upstream.url());
+        let provider = config.providers.get_mut("openai").unwrap();
+        provider.api_key = None;
+        provider.missing_key_hint = Some("set A_KEY".into());
+        let rate = Rate {
+            requests_per_minute: Some(1),
+            tokens_per_minute: None,
+            minute: Duration::from_secs(3600),
+        };
+        config.rates.insert("openai".into(), rate);
+    });
+    let flow = server.save(&wide(1));
+    for _ in 0..2 {
+        let path = format!("/api/runs/{}", server.execute(flow, &json!({})));
+        eventually("it has failed", || {
+            server.get(&path).json()["status"] == "FAILED"
+        });
+    }
+}

@@ -395,6 +395,17 @@ impl Worker {
                 Err(error) => log::warn!("no answer can be looked up: {error}"),
             }
         }
+        // Known before anything is sent, hence no ledger row and no place: no call was made.
+        if let Err(why) = self.gateway.check(&call.provider) {
+            changes.push(job.start(Some(&call)));
+            return Outcome::Failed {
+                error: why,
+                settlement: None,
+                cancelled: false,
+                unwritten: changes,
+                remedy: Remedy::AnotherTarget,
+            };
+        }
         let wait = if job.is_placed {
             Duration::ZERO
         } else {
@@ -408,16 +419,6 @@ impl Worker {
             };
         }
         changes.push(job.start(Some(&call)));
-        // Known before anything is sent, hence no ledger row: no call was made.
-        if let Err(why) = self.gateway.check(&call.provider) {
-            return Outcome::Failed {
-                error: why,
-                settlement: None,
-                cancelled: false,
-                unwritten: changes,
-                remedy: Remedy::AnotherTarget,
-            };
-        }
         let fallback = changes.clone();
         let reserve = self.gateway.reserve(&call, Timestamp::now());
         let intent = job.intent(agent, &call, reserve);
