@@ -663,8 +663,7 @@ impl State {
             self.submit(run_id, outcome.interrupted());
             return;
         }
-        if let Some(pause) = run.ended(unit, outcome) {
-            let due = Instant::now() + pause;
+        if let Some(due) = run.ended(unit, outcome) {
             self.pauses.push(Reverse((due, run_id.clone(), unit)));
         }
         self.go_on(run_id);
@@ -689,10 +688,10 @@ impl State {
     fn end_pauses(&mut self) {
         while let Some(Reverse((due, _, _))) = self.pauses.peek()
             && *due <= Instant::now()
-            && let Some(Reverse((_, run_id, unit))) = self.pauses.pop()
+            && let Some(Reverse((due, run_id, unit))) = self.pauses.pop()
         {
             let run = self.active.get_mut(&run_id);
-            if run.is_some_and(|run| run.pause_over(unit)) {
+            if run.is_some_and(|run| run.pause_over(unit, due)) {
                 self.go_on(&run_id);
             }
         }

@@ -47,7 +47,7 @@ use dialect::{Fault, Partial};
 use fetch::Fetcher;
 pub use fetch::{Fetch, FetchFailure, FetchRules, Fetched};
 pub use forward::{AnswerHead, ClientKey, Forward, NotForwarded, Taker};
-pub use pace::{Pace, REQUESTS_MAX as REQUESTS_PER_MINUTE_MAX, Rate};
+pub use pace::{Pace, REQUESTS_MAX as REQUESTS_PER_MINUTE_MAX, Rate, Turn};
 pub use prices::{Prices, Quote};
 use transport::Scope;
 
@@ -355,13 +355,17 @@ impl Gateway {
         }
     }
 
-    /// Gives a call its place among those of its provider, and tells how long it has to wait before
-    /// it is made. Its tokens are taken to be one for every four bytes of its prompt, and as many as
-    /// its answer may have, or [`ANSWER_TOKENS_PACED`].
-    pub fn place(&self, call: &Call) -> Duration {
+    /// Gives a call its turn among those of its provider. Its tokens are taken to be one for every
+    /// four bytes of its prompt, and as many as its answer may have, or [`ANSWER_TOKENS_PACED`].
+    pub fn turn(&self, call: &Call) -> Turn {
         let bytes = call.prompt.len() + call.system.as_ref().map_or(0, String::len);
+        self.turn_for(call, bytes as u64)
+    }
+
+    /// As [`Gateway::turn`], for a call whose prompt is elsewhere.
+    pub fn turn_for(&self, call: &Call, prompt_bytes: u64) -> Turn {
         let answer = call.max_tokens.unwrap_or(ANSWER_TOKENS_PACED);
-        let tokens = bytes as u64 / 4 + u64::from(answer);
+        let tokens = prompt_bytes / 4 + u64::from(answer);
         self.pace.give(&call.provider, tokens, Instant::now())
     }
 

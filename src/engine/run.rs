@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use super::items::Items;
 use super::queue::Waiting;
-use super::work::{Job, JobItem, NodeOutput, Outcome, Remedy};
+use super::work::{Held, Job, JobItem, NodeOutput, Outcome, Remedy};
 use crate::event::{FlowId, RunId, RunStatus, Timestamp};
 use crate::flow::{Graph, Node, NodeKind, OnError, Progress, Verdict};
 use crate::gateway::Cancel;
@@ -94,8 +94,6 @@ pub struct Tries {
     target: usize,
     /// How often that one was asked.
     attempts: u32,
-    /// Whether its next call has its place among those of the provider.
-    is_placed: bool,
 }
 
 /// See the module.
@@ -121,8 +119,10 @@ pub struct ActiveRun {
     items_before: BTreeMap<usize, Vec<ItemRecord>>,
     /// What workers have.
     at_work: usize,
-    /// What pauses before its next attempt.
-    pausing: Vec<Unit>,
+    /// What pauses before its next attempt, until when.
+    pausing: Vec<(Unit, Instant)>,
+    /// What those hold that wait for their calls.
+    held: BTreeMap<Unit, Held>,
     /// What has paused.
     again: Vec<Unit>,
     cancel: Cancel,
@@ -153,6 +153,7 @@ impl ActiveRun {
             items_before: BTreeMap::new(),
             at_work: 0,
             pausing: Vec::new(),
+            held: BTreeMap::new(),
             again: Vec::new(),
             cancel: Cancel::new(),
             end: None,
@@ -226,6 +227,7 @@ impl ActiveRun {
             items_before,
             at_work: 0,
             pausing: Vec::new(),
+            held: BTreeMap::new(),
             again: Vec::new(),
             cancel: Cancel::new(),
             end,
@@ -316,12 +318,14 @@ impl ActiveRun {
         self.at_work == 1 && self.pausing.is_empty() && self.again.is_empty()
     }
 
-    /// A pause is over. Gives whether there was one.
-    pub fn pause_over(&mut self, unit: Unit) -> bool {
-        let Some(at) = self.pausing.iter().position(|&other| other == unit) else {
+    /// A pause until `due` is over. Gives whether there was one; of a run that was cancelled and
+    /// resumed meanwhile, the unit may pause until another moment.
+    pub fn pause_over(&mut self, unit: Unit, due: Instant) -> bool {
+        let Some(at) = self.pausing.iter().position(|&other| other == (unit, due)) else {
             return false;
         };
-        self.again.push(self.pausing.swap_remove(at));
+        self.pausing.swap_remove(at);
+        self.again.push(unit);
         true
     }
 
@@ -338,7 +342,6 @@ impl ActiveRun {
         tries.started += 1;
         tries.attempts += 1;
         let target = tries.target;
-        let is_placed = std::mem::take(&mut tries.is_placed);
         let outputs = self
             .graph
             .nodes()
@@ -354,7 +357,7 @@ impl ActiveRun {
                 index,
             }),
             target,
-            is_placed,
+            held: self.held.remove(&unit),
             at: self.node_ref(unit),
             graph: Arc::clone(&self.graph),
             input: Arc::clone(&self.input),
@@ -364,8 +367,8 @@ impl ActiveRun {
         }
     }
 
-    /// A worker is done. Gives the pause after which it is to be tried again, if it is.
-    pub fn ended(&mut self, unit: Unit, outcome: Outcome) -> Option<Duration> {
+    /// A worker is done. Gives when it is to be tried again, if it is.
+    pub fn ended(&mut self, unit: Unit, outcome: Outcome) -> Option<Instant> {
         self.at_work -= 1;
         let pause = match outcome {
             Outcome::Finished {
@@ -396,20 +399,21 @@ impl ActiveRun {
             }
             Outcome::Later {
                 wait,
-                is_placed,
+                held,
                 unwritten,
             } => {
                 self.pending.extend(unwritten);
                 let tries = self.tries(unit);
                 tries.started -= 1;
                 tries.attempts -= 1;
-                tries.is_placed = is_placed;
-                self.pausing.push(unit);
+                self.held.extend(held.map(|held| (unit, held)));
+                let due = Instant::now() + wait;
+                self.pausing.push((unit, due));
                 if self.is_decided() {
                     self.stop_pausing();
                     None
                 } else {
-                    Some(wait)
+                    Some(due)
                 }
             }
             Outcome::Failed {
@@ -422,18 +426,19 @@ impl ActiveRun {
                 self.pending.extend(unwritten);
                 self.pending.extend(settlement.map(Change::SettleCall));
                 let pause = self.pause(unit, remedy).filter(|_| self.end.is_none());
-                match pause {
-                    Some(_) => {
+                let due = pause.map(|pause| Instant::now() + pause);
+                match due {
+                    Some(due) => {
                         self.pending.push(Change::RetryNode {
                             node: self.node_ref(unit),
                             error,
                             at: Timestamp::now(),
                         });
-                        self.pausing.push(unit);
+                        self.pausing.push((unit, due));
                     }
                     None => self.give_up(unit, error, cancelled),
                 }
-                pause
+                due
             }
         };
         self.close_maps();
@@ -611,8 +616,10 @@ impl ActiveRun {
     /// What pauses is not tried again: the run ends.
     fn stop_pausing(&mut self) {
         let pausing = std::mem::take(&mut self.pausing);
+        let pausing = pausing.into_iter().map(|(unit, _)| unit);
         let again = std::mem::take(&mut self.again);
-        for unit in pausing.into_iter().chain(again) {
+        self.held.clear();
+        for unit in pausing.chain(again) {
             self.fail(unit, RUN_ENDS.to_owned(), true);
         }
     }
@@ -760,7 +767,7 @@ mod tests {
         let mut run = two_maps();
         let later = Outcome::Later {
             wait: Duration::from_secs(60),
-            is_placed: true,
+            held: None,
             unwritten: Vec::new(),
         };
         assert!(run.ended(first(1), later).is_some());

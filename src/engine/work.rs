@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::answers::{Answers, Found};
+use super::answers::{Answers, Buying, Found};
 use super::run::Unit;
 use crate::booking::{self, lost_call};
 use crate::budget::Reserve;
 use crate::error::Error;
 use crate::event::{Event, Place, Timestamp, hex};
 use crate::flow::{self, Agent, Graph, Http, Node, NodeKind, RenderError, Scope, render};
-use crate::gateway::{Answer, Call, Cancel, Failure, FailureKind, Fetch, Gateway};
+use crate::gateway::{Answer, Call, Cancel, Failure, FailureKind, Fetch, Gateway, Turn};
 use crate::hub::Hub;
 use crate::journal::Journal;
 use crate::store::{Bought, Change, NewCall, NodeRef, Prompt, Receipt, Settlement};
@@ -37,6 +37,14 @@ pub struct JobItem {
     pub index: usize,
 }
 
+/// What a call that waits holds: given back when dropped.
+pub struct Held {
+    /// Its turn among the calls of its provider.
+    turn: Turn,
+    /// The right to buy the answer, for which others who ask the same wait.
+    buying: Option<Buying>,
+}
+
 /// A node, or an item of a map, to be run.
 pub struct Job {
     /// Which.
@@ -53,8 +61,8 @@ pub struct Job {
     pub outputs: Vec<(String, NodeOutput)>,
     /// Which of its targets an agent asks.
     pub target: usize,
-    /// Whether it has waited for its place among the calls of its provider.
-    pub is_placed: bool,
+    /// What it holds already for its call, which it has waited for.
+    pub held: Option<Held>,
     /// Ends the call.
     pub cancel: Cancel,
     /// Changes of the run that are to be committed together with the intent.
@@ -139,8 +147,8 @@ pub enum Outcome {
     Later {
         /// How long from now.
         wait: Duration,
-        /// Whether the turn is its own, so that it needs no other.
-        is_placed: bool,
+        /// What it holds for its call meanwhile.
+        held: Option<Held>,
         /// Changes that were not written before.
         unwritten: Vec<Change>,
     },
@@ -340,11 +348,14 @@ impl Worker {
 
     fn work(&self, mut job: Job) -> Outcome {
         let mut changes = std::mem::take(&mut job.carried);
+        let held = job.held.take();
         let graph = Arc::clone(&job.graph);
         let kind = &graph.nodes()[job.unit.node].kind;
         match kind {
-            NodeKind::Agent(agent) => return self.ask(&job, agent, changes),
-            NodeKind::Map(map) if job.item.is_some() => return self.ask(&job, &map.agent, changes),
+            NodeKind::Agent(agent) => return self.ask(&job, agent, held, changes),
+            NodeKind::Map(map) if job.item.is_some() => {
+                return self.ask(&job, &map.agent, held, changes);
+            }
             _ => changes.push(job.start(None)),
         }
         match kind {
@@ -369,7 +380,13 @@ impl Worker {
     }
 
     /// Commits the intent of an agent's call, with `changes` before it, and makes the call.
-    fn ask(&self, job: &Job, agent: &Agent, mut changes: Vec<Change>) -> Outcome {
+    fn ask(
+        &self,
+        job: &Job,
+        agent: &Agent,
+        held: Option<Held>,
+        mut changes: Vec<Change>,
+    ) -> Outcome {
         let call = match job.call(agent) {
             Ok(call) => call,
             Err(error) => {
@@ -377,8 +394,13 @@ impl Worker {
                 return Outcome::failed(error.to_string(), changes);
             }
         };
-        let mut buying = None;
-        if let Some(age_max) = agent.cache_age {
+        let (mut buying, turn) = match held {
+            Some(held) => (held.buying, Some(held.turn)),
+            None => (None, None),
+        };
+        if let Some(age_max) = agent.cache_age
+            && buying.is_none()
+        {
             match self.answers.look(&call, age_max, Timestamp::now()) {
                 Ok(Found::Answer(bought)) => {
                     return cached(job, agent, &call, &bought, changes);
@@ -386,11 +408,11 @@ impl Worker {
                 Ok(Found::UnderWay) => {
                     return Outcome::Later {
                         wait: SAME_CALL_POLL,
-                        is_placed: job.is_placed,
+                        held: None,
                         unwritten: changes,
                     };
                 }
-                Ok(Found::Nothing(held)) => buying = Some(held),
+                Ok(Found::Nothing(right)) => buying = Some(right),
                 // The call can be made all the same.
                 Err(error) => log::warn!("no answer can be looked up: {error}"),
             }
@@ -406,15 +428,12 @@ impl Worker {
                 remedy: Remedy::AnotherTarget,
             };
         }
-        let wait = if job.is_placed {
-            Duration::ZERO
-        } else {
-            self.gateway.place(&call)
-        };
+        let turn = turn.unwrap_or_else(|| self.gateway.turn(&call));
+        let wait = turn.wait(Instant::now());
         if !wait.is_zero() {
             return Outcome::Later {
                 wait,
-                is_placed: true,
+                held: Some(Held { turn, buying }),
                 unwritten: changes,
             };
         }
@@ -450,6 +469,7 @@ impl Worker {
                 return Outcome::failed(error, fallback);
             }
         };
+        turn.used();
         let mut outcome = self.call(job, &call, id);
         if let (
             Some(buying),

@@ -4,7 +4,7 @@
 //! refused by the provider. Pure but for a lock: moments are given.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The length of the window over which calls and tokens are counted.
@@ -37,7 +37,42 @@ impl Default for Rate {
 /// Gives calls their moments.
 #[derive(Debug, Default)]
 pub struct Pace {
-    lanes: BTreeMap<String, Mutex<Lane>>,
+    lanes: BTreeMap<String, Arc<Mutex<Lane>>>,
+}
+
+/// The moment at which a call may be made. Given back when dropped, unless it was used: whoever does
+/// not make the call lets others have it.
+#[derive(Debug)]
+pub struct Turn {
+    /// Where it was given, with the moment; none where nothing is limited, and once it was used.
+    given: Option<(Arc<Mutex<Lane>>, Instant)>,
+}
+
+impl Turn {
+    /// How long it has to be waited for.
+    pub fn wait(&self, now: Instant) -> Duration {
+        let moment = self.given.as_ref().map(|(_, moment)| *moment);
+        moment.map_or(Duration::ZERO, |moment| {
+            moment.saturating_duration_since(now)
+        })
+    }
+
+    /// The call is made.
+    pub fn used(mut self) {
+        self.given = None;
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if let Some((lane, moment)) = self.given.take() {
+            locked(&lane).take_back(moment);
+        }
+    }
+}
+
+fn locked(lane: &Mutex<Lane>) -> MutexGuard<'_, Lane> {
+    lane.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[derive(Debug)]
@@ -53,11 +88,11 @@ impl Pace {
     /// Paces for the providers of those names.
     pub fn new(rates: BTreeMap<String, Rate>) -> Self {
         let lane = |rate| {
-            Mutex::new(Lane {
+            Arc::new(Mutex::new(Lane {
                 rate,
                 given: VecDeque::new(),
                 tokens: 0,
-            })
+            }))
         };
         Self {
             lanes: rates
@@ -68,18 +103,27 @@ impl Pace {
         }
     }
 
-    /// Gives a call of so many tokens its moment, and tells how long it has to wait for it. A call
-    /// that has more tokens than a minute may have goes when the minute is all its own.
-    pub fn give(&self, provider: &str, tokens: u64, now: Instant) -> Duration {
-        let Some(lane) = self.lanes.get(provider) else {
-            return Duration::ZERO;
-        };
-        let mut lane = lane.lock().unwrap_or_else(PoisonError::into_inner);
-        lane.give(tokens, now).saturating_duration_since(now)
+    /// Gives a call of so many tokens its moment. A call that has more tokens than a minute may have
+    /// goes when the minute is all its own.
+    pub fn give(&self, provider: &str, tokens: u64, now: Instant) -> Turn {
+        let given = self.lanes.get(provider).map(|lane| {
+            let moment = locked(lane).give(tokens, now);
+            (Arc::clone(lane), moment)
+        });
+        Turn { given }
     }
 }
 
 impl Lane {
+    /// Those behind it keep their moments; the next that comes is given one after theirs.
+    fn take_back(&mut self, moment: Instant) {
+        if let Some(at) = self.given.iter().rposition(|(given, _)| *given == moment)
+            && let Some((_, tokens)) = self.given.remove(at)
+        {
+            self.tokens -= tokens;
+        }
+    }
+
     fn give(&mut self, tokens: u64, now: Instant) -> Instant {
         let tokens = match self.rate.tokens_per_minute {
             Some(most) => tokens.min(most),
@@ -136,16 +180,40 @@ mod tests {
     fn as_many_go_at_once_as_a_minute_may_have_and_the_next_wait_for_room() {
         let pace = pace(Some(2), None);
         let now = Instant::now();
-        let waits = [0, 0, 0, 0, 0].map(|_| pace.give("p", 1, now).as_secs());
-        assert_eq!(waits, [0, 0, 60, 60, 120]);
-        assert_eq!(pace.give("other", 1, now), Duration::ZERO);
+        let wait = || {
+            let turn = pace.give("p", 1, now);
+            let wait = turn.wait(now).as_secs();
+            turn.used();
+            wait
+        };
+        assert_eq!([(); 5].map(|()| wait()), [0, 0, 60, 60, 120]);
+        assert_eq!(pace.give("other", 1, now).wait(now), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_turn_that_is_not_used_is_had_by_another() {
+        let pace = pace(Some(1), None);
+        let now = Instant::now();
+        let first = pace.give("p", 1, now);
+        let second = pace.give("p", 1, now);
+        assert_eq!(second.wait(now).as_secs(), 60);
+        drop(second);
+        assert_eq!(pace.give("p", 1, now).wait(now).as_secs(), 60);
+        drop(first);
+        assert_eq!(pace.give("p", 1, now).wait(now).as_secs(), 0);
     }
 
     #[test]
     fn a_call_that_no_minute_has_room_for_goes_alone() {
         let pace = pace(None, Some(100));
         let now = Instant::now();
-        let waits = [60, 40, 1, 5_000, 1].map(|tokens| pace.give("p", tokens, now).as_secs());
+        let wait = |tokens| {
+            let turn = pace.give("p", tokens, now);
+            let wait = turn.wait(now).as_secs();
+            turn.used();
+            wait
+        };
+        let waits = [60, 40, 1, 5_000, 1].map(wait);
         assert_eq!(waits, [0, 0, 60, 120, 180]);
     }
 
@@ -162,7 +230,9 @@ mod tests {
             let mut moments: Vec<(Instant, u64)> = Vec::new();
             for (after_ms, tokens) in calls {
                 now += Duration::from_millis(after_ms);
-                let moment = now + pace.give("p", tokens, now);
+                let turn = pace.give("p", tokens, now);
+                let moment = now + turn.wait(now);
+                turn.used();
                 prop_assert!(moments.last().is_none_or(|(last, _)| *last <= moment));
                 moments.push((moment, most.map_or(0, |most| tokens.min(most))));
             }
