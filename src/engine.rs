@@ -256,6 +256,11 @@ impl Engine {
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Conflict`] for a run that is over.
     pub fn cancel(&self, run_id: &str) -> Result<()> {
+        // Committed before anybody is told that it is, so that a restart does not go on with it.
+        self.journal.commit_one(Change::CancelRun {
+            run_id: run_id.to_owned(),
+            at: Timestamp::now(),
+        })?;
         let (answer, answered) = bounded(1);
         self.tell(Happening::Cancel {
             run_id: run_id.to_owned(),

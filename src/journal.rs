@@ -100,7 +100,7 @@ impl Journal {
             pruned_at: Instant::now(),
             prune_after: PRUNE_INTERVAL,
             too_many_upto: None,
-            too_many_answers: false,
+            answer_bytes_too_many: 0,
             summed_at: None,
             counted_at: None,
         };
@@ -191,8 +191,8 @@ struct State {
     too_many_upto: Option<RunId>,
     /// When no day of the ledger was to be summed up.
     summed_at: Option<Instant>,
-    /// Whether there were too many answers, when it was looked at last.
-    too_many_answers: bool,
+    /// How many bytes of answers are to go, of what was counted last.
+    answer_bytes_too_many: i64,
     counted_at: Option<Instant>,
 }
 
@@ -343,7 +343,7 @@ impl State {
         }
         self.counted_at = Some(Instant::now());
         self.too_many_upto = self.writer.run_beyond(self.retention.runs)?;
-        self.too_many_answers = self.writer.has_too_many_answers()?;
+        self.answer_bytes_too_many = self.writer.answer_bytes_too_many()?;
         Ok(())
     }
 
@@ -361,10 +361,12 @@ impl State {
     }
 
     fn prune_answers(&mut self) -> Result<()> {
-        let (too_many, now) = (self.too_many_answers, Timestamp::now());
-        self.writer.prune_answers(too_many, now, PRUNE_RUNS_STEP)?;
-        if too_many {
-            self.too_many_answers = self.writer.has_too_many_answers()?;
+        let too_many = self.answer_bytes_too_many > 0;
+        let now = Timestamp::now();
+        let (count, bytes) = self.writer.prune_answers(too_many, now, PRUNE_RUNS_STEP)?;
+        self.answer_bytes_too_many -= bytes;
+        if count == PRUNE_RUNS_STEP {
+            self.prune_after = PRUNE_INTERVAL_BEHIND;
         }
         Ok(())
     }

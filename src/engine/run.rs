@@ -207,6 +207,9 @@ impl ActiveRun {
                 });
             }
         }
+        if open.run.is_cancelled && end.is_none() {
+            end = Some(End::Cancelled);
+        }
         let mut progress = Progress::new(&graph, done);
         if end.is_some() {
             // It only had to wait for other calls to end.

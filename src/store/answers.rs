@@ -10,6 +10,8 @@ use crate::event::{Timestamp, Usd};
 const ANSWER_BYTES_MAX: usize = 1 << 20;
 /// How many bytes of answers are kept in all; then the oldest go.
 const ANSWERS_BYTES_MAX: i64 = 256 << 20;
+/// What an answer takes beside its text, in bytes, roughly: its key, twice, and its numbers.
+const ROW_BYTES: usize = 200;
 /// None is kept for longer, in milliseconds: as long as a node may ask for.
 const AGE_MAX_MS: i64 = 365 * 24 * 60 * 60 * 1000;
 
@@ -41,7 +43,7 @@ pub(super) fn keep(connection: &Connection, bought: &Bought) -> Result<()> {
         .execute(params![
             bought.key,
             bought.at.0,
-            bought.output.len(),
+            bought.output.len() + ROW_BYTES,
             bought.model,
             bought.output,
             bought.cost.map(|cost| cost.nanousd)
@@ -49,30 +51,38 @@ pub(super) fn keep(connection: &Connection, bought: &Bought) -> Result<()> {
     Ok(())
 }
 
-/// Whether there are more than there is room for.
-pub(super) fn are_too_many(connection: &Connection) -> Result<bool> {
+/// How many bytes of answers there are beyond what there is room for.
+pub(super) fn bytes_too_many(connection: &Connection) -> Result<i64> {
     let bytes: i64 = connection
         .prepare_cached("SELECT coalesce(sum(bytes), 0) FROM answers")?
         .query_row([], |row| row.get(0))?;
-    Ok(bytes > ANSWERS_BYTES_MAX)
+    Ok((bytes - ANSWERS_BYTES_MAX).max(0))
 }
 
-/// Removes those of the `step` oldest answers that are too old; all of them where `too_many`. Gives
-/// how many.
+/// Removes those of the `step` oldest answers that are too old; all of them where there are too many.
+/// Gives how many these were, and how many bytes.
 pub(super) fn prune(
     connection: &Connection,
     too_many: bool,
     now: Timestamp,
     step: usize,
-) -> Result<usize> {
-    let removed = connection
+) -> Result<(usize, i64)> {
+    let oldest: Vec<(String, i64)> = connection
         .prepare_cached(
-            "DELETE FROM answers WHERE key IN (
-                SELECT key FROM (SELECT key, created_ms FROM answers ORDER BY created_ms LIMIT ?3)
-                WHERE ?1 OR created_ms < ?2)",
+            "SELECT key, bytes FROM (
+                SELECT key, bytes, created_ms FROM answers ORDER BY created_ms LIMIT ?3)
+             WHERE ?1 OR created_ms < ?2",
         )?
-        .execute(params![too_many, now.0.saturating_sub(AGE_MAX_MS), step])?;
-    Ok(removed)
+        .query_map(
+            params![too_many, now.0.saturating_sub(AGE_MAX_MS), step],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )?
+        .collect::<rusqlite::Result<_>>()?;
+    let mut delete = connection.prepare_cached("DELETE FROM answers WHERE key = ?1")?;
+    for (key, _) in &oldest {
+        delete.execute([key])?;
+    }
+    Ok((oldest.len(), oldest.iter().map(|(_, bytes)| bytes).sum()))
 }
 
 impl Store {

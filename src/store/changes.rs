@@ -246,6 +246,13 @@ pub enum Change {
         /// When.
         at: Timestamp,
     },
+    /// Somebody wants a run stopped, also by a server that starts again. Nothing where it is over.
+    CancelRun {
+        /// Which.
+        run_id: RunId,
+        /// When.
+        at: Timestamp,
+    },
     /// A run that is over is removed; its ledger rows stay.
     DeleteRun(RunId),
     /// A node is about to execute.
@@ -514,15 +521,20 @@ impl Writer {
         Ok(true)
     }
 
-    /// Whether there are more answers than there is room for.
-    pub fn has_too_many_answers(&self) -> Result<bool> {
-        answers::are_too_many(&self.connection)
+    /// How many bytes of answers there are beyond what there is room for.
+    pub fn answer_bytes_too_many(&self) -> Result<i64> {
+        answers::bytes_too_many(&self.connection)
     }
 
     /// Removes those of the `step` oldest answers that are too old; all of them where `too_many`.
-    /// Gives how many.
-    pub fn prune_answers(&mut self, too_many: bool, now: Timestamp, step: usize) -> Result<usize> {
-        answers::prune(&self.connection, too_many, now, step)
+    /// Gives how many these were, and how many bytes.
+    pub fn prune_answers(
+        &mut self,
+        too_many: bool,
+        now: Timestamp,
+        step: usize,
+    ) -> Result<(usize, i64)> {
+        self.transaction(|batch| answers::prune(batch.connection, too_many, now, step))
     }
 
     /// Removes up to `step` of the oldest events where they are older than `before` or beyond the
@@ -622,6 +634,13 @@ impl Batch<'_> {
             Change::QueueRun(run) => self.queue_run(run),
             Change::StartRun { run_id, at, .. } => self.start_run(run_id, *at),
             Change::ResumeRun { run_id, at, .. } => self.resume_run(run_id, *at),
+            Change::CancelRun { run_id, at } => {
+                self.execute(
+                    "UPDATE runs SET cancel_ms = ?2 WHERE id = ?1 AND status IN ('QUEUED', 'RUNNING')",
+                    params![run_id, at.0],
+                )?;
+                Ok(Receipt::Done)
+            }
             Change::DeleteRun(id) => self.delete_run(id).map(|()| Receipt::Done),
             Change::StartNode { node, prompt, at } => match node.item {
                 Some(item) => self.start_item(node, item, prompt.as_ref(), *at),
@@ -757,7 +776,7 @@ impl Batch<'_> {
     fn resume_run(&self, run_id: &str, at: Timestamp) -> Result<Receipt> {
         let changed = self.execute(
             "UPDATE runs SET status = 'RUNNING', started_ms = ?2, finished_ms = NULL,
-                error = NULL, error_node = NULL
+                cancel_ms = NULL, error = NULL, error_node = NULL
              WHERE id = ?1 AND status IN ('FAILED', 'CANCELLED')",
             params![run_id, at.0],
         )?;
@@ -1118,6 +1137,32 @@ impl Batch<'_> {
         Ok(Receipt::Done)
     }
 
+    /// Of a run that ends: what had begun and never ended, such as what a restart interrupted, is
+    /// stopped with it.
+    fn end_open_nodes(&self, run_id: &str, at: Timestamp) -> Result<()> {
+        for table in ["run_nodes", "run_items"] {
+            self.execute(
+                &format!(
+                    "UPDATE {table} SET status = 'CANCELLED', finished_ms = ?2,
+                        error = coalesce(error, 'the run ended before it')
+                     WHERE run_id = ?1 AND status IN ('RUNNING', 'WAITING')"
+                ),
+                params![run_id, at.0],
+            )?;
+        }
+        // Some of them had calls, which nobody has added up yet.
+        self.execute(
+            "UPDATE run_nodes SET (input_tokens, output_tokens, cost_nanousd) = (
+                SELECT coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0),
+                    CASE WHEN count(*) = count(cost_nanousd) THEN coalesce(sum(cost_nanousd), 0) END
+                FROM ledger
+                WHERE ledger.run_id = run_nodes.run_id AND ledger.node_id = run_nodes.node_id)
+             WHERE run_id = ?1 AND status = 'CANCELLED'",
+            params![run_id],
+        )?;
+        Ok(())
+    }
+
     fn finish_run(
         &self,
         run_id: &str,
@@ -1126,6 +1171,9 @@ impl Batch<'_> {
         error_node: Option<&str>,
         at: Timestamp,
     ) -> Result<Receipt> {
+        if status != RunStatus::Completed {
+            self.end_open_nodes(run_id, at)?;
+        }
         // The sums are those of the ledger, so that the two can never differ. A call whose price
         // is not known makes the run's cost unknown; one that failed before it could cost
         // anything has a cost of 0.

@@ -38,6 +38,8 @@ pub struct Run {
     pub output_tokens: u64,
     /// Its cost; none where the price of a call is not known.
     pub cost: Option<Usd>,
+    /// Whether somebody wanted it stopped, which it may not be yet.
+    pub is_cancelled: bool,
     /// The graph at the start, JSON; empty in lists.
     pub graph: String,
 }
@@ -182,7 +184,7 @@ pub struct RunFilter {
 }
 
 const COLUMNS: &str = "id, flow_id, flow_name, trigger, input, status, created_ms, started_ms,
-     finished_ms, error, error_node, input_tokens, output_tokens, cost_nanousd";
+     finished_ms, error, error_node, input_tokens, output_tokens, cost_nanousd, cancel_ms IS NOT NULL";
 /// The column behind those; lists leave it out, since a thousand graphs may be gigabytes.
 const GRAPH: &str = "(SELECT data FROM graphs WHERE hash = graph_hash)";
 
@@ -202,7 +204,8 @@ fn run(row: &Row<'_>) -> rusqlite::Result<Run> {
         input_tokens: row.get(11)?,
         output_tokens: row.get(12)?,
         cost: row.get::<_, Option<i64>>(13)?.map(Usd::from_nanousd),
-        graph: row.get::<_, Option<String>>(14)?.unwrap_or_default(),
+        is_cancelled: row.get(14)?,
+        graph: row.get::<_, Option<String>>(15)?.unwrap_or_default(),
     })
 }
 

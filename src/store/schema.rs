@@ -224,6 +224,10 @@ CREATE TABLE keys (
     expires_ms  INTEGER
 ) STRICT;
 ",
+    "
+-- When somebody wanted it stopped; it may still have to wait for its calls.
+ALTER TABLE runs ADD COLUMN cancel_ms INTEGER;
+",
 ];
 
 /// The version of a database that is up to date.
