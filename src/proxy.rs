@@ -30,7 +30,7 @@ use self::keys::PREFIX;
 use self::labels::Labels;
 use self::protocol::{Protocol, Refusal, Told};
 use self::under_way::UnderWay;
-use crate::error::Result as Fallible;
+use crate::error::{Error, Result};
 use crate::gate::{Denied, Direct, DirectReply, Head};
 use crate::gateway::{ClientKey, Gateway};
 use crate::journal::Journal;
@@ -46,6 +46,8 @@ const DRAIN_MAX: Duration = Duration::from_secs(30);
 /// How many settlements that could not be written are kept, to be tried again. Rows of those beyond
 /// become `UNKNOWN` at the next start.
 const UNWRITTEN_MAX: usize = 10_000;
+/// How many of them are tried again with the next.
+const UNWRITTEN_STEP: usize = 64;
 
 /// Stack of the thread that looks for clients that have left: it does little.
 const WATCH_STACK_BYTES: usize = 64 << 10;
@@ -112,7 +114,7 @@ impl Proxy {
     ///
     /// # Errors
     /// When the system cannot start another thread.
-    pub fn start(settings: Settings, parts: Parts) -> Fallible<Self> {
+    pub fn start(settings: Settings, parts: Parts) -> Result<Self> {
         let (under_way, threads) = (Arc::<UnderWay>::default(), Threads::default());
         if settings.toward.values().any(|it| it.drain_max.is_none()) {
             let under_way = Arc::clone(&under_way);
@@ -365,7 +367,7 @@ fn passed_headers(protocol: Protocol, head: &Head) -> Vec<(&'static str, String)
     found.collect()
 }
 
-fn internal(error: &crate::error::Error) -> Refusal {
+fn internal(error: &Error) -> Refusal {
     log::error!("{error}");
     Refusal::new(500, "internal", error.to_string())
 }

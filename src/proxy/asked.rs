@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::protocol::{Protocol, Refusal};
 use crate::event::hex;
+use crate::gateway::ANSWER_TOKENS_ASSUMED;
 
 /// The longest name of a model, bytes.
 const MODEL_BYTES_MAX: usize = 256;
@@ -37,7 +38,7 @@ pub struct Asked<'a> {
     options_at: Option<Range<usize>>,
     /// Where the last field ends.
     fields_end: usize,
-    /// The limit of the answer, in tokens.
+    /// The limit of the answer, of all its choices together, in tokens.
     pub max_tokens: Option<u32>,
     /// How long a text it is, images and the like left out, bytes.
     pub prompt_bytes: u64,
@@ -106,6 +107,13 @@ impl<'a> Asked<'a> {
             serde_json::from_str::<u32>(value.get()).ok()
         };
         let max_tokens = limit("max_completion_tokens").or_else(|| limit("max_tokens"));
+        let max_tokens = match limit("n") {
+            None | Some(0 | 1) => max_tokens,
+            Some(choices) => {
+                let each = max_tokens.unwrap_or(ANSWER_TOKENS_ASSUMED);
+                Some(each.saturating_mul(choices))
+            }
+        };
         let last = |name: &str| {
             let found = fields.iter().rev().find(|(known, _)| known == name);
             found.map(|(_, value)| *value)
@@ -315,6 +323,22 @@ mod tests {
             (r#"{"model":"a","stream":"yes"}"#, "bad_stream"),
         ] {
             assert_eq!(read(body).unwrap_err().code, code, "{body}");
+        }
+    }
+
+    #[test]
+    fn the_limit_is_that_of_all_choices() {
+        for (fields, expected) in [
+            ("", None),
+            (r#","max_tokens":10"#, Some(10)),
+            (r#","max_tokens":10,"max_completion_tokens":20"#, Some(20)),
+            (r#","max_tokens":10,"n":3"#, Some(30)),
+            (r#","n":2"#, Some(2 * ANSWER_TOKENS_ASSUMED)),
+            (r#","max_tokens":4294967295,"n":3"#, Some(u32::MAX)),
+            (r#","max_tokens":-1,"n":"x""#, None),
+        ] {
+            let body = format!(r#"{{"model":"m"{fields}}}"#);
+            assert_eq!(read(&body).unwrap().max_tokens, expected, "{body}");
         }
     }
 

@@ -1,6 +1,8 @@
 //! One attempt at a client's call: one target, one ledger row.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::asked::Asked;
@@ -9,13 +11,13 @@ use super::labels::Labels;
 use super::protocol::{Protocol, Refusal, Told};
 use super::targets::Target;
 use super::under_way::Entered;
-use super::{Client, Proxy, Toward, UNWRITTEN_MAX, tell};
+use super::{Client, Proxy, Toward, UNWRITTEN_MAX, UNWRITTEN_STEP, tell};
 use crate::booking::{self, lost_call};
 use crate::error::Error;
 use crate::event::Timestamp;
 use crate::gate::DirectReply;
 use crate::gateway::{
-    Answer, AnswerHead, Call, Failure, FailureKind, Forward, Kind, NotForwarded, Taker,
+    Answer, AnswerHead, Call, ClientKey, Failure, FailureKind, Forward, Kind, NotForwarded, Taker,
 };
 use crate::store::{Change, NewCall, Receipt, Settlement};
 use crate::threads::panic_message;
@@ -151,11 +153,7 @@ impl Proxy {
     }
 
     /// The client's own key, where the provider is to get it.
-    fn own_key<'a>(
-        &self,
-        operation: &'a Operation<'_>,
-        provider: &str,
-    ) -> Option<&'a crate::gateway::ClientKey> {
+    fn own_key<'a>(&self, operation: &'a Operation<'_>, provider: &str) -> Option<&'a ClientKey> {
         let toward = self.settings.toward.get(provider);
         let own = operation.client.own.as_ref();
         own.filter(|_| toward.is_some_and(|toward| toward.pass_through_key))
@@ -299,7 +297,7 @@ impl Proxy {
             return Attempt::Over;
         }
         if self.under_way.is_stopping() {
-            return super::attempt::refused(stopping());
+            return refused(stopping());
         }
         failed(refusal)
     }
@@ -363,20 +361,19 @@ impl Proxy {
     /// commit: the client has its answer, and whoever reads the ledger sees the row when it is there.
     fn settle(&self, settlement: Settlement) {
         let mut settlements: Vec<Settlement> = {
-            let mut unwritten = self.unwritten();
-            unwritten.drain(..).collect()
+            let mut unwritten = locked(&self.unwritten);
+            let count = unwritten.len().min(UNWRITTEN_STEP);
+            unwritten.drain(..count).collect()
         };
         settlements.push(settlement);
         for settlement in settlements {
-            let unwritten = std::sync::Arc::clone(&self.unwritten);
+            let unwritten = Arc::clone(&self.unwritten);
             let kept = settlement.clone();
             let done = Box::new(move |result: Result<_, Error>| match result {
                 Ok(_) | Err(Error::NotFound(_)) => {}
                 Err(error) => {
                     log::error!("the settlement of call {} is not written: {error}", kept.id);
-                    let mut unwritten = unwritten
-                        .lock()
-                        .unwrap_or_else(std::sync::PoisonError::into_inner);
+                    let mut unwritten = locked(&unwritten);
                     if unwritten.len() < UNWRITTEN_MAX {
                         unwritten.push_back(kept);
                     }
@@ -388,12 +385,10 @@ impl Proxy {
                 .submit(vec![Change::SettleCall(settlement)], done);
         }
     }
+}
 
-    fn unwritten(&self) -> std::sync::MutexGuard<'_, std::collections::VecDeque<Settlement>> {
-        self.unwritten
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
+fn locked(unwritten: &Mutex<VecDeque<Settlement>>) -> MutexGuard<'_, VecDeque<Settlement>> {
+    unwritten.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Settle<'_> {
