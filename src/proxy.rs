@@ -10,12 +10,13 @@ mod echo;
 mod keys;
 mod labels;
 mod protocol;
+mod settling;
 mod stats;
 mod targets;
 mod under_way;
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Mutex};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use uuid::Uuid;
@@ -29,13 +30,14 @@ use self::attempt::{Attempt, Operation};
 use self::keys::PREFIX;
 use self::labels::Labels;
 use self::protocol::{Protocol, Refusal, Told};
+use self::settling::Settling;
 use self::under_way::UnderWay;
 use crate::error::{Error, Result};
 use crate::gate::{Denied, Direct, DirectReply, Head};
 use crate::gateway::{ClientKey, Gateway};
 use crate::journal::Journal;
 use crate::secret::Secret;
-use crate::store::{Settlement, Store};
+use crate::store::Store;
 use crate::threads::Threads;
 
 /// The largest body of a request: images come in base64.
@@ -43,14 +45,9 @@ const BODY_BYTES_MAX: u64 = 32 << 20;
 /// For how long an answer is read on when its client has left, unless the provider's setting says
 /// otherwise.
 const DRAIN_MAX: Duration = Duration::from_secs(30);
-/// How many settlements that could not be written are kept, to be tried again. Rows of those beyond
-/// become `UNKNOWN` at the next start.
-const UNWRITTEN_MAX: usize = 10_000;
-/// How many of them are tried again with the next.
-const UNWRITTEN_STEP: usize = 64;
-
-/// Stack of the thread that looks for clients that have left: it does little.
-const WATCH_STACK_BYTES: usize = 64 << 10;
+/// Stack of the threads that look for clients that have left, and hand settlements over: they do
+/// little.
+const STACK_BYTES: usize = 64 << 10;
 
 /// How a provider is used for clients of the gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +87,7 @@ pub struct Proxy {
     stats: Arc<Stats>,
     under_way: Arc<UnderWay>,
     threads: Threads,
-    unwritten: Arc<Mutex<VecDeque<Settlement>>>,
+    settling: Arc<Settling>,
 }
 
 /// The parts that the gateway for clients works with.
@@ -118,7 +115,12 @@ impl Proxy {
         let (under_way, threads) = (Arc::<UnderWay>::default(), Threads::default());
         if settings.toward.values().any(|it| it.drain_max.is_none()) {
             let under_way = Arc::clone(&under_way);
-            threads.spawn("client-watch", WATCH_STACK_BYTES, move || under_way.watch())?;
+            threads.spawn("client-watch", STACK_BYTES, move || under_way.watch())?;
+        }
+        let settling = Arc::new(Settling::new(parts.journal.clone()));
+        {
+            let settling = Arc::clone(&settling);
+            threads.spawn("settling", STACK_BYTES, move || settling.run())?;
         }
         Ok(Self {
             settings,
@@ -130,7 +132,7 @@ impl Proxy {
             stats: parts.stats,
             under_way,
             threads,
-            unwritten: Arc::default(),
+            settling,
         })
     }
 
@@ -138,6 +140,7 @@ impl Proxy {
     /// but not beyond the deadline. Gives how many calls are left.
     pub fn shutdown(&self, deadline: Instant) -> usize {
         let left = self.under_way.stop(deadline);
+        self.settling.end();
         self.threads.join(deadline);
         left
     }

@@ -1,8 +1,6 @@
 //! One attempt at a client's call: one target, one ledger row.
 
-use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::asked::Asked;
@@ -11,7 +9,7 @@ use super::labels::Labels;
 use super::protocol::{Protocol, Refusal, Told};
 use super::targets::Target;
 use super::under_way::Entered;
-use super::{Client, Proxy, Toward, UNWRITTEN_MAX, UNWRITTEN_STEP, tell};
+use super::{Client, Proxy, Toward, tell};
 use crate::booking::{self, lost_call};
 use crate::error::Error;
 use crate::event::Timestamp;
@@ -105,7 +103,7 @@ impl Proxy {
         made.unwrap_or_else(|panic| {
             let message = panic_message(panic.as_ref());
             log::error!("internal error during the call: {message}");
-            self.settle(Settlement {
+            self.settling.settle(Settlement {
                 error: Some(format!("internal error during the call: {message}")),
                 ..lost_call(id, Timestamp::now())
             });
@@ -180,7 +178,7 @@ impl Proxy {
                 .gateway
                 .reserve_for(call, operation.asked.prompt_bytes, at),
         };
-        match self.journal.commit_one(Change::OpenCall(intent.clone())) {
+        match self.settling.commit_with(Change::OpenCall(intent.clone())) {
             Ok(Receipt::Call(entry)) => Ok(entry.id),
             Ok(_) => {
                 let message = "the journal gave no ledger row";
@@ -356,46 +354,13 @@ impl Proxy {
             }
         }
     }
-
-    /// Hands a settlement over, with those that could not be written before. Does not wait for the
-    /// commit: the client has its answer, and whoever reads the ledger sees the row when it is there.
-    fn settle(&self, settlement: Settlement) {
-        let mut settlements: Vec<Settlement> = {
-            let mut unwritten = locked(&self.unwritten);
-            let count = unwritten.len().min(UNWRITTEN_STEP);
-            unwritten.drain(..count).collect()
-        };
-        settlements.push(settlement);
-        for settlement in settlements {
-            let unwritten = Arc::clone(&self.unwritten);
-            let kept = settlement.clone();
-            let done = Box::new(move |result: Result<_, Error>| match result {
-                Ok(_) | Err(Error::NotFound(_)) => {}
-                Err(error) => {
-                    log::error!("the settlement of call {} is not written: {error}", kept.id);
-                    let mut unwritten = locked(&unwritten);
-                    if unwritten.len() < UNWRITTEN_MAX {
-                        unwritten.push_back(kept);
-                    }
-                }
-            });
-            // A journal that has ended leaves the row to the next start.
-            let _ = self
-                .journal
-                .submit(vec![Change::SettleCall(settlement)], done);
-        }
-    }
-}
-
-fn locked(unwritten: &Mutex<VecDeque<Settlement>>) -> MutexGuard<'_, VecDeque<Settlement>> {
-    unwritten.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Settle<'_> {
     fn answered(&self, answer: &Answer) {
         let gateway = &self.proxy.gateway;
         let settlement = booking::answered(gateway, self.call, self.id, answer, self.began);
-        self.proxy.settle(settlement);
+        self.proxy.settling.settle(settlement);
     }
 
     fn failed(&self, failure: &Failure) {
@@ -403,7 +368,7 @@ impl Settle<'_> {
         let settlement = booking::failed(gateway, self.call, self.id, failure, self.began);
         // Nobody stopped it but the end of the server: as for calls of flows, what it used is kept.
         let is_lost = failure.kind == FailureKind::Cancelled && self.proxy.under_way.is_stopping();
-        self.proxy.settle(if is_lost {
+        self.proxy.settling.settle(if is_lost {
             Settlement {
                 usage: settlement.usage,
                 cost: settlement.cost.filter(|_| failure.sent),

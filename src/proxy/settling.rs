@@ -1,0 +1,155 @@
+//! Settlements on their way to the journal. The client has its answer by then, so they are not
+//! waited for, and wait themselves a moment: for the intent of the next call, with which they share
+//! a commit. That is half of all commits, and no call waits for the settlement of the one before.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+use crate::journal::Journal;
+use crate::store::{Change, Receipt, Settlement};
+
+/// How long a settlement waits for a call.
+const WAIT_MAX: Duration = Duration::from_millis(5);
+/// How many settlements go with one call.
+const STEP: usize = 64;
+/// How many settlements that could not be written are kept, to be tried again after the next call.
+/// Rows of those beyond become `UNKNOWN` at the next start.
+const FAILED_MAX: usize = 10_000;
+
+/// The settlements that wait.
+pub(super) struct Settling {
+    journal: Journal,
+    waiting: Arc<Waiting>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    settlements: VecDeque<Settlement>,
+    /// Those that could not be written.
+    failed: VecDeque<Settlement>,
+    is_over: bool,
+}
+
+impl Waiting {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Settling {
+    pub(super) fn new(journal: Journal) -> Self {
+        Self {
+            journal,
+            waiting: Arc::default(),
+        }
+    }
+
+    /// Takes a settlement. It is committed a moment later.
+    pub(super) fn settle(&self, settlement: Settlement) {
+        let mut state = self.waiting.state();
+        let is_over = state.is_over;
+        let is_first = state.settlements.is_empty();
+        state.settlements.push_back(settlement);
+        drop(state);
+        if is_over {
+            self.flush();
+        } else if is_first {
+            self.waiting.changed.notify_all();
+        }
+    }
+
+    /// Commits a change, and settlements that wait before it.
+    ///
+    /// # Errors
+    /// As [`Journal::commit_one`], of the change alone.
+    pub(super) fn commit_with(&self, change: Change) -> Result<Receipt> {
+        let settlements = self.take(STEP);
+        if settlements.is_empty() {
+            return self.journal.commit_one(change);
+        }
+        let changes = settlements.iter().cloned().map(Change::SettleCall);
+        let changes = changes.chain([change.clone()]).collect();
+        match self.journal.commit(changes) {
+            Ok(receipts) => receipts
+                .into_iter()
+                .next_back()
+                .ok_or_else(|| Error::internal("the journal gave no receipt")),
+            // Whosever fault it is, nothing of it was written.
+            Err(_) => {
+                self.submit(settlements);
+                self.journal.commit_one(change)
+            }
+        }
+    }
+
+    /// Hands over what has waited for long enough, until the end.
+    pub(super) fn run(&self) {
+        loop {
+            let is_idle = |state: &mut State| state.settlements.is_empty() && !state.is_over;
+            let changed = &self.waiting.changed;
+            let state = changed.wait_while(self.waiting.state(), is_idle);
+            let state = state.unwrap_or_else(PoisonError::into_inner);
+            let waited = changed.wait_timeout_while(state, WAIT_MAX, |state| !state.is_over);
+            let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+            let is_over = state.is_over;
+            drop(state);
+            self.flush();
+            if is_over {
+                return;
+            }
+        }
+    }
+
+    /// From now on nothing waits.
+    pub(super) fn end(&self) {
+        self.waiting.state().is_over = true;
+        self.waiting.changed.notify_all();
+        self.flush();
+    }
+
+    /// Hands over all that wait, and some of those that could not be written before.
+    fn flush(&self) {
+        let mut settlements = self.take(usize::MAX);
+        let mut state = self.waiting.state();
+        let count = state.failed.len().min(STEP);
+        settlements.extend(state.failed.drain(..count));
+        drop(state);
+        self.submit(settlements);
+    }
+
+    fn take(&self, count_max: usize) -> Vec<Settlement> {
+        let mut state = self.waiting.state();
+        let count = state.settlements.len().min(count_max);
+        state.settlements.drain(..count).collect()
+    }
+
+    /// Hands settlements over, each by itself.
+    fn submit(&self, settlements: Vec<Settlement>) {
+        for settlement in settlements {
+            let kept = settlement.clone();
+            let waiting = Arc::clone(&self.waiting);
+            let done = Box::new(move |result: Result<_>| match result {
+                // One that is settled already is nobody's loss.
+                Ok(_) | Err(Error::NotFound(_)) => {}
+                Err(error) => {
+                    log::error!("the settlement of call {} is not written: {error}", kept.id);
+                    let mut state = waiting.state();
+                    if state.failed.len() < FAILED_MAX {
+                        state.failed.push_back(kept);
+                    }
+                }
+            });
+            // A journal that has ended leaves the row to the next start.
+            let change = vec![Change::SettleCall(settlement)];
+            let _ = self.journal.submit(change, done);
+        }
+    }
+}
