@@ -20,6 +20,7 @@ export function createTotals() {
     const isUnknown = total.unpriced_calls > 0 && total.unpriced_calls >= total.calls;
     setText(byId("total-cost"), isUnknown ? "unknown" : money(total.total_cost_usd ?? 0));
     setText(byId("cost-notes"), notes(total));
+    setText(byId("saved-note"), total.saved_usd ? `${money(total.saved_usd)} saved by the cache` : "");
     setText(byId("call-notes"), [total.failed && `${count(total.failed)} failed`, total.pending && `${count(total.pending)} pending`].filter(Boolean).join(", "));
     drawModels(items);
   }

@@ -1047,6 +1047,7 @@ fn a_row_says_what_the_cache_saved_and_how_long_the_first_token_took() {
     person.sees_rows(&["2 ONLY SUCCESS", "1 ONLY SUCCESS"]);
     person.sees_cell("status", "from the cache, saved $0.000615");
     person.sees_cell("cost", "$0");
+    person.sees_text("saved-note", "$0.000615 saved by the cache");
     person.finds_in_newest_row(&["Cost", "from the cache, saved $0.000615"]);
     person.presses("ledger-run");
     person
