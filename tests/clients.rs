@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
 use flowledger::config::Config;
-use flowledger::gateway::Kind;
+use flowledger::gateway::{Kind, Rate};
 use flowledger::proxy::{Target, Toward};
 use flowledger::secret::Secret;
 use serde_json::{Value, json};
@@ -875,4 +875,50 @@ fn flows_and_clients_share_one_ledger() {
             .json();
         rows["items"].as_array().unwrap().len() == 3
     });
+}
+
+#[test]
+fn what_a_provider_does_not_count_is_estimated_from_all_texts_of_the_request() {
+    let answer = json!({"model": "gpt-4o-mini", "choices": [{"index": 0, "message": {"role": "assistant", "content": "well said"}, "finish_reason": "stop"}]});
+    let upstream = Upstream::saying(json_answer("200 OK", &answer.to_string()));
+    let server = server(&upstream);
+    let request = json!({"model": "openai/gpt-4o-mini", "messages": [
+        {"role": "system", "content": "one two three"},
+        {"role": "user", "content": [{"type": "text", "text": "four five six"}]},
+    ]});
+    let answered = server.post("/v1/chat/completions", &request);
+    assert_eq!(answered.status, 200);
+    let row = rows(&server, 1).remove(0);
+    assert_eq!(row["usage_source"], "estimated", "{row:#}");
+    assert!(row["input_tokens"].as_u64().unwrap() >= 6, "{row:#}");
+    assert!(row["output_tokens"].as_u64().unwrap() >= 2, "{row:#}");
+}
+
+#[test]
+fn clients_wait_for_their_turn_at_a_provider_and_are_refused_where_it_is_too_far() {
+    let upstream = Upstream::saying(completion("done", 1, 1));
+    let minute = Duration::from_millis(300);
+    let rate = |minute| Rate {
+        requests_per_minute: Some(1),
+        tokens_per_minute: None,
+        minute,
+    };
+    let server = server_with(&upstream, |config| {
+        config.rates.insert("openai".into(), rate(minute));
+    });
+    let request = chat("openai/gpt-4o-mini", false);
+    let began = Instant::now();
+    for _ in 0..2 {
+        assert_eq!(server.post("/v1/chat/completions", &request).status, 200);
+    }
+    assert!(began.elapsed() >= minute);
+    let server = server_with(&upstream, |config| {
+        config
+            .rates
+            .insert("openai".into(), rate(Duration::from_secs(3600)));
+    });
+    let statuses = [(); 3].map(|()| server.post("/v1/chat/completions", &request).status);
+    assert_eq!(statuses, [200, 429, 429]);
+    // Who was refused has no row, and leaves its turn to others.
+    assert_eq!(rows(&server, 1).len(), 1);
 }

@@ -73,6 +73,7 @@ fn called(gateway: &Gateway) -> String {
 /// A client's call, with the configured key or the client's own.
 fn forwarded(gateway: &Gateway, key: Option<&ClientKey>) -> String {
     let forward = Forward {
+        texts: &String::new,
         call: &call_of("p"),
         body: b"{}",
         headers: &[],

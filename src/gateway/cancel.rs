@@ -81,7 +81,7 @@ impl Cancel {
     }
 
     /// Waits for that long, or until cancelled; tells whether it was cancelled.
-    pub(super) fn wait(&self, duration: Duration) -> bool {
+    pub fn wait(&self, duration: Duration) -> bool {
         matches!(
             self.ended.recv_timeout(duration),
             Err(RecvTimeoutError::Disconnected)

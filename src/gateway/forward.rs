@@ -49,10 +49,11 @@ pub struct ClientKey {
 }
 
 /// A client's request.
-#[derive(Debug)]
 pub struct Forward<'a> {
     /// Provider, model and whether it is streamed; its texts are not used.
     pub call: &'a Call,
+    /// All texts of the request, for where the provider does not count them.
+    pub texts: &'a dyn Fn() -> String,
     /// The body, as it is to be sent.
     pub body: &'a [u8],
     /// Fields that are to be sent beside those that the protocol needs.
@@ -130,7 +131,16 @@ impl Gateway {
             latency_ms: milliseconds(started.elapsed()),
             sent: entered.scope.sent.get(),
         };
-        self.conclude(forward.call, outcome, course)
+        let texts = if course.partial.usage.input_tokens == 0 {
+            (forward.texts)()
+        } else {
+            String::new()
+        };
+        let call = Call {
+            prompt: texts,
+            ..forward.call.clone()
+        };
+        self.conclude(&call, outcome, course)
             .map_err(|mut failure| {
                 if let Some(own) = forward.key {
                     failure.message = own.key.redact(&failure.message);

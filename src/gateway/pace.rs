@@ -129,32 +129,35 @@ impl Lane {
             Some(most) => tokens.min(most),
             None => 0,
         };
+        let minute = self.rate.minute;
+        while let Some((first, tokens)) = self.given.front()
+            && *first + minute <= now
+        {
+            self.tokens -= tokens;
+            self.given.pop_front();
+        }
         // Not before those that came before.
         let last = self.given.back().map(|(moment, _)| *moment);
         let mut moment = last.map_or(now, |last| last.max(now));
-        loop {
-            while let Some((first, tokens)) = self.given.front()
-                && *first + self.rate.minute <= moment
-            {
-                self.tokens -= tokens;
-                self.given.pop_front();
+        // Those of the minute that ends with the moment: all but the first ones.
+        let (mut count, mut used) = (self.given.len(), self.tokens);
+        for (first, of_first) in &self.given {
+            if *first + minute > moment {
+                let has_room = self
+                    .rate
+                    .requests_per_minute
+                    .is_none_or(|most| count < usize::try_from(most).unwrap_or(usize::MAX));
+                let fits = self
+                    .rate
+                    .tokens_per_minute
+                    .is_none_or(|most| used.saturating_add(tokens) <= most);
+                if has_room && fits {
+                    break;
+                }
+                moment = *first + minute;
             }
-            let Some((first, _)) = self.given.front() else {
-                break;
-            };
-            let has_room = |most: Option<u32>| {
-                most.is_none_or(|most| {
-                    self.given.len() < usize::try_from(most).unwrap_or(usize::MAX)
-                })
-            };
-            let fits = self
-                .rate
-                .tokens_per_minute
-                .is_none_or(|most| self.tokens.saturating_add(tokens) <= most);
-            if has_room(self.rate.requests_per_minute) && fits {
-                break;
-            }
-            moment = *first + self.rate.minute;
+            count -= 1;
+            used -= of_first;
         }
         self.given.push_back((moment, tokens));
         self.tokens += tokens;

@@ -185,6 +185,20 @@ impl<'a> Asked<'a> {
         hex(&hash.finalize())
     }
 
+    /// All texts of the request, one after the other.
+    pub fn all_texts(&self) -> String {
+        let read = |raw: Option<&RawValue>| {
+            raw.and_then(|raw| serde_json::from_str(raw.get()).ok())
+                .unwrap_or(Value::Null)
+        };
+        let messages = read(self.messages);
+        let messages = messages.as_array().map_or(&[][..], Vec::as_slice);
+        std::iter::once(text_of(&read(self.system)))
+            .chain(messages.iter().map(|message| text_of(&message["content"])))
+            .collect::<Vec<_>>()
+            .join("\n")
+    }
+
     /// The system text and the last message of a user, for `echo`.
     pub fn texts(&self) -> (Option<String>, String) {
         let read = |raw: Option<&RawValue>| {

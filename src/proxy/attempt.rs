@@ -1,7 +1,7 @@
 //! One attempt at a client's call: one target, one ledger row.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::asked::Asked;
 use super::echo::Shape;
@@ -43,6 +43,9 @@ pub(super) enum Attempt {
     Refused(Box<Told>),
 }
 
+/// A client waits at most so long for its turn at a provider; with more before it, it is refused.
+const TURN_WAIT_MAX: Duration = Duration::from_secs(60);
+
 /// Settles the row of a call that ends by a panic.
 struct Settle<'a> {
     proxy: &'a Proxy,
@@ -82,11 +85,30 @@ impl Proxy {
             first_byte_timeout: None,
             total_timeout: None,
         };
+        let turn = self.gateway.turn_for(&call, asked.prompt_bytes);
+        let wait = turn.wait(Instant::now());
+        if wait > TURN_WAIT_MAX {
+            let message = format!(
+                "provider {} allows no more calls for {} seconds",
+                call.provider,
+                wait.as_secs()
+            );
+            return failed(Refusal::new(429, "rate_limit", message));
+        }
+        if !wait.is_zero() && entered.cancel.wait(wait) {
+            let why = if self.under_way.is_stopping() {
+                stopping()
+            } else {
+                Refusal::new(499, "cancelled", "the client has left")
+            };
+            return refused(why);
+        }
         *number += 1;
         let id = match self.open(operation, &call, *number) {
             Ok(id) => id,
             Err(attempt) => return attempt,
         };
+        turn.used();
         let settle = Settle {
             proxy: self,
             call: &call,
@@ -218,6 +240,7 @@ impl Proxy {
             operation.protocol == Protocol::OpenAi && asked.is_streamed && !asked.wants_usage;
         let forward = Forward {
             call,
+            texts: &|| asked.all_texts(),
             body: &asked.for_model(&call.model, adds_usage),
             headers: &operation.headers,
             key: self.own_key(operation, &call.provider),
@@ -372,6 +395,7 @@ impl Settle<'_> {
             Settlement {
                 usage: settlement.usage,
                 cost: settlement.cost.filter(|_| failure.sent),
+                price: settlement.price.filter(|_| failure.sent),
                 latency_ms: settlement.latency_ms,
                 ..lost_call(self.id, settlement.at)
             }
