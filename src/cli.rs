@@ -1,5 +1,6 @@
 //! The command line.
 
+mod ledger;
 mod run;
 mod serve;
 mod verify;
@@ -45,6 +46,8 @@ enum Command {
     ///
     /// The status is 0 where it does, 1 where it does not, 2 where it cannot be opened.
     Verify(CommonArgs),
+    /// Show rows or sums of the ledger, also while a server runs.
+    Ledger(LedgerArgs),
 }
 
 /// Settings of every command.
@@ -111,6 +114,14 @@ struct RunArgs {
     common: CommonArgs,
 }
 
+#[derive(Args, Clone)]
+struct LedgerArgs {
+    #[command(flatten)]
+    query: ledger::Query,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
 impl CommonArgs {
     fn overrides(self) -> Overrides {
         Overrides {
@@ -142,6 +153,7 @@ pub fn main() -> ExitCode {
         Some(Command::Serve(args)) => serve(args),
         Some(Command::Run(args)) => run_flow(args),
         Some(Command::Verify(args)) => verify_all(args),
+        Some(Command::Ledger(args)) => show_ledger(args),
     };
     done.unwrap_or_else(|error| {
         eprintln!("flowledger: {error}");
@@ -174,6 +186,12 @@ fn run_flow(args: RunArgs) -> Result<ExitCode> {
 fn verify_all(args: CommonArgs) -> Result<ExitCode> {
     log_from("warn");
     verify::run(&Config::load(args.overrides())?)
+}
+
+fn show_ledger(args: LedgerArgs) -> Result<ExitCode> {
+    log_from("warn");
+    let LedgerArgs { common, query } = args;
+    ledger::run(&Config::load(common.overrides())?, query)
 }
 
 fn log_from(level: &str) {

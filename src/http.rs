@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 use tiny_http::{Method, Request, Server};
 
 pub use self::flows::check_document;
+pub use self::ledger::ledger_csv;
 use self::reply::{Failure, Query, Reply};
 use crate::engine::Engine;
 use crate::error::{Error, Result};

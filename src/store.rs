@@ -67,8 +67,8 @@ impl From<rusqlite::Error> for Error {
 pub struct Store {
     path: PathBuf,
     idle: Mutex<Vec<Connection>>,
-    /// Unlocked when dropped.
-    _lock: File,
+    /// Unlocked when dropped; none where it is only read.
+    _lock: Option<File>,
 }
 
 impl Store {
@@ -98,10 +98,24 @@ impl Store {
             Self {
                 path,
                 idle: Mutex::new(Vec::new()),
-                _lock: lock,
+                _lock: Some(lock),
             },
             writer,
         ))
+    }
+
+    /// Opens the database in `dir` to read it, which a server may have open as well.
+    ///
+    /// # Errors
+    /// [`Error::Config`] where it is not there, is none, or is of another version.
+    pub fn open_to_read(dir: &Path) -> Result<Self> {
+        // Says what is wrong with it, where it is.
+        Audit::open(dir)?;
+        Ok(Self {
+            path: dir.join(DATABASE),
+            idle: Mutex::new(Vec::new()),
+            _lock: None,
+        })
     }
 
     /// Runs `question` on a read connection of the pool.

@@ -60,11 +60,23 @@ fn help_explains_every_flag_with_its_default() {
         "--allow-origin <ORIGIN>",
     ];
     let run = ["--input <NAME=TEXT>", "--input-json <JSON>", "--dry-run"];
+    let ledger = [
+        "--by <GROUP>",
+        "--from <TIME>",
+        "--to <TIME>",
+        "--flow <NUMBER>",
+        "--model <NAME>",
+        "--provider <NAME>",
+        "--status <STATUS>",
+        "--limit <COUNT>",
+        "--csv",
+    ];
     for (args, flags) in [
         (&["--help"][..], [&common[..], &serve].concat()),
         (&["serve", "--help"], [&common[..], &serve].concat()),
         (&["run", "--help"], [&common[..], &run].concat()),
         (&["verify", "--help"], common.to_vec()),
+        (&["ledger", "--help"], [&common[..], &ledger].concat()),
     ] {
         let ended = home.run(args);
         assert_eq!((ended.code, &*ended.stderr), (Some(0), ""));
@@ -492,6 +504,35 @@ fn a_dry_run_says_what_the_run_will_cost_and_makes_no_call() {
     );
     let server = Served::start(&mut home.serve());
     assert_eq!(server.get("/api/ledger/summary")["total"]["calls"], 2);
+}
+
+#[test]
+fn the_ledger_is_shown_as_rows_as_sums_and_as_csv_also_while_a_server_runs() {
+    let home = Home::new();
+    let missing = home.run(&["ledger"]);
+    assert_refused(&missing, &["there is no database"]);
+    let flow = home.write("flow.json", two_nodes().to_string());
+    let run = ["run", text(&flow), "--input", "topic=bees"];
+    assert_eq!(home.run(&run).code, Some(0));
+    let server = Served::start(&mut home.serve());
+    let rows = home.run(&["ledger", "--limit", "1"]);
+    assert_eq!((rows.code, &*rows.stderr), (Some(0), ""), "{rows:?}");
+    assert!(rows.stdout.contains("echo-1") && rows.stdout.contains("SUCCESS"));
+    assert_eq!(rows.stdout.matches("SUCCESS").count(), 1);
+    let sums = home.run(&["ledger", "--by", "role"]).stdout;
+    for part in ["role", "tester", "all", "Cost", "Unpriced", "$0"] {
+        assert!(sums.contains(part), "`{part}` is not in: {sums}");
+    }
+    let csv = home.run(&["ledger", "--csv", "--model", "echo-1"]).stdout;
+    assert_eq!(csv.lines().count(), 3, "{csv}");
+    assert!(csv.starts_with("id,timestamp,flow_id"));
+    let none = home
+        .run(&["ledger", "--csv", "--from", "2999-01-01"])
+        .stdout;
+    assert_eq!(none.lines().count(), 1);
+    let wrong = home.run(&["ledger", "--by", "mood"]);
+    assert_refused(&wrong, &["group_by", "`mood` is none of"]);
+    drop(server);
 }
 
 #[test]

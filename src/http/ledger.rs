@@ -69,15 +69,23 @@ pub fn summary(context: &Context, mut query: Query) -> Answer {
 pub fn csv(context: &Context, mut query: Query) -> Answer {
     let filter = filter(&mut query);
     query.finish()?;
-    let rows = CsvRows {
-        store: Arc::clone(&context.store),
+    let rows = ledger_csv(Arc::clone(&context.store), filter)?;
+    Ok(Reply::stream("text/csv; charset=utf-8", rows)
+        .with("content-disposition", "attachment; filename=\"ledger.csv\""))
+}
+
+/// The rows as CSV, newest first, read as the text is.
+///
+/// # Errors
+/// When the names of the columns cannot be encoded, which does not happen.
+pub fn ledger_csv(store: Arc<Store>, filter: LedgerFilter) -> Result<impl Read + Send + use<>> {
+    Ok(CsvRows {
+        store,
         filter,
         before: None,
         ended: false,
         ready: io::Cursor::new(header()?),
-    };
-    Ok(Reply::stream("text/csv; charset=utf-8", rows)
-        .with("content-disposition", "attachment; filename=\"ledger.csv\""))
+    })
 }
 
 /// Makes the text of a CSV as it is read.

@@ -1,0 +1,153 @@
+//! `flowledger ledger`: rows and sums of the ledger, also while a server runs.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Args;
+use comfy_table::{CellAlignment, Table, presets};
+
+use crate::config::Config;
+use crate::error::Result;
+use crate::event::{CallStatus, FlowId, LedgerEntry, Timestamp, Usd};
+use crate::http::ledger_csv;
+use crate::store::{LedgerFilter, Store, Sums};
+
+/// How many rows are shown unless somebody says otherwise.
+const ROWS: usize = 20;
+
+/// Which rows, and how.
+#[derive(Args, Clone)]
+pub struct Query {
+    /// Sums by model, provider, flow, role, day or status, instead of rows [default: rows]
+    #[arg(long, value_name = "GROUP")]
+    by: Option<String>,
+    /// Rows at or after this time (2026-11-24T10:00:00Z) or day [default: from the first]
+    #[arg(long, value_name = "TIME")]
+    from: Option<Timestamp>,
+    /// Rows before this time or day [default: up to the newest]
+    #[arg(long, value_name = "TIME")]
+    to: Option<Timestamp>,
+    /// Rows of this flow, by its number [default: of all]
+    #[arg(long, value_name = "NUMBER")]
+    flow: Option<FlowId>,
+    /// Rows of this model, as it answered [default: of all]
+    #[arg(long, value_name = "NAME")]
+    model: Option<String>,
+    /// Rows of this provider [default: of all]
+    #[arg(long, value_name = "NAME")]
+    provider: Option<String>,
+    /// Rows of this status, as SUCCESS or FAILED [default: of all]
+    #[arg(long, value_name = "STATUS")]
+    status: Option<CallStatus>,
+    /// How many of the newest rows are shown [default: 20]
+    #[arg(long, value_name = "COUNT", conflicts_with_all = ["by", "csv"])]
+    limit: Option<usize>,
+    /// All rows as CSV, with all columns [default: a table]
+    #[arg(long, conflicts_with = "by")]
+    csv: bool,
+}
+
+/// Prints what was asked for.
+pub fn run(config: &Config, query: Query) -> Result<ExitCode> {
+    let store = Store::open_to_read(&config.data)?;
+    let filter = LedgerFilter {
+        flow_id: query.flow,
+        run_id: None,
+        model: query.model,
+        provider: query.provider,
+        status: query.status,
+        from: query.from,
+        to: query.to,
+    };
+    // Whoever reads it may have enough before its end.
+    let mut out = io::stdout().lock();
+    if query.csv {
+        let mut csv = ledger_csv(Arc::new(store), filter)?;
+        let _ = io::copy(&mut csv, &mut out);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let table = match &query.by {
+        Some(group) => sums(&store, &filter, group)?,
+        None => rows(&store.ledger(&filter, None, query.limit.unwrap_or(ROWS))?),
+    };
+    let _ = writeln!(out, "{table}");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn rows(rows: &[LedgerEntry]) -> Table {
+    let mut table = table(&[
+        "Time", "Provider", "Model", "Role", "In", "Out", "Cost", "ms", "Status",
+    ]);
+    for row in rows {
+        let mark = if row.more.cached { " (cached)" } else { "" };
+        table.add_row([
+            row.timestamp.to_string(),
+            row.provider.clone(),
+            row.model_used.clone(),
+            row.agent_role.clone().unwrap_or_default(),
+            row.usage.input_tokens.to_string(),
+            row.usage.output_tokens.to_string(),
+            row.total_cost_usd.map_or_else(|| "?".to_owned(), dollars),
+            row.latency_ms.map(|ms| ms.to_string()).unwrap_or_default(),
+            format!("{}{mark}", row.status),
+        ]);
+    }
+    align(&mut table, 4..8);
+    table
+}
+
+fn sums(store: &Store, filter: &LedgerFilter, group: &str) -> Result<Table> {
+    let (groups, total) = store.summary(filter, group)?;
+    let mut table = table(&[
+        group,
+        "Calls",
+        "Failed",
+        "In",
+        "Out",
+        "Cost",
+        "Unpriced",
+        "Estimated",
+        "Cached",
+        "Saved",
+    ]);
+    let row = |name: &str, sums: &Sums| {
+        [
+            name.to_owned(),
+            sums.calls.to_string(),
+            sums.failed.to_string(),
+            sums.input_tokens.to_string(),
+            sums.output_tokens.to_string(),
+            dollars(sums.total_cost_usd),
+            sums.unpriced_calls.to_string(),
+            sums.estimated_calls.to_string(),
+            sums.cached_calls.to_string(),
+            dollars(sums.saved_usd),
+        ]
+    };
+    for summary in &groups {
+        table.add_row(row(summary.key.as_deref().unwrap_or("–"), &summary.sums));
+    }
+    table.add_row(row("all", &total));
+    align(&mut table, 1..10);
+    Ok(table)
+}
+
+fn table(head: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table.set_header(head);
+    table
+}
+
+fn align(table: &mut Table, columns: std::ops::Range<usize>) {
+    for column in columns {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+}
+
+fn dollars(usd: Usd) -> String {
+    format!("${usd}")
+}
