@@ -42,13 +42,13 @@ const IDLE_TIME_MAX: Duration = Duration::from_secs(60);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How much is read from a client at a time.
 const READ_BYTES: usize = 4 << 10;
-/// Stack of a connection's thread: JSON that nests as deep as it may, and calls to providers over TLS,
-/// are its deepest work. What is not touched takes no memory, hence nothing of an idle WebSocket.
+/// Stack of a connection's thread: JSON that nests as deep as it may, calls to providers over TLS, and
+/// the tokenizer that estimates what they did not count are its deepest work. What is not touched takes no memory, hence nothing of an idle WebSocket.
 /// A build that is not optimised takes several times as much.
 const STACK_BYTES: usize = if cfg!(debug_assertions) {
-    1 << 20
+    2 << 20
 } else {
-    256 << 10
+    512 << 10
 };
 /// How long accepting pauses when descriptors or memory have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);

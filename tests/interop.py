@@ -74,7 +74,7 @@ def openai_streamed():
         assert text == PARIS, text
         shown = [c.usage for c in chunks if c.usage]
         assert bool(shown) == asks, shown
-        row = ledger(tags=f"streamed-{asks}")
+        row = ledger(tags=f"streamed-{asks}", status="SUCCESS")
         assert (row["input_tokens"], row["output_tokens"]) == (1234, 56), row
         assert row["first_token_ms"] <= row["latency_ms"], row
 
