@@ -394,8 +394,6 @@ impl Settle<'_> {
         self.proxy.settling.settle(if is_lost {
             Settlement {
                 usage: settlement.usage,
-                cost: settlement.cost.filter(|_| failure.sent),
-                price: settlement.price.filter(|_| failure.sent),
                 latency_ms: settlement.latency_ms,
                 ..lost_call(self.id, settlement.at)
             }
