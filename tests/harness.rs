@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use flowledger::config::{Config, Overrides};
@@ -56,7 +57,16 @@ pub struct TestServer {
     _dir: TempDir,
 }
 
+/// Set where all tests of a program write what no server would.
+static NONE_IS_VERIFIED: AtomicBool = AtomicBool::new(false);
+
 impl TestServer {
+    /// For tests that commit what no server would: none of their databases is verified.
+    #[allow(dead_code)]
+    pub fn leave_all_unverified() {
+        NONE_IS_VERIFIED.store(true, Ordering::SeqCst);
+    }
+
     /// With the settings that a user without any would have.
     pub fn start() -> Self {
         Self::start_with(|_| {})
@@ -79,7 +89,7 @@ impl TestServer {
         let mut server = Self {
             server: None,
             config,
-            is_verified: true,
+            is_verified: !NONE_IS_VERIFIED.load(Ordering::SeqCst),
             _dir: dir,
         };
         server.start_again();
