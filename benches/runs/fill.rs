@@ -80,7 +80,9 @@ pub fn fill(dir: &Path, count: u64) {
 /// A UUID of version 7 at that time.
 const RUN_ID: &str = "substr(printf('%012x', ?3 - n * 1000), 1, 8) || '-' || substr(printf('%012x', ?3 - n * 1000), 9) || '-7000-8000-' || printf('%012x', n)";
 
-const RUNS: &str = "INSERT INTO runs
+const RUNS: &str = "INSERT INTO runs (id, flow_id, flow_name, graph_hash, trigger, input, status,
+        created_ms, started_ms, finished_ms, error, error_node, input_tokens, output_tokens,
+        cost_nanousd)
     SELECT RUN_ID, flow_id, flow_name, graph_hash, trigger, input, status, created_ms - n * 1000,
         started_ms - n * 1000, finished_ms - n * 1000, error, error_node, input_tokens,
         output_tokens, cost_nanousd
