@@ -399,7 +399,7 @@ mod tests {
     fn the_newest_of_many_times_is_found_over_changes_of_the_clock() {
         for cron in ["* * * * *", "30 2 * * *", "*/7 1-3 * * *", "0 0 29 2 *"] {
             let schedule = berlin(cron);
-            for now in [
+            for moment in [
                 "2026-03-29T00:59:00Z",
                 "2026-03-29T01:00:00Z",
                 "2026-03-29T01:30:00Z",
@@ -408,7 +408,7 @@ mod tests {
                 "2026-10-25T01:30:00Z",
                 "2026-10-25T04:00:00Z",
             ] {
-                let now = at(now);
+                let now = at(moment);
                 let newest = schedule.newest(at("2014-01-01T00:00:00Z"), now).unwrap();
                 assert!(newest <= now, "{cron} {now} {newest}");
                 assert!(

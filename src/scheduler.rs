@@ -307,7 +307,7 @@ mod tests {
     use crate::config::{Config, Overrides};
     use crate::schedule::Missed;
     use crate::server::Core;
-    use crate::store::{NewSchedule, RunFilter};
+    use crate::store::{NewSchedule, RunFilter, alter};
 
     /// Everything but the network, and a scheduler without a thread, whose clock is the test's.
     struct Bench {
@@ -370,8 +370,9 @@ mod tests {
             self.core().store.schedule(1).unwrap().last
         }
 
-        fn database(&self) -> rusqlite::Connection {
-            rusqlite::Connection::open(self.dir.path().join("data/flowledger.db")).unwrap()
+        /// Changes the database behind the server's back.
+        fn alter(&self, sql: &str) {
+            alter(&self.dir.path().join("data"), sql);
         }
     }
 
@@ -446,12 +447,12 @@ mod tests {
         bench.look("08:00:00");
         let full =
             "CREATE TRIGGER full BEFORE INSERT ON runs BEGIN SELECT raise(ABORT, 'full'); END";
-        bench.database().execute_batch(full).unwrap();
+        bench.alter(full);
         assert_eq!(bench.look("09:00:00.1"), at("09:01:00.1"));
         // Neither the run nor that it was dealt with is written.
         assert_eq!((bench.runs(), bench.last()), (0, at("08:00:00")));
         assert_eq!(bench.look("09:01:00.2"), at("09:02:00.2"));
-        bench.database().execute_batch("DROP TRIGGER full").unwrap();
+        bench.alter("DROP TRIGGER full");
         // It keeps that in mind when schedules change.
         bench.state.is_stale = true;
         assert_eq!(bench.look("09:02:00.1"), at("09:02:00.2"));
@@ -466,9 +467,9 @@ mod tests {
         bench.set("0 * * * *", Missed::Skip, "08:00:00");
         let full =
             "CREATE TRIGGER full BEFORE UPDATE ON schedules BEGIN SELECT raise(ABORT, 'full'); END";
-        bench.database().execute_batch(full).unwrap();
+        bench.alter(full);
         assert_eq!(bench.look("09:30:00"), at("09:31:00"));
-        bench.database().execute_batch("DROP TRIGGER full").unwrap();
+        bench.alter("DROP TRIGGER full");
         assert_eq!(bench.look("09:31:00"), at("10:00:00"));
         assert_eq!((bench.runs(), bench.last()), (0, at("09:00:00")));
     }

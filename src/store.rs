@@ -145,6 +145,14 @@ impl Store {
     }
 }
 
+/// Changes the database in `dir` behind the back of the server that has it: for tests of what it does
+/// about a disk that refuses.
+#[cfg(test)]
+pub(crate) fn alter(dir: &Path, sql: &str) {
+    let connection = Connection::open(dir.join(DATABASE)).unwrap();
+    connection.execute_batch(sql).unwrap();
+}
+
 fn configure(connection: &Connection) -> Result<()> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);

@@ -22,6 +22,8 @@ mod binary;
 #[allow(dead_code)]
 mod harness;
 #[allow(dead_code)]
+mod random;
+#[allow(dead_code)]
 mod upstream;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -36,6 +38,7 @@ use std::time::{Duration, Instant};
 use binary::{Home, Running, Served};
 use flowledger::event::{CallStatus, LedgerEntry, Timestamp, UsageSource, Usd, hex, preview};
 use harness::{DEADLINE, Response};
+use random::{Random, from_environment};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use socket2::{Domain, Socket, Type};
@@ -67,46 +70,13 @@ const OUTPUT_NANOUSD: i64 = 600;
 // ---------------------------------------------------------------------------------------------
 // Tools
 
-/// Random numbers that are the same in every run with the same seed (SplitMix64).
-struct Random(u64);
-
-impl Random {
-    /// A stream of its own for each place that needs one.
-    fn new(stream: u64) -> Self {
-        Self(seed() ^ stream.wrapping_mul(0xd134_2543_de82_ef95))
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// A number below `end`.
-    fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-
-    fn one_in(&mut self, count: u64) -> bool {
-        self.below(count) == 0
-    }
-
-    fn time_below(&mut self, end: Duration) -> Duration {
-        Duration::from_micros(self.below(end.as_micros() as u64))
-    }
-}
-
-fn from_environment(name: &str, otherwise: u64) -> u64 {
-    std::env::var(name).map_or(otherwise, |text| {
-        text.parse()
-            .unwrap_or_else(|_| panic!("{name} is a number"))
-    })
-}
-
 fn seed() -> u64 {
     from_environment("CRASH_SEED", 20_251_204)
+}
+
+/// A stream of random numbers of its own for each place that needs one.
+fn seeded(stream: u64) -> Random {
+    Random::new(seed(), stream)
 }
 
 /// Not caught by the test harness: who waits for a minute wants to see what for.
@@ -383,7 +353,7 @@ fn answer(world: &World, body: &str, stream: &mut TcpStream) {
     };
     let place = (token.to_owned(), node.to_owned());
     let mut known = world.lock();
-    let mut random = Random::new(1 << 32 | known.calls.len() as u64);
+    let mut random = seeded(1 << 32 | known.calls.len() as u64);
     let call = Call {
         token: token.to_owned(),
         node: node.to_owned(),
@@ -469,7 +439,7 @@ fn is_alive(stream: &TcpStream) -> bool {
 
 /// Starts runs until it is closing time.
 fn start_runs(world: &World, address: SocketAddr, flows: &[i64], starter: u64) {
-    let mut random = Random::new(1_000 + starter);
+    let mut random = seeded(1_000 + starter);
     let mut broken_life = 0;
     for count in 0.. {
         let known = world.wait("for a server that takes runs", |known| {
@@ -1083,7 +1053,7 @@ fn whenever_it_is_killed_nothing_is_lost_nothing_bought_twice_and_all_accounts_a
     let kills = from_environment("CRASH_KILLS", KILLS);
     say(&format!("\nCRASH_SEED={} CRASH_KILLS={kills}", seed()));
     let began = Instant::now();
-    let mut random = Random::new(1);
+    let mut random = seeded(1);
     let world = Arc::new(World::default());
     let upstream = {
         let world = Arc::clone(&world);
@@ -1224,7 +1194,7 @@ static ALONE: Mutex<()> = Mutex::new(());
 #[test]
 fn a_map_that_is_killed_again_and_again_buys_no_finished_item_twice() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut random = Random::new(2);
+    let mut random = seeded(2);
     // How often each item was asked.
     let asked = Arc::new(Mutex::new(vec![0_usize; ITEMS]));
     let upstream = {
@@ -1234,7 +1204,7 @@ fn a_map_that_is_killed_again_and_again_buys_no_finished_item_twice() {
             let prompt = request["messages"][0]["content"].as_str().unwrap();
             let item: usize = prompt.parse().unwrap();
             asked.lock().unwrap()[item] += 1;
-            thread::sleep(Random::new(item as u64).time_below(ANSWER_TIME_MAX));
+            thread::sleep(seeded(item as u64).time_below(ANSWER_TIME_MAX));
             let _ = stream.write_all(completion(&format!("[{item}]"), 7, 3).as_bytes());
         })
     };

@@ -10,6 +10,8 @@
 mod binary;
 #[allow(dead_code)]
 mod harness;
+#[allow(dead_code)]
+mod random;
 
 use std::collections::HashSet;
 use std::io::{self, Read, Write};
@@ -26,44 +28,20 @@ use flowledger::hub::Eviction;
 use flowledger::server::Server;
 use flowledger::store::{Change, NodeRef, Store};
 use harness::{DEADLINE, TestServer, eventually, two_nodes};
+use random::{Random, from_environment};
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 
 // ---------------------------------------------------------------------------------------------
 // Tools
 
-/// Random numbers that are the same in every run with the same seed (SplitMix64).
-struct Random(u64);
-
-impl Random {
-    /// A stream of its own for each place that needs one.
-    fn new(stream: u64) -> Self {
-        Self(seed() ^ stream.wrapping_mul(0xd134_2543_de82_ef95))
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// A number below `end`.
-    fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-
-    fn bytes(&mut self, count: usize) -> Vec<u8> {
-        (0..count).map(|_| self.next() as u8).collect()
-    }
+fn seed() -> u64 {
+    from_environment("STRESS_SEED", 20_251_204)
 }
 
-fn seed() -> u64 {
-    let given = std::env::var("STRESS_SEED").ok();
-    given.map_or(20_251_204, |text| {
-        text.parse().expect("STRESS_SEED is a number")
-    })
+/// A stream of random numbers of its own for each place that needs one.
+fn seeded(stream: u64) -> Random {
+    Random::new(seed(), stream)
 }
 
 /// What came from the server.
@@ -632,7 +610,7 @@ fn recovery_storm(wants: impl Fn(u64) -> Option<(u64, u64)> + Sync, flows: u64) 
             over.store(true, Ordering::SeqCst);
         });
         in_threads(10, |number| {
-            let mut random = Random::new(number);
+            let mut random = seeded(number);
             let mut followers: Vec<Follower> = (0..50)
                 .map(|at| Follower::new(server.address(), start, wants(number * 50 + at)))
                 .collect();
@@ -757,7 +735,7 @@ fn old_events_are_removed_in_steps_and_a_replay_never_leaves_one_out() {
         write_log(&config.data, OLD as usize, Timestamp(0));
         write_log(&config.data, 500, Timestamp::now());
     });
-    let mut random = Random::new(1);
+    let mut random = seeded(1);
     let deadline = Instant::now() + DEADLINE;
     let (mut whole, mut refused) = (0, 0);
     loop {
@@ -899,7 +877,7 @@ fn clients_that_go_away_in_the_middle_of_a_replay_leave_nothing_behind() {
         write_log(&config.data, 5_000, Timestamp::now());
     });
     in_threads(10, |number| {
-        let mut random = Random::new(number);
+        let mut random = seeded(number);
         for _ in 0..6 {
             let mut follower = Follower::new(server.address(), random.below(4_000), None);
             for _ in 0..random.below(300) {
@@ -1070,7 +1048,7 @@ fn a_hundred_clients_that_send_garbage_are_closed_and_disturb_nobody() {
     let address = server.address();
     healthy_beside(&server, 200, |_| {
         in_threads(10, |number| {
-            let mut random = Random::new(number);
+            let mut random = seeded(number);
             for _ in 0..10 {
                 // An opcode that there is none for: whatever follows, this must be closed.
                 let mut garbage = vec![0x83 | random.below(4) as u8 | 0x70];
@@ -1101,7 +1079,7 @@ fn a_hundred_clients_that_send_garbage_are_closed_and_disturb_nobody() {
 fn two_hundred_half_request_heads_disturb_nobody() {
     let server = TestServer::start();
     let whole = handshake(server.address(), "/ws");
-    let mut random = Random::new(0);
+    let mut random = seeded(0);
     let half: Vec<TcpStream> = (0..200)
         .map(|_| {
             let mut stream = server.connect();
@@ -1179,7 +1157,7 @@ fn clients_that_come_and_go_from_many_threads_are_counted_rightly_and_have_ids_o
     let server = TestServer::start();
     let ids = Mutex::new(HashSet::new());
     in_threads(12, |number| {
-        let mut random = Random::new(number);
+        let mut random = seeded(number);
         for _ in 0..30 {
             let mut ws = Ws::to(&server);
             let id = ws.hello["payload"]["clientId"].as_u64().unwrap();
@@ -1213,7 +1191,7 @@ fn while_subscriptions_change_no_filter_ever_lets_a_wrong_event_through() {
         let _stop = StopOnDrop(&over);
         {
             in_threads(12, |number| {
-                let mut random = Random::new(number);
+                let mut random = seeded(number);
                 let mut ws = Ws::to(&server);
                 for _ in 0..25 {
                     let flow = random.below(6);
@@ -1233,7 +1211,7 @@ fn a_subscription_during_a_replay_holds_from_its_answer_on() {
     commit_cycling(server.server(), 3_000, 500, 3, Duration::ZERO);
     let last = newest(&server);
     in_threads(10, |number| {
-        let mut random = Random::new(number);
+        let mut random = seeded(number);
         let mut follower = Follower::new(server.address(), 0, Some((number % 3, 3)));
         follower.connect();
         for _ in 0..random.below(200) {
@@ -1293,7 +1271,7 @@ fn what_is_sent_to_one_client_never_reaches_another_while_clients_go() {
     let server = TestServer::start();
     let hub = &server.server().core().hub;
     in_threads(12, |number| {
-        let mut random = Random::new(number);
+        let mut random = seeded(number);
         for _ in 0..12 {
             let mut ws = Ws::to(&server);
             let id = ws.hello["payload"]["clientId"].as_u64().unwrap();
@@ -1366,7 +1344,7 @@ fn http_is_answered_while_a_hundred_clients_take_events() {
 fn control_frames_between_fragments_are_answered_in_order_and_the_message_is_whole() {
     let server = TestServer::start();
     in_threads(8, |number| {
-        let mut random = Random::new(number);
+        let mut random = seeded(number);
         let mut ws = Ws::to(&server);
         for round in 0..20 {
             let (mut bytes, mut pings) = (Vec::new(), 0);
