@@ -820,5 +820,8 @@ fn take_lost(lost: &mut Vec<(RunId, Vec<Change>)>, run_id: &RunId) -> Vec<Change
 /// Whether what the journal failed with is the database's trouble (a full disk) and not a change
 /// that can never be written.
 fn may_pass(error: &Error) -> bool {
-    matches!(error, Error::Internal { .. } | Error::Store(_))
+    matches!(
+        error,
+        Error::Internal { .. } | Error::Store(_) | Error::Disk(_)
+    )
 }

@@ -52,6 +52,9 @@ pub enum Error {
     /// The database refused; nothing was changed.
     #[error("the database at fault: {0}")]
     Store(String),
+    /// The disk refused, as a full one does; nothing was changed. It may work later.
+    #[error("the disk refuses: {0}; nothing was changed, and it works again once there is room")]
+    Disk(String),
     /// A file or socket could not be used.
     #[error("{context}: {source}")]
     Io {

@@ -122,7 +122,7 @@ impl Journal {
     /// each change.
     ///
     /// # Errors
-    /// What a change was refused for; [`Error::Store`] when the disk refuses; [`Error::Stopping`].
+    /// What a change was refused for; [`Error::Disk`] when the disk refuses; [`Error::Stopping`].
     pub fn commit(&self, changes: Vec<Change>) -> Result<Vec<Receipt>> {
         let (answer, answered) = answer();
         self.submit(changes, Box::new(move |result| answer.give(result)))?;
@@ -255,11 +255,11 @@ impl State {
             }
             Err(error) => {
                 log::error!("nothing can be written: {error}");
-                let why = error.to_string();
                 for (_, done) in entries {
-                    done(Err(Error::internal(format!(
-                        "nothing can be written: {why}"
-                    ))));
+                    done(Err(match &error {
+                        Error::Disk(why) => Error::Disk(why.clone()),
+                        other => Error::internal(format!("nothing can be written: {other}")),
+                    }));
                 }
             }
         }

@@ -10,6 +10,7 @@
 //! - `clients`: other programs at `/v1`: what is passed on, what is booked, who may come in.
 //! - `command_line`: the program's flags, files, signals and exit codes; crash and restart.
 //! - `conformance`: the WebSocket protocol, frame by frame, against the echo of examples/echo.rs.
+//! - `disk`: what a full disk refuses, and what goes on.
 //! - `harness`: starts the same wiring as `main` on port 0 in a temporary directory; clients with
 //!   deadlines.
 //! - `history`: what is kept of runs, going on after a failure, deleting, retention.
@@ -42,6 +43,7 @@ mod budgets;
 mod clients;
 mod command_line;
 mod conformance;
+mod disk;
 mod harness;
 mod history;
 mod hub;

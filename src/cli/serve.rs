@@ -2,11 +2,12 @@
 
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::thread;
 
 use crossbeam_channel::{Receiver, bounded, select};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use super::FAILED;
@@ -19,6 +20,10 @@ pub fn run(config: &Config) -> Result<ExitCode> {
     // Before anything is started, so that no signal finds the default action.
     let signals = signals()?;
     raise_descriptor_limit();
+    // Where files may not grow any further (`ulimit -f`), a write is refused as on a full disk; it
+    // would end the process otherwise.
+    signal_hook::flag::register(SIGXFSZ, Arc::default())
+        .map_err(Error::io("cannot listen for signals"))?;
     let server = Server::start(config)?;
     // Whoever started it may not read what it says.
     let _ = writeln!(

@@ -298,6 +298,7 @@ impl From<Error> for Failure {
             Error::Budget(_) => (402, "budget"),
             Error::Busy(_) => (429, "busy"),
             Error::Stopping => (503, "stopping"),
+            Error::Disk(_) => (503, "disk"),
             Error::Store(_) | Error::Io { .. } | Error::Config(_) | Error::Internal { .. } => {
                 (500, "internal")
             }

@@ -14,9 +14,11 @@ use crate::store::{Change, Receipt, Settlement};
 const WAIT_MAX: Duration = Duration::from_millis(5);
 /// How many settlements go with one call.
 const STEP: usize = 64;
-/// How many settlements that could not be written are kept, to be tried again after the next call.
-/// Rows of those beyond become `UNKNOWN` at the next start.
+/// How many settlements that could not be written are kept, to be tried again after the next call or
+/// [`RETRY_AFTER`]. Rows of those beyond become `UNKNOWN` at the next start.
 const FAILED_MAX: usize = 10_000;
+/// When those are tried again where no call comes.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// The settlements that wait.
 pub(super) struct Settling {
@@ -94,9 +96,12 @@ impl Settling {
     pub(super) fn run(&self) {
         loop {
             let is_idle = |state: &mut State| state.settlements.is_empty() && !state.is_over;
+            let has_none = |state: &mut State| is_idle(state) && state.failed.is_empty();
             let changed = &self.waiting.changed;
-            let state = changed.wait_while(self.waiting.state(), is_idle);
+            let state = changed.wait_while(self.waiting.state(), has_none);
             let state = state.unwrap_or_else(PoisonError::into_inner);
+            let waited = changed.wait_timeout_while(state, RETRY_AFTER, is_idle);
+            let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
             let waited = changed.wait_timeout_while(state, WAIT_MAX, |state| !state.is_over);
             let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
             let is_over = state.is_over;
@@ -144,6 +149,7 @@ impl Settling {
                     let mut state = waiting.state();
                     if state.failed.len() < FAILED_MAX {
                         state.failed.push_back(kept);
+                        waiting.changed.notify_all();
                     }
                 }
             });

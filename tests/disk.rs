@@ -1,0 +1,121 @@
+//! What a full disk refuses, and what goes on: the program with a limit on the size of its files,
+//! beyond which the system refuses to write as it does on a full disk.
+
+use std::io::Write;
+
+use crossbeam_channel::bounded;
+use serde_json::{Value, json};
+
+use crate::binary::{Home, Served, verify};
+use crate::harness::{DEADLINE, agent, eventually};
+use crate::upstream::{Upstream, completion};
+
+/// A server whose provider `openai` is this one.
+fn served(home: &Home, upstream: &Upstream) -> Served {
+    let config = format!(
+        "[providers.openai]\nkind = \"openai\"\nbase_url = \"{}\"\napi_key = \"k\"\n",
+        upstream.url()
+    );
+    let config = home.write("flowledger.toml", config);
+    Served::start(home.serve().args(["--config", config.to_str().unwrap()]))
+}
+
+fn flow_of(prompt: &str) -> Value {
+    let mut node = agent("n", "openai", "gpt-4o-mini", prompt);
+    node["data"]["stream"] = json!(false);
+    json!({"name": prompt, "data": {"nodes": [node], "edges": []}})
+}
+
+fn chat() -> Value {
+    json!({"model": "openai/gpt-4o-mini", "messages": [{"role": "user", "content": "held"}]})
+}
+
+/// The rows, oldest first.
+fn rows(served: &Served) -> Vec<Value> {
+    let mut rows = served.get("/api/ledger")["items"]
+        .as_array()
+        .unwrap()
+        .clone();
+    rows.reverse();
+    rows
+}
+
+#[test]
+fn a_full_disk_refuses_calls_before_they_are_made_and_what_is_under_way_is_written_when_there_is_room()
+ {
+    let (release, held) = bounded::<()>(0);
+    let upstream = Upstream::start(move |body, stream| {
+        if body.contains("held") {
+            let _ = held.recv_timeout(DEADLINE);
+        }
+        let _ = stream.write_all(completion("well", 10, 2).as_bytes());
+    });
+    let home = Home::new();
+    let mut served = served(&home, &upstream);
+    let (quick, slow) = (
+        served.save(&flow_of("quick")),
+        served.save(&flow_of("held")),
+    );
+    let flows = served.get("/api/flows");
+    let wait = |flow| format!("/api/flows/{flow}/execute?wait=true");
+    let run = served.post(&wait(quick), &json!({}));
+    assert_eq!(run.json()["status"], "COMPLETED", "{}", run.text());
+    let under_way = served.execute(slow);
+    let client = std::thread::scope(|scope| {
+        // Two calls under way, a flow's and a client's.
+        let client = scope.spawn(|| served.post("/v1/chat/completions", &chat()));
+        eventually("both calls are made", || upstream.count() == 3);
+
+        served.running.limit_files(Some(0));
+        // Whatever would be written is refused, with the reason, and nobody is asked.
+        for (path, body, code) in [
+            (wait(quick), json!({}), "disk"),
+            ("/api/flows".into(), flow_of("another"), "disk"),
+            ("/v1/chat/completions".into(), chat(), "ledger"),
+        ] {
+            let refused = served.post(&path, &body);
+            assert_eq!(refused.status, 503, "{path}: {}", refused.text());
+            let error = &refused.json()["error"];
+            assert_eq!(error["code"], code, "{error}");
+            let message = error["message"].as_str().unwrap();
+            assert!(message.contains("the disk refuses"), "{message}");
+        }
+        assert_eq!(upstream.count(), 3);
+        // What is committed can be read, and is what it was.
+        let seen = rows(&served);
+        let statuses: Vec<&Value> = seen.iter().map(|row| &row["status"]).collect();
+        assert_eq!(statuses, ["SUCCESS", "PENDING", "PENDING"]);
+        assert_eq!(served.get("/api/flows"), flows);
+
+        // Both calls end meanwhile. The client has its answer; the rows cannot be written.
+        drop(release);
+        client.join().unwrap()
+    });
+    assert_eq!(client.status, 200, "{}", client.text());
+    for refused in ["is not written", "cannot be written"] {
+        if !served.running.stderr.contains(refused) {
+            served.running.until_stderr(refused);
+        }
+    }
+    assert_eq!(rows(&served)[2]["status"], "PENDING");
+
+    // There is room again: nobody has to do anything.
+    served.running.limit_files(None);
+    eventually("what was held up is written", || {
+        rows(&served).iter().all(|row| row["status"] == "SUCCESS")
+            && served.get(&format!("/api/runs/{under_way}"))["status"] == "COMPLETED"
+    });
+    assert!(
+        rows(&served)
+            .iter()
+            .all(|row| row["total_cost_usd"] == 2.7e-6),
+        "{:?}",
+        rows(&served)
+    );
+    let run = served.post(&wait(quick), &json!({}));
+    assert_eq!(run.json()["status"], "COMPLETED", "{}", run.text());
+    assert_eq!(rows(&served).len(), 4);
+    served.running.signal("TERM");
+    assert_eq!(served.running.end().code, Some(0));
+    verify(&home.data());
+}
