@@ -3,11 +3,15 @@
 //! Field names are those of the contract (README, "Messages"): camelCase in event payloads,
 //! snake_case in ledger rows. Nothing here does I/O except [`Timestamp::now`].
 
+pub mod suggestion;
+
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use serde_json::value::RawValue;
+
+use self::suggestion::Suggestion;
 
 /// Identifies a flow: the number that `POST /api/flows` answers with.
 pub type FlowId = i64;
@@ -261,12 +265,12 @@ macro_rules! text_form {
                 match self { $(Self::$variant => $text),+ }
             }
         }
-        impl fmt::Display for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl std::fmt::Display for $type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str(self.as_str())
             }
         }
-        impl FromStr for $type {
+        impl std::str::FromStr for $type {
             type Err = String;
             fn from_str(text: &str) -> Result<Self, String> {
                 match text {
@@ -277,6 +281,8 @@ macro_rules! text_form {
         }
     };
 }
+
+pub(crate) use text_form;
 
 text_form!(UsageSource { Provider = "provider", Estimated = "estimated", None = "none" });
 text_form!(CallStatus {
@@ -554,7 +560,15 @@ pub enum Event {
         #[serde(flatten)]
         place: Place,
         /// The suggestion, as the API gives it.
-        suggestion: serde_json::Value,
+        suggestion: Box<Suggestion>,
+    },
+    /// Something became of a suggestion: it was applied, taken back, dismissed, withdrawn or tried.
+    OptimizationChanged {
+        /// Where and when.
+        #[serde(flatten)]
+        place: Place,
+        /// The suggestion, as the API gives it.
+        suggestion: Box<Suggestion>,
     },
     /// To one client, first of all.
     Hello {
@@ -596,6 +610,7 @@ impl Event {
             Self::LedgerUpdate { .. } => "LEDGER_UPDATE",
             Self::BudgetWarning { .. } => "BUDGET_WARNING",
             Self::OptimizationAvailable { .. } => "OPTIMIZATION_AVAILABLE",
+            Self::OptimizationChanged { .. } => "OPTIMIZATION_CHANGED",
             Self::Hello { .. } => "HELLO",
             Self::Error { .. } => "ERROR",
             Self::Pong {} => "PONG",
@@ -616,7 +631,8 @@ impl Event {
             | Self::FlowStatus { place, .. }
             | Self::LedgerUpdate { place, .. }
             | Self::BudgetWarning { place, .. }
-            | Self::OptimizationAvailable { place, .. } => Some(place),
+            | Self::OptimizationAvailable { place, .. }
+            | Self::OptimizationChanged { place, .. } => Some(place),
             Self::Hello { .. } | Self::Error { .. } | Self::Pong {} => None,
         }
     }

@@ -642,6 +642,11 @@ impl Gateway {
         self.prices.models(provider, config.base_url())
     }
 
+    /// See [`Prices::tier_bounds`].
+    pub fn tier_bounds(&self) -> Vec<u64> {
+        self.prices.tier_bounds()
+    }
+
     /// The protocol of the provider of that name.
     pub fn kind(&self, provider: &str) -> Option<Kind> {
         self.providers.get(provider).map(|provider| provider.kind)

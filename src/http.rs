@@ -10,6 +10,7 @@ mod hooks;
 mod keys;
 mod ledger;
 mod metrics;
+mod optimizations;
 mod prices;
 mod reply;
 mod runs;
@@ -34,6 +35,7 @@ use crate::flow::TEMPLATE_STACK_BYTES_MIN;
 use crate::gateway::Gateway;
 use crate::hub::Hub;
 use crate::journal::Journal;
+use crate::optimizer::Optimizer;
 use crate::proxy::{Keys, Stats};
 use crate::scheduler::Scheduler;
 use crate::store::Store;
@@ -55,6 +57,8 @@ pub struct Context {
     pub engine: Engine,
     /// Told when a schedule changes.
     pub scheduler: Scheduler,
+    /// Told when a flow changes.
+    pub optimizer: Optimizer,
     /// What calls cost.
     pub gateway: Arc<Gateway>,
     /// How many clients there are.
@@ -242,6 +246,19 @@ fn reply_to(context: &Context, request: &mut Request) -> std::result::Result<Rep
         (["api", "ledger"], Get) => ledger::list(context, query),
         (["api", "ledger", "summary"], Get) => ledger::summary(context, query),
         (["api", "ledger.csv"], Get) => ledger::csv(context, query),
+        (["api", "ledger", "optimizations"], Get) => optimizations::list(context, query),
+        (["api", "ledger", "optimizations", id], Get) => {
+            optimizations::get(context, suggestion_id(id)?)
+        }
+        (["api", "ledger", "optimizations", id, "apply"], Post) => {
+            optimizations::apply(context, suggestion_id(id)?, &body)
+        }
+        (["api", "ledger", "optimizations", id, "revert"], Post) => {
+            optimizations::revert(context, suggestion_id(id)?)
+        }
+        (["api", "ledger", "optimizations", id, "dismiss"], Post) => {
+            optimizations::dismiss(context, suggestion_id(id)?)
+        }
         (["api", "prices"], Get) => prices::find(context, query),
         (["api", "prices", id], Get) => prices::get(context, id),
         (["api", "keys"], Get) => keys::list(context),
@@ -271,6 +288,14 @@ fn allowed(segments: &[&str]) -> Option<&'static str> {
         ["hooks", _] => "POST",
         ["api", "flows", _, "status"] | ["api", "runs"] => "GET",
         ["api", "ledger"] | ["api", "ledger", "summary"] | ["api", "ledger.csv"] => "GET",
+        ["api", "ledger", "optimizations"] | ["api", "ledger", "optimizations", _] => "GET",
+        [
+            "api",
+            "ledger",
+            "optimizations",
+            _,
+            "apply" | "revert" | "dismiss",
+        ] => "POST",
         ["api", "prices"] | ["api", "prices", _] => "GET",
         ["api", "budget"] => "GET, PUT",
         _ => return None,
@@ -280,6 +305,11 @@ fn allowed(segments: &[&str]) -> Option<&'static str> {
 fn flow_id(text: &str) -> Result<i64> {
     text.parse()
         .map_err(|_| Error::NotFound(format!("flow `{text}`; a flow's id is a number")))
+}
+
+fn suggestion_id(text: &str) -> Result<i64> {
+    text.parse()
+        .map_err(|_| Error::NotFound(format!("suggestion `{text}`; its id is a number")))
 }
 
 fn health(context: &Context) -> Reply {

@@ -17,6 +17,7 @@ pub mod histogram;
 pub mod http;
 pub mod hub;
 pub mod journal;
+pub mod optimizer;
 pub mod proxy;
 pub mod schedule;
 pub mod scheduler;

@@ -21,6 +21,7 @@ use crate::gateway::{Gateway, Prices};
 use crate::http::{self, Http};
 use crate::hub::{Hub, Message, Publish};
 use crate::journal::Journal;
+use crate::optimizer::{Alarm, Optimizer};
 use crate::proxy::{Keys, Parts, Proxy, Stats};
 use crate::scheduler::Scheduler;
 use crate::socket::{Frames, HubClients, Limits, Sockets};
@@ -51,6 +52,8 @@ const SOCKET_PATH_BYTES_MAX: usize = 100;
 
 /// Everything but the network: store, journal, hub, gateway, engine.
 pub struct Core {
+    /// Wakes the optimizer, which is started later if at all.
+    alarm: Alarm,
     /// Questions.
     pub store: Arc<Store>,
     /// Changes.
@@ -117,6 +120,8 @@ impl Core {
             }),
             None => Box::new(hub.clone()),
         };
+        let alarm = Alarm::default();
+        let publisher = Box::new(alarm.watch(publisher));
         let (journal, journal_thread) =
             Journal::start(writer, publisher, config.retention, Arc::clone(on_fatal))?;
         let gateway = Gateway::new(config.providers.clone(), config.timeouts)
@@ -138,6 +143,7 @@ impl Core {
             engine: engine_thread,
         };
         let core = Self {
+            alarm,
             store,
             journal,
             hub,
@@ -167,6 +173,8 @@ pub struct Server {
     core: Core,
     scheduler: Scheduler,
     scheduler_thread: JoinHandle<()>,
+    optimizer: Optimizer,
+    optimizer_thread: JoinHandle<()>,
     proxy: Arc<Proxy>,
     gate: Gate,
     http: Http,
@@ -191,6 +199,13 @@ impl Server {
             core.engine.clone(),
             Arc::clone(&on_fatal),
         )?;
+        let (optimizer, optimizer_thread) = Optimizer::start(
+            &core.alarm,
+            Arc::clone(&core.store),
+            core.journal.clone(),
+            Arc::clone(&core.gateway),
+            Arc::clone(&on_fatal),
+        )?;
         let keys = Arc::new(Keys::load(&core.store, core.journal.clone())?);
         let stats = Arc::<Stats>::default();
         let parts = Parts {
@@ -209,6 +224,7 @@ impl Server {
             journal: core.journal.clone(),
             engine: core.engine.clone(),
             scheduler: scheduler.clone(),
+            optimizer: optimizer.clone(),
             gateway: Arc::clone(&core.gateway),
             hub: core.hub.clone(),
             keys,
@@ -247,6 +263,8 @@ impl Server {
             core,
             scheduler,
             scheduler_thread,
+            optimizer,
+            optimizer_thread,
             proxy,
             gate,
             http,
@@ -276,7 +294,9 @@ impl Server {
         let began = Instant::now();
         self.gate.stop_accepting();
         self.scheduler.shutdown();
+        self.optimizer.shutdown();
         join(self.scheduler_thread, "scheduler", PART_END_MAX);
+        join(self.optimizer_thread, "optimizer", PART_END_MAX);
         // Before the journal ends, which settles them.
         let left = self.proxy.shutdown(Instant::now() + PART_END_MAX);
         if left > 0 {

@@ -9,12 +9,14 @@ mod budgets;
 mod changes;
 mod days;
 mod events;
+mod facts;
 mod flows;
 mod keys;
 mod ledger;
 mod prices;
 mod runs;
 mod schema;
+mod suggestions;
 mod triggers;
 
 use std::fs::{self, File};
@@ -36,10 +38,12 @@ pub use changes::{
     Settlement, Writer,
 };
 pub use events::LoggedEvent;
+pub use facts::CallFact;
 pub use flows::FlowRecord;
 pub use keys::{KeyRecord, NewKey};
 pub use ledger::{GROUPS, LedgerFilter, Summary, Sums};
 pub use runs::{ItemRecord, LeftOver, NodeRecord, NodeStatus, OpenRun, Run, RunFilter};
+pub use suggestions::AppliedEdit;
 pub use triggers::{HOOK_KEY_AGE_MAX_MS, HookRecord, ScheduleRecord};
 
 use crate::error::{Error, Result};

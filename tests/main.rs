@@ -21,6 +21,7 @@
 //! - `limits`: what is too deep, too much or cut short harms nobody.
 //! - `maps`: a call for each item of a list: in order, at once, failing, again after a restart.
 //! - `nodes`: inputs, conditions, templates and outputs, and how runs go around them.
+//! - `optimizer`: what is proposed of real runs, and what becomes of it.
 //! - `page`: what a person sees and does in the page, and pages of other origins.
 //! - `prices`: which price a row was given, what a call would cost, prices of the user's own.
 //! - `providers`: what providers answer, refuse and break off, and what the ledger says of it.
@@ -52,6 +53,7 @@ mod invariants;
 mod limits;
 mod maps;
 mod nodes;
+mod optimizer;
 mod page;
 mod prices;
 mod providers;

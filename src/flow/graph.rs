@@ -13,7 +13,7 @@ use crate::error::Fault;
 /// How many nodes a flow may have.
 pub const NODES_MAX: usize = 1_000;
 /// How many edges a flow may have.
-const EDGES_MAX: usize = 10_000;
+pub const EDGES_MAX: usize = 10_000;
 
 /// Where an edge leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -242,8 +242,20 @@ impl Graph {
         }
     }
 
+    /// The nodes that a run's result is of: `output` nodes, or where there are none, the nodes at
+    /// the end.
+    pub fn results(&self) -> Vec<usize> {
+        let is_output = |&node: &usize| matches!(self.nodes[node].kind, NodeKind::Output(_));
+        let outputs: Vec<usize> = (0..self.nodes.len()).filter(is_output).collect();
+        if !outputs.is_empty() {
+            return outputs;
+        }
+        let is_last = |&node: &usize| self.edges[node].is_empty();
+        (0..self.nodes.len()).filter(is_last).collect()
+    }
+
     /// For each node, all that come before it; a node on a cycle comes before itself.
-    fn ancestors(&self) -> Vec<Vec<bool>> {
+    pub fn ancestors(&self) -> Vec<Vec<bool>> {
         let mut before = vec![vec![false; self.nodes.len()]; self.nodes.len()];
         for (node, edges) in self.edges.iter().enumerate() {
             let mut reached: Vec<usize> = edges.iter().map(|edge| edge.target).collect();

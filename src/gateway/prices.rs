@@ -37,6 +37,7 @@ mod own;
 mod stored;
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, LazyLock, OnceLock};
 
@@ -108,6 +109,17 @@ impl Quote {
     /// What a call with these counts costs; see [`Price::cost`].
     pub fn cost(&self, usage: &Usage) -> Usd {
         self.price.cost(usage)
+    }
+
+    /// What so many calls cost, whose prompts are all priced as one of `prompt_tokens` is, and whose
+    /// tokens are `sums` together. But for rounding, the sum of their costs.
+    pub fn cost_of_all(&self, calls: u64, prompt_tokens: u64, sums: &Usage) -> Usd {
+        self.price.cost_of_all(calls, prompt_tokens, sums)
+    }
+
+    /// The prices of tokens, for a prompt of that many.
+    pub fn rates(&self, prompt_tokens: u64) -> &Rates {
+        self.price.rates_for(prompt_tokens)
     }
 
     /// The price as it is kept with a ledger row, a [`StoredPrice`]; none of `echo`.
@@ -216,6 +228,15 @@ impl Prices {
         names
     }
 
+    /// The lengths of prompts, in tokens, beyond which any built-in price changes, in ascending order.
+    pub fn tier_bounds(&self) -> Vec<u64> {
+        let models = self.table().providers.iter().flat_map(|it| &it.models);
+        let versions = models.flat_map(|model| &model.versions);
+        let tiers = versions.flat_map(|version| &version.price.tiers);
+        let bounds: BTreeSet<u64> = tiers.map(|(above, _)| *above).collect();
+        bounds.into_iter().collect()
+    }
+
     fn table(&self) -> &Table {
         match &self.table {
             Source::BuiltIn => &BUILT_IN,
@@ -239,16 +260,21 @@ impl Price {
     /// What a call with these counts costs, rounded once, half to even, to nano-dollars; at most the
     /// largest amount.
     pub fn cost(&self, usage: &Usage) -> Usd {
-        // Always fits: see MAX_PRICE.
-        let picos = self.picodollars(usage);
+        self.cost_of_all(1, usage.input_tokens, usage)
+    }
+
+    fn cost_of_all(&self, calls: u64, prompt_tokens: u64, sums: &Usage) -> Usd {
+        // One call's always fits: see MAX_PRICE.
+        let tokens = self.picodollars(prompt_tokens, sums);
+        let picos = tokens.saturating_add(u128::from(self.request) * u128::from(calls));
         let (whole, rest) = (picos / PICO_PER_NANO, picos % PICO_PER_NANO);
         let half = PICO_PER_NANO / 2;
         let up = rest > half || (rest == half && whole % 2 == 1);
         Usd::from_nanousd(i64::try_from(whole + u128::from(up)).unwrap_or(i64::MAX))
     }
 
-    fn picodollars(&self, usage: &Usage) -> u128 {
-        let rates = self.rates_for(usage.input_tokens);
+    fn picodollars(&self, prompt_tokens: u64, usage: &Usage) -> u128 {
+        let rates = self.rates_for(prompt_tokens);
         let read = usage.cached_input_tokens;
         let hour_writes = usage.cache_write_1h_tokens.min(usage.cache_write_tokens);
         let short_writes = usage.cache_write_tokens - hour_writes;
@@ -267,7 +293,7 @@ impl Price {
             (usage.reasoning_tokens, rates.reasoning),
         ];
         let tokens = billed.map(|(count, price)| u128::from(count) * u128::from(price));
-        u128::from(self.request) + tokens.iter().sum::<u128>()
+        tokens.iter().sum()
     }
 
     /// The prices for a prompt of that many tokens.

@@ -59,6 +59,7 @@ pub fn replace(context: &Context, id: FlowId, body: &[u8]) -> Answer {
         document,
         at: Timestamp::now(),
     })?;
+    context.optimizer.look(id);
     get(context, id)
 }
 
@@ -66,6 +67,7 @@ pub fn replace(context: &Context, id: FlowId, body: &[u8]) -> Answer {
 pub fn delete(context: &Context, id: FlowId) -> Answer {
     context.journal.commit_one(Change::DeleteFlow(id))?;
     context.scheduler.look();
+    context.optimizer.look(id);
     Ok(Reply::empty())
 }
 

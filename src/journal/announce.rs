@@ -1,6 +1,7 @@
 //! What viewers are told about a change. Since every event follows from a change in this one
 //! place, events and database can never say different things.
 
+use crate::event::suggestion::Suggestion;
 use crate::event::{
     Event, FlowId, FlowProgress, LedgerEntry, Place, RunId, RunStatus, Timestamp, preview,
 };
@@ -66,6 +67,14 @@ pub fn events(change: &Change, receipt: &Receipt) -> Vec<Event> {
             });
             std::iter::once(update).chain(warnings).collect()
         }
+        (_, Receipt::Suggested(suggestion)) => vec![Event::OptimizationAvailable {
+            place: suggestion_place(suggestion),
+            suggestion: shown(suggestion),
+        }],
+        (_, Receipt::SuggestionChanged(suggestion)) => vec![Event::OptimizationChanged {
+            place: suggestion_place(suggestion),
+            suggestion: shown(suggestion),
+        }],
         (_, Receipt::Call(entry)) => {
             vec![Event::LedgerUpdate {
                 place: call_place(entry, entry.timestamp),
@@ -196,6 +205,23 @@ fn call_place(entry: &LedgerEntry, timestamp: Timestamp) -> Place {
         node_id: entry.node_id.clone(),
         timestamp,
     }
+}
+
+fn suggestion_place(suggestion: &Suggestion) -> Place {
+    Place {
+        flow_id: Some(suggestion.flow_id),
+        run_id: None,
+        node_id: Some(suggestion.proposal.node_id.clone()),
+        timestamp: suggestion.changed_at,
+    }
+}
+
+/// As the API gives it in lists; the texts of a trial are for those who ask.
+fn shown(suggestion: &Suggestion) -> Box<Suggestion> {
+    Box::new(Suggestion {
+        trial: None,
+        ..suggestion.clone()
+    })
 }
 
 fn node_place(node: &NodeRef, at: Timestamp) -> Place {

@@ -11,9 +11,11 @@ use super::days::{self, Day};
 use super::keys::{self, NewKey};
 use super::ledger::{ENTRY_COLUMNS, entry};
 use super::prices::Prices;
+use super::suggestions;
 use super::triggers;
 use crate::budget::{Budget, Reserve};
 use crate::error::{Error, Result};
+use crate::event::suggestion::{Proposal, Status, Suggestion};
 use crate::event::{
     BudgetWarning, CallStatus, FlowId, LedgerEntry, RunId, RunStatus, Seq, Timestamp, Usage, Usd,
 };
@@ -337,6 +339,58 @@ pub enum Change {
         /// When.
         at: Timestamp,
     },
+    /// The optimizer proposes something about a flow, or says anew what it proposed before.
+    Propose {
+        /// Which.
+        flow_id: FlowId,
+        /// The flow's name.
+        flow_name: String,
+        /// What.
+        proposal: Box<Proposal>,
+        /// When.
+        at: Timestamp,
+    },
+    /// An open suggestion is dismissed or withdrawn.
+    CloseSuggestion {
+        /// Which.
+        id: i64,
+        /// What becomes of it.
+        status: Status,
+        /// When.
+        at: Timestamp,
+    },
+    /// A flow is changed as a suggestion says. Refused where its document is not `before`.
+    ApplySuggestion {
+        /// Which.
+        id: i64,
+        /// The flow's document, for which the change was made.
+        before: String,
+        /// The changed one.
+        after: String,
+        /// When.
+        at: Timestamp,
+    },
+    /// What a suggestion changed is taken back. Refused where the flow was changed since.
+    RevertSuggestion {
+        /// Which.
+        id: i64,
+        /// When.
+        at: Timestamp,
+    },
+    /// What a suggestion has saved since it was applied.
+    SetRealised {
+        /// Which.
+        id: i64,
+        /// What.
+        realised: serde_json::Value,
+    },
+    /// What a trial of a suggestion gave.
+    SetTrial {
+        /// Which.
+        id: i64,
+        /// What.
+        trial: serde_json::Value,
+    },
     /// A run is over.
     FinishRun {
         /// Its flow.
@@ -387,6 +441,10 @@ pub enum Receipt {
         /// Its cost; none where the price of a call is not known.
         cost: Option<Usd>,
     },
+    /// A suggestion that people are to be told of.
+    Suggested(Box<Suggestion>),
+    /// A suggestion, as it is now.
+    SuggestionChanged(Box<Suggestion>),
     /// Nothing to tell.
     Done,
 }
@@ -690,6 +748,26 @@ impl Batch<'_> {
                 (Some(item), true) => self.end_item(node, item, "CANCELLED", error, *at),
                 (None, _) => self.fail_node(node, error, *cancelled, *at),
             },
+            Change::Propose {
+                flow_id,
+                flow_name,
+                proposal,
+                at,
+            } => suggestions::propose(self.connection, *flow_id, flow_name, proposal, *at),
+            Change::CloseSuggestion { id, status, at } => {
+                suggestions::close(self.connection, *id, *status, *at)
+            }
+            Change::ApplySuggestion {
+                id,
+                before,
+                after,
+                at,
+            } => suggestions::apply(self.connection, *id, before, after, *at),
+            Change::RevertSuggestion { id, at } => suggestions::revert(self.connection, *id, *at),
+            Change::SetRealised { id, realised } => {
+                suggestions::set_realised(self.connection, *id, realised)
+            }
+            Change::SetTrial { id, trial } => suggestions::set_trial(self.connection, *id, trial),
             Change::FinishRun {
                 run_id,
                 status,

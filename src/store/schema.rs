@@ -228,6 +228,28 @@ CREATE TABLE keys (
 -- When somebody wanted it stopped; it may still have to wait for its calls.
 ALTER TABLE runs ADD COLUMN cancel_ms INTEGER;
 ",
+    "
+-- Suggestions of the optimizer, and what became of them.
+CREATE TABLE suggestions (
+    id          INTEGER PRIMARY KEY AUTOINCREMENT,
+    key         TEXT NOT NULL,          -- kind and nodes: one of each is open in a flow at a time
+    status      TEXT NOT NULL,
+    flow_id     INTEGER NOT NULL,
+    flow_name   TEXT NOT NULL,
+    proposal    TEXT NOT NULL,          -- JSON
+    created_ms  INTEGER NOT NULL,
+    changed_ms  INTEGER NOT NULL,
+    applied_ms  INTEGER,
+    document_before TEXT,               -- of the flow, when it was applied
+    document_after  TEXT,
+    last_call   INTEGER,                -- the newest ledger row at that time
+    realised    TEXT,                   -- JSON
+    trial       TEXT                    -- JSON
+) STRICT;
+CREATE INDEX suggestions_by_flow ON suggestions (flow_id, key);
+CREATE UNIQUE INDEX suggestions_open ON suggestions (flow_id, key)
+    WHERE status IN ('OPEN', 'DISMISSED');
+",
 ];
 
 /// The version of a database that is up to date.

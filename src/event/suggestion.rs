@@ -1,0 +1,173 @@
+//! Suggestions of the optimizer, as plain data: what the API gives, what is stored, what is broadcast.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{FlowId, Timestamp, Usd, text_form};
+
+/// What a suggestion is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// The same calls cost less with another model.
+    ModelSwitch,
+    /// Identical prompts were bought again.
+    Cache,
+    /// A provider could have kept a long beginning that all prompts share.
+    PromptCache,
+    /// Attempts failed after they were billed.
+    RetryWaste,
+    /// A limit far above what is used takes room in budgets.
+    MaxTokens,
+    /// Nobody uses an output.
+    DeadNode,
+    /// Nodes in a row do not depend on each other.
+    Parallel,
+}
+
+text_form!(Kind {
+    ModelSwitch = "model_switch",
+    Cache = "cache",
+    PromptCache = "prompt_cache",
+    RetryWaste = "retry_waste",
+    MaxTokens = "max_tokens",
+    DeadNode = "dead_node",
+    Parallel = "parallel",
+});
+
+/// Where a suggestion is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Status {
+    /// Made, and still holds.
+    Open,
+    /// Somebody does not want it.
+    Dismissed,
+    /// It holds no longer.
+    Withdrawn,
+    /// The flow was changed as it says.
+    Applied,
+    /// That change was taken back.
+    Reverted,
+}
+
+text_form!(Status {
+    Open = "OPEN",
+    Dismissed = "DISMISSED",
+    Withdrawn = "WITHDRAWN",
+    Applied = "APPLIED",
+    Reverted = "REVERTED",
+});
+
+/// Money in 30 days, as an interval.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Saving {
+    /// The lower end.
+    pub low_usd: Usd,
+    /// What is most likely.
+    pub expected_usd: Usd,
+    /// The upper end.
+    pub high_usd: Usd,
+}
+
+/// What is proposed about a node of a flow, and why.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Proposal {
+    /// What it is about.
+    pub kind: Kind,
+    /// The node.
+    pub node_id: String,
+    /// The other node, of a kind that is about two.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub other_node_id: Option<String>,
+    /// In a few words.
+    pub title: String,
+    /// Why, in a sentence or two with numbers.
+    pub reason: String,
+    /// How many calls it rests on.
+    pub calls: u64,
+    /// The money that it saves in 30 days; none where it saves something else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub saving_per_30_days: Option<Saving>,
+    /// The time that it saves in each run, milliseconds; none where it saves something else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub saving_ms: Option<u64>,
+    /// The rows that it rests on, summed up.
+    pub evidence: Value,
+    /// How it changes the flow (see `optimizer::edit`).
+    pub edit: Value,
+    /// Other changes to choose from, the mildest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alternatives: Vec<Alternative>,
+    /// SHA-256 of the node as it is in the flow, in hexadecimal: what a dismissal is about.
+    pub definition: String,
+    /// SHA-256 of the flow's document that the change is made for, in hexadecimal.
+    pub document: String,
+}
+
+/// Another change that would do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Alternative {
+    /// What it is called where it is chosen: `provider/model`.
+    pub name: String,
+    /// The money that it saves in 30 days.
+    pub saving_per_30_days: Saving,
+    /// How it changes the flow.
+    pub edit: Value,
+}
+
+impl Proposal {
+    /// What tells it from others of its flow.
+    pub fn key(&self) -> String {
+        let other = self.other_node_id.as_deref().unwrap_or_default();
+        format!("{}\n{}\n{other}", self.kind, self.node_id)
+    }
+
+    /// Whether somebody who did not want `old` is to be asked again: the node is another one by now,
+    /// or what is to be gained has doubled.
+    pub fn is_news_after(&self, old: &Self) -> bool {
+        let gain = |it: &Self| {
+            let usd = it
+                .saving_per_30_days
+                .map_or(0, |it| it.expected_usd.nanousd);
+            (usd, it.saving_ms.unwrap_or(0))
+        };
+        let ((usd, ms), (old_usd, old_ms)) = (gain(self), gain(old));
+        self.definition != old.definition
+            || (old_usd > 0 && usd / 2 >= old_usd)
+            || (old_ms > 0 && ms / 2 >= old_ms)
+    }
+}
+
+/// A proposal that was made to people, and what became of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Suggestion {
+    /// Its number.
+    pub id: i64,
+    /// Where it is.
+    pub status: Status,
+    /// The flow.
+    pub flow_id: FlowId,
+    /// The flow's name, as it was when this was written last.
+    pub flow_name: String,
+    /// What is proposed.
+    #[serde(flatten)]
+    pub proposal: Proposal,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When its status was set.
+    pub changed_at: Timestamp,
+    /// When it was applied, if ever.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub applied_at: Option<Timestamp>,
+    /// Of one that was applied: what it has saved since.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub realised: Option<Value>,
+    /// The newest trial of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trial: Option<Value>,
+}

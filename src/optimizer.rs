@@ -1,0 +1,402 @@
+//! The optimizer: proposes savings that follow from the user's own ledger, and measures what those that
+//! were applied have brought.
+//!
+//! A thread of its own reads the rows that are new a moment after calls end, over a read-only
+//! connection, and sums them up (`facts`). Flows of which something new is known are looked at by
+//! `rules`; what they propose goes to the journal like everything else: committed, then told. `edit` is
+//! how a flow is changed, `shape` what a graph alone tells.
+
+pub mod edit;
+pub mod facts;
+mod models;
+mod rules;
+mod saving;
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use self::facts::{Facts, WINDOW_DAYS};
+use self::models::Models;
+use self::rules::Look;
+use crate::error::{Error, Result};
+use crate::event::suggestion::{Proposal, Status, Suggestion};
+use crate::event::{FlowId, Seq, Timestamp, hex};
+use crate::flow::Graph;
+use crate::gateway::Gateway;
+use crate::hub::{Message, Publish};
+use crate::journal::Journal;
+use crate::store::{Change, FlowRecord, Store};
+use crate::threads::{OnFatal, vital};
+
+/// It looks once nothing has happened for so long …
+const QUIET: Duration = Duration::from_millis(500);
+/// … or after so long where something always does.
+const BUSY_MAX: Duration = Duration::from_secs(5);
+/// How often it looks where nothing happens: days pass, and prices change.
+const IDLE_MAX: Duration = Duration::from_secs(60 * 60);
+/// How many rows are read at a time; between, it is looked whether the server ends.
+const ROWS_STEP: usize = 5_000;
+/// How many rows that were not settled are looked at again in a pass.
+const PENDING_MAX: usize = 4_096;
+const MS_PER_DAY: i64 = 24 * 60 * 60 * 1000;
+
+/// The optimizer, for those who change flows and who stop it.
+#[derive(Clone)]
+pub struct Optimizer {
+    /// Holds one word at most: several changes are one reason to look.
+    wake: Sender<()>,
+    /// Flows that were changed.
+    changed: Arc<Mutex<BTreeSet<FlowId>>>,
+    stopping: Arc<AtomicBool>,
+}
+
+/// Wakes the optimizer when calls have ended, and passes everything on.
+pub struct Watched {
+    inner: Box<dyn Publish>,
+    wake: Sender<()>,
+}
+
+/// The two ends of what wakes an optimizer.
+pub struct Alarm {
+    wake: Sender<()>,
+    woken: Receiver<()>,
+}
+
+impl Default for Alarm {
+    fn default() -> Self {
+        let (wake, woken) = bounded(1);
+        Self { wake, woken }
+    }
+}
+
+impl Alarm {
+    /// Passes events on to `inner`, and wakes the optimizer with those of calls.
+    pub fn watch(&self, inner: Box<dyn Publish>) -> Watched {
+        Watched {
+            inner,
+            wake: self.wake.clone(),
+        }
+    }
+}
+
+impl Publish for Watched {
+    fn publish(&self, messages: Vec<Message>, oldest: Option<Seq>) {
+        if messages
+            .iter()
+            .any(|message| message.type_name == "LEDGER_UPDATE")
+        {
+            let _ = self.wake.try_send(());
+        }
+        self.inner.publish(messages, oldest);
+    }
+}
+
+impl Optimizer {
+    /// Starts the optimizer's thread, which begins with the calls of the last 30 days.
+    ///
+    /// # Errors
+    /// When the system cannot start another thread.
+    pub fn start(
+        alarm: &Alarm,
+        store: Arc<Store>,
+        journal: Journal,
+        gateway: Arc<Gateway>,
+        on_fatal: OnFatal,
+    ) -> Result<(Self, JoinHandle<()>)> {
+        let optimizer = Self {
+            wake: alarm.wake.clone(),
+            changed: Arc::default(),
+            stopping: Arc::default(),
+        };
+        let state = State {
+            pass: Pass::new(store, gateway, Arc::clone(&optimizer.stopping)),
+            journal,
+            changed: Arc::clone(&optimizer.changed),
+        };
+        let woken = alarm.woken.clone();
+        let thread = vital("optimizer", on_fatal, move || state.run(&woken))?;
+        Ok((optimizer, thread))
+    }
+
+    /// Makes it look at a flow again, which was changed or removed. Does not wait for it.
+    pub fn look(&self, flow_id: FlowId) {
+        let mut changed = self.changed.lock().unwrap_or_else(PoisonError::into_inner);
+        changed.insert(flow_id);
+        drop(changed);
+        let _ = self.wake.try_send(());
+    }
+
+    /// Ends it.
+    pub fn shutdown(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        let _ = self.wake.try_send(());
+    }
+}
+
+/// Owned by the optimizer's thread.
+struct State {
+    pass: Pass,
+    journal: Journal,
+    changed: Arc<Mutex<BTreeSet<FlowId>>>,
+}
+
+impl State {
+    fn run(mut self, woken: &Receiver<()>) {
+        // At the start there is everything to look at.
+        let mut due = Some(Ok(()));
+        while !self.pass.is_stopping() {
+            match due.take().unwrap_or_else(|| woken.recv_timeout(IDLE_MAX)) {
+                Ok(()) => self.wait_for_quiet(woken),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            if self.pass.is_stopping() {
+                return;
+            }
+            let changed = {
+                let mut changed = self.changed.lock().unwrap_or_else(PoisonError::into_inner);
+                std::mem::take(&mut *changed)
+            };
+            if let Err(error) = self.look(changed, Timestamp::now()) {
+                log::warn!("suggestions could not be brought up to date: {error}");
+            }
+        }
+    }
+
+    fn wait_for_quiet(&self, woken: &Receiver<()>) {
+        let began = Instant::now();
+        while began.elapsed() < BUSY_MAX && !self.pass.is_stopping() {
+            if woken.recv_timeout(QUIET).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn look(&mut self, changed: BTreeSet<FlowId>, now: Timestamp) -> Result<()> {
+        for (_, changes) in self.pass.run(changed, now)? {
+            for change in changes {
+                match self.journal.commit_one(change) {
+                    // Somebody was faster; it is looked at again with the next rows.
+                    Ok(_) | Err(Error::Conflict(_) | Error::NotFound(_)) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is known of calls, and how it is turned into what is to be written. Writes nothing itself.
+pub struct Pass {
+    store: Arc<Store>,
+    gateway: Arc<Gateway>,
+    facts: Option<Facts>,
+    stopping: Arc<AtomicBool>,
+}
+
+impl Pass {
+    /// Nothing is known yet. Ends early once `stopping` is set.
+    pub fn new(store: Arc<Store>, gateway: Arc<Gateway>, stopping: Arc<AtomicBool>) -> Self {
+        Self {
+            store,
+            gateway,
+            facts: None,
+            stopping,
+        }
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
+    /// Reads what is new, and gives for each flow of which something new is known, or that is in
+    /// `changed`, what is to be written about it.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn run(
+        &mut self,
+        changed: BTreeSet<FlowId>,
+        now: Timestamp,
+    ) -> Result<Vec<(FlowId, Vec<Change>)>> {
+        let mut facts = match self.facts.take() {
+            Some(facts) => facts,
+            None => self.begin(now)?,
+        };
+        let read = self.read(&mut facts, &changed, now);
+        let mut flows = facts.take_changed();
+        flows.extend(changed);
+        let models = Models::new(&self.gateway, &facts.targets(), now);
+        let mut all = Vec::new();
+        for flow_id in flows {
+            if self.is_stopping() {
+                break;
+            }
+            let changes = self.changes(flow_id, &facts, &models, now)?;
+            if !changes.is_empty() {
+                all.push((flow_id, changes));
+            }
+        }
+        self.facts = Some(facts);
+        read.map(|()| all)
+    }
+
+    fn begin(&self, now: Timestamp) -> Result<Facts> {
+        let since = Timestamp(now.0.saturating_sub(WINDOW_DAYS * MS_PER_DAY));
+        let after = self.store.newest_call_before(since)?;
+        let mut facts = Facts::new(after, self.gateway.tier_bounds());
+        for flow_id in self.store.flows_with_suggestions()? {
+            self.forget_replaced(&mut facts, flow_id)?;
+            facts.touch(flow_id);
+        }
+        Ok(facts)
+    }
+
+    /// Calls from before a node was changed by a suggestion say nothing about it any more.
+    fn forget_replaced(&self, facts: &mut Facts, flow_id: FlowId) -> Result<()> {
+        for suggestion in self.store.suggestions_of(flow_id)? {
+            if suggestion.applied_at.is_some() {
+                let edit = self.store.applied_edit(suggestion.id)?;
+                facts.forget(flow_id, &suggestion.proposal.node_id, edit.last_call);
+            }
+        }
+        Ok(())
+    }
+
+    fn read(&self, facts: &mut Facts, changed: &BTreeSet<FlowId>, now: Timestamp) -> Result<()> {
+        for flow_id in changed {
+            self.forget_replaced(facts, *flow_id)?;
+        }
+        for id in facts.pending().into_iter().take(PENDING_MAX) {
+            self.store.fact(id, |row| facts.take(row))?;
+        }
+        loop {
+            let read = self
+                .store
+                .facts_after(facts.cursor(), ROWS_STEP, |row| facts.take(row))?;
+            if read.is_none() || self.is_stopping() {
+                break;
+            }
+        }
+        facts.expire(now);
+        Ok(())
+    }
+
+    /// What is to be written about the suggestions of a flow.
+    fn changes(
+        &self,
+        flow_id: FlowId,
+        facts: &Facts,
+        models: &Models,
+        now: Timestamp,
+    ) -> Result<Vec<Change>> {
+        let stored = self.store.suggestions_of(flow_id)?;
+        let flow = match self.store.flow(flow_id) {
+            Ok(flow) => Some(flow),
+            Err(Error::NotFound(_)) => None,
+            Err(error) => return Err(error),
+        };
+        let proposals = match &flow {
+            Some(flow) => self.propose(flow, facts, models, now)?,
+            None => Vec::new(),
+        };
+        let is_proposed = |open: &Suggestion| {
+            let key = open.proposal.key();
+            proposals.iter().any(|proposal| proposal.key() == key)
+        };
+        let mut changes: Vec<Change> = stored
+            .iter()
+            .filter(|it| it.status == Status::Open && !is_proposed(it))
+            .map(|it| Change::CloseSuggestion {
+                id: it.id,
+                status: Status::Withdrawn,
+                at: now,
+            })
+            .collect();
+        let name = flow.map(|flow| flow.name).unwrap_or_default();
+        for proposal in proposals {
+            if is_to_be_told(&stored, &proposal) {
+                changes.push(Change::Propose {
+                    flow_id,
+                    flow_name: name.clone(),
+                    proposal: Box::new(proposal),
+                    at: now,
+                });
+            }
+        }
+        Ok(changes)
+    }
+
+    fn propose(
+        &self,
+        flow: &FlowRecord,
+        facts: &Facts,
+        models: &Models,
+        now: Timestamp,
+    ) -> Result<Vec<Proposal>> {
+        let document: Value = serde_json::from_str(&flow.document)
+            .map_err(|error| Error::internal(format!("flow {}: {error}", flow.id)))?;
+        let parse = |document: &Value| {
+            Graph::parse(&document["data"], &|provider| self.gateway.knows(provider))
+        };
+        // One that cannot run is not made better by a suggestion.
+        let Ok(graph) = parse(&document) else {
+            return Ok(Vec::new());
+        };
+        let budgets: Vec<_> = self.store.budgets(now)?;
+        let budgets: Vec<_> = budgets.into_iter().map(|state| state.budget).collect();
+        let mut proposals = rules::propose(&Look {
+            flow_id: flow.id,
+            document: &document,
+            document_hash: &document_hash(&flow.document),
+            graph: &graph,
+            facts,
+            models,
+            budgets: &budgets,
+            now,
+        });
+        // Whatever a rule says, nothing is proposed that could not be saved.
+        proposals.retain(|proposal| {
+            changed_document(&document, &proposal.edit).is_ok_and(|after| parse(&after).is_ok())
+        });
+        Ok(proposals)
+    }
+}
+
+/// Whether the journal is to hear of a proposal at all: it decides again, but need not be asked where
+/// nothing changes.
+fn is_to_be_told(stored: &[Suggestion], proposal: &Proposal) -> bool {
+    let key = proposal.key();
+    // The newest first.
+    let mut same = stored
+        .iter()
+        .filter(|it| it.status != Status::Withdrawn && it.proposal.key() == key);
+    match same.next() {
+        Some(open) if open.status == Status::Open => open.proposal != *proposal,
+        Some(applied) if applied.status == Status::Applied => true,
+        Some(old) => proposal.is_news_after(&old.proposal),
+        None => true,
+    }
+}
+
+/// SHA-256 of a flow's document as it is stored, in hexadecimal.
+pub fn document_hash(document: &str) -> String {
+    hex(&Sha256::digest(document))
+}
+
+/// A flow's document, changed as a suggestion says.
+///
+/// # Errors
+/// [`Error::Conflict`] where what it changes is not there any more.
+pub fn changed_document(document: &Value, edit: &Value) -> Result<Value> {
+    let edit: edit::Edit = serde_json::from_value(edit.clone())
+        .map_err(|error| Error::internal(format!("an edit cannot be read: {error}")))?;
+    edit::apply(document, &edit)
+}

@@ -1,0 +1,127 @@
+//! Reading what the optimizer needs of ledger rows, in the order of their numbers, without keeping
+//! them: a pass over a million rows is to be cheap.
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::Store;
+use super::ledger::parsed;
+use crate::error::Result;
+use crate::event::{CallStatus, FlowId, Timestamp, Usage, Usd};
+
+/// What the optimizer looks at of a ledger row.
+#[derive(Debug)]
+pub struct CallFact<'a> {
+    /// The row's number.
+    pub id: i64,
+    /// When the call was about to leave.
+    pub at: Timestamp,
+    /// The flow and its node that made the call; none for calls of other programs.
+    pub node: Option<(FlowId, &'a str)>,
+    /// The provider.
+    pub provider: &'a str,
+    /// The model that was asked for.
+    pub model: &'a str,
+    /// What became of it.
+    pub status: CallStatus,
+    /// Tokens.
+    pub usage: Usage,
+    /// What it cost; none where that is not known.
+    pub cost: Option<Usd>,
+    /// Milliseconds.
+    pub latency_ms: Option<u64>,
+    /// SHA-256 of the prompt in hexadecimal.
+    pub prompt_hash: &'a str,
+    /// Whether the answer was bought before, so that no call was made.
+    pub cached: bool,
+    /// Of a cached one: what that saved.
+    pub saved: Option<Usd>,
+}
+
+const COLUMNS: &str = "id, timestamp_ms, flow_id, node_id, provider,
+    coalesce(model_asked, model_used), status, input_tokens, cached_input_tokens,
+    cache_write_tokens, cache_write_1h_tokens, output_tokens, reasoning_tokens, usage_source,
+    cost_nanousd, latency_ms, prompt_hash, cached, saved_nanousd";
+
+fn fact<'a>(row: &'a Row<'_>) -> rusqlite::Result<CallFact<'a>> {
+    let text = |column: usize| -> rusqlite::Result<&'a str> {
+        Ok(row.get_ref(column)?.as_str().unwrap_or_default())
+    };
+    let flow_id: Option<FlowId> = row.get(2)?;
+    let node_id = row.get_ref(3)?.as_str_or_null().unwrap_or_default();
+    Ok(CallFact {
+        id: row.get(0)?,
+        at: Timestamp(row.get(1)?),
+        node: flow_id.zip(node_id),
+        provider: text(4)?,
+        model: text(5)?,
+        status: parsed(row, 6)?,
+        usage: Usage {
+            input_tokens: row.get(7)?,
+            cached_input_tokens: row.get(8)?,
+            cache_write_tokens: row.get(9)?,
+            cache_write_1h_tokens: row.get(10)?,
+            output_tokens: row.get(11)?,
+            reasoning_tokens: row.get(12)?,
+            source: parsed(row, 13)?,
+        },
+        cost: row.get::<_, Option<i64>>(14)?.map(Usd::from_nanousd),
+        latency_ms: row.get(15)?,
+        prompt_hash: text(16)?,
+        cached: row.get(17)?,
+        saved: row.get::<_, Option<i64>>(18)?.map(Usd::from_nanousd),
+    })
+}
+
+impl Store {
+    /// Shows up to `limit` rows of numbers above `after`, in order. Gives the last number shown; none
+    /// where there is no row.
+    pub fn facts_after(
+        &self,
+        after: i64,
+        limit: usize,
+        mut show: impl FnMut(&CallFact<'_>),
+    ) -> Result<Option<i64>> {
+        self.read(|connection| {
+            let mut statement = connection.prepare_cached(&format!(
+                "SELECT {COLUMNS} FROM ledger WHERE id > ?1 ORDER BY id LIMIT ?2"
+            ))?;
+            let mut rows = statement.query(params![after, limit])?;
+            let mut last = None;
+            while let Some(row) = rows.next()? {
+                let fact = fact(row)?;
+                last = Some(fact.id);
+                show(&fact);
+            }
+            Ok(last)
+        })
+    }
+
+    /// Shows one row, if it is there.
+    pub fn fact(&self, id: i64, mut show: impl FnMut(&CallFact<'_>)) -> Result<()> {
+        self.read(|connection| {
+            let mut statement = connection
+                .prepare_cached(&format!("SELECT {COLUMNS} FROM ledger WHERE id = ?1"))?;
+            let mut rows = statement.query([id])?;
+            if let Some(row) = rows.next()? {
+                show(&fact(row)?);
+            }
+            Ok(())
+        })
+    }
+
+    /// The number of the newest row before that moment, as far as numbers follow the clock; 0 where
+    /// there is none.
+    pub fn newest_call_before(&self, at: Timestamp) -> Result<i64> {
+        self.read(|connection| newest_before(connection, at))
+    }
+}
+
+fn newest_before(connection: &Connection, at: Timestamp) -> Result<i64> {
+    let found = connection
+        .prepare_cached(
+            "SELECT id FROM ledger WHERE timestamp_ms < ?1 ORDER BY timestamp_ms DESC LIMIT 1",
+        )?
+        .query_row([at.0], |row| row.get(0))
+        .optional()?;
+    Ok(found.unwrap_or(0))
+}

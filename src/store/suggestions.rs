@@ -1,0 +1,305 @@
+//! Suggestions of the optimizer: reading and writing them, and what becomes of the flows that they are
+//! about.
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::Store;
+use super::changes::Receipt;
+use super::ledger::parsed;
+use crate::error::{Error, Result};
+use crate::event::suggestion::{Proposal, Status, Suggestion};
+use crate::event::{FlowId, Timestamp};
+
+const COLUMNS: &str =
+    "id, status, flow_id, flow_name, proposal, created_ms, changed_ms, applied_ms, realised, trial";
+
+/// A flow as it was before a suggestion was applied, and after.
+#[derive(Clone, Debug)]
+pub struct AppliedEdit {
+    /// The document before.
+    pub before: String,
+    /// The document after.
+    pub after: String,
+    /// The newest ledger row when it was applied; what follows is its doing.
+    pub last_call: i64,
+}
+
+fn suggestion(row: &Row<'_>) -> rusqlite::Result<Suggestion> {
+    let json = |column| -> rusqlite::Result<Option<serde_json::Value>> {
+        row.get::<_, Option<String>>(column)?
+            .map(|text| from_json(column, &text))
+            .transpose()
+    };
+    let proposal: String = row.get(4)?;
+    Ok(Suggestion {
+        id: row.get(0)?,
+        status: parsed(row, 1)?,
+        flow_id: row.get(2)?,
+        flow_name: row.get(3)?,
+        proposal: from_json(4, &proposal)?,
+        created_at: Timestamp(row.get(5)?),
+        changed_at: Timestamp(row.get(6)?),
+        applied_at: row.get::<_, Option<i64>>(7)?.map(Timestamp),
+        realised: json(8)?,
+        trial: json(9)?,
+    })
+}
+
+fn from_json<T: serde::de::DeserializeOwned>(column: usize, text: &str) -> rusqlite::Result<T> {
+    serde_json::from_str(text).map_err(|error| {
+        let text = rusqlite::types::Type::Text;
+        rusqlite::Error::FromSqlConversionFailure(column, text, error.into())
+    })
+}
+
+fn one(connection: &Connection, id: i64) -> Result<Suggestion> {
+    connection
+        .prepare_cached(&format!("SELECT {COLUMNS} FROM suggestions WHERE id = ?1"))?
+        .query_row([id], suggestion)
+        .optional()?
+        .ok_or_else(|| Error::NotFound(format!("suggestion {id}")))
+}
+
+impl Store {
+    /// The suggestion of that number.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub fn suggestion(&self, id: i64) -> Result<Suggestion> {
+        self.read(|connection| one(connection, id))
+    }
+
+    /// Up to `limit` suggestions of numbers below `before`, newest first; all, or those of a status.
+    pub fn suggestions(
+        &self,
+        status: Option<Status>,
+        before: Option<i64>,
+        limit: usize,
+    ) -> Result<Vec<Suggestion>> {
+        self.read(|connection| {
+            let mut statement = connection.prepare_cached(&format!(
+                "SELECT {COLUMNS} FROM suggestions WHERE (?1 IS NULL OR status = ?1) AND id < ?2
+                 ORDER BY id DESC LIMIT ?3"
+            ))?;
+            let status = status.map(Status::as_str);
+            let before = before.unwrap_or(i64::MAX);
+            let rows = statement.query_map(params![status, before, limit], suggestion)?;
+            Ok(rows.collect::<rusqlite::Result<_>>()?)
+        })
+    }
+
+    /// All suggestions about a flow, newest first.
+    pub fn suggestions_of(&self, flow_id: FlowId) -> Result<Vec<Suggestion>> {
+        self.read(|connection| {
+            let mut statement = connection.prepare_cached(&format!(
+                "SELECT {COLUMNS} FROM suggestions WHERE flow_id = ?1 ORDER BY id DESC"
+            ))?;
+            let rows = statement.query_map([flow_id], suggestion)?;
+            Ok(rows.collect::<rusqlite::Result<_>>()?)
+        })
+    }
+
+    /// Flows that have suggestions which somebody may still do something about.
+    pub fn flows_with_suggestions(&self) -> Result<Vec<FlowId>> {
+        self.read(|connection| {
+            let mut statement = connection.prepare_cached(
+                "SELECT DISTINCT flow_id FROM suggestions WHERE status IN ('OPEN', 'APPLIED')",
+            )?;
+            let rows = statement.query_map([], |row| row.get(0))?;
+            Ok(rows.collect::<rusqlite::Result<_>>()?)
+        })
+    }
+
+    /// What a suggestion did to its flow.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] where it was never applied.
+    pub fn applied_edit(&self, id: i64) -> Result<AppliedEdit> {
+        self.read(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT document_before, document_after, last_call FROM suggestions
+                     WHERE id = ?1 AND applied_ms IS NOT NULL",
+                )?
+                .query_row([id], |row| {
+                    Ok(AppliedEdit {
+                        before: row.get(0)?,
+                        after: row.get(1)?,
+                        last_call: row.get(2)?,
+                    })
+                })
+                .optional()?
+                .ok_or_else(|| Error::Conflict(format!("suggestion {id} was never applied")))
+        })
+    }
+}
+
+/// Makes a suggestion, or brings up to date the one that there is. One that was dismissed or taken
+/// back stays so unless `proposal` is news after it. Tells whether people are to be told.
+pub(super) fn propose(
+    connection: &Connection,
+    flow_id: FlowId,
+    flow_name: &str,
+    proposal: &Proposal,
+    at: Timestamp,
+) -> Result<Receipt> {
+    let key = proposal.key();
+    let present = connection
+        .prepare_cached(&format!(
+            "SELECT {COLUMNS} FROM suggestions
+             WHERE flow_id = ?1 AND key = ?2 AND status != 'WITHDRAWN' ORDER BY id DESC LIMIT 1"
+        ))?
+        .query_row(params![flow_id, key], suggestion)
+        .optional()?;
+    let text = serde_json::to_string(proposal)
+        .map_err(|error| Error::internal(format!("a proposal cannot be written: {error}")))?;
+    let id = match present {
+        Some(open) if open.status == Status::Open => {
+            connection
+                .prepare_cached(
+                    "UPDATE suggestions SET flow_name = ?2, proposal = ?3 WHERE id = ?1",
+                )?
+                .execute(params![open.id, flow_name, text])?;
+            return Ok(Receipt::Done);
+        }
+        Some(old) if old.status != Status::Applied && !proposal.is_news_after(&old.proposal) => {
+            return Ok(Receipt::Done);
+        }
+        Some(old) if old.status == Status::Dismissed => {
+            connection
+                .prepare_cached(
+                    "UPDATE suggestions SET status = 'OPEN', changed_ms = ?2, flow_name = ?3,
+                        proposal = ?4 WHERE id = ?1",
+                )?
+                .execute(params![old.id, at.0, flow_name, text])?;
+            old.id
+        }
+        _ => {
+            connection
+                .prepare_cached(
+                    "INSERT INTO suggestions (key, status, flow_id, flow_name, proposal, created_ms,
+                        changed_ms) VALUES (?1, 'OPEN', ?2, ?3, ?4, ?5, ?5)",
+                )?
+                .execute(params![key, flow_id, flow_name, text, at.0])?;
+            connection.last_insert_rowid()
+        }
+    };
+    Ok(Receipt::Suggested(Box::new(one(connection, id)?)))
+}
+
+/// Sets what becomes of an open one.
+///
+/// # Errors
+/// [`Error::Conflict`] where it is not open.
+pub(super) fn close(
+    connection: &Connection,
+    id: i64,
+    status: Status,
+    at: Timestamp,
+) -> Result<Receipt> {
+    let old = one(connection, id)?;
+    if old.status != Status::Open {
+        return Err(is_not(&old, Status::Open));
+    }
+    set_status(connection, id, status, at)
+}
+
+/// Changes a flow as a suggestion says.
+///
+/// # Errors
+/// [`Error::Conflict`] where the flow is not what the change was made for, and where the suggestion
+/// does not stand any more.
+pub(super) fn apply(
+    connection: &Connection,
+    id: i64,
+    before: &str,
+    after: &str,
+    at: Timestamp,
+) -> Result<Receipt> {
+    let old = one(connection, id)?;
+    if !matches!(old.status, Status::Open | Status::Dismissed) {
+        return Err(is_not(&old, Status::Open));
+    }
+    replace_document(connection, old.flow_id, before, after, at)?;
+    connection
+        .prepare_cached(
+            "UPDATE suggestions SET applied_ms = ?2, document_before = ?3, document_after = ?4,
+                last_call = (SELECT coalesce(max(id), 0) FROM ledger) WHERE id = ?1",
+        )?
+        .execute(params![id, at.0, before, after])?;
+    set_status(connection, id, Status::Applied, at)
+}
+
+/// Takes back what a suggestion did to its flow.
+///
+/// # Errors
+/// [`Error::Conflict`] where the flow was changed since, or it is not applied.
+pub(super) fn revert(connection: &Connection, id: i64, at: Timestamp) -> Result<Receipt> {
+    let old = one(connection, id)?;
+    if old.status != Status::Applied {
+        return Err(is_not(&old, Status::Applied));
+    }
+    let (before, after): (String, String) = connection
+        .prepare_cached("SELECT document_before, document_after FROM suggestions WHERE id = ?1")?
+        .query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    replace_document(connection, old.flow_id, &after, &before, at)?;
+    set_status(connection, id, Status::Reverted, at)
+}
+
+/// Keeps what was measured after one was applied.
+pub(super) fn set_realised(
+    connection: &Connection,
+    id: i64,
+    realised: &serde_json::Value,
+) -> Result<Receipt> {
+    connection
+        .prepare_cached("UPDATE suggestions SET realised = ?2 WHERE id = ?1")?
+        .execute(params![id, realised.to_string()])?;
+    Ok(Receipt::Done)
+}
+
+/// Keeps what a trial gave.
+pub(super) fn set_trial(
+    connection: &Connection,
+    id: i64,
+    trial: &serde_json::Value,
+) -> Result<Receipt> {
+    connection
+        .prepare_cached("UPDATE suggestions SET trial = ?2 WHERE id = ?1")?
+        .execute(params![id, trial.to_string()])?;
+    Ok(Receipt::SuggestionChanged(Box::new(one(connection, id)?)))
+}
+
+fn set_status(connection: &Connection, id: i64, status: Status, at: Timestamp) -> Result<Receipt> {
+    connection
+        .prepare_cached("UPDATE suggestions SET status = ?2, changed_ms = ?3 WHERE id = ?1")?
+        .execute(params![id, status.as_str(), at.0])?;
+    Ok(Receipt::SuggestionChanged(Box::new(one(connection, id)?)))
+}
+
+fn replace_document(
+    connection: &Connection,
+    flow_id: FlowId,
+    before: &str,
+    after: &str,
+    at: Timestamp,
+) -> Result<()> {
+    let changed = connection
+        .prepare_cached(
+            "UPDATE flows SET document = ?3, updated_ms = ?4 WHERE id = ?1 AND document = ?2",
+        )?
+        .execute(params![flow_id, before, after, at.0])?;
+    if changed == 0 {
+        return Err(Error::Conflict(format!(
+            "flow {flow_id} has changed since: look at it again"
+        )));
+    }
+    Ok(())
+}
+
+fn is_not(old: &Suggestion, wanted: Status) -> Error {
+    Error::Conflict(format!(
+        "suggestion {} is {}, not {wanted}",
+        old.id, old.status
+    ))
+}

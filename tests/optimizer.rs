@@ -1,0 +1,269 @@
+//! What the optimizer proposes of real runs, with amounts that are computed again here; what becomes of
+//! proposals.
+
+use std::io::Write;
+
+use flowledger::gateway::Kind;
+use serde_json::{Value, json};
+
+use crate::harness::{TestServer, add_provider, agent, chain, eventually};
+use crate::upstream::{Upstream, completion_of};
+
+const PATH: &str = "/api/ledger/optimizations";
+
+/// A provider `openai` whose answers are of these many tokens, of whichever model is asked.
+pub fn upstream(input_tokens: u64, output_tokens: u64) -> Upstream {
+    Upstream::start(move |body, stream| {
+        let asked: Value = serde_json::from_str(body).unwrap();
+        let model = asked["model"].as_str().unwrap();
+        let answer = completion_of(model, "well", input_tokens, output_tokens);
+        let _ = stream.write_all(answer.as_bytes());
+    })
+}
+
+pub fn server(upstream: &Upstream) -> TestServer {
+    let url = upstream.url().to_owned();
+    TestServer::start_with(move |config| add_provider(config, "openai", Kind::OpenAi, &url))
+}
+
+/// A flow of one node at this model, whose prompt is the run's input.
+pub fn flow_of(server: &TestServer, model: &str) -> i64 {
+    let mut node = agent("n", "openai", model, "Say {{ input.what }}");
+    node["data"]["stream"] = json!(false);
+    server.save(&chain("One", &[node]))
+}
+
+pub fn run_times(server: &TestServer, flow: i64, count: usize, what: impl Fn(usize) -> String) {
+    for number in 0..count {
+        let run = server.run(flow, &json!({"what": what(number)}));
+        assert_eq!(run["status"], "COMPLETED", "{run}");
+    }
+}
+
+/// The suggestions of a kind, of that status.
+pub fn of_kind(server: &TestServer, kind: &str, status: &str) -> Vec<Value> {
+    let all = server.get(&format!("{PATH}?status={status}")).json();
+    let items = all["items"].as_array().unwrap().iter();
+    items.filter(|item| item["kind"] == kind).cloned().collect()
+}
+
+/// The one suggestion of that kind, once it is there.
+pub fn suggestion(server: &TestServer, kind: &str) -> Value {
+    let mut found = Vec::new();
+    eventually("the suggestion is made", || {
+        found = of_kind(server, kind, "OPEN");
+        !found.is_empty()
+    });
+    assert_eq!(found.len(), 1, "{found:?}");
+    found.remove(0)
+}
+
+/// Waits until the optimizer has looked at all that was done so far, by the suggestion that a flow
+/// with repeated prompts gives rise to.
+pub fn has_looked(server: &TestServer) {
+    let flow = flow_of(server, "gpt-4o");
+    run_times(server, flow, 4, |_| "the same".into());
+    eventually("the optimizer has looked", || {
+        let found = of_kind(server, "cache", "OPEN");
+        found.iter().any(|item| item["flowId"] == flow)
+    });
+}
+
+#[test]
+fn identical_prompts_that_were_bought_again_are_told_with_exactly_what_they_cost() {
+    let upstream = upstream(1_000, 1_000);
+    let server = server(&upstream);
+    let mut client = server.client();
+    let flow = flow_of(&server, "gpt-4o");
+    // Two prompts, of which one is asked five times: four were for nothing.
+    run_times(&server, flow, 6, |at| {
+        if at == 3 {
+            "once".into()
+        } else {
+            "again".into()
+        }
+    });
+    let told = client.until_type("OPTIMIZATION_AVAILABLE");
+    let told = &told.last().unwrap()["payload"];
+    let found = suggestion(&server, "cache");
+    assert_eq!(told["suggestion"]["id"], found["id"], "{told}");
+    assert_eq!(
+        (&told["flowId"], &told["nodeId"]),
+        (&json!(flow), &json!("n"))
+    );
+    // 1,000 tokens at 2.5 and 1,000 at 10 dollars a million.
+    assert_eq!(found["calls"], 4, "{found}");
+    assert_eq!(found["evidence"]["repeatedCostNanousd"], 4 * 12_500_000);
+    // Seen for moments, which count as a day: four calls in it may be two or eight by chance.
+    let saving = &found["savingPer30Days"];
+    assert_eq!(saving["lowUsd"], 0.03, "{saving}");
+    assert_eq!(saving["expectedUsd"], 1.5, "{saving}");
+    assert_eq!(saving["highUsd"], 2.97, "{saving}");
+}
+
+#[test]
+fn prompts_that_differ_and_nodes_that_keep_their_answers_are_not_proposed_to_be_kept() {
+    let upstream = upstream(1_000, 1_000);
+    let server = server(&upstream);
+    let flow = flow_of(&server, "gpt-4o");
+    run_times(&server, flow, 5, |at| at.to_string());
+    let mut node = agent("n", "openai", "gpt-4o", "The same");
+    node["data"]["cache"] = json!(true);
+    node["data"]["stream"] = json!(false);
+    let cached = server.save(&chain("Cached", &[node]));
+    run_times(&server, cached, 5, |_| String::new());
+    has_looked(&server);
+    let found = of_kind(&server, "cache", "OPEN");
+    assert!(
+        found
+            .iter()
+            .all(|item| item["flowId"] != flow && item["flowId"] != cached),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn a_cheaper_model_that_flows_use_already_is_put_forward_with_the_same_calls_priced_there() {
+    let upstream = upstream(1_000, 100);
+    let server = server(&upstream);
+    let used = flow_of(&server, "gpt-4o-mini");
+    run_times(&server, used, 10, |at| at.to_string());
+    let flow = flow_of(&server, "gpt-4o");
+    run_times(&server, flow, 10, |at| at.to_string());
+    let found = suggestion(&server, "model_switch");
+    assert_eq!(found["flowId"], flow);
+    let evidence = &found["evidence"];
+    assert_eq!(evidence["toModel"], "gpt-4o-mini", "{found}");
+    assert_eq!(evidence["calls"], 10);
+    // 2.5 and 10 dollars a million against 0.15 and 0.6.
+    assert_eq!(evidence["costNanousd"], 10 * (1_000 * 2_500 + 100 * 10_000));
+    assert_eq!(evidence["toCostNanousd"], 10 * (1_000 * 150 + 100 * 600));
+    let saving = 10 * (1_000 * 2_350 + 100 * 9_400);
+    let low = found["savingPer30Days"]["lowUsd"].as_f64().unwrap();
+    let expected = found["savingPer30Days"]["expectedUsd"].as_f64().unwrap();
+    assert!(
+        (expected - saving as f64 * 30.0 / 1e9).abs() < 1e-8,
+        "{found}"
+    );
+    assert!(low <= saving as f64 / 1e9 + 1e-9, "{found}");
+    assert!(!found["alternatives"].as_array().unwrap().is_empty());
+}
+
+#[test]
+fn what_is_applied_changes_the_flow_and_is_taken_back_and_refused_where_the_flow_has_changed() {
+    let upstream = upstream(1_000, 1_000);
+    let server = server(&upstream);
+    let mut client = server.client();
+    let flow = flow_of(&server, "gpt-4o");
+    let before = server.get(&format!("/api/flows/{flow}")).json();
+    run_times(&server, flow, 5, |_| "again".into());
+    let found = suggestion(&server, "cache");
+    let path = format!("{PATH}/{}", found["id"]);
+    let shown = server.get(&path).json();
+    assert_eq!(
+        shown["changes"],
+        json!([{"what": "node n", "key": "cache.maxAgeS", "before": null, "after": 604_800}]),
+        "{shown}"
+    );
+    let applied = server.post(&format!("{path}/apply"), &json!({}));
+    assert_eq!(applied.status, 200, "{}", applied.text());
+    assert_eq!(applied.json()["status"], "APPLIED");
+    let after = server.get(&format!("/api/flows/{flow}")).json();
+    assert_eq!(
+        after["data"]["nodes"][0]["data"]["cache"]["maxAgeS"],
+        604_800
+    );
+    let told = client.until_type("OPTIMIZATION_CHANGED");
+    assert_eq!(
+        told.last().unwrap()["payload"]["suggestion"]["status"],
+        "APPLIED"
+    );
+    // What it says is done: a run asks nobody.
+    let count = upstream.count();
+    run_times(&server, flow, 2, |_| "anew".into());
+    assert_eq!(upstream.count(), count + 1);
+
+    let again = server.post(&format!("{path}/apply"), &json!({}));
+    assert_eq!(
+        (again.status, again.error_code().as_str()),
+        (409, "conflict")
+    );
+    let reverted = server.post(&format!("{path}/revert"), &json!({}));
+    assert_eq!(reverted.json()["status"], "REVERTED", "{}", reverted.text());
+    let back = server.get(&format!("/api/flows/{flow}")).json();
+    assert_eq!(back["data"], before["data"]);
+    assert_eq!(
+        server.post(&format!("{path}/revert"), &json!({})).status,
+        409
+    );
+}
+
+#[test]
+fn a_suggestion_for_a_flow_that_has_changed_since_is_refused_and_leaves_the_flow_as_it_is() {
+    let upstream = upstream(1_000, 1_000);
+    let server = server(&upstream);
+    let flow = flow_of(&server, "gpt-4o");
+    run_times(&server, flow, 5, |_| "again".into());
+    let found = suggestion(&server, "cache");
+    let path = format!("{PATH}/{}", found["id"]);
+    server.post(&format!("{path}/apply"), &json!({}));
+    let mut edited = server.get(&format!("/api/flows/{flow}")).json();
+    edited["name"] = json!("Another");
+    let saved = server.request(
+        "PUT",
+        &format!("/api/flows/{flow}"),
+        &[],
+        edited.to_string().as_bytes(),
+    );
+    assert_eq!(saved.status, 200, "{}", saved.text());
+    let refused = server.post(&format!("{path}/revert"), &json!({}));
+    assert_eq!(
+        (refused.status, refused.error_code().as_str()),
+        (409, "conflict")
+    );
+    assert_eq!(
+        server.get(&format!("/api/flows/{flow}")).json()["name"],
+        "Another"
+    );
+}
+
+#[test]
+fn what_was_dismissed_stays_away_until_its_gain_has_doubled() {
+    let upstream = upstream(1_000, 1_000);
+    let server = server(&upstream);
+    let flow = flow_of(&server, "gpt-4o");
+    run_times(&server, flow, 5, |_| "again".into());
+    let found = suggestion(&server, "cache");
+    let path = format!("{PATH}/{}", found["id"]);
+    assert_eq!(
+        server.post(&format!("{path}/dismiss"), &json!({})).json()["status"],
+        "DISMISSED"
+    );
+    run_times(&server, flow, 1, |_| "again".into());
+    has_looked(&server);
+    assert_eq!(server.get(&path).json()["status"], "DISMISSED");
+    run_times(&server, flow, 4, |_| "again".into());
+    eventually("it is told again", || {
+        server.get(&path).json()["status"] == "OPEN"
+    });
+}
+
+#[test]
+fn what_holds_no_longer_is_withdrawn_also_after_a_restart() {
+    let upstream = upstream(1_000, 1_000);
+    let mut server = server(&upstream);
+    let (kept, removed) = (flow_of(&server, "gpt-4o"), flow_of(&server, "gpt-4o"));
+    for flow in [kept, removed] {
+        run_times(&server, flow, 5, |_| "again".into());
+    }
+    eventually("both are told", || {
+        of_kind(&server, "cache", "OPEN").len() == 2
+    });
+    server.start_again();
+    let gone = server.request("DELETE", &format!("/api/flows/{removed}"), &[], b"");
+    assert_eq!(gone.status, 204);
+    eventually("one is withdrawn", || {
+        of_kind(&server, "cache", "WITHDRAWN").len() == 1
+    });
+    assert_eq!(of_kind(&server, "cache", "OPEN")[0]["flowId"], kept);
+}
