@@ -11,7 +11,7 @@ use crate::error::{Error, Fault, Result};
 use crate::event::{BudgetWarning, FlowId, Timestamp, Usd};
 
 /// How many budgets there may be.
-const BUDGETS_MAX: usize = 100;
+pub const BUDGETS_MAX: usize = 100;
 /// How long a name may be, in bytes.
 const NAME_BYTES_MAX: usize = 100;
 /// Of a limit, the shares that viewers are told of when they are reached, in per cent.

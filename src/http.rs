@@ -263,7 +263,7 @@ fn reply_to(context: &Context, request: &mut Request) -> std::result::Result<Rep
         (["api", "prices", id], Get) => prices::get(context, id),
         (["api", "keys"], Get) => keys::list(context),
         (["api", "keys"], Post) => keys::create(context, &body),
-        (["api", "keys", id], Delete) => keys::delete(context, id),
+        (["api", "keys", id], Delete) => keys::delete(context, id, query),
         (["api", "budget"], Get) => budget::get(context),
         (["api", "budget"], Put) => budget::set(context, &body),
         (segments, _) => Err(match allowed(segments) {

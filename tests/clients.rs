@@ -583,6 +583,121 @@ fn keys_have_names_of_their_own_and_may_expire() {
 }
 
 #[test]
+fn a_key_and_a_budget_of_its_own_are_made_together_or_not_at_all() {
+    // 10 tokens each; 16 are reserved for the answer and some for the prompt.
+    let upstream = Upstream::saying(completion("Hello", 9, 1));
+    let server = server(&upstream);
+    let make = |body: Value| server.post("/api/keys", &body);
+    let made = make(json!({"name": "laptop", "budget": {"per": "day", "limitTokens": 1_000}}));
+    assert_eq!(made.status, 201, "{}", made.text());
+    assert_eq!(made.json()["budgets"], json!(["laptop"]));
+    let budgets = || server.get("/api/budget").json()["budgets"].clone();
+    let first = budgets()[0].clone();
+    assert_eq!(
+        (&first["name"], &first["key"], &first["hard"]),
+        (&json!("laptop"), &json!("laptop"), &json!(true))
+    );
+    // It holds the calls of this key, and of no other.
+    let key = bearer(made.json()["key"].as_str().unwrap());
+    let other = make(json!({"name": "other"})).json();
+    let other = bearer(other["key"].as_str().unwrap());
+    let mut body = chat("gpt-4o-mini", false);
+    let mut ask = |key: &str, max_tokens: u32| {
+        body["max_tokens"] = json!(max_tokens);
+        let headers = [("authorization", key)];
+        let body = body.to_string();
+        server
+            .request("POST", CHAT, &headers, body.as_bytes())
+            .status
+    };
+    assert_eq!(ask(&key, 16), 200);
+    assert_eq!((ask(&key, 1_000), ask(&other, 1_000)), (402, 200));
+    eventually("its call is counted", || {
+        budgets()[0]["state"]["used"] == json!(10)
+    });
+
+    // Whatever is wrong with either of them, there is neither.
+    let limit = json!({"per": "month", "limitUsd": "1"});
+    for (status, body) in [
+        (409, json!({"name": "laptop", "budget": limit})),
+        (
+            409,
+            json!({"name": "new", "budget": {"name": "laptop", "per": "day", "limitUsd": 1}}),
+        ),
+        (
+            422,
+            json!({"name": "new", "budget": {"per": "day", "limitUsd": "much"}}),
+        ),
+        (
+            422,
+            json!({"name": "new", "budget": {"key": "other", "per": "day", "limitUsd": 1}}),
+        ),
+        (422, json!({"name": "new", "budget": 7})),
+        (422, json!({"name": "", "budget": limit})),
+    ] {
+        let refused = make(body.clone());
+        assert_eq!(refused.status, status, "{body}: {}", refused.text());
+    }
+    let faults = make(json!({"name": "", "expiresAt": "2020-01-01", "budget": {"per": "year"}}));
+    let fields: Vec<Value> = faults.json()["error"]["details"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|fault| fault["field"].clone())
+        .collect();
+    assert_eq!(fields, ["name", "expiresAt", "budget.per"]);
+    assert_eq!(budgets().as_array().unwrap().len(), 1);
+    let keys = server.get("/api/keys").json();
+    let told: Vec<(&Value, &Value)> = keys["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|key| (&key["name"], &key["budgets"]))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            (&json!("other"), &json!([])),
+            (&json!("laptop"), &json!(["laptop"]))
+        ]
+    );
+    // What was used before a budget was added beside it stays counted.
+    let second = make(
+        json!({"name": "b", "budget": {"name": "of b", "per": "month", "limitUsd": "2", "hard": false}}),
+    );
+    assert_eq!(second.status, 201, "{}", second.text());
+    assert_eq!((ask(&key, 1_000), ask(&key, 16)), (402, 200));
+    assert_eq!(budgets()[1]["name"], "of b");
+}
+
+#[test]
+fn a_key_that_is_removed_leaves_its_budgets_or_takes_them_along() {
+    let server = TestServer::start();
+    let ids = ["stays", "goes"].map(|name| {
+        let budget = json!({"per": "day", "limitTokens": 1});
+        let made = server.post("/api/keys", &json!({"name": name, "budget": budget}));
+        assert_eq!(made.status, 201, "{}", made.text());
+        made.json()["id"].clone()
+    });
+    let remove = |id: &Value, query: &str| {
+        let path = format!("/api/keys/{id}{query}");
+        server.request("DELETE", &path, &[], b"").status
+    };
+    assert_eq!(remove(&ids[0], "?budgets=true"), 422);
+    assert_eq!(remove(&json!(99), "?with_budgets=true"), 404);
+    assert_eq!(remove(&ids[0], ""), 204);
+    assert_eq!(remove(&ids[1], "?with_budgets=true"), 204);
+    assert_eq!(server.get("/api/keys").json()["items"], json!([]));
+    let budgets = server.get("/api/budget").json();
+    assert_eq!(budgets["budgets"].as_array().unwrap().len(), 1);
+    assert_eq!(budgets["budgets"][0]["name"], "stays");
+    // A key that gets the name again gets what is set for it.
+    server.post("/api/keys", &json!({"name": "stays"}));
+    let keys = server.get("/api/keys").json();
+    assert_eq!(keys["items"][0]["budgets"], json!(["stays"]));
+}
+
+#[test]
 fn a_clients_own_key_is_ignored_unless_the_provider_is_to_have_it() {
     let upstream = Upstream::start(|_, stream| {
         let body = r#"{"error":{"message":"no sk-mine"}}"#;

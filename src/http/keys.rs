@@ -4,7 +4,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Context;
-use super::reply::{Failure, Reply, read_json};
+use super::reply::{Failure, Query, Reply, read_json};
+use crate::budget::Budget;
 use crate::error::Error;
 use crate::event::Timestamp;
 use crate::store::KeyRecord;
@@ -16,38 +17,51 @@ type Answer = std::result::Result<Reply, Failure>;
 struct New {
     name: String,
     expires_at: Option<Timestamp>,
+    budget: Option<Value>,
 }
 
-/// `GET /api/keys`: all of them; none tells the key itself.
+/// `GET /api/keys`: all of them, with the names of their budgets; none tells the key itself.
 pub fn list(context: &Context) -> Answer {
-    let keys: Vec<Value> = context.store.keys()?.iter().map(shown).collect();
+    let budgets = context.store.bare_budgets()?;
+    let keys = context.store.keys()?;
+    let keys: Vec<Value> = keys.iter().map(|key| shown(key, &budgets)).collect();
     Ok(Reply::list(&keys, None::<i64>))
 }
 
-/// `POST /api/keys`: a new one, which is shown this once.
+/// `POST /api/keys`: a new one, which is shown this once, and a budget of its own where it is to have
+/// one.
 pub fn create(context: &Context, body: &[u8]) -> Answer {
     let new: New = read_json(body)?;
-    let (record, key) = context.keys.create(&new.name, new.expires_at)?;
-    let mut shown = shown(&record);
+    let (record, key) = context.keys.create(&new.name, new.expires_at, new.budget)?;
+    // The key is told whatever else cannot be: there is no other time.
+    let budgets = context.store.bare_budgets().unwrap_or_default();
+    let mut shown = shown(&record, &budgets);
     shown["key"] = key.expose().into();
     Ok(Reply::json(201, &shown).with("location", format!("/api/keys/{}", record.id)))
 }
 
-/// `DELETE /api/keys/{id}`.
-pub fn delete(context: &Context, id: &str) -> Answer {
+/// `DELETE /api/keys/{id}?with_budgets`.
+pub fn delete(context: &Context, id: &str, mut query: Query) -> Answer {
+    let with_budgets = query.take("with_budgets").unwrap_or(false);
+    query.finish()?;
     let id = id
         .parse()
         .map_err(|_| Error::NotFound(format!("key `{id}`; a key's id is a number")))?;
-    context.keys.delete(id)?;
+    context.keys.delete(id, with_budgets)?;
     Ok(Reply::empty())
 }
 
-fn shown(key: &KeyRecord) -> Value {
+fn shown(key: &KeyRecord, budgets: &[Budget]) -> Value {
+    let own = budgets
+        .iter()
+        .filter(|budget| budget.key.as_deref() == Some(&key.name));
+    let own: Vec<&str> = own.map(|budget| budget.name.as_str()).collect();
     json!({
         "id": key.id,
         "name": key.name,
         "createdAt": key.created_at,
         "lastUsedAt": key.last_used_at,
         "expiresAt": key.expires_at,
+        "budgets": own,
     })
 }

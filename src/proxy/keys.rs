@@ -5,7 +5,10 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use crate::error::{Error, Result};
+use serde_json::Value;
+
+use crate::budget::{self, Budget};
+use crate::error::{Error, Fault, Result};
 use crate::event::Timestamp;
 use crate::journal::Journal;
 use crate::secret::Secret;
@@ -81,39 +84,50 @@ impl Keys {
         })
     }
 
-    /// Makes a key. Gives it, this once, beside its record.
+    /// Makes a key, and the budget of its own that it is to have, both or neither. `budget` is as
+    /// [`budget::parse`] reads it; it is of this key, and has its name unless it says another.
+    /// Gives the key, this once, beside its record.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a name that is none; [`Error::Conflict`] for one that is taken;
-    /// [`Error::Busy`] when there are too many.
-    pub fn create(&self, name: &str, expires_at: Option<Timestamp>) -> Result<(KeyRecord, Secret)> {
-        let is_name = (1..=NAME_BYTES_MAX).contains(&name.len())
-            && name.trim() == name
-            && !name.chars().any(char::is_control);
-        if !is_name {
+    /// [`Error::Invalid`] with all that is wrong; [`Error::Conflict`] for a name that is taken, be it
+    /// the budget's; [`Error::Busy`] when there are too many.
+    pub fn create(
+        &self,
+        name: &str,
+        expires_at: Option<Timestamp>,
+        budget: Option<Value>,
+    ) -> Result<(KeyRecord, Secret)> {
+        let at = Timestamp::now();
+        let mut faults = Vec::new();
+        if !is_name(name) {
             let fault = format!(
                 "must have 1 to {NAME_BYTES_MAX} bytes, without control characters and without \
                  spaces around it"
             );
-            return Err(Error::invalid("the key cannot be made", "name", fault));
+            faults.push(Fault::new("name", fault));
         }
-        let at = Timestamp::now();
         if expires_at.is_some_and(|end| end <= at) {
-            let fault = "must be in the future";
-            return Err(Error::invalid("the key cannot be made", "expiresAt", fault));
+            faults.push(Fault::new("expiresAt", "must be in the future"));
+        }
+        let budget = budget.and_then(|document| own_budget(document, name, &mut faults));
+        if !faults.is_empty() {
+            let message = "the key cannot be made".to_owned();
+            return Err(Error::Invalid { message, faults });
         }
         if self.known().len() >= KEYS_MAX {
             return Err(Error::Busy(format!("there may be {KEYS_MAX} keys")));
         }
         let key = Secret::new(format!("{PREFIX}{}", Secret::random()?.expose()));
         let hash = key.hash();
-        let receipt = self.journal.commit_one(Change::CreateKey(NewKey {
+        let mut changes = vec![Change::CreateKey(NewKey {
             name: name.to_owned(),
             hash: hash.clone(),
             expires_at,
             at,
-        }))?;
-        let Receipt::Key(id) = receipt else {
+        })];
+        changes.extend(budget.map(Change::AddBudget));
+        let receipts = self.journal.commit(changes)?;
+        let Some(&Receipt::Key(id)) = receipts.first() else {
             return Err(Error::internal("a key got no number"));
         };
         let known = Known {
@@ -134,12 +148,14 @@ impl Keys {
         Ok((record, key))
     }
 
-    /// Removes a key; it opens nothing any more when this returns.
+    /// Removes a key, and its budgets where they are to go, too; it opens nothing any more when this
+    /// returns.
     ///
     /// # Errors
     /// [`Error::NotFound`].
-    pub fn delete(&self, id: i64) -> Result<()> {
-        self.journal.commit_one(Change::DeleteKey(id))?;
+    pub fn delete(&self, id: i64, with_budgets: bool) -> Result<()> {
+        self.journal
+            .commit_one(Change::DeleteKey { id, with_budgets })?;
         self.known_to_change().retain(|_, known| known.id != id);
         Ok(())
     }
@@ -187,4 +203,30 @@ impl Keys {
     fn known_to_change(&self) -> RwLockWriteGuard<'_, HashMap<String, Known>> {
         self.known.write().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn is_name(text: &str) -> bool {
+    (1..=NAME_BYTES_MAX).contains(&text.len())
+        && text.trim() == text
+        && !text.chars().any(char::is_control)
+}
+
+/// Reads the budget of its own that the key of this name is to have.
+fn own_budget(mut document: Value, key: &str, faults: &mut Vec<Fault>) -> Option<Budget> {
+    let mut has_name = true;
+    if let Some(document) = document.as_object_mut() {
+        has_name = document.contains_key("name");
+        document.entry("name").or_insert_with(|| key.into());
+        document.entry("key").or_insert_with(|| key.into());
+    }
+    let mut found = Vec::new();
+    let budget = budget::parse(&document, "budget", &mut found);
+    // The name that it has from the key is at fault there.
+    found.retain(|fault| has_name || fault.field != "budget.name");
+    faults.extend(found);
+    if budget.as_ref()?.key.as_deref() != Some(key) {
+        let fault = "is the name of the new key; leave it out";
+        faults.push(Fault::new("budget.key", fault));
+    }
+    budget
 }

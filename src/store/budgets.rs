@@ -12,8 +12,8 @@ use rusqlite::{Connection, params, params_from_iter};
 
 use super::Store;
 use super::changes::NewCall;
-use crate::budget::{self, Budget, Limit, Per, Reserve, Scope};
-use crate::error::Result;
+use crate::budget::{self, BUDGETS_MAX, Budget, Limit, Per, Reserve, Scope};
+use crate::error::{Error, Result};
 use crate::event::{BudgetWarning, LedgerEntry, Timestamp, UsageSource, Usd};
 
 /// What a row counts in nano-dollars.
@@ -59,6 +59,41 @@ impl Budgets {
         Ok(Self { all, counts })
     }
 
+    /// Puts these budgets in place of those that there are. One that stays as it is stays counted.
+    pub(super) fn set(&mut self, connection: &Connection, all: &[Budget]) -> Result<()> {
+        write(connection, all)?;
+        let count_of = |budget: &Budget| {
+            let before = self.all.iter().position(|other| other == budget)?;
+            self.counts[before]
+        };
+        self.counts = all.iter().map(count_of).collect();
+        self.all = all.into();
+        Ok(())
+    }
+
+    /// Adds a budget to those that there are.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] where there is one of that name; [`Error::Busy`] where there are too many.
+    pub(super) fn add(&mut self, connection: &Connection, budget: &Budget) -> Result<()> {
+        if self.all.iter().any(|other| other.name == budget.name) {
+            let message = format!("there is a budget named `{}` already", budget.name);
+            return Err(Error::Conflict(message));
+        }
+        if self.all.len() >= BUDGETS_MAX {
+            return Err(Error::Busy(format!("there may be {BUDGETS_MAX} budgets")));
+        }
+        let all = [&self.all, std::slice::from_ref(budget)].concat();
+        self.set(connection, &all)
+    }
+
+    /// Removes the budgets of a key.
+    pub(super) fn remove_of_key(&mut self, connection: &Connection, key: &str) -> Result<()> {
+        let mut all = self.all.to_vec();
+        all.retain(|budget| budget.key.as_deref() != Some(key));
+        self.set(connection, &all)
+    }
+
     /// What is counted now. A transaction that is rolled back goes back to it.
     pub(super) fn before(&self) -> Before {
         Before {
@@ -75,7 +110,7 @@ impl Budgets {
     /// Counts a call that is about to be made.
     ///
     /// # Errors
-    /// [`crate::error::Error::Budget`] where a hard budget does not allow it; then it is not counted.
+    /// [`Error::Budget`] where a hard budget does not allow it; then it is not counted.
     pub(super) fn open(&mut self, connection: &Connection, call: &NewCall) -> Result<()> {
         let scope = scope(call);
         let covering: Vec<usize> = (0..self.all.len())
@@ -310,8 +345,7 @@ fn read(connection: &Connection) -> Result<Vec<Budget>> {
     budget::parse_all(serde_json::json!({"budgets": documents}))
 }
 
-/// Puts these budgets in place of those that there are.
-pub(super) fn set(connection: &Connection, budgets: &[Budget]) -> Result<Budgets> {
+fn write(connection: &Connection, budgets: &[Budget]) -> Result<()> {
     connection
         .prepare_cached("DELETE FROM budgets")?
         .execute([])?;
@@ -320,7 +354,7 @@ pub(super) fn set(connection: &Connection, budgets: &[Budget]) -> Result<Budgets
             .prepare_cached("INSERT INTO budgets (position, budget) VALUES (?1, ?2)")?
             .execute(params![position, budget.to_json().to_string()])?;
     }
-    Budgets::load(connection)
+    Ok(())
 }
 
 /// A budget with what is used of it.
@@ -335,6 +369,11 @@ pub struct BudgetState {
 }
 
 impl Store {
+    /// All budgets, without what is used of them.
+    pub fn bare_budgets(&self) -> Result<Vec<Budget>> {
+        self.read(read)
+    }
+
     /// All budgets with what is used of them, as of one moment.
     pub fn budgets(&self, now: Timestamp) -> Result<Vec<BudgetState>> {
         self.read(|connection| {

@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use sha2::{Digest, Sha256};
 
 use super::answers::{self, Bought};
-use super::budgets::{self, Budgets};
+use super::budgets::Budgets;
 use super::days::{self, Day};
 use super::keys::{self, NewKey};
 use super::ledger::{ENTRY_COLUMNS, entry};
@@ -284,10 +284,17 @@ pub enum Change {
     KeepAnswer(Bought),
     /// All budgets are replaced by these.
     SetBudgets(Vec<Budget>),
+    /// A budget is added to those that there are. Refused where there is one of that name.
+    AddBudget(Budget),
     /// A key for a client of the gateway. Refused where there is one of that name.
     CreateKey(NewKey),
     /// A key is removed.
-    DeleteKey(i64),
+    DeleteKey {
+        /// Which.
+        id: i64,
+        /// Whether its budgets are, too.
+        with_budgets: bool,
+    },
     /// A key is used.
     TouchKey {
         /// Which.
@@ -712,11 +719,21 @@ impl Batch<'_> {
                 Ok(Receipt::Done)
             }
             Change::SetBudgets(all) => {
-                *self.budgets = budgets::set(self.connection, all)?;
+                self.budgets.set(self.connection, all)?;
+                Ok(Receipt::Done)
+            }
+            Change::AddBudget(budget) => {
+                self.budgets.add(self.connection, budget)?;
                 Ok(Receipt::Done)
             }
             Change::CreateKey(key) => keys::create(self.connection, key),
-            Change::DeleteKey(id) => keys::delete(self.connection, *id),
+            Change::DeleteKey { id, with_budgets } => {
+                let name = keys::delete(self.connection, *id)?;
+                if *with_budgets {
+                    self.budgets.remove_of_key(self.connection, &name)?;
+                }
+                Ok(Receipt::Done)
+            }
             Change::TouchKey { id, at } => keys::touch(self.connection, *id, *at),
             Change::SettleCall(settlement) => self.settle_call(settlement),
             Change::FinishNode {

@@ -1,9 +1,9 @@
 //! Keys of the gateway's clients. Of a key itself only the hash is known.
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use super::Store;
-use super::changes::{Receipt, found};
+use super::changes::Receipt;
 use crate::error::{Error, Result};
 use crate::event::Timestamp;
 
@@ -79,12 +79,13 @@ pub(super) fn create(connection: &Connection, key: &NewKey) -> Result<Receipt> {
     Ok(Receipt::Key(connection.last_insert_rowid()))
 }
 
-pub(super) fn delete(connection: &Connection, id: i64) -> Result<Receipt> {
-    let changed = connection
-        .prepare_cached("DELETE FROM keys WHERE id = ?1")?
-        .execute([id])?;
-    found(changed, || format!("key {id}"))?;
-    Ok(Receipt::Done)
+/// Gives the name that it had.
+pub(super) fn delete(connection: &Connection, id: i64) -> Result<String> {
+    connection
+        .prepare_cached("DELETE FROM keys WHERE id = ?1 RETURNING name")?
+        .query_row([id], |row| row.get(0))
+        .optional()?
+        .ok_or_else(|| Error::NotFound(format!("key {id}")))
 }
 
 /// Of a key that was removed meanwhile, nothing is written.
