@@ -7,6 +7,7 @@ import { byId } from "./dom.js";
 import { createFlows } from "./flows.js";
 import { describe, duration, moneyOrUnknown } from "./format.js";
 import { createHistory } from "./history.js";
+import { createKeys } from "./keys.js";
 import { createLedger } from "./ledger.js";
 import { connect } from "./live.js";
 import { createToasts } from "./toasts.js";
@@ -25,6 +26,7 @@ const totals = createTotals();
 const triggers = createTriggers();
 const history = createHistory({ onDeleted: (flowId) => flows.refresh(flowId) });
 const budgets = createBudgets({ flowNames: () => flows.names() });
+const keys = createKeys();
 const flows = createFlows({
   list: byId("flows"),
   empty: byId("flows-empty"),
@@ -66,7 +68,7 @@ async function fill() {
   isLoaded = true;
   try {
     await flows.load(); // Before the rows, which show the names of flows.
-    await Promise.all([ledger.load(), totals.load(), history.poll(), budgets.poll()]);
+    await Promise.all([ledger.load(), totals.load(), history.poll(), budgets.poll(), keys.poll()]);
   } catch (error) {
     isLoaded = false;
     throw error;
@@ -81,7 +83,7 @@ function load() {
 /** In place of messages; throws when the server cannot be reached that way either. */
 async function poll() {
   if (!isLoaded) return fill();
-  await Promise.all([flows.poll(), ledger.poll(), totals.load(), history.poll(), budgets.poll()]);
+  await Promise.all([flows.poll(), ledger.poll(), totals.load(), history.poll(), budgets.poll(), keys.poll()]);
 }
 
 function receive(message) {
@@ -92,9 +94,11 @@ function receive(message) {
     ledger.receive(payload.entry);
     totals.refresh();
     budgets.refresh();
+    keys.refresh();
     if (payload.flowId) for (const part of [flows, history]) part.receive(message);
   } else if (type === "BUDGET_WARNING") {
     budgets.refresh();
+    keys.refresh();
     notify(message);
   } else if (payload?.flowId) {
     flows.receive(message);
@@ -127,6 +131,7 @@ function notify({ seq, type, payload }) {
 }
 
 byId("budgets").addEventListener("click", () => budgets.open(() => byId("budgets")));
+byId("keys").addEventListener("click", () => keys.open(() => byId("keys")));
 byId("origin").textContent = location.origin;
 byId("ledger-more").addEventListener("click", () => ledger.loadMore().catch((error) => showError("No more rows", error)));
 

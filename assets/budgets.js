@@ -4,7 +4,8 @@ import * as api from "./api.js";
 import { createBudgetForm } from "./budget-form.js";
 import { ask, createNote, createSheet, onceAtATime } from "./dialogs.js";
 import { h, perFrame, setText } from "./dom.js";
-import { count, moment, money } from "./format.js";
+import { moment } from "./format.js";
+import { createMeter } from "./meter.js";
 
 /** However many calls are made, the budgets are asked for at most this often. */
 const REFRESH_PAUSE_MS = 2_000;
@@ -161,9 +162,6 @@ export function createBudgets({ flowNames }) {
 function createCard({ onEdit, onRemove }) {
   const title = h("h3", {});
   const terms = h("p", { class: "muted" });
-  const fill = h("div", { class: "meter-fill" });
-  const meter = h("div", { class: "meter", role: "meter", "aria-valuemin": 0, "aria-valuemax": 100 }, fill);
-  const numbers = h("p", { class: "budget-numbers" });
   const change = h("button", { type: "button", "data-testid": "budget-change", onclick: onEdit }, "Change");
   const removeOnce = () => removing();
   const removeButton = h("button", { type: "button", class: "danger", "data-testid": "budget-remove", onclick: removeOnce }, "Remove…");
@@ -172,29 +170,16 @@ function createCard({ onEdit, onRemove }) {
     "li",
     { class: "budget", "data-testid": "budget" },
     h("div", { class: "budget-head" }, title, h("div", { class: "buttons" }, change, removeButton)),
-    meter,
-    numbers,
-    terms,
   );
+  const meter = createMeter(root);
+  root.append(terms);
 
   function update(budget, scope) {
     const { name, state, per, hard } = budget;
-    root.dataset.name = name;
-    root.dataset.level = state ? (state.percent >= 100 ? "full" : state.percent >= 80 ? "high" : "low") : "none";
+    meter.update(budget);
     setText(title, name);
     change.ariaLabel = `Change: ${name}`;
     removeButton.ariaLabel = `Remove: ${name}`;
-    meter.hidden = !state;
-    const limit = amount(budget, budget.limitUsd ?? budget.limitTokens);
-    const share = state ? `${count(state.percent)} %` : "";
-    const used = state ? `${amount(budget, state.used)} of ${limit} used` : `${limit} for each run by itself`;
-    if (state) {
-      meter.ariaLabel = `Used of ${name}`;
-      meter.ariaValueNow = String(Math.min(100, state.percent));
-      meter.ariaValueText = `${share}: ${used}`;
-      fill.style.inlineSize = `${Math.min(100, state.percent)}%`; // By the CSSOM, which the policy allows.
-    }
-    setText(numbers, [share, used].filter(Boolean).join(" · "));
     const until = state?.to && per !== "run" ? `; begins anew ${moment(state.to)} by this browser’s clock` : "";
     const unpriced = budget.allowUnpriced ? "; lets calls of unknown price through" : "";
     setText(terms, `${hard ? `Hard: refuses beyond it${unpriced}` : "Soft: warns only"} · ${scope} · per ${per}${per === "run" ? "" : ` in ${budget.timezone}${until}`}`);
@@ -202,5 +187,3 @@ function createCard({ onEdit, onRemove }) {
 
   return { root, change, update };
 }
-
-const amount = ({ limitUsd }, number) => ((limitUsd ?? null) === null ? `${count(number)} tokens` : money(number));

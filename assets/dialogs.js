@@ -39,8 +39,11 @@ export function createSheet({ testid, onClose }) {
   return { root, body, close, open, isOpen: () => root.open };
 }
 
-/** Asks before something is done that cannot be undone; resolves to whether it shall be. */
-export function ask({ title, text, action }) {
+/**
+ * Asks before something is done that cannot be undone; resolves to whether it shall be. `more` is an
+ * element with what else may be chosen.
+ */
+export function ask({ title, text, more, action }) {
   const [titleId, textId] = [newId("title"), newId("text")];
   let isSure = false;
   const yes = () => {
@@ -52,6 +55,7 @@ export function ask({ title, text, action }) {
     { class: "ask", role: "alertdialog", "data-testid": "ask", "aria-labelledby": titleId, "aria-describedby": textId },
     h("h2", { id: titleId }, title),
     h("p", { id: textId }, text),
+    more,
     h(
       "div",
       { class: "buttons" },

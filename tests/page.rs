@@ -1021,6 +1021,124 @@ fn a_budget_is_set_in_the_page_warns_fills_its_bar_and_refuses_a_call() {
 }
 
 #[test]
+fn a_key_with_a_budget_is_made_in_the_page_shown_once_and_removed_with_its_budget() {
+    let upstream = Upstream::saying(completion("done", 9, 1));
+    let server = TestServer::start_with(|config| {
+        add_provider(config, "openai", Kind::OpenAi, upstream.url());
+    });
+    let person = Person::opens(&server);
+    let browser = &person.browser;
+    person.sees_that_it_is("Connected");
+    browser.resize(390, 844, true);
+    person.presses("keys-button");
+    person.sees_text("keys", "There are no keys.");
+    let fits = || {
+        let body = "document.querySelector('[data-testid=keys] .sheet-body')";
+        let is_within = format!("{body}.scrollWidth === {body}.clientWidth");
+        assert_eq!(browser.eval(&is_within), true);
+        person.cannot_scroll_sideways(390);
+    };
+    let types = |field: &str, text: &str| {
+        browser.type_into(&element(&format!("key-{field}")), text);
+    };
+    let chooses = |field: &str, value: &str| {
+        browser.eval(&format!(
+            "void ({}.value = {})",
+            element(&format!("key-{field}")),
+            json!(value)
+        ));
+    };
+    let has_focus = |testid: &str| {
+        browser.wait_for(&format!(
+            "document.activeElement?.matches({})",
+            json!(selector(testid))
+        ));
+    };
+
+    // What is wrong is said at its field, and nothing is made.
+    person.presses("key-add");
+    has_focus("key-name");
+    person.presses("key-hasBudget");
+    types("limit", "much");
+    chooses("expiresAt", "2020-02-01");
+    person.presses("key-save");
+    person.sees_fault("key", "name", "must have 1 to 100 bytes");
+    person.sees_fault("key", "expiresAt", "must be in the future");
+    person.sees_fault("key", "limit", "is not an amount of US dollars");
+    has_focus("key-name");
+    fits();
+    chooses("unit", "tokens");
+    types("limit", "1,000");
+    person.presses("key-save");
+    person.sees_fault("key", "limit", "must be a whole number of tokens");
+    // What was typed is there when somebody comes back, and the keyboard is enough.
+    browser.press("Escape");
+    has_focus("keys-button");
+    browser.press("Enter");
+    person.sees_text("keys", "The key that you had begun is not made yet.");
+    chooses("expiresAt", "2999-02-01");
+    types("limit", "1000");
+    types("name", MARKUP);
+    browser.press("Enter");
+    person.sees_text("key-once", "shown this once");
+    browser.wait_for("document.activeElement.matches('[data-testid=key-once] .short-text .copy')");
+    fits();
+    let key = person.reads("key-secret");
+    assert!(person.reads("key-curl").contains(&format!("Bearer {key}'")));
+    let told = server.get("/api/keys").json()["items"][0].clone();
+    assert_eq!(
+        (&told["name"], &told["budgets"]),
+        (&json!(MARKUP), &json!([MARKUP]))
+    );
+    assert!(told["expiresAt"].as_str().unwrap().starts_with("2999-0"));
+    person.sees_text("key", "Last used\nnot yet");
+
+    // Its budget fills while it is used.
+    let headers = [("authorization", &*format!("Bearer {key}"))];
+    let body = json!({"model": "gpt-4o-mini", "max_tokens": 10, "messages": [{"role": "user", "content": "Hi"}]});
+    let body = body.to_string();
+    let answer = server.request("POST", "/v1/chat/completions", &headers, body.as_bytes());
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    person.sees_text("key-budget", "1 % · 10 tokens of 1,000 tokens used");
+    browser.wait_for(&format!(
+        "!{}.innerText.includes('not yet')",
+        element("key")
+    ));
+
+    // The key is gone with the dialog, and nowhere else.
+    browser.press("Escape");
+    has_focus("keys-button");
+    let is_kept = format!(
+        "[document.documentElement.outerHTML, JSON.stringify(localStorage), JSON.stringify(sessionStorage)]
+            .some((text) => text.includes({}))",
+        json!(key)
+    );
+    assert_eq!(browser.eval(&is_kept), false);
+    person.presses("keys-button");
+    person.presses("key-add");
+    types("name", MARKUP);
+    person.presses("key-save");
+    person.sees_text("key-form", "there is a key named");
+    person.presses("key-discard");
+    has_focus("key-add");
+
+    person.presses("key-remove");
+    person.sees_text("ask", "are refused from then on");
+    person.sees_text("ask", "stays, for a key that gets its name again");
+    person.presses("ask-no");
+    has_focus("key-remove");
+    person.presses("key-remove");
+    person.presses("key-with-budgets");
+    person.presses("ask-yes");
+    person.sees_text("keys", "was removed, and “");
+    person.sees_text("keys", "There are no keys.");
+    has_focus("key-add");
+    assert_eq!(server.get("/api/budget").json()["budgets"], json!([]));
+    assert_eq!(browser.eval("typeof window.hacked"), "undefined");
+    person.has_a_clean_console(&["409", "422"]);
+}
+
+#[test]
 fn a_row_says_what_the_cache_saved_and_how_long_the_first_token_took() {
     let upstream = Upstream::start(|body, stream| {
         let answer = if body.contains("streamed") {

@@ -1,0 +1,33 @@
+/** How much of a budget is used: a bar, also for who does not see it, and the numbers below it. */
+
+import { h, setText } from "./dom.js";
+import { count, money } from "./format.js";
+
+/** `root` is the element that has both in it, and says in `data-level` how full the bar is. */
+export function createMeter(root) {
+  const fill = h("div", { class: "meter-fill" });
+  const bar = h("div", { class: "meter", role: "meter", "aria-valuemin": 0, "aria-valuemax": 100 }, fill);
+  const numbers = h("p", { class: "budget-numbers" });
+  root.append(bar, numbers);
+
+  function update(budget) {
+    const { name, state } = budget;
+    root.dataset.name = name;
+    root.dataset.level = state ? (state.percent >= 100 ? "full" : state.percent >= 80 ? "high" : "low") : "none";
+    bar.hidden = !state;
+    const limit = amount(budget, budget.limitUsd ?? budget.limitTokens);
+    const share = state ? `${count(state.percent)} %` : "";
+    const used = state ? `${amount(budget, state.used)} of ${limit} used` : `${limit} for each run by itself`;
+    if (state) {
+      bar.ariaLabel = `Used of ${name}`;
+      bar.ariaValueNow = String(Math.min(100, state.percent));
+      bar.ariaValueText = `${share}: ${used}`;
+      fill.style.inlineSize = `${Math.min(100, state.percent)}%`; // By the CSSOM, which the policy allows.
+    }
+    setText(numbers, [share, used].filter(Boolean).join(" · "));
+  }
+
+  return { update };
+}
+
+const amount = ({ limitUsd }, number) => ((limitUsd ?? null) === null ? `${count(number)} tokens` : money(number));
