@@ -120,22 +120,34 @@ export function createBudgets({ flowNames }) {
     (cards.get(saved ? name : original)?.change ?? add).focus();
   }
 
-  /** What others changed meanwhile stays: the present list is read, and one of it is replaced. */
-  async function save(original, budget) {
-    const present = (await api.get(PATH)).budgets;
-    const index = present.findIndex(({ name }) => name === original);
-    const at = index < 0 ? present.length : index;
-    const all = [...present.slice(0, at), budget, ...present.slice(at + 1)];
-    await putAll(all).catch((error) => {
-      throw Object.assign(error, { at, names: all.map(({ name }) => name) });
+  function save(original, budget) {
+    return change((present) => {
+      const index = present.findIndex(({ name }) => name === original);
+      const at = index < 0 ? present.length : index;
+      return { at, all: [...present.slice(0, at), budget, ...present.slice(at + 1)] };
     });
   }
 
-  async function putAll(all) {
+  /**
+   * What others changed meanwhile stays: the present list is read, and `edit(present)` gives the one in its place, and
+   * at which place of it the change is. Whoever was faster in between is read as well, once.
+   */
+  async function change(edit, isAgain = false) {
+    const { budgets: present, version } = await api.get(PATH);
+    const { at, all } = edit(present);
+    try {
+      await putAll(all, version);
+    } catch (error) {
+      if (error.status === 409 && !isAgain) return change(edit, true);
+      throw Object.assign(error, { at, names: all.map(({ name }) => name) });
+    }
+  }
+
+  async function putAll(all, version) {
     // A number that JavaScript has rounded must not be put in place of the one that was there.
     const inexact = all.find(({ limitTokens }) => (limitTokens ?? null) !== null && !Number.isSafeInteger(limitTokens));
     if (inexact) throw new Error(`“${inexact.name}” allows more tokens than a browser can count exactly; change it by the API`);
-    show((await api.put(PATH, { budgets: all })).budgets);
+    show((await api.put(PATH, { budgets: all, version })).budgets);
   }
 
   async function remove(name) {
@@ -146,8 +158,7 @@ export function createBudgets({ flowNames }) {
     });
     if (!isSure) return;
     try {
-      const present = (await api.get(PATH)).budgets;
-      await putAll(present.filter((budget) => budget.name !== name));
+      await change((present) => ({ all: present.filter((budget) => budget.name !== name) }));
       note.say(`“${name}” was removed.`);
       (add.hidden ? sheet.close : add).focus();
     } catch (error) {

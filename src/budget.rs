@@ -6,14 +6,17 @@ use jiff::tz::TimeZone;
 use jiff::{Span, Zoned};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Fault, Result};
-use crate::event::{BudgetWarning, FlowId, Timestamp, Usd};
+use crate::event::{BudgetWarning, FlowId, Timestamp, Usd, hex};
 
 /// How many budgets there may be.
 pub const BUDGETS_MAX: usize = 100;
 /// How long a name may be, in bytes.
 const NAME_BYTES_MAX: usize = 100;
+/// How many bytes of a hash tell lists of budgets apart.
+const VERSION_BYTES: usize = 16;
 /// Of a limit, the shares that viewers are told of when they are reached, in per cent.
 pub const WARN_AT_PERCENT: [u8; 2] = [80, 100];
 
@@ -262,6 +265,18 @@ impl Budget {
             call.provider, call.model, self.name
         ))
     }
+}
+
+/// What tells one list of budgets from any other: it is the same for the same budgets in the same
+/// order.
+pub fn version<'a>(all: impl IntoIterator<Item = &'a Budget>) -> String {
+    let mut hash = Sha256::new();
+    for budget in all {
+        hash.update(budget.to_json().to_string());
+        // Which is in no JSON that is written without spaces.
+        hash.update(b"\n");
+    }
+    hex(&hash.finalize()[..VERSION_BYTES])
 }
 
 /// Reads `{"budgets": […]}`.

@@ -265,7 +265,10 @@ fn reply_to(context: &Context, request: &mut Request) -> std::result::Result<Rep
         (["api", "keys"], Post) => keys::create(context, &body),
         (["api", "keys", id], Delete) => keys::delete(context, id, query),
         (["api", "budget"], Get) => budget::get(context),
-        (["api", "budget"], Put) => budget::set(context, &body),
+        (["api", "budget"], Put) => {
+            let if_match = header(request, "if-match");
+            budget::set(context, &body, if_match.as_deref())
+        }
         (segments, _) => Err(match allowed(segments) {
             Some(allow) => Failure::method_not_allowed(request.method().as_str(), path, allow),
             None => Error::NotFound(format!("route {path}")).into(),

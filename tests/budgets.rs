@@ -316,7 +316,81 @@ fn budgets_that_cannot_be_read_change_nothing_and_what_is_told_can_be_put_back()
     let again = server.request("PUT", "/api/budget", &[], told.to_string().as_bytes());
     assert_eq!((again.status, again.json()), (200, told));
     set(&server, json!([]));
-    assert_eq!(server.get("/api/budget").json(), json!({"budgets": []}));
+    assert_eq!(server.get("/api/budget").json()["budgets"], json!([]));
+}
+
+#[test]
+fn budgets_that_somebody_else_has_changed_meanwhile_are_not_replaced() {
+    let server = TestServer::start();
+    let budget = |name: &str| json!({"name": name, "per": "day", "limitUsd": "1"});
+    let put = |body: Value, headers: &[(&str, &str)]| {
+        server.request("PUT", "/api/budget", headers, body.to_string().as_bytes())
+    };
+    let told = server.get("/api/budget");
+    let version = told.json()["version"].clone();
+    let tag = format!("\"{}\"", version.as_str().unwrap());
+    assert_eq!(told.header("etag"), Some(&*tag));
+    let first = put(
+        json!({"budgets": [budget("first")], "version": version}),
+        &[],
+    );
+    assert_eq!(first.status, 200, "{}", first.text());
+
+    let late = json!({"budgets": [budget("late")], "version": version});
+    let refused = put(late, &[]);
+    assert_eq!((refused.status, &*refused.error_code()), (409, "conflict"));
+    assert!(refused.text().contains("read them again"));
+    let late = json!({"budgets": [budget("late")]});
+    let refused = put(late.clone(), &[("if-match", &tag)]);
+    assert_eq!(refused.status, 412, "{}", refused.text());
+    let refused = put(json!({"budgets": [], "version": 7}), &[]);
+    assert_eq!(refused.json()["error"]["details"][0]["field"], "version");
+    let kept = server.get("/api/budget").json();
+    assert_eq!(kept["budgets"][0]["name"], "first");
+
+    // A key's budget is a change like any other; what is used is none.
+    let made = json!({"name": "k", "budget": {"per": "day", "limitUsd": "1"}});
+    assert_eq!(server.post("/api/keys", &made).status, 201);
+    let refused = put(kept, &[]);
+    assert_eq!(refused.status, 409);
+    let present = server.get("/api/budget");
+    let tag = present.header("etag").unwrap();
+    assert_eq!(put(late.clone(), &[("if-match", tag)]).status, 200);
+    // Who gives no version replaces whatever there is.
+    for headers in [&[][..], &[("if-match", "*")]] {
+        assert_eq!(put(late.clone(), headers).status, 200);
+    }
+}
+
+#[test]
+fn two_who_save_at_the_same_moment_lose_nothing_of_each_other() {
+    const EACH: usize = 15;
+    let server = TestServer::start();
+    let add = |name: &str| loop {
+        let mut told = server.get("/api/budget").json();
+        let budget = json!({"name": name, "per": "day", "limitUsd": "1"});
+        told["budgets"].as_array_mut().unwrap().push(budget);
+        let put = server.request("PUT", "/api/budget", &[], told.to_string().as_bytes());
+        match put.status {
+            200 => break,
+            409 => {}
+            _ => panic!("{}", put.text()),
+        }
+    };
+    std::thread::scope(|scope| {
+        for saver in ["a", "b"] {
+            let add = &add;
+            scope.spawn(move || (0..EACH).for_each(|at| add(&format!("{saver}{at}"))));
+        }
+    });
+    let told = server.get("/api/budget").json();
+    let names: std::collections::HashSet<String> = told["budgets"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|budget| budget["name"].to_string())
+        .collect();
+    assert_eq!(names.len(), 2 * EACH);
 }
 
 #[test]

@@ -998,6 +998,34 @@ fn a_budget_is_set_in_the_page_warns_fills_its_bar_and_refuses_a_call() {
     person.sees_text("budgets", "$9,007,199,254.740993 for each run by itself");
     person.sees_text("budgets", "calls of the flow Dear");
 
+    // Somebody who saves between the page's reading and its writing loses nothing either.
+    browser.eval(
+        "void (() => {
+            const send = window.fetch;
+            window.fetch = async (path, options) => {
+                if (options?.method !== 'PUT') return send(path, options);
+                window.fetch = send;
+                const { budgets } = await (await send('/api/budget')).json();
+                budgets.push({ name: 'faster', per: 'run', limitTokens: 1000000 });
+                await send('/api/budget', { method: 'PUT', body: JSON.stringify({ budgets }) });
+                return send(path, options);
+            };
+        })()",
+    );
+    browser.press("Enter");
+    person.fills_in("limit", "0.0013");
+    browser.press("Enter");
+    person.sees_text("budgets", "“daily” was saved.");
+    person.sees_text("budgets", "1,000,000 tokens for each run by itself");
+    let told = server.get("/api/budget").json();
+    let names: Vec<&Value> = told["budgets"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|budget| &budget["name"])
+        .collect();
+    assert_eq!(names, ["daily", "other", "faster"]);
+
     // Two calls fit, and the bar moves by itself; a third would not.
     for _ in 0..2 {
         server.run(flow, &json!({}));
@@ -1016,8 +1044,8 @@ fn a_budget_is_set_in_the_page_warns_fills_its_bar_and_refuses_a_call() {
     person.presses("ask-yes");
     person.sees_text("budgets", "“daily” was removed.");
     let budgets = server.get("/api/budget").json();
-    assert_eq!(budgets["budgets"].as_array().unwrap().len(), 1);
-    person.has_a_clean_console(&["422"]);
+    assert_eq!(budgets["budgets"].as_array().unwrap().len(), 2);
+    person.has_a_clean_console(&["409", "422"]);
 }
 
 #[test]

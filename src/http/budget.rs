@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 
 use super::Context;
 use super::reply::{Failure, Reply, read_json};
-use crate::budget::{Limit, parse_all};
+use crate::budget::{Limit, parse_all, version};
+use crate::error::Error;
 use crate::event::{Timestamp, Usd};
 use crate::store::{BudgetState, Change};
 
@@ -13,15 +14,38 @@ type Answer = std::result::Result<Reply, Failure>;
 /// `GET /api/budget`: all budgets, with what is used of them in the present period.
 pub fn get(context: &Context) -> Answer {
     let states = context.store.budgets(Timestamp::now())?;
+    let version = version(states.iter().map(|state| &state.budget));
     let budgets: Vec<Value> = states.iter().map(view).collect();
-    Ok(Reply::json(200, &json!({"budgets": budgets})))
+    let reply = Reply::json(200, &json!({"budgets": budgets, "version": version}));
+    Ok(reply.with("etag", format!("\"{version}\"")))
 }
 
-/// `PUT /api/budget`: puts these budgets in place of all that there are.
-pub fn set(context: &Context, body: &[u8]) -> Answer {
-    let budgets = parse_all(without_state(read_json(body)?))?;
-    context.journal.commit_one(Change::SetBudgets(budgets))?;
-    get(context)
+/// `PUT /api/budget`: puts these budgets in place of all that there are, or of those of the `version`
+/// alone that the body or `If-Match` gives.
+pub fn set(context: &Context, body: &[u8], if_match: Option<&str>) -> Answer {
+    let mut document = without_state(read_json(body)?);
+    let version = match document.as_object_mut().and_then(|it| it.remove("version")) {
+        None => None,
+        Some(Value::String(version)) => Some(version),
+        Some(_) => {
+            let message = "the budgets cannot be set";
+            let fault = "must be the text that `GET` tells";
+            return Err(Error::invalid(message, "version", fault).into());
+        }
+    };
+    // `*` is any.
+    let tag = if_match.filter(|tag| *tag != "*");
+    let tag = tag.map(|tag| tag.trim_matches('"').to_owned());
+    let all = parse_all(document)?;
+    let version = version.or(tag);
+    let change = Change::SetBudgets { all, version };
+    match context.journal.commit_one(change) {
+        Ok(_) => get(context),
+        Err(Error::Conflict(why)) if if_match.is_some() => {
+            Err(Failure::new(412, "precondition_failed", why))
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// What `GET` adds is not read, so that its answer can be changed and put back.

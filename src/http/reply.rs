@@ -167,7 +167,7 @@ impl Reply {
             .with("access-control-allow-methods", "GET, POST, PUT, DELETE")
             .with(
                 "access-control-allow-headers",
-                "authorization, content-type, idempotency-key, x-flowledger-secret, x-api-key, \
+                "authorization, content-type, idempotency-key, if-match, x-flowledger-secret, x-api-key, \
                  anthropic-version, anthropic-beta, x-flowledger-flow, x-flowledger-role, \
                  x-flowledger-tags",
             )

@@ -60,7 +60,7 @@ impl Budgets {
     }
 
     /// Puts these budgets in place of those that there are. One that stays as it is stays counted.
-    pub(super) fn set(&mut self, connection: &Connection, all: &[Budget]) -> Result<()> {
+    fn set(&mut self, connection: &Connection, all: &[Budget]) -> Result<()> {
         write(connection, all)?;
         let count_of = |budget: &Budget| {
             let before = self.all.iter().position(|other| other == budget)?;
@@ -69,6 +69,24 @@ impl Budgets {
         self.counts = all.iter().map(count_of).collect();
         self.all = all.into();
         Ok(())
+    }
+
+    /// Puts these budgets in place of those that there are, unless somebody has changed them since
+    /// they had the version that is given.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`].
+    pub(super) fn replace(
+        &mut self,
+        connection: &Connection,
+        all: &[Budget],
+        version: Option<&str>,
+    ) -> Result<()> {
+        if version.is_some_and(|version| version != budget::version(self.all.iter())) {
+            let message = "the budgets have changed since they were read; read them again";
+            return Err(Error::Conflict(message.to_owned()));
+        }
+        self.set(connection, all)
     }
 
     /// Adds a budget to those that there are.

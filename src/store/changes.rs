@@ -282,8 +282,13 @@ pub enum Change {
     },
     /// An answer is kept for those who ask the same.
     KeepAnswer(Bought),
-    /// All budgets are replaced by these.
-    SetBudgets(Vec<Budget>),
+    /// All budgets are replaced by others.
+    SetBudgets {
+        /// By these.
+        all: Vec<Budget>,
+        /// What [`crate::budget::version`] gives of those that are to be replaced, where no others may be.
+        version: Option<String>,
+    },
     /// A budget is added to those that there are. Refused where there is one of that name.
     AddBudget(Budget),
     /// A key for a client of the gateway. Refused where there is one of that name.
@@ -718,8 +723,9 @@ impl Batch<'_> {
                 answers::keep(self.connection, bought)?;
                 Ok(Receipt::Done)
             }
-            Change::SetBudgets(all) => {
-                self.budgets.set(self.connection, all)?;
+            Change::SetBudgets { all, version } => {
+                self.budgets
+                    .replace(self.connection, all, version.as_deref())?;
                 Ok(Receipt::Done)
             }
             Change::AddBudget(budget) => {
