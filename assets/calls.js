@@ -6,7 +6,5 @@ export function itemOf({ operation_id: operation, node_id: nodeId }) {
   return end && nodeId !== null && operation.slice(0, end.index).endsWith(`:${nodeId}`) ? Number(end[1]) : null;
 }
 
-/** Whether a budget did not let the call be made: it cost nothing, and the reason names the budget. */
-export function isRefused({ status, total_cost_usd: cost, error_message: reason }) {
-  return status === "FAILED" && cost === 0 && /^the budget `|so that the budget `/.test(reason ?? "");
-}
+/** Whether the call was refused before it left: nobody was asked, and it cost nothing. */
+export const isRefused = ({ refused }) => (refused ?? null) !== null;

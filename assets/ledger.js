@@ -166,7 +166,7 @@ function drawNode(entry, names) {
 function drawTokens(entry, tokens) {
   if (entry.status === "PENDING") return dash("not known yet");
   if (entry.cached) return dash("from the cache: nobody was asked");
-  if (isRefused(entry)) return dash("refused by a budget: nobody was asked");
+  if (isRefused(entry)) return dash(`refused by a ${entry.refused}: nobody was asked`);
   if (entry.usage_source === "none") return dash("the provider told no counts");
   if (entry.usage_source === "estimated") return h("span", { title: "estimated: the provider told no counts" }, `~${count(tokens)}`);
   return count(tokens);
@@ -190,7 +190,7 @@ function drawStatus(entry) {
 function drawDetails(entry, onRun) {
   const isAsked = !entry.cached && !isRefused(entry);
   const facts = [
-    [isRefused(entry) ? "Refused by a budget" : "Error", entry.error_message],
+    [isRefused(entry) ? `Refused by a ${entry.refused}` : "Error", entry.error_message],
     ["Call", entry.id],
     ["Model", `${entry.provider} / ${entry.model_used}`],
     ["Run", entry.run_id && drawRun(entry, onRun)],

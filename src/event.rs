@@ -233,6 +233,14 @@ pub enum CallStatus {
     Unknown,
 }
 
+/// What did not let a call leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefusedBy {
+    /// A hard budget.
+    Budget,
+}
+
 /// What became of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
@@ -285,6 +293,7 @@ macro_rules! text_form {
 pub(crate) use text_form;
 
 text_form!(UsageSource { Provider = "provider", Estimated = "estimated", None = "none" });
+text_form!(RefusedBy { Budget = "budget" });
 text_form!(CallStatus {
     Pending = "PENDING",
     Success = "SUCCESS",
@@ -365,6 +374,9 @@ pub struct LedgerDetails {
     /// What the client of the gateway wants its calls to be grouped by, separated by commas.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tags: Option<String>,
+    /// Of a call that was refused before it left: by what. It has cost nothing, and nobody was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<RefusedBy>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]

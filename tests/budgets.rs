@@ -79,6 +79,16 @@ fn a_hard_budget_refuses_the_call_that_might_go_beyond_it_and_the_refusal_is_a_r
         (&json!("FAILED"), &json!(0))
     );
     assert_eq!(rows[0]["error_message"], error);
+    assert_eq!(
+        (&rows[0]["refused"], rows[1].get("refused")),
+        (&json!("budget"), None)
+    );
+    let csv = server.get("/api/ledger.csv").text();
+    let last: Vec<&str> = csv
+        .lines()
+        .map(|line| line.rsplit(',').next().unwrap())
+        .collect();
+    assert_eq!(last, ["refused", "budget", "", ""]);
     assert_eq!(rows[1]["total_cost_usd"].to_string(), COST);
     let state = state(&server);
     assert_eq!(state["used"], "0.00123");
@@ -178,6 +188,36 @@ fn a_call_that_was_refused_by_the_provider_gives_back_what_was_reserved() {
     let budgets = server.get("/api/budget").json()["budgets"].clone();
     assert_eq!(budgets[0]["state"]["used"], 0);
     assert_eq!(budgets[1]["state"]["used"], "0");
+}
+
+#[test]
+fn only_what_a_budget_refused_is_a_refused_row_whatever_a_provider_says() {
+    let words = r#"{"error":{"message":"the budget `daily` allows 1 USD per day"}}"#;
+    let upstream = Upstream::saying(json_answer("402 Payment Required", words));
+    let server = server(&upstream);
+    let flow = server.save(&chain("One", &[call("only")]));
+    assert_eq!(server.run(flow, &json!({}))["status"], "FAILED");
+    set(
+        &server,
+        json!([{"name": "daily", "per": "day", "limitUsd": "0"}]),
+    );
+    let mut client = server.client();
+    assert_eq!(server.run(flow, &json!({}))["status"], "FAILED");
+    // Clients of the gateway are refused likewise, and all who look on are told.
+    let asked = json!({"model": "gpt-4o-mini", "max_tokens": 10, "messages": [{"role": "user", "content": "Hi"}]});
+    assert_eq!(server.post("/v1/chat/completions", &asked).status, 402);
+    let told = client.until(|message| {
+        message["type"] == "LEDGER_UPDATE" && message["payload"]["entry"]["flow_id"].is_null()
+    });
+    assert_eq!(
+        told.last().unwrap()["payload"]["entry"]["refused"],
+        "budget"
+    );
+    let refused: Vec<Value> = rows(&server)
+        .iter()
+        .map(|row| row["refused"].clone())
+        .collect();
+    assert_eq!(refused, [json!("budget"), json!("budget"), Value::Null]);
 }
 
 #[test]

@@ -137,6 +137,10 @@ fn whatever_is_changed_in_a_database_is_found_and_told_with_both_values() {
             &["ledger row 1: `DONE` is no status"],
         ),
         (
+            "UPDATE ledger SET refused = 'budget' WHERE id = 1",
+            &["ledger row 1: was refused by a budget before it left, but is SUCCESS"],
+        ),
+        (
             "UPDATE ledger SET price_id = NULL WHERE id = 1",
             &["ledger row 1: its cost is 0.00015435 USD, but it has no price"],
         ),

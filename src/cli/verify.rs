@@ -421,6 +421,16 @@ fn fault_of(call: &AuditCall) -> Option<String> {
     if !SETTLED.contains(&call.status.as_str()) {
         return Some(format!("`{}` is no status", call.status));
     }
+    if let Some(by) = &call.refused
+        && (call.status != "FAILED" || call.cost != Some(0) || call.tokens != [0; 6])
+    {
+        return Some(format!(
+            "was refused by a {by} before it left, but is {}, with {:?} tokens and a cost of {}",
+            call.status,
+            call.tokens,
+            money(call.cost)
+        ));
+    }
     match (call.cost, call.price_id) {
         (Some(cost), _) if cost < 0 => Some(format!("its cost is {}", money(Some(cost)))),
         (Some(cost), _) if call.cached && cost != 0 => Some(format!(

@@ -12,7 +12,7 @@ use super::run::Unit;
 use crate::booking::{self, lost_call};
 use crate::budget::Reserve;
 use crate::error::Error;
-use crate::event::{Event, Place, Timestamp, hex};
+use crate::event::{Event, Place, RefusedBy, Timestamp, hex};
 use crate::flow::{self, Agent, Graph, Http, Node, NodeKind, RenderError, Scope, render};
 use crate::gateway::{Answer, Call, Cancel, Failure, FailureKind, Fetch, Gateway, Turn};
 use crate::hub::Hub;
@@ -452,7 +452,7 @@ impl Worker {
             // Told in the ledger as well, as a call that was not made.
             Err(Error::Budget(why)) => {
                 let mut unwritten = fallback;
-                unwritten.push(Change::RefuseCall(intent, why.clone()));
+                unwritten.push(Change::RefuseCall(intent, RefusedBy::Budget, why.clone()));
                 return Outcome::Failed {
                     error: why,
                     settlement: None,

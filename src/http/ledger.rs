@@ -144,6 +144,7 @@ const COLUMNS: &[&str] = &[
     "saved_usd",
     "key_name",
     "tags",
+    "refused",
 ];
 
 fn header() -> Result<Vec<u8>> {
@@ -191,6 +192,7 @@ fn encode(rows: &[LedgerEntry]) -> io::Result<Vec<u8>> {
             optional(row.more.saved_usd.as_ref()),
             text(row.more.key_name.as_deref()),
             text(row.more.tags.as_deref()),
+            optional(row.more.refused.as_ref()),
         ])?;
     }
     writer.into_inner().map_err(csv::IntoInnerError::into_error)

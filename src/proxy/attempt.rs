@@ -12,7 +12,7 @@ use super::under_way::Entered;
 use super::{Client, Proxy, Toward, tell};
 use crate::booking::{self, lost_call};
 use crate::error::Error;
-use crate::event::Timestamp;
+use crate::event::{RefusedBy, Timestamp};
 use crate::gate::DirectReply;
 use crate::gateway::{
     Answer, AnswerHead, Call, ClientKey, Failure, FailureKind, Forward, Kind, NotForwarded, Taker,
@@ -208,7 +208,7 @@ impl Proxy {
             }
             // Told in the ledger as well, as a call that was not made.
             Err(Error::Budget(why)) => {
-                let change = Change::RefuseCall(intent, why.clone());
+                let change = Change::RefuseCall(intent, RefusedBy::Budget, why.clone());
                 if let Err(error) = self.journal.commit_one(change) {
                     log::warn!("that a call was refused cannot be written: {error}");
                 }

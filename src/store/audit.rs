@@ -54,6 +54,8 @@ pub struct AuditCall {
     pub cost: Option<i64>,
     /// Which price.
     pub price_id: Option<i64>,
+    /// What refused it before it left, as stored.
+    pub refused: Option<String>,
     /// Whether it was answered from the cache.
     pub cached: bool,
     /// Nano-dollars.
@@ -301,7 +303,8 @@ impl Audit {
         let mut statement = self.connection.prepare(
             "SELECT id, status, input_tokens, cached_input_tokens, cache_write_tokens,
                 cache_write_1h_tokens, output_tokens, reasoning_tokens, usage_source, cost_nanousd,
-                price_id, cached, saved_nanousd, reserved_tokens IS NULL, timestamp_ms
+                price_id, cached, saved_nanousd, reserved_tokens IS NULL, timestamp_ms,
+                refused
              FROM ledger ORDER BY id",
         )?;
         let mut rows = statement.query([])?;
@@ -321,6 +324,7 @@ impl Audit {
                 saved: row.get(12)?,
                 is_older_than_prices: row.get(13)?,
                 day: days::day_of(Timestamp(row.get(14)?)),
+                refused: row.get(15)?,
             });
         }
         Ok(())

@@ -17,7 +17,8 @@ use crate::budget::{Budget, Reserve};
 use crate::error::{Error, Result};
 use crate::event::suggestion::{Proposal, Status, Suggestion};
 use crate::event::{
-    BudgetWarning, CallStatus, FlowId, LedgerEntry, RunId, RunStatus, Seq, Timestamp, Usage, Usd,
+    BudgetWarning, CallStatus, FlowId, LedgerEntry, RefusedBy, RunId, RunStatus, Seq, Timestamp,
+    Usage, Usd,
 };
 use crate::schedule::Missed;
 
@@ -268,8 +269,8 @@ pub enum Change {
     },
     /// A call is about to be made: the intent. Refused where a hard budget does not allow it.
     OpenCall(NewCall),
-    /// A call was refused before it was made, and says why: a row of its own that costs nothing.
-    RefuseCall(NewCall, String),
+    /// A call was refused before it was made, by what, and why: a row of its own that costs nothing.
+    RefuseCall(NewCall, RefusedBy, String),
     /// A call need not be made, because its answer was bought before: a row that costs nothing and
     /// says what it saved.
     BookCached {
@@ -717,7 +718,7 @@ impl Batch<'_> {
                 None => self.start_node(node, prompt.as_ref(), *at),
             },
             Change::OpenCall(call) => self.open_call(call),
-            Change::RefuseCall(call, error) => self.refuse_call(call, error),
+            Change::RefuseCall(call, by, why) => self.refuse_call(call, *by, why),
             Change::BookCached { call, model, saved } => self.book_cached(call, model, *saved),
             Change::KeepAnswer(bought) => {
                 answers::keep(self.connection, bought)?;
@@ -954,22 +955,22 @@ impl Batch<'_> {
         self.insert_call(call, CallStatus::Pending, None)
     }
 
-    fn refuse_call(&self, call: &NewCall, error: &str) -> Result<Receipt> {
-        self.insert_call(call, CallStatus::Failed, Some(error))
+    fn refuse_call(&self, call: &NewCall, by: RefusedBy, why: &str) -> Result<Receipt> {
+        self.insert_call(call, CallStatus::Failed, Some((by, why)))
     }
 
-    /// Writes a row; one with an error is settled already and has cost nothing.
+    /// Writes a row; one that was refused is settled already and has cost nothing.
     fn insert_call(
         &self,
         call: &NewCall,
         status: CallStatus,
-        error: Option<&str>,
+        refused: Option<(RefusedBy, &str)>,
     ) -> Result<Receipt> {
         self.execute(
             "INSERT INTO ledger (timestamp_ms, flow_id, run_id, node_id, attempt, operation_id,
                 provider, model_used, agent_role, prompt_hash, status, key_name, tags,
-                reserved_nanousd, reserved_tokens, error_message, cost_nanousd)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16,
+                reserved_nanousd, reserved_tokens, refused, error_message, cost_nanousd)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17,
                 CASE WHEN ?16 IS NOT NULL THEN 0 END)",
             params![
                 call.at.0,
@@ -987,7 +988,8 @@ impl Batch<'_> {
                 call.tags,
                 call.reserve.cost.map(|cost| cost.nanousd),
                 call.reserve.tokens,
-                error
+                refused.map(|(by, _)| by.as_str()),
+                refused.map(|(_, why)| why)
             ],
         )?;
         self.written_row(call.at)

@@ -1,6 +1,6 @@
 //! Reading the ledger: pages, sums, everything that filters allow.
 
-use rusqlite::types::{ToSql, Value};
+use rusqlite::types::{ToSql, Value, ValueRef};
 use rusqlite::{Row, params_from_iter};
 use serde::Serialize;
 
@@ -14,7 +14,8 @@ pub(super) const ENTRY_COLUMNS: &str =
     "id, timestamp_ms, flow_id, run_id, node_id, attempt, operation_id, provider, model_used,
      agent_role, prompt_hash, input_tokens, cached_input_tokens, cache_write_tokens, output_tokens,
      reasoning_tokens, usage_source, cost_nanousd, latency_ms, status, error_message,
-     cache_write_1h_tokens, first_token_ms, price_id, cached, saved_nanousd, key_name, tags";
+     cache_write_1h_tokens, first_token_ms, price_id, cached, saved_nanousd, key_name, tags,
+     refused";
 
 /// Reads a row of [`ENTRY_COLUMNS`].
 pub(super) fn entry(row: &Row<'_>) -> rusqlite::Result<LedgerEntry> {
@@ -50,6 +51,10 @@ pub(super) fn entry(row: &Row<'_>) -> rusqlite::Result<LedgerEntry> {
             saved_usd: row.get::<_, Option<i64>>(25)?.map(Usd::from_nanousd),
             key_name: row.get(26)?,
             tags: row.get(27)?,
+            refused: match row.get_ref(28)? {
+                ValueRef::Null => None,
+                _ => Some(parsed(row, 28)?),
+            },
         },
     })
 }

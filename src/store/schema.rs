@@ -250,6 +250,10 @@ CREATE INDEX suggestions_by_flow ON suggestions (flow_id, key);
 CREATE UNIQUE INDEX suggestions_open ON suggestions (flow_id, key)
     WHERE status IN ('OPEN', 'DISMISSED');
 ",
+    "
+-- What did not let the call leave; null of all others, and of those before this column.
+ALTER TABLE ledger ADD COLUMN refused TEXT;
+",
 ];
 
 /// The version of a database that is up to date.
