@@ -138,7 +138,7 @@ export function createKeys() {
 
   async function remove(id) {
     const { name, budgets } = keys.find((key) => key.id === id);
-    const names = budgets.map((budget) => `“${budget.name}”`).join(", ");
+    const names = `the ${budgets.length === 1 ? "budget" : "budgets"} ${budgets.map((budget) => `“${budget.name}”`).join(", ")}`;
     const alsoId = newId("also");
     const also = h("input", { type: "checkbox", id: alsoId, "data-testid": "key-with-budgets" });
     const stay = budgets.length ? " What is set for it in Budgets stays, for a key that gets its name again." : "";

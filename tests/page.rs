@@ -1158,7 +1158,7 @@ fn a_key_with_a_budget_is_made_in_the_page_shown_once_and_removed_with_its_budge
     person.presses("key-remove");
     person.presses("key-with-budgets");
     person.presses("ask-yes");
-    person.sees_text("keys", "was removed, and “");
+    person.sees_text("keys", "was removed, and the budget “");
     person.sees_text("keys", "There are no keys.");
     has_focus("key-add");
     assert_eq!(server.get("/api/budget").json()["budgets"], json!([]));
