@@ -11,6 +11,7 @@ pub mod facts;
 mod models;
 mod rules;
 mod saving;
+pub mod shape;
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};

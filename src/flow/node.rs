@@ -1,9 +1,12 @@
 //! What a node of a flow is, and what it says about retries, failures and inputs.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::Value;
+
+use super::template;
 
 /// A node.
 #[derive(Clone, Debug, PartialEq)]
@@ -272,5 +275,18 @@ impl Node {
             }
             NodeKind::Input(_) => Vec::new(),
         }
+    }
+
+    /// Ids of the nodes whose output its templates use; none where that cannot be told, as of
+    /// `nodes[input.which]`.
+    pub fn reads(&self) -> Option<BTreeSet<String>> {
+        let mut read = BTreeSet::new();
+        for (_, source) in self.templates() {
+            let names = template::names(source)
+                .ok()
+                .filter(|names| !names.any_node)?;
+            read.extend(names.nodes);
+        }
+        Some(read)
     }
 }

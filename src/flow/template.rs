@@ -97,6 +97,9 @@ fn parse(source: &str) -> Result<Template<'_, '_>, String> {
 pub struct Names {
     /// Ids of nodes whose output is used.
     pub nodes: BTreeSet<String>,
+    /// Whether outputs of nodes may be used whose ids are not written there, as by
+    /// `nodes[input.which]`.
+    pub any_node: bool,
     /// Names of inputs.
     pub inputs: BTreeSet<String>,
     /// Names that are neither.
@@ -117,34 +120,53 @@ pub fn names(source: &str) -> Result<Names, String> {
             (other, _) => drop(names.unknown.insert(other.to_owned())),
         }
     }
-    names.nodes.extend(subscripts(source, "nodes"));
-    names.inputs.extend(subscripts(source, "input"));
+    let (of_nodes, of_input) = (subscripts(source, "nodes"), subscripts(source, "input"));
+    names.nodes.extend(of_nodes.keys);
+    names.any_node = of_nodes.any;
+    names.inputs.extend(of_input.keys);
     Ok(names)
 }
 
-/// The constant keys of `name["key"]` inside `{{ }}` and `{% %}`: ids like `node-1` can only be
-/// written that way, and minijinja's own analysis looks at dotted names alone.
-fn subscripts(source: &str, name: &str) -> BTreeSet<String> {
-    let mut keys = BTreeSet::new();
-    for (open, close) in [("{{", "}}"), ("{%", "%}")] {
-        let mut rest = source;
-        while let Some((_, after)) = rest.split_once(open) {
-            let (inside, next) = after.split_once(close).unwrap_or((after, ""));
-            rest = next;
-            keys.extend(inside.match_indices(name).filter_map(|(at, _)| {
-                let whole_word =
-                    !inside[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '.');
-                let key = inside[at + name.len()..]
-                    .trim_start()
-                    .strip_prefix('[')?
-                    .trim_start();
-                let quote = key.chars().next().filter(|c| matches!(c, '"' | '\''))?;
-                let (key, _) = key[1..].split_once(quote)?;
-                whole_word.then(|| key.to_owned())
-            }));
+/// What is taken of a name by `name["key"]`.
+#[derive(Default)]
+struct Subscripts {
+    /// The constant keys.
+    keys: BTreeSet<String>,
+    /// Whether it is used in a way that names no key: `name[x]`, `name | items`, or by `debug()`,
+    /// which tells everything.
+    any: bool,
+}
+
+/// Ids like `node-1` can only be written as `nodes["node-1"]`, and minijinja's own analysis looks at
+/// dotted names alone.
+fn subscripts(source: &str, name: &str) -> Subscripts {
+    let tokens: Vec<Token> = tokenize(source, false, SYNTAX.clone())
+        .map_while(|token| Some(token.ok()?.0))
+        .collect();
+    let mut subscripts = Subscripts::default();
+    for (at, token) in tokens.iter().enumerate() {
+        let is_attribute = at > 0 && matches!(tokens[at - 1], Token::Dot);
+        match token {
+            Token::Ident("debug") => subscripts.any = true,
+            Token::Ident(ident) if *ident == name && !is_attribute => match &tokens[at + 1..] {
+                [Token::Dot, Token::Ident(_), ..] => {}
+                [Token::BracketOpen, Token::Str(key), Token::BracketClose, ..] => {
+                    subscripts.keys.insert((*key).to_owned());
+                }
+                [
+                    Token::BracketOpen,
+                    Token::String(key),
+                    Token::BracketClose,
+                    ..,
+                ] => {
+                    subscripts.keys.insert(key.to_string());
+                }
+                _ => subscripts.any = true,
+            },
+            _ => {}
         }
     }
-    keys
+    subscripts
 }
 
 /// The template that gives `true` or `false` for an expression, which may stand in `{{ }}`.
@@ -359,6 +381,37 @@ mod tests {
         assert_eq!(names.inputs, ["topic".to_owned()].into());
         assert_eq!(names.nodes, ["a".to_owned(), "node-1".to_owned()].into());
         assert_eq!(names.unknown, ["x".to_owned()].into());
+    }
+
+    #[test]
+    fn names_are_found_beside_texts_that_look_like_the_end_of_a_tag_and_not_in_raw_text() {
+        let names = |source| names(source).unwrap().nodes;
+        let found = names(r#"{{ "}}" ~ nodes["node-1"].output }}"#);
+        assert_eq!(found, ["node-1".to_owned()].into());
+        let found = names(r#"{% raw %}{{ nodes["node-1"].output }}{% endraw %}"#);
+        assert!(found.is_empty(), "{found:?}");
+    }
+
+    #[test]
+    fn a_template_that_takes_nodes_without_saying_which_is_known_as_such() {
+        let any = |source| names(source).unwrap().any_node;
+        for source in [
+            "{{ nodes[input.which].output }}",
+            "{% for id in nodes %}{{ id }}{% endfor %}",
+            "{% set all = nodes %}{{ all.a.output }}",
+            "{{ nodes['a' ~ 'b'].output }}",
+            "{{ nodes | tojson }}",
+            "{{ debug() }}",
+        ] {
+            assert!(any(source), "{source}");
+        }
+        for source in [
+            "{{ nodes.a.output }} {{ nodes['node-1'].output }}",
+            "{{ input.nodes }} nodes",
+            "{{ 'nodes' }}",
+        ] {
+            assert!(!any(source), "{source}");
+        }
     }
 
     #[test]
