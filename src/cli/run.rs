@@ -284,18 +284,15 @@ impl Progress {
     }
 }
 
-/// Prints the outputs of the last nodes, and a table of what everything took.
+/// Prints the run's result, and a table of what everything took.
 fn report(graph: &Graph, run: &Run, nodes: &[NodeRecord]) {
     let records: HashMap<&str, &NodeRecord> = nodes
         .iter()
         .map(|record| (record.node_id.as_str(), record))
         .collect();
-    for (index, node) in graph.nodes().iter().enumerate() {
-        let output = records
-            .get(node.id.as_str())
-            .and_then(|record| record.output.as_deref());
-        let is_last = graph.edges_from(index).next().is_none();
-        if let Some(output) = output.filter(|_| is_last) {
+    for node in graph.results() {
+        let record = records.get(graph.nodes()[node].id.as_str());
+        if let Some(output) = record.and_then(|record| record.output.as_deref()) {
             // Whoever reads it may have gone.
             let _ = writeln!(io::stdout(), "{}", output.trim_end());
         }
