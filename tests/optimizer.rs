@@ -267,3 +267,94 @@ fn what_holds_no_longer_is_withdrawn_also_after_a_restart() {
     });
     assert_eq!(of_kind(&server, "cache", "OPEN")[0]["flowId"], kept);
 }
+
+/// A flow of `first` and `second` in a row, and an output of this template.
+fn two_and_output(first: &str, second: &str, output: &str) -> Value {
+    let quiet = |id: &str, prompt: &str| {
+        let mut node = agent(id, "openai", "gpt-4o", prompt);
+        node["data"]["stream"] = json!(false);
+        node
+    };
+    let output = json!({"id": "out", "type": "output", "data": {"template": output}});
+    chain(
+        "Two",
+        &[quiet("first", first), quiet("second", second), output],
+    )
+}
+
+#[test]
+fn a_call_whose_answer_nobody_uses_is_told_with_what_it_cost_and_can_be_left_out() {
+    let upstream = upstream(1_000, 1_000);
+    let server = server(&upstream);
+    let dead = server.save(&two_and_output(
+        "A {{ input.what }}",
+        "B {{ input.what }}",
+        "{{ nodes.second.output }}",
+    ));
+    let alive = server.save(&two_and_output(
+        "A {{ input.what }}",
+        "B {{ nodes.first.output }} {{ input.what }}",
+        "{{ nodes.second.output }}",
+    ));
+    for flow in [alive, dead] {
+        run_times(&server, flow, 10, |at| format!("{flow} {at}"));
+    }
+    let found = suggestion(&server, "dead_node");
+    assert_eq!(
+        (&found["flowId"], &found["nodeId"]),
+        (&json!(dead), &json!("first"))
+    );
+    assert_eq!(found["calls"], 10, "{found}");
+    assert_eq!(found["evidence"]["costNanousd"], 10 * 12_500_000);
+    assert_eq!(found["savingPer30Days"]["expectedUsd"], 3.75);
+    let applied = server.post(&format!("{PATH}/{}/apply", found["id"]), &json!({}));
+    assert_eq!(applied.status, 200, "{}", applied.text());
+    let count = upstream.count();
+    run_times(&server, dead, 1, |_| "after".into());
+    assert_eq!(upstream.count(), count + 1);
+}
+
+#[test]
+fn calls_that_wait_for_each_other_for_no_reason_are_told_with_the_time_and_can_be_made_at_once() {
+    let upstream = Upstream::start(|_, stream| {
+        std::thread::sleep(std::time::Duration::from_millis(150));
+        let _ = stream.write_all(completion_of("gpt-4o", "well", 10, 10).as_bytes());
+    });
+    let server = server(&upstream);
+    let both = "{{ nodes.first.output }} {{ nodes.second.output }}";
+    let apart = server.save(&two_and_output(
+        "A {{ input.what }}",
+        "B {{ input.what }}",
+        both,
+    ));
+    let needed = server.save(&two_and_output(
+        "A {{ input.what }}",
+        "B {{ input.what }} {{ nodes.first.output }}",
+        both,
+    ));
+    std::thread::scope(|scope| {
+        for at in 0..10 {
+            let server = &server;
+            for flow in [apart, needed] {
+                scope.spawn(move || run_times(server, flow, 1, |_| at.to_string()));
+            }
+        }
+    });
+    let found = suggestion(&server, "parallel");
+    assert_eq!(
+        (&found["flowId"], &found["nodeId"]),
+        (&json!(apart), &json!("second"))
+    );
+    assert_eq!(found["otherNodeId"], "first");
+    assert!(found["savingMs"].as_u64().unwrap() >= 150, "{found}");
+    assert!(found["savingPer30Days"].is_null());
+    let applied = server.post(&format!("{PATH}/{}/apply", found["id"]), &json!({}));
+    assert_eq!(applied.status, 200, "{}", applied.text());
+    let flow = server.get(&format!("/api/flows/{apart}")).json();
+    let edges = flow["data"]["edges"].as_array().unwrap();
+    assert_eq!(edges.len(), 2, "{edges:?}");
+    assert!(
+        edges.iter().all(|edge| edge["target"] == "out"),
+        "{edges:?}"
+    );
+}

@@ -2,7 +2,9 @@
 //! as a value.
 
 mod cache;
+mod dead_node;
 mod model_switch;
+mod parallel;
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -10,6 +12,7 @@ use sha2::{Digest, Sha256};
 use super::edit::{Edit, apply};
 use super::facts::{Facts, Known};
 use super::models::Models;
+use super::shape;
 use crate::budget::Budget;
 use crate::event::suggestion::{Kind, Proposal, Saving};
 use crate::event::{FlowId, Timestamp, Usd, hex};
@@ -35,7 +38,8 @@ pub struct Look<'a> {
     /// What else could be asked.
     pub models: &'a Models,
     /// What may be spent.
-    #[allow(dead_code)] pub budgets: &'a [Budget],
+    #[allow(dead_code)]
+    pub budgets: &'a [Budget],
     /// The moment.
     pub now: Timestamp,
 }
@@ -43,10 +47,22 @@ pub struct Look<'a> {
 /// All that may be proposed about a flow, as it is now.
 pub fn propose(look: &Look<'_>) -> Vec<Proposal> {
     let mut proposals = Vec::new();
+    let unused = shape::unused(look.graph);
     for node in look.graph.nodes() {
+        if unused.contains(&node.id) {
+            // Whatever else could be said about it is of no use then.
+            proposals.extend(dead_node::propose(look, node));
+            continue;
+        }
         if let Some(agent) = agent(node) {
             proposals.extend(model_switch::propose(look, node, agent));
             proposals.extend(cache::propose(look, node, agent));
+        }
+    }
+    let node = |id: &str| look.graph.nodes().iter().find(|node| node.id == id);
+    for (first, second) in shape::independent(look.graph) {
+        if let (Some(first), Some(second)) = (node(&first), node(&second)) {
+            proposals.extend(parallel::propose(look, first, second));
         }
     }
     proposals

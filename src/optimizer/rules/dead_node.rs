@@ -1,0 +1,48 @@
+//! Calls whose answers nobody uses.
+
+use serde_json::json;
+
+use super::{CALLS_MIN, Draft, Look, SAVING_MIN};
+use crate::event::Usd;
+use crate::event::suggestion::{Kind, Proposal};
+use crate::flow::Node;
+use crate::optimizer::edit::Edit;
+use crate::optimizer::facts::Amount;
+use crate::optimizer::saving::per_30_days;
+
+/// `node` is one that nobody uses (see `shape::unused`).
+pub fn propose(look: &Look<'_>, node: &Node) -> Option<Proposal> {
+    let all = look.facts.of_node(look.flow_id, &node.id);
+    let since = all.iter().map(|(_, known)| known.since).min()?;
+    let paid = all.iter().fold(Amount::default(), |sum, (_, known)| {
+        let calls = &known.calls;
+        let answered = calls.answered().amount;
+        sum.plus(answered).plus(calls.failed).plus(calls.timed_out)
+    });
+    let saving = per_30_days(paid, since, look.now);
+    if paid.calls < CALLS_MIN || saving.expected_usd < SAVING_MIN {
+        return None;
+    }
+    look.proposal(
+        node,
+        Draft {
+            kind: Kind::DeadNode,
+            title: format!("Leave “{}” out", node.label),
+            reason: format!(
+                "Nobody uses what it answers: no other node names it, and it is not what the flow gives. Its last {} calls cost {} USD. Where it fails, the run fails today; without it, it would not.",
+                paid.calls,
+                Usd::from_nanousd(paid.nanousd),
+            ),
+            calls: paid.calls,
+            saving: Some(saving),
+            evidence: json!({
+                "since": since,
+                "calls": paid.calls,
+                "costNanousd": paid.nanousd,
+            }),
+            edit: Edit::RemoveNode {
+                node_id: node.id.clone(),
+            },
+        },
+    )
+}
