@@ -5,7 +5,6 @@
 //! Everything that happens to a run is a [`Happening`]; everything that must last is a [`Change`]
 //! that goes through the journal before it counts.
 
-mod answers;
 mod estimate;
 mod items;
 mod known;
@@ -24,12 +23,12 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use serde_json::Value;
 use uuid::Uuid;
 
-use self::answers::Answers;
 pub use self::estimate::{Amount, Estimate, NodeEstimate};
 use self::known::{KnownFlows, Runnable};
 use self::queue::{Queue, Waiting};
 use self::run::{ActiveRun, Unit};
 use self::work::{Job, Outcome, Worker};
+use crate::answers::Answers;
 use crate::booking::lost_call;
 use crate::error::{Error, Result};
 use crate::event::{LedgerEntry, RunId, RunStatus, Timestamp};

@@ -652,7 +652,8 @@ impl Gateway {
         self.providers.get(provider).map(|provider| provider.kind)
     }
 
-    fn timeouts_of(&self, call: &Call) -> Timeouts {
+    /// How long a call may take.
+    pub fn timeouts_of(&self, call: &Call) -> Timeouts {
         let usual = self.timeouts;
         let timeouts = Timeouts {
             connect: usual.connect,

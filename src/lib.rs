@@ -3,6 +3,7 @@
 //! ARCHITECTURE.md is the map: which module is about what, and what must stay true.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod answers;
 pub mod booking;
 pub mod budget;
 pub mod cli;

@@ -6,6 +6,7 @@
 
 mod asked;
 mod attempt;
+mod cache;
 mod echo;
 mod keys;
 mod labels;
@@ -32,6 +33,7 @@ use self::labels::Labels;
 use self::protocol::{Protocol, Refusal, Told};
 use self::settling::Settling;
 use self::under_way::UnderWay;
+use crate::answers::Answers;
 use crate::error::{Error, Result};
 use crate::gate::{Denied, Direct, DirectReply, Head};
 use crate::gateway::{ClientKey, Gateway};
@@ -84,6 +86,8 @@ pub struct Proxy {
     store: Arc<Store>,
     journal: Journal,
     gateway: Arc<Gateway>,
+    /// What clients have bought before.
+    answers: Answers,
     stats: Arc<Stats>,
     under_way: Arc<UnderWay>,
     threads: Threads,
@@ -126,6 +130,7 @@ impl Proxy {
             settings,
             token: parts.token,
             keys: parts.keys,
+            answers: Answers::new(Arc::clone(&parts.store)),
             store: parts.store,
             journal: parts.journal,
             gateway: parts.gateway,
@@ -198,6 +203,7 @@ impl Proxy {
     ) -> Result<(), Box<Told>> {
         let ours = |refusal| Box::new(Told::Ours(refusal));
         let labels = Labels::read(head).map_err(ours)?;
+        let cache_age = cache::age_max(head).map_err(ours)?;
         let asked = Asked::read(protocol, body).map_err(ours)?;
         if let Some(id) = labels.flow_id
             && !self
@@ -216,6 +222,7 @@ impl Proxy {
             headers: passed_headers(protocol, head),
             asked,
             labels,
+            cache_age,
             client,
         };
         let targets = targets::targets(

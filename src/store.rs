@@ -28,7 +28,7 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-pub use answers::Bought;
+pub use answers::{ANSWER_BYTES_MAX, Bought};
 pub use audit::{
     Audit, AuditCall, AuditDay, AuditEvent, AuditNode, AuditRun, AuditSums, Extent, StoredRun,
 };

@@ -47,7 +47,7 @@ impl Taker for Nobody {
         false
     }
 
-    fn end(&mut self) {}
+    fn end(&mut self, _: bool) {}
 }
 
 fn call_of(provider: &str) -> Call {

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::answers::{Answers, Buying, Found};
 use super::run::Unit;
+use crate::answers::{self, Answers, Buying, Found, SAME_CALL_POLL};
 use crate::booking::{self, lost_call};
 use crate::budget::Reserve;
 use crate::error::Error;
@@ -22,9 +22,6 @@ use crate::threads::panic_message;
 
 /// Streamed text goes out at most this often: 20 messages a second for each node.
 const OUTPUT_INTERVAL: Duration = Duration::from_millis(50);
-
-/// How long a node waits before it looks again whether the same call, made by another, is over.
-const SAME_CALL_POLL: Duration = Duration::from_millis(50);
 
 /// How much text one message carries: a small part of what may wait for a client.
 const OUTPUT_BYTES_MAX: usize = 64 << 10;
@@ -131,7 +128,7 @@ pub enum Outcome {
         /// Whether the output was bought before.
         cached: bool,
         /// The answer, where it is to be kept for those who ask the same.
-        kept: Option<Bought>,
+        kept: Option<Arc<Bought>>,
         /// Changes that were not written before.
         unwritten: Vec<Change>,
     },
@@ -401,7 +398,8 @@ impl Worker {
         if let Some(age_max) = agent.cache_age
             && buying.is_none()
         {
-            match self.answers.look(&call, age_max, Timestamp::now()) {
+            let key = answers::key_of(&call);
+            match self.answers.look(key, age_max, Timestamp::now()) {
                 Ok(Found::Answer(bought)) => {
                     return cached(job, agent, &call, &bought, changes);
                 }
@@ -486,10 +484,10 @@ impl Worker {
                 at: settlement.at,
                 model: settlement.model.clone().unwrap_or(call.model),
                 output: output.to_string(),
+                content_type: None,
                 cost: settlement.cost,
             };
-            buying.done(bought.clone());
-            *kept = Some(bought);
+            *kept = Some(buying.done(bought));
         }
         outcome
     }

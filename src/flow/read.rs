@@ -23,7 +23,7 @@ const AT_ONCE_MAX: usize = 16;
 /// How old an answer may be that is taken in place of a new one, where a node does not say.
 const CACHE_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 /// How old it may be at most: a year.
-const CACHE_AGE_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+pub const CACHE_AGE_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// What an `http` node may use.
 const METHODS: &[&str] = &["GET", "POST", "PUT", "PATCH", "DELETE"];
 /// How long an `http` node waits unless it says otherwise.

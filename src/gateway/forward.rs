@@ -76,7 +76,7 @@ pub struct AnswerHead {
     pub headers: Vec<(String, String)>,
 }
 
-/// Whoever gets the answer. Once it is gone, nothing more is given to it.
+/// Whoever gets the answer. What is read on when nobody takes it any more is given to it all the same.
 pub trait Taker {
     /// The answer in one piece. Gives whether it was taken.
     fn whole(&mut self, head: &AnswerHead, body: &[u8]) -> bool;
@@ -84,8 +84,9 @@ pub trait Taker {
     fn begin(&mut self, head: &AnswerHead) -> bool;
     /// The next piece. Gives whether it was taken.
     fn piece(&mut self, bytes: &[u8]) -> bool;
-    /// That was all of it.
-    fn end(&mut self);
+    /// That was all that came: the whole answer, unless the connection broke between its last word
+    /// and the end of the stream.
+    fn end(&mut self, is_whole: bool);
 }
 
 /// Why there is no answer, or only a part of one.
@@ -335,12 +336,16 @@ impl<'a> Passing<'a> {
         let mut buffer = vec![0; READ_BYTES];
         let mut opening = Vec::new();
         let mut fault = None;
+        let mut is_whole = true;
         loop {
             exchange.scope.read_by.set(self.drained_by().or(read_by));
             let length = match client::read(&mut body, &mut buffer) {
                 Ok(length) if !exchange.scope.cancel.is_cancelled() => length,
                 // All of the answer is there, and paid for; only its usage may be missing.
-                Err(_) if exchange.is_complete() => 0,
+                Err(_) if exchange.is_complete() => {
+                    is_whole = false;
+                    0
+                }
                 Ok(_) => return Err(Stop::Fault(client::cancelled())),
                 Err(error) => return Err(Stop::Io(error)),
             };
@@ -382,9 +387,7 @@ impl<'a> Passing<'a> {
                 self.told = fault.kind == FailureKind::Status;
                 return Err(Stop::Fault(fault));
             }
-            if self.left_at.is_none() {
-                self.taker.end();
-            }
+            self.taker.end(is_whole);
             if flow == Flow::End {
                 let drained_by = Instant::now() + DRAIN_MAX;
                 exchange.scope.read_by.set(Some(drained_by));
@@ -419,7 +422,8 @@ impl<'a> Passing<'a> {
             if self.drained_bytes > DRAINED_BYTES_MAX {
                 return Err(Stop::Fault(self.left_in_the_middle()));
             }
-        } else if let Some(held) = &mut self.held {
+        }
+        if let Some(held) = &mut self.held {
             // Only what is new may end an event, with up to three bytes that came before it.
             let mut from = held.len().saturating_sub(3);
             held.extend_from_slice(bytes);
@@ -450,7 +454,7 @@ impl<'a> Passing<'a> {
     }
 
     fn give(&mut self, bytes: &[u8]) {
-        if self.left_at.is_none() && !bytes.is_empty() {
+        if !bytes.is_empty() {
             let is_there = self.taker.piece(bytes);
             self.note_presence(is_there);
         }

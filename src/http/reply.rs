@@ -169,7 +169,7 @@ impl Reply {
                 "access-control-allow-headers",
                 "authorization, content-type, idempotency-key, if-match, x-flowledger-secret, x-api-key, \
                  anthropic-version, anthropic-beta, x-flowledger-flow, x-flowledger-role, \
-                 x-flowledger-tags",
+                 x-flowledger-tags, x-flowledger-cache",
             )
             .with("access-control-max-age", "600")
     }

@@ -4,20 +4,23 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use super::asked::Asked;
+use super::cache::{CACHED_FIELD, Looked, Recording};
 use super::echo::Shape;
 use super::labels::Labels;
 use super::protocol::{Protocol, Refusal, Told};
 use super::targets::Target;
 use super::under_way::Entered;
-use super::{Client, Proxy, Toward, tell};
+use super::{Client, Proxy, tell};
+use crate::answers::Buying;
 use crate::booking::{self, lost_call};
+use crate::budget::Reserve;
 use crate::error::Error;
 use crate::event::{RefusedBy, Timestamp};
 use crate::gate::DirectReply;
 use crate::gateway::{
     Answer, AnswerHead, Call, ClientKey, Failure, FailureKind, Forward, Kind, NotForwarded, Taker,
 };
-use crate::store::{Change, NewCall, Receipt, Settlement};
+use crate::store::{Bought, Change, NewCall, Receipt, Settlement};
 use crate::threads::panic_message;
 
 /// What a client asked for, for all attempts at it.
@@ -30,7 +33,17 @@ pub(super) struct Operation<'a> {
     pub(super) headers: Vec<(&'static str, String)>,
     pub(super) asked: Asked<'a>,
     pub(super) labels: Labels,
+    /// How old an answer may be that was bought before; none where it is to be bought.
+    pub(super) cache_age: Option<Duration>,
     pub(super) client: Client,
+}
+
+impl Operation<'_> {
+    /// Whether the provider is asked for the usage of a stream, of which the client is told nothing.
+    pub(super) fn adds_usage(&self) -> bool {
+        let asked = &self.asked;
+        self.protocol == Protocol::OpenAi && asked.is_streamed && !asked.wants_usage
+    }
 }
 
 /// What became of an attempt.
@@ -44,7 +57,7 @@ pub(super) enum Attempt {
 }
 
 /// A client waits at most so long for its turn at a provider; with more before it, it is refused.
-const TURN_WAIT_MAX: Duration = Duration::from_secs(60);
+pub(super) const TURN_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Settles the row of a call that ends by a panic.
 struct Settle<'a> {
@@ -68,7 +81,7 @@ impl Proxy {
             // No call was made, hence no row.
             Err(refusal) => return failed(refusal),
         };
-        let ends_with_client = self.toward(target).drain_max.is_none();
+        let ends_with_client = self.toward(&target.provider).drain_max.is_none();
         let presence = ends_with_client.then(|| reply.presence());
         let Some(entered) = self.under_way.enter(presence) else {
             return refused(stopping());
@@ -85,6 +98,14 @@ impl Proxy {
             first_byte_timeout: None,
             total_timeout: None,
         };
+        let buying = match self.look(operation, &call, &entered.cancel) {
+            Ok(Looked::Answer(bought)) => {
+                *number += 1;
+                return self.give(operation, &call, &bought, *number, reply);
+            }
+            Ok(Looked::Nothing(buying)) => buying,
+            Err(refusal) => return refused(refusal),
+        };
         let turn = self.gateway.turn_for(&call, asked.prompt_bytes);
         let wait = turn.wait(Instant::now());
         if wait > TURN_WAIT_MAX {
@@ -96,12 +117,7 @@ impl Proxy {
             return failed(Refusal::new(429, "rate_limit", message));
         }
         if !wait.is_zero() && entered.cancel.wait(wait) {
-            let why = if self.under_way.is_stopping() {
-                stopping()
-            } else {
-                Refusal::new(499, "cancelled", "the client has left")
-            };
-            return refused(why);
+            return refused(self.ended());
         }
         *number += 1;
         let id = match self.open(operation, &call, *number) {
@@ -116,19 +132,17 @@ impl Proxy {
             began: Timestamp::now(),
         };
         let made = catch_unwind(AssertUnwindSafe(|| match kind {
-            Kind::Echo => self.echo(operation, &call, &entered, &settle, reply),
-            _ => {
-                let drain_max = self.toward(target).drain_max;
-                self.forward(operation, &call, drain_max, &entered, &settle, reply)
-            }
+            Kind::Echo => self.echo(operation, &call, buying, &entered, &settle, reply),
+            _ => self.forward(operation, &call, buying, &entered, &settle, reply),
         }));
         made.unwrap_or_else(|panic| {
             let message = panic_message(panic.as_ref());
             log::error!("internal error during the call: {message}");
-            self.settling.settle(Settlement {
+            let settlement = Settlement {
                 error: Some(format!("internal error during the call: {message}")),
                 ..lost_call(id, Timestamp::now())
-            });
+            };
+            self.settling.settle(settlement, None);
             let message = "the request could not be answered";
             self.conclude(operation, Refusal::new(500, "internal", message), reply)
         })
@@ -167,39 +181,61 @@ impl Proxy {
         }
     }
 
-    fn toward(&self, target: &Target) -> Toward {
-        let toward = self.settings.toward.get(&target.provider);
-        toward.copied().unwrap_or_default()
+    /// Why a call was ended that waited.
+    pub(super) fn ended(&self) -> Refusal {
+        if self.under_way.is_stopping() {
+            stopping()
+        } else {
+            Refusal::new(499, "cancelled", "the client has left")
+        }
     }
 
     /// The client's own key, where the provider is to get it.
-    fn own_key<'a>(&self, operation: &'a Operation<'_>, provider: &str) -> Option<&'a ClientKey> {
+    pub(super) fn own_key<'a>(
+        &self,
+        operation: &'a Operation<'_>,
+        provider: &str,
+    ) -> Option<&'a ClientKey> {
         let toward = self.settings.toward.get(provider);
         let own = operation.client.own.as_ref();
         own.filter(|_| toward.is_some_and(|toward| toward.pass_through_key))
     }
 
+    /// Gives the client an answer that was bought before, once a row says so. It needs no budget, and no
+    /// turn at the provider.
+    fn give(
+        &self,
+        operation: &Operation<'_>,
+        call: &Call,
+        bought: &Bought,
+        attempt: u32,
+        reply: &mut DirectReply<'_>,
+    ) -> Attempt {
+        let booked = Change::BookCached {
+            call: intent(operation, call, attempt, Reserve::default()),
+            model: bought.model.clone(),
+            saved: bought.cost,
+        };
+        if let Err(error) = self.settling.commit_with(booked) {
+            return unwritten(error);
+        }
+        let content_type = bought.content_type.as_deref();
+        let fields: Vec<_> = content_type
+            .map(|value| ("content-type", value))
+            .into_iter()
+            .chain([(CACHED_FIELD, "true")])
+            .collect();
+        reply.whole(200, &fields, bought.output.as_bytes());
+        Attempt::Over
+    }
+
     /// Commits the intent and gives the number of the row.
     fn open(&self, operation: &Operation<'_>, call: &Call, attempt: u32) -> Result<i64, Attempt> {
-        let at = Timestamp::now();
-        let labels = &operation.labels;
-        let intent = NewCall {
-            at,
-            flow_id: labels.flow_id,
-            run_id: None,
-            node_id: None,
-            attempt,
-            operation_id: operation.id.clone(),
-            provider: call.provider.clone(),
-            model: call.model.clone(),
-            role: labels.role.clone(),
-            prompt_hash: operation.prompt_hash.clone(),
-            key_name: operation.client.key_name.clone(),
-            tags: labels.tags.clone(),
-            reserve: self
-                .gateway
-                .reserve_for(call, operation.asked.prompt_bytes, at),
-        };
+        let prompt_bytes = operation.asked.prompt_bytes;
+        let reserve = self
+            .gateway
+            .reserve_for(call, prompt_bytes, Timestamp::now());
+        let intent = intent(operation, call, attempt, reserve);
         match self.settling.commit_with(Change::OpenCall(intent.clone())) {
             Ok(Receipt::Call(entry)) => Ok(entry.id),
             Ok(_) => {
@@ -214,15 +250,7 @@ impl Proxy {
                 }
                 Err(failed(Refusal::new(402, "budget", why)))
             }
-            Err(Error::Busy(why)) => Err(failed(Refusal::new(429, "busy", why))),
-            Err(Error::Stopping) => Err(refused(stopping())),
-            // No call without a row that says so.
-            Err(error) => {
-                let message = format!(
-                    "the call was not made, because its ledger row could not be written: {error}"
-                );
-                Err(refused(Refusal::new(503, "ledger", message)))
-            }
+            Err(error) => Err(unwritten(error)),
         }
     }
 
@@ -230,14 +258,13 @@ impl Proxy {
         &self,
         operation: &Operation<'_>,
         call: &Call,
-        drain_max: Option<Duration>,
+        buying: Option<Buying>,
         entered: &Entered<'_>,
         settle: &Settle<'_>,
         reply: &mut DirectReply<'_>,
     ) -> Attempt {
         let asked = &operation.asked;
-        let adds_usage =
-            operation.protocol == Protocol::OpenAi && asked.is_streamed && !asked.wants_usage;
+        let adds_usage = operation.adds_usage();
         let forward = Forward {
             call,
             texts: &|| asked.all_texts(),
@@ -245,14 +272,14 @@ impl Proxy {
             headers: &operation.headers,
             key: self.own_key(operation, &call.provider),
             hides_usage: adds_usage,
-            drain_max,
+            drain_max: self.toward(&call.provider).drain_max,
         };
-        let forwarded = self
-            .gateway
-            .forward(&forward, &entered.cancel, &mut ToClient { reply });
+        let mut client = ToClient::new(operation, buying, reply);
+        let forwarded = self.gateway.forward(&forward, &entered.cancel, &mut client);
+        let recording = client.recording;
         match forwarded {
             Ok(answer) => {
-                settle.answered(&answer);
+                settle.answered(&answer, recording);
                 Attempt::Over
             }
             Err(mut not) => {
@@ -327,6 +354,7 @@ impl Proxy {
         &self,
         operation: &Operation<'_>,
         call: &Call,
+        buying: Option<Buying>,
         entered: &Entered<'_>,
         settle: &Settle<'_>,
         reply: &mut DirectReply<'_>,
@@ -343,31 +371,36 @@ impl Proxy {
             model: &call.model,
             wants_usage: operation.asked.wants_usage,
         };
-        let events = [("content-type", "text/event-stream")];
+        let mut client = ToClient::new(operation, buying, reply);
         let mut is_there = true;
         if call.stream {
-            is_there = reply.begin(200, &events) && reply.piece(&shape.begin());
+            let head = answer_head("text/event-stream");
+            is_there = client.begin(&head);
+            is_there &= client.piece(&shape.begin());
         }
         let called = self
             .gateway
             .call(&call, &entered.cancel, &mut |text| {
-                is_there = is_there && reply.piece(&shape.piece(text));
+                is_there &= client.piece(&shape.piece(text));
                 if !is_there {
                     // It costs nothing to stop.
                     entered.cancel.cancel();
                 }
             })
             .map_err(Box::new);
+        if let Ok(answer) = &called {
+            if call.stream {
+                client.piece(&shape.end(&answer.usage));
+                client.end(true);
+            } else {
+                let head = answer_head("application/json");
+                client.whole(&head, &shape.document(answer));
+            }
+        }
+        let recording = client.recording;
         match called {
             Ok(answer) => {
-                if call.stream {
-                    reply.piece(&shape.end(&answer.usage));
-                    reply.end();
-                } else {
-                    let json = [("content-type", "application/json")];
-                    reply.whole(200, &json, &shape.document(&answer));
-                }
-                settle.answered(&answer);
+                settle.answered(&answer, recording);
                 Attempt::Over
             }
             Err(failure) => {
@@ -380,10 +413,11 @@ impl Proxy {
 }
 
 impl Settle<'_> {
-    fn answered(&self, answer: &Answer) {
+    fn answered(&self, answer: &Answer, recording: Option<Recording>) {
         let gateway = &self.proxy.gateway;
         let settlement = booking::answered(gateway, self.call, self.id, answer, self.began);
-        self.proxy.settling.settle(settlement);
+        let kept = recording.and_then(|recording| recording.done(&answer.model, &settlement));
+        self.proxy.settling.settle(settlement, kept);
     }
 
     fn failed(&self, failure: &Failure) {
@@ -391,7 +425,7 @@ impl Settle<'_> {
         let settlement = booking::failed(gateway, self.call, self.id, failure, self.began);
         // Nobody stopped it but the end of the server: as for calls of flows, what it used is kept.
         let is_lost = failure.kind == FailureKind::Cancelled && self.proxy.under_way.is_stopping();
-        self.proxy.settling.settle(if is_lost {
+        let settlement = if is_lost {
             Settlement {
                 usage: settlement.usage,
                 latency_ms: settlement.latency_ms,
@@ -399,7 +433,8 @@ impl Settle<'_> {
             }
         } else {
             settlement
-        });
+        };
+        self.proxy.settling.settle(settlement, None);
     }
 }
 
@@ -415,31 +450,113 @@ fn stopping() -> Refusal {
     Refusal::new(503, "stopping", "the server is shutting down")
 }
 
-/// Gives a provider's answer to the client.
-struct ToClient<'a, 'b> {
-    reply: &'a mut DirectReply<'b>,
+/// The row of a call before it is made.
+fn intent(operation: &Operation<'_>, call: &Call, attempt: u32, reserve: Reserve) -> NewCall {
+    let labels = &operation.labels;
+    NewCall {
+        at: Timestamp::now(),
+        flow_id: labels.flow_id,
+        run_id: None,
+        node_id: None,
+        attempt,
+        operation_id: operation.id.clone(),
+        provider: call.provider.clone(),
+        model: call.model.clone(),
+        role: labels.role.clone(),
+        prompt_hash: operation.prompt_hash.clone(),
+        key_name: operation.client.key_name.clone(),
+        tags: labels.tags.clone(),
+        reserve,
+    }
 }
 
-fn fields(head: &AnswerHead) -> Vec<(&str, &str)> {
-    let all = head.headers.iter();
-    all.map(|(name, value)| (name.as_str(), value.as_str()))
-        .collect()
+/// What becomes of a call whose row could not be written: none without a row that says so.
+fn unwritten(error: Error) -> Attempt {
+    match error {
+        Error::Busy(why) => failed(Refusal::new(429, "busy", why)),
+        Error::Stopping => refused(stopping()),
+        error => {
+            let message = format!(
+                "the call was not made, because its ledger row could not be written: {error}"
+            );
+            refused(Refusal::new(503, "ledger", message))
+        }
+    }
+}
+
+/// What an answer of our own begins with.
+fn answer_head(content_type: &str) -> AnswerHead {
+    AnswerHead {
+        status: 200,
+        headers: vec![("content-type".to_owned(), content_type.to_owned())],
+    }
+}
+
+/// Gives an answer to the client, and records it where it is to be kept.
+struct ToClient<'a, 'b> {
+    reply: &'a mut DirectReply<'b>,
+    /// Whether the client is told that its answer was bought.
+    tells_bought: bool,
+    recording: Option<Recording>,
+}
+
+impl<'a, 'b> ToClient<'a, 'b> {
+    fn new(
+        operation: &Operation<'_>,
+        buying: Option<Buying>,
+        reply: &'a mut DirectReply<'b>,
+    ) -> Self {
+        Self {
+            reply,
+            tells_bought: operation.cache_age.is_some(),
+            recording: buying.map(Recording::new),
+        }
+    }
+
+    fn fields<'c>(&self, head: &'c AnswerHead) -> Vec<(&'c str, &'c str)> {
+        let all = head.headers.iter();
+        all.map(|(name, value)| (name.as_str(), value.as_str()))
+            .chain(self.tells_bought.then_some((CACHED_FIELD, "false")))
+            .collect()
+    }
+
+    /// Lets the recording see it; where that gives up, the others may buy the answer themselves.
+    fn record(&mut self, see: impl FnOnce(&mut Recording) -> bool) {
+        if self.recording.as_mut().is_some_and(|kept| !see(kept)) {
+            self.recording = None;
+        }
+    }
 }
 
 impl Taker for ToClient<'_, '_> {
     fn whole(&mut self, head: &AnswerHead, body: &[u8]) -> bool {
-        self.reply.whole(head.status, &fields(head), body)
+        self.record(|kept| kept.begin(head) && kept.push(body));
+        self.record(|kept| {
+            kept.end(true);
+            true
+        });
+        let fields = self.fields(head);
+        self.reply.whole(head.status, &fields, body)
     }
 
     fn begin(&mut self, head: &AnswerHead) -> bool {
-        self.reply.begin(head.status, &fields(head))
+        self.record(|kept| kept.begin(head));
+        let fields = self.fields(head);
+        self.reply.begin(head.status, &fields)
     }
 
     fn piece(&mut self, bytes: &[u8]) -> bool {
-        self.reply.piece(bytes)
+        // First to the client.
+        let is_taken = self.reply.piece(bytes);
+        self.record(|kept| kept.push(bytes));
+        is_taken
     }
 
-    fn end(&mut self) {
+    fn end(&mut self, is_whole: bool) {
+        self.record(|kept| {
+            kept.end(is_whole);
+            true
+        });
         self.reply.end();
     }
 }

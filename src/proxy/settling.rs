@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::journal::Journal;
-use crate::store::{Change, Receipt, Settlement};
+use crate::store::{Bought, Change, Receipt, Settlement};
 
 /// How long a settlement waits for a call.
 const WAIT_MAX: Duration = Duration::from_millis(5);
@@ -26,6 +26,20 @@ pub(super) struct Settling {
     waiting: Arc<Waiting>,
 }
 
+/// A settlement, with the answer that is to be kept.
+#[derive(Clone)]
+struct Settled {
+    settlement: Settlement,
+    kept: Option<Arc<Bought>>,
+}
+
+impl Settled {
+    fn changes(self) -> impl Iterator<Item = Change> {
+        let settled = Change::SettleCall(self.settlement);
+        std::iter::once(settled).chain(self.kept.map(Change::KeepAnswer))
+    }
+}
+
 #[derive(Default)]
 struct Waiting {
     state: Mutex<State>,
@@ -34,7 +48,7 @@ struct Waiting {
 
 #[derive(Default)]
 struct State {
-    settlements: VecDeque<Settlement>,
+    settlements: VecDeque<Settled>,
     /// Those that could not be written.
     failed: VecDeque<Settlement>,
     is_over: bool,
@@ -54,12 +68,13 @@ impl Settling {
         }
     }
 
-    /// Takes a settlement. It is committed a moment later.
-    pub(super) fn settle(&self, settlement: Settlement) {
+    /// Takes a settlement. It is committed a moment later, together with the answer that was bought,
+    /// where that is to be kept.
+    pub(super) fn settle(&self, settlement: Settlement, kept: Option<Arc<Bought>>) {
         let mut state = self.waiting.state();
         let is_over = state.is_over;
         let is_first = state.settlements.is_empty();
-        state.settlements.push_back(settlement);
+        state.settlements.push_back(Settled { settlement, kept });
         drop(state);
         if is_over {
             self.flush();
@@ -77,7 +92,7 @@ impl Settling {
         if settlements.is_empty() {
             return self.journal.commit_one(change);
         }
-        let changes = settlements.iter().cloned().map(Change::SettleCall);
+        let changes = settlements.iter().cloned().flat_map(Settled::changes);
         let changes = changes.chain([change.clone()]).collect();
         match self.journal.commit(changes) {
             Ok(receipts) => receipts
@@ -125,37 +140,44 @@ impl Settling {
         let mut settlements = self.take(usize::MAX);
         let mut state = self.waiting.state();
         let count = state.failed.len().min(STEP);
-        settlements.extend(state.failed.drain(..count));
+        let failed = state.failed.drain(..count).map(|settlement| Settled {
+            settlement,
+            kept: None,
+        });
+        settlements.extend(failed);
         drop(state);
         self.submit(settlements);
     }
 
-    fn take(&self, count_max: usize) -> Vec<Settlement> {
+    fn take(&self, count_max: usize) -> Vec<Settled> {
         let mut state = self.waiting.state();
         let count = state.settlements.len().min(count_max);
         state.settlements.drain(..count).collect()
     }
 
     /// Hands settlements over, each by itself.
-    fn submit(&self, settlements: Vec<Settlement>) {
-        for settlement in settlements {
-            let kept = settlement.clone();
+    fn submit(&self, settlements: Vec<Settled>) {
+        for settled in settlements {
+            // Without the answer: those that fail wait for long, and others may buy it again.
+            let settlement = settled.settlement.clone();
             let waiting = Arc::clone(&self.waiting);
             let done = Box::new(move |result: Result<_>| match result {
                 // One that is settled already is nobody's loss.
                 Ok(_) | Err(Error::NotFound(_)) => {}
                 Err(error) => {
-                    log::error!("the settlement of call {} is not written: {error}", kept.id);
+                    log::error!(
+                        "the settlement of call {} is not written: {error}",
+                        settlement.id
+                    );
                     let mut state = waiting.state();
                     if state.failed.len() < FAILED_MAX {
-                        state.failed.push_back(kept);
+                        state.failed.push_back(settlement);
                         waiting.changed.notify_all();
                     }
                 }
             });
             // A journal that has ended leaves the row to the next start.
-            let change = vec![Change::SettleCall(settlement)];
-            let _ = self.journal.submit(change, done);
+            let _ = self.journal.submit(settled.changes().collect(), done);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Answers that were bought, for nodes that want none bought twice.
+//! Answers that were bought, for nodes and clients that want none bought twice.
 
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -7,12 +7,12 @@ use crate::error::Result;
 use crate::event::{Timestamp, Usd};
 
 /// The largest answer that is kept, in bytes.
-const ANSWER_BYTES_MAX: usize = 1 << 20;
+pub const ANSWER_BYTES_MAX: usize = 1 << 20;
 /// How many bytes of answers are kept in all; then the oldest go.
 const ANSWERS_BYTES_MAX: i64 = 256 << 20;
 /// What an answer takes beside its text, in bytes, roughly: its key, twice, and its numbers.
 const ROW_BYTES: usize = 200;
-/// None is kept for longer, in milliseconds: as long as a node may ask for.
+/// None is kept for longer, in milliseconds: as long as a node or a client may ask for.
 const AGE_MAX_MS: i64 = 365 * 24 * 60 * 60 * 1000;
 
 /// An answer that was bought.
@@ -24,8 +24,10 @@ pub struct Bought {
     pub at: Timestamp,
     /// The model that answered.
     pub model: String,
-    /// Its text.
+    /// Its text; of a client's, the answer as it was sent, byte for byte.
     pub output: String,
+    /// What a client was told that it is; none of a node's.
+    pub content_type: Option<String>,
     /// What it cost; none where that is not known.
     pub cost: Option<Usd>,
 }
@@ -37,8 +39,9 @@ pub(super) fn keep(connection: &Connection, bought: &Bought) -> Result<()> {
     }
     connection
         .prepare_cached(
-            "INSERT OR REPLACE INTO answers (key, created_ms, bytes, model, output, cost_nanousd)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            "INSERT OR REPLACE INTO answers (key, created_ms, bytes, model, output, cost_nanousd,
+                content_type)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
         )?
         .execute(params![
             bought.key,
@@ -46,7 +49,8 @@ pub(super) fn keep(connection: &Connection, bought: &Bought) -> Result<()> {
             bought.output.len() + ROW_BYTES,
             bought.model,
             bought.output,
-            bought.cost.map(|cost| cost.nanousd)
+            bought.cost.map(|cost| cost.nanousd),
+            bought.content_type
         ])?;
     Ok(())
 }
@@ -91,7 +95,7 @@ impl Store {
         self.read(|connection| {
             let found = connection
                 .prepare_cached(
-                    "SELECT created_ms, model, output, cost_nanousd FROM answers
+                    "SELECT created_ms, model, output, cost_nanousd, content_type FROM answers
                      WHERE key = ?1 AND created_ms >= ?2",
                 )?
                 .query_row(params![key, since.0], |row| {
@@ -101,6 +105,7 @@ impl Store {
                         model: row.get(1)?,
                         output: row.get(2)?,
                         cost: row.get::<_, Option<i64>>(3)?.map(Usd::from_nanousd),
+                        content_type: row.get(4)?,
                     })
                 });
             Ok(found.optional()?)

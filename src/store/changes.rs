@@ -282,7 +282,7 @@ pub enum Change {
         saved: Option<Usd>,
     },
     /// An answer is kept for those who ask the same.
-    KeepAnswer(Bought),
+    KeepAnswer(Arc<Bought>),
     /// All budgets are replaced by others.
     SetBudgets {
         /// By these.

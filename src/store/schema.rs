@@ -254,6 +254,10 @@ CREATE UNIQUE INDEX suggestions_open ON suggestions (flow_id, key)
 -- What did not let the call leave; null of all others, and of those before this column.
 ALTER TABLE ledger ADD COLUMN refused TEXT;
 ",
+    "
+-- Of an answer to a client of the gateway, which is stored as it was sent.
+ALTER TABLE answers ADD COLUMN content_type TEXT;
+",
 ];
 
 /// The version of a database that is up to date.

@@ -1,4 +1,4 @@
-//! Answers that were bought before, for nodes that want none bought twice.
+//! Answers that were bought before, for nodes and clients that want none bought twice.
 //!
 //! They are in the database; here is what is not there yet: the calls under way whose answers others
 //! may wait for, and the newest answers, whose rows may still be on their way to the database.
@@ -18,6 +18,9 @@ use crate::store::{Bought, Store};
 const NEWEST_MAX: usize = 200;
 /// How many bytes of text they may have together: the largest answers are of 4 MiB each.
 const NEWEST_BYTES_MAX: usize = 64 << 20;
+
+/// How long to wait before looking again whether the same call, made by another, is over.
+pub const SAME_CALL_POLL: Duration = Duration::from_millis(50);
 
 /// See the module. Clones share everything.
 #[derive(Clone)]
@@ -59,12 +62,11 @@ impl Answers {
         }
     }
 
-    /// Looks for the answer to a call that is no older than `age_max`.
+    /// Looks for the answer of that key that is no older than `age_max`.
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub fn look(&self, call: &Call, age_max: Duration, now: Timestamp) -> Result<Found> {
-        let key = key(call);
+    pub fn look(&self, key: String, age_max: Duration, now: Timestamp) -> Result<Found> {
         let age_max_ms = i64::try_from(age_max.as_millis()).unwrap_or(i64::MAX);
         let since = Timestamp(now.0.saturating_sub(age_max_ms));
         let mut state = self.state();
@@ -95,16 +97,19 @@ impl Buying {
         &self.key
     }
 
-    /// It was bought.
-    pub fn done(self, bought: Bought) {
+    /// It was bought: others find it from now on. Gives it, to be stored.
+    pub fn done(self, bought: Bought) -> Arc<Bought> {
+        let bought = Arc::new(bought);
         let mut state = self.answers.state();
         state.newest_bytes += bought.output.len();
-        state.newest.push_back(Arc::new(bought));
+        state.newest.push_back(Arc::clone(&bought));
         while (state.newest.len() > NEWEST_MAX || state.newest_bytes > NEWEST_BYTES_MAX)
             && let Some(oldest) = state.newest.pop_front()
         {
             state.newest_bytes -= oldest.output.len();
         }
+        drop(state);
+        bought
     }
 }
 
@@ -114,8 +119,8 @@ impl Drop for Buying {
     }
 }
 
-/// SHA-256 of all that an answer depends on, in hexadecimal.
-fn key(call: &Call) -> String {
+/// What the answer to a node's call is found under: SHA-256 of all that it depends on, in hexadecimal.
+pub fn key_of(call: &Call) -> String {
     let all = serde_json::json!([
         call.provider,
         call.model,
@@ -151,7 +156,7 @@ mod tests {
         let (store, _writer) = Store::open(dir.path()).unwrap();
         let answers = Answers::new(Arc::new(store));
         let age_max = Duration::from_secs(60);
-        let look = |call: &Call| answers.look(call, age_max, Timestamp(0)).unwrap();
+        let look = |call: &Call| answers.look(key_of(call), age_max, Timestamp(0)).unwrap();
         for at in 0..40 {
             let call = call(at.to_string());
             let Found::Nothing(buying) = look(&call) else {
@@ -162,6 +167,7 @@ mod tests {
                 at: Timestamp(0),
                 model: "m".into(),
                 output: "x".repeat(4 << 20),
+                content_type: None,
                 cost: None,
             };
             buying.done(bought);

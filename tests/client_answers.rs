@@ -1,0 +1,425 @@
+//! Answers that other programs bought before: taken again where a request says so, byte for byte, and
+//! what the ledger says of it.
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use flowledger::config::Config;
+use flowledger::gateway::{Kind, Rate};
+use flowledger::proxy::{Target, Toward};
+use flowledger::secret::Secret;
+use serde_json::{Value, json};
+
+use crate::harness::{DEADLINE, Response, TestServer, add_provider, eventually};
+use crate::upstream::{STREAM_HEAD, Upstream, completion, delta, json_answer};
+
+const CHAT: &str = "/v1/chat/completions";
+const MESSAGES: &str = "/v1/messages";
+
+/// A server whose providers `openai` and `anthropic` are this one.
+fn server_with(upstream: &Upstream, change: impl FnOnce(&mut Config)) -> TestServer {
+    let url = upstream.url().to_owned();
+    TestServer::start_with(move |config| {
+        add_provider(config, "openai", Kind::OpenAi, &url);
+        add_provider(config, "anthropic", Kind::Anthropic, &url);
+        change(config);
+    })
+}
+
+fn server(upstream: &Upstream) -> TestServer {
+    server_with(upstream, |_| {})
+}
+
+fn chat(text: &str, is_streamed: bool) -> Value {
+    json!({"model": "gpt-4o-mini", "stream": is_streamed, "messages": [{"role": "user", "content": text}]})
+}
+
+/// Asks where an answer that is an hour old will do.
+fn ask_with(server: &TestServer, path: &str, body: &Value, headers: &[(&str, &str)]) -> Response {
+    let headers = [&[("x-flowledger-cache", "3600")], headers].concat();
+    let response = server.request("POST", path, &headers, body.to_string().as_bytes());
+    assert_eq!(response.status, 200, "{}", response.text());
+    response
+}
+
+fn ask(server: &TestServer, body: &Value) -> Response {
+    ask_with(server, CHAT, body, &[])
+}
+
+fn was_cached(response: &Response) -> bool {
+    match response.header("x-flowledger-cached") {
+        Some("true") => true,
+        Some("false") => false,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// All rows, oldest first, once none is pending and there are so many.
+fn rows(server: &TestServer, count: usize) -> Vec<Value> {
+    let mut rows = Vec::new();
+    eventually("the ledger has its rows", || {
+        rows = server.get("/api/ledger").json()["items"]
+            .as_array()
+            .unwrap()
+            .clone();
+        rows.reverse();
+        rows.len() == count && rows.iter().all(|row| row["status"] != "PENDING")
+    });
+    rows
+}
+
+/// A streamed answer with its usage at the end.
+fn write_stream(stream: &mut TcpStream, text: &str) {
+    let last = json!({"model": "gpt-4o-mini", "choices": [], "usage": {"prompt_tokens": 100, "completion_tokens": 1000}});
+    let answer = format!(
+        "{STREAM_HEAD}: a comment\r\n\r\n{}data: {last}\n\ndata: [DONE]\n\n",
+        delta(text)
+    );
+    let _ = stream.write_all(answer.as_bytes());
+}
+
+/// An upstream that tells when it is asked, and answers when it is told to.
+fn patient(
+    answer: impl Fn(&mut TcpStream) + Send + Sync + 'static,
+) -> (Upstream, Receiver<()>, Sender<()>) {
+    let (asked, questions) = unbounded();
+    let (leave, left) = unbounded::<()>();
+    let upstream = Upstream::start(move |_, stream| {
+        let _ = asked.send(());
+        if left.recv_timeout(DEADLINE).is_ok() {
+            answer(stream);
+        }
+    });
+    (upstream, questions, leave)
+}
+
+#[test]
+fn the_same_request_is_bought_once_and_the_row_of_the_second_says_what_it_saved() {
+    let upstream = Upstream::saying(completion("well", 100, 1_000));
+    let mut server = server(&upstream);
+    let mut viewer = server.client();
+    let first = ask(&server, &chat("same", false));
+    let second = ask(&server, &chat("same", false));
+    assert_eq!((was_cached(&first), was_cached(&second)), (false, true));
+    assert_eq!(first.body, second.body);
+    assert_eq!(second.header("content-type"), Some("application/json"));
+    let seen = viewer.until(|message| message["payload"]["entry"]["cached"] == true);
+    assert_eq!(seen.last().unwrap()["type"], "LEDGER_UPDATE");
+    rows(&server, 2);
+    server.start_again();
+    // Also after a restart; another text is another request.
+    assert!(was_cached(&ask(&server, &chat("same", false))));
+    assert!(!was_cached(&ask(&server, &chat("other", false))));
+    assert_eq!(upstream.count(), 2);
+    let rows = rows(&server, 4);
+    let cost = &rows[0]["total_cost_usd"];
+    assert_eq!(cost, &json!(0.000_615));
+    for row in &rows[1..3] {
+        for (name, expected) in [
+            ("cached", &json!(true)),
+            ("saved_usd", cost),
+            ("total_cost_usd", &json!(0)),
+            ("status", &json!("SUCCESS")),
+            ("model_used", &json!("gpt-4o-mini")),
+            ("input_tokens", &json!(0)),
+        ] {
+            assert_eq!(&row[name], expected, "{name}: {row}");
+        }
+        assert_eq!(row["prompt_hash"], rows[0]["prompt_hash"]);
+        assert_ne!(row["operation_id"], rows[0]["operation_id"]);
+    }
+    assert_eq!(rows[3]["cached"], Value::Null);
+}
+
+#[test]
+fn an_answer_is_only_taken_and_kept_where_the_request_says_so() {
+    let upstream = Upstream::saying(completion("well", 1, 1));
+    let server = server(&upstream);
+    for _ in 0..2 {
+        let response = server.post(CHAT, &chat("x", false));
+        assert_eq!(response.header("x-flowledger-cached"), None);
+    }
+    assert!(!was_cached(&ask(&server, &chat("x", false))));
+    server.post(CHAT, &chat("x", false));
+    assert_eq!(upstream.count(), 4);
+    for (path, of_error) in [(CHAT, "/error/code"), (MESSAGES, "/error/type")] {
+        let headers = [("x-flowledger-cache", "for ever")];
+        let body = chat("x", false).to_string();
+        let response = server.request("POST", path, &headers, body.as_bytes());
+        assert_eq!(response.status, 400);
+        assert!(response.json().pointer(of_error).is_some());
+        assert!(response.text().contains("X-Flowledger-Cache"));
+    }
+}
+
+#[test]
+fn a_streamed_answer_comes_back_byte_for_byte_in_the_form_that_was_asked_for() {
+    let upstream = Upstream::start(|_, stream| write_stream(stream, "wëll"));
+    let server = server(&upstream);
+    let plain = chat("x", true);
+    let mut with_usage = plain.clone();
+    with_usage["stream_options"] = json!({"include_usage": true});
+    for (body, shows_usage) in [(&plain, false), (&with_usage, true)] {
+        let first = ask(&server, body);
+        let second = ask(&server, body);
+        assert_eq!((was_cached(&first), was_cached(&second)), (false, true));
+        assert_eq!(second.text(), first.text());
+        assert_eq!(second.header("content-type"), Some("text/event-stream"));
+        let text = second.text();
+        assert!(text.starts_with(": a comment\r\n\r\n") && text.contains("wëll"));
+        assert!(text.ends_with("data: [DONE]\n\n"));
+        assert_eq!(text.contains("usage"), shows_usage, "{text}");
+    }
+    assert_eq!(upstream.count(), 2);
+    let rows = rows(&server, 4);
+    assert_eq!(rows[1]["saved_usd"], rows[0]["total_cost_usd"]);
+}
+
+#[test]
+fn every_byte_and_every_field_that_changes_an_answer_makes_another_request() {
+    let upstream = Upstream::start(|body, stream| {
+        let answer = if body.contains("max_tokens") {
+            json!({"type": "message", "model": "claude-haiku-4-5", "content": [], "usage": {"input_tokens": 1, "output_tokens": 1}})
+        } else {
+            json!({"model": "m", "choices": [{"message": {"content": "x"}}], "usage": {"prompt_tokens": 1, "completion_tokens": 1}})
+        };
+        let _ = stream.write_all(json_answer("200 OK", &answer.to_string()).as_bytes());
+    });
+    let server = server_with(&upstream, |config| {
+        let target = Target {
+            provider: "openai".into(),
+            model: "gpt-4o-mini".into(),
+        };
+        config.proxy.aliases.insert("fast".into(), vec![target]);
+    });
+    let body = r#"{"model":"gpt-4o-mini","messages":[]}"#;
+    let sent = |path, body: &str, header| {
+        let headers = [("x-flowledger-cache", "60"), header];
+        let response = server.request("POST", path, &headers, body.as_bytes());
+        assert_eq!(response.status, 200, "{}", response.text());
+        was_cached(&response)
+    };
+    let plain = ("x-other", "1");
+    assert!(!sent(CHAT, body, plain));
+    // What only says who asks, and how often.
+    assert!(sent(CHAT, body, ("idempotency-key", "1")));
+    assert!(sent(CHAT, body, ("x-flowledger-role", "planner")));
+    assert!(sent(CHAT, &body.replace("gpt-4o-mini", "fast"), plain));
+    assert!(!sent(CHAT, &body.replace("[]", "[ ]"), plain));
+    assert!(!sent(CHAT, &body.replace("[]", "[],\"seed\":1"), plain));
+    assert!(!sent(CHAT, body, ("openai-beta", "a")));
+    let body = r#"{"model":"claude-haiku-4-5","max_tokens":9,"messages":[]}"#;
+    assert!(!sent(MESSAGES, body, plain));
+    assert!(!sent(MESSAGES, body, ("anthropic-beta", "a")));
+    assert!(sent(MESSAGES, body, ("anthropic-beta", "a")));
+    assert!(!sent(MESSAGES, body, ("anthropic-beta", "b")));
+}
+
+#[test]
+fn what_one_key_has_bought_is_not_shown_to_another() {
+    let upstream = Upstream::saying(completion("well", 1, 1));
+    let server = server_with(&upstream, |config| {
+        config.token = Some(Secret::new("the-token"));
+    });
+    let token = ("authorization", "Bearer the-token");
+    let keys = ["a", "b"].map(|name| {
+        let body = json!({"name": name}).to_string();
+        let made = server.request("POST", "/api/keys", &[token], body.as_bytes());
+        format!("Bearer {}", made.json()["key"].as_str().unwrap())
+    });
+    let body = chat("x", false);
+    let sent = |bearer: &str| {
+        let response = ask_with(&server, CHAT, &body, &[("authorization", bearer)]);
+        was_cached(&response)
+    };
+    for bearer in [token.1, &keys[0], &keys[1]] {
+        assert_eq!((sent(bearer), sent(bearer)), (false, true));
+    }
+    assert_eq!(upstream.count(), 3);
+}
+
+#[test]
+fn a_clients_own_key_has_answers_of_its_own_where_the_provider_gets_it() {
+    let upstream = Upstream::saying(completion("well", 1, 1));
+    let server = server_with(&upstream, |config| {
+        let through = Toward {
+            pass_through_key: true,
+            ..Toward::default()
+        };
+        config.proxy.toward.insert("openai".into(), through);
+    });
+    let body = chat("x", false);
+    let sent = |key| was_cached(&ask_with(&server, CHAT, &body, &[("authorization", key)]));
+    assert_eq!((sent("Bearer sk-1"), sent("Bearer sk-1")), (false, true));
+    assert!(!sent("Bearer sk-2"));
+}
+
+#[test]
+fn of_those_who_ask_the_same_at_once_one_buys_and_the_others_wait_for_it() {
+    for is_streamed in [false, true] {
+        let (upstream, questions, leave) = patient(move |stream| {
+            if is_streamed {
+                write_stream(stream, "well");
+            } else {
+                let _ = stream.write_all(completion("well", 1, 1).as_bytes());
+            }
+        });
+        let server = server(&upstream);
+        let body = chat("x", is_streamed);
+        std::thread::scope(|scope| {
+            let asking = [(); 4].map(|()| scope.spawn(|| ask(&server, &body)));
+            questions.recv_timeout(DEADLINE).unwrap();
+            leave.send(()).unwrap();
+            let answers = asking.map(|it| it.join().unwrap());
+            let bought = answers.iter().filter(|it| !was_cached(it)).count();
+            assert_eq!(bought, 1);
+            assert!(answers.iter().all(|it| it.body == answers[0].body));
+        });
+        assert_eq!(upstream.count(), 1);
+        rows(&server, 4);
+    }
+}
+
+#[test]
+fn a_failure_is_not_kept_and_who_waited_for_it_asks_again() {
+    let (upstream, questions, leave) = patient(|stream| {
+        let _ = stream.write_all(json_answer("400 Bad Request", "{}").as_bytes());
+    });
+    let server = server(&upstream);
+    let body = chat("x", false).to_string();
+    let send = || {
+        let headers = [("x-flowledger-cache", "60")];
+        server.request("POST", CHAT, &headers, body.as_bytes())
+    };
+    std::thread::scope(|scope| {
+        let asking = [(); 2].map(|()| scope.spawn(send));
+        for _ in 0..2 {
+            questions.recv_timeout(DEADLINE).unwrap();
+            leave.send(()).unwrap();
+        }
+        for answer in asking {
+            let answer = answer.join().unwrap();
+            assert_eq!((answer.status, answer.text().as_str()), (400, "{}"));
+        }
+    });
+    assert_eq!(upstream.count(), 2);
+}
+
+#[test]
+fn what_broke_off_or_is_too_large_is_not_kept() {
+    let upstream = Upstream::start(|body, stream| {
+        if body.contains("large") {
+            write_stream(stream, &"x".repeat(1 << 20));
+        } else if body.contains("half") {
+            let _ = stream.write_all(format!("{STREAM_HEAD}{}", delta("x")).as_bytes());
+        } else {
+            // Complete to its last word, but the end of the stream never comes.
+            let last = json!({"choices": [{"delta": {}, "finish_reason": "stop"}]});
+            let head = STREAM_HEAD.replace("\r\n\r\n", "\r\ncontent-length: 9999\r\n\r\n");
+            let _ = stream.write_all(format!("{head}data: {last}\n\n").as_bytes());
+        }
+    });
+    let server = server(&upstream);
+    for text in ["large", "half", "cut"] {
+        for _ in 0..2 {
+            assert!(!was_cached(&ask(&server, &chat(text, true))), "{text}");
+        }
+    }
+    assert_eq!(upstream.count(), 6);
+    let rows = rows(&server, 6);
+    let statuses = rows.iter().map(|row| row["status"].as_str().unwrap());
+    let expected = [
+        "SUCCESS", "SUCCESS", "FAILED", "FAILED", "SUCCESS", "SUCCESS",
+    ];
+    assert!(statuses.eq(expected), "{rows:#?}");
+}
+
+#[test]
+fn an_answer_whose_client_has_left_is_kept_if_it_was_read_to_its_end() {
+    for (drain_max, is_kept) in [(Some(DEADLINE), true), (None, false)] {
+        let ends = Arc::new(AtomicBool::new(false));
+        let is_over = Arc::clone(&ends);
+        let upstream = Upstream::start(move |_, stream| {
+            let _ = stream.write_all(format!("{STREAM_HEAD}{}", delta("a")).as_bytes());
+            // Goes on, since the server notices that the client has left when it writes.
+            while !is_over.load(Ordering::SeqCst) {
+                std::thread::park_timeout(Duration::from_millis(2));
+                if stream.write_all(delta("more").as_bytes()).is_err() {
+                    return;
+                }
+            }
+            let _ = stream.write_all(b"data: [DONE]\n\n");
+        });
+        let server = server_with(&upstream, |config| {
+            let toward = Toward {
+                drain_max,
+                ..Toward::default()
+            };
+            config.proxy.toward.insert("openai".into(), toward);
+        });
+        let body = chat("x", true);
+        let text = body.to_string();
+        let mut client = server.connect();
+        let head = format!(
+            "POST {CHAT} HTTP/1.1\r\nhost: localhost\r\nx-flowledger-cache: 60\r\ncontent-length: {}\r\n\r\n{text}",
+            text.len()
+        );
+        client.write_all(head.as_bytes()).unwrap();
+        eventually("the upstream is asked", || upstream.count() == 1);
+        drop(client);
+        ends.store(is_kept, Ordering::SeqCst);
+        let status = if is_kept { "SUCCESS" } else { "CANCELLED" };
+        assert_eq!(rows(&server, 1)[0]["status"], status);
+        ends.store(true, Ordering::SeqCst);
+        assert_eq!(was_cached(&ask(&server, &body)), is_kept);
+    }
+}
+
+#[test]
+fn an_answer_that_is_there_needs_neither_budget_nor_turn() {
+    let upstream = Upstream::saying(completion("well", 1, 1));
+    let server = server_with(&upstream, |config| {
+        let rate = Rate {
+            requests_per_minute: Some(1),
+            tokens_per_minute: None,
+            minute: Duration::from_secs(3600),
+        };
+        config.rates.insert("openai".into(), rate);
+    });
+    ask(&server, &chat("x", false));
+    let budgets = json!({"budgets": [{"name": "none", "per": "day", "limitTokens": 1}]});
+    let set = server.request("PUT", "/api/budget", &[], budgets.to_string().as_bytes());
+    assert_eq!(set.status, 200, "{}", set.text());
+    for _ in 0..3 {
+        assert!(was_cached(&ask(&server, &chat("x", false))));
+    }
+    let body = chat("y", false).to_string();
+    let headers = [("x-flowledger-cache", "60")];
+    let refused = server.request("POST", CHAT, &headers, body.as_bytes());
+    assert_eq!(refused.status, 429, "{}", refused.text());
+    assert_eq!(upstream.count(), 1);
+}
+
+#[test]
+fn answers_of_echo_are_kept_as_any_other() {
+    let server = TestServer::start();
+    for path in [CHAT, MESSAGES] {
+        for is_streamed in [false, true] {
+            let mut body = chat("Hi", is_streamed);
+            body["model"] = json!("echo/echo-1");
+            let first = ask_with(&server, path, &body, &[]);
+            let second = ask_with(&server, path, &body, &[]);
+            assert_eq!((was_cached(&first), was_cached(&second)), (false, true));
+            assert_eq!(first.body, second.body);
+            assert_eq!(first.header("content-type"), second.header("content-type"));
+        }
+    }
+    let rows = rows(&server, 8);
+    let saved = rows.iter().filter(|row| row["cached"] == true);
+    assert!(saved.clone().all(|row| row["saved_usd"] == 0));
+    assert_eq!(saved.count(), 4);
+}
