@@ -46,7 +46,7 @@ use client::{Client, Exchange};
 use dialect::{Fault, Partial};
 use fetch::Fetcher;
 pub use fetch::{Fetch, FetchFailure, FetchRules, Fetched};
-pub use forward::{AnswerHead, ClientKey, Forward, NotForwarded, Taker};
+pub use forward::{AnswerHead, ClientKey, Forward, NotForwarded, Speech, Taker};
 pub use pace::{Pace, REQUESTS_MAX as REQUESTS_PER_MINUTE_MAX, Rate, Turn};
 pub use prices::{Prices, Quote};
 use transport::Scope;
@@ -59,9 +59,9 @@ pub enum Kind {
     OpenAi,
     /// Anthropic's messages.
     Anthropic,
-    /// Google's Gemini API.
+    /// Google's Gemini API; clients speak OpenAI's protocol to it.
     Gemini,
-    /// Ollama's own API.
+    /// Ollama's own API; clients speak OpenAI's or Anthropic's protocol to it.
     Ollama,
     /// The built-in provider: offline, deterministic, free. It answers with the prompt behind
     /// the label `[echo of MODEL] `. The model `echo-slow` pauses 50 ms before each word, any
@@ -610,7 +610,7 @@ impl Gateway {
             Kind::OpenAi => {
                 let request = openai::request(call, provider);
                 self.client
-                    .exchange(request, &mut openai::ChatReader, &mut exchange)
+                    .exchange(request, &mut openai::ChatReader::default(), &mut exchange)
             }
             Kind::Anthropic => {
                 let request = anthropic::request(call, provider);

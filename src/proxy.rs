@@ -7,6 +7,7 @@
 mod asked;
 mod attempt;
 mod cache;
+mod count;
 mod echo;
 mod keys;
 mod labels;
@@ -161,6 +162,15 @@ impl Proxy {
         match (head.method.as_str(), path) {
             ("POST", "/v1/chat/completions") => self.ask(Protocol::OpenAi, head, body, reply),
             ("POST", "/v1/messages") => self.ask(Protocol::Anthropic, head, body, reply),
+            ("POST", "/v1/messages/count_tokens") => {
+                let protocol = Protocol::Anthropic;
+                let asked = Asked::read(protocol, body);
+                let operation = asked.and_then(|asked| self.operation(protocol, head, asked));
+                match operation {
+                    Ok(operation) => self.count_tokens(&operation, reply),
+                    Err(refusal) => refuse(refusal),
+                }
+            }
             ("GET" | "HEAD", "/v1/models") => {
                 let names = targets::names(&self.settings.aliases, &self.gateway);
                 answer_json(reply, &targets::list(&names));
@@ -179,14 +189,20 @@ impl Proxy {
                 }
                 Ok(())
             }
-            (method, "/v1/chat/completions" | "/v1/messages" | "/v1/models") => {
+            (
+                method,
+                "/v1/chat/completions"
+                | "/v1/messages"
+                | "/v1/messages/count_tokens"
+                | "/v1/models",
+            ) => {
                 let message = format!("{path} does not take {method}");
                 refuse(Refusal::new(405, "method_not_allowed", message))
             }
             _ => {
                 let message = format!(
-                    "there is no route {path}; there are /v1/chat/completions, /v1/messages and \
-                     /v1/models"
+                    "there is no route {path}; there are /v1/chat/completions, /v1/messages, \
+                     /v1/messages/count_tokens and /v1/models"
                 );
                 refuse(Refusal::new(404, "not_found", message))
             }
@@ -214,16 +230,10 @@ impl Proxy {
             let message = format!("there is no flow {id} (`X-Flowledger-Flow`)");
             return Err(ours(Refusal::bad_request("no_such_flow", message)));
         }
-        let client = self.client(head).map_err(ours)?;
         let operation = Operation {
-            id: Uuid::now_v7().to_string(),
-            protocol,
-            prompt_hash: asked.prompt_hash(),
-            headers: passed_headers(protocol, head),
-            asked,
             labels,
             cache_age,
-            client,
+            ..self.operation(protocol, head, asked).map_err(ours)?
         };
         let targets = targets::targets(
             protocol,
@@ -246,6 +256,25 @@ impl Proxy {
                 "the alias names no model",
             ))
         }))
+    }
+
+    /// What a request asks for, without labels.
+    fn operation<'a>(
+        &self,
+        protocol: Protocol,
+        head: &Head,
+        asked: Asked<'a>,
+    ) -> Result<Operation<'a>, Refusal> {
+        Ok(Operation {
+            id: Uuid::now_v7().to_string(),
+            protocol,
+            prompt_hash: asked.prompt_hash(),
+            headers: passed_headers(protocol, head),
+            asked,
+            labels: Labels::default(),
+            cache_age: None,
+            client: self.client(head)?,
+        })
     }
 
     /// Who asks, by the keys that the request carries.

@@ -400,7 +400,7 @@ fn our_own_errors_have_the_shape_of_the_protocol() {
     assert_eq!(openai(&m("gpt"), &tags), (400, "bad_tags".into()));
     for (path, status, kind) in [
         (MESSAGES, 400, "invalid_request_error"),
-        ("/v1/messages/count_tokens", 404, "not_found_error"),
+        ("/v1/messages/batches", 404, "not_found_error"),
     ] {
         let response = server.post(path, &chat("m", false));
         assert_eq!(response.status, status);

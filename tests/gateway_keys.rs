@@ -8,7 +8,8 @@ use std::sync::Mutex;
 use std::thread;
 
 use flowledger::gateway::{
-    AnswerHead, Call, Cancel, ClientKey, Forward, Gateway, Kind, ProviderConfig, Taker, Timeouts,
+    AnswerHead, Call, Cancel, ClientKey, Forward, Gateway, Kind, ProviderConfig, Speech, Taker,
+    Timeouts,
 };
 use flowledger::secret::Secret;
 
@@ -71,10 +72,11 @@ fn called(gateway: &Gateway) -> String {
 }
 
 /// A client's call, with the configured key or the client's own.
-fn forwarded(gateway: &Gateway, key: Option<&ClientKey>) -> String {
+fn forwarded(gateway: &Gateway, speech: Speech, key: Option<&ClientKey>) -> String {
     let forward = Forward {
         texts: &String::new,
         call: &call_of("p"),
+        speech,
         body: b"{}",
         headers: &[],
         key,
@@ -127,15 +129,20 @@ fn ask(kind: Kind, configured: Option<&str>, ask: impl Fn(&Gateway) -> String) {
 fn no_log_line_holds_a_key() {
     log::set_logger(&LINES).unwrap();
     log::set_max_level(log::LevelFilter::Trace);
-    for kind in [Kind::OpenAi, Kind::Anthropic] {
+    for (kind, speech) in [
+        (Kind::OpenAi, Speech::ChatCompletions),
+        (Kind::Anthropic, Speech::Messages),
+        (Kind::Gemini, Speech::ChatCompletions),
+        (Kind::Ollama, Speech::Messages),
+    ] {
         ask(kind, Some(KEY), called);
-        ask(kind, Some(KEY), |gateway| forwarded(gateway, None));
+        ask(kind, Some(KEY), |gateway| forwarded(gateway, speech, None));
         for is_bearer in [false, true] {
             let own = ClientKey {
                 key: Secret::new(KEY),
                 is_bearer,
             };
-            ask(kind, None, |gateway| forwarded(gateway, Some(&own)));
+            ask(kind, None, |gateway| forwarded(gateway, speech, Some(&own)));
         }
     }
     let lines = LINES.0.lock().unwrap();

@@ -132,6 +132,24 @@ impl MessageReader {
     }
 }
 
+/// Reads how many tokens a message has: <https://platform.claude.com/docs/en/api/messages-count-tokens>.
+#[derive(Debug)]
+pub(super) struct CountReader;
+
+impl Reader for CountReader {
+    fn event(&mut self, _: &sse::Event, _: &mut Partial) -> Result<Flow, Fault> {
+        Err(Fault::bad_answer("a number of tokens came as a stream"))
+    }
+
+    fn document(&mut self, document: &Value, partial: &mut Partial) -> Result<(), Fault> {
+        if !document["input_tokens"].is_u64() {
+            return Err(Fault::bad_answer("the answer has no `input_tokens`"));
+        }
+        partial.is_complete = true;
+        Ok(())
+    }
+}
+
 /// Takes in a block or its delta. Thinking is billed as a part of the answer, but is no text of it;
 /// tool use is neither.
 fn note_block(block: &Value, partial: &mut Partial) -> Result<(), Fault> {

@@ -16,7 +16,7 @@ use super::dialect::{Fault, Flow, Header, Partial, Reader};
 use super::transport::Scope;
 use super::{
     Answer, Call, Cancel, Course, Failure, FailureKind, Gateway, Kind, ProviderConfig, anthropic,
-    milliseconds, openai, refusal, sse,
+    gemini, milliseconds, ollama, openai, refusal, sse,
 };
 use crate::secret::Secret;
 
@@ -48,10 +48,34 @@ pub struct ClientKey {
     pub is_bearer: bool,
 }
 
+/// What a client speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speech {
+    /// Chat completions, as OpenAI defines them.
+    ChatCompletions,
+    /// Messages, as Anthropic defines them.
+    Messages,
+    /// How many tokens a message has, as Anthropic defines it.
+    TokenCount,
+}
+
+impl Speech {
+    /// Whether a provider of that kind understands it.
+    pub fn reaches(self, kind: Kind) -> bool {
+        match self {
+            Self::ChatCompletions => matches!(kind, Kind::OpenAi | Kind::Gemini | Kind::Ollama),
+            Self::Messages => matches!(kind, Kind::Anthropic | Kind::Ollama),
+            Self::TokenCount => kind == Kind::Anthropic,
+        }
+    }
+}
+
 /// A client's request.
 pub struct Forward<'a> {
     /// Provider, model and whether it is streamed; its texts are not used.
     pub call: &'a Call,
+    /// What it is written in.
+    pub speech: Speech,
     /// All texts of the request, for where the provider does not count them.
     pub texts: &'a dyn Fn() -> String,
     /// The body, as it is to be sent.
@@ -181,17 +205,9 @@ impl Gateway {
             partial,
             on_piece: &mut |_| {},
         };
-        let (url, mut reader): (String, Box<dyn Reader>) = match provider.kind {
-            Kind::OpenAi => (openai::url(provider), Box::new(openai::ChatReader)),
-            Kind::Anthropic => (
-                anthropic::url(provider),
-                Box::<anthropic::MessageReader>::default(),
-            ),
-            // Kinds that no client's protocol is passed on to.
-            _ => {
-                let message = "cannot be passed requests of this protocol";
-                return Err(Fault::new(FailureKind::NotConfigured, message));
-            }
+        let Some((url, mut reader)) = way(forward.speech, provider) else {
+            let message = "cannot be passed requests of this protocol";
+            return Err(Fault::new(FailureKind::NotConfigured, message));
         };
         let uri = parse_url(&url, name)?;
         let headers = headers(forward, provider);
@@ -219,6 +235,31 @@ impl Gateway {
     }
 }
 
+/// Where a request goes, and who reads its answer; none where the provider does not understand it.
+fn way(speech: Speech, provider: &ProviderConfig) -> Option<(String, Box<dyn Reader>)> {
+    let chat = Box::<openai::ChatReader>::default;
+    let messages = Box::<anthropic::MessageReader>::default;
+    let way: (String, Box<dyn Reader>) = match (speech, provider.kind) {
+        (Speech::ChatCompletions, Kind::OpenAi) => (openai::url(provider), chat()),
+        (Speech::ChatCompletions, Kind::Gemini) => (
+            gemini::chat_url(provider),
+            Box::new(openai::ChatReader::counting(gemini::chat_usage)),
+        ),
+        (Speech::ChatCompletions, Kind::Ollama) => (ollama::chat_url(provider), chat()),
+        (Speech::Messages, Kind::Anthropic) => (anthropic::url(provider), messages()),
+        (Speech::Messages, Kind::Ollama) => (ollama::messages_url(provider), messages()),
+        (Speech::TokenCount, Kind::Anthropic) => {
+            let url = format!("{}/count_tokens", anthropic::url(provider));
+            (url, Box::new(anthropic::CountReader))
+        }
+        (
+            Speech::ChatCompletions | Speech::Messages | Speech::TokenCount,
+            Kind::OpenAi | Kind::Anthropic | Kind::Gemini | Kind::Ollama | Kind::Echo,
+        ) => return None,
+    };
+    Some(way)
+}
+
 fn headers(forward: &Forward<'_>, provider: &ProviderConfig) -> Vec<(&'static str, Header)> {
     let ours = |key| match provider.kind {
         Kind::Anthropic => anthropic::api_key(key),
@@ -235,7 +276,8 @@ fn headers(forward: &Forward<'_>, provider: &ProviderConfig) -> Vec<(&'static st
         .chain(key)
         .collect();
     let (name, version) = anthropic::version();
-    if provider.kind == Kind::Anthropic && headers.iter().all(|(given, _)| *given != name) {
+    if forward.speech != Speech::ChatCompletions && headers.iter().all(|(given, _)| *given != name)
+    {
         headers.push((name, version));
     }
     headers
@@ -540,6 +582,27 @@ fn is_usage_alone(event: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn there_is_a_way_to_each_kind_that_understands_a_request() {
+        for speech in [
+            Speech::ChatCompletions,
+            Speech::Messages,
+            Speech::TokenCount,
+        ] {
+            for kind in [
+                Kind::OpenAi,
+                Kind::Anthropic,
+                Kind::Gemini,
+                Kind::Ollama,
+                Kind::Echo,
+            ] {
+                let provider = super::super::testing::provider(kind, "http://h:1");
+                let is_there = way(speech, &provider).is_some();
+                assert_eq!(is_there, speech.reaches(kind), "{speech:?}, {kind:?}");
+            }
+        }
+    }
 
     #[test]
     fn an_event_ends_behind_its_empty_line_however_lines_end() {

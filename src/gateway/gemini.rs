@@ -3,9 +3,10 @@
 use serde_json::{Map, Value, json};
 
 use super::dialect::{
-    Count, Fault, Flow, Header, Partial, Reader, Request, event_json, reported_fault,
+    BadCount, Count, Fault, Flow, Header, Partial, Reader, Request, count, event_json,
+    reported_fault,
 };
-use super::{Call, ProviderConfig, sse};
+use super::{Call, ProviderConfig, openai, sse};
 use crate::event::{Usage, UsageSource};
 
 /// Where Google's own API is.
@@ -37,8 +38,36 @@ pub(super) fn request(call: &Call, provider: &ProviderConfig) -> Request {
     }
 }
 
-/// The address with a version at its end, as `/v1beta` or `/v1`; one that is there is kept.
+/// Where chat completions are asked for in OpenAI's protocol, with the key as a bearer token:
+/// <https://ai.google.dev/gemini-api/docs/openai>.
+pub(super) fn chat_url(provider: &ProviderConfig) -> String {
+    let base_url = versioned(provider.base_url());
+    format!("{base_url}/openai/chat/completions")
+}
+
+/// Token counts of chat completions in the normal form. `completion_tokens` leaves out thoughts, of which
+/// nothing but `total_tokens` tells: 9 of the prompt and 1 of the answer are 103 in all, in
+/// <https://discuss.ai.google.dev/t/127400>. Thoughts are billed as the answer is.
+pub(super) fn chat_usage(usage: &Value) -> Result<Usage, BadCount> {
+    let counted = openai::normal_usage(usage)?;
+    let total = count(usage, "total_tokens")?.unwrap_or(0);
+    let output = total.saturating_sub(counted.input_tokens);
+    // The total alone does not say what to bill.
+    if counted.source == UsageSource::None || output <= counted.output_tokens {
+        return Ok(counted);
+    }
+    let thoughts = output - counted.output_tokens;
+    Ok(Usage {
+        output_tokens: output,
+        reasoning_tokens: counted.reasoning_tokens + thoughts,
+        ..counted
+    })
+}
+
+/// The address with a version at its end, as `/v1beta` or `/v1`; one that is there is kept. With `/openai`
+/// the compatible API is written: taken as meant.
 fn versioned(base_url: &str) -> String {
+    let base_url = base_url.strip_suffix("/openai").unwrap_or(base_url);
     let last = base_url.rsplit('/').next().unwrap_or_default();
     let is_version = last
         .strip_prefix('v')
@@ -400,7 +429,52 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_compatible_api_is_found_whatever_the_address_ends_with() {
+        for base_url in [
+            "http://h:1",
+            "http://h:1/v1beta",
+            "http://h:1/v1beta/openai/",
+        ] {
+            let provider = provider(Kind::Gemini, base_url);
+            let expected = "http://h:1/v1beta/openai/chat/completions";
+            assert_eq!(chat_url(&provider), expected);
+        }
+    }
+
+    #[test]
+    fn thoughts_that_only_the_total_of_a_chat_completion_counts_are_of_the_answer() {
+        for (counts, expected) in [
+            (json!([9, 1, 103, null]), Ok((9, 94, 93))),
+            (json!([9, 1, 103, 93]), Ok((9, 94, 93))),
+            (json!([9, 94, 103, 93]), Ok((9, 94, 93))),
+            (json!([9, null, 103, null]), Ok((9, 94, 94))),
+            (json!([9, 1, 10, null]), Ok((9, 1, 0))),
+            (json!([9, 1, null, null]), Ok((9, 1, 0))),
+            (json!([9, 1, 3, null]), Ok((9, 1, 0))),
+            (json!([null, null, 103, null]), Ok((0, 0, 0))),
+            (json!([9, 1, -1, null]), Err(BadCount)),
+        ] {
+            let usage = json!({
+                "prompt_tokens": counts[0], "completion_tokens": counts[1],
+                "total_tokens": counts[2],
+                "completion_tokens_details": {"reasoning_tokens": counts[3]},
+            });
+            let read = chat_usage(&usage)
+                .map(|it| (it.input_tokens, it.output_tokens, it.reasoning_tokens));
+            assert_eq!(read, expected, "{counts}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn whatever_a_chat_completion_counts_its_parts_do_not_exceed_it(
+            counts in any_counts(&["prompt_tokens", "completion_tokens", "total_tokens"]),
+        ) {
+            let usage = chat_usage(&counts).unwrap_or_default();
+            prop_assert!(holds_sum_rules(&usage), "{usage:?}");
+        }
+
         #[test]
         fn whatever_is_counted_its_parts_do_not_exceed_it(
             all in prop::collection::vec(any_counts(&[

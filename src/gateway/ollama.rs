@@ -1,8 +1,9 @@
 //! Ollama's own API: <https://github.com/ollama/ollama/blob/main/docs/api.md>, of which `/api/chat`.
 //! Pure: no network, no clock.
 //!
-//! Its OpenAI-compatible API would do as well, but has no `options`, and reports a prompt whose count
-//! it left out as a prompt of 0 tokens.
+//! Its OpenAI-compatible API (<https://docs.ollama.com/api/openai-compatibility>) has no `options`, and
+//! reports a prompt whose count it left out as a prompt of 0 tokens; it serves clients that speak that
+//! protocol, as <https://docs.ollama.com/api/anthropic-compatibility> serves those of Anthropic's.
 
 use serde_json::{Map, Value, json};
 
@@ -15,14 +16,28 @@ use crate::event::{Usage, UsageSource};
 /// Where Ollama listens unless told otherwise.
 pub(super) const BASE_URL: &str = "http://127.0.0.1:11434";
 
-/// The request for a call. A key is what <https://docs.ollama.com/cloud> and proxies want.
-pub(super) fn request(call: &Call, provider: &ProviderConfig) -> Request {
+/// The address without the API's own part. With `/v1` the compatible APIs are written, with `/api` this
+/// one: taken as meant.
+fn base_url(provider: &ProviderConfig) -> &str {
     let base_url = provider.base_url();
-    // With `/v1` the compatible API is written, with `/api` this one: take it as meant.
-    let base_url = ["/v1", "/api"]
+    ["/v1", "/api"]
         .iter()
         .find_map(|path| base_url.strip_suffix(path))
-        .unwrap_or(base_url);
+        .unwrap_or(base_url)
+}
+
+/// Where chat completions are asked for in OpenAI's protocol.
+pub(super) fn chat_url(provider: &ProviderConfig) -> String {
+    format!("{}/v1/chat/completions", base_url(provider))
+}
+
+/// Where messages are asked for in Anthropic's protocol.
+pub(super) fn messages_url(provider: &ProviderConfig) -> String {
+    format!("{}/v1/messages", base_url(provider))
+}
+
+/// The request for a call. A key is what <https://docs.ollama.com/cloud> and proxies want.
+pub(super) fn request(call: &Call, provider: &ProviderConfig) -> Request {
     let authorization = provider.key().map(|key| {
         (
             "authorization",
@@ -30,7 +45,7 @@ pub(super) fn request(call: &Call, provider: &ProviderConfig) -> Request {
         )
     });
     Request {
-        url: format!("{base_url}/api/chat"),
+        url: format!("{}/api/chat", base_url(provider)),
         headers: authorization.into_iter().collect(),
         body: body(call),
     }
@@ -186,6 +201,9 @@ mod tests {
         for base_url in ["http://h:1", "http://h:1/v1", "http://h:1/api/"] {
             let made = request(&call("m", true), &provider(Kind::Ollama, base_url));
             assert_eq!(made.url, "http://h:1/api/chat");
+            let provider = provider(Kind::Ollama, base_url);
+            assert_eq!(chat_url(&provider), "http://h:1/v1/chat/completions");
+            assert_eq!(messages_url(&provider), "http://h:1/v1/messages");
         }
     }
 

@@ -80,8 +80,31 @@ fn host(url: &str) -> &str {
 }
 
 /// Reads answers. Needs no memory of its own: each `usage` replaces the one before.
-#[derive(Debug, Default)]
-pub(super) struct ChatReader;
+#[derive(Debug)]
+pub(super) struct ChatReader {
+    /// Puts token counts into the normal form.
+    usage: fn(&Value) -> Result<Usage, BadCount>,
+}
+
+impl ChatReader {
+    /// Of a server that counts in a way of its own.
+    pub(super) fn counting(usage: fn(&Value) -> Result<Usage, BadCount>) -> Self {
+        Self { usage }
+    }
+
+    fn note_usage(&self, document: &Value, partial: &mut Partial) {
+        // Servers send `null` in all chunks but one, or cumulative counts in every chunk.
+        if let Some(usage) = document.get("usage").filter(|usage| is_given(usage)) {
+            partial.note_usage((self.usage)(usage).unwrap_or_default());
+        }
+    }
+}
+
+impl Default for ChatReader {
+    fn default() -> Self {
+        Self::counting(normal_usage)
+    }
+}
 
 impl Reader for ChatReader {
     fn event(&mut self, event: &sse::Event, partial: &mut Partial) -> Result<Flow, Fault> {
@@ -92,7 +115,7 @@ impl Reader for ChatReader {
         let chunk = event_json(event)?;
         note(&chunk, partial);
         if let Some(fault) = reported_fault(&chunk) {
-            note_usage(&chunk, partial);
+            self.note_usage(&chunk, partial);
             return Err(fault);
         }
         // The last chunk, the one with the usage, has no choice.
@@ -100,7 +123,7 @@ impl Reader for ChatReader {
         partial.push(&said(&choice["delta"]))?;
         note_thinking(&choice["delta"], partial);
         // Cumulative counts are of this chunk's text as well.
-        note_usage(&chunk, partial);
+        self.note_usage(&chunk, partial);
         // The usage comes after this, so go on until `[DONE]` or the end of the stream.
         partial.is_complete |= choice["finish_reason"].is_string();
         Ok(Flow::More)
@@ -108,7 +131,7 @@ impl Reader for ChatReader {
 
     fn document(&mut self, document: &Value, partial: &mut Partial) -> Result<(), Fault> {
         note(document, partial);
-        note_usage(document, partial);
+        self.note_usage(document, partial);
         if let Some(fault) = reported_fault(document) {
             return Err(fault);
         }
@@ -118,7 +141,7 @@ impl Reader for ChatReader {
         }
         partial.push(&said(message))?;
         note_thinking(message, partial);
-        note_usage(document, partial);
+        self.note_usage(document, partial);
         partial.is_complete = true;
         Ok(())
     }
@@ -128,13 +151,6 @@ impl Reader for ChatReader {
 fn note(document: &Value, partial: &mut Partial) {
     partial.note_model(&document["model"]);
     partial.note_finish(&document["choices"][0]["finish_reason"]);
-}
-
-fn note_usage(document: &Value, partial: &mut Partial) {
-    // Servers send `null` in all chunks but one, or cumulative counts in every chunk.
-    if let Some(usage) = document.get("usage").filter(|usage| is_given(usage)) {
-        partial.note_usage(normal_usage(usage).unwrap_or_default());
-    }
 }
 
 /// What compatible servers show of a model's thinking: `reasoning_content` of DeepSeek
@@ -166,7 +182,7 @@ fn said(message: &Value) -> String {
 
 /// Token counts in the normal form. `prompt_tokens` includes cached ones and `completion_tokens`
 /// includes reasoning: <https://platform.openai.com/docs/api-reference/chat/object>.
-fn normal_usage(usage: &Value) -> Result<Usage, BadCount> {
+pub(super) fn normal_usage(usage: &Value) -> Result<Usage, BadCount> {
     let (input, completion) = (
         count(usage, "prompt_tokens")?,
         count(usage, "completion_tokens")?,
@@ -249,7 +265,7 @@ mod tests {
                 name: String::new(),
                 data: (*data).to_owned(),
             };
-            flow = ChatReader.event(&event, &mut partial);
+            flow = ChatReader::default().event(&event, &mut partial);
             if flow != Ok(Flow::More) {
                 break;
             }
@@ -413,7 +429,7 @@ mod tests {
     fn read_document(document: &str) -> (Partial, Result<(), Fault>) {
         let mut partial = Partial::default();
         let document = serde_json::from_str(document).unwrap();
-        let read = ChatReader.document(&document, &mut partial);
+        let read = ChatReader::default().document(&document, &mut partial);
         (partial, read)
     }
 

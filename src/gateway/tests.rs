@@ -1006,7 +1006,7 @@ fn any_answer() -> impl Strategy<Value = serde_json::Value> {
 
 fn readers() -> [Box<dyn dialect::Reader>; 4] {
     [
-        Box::new(openai::ChatReader),
+        Box::<openai::ChatReader>::default(),
         Box::<anthropic::MessageReader>::default(),
         Box::<gemini::ContentReader>::default(),
         Box::new(ollama::ChatReader),

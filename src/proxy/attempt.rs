@@ -149,7 +149,11 @@ impl Proxy {
     }
 
     /// The kind of a target's provider, if it can be asked at all.
-    fn usable(&self, operation: &Operation<'_>, target: &Target) -> Result<Kind, Refusal> {
+    pub(super) fn usable(
+        &self,
+        operation: &Operation<'_>,
+        target: &Target,
+    ) -> Result<Kind, Refusal> {
         let protocol = operation.protocol;
         let provider = &target.provider;
         let own_key = self.own_key(operation, provider).is_some();
@@ -164,17 +168,11 @@ impl Proxy {
         }
         match self.gateway.kind(provider) {
             Some(kind) if protocol.reaches(kind) => Ok(kind),
-            kind => {
-                let other = [Protocol::OpenAi, Protocol::Anthropic]
-                    .into_iter()
-                    .find(|other| kind.is_some_and(|kind| other.reaches(kind)));
-                let advice = other.map_or_else(
-                    || "it can be asked by flows only".to_owned(),
-                    |other| format!("ask for it at {}", other.path()),
-                );
+            _ => {
                 let message = format!(
-                    "provider {provider} does not speak the protocol of {}; {advice}",
-                    protocol.path()
+                    "provider {provider} does not speak the protocol of {}; ask for it at {}",
+                    protocol.path(),
+                    protocol.other().path()
                 );
                 Err(Refusal::bad_request("wrong_protocol", message))
             }
@@ -267,6 +265,7 @@ impl Proxy {
         let adds_usage = operation.adds_usage();
         let forward = Forward {
             call,
+            speech: operation.protocol.speech(),
             texts: &|| asked.all_texts(),
             body: &asked.for_model(&call.model, adds_usage),
             headers: &operation.headers,
@@ -294,7 +293,7 @@ impl Proxy {
         }
     }
 
-    fn not_forwarded(
+    pub(super) fn not_forwarded(
         &self,
         operation: &Operation<'_>,
         not: NotForwarded,
@@ -446,7 +445,7 @@ fn refused(refusal: Refusal) -> Attempt {
     Attempt::Refused(Box::new(Told::Ours(refusal)))
 }
 
-fn stopping() -> Refusal {
+pub(super) fn stopping() -> Refusal {
     Refusal::new(503, "stopping", "the server is shutting down")
 }
 
@@ -493,7 +492,7 @@ fn answer_head(content_type: &str) -> AnswerHead {
 }
 
 /// Gives an answer to the client, and records it where it is to be kept.
-struct ToClient<'a, 'b> {
+pub(super) struct ToClient<'a, 'b> {
     reply: &'a mut DirectReply<'b>,
     /// Whether the client is told that its answer was bought.
     tells_bought: bool,
@@ -501,7 +500,7 @@ struct ToClient<'a, 'b> {
 }
 
 impl<'a, 'b> ToClient<'a, 'b> {
-    fn new(
+    pub(super) fn new(
         operation: &Operation<'_>,
         buying: Option<Buying>,
         reply: &'a mut DirectReply<'b>,

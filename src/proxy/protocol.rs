@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::gate::Head;
-use crate::gateway::{AnswerHead, Kind};
+use crate::gateway::{AnswerHead, Kind, Speech};
 
 /// The protocol of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -33,6 +33,14 @@ impl Protocol {
         }
     }
 
+    /// The other one: there is no kind of provider that understands neither.
+    pub fn other(self) -> Self {
+        match self {
+            Self::OpenAi => Self::Anthropic,
+            Self::Anthropic => Self::OpenAi,
+        }
+    }
+
     /// Where its calls go.
     pub fn path(self) -> &'static str {
         match self {
@@ -41,12 +49,17 @@ impl Protocol {
         }
     }
 
+    /// What its requests are written in.
+    pub fn speech(self) -> Speech {
+        match self {
+            Self::OpenAi => Speech::ChatCompletions,
+            Self::Anthropic => Speech::Messages,
+        }
+    }
+
     /// Whether a provider of that kind can be given its requests.
     pub fn reaches(self, kind: Kind) -> bool {
-        match self {
-            Self::OpenAi => matches!(kind, Kind::OpenAi | Kind::Echo),
-            Self::Anthropic => matches!(kind, Kind::Anthropic | Kind::Echo),
-        }
+        kind == Kind::Echo || self.speech().reaches(kind)
     }
 
     /// An error in its shape.
