@@ -1,7 +1,7 @@
 //! Answers that other programs bought before: taken again where a request says so, byte for byte, and
 //! what the ledger says of it.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -338,6 +338,65 @@ fn what_broke_off_or_is_too_large_is_not_kept() {
     assert!(statuses.eq(expected), "{rows:#?}");
 }
 
+/// Sends the request alone, on a connection that the test reads or drops.
+fn send(server: &TestServer, body: &Value) -> TcpStream {
+    let body = body.to_string();
+    let head = format!(
+        "POST {CHAT} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\nx-flowledger-cache: 60\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    let mut client = server.connect();
+    client
+        .write_all(&[head, body].concat().into_bytes())
+        .unwrap();
+    client
+}
+
+#[test]
+fn a_streamed_answer_that_is_kept_arrives_as_it_comes() {
+    let (go, wait) = unbounded::<()>();
+    let upstream = Upstream::start(move |_, stream| {
+        let _ = stream.write_all(format!("{STREAM_HEAD}{}", delta("first")).as_bytes());
+        // The rest is written once the first was seen at the other end.
+        if wait.recv_timeout(DEADLINE).is_ok() {
+            let _ = stream.write_all(b"data: [DONE]\n\n");
+        }
+    });
+    let server = server(&upstream);
+    let body = chat("x", true);
+    let mut client = send(&server, &body);
+    let (mut seen, mut buffer) = (Vec::new(), [0; 4096]);
+    while !String::from_utf8_lossy(&seen).contains("first") {
+        let length = client.read(&mut buffer).unwrap();
+        assert!(length > 0, "the answer ended");
+        seen.extend_from_slice(&buffer[..length]);
+    }
+    go.send(()).unwrap();
+    client.read_to_end(&mut seen).unwrap();
+    let response = Response::parse(&seen).unwrap();
+    assert!(response.text().ends_with("data: [DONE]\n\n"));
+    assert_eq!(ask(&server, &body).body, response.body);
+    assert_eq!(upstream.count(), 1);
+}
+
+#[test]
+fn who_waits_for_the_same_request_of_another_is_told_when_the_server_ends() {
+    let (upstream, questions, _leave) = patient(|_| {});
+    let mut server = server(&upstream);
+    let body = chat("x", false);
+    let mut clients = [(); 2].map(|()| send(&server, &body));
+    questions.recv_timeout(DEADLINE).unwrap();
+    server.stop();
+    for client in &mut clients {
+        let mut answer = Vec::new();
+        // The other may not have been heard yet.
+        if client.read_to_end(&mut answer).is_ok() && !answer.is_empty() {
+            assert_eq!(Response::parse(&answer).unwrap().status, 503);
+        }
+    }
+    assert_eq!(upstream.count(), 1);
+}
+
 #[test]
 fn an_answer_whose_client_has_left_is_kept_if_it_was_read_to_its_end() {
     for (drain_max, is_kept) in [(Some(DEADLINE), true), (None, false)] {
@@ -362,13 +421,7 @@ fn an_answer_whose_client_has_left_is_kept_if_it_was_read_to_its_end() {
             config.proxy.toward.insert("openai".into(), toward);
         });
         let body = chat("x", true);
-        let text = body.to_string();
-        let mut client = server.connect();
-        let head = format!(
-            "POST {CHAT} HTTP/1.1\r\nhost: localhost\r\nx-flowledger-cache: 60\r\ncontent-length: {}\r\n\r\n{text}",
-            text.len()
-        );
-        client.write_all(head.as_bytes()).unwrap();
+        let client = send(&server, &body);
         eventually("the upstream is asked", || upstream.count() == 1);
         drop(client);
         ends.store(is_kept, Ordering::SeqCst);
