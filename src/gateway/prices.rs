@@ -264,16 +264,15 @@ impl Price {
     }
 
     fn cost_of_all(&self, calls: u64, prompt_tokens: u64, sums: &Usage) -> Usd {
-        // One call's always fits: see MAX_PRICE.
-        let tokens = self.picodollars(prompt_tokens, sums);
-        let picos = tokens.saturating_add(u128::from(self.request) * u128::from(calls));
+        let picos = self.picodollars(calls, prompt_tokens, sums);
         let (whole, rest) = (picos / PICO_PER_NANO, picos % PICO_PER_NANO);
         let half = PICO_PER_NANO / 2;
         let up = rest > half || (rest == half && whole % 2 == 1);
         Usd::from_nanousd(i64::try_from(whole + u128::from(up)).unwrap_or(i64::MAX))
     }
 
-    fn picodollars(&self, prompt_tokens: u64, usage: &Usage) -> u128 {
+    /// Always fits: see MAX_PRICE.
+    fn picodollars(&self, calls: u64, prompt_tokens: u64, usage: &Usage) -> u128 {
         let rates = self.rates_for(prompt_tokens);
         let read = usage.cached_input_tokens;
         let hour_writes = usage.cache_write_1h_tokens.min(usage.cache_write_tokens);
@@ -293,7 +292,7 @@ impl Price {
             (usage.reasoning_tokens, rates.reasoning),
         ];
         let tokens = billed.map(|(count, price)| u128::from(count) * u128::from(price));
-        tokens.iter().sum()
+        u128::from(self.request) * u128::from(calls) + tokens.iter().sum::<u128>()
     }
 
     /// The prices for a prompt of that many tokens.
@@ -1446,7 +1445,10 @@ mod tests {
         fn the_cost_is_off_by_half_a_nano_dollar_at_most(
             price in built_in_price(), counts in proptest::array::uniform5(0u64..10_000_000),
         ) {
-            let exact = price.picodollars(&usage(counts));
+            let exact = {
+                let usage = usage(counts);
+                price.picodollars(1, usage.input_tokens, &usage)
+            };
             let nanos = price.cost(&usage(counts)).nanousd;
             let rounded = u128::try_from(nanos).unwrap() * PICO_PER_NANO;
             prop_assert!(rounded.abs_diff(exact) <= PICO_PER_NANO / 2);
@@ -1471,7 +1473,7 @@ mod tests {
             let parts = kinds.iter().zip(rates);
             let parts: u128 = parts.map(|(count, rate)| u128::from(*count) * u128::from(rate)).sum();
             let total = u128::from(price.request) + parts;
-            prop_assert_eq!(price.picodollars(&whole), total);
+            prop_assert_eq!(price.picodollars(1, whole.input_tokens, &whole), total);
             let nanos = u128::try_from(price.cost(&whole).nanousd).unwrap();
             prop_assert!((nanos * PICO_PER_NANO).abs_diff(total) <= PICO_PER_NANO / 2);
         }
