@@ -38,6 +38,9 @@ const PRUNE_INTERVAL: Duration = Duration::from_millis(500);
 /// busy server writes.
 const PRUNE_INTERVAL_BEHIND: Duration = Duration::from_millis(20);
 
+/// How many blocks of 128 ledger rows are noted in one step: more than a busy server fills in
+/// [`PRUNE_INTERVAL`], and few milliseconds of work.
+const NOTE_STEP: usize = 32;
 /// How often somebody who waits for a commit looks whether the journal has ended.
 const END_POLL: Duration = Duration::from_millis(100);
 
@@ -321,6 +324,11 @@ impl State {
             Ok(true) => self.prune_after = PRUNE_INTERVAL_BEHIND,
             Ok(false) => {}
             Err(error) => log::warn!("a day of the ledger cannot be summed up: {error}"),
+        }
+        match self.writer.note_blocks(NOTE_STEP) {
+            Ok(NOTE_STEP) => self.prune_after = PRUNE_INTERVAL_BEHIND,
+            Ok(_) => {}
+            Err(error) => log::warn!("what ledger rows hold cannot be noted: {error}"),
         }
         match self.prune_runs() {
             Ok(PRUNE_RUNS_STEP) => self.prune_after = PRUNE_INTERVAL_BEHIND,

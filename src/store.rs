@@ -5,6 +5,7 @@
 
 mod answers;
 mod audit;
+mod blocks;
 mod budgets;
 mod changes;
 mod days;

@@ -135,6 +135,13 @@ impl Client {
         );
     }
 
+    /// Gets what is there, and gives how long it is.
+    pub fn get(&mut self, target: &str) -> usize {
+        let text = format!("GET {target} HTTP/1.1\r\nhost: localhost\r\n\r\n");
+        self.stream.write_all(text.as_bytes()).unwrap();
+        self.answer("200").len()
+    }
+
     fn send(&mut self, target: &str, body: &str) {
         let text = format!(
             "POST {target} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",

@@ -326,17 +326,23 @@ fn count_period(
     start: Timestamp,
     end: Timestamp,
 ) -> Result<i64> {
-    let (condition, mut values) = covered(budget);
-    let column = column(budget.limit);
+    let (sql, mut values) = period_sql(budget);
     values.push(SqlValue::from(start.0));
     values.push(SqlValue::from(end.0));
+    Ok(connection
+        .prepare_cached(&sql)?
+        .query_row(params_from_iter(values), |row| row.get(0))?)
+}
+
+/// The statement that counts a period, and its parameters but for the period's.
+fn period_sql(budget: &Budget) -> (String, Vec<SqlValue>) {
+    let (condition, values) = covered(budget);
+    let column = column(budget.limit);
     let sql = format!(
         "SELECT coalesce(sum({column}), 0) FROM ledger
          WHERE 1{condition} AND timestamp_ms >= ? AND timestamp_ms < ?"
     );
-    Ok(connection
-        .prepare_cached(&sql)?
-        .query_row(params_from_iter(values), |row| row.get(0))?)
+    (sql, values)
 }
 
 fn count_run(connection: &Connection, budget: &Budget, run_id: &str) -> Result<i64> {
@@ -407,5 +413,131 @@ impl Store {
             };
             read(&snapshot)?.into_iter().map(with_state).collect()
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::error::Error;
+    use crate::event::{CallStatus, Usage};
+    use crate::store::{Change, Receipt, Settlement, Writer};
+
+    const MS_PER_DAY: i64 = 24 * 60 * 60 * 1000;
+    /// Nano-dollars a day.
+    const LIMIT: i64 = 1_000;
+
+    fn budget(more: &str) -> Budget {
+        let text = format!(r#"{{"name": "b", "per": "day", "limitUsd": "0.000001"{more}}}"#);
+        let document: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let all = budget::parse_all(serde_json::json!({"budgets": [document]}));
+        all.unwrap().remove(0)
+    }
+
+    fn call(at: i64, needed: i64) -> NewCall {
+        NewCall {
+            at: Timestamp(at),
+            flow_id: Some(1),
+            run_id: None,
+            node_id: None,
+            attempt: 1,
+            operation_id: "o".into(),
+            provider: "p".into(),
+            model: "m".into(),
+            role: None,
+            prompt_hash: String::new(),
+            key_name: None,
+            tags: None,
+            reserve: Reserve {
+                cost: Some(Usd::from_nanousd(needed)),
+                tokens: 1,
+            },
+        }
+    }
+
+    fn settlement(id: i64, at: i64, cost: i64) -> Settlement {
+        Settlement {
+            id,
+            model: None,
+            usage: Usage::default(),
+            cost: Some(Usd::from_nanousd(cost)),
+            latency_ms: Some(1),
+            first_token_ms: None,
+            price: None,
+            status: CallStatus::Success,
+            error: None,
+            at: Timestamp(at),
+        }
+    }
+
+    fn apply(writer: &mut Writer, change: Change) -> Result<Receipt> {
+        writer.transaction(|batch| batch.apply(&change))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+        #[test]
+        fn a_limit_is_kept_exactly_on_whichever_day_the_clock_says_it_is(
+            steps in prop::collection::vec(
+                // The day, what is reserved, what it costs, and whether it is settled at once.
+                (prop::sample::select(vec![100_i64, 101, 70, 465]), 0..500_i64, 0..300_i64, any::<bool>()),
+                1..40,
+            ),
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let (store, mut writer) = Store::open(dir.path()).unwrap();
+            let all = vec![budget(r#", "hard": true, "timezone": "UTC""#)];
+            apply(&mut writer, Change::SetBudgets(all)).unwrap();
+            let mut used: std::collections::HashMap<i64, i64> = Default::default();
+            let mut open = Vec::new();
+            for (day, needed, cost, is_settled) in steps {
+                let at = day * MS_PER_DAY + 5;
+                let before = *used.entry(day).or_default();
+                match apply(&mut writer, Change::OpenCall(call(at, needed))) {
+                    Ok(Receipt::Call(row)) => {
+                        prop_assert!(needed == 0 || before + needed <= LIMIT);
+                        *used.entry(day).or_default() += needed;
+                        open.push((row.id, day, needed, cost));
+                    }
+                    Err(Error::Budget { .. }) => prop_assert!(before + needed > LIMIT),
+                    other => panic!("{other:?}"),
+                }
+                // Often after the clock has jumped.
+                while is_settled && let Some((id, day, needed, cost)) = open.pop() {
+                    apply(&mut writer, Change::SettleCall(settlement(id, at, cost))).unwrap();
+                    *used.entry(day).or_default() += cost - needed;
+                }
+            }
+            for (day, used) in used {
+                let state = store.budgets(Timestamp(day * MS_PER_DAY)).unwrap();
+                prop_assert_eq!(state[0].used, Some(used));
+            }
+        }
+    }
+
+    #[test]
+    fn a_period_is_counted_from_its_own_rows() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _writer) = Store::open(dir.path()).unwrap();
+        for more in [
+            "",
+            r#", "flowId": 1"#,
+            r#", "model": "p/*""#,
+            r#", "key": "k""#,
+        ] {
+            let (sql, _) = period_sql(&budget(more));
+            let plan: String = store
+                .read(|connection| {
+                    let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}"))?;
+                    let mut lines = statement.raw_query();
+                    let line = lines.next()?.expect("a plan");
+                    Ok(line.get("detail")?)
+                })
+                .unwrap();
+            let is_by_time = plan.contains("ledger_by_time (timestamp_ms>? AND timestamp_ms<?)");
+            assert!(is_by_time, "{more}: {plan}");
+        }
     }
 }

@@ -6,6 +6,7 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use sha2::{Digest, Sha256};
 
 use super::answers::{self, Bought};
+use super::blocks;
 use super::budgets::Budgets;
 use super::days::{self, Day};
 use super::keys::{self, NewKey};
@@ -582,8 +583,18 @@ impl Writer {
         triggers::prune_hook_keys(&self.connection, now, step)
     }
 
+    /// Notes what up to `step` blocks of ledger rows hold that are not noted yet. Gives how many.
+    pub fn note_blocks(&mut self, step: usize) -> Result<usize> {
+        if !blocks::is_behind(&self.connection, step)? {
+            return Ok(0);
+        }
+        self.transaction(|batch| blocks::note(batch.connection, step))
+    }
+
     /// Sums up the next day of the ledger, if there is one that can be. Gives whether there was.
     pub fn sum_up_a_day(&mut self, now: Timestamp) -> Result<bool> {
+        // Some days may have been forgotten since.
+        self.summed_until = days::summed_until(&self.connection)?;
         let Some(day) = days::next(&self.connection, now)? else {
             return Ok(false);
         };
@@ -1065,7 +1076,7 @@ impl Batch<'_> {
         let id = self.connection.last_insert_rowid();
         let day = days::day_of(at);
         if day < self.summed_until {
-            // Looked at again for each such row, which are few: the clock was put back.
+            // The clock was put back. It may be that these days are forgotten already.
             days::forget_from(self.connection, day)?;
         }
         Ok(Receipt::Call(Box::new(self.ledger_row(id)?)))

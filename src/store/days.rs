@@ -51,7 +51,7 @@ pub(super) fn next(connection: &Connection, now: Timestamp) -> Result<Option<Day
     }
     let is_pending: bool = connection
         .prepare_cached(
-            "SELECT EXISTS (SELECT 1 FROM ledger WHERE status = 'PENDING' AND timestamp_ms < ?1)",
+            "SELECT EXISTS (SELECT 1 FROM ledger WHERE status = 'PENDING' AND +timestamp_ms < ?1)",
         )?
         .query_row([end], |row| row.get(0))?;
     Ok((!is_pending).then_some(day))
@@ -74,8 +74,12 @@ pub(super) fn sum_up(connection: &Connection, day: Day) -> Result<()> {
     set_until(connection, day + 1)
 }
 
-/// Forgets the sums of `day` and all after it: a clock that was put back makes rows in the past.
+/// Forgets the sums of `day` and all after it, where there are some: a clock that was put back makes
+/// rows in the past. Of the days before it only those that are summed up stay so.
 pub(super) fn forget_from(connection: &Connection, day: Day) -> Result<()> {
+    if day >= summed_until(connection)? {
+        return Ok(());
+    }
     connection
         .prepare_cached("DELETE FROM ledger_days WHERE day >= ?1")?
         .execute([day])?;
@@ -128,8 +132,9 @@ impl Plan {
 
 /// All that a plan means, as a table of names and counts with a `timestamp_ms` within its day. Its
 /// parameters are the two of each part, each followed by those of its condition: `of_days`, which is
-/// about [`NAMES`], and `of_rows`, twice.
-pub(super) fn table(of_days: &str, of_rows: &str) -> String {
+/// about [`NAMES`], and `of_rows`, twice. `moment` is `timestamp_ms`, or `+timestamp_ms` where the
+/// index of times is not to be used.
+pub(super) fn table(of_days: &str, of_rows: &str, moment: &str) -> String {
     format!(
         "(SELECT day * {MS_PER_DAY} AS timestamp_ms, {NAMES}, calls, unpriced, estimated,
             input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens,
@@ -137,10 +142,10 @@ pub(super) fn table(of_days: &str, of_rows: &str) -> String {
           FROM ledger_days WHERE day >= ? AND day < ? AND {of_days}
           UNION ALL
           SELECT timestamp_ms, {NAMES}, {ROW_COUNTS}
-          FROM ledger WHERE timestamp_ms >= ? AND timestamp_ms < ? AND {of_rows}
+          FROM ledger WHERE {moment} >= ? AND {moment} < ? AND {of_rows}
           UNION ALL
           SELECT timestamp_ms, {NAMES}, {ROW_COUNTS}
-          FROM ledger WHERE timestamp_ms >= ? AND timestamp_ms < ? AND {of_rows})"
+          FROM ledger WHERE {moment} >= ? AND {moment} < ? AND {of_rows})"
     )
 }
 
@@ -275,6 +280,34 @@ mod tests {
         assert_ne!(with_late, before);
         while writer.sum_up_a_day(now).unwrap() {}
         assert_eq!(sums(&store), with_late);
+    }
+
+    #[test]
+    fn sums_stay_right_while_a_clock_that_was_put_back_goes_on_or_was_a_year_ahead() {
+        for (ahead, back) in [(0, -30), (365, 0)] {
+            let dir = tempfile::tempdir().unwrap();
+            let (store, mut writer) = Store::open(dir.path()).unwrap();
+            let mut all = 0;
+            let mut write = |writer: &mut Writer, days: std::ops::Range<i64>| {
+                for day in days {
+                    row(writer, day * MS_PER_DAY + 5, 7);
+                    row(writer, day * MS_PER_DAY + 6, 8);
+                    all += 2;
+                    let (_, total) = store.summary(&LedgerFilter::default(), "day").unwrap();
+                    assert_eq!(total.calls, all, "day {day}");
+                }
+            };
+            write(&mut writer, 100..105);
+            write(&mut writer, 105 + ahead..106 + ahead);
+            while writer
+                .sum_up_a_day(Timestamp((200 + ahead) * MS_PER_DAY))
+                .unwrap()
+            {}
+            // None of these is summed up before the next.
+            write(&mut writer, 105 + back..112 + back);
+            while writer.sum_up_a_day(Timestamp(200 * MS_PER_DAY)).unwrap() {}
+            write(&mut writer, 104..107);
+        }
     }
 
     #[test]

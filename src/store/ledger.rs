@@ -1,11 +1,13 @@
 //! Reading the ledger: pages, sums, everything that filters allow.
 
+use std::ops::AddAssign;
+
 use rusqlite::types::{ToSql, Value, ValueRef};
-use rusqlite::{Row, params_from_iter};
+use rusqlite::{Connection, Row, params_from_iter};
 use serde::Serialize;
 
-use super::Store;
 use super::days::{self, Day, Plan};
+use super::{Store, blocks};
 use crate::error::{Error, Result};
 use crate::event::{CallStatus, FlowId, LedgerDetails, LedgerEntry, RunId, Timestamp, Usage, Usd};
 
@@ -96,12 +98,7 @@ impl LedgerFilter {
         let has_days = self.run_id.is_none();
         let summed_until = if has_days { summed_until } else { Day::MIN };
         let plan = Plan::new(self.from, self.to, summed_until);
-        let names = Self {
-            from: None,
-            to: None,
-            ..self.clone()
-        };
-        let (condition, of_condition) = names.sql();
+        let (condition, of_condition) = self.of_names().sql();
         let mut values = Vec::new();
         for ((from, to), has_condition) in
             [(plan.days, has_days), (plan.head, true), (plan.tail, true)]
@@ -110,22 +107,44 @@ impl LedgerFilter {
             values.extend(of_condition.iter().filter(|_| has_condition).cloned());
         }
         let of_days = if has_days { condition.as_str() } else { "0" };
-        (days::table(of_days, &condition), values)
+        // A run has few rows, and they are found by its id.
+        let moment = if has_days {
+            "timestamp_ms"
+        } else {
+            "+timestamp_ms"
+        };
+        (days::table(of_days, &condition, moment), values)
     }
 
-    /// The condition and its parameters.
-    fn sql(&self) -> (String, Vec<Value>) {
+    /// The same without its moments.
+    pub(super) fn of_names(&self) -> Self {
+        Self {
+            from: None,
+            to: None,
+            ..self.clone()
+        }
+    }
+
+    /// Whether its rows may lie so far apart that blocks tell where they are. Those of a run, and
+    /// those under way, have an index.
+    fn is_by_blocks(&self) -> bool {
+        let is_indexed = self.run_id.is_some() || self.status == Some(CallStatus::Pending);
+        !is_indexed && *self != Self::default()
+    }
+
+    /// The condition and its parameters. Times are no reason to leave the order of numbers.
+    pub(super) fn sql(&self) -> (String, Vec<Value>) {
         let conditions: [(&str, Option<Value>); 6] = [
             ("flow_id = ?", self.flow_id.map(Value::from)),
             ("run_id = ?", self.run_id.clone().map(Value::from)),
             ("model_used = ?", self.model.clone().map(Value::from)),
             ("provider = ?", self.provider.clone().map(Value::from)),
             (
-                "timestamp_ms >= ?",
+                "+timestamp_ms >= ?",
                 self.from.map(|moment| Value::from(moment.0)),
             ),
             (
-                "timestamp_ms < ?",
+                "+timestamp_ms < ?",
                 self.to.map(|moment| Value::from(moment.0)),
             ),
         ];
@@ -178,6 +197,41 @@ pub struct Sums {
     pub cached_calls: u64,
     /// What those would have cost, as far as it is known.
     pub saved_usd: Usd,
+}
+
+impl AddAssign<&Self> for Sums {
+    fn add_assign(&mut self, other: &Self) {
+        let Self {
+            calls,
+            succeeded,
+            failed,
+            pending,
+            unpriced_calls,
+            estimated_calls,
+            input_tokens,
+            cached_input_tokens,
+            cache_write_tokens,
+            output_tokens,
+            reasoning_tokens,
+            total_cost_usd,
+            cached_calls,
+            saved_usd,
+        } = other;
+        self.calls += calls;
+        self.succeeded += succeeded;
+        self.failed += failed;
+        self.pending += pending;
+        self.unpriced_calls += unpriced_calls;
+        self.estimated_calls += estimated_calls;
+        self.input_tokens += input_tokens;
+        self.cached_input_tokens += cached_input_tokens;
+        self.cache_write_tokens += cache_write_tokens;
+        self.output_tokens += output_tokens;
+        self.reasoning_tokens += reasoning_tokens;
+        self.total_cost_usd = self.total_cost_usd.plus(*total_cost_usd);
+        self.cached_calls += cached_calls;
+        self.saved_usd = self.saved_usd.plus(*saved_usd);
+    }
 }
 
 /// Over a table of `days::table`.
@@ -238,16 +292,19 @@ impl Store {
         before: Option<i64>,
         limit: usize,
     ) -> Result<Vec<LedgerEntry>> {
-        let (condition, mut values) = filter.sql();
-        values.push(Value::from(before.unwrap_or(i64::MAX)));
-        values.push(Value::from(i64::try_from(limit).unwrap_or(i64::MAX)));
+        let before = before.unwrap_or(i64::MAX);
         self.read(|connection| {
-            let mut statement = connection.prepare_cached(&format!(
-                "SELECT {ENTRY_COLUMNS} FROM ledger WHERE {condition} AND id < ?
-                 ORDER BY id DESC LIMIT ?"
-            ))?;
-            let rows = statement.query_map(params_from_iter(values), entry)?;
-            Ok(rows.collect::<rusqlite::Result<_>>()?)
+            let mut rows = Vec::new();
+            let mut read = |from, end| {
+                rows.extend(page(connection, filter, from, end, limit - rows.len())?);
+                Ok(rows.len() >= limit)
+            };
+            if filter.is_by_blocks() {
+                blocks::spans(connection, filter, before, read)?;
+            } else {
+                read(0, before)?;
+            }
+            Ok(rows)
         })
     }
 
@@ -279,13 +336,11 @@ impl Store {
                 )
             })?;
         self.read(|connection| {
-            // One read transaction, so that the groups add up to the total.
+            // One read transaction, so that the days and the rows behind them are of one moment.
             let snapshot = connection.unchecked_transaction()?;
             let (table, values) = filter.table(days::summed_until(&snapshot)?);
-            let groups = snapshot
-                .prepare_cached(&format!(
-                    "SELECT {column}, {SUM_COLUMNS} FROM {table} GROUP BY 1 ORDER BY 13 DESC, 1"
-                ))?
+            let groups: Vec<Summary> = snapshot
+                .prepare_cached(&summary_sql(column, &table))?
                 .query_map(params(&values).as_slice(), |row| {
                     Ok(Summary {
                         key: row.get(0)?,
@@ -293,12 +348,40 @@ impl Store {
                     })
                 })?
                 .collect::<rusqlite::Result<_>>()?;
-            let total = snapshot
-                .prepare_cached(&format!("SELECT {SUM_COLUMNS} FROM {table}"))?
-                .query_row(params(&values).as_slice(), |row| sums(row, 0))?;
+            let mut total = Sums::default();
+            for group in &groups {
+                total += &group.sums;
+            }
             Ok((groups, total))
         })
     }
+}
+
+fn page_sql(condition: &str) -> String {
+    format!(
+        "SELECT {ENTRY_COLUMNS} FROM ledger WHERE {condition} AND id >= ? AND id < ?
+         ORDER BY id DESC LIMIT ?"
+    )
+}
+
+/// Up to `limit` rows of numbers from `from` up to `end`, newest first.
+fn page(
+    connection: &Connection,
+    filter: &LedgerFilter,
+    from: i64,
+    end: i64,
+    limit: usize,
+) -> Result<Vec<LedgerEntry>> {
+    let (condition, mut values) = filter.sql();
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    values.extend([from, end, limit].map(Value::from));
+    let mut statement = connection.prepare_cached(&page_sql(&condition))?;
+    let rows = statement.query_map(params_from_iter(values), entry)?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+fn summary_sql(column: &str, table: &str) -> String {
+    format!("SELECT {column}, {SUM_COLUMNS} FROM {table} GROUP BY 1 ORDER BY 13 DESC, 1")
 }
 
 fn params(values: &[Value]) -> Vec<&dyn ToSql> {
@@ -306,27 +389,4 @@ fn params(values: &[Value]) -> Vec<&dyn ToSql> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn calls_under_way_are_found_without_looking_at_all_others() {
-        let dir = tempfile::tempdir().unwrap();
-        let (store, _writer) = Store::open(dir.path()).unwrap();
-        let filter = LedgerFilter {
-            status: Some(CallStatus::Pending),
-            ..LedgerFilter::default()
-        };
-        let (condition, _) = filter.sql();
-        let plan: String = store
-            .read(|connection| {
-                let sql = format!(
-                    "EXPLAIN QUERY PLAN SELECT * FROM ledger WHERE {condition} AND id < ?
-                     ORDER BY id DESC LIMIT ?"
-                );
-                Ok(connection.query_row(&sql, [1, 1], |row| row.get("detail"))?)
-            })
-            .unwrap();
-        assert!(plan.contains("ledger_pending"), "{plan}");
-    }
-}
+mod tests;

@@ -258,6 +258,26 @@ ALTER TABLE ledger ADD COLUMN refused TEXT;
 -- Of an answer to a client of the gateway, which is stored as it was sent.
 ALTER TABLE answers ADD COLUMN content_type TEXT;
 ",
+    "
+-- Combinations of names that stand in ledger rows.
+CREATE TABLE ledger_names (
+    id          INTEGER PRIMARY KEY,
+    flow_id     INTEGER,
+    provider    TEXT NOT NULL,
+    model_used  TEXT NOT NULL,
+    status      TEXT NOT NULL
+) STRICT;
+CREATE INDEX ledger_names_by_model ON ledger_names (model_used, provider, status, flow_id);
+-- What stands in each 128 ledger rows. It takes the place of indexes, which every call would pay for.
+CREATE TABLE ledger_blocks (
+    block       INTEGER PRIMARY KEY,    -- id / 128 of its rows
+    first_ms    INTEGER,                -- the least timestamp_ms
+    last_ms     INTEGER,
+    names       BLOB                    -- of ledger_names, 8 bytes each; null: calls were under way
+) STRICT;
+CREATE INDEX ledger_blocks_open ON ledger_blocks (block) WHERE names IS NULL;
+DROP INDEX ledger_by_flow;
+",
 ];
 
 /// The version of a database that is up to date.

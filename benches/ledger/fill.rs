@@ -1,0 +1,211 @@
+//! A ledger of a million calls, as a team would have it after three months, and what a call costs the
+//! one who writes it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use flowledger::budget::Reserve;
+use flowledger::event::{CallStatus, Timestamp, Usage, UsageSource, Usd};
+use flowledger::store::{Change, NewCall, Receipt, Settlement, Store};
+use rusqlite::{Connection, params};
+use rustix::time::{ClockId, clock_gettime};
+
+/// How many rows one statement makes, so that what it keeps in memory has a limit.
+const STEP: u64 = 50_000;
+/// Over so much time.
+pub const DAYS: u64 = 90;
+pub const MS_PER_DAY: i64 = 24 * 60 * 60 * 1000;
+/// Calls that are opened, and settled, in one transaction.
+const BATCH: u64 = 16;
+
+pub fn open(dir: &Path) -> Connection {
+    Connection::open(dir.join("data/flowledger.db")).unwrap()
+}
+
+pub fn size(dir: &Path) -> u64 {
+    let pages: u64 = open(dir)
+        .pragma_query_value(None, "page_count", |row| row.get(0))
+        .unwrap();
+    pages * 4_096
+}
+
+/// Writes the rows. Eight flows, four models of three providers, a model and a provider that are rare
+/// (one in 20,000), 97 % answered, all other ends one in 50,000 but for failures. No server may
+/// have the database open.
+pub fn fill(dir: &Path, count: u64, newest_ms: i64) {
+    let mut connection = open(dir);
+    // It is thrown away where it fails.
+    connection
+        .pragma_update(None, "synchronous", "OFF")
+        .unwrap();
+    connection
+        .pragma_update(None, "cache_size", -64 << 10)
+        .unwrap();
+    for first in (0..count).step_by(STEP as usize) {
+        let transaction = connection.transaction().unwrap();
+        let each = DAYS as i64 * MS_PER_DAY / count as i64;
+        let last = (first + STEP).min(count);
+        transaction
+            .execute(ROWS, params![first, last, newest_ms, each, count])
+            .unwrap();
+        transaction.commit().unwrap();
+    }
+    let checkpoint = "PRAGMA wal_checkpoint(TRUNCATE)";
+    connection.query_row(checkpoint, [], |_| Ok(())).unwrap();
+}
+
+/// `h` is `n`, mixed. Twelve calls in a row are of one run.
+const ROWS: &str = "
+WITH RECURSIVE numbers (n) AS (SELECT ?1 UNION ALL SELECT n + 1 FROM numbers WHERE n < ?2 - 1),
+mixed AS (SELECT n, (n * 2654435761 + (n >> 7) * 40503) % 1000003 AS h FROM numbers)
+INSERT INTO ledger (timestamp_ms, flow_id, run_id, node_id, attempt, operation_id, provider,
+    model_used, agent_role, prompt_hash, input_tokens, cached_input_tokens, cache_write_tokens,
+    output_tokens, reasoning_tokens, usage_source, cost_nanousd, latency_ms, status, error_message,
+    reserved_nanousd, reserved_tokens)
+SELECT ?3 - (?5 - n) * ?4, (n / 12) % 8 + 1,
+    printf('%08x-0000-7000-8000-%012x', n / 12, n / 12), 'node-' || n % 12, 1,
+    printf('%08x-0000-7000-8000-%012x:node-%d', n / 12, n / 12, n % 12),
+    CASE WHEN h % 20000 = 7 THEN 'rare-provider' ELSE
+        CASE h % 4 WHEN 0 THEN 'anthropic' WHEN 1 THEN 'gemini' ELSE 'openai' END END,
+    CASE WHEN h % 20000 = 8 THEN 'rare-model' ELSE
+        CASE h % 4 WHEN 0 THEN 'claude-sonnet-4-5' WHEN 1 THEN 'gemini-2.5-flash'
+            WHEN 2 THEN 'gpt-5-mini' ELSE 'gpt-5' END END,
+    CASE h % 3 WHEN 0 THEN 'planner' WHEN 1 THEN 'writer' END, printf('%064x', h),
+    200 + h % 3000, h % 100, 0, 50 + h % 900, h % 40, 'provider', 1000 + h % 900000, 300 + h % 4000,
+    CASE WHEN h % 50000 = 9 THEN 'TIMEOUT' WHEN h % 50000 = 10 THEN 'UNKNOWN'
+        WHEN h % 50000 = 11 THEN 'CANCELLED' WHEN h % 100 < 3 THEN 'FAILED' ELSE 'SUCCESS' END,
+    CASE WHEN h % 100 < 3 THEN 'the provider answered with 503' END, 20000, 4000
+FROM mixed";
+
+/// Indexes that the ledger might have instead.
+pub const FORMER: &str = "CREATE INDEX ledger_by_flow ON ledger (flow_id, id);";
+pub const ONE_FOR_EACH_FILTER: &str = "CREATE INDEX ledger_by_flow ON ledger (flow_id, id);
+    CREATE INDEX ledger_by_model ON ledger (model_used, id);
+    CREATE INDEX ledger_by_provider ON ledger (provider, id);
+    CREATE INDEX ledger_by_status ON ledger (status, id);";
+
+/// What a call costs the thread that writes it.
+#[derive(Default)]
+pub struct Cost {
+    pub cpu: Duration,
+    pub db_bytes: u64,
+    pub disk_bytes: u64,
+}
+
+/// A database that calls are written to by the product's own writer, as the journal does.
+pub struct Books {
+    _store: Store,
+    writer: flowledger::store::Writer,
+    dir: tempfile::TempDir,
+    written: u64,
+    pub cost: Cost,
+    notes_blocks: bool,
+}
+
+impl Books {
+    /// With these indexes beside those of the product. Blocks are noted where there are none.
+    pub fn new(indexes: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, writer) = Store::open(&dir.path().join("data")).unwrap();
+        open(dir.path()).execute_batch(indexes).unwrap();
+        Self {
+            _store: store,
+            writer,
+            dir,
+            written: 0,
+            cost: Cost::default(),
+            notes_blocks: indexes.is_empty(),
+        }
+    }
+
+    pub fn write(&mut self, count: u64) {
+        let before = cpu_time();
+        let (bytes, disk) = (size(self.dir.path()), disk_bytes());
+        for _ in 0..count / BATCH {
+            let opened: Vec<Change> = (0..BATCH).map(|at| self.call(self.written + at)).collect();
+            let ids: Vec<i64> = self
+                .writer
+                .transaction(|batch| {
+                    let receipts = opened.iter().map(|change| match batch.apply(change)? {
+                        Receipt::Call(row) => Ok(row.id),
+                        other => panic!("{other:?}"),
+                    });
+                    receipts.collect()
+                })
+                .unwrap();
+            let settled: Vec<Change> = ids.iter().map(|&id| settled(id)).collect();
+            self.writer
+                .transaction(|batch| {
+                    settled
+                        .iter()
+                        .try_for_each(|change| batch.apply(change).map(drop))
+                })
+                .unwrap();
+            self.written += BATCH;
+        }
+        while self.notes_blocks && self.writer.note_blocks(32).unwrap() == 32 {}
+        self.cost.cpu += cpu_time() - before;
+        self.cost.db_bytes += size(self.dir.path()) - bytes;
+        self.cost.disk_bytes += disk_bytes() - disk;
+    }
+
+    fn call(&self, n: u64) -> Change {
+        let run = n / 12;
+        Change::OpenCall(NewCall {
+            at: Timestamp(1_790_000_000_000 + n as i64),
+            flow_id: Some((run % 8) as i64),
+            run_id: Some(format!("{run:08x}-0000-7000-8000-{run:012x}")),
+            node_id: Some(format!("node-{}", n % 12)),
+            attempt: 1,
+            operation_id: format!("{run:08x}-0000-7000-8000-{run:012x}:node-{}", n % 12),
+            provider: ["openai", "anthropic", "gemini"][(n % 3) as usize].into(),
+            model: ["gpt-5", "claude-sonnet-4-5", "gemini-2.5-flash"][(n % 3) as usize].into(),
+            role: Some("writer".into()),
+            prompt_hash: format!("{n:064x}"),
+            key_name: None,
+            tags: None,
+            reserve: Reserve::default(),
+        })
+    }
+}
+
+/// Two calls of three were answered by the model's dated name.
+fn settled(id: i64) -> Change {
+    Change::SettleCall(Settlement {
+        id,
+        model: (id % 3 > 0).then(|| format!("model-{}-2026-11-01", id % 3)),
+        usage: Usage {
+            input_tokens: 700,
+            output_tokens: 300,
+            source: UsageSource::Provider,
+            ..Usage::default()
+        },
+        cost: Some(Usd::from_nanousd(40_000)),
+        latency_ms: Some(900),
+        first_token_ms: None,
+        price: None,
+        status: CallStatus::Success,
+        error: None,
+        at: Timestamp(1_790_000_000_000),
+    })
+}
+
+fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(
+        time.tv_sec.unsigned_abs(),
+        u32::try_from(time.tv_nsec).unwrap(),
+    )
+}
+
+/// What this process has caused to be written to the disk.
+fn disk_bytes() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/io").unwrap();
+    let line = text.lines().find(|line| line.starts_with("write_bytes:"));
+    line.unwrap()
+        .split_whitespace()
+        .nth(1)
+        .unwrap()
+        .parse()
+        .unwrap()
+}

@@ -1,0 +1,242 @@
+//! What blocks of ledger rows hold, so that a page of rare rows need not look at all others.
+//!
+//! An index for each filter would cost every call twice, when it is opened and when it is settled.
+//! Instead each [`ROWS`] numbers in a row are a block. Behind the calls it is noted once for each
+//! block, when all its rows are settled, which names stand in it (flow, provider, model and status
+//! together) and between which moments; settled rows never change. A page reads the rows of those
+//! blocks alone that may hold some of its own. Moments are those of the rows, so a clock that jumps
+//! only makes a block's span of time wider.
+//!
+//! A block that is not noted, or was when some of its calls were under way, is read.
+
+use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
+
+use super::ledger::LedgerFilter;
+use crate::error::Result;
+
+/// How many numbers a block has. A page of N rare rows reads N blocks at most.
+const ROWS: i64 = 128;
+/// So many rows are looked through at a time where block after block may hold some of the page.
+const SPAN_ROWS_MAX: i64 = 64 * ROWS;
+/// How many bytes the number of a combination of names takes in a block.
+const NAME_BYTES: usize = size_of::<i64>();
+
+/// Notes what blocks hold: of up to `step` of those that are not noted, where all is settled. Gives
+/// of how many it was looked at.
+pub(super) fn note(connection: &Connection, step: usize) -> Result<usize> {
+    let mut written = 0;
+    for block in open(connection, step)? {
+        if !is_pending(connection, block)? {
+            note_one(connection, block)?;
+            written += 1;
+        }
+    }
+    let (mut next, end) = ends(connection)?;
+    while next < end && written < step {
+        if is_pending(connection, next)? {
+            connection
+                .prepare_cached("INSERT INTO ledger_blocks (block) VALUES (?1)")?
+                .execute([next])?;
+        } else {
+            note_one(connection, next)?;
+        }
+        next += 1;
+        written += 1;
+    }
+    Ok(written)
+}
+
+/// Whether [`note`] has something to do.
+pub(super) fn is_behind(connection: &Connection, step: usize) -> Result<bool> {
+    let (next, end) = ends(connection)?;
+    if next < end {
+        return Ok(true);
+    }
+    for block in open(connection, step)? {
+        if !is_pending(connection, block)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The first block that was never looked at, and the first that is not full.
+fn ends(connection: &Connection) -> Result<(i64, i64)> {
+    let last: Option<i64> = connection
+        .prepare_cached("SELECT max(block) FROM ledger_blocks")?
+        .query_row([], |row| row.get(0))?;
+    let newest: Option<i64> = connection
+        .prepare_cached("SELECT max(id) FROM ledger")?
+        .query_row([], |row| row.get(0))?;
+    let next = last.map_or(0, |last| last + 1);
+    Ok((next, newest.map_or(0, |newest| (newest + 1) / ROWS)))
+}
+
+/// Blocks that had calls under way when they were looked at.
+fn open(connection: &Connection, step: usize) -> Result<Vec<i64>> {
+    let mut statement = connection
+        .prepare_cached("SELECT block FROM ledger_blocks WHERE names IS NULL LIMIT ?1")?;
+    let blocks = statement.query_map([step], |row| row.get(0))?;
+    Ok(blocks.collect::<rusqlite::Result<_>>()?)
+}
+
+fn is_pending(connection: &Connection, block: i64) -> Result<bool> {
+    let mut statement = connection.prepare_cached(
+        "SELECT EXISTS (SELECT 1 FROM ledger WHERE status = 'PENDING' AND id >= ?1 AND id < ?2)",
+    )?;
+    Ok(statement.query_row([block * ROWS, (block + 1) * ROWS], |row| row.get(0))?)
+}
+
+/// Notes what a block holds, whose rows are settled.
+fn note_one(connection: &Connection, block: i64) -> Result<()> {
+    let rows = [block * ROWS, (block + 1) * ROWS];
+    let (first_ms, last_ms): (Option<i64>, Option<i64>) = connection
+        .prepare_cached(
+            "SELECT min(+timestamp_ms), max(+timestamp_ms) FROM ledger WHERE id >= ?1 AND id < ?2",
+        )?
+        .query_row(rows, |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let mut statement = connection.prepare_cached(
+        "SELECT DISTINCT flow_id, provider, model_used, status FROM ledger
+         WHERE id >= ?1 AND id < ?2",
+    )?;
+    let mut found = statement.query(rows)?;
+    let mut names = Vec::new();
+    while let Some(row) = found.next()? {
+        let (flow_id, provider): (Option<i64>, String) = (row.get(0)?, row.get(1)?);
+        let (model, status): (String, String) = (row.get(2)?, row.get(3)?);
+        let id = name(connection, flow_id, &provider, &model, &status)?;
+        names.extend(id.to_le_bytes());
+    }
+    connection
+        .prepare_cached(
+            "INSERT OR REPLACE INTO ledger_blocks (block, first_ms, last_ms, names)
+             VALUES (?1, ?2, ?3, ?4)",
+        )?
+        .execute(params![block, first_ms, last_ms, names])?;
+    Ok(())
+}
+
+/// The number of a combination of names, which gets one where it has none.
+fn name(
+    connection: &Connection,
+    flow_id: Option<i64>,
+    provider: &str,
+    model: &str,
+    status: &str,
+) -> Result<i64> {
+    let known = connection
+        .prepare_cached(
+            "SELECT id FROM ledger_names
+             WHERE model_used = ?1 AND provider = ?2 AND status = ?3 AND flow_id IS ?4",
+        )?
+        .query_row(params![model, provider, status, flow_id], |row| row.get(0));
+    if let Some(id) = known.optional()? {
+        return Ok(id);
+    }
+    connection
+        .prepare_cached(
+            "INSERT INTO ledger_names (model_used, provider, status, flow_id)
+             VALUES (?1, ?2, ?3, ?4)",
+        )?
+        .execute(params![model, provider, status, flow_id])?;
+    Ok(connection.last_insert_rowid())
+}
+
+/// Which blocks may hold rows of a filter.
+struct Wanted {
+    /// By the numbers of combinations of names; none where every name will do.
+    names: Option<Vec<bool>>,
+    from: i64,
+    to: i64,
+}
+
+impl Wanted {
+    fn new(connection: &Connection, filter: &LedgerFilter) -> Result<Self> {
+        let (condition, values) = filter.of_names().sql();
+        let names = if condition == "1" {
+            None
+        } else {
+            let sql = format!("SELECT id FROM ledger_names WHERE {condition}");
+            let mut statement = connection.prepare_cached(&sql)?;
+            let mut found = statement.query(params_from_iter(values))?;
+            let mut names = Vec::new();
+            while let Some(row) = found.next()? {
+                let id: usize = row.get(0)?;
+                if names.len() <= id {
+                    names.resize(id + 1, false);
+                }
+                names[id] = true;
+            }
+            Some(names)
+        };
+        Ok(Self {
+            names,
+            from: filter.from.map_or(i64::MIN, |from| from.0),
+            to: filter.to.map_or(i64::MAX, |to| to.0),
+        })
+    }
+
+    /// Whether a block may hold such a row: what is not noted of it may be anything.
+    fn may_be_in(&self, noted: &rusqlite::Row<'_>) -> rusqlite::Result<bool> {
+        let Some(names) = noted.get_ref(3)?.as_blob_or_null()? else {
+            return Ok(true);
+        };
+        let (first, last): (Option<i64>, Option<i64>) = (noted.get(1)?, noted.get(2)?);
+        let (Some(first), Some(last)) = (first, last) else {
+            return Ok(false);
+        };
+        if last < self.from || first >= self.to {
+            return Ok(false);
+        }
+        let Some(wanted) = &self.names else {
+            return Ok(true);
+        };
+        let is_wanted = |name: &[u8]| {
+            let id = name.try_into().map_or(0, i64::from_le_bytes);
+            usize::try_from(id).is_ok_and(|id| wanted.get(id) == Some(&true))
+        };
+        Ok(names.chunks_exact(NAME_BYTES).any(is_wanted))
+    }
+}
+
+/// Calls `read` with spans of numbers (the first, and the first beyond), newest first and all below
+/// `before`, in which together all rows of the filter are, until it says that it has enough.
+pub(super) fn spans(
+    connection: &Connection,
+    filter: &LedgerFilter,
+    before: i64,
+    mut read: impl FnMut(i64, i64) -> Result<bool>,
+) -> Result<()> {
+    let wanted = Wanted::new(connection, filter)?;
+    let mut statement = connection.prepare_cached(
+        "SELECT block, first_ms, last_ms, names FROM ledger_blocks WHERE block <= ?1
+         ORDER BY block DESC",
+    )?;
+    let mut blocks = statement.query([before.div_euclid(ROWS)])?;
+    // What is to be read next, and everything below it was not looked at.
+    let (mut from, mut end) = (before, before);
+    while let Some(row) = blocks.next()? {
+        let block: i64 = row.get(0)?;
+        let start = block * ROWS;
+        let may_be = wanted.may_be_in(row)?;
+        // Between this block and the one before are rows that are not noted.
+        from = if may_be {
+            start.min(from)
+        } else {
+            (start + ROWS).min(from)
+        };
+        if from < end && (!may_be || end - from >= SPAN_ROWS_MAX) {
+            if read(from, end)? {
+                return Ok(());
+            }
+            end = from;
+        }
+        if !may_be {
+            (from, end) = (start.min(from), start.min(end));
+        }
+    }
+    if end > 0 {
+        read(0, end)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,420 @@
+//! Pages and sums against a plain filter over all rows, while the clock jumps; and how they are read.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::budget::Reserve;
+use crate::event::UsageSource;
+use crate::store::{Change, NewCall, Receipt, Settlement, Writer};
+
+const MS_PER_DAY: i64 = 24 * 60 * 60 * 1000;
+/// Filters have so many parts, each of which may be given or not.
+const PARTS: u64 = 7;
+/// How often each combination of parts is asked, each time with other values.
+const TURNS: usize = 3;
+const ROWS: usize = 2_500;
+/// How many rows are written in one transaction.
+const BATCH: usize = 50;
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % end
+    }
+
+    fn one_in(&mut self, count: u64) -> bool {
+        self.below(count) == 0
+    }
+}
+
+fn call(random: &mut Random, at: i64) -> NewCall {
+    let rare = random.one_in(300);
+    NewCall {
+        at: Timestamp(at),
+        flow_id: (!random.one_in(4)).then(|| random.below(3) as i64),
+        run_id: Some(format!("run {}", random.below(40))),
+        node_id: None,
+        attempt: 1,
+        operation_id: "o".into(),
+        provider: if rare { "p9".into() } else { "p0".into() },
+        model: format!("m{}", if rare { 9 } else { random.below(3) }),
+        role: (!random.one_in(3)).then(|| format!("r{}", random.below(2))),
+        prompt_hash: String::new(),
+        key_name: None,
+        tags: None,
+        reserve: Reserve::default(),
+    }
+}
+
+fn settlement(random: &mut Random, id: i64, at: i64) -> Settlement {
+    let rare = [
+        CallStatus::Timeout,
+        CallStatus::Unknown,
+        CallStatus::Cancelled,
+    ];
+    Settlement {
+        id,
+        model: random.one_in(10).then(|| "m0-2026".to_owned()),
+        usage: Usage {
+            input_tokens: random.below(1_000),
+            cached_input_tokens: random.below(9),
+            cache_write_tokens: random.below(9),
+            output_tokens: random.below(77),
+            reasoning_tokens: random.below(7),
+            source: [UsageSource::Provider, UsageSource::Estimated][random.below(2) as usize],
+            ..Usage::default()
+        },
+        cost: (!random.one_in(6)).then(|| Usd::from_nanousd(random.below(100_000) as i64)),
+        latency_ms: Some(1),
+        first_token_ms: None,
+        price: None,
+        status: match random.below(400) {
+            0 => rare[random.below(3) as usize],
+            1..20 => CallStatus::Failed,
+            _ => CallStatus::Success,
+        },
+        error: None,
+        at: Timestamp(at),
+    }
+}
+
+/// A ledger that is being written, and what stands in it.
+struct Books {
+    writer: Writer,
+    random: Random,
+    rows: BTreeMap<i64, LedgerEntry>,
+    pending: Vec<i64>,
+    now: i64,
+}
+
+impl Books {
+    /// Writes rows while the clock goes on, and now and then is put back a month or forward a year.
+    fn write(&mut self, count: usize) {
+        let mut left = count;
+        while left > 0 {
+            if self.random.one_in(6) {
+                let jumps = [-30, 365, -365, 1, -1];
+                self.now += jumps[self.random.below(5) as usize] * MS_PER_DAY;
+            }
+            let Self {
+                writer,
+                random,
+                rows,
+                pending,
+                now,
+            } = self;
+            writer
+                .transaction(|batch| {
+                    for _ in 0..left.min(BATCH) {
+                        *now += random.below(MS_PER_DAY as u64 / 40) as i64;
+                        let opened = batch.apply(&Change::OpenCall(call(random, *now)))?;
+                        let Receipt::Call(row) = opened else {
+                            panic!("{opened:?}");
+                        };
+                        pending.push(row.id);
+                        rows.insert(row.id, *row);
+                        while pending.len() > 3 || (!pending.is_empty() && random.one_in(3)) {
+                            let at = random.below(pending.len() as u64) as usize;
+                            let settled = settlement(random, pending.swap_remove(at), *now);
+                            let settled = batch.apply(&Change::SettleCall(settled))?;
+                            let Receipt::Settled(row, _) = settled else {
+                                panic!("{settled:?}");
+                            };
+                            rows.insert(row.id, *row);
+                        }
+                    }
+                    Ok(())
+                })
+                .unwrap();
+            left -= left.min(BATCH);
+            // As the journal does behind the calls, sooner or later.
+            if self.random.one_in(3) {
+                self.writer.note_blocks(4).unwrap();
+            }
+            if self.random.one_in(3) {
+                self.writer.sum_up_a_day(Timestamp(self.now)).unwrap();
+            }
+        }
+    }
+
+    fn filter(&mut self, parts: u64) -> LedgerFilter {
+        let random = &mut self.random;
+        let has = |part: u64| parts >> part & 1 == 1;
+        let statuses = [
+            CallStatus::Success,
+            CallStatus::Failed,
+            CallStatus::Timeout,
+            CallStatus::Pending,
+        ];
+        let models = ["m0", "m9", "m0-2026", "none"];
+        let mut moment = || {
+            let at = random.below(self.rows.len() as u64) as usize;
+            let moment = self.rows.values().nth(at).unwrap().timestamp.0;
+            let whole_day = moment.div_euclid(MS_PER_DAY) * MS_PER_DAY;
+            Timestamp(if random.one_in(2) { moment } else { whole_day })
+        };
+        let (from, to) = (moment(), moment());
+        LedgerFilter {
+            flow_id: has(0).then(|| random.below(3) as i64),
+            run_id: has(1).then(|| format!("run {}", random.below(40))),
+            model: has(2).then(|| models[random.below(4) as usize].to_owned()),
+            provider: has(3).then(|| format!("p{}", 9 * random.below(2))),
+            status: has(4).then(|| statuses[random.below(4) as usize]),
+            from: has(5).then_some(from),
+            to: has(6).then_some(to),
+        }
+    }
+}
+
+fn fits(filter: &LedgerFilter, row: &LedgerEntry) -> bool {
+    filter.flow_id.is_none_or(|id| row.flow_id == Some(id))
+        && (filter.run_id.is_none() || row.run_id == filter.run_id)
+        && filter
+            .model
+            .as_ref()
+            .is_none_or(|model| row.model_used == *model)
+        && filter
+            .provider
+            .as_ref()
+            .is_none_or(|name| row.provider == *name)
+        && filter.status.is_none_or(|status| row.status == status)
+        && filter.from.is_none_or(|from| row.timestamp >= from)
+        && filter.to.is_none_or(|to| row.timestamp < to)
+}
+
+fn add(sums: &mut Sums, row: &LedgerEntry) {
+    let is = |condition: bool| u64::from(condition);
+    let is_pending = row.status == CallStatus::Pending;
+    *sums += &Sums {
+        calls: 1,
+        succeeded: is(row.status == CallStatus::Success),
+        failed: is(row.status != CallStatus::Success && !is_pending),
+        pending: is(is_pending),
+        unpriced_calls: is(row.total_cost_usd.is_none() && !is_pending),
+        estimated_calls: is(row.usage.source == UsageSource::Estimated),
+        input_tokens: row.usage.input_tokens,
+        cached_input_tokens: row.usage.cached_input_tokens,
+        cache_write_tokens: row.usage.cache_write_tokens,
+        output_tokens: row.usage.output_tokens,
+        reasoning_tokens: row.usage.reasoning_tokens,
+        total_cost_usd: row.total_cost_usd.unwrap_or_default(),
+        cached_calls: is(row.more.cached),
+        saved_usd: row.more.saved_usd.unwrap_or_default(),
+    };
+}
+
+fn key(row: &LedgerEntry, group: &str) -> Option<String> {
+    match group {
+        "model" => Some(row.model_used.clone()),
+        "provider" => Some(row.provider.clone()),
+        "flow" => row.flow_id.map(|id| id.to_string()),
+        "role" => row.agent_role.clone(),
+        "day" => Some(row.timestamp.to_string()[..10].to_owned()),
+        _ => Some(row.status.to_string()),
+    }
+}
+
+fn compare(store: &Store, books: &mut Books) {
+    for parts in (0..1 << PARTS).flat_map(|parts| [parts; TURNS]) {
+        let filter = books.filter(parts);
+        let newest = *books.rows.keys().next_back().unwrap();
+        let before = [None, Some(books.random.below(newest as u64 + 99) as i64)]
+            [books.random.below(2) as usize];
+        let limit = [1, 50, 100, 5_000][books.random.below(4) as usize];
+        let fitting = || books.rows.values().rev().filter(|row| fits(&filter, row));
+        let expected: Vec<&LedgerEntry> = fitting()
+            .filter(|row| before.is_none_or(|before| row.id < before))
+            .take(limit)
+            .collect();
+        let page = store.ledger(&filter, before, limit).unwrap();
+        assert!(
+            page.iter().eq(expected.iter().copied()),
+            "{filter:?} before {before:?}"
+        );
+        let group = GROUPS[books.random.below(GROUPS.len() as u64) as usize].0;
+        let mut groups: BTreeMap<Option<String>, Sums> = BTreeMap::new();
+        let mut all = Sums::default();
+        for row in fitting() {
+            add(groups.entry(key(row, group)).or_default(), row);
+            add(&mut all, row);
+        }
+        let (found, total) = store.summary(&filter, group).unwrap();
+        let found: BTreeMap<_, _> = found.into_iter().map(|one| (one.key, one.sums)).collect();
+        assert_eq!(found, groups, "{filter:?} by {group}");
+        assert_eq!(total, all, "{filter:?} by {group}");
+    }
+}
+
+#[test]
+fn pages_and_sums_are_those_of_a_plain_filter_also_when_the_clock_jumps() {
+    for seed in 1..4 {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, writer) = Store::open(dir.path()).unwrap();
+        let mut books = Books {
+            writer,
+            random: Random(seed),
+            rows: BTreeMap::new(),
+            pending: Vec::new(),
+            now: 20_000 * MS_PER_DAY,
+        };
+        books.write(ROWS);
+        compare(&store, &mut books);
+        books.writer.note_blocks(1_000).unwrap();
+        while books.writer.sum_up_a_day(Timestamp(books.now)).unwrap() {}
+        compare(&store, &mut books);
+    }
+}
+
+#[test]
+fn a_cursor_goes_through_all_rows_of_a_filter_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, writer) = Store::open(dir.path()).unwrap();
+    let mut books = Books {
+        writer,
+        random: Random(5),
+        rows: BTreeMap::new(),
+        pending: Vec::new(),
+        now: 20_000 * MS_PER_DAY,
+    };
+    books.write(ROWS);
+    let filter = LedgerFilter {
+        status: Some(CallStatus::Failed),
+        ..LedgerFilter::default()
+    };
+    let mut ids = Vec::new();
+    let mut before = None;
+    loop {
+        let page = store.ledger(&filter, before, 7).unwrap();
+        ids.extend(page.iter().map(|row| row.id));
+        match page.last() {
+            Some(row) => before = Some(row.id),
+            None => break,
+        }
+    }
+    let fitting = books.rows.values().rev().filter(|row| fits(&filter, row));
+    assert!(fitting.map(|row| row.id).eq(ids));
+}
+
+#[test]
+fn a_block_with_a_call_under_way_is_noted_once_it_is_settled() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_store, mut writer) = Store::open(dir.path()).unwrap();
+    let mut random = Random(1);
+    let (mut first, mut last) = (0, 0);
+    while last < 300 {
+        let opened = Change::OpenCall(call(&mut random, 5));
+        let opened = writer.transaction(|batch| batch.apply(&opened)).unwrap();
+        let Receipt::Call(row) = opened else {
+            panic!("{opened:?}");
+        };
+        last = row.id;
+        if first == 0 {
+            first = row.id;
+            continue;
+        }
+        let settled = Change::SettleCall(settlement(&mut random, row.id, 5));
+        writer.transaction(|batch| batch.apply(&settled)).unwrap();
+    }
+    assert_eq!(writer.note_blocks(9).unwrap(), 2);
+    // Nothing is new.
+    assert_eq!(writer.note_blocks(9).unwrap(), 0);
+    let settled = Change::SettleCall(settlement(&mut random, first, 5));
+    writer.transaction(|batch| batch.apply(&settled)).unwrap();
+    assert_eq!(writer.note_blocks(9).unwrap(), 1);
+    assert_eq!(writer.note_blocks(9).unwrap(), 0);
+}
+
+/// The lines of a statement's plan.
+fn plan(store: &Store, sql: &str) -> Vec<String> {
+    store
+        .read(|connection| {
+            let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}"))?;
+            let lines = statement.raw_query().mapped(|row| row.get("detail"));
+            Ok(lines.collect::<rusqlite::Result<_>>()?)
+        })
+        .unwrap()
+}
+
+/// Filters of every combination of parts.
+fn filters() -> impl Iterator<Item = LedgerFilter> {
+    (0..1 << PARTS).map(|parts: u64| {
+        let has = |part: u64| parts >> part & 1 == 1;
+        LedgerFilter {
+            flow_id: has(0).then_some(1),
+            run_id: has(1).then(|| "run".to_owned()),
+            model: has(2).then(|| "model".to_owned()),
+            provider: has(3).then(|| "provider".to_owned()),
+            status: has(4).then_some(CallStatus::Failed),
+            from: has(5).then_some(Timestamp(1)),
+            to: has(6).then_some(Timestamp(2)),
+        }
+    })
+}
+
+#[test]
+fn no_page_looks_at_the_whole_table_or_is_sorted() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _writer) = Store::open(dir.path()).unwrap();
+    for filter in filters() {
+        let index = match &filter.run_id {
+            Some(_) => "SEARCH ledger USING INDEX ledger_by_run (run_id=? AND rowid>? AND rowid<?)",
+            None => "SEARCH ledger USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)",
+        };
+        let plan = plan(&store, &page_sql(&filter.sql().0));
+        assert!(
+            plan == [index] || plan == [index.replace(" AND rowid", " AND id")],
+            "{filter:?}: {plan:?}"
+        );
+    }
+}
+
+#[test]
+fn calls_under_way_are_found_without_looking_at_all_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _writer) = Store::open(dir.path()).unwrap();
+    for mut filter in filters() {
+        filter.status = Some(CallStatus::Pending);
+        let plan = plan(&store, &page_sql(&filter.sql().0));
+        let is_found = |line: &String| {
+            line.contains("USING INDEX ledger_pending")
+                || line.contains("USING INDEX ledger_by_run")
+        };
+        assert!(
+            plan.len() == 1 && plan.iter().all(is_found),
+            "{filter:?}: {plan:?}"
+        );
+    }
+}
+
+#[test]
+fn no_sum_looks_at_the_whole_table() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _writer) = Store::open(dir.path()).unwrap();
+    for filter in filters() {
+        for summed_until in [Day::MIN, 7] {
+            let (table, _) = filter.table(summed_until);
+            let plan = plan(&store, &summary_sql("model_used", &table));
+            let of_tables: Vec<_> = plan
+                .iter()
+                .filter(|line| line.contains(" ledger"))
+                .collect();
+            assert_eq!(of_tables.len(), 3, "{filter:?}: {plan:?}");
+            // Days do not know runs: the condition is `0`, and nothing is read.
+            let of_tables = &of_tables[usize::from(filter.run_id.is_some())..];
+            let index = match &filter.run_id {
+                Some(_) => "ledger_by_run (run_id=?)",
+                None => "ledger_by_time (timestamp_ms>? AND timestamp_ms<?)",
+            };
+            let is_found = |line: &&String| {
+                line.contains("USING INDEX ledger_days_by_day (day>? AND day<?)")
+                    || line.contains(index)
+            };
+            assert!(of_tables.iter().all(is_found), "{filter:?}: {plan:?}");
+        }
+    }
+}
