@@ -215,6 +215,10 @@ fn whatever_is_changed_in_a_database_is_found_and_told_with_both_values() {
             &["its sums say nothing, its ledger rows [10, 0, 0, "],
         ),
         (
+            "INSERT INTO ledger_blocks VALUES (0, 1, 2, x'')",
+            &["ledger rows 0 to 127 hold other names or times than are noted"],
+        ),
+        (
             "UPDATE events SET body = '{}' WHERE type = 'LEDGER_UPDATE'",
             &["tells of no ledger row: {}"],
         ),

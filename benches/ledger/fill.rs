@@ -29,8 +29,9 @@ pub fn size(dir: &Path) -> u64 {
     pages * 4_096
 }
 
-/// Writes the rows. Eight flows, four models of three providers, a model and a provider that are rare
-/// (one in 20,000), 97 % answered, all other ends one in 50,000 but for failures. No server may
+/// Writes the rows. Eight flows, four models of three providers, a model that is one in 200, a model and
+/// a provider that are rare (one in 20,000), 97 % answered, all other ends one in 50,000 but for
+/// failures, of which gpt-5 has none. No server may
 /// have the database open.
 pub fn fill(dir: &Path, count: u64, newest_ms: i64) {
     let mut connection = open(dir);
@@ -67,7 +68,7 @@ SELECT ?3 - (?5 - n) * ?4, (n / 12) % 8 + 1,
     printf('%08x-0000-7000-8000-%012x:node-%d', n / 12, n / 12, n % 12),
     CASE WHEN h % 20000 = 7 THEN 'rare-provider' ELSE
         CASE h % 4 WHEN 0 THEN 'anthropic' WHEN 1 THEN 'gemini' ELSE 'openai' END END,
-    CASE WHEN h % 20000 = 8 THEN 'rare-model' ELSE
+    CASE WHEN h % 20000 = 8 THEN 'rare-model' WHEN h % 200 = 150 THEN 'gpt-5-nano' ELSE
         CASE h % 4 WHEN 0 THEN 'claude-sonnet-4-5' WHEN 1 THEN 'gemini-2.5-flash'
             WHEN 2 THEN 'gpt-5-mini' ELSE 'gpt-5' END END,
     CASE h % 3 WHEN 0 THEN 'planner' WHEN 1 THEN 'writer' END, printf('%064x', h),

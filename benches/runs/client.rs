@@ -92,7 +92,7 @@ pub fn run(clients: &mut [Client], flow: i64, window: Duration) -> Measured {
 }
 
 pub struct Client {
-    stream: TcpStream,
+    pub stream: TcpStream,
     buffer: Vec<u8>,
 }
 
@@ -135,13 +135,6 @@ impl Client {
         );
     }
 
-    /// Gets what is there, and gives how long it is.
-    pub fn get(&mut self, target: &str) -> usize {
-        let text = format!("GET {target} HTTP/1.1\r\nhost: localhost\r\n\r\n");
-        self.stream.write_all(text.as_bytes()).unwrap();
-        self.answer("200").len()
-    }
-
     fn send(&mut self, target: &str, body: &str) {
         let text = format!(
             "POST {target} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
@@ -151,7 +144,7 @@ impl Client {
     }
 
     /// Reads an answer, which has a length, and gives its body.
-    fn answer(&mut self, status: &str) -> &[u8] {
+    pub fn answer(&mut self, status: &str) -> &[u8] {
         let mut count = 0;
         loop {
             if count == self.buffer.len() {

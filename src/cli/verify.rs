@@ -283,7 +283,24 @@ impl Verify<'_> {
         );
         self.end(&rows);
         self.end(&costs);
+        self.blocks()?;
         self.days(&days)
+    }
+
+    /// What is noted of blocks of ledger rows, by which filters find theirs, against the rows.
+    fn blocks(&mut self) -> Result<()> {
+        let mut check = Check::of("blocks of ledger rows that are noted");
+        self.audit.blocks(|first, last, is_right| {
+            check.checked += 1;
+            if !is_right {
+                check.wrong(format_args!(
+                    "ledger rows {first} to {last} hold other names or times than are noted: \
+                     filters may not find them"
+                ));
+            }
+        })?;
+        self.end(&check);
+        Ok(())
     }
 
     /// Days that are summed up against their rows.

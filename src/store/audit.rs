@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Statement};
 
+use super::blocks;
 use super::days::{self, Day};
 use super::ledger::{ENTRY_COLUMNS, entry};
 use super::{DATABASE, LOCK, configure, schema};
@@ -347,6 +348,12 @@ impl Audit {
         })?;
         let days = rows.collect::<rusqlite::Result<_>>()?;
         Ok((days, days::summed_until(&self.connection)?))
+    }
+
+    /// Blocks of ledger rows of which it is noted what they hold: the first and the last number of
+    /// each, and whether that is what its rows say.
+    pub fn blocks(&self, each: impl FnMut(i64, i64, bool)) -> Result<()> {
+        blocks::check(&self.connection, each)
     }
 
     /// A stored price.

@@ -89,56 +89,125 @@ fn is_pending(connection: &Connection, block: i64) -> Result<bool> {
 
 /// Notes what a block holds, whose rows are settled.
 fn note_one(connection: &Connection, block: i64) -> Result<()> {
-    let rows = [block * ROWS, (block + 1) * ROWS];
-    let (first_ms, last_ms): (Option<i64>, Option<i64>) = connection
-        .prepare_cached(
-            "SELECT min(+timestamp_ms), max(+timestamp_ms) FROM ledger WHERE id >= ?1 AND id < ?2",
-        )?
-        .query_row(rows, |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let mut statement = connection.prepare_cached(
-        "SELECT DISTINCT flow_id, provider, model_used, status FROM ledger
-         WHERE id >= ?1 AND id < ?2",
-    )?;
-    let mut found = statement.query(rows)?;
-    let mut names = Vec::new();
-    while let Some(row) = found.next()? {
-        let (flow_id, provider): (Option<i64>, String) = (row.get(0)?, row.get(1)?);
-        let (model, status): (String, String) = (row.get(2)?, row.get(3)?);
-        let id = name(connection, flow_id, &provider, &model, &status)?;
-        names.extend(id.to_le_bytes());
-    }
+    let held = Held::read(connection, block, number)?;
     connection
         .prepare_cached(
             "INSERT OR REPLACE INTO ledger_blocks (block, first_ms, last_ms, names)
              VALUES (?1, ?2, ?3, ?4)",
         )?
-        .execute(params![block, first_ms, last_ms, names])?;
+        .execute(params![block, held.first_ms, held.last_ms, held.names])?;
     Ok(())
 }
 
-/// The number of a combination of names, which gets one where it has none.
-fn name(
-    connection: &Connection,
+/// Calls `each` with the first and the last number of each block that is noted, and whether what is
+/// noted is what its rows say.
+pub(super) fn check(connection: &Connection, mut each: impl FnMut(i64, i64, bool)) -> Result<()> {
+    let mut statement = connection.prepare(
+        "SELECT block, first_ms, last_ms, names FROM ledger_blocks WHERE names IS NOT NULL
+         ORDER BY block",
+    )?;
+    let mut blocks = statement.query([])?;
+    while let Some(row) = blocks.next()? {
+        let block: i64 = row.get(0)?;
+        let noted = Held {
+            first_ms: row.get(1)?,
+            last_ms: row.get(2)?,
+            names: row.get(3)?,
+        };
+        let start = block.saturating_mul(ROWS);
+        let is_right = noted == Held::read(connection, block, known_number)?;
+        each(start, start.saturating_add(ROWS - 1), is_right);
+    }
+    Ok(())
+}
+
+/// What is noted of a block.
+#[derive(PartialEq)]
+struct Held {
+    first_ms: Option<i64>,
+    last_ms: Option<i64>,
+    /// The numbers of its combinations of names, in order.
+    names: Vec<u8>,
+}
+
+/// Names that stand in a row together.
+struct Names {
     flow_id: Option<i64>,
-    provider: &str,
-    model: &str,
-    status: &str,
-) -> Result<i64> {
+    provider: String,
+    model: String,
+    status: String,
+}
+
+impl Held {
+    /// Reads it from the block's rows; `number` tells the number of a combination of names.
+    fn read(
+        connection: &Connection,
+        block: i64,
+        number: fn(&Connection, &Names) -> Result<i64>,
+    ) -> Result<Self> {
+        let start = block.saturating_mul(ROWS);
+        let rows = [start, start.saturating_add(ROWS)];
+        let (first_ms, last_ms) = connection
+            .prepare_cached(
+                "SELECT min(+timestamp_ms), max(+timestamp_ms) FROM ledger
+                 WHERE id >= ?1 AND id < ?2",
+            )?
+            .query_row(rows, |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let mut statement = connection.prepare_cached(
+            "SELECT DISTINCT flow_id, provider, model_used, status FROM ledger
+             WHERE id >= ?1 AND id < ?2",
+        )?;
+        let mut found = statement.query(rows)?;
+        let mut numbers = Vec::new();
+        while let Some(row) = found.next()? {
+            let names = Names {
+                flow_id: row.get(0)?,
+                provider: row.get(1)?,
+                model: row.get(2)?,
+                status: row.get(3)?,
+            };
+            numbers.push(number(connection, &names)?);
+        }
+        numbers.sort_unstable();
+        Ok(Self {
+            first_ms,
+            last_ms,
+            names: numbers.into_iter().flat_map(i64::to_le_bytes).collect(),
+        })
+    }
+}
+
+/// The number of a combination of names; 0 where it has none.
+fn known_number(connection: &Connection, names: &Names) -> Result<i64> {
     let known = connection
         .prepare_cached(
             "SELECT id FROM ledger_names
              WHERE model_used = ?1 AND provider = ?2 AND status = ?3 AND flow_id IS ?4",
         )?
-        .query_row(params![model, provider, status, flow_id], |row| row.get(0));
-    if let Some(id) = known.optional()? {
-        return Ok(id);
+        .query_row(
+            params![names.model, names.provider, names.status, names.flow_id],
+            |row| row.get(0),
+        );
+    Ok(known.optional()?.unwrap_or(0))
+}
+
+/// The number of a combination of names, which gets one where it has none.
+fn number(connection: &Connection, names: &Names) -> Result<i64> {
+    let known = known_number(connection, names)?;
+    if known > 0 {
+        return Ok(known);
     }
     connection
         .prepare_cached(
             "INSERT INTO ledger_names (model_used, provider, status, flow_id)
              VALUES (?1, ?2, ?3, ?4)",
         )?
-        .execute(params![model, provider, status, flow_id])?;
+        .execute(params![
+            names.model,
+            names.provider,
+            names.status,
+            names.flow_id
+        ])?;
     Ok(connection.last_insert_rowid())
 }
 

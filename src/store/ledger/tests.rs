@@ -267,6 +267,15 @@ fn pages_and_sums_are_those_of_a_plain_filter_also_when_the_clock_jumps() {
         books.writer.note_blocks(1_000).unwrap();
         while books.writer.sum_up_a_day(Timestamp(books.now)).unwrap() {}
         compare(&store, &mut books);
+        let mut noted = 0;
+        let mut each = |_: i64, _: i64, is_right: bool| {
+            assert!(is_right);
+            noted += 1;
+        };
+        store
+            .read(|connection| blocks::check(connection, &mut each))
+            .unwrap();
+        assert!(noted >= ROWS / 128 - 3, "{noted}");
     }
 }
 
