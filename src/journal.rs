@@ -38,9 +38,9 @@ const PRUNE_INTERVAL: Duration = Duration::from_millis(500);
 /// busy server writes.
 const PRUNE_INTERVAL_BEHIND: Duration = Duration::from_millis(20);
 
-/// How many blocks of 128 ledger rows are noted in one step: more than a busy server fills in
-/// [`PRUNE_INTERVAL`], and few milliseconds of work.
-const NOTE_STEP: usize = 32;
+/// How many blocks of 128 ledger rows are noted in one step: as many as a busy server fills in
+/// [`PRUNE_INTERVAL`], and five milliseconds of work.
+const NOTE_STEP: usize = 16;
 /// How often somebody who waits for a commit looks whether the journal has ended.
 const END_POLL: Duration = Duration::from_millis(100);
 

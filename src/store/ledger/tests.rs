@@ -310,6 +310,47 @@ fn a_cursor_goes_through_all_rows_of_a_filter_once() {
 }
 
 #[test]
+fn each_row_is_found_by_its_moment_also_at_the_edges_of_blocks() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, mut writer) = Store::open(dir.path()).unwrap();
+    let mut random = Random(1);
+    let ids: Vec<i64> = writer
+        .transaction(|batch| {
+            let mut write = |at| {
+                let opened = batch.apply(&Change::OpenCall(call(&mut random, at)))?;
+                let Receipt::Call(row) = opened else {
+                    panic!("{opened:?}");
+                };
+                let settled = settlement(&mut random, row.id, at);
+                batch.apply(&Change::SettleCall(settled))?;
+                Ok(row.id)
+            };
+            (0..600).map(&mut write).collect()
+        })
+        .unwrap();
+    // Two of four blocks that are full.
+    assert_eq!(writer.note_blocks(2).unwrap(), 2);
+    for (at, id) in ids.into_iter().enumerate() {
+        let filter = LedgerFilter {
+            from: Some(Timestamp(at as i64)),
+            to: Some(Timestamp(at as i64 + 1)),
+            ..LedgerFilter::default()
+        };
+        for (before, expected) in [
+            (None, Some(id)),
+            (Some(id + 1), Some(id)),
+            (Some(id + 130), Some(id)),
+            (Some(id), None),
+            (Some(id - 130), None),
+        ] {
+            let page = store.ledger(&filter, before, 50).unwrap();
+            let found: Vec<i64> = page.iter().map(|row| row.id).collect();
+            assert_eq!(found, Vec::from_iter(expected), "{id} before {before:?}");
+        }
+    }
+}
+
+#[test]
 fn a_block_with_a_call_under_way_is_noted_once_it_is_settled() {
     let dir = tempfile::tempdir().unwrap();
     let (_store, mut writer) = Store::open(dir.path()).unwrap();
@@ -336,6 +377,21 @@ fn a_block_with_a_call_under_way_is_noted_once_it_is_settled() {
     writer.transaction(|batch| batch.apply(&settled)).unwrap();
     assert_eq!(writer.note_blocks(9).unwrap(), 1);
     assert_eq!(writer.note_blocks(9).unwrap(), 0);
+}
+
+#[test]
+fn a_block_is_noted_when_its_last_row_is_there_and_not_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_store, mut writer) = Store::open(dir.path()).unwrap();
+    let mut random = Random(1);
+    for last in 1..=127 {
+        let opened = Change::OpenCall(call(&mut random, 5));
+        let settled = Change::SettleCall(settlement(&mut random, last, 5));
+        writer
+            .transaction(|batch| batch.apply(&opened).and_then(|_| batch.apply(&settled)))
+            .unwrap();
+        assert_eq!(writer.note_blocks(9).unwrap(), usize::from(last == 127));
+    }
 }
 
 /// The lines of a statement's plan.
