@@ -489,7 +489,7 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let (store, mut writer) = Store::open(dir.path()).unwrap();
             let all = vec![budget(r#", "hard": true, "timezone": "UTC""#)];
-            apply(&mut writer, Change::SetBudgets(all)).unwrap();
+            apply(&mut writer, Change::SetBudgets { all, version: None }).unwrap();
             let mut used: std::collections::HashMap<i64, i64> = Default::default();
             let mut open = Vec::new();
             for (day, needed, cost, is_settled) in steps {
