@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .PHONY: help run check test interop conformance figures bench bench-quick bench-runs bench-runs-quick \
-	bench-gateway bench-ledger prices
+	bench-gateway bench-ledger bench-optimizer prices
 
 # Where cargo puts what it builds.
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -50,6 +50,9 @@ bench-gateway: ## what the gateway adds to a call, beside the same calls without
 
 bench-ledger: ## pages, sums and CSV of a million ledger rows, and what it costs a call (under three minutes, 1 GB of disk)
 	cargo bench --bench ledger
+
+bench-optimizer: ## what a pass of the optimizer costs over a million calls, and over a thousand more (under a minute)
+	cargo bench --bench optimizer
 
 prices: ## brings the price table in assets/ up to date
 	python3 assets/make-prices.py

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod ledger;
+mod optimize;
 mod run;
 mod serve;
 mod verify;
@@ -48,6 +49,10 @@ enum Command {
     Verify(CommonArgs),
     /// Show rows or sums of the ledger, also while a server runs.
     Ledger(LedgerArgs),
+    /// Show what could be saved, from the calls of the last 30 days, also while a server runs.
+    ///
+    /// It changes nothing; a suggestion is applied in the page or by the API, under its number.
+    Optimize(OptimizeArgs),
 }
 
 /// Settings of every command.
@@ -122,6 +127,15 @@ struct LedgerArgs {
     common: CommonArgs,
 }
 
+#[derive(Args, Clone)]
+struct OptimizeArgs {
+    /// Everything as JSON, with the evidence [default: a table]
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
 impl CommonArgs {
     fn overrides(self) -> Overrides {
         Overrides {
@@ -154,6 +168,7 @@ pub fn main() -> ExitCode {
         Some(Command::Run(args)) => run_flow(args),
         Some(Command::Verify(args)) => verify_all(args),
         Some(Command::Ledger(args)) => show_ledger(args),
+        Some(Command::Optimize(args)) => optimize_all(args),
     };
     done.unwrap_or_else(|error| {
         eprintln!("flowledger: {error}");
@@ -192,6 +207,11 @@ fn show_ledger(args: LedgerArgs) -> Result<ExitCode> {
     log_from("warn");
     let LedgerArgs { common, query } = args;
     ledger::run(&Config::load(common.overrides())?, query)
+}
+
+fn optimize_all(args: OptimizeArgs) -> Result<ExitCode> {
+    log_from("warn");
+    optimize::run(&Config::load(args.common.overrides())?, args.json)
 }
 
 fn log_from(level: &str) {

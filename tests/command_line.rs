@@ -77,6 +77,7 @@ fn help_explains_every_flag_with_its_default() {
         (&["run", "--help"], [&common[..], &run].concat()),
         (&["verify", "--help"], common.to_vec()),
         (&["ledger", "--help"], [&common[..], &ledger].concat()),
+        (&["optimize", "--help"], [&common[..], &["--json"]].concat()),
     ] {
         let ended = home.run(args);
         assert_eq!((ended.code, &*ended.stderr), (Some(0), ""));

@@ -6,6 +6,7 @@ use std::io::Write;
 use flowledger::gateway::Kind;
 use serde_json::{Value, json};
 
+use crate::binary::Home;
 use crate::harness::{TestServer, add_provider, agent, chain, eventually};
 use crate::upstream::{Upstream, completion_of};
 
@@ -356,5 +357,57 @@ fn calls_that_wait_for_each_other_for_no_reason_are_told_with_the_time_and_can_b
     assert!(
         edges.iter().all(|edge| edge["target"] == "out"),
         "{edges:?}"
+    );
+}
+
+#[test]
+fn the_command_line_says_the_same_while_the_server_runs_and_changes_nothing() {
+    let upstream = upstream(1_000, 1_000);
+    let server = server(&upstream);
+    let home = Home::new();
+    let config = format!(
+        "[providers.openai]\nkind = \"openai\"\nbase_url = \"{}\"\napi_key = \"k\"\n",
+        upstream.url()
+    );
+    let config = home.write("flowledger.toml", config);
+    let optimize = |more: &[&str]| {
+        let data = server.data().to_str().unwrap();
+        let args = [
+            "optimize",
+            "--data",
+            data,
+            "--config",
+            config.to_str().unwrap(),
+        ];
+        let ended = home.run(&[&args[..], more].concat());
+        assert_eq!((ended.code, &*ended.stderr), (Some(0), ""), "{ended:?}");
+        ended.stdout
+    };
+    assert!(optimize(&[]).contains("Nothing to be saved"));
+    let flow = flow_of(&server, "gpt-4o");
+    run_times(&server, flow, 5, |_| "again".into());
+    let found = suggestion(&server, "cache");
+    let json: Value = serde_json::from_str(&optimize(&["--json"])).unwrap();
+    let open = json["open"].as_array().unwrap();
+    assert_eq!(open.len(), 1, "{json}");
+    for key in [
+        "id",
+        "flowId",
+        "kind",
+        "calls",
+        "savingPer30Days",
+        "evidence",
+        "edit",
+    ] {
+        assert_eq!(open[0][key], found[key], "{key}");
+    }
+    let table = optimize(&[]);
+    assert!(table.contains("$1.5 ($0.03 to $2.97)"), "{table}");
+    let path = format!("{PATH}/{}", found["id"]);
+    server.post(&format!("{path}/apply"), &json!({}));
+    let applied = optimize(&[]);
+    assert!(
+        applied.contains("Nothing to be saved") && applied.contains("Saved so far"),
+        "{applied}"
     );
 }

@@ -1,0 +1,142 @@
+//! What a pass of the optimizer costs: over a million calls, which is what it begins with, and over a
+//! thousand that came after. `make bench-optimizer` prints it.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+#[allow(dead_code)]
+#[path = "ledger/fill.rs"]
+mod fill;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use flowledger::event::Timestamp;
+use flowledger::gateway::{Gateway, Kind, ProviderConfig, Timeouts};
+use flowledger::optimizer::Pass;
+use flowledger::secret::Secret;
+use flowledger::store::{Change, Store};
+use rustix::time::{ClockId, clock_gettime};
+use serde_json::json;
+
+/// How many calls there are at first …
+const CALLS: u64 = 1_000_000;
+/// … and how many come after.
+const NEW_CALLS: u64 = 1_000;
+/// How many flows make them, and how many nodes each has (see `fill`).
+const FLOWS: i64 = 8;
+const NODES: usize = 12;
+/// The most that the second may cost of the first: a pass costs what is new, and looks at the flows that
+/// it is about.
+const AIM_RATIO: f64 = 0.05;
+
+fn main() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, mut writer) = Store::open(&dir.path().join("data")).unwrap();
+    let now = Timestamp::now();
+    for flow in 0..FLOWS {
+        let document = document(flow).to_string();
+        let change = Change::CreateFlow {
+            name: format!("Flow {flow}"),
+            document,
+            origin: None,
+            at: now,
+        };
+        writer.transaction(|batch| batch.apply(&change)).unwrap();
+    }
+    fill::fill(dir.path(), CALLS, now.0);
+    within_30_days(dir.path(), now);
+    println!(
+        "{CALLS} calls of {FLOWS} flows of {NODES} nodes each in 30 days; {:.0} MB",
+        fill::size(dir.path()) as f64 / 1e6
+    );
+    println!(
+        "{:<34} {:>9} {:>9} {:>12} {:>13} {:>9}",
+        "a pass over", "ms", "CPU ms", "CPU us/call", "suggestions", "RSS +kB"
+    );
+    let mut pass = Pass::new(Arc::new(store), Arc::new(gateway()), Arc::default());
+    let first = measure(&mut pass, "all of them, as after a start", CALLS);
+    fill::fill(dir.path(), NEW_CALLS, now.0);
+    let new = measure(&mut pass, "1,000 new ones", NEW_CALLS);
+    measure(&mut pass, "nothing new", 1);
+    let ratio = new.as_secs_f64() / first.as_secs_f64();
+    println!(
+        "the pass over 1,000 costs {:.4} of the one over a million (aim: {AIM_RATIO}): {}",
+        ratio,
+        if ratio <= AIM_RATIO { "met" } else { "missed" }
+            "met"
+        } else {
+            "missed"
+        }
+    );
+}
+
+/// Runs a pass, prints a row, and gives its CPU time.
+fn measure(pass: &mut Pass, what: &str, calls: u64) -> Duration {
+    let before_kb = rss_kb();
+    let (began, cpu) = (Instant::now(), cpu_time());
+    let found = pass.run(BTreeSet::new(), Timestamp::now()).unwrap();
+    let (took, cpu) = (began.elapsed(), cpu_time() - cpu);
+    let changes: usize = found.iter().map(|(_, changes)| changes.len()).sum();
+    println!(
+        "{what:<34} {:>9.1} {:>9.1} {:>12.2} {changes:>13} {:>9}",
+        took.as_secs_f64() * 1e3,
+        cpu.as_secs_f64() * 1e3,
+        cpu.as_secs_f64() * 1e6 / calls as f64,
+        rss_kb().saturating_sub(before_kb)
+    );
+    cpu
+}
+
+fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+fn rss_kb() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS:"))
+        .unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+fn document(flow: i64) -> serde_json::Value {
+    let nodes: Vec<_> = (0..NODES)
+        .map(|node| {
+            json!({"id": format!("node-{node}"), "type": "agent", "data": {
+                "provider": "openai", "model": "gpt-5", "prompt": format!("{flow} {{{{ input.what }}}}")}})
+        })
+        .collect();
+    json!({"name": format!("Flow {flow}"), "data": {"nodes": nodes, "edges": []}})
+}
+
+fn gateway() -> Gateway {
+    let provider = |name: &str, kind, base_url: &str| {
+        let config = ProviderConfig {
+            kind,
+            base_url: base_url.to_owned(),
+            api_key: Some(Secret::new("k")),
+            missing_key_hint: None,
+        };
+        (name.to_owned(), config)
+    };
+    let providers = BTreeMap::from([
+        provider("openai", Kind::OpenAi, "https://api.openai.com/v1"),
+        provider("anthropic", Kind::Anthropic, "https://api.anthropic.com"),
+    ]);
+    Gateway::new(providers, Timeouts::default())
+}
+
+/// Puts the calls closer together.
+fn within_30_days(dir: &Path, now: Timestamp) {
+    let connection = fill::open(dir);
+    connection
+        .pragma_update(None, "synchronous", "OFF")
+        .unwrap();
+    // And as dear as they would be at gpt-5, so that there is something to be found.
+    let closer = "UPDATE ledger SET timestamp_ms = ?1 - (?1 - timestamp_ms) * 29 / 90,
+        cost_nanousd = cost_nanousd * 20";
+    connection.execute(closer, [now.0]).unwrap();
+}

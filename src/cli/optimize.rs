@@ -1,0 +1,187 @@
+//! `flowledger optimize`: what could be saved, also while a server runs. Writes nothing.
+
+use std::collections::BTreeSet;
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use comfy_table::{ContentArrangement, Table, presets};
+use serde::Serialize;
+
+use crate::config::Config;
+use crate::error::Result;
+use crate::event::Timestamp;
+use crate::event::suggestion::{Proposal, Status, Suggestion};
+use crate::gateway::{Gateway, Prices};
+use crate::optimizer::Pass;
+use crate::store::{Change, Store};
+
+/// How many suggestions that were applied are shown, the newest first …
+const APPLIED_MAX: usize = 100;
+/// … and how many that stand open.
+const OPEN_MAX: usize = 10_000;
+
+/// What is printed.
+#[derive(Serialize)]
+struct Found {
+    open: Vec<Open>,
+    applied: Vec<Suggestion>,
+}
+
+/// What could be done.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Open {
+    /// The suggestion's number; none where no server has made it yet.
+    id: Option<i64>,
+    flow_id: i64,
+    flow_name: String,
+    #[serde(flatten)]
+    proposal: Proposal,
+}
+
+/// Looks at all calls of the last 30 days, and prints what could be saved.
+pub fn run(config: &Config, as_json: bool) -> Result<ExitCode> {
+    let store = Arc::new(Store::open_to_read(&config.data)?);
+    let found = find(config, &store)?;
+    // Whoever reads it may have enough before its end.
+    let mut out = io::stdout().lock();
+    if as_json {
+        let _ = serde_json::to_writer_pretty(&mut out, &found);
+        let _ = writeln!(out);
+    } else {
+        let _ = write!(out, "{}", shown(&found));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn find(config: &Config, store: &Arc<Store>) -> Result<Found> {
+    let mut prices = Prices::built_in();
+    if let Some(path) = &config.prices {
+        prices = prices.with_own(path)?;
+    }
+    let gateway = Gateway::new(config.providers.clone(), config.timeouts).with_prices(prices);
+    let mut pass = Pass::new(Arc::clone(store), Arc::new(gateway), Arc::default());
+    let changes = pass.run(BTreeSet::new(), Timestamp::now())?;
+    let mut withdrawn = BTreeSet::new();
+    let mut open = Vec::new();
+    for change in changes.into_iter().flat_map(|(_, changes)| changes) {
+        match change {
+            Change::CloseSuggestion { id, .. } => drop(withdrawn.insert(id)),
+            Change::Propose {
+                flow_id,
+                flow_name,
+                proposal,
+                ..
+            } => open.push(Open {
+                id: None,
+                flow_id,
+                flow_name,
+                proposal: *proposal,
+            }),
+            _ => {}
+        }
+    }
+    for stored in store.suggestions(Some(Status::Open), None, OPEN_MAX)? {
+        let key = stored.proposal.key();
+        let newer = open
+            .iter_mut()
+            .find(|open| open.flow_id == stored.flow_id && open.proposal.key() == key);
+        match newer {
+            Some(open) => open.id = Some(stored.id),
+            None if withdrawn.contains(&stored.id) => {}
+            None => open.push(Open {
+                id: Some(stored.id),
+                flow_id: stored.flow_id,
+                flow_name: stored.flow_name,
+                proposal: stored.proposal,
+            }),
+        }
+    }
+    let gain = |it: &Open| {
+        let saving = it.proposal.saving_per_30_days;
+        (saving.map(|it| it.expected_usd), it.proposal.saving_ms)
+    };
+    open.sort_by_key(|it| std::cmp::Reverse(gain(it)));
+    Ok(Found {
+        open,
+        applied: store.suggestions(Some(Status::Applied), None, APPLIED_MAX)?,
+    })
+}
+
+fn shown(found: &Found) -> String {
+    let mut text = String::new();
+    if found.open.is_empty() {
+        text.push_str("Nothing to be saved was found in the calls of the last 30 days.\n");
+    } else {
+        let mut table = table(&[
+            "No",
+            "Flow",
+            "Node",
+            "What to do",
+            "In 30 days",
+            "Calls",
+            "Why",
+        ]);
+        for open in &found.open {
+            let it = &open.proposal;
+            table.add_row([
+                open.id
+                    .map_or_else(|| "new".to_owned(), |id| id.to_string()),
+                open.flow_name.clone(),
+                it.node_id.clone(),
+                it.title.clone(),
+                promised(it),
+                it.calls.to_string(),
+                it.reason.clone(),
+            ]);
+        }
+        text.push_str(&format!("{table}\n"));
+    }
+    if !found.applied.is_empty() {
+        let mut table = table(&[
+            "No",
+            "Flow",
+            "Node",
+            "What was done",
+            "Promised",
+            "Saved so far",
+        ]);
+        for it in &found.applied {
+            let realised = it.realised.as_ref();
+            let saved = realised.and_then(|realised| realised["savedUsd"].as_f64());
+            table.add_row([
+                it.id.to_string(),
+                it.flow_name.clone(),
+                it.proposal.node_id.clone(),
+                it.proposal.title.clone(),
+                promised(&it.proposal),
+                saved.map_or_else(|| "not measured yet".to_owned(), |usd| format!("${usd}")),
+            ]);
+        }
+        text.push_str(&format!("{table}\n"));
+    }
+    text
+}
+
+/// `$1.5 ($0.03 to $2.97)`, or the time.
+fn promised(proposal: &Proposal) -> String {
+    if let Some(saving) = proposal.saving_per_30_days {
+        return format!(
+            "${} (${} to ${})",
+            saving.expected_usd, saving.low_usd, saving.high_usd
+        );
+    }
+    match proposal.saving_ms {
+        Some(ms) => format!("{ms} ms in each run"),
+        None => "room in budgets".to_owned(),
+    }
+}
+
+fn table(head: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table.set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_header(head);
+    table
+}
