@@ -61,13 +61,8 @@ fn main() {
     measure(&mut pass, "nothing new", 1);
     let ratio = new.as_secs_f64() / first.as_secs_f64();
     println!(
-        "the pass over 1,000 costs {:.4} of the one over a million (aim: {AIM_RATIO}): {}",
-        ratio,
+        "the pass over 1,000 costs {ratio:.4} of the one over a million (aim: {AIM_RATIO}): {}",
         if ratio <= AIM_RATIO { "met" } else { "missed" }
-            "met"
-        } else {
-            "missed"
-        }
     );
 }
 

@@ -251,7 +251,7 @@ impl Pass {
 
     fn begin(&self, now: Timestamp) -> Result<Facts> {
         let since = Timestamp(now.0.saturating_sub(WINDOW_DAYS * MS_PER_DAY));
-        let after = self.store.newest_call_before(since)?;
+        let after = self.store.last_call_before(since)?;
         let mut facts = Facts::new(after, self.gateway.tier_bounds());
         for flow_id in self.store.flows_with_suggestions()? {
             self.forget_replaced(&mut facts, flow_id)?;

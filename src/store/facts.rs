@@ -1,7 +1,7 @@
 //! Reading what the optimizer needs of ledger rows, in the order of their numbers, without keeping
 //! them: a pass over a million rows is to be cheap.
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Row, params};
 
 use super::Store;
 use super::ledger::parsed;
@@ -109,19 +109,16 @@ impl Store {
         })
     }
 
-    /// The number of the newest row before that moment, as far as numbers follow the clock; 0 where
-    /// there is none.
-    pub fn newest_call_before(&self, at: Timestamp) -> Result<i64> {
-        self.read(|connection| newest_before(connection, at))
+    /// The number after which all rows of that moment and later are, also where the clock was put back
+    /// since; that of the newest row, or 0, where there are none.
+    pub fn last_call_before(&self, at: Timestamp) -> Result<i64> {
+        self.read(|connection| {
+            Ok(connection
+                .prepare_cached(
+                    "SELECT coalesce((SELECT min(id) FROM ledger WHERE timestamp_ms >= ?1) - 1,
+                        (SELECT max(id) FROM ledger), 0)",
+                )?
+                .query_row([at.0], |row| row.get(0))?)
+        })
     }
-}
-
-fn newest_before(connection: &Connection, at: Timestamp) -> Result<i64> {
-    let found = connection
-        .prepare_cached(
-            "SELECT id FROM ledger WHERE timestamp_ms < ?1 ORDER BY timestamp_ms DESC LIMIT 1",
-        )?
-        .query_row([at.0], |row| row.get(0))
-        .optional()?;
-    Ok(found.unwrap_or(0))
 }

@@ -147,7 +147,7 @@ pub(super) fn propose(
     let present = connection
         .prepare_cached(&format!(
             "SELECT {COLUMNS} FROM suggestions
-             WHERE flow_id = ?1 AND key = ?2 AND status != 'WITHDRAWN' ORDER BY id DESC LIMIT 1"
+             WHERE flow_id = ?1 AND key = ?2 ORDER BY id DESC LIMIT 1"
         ))?
         .query_row(params![flow_id, key], suggestion)
         .optional()?;
@@ -162,10 +162,14 @@ pub(super) fn propose(
                 .execute(params![open.id, flow_name, text])?;
             return Ok(Receipt::Done);
         }
-        Some(old) if old.status != Status::Applied && !proposal.is_news_after(&old.proposal) => {
+        Some(old)
+            if matches!(old.status, Status::Dismissed | Status::Reverted)
+                && !proposal.is_news_after(&old.proposal) =>
+        {
             return Ok(Receipt::Done);
         }
-        Some(old) if old.status == Status::Dismissed => {
+        // Under the number that it had, so that one which comes and goes does not become many.
+        Some(old) if matches!(old.status, Status::Dismissed | Status::Withdrawn) => {
             connection
                 .prepare_cached(
                     "UPDATE suggestions SET status = 'OPEN', changed_ms = ?2, flow_name = ?3,
