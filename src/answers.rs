@@ -120,6 +120,8 @@ impl Drop for Buying {
 }
 
 /// What the answer to a node's call is found under: SHA-256 of all that it depends on, in hexadecimal.
+/// What is marked for the provider's cache is not among it: it changes what a call costs, not what is
+/// asked.
 pub fn key_of(call: &Call) -> String {
     let all = serde_json::json!([
         call.provider,
@@ -135,6 +137,7 @@ pub fn key_of(call: &Call) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gateway::CacheMarks;
 
     fn call(prompt: String) -> Call {
         Call {
@@ -147,6 +150,7 @@ mod tests {
             stream: false,
             first_byte_timeout: None,
             total_timeout: None,
+            cache_marks: CacheMarks::default(),
         }
     }
 

@@ -12,5 +12,5 @@ pub use progress::{NodeState, Progress, Verdict};
 pub use read::{CACHE_AGE_MAX, name_of};
 pub use template::{
     ITEMS_MAX, Output, PROMPT_BYTES_MAX, RenderError, STACK_BYTES_MIN as TEMPLATE_STACK_BYTES_MIN,
-    Scope, items, length_without_outputs, render,
+    Scope, constant_beginning, items, length_without_outputs, render,
 };

@@ -161,6 +161,46 @@ pub struct Call {
     pub first_byte_timeout: Option<Duration>,
     /// In place of [`Timeouts::total`].
     pub total_timeout: Option<Duration>,
+    /// What the provider is asked to keep in its prompt cache, where that has to be asked for.
+    pub cache_marks: CacheMarks,
+}
+
+/// The parts of a call that other calls begin with as well: what a provider may cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheMarks {
+    /// Whether the system text is one, all of it.
+    pub system: bool,
+    /// How many bytes at the beginning of the prompt are.
+    pub prompt_bytes: usize,
+}
+
+/// What of a prompt may be written to the provider's cache, for which most ask more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CacheWrites {
+    /// Nothing.
+    None,
+    /// Any part, for five minutes.
+    Short,
+    /// Any part, also for an hour.
+    Long,
+}
+
+impl CacheWrites {
+    /// The same usage with nothing written, and with all of the input written in each way that there
+    /// may be: one of them costs the most.
+    fn ways(self, usage: Usage) -> impl Iterator<Item = Usage> {
+        let written = [
+            (Self::None, 0, 0),
+            (Self::Short, usage.input_tokens, 0),
+            (Self::Long, usage.input_tokens, usage.input_tokens),
+        ];
+        let possible = written.into_iter().filter(move |(way, ..)| *way <= self);
+        possible.map(move |(_, all, for_an_hour)| Usage {
+            cache_write_tokens: all,
+            cache_write_1h_tokens: for_an_hour,
+            ..usage
+        })
+    }
 }
 
 /// A complete answer.
@@ -443,6 +483,21 @@ impl Gateway {
         }
     }
 
+    /// What `usage` would cost at a provider's model at most, where so much may be written to a cache,
+    /// by the prices in force at `at`; none where they are not known.
+    pub fn cost_at_most(
+        &self,
+        provider: &str,
+        model: &str,
+        usage: &Usage,
+        writes: CacheWrites,
+        at: Timestamp,
+    ) -> Option<Usd> {
+        let ways = writes.ways(*usage);
+        ways.filter_map(|usage| self.cost_of(provider, model, &usage, at))
+            .max()
+    }
+
     /// What `usage` would cost at a provider's model, by the prices in force at `at`; none where
     /// they are not known.
     pub fn cost_of(
@@ -461,20 +516,40 @@ impl Gateway {
     /// may, or [`ANSWER_TOKENS_ASSUMED`] where it has no limit.
     pub fn reserve(&self, call: &Call, at: Timestamp) -> Reserve {
         let bytes = call.prompt.len() + call.system.as_ref().map_or(0, String::len);
-        self.reserve_for(call, bytes as u64, at)
+        let is_marked = call.cache_marks != CacheMarks::default();
+        let writes = self.cache_writes(&call.provider, is_marked);
+        self.reserve_for(call, bytes as u64, writes, at)
     }
 
-    /// As [`Gateway::reserve`], for a prompt of that many bytes instead of the one in `call`.
-    pub fn reserve_for(&self, call: &Call, prompt_bytes: u64, at: Timestamp) -> Reserve {
+    /// As [`Gateway::reserve`], for a prompt of that many bytes instead of the one in `call`, of which
+    /// `writes` may be written to a cache.
+    pub fn reserve_for(
+        &self,
+        call: &Call,
+        prompt_bytes: u64,
+        writes: CacheWrites,
+        at: Timestamp,
+    ) -> Reserve {
         let usage = Usage {
             input_tokens: prompt_bytes.div_ceil(2) + FRAME_TOKENS,
             output_tokens: u64::from(call.max_tokens.unwrap_or(ANSWER_TOKENS_ASSUMED)),
             source: UsageSource::Estimated,
             ..Usage::default()
         };
+        let costs = writes
+            .ways(usage)
+            .map(|usage| self.cost(call, &call.model, &usage, at));
         Reserve {
-            cost: self.cost(call, &call.model, &usage, at),
+            cost: costs.max().flatten(),
             tokens: usage.input_tokens + usage.output_tokens,
+        }
+    }
+
+    /// What may be written to a cache by a call whose constant parts are marked, or not.
+    pub fn cache_writes(&self, provider: &str, is_marked: bool) -> CacheWrites {
+        match self.kind(provider) {
+            Some(Kind::Anthropic) if is_marked => CacheWrites::Short,
+            _ => CacheWrites::None,
         }
     }
 

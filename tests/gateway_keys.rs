@@ -8,8 +8,8 @@ use std::sync::Mutex;
 use std::thread;
 
 use flowledger::gateway::{
-    AnswerHead, Call, Cancel, ClientKey, Forward, Gateway, Kind, ProviderConfig, Speech, Taker,
-    Timeouts,
+    AnswerHead, CacheMarks, Call, Cancel, ClientKey, Forward, Gateway, Kind, ProviderConfig,
+    Speech, Taker, Timeouts,
 };
 use flowledger::secret::Secret;
 
@@ -62,6 +62,7 @@ fn call_of(provider: &str) -> Call {
         stream: true,
         first_byte_timeout: None,
         total_timeout: None,
+        cache_marks: CacheMarks::default(),
     }
 }
 

@@ -26,6 +26,7 @@
 //! - `optimizer`: what is proposed of real runs, and what becomes of it.
 //! - `page`: what a person sees and does in the page, and pages of other origins.
 //! - `prices`: which price a row was given, what a call would cost, prices of the user's own.
+//! - `prompt_cache`: what is marked for a provider's prompt cache, and what that costs at most.
 //! - `providers`: what providers answer, refuse and break off, and what the ledger says of it.
 //! - `replay`: what a client missed comes after `since`, once and in order.
 //! - `retries`: what a node may do about its failure: try again, ask another, go on without.
@@ -60,6 +61,7 @@ mod nodes;
 mod optimizer;
 mod page;
 mod prices;
+mod prompt_cache;
 mod providers;
 mod replay;
 mod retries;

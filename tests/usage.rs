@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use flowledger::event::{Timestamp, Usage, UsageSource, Usd};
-use flowledger::gateway::{Answer, Call, Cancel, Failure, Gateway, Kind, ProviderConfig, Timeouts};
+use flowledger::gateway::{
+    Answer, CacheMarks, Call, Cancel, Failure, Gateway, Kind, ProviderConfig, Timeouts,
+};
 use flowledger::secret::Secret;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -117,6 +119,7 @@ fn ask(
         stream,
         first_byte_timeout: None,
         total_timeout: None,
+        cache_marks: CacheMarks::default(),
     };
     let mut pieces = String::new();
     let outcome = gateway.call(&call, &Cancel::new(), &mut |piece| pieces.push_str(piece));

@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::error::Result;
 use crate::event::{FlowId, LedgerEntry, Timestamp, Usage, UsageSource, Usd};
 use crate::flow::{self, Agent, Graph, NodeKind, Retry, Scope, Target};
-use crate::gateway::{ANSWER_TOKENS_ASSUMED, Gateway};
+use crate::gateway::{ANSWER_TOKENS_ASSUMED, CacheWrites, Gateway};
 use crate::store::{LedgerFilter, Store};
 
 /// How many of the flow's newest rows are looked at.
@@ -245,10 +245,15 @@ impl<'a> Look<'a> {
             expected: 1,
             worst: 1,
         });
-        let one = |length: fn(Length) -> u64, target: &Target| {
-            self.amount(target, length(prompt), length(answer))
+        let one = |length: fn(Length) -> u64, target: &Target, writes: CacheWrites| {
+            self.amount(target, length(prompt), length(answer), writes)
         };
-        let mut expected = one(|length| length.expected, &agent.targets[0]).times(times.expected);
+        let usual = one(
+            |length| length.expected,
+            &agent.targets[0],
+            CacheWrites::None,
+        );
+        let mut expected = usual.times(times.expected);
         if self.runs > 0 {
             // A node that the newest runs have skipped is expected to be skipped again.
             let mean = self.history.get(&node.id).copied();
@@ -258,7 +263,12 @@ impl<'a> Look<'a> {
         let worst = agent
             .targets
             .iter()
-            .map(|target| one(|length| length.worst, target))
+            .map(|target| {
+                let writes = self
+                    .gateway
+                    .cache_writes(&target.provider, agent.prompt_cache);
+                one(|length| length.worst, target, writes)
+            })
             .fold(Amount::NOTHING, Amount::plus)
             .times(u64::from(attempts))
             .times(times.worst);
@@ -278,7 +288,13 @@ impl<'a> Look<'a> {
         })
     }
 
-    fn amount(&self, target: &Target, input_tokens: u64, output_tokens: u64) -> Amount {
+    fn amount(
+        &self,
+        target: &Target,
+        input_tokens: u64,
+        output_tokens: u64,
+        writes: CacheWrites,
+    ) -> Amount {
         let usage = Usage {
             input_tokens,
             output_tokens,
@@ -290,7 +306,9 @@ impl<'a> Look<'a> {
             calls: 1,
             input_tokens,
             output_tokens,
-            cost: self.gateway.cost_of(provider, model, &usage, self.at),
+            cost: self
+                .gateway
+                .cost_at_most(provider, model, &usage, writes, self.at),
         }
     }
 

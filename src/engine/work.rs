@@ -13,8 +13,12 @@ use crate::booking::{self, lost_call};
 use crate::budget::Reserve;
 use crate::error::Error;
 use crate::event::{Event, Place, RefusedBy, Timestamp, hex};
-use crate::flow::{self, Agent, Graph, Http, Node, NodeKind, RenderError, Scope, render};
-use crate::gateway::{Answer, Call, Cancel, Failure, FailureKind, Fetch, Gateway, Turn};
+use crate::flow::{
+    self, Agent, Graph, Http, Node, NodeKind, RenderError, Scope, constant_beginning, render,
+};
+use crate::gateway::{
+    Answer, CacheMarks, Call, Cancel, Failure, FailureKind, Fetch, Gateway, Turn,
+};
 use crate::hub::Hub;
 use crate::journal::Journal;
 use crate::store::{Bought, Change, NewCall, NodeRef, Prompt, Receipt, Settlement};
@@ -247,15 +251,15 @@ impl Job {
     fn call(&self, agent: &Agent) -> Result<Call, RenderError> {
         let scope = self.scope();
         let target = &agent.targets[self.target];
+        let fill = |source: &str| render(source, &scope);
+        let system = agent.system.as_deref().map(fill).transpose()?;
+        let prompt = fill(&agent.prompt)?;
         Ok(Call {
             provider: target.provider.clone(),
             model: target.model.clone(),
-            system: agent
-                .system
-                .as_deref()
-                .map(|system| render(system, &scope))
-                .transpose()?,
-            prompt: render(&agent.prompt, &scope)?,
+            cache_marks: cache_marks(agent, &prompt),
+            system,
+            prompt,
             max_tokens: agent.max_tokens,
             temperature: agent.temperature,
             stream: agent.stream,
@@ -305,6 +309,21 @@ impl Job {
             tags: None,
             reserve,
         }
+    }
+}
+
+/// What of an agent's texts is the same in each call, where the node wants that cached.
+fn cache_marks(agent: &Agent, prompt: &str) -> CacheMarks {
+    if !agent.prompt_cache {
+        return CacheMarks::default();
+    }
+    let is_constant = |source| constant_beginning(source).1;
+    let (beginning, _) = constant_beginning(&agent.prompt);
+    // Never more than what the prompt really begins with.
+    let begins_with_it = prompt.starts_with(&beginning);
+    CacheMarks {
+        system: agent.system.as_deref().is_some_and(is_constant),
+        prompt_bytes: if begins_with_it { beginning.len() } else { 0 },
     }
 }
 

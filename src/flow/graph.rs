@@ -460,6 +460,32 @@ mod tests {
     }
 
     #[test]
+    fn whether_prompts_are_cached_is_read_or_refused() {
+        let with = |value: Value| {
+            let mut node = agent("a", "x");
+            node["data"]["promptCache"] = value;
+            parse(json!({"nodes": [node]}))
+        };
+        for (value, expected) in [
+            (json!(true), true),
+            (json!(false), false),
+            (json!(null), false),
+        ] {
+            let graph = with(value).unwrap();
+            let NodeKind::Agent(agent) = &graph.nodes()[0].kind else {
+                panic!("{graph:?}");
+            };
+            assert_eq!(agent.prompt_cache, expected);
+        }
+        let faults = with(json!("yes")).unwrap_err();
+        assert_eq!(faults[0].field, "data.nodes[0].data.promptCache");
+        assert!(
+            faults[0].message.contains("expected a boolean"),
+            "{faults:?}"
+        );
+    }
+
+    #[test]
     fn a_condition_has_branches_and_an_edge_of_its_says_which() {
         let flow = |handle: Value| {
             parse(json!({

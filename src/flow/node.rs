@@ -98,6 +98,8 @@ pub struct Agent {
     /// How old an answer to the same call may be that is taken in place of a new one; none: each is
     /// bought.
     pub cache_age: Option<Duration>,
+    /// Whether the constant beginnings of system and prompt are marked for the provider's cache.
+    pub prompt_cache: bool,
     /// How long a call may take in all; the configuration's where nobody said.
     pub total_timeout: Option<Duration>,
 }

@@ -57,6 +57,7 @@ struct RawData {
     retry: Option<RawRetry>,
     timeouts: Option<RawTimeouts>,
     cache: Option<RawCache>,
+    prompt_cache: Option<bool>,
     fallback: Option<Vec<RawTarget>>,
     on_error: Option<RawOnError>,
     inputs: Option<Vec<RawInput>>,
@@ -312,6 +313,7 @@ impl Reader<'_> {
             stream: data.stream.unwrap_or(true),
             retry: self.retry(data.retry),
             cache_age: self.cache(data.cache),
+            prompt_cache: data.prompt_cache.unwrap_or(false),
             first_token_timeout: self.wait("timeouts.firstTokenMs", timeouts.first_token_ms),
             total_timeout: self.wait("timeouts.totalMs", timeouts.total_ms),
         }

@@ -127,6 +127,19 @@ pub fn names(source: &str) -> Result<Names, String> {
     Ok(names)
 }
 
+/// The text that all begins with that a template gives, and whether it is all of it. What stands in
+/// comments is left out, and white space where the template says so.
+pub fn constant_beginning(source: &str) -> (String, bool) {
+    let mut text = String::new();
+    for token in tokenize(source, false, SYNTAX.clone()) {
+        match token {
+            Ok((Token::TemplateData(data), _)) => text.push_str(data),
+            _ => return (text, false),
+        }
+    }
+    (text, true)
+}
+
 /// What is taken of a name by `name["key"]`.
 #[derive(Default)]
 struct Subscripts {
@@ -411,6 +424,35 @@ mod tests {
             "{{ 'nodes' }}",
         ] {
             assert!(!any(source), "{source}");
+        }
+    }
+
+    #[test]
+    fn the_constant_beginning_of_a_template_is_what_it_gives_first() {
+        let scope = Scope::new(&json!({"x": "X"}), []);
+        for (source, expected) in [
+            ("Rules.\n{{ input.x }} {{ input.x }}", ("Rules.\n", false)),
+            ("Rules. \n {{- input.x }}", ("Rules.", false)),
+            (
+                "Rules.{# not \n this #} More. {%- if input.x %} y{% endif %}",
+                ("Rules. More.", false),
+            ),
+            (
+                "{% raw %}{{ x }}{% endraw %} {{ input.x }}",
+                ("{{ x }} ", false),
+            ),
+            (
+                "a {%- raw -%} {{ x }} {%- endraw -%} b",
+                ("a{{ x }}b", true),
+            ),
+            ("{{ input.x }} Rules.", ("", false)),
+            ("All of it.\r\n\n", ("All of it.\r\n\n", true)),
+        ] {
+            let (text, is_all) = constant_beginning(source);
+            assert_eq!((text.as_str(), is_all), expected, "{source}");
+            let given = render(source, &scope).unwrap();
+            assert!(given.starts_with(&text), "{given}");
+            assert!(!is_all || given == text, "{given}");
         }
     }
 

@@ -56,11 +56,15 @@ fn body(call: &Call) -> Value {
         call.max_tokens.unwrap_or(MAX_TOKENS_DEFAULT).into(),
     );
     if let Some(system) = &call.system {
-        body.insert("system".into(), system.clone().into());
+        let system = match call.cache_marks.system && !is_blank(system) {
+            true => json!([marked(system)]),
+            false => system.clone().into(),
+        };
+        body.insert("system".into(), system);
     }
     body.insert(
         "messages".into(),
-        json!([{"role": "user", "content": call.prompt}]),
+        json!([{"role": "user", "content": content(call)}]),
     );
     if let Some(temperature) = call.temperature {
         body.insert("temperature".into(), temperature.into());
@@ -69,6 +73,29 @@ fn body(call: &Call) -> Value {
         body.insert("stream".into(), true.into());
     }
     body.into()
+}
+
+/// The prompt; its marked beginning, if there is one, in a block of its own. The API refuses blocks
+/// without anything but white space. What is shorter than a model caches (from 1,024 tokens on) is
+/// taken without.
+fn content(call: &Call) -> Value {
+    match call.prompt.split_at_checked(call.cache_marks.prompt_bytes) {
+        Some((beginning, "")) if !is_blank(beginning) => json!([marked(beginning)]),
+        Some((beginning, rest)) if !is_blank(beginning) && !is_blank(rest) => {
+            json!([marked(beginning), {"type": "text", "text": rest}])
+        }
+        _ => call.prompt.clone().into(),
+    }
+}
+
+/// A text up to whose end the request is to be cached:
+/// <https://docs.anthropic.com/en/docs/build-with-claude/prompt-caching>. There may be four of them.
+fn marked(text: &str) -> Value {
+    json!({"type": "text", "text": text, "cache_control": {"type": "ephemeral"}})
+}
+
+fn is_blank(text: &str) -> bool {
+    text.trim().is_empty()
 }
 
 /// Reads answers.
@@ -232,7 +259,7 @@ impl Counts {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{FailureKind, Kind};
+    use super::super::{CacheMarks, FailureKind, Kind};
     use super::*;
 
     fn call() -> Call {
@@ -246,6 +273,7 @@ mod tests {
             stream: true,
             first_byte_timeout: None,
             total_timeout: None,
+            cache_marks: CacheMarks::default(),
         }
     }
 
@@ -299,6 +327,36 @@ mod tests {
             [("x-api-key", Header::Secret(key)), ("anthropic-version", Header::Plain("2023-06-01"))]
                 if key == "sk-ant-1"
         ));
+    }
+
+    #[test]
+    fn constant_parts_are_marked_where_the_provider_takes_the_marks() {
+        let written = |system: &str, prompt: &str, marks: (bool, usize)| {
+            let call = Call {
+                system: Some(system.into()),
+                prompt: prompt.into(),
+                cache_marks: CacheMarks {
+                    system: marks.0,
+                    prompt_bytes: marks.1,
+                },
+                ..call()
+            };
+            let body = request(&call, &provider("")).body;
+            format!("{} {}", body["system"], body["messages"][0]["content"])
+        };
+        assert_eq!(
+            written("Be brief.", "Rules: no é. Ants", (true, 13)),
+            r#"[{"type":"text","text":"Be brief.","cache_control":{"type":"ephemeral"}}] [{"type":"text","text":"Rules: no é.","cache_control":{"type":"ephemeral"}},{"type":"text","text":" Ants"}]"#
+        );
+        assert_eq!(
+            written("Be brief.", "Hi", (false, 2)),
+            r#""Be brief." [{"type":"text","text":"Hi","cache_control":{"type":"ephemeral"}}]"#
+        );
+        // Blank blocks are refused, and a character is not cut.
+        for (prompt, bytes) in [("  Hi", 2), ("Hi  ", 2), ("é", 1), ("Hi", 9), ("Hi", 0)] {
+            let expected = format!(r#"" " {}"#, json!(prompt));
+            assert_eq!(written(" ", prompt, (true, bytes)), expected);
+        }
     }
 
     #[test]

@@ -230,7 +230,7 @@ fn reasoning_beside(input: u64, completion: u64, reasoning: u64, total: Option<u
 #[cfg(test)]
 mod tests {
     use super::super::dialect::ANSWER_BYTES_MAX;
-    use super::super::{FailureKind, Kind};
+    use super::super::{CacheMarks, FailureKind, Kind};
     use super::*;
 
     fn call(stream: bool) -> Call {
@@ -244,6 +244,7 @@ mod tests {
             stream,
             first_byte_timeout: None,
             total_timeout: None,
+            cache_marks: CacheMarks::default(),
         }
     }
 

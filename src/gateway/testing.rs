@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::dialect::{Fault, Flow, Partial, Reader};
-use super::{Call, Kind, ProviderConfig, sse};
+use super::{CacheMarks, Call, Kind, ProviderConfig, sse};
 use crate::event::Usage;
 use crate::secret::Secret;
 
@@ -20,6 +20,7 @@ pub(super) fn call(model: &str, stream: bool) -> Call {
         stream,
         first_byte_timeout: None,
         total_timeout: None,
+        cache_marks: CacheMarks::default(),
     }
 }
 

@@ -145,6 +145,7 @@ fn call(stream: bool) -> Call {
         stream,
         first_byte_timeout: None,
         total_timeout: None,
+        cache_marks: CacheMarks::default(),
     }
 }
 
@@ -1011,6 +1012,65 @@ fn readers() -> [Box<dyn dialect::Reader>; 4] {
         Box::<gemini::ContentReader>::default(),
         Box::new(ollama::ChatReader),
     ]
+}
+
+#[test]
+fn what_is_reserved_for_a_call_is_enough_where_all_of_its_prompt_is_written_to_a_cache() {
+    let provider = ProviderConfig {
+        kind: Kind::Anthropic,
+        base_url: String::new(),
+        api_key: None,
+        missing_key_hint: None,
+    };
+    let gateway = Gateway::new(
+        [("anthropic".to_owned(), provider)].into(),
+        Timeouts::default(),
+    );
+    let call = Call {
+        provider: "anthropic".into(),
+        model: "claude-sonnet-4-5".into(),
+        max_tokens: Some(1),
+        ..call(false)
+    };
+    let at = Timestamp::now();
+    let input_tokens = 1_000 + FRAME_TOKENS;
+    let used = |written: u64, for_an_hour: u64| {
+        let usage = Usage {
+            input_tokens,
+            cache_write_tokens: written,
+            cache_write_1h_tokens: for_an_hour,
+            output_tokens: 1,
+            source: UsageSource::Provider,
+            ..Usage::default()
+        };
+        gateway.cost(&call, &call.model, &usage, at)
+    };
+    let all = input_tokens;
+    for (writes, most) in [
+        (CacheWrites::None, used(0, 0)),
+        (CacheWrites::Short, used(all, 0)),
+        (CacheWrites::Long, used(all, all)),
+    ] {
+        let reserve = gateway.reserve_for(&call, 2_000, writes, at);
+        assert_eq!(reserve.cost, most, "{writes:?}");
+    }
+    assert!(used(0, 0) < used(all, 0) && used(all, 0) < used(all, all));
+    let of_prompt = |cache_marks| {
+        let (system, prompt) = (None, "x".repeat(2_000));
+        let call = Call {
+            system,
+            prompt,
+            cache_marks,
+            ..call.clone()
+        };
+        gateway.reserve(&call, at).cost
+    };
+    let marks = CacheMarks {
+        system: false,
+        prompt_bytes: 1_500,
+    };
+    assert_eq!(of_prompt(CacheMarks::default()), used(0, 0));
+    assert_eq!(of_prompt(marks), used(all, 0));
 }
 
 proptest! {

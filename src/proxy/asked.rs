@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::protocol::{Protocol, Refusal};
 use crate::event::hex;
-use crate::gateway::ANSWER_TOKENS_ASSUMED;
+use crate::gateway::{ANSWER_TOKENS_ASSUMED, CacheWrites};
 
 /// The longest name of a model, bytes.
 const MODEL_BYTES_MAX: usize = 256;
@@ -42,6 +42,8 @@ pub struct Asked<'a> {
     pub max_tokens: Option<u32>,
     /// How long a text it is, images and the like left out, bytes.
     pub prompt_bytes: u64,
+    /// What of it may be written to the provider's cache.
+    pub cache_writes: CacheWrites,
     system: Option<&'a RawValue>,
     messages: Option<&'a RawValue>,
 }
@@ -129,6 +131,7 @@ impl<'a> Asked<'a> {
             fields_end: fields.last().map_or(0, |(_, value)| place(body, value).end),
             max_tokens,
             prompt_bytes: text_bytes(body),
+            cache_writes: cache_writes(body),
             system: last("system"),
             messages: last("messages"),
         })
@@ -278,6 +281,22 @@ fn text_bytes(body: &[u8]) -> u64 {
     bytes
 }
 
+/// What the provider may be asked to write to its cache: nothing, unless the field that asks for it
+/// may be named somewhere. JSON can also write its letters as `\u0063`, which no one does otherwise.
+fn cache_writes(body: &[u8]) -> CacheWrites {
+    let Ok(text) = std::str::from_utf8(body) else {
+        return CacheWrites::Long;
+    };
+    let is_letter = |(at, escape): (usize, &str)| {
+        matches!(text.as_bytes().get(at + escape.len()), Some(b'5'..=b'7'))
+    };
+    if text.contains("cache_control") || text.match_indices("\\u00").any(is_letter) {
+        CacheWrites::Long
+    } else {
+        CacheWrites::None
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -286,6 +305,31 @@ mod tests {
 
     fn read(body: &str) -> Result<Asked<'_>, Refusal> {
         Asked::read(Protocol::OpenAi, body.as_bytes())
+    }
+
+    #[test]
+    fn a_request_that_may_mark_what_is_to_be_cached_is_known_as_such() {
+        for (content, expected) in [
+            (r#""Hi""#, CacheWrites::None),
+            (r#""\u00e9 \u001b""#, CacheWrites::None),
+            (
+                r#"[{"type": "text", "text": "Hi", "cache_control": {"type": "ephemeral"}}]"#,
+                CacheWrites::Long,
+            ),
+            (
+                r#"[{"type": "text", "text": "Hi", "cache\u005fcontrol": {"type": "ephemeral"}}]"#,
+                CacheWrites::Long,
+            ),
+            (
+                r#"[{"type": "text", "text": "Hi", "\u0063ache_control": {"type": "ephemeral"}}]"#,
+                CacheWrites::Long,
+            ),
+        ] {
+            let body = format!(
+                r#"{{"model": "m", "messages": [{{"role": "user", "content": {content}}}]}}"#
+            );
+            assert_eq!(read(&body).unwrap().cache_writes, expected, "{body}");
+        }
     }
 
     fn rewritten(body: &str, asks_usage: bool) -> String {

@@ -18,7 +18,8 @@ use crate::error::Error;
 use crate::event::{RefusedBy, Timestamp};
 use crate::gate::DirectReply;
 use crate::gateway::{
-    Answer, AnswerHead, Call, ClientKey, Failure, FailureKind, Forward, Kind, NotForwarded, Taker,
+    Answer, AnswerHead, CacheMarks, Call, ClientKey, Failure, FailureKind, Forward, Kind,
+    NotForwarded, Taker,
 };
 use crate::store::{Bought, Change, NewCall, Receipt, Settlement};
 use crate::threads::panic_message;
@@ -97,6 +98,7 @@ impl Proxy {
             stream: asked.is_streamed,
             first_byte_timeout: None,
             total_timeout: None,
+            cache_marks: CacheMarks::default(),
         };
         let buying = match self.look(operation, &call, &entered.cancel) {
             Ok(Looked::Answer(bought)) => {
@@ -229,10 +231,11 @@ impl Proxy {
 
     /// Commits the intent and gives the number of the row.
     fn open(&self, operation: &Operation<'_>, call: &Call, attempt: u32) -> Result<i64, Attempt> {
-        let prompt_bytes = operation.asked.prompt_bytes;
+        let asked = &operation.asked;
+        let (bytes, writes) = (asked.prompt_bytes, asked.cache_writes);
         let reserve = self
             .gateway
-            .reserve_for(call, prompt_bytes, Timestamp::now());
+            .reserve_for(call, bytes, writes, Timestamp::now());
         let intent = intent(operation, call, attempt, reserve);
         match self.settling.commit_with(Change::OpenCall(intent.clone())) {
             Ok(Receipt::Call(entry)) => Ok(entry.id),

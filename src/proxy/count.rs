@@ -7,7 +7,7 @@ use super::attempt::{Attempt, Operation, ToClient, stopping};
 use super::protocol::{Refusal, Told};
 use super::targets::{self, Target};
 use crate::gate::DirectReply;
-use crate::gateway::{Call, Forward, Speech};
+use crate::gateway::{CacheMarks, Call, Forward, Speech};
 
 impl Proxy {
     /// Asks the first target of the model's name.
@@ -31,6 +31,7 @@ impl Proxy {
             stream: false,
             first_byte_timeout: None,
             total_timeout: None,
+            cache_marks: CacheMarks::default(),
         };
         let forward = Forward {
             call: &call,

@@ -1,0 +1,177 @@
+//! Nodes whose constant beginnings are marked for the provider's prompt cache: what is sent, what it
+//! costs, and that no budget is overrun by it.
+
+use flowledger::gateway::Kind;
+use serde_json::{Value, json};
+
+use crate::harness::{DEADLINE, TestServer, add_provider, agent, chain};
+use crate::upstream::{Upstream, completion, json_answer};
+
+const MODEL: &str = "claude-sonnet-4-5";
+
+fn server(upstream: &Upstream, kind: Kind) -> TestServer {
+    TestServer::start_with(|config| add_provider(config, "anthropic", kind, upstream.url()))
+}
+
+/// A provider that writes to its cache with the first call, and reads from it with all others.
+fn caching() -> Upstream {
+    let first = std::sync::atomic::AtomicBool::new(true);
+    Upstream::start(move |_, stream| {
+        let is_first = first.swap(false, std::sync::atomic::Ordering::SeqCst);
+        let (written, read) = if is_first { (2_000, 0) } else { (0, 2_000) };
+        let body = json!({
+            "type": "message", "model": MODEL, "content": [{"type": "text", "text": "done"}],
+            "usage": {"input_tokens": 10, "cache_creation_input_tokens": written, "cache_read_input_tokens": read, "output_tokens": 1},
+        });
+        let answer = json_answer("200 OK", &body.to_string());
+        let _ = std::io::Write::write_all(stream, answer.as_bytes());
+    })
+}
+
+fn asking(prompt: &str) -> Value {
+    let mut node = agent("only", "anthropic", MODEL, prompt);
+    node["data"]["stream"] = json!(false);
+    node["data"]["maxTokens"] = json!(1);
+    node["data"]["system"] = json!("Be brief.");
+    node["data"]["promptCache"] = json!(true);
+    node
+}
+
+fn request(upstream: &Upstream) -> Value {
+    let body = upstream.requests().recv_timeout(DEADLINE).unwrap();
+    serde_json::from_str(&body).unwrap()
+}
+
+fn marked(text: &str) -> Value {
+    json!({"type": "text", "text": text, "cache_control": {"type": "ephemeral"}})
+}
+
+#[test]
+fn the_constant_beginnings_of_each_item_are_marked_and_the_ledger_tells_what_was_written_and_read()
+{
+    let upstream = caching();
+    let server = server(&upstream, Kind::Anthropic);
+    let mut node = asking("Rules: none.\n{#- not told -#} Now: {{ item }}");
+    node["type"] = json!("map");
+    node["data"]["items"] = json!("input.list");
+    let flow = server.save(&chain("Each", &[node]));
+    let run = server.run(flow, &json!({"list": ["ants", "bees", ""]}));
+    assert_eq!(run["status"], "COMPLETED", "{run:#}");
+    for item in ["ants", "bees"] {
+        let body = request(&upstream);
+        assert_eq!(body["system"], json!([marked("Be brief.")]));
+        let rest = json!({"type": "text", "text": item});
+        let content = &body["messages"][0]["content"];
+        assert_eq!(*content, json!([marked("Rules: none.Now: "), rest]));
+    }
+    let content = request(&upstream)["messages"][0]["content"].clone();
+    assert_eq!(content, json!([marked("Rules: none.Now: ")]));
+    let rows = server.get("/api/ledger").json();
+    let mut told: Vec<Value> = rows["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| {
+            let of = |key: &str| row[key].clone();
+            json!([
+                of("input_tokens"),
+                of("cache_write_tokens"),
+                of("cached_input_tokens"),
+                of("total_cost_usd")
+            ])
+        })
+        .collect();
+    told.reverse();
+    // 10 × 3 + 2,000 × 3.75 (or 0.30) + 1 × 15 millionths of a dollar.
+    let read = json!([2_010, 0, 2_000, 0.000_645]);
+    assert_eq!(
+        told,
+        [json!([2_010, 2_000, 0, 0.007_545]), read.clone(), read]
+    );
+}
+
+#[test]
+fn a_system_text_with_variables_is_not_marked_nor_anything_that_a_node_does_not_ask_for() {
+    let upstream = caching();
+    let server = server(&upstream, Kind::Anthropic);
+    let mut node = asking("{{ input.x }} and more");
+    node["data"]["system"] = json!("Be {{ input.x }}.");
+    let flow = server.save(&chain("One", std::slice::from_ref(&node)));
+    server.run(flow, &json!({"x": "brief"}));
+    node["data"]["promptCache"] = json!(false);
+    node["data"]["prompt"] = json!("all constant");
+    let flow = server.save(&chain("Two", &[node]));
+    server.run(flow, &json!({"x": "brief"}));
+    for prompt in ["brief and more", "all constant"] {
+        let body = request(&upstream);
+        assert_eq!(body["system"], "Be brief.");
+        assert_eq!(body["messages"][0]["content"], prompt);
+    }
+}
+
+#[test]
+fn a_provider_that_caches_by_itself_gets_no_marks() {
+    let upstream = Upstream::saying(completion("done", 10, 1));
+    let server = server(&upstream, Kind::OpenAi);
+    let flow = server.save(&chain("One", &[asking("Rules. {{ input.x }}")]));
+    let run = server.run(flow, &json!({"x": "ants"}));
+    assert_eq!(run["status"], "COMPLETED", "{run:#}");
+    assert_eq!(
+        request(&upstream)["messages"],
+        json!([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Rules. ants"}])
+    );
+}
+
+#[test]
+fn a_hard_budget_refuses_a_call_that_only_what_it_writes_to_the_cache_would_bring_beyond_it() {
+    let upstream = caching();
+    let server = server(&upstream, Kind::Anthropic);
+    // 4,009 bytes are taken for 2,037 tokens, for 3 millionths each, or 3.75 where they are written.
+    let mut node = asking(&"x".repeat(4_000));
+    let budget = json!({"budgets": [{"name": "daily", "per": "day", "limitUsd": "0.007"}]});
+    let answer = server.request("PUT", "/api/budget", &[], budget.to_string().as_bytes());
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let flow = server.save(&chain("Marked", std::slice::from_ref(&node)));
+    let run = server.run(flow, &json!({}));
+    let error = run["error"].as_str().unwrap_or_default();
+    assert!(error.contains("the budget `daily` allows"), "{run:#}");
+    assert_eq!(upstream.count(), 0);
+    node["data"]["promptCache"] = json!(false);
+    let flow = server.save(&chain("Plain", &[node]));
+    server.run(flow, &json!({}));
+    assert_eq!(upstream.count(), 1);
+}
+
+#[test]
+fn the_most_that_a_run_may_cost_has_its_prompts_written_to_the_cache() {
+    let upstream = caching();
+    let server = server(&upstream, Kind::Anthropic);
+    let most = |cached: bool| {
+        let mut node = asking(&"x".repeat(4_000));
+        node["data"]["promptCache"] = json!(cached);
+        let flow = server.save(&chain("One", &[node]));
+        let path = format!("/api/flows/{flow}/estimate");
+        let estimate = server.request("POST", &path, &[], b"{}").json();
+        estimate["worst"]["cost"].as_f64().unwrap()
+    };
+    let (plain, cached) = (most(false), most(true));
+    // Less the one token of the answer, a write costs a quarter more.
+    let answer = 0.000_015;
+    let share = (cached - answer) / (plain - answer);
+    assert!((share - 1.25).abs() < 1e-6, "{plain} {cached}");
+}
+
+#[test]
+fn a_flow_whose_node_says_something_else_than_true_or_false_is_refused() {
+    let upstream = caching();
+    let server = server(&upstream, Kind::Anthropic);
+    let mut node = asking("x");
+    node["data"]["promptCache"] = json!({"system": true});
+    let body = chain("One", &[node]).to_string();
+    let answer = server.request("POST", "/api/flows", &[], body.as_bytes());
+    assert_eq!(answer.status, 422, "{}", answer.text());
+    let fault = &answer.json()["error"]["details"][0];
+    assert_eq!(fault["field"], "data.nodes[0].data.promptCache");
+    let message = fault["message"].as_str().unwrap();
+    assert!(message.contains("expected a boolean"), "{message}");
+}
