@@ -316,6 +316,27 @@ fn a_call_whose_answer_nobody_uses_is_told_with_what_it_cost_and_can_be_left_out
 }
 
 #[test]
+fn of_two_calls_that_only_serve_each_other_the_later_one_is_to_be_left_out_first() {
+    let upstream = upstream(1_000, 1_000);
+    let server = server(&upstream);
+    let flow = server.save(&two_and_output(
+        "A {{ input.what }}",
+        "B {{ nodes.first.output }}",
+        "{{ input.what }}",
+    ));
+    run_times(&server, flow, 10, |at| at.to_string());
+    for node in ["second", "first"] {
+        let found = suggestion(&server, "dead_node");
+        assert_eq!(found["nodeId"], node);
+        let applied = server.post(&format!("{PATH}/{}/apply", found["id"]), &json!({}));
+        assert_eq!(applied.status, 200, "{}", applied.text());
+    }
+    let count = upstream.count();
+    run_times(&server, flow, 1, |_| "after".into());
+    assert_eq!(upstream.count(), count);
+}
+
+#[test]
 fn calls_that_wait_for_each_other_for_no_reason_are_told_with_the_time_and_can_be_made_at_once() {
     let upstream = Upstream::start(|_, stream| {
         std::thread::sleep(std::time::Duration::from_millis(150));

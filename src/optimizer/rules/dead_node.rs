@@ -5,7 +5,7 @@ use serde_json::json;
 use super::{CALLS_MIN, Draft, Look, SAVING_MIN};
 use crate::event::Usd;
 use crate::event::suggestion::{Kind, Proposal};
-use crate::flow::Node;
+use crate::flow::{Node, OnError};
 use crate::optimizer::edit::Edit;
 use crate::optimizer::facts::Amount;
 use crate::optimizer::saving::per_30_days;
@@ -23,13 +23,17 @@ pub fn propose(look: &Look<'_>, node: &Node) -> Option<Proposal> {
     if paid.calls < CALLS_MIN || saving.expected_usd < SAVING_MIN {
         return None;
     }
+    let guard = match node.on_error {
+        OnError::Fail => " Where it fails, the run fails today; without it, it would not.",
+        OnError::Continue(_) => "",
+    };
     look.proposal(
         node,
         Draft {
             kind: Kind::DeadNode,
             title: format!("Leave “{}” out", node.label),
             reason: format!(
-                "Nobody uses what it answers: no other node names it, and it is not what the flow gives. Its last {} calls cost {} USD. Where it fails, the run fails today; without it, it would not.",
+                "Nobody uses what it answers: no other node names it, and it is not what the flow gives. Its last {} calls cost {} USD.{guard}",
                 paid.calls,
                 Usd::from_nanousd(paid.nanousd),
             ),
