@@ -46,6 +46,8 @@ const IDLE_MAX: Duration = Duration::from_secs(60 * 60);
 const ROWS_STEP: usize = 5_000;
 /// How many rows that were not settled are looked at again in a pass.
 const PENDING_MAX: usize = 4_096;
+/// How many of the newest runs of a flow are looked at for what a node asks.
+const ASKED_RUNS: usize = 20;
 const MS_PER_DAY: i64 = 24 * 60 * 60 * 1000;
 
 /// The optimizer, for those who change flows and who stop it.
@@ -353,6 +355,13 @@ impl Pass {
         };
         let budgets: Vec<_> = self.store.budgets(now)?;
         let budgets: Vec<_> = budgets.into_iter().map(|state| state.budget).collect();
+        let asked_bytes = |node_id: &str| {
+            let asked = self.store.asked_bytes(flow.id, node_id, ASKED_RUNS);
+            asked.unwrap_or_else(|error| {
+                log::warn!("what node {node_id} asked cannot be read: {error}");
+                None
+            })
+        };
         let mut proposals = rules::propose(&Look {
             flow_id: flow.id,
             document: &document,
@@ -360,6 +369,8 @@ impl Pass {
             graph: &graph,
             facts,
             models,
+            gateway: &self.gateway,
+            asked_bytes: &asked_bytes,
             budgets: &budgets,
             now,
         });

@@ -7,8 +7,8 @@ use flowledger::gateway::Kind;
 use serde_json::{Value, json};
 
 use crate::binary::Home;
-use crate::harness::{TestServer, add_provider, agent, chain, eventually};
-use crate::upstream::{Upstream, completion_of};
+use crate::harness::{DEADLINE, TestServer, add_provider, agent, chain, eventually};
+use crate::upstream::{Upstream, completion_of, json_answer};
 
 const PATH: &str = "/api/ledger/optimizations";
 
@@ -431,4 +431,51 @@ fn the_command_line_says_the_same_while_the_server_runs_and_changes_nothing() {
         applied.contains("Nothing to be saved") && applied.contains("Saved so far"),
         "{applied}"
     );
+}
+
+/// An Anthropic answer with these tokens.
+fn message(input_tokens: u64, output_tokens: u64) -> String {
+    let body = json!({"id": "m", "type": "message", "role": "assistant",
+        "model": "claude-sonnet-4-5", "stop_reason": "end_turn",
+        "content": [{"type": "text", "text": "well"}],
+        "usage": {"input_tokens": input_tokens, "output_tokens": output_tokens}});
+    json_answer("200 OK", &body.to_string())
+}
+
+#[test]
+fn a_long_beginning_that_all_prompts_share_is_told_with_what_a_cache_would_have_saved() {
+    let upstream = Upstream::start(|_, stream| {
+        let _ = stream.write_all(message(4_000, 10).as_bytes());
+    });
+    let url = upstream.url().to_owned();
+    let server = TestServer::start_with(move |config| {
+        add_provider(config, "anthropic", Kind::Anthropic, &url);
+    });
+    let flow_with = |prompt: &str| {
+        let mut node = agent("n", "anthropic", "claude-sonnet-4-5", prompt);
+        node["data"]["stream"] = json!(false);
+        server.save(&chain("One", &[node]))
+    };
+    // Three quarters of what is asked is always the same.
+    let long = flow_with(&format!("{}{{{{ input.what }}}}", "a".repeat(3_000)));
+    let late = flow_with(&format!("{{{{ input.what }}}}{}", "a".repeat(3_000)));
+    for flow in [late, long] {
+        run_times(&server, flow, 10, |at| format!("{at}{}", "b".repeat(999)));
+    }
+    let found = suggestion(&server, "prompt_cache");
+    assert_eq!(found["flowId"], long, "{found}");
+    let evidence = &found["evidence"];
+    assert_eq!(evidence["prefixTokens"], 3_000, "{found}");
+    assert_eq!(
+        (&evidence["reads"], &evidence["writes"]),
+        (&json!(9), &json!(1))
+    );
+    // At 3 dollars a million, 0.30 for what is read and 3.75 for what is written.
+    assert_eq!(evidence["savedNanousd"], 3_000 * (9 * 2_700 - 750));
+    let applied = server.post(&format!("{PATH}/{}/apply", found["id"]), &json!({}));
+    assert_eq!(applied.status, 200, "{}", applied.text());
+    while upstream.requests().try_recv().is_ok() {}
+    run_times(&server, long, 1, |_| "after".into());
+    let sent = upstream.requests().recv_timeout(DEADLINE).unwrap();
+    assert!(sent.contains("cache_control"), "{sent}");
 }

@@ -5,6 +5,7 @@ mod cache;
 mod dead_node;
 mod model_switch;
 mod parallel;
+mod prompt_cache;
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -17,6 +18,7 @@ use crate::budget::Budget;
 use crate::event::suggestion::{Kind, Proposal, Saving};
 use crate::event::{FlowId, Timestamp, Usd, hex};
 use crate::flow::{Agent, Graph, Node, NodeKind};
+use crate::gateway::Gateway;
 
 /// How many calls a proposal rests on at least.
 const CALLS_MIN: u64 = 10;
@@ -37,6 +39,10 @@ pub struct Look<'a> {
     pub facts: &'a Facts,
     /// What else could be asked.
     pub models: &'a Models,
+    /// What calls cost.
+    pub gateway: &'a Gateway,
+    /// How long what was asked lately is on average, of a node, in bytes; none where nothing is stored.
+    pub asked_bytes: &'a dyn Fn(&str) -> Option<u64>,
     /// What may be spent.
     #[allow(dead_code)]
     pub budgets: &'a [Budget],
@@ -57,6 +63,7 @@ pub fn propose(look: &Look<'_>) -> Vec<Proposal> {
         if let Some(agent) = agent(node) {
             proposals.extend(model_switch::propose(look, node, agent));
             proposals.extend(cache::propose(look, node, agent));
+            proposals.extend(prompt_cache::propose(look, node, agent));
         }
     }
     let node = |id: &str| look.graph.nodes().iter().find(|node| node.id == id);
@@ -94,6 +101,10 @@ impl Look<'_> {
         let target = agent.targets.first()?;
         self.facts
             .known(self.flow_id, &node.id, &target.provider, &target.model)
+    }
+
+    fn asked_bytes(&self, node: &Node) -> Option<u64> {
+        (self.asked_bytes)(&node.id)
     }
 
     /// The proposal, where its change can be made.

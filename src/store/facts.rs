@@ -121,4 +121,24 @@ impl Store {
                 .query_row([at.0], |row| row.get(0))?)
         })
     }
+
+    /// How many bytes a node has asked on average, system text included, in the newest `runs` of its
+    /// flow; of a map, its items. None where it has asked nothing.
+    pub fn asked_bytes(&self, flow_id: FlowId, node_id: &str, runs: usize) -> Result<Option<u64>> {
+        self.read(|connection| {
+            let average: Option<f64> = connection
+                .prepare_cached(
+                    "WITH newest AS (SELECT id FROM runs WHERE flow_id = ?1 ORDER BY id DESC LIMIT ?3)
+                     SELECT avg(length(CAST(prompt AS BLOB)) + length(CAST(coalesce(system, '') AS BLOB)))
+                     FROM (SELECT prompt, system FROM newest JOIN run_nodes ON run_id = newest.id
+                               AND node_id = ?2
+                           UNION ALL
+                           SELECT prompt, system FROM newest JOIN run_items ON run_id = newest.id
+                               AND node_id = ?2)
+                     WHERE prompt IS NOT NULL",
+                )?
+                .query_row(params![flow_id, node_id, runs], |row| row.get(0))?;
+            Ok(average.map(|bytes| bytes as u64))
+        })
+    }
 }
