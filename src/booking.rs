@@ -1,11 +1,24 @@
-//! How a call that ended is entered in the ledger: what it cost, and what became of it.
+//! How a call is entered in the ledger: what its prompt is known by, what it cost, and what became of it.
 
-use crate::event::{CallStatus, Timestamp, Usage, UsageSource};
+use sha2::{Digest, Sha256};
+
+use crate::event::{CallStatus, Timestamp, Usage, UsageSource, hex};
 use crate::gateway::{Answer, Call, Charge, Failure, FailureKind, Gateway};
 use crate::store::Settlement;
 
 /// What the ledger says of a call that an earlier process did not see the end of.
 const LOST_CALL: &str = "the server ended during the call; it may have been billed";
+
+/// SHA-256 of the prompt; of system prompt, a zero byte and prompt where there are both.
+pub fn prompt_hash(call: &Call) -> String {
+    let mut hash = Sha256::new();
+    if let Some(system) = &call.system {
+        hash.update(system);
+        hash.update([0]);
+    }
+    hash.update(&call.prompt);
+    hex(&hash.finalize())
+}
 
 /// The settlement of a call that was answered; `began` says which prices were in force.
 pub fn answered(

@@ -36,6 +36,7 @@ use crate::gateway::Gateway;
 use crate::hub::Hub;
 use crate::journal::Journal;
 use crate::optimizer::Optimizer;
+use crate::optimizer::trial::Trials;
 use crate::proxy::{Keys, Stats};
 use crate::scheduler::Scheduler;
 use crate::store::Store;
@@ -59,6 +60,8 @@ pub struct Context {
     pub scheduler: Scheduler,
     /// Told when a flow changes.
     pub optimizer: Optimizer,
+    /// What tries suggestions.
+    pub trials: Arc<Trials>,
     /// What calls cost.
     pub gateway: Arc<Gateway>,
     /// How many clients there are.
@@ -259,6 +262,9 @@ fn reply_to(context: &Context, request: &mut Request) -> std::result::Result<Rep
         (["api", "ledger", "optimizations", id, "dismiss"], Post) => {
             optimizations::dismiss(context, suggestion_id(id)?)
         }
+        (["api", "ledger", "optimizations", id, "trial"], Post) => {
+            optimizations::trial(context, suggestion_id(id)?, &body)
+        }
         (["api", "prices"], Get) => prices::find(context, query),
         (["api", "prices", id], Get) => prices::get(context, id),
         (["api", "keys"], Get) => keys::list(context),
@@ -297,7 +303,7 @@ fn allowed(segments: &[&str]) -> Option<&'static str> {
             "ledger",
             "optimizations",
             _,
-            "apply" | "revert" | "dismiss",
+            "apply" | "revert" | "dismiss" | "trial",
         ] => "POST",
         ["api", "prices"] | ["api", "prices", _] => "GET",
         ["api", "budget"] => "GET, PUT",

@@ -4,7 +4,7 @@
 //! A thread of its own reads the rows that are new a moment after calls end, over a read-only
 //! connection, and sums them up (`facts`). Flows of which something new is known are looked at by
 //! `rules`; what they propose goes to the journal like everything else: committed, then told. `edit` is
-//! how a flow is changed, `shape` what a graph alone tells.
+//! how a flow is changed, `shape` what a graph alone tells. `trial` asks another model before a flow does.
 
 pub mod edit;
 pub mod facts;
@@ -12,6 +12,7 @@ mod models;
 mod rules;
 mod saving;
 pub mod shape;
+pub mod trial;
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -401,6 +402,23 @@ fn is_to_be_told(stored: &[Suggestion], proposal: &Proposal) -> bool {
 /// SHA-256 of a flow's document as it is stored, in hexadecimal.
 pub fn document_hash(document: &str) -> String {
     hex(&Sha256::digest(document))
+}
+
+/// The change that a suggestion puts forward, or the alternative of that name.
+///
+/// # Errors
+/// [`Error::Invalid`] where there is no such alternative.
+pub fn chosen_edit<'a>(proposal: &'a Proposal, alternative: Option<&str>) -> Result<&'a Value> {
+    let Some(name) = alternative else {
+        return Ok(&proposal.edit);
+    };
+    let all = &proposal.alternatives;
+    let found = all.iter().find(|alternative| alternative.name == name);
+    found.map(|alternative| &alternative.edit).ok_or_else(|| {
+        let names: Vec<&str> = all.iter().map(|it| it.name.as_str()).collect();
+        let fault = format!("`{name}` is none of its alternatives: {}", names.join(", "));
+        Error::invalid("there is no such change", "alternative", fault)
+    })
 }
 
 /// A flow's document, changed as a suggestion says.

@@ -21,6 +21,7 @@ use crate::gateway::{Gateway, Prices};
 use crate::http::{self, Http};
 use crate::hub::{Hub, Message, Publish};
 use crate::journal::Journal;
+use crate::optimizer::trial::Trials;
 use crate::optimizer::{Alarm, Optimizer};
 use crate::proxy::{Keys, Parts, Proxy, Stats};
 use crate::scheduler::Scheduler;
@@ -175,6 +176,7 @@ pub struct Server {
     scheduler_thread: JoinHandle<()>,
     optimizer: Optimizer,
     optimizer_thread: JoinHandle<()>,
+    trials: Arc<Trials>,
     proxy: Arc<Proxy>,
     gate: Gate,
     http: Http,
@@ -206,6 +208,11 @@ impl Server {
             Arc::clone(&core.gateway),
             Arc::clone(&on_fatal),
         )?;
+        let trials = Arc::new(Trials::new(
+            Arc::clone(&core.store),
+            core.journal.clone(),
+            Arc::clone(&core.gateway),
+        ));
         let keys = Arc::new(Keys::load(&core.store, core.journal.clone())?);
         let stats = Arc::<Stats>::default();
         let parts = Parts {
@@ -225,6 +232,7 @@ impl Server {
             engine: core.engine.clone(),
             scheduler: scheduler.clone(),
             optimizer: optimizer.clone(),
+            trials: Arc::clone(&trials),
             gateway: Arc::clone(&core.gateway),
             hub: core.hub.clone(),
             keys,
@@ -265,6 +273,7 @@ impl Server {
             scheduler_thread,
             optimizer,
             optimizer_thread,
+            trials,
             proxy,
             gate,
             http,
@@ -295,12 +304,18 @@ impl Server {
         self.gate.stop_accepting();
         self.scheduler.shutdown();
         self.optimizer.shutdown();
+        self.trials.stop();
         join(self.scheduler_thread, "scheduler", PART_END_MAX);
         join(self.optimizer_thread, "optimizer", PART_END_MAX);
         // Before the journal ends, which settles them.
-        let left = self.proxy.shutdown(Instant::now() + PART_END_MAX);
+        let calls_end = Instant::now() + PART_END_MAX;
+        let left = self.proxy.shutdown(calls_end);
         if left > 0 {
             log::warn!("{left} calls of clients did not end in time");
+        }
+        let left = self.trials.wait_for_all(calls_end);
+        if left > 0 {
+            log::warn!("{left} trials did not end in time");
         }
         self.core.shutdown();
         let deadline = (Instant::now() + CLIENTS_END_MAX).min(began + MOST_END_MAX);

@@ -12,6 +12,7 @@ mod days;
 mod events;
 mod facts;
 mod flows;
+mod inputs;
 mod keys;
 mod ledger;
 mod prices;
@@ -41,6 +42,7 @@ pub use changes::{
 pub use events::LoggedEvent;
 pub use facts::CallFact;
 pub use flows::FlowRecord;
+pub use inputs::StoredInput;
 pub use keys::{KeyRecord, NewKey};
 pub use ledger::{GROUPS, LedgerFilter, Summary, Sums};
 pub use runs::{ItemRecord, LeftOver, NodeRecord, NodeStatus, OpenRun, Run, RunFilter};

@@ -1,7 +1,8 @@
 //! Threads with names, limits and ends: nothing runs that nobody waits for.
 
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Builder, JoinHandle};
 use std::time::{Duration, Instant};
@@ -74,6 +75,47 @@ fn guarded(work: impl FnOnce()) {
             panic_message(panic.as_ref())
         );
     }
+}
+
+/// Does `work` for each item, up to `at_once` at a time, and gives what it gave, in the order of the
+/// items. One of the threads is the caller's; where the system can start no more of them, fewer items
+/// are at work at a time. A panic goes on in the caller once all others have ended.
+pub fn each_at_once<T: Sync, R: Send>(
+    name: &str,
+    at_once: usize,
+    stack_bytes: usize,
+    items: &[T],
+    work: impl Fn(usize, &T) -> R + Sync,
+) -> Vec<R> {
+    let next = AtomicUsize::new(0);
+    let take_turns = || {
+        let mut done = Vec::new();
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(item) = items.get(at) else {
+                return done;
+            };
+            done.push((at, work(at, item)));
+        }
+    };
+    let mut done = thread::scope(|scope| {
+        let start = |number| {
+            let thread = Builder::new().name(format!("{name}-{number}"));
+            let thread = thread.stack_size(stack_bytes);
+            thread.spawn_scoped(scope, &take_turns).ok()
+        };
+        let helpers: Vec<_> = (1..at_once.min(items.len())).map_while(start).collect();
+        let mut done = take_turns();
+        for helper in helpers {
+            match helper.join() {
+                Ok(more) => done.extend(more),
+                Err(panic) => resume_unwind(panic),
+            }
+        }
+        done
+    });
+    done.sort_by_key(|(at, _)| *at);
+    done.into_iter().map(|(_, given)| given).collect()
 }
 
 /// The text of a panic.
@@ -373,6 +415,22 @@ mod tests {
             done.recv().unwrap();
         }
         assert_eq!(pool.join(Instant::now() + Duration::from_secs(5)), 0);
+    }
+
+    #[test]
+    fn work_is_done_for_each_item_in_as_many_threads_as_are_wanted() {
+        // Nobody goes on before there are three at work, and there are never more.
+        let (met, at_work) = (std::sync::Barrier::new(3), AtomicUsize::new(0));
+        let items: Vec<usize> = (0..9).collect();
+        let given = each_at_once("test", 3, 64 << 10, &items, |at, item| {
+            assert!(at_work.fetch_add(1, Ordering::SeqCst) < 3);
+            met.wait();
+            at_work.fetch_sub(1, Ordering::SeqCst);
+            met.wait();
+            at + item
+        });
+        assert_eq!(given, [0, 2, 4, 6, 8, 10, 12, 14, 16]);
+        assert!(each_at_once("test", 3, 64 << 10, &[0; 0], |_, _| ()).is_empty());
     }
 
     #[test]

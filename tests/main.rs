@@ -24,6 +24,7 @@
 //! - `maps`: a call for each item of a list: in order, at once, failing, again after a restart.
 //! - `nodes`: inputs, conditions, templates and outputs, and how runs go around them.
 //! - `optimizer`: what is proposed of real runs, and what becomes of it.
+//! - `optimizer_trial`: a cheaper model is tried on stored inputs before a flow asks it.
 //! - `page`: what a person sees and does in the page, and pages of other origins.
 //! - `prices`: which price a row was given, what a call would cost, prices of the user's own.
 //! - `prompt_cache`: what is marked for a provider's prompt cache, and what that costs at most.
@@ -59,6 +60,7 @@ mod limits;
 mod maps;
 mod nodes;
 mod optimizer;
+mod optimizer_trial;
 mod page;
 mod prices;
 mod prompt_cache;

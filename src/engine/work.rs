@@ -5,14 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 use super::run::Unit;
 use crate::answers::{self, Answers, Buying, Found, SAME_CALL_POLL};
-use crate::booking::{self, lost_call};
+use crate::booking::{self, lost_call, prompt_hash};
 use crate::budget::Reserve;
 use crate::error::Error;
-use crate::event::{Event, Place, RefusedBy, Timestamp, hex};
+use crate::event::{Event, Place, RefusedBy, Timestamp};
 use crate::flow::{
     self, Agent, Graph, Http, Node, NodeKind, RenderError, Scope, constant_beginning, render,
 };
@@ -325,17 +324,6 @@ fn cache_marks(agent: &Agent, prompt: &str) -> CacheMarks {
         system: agent.system.as_deref().is_some_and(is_constant),
         prompt_bytes: if begins_with_it { beginning.len() } else { 0 },
     }
-}
-
-/// SHA-256 of the prompt; of system prompt, a zero byte and prompt where there are both.
-fn prompt_hash(call: &Call) -> String {
-    let mut hash = Sha256::new();
-    if let Some(system) = &call.system {
-        hash.update(system);
-        hash.update([0]);
-    }
-    hash.update(&call.prompt);
-    hex(&hash.finalize())
 }
 
 /// Runs nodes. Clones share everything.

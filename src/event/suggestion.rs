@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{FlowId, Timestamp, Usd, text_form};
+use super::{FlowId, RunId, Timestamp, Usd, text_form};
 
 /// What a suggestion is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -169,5 +169,70 @@ pub struct Suggestion {
     pub realised: Option<Value>,
     /// The newest trial of it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub trial: Option<Value>,
+    pub trial: Option<Trial>,
+}
+
+/// What a trial gave: inputs that a node had before, answered by another model as well.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Trial {
+    /// When it was made.
+    pub at: Timestamp,
+    /// Who was asked: `provider/model`.
+    pub target: String,
+    /// What those inputs cost before that were answered in the trial as well; none where one of these
+    /// costs is not known.
+    pub before_cost_usd: Option<Usd>,
+    /// What they cost in the trial; none where one of these costs is not known.
+    pub after_cost_usd: Option<Usd>,
+    /// Each input, the newest first.
+    pub items: Vec<TrialItem>,
+}
+
+/// An input and its two answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TrialItem {
+    /// The run that it was stored with.
+    pub run_id: RunId,
+    /// Of a map: which of its items, from 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub item: Option<usize>,
+    /// What was asked.
+    pub prompt: String,
+    /// The answer that the run was given.
+    pub before: TrialAnswer,
+    /// What came of it in the trial.
+    pub after: TrialOutcome,
+}
+
+/// An answer, and what it took.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TrialAnswer {
+    /// The model that answered, as the provider reports it.
+    pub model: String,
+    /// The text.
+    pub output: String,
+    /// Tokens of the prompt.
+    pub input_tokens: u64,
+    /// Tokens of the answer.
+    pub output_tokens: u64,
+    /// Its cost, where known.
+    pub cost_usd: Option<Usd>,
+    /// Milliseconds.
+    pub latency_ms: Option<u64>,
+}
+
+/// What came of an input in a trial.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum TrialOutcome {
+    /// An answer.
+    Answered(TrialAnswer),
+    /// None.
+    Failed {
+        /// Why.
+        error: String,
+    },
 }

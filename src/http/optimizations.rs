@@ -9,10 +9,15 @@ use crate::error::{Error, Result};
 use crate::event::Timestamp;
 use crate::event::suggestion::{Status, Suggestion};
 use crate::optimizer::edit::{Line, diff};
-use crate::optimizer::{changed_document, document_hash};
+use crate::optimizer::{changed_document, chosen_edit, document_hash};
 use crate::store::{Change, FlowRecord};
 
 type Answer = std::result::Result<Reply, Failure>;
+
+/// How many stored inputs a trial asks about unless it says …
+const TRIAL_COUNT_DEFAULT: usize = 3;
+/// … and at most.
+const TRIAL_COUNT_MAX: usize = 10;
 
 /// `GET /api/ledger/optimizations?limit&before&status`: newest first.
 pub fn list(context: &Context, mut query: Query) -> Answer {
@@ -23,7 +28,6 @@ pub fn list(context: &Context, mut query: Query) -> Answer {
     let mut items = context.store.suggestions(status, before, limit + 1)?;
     let more = items.len() > limit;
     items.truncate(limit);
-    items.iter_mut().for_each(|item| item.trial = None);
     let next = items.last().filter(|_| more).map(|last| last.id);
     Ok(Reply::list(&items, next))
 }
@@ -81,10 +85,7 @@ pub fn apply(context: &Context, id: i64, body: &[u8]) -> Answer {
         read_json(body)?
     };
     let suggestion = context.store.suggestion(id)?;
-    let edit = match &choice.alternative {
-        None => &suggestion.proposal.edit,
-        Some(name) => chosen(&suggestion, name)?,
-    };
+    let edit = chosen_edit(&suggestion.proposal, choice.alternative.as_deref())?;
     let edited = edited(context, &suggestion, edit)?;
     context.journal.commit_one(Change::ApplySuggestion {
         id,
@@ -96,14 +97,55 @@ pub fn apply(context: &Context, id: i64, body: &[u8]) -> Answer {
     get(context, id)
 }
 
-fn chosen<'a>(suggestion: &'a Suggestion, name: &str) -> Result<&'a Value> {
-    let all = &suggestion.proposal.alternatives;
-    let found = all.iter().find(|alternative| alternative.name == name);
-    found.map(|alternative| &alternative.edit).ok_or_else(|| {
-        let names: Vec<&str> = all.iter().map(|it| it.name.as_str()).collect();
-        let fault = format!("`{name}` is none of its alternatives: {}", names.join(", "));
-        Error::invalid("the suggestion cannot be applied so", "alternative", fault)
-    })
+/// What a trial is to be.
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct WantedTrial {
+    count: usize,
+    alternative: Option<String>,
+    confirm: bool,
+}
+
+impl Default for WantedTrial {
+    fn default() -> Self {
+        Self {
+            count: TRIAL_COUNT_DEFAULT,
+            alternative: None,
+            confirm: false,
+        }
+    }
+}
+
+impl WantedTrial {
+    fn read(body: &[u8]) -> std::result::Result<Self, Failure> {
+        const MESSAGE: &str = "the trial cannot be made so";
+        if body.is_empty() {
+            return Ok(Self::default());
+        }
+        let value: Value = read_json(body)?;
+        let wanted: Self = serde_path_to_error::deserialize(&value).map_err(|error| {
+            let field = error.path().to_string();
+            Error::invalid(MESSAGE, &field, error.inner().to_string())
+        })?;
+        if !(1..=TRIAL_COUNT_MAX).contains(&wanted.count) {
+            let fault = format!("must be between 1 and {TRIAL_COUNT_MAX}");
+            return Err(Error::invalid(MESSAGE, "count", fault).into());
+        }
+        Ok(wanted)
+    }
+}
+
+/// `POST /api/ledger/optimizations/{id}/trial`: asks the other model what the node was asked before.
+/// Without `"confirm": true` it asks nobody and tells what that would cost.
+pub fn trial(context: &Context, id: i64, body: &[u8]) -> Answer {
+    let wanted = WantedTrial::read(body)?;
+    let trials = &context.trials;
+    let plan = trials.plan(id, wanted.count, wanted.alternative.as_deref())?;
+    if !wanted.confirm {
+        return Ok(Reply::json(200, &trials.estimate(&plan)));
+    }
+    trials.make(&plan)?;
+    get(context, id)
 }
 
 /// `POST /api/ledger/optimizations/{id}/revert`: puts the flow back as it was.

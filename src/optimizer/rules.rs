@@ -76,7 +76,7 @@ pub fn propose(look: &Look<'_>) -> Vec<Proposal> {
 }
 
 /// What a node asks, where it asks a model.
-fn agent(node: &Node) -> Option<&Agent> {
+pub fn agent(node: &Node) -> Option<&Agent> {
     match &node.kind {
         NodeKind::Agent(agent) => Some(agent),
         NodeKind::Map(map) => Some(&map.agent),

@@ -16,7 +16,7 @@ use super::suggestions;
 use super::triggers;
 use crate::budget::{Budget, Reserve};
 use crate::error::{Error, Result};
-use crate::event::suggestion::{Proposal, Status, Suggestion};
+use crate::event::suggestion::{Proposal, Status, Suggestion, Trial};
 use crate::event::{
     BudgetWarning, CallStatus, FlowId, LedgerEntry, RefusedBy, RunId, RunStatus, Seq, Timestamp,
     Usage, Usd,
@@ -403,7 +403,7 @@ pub enum Change {
         /// Which.
         id: i64,
         /// What.
-        trial: serde_json::Value,
+        trial: Box<Trial>,
     },
     /// A run is over.
     FinishRun {

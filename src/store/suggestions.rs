@@ -7,11 +7,14 @@ use super::Store;
 use super::changes::Receipt;
 use super::ledger::parsed;
 use crate::error::{Error, Result};
-use crate::event::suggestion::{Proposal, Status, Suggestion};
+use crate::event::suggestion::{Proposal, Status, Suggestion, Trial};
 use crate::event::{FlowId, Timestamp};
 
 const COLUMNS: &str =
     "id, status, flow_id, flow_name, proposal, created_ms, changed_ms, applied_ms, realised, trial";
+/// The same without the trial, whose texts may be long.
+const COLUMNS_OF_LISTS: &str =
+    "id, status, flow_id, flow_name, proposal, created_ms, changed_ms, applied_ms, realised, NULL";
 
 /// A flow as it was before a suggestion was applied, and after.
 #[derive(Clone, Debug)]
@@ -25,11 +28,6 @@ pub struct AppliedEdit {
 }
 
 fn suggestion(row: &Row<'_>) -> rusqlite::Result<Suggestion> {
-    let json = |column| -> rusqlite::Result<Option<serde_json::Value>> {
-        row.get::<_, Option<String>>(column)?
-            .map(|text| from_json(column, &text))
-            .transpose()
-    };
     let proposal: String = row.get(4)?;
     Ok(Suggestion {
         id: row.get(0)?,
@@ -40,9 +38,17 @@ fn suggestion(row: &Row<'_>) -> rusqlite::Result<Suggestion> {
         created_at: Timestamp(row.get(5)?),
         changed_at: Timestamp(row.get(6)?),
         applied_at: row.get::<_, Option<i64>>(7)?.map(Timestamp),
-        realised: json(8)?,
-        trial: json(9)?,
+        realised: json(row, 8)?,
+        trial: json(row, 9)?,
     })
+}
+
+fn json<T: serde::de::DeserializeOwned>(
+    row: &Row<'_>,
+    column: usize,
+) -> rusqlite::Result<Option<T>> {
+    let text: Option<String> = row.get(column)?;
+    text.map(|text| from_json(column, &text)).transpose()
 }
 
 fn from_json<T: serde::de::DeserializeOwned>(column: usize, text: &str) -> rusqlite::Result<T> {
@@ -70,6 +76,7 @@ impl Store {
     }
 
     /// Up to `limit` suggestions of numbers below `before`, newest first; all, or those of a status.
+    /// Without their trials.
     pub fn suggestions(
         &self,
         status: Option<Status>,
@@ -78,7 +85,7 @@ impl Store {
     ) -> Result<Vec<Suggestion>> {
         self.read(|connection| {
             let mut statement = connection.prepare_cached(&format!(
-                "SELECT {COLUMNS} FROM suggestions WHERE (?1 IS NULL OR status = ?1) AND id < ?2
+                "SELECT {COLUMNS_OF_LISTS} FROM suggestions WHERE (?1 IS NULL OR status = ?1) AND id < ?2
                  ORDER BY id DESC LIMIT ?3"
             ))?;
             let status = status.map(Status::as_str);
@@ -88,11 +95,11 @@ impl Store {
         })
     }
 
-    /// All suggestions about a flow, newest first.
+    /// All suggestions about a flow, newest first. Without their trials.
     pub fn suggestions_of(&self, flow_id: FlowId) -> Result<Vec<Suggestion>> {
         self.read(|connection| {
             let mut statement = connection.prepare_cached(&format!(
-                "SELECT {COLUMNS} FROM suggestions WHERE flow_id = ?1 ORDER BY id DESC"
+                "SELECT {COLUMNS_OF_LISTS} FROM suggestions WHERE flow_id = ?1 ORDER BY id DESC"
             ))?;
             let rows = statement.query_map([flow_id], suggestion)?;
             Ok(rows.collect::<rusqlite::Result<_>>()?)
@@ -263,14 +270,12 @@ pub(super) fn set_realised(
 }
 
 /// Keeps what a trial gave.
-pub(super) fn set_trial(
-    connection: &Connection,
-    id: i64,
-    trial: &serde_json::Value,
-) -> Result<Receipt> {
+pub(super) fn set_trial(connection: &Connection, id: i64, trial: &Trial) -> Result<Receipt> {
+    let text = serde_json::to_string(trial)
+        .map_err(|error| Error::internal(format!("a trial cannot be written: {error}")))?;
     connection
         .prepare_cached("UPDATE suggestions SET trial = ?2 WHERE id = ?1")?
-        .execute(params![id, trial.to_string()])?;
+        .execute(params![id, text])?;
     Ok(Receipt::SuggestionChanged(Box::new(one(connection, id)?)))
 }
 

@@ -1,0 +1,569 @@
+//! Trials: what a node was asked in runs that went well is asked of another model, before the flow is
+//! changed, so that both answers can be seen side by side.
+//!
+//! The calls are paid for like any others and stand in the ledger, of the flow, but of no run and no
+//! node: they are not what suggestions rest on, and belong to no run's sums. A trial goes on when
+//! whoever wanted it has left, since its calls are paid for and its answers are kept.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::chosen_edit;
+use super::edit::Edit;
+use super::facts::Target;
+use super::models::usage_at;
+use super::rules::agent;
+use crate::booking::{self, lost_call, prompt_hash};
+use crate::error::{Error, Result};
+use crate::event::suggestion::{
+    Kind, Proposal, Status, Trial, TrialAnswer, TrialItem, TrialOutcome,
+};
+use crate::event::{FlowId, RefusedBy, RunId, Timestamp, UsageSource, Usd, preview};
+use crate::flow::{Agent, Graph, TEMPLATE_STACK_BYTES_MIN};
+use crate::gateway::{CacheMarks, Call, Cancel, FailureKind, Gateway};
+use crate::journal::Journal;
+use crate::store::{Change, NewCall, Receipt, Settlement, Store, StoredInput};
+use crate::threads::{each_at_once, panic_message};
+
+/// How many trials are made at a time.
+const TRIALS_MAX: usize = 2;
+/// How many calls of a trial are under way at a time.
+const CALLS_AT_ONCE: usize = 4;
+/// A call waits at most so long for its turn at its provider; with more before it, it is not made.
+const TURN_WAIT_MAX: Duration = Duration::from_secs(60);
+/// How much of a text is kept, in bytes; the rest of a prompt is with its run.
+const TEXT_BYTES_MAX: usize = 64 << 10;
+/// How often it is tried to settle a call that the disk refuses; its row becomes `UNKNOWN` at the next
+/// start otherwise.
+const SETTLE_ATTEMPTS_MAX: usize = 5;
+/// The pause between.
+const SETTLE_PAUSE: Duration = Duration::from_secs(1);
+/// As the engine's, which makes the same calls.
+const STACK_BYTES: usize = TEMPLATE_STACK_BYTES_MIN;
+/// What the ledger groups the calls under.
+const ROLE: &str = "trial";
+
+/// Makes trials; shared between threads.
+pub struct Trials {
+    store: Arc<Store>,
+    journal: Journal,
+    gateway: Arc<Gateway>,
+    under_way: Mutex<UnderWay>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct UnderWay {
+    is_stopping: bool,
+    /// The suggestions that are tried, and what ends their calls.
+    trials: Vec<(i64, Cancel)>,
+}
+
+/// One of the trials under way, until it is dropped.
+struct Entered<'a> {
+    trials: &'a Trials,
+    suggestion_id: i64,
+    cancel: Cancel,
+}
+
+/// A trial that could be made.
+pub struct Plan {
+    suggestion_id: i64,
+    flow_id: FlowId,
+    /// Who has answered so far.
+    present: Target,
+    /// Who is to be asked.
+    target: Target,
+    calls: Vec<Planned>,
+}
+
+struct Planned {
+    input: StoredInput,
+    call: Call,
+}
+
+/// What a trial would ask, and what that would cost.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Estimate<'a> {
+    /// Who would be asked: `provider/model`.
+    pub target: String,
+    /// How many calls it is.
+    pub calls: usize,
+    /// What the stored calls would have cost there; none where that is not known.
+    pub expected_cost_usd: Option<Usd>,
+    /// What budgets have to have left for all of them; none where that is not known.
+    pub worst_cost_usd: Option<Usd>,
+    /// What would be asked, the newest first.
+    pub inputs: Vec<EstimatedInput<'a>>,
+}
+
+/// An input that would be asked.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EstimatedInput<'a> {
+    /// The run that it is stored with.
+    pub run_id: &'a RunId,
+    /// Of a map: which of its items, from 0.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub item: Option<usize>,
+    /// When it was asked.
+    pub at: Timestamp,
+    /// The beginning of the prompt.
+    pub prompt_preview: &'a str,
+}
+
+impl Trials {
+    /// None is under way.
+    pub fn new(store: Arc<Store>, journal: Journal, gateway: Arc<Gateway>) -> Self {
+        Self {
+            store,
+            journal,
+            gateway,
+            under_way: Mutex::default(),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// A trial of the newest `count` inputs that are stored, or of as many as there are, with the model
+    /// that a suggestion puts forward or the alternative of that name.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] where there is nothing to try; [`Error::Invalid`] where there is no such
+    /// alternative.
+    pub fn plan(&self, id: i64, count: usize, alternative: Option<&str>) -> Result<Plan> {
+        let suggestion = self.store.suggestion(id)?;
+        let proposal = &suggestion.proposal;
+        if proposal.kind != Kind::ModelSwitch {
+            return Err(Error::Conflict(format!(
+                "suggestion {id} is a {}: only a {} can be tried",
+                proposal.kind,
+                Kind::ModelSwitch
+            )));
+        }
+        // Those that can be applied.
+        if !matches!(suggestion.status, Status::Open | Status::Dismissed) {
+            return Err(Error::Conflict(format!(
+                "suggestion {id} is {}: it is too late to try it",
+                suggestion.status
+            )));
+        }
+        let edit = chosen_edit(proposal, alternative)?;
+        let (present, target) = (present_target(proposal)?, new_target(edit)?);
+        let agent = self.agent(suggestion.flow_id, &proposal.node_id)?;
+        self.gateway.check(&target.0).map_err(Error::Conflict)?;
+        let (provider, model) = (&present.0, &present.1);
+        let inputs = self.store.newest_inputs(
+            suggestion.flow_id,
+            &proposal.node_id,
+            provider,
+            model,
+            count,
+        )?;
+        if inputs.is_empty() {
+            return Err(Error::Conflict(format!(
+                "no input is left that {provider}/{model} has answered: runs that went well have been deleted, or are too long ago"
+            )));
+        }
+        let calls = inputs.into_iter().map(|input| Planned {
+            call: call(&agent, &target, &input),
+            input,
+        });
+        Ok(Plan {
+            suggestion_id: id,
+            flow_id: suggestion.flow_id,
+            present,
+            calls: calls.collect(),
+            target,
+        })
+    }
+
+    /// What the node asks, as its flow is now.
+    fn agent(&self, flow_id: FlowId, node_id: &str) -> Result<Agent> {
+        let flow = self.store.flow(flow_id).map_err(|error| match error {
+            Error::NotFound(_) => Error::Conflict(format!("flow {flow_id} is gone")),
+            other => other,
+        })?;
+        let document: Value = serde_json::from_str(&flow.document)
+            .map_err(|error| Error::internal(format!("flow {flow_id}: {error}")))?;
+        let graph = Graph::parse(&document["data"], &|provider| self.gateway.knows(provider))
+            .map_err(|_| Error::Conflict(format!("flow {flow_id} cannot run as it is now")))?;
+        let node = graph.nodes().iter().find(|node| node.id == node_id);
+        node.and_then(agent).cloned().ok_or_else(|| {
+            Error::Conflict(format!(
+                "node `{node_id}` of flow {flow_id} asks no model any more"
+            ))
+        })
+    }
+
+    /// What a trial would cost. Asks nobody.
+    pub fn estimate<'a>(&self, plan: &'a Plan) -> Estimate<'a> {
+        let now = Timestamp::now();
+        let expected = |planned: &Planned| {
+            let usage = planned.input.usage;
+            if usage.source == UsageSource::None {
+                return None;
+            }
+            let usage = usage_at(&plan.target, usage, &plan.present);
+            let (provider, model) = &plan.target;
+            self.gateway.cost_of(provider, model, &usage, now)
+        };
+        let calls = &plan.calls;
+        let shown = |planned: &'a Planned| EstimatedInput {
+            run_id: &planned.input.run_id,
+            item: planned.input.item,
+            at: planned.input.at,
+            prompt_preview: preview(&planned.input.prompt.prompt),
+        };
+        Estimate {
+            target: name(&plan.target),
+            calls: calls.len(),
+            expected_cost_usd: sum(calls.iter().map(expected)),
+            worst_cost_usd: sum(calls
+                .iter()
+                .map(|planned| self.gateway.reserve(&planned.call, now).cost)),
+            inputs: calls.iter().map(shown).collect(),
+        }
+    }
+
+    /// Makes the calls, waits for them, and keeps what they gave with the suggestion. What fails stands
+    /// where its answer would.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] where too many trials are under way, [`Error::Conflict`] where this one is;
+    /// [`Error::Stopping`].
+    pub fn make(&self, plan: &Plan) -> Result<()> {
+        let entered = self.enter(plan.suggestion_id)?;
+        let at = Timestamp::now();
+        let trial_id = Uuid::now_v7();
+        let outcomes = each_at_once(
+            "trial",
+            CALLS_AT_ONCE,
+            STACK_BYTES,
+            &plan.calls,
+            |number, planned| {
+                let operation_id = format!("{ROLE}:{trial_id}[{number}]");
+                self.ask(plan.flow_id, &planned.call, operation_id, &entered.cancel)
+            },
+        );
+        let items: Vec<TrialItem> = plan
+            .calls
+            .iter()
+            .zip(outcomes)
+            .map(|(planned, after)| item(&planned.input, after))
+            .collect();
+        // Nothing is kept in place of an earlier trial where nothing came of this one.
+        if entered.cancel.is_cancelled() && answered(&items).next().is_none() {
+            return Err(Error::Stopping);
+        }
+        let trial = Trial {
+            at,
+            target: name(&plan.target),
+            before_cost_usd: sum(answered(&items).map(|(before, _)| before.cost_usd)),
+            after_cost_usd: sum(answered(&items).map(|(_, after)| after.cost_usd)),
+            items,
+        };
+        self.journal
+            .commit_one(Change::SetTrial {
+                id: plan.suggestion_id,
+                trial: Box::new(trial),
+            })
+            .map(drop)
+    }
+
+    /// Commits the intent of a call, makes the call and settles it.
+    fn ask(
+        &self,
+        flow_id: FlowId,
+        call: &Call,
+        operation_id: String,
+        cancel: &Cancel,
+    ) -> TrialOutcome {
+        if cancel.is_cancelled() {
+            return failed(Error::Stopping.to_string());
+        }
+        let turn = self.gateway.turn(call);
+        let wait = turn.wait(Instant::now());
+        if wait > TURN_WAIT_MAX {
+            return failed(format!(
+                "provider {} allows no more calls for {} seconds",
+                call.provider,
+                wait.as_secs()
+            ));
+        }
+        if !wait.is_zero() && cancel.wait(wait) {
+            return failed(Error::Stopping.to_string());
+        }
+        let at = Timestamp::now();
+        let intent = NewCall {
+            at,
+            flow_id: Some(flow_id),
+            run_id: None,
+            node_id: None,
+            attempt: 1,
+            operation_id,
+            provider: call.provider.clone(),
+            model: call.model.clone(),
+            role: Some(ROLE.to_owned()),
+            prompt_hash: prompt_hash(call),
+            key_name: None,
+            tags: None,
+            reserve: self.gateway.reserve(call, at),
+        };
+        let id = match self.journal.commit_one(Change::OpenCall(intent.clone())) {
+            Ok(Receipt::Call(entry)) => entry.id,
+            Ok(_) => return failed("the journal gave no ledger row"),
+            // Told in the ledger as well, as a call that was not made.
+            Err(Error::Budget(why)) => {
+                let change = Change::RefuseCall(intent, RefusedBy::Budget, why.clone());
+                if let Err(error) = self.journal.commit_one(change) {
+                    log::warn!("that a call was refused cannot be written: {error}");
+                }
+                return failed(why);
+            }
+            // No call without a row that says so.
+            Err(error) => {
+                return failed(format!(
+                    "the call was not made, because its ledger row could not be written: {error}"
+                ));
+            }
+        };
+        turn.used();
+        let called = catch_unwind(AssertUnwindSafe(|| self.call(call, id, cancel)));
+        let (outcome, settlement) = called.unwrap_or_else(|panic| {
+            let message = panic_message(panic.as_ref());
+            let error = format!("internal error during the call: {message}");
+            log::error!("{error}");
+            let settlement = Settlement {
+                error: Some(error.clone()),
+                ..lost_call(id, Timestamp::now())
+            };
+            (failed(error), settlement)
+        });
+        self.settle(settlement, cancel);
+        outcome
+    }
+
+    fn call(&self, call: &Call, id: i64, cancel: &Cancel) -> (TrialOutcome, Settlement) {
+        let began = Timestamp::now();
+        match self.gateway.call(call, cancel, &mut |_| {}) {
+            Ok(answer) => {
+                let settlement = booking::answered(&self.gateway, call, id, &answer, began);
+                let answer = TrialAnswer {
+                    model: answer.model,
+                    output: kept(&answer.text),
+                    input_tokens: answer.usage.input_tokens,
+                    output_tokens: answer.usage.output_tokens,
+                    cost_usd: settlement.cost,
+                    latency_ms: Some(answer.latency_ms),
+                };
+                (TrialOutcome::Answered(answer), settlement)
+            }
+            Err(failure) => {
+                let settlement = booking::failed(&self.gateway, call, id, &failure, began);
+                if failure.kind != FailureKind::Cancelled {
+                    return (failed(failure.message), settlement);
+                }
+                // Nothing stops it but the end of the server: as for calls of flows, what it used is
+                // kept.
+                let settlement = Settlement {
+                    usage: settlement.usage,
+                    latency_ms: settlement.latency_ms,
+                    ..lost_call(id, settlement.at)
+                };
+                (failed(Error::Stopping.to_string()), settlement)
+            }
+        }
+    }
+
+    fn settle(&self, settlement: Settlement, cancel: &Cancel) {
+        let id = settlement.id;
+        for attempt in 1.. {
+            let change = Change::SettleCall(settlement.clone());
+            match self.journal.commit_one(change) {
+                Ok(_) => return,
+                Err(Error::Disk(_))
+                    if attempt < SETTLE_ATTEMPTS_MAX && !cancel.wait(SETTLE_PAUSE) => {}
+                Err(error) => {
+                    log::error!("the settlement of call {id} is not written: {error}");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn under_way(&self) -> MutexGuard<'_, UnderWay> {
+        self.under_way
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn enter(&self, suggestion_id: i64) -> Result<Entered<'_>> {
+        let mut under_way = self.under_way();
+        if under_way.is_stopping {
+            return Err(Error::Stopping);
+        }
+        let trials = &mut under_way.trials;
+        if trials.iter().any(|(id, _)| *id == suggestion_id) {
+            return Err(Error::Conflict(format!(
+                "suggestion {suggestion_id} is being tried"
+            )));
+        }
+        if trials.len() >= TRIALS_MAX {
+            return Err(Error::Busy(format!(
+                "{TRIALS_MAX} trials are under way, which is as many as may be"
+            )));
+        }
+        let cancel = Cancel::new();
+        trials.push((suggestion_id, cancel.clone()));
+        Ok(Entered {
+            trials: self,
+            suggestion_id,
+            cancel,
+        })
+    }
+
+    /// Ends all trials, and lets no more begin. Does not wait for them.
+    pub fn stop(&self) {
+        let mut under_way = self.under_way();
+        under_way.is_stopping = true;
+        let cancels: Vec<Cancel> = under_way.trials.iter().map(|it| it.1.clone()).collect();
+        drop(under_way);
+        cancels.iter().for_each(Cancel::cancel);
+    }
+
+    /// Waits until all trials have ended and are kept, but not beyond the deadline. Gives how many are
+    /// left.
+    pub fn wait_for_all(&self, deadline: Instant) -> usize {
+        let time = deadline.saturating_duration_since(Instant::now());
+        let (under_way, _) = self
+            .changed
+            .wait_timeout_while(self.under_way(), time, |it| !it.trials.is_empty())
+            .unwrap_or_else(PoisonError::into_inner);
+        under_way.trials.len()
+    }
+}
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        let mut under_way = self.trials.under_way();
+        let id = self.suggestion_id;
+        under_way.trials.retain(|(other, _)| *other != id);
+        drop(under_way);
+        self.trials.changed.notify_all();
+    }
+}
+
+/// The target whose calls a suggestion rests on.
+fn present_target(proposal: &Proposal) -> Result<Target> {
+    let text = |key: &str| proposal.evidence[key].as_str().map(str::to_owned);
+    text("provider")
+        .zip(text("model"))
+        .ok_or_else(|| Error::internal("a suggestion does not say what was asked"))
+}
+
+/// The target that a change sets.
+fn new_target(edit: &Value) -> Result<Target> {
+    let read = serde_json::from_value(edit.clone());
+    let Ok(Edit::SetNode { values, .. }) = read else {
+        return Err(Error::internal("a suggestion does not say what to ask"));
+    };
+    let text = |key: &str| values.get(key).and_then(Value::as_str).map(str::to_owned);
+    text("provider")
+        .zip(text("model"))
+        .ok_or_else(|| Error::internal("a suggestion does not say what to ask"))
+}
+
+/// What was asked, of another target: as the node would, but not streamed, and with nothing to be kept
+/// in a prompt cache, which does not pay for a few calls.
+fn call(agent: &Agent, target: &Target, input: &StoredInput) -> Call {
+    Call {
+        provider: target.0.clone(),
+        model: target.1.clone(),
+        system: input.prompt.system.clone(),
+        prompt: input.prompt.prompt.clone(),
+        max_tokens: agent.max_tokens,
+        temperature: agent.temperature,
+        stream: false,
+        first_byte_timeout: agent.first_token_timeout,
+        total_timeout: agent.total_timeout,
+        cache_marks: CacheMarks::default(),
+    }
+}
+
+fn name((provider, model): &Target) -> String {
+    format!("{provider}/{model}")
+}
+
+/// None where one is not known.
+fn sum(costs: impl Iterator<Item = Option<Usd>>) -> Option<Usd> {
+    costs.fold(Some(Usd::ZERO), |sum, cost| Some(sum?.plus(cost?)))
+}
+
+fn failed(error: impl Into<String>) -> TrialOutcome {
+    TrialOutcome::Failed {
+        error: error.into(),
+    }
+}
+
+fn item(input: &StoredInput, after: TrialOutcome) -> TrialItem {
+    TrialItem {
+        run_id: input.run_id.clone(),
+        item: input.item,
+        prompt: kept(&input.prompt.prompt),
+        before: TrialAnswer {
+            model: input.model.clone(),
+            output: kept(&input.output),
+            input_tokens: input.usage.input_tokens,
+            output_tokens: input.usage.output_tokens,
+            cost_usd: input.cost,
+            latency_ms: input.latency_ms,
+        },
+        after,
+    }
+}
+
+/// The answers to inputs that both models have answered.
+fn answered(items: &[TrialItem]) -> impl Iterator<Item = (&TrialAnswer, &TrialAnswer)> {
+    items.iter().filter_map(|item| match &item.after {
+        TrialOutcome::Answered(after) => Some((&item.before, after)),
+        TrialOutcome::Failed { .. } => None,
+    })
+}
+
+/// A text, as far as it is kept.
+fn kept(text: &str) -> String {
+    if text.len() <= TEXT_BYTES_MAX {
+        return text.to_owned();
+    }
+    let end = text.floor_char_boundary(TEXT_BYTES_MAX);
+    format!("{}…", &text[..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sum_is_known_where_all_its_parts_are() {
+        let cent = Some(Usd::from_nanousd(10_000_000));
+        assert_eq!(
+            sum([cent, cent].into_iter()),
+            Some(Usd::from_nanousd(20_000_000))
+        );
+        assert_eq!(sum([cent, None, cent].into_iter()), None);
+    }
+
+    #[test]
+    fn a_long_text_is_kept_up_to_a_whole_character() {
+        let text = "ä".repeat(TEXT_BYTES_MAX);
+        let kept = kept(&text);
+        assert!(kept.ends_with("ä…") && kept.len() <= TEXT_BYTES_MAX + "…".len());
+        assert_eq!(super::kept("short"), "short");
+    }
+}

@@ -1,0 +1,560 @@
+//! A cheaper model is tried on stored inputs before a flow asks it: what that costs is told first, the
+//! calls are like any others, and both answers stand side by side.
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::time::Duration;
+
+use crossbeam_channel::{Sender, bounded};
+use flowledger::gateway::{Kind, Rate};
+use serde_json::{Value, json};
+
+use crate::harness::{DEADLINE, TestServer, add_provider, agent, chain, eventually};
+use crate::optimizer::{flow_of, has_looked, of_kind, run_times, server, suggestion};
+use crate::upstream::{Upstream, completion_of, json_answer};
+
+const PATH: &str = "/api/ledger/optimizations";
+
+/// The dear model, which flows ask, and the cheap one that they use elsewhere.
+const DEAR: &str = "gpt-4o";
+const CHEAP: &str = "gpt-4o-mini";
+
+/// What 1,000 tokens and 100 cost at the dear model, and 1,000 and 50 at the cheap one, in nano-dollars:
+/// at 2.5 and 10 dollars a million, and at 0.15 and 0.6.
+const DEAR_NANOUSD: u64 = 1_000 * 2_500 + 100 * 10_000;
+const CHEAP_NANOUSD: u64 = 1_000 * 150 + 50 * 600;
+
+/// The prompt of a request.
+fn prompt_of(asked: &Value) -> String {
+    let messages = asked["messages"].as_array().unwrap();
+    messages.last().unwrap()["content"]
+        .as_str()
+        .unwrap()
+        .to_owned()
+}
+
+/// The dear model answers with 100 tokens, all others with 50, but for prompts that they find bad.
+fn answer(asked: &Value) -> String {
+    let model = asked["model"].as_str().unwrap();
+    let prompt = prompt_of(asked);
+    if model == DEAR {
+        return completion_of(model, &format!("at length: {prompt}"), 1_000, 100);
+    }
+    if prompt.contains("bad") {
+        return json_answer("400 Bad Request", r#"{"error":{"message":"not this one"}}"#);
+    }
+    completion_of(model, &format!("briefly: {prompt}"), 1_000, 50)
+}
+
+fn two_models() -> Upstream {
+    Upstream::start(|body, stream| {
+        let _ = stream.write_all(answer(&serde_json::from_str(body).unwrap()).as_bytes());
+    })
+}
+
+/// As [`two_models`], but only the dear model answers by itself; the others do once they are let.
+fn only_dear_answers() -> (Upstream, Sender<()>) {
+    let (release, held) = bounded::<()>(0);
+    let upstream = Upstream::start(move |body, stream| {
+        let asked: Value = serde_json::from_str(body).unwrap();
+        if asked["model"] != DEAR {
+            let _ = held.recv_timeout(DEADLINE);
+        }
+        let _ = stream.write_all(answer(&asked).as_bytes());
+    });
+    (upstream, release)
+}
+
+/// A flow whose calls could be made at the cheap model, since another flow makes its there, and the
+/// suggestion that says so.
+fn switch(server: &TestServer, flow: &Value, input: impl Fn(usize) -> Value) -> (i64, Value) {
+    let used = flow_of(server, CHEAP);
+    run_times(server, used, 10, |at| at.to_string());
+    let flow = server.save(flow);
+    for at in 0..10 {
+        let run = server.run(flow, &input(at));
+        assert_eq!(run["status"], "COMPLETED", "{run}");
+    }
+    let found = suggestion(server, "model_switch");
+    assert_eq!(found["evidence"]["toModel"], CHEAP, "{found}");
+    (flow, found)
+}
+
+/// A flow of one node at the dear model, with more in its data.
+fn one_node(more: &Value) -> Value {
+    let mut node = agent("n", "openai", DEAR, "Say {{ input.what }}");
+    node["data"]["stream"] = json!(false);
+    for (key, value) in more.as_object().unwrap() {
+        node["data"][key] = value.clone();
+    }
+    chain("One", &[node])
+}
+
+fn what(at: usize) -> Value {
+    json!({"what": format!("no. {at}")})
+}
+
+fn trial_path(suggestion: &Value) -> String {
+    format!("{PATH}/{}/trial", suggestion["id"])
+}
+
+/// Ledger rows of trials, the newest first.
+fn trial_rows(server: &TestServer) -> Vec<Value> {
+    let rows = server.get("/api/ledger?limit=200").json();
+    let rows = rows["items"].as_array().unwrap().iter();
+    rows.filter(|row| row["agent_role"] == "trial")
+        .cloned()
+        .collect()
+}
+
+fn usd(nanousd: u64) -> Value {
+    json!(nanousd as f64 / 1e9)
+}
+
+/// Asks for a trial without waiting for what comes.
+fn begin(server: &TestServer, suggestion: &Value, count: usize) -> TcpStream {
+    let body = json!({"count": count, "confirm": true}).to_string();
+    let mut stream = server.connect();
+    let head = format!(
+        "POST {} HTTP/1.1\r\nhost: {}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+        trial_path(suggestion),
+        server.address(),
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).unwrap();
+    stream
+}
+
+/// Waits until the upstream was asked that many times by trials.
+fn until_asked(upstream: &Upstream, times: usize) {
+    for _ in 0..times {
+        loop {
+            let body = upstream.requests().recv_timeout(DEADLINE).unwrap();
+            let asked: Value = serde_json::from_str(&body).unwrap();
+            if asked["model"] != DEAR {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn an_estimate_asks_nobody_and_tells_what_the_stored_calls_would_have_cost_there() {
+    let upstream = two_models();
+    let server = server(&upstream);
+    let (flow, found) = switch(&server, &one_node(&json!({})), what);
+    let count = upstream.count();
+    let told = server.post(&trial_path(&found), &json!({"count": 4}));
+    assert_eq!(told.status, 200, "{}", told.text());
+    let told = told.json();
+    assert_eq!(told["target"], "openai/gpt-4o-mini");
+    assert_eq!(told["calls"], 4);
+    // The tokens are those that the dear model used.
+    let expected = 4 * (1_000 * 150 + 100 * 600);
+    assert_eq!(told["expectedCostUsd"], usd(expected), "{told}");
+    // Nine bytes of a prompt, a token for every two and 32 for the frame; no limit to the answer.
+    let worst = 4 * ((5 + 32) * 150 + 4_096 * 600);
+    assert_eq!(told["worstCostUsd"], usd(worst), "{told}");
+    let runs = server.get(&format!("/api/runs?flow_id={flow}")).json();
+    for (at, input) in told["inputs"].as_array().unwrap().iter().enumerate() {
+        assert_eq!(input["runId"], runs["items"][at]["runId"]);
+        assert_eq!(input["promptPreview"], format!("Say no. {}", 9 - at));
+        assert!(input["at"].is_string() && input["item"].is_null());
+    }
+    // Three unless somebody says; and another model where somebody says.
+    let usual = server.request("POST", &trial_path(&found), &[], b"").json();
+    assert_eq!(usual["calls"], 3);
+    let other = &found["alternatives"][0]["name"];
+    let other_told = server.post(&trial_path(&found), &json!({"alternative": other}));
+    assert_eq!(other_told.json()["target"], *other);
+    assert_eq!(upstream.count(), count);
+    assert!(trial_rows(&server).is_empty());
+    let whole = server.get(&format!("{PATH}/{}", found["id"])).json();
+    assert!(whole["trial"].is_null(), "{whole}");
+}
+
+#[test]
+fn a_trial_shows_both_answers_with_what_they_took_and_its_calls_are_rows_of_no_run() {
+    let upstream = two_models();
+    let server = server(&upstream);
+    let node = one_node(&json!({"system": "Be kind", "maxTokens": 300, "temperature": 0.5}));
+    let (flow, found) = switch(&server, &node, what);
+    let run = server.get(&format!("/api/flows/{flow}/status")).json();
+    let mut client = server.client();
+    while upstream.requests().try_recv().is_ok() {}
+    let done = server.post(&trial_path(&found), &json!({"count": 2, "confirm": true}));
+    assert_eq!(done.status, 200, "{}", done.text());
+    let done = done.json();
+    assert_eq!(
+        (&done["id"], &done["status"]),
+        (&found["id"], &json!("OPEN"))
+    );
+    let trial = &done["trial"];
+    assert_eq!(trial["target"], "openai/gpt-4o-mini");
+    assert_eq!(trial["beforeCostUsd"], usd(2 * DEAR_NANOUSD), "{trial}");
+    assert_eq!(trial["afterCostUsd"], usd(2 * CHEAP_NANOUSD), "{trial}");
+    let items = trial["items"].as_array().unwrap();
+    assert_eq!(items.len(), 2);
+    for (at, item) in items.iter().enumerate() {
+        let prompt = format!("Say no. {}", 9 - at);
+        assert_eq!(item["prompt"], prompt);
+        let (mut before, mut after) = (item["before"].clone(), item["after"].clone());
+        for one in [&mut before, &mut after] {
+            assert!(one["latencyMs"].take().is_u64(), "{item}");
+        }
+        assert_eq!(
+            before,
+            json!({"model": DEAR, "output": format!("at length: {prompt}"), "inputTokens": 1_000,
+                "outputTokens": 100, "costUsd": usd(DEAR_NANOUSD), "latencyMs": null})
+        );
+        assert_eq!(
+            after,
+            json!({"model": CHEAP, "output": format!("briefly: {prompt}"), "inputTokens": 1_000,
+                "outputTokens": 50, "costUsd": usd(CHEAP_NANOUSD), "latencyMs": null})
+        );
+    }
+    assert_eq!(items[0]["runId"], run["runId"], "{run}");
+
+    // Asked as the node asks.
+    let asked = upstream.requests().recv_timeout(DEADLINE).unwrap();
+    let asked: Value = serde_json::from_str(&asked).unwrap();
+    assert_eq!(asked["model"], CHEAP);
+    assert_eq!(asked["messages"][0]["content"], "Be kind");
+    assert_eq!(asked["temperature"], 0.5);
+    assert!(asked.to_string().contains(":300"), "{asked}");
+    assert_ne!(asked["stream"], true);
+
+    let rows = trial_rows(&server);
+    assert_eq!(rows.len(), 2);
+    for row in &rows {
+        assert_eq!(row["flow_id"], flow);
+        assert_eq!(
+            (&row["run_id"], &row["node_id"]),
+            (&Value::Null, &Value::Null)
+        );
+        assert_eq!(
+            (&row["status"], &row["attempt"]),
+            (&json!("SUCCESS"), &json!(1))
+        );
+        assert_eq!(row["total_cost_usd"], usd(CHEAP_NANOUSD));
+        let same = server.get("/api/ledger?limit=200").json();
+        let same = same["items"].as_array().unwrap().iter();
+        let same = same.filter(|other| other["prompt_hash"] == row["prompt_hash"]);
+        assert_eq!(same.count(), 2, "the run's row and this one");
+    }
+    assert_ne!(rows[0]["operation_id"], rows[1]["operation_id"]);
+
+    // Viewers are told that there is something new, and the texts are for those who ask.
+    let told = client.until_type("OPTIMIZATION_CHANGED");
+    let told = &told.last().unwrap()["payload"]["suggestion"];
+    assert_eq!((&told["id"], &told["trial"]), (&found["id"], &Value::Null));
+    let listed = of_kind(&server, "model_switch", "OPEN").remove(0);
+    assert!(listed["trial"].is_null(), "{listed}");
+    // It is no ground for anything.
+    has_looked(&server);
+    let after = server.get(&format!("{PATH}/{}", found["id"])).json();
+    assert_eq!(
+        (&after["calls"], &after["evidence"]),
+        (&found["calls"], &found["evidence"])
+    );
+    assert_eq!(after["trial"], *trial);
+}
+
+#[test]
+fn of_a_map_its_items_are_tried() {
+    let upstream = two_models();
+    let server = server(&upstream);
+    let map = json!({"id": "each", "type": "map", "data": {
+        "label": "Each", "provider": "openai", "model": DEAR, "stream": false,
+        "items": "{{ input.list }}", "prompt": "Say {{ item }}"
+    }});
+    let flow = chain("Map", &[map]);
+    let (_, found) = switch(&server, &flow, |at| json!({"list": [2 * at, 2 * at + 1]}));
+    let done = server
+        .post(&trial_path(&found), &json!({"confirm": true}))
+        .json();
+    let items = done["trial"]["items"].as_array().unwrap();
+    let shown: Vec<(&Value, &str)> = items
+        .iter()
+        .map(|item| (&item["item"], item["after"]["output"].as_str().unwrap()))
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            (&json!(1), "briefly: Say 19"),
+            (&json!(0), "briefly: Say 18"),
+            (&json!(1), "briefly: Say 17")
+        ]
+    );
+    assert_eq!(items[0]["before"]["output"], "at length: Say 19");
+    assert_eq!(items[0]["runId"], items[1]["runId"]);
+    assert_ne!(items[1]["runId"], items[2]["runId"]);
+}
+
+#[test]
+fn what_a_provider_refuses_stands_at_its_item_and_the_rest_goes_on() {
+    let upstream = two_models();
+    let server = server(&upstream);
+    let (_, found) = switch(
+        &server,
+        &one_node(&json!({})),
+        |at| json!({"what": if at == 8 { "a bad word".into() } else { at.to_string() }}),
+    );
+    let done = server.post(&trial_path(&found), &json!({"confirm": true}));
+    assert_eq!(done.status, 200, "{}", done.text());
+    let trial = &done.json()["trial"];
+    let error = trial["items"][1]["after"]["error"].as_str().unwrap();
+    assert!(error.contains("not this one"), "{error}");
+    assert_eq!(
+        trial["items"][1]["before"]["output"],
+        "at length: Say a bad word"
+    );
+    for at in [0, 2] {
+        assert_eq!(trial["items"][at]["after"]["outputTokens"], 50, "{trial}");
+    }
+    // What was not answered is on neither side.
+    assert_eq!(trial["beforeCostUsd"], usd(2 * DEAR_NANOUSD));
+    assert_eq!(trial["afterCostUsd"], usd(2 * CHEAP_NANOUSD));
+    let rows = trial_rows(&server);
+    let failed: Vec<&Value> = rows
+        .iter()
+        .filter(|row| row["status"] == "FAILED")
+        .collect();
+    assert_eq!((rows.len(), failed.len()), (3, 1));
+    assert_eq!(failed[0]["total_cost_usd"], 0);
+}
+
+#[test]
+fn a_hard_budget_holds_for_trials_and_its_refusal_stands_at_the_item_and_in_the_ledger() {
+    let upstream = two_models();
+    let server = server(&upstream);
+    let (_, found) = switch(&server, &one_node(&json!({})), what);
+    // Room for a call at worst, but not for two at a time.
+    let worst = server
+        .post(&trial_path(&found), &json!({"count": 1}))
+        .json();
+    let used = 10 * CHEAP_NANOUSD;
+    let limit = used + (worst["worstCostUsd"].as_f64().unwrap() * 1e9).round() as u64;
+    let budget = json!({"name": "tight", "per": "day", "model": CHEAP, "hard": true,
+        "limitUsd": usd(limit).to_string()});
+    let set = json!({"budgets": [budget]}).to_string();
+    let set = server.request("PUT", "/api/budget", &[], set.as_bytes());
+    assert_eq!(set.status, 200, "{}", set.text());
+    let count = upstream.count();
+    let done = server.post(&trial_path(&found), &json!({"count": 4, "confirm": true}));
+    assert_eq!(done.status, 200, "{}", done.text());
+    let trial = &done.json()["trial"];
+    let items = trial["items"].as_array().unwrap();
+    let refused: Vec<&str> = items
+        .iter()
+        .filter_map(|item| item["after"]["error"].as_str())
+        .collect();
+    // The first is let go; once it is settled there is less room than the worst case needs.
+    assert_eq!(refused.len(), 3, "{trial}");
+    assert!(refused[0].contains("the budget `tight`"), "{refused:?}");
+    assert_eq!(upstream.count(), count + 1);
+    assert_eq!(trial["afterCostUsd"], usd(CHEAP_NANOUSD));
+    let rows = trial_rows(&server);
+    let by_budget = rows.iter().filter(|row| row["refused"] == "budget");
+    assert_eq!((rows.len(), by_budget.count()), (4, 3));
+}
+
+#[test]
+fn a_call_that_would_wait_for_its_turn_for_too_long_is_not_made() {
+    let upstream = two_models();
+    let url = upstream.url().to_owned();
+    let server = TestServer::start_with(move |config| {
+        add_provider(config, "openai", Kind::OpenAi, &url);
+        let rate = Rate {
+            requests_per_minute: Some(21),
+            tokens_per_minute: None,
+            minute: Duration::from_secs(600),
+        };
+        config.rates = [("openai".to_owned(), rate)].into();
+    });
+    let (_, found) = switch(&server, &one_node(&json!({})), what);
+    let done = server
+        .post(&trial_path(&found), &json!({"confirm": true}))
+        .json();
+    let items = done["trial"]["items"].as_array().unwrap();
+    let errors = items
+        .iter()
+        .filter_map(|item| item["after"]["error"].as_str());
+    let errors: Vec<&str> = errors.collect();
+    assert_eq!(errors.len(), 2, "{done}");
+    assert!(errors[0].contains("provider openai allows no more calls"));
+    // No call, no row.
+    assert_eq!(trial_rows(&server).len(), 1);
+}
+
+#[test]
+fn what_cannot_be_tried_is_refused_and_bad_bodies_are_told_by_their_fields() {
+    let upstream = two_models();
+    let server = server(&upstream);
+    let (flow, found) = switch(&server, &one_node(&json!({})), what);
+    let path = trial_path(&found);
+    for (body, field) in [
+        (json!({"count": 0}), "count"),
+        (json!({"count": 11}), "count"),
+        (json!({"count": "three"}), "count"),
+        (json!({"confirm": 1}), "confirm"),
+        (json!({"alternative": "openai/none"}), "alternative"),
+        (json!({"alternative": 7}), "alternative"),
+        (json!({"models": []}), "models"),
+    ] {
+        let refused = server.post(&path, &body);
+        assert_eq!(refused.status, 422, "{body}: {}", refused.text());
+        let error = &refused.json()["error"];
+        assert_eq!(error["details"][0]["field"], field, "{body}: {error}");
+    }
+    assert_eq!(server.request("POST", &path, &[], b"{").status, 400);
+    assert_eq!(
+        server.post(&format!("{PATH}/999/trial"), &json!({})).status,
+        404
+    );
+    assert_eq!(server.get(&path).status, 405);
+
+    let again = flow_of(&server, DEAR);
+    run_times(&server, again, 5, |_| "again".into());
+    let cache = suggestion(&server, "cache");
+    let refused = server.post(&trial_path(&cache), &json!({}));
+    assert_eq!(
+        (refused.status, refused.error_code().as_str()),
+        (409, "conflict")
+    );
+
+    // Runs may be deleted; what they cost stays.
+    let runs = server.get(&format!("/api/runs?flow_id={flow}")).json();
+    for run in runs["items"].as_array().unwrap() {
+        let path = format!("/api/runs/{}", run["runId"].as_str().unwrap());
+        assert_eq!(server.request("DELETE", &path, &[], b"").status, 204);
+    }
+    let refused = server.post(&path, &json!({"confirm": true}));
+    assert_eq!(refused.status, 409, "{}", refused.text());
+    assert!(
+        refused.text().contains("no input is left"),
+        "{}",
+        refused.text()
+    );
+
+    let gone = server.request("DELETE", &format!("/api/flows/{flow}"), &[], b"");
+    assert_eq!(gone.status, 204);
+    eventually("it is withdrawn", || {
+        !of_kind(&server, "model_switch", "WITHDRAWN").is_empty()
+    });
+    let refused = server.post(&path, &json!({}));
+    assert_eq!(refused.status, 409, "{}", refused.text());
+    assert!(refused.text().contains("WITHDRAWN"), "{}", refused.text());
+    assert!(trial_rows(&server).is_empty());
+}
+
+#[test]
+fn a_suggestion_is_tried_once_at_a_time_and_so_are_only_two_of_them() {
+    let (upstream, release) = only_dear_answers();
+    let server = server(&upstream);
+    for _ in 0..3 {
+        let flow = flow_of(&server, DEAR);
+        run_times(&server, flow, 10, |at| at.to_string());
+    }
+    let mut found = Vec::new();
+    eventually("all three are told", || {
+        found = of_kind(&server, "model_switch", "OPEN");
+        found.len() == 3
+    });
+    let _first = begin(&server, &found[0], 1);
+    let _second = begin(&server, &found[1], 1);
+    until_asked(&upstream, 2);
+    let twice = server.post(&trial_path(&found[0]), &json!({"confirm": true}));
+    assert_eq!(
+        (twice.status, twice.error_code().as_str()),
+        (409, "conflict")
+    );
+    let third = server.post(&trial_path(&found[2]), &json!({"confirm": true}));
+    assert_eq!((third.status, third.error_code().as_str()), (429, "busy"));
+    // To ask what it would cost is no trial.
+    assert_eq!(server.post(&trial_path(&found[2]), &json!({})).status, 200);
+    drop(release);
+    for tried in &found[..2] {
+        let path = format!("{PATH}/{}", tried["id"]);
+        eventually("it is tried", || {
+            !server.get(&path).json()["trial"].is_null()
+        });
+    }
+    eventually("there is room", || {
+        server
+            .post(&trial_path(&found[2]), &json!({"confirm": true}))
+            .status
+            == 200
+    });
+}
+
+#[test]
+fn a_trial_goes_on_when_its_client_leaves() {
+    let (upstream, release) = only_dear_answers();
+    let server = server(&upstream);
+    let flow = flow_of(&server, DEAR);
+    run_times(&server, flow, 10, |at| at.to_string());
+    let found = suggestion(&server, "model_switch");
+    drop(begin(&server, &found, 2));
+    until_asked(&upstream, 2);
+    drop(release);
+    let path = format!("{PATH}/{}", found["id"]);
+    eventually("it is kept", || {
+        !server.get(&path).json()["trial"].is_null()
+    });
+    let kept = server.get(&path).json()["trial"].clone();
+    assert_eq!(kept["items"][1]["after"]["outputTokens"], 50, "{kept}");
+}
+
+#[test]
+fn the_calls_of_a_trial_end_with_the_server_and_what_was_answered_before_is_kept() {
+    let (upstream, release) = only_dear_answers();
+    let mut server = server(&upstream);
+    let flow = flow_of(&server, DEAR);
+    run_times(&server, flow, 10, |at| at.to_string());
+    let found = suggestion(&server, "model_switch");
+    let path = format!("{PATH}/{}", found["id"]);
+
+    // None is answered.
+    let first = begin(&server, &found, 6);
+    until_asked(&upstream, 4);
+    server.start_again();
+    drop(first);
+    let rows = trial_rows(&server);
+    assert_eq!(
+        rows.len(),
+        4,
+        "those that had not begun were not made: {rows:?}"
+    );
+    for row in &rows {
+        assert_eq!(
+            (&row["status"], &row["total_cost_usd"]),
+            (&json!("UNKNOWN"), &Value::Null)
+        );
+    }
+    assert!(server.get(&path).json()["trial"].is_null());
+
+    // Those that the upstream still holds are answered to nobody.
+    for _ in 0..4 {
+        release.send_timeout((), DEADLINE).unwrap();
+    }
+
+    // One is.
+    let second = begin(&server, &found, 2);
+    until_asked(&upstream, 2);
+    release.send_timeout((), DEADLINE).unwrap();
+    eventually("one is answered", || {
+        let rows = trial_rows(&server);
+        rows.iter().any(|row| row["status"] == "SUCCESS")
+    });
+    server.start_again();
+    drop(second);
+    let trial = server.get(&path).json()["trial"].clone();
+    let items = trial["items"].as_array().unwrap();
+    let answered = items.iter().filter(|it| it["after"]["outputTokens"] == 50);
+    let stopped = items
+        .iter()
+        .filter(|it| it["after"]["error"] == "the server is shutting down");
+    assert_eq!((answered.count(), stopped.count()), (1, 1), "{trial}");
+    assert_eq!(trial["beforeCostUsd"], usd(DEAR_NANOUSD), "{trial}");
+}
