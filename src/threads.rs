@@ -102,7 +102,7 @@ pub fn each_at_once<T: Sync, R: Send>(
         let start = |number| {
             let thread = Builder::new().name(format!("{name}-{number}"));
             let thread = thread.stack_size(stack_bytes);
-            thread.spawn_scoped(scope, &take_turns).ok()
+            thread.spawn_scoped(scope, take_turns).ok()
         };
         let helpers: Vec<_> = (1..at_once.min(items.len())).map_while(start).collect();
         let mut done = take_turns();

@@ -335,7 +335,7 @@ fn a_hard_budget_holds_for_trials_and_its_refusal_stands_at_the_item_and_in_the_
         .json();
     let used = 10 * CHEAP_NANOUSD;
     let limit = used + (worst["worstCostUsd"].as_f64().unwrap() * 1e9).round() as u64;
-    let budget = json!({"name": "tight", "per": "day", "model": CHEAP, "hard": true,
+    let budget = json!({"name": "tight", "per": "day", "model": "openai/gpt-4o-mini", "hard": true,
         "limitUsd": usd(limit).to_string()});
     let set = json!({"budgets": [budget]}).to_string();
     let set = server.request("PUT", "/api/budget", &[], set.as_bytes());

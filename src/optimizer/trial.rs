@@ -501,8 +501,8 @@ fn name((provider, model): &Target) -> String {
 }
 
 /// None where one is not known.
-fn sum(costs: impl Iterator<Item = Option<Usd>>) -> Option<Usd> {
-    costs.fold(Some(Usd::ZERO), |sum, cost| Some(sum?.plus(cost?)))
+fn sum(mut costs: impl Iterator<Item = Option<Usd>>) -> Option<Usd> {
+    costs.try_fold(Usd::ZERO, |sum, cost| Some(sum.plus(cost?)))
 }
 
 fn failed(error: impl Into<String>) -> TrialOutcome {

@@ -13,6 +13,18 @@ const RUNS_MAX: usize = 200;
 /// How many of their ledger rows are: a run may have very many.
 const ROWS_MAX: usize = 50_000;
 
+/// The newest runs of a flow that went well, of so many that are looked at.
+const RUNS: &str = "SELECT id FROM (SELECT id, status FROM runs WHERE flow_id = ?1
+        ORDER BY id DESC LIMIT ?2)
+     WHERE status = 'COMPLETED' ORDER BY id DESC";
+/// The calls of a run, the newest first; the last column says whether a target has answered a node.
+const ROWS: &str = "SELECT operation_id, timestamp_ms, model_used, input_tokens,
+        cached_input_tokens, cache_write_tokens, cache_write_1h_tokens, output_tokens,
+        reasoning_tokens, usage_source, cost_nanousd, latency_ms,
+        status = 'SUCCESS' AND NOT cached AND node_id IS ?2 AND provider = ?3
+            AND coalesce(model_asked, model_used) = ?4
+     FROM ledger WHERE run_id = ?1 ORDER BY id DESC LIMIT ?5";
+
 /// What a node, or an item of a map, was asked in a run, and what it answered.
 #[derive(Clone, Debug)]
 pub struct StoredInput {
@@ -50,25 +62,14 @@ impl Store {
         self.read(|connection| {
             let snapshot = connection.unchecked_transaction()?;
             let runs: Vec<RunId> = snapshot
-                .prepare_cached(
-                    "SELECT id FROM (SELECT id, status FROM runs WHERE flow_id = ?1
-                        ORDER BY id DESC LIMIT ?2)
-                     WHERE status = 'COMPLETED' ORDER BY id DESC",
-                )?
+                .prepare_cached(RUNS)?
                 .query_map(params![flow_id, RUNS_MAX], |row| row.get(0))?
                 .collect::<rusqlite::Result<_>>()?;
             let mut inputs: Vec<StoredInput> = Vec::new();
             let mut rows_left = ROWS_MAX;
             for run_id in runs {
                 let operation = format!("{run_id}:{node_id}");
-                let mut statement = snapshot.prepare_cached(
-                    "SELECT operation_id, timestamp_ms, model_used, input_tokens,
-                        cached_input_tokens, cache_write_tokens, cache_write_1h_tokens,
-                        output_tokens, reasoning_tokens, usage_source, cost_nanousd, latency_ms,
-                        status = 'SUCCESS' AND NOT cached AND node_id IS ?2 AND provider = ?3
-                            AND coalesce(model_asked, model_used) = ?4
-                     FROM ledger WHERE run_id = ?1 ORDER BY id DESC LIMIT ?5",
-                )?;
+                let mut statement = snapshot.prepare_cached(ROWS)?;
                 let mut rows =
                     statement.query(params![run_id, node_id, provider, model, rows_left])?;
                 while let Some(row) = rows.next()? {
@@ -163,6 +164,29 @@ fn texts(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn inputs_are_found_by_indexes_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _writer) = Store::open(dir.path()).unwrap();
+        for (sql, index) in [(RUNS, "runs_by_flow"), (ROWS, "ledger_by_run")] {
+            let plan: Vec<String> = store
+                .read(|connection| {
+                    let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}"))?;
+                    let count = statement.parameter_count();
+                    let none = rusqlite::params_from_iter(vec![None::<i64>; count]);
+                    let rows = statement.query_map(none, |row| row.get("detail"))?;
+                    Ok(rows.collect::<rusqlite::Result<_>>()?)
+                })
+                .unwrap();
+            let plan = plan.join("\n");
+            assert!(
+                plan.contains(index) && !plan.contains("SCAN runs"),
+                "{plan}"
+            );
+            assert!(!plan.contains("SCAN ledger"), "{plan}");
+        }
+    }
 
     #[test]
     fn an_operation_of_a_node_names_its_item_where_it_is_about_one() {
