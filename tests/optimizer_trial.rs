@@ -401,6 +401,7 @@ fn what_cannot_be_tried_is_refused_and_bad_bodies_are_told_by_their_fields() {
         (json!({"alternative": "openai/none"}), "alternative"),
         (json!({"alternative": 7}), "alternative"),
         (json!({"models": []}), "models"),
+        (json!([3, null, true]), "body"),
     ] {
         let refused = server.post(&path, &body);
         assert_eq!(refused.status, 422, "{body}: {}", refused.text());

@@ -123,6 +123,9 @@ impl WantedTrial {
             return Ok(Self::default());
         }
         let value: Value = read_json(body)?;
+        if !value.is_object() {
+            return Err(Error::invalid(MESSAGE, "body", "must be an object").into());
+        }
         let wanted: Self = serde_path_to_error::deserialize(&value).map_err(|error| {
             let field = error.path().to_string();
             Error::invalid(MESSAGE, &field, error.inner().to_string())
