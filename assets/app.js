@@ -10,6 +10,8 @@ import { createHistory } from "./history.js";
 import { createKeys } from "./keys.js";
 import { createLedger } from "./ledger.js";
 import { connect } from "./live.js";
+import { createSavings } from "./savings.js";
+import { promised } from "./saving-words.js";
 import { createToasts } from "./toasts.js";
 import { createTotals } from "./totals.js";
 import { askForToken } from "./token.js";
@@ -27,6 +29,7 @@ const triggers = createTriggers();
 const history = createHistory({ onDeleted: (flowId) => flows.refresh(flowId) });
 const budgets = createBudgets({ flowNames: () => flows.names() });
 const keys = createKeys();
+const savings = createSavings({ badge: byId("savings-badge"), labelOf: (flowId, nodeId) => flows.labelOf(flowId, nodeId) });
 const flows = createFlows({
   list: byId("flows"),
   empty: byId("flows-empty"),
@@ -68,7 +71,7 @@ async function fill() {
   isLoaded = true;
   try {
     await flows.load(); // Before the rows, which show the names of flows.
-    await Promise.all([ledger.load(), totals.load(), history.poll(), budgets.poll(), keys.poll()]);
+    await Promise.all([ledger.load(), totals.load(), history.poll(), budgets.poll(), keys.poll(), savings.load()]);
   } catch (error) {
     isLoaded = false;
     throw error;
@@ -83,7 +86,7 @@ function load() {
 /** In place of messages; throws when the server cannot be reached that way either. */
 async function poll() {
   if (!isLoaded) return fill();
-  await Promise.all([flows.poll(), ledger.poll(), totals.load(), history.poll(), budgets.poll(), keys.poll()]);
+  await Promise.all([flows.poll(), ledger.poll(), totals.load(), history.poll(), budgets.poll(), keys.poll(), savings.load()]);
 }
 
 function receive(message) {
@@ -95,11 +98,20 @@ function receive(message) {
     totals.refresh();
     budgets.refresh();
     keys.refresh();
+    savings.refresh();
     if (payload.flowId) for (const part of [flows, history]) part.receive(message);
   } else if (type === "BUDGET_WARNING") {
     budgets.refresh();
     keys.refresh();
     notify(message);
+  } else if (type === "OPTIMIZATION_AVAILABLE") {
+    savings.receive(payload.suggestion);
+    notify(message);
+  } else if (type === "OPTIMIZATION_CHANGED") {
+    const { suggestion } = payload;
+    savings.receive(suggestion);
+    // What the flow says has changed.
+    if (["APPLIED", "REVERTED"].includes(suggestion.status)) flows.load().catch(() => {}); // The connection line says why.
   } else if (payload?.flowId) {
     flows.receive(message);
     history.receive(message);
@@ -120,6 +132,12 @@ const TOASTS = {
     `${percent} % of the budget “${budget}” used`,
     `${used} of ${limit} per ${per}${hard ? "; calls that might go beyond it are refused" : "; nothing is refused"}`,
   ],
+  OPTIMIZATION_AVAILABLE: ({ suggestion }) => [
+    "saving",
+    `${suggestion.flowName}: ${suggestion.title}`,
+    promised(suggestion),
+    { label: "Look at it", act: () => openSavings(suggestion.id) },
+  ],
 };
 
 const nameOf = ({ flowId, name }) => name ?? flows.nameOf(flowId);
@@ -130,6 +148,9 @@ function notify({ seq, type, payload }) {
   toasts.show(...TOASTS[type](payload));
 }
 
+const openSavings = (id) => savings.open(() => byId("savings"), id);
+
+byId("savings").addEventListener("click", () => openSavings());
 byId("budgets").addEventListener("click", () => budgets.open(() => byId("budgets")));
 byId("keys").addEventListener("click", () => keys.open(() => byId("keys")));
 byId("origin").textContent = location.origin;

@@ -23,7 +23,7 @@ export function createSheet({ testid, onClose }) {
   let focusBack = null;
   root.addEventListener("close", () => {
     // What had the focus before has it again, unless it was drawn anew meanwhile.
-    if (document.activeElement === document.body) focusBack?.()?.focus();
+    if (document.activeElement === document.body || root.contains(document.activeElement)) focusBack?.()?.focus();
     onClose();
   });
   document.body.append(root);

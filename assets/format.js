@@ -7,6 +7,9 @@ const dollars = new Intl.NumberFormat("en-US", {
   minimumFractionDigits: 0,
   maximumFractionDigits: 9, // The ledger counts in nano-dollars; nothing is rounded away.
 });
+const usdExact = new Intl.NumberFormat("en-US", { minimumFractionDigits: 2, maximumFractionDigits: 9 });
+const usdRound = new Intl.NumberFormat("en-US", { minimumFractionDigits: 2, maximumFractionDigits: 2 });
+const usdSmall = new Intl.NumberFormat("en-US", { maximumSignificantDigits: 2 });
 const moments = new Intl.DateTimeFormat("en-US", {
   month: "short",
   day: "numeric",
@@ -19,6 +22,10 @@ const moments = new Intl.DateTimeFormat("en-US", {
 export const count = (n) => integers.format(n);
 /** Numbers, or texts where they are exact as texts only. */
 export const money = (usd) => dollars.format(usd);
+/** As the optimizer writes amounts in its sentences. */
+export const usd = (amount) => `${usdExact.format(amount)} USD`;
+/** What is expected is not known to nine digits. Without its unit, for intervals. */
+export const roughly = (amount) => (amount !== 0 && Math.abs(amount) < 0.01 ? usdSmall : usdRound).format(amount);
 export const moment = (rfc3339) => moments.format(new Date(rfc3339)).replace(", ", " ");
 export const plural = (n, word) => `${count(n)} ${word}${n === 1 ? "" : "s"}`;
 

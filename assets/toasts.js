@@ -4,6 +4,8 @@ import { h, perFrame } from "./dom.js";
 
 const SHOWN_MAX = 4;
 const SHOWN_MS = 5_000;
+/** Who is to press a button in one gets there in this time. */
+const SHOWN_WITH_BUTTON_MS = 20_000;
 /** What comes faster is shown together; else toasts would go by unread. */
 const DRAW_PAUSE_MS = 300;
 /** These stay until somebody has seen and dismissed them. */
@@ -24,9 +26,12 @@ export function createToasts({ list, overflow }) {
     drawOverflow();
   }, DRAW_PAUSE_MS);
 
-  /** `kind`: started, completed, failed, cancelled, warning or error. */
-  function show(kind, title, text = "") {
-    waiting.push({ kind, title, text });
+  /**
+   * `kind`: started, completed, failed, cancelled, saving, warning or error. `action` is `{ label, act }` of a
+   * button, if there is to be one.
+   */
+  function show(kind, title, text = "", action = null) {
+    waiting.push({ kind, title, text, action });
     if (waiting.length > SHOWN_MAX) {
       const index = waiting.findIndex((toast) => !STAYING.includes(toast.kind));
       if (index < 0) unseen += 1;
@@ -35,27 +40,33 @@ export function createToasts({ list, overflow }) {
     drawSoon();
   }
 
-  function create({ kind, title, text }) {
+  function create({ kind, title, text, action }) {
     const stays = STAYING.includes(kind);
+    const press = () => {
+      toast.remove();
+      drawOverflow();
+      action.act();
+    };
+    const button = action && h("button", { type: "button", class: "quiet", "data-testid": "toast-button", "aria-label": `${action.label}: ${title}`, onclick: press }, action.label);
     const toast = h(
       "li",
       { class: "toast", "data-testid": "toast", "data-kind": kind, "data-stays": stays },
-      h("div", {}, h("strong", {}, title), text ? h("p", {}, text) : null),
+      h("div", {}, h("strong", {}, title), text ? h("p", {}, text) : null, button),
       h("button", { type: "button", class: "dismiss", "aria-label": `Dismiss: ${title}`, onclick: () => dismiss(toast) }, "×"),
     );
-    if (!stays) expire(toast);
+    if (!stays) expire(toast, action ? SHOWN_WITH_BUTTON_MS : SHOWN_MS);
     return toast;
   }
 
   /** Not while somebody points at it or has the focus in it. */
-  function expire(toast) {
-    setTimeout(() => (toast.matches(":hover, :focus-within") ? expire(toast) : dismiss(toast)), SHOWN_MS);
+  function expire(toast, ms) {
+    setTimeout(() => (toast.matches(":hover, :focus-within") ? expire(toast, SHOWN_MS) : dismiss(toast)), ms);
   }
 
   function dismiss(toast) {
     const neighbour = toast.contains(document.activeElement) && (toast.nextElementSibling ?? toast.previousElementSibling);
     toast.remove();
-    if (neighbour) neighbour.querySelector("button").focus();
+    if (neighbour) neighbour.querySelector(".dismiss").focus();
     if (!list.children.length) unseen = 0;
     drawOverflow();
   }

@@ -251,7 +251,7 @@ fn reply_to(context: &Context, request: &mut Request) -> std::result::Result<Rep
         (["api", "ledger.csv"], Get) => ledger::csv(context, query),
         (["api", "ledger", "optimizations"], Get) => optimizations::list(context, query),
         (["api", "ledger", "optimizations", id], Get) => {
-            optimizations::get(context, suggestion_id(id)?)
+            optimizations::get(context, suggestion_id(id)?, query)
         }
         (["api", "ledger", "optimizations", id, "apply"], Post) => {
             optimizations::apply(context, suggestion_id(id)?, &body)

@@ -26,6 +26,7 @@
 //! - `optimizer`: what is proposed of real runs, and what becomes of it.
 //! - `optimizer_trial`: a cheaper model is tried on stored inputs before a flow asks it.
 //! - `page`: what a person sees and does in the page, and pages of other origins.
+//! - `page_savings`: suggestions in the page: how they come, are looked into, applied and taken back.
 //! - `prices`: which price a row was given, what a call would cost, prices of the user's own.
 //! - `prompt_cache`: what is marked for a provider's prompt cache, and what that costs at most.
 //! - `providers`: what providers answer, refuse and break off, and what the ledger says of it.
@@ -62,6 +63,7 @@ mod nodes;
 mod optimizer;
 mod optimizer_trial;
 mod page;
+mod page_savings;
 mod prices;
 mod prompt_cache;
 mod providers;

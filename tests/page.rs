@@ -16,13 +16,13 @@ use crate::harness::{DEADLINE, TestServer, add_provider, agent, chain, eventuall
 use crate::upstream::{STREAM_HEAD, Upstream, completion, delta, json_answer};
 
 /// Somebody in front of the page.
-struct Person {
-    browser: Browser,
+pub struct Person {
+    pub browser: Browser,
 }
 
 impl Person {
     /// Opens the server's page in a new browser.
-    fn opens(server: &TestServer) -> Self {
+    pub fn opens(server: &TestServer) -> Self {
         let browser = Browser::launch();
         browser.open(&format!("http://{}/", server.address()));
         browser.eval(WITNESS);
@@ -31,7 +31,7 @@ impl Person {
 
     /// Sees the word that says how the connection is, and the state that goes with it.
     #[track_caller]
-    fn sees_that_it_is(&self, word: &str) {
+    pub fn sees_that_it_is(&self, word: &str) {
         self.browser.wait_for(&format!(
             "(line => line.dataset.state === {} && line.querySelector('.word').innerText === {})({})",
             json!(word.to_lowercase()),
@@ -53,7 +53,7 @@ impl Person {
 
     /// Sees, or has seen, a toast of this kind that has this text.
     #[track_caller]
-    fn sees_toast(&self, kind: &str, text: &str) {
+    pub fn sees_toast(&self, kind: &str, text: &str) {
         self.browser.wait_for(&format!(
             "witness.some((what) => what.startsWith({}) && what.includes({}))",
             json!(format!("toast {kind}: ")),
@@ -125,7 +125,7 @@ impl Person {
     }
 
     #[track_caller]
-    fn presses(&self, testid: &str) {
+    pub fn presses(&self, testid: &str) {
         self.browser.click(&element(testid));
     }
 
@@ -142,7 +142,7 @@ impl Person {
 
     /// Sees the element that a test id names, and that it has this text in it.
     #[track_caller]
-    fn sees_text(&self, testid: &str, text: &str) {
+    pub fn sees_text(&self, testid: &str, text: &str) {
         self.browser.wait_for(&format!(
             "{0}.checkVisibility() && {0}.innerText.includes({1})",
             element(testid),
@@ -152,7 +152,7 @@ impl Person {
 
     /// The text that is shown of something.
     #[track_caller]
-    fn reads(&self, testid: &str) -> String {
+    pub fn reads(&self, testid: &str) -> String {
         let text = self
             .browser
             .wait_for(&format!("{}.innerText", element(testid)));
@@ -217,14 +217,14 @@ impl Person {
 
     /// What was put into the page when it was opened is still there.
     #[track_caller]
-    fn has_not_reloaded(&self) {
+    pub fn has_not_reloaded(&self) {
         assert_eq!(self.browser.eval("typeof window.witness"), "object");
     }
 
     /// No exceptions, nothing that a Content-Security-Policy refused, no loads that failed, but for
     /// those that a test is about.
     #[track_caller]
-    fn has_a_clean_console(&self, but_for: &[&str]) {
+    pub fn has_a_clean_console(&self, but_for: &[&str]) {
         let mut complaints = self.browser.console();
         complaints.retain(|text| !but_for.iter().any(|known| text.contains(known)));
         assert_eq!(complaints, Vec::<String>::new());
@@ -232,7 +232,7 @@ impl Person {
 
     /// The page is not wider than a window of this width.
     #[track_caller]
-    fn cannot_scroll_sideways(&self, width: u32) {
+    pub fn cannot_scroll_sideways(&self, width: u32) {
         let found = self.browser.eval(
             "[document.scrollingElement.scrollWidth, [...document.querySelectorAll('body *')].filter(
                 (element) => element.getBoundingClientRect().right > document.documentElement.clientWidth
@@ -265,16 +265,16 @@ const WITNESS: &str = "void (() => {
 
 const ROWS: &str = "[...document.querySelectorAll('[data-testid=ledger-row]')]";
 
-fn selector(testid: &str) -> String {
+pub fn selector(testid: &str) -> String {
     format!("[data-testid={}]", json!(testid))
 }
 
-fn element(testid: &str) -> String {
+pub fn element(testid: &str) -> String {
     format!("document.querySelector({})", json!(selector(testid)))
 }
 
 /// What `selector` finds in the card of the flow of this name.
-fn in_card(flow: &str, selector: &str) -> String {
+pub fn in_card(flow: &str, selector: &str) -> String {
     format!(
         "[...document.querySelectorAll('[data-testid=flow]')]
             .find((card) => card.querySelector('h3').textContent === {}).querySelector({})",
@@ -1208,7 +1208,8 @@ fn a_row_says_what_the_cache_saved_and_how_long_the_first_token_took() {
 }
 
 /// Would run if it became a part of the page instead of a text.
-const MARKUP: &str = "<img src=x onerror=\"window.hacked = true\"><script>hacked = true</script>";
+pub const MARKUP: &str =
+    "<img src=x onerror=\"window.hacked = true\"><script>hacked = true</script>";
 
 #[test]
 fn whatever_flows_and_providers_say_is_text_also_on_a_phone() {

@@ -44,18 +44,23 @@ struct Whole {
     conflict: Option<String>,
 }
 
-/// `GET /api/ledger/optimizations/{id}`: with what it changes, before and after.
-pub fn get(context: &Context, id: i64) -> Answer {
-    Ok(Reply::json(200, &whole(context, id)?))
+/// `GET /api/ledger/optimizations/{id}?alternative`: with what it changes, before and after; or what an
+/// alternative would change.
+pub fn get(context: &Context, id: i64, mut query: Query) -> Answer {
+    let alternative: Option<String> = query.take("alternative");
+    query.finish()?;
+    let whole = whole(context, id, alternative.as_deref())?;
+    Ok(Reply::json(200, &whole))
 }
 
-fn whole(context: &Context, id: i64) -> Result<Whole> {
+fn whole(context: &Context, id: i64, alternative: Option<&str>) -> Result<Whole> {
     let suggestion = context.store.suggestion(id)?;
+    let edit = chosen_edit(&suggestion.proposal, alternative)?;
     let changed = if suggestion.applied_at.is_some() {
         let edit = context.store.applied_edit(id)?;
         read(&edit.before).and_then(|before| Ok((before, read(&edit.after)?)))
     } else {
-        edited(context, &suggestion, &suggestion.proposal.edit).map(|it| (it.before, it.after))
+        edited(context, &suggestion, edit).map(|it| (it.before, it.after))
     };
     let (changes, conflict) = match changed {
         Ok((before, after)) => (diff(&before, &after), None),
@@ -94,7 +99,7 @@ pub fn apply(context: &Context, id: i64, body: &[u8]) -> Answer {
         at: Timestamp::now(),
     })?;
     context.optimizer.look(suggestion.flow_id);
-    get(context, id)
+    Ok(Reply::json(200, &whole(context, id, None)?))
 }
 
 /// What a trial is to be.
@@ -148,7 +153,7 @@ pub fn trial(context: &Context, id: i64, body: &[u8]) -> Answer {
         return Ok(Reply::json(200, &trials.estimate(&plan)));
     }
     trials.make(&plan)?;
-    get(context, id)
+    Ok(Reply::json(200, &whole(context, id, None)?))
 }
 
 /// `POST /api/ledger/optimizations/{id}/revert`: puts the flow back as it was.
@@ -159,7 +164,7 @@ pub fn revert(context: &Context, id: i64) -> Answer {
         .journal
         .commit_one(Change::RevertSuggestion { id, at })?;
     context.optimizer.look(suggestion.flow_id);
-    get(context, id)
+    Ok(Reply::json(200, &whole(context, id, None)?))
 }
 
 /// `POST /api/ledger/optimizations/{id}/dismiss`: it does not come back unless its ground changes.
@@ -169,7 +174,7 @@ pub fn dismiss(context: &Context, id: i64) -> Answer {
         status: Status::Dismissed,
         at: Timestamp::now(),
     })?;
-    get(context, id)
+    Ok(Reply::json(200, &whole(context, id, None)?))
 }
 
 /// A flow, and how a suggestion would leave it.

@@ -1,0 +1,224 @@
+/** The dialog with what the optimizer proposes, and what became of it. */
+
+import * as api from "./api.js";
+import { ask, createNote, createSheet } from "./dialogs.js";
+import { h, perFrame, setText } from "./dom.js";
+import { count } from "./format.js";
+import { createSavingCard } from "./saving-card.js";
+import { promised } from "./saving-words.js";
+
+/** However many calls are made, the suggestions are asked for at most this often. */
+const REFRESH_PAUSE_MS = 2_000;
+/** So many of each status that matters now are shown … */
+const PRESENT_MAX = 1_000;
+/** … and so many more of each that is past with each press. */
+const PAST_STEP = 20;
+const PATH = "/api/ledger/optimizations";
+const PRESENT = ["OPEN", "APPLIED"];
+const PAST = ["DISMISSED", "WITHDRAWN", "REVERTED"];
+
+/** `badge` is an element that shows how many are open; `labelOf(flowId, nodeId)` gives a node's name. */
+export function createSavings({ badge, labelOf }) {
+  let isOpen = false;
+  let isLoaded = false;
+  /** The newest state of each that was told, by id. */
+  const known = new Map();
+  const cards = new Map();
+  /** Raised by questions and by news, so that an answer which others have overtaken is not shown. */
+  let asked = 0;
+  let isFetching = false;
+  let isMore = false;
+  /** Of each status that is past, where its next page begins; null where there is none. */
+  let pastNext = null;
+
+  const sheet = createSheet({ testid: "savings", onClose: () => (isOpen = false) });
+  const note = createNote();
+  const again = h("button", { type: "button", hidden: true, onclick: () => show() }, "Try again");
+  const openList = createList("Open", "saving-open", "Nothing is proposed. What your calls tell is looked at a moment after they end.");
+  const appliedList = createList("Applied", "saving-applied", "Nothing was applied yet.");
+  const pastItems = h("ol", { class: "budgets", "aria-label": "Dismissed, withdrawn and taken back" });
+  const pastNote = createNote();
+  const pastMore = h("button", { type: "button", hidden: true, "data-testid": "saving-more", onclick: () => fetchPast() }, "Load more");
+  const pastSummary = h("summary", {}, "Dismissed, withdrawn and taken back");
+  const past = h(
+    "details",
+    { "data-testid": "saving-past", ontoggle: () => past.open && !pastNext && fetchPast() },
+    pastSummary,
+    h("div", { class: "saving-part" }, pastNote.root, pastItems, h("div", { class: "buttons" }, pastMore)),
+  );
+  const parts = h("div", { class: "sheet-parts", hidden: true }, openList.root, appliedList.root, past);
+  const what = "What would cost less or take less time, by the calls that were made here. Amounts are what may be expected of 30 days like those that were seen, with the interval that holds 95 %.";
+  sheet.body.append(h("p", { class: "muted" }, what), note.root, again, parts);
+
+  /** Soon, and together with whatever else asks for it until then; only while somebody looks. */
+  const fetchSoon = perFrame(() => isOpen && load().catch(() => {}), REFRESH_PAUSE_MS); // The connection line says why.
+
+  /** With an id, at that suggestion. */
+  async function open(focusBack, id = null) {
+    isOpen = true;
+    note.say("");
+    sheet.open("Savings", focusBack);
+    if (isLoaded) draw();
+    if ((await show()) && id !== null) focusOn(id, sheet.close);
+  }
+
+  async function show() {
+    if (again === document.activeElement) sheet.close.focus();
+    again.hidden = true;
+    if (!isLoaded) note.say("Loading…");
+    try {
+      await load();
+      note.say("");
+      return true;
+    } catch (error) {
+      note.fail("The suggestions are not there", error);
+      again.hidden = false;
+      return false;
+    }
+  }
+
+  async function load() {
+    const number = ++asked;
+    isFetching = true;
+    const answers = await Promise.all(PRESENT.map((status) => api.get(`${PATH}?status=${status}&limit=${PRESENT_MAX}`))).finally(() => (isFetching = false));
+    if (number !== asked) return;
+    const gone = new Set([...known.values()].filter(({ status }) => PRESENT.includes(status)).map(({ id }) => id));
+    for (const item of answers.flatMap(({ items }) => items)) {
+      known.set(item.id, item);
+      gone.delete(item.id);
+    }
+    for (const id of gone) known.delete(id);
+    // They are past by now, and nobody told.
+    if (gone.size && pastNext) refetchPast();
+    isMore = (answers[0].next ?? null) !== null;
+    isLoaded = true;
+    again.hidden = true;
+    draw();
+  }
+
+  /** News is newer than whatever is being fetched. */
+  function receive(suggestion) {
+    asked += 1;
+    const isNew = suggestion.status === "OPEN" && known.get(suggestion.id)?.status !== "OPEN";
+    known.set(suggestion.id, suggestion);
+    if (isFetching) load().catch(() => {}); // The connection line says why.
+    draw();
+    cards.get(suggestion.id)?.refreshTrial();
+    if (isOpen && isNew) sheet.root.querySelector("[data-announcer]").textContent = `New: ${suggestion.title}, ${promised(suggestion)}`;
+  }
+
+  function refetchPast() {
+    pastNext = null;
+    if (past.open) fetchPast();
+  }
+
+  async function fetchPast() {
+    const first = !pastNext;
+    const wanted = first ? PAST.map((status) => [status, ""]) : Object.entries(pastNext).filter(([, next]) => next !== null);
+    pastNote.say("Loading…");
+    try {
+      const answers = await Promise.all(wanted.map(([status, next]) => api.get(`${PATH}?status=${status}&limit=${PAST_STEP}${next && `&before=${next}`}`)));
+      pastNext = Object.fromEntries(answers.map(({ next }, index) => [wanted[index][0], next ?? null]));
+      // What was told meanwhile is newer.
+      for (const item of answers.flatMap(({ items }) => items)) if (!known.has(item.id)) known.set(item.id, item);
+      pastNote.say("");
+      draw();
+      pastNote.say(pastItems.children.length ? "" : "None.");
+    } catch (error) {
+      pastNote.fail("They are not there", error);
+      pastMore.hidden = false;
+    }
+  }
+
+  function draw() {
+    const all = [...known.values()];
+    const open = all.filter(({ status }) => status === "OPEN").sort(byGain);
+    badge.hidden = open.length === 0;
+    setText(badge.querySelector(".badge"), `${count(open.length)}${isMore ? "+" : ""}`);
+    if (!isOpen || !isLoaded) return;
+    parts.hidden = false;
+    const focused = document.activeElement;
+    for (const [id, card] of cards) {
+      if (known.has(id)) continue;
+      card.root.remove();
+      cards.delete(id);
+    }
+    const most = Math.max(0, ...open.flatMap(amounts));
+    drawInto(openList.items, open, most);
+    drawInto(appliedList.items, all.filter(({ status }) => status === "APPLIED").sort(byAge), most);
+    drawInto(pastItems, all.filter(({ status }) => PAST.includes(status)).sort(byAge), most);
+    openList.update();
+    appliedList.update();
+    pastMore.hidden = !pastNext || Object.values(pastNext).every((next) => next === null);
+    if (pastItems.children.length) pastNote.say("");
+    // What was moved has lost the focus, and what is gone cannot have it.
+    if (!sheet.root.contains(document.activeElement) && focused !== document.body) (focused.checkVisibility() ? focused : sheet.close).focus({ preventScroll: true });
+  }
+
+  function drawInto(list, suggestions, most) {
+    suggestions.forEach((suggestion, index) => {
+      const { id } = suggestion;
+      if (!cards.has(id)) cards.set(id, createCard(id));
+      const { root, update } = cards.get(id);
+      update(suggestion, most);
+      if (list.children[index] !== root) list.insertBefore(root, list.children[index] ?? null);
+    });
+  }
+
+  function createCard(id) {
+    const path = `${PATH}/${id}`;
+    return createSavingCard({
+      path,
+      labelOf,
+      onApply: (body) => act(id, () => api.post(`${path}/apply`, body), "was applied"),
+      onDismiss: () => act(id, () => api.post(`${path}/dismiss`), "was dismissed"),
+      onTakeBack: () => takeBack(id, path),
+    });
+  }
+
+  async function takeBack(id, path) {
+    const { title, flowName } = known.get(id);
+    const isSure = await ask({
+      title: "Take this back?",
+      text: `“${flowName}” gets back what it said before “${title}” was applied. Runs that are under way go on as they began.`,
+      action: "Take back",
+    });
+    if (isSure) await act(id, () => api.post(`${path}/revert`), "was taken back");
+  }
+
+  /** Then the focus is where the suggestion has gone; or at the next one, where that is out of sight. */
+  async function act(id, request, words) {
+    const next = cards.get(id).root.nextElementSibling?.dataset.savingId ?? null;
+    // The answer has more in it than lists have; that is asked for where it is shown.
+    const { changes, conflict, trial, ...suggestion } = await request();
+    receive(suggestion);
+    note.say(`“${suggestion.title}” ${words}.`);
+    if (isOpen) focusOn(suggestion.status === "APPLIED" ? id : Number(next), pastSummary);
+  }
+
+  /** On a suggestion, or on `other` where that is out of sight. */
+  function focusOn(id, other) {
+    const title = cards.get(id)?.title;
+    (title?.checkVisibility() ? title : other).focus();
+  }
+
+  return { open, load, receive, refresh: () => isOpen && fetchSoon() };
+}
+
+function createList(name, testid, none) {
+  const items = h("ol", { class: "budgets", "aria-label": name });
+  const empty = h("p", { class: "empty" }, none);
+  const root = h("section", { "data-testid": testid }, h("h3", {}, name), items, empty);
+  const update = () => {
+    items.hidden = items.children.length === 0;
+    empty.hidden = !items.hidden;
+  };
+  return { root, items, update };
+}
+
+const gain = ({ savingPer30Days: saving }) => saving?.expectedUsd ?? 0;
+/** The most money first, then the most time. */
+const byGain = (a, b) => gain(b) - gain(a) || (b.savingMs ?? 0) - (a.savingMs ?? 0) || b.id - a.id;
+const byAge = (a, b) => Date.parse(b.changedAt) - Date.parse(a.changedAt) || b.id - a.id;
+/** The upper ends of what it may save, whatever is chosen. */
+const amounts = ({ savingPer30Days: saving, alternatives = [] }) => [saving, ...alternatives.map((it) => it.savingPer30Days)].filter(Boolean).map(({ highUsd }) => highUsd);
