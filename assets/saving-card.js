@@ -54,7 +54,7 @@ export function createSavingCard({ path, labelOf, onApply, onDismiss, onTakeBack
 
   const root = h(
     "li",
-    { class: "budget", "data-testid": "saving" },
+    { class: "budget saving", "data-testid": "saving" },
     title,
     place,
     reason,

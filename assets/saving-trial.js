@@ -39,6 +39,8 @@ export function createTrial({ id, ask, fetch }) {
   /** Raised whenever something else is chosen. */
   let asked = 0;
   let shownAt = null;
+  /** Who has gone on elsewhere is not called back. */
+  const hasFocus = () => root.contains(document.activeElement);
 
   async function open() {
     root.hidden = false;
@@ -71,7 +73,7 @@ export function createTrial({ id, ask, fetch }) {
       if (turn !== asked) return;
       agreed = choice;
       drawEstimate(answer);
-      confirm.focus();
+      if (hasFocus()) confirm.focus();
     } catch (error) {
       if (turn === asked) note.fail("It cannot be tried", error);
     }
@@ -97,9 +99,10 @@ export function createTrial({ id, ask, fetch }) {
       const { trial } = await ask({ ...agreed, confirm: true });
       drawResults(trial);
       if (turn !== asked) return;
+      const hadFocus = hasFocus();
       forget();
       note.say("These are the answers.");
-      results.querySelector("h5")?.focus();
+      if (hadFocus) results.querySelector("h5").focus();
     } catch (error) {
       if (turn === asked) note.fail("It was not tried", error);
     }
@@ -111,28 +114,30 @@ export function createTrial({ id, ask, fetch }) {
     const money = (cost) => ((cost ?? null) === null ? "unknown price" : usd(cost));
     results.replaceChildren(
       h("h5", { tabindex: "-1" }, `Tried ${moment(at)} with ${target}`),
-      h("p", {}, `${plural(items.length, "call")}: ${money(before)} before, ${money(after)} with ${target}.`),
+      h("p", {}, `What was answered cost ${money(before)} before, and ${money(after)} in the trial.`),
       h("ol", { class: "trial-items" }, ...items.map((item, index) => drawItem(item, index, at))),
     );
   }
 
-  function drawItem({ runId, prompt, before, after }, index, at) {
+  function drawItem({ runId, item, prompt, before, after }, index, at) {
     const key = (part) => `${at} ${index} ${part}`;
     return h(
       "li",
       { "data-testid": "trial-item" },
-      h("p", { class: "muted" }, `Run ${runId}`),
+      h("p", { class: "muted" }, placeOf("Run", runId, item)),
       longText("Prompt", prompt, { folds, key: key("prompt") }),
       h("div", { class: "sides" }, drawAnswer("Before", before, key("before")), drawAnswer("After", after, key("after"))),
     );
   }
 
+  /** To be compared, answers are there at once, whatever their length. */
   function drawAnswer(name, { model, output, error, inputTokens, outputTokens, costUsd, latencyMs }, key) {
     const facts = [
       ["Tokens", (inputTokens ?? null) === null ? null : `${count(inputTokens)} in, ${count(outputTokens ?? 0)} out`],
       ["Cost", error ? null : (costUsd ?? null) === null ? "unknown price" : usd(costUsd)],
       ["Latency", (latencyMs ?? null) === null ? null : duration(latencyMs)],
     ].filter(([, value]) => value !== null);
+    if (!folds.has(key)) folds.set(key, true);
     return h(
       "div",
       { class: "side", "data-testid": `trial-${name.toLowerCase()}` },
@@ -150,5 +155,7 @@ export function createTrial({ id, ask, fetch }) {
   return { root, open, close, refresh, forget, isOpen: () => !root.hidden };
 }
 
-const drawInput = ({ runId, at, promptPreview }) =>
-  h("li", {}, h("span", { class: "muted" }, `${moment(at)}, run ${runId}: `), promptPreview);
+const drawInput = ({ runId, item, at, promptPreview }) =>
+  h("li", {}, h("span", { class: "muted" }, `${moment(at)}, ${placeOf("run", runId, item)}: `), promptPreview);
+
+const placeOf = (word, runId, item) => `${word} ${runId}${(item ?? null) === null ? "" : `, item ${count(item)}`}`;

@@ -1,10 +1,13 @@
 //! Suggestions in the page: how they come, are looked into, tried, applied and taken back.
 
+use std::io::Write;
+
 use serde_json::{Value, json};
 
 use crate::harness::{TestServer, agent, chain, eventually};
 use crate::optimizer::{flow_of, of_kind, run_times, server, upstream};
 use crate::page::{MARKUP, Person, element, selector};
+use crate::upstream::{Upstream, completion_of, json_answer};
 
 const PATH: &str = "/api/ledger/optimizations";
 /// What four calls of 0.0125 USD for nothing, seen for moments, come to.
@@ -307,5 +310,133 @@ fn suggestions_come_and_go_in_the_open_dialog_as_text_also_on_a_phone() {
     }
     person.finds_that_it_fits();
     assert_eq!(browser.eval("typeof window.hacked"), "undefined");
+    person.has_a_clean_console(&[]);
+}
+
+#[test]
+fn another_model_is_tried_on_stored_inputs_after_its_price_was_told_and_may_be_a_third_one() {
+    let upstream = Upstream::start(|body, stream| {
+        let asked: Value = serde_json::from_str(body).unwrap();
+        let model = asked["model"].as_str().unwrap();
+        let answer = match model {
+            "gpt-4o" => completion_of(model, &"At length. ".repeat(40), 1_000, 100),
+            _ if body.contains("no. 9") => {
+                json_answer("400 Bad Request", r#"{"error":{"message":"not this one"}}"#)
+            }
+            _ => completion_of(model, "Briefly.", 1_000, 50),
+        };
+        let _ = stream.write_all(answer.as_bytes());
+    });
+    let server = server(&upstream);
+    let used = flow_of(&server, "gpt-4o-mini");
+    run_times(&server, used, 10, |at| at.to_string());
+    let flow = flow_of(&server, "gpt-4o");
+    run_times(&server, flow, 10, |at| format!("no. {at}"));
+    let mut found = Value::Null;
+    eventually("the suggestion is made", || {
+        let switch = of_kind(&server, "model_switch", "OPEN").pop();
+        found = switch.unwrap_or_default();
+        found["calls"] == 10
+    });
+    let count = upstream.count();
+    let person = Person::opens(&server);
+    let browser = &person.browser;
+    person.sees_that_it_is("Connected");
+    browser.resize(390, 844, true);
+    person.presses("savings-button");
+    person.sees_text("saving-promise", ", from 10 calls");
+
+    // What it costs is told first, and anew where something else is chosen.
+    person.presses("saving-try");
+    person.has_the_focus_on(&selector("trial-count"));
+    browser.type_into(&element("trial-count"), "3");
+    browser.press("Enter");
+    person.sees_text(
+        "trial-told",
+        "3 calls to openai/gpt-4o-mini for about 0.00063 USD",
+    );
+    browser.type_into(&element("trial-count"), "2");
+    person.does_not_see("trial-confirm");
+    browser.press("Enter");
+    person.sees_text("trial-confirm", "Make 2 calls for about 0.00042 USD");
+    person.sees_text("trial-told", "Say no. 8");
+    person.has_the_focus_on(&selector("trial-confirm"));
+    assert_eq!(upstream.count(), count);
+    person.finds_that_it_fits();
+    browser.press("Enter");
+    person.sees_text("trial-results", "with openai/gpt-4o-mini");
+    person.has_the_focus_on("[data-testid=trial-results] h5");
+    assert_eq!(upstream.count(), count + 2);
+
+    // Both answers, one below the other on a phone and side by side on a desk.
+    let item = |at: usize, side: &str| {
+        format!(
+            "document.querySelectorAll('[data-testid=trial-item]')[{at}]
+                .querySelector('[data-testid=trial-{side}]')"
+        )
+    };
+    for (at, side, texts) in [
+        (
+            0,
+            "before",
+            &[
+                "gpt-4o",
+                "At length. At length.",
+                "1,000 in, 100 out",
+                "0.0035 USD",
+            ][..],
+        ),
+        (0, "after", &["not this one"]),
+        (1, "before", &["At length.", "Latency"]),
+        (
+            1,
+            "after",
+            &[
+                "gpt-4o-mini",
+                "Briefly.",
+                "1,000 in, 50 out",
+                "0.00018 USD",
+                "Latency",
+            ],
+        ),
+    ] {
+        let missing = format!(
+            "{}.filter((text) => !{}.innerText.includes(text))",
+            json!(texts),
+            item(at, side)
+        );
+        assert_eq!(browser.eval(&missing), json!([]), "{at} {side}");
+    }
+    let [before, after] =
+        ["before", "after"].map(|side| format!("{}.getBoundingClientRect()", item(1, side)));
+    assert_eq!(
+        browser.eval(&format!("{before}.bottom <= {after}.top")),
+        true
+    );
+    person.finds_that_it_fits();
+    browser.resize(1280, 800, false);
+    browser.wait_for(&format!(
+        "{before}.right <= {after}.left && {before}.top === {after}.top"
+    ));
+
+    // Another model than the one put forward: its own promise, its own change.
+    let other = &found["alternatives"][0];
+    let name = other["name"].as_str().unwrap();
+    let expected = other["savingPer30Days"]["expectedUsd"].as_f64().unwrap();
+    browser.eval(&format!(
+        "void (({0}.value = {1}), {0}.dispatchEvent(new Event('change')))",
+        element("saving-alternative"),
+        json!(name)
+    ));
+    person.sees_text("saving-promise", &format!("likely {expected:.2} USD"));
+    person.presses("saving-show");
+    let model = name.split_once('/').unwrap().1;
+    person.sees_text("change-after", model);
+    person.presses("saving-apply");
+    person.sees_card("saving-applied", &found["id"], "not measured yet");
+    assert_eq!(
+        saved(&server, flow)["data"]["nodes"][0]["data"]["model"],
+        model
+    );
     person.has_a_clean_console(&[]);
 }
