@@ -8,7 +8,7 @@ const SHOWN_MS = 5_000;
 const SHOWN_WITH_BUTTON_MS = 20_000;
 /** What comes faster is shown together; else toasts would go by unread. */
 const DRAW_PAUSE_MS = 300;
-/** These stay until somebody has seen and dismissed them. */
+/** These stay until somebody has seen and dismissed them. Of the others, those with a button make room last. */
 const STAYING = ["failed", "error", "warning"];
 
 /** `list` is the live region that holds the toasts; `overflow` says how many there was no room for. */
@@ -19,7 +19,7 @@ export function createToasts({ list, overflow }) {
   const drawSoon = perFrame(() => {
     list.append(...waiting.splice(0).map(create));
     while (list.children.length > SHOWN_MAX) {
-      const oldest = list.querySelector(":scope > :not([data-stays])") ?? list.firstElementChild;
+      const oldest = list.querySelector(":scope > :not([data-stays], [data-leads])") ?? list.querySelector(":scope > :not([data-stays])") ?? list.firstElementChild;
       if ("stays" in oldest.dataset) unseen += 1;
       oldest.remove();
     }
@@ -33,7 +33,8 @@ export function createToasts({ list, overflow }) {
   function show(kind, title, text = "", action = null) {
     waiting.push({ kind, title, text, action });
     if (waiting.length > SHOWN_MAX) {
-      const index = waiting.findIndex((toast) => !STAYING.includes(toast.kind));
+      const fleeting = waiting.findIndex((toast) => !STAYING.includes(toast.kind) && !toast.action);
+      const index = fleeting < 0 ? waiting.findIndex((toast) => !STAYING.includes(toast.kind)) : fleeting;
       if (index < 0) unseen += 1;
       waiting.splice(Math.max(index, 0), 1);
     }
@@ -50,7 +51,7 @@ export function createToasts({ list, overflow }) {
     const button = action && h("button", { type: "button", class: "quiet", "data-testid": "toast-button", "aria-label": `${action.label}: ${title}`, onclick: press }, action.label);
     const toast = h(
       "li",
-      { class: "toast", "data-testid": "toast", "data-kind": kind, "data-stays": stays },
+      { class: "toast", "data-testid": "toast", "data-kind": kind, "data-stays": stays, "data-leads": Boolean(action) },
       h("div", {}, h("strong", {}, title), text ? h("p", {}, text) : null, button),
       h("button", { type: "button", class: "dismiss", "aria-label": `Dismiss: ${title}`, onclick: () => dismiss(toast) }, "×"),
     );

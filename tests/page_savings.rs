@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::harness::{TestServer, agent, chain, eventually};
 use crate::optimizer::{flow_of, of_kind, run_times, server, upstream};
-use crate::page::{MARKUP, Person, element, selector};
+use crate::page::{MARKUP, Person, element, in_card, selector};
 use crate::upstream::{Upstream, completion_of, json_answer};
 
 const PATH: &str = "/api/ledger/optimizations";
@@ -185,6 +185,7 @@ fn what_somebody_else_changed_meanwhile_is_told_and_stays() {
     run_times(&server, flow, 5, |_| "again".into());
     let id = &cache_of(&server, flow, 4)["id"];
     let person = Person::opens(&server);
+    let browser = &person.browser;
     person.sees_that_it_is("Connected");
     person.sees_badge(1);
     person.presses("savings-button");
@@ -226,6 +227,9 @@ fn what_somebody_else_changed_meanwhile_is_told_and_stays() {
     can_be_applied(&server, id);
     person.presses("saving-apply");
     person.sees_card("saving-applied", id, PROMISE);
+
+    // The flow's card in the page is drawn anew.
+    browser.wait_for(&in_card("Third", "h3"));
 
     person.is_preceded(&server, flow, "Fourth", "POST", "/revert");
     person.presses("saving-take-back");
@@ -439,4 +443,64 @@ fn another_model_is_tried_on_stored_inputs_after_its_price_was_told_and_may_be_a
         model
     );
     person.has_a_clean_console(&[]);
+}
+
+#[test]
+fn what_is_expected_and_what_was_measured_are_told_apart_also_where_it_cost_more() {
+    let server = TestServer::start();
+    let person = Person::opens(&server);
+    let says = |function: &str, told: &Value| {
+        person.browser.eval(&format!(
+            "import('/assets/saving-words.js').then((words) => words.{function}({told}))"
+        ))
+    };
+    let saving = json!({"lowUsd": 0.000_012, "expectedUsd": 0.1, "highUsd": 1_234.5});
+    for (told, words) in [
+        (
+            json!({"savingPer30Days": saving, "calls": 1}),
+            "likely 0.10 USD in 30 days (0.000012 to 1,234.50), from 1 call",
+        ),
+        (
+            json!({"savingMs": 1_500, "calls": 12}),
+            "likely 1.50 s less in each run, from 12 calls",
+        ),
+    ] {
+        assert_eq!(says("promised", &told), words);
+    }
+    let measured = |saved: f64, cost: f64| {
+        json!({"since": "2026-11-03T04:05:06Z", "calls": 4, "wouldHaveCostUsd": 0.05,
+            "costUsd": cost, "savedUsd": saved})
+    };
+    let since = person
+        .browser
+        .eval("import('/assets/format.js').then(({ moment }) => moment('2026-11-03T04:05:06Z'))");
+    let since = since.as_str().unwrap();
+    let mut slower = measured(0.0, 0.05);
+    slower["savedMs"] = json!(-20);
+    let mut unused = measured(0.0, 0.0);
+    unused["calls"] = json!(0);
+    for (told, words) in [
+        (Value::Null, "not measured yet".to_owned()),
+        (unused, "not measured yet".to_owned()),
+        (
+            measured(0.0375, 0.0125),
+            format!(
+                "0.0375 USD saved: cost 0.0125 USD, would have cost 0.05 USD; in 4 calls since {since}"
+            ),
+        ),
+        (
+            measured(-0.01, 0.06),
+            format!(
+                "0.01 USD more spent: cost 0.06 USD, would have cost 0.05 USD; in 4 calls since {since}"
+            ),
+        ),
+        (
+            slower,
+            format!(
+                "0.00 USD saved: cost 0.05 USD, would have cost 0.05 USD; 20 ms more in each run; in 4 calls since {since}"
+            ),
+        ),
+    ] {
+        assert_eq!(says("realised", &told), words);
+    }
 }
