@@ -9,7 +9,7 @@ mod template;
 pub use graph::{EDGES_MAX, Edge, Graph, NODES_MAX};
 pub use node::{Agent, Http, Map, Node, NodeKind, OnError, Retry, Target};
 pub use progress::{NodeState, Progress, Verdict};
-pub use read::{CACHE_AGE_MAX, name_of};
+pub use read::{CACHE_AGE_MAX, WAIT_MAX, name_of};
 pub use template::{
     ITEMS_MAX, Output, PROMPT_BYTES_MAX, RenderError, STACK_BYTES_MIN as TEMPLATE_STACK_BYTES_MIN,
     Scope, constant_beginning, items, length_without_outputs, render,

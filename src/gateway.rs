@@ -727,6 +727,11 @@ impl Gateway {
         self.providers.get(provider).map(|provider| provider.kind)
     }
 
+    /// How long a call may take where it does not say.
+    pub fn total_timeout(&self) -> Duration {
+        self.timeouts.bounded().total
+    }
+
     /// How long a call may take.
     pub fn timeouts_of(&self, call: &Call) -> Timeouts {
         let usual = self.timeouts;

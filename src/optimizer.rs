@@ -354,8 +354,6 @@ impl Pass {
         let Ok(graph) = parse(&document) else {
             return Ok(Vec::new());
         };
-        let budgets: Vec<_> = self.store.budgets(now)?;
-        let budgets: Vec<_> = budgets.into_iter().map(|state| state.budget).collect();
         let asked_bytes = |node_id: &str| {
             let asked = self.store.asked_bytes(flow.id, node_id, ASKED_RUNS);
             asked.unwrap_or_else(|error| {
@@ -363,6 +361,7 @@ impl Pass {
                 None
             })
         };
+        let budgets = self.store.bare_budgets()?;
         let mut proposals = rules::propose(&Look {
             flow_id: flow.id,
             document: &document,
@@ -373,6 +372,7 @@ impl Pass {
             gateway: &self.gateway,
             asked_bytes: &asked_bytes,
             budgets: &budgets,
+            total_timeout: self.gateway.total_timeout(),
             now,
         });
         // Whatever a rule says, nothing is proposed that could not be saved.

@@ -10,7 +10,7 @@ use crate::binary::Home;
 use crate::harness::{DEADLINE, TestServer, add_provider, agent, chain, eventually};
 use crate::upstream::{Upstream, completion_of, json_answer};
 
-const PATH: &str = "/api/ledger/optimizations";
+pub const PATH: &str = "/api/ledger/optimizations";
 
 /// A provider `openai` whose answers are of these many tokens, of whichever model is asked.
 pub fn upstream(input_tokens: u64, output_tokens: u64) -> Upstream {

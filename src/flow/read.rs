@@ -29,7 +29,7 @@ const METHODS: &[&str] = &["GET", "POST", "PUT", "PATCH", "DELETE"];
 /// How long an `http` node waits unless it says otherwise.
 const HTTP_TIMEOUT: Duration = Duration::from_secs(30);
 /// The longest pause and the longest timeout that a node may ask for: a day.
-const WAIT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+pub const WAIT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// The keys that are read; all others (`position`, `style`, …) are the editor's.
 #[derive(Deserialize)]
 pub struct RawNode {

@@ -120,6 +120,8 @@ pub struct Calls {
     /// Answered calls that began soon enough after the one before that a provider would still have
     /// kept the beginning of its prompt.
     pub soon: u64,
+    /// Calls that a budget refused.
+    pub refused: u64,
     /// The longest answer, in tokens.
     pub output_tokens_max: u64,
     /// How long answered calls took together, milliseconds.
@@ -137,6 +139,7 @@ impl Calls {
         self.failed = self.failed.plus(other.failed);
         self.timed_out = self.timed_out.plus(other.timed_out);
         self.soon += other.soon;
+        self.refused += other.refused;
         self.output_tokens_max = self.output_tokens_max.max(other.output_tokens_max);
         self.latency_ms = self.latency_ms.saturating_add(other.latency_ms);
     }
@@ -268,10 +271,17 @@ impl Facts {
             let pause = row.at.0.saturating_sub(last.0);
             (0..PROMPT_CACHE_MS).contains(&pause)
         });
-        target.last_at = Some(row.at);
         target.first_at = Some(target.first_at.map_or(row.at, |first| first.min(row.at)));
         let day = target.days.entry(row.at.0.div_euclid(MS_PER_DAY));
         let day = day.or_default();
+        if row.refused {
+            day.refused += 1;
+            return;
+        }
+        target.last_at = Some(row.at);
+        if row.status == CallStatus::Success {
+            day.output_tokens_max = day.output_tokens_max.max(row.usage.output_tokens);
+        }
         match (row.status, row.cost) {
             (CallStatus::Success, Some(cost)) => {
                 let sums = day.answered.entry(class).or_default();
@@ -280,7 +290,6 @@ impl Facts {
                     day.repeated.add(cost.nanousd);
                 }
                 day.soon += u64::from(is_soon);
-                day.output_tokens_max = day.output_tokens_max.max(row.usage.output_tokens);
                 let latency_ms = row.latency_ms.unwrap_or(0);
                 day.latency_ms = day.latency_ms.saturating_add(latency_ms);
             }
@@ -378,6 +387,16 @@ impl Facts {
         let all = targets.into_iter().flatten();
         all.filter_map(|(target, facts)| Some((target, facts.known()?)))
             .collect()
+    }
+
+    /// The calls of a node to all its targets, summed up, where there are any.
+    pub fn sum_of_node(&self, flow_id: FlowId, node_id: &str) -> Option<Known> {
+        let all = self.of_node(flow_id, node_id).into_iter();
+        all.map(|(_, known)| known).reduce(|mut sum, known| {
+            sum.since = sum.since.min(known.since);
+            sum.calls.merge(&known.calls);
+            sum
+        })
     }
 
     /// How many calls each target has answered, of all flows.

@@ -3,9 +3,13 @@
 
 mod cache;
 mod dead_node;
+mod max_tokens;
 mod model_switch;
 mod parallel;
 mod prompt_cache;
+mod retry_waste;
+
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -44,8 +48,9 @@ pub struct Look<'a> {
     /// How long what was asked lately is on average, of a node, in bytes; none where nothing is stored.
     pub asked_bytes: &'a dyn Fn(&str) -> Option<u64>,
     /// What may be spent.
-    #[allow(dead_code)]
     pub budgets: &'a [Budget],
+    /// How long a call may take where its node does not say.
+    pub total_timeout: Duration,
     /// The moment.
     pub now: Timestamp,
 }
@@ -64,6 +69,8 @@ pub fn propose(look: &Look<'_>) -> Vec<Proposal> {
             proposals.extend(model_switch::propose(look, node, agent));
             proposals.extend(cache::propose(look, node, agent));
             proposals.extend(prompt_cache::propose(look, node, agent));
+            proposals.extend(retry_waste::propose(look, node, agent));
+            proposals.extend(max_tokens::propose(look, node, agent));
         }
     }
     let node = |id: &str| look.graph.nodes().iter().find(|node| node.id == id);

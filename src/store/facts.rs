@@ -35,12 +35,14 @@ pub struct CallFact<'a> {
     pub cached: bool,
     /// Of a cached one: what that saved.
     pub saved: Option<Usd>,
+    /// Whether it was refused before it left, so that no call was made.
+    pub refused: bool,
 }
 
 const COLUMNS: &str = "id, timestamp_ms, flow_id, node_id, provider,
     coalesce(model_asked, model_used), status, input_tokens, cached_input_tokens,
     cache_write_tokens, cache_write_1h_tokens, output_tokens, reasoning_tokens, usage_source,
-    cost_nanousd, latency_ms, prompt_hash, cached, saved_nanousd";
+    cost_nanousd, latency_ms, prompt_hash, cached, saved_nanousd, refused IS NOT NULL";
 
 fn fact<'a>(row: &'a Row<'_>) -> rusqlite::Result<CallFact<'a>> {
     let text = |column: usize| -> rusqlite::Result<&'a str> {
@@ -69,6 +71,7 @@ fn fact<'a>(row: &'a Row<'_>) -> rusqlite::Result<CallFact<'a>> {
         prompt_hash: text(16)?,
         cached: row.get(17)?,
         saved: row.get::<_, Option<i64>>(18)?.map(Usd::from_nanousd),
+        refused: row.get(19)?,
     })
 }
 

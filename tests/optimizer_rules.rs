@@ -1,0 +1,276 @@
+//! What is proposed about attempts that were billed for nothing and about limits that take room in
+//! budgets; all amounts are computed again here.
+
+use std::io::{Read, Write};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use serde_json::{Value, json};
+
+use crate::harness::{TestServer, agent, chain};
+use crate::optimizer::{
+    PATH, flow_of, has_looked, of_kind, run_times, server, suggestion, upstream,
+};
+use crate::upstream::{STREAM_HEAD, Upstream, completion_of, delta, json_answer};
+
+/// What 1,000 tokens of prompt and 1,000 of an answer cost at gpt-4o, in nano-dollars.
+const CALL: i64 = 12_500_000;
+
+/// A part of a streamed answer that was billed with 1,000 and 1,000 tokens.
+fn billed() -> String {
+    let chunk = json!({"choices": [{"index": 0, "delta": {"content": "half"}}],
+        "usage": {"prompt_tokens": 1_000, "completion_tokens": 1_000}});
+    format!("data: {chunk}\n\n")
+}
+
+/// Whether a request's prompt has that word.
+fn is_asked(body: &str, word: &str) -> bool {
+    let asked: Value = serde_json::from_str(body).unwrap();
+    asked["messages"].to_string().contains(word)
+}
+
+/// A provider that has an error amid the answer to each first of two requests to gpt-4o that say
+/// `fail`, begins and never ends the answer to those that say `stall`, refuses those that say `busy`,
+/// and answers all others.
+fn unsteady() -> Upstream {
+    let count = AtomicUsize::new(0);
+    Upstream::start(move |body, stream| {
+        let asked: Value = serde_json::from_str(body).unwrap();
+        let model = asked["model"].as_str().unwrap();
+        let fails = model == "gpt-4o" && is_asked(body, "fail");
+        if fails && count.fetch_add(1, Ordering::SeqCst).is_multiple_of(2) {
+            let error = r#"data: {"error":{"message":"The server had an error"}}"#;
+            let answer = format!("{STREAM_HEAD}{}{error}\n\n", billed());
+            let _ = stream.write_all(answer.as_bytes());
+        } else if is_asked(body, "stall") {
+            let begun = format!("{STREAM_HEAD}{}", delta(&"word ".repeat(1_000)));
+            let _ = stream.write_all(begun.as_bytes());
+            // Until nobody waits for more.
+            let _ = stream.read(&mut [0]);
+        } else if is_asked(body, "busy") {
+            let busy = json_answer("429 Too Many Requests", r#"{"error":{"message":"busy"}}"#);
+            let _ = stream.write_all(busy.as_bytes());
+        } else if asked["stream"] == true {
+            let answer = format!(
+                "{STREAM_HEAD}{}data: {}\n\ndata: [DONE]\n\n",
+                billed(),
+                json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+            );
+            let _ = stream.write_all(answer.as_bytes());
+        } else {
+            let answer = completion_of(model, "well", 1_000, 1_000);
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    })
+}
+
+/// A flow of one node at gpt-4o whose answer is streamed, with more in its data.
+fn streamed(server: &TestServer, more: Value) -> i64 {
+    let mut node = agent("n", "openai", "gpt-4o", "Say {{ input.what }}");
+    for (key, value) in more.as_object().unwrap() {
+        node["data"][key] = value.clone();
+    }
+    server.save(&chain("Streamed", &[node]))
+}
+
+/// Runs a flow so often, well or not.
+fn try_times(server: &TestServer, flow: i64, count: usize, what: &str) {
+    for number in 0..count {
+        server.run(flow, &json!({"what": format!("{what} {number}")}));
+    }
+}
+
+fn apply(server: &TestServer, found: &Value) {
+    let path = format!("{PATH}/{}", found["id"]);
+    let applied = server.post(&format!("{path}/apply"), &json!({}));
+    assert_eq!(applied.status, 200, "{}", applied.text());
+}
+
+/// The rows of a flow, oldest first.
+fn rows(server: &TestServer, flow: i64) -> Vec<Value> {
+    let rows = server.get(&format!("/api/ledger?flow_id={flow}&limit=100"));
+    let mut rows = rows.json()["items"].as_array().unwrap().clone();
+    rows.reverse();
+    rows
+}
+
+#[test]
+fn billed_failures_are_told_with_what_they_cost_and_another_model_is_asked_instead_of_again() {
+    let upstream = unsteady();
+    let server = server(&upstream);
+    let used = flow_of(&server, "gpt-4o-mini");
+    run_times(&server, used, 10, |at| at.to_string());
+    let retry = json!({"retry": {"attempts": 2, "backoffMs": 1}});
+    let flow = streamed(&server, retry);
+    run_times(&server, flow, 4, |at| format!("fail {at}"));
+    let found = suggestion(&server, "retry_waste");
+    assert_eq!(found["flowId"], flow);
+    let evidence = &found["evidence"];
+    assert_eq!(
+        (&found["calls"], &evidence["failedCalls"]),
+        (&json!(4), &json!(4))
+    );
+    assert_eq!(evidence["failedCostNanousd"], 4 * CALL, "{found}");
+    assert_eq!(evidence["answeredCalls"], 4);
+    let saving = &found["savingPer30Days"];
+    assert_eq!(
+        (&saving["lowUsd"], &saving["expectedUsd"]),
+        (&json!(0), &json!(1.5))
+    );
+    assert_eq!(
+        found["edit"]["values"],
+        json!({"fallback": [{"provider": "openai", "model": "gpt-4o-mini"}], "retry": {"attempts": 1}})
+    );
+
+    apply(&server, &found);
+    run_times(&server, flow, 1, |_| "fail anew".into());
+    let asked = rows(&server, flow);
+    let [failed, answered] = asked.last_chunk().unwrap();
+    assert_eq!(
+        (&failed["status"], &answered["model_used"]),
+        (&json!("FAILED"), &json!("gpt-4o-mini"))
+    );
+}
+
+#[test]
+fn billed_failures_of_a_node_that_has_another_to_ask_are_tried_again_later() {
+    let upstream = unsteady();
+    let server = server(&upstream);
+    let flow = streamed(
+        &server,
+        json!({"retry": {"attempts": 2, "backoffMs": 1, "backoffMaxMs": 1},
+            "fallback": [{"provider": "openai", "model": "gpt-4o-mini"}]}),
+    );
+    run_times(&server, flow, 3, |at| format!("fail {at}"));
+    let found = suggestion(&server, "retry_waste");
+    assert_eq!(
+        found["edit"]["values"],
+        json!({"retry": {"backoffMs": 2_000, "backoffMaxMs": 2_000}})
+    );
+}
+
+#[test]
+fn billed_answers_that_were_not_finished_in_time_are_told_and_get_more_time() {
+    let upstream = unsteady();
+    let server = server(&upstream);
+    let flow = streamed(&server, json!({"timeouts": {"totalMs": 300}}));
+    try_times(&server, flow, 3, "stall");
+    let found = suggestion(&server, "retry_waste");
+    let rows = rows(&server, flow);
+    assert_eq!(rows.len(), 3);
+    let mut cost = 0;
+    for row in &rows {
+        assert_eq!(
+            (&row["status"], &row["usage_source"]),
+            (&json!("TIMEOUT"), &json!("estimated"))
+        );
+        let tokens = |key: &str| row[key].as_i64().unwrap();
+        cost += tokens("input_tokens") * 2_500 + tokens("output_tokens") * 10_000;
+    }
+    let evidence = &found["evidence"];
+    assert_eq!(
+        (&found["calls"], &evidence["timedOutCalls"]),
+        (&json!(3), &json!(3))
+    );
+    assert_eq!(evidence["timedOutCostNanousd"], cost, "{found}");
+    assert_eq!(found["savingPer30Days"]["lowUsd"], 0);
+    assert_eq!(
+        found["edit"]["values"],
+        json!({"timeouts": {"totalMs": 600}})
+    );
+}
+
+#[test]
+fn few_failures_unbilled_ones_and_those_that_nobody_tries_again_are_not_told() {
+    let upstream = unsteady();
+    let server = server(&upstream);
+    let retry = json!({"retry": {"attempts": 2, "backoffMs": 1}});
+    let few = streamed(&server, retry.clone());
+    run_times(&server, few, 2, |at| format!("fail {at}"));
+    let unbilled = streamed(&server, retry);
+    try_times(&server, unbilled, 4, "busy");
+    let given_up = streamed(&server, json!({}));
+    try_times(&server, given_up, 8, "fail");
+    has_looked(&server);
+    let failed = rows(&server, given_up);
+    let failed = failed.iter().filter(|row| row["status"] == "FAILED");
+    assert_eq!(failed.count(), 4);
+    assert_eq!(of_kind(&server, "retry_waste", "OPEN"), Vec::<Value>::new());
+}
+
+fn set_budgets(server: &TestServer, budgets: Value) {
+    let body = json!({"budgets": budgets}).to_string();
+    let answer = server.request("PUT", "/api/budget", &[], body.as_bytes());
+    assert_eq!(answer.status, 200, "{}", answer.text());
+}
+
+#[test]
+fn a_limit_far_above_all_answers_that_binds_a_budget_is_told_with_what_a_lower_one_frees() {
+    let upstream = upstream(1_000, 100);
+    let server = server(&upstream);
+    set_budgets(
+        &server,
+        json!([{"name": "daily", "per": "day", "limitUsd": "1"}]),
+    );
+    let flow = flow_of(&server, "gpt-4o");
+    run_times(&server, flow, 10, |at| at.to_string());
+    let found = suggestion(&server, "max_tokens");
+    assert_eq!(found["flowId"], flow);
+    let evidence = &found["evidence"];
+    assert_eq!(evidence["longestAnswerTokens"], 100, "{found}");
+    assert_eq!(evidence["budget"], "daily");
+    assert_eq!(evidence["freedTokens"], 4_096 - 256);
+    assert_eq!(evidence["freedNanousd"], (4_096 - 256) * 10_000);
+    assert!(found["savingPer30Days"].is_null());
+    apply(&server, &found);
+    while upstream.requests().try_recv().is_ok() {}
+    run_times(&server, flow, 2, |at| format!("after {at}"));
+    let asked: Value = serde_json::from_str(&upstream.requests().recv().unwrap()).unwrap();
+    assert!(asked.to_string().contains("256"), "{asked}");
+}
+
+#[test]
+fn a_limit_that_binds_little_of_a_budget_is_told_once_calls_were_refused() {
+    let upstream = upstream(100_000, 100);
+    let server = server(&upstream);
+    // 20 calls at 15 cents a million; what a call leaves unused is a little less than 1 %.
+    set_budgets(
+        &server,
+        json!([{"name": "small", "per": "day", "limitUsd": "0.3"}]),
+    );
+    let flow = flow_of(&server, "gpt-4o-mini");
+    run_times(&server, flow, 19, |at| at.to_string());
+    try_times(&server, flow, 2, "more");
+    let refused = rows(&server, flow);
+    let refused = refused.iter().filter(|row| row["refused"] == "budget");
+    let refused = refused.count();
+    assert!(refused > 0);
+    let found = suggestion(&server, "max_tokens");
+    assert_eq!(found["evidence"]["refusedCalls"], refused, "{found}");
+    assert_eq!(found["evidence"]["freedNanousd"], (4_096 - 256) * 600);
+}
+
+#[test]
+fn a_limit_that_is_near_the_answers_or_binds_nothing_is_not_told() {
+    let upstream = upstream(1_000, 100);
+    let server = server(&upstream);
+    let near = |tokens: u64| {
+        let mut node = agent("n", "openai", "gpt-4o", "Say {{ input.what }}");
+        node["data"]["stream"] = json!(false);
+        node["data"]["maxTokens"] = json!(tokens);
+        server.save(&chain("Near", &[node]))
+    };
+    let (near, soft, wide) = (near(399), near(8_000), near(8_000));
+    set_budgets(
+        &server,
+        json!([
+            {"name": "near", "per": "day", "flowId": near, "limitUsd": "0.5"},
+            {"name": "soft", "per": "day", "flowId": soft, "limitUsd": "0.5", "hard": false},
+            {"name": "wide", "per": "day", "flowId": wide, "limitUsd": "100"},
+        ]),
+    );
+    for flow in [near, soft, wide] {
+        run_times(&server, flow, 10, |at| at.to_string());
+    }
+    has_looked(&server);
+    assert_eq!(of_kind(&server, "max_tokens", "OPEN"), Vec::<Value>::new());
+}
