@@ -9,6 +9,7 @@
 pub mod edit;
 pub mod facts;
 mod models;
+mod realised;
 mod rules;
 mod saving;
 pub mod shape;
@@ -26,15 +27,16 @@ use sha2::{Digest, Sha256};
 
 use self::facts::{Facts, WINDOW_DAYS};
 use self::models::Models;
+use self::realised::Measures;
 use self::rules::Look;
 use crate::error::{Error, Result};
 use crate::event::suggestion::{Proposal, Status, Suggestion};
-use crate::event::{FlowId, Seq, Timestamp, hex};
+use crate::event::{CallStatus, FlowId, Seq, Timestamp, Usage, hex};
 use crate::flow::Graph;
 use crate::gateway::Gateway;
 use crate::hub::{Message, Publish};
 use crate::journal::Journal;
-use crate::store::{Change, FlowRecord, Store};
+use crate::store::{CallFact, Change, FlowRecord, Store};
 use crate::threads::{OnFatal, vital};
 
 /// It looks once nothing has happened for so long …
@@ -184,13 +186,11 @@ impl State {
     }
 
     fn look(&mut self, changed: BTreeSet<FlowId>, now: Timestamp) -> Result<()> {
-        for (_, changes) in self.pass.run(changed, now)? {
-            for change in changes {
-                match self.journal.commit_one(change) {
-                    // Somebody was faster; it is looked at again with the next rows.
-                    Ok(_) | Err(Error::Conflict(_) | Error::NotFound(_)) => {}
-                    Err(error) => return Err(error),
-                }
+        for change in self.pass.run(changed, now)? {
+            match self.journal.commit_one(change) {
+                // Somebody was faster; it is looked at again with the next rows.
+                Ok(_) | Err(Error::Conflict(_) | Error::NotFound(_)) => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(())
@@ -201,7 +201,7 @@ impl State {
 pub struct Pass {
     store: Arc<Store>,
     gateway: Arc<Gateway>,
-    facts: Option<Facts>,
+    known: Option<(Facts, Measures)>,
     stopping: Arc<AtomicBool>,
 }
 
@@ -211,7 +211,7 @@ impl Pass {
         Self {
             store,
             gateway,
-            facts: None,
+            known: None,
             stopping,
         }
     }
@@ -220,21 +220,21 @@ impl Pass {
         self.stopping.load(Ordering::SeqCst)
     }
 
-    /// Reads what is new, and gives for each flow of which something new is known, or that is in
-    /// `changed`, what is to be written about it.
+    /// Reads what is new, and gives what is to be written: about each flow of which something new is
+    /// known, or that is in `changed`, and about what was applied.
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub fn run(
-        &mut self,
-        changed: BTreeSet<FlowId>,
-        now: Timestamp,
-    ) -> Result<Vec<(FlowId, Vec<Change>)>> {
-        let mut facts = match self.facts.take() {
-            Some(facts) => facts,
+    pub fn run(&mut self, changed: BTreeSet<FlowId>, now: Timestamp) -> Result<Vec<Change>> {
+        let (mut facts, mut measures) = match self.known.take() {
+            Some(known) => known,
             None => self.begin(now)?,
         };
-        let read = self.read(&mut facts, &changed, now);
+        for flow_id in &changed {
+            self.follow_applied(&mut facts, &mut measures, *flow_id, now)?;
+        }
+        let read = self.read(&mut facts, &mut measures, now);
+        self.catch_up(&facts, &mut measures)?;
         let mut flows = facts.take_changed();
         flows.extend(changed);
         let models = Models::new(&self.gateway, &facts.targets(), now);
@@ -243,53 +243,97 @@ impl Pass {
             if self.is_stopping() {
                 break;
             }
-            let changes = self.changes(flow_id, &facts, &models, now)?;
-            if !changes.is_empty() {
-                all.push((flow_id, changes));
-            }
+            all.extend(self.changes(flow_id, &facts, &models, now)?);
         }
-        self.facts = Some(facts);
+        if !self.is_stopping() {
+            all.extend(measures.changes(&self.store)?);
+        }
+        self.known = Some((facts, measures));
         read.map(|()| all)
     }
 
-    fn begin(&self, now: Timestamp) -> Result<Facts> {
+    fn begin(&self, now: Timestamp) -> Result<(Facts, Measures)> {
         let since = Timestamp(now.0.saturating_sub(WINDOW_DAYS * MS_PER_DAY));
         let after = self.store.last_call_before(since)?;
         let mut facts = Facts::new(after, self.gateway.tier_bounds());
+        let mut measures = Measures::default();
         for flow_id in self.store.flows_with_suggestions()? {
-            self.forget_replaced(&mut facts, flow_id)?;
+            self.follow_applied(&mut facts, &mut measures, flow_id, now)?;
             facts.touch(flow_id);
         }
-        Ok(facts)
+        Ok((facts, measures))
     }
 
-    /// Calls from before a node was changed by a suggestion say nothing about it any more.
-    fn forget_replaced(&self, facts: &mut Facts, flow_id: FlowId) -> Result<()> {
+    /// Calls from before a node was changed by a suggestion say nothing about it any more, and those
+    /// from after it tell what it saves.
+    fn follow_applied(
+        &self,
+        facts: &mut Facts,
+        measures: &mut Measures,
+        flow_id: FlowId,
+        now: Timestamp,
+    ) -> Result<()> {
+        let mut applied = Vec::new();
         for suggestion in self.store.suggestions_of(flow_id)? {
             if suggestion.applied_at.is_some() {
                 let edit = self.store.applied_edit(suggestion.id)?;
                 facts.forget(flow_id, &suggestion.proposal.node_id, edit.last_call);
+                applied.push((suggestion, edit));
             }
         }
-        Ok(())
+        measures.follow(&self.store, flow_id, &applied, now)
     }
 
-    fn read(&self, facts: &mut Facts, changed: &BTreeSet<FlowId>, now: Timestamp) -> Result<()> {
-        for flow_id in changed {
-            self.forget_replaced(facts, *flow_id)?;
-        }
+    fn read(&self, facts: &mut Facts, measures: &mut Measures, now: Timestamp) -> Result<()> {
+        let price = |provider: &str, model: &str, usage: &Usage, at| {
+            self.gateway.cost_of(provider, model, usage, at)
+        };
+        let mut take = |facts: &mut Facts, row: &CallFact<'_>| {
+            facts.take(row);
+            if row.status != CallStatus::Pending {
+                measures.take(row, &price);
+            }
+        };
         for id in facts.pending().into_iter().take(PENDING_MAX) {
-            self.store.fact(id, |row| facts.take(row))?;
+            self.store.fact(id, |row| take(facts, row))?;
         }
         loop {
             let read = self
                 .store
-                .facts_after(facts.cursor(), ROWS_STEP, |row| facts.take(row))?;
+                .facts_after(facts.cursor(), ROWS_STEP, |row| take(facts, row))?;
             if read.is_none() || self.is_stopping() {
                 break;
             }
         }
         facts.expire(now);
+        Ok(())
+    }
+
+    /// Shows those that were applied lately, or all when the server starts, the rows that they missed.
+    fn catch_up(&self, facts: &Facts, measures: &mut Measures) -> Result<()> {
+        let price = |provider: &str, model: &str, usage: &Usage, at| {
+            self.gateway.cost_of(provider, model, usage, at)
+        };
+        let Some(mut after) = measures.missing_after() else {
+            return Ok(());
+        };
+        // What is pending comes by itself when it is settled.
+        let last = facts.cursor();
+        while after < last {
+            if self.is_stopping() {
+                return Ok(());
+            }
+            let read = self.store.facts_after(after, ROWS_STEP, |row| {
+                if row.id <= last && !facts.is_pending(row.id) {
+                    measures.catch_up(row, &price);
+                }
+            })?;
+            match read {
+                Some(read) => after = read,
+                None => break,
+            }
+        }
+        measures.caught_up();
         Ok(())
     }
 

@@ -40,7 +40,7 @@ pub use changes::{
     Settlement, Writer,
 };
 pub use events::LoggedEvent;
-pub use facts::CallFact;
+pub use facts::{CallFact, RunFact, run_ids_from};
 pub use flows::FlowRecord;
 pub use inputs::StoredInput;
 pub use keys::{KeyRecord, NewKey};

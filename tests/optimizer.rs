@@ -270,7 +270,7 @@ fn what_holds_no_longer_is_withdrawn_also_after_a_restart() {
 }
 
 /// A flow of `first` and `second` in a row, and an output of this template.
-fn two_and_output(first: &str, second: &str, output: &str) -> Value {
+pub fn two_and_output(first: &str, second: &str, output: &str) -> Value {
     let quiet = |id: &str, prompt: &str| {
         let mut node = agent(id, "openai", "gpt-4o", prompt);
         node["data"]["stream"] = json!(false);

@@ -1,14 +1,14 @@
 //! What is proposed about attempts that were billed for nothing and about limits that take room in
-//! budgets; all amounts are computed again here.
+//! budgets, and what was saved since a suggestion was applied; all amounts are computed again here.
 
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
 
-use crate::harness::{TestServer, agent, chain};
+use crate::harness::{TestServer, agent, chain, eventually};
 use crate::optimizer::{
-    PATH, flow_of, has_looked, of_kind, run_times, server, suggestion, upstream,
+    PATH, flow_of, has_looked, of_kind, run_times, server, suggestion, two_and_output, upstream,
 };
 use crate::upstream::{STREAM_HEAD, Upstream, completion_of, delta, json_answer};
 
@@ -79,10 +79,31 @@ fn try_times(server: &TestServer, flow: i64, count: usize, what: &str) {
     }
 }
 
-fn apply(server: &TestServer, found: &Value) {
+fn apply(server: &TestServer, found: &Value) -> String {
     let path = format!("{PATH}/{}", found["id"]);
     let applied = server.post(&format!("{path}/apply"), &json!({}));
     assert_eq!(applied.status, 200, "{}", applied.text());
+    path
+}
+
+/// What was measured of so many calls, once it is.
+fn realised(server: &TestServer, path: &str, calls: u64) -> Value {
+    let mut found = Value::Null;
+    eventually(&format!("{calls} calls are measured"), || {
+        found = server.get(path).json()["realised"].clone();
+        found["calls"] == calls
+    });
+    found
+}
+
+/// Amounts as they were measured, in nano-dollars: before, now, and the difference.
+fn amounts(realised: &Value) -> [i64; 3] {
+    ["wouldHaveCostUsd", "costUsd", "savedUsd"].map(|key| {
+        let usd = realised[key]
+            .as_f64()
+            .unwrap_or_else(|| panic!("{realised}"));
+        (usd * 1e9).round() as i64
+    })
 }
 
 /// The rows of a flow, oldest first.
@@ -96,7 +117,7 @@ fn rows(server: &TestServer, flow: i64) -> Vec<Value> {
 #[test]
 fn billed_failures_are_told_with_what_they_cost_and_another_model_is_asked_instead_of_again() {
     let upstream = unsteady();
-    let server = server(&upstream);
+    let mut server = server(&upstream);
     let used = flow_of(&server, "gpt-4o-mini");
     run_times(&server, used, 10, |at| at.to_string());
     let retry = json!({"retry": {"attempts": 2, "backoffMs": 1}});
@@ -121,7 +142,7 @@ fn billed_failures_are_told_with_what_they_cost_and_another_model_is_asked_inste
         json!({"fallback": [{"provider": "openai", "model": "gpt-4o-mini"}], "retry": {"attempts": 1}})
     );
 
-    apply(&server, &found);
+    let path = apply(&server, &found);
     run_times(&server, flow, 1, |_| "fail anew".into());
     let asked = rows(&server, flow);
     let [failed, answered] = asked.last_chunk().unwrap();
@@ -129,6 +150,14 @@ fn billed_failures_are_told_with_what_they_cost_and_another_model_is_asked_inste
         (&failed["status"], &answered["model_used"]),
         (&json!("FAILED"), &json!("gpt-4o-mini"))
     );
+    run_times(&server, flow, 3, |at| format!("well {at}"));
+    // Four answers came with four billed failures before, and with one since.
+    let measured = realised(&server, &path, 4);
+    assert_eq!(amounts(&measured), [4 * CALL, CALL, 3 * CALL]);
+    server.start_again();
+    run_times(&server, flow, 1, |_| "well again".into());
+    let measured = realised(&server, &path, 5);
+    assert_eq!(amounts(&measured), [5 * CALL, CALL, 4 * CALL]);
 }
 
 #[test]
@@ -221,11 +250,12 @@ fn a_limit_far_above_all_answers_that_binds_a_budget_is_told_with_what_a_lower_o
     assert_eq!(evidence["freedTokens"], 4_096 - 256);
     assert_eq!(evidence["freedNanousd"], (4_096 - 256) * 10_000);
     assert!(found["savingPer30Days"].is_null());
-    apply(&server, &found);
+    let path = apply(&server, &found);
     while upstream.requests().try_recv().is_ok() {}
     run_times(&server, flow, 2, |at| format!("after {at}"));
     let asked: Value = serde_json::from_str(&upstream.requests().recv().unwrap()).unwrap();
     assert!(asked.to_string().contains("256"), "{asked}");
+    assert_eq!(amounts(&realised(&server, &path, 2)), [0, 0, 0]);
 }
 
 #[test]
@@ -273,4 +303,119 @@ fn a_limit_that_is_near_the_answers_or_binds_nothing_is_not_told() {
     }
     has_looked(&server);
     assert_eq!(of_kind(&server, "max_tokens", "OPEN"), Vec::<Value>::new());
+}
+
+#[test]
+fn what_a_cheaper_model_has_saved_is_measured_over_a_restart_and_kept_when_it_is_taken_back() {
+    let upstream = upstream(1_000, 100);
+    let mut server = server(&upstream);
+    let used = flow_of(&server, "gpt-4o-mini");
+    run_times(&server, used, 10, |at| at.to_string());
+    let flow = flow_of(&server, "gpt-4o");
+    run_times(&server, flow, 10, |at| at.to_string());
+    let path = apply(&server, &suggestion(&server, "model_switch"));
+    assert!(server.get(&path).json()["realised"].is_null());
+    let (before, now) = (1_000 * 2_500 + 100 * 10_000, 1_000 * 150 + 100 * 600);
+    run_times(&server, flow, 3, |at| format!("after {at}"));
+    let measured = realised(&server, &path, 3);
+    assert_eq!(
+        amounts(&measured),
+        [3 * before, 3 * now, 3 * (before - now)]
+    );
+    assert_eq!(measured["since"], server.get(&path).json()["appliedAt"]);
+    server.start_again();
+    run_times(&server, flow, 2, |at| format!("again {at}"));
+    let measured = realised(&server, &path, 5);
+    assert_eq!(
+        amounts(&measured),
+        [5 * before, 5 * now, 5 * (before - now)]
+    );
+    let reverted = server.post(&format!("{path}/revert"), &json!({}));
+    assert_eq!(reverted.status, 200, "{}", reverted.text());
+    run_times(&server, flow, 2, |at| format!("back {at}"));
+    has_looked(&server);
+    assert_eq!(server.get(&path).json()["realised"], measured);
+}
+
+#[test]
+fn what_kept_answers_have_saved_is_measured_over_a_restart() {
+    let upstream = upstream(1_000, 1_000);
+    let mut server = server(&upstream);
+    let flow = flow_of(&server, "gpt-4o");
+    run_times(&server, flow, 5, |_| "again".into());
+    let path = apply(&server, &suggestion(&server, "cache"));
+    // One is bought and kept.
+    run_times(&server, flow, 3, |_| "again".into());
+    assert_eq!(
+        amounts(&realised(&server, &path, 2)),
+        [2 * CALL, 0, 2 * CALL]
+    );
+    server.start_again();
+    run_times(&server, flow, 1, |_| "again".into());
+    assert_eq!(
+        amounts(&realised(&server, &path, 3)),
+        [3 * CALL, 0, 3 * CALL]
+    );
+}
+
+#[test]
+fn what_a_call_cost_that_nobody_used_is_saved_in_each_run_since_also_after_a_restart() {
+    let upstream = upstream(1_000, 1_000);
+    let mut server = server(&upstream);
+    let flow = server.save(&two_and_output(
+        "A {{ input.what }}",
+        "B {{ input.what }}",
+        "{{ nodes.second.output }}",
+    ));
+    run_times(&server, flow, 10, |at| at.to_string());
+    let path = apply(&server, &suggestion(&server, "dead_node"));
+    run_times(&server, flow, 2, |at| format!("after {at}"));
+    let measured = realised(&server, &path, 2);
+    assert_eq!(amounts(&measured), [2 * CALL, 0, 2 * CALL]);
+    server.start_again();
+    run_times(&server, flow, 1, |_| "again".into());
+    assert_eq!(
+        amounts(&realised(&server, &path, 3)),
+        [3 * CALL, 0, 3 * CALL]
+    );
+}
+
+/// How long these runs took on average, milliseconds.
+fn average_ms(runs: &[Value]) -> i64 {
+    let at = |run: &Value, key: &str| -> i64 {
+        let at: jiff::Timestamp = run[key].as_str().unwrap().parse().unwrap();
+        at.as_millisecond()
+    };
+    let all = runs
+        .iter()
+        .map(|run| at(run, "finishedAt") - at(run, "startedAt"));
+    all.sum::<i64>() / runs.len() as i64
+}
+
+#[test]
+fn the_time_that_runs_take_less_since_calls_are_made_at_once_is_measured() {
+    let upstream = Upstream::start(|_, stream| {
+        std::thread::sleep(std::time::Duration::from_millis(150));
+        let _ = stream.write_all(completion_of("gpt-4o", "well", 10, 10).as_bytes());
+    });
+    let server = server(&upstream);
+    let flow = server.save(&two_and_output(
+        "A {{ input.what }}",
+        "B {{ input.what }}",
+        "{{ nodes.first.output }} {{ nodes.second.output }}",
+    ));
+    run_times(&server, flow, 10, |at| at.to_string());
+    let path = apply(&server, &suggestion(&server, "parallel"));
+    run_times(&server, flow, 2, |at| format!("after {at}"));
+    let measured = realised(&server, &path, 2);
+    let runs = server
+        .get(&format!("/api/runs?flow_id={flow}&limit=50"))
+        .json();
+    let mut runs = runs["items"].as_array().unwrap().clone();
+    runs.reverse();
+    let (before, after) = runs.split_at(10);
+    assert_eq!(after.len(), 2);
+    assert_eq!(measured["runMsBefore"], average_ms(before), "{measured}");
+    assert_eq!(measured["savedMs"], average_ms(before) - average_ms(after));
+    assert_eq!(amounts(&measured), [0, 0, 0]);
 }

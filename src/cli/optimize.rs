@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::config::Config;
 use crate::error::Result;
 use crate::event::Timestamp;
-use crate::event::suggestion::{Proposal, Status, Suggestion};
+use crate::event::suggestion::{Proposal, Realised, Status, Suggestion};
 use crate::gateway::{Gateway, Prices};
 use crate::optimizer::Pass;
 use crate::store::{Change, Store};
@@ -65,7 +65,7 @@ fn find(config: &Config, store: &Arc<Store>) -> Result<Found> {
     let changes = pass.run(BTreeSet::new(), Timestamp::now())?;
     let mut withdrawn = BTreeSet::new();
     let mut open = Vec::new();
-    for change in changes.into_iter().flat_map(|(_, changes)| changes) {
+    for change in changes {
         match change {
             Change::CloseSuggestion { id, .. } => drop(withdrawn.insert(id)),
             Change::Propose {
@@ -148,20 +148,29 @@ fn shown(found: &Found) -> String {
             "Saved so far",
         ]);
         for it in &found.applied {
-            let realised = it.realised.as_ref();
-            let saved = realised.and_then(|realised| realised["savedUsd"].as_f64());
             table.add_row([
                 it.id.to_string(),
                 it.flow_name.clone(),
                 it.proposal.node_id.clone(),
                 it.proposal.title.clone(),
                 promised(&it.proposal),
-                saved.map_or_else(|| "not measured yet".to_owned(), |usd| format!("${usd}")),
+                saved(it.realised.as_ref()),
             ]);
         }
         text.push_str(&format!("{table}\n"));
     }
     text
+}
+
+/// Money, or the time.
+fn saved(realised: Option<&Realised>) -> String {
+    match realised {
+        None => "not measured yet".to_owned(),
+        Some(realised) => match realised.saved_ms {
+            Some(ms) => format!("{ms} ms in each run"),
+            None => format!("${}", realised.saved_usd),
+        },
+    }
 }
 
 /// `$1.5 ($0.03 to $2.97)`, or the time.

@@ -142,6 +142,31 @@ impl Proposal {
     }
 }
 
+/// What a suggestion has saved since it was applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Realised {
+    /// When it was applied.
+    pub since: Timestamp,
+    /// How many calls were measured; runs, where it is about time or about a node that is gone.
+    pub calls: u64,
+    /// What they would have cost before.
+    pub would_have_cost_usd: Usd,
+    /// What they cost.
+    pub cost_usd: Usd,
+    /// The difference, which is negative where they cost more.
+    pub saved_usd: Usd,
+    /// By how much runs are faster on average, milliseconds; negative where they are slower.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub saved_ms: Option<i64>,
+    /// How long runs took before on average, milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_ms_before: Option<u64>,
+    /// What the node cost in a run before on average.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_cost_usd_before: Option<Usd>,
+}
+
 /// A proposal that was made to people, and what became of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -166,7 +191,7 @@ pub struct Suggestion {
     pub applied_at: Option<Timestamp>,
     /// Of one that was applied: what it has saved since.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub realised: Option<Value>,
+    pub realised: Option<Realised>,
     /// The newest trial of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trial: Option<Trial>,

@@ -213,6 +213,11 @@ impl Facts {
         self.pending.iter().copied().collect()
     }
 
+    /// Whether a row was seen before it was settled, and not since.
+    pub fn is_pending(&self, id: i64) -> bool {
+        self.pending.contains(&id)
+    }
+
     /// Flows of which something new is known since this was asked last.
     pub fn take_changed(&mut self) -> BTreeSet<FlowId> {
         std::mem::take(&mut self.changed)

@@ -84,31 +84,31 @@ impl Models {
     }
 }
 
+/// What a call to one provider would have used at another. What one has kept of a prompt another has
+/// not: there it counts as an ordinary prompt.
+pub fn at_another(usage: &Usage, from: &str, to: &str) -> Usage {
+    if from == to {
+        return *usage;
+    }
+    Usage {
+        cached_input_tokens: 0,
+        cache_write_tokens: 0,
+        cache_write_1h_tokens: 0,
+        ..*usage
+    }
+}
+
 impl Candidate {
     /// What these calls would cost there, of which `present` is the target they were made at.
     pub fn cost(&self, calls: &Calls, present: &Target) -> Usd {
         let classes = calls.answered.values();
         classes.fold(Usd::ZERO, |sum, class| {
-            let usage = usage_at(&self.target, class.usage, present);
+            let usage = at_another(&class.usage, &present.0, &self.target.0);
             let count = class.amount.calls;
             sum.plus(
                 self.quote
                     .cost_of_all(count, class.prompt_tokens_max, &usage),
             )
         })
-    }
-}
-
-/// What calls that were made at `present` would use at `target`. What one provider has kept of a prompt
-/// another has not: there it counts as an ordinary prompt.
-pub fn usage_at(target: &Target, usage: Usage, present: &Target) -> Usage {
-    if present.0 == target.0 {
-        return usage;
-    }
-    Usage {
-        cached_input_tokens: 0,
-        cache_write_tokens: 0,
-        cache_write_1h_tokens: 0,
-        ..usage
     }
 }

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::chosen_edit;
 use super::edit::Edit;
 use super::facts::Target;
-use super::models::usage_at;
+use super::models::at_another;
 use super::rules::agent;
 use crate::booking::{self, lost_call, prompt_hash};
 use crate::error::{Error, Result};
@@ -209,7 +209,7 @@ impl Trials {
             if usage.source == UsageSource::None {
                 return None;
             }
-            let usage = usage_at(&plan.target, usage, &plan.present);
+            let usage = at_another(&usage, &plan.present.0, &plan.target.0);
             let (provider, model) = &plan.target;
             self.gateway.cost_of(provider, model, &usage, now)
         };

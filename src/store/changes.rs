@@ -16,7 +16,7 @@ use super::suggestions;
 use super::triggers;
 use crate::budget::{Budget, Reserve};
 use crate::error::{Error, Result};
-use crate::event::suggestion::{Proposal, Status, Suggestion, Trial};
+use crate::event::suggestion::{Proposal, Realised, Status, Suggestion, Trial};
 use crate::event::{
     BudgetWarning, CallStatus, FlowId, LedgerEntry, RefusedBy, RunId, RunStatus, Seq, Timestamp,
     Usage, Usd,
@@ -396,7 +396,7 @@ pub enum Change {
         /// Which.
         id: i64,
         /// What.
-        realised: serde_json::Value,
+        realised: Realised,
     },
     /// What a trial of a suggestion gave.
     SetTrial {

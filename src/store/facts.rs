@@ -6,7 +6,7 @@ use rusqlite::{Row, params};
 use super::Store;
 use super::ledger::parsed;
 use crate::error::Result;
-use crate::event::{CallStatus, FlowId, Timestamp, Usage, Usd};
+use crate::event::{CallStatus, FlowId, RunId, RunStatus, Timestamp, Usage, Usd};
 
 /// What the optimizer looks at of a ledger row.
 #[derive(Debug)]
@@ -37,6 +37,39 @@ pub struct CallFact<'a> {
     pub saved: Option<Usd>,
     /// Whether it was refused before it left, so that no call was made.
     pub refused: bool,
+}
+
+/// What the optimizer looks at of a run.
+#[derive(Debug)]
+pub struct RunFact<'a> {
+    /// Its id.
+    pub id: &'a str,
+    /// Where it is.
+    pub status: RunStatus,
+    /// From its start to its end, milliseconds; none where it has not both.
+    pub took_ms: Option<u64>,
+    /// When it ended.
+    pub finished_at: Option<Timestamp>,
+}
+
+const RUN_COLUMNS: &str = "id, status, finished_ms - started_ms, finished_ms";
+
+fn run_fact<'a>(row: &'a Row<'_>) -> rusqlite::Result<RunFact<'a>> {
+    let took_ms: Option<i64> = row.get(2)?;
+    Ok(RunFact {
+        id: row.get_ref(0)?.as_str().unwrap_or_default(),
+        status: parsed(row, 1)?,
+        // A clock that was put back makes no run shorter than nothing.
+        took_ms: took_ms.map(|ms| u64::try_from(ms).unwrap_or(0)),
+        finished_at: row.get::<_, Option<i64>>(3)?.map(Timestamp),
+    })
+}
+
+/// What comes before the ids of all runs of that moment and later, and after those of all before it.
+pub fn run_ids_from(at: Timestamp) -> RunId {
+    // The first 48 bits of a UUID v7 are its milliseconds.
+    let ms = u64::try_from(at.0).unwrap_or(0);
+    format!("{:08x}-{:04x}", ms >> 16 & 0xffff_ffff, ms & 0xffff)
 }
 
 const COLUMNS: &str = "id, timestamp_ms, flow_id, node_id, provider,
@@ -112,6 +145,44 @@ impl Store {
         })
     }
 
+    /// Shows runs of a flow that come after the run of that id, up to `limit`, in order. Gives the last
+    /// id shown; none where there is no run.
+    pub fn run_facts_after(
+        &self,
+        flow_id: FlowId,
+        after: &str,
+        limit: usize,
+        mut show: impl FnMut(&RunFact<'_>),
+    ) -> Result<Option<RunId>> {
+        self.read(|connection| {
+            let mut statement = connection.prepare_cached(&format!(
+                "SELECT {RUN_COLUMNS} FROM runs WHERE flow_id = ?1 AND id > ?2 ORDER BY id LIMIT ?3"
+            ))?;
+            let mut rows = statement.query(params![flow_id, after, limit])?;
+            let mut last = None;
+            while let Some(row) = rows.next()? {
+                let fact = run_fact(row)?;
+                last = Some(fact.id.to_owned());
+                show(&fact);
+            }
+            Ok(last)
+        })
+    }
+
+    /// Shows one run, if it is there. Gives whether it is.
+    pub fn run_fact(&self, id: &str, show: impl FnOnce(&RunFact<'_>)) -> Result<bool> {
+        self.read(|connection| {
+            let mut statement = connection
+                .prepare_cached(&format!("SELECT {RUN_COLUMNS} FROM runs WHERE id = ?1"))?;
+            let mut rows = statement.query([id])?;
+            let found = rows.next()?;
+            if let Some(row) = found {
+                show(&run_fact(row)?);
+            }
+            Ok(found.is_some())
+        })
+    }
+
     /// The number after which all rows of that moment and later are, also where the clock was put back
     /// since; that of the newest row, or 0, where there are none.
     pub fn last_call_before(&self, at: Timestamp) -> Result<i64> {
@@ -143,5 +214,26 @@ impl Store {
                 .query_row(params![flow_id, node_id, runs], |row| row.get(0))?;
             Ok(average.map(|bytes| bytes as u64))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_of_runs_lie_between_those_of_the_moments_before_and_after() {
+        let now = u64::try_from(Timestamp::now().0).unwrap();
+        let timestamp = uuid::Timestamp::from_unix(
+            uuid::NoContext,
+            now / 1_000,
+            u32::try_from(now % 1_000).unwrap() * 1_000_000,
+        );
+        let id = uuid::Uuid::new_v7(timestamp).to_string();
+        let at = i64::try_from(now).unwrap();
+        assert!(run_ids_from(Timestamp(at)) < id);
+        assert!(run_ids_from(Timestamp(at - 1)) < id);
+        assert!(run_ids_from(Timestamp(at + 1)) > id);
+        assert!(run_ids_from(Timestamp(-1)) < id);
     }
 }

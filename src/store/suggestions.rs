@@ -7,7 +7,7 @@ use super::Store;
 use super::changes::Receipt;
 use super::ledger::parsed;
 use crate::error::{Error, Result};
-use crate::event::suggestion::{Proposal, Status, Suggestion, Trial};
+use crate::event::suggestion::{Proposal, Realised, Status, Suggestion, Trial};
 use crate::event::{FlowId, Timestamp};
 
 const COLUMNS: &str =
@@ -257,15 +257,20 @@ pub(super) fn revert(connection: &Connection, id: i64, at: Timestamp) -> Result<
     set_status(connection, id, Status::Reverted, at)
 }
 
-/// Keeps what was measured after one was applied.
+/// Keeps what was measured after one was applied; of one that was taken back meanwhile, what is kept
+/// stays.
 pub(super) fn set_realised(
     connection: &Connection,
     id: i64,
-    realised: &serde_json::Value,
+    realised: &Realised,
 ) -> Result<Receipt> {
+    let text = serde_json::to_string(realised)
+        .map_err(|error| Error::internal(format!("savings cannot be written: {error}")))?;
     connection
-        .prepare_cached("UPDATE suggestions SET realised = ?2 WHERE id = ?1")?
-        .execute(params![id, realised.to_string()])?;
+        .prepare_cached(
+            "UPDATE suggestions SET realised = ?2 WHERE id = ?1 AND status = 'APPLIED'",
+        )?
+        .execute(params![id, text])?;
     Ok(Receipt::Done)
 }
 

@@ -1,0 +1,578 @@
+//! What suggestions have saved since they were applied: what the same calls would have cost before,
+//! against what they cost.
+//!
+//! Summed up in memory for each applied suggestion, as rows come in; rebuilt from the rows after its
+//! application when the server starts. Calls are priced with what was in force when they were made,
+//! as they were charged themselves.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use serde_json::Value;
+
+use super::facts::{Target, WINDOW_DAYS};
+use super::models::at_another;
+use crate::error::{Error, Result};
+use crate::event::suggestion::{Kind, Realised, Status, Suggestion};
+use crate::event::{CallStatus, FlowId, RunId, RunStatus, Timestamp, Usage, Usd};
+use crate::flow::name_of;
+use crate::store::{AppliedEdit, CallFact, Change, RunFact, Store, run_ids_from};
+
+/// For how long it is measured after one was applied, in days: later, too much else has changed.
+const MEASURED_DAYS: i64 = 90;
+const MS_PER_DAY: i64 = 24 * 60 * 60 * 1000;
+/// How long before a moment a run may have begun that ended after it, in days, to be counted as one
+/// from before.
+const RUN_DAYS: i64 = 1;
+/// How many runs are read at a time.
+const RUNS_STEP: usize = 1_000;
+/// How many runs under way are remembered of a flow; more are not measured.
+const OPEN_RUNS_MAX: usize = 10_000;
+
+/// What tokens cost at a provider's model at a moment.
+pub type PriceOf<'a> = &'a dyn Fn(&str, &str, &Usage, Timestamp) -> Option<Usd>;
+
+/// All that is measured.
+#[derive(Default)]
+pub struct Measures {
+    flows: HashMap<FlowId, BTreeMap<i64, Measure>>,
+}
+
+/// One suggestion that was applied.
+struct Measure {
+    flow_id: FlowId,
+    node_id: String,
+    basis: Basis,
+    since: Timestamp,
+    /// The last moment that counts.
+    until: Timestamp,
+    /// Rows up to this one were before it was applied.
+    last_call: i64,
+    /// Whether the rows since then were not shown to it yet.
+    is_new: bool,
+    calls: u64,
+    would_have_cost: Usd,
+    cost: Usd,
+    stored: Option<Realised>,
+}
+
+/// What it is measured by.
+enum Basis {
+    /// The same tokens at the model before.
+    ModelSwitch { from: Target, to: Target },
+    /// What answers that were kept would have cost.
+    Cache,
+    /// The same tokens without the provider's cache.
+    PromptCache,
+    /// What billed failures cost before for so many answered calls.
+    RetryWaste { cost: i64, answered: u64 },
+    /// What the node cost in a run before.
+    DeadNode { per_run: Usd, runs: Runs },
+    /// How long a run took before.
+    Parallel { ms_before: u64, runs: Runs },
+    /// It saves neither money nor time.
+    MaxTokens,
+}
+
+impl Measures {
+    /// Measures those suggestions of a flow that are applied, and no others of it.
+    pub fn follow(
+        &mut self,
+        store: &Store,
+        flow_id: FlowId,
+        suggestions: &[(Suggestion, AppliedEdit)],
+        now: Timestamp,
+    ) -> Result<()> {
+        let flow = self.flows.entry(flow_id).or_default();
+        let applied = |id: &i64| {
+            let mut all = suggestions.iter().map(|(suggestion, _)| suggestion);
+            all.any(|it| it.id == *id && it.status == Status::Applied)
+        };
+        flow.retain(|id, _| applied(id));
+        for (suggestion, edit) in suggestions {
+            if applied(&suggestion.id) && !flow.contains_key(&suggestion.id) {
+                let measure = Measure::of(store, suggestion, edit, now)?;
+                flow.extend(measure.map(|measure| (suggestion.id, measure)));
+            }
+        }
+        if flow.is_empty() {
+            self.flows.remove(&flow_id);
+        }
+        Ok(())
+    }
+
+    /// Takes in a row that is settled.
+    pub fn take(&mut self, row: &CallFact<'_>, price: PriceOf<'_>) {
+        self.show(row, price, false);
+    }
+
+    /// After which row those begin that have not been shown to all; none where they have.
+    pub fn missing_after(&self) -> Option<i64> {
+        let all = self.flows.values().flat_map(BTreeMap::values);
+        let new = all.filter(|measure| measure.is_new);
+        new.map(|measure| measure.last_call).min()
+    }
+
+    /// Takes in a row that was not shown to all, and is settled.
+    pub fn catch_up(&mut self, row: &CallFact<'_>, price: PriceOf<'_>) {
+        self.show(row, price, true);
+    }
+
+    /// All rows were shown to all.
+    pub fn caught_up(&mut self) {
+        let all = self.flows.values_mut().flat_map(BTreeMap::values_mut);
+        all.for_each(|measure| measure.is_new = false);
+    }
+
+    fn show(&mut self, row: &CallFact<'_>, price: PriceOf<'_>, to_new: bool) {
+        let Some((flow_id, node_id)) = row.node else {
+            return;
+        };
+        let Some(flow) = self.flows.get_mut(&flow_id) else {
+            return;
+        };
+        for measure in flow.values_mut() {
+            let counts = row.id > measure.last_call && row.at <= measure.until;
+            if measure.is_new == to_new && counts && measure.node_id == node_id {
+                measure.add(row, price);
+            }
+        }
+    }
+
+    /// What is to be written: one change at most for each suggestion.
+    pub fn changes(&mut self, store: &Store) -> Result<Vec<Change>> {
+        let mut changes = Vec::new();
+        for (id, measure) in self.flows.values_mut().flatten() {
+            measure.read_runs(store)?;
+            let Some(realised) = measure.realised() else {
+                continue;
+            };
+            // What was removed meanwhile is not forgotten by a server that starts anew.
+            let knows_less = |stored: Realised| stored.calls > realised.calls;
+            if measure.is_new
+                || measure.stored == Some(realised)
+                || measure.stored.is_some_and(knows_less)
+            {
+                continue;
+            }
+            measure.stored = Some(realised);
+            changes.push(Change::SetRealised { id: *id, realised });
+        }
+        Ok(changes)
+    }
+}
+
+impl Measure {
+    /// None where nothing is to be measured, or not any more.
+    fn of(
+        store: &Store,
+        suggestion: &Suggestion,
+        edit: &AppliedEdit,
+        now: Timestamp,
+    ) -> Result<Option<Self>> {
+        let Some(since) = suggestion.applied_at else {
+            return Ok(None);
+        };
+        let until = Timestamp(since.0.saturating_add(MEASURED_DAYS * MS_PER_DAY));
+        if now > until && suggestion.realised.is_some() {
+            return Ok(None);
+        }
+        let Some(basis) = Basis::of(store, suggestion, edit, since, until)? else {
+            return Ok(None);
+        };
+        Ok(Some(Self {
+            flow_id: suggestion.flow_id,
+            node_id: suggestion.proposal.node_id.clone(),
+            basis,
+            since,
+            until,
+            last_call: edit.last_call,
+            is_new: true,
+            calls: 0,
+            would_have_cost: Usd::ZERO,
+            cost: Usd::ZERO,
+            stored: suggestion.realised,
+        }))
+    }
+
+    fn add(&mut self, row: &CallFact<'_>, price: PriceOf<'_>) {
+        let is_answered = row.status == CallStatus::Success && !row.cached;
+        let was_wasted = matches!(row.status, CallStatus::Failed | CallStatus::Timeout);
+        match &self.basis {
+            Basis::ModelSwitch { from, to } => {
+                let is_there = row.provider == to.0 && row.model == to.1;
+                let Some(cost) = row.cost.filter(|_| is_answered && is_there) else {
+                    return;
+                };
+                let usage = at_another(&row.usage, row.provider, &from.0);
+                if let Some(before) = price(&from.0, &from.1, &usage, row.at) {
+                    self.count(before, cost);
+                }
+            }
+            Basis::Cache => {
+                if let Some(saved) = row.saved.filter(|_| row.cached) {
+                    self.count(saved, Usd::ZERO);
+                }
+            }
+            Basis::PromptCache => {
+                let Some(cost) = row.cost.filter(|_| is_answered) else {
+                    return;
+                };
+                let plain = Usage {
+                    cached_input_tokens: 0,
+                    cache_write_tokens: 0,
+                    cache_write_1h_tokens: 0,
+                    ..row.usage
+                };
+                let price = |usage| price(row.provider, row.model, usage, row.at);
+                if let (Some(without), Some(with)) = (price(&plain), price(&row.usage)) {
+                    self.count(cost.plus(minus(without, with)), cost);
+                }
+            }
+            Basis::RetryWaste { .. } => {
+                self.calls += u64::from(is_answered);
+                let wasted = row.cost.filter(|_| was_wasted);
+                self.cost = self.cost.plus(wasted.unwrap_or(Usd::ZERO));
+            }
+            Basis::DeadNode { .. } => {
+                // Nothing, unless somebody has put the node back.
+                self.cost = self.cost.plus(row.cost.unwrap_or(Usd::ZERO));
+            }
+            Basis::Parallel { .. } => {}
+            Basis::MaxTokens => self.calls += u64::from(is_answered),
+        }
+    }
+
+    fn count(&mut self, would_have_cost: Usd, cost: Usd) {
+        self.calls += 1;
+        self.would_have_cost = self.would_have_cost.plus(would_have_cost);
+        self.cost = self.cost.plus(cost);
+    }
+
+    fn read_runs(&mut self, store: &Store) -> Result<()> {
+        match &mut self.basis {
+            Basis::DeadNode { runs, .. } | Basis::Parallel { runs, .. } => {
+                runs.read(store, self.flow_id)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// None before there is something to measure.
+    fn realised(&self) -> Option<Realised> {
+        let mut realised = Realised {
+            since: self.since,
+            calls: self.calls,
+            would_have_cost_usd: self.would_have_cost,
+            cost_usd: self.cost,
+            saved_usd: Usd::ZERO,
+            saved_ms: None,
+            run_ms_before: None,
+            run_cost_usd_before: None,
+        };
+        match &self.basis {
+            Basis::RetryWaste { cost, answered } => {
+                realised.would_have_cost_usd = part(*cost, self.calls, *answered);
+            }
+            Basis::DeadNode { per_run, runs } => {
+                realised.calls = runs.completed;
+                realised.would_have_cost_usd = part(per_run.nanousd, runs.completed, 1);
+                realised.run_cost_usd_before = Some(*per_run);
+            }
+            Basis::Parallel { ms_before, runs } => {
+                let ms = runs.average_ms()?;
+                let signed = |ms| i64::try_from(ms).unwrap_or(i64::MAX);
+                realised.calls = runs.completed;
+                realised.saved_ms = Some(signed(*ms_before) - signed(ms));
+                realised.run_ms_before = Some(*ms_before);
+            }
+            _ => {}
+        }
+        realised.saved_usd = minus(realised.would_have_cost_usd, realised.cost_usd);
+        (realised.calls > 0).then_some(realised)
+    }
+}
+
+impl Basis {
+    /// None where nothing is known from before.
+    fn of(
+        store: &Store,
+        suggestion: &Suggestion,
+        edit: &AppliedEdit,
+        since: Timestamp,
+        until: Timestamp,
+    ) -> Result<Option<Self>> {
+        let flow_id = suggestion.flow_id;
+        let evidence = &suggestion.proposal.evidence;
+        let stored = suggestion.realised;
+        Ok(match suggestion.proposal.kind {
+            Kind::ModelSwitch => {
+                let node_id = &suggestion.proposal.node_id;
+                let ends = target(&edit.before, node_id)?.zip(target(&edit.after, node_id)?);
+                ends.map(|(from, to)| Self::ModelSwitch { from, to })
+            }
+            Kind::Cache => Some(Self::Cache),
+            Kind::PromptCache => Some(Self::PromptCache),
+            Kind::RetryWaste => {
+                let cost = evidence["wastedCostNanousd"].as_i64();
+                let answered = evidence["answeredCalls"].as_u64().filter(|it| *it > 0);
+                let known = cost.zip(answered);
+                known.map(|(cost, answered)| Self::RetryWaste { cost, answered })
+            }
+            Kind::DeadNode => {
+                let per_run = match stored.and_then(|stored| stored.run_cost_usd_before) {
+                    Some(per_run) => Some(per_run),
+                    None => cost_per_run(store, flow_id, evidence, since)?,
+                };
+                let runs = Runs::between(since, until);
+                per_run.map(|per_run| Self::DeadNode { per_run, runs })
+            }
+            Kind::Parallel => {
+                let ms_before = match stored.and_then(|stored| stored.run_ms_before) {
+                    Some(ms) => Some(ms),
+                    None => {
+                        let from = since.0.saturating_sub(WINDOW_DAYS * MS_PER_DAY);
+                        Runs::ended(store, flow_id, Timestamp(from), since)?.average_ms()
+                    }
+                };
+                let runs = Runs::between(since, until);
+                ms_before.map(|ms_before| Self::Parallel { ms_before, runs })
+            }
+            Kind::MaxTokens => Some(Self::MaxTokens),
+        })
+    }
+}
+
+/// The target that a node of a stored flow asks first.
+fn target(document: &str, node_id: &str) -> Result<Option<Target>> {
+    let document: Value = serde_json::from_str(document)
+        .map_err(|error| Error::internal(format!("a stored flow cannot be read: {error}")))?;
+    let nodes = document["data"]["nodes"].as_array();
+    let node = nodes.into_iter().flatten().find(|node| {
+        let id = name_of(&node["id"]);
+        id.as_deref() == Some(node_id)
+    });
+    let text = |key: &str| Some(node?["data"][key].as_str()?.to_owned());
+    Ok(text("provider").zip(text("model")))
+}
+
+/// What the calls in the evidence cost, shared by the runs of that time.
+fn cost_per_run(
+    store: &Store,
+    flow_id: FlowId,
+    evidence: &Value,
+    applied: Timestamp,
+) -> Result<Option<Usd>> {
+    let first: Option<Timestamp> = serde_json::from_value(evidence["since"].clone()).ok();
+    let Some((first, cost)) = first.zip(evidence["costNanousd"].as_i64()) else {
+        return Ok(None);
+    };
+    let runs = Runs::ended(store, flow_id, first, applied)?;
+    Ok((runs.completed > 0).then(|| part(cost, 1, runs.completed)))
+}
+
+/// `nanousd` × `times` ÷ `by`, rounded down.
+fn part(nanousd: i64, times: u64, by: u64) -> Usd {
+    let nanousd = i128::from(nanousd) * i128::from(times) / i128::from(by.max(1));
+    Usd::from_nanousd(i64::try_from(nanousd).unwrap_or(i64::MAX))
+}
+
+fn minus(a: Usd, b: Usd) -> Usd {
+    Usd::from_nanousd(a.nanousd.saturating_sub(b.nanousd))
+}
+
+/// The completed runs of a flow that were asked for in some time.
+struct Runs {
+    /// The last run that was seen.
+    cursor: RunId,
+    /// What follows the ids of the last runs that count.
+    end: RunId,
+    /// Seen before they were over.
+    open: BTreeSet<RunId>,
+    completed: u64,
+    ms: u64,
+}
+
+impl Runs {
+    fn between(since: Timestamp, until: Timestamp) -> Self {
+        Self {
+            cursor: run_ids_from(since),
+            end: run_ids_from(until),
+            open: BTreeSet::new(),
+            completed: 0,
+            ms: 0,
+        }
+    }
+
+    /// Those that ended since a moment, and were asked for before another.
+    fn ended(store: &Store, flow_id: FlowId, since: Timestamp, until: Timestamp) -> Result<Self> {
+        let from = Timestamp(since.0.saturating_sub(RUN_DAYS * MS_PER_DAY));
+        let mut runs = Self::between(from, until);
+        runs.read_if(store, flow_id, |run| {
+            run.finished_at.is_some_and(|finished| finished >= since)
+        })?;
+        Ok(runs)
+    }
+
+    /// Reads what is new.
+    fn read(&mut self, store: &Store, flow_id: FlowId) -> Result<()> {
+        for id in std::mem::take(&mut self.open) {
+            store.run_fact(&id, |run| self.add(run))?;
+        }
+        self.read_if(store, flow_id, |_| true)
+    }
+
+    fn read_if(
+        &mut self,
+        store: &Store,
+        flow_id: FlowId,
+        counts: impl Fn(&RunFact<'_>) -> bool,
+    ) -> Result<()> {
+        while self.cursor < self.end {
+            let (cursor, end) = (self.cursor.clone(), self.end.clone());
+            let last = store.run_facts_after(flow_id, &cursor, RUNS_STEP, |run| {
+                if run.id < end.as_str() && counts(run) {
+                    self.add(run);
+                }
+            })?;
+            match last {
+                Some(last) => self.cursor = last,
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, run: &RunFact<'_>) {
+        if !run.status.is_over() {
+            if self.open.len() < OPEN_RUNS_MAX {
+                self.open.insert(run.id.to_owned());
+            }
+        } else if run.status == RunStatus::Completed {
+            self.completed += 1;
+            self.ms = self.ms.saturating_add(run.took_ms.unwrap_or(0));
+        }
+    }
+
+    fn average_ms(&self) -> Option<u64> {
+        self.ms.checked_div(self.completed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::UsageSource;
+
+    /// A nano-dollar for each token, a tenth of it for those that were kept.
+    fn price(_: &str, _: &str, usage: &Usage, _: Timestamp) -> Option<Usd> {
+        let tokens = usage.input_tokens + usage.output_tokens;
+        let nanousd = tokens * 10 - usage.cached_input_tokens * 9;
+        Some(Usd::from_nanousd(i64::try_from(nanousd).unwrap()))
+    }
+
+    fn measure(basis: Basis) -> Measures {
+        let measure = Measure {
+            flow_id: 1,
+            node_id: "n".to_owned(),
+            basis,
+            since: Timestamp(1_000),
+            until: Timestamp(9_000),
+            last_call: 10,
+            is_new: false,
+            calls: 0,
+            would_have_cost: Usd::ZERO,
+            cost: Usd::ZERO,
+            stored: None,
+        };
+        let flow = BTreeMap::from([(7, measure)]);
+        Measures {
+            flows: HashMap::from([(1, flow)]),
+        }
+    }
+
+    fn answered(id: i64, cached_input_tokens: u64, nanousd: i64) -> CallFact<'static> {
+        CallFact {
+            id,
+            at: Timestamp(2_000),
+            node: Some((1, "n")),
+            provider: "p",
+            model: "m",
+            status: CallStatus::Success,
+            usage: Usage {
+                input_tokens: 100,
+                cached_input_tokens,
+                output_tokens: 10,
+                source: UsageSource::Provider,
+                ..Usage::default()
+            },
+            cost: Some(Usd::from_nanousd(nanousd)),
+            latency_ms: Some(5),
+            prompt_hash: "h",
+            cached: false,
+            saved: None,
+            refused: false,
+        }
+    }
+
+    fn realised(measures: &Measures) -> Option<Realised> {
+        measures.flows[&1][&7].realised()
+    }
+
+    #[test]
+    fn what_a_provider_kept_of_prompts_is_compared_with_the_same_prompts_paid_in_full() {
+        let mut measures = measure(Basis::PromptCache);
+        assert_eq!(realised(&measures), None);
+        measures.take(&answered(11, 0, 1_100), &price);
+        // 90 tokens for a tenth.
+        measures.take(&answered(12, 90, 290), &price);
+        let realised = realised(&measures).unwrap();
+        assert_eq!(realised.calls, 2);
+        assert_eq!(realised.would_have_cost_usd.nanousd, 2_200);
+        assert_eq!(realised.saved_usd.nanousd, 810);
+    }
+
+    #[test]
+    fn only_what_came_after_it_was_applied_counts_and_not_for_ever() {
+        let mut measures = measure(Basis::MaxTokens);
+        measures.take(&answered(10, 0, 1), &price);
+        let late = CallFact {
+            at: Timestamp(9_001),
+            ..answered(11, 0, 1)
+        };
+        measures.take(&late, &price);
+        let elsewhere = CallFact {
+            node: Some((1, "other")),
+            ..answered(12, 0, 1)
+        };
+        measures.take(&elsewhere, &price);
+        assert_eq!(realised(&measures), None);
+        measures.take(&answered(13, 0, 1), &price);
+        assert_eq!(realised(&measures).map(|it| it.calls), Some(1));
+    }
+
+    #[test]
+    fn what_costs_more_than_before_has_saved_less_than_nothing() {
+        let target = |model: &str| ("p".to_owned(), model.to_owned());
+        let (from, to) = (target("before"), target("m"));
+        let mut measures = measure(Basis::ModelSwitch { from, to });
+        measures.take(&answered(11, 0, 1_500), &price);
+        let realised = realised(&measures).unwrap();
+        assert_eq!(realised.would_have_cost_usd.nanousd, 1_100);
+        assert_eq!(realised.saved_usd.nanousd, -400);
+    }
+
+    #[test]
+    fn one_that_was_just_applied_is_shown_what_it_missed_once() {
+        let mut measures = measure(Basis::MaxTokens);
+        let flow = measures.flows.get_mut(&1).unwrap();
+        flow.get_mut(&7).unwrap().is_new = true;
+        measures.take(&answered(11, 0, 1), &price);
+        assert_eq!(realised(&measures), None);
+        assert_eq!(measures.missing_after(), Some(10));
+        measures.catch_up(&answered(11, 0, 1), &price);
+        measures.caught_up();
+        assert_eq!(measures.missing_after(), None);
+        measures.take(&answered(12, 0, 1), &price);
+        assert_eq!(realised(&measures).map(|it| it.calls), Some(2));
+    }
+}
