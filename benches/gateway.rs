@@ -47,9 +47,12 @@ fn main() {
     match args.as_slice() {
         ["server", data, url] => serve(data.as_ref(), url),
         ["upstream"] => upstream(),
-        ["busy", seconds] => busy(Duration::from_secs(seconds.parse().unwrap())),
+        ["busy", seconds] => busy(seconds, None),
+        ["busy", seconds, rate] => busy(seconds, Some(rate.parse().unwrap())),
         [] => bench(),
-        other => panic!("unknown arguments {other:?}; there are `busy SECONDS` and none"),
+        other => {
+            panic!("unknown arguments {other:?}; there are `busy SECONDS [CALLS_PER_S]` and none")
+        }
     }
 }
 
@@ -115,16 +118,20 @@ fn aim(text: &str, is_met: bool) -> String {
 }
 
 /// For a profiler to attach to the server.
-fn busy(window: Duration) {
+fn busy(seconds: &str, rate: Option<u32>) {
     let mut rig = Rig::start();
     println!("the server is process {}", rig.server.child.id());
     let began = rig.cpu();
-    let mut measured = run(rig.gateway, 64, window, None);
+    let clients = if rate.is_some() { RATE_CLIENTS } else { 64 };
+    let window = Duration::from_secs(seconds.parse().unwrap());
+    let mut measured = run(rig.gateway, clients, window, rate);
     measured.cpu = rig.cpu() - began;
     println!(
-        "{:.0} calls/s, {:.3} ms CPU",
+        "{:.0} calls/s, {:.3} ms CPU, p50 {:.0} us, p99 {:.0} us",
         measured.per_second(),
-        measured.cpu_ms()
+        measured.cpu_ms(),
+        measured.us(0.5),
+        measured.us(0.99),
     );
 }
 
