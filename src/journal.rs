@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::event::{Event, RunId, Seq, Timestamp, encode};
 use crate::hub::{Message, Publish};
 use crate::store::{Batch, Change, Receipt, Writer};
-use crate::threads::{OnFatal, Wait, answer, vital};
+use crate::threads::{OnFatal, Threads, Wait, answer, vital};
 
 /// How many entries may wait; who sends more waits.
 const ENTRIES_MAX: usize = 4_096;
@@ -44,6 +44,10 @@ const NOTE_STEP: usize = 16;
 /// How often somebody who waits for a commit looks whether the journal has ended.
 const END_POLL: Duration = Duration::from_millis(100);
 
+/// Stack of the thread that copies commits into the database.
+const CHECKPOINT_STACK_BYTES: usize = 128 << 10;
+/// How long a copy under way may take at the end; what is left is copied at the next start.
+const CHECKPOINT_END_MAX: Duration = Duration::from_secs(1);
 /// One step looks at so many of the oldest runs, and of the oldest answers.
 const PRUNE_RUNS_STEP: usize = 100;
 /// How often it is looked whether there are too many runs or answers.
@@ -87,14 +91,22 @@ pub struct Journal {
 impl Journal {
     /// Starts the journal's thread over `writer`; committed events go to `publisher`. Runs that are
     /// over are kept as long as `retention` says.
+    ///
+    /// # Errors
+    /// When the database cannot be opened once more, or the system cannot start another thread.
     pub fn start(
-        writer: Writer,
+        mut writer: Writer,
         publisher: Box<dyn Publish>,
         retention: Retention,
         on_fatal: OnFatal,
     ) -> Result<(Self, JoinHandle<()>)> {
         let (commands, received) = bounded(ENTRIES_MAX);
         let calls = Calls::default();
+        let checkpointer = writer.checkpointer()?;
+        let copying = Threads::default();
+        copying.spawn("checkpoint", CHECKPOINT_STACK_BYTES, move || {
+            checkpointer.run();
+        })?;
         let state = State {
             calls: calls.clone(),
             writer,
@@ -111,7 +123,9 @@ impl Journal {
         let at_end = SetOnDrop(Arc::clone(&ended));
         let thread = vital("journal", on_fatal, move || {
             let _at_end = at_end;
+            // With the writer ends what copies its commits.
             state.run(&received);
+            copying.join(Instant::now() + CHECKPOINT_END_MAX);
         })?;
         let journal = Self {
             commands,

@@ -16,7 +16,7 @@ pub mod shape;
 pub mod trial;
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -63,31 +63,48 @@ pub struct Optimizer {
     stopping: Arc<AtomicBool>,
 }
 
-/// Wakes the optimizer when calls have ended, and passes everything on.
+/// Tells the optimizer when calls have ended, and passes everything on.
 pub struct Watched {
     inner: Box<dyn Publish>,
     wake: Sender<()>,
+    bustle: Arc<Bustle>,
 }
 
 /// The two ends of what wakes an optimizer.
 pub struct Alarm {
     wake: Sender<()>,
     woken: Receiver<()>,
+    bustle: Arc<Bustle>,
+}
+
+/// Whether calls have ended, for a thread that is woken by the first alone: to wake it by each would
+/// cost every call more than the rest of what it does about it.
+#[derive(Default)]
+struct Bustle {
+    /// Raised with each.
+    seen: AtomicU64,
+    /// Whether the thread sleeps until there is something to do.
+    is_idle: AtomicBool,
 }
 
 impl Default for Alarm {
     fn default() -> Self {
         let (wake, woken) = bounded(1);
-        Self { wake, woken }
+        Self {
+            wake,
+            woken,
+            bustle: Arc::default(),
+        }
     }
 }
 
 impl Alarm {
-    /// Passes events on to `inner`, and wakes the optimizer with those of calls.
+    /// Passes events on to `inner`, and tells the optimizer of those of calls.
     pub fn watch(&self, inner: Box<dyn Publish>) -> Watched {
         Watched {
             inner,
             wake: self.wake.clone(),
+            bustle: Arc::clone(&self.bustle),
         }
     }
 }
@@ -98,7 +115,11 @@ impl Publish for Watched {
             .iter()
             .any(|message| message.type_name == "LEDGER_UPDATE")
         {
-            let _ = self.wake.try_send(());
+            // Before it is looked whether the thread is idle, as that looks in the other order.
+            self.bustle.seen.fetch_add(1, Ordering::SeqCst);
+            if self.bustle.is_idle.load(Ordering::SeqCst) {
+                let _ = self.wake.try_send(());
+            }
         }
         self.inner.publish(messages, oldest);
     }
@@ -125,6 +146,7 @@ impl Optimizer {
             pass: Pass::new(store, gateway, Arc::clone(&optimizer.stopping)),
             journal,
             changed: Arc::clone(&optimizer.changed),
+            bustle: Arc::clone(&alarm.bustle),
         };
         let woken = alarm.woken.clone();
         let thread = vital("optimizer", on_fatal, move || state.run(&woken))?;
@@ -151,18 +173,21 @@ struct State {
     pass: Pass,
     journal: Journal,
     changed: Arc<Mutex<BTreeSet<FlowId>>>,
+    bustle: Arc<Bustle>,
 }
 
 impl State {
     fn run(mut self, woken: &Receiver<()>) {
+        let mut looked_at = 0;
         // At the start there is everything to look at.
         let mut due = Some(Ok(()));
         while !self.pass.is_stopping() {
-            match due.take().unwrap_or_else(|| woken.recv_timeout(IDLE_MAX)) {
+            match due.take().unwrap_or_else(|| self.wait(woken, looked_at)) {
                 Ok(()) => self.wait_for_quiet(woken),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
+            looked_at = self.bustle.seen.load(Ordering::SeqCst);
             if self.pass.is_stopping() {
                 return;
             }
@@ -176,10 +201,25 @@ impl State {
         }
     }
 
+    /// Waits for the first call that ends after those that were looked at, or whatever else is to be
+    /// looked at.
+    fn wait(&self, woken: &Receiver<()>, looked_at: u64) -> Result<(), RecvTimeoutError> {
+        self.bustle.is_idle.store(true, Ordering::SeqCst);
+        let waited = match self.bustle.seen.load(Ordering::SeqCst) == looked_at {
+            true => woken.recv_timeout(IDLE_MAX),
+            // Nobody has woken it for these.
+            false => Ok(()),
+        };
+        self.bustle.is_idle.store(false, Ordering::SeqCst);
+        waited
+    }
+
     fn wait_for_quiet(&self, woken: &Receiver<()>) {
         let began = Instant::now();
         while began.elapsed() < BUSY_MAX && !self.pass.is_stopping() {
-            if woken.recv_timeout(QUIET).is_err() {
+            let seen = self.bustle.seen.load(Ordering::SeqCst);
+            let was_woken = woken.recv_timeout(QUIET).is_ok();
+            if !was_woken && self.bustle.seen.load(Ordering::SeqCst) == seen {
                 return;
             }
         }

@@ -8,6 +8,7 @@ mod audit;
 mod blocks;
 mod budgets;
 mod changes;
+mod checkpoint;
 mod days;
 mod events;
 mod facts;
@@ -39,6 +40,7 @@ pub use changes::{
     Batch, Change, Delivery, NewCall, NewHook, NewRun, NewSchedule, NodeRef, Prompt, Receipt,
     Settlement, Writer,
 };
+pub use checkpoint::Checkpointer;
 pub use events::LoggedEvent;
 pub use facts::{CallFact, RunFact, run_ids_from};
 pub use flows::FlowRecord;
@@ -82,7 +84,8 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens (or makes) the database in `dir` and brings its schema up to date.
+    /// Opens (or makes) the database in `dir` and brings its schema up to date. [`Writer::checkpointer`]
+    /// is for a thread of its own.
     ///
     /// # Errors
     /// When another process has it open, when the directory cannot be used, and when the database
@@ -103,7 +106,7 @@ impl Store {
         if old == 0 {
             log::info!("new database at {}", path.display());
         }
-        let writer = Writer::new(connection)?;
+        let writer = Writer::new(path.clone(), connection)?;
         Ok((
             Self {
                 path,

@@ -51,6 +51,9 @@ struct State {
     settlements: VecDeque<Settled>,
     /// Those that could not be written.
     failed: VecDeque<Settlement>,
+    /// Whether the thread sleeps until there is something to do. It is not woken otherwise, which each
+    /// call would pay for.
+    is_idle: bool,
     is_over: bool,
 }
 
@@ -73,12 +76,12 @@ impl Settling {
     pub(super) fn settle(&self, settlement: Settlement, kept: Option<Arc<Bought>>) {
         let mut state = self.waiting.state();
         let is_over = state.is_over;
-        let is_first = state.settlements.is_empty();
+        let is_idle = state.is_idle;
         state.settlements.push_back(Settled { settlement, kept });
         drop(state);
         if is_over {
             self.flush();
-        } else if is_first {
+        } else if is_idle {
             self.waiting.changed.notify_all();
         }
     }
@@ -110,13 +113,18 @@ impl Settling {
     /// Hands over what has waited for long enough, until the end.
     pub(super) fn run(&self) {
         loop {
-            let is_idle = |state: &mut State| state.settlements.is_empty() && !state.is_over;
+            let is_idle = |state: &mut State| {
+                state.is_idle = state.settlements.is_empty() && !state.is_over;
+                state.is_idle
+            };
             let has_none = |state: &mut State| is_idle(state) && state.failed.is_empty();
             let changed = &self.waiting.changed;
             let state = changed.wait_while(self.waiting.state(), has_none);
             let state = state.unwrap_or_else(PoisonError::into_inner);
             let waited = changed.wait_timeout_while(state, RETRY_AFTER, is_idle);
-            let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+            let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+            // Also where the time was up.
+            state.is_idle = false;
             let waited = changed.wait_timeout_while(state, WAIT_MAX, |state| !state.is_over);
             let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
             let is_over = state.is_over;

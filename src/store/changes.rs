@@ -1,5 +1,6 @@
 //! Everything that can be written, as one closed list, and the one connection that writes it.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
@@ -8,6 +9,7 @@ use sha2::{Digest, Sha256};
 use super::answers::{self, Bought};
 use super::blocks;
 use super::budgets::Budgets;
+use super::checkpoint::Checkpointer;
 use super::days::{self, Day};
 use super::keys::{self, NewKey};
 use super::ledger::{ENTRY_COLUMNS, entry};
@@ -472,6 +474,7 @@ const NODE_SUMS: &str = "(input_tokens, output_tokens, cost_nanousd) = (
 
 /// The one connection that writes. Owned by the journal's thread.
 pub struct Writer {
+    path: PathBuf,
     connection: Connection,
     newest: Seq,
     budgets: Budgets,
@@ -481,7 +484,8 @@ pub struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(connection: Connection) -> Result<Self> {
+    /// Over a connection to the database at `path`.
+    pub(super) fn new(path: PathBuf, connection: Connection) -> Result<Self> {
         let newest = connection
             .query_row(
                 "SELECT seq FROM sqlite_sequence WHERE name = 'events'",
@@ -493,12 +497,21 @@ impl Writer {
         let budgets = Budgets::load(&connection)?;
         let summed_until = days::summed_until(&connection)?;
         Ok(Self {
+            path,
             connection,
             newest,
             budgets,
             summed_until,
             prices: Prices::default(),
         })
+    }
+
+    /// What copies commits into the database from now on; see [`Checkpointer`]. Until then the writer does.
+    ///
+    /// # Errors
+    /// When the database cannot be opened once more.
+    pub fn checkpointer(&mut self) -> Result<Checkpointer> {
+        Checkpointer::new(&mut self.connection, &self.path)
     }
 
     /// The newest event's place in the log; 0 where there never was one.
