@@ -159,6 +159,51 @@ fn a_request_and_its_answer_are_passed_on_byte_for_byte_but_for_the_model() {
 }
 
 #[test]
+fn calls_are_found_and_summed_up_by_the_tags_that_clients_give_them() {
+    let upstream = Upstream::saying(completion("well", 1_000, 100));
+    let server = server(&upstream);
+    for tags in ["team=a,beta", "team=a", "team=ab"] {
+        let headers = [("x-flowledger-tags", tags)];
+        let body = chat("openai/gpt-4o-mini", false).to_string();
+        let response = server.request("POST", CHAT, &headers, body.as_bytes());
+        assert_eq!(response.status, 200, "{}", response.text());
+    }
+    assert_eq!(server.post(CHAT, &chat("echo/echo-1", false)).status, 200);
+    rows(&server, 4);
+    let sums = server.get("/api/ledger/summary?group_by=tag").json();
+    let calls = |group: &Value| {
+        (
+            group["key"].as_str().map(str::to_owned),
+            group["calls"].clone(),
+        )
+    };
+    let groups: Vec<_> = sums["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(calls)
+        .collect();
+    let of = |tag: &str, calls: u64| (Some(tag.to_owned()), json!(calls));
+    assert_eq!(
+        groups,
+        [
+            of("team=a", 2),
+            of("beta", 1),
+            of("team=ab", 1),
+            (None, json!(1))
+        ]
+    );
+    assert_eq!(sums["total"]["calls"], 4);
+    assert_eq!(sums["total"]["total_cost_usd"], 0.00063);
+    let tagged = server.get("/api/ledger?tag=team%3Da").json();
+    assert_eq!(tagged["items"].as_array().unwrap().len(), 2, "{tagged}");
+    let of_key = server
+        .get("/api/ledger/summary?key=nobody&group_by=key")
+        .json();
+    assert_eq!(of_key["total"]["calls"], 0);
+}
+
+#[test]
 fn a_message_is_passed_on_with_the_fields_that_its_protocol_needs() {
     let answer = r#"{"id":"m","type":"message","model":"claude-haiku-4-5","content":[{"type":"tool_use","id":"t","name":"f","input":{}}],"stop_reason":"tool_use","usage":{"input_tokens":10,"cache_read_input_tokens":90,"output_tokens":5}}"#;
     let upstream = Upstream::saying(json_answer("200 OK", answer));

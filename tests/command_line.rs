@@ -537,6 +537,25 @@ fn the_ledger_is_shown_as_rows_as_sums_and_as_csv_also_while_a_server_runs() {
 }
 
 #[test]
+fn a_ledger_that_is_not_written_out_whole_is_no_success() {
+    let home = Home::new();
+    let flow = home.write("flow.json", two_nodes().to_string());
+    let run = ["run", text(&flow), "--input", "topic=bees"];
+    assert_eq!(home.run(&run).code, Some(0));
+    for args in [
+        &["ledger"][..],
+        &["ledger", "--csv"],
+        &["ledger", "--by", "tag"],
+    ] {
+        let full = std::fs::File::create("/dev/full").unwrap();
+        let written = home.flowledger(args).stdout(full).output().unwrap();
+        let why = String::from_utf8(written.stderr).unwrap();
+        assert_eq!(written.status.code(), Some(2), "{args:?}: {why}");
+        assert!(why.contains("cannot be written out whole"), "{why}");
+    }
+}
+
+#[test]
 fn clients_stay_connected_when_the_process_is_stopped_and_goes_on() {
     let home = Home::new();
     let server = Served::start(&mut home.serve());

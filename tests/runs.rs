@@ -694,6 +694,8 @@ fn the_metrics_say_what_calls_took_under_the_names_of_opentelemetry() {
         format!(
             r#"gen_ai_client_operation_duration_seconds_count{{{model},error_type="failed"}} 1"#
         ),
+        format!(r#"flowledger_calls_total{{{model},status="success"}} 2"#),
+        format!(r#"flowledger_calls_total{{{model},status="failed"}} 1"#),
         format!("flowledger_cost_usd_total{{{model}}} 0.00123"),
         format!("flowledger_unpriced_calls_total{{{model}}} 0"),
     ] {

@@ -8,7 +8,7 @@ use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
 
 use crate::config::Config;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::event::{CallStatus, FlowId, LedgerEntry, Timestamp, Usd};
 use crate::http::ledger_csv;
 use crate::store::{LedgerFilter, Store, Sums};
@@ -19,7 +19,7 @@ const ROWS: usize = 20;
 /// Which rows, and how.
 #[derive(Args, Clone)]
 pub struct Query {
-    /// Sums by model, provider, flow, role, day or status, instead of rows [default: rows]
+    /// Sums by model, provider, flow, role, day, status, key or tag, instead of rows [default: rows]
     #[arg(long, value_name = "GROUP")]
     by: Option<String>,
     /// Rows at or after this time (2026-11-24T10:00:00Z) or day [default: from the first]
@@ -40,6 +40,15 @@ pub struct Query {
     /// Rows of this status, as SUCCESS or FAILED [default: of all]
     #[arg(long, value_name = "STATUS")]
     status: Option<CallStatus>,
+    /// Rows of this role [default: of all]
+    #[arg(long, value_name = "NAME")]
+    role: Option<String>,
+    /// Rows of the gateway's key of this name [default: of all]
+    #[arg(long, value_name = "NAME")]
+    key: Option<String>,
+    /// Rows with this tag [default: of all]
+    #[arg(long, value_name = "TAG")]
+    tag: Option<String>,
     /// How many of the newest rows are shown [default: 20]
     #[arg(long, value_name = "COUNT", conflicts_with_all = ["by", "csv"])]
     limit: Option<usize>,
@@ -57,22 +66,31 @@ pub fn run(config: &Config, query: Query) -> Result<ExitCode> {
         model: query.model,
         provider: query.provider,
         status: query.status,
+        role: query.role,
+        key: query.key,
+        tag: query.tag,
         from: query.from,
         to: query.to,
     };
-    // Whoever reads it may have enough before its end.
     let mut out = io::stdout().lock();
-    if query.csv {
+    let written = if query.csv {
         let mut csv = ledger_csv(Arc::new(store), filter)?;
-        let _ = io::copy(&mut csv, &mut out);
-        return Ok(ExitCode::SUCCESS);
-    }
-    let table = match &query.by {
-        Some(group) => sums(&store, &filter, group)?,
-        None => rows(&store.ledger(&filter, None, query.limit.unwrap_or(ROWS))?),
+        io::copy(&mut csv, &mut out).map(drop)
+    } else {
+        let table = match &query.by {
+            Some(group) => sums(&store, &filter, group)?,
+            None => rows(&store.ledger(&filter, None, query.limit.unwrap_or(ROWS))?),
+        };
+        writeln!(out, "{table}")
     };
-    let _ = writeln!(out, "{table}");
-    Ok(ExitCode::SUCCESS)
+    match written.and_then(|()| out.flush()) {
+        // Whoever reads it has enough before its end.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+        written => {
+            written.map_err(Error::io("the ledger cannot be written out whole"))?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
 }
 
 fn rows(rows: &[LedgerEntry]) -> Table {

@@ -23,6 +23,9 @@ fn filter(query: &mut Query) -> LedgerFilter {
         model: query.take("model"),
         provider: query.take("provider"),
         status: query.take("status"),
+        role: query.take("role"),
+        key: query.take("key"),
+        tag: query.take("tag"),
         from: query.take("from"),
         to: query.take("to"),
     }

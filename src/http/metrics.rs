@@ -116,6 +116,14 @@ fn calls(context: &Context, text: &mut Text) {
     let help = "How long the first piece of a streamed answer took.";
     text.head_of(first, "histogram", help);
     each(&mut |labels, of| text.buckets(first, labels, &of.first_token_ms, 1e3));
+    let help = "Calls, by what became of them; refused are those that a budget did not let leave.";
+    text.head("calls_total", "counter", help);
+    each(&mut |labels, of| {
+        for (status, count) in &of.calls {
+            let labels = format!("{labels},status=\"{}\"", status.to_lowercase());
+            text.line(&format!("calls_total{{{labels}}}"), count);
+        }
+    });
     let usd = |nanousd: u64| nanousd as f64 / 1e9;
     text.head(
         "cost_usd_total",

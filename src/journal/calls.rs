@@ -9,23 +9,23 @@ use crate::event::{CallStatus, LedgerEntry, UsageSource};
 use crate::histogram::Histogram;
 use crate::store::Receipt;
 
-/// How many providers and models are told apart; those that come later are counted as `other`.
+/// How many providers and models are told apart; models that come later are counted as `other` of their
+/// provider. Clients choose names of models, but only the configuration those of providers.
 const MODELS_MAX: usize = 200;
+/// What other models are counted as.
+const OTHER: &str = "other";
+/// What a call is counted as that did not leave.
+const REFUSED: &str = "REFUSED";
 
 /// Bounds of tokens.
 const TOKENS: [u64; 14] = [
     1, 4, 16, 64, 256, 1_024, 4_096, 16_384, 65_536, 262_144, 1_048_576, 4_194_304, 16_777_216,
     67_108_864,
 ];
-/// Bounds of how long calls take, milliseconds.
+/// Bounds of how long calls, and the first pieces of their answers, take, milliseconds.
 const DURATIONS_MS: [u64; 14] = [
     10, 20, 40, 80, 160, 320, 640, 1_280, 2_560, 5_120, 10_240, 20_480, 40_960, 81_920,
 ];
-/// Bounds of how long the first piece of an answer takes, milliseconds.
-const FIRST_TOKENS_MS: [u64; 15] = [
-    1, 5, 10, 20, 40, 60, 80, 100, 250, 500, 750, 1_000, 2_500, 5_000, 10_000,
-];
-
 /// Whose calls.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Model {
@@ -41,12 +41,14 @@ pub struct OfModel {
     pub input_tokens: Histogram<14>,
     /// Tokens of answers, likewise.
     pub output_tokens: Histogram<14>,
+    /// How many there were, by what became of them: their status, or `REFUSED` where they did not leave.
+    pub calls: BTreeMap<&'static str, u64>,
     /// Milliseconds, of calls that were answered.
     pub succeeded_ms: Histogram<14>,
-    /// Milliseconds, of calls that were not, by what became of them.
+    /// Milliseconds, of calls that were not, by their status, where it is known how long they took.
     pub failed_ms: BTreeMap<&'static str, Histogram<14>>,
     /// Milliseconds until the first piece of an answer that was streamed.
-    pub first_token_ms: Histogram<15>,
+    pub first_token_ms: Histogram<14>,
     /// The known costs, nano-dollars.
     pub cost_nanousd: u64,
     /// Calls whose cost is not known.
@@ -62,9 +64,10 @@ impl Default for OfModel {
         Self {
             input_tokens: Histogram::new(TOKENS),
             output_tokens: Histogram::new(TOKENS),
+            calls: BTreeMap::new(),
             succeeded_ms: Histogram::new(DURATIONS_MS),
             failed_ms: BTreeMap::new(),
-            first_token_ms: Histogram::new(FIRST_TOKENS_MS),
+            first_token_ms: Histogram::new(DURATIONS_MS),
             cost_nanousd: 0,
             unpriced: 0,
             cached: 0,
@@ -98,11 +101,7 @@ impl Calls {
             model: row.model_used.clone(),
         };
         if models.len() >= MODELS_MAX && !models.contains_key(&model) {
-            let other = || "other".to_owned();
-            model = Model {
-                provider: other(),
-                model: other(),
-            };
+            OTHER.clone_into(&mut model.model);
         }
         models.entry(model).or_default().record(row);
     }
@@ -128,14 +127,19 @@ impl OfModel {
             self.input_tokens.record(row.usage.input_tokens);
             self.output_tokens.record(row.usage.output_tokens);
         }
-        let latency_ms = row.latency_ms.unwrap_or(0);
-        if row.status == CallStatus::Success {
-            self.succeeded_ms.record(latency_ms);
-        } else {
-            self.failed_ms
-                .entry(row.status.as_str())
+        let status = match row.more.refused {
+            Some(_) => REFUSED,
+            None => row.status.as_str(),
+        };
+        *self.calls.entry(status).or_default() += 1;
+        match row.latency_ms.filter(|_| status != REFUSED) {
+            Some(ms) if row.status == CallStatus::Success => self.succeeded_ms.record(ms),
+            Some(ms) => self
+                .failed_ms
+                .entry(status)
                 .or_insert_with(|| Histogram::new(DURATIONS_MS))
-                .record(latency_ms);
+                .record(ms),
+            None => {}
         }
         if let Some(first_token_ms) = row.more.first_token_ms {
             self.first_token_ms.record(first_token_ms);

@@ -130,21 +130,23 @@ impl Plan {
     }
 }
 
-/// All that a plan means, as a table of names and counts with a `timestamp_ms` within its day. Its
+/// All that a plan means, as a table of names and counts with a `timestamp_ms` within its day; keys and
+/// tags are known of rows alone. Its
 /// parameters are the two of each part, each followed by those of its condition: `of_days`, which is
 /// about [`NAMES`], and `of_rows`, twice. `moment` is `timestamp_ms`, or `+timestamp_ms` where the
 /// index of times is not to be used.
 pub(super) fn table(of_days: &str, of_rows: &str, moment: &str) -> String {
     format!(
-        "(SELECT day * {MS_PER_DAY} AS timestamp_ms, {NAMES}, calls, unpriced, estimated,
+        "(SELECT day * {MS_PER_DAY} AS timestamp_ms, {NAMES}, NULL AS key_name, NULL AS tags,
+            calls, unpriced, estimated,
             input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens,
             cost, cached, saved
           FROM ledger_days WHERE day >= ? AND day < ? AND {of_days}
           UNION ALL
-          SELECT timestamp_ms, {NAMES}, {ROW_COUNTS}
+          SELECT timestamp_ms, {NAMES}, key_name, tags, {ROW_COUNTS}
           FROM ledger WHERE {moment} >= ? AND {moment} < ? AND {of_rows}
           UNION ALL
-          SELECT timestamp_ms, {NAMES}, {ROW_COUNTS}
+          SELECT timestamp_ms, {NAMES}, key_name, tags, {ROW_COUNTS}
           FROM ledger WHERE {moment} >= ? AND {moment} < ? AND {of_rows})"
     )
 }
@@ -246,7 +248,7 @@ mod tests {
         let of = |(filter, group): (&LedgerFilter, &str)| {
             format!("{group}: {:?}", store.summary(filter, group).unwrap())
         };
-        let groups = || GROUPS.iter().map(|(group, _)| *group);
+        let groups = || GROUPS.iter().map(|group| group.name);
         let all = filters
             .iter()
             .flat_map(|filter| groups().map(move |group| (filter, group)));

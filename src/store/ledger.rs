@@ -85,6 +85,12 @@ pub struct LedgerFilter {
     pub provider: Option<String>,
     /// Rows of this status.
     pub status: Option<CallStatus>,
+    /// Rows of this role.
+    pub role: Option<String>,
+    /// Rows of the key of this name.
+    pub key: Option<String>,
+    /// Rows with this tag.
+    pub tag: Option<String>,
     /// Rows at or after this moment.
     pub from: Option<Timestamp>,
     /// Rows before this moment.
@@ -93,12 +99,13 @@ pub struct LedgerFilter {
 
 impl LedgerFilter {
     /// All rows that fit, or days of them that are summed up, as a table for sums, and its parameters.
-    fn table(&self, summed_until: Day) -> (String, Vec<Value>) {
-        // Days do not know the runs of their rows.
-        let has_days = self.run_id.is_none();
+    /// Days do not know the runs, keys and tags of their rows.
+    fn table(&self, group: &Group, summed_until: Day) -> (String, Vec<Value>) {
+        let is_of_days = self.run_id.is_none() && self.key.is_none() && self.tag.is_none();
+        let has_days = is_of_days && !group.is_of_rows;
         let summed_until = if has_days { summed_until } else { Day::MIN };
         let plan = Plan::new(self.from, self.to, summed_until);
-        let (condition, of_condition) = self.of_names().sql();
+        let (condition, of_condition) = self.of_any_moment().sql();
         let mut values = Vec::new();
         for ((from, to), has_condition) in
             [(plan.days, has_days), (plan.head, true), (plan.tail, true)]
@@ -108,20 +115,30 @@ impl LedgerFilter {
         }
         let of_days = if has_days { condition.as_str() } else { "0" };
         // A run has few rows, and they are found by its id.
-        let moment = if has_days {
-            "timestamp_ms"
-        } else {
-            "+timestamp_ms"
+        let moment = match self.run_id {
+            None => "timestamp_ms",
+            Some(_) => "+timestamp_ms",
         };
         (days::table(of_days, &condition, moment), values)
     }
 
     /// The same without its moments.
-    pub(super) fn of_names(&self) -> Self {
+    fn of_any_moment(&self) -> Self {
         Self {
             from: None,
             to: None,
             ..self.clone()
+        }
+    }
+
+    /// Of the same only what blocks of rows know the names of.
+    pub(super) fn of_names(&self) -> Self {
+        Self {
+            run_id: None,
+            role: None,
+            key: None,
+            tag: None,
+            ..self.of_any_moment()
         }
     }
 
@@ -134,11 +151,17 @@ impl LedgerFilter {
 
     /// The condition and its parameters. Times are no reason to leave the order of numbers.
     pub(super) fn sql(&self) -> (String, Vec<Value>) {
-        let conditions: [(&str, Option<Value>); 6] = [
+        let conditions: [(&str, Option<Value>); 9] = [
             ("flow_id = ?", self.flow_id.map(Value::from)),
             ("run_id = ?", self.run_id.clone().map(Value::from)),
             ("model_used = ?", self.model.clone().map(Value::from)),
             ("provider = ?", self.provider.clone().map(Value::from)),
+            ("agent_role = ?", self.role.clone().map(Value::from)),
+            ("key_name = ?", self.key.clone().map(Value::from)),
+            (
+                "instr(',' || tags || ',', ',' || ? || ',') > 0",
+                self.tag.clone().map(Value::from),
+            ),
             (
                 "+timestamp_ms >= ?",
                 self.from.map(|moment| Value::from(moment.0)),
@@ -274,14 +297,44 @@ pub struct Summary {
     pub sums: Sums,
 }
 
-/// What a summary can be grouped by, and the column behind it.
-pub const GROUPS: &[(&str, &str)] = &[
-    ("model", "model_used"),
-    ("provider", "provider"),
-    ("flow", "CAST(flow_id AS TEXT)"),
-    ("role", "agent_role"),
-    ("day", "date(timestamp_ms / 1000, 'unixepoch')"),
-    ("status", "status"),
+/// What a summary can be grouped by.
+pub struct Group {
+    /// As it is asked for.
+    pub name: &'static str,
+    /// Its column.
+    column: &'static str,
+    /// What is joined to the rows for that, so that a row may be in several groups.
+    join: &'static str,
+    /// Whether days that are summed up do not know it, so that every row is read.
+    is_of_rows: bool,
+}
+
+const fn group(name: &'static str, column: &'static str) -> Group {
+    Group {
+        name,
+        column,
+        join: "",
+        is_of_rows: false,
+    }
+}
+
+/// All there are. A row with several tags is in the group of each.
+pub const GROUPS: &[Group] = &[
+    group("model", "model_used"),
+    group("provider", "provider"),
+    group("flow", "CAST(flow_id AS TEXT)"),
+    group("role", "agent_role"),
+    group("day", "date(timestamp_ms / 1000, 'unixepoch')"),
+    group("status", "status"),
+    Group {
+        is_of_rows: true,
+        ..group("key", "key_name")
+    },
+    Group {
+        join: "LEFT JOIN json_each('[\"' || replace(tags, ',', '\",\"') || '\"]') AS tag",
+        is_of_rows: true,
+        ..group("tag", "tag.value")
+    },
 ];
 
 impl Store {
@@ -294,13 +347,15 @@ impl Store {
     ) -> Result<Vec<LedgerEntry>> {
         let before = before.unwrap_or(i64::MAX);
         self.read(|connection| {
+            // One read transaction, so that what is noted of blocks and their rows are of one moment.
+            let snapshot = connection.unchecked_transaction()?;
             let mut rows = Vec::new();
             let mut read = |from, end| {
-                rows.extend(page(connection, filter, from, end, limit - rows.len())?);
+                rows.extend(page(&snapshot, filter, from, end, limit - rows.len())?);
                 Ok(rows.len() >= limit)
             };
             if filter.is_by_blocks() {
-                blocks::spans(connection, filter, before, read)?;
+                blocks::spans(&snapshot, filter, before, read)?;
             } else {
                 read(0, before)?;
             }
@@ -324,11 +379,11 @@ impl Store {
     /// # Errors
     /// [`Error::Invalid`] for a group that is not in [`GROUPS`].
     pub fn summary(&self, filter: &LedgerFilter, group_by: &str) -> Result<(Vec<Summary>, Sums)> {
-        let (_, column) = GROUPS
+        let group = GROUPS
             .iter()
-            .find(|(name, _)| *name == group_by)
+            .find(|group| group.name == group_by)
             .ok_or_else(|| {
-                let names: Vec<_> = GROUPS.iter().map(|(name, _)| *name).collect();
+                let names: Vec<_> = GROUPS.iter().map(|group| group.name).collect();
                 Error::invalid(
                     "the query cannot be read",
                     "group_by",
@@ -338,9 +393,9 @@ impl Store {
         self.read(|connection| {
             // One read transaction, so that the days and the rows behind them are of one moment.
             let snapshot = connection.unchecked_transaction()?;
-            let (table, values) = filter.table(days::summed_until(&snapshot)?);
+            let (table, values) = filter.table(group, days::summed_until(&snapshot)?);
             let groups: Vec<Summary> = snapshot
-                .prepare_cached(&summary_sql(column, &table))?
+                .prepare_cached(&summary_sql(group, &table))?
                 .query_map(params(&values).as_slice(), |row| {
                     Ok(Summary {
                         key: row.get(0)?,
@@ -349,8 +404,14 @@ impl Store {
                 })?
                 .collect::<rusqlite::Result<_>>()?;
             let mut total = Sums::default();
-            for group in &groups {
-                total += &group.sums;
+            if group.join.is_empty() {
+                for group in &groups {
+                    total += &group.sums;
+                }
+            } else {
+                total = snapshot
+                    .prepare_cached(&format!("SELECT {SUM_COLUMNS} FROM {table}"))?
+                    .query_row(params(&values).as_slice(), |row| sums(row, 0))?;
             }
             Ok((groups, total))
         })
@@ -380,8 +441,9 @@ fn page(
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
-fn summary_sql(column: &str, table: &str) -> String {
-    format!("SELECT {column}, {SUM_COLUMNS} FROM {table} GROUP BY 1 ORDER BY 13 DESC, 1")
+fn summary_sql(group: &Group, table: &str) -> String {
+    let Group { column, join, .. } = group;
+    format!("SELECT {column}, {SUM_COLUMNS} FROM {table} {join} GROUP BY 1 ORDER BY 13 DESC, 1")
 }
 
 fn params(values: &[Value]) -> Vec<&dyn ToSql> {

@@ -45,8 +45,9 @@ fn call(random: &mut Random, at: i64) -> NewCall {
         model: format!("m{}", if rare { 9 } else { random.below(3) }),
         role: (!random.one_in(3)).then(|| format!("r{}", random.below(2))),
         prompt_hash: String::new(),
-        key_name: None,
-        tags: None,
+        key_name: random.one_in(3).then(|| format!("k{}", random.below(2))),
+        tags: [None, Some("t1"), Some("t1,t10"), Some("t10,t2,t1")][random.below(4) as usize]
+            .map(str::to_owned),
         reserve: Reserve::default(),
     }
 }
@@ -165,10 +166,18 @@ impl Books {
             model: has(2).then(|| models[random.below(4) as usize].to_owned()),
             provider: has(3).then(|| format!("p{}", 9 * random.below(2))),
             status: has(4).then(|| statuses[random.below(4) as usize]),
+            role: random.one_in(6).then(|| format!("r{}", random.below(3))),
+            key: random.one_in(6).then(|| format!("k{}", random.below(3))),
+            tag: random.one_in(6).then(|| format!("t{}", random.below(3))),
             from: has(5).then_some(from),
             to: has(6).then_some(to),
         }
     }
+}
+
+fn tags(row: &LedgerEntry) -> Vec<&str> {
+    let tags = row.more.tags.as_deref();
+    tags.map_or_else(Vec::new, |tags| tags.split(',').collect())
 }
 
 fn fits(filter: &LedgerFilter, row: &LedgerEntry) -> bool {
@@ -183,6 +192,12 @@ fn fits(filter: &LedgerFilter, row: &LedgerEntry) -> bool {
             .as_ref()
             .is_none_or(|name| row.provider == *name)
         && filter.status.is_none_or(|status| row.status == status)
+        && (filter.role.is_none() || row.agent_role == filter.role)
+        && (filter.key.is_none() || row.more.key_name == filter.key)
+        && filter
+            .tag
+            .iter()
+            .all(|tag| tags(row).contains(&tag.as_str()))
         && filter.from.is_none_or(|from| row.timestamp >= from)
         && filter.to.is_none_or(|to| row.timestamp < to)
 }
@@ -208,15 +223,23 @@ fn add(sums: &mut Sums, row: &LedgerEntry) {
     };
 }
 
-fn key(row: &LedgerEntry, group: &str) -> Option<String> {
-    match group {
+/// The groups that it is in.
+fn keys(row: &LedgerEntry, group: &str) -> Vec<Option<String>> {
+    let one = match group {
         "model" => Some(row.model_used.clone()),
         "provider" => Some(row.provider.clone()),
         "flow" => row.flow_id.map(|id| id.to_string()),
         "role" => row.agent_role.clone(),
         "day" => Some(row.timestamp.to_string()[..10].to_owned()),
-        _ => Some(row.status.to_string()),
-    }
+        "status" => Some(row.status.to_string()),
+        "key" => row.more.key_name.clone(),
+        _ => {
+            let all = tags(row).into_iter().map(|tag| Some(tag.to_owned()));
+            let all: Vec<_> = all.collect();
+            return if all.is_empty() { vec![None] } else { all };
+        }
+    };
+    vec![one]
 }
 
 fn compare(store: &Store, books: &mut Books) {
@@ -236,11 +259,13 @@ fn compare(store: &Store, books: &mut Books) {
             page.iter().eq(expected.iter().copied()),
             "{filter:?} before {before:?}"
         );
-        let group = GROUPS[books.random.below(GROUPS.len() as u64) as usize].0;
+        let group = GROUPS[books.random.below(GROUPS.len() as u64) as usize].name;
         let mut groups: BTreeMap<Option<String>, Sums> = BTreeMap::new();
         let mut all = Sums::default();
         for row in fitting() {
-            add(groups.entry(key(row, group)).or_default(), row);
+            for key in keys(row, group) {
+                add(groups.entry(key).or_default(), row);
+            }
             add(&mut all, row);
         }
         let (found, total) = store.summary(&filter, group).unwrap();
@@ -417,6 +442,7 @@ fn filters() -> impl Iterator<Item = LedgerFilter> {
             status: has(4).then_some(CallStatus::Failed),
             from: has(5).then_some(Timestamp(1)),
             to: has(6).then_some(Timestamp(2)),
+            ..LedgerFilter::default()
         }
     })
 }
@@ -462,8 +488,8 @@ fn no_sum_looks_at_the_whole_table() {
     let (store, _writer) = Store::open(dir.path()).unwrap();
     for filter in filters() {
         for summed_until in [Day::MIN, 7] {
-            let (table, _) = filter.table(summed_until);
-            let plan = plan(&store, &summary_sql("model_used", &table));
+            let (table, _) = filter.table(&GROUPS[0], summed_until);
+            let plan = plan(&store, &summary_sql(&GROUPS[0], &table));
             let of_tables: Vec<_> = plan
                 .iter()
                 .filter(|line| line.contains(" ledger"))
