@@ -12,6 +12,7 @@ import { createLedger } from "./ledger.js";
 import { connect } from "./live.js";
 import { createSavings } from "./savings.js";
 import { promised } from "./saving-words.js";
+import { createSpending } from "./spending.js";
 import { createToasts } from "./toasts.js";
 import { createTotals } from "./totals.js";
 import { askForToken } from "./token.js";
@@ -47,6 +48,8 @@ const ledger = createLedger({
   onRun: (id, runId) => history.open({ id, name: flows.nameOf(id) }, { runId }),
 });
 
+const spending = createSpending({ flowName: flows.nameOf });
+
 let isLoaded = false;
 /** Messages up to this `seq` are replayed ones. */
 let newestAtHello = 0;
@@ -71,6 +74,7 @@ async function fill() {
   isLoaded = true;
   try {
     await flows.load(); // Before the rows, which show the names of flows.
+    spending.refresh();
     await Promise.all([ledger.load(), totals.load(), history.poll(), budgets.poll(), keys.poll(), savings.load()]);
   } catch (error) {
     isLoaded = false;
@@ -86,6 +90,7 @@ function load() {
 /** In place of messages; throws when the server cannot be reached that way either. */
 async function poll() {
   if (!isLoaded) return fill();
+  spending.refresh();
   await Promise.all([flows.poll(), ledger.poll(), totals.load(), history.poll(), budgets.poll(), keys.poll(), savings.load()]);
 }
 
@@ -96,6 +101,7 @@ function receive(message) {
   } else if (type === "LEDGER_UPDATE") {
     ledger.receive(payload.entry);
     totals.refresh();
+    spending.refresh();
     budgets.refresh();
     keys.refresh();
     savings.refresh();

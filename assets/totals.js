@@ -1,8 +1,8 @@
-/** The sums in the header and the table by model, from the ledger's summary. */
+/** The sums in the header, from the ledger's summary. */
 
 import * as api from "./api.js";
-import { byId, h, setText } from "./dom.js";
-import { count, money, moneyOrUnknown, plural } from "./format.js";
+import { byId, setText } from "./dom.js";
+import { count, money, plural } from "./format.js";
 
 /** However much happens, the summary is asked for at most this often. */
 const REFRESH_EVERY_MS = 500;
@@ -12,7 +12,7 @@ export function createTotals() {
   let refreshedAt = 0;
 
   async function load() {
-    const { items, total } = await api.get("/api/ledger/summary?group_by=model");
+    const { total } = await api.get("/api/ledger/summary?group_by=model");
     setText(byId("total-calls"), count(total.calls));
     setText(byId("total-input-tokens"), count(total.input_tokens));
     setText(byId("total-output-tokens"), count(total.output_tokens));
@@ -22,7 +22,6 @@ export function createTotals() {
     setText(byId("cost-notes"), notes(total));
     setText(byId("saved-note"), total.saved_usd ? `${money(total.saved_usd)} saved by the cache` : "");
     setText(byId("call-notes"), [total.failed && `${count(total.failed)} failed`, total.pending && `${count(total.pending)} pending`].filter(Boolean).join(", "));
-    drawModels(items);
   }
 
   /** Soon, and together with whatever else asks for it until then. */
@@ -41,20 +40,4 @@ export function createTotals() {
 
 function notes({ unpriced_calls: unpriced, estimated_calls: estimated }) {
   return [unpriced && `+ ${plural(unpriced, "call")} of unknown price`, estimated && `${count(estimated)} estimated`].filter(Boolean).join(", ");
-}
-
-function drawModels(items) {
-  const rows = [...items]
-    .sort((a, b) => (b.total_cost_usd ?? 0) - (a.total_cost_usd ?? 0) || b.calls - a.calls)
-    .map((item) => {
-      const cost = item.unpriced_calls && item.unpriced_calls >= item.calls ? moneyOrUnknown(null) : money(item.total_cost_usd ?? 0);
-      return h(
-        "tr",
-        {},
-        h("th", { scope: "row", title: item.key }, String(item.key ?? "–")),
-        ...[count(item.calls), count(item.input_tokens), count(item.output_tokens), cost].map((text) => h("td", { class: "number" }, text)),
-      );
-    });
-  byId("models").hidden = rows.length === 0;
-  byId("models-body").replaceChildren(...rows);
 }

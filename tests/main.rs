@@ -29,6 +29,7 @@
 //! - `optimizer_trial`: a cheaper model is tried on stored inputs before a flow asks it.
 //! - `page`: what a person sees and does in the page, and pages of other origins.
 //! - `page_savings`: suggestions in the page: how they come, are looked into, applied and taken back.
+//! - `page_spending`: sums in the page: what was spent, by day and by whatever one wants to know.
 //! - `prices`: which price a row was given, what a call would cost, prices of the user's own.
 //! - `prompt_cache`: what is marked for a provider's prompt cache, and what that costs at most.
 //! - `providers`: what providers answer, refuse and break off, and what the ledger says of it.
@@ -67,6 +68,7 @@ mod optimizer_rules;
 mod optimizer_trial;
 mod page;
 mod page_savings;
+mod page_spending;
 mod prices;
 mod prompt_cache;
 mod providers;

@@ -1261,10 +1261,10 @@ fn whatever_flows_and_providers_say_is_text_also_on_a_phone() {
         .wait_for("document.querySelector('.details').innerText.includes('<img src=x')");
     person
         .browser
-        .click("document.querySelector('#models summary')");
+        .click("document.querySelector('#spending summary')");
     person
         .browser
-        .wait_for("document.querySelector('#models-body').innerText.includes('<img src=x')");
+        .wait_for("document.querySelector('#spending tbody').innerText.includes('<img src=x')");
     person.cannot_scroll_sideways(390);
 
     let images = "[...document.images].map((image) => image.getAttribute('src'))";

@@ -50,6 +50,7 @@ static FILES: &[(&str, &str, &[u8])] = files! {
     "saving-words.js": SCRIPT,
     "savings.js": SCRIPT,
     "schedule.js": SCRIPT,
+    "spending.js": SCRIPT,
     "texts.js": SCRIPT,
     "toasts.js": SCRIPT,
     "token.js": SCRIPT,

@@ -1,0 +1,131 @@
+/** What calls have cost: a bar for each day, and sums by whatever one wants to know. Asks only while it is open. */
+
+import * as api from "./api.js";
+import { byId, h, setText } from "./dom.js";
+import { count, money, moneyOrUnknown, plural } from "./format.js";
+
+const DAYS = 30;
+const MS_PER_DAY = 24 * 60 * 60 * 1000;
+/** Sums that take the server long are asked for less often: it is to have this many times as long without. */
+const REST_FACTOR = 10;
+const REST_MIN_MS = 500;
+/** Groups beyond these are one row. */
+const ROWS_MAX = 50;
+const GROUPS = { model: "Model", provider: "Provider", flow: "Flow", role: "Role", key: "Key", tag: "Tag", status: "Status" };
+/** From when on, in UTC as the ledger's days. */
+const PERIODS = {
+  month: ["this month", (today) => new Date(today.getTime() - (today.getUTCDate() - 1) * MS_PER_DAY)],
+  days: [`the last ${DAYS} days`, firstDay],
+  day: ["today", (today) => today],
+  all: ["all time", () => null],
+};
+
+/** `flowName(id)` names a flow. */
+export function createSpending({ flowName }) {
+  const root = byId("spending");
+  const by = h("select", { id: "spending-by", "data-testid": "spending-by", onchange: load }, ...Object.entries(GROUPS).map(([value, name]) => h("option", { value }, name.toLowerCase())));
+  const of = h("select", { id: "spending-of", "data-testid": "spending-of", onchange: load }, ...Object.entries(PERIODS).map(([value, [name]]) => h("option", { value }, name)));
+  const bars = h("ol", { class: "days", "aria-label": `Cost of each of the last ${DAYS} days, UTC` });
+  const scale = h("p", { class: "muted days-scale" });
+  const head = h("tr");
+  const body = h("tbody", { "data-testid": "spending-body" });
+  const note = h("p", { class: "muted", role: "status", "data-testid": "spending-note" });
+  root.append(
+    bars,
+    scale,
+    h("div", { class: "picker spending-choice" }, h("label", { for: by.id }, "Sums by"), by, h("label", { for: of.id }, "of"), of),
+    h("div", { class: "scroller", tabindex: "0", role: "region", "aria-label": "Sums" }, h("table", {}, h("thead", {}, head), body)),
+    note,
+  );
+  let timer = 0;
+  let restUntil = 0;
+  let asked = 0;
+
+  root.addEventListener("toggle", () => root.open && load());
+
+  /** Anew, whatever was asked for meanwhile. */
+  async function load() {
+    const turn = ++asked;
+    const began = Date.now();
+    const today = new Date(Math.floor(began / MS_PER_DAY) * MS_PER_DAY);
+    const from = PERIODS[of.value][1](today);
+    try {
+      const [days, sums] = await Promise.all([ask("day", firstDay(today)), ask(by.value, from)]);
+      if (turn !== asked) return; // Something else was chosen since.
+      drawDays(days.items, today);
+      drawSums(sums);
+    } catch (error) {
+      if (turn === asked) setText(note, `The sums could not be read: ${error.message}`);
+    }
+    restUntil = Date.now() + Math.max(REST_MIN_MS, (Date.now() - began) * REST_FACTOR);
+  }
+
+  /** Soon, if anybody looks at it. */
+  function refresh() {
+    if (!root.open || timer) return;
+    timer = setTimeout(() => {
+      timer = 0;
+      if (root.open) load();
+    }, Math.max(50, restUntil - Date.now()));
+  }
+
+  function drawDays(items, today) {
+    const known = new Map(items.map((item) => [item.key, item]));
+    const days = Array.from({ length: DAYS }, (_, at) => {
+      const date = new Date(firstDay(today).getTime() + at * MS_PER_DAY).toISOString().slice(0, 10);
+      return { date, item: known.get(date) };
+    });
+    const most = Math.max(...days.map(({ item }) => Number(item?.total_cost_usd ?? 0)));
+    bars.replaceChildren(
+      ...days.map(({ date, item }) => {
+        const text = `${date}: ${item ? words(item) : "no calls"}`;
+        const bar = h("span", { class: "day-bar" });
+        const share = most > 0 ? Number(item?.total_cost_usd ?? 0) / most : 0;
+        bar.style.blockSize = `${share * 100}%`; // By the CSSOM, which the policy allows.
+        return h("li", { class: "day", title: text, "data-date": date, "data-calls": item ? item.calls : 0 }, bar, h("span", { class: "hidden-text" }, text));
+      }),
+    );
+    setText(scale, `${days[0].date} to ${days.at(-1).date}, UTC; the highest day: ${money(most)}`);
+  }
+
+  function drawSums({ items, total }) {
+    const cells = (texts) => texts.map((text) => h("td", { class: "number" }, text));
+    const row = (name, item) =>
+      h("tr", {}, h("th", { scope: "row", title: name }, name), ...cells([count(item.calls), count(item.input_tokens), count(item.output_tokens), cost(item)]));
+    head.replaceChildren(
+      h("th", { scope: "col" }, GROUPS[by.value]),
+      ...["Calls", "Tokens in", "Tokens out", "Cost"].map((name) => h("th", { scope: "col", class: "number" }, name)),
+    );
+    body.replaceChildren(...items.slice(0, ROWS_MAX).map((item) => row(nameOf(item.key), item)), row("All", total));
+    const left = items.length - ROWS_MAX;
+    const notes = [
+      total.unpriced_calls && `${plural(total.unpriced_calls, "call")} of unknown price not in the cost`,
+      total.estimated_calls && `tokens of ${count(total.estimated_calls)} estimated`,
+      by.value === "tag" && "a call with several tags is in the row of each",
+      left > 0 && `${count(left)} more in the API`,
+    ];
+    setText(note, notes.filter(Boolean).join("; "));
+  }
+
+  const nameOf = (key) => (key === null ? "–" : by.value === "flow" ? flowName(Number(key)) : key);
+
+  root.hidden = false;
+  return { refresh };
+}
+
+function ask(group, from) {
+  const since = from ? `&from=${encodeURIComponent(from.toISOString())}` : "";
+  return api.get(`/api/ledger/summary?group_by=${group}${since}`);
+}
+
+function firstDay(today) {
+  return new Date(today.getTime() - (DAYS - 1) * MS_PER_DAY);
+}
+
+/** A sum of nothing but unknown prices is not 0. */
+const cost = (item) => (item.unpriced_calls && item.unpriced_calls >= item.calls ? moneyOrUnknown(null) : money(item.total_cost_usd ?? 0));
+
+function words(item) {
+  const unpriced = item.unpriced_calls && item.unpriced_calls < item.calls ? `, ${count(item.unpriced_calls)} of unknown price` : "";
+  return `${cost(item)}, ${plural(item.calls, "call")}${unpriced}`;
+}

@@ -1,0 +1,103 @@
+//! The page's sums: what was spent, by day and by whatever one wants to know.
+
+use std::io::Write;
+
+use flowledger::gateway::Kind;
+use serde_json::{Value, json};
+
+use crate::harness::{TestServer, add_provider};
+use crate::page::Person;
+use crate::upstream::{Upstream, completion_of};
+
+const SUMS: &str = "[...document.querySelectorAll('#spending tbody tr')].map((row) => [...row.cells].map((cell) => cell.innerText).join(' '))";
+
+fn chooses(person: &Person, id: &str, value: &str) {
+    person.browser.eval(&format!(
+        "void (({0}.value = {1}), {0}.dispatchEvent(new Event('change')))",
+        format_args!("document.getElementById('{id}')"),
+        json!(value),
+    ));
+}
+
+#[track_caller]
+fn sees_sums(person: &Person, expected: &[&str]) {
+    let rows = json!(expected).to_string();
+    person
+        .browser
+        .wait_for(&format!("JSON.stringify({SUMS}) === {}", json!(rows)));
+}
+
+#[test]
+fn what_was_spent_is_seen_by_day_and_by_tag_and_grows_while_calls_are_made() {
+    let upstream = Upstream::start(|body, stream| {
+        let asked: Value = serde_json::from_str(body).unwrap();
+        let model = asked["model"].as_str().unwrap();
+        let _ = stream.write_all(completion_of(model, "well", 1_000, 100).as_bytes());
+    });
+    let server = TestServer::start_with(|config| {
+        add_provider(config, "openai", Kind::OpenAi, upstream.url());
+    });
+    let ask = |model: &str, tags: &str| {
+        let body = json!({"model": model, "messages": [{"role": "user", "content": "Hi"}]});
+        let headers = [("x-flowledger-tags", tags)];
+        let body = body.to_string();
+        let answer = server.request("POST", "/v1/chat/completions", &headers, body.as_bytes());
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    };
+    ask("openai/gpt-4o-mini", "team=a,beta");
+    ask("openai/gpt-4o-mini", "team=a");
+    let person = Person::opens(&server);
+    person.sees_that_it_is("Connected");
+    person
+        .browser
+        .click("document.querySelector('#spending summary')");
+    sees_sums(
+        &person,
+        &[
+            "gpt-4o-mini 2 2,000 200 $0.00042",
+            "All 2 2,000 200 $0.00042",
+        ],
+    );
+    chooses(&person, "spending-by", "tag");
+    sees_sums(
+        &person,
+        &[
+            "team=a 2 2,000 200 $0.00042",
+            "beta 1 1,000 100 $0.00021",
+            "All 2 2,000 200 $0.00042",
+        ],
+    );
+    // Nobody reloads anything.
+    ask("openai/unheard-of", "beta");
+    sees_sums(
+        &person,
+        &[
+            "team=a 2 2,000 200 $0.00042",
+            "beta 2 2,000 200 $0.00021",
+            "All 3 3,000 300 $0.00042",
+        ],
+    );
+    person.browser.wait_for(
+        "document.querySelector('[data-testid=spending-note]').innerText.startsWith('1 call of unknown price not in the cost')",
+    );
+    chooses(&person, "spending-of", "day");
+    chooses(&person, "spending-by", "model");
+    sees_sums(
+        &person,
+        &[
+            "gpt-4o-mini 2 2,000 200 $0.00042",
+            "unheard-of 1 1,000 100 unknown price",
+            "All 3 3,000 300 $0.00042",
+        ],
+    );
+    let days = "[...document.querySelectorAll('.day')]";
+    person.browser.wait_for(&format!(
+        "(days => days.length === 30 && days.at(-1).dataset.calls === '3' && days[0].dataset.calls === '0'
+            && days.at(-1).title.endsWith('$0.00042, 3 calls, 1 of unknown price')
+            && days.at(-1).firstChild.getBoundingClientRect().height > 50
+            && days[0].firstChild.getBoundingClientRect().height === 0)({days})"
+    ));
+    person.browser.resize(390, 844, true);
+    person.cannot_scroll_sideways(390);
+    person.has_a_clean_console(&[]);
+}
