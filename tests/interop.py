@@ -109,6 +109,49 @@ def openai_errors():
     assert error.code == "wrong_protocol" and "/v1/messages" in error.message, error
 
 
+def openai_broken():
+    stream = gpt.chat.completions.create(
+        model="gpt-4o-mini", messages=user("say [cut]"), stream=True,
+        extra_headers={"X-Flowledger-Tags": "cut"},
+    )
+    seen = []
+
+    def read():
+        for chunk in stream:
+            seen.extend(c.delta.content or "" for c in chunk.choices)
+
+    error = refuses(openai.APIError, read)
+    assert "".join(seen) and "broke" in error.message, (seen, error)
+    row = ledger(tags="cut")
+    assert row["status"] == "FAILED" and row["usage_source"] == "estimated", row
+    assert row["output_tokens"] > 0 and row["total_cost_usd"] > 0, row
+
+
+def openai_images():
+    pixel = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+    answer = gpt.chat.completions.create(
+        model="gpt-4o-mini",
+        messages=[{"role": "user", "content": [
+            {"type": "text", "text": "say [answer]"},
+            {"type": "image_url", "image_url": {"url": pixel}},
+        ]}],
+    )
+    assert answer.choices[0].message.content == PARIS
+
+
+def keys():
+    made = gpt.post("/../api/keys", cast_to=object, body={
+        "name": "laptop", "budget": {"per": "day", "limitTokens": 100_000}})
+    own = gpt.with_options(api_key=made["key"])
+    own.chat.completions.create(model="gpt-4o-mini", messages=user("say [answer]"))
+    assert ledger(key_name="laptop")["input_tokens"] == 1234
+    theirs = claude.with_options(api_key=made["key"])
+    ask = lambda: theirs.messages.create(
+        model="claude-haiku-4-5", max_tokens=200_000, messages=user("say [answer]"))
+    assert "laptop" in refuses(anthropic.APIStatusError, ask).message
+    assert ledger(key_name="laptop", refused="budget")["total_cost_usd"] == 0
+
+
 def openai_retries():
     patient = gpt.with_options(max_retries=2)
     answer = patient.chat.completions.create(
@@ -151,6 +194,20 @@ def anthropic_tools():
     assert uses[0].name == "get_weather" and uses[0].input == {"city": "Paris"}, message
 
 
+def anthropic_broken():
+    def read():
+        with claude.messages.stream(
+            model="claude-haiku-4-5", max_tokens=100, messages=user("say [cut]"),
+            extra_headers={"X-Flowledger-Tags": "message-cut"},
+        ) as stream:
+            list(stream)
+
+    error = refuses(anthropic.APIError, read)
+    assert "broke" in error.message, error
+    row = ledger(tags="message-cut")
+    assert row["status"] == "FAILED" and row["usage_source"] == "estimated", row
+
+
 def anthropic_errors():
     ask = lambda text, model="claude-haiku-4-5": lambda: claude.messages.create(
         model=model, max_tokens=9, messages=user(text)
@@ -179,8 +236,8 @@ def models():
 
 
 for check in (
-    openai_whole, openai_streamed, openai_tools, openai_errors, openai_retries,
-    anthropic_whole, anthropic_streamed, anthropic_tools, anthropic_errors, echo, models,
+    openai_whole, openai_streamed, openai_tools, openai_errors, openai_broken, openai_images, openai_retries,
+    anthropic_whole, anthropic_streamed, anthropic_tools, anthropic_errors, anthropic_broken, keys, echo, models,
 ):
     check()
     print(f"{check.__name__}: ok", flush=True)

@@ -52,5 +52,5 @@ fn the_official_sdks_work_as_they_do_with_the_providers_themselves() {
     let said = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}{errors}");
-    assert_eq!(said.matches(": ok").count(), 11, "{said}");
+    assert_eq!(said.matches(": ok").count(), 15, "{said}");
 }
