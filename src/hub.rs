@@ -9,8 +9,8 @@ mod stats;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -132,8 +132,18 @@ pub struct Hub {
     stats: Arc<Stats>,
     encoding: Arc<dyn Encoding>,
     newest_id: Arc<AtomicU64>,
+    audience: Arc<Mutex<Audience>>,
     /// Whether the hub closes its clients and takes no more.
     ended: Arc<AtomicBool>,
+}
+
+/// Whether there is anybody to tell. To wake the hub for nobody would cost a call more than its row does.
+#[derive(Default)]
+struct Audience {
+    /// Clients that have registered, from before the hub knows until it has removed them.
+    clients: usize,
+    /// The newest message in the log that the hub was not told of, while there were none.
+    untold: Seq,
 }
 
 /// Where published messages go: the hub, or whoever else listens.
@@ -149,7 +159,7 @@ impl Publish for Hub {
         if let Some(oldest) = oldest {
             let _ = self.commands.send(Command::OldestSeq(oldest));
         }
-        if !messages.is_empty() {
+        if !messages.is_empty() && self.has_audience(&messages) {
             let _ = self.commands.send(Command::Broadcast(messages));
         }
     }
@@ -170,11 +180,13 @@ impl Hub {
             stats: Arc::clone(&stats),
             encoding: Arc::clone(&encoding),
             newest_id: Arc::default(),
+            audience: Arc::default(),
             ended: Arc::default(),
         };
         let state = State {
             encoding,
             stats,
+            audience: Arc::clone(&hub.audience),
             ended: Arc::clone(&hub.ended),
             newest,
             oldest,
@@ -198,6 +210,8 @@ impl Hub {
         outbox: Arc<Outbox>,
         since: Option<Seq>,
     ) -> Result<()> {
+        // From here on all messages go through the channel, so that the client misses none of them.
+        lock(&self.audience).clients += 1;
         let told = self.tell(Command::Register {
             id,
             address,
@@ -223,7 +237,23 @@ impl Hub {
 
     /// Sends an event that is not logged to every client that wants it.
     pub fn broadcast(&self, event: &Event) -> Result<()> {
-        self.tell(Command::Broadcast(vec![Message::new(None, event)]))
+        let messages = vec![Message::new(None, event)];
+        if !self.has_audience(&messages) {
+            return Ok(());
+        }
+        self.tell(Command::Broadcast(messages))
+    }
+
+    /// Whether anybody is to be told; where nobody is, it is kept how far the log is.
+    fn has_audience(&self, messages: &[Message]) -> bool {
+        let mut audience = lock(&self.audience);
+        if audience.clients > 0 {
+            return true;
+        }
+        if let Some(seq) = newest(messages) {
+            audience.untold = seq;
+        }
+        false
     }
 
     /// Sends an event that is not logged to one client.
@@ -268,6 +298,15 @@ impl Hub {
     }
 }
 
+fn lock(audience: &Mutex<Audience>) -> MutexGuard<'_, Audience> {
+    audience.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The newest place in the log.
+fn newest(messages: &[Message]) -> Option<Seq> {
+    messages.iter().rev().find_map(|message| message.seq)
+}
+
 struct Client {
     address: SocketAddr,
     outbox: Arc<Outbox>,
@@ -285,6 +324,7 @@ struct Waiting {
 struct State {
     encoding: Arc<dyn Encoding>,
     stats: Arc<Stats>,
+    audience: Arc<Mutex<Audience>>,
     ended: Arc<AtomicBool>,
     newest: Seq,
     oldest: Seq,
@@ -342,6 +382,8 @@ impl State {
     ) {
         log::info!("client connected id={id} address={address}");
         self.stats.registered.fetch_add(1, Ordering::Relaxed);
+        // What nobody was told of was in the log before this client came.
+        self.newest = self.newest.max(lock(&self.audience).untold);
         let recovered = since.is_none_or(|since| since <= self.newest && since + 1 >= self.oldest);
         let hello = Event::Hello {
             client_id: id,
@@ -380,6 +422,7 @@ impl State {
             return;
         };
         self.leave_group(id, &client.filter);
+        lock(&self.audience).clients -= 1;
         self.stats
             .clients
             .store(self.clients.len(), Ordering::Relaxed);
@@ -451,7 +494,7 @@ impl State {
             return;
         }
         let began = Instant::now();
-        if let Some(seq) = messages.iter().rev().find_map(|message| message.seq) {
+        if let Some(seq) = newest(&messages) {
             self.newest = seq;
         }
         for (filter, members) in &self.groups {
