@@ -91,10 +91,10 @@ export function createSpending({ flowName }) {
   function drawSums({ items, total }) {
     const cells = (texts) => texts.map((text) => h("td", { class: "number" }, text));
     const row = (name, item) =>
-      h("tr", {}, h("th", { scope: "row", title: name }, name), ...cells([count(item.calls), count(item.input_tokens), count(item.output_tokens), cost(item)]));
+      h("tr", {}, h("th", { scope: "row", title: name }, name), ...cells([cost(item), count(item.calls), count(item.input_tokens), count(item.output_tokens)]));
     head.replaceChildren(
       h("th", { scope: "col" }, GROUPS[by.value]),
-      ...["Calls", "Tokens in", "Tokens out", "Cost"].map((name) => h("th", { scope: "col", class: "number" }, name)),
+      ...["Cost", "Calls", "Tokens in", "Tokens out"].map((name) => h("th", { scope: "col", class: "number" }, name)),
     );
     body.replaceChildren(...items.slice(0, ROWS_MAX).map((item) => row(nameOf(item.key), item)), row("All", total));
     const left = items.length - ROWS_MAX;

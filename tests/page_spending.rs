@@ -54,17 +54,17 @@ fn what_was_spent_is_seen_by_day_and_by_tag_and_grows_while_calls_are_made() {
     sees_sums(
         &person,
         &[
-            "gpt-4o-mini 2 2,000 200 $0.00042",
-            "All 2 2,000 200 $0.00042",
+            "gpt-4o-mini $0.00042 2 2,000 200",
+            "All $0.00042 2 2,000 200",
         ],
     );
     chooses(&person, "spending-by", "tag");
     sees_sums(
         &person,
         &[
-            "team=a 2 2,000 200 $0.00042",
-            "beta 1 1,000 100 $0.00021",
-            "All 2 2,000 200 $0.00042",
+            "team=a $0.00042 2 2,000 200",
+            "beta $0.00021 1 1,000 100",
+            "All $0.00042 2 2,000 200",
         ],
     );
     // Nobody reloads anything.
@@ -72,9 +72,9 @@ fn what_was_spent_is_seen_by_day_and_by_tag_and_grows_while_calls_are_made() {
     sees_sums(
         &person,
         &[
-            "team=a 2 2,000 200 $0.00042",
-            "beta 2 2,000 200 $0.00021",
-            "All 3 3,000 300 $0.00042",
+            "team=a $0.00042 2 2,000 200",
+            "beta $0.00021 2 2,000 200",
+            "All $0.00042 3 3,000 300",
         ],
     );
     person.browser.wait_for(
@@ -85,9 +85,9 @@ fn what_was_spent_is_seen_by_day_and_by_tag_and_grows_while_calls_are_made() {
     sees_sums(
         &person,
         &[
-            "gpt-4o-mini 2 2,000 200 $0.00042",
-            "unheard-of 1 1,000 100 unknown price",
-            "All 3 3,000 300 $0.00042",
+            "gpt-4o-mini $0.00042 2 2,000 200",
+            "unheard-of unknown price 1 1,000 100",
+            "All $0.00042 3 3,000 300",
         ],
     );
     let days = "[...document.querySelectorAll('.day')]";
