@@ -486,3 +486,44 @@ fn an_estimate_says_what_it_does_not_know() {
     let notes = estimate["notes"].to_string();
     assert!(notes.contains("how many items"), "{notes}");
 }
+
+#[test]
+fn viewers_are_told_once_for_each_share_of_what_a_run_with_parallel_calls_may_spend() {
+    let upstream = answering();
+    let server = server(&upstream);
+    let nodes: Vec<Value> = (0..16).map(|at| call(&format!("n{at}"))).collect();
+    let flow = server.save(&json!({"name": "Wide", "data": {"nodes": nodes}}));
+    // 16 calls cost 0.00984, and a little more is reserved for them before.
+    for (limit, share) in [("0.0096", 100), ("0.011", 80), ("0.02", 0)] {
+        set(
+            &server,
+            json!([{"name": "each", "per": "run", "limitUsd": limit, "hard": false}]),
+        );
+        let mut client = server.client();
+        server.execute(flow, &json!({}));
+        let seen = client.until(|message| message["payload"]["status"] == "FINISHED");
+        let told = seen
+            .iter()
+            .filter(|message| message["type"] == "BUDGET_WARNING")
+            .map(|message| message["payload"]["percent"].as_u64().unwrap());
+        let told: Vec<u64> = told.collect();
+        // How many calls are under way at a time decides whether 80 is reached before 100 is.
+        assert_eq!(told.last().copied().unwrap_or(0), share, "{limit}");
+        assert!(told.is_sorted_by(|one, next| one < next), "{told:?}");
+    }
+}
+
+#[test]
+fn what_each_run_may_spend_is_no_limit_for_calls_of_other_programs() {
+    let upstream = answering();
+    let server = server(&upstream);
+    let flow = server.save(&chain("One", &[call("only")]));
+    set(
+        &server,
+        json!([{"name": "each", "per": "run", "limitUsd": "0"}]),
+    );
+    let asked = json!({"model": "gpt-4o-mini", "max_tokens": 10, "messages": [{"role": "user", "content": "Hi"}]});
+    let answer = server.post("/v1/chat/completions", &asked);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(server.run(flow, &json!({}))["status"], "FAILED");
+}

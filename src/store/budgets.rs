@@ -4,17 +4,23 @@
 //! A row counts with its cost, and where that is not known (it is under way, or nobody knows what
 //! became of it) with what was reserved for it. So parallel calls cannot overrun a limit together,
 //! and a call whose end nobody saw is not taken for free.
+//!
+//! Which shares viewers were told of is stored, since no count says it: what is used may have been
+//! so before the budget was there.
 
 use std::sync::Arc;
 
 use rusqlite::types::Value as SqlValue;
-use rusqlite::{Connection, params, params_from_iter};
+use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
 
 use super::Store;
 use super::changes::NewCall;
 use crate::budget::{self, BUDGETS_MAX, Budget, Limit, Per, Reserve, Scope};
 use crate::error::{Error, Result};
 use crate::event::{BudgetWarning, LedgerEntry, Timestamp, UsageSource, Usd};
+
+/// How many periods and runs are remembered of which viewers were told something: the newest.
+const TOLD_MAX: i64 = 10_000;
 
 /// What a row counts in nano-dollars.
 const USED_NANOUSD: &str = "coalesce(cost_nanousd, reserved_nanousd, 0)";
@@ -29,11 +35,16 @@ struct Count {
     end: Timestamp,
     /// In the budget's unit.
     used: i64,
-    /// The share that viewers were told of.
-    told_percent: u8,
 }
 
 impl Count {
+    /// What the ledger says of the period that `moment` lies in.
+    fn of(connection: &Connection, budget: &Budget, moment: Timestamp) -> Result<Self> {
+        let (start, end) = budget.period(moment);
+        let used = count_period(connection, budget, start, end)?;
+        Ok(Self { start, end, used })
+    }
+
     fn holds(&self, moment: Timestamp) -> bool {
         self.start <= moment && moment < self.end
     }
@@ -62,6 +73,12 @@ impl Budgets {
     /// Puts these budgets in place of those that there are. One that stays as it is stays counted.
     fn set(&mut self, connection: &Connection, all: &[Budget]) -> Result<()> {
         write(connection, all)?;
+        for old in self.all.iter().filter(|old| !all.contains(old)) {
+            // Of what it is now, nothing was told.
+            connection
+                .prepare_cached("DELETE FROM budget_told WHERE budget = ?1")?
+                .execute([&old.name])?;
+        }
         let count_of = |budget: &Budget| {
             let before = self.all.iter().position(|other| other == budget)?;
             self.counts[before]
@@ -131,8 +148,12 @@ impl Budgets {
     /// [`Error::Budget`] where a hard budget does not allow it; then it is not counted.
     pub(super) fn open(&mut self, connection: &Connection, call: &NewCall) -> Result<()> {
         let scope = scope(call);
+        let covers = |budget: &Budget| {
+            // What is of no run is nothing that a run may spend.
+            budget.covers(&scope) && (budget.per != Per::Run || call.run_id.is_some())
+        };
         let covering: Vec<usize> = (0..self.all.len())
-            .filter(|&at| self.all[at].covers(&scope))
+            .filter(|&at| covers(&self.all[at]))
             .collect();
         for &at in &covering {
             let used = self.used(connection, at, call.run_id.as_deref(), call.at)?;
@@ -184,24 +205,28 @@ impl Budgets {
                 continue;
             }
             let reserved = budget.reserved(&reserve).unwrap_or(0);
-            let used_by_row = used_by(row, budget.limit, reserved);
-            let (used, told) = match (count, &row.run_id) {
-                (None, Some(run_id)) if budget.per == Per::Run => {
-                    let used = count_run(connection, budget, run_id)?;
-                    (used, budget.level(used.saturating_sub(used_by_row)))
+            let (used, whose) = match (count, &row.run_id) {
+                (_, Some(run_id)) if budget.per == Per::Run => {
+                    (count_run(connection, budget, run_id)?, run_id.clone())
                 }
+                (_, None) if budget.per == Per::Run => continue,
                 (Some(count), _) if count.holds(row.timestamp) => {
                     let used = count.used.saturating_sub(reserved);
-                    count.used = used.saturating_add(used_by_row);
-                    let told = count.told_percent;
-                    count.told_percent = told.max(budget.level(count.used));
-                    (count.used, told)
+                    count.used = used.saturating_add(used_by(row, budget.limit, reserved));
+                    (count.used, count.start.0.to_string())
                 }
-                // Of another period, or not counted yet: the ledger has it.
-                _ => continue,
+                // Of another period: the ledger has it.
+                (Some(_), _) => continue,
+                // The ledger has this row as well.
+                (count @ None, _) => {
+                    let counted = Count::of(connection, budget, row.timestamp)?;
+                    *count = Some(counted);
+                    (counted.used, counted.start.0.to_string())
+                }
             };
             let level = budget.level(used);
-            if level > told {
+            if level > 0 && level > told(connection, budget, &whose)? {
+                tell(connection, budget, &whose, level)?;
                 warnings.push(budget.warning(used, level));
             }
         }
@@ -226,18 +251,33 @@ impl Budgets {
         match self.counts[at] {
             Some(count) if count.holds(moment) => Ok(count.used),
             _ => {
-                let (start, end) = budget.period(moment);
-                let used = count_period(connection, budget, start, end)?;
-                self.counts[at] = Some(Count {
-                    start,
-                    end,
-                    used,
-                    told_percent: budget.level(used),
-                });
-                Ok(used)
+                let count = Count::of(connection, budget, moment)?;
+                self.counts[at] = Some(count);
+                Ok(count.used)
             }
         }
     }
+}
+
+/// The share that viewers were told of; 0 where of none.
+fn told(connection: &Connection, budget: &Budget, whose: &str) -> Result<u8> {
+    let percent = connection
+        .prepare_cached("SELECT percent FROM budget_told WHERE budget = ?1 AND whose = ?2")?
+        .query_row([budget.name.as_str(), whose], |row| row.get(0));
+    Ok(percent.optional()?.unwrap_or(0))
+}
+
+/// Notes that viewers are told of a share, and forgets the oldest of too many.
+fn tell(connection: &Connection, budget: &Budget, whose: &str, percent: u8) -> Result<()> {
+    connection
+        .prepare_cached(
+            "INSERT OR REPLACE INTO budget_told (budget, whose, percent) VALUES (?1, ?2, ?3)",
+        )?
+        .execute(params![budget.name, whose, percent])?;
+    connection
+        .prepare_cached("DELETE FROM budget_told WHERE id <= ?1")?
+        .execute([connection.last_insert_rowid() - TOLD_MAX])?;
+    Ok(())
 }
 
 /// Which model was asked in a row, and what was reserved for it.
@@ -515,6 +555,104 @@ mod tests {
                 prop_assert_eq!(state[0].used, Some(used));
             }
         }
+    }
+
+    /// Opens a call of the run `run`.
+    fn open_of(writer: &mut Writer, run: &str, needed: i64) -> i64 {
+        let call = NewCall {
+            run_id: Some(run.into()),
+            ..call(5, needed)
+        };
+        match apply(writer, Change::OpenCall(call)).unwrap() {
+            Receipt::Call(row) => row.id,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Settles a call, and gives the shares that viewers are told of.
+    fn settle(writer: &mut Writer, id: i64, cost: i64) -> Vec<u8> {
+        match apply(writer, Change::SettleCall(settlement(id, 5, cost))).unwrap() {
+            Receipt::Settled(_, warnings) => warnings.iter().map(|it| it.percent).collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn soft(more: &str) -> Change {
+        let all = vec![budget(&format!(r#", "hard": false{more}"#))];
+        Change::SetBudgets { all, version: None }
+    }
+
+    #[test]
+    fn parallel_calls_of_a_run_tell_of_each_share_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_store, mut writer) = Store::open(dir.path()).unwrap();
+        let all = budget::parse_all(serde_json::json!({"budgets": [
+            {"name": "b", "per": "run", "limitUsd": "0.000001", "hard": false},
+        ]}));
+        let all = all.unwrap();
+        apply(&mut writer, Change::SetBudgets { all, version: None }).unwrap();
+        // 16 calls: what is reserved for each, what it costs, and what is told.
+        for (run, needed, cost, expected) in [
+            ("a", 77, 77, vec![100]),
+            ("b", 55, 55, vec![80]),
+            ("c", 64, 64, vec![100]),
+            ("d", 1, 65, vec![80, 100]),
+            ("e", 60, 10, vec![80]),
+            ("f", 10, 10, vec![]),
+        ] {
+            let ids: Vec<i64> = (0..16).map(|_| open_of(&mut writer, run, needed)).collect();
+            let told: Vec<u8> = ids
+                .into_iter()
+                .flat_map(|id| settle(&mut writer, id, cost))
+                .collect();
+            assert_eq!(told, expected, "{run}");
+        }
+    }
+
+    #[test]
+    fn a_share_is_told_that_was_reached_before_the_budget_was_set_and_once_over_restarts() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, mut writer) = Store::open(dir.path()).unwrap();
+        let under_way = open_of(&mut writer, "a", 100);
+        apply(&mut writer, soft("")).unwrap();
+        assert_eq!(settle(&mut writer, under_way, 980), [80]);
+        drop((store, writer));
+        let (store, mut writer) = Store::open(dir.path()).unwrap();
+        let id = open_of(&mut writer, "a", 5);
+        assert!(settle(&mut writer, id, 5).is_empty());
+        let under_way = open_of(&mut writer, "a", 5);
+        drop((store, writer));
+        let (_store, mut writer) = Store::open(dir.path()).unwrap();
+        assert_eq!(settle(&mut writer, under_way, 25), [100]);
+        let id = open_of(&mut writer, "a", 5);
+        assert!(settle(&mut writer, id, 5).is_empty());
+        // It is another budget now, of which nobody has heard.
+        apply(&mut writer, soft(r#", "flowId": 1"#)).unwrap();
+        let id = open_of(&mut writer, "a", 5);
+        assert_eq!(settle(&mut writer, id, 5), [100]);
+    }
+
+    #[test]
+    fn a_call_of_no_run_is_not_held_by_what_runs_may_spend() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_store, mut writer) = Store::open(dir.path()).unwrap();
+        let all = budget::parse_all(serde_json::json!({"budgets": [
+            {"name": "b", "per": "run", "limitUsd": "0"},
+        ]}));
+        let all = all.unwrap();
+        apply(&mut writer, Change::SetBudgets { all, version: None }).unwrap();
+        let of_none = apply(&mut writer, Change::OpenCall(call(5, 10)));
+        assert!(matches!(of_none, Ok(Receipt::Call(_))), "{of_none:?}");
+        let mut unpriced = call(5, 10);
+        unpriced.reserve.cost = None;
+        let of_none = apply(&mut writer, Change::OpenCall(unpriced));
+        assert!(matches!(of_none, Ok(Receipt::Call(_))), "{of_none:?}");
+        let of_run = NewCall {
+            run_id: Some("a".into()),
+            ..call(5, 10)
+        };
+        let of_run = apply(&mut writer, Change::OpenCall(of_run));
+        assert!(matches!(of_run, Err(Error::Budget(_))), "{of_run:?}");
     }
 
     #[test]

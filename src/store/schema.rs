@@ -278,6 +278,16 @@ CREATE TABLE ledger_blocks (
 CREATE INDEX ledger_blocks_open ON ledger_blocks (block) WHERE names IS NULL;
 DROP INDEX ledger_by_flow;
 ",
+    "
+-- Which share of a budget viewers were told of last; the newest only.
+CREATE TABLE budget_told (
+    id          INTEGER PRIMARY KEY AUTOINCREMENT,
+    budget      TEXT NOT NULL,          -- its name
+    whose       TEXT NOT NULL,          -- the moment at which the period began, or the run
+    percent     INTEGER NOT NULL,
+    UNIQUE (budget, whose)
+) STRICT;
+",
 ];
 
 /// The version of a database that is up to date.
