@@ -5,28 +5,39 @@
 //! became of it) with what was reserved for it. So parallel calls cannot overrun a limit together,
 //! and a call whose end nobody saw is not taken for free.
 //!
+//! Whole days that are summed up (see `days`) are counted from their sums, and a period is read once for
+//! all budgets that want it counted.
+//!
 //! Which shares viewers were told of is stored, since no count says it: what is used may have been
 //! so before the budget was there.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-use rusqlite::types::Value as SqlValue;
-use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::Store;
 use super::changes::NewCall;
+use super::days::{self, Day, Plan};
 use crate::budget::{self, BUDGETS_MAX, Budget, Limit, Per, Reserve, Scope};
 use crate::error::{Error, Result};
-use crate::event::{BudgetWarning, LedgerEntry, Timestamp, UsageSource, Usd};
+use crate::event::{BudgetWarning, FlowId, LedgerEntry, Timestamp, UsageSource, Usd};
 
 /// How many periods and runs are remembered of which viewers were told something: the newest.
 const TOLD_MAX: i64 = 10_000;
 
-/// What a row counts in nano-dollars.
-const USED_NANOUSD: &str = "coalesce(cost_nanousd, reserved_nanousd, 0)";
-/// What a row counts in tokens. One that cost nothing was never sent, or refused.
-const USED_TOKENS: &str = "CASE WHEN usage_source != 'none' THEN input_tokens + output_tokens
-     WHEN cost_nanousd = 0 THEN 0 ELSE coalesce(reserved_tokens, 0) END";
+/// Of ledger rows, what budgets tell them apart by, and what each counts in nano-dollars and in tokens.
+/// One that cost nothing was never sent, or refused.
+const ROWS: &str = "SELECT flow_id, provider, coalesce(model_asked, model_used) AS model, key_name,
+        coalesce(cost_nanousd, reserved_nanousd, 0) AS nanousd,
+        CASE WHEN usage_source != 'none' THEN input_tokens + output_tokens
+             WHEN cost_nanousd = 0 THEN 0 ELSE coalesce(reserved_tokens, 0) END AS tokens
+     FROM ledger";
+/// The same of days that are summed up.
+const DAYS: &str = "SELECT flow_id, provider, model, key_name, nanousd, tokens FROM budget_days";
+/// The columns of [`Used`].
+const SUMS: &str = "flow_id, provider, model, key_name, sum(nanousd), sum(tokens)";
 
 /// How much of a budget is used in a period.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,13 +49,6 @@ struct Count {
 }
 
 impl Count {
-    /// What the ledger says of the period that `moment` lies in.
-    fn of(connection: &Connection, budget: &Budget, moment: Timestamp) -> Result<Self> {
-        let (start, end) = budget.period(moment);
-        let used = count_period(connection, budget, start, end)?;
-        Ok(Self { start, end, used })
-    }
-
     fn holds(&self, moment: Timestamp) -> bool {
         self.start <= moment && moment < self.end
     }
@@ -156,8 +160,15 @@ impl Budgets {
             .filter(|&at| covers(&self.all[at]))
             .collect();
         for &at in &covering {
-            let used = self.used(connection, at, call.run_id.as_deref(), call.at)?;
+            self.count(connection, at, call.at)?;
+        }
+        let of_run = self.rows_of_run(connection, &covering, call.run_id.as_deref())?;
+        for &at in &covering {
             let budget = &self.all[at];
+            let used = match self.counts[at] {
+                Some(count) => count.used,
+                None => used_of(budget, &of_run),
+            };
             match budget.reserved(&call.reserve) {
                 None if budget.hard && !budget.allow_unpriced => {
                     return Err(budget.unpriced_refusal(&scope));
@@ -199,30 +210,31 @@ impl Budgets {
             model: &asked,
             key: row.more.key_name.as_deref(),
         };
+        let covering: Vec<usize> = (0..self.all.len())
+            .filter(|&at| self.all[at].covers(&scope))
+            .collect();
+        // The ledger has the row already: only what was counted before is without it.
+        let was_counted = |count: &Option<Count>| count.is_some_and(|it| it.holds(row.timestamp));
+        let was_counted: Vec<bool> = self.counts.iter().map(was_counted).collect();
+        let of_run = self.rows_of_run(connection, &covering, row.run_id.as_deref())?;
         let mut warnings = Vec::new();
-        for (budget, count) in self.all.iter().zip(&mut self.counts) {
-            if !budget.covers(&scope) {
-                continue;
+        for at in covering {
+            if self.counts[at].is_none() {
+                self.count(connection, at, row.timestamp)?;
             }
-            let reserved = budget.reserved(&reserve).unwrap_or(0);
-            let (used, whose) = match (count, &row.run_id) {
-                (_, Some(run_id)) if budget.per == Per::Run => {
-                    (count_run(connection, budget, run_id)?, run_id.clone())
-                }
-                (_, None) if budget.per == Per::Run => continue,
+            let budget = &self.all[at];
+            let (used, whose) = match (&mut self.counts[at], &row.run_id) {
                 (Some(count), _) if count.holds(row.timestamp) => {
-                    let used = count.used.saturating_sub(reserved);
-                    count.used = used.saturating_add(used_by(row, budget.limit, reserved));
+                    if was_counted[at] {
+                        let reserved = budget.reserved(&reserve).unwrap_or(0);
+                        let used = count.used.saturating_sub(reserved);
+                        count.used = used.saturating_add(used_by(row, budget.limit, reserved));
+                    }
                     (count.used, count.start.0.to_string())
                 }
-                // Of another period: the ledger has it.
-                (Some(_), _) => continue,
-                // The ledger has this row as well.
-                (count @ None, _) => {
-                    let counted = Count::of(connection, budget, row.timestamp)?;
-                    *count = Some(counted);
-                    (counted.used, counted.start.0.to_string())
-                }
+                (None, Some(run_id)) => (used_of(budget, &of_run), run_id.clone()),
+                // Of another period, which the ledger has, or of no run.
+                _ => continue,
             };
             let level = budget.level(used);
             if level > 0 && level > told(connection, budget, &whose)? {
@@ -233,29 +245,39 @@ impl Budgets {
         Ok(warnings)
     }
 
-    /// What is used of a budget in the period of `at`, or by the run.
-    fn used(
-        &mut self,
+    /// The rows of the run, where one of the budgets is for each run.
+    fn rows_of_run(
+        &self,
         connection: &Connection,
-        at: usize,
+        budgets: &[usize],
         run_id: Option<&str>,
-        moment: Timestamp,
-    ) -> Result<i64> {
-        let budget = &self.all[at];
-        if budget.per == Per::Run {
-            return match run_id {
-                Some(run_id) => count_run(connection, budget, run_id),
-                None => Ok(0),
-            };
+    ) -> Result<Vec<Used>> {
+        match run_id {
+            Some(run_id) if budgets.iter().any(|&at| self.all[at].per == Per::Run) => {
+                used_by_run(connection, run_id)
+            }
+            _ => Ok(Vec::new()),
         }
-        match self.counts[at] {
-            Some(count) if count.holds(moment) => Ok(count.used),
-            _ => {
-                let count = Count::of(connection, budget, moment)?;
-                self.counts[at] = Some(count);
-                Ok(count.used)
+    }
+
+    /// Counts a budget for the period that `moment` lies in, unless it is or is one of runs, and with
+    /// it all others that are not counted for this or a later period yet.
+    fn count(&mut self, connection: &Connection, at: usize, moment: Timestamp) -> Result<()> {
+        let budget = &self.all[at];
+        if budget.per == Per::Run || self.counts[at].is_some_and(|count| count.holds(moment)) {
+            return Ok(());
+        }
+        let (start, end) = budget.period(moment);
+        let rows = used_between(connection, start, end)?;
+        for (other, (budget, count)) in self.all.iter().zip(&mut self.counts).enumerate() {
+            let is_old = count.is_none_or(|count| count.end <= start);
+            let is_same = || budget.per != Per::Run && budget.period(moment) == (start, end);
+            if other == at || (is_old && is_same()) {
+                let used = used_of(budget, &rows);
+                *count = Some(Count { start, end, used });
             }
         }
+        Ok(())
     }
 }
 
@@ -305,7 +327,7 @@ fn scope(call: &NewCall) -> Scope<'_> {
     }
 }
 
-/// What a settled row counts; as [`USED_NANOUSD`] and [`USED_TOKENS`] have it.
+/// What a settled row counts; as [`ROWS`] has it.
 fn used_by(row: &LedgerEntry, limit: Limit, reserved: i64) -> i64 {
     let usage = &row.usage;
     match (limit, row.total_cost_usd) {
@@ -319,81 +341,92 @@ fn used_by(row: &LedgerEntry, limit: Limit, reserved: i64) -> i64 {
     }
 }
 
-/// The condition that a row is covered, and its parameters.
-fn covered(budget: &Budget) -> (String, Vec<SqlValue>) {
-    let mut sql = String::new();
-    let mut values = Vec::new();
-    let mut and = |condition: &str, value: SqlValue| {
-        sql.push_str(" AND ");
-        sql.push_str(condition);
-        values.push(value);
-    };
-    if let Some(flow_id) = budget.flow_id {
-        and("flow_id = ?", SqlValue::from(flow_id));
+/// Rows that budgets cannot tell apart, and what they count together.
+struct Used {
+    flow_id: Option<FlowId>,
+    provider: String,
+    model: String,
+    key: Option<String>,
+    nanousd: i64,
+    tokens: i64,
+}
+
+impl Used {
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            flow_id: row.get(0)?,
+            provider: row.get(1)?,
+            model: row.get(2)?,
+            key: row.get(3)?,
+            nanousd: row.get(4)?,
+            tokens: row.get(5)?,
+        })
     }
-    if let Some(key) = &budget.key {
-        and("key_name = ?", SqlValue::from(key.clone()));
-    }
-    let asked = "provider || '/' || coalesce(model_asked, model_used)";
-    match budget
-        .model
-        .as_deref()
-        .map(|model| (model, model.strip_suffix('*')))
-    {
-        Some((_, Some(start))) => {
-            let length = start.chars().count();
-            and(
-                &format!("substr({asked}, 1, {length}) = ?"),
-                SqlValue::from(start.to_owned()),
-            );
+
+    fn scope(&self) -> Scope<'_> {
+        Scope {
+            flow_id: self.flow_id,
+            provider: &self.provider,
+            model: &self.model,
+            key: self.key.as_deref(),
         }
-        Some((model, None)) => and(&format!("{asked} = ?"), SqlValue::from(model.to_owned())),
-        None => {}
-    }
-    (sql, values)
-}
-
-fn column(limit: Limit) -> &'static str {
-    match limit {
-        Limit::Usd(_) => USED_NANOUSD,
-        Limit::Tokens(_) => USED_TOKENS,
     }
 }
 
-fn count_period(
-    connection: &Connection,
-    budget: &Budget,
-    start: Timestamp,
-    end: Timestamp,
-) -> Result<i64> {
-    let (sql, mut values) = period_sql(budget);
-    values.push(SqlValue::from(start.0));
-    values.push(SqlValue::from(end.0));
-    Ok(connection
-        .prepare_cached(&sql)?
-        .query_row(params_from_iter(values), |row| row.get(0))?)
+/// What of the rows counts for a budget.
+fn used_of(budget: &Budget, rows: &[Used]) -> i64 {
+    let covered = rows.iter().filter(|row| budget.covers(&row.scope()));
+    let amounts = covered.map(|row| match budget.limit {
+        Limit::Usd(_) => row.nanousd,
+        Limit::Tokens(_) => row.tokens,
+    });
+    amounts.fold(0, i64::saturating_add)
 }
 
-/// The statement that counts a period, and its parameters but for the period's.
-fn period_sql(budget: &Budget) -> (String, Vec<SqlValue>) {
-    let (condition, values) = covered(budget);
-    let column = column(budget.limit);
+/// The rows from `start` until `end`.
+fn used_between(connection: &Connection, start: Timestamp, end: Timestamp) -> Result<Vec<Used>> {
+    let Plan { days, head, tail } =
+        Plan::new(Some(start), Some(end), days::summed_until(connection)?);
+    let mut statement = connection.prepare_cached(&between_sql())?;
+    let values = params![days.0, days.1, head.0, head.1, tail.0, tail.1];
+    let rows = statement.query_map(values, Used::read)?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+fn between_sql() -> String {
+    let of_rows = format!("{ROWS} WHERE timestamp_ms >= ? AND timestamp_ms < ?");
+    format!(
+        "SELECT {SUMS} FROM ({DAYS} WHERE day >= ? AND day < ? UNION ALL {of_rows} UNION ALL {of_rows})
+         GROUP BY 1, 2, 3, 4"
+    )
+}
+
+/// The rows of a run.
+fn used_by_run(connection: &Connection, run_id: &str) -> Result<Vec<Used>> {
+    let sql = format!("SELECT {SUMS} FROM ({ROWS} WHERE run_id = ?1) GROUP BY 1, 2, 3, 4");
+    let mut statement = connection.prepare_cached(&sql)?;
+    let rows = statement.query_map([run_id], Used::read)?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+/// Sums up a day, from `start_ms` until `end_ms`.
+pub(super) fn sum_up(connection: &Connection, day: Day, start_ms: i64, end_ms: i64) -> Result<()> {
     let sql = format!(
-        "SELECT coalesce(sum({column}), 0) FROM ledger
-         WHERE 1{condition} AND timestamp_ms >= ? AND timestamp_ms < ?"
+        "INSERT INTO budget_days SELECT ?1, {SUMS}
+         FROM ({ROWS} WHERE timestamp_ms >= ?2 AND timestamp_ms < ?3) GROUP BY 2, 3, 4, 5"
     );
-    (sql, values)
+    connection
+        .prepare_cached(&sql)?
+        .execute(params![day, start_ms, end_ms])?;
+    Ok(())
 }
 
-fn count_run(connection: &Connection, budget: &Budget, run_id: &str) -> Result<i64> {
-    let (condition, mut values) = covered(budget);
-    let column = column(budget.limit);
-    values.push(SqlValue::from(run_id.to_owned()));
-    let sql =
-        format!("SELECT coalesce(sum({column}), 0) FROM ledger WHERE 1{condition} AND run_id = ?");
-    Ok(connection
-        .prepare_cached(&sql)?
-        .query_row(params_from_iter(values), |row| row.get(0))?)
+/// Forgets the sums of `day` and all after it.
+pub(super) fn forget_from(connection: &Connection, day: Day) -> Result<()> {
+    connection
+        .prepare_cached("DELETE FROM budget_days WHERE day >= ?1")?
+        .execute([day])?;
+    Ok(())
 }
 
 fn read(connection: &Connection) -> Result<Vec<Budget>> {
@@ -442,16 +475,29 @@ impl Store {
     pub fn budgets(&self, now: Timestamp) -> Result<Vec<BudgetState>> {
         self.read(|connection| {
             let snapshot = connection.unchecked_transaction()?;
-            let with_state = |budget: Budget| {
+            let mut rows_of = HashMap::new();
+            let mut states = Vec::new();
+            for budget in read(&snapshot)? {
                 let period = (budget.per != Per::Run).then(|| budget.period(now));
-                let used = period.map(|(start, end)| count_period(&snapshot, &budget, start, end));
-                Ok(BudgetState {
-                    used: used.transpose()?,
-                    period,
+                let used = match period {
+                    Some(period) => {
+                        let rows = match rows_of.entry(period) {
+                            Entry::Occupied(rows) => rows.into_mut(),
+                            Entry::Vacant(none) => {
+                                none.insert(used_between(&snapshot, period.0, period.1)?)
+                            }
+                        };
+                        Some(used_of(&budget, rows))
+                    }
+                    None => None,
+                };
+                states.push(BudgetState {
                     budget,
-                })
-            };
-            read(&snapshot)?.into_iter().map(with_state).collect()
+                    used,
+                    period,
+                });
+            }
+            Ok(states)
         })
     }
 }
@@ -521,18 +567,20 @@ mod tests {
         #[test]
         fn a_limit_is_kept_exactly_on_whichever_day_the_clock_says_it_is(
             steps in prop::collection::vec(
-                // The day, what is reserved, what it costs, and whether it is settled at once.
-                (prop::sample::select(vec![100_i64, 101, 70, 465]), 0..500_i64, 0..300_i64, any::<bool>()),
+                // The day, what is reserved, what it costs, whether it is settled at once, and whether
+                // days are summed up and the budget is counted anew then.
+                (prop::sample::select(vec![100_i64, 101, 70, 465]), 0..500_i64, 0..300_i64, any::<bool>(), any::<bool>()),
                 1..40,
             ),
         ) {
             let dir = tempfile::tempdir().unwrap();
             let (store, mut writer) = Store::open(dir.path()).unwrap();
             let all = vec![budget(r#", "hard": true, "timezone": "UTC""#)];
-            apply(&mut writer, Change::SetBudgets { all, version: None }).unwrap();
+            let set = |all: Vec<Budget>| Change::SetBudgets { all, version: None };
+            apply(&mut writer, set(all.clone())).unwrap();
             let mut used: std::collections::HashMap<i64, i64> = Default::default();
             let mut open = Vec::new();
-            for (day, needed, cost, is_settled) in steps {
+            for (day, needed, cost, is_settled, is_anew) in steps {
                 let at = day * MS_PER_DAY + 5;
                 let before = *used.entry(day).or_default();
                 match apply(&mut writer, Change::OpenCall(call(at, needed))) {
@@ -548,6 +596,11 @@ mod tests {
                 while is_settled && let Some((id, day, needed, cost)) = open.pop() {
                     apply(&mut writer, Change::SettleCall(settlement(id, at, cost))).unwrap();
                     *used.entry(day).or_default() += cost - needed;
+                }
+                if is_anew {
+                    while writer.sum_up_a_day(Timestamp(500 * MS_PER_DAY)).unwrap() {}
+                    apply(&mut writer, set(Vec::new())).unwrap();
+                    apply(&mut writer, set(all.clone())).unwrap();
                 }
             }
             for (day, used) in used {
@@ -656,26 +709,125 @@ mod tests {
     }
 
     #[test]
-    fn a_period_is_counted_from_its_own_rows() {
+    fn a_period_is_counted_from_its_days_and_its_own_rows_once_for_all_budgets() {
         let dir = tempfile::tempdir().unwrap();
         let (store, _writer) = Store::open(dir.path()).unwrap();
-        for more in [
-            "",
-            r#", "flowId": 1"#,
-            r#", "model": "p/*""#,
-            r#", "key": "k""#,
-        ] {
-            let (sql, _) = period_sql(&budget(more));
-            let plan: String = store
-                .read(|connection| {
-                    let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}"))?;
-                    let mut lines = statement.raw_query();
-                    let line = lines.next()?.expect("a plan");
-                    Ok(line.get("detail")?)
-                })
-                .unwrap();
-            let is_by_time = plan.contains("ledger_by_time (timestamp_ms>? AND timestamp_ms<?)");
-            assert!(is_by_time, "{more}: {plan}");
+        let sql = format!("EXPLAIN QUERY PLAN {}", between_sql());
+        let plan: Vec<String> = store
+            .read(|connection| {
+                let mut statement = connection.prepare(&sql)?;
+                let none = rusqlite::params_from_iter([0_i64; 6]);
+                let lines = statement.query_map(none, |line| line.get("detail"))?;
+                Ok(lines.collect::<rusqlite::Result<_>>()?)
+            })
+            .unwrap();
+        let count = |what: &str| plan.iter().filter(|line| line.contains(what)).count();
+        let by_time =
+            count("ledger USING INDEX ledger_by_time (timestamp_ms>? AND timestamp_ms<?)");
+        let by_day = count("budget_days USING INDEX budget_days_by_day (day>? AND day<?)");
+        assert_eq!((by_time, by_day), (2, 1), "{plan:#?}");
+    }
+
+    /// Budgets of all kinds, for a month.
+    fn all_kinds() -> Vec<Budget> {
+        let mut all = Vec::new();
+        for limit in [r#""limitUsd": "1""#, r#""limitTokens": 1"#] {
+            for scope in [
+                "",
+                r#", "flowId": 1"#,
+                r#", "model": "p/*""#,
+                r#", "model": "p/m2""#,
+                r#", "model": "q/m*", "key": "k""#,
+                r#", "key": "k""#,
+                r#", "flowId": 2, "key": "k""#,
+                r#", "timezone": "Asia/Kathmandu""#,
+            ] {
+                let name = all.len();
+                let text = format!(
+                    r#"{{"budgets": [{{"name": "{name}", "per": "month", "hard": false, {limit}{scope}}}]}}"#
+                );
+                let document = serde_json::from_str(&text).unwrap();
+                all.extend(budget::parse_all(document).unwrap());
+            }
         }
+        all
+    }
+
+    #[test]
+    fn what_is_used_is_the_same_from_rows_and_from_days_and_for_a_database_that_had_no_days() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, mut writer) = Store::open(dir.path()).unwrap();
+        let budgets = all_kinds();
+        let (start, end) = budgets[0].period(Timestamp(100 * MS_PER_DAY));
+        // What each budget is to count, by its place.
+        let mut expected = vec![0; budgets.len()];
+        for seed in 0..400_i64 {
+            let at = start.0 - MS_PER_DAY + seed * 7_900_000;
+            let opened = NewCall {
+                flow_id: [None, Some(1), Some(2)][(seed % 3) as usize],
+                provider: ["p", "q"][(seed % 2) as usize].into(),
+                model: format!("m{}", seed % 4),
+                key_name: (seed % 5 < 2).then(|| "k".into()),
+                ..call(at, 50 + seed)
+            };
+            let row = match apply(&mut writer, Change::OpenCall(opened.clone())).unwrap() {
+                Receipt::Call(row) => row,
+                other => panic!("{other:?}"),
+            };
+            let is_known = seed % 7 > 0;
+            let settled = Settlement {
+                // Another model answers, now and then.
+                model: (seed % 6 == 0).then(|| "m1-2026".into()),
+                cost: is_known.then(|| Usd::from_nanousd(seed)),
+                usage: Usage {
+                    input_tokens: seed as u64,
+                    output_tokens: 3,
+                    source: [UsageSource::None, UsageSource::Provider][usize::from(is_known)],
+                    ..Usage::default()
+                },
+                ..settlement(row.id, at, 0)
+            };
+            apply(&mut writer, Change::SettleCall(settled)).unwrap();
+            let (nanousd, tokens) = match is_known {
+                true => (seed, seed + 3),
+                false => (50 + seed, 1),
+            };
+            for (budget, used) in budgets.iter().zip(&mut expected) {
+                let (start, end) = budget.period(Timestamp(100 * MS_PER_DAY));
+                if start.0 <= at && at < end.0 && budget.covers(&scope(&opened)) {
+                    *used += match budget.limit {
+                        Limit::Usd(_) => nanousd,
+                        Limit::Tokens(_) => tokens,
+                    };
+                }
+            }
+        }
+        assert!(expected.iter().all(|used| *used > 0), "{expected:?}");
+        let all = budgets;
+        apply(&mut writer, Change::SetBudgets { all, version: None }).unwrap();
+        let used = |store: &Store| -> Vec<i64> {
+            let states = store.budgets(Timestamp(100 * MS_PER_DAY)).unwrap();
+            states.iter().filter_map(|state| state.used).collect()
+        };
+        assert_eq!(used(&store), expected);
+        // Not all of the month is over for long enough.
+        let now = Timestamp(end.0 - 3 * MS_PER_DAY);
+        while writer.sum_up_a_day(now).unwrap() {}
+        assert_eq!(used(&store), expected);
+        drop((store, writer));
+        let connection = Connection::open(dir.path().join("flowledger.db")).unwrap();
+        connection
+            .execute_batch(&format!(
+                "DROP TABLE budget_days; PRAGMA user_version = {}",
+                super::super::schema::version() - 1
+            ))
+            .unwrap();
+        drop(connection);
+        let (store, mut writer) = Store::open(dir.path()).unwrap();
+        assert_eq!(used(&store), expected);
+        // The clock is put back, and what was summed up behind it is not any more.
+        apply(&mut writer, Change::OpenCall(call(start.0 + MS_PER_DAY, 5))).unwrap();
+        expected[0] += 5;
+        assert_eq!(used(&store)[0], expected[0]);
     }
 }
