@@ -527,3 +527,46 @@ fn what_each_run_may_spend_is_no_limit_for_calls_of_other_programs() {
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert_eq!(server.run(flow, &json!({}))["status"], "FAILED");
 }
+
+#[test]
+fn budgets_that_no_call_could_ever_count_for_are_refused_but_one_whose_flow_is_gone_may_stay() {
+    let upstream = answering();
+    let server = server(&upstream);
+    let flow = server.save(&chain("One", &[call("only")]));
+    let of = |name: &str, field: &str, value: Value| json!({"name": name, "per": "day", "limitUsd": "1", field: value});
+    let refused = put(
+        &server,
+        json!([
+            of("inside", "model", json!("openai/*mini")),
+            of("nobody", "model", json!("opnai/*")),
+            of("gone", "flowId", json!(flow + 1)),
+            of("later", "key", json!("no key yet")),
+            of("right", "model", json!("openai/gpt-4o*")),
+        ]),
+    );
+    assert_eq!(refused.status, 422);
+    let details = refused.json()["error"]["details"].clone();
+    let fields: Vec<&str> = details
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|fault| fault["field"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        fields,
+        ["budgets[0].model", "budgets[1].model", "budgets[2].flowId"]
+    );
+    assert!(details[1].to_string().contains("no provider `opnai`"), "{details}");
+    let key = json!({"name": "k", "budget": {"per": "day", "limitUsd": "1", "model": "opnai/*", "flowId": flow + 1}});
+    let refused = server.post("/api/keys", &key);
+    assert_eq!(refused.status, 422);
+    let details = &refused.json()["error"]["details"];
+    assert_eq!(details[0]["field"], "budget.model");
+    assert_eq!(details[1]["field"], "budget.flowId");
+
+    set(&server, json!([of("its", "flowId", json!(flow))]));
+    let deleted = server.request("DELETE", &format!("/api/flows/{flow}"), &[], b"");
+    assert_eq!(deleted.status, 204, "{}", deleted.text());
+    let more = of("more", "key", json!("no key yet"));
+    set(&server, json!([of("its", "flowId", json!(flow)), more]));
+}
