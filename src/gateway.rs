@@ -45,7 +45,7 @@ pub use cancel::Cancel;
 use client::{Client, Exchange};
 use dialect::{Fault, Partial};
 use fetch::Fetcher;
-pub use fetch::{Fetch, FetchFailure, FetchRules, Fetched};
+pub use fetch::{ANSWER_BYTES_MAX as FETCHED_BYTES_MAX, Fetch, FetchFailure, FetchRules, Fetched};
 pub use forward::{AnswerHead, ClientKey, Forward, NotForwarded, Speech, Taker};
 pub use pace::{Pace, REQUESTS_MAX as REQUESTS_PER_MINUTE_MAX, Rate, Turn};
 pub use prices::{Prices, Quote};

@@ -556,7 +556,10 @@ fn budgets_that_no_call_could_ever_count_for_are_refused_but_one_whose_flow_is_g
         fields,
         ["budgets[0].model", "budgets[1].model", "budgets[2].flowId"]
     );
-    assert!(details[1].to_string().contains("no provider `opnai`"), "{details}");
+    assert!(
+        details[1].to_string().contains("no provider `opnai`"),
+        "{details}"
+    );
     let key = json!({"name": "k", "budget": {"per": "day", "limitUsd": "1", "model": "opnai/*", "flowId": flow + 1}});
     let refused = server.post("/api/keys", &key);
     assert_eq!(refused.status, 422);
@@ -569,4 +572,52 @@ fn budgets_that_no_call_could_ever_count_for_are_refused_but_one_whose_flow_is_g
     assert_eq!(deleted.status, 204, "{}", deleted.text());
     let more = of("more", "key", json!("no key yet"));
     set(&server, json!([of("its", "flowId", json!(flow)), more]));
+}
+
+#[test]
+fn the_most_that_a_run_may_cost_has_answers_in_loops_and_in_the_items_of_maps() {
+    let upstream = answering();
+    let server = server(&upstream);
+    let worst = |nodes: &[Value]| {
+        let flow = server.save(&chain("Flow", nodes));
+        let estimate = server.post(&format!("/api/flows/{flow}/estimate"), &json!({}));
+        let worst = estimate.json()["nodes"][1]["worst"].clone();
+        worst["inputTokens"].as_u64().unwrap()
+    };
+    let mut looped = call("looped");
+    looped["data"]["prompt"] = json!("{% for i in range(50) %}{{ nodes.a.output }}{% endfor %}");
+    assert_eq!(worst(&[call("a"), looped]), 50_000 + 32);
+    // Any part of the list may be in any item, but all of it is so only once.
+    let mut map = call("each");
+    map["type"] = json!("map");
+    map["data"]["items"] = json!("nodes.a.output");
+    map["data"]["prompt"] = json!("About {{ item.name }}");
+    let input = 2;
+    assert_eq!(worst(&[call("a"), map]), 1_000 * (6 + 32) + 1_000 + input);
+    // What cannot be told is as long as a prompt may be.
+    let mut read = call("read");
+    read["data"]["prompt"] = json!("{{ (nodes.a.output | fromjson).name }}");
+    assert_eq!(worst(&[call("a"), read]), (1 << 20) + 32);
+}
+
+#[test]
+fn what_to_expect_of_a_run_comes_from_runs_that_ended_well_without_what_a_budget_refused() {
+    let upstream = answering();
+    let server = server(&upstream);
+    let mut node = call("only");
+    node["data"]["fallback"] = json!([{"provider": "openai", "model": "gpt-4o-mini"}]);
+    node["data"]["model"] = json!("gpt-4o");
+    let flow = server.save(&chain("One", &[node]));
+    let none = |model: &str| json!({"name": model, "per": "day", "model": model, "limitUsd": 0});
+    // One that is refused altogether, and one that the second model answers.
+    set(&server, json!([none("openai/gpt*")]));
+    assert_eq!(server.run(flow, &json!({}))["status"], "FAILED");
+    set(&server, json!([none("openai/gpt-4o")]));
+    let run = server.run(flow, &json!({}));
+    assert_eq!(run["status"], "COMPLETED", "{run:#}");
+    let path = format!("/api/flows/{flow}/estimate");
+    let estimate = server.post(&path, &json!({})).json();
+    assert_eq!(estimate["runs"], 1, "{estimate:#}");
+    assert_eq!(estimate["expected"]["calls"], 1);
+    assert_eq!(estimate["expected"]["cost"], run["cost"]);
 }
