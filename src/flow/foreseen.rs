@@ -5,7 +5,6 @@
 //! long as any choice among them.
 
 use std::borrow::Cow;
-use std::cell::Cell;
 use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
@@ -37,7 +36,8 @@ pub struct Foreseen<'a> {
     outputs: HashMap<&'a str, (Value, usize)>,
     /// By length; those of one length are one.
     texts: HashMap<usize, Value>,
-    work: Cell<usize>,
+    /// How many bytes were read and rendered.
+    work: usize,
 }
 
 /// What is known of the item of a map.
@@ -76,7 +76,7 @@ impl<'a> Foreseen<'a> {
             input,
             outputs: HashMap::new(),
             texts: HashMap::new(),
-            work: Cell::new(0),
+            work: 0,
         }
     }
 
@@ -154,7 +154,7 @@ impl<'a> Foreseen<'a> {
                 scope.push((ITEM_NAMES[1], Value::from(super::ITEMS_MAX)));
             }
         }
-        if self.work.get() > WORK_BYTES_MAX {
+        if self.work > WORK_BYTES_MAX {
             return None;
         }
         let rendered = render(&source, &Scope(Value::from_pairs(scope)));
@@ -164,7 +164,7 @@ impl<'a> Foreseen<'a> {
             Err(_) => None,
         };
         let work = source.len() + length.unwrap_or(PROMPT_BYTES_MAX);
-        self.work.set(self.work.get().saturating_add(work));
+        self.work = self.work.saturating_add(work);
         length
     }
 
