@@ -279,6 +279,20 @@ pub fn version<'a>(all: impl IntoIterator<Item = &'a Budget>) -> String {
     hex(&hash.finalize()[..VERSION_BYTES])
 }
 
+/// Why no call could ever be of the models that a budget names, which hence would limit nothing. `knows`
+/// says whether there is a provider of a name.
+pub fn model_fault(pattern: &str, knows: impl Fn(&str) -> bool) -> Option<String> {
+    let (provider, model) = pattern.split_once('/').unwrap_or((pattern, ""));
+    let start = model.strip_suffix('*').unwrap_or(model);
+    if provider.contains('*') || start.contains('*') {
+        return Some("a `*` stands for anything at the end of a model's name only".into());
+    }
+    if !knows(provider) {
+        return Some(format!("there is no provider `{provider}`"));
+    }
+    model.is_empty().then(|| "names no model".into())
+}
+
 /// Reads `{"budgets": […]}`.
 ///
 /// # Errors
@@ -492,6 +506,25 @@ mod tests {
             (json!({"key": "ann"}), false),
         ] {
             assert_eq!(budget(more.clone()).covers(&call), expected, "{more}");
+        }
+    }
+
+    #[test]
+    fn a_model_that_no_call_can_be_of_is_a_fault() {
+        let is_fault = |pattern: &str| model_fault(pattern, |name| name == "openai").is_some();
+        for pattern in [
+            "openai/*mini",
+            "openai/gpt*mini*",
+            "openai/**",
+            "*/gpt",
+            "open*/x",
+            "opnai/*",
+            "openai/",
+        ] {
+            assert!(is_fault(pattern), "{pattern}");
+        }
+        for pattern in ["openai/*", "openai/gpt-4o*", "openai/gpt-4o", "openai/a/b*"] {
+            assert!(!is_fault(pattern), "{pattern}");
         }
     }
 

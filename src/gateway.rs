@@ -45,7 +45,7 @@ pub use cancel::Cancel;
 use client::{Client, Exchange};
 use dialect::{Fault, Partial};
 use fetch::Fetcher;
-pub use fetch::{Fetch, FetchFailure, FetchRules, Fetched};
+pub use fetch::{ANSWER_BYTES_MAX as FETCHED_BYTES_MAX, Fetch, FetchFailure, FetchRules, Fetched};
 pub use forward::{AnswerHead, ClientKey, Forward, NotForwarded, Speech, Taker};
 pub use pace::{Pace, REQUESTS_MAX as REQUESTS_PER_MINUTE_MAX, Rate, Turn};
 pub use prices::{Prices, Quote};
@@ -361,6 +361,15 @@ pub const ANSWER_TOKENS_PACED: u32 = 1_024;
 /// What providers add to a prompt to mark who says what, in tokens: a generous guess.
 const FRAME_TOKENS: u64 = 32;
 
+/// How many tokens a prompt of so many bytes has at most: one for each byte, and those around it. A
+/// token of the tokenizers in use is a byte of the text at least, and rows of digits, hexadecimal and
+/// some scripts come to nearly that. Ordinary text has a fourth of it; but what the one tokenizer here
+/// makes of a text is no bound for the others, of clients' requests only the length is known, and
+/// what is reserved beyond the need is given back when the call ends.
+pub fn prompt_tokens_max(bytes: u64) -> u64 {
+    bytes.saturating_add(FRAME_TOKENS)
+}
+
 /// How many models without a price are remembered; beyond it the log stays silent about more.
 const TOLD_UNPRICED_MAX: usize = 1_000;
 
@@ -511,9 +520,9 @@ impl Gateway {
         Some(quote.cost(usage))
     }
 
-    /// What a call may need at most, by the prices in force at `at`. Its prompt is taken to have a
-    /// token for every two bytes, which no usual text comes near; its answer to be as long as it
-    /// may, or [`ANSWER_TOKENS_ASSUMED`] where it has no limit.
+    /// What a call may need at most, by the prices in force at `at`. Its prompt is taken to have
+    /// [`prompt_tokens_max`]; its answer to be as long as it may, or [`ANSWER_TOKENS_ASSUMED`] where
+    /// it has no limit.
     pub fn reserve(&self, call: &Call, at: Timestamp) -> Reserve {
         let bytes = call.prompt.len() + call.system.as_ref().map_or(0, String::len);
         let is_marked = call.cache_marks != CacheMarks::default();
@@ -522,7 +531,7 @@ impl Gateway {
     }
 
     /// As [`Gateway::reserve`], for a prompt of that many bytes instead of the one in `call`, of which
-    /// `writes` may be written to a cache.
+    /// `writes` may be written to a cache, and what the provider writes there by itself.
     pub fn reserve_for(
         &self,
         call: &Call,
@@ -531,24 +540,28 @@ impl Gateway {
         at: Timestamp,
     ) -> Reserve {
         let usage = Usage {
-            input_tokens: prompt_bytes.div_ceil(2) + FRAME_TOKENS,
+            input_tokens: prompt_tokens_max(prompt_bytes),
             output_tokens: u64::from(call.max_tokens.unwrap_or(ANSWER_TOKENS_ASSUMED)),
             source: UsageSource::Estimated,
             ..Usage::default()
         };
         let costs = writes
+            .max(self.cache_writes(&call.provider, false))
             .ways(usage)
             .map(|usage| self.cost(call, &call.model, &usage, at));
         Reserve {
             cost: costs.max().flatten(),
-            tokens: usage.input_tokens + usage.output_tokens,
+            tokens: usage.input_tokens.saturating_add(usage.output_tokens),
         }
     }
 
-    /// What may be written to a cache by a call whose constant parts are marked, or not.
+    /// What may be written to a cache by a call whose constant parts are marked, or not. Behind
+    /// OpenAI's protocol anything may be: there providers cache by themselves what they like, and
+    /// some models ask more for what is written.
     pub fn cache_writes(&self, provider: &str, is_marked: bool) -> CacheWrites {
         match self.kind(provider) {
             Some(Kind::Anthropic) if is_marked => CacheWrites::Short,
+            Some(Kind::OpenAi) => CacheWrites::Short,
             _ => CacheWrites::None,
         }
     }

@@ -486,3 +486,138 @@ fn an_estimate_says_what_it_does_not_know() {
     let notes = estimate["notes"].to_string();
     assert!(notes.contains("how many items"), "{notes}");
 }
+
+#[test]
+fn viewers_are_told_once_for_each_share_of_what_a_run_with_parallel_calls_may_spend() {
+    let upstream = answering();
+    let server = server(&upstream);
+    let nodes: Vec<Value> = (0..16).map(|at| call(&format!("n{at}"))).collect();
+    let flow = server.save(&json!({"name": "Wide", "data": {"nodes": nodes}}));
+    // 16 calls cost 0.00984, and a little more is reserved for them before.
+    for (limit, share) in [("0.0096", 100), ("0.011", 80), ("0.02", 0)] {
+        set(
+            &server,
+            json!([{"name": "each", "per": "run", "limitUsd": limit, "hard": false}]),
+        );
+        let mut client = server.client();
+        server.execute(flow, &json!({}));
+        let seen = client.until(|message| message["payload"]["status"] == "FINISHED");
+        let told = seen
+            .iter()
+            .filter(|message| message["type"] == "BUDGET_WARNING")
+            .map(|message| message["payload"]["percent"].as_u64().unwrap());
+        let told: Vec<u64> = told.collect();
+        // How many calls are under way at a time decides whether 80 is reached before 100 is.
+        assert_eq!(told.last().copied().unwrap_or(0), share, "{limit}");
+        assert!(told.is_sorted_by(|one, next| one < next), "{told:?}");
+    }
+}
+
+#[test]
+fn what_each_run_may_spend_is_no_limit_for_calls_of_other_programs() {
+    let upstream = answering();
+    let server = server(&upstream);
+    let flow = server.save(&chain("One", &[call("only")]));
+    set(
+        &server,
+        json!([{"name": "each", "per": "run", "limitUsd": "0"}]),
+    );
+    let asked = json!({"model": "gpt-4o-mini", "max_tokens": 10, "messages": [{"role": "user", "content": "Hi"}]});
+    let answer = server.post("/v1/chat/completions", &asked);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(server.run(flow, &json!({}))["status"], "FAILED");
+}
+
+#[test]
+fn budgets_that_no_call_could_ever_count_for_are_refused_but_one_whose_flow_is_gone_may_stay() {
+    let upstream = answering();
+    let server = server(&upstream);
+    let flow = server.save(&chain("One", &[call("only")]));
+    let of = |name: &str, field: &str, value: Value| json!({"name": name, "per": "day", "limitUsd": "1", field: value});
+    let refused = put(
+        &server,
+        json!([
+            of("inside", "model", json!("openai/*mini")),
+            of("nobody", "model", json!("opnai/*")),
+            of("gone", "flowId", json!(flow + 1)),
+            of("later", "key", json!("no key yet")),
+            of("right", "model", json!("openai/gpt-4o*")),
+        ]),
+    );
+    assert_eq!(refused.status, 422);
+    let details = refused.json()["error"]["details"].clone();
+    let fields: Vec<&str> = details
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|fault| fault["field"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        fields,
+        ["budgets[0].model", "budgets[1].model", "budgets[2].flowId"]
+    );
+    assert!(
+        details[1].to_string().contains("no provider `opnai`"),
+        "{details}"
+    );
+    let key = json!({"name": "k", "budget": {"per": "day", "limitUsd": "1", "model": "opnai/*", "flowId": flow + 1}});
+    let refused = server.post("/api/keys", &key);
+    assert_eq!(refused.status, 422);
+    let details = &refused.json()["error"]["details"];
+    assert_eq!(details[0]["field"], "budget.model");
+    assert_eq!(details[1]["field"], "budget.flowId");
+
+    set(&server, json!([of("its", "flowId", json!(flow))]));
+    let deleted = server.request("DELETE", &format!("/api/flows/{flow}"), &[], b"");
+    assert_eq!(deleted.status, 204, "{}", deleted.text());
+    let more = of("more", "key", json!("no key yet"));
+    set(&server, json!([of("its", "flowId", json!(flow)), more]));
+}
+
+#[test]
+fn the_most_that_a_run_may_cost_has_answers_in_loops_and_in_the_items_of_maps() {
+    let upstream = answering();
+    let server = server(&upstream);
+    let worst = |nodes: &[Value]| {
+        let flow = server.save(&chain("Flow", nodes));
+        let estimate = server.post(&format!("/api/flows/{flow}/estimate"), &json!({}));
+        let worst = estimate.json()["nodes"][1]["worst"].clone();
+        worst["inputTokens"].as_u64().unwrap()
+    };
+    let mut looped = call("looped");
+    looped["data"]["prompt"] = json!("{% for i in range(50) %}{{ nodes.a.output }}{% endfor %}");
+    assert_eq!(worst(&[call("a"), looped]), 50_000 + 32);
+    // Any part of the list may be in any item, but all of it is so only once.
+    let mut map = call("each");
+    map["type"] = json!("map");
+    map["data"]["items"] = json!("nodes.a.output");
+    map["data"]["prompt"] = json!("About {{ item.name }}");
+    let input = 2;
+    assert_eq!(worst(&[call("a"), map]), 1_000 * (6 + 32) + 1_000 + input);
+    // What cannot be told is as long as a prompt may be.
+    let mut read = call("read");
+    read["data"]["prompt"] = json!("{{ (nodes.a.output | fromjson).name }}");
+    assert_eq!(worst(&[call("a"), read]), (1 << 20) + 32);
+}
+
+#[test]
+fn what_to_expect_of_a_run_comes_from_runs_that_ended_well_without_what_a_budget_refused() {
+    let upstream = answering();
+    let server = server(&upstream);
+    let mut node = call("only");
+    node["data"]["fallback"] = json!([{"provider": "openai", "model": "gpt-4o-mini"}]);
+    node["data"]["model"] = json!("gpt-4o");
+    let flow = server.save(&chain("One", &[node]));
+    let none = |model: &str| json!({"name": model, "per": "day", "model": model, "limitUsd": 0});
+    // One that is refused altogether, and one that the second model answers.
+    set(&server, json!([none("openai/gpt*")]));
+    assert_eq!(server.run(flow, &json!({}))["status"], "FAILED");
+    set(&server, json!([none("openai/gpt-4o")]));
+    let run = server.run(flow, &json!({}));
+    assert_eq!(run["status"], "COMPLETED", "{run:#}");
+    let path = format!("/api/flows/{flow}/estimate");
+    let estimate = server.post(&path, &json!({})).json();
+    assert_eq!(estimate["runs"], 1, "{estimate:#}");
+    assert_eq!(estimate["expected"]["calls"], 1);
+    assert_eq!(estimate["expected"]["cost"], run["cost"]);
+}

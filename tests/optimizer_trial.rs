@@ -152,8 +152,8 @@ fn an_estimate_asks_nobody_and_tells_what_the_stored_calls_would_have_cost_there
     // The tokens are those that the dear model used.
     let expected = 4 * (1_000 * 150 + 100 * 600);
     assert_eq!(told["expectedCostUsd"], usd(expected), "{told}");
-    // Nine bytes of a prompt, a token for every two and 32 for the frame; no limit to the answer.
-    let worst = 4 * ((5 + 32) * 150 + 4_096 * 600);
+    // Nine bytes of a prompt, a token for each and 32 for the frame; no limit to the answer.
+    let worst = 4 * ((9 + 32) * 150 + 4_096 * 600);
     assert_eq!(told["worstCostUsd"], usd(worst), "{told}");
     let runs = server.get(&format!("/api/runs?flow_id={flow}")).json();
     for (at, input) in told["inputs"].as_array().unwrap().iter().enumerate() {

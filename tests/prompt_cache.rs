@@ -126,9 +126,9 @@ fn a_provider_that_caches_by_itself_gets_no_marks() {
 fn a_hard_budget_refuses_a_call_that_only_what_it_writes_to_the_cache_would_bring_beyond_it() {
     let upstream = caching();
     let server = server(&upstream, Kind::Anthropic);
-    // 4,009 bytes are taken for 2,037 tokens, for 3 millionths each, or 3.75 where they are written.
+    // 4,009 bytes are taken for 4,041 tokens, for 3 millionths each, or 3.75 where they are written.
     let mut node = asking(&"x".repeat(4_000));
-    let budget = json!({"budgets": [{"name": "daily", "per": "day", "limitUsd": "0.007"}]});
+    let budget = json!({"budgets": [{"name": "daily", "per": "day", "limitUsd": "0.013"}]});
     let answer = server.request("PUT", "/api/budget", &[], budget.to_string().as_bytes());
     assert_eq!(answer.status, 200, "{}", answer.text());
     let flow = server.save(&chain("Marked", std::slice::from_ref(&node)));

@@ -1,8 +1,10 @@
 //! What a run will cost, before it is run: what to expect, and what it may come to at most.
 //!
-//! What to expect comes from the flow's own newest runs, where there are any; else from the length of
-//! its prompts and a usual length of answers. The most is every node, with every attempt at every
-//! target, with answers as long as they may be.
+//! What to expect comes from the flow's own newest runs that ended well, where there are any; else from the
+//! length of its prompts and a usual length of answers. The most is every node, with every attempt at
+//! every target, with answers as long as they may be, and prompts as long as these make them: the
+//! templates are rendered with such answers. Of a prompt each byte counts as a token, as it does for
+//! budgets; of an answer, that stands in for the tokens that it was given in.
 
 use std::collections::HashMap;
 
@@ -11,8 +13,12 @@ use serde_json::Value;
 
 use crate::error::Result;
 use crate::event::{FlowId, LedgerEntry, Timestamp, Usage, UsageSource, Usd};
-use crate::flow::{self, Agent, Graph, NodeKind, Retry, Scope, Target};
-use crate::gateway::{ANSWER_TOKENS_ASSUMED, CacheWrites, Gateway};
+use crate::flow::{
+    self, Agent, Foreseen, Graph, Item, NodeKind, OnError, PROMPT_BYTES_MAX, Retry, Scope, Target,
+};
+use crate::gateway::{
+    ANSWER_TOKENS_ASSUMED, CacheWrites, FETCHED_BYTES_MAX, Gateway, prompt_tokens_max,
+};
 use crate::store::{LedgerFilter, Store};
 
 /// How many of the flow's newest rows are looked at.
@@ -21,8 +27,8 @@ const ROWS_MAX: usize = 1_000;
 const ANSWER_TOKENS_USUAL: u64 = 500;
 /// How long what an `http` node gives is expected to be, in tokens.
 const FETCHED_TOKENS_USUAL: u64 = 1_000;
-/// How long it may be: no limit that helps; this is what is reckoned with.
-const FETCHED_TOKENS_MAX: u64 = 100_000;
+/// How long an item is taken to be where it is measured what each of its bytes adds to a prompt.
+const ITEM_BYTES_PROBED: usize = 1_000;
 /// How many items a map is expected to have where its list is not known before.
 const ITEMS_USUAL: u64 = 10;
 
@@ -105,9 +111,10 @@ impl Amount {
     }
 }
 
-/// How long an output is, in tokens.
-#[derive(Clone, Copy, Default)]
-struct Length {
+/// Items of a map, before it is run.
+struct Items {
+    /// The list, where it comes from the input alone.
+    known: Option<Vec<Value>>,
     expected: u64,
     worst: u64,
 }
@@ -118,8 +125,10 @@ struct Look<'a> {
     graph: &'a Graph,
     input: &'a Value,
     at: Timestamp,
-    /// Outputs of the nodes before, by id.
-    lengths: HashMap<&'a str, Length>,
+    /// How long outputs of the nodes before are expected to be, in tokens, by id.
+    expected: HashMap<&'a str, u64>,
+    /// How long they are at most.
+    foreseen: Foreseen<'a>,
     /// Means of the newest runs, by node.
     history: HashMap<String, Amount>,
     runs: usize,
@@ -146,7 +155,8 @@ pub fn estimate(
         graph,
         input,
         at: Timestamp::now(),
-        lengths: HashMap::new(),
+        expected: HashMap::new(),
+        foreseen: Foreseen::new(input),
         history,
         runs,
         notes: Vec::new(),
@@ -166,8 +176,8 @@ pub fn estimate(
     })
 }
 
-/// What each node took in the mean of the newest runs in which nothing is open or unknown, and how
-/// many these are.
+/// What each node took in the mean of the newest runs that ended well and in which nothing is unknown, and
+/// how many these are. What a budget refused took nothing.
 fn history(store: &Store, flow_id: FlowId) -> Result<(HashMap<String, Amount>, usize)> {
     let filter = LedgerFilter {
         flow_id: Some(flow_id),
@@ -187,9 +197,14 @@ fn history(store: &Store, flow_id: FlowId) -> Result<(HashMap<String, Amount>, u
     {
         by_run.remove(oldest);
     }
-    by_run.retain(|_, rows| rows.iter().all(|row| row.total_cost_usd.is_some()));
+    let first = by_run.keys().min().copied().unwrap_or_default();
+    let completed = store.completed_runs(flow_id, first)?;
+    by_run.retain(|run_id, rows| {
+        completed.contains(*run_id) && rows.iter().all(|row| row.total_cost_usd.is_some())
+    });
     let mut sums: HashMap<String, Amount> = HashMap::new();
-    for row in by_run.values().flatten() {
+    let rows = by_run.values().flatten();
+    for row in rows.filter(|row| row.more.refused.is_none()) {
         let amount = Amount {
             calls: 1,
             input_tokens: row.usage.input_tokens,
@@ -222,44 +237,39 @@ impl<'a> Look<'a> {
         let node = &graph.nodes()[at];
         let (agent, items) = match &node.kind {
             NodeKind::Agent(agent) => (agent.as_ref(), None),
-            NodeKind::Map(map) => (&map.agent, Some(self.items(&node.id, &map.items))),
+            NodeKind::Map(map) => {
+                let items = self.items(&node.id, &map.items);
+                (&map.agent, Some((items, map.items.as_str())))
+            }
             other => {
-                let length = self.length_of_free(other);
-                self.lengths.insert(&node.id, length);
+                self.look_at_free(&node.id, other, &node.on_error);
                 return None;
             }
         };
         let Target { provider, model } = &agent.targets[0];
-        let prompt = self.prompt(agent, items.is_some());
-        let answer = Length {
-            expected: u64::from(agent.max_tokens.unwrap_or(u32::MAX)).min(ANSWER_TOKENS_USUAL),
-            worst: u64::from(agent.max_tokens.unwrap_or(ANSWER_TOKENS_ASSUMED)),
-        };
+        let answer_usual = u64::from(agent.max_tokens.unwrap_or(u32::MAX)).min(ANSWER_TOKENS_USUAL);
+        let answer_max = u64::from(agent.max_tokens.unwrap_or(ANSWER_TOKENS_ASSUMED));
         if agent.max_tokens.is_none() {
             self.notes.push(format!(
                 "{}: without `maxTokens`, an answer is taken to have {ANSWER_TOKENS_ASSUMED} tokens at most",
                 node.id
             ));
         }
-        let times = items.unwrap_or(Length {
-            expected: 1,
-            worst: 1,
-        });
-        let one = |length: fn(Length) -> u64, target: &Target, writes: CacheWrites| {
-            self.amount(target, length(prompt), length(answer), writes)
-        };
-        let usual = one(
-            |length| length.expected,
+        let times = items.as_ref().map_or(1, |(items, _)| items.expected);
+        let usual = self.amount(
             &agent.targets[0],
+            self.prompt_expected(agent),
+            answer_usual,
             CacheWrites::None,
         );
-        let mut expected = usual.times(times.expected);
+        let mut expected = usual.times(times);
         if self.runs > 0 {
             // A node that the newest runs have skipped is expected to be skipped again.
             let mean = self.history.get(&node.id).copied();
             expected = mean.unwrap_or(Amount::NOTHING);
         }
         let Retry { attempts, .. } = agent.retry;
+        let prompts = self.prompts_max(&node.id, agent, items.as_ref());
         let worst = agent
             .targets
             .iter()
@@ -267,18 +277,25 @@ impl<'a> Look<'a> {
                 let writes = self
                     .gateway
                     .cache_writes(&target.provider, agent.prompt_cache);
-                one(|length| length.worst, target, writes)
+                let of = |&(bytes, calls): &(usize, u64)| {
+                    let tokens = prompt_tokens_max(bytes as u64);
+                    self.amount(target, tokens, answer_max, writes).times(calls)
+                };
+                prompts.iter().map(of).fold(Amount::NOTHING, Amount::plus)
             })
             .fold(Amount::NOTHING, Amount::plus)
-            .times(u64::from(attempts))
-            .times(times.worst);
-        self.lengths.insert(
-            &node.id,
-            Length {
-                expected: answer.expected.saturating_mul(times.expected),
-                worst: answer.worst.saturating_mul(times.worst),
-            },
-        );
+            .times(u64::from(attempts));
+        self.expected
+            .insert(&node.id, answer_usual.saturating_mul(times));
+        let answer_bytes = usize::try_from(answer_max).unwrap_or(usize::MAX);
+        let answer_bytes = answer_bytes.max(bytes_instead(&node.on_error));
+        match items {
+            Some((items, _)) => {
+                self.foreseen
+                    .list(&node.id, items.worst as usize, answer_bytes);
+            }
+            None => self.foreseen.text(&node.id, answer_bytes),
+        }
         Some(NodeEstimate {
             node_id: node.id.clone(),
             label: node.label.clone(),
@@ -313,11 +330,12 @@ impl<'a> Look<'a> {
     }
 
     /// How many items a map will have: known where its list comes from the input alone.
-    fn items(&mut self, id: &str, template: &str) -> Length {
+    fn items(&mut self, id: &str, template: &str) -> Items {
         match flow::items(template, &Scope::new(self.input, [])) {
             Ok(items) => {
                 let count = items.len() as u64;
-                Length {
+                Items {
+                    known: Some(items),
                     expected: count,
                     worst: count,
                 }
@@ -327,7 +345,8 @@ impl<'a> Look<'a> {
                 self.notes.push(format!(
                     "{id}: how many items there will be is not known before; {ITEMS_USUAL} are expected, {worst} the most"
                 ));
-                Length {
+                Items {
+                    known: None,
                     expected: ITEMS_USUAL,
                     worst,
                 }
@@ -335,61 +354,111 @@ impl<'a> Look<'a> {
         }
     }
 
-    /// How long a prompt will be.
-    fn prompt(&self, agent: &Agent, has_item: bool) -> Length {
-        let texts = [Some(agent.prompt.as_str()), agent.system.as_deref()];
-        let lengths = texts.into_iter().flatten().map(|text| self.text(text));
-        let mut sum = lengths.fold(Length::default(), |sum, length| Length {
-            expected: sum.expected.saturating_add(length.expected),
-            worst: sum.worst.saturating_add(length.worst),
-        });
-        if has_item {
-            // The longest item may be all of what the list is made from.
-            let all = self.input.to_string().len() as u64;
-            sum.worst = sum.worst.saturating_add(all.div_ceil(2));
+    /// How long the prompts of a node are at most, in bytes, each with how many are so long.
+    fn prompts_max(
+        &mut self,
+        id: &str,
+        agent: &Agent,
+        items: Option<&(Items, &str)>,
+    ) -> Vec<(usize, u64)> {
+        let Some((items, list)) = items else {
+            let bytes = self.prompt_max(id, agent, Item::None);
+            return vec![(bytes, 1)];
+        };
+        if let Some(known) = &items.known {
+            let mut bytes = 0;
+            for (index, item) in known.iter().enumerate() {
+                bytes = self
+                    .prompt_max(id, agent, Item::Known(item, index))
+                    .max(bytes);
+                if bytes >= PROMPT_BYTES_MAX {
+                    break;
+                }
+            }
+            return vec![(bytes, items.worst)];
         }
-        sum
+        // All items together are as long as what the list is made from.
+        let without = self.prompt_max(id, agent, Item::Bytes(0));
+        let with = self.prompt_max(id, agent, Item::Bytes(ITEM_BYTES_PROBED));
+        let times = with.saturating_sub(without).div_ceil(ITEM_BYTES_PROBED);
+        let more = self.foreseen.source_bytes(list).saturating_mul(times);
+        let long = (more.div_ceil(PROMPT_BYTES_MAX) as u64).clamp(1, items.worst);
+        let bytes = without.saturating_add(more).min(PROMPT_BYTES_MAX);
+        vec![(bytes, long), (without, items.worst - long)]
     }
 
-    /// How long what a template gives will be: its own text with the input in it, and the outputs
-    /// that it names, each time that it does.
-    fn text(&self, template: &str) -> Length {
+    /// How long a prompt may be with its system text, in bytes.
+    fn prompt_max(&mut self, id: &str, agent: &Agent, item: Item<'_>) -> usize {
+        let texts = [Some(agent.prompt.as_str()), agent.system.as_deref()];
+        let lengths = texts.into_iter().flatten();
+        lengths.map(|text| self.text_max(id, text, item)).sum()
+    }
+
+    /// How long what a template gives may be, in bytes.
+    fn text_max(&mut self, id: &str, template: &str, item: Item<'_>) -> usize {
+        if let Some(bytes) = self.foreseen.length_max(template, item) {
+            return bytes;
+        }
+        let note = format!(
+            "{id}: how long its text will be cannot be told before; it is taken to have {PROMPT_BYTES_MAX} bytes at most"
+        );
+        if !self.notes.contains(&note) {
+            self.notes.push(note);
+        }
+        PROMPT_BYTES_MAX
+    }
+
+    /// How long a prompt is expected to be, in tokens.
+    fn prompt_expected(&self, agent: &Agent) -> u64 {
+        let texts = [Some(agent.prompt.as_str()), agent.system.as_deref()];
+        let lengths = texts.into_iter().flatten();
+        lengths.map(|text| self.text_expected(text)).sum()
+    }
+
+    /// How long what a template gives is expected to be, in tokens: its own text with the input in it,
+    /// and the outputs that it names, each time that it does.
+    fn text_expected(&self, template: &str) -> u64 {
         let bytes = flow::length_without_outputs(template, self.input) as u64;
-        let mut length = Length {
-            expected: bytes.div_ceil(4),
-            worst: bytes.div_ceil(2),
-        };
-        for (id, of_output) in &self.lengths {
+        let mut length = bytes.div_ceil(4);
+        for (id, of_output) in &self.expected {
             let named = template.matches(&format!("nodes.{id}.")).count()
                 + template.matches(&format!("nodes[\"{id}\"]")).count()
                 + template.matches(&format!("nodes['{id}']")).count();
-            let named = named as u64;
-            length.expected += of_output.expected.saturating_mul(named);
-            length.worst = length
-                .worst
-                .saturating_add(of_output.worst.saturating_mul(named));
+            length = length.saturating_add(of_output.saturating_mul(named as u64));
         }
         length
     }
 
-    fn length_of_free(&self, kind: &NodeKind) -> Length {
-        match kind {
-            NodeKind::Template(template) | NodeKind::Output(template) => self.text(template),
-            NodeKind::Http(_) => Length {
-                expected: FETCHED_TOKENS_USUAL,
-                worst: FETCHED_TOKENS_MAX,
-            },
-            NodeKind::Input(_) => {
-                let bytes = self.input.to_string().len() as u64;
-                Length {
-                    expected: bytes.div_ceil(4),
-                    worst: bytes.div_ceil(2),
-                }
+    /// Notes how long what a node gives will be that makes no call.
+    fn look_at_free(&mut self, id: &'a str, kind: &NodeKind, on_error: &OnError) {
+        let instead = bytes_instead(on_error);
+        let expected = match kind {
+            NodeKind::Template(template) | NodeKind::Output(template) => {
+                let bytes = self.text_max(id, template, Item::None);
+                self.foreseen.text(id, bytes.max(instead));
+                self.text_expected(template)
             }
-            _ => Length {
-                expected: 1,
-                worst: 1,
-            },
-        }
+            NodeKind::Http(_) => {
+                self.foreseen.text(id, FETCHED_BYTES_MAX.max(instead));
+                FETCHED_TOKENS_USUAL
+            }
+            NodeKind::Input(_) => {
+                self.foreseen.input(id);
+                (self.foreseen.input_bytes() as u64).div_ceil(4)
+            }
+            _ => {
+                self.foreseen.flag(id);
+                1
+            }
+        };
+        self.expected.insert(id, expected);
+    }
+}
+
+/// How long what a node gives is where it fails and the run goes on.
+fn bytes_instead(on_error: &OnError) -> usize {
+    match on_error {
+        OnError::Continue(output) => output.len(),
+        OnError::Fail => 0,
     }
 }

@@ -40,7 +40,7 @@ pub const STACK_BYTES_MIN: usize = if cfg!(debug_assertions) {
     1 << 20
 };
 
-static SYNTAX: LazyLock<SyntaxConfig> = LazyLock::new(|| {
+pub(super) static SYNTAX: LazyLock<SyntaxConfig> = LazyLock::new(|| {
     let syntax = SyntaxConfig::builder().keep_trailing_newline(true).build();
     syntax.unwrap_or_else(|error| {
         log::error!("template syntax: {error}");
@@ -219,7 +219,7 @@ pub enum Output<'a> {
 
 /// What a template sees: `input` and the outputs of the nodes that came before.
 #[derive(Debug, Clone)]
-pub struct Scope(Value);
+pub struct Scope(pub(super) Value);
 
 impl Scope {
     /// A scope of the run's input and finished nodes' outputs by id.

@@ -145,6 +145,7 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::super::prompt_tokens_max;
     use super::super::testing::{call, holds_sum_rules};
     use super::*;
 
@@ -189,6 +190,29 @@ mod tests {
             ("Once upon", 2),
         ] {
             assert_eq!(tokens(text), count, "{text}");
+        }
+    }
+
+    #[test]
+    fn no_kind_of_text_has_more_tokens_than_are_reserved_for_it() {
+        for piece in [
+            "7\n",
+            "1,2,3\n",
+            "[3,14,15],",
+            "9f3c07",
+            "Q2x+9/z=",
+            "🦀",
+            "ሰላም ",
+            "words ",
+        ] {
+            let prompt = piece.repeat(1_000);
+            let reserved = prompt_tokens_max(prompt.len() as u64);
+            let call = Call {
+                system: None,
+                prompt,
+                ..call("m", false)
+            };
+            assert!(prompt_tokens(&call) <= reserved, "{piece}");
         }
     }
 

@@ -22,7 +22,7 @@ use super::{Cancel, TIMEOUT_MAX, milliseconds};
 use crate::event::Timestamp;
 
 /// The longest answer that is taken, bytes.
-const ANSWER_BYTES_MAX: usize = 1 << 20;
+pub const ANSWER_BYTES_MAX: usize = 1 << 20;
 /// How much of a refusal is read, bytes.
 const REFUSAL_BYTES_MAX: u64 = 4 << 10;
 /// How much of it is shown, characters.

@@ -1033,7 +1033,7 @@ fn what_is_reserved_for_a_call_is_enough_where_all_of_its_prompt_is_written_to_a
         ..call(false)
     };
     let at = Timestamp::now();
-    let input_tokens = 1_000 + FRAME_TOKENS;
+    let input_tokens = 2_000 + FRAME_TOKENS;
     let used = |written: u64, for_an_hour: u64| {
         let usage = Usage {
             input_tokens,
@@ -1071,6 +1071,36 @@ fn what_is_reserved_for_a_call_is_enough_where_all_of_its_prompt_is_written_to_a
     };
     assert_eq!(of_prompt(CacheMarks::default()), used(0, 0));
     assert_eq!(of_prompt(marks), used(all, 0));
+}
+
+#[test]
+fn what_is_reserved_for_a_call_is_enough_where_a_provider_writes_to_its_cache_by_itself() {
+    let gateway = gateway(Kind::OpenAi, "", Timeouts::default());
+    let at = "2026-08-01T00:00:00Z".parse().unwrap();
+    for (model, is_dearer) in [("gpt-5.6-luna", true), ("gpt-4o-mini", false)] {
+        let call = Call {
+            model: model.into(),
+            prompt: "x".repeat(1_000),
+            max_tokens: Some(1),
+            ..call(false)
+        };
+        let used = |cache_write_tokens| {
+            let usage = Usage {
+                input_tokens: 1_000 + FRAME_TOKENS,
+                cache_write_tokens,
+                output_tokens: 1,
+                source: UsageSource::Provider,
+                ..Usage::default()
+            };
+            gateway.cost(&call, model, &usage, at)
+        };
+        let written = used(1_000 + FRAME_TOKENS);
+        assert_eq!(gateway.reserve(&call, at).cost, written);
+        assert_eq!(written > used(0), is_dearer, "{model}");
+        // A client that marks nothing has not said that nothing is written.
+        let reserve = gateway.reserve_for(&call, 1_000, CacheWrites::None, at);
+        assert_eq!(reserve.cost, written);
+    }
 }
 
 proptest! {

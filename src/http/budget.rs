@@ -4,9 +4,9 @@ use serde_json::{Value, json};
 
 use super::Context;
 use super::reply::{Failure, Reply, read_json};
-use crate::budget::{Limit, parse_all, version};
-use crate::error::Error;
-use crate::event::{Timestamp, Usd};
+use crate::budget::{Limit, model_fault, parse_all, version};
+use crate::error::{Error, Fault, Result};
+use crate::event::{FlowId, Timestamp, Usd};
 use crate::store::{BudgetState, Change};
 
 type Answer = std::result::Result<Reply, Failure>;
@@ -37,6 +37,21 @@ pub fn set(context: &Context, body: &[u8], if_match: Option<&str>) -> Answer {
     let tag = if_match.filter(|tag| *tag != "*");
     let tag = tag.map(|tag| tag.trim_matches('"').to_owned());
     let all = parse_all(document)?;
+    let mut faults = Vec::new();
+    let present = context.store.bare_budgets()?;
+    for (at, budget) in all.iter().enumerate() {
+        // What names a flow that is gone meanwhile may stay: the others are to be changed all the same.
+        if !present.contains(budget) {
+            let found = names_faults(context, budget.model.as_deref(), budget.flow_id)?;
+            let within =
+                |fault: Fault| Fault::new(format!("budgets[{at}].{}", fault.field), fault.message);
+            faults.extend(found.into_iter().map(within));
+        }
+    }
+    if !faults.is_empty() {
+        let message = "the budgets cannot be set".to_owned();
+        return Err(Error::Invalid { message, faults }.into());
+    }
     let version = version.or(tag);
     let change = Change::SetBudgets { all, version };
     match context.journal.commit_one(change) {
@@ -46,6 +61,26 @@ pub fn set(context: &Context, body: &[u8], if_match: Option<&str>) -> Answer {
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// What a budget names that there is not, so that no call would ever count for it. A key may be made
+/// later under its name; a flow never gets a number that somebody has foreseen.
+pub(super) fn names_faults(
+    context: &Context,
+    model: Option<&str>,
+    flow_id: Option<FlowId>,
+) -> Result<Vec<Fault>> {
+    let knows = |provider: &str| context.gateway.knows(provider);
+    let mut faults = Vec::new();
+    if let Some(why) = model.and_then(|model| model_fault(model, knows)) {
+        faults.push(Fault::new("model", why));
+    }
+    if let Some(flow_id) = flow_id
+        && !context.store.has_flow(flow_id)?
+    {
+        faults.push(Fault::new("flowId", format!("there is no flow {flow_id}")));
+    }
+    Ok(faults)
 }
 
 /// What `GET` adds is not read, so that its answer can be changed and put back.

@@ -4,9 +4,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Context;
+use super::budget::names_faults;
 use super::reply::{Failure, Query, Reply, read_json};
 use crate::budget::Budget;
-use crate::error::Error;
+use crate::error::{Error, Fault};
 use crate::event::Timestamp;
 use crate::store::KeyRecord;
 
@@ -32,6 +33,18 @@ pub fn list(context: &Context) -> Answer {
 /// one.
 pub fn create(context: &Context, body: &[u8]) -> Answer {
     let new: New = read_json(body)?;
+    if let Some(budget) = &new.budget {
+        let model = budget.get("model").and_then(Value::as_str);
+        let flow_id = budget.get("flowId").and_then(Value::as_i64);
+        let faults = names_faults(context, model.filter(|it| it.contains('/')), flow_id)?;
+        if !faults.is_empty() {
+            let within =
+                |fault: Fault| Fault::new(format!("budget.{}", fault.field), fault.message);
+            let faults = faults.into_iter().map(within).collect();
+            let message = "the key cannot be made".to_owned();
+            return Err(Error::Invalid { message, faults }.into());
+        }
+    }
     let (record, key) = context.keys.create(&new.name, new.expires_at, new.budget)?;
     // The key is told whatever else cannot be: there is no other time.
     let budgets = context.store.bare_budgets().unwrap_or_default();

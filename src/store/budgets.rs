@@ -4,23 +4,40 @@
 //! A row counts with its cost, and where that is not known (it is under way, or nobody knows what
 //! became of it) with what was reserved for it. So parallel calls cannot overrun a limit together,
 //! and a call whose end nobody saw is not taken for free.
+//!
+//! Whole days that are summed up (see `days`) are counted from their sums, and a period is read once for
+//! all budgets that want it counted.
+//!
+//! Which shares viewers were told of is stored, since no count says it: what is used may have been
+//! so before the budget was there.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-use rusqlite::types::Value as SqlValue;
-use rusqlite::{Connection, params, params_from_iter};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::Store;
 use super::changes::NewCall;
+use super::days::{self, Day, Plan};
 use crate::budget::{self, BUDGETS_MAX, Budget, Limit, Per, Reserve, Scope};
 use crate::error::{Error, Result};
-use crate::event::{BudgetWarning, LedgerEntry, Timestamp, UsageSource, Usd};
+use crate::event::{BudgetWarning, FlowId, LedgerEntry, Timestamp, UsageSource, Usd};
 
-/// What a row counts in nano-dollars.
-const USED_NANOUSD: &str = "coalesce(cost_nanousd, reserved_nanousd, 0)";
-/// What a row counts in tokens. One that cost nothing was never sent, or refused.
-const USED_TOKENS: &str = "CASE WHEN usage_source != 'none' THEN input_tokens + output_tokens
-     WHEN cost_nanousd = 0 THEN 0 ELSE coalesce(reserved_tokens, 0) END";
+/// How many periods and runs are remembered of which viewers were told something: the newest.
+const TOLD_MAX: i64 = 10_000;
+
+/// Of ledger rows, what budgets tell them apart by, and what each counts in nano-dollars and in tokens.
+/// One that cost nothing was never sent, or refused.
+const ROWS: &str = "SELECT flow_id, provider, coalesce(model_asked, model_used) AS model, key_name,
+        coalesce(cost_nanousd, reserved_nanousd, 0) AS nanousd,
+        CASE WHEN usage_source != 'none' THEN input_tokens + output_tokens
+             WHEN cost_nanousd = 0 THEN 0 ELSE coalesce(reserved_tokens, 0) END AS tokens
+     FROM ledger";
+/// The same of days that are summed up.
+const DAYS: &str = "SELECT flow_id, provider, model, key_name, nanousd, tokens FROM budget_days";
+/// The columns of [`Used`].
+const SUMS: &str = "flow_id, provider, model, key_name, sum(nanousd), sum(tokens)";
 
 /// How much of a budget is used in a period.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,8 +46,6 @@ struct Count {
     end: Timestamp,
     /// In the budget's unit.
     used: i64,
-    /// The share that viewers were told of.
-    told_percent: u8,
 }
 
 impl Count {
@@ -62,6 +77,12 @@ impl Budgets {
     /// Puts these budgets in place of those that there are. One that stays as it is stays counted.
     fn set(&mut self, connection: &Connection, all: &[Budget]) -> Result<()> {
         write(connection, all)?;
+        for old in self.all.iter().filter(|old| !all.contains(old)) {
+            // Of what it is now, nothing was told.
+            connection
+                .prepare_cached("DELETE FROM budget_told WHERE budget = ?1")?
+                .execute([&old.name])?;
+        }
         let count_of = |budget: &Budget| {
             let before = self.all.iter().position(|other| other == budget)?;
             self.counts[before]
@@ -131,12 +152,23 @@ impl Budgets {
     /// [`Error::Budget`] where a hard budget does not allow it; then it is not counted.
     pub(super) fn open(&mut self, connection: &Connection, call: &NewCall) -> Result<()> {
         let scope = scope(call);
+        let covers = |budget: &Budget| {
+            // What is of no run is nothing that a run may spend.
+            budget.covers(&scope) && (budget.per != Per::Run || call.run_id.is_some())
+        };
         let covering: Vec<usize> = (0..self.all.len())
-            .filter(|&at| self.all[at].covers(&scope))
+            .filter(|&at| covers(&self.all[at]))
             .collect();
         for &at in &covering {
-            let used = self.used(connection, at, call.run_id.as_deref(), call.at)?;
+            self.count(connection, at, call.at)?;
+        }
+        let of_run = self.rows_of_run(connection, &covering, call.run_id.as_deref())?;
+        for &at in &covering {
             let budget = &self.all[at];
+            let used = match self.counts[at] {
+                Some(count) => count.used,
+                None => used_of(budget, &of_run),
+            };
             match budget.reserved(&call.reserve) {
                 None if budget.hard && !budget.allow_unpriced => {
                     return Err(budget.unpriced_refusal(&scope));
@@ -178,66 +210,96 @@ impl Budgets {
             model: &asked,
             key: row.more.key_name.as_deref(),
         };
+        let covering: Vec<usize> = (0..self.all.len())
+            .filter(|&at| self.all[at].covers(&scope))
+            .collect();
+        // The ledger has the row already: only what was counted before is without it.
+        let was_counted = |count: &Option<Count>| count.is_some_and(|it| it.holds(row.timestamp));
+        let was_counted: Vec<bool> = self.counts.iter().map(was_counted).collect();
+        let of_run = self.rows_of_run(connection, &covering, row.run_id.as_deref())?;
         let mut warnings = Vec::new();
-        for (budget, count) in self.all.iter().zip(&mut self.counts) {
-            if !budget.covers(&scope) {
-                continue;
+        for at in covering {
+            if self.counts[at].is_none() {
+                self.count(connection, at, row.timestamp)?;
             }
-            let reserved = budget.reserved(&reserve).unwrap_or(0);
-            let used_by_row = used_by(row, budget.limit, reserved);
-            let (used, told) = match (count, &row.run_id) {
-                (None, Some(run_id)) if budget.per == Per::Run => {
-                    let used = count_run(connection, budget, run_id)?;
-                    (used, budget.level(used.saturating_sub(used_by_row)))
-                }
+            let budget = &self.all[at];
+            let (used, whose) = match (&mut self.counts[at], &row.run_id) {
                 (Some(count), _) if count.holds(row.timestamp) => {
-                    let used = count.used.saturating_sub(reserved);
-                    count.used = used.saturating_add(used_by_row);
-                    let told = count.told_percent;
-                    count.told_percent = told.max(budget.level(count.used));
-                    (count.used, told)
+                    if was_counted[at] {
+                        let reserved = budget.reserved(&reserve).unwrap_or(0);
+                        let used = count.used.saturating_sub(reserved);
+                        count.used = used.saturating_add(used_by(row, budget.limit, reserved));
+                    }
+                    (count.used, count.start.0.to_string())
                 }
-                // Of another period, or not counted yet: the ledger has it.
+                (None, Some(run_id)) => (used_of(budget, &of_run), run_id.clone()),
+                // Of another period, which the ledger has, or of no run.
                 _ => continue,
             };
             let level = budget.level(used);
-            if level > told {
+            if level > 0 && level > told(connection, budget, &whose)? {
+                tell(connection, budget, &whose, level)?;
                 warnings.push(budget.warning(used, level));
             }
         }
         Ok(warnings)
     }
 
-    /// What is used of a budget in the period of `at`, or by the run.
-    fn used(
-        &mut self,
+    /// The rows of the run, where one of the budgets is for each run.
+    fn rows_of_run(
+        &self,
         connection: &Connection,
-        at: usize,
+        budgets: &[usize],
         run_id: Option<&str>,
-        moment: Timestamp,
-    ) -> Result<i64> {
-        let budget = &self.all[at];
-        if budget.per == Per::Run {
-            return match run_id {
-                Some(run_id) => count_run(connection, budget, run_id),
-                None => Ok(0),
-            };
-        }
-        match self.counts[at] {
-            Some(count) if count.holds(moment) => Ok(count.used),
-            _ => {
-                let (start, end) = budget.period(moment);
-                let used = count_period(connection, budget, start, end)?;
-                self.counts[at] = Some(Count {
-                    start,
-                    end,
-                    used,
-                    told_percent: budget.level(used),
-                });
-                Ok(used)
+    ) -> Result<Vec<Used>> {
+        match run_id {
+            Some(run_id) if budgets.iter().any(|&at| self.all[at].per == Per::Run) => {
+                used_by_run(connection, run_id)
             }
+            _ => Ok(Vec::new()),
         }
     }
+
+    /// Counts a budget for the period that `moment` lies in, unless it is or is one of runs, and with
+    /// it all others that are not counted for this or a later period yet.
+    fn count(&mut self, connection: &Connection, at: usize, moment: Timestamp) -> Result<()> {
+        let budget = &self.all[at];
+        if budget.per == Per::Run || self.counts[at].is_some_and(|count| count.holds(moment)) {
+            return Ok(());
+        }
+        let (start, end) = budget.period(moment);
+        let rows = used_between(connection, start, end)?;
+        for (other, (budget, count)) in self.all.iter().zip(&mut self.counts).enumerate() {
+            let is_old = count.is_none_or(|count| count.end <= start);
+            let is_same = || budget.per != Per::Run && budget.period(moment) == (start, end);
+            if other == at || (is_old && is_same()) {
+                let used = used_of(budget, &rows);
+                *count = Some(Count { start, end, used });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The share that viewers were told of; 0 where of none.
+fn told(connection: &Connection, budget: &Budget, whose: &str) -> Result<u8> {
+    let percent = connection
+        .prepare_cached("SELECT percent FROM budget_told WHERE budget = ?1 AND whose = ?2")?
+        .query_row([budget.name.as_str(), whose], |row| row.get(0));
+    Ok(percent.optional()?.unwrap_or(0))
+}
+
+/// Notes that viewers are told of a share, and forgets the oldest of too many.
+fn tell(connection: &Connection, budget: &Budget, whose: &str, percent: u8) -> Result<()> {
+    connection
+        .prepare_cached(
+            "INSERT OR REPLACE INTO budget_told (budget, whose, percent) VALUES (?1, ?2, ?3)",
+        )?
+        .execute(params![budget.name, whose, percent])?;
+    connection
+        .prepare_cached("DELETE FROM budget_told WHERE id <= ?1")?
+        .execute([connection.last_insert_rowid() - TOLD_MAX])?;
+    Ok(())
 }
 
 /// Which model was asked in a row, and what was reserved for it.
@@ -265,7 +327,7 @@ fn scope(call: &NewCall) -> Scope<'_> {
     }
 }
 
-/// What a settled row counts; as [`USED_NANOUSD`] and [`USED_TOKENS`] have it.
+/// What a settled row counts; as [`ROWS`] has it.
 fn used_by(row: &LedgerEntry, limit: Limit, reserved: i64) -> i64 {
     let usage = &row.usage;
     match (limit, row.total_cost_usd) {
@@ -279,81 +341,92 @@ fn used_by(row: &LedgerEntry, limit: Limit, reserved: i64) -> i64 {
     }
 }
 
-/// The condition that a row is covered, and its parameters.
-fn covered(budget: &Budget) -> (String, Vec<SqlValue>) {
-    let mut sql = String::new();
-    let mut values = Vec::new();
-    let mut and = |condition: &str, value: SqlValue| {
-        sql.push_str(" AND ");
-        sql.push_str(condition);
-        values.push(value);
-    };
-    if let Some(flow_id) = budget.flow_id {
-        and("flow_id = ?", SqlValue::from(flow_id));
+/// Rows that budgets cannot tell apart, and what they count together.
+struct Used {
+    flow_id: Option<FlowId>,
+    provider: String,
+    model: String,
+    key: Option<String>,
+    nanousd: i64,
+    tokens: i64,
+}
+
+impl Used {
+    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            flow_id: row.get(0)?,
+            provider: row.get(1)?,
+            model: row.get(2)?,
+            key: row.get(3)?,
+            nanousd: row.get(4)?,
+            tokens: row.get(5)?,
+        })
     }
-    if let Some(key) = &budget.key {
-        and("key_name = ?", SqlValue::from(key.clone()));
-    }
-    let asked = "provider || '/' || coalesce(model_asked, model_used)";
-    match budget
-        .model
-        .as_deref()
-        .map(|model| (model, model.strip_suffix('*')))
-    {
-        Some((_, Some(start))) => {
-            let length = start.chars().count();
-            and(
-                &format!("substr({asked}, 1, {length}) = ?"),
-                SqlValue::from(start.to_owned()),
-            );
+
+    fn scope(&self) -> Scope<'_> {
+        Scope {
+            flow_id: self.flow_id,
+            provider: &self.provider,
+            model: &self.model,
+            key: self.key.as_deref(),
         }
-        Some((model, None)) => and(&format!("{asked} = ?"), SqlValue::from(model.to_owned())),
-        None => {}
-    }
-    (sql, values)
-}
-
-fn column(limit: Limit) -> &'static str {
-    match limit {
-        Limit::Usd(_) => USED_NANOUSD,
-        Limit::Tokens(_) => USED_TOKENS,
     }
 }
 
-fn count_period(
-    connection: &Connection,
-    budget: &Budget,
-    start: Timestamp,
-    end: Timestamp,
-) -> Result<i64> {
-    let (sql, mut values) = period_sql(budget);
-    values.push(SqlValue::from(start.0));
-    values.push(SqlValue::from(end.0));
-    Ok(connection
-        .prepare_cached(&sql)?
-        .query_row(params_from_iter(values), |row| row.get(0))?)
+/// What of the rows counts for a budget.
+fn used_of(budget: &Budget, rows: &[Used]) -> i64 {
+    let covered = rows.iter().filter(|row| budget.covers(&row.scope()));
+    let amounts = covered.map(|row| match budget.limit {
+        Limit::Usd(_) => row.nanousd,
+        Limit::Tokens(_) => row.tokens,
+    });
+    amounts.fold(0, i64::saturating_add)
 }
 
-/// The statement that counts a period, and its parameters but for the period's.
-fn period_sql(budget: &Budget) -> (String, Vec<SqlValue>) {
-    let (condition, values) = covered(budget);
-    let column = column(budget.limit);
+/// The rows from `start` until `end`.
+fn used_between(connection: &Connection, start: Timestamp, end: Timestamp) -> Result<Vec<Used>> {
+    let Plan { days, head, tail } =
+        Plan::new(Some(start), Some(end), days::summed_until(connection)?);
+    let mut statement = connection.prepare_cached(&between_sql())?;
+    let values = params![days.0, days.1, head.0, head.1, tail.0, tail.1];
+    let rows = statement.query_map(values, Used::read)?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+fn between_sql() -> String {
+    let of_rows = format!("{ROWS} WHERE timestamp_ms >= ? AND timestamp_ms < ?");
+    format!(
+        "SELECT {SUMS} FROM ({DAYS} WHERE day >= ? AND day < ? UNION ALL {of_rows} UNION ALL {of_rows})
+         GROUP BY 1, 2, 3, 4"
+    )
+}
+
+/// The rows of a run.
+fn used_by_run(connection: &Connection, run_id: &str) -> Result<Vec<Used>> {
+    let sql = format!("SELECT {SUMS} FROM ({ROWS} WHERE run_id = ?1) GROUP BY 1, 2, 3, 4");
+    let mut statement = connection.prepare_cached(&sql)?;
+    let rows = statement.query_map([run_id], Used::read)?;
+    Ok(rows.collect::<rusqlite::Result<_>>()?)
+}
+
+/// Sums up a day, from `start_ms` until `end_ms`.
+pub(super) fn sum_up(connection: &Connection, day: Day, start_ms: i64, end_ms: i64) -> Result<()> {
     let sql = format!(
-        "SELECT coalesce(sum({column}), 0) FROM ledger
-         WHERE 1{condition} AND timestamp_ms >= ? AND timestamp_ms < ?"
+        "INSERT INTO budget_days SELECT ?1, {SUMS}
+         FROM ({ROWS} WHERE timestamp_ms >= ?2 AND timestamp_ms < ?3) GROUP BY 2, 3, 4, 5"
     );
-    (sql, values)
+    connection
+        .prepare_cached(&sql)?
+        .execute(params![day, start_ms, end_ms])?;
+    Ok(())
 }
 
-fn count_run(connection: &Connection, budget: &Budget, run_id: &str) -> Result<i64> {
-    let (condition, mut values) = covered(budget);
-    let column = column(budget.limit);
-    values.push(SqlValue::from(run_id.to_owned()));
-    let sql =
-        format!("SELECT coalesce(sum({column}), 0) FROM ledger WHERE 1{condition} AND run_id = ?");
-    Ok(connection
-        .prepare_cached(&sql)?
-        .query_row(params_from_iter(values), |row| row.get(0))?)
+/// Forgets the sums of `day` and all after it.
+pub(super) fn forget_from(connection: &Connection, day: Day) -> Result<()> {
+    connection
+        .prepare_cached("DELETE FROM budget_days WHERE day >= ?1")?
+        .execute([day])?;
+    Ok(())
 }
 
 fn read(connection: &Connection) -> Result<Vec<Budget>> {
@@ -402,16 +475,29 @@ impl Store {
     pub fn budgets(&self, now: Timestamp) -> Result<Vec<BudgetState>> {
         self.read(|connection| {
             let snapshot = connection.unchecked_transaction()?;
-            let with_state = |budget: Budget| {
+            let mut rows_of = HashMap::new();
+            let mut states = Vec::new();
+            for budget in read(&snapshot)? {
                 let period = (budget.per != Per::Run).then(|| budget.period(now));
-                let used = period.map(|(start, end)| count_period(&snapshot, &budget, start, end));
-                Ok(BudgetState {
-                    used: used.transpose()?,
-                    period,
+                let used = match period {
+                    Some(period) => {
+                        let rows = match rows_of.entry(period) {
+                            Entry::Occupied(rows) => rows.into_mut(),
+                            Entry::Vacant(none) => {
+                                none.insert(used_between(&snapshot, period.0, period.1)?)
+                            }
+                        };
+                        Some(used_of(&budget, rows))
+                    }
+                    None => None,
+                };
+                states.push(BudgetState {
                     budget,
-                })
-            };
-            read(&snapshot)?.into_iter().map(with_state).collect()
+                    used,
+                    period,
+                });
+            }
+            Ok(states)
         })
     }
 }
@@ -481,18 +567,20 @@ mod tests {
         #[test]
         fn a_limit_is_kept_exactly_on_whichever_day_the_clock_says_it_is(
             steps in prop::collection::vec(
-                // The day, what is reserved, what it costs, and whether it is settled at once.
-                (prop::sample::select(vec![100_i64, 101, 70, 465]), 0..500_i64, 0..300_i64, any::<bool>()),
+                // The day, what is reserved, what it costs, whether it is settled at once, and whether
+                // days are summed up and the budget is counted anew then.
+                (prop::sample::select(vec![100_i64, 101, 70, 465]), 0..500_i64, 0..300_i64, any::<bool>(), any::<bool>()),
                 1..40,
             ),
         ) {
             let dir = tempfile::tempdir().unwrap();
             let (store, mut writer) = Store::open(dir.path()).unwrap();
             let all = vec![budget(r#", "hard": true, "timezone": "UTC""#)];
-            apply(&mut writer, Change::SetBudgets { all, version: None }).unwrap();
+            let set = |all: Vec<Budget>| Change::SetBudgets { all, version: None };
+            apply(&mut writer, set(all.clone())).unwrap();
             let mut used: std::collections::HashMap<i64, i64> = Default::default();
             let mut open = Vec::new();
-            for (day, needed, cost, is_settled) in steps {
+            for (day, needed, cost, is_settled, is_anew) in steps {
                 let at = day * MS_PER_DAY + 5;
                 let before = *used.entry(day).or_default();
                 match apply(&mut writer, Change::OpenCall(call(at, needed))) {
@@ -509,6 +597,11 @@ mod tests {
                     apply(&mut writer, Change::SettleCall(settlement(id, at, cost))).unwrap();
                     *used.entry(day).or_default() += cost - needed;
                 }
+                if is_anew {
+                    while writer.sum_up_a_day(Timestamp(500 * MS_PER_DAY)).unwrap() {}
+                    apply(&mut writer, set(Vec::new())).unwrap();
+                    apply(&mut writer, set(all.clone())).unwrap();
+                }
             }
             for (day, used) in used {
                 let state = store.budgets(Timestamp(day * MS_PER_DAY)).unwrap();
@@ -517,27 +610,224 @@ mod tests {
         }
     }
 
+    /// Opens a call of the run `run`.
+    fn open_of(writer: &mut Writer, run: &str, needed: i64) -> i64 {
+        let call = NewCall {
+            run_id: Some(run.into()),
+            ..call(5, needed)
+        };
+        match apply(writer, Change::OpenCall(call)).unwrap() {
+            Receipt::Call(row) => row.id,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Settles a call, and gives the shares that viewers are told of.
+    fn settle(writer: &mut Writer, id: i64, cost: i64) -> Vec<u8> {
+        match apply(writer, Change::SettleCall(settlement(id, 5, cost))).unwrap() {
+            Receipt::Settled(_, warnings) => warnings.iter().map(|it| it.percent).collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn soft(more: &str) -> Change {
+        let all = vec![budget(&format!(r#", "hard": false{more}"#))];
+        Change::SetBudgets { all, version: None }
+    }
+
     #[test]
-    fn a_period_is_counted_from_its_own_rows() {
+    fn parallel_calls_of_a_run_tell_of_each_share_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_store, mut writer) = Store::open(dir.path()).unwrap();
+        let all = budget::parse_all(serde_json::json!({"budgets": [
+            {"name": "b", "per": "run", "limitUsd": "0.000001", "hard": false},
+        ]}));
+        let all = all.unwrap();
+        apply(&mut writer, Change::SetBudgets { all, version: None }).unwrap();
+        // 16 calls: what is reserved for each, what it costs, and what is told.
+        for (run, needed, cost, expected) in [
+            ("a", 77, 77, vec![100]),
+            ("b", 55, 55, vec![80]),
+            ("c", 64, 64, vec![100]),
+            ("d", 1, 65, vec![80, 100]),
+            ("e", 60, 10, vec![80]),
+            ("f", 10, 10, vec![]),
+        ] {
+            let ids: Vec<i64> = (0..16).map(|_| open_of(&mut writer, run, needed)).collect();
+            let told: Vec<u8> = ids
+                .into_iter()
+                .flat_map(|id| settle(&mut writer, id, cost))
+                .collect();
+            assert_eq!(told, expected, "{run}");
+        }
+    }
+
+    #[test]
+    fn a_share_is_told_that_was_reached_before_the_budget_was_set_and_once_over_restarts() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, mut writer) = Store::open(dir.path()).unwrap();
+        let under_way = open_of(&mut writer, "a", 100);
+        apply(&mut writer, soft("")).unwrap();
+        assert_eq!(settle(&mut writer, under_way, 980), [80]);
+        drop((store, writer));
+        let (store, mut writer) = Store::open(dir.path()).unwrap();
+        let id = open_of(&mut writer, "a", 5);
+        assert!(settle(&mut writer, id, 5).is_empty());
+        let under_way = open_of(&mut writer, "a", 5);
+        drop((store, writer));
+        let (_store, mut writer) = Store::open(dir.path()).unwrap();
+        assert_eq!(settle(&mut writer, under_way, 25), [100]);
+        let id = open_of(&mut writer, "a", 5);
+        assert!(settle(&mut writer, id, 5).is_empty());
+        // It is another budget now, of which nobody has heard.
+        apply(&mut writer, soft(r#", "flowId": 1"#)).unwrap();
+        let id = open_of(&mut writer, "a", 5);
+        assert_eq!(settle(&mut writer, id, 5), [100]);
+    }
+
+    #[test]
+    fn a_call_of_no_run_is_not_held_by_what_runs_may_spend() {
+        let dir = tempfile::tempdir().unwrap();
+        let (_store, mut writer) = Store::open(dir.path()).unwrap();
+        let all = budget::parse_all(serde_json::json!({"budgets": [
+            {"name": "b", "per": "run", "limitUsd": "0"},
+        ]}));
+        let all = all.unwrap();
+        apply(&mut writer, Change::SetBudgets { all, version: None }).unwrap();
+        let of_none = apply(&mut writer, Change::OpenCall(call(5, 10)));
+        assert!(matches!(of_none, Ok(Receipt::Call(_))), "{of_none:?}");
+        let mut unpriced = call(5, 10);
+        unpriced.reserve.cost = None;
+        let of_none = apply(&mut writer, Change::OpenCall(unpriced));
+        assert!(matches!(of_none, Ok(Receipt::Call(_))), "{of_none:?}");
+        let of_run = NewCall {
+            run_id: Some("a".into()),
+            ..call(5, 10)
+        };
+        let of_run = apply(&mut writer, Change::OpenCall(of_run));
+        assert!(matches!(of_run, Err(Error::Budget(_))), "{of_run:?}");
+    }
+
+    #[test]
+    fn a_period_is_counted_from_its_days_and_its_own_rows_once_for_all_budgets() {
         let dir = tempfile::tempdir().unwrap();
         let (store, _writer) = Store::open(dir.path()).unwrap();
-        for more in [
-            "",
-            r#", "flowId": 1"#,
-            r#", "model": "p/*""#,
-            r#", "key": "k""#,
-        ] {
-            let (sql, _) = period_sql(&budget(more));
-            let plan: String = store
-                .read(|connection| {
-                    let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}"))?;
-                    let mut lines = statement.raw_query();
-                    let line = lines.next()?.expect("a plan");
-                    Ok(line.get("detail")?)
-                })
-                .unwrap();
-            let is_by_time = plan.contains("ledger_by_time (timestamp_ms>? AND timestamp_ms<?)");
-            assert!(is_by_time, "{more}: {plan}");
+        let sql = format!("EXPLAIN QUERY PLAN {}", between_sql());
+        let plan: Vec<String> = store
+            .read(|connection| {
+                let mut statement = connection.prepare(&sql)?;
+                let none = rusqlite::params_from_iter([0_i64; 6]);
+                let lines = statement.query_map(none, |line| line.get("detail"))?;
+                Ok(lines.collect::<rusqlite::Result<_>>()?)
+            })
+            .unwrap();
+        let count = |what: &str| plan.iter().filter(|line| line.contains(what)).count();
+        let by_time =
+            count("ledger USING INDEX ledger_by_time (timestamp_ms>? AND timestamp_ms<?)");
+        let by_day = count("budget_days USING INDEX budget_days_by_day (day>? AND day<?)");
+        assert_eq!((by_time, by_day), (2, 1), "{plan:#?}");
+    }
+
+    /// Budgets of all kinds, for a month.
+    fn all_kinds() -> Vec<Budget> {
+        let mut all = Vec::new();
+        for limit in [r#""limitUsd": "1""#, r#""limitTokens": 1"#] {
+            for scope in [
+                "",
+                r#", "flowId": 1"#,
+                r#", "model": "p/*""#,
+                r#", "model": "p/m2""#,
+                r#", "model": "q/m*", "key": "k""#,
+                r#", "key": "k""#,
+                r#", "flowId": 2, "key": "k""#,
+                r#", "timezone": "Asia/Kathmandu""#,
+            ] {
+                let name = all.len();
+                let text = format!(
+                    r#"{{"budgets": [{{"name": "{name}", "per": "month", "hard": false, {limit}{scope}}}]}}"#
+                );
+                let document = serde_json::from_str(&text).unwrap();
+                all.extend(budget::parse_all(document).unwrap());
+            }
         }
+        all
+    }
+
+    #[test]
+    fn what_is_used_is_the_same_from_rows_and_from_days_and_for_a_database_that_had_no_days() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, mut writer) = Store::open(dir.path()).unwrap();
+        let budgets = all_kinds();
+        let (start, end) = budgets[0].period(Timestamp(100 * MS_PER_DAY));
+        // What each budget is to count, by its place.
+        let mut expected = vec![0; budgets.len()];
+        for seed in 0..400_i64 {
+            let at = start.0 - MS_PER_DAY + seed * 7_900_000;
+            let opened = NewCall {
+                flow_id: [None, Some(1), Some(2)][(seed % 3) as usize],
+                provider: ["p", "q"][(seed % 2) as usize].into(),
+                model: format!("m{}", seed % 4),
+                key_name: (seed % 5 < 2).then(|| "k".into()),
+                ..call(at, 50 + seed)
+            };
+            let row = match apply(&mut writer, Change::OpenCall(opened.clone())).unwrap() {
+                Receipt::Call(row) => row,
+                other => panic!("{other:?}"),
+            };
+            let is_known = seed % 7 > 0;
+            let settled = Settlement {
+                // Another model answers, now and then.
+                model: (seed % 6 == 0).then(|| "m1-2026".into()),
+                cost: is_known.then(|| Usd::from_nanousd(seed)),
+                usage: Usage {
+                    input_tokens: seed as u64,
+                    output_tokens: 3,
+                    source: [UsageSource::None, UsageSource::Provider][usize::from(is_known)],
+                    ..Usage::default()
+                },
+                ..settlement(row.id, at, 0)
+            };
+            apply(&mut writer, Change::SettleCall(settled)).unwrap();
+            let (nanousd, tokens) = match is_known {
+                true => (seed, seed + 3),
+                false => (50 + seed, 1),
+            };
+            for (budget, used) in budgets.iter().zip(&mut expected) {
+                let (start, end) = budget.period(Timestamp(100 * MS_PER_DAY));
+                if start.0 <= at && at < end.0 && budget.covers(&scope(&opened)) {
+                    *used += match budget.limit {
+                        Limit::Usd(_) => nanousd,
+                        Limit::Tokens(_) => tokens,
+                    };
+                }
+            }
+        }
+        assert!(expected.iter().all(|used| *used > 0), "{expected:?}");
+        let all = budgets;
+        apply(&mut writer, Change::SetBudgets { all, version: None }).unwrap();
+        let used = |store: &Store| -> Vec<i64> {
+            let states = store.budgets(Timestamp(100 * MS_PER_DAY)).unwrap();
+            states.iter().filter_map(|state| state.used).collect()
+        };
+        assert_eq!(used(&store), expected);
+        // Not all of the month is over for long enough.
+        let now = Timestamp(end.0 - 3 * MS_PER_DAY);
+        while writer.sum_up_a_day(now).unwrap() {}
+        assert_eq!(used(&store), expected);
+        drop((store, writer));
+        let connection = Connection::open(dir.path().join("flowledger.db")).unwrap();
+        connection
+            .execute_batch(&format!(
+                "DROP TABLE budget_days; PRAGMA user_version = {}",
+                super::super::schema::version() - 1
+            ))
+            .unwrap();
+        drop(connection);
+        let (store, mut writer) = Store::open(dir.path()).unwrap();
+        assert_eq!(used(&store), expected);
+        // The clock is put back, and what was summed up behind it is not any more.
+        apply(&mut writer, Change::OpenCall(call(start.0 + MS_PER_DAY, 5))).unwrap();
+        expected[0] += 5;
+        assert_eq!(used(&store)[0], expected[0]);
     }
 }

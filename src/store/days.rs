@@ -2,10 +2,12 @@
 //!
 //! Days (of UTC) are summed up in order, once all of a day's rows are settled; settled rows never
 //! change. What is asked beyond the days that are summed up, or for a part of a day, is read from the
-//! rows themselves, so that sums are the same with and without.
+//! rows themselves, so that sums are the same with and without. What budgets count of a day is summed
+//! up with it, by what they tell rows apart by.
 
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::budgets;
 use crate::error::Result;
 use crate::event::Timestamp;
 
@@ -71,6 +73,7 @@ pub(super) fn sum_up(connection: &Connection, day: Day) -> Result<()> {
     connection
         .prepare_cached(&sql)?
         .execute(params![day, start, end])?;
+    budgets::sum_up(connection, day, start, end)?;
     set_until(connection, day + 1)
 }
 
@@ -83,6 +86,7 @@ pub(super) fn forget_from(connection: &Connection, day: Day) -> Result<()> {
     connection
         .prepare_cached("DELETE FROM ledger_days WHERE day >= ?1")?
         .execute([day])?;
+    budgets::forget_from(connection, day)?;
     set_until(connection, day)
 }
 

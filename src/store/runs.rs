@@ -1,5 +1,7 @@
 //! Reading runs.
 
+use std::collections::HashSet;
+
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::Store;
@@ -278,6 +280,17 @@ impl Store {
                 .ok_or_else(|| Error::NotFound(format!("run {id}")))?;
             let nodes = nodes(&snapshot, id)?;
             Ok((found, nodes))
+        })
+    }
+
+    /// The runs of a flow, from `first` on, that ended well.
+    pub fn completed_runs(&self, flow_id: FlowId, first: &str) -> Result<HashSet<RunId>> {
+        self.read(|connection| {
+            let mut statement = connection.prepare_cached(
+                "SELECT id FROM runs WHERE flow_id = ?1 AND id >= ?2 AND status = 'COMPLETED'",
+            )?;
+            let ids = statement.query_map(params![flow_id, first], |row| row.get(0))?;
+            Ok(ids.collect::<rusqlite::Result<_>>()?)
         })
     }
 

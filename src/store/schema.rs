@@ -278,6 +278,36 @@ CREATE TABLE ledger_blocks (
 CREATE INDEX ledger_blocks_open ON ledger_blocks (block) WHERE names IS NULL;
 DROP INDEX ledger_by_flow;
 ",
+    "
+-- Which share of a budget viewers were told of last; the newest only.
+CREATE TABLE budget_told (
+    id          INTEGER PRIMARY KEY AUTOINCREMENT,
+    budget      TEXT NOT NULL,          -- its name
+    whose       TEXT NOT NULL,          -- the moment at which the period began, or the run
+    percent     INTEGER NOT NULL,
+    UNIQUE (budget, whose)
+) STRICT;
+",
+    "
+-- What budgets count of a day's rows that they cannot tell apart; of the days of ledger_days.
+CREATE TABLE budget_days (
+    day         INTEGER NOT NULL,
+    flow_id     INTEGER,
+    provider    TEXT NOT NULL,
+    model       TEXT NOT NULL,          -- the one that was asked
+    key_name    TEXT,
+    nanousd     INTEGER NOT NULL,
+    tokens      INTEGER NOT NULL
+) STRICT;
+CREATE INDEX budget_days_by_day ON budget_days (day);
+INSERT INTO budget_days
+    SELECT timestamp_ms / 86400000, flow_id, provider, coalesce(model_asked, model_used), key_name,
+        sum(coalesce(cost_nanousd, reserved_nanousd, 0)),
+        sum(CASE WHEN usage_source != 'none' THEN input_tokens + output_tokens
+            WHEN cost_nanousd = 0 THEN 0 ELSE coalesce(reserved_tokens, 0) END)
+    FROM ledger WHERE timestamp_ms < (SELECT until_day * 86400000 FROM ledger_summed)
+    GROUP BY 1, 2, 3, 4, 5;
+",
 ];
 
 /// The version of a database that is up to date.
