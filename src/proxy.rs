@@ -9,6 +9,7 @@ mod attempt;
 mod cache;
 mod count;
 mod echo;
+mod json;
 mod keys;
 mod labels;
 mod protocol;
