@@ -12,6 +12,7 @@ mod echo;
 mod json;
 mod keys;
 mod labels;
+mod prompt;
 mod protocol;
 mod settling;
 mod stats;

@@ -10,18 +10,15 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use super::json::each_field;
+use super::prompt::Prompt;
 use super::protocol::{Protocol, Refusal};
 use crate::event::hex;
 use crate::gateway::{ANSWER_TOKENS_ASSUMED, CacheWrites};
 
 /// The longest name of a model, bytes.
 const MODEL_BYTES_MAX: usize = 256;
-/// A text in base64 of at least this many bytes is taken for an image or a sound …
-const MEDIA_BYTES_MIN: usize = 4 << 10;
-/// … which is counted as a text of so many: some 2,000 tokens, as the largest images have.
-const MEDIA_COUNTS_AS_BYTES: u64 = 4 << 10;
 /// The fields that are understood, each of which may be there once.
-const UNDERSTOOD: [&str; 8] = [
+const UNDERSTOOD: [&str; 9] = [
     "model",
     "stream",
     "stream_options",
@@ -30,6 +27,7 @@ const UNDERSTOOD: [&str; 8] = [
     "n",
     "system",
     "messages",
+    "tools",
 ];
 /// The one that is understood of `stream_options`.
 const INCLUDE_USAGE: &str = "include_usage";
@@ -50,12 +48,13 @@ pub struct Asked<'a> {
     usage_edit: (Range<usize>, &'static str),
     /// The limit of the answer, of all its choices together, in tokens.
     pub max_tokens: Option<u32>,
-    /// How long a text it is, images and the like left out, bytes.
-    pub prompt_bytes: u64,
+    /// How long it is.
+    pub prompt: Prompt,
     /// What of it may be written to the provider's cache.
     pub cache_writes: CacheWrites,
     system: Option<&'a RawValue>,
     messages: Option<&'a RawValue>,
+    tools: Option<&'a RawValue>,
 }
 
 /// The understood fields of an object, their values as they were written.
@@ -183,6 +182,7 @@ impl<'a> Asked<'a> {
                     .saturating_mul(choices),
             ),
         };
+        let (system, messages) = (fields.get("system"), fields.get("messages"));
         Ok(Self {
             protocol,
             body,
@@ -192,10 +192,11 @@ impl<'a> Asked<'a> {
             wants_usage,
             usage_edit,
             max_tokens,
-            prompt_bytes: text_bytes(body.as_bytes()),
+            prompt: Prompt::read(body, system.into_iter().chain(messages)),
             cache_writes: cache_writes(body),
-            system: fields.get("system"),
-            messages: fields.get("messages"),
+            system,
+            messages,
+            tools: fields.get("tools"),
         })
     }
 
@@ -231,26 +232,25 @@ impl<'a> Asked<'a> {
         hex(&hash.finalize())
     }
 
-    /// All texts of the request, one after the other.
+    /// All texts of the request, one after the other: those of tools and of their calls and results as
+    /// well.
     pub fn all_texts(&self) -> String {
-        let read = |raw: Option<&RawValue>| {
-            raw.and_then(|raw| serde_json::from_str(raw.get()).ok())
-                .unwrap_or(Value::Null)
-        };
-        let messages = read(self.messages);
-        let messages = messages.as_array().map_or(&[][..], Vec::as_slice);
-        std::iter::once(text_of(&read(self.system)))
-            .chain(messages.iter().map(|message| text_of(&message["content"])))
-            .collect::<Vec<_>>()
-            .join("\n")
+        let mut texts = vec![];
+        gather(&read(self.system), &mut texts);
+        for message in read(self.messages).as_array().into_iter().flatten() {
+            gather(&message["content"], &mut texts);
+            let calls = message["tool_calls"].as_array().into_iter().flatten();
+            for call in calls.map(|call| &call["function"]) {
+                texts.extend([&call["name"], &call["arguments"]].map(written));
+            }
+        }
+        texts.extend(self.tools.map(|tools| tools.get().to_owned()));
+        texts.retain(|text| !text.is_empty());
+        texts.join("\n")
     }
 
     /// The system text and the last message of a user, for `echo`.
     pub fn texts(&self) -> (Option<String>, String) {
-        let read = |raw: Option<&RawValue>| {
-            raw.and_then(|raw| serde_json::from_str(raw.get()).ok())
-                .unwrap_or(Value::Null)
-        };
         let messages = read(self.messages);
         let messages = messages.as_array().map_or(&[][..], Vec::as_slice);
         let of_role = |role: &'static str| {
@@ -269,6 +269,41 @@ impl<'a> Asked<'a> {
             system,
             last.map_or_else(String::new, |message| text_of(&message["content"])),
         )
+    }
+}
+
+/// A value of the request; null where it is missing, or nests too deep.
+fn read(raw: Option<&RawValue>) -> Value {
+    raw.and_then(|raw| serde_json::from_str(raw.get()).ok())
+        .unwrap_or(Value::Null)
+}
+
+/// A text as it is, anything else in JSON; empty where there is nothing.
+fn written(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// Adds the texts of a content: it is one, or has parts that are, or that have contents of their own. The
+/// data of images, sounds and files is none.
+fn gather(content: &Value, texts: &mut Vec<String>) {
+    let Value::Array(parts) = content else {
+        texts.extend(content.as_str().map(str::to_owned));
+        return;
+    };
+    for part in parts {
+        // What was said or thought, and the call of a tool.
+        texts.extend(["text", "thinking", "name", "input"].map(|name| written(&part[name])));
+        let source = &part["source"];
+        if source["type"] == "text" {
+            texts.push(written(&source["data"]));
+        }
+        // A result, or a document of parts.
+        gather(&part["content"], texts);
+        gather(&source["content"], texts);
     }
 }
 
@@ -313,25 +348,6 @@ fn place(body: &str, value: &RawValue) -> Range<usize> {
     start..start + value.get().len()
 }
 
-/// How long a body is, where texts in base64 that are too long to be anything but media count as
-/// the largest image does.
-fn text_bytes(body: &[u8]) -> u64 {
-    let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/=-_".contains(byte);
-    let mut bytes = body.len() as u64;
-    let mut run = 0_usize;
-    for byte in body.iter().chain([&b' ']) {
-        if is_base64(byte) {
-            run += 1;
-            continue;
-        }
-        if run >= MEDIA_BYTES_MIN {
-            bytes = bytes - run as u64 + MEDIA_COUNTS_AS_BYTES;
-        }
-        run = 0;
-    }
-    bytes
-}
-
 /// What the provider may be asked to write to its cache: nothing, unless the field that asks for it
 /// may be named somewhere. JSON can also write its letters as `\u0063`, which no one does otherwise.
 fn cache_writes(text: &str) -> CacheWrites {
@@ -353,6 +369,28 @@ mod tests {
 
     fn read(body: &str) -> Result<Asked<'_>, Refusal> {
         Asked::read(Protocol::OpenAi, body.as_bytes())
+    }
+
+    #[test]
+    fn all_texts_are_those_of_tools_and_their_calls_and_results_as_well() {
+        let texts = |body: &str| read(body).unwrap().all_texts();
+        let body = r#"{"model":"m","tools":[{"function":{"name":"look"}}],"messages":[
+            {"role":"user","content":"a"},
+            {"role":"assistant","content":null,"tool_calls":[{"id":"x","function":{"name":"f","arguments":"{\"b\":1}"}}]},
+            {"role":"tool","tool_call_id":"x","content":[{"type":"text","text":"c"}]}]}"#;
+        assert_eq!(
+            texts(body),
+            "a\nf\n{\"b\":1}\nc\n[{\"function\":{\"name\":\"look\"}}]"
+        );
+        let body = r#"{"model":"m","system":[{"type":"text","text":"s"}],"messages":[
+            {"role":"assistant","content":[{"type":"tool_use","id":"x","name":"f","input":{"b":1}}]},
+            {"role":"user","content":[{"type":"tool_result","tool_use_id":"x","content":[
+                {"type":"text","text":"c"},{"type":"image","source":{"type":"base64","data":"AAAA"}}]}]},
+            {"role":"user","content":[
+                {"type":"tool_result","content":"d"},
+                {"type":"document","source":{"type":"text","data":"e"}},
+                {"type":"document","source":{"type":"content","content":[{"type":"text","text":"g"}]}}]}]}"#;
+        assert_eq!(texts(body), "s\nf\n{\"b\":1}\nc\nd\ne\ng");
     }
 
     #[test]
@@ -492,18 +530,6 @@ mod tests {
                 assert_eq!(read(&body).unwrap_err().code, "bad_limit", "{body}");
             }
         }
-    }
-
-    #[test]
-    fn media_do_not_count_as_text() {
-        let image = "A".repeat(1 << 20);
-        let body = format!(
-            r#"{{"model":"m","messages":[{{"role":"user","content":[{{"image_url":{{"url":"data:image/png;base64,{image}"}}}}]}}]}}"#
-        );
-        assert!(read(&body).unwrap().prompt_bytes < 5_000);
-        let text = "many words ".repeat(1_000);
-        let body = format!(r#"{{"model":"m","messages":[{{"role":"user","content":"{text}"}}]}}"#);
-        assert!(read(&body).unwrap().prompt_bytes > 11_000);
     }
 
     #[test]

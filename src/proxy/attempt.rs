@@ -108,7 +108,7 @@ impl Proxy {
             Ok(Looked::Nothing(buying)) => buying,
             Err(refusal) => return refused(refusal),
         };
-        let turn = self.gateway.turn_for(&call, asked.prompt_bytes);
+        let turn = self.gateway.turn_for(&call, asked.prompt.bytes_about());
         let wait = turn.wait(Instant::now());
         if wait > TURN_WAIT_MAX {
             let message = format!(
@@ -232,7 +232,8 @@ impl Proxy {
     /// Commits the intent and gives the number of the row.
     fn open(&self, operation: &Operation<'_>, call: &Call, attempt: u32) -> Result<i64, Attempt> {
         let asked = &operation.asked;
-        let (bytes, writes) = (asked.prompt_bytes, asked.cache_writes);
+        let bytes = asked.prompt.bytes_at_most(operation.protocol);
+        let writes = asked.cache_writes;
         let reserve = self
             .gateway
             .reserve_for(call, bytes, writes, Timestamp::now());
