@@ -60,10 +60,12 @@ pub(super) fn request(
     // Chunks are put together here: the server behind sees a length, always.
     let whole = match head.body {
         Body::Length(_) => None,
-        Body::Chunked => match read_chunks(client, buffer, deadline, BODY_BYTES_MAX) {
-            Ok(body) => Some(body),
-            Err(refusal) => return refusal,
-        },
+        Body::Chunked => {
+            match read_chunks(client, buffer, deadline, BODY_BYTES_MAX, &mut |_| Ok(())) {
+                Ok(body) => Some(body),
+                Err(refusal) => return refusal,
+            }
+        }
     };
     let mut backend = match connect(backend) {
         Ok(backend) => backend,
@@ -168,12 +170,14 @@ fn copy_body(
     Ok(())
 }
 
-/// Reads a chunked body of up to `bytes_max` bytes (RFC 9112, section 7.1).
+/// Reads a chunked body of up to `bytes_max` bytes (RFC 9112, section 7.1). Before each chunk, `grows`
+/// is told how many bytes there will be with it.
 pub(super) fn read_chunks(
     client: &TcpStream,
     buffer: &mut Vec<u8>,
     deadline: Instant,
     bytes_max: u64,
+    grows: &mut dyn FnMut(usize) -> Result<(), Next>,
 ) -> Result<Vec<u8>, Next> {
     let mut body = Vec::new();
     loop {
@@ -200,6 +204,7 @@ pub(super) fn read_chunks(
         if size == 0 {
             return skip_trailers(client, buffer, deadline).map(|()| body);
         }
+        grows(body.len() + size)?;
         while buffer.len() < size + 2 {
             more(client, buffer, deadline)?;
         }
