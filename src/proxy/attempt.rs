@@ -111,12 +111,13 @@ impl Proxy {
         let turn = self.gateway.turn_for(&call, asked.prompt.bytes_about());
         let wait = turn.wait(Instant::now());
         if wait > TURN_WAIT_MAX {
+            let seconds = wait.as_secs() + 1;
             let message = format!(
-                "provider {} allows no more calls for {} seconds",
-                call.provider,
-                wait.as_secs()
+                "provider {} allows no more calls for {seconds} seconds",
+                call.provider
             );
-            return failed(Refusal::new(429, "rate_limit", message));
+            let refusal = Refusal::new(429, "rate_limit", message);
+            return failed(refusal.with("retry-after", seconds.to_string()));
         }
         if !wait.is_zero() && entered.cancel.wait(wait) {
             return refused(self.ended());
