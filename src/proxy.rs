@@ -243,7 +243,16 @@ impl Proxy {
         for target in &targets {
             match self.attempt(&operation, target, &mut attempt, reply) {
                 Attempt::Over => return Ok(()),
-                Attempt::Failed(why) => told = Some(why),
+                Attempt::Unusable(why) => {
+                    told.get_or_insert(why);
+                }
+                // What a provider says of the request is more than that another was not reached.
+                Attempt::Failed(why) if is_providers(&why) => told = Some(why),
+                Attempt::Failed(why) => {
+                    if !told.as_ref().is_some_and(|told| is_providers(told)) {
+                        told = Some(why);
+                    }
+                }
                 Attempt::Refused(why) => return Err(why),
             }
         }
@@ -365,6 +374,10 @@ struct Client {
     key_name: Option<String>,
     /// The key that it came with, where that is none of ours.
     own: Option<ClientKey>,
+}
+
+fn is_providers(told: &Told) -> bool {
+    matches!(told, Told::Providers(..))
 }
 
 /// What may be done at a path, in words of HTTP.

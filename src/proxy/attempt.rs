@@ -53,6 +53,8 @@ pub(super) enum Attempt {
     Over,
     /// Nothing was answered yet: another target may be asked.
     Failed(Box<Told>),
+    /// This target cannot be asked at all: another may be.
+    Unusable(Box<Told>),
     /// Nothing was answered, and no other target would help.
     Refused(Box<Told>),
 }
@@ -80,7 +82,7 @@ impl Proxy {
         let kind = match self.usable(operation, target) {
             Ok(kind) => kind,
             // No call was made, hence no row.
-            Err(refusal) => return failed(refusal),
+            Err(refusal) => return Attempt::Unusable(Box::new(Told::Ours(refusal))),
         };
         let ends_with_client = self.toward(&target.provider).drain_max.is_none();
         let presence = ends_with_client.then(|| reply.presence());
