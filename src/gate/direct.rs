@@ -57,7 +57,8 @@ pub struct Presence(Arc<TcpStream>);
 
 impl Presence {
     /// Whether it has closed its connection. Of one that has only said that it will send no more the
-    /// same is taken: what it is, is not to be told apart.
+    /// same is taken: the two are not to be told apart, and clients of HTTP that close one half while they
+    /// wait are rare. Of one that has sent more, as another request, it is not seen.
     pub fn has_left(&self) -> bool {
         let mut byte = [std::mem::MaybeUninit::uninit()];
         let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
