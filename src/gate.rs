@@ -246,7 +246,8 @@ fn turn_away(stream: &TcpStream, full: &Full) {
 /// Answers from the accepting thread, which must not wait.
 fn answer_at_once(mut stream: &TcpStream, denied: &Denied) {
     let _ = stream.set_nonblocking(true);
-    let _ = stream.write(&relay::error_response(denied, None));
+    let body = relay::error_body(denied);
+    let _ = stream.write(&relay::error_response(denied, &body, None));
 }
 
 /// A connection that is known to the gate, so that it can be ended.
@@ -340,7 +341,7 @@ impl Connection {
             let head = match self.read_head(first) {
                 Ok(head) => head?,
                 Err(denied) => {
-                    self.refuse(&denied, None);
+                    self.refuse(&denied, Head::begun(&self.buffer).as_ref());
                     return None;
                 }
             };
@@ -349,7 +350,7 @@ impl Connection {
                 Next::KeepAlive if !self.shared.stopping.load(Ordering::SeqCst) => {}
                 Next::KeepAlive | Next::Close => return None,
                 Next::Refuse(denied) => {
-                    self.refuse(&denied, self.shared.access.allowed_origin(&head));
+                    self.refuse(&denied, Some(&head));
                     return None;
                 }
                 Next::Upgrade(upgrade) => return Some(upgrade),
@@ -366,6 +367,11 @@ impl Connection {
             let origin = access.allowed_origin(head);
             let (bodies, buffer) = (&self.shared.bodies, &mut self.buffer);
             return direct::request(&**direct, bodies, &self.stream, buffer, head, origin);
+        }
+        // The server behind understands nothing else.
+        if let Some((name, _)) = head.fields().find(|(_, value)| !value.is_ascii()) {
+            let message = format!("the request cannot be read: field {name} is not ASCII");
+            return refuse(400, "bad_request", &message);
         }
         if let Err(denied) = access.check(head) {
             return Next::Refuse(denied);
@@ -462,12 +468,19 @@ impl Connection {
         }
     }
 
-    /// `origin` is that of a page of another server that may read the answer.
-    fn refuse(&self, denied: &Denied, origin: Option<&str>) {
-        if (&*self.stream)
-            .write_all(&relay::error_response(denied, origin))
-            .is_ok()
-        {
+    /// `head` is what is known of the request: whoever would have answered it says it in its own way.
+    fn refuse(&self, denied: &Denied, head: Option<&Head>) {
+        let origin = head.and_then(|head| self.shared.access.allowed_origin(head));
+        let direct = self.shared.direct.as_deref();
+        let body = head
+            .zip(direct)
+            .filter(|(head, direct)| direct.takes(head))
+            .map_or_else(
+                || relay::error_body(denied),
+                |(head, direct)| direct.refusal(head, denied),
+            );
+        let response = relay::error_response(denied, &body, origin);
+        if (&*self.stream).write_all(&response).is_ok() {
             relay::linger(&self.stream);
         }
     }

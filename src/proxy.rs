@@ -9,8 +9,10 @@ mod attempt;
 mod cache;
 mod count;
 mod echo;
+mod json;
 mod keys;
 mod labels;
+mod prompt;
 mod protocol;
 mod settling;
 mod stats;
@@ -189,17 +191,12 @@ impl Proxy {
                 }
                 Ok(())
             }
-            (
-                method,
-                "/v1/chat/completions"
-                | "/v1/messages"
-                | "/v1/messages/count_tokens"
-                | "/v1/models",
-            ) => {
-                let message = format!("{path} does not take {method}");
-                refuse(Refusal::new(405, "method_not_allowed", message))
-            }
-            _ => {
+            (method, _) => {
+                if let Some(allowed) = allowed(path) {
+                    let message = format!("{path} does not take {method}");
+                    let refusal = Refusal::new(405, "method_not_allowed", message);
+                    return refuse(refusal.with("allow", allowed));
+                }
                 let message = format!(
                     "there is no route {path}; there are /v1/chat/completions, /v1/messages, \
                      /v1/messages/count_tokens and /v1/models"
@@ -246,7 +243,16 @@ impl Proxy {
         for target in &targets {
             match self.attempt(&operation, target, &mut attempt, reply) {
                 Attempt::Over => return Ok(()),
-                Attempt::Failed(why) => told = Some(why),
+                Attempt::Unusable(why) => {
+                    told.get_or_insert(why);
+                }
+                // What a provider says of the request is more than that another was not reached.
+                Attempt::Failed(why) if is_providers(&why) => told = Some(why),
+                Attempt::Failed(why) => {
+                    if !told.as_ref().is_some_and(|told| is_providers(told)) {
+                        told = Some(why);
+                    }
+                }
                 Attempt::Refused(why) => return Err(why),
             }
         }
@@ -370,6 +376,19 @@ struct Client {
     own: Option<ClientKey>,
 }
 
+fn is_providers(told: &Told) -> bool {
+    matches!(told, Told::Providers(..))
+}
+
+/// What may be done at a path, in words of HTTP.
+fn allowed(path: &str) -> Option<&'static str> {
+    match path {
+        "/v1/chat/completions" | "/v1/messages" | "/v1/messages/count_tokens" => Some("POST"),
+        "/v1/models" => Some("GET, HEAD"),
+        _ => path.starts_with("/v1/models/").then_some("GET, HEAD"),
+    }
+}
+
 /// The keys that a request carries, and whether each is a bearer token.
 fn offered(head: &Head) -> Vec<(Secret, bool)> {
     let bearer = head.header("authorization").and_then(|value| {
@@ -425,9 +444,11 @@ fn tell(protocol: Protocol, told: &Told, reply: &mut DirectReply<'_>) {
     match told {
         Told::Ours(refusal) if reply.is_open() => {
             let mut fields = vec![("content-type", "application/json")];
+            let more = refusal.fields.iter();
+            fields.extend(more.map(|(name, value)| (*name, value.as_str())));
             match refusal.status {
                 401 => fields.push(("www-authenticate", "Bearer")),
-                503 => fields.push(("retry-after", "1")),
+                429 | 503 if refusal.fields.is_empty() => fields.push(("retry-after", "1")),
                 // To ask again would be of no use.
                 402 => fields.push(("x-should-retry", "false")),
                 _ => {}

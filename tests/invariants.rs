@@ -32,6 +32,10 @@ pub fn request_head(bytes: &[u8]) {
     let _ = (head.query("since"), head.keeps_alive());
     // Written again, it is read as the same.
     let written = written(&head);
+    if written.len() > length {
+        // A value that was no UTF-8 is longer now, and the head perhaps over the limit.
+        return;
+    }
     let read = Head::parse(written.as_bytes());
     assert_eq!(read, Ok(Some((head, written.len()))), "{written:?}");
 }

@@ -8,6 +8,7 @@
 //! - `browser`: a real headless Chromium with deadlines, which leaves nothing behind.
 //! - `budgets`: what they refuse, let through and tell; none is overrun.
 //! - `client_answers`: what other programs bought before is taken again, byte for byte.
+//! - `client_bounds`: what bounds the calls of other programs, and how they are told.
 //! - `client_kinds`: providers of every kind, as clients reach them.
 //! - `clients`: other programs at `/v1`: what is passed on, what is booked, who may come in.
 //! - `command_line`: the program's flags, files, signals and exit codes; crash and restart.
@@ -50,6 +51,7 @@ mod binary;
 mod browser;
 mod budgets;
 mod client_answers;
+mod client_bounds;
 mod client_kinds;
 mod clients;
 mod command_line;

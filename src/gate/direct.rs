@@ -57,7 +57,8 @@ pub struct Presence(Arc<TcpStream>);
 
 impl Presence {
     /// Whether it has closed its connection. Of one that has only said that it will send no more the
-    /// same is taken: what it is, is not to be told apart.
+    /// same is taken: the two are not to be told apart, and clients of HTTP that close one half while they
+    /// wait are rare. Of one that has sent more, as another request, it is not seen.
     pub fn has_left(&self) -> bool {
         let mut byte = [std::mem::MaybeUninit::uninit()];
         let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
@@ -250,13 +251,13 @@ fn read_body(
     let deadline = Instant::now() + BODY_TIME_MAX;
     let length = match head.body {
         Body::Length(length) => usize::try_from(length).unwrap_or(usize::MAX),
+        // How much will come is not known.
         Body::Chunked => {
-            // How much will come is not known.
-            room.take(usize::try_from(bytes_max).unwrap_or(usize::MAX))?;
-            return relay::read_chunks(client, buffer, deadline, bytes_max);
+            let mut grows = |bytes| room.hold(bytes);
+            return relay::read_chunks(client, buffer, deadline, bytes_max, &mut grows);
         }
     };
-    room.take(length)?;
+    room.hold(length)?;
     let rest = buffer.split_off(buffer.len().min(length));
     let mut body = std::mem::replace(buffer, rest);
     body.reserve_exact(length.min(BODY_BYTES_FIRST).saturating_sub(body.len()));
@@ -288,13 +289,15 @@ struct Room<'a> {
 }
 
 impl Room<'_> {
-    fn take(&mut self, bytes: usize) -> Result<(), Next> {
+    /// The body has so many bytes by now.
+    fn hold(&mut self, bytes: usize) -> Result<(), Next> {
         if bytes <= SMALL_BODY_BYTES {
             return Ok(());
         }
-        let taken = self.bodies.0.fetch_add(bytes, Ordering::SeqCst);
-        self.bytes += bytes;
-        if taken.saturating_add(bytes) > BODIES_BYTES_MAX {
+        let more = bytes.saturating_sub(self.bytes);
+        let taken = self.bodies.0.fetch_add(more, Ordering::SeqCst);
+        self.bytes += more;
+        if taken.saturating_add(more) > BODIES_BYTES_MAX {
             let message = "too many large requests at a time; try again in a second";
             return Err(super::refuse(503, "busy", message));
         }

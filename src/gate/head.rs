@@ -9,6 +9,18 @@ use crate::secret::Secret;
 pub const HEAD_BYTES_MAX: usize = 16 << 10;
 /// How many header fields a head may have.
 const HEADERS_MAX: usize = 100;
+/// Fields that are understood, so that their values must be ASCII, as those of `X-Flowledger-*`.
+const UNDERSTOOD: &[&str] = &[
+    "authorization",
+    "connection",
+    "content-length",
+    "expect",
+    "host",
+    "origin",
+    "transfer-encoding",
+    "upgrade",
+    "x-api-key",
+];
 
 /// How long a request's body is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +40,9 @@ pub struct Head {
     pub target: String,
     /// 0 for HTTP/1.0, 1 for HTTP/1.1.
     pub version: u8,
-    /// The fields in order; names in lower case, values in visible ASCII.
+    /// The fields in order; names in lower case, values without control characters. Those that are
+    /// understood are ASCII; others may be any text, which is read as UTF-8 or else as Latin-1 (RFC 9110,
+    /// section 5.5).
     pub headers: Vec<(String, String)>,
     /// How long the body is.
     pub body: Body,
@@ -63,12 +77,14 @@ impl Head {
         }
         let mut headers = Vec::with_capacity(request.headers.len());
         for field in request.headers.iter() {
-            let value = std::str::from_utf8(field.value)
-                .ok()
-                .filter(|value| value.is_ascii());
-            let value =
-                value.ok_or_else(|| malformed(format!("field {} is not ASCII", field.name)))?;
-            headers.push((field.name.to_ascii_lowercase(), value.trim().to_owned()));
+            let name = field.name.to_ascii_lowercase();
+            let is_understood =
+                UNDERSTOOD.contains(&name.as_str()) || name.starts_with("x-flowledger-");
+            if is_understood && !field.value.is_ascii() {
+                return Err(malformed(format!("field {name} is not ASCII")));
+            }
+            // No other white space than that of ASCII goes: to others it is a part of the value.
+            headers.push((name, text_of(field.value.trim_ascii())));
         }
         let mut head = Self {
             method: request.method.unwrap_or_default().to_owned(),
@@ -79,6 +95,21 @@ impl Head {
         };
         head.body = head.find_body()?;
         Ok(Some((head, length)))
+    }
+
+    /// What is known of a request whose head cannot be read, or has not come in full: the method, and the
+    /// target as far as it came.
+    pub(super) fn begun(bytes: &[u8]) -> Option<Self> {
+        let mut words = bytes.trim_ascii_start().split(|byte| *byte <= b' ');
+        let mut word = || std::str::from_utf8(words.next()?).ok();
+        let (method, target) = (word()?, word()?);
+        target.starts_with('/').then(|| Self {
+            method: method.to_owned(),
+            target: target.to_owned(),
+            version: 1,
+            headers: Vec::new(),
+            body: Body::Length(0),
+        })
     }
 
     /// All fields.
@@ -168,6 +199,11 @@ impl Head {
     }
 }
 
+fn text_of(value: &[u8]) -> String {
+    let latin = |_| value.iter().copied().map(char::from).collect();
+    std::str::from_utf8(value).map_or_else(latin, str::to_owned)
+}
+
 fn malformed(why: impl Into<String>) -> BadHead {
     BadHead::Malformed(why.into())
 }
@@ -203,7 +239,15 @@ mod tests {
             "Transfer-Encoding: gzip, chunked",
             "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
             "Content-Length : 3",
-            "X: \u{e9}",
+            "Host: \u{e9}",
+            "Transfer-Encoding: \u{a0}chunked",
+            "Content-Length: 3\u{a0}",
+            "Content-Length: \u{0663}",
+            "X-Flowledger-Role: \u{e9}",
+            "X\u{e9}: 1",
+            "X: a\u{7f}",
+            "X: a\u{0}",
+            "X: a\rb",
         ] {
             let text = format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n");
             assert!(
@@ -215,6 +259,37 @@ mod tests {
             parse("GET http://a/ HTTP/1.1\r\n\r\n"),
             Err(BadHead::Malformed(_))
         ));
+    }
+
+    #[test]
+    fn the_value_of_a_field_that_is_not_understood_may_be_any_text() {
+        let value = |bytes: &[u8]| {
+            let head = [b"GET / HTTP/1.1\r\nX: ", bytes, b"\r\n\r\n"].concat();
+            let (head, _) = Head::parse(&head).unwrap().unwrap();
+            head.header("x").unwrap().to_owned()
+        };
+        assert_eq!(value("ant\u{2009}é ".as_bytes()), "ant\u{2009}é");
+        assert_eq!(value(b" caf\xe9"), "café");
+        // Not white space to HTTP.
+        assert_eq!(value("\u{a0}a\u{85}".as_bytes()), "\u{a0}a\u{85}");
+    }
+
+    #[test]
+    fn of_a_head_that_is_refused_the_path_is_known() {
+        let path = |text: &str| Head::begun(text.as_bytes()).map(|head| head.path().to_owned());
+        for (text, expected) in [
+            (
+                "\r\nPOST /v1/messages?a=b HTTP/1.1\r\nx",
+                Some("/v1/messages"),
+            ),
+            ("POST /v1/mes", Some("/v1/mes")),
+            ("GET  /v1/models HTTP/1.1\r\n", None),
+            ("GET http://a/v1/models HTTP/1.1\r\n", None),
+            ("nonsense\r\n\r\n", None),
+            ("", None),
+        ] {
+            assert_eq!(path(text).as_deref(), expected, "{text}");
+        }
     }
 
     #[test]

@@ -60,10 +60,12 @@ pub(super) fn request(
     // Chunks are put together here: the server behind sees a length, always.
     let whole = match head.body {
         Body::Length(_) => None,
-        Body::Chunked => match read_chunks(client, buffer, deadline, BODY_BYTES_MAX) {
-            Ok(body) => Some(body),
-            Err(refusal) => return refusal,
-        },
+        Body::Chunked => {
+            match read_chunks(client, buffer, deadline, BODY_BYTES_MAX, &mut |_| Ok(())) {
+                Ok(body) => Some(body),
+                Err(refusal) => return refusal,
+            }
+        }
     };
     let mut backend = match connect(backend) {
         Ok(backend) => backend,
@@ -168,12 +170,14 @@ fn copy_body(
     Ok(())
 }
 
-/// Reads a chunked body of up to `bytes_max` bytes (RFC 9112, section 7.1).
+/// Reads a chunked body of up to `bytes_max` bytes (RFC 9112, section 7.1). Before each chunk, `grows`
+/// is told how many bytes there will be with it.
 pub(super) fn read_chunks(
     client: &TcpStream,
     buffer: &mut Vec<u8>,
     deadline: Instant,
     bytes_max: u64,
+    grows: &mut dyn FnMut(usize) -> Result<(), Next>,
 ) -> Result<Vec<u8>, Next> {
     let mut body = Vec::new();
     loop {
@@ -200,6 +204,7 @@ pub(super) fn read_chunks(
         if size == 0 {
             return skip_trailers(client, buffer, deadline).map(|()| body);
         }
+        grows(body.len() + size)?;
         while buffer.len() < size + 2 {
             more(client, buffer, deadline)?;
         }
@@ -340,10 +345,15 @@ pub(super) fn too_large(bytes_max: u64) -> Next {
     )
 }
 
+/// How the API says why a request is turned away.
+pub(super) fn error_body(denied: &Denied) -> Vec<u8> {
+    serde_json::json!({"error": {"code": denied.code, "message": denied.message}})
+        .to_string()
+        .into_bytes()
+}
+
 /// An answer of the gate's own; the connection ends with it. Pages of `origin` may read it.
-pub(super) fn error_response(denied: &Denied, origin: Option<&str>) -> Vec<u8> {
-    let body =
-        serde_json::json!({"error": {"code": denied.code, "message": denied.message}}).to_string();
+pub(super) fn error_response(denied: &Denied, body: &[u8], origin: Option<&str>) -> Vec<u8> {
     let mut extra = match denied.status {
         401 => "www-authenticate: Bearer\r\n",
         426 => "upgrade: websocket\r\n",
@@ -356,13 +366,13 @@ pub(super) fn error_response(denied: &Denied, origin: Option<&str>) -> Vec<u8> {
             "access-control-allow-origin: {origin}\r\nvary: origin\r\n"
         ));
     }
-    format!(
-        "HTTP/1.1 {} {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n{extra}connection: close\r\n\r\n{body}",
+    let head = format!(
+        "HTTP/1.1 {} {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n{extra}connection: close\r\n\r\n",
         denied.status,
         reason(denied.status),
         body.len()
-    )
-    .into_bytes()
+    );
+    [head.as_bytes(), body].concat()
 }
 
 pub(super) fn reason(status: u16) -> &'static str {
@@ -380,6 +390,7 @@ pub(super) fn reason(status: u16) -> &'static str {
         426 => "Upgrade Required",
         429 => "Too Many Requests",
         431 => "Request Header Fields Too Large",
+        499 => "Client Closed Request",
         500 => "Internal Server Error",
         502 => "Bad Gateway",
         503 => "Service Unavailable",

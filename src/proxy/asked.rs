@@ -2,32 +2,41 @@
 //! the body as it goes on: byte for byte the client's, but for the model and, where usage would
 //! stay unknown, one option. Pure.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 
-use serde::de::{MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
+use super::json::each_field;
+use super::prompt::Prompt;
 use super::protocol::{Protocol, Refusal};
 use crate::event::hex;
 use crate::gateway::{ANSWER_TOKENS_ASSUMED, CacheWrites};
 
 /// The longest name of a model, bytes.
 const MODEL_BYTES_MAX: usize = 256;
-/// A text in base64 of at least this many bytes is taken for an image or a sound …
-const MEDIA_BYTES_MIN: usize = 4 << 10;
-/// … which is counted as a text of so many: some 2,000 tokens, as the largest images have.
-const MEDIA_COUNTS_AS_BYTES: u64 = 4 << 10;
+/// The fields that are understood, each of which may be there once.
+const UNDERSTOOD: [&str; 9] = [
+    "model",
+    "stream",
+    "stream_options",
+    "max_tokens",
+    "max_completion_tokens",
+    "n",
+    "system",
+    "messages",
+    "tools",
+];
+/// The one that is understood of `stream_options`.
+const INCLUDE_USAGE: &str = "include_usage";
 
 /// A request, read.
 #[derive(Debug)]
 pub struct Asked<'a> {
     protocol: Protocol,
-    body: &'a [u8],
+    body: &'a str,
     /// The model that is asked, as the client calls it.
     pub model: String,
     model_at: Range<usize>,
@@ -35,42 +44,104 @@ pub struct Asked<'a> {
     pub is_streamed: bool,
     /// Whether the client wants to see the usage of a streamed chat completion.
     pub wants_usage: bool,
-    options_at: Option<Range<usize>>,
-    /// Where the last field ends.
-    fields_end: usize,
+    /// What asks for that usage, and in place of what.
+    usage_edit: (Range<usize>, &'static str),
     /// The limit of the answer, of all its choices together, in tokens.
     pub max_tokens: Option<u32>,
-    /// How long a text it is, images and the like left out, bytes.
-    pub prompt_bytes: u64,
+    /// How long it is.
+    pub prompt: Prompt,
     /// What of it may be written to the provider's cache.
     pub cache_writes: CacheWrites,
     system: Option<&'a RawValue>,
     messages: Option<&'a RawValue>,
+    tools: Option<&'a RawValue>,
 }
 
-/// The fields of an object in order, their values as they were written.
-struct Fields<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+/// The understood fields of an object, their values as they were written.
+struct Fields<'a> {
+    found: Vec<(&'static str, &'a RawValue)>,
+    /// Where the last field of all ends in the body.
+    end: usize,
+}
 
-impl<'de: 'a, 'a> Deserialize<'de> for Fields<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct FieldsVisitor;
-        impl<'de> Visitor<'de> for FieldsVisitor {
-            type Value = Fields<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
+impl<'a> Fields<'a> {
+    /// Reads the object `text`, which stands in `body`.
+    ///
+    /// # Errors
+    /// Where it is no object, or has an understood field twice: of two, nobody knows which one counts.
+    /// Some servers read names in whatever case, so another case is another time.
+    fn read(
+        body: &str,
+        text: &'a str,
+        understood: &'static [&'static str],
+    ) -> Result<Self, Refusal> {
+        let mut fields = Self {
+            found: Vec::new(),
+            end: 0,
+        };
+        let mut ambiguous = None;
+        each_field(text, |name, value| {
+            fields.end = place(body, value).end;
+            let mut known = understood.iter().copied();
+            let Some(known) = known.find(|known| known.eq_ignore_ascii_case(name)) else {
+                return;
+            };
+            if name != known {
+                ambiguous.get_or_insert(format!("`{name}` must be written `{known}`"));
+            } else if fields.get(known).is_some() {
+                ambiguous.get_or_insert(format!("`{known}` is there twice"));
+            } else {
+                fields.found.push((known, value));
             }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut fields = Vec::new();
-                while let Some(name) = map.next_key::<String>()? {
-                    fields.push((Cow::Owned(name), map.next_value()?));
-                }
-                Ok(Fields(fields))
-            }
+        })
+        .map_err(unreadable)?;
+        match ambiguous {
+            Some(message) => Err(Refusal::bad_request("ambiguous", message)),
+            None => Ok(fields),
         }
-        deserializer.deserialize_map(FieldsVisitor)
     }
+
+    fn get(&self, name: &str) -> Option<&'a RawValue> {
+        let mut found = self.found.iter();
+        found
+            .find(|(known, _)| *known == name)
+            .map(|(_, value)| *value)
+    }
+
+    /// A whole number, however it is written; none where it is missing or null.
+    ///
+    /// # Errors
+    /// Where it is anything else. What a provider makes of that is not known.
+    fn whole(&self, name: &str) -> Result<Option<f64>, Refusal> {
+        let Some(value) = self.get(name) else {
+            return Ok(None);
+        };
+        serde_json::from_str::<Option<f64>>(value.get())
+            .ok()
+            .filter(|number| number.is_none_or(|number| number.fract() == 0.0))
+            .ok_or_else(|| {
+                let message = format!("`{name}` must be a whole number or null");
+                Refusal::bad_request("bad_limit", message)
+            })
+    }
+
+    /// A limit of the answer in tokens. What is larger than can be counts as the largest; some servers
+    /// take a negative one for none.
+    fn limit(&self, name: &str) -> Result<Option<u32>, Refusal> {
+        let limit = self.whole(name)?;
+        Ok(limit.map(|limit| match limit {
+            ..0.0 => ANSWER_TOKENS_ASSUMED,
+            _ => saturating(limit),
+        }))
+    }
+}
+
+fn saturating(number: f64) -> u32 {
+    number as u32
+}
+
+fn unreadable(error: impl fmt::Display) -> Refusal {
+    Refusal::bad_request("invalid_json", format!("the body cannot be read: {error}"))
 }
 
 impl<'a> Asked<'a> {
@@ -79,11 +150,10 @@ impl<'a> Asked<'a> {
     /// # Errors
     /// Where it is no JSON object with a model, or says twice what has to be understood.
     pub fn read(protocol: Protocol, body: &'a [u8]) -> Result<Self, Refusal> {
-        let Fields(fields) = serde_json::from_slice(body).map_err(|error| {
-            let message = format!("the body cannot be read: {error}");
-            Refusal::bad_request("invalid_json", message)
-        })?;
-        let model_value = once(&fields, "model")?
+        let body = std::str::from_utf8(body).map_err(unreadable)?;
+        let fields = Fields::read(body, body, &UNDERSTOOD)?;
+        let model_value = fields
+            .get("model")
             .ok_or_else(|| Refusal::bad_request("missing_model", "`model` is missing"))?;
         let model: String = serde_json::from_str(model_value.get())
             .ok()
@@ -92,7 +162,7 @@ impl<'a> Asked<'a> {
                 let message = format!("`model` must be a text of 1 to {MODEL_BYTES_MAX} bytes");
                 Refusal::bad_request("bad_model", message)
             })?;
-        let is_streamed = match once(&fields, "stream")?.map(RawValue::get) {
+        let is_streamed = match fields.get("stream").map(RawValue::get) {
             None | Some("false" | "null") => false,
             Some("true") => true,
             Some(_) => {
@@ -100,26 +170,19 @@ impl<'a> Asked<'a> {
                 return Err(Refusal::bad_request("bad_stream", message));
             }
         };
-        let options = once(&fields, "stream_options")?;
-        let wants_usage = options
-            .and_then(|options| serde_json::from_str::<Value>(options.get()).ok())
-            .is_some_and(|options| options["include_usage"] == true);
-        let limit = |name| {
-            let value = once(&fields, name).ok().flatten()?;
-            serde_json::from_str::<u32>(value.get()).ok()
+        let (wants_usage, usage_edit) = usage_option(body, &fields)?;
+        // Which of the two a provider goes by, it alone knows.
+        let each = fields.limit("max_tokens")?;
+        let each = each.max(fields.limit("max_completion_tokens")?);
+        let choices = fields.whole("n")?.map_or(1, saturating).max(1);
+        let max_tokens = match choices {
+            1 => each,
+            _ => Some(
+                each.unwrap_or(ANSWER_TOKENS_ASSUMED)
+                    .saturating_mul(choices),
+            ),
         };
-        let max_tokens = limit("max_completion_tokens").or_else(|| limit("max_tokens"));
-        let max_tokens = match limit("n") {
-            None | Some(0 | 1) => max_tokens,
-            Some(choices) => {
-                let each = max_tokens.unwrap_or(ANSWER_TOKENS_ASSUMED);
-                Some(each.saturating_mul(choices))
-            }
-        };
-        let last = |name: &str| {
-            let found = fields.iter().rev().find(|(known, _)| known == name);
-            found.map(|(_, value)| *value)
-        };
+        let (system, messages) = (fields.get("system"), fields.get("messages"));
         Ok(Self {
             protocol,
             body,
@@ -127,13 +190,13 @@ impl<'a> Asked<'a> {
             model_at: place(body, model_value),
             is_streamed,
             wants_usage,
-            options_at: options.map(|options| place(body, options)),
-            fields_end: fields.last().map_or(0, |(_, value)| place(body, value).end),
+            usage_edit,
             max_tokens,
-            prompt_bytes: text_bytes(body),
+            prompt: Prompt::read(body, system.into_iter().chain(messages)),
             cache_writes: cache_writes(body),
-            system: last("system"),
-            messages: last("messages"),
+            system,
+            messages,
+            tools: fields.get("tools"),
         })
     }
 
@@ -141,39 +204,20 @@ impl<'a> Asked<'a> {
     /// completion end with its usage.
     pub fn for_model(&self, model: &str, asks_usage: bool) -> Vec<u8> {
         let model = Value::from(model).to_string();
-        let mut edits = vec![(self.model_at.clone(), model)];
+        let mut edits = vec![(self.model_at.clone(), model.as_str())];
         if asks_usage {
-            edits.push(self.with_usage());
+            edits.push(self.usage_edit.clone());
         }
         edits.sort_by_key(|(place, _)| place.start);
-        let mut body = Vec::with_capacity(self.body.len() + 64);
+        let mut body = String::with_capacity(self.body.len() + 64);
         let mut done = 0;
         for (place, text) in edits {
-            body.extend_from_slice(&self.body[done..place.start]);
-            body.extend_from_slice(text.as_bytes());
+            body.push_str(&self.body[done..place.start]);
+            body.push_str(text);
             done = place.end;
         }
-        body.extend_from_slice(&self.body[done..]);
-        body
-    }
-
-    fn with_usage(&self) -> (Range<usize>, String) {
-        let given = self
-            .options_at
-            .clone()
-            .and_then(|place| serde_json::from_slice::<Value>(&self.body[place]).ok());
-        match (self.options_at.clone(), given) {
-            (Some(place), Some(Value::Object(mut options))) => {
-                options.insert("include_usage".into(), true.into());
-                (place, Value::Object(options).to_string())
-            }
-            (Some(place), _) => (place, r#"{"include_usage":true}"#.into()),
-            (None, _) => {
-                let end = self.fields_end;
-                let option = r#","stream_options":{"include_usage":true}"#;
-                (end..end, option.into())
-            }
-        }
+        body.push_str(&self.body[done..]);
+        body.into_bytes()
     }
 
     /// SHA-256 of what is asked: of the system text, a zero byte and the messages, as they were
@@ -188,26 +232,25 @@ impl<'a> Asked<'a> {
         hex(&hash.finalize())
     }
 
-    /// All texts of the request, one after the other.
+    /// All texts of the request, one after the other: those of tools and of their calls and results as
+    /// well.
     pub fn all_texts(&self) -> String {
-        let read = |raw: Option<&RawValue>| {
-            raw.and_then(|raw| serde_json::from_str(raw.get()).ok())
-                .unwrap_or(Value::Null)
-        };
-        let messages = read(self.messages);
-        let messages = messages.as_array().map_or(&[][..], Vec::as_slice);
-        std::iter::once(text_of(&read(self.system)))
-            .chain(messages.iter().map(|message| text_of(&message["content"])))
-            .collect::<Vec<_>>()
-            .join("\n")
+        let mut texts = vec![];
+        gather(&read(self.system), &mut texts);
+        for message in read(self.messages).as_array().into_iter().flatten() {
+            gather(&message["content"], &mut texts);
+            let calls = message["tool_calls"].as_array().into_iter().flatten();
+            for call in calls.map(|call| &call["function"]) {
+                texts.extend([&call["name"], &call["arguments"]].map(written));
+            }
+        }
+        texts.extend(self.tools.map(|tools| tools.get().to_owned()));
+        texts.retain(|text| !text.is_empty());
+        texts.join("\n")
     }
 
     /// The system text and the last message of a user, for `echo`.
     pub fn texts(&self) -> (Option<String>, String) {
-        let read = |raw: Option<&RawValue>| {
-            raw.and_then(|raw| serde_json::from_str(raw.get()).ok())
-                .unwrap_or(Value::Null)
-        };
         let messages = read(self.messages);
         let messages = messages.as_array().map_or(&[][..], Vec::as_slice);
         let of_role = |role: &'static str| {
@@ -229,6 +272,41 @@ impl<'a> Asked<'a> {
     }
 }
 
+/// A value of the request; null where it is missing, or nests too deep.
+fn read(raw: Option<&RawValue>) -> Value {
+    raw.and_then(|raw| serde_json::from_str(raw.get()).ok())
+        .unwrap_or(Value::Null)
+}
+
+/// A text as it is, anything else in JSON; empty where there is nothing.
+fn written(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// Adds the texts of a content: it is one, or has parts that are, or that have contents of their own. The
+/// data of images, sounds and files is none.
+fn gather(content: &Value, texts: &mut Vec<String>) {
+    let Value::Array(parts) = content else {
+        texts.extend(content.as_str().map(str::to_owned));
+        return;
+    };
+    for part in parts {
+        // What was said or thought, and the call of a tool.
+        texts.extend(["text", "thinking", "name", "input"].map(|name| written(&part[name])));
+        let source = &part["source"];
+        if source["type"] == "text" {
+            texts.push(written(&source["data"]));
+        }
+        // A result, or a document of parts.
+        gather(&part["content"], texts);
+        gather(&source["content"], texts);
+    }
+}
+
 /// The text of a message: it is one, or has parts that are.
 fn text_of(content: &Value) -> String {
     match content {
@@ -241,52 +319,38 @@ fn text_of(content: &Value) -> String {
     }
 }
 
-/// The value of a field that must not be there twice: of two, nobody knows which one counts.
-fn once<'a>(
-    fields: &[(Cow<'a, str>, &'a RawValue)],
-    name: &str,
-) -> Result<Option<&'a RawValue>, Refusal> {
-    let mut found = fields.iter().filter(|(known, _)| known == name);
-    match (found.next(), found.next()) {
-        (_, Some(_)) => {
-            let message = format!("`{name}` is there twice");
-            Err(Refusal::bad_request("ambiguous", message))
-        }
-        (first, None) => Ok(first.map(|(_, value)| *value)),
+/// Whether a stream of chat completions is asked to end with its usage, and what asks for that in place
+/// of what.
+fn usage_option(
+    body: &str,
+    fields: &Fields<'_>,
+) -> Result<(bool, (Range<usize>, &'static str)), Refusal> {
+    let Some(options) = fields.get("stream_options") else {
+        let option = r#","stream_options":{"include_usage":true}"#;
+        return Ok((false, (fields.end..fields.end, option)));
+    };
+    if !options.get().starts_with('{') {
+        return Ok((false, (place(body, options), r#"{"include_usage":true}"#)));
     }
+    let inner = Fields::read(body, options.get(), &[INCLUDE_USAGE])?;
+    let edit = match inner.get(INCLUDE_USAGE) {
+        Some(value) => return Ok((value.get() == "true", (place(body, value), "true"))),
+        None if inner.end == 0 => r#""include_usage":true"#,
+        None => r#""include_usage":true,"#,
+    };
+    let start = place(body, options).start + 1;
+    Ok((false, (start..start, edit)))
 }
 
 /// Where a value that was read from `body` stands in it.
-fn place(body: &[u8], value: &RawValue) -> Range<usize> {
+fn place(body: &str, value: &RawValue) -> Range<usize> {
     let start = value.get().as_ptr().addr() - body.as_ptr().addr();
     start..start + value.get().len()
 }
 
-/// How long a body is, where texts in base64 that are too long to be anything but media count as
-/// the largest image does.
-fn text_bytes(body: &[u8]) -> u64 {
-    let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/=-_".contains(byte);
-    let mut bytes = body.len() as u64;
-    let mut run = 0_usize;
-    for byte in body.iter().chain([&b' ']) {
-        if is_base64(byte) {
-            run += 1;
-            continue;
-        }
-        if run >= MEDIA_BYTES_MIN {
-            bytes = bytes - run as u64 + MEDIA_COUNTS_AS_BYTES;
-        }
-        run = 0;
-    }
-    bytes
-}
-
 /// What the provider may be asked to write to its cache: nothing, unless the field that asks for it
 /// may be named somewhere. JSON can also write its letters as `\u0063`, which no one does otherwise.
-fn cache_writes(body: &[u8]) -> CacheWrites {
-    let Ok(text) = std::str::from_utf8(body) else {
-        return CacheWrites::Long;
-    };
+fn cache_writes(text: &str) -> CacheWrites {
     let is_letter = |(at, escape): (usize, &str)| {
         matches!(text.as_bytes().get(at + escape.len()), Some(b'5'..=b'7'))
     };
@@ -305,6 +369,28 @@ mod tests {
 
     fn read(body: &str) -> Result<Asked<'_>, Refusal> {
         Asked::read(Protocol::OpenAi, body.as_bytes())
+    }
+
+    #[test]
+    fn all_texts_are_those_of_tools_and_their_calls_and_results_as_well() {
+        let texts = |body: &str| read(body).unwrap().all_texts();
+        let body = r#"{"model":"m","tools":[{"function":{"name":"look"}}],"messages":[
+            {"role":"user","content":"a"},
+            {"role":"assistant","content":null,"tool_calls":[{"id":"x","function":{"name":"f","arguments":"{\"b\":1}"}}]},
+            {"role":"tool","tool_call_id":"x","content":[{"type":"text","text":"c"}]}]}"#;
+        assert_eq!(
+            texts(body),
+            "a\nf\n{\"b\":1}\nc\n[{\"function\":{\"name\":\"look\"}}]"
+        );
+        let body = r#"{"model":"m","system":[{"type":"text","text":"s"}],"messages":[
+            {"role":"assistant","content":[{"type":"tool_use","id":"x","name":"f","input":{"b":1}}]},
+            {"role":"user","content":[{"type":"tool_result","tool_use_id":"x","content":[
+                {"type":"text","text":"c"},{"type":"image","source":{"type":"base64","data":"AAAA"}}]}]},
+            {"role":"user","content":[
+                {"type":"tool_result","content":"d"},
+                {"type":"document","source":{"type":"text","data":"e"}},
+                {"type":"document","source":{"type":"content","content":[{"type":"text","text":"g"}]}}]}]}"#;
+        assert_eq!(texts(body), "s\nf\n{\"b\":1}\nc\nd\ne\ng");
     }
 
     #[test]
@@ -364,6 +450,26 @@ mod tests {
             rewritten(r#"{"model":"m","stream_options":null}"#, true),
             r#"{"model":"new","stream_options":{"include_usage":true}}"#
         );
+        assert_eq!(
+            rewritten(r#"{"model":"m","stream_options":{ }}"#, true),
+            r#"{"model":"new","stream_options":{"include_usage":true }}"#
+        );
+        assert_eq!(
+            rewritten(
+                r#"{"model":"m","stream_options":{ "x": 1.10,"big":123456789012345678901234567890, "a" :[] }}"#,
+                true
+            ),
+            r#"{"model":"new","stream_options":{"include_usage":true, "x": 1.10,"big":123456789012345678901234567890, "a" :[] }}"#
+        );
+        for (options, expected) in [
+            (r#"{"include_usage":true}"#, true),
+            (r#"{"include_usage": false, "x":true}"#, false),
+            ("{}", false),
+            ("null", false),
+        ] {
+            let body = format!(r#"{{"model":"m","stream_options":{options}}}"#);
+            assert_eq!(read(&body).unwrap().wants_usage, expected, "{body}");
+        }
     }
 
     #[test]
@@ -379,6 +485,18 @@ mod tests {
             (r#"{"model":"a","stream":true,"stream":false}"#, "ambiguous"),
             (r#"{"model":"a","mode\u006c":"b"}"#, "ambiguous"),
             (r#"{"model":"a","stream":"yes"}"#, "bad_stream"),
+            (r#"{"model":"a","Model":"b"}"#, "ambiguous"),
+            (r#"{"model":"a","MAX_TOKENS":1}"#, "ambiguous"),
+            (
+                r#"{"model":"a","max_tokens":1,"max_tokens":90000000}"#,
+                "ambiguous",
+            ),
+            (r#"{"model":"a","n":1,"n":1}"#, "ambiguous"),
+            (r#"{"model":"a","messages":[],"messages":[]}"#, "ambiguous"),
+            (
+                r#"{"model":"a","stream_options":{"include_usage":true,"include_usage":false}}"#,
+                "ambiguous",
+            ),
         ] {
             assert_eq!(read(body).unwrap_err().code, code, "{body}");
         }
@@ -388,28 +506,30 @@ mod tests {
     fn the_limit_is_that_of_all_choices() {
         for (fields, expected) in [
             ("", None),
+            (r#","max_tokens":null,"n":null"#, None),
             (r#","max_tokens":10"#, Some(10)),
+            (r#","max_tokens":0"#, Some(0)),
             (r#","max_tokens":10,"max_completion_tokens":20"#, Some(20)),
+            (r#","max_tokens":20,"max_completion_tokens":10"#, Some(20)),
+            (r#","max_tokens":10,"max_completion_tokens":null"#, Some(10)),
             (r#","max_tokens":10,"n":3"#, Some(30)),
+            (r#","max_tokens":10,"n":3.0"#, Some(30)),
             (r#","n":2"#, Some(2 * ANSWER_TOKENS_ASSUMED)),
+            (r#","max_tokens":9e7"#, Some(90_000_000)),
+            (r#","max_tokens":90000000.0"#, Some(90_000_000)),
             (r#","max_tokens":4294967295,"n":3"#, Some(u32::MAX)),
-            (r#","max_tokens":-1,"n":"x""#, None),
+            (r#","max_tokens":99999999999999999999"#, Some(u32::MAX)),
+            (r#","max_tokens":-1"#, Some(ANSWER_TOKENS_ASSUMED)),
         ] {
             let body = format!(r#"{{"model":"m"{fields}}}"#);
             assert_eq!(read(&body).unwrap().max_tokens, expected, "{body}");
         }
-    }
-
-    #[test]
-    fn media_do_not_count_as_text() {
-        let image = "A".repeat(1 << 20);
-        let body = format!(
-            r#"{{"model":"m","messages":[{{"role":"user","content":[{{"image_url":{{"url":"data:image/png;base64,{image}"}}}}]}}]}}"#
-        );
-        assert!(read(&body).unwrap().prompt_bytes < 5_000);
-        let text = "many words ".repeat(1_000);
-        let body = format!(r#"{{"model":"m","messages":[{{"role":"user","content":"{text}"}}]}}"#);
-        assert!(read(&body).unwrap().prompt_bytes > 11_000);
+        for value in ["1.5", "1e400", "\"10\"", "true", "[]", "{}"] {
+            for name in ["max_tokens", "max_completion_tokens", "n"] {
+                let body = format!(r#"{{"model":"m","{name}":{value}}}"#);
+                assert_eq!(read(&body).unwrap_err().code, "bad_limit", "{body}");
+            }
+        }
     }
 
     #[test]

@@ -9,17 +9,17 @@ use super::echo::Shape;
 use super::labels::Labels;
 use super::protocol::{Protocol, Refusal, Told};
 use super::targets::Target;
-use super::under_way::Entered;
+use super::under_way::{Entered, WATCH_INTERVAL};
 use super::{Client, Proxy, tell};
 use crate::answers::Buying;
 use crate::booking::{self, lost_call};
 use crate::budget::Reserve;
 use crate::error::Error;
 use crate::event::{RefusedBy, Timestamp};
-use crate::gate::DirectReply;
+use crate::gate::{DirectReply, Presence};
 use crate::gateway::{
-    Answer, AnswerHead, CacheMarks, Call, ClientKey, Failure, FailureKind, Forward, Kind,
-    NotForwarded, Taker,
+    Answer, AnswerHead, CacheMarks, Call, Cancel, ClientKey, Failure, FailureKind, Forward, Kind,
+    NotForwarded, Taker, Turn,
 };
 use crate::store::{Bought, Change, NewCall, Receipt, Settlement};
 use crate::threads::panic_message;
@@ -53,6 +53,8 @@ pub(super) enum Attempt {
     Over,
     /// Nothing was answered yet: another target may be asked.
     Failed(Box<Told>),
+    /// This target cannot be asked at all: another may be.
+    Unusable(Box<Told>),
     /// Nothing was answered, and no other target would help.
     Refused(Box<Told>),
 }
@@ -80,11 +82,12 @@ impl Proxy {
         let kind = match self.usable(operation, target) {
             Ok(kind) => kind,
             // No call was made, hence no row.
-            Err(refusal) => return failed(refusal),
+            Err(refusal) => return Attempt::Unusable(Box::new(Told::Ours(refusal))),
         };
+        let presence = reply.presence();
         let ends_with_client = self.toward(&target.provider).drain_max.is_none();
-        let presence = ends_with_client.then(|| reply.presence());
-        let Some(entered) = self.under_way.enter(presence) else {
+        let watched = ends_with_client.then(|| presence.clone());
+        let Some(entered) = self.under_way.enter(watched) else {
             return refused(stopping());
         };
         let asked = &operation.asked;
@@ -100,7 +103,7 @@ impl Proxy {
             total_timeout: None,
             cache_marks: CacheMarks::default(),
         };
-        let buying = match self.look(operation, &call, &entered.cancel) {
+        let buying = match self.look(operation, &call, &entered.cancel, &presence) {
             Ok(Looked::Answer(bought)) => {
                 *number += 1;
                 return self.give(operation, &call, &bought, *number, reply);
@@ -108,17 +111,18 @@ impl Proxy {
             Ok(Looked::Nothing(buying)) => buying,
             Err(refusal) => return refused(refusal),
         };
-        let turn = self.gateway.turn_for(&call, asked.prompt_bytes);
+        let turn = self.gateway.turn_for(&call, asked.prompt.bytes_about());
         let wait = turn.wait(Instant::now());
         if wait > TURN_WAIT_MAX {
+            let seconds = wait.as_secs() + 1;
             let message = format!(
-                "provider {} allows no more calls for {} seconds",
-                call.provider,
-                wait.as_secs()
+                "provider {} allows no more calls for {seconds} seconds",
+                call.provider
             );
-            return failed(Refusal::new(429, "rate_limit", message));
+            let refusal = Refusal::new(429, "rate_limit", message);
+            return failed(refusal.with("retry-after", seconds.to_string()));
         }
-        if !wait.is_zero() && entered.cancel.wait(wait) {
+        if !is_waited_for(&turn, &entered.cancel, &presence) {
             return refused(self.ended());
         }
         *number += 1;
@@ -232,7 +236,8 @@ impl Proxy {
     /// Commits the intent and gives the number of the row.
     fn open(&self, operation: &Operation<'_>, call: &Call, attempt: u32) -> Result<i64, Attempt> {
         let asked = &operation.asked;
-        let (bytes, writes) = (asked.prompt_bytes, asked.cache_writes);
+        let bytes = asked.prompt.bytes_at_most(operation.protocol);
+        let writes = asked.cache_writes;
         let reserve = self
             .gateway
             .reserve_for(call, bytes, writes, Timestamp::now());
@@ -437,6 +442,23 @@ impl Settle<'_> {
             settlement
         };
         self.proxy.settling.settle(settlement, None);
+    }
+}
+
+/// Waits for the turn. Gives whether the call is still to be made: nobody pays for one whose client has
+/// left before it, whatever becomes of those that leave during it.
+fn is_waited_for(turn: &Turn, cancel: &Cancel, presence: &Presence) -> bool {
+    loop {
+        if presence.has_left() {
+            return false;
+        }
+        let wait = turn.wait(Instant::now()).min(WATCH_INTERVAL);
+        if wait.is_zero() {
+            return true;
+        }
+        if cancel.wait(wait) {
+            return false;
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use super::{Proxy, Toward};
 use crate::answers::{Buying, Found, SAME_CALL_POLL};
 use crate::event::{Timestamp, hex};
 use crate::flow::CACHE_AGE_MAX;
-use crate::gate::Head;
+use crate::gate::{Head, Presence};
 use crate::gateway::{AnswerHead, Call, Cancel};
 use crate::store::{ANSWER_BYTES_MAX, Bought, Settlement};
 
@@ -63,12 +63,13 @@ impl Proxy {
     /// Looks for the answer to a call, where an older one will do. Waits while another client buys it.
     ///
     /// # Errors
-    /// When that takes too long, or the call is ended meanwhile.
+    /// When that takes too long, or the call is ended meanwhile, or its client leaves.
     pub(super) fn look(
         &self,
         operation: &Operation<'_>,
         call: &Call,
         cancel: &Cancel,
+        presence: &Presence,
     ) -> Result<Looked, Refusal> {
         let Some(age_max) = operation.cache_age else {
             return Ok(Looked::Nothing(None));
@@ -90,7 +91,7 @@ impl Proxy {
                     return Err(Refusal::new(504, "provider_timeout", message));
                 }
                 Ok(Found::UnderWay) => {
-                    if cancel.wait(SAME_CALL_POLL) {
+                    if cancel.wait(SAME_CALL_POLL) || presence.has_left() {
                         return Err(self.ended());
                     }
                 }

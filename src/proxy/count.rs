@@ -51,7 +51,7 @@ impl Proxy {
         };
         match self.not_forwarded(operation, *not, reply) {
             Attempt::Over => Ok(()),
-            Attempt::Failed(why) | Attempt::Refused(why) => Err(why),
+            Attempt::Failed(why) | Attempt::Unusable(why) | Attempt::Refused(why) => Err(why),
         }
     }
 

@@ -68,6 +68,7 @@ impl Protocol {
             status,
             code,
             message,
+            ..
         } = refusal;
         let document = match self {
             Self::OpenAi => json!({"error": {
@@ -126,6 +127,8 @@ pub struct Refusal {
     pub code: &'static str,
     /// A sentence for people.
     pub message: String,
+    /// Fields of the answer.
+    pub fields: Vec<(&'static str, String)>,
 }
 
 impl Refusal {
@@ -135,7 +138,14 @@ impl Refusal {
             status,
             code,
             message: message.into(),
+            fields: Vec::new(),
         }
+    }
+
+    /// With a field of the answer.
+    pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.fields.push((name, value.into()));
+        self
     }
 
     /// A request that cannot be understood.

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use crate::gate::Presence;
 use crate::gateway::Cancel;
 
-/// How often it is looked whether clients have left whose calls end with them.
-const WATCH_INTERVAL: Duration = Duration::from_millis(250);
+/// How often it is looked whether clients have left whose calls end with them, or are still to be made.
+pub(super) const WATCH_INTERVAL: Duration = Duration::from_millis(250);
 
 /// All of them.
 #[derive(Default)]

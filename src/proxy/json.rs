@@ -1,0 +1,107 @@
+//! JSON read where it stands: fields and elements one after the other, as they were written. Nothing is
+//! kept of them here, so that a body of many small ones takes no more memory than itself, and nothing
+//! nests in the stack. Pure.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::Deserializer;
+use serde::de::{MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+/// Shows the fields of an object, in order.
+///
+/// # Errors
+/// Where the text is no object. What was shown before stays so.
+pub fn each_field<'a>(
+    text: &'a str,
+    see: impl FnMut(&str, &'a RawValue),
+) -> serde_json::Result<()> {
+    struct Fields<F>(F);
+    impl<'de, F: FnMut(&str, &'de RawValue)> Visitor<'de> for Fields<F> {
+        type Value = ();
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+            while let Some(name) = map.next_key::<&RawValue>()? {
+                (self.0)(&unquoted(name), map.next_value()?);
+            }
+            Ok(())
+        }
+    }
+    let mut json = serde_json::Deserializer::from_str(text);
+    json.deserialize_map(Fields(see))?;
+    json.end()
+}
+
+/// Shows the elements of a list, in order.
+///
+/// # Errors
+/// Where the text is no list. What was shown before stays so.
+pub fn each_element<'a>(text: &'a str, see: impl FnMut(&'a RawValue)) -> serde_json::Result<()> {
+    struct Elements<F>(F);
+    impl<'de, F: FnMut(&'de RawValue)> Visitor<'de> for Elements<F> {
+        type Value = ();
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(mut self, mut list: A) -> Result<(), A::Error> {
+            while let Some(element) = list.next_element()? {
+                (self.0)(element);
+            }
+            Ok(())
+        }
+    }
+    let mut json = serde_json::Deserializer::from_str(text);
+    json.deserialize_seq(Elements(see))?;
+    json.end()
+}
+
+/// The name of a field; empty where it is no text, as half of a character is none: all that is read has
+/// another.
+fn unquoted(name: &RawValue) -> Cow<'_, str> {
+    let quoted = name.get();
+    match quoted.strip_prefix('"').and_then(|it| it.strip_suffix('"')) {
+        Some(name) if !name.contains('\\') => name.into(),
+        _ => serde_json::from_str(quoted)
+            .map(Cow::Owned)
+            .unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_shown_as_they_were_written_whatever_their_names_are() {
+        let text = r#"{"a" : 1.0, "\u0062\"":"\ud800","\ud800":{"x":[1,2]} , "c": 1e999}"#;
+        let mut seen = Vec::new();
+        each_field(text, |name, value| {
+            seen.push((name.to_owned(), value.get()))
+        })
+        .unwrap();
+        let expected = [
+            ("a", "1.0"),
+            ("b\"", r#""\ud800""#),
+            ("", r#"{"x":[1,2]}"#),
+            ("c", "1e999"),
+        ];
+        assert_eq!(seen, expected.map(|(name, value)| (name.to_owned(), value)));
+        assert!(each_field("[1]", |_, _| {}).is_err());
+        assert!(each_field("{} x", |_, _| {}).is_err());
+    }
+
+    #[test]
+    fn elements_are_shown_as_they_were_written() {
+        let mut seen = Vec::new();
+        each_element(r#"[1.0, {"a":1 },[] ]"#, |element| seen.push(element.get())).unwrap();
+        assert_eq!(seen, ["1.0", r#"{"a":1 }"#, "[]"]);
+        assert!(each_element("{}", |_| {}).is_err());
+    }
+}

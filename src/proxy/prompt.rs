@@ -1,0 +1,380 @@
+//! How much a client's prompt may be at most, in tokens, and how much it is likely to be: of its texts
+//! by their bytes, of images and of what is elsewhere by what they come to at worst. Pure.
+
+use serde_json::value::RawValue;
+
+use super::json::{each_element, each_field};
+use super::protocol::Protocol;
+
+/// The most tokens that an image has at a provider that speaks chat completions: gpt-4o-mini counts
+/// 2,833 and 5,667 for each of up to 2 × 4 tiles ("Calculating costs" in
+/// <https://platform.openai.com/docs/guides/images-vision>). Newer models stop at 10,000, Gemini and
+/// Mistral below that.
+const CHAT_IMAGE_TOKENS_MAX: u64 = 2_833 + 8 * 5_667;
+/// The same of messages: 4,784 since Claude Opus 4.7, 1,568 before
+/// (<https://platform.claude.com/docs/en/build-with-claude/vision>).
+const MESSAGE_IMAGE_TOKENS_MAX: u64 = 4_784;
+/// The most tokens that anything else may have that is only referred to, as a document by its URL or a
+/// file that was uploaded before: the largest context window of the models that take such.
+const REFERENCE_TOKENS_MAX: u64 = 1_000_000;
+/// What an image counts as where a provider's tokens a minute are kept: a text of some 1,000 tokens, which
+/// is what usual images have at most models.
+const IMAGE_BYTES_PACED: u64 = 4 << 10;
+/// How deep contents nest: that of a document in the result of a tool in a message, and one more.
+const CONTENTS_MAX: usize = 4;
+
+/// What a prompt consists of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Prompt {
+    /// All of the request, without the data of images.
+    text_bytes: u64,
+    /// Images, and documents: each page of one is read as a text, which is compressed in a PDF and counts by
+    /// its bytes, and seen as an image (<https://platform.claude.com/docs/en/build-with-claude/pdf-support>).
+    images: u64,
+    /// What is only referred to.
+    references: u64,
+}
+
+impl Prompt {
+    /// Looks through the request `body` for what is no text in these parts of it. What it does not
+    /// understand counts as text.
+    pub fn read<'a>(body: &str, contents: impl IntoIterator<Item = &'a RawValue>) -> Self {
+        let mut prompt = Self {
+            text_bytes: body.len() as u64,
+            ..Self::default()
+        };
+        for content in contents {
+            prompt.content(content, 0);
+        }
+        prompt
+    }
+
+    /// As a text of so many bytes it would have as many tokens at most, each of which is a byte at least.
+    pub fn bytes_at_most(&self, protocol: Protocol) -> u64 {
+        let of_an_image = match protocol {
+            Protocol::OpenAi => CHAT_IMAGE_TOKENS_MAX,
+            Protocol::Anthropic => MESSAGE_IMAGE_TOKENS_MAX,
+        };
+        let tokens = self.images * of_an_image + self.references * REFERENCE_TOKENS_MAX;
+        self.text_bytes + tokens
+    }
+
+    /// As a text of so many bytes it would have about as many tokens.
+    pub fn bytes_about(&self) -> u64 {
+        self.text_bytes + self.images * IMAGE_BYTES_PACED
+    }
+
+    /// The messages, a message, its content, or a part of that: lists hold what is alike, and parts
+    /// have contents of their own. A text is one already.
+    fn content(&mut self, content: &RawValue, depth: usize) {
+        if each_element(content.get(), |part| self.part(part, depth)).is_err() {
+            self.part(content, depth);
+        }
+    }
+
+    /// Of names that are there twice nobody knows which one counts: what each of them brings is counted,
+    /// and nothing is taken off.
+    fn part(&mut self, part: &RawValue, depth: usize) {
+        let (mut kind, mut source) = (Once::default(), Once::default());
+        each_given(part, |name, value| match name {
+            "type" => drop(kind.take(value)),
+            "source" => {
+                if let Some(another) = source.take(value) {
+                    self.source(another, false, depth);
+                }
+            }
+            "content" if depth < CONTENTS_MAX => self.content(value, depth + 1),
+            "image_url" => self.image_url(value),
+            "file" => self.file(value),
+            _ if name.ends_with("_url") => self.url(value),
+            _ => {}
+        });
+        if let Some(first) = source.first {
+            self.source(first, kind.is("\"image\"") && !source.is_twice, depth);
+        }
+    }
+
+    /// An image of a chat completion: a URL, or an object with one.
+    fn image_url(&mut self, value: &RawValue) {
+        self.images += 1;
+        let mut url = Once::default();
+        if value.get().starts_with('{') {
+            each_given(value, |name, value| {
+                if name == "url" {
+                    url.take(value);
+                }
+            });
+        } else {
+            url.take(value);
+        }
+        if let Some(url) = url.only().filter(|url| begins(url, "data:image/")) {
+            self.text_bytes -= url.get().len() as u64;
+        }
+    }
+
+    /// A video, a sound or a document: a URL, or an object with one.
+    fn url(&mut self, value: &RawValue) {
+        if !value.get().starts_with('{') {
+            return self.reference(value);
+        }
+        each_given(value, |name, value| {
+            if name == "url" {
+                self.reference(value);
+            }
+        });
+    }
+
+    /// Some URLs hold what they refer to.
+    fn reference(&mut self, url: &RawValue) {
+        if begins(url, "data:") {
+            self.images += 1;
+        } else {
+            self.references += 1;
+        }
+    }
+
+    /// A file of a chat completion.
+    fn file(&mut self, file: &RawValue) {
+        each_given(file, |name, _| match name {
+            "file_data" => self.images += 1,
+            "file_id" => self.references += 1,
+            _ => {}
+        });
+    }
+
+    /// The source of an image or a document of a message.
+    fn source(&mut self, source: &RawValue, is_image: bool, depth: usize) {
+        let (mut kind, mut media_type) = (Once::default(), Once::default());
+        let mut data = Once::default();
+        let mut refers = false;
+        each_given(source, |name, value| match name {
+            "type" => drop(kind.take(value)),
+            "media_type" => drop(media_type.take(value)),
+            "data" => {
+                if data.take(value).is_some() {
+                    self.images += 1;
+                }
+            }
+            "url" | "file_id" => refers = true,
+            "content" if depth < CONTENTS_MAX => self.content(value, depth + 1),
+            _ => {}
+        });
+        if is_image {
+            self.images += 1;
+            let media_type = media_type.only().filter(|it| begins(it, "image/"));
+            if let (Some(data), Some(_), true) = (data.only(), media_type, kind.is("\"base64\"")) {
+                self.text_bytes -= data.get().len() as u64;
+            }
+            return;
+        }
+        if refers {
+            self.references += 1;
+        }
+        if data.first.is_some() && !kind.is("\"text\"") {
+            self.images += 1;
+        }
+    }
+}
+
+/// Shows the fields of an object but for those that are null, as some clients write what they do not
+/// give.
+fn each_given<'a>(object: &'a RawValue, mut see: impl FnMut(&str, &'a RawValue)) {
+    // Fails where it is no object, and then has none.
+    let _ = each_field(object.get(), |name, value| {
+        if value.get() != "null" {
+            see(name, value);
+        }
+    });
+}
+
+/// Whether a text begins so. Some write `/` as `\/`.
+fn begins(text: &RawValue, with: &str) -> bool {
+    let Some(mut rest) = text.get().strip_prefix('"') else {
+        return false;
+    };
+    with.chars().all(|expected| {
+        rest = match rest.strip_prefix('\\') {
+            Some(escaped) if expected == '/' => escaped,
+            _ => rest,
+        };
+        let found = rest.strip_prefix(expected);
+        rest = found.unwrap_or_default();
+        found.is_some()
+    })
+}
+
+/// A field that should be there once.
+#[derive(Default)]
+struct Once<'a> {
+    first: Option<&'a RawValue>,
+    is_twice: bool,
+}
+
+impl<'a> Once<'a> {
+    /// Gives the value back where it is not the first.
+    fn take(&mut self, value: &'a RawValue) -> Option<&'a RawValue> {
+        self.is_twice = self.first.is_some();
+        if self.is_twice {
+            return Some(value);
+        }
+        self.first = Some(value);
+        None
+    }
+
+    fn only(&self) -> Option<&'a RawValue> {
+        self.first.filter(|_| !self.is_twice)
+    }
+
+    fn is(&self, text: &str) -> bool {
+        self.only().is_some_and(|value| value.get() == text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(content: &str) -> Prompt {
+        let messages = format!(r#"[{{"role":"user","content":{content}}}]"#);
+        let messages: &RawValue = serde_json::from_str(&messages).unwrap();
+        Prompt::read(messages.get(), [messages])
+    }
+
+    /// What there is beside the text that was written.
+    fn beside_text(content: &str) -> (u64, u64) {
+        let prompt = read(content);
+        let written = read("0").text_bytes + content.len() as u64 - 1;
+        assert_eq!(prompt.text_bytes, written, "{content}");
+        (prompt.images, prompt.references)
+    }
+
+    const DATA: &str = "iVBORw0KGgoAAAANSUhEUgAA";
+
+    #[test]
+    fn only_the_data_of_what_is_an_image_for_certain_is_not_counted_as_text() {
+        let source = format!(r#"{{"type":"base64","media_type":"image/png","data":"{DATA}"}}"#);
+        for content in [
+            format!(
+                r#"[{{"type":"image_url","image_url":{{"url":"data:image/png;base64,{DATA}"}}}}]"#
+            ),
+            format!(
+                r#"[{{"type":"image_url","image_url":{{"url":"data:image\/png;base64,{DATA}"}}}}]"#
+            ),
+            format!(r#"[{{"type":"image_url","image_url":"data:image/png;base64,{DATA}"}}]"#),
+            format!(r#"[{{"source":{source},"type":"image"}}]"#),
+            format!(
+                r#"[{{"type":"tool_result","content":[{{"type":"image","source":{source}}}]}}]"#
+            ),
+            format!(
+                r#"[{{"type":"document","source":{{"type":"content","content":[{{"type":"image","source":{source}}}]}}}}]"#
+            ),
+        ] {
+            let prompt = read(&content);
+            assert_eq!(prompt.images, 1, "{content}");
+            assert_eq!(prompt.references, 0);
+            let written = read("0").text_bytes + content.len() as u64;
+            let left = written - DATA.len() as u64;
+            assert!(prompt.text_bytes < left, "{content}");
+        }
+        for content in [
+            format!(r#""{DATA}""#),
+            format!(r#"[{{"type":"text","text":"data:image/png;base64,{DATA}"}}]"#),
+            format!(r#"[{{"type":"input_audio","input_audio":{{"data":"{DATA}"}}}}]"#),
+        ] {
+            assert_eq!(beside_text(&content), (0, 0), "{content}");
+        }
+        for content in [
+            format!(r#"[{{"type":"image_url","image_url":{{"url":"data:text/plain,{DATA}"}}}}]"#),
+            format!(
+                r#"[{{"image_url":{{"url":"data:image/png;base64,{DATA}","url":"https://a"}}}}]"#
+            ),
+            r#"[{"type":"image_url","image_url":{"url":"https://a/b.png"}}]"#.into(),
+            r#"[{"type":"image","source":{"type":"url","url":"https://a/b.png"}}]"#.into(),
+            r#"[{"type":"image","source":{"type":"file","file_id":"f"}}]"#.into(),
+            format!(
+                r#"[{{"type":"image","source":{{"type":"text","media_type":"image/png","data":"{DATA}"}}}}]"#
+            ),
+            format!(
+                r#"[{{"type":"image","source":{{"type":"base64","media_type":"text/plain","data":"{DATA}"}}}}]"#
+            ),
+        ] {
+            assert_eq!(beside_text(&content), (1, 0), "{content}");
+        }
+    }
+
+    #[test]
+    fn documents_count_by_their_bytes_and_what_is_elsewhere_as_the_most_that_there_may_be() {
+        let pdf = format!(r#"{{"type":"base64","media_type":"application/pdf","data":"{DATA}"}}"#);
+        for (content, expected) in [
+            (
+                format!(r#"[{{"type":"document","source":{pdf}}}]"#),
+                (1, 0),
+            ),
+            // Which of them is meant nobody knows.
+            (
+                format!(r#"[{{"type":"image","type":"document","source":{pdf}}}]"#),
+                (1, 0),
+            ),
+            (
+                format!(r#"[{{"type":"document","source":{pdf},"source":{pdf}}}]"#),
+                (2, 0),
+            ),
+            (
+                format!(r#"[{{"type":"file","file":{{"file_data":"{DATA}","file_id":null}}}}]"#),
+                (1, 0),
+            ),
+            (
+                format!(
+                    r#"[{{"type":"document","source":{{"type":"text","media_type":"text/plain","data":"{DATA}"}}}}]"#
+                ),
+                (0, 0),
+            ),
+            (
+                r#"[{"type":"document","source":{"type":"url","url":"https://a/b.pdf"}}]"#.into(),
+                (0, 1),
+            ),
+            (
+                r#"[{"type":"file","file":{"file_id":"f"}}]"#.into(),
+                (0, 1),
+            ),
+            (
+                r#"[{"type":"document_url","document_url":"https://a/b.pdf"}]"#.into(),
+                (0, 1),
+            ),
+            (
+                r#"[{"type":"video_url","video_url":{"url":"https://a/b.mp4"}},{"image_url":null}]"#
+                    .into(),
+                (0, 1),
+            ),
+            (
+                r#"[{"type":"search_result","source":"https://a","content":[{"type":"text","text":"b"}]}]"#
+                    .into(),
+                (0, 0),
+            ),
+        ] {
+            assert_eq!(beside_text(&content), expected, "{content}");
+        }
+        let prompt = read(&format!(r#"[{{"type":"document","source":{pdf}}}]"#));
+        let most = prompt.bytes_at_most(Protocol::Anthropic);
+        assert_eq!(most, prompt.text_bytes + MESSAGE_IMAGE_TOKENS_MAX);
+        assert!(prompt.text_bytes > DATA.len() as u64);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_surrounds_it_an_image_is_counted_and_no_text_is_taken_off(
+            text in "[\\PC]{0,40}", key in "[a-z_]{1,12}", count in 0u64..5,
+        ) {
+            let image = json!({"type": "image_url", "image_url": {"url": "https://a"}});
+            let mut parts = vec![json!({"type": "text", "text": text, key: [text]}); 3];
+            parts.extend((0..count).map(|_| image.clone()));
+            let prompt = read(&serde_json::to_string(&parts).unwrap());
+            prop_assert!(prompt.images >= count);
+            prop_assert!(prompt.bytes_at_most(Protocol::OpenAi) >= prompt.text_bytes);
+            prop_assert!(prompt.text_bytes > 3 * text.len() as u64);
+        }
+    }
+}
