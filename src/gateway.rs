@@ -84,6 +84,9 @@ pub struct ProviderConfig {
     /// What to do to get a key in place (`set OPENAI_API_KEY`). None means that the provider can
     /// be called without one, as local servers can.
     pub missing_key_hint: Option<String>,
+    /// Whether a streamed chat completion is asked to end with its usage (`stream_options`). There are
+    /// servers that refuse that, and give it unasked.
+    pub stream_usage: bool,
 }
 
 impl ProviderConfig {
@@ -725,6 +728,13 @@ impl Gateway {
     /// The protocol of the provider of that name.
     pub fn kind(&self, provider: &str) -> Option<Kind> {
         self.providers.get(provider).map(|provider| provider.kind)
+    }
+
+    /// Whether the provider is to be asked for the usage of a streamed chat completion.
+    pub fn takes_stream_options(&self, provider: &str) -> bool {
+        self.providers
+            .get(provider)
+            .is_none_or(|provider| provider.stream_usage)
     }
 
     /// How long a call may take where it does not say.

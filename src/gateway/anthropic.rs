@@ -283,6 +283,7 @@ mod tests {
             base_url: base_url.into(),
             api_key: Some(Secret::new("sk-ant-1")),
             missing_key_hint: None,
+            stream_usage: true,
         }
     }
 

@@ -18,7 +18,7 @@ pub(super) fn request(call: &Call, provider: &ProviderConfig) -> Request {
     Request {
         url: url(provider),
         headers: provider.key().map(authorization).into_iter().collect(),
-        body: body(call, provider.base_url()),
+        body: body(call, provider),
     }
 }
 
@@ -33,7 +33,7 @@ pub(super) fn authorization(key: &Secret) -> (&'static str, Header) {
     ("authorization", Header::Secret(value))
 }
 
-fn body(call: &Call, base_url: &str) -> Value {
+fn body(call: &Call, provider: &ProviderConfig) -> Value {
     let system = call
         .system
         .as_ref()
@@ -44,14 +44,16 @@ fn body(call: &Call, base_url: &str) -> Value {
     body.insert("model".into(), call.model.clone().into());
     body.insert("messages".into(), messages.into());
     if let Some(tokens) = call.max_tokens {
-        body.insert(max_tokens_name(base_url).into(), tokens.into());
+        body.insert(max_tokens_name(provider.base_url()).into(), tokens.into());
     }
     if let Some(temperature) = call.temperature {
         body.insert("temperature".into(), temperature.into());
     }
     if call.stream {
         body.insert("stream".into(), true.into());
-        body.insert("stream_options".into(), json!({"include_usage": true}));
+        if provider.stream_usage {
+            body.insert("stream_options".into(), json!({"include_usage": true}));
+        }
     }
     body.into()
 }
@@ -254,6 +256,7 @@ mod tests {
             base_url: base_url.into(),
             api_key: Some(Secret::new("sk-1")),
             missing_key_hint: None,
+            stream_usage: true,
         }
     }
 

@@ -130,6 +130,7 @@ fn gateway(kind: Kind, base_url: &str, timeouts: Timeouts) -> Gateway {
         base_url: base_url.to_owned(),
         api_key: Some(Secret::new(KEY)),
         missing_key_hint: Some("set THE_KEY".into()),
+        stream_usage: true,
     };
     Gateway::new([("p".to_owned(), provider)].into(), timeouts)
 }
@@ -805,6 +806,7 @@ fn what_is_not_configured_is_not_sent() {
         base_url: base_url.into(),
         api_key: api_key.map(Secret::new),
         missing_key_hint: hint.map(str::to_owned),
+        stream_usage: true,
     };
     let url = &server.base_url;
     let providers: BTreeMap<String, ProviderConfig> = [
@@ -856,6 +858,7 @@ fn a_local_server_is_called_without_a_key() {
         base_url: server.base_url.clone(),
         api_key: None,
         missing_key_hint: None,
+        stream_usage: true,
     };
     let gateway = Gateway::new([("p".to_owned(), provider)].into(), Timeouts::default());
     gateway
@@ -1021,6 +1024,7 @@ fn what_is_reserved_for_a_call_is_enough_where_all_of_its_prompt_is_written_to_a
         base_url: String::new(),
         api_key: None,
         missing_key_hint: None,
+        stream_usage: true,
     };
     let gateway = Gateway::new(
         [("anthropic".to_owned(), provider)].into(),
