@@ -619,17 +619,21 @@ impl Gateway {
             sent,
         } = course;
         let clean = |text: &str| self.redact(&call.provider, text);
+        let clean_name = |name: &str| match self.key(&call.provider) {
+            Some(key) => key.redact_name(name),
+            None => name.to_owned(),
+        };
         let model = partial
             .model
             .as_deref()
-            .map_or_else(|| call.model.clone(), clean);
+            .map_or_else(|| call.model.clone(), clean_name);
         let usage = self.usage(call, &partial, outcome.is_ok());
         match outcome {
             Ok(()) => Ok(Answer {
                 text: partial.text,
                 usage,
                 model,
-                finish_reason: partial.finish_reason.as_deref().map(clean),
+                finish_reason: partial.finish_reason.as_deref().map(clean_name),
                 latency_ms,
                 first_token_ms,
             }),
@@ -773,8 +777,12 @@ impl Gateway {
 
     /// `text` without the provider's key: some servers repeat the key that they refuse.
     fn redact(&self, provider: &str, text: &str) -> String {
-        let key = self.providers.get(provider).and_then(ProviderConfig::key);
+        let key = self.key(provider);
         key.map_or_else(|| text.to_owned(), |key| key.redact(text))
+    }
+
+    fn key(&self, provider: &str) -> Option<&Secret> {
+        self.providers.get(provider).and_then(ProviderConfig::key)
     }
 }
 
