@@ -971,7 +971,16 @@ impl Table {
         let mut jsons: Vec<(&str, ProviderJson)> = Vec::with_capacity(file.providers.len());
         for raw in file.providers {
             let part = raw.get();
-            let json = serde_json::from_str(part).map_err(|error| fault_in(text, part, &error))?;
+            let mut json: ProviderJson<'_> =
+                serde_json::from_str(part).map_err(|error| fault_in(text, part, &error))?;
+            // Names and addresses are compared in lower case.
+            let others = json.fallback.iter_mut();
+            for id in std::iter::once(&mut json.id).chain(others) {
+                *id = id.to_lowercase();
+            }
+            for host in &mut json.hosts {
+                *host = host.to_lowercase().into();
+            }
             jsons.push((part, json));
         }
         let ids: Vec<Box<str>> = jsons.iter().map(|(_, p)| p.id.as_str().into()).collect();

@@ -172,6 +172,8 @@ fn read(path: &Path) -> Result<Table, String> {
     let name = path.file_name().unwrap_or(path.as_os_str());
     Ok(Table {
         source: name.to_string_lossy().into_owned(),
+        // Before a price is in force, the built-in one counts.
+        is_open_ended: false,
         ..table
     })
 }
@@ -576,6 +578,27 @@ mod tests {
         );
         assert_eq!(stored(&prices, "openai", "gpt-4", noon()), None);
         assert!(stored(&prices, "openai", "gpt-4o-mini", noon()).is_some());
+    }
+
+    #[test]
+    fn in_the_built_in_format_too_a_price_counts_from_its_date_on_whatever_case_names_have() {
+        let (_dir, prices) = own(
+            "mine.json",
+            r#"{"providers": [{"id": "OpenAI", "hosts": ["API.Acme.example"], "models": [
+                {"id": "GPT-4o", "prices": [{"from": "2027-01-01", "input": 5}]},
+                {"id": "both", "prices": [{"input": 7}, {"from": "2027-01-01", "input": 8}]}]}]}"#,
+        )
+        .unwrap();
+        let input = |model: &str, at: &str| {
+            let stored = stored(&prices, "openai", model, at.parse().unwrap()).unwrap();
+            (stored.source == "mine.json").then_some(stored.picousd_per_token.input)
+        };
+        assert_eq!(input("gpt-4o", "2026-12-31T23:59:59.999Z"), None);
+        assert_eq!(input("gpt-4o", "2027-01-01T00:00:00Z"), Some(5));
+        assert_eq!(input("both", "2026-12-31T23:59:59.999Z"), Some(7));
+        assert_eq!(input("both", "2027-01-01T00:00:00Z"), Some(8));
+        let url = Some("https://api.acme.example/v1");
+        assert!(prices.find("other", url, "both", noon()).is_some());
     }
 
     #[test]
