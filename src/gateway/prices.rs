@@ -424,6 +424,13 @@ impl Clause {
 }
 
 impl Table {
+    /// Whether it says nothing of any model.
+    fn is_empty(&self) -> bool {
+        self.providers
+            .iter()
+            .all(|provider| provider.models.is_empty())
+    }
+
     fn by_url(&self, url: &str) -> Option<&Provider> {
         let address = address(url);
         self.providers.iter().find(|provider| {

@@ -123,6 +123,12 @@ impl OwnPrices {
         let mut state = self.lock();
         state.stamp = stamp;
         match read {
+            // As editors leave it for a moment while they save it.
+            Ok(table) if table.is_empty() && !state.table.is_empty() => log::warn!(
+                "the prices in {} are all gone, so that the ones before still count until there are \
+                 others or the server starts anew",
+                self.path.display()
+            ),
             Ok(table) => {
                 log::info!(
                     "the prices in {} have changed and count now",
@@ -694,6 +700,9 @@ mod tests {
         write("wrong");
         assert_eq!(looked_at_again(), 22_000_000);
         std::fs::remove_file(&path).unwrap();
+        assert_eq!(looked_at_again(), 22_000_000);
+        // As editors leave it while they save it.
+        std::fs::write(&path, "").unwrap();
         assert_eq!(looked_at_again(), 22_000_000);
         write("'3'");
         assert_eq!(looked_at_again(), 3_000_000);
