@@ -48,7 +48,7 @@ use fetch::Fetcher;
 pub use fetch::{Fetch, FetchFailure, FetchRules, Fetched};
 pub use forward::{AnswerHead, ClientKey, Forward, NotForwarded, Speech, Taker};
 pub use pace::{Pace, REQUESTS_MAX as REQUESTS_PER_MINUTE_MAX, Rate, Turn};
-pub use prices::{Prices, Quote};
+pub use prices::{COST_MAX, Prices, Quote};
 use transport::Scope;
 
 /// The protocol that a provider speaks.
@@ -448,24 +448,40 @@ impl Gateway {
     }
 
     /// What `usage` costs at the model that answered `call`, by the prices in force at `at`, and by
-    /// which. None where the tokens or the model's price are not known; the latter is logged once a
-    /// model.
+    /// which. None where the tokens or the model's price are not known, the latter is logged once a
+    /// model; and where it is more than [`COST_MAX`].
     pub fn charge(&self, call: &Call, model: &str, usage: &Usage, at: Timestamp) -> Charge {
         if usage.source == UsageSource::None {
             return Charge::default();
         }
-        match self.quote(&call.provider, &[model, &call.model], at) {
-            Some(quote) => Charge {
-                cost: Some(quote.cost(usage)),
-                price: quote.text().cloned(),
-            },
-            None => {
-                if self.knows(&call.provider) {
-                    self.tell_unpriced(&call.provider, model);
-                }
-                Charge::default()
-            }
+        let Some(quote) = self.quote_or_tell(call, model, at) else {
+            return Charge::default();
+        };
+        let cost = quote.cost(usage);
+        if cost > COST_MAX {
+            log::warn!(
+                "a call of {}/{model} would have cost {cost} USD for {} tokens of prompt and {} of \
+                 answer; more than {COST_MAX} USD are not believed, and it is kept without a cost",
+                call.provider,
+                usage.input_tokens,
+                usage.output_tokens
+            );
+            return Charge::default();
         }
+        Charge {
+            cost: Some(cost),
+            price: quote.text().cloned(),
+        }
+    }
+
+    /// What the model that answered a call costs, else the one that was asked. Where none is known, that
+    /// is logged.
+    fn quote_or_tell(&self, call: &Call, model: &str, at: Timestamp) -> Option<Quote> {
+        let quote = self.quote(&call.provider, &[model, &call.model], at);
+        if quote.is_none() && self.knows(&call.provider) {
+            self.tell_unpriced(&call.provider, model);
+        }
+        quote
     }
 
     /// The cost alone of [`Gateway::charge`].
@@ -539,11 +555,10 @@ impl Gateway {
             source: UsageSource::Estimated,
             ..Usage::default()
         };
-        let costs = writes
-            .ways(usage)
-            .map(|usage| self.cost(call, &call.model, &usage, at));
+        let quote = self.quote_or_tell(call, &call.model, at);
+        let most = quote.and_then(|quote| writes.ways(usage).map(|it| quote.cost(&it)).max());
         Reserve {
-            cost: costs.max().flatten(),
+            cost: most.map(|cost| cost.min(COST_MAX)),
             tokens: usage.input_tokens + usage.output_tokens,
         }
     }

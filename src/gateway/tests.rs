@@ -1077,6 +1077,56 @@ fn what_is_reserved_for_a_call_is_enough_where_all_of_its_prompt_is_written_to_a
     assert_eq!(of_prompt(marks), used(all, 0));
 }
 
+#[test]
+fn a_cost_beyond_belief_is_not_known_and_what_is_reserved_stays_within() {
+    let provider = ProviderConfig {
+        kind: Kind::OpenAi,
+        base_url: openai::BASE_URL.into(),
+        api_key: None,
+        missing_key_hint: None,
+        stream_usage: true,
+    };
+    let providers = [("openai".to_owned(), provider)].into();
+    let gateway = Gateway::new(providers, Timeouts::default());
+    let call = Call {
+        provider: "openai".into(),
+        model: "o1-pro".into(),
+        max_tokens: Some(u32::MAX),
+        ..call(false)
+    };
+    let at = Timestamp::now();
+    let charge = |output_tokens| {
+        let usage = Usage {
+            output_tokens,
+            source: UsageSource::Provider,
+            ..Usage::default()
+        };
+        gateway.charge(&call, &call.model, &usage, at)
+    };
+    // 600 USD for a million.
+    let most = charge(16_666_666);
+    assert_eq!(most.cost, Some(Usd::from_nanousd(9_999_999_600_000)));
+    assert!(most.price.is_some());
+    assert_eq!(charge(16_666_667), Charge::default());
+    assert_eq!(gateway.reserve(&call, at).cost, Some(COST_MAX));
+}
+
+#[test]
+fn a_short_key_spoils_neither_the_name_of_a_model_nor_why_an_answer_ends() {
+    let body = PLAIN.replace("m-1", "claude-haiku");
+    let server = Server::answering(response("200 OK", JSON, &body));
+    let provider = ProviderConfig {
+        kind: Kind::OpenAi,
+        base_url: server.base_url.clone(),
+        api_key: Some(Secret::new("k")),
+        missing_key_hint: None,
+        stream_usage: true,
+    };
+    let gateway = Gateway::new([("p".to_owned(), provider)].into(), Timeouts::default());
+    let answer = gateway.call(&call(false), &Cancel::new(), &mut |_| {});
+    assert_eq!(answer.unwrap().model, "claude-haiku");
+}
+
 proptest! {
     #[test]
     fn no_answer_makes_a_reader_panic_or_count_parts_beyond_their_sum(
