@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::FailureKind;
-use super::sse;
+use super::refusal::tidy;
+use super::{FailureKind, sse};
 use crate::event::Usage;
 
 /// The longest text of an answer, bytes. The longest that models write today (128,000 tokens) is
@@ -16,6 +16,18 @@ pub(super) const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// A token count above this is an error of the provider: a thousand times the largest context.
 /// Sums of a few such counts stay far from overflow.
 const TOKENS_MAX: u64 = 1_000_000_000;
+
+/// The longest name of a model, bytes: as long as clients may ask for.
+const MODEL_BYTES_MAX: usize = 256;
+
+/// How much of the reason why an answer ends is kept, characters.
+const FINISH_CHARS_MAX: usize = 100;
+
+/// Service tiers whose prices are the standard ones: OpenAI's
+/// (<https://platform.openai.com/docs/api-reference/chat/object>), Anthropic's
+/// (<https://platform.claude.com/docs/en/api/service-tiers>) and Groq's
+/// (<https://console.groq.com/docs/service-tiers>).
+const STANDARD_TIERS: [&str; 5] = ["", "auto", "default", "standard", "on_demand"];
 
 /// A request, ready to be sent by POST.
 #[derive(Debug)]
@@ -112,9 +124,13 @@ impl Partial {
         self.counted = (self.text.len(), self.thinking.len());
     }
 
-    /// Notes the model that answers, as far as the provider names one.
+    /// Notes the model that answers, as far as the provider names one. What cannot be a name is none:
+    /// it would go to logs, tables and every viewer.
     pub(super) fn note_model(&mut self, model: &Value) {
-        if let Some(model) = model.as_str().filter(|model| !model.is_empty()) {
+        let is_name = |name: &&str| {
+            (1..=MODEL_BYTES_MAX).contains(&name.len()) && !name.chars().any(char::is_control)
+        };
+        if let Some(model) = model.as_str().map(str::trim).filter(is_name) {
             self.model = Some(model.to_owned());
         }
     }
@@ -122,7 +138,7 @@ impl Partial {
     /// Notes why the answer ends, as far as the provider says so.
     pub(super) fn note_finish(&mut self, reason: &Value) {
         if let Some(reason) = reason.as_str() {
-            self.finish_reason = Some(reason.to_owned());
+            self.finish_reason = Some(tidy(reason, FINISH_CHARS_MAX));
         }
     }
 }
