@@ -1154,11 +1154,13 @@ proptest! {
             "input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens",
         ]),
         age in testing::any_counts(&["ephemeral_1h_input_tokens"]),
+        details in testing::any_counts(&["thinking_tokens"]),
     ) {
         let (mut openai, mut anthropic) = (openai, anthropic);
         openai["prompt_tokens_details"] = prompt;
         openai["completion_tokens_details"] = completion;
         anthropic["cache_creation"] = age;
+        anthropic["output_tokens_details"] = details;
         for (mut reader, usage) in readers().into_iter().zip([openai, anthropic]) {
             let mut partial = Partial::default();
             let _ = reader.document(&serde_json::json!({"usage": usage}), &mut partial);
