@@ -213,6 +213,8 @@ pub struct Answer {
     pub text: String,
     /// Tokens, in the normal form; estimated as far as the provider gave no usable counts.
     pub usage: Usage,
+    /// Whether the provider says that it bills them by other prices than its standard ones.
+    pub is_billed_otherwise: bool,
     /// The model that answered, as the provider reports it, else as asked for.
     pub model: String,
     /// Why the answer ends, in the provider's word (`stop`, `end_turn`, `length`, …).
@@ -238,6 +240,8 @@ pub struct Failure {
     /// The tokens that were used as far as is known: what the provider counted, and what else came,
     /// estimated; `source` is `None` where nothing came.
     pub usage: Usage,
+    /// As of an [`Answer`].
+    pub is_billed_otherwise: bool,
     /// The model, as the provider reported it, else as asked for.
     pub model: String,
     /// From the call until it failed, milliseconds.
@@ -642,11 +646,13 @@ impl Gateway {
             .model
             .as_deref()
             .map_or_else(|| call.model.clone(), clean_name);
+        let is_billed_otherwise = partial.is_billed_otherwise;
         let usage = self.usage(call, &partial, outcome.is_ok());
         match outcome {
             Ok(()) => Ok(Answer {
                 text: partial.text,
                 usage,
+                is_billed_otherwise,
                 model,
                 finish_reason: partial.finish_reason.as_deref().map(clean_name),
                 latency_ms,
@@ -664,6 +670,7 @@ impl Gateway {
                 status: fault.status,
                 retry_after: fault.retry_after,
                 usage,
+                is_billed_otherwise,
                 model,
                 latency_ms,
                 sent,
