@@ -359,6 +359,7 @@ fn serve(data: &Path, url: &str) {
         base_url: url.to_owned(),
         api_key: None,
         missing_key_hint: None,
+        stream_usage: true,
     };
     config.providers.insert("bench".into(), provider);
     let server = flowledger::server::Server::start(&config).unwrap();

@@ -114,6 +114,7 @@ fn gateway() -> Gateway {
             base_url: base_url.to_owned(),
             api_key: Some(Secret::new("k")),
             missing_key_hint: None,
+            stream_usage: true,
         };
         (name.to_owned(), config)
     };

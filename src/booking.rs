@@ -28,7 +28,10 @@ pub fn answered(
     answer: &Answer,
     began: Timestamp,
 ) -> Settlement {
-    let charge = gateway.charge(call, &answer.model, &answer.usage, began);
+    let charge = match answer.is_billed_otherwise {
+        true => Charge::default(),
+        false => gateway.charge(call, &answer.model, &answer.usage, began),
+    };
     Settlement {
         id,
         model: Some(answer.model.clone()),
@@ -51,7 +54,9 @@ pub fn failed(
     failure: &Failure,
     began: Timestamp,
 ) -> Settlement {
-    let charge = if failure.usage.source != UsageSource::None {
+    let charge = if failure.is_billed_otherwise {
+        Charge::default()
+    } else if failure.usage.source != UsageSource::None {
         gateway.charge(call, &failure.model, &failure.usage, began)
     } else if failure.may_have_been_billed() {
         // Not 0: nobody knows.

@@ -178,6 +178,7 @@ struct FileProvider {
     on_disconnect: Option<OnDisconnect>,
     #[serde(default)]
     pass_through_key: bool,
+    stream_usage: Option<bool>,
 }
 
 /// A provider that is there without being configured.
@@ -190,6 +191,8 @@ struct WellKnown {
     /// Another usual name of the variable with the key.
     other_key: Option<&'static str>,
     needs_key: bool,
+    /// Whether it takes the option that has a streamed answer end with its usage.
+    stream_usage: bool,
 }
 
 const fn well_known(name: &'static str, base_url: &'static str, prefix: &'static str) -> WellKnown {
@@ -200,6 +203,7 @@ const fn well_known(name: &'static str, base_url: &'static str, prefix: &'static
         prefix,
         other_key: None,
         needs_key: true,
+        stream_usage: true,
     }
 }
 
@@ -222,7 +226,12 @@ const WELL_KNOWN: &[WellKnown] = &[
     },
     well_known("openrouter", "https://openrouter.ai/api/v1", "OPENROUTER"),
     well_known("groq", "https://api.groq.com/openai/v1", "GROQ"),
-    well_known("mistral", "https://api.mistral.ai/v1", "MISTRAL"),
+    // Refuses the option as unknown, and gives the usage without:
+    // <https://github.com/openai/openai-agents-python/issues/442>.
+    WellKnown {
+        stream_usage: false,
+        ..well_known("mistral", "https://api.mistral.ai/v1", "MISTRAL")
+    },
     well_known("deepseek", "https://api.deepseek.com/v1", "DEEPSEEK"),
     well_known("xai", "https://api.x.ai/v1", "XAI"),
     well_known("together", "https://api.together.xyz/v1", "TOGETHER"),
@@ -580,6 +589,7 @@ impl WellKnown {
                     self.name
                 )
             }),
+            stream_usage: self.stream_usage,
         }
     }
 }
@@ -662,6 +672,8 @@ impl FileProvider {
                 format!("`{base_url}` does not begin with https:// or http://"),
             ));
         }
+        let known_stream_usage = known.as_ref().is_none_or(|known| known.stream_usage);
+        let stream_usage = self.stream_usage.unwrap_or(known_stream_usage);
         let (api_key, missing_key_hint) = match (self.api_key, self.api_key_env, self.api_key_file)
         {
             (Some(key), None, None) => (Some(key), None),
@@ -694,6 +706,7 @@ impl FileProvider {
             base_url,
             api_key,
             missing_key_hint,
+            stream_usage,
         })
     }
 }
@@ -807,6 +820,34 @@ mod tests {
             pass_through_key: true,
         };
         assert_eq!(proxy.toward["openai"], expected);
+    }
+
+    #[test]
+    fn usage_of_streams_is_asked_for_unless_the_provider_refuses_that() {
+        let toml = "
+            [providers.mine]
+            kind = 'openai'
+            base_url = 'http://127.0.0.1:9/v1'
+            [providers.odd]
+            kind = 'openai'
+            base_url = 'http://127.0.0.1:9/v1'
+            stream_usage = false";
+        let config = load(toml, Overrides::default(), &[]).unwrap();
+        for (name, expected) in [
+            ("openai", true),
+            ("mine", true),
+            ("mistral", false),
+            ("odd", false),
+        ] {
+            assert_eq!(config.providers[name].stream_usage, expected, "{name}");
+        }
+        for (toml, expected) in [
+            ("[providers.mistral]\napi_key = 'k'", false),
+            ("[providers.mistral]\nstream_usage = true", true),
+        ] {
+            let config = load(toml, Overrides::default(), &[]).unwrap();
+            assert_eq!(config.providers["mistral"].stream_usage, expected, "{toml}");
+        }
     }
 
     #[test]

@@ -48,7 +48,7 @@ use fetch::Fetcher;
 pub use fetch::{ANSWER_BYTES_MAX as FETCHED_BYTES_MAX, Fetch, FetchFailure, FetchRules, Fetched};
 pub use forward::{AnswerHead, ClientKey, Forward, NotForwarded, Speech, Taker};
 pub use pace::{Pace, REQUESTS_MAX as REQUESTS_PER_MINUTE_MAX, Rate, Turn};
-pub use prices::{Prices, Quote};
+pub use prices::{COST_MAX, Prices, Quote};
 use transport::Scope;
 
 /// The protocol that a provider speaks.
@@ -84,6 +84,9 @@ pub struct ProviderConfig {
     /// What to do to get a key in place (`set OPENAI_API_KEY`). None means that the provider can
     /// be called without one, as local servers can.
     pub missing_key_hint: Option<String>,
+    /// Whether a streamed chat completion is asked to end with its usage (`stream_options`). There are
+    /// servers that refuse that, and give it unasked.
+    pub stream_usage: bool,
 }
 
 impl ProviderConfig {
@@ -210,6 +213,8 @@ pub struct Answer {
     pub text: String,
     /// Tokens, in the normal form; estimated as far as the provider gave no usable counts.
     pub usage: Usage,
+    /// Whether the provider says that it bills them by other prices than its standard ones.
+    pub is_billed_otherwise: bool,
     /// The model that answered, as the provider reports it, else as asked for.
     pub model: String,
     /// Why the answer ends, in the provider's word (`stop`, `end_turn`, `length`, …).
@@ -235,6 +240,8 @@ pub struct Failure {
     /// The tokens that were used as far as is known: what the provider counted, and what else came,
     /// estimated; `source` is `None` where nothing came.
     pub usage: Usage,
+    /// As of an [`Answer`].
+    pub is_billed_otherwise: bool,
     /// The model, as the provider reported it, else as asked for.
     pub model: String,
     /// From the call until it failed, milliseconds.
@@ -454,24 +461,40 @@ impl Gateway {
     }
 
     /// What `usage` costs at the model that answered `call`, by the prices in force at `at`, and by
-    /// which. None where the tokens or the model's price are not known; the latter is logged once a
-    /// model.
+    /// which. None where the tokens or the model's price are not known, the latter is logged once a
+    /// model; and where it is more than [`COST_MAX`].
     pub fn charge(&self, call: &Call, model: &str, usage: &Usage, at: Timestamp) -> Charge {
         if usage.source == UsageSource::None {
             return Charge::default();
         }
-        match self.quote(&call.provider, &[model, &call.model], at) {
-            Some(quote) => Charge {
-                cost: Some(quote.cost(usage)),
-                price: quote.text().cloned(),
-            },
-            None => {
-                if self.knows(&call.provider) {
-                    self.tell_unpriced(&call.provider, model);
-                }
-                Charge::default()
-            }
+        let Some(quote) = self.quote_or_tell(call, model, at) else {
+            return Charge::default();
+        };
+        let cost = quote.cost(usage);
+        if cost > COST_MAX {
+            log::warn!(
+                "a call of {}/{model} would have cost {cost} USD for {} tokens of prompt and {} of \
+                 answer; more than {COST_MAX} USD are not believed, and it is kept without a cost",
+                call.provider,
+                usage.input_tokens,
+                usage.output_tokens
+            );
+            return Charge::default();
         }
+        Charge {
+            cost: Some(cost),
+            price: quote.text().cloned(),
+        }
+    }
+
+    /// What the model that answered a call costs, else the one that was asked. Where none is known, that
+    /// is logged.
+    fn quote_or_tell(&self, call: &Call, model: &str, at: Timestamp) -> Option<Quote> {
+        let quote = self.quote(&call.provider, &[model, &call.model], at);
+        if quote.is_none() && self.knows(&call.provider) {
+            self.tell_unpriced(&call.provider, model);
+        }
+        quote
     }
 
     /// The cost alone of [`Gateway::charge`].
@@ -545,12 +568,11 @@ impl Gateway {
             source: UsageSource::Estimated,
             ..Usage::default()
         };
-        let costs = writes
-            .max(self.cache_writes(&call.provider, false))
-            .ways(usage)
-            .map(|usage| self.cost(call, &call.model, &usage, at));
+        let quote = self.quote_or_tell(call, &call.model, at);
+        let writes = writes.max(self.cache_writes(&call.provider, false));
+        let most = quote.and_then(|quote| writes.ways(usage).map(|it| quote.cost(&it)).max());
         Reserve {
-            cost: costs.max().flatten(),
+            cost: most.map(|cost| cost.min(COST_MAX)),
             tokens: usage.input_tokens.saturating_add(usage.output_tokens),
         }
     }
@@ -629,17 +651,23 @@ impl Gateway {
             sent,
         } = course;
         let clean = |text: &str| self.redact(&call.provider, text);
+        let clean_name = |name: &str| match self.key(&call.provider) {
+            Some(key) => key.redact_name(name),
+            None => name.to_owned(),
+        };
         let model = partial
             .model
             .as_deref()
-            .map_or_else(|| call.model.clone(), clean);
+            .map_or_else(|| call.model.clone(), clean_name);
+        let is_billed_otherwise = partial.is_billed_otherwise;
         let usage = self.usage(call, &partial, outcome.is_ok());
         match outcome {
             Ok(()) => Ok(Answer {
                 text: partial.text,
                 usage,
+                is_billed_otherwise,
                 model,
-                finish_reason: partial.finish_reason.as_deref().map(clean),
+                finish_reason: partial.finish_reason.as_deref().map(clean_name),
                 latency_ms,
                 first_token_ms,
             }),
@@ -655,6 +683,7 @@ impl Gateway {
                 status: fault.status,
                 retry_after: fault.retry_after,
                 usage,
+                is_billed_otherwise,
                 model,
                 latency_ms,
                 sent,
@@ -740,6 +769,13 @@ impl Gateway {
         self.providers.get(provider).map(|provider| provider.kind)
     }
 
+    /// Whether the provider is to be asked for the usage of a streamed chat completion.
+    pub fn takes_stream_options(&self, provider: &str) -> bool {
+        self.providers
+            .get(provider)
+            .is_none_or(|provider| provider.stream_usage)
+    }
+
     /// How long a call may take where it does not say.
     pub fn total_timeout(&self) -> Duration {
         self.timeouts.bounded().total
@@ -776,8 +812,12 @@ impl Gateway {
 
     /// `text` without the provider's key: some servers repeat the key that they refuse.
     fn redact(&self, provider: &str, text: &str) -> String {
-        let key = self.providers.get(provider).and_then(ProviderConfig::key);
+        let key = self.key(provider);
         key.map_or_else(|| text.to_owned(), |key| key.redact(text))
+    }
+
+    fn key(&self, provider: &str) -> Option<&Secret> {
+        self.providers.get(provider).and_then(ProviderConfig::key)
     }
 }
 

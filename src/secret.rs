@@ -7,6 +7,10 @@ use subtle::ConstantTimeEq;
 
 use crate::error::{Error, Result};
 
+/// A secret shorter than this is a dummy, as local servers are given, and stands in names by chance,
+/// bytes.
+const NAME_REDACTED_BYTES_MIN: usize = 8;
+
 /// A key or token. `Debug` and `Display` print `***`; only [`Secret::expose`] gives the text,
 /// so that every place where a secret leaves the process can be found by that name.
 #[derive(Clone, PartialEq, Eq, serde::Deserialize)]
@@ -52,6 +56,15 @@ impl Secret {
         }
         text.replace(&self.0, "***")
     }
+
+    /// The same of a name that somebody else gave, such as a model's. A short secret is left in it: with
+    /// the key `k` no model's name would be right.
+    pub fn redact_name(&self, name: &str) -> String {
+        if self.0.len() < NAME_REDACTED_BYTES_MIN {
+            return name.to_owned();
+        }
+        self.redact(name)
+    }
 }
 
 /// `N` bytes of the system's randomness, in hexadecimal.
@@ -86,6 +99,14 @@ mod tests {
         let secret = Secret::new("sk-live-123");
         assert_eq!(format!("{secret} {secret:?}"), "*** ***");
         assert_eq!(secret.redact("bad key sk-live-123."), "bad key ***.");
+    }
+
+    #[test]
+    fn a_short_secret_does_not_spoil_names() {
+        assert_eq!(Secret::new("k").redact_name("claude-haiku"), "claude-haiku");
+        assert_eq!(Secret::new("k").redact("key: k"), "***ey: ***");
+        let secret = Secret::new("sk-live-123");
+        assert_eq!(secret.redact_name("m-sk-live-123"), "m-***");
     }
 
     #[test]

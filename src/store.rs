@@ -33,7 +33,8 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 pub use answers::{ANSWER_BYTES_MAX, Bought};
 pub use audit::{
-    Audit, AuditCall, AuditDay, AuditEvent, AuditNode, AuditRun, AuditSums, Extent, StoredRun,
+    Audit, AuditCall, AuditDay, AuditEvent, AuditNames, AuditNode, AuditRun, AuditSums, Extent,
+    StoredRun, add_to_day,
 };
 pub use budgets::BudgetState;
 pub use changes::{

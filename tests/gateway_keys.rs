@@ -98,6 +98,7 @@ fn ask(kind: Kind, configured: Option<&str>, ask: impl Fn(&Gateway) -> String) {
         base_url: format!("http://{}", listener.local_addr().unwrap()),
         api_key: configured.map(Secret::new),
         missing_key_hint: None,
+        stream_usage: true,
     };
     let server = thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();

@@ -245,6 +245,7 @@ pub fn add_provider(config: &mut Config, name: &str, kind: Kind, base_url: &str)
         base_url: base_url.to_owned(),
         api_key: Some(Secret::new("test-key")),
         missing_key_hint: None,
+        stream_usage: true,
     };
     config.providers.insert(name.to_owned(), provider);
 }

@@ -13,6 +13,7 @@
 //! - `clients`: other programs at `/v1`: what is passed on, what is booked, who may come in.
 //! - `command_line`: the program's flags, files, signals and exit codes; crash and restart.
 //! - `conformance`: the WebSocket protocol, frame by frame, against the echo of examples/echo.rs.
+//! - `counts`: answers whose counts are missing, late, odd or not of the usual price.
 //! - `disk`: what a full disk refuses, and what goes on.
 //! - `harness`: starts the same wiring as `main` on port 0 in a temporary directory; clients with
 //!   deadlines.
@@ -56,6 +57,7 @@ mod client_kinds;
 mod clients;
 mod command_line;
 mod conformance;
+mod counts;
 mod disk;
 mod harness;
 mod history;

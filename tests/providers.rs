@@ -602,6 +602,7 @@ fn without_a_key_no_call_is_made_and_the_error_says_what_to_set() {
                 base_url: upstream.url().to_owned(),
                 api_key: key,
                 missing_key_hint: Some("set OPENAI_API_KEY".into()),
+                stream_usage: true,
             };
             config.providers.insert(name.into(), provider);
         }

@@ -106,6 +106,7 @@ fn ask(
         base_url: upstream.url().to_owned(),
         api_key: Some(Secret::new("test-key")),
         missing_key_hint: None,
+        stream_usage: true,
     };
     let providers = [(name(kind).to_owned(), provider)].into();
     let gateway = Gateway::new(providers, Timeouts::default());

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use flowledger::gateway::Kind;
 use rusqlite::Connection;
 use serde_json::json;
+use tempfile::TempDir;
 
 use crate::binary::{Ended, Home};
 use crate::harness::{TestServer, add_provider, agent, chain, eventually, two_nodes};
@@ -145,6 +146,48 @@ fn whatever_is_changed_in_a_database_is_found_and_told_with_both_values() {
             &["ledger row 1: its cost is 0.00015435 USD, but it has no price"],
         ),
         (
+            "UPDATE ledger SET price_id = NULL, cost_nanousd = 0 WHERE id = 1",
+            &["ledger row 1: its cost is 0 USD, but it has no price"],
+        ),
+        (
+            "UPDATE ledger SET price_id = NULL, cost_nanousd = 0, reserved_tokens = NULL
+             WHERE id = (SELECT max(id) FROM ledger WHERE cost_nanousd > 0)",
+            &["its cost is 0 USD, but it has no price"],
+        ),
+        (
+            "UPDATE ledger SET usage_source = 'foo' WHERE id = 1",
+            &["ledger row 1: the source of its tokens: `foo` is none of provider, estimated, none"],
+        ),
+        (
+            "UPDATE ledger SET usage_source = 'none' WHERE id = 1",
+            &["ledger row 1: has tokens from nowhere: [1001, "],
+        ),
+        (
+            "UPDATE ledger SET cached_input_tokens = 1000, cache_write_tokens = 2, cost_nanousd = NULL,
+                price_id = NULL WHERE id = 1",
+            &["ledger row 1: tokens are more than what they are a part of: [1001, 1000, 2, 0, 7, 0]"],
+        ),
+        (
+            "UPDATE ledger SET cache_write_1h_tokens = 1 WHERE id = 1",
+            &["ledger row 1: tokens are more than what they are a part of"],
+        ),
+        (
+            "UPDATE ledger SET reasoning_tokens = 8 WHERE id = 1",
+            &["ledger row 1: tokens are more than what they are a part of"],
+        ),
+        (
+            "UPDATE ledger SET saved_nanousd = 5 WHERE id = 1",
+            &["ledger row 1: did not come from the cache, but saved 0.000000005 USD"],
+        ),
+        (
+            "UPDATE ledger SET cached = 1 WHERE id = 1",
+            &["ledger row 1: came from the cache, but is SUCCESS, with [1001, "],
+        ),
+        (
+            "UPDATE ledger SET refused = 'me' WHERE id = 1",
+            &["ledger row 1: what refused it: `me` is none of budget"],
+        ),
+        (
             "UPDATE ledger SET price_id = 99 WHERE id = 1",
             &["ledger row 1: price 99 is not there"],
         ),
@@ -207,12 +250,15 @@ fn whatever_is_changed_in_a_database_is_found_and_told_with_both_values() {
         (
             "INSERT INTO ledger_days SELECT 7, NULL, '', '', NULL, '', 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0",
             &[
-                "the day of 1970-01-08T00:00:00.000Z: its sums say [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], its ledger rows nothing",
+                "the day of 1970-01-08T00:00:00.000Z,  of /: its sums say [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], its ledger rows nothing",
             ],
         ),
         (
             "INSERT INTO ledger_summed VALUES (1, 99999)",
-            &["its sums say nothing, its ledger rows [10, 0, 0, "],
+            &[
+                "SUCCESS of openai/gpt-4o-mini in flow ",
+                " as tester: its sums say nothing, its ledger rows [2, 0, 0, 2002, 0, 0, 14, 0, 308700, 0, 0]",
+            ],
         ),
         (
             "INSERT INTO ledger_blocks VALUES (0, 1, 2, x'')",
@@ -224,10 +270,7 @@ fn whatever_is_changed_in_a_database_is_found_and_told_with_both_values() {
         ),
     ];
     for (sql, parts) in tampered {
-        let copy = tempfile::tempdir().unwrap();
-        let database = copy.path().join("flowledger.db");
-        std::fs::copy(server.data().join("flowledger.db"), &database).unwrap();
-        let connection = Connection::open(&database).unwrap();
+        let (copy, connection) = copy(server.data());
         assert!(connection.execute(sql, []).unwrap() > 0, "{sql}");
         drop(connection);
         let ended = verify(copy.path());
@@ -236,6 +279,62 @@ fn whatever_is_changed_in_a_database_is_found_and_told_with_both_values() {
             assert!(
                 ended.stdout.contains(part),
                 "{sql}: `{part}`: {}",
+                ended.stdout
+            );
+        }
+    }
+}
+
+/// A copy of the database in `data`, and a connection to it.
+fn copy(data: &Path) -> (TempDir, Connection) {
+    let copy = tempfile::tempdir().unwrap();
+    let database = copy.path().join("flowledger.db");
+    std::fs::copy(data.join("flowledger.db"), &database).unwrap();
+    let connection = Connection::open(&database).unwrap();
+    (copy, connection)
+}
+
+#[test]
+fn sums_of_days_are_compared_name_by_name() {
+    let (server, _upstream) = varied();
+    let (summed, connection) = copy(server.data());
+    let names = "timestamp_ms / 86400000, flow_id, provider, model_used, agent_role, status";
+    connection
+        .execute_batch(&format!(
+            "INSERT INTO ledger_summed VALUES (1, 99999);
+             INSERT INTO ledger_days SELECT {names}, count(*), sum(cost_nanousd IS NULL),
+                sum(usage_source = 'estimated'), sum(input_tokens), sum(cached_input_tokens),
+                sum(cache_write_tokens), sum(output_tokens), sum(reasoning_tokens),
+                sum(coalesce(cost_nanousd, 0)), sum(cached), sum(coalesce(saved_nanousd, 0))
+             FROM ledger GROUP BY {names};"
+        ))
+        .unwrap();
+    drop(connection);
+    let ended = verify(summed.path());
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    for change in [
+        "day = 7",
+        "flow_id = 99",
+        "provider = 'other'",
+        "model_used = 'other'",
+        "agent_role = 'other'",
+        "agent_role = NULL",
+        "status = 'CANCELLED'",
+    ] {
+        let (changed, connection) = copy(summed.path());
+        let sql = format!("UPDATE ledger_days SET {change} WHERE provider = 'echo'");
+        assert!(connection.execute(&sql, []).unwrap() > 0);
+        drop(connection);
+        let ended = verify(changed.path());
+        assert_eq!(ended.code, Some(1), "{sql}: {ended:?}");
+        for part in [
+            "of echo/echo-1 in flow ",
+            "its sums say nothing, its ledger rows [2, 0, 0, ",
+            ", its ledger rows nothing",
+        ] {
+            assert!(
+                ended.stdout.contains(part),
+                "{sql}: {part}: {}",
                 ended.stdout
             );
         }

@@ -33,6 +33,7 @@ pub fn serve(data: &Path, url: &str) {
             base_url: url.to_owned(),
             api_key: None,
             missing_key_hint: None,
+            stream_usage: true,
         },
     );
     let server = flowledger::server::Server::start(&config).unwrap();

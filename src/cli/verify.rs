@@ -3,7 +3,7 @@
 //! It reads the database as it is at one moment, from one end to the other, and changes nothing. What
 //! it finds goes to standard output, its progress to standard error.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -14,9 +14,10 @@ use serde_json::value::RawValue;
 use super::FAILED;
 use crate::config::Config;
 use crate::error::Result;
-use crate::event::{LedgerEntry, Timestamp, Usage, Usd};
+use crate::event::{LedgerEntry, RefusedBy, Timestamp, Usage, UsageSource, Usd};
+use crate::gateway::Kind;
 use crate::gateway::prices::{Price, StoredPrice};
-use crate::store::{Audit, AuditCall, AuditDay, AuditRun, AuditSums};
+use crate::store::{Audit, AuditCall, AuditDay, AuditNames, AuditRun, AuditSums, add_to_day};
 
 /// How many discrepancies of one kind are told; of the others, how many there are.
 const TOLD_MAX: u64 = 50;
@@ -37,6 +38,7 @@ pub fn run(config: &Config) -> Result<ExitCode> {
     say(format_args!("{}{while_used}", config.data.display()));
     let progress = progress(extent.calls + extent.runs + extent.events);
     let mut verify = Verify {
+        config,
         audit: &audit,
         in_use,
         progress,
@@ -136,6 +138,7 @@ impl Check {
 }
 
 struct Verify<'a> {
+    config: &'a Config,
     audit: &'a Audit,
     in_use: bool,
     progress: ProgressBar,
@@ -190,7 +193,9 @@ impl Verify<'_> {
         let mut rows = Check::of("ledger rows");
         let mut costs = Check::of("costs computed again");
         let mut prices: HashMap<i64, Option<Price>> = HashMap::new();
-        let mut days: BTreeMap<i64, AuditDay> = BTreeMap::new();
+        let (says, until) = self.audit.days()?;
+        let mut days: HashMap<AuditNames, AuditDay> = HashMap::new();
+        let mut is_before_prices = true;
         let (mut last, mut pending, mut unpriced, mut older) = (0_i64, 0, 0, 0);
         let mut broken = None;
         let audit = self.audit;
@@ -205,18 +210,19 @@ impl Verify<'_> {
                 });
             }
             last = call.id;
-            if call.status == "PENDING" {
+            if call.names.status == "PENDING" {
                 pending += 1;
             }
-            if call.is_older_than_prices && call.price_id.is_none() && call.cost != Some(0) {
+            is_before_prices &= call.is_without_reserve;
+            if is_before_prices && call.price_id.is_none() && call.cost != Some(0) {
                 older += u64::from(call.cost.is_some());
             }
-            unpriced += u64::from(call.cost.is_none() && call.status != "PENDING");
-            let of_day = days.entry(call.day).or_default();
-            for (sum, count) in of_day.iter_mut().zip(call.counts()) {
-                *sum = sum.saturating_add(count);
+            unpriced += u64::from(call.cost.is_none() && call.names.status != "PENDING");
+            if call.names.day < until {
+                add_to_day(&mut days, &call.names, &call.counts());
             }
-            if let Some(fault) = fault_of(&call) {
+            let may_be_unpriced = is_before_prices || self.may_be_free(&call.names.provider);
+            if let Some(fault) = fault_of(&call, may_be_unpriced) {
                 rows.wrong(format_args!("ledger row {}: {fault}", call.id));
             }
             let Some(price_id) = call.price_id else {
@@ -243,18 +249,12 @@ impl Verify<'_> {
                 ));
                 return;
             };
-            // What came from the cache has cost nothing and says what it saved.
-            let (name, stored) = if call.cached {
-                ("saved", call.saved)
-            } else {
-                ("cost", call.cost)
-            };
             let computed = usage(&call).map(|usage| price.cost(&usage).nanousd);
-            if stored != computed {
+            if call.cost != computed {
                 costs.wrong(format_args!(
-                    "ledger row {}: {name} is {}, but {} by price {price_id}",
+                    "ledger row {}: cost is {}, but {} by price {price_id}",
                     call.id,
-                    money(stored),
+                    money(call.cost),
                     money(computed)
                 ));
             }
@@ -284,7 +284,15 @@ impl Verify<'_> {
         self.end(&rows);
         self.end(&costs);
         self.blocks()?;
-        self.days(&days)
+        self.days(&says, &days);
+        Ok(())
+    }
+
+    /// Whether calls of that provider may be free by their nature: it is an `echo`, or nobody knows any
+    /// more what it was.
+    fn may_be_free(&self, provider: &str) -> bool {
+        let provider = self.config.providers.get(provider);
+        provider.is_none_or(|provider| provider.kind == Kind::Echo)
     }
 
     /// What is noted of blocks of ledger rows, by which filters find theirs, against the rows.
@@ -303,31 +311,27 @@ impl Verify<'_> {
         Ok(())
     }
 
-    /// Days that are summed up against their rows.
-    fn days(&mut self, of_rows: &BTreeMap<i64, AuditDay>) -> Result<()> {
-        let mut check = Check::of("days that are summed up");
-        let (stored, until) = self.audit.days()?;
-        let stored: BTreeMap<i64, AuditDay> = stored.into_iter().collect();
-        let summed = of_rows.keys().filter(|day| **day < until);
-        let all: BTreeSet<&i64> = summed.chain(stored.keys()).collect();
-        for day in all {
+    /// What is summed up of days against their rows, name by name.
+    fn days(&mut self, says: &HashMap<AuditNames, AuditDay>, rows: &HashMap<AuditNames, AuditDay>) {
+        let mut check = Check::of("sums of days");
+        let all: BTreeSet<&AuditNames> = says.keys().chain(rows.keys()).collect();
+        for names in all {
             check.checked += 1;
-            let (says, rows) = (stored.get(day), of_rows.get(day));
+            let (says, rows) = (says.get(names), rows.get(names));
             if says != rows {
                 let counts = |counts: Option<&AuditDay>| match counts {
                     Some(counts) => format!("{counts:?}"),
                     None => "nothing".to_owned(),
                 };
-                let midnight = Timestamp(day.saturating_mul(MS_PER_DAY));
                 check.wrong(format_args!(
-                    "the day of {midnight}: its sums say {}, its ledger rows {}",
+                    "the day of {}: its sums say {}, its ledger rows {}",
+                    named(names),
                     counts(says),
                     counts(rows)
                 ));
             }
         }
         self.end(&check);
-        Ok(())
     }
 
     /// Runs and nodes against their ledger rows.
@@ -418,14 +422,45 @@ impl Verify<'_> {
     }
 }
 
-/// What of a row contradicts itself.
-fn fault_of(call: &AuditCall) -> Option<String> {
+/// `2026-11-22T00:00:00.000Z, SUCCESS of openai/gpt-4o in flow 1 as writer`.
+fn named(names: &AuditNames) -> String {
+    let midnight = Timestamp(names.day.saturating_mul(MS_PER_DAY));
+    let flow = names.flow_id.map(|id| format!(" in flow {id}"));
+    let role = names.role.as_ref().map(|role| format!(" as {role}"));
+    format!(
+        "{midnight}, {} of {}/{}{}{}",
+        names.status,
+        names.provider,
+        names.model,
+        flow.unwrap_or_default(),
+        role.unwrap_or_default()
+    )
+}
+
+/// What of a row contradicts itself. `may_be_unpriced` says whether it may have a cost without a price.
+fn fault_of(call: &AuditCall, may_be_unpriced: bool) -> Option<String> {
     const SETTLED: [&str; 5] = ["SUCCESS", "FAILED", "TIMEOUT", "CANCELLED", "UNKNOWN"];
+    let status = call.names.status.as_str();
+    let has_tokens = call.tokens != [0; 6];
     if call.tokens.iter().any(|tokens| *tokens < 0) {
         return Some(format!("a number of tokens is negative: {:?}", call.tokens));
     }
-    if call.status == "PENDING" {
-        let is_blank = call.cost.is_none() && call.price_id.is_none() && call.tokens == [0; 6];
+    let [input, read, write, hour, output, reasoning] = call.tokens;
+    if read.saturating_add(write) > input || hour > write || reasoning > output {
+        return Some(format!(
+            "tokens are more than what they are a part of: {:?}",
+            call.tokens
+        ));
+    }
+    match call.usage_source.parse::<UsageSource>() {
+        Ok(UsageSource::None) if has_tokens => {
+            return Some(format!("has tokens from nowhere: {:?}", call.tokens));
+        }
+        Ok(_) => {}
+        Err(why) => return Some(format!("the source of its tokens: {why}")),
+    }
+    if status == "PENDING" {
+        let is_blank = call.cost.is_none() && call.price_id.is_none() && !has_tokens;
         return (!is_blank).then(|| {
             format!(
                 "is PENDING, but has tokens, a price or a cost: {:?}, {:?}, {}",
@@ -435,27 +470,52 @@ fn fault_of(call: &AuditCall) -> Option<String> {
             )
         });
     }
-    if !SETTLED.contains(&call.status.as_str()) {
-        return Some(format!("`{}` is no status", call.status));
+    if !SETTLED.contains(&status) {
+        return Some(format!("`{status}` is no status"));
     }
-    if let Some(by) = &call.refused
-        && (call.status != "FAILED" || call.cost != Some(0) || call.tokens != [0; 6])
-    {
-        return Some(format!(
-            "was refused by a {by} before it left, but is {}, with {:?} tokens and a cost of {}",
-            call.status,
-            call.tokens,
-            money(call.cost)
-        ));
+    if let Some(by) = &call.refused {
+        if let Err(why) = by.parse::<RefusedBy>() {
+            return Some(format!("what refused it: {why}"));
+        }
+        if status != "FAILED" || call.cost != Some(0) || has_tokens {
+            return Some(format!(
+                "was refused by a {by} before it left, but is {status}, with {:?} tokens and a cost \
+                 of {}",
+                call.tokens,
+                money(call.cost)
+            ));
+        }
+    }
+    if call.cached {
+        let is_free = call.cost == Some(0) && call.price_id.is_none() && !has_tokens;
+        let is_right = is_free && status == "SUCCESS" && call.saved.unwrap_or(0) >= 0;
+        return (!is_right).then(|| {
+            format!(
+                "came from the cache, but is {status}, with {:?} tokens, price {:?} and a cost of \
+                 {}; it saved {}",
+                call.tokens,
+                call.price_id,
+                money(call.cost),
+                money(call.saved)
+            )
+        });
+    }
+    if call.saved.is_some() {
+        let saved = money(call.saved);
+        return Some(format!("did not come from the cache, but saved {saved}"));
     }
     match (call.cost, call.price_id) {
         (Some(cost), _) if cost < 0 => Some(format!("its cost is {}", money(Some(cost)))),
-        (Some(cost), _) if call.cached && cost != 0 => Some(format!(
-            "it came from the cache, but its cost is {}",
-            money(Some(cost))
-        )),
-        // What is free by its nature, was never sent or was refused has no price.
-        (Some(cost), None) if cost != 0 && !call.is_older_than_prices => Some(format!(
+        // What was never sent or was refused has no tokens, and no price.
+        (Some(cost), None)
+            if !may_be_unpriced && (cost != 0 || has_tokens || status == "SUCCESS") =>
+        {
+            Some(format!(
+                "its cost is {}, but it has no price, which only calls of `echo` do without",
+                money(Some(cost))
+            ))
+        }
+        (Some(cost), None) if cost != 0 && !call.is_without_reserve => Some(format!(
             "its cost is {}, but it has no price",
             money(Some(cost))
         )),

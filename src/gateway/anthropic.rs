@@ -4,7 +4,8 @@
 use serde_json::{Map, Value, json};
 
 use super::dialect::{
-    Count, Fault, Flow, Header, Partial, Reader, Request, event_json, reported_fault,
+    Count, Fault, Flow, Header, Partial, Reader, Request, counts_anything, event_json,
+    reported_fault,
 };
 use super::{Call, ProviderConfig, sse};
 use crate::event::{Usage, UsageSource};
@@ -112,13 +113,14 @@ impl Reader for MessageReader {
             "message_start" => {
                 let message = &data["message"];
                 partial.note_model(&message["model"]);
-                self.note_usage(&message["usage"], partial);
+                // That it counts an output of 1 says nothing: there is none yet.
+                self.note_usage(&message["usage"], false, partial);
             }
             "content_block_start" => note_block(&data["content_block"], partial)?,
             "content_block_delta" => note_block(&data["delta"], partial)?,
             "message_delta" => {
                 partial.note_finish(&data["delta"]["stop_reason"]);
-                self.note_usage(&data["usage"], partial);
+                self.note_usage(&data["usage"], true, partial);
             }
             "message_stop" => {
                 partial.is_complete = true;
@@ -133,7 +135,7 @@ impl Reader for MessageReader {
 
     fn document(&mut self, document: &Value, partial: &mut Partial) -> Result<(), Fault> {
         partial.note_model(&document["model"]);
-        self.note_usage(&document["usage"], partial);
+        self.note_usage(&document["usage"], true, partial);
         if document["type"] == "error" || document.get("error").is_some_and(|e| !e.is_null()) {
             return Err(fault_of(document));
         }
@@ -143,7 +145,7 @@ impl Reader for MessageReader {
         for block in blocks {
             note_block(block, partial)?;
         }
-        self.note_usage(&document["usage"], partial);
+        self.note_usage(&document["usage"], true, partial);
         partial.note_finish(&document["stop_reason"]);
         partial.is_complete = true;
         Ok(())
@@ -151,10 +153,20 @@ impl Reader for MessageReader {
 }
 
 impl MessageReader {
-    fn note_usage(&mut self, usage: &Value, partial: &mut Partial) {
+    fn note_usage(&mut self, usage: &Value, is_behind: bool, partial: &mut Partial) {
+        // Fast mode costs more: <https://platform.claude.com/docs/en/build-with-claude/fast-mode>.
+        for tier in ["service_tier", "speed"] {
+            partial.note_tier(&usage[tier]);
+        }
+        if !counts_anything(usage) {
+            return;
+        }
         self.counts.overwrite(usage);
-        if !usage.is_null() {
-            partial.note_usage(self.counts.normal_usage());
+        let counts = self.counts.normal_usage();
+        if is_behind && usage["output_tokens"].is_u64() {
+            partial.note_usage(counts, true);
+        } else {
+            partial.usage = counts;
         }
     }
 }
@@ -177,13 +189,25 @@ impl Reader for CountReader {
     }
 }
 
-/// Takes in a block or its delta. Thinking is billed as a part of the answer, but is no text of it;
-/// tool use is neither.
+/// Takes in a block or its delta. Thinking and the use of tools are billed as a part of the answer, but
+/// are no text of it.
 fn note_block(block: &Value, partial: &mut Partial) -> Result<(), Fault> {
     match block["type"].as_str() {
         Some("text" | "text_delta") => partial.push(block["text"].as_str().unwrap_or_default()),
         Some("thinking" | "thinking_delta") => {
             partial.note_thinking(&block["thinking"]);
+            Ok(())
+        }
+        Some("tool_use" | "server_tool_use" | "mcp_tool_use") => {
+            partial.note_beside(&block["name"]);
+            // Of a stream it is empty, and comes in pieces.
+            if block["input"].as_object().is_some_and(|it| !it.is_empty()) {
+                partial.note_beside(&block["input"]);
+            }
+            Ok(())
+        }
+        Some("input_json_delta") => {
+            partial.note_beside(&block["partial_json"]);
             Ok(())
         }
         _ => Ok(()),
@@ -210,11 +234,14 @@ struct Counts {
     /// Of `cache_write`, those that are kept for an hour.
     cache_write_1h: Count,
     output: Count,
+    /// Of `output`, what was thought.
+    thinking: Count,
 }
 
 impl Counts {
     fn overwrite(&mut self, usage: &Value) {
         let by_age = &usage["cache_creation"];
+        let by_kind = &usage["output_tokens_details"];
         for (usage, name, kept) in [
             (usage, "input_tokens", &mut self.input),
             (usage, "cache_read_input_tokens", &mut self.cache_read),
@@ -225,6 +252,7 @@ impl Counts {
                 &mut self.cache_write_1h,
             ),
             (usage, "output_tokens", &mut self.output),
+            (by_kind, "thinking_tokens", &mut self.thinking),
         ] {
             kept.overwrite(usage, name);
         }
@@ -232,7 +260,7 @@ impl Counts {
 
     /// The three kinds of input are apart from each other: "Total input tokens in a request is
     /// the summation of `input_tokens`, `cache_creation_input_tokens`, and
-    /// `cache_read_input_tokens`". `output_tokens` includes thinking, which is not counted apart.
+    /// `cache_read_input_tokens`". `output_tokens` includes thinking.
     fn normal_usage(&self) -> Usage {
         let all = [
             self.input,
@@ -240,6 +268,7 @@ impl Counts {
             self.cache_write,
             self.cache_write_1h,
             self.output,
+            self.thinking,
         ];
         if !Count::are_known(&all) {
             return Usage::default();
@@ -251,7 +280,7 @@ impl Counts {
             cache_write_tokens: written,
             cache_write_1h_tokens: self.cache_write_1h.tokens().min(written),
             output_tokens: self.output.tokens(),
-            reasoning_tokens: 0,
+            reasoning_tokens: self.thinking.tokens().min(self.output.tokens()),
             source: UsageSource::Provider,
         }
     }
@@ -283,6 +312,7 @@ mod tests {
             base_url: base_url.into(),
             api_key: Some(Secret::new("sk-ant-1")),
             missing_key_hint: None,
+            stream_usage: true,
         }
     }
 
@@ -464,25 +494,105 @@ mod tests {
     }
 
     #[test]
-    fn impossible_counts_are_no_usage_until_a_possible_one_replaces_them() {
-        let bad = (
-            "message_delta",
-            r#"{"type":"message_delta","usage":{"output_tokens":-3}}"#,
+    fn impossible_counts_and_zeros_replace_none() {
+        let usage = |usage: &str| format!(r#"{{"type":"message_delta","usage":{usage}}}"#);
+        let good = usage(r#"{"output_tokens":3}"#);
+        for bad in [
+            r#"{"output_tokens":-3}"#,
+            r#"{"input_tokens":0,"output_tokens":0}"#,
+            r#""n/a""#,
+            "{}",
+        ] {
+            let bad = usage(bad);
+            let (bad, good) = (("message_delta", &*bad), ("message_delta", &*good));
+            let usage = |events: &[(&str, &str)]| read(events).0.usage;
+            let start = provider_usage(1125, 1000, 100, 1);
+            assert_eq!(usage(&[START, bad]), start, "{bad:?}");
+            let end = provider_usage(1125, 1000, 100, 3);
+            assert_eq!(usage(&[START, bad, good, bad]), end, "{bad:?}");
+            assert_eq!(usage(&[bad]), Usage::default(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn only_what_counts_the_answer_behind_it_counts_it() {
+        let text = (
+            "content_block_delta",
+            r#"{"type":"content_block_delta","delta":{"type":"text_delta","text":"Hello"}}"#,
         );
-        let good = (
-            "message_delta",
-            r#"{"type":"message_delta","usage":{"output_tokens":3}}"#,
+        for (usage, counted) in [
+            ("null", None),
+            ("{}", None),
+            (r#"{"cache_read_input_tokens":7}"#, None),
+            (r#"{"output_tokens":15}"#, Some(5)),
+        ] {
+            let delta = format!(r#"{{"type":"message_delta","delta":{{}},"usage":{usage}}}"#);
+            let (partial, _) = read(&[START, text, ("message_delta", &delta)]);
+            assert_eq!(partial.counted.map(|it| it.text), counted, "{usage}");
+        }
+    }
+
+    #[test]
+    fn the_use_of_tools_is_kept_to_be_counted() {
+        let (partial, _) = read(&[
+            START,
+            (
+                "content_block_start",
+                r#"{"type":"content_block_start","index":0,"content_block":{"type":"tool_use","id":"t","name":"look","input":{}}}"#,
+            ),
+            (
+                "content_block_delta",
+                r#"{"type":"content_block_delta","index":0,"delta":{"type":"input_json_delta","partial_json":"{\"at\""}}"#,
+            ),
+            (
+                "content_block_delta",
+                r#"{"type":"content_block_delta","index":0,"delta":{"type":"input_json_delta","partial_json":":1}"}}"#,
+            ),
+        ]);
+        assert_eq!((&*partial.text, &*partial.beside), ("", r#"look{"at":1}"#));
+        let (partial, _) = read_document(
+            r#"{"content":[{"type":"tool_use","id":"t","name":"look","input":{"at":1}}]}"#,
         );
-        assert_eq!(read(&[START, bad]).0.usage, Usage::default());
-        assert_eq!(
-            read(&[START, bad, good]).0.usage,
-            provider_usage(1125, 1000, 100, 3)
-        );
-        let wrong = (
-            "message_delta",
-            r#"{"type":"message_delta","usage":"many"}"#,
-        );
-        assert_eq!(read(&[wrong]).0.usage, Usage::default());
+        assert_eq!((&*partial.text, &*partial.beside), ("", r#"look{"at":1}"#));
+    }
+
+    #[test]
+    fn thinking_that_is_counted_apart_is_a_part_of_the_output() {
+        for (thinking, reasoning) in [(json!(3), 3), (json!(9), 7), (json!(null), 0)] {
+            let usage = json!({"input_tokens": 5, "output_tokens": 7,
+                "output_tokens_details": {"thinking_tokens": thinking}});
+            let (partial, _) = read_document(&json!({"content": [], "usage": usage}).to_string());
+            let expected = Usage {
+                reasoning_tokens: reasoning,
+                ..provider_usage(5, 0, 0, 7)
+            };
+            assert_eq!(partial.usage, expected, "{usage}");
+        }
+    }
+
+    #[test]
+    fn another_service_tier_or_speed_is_billed_otherwise() {
+        for (name, value, is_billed_otherwise) in [
+            ("service_tier", "standard", false),
+            ("service_tier", "priority", true),
+            ("service_tier", "batch", true),
+            ("speed", "standard", false),
+            ("speed", "fast", true),
+        ] {
+            let usage = json!({"input_tokens": 5, "output_tokens": 7, name: value});
+            let document = json!({"content": [], "usage": usage}).to_string();
+            let (partial, _) = read_document(&document);
+            assert_eq!(partial.is_billed_otherwise, is_billed_otherwise, "{usage}");
+            let start = json!({"message": {"usage": usage}}).to_string();
+            let (partial, _) = read(&[("message_start", &start)]);
+            assert_eq!(partial.is_billed_otherwise, is_billed_otherwise, "{usage}");
+        }
+    }
+
+    #[test]
+    fn an_event_without_data_is_known_by_its_name() {
+        let (partial, flow) = read(&[START, ("ping", ""), ("message_stop", "")]);
+        assert_eq!((flow, partial.is_complete), (Ok(Flow::End), true));
     }
 
     fn read_document(document: &str) -> (Partial, Result<(), Fault>) {

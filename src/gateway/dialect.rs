@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::FailureKind;
-use super::sse;
+use super::refusal::tidy;
+use super::{FailureKind, sse};
 use crate::event::Usage;
 
 /// The longest text of an answer, bytes. The longest that models write today (128,000 tokens) is
@@ -16,6 +16,18 @@ pub(super) const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// A token count above this is an error of the provider: a thousand times the largest context.
 /// Sums of a few such counts stay far from overflow.
 const TOKENS_MAX: u64 = 1_000_000_000;
+
+/// The longest name of a model, bytes: as long as clients may ask for.
+const MODEL_BYTES_MAX: usize = 256;
+
+/// How much of the reason why an answer ends is kept, characters.
+const FINISH_CHARS_MAX: usize = 100;
+
+/// Service tiers whose prices are the standard ones: OpenAI's
+/// (<https://platform.openai.com/docs/api-reference/chat/object>), Anthropic's
+/// (<https://platform.claude.com/docs/en/api/service-tiers>) and Groq's
+/// (<https://console.groq.com/docs/service-tiers>).
+const STANDARD_TIERS: [&str; 5] = ["", "auto", "default", "standard", "on_demand"];
 
 /// A request, ready to be sent by POST.
 #[derive(Debug)]
@@ -69,16 +81,28 @@ impl Fault {
     }
 }
 
+/// How much of an answer has come, bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Extent {
+    pub(super) text: usize,
+    pub(super) thinking: usize,
+    pub(super) beside: usize,
+}
+
 /// An answer as far as it is known.
 #[derive(Debug, Default)]
 pub(super) struct Partial {
     pub(super) text: String,
     /// What the model thought before it spoke, as far as the provider shows it; only counted.
     pub(super) thinking: String,
+    /// What it wrote beside its text, such as calls of tools; only counted.
+    pub(super) beside: String,
     pub(super) usage: Usage,
-    /// How much of `text` and of `thinking` had come when `usage` was last given, bytes: what came
-    /// after is not in it.
-    pub(super) counted: (usize, usize),
+    /// How much had come when the provider last counted the answer: what came after is not in `usage`.
+    /// None where only what was asked was counted.
+    pub(super) counted: Option<Extent>,
+    /// Whether the provider says that it bills the call by other prices than its standard ones.
+    pub(super) is_billed_otherwise: bool,
     pub(super) model: Option<String>,
     pub(super) finish_reason: Option<String>,
     /// Whether the provider said that this is all of it.
@@ -100,21 +124,40 @@ impl Partial {
 
     /// Adds to what was thought; what is longer than an answer may be is left out.
     pub(super) fn note_thinking(&mut self, piece: &Value) {
-        let piece = piece.as_str().unwrap_or_default();
-        let room = ANSWER_BYTES_MAX.saturating_sub(self.thinking.len());
-        let piece = &piece[..piece.floor_char_boundary(room)];
-        self.thinking.push_str(piece);
+        extend(&mut self.thinking, piece.as_str().unwrap_or_default());
     }
 
-    /// Notes the provider's counts, which are those of all that has come until now.
-    pub(super) fn note_usage(&mut self, usage: Usage) {
+    /// Adds to what was written beside the text, with the same limit. What is no text is taken as the
+    /// JSON that the model wrote.
+    pub(super) fn note_beside(&mut self, piece: &Value) {
+        match piece {
+            Value::Null => {}
+            Value::String(piece) => extend(&mut self.beside, piece),
+            piece => extend(&mut self.beside, &piece.to_string()),
+        }
+    }
+
+    /// Notes the provider's counts. Where they count the answer, it is all that has come until now.
+    pub(super) fn note_usage(&mut self, usage: Usage, counts_answer: bool) {
         self.usage = usage;
-        self.counted = (self.text.len(), self.thinking.len());
+        let before = self.counted.unwrap_or_default();
+        self.counted = Some(match counts_answer {
+            true => Extent {
+                text: self.text.len(),
+                thinking: self.thinking.len(),
+                beside: self.beside.len(),
+            },
+            false => before,
+        });
     }
 
-    /// Notes the model that answers, as far as the provider names one.
+    /// Notes the model that answers, as far as the provider names one. What cannot be a name is none:
+    /// it would go to logs, tables and every viewer.
     pub(super) fn note_model(&mut self, model: &Value) {
-        if let Some(model) = model.as_str().filter(|model| !model.is_empty()) {
+        let is_name = |name: &&str| {
+            (1..=MODEL_BYTES_MAX).contains(&name.len()) && !name.chars().any(char::is_control)
+        };
+        if let Some(model) = model.as_str().map(str::trim).filter(is_name) {
             self.model = Some(model.to_owned());
         }
     }
@@ -122,9 +165,25 @@ impl Partial {
     /// Notes why the answer ends, as far as the provider says so.
     pub(super) fn note_finish(&mut self, reason: &Value) {
         if let Some(reason) = reason.as_str() {
-            self.finish_reason = Some(reason.to_owned());
+            self.finish_reason = Some(tidy(reason, FINISH_CHARS_MAX));
         }
     }
+
+    /// Notes the service tier that the provider names: only what the standard one costs is known.
+    pub(super) fn note_tier(&mut self, tier: &Value) {
+        let is_standard = |tier: &str| {
+            STANDARD_TIERS
+                .iter()
+                .any(|known| known.eq_ignore_ascii_case(tier))
+        };
+        self.is_billed_otherwise |= tier.as_str().is_some_and(|tier| !is_standard(tier));
+    }
+}
+
+/// Adds to a text that is only counted, as far as there is room.
+fn extend(text: &mut String, piece: &str) {
+    let room = ANSWER_BYTES_MAX.saturating_sub(text.len());
+    text.push_str(&piece[..piece.floor_char_boundary(room)]);
 }
 
 /// Whether more of a stream is to be read.
@@ -155,8 +214,11 @@ pub(super) trait Reader {
     fn document(&mut self, document: &Value, partial: &mut Partial) -> Result<(), Fault>;
 }
 
-/// The JSON of an event.
+/// The JSON of an event; null of one without data, which some servers send to keep a connection open.
 pub(super) fn event_json(event: &sse::Event) -> Result<Value, Fault> {
+    if event.data.trim().is_empty() {
+        return Ok(Value::Null);
+    }
     serde_json::from_str(&event.data)
         .map_err(|error| Fault::bad_answer(format!("an event of the stream is not JSON: {error}")))
 }
@@ -214,6 +276,14 @@ pub(super) fn count(usage: &Value, name: &str) -> Result<Option<u64>, BadCount> 
     }
 }
 
+/// Whether a usage counts anything. Some servers end a stream with one that has nothing but zeros, or
+/// is no object at all, after they have counted.
+pub(super) fn counts_anything(usage: &Value) -> bool {
+    let is_count = |value: &Value| value.as_u64().is_some_and(|tokens| tokens > 0);
+    let counts = usage.as_object();
+    counts.is_some_and(|counts| counts.values().any(is_count))
+}
+
 /// One count, as the last event that had it gave it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Count {
@@ -224,12 +294,12 @@ pub(super) enum Count {
 }
 
 impl Count {
-    /// Takes the count of that name, if there is one.
+    /// Takes the count of that name, if there is one. What cannot be one does not replace one.
     pub(super) fn overwrite(&mut self, usage: &Value, name: &str) {
         match count(usage, name) {
             Ok(Some(tokens)) => *self = Self::Given(tokens),
-            Ok(None) => {}
-            Err(BadCount) => *self = Self::Impossible,
+            Err(BadCount) if *self == Self::Missing => *self = Self::Impossible,
+            Ok(None) | Err(BadCount) => {}
         }
     }
 
@@ -305,10 +375,57 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_the_name_of_a_model_is_none_and_the_reason_of_an_end_is_one_line() {
+        let mut partial = Partial::default();
+        let longest = "m".repeat(MODEL_BYTES_MAX);
+        for (name, kept) in [
+            ("", None),
+            ("a\u{0}b", None),
+            ("a\nb", None),
+            (&*format!("{longest}m"), None),
+            (&*longest, Some(&*longest)),
+            (" m-1 ", Some("m-1")),
+            ("a\u{7f}", Some("m-1")),
+        ] {
+            partial.note_model(&json!(name));
+            assert_eq!(partial.model.as_deref(), kept, "{name:?}");
+        }
+        partial.note_finish(&json!(format!("st\u{0}op\n{}", "x".repeat(3 << 20))));
+        let reason = partial.finish_reason.unwrap();
+        assert!(reason.starts_with("st op xxx"), "{reason}");
+        assert!(reason.chars().count() <= FINISH_CHARS_MAX + 1, "{reason}");
+    }
+
+    #[test]
+    fn only_a_tier_that_costs_what_is_usual_is_standard() {
+        for (tier, is_billed_otherwise) in [
+            (json!(null), false),
+            (json!("default"), false),
+            (json!("STANDARD"), false),
+            (json!("auto"), false),
+            (json!("on_demand"), false),
+            (json!(7), false),
+            (json!("priority"), true),
+            (json!("flex"), true),
+            (json!("batch"), true),
+        ] {
+            let mut partial = Partial::default();
+            partial.note_tier(&tier);
+            assert_eq!(partial.is_billed_otherwise, is_billed_otherwise, "{tier}");
+        }
+    }
+
+    #[test]
     fn an_answer_is_bounded() {
         let mut partial = Partial::default();
         let piece = "x".repeat(ANSWER_BYTES_MAX);
         assert_eq!(partial.push(&piece), Ok(()));
         assert_eq!(partial.push("x").unwrap_err().kind, FailureKind::TooLarge);
+        for _ in 0..2 {
+            partial.note_beside(&json!(piece));
+            partial.note_thinking(&json!(piece));
+        }
+        let lengths = (partial.beside.len(), partial.thinking.len());
+        assert_eq!(lengths, (ANSWER_BYTES_MAX, ANSWER_BYTES_MAX));
     }
 }

@@ -43,28 +43,30 @@ static TOKENIZER: LazyLock<Option<CoreBPE>> = LazyLock::new(|| {
 ///
 /// - Nothing came back and nothing was counted: nothing is known. What was read then is not known
 ///   either, as the provider may have refused the request unread.
-/// - Text that came after the last count is added to it. A count from before the first text is none
+/// - What came after the last count is added to it. A count from before the first text is none
 ///   of the answer (Anthropic's `message_start` says 1), unless it is the greater one.
 /// - A count of 0 for a text that is there is a missing count, as it is for any prompt.
 pub(super) fn usage(call: &Call, partial: &Partial, is_answered: bool) -> Usage {
     let reported = partial.usage;
-    let (text, thinking) = (partial.text.as_str(), partial.thinking.as_str());
-    let has_come = is_answered || !text.is_empty() || !thinking.is_empty();
+    let (text, thinking, beside) = (&*partial.text, &*partial.thinking, &*partial.beside);
+    let has_come = is_answered || [text, thinking, beside].iter().any(|it| !it.is_empty());
     if !has_come {
         return reported;
     }
     let is_reported = reported.source != UsageSource::None;
     let is_input_missing = reported.input_tokens == 0;
-    let is_output_counted = is_reported && reported.output_tokens > 0 && partial.counted != (0, 0);
-    let (text_after, thinking_after) = if is_output_counted {
-        (
-            text.get(partial.counted.0..).unwrap_or_default(),
-            thinking.get(partial.counted.1..).unwrap_or_default(),
-        )
-    } else {
-        (text, thinking)
-    };
-    let is_output_missing = !text_after.is_empty() || !thinking_after.is_empty();
+    let counted = partial
+        .counted
+        .filter(|_| is_reported && reported.output_tokens > 0);
+    let from = counted.unwrap_or_default();
+    let text_after = text.get(from.text..).unwrap_or_default();
+    let thinking_after = thinking.get(from.thinking..).unwrap_or_default();
+    let beside_after = beside.get(from.beside..).unwrap_or_default();
+    let is_uncounted = is_answered && partial.counted.is_none();
+    let is_output_missing = is_uncounted
+        || [text_after, thinking_after, beside_after]
+            .iter()
+            .any(|it| !it.is_empty());
     if is_reported && !is_input_missing && !is_output_missing {
         return reported;
     }
@@ -77,8 +79,8 @@ pub(super) fn usage(call: &Call, partial: &Partial, is_answered: bool) -> Usage 
     }
     if is_output_missing {
         let thought = tokens(thinking_after);
-        let output = tokens(text_after) + thought;
-        if is_output_counted {
+        let output = tokens(text_after) + tokens(beside_after) + thought;
+        if counted.is_some() {
             usage.output_tokens += output;
             usage.reasoning_tokens += thought;
         } else {
@@ -145,6 +147,7 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::super::dialect::Extent;
     use super::super::prompt_tokens_max;
     use super::super::testing::{call, holds_sum_rules};
     use super::*;
@@ -154,6 +157,13 @@ mod tests {
             text: text.into(),
             thinking: thinking.into(),
             ..Partial::default()
+        }
+    }
+
+    fn extent(text: usize) -> Extent {
+        Extent {
+            text,
+            ..Extent::default()
         }
     }
 
@@ -239,26 +249,29 @@ mod tests {
         // (what was counted, after how much text, what it comes to)
         for (count, after, expected) in [
             // All of it.
-            (reported(7, 9), 9, (7, 9, 0, Provider)),
+            (reported(7, 9), Some(9), (7, 9, 0, Provider)),
             // A running total, and " upon" after it.
-            (reported(7, 5), 4, (7, 6, 0, Estimated)),
+            (reported(7, 5), Some(4), (7, 6, 0, Estimated)),
             // As Anthropic's beginning of a message.
-            (reported(7, 1), 0, (7, 2, 0, Estimated)),
-            (reported(7, 5), 0, (7, 5, 0, Estimated)),
+            (reported(7, 1), None, (7, 2, 0, Estimated)),
+            (reported(7, 5), None, (7, 5, 0, Estimated)),
             // One side only.
-            (reported(7, 0), 9, (7, 2, 0, Estimated)),
-            (reported(0, 9), 9, (PROMPT, 9, 0, Estimated)),
-            (reported(0, 0), 9, (PROMPT, 2, 0, Estimated)),
+            (reported(7, 0), Some(9), (7, 2, 0, Estimated)),
+            (reported(0, 9), Some(9), (PROMPT, 9, 0, Estimated)),
+            (reported(0, 0), Some(9), (PROMPT, 2, 0, Estimated)),
         ] {
             let mut partial = partial("Once upon", "");
-            (partial.usage, partial.counted) = (count, (after, 0));
+            (partial.usage, partial.counted) = (count, after.map(extent));
             let found = usage(&call, &partial, true);
-            assert_eq!(counts(found), expected, "{count:?} {after}");
+            assert_eq!(counts(found), expected, "{count:?} {after:?}");
         }
         // Of a failure without any text, what was counted is what is known.
         let mut nothing = partial("", "");
-        nothing.note_usage(reported(7, 1));
+        nothing.usage = reported(7, 1);
         assert_eq!(usage(&call, &nothing, false), reported(7, 1));
+        // Of an answer, it is not all that is known to be.
+        let (_, output, _, source) = counts(usage(&call, &nothing, true));
+        assert_eq!((output, source), (1, Estimated));
         // What is known of the cache stays.
         let mut cached = partial("Once upon", "");
         cached.usage = Usage {
@@ -266,6 +279,20 @@ mod tests {
             ..reported(7, 1)
         };
         assert_eq!(usage(&call, &cached, false).cached_input_tokens, 5);
+    }
+
+    #[test]
+    fn what_is_written_beside_the_text_is_counted_as_well() {
+        let call = call("m", true);
+        let mut partial = partial("", "");
+        partial.beside = "hello world".into();
+        let estimated = |partial: &Partial| counts(usage(&call, partial, false));
+        let expected = (PROMPT, 2, 0, UsageSource::Estimated);
+        assert_eq!(estimated(&partial), expected);
+        partial.note_usage(reported(7, 9), true);
+        assert_eq!(estimated(&partial), (7, 9, 0, UsageSource::Provider));
+        partial.beside.push_str(" hello");
+        assert_eq!(estimated(&partial), (7, 10, 0, UsageSource::Estimated));
     }
 
     #[test]
@@ -317,15 +344,21 @@ mod tests {
         #[test]
         fn an_estimate_is_never_less_than_what_was_counted(
             input in 0u64..100, cached in 0u64..100, output in 0u64..100, reasoning in 0u64..100,
-            text in "[a-z ]{0,40}", thinking in "[a-z ]{0,40}", after in (0usize..41, 0usize..41), is_answered: bool,
+            text in "[a-z ]{0,40}", thinking in "[a-z ]{0,40}", beside in "[a-z ]{0,40}",
+            after in prop::option::of((0usize..41, 0usize..41, 0usize..41)), is_answered: bool,
         ) {
             let mut partial = partial(&text, &thinking);
+            partial.beside.clone_from(&beside);
             partial.usage = Usage {
                 cached_input_tokens: cached.min(input),
                 reasoning_tokens: reasoning.min(output),
                 ..reported(input, output)
             };
-            partial.counted = (after.0.min(text.len()), after.1.min(thinking.len()));
+            partial.counted = after.map(|after| Extent {
+                text: after.0.min(text.len()),
+                thinking: after.1.min(thinking.len()),
+                beside: after.2.min(beside.len()),
+            });
             let found = usage(&call("m", true), &partial, is_answered);
             prop_assert!(holds_sum_rules(&found), "{:?}", found);
             prop_assert!(found.input_tokens >= input && found.output_tokens >= output);

@@ -3,8 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use super::dialect::{
-    BadCount, Count, Fault, Flow, Header, Partial, Reader, Request, count, event_json,
-    reported_fault,
+    BadCount, Count, Fault, Flow, Header, Partial, Reader, Request, count, counts_anything,
+    event_json, reported_fault,
 };
 use super::{Call, ProviderConfig, openai, sse};
 use crate::event::{Usage, UsageSource};
@@ -163,9 +163,15 @@ impl ContentReader {
     }
 
     fn note_usage(&mut self, usage: &Value, partial: &mut Partial) {
-        if !usage.is_null() {
-            self.counts.overwrite(usage);
-            partial.note_usage(self.counts.normal_usage());
+        if !counts_anything(usage) {
+            return;
+        }
+        self.counts.overwrite(usage);
+        let is_counted = |name: &str| usage[name].as_u64() > Some(0);
+        let counts_answer = is_counted("candidatesTokenCount");
+        partial.note_usage(self.counts.normal_usage(), counts_answer);
+        if let (Some(counted), true) = (&mut partial.counted, is_counted("thoughtsTokenCount")) {
+            counted.thinking = partial.thinking.len();
         }
     }
 }
@@ -347,6 +353,51 @@ mod tests {
         assert_eq!(partial.usage, usage(12, 4, 32, 30));
         assert_eq!(partial.finish_reason.as_deref(), Some("STOP"));
         assert_eq!(partial.model.as_deref(), Some("gemini-2.5-flash"));
+    }
+
+    #[test]
+    fn totals_that_leave_out_the_answer_do_not_count_it() {
+        let piece = |part: &str, usage: &str| {
+            format!(
+                r#"{{"candidates":[{{"content":{{"parts":[{part}]}}}}],"usageMetadata":{usage}}}"#
+            )
+        };
+        let thought = r#"{"text":"I think","thought":true}"#;
+        let prompt_alone = r#"{"promptTokenCount":12,"totalTokenCount":12}"#;
+        for (pieces, text, thinking) in [
+            (vec![piece(r#"{"text":"Hello"}"#, prompt_alone)], 0, 0),
+            (
+                vec![
+                    piece(
+                        r#"{"text":"Hel"}"#,
+                        r#"{"promptTokenCount":12,"candidatesTokenCount":1}"#,
+                    ),
+                    piece(r#"{"text":"lo"}"#, prompt_alone),
+                ],
+                3,
+                0,
+            ),
+            (
+                vec![
+                    piece(
+                        thought,
+                        r#"{"promptTokenCount":12,"thoughtsTokenCount":28}"#,
+                    ),
+                    piece(r#"{"text":"Hello"}"#, prompt_alone),
+                ],
+                0,
+                7,
+            ),
+        ] {
+            let pieces: Vec<&str> = pieces.iter().map(String::as_str).collect();
+            let (partial, _) = read(&mut ContentReader::default(), &pieces);
+            let counted = partial.counted.unwrap();
+            assert_eq!(
+                (counted.text, counted.thinking),
+                (text, thinking),
+                "{pieces:?}"
+            );
+        }
     }
 
     fn counts_of(usage: Value) -> Usage {

@@ -105,7 +105,7 @@ fn take_in(document: &Value, partial: &mut Partial) -> Result<Flow, Fault> {
     partial.note_thinking(&message["thinking"]);
     let pushed = partial.push(message["content"].as_str().unwrap_or_default());
     if let Some(usage) = normal_usage(document) {
-        partial.note_usage(usage);
+        partial.note_usage(usage, usage.output_tokens > 0);
     }
     pushed?;
     if let Some(fault) = reported_fault(document) {

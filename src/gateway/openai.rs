@@ -1,10 +1,13 @@
 //! Chat completions as OpenAI defines them and many other servers speak them:
 //! <https://platform.openai.com/docs/api-reference/chat>. Pure: no network, no clock.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value, json};
 
 use super::dialect::{
-    BadCount, Fault, Flow, Header, Partial, Reader, Request, count, event_json, reported_fault,
+    BadCount, Fault, Flow, Header, Partial, Reader, Request, count, counts_anything, event_json,
+    reported_fault,
 };
 use super::{Call, ProviderConfig, sse};
 use crate::event::{Usage, UsageSource};
@@ -13,12 +16,15 @@ use crate::secret::Secret;
 /// Where OpenAI's own API is.
 pub(super) const BASE_URL: &str = "https://api.openai.com/v1";
 
+/// How many choices of an answer are told apart: as many as OpenAI gives.
+const CHOICES_MAX: usize = 128;
+
 /// The request for a call.
 pub(super) fn request(call: &Call, provider: &ProviderConfig) -> Request {
     Request {
         url: url(provider),
         headers: provider.key().map(authorization).into_iter().collect(),
-        body: body(call, provider.base_url()),
+        body: body(call, provider),
     }
 }
 
@@ -33,7 +39,7 @@ pub(super) fn authorization(key: &Secret) -> (&'static str, Header) {
     ("authorization", Header::Secret(value))
 }
 
-fn body(call: &Call, base_url: &str) -> Value {
+fn body(call: &Call, provider: &ProviderConfig) -> Value {
     let system = call
         .system
         .as_ref()
@@ -44,14 +50,16 @@ fn body(call: &Call, base_url: &str) -> Value {
     body.insert("model".into(), call.model.clone().into());
     body.insert("messages".into(), messages.into());
     if let Some(tokens) = call.max_tokens {
-        body.insert(max_tokens_name(base_url).into(), tokens.into());
+        body.insert(max_tokens_name(provider.base_url()).into(), tokens.into());
     }
     if let Some(temperature) = call.temperature {
         body.insert("temperature".into(), temperature.into());
     }
     if call.stream {
         body.insert("stream".into(), true.into());
-        body.insert("stream_options".into(), json!({"include_usage": true}));
+        if provider.stream_usage {
+            body.insert("stream_options".into(), json!({"include_usage": true}));
+        }
     }
     body.into()
 }
@@ -79,23 +87,57 @@ fn host(url: &str) -> &str {
     host_and_port.split(':').next().unwrap_or(host_and_port)
 }
 
-/// Reads answers. Needs no memory of its own: each `usage` replaces the one before.
+/// Reads answers.
 #[derive(Debug)]
 pub(super) struct ChatReader {
     /// Puts token counts into the normal form.
     usage: fn(&Value) -> Result<Usage, BadCount>,
+    /// The choices that have come in a stream, by their numbers, and whether each has ended.
+    choices: BTreeMap<u64, bool>,
 }
 
 impl ChatReader {
     /// Of a server that counts in a way of its own.
     pub(super) fn counting(usage: fn(&Value) -> Result<Usage, BadCount>) -> Self {
-        Self { usage }
+        Self {
+            usage,
+            choices: BTreeMap::new(),
+        }
     }
 
+    /// Takes the counts in place of those before: servers send `null` in all chunks but one, or
+    /// cumulative counts in every chunk. A count that is missing, 0 or impossible replaces none.
     fn note_usage(&self, document: &Value, partial: &mut Partial) {
-        // Servers send `null` in all chunks but one, or cumulative counts in every chunk.
-        if let Some(usage) = document.get("usage").filter(|usage| is_given(usage)) {
-            partial.note_usage((self.usage)(usage).unwrap_or_default());
+        let usage = &document["usage"];
+        if !counts_anything(usage) {
+            return;
+        }
+        partial.is_billed_otherwise |= has_audio(usage);
+        let Ok(mut usage) = (self.usage)(usage) else {
+            return;
+        };
+        let known = partial.usage;
+        let counts_answer = usage.output_tokens > 0;
+        if !counts_answer {
+            usage.output_tokens = known.output_tokens;
+            usage.reasoning_tokens = known.reasoning_tokens;
+        }
+        if usage.input_tokens == 0 {
+            usage.input_tokens = known.input_tokens;
+            usage.cached_input_tokens = known.cached_input_tokens;
+            usage.cache_write_tokens = known.cache_write_tokens;
+        }
+        if usage.source != UsageSource::None {
+            partial.note_usage(usage, counts_answer);
+        }
+    }
+
+    /// Notes whether a choice has ended: all that have come must, before the stream is whole. One
+    /// that has ended stays so: some servers add remarks to it.
+    fn note_end(&mut self, choice: &Value) {
+        let index = choice["index"].as_u64().unwrap_or(0);
+        if self.choices.len() < CHOICES_MAX || self.choices.contains_key(&index) {
+            *self.choices.entry(index).or_default() |= choice["finish_reason"].is_string();
         }
     }
 }
@@ -119,13 +161,19 @@ impl Reader for ChatReader {
             return Err(fault);
         }
         // The last chunk, the one with the usage, has no choice.
-        let choice = &chunk["choices"][0];
-        partial.push(&said(&choice["delta"]))?;
-        note_thinking(&choice["delta"], partial);
+        let choices = chunk["choices"].as_array().map_or(&[][..], Vec::as_slice);
+        for choice in choices {
+            partial.note_finish(&choice["finish_reason"]);
+            partial.push(&said(&choice["delta"]))?;
+            note_beside(&choice["delta"], partial);
+            self.note_end(choice);
+        }
         // Cumulative counts are of this chunk's text as well.
         self.note_usage(&chunk, partial);
         // The usage comes after this, so go on until `[DONE]` or the end of the stream.
-        partial.is_complete |= choice["finish_reason"].is_string();
+        if !choices.is_empty() {
+            partial.is_complete = self.choices.values().all(|has_ended| *has_ended);
+        }
         Ok(Flow::More)
     }
 
@@ -135,12 +183,20 @@ impl Reader for ChatReader {
         if let Some(fault) = reported_fault(document) {
             return Err(fault);
         }
-        let message = &document["choices"][0]["message"];
-        if !message.is_object() {
+        let choices = document["choices"]
+            .as_array()
+            .map_or(&[][..], Vec::as_slice);
+        let Some(first) = choices.first().filter(|it| it["message"].is_object()) else {
             return Err(Fault::bad_answer("the answer has no `choices[0].message`"));
+        };
+        partial.note_finish(&first["finish_reason"]);
+        partial.push(&said(&first["message"]))?;
+        for choice in choices {
+            note_beside(&choice["message"], partial);
         }
-        partial.push(&said(message))?;
-        note_thinking(message, partial);
+        for other in &choices[1..] {
+            partial.note_beside(&said(&other["message"]).into());
+        }
         self.note_usage(document, partial);
         partial.is_complete = true;
         Ok(())
@@ -150,7 +206,29 @@ impl Reader for ChatReader {
 /// Notes what chunks and whole answers have in common.
 fn note(document: &Value, partial: &mut Partial) {
     partial.note_model(&document["model"]);
-    partial.note_finish(&document["choices"][0]["finish_reason"]);
+    partial.note_tier(&document["service_tier"]);
+}
+
+/// Notes what a message or a delta has beside its text: what was thought, and calls of tools, of
+/// which the names and arguments are the model's.
+fn note_beside(message: &Value, partial: &mut Partial) {
+    note_thinking(message, partial);
+    let calls = message["tool_calls"].as_array();
+    for call in calls.into_iter().flatten() {
+        let (function, custom) = (&call["function"], &call["custom"]);
+        for part in [
+            &function["name"],
+            &function["arguments"],
+            &custom["name"],
+            &custom["input"],
+        ] {
+            partial.note_beside(part);
+        }
+    }
+    // What came before `tool_calls`.
+    for name in ["name", "arguments"] {
+        partial.note_beside(&message["function_call"][name]);
+    }
 }
 
 /// What compatible servers show of a model's thinking: `reasoning_content` of DeepSeek
@@ -163,8 +241,11 @@ fn note_thinking(message: &Value, partial: &mut Partial) {
     }
 }
 
-fn is_given(usage: &Value) -> bool {
-    !usage.is_null() && usage.as_object().is_none_or(|counts| !counts.is_empty())
+/// Sound costs otherwise than text.
+fn has_audio(usage: &Value) -> bool {
+    ["prompt_tokens_details", "completion_tokens_details"]
+        .iter()
+        .any(|details| usage[details]["audio_tokens"].as_u64() > Some(0))
 }
 
 /// What a message or a delta says: a text; some servers send an array of parts instead; a model
@@ -193,7 +274,7 @@ pub(super) fn normal_usage(usage: &Value) -> Result<Usage, BadCount> {
     // Servers that leave out zeros leave one of them out.
     let (input, completion) = (input.unwrap_or(0), completion.unwrap_or(0));
     let details = &usage["prompt_tokens_details"];
-    let cached = count(details, "cached_tokens")?.unwrap_or(0).min(input);
+    let cached = cached_tokens(usage)?.min(input);
     // Not OpenAI's, but OpenRouter's, whose `prompt_tokens` include these as well.
     let written = count(details, "cache_write_tokens")?
         .unwrap_or(0)
@@ -210,6 +291,22 @@ pub(super) fn normal_usage(usage: &Value) -> Result<Usage, BadCount> {
         reasoning_tokens: reasoning,
         source: UsageSource::Provider,
     })
+}
+
+/// How much of the prompt came from the cache: where OpenAI says so, or else at the top, under the
+/// name of DeepSeek (<https://api-docs.deepseek.com/api/create-chat-completion>) or of Moonshot.
+fn cached_tokens(usage: &Value) -> Result<u64, BadCount> {
+    let places = [
+        (&usage["prompt_tokens_details"], "cached_tokens"),
+        (usage, "prompt_cache_hit_tokens"),
+        (usage, "cached_tokens"),
+    ];
+    for (counts, name) in places {
+        if let Some(tokens) = count(counts, name)? {
+            return Ok(tokens);
+        }
+    }
+    Ok(0)
 }
 
 /// The reasoning tokens that `completion_tokens` does not include. xAI counts them apart
@@ -230,7 +327,7 @@ fn reasoning_beside(input: u64, completion: u64, reasoning: u64, total: Option<u
 #[cfg(test)]
 mod tests {
     use super::super::dialect::ANSWER_BYTES_MAX;
-    use super::super::{CacheMarks, FailureKind, Kind};
+    use super::super::{CacheMarks, FailureKind, Kind, testing};
     use super::*;
 
     fn call(stream: bool) -> Call {
@@ -254,24 +351,13 @@ mod tests {
             base_url: base_url.into(),
             api_key: Some(Secret::new("sk-1")),
             missing_key_hint: None,
+            stream_usage: true,
         }
     }
 
     /// What the events with that data add up to.
     fn read(events: &[&str]) -> (Partial, Result<Flow, Fault>) {
-        let mut partial = Partial::default();
-        let mut flow = Ok(Flow::More);
-        for data in events {
-            let event = sse::Event {
-                name: String::new(),
-                data: (*data).to_owned(),
-            };
-            flow = ChatReader::default().event(&event, &mut partial);
-            if flow != Ok(Flow::More) {
-                break;
-            }
-        }
-        (partial, flow)
+        testing::read(&mut ChatReader::default(), events)
     }
 
     fn provider_usage(input: u64, cached: u64, output: u64, reasoning: u64) -> Usage {
@@ -360,6 +446,144 @@ mod tests {
     }
 
     #[test]
+    fn a_usage_that_counts_nothing_replaces_none() {
+        let good = r#"{"choices":[{"delta":{"content":"a"},"finish_reason":"stop"}],"usage":{"prompt_tokens":5,"completion_tokens":7,"prompt_tokens_details":{"cached_tokens":2},"completion_tokens_details":{"reasoning_tokens":3}}}"#;
+        for later in [
+            r#""n/a""#,
+            "null",
+            "[]",
+            "{}",
+            r#"{"prompt_tokens":0,"completion_tokens":0,"total_tokens":0}"#,
+            r#"{"prompt_tokens":-1,"completion_tokens":9}"#,
+            r#"{"prompt_tokens":5}"#,
+            r#"{"completion_tokens":7,"completion_tokens_details":{"reasoning_tokens":3}}"#,
+            r#"{"total_tokens":12}"#,
+        ] {
+            let later = format!(r#"{{"choices":[],"usage":{later}}}"#);
+            // It also may be the first of all.
+            let (partial, _) = read(&[&later, good, &later]);
+            if later.contains(r#""prompt_tokens":5"#) {
+                assert_eq!(partial.usage.output_tokens, 7, "{later}");
+            } else {
+                assert_eq!(partial.usage, provider_usage(5, 2, 7, 3), "{later}");
+            }
+            assert_eq!(partial.counted.unwrap().text, 1, "{later}");
+        }
+    }
+
+    #[test]
+    fn what_came_from_the_cache_is_found_under_each_of_its_names() {
+        for usage in [
+            json!({"prompt_tokens": 9, "completion_tokens": 1, "prompt_cache_hit_tokens": 4, "prompt_cache_miss_tokens": 5}),
+            json!({"prompt_tokens": 9, "completion_tokens": 1, "cached_tokens": 4}),
+            json!({"prompt_tokens": 9, "completion_tokens": 1, "cached_tokens": 4, "prompt_tokens_details": null}),
+            json!({"prompt_tokens": 9, "completion_tokens": 1, "prompt_cache_hit_tokens": 8, "prompt_tokens_details": {"cached_tokens": 4}}),
+        ] {
+            assert_eq!(
+                normal_usage(&usage),
+                Ok(provider_usage(9, 4, 1, 0)),
+                "{usage}"
+            );
+        }
+        let impossible = json!({"prompt_tokens": 9, "prompt_cache_hit_tokens": -4});
+        assert_eq!(normal_usage(&impossible), Err(BadCount));
+    }
+
+    #[test]
+    fn another_service_tier_or_sound_is_billed_otherwise() {
+        let usage = r#""usage":{"prompt_tokens":5,"completion_tokens":7,"prompt_tokens_details":{"audio_tokens":PROMPT},"completion_tokens_details":{"audio_tokens":ANSWER}}"#;
+        for (tier, prompt, answer, is_billed_otherwise) in [
+            ("null", 0, 0, false),
+            (r#""default""#, 0, 0, false),
+            (r#""flex""#, 0, 0, true),
+            ("null", 1, 0, true),
+            ("null", 0, 1, true),
+        ] {
+            let usage = usage
+                .replace("PROMPT", &prompt.to_string())
+                .replace("ANSWER", &answer.to_string());
+            let chunk = format!(r#"{{"service_tier":{tier},"choices":[],{usage}}}"#);
+            let (partial, _) = read(&[&chunk]);
+            assert_eq!(partial.is_billed_otherwise, is_billed_otherwise, "{chunk}");
+            assert_eq!(partial.usage, provider_usage(5, 0, 7, 0), "{chunk}");
+            let message = r#""choices":[{"message":{"content":"a"}}]"#;
+            let document = format!(r#"{{"service_tier":{tier},{message},{usage}}}"#);
+            let (partial, _) = read_document(&document);
+            assert_eq!(
+                partial.is_billed_otherwise, is_billed_otherwise,
+                "{document}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_stream_of_several_choices_is_whole_when_each_has_ended() {
+        let chunk = |index: u64, finish: &str| {
+            format!(
+                r#"{{"choices":[{{"index":{index},"delta":{{"content":"a"}},"finish_reason":{finish}}}]}}"#
+            )
+        };
+        let stop = r#""stop""#;
+        for (chunks, is_complete) in [
+            (&[(0, "null"), (1, "null"), (0, stop)][..], false),
+            (&[(0, "null"), (1, "null"), (0, stop), (1, stop)], true),
+            (&[(0, stop), (1, "null")], false),
+            (&[(0, "null"), (0, stop)], true),
+            // A remark on a choice that has ended.
+            (&[(0, stop), (0, "null")], true),
+        ] {
+            let chunks: Vec<String> = chunks
+                .iter()
+                .map(|(index, finish)| chunk(*index, finish))
+                .collect();
+            let chunks: Vec<&str> = chunks.iter().map(String::as_str).collect();
+            let (partial, _) = read(&chunks);
+            assert_eq!(partial.is_complete, is_complete, "{chunks:?}");
+            let (partial, _) = read(&[&chunks[..], &[r#"{"choices":[]}"#, "[DONE]"]].concat());
+            assert!(partial.is_complete);
+        }
+    }
+
+    #[test]
+    fn calls_of_tools_and_other_choices_are_kept_to_be_counted() {
+        let (partial, _) = read(&[
+            r#"{"choices":[{"delta":{"tool_calls":[{"index":0,"id":"c","type":"function","function":{"name":"look","arguments":""}}]}}]}"#,
+            r#"{"choices":[{"delta":{"tool_calls":[{"index":0,"function":{"arguments":"{\"at\""}}]}}]}"#,
+            r#"{"choices":[{"delta":{"tool_calls":[{"index":0,"function":{"arguments":":1}"}}]}}]}"#,
+        ]);
+        assert_eq!((&*partial.text, &*partial.beside), ("", r#"look{"at":1}"#));
+        let (partial, _) = read_document(
+            r#"{"choices":[
+                {"message":{"content":"A","tool_calls":[{"function":{"name":"look","arguments":{"at":1}}},
+                    {"custom":{"name":"say","input":"x"}}]}},
+                {"message":{"content":"B","function_call":{"name":"old","arguments":"{}"}}}]}"#,
+        );
+        assert_eq!(
+            (&*partial.text, &*partial.beside),
+            ("A", r#"look{"at":1}sayxold{}B"#)
+        );
+    }
+
+    #[test]
+    fn an_event_without_data_changes_nothing() {
+        let (partial, flow) = read(&["", r#"{"choices":[{"delta":{"content":"a"}}]}"#, " "]);
+        assert_eq!((flow, &*partial.text), (Ok(Flow::More), "a"));
+    }
+
+    #[test]
+    fn a_server_that_refuses_the_option_is_not_asked_for_usage() {
+        let provider = ProviderConfig {
+            stream_usage: false,
+            ..provider("http://localhost:8080/v1")
+        };
+        let body = request(&call(true), &provider).body;
+        assert_eq!(
+            (&body["stream"], body.get("stream_options")),
+            (&json!(true), None)
+        );
+    }
+
+    #[test]
     fn reasoning_counted_beside_the_completion_is_added_to_it() {
         // xAI's counts, as its documentation shows them.
         let xai = json!({"prompt_tokens": 32, "completion_tokens": 9, "total_tokens": 135,
@@ -428,10 +652,7 @@ mod tests {
     }
 
     fn read_document(document: &str) -> (Partial, Result<(), Fault>) {
-        let mut partial = Partial::default();
-        let document = serde_json::from_str(document).unwrap();
-        let read = ChatReader::default().document(&document, &mut partial);
-        (partial, read)
+        testing::read_document(&mut ChatReader::default(), document)
     }
 
     #[test]

@@ -53,9 +53,16 @@ use crate::event::{Timestamp, Usage, Usd};
 /// Pico-dollars in a nano-dollar.
 const PICO_PER_NANO: u128 = 1_000;
 
-/// A price above this (10⁹ dollars per million tokens) is a mistake. The bound also keeps the sum of
-/// six products of any `u64` counts below 2¹²⁸.
-const MAX_PRICE: u64 = 1_000_000_000_000_000;
+/// A price of a token above this (100,000 dollars per million) is a mistake: the dearest model takes
+/// 600. The bounds also keep the sum of seven products of any `u64` counts below 2¹²⁸.
+const TOKEN_PICOUSD_MAX: u64 = 100_000_000_000;
+
+/// A price of a call above this (1,000 dollars) is a mistake.
+const REQUEST_PICOUSD_MAX: u64 = 1_000_000_000_000_000;
+
+/// What a call may cost at most: more (10,000 dollars) is a mistake of the provider or in a price, and
+/// taken as not known. It takes more than 900,000 such calls until a sum does not fit an `i64` any more.
+pub const COST_MAX: Usd = Usd::from_nanousd(10_000_000_000_000);
 
 const MS_PER_MINUTE: i64 = 60_000;
 const MINUTES_PER_DAY: i64 = 24 * 60;
@@ -271,7 +278,7 @@ impl Price {
         Usd::from_nanousd(i64::try_from(whole + u128::from(up)).unwrap_or(i64::MAX))
     }
 
-    /// Always fits: see MAX_PRICE.
+    /// Always fits: see TOKEN_PICOUSD_MAX.
     fn picodollars(&self, calls: u64, prompt_tokens: u64, usage: &Usage) -> u128 {
         let rates = self.rates_for(prompt_tokens);
         let read = usage.cached_input_tokens;
@@ -347,7 +354,7 @@ impl Rates {
         let named = self.named();
         named
             .into_iter()
-            .try_for_each(|(name, price)| check_price(name, price))
+            .try_for_each(|(name, price)| check_price(name, price, TOKEN_PICOUSD_MAX))
     }
 }
 
@@ -424,6 +431,13 @@ impl Clause {
 }
 
 impl Table {
+    /// Whether it says nothing of any model.
+    fn is_empty(&self) -> bool {
+        self.providers
+            .iter()
+            .all(|provider| provider.models.is_empty())
+    }
+
     fn by_url(&self, url: &str) -> Option<&Provider> {
         let address = address(url);
         self.providers.iter().find(|provider| {
@@ -841,9 +855,11 @@ impl Given {
     }
 }
 
-fn check_price(name: &str, price: u64) -> Result<(), String> {
-    if price > MAX_PRICE {
-        return Err(format!("`{name}` is {price}, more than {MAX_PRICE}"));
+fn check_price(name: &str, price: u64, max: u64) -> Result<(), String> {
+    if price > max {
+        return Err(format!(
+            "`{name}` is {price} pico-dollars; it may be {max} at most"
+        ));
     }
     Ok(())
 }
@@ -888,7 +904,7 @@ impl TryFrom<PriceJson> for Version {
             reasoning: json.reasoning,
         };
         let request = json.request.unwrap_or(0);
-        check_price("request", request)?;
+        check_price("request", request, REQUEST_PICOUSD_MAX)?;
         let tiers = json.tiers.into_iter().map(TryInto::try_into);
         let mut tiers: Vec<(u64, Rates)> = tiers.collect::<Result<_, String>>()?;
         tiers.shrink_to_fit();
@@ -971,7 +987,16 @@ impl Table {
         let mut jsons: Vec<(&str, ProviderJson)> = Vec::with_capacity(file.providers.len());
         for raw in file.providers {
             let part = raw.get();
-            let json = serde_json::from_str(part).map_err(|error| fault_in(text, part, &error))?;
+            let mut json: ProviderJson<'_> =
+                serde_json::from_str(part).map_err(|error| fault_in(text, part, &error))?;
+            // Names and addresses are compared in lower case.
+            let others = json.fallback.iter_mut();
+            for id in std::iter::once(&mut json.id).chain(others) {
+                *id = id.to_lowercase();
+            }
+            for host in &mut json.hosts {
+                *host = host.to_lowercase().into();
+            }
             jsons.push((part, json));
         }
         let ids: Vec<Box<str>> = jsons.iter().map(|(_, p)| p.id.as_str().into()).collect();
@@ -1330,7 +1355,9 @@ mod tests {
         assert_eq!(nanos(1, 0), 2);
         assert_eq!(nanos(1, 1), 3);
         assert_eq!(nanos(3, 0), 4);
-        let dear = one_price(json!({"input": MAX_PRICE, "output": MAX_PRICE})).unwrap();
+        let most = TOKEN_PICOUSD_MAX;
+        let dear = json!({"input": most, "output": most, "request": REQUEST_PICOUSD_MAX});
+        let dear = one_price(dear).unwrap();
         assert_eq!(dear.cost(&usage([u64::MAX; 5])).nanousd, i64::MAX);
         // Counts that contradict each other are priced as far as they go.
         assert_eq!(price.cost(&usage([0, 4, 4, 0, 3000])).nanousd, 2 + 4 + 3);
@@ -1342,8 +1369,11 @@ mod tests {
         for (price, word) in [
             (json!({"input": -1}), "-1"),
             (json!({"input": 1.5}), "1.5"),
-            (json!({"input": MAX_PRICE + 1}), "more than"),
-            (json!({"input": 1, "request": MAX_PRICE + 1}), "`request`"),
+            (json!({"input": TOKEN_PICOUSD_MAX + 1}), "at most"),
+            (
+                json!({"input": 1, "request": REQUEST_PICOUSD_MAX + 1}),
+                "`request`",
+            ),
             (json!({"input": 1, "ouput": 1}), "ouput"),
             (json!({"cache_read": 1}), "neither"),
             (json!({"from": "soon", "input": 1}), "soon"),

@@ -31,6 +31,7 @@ pub(super) fn provider(kind: Kind, base_url: &str) -> ProviderConfig {
         base_url: base_url.into(),
         api_key: Some(Secret::new("sk-1")),
         missing_key_hint: None,
+        stream_usage: true,
     }
 }
 

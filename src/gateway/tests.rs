@@ -130,6 +130,7 @@ fn gateway(kind: Kind, base_url: &str, timeouts: Timeouts) -> Gateway {
         base_url: base_url.to_owned(),
         api_key: Some(Secret::new(KEY)),
         missing_key_hint: Some("set THE_KEY".into()),
+        stream_usage: true,
     };
     Gateway::new([("p".to_owned(), provider)].into(), timeouts)
 }
@@ -805,6 +806,7 @@ fn what_is_not_configured_is_not_sent() {
         base_url: base_url.into(),
         api_key: api_key.map(Secret::new),
         missing_key_hint: hint.map(str::to_owned),
+        stream_usage: true,
     };
     let url = &server.base_url;
     let providers: BTreeMap<String, ProviderConfig> = [
@@ -856,6 +858,7 @@ fn a_local_server_is_called_without_a_key() {
         base_url: server.base_url.clone(),
         api_key: None,
         missing_key_hint: None,
+        stream_usage: true,
     };
     let gateway = Gateway::new([("p".to_owned(), provider)].into(), Timeouts::default());
     gateway
@@ -1021,6 +1024,7 @@ fn what_is_reserved_for_a_call_is_enough_where_all_of_its_prompt_is_written_to_a
         base_url: String::new(),
         api_key: None,
         missing_key_hint: None,
+        stream_usage: true,
     };
     let gateway = Gateway::new(
         [("anthropic".to_owned(), provider)].into(),
@@ -1103,6 +1107,56 @@ fn what_is_reserved_for_a_call_is_enough_where_a_provider_writes_to_its_cache_by
     }
 }
 
+#[test]
+fn a_cost_beyond_belief_is_not_known_and_what_is_reserved_stays_within() {
+    let provider = ProviderConfig {
+        kind: Kind::OpenAi,
+        base_url: openai::BASE_URL.into(),
+        api_key: None,
+        missing_key_hint: None,
+        stream_usage: true,
+    };
+    let providers = [("openai".to_owned(), provider)].into();
+    let gateway = Gateway::new(providers, Timeouts::default());
+    let call = Call {
+        provider: "openai".into(),
+        model: "o1-pro".into(),
+        max_tokens: Some(u32::MAX),
+        ..call(false)
+    };
+    let at = Timestamp::now();
+    let charge = |output_tokens| {
+        let usage = Usage {
+            output_tokens,
+            source: UsageSource::Provider,
+            ..Usage::default()
+        };
+        gateway.charge(&call, &call.model, &usage, at)
+    };
+    // 600 USD for a million.
+    let most = charge(16_666_666);
+    assert_eq!(most.cost, Some(Usd::from_nanousd(9_999_999_600_000)));
+    assert!(most.price.is_some());
+    assert_eq!(charge(16_666_667), Charge::default());
+    assert_eq!(gateway.reserve(&call, at).cost, Some(COST_MAX));
+}
+
+#[test]
+fn a_short_key_spoils_neither_the_name_of_a_model_nor_why_an_answer_ends() {
+    let body = PLAIN.replace("m-1", "claude-haiku");
+    let server = Server::answering(response("200 OK", JSON, &body));
+    let provider = ProviderConfig {
+        kind: Kind::OpenAi,
+        base_url: server.base_url.clone(),
+        api_key: Some(Secret::new("k")),
+        missing_key_hint: None,
+        stream_usage: true,
+    };
+    let gateway = Gateway::new([("p".to_owned(), provider)].into(), Timeouts::default());
+    let answer = gateway.call(&call(false), &Cancel::new(), &mut |_| {});
+    assert_eq!(answer.unwrap().model, "claude-haiku");
+}
+
 proptest! {
     #[test]
     fn no_answer_makes_a_reader_panic_or_count_parts_beyond_their_sum(
@@ -1130,11 +1184,13 @@ proptest! {
             "input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens",
         ]),
         age in testing::any_counts(&["ephemeral_1h_input_tokens"]),
+        details in testing::any_counts(&["thinking_tokens"]),
     ) {
         let (mut openai, mut anthropic) = (openai, anthropic);
         openai["prompt_tokens_details"] = prompt;
         openai["completion_tokens_details"] = completion;
         anthropic["cache_creation"] = age;
+        anthropic["output_tokens_details"] = details;
         for (mut reader, usage) in readers().into_iter().zip([openai, anthropic]) {
             let mut partial = Partial::default();
             let _ = reader.document(&serde_json::json!({"usage": usage}), &mut partial);

@@ -120,7 +120,8 @@ impl OfModel {
         if row.more.cached {
             let saved = row.more.saved_usd.map_or(0, |saved| saved.nanousd);
             self.cached += 1;
-            self.saved_nanousd += u64::try_from(saved).unwrap_or(0);
+            let saved = u64::try_from(saved).unwrap_or(0);
+            self.saved_nanousd = self.saved_nanousd.saturating_add(saved);
             return;
         }
         if row.usage.source != UsageSource::None {
@@ -145,7 +146,10 @@ impl OfModel {
             self.first_token_ms.record(first_token_ms);
         }
         match row.total_cost_usd {
-            Some(cost) => self.cost_nanousd += u64::try_from(cost.nanousd).unwrap_or(0),
+            Some(cost) => {
+                let cost = u64::try_from(cost.nanousd).unwrap_or(0);
+                self.cost_nanousd = self.cost_nanousd.saturating_add(cost);
+            }
             None => self.unpriced += 1,
         }
     }

@@ -39,14 +39,6 @@ pub(super) struct Operation<'a> {
     pub(super) client: Client,
 }
 
-impl Operation<'_> {
-    /// Whether the provider is asked for the usage of a stream, of which the client is told nothing.
-    pub(super) fn adds_usage(&self) -> bool {
-        let asked = &self.asked;
-        self.protocol == Protocol::OpenAi && asked.is_streamed && !asked.wants_usage
-    }
-}
-
 /// What became of an attempt.
 pub(super) enum Attempt {
     /// The client has its answer, or what there is of it, or has left.
@@ -185,6 +177,13 @@ impl Proxy {
         }
     }
 
+    /// Whether the provider is asked for the usage of a stream, of which the client is told nothing.
+    pub(super) fn adds_usage(&self, operation: &Operation<'_>, provider: &str) -> bool {
+        let asked = &operation.asked;
+        let is_possible = operation.protocol == Protocol::OpenAi && asked.is_streamed;
+        is_possible && !asked.wants_usage && self.gateway.takes_stream_options(provider)
+    }
+
     /// Why a call was ended that waited.
     pub(super) fn ended(&self) -> Refusal {
         if self.under_way.is_stopping() {
@@ -270,7 +269,7 @@ impl Proxy {
         reply: &mut DirectReply<'_>,
     ) -> Attempt {
         let asked = &operation.asked;
-        let adds_usage = operation.adds_usage();
+        let adds_usage = self.adds_usage(operation, &call.provider);
         let forward = Forward {
             call,
             speech: operation.protocol.speech(),

@@ -101,7 +101,7 @@ impl Proxy {
 
     /// SHA-256 of all that the answer to a client's call depends on, and of whose it is.
     fn answer_key(&self, operation: &Operation<'_>, call: &Call) -> String {
-        let adds_usage = operation.adds_usage();
+        let adds_usage = self.adds_usage(operation, &call.provider);
         let body = operation.asked.for_model(&call.model, adds_usage);
         let headers = operation.headers.iter();
         let effective: Vec<_> = headers

@@ -38,15 +38,30 @@ pub struct Extent {
     pub events: u64,
 }
 
+/// What sums of days are told apart by, as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AuditNames {
+    /// The day (UTC) on which a call began, by its number since 1970.
+    pub day: i64,
+    /// The flow.
+    pub flow_id: Option<i64>,
+    /// The provider.
+    pub provider: String,
+    /// The model.
+    pub model: String,
+    /// The role.
+    pub role: Option<String>,
+    /// The status.
+    pub status: String,
+}
+
 /// A ledger row, with numbers and texts as they are stored.
 #[derive(Clone, Debug)]
 pub struct AuditCall {
     /// Its number.
     pub id: i64,
-    /// The day (UTC) of its beginning, by its number since 1970.
-    pub day: i64,
-    /// As stored.
-    pub status: String,
+    /// Its names, and the day of its beginning.
+    pub names: AuditNames,
     /// Input, read from cache, written to it, those for an hour, output, reasoning.
     pub tokens: [i64; 6],
     /// As stored.
@@ -61,11 +76,12 @@ pub struct AuditCall {
     pub cached: bool,
     /// Nano-dollars.
     pub saved: Option<i64>,
-    /// Whether it was written before rows kept their prices.
-    pub is_older_than_prices: bool,
+    /// Whether it does not say what was reserved for it: it came from the cache, or was written before
+    /// rows kept their prices.
+    pub is_without_reserve: bool,
 }
 
-/// What a day's rows count together: calls, those whose cost is not known, those whose tokens were
+/// What a day's rows of the same names count together: calls, those whose cost is not known, those whose tokens were
 /// estimated; tokens: input, read from cache, written to it, output, reasoning; nano-dollars, calls
 /// from the cache, nano-dollars that they saved.
 pub type AuditDay = [i64; 11];
@@ -76,7 +92,7 @@ impl AuditCall {
         let [input, read, write, _, output, reasoning] = self.tokens;
         [
             1,
-            i64::from(self.cost.is_none() && self.status != "PENDING"),
+            i64::from(self.cost.is_none() && self.names.status != "PENDING"),
             i64::from(self.usage_source == "estimated"),
             input,
             read,
@@ -87,6 +103,17 @@ impl AuditCall {
             i64::from(self.cached),
             self.saved.unwrap_or(0),
         ]
+    }
+}
+
+/// Adds to what a day's rows of the same names count.
+pub fn add_to_day(days: &mut HashMap<AuditNames, AuditDay>, names: &AuditNames, counts: &AuditDay) {
+    let Some(sums) = days.get_mut(names) else {
+        days.insert(names.clone(), *counts);
+        return;
+    };
+    for (sum, count) in sums.iter_mut().zip(counts) {
+        *sum = sum.saturating_add(*count);
     }
 }
 
@@ -305,7 +332,7 @@ impl Audit {
             "SELECT id, status, input_tokens, cached_input_tokens, cache_write_tokens,
                 cache_write_1h_tokens, output_tokens, reasoning_tokens, usage_source, cost_nanousd,
                 price_id, cached, saved_nanousd, reserved_tokens IS NULL, timestamp_ms,
-                refused
+                refused, flow_id, provider, model_used, agent_role
              FROM ledger ORDER BY id",
         )?;
         let mut rows = statement.query([])?;
@@ -316,37 +343,52 @@ impl Audit {
             }
             each(AuditCall {
                 id: row.get(0)?,
-                status: row.get(1)?,
+                names: AuditNames {
+                    day: days::day_of(Timestamp(row.get(14)?)),
+                    flow_id: row.get(16)?,
+                    provider: row.get(17)?,
+                    model: row.get(18)?,
+                    role: row.get(19)?,
+                    status: row.get(1)?,
+                },
                 tokens,
                 usage_source: row.get(8)?,
                 cost: row.get(9)?,
                 price_id: row.get(10)?,
                 cached: row.get(11)?,
                 saved: row.get(12)?,
-                is_older_than_prices: row.get(13)?,
-                day: days::day_of(Timestamp(row.get(14)?)),
+                is_without_reserve: row.get(13)?,
                 refused: row.get(15)?,
             });
         }
         Ok(())
     }
 
-    /// The days that are summed up, in order, and which is the first that is not.
-    pub fn days(&self) -> Result<(Vec<(Day, AuditDay)>, Day)> {
+    /// What is summed up of days, and which is the first day that is not.
+    pub fn days(&self) -> Result<(HashMap<AuditNames, AuditDay>, Day)> {
         let mut statement = self.connection.prepare(
-            "SELECT day, sum(calls), sum(unpriced), sum(estimated), sum(input_tokens),
-                sum(cached_input_tokens), sum(cache_write_tokens), sum(output_tokens),
-                sum(reasoning_tokens), sum(cost), sum(cached), sum(saved)
-             FROM ledger_days GROUP BY day ORDER BY day",
+            "SELECT day, flow_id, provider, model_used, agent_role, status, calls, unpriced,
+                estimated, input_tokens, cached_input_tokens, cache_write_tokens, output_tokens,
+                reasoning_tokens, cost, cached, saved
+             FROM ledger_days",
         )?;
-        let rows = statement.query_map([], |row| {
+        let mut rows = statement.query([])?;
+        let mut days = HashMap::new();
+        while let Some(row) = rows.next()? {
+            let names = AuditNames {
+                day: row.get(0)?,
+                flow_id: row.get(1)?,
+                provider: row.get(2)?,
+                model: row.get(3)?,
+                role: row.get(4)?,
+                status: row.get(5)?,
+            };
             let mut counts = AuditDay::default();
             for (at, count) in counts.iter_mut().enumerate() {
-                *count = row.get(at + 1)?;
+                *count = row.get(at + 6)?;
             }
-            Ok((row.get(0)?, counts))
-        })?;
-        let days = rows.collect::<rusqlite::Result<_>>()?;
+            add_to_day(&mut days, &names, &counts);
+        }
         Ok((days, days::summed_until(&self.connection)?))
     }
 

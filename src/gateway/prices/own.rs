@@ -33,7 +33,8 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use super::{
-    Clause, Given, MAX_PRICE, Model, Price, Provider, Rates, Table, Version, When, check_price,
+    Clause, Given, Model, Price, Provider, REQUEST_PICOUSD_MAX, Rates, TOKEN_PICOUSD_MAX, Table,
+    Version, When,
 };
 use crate::error::{Error, Result};
 use crate::event::Timestamp;
@@ -123,6 +124,12 @@ impl OwnPrices {
         let mut state = self.lock();
         state.stamp = stamp;
         match read {
+            // As editors leave it for a moment while they save it.
+            Ok(table) if table.is_empty() && !state.table.is_empty() => log::warn!(
+                "the prices in {} are all gone, so that the ones before still count until there are \
+                 others or the server starts anew",
+                self.path.display()
+            ),
             Ok(table) => {
                 log::info!(
                     "the prices in {} have changed and count now",
@@ -172,6 +179,8 @@ fn read(path: &Path) -> Result<Table, String> {
     let name = path.file_name().unwrap_or(path.as_os_str());
     Ok(Table {
         source: name.to_string_lossy().into_owned(),
+        // Before a price is in force, the built-in one counts.
+        is_open_ended: false,
         ..table
     })
 }
@@ -189,7 +198,7 @@ struct EntryToml {
     provider: String,
     model: String,
     from: Option<Date>,
-    per_request: Option<Amount<PER_REQUEST_DIGITS>>,
+    per_request: Option<PerRequest>,
     input_per_mtok: Option<PerMtok>,
     cache_read_per_mtok: Option<PerMtok>,
     cache_write_per_mtok: Option<PerMtok>,
@@ -212,28 +221,30 @@ struct TierToml {
     reasoning_per_mtok: Option<PerMtok>,
 }
 
-type PerMtok = Amount<PER_MTOK_DIGITS>;
+type PerMtok = Amount<PER_MTOK_DIGITS, TOKEN_PICOUSD_MAX>;
+type PerRequest = Amount<PER_REQUEST_DIGITS, REQUEST_PICOUSD_MAX>;
 
-/// An amount of dollars, in units of the last of so many digits after the point.
-struct Amount<const DIGITS: usize>(u64);
+/// An amount of dollars, in units of the last of so many digits after the point, of which there may be
+/// so many.
+struct Amount<const DIGITS: usize, const MAX: u64>(u64);
 
-impl<'de, const DIGITS: usize> Deserialize<'de> for Amount<DIGITS> {
+impl<'de, const DIGITS: usize, const MAX: u64> Deserialize<'de> for Amount<DIGITS, MAX> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(AmountVisitor)
     }
 }
 
-struct AmountVisitor<const DIGITS: usize>;
+struct AmountVisitor<const DIGITS: usize, const MAX: u64>;
 
-impl<const DIGITS: usize> Visitor<'_> for AmountVisitor<DIGITS> {
-    type Value = Amount<DIGITS>;
+impl<const DIGITS: usize, const MAX: u64> Visitor<'_> for AmountVisitor<DIGITS, MAX> {
+    type Value = Amount<DIGITS, MAX>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("US dollars as a decimal in quotes, such as \"0.15\"")
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
-        decimal(text, DIGITS).map(Amount).map_err(E::custom)
+        decimal(text, DIGITS, MAX).map(Amount).map_err(E::custom)
     }
 
     fn visit_i64<E: de::Error>(self, whole: i64) -> Result<Self::Value, E> {
@@ -241,8 +252,8 @@ impl<const DIGITS: usize> Visitor<'_> for AmountVisitor<DIGITS> {
     }
 }
 
-/// A decimal in units of the last of so many digits after the point, exactly.
-fn decimal(text: &str, digits: usize) -> Result<u64, String> {
+/// A decimal in units of the last of so many digits after the point, exactly; `max` of them at most.
+fn decimal(text: &str, digits: usize, max: u64) -> Result<u64, String> {
     let wrong = || format!("`{text}` is not an amount of US dollars, such as \"0.15\"");
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let is_digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
@@ -256,8 +267,12 @@ fn decimal(text: &str, digits: usize) -> Result<u64, String> {
         ));
     }
     let all = format!("{whole}{fraction:0<digits$}");
-    let amount = all.parse().ok().filter(|amount| *amount <= MAX_PRICE);
-    amount.ok_or_else(|| format!("`{text}` is more than anything costs"))
+    let amount = all.parse().ok().filter(|amount| *amount <= max);
+    let unit = (0..digits).fold(1, |unit, _| unit * 10);
+    amount.ok_or_else(|| {
+        let most = max / unit;
+        format!("`{text}` is more than anything costs; it may be {most} US dollars at most")
+    })
 }
 
 /// A date or time, in quotes or as TOML has it.
@@ -276,7 +291,9 @@ impl<'de> Deserialize<'de> for Date {
 }
 
 /// Of an optional amount, its number.
-fn number<const DIGITS: usize>(amount: &Option<Amount<DIGITS>>) -> Option<u64> {
+fn number<const DIGITS: usize, const MAX: u64>(
+    amount: &Option<Amount<DIGITS, MAX>>,
+) -> Option<u64> {
     amount.as_ref().map(|amount| amount.0)
 }
 
@@ -291,7 +308,6 @@ impl EntryToml {
             reasoning: number(&self.reasoning_per_mtok),
         };
         let request = number(&self.per_request).unwrap_or(0);
-        check_price("per_request", request)?;
         let rates = match given.rates() {
             Ok(rates) => rates,
             // A price for the call alone.
@@ -579,6 +595,27 @@ mod tests {
     }
 
     #[test]
+    fn in_the_built_in_format_too_a_price_counts_from_its_date_on_whatever_case_names_have() {
+        let (_dir, prices) = own(
+            "mine.json",
+            r#"{"providers": [{"id": "OpenAI", "hosts": ["API.Acme.example"], "models": [
+                {"id": "GPT-4o", "prices": [{"from": "2027-01-01", "input": 5}]},
+                {"id": "both", "prices": [{"input": 7}, {"from": "2027-01-01", "input": 8}]}]}]}"#,
+        )
+        .unwrap();
+        let input = |model: &str, at: &str| {
+            let stored = stored(&prices, "openai", model, at.parse().unwrap()).unwrap();
+            (stored.source == "mine.json").then_some(stored.picousd_per_token.input)
+        };
+        assert_eq!(input("gpt-4o", "2026-12-31T23:59:59.999Z"), None);
+        assert_eq!(input("gpt-4o", "2027-01-01T00:00:00Z"), Some(5));
+        assert_eq!(input("both", "2026-12-31T23:59:59.999Z"), Some(7));
+        assert_eq!(input("both", "2027-01-01T00:00:00Z"), Some(8));
+        let url = Some("https://api.acme.example/v1");
+        assert!(prices.find("other", url, "both", noon()).is_some());
+    }
+
+    #[test]
     fn what_is_wrong_is_told_with_file_and_line() {
         let entry = "[[price]]\nprovider = 'a'\nmodel = 'm'\n";
         let cases = [
@@ -596,9 +633,19 @@ mod tests {
                 "more than 6 digits",
             ),
             (
-                format!("{entry}input_per_mtok = '1000000001'"),
+                format!("{entry}input_per_mtok = '100000.000001'"),
                 "line 4",
-                "more than anything",
+                "it may be 100000 US dollars at most",
+            ),
+            (
+                format!("{entry}input_per_mtok = '1000000000'"),
+                "line 4",
+                "more than anything costs",
+            ),
+            (
+                format!("{entry}per_request = '1000.1'"),
+                "line 4",
+                "it may be 1000 US dollars at most",
             ),
             (
                 format!("{entry}inputs_per_mtok = '1'"),
@@ -671,6 +718,9 @@ mod tests {
         write("wrong");
         assert_eq!(looked_at_again(), 22_000_000);
         std::fs::remove_file(&path).unwrap();
+        assert_eq!(looked_at_again(), 22_000_000);
+        // As editors leave it while they save it.
+        std::fs::write(&path, "").unwrap();
         assert_eq!(looked_at_again(), 22_000_000);
         write("'3'");
         assert_eq!(looked_at_again(), 3_000_000);

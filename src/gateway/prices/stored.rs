@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Price, Rates, check_price};
+use super::{Price, REQUEST_PICOUSD_MAX, Rates, check_price};
 use crate::event::Timestamp;
 
 /// What a price was, and where it was from.
@@ -49,7 +49,8 @@ impl StoredPrice {
     /// What is wrong with it.
     pub fn from_json(text: &str) -> Result<Self, String> {
         let stored: Self = serde_json::from_str(text).map_err(|error| error.to_string())?;
-        check_price("request_picousd", stored.request_picousd)?;
+        let request = stored.request_picousd;
+        check_price("request_picousd", request, REQUEST_PICOUSD_MAX)?;
         let tiers = stored.tiers.iter().map(|tier| &tier.picousd_per_token);
         for rates in std::iter::once(&stored.picousd_per_token).chain(tiers) {
             rates.check()?;

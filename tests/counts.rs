@@ -1,0 +1,314 @@
+//! What rows say of answers whose counts are missing, late, odd or not of the usual price.
+
+use flowledger::config::Config;
+use flowledger::gateway::Kind;
+use serde_json::{Value, json};
+
+use crate::harness::{TestServer, add_provider, agent, chain, eventually};
+use crate::upstream::{STREAM_HEAD, Upstream, completion, delta, json_answer};
+
+const CHAT: &str = "/v1/chat/completions";
+const MESSAGES: &str = "/v1/messages";
+
+/// A server whose providers `openai` and `anthropic` are this one.
+fn server_with(upstream: &Upstream, change: impl FnOnce(&mut Config)) -> TestServer {
+    TestServer::start_with(|config| {
+        add_provider(config, "openai", Kind::OpenAi, upstream.url());
+        add_provider(config, "anthropic", Kind::Anthropic, upstream.url());
+        change(config);
+    })
+}
+
+/// The row of a flow's one call.
+fn row_of_flow(server: &TestServer, provider: &str, model: &str) -> Value {
+    let flow = server.save(&chain("One", &[agent("a", provider, model, "Hi")]));
+    let run = server.run(flow, &json!({}));
+    let path = format!("/api/ledger?run_id={}", run["runId"].as_str().unwrap());
+    server.get(&path).json()["items"][0].clone()
+}
+
+/// The row of a call at `/v1`.
+fn row_of_client(server: &TestServer, path: &str, model: &str, is_streamed: bool) -> Value {
+    let body = json!({"model": model, "max_tokens": 9, "stream": is_streamed,
+        "messages": [{"role": "user", "content": "Hi"}]});
+    server.post(path, &body);
+    let mut row = Value::Null;
+    eventually("the newest row is settled", || {
+        row = server.get("/api/ledger?limit=1").json()["items"][0].clone();
+        row["status"] != "PENDING"
+    });
+    row
+}
+
+/// A stream of those events, Anthropic's with their names.
+fn events(events: &[Value]) -> String {
+    let event = |event: &Value| match event["type"].as_str() {
+        Some(name) => format!("event: {name}\ndata: {event}\n\n"),
+        None => format!("data: {event}\n\n"),
+    };
+    STREAM_HEAD.to_owned() + &events.iter().map(event).collect::<String>()
+}
+
+fn tokens(row: &Value) -> (u64, u64, &str) {
+    (
+        row["input_tokens"].as_u64().unwrap(),
+        row["output_tokens"].as_u64().unwrap(),
+        row["usage_source"].as_str().unwrap(),
+    )
+}
+
+const HAIKU: &str = "claude-haiku-4-5";
+
+fn message_start() -> Value {
+    json!({"type": "message_start", "message": {"model": HAIKU,
+        "usage": {"input_tokens": 25, "output_tokens": 1}}})
+}
+
+#[test]
+fn an_answer_that_is_not_counted_in_the_end_is_estimated_whatever_its_beginning_says() {
+    for usage in [
+        Value::Null,
+        json!({}),
+        json!({"cache_read_input_tokens": 0}),
+        json!({"input_tokens": 25}),
+    ] {
+        let text = "one two three four five six seven eight nine ten".repeat(40);
+        let upstream = Upstream::saying(events(&[
+            message_start(),
+            json!({"type": "content_block_delta", "index": 0,
+                "delta": {"type": "text_delta", "text": text}}),
+            json!({"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": usage}),
+            json!({"type": "message_stop"}),
+        ]));
+        let server = server_with(&upstream, |_| {});
+        let row = row_of_flow(&server, "anthropic", HAIKU);
+        assert_eq!(row["status"], "SUCCESS", "{row:#}");
+        let (input, output, source) = tokens(&row);
+        assert_eq!((input, source), (25, "estimated"), "{usage}: {row:#}");
+        assert!(output >= 400, "{usage}: {row:#}");
+        let row = row_of_client(&server, MESSAGES, &format!("anthropic/{HAIKU}"), true);
+        assert_eq!(row["usage_source"], "estimated", "{usage}: {row:#}");
+    }
+}
+
+#[test]
+fn a_call_of_a_tool_is_estimated_where_it_is_not_counted() {
+    let arguments = json!({"city": "Paris", "days": [1, 2, 3, 4, 5, 6, 7, 8, 9]}).to_string();
+    let (first, rest) = arguments.split_at(9);
+    let call = |arguments: &str| {
+        json!({"choices": [{"index": 0, "delta": {"tool_calls": [{"index": 0,
+            "function": {"name": "weather", "arguments": arguments}}]}}]})
+    };
+    let of_openai = events(&[
+        call(first),
+        call(rest),
+        json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "tool_calls"}]}),
+    ]);
+    let whole_of_openai = json!({"choices": [{"index": 0, "finish_reason": "tool_calls", "message": {
+        "content": null, "tool_calls": [{"function": {"name": "weather", "arguments": arguments}}]}}]});
+    let input = |json: &str| {
+        json!({"type": "content_block_delta", "index": 0,
+            "delta": {"type": "input_json_delta", "partial_json": json}})
+    };
+    let of_anthropic = events(&[
+        json!({"type": "message_start", "message": {"model": HAIKU}}),
+        json!({"type": "content_block_start", "index": 0,
+            "content_block": {"type": "tool_use", "name": "weather", "input": {}}}),
+        input(first),
+        input(rest),
+        json!({"type": "message_delta", "delta": {"stop_reason": "tool_use"}}),
+        json!({"type": "message_stop"}),
+    ]);
+    let whole_of_anthropic = json!({"content": [{"type": "tool_use", "name": "weather",
+        "input": serde_json::from_str::<Value>(&arguments).unwrap()}]});
+    for (path, model, is_streamed, answer) in [
+        (CHAT, "openai/gpt-4o-mini", true, of_openai),
+        (
+            CHAT,
+            "openai/gpt-4o-mini",
+            false,
+            json_answer("200 OK", &whole_of_openai.to_string()),
+        ),
+        (MESSAGES, "anthropic/claude-haiku-4-5", true, of_anthropic),
+        (
+            MESSAGES,
+            "anthropic/claude-haiku-4-5",
+            false,
+            json_answer("200 OK", &whole_of_anthropic.to_string()),
+        ),
+    ] {
+        let upstream = Upstream::saying(answer);
+        let server = server_with(&upstream, |_| {});
+        let row = row_of_client(&server, path, model, is_streamed);
+        assert_eq!(row["status"], "SUCCESS", "{model} {is_streamed}: {row:#}");
+        let (_, output, source) = tokens(&row);
+        assert_eq!(source, "estimated", "{model} {is_streamed}: {row:#}");
+        assert!(output >= 20, "{model} {is_streamed}: {row:#}");
+    }
+}
+
+#[test]
+fn a_usage_without_counts_behind_the_last_changes_nothing() {
+    let end = json!({"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 1_000, "completion_tokens": 100}});
+    for usage in [
+        json!("n/a"),
+        json!({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}),
+    ] {
+        let later = json!({"choices": [], "usage": usage});
+        let upstream = Upstream::saying(events(&[end.clone(), later]));
+        let server = server_with(&upstream, |_| {});
+        for row in [
+            row_of_flow(&server, "openai", "gpt-4o-mini"),
+            row_of_client(&server, CHAT, "openai/gpt-4o-mini", true),
+        ] {
+            assert_eq!(tokens(&row), (1_000, 100, "provider"), "{usage}: {row:#}");
+        }
+    }
+}
+
+#[test]
+fn a_stream_with_an_event_without_data_is_an_answer_like_any_other() {
+    let usage = json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 1_000, "completion_tokens": 100}});
+    let ping = "event: ping\ndata:\n\n";
+    let answer = format!("{STREAM_HEAD}{ping}{}{ping}data: {usage}\n\n", delta("a"));
+    let upstream = Upstream::saying(answer);
+    let server = server_with(&upstream, |_| {});
+    for row in [
+        row_of_flow(&server, "openai", "gpt-4o-mini"),
+        row_of_client(&server, CHAT, "openai/gpt-4o-mini", true),
+    ] {
+        assert_eq!(row["status"], "SUCCESS", "{row:#}");
+        assert_eq!(tokens(&row), (1_000, 100, "provider"), "{row:#}");
+    }
+}
+
+#[test]
+fn a_stream_of_several_choices_that_breaks_before_all_have_ended_is_no_success() {
+    let choice = |index: u64, finish: Value| json!({"choices": [{"index": index, "delta": {"content": "a"}, "finish_reason": finish}]});
+    let chunks = [
+        choice(0, Value::Null),
+        choice(1, Value::Null),
+        choice(0, json!("stop")),
+    ];
+    for (last, status) in [
+        (None, "FAILED"),
+        (Some(choice(1, json!("stop"))), "SUCCESS"),
+    ] {
+        let chunks: Vec<Value> = chunks.iter().cloned().chain(last).collect();
+        let upstream = Upstream::saying(events(&chunks));
+        let server = server_with(&upstream, |_| {});
+        let row = row_of_client(&server, CHAT, "openai/gpt-4o-mini", true);
+        assert_eq!(row["status"], status, "{row:#}");
+    }
+}
+
+#[test]
+fn a_model_that_a_provider_names_without_limit_is_the_one_that_was_asked() {
+    for name in ["m".repeat(3 << 20), "a\u{0}b\nc".to_owned()] {
+        let answer = completion("well", 1_000, 10).replace("gpt-4o-mini", "@");
+        let body = answer.split_once("\r\n\r\n").unwrap().1;
+        let body = body.replace("\"@\"", &json!(name).to_string());
+        let upstream = Upstream::saying(json_answer("200 OK", &body));
+        let server = server_with(&upstream, |_| {});
+        for row in [
+            row_of_flow(&server, "openai", "gpt-4o-mini"),
+            row_of_client(&server, CHAT, "openai/gpt-4o-mini", false),
+        ] {
+            assert_eq!(row["model_used"], "gpt-4o-mini");
+            assert_eq!(row["status"], "SUCCESS");
+            assert!(row["total_cost_usd"].as_f64() > Some(0.0), "{row:#}");
+        }
+        let metrics = server.get("/metrics").text();
+        assert!(metrics.len() < 100_000, "{}", metrics.len());
+    }
+}
+
+#[test]
+fn what_is_billed_by_another_tier_or_as_sound_has_tokens_but_no_known_cost() {
+    let of_openai = |tier: &str, audio: u64| {
+        json!({"model": "gpt-4o-mini", "service_tier": tier,
+            "choices": [{"index": 0, "message": {"content": "a"}, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 1_000, "completion_tokens": 100,
+                "completion_tokens_details": {"audio_tokens": audio}}})
+    };
+    let of_anthropic = |tier: &str| {
+        json!({"model": HAIKU, "content": [{"type": "text", "text": "a"}],
+            "usage": {"input_tokens": 1_000, "output_tokens": 100, "service_tier": tier}})
+    };
+    for (provider, answer, is_known) in [
+        ("openai", of_openai("default", 0), true),
+        ("openai", of_openai("priority", 0), false),
+        ("openai", of_openai("default", 50), false),
+        ("anthropic", of_anthropic("standard"), true),
+        ("anthropic", of_anthropic("batch"), false),
+    ] {
+        let (model, path) = match provider {
+            "openai" => ("gpt-4o-mini", CHAT),
+            _ => (HAIKU, MESSAGES),
+        };
+        let upstream = Upstream::saying(json_answer("200 OK", &answer.to_string()));
+        let server = server_with(&upstream, |_| {});
+        for row in [
+            row_of_flow(&server, provider, model),
+            row_of_client(&server, path, &format!("{provider}/{model}"), false),
+        ] {
+            assert_eq!(tokens(&row), (1_000, 100, "provider"), "{answer}");
+            assert_eq!(
+                row["total_cost_usd"].is_null(),
+                !is_known,
+                "{answer}: {row:#}"
+            );
+            assert_eq!(row.get("price_id").is_some(), is_known, "{answer}: {row:#}");
+        }
+    }
+}
+
+#[test]
+fn a_provider_that_refuses_to_be_asked_for_the_usage_of_streams_is_not_asked() {
+    let end = json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 1_000, "completion_tokens": 100}});
+    let upstream = Upstream::saying(events(&[end]));
+    for stream_usage in [true, false] {
+        let server = server_with(&upstream, |config| {
+            config.providers.get_mut("openai").unwrap().stream_usage = stream_usage;
+        });
+        for row in [
+            row_of_flow(&server, "openai", "gpt-4o-mini"),
+            row_of_client(&server, CHAT, "openai/gpt-4o-mini", true),
+        ] {
+            assert_eq!(tokens(&row), (1_000, 100, "provider"), "{row:#}");
+            let body = upstream.requests().recv().unwrap();
+            assert_eq!(body.contains("stream_options"), stream_usage, "{body}");
+        }
+    }
+}
+
+#[test]
+fn costs_beyond_belief_are_not_known_and_leave_sums_and_runs_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let prices = dir.path().join("mine.toml");
+    let price = "[[price]]\nprovider = 'openai'\nmodel = '*'\ninput_per_mtok = '100000'";
+    std::fs::write(&prices, price).unwrap();
+    let upstream = Upstream::saying(completion("well", 1_000_000_000, 1_000_000_000));
+    let server = server_with(&upstream, |config| config.prices = Some(prices));
+    let mut nodes = ["a", "b"].map(|id| agent(id, "openai", "gpt-4o-mini", "Hi"));
+    for node in &mut nodes {
+        node["data"]["stream"] = json!(false);
+    }
+    let run = server.run(server.save(&chain("Two", &nodes)), &json!({}));
+    assert_eq!(run["status"], "COMPLETED", "{run:#}");
+    let summary = server.get("/api/ledger/summary");
+    assert_eq!(summary.status, 200, "{}", summary.text());
+    let total = &summary.json()["total"];
+    let expected = (json!(2), json!(2), json!(0));
+    assert_eq!(
+        (
+            total["calls"].clone(),
+            total["unpriced_calls"].clone(),
+            total["total_cost_usd"].clone()
+        ),
+        expected
+    );
+}
