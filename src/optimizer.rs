@@ -448,21 +448,26 @@ pub fn document_hash(document: &str) -> String {
     hex(&Sha256::digest(document))
 }
 
-/// The change that a suggestion puts forward, or the alternative of that name.
+/// What a suggestion proposes, or the same with the change of that name.
 ///
 /// # Errors
-/// [`Error::Invalid`] where there is no such alternative.
-pub fn chosen_edit<'a>(proposal: &'a Proposal, alternative: Option<&str>) -> Result<&'a Value> {
-    let Some(name) = alternative else {
-        return Ok(&proposal.edit);
+/// [`Error::Invalid`] where there is no such change.
+pub fn chosen(proposal: &Proposal, name: Option<&str>) -> Result<Proposal> {
+    let Some(name) = name else {
+        return Ok(proposal.clone());
     };
-    let all = &proposal.alternatives;
-    let found = all.iter().find(|alternative| alternative.name == name);
-    found.map(|alternative| &alternative.edit).ok_or_else(|| {
-        let names: Vec<&str> = all.iter().map(|it| it.name.as_str()).collect();
-        let fault = format!("`{name}` is none of its alternatives: {}", names.join(", "));
+    proposal.with(name).ok_or_else(|| {
+        let others = proposal.alternatives.iter().map(|it| it.name.clone());
+        let names: Vec<String> = proposal.name().into_iter().chain(others).collect();
+        let fault = format!("`{name}` is none of its changes: {}", names.join(", "));
         Error::invalid("there is no such change", "alternative", fault)
     })
+}
+
+/// What tells the change that a proposal puts forward from any other: what it sets, in which document.
+pub fn version(proposal: &Proposal) -> String {
+    let change = format!("{}\n{}", proposal.document, proposal.edit);
+    hex(&Sha256::digest(change))
 }
 
 /// A flow's document, changed as a suggestion says.

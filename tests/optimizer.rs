@@ -199,8 +199,140 @@ fn what_is_applied_changes_the_flow_and_is_taken_back_and_refused_where_the_flow
     );
 }
 
+/// Puts a changed flow in place of the one that there is.
+fn put(server: &TestServer, flow: i64, change: impl FnOnce(&mut Value)) {
+    let path = format!("/api/flows/{flow}");
+    let mut document = server.get(&path).json();
+    change(&mut document);
+    let saved = server.request("PUT", &path, &[], document.to_string().as_bytes());
+    assert_eq!(saved.status, 200, "{}", saved.text());
+}
+
+#[track_caller]
+fn is_a_conflict(refused: &crate::harness::Response) {
+    let found = (refused.status, refused.error_code());
+    assert_eq!(found, (409, "conflict".to_owned()), "{}", refused.text());
+}
+
 #[test]
-fn a_suggestion_for_a_flow_that_has_changed_since_is_refused_and_leaves_the_flow_as_it_is() {
+fn what_a_flow_has_changed_from_since_is_not_applied_and_the_flow_stays_as_it_is() {
+    let upstream = upstream(1_000, 1_000);
+    let server = server(&upstream);
+    let flow = flow_of(&server, "gpt-4o");
+    run_times(&server, flow, 5, |_| "again".into());
+    let found = suggestion(&server, "cache");
+    put(&server, flow, |flow| {
+        flow["data"]["nodes"][0]["id"] = json!("other");
+    });
+    // Whether or not the optimizer has seen it by now.
+    let apply = format!("{PATH}/{}/apply", found["id"]);
+    is_a_conflict(&server.post(&apply, &json!({})));
+    let node = &server.get(&format!("/api/flows/{flow}")).json()["data"]["nodes"][0];
+    assert_eq!(
+        (&node["id"], &node["data"]["cache"]),
+        (&json!("other"), &Value::Null)
+    );
+    eventually("it is withdrawn", || {
+        of_kind(&server, "cache", "WITHDRAWN").len() == 1
+    });
+    is_a_conflict(&server.post(&apply, &json!({})));
+}
+
+#[test]
+fn what_was_shown_is_applied_and_nothing_else_where_another_change_is_put_forward_by_now() {
+    let upstream = upstream(1_000, 100);
+    let server = server(&upstream);
+    let flow = flow_of(&server, "gpt-4o");
+    for model in ["gpt-4o-mini", "gpt-4o"] {
+        let flow = if model == "gpt-4o" {
+            flow
+        } else {
+            flow_of(&server, model)
+        };
+        run_times(&server, flow, 10, |at| at.to_string());
+    }
+    let found = suggestion(&server, "model_switch");
+    let path = format!("{PATH}/{}", found["id"]);
+    let shown = server.get(&path).json();
+    assert_eq!(shown["changes"][0]["after"], "gpt-4o-mini", "{shown}");
+    let version = shown["version"].as_str().unwrap();
+
+    // The same, of a flow that is named otherwise by now.
+    put(&server, flow, |flow| flow["name"] = json!("Another"));
+    eventually("it is looked at again", || {
+        server.get(&path).json()["conflict"].is_null()
+    });
+    let apply = format!("{path}/apply");
+    is_a_conflict(&server.post(&apply, &json!({"version": version})));
+
+    // Another change, of the same flow.
+    let shown = server.get(&path).json();
+    let version = shown["version"].as_str().unwrap();
+    let cheaper = flow_of(&server, "gpt-4.1-nano");
+    run_times(&server, cheaper, 10, |at| at.to_string());
+    run_times(&server, flow, 1, |_| "more".into());
+    eventually("another is put forward", || {
+        server.get(&path).json()["evidence"]["toModel"] == "gpt-4.1-nano"
+    });
+    is_a_conflict(&server.post(&apply, &json!({"version": version})));
+    let name = "openai/gpt-4.1-nano";
+    let shown = server.get(&path).json();
+    let other = &shown["alternatives"][0]["name"];
+    let other = json!({"alternative": other, "version": shown["version"]});
+    is_a_conflict(&server.post(&apply, &other));
+    let unknown = server.post(&apply, &json!({"alternative": "openai/none"}));
+    assert_eq!(unknown.status, 422, "{}", unknown.text());
+    let same = json!({"alternative": name, "version": shown["version"]});
+    let applied = server.post(&apply, &same);
+    assert_eq!(applied.status, 200, "{}", applied.text());
+    let node = &server.get(&format!("/api/flows/{flow}")).json()["data"]["nodes"][0];
+    assert_eq!(node["data"]["model"], "gpt-4.1-nano");
+    assert!(applied.json()["version"].is_null(), "{}", applied.text());
+}
+
+#[test]
+fn the_change_that_is_put_forward_can_be_applied_by_its_name() {
+    let upstream = upstream(1_000, 100);
+    let server = server(&upstream);
+    let flow = flow_of(&server, "gpt-4o");
+    run_times(&server, flow, 10, |at| at.to_string());
+    let found = suggestion(&server, "model_switch");
+    let to = &found["edit"]["values"];
+    let name = format!("openai/{}", to["model"].as_str().unwrap());
+    let apply = format!("{PATH}/{}/apply", found["id"]);
+    let applied = server.post(&apply, &json!({"alternative": name}));
+    assert_eq!(applied.status, 200, "{}", applied.text());
+    assert_eq!(applied.json()["edit"], found["edit"]);
+}
+
+#[test]
+fn an_alternative_that_was_applied_is_kept_with_its_own_promise_and_ground() {
+    let upstream = upstream(1_000, 100);
+    let server = server(&upstream);
+    let flow = flow_of(&server, "gpt-4o");
+    run_times(&server, flow, 10, |at| at.to_string());
+    let found = suggestion(&server, "model_switch");
+    let other = found["alternatives"].as_array().unwrap().last().unwrap();
+    let name = other["name"].as_str().unwrap();
+    let path = format!("{PATH}/{}", found["id"]);
+    let applied = server.post(&format!("{path}/apply"), &json!({"alternative": name}));
+    assert_eq!(applied.status, 200, "{}", applied.text());
+    let kept = server.get(&path).json();
+    let model = name.split_once('/').unwrap().1;
+    assert_eq!(kept["title"], format!("Ask {model} instead of gpt-4o"));
+    assert_eq!(kept["evidence"]["toModel"], model, "{kept}");
+    assert_eq!(kept["edit"]["values"]["model"], model);
+    let saving = |it: &Value| it["savingPer30Days"].clone();
+    assert_eq!(saving(&kept), saving(other));
+    assert_ne!(saving(&kept), saving(&found));
+    let costs = |key: &str| kept["evidence"][key].as_f64().unwrap();
+    let saved = costs("costNanousd") - costs("toCostNanousd");
+    let expected = saving(&kept)["expectedUsd"].as_f64().unwrap();
+    assert!((expected - saved * 30.0 / 1e9).abs() < 1e-6, "{kept}");
+}
+
+#[test]
+fn what_was_applied_is_not_taken_back_from_a_flow_that_has_changed_since() {
     let upstream = upstream(1_000, 1_000);
     let server = server(&upstream);
     let flow = flow_of(&server, "gpt-4o");
@@ -208,20 +340,8 @@ fn a_suggestion_for_a_flow_that_has_changed_since_is_refused_and_leaves_the_flow
     let found = suggestion(&server, "cache");
     let path = format!("{PATH}/{}", found["id"]);
     server.post(&format!("{path}/apply"), &json!({}));
-    let mut edited = server.get(&format!("/api/flows/{flow}")).json();
-    edited["name"] = json!("Another");
-    let saved = server.request(
-        "PUT",
-        &format!("/api/flows/{flow}"),
-        &[],
-        edited.to_string().as_bytes(),
-    );
-    assert_eq!(saved.status, 200, "{}", saved.text());
-    let refused = server.post(&format!("{path}/revert"), &json!({}));
-    assert_eq!(
-        (refused.status, refused.error_code().as_str()),
-        (409, "conflict")
-    );
+    put(&server, flow, |flow| flow["name"] = json!("Another"));
+    is_a_conflict(&server.post(&format!("{path}/revert"), &json!({})));
     assert_eq!(
         server.get(&format!("/api/flows/{flow}")).json()["name"],
         "Another"

@@ -113,8 +113,17 @@ pub struct Proposal {
 pub struct Alternative {
     /// What it is called where it is chosen: `provider/model`.
     pub name: String,
+    /// In a few words.
+    #[serde(default)]
+    pub title: String,
+    /// Why, in a sentence or two with numbers.
+    #[serde(default)]
+    pub reason: String,
     /// The money that it saves in 30 days.
     pub saving_per_30_days: Saving,
+    /// The rows that it rests on, summed up.
+    #[serde(default)]
+    pub evidence: Value,
     /// How it changes the flow.
     pub edit: Value,
 }
@@ -124,6 +133,40 @@ impl Proposal {
     pub fn key(&self) -> String {
         let other = self.other_node_id.as_deref().unwrap_or_default();
         format!("{}\n{}\n{other}", self.kind, self.node_id)
+    }
+
+    /// What the change is called that it puts forward, as its alternatives are; none of a kind that has
+    /// none.
+    pub fn name(&self) -> Option<String> {
+        let values = &self.edit["values"];
+        let (provider, model) = (values["provider"].as_str()?, values["model"].as_str()?);
+        (self.kind == Kind::ModelSwitch).then(|| format!("{provider}/{model}"))
+    }
+
+    /// The same with another of its changes put forward, by its name; none where there is none of that
+    /// name.
+    pub fn with(&self, name: &str) -> Option<Self> {
+        let mut chosen = self.clone();
+        let present = self.name()?;
+        if present == name {
+            return Some(chosen);
+        }
+        let other = (chosen.alternatives.iter_mut()).find(|other| other.name == name)?;
+        let present = Alternative {
+            name: present,
+            title: self.title.clone(),
+            reason: self.reason.clone(),
+            saving_per_30_days: self.saving_per_30_days.unwrap_or_default(),
+            evidence: self.evidence.clone(),
+            edit: self.edit.clone(),
+        };
+        let other = std::mem::replace(other, present);
+        chosen.title = other.title;
+        chosen.reason = other.reason;
+        chosen.saving_per_30_days = Some(other.saving_per_30_days);
+        chosen.evidence = other.evidence;
+        chosen.edit = other.edit;
+        Some(chosen)
     }
 
     /// Whether somebody who did not want `old` is to be asked again: the node is another one by now,

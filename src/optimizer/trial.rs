@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::chosen_edit;
+use super::chosen;
 use super::edit::Edit;
 use super::facts::Target;
 use super::models::at_another;
@@ -138,7 +138,7 @@ impl Trials {
     /// alternative.
     pub fn plan(&self, id: i64, count: usize, alternative: Option<&str>) -> Result<Plan> {
         let suggestion = self.store.suggestion(id)?;
-        let proposal = &suggestion.proposal;
+        let proposal = chosen(&suggestion.proposal, alternative)?;
         if proposal.kind != Kind::ModelSwitch {
             return Err(Error::Conflict(format!(
                 "suggestion {id} is a {}: only a {} can be tried",
@@ -153,8 +153,7 @@ impl Trials {
                 suggestion.status
             )));
         }
-        let edit = chosen_edit(proposal, alternative)?;
-        let (present, target) = (present_target(proposal)?, new_target(edit)?);
+        let (present, target) = (present_target(&proposal)?, new_target(&proposal.edit)?);
         let agent = self.agent(suggestion.flow_id, &proposal.node_id)?;
         self.gateway.check(&target.0).map_err(Error::Conflict)?;
         let (provider, model) = (&present.0, &present.1);

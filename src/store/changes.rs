@@ -377,6 +377,8 @@ pub enum Change {
     ApplySuggestion {
         /// Which.
         id: i64,
+        /// What it proposes, with the change put forward that is made.
+        proposal: Box<Proposal>,
         /// The flow's document, for which the change was made.
         before: String,
         /// The changed one.
@@ -794,10 +796,11 @@ impl Batch<'_> {
             }
             Change::ApplySuggestion {
                 id,
+                proposal,
                 before,
                 after,
                 at,
-            } => suggestions::apply(self.connection, *id, before, after, *at),
+            } => suggestions::apply(self.connection, *id, proposal, before, after, *at),
             Change::RevertSuggestion { id, at } => suggestions::revert(self.connection, *id, *at),
             Change::SetRealised { id, realised } => {
                 suggestions::set_realised(self.connection, *id, realised)

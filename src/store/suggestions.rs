@@ -141,6 +141,11 @@ impl Store {
     }
 }
 
+fn to_json(proposal: &Proposal) -> Result<String> {
+    serde_json::to_string(proposal)
+        .map_err(|error| Error::internal(format!("a proposal cannot be written: {error}")))
+}
+
 /// Makes a suggestion, or brings up to date the one that there is. One that was dismissed or taken
 /// back stays so unless `proposal` is news after it. Tells whether people are to be told.
 pub(super) fn propose(
@@ -158,8 +163,7 @@ pub(super) fn propose(
         ))?
         .query_row(params![flow_id, key], suggestion)
         .optional()?;
-    let text = serde_json::to_string(proposal)
-        .map_err(|error| Error::internal(format!("a proposal cannot be written: {error}")))?;
+    let text = to_json(proposal)?;
     let id = match present {
         Some(open) if open.status == Status::Open => {
             connection
@@ -215,7 +219,8 @@ pub(super) fn close(
     set_status(connection, id, status, at)
 }
 
-/// Changes a flow as a suggestion says.
+/// Changes a flow as a suggestion says. What is kept of it is what was chosen, so that a promise stands
+/// beside what it has brought.
 ///
 /// # Errors
 /// [`Error::Conflict`] where the flow is not what the change was made for, and where the suggestion
@@ -223,6 +228,7 @@ pub(super) fn close(
 pub(super) fn apply(
     connection: &Connection,
     id: i64,
+    proposal: &Proposal,
     before: &str,
     after: &str,
     at: Timestamp,
@@ -234,10 +240,11 @@ pub(super) fn apply(
     replace_document(connection, old.flow_id, before, after, at)?;
     connection
         .prepare_cached(
-            "UPDATE suggestions SET applied_ms = ?2, document_before = ?3, document_after = ?4,
-                last_call = (SELECT coalesce(max(id), 0) FROM ledger) WHERE id = ?1",
+            "UPDATE suggestions SET proposal = ?5, applied_ms = ?2, document_before = ?3,
+                document_after = ?4, last_call = (SELECT coalesce(max(id), 0) FROM ledger)
+             WHERE id = ?1",
         )?
-        .execute(params![id, at.0, before, after])?;
+        .execute(params![id, at.0, before, after, to_json(proposal)?])?;
     set_status(connection, id, Status::Applied, at)
 }
 
