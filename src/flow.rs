@@ -1,11 +1,13 @@
 //! A flow as a pure thing: its graph, its templates, and what may run next. No I/O, no clock.
 
+mod asked;
 mod graph;
 mod node;
 mod progress;
 mod read;
 mod template;
 
+pub use asked::{asked, said};
 pub use graph::{EDGES_MAX, Edge, Graph, NODES_MAX};
 pub use node::{Agent, Http, Map, Node, NodeKind, OnError, Retry, Target};
 pub use progress::{NodeState, Progress, Verdict};

@@ -849,11 +849,17 @@ impl Batch<'_> {
         document: &str,
         at: Timestamp,
     ) -> Result<Receipt> {
-        let changed = self.execute(
+        let before: Option<String> = self
+            .connection
+            .prepare_cached("SELECT document FROM flows WHERE id = ?1")?
+            .query_row([id], |row| row.get(0))
+            .optional()?;
+        let before = before.ok_or_else(|| Error::NotFound(format!("flow {id}")))?;
+        self.execute(
             "UPDATE flows SET name = ?2, document = ?3, updated_ms = ?4 WHERE id = ?1",
             params![id, name, document, at.0],
         )?;
-        found(changed, || format!("flow {id}"))?;
+        suggestions::note_changed_nodes(self.connection, id, &before, document)?;
         Ok(Receipt::Flow(id))
     }
 
@@ -861,6 +867,7 @@ impl Batch<'_> {
         let changed = self.execute("DELETE FROM flows WHERE id = ?1", params![id])?;
         found(changed, || format!("flow {id}"))?;
         triggers::delete_of_flow(self.connection, id)?;
+        self.execute("DELETE FROM node_changes WHERE flow_id = ?1", params![id])?;
         Ok(Receipt::Done)
     }
 
@@ -1320,6 +1327,9 @@ impl Batch<'_> {
                     cost: row.get::<_, Option<i64>>(3)?.map(Usd::from_nanousd),
                 })
             })?;
+        if status == RunStatus::Completed {
+            suggestions::count_run(self.connection, run_id)?;
+        }
         Ok(over)
     }
 }
