@@ -364,6 +364,7 @@ fn another_model_is_tried_on_stored_inputs_after_its_price_was_told_and_may_be_a
     browser.press("Enter");
     person.sees_text("trial-confirm", "Make 2 calls for about 0.00042 USD");
     person.sees_text("trial-told", "Say no. 8");
+    person.sees_text("trial-told", "an answer is cut off after 4,096 tokens");
     person.has_the_focus_on(&selector("trial-confirm"));
     assert_eq!(upstream.count(), count);
     person.finds_that_it_fits();

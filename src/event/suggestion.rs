@@ -290,6 +290,9 @@ pub struct TrialAnswer {
     pub cost_usd: Option<Usd>,
     /// Milliseconds.
     pub latency_ms: Option<u64>,
+    /// Of an answer in a trial: whether it had as many tokens as it might, and ends there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_cut: bool,
 }
 
 /// What came of an input in a trial.
