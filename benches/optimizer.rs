@@ -6,7 +6,7 @@
 #[path = "ledger/fill.rs"]
 mod fill;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

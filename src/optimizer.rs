@@ -349,14 +349,19 @@ impl Pass {
         let next = self.left.range((Excluded(self.last_flow), Unbounded));
         let others = self.left.range(..=self.last_flow);
         let flows: Vec<FlowId> = next.chain(others).take(FLOWS_STEP).copied().collect();
+        // One that fails keeps no others from being looked at.
+        let mut done = Ok(());
         for flow_id in flows {
             if self.is_stopping() {
                 return Ok(());
             }
-            for change in self.changes(flow_id, facts, &models, now)? {
-                write(change)?;
+            let changes = self.changes(flow_id, facts, &models, now);
+            match changes.and_then(|changes| changes.into_iter().try_for_each(&mut *write)) {
+                Ok(()) => {
+                    self.left.remove(&flow_id);
+                }
+                Err(error) => done = done.and(Err(error)),
             }
-            self.left.remove(&flow_id);
             self.last_flow = flow_id;
         }
         if self.left.is_empty() {
@@ -366,7 +371,7 @@ impl Pass {
             write(Change::SetRealised { id, realised })?;
             measures.stored(id, realised);
         }
-        Ok(())
+        done
     }
 
     /// Looks at all again from time to time, and where prices have changed: what is expected of 30 days

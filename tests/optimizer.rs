@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use flowledger::error::Error;
 use flowledger::event::Timestamp;
-use flowledger::event::suggestion::{Proposal, Status};
+use flowledger::event::suggestion::{Kind as Ground, Proposal, Status};
 use flowledger::gateway::Kind;
 use flowledger::optimizer::{Pass, Wanted};
 use flowledger::store::Change;
@@ -556,6 +556,50 @@ fn what_is_expected_of_a_flow_that_does_not_run_any_more_gets_less_and_is_withdr
         matches!(gone[..], [Change::CloseSuggestion { id: closed, status: Status::Withdrawn, .. }] if closed == id),
         "{gone:?}"
     );
+}
+
+#[test]
+fn prices_that_have_changed_are_looked_at_though_nothing_runs() {
+    let home = Home::new();
+    let price = |per_mtok: &str| {
+        let model = "[[price]]\nprovider = 'openai'\nmodel = 'gpt-4o-mini'\n";
+        let price = format!("input_per_mtok = '{per_mtok}'\noutput_per_mtok = '{per_mtok}'\n");
+        home.write("mine.toml", format!("{model}{price}"))
+    };
+    let path = price("0.1");
+    let upstream = upstream(1_000, 100);
+    let url = upstream.url().to_owned();
+    let server = TestServer::start_with(move |config| {
+        add_provider(config, "openai", Kind::OpenAi, &url);
+        config.prices = Some(path);
+    });
+    for model in ["gpt-4o-mini", "gpt-4o"] {
+        let flow = flow_of(&server, model);
+        run_times(&server, flow, 10, |at| at.to_string());
+    }
+    let found = suggestion(&server, "model_switch");
+    assert_eq!(found["evidence"]["toModel"], "gpt-4o-mini", "{found}");
+    let core = server.server().core();
+    let mut pass = Pass::new(
+        Arc::clone(&core.store),
+        Arc::clone(&core.gateway),
+        Arc::default(),
+    );
+    let now = Timestamp::now();
+    written(&mut pass, now);
+    assert!(written(&mut pass, now).is_empty());
+    // Dearer than what is asked now.
+    price("20");
+    eventually("another model is put forward", || {
+        written(&mut pass, now).iter().any(|change| match change {
+            Change::Propose { proposal, .. } => {
+                proposal.kind == Ground::ModelSwitch
+                    && proposal.evidence["toModel"] != "gpt-4o-mini"
+                    && proposal.evidence["model"] == "gpt-4o"
+            }
+            _ => false,
+        })
+    });
 }
 
 #[test]
