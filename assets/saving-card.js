@@ -35,9 +35,14 @@ export function createSavingCard({ path, labelOf, onApply, onDismiss, onTakeBack
     const query = select.value && canApply() ? `?alternative=${encodeURIComponent(select.value)}` : "";
     return api.get(`${path}${query}`);
   };
-  const alternative = () => (select.value ? { alternative: select.value } : {});
+  const nameOf = ({ kind, edit }) => (kind === "model_switch" && edit?.values ? `${edit.values.provider}/${edit.values.model}` : "");
+  /** By its name, since another may be put forward by now. */
+  const alternative = () => {
+    const name = select.value || nameOf(shown);
+    return name ? { alternative: name } : {};
+  };
   const [changeId, trialId] = [newId("change"), newId("trial")];
-  const change = createChange({ id: changeId, fetch: whole, onApply: () => onApply(alternative()) });
+  const change = createChange({ id: changeId, fetch: whole, onApply: (version) => onApply({ ...alternative(), version }) });
   const trial = createTrial({ id: trialId, fetch: () => api.get(path), ask: (body) => api.post(`${path}/trial`, { ...body, ...alternative() }) });
 
   const button = (testid, more, act, text) => h("button", { type: "button", "data-testid": testid, onclick: act, ...more }, text);
@@ -73,6 +78,8 @@ export function createSavingCard({ path, labelOf, onApply, onDismiss, onTakeBack
   let most = 0;
   /** What evidence and alternatives were drawn from. */
   let drawnFrom = "";
+  /** The name of the change that was put forward then. */
+  let putForward = "";
 
   const canApply = () => ["OPEN", "DISMISSED"].includes(shown.status);
 
@@ -128,19 +135,20 @@ export function createSavingCard({ path, labelOf, onApply, onDismiss, onTakeBack
     const { evidence: told, alternatives = [], edit } = shown;
     const from = JSON.stringify([told, alternatives, edit]);
     if (from === drawnFrom) return;
+    const isOther = drawnFrom !== "" && putForward !== nameOf(shown);
     drawnFrom = from;
+    putForward = nameOf(shown);
     evidence.replaceChildren(
       ...evidenceFacts(told).map(([name, value]) => h("div", { class: value instanceof Node ? "whole" : null }, h("dt", {}, name), h("dd", {}, value))),
     );
     const chosen = select.value;
-    const { provider, model } = edit?.values ?? {};
     select.replaceChildren(
-      h("option", { value: "" }, `${provider}/${model} (put forward)`),
+      h("option", { value: "" }, `${putForward} (put forward)`),
       ...alternatives.map(({ name, savingPer30Days: saving }) => h("option", { value: name }, `${name}, likely ${roughly(saving.expectedUsd)} USD`)),
     );
     // Prices change, and so do the models that would save something.
     select.value = alternatives.some(({ name }) => name === chosen) ? chosen : "";
-    if (select.value !== chosen) choose();
+    if (select.value !== chosen || (isOther && !chosen)) choose();
   }
 
   function drawPromise() {

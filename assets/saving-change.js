@@ -3,7 +3,7 @@
 import { createNote, onceAtATime } from "./dialogs.js";
 import { h } from "./dom.js";
 
-/** `fetch()` gives the suggestion with its `changes`; `onApply()` applies what was seen. */
+/** `fetch()` gives the suggestion with its `changes`; `onApply(version)` applies what was seen. */
 export function createChange({ id, fetch, onApply }) {
   const note = createNote();
   const list = h("ul", { class: "changes", "aria-label": "What it changes" });
@@ -59,7 +59,7 @@ export function createChange({ id, fetch, onApply }) {
     again.hidden = conflict.hidden;
   }
 
-  /** Nothing is applied but what was seen, so it is looked at once more. What changes after that, the server refuses. */
+  /** Nothing is applied but what was seen, so it is looked at once more. What changes after that, the server refuses: the version says what was seen. */
   async function applySeen() {
     const number = ++asked;
     note.say("");
@@ -72,7 +72,7 @@ export function createChange({ id, fetch, onApply }) {
         (apply.hidden ? again : apply).focus();
         return;
       }
-      await onApply();
+      await onApply(whole.version);
     } catch (error) {
       note.fail("Not applied", error);
     }

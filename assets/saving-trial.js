@@ -79,9 +79,9 @@ export function createTrial({ id, ask, fetch }) {
     }
   }
 
-  function drawEstimate({ target, calls, expectedCostUsd: expected, worstCostUsd: worst, inputs }) {
+  function drawEstimate({ target, calls, expectedCostUsd: expected, worstCostUsd: worst, answerTokensMax: limit, inputs }) {
     const about = (expected ?? null) === null ? "a price that is not known" : `about ${roughly(expected)} USD`;
-    const most = (worst ?? null) === null ? "What they may cost at most is not known." : `They cost ${roughly(worst)} USD at most.`;
+    const most = (worst ?? null) === null ? "What they may cost at most is not known." : `They cost ${roughly(worst)} USD at most: an answer is cut off after ${count(limit)} tokens.`;
     setText(confirm, `Make ${plural(calls, "call")} for ${about}`);
     told.replaceChildren(
       h("p", {}, `${plural(calls, "call")} to ${target} for ${about}. ${most} Nothing was asked yet.`),
@@ -131,7 +131,7 @@ export function createTrial({ id, ask, fetch }) {
   }
 
   /** To be compared, answers are there at once, whatever their length. */
-  function drawAnswer(name, { model, output, error, inputTokens, outputTokens, costUsd, latencyMs }, key) {
+  function drawAnswer(name, { model, output, error, inputTokens, outputTokens, costUsd, latencyMs, isCut }, key) {
     const facts = [
       ["Tokens", (inputTokens ?? null) === null ? null : `${count(inputTokens)} in, ${count(outputTokens ?? 0)} out`],
       ["Cost", error ? null : (costUsd ?? null) === null ? "unknown price" : usd(costUsd)],
@@ -143,6 +143,7 @@ export function createTrial({ id, ask, fetch }) {
       { class: "side", "data-testid": `trial-${name.toLowerCase()}` },
       h("h6", {}, [name, model].filter(Boolean).join(": ")),
       error ? h("p", { class: "error-text" }, error) : longText("Answer", output ?? "", { folds, key }),
+      isCut ? h("p", { class: "muted" }, "Cut off there: it has as many tokens as it may have.") : null,
       h("dl", { class: "facts" }, ...facts.map(([word, value]) => h("div", {}, h("dt", {}, word), h("dd", {}, value)))),
     );
   }

@@ -12,7 +12,7 @@ export function promised({ savingPer30Days: saving, savingMs, calls }) {
 
 /** What was measured after one was applied; it may have cost more. */
 export function realised(measured) {
-  if (!measured?.calls) return "not measured yet";
+  if (!measured?.calls && !measured?.costUsd) return "not measured yet";
   const { since, calls, wouldHaveCostUsd: before, costUsd: cost, savedUsd: saved, savedMs } = measured;
   const money = (saved ?? null) === null ? null : `${usd(Math.abs(saved))} ${saved < 0 ? "more spent" : "saved"}: cost ${usd(cost)}, would have cost ${usd(before)}`;
   const time = (savedMs ?? null) === null ? null : `${duration(Math.abs(savedMs))} ${savedMs < 0 ? "more" : "less"} in each run`;

@@ -1,5 +1,6 @@
 //! A flow as a pure thing: its graph, its templates, and what may run next. No I/O, no clock.
 
+mod asked;
 mod foreseen;
 mod graph;
 mod node;
@@ -7,6 +8,7 @@ mod progress;
 mod read;
 mod template;
 
+pub use asked::{asked, said};
 pub use foreseen::{Foreseen, Item};
 pub use graph::{EDGES_MAX, Edge, Graph, NODES_MAX};
 pub use node::{Agent, Http, Map, Node, NodeKind, OnError, Retry, Target};

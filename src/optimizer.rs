@@ -16,6 +16,8 @@ pub mod shape;
 pub mod trial;
 
 use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -36,6 +38,7 @@ use crate::flow::Graph;
 use crate::gateway::Gateway;
 use crate::hub::{Message, Publish};
 use crate::journal::Journal;
+pub use crate::store::document_hash;
 use crate::store::{CallFact, Change, FlowRecord, Store};
 use crate::threads::{OnFatal, vital};
 
@@ -43,8 +46,13 @@ use crate::threads::{OnFatal, vital};
 const QUIET: Duration = Duration::from_millis(500);
 /// … or after so long where something always does.
 const BUSY_MAX: Duration = Duration::from_secs(5);
-/// How often it looks where nothing happens: days pass, and prices change.
-const IDLE_MAX: Duration = Duration::from_secs(60 * 60);
+/// How often it looks again at all that is known, also where nothing happens: days pass, and prices
+/// change.
+const IDLE_MAX: Duration = Duration::from_millis(IDLE_MAX_MS.unsigned_abs());
+/// How long it waits after what it could not read or write.
+const RETRY_PAUSE: Duration = Duration::from_secs(10);
+/// How many flows are looked at in a pass; the rest comes with the next, after what is new.
+const FLOWS_STEP: usize = 256;
 /// How many rows are read at a time; between, it is looked whether the server ends.
 const ROWS_STEP: usize = 5_000;
 /// How many rows that were not settled are looked at again in a pass.
@@ -52,15 +60,24 @@ const PENDING_MAX: usize = 4_096;
 /// How many of the newest runs of a flow are looked at for what a node asks.
 const ASKED_RUNS: usize = 20;
 const MS_PER_DAY: i64 = 24 * 60 * 60 * 1000;
+const IDLE_MAX_MS: i64 = 60 * 60 * 1000;
 
 /// The optimizer, for those who change flows and who stop it.
 #[derive(Clone)]
 pub struct Optimizer {
     /// Holds one word at most: several changes are one reason to look.
     wake: Sender<()>,
-    /// Flows that were changed.
-    changed: Arc<Mutex<BTreeSet<FlowId>>>,
+    wanted: Arc<Mutex<Wanted>>,
     stopping: Arc<AtomicBool>,
+}
+
+/// What somebody wants to be looked at.
+#[derive(Default)]
+pub struct Wanted {
+    /// Flows that were changed.
+    pub flows: BTreeSet<FlowId>,
+    /// Whether something has changed that is about all flows.
+    pub all: bool,
 }
 
 /// Tells the optimizer when calls have ended, and passes everything on.
@@ -139,13 +156,13 @@ impl Optimizer {
     ) -> Result<(Self, JoinHandle<()>)> {
         let optimizer = Self {
             wake: alarm.wake.clone(),
-            changed: Arc::default(),
+            wanted: Arc::default(),
             stopping: Arc::default(),
         };
         let state = State {
             pass: Pass::new(store, gateway, Arc::clone(&optimizer.stopping)),
             journal,
-            changed: Arc::clone(&optimizer.changed),
+            wanted: Arc::clone(&optimizer.wanted),
             bustle: Arc::clone(&alarm.bustle),
         };
         let woken = alarm.woken.clone();
@@ -155,9 +172,20 @@ impl Optimizer {
 
     /// Makes it look at a flow again, which was changed or removed. Does not wait for it.
     pub fn look(&self, flow_id: FlowId) {
-        let mut changed = self.changed.lock().unwrap_or_else(PoisonError::into_inner);
-        changed.insert(flow_id);
-        drop(changed);
+        self.want(|wanted| {
+            wanted.flows.insert(flow_id);
+        });
+    }
+
+    /// Makes it look at all flows again, for all of which something has changed. Does not wait for it.
+    pub fn look_at_all(&self) {
+        self.want(|wanted| wanted.all = true);
+    }
+
+    fn want(&self, add: impl FnOnce(&mut Wanted)) {
+        let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        add(&mut wanted);
+        drop(wanted);
         let _ = self.wake.try_send(());
     }
 
@@ -172,7 +200,7 @@ impl Optimizer {
 struct State {
     pass: Pass,
     journal: Journal,
-    changed: Arc<Mutex<BTreeSet<FlowId>>>,
+    wanted: Arc<Mutex<Wanted>>,
     bustle: Arc<Bustle>,
 }
 
@@ -181,8 +209,12 @@ impl State {
         let mut looked_at = 0;
         // At the start there is everything to look at.
         let mut due = Some(Ok(()));
+        let mut pause = IDLE_MAX;
         while !self.pass.is_stopping() {
-            match due.take().unwrap_or_else(|| self.wait(woken, looked_at)) {
+            match due
+                .take()
+                .unwrap_or_else(|| self.wait(woken, looked_at, pause))
+            {
                 Ok(()) => self.wait_for_quiet(woken),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -191,22 +223,28 @@ impl State {
             if self.pass.is_stopping() {
                 return;
             }
-            let changed = {
-                let mut changed = self.changed.lock().unwrap_or_else(PoisonError::into_inner);
-                std::mem::take(&mut *changed)
+            let now = Timestamp::now();
+            pause = match self.look(now) {
+                Ok(()) => self.pass.rest(now),
+                Err(error) => {
+                    log::warn!("suggestions could not be brought up to date: {error}");
+                    RETRY_PAUSE
+                }
             };
-            if let Err(error) = self.look(changed, Timestamp::now()) {
-                log::warn!("suggestions could not be brought up to date: {error}");
-            }
         }
     }
 
     /// Waits for the first call that ends after those that were looked at, or whatever else is to be
-    /// looked at.
-    fn wait(&self, woken: &Receiver<()>, looked_at: u64) -> Result<(), RecvTimeoutError> {
+    /// looked at, but no longer than `pause`.
+    fn wait(
+        &self,
+        woken: &Receiver<()>,
+        looked_at: u64,
+        pause: Duration,
+    ) -> Result<(), RecvTimeoutError> {
         self.bustle.is_idle.store(true, Ordering::SeqCst);
         let waited = match self.bustle.seen.load(Ordering::SeqCst) == looked_at {
-            true => woken.recv_timeout(IDLE_MAX),
+            true => woken.recv_timeout(pause),
             // Nobody has woken it for these.
             false => Ok(()),
         };
@@ -225,15 +263,20 @@ impl State {
         }
     }
 
-    fn look(&mut self, changed: BTreeSet<FlowId>, now: Timestamp) -> Result<()> {
-        for change in self.pass.run(changed, now)? {
-            match self.journal.commit_one(change) {
-                // Somebody was faster; it is looked at again with the next rows.
-                Ok(_) | Err(Error::Conflict(_) | Error::NotFound(_)) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
+    fn look(&mut self, now: Timestamp) -> Result<()> {
+        let wanted = {
+            let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut *wanted)
+        };
+        self.pass.run(
+            wanted,
+            now,
+            &mut |change| match self.journal.commit_one(change) {
+                // Somebody was faster, who has said so: it is looked at again.
+                Ok(_) | Err(Error::Conflict(_) | Error::NotFound(_)) => Ok(()),
+                Err(error) => Err(error),
+            },
+        )
     }
 }
 
@@ -242,6 +285,16 @@ pub struct Pass {
     store: Arc<Store>,
     gateway: Arc<Gateway>,
     known: Option<(Facts, Measures)>,
+    /// Flows that were changed, of which it was not looked yet whether something was applied.
+    changed: BTreeSet<FlowId>,
+    /// Flows that are still to be looked at.
+    left: BTreeSet<FlowId>,
+    /// The last one that was, where others are still left.
+    last_flow: FlowId,
+    /// When it was decided last to look at all again; none where that is to be.
+    reviewed_at: Option<Timestamp>,
+    /// A hash of the prices of that time.
+    prices: u64,
     stopping: Arc<AtomicBool>,
 }
 
@@ -252,6 +305,11 @@ impl Pass {
             store,
             gateway,
             known: None,
+            changed: BTreeSet::new(),
+            left: BTreeSet::new(),
+            last_flow: 0,
+            reviewed_at: None,
+            prices: 0,
             stopping,
         }
     }
@@ -260,36 +318,51 @@ impl Pass {
         self.stopping.load(Ordering::SeqCst)
     }
 
-    /// Reads what is new, and gives what is to be written: about each flow of which something new is
-    /// known, or that is in `changed`, and about what was applied.
+    /// How long nothing is to be done unless something happens.
+    pub fn rest(&self, now: Timestamp) -> Duration {
+        if !self.left.is_empty() {
+            return Duration::ZERO;
+        }
+        let due = self.reviewed_at.map_or(now.0, |at| at.0 + IDLE_MAX_MS);
+        let ms = due.saturating_sub(now.0).clamp(0, IDLE_MAX_MS);
+        Duration::from_millis(ms.unsigned_abs())
+    }
+
+    /// Providers that calls went to lately and that cannot be used: why not.
+    pub fn not_usable(&self) -> Vec<String> {
+        let targets = self.known.as_ref().map(|(facts, _)| facts.targets());
+        let providers: BTreeSet<String> = targets
+            .into_iter()
+            .flatten()
+            .map(|((provider, _), _)| provider)
+            .collect();
+        let checked = providers.iter().map(|name| self.gateway.check(name));
+        checked.filter_map(std::result::Result::err).collect()
+    }
+
+    /// Reads what is new, and has written what follows: about flows of which something new is known, or
+    /// that are wanted, and about what was applied. What could not be read or written is tried again
+    /// with the next pass.
     ///
     /// # Errors
-    /// When the database cannot be read.
-    pub fn run(&mut self, changed: BTreeSet<FlowId>, now: Timestamp) -> Result<Vec<Change>> {
-        let (mut facts, mut measures) = match self.known.take() {
+    /// When the database cannot be read, and those of `write`.
+    pub fn run(
+        &mut self,
+        wanted: Wanted,
+        now: Timestamp,
+        write: &mut dyn FnMut(Change) -> Result<()>,
+    ) -> Result<()> {
+        self.changed.extend(wanted.flows);
+        if wanted.all {
+            self.reviewed_at = None;
+        }
+        let mut known = match self.known.take() {
             Some(known) => known,
             None => self.begin(now)?,
         };
-        for flow_id in &changed {
-            self.follow_applied(&mut facts, &mut measures, *flow_id, now)?;
-        }
-        let read = self.read(&mut facts, &mut measures, now);
-        self.catch_up(&facts, &mut measures)?;
-        let mut flows = facts.take_changed();
-        flows.extend(changed);
-        let models = Models::new(&self.gateway, &facts.targets(), now);
-        let mut all = Vec::new();
-        for flow_id in flows {
-            if self.is_stopping() {
-                break;
-            }
-            all.extend(self.changes(flow_id, &facts, &models, now)?);
-        }
-        if !self.is_stopping() {
-            all.extend(measures.changes(&self.store)?);
-        }
-        self.known = Some((facts, measures));
-        read.map(|()| all)
+        let done = self.go_on(&mut known, now, write);
+        self.known = Some(known);
+        done
     }
 
     fn begin(&self, now: Timestamp) -> Result<(Facts, Measures)> {
@@ -297,27 +370,90 @@ impl Pass {
         let after = self.store.last_call_before(since)?;
         let mut facts = Facts::new(after, self.gateway.tier_bounds());
         let mut measures = Measures::default();
+        for (flow_id, node_id, last_call) in self.store.changed_nodes(0)? {
+            facts.forget(flow_id, &node_id, last_call);
+        }
         for flow_id in self.store.flows_with_suggestions()? {
-            self.follow_applied(&mut facts, &mut measures, flow_id, now)?;
-            facts.touch(flow_id);
+            self.follow_applied(&mut measures, flow_id, now)?;
         }
         Ok((facts, measures))
     }
 
-    /// Calls from before a node was changed by a suggestion say nothing about it any more, and those
-    /// from after it tell what it saves.
+    fn go_on(
+        &mut self,
+        (facts, measures): &mut (Facts, Measures),
+        now: Timestamp,
+        write: &mut dyn FnMut(Change) -> Result<()>,
+    ) -> Result<()> {
+        for flow_id in &self.changed {
+            self.follow_applied(measures, *flow_id, now)?;
+        }
+        self.left.append(&mut self.changed);
+        self.read(facts, measures, now)?;
+        self.catch_up(facts, measures)?;
+        let models = Models::new(&self.gateway, &facts.targets(), now);
+        self.review(facts, &models, now)?;
+        self.left.append(&mut facts.take_changed());
+        let next = self.left.range((Excluded(self.last_flow), Unbounded));
+        let others = self.left.range(..=self.last_flow);
+        let flows: Vec<FlowId> = next.chain(others).take(FLOWS_STEP).copied().collect();
+        // One that fails keeps no others from being looked at.
+        let mut done = Ok(());
+        for flow_id in flows {
+            if self.is_stopping() {
+                return Ok(());
+            }
+            let changes = self.changes(flow_id, facts, &models, now);
+            match changes.and_then(|changes| changes.into_iter().try_for_each(&mut *write)) {
+                Ok(()) => {
+                    self.left.remove(&flow_id);
+                }
+                Err(error) => done = done.and(Err(error)),
+            }
+            self.last_flow = flow_id;
+        }
+        if self.left.is_empty() {
+            self.last_flow = 0;
+        }
+        for (id, realised) in measures.news(&self.store)? {
+            write(Change::SetRealised { id, realised })?;
+            measures.stored(id, realised);
+        }
+        done
+    }
+
+    /// Looks at all again from time to time, and where prices have changed: what is expected of 30 days
+    /// changes with the days, also of flows that do not run.
+    fn review(&mut self, facts: &Facts, models: &Models, now: Timestamp) -> Result<()> {
+        let mut hasher = DefaultHasher::new();
+        for candidate in models.all() {
+            (&candidate.target, candidate.quote.text()).hash(&mut hasher);
+        }
+        let prices = hasher.finish();
+        let is_due = self.reviewed_at.is_none_or(|at| {
+            let passed = now.0.saturating_sub(at.0);
+            !(0..IDLE_MAX_MS).contains(&passed)
+        });
+        if is_due || prices != self.prices {
+            self.left.extend(self.store.flows_with_suggestions()?);
+            self.left.extend(facts.flows());
+            self.reviewed_at = Some(now);
+            self.prices = prices;
+        }
+        Ok(())
+    }
+
+    /// Calls from after a node was changed by a suggestion tell what it saves.
     fn follow_applied(
         &self,
-        facts: &mut Facts,
         measures: &mut Measures,
         flow_id: FlowId,
         now: Timestamp,
     ) -> Result<()> {
         let mut applied = Vec::new();
         for suggestion in self.store.suggestions_of(flow_id)? {
-            if suggestion.applied_at.is_some() {
+            if suggestion.status == Status::Applied {
                 let edit = self.store.applied_edit(suggestion.id)?;
-                facts.forget(flow_id, &suggestion.proposal.node_id, edit.last_call);
                 applied.push((suggestion, edit));
             }
         }
@@ -334,14 +470,22 @@ impl Pass {
                 measures.take(row, &price);
             }
         };
+        // No row that comes after a change is taken before the change is known: to forget what was before
+        // it would forget such a row as well.
+        let last = self.store.last_call()?;
+        for (flow_id, node_id, last_call) in self.store.changed_nodes(facts.cursor())? {
+            facts.forget(flow_id, &node_id, last_call);
+        }
         for id in facts.pending().into_iter().take(PENDING_MAX) {
             self.store.fact(id, |row| take(facts, row))?;
         }
-        loop {
-            let read = self
-                .store
-                .facts_after(facts.cursor(), ROWS_STEP, |row| take(facts, row))?;
-            if read.is_none() || self.is_stopping() {
+        while facts.cursor() < last && !self.is_stopping() {
+            let read = self.store.facts_after(facts.cursor(), ROWS_STEP, |row| {
+                if row.id <= last {
+                    take(facts, row);
+                }
+            })?;
+            if read.is_none() {
                 break;
             }
         }
@@ -381,7 +525,7 @@ impl Pass {
     fn changes(
         &self,
         flow_id: FlowId,
-        facts: &Facts,
+        facts: &mut Facts,
         models: &Models,
         now: Timestamp,
     ) -> Result<Vec<Change>> {
@@ -391,6 +535,10 @@ impl Pass {
             Err(Error::NotFound(_)) => None,
             Err(error) => return Err(error),
         };
+        // After the flow was read, so that nothing is known of it that its nodes no longer ask.
+        for (node_id, last_call) in self.store.changed_nodes_of(flow_id)? {
+            facts.forget(flow_id, &node_id, last_call);
+        }
         let proposals = match &flow {
             Some(flow) => self.propose(flow, facts, models, now)?,
             None => Vec::new(),
@@ -483,26 +631,26 @@ fn is_to_be_told(stored: &[Suggestion], proposal: &Proposal) -> bool {
     }
 }
 
-/// SHA-256 of a flow's document as it is stored, in hexadecimal.
-pub fn document_hash(document: &str) -> String {
-    hex(&Sha256::digest(document))
-}
-
-/// The change that a suggestion puts forward, or the alternative of that name.
+/// What a suggestion proposes, or the same with the change of that name.
 ///
 /// # Errors
-/// [`Error::Invalid`] where there is no such alternative.
-pub fn chosen_edit<'a>(proposal: &'a Proposal, alternative: Option<&str>) -> Result<&'a Value> {
-    let Some(name) = alternative else {
-        return Ok(&proposal.edit);
+/// [`Error::Invalid`] where there is no such change.
+pub fn chosen(proposal: &Proposal, name: Option<&str>) -> Result<Proposal> {
+    let Some(name) = name else {
+        return Ok(proposal.clone());
     };
-    let all = &proposal.alternatives;
-    let found = all.iter().find(|alternative| alternative.name == name);
-    found.map(|alternative| &alternative.edit).ok_or_else(|| {
-        let names: Vec<&str> = all.iter().map(|it| it.name.as_str()).collect();
-        let fault = format!("`{name}` is none of its alternatives: {}", names.join(", "));
+    proposal.with(name).ok_or_else(|| {
+        let others = proposal.alternatives.iter().map(|it| it.name.clone());
+        let names: Vec<String> = proposal.name().into_iter().chain(others).collect();
+        let fault = format!("`{name}` is none of its changes: {}", names.join(", "));
         Error::invalid("there is no such change", "alternative", fault)
     })
+}
+
+/// What tells the change that a proposal puts forward from any other: what it sets, in which document.
+pub fn version(proposal: &Proposal) -> String {
+    let change = format!("{}\n{}", proposal.document, proposal.edit);
+    hex(&Sha256::digest(change))
 }
 
 /// A flow's document, changed as a suggestion says.

@@ -2,8 +2,14 @@
 //! proposals.
 
 use std::io::Write;
+use std::sync::Arc;
 
+use flowledger::error::Error;
+use flowledger::event::Timestamp;
+use flowledger::event::suggestion::{Kind as Ground, Proposal, Status};
 use flowledger::gateway::Kind;
+use flowledger::optimizer::{Pass, Wanted};
+use flowledger::store::Change;
 use serde_json::{Value, json};
 
 use crate::binary::Home;
@@ -199,8 +205,140 @@ fn what_is_applied_changes_the_flow_and_is_taken_back_and_refused_where_the_flow
     );
 }
 
+/// Puts a changed flow in place of the one that there is.
+fn put(server: &TestServer, flow: i64, change: impl FnOnce(&mut Value)) {
+    let path = format!("/api/flows/{flow}");
+    let mut document = server.get(&path).json();
+    change(&mut document);
+    let saved = server.request("PUT", &path, &[], document.to_string().as_bytes());
+    assert_eq!(saved.status, 200, "{}", saved.text());
+}
+
+#[track_caller]
+fn is_a_conflict(refused: &crate::harness::Response) {
+    let found = (refused.status, refused.error_code());
+    assert_eq!(found, (409, "conflict".to_owned()), "{}", refused.text());
+}
+
 #[test]
-fn a_suggestion_for_a_flow_that_has_changed_since_is_refused_and_leaves_the_flow_as_it_is() {
+fn what_a_flow_has_changed_from_since_is_not_applied_and_the_flow_stays_as_it_is() {
+    let upstream = upstream(1_000, 1_000);
+    let server = server(&upstream);
+    let flow = flow_of(&server, "gpt-4o");
+    run_times(&server, flow, 5, |_| "again".into());
+    let found = suggestion(&server, "cache");
+    put(&server, flow, |flow| {
+        flow["data"]["nodes"][0]["id"] = json!("other");
+    });
+    // Whether or not the optimizer has seen it by now.
+    let apply = format!("{PATH}/{}/apply", found["id"]);
+    is_a_conflict(&server.post(&apply, &json!({})));
+    let node = &server.get(&format!("/api/flows/{flow}")).json()["data"]["nodes"][0];
+    assert_eq!(
+        (&node["id"], &node["data"]["cache"]),
+        (&json!("other"), &Value::Null)
+    );
+    eventually("it is withdrawn", || {
+        of_kind(&server, "cache", "WITHDRAWN").len() == 1
+    });
+    is_a_conflict(&server.post(&apply, &json!({})));
+}
+
+#[test]
+fn what_was_shown_is_applied_and_nothing_else_where_another_change_is_put_forward_by_now() {
+    let upstream = upstream(1_000, 100);
+    let server = server(&upstream);
+    let flow = flow_of(&server, "gpt-4o");
+    for model in ["gpt-4o-mini", "gpt-4o"] {
+        let flow = if model == "gpt-4o" {
+            flow
+        } else {
+            flow_of(&server, model)
+        };
+        run_times(&server, flow, 10, |at| at.to_string());
+    }
+    let found = suggestion(&server, "model_switch");
+    let path = format!("{PATH}/{}", found["id"]);
+    let shown = server.get(&path).json();
+    assert_eq!(shown["changes"][0]["after"], "gpt-4o-mini", "{shown}");
+    let version = shown["version"].as_str().unwrap();
+
+    // The same, of a flow that is named otherwise by now.
+    put(&server, flow, |flow| flow["name"] = json!("Another"));
+    eventually("it is looked at again", || {
+        server.get(&path).json()["conflict"].is_null()
+    });
+    let apply = format!("{path}/apply");
+    is_a_conflict(&server.post(&apply, &json!({"version": version})));
+
+    // Another change, of the same flow.
+    let shown = server.get(&path).json();
+    let version = shown["version"].as_str().unwrap();
+    let cheaper = flow_of(&server, "gpt-4.1-nano");
+    run_times(&server, cheaper, 10, |at| at.to_string());
+    run_times(&server, flow, 1, |_| "more".into());
+    eventually("another is put forward", || {
+        server.get(&path).json()["evidence"]["toModel"] == "gpt-4.1-nano"
+    });
+    is_a_conflict(&server.post(&apply, &json!({"version": version})));
+    let name = "openai/gpt-4.1-nano";
+    let shown = server.get(&path).json();
+    let other = &shown["alternatives"][0]["name"];
+    let other = json!({"alternative": other, "version": shown["version"]});
+    is_a_conflict(&server.post(&apply, &other));
+    let unknown = server.post(&apply, &json!({"alternative": "openai/none"}));
+    assert_eq!(unknown.status, 422, "{}", unknown.text());
+    let same = json!({"alternative": name, "version": shown["version"]});
+    let applied = server.post(&apply, &same);
+    assert_eq!(applied.status, 200, "{}", applied.text());
+    let node = &server.get(&format!("/api/flows/{flow}")).json()["data"]["nodes"][0];
+    assert_eq!(node["data"]["model"], "gpt-4.1-nano");
+    assert!(applied.json()["version"].is_null(), "{}", applied.text());
+}
+
+#[test]
+fn the_change_that_is_put_forward_can_be_applied_by_its_name() {
+    let upstream = upstream(1_000, 100);
+    let server = server(&upstream);
+    let flow = flow_of(&server, "gpt-4o");
+    run_times(&server, flow, 10, |at| at.to_string());
+    let found = suggestion(&server, "model_switch");
+    let to = &found["edit"]["values"];
+    let name = format!("openai/{}", to["model"].as_str().unwrap());
+    let apply = format!("{PATH}/{}/apply", found["id"]);
+    let applied = server.post(&apply, &json!({"alternative": name}));
+    assert_eq!(applied.status, 200, "{}", applied.text());
+    assert_eq!(applied.json()["edit"], found["edit"]);
+}
+
+#[test]
+fn an_alternative_that_was_applied_is_kept_with_its_own_promise_and_ground() {
+    let upstream = upstream(1_000, 100);
+    let server = server(&upstream);
+    let flow = flow_of(&server, "gpt-4o");
+    run_times(&server, flow, 10, |at| at.to_string());
+    let found = suggestion(&server, "model_switch");
+    let other = found["alternatives"].as_array().unwrap().last().unwrap();
+    let name = other["name"].as_str().unwrap();
+    let path = format!("{PATH}/{}", found["id"]);
+    let applied = server.post(&format!("{path}/apply"), &json!({"alternative": name}));
+    assert_eq!(applied.status, 200, "{}", applied.text());
+    let kept = server.get(&path).json();
+    let model = name.split_once('/').unwrap().1;
+    assert_eq!(kept["title"], format!("Ask {model} instead of gpt-4o"));
+    assert_eq!(kept["evidence"]["toModel"], model, "{kept}");
+    assert_eq!(kept["edit"]["values"]["model"], model);
+    let saving = |it: &Value| it["savingPer30Days"].clone();
+    assert_eq!(saving(&kept), saving(other));
+    assert_ne!(saving(&kept), saving(&found));
+    let costs = |key: &str| kept["evidence"][key].as_f64().unwrap();
+    let saved = costs("costNanousd") - costs("toCostNanousd");
+    let expected = saving(&kept)["expectedUsd"].as_f64().unwrap();
+    assert!((expected - saved * 30.0 / 1e9).abs() < 1e-6, "{kept}");
+}
+
+#[test]
+fn what_was_applied_is_not_taken_back_from_a_flow_that_has_changed_since() {
     let upstream = upstream(1_000, 1_000);
     let server = server(&upstream);
     let flow = flow_of(&server, "gpt-4o");
@@ -208,20 +346,8 @@ fn a_suggestion_for_a_flow_that_has_changed_since_is_refused_and_leaves_the_flow
     let found = suggestion(&server, "cache");
     let path = format!("{PATH}/{}", found["id"]);
     server.post(&format!("{path}/apply"), &json!({}));
-    let mut edited = server.get(&format!("/api/flows/{flow}")).json();
-    edited["name"] = json!("Another");
-    let saved = server.request(
-        "PUT",
-        &format!("/api/flows/{flow}"),
-        &[],
-        edited.to_string().as_bytes(),
-    );
-    assert_eq!(saved.status, 200, "{}", saved.text());
-    let refused = server.post(&format!("{path}/revert"), &json!({}));
-    assert_eq!(
-        (refused.status, refused.error_code().as_str()),
-        (409, "conflict")
-    );
+    put(&server, flow, |flow| flow["name"] = json!("Another"));
+    is_a_conflict(&server.post(&format!("{path}/revert"), &json!({})));
     assert_eq!(
         server.get(&format!("/api/flows/{flow}")).json()["name"],
         "Another"
@@ -229,7 +355,7 @@ fn a_suggestion_for_a_flow_that_has_changed_since_is_refused_and_leaves_the_flow
 }
 
 #[test]
-fn what_was_dismissed_stays_away_until_its_gain_has_doubled() {
+fn what_was_dismissed_stays_away_until_the_node_asks_something_else() {
     let upstream = upstream(1_000, 1_000);
     let server = server(&upstream);
     let flow = flow_of(&server, "gpt-4o");
@@ -240,12 +366,23 @@ fn what_was_dismissed_stays_away_until_its_gain_has_doubled() {
         server.post(&format!("{path}/dismiss"), &json!({})).json()["status"],
         "DISMISSED"
     );
-    run_times(&server, flow, 1, |_| "again".into());
+    // Calls that add up in a day, and what only people read.
+    run_times(&server, flow, 10, |_| "again".into());
+    put(&server, flow, |flow| {
+        let node = &mut flow["data"]["nodes"][0];
+        node["position"] = json!({"x": 1, "y": 2});
+        node["data"]["label"] = json!("New");
+        node["data"]["role"] = json!("teller");
+    });
     has_looked(&server);
     assert_eq!(server.get(&path).json()["status"], "DISMISSED");
-    run_times(&server, flow, 4, |_| "again".into());
+    put(&server, flow, |flow| {
+        flow["data"]["nodes"][0]["data"]["prompt"] = json!("Tell {{ input.what }}");
+    });
+    run_times(&server, flow, 5, |_| "again".into());
     eventually("it is told again", || {
-        server.get(&path).json()["status"] == "OPEN"
+        let now = server.get(&path).json();
+        now["status"] == "OPEN" && now["calls"] == 4
     });
 }
 
@@ -267,6 +404,275 @@ fn what_holds_no_longer_is_withdrawn_also_after_a_restart() {
         of_kind(&server, "cache", "WITHDRAWN").len() == 1
     });
     assert_eq!(of_kind(&server, "cache", "OPEN")[0]["flowId"], kept);
+}
+
+/// Suggestions of a kind about a flow, of that status.
+fn of_flow(server: &TestServer, flow: i64, kind: &str, status: &str) -> Vec<Value> {
+    let mut found = of_kind(server, kind, status);
+    found.retain(|it| it["flowId"] == flow);
+    found
+}
+
+#[test]
+fn what_was_found_with_another_prompt_is_withdrawn_and_does_not_come_back_with_a_restart() {
+    let upstream = upstream(1_000, 1_000);
+    let mut server = server(&upstream);
+    let flow = flow_of(&server, "gpt-4o");
+    run_times(&server, flow, 5, |_| "again".into());
+    suggestion(&server, "cache");
+    // What only people read changes nothing.
+    put(&server, flow, |flow| {
+        flow["data"]["nodes"][0]["data"]["label"] = json!("New");
+    });
+    has_looked(&server);
+    assert_eq!(of_flow(&server, flow, "cache", "OPEN").len(), 1);
+    put(&server, flow, |flow| {
+        flow["data"]["nodes"][0]["data"]["prompt"] = json!("Tell {{ input.what }}");
+    });
+    eventually("it is withdrawn", || {
+        of_flow(&server, flow, "cache", "WITHDRAWN").len() == 1
+    });
+    run_times(&server, flow, 3, |_| "again".into());
+    server.start_again();
+    run_times(&server, flow, 1, |_| "once".into());
+    has_looked(&server);
+    assert_eq!(of_flow(&server, flow, "cache", "OPEN"), Vec::<Value>::new());
+    // Three times for nothing since.
+    run_times(&server, flow, 1, |_| "again".into());
+    eventually("it is told again", || {
+        let found = of_flow(&server, flow, "cache", "OPEN");
+        found.first().is_some_and(|it| it["calls"] == 3)
+    });
+}
+
+#[test]
+fn calls_from_before_a_change_that_was_taken_back_are_not_counted_again_after_a_restart() {
+    let upstream = upstream(1_000, 1_000);
+    let mut server = server(&upstream);
+    let flow = flow_of(&server, "gpt-4o");
+    run_times(&server, flow, 10, |_| "again".into());
+    suggestion(&server, "model_switch");
+    let path = format!("{PATH}/{}", suggestion(&server, "cache")["id"]);
+    for step in ["apply", "revert"] {
+        let done = server.post(&format!("{path}/{step}"), &json!({}));
+        assert_eq!(done.status, 200, "{}", done.text());
+    }
+    eventually("the other one is withdrawn", || {
+        of_flow(&server, flow, "model_switch", "WITHDRAWN").len() == 1
+    });
+    server.start_again();
+    has_looked(&server);
+    let open = of_flow(&server, flow, "model_switch", "OPEN");
+    assert_eq!(open, Vec::<Value>::new());
+}
+
+#[test]
+fn what_was_looked_at_before_the_flow_changed_is_not_proposed() {
+    let upstream = upstream(1_000, 1_000);
+    let server = server(&upstream);
+    let flow = flow_of(&server, "gpt-4o");
+    run_times(&server, flow, 5, |_| "again".into());
+    let found = suggestion(&server, "cache");
+    let proposal: Proposal = serde_json::from_value(found.clone()).unwrap();
+    let applied = server.post(&format!("{PATH}/{}/apply", found["id"]), &json!({}));
+    assert_eq!(applied.status, 200, "{}", applied.text());
+    let late = server.server().core().journal.commit_one(Change::Propose {
+        flow_id: flow,
+        flow_name: "One".into(),
+        proposal: Box::new(proposal),
+        at: Timestamp::now(),
+    });
+    assert!(matches!(late, Err(Error::Conflict(_))), "{late:?}");
+    assert_eq!(of_flow(&server, flow, "cache", "OPEN"), Vec::<Value>::new());
+}
+
+#[test]
+fn a_limit_that_binds_no_budget_any_more_is_withdrawn_though_nothing_runs() {
+    let upstream = upstream(1_000, 100);
+    let server = server(&upstream);
+    let set = |budgets: Value| {
+        let body = json!({"budgets": budgets}).to_string();
+        let answer = server.request("PUT", "/api/budget", &[], body.as_bytes());
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    };
+    let flow = flow_of(&server, "gpt-4o");
+    run_times(&server, flow, 10, |at| at.to_string());
+    suggestion(&server, "model_switch");
+    assert_eq!(of_kind(&server, "max_tokens", "OPEN"), Vec::<Value>::new());
+    set(json!([{"name": "daily", "per": "day", "limitUsd": "1"}]));
+    suggestion(&server, "max_tokens");
+    set(json!([]));
+    eventually("it is withdrawn", || {
+        of_kind(&server, "max_tokens", "WITHDRAWN").len() == 1
+    });
+}
+
+/// What a pass has written.
+fn written(pass: &mut Pass, now: Timestamp) -> Vec<Change> {
+    let mut all = Vec::new();
+    pass.run(Wanted::default(), now, &mut |change| {
+        all.push(change);
+        Ok(())
+    })
+    .unwrap();
+    all
+}
+
+/// What is expected of 30 days of the one proposal in it.
+fn expected_nanousd(written: &[Change]) -> i64 {
+    match written {
+        [Change::Propose { proposal, .. }] => {
+            proposal.saving_per_30_days.unwrap().expected_usd.nanousd
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_is_expected_of_a_flow_that_does_not_run_any_more_gets_less_and_is_withdrawn_in_the_end() {
+    let upstream = upstream(1_000, 1_000);
+    let server = server(&upstream);
+    let flow = flow_of(&server, "gpt-4o");
+    run_times(&server, flow, 5, |_| "again".into());
+    let found = suggestion(&server, "cache");
+    let core = server.server().core();
+    let now = Timestamp::now();
+    let after = |minutes: i64| Timestamp(now.0 + minutes * 60 * 1000);
+    let mut pass = Pass::new(
+        Arc::clone(&core.store),
+        Arc::clone(&core.gateway),
+        Arc::default(),
+    );
+    written(&mut pass, now);
+    // Within an hour it is not even looked at.
+    assert!(written(&mut pass, after(59)).is_empty());
+    const DAY: i64 = 24 * 60;
+    let expected = expected_nanousd(&written(&mut pass, after(10 * DAY)));
+    // Four calls in ten days, of 12,500,000 nano-dollars each.
+    assert!((expected - 150_000_000).abs() < 1_000, "{expected}");
+    let gone = written(&mut pass, after(40 * DAY));
+    let id = found["id"].as_i64().unwrap();
+    assert!(
+        matches!(gone[..], [Change::CloseSuggestion { id: closed, status: Status::Withdrawn, .. }] if closed == id),
+        "{gone:?}"
+    );
+}
+
+#[test]
+fn prices_that_have_changed_are_looked_at_though_nothing_runs() {
+    let home = Home::new();
+    let price = |per_mtok: &str| {
+        let model = "[[price]]\nprovider = 'openai'\nmodel = 'gpt-4o-mini'\n";
+        let price = format!("input_per_mtok = '{per_mtok}'\noutput_per_mtok = '{per_mtok}'\n");
+        home.write("mine.toml", format!("{model}{price}"))
+    };
+    let path = price("0.1");
+    let upstream = upstream(1_000, 100);
+    let url = upstream.url().to_owned();
+    let server = TestServer::start_with(move |config| {
+        add_provider(config, "openai", Kind::OpenAi, &url);
+        config.prices = Some(path);
+    });
+    for model in ["gpt-4o-mini", "gpt-4o"] {
+        let flow = flow_of(&server, model);
+        run_times(&server, flow, 10, |at| at.to_string());
+    }
+    let found = suggestion(&server, "model_switch");
+    assert_eq!(found["evidence"]["toModel"], "gpt-4o-mini", "{found}");
+    let core = server.server().core();
+    let mut pass = Pass::new(
+        Arc::clone(&core.store),
+        Arc::clone(&core.gateway),
+        Arc::default(),
+    );
+    let now = Timestamp::now();
+    written(&mut pass, now);
+    assert!(written(&mut pass, now).is_empty());
+    // Dearer than what is asked now.
+    price("20");
+    eventually("another model is put forward", || {
+        written(&mut pass, now).iter().any(|change| match change {
+            Change::Propose { proposal, .. } => {
+                proposal.kind == Ground::ModelSwitch
+                    && proposal.evidence["toModel"] != "gpt-4o-mini"
+                    && proposal.evidence["model"] == "gpt-4o"
+            }
+            _ => false,
+        })
+    });
+}
+
+#[test]
+fn what_could_not_be_written_is_written_with_the_next_pass() {
+    let upstream = upstream(1_000, 1_000);
+    let server = server(&upstream);
+    let flow = flow_of(&server, "gpt-4o");
+    run_times(&server, flow, 5, |_| "again".into());
+    let path = format!("{PATH}/{}", suggestion(&server, "cache")["id"]);
+    let core = server.server().core();
+    let pass = || {
+        let (store, gateway) = (Arc::clone(&core.store), Arc::clone(&core.gateway));
+        Pass::new(store, gateway, Arc::default())
+    };
+    let full = |pass: &mut Pass, now: Timestamp| {
+        let refused = pass.run(Wanted::default(), now, &mut |_| {
+            Err(Error::internal("the disk is full"))
+        });
+        assert!(refused.is_err());
+    };
+    let later = Timestamp(Timestamp::now().0 + 10 * 24 * 60 * 60 * 1000);
+    let mut late = pass();
+    full(&mut late, later);
+    assert!(late.rest(later).is_zero());
+    assert!(expected_nanousd(&written(&mut late, later)) < 1_500_000_000);
+
+    // And what was measured.
+    let applied = server.post(&format!("{path}/apply"), &json!({}));
+    assert_eq!(applied.status, 200, "{}", applied.text());
+    let mut measuring = pass();
+    written(&mut measuring, Timestamp::now());
+    run_times(&server, flow, 2, |_| "anew".into());
+    eventually("it is measured", || {
+        server.get(&path).json()["realised"]["calls"] == 1
+    });
+    full(&mut measuring, Timestamp::now());
+    let written = written(&mut measuring, Timestamp::now());
+    assert!(
+        matches!(&written[..], [Change::SetRealised { realised, .. }] if realised.calls == 1),
+        "{written:?}"
+    );
+}
+
+#[test]
+fn what_is_measured_by_runs_goes_on_when_runs_are_deleted_also_after_a_restart() {
+    let upstream = upstream(1_000, 1_000);
+    let mut server = server(&upstream);
+    let flow = server.save(&two_and_output(
+        "A {{ input.what }}",
+        "B {{ input.what }}",
+        "{{ nodes.second.output }}",
+    ));
+    run_times(&server, flow, 10, |at| at.to_string());
+    let path = format!("{PATH}/{}", suggestion(&server, "dead_node")["id"]);
+    let applied = server.post(&format!("{path}/apply"), &json!({}));
+    assert_eq!(applied.status, 200, "{}", applied.text());
+    let measured = |server: &TestServer, runs: u64| {
+        eventually("the runs are measured", || {
+            server.get(&path).json()["realised"]["calls"] == runs
+        });
+    };
+    run_times(&server, flow, 3, |at| format!("after {at}"));
+    measured(&server, 3);
+    let runs = server.get(&format!("/api/runs?flow_id={flow}&limit=50"));
+    for run in runs.json()["items"].as_array().unwrap() {
+        let path = format!("/api/runs/{}", run["runId"].as_str().unwrap());
+        assert_eq!(server.request("DELETE", &path, &[], b"").status, 204);
+    }
+    server.start_again();
+    run_times(&server, flow, 1, |_| "later".into());
+    measured(&server, 4);
+    let saved = server.get(&path).json()["realised"]["savedUsd"].clone();
+    assert_eq!(saved, 0.05);
 }
 
 /// A flow of `first` and `second` in a row, and an output of this template.
@@ -422,6 +828,14 @@ fn the_command_line_says_the_same_while_the_server_runs_and_changes_nothing() {
     ] {
         assert_eq!(open[0][key], found[key], "{key}");
     }
+    // Whichever providers the shell can use.
+    let data = server.data().to_str().unwrap();
+    let elsewhere = home.run(&["optimize", "--json", "--data", data]);
+    let json: Value = serde_json::from_str(&elsewhere.stdout).unwrap();
+    assert_eq!(json["open"], Value::from(open.clone()), "{json}");
+    let why = json["notUsable"][0].as_str().unwrap();
+    assert!(why.starts_with("openai: "), "{why}");
+    assert!(elsewhere.stderr.contains(why), "{}", elsewhere.stderr);
     let table = optimize(&[]);
     assert!(table.contains("$1.5 ($0.03 to $2.97)"), "{table}");
     let path = format!("{PATH}/{}", found["id"]);

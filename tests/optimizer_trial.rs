@@ -152,7 +152,8 @@ fn an_estimate_asks_nobody_and_tells_what_the_stored_calls_would_have_cost_there
     // The tokens are those that the dear model used.
     let expected = 4 * (1_000 * 150 + 100 * 600);
     assert_eq!(told["expectedCostUsd"], usd(expected), "{told}");
-    // Nine bytes of a prompt, a token for each and 32 for the frame; no limit to the answer.
+    // Nine bytes of a prompt, a token for each and 32 for the frame; and as many as an answer may have.
+    assert_eq!(told["answerTokensMax"], 4_096);
     let worst = 4 * ((9 + 32) * 150 + 4_096 * 600);
     assert_eq!(told["worstCostUsd"], usd(worst), "{told}");
     let runs = server.get(&format!("/api/runs?flow_id={flow}")).json();
@@ -258,6 +259,32 @@ fn a_trial_shows_both_answers_with_what_they_took_and_its_calls_are_rows_of_no_r
         (&found["calls"], &found["evidence"])
     );
     assert_eq!(after["trial"], *trial);
+}
+
+#[test]
+fn an_answer_has_a_limit_also_where_its_node_has_none_and_what_is_cut_off_there_is_told() {
+    let upstream = Upstream::start(|body, stream| {
+        let asked: Value = serde_json::from_str(body).unwrap();
+        let cut = json!({"model": CHEAP, "choices": [{"index": 0, "finish_reason": "length",
+            "message": {"role": "assistant", "content": "at great len"}}],
+            "usage": {"prompt_tokens": 1_000, "completion_tokens": 4_096}});
+        let answer = match prompt_of(&asked).contains("no. 9") && asked["model"] != DEAR {
+            true => json_answer("200 OK", &cut.to_string()),
+            false => answer(&asked),
+        };
+        let _ = stream.write_all(answer.as_bytes());
+    });
+    let server = server(&upstream);
+    let (_, found) = switch(&server, &one_node(&json!({})), what);
+    while upstream.requests().try_recv().is_ok() {}
+    let done = server.post(&trial_path(&found), &json!({"count": 2, "confirm": true}));
+    assert_eq!(done.status, 200, "{}", done.text());
+    let items = done.json()["trial"]["items"].clone();
+    assert_eq!(items[0]["after"]["isCut"], true, "{items}");
+    assert!(items[1]["after"]["isCut"].is_null(), "{items}");
+    assert!(items[0]["before"]["isCut"].is_null(), "{items}");
+    let asked = upstream.requests().recv_timeout(DEADLINE).unwrap();
+    assert!(asked.contains(":4096"), "{asked}");
 }
 
 #[test]

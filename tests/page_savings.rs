@@ -364,6 +364,7 @@ fn another_model_is_tried_on_stored_inputs_after_its_price_was_told_and_may_be_a
     browser.press("Enter");
     person.sees_text("trial-confirm", "Make 2 calls for about 0.00042 USD");
     person.sees_text("trial-told", "Say no. 8");
+    person.sees_text("trial-told", "an answer is cut off after 4,096 tokens");
     person.has_the_focus_on(&selector("trial-confirm"));
     assert_eq!(upstream.count(), count);
     person.finds_that_it_fits();
@@ -436,8 +437,24 @@ fn another_model_is_tried_on_stored_inputs_after_its_price_was_told_and_may_be_a
     person.presses("saving-show");
     let model = name.split_once('/').unwrap().1;
     person.sees_text("change-after", model);
+    let path = format!("{PATH}/{}?alternative={name}", found["id"]);
+    let version = server.get(&path).json()["version"].clone();
+    assert!(version.is_string());
+    browser.eval(
+        "void (() => {
+            const ask = window.fetch;
+            window.fetch = (path, options) => {
+                if (path.endsWith('/apply')) window.applied = JSON.parse(options.body);
+                return ask(path, options);
+            };
+        })()",
+    );
     person.presses("saving-apply");
     person.sees_card("saving-applied", &found["id"], "not measured yet");
+    assert_eq!(
+        browser.eval("window.applied"),
+        json!({"alternative": name, "version": version})
+    );
     assert_eq!(
         saved(&server, flow)["data"]["nodes"][0]["data"]["model"],
         model

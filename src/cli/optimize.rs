@@ -1,4 +1,5 @@
-//! `flowledger optimize`: what could be saved, also while a server runs. Writes nothing.
+//! `flowledger optimize`: what could be saved, also while a server runs: what a server has found, and what
+//! is new since. Writes nothing.
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -13,7 +14,7 @@ use crate::error::Result;
 use crate::event::Timestamp;
 use crate::event::suggestion::{Proposal, Realised, Status, Suggestion};
 use crate::gateway::{Gateway, Prices};
-use crate::optimizer::Pass;
+use crate::optimizer::{Pass, Wanted};
 use crate::store::{Change, Store};
 
 /// How many suggestions that were applied are shown, the newest first …
@@ -23,8 +24,11 @@ const OPEN_MAX: usize = 10_000;
 
 /// What is printed.
 #[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 struct Found {
     open: Vec<Open>,
+    /// Why providers were not looked at that calls went to.
+    not_usable: Vec<String>,
     applied: Vec<Suggestion>,
 }
 
@@ -44,6 +48,9 @@ struct Open {
 pub fn run(config: &Config, as_json: bool) -> Result<ExitCode> {
     let store = Arc::new(Store::open_to_read(&config.data)?);
     let found = find(config, &store)?;
+    for why in &found.not_usable {
+        eprintln!("not looked at for what is new, since it cannot be used from here: {why}");
+    }
     // Whoever reads it may have enough before its end.
     let mut out = io::stdout().lock();
     if as_json {
@@ -62,41 +69,40 @@ fn find(config: &Config, store: &Arc<Store>) -> Result<Found> {
     }
     let gateway = Gateway::new(config.providers.clone(), config.timeouts).with_prices(prices);
     let mut pass = Pass::new(Arc::clone(store), Arc::new(gateway), Arc::default());
-    let changes = pass.run(BTreeSet::new(), Timestamp::now())?;
-    let mut withdrawn = BTreeSet::new();
+    // What a server has found stands as it was found, whichever providers can be used from here.
     let mut open = Vec::new();
-    for change in changes {
-        match change {
-            Change::CloseSuggestion { id, .. } => drop(withdrawn.insert(id)),
-            Change::Propose {
+    let mut known = BTreeSet::new();
+    for stored in store.suggestions(Some(Status::Open), None, OPEN_MAX)? {
+        known.insert((stored.flow_id, stored.proposal.key()));
+        open.push(Open {
+            id: Some(stored.id),
+            flow_id: stored.flow_id,
+            flow_name: stored.flow_name,
+            proposal: stored.proposal,
+        });
+    }
+    let now = Timestamp::now();
+    let mut is_behind = true;
+    while is_behind {
+        pass.run(Wanted::default(), now, &mut |change| {
+            if let Change::Propose {
                 flow_id,
                 flow_name,
                 proposal,
                 ..
-            } => open.push(Open {
-                id: None,
-                flow_id,
-                flow_name,
-                proposal: *proposal,
-            }),
-            _ => {}
-        }
-    }
-    for stored in store.suggestions(Some(Status::Open), None, OPEN_MAX)? {
-        let key = stored.proposal.key();
-        let newer = open
-            .iter_mut()
-            .find(|open| open.flow_id == stored.flow_id && open.proposal.key() == key);
-        match newer {
-            Some(open) => open.id = Some(stored.id),
-            None if withdrawn.contains(&stored.id) => {}
-            None => open.push(Open {
-                id: Some(stored.id),
-                flow_id: stored.flow_id,
-                flow_name: stored.flow_name,
-                proposal: stored.proposal,
-            }),
-        }
+            } = change
+                && known.insert((flow_id, proposal.key()))
+            {
+                open.push(Open {
+                    id: None,
+                    flow_id,
+                    flow_name,
+                    proposal: *proposal,
+                });
+            }
+            Ok(())
+        })?;
+        is_behind = pass.rest(now).is_zero();
     }
     let gain = |it: &Open| {
         let saving = it.proposal.saving_per_30_days;
@@ -105,6 +111,7 @@ fn find(config: &Config, store: &Arc<Store>) -> Result<Found> {
     open.sort_by_key(|it| std::cmp::Reverse(gain(it)));
     Ok(Found {
         open,
+        not_usable: pass.not_usable(),
         applied: store.suggestions(Some(Status::Applied), None, APPLIED_MAX)?,
     })
 }

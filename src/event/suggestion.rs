@@ -101,8 +101,11 @@ pub struct Proposal {
     /// Other changes to choose from, the mildest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub alternatives: Vec<Alternative>,
-    /// SHA-256 of the node as it is in the flow, in hexadecimal: what a dismissal is about.
+    /// SHA-256 of what the node says that matters to this kind, in hexadecimal: what a dismissal is about.
     pub definition: String,
+    /// How many whole days it rests on.
+    #[serde(default)]
+    pub seen_days: u64,
     /// SHA-256 of the flow's document that the change is made for, in hexadecimal.
     pub document: String,
 }
@@ -113,8 +116,17 @@ pub struct Proposal {
 pub struct Alternative {
     /// What it is called where it is chosen: `provider/model`.
     pub name: String,
+    /// In a few words.
+    #[serde(default)]
+    pub title: String,
+    /// Why, in a sentence or two with numbers.
+    #[serde(default)]
+    pub reason: String,
     /// The money that it saves in 30 days.
     pub saving_per_30_days: Saving,
+    /// The rows that it rests on, summed up.
+    #[serde(default)]
+    pub evidence: Value,
     /// How it changes the flow.
     pub edit: Value,
 }
@@ -126,19 +138,80 @@ impl Proposal {
         format!("{}\n{}\n{other}", self.kind, self.node_id)
     }
 
-    /// Whether somebody who did not want `old` is to be asked again: the node is another one by now,
-    /// or what is to be gained has doubled.
-    pub fn is_news_after(&self, old: &Self) -> bool {
-        let gain = |it: &Self| {
-            let usd = it
-                .saving_per_30_days
-                .map_or(0, |it| it.expected_usd.nanousd);
-            (usd, it.saving_ms.unwrap_or(0))
+    /// What the change is called that it puts forward, as its alternatives are; none of a kind that has
+    /// none.
+    pub fn name(&self) -> Option<String> {
+        let values = &self.edit["values"];
+        let (provider, model) = (values["provider"].as_str()?, values["model"].as_str()?);
+        (self.kind == Kind::ModelSwitch).then(|| format!("{provider}/{model}"))
+    }
+
+    /// The same with another of its changes put forward, by its name; none where there is none of that
+    /// name.
+    pub fn with(&self, name: &str) -> Option<Self> {
+        let mut chosen = self.clone();
+        let present = self.name()?;
+        if present == name {
+            return Some(chosen);
+        }
+        let other = (chosen.alternatives.iter_mut()).find(|other| other.name == name)?;
+        let present = Alternative {
+            name: present,
+            title: self.title.clone(),
+            reason: self.reason.clone(),
+            saving_per_30_days: self.saving_per_30_days.unwrap_or_default(),
+            evidence: self.evidence.clone(),
+            edit: self.edit.clone(),
         };
-        let ((usd, ms), (old_usd, old_ms)) = (gain(self), gain(old));
+        let other = std::mem::replace(other, present);
+        chosen.title = other.title;
+        chosen.reason = other.reason;
+        chosen.saving_per_30_days = Some(other.saving_per_30_days);
+        chosen.evidence = other.evidence;
+        chosen.edit = other.edit;
+        Some(chosen)
+    }
+
+    /// Whether somebody who did not want `old` is to be asked again: the node is another one by now, or
+    /// what is to be gained has doubled, with a call or in a day. What is expected of 30 days is nothing
+    /// to compare: in the first days it grows with each call.
+    pub fn is_news_after(&self, old: &Self) -> bool {
+        let has_doubled = |now: Option<f64>, before: Option<f64>| {
+            let both = now.zip(before);
+            both.is_some_and(|(now, before)| before > 0.0 && now >= 2.0 * before)
+        };
+        let ms = |it: &Self| it.saving_ms.map(|ms| ms as f64);
+        let each = |it: &Self| it.seen().map(|(nanousd, calls)| nanousd / calls);
+        let a_day = |it: &Self| {
+            let days = it.seen_days as f64;
+            it.seen().filter(|_| days >= 1.0).map(|seen| seen.0 / days)
+        };
         self.definition != old.definition
-            || (old_usd > 0 && usd / 2 >= old_usd)
-            || (old_ms > 0 && ms / 2 >= old_ms)
+            || has_doubled(ms(self), ms(old))
+            || has_doubled(each(self), each(old))
+            || has_doubled(a_day(self), a_day(old))
+    }
+
+    /// What would have been saved of the calls that it rests on, in nano-dollars, and how many they are;
+    /// none of a kind that saves no money.
+    fn seen(&self) -> Option<(f64, f64)> {
+        let number = |key: &str| self.evidence[key].as_f64();
+        let (nanousd, calls) = match self.kind {
+            Kind::ModelSwitch => {
+                let nanousd = number("costNanousd")? - number("toCostNanousd")?;
+                (nanousd, number("calls")?)
+            }
+            Kind::Cache => (number("repeatedCostNanousd")?, number("calls")?),
+            Kind::PromptCache => (number("savedNanousd")?, number("calls")?),
+            Kind::RetryWaste => {
+                let wasted = number("failedCalls")? + number("timedOutCalls")?;
+                let calls = number("answeredCalls")? + wasted;
+                (number("wastedCostNanousd")?, calls)
+            }
+            Kind::DeadNode => (number("costNanousd")?, number("calls")?),
+            Kind::MaxTokens | Kind::Parallel => return None,
+        };
+        (calls > 0.0).then_some((nanousd, calls))
     }
 }
 
@@ -247,6 +320,9 @@ pub struct TrialAnswer {
     pub cost_usd: Option<Usd>,
     /// Milliseconds.
     pub latency_ms: Option<u64>,
+    /// Of an answer in a trial: whether it had as many tokens as it might, and ends there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_cut: bool,
 }
 
 /// What came of an input in a trial.
@@ -260,4 +336,62 @@ pub enum TrialOutcome {
         /// Why.
         error: String,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// Calls that cost a dollar each, of which so many were for nothing.
+    fn proposal(calls: u64, repeated: u64, seen_days: u64) -> Proposal {
+        Proposal {
+            kind: Kind::Cache,
+            node_id: "n".to_owned(),
+            other_node_id: None,
+            title: String::new(),
+            reason: String::new(),
+            calls: repeated,
+            saving_per_30_days: Some(Saving {
+                expected_usd: Usd::from_nanousd(30_000_000_000 * repeated as i64),
+                ..Saving::default()
+            }),
+            saving_ms: None,
+            evidence: json!({"calls": calls, "repeatedCostNanousd": repeated * 1_000_000_000}),
+            edit: Value::Null,
+            alternatives: Vec::new(),
+            definition: "a".to_owned(),
+            seen_days,
+            document: String::new(),
+        }
+    }
+
+    #[test]
+    fn calls_that_add_up_in_the_first_day_are_no_news_but_a_gain_that_has_doubled_is() {
+        let hour = proposal(10, 5, 0);
+        assert!(!proposal(1_000, 500, 0).is_news_after(&hour));
+        assert!(!proposal(1_000, 500, 1).is_news_after(&hour));
+        // With each call.
+        assert!(proposal(10, 10, 0).is_news_after(&hour));
+        assert!(!proposal(10, 9, 0).is_news_after(&hour));
+        // In a day.
+        let days = proposal(100, 50, 10);
+        assert!(!proposal(200, 100, 20).is_news_after(&days));
+        assert!(!proposal(390, 195, 20).is_news_after(&days));
+        assert!(proposal(400, 200, 20).is_news_after(&days));
+        let mut other = proposal(10, 5, 0);
+        other.definition = "b".to_owned();
+        assert!(other.is_news_after(&hour));
+    }
+
+    #[test]
+    fn time_that_has_doubled_is_news() {
+        let saving = |ms| Proposal {
+            kind: Kind::Parallel,
+            saving_ms: Some(ms),
+            ..proposal(10, 0, 0)
+        };
+        assert!(saving(400).is_news_after(&saving(200)));
+        assert!(!saving(399).is_news_after(&saving(200)));
+    }
 }

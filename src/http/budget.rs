@@ -55,7 +55,10 @@ pub fn set(context: &Context, body: &[u8], if_match: Option<&str>) -> Answer {
     let version = version.or(tag);
     let change = Change::SetBudgets { all, version };
     match context.journal.commit_one(change) {
-        Ok(_) => get(context),
+        Ok(_) => {
+            context.optimizer.look_at_all();
+            get(context)
+        }
         Err(Error::Conflict(why)) if if_match.is_some() => {
             Err(Failure::new(412, "precondition_failed", why))
         }

@@ -7,9 +7,9 @@ use super::Context;
 use super::reply::{Failure, Query, Reply, read_json};
 use crate::error::{Error, Result};
 use crate::event::Timestamp;
-use crate::event::suggestion::{Status, Suggestion};
+use crate::event::suggestion::{Proposal, Status, Suggestion};
 use crate::optimizer::edit::{Line, diff};
-use crate::optimizer::{changed_document, chosen_edit, document_hash};
+use crate::optimizer::{changed_document, chosen, document_hash, version};
 use crate::store::{Change, FlowRecord};
 
 type Answer = std::result::Result<Reply, Failure>;
@@ -39,6 +39,9 @@ struct Whole {
     suggestion: Suggestion,
     /// What it changes in the flow, or has changed.
     changes: Vec<Line>,
+    /// What tells these changes from any others, where they can be applied.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<String>,
     /// Why it cannot be applied as things are.
     #[serde(skip_serializing_if = "Option::is_none")]
     conflict: Option<String>,
@@ -55,12 +58,12 @@ pub fn get(context: &Context, id: i64, mut query: Query) -> Answer {
 
 fn whole(context: &Context, id: i64, alternative: Option<&str>) -> Result<Whole> {
     let suggestion = context.store.suggestion(id)?;
-    let edit = chosen_edit(&suggestion.proposal, alternative)?;
+    let proposal = chosen(&suggestion.proposal, alternative)?;
     let changed = if suggestion.applied_at.is_some() {
         let edit = context.store.applied_edit(id)?;
         read(&edit.before).and_then(|before| Ok((before, read(&edit.after)?)))
     } else {
-        edited(context, &suggestion, edit).map(|it| (it.before, it.after))
+        edited(context, &suggestion, &proposal).map(|it| (it.before, it.after))
     };
     let (changes, conflict) = match changed {
         Ok((before, after)) => (diff(&before, &after), None),
@@ -69,20 +72,24 @@ fn whole(context: &Context, id: i64, alternative: Option<&str>) -> Result<Whole>
         }
         Err(error) => return Err(error),
     };
+    let can_be_applied = suggestion.applied_at.is_none() && conflict.is_none();
     Ok(Whole {
         suggestion,
         changes,
+        version: can_be_applied.then(|| version(&proposal)),
         conflict,
     })
 }
 
-/// `POST /api/ledger/optimizations/{id}/apply`: changes the flow. The body may choose another change
-/// than the one put forward: `{"alternative": "provider/model"}`.
+/// `POST /api/ledger/optimizations/{id}/apply`: changes the flow. The body may name the change, which may
+/// be another than the one put forward, and say which it was when somebody saw it:
+/// `{"alternative": "provider/model", "version": "…"}`.
 pub fn apply(context: &Context, id: i64, body: &[u8]) -> Answer {
     #[derive(serde::Deserialize, Default)]
     #[serde(deny_unknown_fields)]
     struct Choice {
         alternative: Option<String>,
+        version: Option<String>,
     }
     let choice: Choice = if body.is_empty() {
         Choice::default()
@@ -90,10 +97,17 @@ pub fn apply(context: &Context, id: i64, body: &[u8]) -> Answer {
         read_json(body)?
     };
     let suggestion = context.store.suggestion(id)?;
-    let edit = chosen_edit(&suggestion.proposal, choice.alternative.as_deref())?;
-    let edited = edited(context, &suggestion, edit)?;
+    let proposal = chosen(&suggestion.proposal, choice.alternative.as_deref())?;
+    let edited = edited(context, &suggestion, &proposal)?;
+    if (choice.version).is_some_and(|seen| seen != version(&proposal)) {
+        return Err(Error::Conflict(format!(
+            "suggestion {id} would not change the flow as it was shown any more: look at it again"
+        ))
+        .into());
+    }
     context.journal.commit_one(Change::ApplySuggestion {
         id,
+        proposal: Box::new(proposal),
         before: edited.flow.document,
         after: edited.after.to_string(),
         at: Timestamp::now(),
@@ -186,7 +200,7 @@ struct Edited {
 
 /// # Errors
 /// [`Error::Conflict`] where the flow has changed since the suggestion was made, or is gone.
-fn edited(context: &Context, suggestion: &Suggestion, edit: &Value) -> Result<Edited> {
+fn edited(context: &Context, suggestion: &Suggestion, proposal: &Proposal) -> Result<Edited> {
     let flow = context.store.flow(suggestion.flow_id).map_err(|error| {
         let gone = format!("flow {} is gone", suggestion.flow_id);
         match error {
@@ -194,14 +208,14 @@ fn edited(context: &Context, suggestion: &Suggestion, edit: &Value) -> Result<Ed
             other => other,
         }
     })?;
-    if document_hash(&flow.document) != suggestion.proposal.document {
+    if document_hash(&flow.document) != proposal.document {
         return Err(Error::Conflict(format!(
             "flow {} has changed since the suggestion was made; it is looked at again a moment later",
             flow.id
         )));
     }
     let before = read(&flow.document)?;
-    let after = changed_document(&before, edit)?;
+    let after = changed_document(&before, &proposal.edit)?;
     context.engine.parse(&after["data"])?;
     Ok(Edited {
         flow,

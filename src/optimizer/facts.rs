@@ -223,9 +223,9 @@ impl Facts {
         std::mem::take(&mut self.changed)
     }
 
-    /// Counts the flow as one of which something new is known.
-    pub fn touch(&mut self, flow_id: FlowId) {
-        self.changed.insert(flow_id);
+    /// Flows of which something is known.
+    pub fn flows(&self) -> impl Iterator<Item = FlowId> {
+        self.nodes.keys().copied()
     }
 
     /// Rows up to `last_call` do not count for that node any more.

@@ -2,10 +2,11 @@
 //! against what they cost.
 //!
 //! Summed up in memory for each applied suggestion, as rows come in; rebuilt from the rows after its
-//! application when the server starts. Calls are priced with what was in force when they were made,
+//! application when the server starts, which stay; runs may be deleted, and are counted by SQL as they end.
+//! Calls are priced with what was in force when they were made,
 //! as they were charged themselves.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use serde_json::Value;
 
@@ -13,20 +14,16 @@ use super::facts::{Target, WINDOW_DAYS};
 use super::models::at_another;
 use crate::error::{Error, Result};
 use crate::event::suggestion::{Kind, Realised, Status, Suggestion};
-use crate::event::{CallStatus, FlowId, RunId, RunStatus, Timestamp, Usage, Usd};
+use crate::event::{CallStatus, FlowId, RunStatus, Timestamp, Usage, Usd};
 use crate::flow::name_of;
-use crate::store::{AppliedEdit, CallFact, Change, RunFact, Store, run_ids_from};
+use crate::store::{AppliedEdit, CallFact, MEASURED_MS, RunFact, Store, run_ids_from};
 
-/// For how long it is measured after one was applied, in days: later, too much else has changed.
-const MEASURED_DAYS: i64 = 90;
 const MS_PER_DAY: i64 = 24 * 60 * 60 * 1000;
 /// How long before a moment a run may have begun that ended after it, in days, to be counted as one
 /// from before.
 const RUN_DAYS: i64 = 1;
 /// How many runs are read at a time.
 const RUNS_STEP: usize = 1_000;
-/// How many runs under way are remembered of a flow; more are not measured.
-const OPEN_RUNS_MAX: usize = 10_000;
 
 /// What tokens cost at a provider's model at a moment.
 pub type PriceOf<'a> = &'a dyn Fn(&str, &str, &Usage, Timestamp) -> Option<Usd>;
@@ -39,7 +36,6 @@ pub struct Measures {
 
 /// One suggestion that was applied.
 struct Measure {
-    flow_id: FlowId,
     node_id: String,
     basis: Basis,
     since: Timestamp,
@@ -52,23 +48,31 @@ struct Measure {
     calls: u64,
     would_have_cost: Usd,
     cost: Usd,
+    /// Completed runs since, and how long they took together, milliseconds.
+    runs: u64,
+    runs_ms: u64,
     stored: Option<Realised>,
 }
 
 /// What it is measured by.
 enum Basis {
-    /// The same tokens at the model before.
-    ModelSwitch { from: Target, to: Target },
+    /// The same tokens at the model before. What the new one failed to answer, and who was asked then, is
+    /// its doing.
+    ModelSwitch { from: Target, to: Vec<Target> },
     /// What answers that were kept would have cost.
     Cache,
     /// The same tokens without the provider's cache.
     PromptCache,
-    /// What billed failures cost before for so many answered calls.
-    RetryWaste { cost: i64, answered: u64 },
+    /// What billed failures cost before for so many calls: answered ones; where there were none, any.
+    RetryWaste {
+        cost: i64,
+        calls: u64,
+        were_answered: bool,
+    },
     /// What the node cost in a run before.
-    DeadNode { per_run: Usd, runs: Runs },
+    DeadNode { per_run: Usd },
     /// How long a run took before.
-    Parallel { ms_before: u64, runs: Runs },
+    Parallel { ms_before: u64 },
     /// It saves neither money nor time.
     MaxTokens,
 }
@@ -138,26 +142,29 @@ impl Measures {
         }
     }
 
-    /// What is to be written: one change at most for each suggestion.
-    pub fn changes(&mut self, store: &Store) -> Result<Vec<Change>> {
-        let mut changes = Vec::new();
+    /// What is measured of suggestions and not stored yet.
+    pub fn news(&mut self, store: &Store) -> Result<Vec<(i64, Realised)>> {
+        let mut news = Vec::new();
         for (id, measure) in self.flows.values_mut().flatten() {
-            measure.read_runs(store)?;
-            let Some(realised) = measure.realised() else {
-                continue;
-            };
-            // What was removed meanwhile is not forgotten by a server that starts anew.
-            let knows_less = |stored: Realised| stored.calls > realised.calls;
-            if measure.is_new
-                || measure.stored == Some(realised)
-                || measure.stored.is_some_and(knows_less)
-            {
-                continue;
+            if measure.basis.is_about_runs() {
+                (measure.runs, measure.runs_ms) = store.runs_since(*id)?;
             }
-            measure.stored = Some(realised);
-            changes.push(Change::SetRealised { id: *id, realised });
+            if let Some(realised) = measure.realised()
+                && !measure.is_new
+                && measure.stored != Some(realised)
+            {
+                news.push((*id, realised));
+            }
         }
-        Ok(changes)
+        Ok(news)
+    }
+
+    /// That is stored now.
+    pub fn stored(&mut self, id: i64, realised: Realised) {
+        let mut all = self.flows.values_mut();
+        if let Some(measure) = all.find_map(|flow| flow.get_mut(&id)) {
+            measure.stored = Some(realised);
+        }
     }
 }
 
@@ -172,15 +179,14 @@ impl Measure {
         let Some(since) = suggestion.applied_at else {
             return Ok(None);
         };
-        let until = Timestamp(since.0.saturating_add(MEASURED_DAYS * MS_PER_DAY));
+        let until = Timestamp(since.0.saturating_add(MEASURED_MS));
         if now > until && suggestion.realised.is_some() {
             return Ok(None);
         }
-        let Some(basis) = Basis::of(store, suggestion, edit, since, until)? else {
+        let Some(basis) = Basis::of(store, suggestion, edit, since)? else {
             return Ok(None);
         };
         Ok(Some(Self {
-            flow_id: suggestion.flow_id,
             node_id: suggestion.proposal.node_id.clone(),
             basis,
             since,
@@ -190,6 +196,8 @@ impl Measure {
             calls: 0,
             would_have_cost: Usd::ZERO,
             cost: Usd::ZERO,
+            runs: 0,
+            runs_ms: 0,
             stored: suggestion.realised,
         }))
     }
@@ -199,10 +207,16 @@ impl Measure {
         let was_wasted = matches!(row.status, CallStatus::Failed | CallStatus::Timeout);
         match &self.basis {
             Basis::ModelSwitch { from, to } => {
-                let is_there = row.provider == to.0 && row.model == to.1;
-                let Some(cost) = row.cost.filter(|_| is_answered && is_there) else {
+                let is_it = |target: &Target| row.provider == target.0 && row.model == target.1;
+                let Some(cost) = row.cost.filter(|_| to.iter().any(is_it)) else {
                     return;
                 };
+                if was_wasted {
+                    self.cost = self.cost.plus(cost);
+                }
+                if !is_answered {
+                    return;
+                }
                 let usage = at_another(&row.usage, row.provider, &from.0);
                 if let Some(before) = price(&from.0, &from.1, &usage, row.at) {
                     self.count(before, cost);
@@ -228,8 +242,8 @@ impl Measure {
                     self.count(cost.plus(minus(without, with)), cost);
                 }
             }
-            Basis::RetryWaste { .. } => {
-                self.calls += u64::from(is_answered);
+            Basis::RetryWaste { were_answered, .. } => {
+                self.calls += u64::from(is_answered || (was_wasted && !were_answered));
                 let wasted = row.cost.filter(|_| was_wasted);
                 self.cost = self.cost.plus(wasted.unwrap_or(Usd::ZERO));
             }
@@ -248,15 +262,6 @@ impl Measure {
         self.cost = self.cost.plus(cost);
     }
 
-    fn read_runs(&mut self, store: &Store) -> Result<()> {
-        match &mut self.basis {
-            Basis::DeadNode { runs, .. } | Basis::Parallel { runs, .. } => {
-                runs.read(store, self.flow_id)
-            }
-            _ => Ok(()),
-        }
-    }
-
     /// None before there is something to measure.
     fn realised(&self) -> Option<Realised> {
         let mut realised = Realised {
@@ -270,25 +275,25 @@ impl Measure {
             run_cost_usd_before: None,
         };
         match &self.basis {
-            Basis::RetryWaste { cost, answered } => {
-                realised.would_have_cost_usd = part(*cost, self.calls, *answered);
+            Basis::RetryWaste { cost, calls, .. } => {
+                realised.would_have_cost_usd = part(*cost, self.calls, *calls);
             }
-            Basis::DeadNode { per_run, runs } => {
-                realised.calls = runs.completed;
-                realised.would_have_cost_usd = part(per_run.nanousd, runs.completed, 1);
+            Basis::DeadNode { per_run } => {
+                realised.calls = self.runs;
+                realised.would_have_cost_usd = part(per_run.nanousd, self.runs, 1);
                 realised.run_cost_usd_before = Some(*per_run);
             }
-            Basis::Parallel { ms_before, runs } => {
-                let ms = runs.average_ms()?;
+            Basis::Parallel { ms_before } => {
+                let ms = self.runs_ms.checked_div(self.runs)?;
                 let signed = |ms| i64::try_from(ms).unwrap_or(i64::MAX);
-                realised.calls = runs.completed;
+                realised.calls = self.runs;
                 realised.saved_ms = Some(signed(*ms_before) - signed(ms));
                 realised.run_ms_before = Some(*ms_before);
             }
             _ => {}
         }
         realised.saved_usd = minus(realised.would_have_cost_usd, realised.cost_usd);
-        (realised.calls > 0).then_some(realised)
+        (realised.calls > 0 || realised.cost_usd > Usd::ZERO).then_some(realised)
     }
 }
 
@@ -299,7 +304,6 @@ impl Basis {
         suggestion: &Suggestion,
         edit: &AppliedEdit,
         since: Timestamp,
-        until: Timestamp,
     ) -> Result<Option<Self>> {
         let flow_id = suggestion.flow_id;
         let evidence = &suggestion.proposal.evidence;
@@ -307,24 +311,29 @@ impl Basis {
         Ok(match suggestion.proposal.kind {
             Kind::ModelSwitch => {
                 let node_id = &suggestion.proposal.node_id;
-                let ends = target(&edit.before, node_id)?.zip(target(&edit.after, node_id)?);
-                ends.map(|(from, to)| Self::ModelSwitch { from, to })
+                let from = targets(&edit.before, node_id)?.into_iter().next();
+                let to = targets(&edit.after, node_id)?;
+                from.map(|from| Self::ModelSwitch { from, to })
             }
             Kind::Cache => Some(Self::Cache),
             Kind::PromptCache => Some(Self::PromptCache),
             Kind::RetryWaste => {
+                let number = |key: &str| evidence[key].as_u64().unwrap_or(0);
+                let answered = number("answeredCalls");
+                let wasted = number("failedCalls") + number("timedOutCalls");
                 let cost = evidence["wastedCostNanousd"].as_i64();
-                let answered = evidence["answeredCalls"].as_u64().filter(|it| *it > 0);
-                let known = cost.zip(answered);
-                known.map(|(cost, answered)| Self::RetryWaste { cost, answered })
+                cost.map(|cost| Self::RetryWaste {
+                    cost,
+                    calls: if answered > 0 { answered } else { wasted },
+                    were_answered: answered > 0,
+                })
             }
             Kind::DeadNode => {
                 let per_run = match stored.and_then(|stored| stored.run_cost_usd_before) {
                     Some(per_run) => Some(per_run),
                     None => cost_per_run(store, flow_id, evidence, since)?,
                 };
-                let runs = Runs::between(since, until);
-                per_run.map(|per_run| Self::DeadNode { per_run, runs })
+                per_run.map(|per_run| Self::DeadNode { per_run })
             }
             Kind::Parallel => {
                 let ms_before = match stored.and_then(|stored| stored.run_ms_before) {
@@ -334,16 +343,19 @@ impl Basis {
                         Runs::ended(store, flow_id, Timestamp(from), since)?.average_ms()
                     }
                 };
-                let runs = Runs::between(since, until);
-                ms_before.map(|ms_before| Self::Parallel { ms_before, runs })
+                ms_before.map(|ms_before| Self::Parallel { ms_before })
             }
             Kind::MaxTokens => Some(Self::MaxTokens),
         })
     }
+
+    fn is_about_runs(&self) -> bool {
+        matches!(self, Self::DeadNode { .. } | Self::Parallel { .. })
+    }
 }
 
-/// The target that a node of a stored flow asks first.
-fn target(document: &str, node_id: &str) -> Result<Option<Target>> {
+/// The targets that a node of a stored flow asks, in turn.
+fn targets(document: &str, node_id: &str) -> Result<Vec<Target>> {
     let document: Value = serde_json::from_str(document)
         .map_err(|error| Error::internal(format!("a stored flow cannot be read: {error}")))?;
     let nodes = document["data"]["nodes"].as_array();
@@ -351,8 +363,16 @@ fn target(document: &str, node_id: &str) -> Result<Option<Target>> {
         let id = name_of(&node["id"]);
         id.as_deref() == Some(node_id)
     });
-    let text = |key: &str| Some(node?["data"][key].as_str()?.to_owned());
-    Ok(text("provider").zip(text("model")))
+    let data = node.map_or(&Value::Null, |node| &node["data"]);
+    let others = data["fallback"].as_array().into_iter().flatten();
+    let target = |of: &Value| {
+        let text = |key: &str| of[key].as_str().map(str::to_owned);
+        text("provider").zip(text("model"))
+    };
+    Ok(std::iter::once(data)
+        .chain(others)
+        .filter_map(target)
+        .collect())
 }
 
 /// What the calls in the evidence cost, shared by the runs of that time.
@@ -380,74 +400,36 @@ fn minus(a: Usd, b: Usd) -> Usd {
     Usd::from_nanousd(a.nanousd.saturating_sub(b.nanousd))
 }
 
-/// The completed runs of a flow that were asked for in some time.
+/// The completed runs of a flow of some time.
+#[derive(Default)]
 struct Runs {
-    /// The last run that was seen.
-    cursor: RunId,
-    /// What follows the ids of the last runs that count.
-    end: RunId,
-    /// Seen before they were over.
-    open: BTreeSet<RunId>,
     completed: u64,
     ms: u64,
 }
 
 impl Runs {
-    fn between(since: Timestamp, until: Timestamp) -> Self {
-        Self {
-            cursor: run_ids_from(since),
-            end: run_ids_from(until),
-            open: BTreeSet::new(),
-            completed: 0,
-            ms: 0,
-        }
-    }
-
     /// Those that ended since a moment, and were asked for before another.
     fn ended(store: &Store, flow_id: FlowId, since: Timestamp, until: Timestamp) -> Result<Self> {
         let from = Timestamp(since.0.saturating_sub(RUN_DAYS * MS_PER_DAY));
-        let mut runs = Self::between(from, until);
-        runs.read_if(store, flow_id, |run| {
-            run.finished_at.is_some_and(|finished| finished >= since)
-        })?;
-        Ok(runs)
-    }
-
-    /// Reads what is new.
-    fn read(&mut self, store: &Store, flow_id: FlowId) -> Result<()> {
-        for id in std::mem::take(&mut self.open) {
-            store.run_fact(&id, |run| self.add(run))?;
-        }
-        self.read_if(store, flow_id, |_| true)
-    }
-
-    fn read_if(
-        &mut self,
-        store: &Store,
-        flow_id: FlowId,
-        counts: impl Fn(&RunFact<'_>) -> bool,
-    ) -> Result<()> {
-        while self.cursor < self.end {
-            let (cursor, end) = (self.cursor.clone(), self.end.clone());
+        let (mut cursor, end) = (run_ids_from(from), run_ids_from(until));
+        let mut runs = Self::default();
+        while cursor < end {
             let last = store.run_facts_after(flow_id, &cursor, RUNS_STEP, |run| {
-                if run.id < end.as_str() && counts(run) {
-                    self.add(run);
+                let has_ended = run.finished_at.is_some_and(|at| at >= since);
+                if has_ended && run.id < end.as_str() {
+                    runs.add(run);
                 }
             })?;
             match last {
-                Some(last) => self.cursor = last,
+                Some(last) => cursor = last,
                 None => break,
             }
         }
-        Ok(())
+        Ok(runs)
     }
 
     fn add(&mut self, run: &RunFact<'_>) {
-        if !run.status.is_over() {
-            if self.open.len() < OPEN_RUNS_MAX {
-                self.open.insert(run.id.to_owned());
-            }
-        } else if run.status == RunStatus::Completed {
+        if run.status == RunStatus::Completed {
             self.completed += 1;
             self.ms = self.ms.saturating_add(run.took_ms.unwrap_or(0));
         }
@@ -472,7 +454,6 @@ mod tests {
 
     fn measure(basis: Basis) -> Measures {
         let measure = Measure {
-            flow_id: 1,
             node_id: "n".to_owned(),
             basis,
             since: Timestamp(1_000),
@@ -482,6 +463,8 @@ mod tests {
             calls: 0,
             would_have_cost: Usd::ZERO,
             cost: Usd::ZERO,
+            runs: 0,
+            runs_ms: 0,
             stored: None,
         };
         let flow = BTreeMap::from([(7, measure)]);
@@ -554,11 +537,55 @@ mod tests {
     fn what_costs_more_than_before_has_saved_less_than_nothing() {
         let target = |model: &str| ("p".to_owned(), model.to_owned());
         let (from, to) = (target("before"), target("m"));
-        let mut measures = measure(Basis::ModelSwitch { from, to });
+        let mut measures = measure(Basis::ModelSwitch { from, to: vec![to] });
         measures.take(&answered(11, 0, 1_500), &price);
         let realised = realised(&measures).unwrap();
         assert_eq!(realised.would_have_cost_usd.nanousd, 1_100);
         assert_eq!(realised.saved_usd.nanousd, -400);
+    }
+
+    #[test]
+    fn what_a_new_model_failed_to_answer_and_who_was_asked_then_is_its_doing() {
+        let target = |model: &str| ("p".to_owned(), model.to_owned());
+        let to = vec![target("m"), target("other")];
+        let from = target("before");
+        let mut measures = measure(Basis::ModelSwitch { from, to });
+        let failed = CallFact {
+            status: CallStatus::Failed,
+            ..answered(11, 0, 300)
+        };
+        measures.take(&failed, &price);
+        let instead = CallFact {
+            model: "other",
+            ..answered(12, 0, 500)
+        };
+        measures.take(&instead, &price);
+        let elsewhere = CallFact {
+            model: "by hand",
+            ..answered(13, 0, 700)
+        };
+        measures.take(&elsewhere, &price);
+        let realised = realised(&measures).unwrap();
+        assert_eq!((realised.calls, realised.cost_usd.nanousd), (1, 800));
+        assert_eq!(realised.would_have_cost_usd.nanousd, 1_100);
+    }
+
+    #[test]
+    fn failures_are_measured_also_where_nothing_was_answered_before() {
+        let mut measures = measure(Basis::RetryWaste {
+            cost: 900,
+            calls: 3,
+            were_answered: false,
+        });
+        measures.take(&answered(11, 0, 50), &price);
+        let failed = CallFact {
+            status: CallStatus::Timeout,
+            ..answered(12, 0, 300)
+        };
+        measures.take(&failed, &price);
+        let realised = realised(&measures).unwrap();
+        assert_eq!((realised.calls, realised.cost_usd.nanousd), (2, 300));
+        assert_eq!(realised.would_have_cost_usd.nanousd, 600);
     }
 
     #[test]

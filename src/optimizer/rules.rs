@@ -21,9 +21,10 @@ use super::shape;
 use crate::budget::Budget;
 use crate::event::suggestion::{Kind, Proposal, Saving};
 use crate::event::{FlowId, Timestamp, Usd, hex};
-use crate::flow::{Agent, Graph, Node, NodeKind};
+use crate::flow::{Agent, Graph, Node, NodeKind, name_of, said};
 use crate::gateway::Gateway;
 
+const MS_PER_DAY: i64 = 24 * 60 * 60 * 1000;
 /// How many calls a proposal rests on at least.
 const CALLS_MIN: u64 = 10;
 /// What saves less than this in 30 days is nobody's time worth.
@@ -117,6 +118,7 @@ impl Look<'_> {
     /// The proposal, where its change can be made.
     fn proposal(&self, node: &Node, draft: Draft) -> Option<Proposal> {
         apply(self.document, &draft.edit).ok()?;
+        let seen_days = self.seen_days(&draft.evidence);
         Some(Proposal {
             kind: draft.kind,
             node_id: node.id.clone(),
@@ -129,16 +131,43 @@ impl Look<'_> {
             evidence: draft.evidence,
             edit: json!(draft.edit),
             alternatives: Vec::new(),
-            definition: self.definition(&node.id),
+            definition: self.definition(draft.kind, &node.id),
+            seen_days,
             document: self.document_hash.to_owned(),
         })
     }
 
-    /// SHA-256 of what the node says, in hexadecimal.
-    fn definition(&self, node_id: &str) -> String {
+    /// SHA-256 of what the node says that a proposal of that kind rests on, in hexadecimal.
+    fn definition(&self, kind: Kind, node_id: &str) -> String {
         let nodes = self.document["data"]["nodes"].as_array();
-        let node = nodes.and_then(|nodes| nodes.iter().find(|node| node["id"] == node_id));
-        let data = node.map(|node| node["data"].to_string());
-        hex(&Sha256::digest(data.unwrap_or_default()))
+        let is_it = |node: &&Value| name_of(&node["id"]).as_deref() == Some(node_id);
+        let node = nodes.and_then(|nodes| nodes.iter().find(is_it));
+        let said = node.map(|node| said(&node["data"], ground_of(kind)));
+        hex(&Sha256::digest(said.unwrap_or_default()))
+    }
+
+    /// How many whole days the calls lie in that evidence is about.
+    fn seen_days(&self, evidence: &Value) -> u64 {
+        let since: Option<Timestamp> = serde_json::from_value(evidence["since"].clone()).ok();
+        let ms = since.map_or(0, |since| self.now.0.saturating_sub(since.0));
+        u64::try_from(ms / MS_PER_DAY).unwrap_or(0)
+    }
+}
+
+/// What of a node's data a kind rests on; all else may change without its being asked anew.
+fn ground_of(kind: Kind) -> &'static [&'static str] {
+    match kind {
+        Kind::RetryWaste => &["provider", "model", "retry", "timeouts", "fallback"],
+        Kind::MaxTokens => &[
+            "provider",
+            "model",
+            "prompt",
+            "system",
+            "items",
+            "maxTokens",
+        ],
+        Kind::ModelSwitch | Kind::Cache | Kind::PromptCache | Kind::DeadNode | Kind::Parallel => {
+            &["provider", "model", "prompt", "system", "items"]
+        }
     }
 }

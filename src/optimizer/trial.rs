@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::chosen_edit;
+use super::chosen;
 use super::edit::Edit;
 use super::facts::Target;
 use super::models::at_another;
@@ -25,7 +25,7 @@ use crate::event::suggestion::{
 };
 use crate::event::{FlowId, RefusedBy, RunId, Timestamp, UsageSource, Usd, preview};
 use crate::flow::{Agent, Graph, TEMPLATE_STACK_BYTES_MIN};
-use crate::gateway::{CacheMarks, Call, Cancel, FailureKind, Gateway};
+use crate::gateway::{ANSWER_TOKENS_ASSUMED, CacheMarks, Call, Cancel, FailureKind, Gateway};
 use crate::journal::Journal;
 use crate::store::{Change, NewCall, Receipt, Settlement, Store, StoredInput};
 use crate::threads::{each_at_once, panic_message};
@@ -45,6 +45,9 @@ const SETTLE_ATTEMPTS_MAX: usize = 5;
 const SETTLE_PAUSE: Duration = Duration::from_secs(1);
 /// As the engine's, which makes the same calls.
 const STACK_BYTES: usize = TEMPLATE_STACK_BYTES_MIN;
+/// What providers say of an answer that had as many tokens as it might: OpenAI and Ollama, Anthropic,
+/// Gemini.
+const CUT_REASONS: &[&str] = &["length", "max_tokens", "MAX_TOKENS"];
 /// What the ledger groups the calls under.
 const ROLE: &str = "trial";
 
@@ -79,6 +82,7 @@ pub struct Plan {
     present: Target,
     /// Who is to be asked.
     target: Target,
+    answer_tokens_max: u32,
     calls: Vec<Planned>,
 }
 
@@ -97,6 +101,8 @@ pub struct Estimate<'a> {
     pub calls: usize,
     /// What the stored calls would have cost there; none where that is not known.
     pub expected_cost_usd: Option<Usd>,
+    /// How many tokens an answer may have; a longer one is cut off.
+    pub answer_tokens_max: u32,
     /// What budgets have to have left for all of them; none where that is not known.
     pub worst_cost_usd: Option<Usd>,
     /// What would be asked, the newest first.
@@ -138,7 +144,7 @@ impl Trials {
     /// alternative.
     pub fn plan(&self, id: i64, count: usize, alternative: Option<&str>) -> Result<Plan> {
         let suggestion = self.store.suggestion(id)?;
-        let proposal = &suggestion.proposal;
+        let proposal = chosen(&suggestion.proposal, alternative)?;
         if proposal.kind != Kind::ModelSwitch {
             return Err(Error::Conflict(format!(
                 "suggestion {id} is a {}: only a {} can be tried",
@@ -153,8 +159,7 @@ impl Trials {
                 suggestion.status
             )));
         }
-        let edit = chosen_edit(proposal, alternative)?;
-        let (present, target) = (present_target(proposal)?, new_target(edit)?);
+        let (present, target) = (present_target(&proposal)?, new_target(&proposal.edit)?);
         let agent = self.agent(suggestion.flow_id, &proposal.node_id)?;
         self.gateway.check(&target.0).map_err(Error::Conflict)?;
         let (provider, model) = (&present.0, &present.1);
@@ -179,6 +184,7 @@ impl Trials {
             flow_id: suggestion.flow_id,
             present,
             calls: calls.collect(),
+            answer_tokens_max: answer_tokens_max(&agent),
             target,
         })
     }
@@ -223,6 +229,7 @@ impl Trials {
         Estimate {
             target: name(&plan.target),
             calls: calls.len(),
+            answer_tokens_max: plan.answer_tokens_max,
             expected_cost_usd: sum(calls.iter().map(expected)),
             worst_cost_usd: sum(calls
                 .iter()
@@ -354,6 +361,8 @@ impl Trials {
         match self.gateway.call(call, cancel, &mut |_| {}) {
             Ok(answer) => {
                 let settlement = booking::answered(&self.gateway, call, id, &answer, began);
+                let reason = answer.finish_reason.unwrap_or_default();
+                let is_cut = CUT_REASONS.contains(&reason.as_str());
                 let answer = TrialAnswer {
                     model: answer.model,
                     output: kept(&answer.text),
@@ -361,6 +370,7 @@ impl Trials {
                     output_tokens: answer.usage.output_tokens,
                     cost_usd: settlement.cost,
                     latency_ms: Some(answer.latency_ms),
+                    is_cut,
                 };
                 (TrialOutcome::Answered(answer), settlement)
             }
@@ -479,21 +489,26 @@ fn new_target(edit: &Value) -> Result<Target> {
         .ok_or_else(|| Error::internal("a suggestion does not say what to ask"))
 }
 
-/// What was asked, of another target: as the node would, but not streamed, and with nothing to be kept
-/// in a prompt cache, which does not pay for a few calls.
+/// What was asked, of another target: as the node would, but not streamed, with nothing to be kept in a
+/// prompt cache, which does not pay for a few calls, and never without a limit on the answer, so that what
+/// the trial costs at most is told before.
 fn call(agent: &Agent, target: &Target, input: &StoredInput) -> Call {
     Call {
         provider: target.0.clone(),
         model: target.1.clone(),
         system: input.prompt.system.clone(),
         prompt: input.prompt.prompt.clone(),
-        max_tokens: agent.max_tokens,
+        max_tokens: Some(answer_tokens_max(agent)),
         temperature: agent.temperature,
         stream: false,
         first_byte_timeout: agent.first_token_timeout,
         total_timeout: agent.total_timeout,
         cache_marks: CacheMarks::default(),
     }
+}
+
+fn answer_tokens_max(agent: &Agent) -> u32 {
+    agent.max_tokens.unwrap_or(ANSWER_TOKENS_ASSUMED)
 }
 
 fn name((provider, model): &Target) -> String {
@@ -523,6 +538,7 @@ fn item(input: &StoredInput, after: TrialOutcome) -> TrialItem {
             output_tokens: input.usage.output_tokens,
             cost_usd: input.cost,
             latency_ms: input.latency_ms,
+            is_cut: false,
         },
         after,
     }

@@ -379,6 +379,8 @@ pub enum Change {
     ApplySuggestion {
         /// Which.
         id: i64,
+        /// What it proposes, with the change put forward that is made.
+        proposal: Box<Proposal>,
         /// The flow's document, for which the change was made.
         before: String,
         /// The changed one.
@@ -807,10 +809,11 @@ impl Batch<'_> {
             }
             Change::ApplySuggestion {
                 id,
+                proposal,
                 before,
                 after,
                 at,
-            } => suggestions::apply(self.connection, *id, before, after, *at),
+            } => suggestions::apply(self.connection, *id, proposal, before, after, *at),
             Change::RevertSuggestion { id, at } => suggestions::revert(self.connection, *id, *at),
             Change::SetRealised { id, realised } => {
                 suggestions::set_realised(self.connection, *id, realised)
@@ -859,11 +862,17 @@ impl Batch<'_> {
         document: &str,
         at: Timestamp,
     ) -> Result<Receipt> {
-        let changed = self.execute(
+        let before: Option<String> = self
+            .connection
+            .prepare_cached("SELECT document FROM flows WHERE id = ?1")?
+            .query_row([id], |row| row.get(0))
+            .optional()?;
+        let before = before.ok_or_else(|| Error::NotFound(format!("flow {id}")))?;
+        self.execute(
             "UPDATE flows SET name = ?2, document = ?3, updated_ms = ?4 WHERE id = ?1",
             params![id, name, document, at.0],
         )?;
-        found(changed, || format!("flow {id}"))?;
+        suggestions::note_changed_nodes(self.connection, id, &before, document)?;
         Ok(Receipt::Flow(id))
     }
 
@@ -871,6 +880,7 @@ impl Batch<'_> {
         let changed = self.execute("DELETE FROM flows WHERE id = ?1", params![id])?;
         found(changed, || format!("flow {id}"))?;
         triggers::delete_of_flow(self.connection, id)?;
+        self.execute("DELETE FROM node_changes WHERE flow_id = ?1", params![id])?;
         Ok(Receipt::Done)
     }
 
@@ -1330,6 +1340,9 @@ impl Batch<'_> {
                     cost: row.get::<_, Option<i64>>(3)?.map(Usd::from_nanousd),
                 })
             })?;
+        if status == RunStatus::Completed {
+            suggestions::count_run(self.connection, run_id)?;
+        }
         Ok(over)
     }
 }

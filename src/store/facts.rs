@@ -169,17 +169,12 @@ impl Store {
         })
     }
 
-    /// Shows one run, if it is there. Gives whether it is.
-    pub fn run_fact(&self, id: &str, show: impl FnOnce(&RunFact<'_>)) -> Result<bool> {
+    /// The number of the newest row; 0 where there is none.
+    pub fn last_call(&self) -> Result<i64> {
         self.read(|connection| {
-            let mut statement = connection
-                .prepare_cached(&format!("SELECT {RUN_COLUMNS} FROM runs WHERE id = ?1"))?;
-            let mut rows = statement.query([id])?;
-            let found = rows.next()?;
-            if let Some(row) = found {
-                show(&run_fact(row)?);
-            }
-            Ok(found.is_some())
+            Ok(connection
+                .prepare_cached("SELECT coalesce(max(id), 0) FROM ledger")?
+                .query_row([], |row| row.get(0))?)
         })
     }
 

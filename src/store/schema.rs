@@ -308,6 +308,26 @@ INSERT INTO budget_days
     FROM ledger WHERE timestamp_ms < (SELECT until_day * 86400000 FROM ledger_summed)
     GROUP BY 1, 2, 3, 4, 5;
 ",
+    "
+-- When it was changed last what a node asks: calls up to that ledger row tell nothing about it any more.
+CREATE TABLE node_changes (
+    flow_id     INTEGER NOT NULL,
+    node_id     TEXT NOT NULL,
+    last_call   INTEGER NOT NULL,
+    PRIMARY KEY (flow_id, node_id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX node_changes_by_call ON node_changes (last_call);
+INSERT INTO node_changes SELECT flow_id, proposal ->> 'nodeId', max(last_call) FROM suggestions
+    WHERE last_call IS NOT NULL GROUP BY 1, 2;
+-- How many runs that began since it was applied went well, and how long they took together.
+ALTER TABLE suggestions ADD COLUMN runs INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE suggestions ADD COLUMN runs_ms INTEGER NOT NULL DEFAULT 0;
+UPDATE suggestions SET (runs, runs_ms) = (
+    SELECT count(*), coalesce(sum(max(finished_ms - started_ms, 0)), 0) FROM runs
+    WHERE runs.flow_id = suggestions.flow_id AND runs.status = 'COMPLETED'
+        AND runs.created_ms >= suggestions.applied_ms)
+WHERE status = 'APPLIED';
+",
 ];
 
 /// The version of a database that is up to date.

@@ -2,19 +2,24 @@
 //! about.
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
+use sha2::{Digest, Sha256};
 
 use super::Store;
 use super::changes::Receipt;
 use super::ledger::parsed;
 use crate::error::{Error, Result};
 use crate::event::suggestion::{Proposal, Realised, Status, Suggestion, Trial};
-use crate::event::{FlowId, Timestamp};
+use crate::event::{FlowId, Timestamp, hex};
+use crate::flow::asked;
 
 const COLUMNS: &str =
     "id, status, flow_id, flow_name, proposal, created_ms, changed_ms, applied_ms, realised, trial";
 /// The same without the trial, whose texts may be long.
 const COLUMNS_OF_LISTS: &str =
     "id, status, flow_id, flow_name, proposal, created_ms, changed_ms, applied_ms, realised, NULL";
+
+/// For how long it is measured after one was applied, in milliseconds: later, too much else has changed.
+pub const MEASURED_MS: i64 = 90 * 24 * 60 * 60 * 1000;
 
 /// A flow as it was before a suggestion was applied, and after.
 #[derive(Clone, Debug)]
@@ -117,6 +122,42 @@ impl Store {
         })
     }
 
+    /// Nodes of all flows that were changed in what they ask when there was a ledger row of that number or
+    /// a later one, each with the newest row of that time.
+    pub fn changed_nodes(&self, since_call: i64) -> Result<Vec<(FlowId, String, i64)>> {
+        self.read(|connection| {
+            let mut statement = connection.prepare_cached(
+                "SELECT flow_id, node_id, last_call FROM node_changes WHERE last_call >= ?1",
+            )?;
+            let rows = statement.query_map([since_call], |row| {
+                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+            })?;
+            Ok(rows.collect::<rusqlite::Result<_>>()?)
+        })
+    }
+
+    /// The same of one flow.
+    pub fn changed_nodes_of(&self, flow_id: FlowId) -> Result<Vec<(String, i64)>> {
+        self.read(|connection| {
+            let mut statement = connection
+                .prepare_cached("SELECT node_id, last_call FROM node_changes WHERE flow_id = ?1")?;
+            let rows = statement.query_map([flow_id], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            Ok(rows.collect::<rusqlite::Result<_>>()?)
+        })
+    }
+
+    /// How many runs that began since a suggestion was applied went well, and how long they took
+    /// together, in milliseconds.
+    pub fn runs_since(&self, id: i64) -> Result<(u64, u64)> {
+        self.read(|connection| {
+            let read = connection
+                .prepare_cached("SELECT runs, runs_ms FROM suggestions WHERE id = ?1")?
+                .query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))
+                .optional()?;
+            Ok(read.unwrap_or_default())
+        })
+    }
+
     /// What a suggestion did to its flow.
     ///
     /// # Errors
@@ -141,8 +182,16 @@ impl Store {
     }
 }
 
+fn to_json(proposal: &Proposal) -> Result<String> {
+    serde_json::to_string(proposal)
+        .map_err(|error| Error::internal(format!("a proposal cannot be written: {error}")))
+}
+
 /// Makes a suggestion, or brings up to date the one that there is. One that was dismissed or taken
 /// back stays so unless `proposal` is news after it. Tells whether people are to be told.
+///
+/// # Errors
+/// [`Error::Conflict`] where the flow has changed since somebody looked at it for this.
 pub(super) fn propose(
     connection: &Connection,
     flow_id: FlowId,
@@ -150,6 +199,15 @@ pub(super) fn propose(
     proposal: &Proposal,
     at: Timestamp,
 ) -> Result<Receipt> {
+    let document: Option<String> = connection
+        .prepare_cached("SELECT document FROM flows WHERE id = ?1")?
+        .query_row([flow_id], |row| row.get(0))
+        .optional()?;
+    if document.is_none_or(|document| document_hash(&document) != proposal.document) {
+        return Err(Error::Conflict(format!(
+            "flow {flow_id} has changed since it was looked at"
+        )));
+    }
     let key = proposal.key();
     let present = connection
         .prepare_cached(&format!(
@@ -158,8 +216,7 @@ pub(super) fn propose(
         ))?
         .query_row(params![flow_id, key], suggestion)
         .optional()?;
-    let text = serde_json::to_string(proposal)
-        .map_err(|error| Error::internal(format!("a proposal cannot be written: {error}")))?;
+    let text = to_json(proposal)?;
     let id = match present {
         Some(open) if open.status == Status::Open => {
             connection
@@ -198,6 +255,39 @@ pub(super) fn propose(
     Ok(Receipt::Suggested(Box::new(one(connection, id)?)))
 }
 
+/// SHA-256 of a flow's document as it is stored, in hexadecimal.
+pub fn document_hash(document: &str) -> String {
+    hex(&Sha256::digest(document))
+}
+
+/// Notes which nodes of a flow ask something else from now on.
+pub(super) fn note_changed_nodes(
+    connection: &Connection,
+    flow_id: FlowId,
+    before: &str,
+    after: &str,
+) -> Result<()> {
+    let (before, after) = (asked(before), asked(after));
+    for (node_id, said) in &after {
+        if before.get(node_id) != Some(said) {
+            connection
+                .prepare_cached(
+                    "INSERT INTO node_changes (flow_id, node_id, last_call)
+                     VALUES (?1, ?2, (SELECT coalesce(max(id), 0) FROM ledger))
+                     ON CONFLICT DO UPDATE SET last_call = excluded.last_call",
+                )?
+                .execute(params![flow_id, node_id])?;
+        }
+    }
+    // One that comes back is another one.
+    for node_id in before.keys().filter(|id| !after.contains_key(*id)) {
+        connection
+            .prepare_cached("DELETE FROM node_changes WHERE flow_id = ?1 AND node_id = ?2")?
+            .execute(params![flow_id, node_id])?;
+    }
+    Ok(())
+}
+
 /// Sets what becomes of an open one.
 ///
 /// # Errors
@@ -215,7 +305,8 @@ pub(super) fn close(
     set_status(connection, id, status, at)
 }
 
-/// Changes a flow as a suggestion says.
+/// Changes a flow as a suggestion says. What is kept of it is what was chosen, so that a promise stands
+/// beside what it has brought.
 ///
 /// # Errors
 /// [`Error::Conflict`] where the flow is not what the change was made for, and where the suggestion
@@ -223,6 +314,7 @@ pub(super) fn close(
 pub(super) fn apply(
     connection: &Connection,
     id: i64,
+    proposal: &Proposal,
     before: &str,
     after: &str,
     at: Timestamp,
@@ -234,10 +326,11 @@ pub(super) fn apply(
     replace_document(connection, old.flow_id, before, after, at)?;
     connection
         .prepare_cached(
-            "UPDATE suggestions SET applied_ms = ?2, document_before = ?3, document_after = ?4,
-                last_call = (SELECT coalesce(max(id), 0) FROM ledger) WHERE id = ?1",
+            "UPDATE suggestions SET proposal = ?5, applied_ms = ?2, document_before = ?3,
+                document_after = ?4, last_call = (SELECT coalesce(max(id), 0) FROM ledger)
+             WHERE id = ?1",
         )?
-        .execute(params![id, at.0, before, after])?;
+        .execute(params![id, at.0, before, after, to_json(proposal)?])?;
     set_status(connection, id, Status::Applied, at)
 }
 
@@ -255,6 +348,21 @@ pub(super) fn revert(connection: &Connection, id: i64, at: Timestamp) -> Result<
         .query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))?;
     replace_document(connection, old.flow_id, &after, &before, at)?;
     set_status(connection, id, Status::Reverted, at)
+}
+
+/// Counts a run that went well for the suggestions that were applied before it began.
+pub(super) fn count_run(connection: &Connection, run_id: &str) -> Result<()> {
+    connection
+        .prepare_cached(
+            "UPDATE suggestions SET runs = runs + 1, runs_ms = runs_ms + took_ms
+             FROM (SELECT flow_id AS of_flow, created_ms AS began_ms,
+                       max(coalesce(finished_ms - started_ms, 0), 0) AS took_ms
+                   FROM runs WHERE id = ?1)
+             WHERE flow_id = of_flow AND status = 'APPLIED'
+                 AND began_ms BETWEEN applied_ms AND applied_ms + ?2",
+        )?
+        .execute(params![run_id, MEASURED_MS])?;
+    Ok(())
 }
 
 /// Keeps what was measured after one was applied; of one that was taken back meanwhile, what is kept
@@ -308,7 +416,7 @@ fn replace_document(
             "flow {flow_id} has changed since: look at it again"
         )));
     }
-    Ok(())
+    note_changed_nodes(connection, flow_id, before, after)
 }
 
 fn is_not(old: &Suggestion, wanted: Status) -> Error {

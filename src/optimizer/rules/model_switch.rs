@@ -50,19 +50,15 @@ pub fn propose(look: &Look<'_>, node: &Node, agent: &Agent) -> Option<Proposal> 
     }
     let (provider, model) = &to.target;
     let why = match used {
-        Some(_) => format!("your flows use {model} already"),
+        Some(_) => format!(": your flows use {model} already"),
         None => {
-            format!("it is the mildest step down at {provider} that saves {PART_MIN} % or more")
+            format!(": it is the mildest step down at {provider} that saves {PART_MIN} % or more")
         }
     };
     let draft = Draft {
         kind: Kind::ModelSwitch,
-        title: format!("Ask {model} instead of {}", present.1),
-        reason: format!(
-            "The last {} calls cost {} USD; with the same tokens they would have cost {cost} USD at {provider}/{model}: {why}. Try it on stored inputs before you apply it.",
-            seen.amount.calls,
-            Usd::from_nanousd(seen.amount.nanousd),
-        ),
+        title: title(&present, to),
+        reason: reason(seen.amount, to, cost, &why),
         calls: seen.amount.calls,
         saving: Some(saving),
         evidence: evidence(&known, &present, to, cost),
@@ -78,11 +74,27 @@ pub fn propose(look: &Look<'_>, node: &Node, agent: &Agent) -> Option<Proposal> 
     proposal.alternatives = spread(&others)
         .map(|(other, cost)| Alternative {
             name: format!("{}/{}", other.target.0, other.target.1),
+            title: title(&present, other),
+            reason: reason(seen.amount, other, *cost, ""),
             saving_per_30_days: self::saving(&known, seen.amount, *cost, look),
+            evidence: evidence(&known, &present, other, *cost),
             edit: json!(edit(node, other)),
         })
         .collect();
     Some(proposal)
+}
+
+fn title(present: &Target, to: &Candidate) -> String {
+    format!("Ask {} instead of {}", to.target.1, present.1)
+}
+
+fn reason(seen: Amount, to: &Candidate, cost: Usd, why: &str) -> String {
+    let (provider, model) = &to.target;
+    format!(
+        "The last {} calls cost {} USD; with the same tokens they would have cost {cost} USD at {provider}/{model}{why}. Try it on stored inputs before you apply it.",
+        seen.calls,
+        Usd::from_nanousd(seen.nanousd),
+    )
 }
 
 fn is_much_less(cost: Usd, present_nanousd: i64) -> bool {
