@@ -26,17 +26,23 @@ const DOCUMENT_BYTES_MAX: usize = 32 << 20;
 const EVENT_BYTES_MAX: usize = 16 << 20;
 /// How much of an answer is read to its end for a client that has left, bytes.
 const DRAINED_BYTES_MAX: usize = 16 << 20;
-/// Fields of an answer that are passed on: what these names begin with. The others concern the
-/// connection, or the provider's own domain.
+/// Fields of an answer that are passed on. The others concern the connection, the provider's own
+/// domain, or whose key it is (`openai-organization`).
 const PASSED_ON: &[&str] = &[
     "content-type",
     "retry-after",
     "request-id",
     "x-request-id",
     "x-should-retry",
+    "openai-model",
+    "openai-processing-ms",
+    "openai-version",
+];
+/// What the names of more such fields begin with: how much may still be asked for.
+const PASSED_ON_OF_LIMITS: &[&str] = &[
     "x-ratelimit-",
-    "openai-",
-    "anthropic-",
+    "anthropic-ratelimit-",
+    "anthropic-priority-",
 ];
 
 /// The key that a client came with, to be used in place of ours.
@@ -284,7 +290,10 @@ fn headers(forward: &Forward<'_>, provider: &ProviderConfig) -> Vec<(&'static st
 }
 
 fn answer_head(status: u16, headers: &HeaderMap) -> AnswerHead {
-    let passed_on = |name: &str| PASSED_ON.iter().any(|start| name.starts_with(start));
+    let passed_on = |name: &str| {
+        let of_limits = |start: &&str| name.starts_with(start);
+        PASSED_ON.contains(&name) || PASSED_ON_OF_LIMITS.iter().any(of_limits)
+    };
     let headers = headers
         .iter()
         .filter(|(name, _)| passed_on(name.as_str()))
