@@ -11,7 +11,7 @@ use ureq::{Agent, Body, Timeout};
 use super::dialect::{Fault, Flow, Framing, Header, Partial, Reader, Request};
 use super::refusal::{self, Refusal};
 use super::transport::{Connect, LookupLater, Scope};
-use super::{FailureKind, Timeouts, lines, sse};
+use super::{FailureKind, Timeouts, json, lines, sse};
 use crate::event::Timestamp;
 use crate::secret::Secret;
 
@@ -478,7 +478,7 @@ fn read_document(
         let message = format!("the body of the answer is longer than {DOCUMENT_BYTES_MAX} bytes");
         return Err(Stop::Fault(Fault::new(FailureKind::TooLarge, message)));
     }
-    let document = serde_json::from_slice(&bytes).map_err(|error| {
+    let document = json::read(&bytes).map_err(|error| {
         let text = exchange.clean(&String::from_utf8_lossy(&bytes));
         let message = if text.trim().is_empty() || refusal::is_html(&text) {
             format!("answered with {}", refusal::describe(&text))

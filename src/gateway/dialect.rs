@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::FailureKind;
-use super::sse;
+use super::{json, sse};
 use crate::event::Usage;
 
 /// The longest text of an answer, bytes. The longest that models write today (128,000 tokens) is
@@ -157,7 +157,7 @@ pub(super) trait Reader {
 
 /// The JSON of an event.
 pub(super) fn event_json(event: &sse::Event) -> Result<Value, Fault> {
-    serde_json::from_str(&event.data)
+    json::read(event.data.as_bytes())
         .map_err(|error| Fault::bad_answer(format!("an event of the stream is not JSON: {error}")))
 }
 

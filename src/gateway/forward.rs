@@ -16,7 +16,7 @@ use super::dialect::{Fault, Flow, Header, Partial, Reader};
 use super::transport::Scope;
 use super::{
     Answer, Call, Cancel, Course, Failure, FailureKind, Gateway, Kind, ProviderConfig, anthropic,
-    gemini, milliseconds, ollama, openai, refusal, sse,
+    gemini, json, milliseconds, ollama, openai, refusal, sse,
 };
 use crate::secret::Secret;
 
@@ -350,7 +350,7 @@ impl<'a> Passing<'a> {
             let message = format!("the answer is longer than {DOCUMENT_BYTES_MAX} bytes");
             return Err(Stop::Fault(Fault::new(FailureKind::TooLarge, message)));
         }
-        let document = serde_json::from_slice(&bytes).map_err(|error| {
+        let document = json::read(&bytes).map_err(|error| {
             let text = exchange.clean(&String::from_utf8_lossy(&bytes));
             let text = refusal::describe(&text);
             let message = format!("the answer is not JSON ({error}): {text}");
