@@ -73,10 +73,13 @@ impl Fault {
 #[derive(Debug, Default)]
 pub(super) struct Partial {
     pub(super) text: String,
+    /// How many bytes of text came beyond [`ANSWER_BYTES_MAX`], where that fails no answer: nobody here
+    /// needs the text of one that is passed on.
+    pub(super) beyond: Option<usize>,
     /// What the model thought before it spoke, as far as the provider shows it; only counted.
     pub(super) thinking: String,
     pub(super) usage: Usage,
-    /// How much of `text` and of `thinking` had come when `usage` was last given, bytes: what came
+    /// How much of the text and of `thinking` had come when `usage` was last given, bytes: what came
     /// after is not in it.
     pub(super) counted: (usize, usize),
     pub(super) model: Option<String>,
@@ -88,11 +91,20 @@ pub(super) struct Partial {
 impl Partial {
     /// Adds to the text.
     pub(super) fn push(&mut self, piece: &str) -> Result<(), Fault> {
-        if self.text.len() + piece.len() > ANSWER_BYTES_MAX {
-            return Err(Fault::new(
-                FailureKind::TooLarge,
-                format!("the answer is longer than {ANSWER_BYTES_MAX} bytes; set max_tokens"),
-            ));
+        let room = match self.beyond {
+            Some(1..) => 0,
+            _ => ANSWER_BYTES_MAX - self.text.len(),
+        };
+        let (piece, rest) = piece.split_at(piece.floor_char_boundary(room));
+        match &mut self.beyond {
+            Some(beyond) => *beyond += rest.len(),
+            None if rest.is_empty() => {}
+            None => {
+                return Err(Fault::new(
+                    FailureKind::TooLarge,
+                    format!("the answer is longer than {ANSWER_BYTES_MAX} bytes; set max_tokens"),
+                ));
+            }
         }
         self.text.push_str(piece);
         Ok(())
@@ -109,7 +121,8 @@ impl Partial {
     /// Notes the provider's counts, which are those of all that has come until now.
     pub(super) fn note_usage(&mut self, usage: Usage) {
         self.usage = usage;
-        self.counted = (self.text.len(), self.thinking.len());
+        let text_bytes = self.text.len() + self.beyond.unwrap_or_default();
+        self.counted = (text_bytes, self.thinking.len());
     }
 
     /// Notes the model that answers, as far as the provider names one.
@@ -310,5 +323,21 @@ mod tests {
         let piece = "x".repeat(ANSWER_BYTES_MAX);
         assert_eq!(partial.push(&piece), Ok(()));
         assert_eq!(partial.push("x").unwrap_err().kind, FailureKind::TooLarge);
+    }
+
+    #[test]
+    fn of_an_answer_that_is_passed_on_the_rest_is_only_measured() {
+        let mut partial = Partial {
+            beyond: Some(0),
+            ..Partial::default()
+        };
+        // The last character has no room for all of its bytes.
+        for piece in ["x".repeat(ANSWER_BYTES_MAX - 1).as_str(), "\u{20ac}y", "z"] {
+            assert_eq!(partial.push(piece), Ok(()));
+        }
+        assert_eq!(partial.text.len(), ANSWER_BYTES_MAX - 1);
+        assert_eq!(partial.beyond, Some(5));
+        partial.note_usage(Usage::default());
+        assert_eq!(partial.counted, (ANSWER_BYTES_MAX + 4, 0));
     }
 }

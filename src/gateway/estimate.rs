@@ -46,6 +46,7 @@ static TOKENIZER: LazyLock<Option<CoreBPE>> = LazyLock::new(|| {
 /// - Text that came after the last count is added to it. A count from before the first text is none
 ///   of the answer (Anthropic's `message_start` says 1), unless it is the greater one.
 /// - A count of 0 for a text that is there is a missing count, as it is for any prompt.
+/// - Text that was not kept is taken to have as many tokens for its length as the text that was.
 pub(super) fn usage(call: &Call, partial: &Partial, is_answered: bool) -> Usage {
     let reported = partial.usage;
     let (text, thinking) = (partial.text.as_str(), partial.thinking.as_str());
@@ -56,15 +57,19 @@ pub(super) fn usage(call: &Call, partial: &Partial, is_answered: bool) -> Usage 
     let is_reported = reported.source != UsageSource::None;
     let is_input_missing = reported.input_tokens == 0;
     let is_output_counted = is_reported && reported.output_tokens > 0 && partial.counted != (0, 0);
-    let (text_after, thinking_after) = if is_output_counted {
+    let beyond = partial.beyond.unwrap_or_default();
+    let (text_after, thinking_after, beyond_after) = if is_output_counted {
+        let uncounted = (text.len() + beyond).saturating_sub(partial.counted.0);
         (
             text.get(partial.counted.0..).unwrap_or_default(),
             thinking.get(partial.counted.1..).unwrap_or_default(),
+            uncounted.min(beyond),
         )
     } else {
-        (text, thinking)
+        (text, thinking, beyond)
     };
-    let is_output_missing = !text_after.is_empty() || !thinking_after.is_empty();
+    let is_output_missing =
+        !text_after.is_empty() || !thinking_after.is_empty() || beyond_after > 0;
     if is_reported && !is_input_missing && !is_output_missing {
         return reported;
     }
@@ -77,7 +82,7 @@ pub(super) fn usage(call: &Call, partial: &Partial, is_answered: bool) -> Usage 
     }
     if is_output_missing {
         let thought = tokens(thinking_after);
-        let output = tokens(text_after) + thought;
+        let output = tokens(text_after) + tokens_beyond(text, beyond_after) + thought;
         if is_output_counted {
             usage.output_tokens += output;
             usage.reasoning_tokens += thought;
@@ -93,6 +98,14 @@ fn prompt_tokens(call: &Call) -> u64 {
     let system = call.system.as_deref();
     let system = system.map_or(0, |system| tokens(system) + FRAME_TOKENS);
     system + tokens(&call.prompt) + 2 * FRAME_TOKENS
+}
+
+/// How many tokens so many more bytes of a text have, about.
+fn tokens_beyond(text: &str, bytes: usize) -> u64 {
+    match bytes {
+        0 => 0,
+        _ => tokens(text) * bytes as u64 / text.len().max(1) as u64,
+    }
 }
 
 /// How many tokens a text has, about.
@@ -242,6 +255,31 @@ mod tests {
             ..reported(7, 1)
         };
         assert_eq!(usage(&call, &cached, false).cached_input_tokens, 5);
+    }
+
+    #[test]
+    fn text_that_was_not_kept_is_taken_to_be_as_the_rest() {
+        let line = "The quick brown fox jumps over the lazy dog.\n";
+        let text = line.repeat(1_000);
+        let (bytes, count) = (text.len(), tokens(&text));
+        // (how much came beyond it, what was counted after how much text, what it comes to)
+        for (beyond, output, counted, expected) in [
+            (0, 0, 0, count),
+            (bytes, 0, 0, 2 * count),
+            // A count of 0 is none, whenever it came.
+            (bytes, 0, bytes + 9, 2 * count),
+            (bytes, 5, bytes, 5 + count),
+            (2 * bytes, 5, 2 * bytes, 5 + count),
+            (2 * bytes, 5, 3 * bytes, 5),
+        ] {
+            let mut partial = partial(&text, "");
+            partial.beyond = Some(beyond);
+            (partial.usage, partial.counted) = (reported(7, output), (counted, 0));
+            let found = usage(&call("m", true), &partial, true);
+            assert_eq!(found.output_tokens, expected, "{beyond} {output} {counted}");
+            let is_counted = output > 0 && counted == bytes + beyond;
+            assert_eq!(found.source == UsageSource::Provider, is_counted);
+        }
     }
 
     #[test]

@@ -145,7 +145,10 @@ impl Gateway {
         taker: &mut dyn Taker,
     ) -> Result<Answer, Box<NotForwarded>> {
         let entered = Scope::enter(cancel);
-        let mut partial = Partial::default();
+        let mut partial = Partial {
+            beyond: Some(0),
+            ..Partial::default()
+        };
         let mut passing = Passing::new(forward, taker);
         let outcome = self.pass(forward, &entered.scope, &mut partial, &mut passing);
         let Passing {
@@ -163,7 +166,8 @@ impl Gateway {
             sent: entered.scope.sent.get(),
         };
         let texts = if course.partial.usage.input_tokens == 0 {
-            (forward.texts)()
+            // Joined by line feeds, of which those around are no part of it.
+            (forward.texts)().trim_matches('\n').to_owned()
         } else {
             String::new()
         };
@@ -357,9 +361,7 @@ impl<'a> Passing<'a> {
             Stop::Fault(Fault::bad_answer(message))
         })?;
         match reader.document(&document, exchange.partial) {
-            // Of the text, nothing is kept here.
             Ok(()) => {}
-            Err(fault) if fault.kind == FailureKind::TooLarge => {}
             Err(fault) => {
                 self.refused = Some((head, bytes));
                 return Err(Stop::Fault(fault));
@@ -458,12 +460,7 @@ impl<'a> Passing<'a> {
         if self.first_token_ms.is_none() && begins_the_answer(event, exchange.partial) {
             self.first_token_ms = Some(milliseconds(self.started.elapsed()));
         }
-        // It went on to the client; nobody here needs it.
-        exchange.partial.text.clear();
-        match read {
-            Err(fault) if fault.kind == FailureKind::TooLarge => Ok(Flow::More),
-            read => read,
-        }
+        read
     }
 
     /// Gives the client what came, or, where a chunk is to be hidden, what of it is complete.
