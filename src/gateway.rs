@@ -5,7 +5,7 @@
 //! another thread. Nothing is retried here, and nothing is written down: that is up to the caller,
 //! for whom every [`Failure`] tells what is known of its cost.
 //!
-//! `openai`, `anthropic`, `gemini`, `ollama`, `sse`, `lines`, `json` and `refusal` are pure; `client` makes the exchange over HTTP;
+//! `openai`, `anthropic`, `gemini`, `ollama`, `sse`, `lines`, `pieces`, `json` and `refusal` are pure; `client` makes the exchange over HTTP;
 //! `estimate` says what was used where the provider did not; `fetch` is the request of an `http` node; `transport` is what makes both cancellable.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,6 +33,7 @@ mod lines;
 mod ollama;
 mod openai;
 mod pace;
+mod pieces;
 pub mod prices;
 mod refusal;
 mod sse;

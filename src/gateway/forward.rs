@@ -1,10 +1,10 @@
-//! Passing on a request that a client wrote itself, and its answer as it comes: byte by byte, while
-//! the usage is read from what goes by.
+//! Passing on a request that a client wrote itself, and its answer as it comes: byte for byte, event by
+//! event, while the usage is read from what goes by.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::time::{Duration, Instant};
 
-use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use ureq::http::{HeaderMap, Response};
@@ -13,6 +13,7 @@ use super::client::{
     self, DRAIN_MAX, Exchange, Form, OPENING_BYTES, READ_BYTES, Stop, drain, parse_url,
 };
 use super::dialect::{Fault, Flow, Header, Partial, Reader};
+use super::pieces::Pieces;
 use super::transport::Scope;
 use super::{
     Answer, Call, Cancel, Course, Failure, FailureKind, Gateway, Kind, ProviderConfig, anthropic,
@@ -44,7 +45,6 @@ const PASSED_ON_OF_LIMITS: &[&str] = &[
     "anthropic-ratelimit-",
     "anthropic-priority-",
 ];
-
 /// The key that a client came with, to be used in place of ours.
 #[derive(Clone, Debug)]
 pub struct ClientKey {
@@ -311,6 +311,7 @@ struct Passing<'a> {
     taker: &'a mut dyn Taker,
     started: Instant,
     first_token_ms: Option<u64>,
+    hides_usage: bool,
     drain_max: Option<Duration>,
     /// When the client had left, and how much was read since.
     left_at: Option<Instant>,
@@ -318,8 +319,17 @@ struct Passing<'a> {
     begun: bool,
     told: bool,
     refused: Option<(AnswerHead, Vec<u8>)>,
-    /// Where a chunk is to be hidden: what came of an event that is not over.
-    held: Option<Vec<u8>>,
+    /// Until when the first event must have come; none once it has.
+    begin_by: Option<Instant>,
+    /// The first that was wrong with a stream.
+    fault: Option<Fault>,
+}
+
+/// How an event is passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shown {
+    AsItIs,
+    Hidden,
 }
 
 impl<'a> Passing<'a> {
@@ -328,13 +338,15 @@ impl<'a> Passing<'a> {
             taker,
             started: Instant::now(),
             first_token_ms: None,
+            hides_usage: forward.hides_usage,
             drain_max: forward.drain_max,
             left_at: None,
             drained_bytes: 0,
             begun: false,
             told: false,
             refused: None,
-            held: forward.hides_usage.then(Vec::new),
+            begin_by: None,
+            fault: None,
         }
     }
 
@@ -360,12 +372,9 @@ impl<'a> Passing<'a> {
             let message = format!("the answer is not JSON ({error}): {text}");
             Stop::Fault(Fault::bad_answer(message))
         })?;
-        match reader.document(&document, exchange.partial) {
-            Ok(()) => {}
-            Err(fault) => {
-                self.refused = Some((head, bytes));
-                return Err(Stop::Fault(fault));
-            }
+        if let Err(fault) = reader.document(&document, exchange.partial) {
+            self.refused = Some((head, bytes));
+            return Err(Stop::Fault(fault));
         }
         // That it is not taken changes nothing of what it cost.
         self.begun = true;
@@ -383,62 +392,60 @@ impl<'a> Passing<'a> {
     ) -> Result<(), Stop> {
         let head = answer_head(response.status().as_u16(), response.headers());
         let mut body = response.into_body().into_reader();
-        let first_byte = exchange.timeouts.first_byte;
-        let mut read_by = Some(Instant::now() + first_byte);
+        let mut pieces = Pieces::default();
         let mut parser = client::Parser::Sse(sse::Parser::with_limit(EVENT_BYTES_MAX));
         let mut buffer = vec![0; READ_BYTES];
         let mut opening = Vec::new();
-        let mut fault = None;
         let mut is_whole = true;
+        let first_byte = exchange.timeouts.first_byte;
+        self.begin_by = Some(Instant::now() + first_byte);
         loop {
-            exchange.scope.read_by.set(self.drained_by().or(read_by));
+            exchange.scope.read_by.set(self.read_by());
             let length = match client::read(&mut body, &mut buffer) {
-                Ok(length) if !exchange.scope.cancel.is_cancelled() => length,
+                Ok(length) => length,
                 // All of the answer is there, and paid for; only its usage may be missing.
                 Err(_) if exchange.is_complete() => {
                     is_whole = false;
                     0
                 }
-                Ok(_) => return Err(Stop::Fault(client::cancelled())),
                 Err(error) => return Err(Stop::Io(error)),
             };
             let bytes = &buffer[..length];
             let room = OPENING_BYTES.saturating_sub(opening.len());
             opening.extend_from_slice(&bytes[..length.min(room)]);
-            if length > 0 && !self.begun {
-                self.begun = true;
-                let is_there = self.taker.begin(&head);
-                self.note_presence(is_there);
+            if self.left_at.is_some() {
+                self.drained_bytes += length;
             }
-            self.pass_on(bytes)?;
-            parser.push(bytes).map_err(|_| {
-                let message = format!("an event is longer than {EVENT_BYTES_MAX} bytes");
-                Stop::Fault(Fault::new(FailureKind::TooLarge, message))
-            })?;
             let mut flow = Flow::More;
-            while let Some(event) = parser.next() {
-                read_by = None;
-                match self.read_event(reader, &event, exchange) {
-                    Ok(next) => flow = next,
-                    // The client shall hear it in the provider's words, and what comes after.
-                    Err(found) => {
-                        fault.get_or_insert(found);
-                    }
+            let mut ready = Vec::new();
+            pieces.push(bytes);
+            while let Some(piece) = pieces.next() {
+                let mut shown = Shown::AsItIs;
+                if flow == Flow::More {
+                    (flow, shown) = self.read_piece(piece, &mut parser, reader, exchange)?;
                 }
-                if flow == Flow::End {
-                    break;
+                add(&mut ready, piece, shown);
+            }
+            if length == 0 && flow == Flow::More {
+                flow = self.read_rest(pieces.rest(), &mut parser, reader, exchange, &mut ready);
+            }
+            // Read before it is given: what it says of the usage is known also where nobody takes it.
+            self.give(&head, &ready);
+            if flow == Flow::More {
+                if exchange.scope.cancel.is_cancelled() {
+                    return Err(Stop::Fault(client::cancelled()));
+                }
+                if length > 0 {
+                    self.goes_on(pieces.rest().len())?;
+                    continue;
                 }
             }
-            if flow == Flow::More && length > 0 {
-                continue;
-            }
-            self.give_held();
-            if flow == Flow::More && fault.is_none() {
-                exchange.read_end(reader, &mut parser, &opening)?;
-            }
-            if let Some(fault) = fault {
+            if let Some(fault) = self.fault.take() {
                 self.told = fault.kind == FailureKind::Status;
                 return Err(Stop::Fault(fault));
+            }
+            if flow == Flow::More {
+                exchange.read_end(reader, &mut parser, &opening)?;
             }
             self.taker.end(is_whole);
             if flow == Flow::End {
@@ -450,73 +457,107 @@ impl<'a> Passing<'a> {
         }
     }
 
-    fn read_event(
-        &mut self,
-        reader: &mut dyn Reader,
-        event: &sse::Event,
-        exchange: &mut Exchange,
-    ) -> Result<Flow, Fault> {
-        let read = reader.event(event, exchange.partial);
-        if self.first_token_ms.is_none() && begins_the_answer(event, exchange.partial) {
-            self.first_token_ms = Some(milliseconds(self.started.elapsed()));
-        }
-        read
+    /// Until when the next bytes must have come.
+    fn read_by(&self) -> Option<Instant> {
+        let drained_by = self
+            .left_at
+            .map(|left_at| left_at + self.drain_max.unwrap_or_default());
+        let all = [self.begin_by, drained_by];
+        all.into_iter().flatten().min()
     }
 
-    /// Gives the client what came, or, where a chunk is to be hidden, what of it is complete.
-    fn pass_on(&mut self, bytes: &[u8]) -> Result<(), Stop> {
-        if self.left_at.is_some() {
-            self.drained_bytes += bytes.len();
-            if self.drained_bytes > DRAINED_BYTES_MAX {
-                return Err(Stop::Fault(self.left_in_the_middle()));
-            }
+    /// Whether a stream of which nothing says that it is over is to be read on; so much of it is held
+    /// back.
+    fn goes_on(&self, held_bytes: usize) -> Result<(), Stop> {
+        if held_bytes > EVENT_BYTES_MAX {
+            return Err(event_too_long());
         }
-        if let Some(held) = &mut self.held {
-            // Only what is new may end an event, with up to three bytes that came before it.
-            let mut from = held.len().saturating_sub(3);
-            held.extend_from_slice(bytes);
-            let mut ready = Vec::new();
-            while let Some(end) = event_end(held, from) {
-                if !is_usage_alone(&held[..end]) {
-                    ready.extend_from_slice(&held[..end]);
-                }
-                held.drain(..end);
-                from = 0;
-            }
-            self.give(&ready);
-        } else {
-            self.give(bytes);
-        }
-        if self.left_at.is_some() && self.drain_max.is_none() {
+        let is_drained = self.drain_max.is_none() || self.drained_bytes > DRAINED_BYTES_MAX;
+        if self.left_at.is_some() && is_drained {
             return Err(Stop::Fault(self.left_in_the_middle()));
         }
         Ok(())
     }
 
-    /// Gives the client what is left of an event that did not end.
-    fn give_held(&mut self) {
-        let rest = self.held.as_mut().map(std::mem::take).unwrap_or_default();
-        if !is_usage_alone(&rest) {
-            self.give(&rest);
+    /// Reads a piece of a stream.
+    fn read_piece(
+        &mut self,
+        piece: &[u8],
+        parser: &mut client::Parser,
+        reader: &mut dyn Reader,
+        exchange: &mut Exchange,
+    ) -> Result<(Flow, Shown), Stop> {
+        parser.push(piece).map_err(|_| event_too_long())?;
+        let Some(event) = parser.next() else {
+            return Ok((Flow::More, Shown::AsItIs));
+        };
+        self.begin_by = None;
+        let read = reader.event(&event, exchange.partial);
+        Ok(self.note(&event, read, exchange))
+    }
+
+    /// Reads what did not end with a stream. Some servers forget the empty line after the last event,
+    /// and the client gets that with one; of half an event nobody can make anything.
+    fn read_rest(
+        &mut self,
+        rest: &[u8],
+        parser: &mut client::Parser,
+        reader: &mut dyn Reader,
+        exchange: &mut Exchange,
+        ready: &mut Vec<u8>,
+    ) -> Flow {
+        let pushed = parser.push(rest);
+        let Some(event) = pushed.ok().and_then(|()| parser.finish()) else {
+            return Flow::More;
+        };
+        match reader.event(&event, exchange.partial) {
+            Err(fault) if fault.kind == FailureKind::BadAnswer => Flow::More,
+            read => {
+                let (flow, shown) = self.note(&event, read, exchange);
+                add(ready, &[rest, b"\n\n"].concat(), shown);
+                flow
+            }
         }
     }
 
-    fn give(&mut self, bytes: &[u8]) {
-        if !bytes.is_empty() {
-            let is_there = self.taker.piece(bytes);
+    /// Notes what was read of an event.
+    fn note(
+        &mut self,
+        event: &sse::Event,
+        read: Result<Flow, Fault>,
+        exchange: &Exchange,
+    ) -> (Flow, Shown) {
+        if self.first_token_ms.is_none() && begins_the_answer(event, exchange.partial) {
+            self.first_token_ms = Some(milliseconds(self.started.elapsed()));
+        }
+        match read {
+            Ok(flow) if self.hides_usage && is_usage_alone(&event.data) => (flow, Shown::Hidden),
+            Ok(flow) => (flow, Shown::AsItIs),
+            // The client shall hear it in the provider's words, and what comes after.
+            Err(fault) => {
+                self.fault.get_or_insert(fault);
+                (Flow::More, Shown::AsItIs)
+            }
+        }
+    }
+
+    /// Gives the client what is ready for it.
+    fn give(&mut self, head: &AnswerHead, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        if !std::mem::replace(&mut self.begun, true) {
+            let is_there = self.taker.begin(head);
             self.note_presence(is_there);
         }
+        let is_there = self.taker.piece(bytes);
+        self.note_presence(is_there);
     }
 
     fn note_presence(&mut self, is_there: bool) {
         if !is_there && self.left_at.is_none() {
             self.left_at = Some(Instant::now());
         }
-    }
-
-    /// Until when the answer is read on for a client that has left.
-    fn drained_by(&self) -> Option<Instant> {
-        Some(self.left_at? + self.drain_max.unwrap_or_default())
     }
 
     fn left_in_the_middle(&self) -> Fault {
@@ -541,48 +582,31 @@ fn begins_the_answer(event: &sse::Event, partial: &Partial) -> bool {
     !partial.text.is_empty() || other.iter().any(|mark| event.data.contains(mark))
 }
 
-/// Where the first event in `bytes` ends, behind its empty line, looked for from `from` on.
-fn event_end(bytes: &[u8], from: usize) -> Option<usize> {
-    (from..bytes.len()).find_map(|at| {
-        let rest = &bytes[at..];
-        [
-            b"\n\n".as_slice(),
-            b"\r\n\r\n".as_slice(),
-            b"\n\r\n".as_slice(),
-            b"\r\r".as_slice(),
-        ]
-        .iter()
-        .find(|end| rest.starts_with(end))
-        .map(|end| at + end.len())
-    })
+fn event_too_long() -> Stop {
+    let message = format!("an event is longer than {EVENT_BYTES_MAX} bytes");
+    Stop::Fault(Fault::new(FailureKind::TooLarge, message))
 }
 
-/// Whether the event is the chunk that a stream of chat completions ends with where usage is asked
-/// for: no choices, and the usage.
-fn is_usage_alone(event: &[u8]) -> bool {
-    #[derive(Deserialize)]
-    struct Chunk<'a> {
-        choices: Option<Vec<IgnoredAny>>,
-        #[serde(borrow)]
-        usage: Option<&'a RawValue>,
+/// Adds to what is ready for a client.
+fn add(ready: &mut Vec<u8>, piece: &[u8], shown: Shown) {
+    match shown {
+        Shown::AsItIs => ready.extend_from_slice(piece),
+        Shown::Hidden => {}
     }
-    const NAME: &[u8] = b"\"usage\"";
-    if !event.windows(NAME.len()).any(|part| part == NAME) {
+}
+
+/// Whether an event's data is the chunk that a stream of chat completions ends with where usage is
+/// asked for: no choices, and the usage.
+fn is_usage_alone(data: &str) -> bool {
+    if !data.contains("\"usage\"") {
         return false;
     }
-    let mut parser = sse::Parser::with_limit(EVENT_BYTES_MAX);
-    if parser.push(event).is_err() {
-        return false;
-    }
-    let Some(event) = parser.next().or_else(|| parser.finish()) else {
+    let Ok(chunk) = serde_json::from_str::<BTreeMap<String, &RawValue>>(data) else {
         return false;
     };
-    serde_json::from_str::<Chunk<'_>>(&event.data).is_ok_and(|chunk| {
-        let has_usage = chunk
-            .usage
-            .is_some_and(|usage| usage.get().starts_with('{'));
-        has_usage && chunk.choices.is_some_and(|choices| choices.is_empty())
-    })
+    let raw = |name| chunk.get(name).map_or("", |value| value.get());
+    let choices = serde_json::from_str::<Vec<IgnoredAny>>(raw("choices"));
+    raw("usage").starts_with('{') && choices.is_ok_and(|choices| choices.is_empty())
 }
 
 #[cfg(test)]
@@ -611,20 +635,6 @@ mod tests {
     }
 
     #[test]
-    fn an_event_ends_behind_its_empty_line_however_lines_end() {
-        for (bytes, end) in [
-            ("data: a\n\nrest", Some(9)),
-            ("data: a\r\n\r\nrest", Some(11)),
-            ("data: a\r\rrest", Some(9)),
-            ("data: a\n\r\nrest", Some(10)),
-            ("data: a\ndata: b\n", None),
-            ("data: a\r\n", None),
-        ] {
-            assert_eq!(event_end(bytes.as_bytes(), 0), end, "{bytes:?}");
-        }
-    }
-
-    #[test]
     fn only_the_chunk_with_nothing_but_usage_is_one() {
         for (data, expected) in [
             (r#"{"choices":[],"usage":{"prompt_tokens":1}}"#, true),
@@ -639,8 +649,7 @@ mod tests {
             ("[DONE]", false),
             (r#"{"usage""#, false),
         ] {
-            let event = format!("data: {data}\n\n");
-            assert_eq!(is_usage_alone(event.as_bytes()), expected, "{data}");
+            assert_eq!(is_usage_alone(data), expected, "{data}");
         }
     }
 }
