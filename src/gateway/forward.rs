@@ -27,6 +27,9 @@ const DOCUMENT_BYTES_MAX: usize = 32 << 20;
 const EVENT_BYTES_MAX: usize = 16 << 20;
 /// How much of an answer is read to its end for a client that has left, bytes.
 const DRAINED_BYTES_MAX: usize = 16 << 20;
+/// For how long a stream is read on when its provider has reported an error in it: what may still
+/// come is its end.
+const AFTER_ERROR_MAX: Duration = Duration::from_secs(1);
 /// Fields of an answer that are passed on. The others concern the connection, the provider's own
 /// domain, or whose key it is (`openai-organization`).
 const PASSED_ON: &[&str] = &[
@@ -321,8 +324,9 @@ struct Passing<'a> {
     refused: Option<(AnswerHead, Vec<u8>)>,
     /// Until when the first event must have come; none once it has.
     begin_by: Option<Instant>,
-    /// The first that was wrong with a stream.
+    /// The first that was wrong with a stream, and until when it is read on all the same.
     fault: Option<Fault>,
+    end_by: Option<Instant>,
 }
 
 /// How an event is passed on.
@@ -347,6 +351,7 @@ impl<'a> Passing<'a> {
             refused: None,
             begin_by: None,
             fault: None,
+            end_by: None,
         }
     }
 
@@ -403,8 +408,9 @@ impl<'a> Passing<'a> {
             exchange.scope.read_by.set(self.read_by());
             let length = match client::read(&mut body, &mut buffer) {
                 Ok(length) => length,
-                // All of the answer is there, and paid for; only its usage may be missing.
-                Err(_) if exchange.is_complete() => {
+                // What the provider said of it counts more than how it ended. Or all of the answer is
+                // there, and paid for; only its usage may be missing.
+                Err(_) if self.fault.is_some() || exchange.is_complete() => {
                     is_whole = false;
                     0
                 }
@@ -435,8 +441,7 @@ impl<'a> Passing<'a> {
                 if exchange.scope.cancel.is_cancelled() {
                     return Err(Stop::Fault(client::cancelled()));
                 }
-                if length > 0 {
-                    self.goes_on(pieces.rest().len())?;
+                if length > 0 && self.goes_on(pieces.rest().len())? {
                     continue;
                 }
             }
@@ -462,13 +467,13 @@ impl<'a> Passing<'a> {
         let drained_by = self
             .left_at
             .map(|left_at| left_at + self.drain_max.unwrap_or_default());
-        let all = [self.begin_by, drained_by];
+        let all = [self.begin_by, self.end_by, drained_by];
         all.into_iter().flatten().min()
     }
 
     /// Whether a stream of which nothing says that it is over is to be read on; so much of it is held
     /// back.
-    fn goes_on(&self, held_bytes: usize) -> Result<(), Stop> {
+    fn goes_on(&self, held_bytes: usize) -> Result<bool, Stop> {
         if held_bytes > EVENT_BYTES_MAX {
             return Err(event_too_long());
         }
@@ -476,7 +481,7 @@ impl<'a> Passing<'a> {
         if self.left_at.is_some() && is_drained {
             return Err(Stop::Fault(self.left_in_the_middle()));
         }
-        Ok(())
+        Ok(self.end_by.is_none_or(|end_by| Instant::now() < end_by))
     }
 
     /// Reads a piece of a stream.
@@ -535,6 +540,10 @@ impl<'a> Passing<'a> {
             Ok(flow) => (flow, Shown::AsItIs),
             // The client shall hear it in the provider's words, and what comes after.
             Err(fault) => {
+                if fault.kind == FailureKind::Status {
+                    self.end_by
+                        .get_or_insert_with(|| Instant::now() + AFTER_ERROR_MAX);
+                }
                 self.fault.get_or_insert(fault);
                 (Flow::More, Shown::AsItIs)
             }
