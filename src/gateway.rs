@@ -112,7 +112,8 @@ pub struct Timeouts {
     /// For looking up the name, and again for TCP and TLS. 10 s by default.
     pub connect: Duration,
     /// Of a streamed call: from the end of the request to the head of the response, and again
-    /// until the first event. A call that is not streamed is answered only when all of the answer
+    /// until the first event; where the answer is passed on, whatever comes before that, such as
+    /// comments, starts the wait again. A call that is not streamed is answered only when all of the answer
     /// is there, so [`Timeouts::total`] alone bounds it. 60 s by default.
     pub first_byte: Duration,
     /// For all of it. 300 s by default.

@@ -422,6 +422,8 @@ impl<'a> Passing<'a> {
             if self.left_at.is_some() {
                 self.drained_bytes += length;
             }
+            // Comments, which some send while a model thinks, are no event, but show that one will come.
+            self.begin_by = self.begin_by.map(|_| Instant::now() + first_byte);
             let mut flow = Flow::More;
             let mut ready = Vec::new();
             pieces.push(bytes);
