@@ -48,6 +48,21 @@ const PASSED_ON_OF_LIMITS: &[&str] = &[
     "anthropic-ratelimit-",
     "anthropic-priority-",
 ];
+/// Fields that each chunk of a stream repeats, or that hide how long it is. A chunk of these and
+/// `usage` says nothing else.
+const CHUNK_FIELDS: &[&str] = &[
+    "id",
+    "object",
+    "created",
+    "model",
+    "provider",
+    "system_fingerprint",
+    "service_tier",
+    "obfuscation",
+    "choices",
+    "usage",
+];
+
 /// The key that a client came with, to be used in place of ours.
 #[derive(Clone, Debug)]
 pub struct ClientKey {
@@ -607,7 +622,7 @@ fn add(ready: &mut Vec<u8>, piece: &[u8], shown: Shown) {
 }
 
 /// Whether an event's data is the chunk that a stream of chat completions ends with where usage is
-/// asked for: no choices, and the usage.
+/// asked for: no choices, and nothing but the usage.
 fn is_usage_alone(data: &str) -> bool {
     if !data.contains("\"usage\"") {
         return false;
@@ -617,7 +632,12 @@ fn is_usage_alone(data: &str) -> bool {
     };
     let raw = |name| chunk.get(name).map_or("", |value| value.get());
     let choices = serde_json::from_str::<Vec<IgnoredAny>>(raw("choices"));
-    raw("usage").starts_with('{') && choices.is_ok_and(|choices| choices.is_empty())
+    let says_nothing = |(name, value): (&String, &&RawValue)| {
+        CHUNK_FIELDS.contains(&&**name) || value.get() == "null"
+    };
+    raw("usage").starts_with('{')
+        && choices.is_ok_and(|choices| choices.is_empty())
+        && chunk.iter().all(says_nothing)
 }
 
 #[cfg(test)]
@@ -659,6 +679,12 @@ mod tests {
             (r#"{"choices":[],"prompt_filter_results":[]}"#, false),
             ("[DONE]", false),
             (r#"{"usage""#, false),
+            (
+                r#"{"id":"c","object":"chat.completion.chunk","created":1,"model":"m","service_tier":null,"system_fingerprint":"f","obfuscation":"x","choices":[],"usage":{}}"#,
+                true,
+            ),
+            (r#"{"choices":[],"usage":{},"citations":null}"#, true),
+            (r#"{"choices":[],"usage":{},"citations":["a"]}"#, false),
         ] {
             assert_eq!(is_usage_alone(data), expected, "{data}");
         }
