@@ -1,6 +1,7 @@
 //! Passing on a request that a client wrote itself, and its answer as it comes: byte for byte, event by
 //! event, while the usage is read from what goes by.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::time::{Duration, Instant};
@@ -348,6 +349,8 @@ struct Passing<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shown {
     AsItIs,
+    /// Without the key: it is no part of an answer.
+    Redacted,
     Hidden,
 }
 
@@ -393,7 +396,7 @@ impl<'a> Passing<'a> {
             Stop::Fault(Fault::bad_answer(message))
         })?;
         if let Err(fault) = reader.document(&document, exchange.partial) {
-            self.refused = Some((head, bytes));
+            self.refused = Some((head, redacted(&bytes, exchange).into_owned()));
             return Err(Stop::Fault(fault));
         }
         // That it is not taken changes nothing of what it cost.
@@ -447,7 +450,7 @@ impl<'a> Passing<'a> {
                 if flow == Flow::More {
                     (flow, shown) = self.read_piece(piece, &mut parser, reader, exchange)?;
                 }
-                add(&mut ready, piece, shown);
+                add(&mut ready, piece, shown, exchange);
             }
             if length == 0 && flow == Flow::More {
                 flow = self.read_rest(pieces.rest(), &mut parser, reader, exchange, &mut ready);
@@ -511,7 +514,7 @@ impl<'a> Passing<'a> {
     ) -> Result<(Flow, Shown), Stop> {
         parser.push(piece).map_err(|_| event_too_long())?;
         let Some(event) = parser.next() else {
-            return Ok((Flow::More, Shown::AsItIs));
+            return Ok((Flow::More, Shown::Redacted));
         };
         self.begin_by = None;
         let read = reader.event(&event, exchange.partial);
@@ -536,7 +539,7 @@ impl<'a> Passing<'a> {
             Err(fault) if fault.kind == FailureKind::BadAnswer => Flow::More,
             read => {
                 let (flow, shown) = self.note(&event, read, exchange);
-                add(ready, &[rest, b"\n\n"].concat(), shown);
+                add(ready, &[rest, b"\n\n"].concat(), shown, exchange);
                 flow
             }
         }
@@ -562,7 +565,7 @@ impl<'a> Passing<'a> {
                         .get_or_insert_with(|| Instant::now() + AFTER_ERROR_MAX);
                 }
                 self.fault.get_or_insert(fault);
-                (Flow::More, Shown::AsItIs)
+                (Flow::More, Shown::Redacted)
             }
         }
     }
@@ -614,10 +617,22 @@ fn event_too_long() -> Stop {
 }
 
 /// Adds to what is ready for a client.
-fn add(ready: &mut Vec<u8>, piece: &[u8], shown: Shown) {
+fn add(ready: &mut Vec<u8>, piece: &[u8], shown: Shown, exchange: &Exchange) {
     match shown {
         Shown::AsItIs => ready.extend_from_slice(piece),
+        Shown::Redacted => ready.extend_from_slice(&redacted(piece, exchange)),
         Shown::Hidden => {}
+    }
+}
+
+/// The same bytes, the key replaced: some servers repeat it in what they say instead of an answer.
+fn redacted<'b>(bytes: &'b [u8], exchange: &Exchange) -> Cow<'b, [u8]> {
+    let text = String::from_utf8_lossy(bytes);
+    let clean = exchange.clean(&text);
+    if clean == text {
+        Cow::Borrowed(bytes)
+    } else {
+        Cow::Owned(clean.into_bytes())
     }
 }
 
