@@ -5,7 +5,7 @@
 //! another thread. Nothing is retried here, and nothing is written down: that is up to the caller,
 //! for whom every [`Failure`] tells what is known of its cost.
 //!
-//! `openai`, `anthropic`, `gemini`, `ollama`, `sse`, `lines` and `refusal` are pure; `client` makes the exchange over HTTP;
+//! `openai`, `anthropic`, `gemini`, `ollama`, `sse`, `lines`, `pieces`, `json` and `refusal` are pure; `client` makes the exchange over HTTP;
 //! `estimate` says what was used where the provider did not; `fetch` is the request of an `http` node; `transport` is what makes both cancellable.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,10 +28,12 @@ mod estimate;
 mod fetch;
 mod forward;
 mod gemini;
+mod json;
 mod lines;
 mod ollama;
 mod openai;
 mod pace;
+mod pieces;
 pub mod prices;
 mod refusal;
 mod sse;
@@ -113,7 +115,8 @@ pub struct Timeouts {
     /// For looking up the name, and again for TCP and TLS. 10 s by default.
     pub connect: Duration,
     /// Of a streamed call: from the end of the request to the head of the response, and again
-    /// until the first event. A call that is not streamed is answered only when all of the answer
+    /// until the first event; where the answer is passed on, whatever comes before that, such as
+    /// comments, starts the wait again. A call that is not streamed is answered only when all of the answer
     /// is there, so [`Timeouts::total`] alone bounds it. 60 s by default.
     pub first_byte: Duration,
     /// For all of it. 300 s by default.

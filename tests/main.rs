@@ -10,6 +10,8 @@
 //! - `client_answers`: what other programs bought before is taken again, byte for byte.
 //! - `client_bounds`: what bounds the calls of other programs, and how they are told.
 //! - `client_kinds`: providers of every kind, as clients reach them.
+//! - `client_streams`: what clients are given of answers, and what is booked of those that nobody counted
+//!   or that broke off.
 //! - `clients`: other programs at `/v1`: what is passed on, what is booked, who may come in.
 //! - `command_line`: the program's flags, files, signals and exit codes; crash and restart.
 //! - `conformance`: the WebSocket protocol, frame by frame, against the echo of examples/echo.rs.
@@ -54,6 +56,7 @@ mod budgets;
 mod client_answers;
 mod client_bounds;
 mod client_kinds;
+mod client_streams;
 mod clients;
 mod command_line;
 mod conformance;

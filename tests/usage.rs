@@ -13,6 +13,7 @@ use flowledger::secret::Secret;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::clients;
 use crate::upstream::{STREAM_HEAD, Upstream, json_answer};
 
 const LINES_HEAD: &str =
@@ -47,6 +48,16 @@ struct Case {
     finish_reason: Option<String>,
     usage: BTreeMap<String, Value>,
     cost_nanousd: Option<i64>,
+}
+
+impl Case {
+    fn on_the_wire(&self, kind: Kind) -> String {
+        match (&self.events, &self.document) {
+            (Some(events), None) => on_the_wire(kind, events),
+            (None, Some(document)) => json_answer("200 OK", &document.to_string()),
+            _ => panic!("{}: neither events nor a document, or both", self.name),
+        }
+    }
 }
 
 fn all() -> Vec<Fixtures> {
@@ -138,11 +149,7 @@ fn usage(given: &BTreeMap<String, Value>) -> Usage {
 
 fn check(kind: Kind, case: &Case) {
     let at = format!("{}: {}", name(kind), case.name);
-    let wire = match (&case.events, &case.document) {
-        (Some(events), None) => on_the_wire(kind, events),
-        (None, Some(document)) => json_answer("200 OK", &document.to_string()),
-        _ => panic!("{at}: neither events nor a document, or both"),
-    };
+    let wire = case.on_the_wire(kind);
     let (outcome, pieces, gateway, call) = ask(kind, &case.model, case.stream, wire);
     let (found, model) = match outcome {
         Ok(answer) => {
@@ -175,6 +182,50 @@ fn answers_of_every_provider_come_to_the_usage_and_cost_that_its_documentation_s
         assert!(fixtures.cases.iter().any(|case| !case.stream));
         for case in &fixtures.cases {
             check(fixtures.kind, case);
+        }
+    }
+}
+
+/// Asks as a client at `/v1` does, and gives the row of the ledger.
+fn row_of(kind: Kind, case: &Case) -> Value {
+    let wire = case.on_the_wire(kind);
+    let upstream = Upstream::start(move |_, stream| drop(stream.write_all(wire.as_bytes())));
+    let server = clients::server(&upstream);
+    let path = match kind {
+        Kind::Anthropic => "/v1/messages",
+        _ => "/v1/chat/completions",
+    };
+    let body = json!({"model": case.model, "stream": case.stream,
+        "messages": [{"role": "user", "content": "Hi there"}]});
+    server.post(path, &body);
+    clients::rows(&server, 1).remove(0)
+}
+
+#[test]
+fn answers_that_are_passed_on_to_clients_are_booked_as_those_of_flows() {
+    let both = all()
+        .into_iter()
+        .filter(|fixtures| matches!(fixtures.kind, Kind::OpenAi | Kind::Anthropic));
+    for Fixtures { kind, cases, .. } in both {
+        for case in &cases {
+            let at = format!("{}: {}", name(kind), case.name);
+            let row = row_of(kind, case);
+            let status = if case.fails.is_some() {
+                "FAILED"
+            } else {
+                "SUCCESS"
+            };
+            assert_eq!(row["status"], status, "{at}: {row}");
+            let expected = serde_json::to_value(usage(&case.usage)).unwrap();
+            for (name, expected) in expected.as_object().unwrap() {
+                // The ledger's rows do not tell how long a cache keeps what was written.
+                if name != "cache_write_1h_tokens" {
+                    assert_eq!(&row[name], expected, "{name} of {at}");
+                }
+            }
+            let cost = row["total_cost_usd"].as_f64();
+            let cost = cost.map(|cost| (cost * 1e9).round() as i64);
+            assert_eq!(cost, case.cost_nanousd, "{at}: {row}");
         }
     }
 }

@@ -11,12 +11,13 @@ use ureq::{Agent, Body, Timeout};
 use super::dialect::{Fault, Flow, Framing, Header, Partial, Reader, Request};
 use super::refusal::{self, Refusal};
 use super::transport::{Connect, LookupLater, Scope};
-use super::{FailureKind, Timeouts, lines, sse};
+use super::{FailureKind, Timeouts, json, lines, sse};
 use crate::event::Timestamp;
 use crate::secret::Secret;
 
-/// How much of the body of an error is read, bytes.
-const ERROR_BODY_BYTES_MAX: usize = 64 * 1024;
+/// How much of the body of an error is read, bytes. One that is longer is not passed on: a part of it
+/// would be no JSON.
+const ERROR_BODY_BYTES_MAX: usize = 1024 * 1024;
 
 /// The longest body of an answer in one piece, bytes. JSON may need six bytes for one (`\u0000`),
 /// but hardly for all: this is four times the longest text.
@@ -146,8 +147,8 @@ impl Client {
         Ok(builder.send(body)?)
     }
 
-    /// What a response says that is not of status 2xx, and the response itself, unless the call was
-    /// cancelled meanwhile.
+    /// What a response says that is not of status 2xx, and the response itself, unless it is too long
+    /// or the call was cancelled meanwhile.
     pub(super) fn refused(
         &self,
         response: Response<Body>,
@@ -171,11 +172,12 @@ impl Client {
         // What came before an error is told all the same.
         let _ = body
             .into_reader()
-            .take(ERROR_BODY_BYTES_MAX as u64)
+            .take(ERROR_BODY_BYTES_MAX as u64 + 1)
             .read_to_end(&mut bytes);
         if exchange.scope.cancel.is_cancelled() {
             return (cancelled(), None);
         }
+        let is_all = bytes.len() <= ERROR_BODY_BYTES_MAX;
         let body = clean(&String::from_utf8_lossy(&bytes));
         let refusal = Refusal {
             provider: exchange.provider,
@@ -190,7 +192,7 @@ impl Client {
             headers: head.headers,
             body,
         };
-        (fault, Some(refused))
+        (fault, Some(refused).filter(|_| is_all))
     }
 
     /// Reads an answer that comes as events.
@@ -476,7 +478,7 @@ fn read_document(
         let message = format!("the body of the answer is longer than {DOCUMENT_BYTES_MAX} bytes");
         return Err(Stop::Fault(Fault::new(FailureKind::TooLarge, message)));
     }
-    let document = serde_json::from_slice(&bytes).map_err(|error| {
+    let document = json::read(&bytes).map_err(|error| {
         let text = exchange.clean(&String::from_utf8_lossy(&bytes));
         let message = if text.trim().is_empty() || refusal::is_html(&text) {
             format!("answered with {}", refusal::describe(&text))

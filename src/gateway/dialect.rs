@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::refusal::tidy;
-use super::{FailureKind, sse};
+use super::{FailureKind, json, sse};
 use crate::event::Usage;
 
 /// The longest text of an answer, bytes. The longest that models write today (128,000 tokens) is
@@ -93,6 +93,9 @@ pub(super) struct Extent {
 #[derive(Debug, Default)]
 pub(super) struct Partial {
     pub(super) text: String,
+    /// How many bytes of text came beyond [`ANSWER_BYTES_MAX`], where that fails no answer: nobody here
+    /// needs the text of one that is passed on.
+    pub(super) beyond: Option<usize>,
     /// What the model thought before it spoke, as far as the provider shows it; only counted.
     pub(super) thinking: String,
     /// What it wrote beside its text, such as calls of tools; only counted.
@@ -112,11 +115,20 @@ pub(super) struct Partial {
 impl Partial {
     /// Adds to the text.
     pub(super) fn push(&mut self, piece: &str) -> Result<(), Fault> {
-        if self.text.len() + piece.len() > ANSWER_BYTES_MAX {
-            return Err(Fault::new(
-                FailureKind::TooLarge,
-                format!("the answer is longer than {ANSWER_BYTES_MAX} bytes; set max_tokens"),
-            ));
+        let room = match self.beyond {
+            Some(1..) => 0,
+            _ => ANSWER_BYTES_MAX - self.text.len(),
+        };
+        let (piece, rest) = piece.split_at(piece.floor_char_boundary(room));
+        match &mut self.beyond {
+            Some(beyond) => *beyond += rest.len(),
+            None if rest.is_empty() => {}
+            None => {
+                return Err(Fault::new(
+                    FailureKind::TooLarge,
+                    format!("the answer is longer than {ANSWER_BYTES_MAX} bytes; set max_tokens"),
+                ));
+            }
         }
         self.text.push_str(piece);
         Ok(())
@@ -143,7 +155,7 @@ impl Partial {
         let before = self.counted.unwrap_or_default();
         self.counted = Some(match counts_answer {
             true => Extent {
-                text: self.text.len(),
+                text: self.text.len() + self.beyond.unwrap_or_default(),
                 thinking: self.thinking.len(),
                 beside: self.beside.len(),
             },
@@ -219,7 +231,7 @@ pub(super) fn event_json(event: &sse::Event) -> Result<Value, Fault> {
     if event.data.trim().is_empty() {
         return Ok(Value::Null);
     }
-    serde_json::from_str(&event.data)
+    json::read(event.data.as_bytes())
         .map_err(|error| Fault::bad_answer(format!("an event of the stream is not JSON: {error}")))
 }
 
@@ -427,5 +439,21 @@ mod tests {
         }
         let lengths = (partial.beside.len(), partial.thinking.len());
         assert_eq!(lengths, (ANSWER_BYTES_MAX, ANSWER_BYTES_MAX));
+    }
+
+    #[test]
+    fn of_an_answer_that_is_passed_on_the_rest_is_only_measured() {
+        let mut partial = Partial {
+            beyond: Some(0),
+            ..Partial::default()
+        };
+        // The last character has no room for all of its bytes.
+        for piece in ["x".repeat(ANSWER_BYTES_MAX - 1).as_str(), "\u{20ac}y", "z"] {
+            assert_eq!(partial.push(piece), Ok(()));
+        }
+        assert_eq!(partial.text.len(), ANSWER_BYTES_MAX - 1);
+        assert_eq!(partial.beyond, Some(5));
+        partial.note_usage(Usage::default(), true);
+        assert_eq!(partial.counted.unwrap().text, ANSWER_BYTES_MAX + 4);
     }
 }

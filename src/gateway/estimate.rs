@@ -46,6 +46,7 @@ static TOKENIZER: LazyLock<Option<CoreBPE>> = LazyLock::new(|| {
 /// - What came after the last count is added to it. A count from before the first text is none
 ///   of the answer (Anthropic's `message_start` says 1), unless it is the greater one.
 /// - A count of 0 for a text that is there is a missing count, as it is for any prompt.
+/// - Text that was not kept is taken to have as many tokens for its length as the text that was.
 pub(super) fn usage(call: &Call, partial: &Partial, is_answered: bool) -> Usage {
     let reported = partial.usage;
     let (text, thinking, beside) = (&*partial.text, &*partial.thinking, &*partial.beside);
@@ -62,8 +63,11 @@ pub(super) fn usage(call: &Call, partial: &Partial, is_answered: bool) -> Usage 
     let text_after = text.get(from.text..).unwrap_or_default();
     let thinking_after = thinking.get(from.thinking..).unwrap_or_default();
     let beside_after = beside.get(from.beside..).unwrap_or_default();
+    let beyond = partial.beyond.unwrap_or_default();
+    let beyond_after = (text.len() + beyond).saturating_sub(from.text).min(beyond);
     let is_uncounted = is_answered && partial.counted.is_none();
     let is_output_missing = is_uncounted
+        || beyond_after > 0
         || [text_after, thinking_after, beside_after]
             .iter()
             .any(|it| !it.is_empty());
@@ -79,7 +83,8 @@ pub(super) fn usage(call: &Call, partial: &Partial, is_answered: bool) -> Usage 
     }
     if is_output_missing {
         let thought = tokens(thinking_after);
-        let output = tokens(text_after) + tokens(beside_after) + thought;
+        let text_tokens = tokens(text_after) + tokens_beyond(text, beyond_after);
+        let output = text_tokens + tokens(beside_after) + thought;
         if counted.is_some() {
             usage.output_tokens += output;
             usage.reasoning_tokens += thought;
@@ -95,6 +100,14 @@ fn prompt_tokens(call: &Call) -> u64 {
     let system = call.system.as_deref();
     let system = system.map_or(0, |system| tokens(system) + FRAME_TOKENS);
     system + tokens(&call.prompt) + 2 * FRAME_TOKENS
+}
+
+/// How many tokens so many more bytes of a text have, about.
+fn tokens_beyond(text: &str, bytes: usize) -> u64 {
+    match bytes {
+        0 => 0,
+        _ => tokens(text) * bytes as u64 / text.len().max(1) as u64,
+    }
 }
 
 /// How many tokens a text has, about.
@@ -293,6 +306,35 @@ mod tests {
         assert_eq!(estimated(&partial), (7, 9, 0, UsageSource::Provider));
         partial.beside.push_str(" hello");
         assert_eq!(estimated(&partial), (7, 10, 0, UsageSource::Estimated));
+    }
+
+    #[test]
+    fn text_that_was_not_kept_is_taken_to_be_as_the_rest() {
+        let line = "The quick brown fox jumps over the lazy dog.\n";
+        let text = line.repeat(1_000);
+        let (bytes, count) = (text.len(), tokens(&text));
+        // (how much came beyond it, what was counted after how much text, what it comes to)
+        for (beyond, output, counted, expected) in [
+            (0, 0, 0, count),
+            (bytes, 0, 0, 2 * count),
+            // A count of 0 is none, whenever it came.
+            (bytes, 0, bytes + 9, 2 * count),
+            (bytes, 5, bytes, 5 + count),
+            (2 * bytes, 5, 2 * bytes, 5 + count),
+            (2 * bytes, 5, 3 * bytes, 5),
+        ] {
+            let mut partial = partial(&text, "");
+            partial.beyond = Some(beyond);
+            partial.usage = reported(7, output);
+            partial.counted = (counted > 0).then(|| Extent {
+                text: counted,
+                ..Extent::default()
+            });
+            let found = usage(&call("m", true), &partial, true);
+            assert_eq!(found.output_tokens, expected, "{beyond} {output} {counted}");
+            let is_counted = output > 0 && counted == bytes + beyond;
+            assert_eq!(found.source == UsageSource::Provider, is_counted);
+        }
     }
 
     #[test]

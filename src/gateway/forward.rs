@@ -1,10 +1,11 @@
-//! Passing on a request that a client wrote itself, and its answer as it comes: byte by byte, while
-//! the usage is read from what goes by.
+//! Passing on a request that a client wrote itself, and its answer as it comes: byte for byte, event by
+//! event, while the usage is read from what goes by.
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::time::{Duration, Instant};
 
-use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use ureq::http::{HeaderMap, Response};
@@ -13,10 +14,11 @@ use super::client::{
     self, DRAIN_MAX, Exchange, Form, OPENING_BYTES, READ_BYTES, Stop, drain, parse_url,
 };
 use super::dialect::{Fault, Flow, Header, Partial, Reader};
+use super::pieces::Pieces;
 use super::transport::Scope;
 use super::{
     Answer, Call, Cancel, Course, Failure, FailureKind, Gateway, Kind, ProviderConfig, anthropic,
-    gemini, milliseconds, ollama, openai, refusal, sse,
+    gemini, json, milliseconds, ollama, openai, refusal, sse,
 };
 use crate::secret::Secret;
 
@@ -26,17 +28,40 @@ const DOCUMENT_BYTES_MAX: usize = 32 << 20;
 const EVENT_BYTES_MAX: usize = 16 << 20;
 /// How much of an answer is read to its end for a client that has left, bytes.
 const DRAINED_BYTES_MAX: usize = 16 << 20;
-/// Fields of an answer that are passed on: what these names begin with. The others concern the
-/// connection, or the provider's own domain.
+/// For how long a stream is read on when its provider has reported an error in it: what may still
+/// come is its end.
+const AFTER_ERROR_MAX: Duration = Duration::from_secs(1);
+/// Fields of an answer that are passed on. The others concern the connection, the provider's own
+/// domain, or whose key it is (`openai-organization`).
 const PASSED_ON: &[&str] = &[
     "content-type",
     "retry-after",
     "request-id",
     "x-request-id",
     "x-should-retry",
+    "openai-model",
+    "openai-processing-ms",
+    "openai-version",
+];
+/// What the names of more such fields begin with: how much may still be asked for.
+const PASSED_ON_OF_LIMITS: &[&str] = &[
     "x-ratelimit-",
-    "openai-",
-    "anthropic-",
+    "anthropic-ratelimit-",
+    "anthropic-priority-",
+];
+/// Fields that each chunk of a stream repeats, or that hide how long it is. A chunk of these and
+/// `usage` says nothing else.
+const CHUNK_FIELDS: &[&str] = &[
+    "id",
+    "object",
+    "created",
+    "model",
+    "provider",
+    "system_fingerprint",
+    "service_tier",
+    "obfuscation",
+    "choices",
+    "usage",
 ];
 
 /// The key that a client came with, to be used in place of ours.
@@ -139,7 +164,10 @@ impl Gateway {
         taker: &mut dyn Taker,
     ) -> Result<Answer, Box<NotForwarded>> {
         let entered = Scope::enter(cancel);
-        let mut partial = Partial::default();
+        let mut partial = Partial {
+            beyond: Some(0),
+            ..Partial::default()
+        };
         let mut passing = Passing::new(forward, taker);
         let outcome = self.pass(forward, &entered.scope, &mut partial, &mut passing);
         let Passing {
@@ -157,7 +185,8 @@ impl Gateway {
             sent: entered.scope.sent.get(),
         };
         let texts = if course.partial.usage.input_tokens == 0 {
-            (forward.texts)()
+            // Joined by line feeds, of which those around are no part of it.
+            (forward.texts)().trim_matches('\n').to_owned()
         } else {
             String::new()
         };
@@ -284,7 +313,10 @@ fn headers(forward: &Forward<'_>, provider: &ProviderConfig) -> Vec<(&'static st
 }
 
 fn answer_head(status: u16, headers: &HeaderMap) -> AnswerHead {
-    let passed_on = |name: &str| PASSED_ON.iter().any(|start| name.starts_with(start));
+    let passed_on = |name: &str| {
+        let of_limits = |start: &&str| name.starts_with(start);
+        PASSED_ON.contains(&name) || PASSED_ON_OF_LIMITS.iter().any(of_limits)
+    };
     let headers = headers
         .iter()
         .filter(|(name, _)| passed_on(name.as_str()))
@@ -298,6 +330,7 @@ struct Passing<'a> {
     taker: &'a mut dyn Taker,
     started: Instant,
     first_token_ms: Option<u64>,
+    hides_usage: bool,
     drain_max: Option<Duration>,
     /// When the client had left, and how much was read since.
     left_at: Option<Instant>,
@@ -305,8 +338,20 @@ struct Passing<'a> {
     begun: bool,
     told: bool,
     refused: Option<(AnswerHead, Vec<u8>)>,
-    /// Where a chunk is to be hidden: what came of an event that is not over.
-    held: Option<Vec<u8>>,
+    /// Until when the first event must have come; none once it has.
+    begin_by: Option<Instant>,
+    /// The first that was wrong with a stream, and until when it is read on all the same.
+    fault: Option<Fault>,
+    end_by: Option<Instant>,
+}
+
+/// How an event is passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shown {
+    AsItIs,
+    /// Without the key: it is no part of an answer.
+    Redacted,
+    Hidden,
 }
 
 impl<'a> Passing<'a> {
@@ -315,13 +360,16 @@ impl<'a> Passing<'a> {
             taker,
             started: Instant::now(),
             first_token_ms: None,
+            hides_usage: forward.hides_usage,
             drain_max: forward.drain_max,
             left_at: None,
             drained_bytes: 0,
             begun: false,
             told: false,
             refused: None,
-            held: forward.hides_usage.then(Vec::new),
+            begin_by: None,
+            fault: None,
+            end_by: None,
         }
     }
 
@@ -341,20 +389,15 @@ impl<'a> Passing<'a> {
             let message = format!("the answer is longer than {DOCUMENT_BYTES_MAX} bytes");
             return Err(Stop::Fault(Fault::new(FailureKind::TooLarge, message)));
         }
-        let document = serde_json::from_slice(&bytes).map_err(|error| {
+        let document = json::read(&bytes).map_err(|error| {
             let text = exchange.clean(&String::from_utf8_lossy(&bytes));
             let text = refusal::describe(&text);
             let message = format!("the answer is not JSON ({error}): {text}");
             Stop::Fault(Fault::bad_answer(message))
         })?;
-        match reader.document(&document, exchange.partial) {
-            // Of the text, nothing is kept here.
-            Ok(()) => {}
-            Err(fault) if fault.kind == FailureKind::TooLarge => {}
-            Err(fault) => {
-                self.refused = Some((head, bytes));
-                return Err(Stop::Fault(fault));
-            }
+        if let Err(fault) = reader.document(&document, exchange.partial) {
+            self.refused = Some((head, redacted(&bytes, exchange).into_owned()));
+            return Err(Stop::Fault(fault));
         }
         // That it is not taken changes nothing of what it cost.
         self.begun = true;
@@ -372,62 +415,62 @@ impl<'a> Passing<'a> {
     ) -> Result<(), Stop> {
         let head = answer_head(response.status().as_u16(), response.headers());
         let mut body = response.into_body().into_reader();
-        let first_byte = exchange.timeouts.first_byte;
-        let mut read_by = Some(Instant::now() + first_byte);
+        let mut pieces = Pieces::default();
         let mut parser = client::Parser::Sse(sse::Parser::with_limit(EVENT_BYTES_MAX));
         let mut buffer = vec![0; READ_BYTES];
         let mut opening = Vec::new();
-        let mut fault = None;
         let mut is_whole = true;
+        let first_byte = exchange.timeouts.first_byte;
+        self.begin_by = Some(Instant::now() + first_byte);
         loop {
-            exchange.scope.read_by.set(self.drained_by().or(read_by));
+            exchange.scope.read_by.set(self.read_by());
             let length = match client::read(&mut body, &mut buffer) {
-                Ok(length) if !exchange.scope.cancel.is_cancelled() => length,
-                // All of the answer is there, and paid for; only its usage may be missing.
-                Err(_) if exchange.is_complete() => {
+                Ok(length) => length,
+                // What the provider said of it counts more than how it ended. Or all of the answer is
+                // there, and paid for; only its usage may be missing.
+                Err(_) if self.fault.is_some() || exchange.is_complete() => {
                     is_whole = false;
                     0
                 }
-                Ok(_) => return Err(Stop::Fault(client::cancelled())),
                 Err(error) => return Err(Stop::Io(error)),
             };
             let bytes = &buffer[..length];
             let room = OPENING_BYTES.saturating_sub(opening.len());
             opening.extend_from_slice(&bytes[..length.min(room)]);
-            if length > 0 && !self.begun {
-                self.begun = true;
-                let is_there = self.taker.begin(&head);
-                self.note_presence(is_there);
+            if self.left_at.is_some() {
+                self.drained_bytes += length;
             }
-            self.pass_on(bytes)?;
-            parser.push(bytes).map_err(|_| {
-                let message = format!("an event is longer than {EVENT_BYTES_MAX} bytes");
-                Stop::Fault(Fault::new(FailureKind::TooLarge, message))
-            })?;
+            // Comments, which some send while a model thinks, are no event, but show that one will come.
+            self.begin_by = self.begin_by.map(|_| Instant::now() + first_byte);
             let mut flow = Flow::More;
-            while let Some(event) = parser.next() {
-                read_by = None;
-                match self.read_event(reader, &event, exchange) {
-                    Ok(next) => flow = next,
-                    // The client shall hear it in the provider's words, and what comes after.
-                    Err(found) => {
-                        fault.get_or_insert(found);
-                    }
+            let mut ready = Vec::new();
+            pieces.push(bytes);
+            while let Some(piece) = pieces.next() {
+                let mut shown = Shown::AsItIs;
+                if flow == Flow::More {
+                    (flow, shown) = self.read_piece(piece, &mut parser, reader, exchange)?;
                 }
-                if flow == Flow::End {
-                    break;
+                add(&mut ready, piece, shown, exchange);
+            }
+            if length == 0 && flow == Flow::More {
+                flow = self.read_rest(pieces.rest(), &mut parser, reader, exchange, &mut ready);
+            }
+            // Read before it is given: what it says of the usage is known also where nobody takes it.
+            self.give(&head, &ready);
+            if flow == Flow::More {
+                if exchange.scope.cancel.is_cancelled() {
+                    return Err(Stop::Fault(client::cancelled()));
+                }
+                if length > 0 && self.goes_on(pieces.rest().len())? {
+                    continue;
                 }
             }
-            if flow == Flow::More && length > 0 {
-                continue;
-            }
-            self.give_held();
-            if flow == Flow::More && fault.is_none() {
-                exchange.read_end(reader, &mut parser, &opening)?;
-            }
-            if let Some(fault) = fault {
+            if let Some(fault) = self.fault.take() {
                 self.told = fault.kind == FailureKind::Status;
                 return Err(Stop::Fault(fault));
+            }
+            if flow == Flow::More {
+                exchange.read_end(reader, &mut parser, &opening)?;
             }
             self.taker.end(is_whole);
             if flow == Flow::End {
@@ -439,78 +482,111 @@ impl<'a> Passing<'a> {
         }
     }
 
-    fn read_event(
+    /// Until when the next bytes must have come.
+    fn read_by(&self) -> Option<Instant> {
+        let drained_by = self
+            .left_at
+            .map(|left_at| left_at + self.drain_max.unwrap_or_default());
+        let all = [self.begin_by, self.end_by, drained_by];
+        all.into_iter().flatten().min()
+    }
+
+    /// Whether a stream of which nothing says that it is over is to be read on; so much of it is held
+    /// back.
+    fn goes_on(&self, held_bytes: usize) -> Result<bool, Stop> {
+        if held_bytes > EVENT_BYTES_MAX {
+            return Err(event_too_long());
+        }
+        let is_drained = self.drain_max.is_none() || self.drained_bytes > DRAINED_BYTES_MAX;
+        if self.left_at.is_some() && is_drained {
+            return Err(Stop::Fault(self.left_in_the_middle()));
+        }
+        Ok(self.end_by.is_none_or(|end_by| Instant::now() < end_by))
+    }
+
+    /// Reads a piece of a stream.
+    fn read_piece(
         &mut self,
+        piece: &[u8],
+        parser: &mut client::Parser,
         reader: &mut dyn Reader,
-        event: &sse::Event,
         exchange: &mut Exchange,
-    ) -> Result<Flow, Fault> {
-        let read = reader.event(event, exchange.partial);
+    ) -> Result<(Flow, Shown), Stop> {
+        parser.push(piece).map_err(|_| event_too_long())?;
+        let Some(event) = parser.next() else {
+            return Ok((Flow::More, Shown::Redacted));
+        };
+        self.begin_by = None;
+        let read = reader.event(&event, exchange.partial);
+        Ok(self.note(&event, read, exchange))
+    }
+
+    /// Reads what did not end with a stream. Some servers forget the empty line after the last event,
+    /// and the client gets that with one; of half an event nobody can make anything.
+    fn read_rest(
+        &mut self,
+        rest: &[u8],
+        parser: &mut client::Parser,
+        reader: &mut dyn Reader,
+        exchange: &mut Exchange,
+        ready: &mut Vec<u8>,
+    ) -> Flow {
+        let pushed = parser.push(rest);
+        let Some(event) = pushed.ok().and_then(|()| parser.finish()) else {
+            return Flow::More;
+        };
+        match reader.event(&event, exchange.partial) {
+            Err(fault) if fault.kind == FailureKind::BadAnswer => Flow::More,
+            read => {
+                let (flow, shown) = self.note(&event, read, exchange);
+                add(ready, &[rest, b"\n\n"].concat(), shown, exchange);
+                flow
+            }
+        }
+    }
+
+    /// Notes what was read of an event.
+    fn note(
+        &mut self,
+        event: &sse::Event,
+        read: Result<Flow, Fault>,
+        exchange: &Exchange,
+    ) -> (Flow, Shown) {
         if self.first_token_ms.is_none() && begins_the_answer(event, exchange.partial) {
             self.first_token_ms = Some(milliseconds(self.started.elapsed()));
         }
-        // It went on to the client; nobody here needs it.
-        exchange.partial.text.clear();
         match read {
-            Err(fault) if fault.kind == FailureKind::TooLarge => Ok(Flow::More),
-            read => read,
-        }
-    }
-
-    /// Gives the client what came, or, where a chunk is to be hidden, what of it is complete.
-    fn pass_on(&mut self, bytes: &[u8]) -> Result<(), Stop> {
-        if self.left_at.is_some() {
-            self.drained_bytes += bytes.len();
-            if self.drained_bytes > DRAINED_BYTES_MAX {
-                return Err(Stop::Fault(self.left_in_the_middle()));
-            }
-        }
-        if let Some(held) = &mut self.held {
-            // Only what is new may end an event, with up to three bytes that came before it.
-            let mut from = held.len().saturating_sub(3);
-            held.extend_from_slice(bytes);
-            let mut ready = Vec::new();
-            while let Some(end) = event_end(held, from) {
-                if !is_usage_alone(&held[..end]) {
-                    ready.extend_from_slice(&held[..end]);
+            Ok(flow) if self.hides_usage && is_usage_alone(&event.data) => (flow, Shown::Hidden),
+            Ok(flow) => (flow, Shown::AsItIs),
+            // The client shall hear it in the provider's words, and what comes after.
+            Err(fault) => {
+                if fault.kind == FailureKind::Status {
+                    self.end_by
+                        .get_or_insert_with(|| Instant::now() + AFTER_ERROR_MAX);
                 }
-                held.drain(..end);
-                from = 0;
+                self.fault.get_or_insert(fault);
+                (Flow::More, Shown::Redacted)
             }
-            self.give(&ready);
-        } else {
-            self.give(bytes);
-        }
-        if self.left_at.is_some() && self.drain_max.is_none() {
-            return Err(Stop::Fault(self.left_in_the_middle()));
-        }
-        Ok(())
-    }
-
-    /// Gives the client what is left of an event that did not end.
-    fn give_held(&mut self) {
-        let rest = self.held.as_mut().map(std::mem::take).unwrap_or_default();
-        if !is_usage_alone(&rest) {
-            self.give(&rest);
         }
     }
 
-    fn give(&mut self, bytes: &[u8]) {
-        if !bytes.is_empty() {
-            let is_there = self.taker.piece(bytes);
+    /// Gives the client what is ready for it.
+    fn give(&mut self, head: &AnswerHead, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        if !std::mem::replace(&mut self.begun, true) {
+            let is_there = self.taker.begin(head);
             self.note_presence(is_there);
         }
+        let is_there = self.taker.piece(bytes);
+        self.note_presence(is_there);
     }
 
     fn note_presence(&mut self, is_there: bool) {
         if !is_there && self.left_at.is_none() {
             self.left_at = Some(Instant::now());
         }
-    }
-
-    /// Until when the answer is read on for a client that has left.
-    fn drained_by(&self) -> Option<Instant> {
-        Some(self.left_at? + self.drain_max.unwrap_or_default())
     }
 
     fn left_in_the_middle(&self) -> Fault {
@@ -535,48 +611,48 @@ fn begins_the_answer(event: &sse::Event, partial: &Partial) -> bool {
     !partial.text.is_empty() || other.iter().any(|mark| event.data.contains(mark))
 }
 
-/// Where the first event in `bytes` ends, behind its empty line, looked for from `from` on.
-fn event_end(bytes: &[u8], from: usize) -> Option<usize> {
-    (from..bytes.len()).find_map(|at| {
-        let rest = &bytes[at..];
-        [
-            b"\n\n".as_slice(),
-            b"\r\n\r\n".as_slice(),
-            b"\n\r\n".as_slice(),
-            b"\r\r".as_slice(),
-        ]
-        .iter()
-        .find(|end| rest.starts_with(end))
-        .map(|end| at + end.len())
-    })
+fn event_too_long() -> Stop {
+    let message = format!("an event is longer than {EVENT_BYTES_MAX} bytes");
+    Stop::Fault(Fault::new(FailureKind::TooLarge, message))
 }
 
-/// Whether the event is the chunk that a stream of chat completions ends with where usage is asked
-/// for: no choices, and the usage.
-fn is_usage_alone(event: &[u8]) -> bool {
-    #[derive(Deserialize)]
-    struct Chunk<'a> {
-        choices: Option<Vec<IgnoredAny>>,
-        #[serde(borrow)]
-        usage: Option<&'a RawValue>,
+/// Adds to what is ready for a client.
+fn add(ready: &mut Vec<u8>, piece: &[u8], shown: Shown, exchange: &Exchange) {
+    match shown {
+        Shown::AsItIs => ready.extend_from_slice(piece),
+        Shown::Redacted => ready.extend_from_slice(&redacted(piece, exchange)),
+        Shown::Hidden => {}
     }
-    const NAME: &[u8] = b"\"usage\"";
-    if !event.windows(NAME.len()).any(|part| part == NAME) {
+}
+
+/// The same bytes, the key replaced: some servers repeat it in what they say instead of an answer.
+fn redacted<'b>(bytes: &'b [u8], exchange: &Exchange) -> Cow<'b, [u8]> {
+    let text = String::from_utf8_lossy(bytes);
+    let clean = exchange.clean(&text);
+    if clean == text {
+        Cow::Borrowed(bytes)
+    } else {
+        Cow::Owned(clean.into_bytes())
+    }
+}
+
+/// Whether an event's data is the chunk that a stream of chat completions ends with where usage is
+/// asked for: no choices, and nothing but the usage.
+fn is_usage_alone(data: &str) -> bool {
+    if !data.contains("\"usage\"") {
         return false;
     }
-    let mut parser = sse::Parser::with_limit(EVENT_BYTES_MAX);
-    if parser.push(event).is_err() {
-        return false;
-    }
-    let Some(event) = parser.next().or_else(|| parser.finish()) else {
+    let Ok(chunk) = serde_json::from_str::<BTreeMap<String, &RawValue>>(data) else {
         return false;
     };
-    serde_json::from_str::<Chunk<'_>>(&event.data).is_ok_and(|chunk| {
-        let has_usage = chunk
-            .usage
-            .is_some_and(|usage| usage.get().starts_with('{'));
-        has_usage && chunk.choices.is_some_and(|choices| choices.is_empty())
-    })
+    let raw = |name| chunk.get(name).map_or("", |value| value.get());
+    let choices = serde_json::from_str::<Vec<IgnoredAny>>(raw("choices"));
+    let says_nothing = |(name, value): (&String, &&RawValue)| {
+        CHUNK_FIELDS.contains(&&**name) || value.get() == "null"
+    };
+    raw("usage").starts_with('{')
+        && choices.is_ok_and(|choices| choices.is_empty())
+        && chunk.iter().all(says_nothing)
 }
 
 #[cfg(test)]
@@ -605,20 +681,6 @@ mod tests {
     }
 
     #[test]
-    fn an_event_ends_behind_its_empty_line_however_lines_end() {
-        for (bytes, end) in [
-            ("data: a\n\nrest", Some(9)),
-            ("data: a\r\n\r\nrest", Some(11)),
-            ("data: a\r\rrest", Some(9)),
-            ("data: a\n\r\nrest", Some(10)),
-            ("data: a\ndata: b\n", None),
-            ("data: a\r\n", None),
-        ] {
-            assert_eq!(event_end(bytes.as_bytes(), 0), end, "{bytes:?}");
-        }
-    }
-
-    #[test]
     fn only_the_chunk_with_nothing_but_usage_is_one() {
         for (data, expected) in [
             (r#"{"choices":[],"usage":{"prompt_tokens":1}}"#, true),
@@ -632,9 +694,14 @@ mod tests {
             (r#"{"choices":[],"prompt_filter_results":[]}"#, false),
             ("[DONE]", false),
             (r#"{"usage""#, false),
+            (
+                r#"{"id":"c","object":"chat.completion.chunk","created":1,"model":"m","service_tier":null,"system_fingerprint":"f","obfuscation":"x","choices":[],"usage":{}}"#,
+                true,
+            ),
+            (r#"{"choices":[],"usage":{},"citations":null}"#, true),
+            (r#"{"choices":[],"usage":{},"citations":["a"]}"#, false),
         ] {
-            let event = format!("data: {data}\n\n");
-            assert_eq!(is_usage_alone(event.as_bytes()), expected, "{data}");
+            assert_eq!(is_usage_alone(data), expected, "{data}");
         }
     }
 }

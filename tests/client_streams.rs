@@ -1,0 +1,618 @@
+//! What clients at `/v1` are given of their providers' answers, and what is booked of those that
+//! nobody counted, that broke off, or that nobody waited for.
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use flowledger::event::{Usage, UsageSource};
+use flowledger::gateway::{
+    AnswerHead, CacheMarks, Call, Cancel, Forward, Gateway, Kind, ProviderConfig, Speech, Taker,
+    Timeouts,
+};
+use flowledger::proxy::{Target, Toward};
+use serde_json::{Value, json};
+
+use crate::clients::{Conversation, chat, rows, server, server_with};
+use crate::harness::{DEADLINE, Response, TestServer, agent, chain};
+use crate::upstream::{STREAM_HEAD, Upstream, completion, delta, json_answer};
+
+const CHAT: &str = "/v1/chat/completions";
+const MESSAGES: &str = "/v1/messages";
+/// How providers are asked for: by path, name and model.
+const WAYS: [(&str, &str, &str); 2] = [
+    (CHAT, "openai", "gpt-4o-mini"),
+    (MESSAGES, "anthropic", "claude-haiku-4-5"),
+];
+
+fn event(data: &Value) -> String {
+    format!("data: {data}\n\n")
+}
+
+/// How a message of Anthropic begins: with counts, of which those of the output are none.
+fn message_start() -> String {
+    let usage = json!({"input_tokens": 25, "output_tokens": 1});
+    let message = json!({"model": "claude-haiku-4-5", "content": [], "usage": usage});
+    event(&json!({"type": "message_start", "message": message}))
+}
+
+fn text_delta(text: &str) -> String {
+    let delta = json!({"type": "text_delta", "text": text});
+    event(&json!({"type": "content_block_delta", "index": 0, "delta": delta}))
+}
+
+/// "Once upon" in two events, as a provider says it.
+fn once_upon(provider: &str) -> String {
+    match provider {
+        "openai" => delta("Once") + &delta(" upon"),
+        _ => text_delta("Once") + &text_delta(" upon"),
+    }
+}
+
+fn ask(server: &TestServer, path: &str, model: &str) -> Response {
+    server.post(path, &chat(model, true))
+}
+
+/// An upstream that writes one thing after another, each when it is told to.
+fn patient(steps: &[String]) -> (Upstream, Sender<()>) {
+    let (go, wait) = bounded::<()>(0);
+    let steps = steps.to_vec();
+    let upstream = Upstream::start(move |_, stream| {
+        let _ = stream.write_all(STREAM_HEAD.as_bytes());
+        for (at, step) in steps.iter().enumerate() {
+            if at > 0 && wait.recv_timeout(DEADLINE).is_err() {
+                return;
+            }
+            let _ = stream.write_all(step.as_bytes());
+        }
+    });
+    (upstream, go)
+}
+
+/// An upstream that writes that and leaves the connection open until the test is over.
+pub fn open_ended(text: String) -> (Upstream, Sender<()>) {
+    patient(&[text, String::new()])
+}
+
+/// An upstream that writes that, and then one comment after another until the test is over.
+fn chatty(text: String) -> (Upstream, Sender<()>) {
+    let (end, ended) = bounded::<()>(0);
+    let upstream = Upstream::start(move |_, stream| {
+        let _ = stream.write_all(format!("{STREAM_HEAD}{text}").as_bytes());
+        while !has_ended(&ended, Duration::from_millis(20)) {
+            if stream.write_all(b": keep-alive\n\n").is_err() {
+                return;
+            }
+        }
+    });
+    (upstream, end)
+}
+
+/// Waits for so long, or until the test is over. Gives whether it is.
+fn has_ended(end: &Receiver<()>, time: Duration) -> bool {
+    !matches!(end.recv_timeout(time), Err(RecvTimeoutError::Timeout))
+}
+
+#[test]
+fn what_a_provider_does_not_count_is_booked_as_a_flow_books_it() {
+    let stop = event(&json!({"choices": [{"delta": {}, "finish_reason": "stop"}]}));
+    let end = event(&json!({"type": "message_stop"}));
+    let text = |way: usize| once_upon(WAYS[way].1);
+    // "Hi" has a token, with 6 around it. (which way, what comes, status, input)
+    for (way, answer, status, input) in [
+        (0, text(0) + &stop + "data: [DONE]\n\n", "SUCCESS", 7),
+        (0, text(0), "FAILED", 7),
+        (1, text(1) + &end, "SUCCESS", 7),
+        (1, message_start() + &text(1) + &end, "SUCCESS", 25),
+        (1, message_start() + &text(1), "FAILED", 25),
+    ] {
+        let (path, provider, model) = WAYS[way];
+        let upstream = Upstream::saying(format!("{STREAM_HEAD}{answer}"));
+        let server = server(&upstream);
+        let flow = server.save(&chain("one", &[agent("a", provider, model, "Hi")]));
+        server.run(flow, &json!({}));
+        ask(&server, path, model);
+        let rows = rows(&server, 2);
+        for (name, expected) in [
+            ("status", json!(status)),
+            ("usage_source", json!("estimated")),
+            ("input_tokens", json!(input)),
+            ("output_tokens", json!(2)),
+        ] {
+            assert_eq!(rows[1][name], expected, "{name} of {answer}");
+        }
+        for name in ["status", "usage_source", "total_cost_usd"] {
+            assert_eq!(rows[0][name], rows[1][name], "{name} of {answer}");
+        }
+        for name in ["input_tokens", "output_tokens", "reasoning_tokens"] {
+            assert_eq!(rows[0][name], rows[1][name], "{name} of {answer}");
+        }
+    }
+}
+
+#[test]
+fn what_came_before_a_client_left_is_booked() {
+    for drain_max in [None, Some(Duration::from_millis(100))] {
+        for (path, provider, model) in WAYS {
+            let (begin, input) = match provider {
+                "openai" => (String::new(), 7),
+                _ => (message_start(), 25),
+            };
+            let (upstream, _end) = chatty(begin + &once_upon(provider));
+            let server = server_with(&upstream, |config| {
+                let toward = Toward {
+                    drain_max,
+                    ..Toward::default()
+                };
+                config.proxy.toward.insert(provider.into(), toward);
+            });
+            let mut conversation = Conversation::with(&server);
+            conversation.ask(path, &chat(model, true).to_string());
+            conversation.head();
+            while !conversation.chunk().contains("upon") {}
+            drop(conversation);
+            let row = &rows(&server, 1)[0];
+            for (name, expected) in [
+                ("status", json!("CANCELLED")),
+                ("usage_source", json!("estimated")),
+                ("input_tokens", json!(input)),
+                ("output_tokens", json!(2)),
+            ] {
+                assert_eq!(row[name], expected, "{name}: {drain_max:?}: {row}");
+            }
+            assert!(row["total_cost_usd"].is_number(), "{row}");
+        }
+    }
+}
+
+/// A client that has left when its answer begins to come.
+struct Gone;
+
+impl Taker for Gone {
+    fn whole(&mut self, _: &AnswerHead, _: &[u8]) -> bool {
+        false
+    }
+
+    fn begin(&mut self, _: &AnswerHead) -> bool {
+        false
+    }
+
+    fn piece(&mut self, _: &[u8]) -> bool {
+        false
+    }
+
+    fn end(&mut self, _: bool) {}
+}
+
+#[test]
+fn what_comes_with_the_news_that_the_client_has_left_is_counted() {
+    let usage = json!({"prompt_tokens": 70, "completion_tokens": 20});
+    let counted = event(&json!({"choices": [{"delta": {"content": "x"}}], "usage": usage}));
+    let (upstream, _go) = open_ended(counted);
+    let provider = ProviderConfig {
+        kind: Kind::OpenAi,
+        base_url: upstream.url().to_owned(),
+        api_key: None,
+        missing_key_hint: None,
+        stream_usage: true,
+    };
+    let gateway = Gateway::new([("p".to_owned(), provider)].into(), Timeouts::default());
+    let call = Call {
+        provider: "p".into(),
+        model: "m".into(),
+        system: None,
+        prompt: String::new(),
+        max_tokens: None,
+        temperature: None,
+        stream: true,
+        first_byte_timeout: None,
+        total_timeout: None,
+        cache_marks: CacheMarks::default(),
+    };
+    let forward = Forward {
+        call: &call,
+        speech: Speech::ChatCompletions,
+        texts: &String::new,
+        body: b"{}",
+        headers: &[],
+        key: None,
+        hides_usage: false,
+        drain_max: None,
+    };
+    let not = gateway.forward(&forward, &Cancel::new(), &mut Gone);
+    let failure = not.unwrap_err().failure;
+    let expected = Usage {
+        input_tokens: 70,
+        output_tokens: 20,
+        source: UsageSource::Provider,
+        ..Usage::default()
+    };
+    assert_eq!(failure.usage, expected, "{failure}");
+}
+
+#[test]
+fn a_text_that_is_too_long_to_be_kept_is_estimated_by_its_length() {
+    // 17 tokens each; six MiB together.
+    let line = "The quick brown fox jumps over the lazy dog, and rests for 12 minutes.\n";
+    let (events, lines) = (96, 923);
+    let piece = line.repeat(lines);
+    let upstream = Upstream::start(move |_, stream| {
+        let _ = stream.write_all(STREAM_HEAD.as_bytes());
+        let chunk = event(&json!({"choices": [{"delta": {"content": piece}}]}));
+        for _ in 1..events {
+            let _ = stream.write_all(chunk.as_bytes());
+        }
+        // That it is over is said with the last of the text.
+        let last = json!({"choices": [{"delta": {"content": piece}, "finish_reason": "stop"}]});
+        let _ = stream.write_all(event(&last).as_bytes());
+    });
+    let server = server(&upstream);
+    let text = ask(&server, CHAT, "gpt-4o-mini").text();
+    assert_eq!(text.matches("data: ").count(), events);
+    assert!(!text.contains("error"));
+    let row = &rows(&server, 1)[0];
+    assert_eq!(row["status"], "SUCCESS", "{row}");
+    assert_eq!(row["usage_source"], "estimated", "{row}");
+    let exact = (events * lines * 17) as u64;
+    let output = row["output_tokens"].as_u64().unwrap();
+    assert!(output.abs_diff(exact) * 20 < exact, "{output} for {exact}");
+}
+
+/// The JSON of each event, `[DONE]` but left out.
+fn data_of(text: &str) -> Vec<Value> {
+    let events = text.split_terminator("\n\n");
+    let data = events.map(|event| {
+        let lines = event.lines().filter_map(|line| line.strip_prefix("data: "));
+        lines.collect::<String>()
+    });
+    data.filter(|data| !data.is_empty() && data != "[DONE]")
+        .map(|data| serde_json::from_str(&data).unwrap_or_else(|error| panic!("{error}: {data}")))
+        .collect()
+}
+
+#[test]
+fn half_an_event_is_given_to_nobody_and_whole_ones_at_once() {
+    for (path, provider, model) in WAYS {
+        for asks_for_usage in [false, true] {
+            let half = text_delta("never").replace("\n\n", "");
+            let half = half.split_at(half.len() - 9).0;
+            let text = format!("{}event: x\n{half}", once_upon(provider));
+            let (upstream, go) = open_ended(text);
+            let server = server(&upstream);
+            let mut conversation = Conversation::with(&server);
+            let mut body = chat(model, true);
+            body["stream_options"] = json!({"include_usage": asks_for_usage});
+            conversation.ask(path, &body.to_string());
+            conversation.head();
+            let mut given = String::new();
+            while !given.contains("upon") {
+                given += &conversation.chunk();
+            }
+            assert_eq!(given, once_upon(provider));
+            // Now the connection ends.
+            go.send_timeout((), DEADLINE).unwrap();
+            let rest = conversation.chunks();
+            let told = data_of(&rest);
+            assert_eq!(told.len(), 1, "{rest}");
+            let message = told[0]["error"]["message"].as_str().unwrap();
+            assert!(message.contains("before the answer was complete"), "{rest}");
+            assert_eq!(rows(&server, 1)[0]["status"], "FAILED");
+        }
+    }
+}
+
+#[test]
+fn a_large_event_is_given_whole_and_one_that_is_too_large_not_at_all() {
+    for (bytes, status) in [(5 << 20, "SUCCESS"), (17 << 20, "FAILED")] {
+        let image = json!({"choices": [{"delta": {"image": "A".repeat(bytes)}}]});
+        let large = event(&image) + "data: [DONE]\n\n";
+        let answer = delta("x") + &large;
+        let upstream = Upstream::saying(format!("{STREAM_HEAD}{answer}"));
+        let server = server(&upstream);
+        let text = ask(&server, CHAT, "gpt-4o-mini").text();
+        if status == "SUCCESS" {
+            assert!(text == answer);
+        } else {
+            let told = text.strip_prefix(&delta("x")).unwrap();
+            assert!(told.len() < 1_000, "{} bytes", told.len());
+            let told = &data_of(told)[0]["error"]["message"];
+            assert!(told.as_str().unwrap().contains("an event is longer than"));
+        }
+        let row = &rows(&server, 1)[0];
+        assert_eq!(
+            (&row["status"], &row["output_tokens"]),
+            (&json!(status), &json!(1))
+        );
+    }
+}
+
+#[test]
+fn an_event_that_lacks_its_end_alone_is_given_with_one() {
+    for (last, status) in [
+        ("data: [DONE]", "SUCCESS"),
+        ("data: [DONE]\r\n", "SUCCESS"),
+        ("data: {\"choices\":[{\"delta\":{}}]}", "FAILED"),
+        ("data: {\"error\":{\"message\":\"busy\"}}", "FAILED"),
+    ] {
+        let upstream = Upstream::saying(format!("{STREAM_HEAD}{}{last}", delta("x")));
+        let server = server(&upstream);
+        let text = ask(&server, CHAT, "gpt-4o-mini").text();
+        assert!(text.starts_with(&(delta("x") + last + "\n\n")), "{text}");
+        // Our own word comes after it, unless it was the provider's.
+        data_of(&text.replace('\r', ""));
+        let is_ours = status == "FAILED" && !last.contains("error");
+        assert_eq!(text.contains("before the answer"), is_ours, "{text}");
+        assert_eq!(rows(&server, 1)[0]["status"], status, "{text}");
+    }
+}
+
+#[test]
+fn a_provider_that_breaks_off_in_its_first_event_is_followed_by_the_next() {
+    let upstream = Upstream::start(|body, stream| {
+        let answer = match body.contains("\"bad\"") {
+            true => format!("{STREAM_HEAD}data: {{\"choi"),
+            false => format!("{STREAM_HEAD}{}data: [DONE]\n\n", delta("well")),
+        };
+        let _ = stream.write_all(answer.as_bytes());
+    });
+    let server = server_with(&upstream, |config| {
+        let targets = ["bad", "gpt-4o-mini"].map(|model| Target {
+            provider: "openai".into(),
+            model: model.into(),
+        });
+        config.proxy.aliases.insert("both".into(), targets.into());
+    });
+    let text = ask(&server, CHAT, "both").text();
+    assert_eq!(text, format!("{}data: [DONE]\n\n", delta("well")));
+    let statuses: Vec<Value> = rows(&server, 2)
+        .iter()
+        .map(|row| row["status"].clone())
+        .collect();
+    assert_eq!(statuses, ["FAILED", "SUCCESS"]);
+}
+
+#[test]
+fn what_is_no_stream_of_events_is_passed_on_line_by_line() {
+    let line = "{\"choices\":[]}\n".to_owned();
+    let (upstream, go) = patient(&[line.clone(), line.clone(), String::new()]);
+    let server = server(&upstream);
+    let mut conversation = Conversation::with(&server);
+    conversation.ask(CHAT, &chat("gpt-4o-mini", true).to_string());
+    conversation.head();
+    for _ in 0..2 {
+        assert_eq!(conversation.chunk(), line);
+        go.send_timeout((), DEADLINE).unwrap();
+    }
+    assert!(conversation.chunks().contains("provider_bad_answer"));
+    rows(&server, 1);
+}
+
+#[test]
+fn the_key_is_replaced_in_errors_that_come_with_status_200() {
+    let error = r#"{"type":"error","error":{"type":"t","message":"bad key test-key"}}"#;
+    let clean = error.replace("test-key", "***");
+    let stream = |data: &str| format!("{STREAM_HEAD}{}event: error\ndata: {data}", delta("x"));
+    for answer in [
+        json_answer("200 OK", error),
+        json_answer("200 OK", r#"{"detail":"bad key test-key"}"#),
+        stream(error) + "\n\n",
+        stream(error),
+        stream("bad key test-key\n\n"),
+        format!("{STREAM_HEAD}bad key test-key\n"),
+        format!("{STREAM_HEAD}: bad key test-key\n\n"),
+    ] {
+        let upstream = Upstream::saying(&*answer);
+        let server = server(&upstream);
+        for (path, _, model) in WAYS {
+            let text = ask(&server, path, model).text();
+            assert!(text.contains("bad key ***"), "{answer}: {text}");
+            assert!(!text.contains("test-key"), "{answer}: {text}");
+            if answer.contains(error) {
+                assert!(text.contains(&clean), "{answer}: {text}");
+            }
+        }
+        for row in rows(&server, 2) {
+            assert_eq!(row["status"], "FAILED");
+            assert!(!row.to_string().contains("test-key"), "{row}");
+        }
+    }
+    // What a model says is never changed.
+    let upstream = Upstream::saying(format!(
+        "{STREAM_HEAD}{}data: [DONE]\n\n",
+        delta("test-key")
+    ));
+    let text = ask(&server(&upstream), CHAT, "gpt-4o-mini").text();
+    assert!(text.contains("test-key"), "{text}");
+}
+
+#[test]
+fn comments_show_that_an_answer_will_come_until_the_total_timeout() {
+    let (_end, ended) = bounded::<()>(0);
+    let upstream = Upstream::start(move |body, stream: &mut TcpStream| {
+        let _ = stream.write_all(STREAM_HEAD.as_bytes());
+        let is_endless = body.contains("endless");
+        let comment = b": OPENROUTER PROCESSING\n\n";
+        // Longer than a first byte may take.
+        for _ in 0..if is_endless { 200 } else { 15 } {
+            let is_sent = stream.write_all(comment).is_ok();
+            if !is_sent || has_ended(&ended, Duration::from_millis(100)) {
+                return;
+            }
+        }
+        let answer = delta("well") + "data: [DONE]\n\n";
+        let _ = stream.write_all(answer.as_bytes());
+    });
+    let server = server_with(&upstream, |config| {
+        config.timeouts.first_byte = Duration::from_secs(1);
+        config.timeouts.total = Duration::from_secs(4);
+    });
+    let text = ask(&server, CHAT, "gpt-4o-mini").text();
+    assert!(
+        text.starts_with(": OPENROUTER") && text.contains("well"),
+        "{text}"
+    );
+    let began = Instant::now();
+    let text = ask(&server, CHAT, "endless").text();
+    assert!(text.contains("total timeout"), "{text}");
+    assert!(began.elapsed() < DEADLINE);
+    let rows = rows(&server, 2);
+    assert_eq!(rows[0]["status"], "SUCCESS");
+    assert_eq!(rows[1]["status"], "TIMEOUT");
+}
+
+#[test]
+fn a_comment_is_given_at_once_also_without_an_empty_line() {
+    let comment = ": keep-alive\n".to_owned();
+    let (upstream, go) = patient(&[
+        comment.clone(),
+        comment.clone(),
+        delta("x") + "data: [DONE]\n\n",
+    ]);
+    let server = server(&upstream);
+    let mut conversation = Conversation::with(&server);
+    // Without asking for the usage, whose chunk is hidden.
+    conversation.ask(CHAT, &chat("gpt-4o-mini", true).to_string());
+    conversation.head();
+    for _ in 0..2 {
+        assert_eq!(conversation.chunk(), comment);
+        go.send_timeout((), DEADLINE).unwrap();
+    }
+    assert_eq!(conversation.chunks(), delta("x") + "data: [DONE]\n\n");
+    rows(&server, 1);
+}
+
+#[test]
+fn a_last_chunk_is_hidden_where_it_says_nothing_but_the_usage() {
+    let usage = json!({"prompt_tokens": 7, "completion_tokens": 2});
+    let plain = json!({"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "gpt-4o-mini",
+        "system_fingerprint": "f", "service_tier": null, "citations": null, "choices": [], "usage": usage});
+    let mut cited = plain.clone();
+    cited["citations"] = json!(["https://example.org/"]);
+    for (chunk, is_shown) in [(plain, false), (cited, true)] {
+        let last = event(&chunk);
+        let upstream =
+            Upstream::saying(format!("{STREAM_HEAD}{}{last}data: [DONE]\n\n", delta("x")));
+        let server = server(&upstream);
+        let text = ask(&server, CHAT, "gpt-4o-mini").text();
+        assert_eq!(text.contains(&last), is_shown, "{text}");
+        let row = &rows(&server, 1)[0];
+        assert_eq!(row["usage_source"], "provider");
+        assert_eq!(
+            (&row["input_tokens"], &row["output_tokens"]),
+            (&json!(7), &json!(2))
+        );
+    }
+}
+
+#[test]
+fn an_answer_that_nests_deeper_than_it_is_read_is_passed_on_and_booked() {
+    let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    let counts = r#""usage":{"prompt_tokens":7,"completion_tokens":2}"#;
+    let document = format!(
+        r#"{{"x":{deep},"model":"gpt-4o-mini","choices":[{{"message":{{"content":"a","y":{deep}}}}}],{counts}}}"#
+    );
+    let chunk = format!(r#"{{"x":{deep},"choices":[{{"delta":{{"content":"a"}}}}],{counts}}}"#);
+    let stream = format!("data: {chunk}\n\ndata: [DONE]\n\n");
+    for (answer, body) in [
+        (json_answer("200 OK", &document), &document),
+        (format!("{STREAM_HEAD}{stream}"), &stream),
+    ] {
+        let upstream = Upstream::saying(answer);
+        let server = server(&upstream);
+        let response = ask(&server, CHAT, "gpt-4o-mini");
+        assert!(response.status == 200 && response.text() == *body);
+        let row = &rows(&server, 1)[0];
+        for (name, expected) in [
+            ("status", json!("SUCCESS")),
+            ("usage_source", json!("provider")),
+            ("input_tokens", json!(7)),
+            ("output_tokens", json!(2)),
+        ] {
+            assert_eq!(row[name], expected, "{name}: {row}");
+        }
+    }
+}
+
+#[test]
+fn fields_of_an_answer_that_say_whose_key_it_is_are_kept() {
+    let passed = [
+        ("retry-after", "7"),
+        ("request-id", "r1"),
+        ("x-request-id", "r2"),
+        ("x-should-retry", "true"),
+        ("openai-processing-ms", "12"),
+        ("openai-version", "2020-10-01"),
+        ("openai-model", "m"),
+        ("x-ratelimit-remaining-tokens", "9"),
+        ("anthropic-ratelimit-tokens-remaining", "9"),
+    ];
+    let kept = [
+        ("openai-organization", "owner"),
+        ("openai-project", "proj_1"),
+        ("anthropic-organization-id", "owner"),
+        ("set-cookie", "a=b"),
+    ];
+    let fields: String = passed
+        .iter()
+        .chain(&kept)
+        .map(|(name, value)| format!("{name}: {value}\r\n"))
+        .collect();
+    let with = |answer: &str| answer.replacen("content-type", &format!("{fields}content-type"), 1);
+    let stream = format!("{STREAM_HEAD}{}data: [DONE]\n\n", delta("x"));
+    for answer in [completion("x", 1, 1), json_answer("429 Slow", "{}"), stream] {
+        let upstream = Upstream::saying(with(&answer));
+        let response = ask(&server(&upstream), CHAT, "gpt-4o-mini");
+        for (name, value) in passed {
+            assert_eq!(response.header(name), Some(value), "{name}");
+        }
+        for (name, _) in kept {
+            assert_eq!(response.header(name), None, "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_long_error_is_passed_on_whole_or_told_in_our_own_words() {
+    for (path, _, model) in WAYS {
+        for (bytes, status) in [(300 << 10, 400), (2 << 20, 502)] {
+            let message = "no ".repeat(bytes / 3);
+            let body = json!({"type": "error", "error": {"message": message}}).to_string();
+            let upstream = Upstream::saying(json_answer("400 Bad Request", &body));
+            let server = server(&upstream);
+            let response = ask(&server, path, model);
+            assert_eq!(response.status, status);
+            let said = response.json()["error"]["message"].clone();
+            let said = said.as_str().unwrap();
+            if status == 400 {
+                assert!(said == message);
+            } else {
+                assert!(said.contains("answered with status 400"), "{said}");
+            }
+            let row = &rows(&server, 1)[0];
+            let message = row["error_message"].as_str().unwrap();
+            assert!(message.contains("status 400: ") && message.len() < 2_000);
+            assert_eq!(row["total_cost_usd"], 0);
+        }
+    }
+}
+
+#[test]
+fn an_error_on_a_stream_that_stays_open_ends_it() {
+    let error = event(&json!({"type": "error", "error": {"message": "overloaded"}}));
+    for (upstream, _end) in [open_ended(error.clone()), chatty(error)] {
+        let server = server(&upstream);
+        for (path, _, model) in WAYS {
+            let began = Instant::now();
+            let text = ask(&server, path, model).text();
+            assert!(began.elapsed() < DEADLINE);
+            assert_eq!(text.matches("overloaded").count(), 1, "{text}");
+            assert_eq!(text.matches("error\"").count(), 2, "{text}");
+        }
+        for row in rows(&server, 2) {
+            let message = row["error_message"].as_str().unwrap();
+            assert_eq!(row["status"], "FAILED", "{row}");
+            assert!(message.ends_with("reported an error: overloaded"), "{row}");
+        }
+    }
+}
