@@ -395,6 +395,12 @@ impl Gateway {
         }
     }
 
+    /// Who answers under a provider's name: the protocol that it speaks, and where it is.
+    pub fn server_of(&self, provider: &str) -> Option<(Kind, &str)> {
+        let provider = self.providers.get(provider)?;
+        Some((provider.kind, provider.base_url()))
+    }
+
     /// Gives a call its turn among those of its provider. Its tokens are taken to be one for every
     /// four bytes of its prompt, and as many as its answer may have, or [`ANSWER_TOKENS_PACED`].
     pub fn turn(&self, call: &Call) -> Turn {

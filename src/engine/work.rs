@@ -405,7 +405,7 @@ impl Worker {
         if let Some(age_max) = agent.cache_age
             && buying.is_none()
         {
-            let key = answers::key_of(&call);
+            let key = answers::key_of(&call, self.gateway.server_of(&call.provider));
             match self.answers.look(key, age_max, Timestamp::now()) {
                 Ok(Found::Answer(bought)) => {
                     return cached(job, agent, &call, &bought, changes);

@@ -112,7 +112,8 @@ impl Proxy {
             operation.protocol.name(),
             call.provider,
             call.model,
-            operation.client.key_name,
+            self.gateway.server_of(&call.provider),
+            operation.client.key_id,
             own.map(|own| own.key.hash()),
             effective,
             // Two requests that differ in this alone are the same to the provider.
