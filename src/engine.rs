@@ -152,6 +152,7 @@ impl Engine {
             hub,
             gateway: Arc::clone(&gateway),
             answers: Answers::new(Arc::clone(&store)),
+            store: Arc::clone(&store),
         };
         let open = Arc::new(AtomicUsize::new(0));
         let engine = Self {

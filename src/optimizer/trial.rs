@@ -294,7 +294,7 @@ impl Trials {
                 wait.as_secs()
             ));
         }
-        if !wait.is_zero() && cancel.wait(wait) {
+        if !turn.come(cancel) {
             return failed(Error::Stopping.to_string());
         }
         let at = Timestamp::now();
