@@ -11,13 +11,17 @@ use sha2::{Digest, Sha256};
 
 use crate::error::Result;
 use crate::event::{Timestamp, hex};
-use crate::gateway::Call;
+use crate::gateway::{Call, Kind};
 use crate::store::{Bought, Store};
 
 /// How many of the newest answers are kept here: as many calls as there may be, twice over.
 const NEWEST_MAX: usize = 200;
 /// How many bytes of text they may have together: the largest answers are of 4 MiB each.
 const NEWEST_BYTES_MAX: usize = 64 << 20;
+
+/// An answer from later than now, by so many milliseconds at most, may still be taken: clocks are
+/// corrected. One from later still is of a clock that was ahead, and nobody knows how old it is.
+const AHEAD_MAX_MS: i64 = 60 * 1000;
 
 /// How long to wait before looking again whether the same call, made by another, is over.
 pub const SAME_CALL_POLL: Duration = Duration::from_millis(50);
@@ -69,8 +73,10 @@ impl Answers {
     pub fn look(&self, key: String, age_max: Duration, now: Timestamp) -> Result<Found> {
         let age_max_ms = i64::try_from(age_max.as_millis()).unwrap_or(i64::MAX);
         let since = Timestamp(now.0.saturating_sub(age_max_ms));
+        let until = Timestamp(now.0.saturating_add(AHEAD_MAX_MS));
         let mut state = self.state();
-        let is_it = |bought: &&Arc<Bought>| bought.key == key && bought.at >= since;
+        let is_it =
+            |bought: &&Arc<Bought>| bought.key == key && (since..=until).contains(&bought.at);
         if let Some(bought) = state.newest.iter().rev().find(is_it) {
             return Ok(Found::Answer(Arc::clone(bought)));
         }
@@ -78,7 +84,7 @@ impl Answers {
             return Ok(Found::UnderWay);
         }
         // Under the lock, so that of two who ask at once one buys.
-        if let Some(bought) = self.store.answer(&key, since)? {
+        if let Some(bought) = self.store.answer(&key, since, until)? {
             return Ok(Found::Answer(Arc::new(bought)));
         }
         state.under_way.insert(key.clone());
@@ -120,11 +126,12 @@ impl Drop for Buying {
 }
 
 /// What the answer to a node's call is found under: SHA-256 of all that it depends on, in hexadecimal.
-/// What is marked for the provider's cache is not among it: it changes what a call costs, not what is
-/// asked.
-pub fn key_of(call: &Call) -> String {
+/// `server` is who answers under the provider's name. What is marked for the provider's cache is not
+/// among it: it changes what a call costs, not what is asked.
+pub fn key_of(call: &Call, server: Option<(Kind, &str)>) -> String {
     let all = serde_json::json!([
         call.provider,
+        server,
         call.model,
         call.system,
         call.prompt,
@@ -160,7 +167,11 @@ mod tests {
         let (store, _writer) = Store::open(dir.path()).unwrap();
         let answers = Answers::new(Arc::new(store));
         let age_max = Duration::from_secs(60);
-        let look = |call: &Call| answers.look(key_of(call), age_max, Timestamp(0)).unwrap();
+        let look = |call: &Call| {
+            answers
+                .look(key_of(call, None), age_max, Timestamp(0))
+                .unwrap()
+        };
         for at in 0..40 {
             let call = call(at.to_string());
             let Found::Nothing(buying) = look(&call) else {

@@ -31,7 +31,7 @@ use self::work::{Job, Outcome, Worker};
 use crate::answers::Answers;
 use crate::booking::lost_call;
 use crate::error::{Error, Result};
-use crate::event::{LedgerEntry, RunId, RunStatus, Timestamp};
+use crate::event::{RunId, RunStatus, Timestamp};
 use crate::flow::{Graph, TEMPLATE_STACK_BYTES_MIN};
 use crate::gateway::Gateway;
 use crate::hub::Hub;
@@ -41,8 +41,10 @@ use crate::threads::{Awaited, OnFatal, Pool, Wait, answer, vital};
 
 /// Stack of a worker: TLS handshakes and template rendering are its deepest work.
 const WORKER_STACK_BYTES: usize = TEMPLATE_STACK_BYTES_MIN;
-/// How often a run whose end could not be written is tried again.
+/// How often what could not be written is tried again: the end of a run, a lost call.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// How many calls that an earlier process left behind are settled in one transaction.
+const LOST_CALLS_STEP: usize = 100;
 /// The largest input of a run, as JSON, in bytes.
 const INPUT_BYTES_MAX: usize = 1 << 20;
 
@@ -90,6 +92,8 @@ enum Happening {
     Saved { run_id: RunId, result: Result<()> },
     /// A step of a run could not be written.
     Unwritten { run_id: RunId, changes: Vec<Change> },
+    /// Calls that an earlier process left behind are settled, or could not be.
+    LostCalls { ids: Vec<i64>, result: Result<()> },
     /// The server stops.
     Shutdown,
 }
@@ -128,8 +132,9 @@ impl Accepted {
 }
 
 impl Engine {
-    /// Starts the engine's thread and settles calls that an earlier process left behind. With
-    /// `goes_on` it goes on with the runs of that process, too.
+    /// Starts the engine's thread and settles calls that an earlier process left behind; where the
+    /// disk refuses that, later, and before anything is run. With `goes_on` it goes on with the runs
+    /// of that process, too.
     pub fn start(
         store: Arc<Store>,
         journal: Journal,
@@ -147,6 +152,7 @@ impl Engine {
             hub,
             gateway: Arc::clone(&gateway),
             answers: Answers::new(Arc::clone(&store)),
+            store: Arc::clone(&store),
         };
         let open = Arc::new(AtomicUsize::new(0));
         let engine = Self {
@@ -158,7 +164,7 @@ impl Engine {
             open: Arc::clone(&open),
             limits,
         };
-        engine.settle_lost_calls()?;
+        let lost_calls = engine.settle_lost_calls()?;
         let left_over = if goes_on {
             engine.store.open_runs()?
         } else {
@@ -168,6 +174,11 @@ impl Engine {
             log::warn!("{} runs of the last process go on", left_over.len());
         }
         open.store(left_over.len(), Ordering::SeqCst);
+        let (left_over, held_back) = if lost_calls.is_empty() {
+            (left_over, Vec::new())
+        } else {
+            (Vec::new(), left_over)
+        };
         let state = State {
             engine: engine.clone(),
             happenings,
@@ -181,6 +192,9 @@ impl Engine {
             calls: 0,
             unsaved: Vec::new(),
             lost: Vec::new(),
+            lost_calls,
+            lost_calls_under_way: 0,
+            held_back,
             retried_at: Instant::now(),
             open,
             stopping: false,
@@ -370,20 +384,33 @@ impl Engine {
         self.happenings.send(happening).map_err(|_| Error::Stopping)
     }
 
-    fn settle_lost_calls(&self) -> Result<()> {
-        let at = Timestamp::now();
+    /// Settles calls that an earlier process left behind. Gives those that the disk refuses.
+    fn settle_lost_calls(&self) -> Result<Vec<Vec<i64>>> {
         let lost = self.store.pending_calls()?;
-        for rows in lost.chunks(100) {
-            let settle = |row: &LedgerEntry| Change::SettleCall(lost_call(row.id, at));
-            self.journal.commit(rows.iter().map(settle).collect())?;
+        if lost.is_empty() {
+            return Ok(Vec::new());
         }
-        if !lost.is_empty() {
-            log::warn!(
-                "the last process ended during {} calls, which are UNKNOWN now",
-                lost.len()
-            );
+        log::warn!(
+            "the last process ended during {} calls, which are UNKNOWN now",
+            lost.len()
+        );
+        let ids: Vec<i64> = lost.iter().map(|row| row.id).collect();
+        let mut steps = ids.chunks(LOST_CALLS_STEP);
+        while let Some(ids) = steps.next() {
+            match self.journal.commit(settle_lost(ids)) {
+                Ok(_) => {}
+                Err(error @ Error::Disk(_)) => {
+                    log::error!(
+                        "that cannot be written, and nothing is run before it is; what is stored \
+                         can be read: {error}"
+                    );
+                    let left = std::iter::once(ids).chain(steps);
+                    return Ok(left.map(<[i64]>::to_vec).collect());
+                }
+                Err(error) => return Err(error),
+            }
         }
-        Ok(())
+        Ok(Vec::new())
     }
 
     /// A run that is not over, as the database has it. One whose graph cannot run any more (its
@@ -485,6 +512,12 @@ struct State {
     /// Steps that could not be written; they go with the run's next call or its end, if one comes
     /// before they are tried again.
     lost: Vec<(RunId, Vec<Change>)>,
+    /// Calls of an earlier process that could not be settled. Nothing is run before they are.
+    lost_calls: Vec<Vec<i64>>,
+    /// How many more such lists are on their way to the journal.
+    lost_calls_under_way: usize,
+    /// Runs of that process, which wait for it.
+    held_back: Vec<LeftOver>,
     retried_at: Instant,
     open: Arc<AtomicUsize>,
     stopping: bool,
@@ -506,6 +539,7 @@ impl State {
                 }
                 Ok(Happening::Saved { run_id, result }) => self.saved(&run_id, result),
                 Ok(Happening::Unwritten { run_id, changes }) => self.lost.push((run_id, changes)),
+                Ok(Happening::LostCalls { ids, result }) => self.lost_calls_settled(ids, result),
                 Ok(Happening::Shutdown) => self.stop(),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -523,7 +557,8 @@ impl State {
 
     /// How long nothing needs to be done.
     fn patience(&self) -> Duration {
-        let patience = if self.unsaved.is_empty() && self.lost.is_empty() {
+        let is_written = self.unsaved.is_empty() && self.lost.is_empty();
+        let patience = if is_written && self.lost_calls.is_empty() {
             Duration::from_secs(3600)
         } else {
             RETRY_INTERVAL
@@ -598,7 +633,8 @@ impl State {
 
     /// Hands nodes to workers, one from each run in turn, while calls may be made.
     fn dispatch(&mut self) {
-        while self.calls < self.engine.limits.calls && !self.stopping {
+        let is_held_back = self.waits_for_lost_calls();
+        while self.calls < self.engine.limits.calls && !self.stopping && !is_held_back {
             let Some(run_id) = self.ready.pop_front() else {
                 break;
             };
@@ -749,7 +785,7 @@ impl State {
     fn saved(&mut self, run_id: &RunId, result: Result<()>) {
         match result {
             Ok(()) => {}
-            Err(error) if may_pass(&error) => {
+            Err(error) if error.may_pass() => {
                 log::error!("the end of run {run_id} cannot be written, trying again: {error}");
                 for unsaved in self.unsaved.iter_mut().filter(|one| one.run_id == *run_id) {
                     unsaved.has_failed = true;
@@ -781,6 +817,40 @@ impl State {
         for unsaved in failed {
             self.save(unsaved.run_id, unsaved.changes);
         }
+        self.settle_lost_calls();
+    }
+
+    fn settle_lost_calls(&mut self) {
+        for ids in std::mem::take(&mut self.lost_calls) {
+            self.lost_calls_under_way += 1;
+            let changes = settle_lost(&ids);
+            let happenings = self.happenings.clone();
+            let done = Box::new(move |result: Result<_>| {
+                let result = result.map(drop);
+                let _ = happenings.send(Happening::LostCalls { ids, result });
+            });
+            // A journal that has ended leaves them to the next start.
+            let _ = self.journal.submit(changes, done);
+        }
+    }
+
+    fn lost_calls_settled(&mut self, ids: Vec<i64>, result: Result<()>) {
+        self.lost_calls_under_way -= 1;
+        match result {
+            Ok(()) => {}
+            Err(error) if error.may_pass() => self.lost_calls.push(ids),
+            Err(error) => log::error!("calls of the last process were not settled: {error}"),
+        }
+        if !self.waits_for_lost_calls() {
+            log::warn!("calls of the last process are settled; runs go on");
+            for run in std::mem::take(&mut self.held_back) {
+                self.take_over(run);
+            }
+        }
+    }
+
+    fn waits_for_lost_calls(&self) -> bool {
+        self.lost_calls_under_way > 0 || !self.lost_calls.is_empty()
     }
 
     /// Hands changes over that nobody waits for.
@@ -793,7 +863,7 @@ impl State {
         let done = Box::new(move |result: Result<_>| {
             let Err(error) = result else { return };
             log::error!("a step of run {run_id} cannot be written: {error}");
-            if may_pass(&error) {
+            if error.may_pass() {
                 let changes = again;
                 let _ = happenings.send(Happening::Unwritten { run_id, changes });
             }
@@ -810,17 +880,14 @@ impl State {
     }
 }
 
+fn settle_lost(ids: &[i64]) -> Vec<Change> {
+    let at = Timestamp::now();
+    let settle = |id: &i64| Change::SettleCall(lost_call(*id, at));
+    ids.iter().map(settle).collect()
+}
+
 /// Takes out what of a run could not be written.
 fn take_lost(lost: &mut Vec<(RunId, Vec<Change>)>, run_id: &RunId) -> Vec<Change> {
     let of_run = lost.extract_if(.., |(of, _)| of == run_id);
     of_run.flat_map(|(_, changes)| changes).collect()
-}
-
-/// Whether what the journal failed with is the database's trouble (a full disk) and not a change
-/// that can never be written.
-fn may_pass(error: &Error) -> bool {
-    matches!(
-        error,
-        Error::Internal { .. } | Error::Store(_) | Error::Disk(_)
-    )
 }

@@ -78,6 +78,12 @@ pub enum Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
+    /// Whether what the journal failed with is the database's trouble (a full disk) and not a change
+    /// that can never be written.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Internal { .. } | Self::Store(_) | Self::Disk(_))
+    }
+
     /// An invalid input with one fault.
     pub fn invalid(message: impl Into<String>, field: &str, fault: impl Into<String>) -> Self {
         Self::Invalid {

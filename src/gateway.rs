@@ -49,6 +49,7 @@ use dialect::{Fault, Partial};
 use fetch::Fetcher;
 pub use fetch::{ANSWER_BYTES_MAX as FETCHED_BYTES_MAX, Fetch, FetchFailure, FetchRules, Fetched};
 pub use forward::{AnswerHead, ClientKey, Forward, NotForwarded, Speech, Taker};
+use pace::Side;
 pub use pace::{Pace, REQUESTS_MAX as REQUESTS_PER_MINUTE_MAX, Rate, Turn};
 pub use prices::{COST_MAX, Prices, Quote};
 use transport::Scope;
@@ -414,18 +415,28 @@ impl Gateway {
         }
     }
 
+    /// Who answers under a provider's name: the protocol that it speaks, and where it is.
+    pub fn server_of(&self, provider: &str) -> Option<(Kind, &str)> {
+        let provider = self.providers.get(provider)?;
+        Some((provider.kind, provider.base_url()))
+    }
+
     /// Gives a call its turn among those of its provider. Its tokens are taken to be one for every
     /// four bytes of its prompt, and as many as its answer may have, or [`ANSWER_TOKENS_PACED`].
     pub fn turn(&self, call: &Call) -> Turn {
         let bytes = call.prompt.len() + call.system.as_ref().map_or(0, String::len);
-        self.turn_for(call, bytes as u64)
+        self.give_turn(call, Side::Flows, bytes as u64)
     }
 
-    /// As [`Gateway::turn`], for a call whose prompt is elsewhere.
+    /// As [`Gateway::turn`], for the call of a client, whose prompt is elsewhere.
     pub fn turn_for(&self, call: &Call, prompt_bytes: u64) -> Turn {
+        self.give_turn(call, Side::Clients, prompt_bytes)
+    }
+
+    fn give_turn(&self, call: &Call, side: Side, prompt_bytes: u64) -> Turn {
         let answer = call.max_tokens.unwrap_or(ANSWER_TOKENS_PACED);
         let tokens = prompt_bytes / 4 + u64::from(answer);
-        self.pace.give(&call.provider, tokens, Instant::now())
+        self.pace.give(&call.provider, side, tokens)
     }
 
     /// Computes costs with these prices instead of the built-in ones.

@@ -5,6 +5,7 @@
 //! whoever waited. So viewers are never told of something that did not happen, the order of `seq`
 //! is the order of broadcasts, and the busier the server, the cheaper a row (group commit).
 
+mod ages;
 mod announce;
 mod calls;
 
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
+use self::ages::AgeClock;
 pub use self::calls::{Calls, Model, OfModel};
 use crate::error::{Error, Result};
 use crate::event::{Event, RunId, Seq, Timestamp, encode};
@@ -107,11 +109,13 @@ impl Journal {
         copying.spawn("checkpoint", CHECKPOINT_STACK_BYTES, move || {
             checkpointer.run();
         })?;
+        let newest = writer.newest_moment()?;
         let state = State {
             calls: calls.clone(),
             writer,
             publisher,
             retention,
+            ages: AgeClock::new(newest, Timestamp::now(), Instant::now()),
             pruned_at: Instant::now(),
             prune_after: PRUNE_INTERVAL,
             too_many_upto: None,
@@ -201,6 +205,8 @@ struct State {
     writer: Writer,
     publisher: Box<dyn Publish>,
     retention: Retention,
+    /// What is removed by its age is removed by this clock.
+    ages: AgeClock,
     pruned_at: Instant,
     /// How long after that it is time again.
     prune_after: Duration,
@@ -311,7 +317,8 @@ impl State {
         }
         self.pruned_at = Instant::now();
         self.prune_after = PRUNE_INTERVAL;
-        let before = Timestamp(Timestamp::now().0 - EVENT_AGE_MAX_MS);
+        let now = self.ages.now(Timestamp::now(), Instant::now());
+        let before = Timestamp(now.0.saturating_sub(EVENT_AGE_MAX_MS));
         let pruned = self
             .writer
             .prune_events(EVENTS_MAX, before, PRUNE_STEP)
@@ -344,15 +351,15 @@ impl State {
             Ok(_) => {}
             Err(error) => log::warn!("what ledger rows hold cannot be noted: {error}"),
         }
-        match self.prune_runs() {
+        match self.prune_runs(now) {
             Ok(PRUNE_RUNS_STEP) => self.prune_after = PRUNE_INTERVAL_BEHIND,
             Ok(_) => {}
             Err(error) => log::warn!("old runs cannot be removed: {error}"),
         }
-        if let Err(error) = self.prune_answers() {
+        if let Err(error) = self.prune_answers(now) {
             log::warn!("old answers cannot be removed: {error}");
         }
-        if let Err(error) = self.writer.prune_hook_keys(Timestamp::now(), PRUNE_STEP) {
+        if let Err(error) = self.writer.prune_hook_keys(now, PRUNE_STEP) {
             log::warn!("old keys of deliveries cannot be removed: {error}");
         }
     }
@@ -382,9 +389,8 @@ impl State {
         Ok(was_one)
     }
 
-    fn prune_answers(&mut self) -> Result<()> {
+    fn prune_answers(&mut self, now: Timestamp) -> Result<()> {
         let too_many = self.answer_bytes_too_many > 0;
-        let now = Timestamp::now();
         let (count, bytes) = self.writer.prune_answers(too_many, now, PRUNE_RUNS_STEP)?;
         self.answer_bytes_too_many -= bytes;
         if count == PRUNE_RUNS_STEP {
@@ -393,10 +399,10 @@ impl State {
         Ok(())
     }
 
-    fn prune_runs(&mut self) -> Result<usize> {
+    fn prune_runs(&mut self, now: Timestamp) -> Result<usize> {
         let run_age = self.retention.run_age;
         let age_ms = i64::try_from(run_age.as_millis()).unwrap_or(i64::MAX);
-        let before = Timestamp(Timestamp::now().0.saturating_sub(age_ms));
+        let before = Timestamp(now.0.saturating_sub(age_ms));
         let upto = self.too_many_upto.as_deref();
         self.writer.prune_runs(upto, before, PRUNE_RUNS_STEP)
     }

@@ -296,10 +296,10 @@ impl Proxy {
                 return Ok(Client::default());
             }
             match self.keys.find(&offered) {
-                Found::Valid(name) => {
-                    let key_name = Some(name.to_string());
+                Found::Valid { id, name } => {
                     return Ok(Client {
-                        key_name,
+                        key_id: Some(id),
+                        key_name: Some(name.to_string()),
                         own: None,
                     });
                 }
@@ -324,8 +324,8 @@ impl Proxy {
             return Err(Refusal::new(401, "invalid_api_key", message));
         }
         Ok(Client {
-            key_name: None,
             own,
+            ..Client::default()
         })
     }
 }
@@ -370,7 +370,9 @@ impl Direct for Proxy {
 /// Who asks.
 #[derive(Clone, Debug, Default)]
 struct Client {
-    /// The name of its virtual key.
+    /// The number of its virtual key, which no other ever has.
+    key_id: Option<i64>,
+    /// The name of it.
     key_name: Option<String>,
     /// The key that it came with, where that is none of ours.
     own: Option<ClientKey>,

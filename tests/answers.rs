@@ -108,6 +108,33 @@ fn an_answer_that_is_too_old_or_to_another_call_is_not_taken() {
 }
 
 #[test]
+fn an_answer_of_another_server_or_from_later_than_now_is_not_taken() {
+    let upstreams = ["old", "new"].map(|text| Upstream::saying(completion(text, 1, 1)));
+    let mut server = server(&upstreams[0]);
+    let flow = server.save(&chain("One", &[asking("x", &json!(true))]));
+    let ask = |server: &TestServer| {
+        let run = server.run(flow, &json!({}));
+        run["nodes"][0]["output"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(ask(&server), "old");
+    let url = upstreams[1].url().to_owned();
+    server.configure(|config| add_provider(config, "openai", Kind::OpenAi, &url));
+    server.start_again();
+    assert_eq!([ask(&server), ask(&server)], ["new", "new"]);
+    assert_eq!(upstreams[1].count(), 1);
+
+    // The clock was an hour ahead when both were bought.
+    server.stop();
+    let database = rusqlite::Connection::open(server.data().join("flowledger.db")).unwrap();
+    let later = "UPDATE answers SET created_ms = created_ms + 3600000";
+    assert_eq!(database.execute(later, []).unwrap(), 2);
+    drop(database);
+    server.start_again();
+    assert_eq!([ask(&server), ask(&server)], ["new", "new"]);
+    assert_eq!(upstreams[1].count(), 2);
+}
+
+#[test]
 fn of_those_who_ask_the_same_at_once_one_buys_and_the_others_wait_for_it() {
     let (asked, questions) = crossbeam_channel::unbounded();
     let (leave, left) = crossbeam_channel::unbounded::<()>();

@@ -243,6 +243,48 @@ fn what_one_key_has_bought_is_not_shown_to_another() {
 }
 
 #[test]
+fn what_a_key_has_bought_that_was_removed_is_not_shown_to_another_of_its_name() {
+    let upstream = Upstream::saying(completion("well", 1, 1));
+    let server = server(&upstream);
+    for _ in 0..2 {
+        let made = server.post("/api/keys", &json!({"name": "bot"})).json();
+        let bearer = format!("Bearer {}", made["key"].as_str().unwrap());
+        let headers = [("authorization", bearer.as_str())];
+        let sent = || was_cached(&ask_with(&server, CHAT, &chat("x", false), &headers));
+        assert_eq!((sent(), sent()), (false, true));
+        let path = format!("/api/keys/{}", made["id"]);
+        assert_eq!(server.request("DELETE", &path, &[], b"").status, 204);
+    }
+    assert_eq!(upstream.count(), 2);
+}
+
+#[test]
+fn an_answer_of_another_server_or_from_later_than_now_is_not_taken() {
+    let upstreams = ["old", "new"].map(|text| Upstream::saying(completion(text, 1, 1)));
+    let mut server = server(&upstreams[0]);
+    let body = chat("x", false);
+    assert!(!was_cached(&ask(&server, &body)));
+    let url = upstreams[1].url().to_owned();
+    server.configure(|config| add_provider(config, "openai", Kind::OpenAi, &url));
+    server.start_again();
+    assert!(!was_cached(&ask(&server, &body)));
+    let again = ask(&server, &body);
+    assert!(was_cached(&again) && again.text().contains("new"));
+
+    // The clock was an hour ahead when both were bought.
+    server.stop();
+    let database = rusqlite::Connection::open(server.data().join("flowledger.db")).unwrap();
+    let later = "UPDATE answers SET created_ms = created_ms + 3600000";
+    assert_eq!(database.execute(later, []).unwrap(), 2);
+    drop(database);
+    server.start_again();
+    assert!(!was_cached(&ask(&server, &body)));
+    assert!(was_cached(&ask(&server, &body)));
+    let counts = upstreams.map(|upstream| upstream.count());
+    assert_eq!(counts, [1, 2]);
+}
+
+#[test]
 fn a_clients_own_key_has_answers_of_its_own_where_the_provider_gets_it() {
     let upstream = Upstream::saying(completion("well", 1, 1));
     let server = server_with(&upstream, |config| {

@@ -2,6 +2,7 @@
 //! beyond which the system refuses to write as it does on a full disk.
 
 use std::io::Write;
+use std::process::Command;
 
 use crossbeam_channel::bounded;
 use serde_json::{Value, json};
@@ -10,14 +11,33 @@ use crate::binary::{Home, Served, verify};
 use crate::harness::{DEADLINE, agent, eventually};
 use crate::upstream::{Upstream, completion};
 
-/// A server whose provider `openai` is this one.
-fn served(home: &Home, upstream: &Upstream) -> Served {
+/// The command of a server whose provider `openai` is this one.
+fn serve(home: &Home, upstream: &Upstream) -> Command {
     let config = format!(
         "[providers.openai]\nkind = \"openai\"\nbase_url = \"{}\"\napi_key = \"k\"\n",
         upstream.url()
     );
     let config = home.write("flowledger.toml", config);
-    Served::start(home.serve().args(["--config", config.to_str().unwrap()]))
+    let mut command = home.serve();
+    command.args(["--config", config.to_str().unwrap()]);
+    command
+}
+
+fn served(home: &Home, upstream: &Upstream) -> Served {
+    Served::start(&mut serve(home, upstream))
+}
+
+/// The command, begun with files that may become so large, in KiB.
+fn limited(command: &Command, kib: u64) -> Command {
+    let mut limited = Command::new("/bin/sh");
+    // In blocks of 512 bytes.
+    let script = format!("ulimit -S -f {}; exec \"$0\" \"$@\"", 2 * kib);
+    limited.args(["-c", &script]).arg(command.get_program());
+    limited.args(command.get_args()).env_clear();
+    limited.current_dir(command.get_current_dir().unwrap());
+    let variables = command.get_envs();
+    limited.envs(variables.filter_map(|(name, value)| Some((name, value?))));
+    limited
 }
 
 fn flow_of(prompt: &str) -> Value {
@@ -115,6 +135,61 @@ fn a_full_disk_refuses_calls_before_they_are_made_and_what_is_under_way_is_writt
     let run = served.post(&wait(quick), &json!({}));
     assert_eq!(run.json()["status"], "COMPLETED", "{}", run.text());
     assert_eq!(rows(&served).len(), 4);
+    served.running.signal("TERM");
+    assert_eq!(served.running.end().code, Some(0));
+    verify(&home.data());
+}
+
+#[test]
+fn a_start_on_a_full_disk_shows_what_there_is_and_goes_on_with_the_rest_when_there_is_room() {
+    let (release, held) = bounded::<()>(0);
+    let upstream = Upstream::start(move |body, stream| {
+        if body.contains("held") {
+            let _ = held.recv_timeout(DEADLINE);
+        }
+        let _ = stream.write_all(completion("well", 10, 2).as_bytes());
+    });
+    let home = Home::new();
+    let mut served = served(&home, &upstream);
+    let (quick, slow) = (
+        served.save(&flow_of("quick")),
+        served.save(&flow_of("held")),
+    );
+    let wait = |flow| format!("/api/flows/{flow}/execute?wait=true");
+    let run = served.post(&wait(quick), &json!({}));
+    assert_eq!(run.json()["status"], "COMPLETED", "{}", run.text());
+    let under_way = served.execute(slow);
+    eventually("the call is made", || upstream.count() == 2);
+    let before = rows(&served);
+    served.running.kill();
+    drop(release);
+
+    // As much as the index of the log takes, of which there is more already.
+    let mut command = limited(&serve(&home, &upstream), 32);
+    let mut served = Served::start(&mut command);
+    if !served.running.stderr.contains("cannot be written") {
+        served.running.until_stderr("cannot be written");
+    }
+    assert_eq!(rows(&served), before);
+    for (path, body, code) in [
+        (wait(quick), json!({}), "disk"),
+        ("/v1/chat/completions".into(), chat(), "ledger"),
+    ] {
+        let refused = served.post(&path, &body);
+        assert_eq!(refused.status, 503, "{path}: {}", refused.text());
+        assert_eq!(refused.json()["error"]["code"], code);
+    }
+    let path = format!("/api/runs/{under_way}");
+    assert_eq!(served.get(&path)["status"], "RUNNING");
+    assert_eq!(upstream.count(), 2);
+
+    served.running.limit_files(None);
+    eventually("the run has gone on", || {
+        served.get(&path)["status"] == "COMPLETED"
+    });
+    let rows = rows(&served);
+    let statuses: Vec<&Value> = rows.iter().map(|row| &row["status"]).collect();
+    assert_eq!(statuses, ["SUCCESS", "UNKNOWN", "SUCCESS"]);
     served.running.signal("TERM");
     assert_eq!(served.running.end().code, Some(0));
     verify(&home.data());

@@ -116,6 +116,11 @@ impl TestServer {
         self.server = Some(server);
     }
 
+    /// Changes its settings, from the next start on.
+    pub fn configure(&mut self, change: impl FnOnce(&mut Config)) {
+        change(&mut self.config);
+    }
+
     /// Its address.
     pub fn address(&self) -> SocketAddr {
         self.config.listen

@@ -9,7 +9,7 @@ use crossbeam_channel::{Sender, bounded};
 use flowledger::gateway::{Kind, Rate};
 use serde_json::{Value, json};
 
-use crate::harness::{DEADLINE, TestServer, add_provider, agent, chain, eventually};
+use crate::harness::{DEADLINE, TestServer, add_provider, agent, chain, eventually, was_logged};
 use crate::optimizer::{flow_of, has_looked, of_kind, run_times, server, suggestion};
 use crate::upstream::{Upstream, completion_of, json_answer};
 
@@ -585,4 +585,30 @@ fn the_calls_of_a_trial_end_with_the_server_and_what_was_answered_before_is_kept
         .filter(|it| it["after"]["error"] == "the server is shutting down");
     assert_eq!((answered.count(), stopped.count()), (1, 1), "{trial}");
     assert_eq!(trial["beforeCostUsd"], usd(DEAR_NANOUSD), "{trial}");
+}
+
+#[test]
+fn a_call_that_the_database_does_not_take_is_settled_once_it_does() {
+    let (upstream, release) = only_dear_answers();
+    let server = server(&upstream);
+    let flow = flow_of(&server, DEAR);
+    run_times(&server, flow, 10, |at| at.to_string());
+    let found = suggestion(&server, "model_switch");
+    let _client = begin(&server, &found, 1);
+    until_asked(&upstream, 1);
+    let database = rusqlite::Connection::open(server.data().join("flowledger.db")).unwrap();
+    let refusing = "CREATE TRIGGER refusing BEFORE UPDATE ON ledger WHEN OLD.agent_role = 'trial'
+         BEGIN SELECT RAISE(FAIL, 'no trial is settled'); END";
+    database.execute_batch(refusing).unwrap();
+    release.send_timeout((), DEADLINE).unwrap();
+    eventually("it is refused", || {
+        was_logged(&["is not written", "no trial is settled"])
+    });
+    assert_eq!(trial_rows(&server)[0]["status"], "PENDING");
+    database.execute_batch("DROP TRIGGER refusing").unwrap();
+    let path = format!("{PATH}/{}", found["id"]);
+    eventually("it is kept", || {
+        !server.get(&path).json()["trial"].is_null()
+    });
+    assert_eq!(trial_rows(&server)[0]["status"], "SUCCESS");
 }

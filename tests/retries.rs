@@ -303,3 +303,41 @@ fn a_call_that_cannot_be_made_for_want_of_a_key_takes_no_turn_and_waits_for_none
         });
     }
 }
+
+#[test]
+fn a_client_is_not_kept_waiting_by_a_backlog_of_flows() {
+    let upstream = failing(0, String::new());
+    let server = with_rate(&upstream, 1, Duration::from_secs(1));
+    let flow = server.save(&wide(100));
+    server.execute(flow, &json!({}));
+    eventually("the others wait", || upstream.count() == 2);
+    let body =
+        json!({"model": "openai/gpt-4o-mini", "messages": [{"role": "user", "content": "x"}]});
+    let answered = server.post("/v1/chat/completions", &body);
+    assert_eq!(answered.status, 200, "{}", answered.text());
+    assert!(upstream.count() < 10, "{}", upstream.count());
+}
+
+#[test]
+fn a_call_that_no_budget_allows_is_refused_before_it_waits_for_its_turn() {
+    let upstream = failing(0, String::new());
+    // As long as a client would wait.
+    let server = with_rate(&upstream, 1, Duration::from_secs(59));
+    let flow = server.save(&wide(1));
+    assert_eq!(server.run(flow, &json!({}))["status"], "COMPLETED");
+    let budgets = json!({"budgets": [{"name": "all", "per": "day", "limitTokens": 1}]});
+    let set = server.request("PUT", "/api/budget", &[], budgets.to_string().as_bytes());
+    assert_eq!(set.status, 200, "{}", set.text());
+    let run = server.run(flow, &json!({}));
+    assert_eq!(run["status"], "FAILED", "{run:#}");
+    let body =
+        json!({"model": "openai/gpt-4o-mini", "messages": [{"role": "user", "content": "x"}]});
+    let refused = server.post("/v1/chat/completions", &body);
+    assert_eq!(refused.status, 402, "{}", refused.text());
+    let refusals: Vec<Value> = rows(&server)[1..]
+        .iter()
+        .map(|row| row["refused"].clone())
+        .collect();
+    assert_eq!(refusals, ["budget", "budget"]);
+    assert_eq!(upstream.count(), 1);
+}

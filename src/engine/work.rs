@@ -20,7 +20,7 @@ use crate::gateway::{
 };
 use crate::hub::Hub;
 use crate::journal::Journal;
-use crate::store::{Bought, Change, NewCall, NodeRef, Prompt, Receipt, Settlement};
+use crate::store::{Bought, Change, NewCall, NodeRef, Prompt, Receipt, Settlement, Store};
 use crate::threads::panic_message;
 
 /// Streamed text goes out at most this often: 20 messages a second for each node.
@@ -337,6 +337,8 @@ pub struct Worker {
     pub gateway: Arc<Gateway>,
     /// What was bought before.
     pub answers: Answers,
+    /// Where budgets are looked at.
+    pub store: Arc<Store>,
 }
 
 impl Worker {
@@ -405,7 +407,7 @@ impl Worker {
         if let Some(age_max) = agent.cache_age
             && buying.is_none()
         {
-            let key = answers::key_of(&call);
+            let key = answers::key_of(&call, self.gateway.server_of(&call.provider));
             match self.answers.look(key, age_max, Timestamp::now()) {
                 Ok(Found::Answer(bought)) => {
                     return cached(job, agent, &call, &bought, changes);
@@ -436,6 +438,13 @@ impl Worker {
         let turn = turn.unwrap_or_else(|| self.gateway.turn(&call));
         let wait = turn.wait(Instant::now());
         if !wait.is_zero() {
+            // What is refused anyway need not wait for it.
+            let reserve = self.gateway.reserve(&call, Timestamp::now());
+            let intent = job.intent(agent, &call, reserve);
+            if let Err(Error::Budget(why)) = self.store.check_budgets(&intent) {
+                changes.push(job.start(Some(&call)));
+                return over_budget(intent, why, changes);
+            }
             return Outcome::Later {
                 wait,
                 held: Some(Held { turn, buying }),
@@ -454,18 +463,7 @@ impl Worker {
         {
             Ok(Some(Receipt::Call(entry))) => entry.id,
             Ok(_) => return Outcome::failed("the journal gave no ledger row", Vec::new()),
-            // Told in the ledger as well, as a call that was not made.
-            Err(Error::Budget(why)) => {
-                let mut unwritten = fallback;
-                unwritten.push(Change::RefuseCall(intent, RefusedBy::Budget, why.clone()));
-                return Outcome::Failed {
-                    error: why,
-                    settlement: None,
-                    cancelled: false,
-                    unwritten,
-                    remedy: Remedy::AnotherTarget,
-                };
-            }
+            Err(Error::Budget(why)) => return over_budget(intent, why, fallback),
             // No call without a row that says so.
             Err(error) => {
                 let error = format!(
@@ -603,6 +601,19 @@ impl Worker {
             unwritten: Vec::new(),
             remedy,
         }
+    }
+}
+
+/// The outcome of a node whose call no budget allows: told in the ledger as well, as a call that was
+/// not made.
+fn over_budget(intent: NewCall, why: String, mut unwritten: Vec<Change>) -> Outcome {
+    unwritten.push(Change::RefuseCall(intent, RefusedBy::Budget, why.clone()));
+    Outcome::Failed {
+        error: why,
+        settlement: None,
+        cancelled: false,
+        unwritten,
+        remedy: Remedy::AnotherTarget,
     }
 }
 

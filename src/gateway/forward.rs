@@ -198,7 +198,7 @@ impl Gateway {
             .map_err(|mut failure| {
                 if let Some(own) = forward.key {
                     failure.message = own.key.redact(&failure.message);
-                    failure.model = own.key.redact(&failure.model);
+                    failure.model = own.key.redact_name(&failure.model);
                 }
                 Box::new(NotForwarded {
                     failure,

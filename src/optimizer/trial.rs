@@ -38,10 +38,8 @@ const CALLS_AT_ONCE: usize = 4;
 const TURN_WAIT_MAX: Duration = Duration::from_secs(60);
 /// How much of a text is kept, in bytes; the rest of a prompt is with its run.
 const TEXT_BYTES_MAX: usize = 64 << 10;
-/// How often it is tried to settle a call that the disk refuses; its row becomes `UNKNOWN` at the next
-/// start otherwise.
-const SETTLE_ATTEMPTS_MAX: usize = 5;
-/// The pause between.
+/// The pause between two attempts at settling a call that the disk refuses. Where the server ends
+/// meanwhile, its row becomes `UNKNOWN` at the next start.
 const SETTLE_PAUSE: Duration = Duration::from_secs(1);
 /// As the engine's, which makes the same calls.
 const STACK_BYTES: usize = TEMPLATE_STACK_BYTES_MIN;
@@ -303,7 +301,7 @@ impl Trials {
                 wait.as_secs()
             ));
         }
-        if !wait.is_zero() && cancel.wait(wait) {
+        if !turn.come(cancel) {
             return failed(Error::Stopping.to_string());
         }
         let at = Timestamp::now();
@@ -391,19 +389,20 @@ impl Trials {
         }
     }
 
+    /// Tries until it is written or the server ends.
     fn settle(&self, settlement: Settlement, cancel: &Cancel) {
         let id = settlement.id;
-        for attempt in 1.. {
+        loop {
+            let is_last = cancel.is_cancelled();
             let change = Change::SettleCall(settlement.clone());
-            match self.journal.commit_one(change) {
-                Ok(_) => return,
-                Err(Error::Disk(_))
-                    if attempt < SETTLE_ATTEMPTS_MAX && !cancel.wait(SETTLE_PAUSE) => {}
-                Err(error) => {
-                    log::error!("the settlement of call {id} is not written: {error}");
-                    return;
-                }
+            let Err(error) = self.journal.commit_one(change) else {
+                return;
+            };
+            log::error!("the settlement of call {id} is not written: {error}");
+            if is_last || !error.may_pass() {
+                return;
             }
+            cancel.wait(SETTLE_PAUSE);
         }
     }
 

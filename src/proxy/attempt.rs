@@ -51,7 +51,8 @@ pub(super) enum Attempt {
     Refused(Box<Told>),
 }
 
-/// A client waits at most so long for its turn at a provider; with more before it, it is refused.
+/// A client that would have to wait longer than this for its turn at a provider is refused. Flows that
+/// come meanwhile have every other turn, so that it may become twice as long.
 pub(super) const TURN_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Settles the row of a call that ends by a panic.
@@ -113,6 +114,14 @@ impl Proxy {
             );
             let refusal = Refusal::new(429, "rate_limit", message);
             return failed(refusal.with("retry-after", seconds.to_string()));
+        }
+        if !wait.is_zero() {
+            // What is refused anyway need not wait for it.
+            let intent = self.intent(operation, &call, *number + 1);
+            if let Err(Error::Budget(why)) = self.store.check_budgets(&intent) {
+                *number += 1;
+                return self.over_budget(intent, why);
+            }
         }
         if !is_waited_for(&turn, &entered.cancel, &presence) {
             return refused(self.ended());
@@ -234,29 +243,36 @@ impl Proxy {
 
     /// Commits the intent and gives the number of the row.
     fn open(&self, operation: &Operation<'_>, call: &Call, attempt: u32) -> Result<i64, Attempt> {
-        let asked = &operation.asked;
-        let bytes = asked.prompt.bytes_at_most(operation.protocol);
-        let writes = asked.cache_writes;
-        let reserve = self
-            .gateway
-            .reserve_for(call, bytes, writes, Timestamp::now());
-        let intent = intent(operation, call, attempt, reserve);
+        let intent = self.intent(operation, call, attempt);
         match self.settling.commit_with(Change::OpenCall(intent.clone())) {
             Ok(Receipt::Call(entry)) => Ok(entry.id),
             Ok(_) => {
                 let message = "the journal gave no ledger row";
                 Err(refused(Refusal::new(500, "internal", message)))
             }
-            // Told in the ledger as well, as a call that was not made.
-            Err(Error::Budget(why)) => {
-                let change = Change::RefuseCall(intent, RefusedBy::Budget, why.clone());
-                if let Err(error) = self.journal.commit_one(change) {
-                    log::warn!("that a call was refused cannot be written: {error}");
-                }
-                Err(failed(Refusal::new(402, "budget", why)))
-            }
+            Err(Error::Budget(why)) => Err(self.over_budget(intent, why)),
             Err(error) => Err(unwritten(error)),
         }
+    }
+
+    /// The row of a call before it is made, with what budgets have to have left for it.
+    fn intent(&self, operation: &Operation<'_>, call: &Call, attempt: u32) -> NewCall {
+        let asked = &operation.asked;
+        let bytes = asked.prompt.bytes_at_most(operation.protocol);
+        let writes = asked.cache_writes;
+        let reserve = self
+            .gateway
+            .reserve_for(call, bytes, writes, Timestamp::now());
+        intent(operation, call, attempt, reserve)
+    }
+
+    /// A call that no budget allows: told in the ledger as well, as one that was not made.
+    fn over_budget(&self, intent: NewCall, why: String) -> Attempt {
+        let change = Change::RefuseCall(intent, RefusedBy::Budget, why.clone());
+        if let Err(error) = self.journal.commit_one(change) {
+            log::warn!("that a call was refused cannot be written: {error}");
+        }
+        failed(Refusal::new(402, "budget", why))
     }
 
     fn forward(

@@ -76,7 +76,7 @@ impl Proxy {
         };
         let key = self.answer_key(operation, call);
         // As long as the other may wait and take. Where it fails, the next of those who wait buys.
-        let until = Instant::now() + TURN_WAIT_MAX + self.gateway.timeouts_of(call).total;
+        let until = Instant::now() + 2 * TURN_WAIT_MAX + self.gateway.timeouts_of(call).total;
         loop {
             match self.answers.look(key.clone(), age_max, Timestamp::now()) {
                 Ok(Found::Answer(bought)) => return Ok(Looked::Answer(bought)),
@@ -113,7 +113,8 @@ impl Proxy {
             operation.protocol.name(),
             call.provider,
             call.model,
-            operation.client.key_name,
+            self.gateway.server_of(&call.provider),
+            operation.client.key_id,
             own.map(|own| own.key.hash()),
             effective,
             // Two requests that differ in this alone are the same to the provider.

@@ -57,8 +57,13 @@ impl Known {
 /// What an offered key is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// A key of this name.
-    Valid(Arc<str>),
+    /// A key.
+    Valid {
+        /// Its number.
+        id: i64,
+        /// What it is called.
+        name: Arc<str>,
+    },
     /// It was one.
     Expired,
     /// None of ours.
@@ -180,7 +185,7 @@ impl Keys {
                 if let Some(at) = touched {
                     self.write_touch(id, at);
                 }
-                Found::Valid(name)
+                Found::Valid { id, name }
             }
         }
     }

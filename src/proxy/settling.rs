@@ -12,7 +12,8 @@ use crate::store::{Bought, Change, Receipt, Settlement};
 
 /// How long a settlement waits for a call.
 const WAIT_MAX: Duration = Duration::from_millis(5);
-/// How many settlements go with one call.
+/// How many settlements go with one call, and how many of those that failed are tried again while
+/// nothing says that there is room.
 const STEP: usize = 64;
 /// How many settlements that could not be written are kept, to be tried again after the next call or
 /// [`RETRY_AFTER`]. Rows of those beyond become `UNKNOWN` at the next start.
@@ -54,6 +55,8 @@ struct State {
     /// Whether the thread sleeps until there is something to do. It is not woken otherwise, which each
     /// call would pay for.
     is_idle: bool,
+    /// Whether the last that was tried could not.
+    is_refused: bool,
     is_over: bool,
 }
 
@@ -143,11 +146,17 @@ impl Settling {
         self.flush();
     }
 
-    /// Hands over all that wait, and some of those that could not be written before.
+    /// Hands over all that wait, and of those that could not be written before, some to see whether
+    /// there is room, and all where there is or this is the end.
     fn flush(&self) {
         let mut settlements = self.take(usize::MAX);
         let mut state = self.waiting.state();
-        let count = state.failed.len().min(STEP);
+        let count_max = if state.is_refused && !state.is_over {
+            STEP
+        } else {
+            usize::MAX
+        };
+        let count = state.failed.len().min(count_max);
         let failed = state.failed.drain(..count).map(|settlement| Settled {
             settlement,
             kept: None,
@@ -171,13 +180,14 @@ impl Settling {
             let waiting = Arc::clone(&self.waiting);
             let done = Box::new(move |result: Result<_>| match result {
                 // One that is settled already is nobody's loss.
-                Ok(_) | Err(Error::NotFound(_)) => {}
+                Ok(_) | Err(Error::NotFound(_)) => waiting.state().is_refused = false,
                 Err(error) => {
                     log::error!(
                         "the settlement of call {} is not written: {error}",
                         settlement.id
                     );
                     let mut state = waiting.state();
+                    state.is_refused = true;
                     if state.failed.len() < FAILED_MAX {
                         state.failed.push_back(settlement);
                         waiting.changed.notify_all();
@@ -187,5 +197,99 @@ impl Settling {
             // A journal that has ended leaves the row to the next start.
             let _ = self.journal.submit(settled.changes().collect(), done);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Instant;
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::booking::lost_call;
+    use crate::budget::Reserve;
+    use crate::event::{Seq, Timestamp};
+    use crate::hub::{Message, Publish};
+    use crate::journal::Retention;
+    use crate::store::{NewCall, Store, alter};
+
+    struct Nobody;
+
+    impl Publish for Nobody {
+        fn publish(&self, _: Vec<Message>, _: Option<Seq>) {}
+    }
+
+    fn eventually(what: &str, has_happened: impl Fn() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !has_happened() {
+            assert!(Instant::now() < deadline, "{what} did not happen in time");
+            std::thread::yield_now();
+        }
+    }
+
+    /// So many calls under way, all of which end while the database takes no settlement.
+    fn all_refused(dir: &Path, count: usize) -> (Store, Journal, Settling) {
+        let (store, writer) = Store::open(dir).unwrap();
+        let on_fatal = Arc::new(|_: &str| {});
+        let (journal, _) =
+            Journal::start(writer, Box::new(Nobody), Retention::default(), on_fatal).unwrap();
+        let call = NewCall {
+            at: Timestamp(1),
+            flow_id: None,
+            run_id: None,
+            node_id: None,
+            attempt: 1,
+            operation_id: "o".into(),
+            provider: "p".into(),
+            model: "m".into(),
+            role: None,
+            prompt_hash: String::new(),
+            key_name: None,
+            tags: None,
+            reserve: Reserve::default(),
+        };
+        let calls = vec![Change::OpenCall(call); count];
+        journal.commit(calls).unwrap();
+        alter(
+            dir,
+            "CREATE TRIGGER full BEFORE UPDATE ON ledger BEGIN SELECT RAISE(FAIL, 'full'); END",
+        );
+        let settling = Settling::new(journal.clone());
+        for row in store.pending_calls().unwrap() {
+            settling.settle(lost_call(row.id, Timestamp(2)), None);
+        }
+        settling.flush();
+        eventually("all are refused", || {
+            settling.waiting.state().failed.len() == count
+        });
+        alter(dir, "DROP TRIGGER full");
+        (store, journal, settling)
+    }
+
+    #[test]
+    fn all_that_could_not_be_written_is_handed_over_at_the_end() {
+        let dir = TempDir::new().unwrap();
+        let (store, journal, settling) = all_refused(dir.path(), 3 * STEP + 1);
+        settling.end();
+        journal.shutdown();
+        eventually("all are written", || {
+            store.pending_calls().unwrap().is_empty()
+        });
+    }
+
+    #[test]
+    fn once_one_is_written_all_that_could_not_be_are_tried_at_once() {
+        let dir = TempDir::new().unwrap();
+        let (store, journal, settling) = all_refused(dir.path(), 3 * STEP + 1);
+        for left in [2 * STEP + 1, 0] {
+            settling.flush();
+            assert_eq!(settling.waiting.state().failed.len(), left);
+            eventually("those that were tried are written", || {
+                store.pending_calls().unwrap().len() == left
+            });
+        }
+        journal.shutdown();
     }
 }

@@ -90,15 +90,15 @@ pub(super) fn prune(
 }
 
 impl Store {
-    /// The answer of that key, if there is one that was bought at `since` or later.
-    pub fn answer(&self, key: &str, since: Timestamp) -> Result<Option<Bought>> {
+    /// The answer of that key, if there is one that was bought from `since` to `until`.
+    pub fn answer(&self, key: &str, since: Timestamp, until: Timestamp) -> Result<Option<Bought>> {
         self.read(|connection| {
             let found = connection
                 .prepare_cached(
                     "SELECT created_ms, model, output, cost_nanousd, content_type FROM answers
-                     WHERE key = ?1 AND created_ms >= ?2",
+                     WHERE key = ?1 AND created_ms BETWEEN ?2 AND ?3",
                 )?
-                .query_row(params![key, since.0], |row| {
+                .query_row(params![key, since.0, until.0], |row| {
                     Ok(Bought {
                         key: key.to_owned(),
                         at: Timestamp(row.get(0)?),

@@ -302,6 +302,17 @@ fn tell(connection: &Connection, budget: &Budget, whose: &str, percent: u8) -> R
     Ok(())
 }
 
+impl Store {
+    /// Whether hard budgets would allow a call now. It counts nowhere: it does, and this is decided,
+    /// when its intent is committed.
+    ///
+    /// # Errors
+    /// [`Error::Budget`] where one does not.
+    pub fn check_budgets(&self, call: &NewCall) -> Result<()> {
+        self.read(|connection| Budgets::load(connection)?.open(connection, call))
+    }
+}
+
 /// Which model was asked in a row, and what was reserved for it.
 fn opened(connection: &Connection, id: i64) -> Result<(String, Reserve)> {
     let mut statement = connection.prepare_cached(

@@ -529,6 +529,19 @@ impl Writer {
         Ok(oldest.unwrap_or(self.newest + 1))
     }
 
+    /// The moment of the newest event, ledger row or run; none where there are none.
+    pub fn newest_moment(&self) -> Result<Option<Timestamp>> {
+        let newest: Option<i64> = self.connection.query_row(
+            "SELECT max(at) FROM (
+                SELECT (SELECT timestamp_ms FROM events ORDER BY seq DESC LIMIT 1) AS at
+                UNION ALL SELECT (SELECT timestamp_ms FROM ledger ORDER BY id DESC LIMIT 1)
+                UNION ALL SELECT (SELECT created_ms FROM runs ORDER BY id DESC LIMIT 1))",
+            [],
+            |row| row.get(0),
+        )?;
+        Ok(newest.map(Timestamp))
+    }
+
     /// Runs `work` in one transaction and commits it. When `work` or the commit fails, nothing of
     /// it stays, and the numbers that it gave to events are given again.
     pub fn transaction<T>(&mut self, work: impl FnOnce(&mut Batch<'_>) -> Result<T>) -> Result<T> {
