@@ -16,6 +16,7 @@ pub mod shape;
 pub mod trial;
 
 use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -37,7 +38,7 @@ use crate::gateway::Gateway;
 use crate::hub::{Message, Publish};
 use crate::journal::Journal;
 use crate::store::{CallFact, Change, FlowRecord, Store};
-use crate::threads::{OnFatal, vital};
+use crate::threads::{OnFatal, panic_message, vital};
 
 /// It looks once nothing has happened for so long …
 const QUIET: Duration = Duration::from_millis(500);
@@ -243,7 +244,8 @@ impl Pass {
             if self.is_stopping() {
                 break;
             }
-            all.extend(self.changes(flow_id, &facts, &models, now)?);
+            let changes = or_nothing(flow_id, || self.changes(flow_id, &facts, &models, now));
+            all.extend(changes.transpose()?.into_iter().flatten());
         }
         if !self.is_stopping() {
             all.extend(measures.changes(&self.store)?);
@@ -427,6 +429,18 @@ impl Pass {
     }
 }
 
+/// What `look` gives; nothing where it panics, which is told. A flow that a rule cannot cope with stays
+/// as it is, and the others are looked at all the same.
+fn or_nothing<T>(flow_id: FlowId, look: impl FnOnce() -> T) -> Option<T> {
+    let looked = catch_unwind(AssertUnwindSafe(look));
+    looked
+        .inspect_err(|panic| {
+            let message = panic_message(panic.as_ref());
+            log::error!("flow {flow_id} was not looked at for savings: {message}");
+        })
+        .ok()
+}
+
 /// Whether the journal is to hear of a proposal at all: it decides again, but need not be asked where
 /// nothing changes.
 fn is_to_be_told(stored: &[Suggestion], proposal: &Proposal) -> bool {
@@ -473,4 +487,15 @@ pub fn changed_document(document: &Value, edit: &Value) -> Result<Value> {
     let edit: edit::Edit = serde_json::from_value(edit.clone())
         .map_err(|error| Error::internal(format!("an edit cannot be read: {error}")))?;
     edit::apply(document, &edit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flow_that_a_rule_panics_at_is_left_out() {
+        assert_eq!(or_nothing(7, || 1), Some(1));
+        assert_eq!(or_nothing::<u8>(7, || panic!("a rule went wrong")), None);
+    }
 }

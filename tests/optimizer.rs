@@ -479,3 +479,31 @@ fn a_long_beginning_that_all_prompts_share_is_told_with_what_a_cache_would_have_
     let sent = upstream.requests().recv_timeout(DEADLINE).unwrap();
     assert!(sent.contains("cache_control"), "{sent}");
 }
+
+#[test]
+fn a_node_that_asked_nothing_lately_ends_neither_the_optimizer_nor_the_server() {
+    let upstream = Upstream::start(|_, stream| {
+        let _ = stream.write_all(message(4_000, 10).as_bytes());
+    });
+    let url = upstream.url().to_owned();
+    let mut server = TestServer::start_with(move |config| {
+        add_provider(config, "anthropic", Kind::Anthropic, &url);
+    });
+    let mut node = agent("n", "anthropic", "claude-sonnet-4-5", "{{ input.what }}");
+    node["data"]["stream"] = json!(false);
+    let empty = server.save(&chain("Empty", &[node.clone()]));
+    node["data"]["prompt"] = json!("Say {{ input.what }}");
+    let flow = server.save(&chain("Repeated", &[node]));
+    // As many as are looked at for what the node asks.
+    run_times(&server, empty, 20, |_| String::new());
+    for _ in 0..2 {
+        run_times(&server, flow, 4, |_| "the same".into());
+        eventually("the other flow is looked at", || {
+            of_kind(&server, "cache", "OPEN")
+                .iter()
+                .any(|item| item["flowId"] == flow)
+        });
+        assert!(server.server().fatal().is_empty());
+        server.start_again();
+    }
+}

@@ -33,9 +33,11 @@ pub fn propose(look: &Look<'_>, node: &Node, agent: &Agent) -> Option<Proposal> 
     let asked_bytes = look
         .asked_bytes(node)
         .filter(|bytes| *bytes >= prefix_bytes)?;
-    // Tokens are the provider's, their share that of the text.
-    let prompt_tokens = seen.usage.input_tokens / calls;
-    let prefix_tokens = prompt_tokens * prefix_bytes / asked_bytes;
+    // Tokens are the provider's, their share that of the text. Lately nothing may have been asked.
+    let prompt_tokens = seen.usage.input_tokens.checked_div(calls)?;
+    let prefix_tokens = prompt_tokens
+        .checked_mul(prefix_bytes)?
+        .checked_div(asked_bytes)?;
     if prefix_tokens < PREFIX_TOKENS_MIN {
         return None;
     }
