@@ -6,7 +6,7 @@
 //! for whom every [`Failure`] tells what is known of its cost.
 //!
 //! `openai`, `anthropic`, `gemini`, `ollama`, `sse`, `lines` and `refusal` are pure; `client` makes the exchange over HTTP;
-//! `estimate` says what was used where the provider did not; `fetch` is the request of an `http` node; `transport` is what makes both cancellable.
+//! `estimate` says what was used where the provider did not; `listing` asks which models there are; `fetch` is the request of an `http` node; `transport` is what makes both cancellable.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -29,6 +29,7 @@ mod fetch;
 mod forward;
 mod gemini;
 mod lines;
+mod listing;
 mod ollama;
 mod openai;
 mod pace;
@@ -47,6 +48,7 @@ use dialect::{Fault, Partial};
 use fetch::Fetcher;
 pub use fetch::{Fetch, FetchFailure, FetchRules, Fetched};
 pub use forward::{AnswerHead, ClientKey, Forward, NotForwarded, Speech, Taker};
+pub use listing::Listed;
 pub use pace::{Pace, REQUESTS_MAX as REQUESTS_PER_MINUTE_MAX, Rate, Turn};
 pub use prices::{Prices, Quote};
 use transport::Scope;
