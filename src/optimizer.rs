@@ -8,6 +8,7 @@
 
 pub mod edit;
 pub mod facts;
+mod listings;
 mod models;
 mod realised;
 mod rules;
@@ -15,9 +16,8 @@ mod saving;
 pub mod shape;
 pub mod trial;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -26,15 +26,16 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use self::facts::{Facts, WINDOW_DAYS};
+use self::facts::{Facts, Forget, Target, window_start};
+use self::listings::Listings;
 use self::models::Models;
 use self::realised::Measures;
 use self::rules::Look;
 use crate::error::{Error, Result};
-use crate::event::suggestion::{Proposal, Status, Suggestion};
+use crate::event::suggestion::{Kind, Proposal, Status, Suggestion};
 use crate::event::{CallStatus, FlowId, Seq, Timestamp, Usage, hex};
 use crate::flow::Graph;
-use crate::gateway::Gateway;
+use crate::gateway::{Cancel, Gateway};
 use crate::hub::{Message, Publish};
 use crate::journal::Journal;
 use crate::store::{CallFact, Change, FlowRecord, Store};
@@ -50,9 +51,8 @@ const IDLE_MAX: Duration = Duration::from_secs(60 * 60);
 const ROWS_STEP: usize = 5_000;
 /// How many rows that were not settled are looked at again in a pass.
 const PENDING_MAX: usize = 4_096;
-/// How many of the newest runs of a flow are looked at for what a node asks.
-const ASKED_RUNS: usize = 20;
-const MS_PER_DAY: i64 = 24 * 60 * 60 * 1000;
+/// How many of the newest runs of a flow are looked at for what a node asks and how long it takes.
+const RUNS_MAX: usize = 20;
 
 /// The optimizer, for those who change flows and who stop it.
 #[derive(Clone)]
@@ -61,7 +61,7 @@ pub struct Optimizer {
     wake: Sender<()>,
     /// Flows that were changed.
     changed: Arc<Mutex<BTreeSet<FlowId>>>,
-    stopping: Arc<AtomicBool>,
+    stopping: Cancel,
 }
 
 /// Wakes the optimizer when calls have ended, and passes everything on.
@@ -120,10 +120,10 @@ impl Optimizer {
         let optimizer = Self {
             wake: alarm.wake.clone(),
             changed: Arc::default(),
-            stopping: Arc::default(),
+            stopping: Cancel::new(),
         };
         let state = State {
-            pass: Pass::new(store, gateway, Arc::clone(&optimizer.stopping)),
+            pass: Pass::new(store, gateway, optimizer.stopping.clone()),
             journal,
             changed: Arc::clone(&optimizer.changed),
         };
@@ -142,7 +142,7 @@ impl Optimizer {
 
     /// Ends it.
     pub fn shutdown(&self) {
-        self.stopping.store(true, Ordering::SeqCst);
+        self.stopping.cancel();
         let _ = self.wake.try_send(());
     }
 }
@@ -203,22 +203,24 @@ pub struct Pass {
     store: Arc<Store>,
     gateway: Arc<Gateway>,
     known: Option<(Facts, Measures)>,
-    stopping: Arc<AtomicBool>,
+    listings: Listings,
+    stopping: Cancel,
 }
 
 impl Pass {
-    /// Nothing is known yet. Ends early once `stopping` is set.
-    pub fn new(store: Arc<Store>, gateway: Arc<Gateway>, stopping: Arc<AtomicBool>) -> Self {
+    /// Nothing is known yet. Ends early once `stopping` is cancelled.
+    pub fn new(store: Arc<Store>, gateway: Arc<Gateway>, stopping: Cancel) -> Self {
         Self {
             store,
             gateway,
             known: None,
+            listings: Listings::default(),
             stopping,
         }
     }
 
     fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::SeqCst)
+        self.stopping.is_cancelled()
     }
 
     /// Reads what is new, and gives what is to be written: about each flow of which something new is
@@ -238,7 +240,11 @@ impl Pass {
         self.catch_up(&facts, &mut measures)?;
         let mut flows = facts.take_changed();
         flows.extend(changed);
-        let models = Models::new(&self.gateway, &facts.targets(), now);
+        let used = facts.targets();
+        if !flows.is_empty() {
+            self.ask_for_lists(&used, now);
+        }
+        let models = Models::new(&self.gateway, &used, &self.listings, now);
         let mut all = Vec::new();
         for flow_id in flows {
             if self.is_stopping() {
@@ -254,9 +260,19 @@ impl Pass {
         read.map(|()| all)
     }
 
+    /// Which models the providers serve that flows have used lately.
+    fn ask_for_lists(&mut self, used: &BTreeMap<Target, u64>, now: Timestamp) {
+        let (gateway, stopping) = (&self.gateway, &self.stopping);
+        let providers = used.keys().map(|(provider, _)| provider);
+        let providers = providers.filter(|it| gateway.has_list(it) && gateway.check(it).is_ok());
+        let providers = providers.cloned().collect();
+        self.listings.refresh(&providers, now, |provider| {
+            gateway.list_models(provider, stopping)
+        });
+    }
+
     fn begin(&self, now: Timestamp) -> Result<(Facts, Measures)> {
-        let since = Timestamp(now.0.saturating_sub(WINDOW_DAYS * MS_PER_DAY));
-        let after = self.store.last_call_before(since)?;
+        let after = self.store.last_call_before(window_start(now))?;
         let mut facts = Facts::new(after, self.gateway.tier_bounds());
         let mut measures = Measures::default();
         for flow_id in self.store.flows_with_suggestions()? {
@@ -266,8 +282,8 @@ impl Pass {
         Ok((facts, measures))
     }
 
-    /// Calls from before a node was changed by a suggestion say nothing about it any more, and those
-    /// from after it tell what it saves.
+    /// Calls from before a node was changed by a suggestion say nothing any more about what that changed,
+    /// and those from after it tell what it saves.
     fn follow_applied(
         &self,
         facts: &mut Facts,
@@ -277,9 +293,12 @@ impl Pass {
     ) -> Result<()> {
         let mut applied = Vec::new();
         for suggestion in self.store.suggestions_of(flow_id)? {
-            if suggestion.applied_at.is_some() {
+            if let Some(at) = suggestion.applied_at {
                 let edit = self.store.applied_edit(suggestion.id)?;
-                facts.forget(flow_id, &suggestion.proposal.node_id, edit.last_call);
+                if let Some(what) = outdated_by(suggestion.proposal.kind) {
+                    let node_id = &suggestion.proposal.node_id;
+                    facts.forget(flow_id, node_id, what, edit.last_call, at);
+                }
                 applied.push((suggestion, edit));
             }
         }
@@ -354,7 +373,7 @@ impl Pass {
             Err(error) => return Err(error),
         };
         let proposals = match &flow {
-            Some(flow) => self.propose(flow, facts, models, now)?,
+            Some(flow) => self.propose(flow, &stored, facts, models, now)?,
             None => Vec::new(),
         };
         let is_proposed = |open: &Suggestion| {
@@ -387,6 +406,7 @@ impl Pass {
     fn propose(
         &self,
         flow: &FlowRecord,
+        stored: &[Suggestion],
         facts: &Facts,
         models: &Models,
         now: Timestamp,
@@ -401,11 +421,19 @@ impl Pass {
             return Ok(Vec::new());
         };
         let asked_bytes = |node_id: &str| {
-            let asked = self.store.asked_bytes(flow.id, node_id, ASKED_RUNS);
-            asked.unwrap_or_else(|error| {
-                log::warn!("what node {node_id} asked cannot be read: {error}");
-                None
-            })
+            let asked = self.store.asked_bytes(flow.id, node_id, RUNS_MAX);
+            or_unknown(node_id, asked)
+        };
+        let node_ms = |node_id: &str| {
+            let took = self.store.node_ms(flow.id, node_id, RUNS_MAX);
+            or_unknown(node_id, took)
+        };
+        let was_begun_before = |node_id: &str| {
+            let start = window_start(now);
+            let begun = self
+                .store
+                .was_begun_before(flow.id, node_id, start, RUNS_MAX);
+            or_unknown(node_id, begun)
         };
         let budgets = self.store.bare_budgets()?;
         let mut proposals = rules::propose(&Look {
@@ -417,6 +445,9 @@ impl Pass {
             models,
             gateway: &self.gateway,
             asked_bytes: &asked_bytes,
+            node_ms: &node_ms,
+            was_begun_before: &was_begun_before,
+            stored,
             budgets: &budgets,
             total_timeout: self.gateway.total_timeout(),
             now,
@@ -426,6 +457,25 @@ impl Pass {
             changed_document(&document, &proposal.edit).is_ok_and(|after| parse(&after).is_ok())
         });
         Ok(proposals)
+    }
+}
+
+/// What was read about a node, and else that it is not known.
+fn or_unknown<T: Default>(node_id: &str, read: Result<T>) -> T {
+    read.unwrap_or_else(|error| {
+        log::warn!("what node {node_id} did cannot be read: {error}");
+        T::default()
+    })
+}
+
+/// What calls of before say nothing about any more once a suggestion was applied: neither what other
+/// models would have cost nor what is asked is changed by all of them.
+fn outdated_by(kind: Kind) -> Option<Forget> {
+    match kind {
+        Kind::ModelSwitch | Kind::PromptCache | Kind::DeadNode => Some(Forget::All),
+        Kind::Cache => Some(Forget::Repeated),
+        Kind::RetryWaste => Some(Forget::Failures),
+        Kind::MaxTokens | Kind::Parallel => None,
     }
 }
 

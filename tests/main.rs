@@ -63,6 +63,7 @@ mod limits;
 mod maps;
 mod nodes;
 mod optimizer;
+mod optimizer_models;
 mod optimizer_rules;
 mod optimizer_trial;
 mod page;

@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::error::Result;
 use crate::event::Timestamp;
 use crate::event::suggestion::{Proposal, Realised, Status, Suggestion};
-use crate::gateway::{Gateway, Prices};
+use crate::gateway::{Cancel, Gateway, Prices};
 use crate::optimizer::Pass;
 use crate::store::{Change, Store};
 
@@ -61,7 +61,7 @@ fn find(config: &Config, store: &Arc<Store>) -> Result<Found> {
         prices = prices.with_own(path)?;
     }
     let gateway = Gateway::new(config.providers.clone(), config.timeouts).with_prices(prices);
-    let mut pass = Pass::new(Arc::clone(store), Arc::new(gateway), Arc::default());
+    let mut pass = Pass::new(Arc::clone(store), Arc::new(gateway), Cancel::new());
     let changes = pass.run(BTreeSet::new(), Timestamp::now())?;
     let mut withdrawn = BTreeSet::new();
     let mut open = Vec::new();
