@@ -590,3 +590,97 @@ impl TargetFacts {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Usd;
+
+    const MINUTE_MS: i64 = 60 * 1000;
+
+    /// An answered call of 10 nano-dollars, whose answer began after a second.
+    fn answered(id: i64, at_ms: i64, prompt: &str) -> CallFact<'_> {
+        CallFact {
+            id,
+            at: Timestamp(at_ms),
+            node: Some((1, "n")),
+            provider: "p",
+            model: "m",
+            status: CallStatus::Success,
+            usage: Usage {
+                input_tokens: 5,
+                output_tokens: 1,
+                ..Usage::default()
+            },
+            cost: Some(Usd::from_nanousd(10)),
+            begun_ms: Some(1_000),
+            latency_ms: Some(2_000),
+            prompt_hash: prompt,
+            cached: false,
+            saved: None,
+            refused: false,
+        }
+    }
+
+    fn sums(facts: &Facts) -> (Sums, Amount, Amount) {
+        let known = facts.known(1, "n", "p", "m").unwrap();
+        let calls = known.calls;
+        (calls.answered(), calls.repeated(), calls.failed)
+    }
+
+    #[test]
+    fn a_beginning_is_read_only_by_calls_made_when_an_answer_to_another_has_begun() {
+        let mut facts = Facts::new(0, Vec::new());
+        let soon = [
+            (0, false),
+            // At once with the first, and before anything came.
+            (0, false),
+            (999, false),
+            (1_000, true),
+            (4 * MINUTE_MS, true),
+            // Five minutes after the answer before had begun.
+            (9 * MINUTE_MS + 1_000, false),
+            // Settled late: what has begun after it does not count.
+            (500, false),
+        ];
+        let mut expected = 0;
+        for (id, (at_ms, is_soon)) in (1..).zip(soon) {
+            facts.take(&answered(id, at_ms, &id.to_string()));
+            expected += u64::from(is_soon);
+            let known = facts.known(1, "n", "p", "m").unwrap();
+            assert_eq!(known.calls.soon, expected, "{at_ms}");
+        }
+    }
+
+    #[test]
+    fn only_what_a_change_concerns_is_forgotten_also_of_rows_that_are_read_later() {
+        let failed = |id| CallFact {
+            status: CallStatus::Failed,
+            ..answered(id, 0, "a")
+        };
+        let rows = [answered(1, 0, "a"), answered(2, 0, "a"), failed(3)];
+        let take = |facts: &mut Facts| rows.iter().for_each(|row| facts.take(row));
+        for forgets_first in [false, true] {
+            let mut facts = Facts::new(0, Vec::new());
+            if !forgets_first {
+                take(&mut facts);
+                let (all, repeated, failed) = sums(&facts);
+                let calls = (all.amount.calls, repeated.calls, failed.calls);
+                assert_eq!(calls, (2, 1, 1));
+            }
+            for what in [Forget::Repeated, Forget::Failures] {
+                facts.forget(1, "n", what, 3, Timestamp(9));
+            }
+            if forgets_first {
+                take(&mut facts);
+            }
+            let (all, repeated, failed) = sums(&facts);
+            assert_eq!((repeated.calls, failed.calls), (0, 0));
+            assert_eq!((all.amount.nanousd, all.usage.input_tokens), (10, 5));
+            assert_eq!(facts.changed_at(1, "n"), None);
+            facts.forget(1, "n", Forget::All, 3, Timestamp(9));
+            assert!(facts.known(1, "n", "p", "m").is_none());
+            assert_eq!(facts.changed_at(1, "n"), Some(Timestamp(9)));
+        }
+    }
+}

@@ -130,3 +130,23 @@ fn prefix_bytes(agent: &Agent) -> Option<u64> {
     let (beginning, _) = constant_beginning(&agent.prompt);
     u64::try_from(system + beginning.len()).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_model_has_its_own_least_beginning_and_an_unknown_one_the_largest() {
+        for (model, tokens) in [
+            ("claude-sonnet-4-5-20250929", 1_024),
+            ("anthropic/claude-sonnet-4.5", 1_024),
+            ("claude-sonnet-4-6", 2_048),
+            ("claude-3-5-haiku-latest", 2_048),
+            ("claude-opus-4-5", 4_096),
+            ("claude-haiku-4-5", 4_096),
+            ("claude-of-tomorrow", 4_096),
+        ] {
+            assert_eq!(prefix_tokens_min(model), tokens, "{model}");
+        }
+    }
+}
