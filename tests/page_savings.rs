@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::harness::{TestServer, agent, chain, eventually};
 use crate::optimizer::{flow_of, of_kind, openai, run_times, server, upstream};
 use crate::page::{MARKUP, Person, element, in_card, selector};
-use crate::upstream::{Upstream, completion_of, json_answer};
+use crate::upstream::{completion_of, json_answer};
 
 const PATH: &str = "/api/ledger/optimizations";
 /// What four calls of 0.0125 USD for nothing, seen for moments, come to.
