@@ -172,12 +172,13 @@ impl Models {
     }
 
     /// Those that could be asked instead of `present`, whose calls had up to so many tokens with their
-    /// answers, and thought or not: those that flows use, and those at the same provider and of the same
+    /// answers, and thought or not: those that flows use for `used_min` calls at least, and those at the same provider and of the same
     /// maker that are listed and not older.
     pub fn instead_of(
         &self,
         gateway: &Gateway,
         present: &Target,
+        used_min: u64,
         tokens_max: u64,
         has_thought: bool,
         now: Timestamp,
@@ -194,7 +195,7 @@ impl Models {
                 && maker(&it.target.1) == maker(&present.1)
                 && is_not_older;
             it.target != *present
-                && (it.answered > 0 || is_next)
+                && (it.answered >= used_min || is_next)
                 && it.context_tokens.is_none_or(|most| most >= tokens_max)
                 // Its answers would have more tokens than these had.
                 && (has_thought || !thinks(&it.target.1))

@@ -108,9 +108,14 @@ fn cheaper<'a>(
     let answer_tokens = answer_tokens.max(known.calls.output_tokens_max);
     let tokens_max = seen.prompt_tokens_max.saturating_add(answer_tokens);
     let has_thought = seen.usage.reasoning_tokens > 0;
-    let all = look
-        .models
-        .instead_of(look.gateway, present, tokens_max, has_thought, look.now);
+    let all = look.models.instead_of(
+        look.gateway,
+        present,
+        CALLS_MIN,
+        tokens_max,
+        has_thought,
+        look.now,
+    );
     let mut cheaper: Vec<(&Candidate, Usd)> = all
         .map(|candidate| (candidate, candidate.cost(&known.calls, present)))
         .filter(|(candidate, cost)| {
