@@ -8,7 +8,7 @@ mod progress;
 mod read;
 mod template;
 
-pub use asked::{asked, said};
+pub use asked::{Concern, asked, said};
 pub use foreseen::{Foreseen, Item};
 pub use graph::{EDGES_MAX, Edge, Graph, NODES_MAX};
 pub use node::{Agent, Http, Map, Node, NodeKind, OnError, Retry, Target};

@@ -6,7 +6,7 @@
 //! for whom every [`Failure`] tells what is known of its cost.
 //!
 //! `openai`, `anthropic`, `gemini`, `ollama`, `sse`, `lines`, `pieces`, `json` and `refusal` are pure; `client` makes the exchange over HTTP;
-//! `estimate` says what was used where the provider did not; `fetch` is the request of an `http` node; `transport` is what makes both cancellable.
+//! `estimate` says what was used where the provider did not; `listing` asks which models there are; `fetch` is the request of an `http` node; `transport` is what makes both cancellable.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -30,6 +30,7 @@ mod forward;
 mod gemini;
 mod json;
 mod lines;
+mod listing;
 mod ollama;
 mod openai;
 mod pace;
@@ -49,6 +50,7 @@ use dialect::{Fault, Partial};
 use fetch::Fetcher;
 pub use fetch::{ANSWER_BYTES_MAX as FETCHED_BYTES_MAX, Fetch, FetchFailure, FetchRules, Fetched};
 pub use forward::{AnswerHead, ClientKey, Forward, NotForwarded, Speech, Taker};
+pub use listing::Listed;
 use pace::Side;
 pub use pace::{Pace, REQUESTS_MAX as REQUESTS_PER_MINUTE_MAX, Rate, Turn};
 pub use prices::{COST_MAX, Prices, Quote};

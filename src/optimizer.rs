@@ -8,6 +8,7 @@
 
 pub mod edit;
 pub mod facts;
+mod listings;
 mod models;
 mod realised;
 mod rules;
@@ -15,9 +16,10 @@ mod saving;
 pub mod shape;
 pub mod trial;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Bound::{Excluded, Unbounded};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -27,7 +29,8 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use self::facts::{Facts, WINDOW_DAYS};
+use self::facts::{Facts, Target, window_start};
+use self::listings::Listings;
 use self::models::Models;
 use self::realised::Measures;
 use self::rules::Look;
@@ -35,12 +38,12 @@ use crate::error::{Error, Result};
 use crate::event::suggestion::{Proposal, Status, Suggestion};
 use crate::event::{CallStatus, FlowId, Seq, Timestamp, Usage, hex};
 use crate::flow::Graph;
-use crate::gateway::Gateway;
+use crate::gateway::{Cancel, Gateway};
 use crate::hub::{Message, Publish};
 use crate::journal::Journal;
 pub use crate::store::document_hash;
 use crate::store::{CallFact, Change, FlowRecord, Store};
-use crate::threads::{OnFatal, vital};
+use crate::threads::{OnFatal, panic_message, vital};
 
 /// It looks once nothing has happened for so long …
 const QUIET: Duration = Duration::from_millis(500);
@@ -57,9 +60,8 @@ const FLOWS_STEP: usize = 256;
 const ROWS_STEP: usize = 5_000;
 /// How many rows that were not settled are looked at again in a pass.
 const PENDING_MAX: usize = 4_096;
-/// How many of the newest runs of a flow are looked at for what a node asks.
-const ASKED_RUNS: usize = 20;
-const MS_PER_DAY: i64 = 24 * 60 * 60 * 1000;
+/// How many of the newest runs of a flow are looked at for what a node asks and how long it takes.
+const RUNS_MAX: usize = 20;
 const IDLE_MAX_MS: i64 = 60 * 60 * 1000;
 
 /// The optimizer, for those who change flows and who stop it.
@@ -68,7 +70,7 @@ pub struct Optimizer {
     /// Holds one word at most: several changes are one reason to look.
     wake: Sender<()>,
     wanted: Arc<Mutex<Wanted>>,
-    stopping: Arc<AtomicBool>,
+    stopping: Cancel,
 }
 
 /// What somebody wants to be looked at.
@@ -157,10 +159,10 @@ impl Optimizer {
         let optimizer = Self {
             wake: alarm.wake.clone(),
             wanted: Arc::default(),
-            stopping: Arc::default(),
+            stopping: Cancel::new(),
         };
         let state = State {
-            pass: Pass::new(store, gateway, Arc::clone(&optimizer.stopping)),
+            pass: Pass::new(store, gateway, optimizer.stopping.clone()),
             journal,
             wanted: Arc::clone(&optimizer.wanted),
             bustle: Arc::clone(&alarm.bustle),
@@ -191,7 +193,7 @@ impl Optimizer {
 
     /// Ends it.
     pub fn shutdown(&self) {
-        self.stopping.store(true, Ordering::SeqCst);
+        self.stopping.cancel();
         let _ = self.wake.try_send(());
     }
 }
@@ -295,12 +297,13 @@ pub struct Pass {
     reviewed_at: Option<Timestamp>,
     /// A hash of the prices of that time.
     prices: u64,
-    stopping: Arc<AtomicBool>,
+    listings: Listings,
+    stopping: Cancel,
 }
 
 impl Pass {
-    /// Nothing is known yet. Ends early once `stopping` is set.
-    pub fn new(store: Arc<Store>, gateway: Arc<Gateway>, stopping: Arc<AtomicBool>) -> Self {
+    /// Nothing is known yet. Ends early once `stopping` is cancelled.
+    pub fn new(store: Arc<Store>, gateway: Arc<Gateway>, stopping: Cancel) -> Self {
         Self {
             store,
             gateway,
@@ -310,12 +313,13 @@ impl Pass {
             last_flow: 0,
             reviewed_at: None,
             prices: 0,
+            listings: Listings::default(),
             stopping,
         }
     }
 
     fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::SeqCst)
+        self.stopping.is_cancelled()
     }
 
     /// How long nothing is to be done unless something happens.
@@ -365,13 +369,23 @@ impl Pass {
         done
     }
 
+    /// Which models the providers serve that flows have used lately.
+    fn ask_for_lists(&mut self, used: &BTreeMap<Target, u64>, now: Timestamp) {
+        let (gateway, stopping) = (&self.gateway, &self.stopping);
+        let providers = used.keys().map(|(provider, _)| provider);
+        let providers = providers.filter(|it| gateway.has_list(it) && gateway.check(it).is_ok());
+        let providers = providers.cloned().collect();
+        self.listings.refresh(&providers, now, |provider| {
+            gateway.list_models(provider, stopping)
+        });
+    }
+
     fn begin(&self, now: Timestamp) -> Result<(Facts, Measures)> {
-        let since = Timestamp(now.0.saturating_sub(WINDOW_DAYS * MS_PER_DAY));
-        let after = self.store.last_call_before(since)?;
+        let after = self.store.last_call_before(window_start(now))?;
         let mut facts = Facts::new(after, self.gateway.tier_bounds());
         let mut measures = Measures::default();
-        for (flow_id, node_id, last_call) in self.store.changed_nodes(0)? {
-            facts.forget(flow_id, &node_id, last_call);
+        for change in self.store.changed_nodes(0)? {
+            facts.forget(&change);
         }
         for flow_id in self.store.flows_with_suggestions()? {
             self.follow_applied(&mut measures, flow_id, now)?;
@@ -391,7 +405,9 @@ impl Pass {
         self.left.append(&mut self.changed);
         self.read(facts, measures, now)?;
         self.catch_up(facts, measures)?;
-        let models = Models::new(&self.gateway, &facts.targets(), now);
+        let used = facts.targets();
+        self.ask_for_lists(&used, now);
+        let models = Models::new(&self.gateway, &used, &self.listings, now);
         self.review(facts, &models, now)?;
         self.left.append(&mut facts.take_changed());
         let next = self.left.range((Excluded(self.last_flow), Unbounded));
@@ -403,7 +419,8 @@ impl Pass {
             if self.is_stopping() {
                 return Ok(());
             }
-            let changes = self.changes(flow_id, facts, &models, now);
+            let changes = or_nothing(flow_id, || self.changes(flow_id, facts, &models, now));
+            let changes = changes.unwrap_or_else(|| Ok(Vec::new()));
             match changes.and_then(|changes| changes.into_iter().try_for_each(&mut *write)) {
                 Ok(()) => {
                     self.left.remove(&flow_id);
@@ -473,8 +490,8 @@ impl Pass {
         // No row that comes after a change is taken before the change is known: to forget what was before
         // it would forget such a row as well.
         let last = self.store.last_call()?;
-        for (flow_id, node_id, last_call) in self.store.changed_nodes(facts.cursor())? {
-            facts.forget(flow_id, &node_id, last_call);
+        for change in self.store.changed_nodes(facts.cursor())? {
+            facts.forget(&change);
         }
         for id in facts.pending().into_iter().take(PENDING_MAX) {
             self.store.fact(id, |row| take(facts, row))?;
@@ -536,11 +553,11 @@ impl Pass {
             Err(error) => return Err(error),
         };
         // After the flow was read, so that nothing is known of it that its nodes no longer ask.
-        for (node_id, last_call) in self.store.changed_nodes_of(flow_id)? {
-            facts.forget(flow_id, &node_id, last_call);
+        for change in self.store.changed_nodes_of(flow_id)? {
+            facts.forget(&change);
         }
         let proposals = match &flow {
-            Some(flow) => self.propose(flow, facts, models, now)?,
+            Some(flow) => self.propose(flow, &stored, facts, models, now)?,
             None => Vec::new(),
         };
         let is_proposed = |open: &Suggestion| {
@@ -573,6 +590,7 @@ impl Pass {
     fn propose(
         &self,
         flow: &FlowRecord,
+        stored: &[Suggestion],
         facts: &Facts,
         models: &Models,
         now: Timestamp,
@@ -587,11 +605,19 @@ impl Pass {
             return Ok(Vec::new());
         };
         let asked_bytes = |node_id: &str| {
-            let asked = self.store.asked_bytes(flow.id, node_id, ASKED_RUNS);
-            asked.unwrap_or_else(|error| {
-                log::warn!("what node {node_id} asked cannot be read: {error}");
-                None
-            })
+            let asked = self.store.asked_bytes(flow.id, node_id, RUNS_MAX);
+            or_unknown(node_id, asked)
+        };
+        let node_ms = |node_id: &str| {
+            let took = self.store.node_ms(flow.id, node_id, RUNS_MAX);
+            or_unknown(node_id, took)
+        };
+        let was_begun_before = |node_id: &str| {
+            let start = window_start(now);
+            let begun = self
+                .store
+                .was_begun_before(flow.id, node_id, start, RUNS_MAX);
+            or_unknown(node_id, begun)
         };
         let budgets = self.store.bare_budgets()?;
         let mut proposals = rules::propose(&Look {
@@ -603,6 +629,9 @@ impl Pass {
             models,
             gateway: &self.gateway,
             asked_bytes: &asked_bytes,
+            node_ms: &node_ms,
+            was_begun_before: &was_begun_before,
+            stored,
             budgets: &budgets,
             total_timeout: self.gateway.total_timeout(),
             now,
@@ -613,6 +642,26 @@ impl Pass {
         });
         Ok(proposals)
     }
+}
+
+/// What was read about a node, and else that it is not known.
+fn or_unknown<T: Default>(node_id: &str, read: Result<T>) -> T {
+    read.unwrap_or_else(|error| {
+        log::warn!("what node {node_id} did cannot be read: {error}");
+        T::default()
+    })
+}
+
+/// What `look` gives; nothing where it panics, which is told. A flow that a rule cannot cope with stays
+/// as it is, and the others are looked at all the same.
+fn or_nothing<T>(flow_id: FlowId, look: impl FnOnce() -> T) -> Option<T> {
+    let looked = catch_unwind(AssertUnwindSafe(look));
+    looked
+        .inspect_err(|panic| {
+            let message = panic_message(panic.as_ref());
+            log::error!("flow {flow_id} was not looked at for savings: {message}");
+        })
+        .ok()
 }
 
 /// Whether the journal is to hear of a proposal at all: it decides again, but need not be asked where
@@ -661,4 +710,15 @@ pub fn changed_document(document: &Value, edit: &Value) -> Result<Value> {
     let edit: edit::Edit = serde_json::from_value(edit.clone())
         .map_err(|error| Error::internal(format!("an edit cannot be read: {error}")))?;
     edit::apply(document, &edit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flow_that_a_rule_panics_at_is_left_out() {
+        assert_eq!(or_nothing(7, || 1), Some(1));
+        assert_eq!(or_nothing::<u8>(7, || panic!("a rule went wrong")), None);
+    }
 }

@@ -49,7 +49,7 @@ pub use inputs::StoredInput;
 pub use keys::{KeyRecord, NewKey};
 pub use ledger::{GROUPS, LedgerFilter, Summary, Sums};
 pub use runs::{ItemRecord, LeftOver, NodeRecord, NodeStatus, OpenRun, Run, RunFilter};
-pub use suggestions::{AppliedEdit, MEASURED_MS, document_hash};
+pub use suggestions::{AppliedEdit, MEASURED_MS, NodeChange, document_hash};
 pub use triggers::{HOOK_KEY_AGE_MAX_MS, HookRecord, ScheduleRecord};
 
 use crate::error::{Error, Result};

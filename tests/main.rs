@@ -28,6 +28,7 @@
 //! - `maps`: a call for each item of a list: in order, at once, failing, again after a restart.
 //! - `nodes`: inputs, conditions, templates and outputs, and how runs go around them.
 //! - `optimizer`: what is proposed of real runs, and what becomes of it.
+//! - `optimizer_models`: which models are put forward, and how providers are asked for theirs.
 //! - `optimizer_rules`: what is proposed about failures and limits, and what was saved since a
 //!   suggestion was applied.
 //! - `optimizer_trial`: a cheaper model is tried on stored inputs before a flow asks it.
@@ -71,6 +72,7 @@ mod limits;
 mod maps;
 mod nodes;
 mod optimizer;
+mod optimizer_models;
 mod optimizer_rules;
 mod optimizer_trial;
 mod page;

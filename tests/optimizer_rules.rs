@@ -10,6 +10,7 @@ use crate::harness::{TestServer, agent, chain, eventually};
 use crate::optimizer::{
     PATH, flow_of, has_looked, of_kind, run_times, server, suggestion, two_and_output, upstream,
 };
+use crate::optimizer_models::{assert_near, interval, interval_of};
 use crate::upstream::{STREAM_HEAD, Upstream, completion_of, delta, json_answer};
 
 /// What 1,000 tokens of prompt and 1,000 of an answer cost at gpt-4o, in nano-dollars.
@@ -132,11 +133,9 @@ fn billed_failures_are_told_with_what_they_cost_and_another_model_is_asked_inste
     );
     assert_eq!(evidence["failedCostNanousd"], 4 * CALL, "{found}");
     assert_eq!(evidence["answeredCalls"], 4);
-    let saving = &found["savingPer30Days"];
-    assert_eq!(
-        (&saving["lowUsd"], &saving["expectedUsd"]),
-        (&json!(0), &json!(1.5))
-    );
+    // How many of them it cures nobody knows.
+    let [_, expected, high] = interval_of(4, CALL);
+    assert_near(interval(&found), [0, expected, high]);
     assert_eq!(
         found["edit"]["values"],
         json!({"fallback": [{"provider": "openai", "model": "gpt-4o-mini"}], "retry": {"attempts": 1}})

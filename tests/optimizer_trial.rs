@@ -10,7 +10,7 @@ use flowledger::gateway::{Kind, Rate};
 use serde_json::{Value, json};
 
 use crate::harness::{DEADLINE, TestServer, add_provider, agent, chain, eventually, was_logged};
-use crate::optimizer::{flow_of, has_looked, of_kind, run_times, server, suggestion};
+use crate::optimizer::{flow_of, has_looked, of_kind, openai, run_times, server, suggestion};
 use crate::upstream::{Upstream, completion_of, json_answer};
 
 const PATH: &str = "/api/ledger/optimizations";
@@ -47,7 +47,7 @@ fn answer(asked: &Value) -> String {
 }
 
 fn two_models() -> Upstream {
-    Upstream::start(|body, stream| {
+    openai(|body, stream| {
         let _ = stream.write_all(answer(&serde_json::from_str(body).unwrap()).as_bytes());
     })
 }
@@ -55,7 +55,7 @@ fn two_models() -> Upstream {
 /// As [`two_models`], but only the dear model answers by itself; the others do once they are let.
 fn only_dear_answers() -> (Upstream, Sender<()>) {
     let (release, held) = bounded::<()>(0);
-    let upstream = Upstream::start(move |body, stream| {
+    let upstream = openai(move |body, stream| {
         let asked: Value = serde_json::from_str(body).unwrap();
         if asked["model"] != DEAR {
             let _ = held.recv_timeout(DEADLINE);

@@ -5,9 +5,9 @@ use std::io::Write;
 use serde_json::{Value, json};
 
 use crate::harness::{TestServer, agent, chain, eventually};
-use crate::optimizer::{flow_of, of_kind, run_times, server, upstream};
+use crate::optimizer::{flow_of, of_kind, openai, run_times, server, upstream};
 use crate::page::{MARKUP, Person, element, in_card, selector};
-use crate::upstream::{Upstream, completion_of, json_answer};
+use crate::upstream::{completion_of, json_answer};
 
 const PATH: &str = "/api/ledger/optimizations";
 /// What four calls of 0.0125 USD for nothing, seen for moments, come to.
@@ -319,7 +319,7 @@ fn suggestions_come_and_go_in_the_open_dialog_as_text_also_on_a_phone() {
 
 #[test]
 fn another_model_is_tried_on_stored_inputs_after_its_price_was_told_and_may_be_a_third_one() {
-    let upstream = Upstream::start(|body, stream| {
+    let upstream = openai(|body, stream| {
         let asked: Value = serde_json::from_str(body).unwrap();
         let model = asked["model"].as_str().unwrap();
         let answer = match model {

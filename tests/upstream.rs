@@ -10,27 +10,46 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 
 /// What to do with a connection whose request was read.
 pub type Script = Arc<dyn Fn(&str, &mut TcpStream) + Send + Sync>;
+/// What to do with a connection that asks which models there are.
+type List = Arc<dyn Fn(&mut TcpStream) + Send + Sync>;
 
 /// See the module. Each connection gets one answer.
 pub struct Upstream {
     url: String,
     stopping: Arc<AtomicBool>,
     count: Arc<AtomicUsize>,
+    lists: Arc<AtomicUsize>,
     requests: Receiver<String>,
     heads: Receiver<String>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Upstream {
-    /// Answers each request with what `script` writes; it gets the request's body.
+    /// Answers each request with what `script` writes; it gets the request's body. Does not say which
+    /// models there are.
     pub fn start(script: impl Fn(&str, &mut TcpStream) + Send + Sync + 'static) -> Self {
+        let none = json_answer("404 Not Found", r#"{"error":{"message":"no such page"}}"#);
+        Self::listing(
+            move |stream| drop(stream.write_all(none.as_bytes())),
+            script,
+        )
+    }
+
+    /// The same, but answers with what `list` writes where it is asked which models there are.
+    pub fn listing(
+        list: impl Fn(&mut TcpStream) + Send + Sync + 'static,
+        script: impl Fn(&str, &mut TcpStream) + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/v1", listener.local_addr().unwrap());
         let stopping = Arc::new(AtomicBool::new(false));
         let count = Arc::new(AtomicUsize::new(0));
+        let lists = Arc::new(AtomicUsize::new(0));
+        let list = Arc::new(list) as List;
         let (seen, requests) = unbounded();
         let (heads_seen, heads) = unbounded();
         let thread = {
+            let lists = lists.clone();
             let (stopping, count, script) =
                 (stopping.clone(), count.clone(), Arc::new(script) as Script);
             std::thread::spawn(move || {
@@ -39,8 +58,11 @@ impl Upstream {
                         return;
                     }
                     let (count, script) = (count.clone(), script.clone());
+                    let (lists, list) = (lists.clone(), list.clone());
                     let seen = (seen.clone(), heads_seen.clone());
-                    std::thread::spawn(move || serve(stream, &count, &script, &seen));
+                    std::thread::spawn(move || {
+                        serve(stream, (&count, &script), (&lists, &list), &seen);
+                    });
                 }
             })
         };
@@ -48,6 +70,7 @@ impl Upstream {
             url,
             stopping,
             count,
+            lists,
             requests,
             heads,
             thread: Some(thread),
@@ -63,6 +86,11 @@ impl Upstream {
     /// Its `base_url`.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// How often it was asked which models there are; that is none of its requests.
+    pub fn lists(&self) -> usize {
+        self.lists.load(Ordering::SeqCst)
     }
 
     /// How many requests it has seen.
@@ -97,8 +125,8 @@ impl Drop for Upstream {
 
 fn serve(
     mut stream: TcpStream,
-    count: &AtomicUsize,
-    script: &Script,
+    (count, script): (&AtomicUsize, &Script),
+    (lists, list): (&AtomicUsize, &List),
     (seen, heads): &(Sender<String>, Sender<String>),
 ) {
     let mut reader = BufReader::new(stream.try_clone().unwrap());
@@ -118,6 +146,11 @@ fn serve(
         if line.is_empty() {
             break;
         }
+    }
+    let asked = head.lines().next().unwrap_or_default();
+    if asked.starts_with("get ") && asked.contains("/models") {
+        lists.fetch_add(1, Ordering::SeqCst);
+        return list(&mut stream);
     }
     let mut body = vec![0; length];
     if reader.read_exact(&mut body).is_err() {

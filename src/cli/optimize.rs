@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::error::Result;
 use crate::event::Timestamp;
 use crate::event::suggestion::{Proposal, Realised, Status, Suggestion};
-use crate::gateway::{Gateway, Prices};
+use crate::gateway::{Cancel, Gateway, Prices};
 use crate::optimizer::{Pass, Wanted};
 use crate::store::{Change, Store};
 
@@ -68,7 +68,7 @@ fn find(config: &Config, store: &Arc<Store>) -> Result<Found> {
         prices = prices.with_own(path)?;
     }
     let gateway = Gateway::new(config.providers.clone(), config.timeouts).with_prices(prices);
-    let mut pass = Pass::new(Arc::clone(store), Arc::new(gateway), Arc::default());
+    let mut pass = Pass::new(Arc::clone(store), Arc::new(gateway), Cancel::new());
     // What a server has found stands as it was found, whichever providers can be used from here.
     let mut open = Vec::new();
     let mut known = BTreeSet::new();

@@ -147,6 +147,28 @@ impl Client {
         Ok(builder.send(body)?)
     }
 
+    /// Asks for a document.
+    pub(super) fn get(
+        &self,
+        uri: &Uri,
+        headers: &[(&'static str, Header)],
+        exchange: &Exchange,
+    ) -> Result<Response<Body>, SendError> {
+        let Timeouts { connect, total, .. } = exchange.timeouts;
+        let mut builder = self
+            .agent
+            .get(uri)
+            .config()
+            .timeout_resolve(Some(connect))
+            .timeout_connect(Some(connect))
+            .timeout_global(Some(total))
+            .build();
+        for (name, value) in headers {
+            builder = builder.header(HeaderName::from_static(name), header_value(value)?);
+        }
+        Ok(builder.call()?)
+    }
+
     /// What a response says that is not of status 2xx, and the response itself, unless it is too long
     /// or the call was cancelled meanwhile.
     pub(super) fn refused(

@@ -66,7 +66,7 @@ pub(super) fn chat_usage(usage: &Value) -> Result<Usage, BadCount> {
 
 /// The address with a version at its end, as `/v1beta` or `/v1`; one that is there is kept. With `/openai`
 /// the compatible API is written: taken as meant.
-fn versioned(base_url: &str) -> String {
+pub(super) fn versioned(base_url: &str) -> String {
     let base_url = base_url.strip_suffix("/openai").unwrap_or(base_url);
     let last = base_url.rsplit('/').next().unwrap_or_default();
     let is_version = last

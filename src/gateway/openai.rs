@@ -78,7 +78,7 @@ fn max_tokens_name(base_url: &str) -> &'static str {
 }
 
 /// The host of a URL, without user and port.
-fn host(url: &str) -> &str {
+pub(super) fn host(url: &str) -> &str {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
     let host_and_port = authority

@@ -129,6 +129,11 @@ impl Quote {
         self.price.rates_for(prompt_tokens)
     }
 
+    /// Whether it is the same price of the same model, whatever names that was asked for by.
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.price, &other.price)
+    }
+
     /// The price as it is kept with a ledger row, a [`StoredPrice`]; none of `echo`.
     pub fn text(&self) -> Option<&Arc<str>> {
         self.text.as_ref()

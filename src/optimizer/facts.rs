@@ -7,12 +7,15 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use super::saving::Seen;
 use crate::event::{CallStatus, FlowId, Timestamp, Usage, UsageSource};
-use crate::store::CallFact;
+use crate::flow::Concern;
+use crate::store::{CallFact, NodeChange};
 
 /// How far back calls count, in days.
 pub const WINDOW_DAYS: i64 = 30;
-const MS_PER_DAY: i64 = 24 * 60 * 60 * 1000;
+/// Milliseconds in a day.
+pub const MS_PER_DAY: i64 = 24 * 60 * 60 * 1000;
 /// How many nodes are known; calls of more are not looked at.
 const NODES_MAX: usize = 10_000;
 /// How many of the newest prompts are remembered, to see which are bought again.
@@ -20,6 +23,9 @@ const PROMPTS_MAX: usize = 100_000;
 /// For how long providers keep the beginning of a prompt unless asked otherwise, in milliseconds
 /// (Anthropic: 5 minutes).
 const PROMPT_CACHE_MS: i64 = 5 * 60 * 1000;
+/// How many of the newest answers of a node are remembered, to see which had begun when a call was made;
+/// more calls than this are hardly under way at once.
+const BEGUN_MAX: usize = 32;
 
 /// For how long an answer would be kept that is bought again: what is proposed as `cache.maxAgeS`.
 pub const ANSWER_AGE_S: i64 = 7 * 24 * 60 * 60;
@@ -55,6 +61,16 @@ impl Amount {
             squares: self.squares + other.squares,
         }
     }
+
+    /// What is left of it without a part of it.
+    #[must_use]
+    fn without(self, part: Self) -> Self {
+        Self {
+            calls: self.calls.saturating_sub(part.calls),
+            nanousd: self.nanousd.saturating_sub(part.nanousd),
+            squares: (self.squares - part.squares).max(0.0),
+        }
+    }
 }
 
 /// Calls whose prompts are of one class of length.
@@ -88,6 +104,28 @@ impl Sums {
             estimated: self.estimated + other.estimated,
         }
     }
+
+    /// What is left of them without a part of them; how long the longest of those is is not known, but
+    /// not longer.
+    #[must_use]
+    fn without(&self, part: &Self) -> Self {
+        let left = |all: u64, part: u64| all.saturating_sub(part);
+        let (all, gone) = (&self.usage, &part.usage);
+        Self {
+            amount: self.amount.without(part.amount),
+            usage: Usage {
+                input_tokens: left(all.input_tokens, gone.input_tokens),
+                cached_input_tokens: left(all.cached_input_tokens, gone.cached_input_tokens),
+                cache_write_tokens: left(all.cache_write_tokens, gone.cache_write_tokens),
+                cache_write_1h_tokens: left(all.cache_write_1h_tokens, gone.cache_write_1h_tokens),
+                output_tokens: left(all.output_tokens, gone.output_tokens),
+                reasoning_tokens: left(all.reasoning_tokens, gone.reasoning_tokens),
+                source: all.source,
+            },
+            prompt_tokens_max: self.prompt_tokens_max,
+            estimated: left(self.estimated, part.estimated),
+        }
+    }
 }
 
 fn add(a: &Usage, b: &Usage) -> Usage {
@@ -112,49 +150,75 @@ pub struct Calls {
     /// How many answered calls have no known cost.
     pub unpriced: u64,
     /// Of those answered: the same prompt was answered before.
-    pub repeated: Amount,
+    repeated: BTreeMap<usize, Sums>,
     /// Calls that failed and were billed.
     pub failed: Amount,
     /// Calls that took too long and were billed.
     pub timed_out: Amount,
-    /// Answered calls that began soon enough after the one before that a provider would still have
-    /// kept the beginning of its prompt.
+    /// Answered calls that were made when the answer to another had begun, and soon enough after that
+    /// for the provider to have kept the beginning of its prompt until then.
     pub soon: u64,
     /// Calls that a budget refused.
     pub refused: u64,
     /// The longest answer, in tokens.
     pub output_tokens_max: u64,
-    /// How long answered calls took together, milliseconds.
-    pub latency_ms: u64,
 }
 
 impl Calls {
     fn merge(&mut self, other: &Self) {
-        for (class, sums) in &other.answered {
-            let mine = self.answered.entry(*class).or_default();
-            *mine = mine.plus(sums);
+        let both = [
+            (&mut self.answered, &other.answered),
+            (&mut self.repeated, &other.repeated),
+        ];
+        for (mine, others) in both {
+            for (class, sums) in others {
+                let mine = mine.entry(*class).or_default();
+                *mine = mine.plus(sums);
+            }
         }
         self.unpriced += other.unpriced;
-        self.repeated = self.repeated.plus(other.repeated);
         self.failed = self.failed.plus(other.failed);
         self.timed_out = self.timed_out.plus(other.timed_out);
         self.soon += other.soon;
         self.refused += other.refused;
         self.output_tokens_max = self.output_tokens_max.max(other.output_tokens_max);
-        self.latency_ms = self.latency_ms.saturating_add(other.latency_ms);
     }
 
     /// All answered calls whose cost is known.
     pub fn answered(&self) -> Sums {
-        let all = self.answered.values();
-        all.fold(Sums::default(), |sum, one| sum.plus(one))
+        sum(&self.answered)
     }
+
+    /// Those of them whose prompt was answered before.
+    pub fn repeated(&self) -> Amount {
+        sum(&self.repeated).amount
+    }
+
+    /// Calls that were answered, at whatever cost.
+    pub fn answers(&self) -> u64 {
+        self.answered().amount.calls + self.unpriced
+    }
+
+    fn forget_repeated(&mut self) {
+        for (class, repeated) in std::mem::take(&mut self.repeated) {
+            if let Some(all) = self.answered.get_mut(&class) {
+                *all = all.without(&repeated);
+            }
+        }
+        self.answered.retain(|_, sums| sums.amount.calls > 0);
+    }
+}
+
+fn sum(classes: &BTreeMap<usize, Sums>) -> Sums {
+    let all = classes.values();
+    all.fold(Sums::default(), |sum, one| sum.plus(one))
 }
 
 #[derive(Debug, Default)]
 struct TargetFacts {
     first_at: Option<Timestamp>,
-    last_at: Option<Timestamp>,
+    /// When the newest answers began, in order.
+    begun: Vec<Timestamp>,
     days: BTreeMap<i64, Calls>,
 }
 
@@ -165,6 +229,34 @@ pub struct Known {
     pub since: Timestamp,
     /// Summed up.
     pub calls: Calls,
+    /// Summed up day by day.
+    days: BTreeMap<i64, Calls>,
+}
+
+impl Known {
+    /// Something of these calls that was paid for.
+    pub fn seen(&self, of: impl Fn(&Calls) -> Amount) -> Seen {
+        let days = self.days.values().map(|day| of(day).nanousd);
+        Seen {
+            amount: of(&self.calls),
+            by_day: days.filter(|nanousd| *nanousd > 0).collect(),
+        }
+    }
+}
+
+/// Rows up to these do not count for a node.
+#[derive(Clone, Copy, Debug, Default)]
+struct Outdated {
+    all: i64,
+    /// When it was changed so that none up to `all` count.
+    since: Option<Timestamp>,
+    repeated: i64,
+    failures: i64,
+}
+
+/// When the days begin that are known at a moment.
+pub fn window_start(now: Timestamp) -> Timestamp {
+    Timestamp((now.0.div_euclid(MS_PER_DAY) - WINDOW_DAYS) * MS_PER_DAY)
 }
 
 /// See the module.
@@ -175,8 +267,8 @@ pub struct Facts {
     pending: BTreeSet<i64>,
     nodes: HashMap<FlowId, HashMap<String, BTreeMap<Target, TargetFacts>>>,
     node_count: usize,
-    /// Rows up to this one do not count for the node: it was changed after them.
-    outdated: HashMap<(FlowId, String), i64>,
+    /// Of nodes that were changed: which rows do not count.
+    outdated: HashMap<(FlowId, String), Outdated>,
     /// When each of the newest prompts was answered.
     prompts: HashMap<u64, Timestamp>,
     prompts_in_order: VecDeque<u64>,
@@ -228,19 +320,50 @@ impl Facts {
         self.nodes.keys().copied()
     }
 
-    /// Rows up to `last_call` do not count for that node any more.
-    pub fn forget(&mut self, flow_id: FlowId, node_id: &str, last_call: i64) {
-        let key = (flow_id, node_id.to_owned());
-        let known = self.outdated.entry(key).or_insert(0);
-        if *known >= last_call {
+    /// What calls before a change of their node told of what it concerned does not count any more.
+    pub fn forget(&mut self, change: &NodeChange) {
+        let NodeChange {
+            flow_id,
+            node_id,
+            concern,
+            last_call,
+            at,
+        } = change;
+        let key = (*flow_id, node_id.clone());
+        let outdated = self.outdated.entry(key).or_default();
+        let known = match concern {
+            Concern::Question => &mut outdated.all,
+            Concern::Repeats => &mut outdated.repeated,
+            Concern::Failures => &mut outdated.failures,
+        };
+        if *known >= *last_call {
             return;
         }
-        *known = last_call;
-        if let Some(nodes) = self.nodes.get_mut(&flow_id)
-            && nodes.remove(node_id).is_some()
-        {
-            self.node_count -= 1;
+        *known = *last_call;
+        if *concern == Concern::Question {
+            outdated.since = Some(*at);
         }
+        let Some(nodes) = self.nodes.get_mut(flow_id) else {
+            return;
+        };
+        if *concern == Concern::Question {
+            self.node_count -= usize::from(nodes.remove(node_id).is_some());
+            return;
+        }
+        let targets = nodes.get_mut(node_id).into_iter().flatten();
+        for day in targets.flat_map(|(_, target)| target.days.values_mut()) {
+            if *concern == Concern::Repeats {
+                day.forget_repeated();
+            } else {
+                (day.failed, day.timed_out) = Default::default();
+            }
+        }
+    }
+
+    /// When a node was changed so that no call before counts; none where that is not known.
+    pub fn changed_at(&self, flow_id: FlowId, node_id: &str) -> Option<Timestamp> {
+        let key = (flow_id, node_id.to_owned());
+        self.outdated.get(&key)?.since
     }
 
     /// Takes a row in: a new one, or one that was pending.
@@ -254,11 +377,13 @@ impl Facts {
         let Some((flow_id, node_id)) = row.node else {
             return;
         };
+        let mut outdated = Outdated::default();
         if !self.outdated.is_empty() {
             let key = (flow_id, node_id.to_owned());
-            if self.outdated.get(&key).is_some_and(|last| row.id <= *last) {
-                return;
-            }
+            outdated = self.outdated.get(&key).copied().unwrap_or_default();
+        }
+        if row.id <= outdated.all {
+            return;
         }
         self.changed.insert(flow_id);
         // It cost nothing, and nobody was asked.
@@ -266,16 +391,17 @@ impl Facts {
             return;
         }
         let is_repeated = row.status == CallStatus::Success && self.is_repeated(flow_id, row);
+        let is_waste = matches!(row.status, CallStatus::Failed | CallStatus::Timeout);
+        if (is_repeated && row.id <= outdated.repeated) || (is_waste && row.id <= outdated.failures)
+        {
+            return;
+        }
         let class = self
             .bounds
             .partition_point(|bound| *bound < row.usage.input_tokens);
         let Some(target) = self.target(flow_id, node_id, row) else {
             return;
         };
-        let is_soon = target.last_at.is_some_and(|last| {
-            let pause = row.at.0.saturating_sub(last.0);
-            (0..PROMPT_CACHE_MS).contains(&pause)
-        });
         target.first_at = Some(target.first_at.map_or(row.at, |first| first.min(row.at)));
         let day = target.days.entry(row.at.0.div_euclid(MS_PER_DAY));
         let day = day.or_default();
@@ -283,20 +409,20 @@ impl Facts {
             day.refused += 1;
             return;
         }
-        target.last_at = Some(row.at);
+        let mut is_soon = false;
         if row.status == CallStatus::Success {
             day.output_tokens_max = day.output_tokens_max.max(row.usage.output_tokens);
+            is_soon = note_begun(&mut target.begun, row);
         }
         match (row.status, row.cost) {
             (CallStatus::Success, Some(cost)) => {
                 let sums = day.answered.entry(class).or_default();
                 sums.add(&row.usage, cost.nanousd);
                 if is_repeated {
-                    day.repeated.add(cost.nanousd);
+                    let sums = day.repeated.entry(class).or_default();
+                    sums.add(&row.usage, cost.nanousd);
                 }
                 day.soon += u64::from(is_soon);
-                let latency_ms = row.latency_ms.unwrap_or(0);
-                day.latency_ms = day.latency_ms.saturating_add(latency_ms);
             }
             (CallStatus::Success, None) => day.unpriced += 1,
             (CallStatus::Timeout, Some(cost)) if cost.nanousd > 0 => {
@@ -351,7 +477,7 @@ impl Facts {
 
     /// Forgets days before the window.
     pub fn expire(&mut self, now: Timestamp) {
-        let first_day = now.0.div_euclid(MS_PER_DAY) - WINDOW_DAYS;
+        let first_day = window_start(now).0.div_euclid(MS_PER_DAY);
         for (flow_id, nodes) in &mut self.nodes {
             let before = nodes.len();
             nodes.retain(|_, targets| {
@@ -400,6 +526,9 @@ impl Facts {
         all.map(|(_, known)| known).reduce(|mut sum, known| {
             sum.since = sum.since.min(known.since);
             sum.calls.merge(&known.calls);
+            for (day, calls) in &known.days {
+                sum.days.entry(*day).or_default().merge(calls);
+            }
             sum
         })
     }
@@ -410,11 +539,32 @@ impl Facts {
         let nodes = self.nodes.values().flat_map(HashMap::values);
         for (target, facts) in nodes.flatten() {
             if let Some(known) = facts.known() {
-                *all.entry(target.clone()).or_insert(0) += known.calls.answered().amount.calls;
+                *all.entry(target.clone()).or_insert(0) += known.calls.answers();
             }
         }
         all
     }
+}
+
+/// Notes when an answer began. Gives whether another had begun when its call was made, and not too long
+/// before: until then nothing is kept that a call could read, and after that nothing more.
+fn note_begun(begun: &mut Vec<Timestamp>, row: &CallFact<'_>) -> bool {
+    let before = begun.partition_point(|at| *at <= row.at);
+    let is_soon = before
+        .checked_sub(1)
+        .and_then(|newest| begun.get(newest))
+        .is_some_and(|at| row.at.0.saturating_sub(at.0) < PROMPT_CACHE_MS);
+    if let Some(ms) = row.begun_ms {
+        let at = row
+            .at
+            .0
+            .saturating_add(i64::try_from(ms).unwrap_or(i64::MAX));
+        begun.insert(begun.partition_point(|other| other.0 <= at), Timestamp(at));
+        if begun.len() > BEGUN_MAX {
+            begun.remove(0);
+        }
+    }
+    is_soon
 }
 
 impl TargetFacts {
@@ -423,6 +573,114 @@ impl TargetFacts {
         let mut calls = Calls::default();
         self.days.values().for_each(|day| calls.merge(day));
         let since = self.first_at?.max(Timestamp(first_day * MS_PER_DAY));
-        Some(Known { since, calls })
+        Some(Known {
+            since,
+            calls,
+            days: self.days.clone(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Usd;
+
+    const MINUTE_MS: i64 = 60 * 1000;
+
+    /// An answered call of 10 nano-dollars, whose answer began after a second.
+    fn answered(id: i64, at_ms: i64, prompt: &str) -> CallFact<'_> {
+        CallFact {
+            id,
+            at: Timestamp(at_ms),
+            node: Some((1, "n")),
+            provider: "p",
+            model: "m",
+            status: CallStatus::Success,
+            usage: Usage {
+                input_tokens: 5,
+                output_tokens: 1,
+                ..Usage::default()
+            },
+            cost: Some(Usd::from_nanousd(10)),
+            begun_ms: Some(1_000),
+            latency_ms: Some(2_000),
+            prompt_hash: prompt,
+            cached: false,
+            saved: None,
+            refused: false,
+        }
+    }
+
+    fn sums(facts: &Facts) -> (Sums, Amount, Amount) {
+        let known = facts.known(1, "n", "p", "m").unwrap();
+        let calls = known.calls;
+        (calls.answered(), calls.repeated(), calls.failed)
+    }
+
+    #[test]
+    fn a_beginning_is_read_only_by_calls_made_when_an_answer_to_another_has_begun() {
+        let mut facts = Facts::new(0, Vec::new());
+        let soon = [
+            (0, false),
+            // At once with the first, and before anything came.
+            (0, false),
+            (999, false),
+            (1_000, true),
+            (4 * MINUTE_MS, true),
+            // Five minutes after the answer before had begun.
+            (9 * MINUTE_MS + 1_000, false),
+            // Settled late: what has begun after it does not count.
+            (500, false),
+        ];
+        let mut expected = 0;
+        for (id, (at_ms, is_soon)) in (1..).zip(soon) {
+            facts.take(&answered(id, at_ms, &id.to_string()));
+            expected += u64::from(is_soon);
+            let known = facts.known(1, "n", "p", "m").unwrap();
+            assert_eq!(known.calls.soon, expected, "{at_ms}");
+        }
+    }
+
+    fn change(concern: Concern) -> NodeChange {
+        NodeChange {
+            flow_id: 1,
+            node_id: "n".into(),
+            concern,
+            last_call: 3,
+            at: Timestamp(9),
+        }
+    }
+
+    #[test]
+    fn only_what_a_change_concerns_is_forgotten_also_of_rows_that_are_read_later() {
+        let failed = |id| CallFact {
+            status: CallStatus::Failed,
+            ..answered(id, 0, "a")
+        };
+        let rows = [answered(1, 0, "a"), answered(2, 0, "a"), failed(3)];
+        let take = |facts: &mut Facts| rows.iter().for_each(|row| facts.take(row));
+        for forgets_first in [false, true] {
+            let mut facts = Facts::new(0, Vec::new());
+            if !forgets_first {
+                take(&mut facts);
+                let (all, repeated, failed) = sums(&facts);
+                let calls = (all.amount.calls, repeated.calls, failed.calls);
+                assert_eq!(calls, (2, 1, 1));
+            }
+            for concern in [Concern::Repeats, Concern::Failures] {
+                facts.forget(&change(concern));
+            }
+            if forgets_first {
+                take(&mut facts);
+            }
+            let (all, repeated, failed) = sums(&facts);
+            assert_eq!((repeated.calls, failed.calls), (0, 0));
+            assert_eq!((all.amount.nanousd, all.usage.input_tokens), (10, 5));
+            assert_eq!(facts.changed_at(1, "n"), None);
+            facts.forget(&change(Concern::Question));
+            assert!(facts.known(1, "n", "p", "m").is_none());
+            assert_eq!(facts.changed_at(1, "n"), Some(Timestamp(9)));
+        }
     }
 }

@@ -490,6 +490,7 @@ mod tests {
             },
             cost: Some(Usd::from_nanousd(nanousd)),
             latency_ms: Some(5),
+            begun_ms: Some(5),
             prompt_hash: "h",
             cached: false,
             saved: None,

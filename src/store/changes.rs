@@ -885,7 +885,7 @@ impl Batch<'_> {
             "UPDATE flows SET name = ?2, document = ?3, updated_ms = ?4 WHERE id = ?1",
             params![id, name, document, at.0],
         )?;
-        suggestions::note_changed_nodes(self.connection, id, &before, document)?;
+        suggestions::note_changed_nodes(self.connection, id, &before, document, at)?;
         Ok(Receipt::Flow(id))
     }
 

@@ -27,6 +27,8 @@ pub struct CallFact<'a> {
     pub usage: Usage,
     /// What it cost; none where that is not known.
     pub cost: Option<Usd>,
+    /// From its start until its answer began, milliseconds; until its end, where it was not streamed.
+    pub begun_ms: Option<u64>,
     /// Milliseconds.
     pub latency_ms: Option<u64>,
     /// SHA-256 of the prompt in hexadecimal.
@@ -75,7 +77,8 @@ pub fn run_ids_from(at: Timestamp) -> RunId {
 const COLUMNS: &str = "id, timestamp_ms, flow_id, node_id, provider,
     coalesce(model_asked, model_used), status, input_tokens, cached_input_tokens,
     cache_write_tokens, cache_write_1h_tokens, output_tokens, reasoning_tokens, usage_source,
-    cost_nanousd, latency_ms, prompt_hash, cached, saved_nanousd, refused IS NOT NULL";
+    cost_nanousd, latency_ms, prompt_hash, cached, saved_nanousd, refused IS NOT NULL,
+    coalesce(first_token_ms, latency_ms)";
 
 fn fact<'a>(row: &'a Row<'_>) -> rusqlite::Result<CallFact<'a>> {
     let text = |column: usize| -> rusqlite::Result<&'a str> {
@@ -105,6 +108,7 @@ fn fact<'a>(row: &'a Row<'_>) -> rusqlite::Result<CallFact<'a>> {
         cached: row.get(17)?,
         saved: row.get::<_, Option<i64>>(18)?.map(Usd::from_nanousd),
         refused: row.get(19)?,
+        begun_ms: row.get(20)?,
     })
 }
 
@@ -208,6 +212,52 @@ impl Store {
                 )?
                 .query_row(params![flow_id, node_id, runs], |row| row.get(0))?;
             Ok(average.map(|bytes| bytes as u64))
+        })
+    }
+
+    /// In how many of the newest `runs` of its flow a node was completed, and how long it took there on
+    /// average, milliseconds; none where that is none.
+    pub fn node_ms(
+        &self,
+        flow_id: FlowId,
+        node_id: &str,
+        runs: usize,
+    ) -> Result<Option<(u64, u64)>> {
+        self.read(|connection| {
+            let (count, average): (u64, Option<f64>) = connection
+                .prepare_cached(
+                    "WITH newest AS (SELECT id FROM runs WHERE flow_id = ?1 ORDER BY id DESC LIMIT ?3)
+                     SELECT count(*), avg(max(finished_ms - started_ms, 0))
+                     FROM newest JOIN run_nodes ON run_id = newest.id AND node_id = ?2
+                     WHERE status = 'COMPLETED' AND finished_ms IS NOT NULL",
+                )?
+                .query_row(params![flow_id, node_id, runs], |row| {
+                    Ok((row.get(0)?, row.get(1)?))
+                })?;
+            Ok(average.map(|ms| (count, ms.round() as u64)))
+        })
+    }
+
+    /// Whether a node was begun in one of the newest `runs` of its flow from before that moment.
+    pub fn was_begun_before(
+        &self,
+        flow_id: FlowId,
+        node_id: &str,
+        before: Timestamp,
+        runs: usize,
+    ) -> Result<bool> {
+        self.read(|connection| {
+            Ok(connection
+                .prepare_cached(
+                    "WITH older AS (SELECT id FROM runs WHERE flow_id = ?1 AND id < ?3
+                         ORDER BY id DESC LIMIT ?4)
+                     SELECT EXISTS (SELECT 1 FROM older JOIN run_nodes
+                         ON run_id = older.id AND node_id = ?2)",
+                )?
+                .query_row(
+                    params![flow_id, node_id, run_ids_from(before), runs],
+                    |row| row.get(0),
+                )?)
         })
     }
 }

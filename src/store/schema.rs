@@ -309,16 +309,16 @@ INSERT INTO budget_days
     GROUP BY 1, 2, 3, 4, 5;
 ",
     "
--- When it was changed last what a node asks: calls up to that ledger row tell nothing about it any more.
+-- When a node was changed last: calls up to that ledger row tell nothing any more about what it concerned.
 CREATE TABLE node_changes (
     flow_id     INTEGER NOT NULL,
     node_id     TEXT NOT NULL,
+    concern     TEXT NOT NULL,
     last_call   INTEGER NOT NULL,
-    PRIMARY KEY (flow_id, node_id)
+    at_ms       INTEGER NOT NULL,
+    PRIMARY KEY (flow_id, node_id, concern)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX node_changes_by_call ON node_changes (last_call);
-INSERT INTO node_changes SELECT flow_id, proposal ->> 'nodeId', max(last_call) FROM suggestions
-    WHERE last_call IS NOT NULL GROUP BY 1, 2;
 -- How many runs that began since it was applied went well, and how long they took together.
 ALTER TABLE suggestions ADD COLUMN runs INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE suggestions ADD COLUMN runs_ms INTEGER NOT NULL DEFAULT 0;

@@ -10,7 +10,7 @@ use super::ledger::parsed;
 use crate::error::{Error, Result};
 use crate::event::suggestion::{Proposal, Realised, Status, Suggestion, Trial};
 use crate::event::{FlowId, Timestamp, hex};
-use crate::flow::asked;
+use crate::flow::{Concern, asked};
 
 const COLUMNS: &str =
     "id, status, flow_id, flow_name, proposal, created_ms, changed_ms, applied_ms, realised, trial";
@@ -20,6 +20,21 @@ const COLUMNS_OF_LISTS: &str =
 
 /// For how long it is measured after one was applied, in milliseconds: later, too much else has changed.
 pub const MEASURED_MS: i64 = 90 * 24 * 60 * 60 * 1000;
+
+/// A node that says something else since a moment.
+#[derive(Clone, Debug)]
+pub struct NodeChange {
+    /// The flow.
+    pub flow_id: FlowId,
+    /// The node.
+    pub node_id: String,
+    /// What it says something else about.
+    pub concern: Concern,
+    /// The newest ledger row of that time: those up to it tell nothing about it any more.
+    pub last_call: i64,
+    /// When it was changed.
+    pub at: Timestamp,
+}
 
 /// A flow as it was before a suggestion was applied, and after.
 #[derive(Clone, Debug)]
@@ -122,27 +137,31 @@ impl Store {
         })
     }
 
-    /// Nodes of all flows that were changed in what they ask when there was a ledger row of that number or
-    /// a later one, each with the newest row of that time.
-    pub fn changed_nodes(&self, since_call: i64) -> Result<Vec<(FlowId, String, i64)>> {
-        self.read(|connection| {
-            let mut statement = connection.prepare_cached(
-                "SELECT flow_id, node_id, last_call FROM node_changes WHERE last_call >= ?1",
-            )?;
-            let rows = statement.query_map([since_call], |row| {
-                Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-            })?;
-            Ok(rows.collect::<rusqlite::Result<_>>()?)
-        })
+    /// Changes of nodes since that ledger row.
+    pub fn changed_nodes(&self, since_call: i64) -> Result<Vec<NodeChange>> {
+        self.node_changes("last_call >= ?1", since_call)
     }
 
-    /// The same of one flow.
-    pub fn changed_nodes_of(&self, flow_id: FlowId) -> Result<Vec<(String, i64)>> {
+    /// Those of a flow.
+    pub fn changed_nodes_of(&self, flow_id: FlowId) -> Result<Vec<NodeChange>> {
+        self.node_changes("flow_id = ?1", flow_id)
+    }
+
+    fn node_changes(&self, condition: &str, value: i64) -> Result<Vec<NodeChange>> {
         self.read(|connection| {
-            let mut statement = connection
-                .prepare_cached("SELECT node_id, last_call FROM node_changes WHERE flow_id = ?1")?;
-            let rows = statement.query_map([flow_id], |row| Ok((row.get(0)?, row.get(1)?)))?;
-            Ok(rows.collect::<rusqlite::Result<_>>()?)
+            let mut statement = connection.prepare_cached(&format!(
+                "SELECT flow_id, node_id, concern, last_call, at_ms FROM node_changes WHERE {condition}"
+            ))?;
+            let changes = statement.query_map([value], |row| {
+                Ok(NodeChange {
+                    flow_id: row.get(0)?,
+                    node_id: row.get(1)?,
+                    concern: parsed(row, 2)?,
+                    last_call: row.get(3)?,
+                    at: Timestamp(row.get(4)?),
+                })
+            })?;
+            Ok(changes.collect::<rusqlite::Result<_>>()?)
         })
     }
 
@@ -260,23 +279,28 @@ pub fn document_hash(document: &str) -> String {
     hex(&Sha256::digest(document))
 }
 
-/// Notes which nodes of a flow ask something else from now on.
+/// Notes which nodes of a flow say something else from now on, and about what.
 pub(super) fn note_changed_nodes(
     connection: &Connection,
     flow_id: FlowId,
     before: &str,
     after: &str,
+    at: Timestamp,
 ) -> Result<()> {
     let (before, after) = (asked(before), asked(after));
     for (node_id, said) in &after {
-        if before.get(node_id) != Some(said) {
+        let old = before.get(node_id);
+        for (concern, said) in said {
+            if old.and_then(|old| old.get(concern)) == Some(said) {
+                continue;
+            }
             connection
                 .prepare_cached(
-                    "INSERT INTO node_changes (flow_id, node_id, last_call)
-                     VALUES (?1, ?2, (SELECT coalesce(max(id), 0) FROM ledger))
-                     ON CONFLICT DO UPDATE SET last_call = excluded.last_call",
+                    "INSERT INTO node_changes (flow_id, node_id, concern, last_call, at_ms)
+                     VALUES (?1, ?2, ?3, (SELECT coalesce(max(id), 0) FROM ledger), ?4)
+                     ON CONFLICT DO UPDATE SET last_call = excluded.last_call, at_ms = excluded.at_ms",
                 )?
-                .execute(params![flow_id, node_id])?;
+                .execute(params![flow_id, node_id, concern.as_str(), at.0])?;
         }
     }
     // One that comes back is another one.
@@ -416,7 +440,7 @@ fn replace_document(
             "flow {flow_id} has changed since: look at it again"
         )));
     }
-    note_changed_nodes(connection, flow_id, before, after)
+    note_changed_nodes(connection, flow_id, before, after, at)
 }
 
 fn is_not(old: &Suggestion, wanted: Status) -> Error {

@@ -2,13 +2,12 @@
 
 use serde_json::{Map, json};
 
-use super::{Draft, Look, SAVING_MIN};
+use super::{Draft, Look};
 use crate::event::Usd;
 use crate::event::suggestion::{Kind, Proposal};
 use crate::flow::{Agent, Node};
 use crate::optimizer::edit::Edit;
-use crate::optimizer::facts::{ANSWER_AGE_S, Amount};
-use crate::optimizer::saving::per_30_days;
+use crate::optimizer::facts::{ANSWER_AGE_S, Calls};
 
 /// How often something is bought again at least.
 const REPEATS_MIN: u64 = 3;
@@ -17,18 +16,12 @@ pub fn propose(look: &Look<'_>, node: &Node, agent: &Agent) -> Option<Proposal> 
     if agent.cache_age.is_some() {
         return None;
     }
-    let all = look.facts.of_node(look.flow_id, &node.id);
-    let since = all.iter().map(|(_, known)| known.since).min()?;
-    let repeated = all
-        .iter()
-        .map(|(_, known)| known.calls.repeated)
-        .fold(Amount::default(), Amount::plus);
-    let answered: u64 = all
-        .iter()
-        .map(|(_, known)| known.calls.answered().amount.calls)
-        .sum();
-    let saving = per_30_days(repeated, since, look.now);
-    if repeated.calls < REPEATS_MIN || saving.expected_usd < SAVING_MIN {
+    let known = look.facts.sum_of_node(look.flow_id, &node.id)?;
+    let seen = known.seen(Calls::repeated);
+    let repeated = seen.amount;
+    let answered = known.calls.answered().amount.calls;
+    let saving = look.promise(node, &known, &seen);
+    if repeated.calls < REPEATS_MIN || !look.is_worth(Kind::Cache, node, &saving) {
         return None;
     }
     let values = Map::from_iter([("cache".to_owned(), json!({"maxAgeS": ANSWER_AGE_S}))]);
@@ -45,7 +38,7 @@ pub fn propose(look: &Look<'_>, node: &Node, agent: &Agent) -> Option<Proposal> 
             calls: repeated.calls,
             saving: Some(saving),
             evidence: json!({
-                "since": since,
+                "since": known.since,
                 "calls": answered,
                 "repeatedCalls": repeated.calls,
                 "repeatedCostNanousd": repeated.nanousd,

@@ -2,25 +2,22 @@
 
 use serde_json::json;
 
-use super::{CALLS_MIN, Draft, Look, SAVING_MIN};
+use super::{CALLS_MIN, Draft, Look};
 use crate::event::Usd;
 use crate::event::suggestion::{Kind, Proposal};
 use crate::flow::{Node, OnError};
 use crate::optimizer::edit::Edit;
-use crate::optimizer::facts::Amount;
-use crate::optimizer::saving::per_30_days;
 
 /// `node` is one that nobody uses (see `shape::unused`).
 pub fn propose(look: &Look<'_>, node: &Node) -> Option<Proposal> {
-    let all = look.facts.of_node(look.flow_id, &node.id);
-    let since = all.iter().map(|(_, known)| known.since).min()?;
-    let paid = all.iter().fold(Amount::default(), |sum, (_, known)| {
-        let calls = &known.calls;
+    let known = look.facts.sum_of_node(look.flow_id, &node.id)?;
+    let seen = known.seen(|calls| {
         let answered = calls.answered().amount;
-        sum.plus(answered).plus(calls.failed).plus(calls.timed_out)
+        answered.plus(calls.failed).plus(calls.timed_out)
     });
-    let saving = per_30_days(paid, since, look.now);
-    if paid.calls < CALLS_MIN || saving.expected_usd < SAVING_MIN {
+    let paid = seen.amount;
+    let saving = look.promise(node, &known, &seen);
+    if paid.calls < CALLS_MIN || !look.is_worth(Kind::DeadNode, node, &saving) {
         return None;
     }
     let guard = match node.on_error {
@@ -40,7 +37,7 @@ pub fn propose(look: &Look<'_>, node: &Node) -> Option<Proposal> {
             calls: paid.calls,
             saving: Some(saving),
             evidence: json!({
-                "since": since,
+                "since": known.since,
                 "calls": paid.calls,
                 "costNanousd": paid.nanousd,
             }),

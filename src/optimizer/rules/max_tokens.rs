@@ -12,6 +12,7 @@ use crate::event::{Usage, Usd};
 use crate::flow::{Agent, Node};
 use crate::gateway::ANSWER_TOKENS_ASSUMED;
 use crate::optimizer::edit::Edit;
+use crate::optimizer::models::priced_at;
 
 /// The limit is so many times the longest answer at least.
 const ABOVE_MIN: u64 = 4;
@@ -31,7 +32,7 @@ struct Bound<'a> {
 
 pub fn propose(look: &Look<'_>, node: &Node, agent: &Agent) -> Option<Proposal> {
     let known = look.facts.sum_of_node(look.flow_id, &node.id)?;
-    let calls = known.calls.answered().amount.calls + known.calls.unpriced;
+    let calls = known.calls.answers();
     let longest = known.calls.output_tokens_max;
     let limit = u64::from(agent.max_tokens.unwrap_or(ANSWER_TOKENS_ASSUMED));
     let lower = (longest.saturating_mul(ROOM) / STEP + 1) * STEP;
@@ -123,12 +124,10 @@ fn bound<'a>(
 
 /// What is reserved for the tokens of an answer beyond `from`, up to `to`.
 fn between(look: &Look<'_>, provider: &str, model: &str, from: u64, to: u64) -> Reserve {
-    let is_it = |target: &(String, String)| target.0 == provider && target.1 == model;
-    let candidates = look.models.all();
-    let candidate = candidates.iter().find(|it| is_it(&it.target));
-    let cost = candidate.map(|it| {
+    let quote = look.gateway.quote(provider, &[model], priced_at(look.now));
+    let cost = quote.map(|quote| {
         let cost = |output_tokens| {
-            it.quote.cost(&Usage {
+            quote.cost(&Usage {
                 output_tokens,
                 ..Usage::default()
             })

@@ -12,11 +12,13 @@ const SAVING_MS_MIN: u64 = 100;
 
 /// `second` comes after `first`, and need not (see `shape::independent`).
 pub fn propose(look: &Look<'_>, first: &Node, second: &Node) -> Option<Proposal> {
-    let (first_calls, first_ms) = average_ms(look, first)?;
-    let (second_calls, second_ms) = average_ms(look, second)?;
+    // Of nodes in runs, not of calls: a map makes many at once, and a node that tries again waits.
+    let (first_runs, first_ms) = (look.node_ms)(&first.id)?;
+    let (second_runs, second_ms) = (look.node_ms)(&second.id)?;
     let saving_ms = first_ms.min(second_ms);
-    let calls = first_calls.min(second_calls);
-    if calls < CALLS_MIN || saving_ms < SAVING_MS_MIN {
+    let runs = first_runs.min(second_runs);
+    let least_ms = look.least(Kind::Parallel, second, SAVING_MS_MIN);
+    if runs < CALLS_MIN || saving_ms < least_ms {
         return None;
     }
     let draft = Draft {
@@ -26,13 +28,13 @@ pub fn propose(look: &Look<'_>, first: &Node, second: &Node) -> Option<Proposal>
             "“{}” does not use what “{}” answers, and waits for it all the same. They take {second_ms} and {first_ms} ms on average; together they would take as long as the slower.",
             second.label, first.label,
         ),
-        calls,
+        calls: runs,
         saving: None,
         evidence: json!({
             "firstNodeId": first.id,
-            "firstCalls": first_calls,
+            "firstRuns": first_runs,
             "firstAverageMs": first_ms,
-            "secondCalls": second_calls,
+            "secondRuns": second_runs,
             "secondAverageMs": second_ms,
         }),
         edit: Edit::RunBeside {
@@ -45,15 +47,4 @@ pub fn propose(look: &Look<'_>, first: &Node, second: &Node) -> Option<Proposal>
         saving_ms: Some(saving_ms),
         ..look.proposal(second, draft)?
     })
-}
-
-/// How many calls a node's targets have answered, and how long these took on average.
-fn average_ms(look: &Look<'_>, node: &Node) -> Option<(u64, u64)> {
-    let all = look.facts.of_node(look.flow_id, &node.id);
-    let sum = |of: fn(&crate::optimizer::facts::Calls) -> u64| -> u64 {
-        all.iter().map(|(_, known)| of(&known.calls)).sum()
-    };
-    let calls = sum(|calls| calls.answered().amount.calls);
-    let latency_ms = sum(|calls| calls.latency_ms);
-    Some((calls, latency_ms.checked_div(calls)?))
 }

@@ -3,17 +3,35 @@
 
 use serde_json::{Map, json};
 
-use super::{CALLS_MIN, Draft, Look, SAVING_MIN};
+use super::{CALLS_MIN, Draft, Look};
+use crate::event::Usd;
 use crate::event::suggestion::{Kind, Proposal};
-use crate::event::{Timestamp, Usd};
 use crate::flow::{Agent, Node, constant_beginning};
 use crate::gateway;
 use crate::optimizer::edit::Edit;
-use crate::optimizer::facts::Amount;
-use crate::optimizer::saving::per_30_days;
+use crate::optimizer::models::priced_at;
 
-/// Shorter beginnings are not kept by any of Anthropic's models.
-const PREFIX_TOKENS_MIN: u64 = 1_024;
+/// Shorter beginnings are not kept, in tokens, by names of models from their beginning: Anthropic's "cache
+/// limitations" (<https://platform.claude.com/docs/en/build-with-claude/prompt-caching>), as of November
+/// 2026; where what is said of a model differs, the larger one.
+const PREFIX_TOKENS_MIN: &[(&str, u64)] = &[
+    ("claude-3-opus", 1_024),
+    ("claude-3-5-sonnet", 1_024),
+    ("claude-3-7-sonnet", 1_024),
+    ("claude-opus-4-0", 1_024),
+    ("claude-opus-4-2025", 1_024),
+    ("claude-opus-4-1", 1_024),
+    ("claude-opus-4-8", 1_024),
+    ("claude-sonnet-4-0", 1_024),
+    ("claude-sonnet-4-2025", 1_024),
+    ("claude-sonnet-4-5", 1_024),
+    ("claude-sonnet-4-6", 2_048),
+    ("claude-3-haiku", 2_048),
+    ("claude-3-5-haiku", 2_048),
+];
+/// And by all others: the largest that there is (Opus 4.5 to 4.7, Haiku 4.5), for those that are not known
+/// here.
+const PREFIX_TOKENS_MIN_ELSE: u64 = 4_096;
 /// Pico-dollars in a nano-dollar.
 const PICO_PER_NANO: i128 = 1_000;
 
@@ -33,29 +51,30 @@ pub fn propose(look: &Look<'_>, node: &Node, agent: &Agent) -> Option<Proposal> 
     let asked_bytes = look
         .asked_bytes(node)
         .filter(|bytes| *bytes >= prefix_bytes)?;
-    // Tokens are the provider's, their share that of the text.
-    let prompt_tokens = seen.usage.input_tokens / calls;
-    let prefix_tokens = prompt_tokens * prefix_bytes / asked_bytes;
-    if prefix_tokens < PREFIX_TOKENS_MIN {
+    // Tokens are the provider's, their share that of the text. Lately nothing may have been asked.
+    let prompt_tokens = seen.usage.input_tokens.checked_div(calls)?;
+    let prefix_tokens = prompt_tokens
+        .checked_mul(prefix_bytes)?
+        .checked_div(asked_bytes)?;
+    if prefix_tokens < prefix_tokens_min(&target.model) {
         return None;
     }
     let quote = look
         .gateway
-        .quote(&target.provider, &[&target.model], look.now)?;
+        .quote(&target.provider, &[&target.model], priced_at(look.now))?;
     let rates = quote.rates(prompt_tokens);
-    let (reads, writes) = (known.calls.soon, calls - known.calls.soon);
+    let reads = known.calls.soon.min(calls);
+    let writes = calls - reads;
     let gain = i128::from(rates.input) - i128::from(rates.cache_read);
     let loss = i128::from(rates.cache_write) - i128::from(rates.input);
     let saved = i128::from(prefix_tokens) * (i128::from(reads) * gain - i128::from(writes) * loss);
     let nanousd = i64::try_from(saved / PICO_PER_NANO).ok()?;
-    let each = nanousd as f64 / calls as f64;
-    let amount = Amount {
-        calls,
-        nanousd,
-        squares: each * each * calls as f64,
-    };
-    let saving = per_30_days(amount, known.since, look.now);
-    if nanousd <= 0 || saving.expected_usd < SAVING_MIN {
+    if nanousd <= 0 {
+        return None;
+    }
+    let paid = known.seen(|calls| calls.answered().amount);
+    let saving = look.promise(node, &known, &paid.scaled_to(nanousd));
+    if !look.is_worth(Kind::PromptCache, node, &saving) {
         return None;
     }
     look.proposal(
@@ -64,7 +83,7 @@ pub fn propose(look: &Look<'_>, node: &Node, agent: &Agent) -> Option<Proposal> 
             kind: Kind::PromptCache,
             title: "Have its constant beginning cached".to_owned(),
             reason: format!(
-                "About {prefix_tokens} of {prompt_tokens} tokens of each prompt are the same, and {reads} of {calls} calls came within five minutes of the one before: {} would have kept that beginning for them. All in all that would have saved {} USD, writes to its cache included.",
+                "About {prefix_tokens} of {prompt_tokens} tokens of each prompt are the same, and {reads} of {calls} calls came within five minutes after the answer to another had begun: {} would have kept that beginning for them. All in all that would have saved {} USD, writes to its cache included.",
                 target.provider,
                 Usd::from_nanousd(nanousd),
             ),
@@ -78,7 +97,7 @@ pub fn propose(look: &Look<'_>, node: &Node, agent: &Agent) -> Option<Proposal> 
                 "reads": reads,
                 "writes": writes,
                 "savedNanousd": nanousd,
-                "pricedAt": Timestamp::to_string(&look.now),
+                "pricedAt": priced_at(look.now),
             }),
             edit: Edit::SetNode {
                 node_id: node.id.clone(),
@@ -86,6 +105,16 @@ pub fn propose(look: &Look<'_>, node: &Node, agent: &Agent) -> Option<Proposal> 
             },
         },
     )
+}
+
+fn prefix_tokens_min(model: &str) -> u64 {
+    // A router writes `anthropic/claude-sonnet-4.5`.
+    let name = model.rsplit('/').next().unwrap_or(model).replace('.', "-");
+    let known = PREFIX_TOKENS_MIN.iter();
+    let mut known = known.filter(|(start, _)| name.starts_with(start));
+    known
+        .next()
+        .map_or(PREFIX_TOKENS_MIN_ELSE, |(_, tokens)| *tokens)
 }
 
 /// How much of what is asked is the same in each call, in bytes; none where the system text is not,
@@ -100,4 +129,24 @@ fn prefix_bytes(agent: &Agent) -> Option<u64> {
     };
     let (beginning, _) = constant_beginning(&agent.prompt);
     u64::try_from(system + beginning.len()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_model_has_its_own_least_beginning_and_an_unknown_one_the_largest() {
+        for (model, tokens) in [
+            ("claude-sonnet-4-5-20250929", 1_024),
+            ("anthropic/claude-sonnet-4.5", 1_024),
+            ("claude-sonnet-4-6", 2_048),
+            ("claude-3-5-haiku-latest", 2_048),
+            ("claude-opus-4-5", 4_096),
+            ("claude-haiku-4-5", 4_096),
+            ("claude-of-tomorrow", 4_096),
+        ] {
+            assert_eq!(prefix_tokens_min(model), tokens, "{model}");
+        }
+    }
 }

@@ -8,13 +8,12 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::{CALLS_MIN, Draft, Look, SAVING_MIN};
+use super::{CALLS_MIN, Draft, Look, Promise};
 use crate::event::Usd;
 use crate::event::suggestion::{Kind, Proposal, Saving};
 use crate::flow::{Agent, Node, WAIT_MAX};
 use crate::optimizer::edit::Edit;
 use crate::optimizer::facts::Target;
-use crate::optimizer::saving::per_30_days;
 
 /// How many billed attempts have come to nothing at least.
 const WASTED_MIN: u64 = 3;
@@ -37,12 +36,17 @@ pub fn propose(look: &Look<'_>, node: &Node, agent: &Agent) -> Option<Proposal> 
     let known = look.facts.sum_of_node(look.flow_id, &node.id)?;
     let (failed, timed_out) = (known.calls.failed, known.calls.timed_out);
     let wasted = failed.plus(timed_out);
-    let saving = Saving {
-        // Nobody knows beforehand how much of it the change cures.
-        low_usd: Usd::ZERO,
-        ..per_30_days(wasted, known.since, look.now)
+    let seen = known.seen(|calls| calls.failed.plus(calls.timed_out));
+    let all = look.promise(node, &known, &seen);
+    let saving = Promise {
+        saving: Saving {
+            // Nobody knows beforehand how much of it the change cures.
+            low_usd: Usd::ZERO,
+            ..all.saving
+        },
+        ..all
     };
-    if wasted.calls < WASTED_MIN || saving.expected_usd < SAVING_MIN {
+    if wasted.calls < WASTED_MIN || !look.is_worth(Kind::RetryWaste, node, &saving) {
         return None;
     }
     let remedy = if timed_out.nanousd >= failed.nanousd {
@@ -50,7 +54,6 @@ pub fn propose(look: &Look<'_>, node: &Node, agent: &Agent) -> Option<Proposal> 
     } else {
         another_model(look, agent).or_else(|| longer_pause(agent))?
     };
-    let answered = known.calls.answered().amount;
     look.proposal(
         node,
         Draft {
@@ -74,7 +77,7 @@ pub fn propose(look: &Look<'_>, node: &Node, agent: &Agent) -> Option<Proposal> 
                 "timedOutCalls": timed_out.calls,
                 "timedOutCostNanousd": timed_out.nanousd,
                 "wastedCostNanousd": wasted.nanousd,
-                "answeredCalls": answered.calls + known.calls.unpriced,
+                "answeredCalls": known.calls.answers(),
             }),
             edit: Edit::SetNode {
                 node_id: node.id.clone(),

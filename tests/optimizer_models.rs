@@ -1,0 +1,318 @@
+//! Which models are put forward: those that flows use, and those that their providers say they serve.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::time::Instant;
+
+use flowledger::gateway::{Cancel, Gateway, Kind, ProviderConfig, Timeouts};
+use flowledger::secret::Secret;
+use serde_json::{Value, json};
+
+use crate::harness::{TestServer, add_provider, agent, chain, eventually};
+use crate::optimizer::{
+    PATH, flow_of, has_looked, list_of, of_kind, run_times, server, suggestion, upstream,
+};
+use crate::upstream::{Upstream, completion_of, json_answer};
+
+/// How many days a saving is told for.
+const DAYS: i64 = 30;
+
+/// The suggestion about a flow, once it is there.
+fn switch_of(server: &TestServer, flow: i64) -> Value {
+    let mut found = Value::Null;
+    eventually("a model is put forward", || {
+        let all = of_kind(server, "model_switch", "OPEN");
+        let one = all.into_iter().find(|item| item["flowId"] == flow);
+        found = one.unwrap_or_default();
+        !found.is_null()
+    });
+    found
+}
+
+/// Names of the alternatives, as they stand there.
+fn alternatives(found: &Value) -> Vec<&str> {
+    let all = found["alternatives"].as_array();
+    let all = all.into_iter().flatten();
+    all.map(|it| it["name"].as_str().unwrap()).collect()
+}
+
+/// The three amounts in nano-dollars.
+pub fn interval(found: &Value) -> [i64; 3] {
+    ["lowUsd", "expectedUsd", "highUsd"].map(|key| {
+        let usd = found["savingPer30Days"][key].as_f64();
+        (usd.unwrap_or_else(|| panic!("{found}")) * 1e9).round() as i64
+    })
+}
+
+/// What is told of so many calls of one price in moments, which count as a day: what was seen at least,
+/// and 30 times that if it goes on, give or take 1.96 times the square root of the sum of their squares.
+pub fn interval_of(calls: i64, each: i64) -> [i64; 3] {
+    let seen = calls * each;
+    let deviation = 1.96 * (calls as f64).sqrt() * each as f64;
+    let [low, high] = [-deviation, deviation].map(|by| (DAYS as f64 * (seen as f64 + by)) as i64);
+    [low.clamp(0, seen), DAYS * seen, high]
+}
+
+/// Amounts that are the same but for how they are rounded, calls included.
+pub fn assert_near(found: [i64; 3], expected: [i64; 3]) {
+    for (found, expected) in found.iter().zip(expected) {
+        let apart = (found - expected).abs();
+        assert!(
+            apart <= DAYS + expected / 1_000_000,
+            "{found} for {expected}"
+        );
+    }
+}
+
+#[test]
+fn of_what_openai_serves_the_mildest_step_down_to_a_newer_model_is_put_forward() {
+    let upstream = upstream(1_000, 100);
+    let server = server(&upstream);
+    let names = ["gpt-4o", "gpt-4.1", "gpt-5"];
+    let flows = names.map(|name| flow_of(&server, name));
+    for flow in flows {
+        run_times(&server, flow, 10, |at| at.to_string());
+    }
+    let [four_o, four_one, five] = flows.map(|flow| switch_of(&server, flow));
+    // At 2.5 and 10 dollars a million, against 0.4 and 1.6.
+    assert_eq!(four_o["evidence"]["toModel"], "gpt-4.1-mini", "{four_o}");
+    let saved = 1_000 * (2_500 - 400) + 100 * (10_000 - 1_600);
+    assert_near(interval(&four_o), interval_of(10, saved));
+    assert!(
+        four_o["reason"]
+            .as_str()
+            .unwrap()
+            .contains("less than a day")
+    );
+    // Neither older ones, nor those for other purposes, nor those that think, nor one by two names.
+    assert_eq!(
+        alternatives(&four_o),
+        ["openai/gpt-4o-mini", "openai/gpt-4.1-nano"]
+    );
+    assert_eq!(
+        four_one["evidence"]["toModel"], "gpt-4.1-mini",
+        "{four_one}"
+    );
+    let saved = 1_000 * (2_000 - 400) + 100 * (8_000 - 1_600);
+    assert_near(interval(&four_one), interval_of(10, saved));
+    assert_eq!(alternatives(&four_one), ["openai/gpt-4.1-nano"]);
+    assert_eq!(five["evidence"]["toModel"], "gpt-5-mini", "{five}");
+    assert_eq!(alternatives(&five), ["openai/gpt-5-nano"]);
+    // However often it has looked.
+    has_looked(&server);
+    assert_eq!(upstream.lists(), 1);
+}
+
+/// An Anthropic answer with these tokens.
+fn message(model: &str) -> String {
+    let body = json!({"id": "m", "type": "message", "role": "assistant", "model": model,
+        "stop_reason": "end_turn", "content": [{"type": "text", "text": "well"}],
+        "usage": {"input_tokens": 1_000, "output_tokens": 100}});
+    json_answer("200 OK", &body.to_string())
+}
+
+#[test]
+fn of_what_anthropic_serves_an_older_one_is_not_put_forward_and_a_newer_one_is() {
+    let models: Vec<Value> = [
+        ("claude-opus-4-5-20251101", "2025-11-24"),
+        ("claude-haiku-4-5-20251001", "2025-10-15"),
+        ("claude-sonnet-4-5-20250929", "2025-09-29"),
+        ("claude-opus-4-1-20250805", "2025-08-05"),
+        ("claude-sonnet-4-20250514", "2025-05-22"),
+        ("claude-3-haiku-20240307", "2024-03-07"),
+    ]
+    .iter()
+    .map(|(id, day)| json!({"type": "model", "id": id, "created_at": format!("{day}T00:00:00Z")}))
+    .collect();
+    let list = list_of(&models);
+    let upstream = Upstream::listing(
+        move |stream| drop(stream.write_all(list.as_bytes())),
+        |body, stream| {
+            let asked: Value = serde_json::from_str(body).unwrap();
+            let answer = message(asked["model"].as_str().unwrap());
+            let _ = stream.write_all(answer.as_bytes());
+        },
+    );
+    let url = upstream.url().to_owned();
+    let server = TestServer::start_with(move |config| {
+        add_provider(config, "anthropic", Kind::Anthropic, &url);
+        // For `has_looked`.
+        add_provider(config, "openai", Kind::OpenAi, &url);
+    });
+    let flow_at = |model: &str| {
+        let mut node = agent("n", "anthropic", model, "Say {{ input.what }}");
+        node["data"]["stream"] = json!(false);
+        server.save(&chain("One", &[node]))
+    };
+    // By a name that is not on the list.
+    let (older, newest) = (
+        flow_at("claude-opus-4-1"),
+        flow_at("claude-opus-4-5-20251101"),
+    );
+    for flow in [newest, older] {
+        run_times(&server, flow, 9, |at| at.to_string());
+    }
+    run_times(&server, newest, 1, |_| "last".into());
+    run_times(&server, older, 1, |_| "last".into());
+    let found = switch_of(&server, older);
+    // At 15 and 75 dollars a million, against 5 and 25.
+    assert_eq!(
+        found["evidence"]["toModel"], "claude-opus-4-5-20251101",
+        "{found}"
+    );
+    let saved = 1_000 * (15_000 - 5_000) + 100 * (75_000 - 25_000);
+    assert_near(interval(&found), interval_of(10, saved));
+    assert_eq!(
+        alternatives(&found),
+        [
+            "anthropic/claude-sonnet-4-5-20250929",
+            "anthropic/claude-haiku-4-5-20251001"
+        ]
+    );
+    let all = of_kind(&server, "model_switch", "OPEN");
+    assert!(all.iter().all(|item| item["flowId"] != newest), "{all:?}");
+}
+
+#[test]
+fn a_model_that_is_priced_but_neither_used_nor_listed_is_not_put_forward() {
+    let upstream = Upstream::start(|body, stream| {
+        let asked: Value = serde_json::from_str(body).unwrap();
+        let answer = completion_of(asked["model"].as_str().unwrap(), "well", 1_000, 100);
+        let _ = stream.write_all(answer.as_bytes());
+    });
+    let server = server(&upstream);
+    let flow = flow_of(&server, "gpt-4o");
+    run_times(&server, flow, 10, |at| at.to_string());
+    has_looked(&server);
+    assert_eq!(
+        of_kind(&server, "model_switch", "OPEN"),
+        Vec::<Value>::new()
+    );
+    // Asked once, in vain, and not again so soon.
+    assert_eq!(upstream.lists(), 1);
+    // Of those that flows use it is the mildest, even if others are cheaper.
+    for used in ["gpt-4.1-nano", "gpt-4.1-mini"] {
+        let used = flow_of(&server, used);
+        run_times(&server, used, 10, |at| at.to_string());
+    }
+    run_times(&server, flow, 1, |_| "another".into());
+    eventually("the mildest used is put forward", || {
+        let all = of_kind(&server, "model_switch", "OPEN");
+        all.iter()
+            .any(|it| it["flowId"] == flow && it["evidence"]["toModel"] == "gpt-4.1-mini")
+    });
+}
+
+#[test]
+fn a_model_that_saves_little_or_takes_too_short_prompts_is_not_put_forward() {
+    let models = [
+        json!({"id": "gpt-4o", "created": 1_715_367_049}),
+        json!({"id": "gpt-4.1", "created": 1_744_316_542}),
+        json!({"id": "gpt-4o-mini", "created": 1_721_172_741, "context_length": 1_099}),
+    ];
+    let list = list_of(&models);
+    let upstream = Upstream::listing(
+        move |stream| drop(stream.write_all(list.as_bytes())),
+        |body, stream| {
+            let asked: Value = serde_json::from_str(body).unwrap();
+            let answer = completion_of(asked["model"].as_str().unwrap(), "well", 1_000, 100);
+            let _ = stream.write_all(answer.as_bytes());
+        },
+    );
+    let server = server(&upstream);
+    let flow = flow_of(&server, "gpt-4o");
+    run_times(&server, flow, 10, |at| at.to_string());
+    has_looked(&server);
+    assert_eq!(upstream.lists(), 1);
+    assert_eq!(
+        of_kind(&server, "model_switch", "OPEN"),
+        Vec::<Value>::new()
+    );
+}
+
+#[test]
+fn a_model_that_is_asked_already_where_the_present_one_fails_changes_places_with_it() {
+    let upstream = upstream(1_000, 100);
+    let server = server(&upstream);
+    let mut node = agent("n", "openai", "gpt-4.1", "Say {{ input.what }}");
+    node["data"]["stream"] = json!(false);
+    node["data"]["fallback"] = json!([
+        {"provider": "openai", "model": "gpt-4.1-mini"}, {"provider": "echo", "model": "echo-1"}]);
+    let flow = server.save(&chain("Falls back", &[node]));
+    run_times(&server, flow, 10, |at| at.to_string());
+    let found = suggestion(&server, "model_switch");
+    let applied = server.post(&format!("{PATH}/{}/apply", found["id"]), &json!({}));
+    assert_eq!(applied.status, 200, "{}", applied.text());
+    let data = server.get(&format!("/api/flows/{flow}")).json()["data"]["nodes"][0]["data"].clone();
+    assert_eq!(data["model"], "gpt-4.1-mini");
+    assert_eq!(
+        data["fallback"],
+        json!([{"provider": "openai", "model": "gpt-4.1"}, {"provider": "echo", "model": "echo-1"}])
+    );
+}
+
+#[test]
+fn the_server_ends_while_a_provider_is_slow_to_say_what_it_serves() {
+    let upstream = Upstream::listing(
+        // Until nobody waits any more.
+        |stream| drop(stream.read(&mut [0])),
+        |body, stream| {
+            let asked: Value = serde_json::from_str(body).unwrap();
+            let answer = completion_of(asked["model"].as_str().unwrap(), "well", 1_000, 100);
+            let _ = stream.write_all(answer.as_bytes());
+        },
+    );
+    let mut server = server(&upstream);
+    let flow = flow_of(&server, "gpt-4o");
+    run_times(&server, flow, 1, |at| at.to_string());
+    eventually("it is asked", || upstream.lists() == 1);
+    let began = Instant::now();
+    server.stop();
+    assert!(began.elapsed().as_secs() < 5, "{:?}", began.elapsed());
+}
+
+fn gateway(upstream: &Upstream, kind: Kind) -> Gateway {
+    let provider = ProviderConfig {
+        kind,
+        base_url: upstream.url().to_owned(),
+        api_key: Some(Secret::new("sk-very-secret")),
+        missing_key_hint: None,
+        stream_usage: true,
+    };
+    Gateway::new(
+        BTreeMap::from([("p".to_owned(), provider)]),
+        Timeouts::default(),
+    )
+}
+
+fn lists(list: String) -> Upstream {
+    Upstream::listing(
+        move |stream| drop(stream.write_all(list.as_bytes())),
+        |_, _| {},
+    )
+}
+
+#[test]
+fn what_goes_wrong_with_a_list_is_told_without_the_key_and_a_long_one_is_not_read() {
+    let error = r#"{"error":{"message":"Incorrect API key: sk-very-secret"}}"#;
+    let upstream = lists(json_answer("401 Unauthorized", error));
+    let told = gateway(&upstream, Kind::OpenAi).list_models("p", &Cancel::new());
+    let told = told.unwrap_err();
+    assert!(
+        told.contains("Incorrect API key") && !told.contains("very-secret"),
+        "{told}"
+    );
+    let upstream = lists(json_answer("200 OK", &" ".repeat((4 << 20) + 1)));
+    let told = gateway(&upstream, Kind::OpenAi).list_models("p", &Cancel::new());
+    let told = told.unwrap_err();
+    assert!(told.contains("longer than 4194304 bytes"), "{told}");
+    let upstream = lists(list_of(&[json!({"id": "m"})]));
+    let list = gateway(&upstream, Kind::OpenAi).list_models("p", &Cancel::new());
+    assert_eq!(list.unwrap()[0].name, "m");
+    for kind in [Kind::Ollama, Kind::Echo] {
+        let gateway = gateway(&upstream, kind);
+        assert!(!gateway.has_list("p"));
+        gateway.list_models("p", &Cancel::new()).unwrap_err();
+    }
+    assert_eq!(upstream.lists(), 1);
+}
