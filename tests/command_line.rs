@@ -68,6 +68,9 @@ fn help_explains_every_flag_with_its_default() {
         "--model <NAME>",
         "--provider <NAME>",
         "--status <STATUS>",
+        "--role <NAME>",
+        "--key <NAME>",
+        "--tag <TAG>",
         "--limit <COUNT>",
         "--csv",
     ];

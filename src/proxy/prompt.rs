@@ -150,11 +150,7 @@ impl Prompt {
         each_given(source, |name, value| match name {
             "type" => drop(kind.take(value)),
             "media_type" => drop(media_type.take(value)),
-            "data" => {
-                if data.take(value).is_some() {
-                    self.images += 1;
-                }
-            }
+            "data" => self.images += u64::from(data.take(value).is_some()),
             "url" | "file_id" => refers = true,
             "content" if depth < CONTENTS_MAX => self.content(value, depth + 1),
             _ => {}

@@ -244,7 +244,10 @@ CREATE TABLE suggestions (
     document_after  TEXT,
     last_call   INTEGER,                -- the newest ledger row at that time
     realised    TEXT,                   -- JSON
-    trial       TEXT                    -- JSON
+    trial       TEXT,                   -- JSON
+    -- How many runs that began since it was applied went well, and how long they took together.
+    runs        INTEGER NOT NULL DEFAULT 0,
+    runs_ms     INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 CREATE INDEX suggestions_by_flow ON suggestions (flow_id, key);
 CREATE UNIQUE INDEX suggestions_open ON suggestions (flow_id, key)
@@ -279,6 +282,18 @@ CREATE INDEX ledger_blocks_open ON ledger_blocks (block) WHERE names IS NULL;
 DROP INDEX ledger_by_flow;
 ",
     "
+-- When a node was changed last: calls up to that ledger row tell nothing any more about what it concerned.
+CREATE TABLE node_changes (
+    flow_id     INTEGER NOT NULL,
+    node_id     TEXT NOT NULL,
+    concern     TEXT NOT NULL,
+    last_call   INTEGER NOT NULL,
+    at_ms       INTEGER NOT NULL,
+    PRIMARY KEY (flow_id, node_id, concern)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX node_changes_by_call ON node_changes (last_call);
+",
+    "
 -- Which share of a budget viewers were told of last; the newest only.
 CREATE TABLE budget_told (
     id          INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -307,26 +322,6 @@ INSERT INTO budget_days
             WHEN cost_nanousd = 0 THEN 0 ELSE coalesce(reserved_tokens, 0) END)
     FROM ledger WHERE timestamp_ms < (SELECT until_day * 86400000 FROM ledger_summed)
     GROUP BY 1, 2, 3, 4, 5;
-",
-    "
--- When a node was changed last: calls up to that ledger row tell nothing any more about what it concerned.
-CREATE TABLE node_changes (
-    flow_id     INTEGER NOT NULL,
-    node_id     TEXT NOT NULL,
-    concern     TEXT NOT NULL,
-    last_call   INTEGER NOT NULL,
-    at_ms       INTEGER NOT NULL,
-    PRIMARY KEY (flow_id, node_id, concern)
-) STRICT, WITHOUT ROWID;
-CREATE INDEX node_changes_by_call ON node_changes (last_call);
--- How many runs that began since it was applied went well, and how long they took together.
-ALTER TABLE suggestions ADD COLUMN runs INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE suggestions ADD COLUMN runs_ms INTEGER NOT NULL DEFAULT 0;
-UPDATE suggestions SET (runs, runs_ms) = (
-    SELECT count(*), coalesce(sum(max(finished_ms - started_ms, 0)), 0) FROM runs
-    WHERE runs.flow_id = suggestions.flow_id AND runs.status = 'COMPLETED'
-        AND runs.created_ms >= suggestions.applied_ms)
-WHERE status = 'APPLIED';
 ",
 ];
 
