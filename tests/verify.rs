@@ -306,12 +306,33 @@ fn sums_of_days_are_compared_name_by_name() {
                 sum(usage_source = 'estimated'), sum(input_tokens), sum(cached_input_tokens),
                 sum(cache_write_tokens), sum(output_tokens), sum(reasoning_tokens),
                 sum(coalesce(cost_nanousd, 0)), sum(cached), sum(coalesce(saved_nanousd, 0))
-             FROM ledger GROUP BY {names};"
+             FROM ledger GROUP BY {names};
+             INSERT INTO budget_days SELECT timestamp_ms / 86400000, flow_id, provider,
+                coalesce(model_asked, model_used), key_name,
+                sum(coalesce(cost_nanousd, reserved_nanousd, 0)),
+                sum(CASE WHEN usage_source != 'none' THEN input_tokens + output_tokens
+                    WHEN cost_nanousd = 0 THEN 0 ELSE coalesce(reserved_tokens, 0) END)
+             FROM ledger GROUP BY 1, 2, 3, 4, 5;"
         ))
         .unwrap();
     drop(connection);
     let ended = verify(summed.path());
     assert_eq!(ended.code, Some(0), "{ended:?}");
+    for change in [
+        "tokens = tokens + 1",
+        "nanousd = 7",
+        "provider = 'other'",
+        "day = 7",
+    ] {
+        let (changed, connection) = copy(summed.path());
+        let sql = format!("UPDATE budget_days SET {change} WHERE provider = 'echo'");
+        assert!(connection.execute(&sql, []).unwrap() > 0);
+        drop(connection);
+        let ended = verify(changed.path());
+        assert_eq!(ended.code, Some(1), "{sql}: {ended:?}");
+        let told = "budgets count something else of ";
+        assert!(ended.stdout.contains(told), "{sql}: {}", ended.stdout);
+    }
     for change in [
         "day = 7",
         "flow_id = 99",

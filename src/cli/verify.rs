@@ -285,7 +285,7 @@ impl Verify<'_> {
         self.end(&costs);
         self.blocks()?;
         self.days(&says, &days);
-        Ok(())
+        self.budget_days()
     }
 
     /// Whether calls of that provider may be free by their nature: it is an `echo`, or nobody knows any
@@ -304,6 +304,23 @@ impl Verify<'_> {
                 check.wrong(format_args!(
                     "ledger rows {first} to {last} hold other names or times than are noted: \
                      filters may not find them"
+                ));
+            }
+        })?;
+        self.end(&check);
+        Ok(())
+    }
+
+    /// What budgets count of days against their rows.
+    fn budget_days(&mut self) -> Result<()> {
+        let mut check = Check::of("days that are summed up for budgets");
+        self.audit.budget_days(|day, is_right| {
+            check.checked += 1;
+            if !is_right {
+                let date = Timestamp(day.saturating_mul(MS_PER_DAY)).to_string();
+                let date = date.get(..10).unwrap_or(&date);
+                check.wrong(format_args!(
+                    "budgets count something else of {date} than its ledger rows come to"
                 ));
             }
         })?;

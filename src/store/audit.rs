@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Statement};
 
 use super::blocks;
+use super::budgets;
 use super::days::{self, Day};
 use super::ledger::{ENTRY_COLUMNS, entry};
 use super::{DATABASE, LOCK, configure, schema};
@@ -390,6 +391,12 @@ impl Audit {
             add_to_day(&mut days, &names, &counts);
         }
         Ok((days, days::summed_until(&self.connection)?))
+    }
+
+    /// Days that are summed up for budgets, and whether the sums of each are what its rows come to.
+    pub fn budget_days(&self, each: impl FnMut(i64, bool)) -> Result<()> {
+        let until = days::summed_until(&self.connection)?;
+        budgets::check(&self.connection, until, each)
     }
 
     /// Blocks of ledger rows of which it is noted what they hold: the first and the last number of

@@ -19,7 +19,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::Store;
 use super::changes::NewCall;
-use super::days::{self, Day, Plan};
+use super::days::{self, Day, MS_PER_DAY, Plan};
 use crate::budget::{self, BUDGETS_MAX, Budget, Limit, Per, Reserve, Scope};
 use crate::error::{Error, Result};
 use crate::event::{BudgetWarning, FlowId, LedgerEntry, Timestamp, UsageSource, Usd};
@@ -432,6 +432,33 @@ pub(super) fn sum_up(connection: &Connection, day: Day, start_ms: i64, end_ms: i
     Ok(())
 }
 
+/// Calls `each` with each day that is summed up, and whether its sums are what its rows come to.
+pub(super) fn check(
+    connection: &Connection,
+    until: Day,
+    mut each: impl FnMut(Day, bool),
+) -> Result<()> {
+    let day = format!("SELECT timestamp_ms / {MS_PER_DAY} AS day,");
+    let rows = ROWS.replacen("SELECT", &day, 1);
+    let of_rows = format!(
+        "SELECT day, {SUMS} FROM ({rows} WHERE timestamp_ms < ?1 * {MS_PER_DAY})
+         GROUP BY 1, 2, 3, 4, 5"
+    );
+    let of_days = format!("SELECT day, {SUMS} FROM budget_days GROUP BY 1, 2, 3, 4, 5");
+    let mut statement = connection.prepare(&format!(
+        "WITH says AS ({of_days}), holds AS ({of_rows}), wrong AS (
+            SELECT day FROM (SELECT * FROM says EXCEPT SELECT * FROM holds)
+            UNION SELECT day FROM (SELECT * FROM holds EXCEPT SELECT * FROM says))
+         SELECT day, day NOT IN (SELECT day FROM wrong)
+         FROM (SELECT day FROM says UNION SELECT day FROM holds) ORDER BY day"
+    ))?;
+    let mut days = statement.query([until])?;
+    while let Some(row) = days.next()? {
+        each(row.get(0)?, row.get(1)?);
+    }
+    Ok(())
+}
+
 /// Forgets the sums of `day` and all after it.
 pub(super) fn forget_from(connection: &Connection, day: Day) -> Result<()> {
     connection
@@ -522,7 +549,6 @@ mod tests {
     use crate::event::{CallStatus, Usage};
     use crate::store::{Change, Receipt, Settlement, Writer};
 
-    const MS_PER_DAY: i64 = 24 * 60 * 60 * 1000;
     /// Nano-dollars a day.
     const LIMIT: i64 = 1_000;
 

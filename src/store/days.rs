@@ -11,7 +11,7 @@ use super::budgets;
 use crate::error::Result;
 use crate::event::Timestamp;
 
-const MS_PER_DAY: i64 = 24 * 60 * 60 * 1000;
+pub(super) const MS_PER_DAY: i64 = 24 * 60 * 60 * 1000;
 /// A day is summed up this long after its end at the earliest: most calls of it are settled then.
 const PAUSE_MS: i64 = 60 * 60 * 1000;
 
