@@ -76,8 +76,9 @@ export function createSavingCard({ path, labelOf, onApply, onDismiss, onTakeBack
   /** As it was told last, and the amount at the right end of all bars. */
   let shown = null;
   let most = 0;
-  /** What evidence and alternatives were drawn from. */
+  /** What alternatives and evidence were drawn from. */
   let drawnFrom = "";
+  let drawnEvidence = "";
   /** The name of the change that was put forward then. */
   let putForward = "";
 
@@ -97,7 +98,7 @@ export function createSavingCard({ path, labelOf, onApply, onDismiss, onTakeBack
   function choose() {
     trial.forget();
     if (change.isOpen()) change.open();
-    drawPromise();
+    drawChosen();
   }
 
   function update(suggestion, mostUsd) {
@@ -107,11 +108,9 @@ export function createSavingCard({ path, labelOf, onApply, onDismiss, onTakeBack
     const { status, kind, flowName, flowId, nodeId, otherNodeId } = suggestion;
     root.dataset.savingId = suggestion.id;
     root.dataset.status = status;
-    setText(title, suggestion.title);
     const nodes = [nodeId, otherNodeId].filter(Boolean).map((id) => labelOf(flowId, id));
     const past = PAST_WORDS[status] ? ` · ${PAST_WORDS[status]}, ${moment(suggestion.changedAt)}` : "";
     setText(place, `${flowName || `flow ${flowId}`} · ${nodes.join(" and ")}${past}`);
-    setText(reason, suggestion.reason);
     drawParts();
     const isApplied = status === "APPLIED";
     facts.hidden = !isApplied;
@@ -128,19 +127,16 @@ export function createSavingCard({ path, labelOf, onApply, onDismiss, onTakeBack
       close(showTrial, trial);
       note.say("");
     }
-    drawPromise();
+    drawChosen();
   }
 
   function drawParts() {
-    const { evidence: told, alternatives = [], edit } = shown;
-    const from = JSON.stringify([told, alternatives, edit]);
+    const { alternatives = [], edit } = shown;
+    const from = JSON.stringify([alternatives, edit]);
     if (from === drawnFrom) return;
     const isOther = drawnFrom !== "" && putForward !== nameOf(shown);
     drawnFrom = from;
     putForward = nameOf(shown);
-    evidence.replaceChildren(
-      ...evidenceFacts(told).map(([name, value]) => h("div", { class: value instanceof Node ? "whole" : null }, h("dt", {}, name), h("dd", {}, value))),
-    );
     const chosen = select.value;
     select.replaceChildren(
       h("option", { value: "" }, `${putForward} (put forward)`),
@@ -151,9 +147,19 @@ export function createSavingCard({ path, labelOf, onApply, onDismiss, onTakeBack
     if (select.value !== chosen || (isOther && !chosen)) choose();
   }
 
-  function drawPromise() {
-    const chosen = shown.alternatives?.find(({ name }) => name === select.value);
-    const told = { ...shown, ...(canApply() && chosen ? { savingPer30Days: chosen.savingPer30Days } : {}) };
+  /** What is said of the change that is chosen: the one that was put forward, or an alternative. */
+  function drawChosen() {
+    const chosen = canApply() && shown.alternatives?.find(({ name }) => name === select.value);
+    const told = { ...shown, ...chosen };
+    setText(title, told.title);
+    setText(reason, told.reason);
+    const ground = JSON.stringify(told.evidence);
+    if (ground !== drawnEvidence) {
+      drawnEvidence = ground;
+      evidence.replaceChildren(
+        ...evidenceFacts(told.evidence).map(([name, value]) => h("div", { class: value instanceof Node ? "whole" : null }, h("dt", {}, name), h("dd", {}, value))),
+      );
+    }
     const isOpen = shown.status === "OPEN";
     promise.hidden = shown.status === "APPLIED";
     setText(promise, promised(told));

@@ -9,6 +9,8 @@ const MS_PER_DAY = 24 * 60 * 60 * 1000;
 /** Sums that take the server long are asked for less often: it is to have this many times as long without. */
 const REST_FACTOR = 10;
 const REST_MIN_MS = 500;
+/** Calls that end together are one reason to ask. */
+const SOON_MS = 50;
 /** Groups beyond these are one row. */
 const ROWS_MAX = 50;
 const GROUPS = { model: "Model", provider: "Provider", flow: "Flow", role: "Role", key: "Key", tag: "Tag", status: "Status" };
@@ -40,14 +42,17 @@ export function createSpending({ flowName }) {
   let timer = 0;
   let restUntil = 0;
   let asked = 0;
+  /** How many loads are under way: more than one only where another choice was made meanwhile. */
+  let loading = 0;
 
   root.addEventListener("toggle", () => root.open && load());
 
-  /** Anew, whatever was asked for meanwhile. */
+  /** Anew, in place of what is under way. */
   async function load() {
     const turn = ++asked;
     const began = Date.now();
     const today = new Date(Math.floor(began / MS_PER_DAY) * MS_PER_DAY);
+    loading++;
     const from = PERIODS[of.value][1](today);
     try {
       const [days, sums] = await Promise.all([ask("day", firstDay(today)), ask(by.value, from)]);
@@ -56,8 +61,10 @@ export function createSpending({ flowName }) {
       drawSums(sums);
     } catch (error) {
       if (turn === asked) setText(note, `The sums could not be read: ${error.message}`);
+    } finally {
+      loading--;
+      restUntil = Date.now() + Math.max(REST_MIN_MS, (Date.now() - began) * REST_FACTOR);
     }
-    restUntil = Date.now() + Math.max(REST_MIN_MS, (Date.now() - began) * REST_FACTOR);
   }
 
   /** Soon, if anybody looks at it. */
@@ -65,8 +72,9 @@ export function createSpending({ flowName }) {
     if (!root.open || timer) return;
     timer = setTimeout(() => {
       timer = 0;
-      if (root.open) load();
-    }, Math.max(50, restUntil - Date.now()));
+      if (loading) refresh(); // What is drawn then may lack the newest call.
+      else if (root.open) load();
+    }, Math.max(SOON_MS, restUntil - Date.now()));
   }
 
   function drawDays(items, today) {

@@ -434,8 +434,10 @@ fn another_model_is_tried_on_stored_inputs_after_its_price_was_told_and_may_be_a
         json!(name)
     ));
     person.sees_text("saving-promise", &format!("likely {expected:.2} USD"));
-    person.presses("saving-show");
     let model = name.split_once('/').unwrap().1;
+    person.sees_card("saving-open", &found["id"], &format!("Ask {model} instead"));
+    person.sees_text("saving-reason", &format!("at {name}."));
+    person.presses("saving-show");
     person.sees_text("change-after", model);
     let path = format!("{PATH}/{}?alternative={name}", found["id"]);
     let version = server.get(&path).json()["version"].clone();
