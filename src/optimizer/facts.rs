@@ -267,6 +267,9 @@ pub struct Facts {
     pending: BTreeSet<i64>,
     nodes: HashMap<FlowId, HashMap<String, BTreeMap<Target, TargetFacts>>>,
     node_count: usize,
+    /// How many calls each target has answered by day, whatever became of the nodes that made them: what
+    /// serves others does not change with a node.
+    answered: BTreeMap<Target, BTreeMap<i64, u64>>,
     /// Of nodes that were changed: which rows do not count.
     outdated: HashMap<(FlowId, String), Outdated>,
     /// When each of the newest prompts was answered.
@@ -287,6 +290,7 @@ impl Facts {
             pending: BTreeSet::new(),
             nodes: HashMap::new(),
             node_count: 0,
+            answered: BTreeMap::new(),
             outdated: HashMap::new(),
             prompts: HashMap::new(),
             prompts_in_order: VecDeque::new(),
@@ -377,6 +381,10 @@ impl Facts {
         let Some((flow_id, node_id)) = row.node else {
             return;
         };
+        // What was cached cost nothing, and nobody was asked.
+        if !row.cached {
+            self.count_answer(row);
+        }
         let mut outdated = Outdated::default();
         if !self.outdated.is_empty() {
             let key = (flow_id, node_id.to_owned());
@@ -386,7 +394,6 @@ impl Facts {
             return;
         }
         self.changed.insert(flow_id);
-        // It cost nothing, and nobody was asked.
         if row.cached {
             return;
         }
@@ -431,6 +438,14 @@ impl Facts {
             (CallStatus::Failed, Some(cost)) if cost.nanousd > 0 => day.failed.add(cost.nanousd),
             _ => {}
         }
+    }
+
+    /// Counts a call for its target; one without an answer tells that it was asked.
+    fn count_answer(&mut self, row: &CallFact<'_>) {
+        let target = (row.provider.to_owned(), row.model.to_owned());
+        let days = self.answered.entry(target).or_default();
+        let answers = days.entry(row.at.0.div_euclid(MS_PER_DAY)).or_default();
+        *answers += u64::from(row.status == CallStatus::Success);
     }
 
     /// The facts of the target that a row is about; none where there is no room.
@@ -494,6 +509,10 @@ impl Facts {
             self.node_count -= before - nodes.len();
         }
         self.nodes.retain(|_, nodes| !nodes.is_empty());
+        self.answered.retain(|_, days| {
+            *days = days.split_off(&first_day);
+            !days.is_empty()
+        });
     }
 
     /// The calls of a node to a target, where there are any.
@@ -535,14 +554,9 @@ impl Facts {
 
     /// How many calls each target has answered, of all flows.
     pub fn targets(&self) -> BTreeMap<Target, u64> {
-        let mut all = BTreeMap::new();
-        let nodes = self.nodes.values().flat_map(HashMap::values);
-        for (target, facts) in nodes.flatten() {
-            if let Some(known) = facts.known() {
-                *all.entry(target.clone()).or_insert(0) += known.calls.answers();
-            }
-        }
-        all
+        let all = self.answered.iter();
+        all.map(|(target, days)| (target.clone(), days.values().sum()))
+            .collect()
     }
 }
 
@@ -681,6 +695,24 @@ mod tests {
             facts.forget(&change(Concern::Question));
             assert!(facts.known(1, "n", "p", "m").is_none());
             assert_eq!(facts.changed_at(1, "n"), Some(Timestamp(9)));
+        }
+    }
+
+    #[test]
+    fn a_model_stays_one_that_flows_use_when_the_node_that_used_it_is_changed() {
+        let used = BTreeMap::from([(("p".to_owned(), "m".to_owned()), 2)]);
+        for forgets_first in [false, true] {
+            let mut facts = Facts::new(0, Vec::new());
+            if forgets_first {
+                facts.forget(&change(Concern::Question));
+            }
+            facts.take(&answered(1, 0, "a"));
+            facts.take(&answered(2, 0, "b"));
+            facts.forget(&change(Concern::Question));
+            assert!(facts.known(1, "n", "p", "m").is_none());
+            assert_eq!(facts.targets(), used);
+            facts.expire(Timestamp((WINDOW_DAYS + 1) * MS_PER_DAY));
+            assert_eq!(facts.targets(), BTreeMap::new());
         }
     }
 }
