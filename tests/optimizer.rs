@@ -1086,6 +1086,33 @@ fn a_burst_is_told_by_the_days_that_were_looked_at_and_not_by_those_that_had_cal
 }
 
 #[test]
+fn what_is_bought_again_since_answers_are_not_kept_any_more_is_expected_by_the_days_since_then() {
+    let upstream = upstream(10_000, 1_000);
+    let mut server = server(&upstream);
+    server.leave_unverified();
+    let flow = flow_of(&server, "gpt-4o");
+    run_times(&server, flow, 1, |_| "again".into());
+    server.stop();
+    put_back(&server, flow, 1, 5 * DAY_MS);
+    server.start_again();
+    put(&server, flow, |flow| {
+        flow["data"]["nodes"][0]["data"]["cache"] = json!({"maxAgeS": 60});
+    });
+    put(&server, flow, |flow| {
+        let data = flow["data"]["nodes"][0]["data"].as_object_mut().unwrap();
+        data.remove("cache");
+    });
+    run_times(&server, flow, 4, |_| "again".into());
+    has_looked(&server);
+    let found = of_flow(&server, flow, "cache", "OPEN").remove(0);
+    let each = 10_000 * 2_500 + 1_000 * 10_000;
+    assert_eq!(found["calls"], 4, "{found}");
+    // In less than a day, though the node is known for five.
+    assert_near(interval(&found), interval_of(4, each));
+    assert!(found["reason"].as_str().unwrap().contains("is a guess"));
+}
+
+#[test]
 fn what_is_open_is_withdrawn_only_well_below_what_it_took_to_be_told() {
     let upstream = upstream(440, 10);
     let mut server = server(&upstream);

@@ -151,9 +151,11 @@ pub struct Calls {
     pub unpriced: u64,
     /// Of those answered: the same prompt was answered before.
     repeated: BTreeMap<usize, Sums>,
-    /// Calls that failed and were billed.
+    /// Calls that were answered, at whatever cost, since it was changed what is done about failures.
+    pub tried: u64,
+    /// Calls that failed and were billed, since then.
     pub failed: Amount,
-    /// Calls that took too long and were billed.
+    /// Calls that took too long and were billed, since then.
     pub timed_out: Amount,
     /// Answered calls that were made when the answer to another had begun, and soon enough after that
     /// for the provider to have kept the beginning of its prompt until then.
@@ -177,6 +179,7 @@ impl Calls {
             }
         }
         self.unpriced += other.unpriced;
+        self.tried += other.tried;
         self.failed = self.failed.plus(other.failed);
         self.timed_out = self.timed_out.plus(other.timed_out);
         self.soon += other.soon;
@@ -244,14 +247,30 @@ impl Known {
     }
 }
 
-/// Rows up to these do not count for a node.
+/// What does not count for a node, by what of it was changed.
 #[derive(Clone, Copy, Debug, Default)]
 struct Outdated {
-    all: i64,
-    /// When it was changed so that none up to `all` count.
-    since: Option<Timestamp>,
-    repeated: i64,
-    failures: i64,
+    question: Changed,
+    repeats: Changed,
+    failures: Changed,
+}
+
+/// A change of a node.
+#[derive(Clone, Copy, Debug, Default)]
+struct Changed {
+    /// Rows up to this one do not count.
+    last_call: i64,
+    at: Option<Timestamp>,
+}
+
+impl Outdated {
+    fn of(&mut self, concern: Concern) -> &mut Changed {
+        match concern {
+            Concern::Question => &mut self.question,
+            Concern::Repeats => &mut self.repeats,
+            Concern::Failures => &mut self.failures,
+        }
+    }
 }
 
 /// When the days begin that are known at a moment.
@@ -334,19 +353,17 @@ impl Facts {
             at,
         } = change;
         let key = (*flow_id, node_id.clone());
-        let outdated = self.outdated.entry(key).or_default();
-        let known = match concern {
-            Concern::Question => &mut outdated.all,
-            Concern::Repeats => &mut outdated.repeated,
-            Concern::Failures => &mut outdated.failures,
-        };
-        if *known >= *last_call {
+        let known = self.outdated.entry(key).or_default().of(*concern);
+        if known.last_call >= *last_call {
+            if known.last_call == *last_call {
+                known.at = known.at.max(Some(*at));
+            }
             return;
         }
-        *known = *last_call;
-        if *concern == Concern::Question {
-            outdated.since = Some(*at);
-        }
+        *known = Changed {
+            last_call: *last_call,
+            at: Some(*at),
+        };
         let Some(nodes) = self.nodes.get_mut(flow_id) else {
             return;
         };
@@ -359,15 +376,26 @@ impl Facts {
             if *concern == Concern::Repeats {
                 day.forget_repeated();
             } else {
-                (day.failed, day.timed_out) = Default::default();
+                (day.tried, day.failed, day.timed_out) = Default::default();
             }
         }
     }
 
-    /// When a node was changed so that no call before counts; none where that is not known.
-    pub fn changed_at(&self, flow_id: FlowId, node_id: &str) -> Option<Timestamp> {
+    /// When a node was changed so that what calls before told of that does not count; none where that is
+    /// not known, or was changed together with the question.
+    pub fn changed_at(
+        &self,
+        flow_id: FlowId,
+        node_id: &str,
+        concern: Concern,
+    ) -> Option<Timestamp> {
         let key = (flow_id, node_id.to_owned());
-        self.outdated.get(&key)?.since
+        let mut outdated = *self.outdated.get(&key)?;
+        let changed = *outdated.of(concern);
+        // A new node is one that was changed in all that it says.
+        let is_of_its_own =
+            concern == Concern::Question || changed.last_call > outdated.question.last_call;
+        changed.at.filter(|_| is_of_its_own)
     }
 
     /// Takes a row in: a new one, or one that was pending.
@@ -390,7 +418,7 @@ impl Facts {
             let key = (flow_id, node_id.to_owned());
             outdated = self.outdated.get(&key).copied().unwrap_or_default();
         }
-        if row.id <= outdated.all {
+        if row.id <= outdated.question.last_call {
             return;
         }
         self.changed.insert(flow_id);
@@ -399,7 +427,8 @@ impl Facts {
         }
         let is_repeated = row.status == CallStatus::Success && self.is_repeated(flow_id, row);
         let is_waste = matches!(row.status, CallStatus::Failed | CallStatus::Timeout);
-        if (is_repeated && row.id <= outdated.repeated) || (is_waste && row.id <= outdated.failures)
+        let is_since_failures = row.id > outdated.failures.last_call;
+        if (is_repeated && row.id <= outdated.repeats.last_call) || (is_waste && !is_since_failures)
         {
             return;
         }
@@ -420,6 +449,7 @@ impl Facts {
         if row.status == CallStatus::Success {
             day.output_tokens_max = day.output_tokens_max.max(row.usage.output_tokens);
             is_soon = note_begun(&mut target.begun, row);
+            day.tried += u64::from(is_since_failures);
         }
         match (row.status, row.cost) {
             (CallStatus::Success, Some(cost)) => {
@@ -691,10 +721,11 @@ mod tests {
             let (all, repeated, failed) = sums(&facts);
             assert_eq!((repeated.calls, failed.calls), (0, 0));
             assert_eq!((all.amount.nanousd, all.usage.input_tokens), (10, 5));
-            assert_eq!(facts.changed_at(1, "n"), None);
+            let question = Concern::Question;
+            assert_eq!(facts.changed_at(1, "n", question), None);
             facts.forget(&change(Concern::Question));
             assert!(facts.known(1, "n", "p", "m").is_none());
-            assert_eq!(facts.changed_at(1, "n"), Some(Timestamp(9)));
+            assert_eq!(facts.changed_at(1, "n", question), Some(Timestamp(9)));
         }
     }
 
@@ -714,5 +745,29 @@ mod tests {
             facts.expire(Timestamp((WINDOW_DAYS + 1) * MS_PER_DAY));
             assert_eq!(facts.targets(), BTreeMap::new());
         }
+    }
+
+    #[test]
+    fn what_was_changed_of_a_node_alone_has_a_moment_of_its_own_and_answers_count_since_then() {
+        let at = |facts: &Facts, concern| facts.changed_at(1, "n", concern);
+        let mut facts = Facts::new(0, Vec::new());
+        for concern in Concern::ALL {
+            let new = NodeChange {
+                last_call: 0,
+                at: Timestamp(1),
+                ..change(concern)
+            };
+            facts.forget(&new);
+        }
+        for id in 1..=3 {
+            facts.take(&answered(id, 0, "a"));
+        }
+        assert_eq!(at(&facts, Concern::Failures), None);
+        facts.forget(&change(Concern::Failures));
+        assert_eq!(at(&facts, Concern::Failures), Some(Timestamp(9)));
+        assert_eq!(at(&facts, Concern::Repeats), None);
+        facts.take(&answered(4, 0, "a"));
+        let calls = facts.known(1, "n", "p", "m").unwrap().calls;
+        assert_eq!((calls.answers(), calls.tried), (4, 1));
     }
 }
