@@ -61,16 +61,6 @@ impl Amount {
             squares: self.squares + other.squares,
         }
     }
-
-    /// What is left of it without a part of it.
-    #[must_use]
-    fn without(self, part: Self) -> Self {
-        Self {
-            calls: self.calls.saturating_sub(part.calls),
-            nanousd: self.nanousd.saturating_sub(part.nanousd),
-            squares: (self.squares - part.squares).max(0.0),
-        }
-    }
 }
 
 /// Calls whose prompts are of one class of length.
@@ -84,11 +74,15 @@ pub struct Sums {
     pub prompt_tokens_max: u64,
     /// How many had tokens that were estimated.
     pub estimated: u64,
+    /// How many were made when the answer to another had begun, and soon enough after that for the
+    /// provider to have kept the beginning of its prompt until then.
+    pub soon: u64,
 }
 
 impl Sums {
-    fn add(&mut self, usage: &Usage, nanousd: i64) {
+    fn add(&mut self, usage: &Usage, nanousd: i64, is_soon: bool) {
         self.amount.add(nanousd);
+        self.soon += u64::from(is_soon);
         self.usage = add(&self.usage, usage);
         self.prompt_tokens_max = self.prompt_tokens_max.max(usage.input_tokens);
         self.estimated += u64::from(usage.source == UsageSource::Estimated);
@@ -102,28 +96,7 @@ impl Sums {
             usage: add(&self.usage, &other.usage),
             prompt_tokens_max: self.prompt_tokens_max.max(other.prompt_tokens_max),
             estimated: self.estimated + other.estimated,
-        }
-    }
-
-    /// What is left of them without a part of them; how long the longest of those is is not known, but
-    /// not longer.
-    #[must_use]
-    fn without(&self, part: &Self) -> Self {
-        let left = |all: u64, part: u64| all.saturating_sub(part);
-        let (all, gone) = (&self.usage, &part.usage);
-        Self {
-            amount: self.amount.without(part.amount),
-            usage: Usage {
-                input_tokens: left(all.input_tokens, gone.input_tokens),
-                cached_input_tokens: left(all.cached_input_tokens, gone.cached_input_tokens),
-                cache_write_tokens: left(all.cache_write_tokens, gone.cache_write_tokens),
-                cache_write_1h_tokens: left(all.cache_write_1h_tokens, gone.cache_write_1h_tokens),
-                output_tokens: left(all.output_tokens, gone.output_tokens),
-                reasoning_tokens: left(all.reasoning_tokens, gone.reasoning_tokens),
-                source: all.source,
-            },
-            prompt_tokens_max: self.prompt_tokens_max,
-            estimated: left(self.estimated, part.estimated),
+            soon: self.soon + other.soon,
         }
     }
 }
@@ -145,11 +118,11 @@ fn add(a: &Usage, b: &Usage) -> Usage {
 /// The calls of a node to one target, of a day or of all days of the window.
 #[derive(Clone, Debug, Default)]
 pub struct Calls {
-    /// Answered calls whose cost is known, by class of length.
-    pub answered: BTreeMap<usize, Sums>,
+    /// Answered calls whose cost is known and whose prompt was not answered before, by class of length.
+    first: BTreeMap<usize, Sums>,
     /// How many answered calls have no known cost.
     pub unpriced: u64,
-    /// Of those answered: the same prompt was answered before.
+    /// Those whose prompt was answered before.
     repeated: BTreeMap<usize, Sums>,
     /// Calls that were answered, at whatever cost, since it was changed what is done about failures.
     pub tried: u64,
@@ -157,9 +130,6 @@ pub struct Calls {
     pub failed: Amount,
     /// Calls that took too long and were billed, since then.
     pub timed_out: Amount,
-    /// Answered calls that were made when the answer to another had begun, and soon enough after that
-    /// for the provider to have kept the beginning of its prompt until then.
-    pub soon: u64,
     /// Calls that a budget refused.
     pub refused: u64,
     /// The longest answer, in tokens.
@@ -168,28 +138,26 @@ pub struct Calls {
 
 impl Calls {
     fn merge(&mut self, other: &Self) {
-        let both = [
-            (&mut self.answered, &other.answered),
-            (&mut self.repeated, &other.repeated),
-        ];
-        for (mine, others) in both {
-            for (class, sums) in others {
-                let mine = mine.entry(*class).or_default();
-                *mine = mine.plus(sums);
-            }
-        }
+        merge(&mut self.first, &other.first);
+        merge(&mut self.repeated, &other.repeated);
         self.unpriced += other.unpriced;
         self.tried += other.tried;
         self.failed = self.failed.plus(other.failed);
         self.timed_out = self.timed_out.plus(other.timed_out);
-        self.soon += other.soon;
         self.refused += other.refused;
         self.output_tokens_max = self.output_tokens_max.max(other.output_tokens_max);
     }
 
     /// All answered calls whose cost is known.
     pub fn answered(&self) -> Sums {
-        sum(&self.answered)
+        sum(&self.first).plus(&sum(&self.repeated))
+    }
+
+    /// The same by class of length.
+    pub fn classes(&self) -> impl Iterator<Item = Sums> {
+        let mut all = self.first.clone();
+        merge(&mut all, &self.repeated);
+        all.into_values()
     }
 
     /// Those of them whose prompt was answered before.
@@ -201,14 +169,12 @@ impl Calls {
     pub fn answers(&self) -> u64 {
         self.answered().amount.calls + self.unpriced
     }
+}
 
-    fn forget_repeated(&mut self) {
-        for (class, repeated) in std::mem::take(&mut self.repeated) {
-            if let Some(all) = self.answered.get_mut(&class) {
-                *all = all.without(&repeated);
-            }
-        }
-        self.answered.retain(|_, sums| sums.amount.calls > 0);
+fn merge(mine: &mut BTreeMap<usize, Sums>, others: &BTreeMap<usize, Sums>) {
+    for (class, sums) in others {
+        let mine = mine.entry(*class).or_default();
+        *mine = mine.plus(sums);
     }
 }
 
@@ -374,7 +340,7 @@ impl Facts {
         let targets = nodes.get_mut(node_id).into_iter().flatten();
         for day in targets.flat_map(|(_, target)| target.days.values_mut()) {
             if *concern == Concern::Repeats {
-                day.forget_repeated();
+                day.repeated.clear();
             } else {
                 (day.tried, day.failed, day.timed_out) = Default::default();
             }
@@ -453,13 +419,12 @@ impl Facts {
         }
         match (row.status, row.cost) {
             (CallStatus::Success, Some(cost)) => {
-                let sums = day.answered.entry(class).or_default();
-                sums.add(&row.usage, cost.nanousd);
-                if is_repeated {
-                    let sums = day.repeated.entry(class).or_default();
-                    sums.add(&row.usage, cost.nanousd);
-                }
-                day.soon += u64::from(is_soon);
+                let classes = match is_repeated {
+                    true => &mut day.repeated,
+                    false => &mut day.first,
+                };
+                let sums = classes.entry(class).or_default();
+                sums.add(&row.usage, cost.nanousd, is_soon);
             }
             (CallStatus::Success, None) => day.unpriced += 1,
             (CallStatus::Timeout, Some(cost)) if cost.nanousd > 0 => {
@@ -682,7 +647,7 @@ mod tests {
             facts.take(&answered(id, at_ms, &id.to_string()));
             expected += u64::from(is_soon);
             let known = facts.known(1, "n", "p", "m").unwrap();
-            assert_eq!(known.calls.soon, expected, "{at_ms}");
+            assert_eq!(known.calls.answered().soon, expected, "{at_ms}");
         }
     }
 

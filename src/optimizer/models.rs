@@ -261,8 +261,7 @@ impl Candidate {
 
     /// What these calls would cost there, of which `present` is the target they were made at.
     pub fn cost(&self, calls: &Calls, present: &Target) -> Usd {
-        let classes = calls.answered.values();
-        classes.fold(Usd::ZERO, |sum, class| {
+        calls.classes().fold(Usd::ZERO, |sum, class| {
             let usage = at_another(&class.usage, &present.0, &self.target.0);
             let count = class.amount.calls;
             sum.plus(
