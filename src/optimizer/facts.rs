@@ -391,13 +391,12 @@ impl Facts {
         if row.cached {
             return;
         }
-        let is_repeated = row.status == CallStatus::Success && self.is_repeated(flow_id, row);
-        let is_waste = matches!(row.status, CallStatus::Failed | CallStatus::Timeout);
+        // One that was asked before what it asks was changed is another one.
+        let question = outdated.question.last_call;
+        let is_repeated =
+            row.status == CallStatus::Success && self.is_repeated(flow_id, question, row);
+        let is_since_repeats = row.id > outdated.repeats.last_call;
         let is_since_failures = row.id > outdated.failures.last_call;
-        if (is_repeated && row.id <= outdated.repeats.last_call) || (is_waste && !is_since_failures)
-        {
-            return;
-        }
         let class = self
             .bounds
             .partition_point(|bound| *bound < row.usage.input_tokens);
@@ -418,19 +417,21 @@ impl Facts {
             day.tried += u64::from(is_since_failures);
         }
         match (row.status, row.cost) {
-            (CallStatus::Success, Some(cost)) => {
-                let classes = match is_repeated {
-                    true => &mut day.repeated,
-                    false => &mut day.first,
-                };
-                let sums = classes.entry(class).or_default();
+            (CallStatus::Success, Some(cost)) if !is_repeated => {
+                let sums = day.first.entry(class).or_default();
+                sums.add(&row.usage, cost.nanousd, is_soon);
+            }
+            (CallStatus::Success, Some(cost)) if is_since_repeats => {
+                let sums = day.repeated.entry(class).or_default();
                 sums.add(&row.usage, cost.nanousd, is_soon);
             }
             (CallStatus::Success, None) => day.unpriced += 1,
-            (CallStatus::Timeout, Some(cost)) if cost.nanousd > 0 => {
+            (CallStatus::Timeout, Some(cost)) if is_since_failures && cost.nanousd > 0 => {
                 day.timed_out.add(cost.nanousd);
             }
-            (CallStatus::Failed, Some(cost)) if cost.nanousd > 0 => day.failed.add(cost.nanousd),
+            (CallStatus::Failed, Some(cost)) if is_since_failures && cost.nanousd > 0 => {
+                day.failed.add(cost.nanousd);
+            }
             _ => {}
         }
     }
@@ -463,9 +464,10 @@ impl Facts {
         Some(targets.entry(target).or_default())
     }
 
-    fn is_repeated(&mut self, flow_id: FlowId, row: &CallFact<'_>) -> bool {
+    fn is_repeated(&mut self, flow_id: FlowId, question: i64, row: &CallFact<'_>) -> bool {
         let mut hasher = DefaultHasher::new();
-        (flow_id, row.node, row.provider, row.model, row.prompt_hash).hash(&mut hasher);
+        let target = (row.provider, row.model);
+        (flow_id, row.node, question, target, row.prompt_hash).hash(&mut hasher);
         let hash = hasher.finish();
         if let Some(bought) = self.prompts.get_mut(&hash) {
             let age_ms = row.at.0.saturating_sub(bought.0);
@@ -656,7 +658,7 @@ mod tests {
             flow_id: 1,
             node_id: "n".into(),
             concern,
-            last_call: 3,
+            last_call: 6,
             at: Timestamp(9),
         }
     }
@@ -667,7 +669,26 @@ mod tests {
             status: CallStatus::Failed,
             ..answered(id, 0, "a")
         };
-        let rows = [answered(1, 0, "a"), answered(2, 0, "a"), failed(3)];
+        let refused = |id| CallFact {
+            refused: true,
+            ..failed(id)
+        };
+        // Bought again: longer than others, after another answer had begun, and one of unknown cost.
+        let mut longest = answered(4, 2_000, "a");
+        (longest.usage.input_tokens, longest.usage.output_tokens) = (50, 9);
+        let unpriced = CallFact {
+            cost: None,
+            ..answered(5, 3_000, "a")
+        };
+        let rows = [
+            answered(1, 0, "a"),
+            answered(2, 0, "a"),
+            failed(3),
+            longest,
+            unpriced,
+            refused(6),
+        ];
+        let mut known = Vec::new();
         let take = |facts: &mut Facts| rows.iter().for_each(|row| facts.take(row));
         for forgets_first in [false, true] {
             let mut facts = Facts::new(0, Vec::new());
@@ -675,7 +696,8 @@ mod tests {
                 take(&mut facts);
                 let (all, repeated, failed) = sums(&facts);
                 let calls = (all.amount.calls, repeated.calls, failed.calls);
-                assert_eq!(calls, (2, 1, 1));
+                assert_eq!(calls, (3, 2, 1));
+                assert_eq!(all.soon, 1);
             }
             for concern in [Concern::Repeats, Concern::Failures] {
                 facts.forget(&change(concern));
@@ -686,12 +708,22 @@ mod tests {
             let (all, repeated, failed) = sums(&facts);
             assert_eq!((repeated.calls, failed.calls), (0, 0));
             assert_eq!((all.amount.nanousd, all.usage.input_tokens), (10, 5));
+            assert_eq!((all.soon, all.prompt_tokens_max), (0, 5));
+            let calls = facts.known(1, "n", "p", "m").unwrap();
+            assert_eq!((calls.since, calls.calls.refused), (Timestamp(0), 1));
+            assert_eq!(calls.calls.output_tokens_max, 9);
+            known.push(format!("{calls:?}"));
             let question = Concern::Question;
             assert_eq!(facts.changed_at(1, "n", question), None);
             facts.forget(&change(Concern::Question));
             assert!(facts.known(1, "n", "p", "m").is_none());
             assert_eq!(facts.changed_at(1, "n", question), Some(Timestamp(9)));
+            // At another temperature, say, so that it is not bought again.
+            facts.take(&answered(7, 0, "a"));
+            let (all, repeated, _) = sums(&facts);
+            assert_eq!((all.amount.calls, repeated.calls), (1, 0));
         }
+        assert_eq!(known[0], known[1]);
     }
 
     #[test]
@@ -724,15 +756,15 @@ mod tests {
             };
             facts.forget(&new);
         }
-        for id in 1..=3 {
+        for id in 1..=6 {
             facts.take(&answered(id, 0, "a"));
         }
         assert_eq!(at(&facts, Concern::Failures), None);
         facts.forget(&change(Concern::Failures));
         assert_eq!(at(&facts, Concern::Failures), Some(Timestamp(9)));
         assert_eq!(at(&facts, Concern::Repeats), None);
-        facts.take(&answered(4, 0, "a"));
+        facts.take(&answered(7, 0, "a"));
         let calls = facts.known(1, "n", "p", "m").unwrap().calls;
-        assert_eq!((calls.answers(), calls.tried), (4, 1));
+        assert_eq!((calls.answers(), calls.tried), (7, 1));
     }
 }
