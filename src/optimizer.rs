@@ -360,9 +360,12 @@ impl Pass {
         if wanted.all {
             self.reviewed_at = None;
         }
-        let mut known = match self.known.take() {
+        // Calls that were summed up by other bounds cannot be priced by these.
+        let bounds = self.gateway.tier_bounds();
+        let known = self.known.take();
+        let mut known = match known.filter(|(facts, _)| facts.bounds() == bounds) {
             Some(known) => known,
-            None => self.begin(now)?,
+            None => self.begin(bounds, now)?,
         };
         let done = self.go_on(&mut known, now, write);
         self.known = Some(known);
@@ -380,9 +383,9 @@ impl Pass {
         });
     }
 
-    fn begin(&self, now: Timestamp) -> Result<(Facts, Measures)> {
+    fn begin(&self, bounds: Vec<u64>, now: Timestamp) -> Result<(Facts, Measures)> {
         let after = self.store.last_call_before(window_start(now))?;
-        let mut facts = Facts::new(after, self.gateway.tier_bounds());
+        let mut facts = Facts::new(after, bounds);
         let mut measures = Measures::default();
         for change in self.store.changed_nodes(0)? {
             facts.forget(&change);

@@ -284,6 +284,11 @@ impl Facts {
         }
     }
 
+    /// The lengths of prompts by which sums are kept apart.
+    pub fn bounds(&self) -> &[u64] {
+        &self.bounds
+    }
+
     /// The last row that was seen.
     pub fn cursor(&self) -> i64 {
         self.cursor
