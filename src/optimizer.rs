@@ -521,6 +521,7 @@ impl Pass {
         let Some(mut after) = measures.missing_after() else {
             return Ok(());
         };
+        measures.begin_to_catch_up();
         // What is pending comes by itself when it is settled.
         let last = facts.cursor();
         while after < last {

@@ -116,6 +116,15 @@ impl Measures {
         new.map(|measure| measure.last_call).min()
     }
 
+    /// Those that have not been shown all begin with nothing, also where they were shown a part before.
+    pub fn begin_to_catch_up(&mut self) {
+        let all = self.flows.values_mut().flat_map(BTreeMap::values_mut);
+        for measure in all.filter(|measure| measure.is_new) {
+            measure.calls = 0;
+            (measure.would_have_cost, measure.cost) = (Usd::ZERO, Usd::ZERO);
+        }
+    }
+
     /// Takes in a row that was not shown to all, and is settled.
     pub fn catch_up(&mut self, row: &CallFact<'_>, price: PriceOf<'_>) {
         self.show(row, price, true);
@@ -590,14 +599,18 @@ mod tests {
     }
 
     #[test]
-    fn one_that_was_just_applied_is_shown_what_it_missed_once() {
+    fn one_that_was_just_applied_counts_what_it_missed_once_also_where_it_is_shown_again() {
         let mut measures = measure(Basis::MaxTokens);
         let flow = measures.flows.get_mut(&1).unwrap();
         flow.get_mut(&7).unwrap().is_new = true;
         measures.take(&answered(11, 0, 1), &price);
         assert_eq!(realised(&measures), None);
         assert_eq!(measures.missing_after(), Some(10));
-        measures.catch_up(&answered(11, 0, 1), &price);
+        // The rows after the first could not be read, so that all are shown again.
+        for _ in 0..2 {
+            measures.begin_to_catch_up();
+            measures.catch_up(&answered(11, 0, 1), &price);
+        }
         measures.caught_up();
         assert_eq!(measures.missing_after(), None);
         measures.take(&answered(12, 0, 1), &price);
