@@ -287,7 +287,7 @@ pub struct Pass {
     store: Arc<Store>,
     gateway: Arc<Gateway>,
     known: Option<(Facts, Measures)>,
-    /// Flows that were changed, of which it was not looked yet whether something was applied.
+    /// Flows of which it was not looked yet whether something was applied.
     changed: BTreeSet<FlowId>,
     /// Flows that are still to be looked at.
     left: BTreeSet<FlowId>,
@@ -383,17 +383,14 @@ impl Pass {
         });
     }
 
-    fn begin(&self, bounds: Vec<u64>, now: Timestamp) -> Result<(Facts, Measures)> {
+    fn begin(&mut self, bounds: Vec<u64>, now: Timestamp) -> Result<(Facts, Measures)> {
         let after = self.store.last_call_before(window_start(now))?;
         let mut facts = Facts::new(after, bounds);
-        let mut measures = Measures::default();
         for change in self.store.changed_nodes(0)? {
             facts.forget(&change);
         }
-        for flow_id in self.store.flows_with_suggestions()? {
-            self.follow_applied(&mut measures, flow_id, now)?;
-        }
-        Ok((facts, measures))
+        self.changed.extend(self.store.flows_with_suggestions()?);
+        Ok((facts, Measures::default()))
     }
 
     fn go_on(
@@ -402,10 +399,15 @@ impl Pass {
         now: Timestamp,
         write: &mut dyn FnMut(Change) -> Result<()>,
     ) -> Result<()> {
-        for flow_id in &self.changed {
-            self.follow_applied(measures, *flow_id, now)?;
+        // One that fails keeps no others from being looked at.
+        let mut done = Ok(());
+        for flow_id in std::mem::take(&mut self.changed) {
+            if let Err(error) = self.follow_applied(measures, flow_id, now) {
+                self.changed.insert(flow_id);
+                done = done.and(Err(error));
+            }
+            self.left.insert(flow_id);
         }
-        self.left.append(&mut self.changed);
         self.read(facts, measures, now)?;
         self.catch_up(facts, measures)?;
         let used = facts.targets();
@@ -416,8 +418,6 @@ impl Pass {
         let next = self.left.range((Excluded(self.last_flow), Unbounded));
         let others = self.left.range(..=self.last_flow);
         let flows: Vec<FlowId> = next.chain(others).take(FLOWS_STEP).copied().collect();
-        // One that fails keeps no others from being looked at.
-        let mut done = Ok(());
         for flow_id in flows {
             if self.is_stopping() {
                 return Ok(());
