@@ -562,7 +562,10 @@ impl Pass {
         }
         let proposals = match &flow {
             Some(flow) => self.propose(flow, &stored, facts, models, now)?,
-            None => Vec::new(),
+            None => {
+                facts.forget_changes(flow_id);
+                Vec::new()
+            }
         };
         let is_proposed = |open: &Suggestion| {
             let key = open.proposal.key();

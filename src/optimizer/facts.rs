@@ -256,7 +256,7 @@ pub struct Facts {
     /// serves others does not change with a node.
     answered: BTreeMap<Target, BTreeMap<i64, u64>>,
     /// Of nodes that were changed: which rows do not count.
-    outdated: HashMap<(FlowId, String), Outdated>,
+    outdated: HashMap<FlowId, HashMap<String, Outdated>>,
     /// When each of the newest prompts was answered.
     prompts: HashMap<u64, Timestamp>,
     prompts_in_order: VecDeque<u64>,
@@ -323,8 +323,8 @@ impl Facts {
             last_call,
             at,
         } = change;
-        let key = (*flow_id, node_id.clone());
-        let known = self.outdated.entry(key).or_default().of(*concern);
+        let nodes = self.outdated.entry(*flow_id).or_default();
+        let known = nodes.entry(node_id.clone()).or_default().of(*concern);
         if known.last_call >= *last_call {
             if known.last_call == *last_call {
                 known.at = known.at.max(Some(*at));
@@ -352,6 +352,11 @@ impl Facts {
         }
     }
 
+    /// What was changed of a flow that is gone is of no use.
+    pub fn forget_changes(&mut self, flow_id: FlowId) {
+        self.outdated.remove(&flow_id);
+    }
+
     /// When a node was changed so that what calls before told of that does not count; none where that is
     /// not known, or was changed together with the question.
     pub fn changed_at(
@@ -360,8 +365,7 @@ impl Facts {
         node_id: &str,
         concern: Concern,
     ) -> Option<Timestamp> {
-        let key = (flow_id, node_id.to_owned());
-        let mut outdated = *self.outdated.get(&key)?;
+        let mut outdated = *self.outdated.get(&flow_id)?.get(node_id)?;
         let changed = *outdated.of(concern);
         // A new node is one that was changed in all that it says.
         let is_of_its_own =
@@ -384,11 +388,9 @@ impl Facts {
         if !row.cached {
             self.count_answer(row);
         }
-        let mut outdated = Outdated::default();
-        if !self.outdated.is_empty() {
-            let key = (flow_id, node_id.to_owned());
-            outdated = self.outdated.get(&key).copied().unwrap_or_default();
-        }
+        let changed = self.outdated.get(&flow_id);
+        let outdated = changed.and_then(|nodes| nodes.get(node_id));
+        let outdated = outdated.copied().unwrap_or_default();
         if row.id <= outdated.question.last_call {
             return;
         }
