@@ -174,8 +174,8 @@ impl Models {
     }
 
     /// Those that could be asked instead of `present`, whose calls had up to so many tokens with their
-    /// answers, and thought or not: those that flows use for `used_min` calls at least, and those at the same provider and of the same
-    /// maker that are listed and not older.
+    /// answers, and thought or not: those that flows use for `used_min` calls at least, and those at the
+    /// same provider and of the same maker that are listed and not older.
     pub fn instead_of(
         &self,
         gateway: &Gateway,

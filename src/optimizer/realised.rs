@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde_json::Value;
 
-use super::facts::{Target, WINDOW_DAYS};
+use super::facts::{MS_PER_DAY, Target, WINDOW_DAYS};
 use super::models::at_another;
 use crate::error::{Error, Result};
 use crate::event::suggestion::{Kind, Realised, Status, Suggestion};
@@ -18,7 +18,6 @@ use crate::event::{CallStatus, FlowId, RunStatus, Timestamp, Usage, Usd};
 use crate::flow::name_of;
 use crate::store::{AppliedEdit, CallFact, MEASURED_MS, RunFact, Store, run_ids_from};
 
-const MS_PER_DAY: i64 = 24 * 60 * 60 * 1000;
 /// How long before a moment a run may have begun that ended after it, in days, to be counted as one
 /// from before.
 const RUN_DAYS: i64 = 1;

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::edit::{Edit, apply};
-use super::facts::{Facts, Known, window_start};
+use super::facts::{Facts, Known, MS_PER_DAY, window_start};
 use super::models::Models;
 use super::saving::{Seen, days_between, per_30_days};
 use super::shape;
@@ -26,7 +26,6 @@ use crate::event::{FlowId, Timestamp, Usd, hex};
 use crate::flow::{Agent, Concern, Graph, Node, NodeKind, name_of, said};
 use crate::gateway::Gateway;
 
-const MS_PER_DAY: i64 = 24 * 60 * 60 * 1000;
 /// How many calls a proposal rests on at least.
 const CALLS_MIN: u64 = 10;
 /// What saves less than this in 30 days is nobody's time worth.
