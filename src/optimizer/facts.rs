@@ -774,4 +774,12 @@ mod tests {
         let calls = facts.known(1, "n", "p", "m").unwrap().calls;
         assert_eq!((calls.answers(), calls.tried), (7, 1));
     }
+
+    #[test]
+    fn nothing_is_kept_of_changes_to_a_flow_that_is_gone() {
+        let mut facts = Facts::new(0, Vec::new());
+        facts.forget(&change(Concern::Question));
+        facts.forget_changes(1);
+        assert!(facts.outdated.is_empty());
+    }
 }
