@@ -287,7 +287,7 @@ pub struct Pass {
     store: Arc<Store>,
     gateway: Arc<Gateway>,
     known: Option<(Facts, Measures)>,
-    /// Flows that were changed, of which it was not looked yet whether something was applied.
+    /// Flows of which it was not looked yet whether something was applied.
     changed: BTreeSet<FlowId>,
     /// Flows that are still to be looked at.
     left: BTreeSet<FlowId>,
@@ -360,9 +360,12 @@ impl Pass {
         if wanted.all {
             self.reviewed_at = None;
         }
-        let mut known = match self.known.take() {
+        // Calls that were summed up by other bounds cannot be priced by these.
+        let bounds = self.gateway.tier_bounds();
+        let known = self.known.take();
+        let mut known = match known.filter(|(facts, _)| facts.bounds() == bounds) {
             Some(known) => known,
-            None => self.begin(now)?,
+            None => self.begin(bounds, now)?,
         };
         let done = self.go_on(&mut known, now, write);
         self.known = Some(known);
@@ -380,17 +383,14 @@ impl Pass {
         });
     }
 
-    fn begin(&self, now: Timestamp) -> Result<(Facts, Measures)> {
+    fn begin(&mut self, bounds: Vec<u64>, now: Timestamp) -> Result<(Facts, Measures)> {
         let after = self.store.last_call_before(window_start(now))?;
-        let mut facts = Facts::new(after, self.gateway.tier_bounds());
-        let mut measures = Measures::default();
+        let mut facts = Facts::new(after, bounds);
         for change in self.store.changed_nodes(0)? {
             facts.forget(&change);
         }
-        for flow_id in self.store.flows_with_suggestions()? {
-            self.follow_applied(&mut measures, flow_id, now)?;
-        }
-        Ok((facts, measures))
+        self.changed.extend(self.store.flows_with_suggestions()?);
+        Ok((facts, Measures::default()))
     }
 
     fn go_on(
@@ -399,10 +399,15 @@ impl Pass {
         now: Timestamp,
         write: &mut dyn FnMut(Change) -> Result<()>,
     ) -> Result<()> {
-        for flow_id in &self.changed {
-            self.follow_applied(measures, *flow_id, now)?;
+        // One that fails keeps no others from being looked at.
+        let mut done = Ok(());
+        for flow_id in std::mem::take(&mut self.changed) {
+            if let Err(error) = self.follow_applied(measures, flow_id, now) {
+                self.changed.insert(flow_id);
+                done = done.and(Err(error));
+            }
+            self.left.insert(flow_id);
         }
-        self.left.append(&mut self.changed);
         self.read(facts, measures, now)?;
         self.catch_up(facts, measures)?;
         let used = facts.targets();
@@ -413,8 +418,6 @@ impl Pass {
         let next = self.left.range((Excluded(self.last_flow), Unbounded));
         let others = self.left.range(..=self.last_flow);
         let flows: Vec<FlowId> = next.chain(others).take(FLOWS_STEP).copied().collect();
-        // One that fails keeps no others from being looked at.
-        let mut done = Ok(());
         for flow_id in flows {
             if self.is_stopping() {
                 return Ok(());
@@ -518,6 +521,7 @@ impl Pass {
         let Some(mut after) = measures.missing_after() else {
             return Ok(());
         };
+        measures.begin_to_catch_up();
         // What is pending comes by itself when it is settled.
         let last = facts.cursor();
         while after < last {
@@ -558,7 +562,10 @@ impl Pass {
         }
         let proposals = match &flow {
             Some(flow) => self.propose(flow, &stored, facts, models, now)?,
-            None => Vec::new(),
+            None => {
+                facts.forget_changes(flow_id);
+                Vec::new()
+            }
         };
         let is_proposed = |open: &Suggestion| {
             let key = open.proposal.key();

@@ -663,6 +663,83 @@ fn prices_that_have_changed_are_looked_at_though_nothing_runs() {
 }
 
 #[test]
+fn calls_are_priced_by_the_lengths_at_which_own_prices_change_also_once_they_are_others() {
+    let home = Home::new();
+    let price = |tiers: &str| {
+        let model = "[[price]]\nprovider = 'openai'\nmodel = 'gpt-4o-mini'\n";
+        let rates = "input_per_mtok = '0.1'\noutput_per_mtok = '0.1'\n";
+        home.write("mine.toml", format!("{model}{rates}{tiers}"))
+    };
+    let path = price("");
+    let upstream = openai(|body, stream| {
+        let asked: Value = serde_json::from_str(body).unwrap();
+        let input_tokens = if body.contains("long") { 2_000 } else { 500 };
+        let model = asked["model"].as_str().unwrap();
+        let answer = completion_of(model, "well", input_tokens, 100);
+        let _ = stream.write_all(answer.as_bytes());
+    });
+    let url = upstream.url().to_owned();
+    let server = TestServer::start_with(move |config| {
+        add_provider(config, "openai", Kind::OpenAi, &url);
+        config.prices = Some(path);
+    });
+    for model in ["gpt-4o-mini", "gpt-4o"] {
+        let flow = flow_of(&server, model);
+        for length in ["short", "long"] {
+            run_times(&server, flow, 5, |at| format!("{length} {at}"));
+        }
+    }
+    suggestion(&server, "model_switch");
+    let core = server.server().core();
+    let (store, gateway) = (Arc::clone(&core.store), Arc::clone(&core.gateway));
+    let mut pass = Pass::new(store, gateway, Cancel::new());
+    let now = Timestamp::now();
+    written(&mut pass, now);
+    price("tiers = [{above = 900, input_per_mtok = '1', output_per_mtok = '0.1'}]\n");
+    // Five of 500 tokens at 100 nano-dollars, five of 2,000 at 1,000, and their answers at 100.
+    let cost = 5 * 500 * 100 + 5 * 2_000 * 1_000 + 10 * 100 * 100;
+    eventually("long prompts alone are priced as such", || {
+        written(&mut pass, now).iter().any(|change| match change {
+            Change::Propose { proposal, .. } => {
+                proposal.kind == Ground::ModelSwitch && proposal.evidence["toCostNanousd"] == cost
+            }
+            _ => false,
+        })
+    });
+}
+
+#[test]
+fn a_flow_whose_suggestions_cannot_be_read_keeps_no_others_from_being_looked_at() {
+    let upstream = upstream(1_000, 1_000);
+    let mut server = server(&upstream);
+    server.leave_unverified();
+    let flows = [flow_of(&server, "gpt-4o"), flow_of(&server, "gpt-4o")];
+    for flow in flows {
+        run_times(&server, flow, 5, |_| "again".into());
+        eventually("the suggestion is made", || {
+            of_flow(&server, flow, "cache", "OPEN").len() == 1
+        });
+    }
+    server.stop();
+    let spoil = "UPDATE suggestions SET proposal = '{' WHERE flow_id = ?1";
+    assert_eq!(database(&server).execute(spoil, [flows[0]]).unwrap(), 1);
+    server.start_again();
+    let core = server.server().core();
+    let (store, gateway) = (Arc::clone(&core.store), Arc::clone(&core.gateway));
+    let mut pass = Pass::new(store, gateway, Cancel::new());
+    let later = Timestamp(Timestamp::now().0 + 10 * DAY_MS);
+    let mut told = Vec::new();
+    let done = pass.run(Wanted::default(), later, &mut |change| {
+        if let Change::Propose { flow_id, .. } = change {
+            told.push(flow_id);
+        }
+        Ok(())
+    });
+    assert!(done.is_err());
+    assert_eq!(told, [flows[1]]);
+}
+
+#[test]
 fn what_could_not_be_written_is_written_with_the_next_pass() {
     let upstream = upstream(1_000, 1_000);
     let server = server(&upstream);
@@ -1083,6 +1160,33 @@ fn a_burst_is_told_by_the_days_that_were_looked_at_and_not_by_those_that_had_cal
         let [_, expected, _] = interval(&server.get(&path).json());
         (seen * 30 / 31..=seen).contains(&expected)
     });
+}
+
+#[test]
+fn what_is_bought_again_since_answers_are_not_kept_any_more_is_expected_by_the_days_since_then() {
+    let upstream = upstream(10_000, 1_000);
+    let mut server = server(&upstream);
+    server.leave_unverified();
+    let flow = flow_of(&server, "gpt-4o");
+    run_times(&server, flow, 1, |_| "again".into());
+    server.stop();
+    put_back(&server, flow, 1, 5 * DAY_MS);
+    server.start_again();
+    put(&server, flow, |flow| {
+        flow["data"]["nodes"][0]["data"]["cache"] = json!({"maxAgeS": 60});
+    });
+    put(&server, flow, |flow| {
+        let data = flow["data"]["nodes"][0]["data"].as_object_mut().unwrap();
+        data.remove("cache");
+    });
+    run_times(&server, flow, 4, |_| "again".into());
+    has_looked(&server);
+    let found = of_flow(&server, flow, "cache", "OPEN").remove(0);
+    let each = 10_000 * 2_500 + 1_000 * 10_000;
+    assert_eq!(found["calls"], 4, "{found}");
+    // In less than a day, though the node is known for five.
+    assert_near(interval(&found), interval_of(4, each));
+    assert!(found["reason"].as_str().unwrap().contains("is a guess"));
 }
 
 #[test]

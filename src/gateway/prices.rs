@@ -240,12 +240,16 @@ impl Prices {
         names
     }
 
-    /// The lengths of prompts, in tokens, beyond which any built-in price changes, in ascending order.
+    /// The lengths of prompts, in tokens, beyond which any price changes, in ascending order.
     pub fn tier_bounds(&self) -> Vec<u64> {
-        let models = self.table().providers.iter().flat_map(|it| &it.models);
-        let versions = models.flat_map(|model| &model.versions);
-        let tiers = versions.flat_map(|version| &version.price.tiers);
-        let bounds: BTreeSet<u64> = tiers.map(|(above, _)| *above).collect();
+        let own = self.own.as_ref().map(OwnPrices::table);
+        let mut bounds = BTreeSet::new();
+        for table in std::iter::once(self.table()).chain(own.as_deref()) {
+            let models = table.providers.iter().flat_map(|it| &it.models);
+            let versions = models.flat_map(|model| &model.versions);
+            let tiers = versions.flat_map(|version| &version.price.tiers);
+            bounds.extend(tiers.map(|(above, _)| *above));
+        }
         bounds.into_iter().collect()
     }
 

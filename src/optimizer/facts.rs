@@ -61,16 +61,6 @@ impl Amount {
             squares: self.squares + other.squares,
         }
     }
-
-    /// What is left of it without a part of it.
-    #[must_use]
-    fn without(self, part: Self) -> Self {
-        Self {
-            calls: self.calls.saturating_sub(part.calls),
-            nanousd: self.nanousd.saturating_sub(part.nanousd),
-            squares: (self.squares - part.squares).max(0.0),
-        }
-    }
 }
 
 /// Calls whose prompts are of one class of length.
@@ -84,11 +74,15 @@ pub struct Sums {
     pub prompt_tokens_max: u64,
     /// How many had tokens that were estimated.
     pub estimated: u64,
+    /// How many were made when the answer to another had begun, and soon enough after that for the
+    /// provider to have kept the beginning of its prompt until then.
+    pub soon: u64,
 }
 
 impl Sums {
-    fn add(&mut self, usage: &Usage, nanousd: i64) {
+    fn add(&mut self, usage: &Usage, nanousd: i64, is_soon: bool) {
         self.amount.add(nanousd);
+        self.soon += u64::from(is_soon);
         self.usage = add(&self.usage, usage);
         self.prompt_tokens_max = self.prompt_tokens_max.max(usage.input_tokens);
         self.estimated += u64::from(usage.source == UsageSource::Estimated);
@@ -102,28 +96,7 @@ impl Sums {
             usage: add(&self.usage, &other.usage),
             prompt_tokens_max: self.prompt_tokens_max.max(other.prompt_tokens_max),
             estimated: self.estimated + other.estimated,
-        }
-    }
-
-    /// What is left of them without a part of them; how long the longest of those is is not known, but
-    /// not longer.
-    #[must_use]
-    fn without(&self, part: &Self) -> Self {
-        let left = |all: u64, part: u64| all.saturating_sub(part);
-        let (all, gone) = (&self.usage, &part.usage);
-        Self {
-            amount: self.amount.without(part.amount),
-            usage: Usage {
-                input_tokens: left(all.input_tokens, gone.input_tokens),
-                cached_input_tokens: left(all.cached_input_tokens, gone.cached_input_tokens),
-                cache_write_tokens: left(all.cache_write_tokens, gone.cache_write_tokens),
-                cache_write_1h_tokens: left(all.cache_write_1h_tokens, gone.cache_write_1h_tokens),
-                output_tokens: left(all.output_tokens, gone.output_tokens),
-                reasoning_tokens: left(all.reasoning_tokens, gone.reasoning_tokens),
-                source: all.source,
-            },
-            prompt_tokens_max: self.prompt_tokens_max,
-            estimated: left(self.estimated, part.estimated),
+            soon: self.soon + other.soon,
         }
     }
 }
@@ -145,19 +118,18 @@ fn add(a: &Usage, b: &Usage) -> Usage {
 /// The calls of a node to one target, of a day or of all days of the window.
 #[derive(Clone, Debug, Default)]
 pub struct Calls {
-    /// Answered calls whose cost is known, by class of length.
-    pub answered: BTreeMap<usize, Sums>,
+    /// Answered calls whose cost is known and whose prompt was not answered before, by class of length.
+    first: BTreeMap<usize, Sums>,
     /// How many answered calls have no known cost.
     pub unpriced: u64,
-    /// Of those answered: the same prompt was answered before.
+    /// Those whose prompt was answered before.
     repeated: BTreeMap<usize, Sums>,
-    /// Calls that failed and were billed.
+    /// Calls that were answered, at whatever cost, since it was changed what is done about failures.
+    pub tried: u64,
+    /// Calls that failed and were billed, since then.
     pub failed: Amount,
-    /// Calls that took too long and were billed.
+    /// Calls that took too long and were billed, since then.
     pub timed_out: Amount,
-    /// Answered calls that were made when the answer to another had begun, and soon enough after that
-    /// for the provider to have kept the beginning of its prompt until then.
-    pub soon: u64,
     /// Calls that a budget refused.
     pub refused: u64,
     /// The longest answer, in tokens.
@@ -166,27 +138,26 @@ pub struct Calls {
 
 impl Calls {
     fn merge(&mut self, other: &Self) {
-        let both = [
-            (&mut self.answered, &other.answered),
-            (&mut self.repeated, &other.repeated),
-        ];
-        for (mine, others) in both {
-            for (class, sums) in others {
-                let mine = mine.entry(*class).or_default();
-                *mine = mine.plus(sums);
-            }
-        }
+        merge(&mut self.first, &other.first);
+        merge(&mut self.repeated, &other.repeated);
         self.unpriced += other.unpriced;
+        self.tried += other.tried;
         self.failed = self.failed.plus(other.failed);
         self.timed_out = self.timed_out.plus(other.timed_out);
-        self.soon += other.soon;
         self.refused += other.refused;
         self.output_tokens_max = self.output_tokens_max.max(other.output_tokens_max);
     }
 
     /// All answered calls whose cost is known.
     pub fn answered(&self) -> Sums {
-        sum(&self.answered)
+        sum(&self.first).plus(&sum(&self.repeated))
+    }
+
+    /// The same by class of length.
+    pub fn classes(&self) -> impl Iterator<Item = Sums> {
+        let mut all = self.first.clone();
+        merge(&mut all, &self.repeated);
+        all.into_values()
     }
 
     /// Those of them whose prompt was answered before.
@@ -198,14 +169,12 @@ impl Calls {
     pub fn answers(&self) -> u64 {
         self.answered().amount.calls + self.unpriced
     }
+}
 
-    fn forget_repeated(&mut self) {
-        for (class, repeated) in std::mem::take(&mut self.repeated) {
-            if let Some(all) = self.answered.get_mut(&class) {
-                *all = all.without(&repeated);
-            }
-        }
-        self.answered.retain(|_, sums| sums.amount.calls > 0);
+fn merge(mine: &mut BTreeMap<usize, Sums>, others: &BTreeMap<usize, Sums>) {
+    for (class, sums) in others {
+        let mine = mine.entry(*class).or_default();
+        *mine = mine.plus(sums);
     }
 }
 
@@ -244,14 +213,30 @@ impl Known {
     }
 }
 
-/// Rows up to these do not count for a node.
+/// What does not count for a node, by what of it was changed.
 #[derive(Clone, Copy, Debug, Default)]
 struct Outdated {
-    all: i64,
-    /// When it was changed so that none up to `all` count.
-    since: Option<Timestamp>,
-    repeated: i64,
-    failures: i64,
+    question: Changed,
+    repeats: Changed,
+    failures: Changed,
+}
+
+/// A change of a node.
+#[derive(Clone, Copy, Debug, Default)]
+struct Changed {
+    /// Rows up to this one do not count.
+    last_call: i64,
+    at: Option<Timestamp>,
+}
+
+impl Outdated {
+    fn of(&mut self, concern: Concern) -> &mut Changed {
+        match concern {
+            Concern::Question => &mut self.question,
+            Concern::Repeats => &mut self.repeats,
+            Concern::Failures => &mut self.failures,
+        }
+    }
 }
 
 /// When the days begin that are known at a moment.
@@ -267,8 +252,11 @@ pub struct Facts {
     pending: BTreeSet<i64>,
     nodes: HashMap<FlowId, HashMap<String, BTreeMap<Target, TargetFacts>>>,
     node_count: usize,
+    /// How many calls each target has answered by day, whatever became of the nodes that made them: what
+    /// serves others does not change with a node.
+    answered: BTreeMap<Target, BTreeMap<i64, u64>>,
     /// Of nodes that were changed: which rows do not count.
-    outdated: HashMap<(FlowId, String), Outdated>,
+    outdated: HashMap<FlowId, HashMap<String, Outdated>>,
     /// When each of the newest prompts was answered.
     prompts: HashMap<u64, Timestamp>,
     prompts_in_order: VecDeque<u64>,
@@ -287,12 +275,18 @@ impl Facts {
             pending: BTreeSet::new(),
             nodes: HashMap::new(),
             node_count: 0,
+            answered: BTreeMap::new(),
             outdated: HashMap::new(),
             prompts: HashMap::new(),
             prompts_in_order: VecDeque::new(),
             bounds,
             changed: BTreeSet::new(),
         }
+    }
+
+    /// The lengths of prompts by which sums are kept apart.
+    pub fn bounds(&self) -> &[u64] {
+        &self.bounds
     }
 
     /// The last row that was seen.
@@ -329,20 +323,18 @@ impl Facts {
             last_call,
             at,
         } = change;
-        let key = (*flow_id, node_id.clone());
-        let outdated = self.outdated.entry(key).or_default();
-        let known = match concern {
-            Concern::Question => &mut outdated.all,
-            Concern::Repeats => &mut outdated.repeated,
-            Concern::Failures => &mut outdated.failures,
-        };
-        if *known >= *last_call {
+        let nodes = self.outdated.entry(*flow_id).or_default();
+        let known = nodes.entry(node_id.clone()).or_default().of(*concern);
+        if known.last_call >= *last_call {
+            if known.last_call == *last_call {
+                known.at = known.at.max(Some(*at));
+            }
             return;
         }
-        *known = *last_call;
-        if *concern == Concern::Question {
-            outdated.since = Some(*at);
-        }
+        *known = Changed {
+            last_call: *last_call,
+            at: Some(*at),
+        };
         let Some(nodes) = self.nodes.get_mut(flow_id) else {
             return;
         };
@@ -353,17 +345,32 @@ impl Facts {
         let targets = nodes.get_mut(node_id).into_iter().flatten();
         for day in targets.flat_map(|(_, target)| target.days.values_mut()) {
             if *concern == Concern::Repeats {
-                day.forget_repeated();
+                day.repeated.clear();
             } else {
-                (day.failed, day.timed_out) = Default::default();
+                (day.tried, day.failed, day.timed_out) = Default::default();
             }
         }
     }
 
-    /// When a node was changed so that no call before counts; none where that is not known.
-    pub fn changed_at(&self, flow_id: FlowId, node_id: &str) -> Option<Timestamp> {
-        let key = (flow_id, node_id.to_owned());
-        self.outdated.get(&key)?.since
+    /// What was changed of a flow that is gone is of no use.
+    pub fn forget_changes(&mut self, flow_id: FlowId) {
+        self.outdated.remove(&flow_id);
+    }
+
+    /// When a node was changed so that what calls before told of that does not count; none where that is
+    /// not known, or was changed together with the question.
+    pub fn changed_at(
+        &self,
+        flow_id: FlowId,
+        node_id: &str,
+        concern: Concern,
+    ) -> Option<Timestamp> {
+        let mut outdated = *self.outdated.get(&flow_id)?.get(node_id)?;
+        let changed = *outdated.of(concern);
+        // A new node is one that was changed in all that it says.
+        let is_of_its_own =
+            concern == Concern::Question || changed.last_call > outdated.question.last_call;
+        changed.at.filter(|_| is_of_its_own)
     }
 
     /// Takes a row in: a new one, or one that was pending.
@@ -377,25 +384,26 @@ impl Facts {
         let Some((flow_id, node_id)) = row.node else {
             return;
         };
-        let mut outdated = Outdated::default();
-        if !self.outdated.is_empty() {
-            let key = (flow_id, node_id.to_owned());
-            outdated = self.outdated.get(&key).copied().unwrap_or_default();
+        // What was cached cost nothing, and nobody was asked.
+        if !row.cached {
+            self.count_answer(row);
         }
-        if row.id <= outdated.all {
+        let changed = self.outdated.get(&flow_id);
+        let outdated = changed.and_then(|nodes| nodes.get(node_id));
+        let outdated = outdated.copied().unwrap_or_default();
+        if row.id <= outdated.question.last_call {
             return;
         }
         self.changed.insert(flow_id);
-        // It cost nothing, and nobody was asked.
         if row.cached {
             return;
         }
-        let is_repeated = row.status == CallStatus::Success && self.is_repeated(flow_id, row);
-        let is_waste = matches!(row.status, CallStatus::Failed | CallStatus::Timeout);
-        if (is_repeated && row.id <= outdated.repeated) || (is_waste && row.id <= outdated.failures)
-        {
-            return;
-        }
+        // One that was asked before what it asks was changed is another one.
+        let question = outdated.question.last_call;
+        let is_repeated =
+            row.status == CallStatus::Success && self.is_repeated(flow_id, question, row);
+        let is_since_repeats = row.id > outdated.repeats.last_call;
+        let is_since_failures = row.id > outdated.failures.last_call;
         let class = self
             .bounds
             .partition_point(|bound| *bound < row.usage.input_tokens);
@@ -413,24 +421,34 @@ impl Facts {
         if row.status == CallStatus::Success {
             day.output_tokens_max = day.output_tokens_max.max(row.usage.output_tokens);
             is_soon = note_begun(&mut target.begun, row);
+            day.tried += u64::from(is_since_failures);
         }
         match (row.status, row.cost) {
-            (CallStatus::Success, Some(cost)) => {
-                let sums = day.answered.entry(class).or_default();
-                sums.add(&row.usage, cost.nanousd);
-                if is_repeated {
-                    let sums = day.repeated.entry(class).or_default();
-                    sums.add(&row.usage, cost.nanousd);
-                }
-                day.soon += u64::from(is_soon);
+            (CallStatus::Success, Some(cost)) if !is_repeated => {
+                let sums = day.first.entry(class).or_default();
+                sums.add(&row.usage, cost.nanousd, is_soon);
+            }
+            (CallStatus::Success, Some(cost)) if is_since_repeats => {
+                let sums = day.repeated.entry(class).or_default();
+                sums.add(&row.usage, cost.nanousd, is_soon);
             }
             (CallStatus::Success, None) => day.unpriced += 1,
-            (CallStatus::Timeout, Some(cost)) if cost.nanousd > 0 => {
+            (CallStatus::Timeout, Some(cost)) if is_since_failures && cost.nanousd > 0 => {
                 day.timed_out.add(cost.nanousd);
             }
-            (CallStatus::Failed, Some(cost)) if cost.nanousd > 0 => day.failed.add(cost.nanousd),
+            (CallStatus::Failed, Some(cost)) if is_since_failures && cost.nanousd > 0 => {
+                day.failed.add(cost.nanousd);
+            }
             _ => {}
         }
+    }
+
+    /// Counts a call for its target; one without an answer tells that it was asked.
+    fn count_answer(&mut self, row: &CallFact<'_>) {
+        let target = (row.provider.to_owned(), row.model.to_owned());
+        let days = self.answered.entry(target).or_default();
+        let answers = days.entry(row.at.0.div_euclid(MS_PER_DAY)).or_default();
+        *answers += u64::from(row.status == CallStatus::Success);
     }
 
     /// The facts of the target that a row is about; none where there is no room.
@@ -453,9 +471,10 @@ impl Facts {
         Some(targets.entry(target).or_default())
     }
 
-    fn is_repeated(&mut self, flow_id: FlowId, row: &CallFact<'_>) -> bool {
+    fn is_repeated(&mut self, flow_id: FlowId, question: i64, row: &CallFact<'_>) -> bool {
         let mut hasher = DefaultHasher::new();
-        (flow_id, row.node, row.provider, row.model, row.prompt_hash).hash(&mut hasher);
+        let target = (row.provider, row.model);
+        (flow_id, row.node, question, target, row.prompt_hash).hash(&mut hasher);
         let hash = hasher.finish();
         if let Some(bought) = self.prompts.get_mut(&hash) {
             let age_ms = row.at.0.saturating_sub(bought.0);
@@ -494,6 +513,10 @@ impl Facts {
             self.node_count -= before - nodes.len();
         }
         self.nodes.retain(|_, nodes| !nodes.is_empty());
+        self.answered.retain(|_, days| {
+            *days = days.split_off(&first_day);
+            !days.is_empty()
+        });
     }
 
     /// The calls of a node to a target, where there are any.
@@ -535,14 +558,9 @@ impl Facts {
 
     /// How many calls each target has answered, of all flows.
     pub fn targets(&self) -> BTreeMap<Target, u64> {
-        let mut all = BTreeMap::new();
-        let nodes = self.nodes.values().flat_map(HashMap::values);
-        for (target, facts) in nodes.flatten() {
-            if let Some(known) = facts.known() {
-                *all.entry(target.clone()).or_insert(0) += known.calls.answers();
-            }
-        }
-        all
+        let all = self.answered.iter();
+        all.map(|(target, days)| (target.clone(), days.values().sum()))
+            .collect()
     }
 }
 
@@ -638,7 +656,7 @@ mod tests {
             facts.take(&answered(id, at_ms, &id.to_string()));
             expected += u64::from(is_soon);
             let known = facts.known(1, "n", "p", "m").unwrap();
-            assert_eq!(known.calls.soon, expected, "{at_ms}");
+            assert_eq!(known.calls.answered().soon, expected, "{at_ms}");
         }
     }
 
@@ -647,7 +665,7 @@ mod tests {
             flow_id: 1,
             node_id: "n".into(),
             concern,
-            last_call: 3,
+            last_call: 6,
             at: Timestamp(9),
         }
     }
@@ -658,7 +676,26 @@ mod tests {
             status: CallStatus::Failed,
             ..answered(id, 0, "a")
         };
-        let rows = [answered(1, 0, "a"), answered(2, 0, "a"), failed(3)];
+        let refused = |id| CallFact {
+            refused: true,
+            ..failed(id)
+        };
+        // Bought again: longer than others, after another answer had begun, and one of unknown cost.
+        let mut longest = answered(4, 2_000, "a");
+        (longest.usage.input_tokens, longest.usage.output_tokens) = (50, 9);
+        let unpriced = CallFact {
+            cost: None,
+            ..answered(5, 3_000, "a")
+        };
+        let rows = [
+            answered(1, 0, "a"),
+            answered(2, 0, "a"),
+            failed(3),
+            longest,
+            unpriced,
+            refused(6),
+        ];
+        let mut known = Vec::new();
         let take = |facts: &mut Facts| rows.iter().for_each(|row| facts.take(row));
         for forgets_first in [false, true] {
             let mut facts = Facts::new(0, Vec::new());
@@ -666,7 +703,8 @@ mod tests {
                 take(&mut facts);
                 let (all, repeated, failed) = sums(&facts);
                 let calls = (all.amount.calls, repeated.calls, failed.calls);
-                assert_eq!(calls, (2, 1, 1));
+                assert_eq!(calls, (3, 2, 1));
+                assert_eq!(all.soon, 1);
             }
             for concern in [Concern::Repeats, Concern::Failures] {
                 facts.forget(&change(concern));
@@ -677,10 +715,71 @@ mod tests {
             let (all, repeated, failed) = sums(&facts);
             assert_eq!((repeated.calls, failed.calls), (0, 0));
             assert_eq!((all.amount.nanousd, all.usage.input_tokens), (10, 5));
-            assert_eq!(facts.changed_at(1, "n"), None);
+            assert_eq!((all.soon, all.prompt_tokens_max), (0, 5));
+            let calls = facts.known(1, "n", "p", "m").unwrap();
+            assert_eq!((calls.since, calls.calls.refused), (Timestamp(0), 1));
+            assert_eq!(calls.calls.output_tokens_max, 9);
+            known.push(format!("{calls:?}"));
+            let question = Concern::Question;
+            assert_eq!(facts.changed_at(1, "n", question), None);
             facts.forget(&change(Concern::Question));
             assert!(facts.known(1, "n", "p", "m").is_none());
-            assert_eq!(facts.changed_at(1, "n"), Some(Timestamp(9)));
+            assert_eq!(facts.changed_at(1, "n", question), Some(Timestamp(9)));
+            // At another temperature, say, so that it is not bought again.
+            facts.take(&answered(7, 0, "a"));
+            let (all, repeated, _) = sums(&facts);
+            assert_eq!((all.amount.calls, repeated.calls), (1, 0));
         }
+        assert_eq!(known[0], known[1]);
+    }
+
+    #[test]
+    fn a_model_stays_one_that_flows_use_when_the_node_that_used_it_is_changed() {
+        let used = BTreeMap::from([(("p".to_owned(), "m".to_owned()), 2)]);
+        for forgets_first in [false, true] {
+            let mut facts = Facts::new(0, Vec::new());
+            if forgets_first {
+                facts.forget(&change(Concern::Question));
+            }
+            facts.take(&answered(1, 0, "a"));
+            facts.take(&answered(2, 0, "b"));
+            facts.forget(&change(Concern::Question));
+            assert!(facts.known(1, "n", "p", "m").is_none());
+            assert_eq!(facts.targets(), used);
+            facts.expire(Timestamp((WINDOW_DAYS + 1) * MS_PER_DAY));
+            assert_eq!(facts.targets(), BTreeMap::new());
+        }
+    }
+
+    #[test]
+    fn what_was_changed_of_a_node_alone_has_a_moment_of_its_own_and_answers_count_since_then() {
+        let at = |facts: &Facts, concern| facts.changed_at(1, "n", concern);
+        let mut facts = Facts::new(0, Vec::new());
+        for concern in Concern::ALL {
+            let new = NodeChange {
+                last_call: 0,
+                at: Timestamp(1),
+                ..change(concern)
+            };
+            facts.forget(&new);
+        }
+        for id in 1..=6 {
+            facts.take(&answered(id, 0, "a"));
+        }
+        assert_eq!(at(&facts, Concern::Failures), None);
+        facts.forget(&change(Concern::Failures));
+        assert_eq!(at(&facts, Concern::Failures), Some(Timestamp(9)));
+        assert_eq!(at(&facts, Concern::Repeats), None);
+        facts.take(&answered(7, 0, "a"));
+        let calls = facts.known(1, "n", "p", "m").unwrap().calls;
+        assert_eq!((calls.answers(), calls.tried), (7, 1));
+    }
+
+    #[test]
+    fn nothing_is_kept_of_changes_to_a_flow_that_is_gone() {
+        let mut facts = Facts::new(0, Vec::new());
+        facts.forget(&change(Concern::Question));
+        facts.forget_changes(1);
+        assert!(facts.outdated.is_empty());
     }
 }

@@ -1,10 +1,11 @@
 //! The models that calls could be made at: those that the user's flows use, and those that their
 //! providers say they serve. What has a price is not therefore served: prices outlive their models.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use crate::event::{Timestamp, Usage, Usd};
-use crate::gateway::{Gateway, Kind, Quote};
+use crate::gateway::{Gateway, Kind, Listed, Quote};
 
 use super::facts::{Calls, MS_PER_DAY, Target};
 use super::listings::Listings;
@@ -61,6 +62,9 @@ const THINKING_PARTS: &[&str] = &[
 ];
 /// And beginnings, behind that of who makes them.
 const THINKING_BEGINNINGS: &[&str] = &["gpt-5", "gpt-6", "gpt-oss", "gemini-2.5", "gemini-3"];
+/// How many of the newest models that a provider lists are looked at; the largest routers list some
+/// hundreds.
+const LISTED_MAX: usize = 1_000;
 /// A number in a name that has so many digits at least is a date, or a part of one.
 const DATE_DIGITS_MIN: usize = 4;
 
@@ -110,12 +114,10 @@ impl Models {
             dates: BTreeMap::new(),
         };
         for (provider, _) in usable {
-            let listed = listings
-                .of(provider)
-                .iter()
-                .map(|it| (it.name.as_str(), Some(it)));
+            let listed = newest(listings.of(provider), LISTED_MAX);
+            let listed = listed.into_iter().map(|it| (it.name.as_str(), Some(it)));
             let used = answered.keys().filter(|(of, _)| of == provider);
-            let mut names: BTreeMap<&str, _> =
+            let mut names: BTreeMap<&str, Option<&Listed>> =
                 used.map(|(_, model)| (model.as_str(), None)).collect();
             names.extend(listed);
             let mut found: Vec<Candidate> = Vec::new();
@@ -172,8 +174,8 @@ impl Models {
     }
 
     /// Those that could be asked instead of `present`, whose calls had up to so many tokens with their
-    /// answers, and thought or not: those that flows use for `used_min` calls at least, and those at the same provider and of the same
-    /// maker that are listed and not older.
+    /// answers, and thought or not: those that flows use for `used_min` calls at least, and those at the
+    /// same provider and of the same maker that are listed and not older.
     pub fn instead_of(
         &self,
         gateway: &Gateway,
@@ -201,6 +203,14 @@ impl Models {
                 && (has_thought || !thinks(&it.target.1))
         })
     }
+}
+
+/// The newest of those that a provider lists, up to so many.
+fn newest(listed: &[Listed], most: usize) -> Vec<&Listed> {
+    let mut listed: Vec<&Listed> = listed.iter().collect();
+    listed.sort_by_key(|it| Reverse(it.created_at));
+    listed.truncate(most);
+    listed
 }
 
 /// Who makes a model, where a router writes that before its name.
@@ -255,14 +265,13 @@ impl Candidate {
     /// Of several names of one model the one with the highest is taken.
     fn rank(&self) -> impl Ord + use<> {
         let name = &self.target.1;
-        let length = std::cmp::Reverse(name.len());
+        let length = Reverse(name.len());
         (self.answered, !is_dated(name), self.is_listed, length)
     }
 
     /// What these calls would cost there, of which `present` is the target they were made at.
     pub fn cost(&self, calls: &Calls, present: &Target) -> Usd {
-        let classes = calls.answered.values();
-        classes.fold(Usd::ZERO, |sum, class| {
+        calls.classes().fold(Usd::ZERO, |sum, class| {
             let usage = at_another(&class.usage, &present.0, &self.target.0);
             let count = class.amount.calls;
             sum.plus(
@@ -331,6 +340,19 @@ mod tests {
         ] {
             assert!(!thinks(name), "{name}");
         }
+    }
+
+    #[test]
+    fn of_a_list_that_is_too_long_the_newest_are_looked_at() {
+        let listed = [Some(1), None, Some(3), Some(2)].map(|ms| Listed {
+            name: format!("{ms:?}"),
+            created_at: ms.map(Timestamp),
+            context_tokens: None,
+        });
+        let names: Vec<&str> = (newest(&listed, 2).iter())
+            .map(|it| it.name.as_str())
+            .collect();
+        assert_eq!(names, ["Some(3)", "Some(2)"]);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde_json::Value;
 
-use super::facts::{Target, WINDOW_DAYS};
+use super::facts::{MS_PER_DAY, Target, WINDOW_DAYS};
 use super::models::at_another;
 use crate::error::{Error, Result};
 use crate::event::suggestion::{Kind, Realised, Status, Suggestion};
@@ -18,7 +18,6 @@ use crate::event::{CallStatus, FlowId, RunStatus, Timestamp, Usage, Usd};
 use crate::flow::name_of;
 use crate::store::{AppliedEdit, CallFact, MEASURED_MS, RunFact, Store, run_ids_from};
 
-const MS_PER_DAY: i64 = 24 * 60 * 60 * 1000;
 /// How long before a moment a run may have begun that ended after it, in days, to be counted as one
 /// from before.
 const RUN_DAYS: i64 = 1;
@@ -114,6 +113,15 @@ impl Measures {
         let all = self.flows.values().flat_map(BTreeMap::values);
         let new = all.filter(|measure| measure.is_new);
         new.map(|measure| measure.last_call).min()
+    }
+
+    /// Those that have not been shown all begin with nothing, also where they were shown a part before.
+    pub fn begin_to_catch_up(&mut self) {
+        let all = self.flows.values_mut().flat_map(BTreeMap::values_mut);
+        for measure in all.filter(|measure| measure.is_new) {
+            measure.calls = 0;
+            (measure.would_have_cost, measure.cost) = (Usd::ZERO, Usd::ZERO);
+        }
     }
 
     /// Takes in a row that was not shown to all, and is settled.
@@ -590,14 +598,18 @@ mod tests {
     }
 
     #[test]
-    fn one_that_was_just_applied_is_shown_what_it_missed_once() {
+    fn one_that_was_just_applied_counts_what_it_missed_once_also_where_it_is_shown_again() {
         let mut measures = measure(Basis::MaxTokens);
         let flow = measures.flows.get_mut(&1).unwrap();
         flow.get_mut(&7).unwrap().is_new = true;
         measures.take(&answered(11, 0, 1), &price);
         assert_eq!(realised(&measures), None);
         assert_eq!(measures.missing_after(), Some(10));
-        measures.catch_up(&answered(11, 0, 1), &price);
+        // The rows after the first could not be read, so that all are shown again.
+        for _ in 0..2 {
+            measures.begin_to_catch_up();
+            measures.catch_up(&answered(11, 0, 1), &price);
+        }
         measures.caught_up();
         assert_eq!(measures.missing_after(), None);
         measures.take(&answered(12, 0, 1), &price);

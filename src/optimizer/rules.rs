@@ -16,17 +16,16 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::edit::{Edit, apply};
-use super::facts::{Facts, Known, window_start};
+use super::facts::{Facts, Known, MS_PER_DAY, window_start};
 use super::models::Models;
 use super::saving::{Seen, days_between, per_30_days};
 use super::shape;
 use crate::budget::Budget;
 use crate::event::suggestion::{Kind, Proposal, Saving, Status, Suggestion};
 use crate::event::{FlowId, Timestamp, Usd, hex};
-use crate::flow::{Agent, Graph, Node, NodeKind, name_of, said};
+use crate::flow::{Agent, Concern, Graph, Node, NodeKind, name_of, said};
 use crate::gateway::Gateway;
 
-const MS_PER_DAY: i64 = 24 * 60 * 60 * 1000;
 /// How many calls a proposal rests on at least.
 const CALLS_MIN: u64 = 10;
 /// What saves less than this in 30 days is nobody's time worth.
@@ -165,16 +164,38 @@ impl Look<'_> {
             return known.since;
         }
         let start = window_start(self.now);
-        match self.facts.changed_at(self.flow_id, &node.id) {
+        match self.changed_at(node, Concern::Question) {
             Some(at) => at.max(start).min(known.since),
             None if (self.was_begun_before)(&node.id) => start,
             None => known.since,
         }
     }
 
+    fn changed_at(&self, node: &Node, concern: Concern) -> Option<Timestamp> {
+        self.facts.changed_at(self.flow_id, &node.id, concern)
+    }
+
     /// What may be expected where `seen` of the calls of a node would have been saved.
     fn promise(&self, node: &Node, known: &Known, seen: &Seen) -> Promise {
-        let since = self.since(node, known);
+        self.promise_since(self.since(node, known), seen)
+    }
+
+    /// The same of what counts only since a change of that concern, and the moment since when such calls
+    /// are known.
+    fn promise_about(
+        &self,
+        node: &Node,
+        known: &Known,
+        seen: &Seen,
+        concern: Concern,
+    ) -> (Promise, Timestamp) {
+        let changed_at = self.changed_at(node, concern);
+        let later = |at: Timestamp| changed_at.map_or(at, |changed| changed.max(at));
+        let promise = self.promise_since(later(self.since(node, known)), seen);
+        (promise, later(known.since))
+    }
+
+    fn promise_since(&self, since: Timestamp, seen: &Seen) -> Promise {
         Promise {
             saving: per_30_days(seen, since, self.now),
             days: days_between(since, self.now),

@@ -5,7 +5,7 @@ use serde_json::{Map, json};
 use super::{Draft, Look};
 use crate::event::Usd;
 use crate::event::suggestion::{Kind, Proposal};
-use crate::flow::{Agent, Node};
+use crate::flow::{Agent, Concern, Node};
 use crate::optimizer::edit::Edit;
 use crate::optimizer::facts::{ANSWER_AGE_S, Calls};
 
@@ -20,7 +20,7 @@ pub fn propose(look: &Look<'_>, node: &Node, agent: &Agent) -> Option<Proposal> 
     let seen = known.seen(Calls::repeated);
     let repeated = seen.amount;
     let answered = known.calls.answered().amount.calls;
-    let saving = look.promise(node, &known, &seen);
+    let (saving, since) = look.promise_about(node, &known, &seen, Concern::Repeats);
     if repeated.calls < REPEATS_MIN || !look.is_worth(Kind::Cache, node, &saving) {
         return None;
     }
@@ -38,7 +38,7 @@ pub fn propose(look: &Look<'_>, node: &Node, agent: &Agent) -> Option<Proposal> 
             calls: repeated.calls,
             saving: Some(saving),
             evidence: json!({
-                "since": known.since,
+                "since": since,
                 "calls": answered,
                 "repeatedCalls": repeated.calls,
                 "repeatedCostNanousd": repeated.nanousd,

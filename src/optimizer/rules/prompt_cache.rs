@@ -63,7 +63,7 @@ pub fn propose(look: &Look<'_>, node: &Node, agent: &Agent) -> Option<Proposal> 
         .gateway
         .quote(&target.provider, &[&target.model], priced_at(look.now))?;
     let rates = quote.rates(prompt_tokens);
-    let reads = known.calls.soon.min(calls);
+    let reads = seen.soon.min(calls);
     let writes = calls - reads;
     let gain = i128::from(rates.input) - i128::from(rates.cache_read);
     let loss = i128::from(rates.cache_write) - i128::from(rates.input);

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::{CALLS_MIN, Draft, Look, Promise};
 use crate::event::Usd;
 use crate::event::suggestion::{Kind, Proposal, Saving};
-use crate::flow::{Agent, Node, WAIT_MAX};
+use crate::flow::{Agent, Concern, Node, WAIT_MAX};
 use crate::optimizer::edit::Edit;
 use crate::optimizer::facts::Target;
 
@@ -37,7 +37,7 @@ pub fn propose(look: &Look<'_>, node: &Node, agent: &Agent) -> Option<Proposal> 
     let (failed, timed_out) = (known.calls.failed, known.calls.timed_out);
     let wasted = failed.plus(timed_out);
     let seen = known.seen(|calls| calls.failed.plus(calls.timed_out));
-    let all = look.promise(node, &known, &seen);
+    let (all, since) = look.promise_about(node, &known, &seen, Concern::Failures);
     let saving = Promise {
         saving: Saving {
             // Nobody knows beforehand how much of it the change cures.
@@ -71,13 +71,13 @@ pub fn propose(look: &Look<'_>, node: &Node, agent: &Agent) -> Option<Proposal> 
             calls: wasted.calls,
             saving: Some(saving),
             evidence: json!({
-                "since": known.since,
+                "since": since,
                 "failedCalls": failed.calls,
                 "failedCostNanousd": failed.nanousd,
                 "timedOutCalls": timed_out.calls,
                 "timedOutCostNanousd": timed_out.nanousd,
                 "wastedCostNanousd": wasted.nanousd,
-                "answeredCalls": known.calls.answers(),
+                "answeredCalls": known.calls.tried,
             }),
             edit: Edit::SetNode {
                 node_id: node.id.clone(),
