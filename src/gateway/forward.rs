@@ -184,7 +184,9 @@ impl Gateway {
             latency_ms: milliseconds(started.elapsed()),
             sent: entered.scope.sent.get(),
         };
-        let texts = if course.partial.usage.input_tokens == 0 {
+        // They are looked for in the whole body, hence only where the call is estimated by them.
+        let has_come = outcome.is_ok() || course.partial.has_any();
+        let texts = if has_come && course.partial.usage.input_tokens == 0 {
             // Joined by line feeds, of which those around are no part of it.
             (forward.texts)().trim_matches('\n').to_owned()
         } else {
