@@ -661,6 +661,39 @@ fn is_usage_alone(data: &str) -> bool {
 mod tests {
     use super::*;
 
+    /// Takes nothing.
+    struct Nobody;
+
+    impl Taker for Nobody {
+        fn whole(&mut self, _: &AnswerHead, _: &[u8]) -> bool {
+            false
+        }
+        fn begin(&mut self, _: &AnswerHead) -> bool {
+            false
+        }
+        fn piece(&mut self, _: &[u8]) -> bool {
+            false
+        }
+        fn end(&mut self, _: bool) {}
+    }
+
+    #[test]
+    fn the_texts_of_a_request_are_not_looked_for_where_nothing_came() {
+        let gateway = Gateway::new([].into(), Default::default());
+        let forward = Forward {
+            call: &super::super::testing::call("m", false),
+            speech: Speech::ChatCompletions,
+            texts: &|| unreachable!("nothing came"),
+            body: b"{}",
+            headers: &[],
+            key: None,
+            hides_usage: false,
+            drain_max: None,
+        };
+        let failed = gateway.forward(&forward, &Cancel::default(), &mut Nobody);
+        assert_eq!(failed.unwrap_err().failure.kind, FailureKind::NotConfigured);
+    }
+
     #[test]
     fn there_is_a_way_to_each_kind_that_understands_a_request() {
         for speech in [
