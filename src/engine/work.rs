@@ -435,15 +435,18 @@ impl Worker {
                 remedy: Remedy::AnotherTarget,
             };
         }
+        let is_new = turn.is_none();
         let turn = turn.unwrap_or_else(|| self.gateway.turn(&call));
         let wait = turn.wait(Instant::now());
         if !wait.is_zero() {
-            // What is refused anyway need not wait for it.
-            let reserve = self.gateway.reserve(&call, Timestamp::now());
-            let intent = job.intent(agent, &call, reserve);
-            if let Err(Error::Budget(why)) = self.store.check_budgets(&intent) {
-                changes.push(job.start(Some(&call)));
-                return over_budget(intent, why, changes);
+            // What is refused anyway need not wait for it. Looked at once: the journal does so again.
+            if is_new {
+                let reserve = self.gateway.reserve(&call, Timestamp::now());
+                let intent = job.intent(agent, &call, reserve);
+                if let Err(Error::Budget(why)) = self.store.check_budgets(&intent) {
+                    changes.push(job.start(Some(&call)));
+                    return over_budget(intent, why, changes);
+                }
             }
             return Outcome::Later {
                 wait,

@@ -2,10 +2,11 @@
 //!
 //! A template is rendered with texts in place of the outputs that are not there yet, as long as these may
 //! be. Where a condition depends on them, each of its branches is taken, one after the other: that is as
-//! long as any choice among them.
+//! long as any choice among them. What else depends on what is in a text, and not only on how long it is,
+//! cannot be told.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
@@ -16,9 +17,13 @@ use minijinja::value::{Object, ObjectRepr, Serde};
 
 use super::template::{ITEM_NAMES, PROMPT_BYTES_MAX, RenderError, SYNTAX, Scope, names, render};
 
-/// What stands for each byte of a text that is not there: of all, what becomes the longest in JSON and
-/// in HTML.
-const FILL: &str = "'";
+/// What stands for each byte of a text that is not there: of all, what becomes the longest in JSON, and in
+/// a list that is shown as it is.
+const FILL: &str = "\u{1f}";
+/// The filters that give the more, the longer what they take is, whatever is in it. Not among them: those
+/// that count characters, as these have up to four bytes, and those of upper and lower case, which may
+/// have other lengths.
+const MONOTONE_FILTERS: &[&str] = &["count", "join", "length", "string", "tojson", "trim"];
 /// Longer texts are rounded up to a multiple of this, so that a thousand outputs need not a thousand of
 /// them.
 const STEP_BYTES: usize = 64 << 10;
@@ -129,7 +134,7 @@ impl<'a> Foreseen<'a> {
             || !names.nodes.is_empty()
             || (matches!(item, Item::Bytes(_)) && !names.unknown.is_empty());
         let source = match depends {
-            true => Cow::Owned(all_branches(source)?),
+            true => Cow::Owned(all_branches(source, matches!(item, Item::Known(..)))?),
             false => Cow::Borrowed(source),
         };
         let named = |id: &str| names.any_node || names.nodes.contains(id);
@@ -186,11 +191,15 @@ struct Block {
     is_if: bool,
     /// Whether what decides is not known.
     is_open: bool,
+    /// Whether a name is set within it.
+    sets: bool,
 }
 
 /// The template without the tags of conditions that ask for more than the input, so that all of their
-/// branches are rendered. None where such a condition is within an expression.
-fn all_branches(source: &str) -> Option<String> {
+/// branches are rendered. None where such a condition is within an expression, where a name is set in one
+/// of the branches, and where what a tag gives does not depend on lengths alone.
+fn all_branches(source: &str, is_item_known: bool) -> Option<String> {
+    let mut names = Names::new(is_item_known);
     let mut blocks: Vec<Block> = Vec::new();
     let mut cuts: Vec<Range<usize>> = Vec::new();
     let mut tag: Vec<Token<'_>> = Vec::new();
@@ -215,6 +224,7 @@ fn all_branches(source: &str) -> Option<String> {
                         tags: vec![range],
                         is_if: name == "if",
                         is_open: name == "if" && is_open,
+                        sets: false,
                     }),
                     "elif" | "else" => {
                         let block = blocks.last_mut()?;
@@ -225,10 +235,19 @@ fn all_branches(source: &str) -> Option<String> {
                         let mut block = blocks.pop()?;
                         block.tags.push(range);
                         if block.is_open {
+                            if block.sets {
+                                return None;
+                            }
                             cuts.append(&mut block.tags);
                         }
                     }
+                    "set" => blocks.iter_mut().for_each(|block| block.sets = true),
+                    // They change all that is within.
+                    "filter" | "autoescape" => return None,
                     _ => {}
+                }
+                if !names.take(&tag, is_block) {
+                    return None;
                 }
                 let inner = tag.get(usize::from(matches!(name, "if" | "elif"))..)?;
                 if is_open && inner.iter().any(|token| is_word(Some(token), "if")) {
@@ -247,8 +266,120 @@ fn all_branches(source: &str) -> Option<String> {
     Some(rest)
 }
 
+/// What names stand for.
+struct Names<'a> {
+    /// Those of what is there already.
+    known: BTreeSet<&'a str>,
+    /// Those that stood for something else anywhere.
+    unknown: BTreeSet<&'a str>,
+}
+
+impl<'a> Names<'a> {
+    fn new(is_item_known: bool) -> Self {
+        let items = ITEM_NAMES.iter().copied().filter(|_| is_item_known);
+        Self {
+            known: ["loop", "range"].into_iter().chain(items).collect(),
+            unknown: BTreeSet::new(),
+        }
+    }
+
+    /// Takes in the next tag. Gives whether what it gives, and the names that it sets, become no longer
+    /// where texts are shorter, whatever is in them.
+    fn take(&mut self, tag: &[Token<'a>], is_block: bool) -> bool {
+        let (name, rest) = match tag {
+            [Token::Ident(name), rest @ ..] if is_block => (*name, rest),
+            _ => ("", tag),
+        };
+        let is_end = |token: &Token<'_>| match name {
+            "for" => is_word(Some(token), "in"),
+            _ => matches!(token, Token::Assign),
+        };
+        let (targets, given) = match name {
+            // Of them nothing is left but their branches.
+            "if" | "elif" => return true,
+            "for" | "set" => match rest.iter().position(is_end) {
+                Some(at) => (&rest[..at], &rest[at + 1..]),
+                // What is set to what is within.
+                None => (rest, rest),
+            },
+            _ => (&[][..], rest),
+        };
+        let asks = self.asks(given);
+        for token in targets {
+            let Token::Ident(name) = token else { continue };
+            if asks || self.unknown.contains(name) {
+                self.known.remove(name);
+                self.unknown.insert(name);
+            } else {
+                self.known.insert(name);
+            }
+        }
+        !asks || self.is_monotone(given)
+    }
+
+    /// Whether an expression asks for what is not there yet.
+    fn asks(&self, given: &[Token<'_>]) -> bool {
+        asks_for_more(given, &|name| self.known.contains(name))
+    }
+
+    fn is_monotone(&self, given: &[Token<'_>]) -> bool {
+        given.iter().enumerate().all(|(at, token)| {
+            let before = at.checked_sub(1).and_then(|before| given.get(before));
+            match token {
+                Token::Ident(name) => match before {
+                    Some(Token::Pipe) => MONOTONE_FILTERS.contains(name),
+                    // A method.
+                    Some(Token::Dot) => !matches!(given.get(at + 1), Some(Token::ParenOpen)),
+                    _ => !["and", "or", "not", "is", "in"].contains(name),
+                },
+                // A list, or a part of something: which, must not depend on a text.
+                Token::BracketOpen => match before {
+                    None => true,
+                    Some(
+                        Token::Ident(_) | Token::BracketClose | Token::ParenClose | Token::Str(_),
+                    ) => !self.asks(within_brackets(&given[at + 1..])),
+                    Some(_) => true,
+                },
+                Token::Dot
+                | Token::Pipe
+                | Token::Comma
+                | Token::Assign
+                | Token::Tilde
+                | Token::Plus
+                | Token::Mul
+                | Token::BracketClose
+                | Token::ParenOpen
+                | Token::ParenClose
+                | Token::Str(_)
+                | Token::String(_)
+                | Token::Int(_) => true,
+                _ => false,
+            }
+        })
+    }
+}
+
+/// What stands before the bracket that closes one that was opened before.
+fn within_brackets<'b, 'a>(tokens: &'b [Token<'a>]) -> &'b [Token<'a>] {
+    let mut depth = 1;
+    let end = tokens.iter().position(|token| {
+        match token {
+            Token::BracketOpen => depth += 1,
+            Token::BracketClose => depth -= 1,
+            _ => {}
+        }
+        depth == 0
+    });
+    &tokens[..end.unwrap_or(tokens.len())]
+}
+
 /// Whether a tag has names beside `input`. What stands behind a dot, or is a filter or a test, is none.
 fn asks_for_more_than_input(tag: &[Token<'_>]) -> bool {
+    asks_for_more(tag, &|_| false)
+}
+
+/// The same, where others are known too.
+fn asks_for_more(tag: &[Token<'_>], is_known: &dyn Fn(&str) -> bool) -> bool {
     const WORDS: &[&str] = &[
         "if", "elif", "else", "input", "not", "and", "or", "in", "is", "true", "false", "none",
         "True", "False", "None",
@@ -259,7 +390,10 @@ fn asks_for_more_than_input(tag: &[Token<'_>]) -> bool {
             let is_test = is_word(behind(at, 1), "is")
                 || (is_word(behind(at, 1), "not") && is_word(behind(at, 2), "is"));
             let is_part = matches!(behind(at, 1), Some(Token::Dot | Token::Pipe));
-            !is_test && !is_part && !WORDS.contains(name)
+            // Of an argument.
+            let is_label = matches!(tag.get(at + 1), Some(Token::Assign));
+            let is_name = !is_test && !is_part && !is_label && !WORDS.contains(name);
+            is_name && !is_known(name)
         }
         _ => false,
     })
@@ -303,6 +437,19 @@ mod tests {
             ("{{ nodes.is.output }}", 5),
             // Quotes and such take more room there.
             ("{{ nodes.a.output | tojson }}", 602),
+            ("{{ nodes.a.output | trim | string }}", 100),
+            ("{{ nodes.each.output }}", 3 * (4 * 10 + 2) + 2 * 2 + 2),
+            ("{{ nodes.a.output | length }}", 3),
+            ("{{ nodes.a.output ~ '.' }}", 101),
+            // What is known may be anything.
+            (
+                "{% for i in input.list %}{{ i | string | upper or 'x' }}{% endfor %}{{ nodes.a.output }}",
+                102,
+            ),
+            (
+                "{% set x = input.is_long or 'no' %}{{ x | replace('o', '0') }}{{ nodes.a.output }}",
+                102,
+            ),
             ("{{ nodes.a.output * 30000 }}", PROMPT_BYTES_MAX),
         ] {
             assert_eq!(most(source), Some(bytes), "{source}");
@@ -347,6 +494,26 @@ mod tests {
         for source in [
             "{{ '123' if nodes.a.output == 'x' else '12' }}",
             "{% for it in nodes.each.output if it == 'x' %}1{% endfor %}",
+            "{{ nodes.a.output | replace('a', 'bcd') }}",
+            "{{ nodes.a.output | indent(4) }}",
+            "{{ nodes.a.output | indent(width=4) }}",
+            "{% for it in nodes.a.output | lines %}- {{ it }}{% endfor %}",
+            "{% for it in nodes.a.output | split(',') %}- {{ it }}{% endfor %}",
+            "{{ nodes.each.output | unique | join }}",
+            "{{ nodes.each.output | select('eq', 'x') | join }}",
+            "{{ nodes.a.output or 'nothing was found' }}",
+            "{{ nodes.a.output and 'something was found' }}",
+            "{{ nodes.a.output | upper }}",
+            "{{ nodes.a.output | first }}",
+            "{{ nodes.a.output[:5] }}",
+            "{{ nodes.a.output != 'x' }}",
+            "{{ 'x' * (1000 - nodes.a.output | length) }}",
+            "{{ input.list[nodes.a.output | length] | default('none') }}",
+            "{% set x = nodes.a.output %}{{ x | replace('a', 'bcd') }}",
+            "{% set x %}{{ nodes.a.output }}{% endset %}{{ x | replace('a', 'bcd') }}",
+            "{% filter indent(4) %}{{ nodes.a.output }}{% endfilter %}",
+            "{% set x = 'long' %}{% if nodes.is.output %}{% set x = '' %}{% endif %}{{ x }}",
+            "{% for x in nodes.each.output %}{% for x in input.list %}{% endfor %}{{ x | indent }}{% endfor %}",
             "{{ (nodes.a.output | fromjson).name }}",
             "{% for i in range(nodes.a.output | int) %}1{% endfor %}",
             "{{ input.missing }}",

@@ -102,7 +102,8 @@ pub(super) struct Partial {
     pub(super) beside: String,
     pub(super) usage: Usage,
     /// How much had come when the provider last counted the answer: what came after is not in `usage`.
-    /// None where only what was asked was counted.
+    /// Nothing where it counted what was asked, and 0 or nothing of the answer; none where it counted
+    /// nothing, or only before the answer began, as Anthropic's first event does.
     pub(super) counted: Option<Extent>,
     /// Whether the provider says that it bills the call by other prices than its standard ones.
     pub(super) is_billed_otherwise: bool,
@@ -113,6 +114,13 @@ pub(super) struct Partial {
 }
 
 impl Partial {
+    /// Whether anything of the answer has come.
+    pub(super) fn has_any(&self) -> bool {
+        [&self.text, &self.thinking, &self.beside]
+            .iter()
+            .any(|it| !it.is_empty())
+    }
+
     /// Adds to the text.
     pub(super) fn push(&mut self, piece: &str) -> Result<(), Fault> {
         let room = match self.beyond {

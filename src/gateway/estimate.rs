@@ -50,8 +50,7 @@ static TOKENIZER: LazyLock<Option<CoreBPE>> = LazyLock::new(|| {
 pub(super) fn usage(call: &Call, partial: &Partial, is_answered: bool) -> Usage {
     let reported = partial.usage;
     let (text, thinking, beside) = (&*partial.text, &*partial.thinking, &*partial.beside);
-    let has_come = is_answered || [text, thinking, beside].iter().any(|it| !it.is_empty());
-    if !has_come {
+    if !is_answered && !partial.has_any() {
         return reported;
     }
     let is_reported = reported.source != UsageSource::None;

@@ -184,7 +184,9 @@ impl Gateway {
             latency_ms: milliseconds(started.elapsed()),
             sent: entered.scope.sent.get(),
         };
-        let texts = if course.partial.usage.input_tokens == 0 {
+        // They are looked for in the whole body, hence only where the call is estimated by them.
+        let has_come = outcome.is_ok() || course.partial.has_any();
+        let texts = if has_come && course.partial.usage.input_tokens == 0 {
             // Joined by line feeds, of which those around are no part of it.
             (forward.texts)().trim_matches('\n').to_owned()
         } else {
@@ -658,6 +660,39 @@ fn is_usage_alone(data: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Takes nothing.
+    struct Nobody;
+
+    impl Taker for Nobody {
+        fn whole(&mut self, _: &AnswerHead, _: &[u8]) -> bool {
+            false
+        }
+        fn begin(&mut self, _: &AnswerHead) -> bool {
+            false
+        }
+        fn piece(&mut self, _: &[u8]) -> bool {
+            false
+        }
+        fn end(&mut self, _: bool) {}
+    }
+
+    #[test]
+    fn the_texts_of_a_request_are_not_looked_for_where_nothing_came() {
+        let gateway = Gateway::new([].into(), Default::default());
+        let forward = Forward {
+            call: &super::super::testing::call("m", false),
+            speech: Speech::ChatCompletions,
+            texts: &|| unreachable!("nothing came"),
+            body: b"{}",
+            headers: &[],
+            key: None,
+            hides_usage: false,
+            drain_max: None,
+        };
+        let failed = gateway.forward(&forward, &Cancel::default(), &mut Nobody);
+        assert_eq!(failed.unwrap_err().failure.kind, FailureKind::NotConfigured);
+    }
 
     #[test]
     fn there_is_a_way_to_each_kind_that_understands_a_request() {

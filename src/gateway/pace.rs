@@ -1,8 +1,9 @@
 //! How fast calls may follow each other at a provider: so many, and so many tokens, in any minute.
 //!
 //! Calls wait for their turn instead of being refused by the provider: those of flows in the order in
-//! which they come, those of clients likewise, and where both wait, each side has every other turn. What
-//! counts is when calls are made, not when they could have been. Pure but for a lock: moments are given.
+//! which they come, those of clients likewise, and where both wait, each side has every other turn. A call
+//! that nobody asks for once it may go is passed over until somebody does. What counts is when calls are
+//! made, not when they could have been. Pure but for a lock: moments are given.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,6 +16,10 @@ pub const MINUTE: Duration = Duration::from_secs(60);
 
 /// The most calls a minute that a provider may be given: each is remembered for a minute.
 pub const REQUESTS_MAX: u32 = 100_000;
+
+/// How late a call may ask for its turn and still have it kept. Whoever has not asked by then cannot make
+/// the call as things are: others go before it until it asks again.
+const LATE_MAX: Duration = Duration::from_secs(1);
 
 /// What a provider allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,6 +142,15 @@ struct Lane {
 struct Waiting {
     number: u64,
     tokens: u64,
+    /// When it may go, as it was last told; none where it has not asked yet.
+    told: Option<Instant>,
+}
+
+impl Waiting {
+    /// Whether nobody asked for it when it could have gone.
+    fn is_overdue(&self, now: Instant) -> bool {
+        self.told.is_some_and(|told| told + LATE_MAX < now)
+    }
 }
 
 impl Pace {
@@ -191,7 +205,11 @@ impl Lane {
             Some(most) => tokens.min(most),
             None => 0,
         };
-        self.waiting(side).push_back(Waiting { number, tokens });
+        self.waiting(side).push_back(Waiting {
+            number,
+            tokens,
+            told: None,
+        });
         number
     }
 
@@ -200,9 +218,14 @@ impl Lane {
         if let Some(at) = self.leaving.iter().position(|it| it.number == number) {
             return Some(self.leaving.swap_remove(at));
         }
+        let at = self.place(side, number)?;
+        self.waiting(side).remove(at)
+    }
+
+    /// Where a call stands among those of its side that wait.
+    fn place(&mut self, side: Side, number: u64) -> Option<usize> {
         let waiting = self.waiting(side);
-        let at = waiting.binary_search_by_key(&number, |it| it.number);
-        at.ok().and_then(|at| waiting.remove(at))
+        waiting.binary_search_by_key(&number, |it| it.number).ok()
     }
 
     fn make(&mut self, side: Side, number: u64, now: Instant) {
@@ -224,7 +247,11 @@ impl Lane {
             self.made_tokens -= tokens;
             self.made.pop_front();
         }
-        let wait = self.moment(number, now).saturating_duration_since(now);
+        let moment = self.moment(number, now);
+        if let Some(at) = self.place(side, number) {
+            self.waiting(side)[at].told = Some(moment);
+        }
+        let wait = moment.saturating_duration_since(now);
         if wait.is_zero()
             && let Some(call) = self.take(side, number)
         {
@@ -237,7 +264,8 @@ impl Lane {
         wait
     }
 
-    /// When the call of that number may be made, where all before it are made as soon as they may.
+    /// When the call of that number may be made, where all before it are made as soon as they may, but
+    /// those that are overdue.
     fn moment(&self, number: u64, now: Instant) -> Instant {
         let (made, leaving) = (self.made.len(), self.leaving.len());
         let mut planned: Vec<(Instant, u64)> = Vec::new();
@@ -246,7 +274,7 @@ impl Lane {
         let mut count = made + leaving;
         let mut used = self.made_tokens + self.leaving.iter().map(|it| it.tokens).sum::<u64>();
         let mut moment = now;
-        for call in self.in_turn() {
+        for call in self.in_turn(number, now) {
             while count > 0 {
                 let (at, tokens) = if first < made {
                     self.made[first]
@@ -284,11 +312,16 @@ impl Lane {
     }
 
     /// Those that wait, in the order in which they may go: one of each side in turn, as long as both
-    /// have any.
-    fn in_turn(&self) -> impl Iterator<Item = &Waiting> {
+    /// have any. Of those that are overdue only the one of that number, which asks now.
+    fn in_turn<'a>(&'a self, number: u64, now: Instant) -> impl Iterator<Item = &'a Waiting> {
+        let planned = |calls: &'a VecDeque<Waiting>| {
+            let is_planned = move |call: &&Waiting| call.number == number || !call.is_overdue(now);
+            calls.iter().filter(is_planned)
+        };
+        let (flows, clients) = (planned(&self.flows), planned(&self.clients));
         let (mut one, mut other) = match self.next {
-            Side::Flows => (self.flows.iter(), self.clients.iter()),
-            Side::Clients => (self.clients.iter(), self.flows.iter()),
+            Side::Flows => (flows, clients),
+            Side::Clients => (clients, flows),
         };
         std::iter::from_fn(move || {
             let next = one.next();
@@ -380,6 +413,52 @@ mod tests {
         let clients = [(); 2].map(|()| give(Side::Clients));
         assert_eq!(seconds(&clients, now), [60, 180]);
         assert_eq!(seconds(&flows, now), [120, 240, 300, 360]);
+    }
+
+    #[test]
+    fn a_call_that_nobody_asks_for_is_passed_over_until_somebody_does() {
+        let pace = pace(None, Some(30_000));
+        let began = Instant::now();
+        let give = |side, tokens| pace.give("p", side, tokens);
+        let first = give(Side::Flows, 20_000);
+        assert_eq!(first.wait(began), Duration::ZERO);
+        first.used_at(began);
+        let flow = give(Side::Flows, 20_000);
+        assert_eq!(flow.wait(began).as_secs(), 60);
+        // The turn is the client's, but there is no room for it either.
+        let clients = [(); 2].map(|()| give(Side::Clients, 15_000));
+        let due = began + MINUTE;
+        assert_eq!(clients[0].wait(due), Duration::ZERO);
+        // Some time is left to ask.
+        let soon = due + LATE_MAX;
+        assert_eq!(clients[1].wait(soon), 2 * MINUTE);
+        let late = soon + Duration::from_millis(1);
+        assert_eq!(clients[1].wait(late), Duration::ZERO);
+        for client in clients {
+            client.used_at(late);
+        }
+        // It has kept its place before those that came later.
+        let next = give(Side::Flows, 20_000);
+        assert_eq!(seconds(&[flow, next], late), [60, 120]);
+    }
+
+    #[test]
+    fn a_provider_does_not_stand_idle_for_a_flow_that_cannot_ask() {
+        let pace = pace(Some(1), None);
+        let mut now = Instant::now();
+        let flow = pace.give("p", Side::Flows, 1);
+        let made = |client: Turn, now| {
+            assert_eq!(client.wait(now), Duration::ZERO);
+            client.used_at(now);
+        };
+        made(pace.give("p", Side::Clients, 1), now);
+        assert_eq!(flow.wait(now), MINUTE);
+        now += 2 * MINUTE;
+        for _ in 0..5 {
+            made(pace.give("p", Side::Clients, 1), now);
+            now += MINUTE;
+        }
+        made(flow, now);
     }
 
     /// A call that was made.

@@ -16,10 +16,10 @@ use crate::booking::{self, lost_call};
 use crate::budget::Reserve;
 use crate::error::Error;
 use crate::event::{RefusedBy, Timestamp};
-use crate::gate::{DirectReply, Presence};
+use crate::gate::DirectReply;
 use crate::gateway::{
     Answer, AnswerHead, CacheMarks, Call, Cancel, ClientKey, Failure, FailureKind, Forward, Kind,
-    NotForwarded, Taker, Turn,
+    NotForwarded, Taker,
 };
 use crate::store::{Bought, Change, NewCall, Receipt, Settlement};
 use crate::threads::panic_message;
@@ -52,7 +52,7 @@ pub(super) enum Attempt {
 }
 
 /// A client that would have to wait longer than this for its turn at a provider is refused. Flows that
-/// come meanwhile have every other turn, so that it may become twice as long.
+/// come meanwhile have every other turn, so that it may become twice as long; then it is refused as well.
 pub(super) const TURN_WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Settles the row of a call that ends by a panic.
@@ -107,13 +107,7 @@ impl Proxy {
         let turn = self.gateway.turn_for(&call, asked.prompt.bytes_about());
         let wait = turn.wait(Instant::now());
         if wait > TURN_WAIT_MAX {
-            let seconds = wait.as_secs() + 1;
-            let message = format!(
-                "provider {} allows no more calls for {seconds} seconds",
-                call.provider
-            );
-            let refusal = Refusal::new(429, "rate_limit", message);
-            return failed(refusal.with("retry-after", seconds.to_string()));
+            return no_turn(&call, wait);
         }
         if !wait.is_zero() {
             // What is refused anyway need not wait for it.
@@ -123,8 +117,12 @@ impl Proxy {
                 return self.over_budget(intent, why);
             }
         }
-        if !is_waited_for(&turn, &entered.cancel, &presence) {
-            return refused(self.ended());
+        let until = Instant::now() + 2 * TURN_WAIT_MAX;
+        let turn_in = |now| turn.wait(now);
+        match wait_for(turn_in, until, &entered.cancel, || presence.has_left()) {
+            Waited::Came => {}
+            Waited::Ended => return refused(self.ended()),
+            Waited::TooLong(wait) => return no_turn(&call, wait),
         }
         *number += 1;
         let id = match self.open(operation, &call, *number) {
@@ -460,21 +458,53 @@ impl Settle<'_> {
     }
 }
 
-/// Waits for the turn. Gives whether the call is still to be made: nobody pays for one whose client has
-/// left before it, whatever becomes of those that leave during it.
-fn is_waited_for(turn: &Turn, cancel: &Cancel, presence: &Presence) -> bool {
+/// How waiting for a turn ended.
+#[derive(Debug, PartialEq, Eq)]
+enum Waited {
+    /// The call may be made.
+    Came,
+    /// It was cancelled, or its client has left.
+    Ended,
+    /// It took too long, and would take so much longer.
+    TooLong(Duration),
+}
+
+/// Waits for a turn, which comes in as long as `turn_in` says, not beyond `until`. Nobody pays for a call whose client has left before it,
+/// whatever becomes of those that leave during it.
+fn wait_for(
+    turn_in: impl Fn(Instant) -> Duration,
+    until: Instant,
+    cancel: &Cancel,
+    has_left: impl Fn() -> bool,
+) -> Waited {
     loop {
-        if presence.has_left() {
-            return false;
+        if has_left() {
+            return Waited::Ended;
         }
-        let wait = turn.wait(Instant::now()).min(WATCH_INTERVAL);
+        let now = Instant::now();
+        let wait = turn_in(now);
         if wait.is_zero() {
-            return true;
+            return Waited::Came;
         }
-        if cancel.wait(wait) {
-            return false;
+        if now >= until {
+            return Waited::TooLong(wait);
+        }
+        let pause = wait.min(WATCH_INTERVAL).min(until - now);
+        if cancel.wait(pause) {
+            return Waited::Ended;
         }
     }
+}
+
+/// The provider's rate leaves no room for a call soon enough.
+fn no_turn(call: &Call, wait: Duration) -> Attempt {
+    let seconds = wait.as_secs() + 1;
+    let message = format!(
+        "provider {} allows no more calls for {seconds} seconds",
+        call.provider
+    );
+    let refusal = Refusal::new(429, "rate_limit", message);
+    failed(refusal.with("retry-after", seconds.to_string()))
 }
 
 fn failed(refusal: Refusal) -> Attempt {
@@ -597,5 +627,24 @@ impl Taker for ToClient<'_, '_> {
             true
         });
         self.reply.end();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_is_not_waited_for_without_end() {
+        const LONG: Duration = Duration::from_secs(90);
+        let (now, cancel) = (Instant::now(), Cancel::default());
+        let soon = now + Duration::from_millis(5);
+        let wait = |turn_in: Duration, until| wait_for(|_| turn_in, until, &cancel, || false);
+        assert_eq!(wait(LONG, soon), Waited::TooLong(LONG));
+        assert_eq!(wait(Duration::ZERO, now), Waited::Came);
+        let left = wait_for(|_| LONG, soon, &cancel, || true);
+        assert_eq!(left, Waited::Ended);
+        cancel.cancel();
+        assert_eq!(wait(LONG, now + LONG), Waited::Ended);
     }
 }
