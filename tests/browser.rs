@@ -204,21 +204,34 @@ impl Browser {
     }
 
     /// Waits until an element, given by an expression, can be clicked (it is in the page, enabled,
-    /// and nothing such as a toast lies over it) and clicks it with the mouse.
+    /// and nothing such as a toast lies over it) and clicks it with the mouse. Again, where what is
+    /// above it was filled in between, so that it was elsewhere by then.
     #[track_caller]
     pub fn click(&self, element: &str) {
-        let middle = self.wait_for(&format!(
-            "(() => {{
-                const element = {element};
-                if (element.disabled || element.ariaDisabled === 'true') return null;
-                element.scrollIntoView({{ block: 'start', behavior: 'instant' }});
-                const box = element.getBoundingClientRect();
-                const [x, y] = [box.x + box.width / 2, box.y + box.height / 2];
-                return element.contains(document.elementFromPoint(x, y)) ? [x, y] : null;
-            }})()"
-        ));
-        let [x, y] = [0, 1].map(|index: usize| middle[index].as_f64().unwrap());
-        self.tab.click_point(Point { x, y }).unwrap();
+        let began = Instant::now();
+        loop {
+            let middle = self.wait_for(&format!(
+                "(() => {{
+                    const element = {element};
+                    if (element.disabled || element.ariaDisabled === 'true') return null;
+                    element.scrollIntoView({{ block: 'start', behavior: 'instant' }});
+                    const box = element.getBoundingClientRect();
+                    const [x, y] = [box.x + box.width / 2, box.y + box.height / 2];
+                    if (!element.contains(document.elementFromPoint(x, y))) return null;
+                    window.wasHit = false;
+                    element.addEventListener('click', () => (window.wasHit = true), {{ once: true, capture: true }});
+                    return [x, y];
+                }})()"
+            ));
+            let [x, y] = [0, 1].map(|index: usize| middle[index].as_f64().unwrap());
+            self.tab.click_point(Point { x, y }).unwrap();
+            // A click that leads to another page was one, too.
+            let was_hit = self.wait_for("[window.wasHit !== false]");
+            if was_hit[0] == true {
+                return;
+            }
+            assert!(began.elapsed() < DEADLINE, "{element} cannot be hit");
+        }
     }
 
     /// Puts text into a field, given by an expression, in place of what it holds.
