@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use flowledger::config::{Config, Overrides};
-use flowledger::gateway::{Kind, ProviderConfig};
+use flowledger::providers::{Kind, ProviderConfig};
 use hdrhistogram::Histogram;
 use rustix::time::{ClockId, clock_gettime};
 
@@ -80,17 +80,17 @@ fn bench() {
         "CPU ms"
     );
     for count in AT_A_TIME {
-        let (direct, gateway) = rig.compare(count, None);
+        let (direct, providers) = rig.compare(count, None);
         let mut aims = Vec::new();
         if count == 64 {
-            let is_fast = gateway.per_second() >= AIM_CALLS_PER_S;
+            let is_fast = providers.per_second() >= AIM_CALLS_PER_S;
             aims.push(aim("4000 calls/s", is_fast));
-            aims.push(aim("CPU <= 0.25 ms", gateway.cpu_ms() <= AIM_CPU_MS));
+            aims.push(aim("CPU <= 0.25 ms", providers.cpu_ms() <= AIM_CPU_MS));
         }
-        print(&format!("{count} at a time"), &direct, &gateway, &aims);
+        print(&format!("{count} at a time"), &direct, &providers, &aims);
     }
-    let (direct, gateway) = rig.compare(RATE_CLIENTS, Some(RATE_PER_S));
-    let added = |quantile| gateway.us(quantile) - direct.us(quantile);
+    let (direct, providers) = rig.compare(RATE_CLIENTS, Some(RATE_PER_S));
+    let added = |quantile| providers.us(quantile) - direct.us(quantile);
     let aims = [
         aim("added p50 < 300 us", added(0.5) < AIM_P50_US),
         aim("added p99 < 1 ms", added(0.99) < AIM_P99_US),
@@ -98,22 +98,22 @@ fn bench() {
     print(
         &format!("{RATE_PER_S} per second"),
         &direct,
-        &gateway,
+        &providers,
         &aims,
     );
 }
 
-fn print(what: &str, direct: &Measured, gateway: &Measured, aims: &[String]) {
+fn print(what: &str, direct: &Measured, providers: &Measured, aims: &[String]) {
     println!(
         "{what:<14} {:>9.0} {:>10.0} {:>10.0} {:>10.0} {:>10.0} {:>10.0} {:>10.0} {:>9.3}  {}",
         direct.per_second(),
-        gateway.per_second(),
+        providers.per_second(),
         direct.us(0.5),
-        gateway.us(0.5),
+        providers.us(0.5),
         direct.us(0.99),
-        gateway.us(0.99),
-        gateway.us(0.5) - direct.us(0.5),
-        gateway.cpu_ms(),
+        providers.us(0.99),
+        providers.us(0.5) - direct.us(0.5),
+        providers.cpu_ms(),
         aims.join(", ")
     );
 }
@@ -129,7 +129,7 @@ fn busy(seconds: &str, rate: Option<u32>) {
     let began = rig.cpu();
     let clients = if rate.is_some() { RATE_CLIENTS } else { 64 };
     let window = Duration::from_secs(seconds.parse().unwrap());
-    let mut measured = run(rig.gateway, clients, window, rate);
+    let mut measured = run(rig.providers, clients, window, rate);
     measured.cpu = rig.cpu() - began;
     println!(
         "{:.0} calls/s, {:.3} ms CPU, p50 {:.0} us, p99 {:.0} us",
@@ -168,7 +168,7 @@ struct Rig {
     server: Process,
     _upstream: Process,
     direct: SocketAddr,
-    gateway: SocketAddr,
+    providers: SocketAddr,
     dir: tempfile::TempDir,
 }
 
@@ -179,12 +179,12 @@ impl Rig {
         let direct: SocketAddr = upstream.line().parse().unwrap();
         let url = format!("http://{direct}/v1");
         let mut server = Process::start(&["server", dir.path().to_str().unwrap(), &url]);
-        let gateway = server.line().parse().unwrap();
+        let providers = server.line().parse().unwrap();
         Self {
             server,
             _upstream: upstream,
             direct,
-            gateway,
+            providers,
             dir,
         }
     }
@@ -196,16 +196,16 @@ impl Rig {
 
     /// The same calls directly and through the gateway.
     fn compare(&mut self, clients: usize, rate: Option<u32>) -> (Measured, Measured) {
-        let (mut direct, mut gateway) = (Measured::default(), Measured::default());
+        let (mut direct, mut providers) = (Measured::default(), Measured::default());
         for _ in 0..TURNS {
             run(self.direct, clients, WARM_UP, rate);
             direct.add(&run(self.direct, clients, WINDOW / TURNS, rate));
-            run(self.gateway, clients, WARM_UP, rate);
+            run(self.providers, clients, WARM_UP, rate);
             let cpu = self.cpu();
-            gateway.add(&run(self.gateway, clients, WINDOW / TURNS, rate));
-            gateway.cpu += self.cpu() - cpu;
+            providers.add(&run(self.providers, clients, WINDOW / TURNS, rate));
+            providers.cpu += self.cpu() - cpu;
         }
-        (direct, gateway)
+        (direct, providers)
     }
 }
 

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flowledger::event::Timestamp;
-use flowledger::gateway::{Cancel, Gateway, Kind, ProviderConfig, Timeouts};
 use flowledger::optimizer::{Pass, Wanted};
+use flowledger::providers::{Cancel, Kind, ProviderConfig, Providers, Timeouts};
 use flowledger::secret::Secret;
 use flowledger::store::{Change, Store};
 use rustix::time::{ClockId, clock_gettime};
@@ -56,7 +56,7 @@ fn main() {
         "{:<34} {:>9} {:>9} {:>12} {:>13} {:>9}",
         "a pass over", "ms", "CPU ms", "CPU us/call", "suggestions", "RSS +kB"
     );
-    let mut pass = Pass::new(Arc::new(store), Arc::new(gateway()), Cancel::new());
+    let mut pass = Pass::new(Arc::new(store), Arc::new(providers()), Cancel::new());
     let first = measure(&mut pass, "all of them, as after a start", CALLS);
     fill::fill(dir.path(), NEW_CALLS, now.0);
     let new = measure(&mut pass, "1,000 new ones", NEW_CALLS);
@@ -118,7 +118,7 @@ fn document(flow: i64) -> serde_json::Value {
     json!({"name": format!("Flow {flow}"), "data": {"nodes": nodes, "edges": []}})
 }
 
-fn gateway() -> Gateway {
+fn providers() -> Providers {
     let provider = |name: &str, kind, base_url: &str| {
         let config = ProviderConfig {
             kind,
@@ -133,7 +133,7 @@ fn gateway() -> Gateway {
         provider("openai", Kind::OpenAi, NOWHERE),
         provider("anthropic", Kind::Anthropic, NOWHERE),
     ]);
-    Gateway::new(providers, Timeouts::default())
+    Providers::new(providers, Timeouts::default())
 }
 
 /// Puts the calls closer together.

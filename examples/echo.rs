@@ -13,9 +13,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use flowledger::error::Result;
 use flowledger::event::{ClientId, Filter, Seq};
-use flowledger::gate::{Gate, Rules};
 use flowledger::hub::{Ending, Replay};
-use flowledger::socket::{Goodbye, Handler, Limits, Peer, Pings, Rate, Sockets};
+use flowledger::listener::{Listener, Rules};
+use flowledger::websocket::{Goodbye, Handler, Limits, Peer, Pings, Rate, Sockets};
 
 /// What Autobahn uses unless told otherwise.
 const PORT: u16 = 9001;
@@ -67,7 +67,7 @@ impl Replay for NothingMissed {
 }
 
 /// Echoes to whoever connects to `listener`. There is no HTTP server behind this gate.
-pub fn start(listener: TcpListener) -> Result<Gate> {
+pub fn start(listener: TcpListener) -> Result<Listener> {
     let sockets = Sockets {
         handler: Arc::new(Echo::default()),
         pings: Pings::default(),
@@ -82,7 +82,7 @@ pub fn start(listener: TcpListener) -> Result<Gate> {
     let no_backend = PathBuf::from("/nonexistent");
     // Whatever thread ends: there is nothing to be put in order.
     let on_fatal = Arc::new(|name: &str| eprintln!("the thread {name} panicked"));
-    Gate::start(
+    Listener::start(
         listener,
         no_backend,
         None,
@@ -98,8 +98,8 @@ fn main() {
     });
     let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
         .unwrap_or_else(|error| panic!("cannot listen on port {port}: {error}"));
-    let gate = start(listener).expect("the gate starts");
-    println!("listening on ws://{}/ws", gate.address());
+    let listener = start(listener).expect("the gate starts");
+    println!("listening on ws://{}/ws", listener.address());
     loop {
         std::thread::park();
     }

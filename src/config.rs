@@ -13,11 +13,11 @@ use serde::Deserialize;
 
 use crate::engine;
 use crate::error::{Error, Result};
-use crate::gateway::{FetchRules, Kind, ProviderConfig, REQUESTS_PER_MINUTE_MAX, Rate, Timeouts};
+use crate::gateway::{self, Aliases, TARGETS_MAX, Target, Toward};
 use crate::journal::Retention;
-use crate::proxy::{self, Aliases, TARGETS_MAX, Target, Toward};
+use crate::providers::{FetchRules, Kind, ProviderConfig, REQUESTS_PER_MINUTE_MAX, Rate, Timeouts};
 use crate::secret::Secret;
-use crate::socket::Pings;
+use crate::websocket::Pings;
 
 /// Where the server listens unless told otherwise.
 pub const LISTEN_DEFAULT: &str = "127.0.0.1:7700";
@@ -26,7 +26,7 @@ pub const LISTEN_DEFAULT: &str = "127.0.0.1:7700";
 const ACTIVE_RUNS_MAX: usize = 10_000;
 /// About a hundred megabytes of names.
 const QUEUED_RUNS_MAX: usize = 1_000_000;
-/// Their descriptors are among the 256 that the gate keeps back.
+/// Their descriptors are among the 256 that the listener keeps back.
 const CALLS_MAX: usize = 100;
 
 /// All settings, checked.
@@ -42,7 +42,7 @@ pub struct Config {
     pub allow_hosts: Vec<String>,
     /// Origins of other pages that may use the API.
     pub allow_origins: Vec<String>,
-    /// How many connections one address may have at a time; see [`crate::gate::Rules`].
+    /// How many connections one address may have at a time; see [`crate::listener::Rules`].
     pub connections_per_address: Option<usize>,
     /// How much is done at a time.
     pub engine: engine::Limits,
@@ -53,7 +53,7 @@ pub struct Config {
     /// The user's own prices, before the built-in ones.
     pub prices: Option<PathBuf>,
     /// The gateway for clients.
-    pub proxy: proxy::Settings,
+    pub gateway: gateway::Settings,
     /// How long calls may take.
     pub timeouts: Timeouts,
     /// How long runs that are over are kept.
@@ -277,7 +277,7 @@ impl Config {
         let toward = toward(&file.providers);
         let rates = rates(&file.providers)?;
         let providers = providers(file.providers, beside, variable)?;
-        let proxy = proxy::Settings {
+        let gateway = gateway::Settings {
             aliases: aliases(&file.aliases, &providers)?,
             toward,
         };
@@ -301,7 +301,7 @@ impl Config {
                 .prices
                 .or(file.prices.map(|prices| beside.join(prices))),
             providers,
-            proxy,
+            gateway,
             timeouts: timeouts(&file.timeouts)?,
             retention: retention(&file.retention)?,
             fetch_rules: FetchRules {
@@ -811,15 +811,15 @@ mod tests {
             [providers.openai]
             on_disconnect = 'abort'
             pass_through_key = true";
-        let proxy = load(toml, Overrides::default(), &[]).unwrap().proxy;
-        assert_eq!(proxy.aliases["fast"].len(), 2);
-        assert_eq!(proxy.aliases["fast"][1].model, "b/c");
-        assert_eq!(proxy.aliases["slow"][0].provider, "echo");
+        let gateway = load(toml, Overrides::default(), &[]).unwrap().gateway;
+        assert_eq!(gateway.aliases["fast"].len(), 2);
+        assert_eq!(gateway.aliases["fast"][1].model, "b/c");
+        assert_eq!(gateway.aliases["slow"][0].provider, "echo");
         let expected = Toward {
             drain_max: None,
             pass_through_key: true,
         };
-        assert_eq!(proxy.toward["openai"], expected);
+        assert_eq!(gateway.toward["openai"], expected);
     }
 
     #[test]

@@ -2,12 +2,12 @@
 //!
 //! One thread owns the state of all runs and decides what happens next; it never waits for a call
 //! or a commit. Workers render prompts, commit the intent of a call, make it, and report back.
-//! Everything that happens to a run is a [`Happening`]; everything that must last is a [`Change`]
+//! Everything that happens to a run is a [`EngineEvent`]; everything that must last is a [`Change`]
 //! that goes through the journal before it counts.
 
 mod estimate;
+mod flow_cache;
 mod items;
-mod known;
 mod queue;
 mod run;
 mod work;
@@ -24,20 +24,20 @@ use serde_json::Value;
 use uuid::Uuid;
 
 pub use self::estimate::{Amount, Estimate, NodeEstimate};
-use self::known::{KnownFlows, Runnable};
+use self::flow_cache::{FlowCache, Runnable};
 use self::queue::{Queue, Waiting};
 use self::run::{ActiveRun, Unit};
 use self::work::{Job, Outcome, Worker};
-use crate::answers::Answers;
-use crate::booking::lost_call;
 use crate::error::{Error, Result};
 use crate::event::{RunId, RunStatus, Timestamp};
 use crate::flow::{Graph, TEMPLATE_STACK_BYTES_MIN};
-use crate::gateway::Gateway;
 use crate::hub::Hub;
 use crate::journal::Journal;
+use crate::providers::Providers;
+use crate::response_cache::ResponseCache;
+use crate::settlement::lost_call;
 use crate::store::{Change, FlowRecord, LeftOver, NewRun, Store};
-use crate::threads::{Awaited, OnFatal, Pool, Wait, answer, vital};
+use crate::threads::{OnFatal, Pool, vital};
 
 /// Stack of a worker: TLS handshakes and template rendering are its deepest work.
 const WORKER_STACK_BYTES: usize = TEMPLATE_STACK_BYTES_MIN;
@@ -72,7 +72,7 @@ impl Default for Limits {
 }
 
 /// Everything that can happen to the engine.
-enum Happening {
+enum EngineEvent {
     /// A run was accepted and is committed.
     Accepted(Box<ActiveRun>),
     /// A run of an earlier process is to go on.
@@ -101,11 +101,11 @@ enum Happening {
 /// The engine, for those who start and stop runs.
 #[derive(Clone)]
 pub struct Engine {
-    happenings: Sender<Happening>,
+    happenings: Sender<EngineEvent>,
     journal: Journal,
     store: Arc<Store>,
-    gateway: Arc<Gateway>,
-    known_flows: Arc<KnownFlows>,
+    providers: Arc<Providers>,
+    flow_cache: Arc<FlowCache>,
     /// Runs that are accepted and not over.
     open: Arc<AtomicUsize>,
     limits: Limits,
@@ -115,7 +115,7 @@ pub struct Engine {
 pub struct Accepted {
     /// The run.
     pub run_id: RunId,
-    over: Awaited<()>,
+    over: oneshot::Receiver<()>,
 }
 
 impl Accepted {
@@ -124,10 +124,7 @@ impl Accepted {
     /// # Errors
     /// [`Error::Stopping`] when the server stops before; the run goes on at the next start.
     pub fn wait(&self) -> Result<()> {
-        match self.over.wait(None) {
-            Wait::Answered(()) => Ok(()),
-            Wait::TimedOut | Wait::Abandoned => Err(Error::Stopping),
-        }
+        self.over.recv_ref().map_err(|_| Error::Stopping)
     }
 }
 
@@ -139,7 +136,7 @@ impl Engine {
         store: Arc<Store>,
         journal: Journal,
         hub: Hub,
-        gateway: Arc<Gateway>,
+        providers: Arc<Providers>,
         limits: Limits,
         goes_on: bool,
         on_fatal: OnFatal,
@@ -150,8 +147,8 @@ impl Engine {
         let worker = Worker {
             journal: journal.clone(),
             hub,
-            gateway: Arc::clone(&gateway),
-            answers: Answers::new(Arc::clone(&store)),
+            providers: Arc::clone(&providers),
+            answers: ResponseCache::new(Arc::clone(&store)),
             store: Arc::clone(&store),
         };
         let open = Arc::new(AtomicUsize::new(0));
@@ -159,8 +156,8 @@ impl Engine {
             happenings: happenings.clone(),
             journal: journal.clone(),
             store,
-            gateway,
-            known_flows: Arc::default(),
+            providers,
+            flow_cache: Arc::default(),
             open: Arc::clone(&open),
             limits,
         };
@@ -201,7 +198,7 @@ impl Engine {
         };
         let thread = vital("engine", on_fatal, move || state.run(&received))?;
         for run in left_over {
-            engine.tell(Happening::LeftOver(run))?;
+            engine.tell(EngineEvent::LeftOver(run))?;
         }
         Ok((engine, thread))
     }
@@ -231,7 +228,7 @@ impl Engine {
         let Runnable { graph, data } = self.runnable(flow)?;
         let input = completed_input(&graph, input)?;
         let run_id = Uuid::now_v7().to_string();
-        let (done, over) = answer();
+        let (done, over) = oneshot::channel();
         let new = NewRun {
             id: run_id.clone(),
             flow_id: flow.id,
@@ -249,7 +246,7 @@ impl Engine {
             self.open.fetch_sub(1, Ordering::SeqCst);
             return Err(error);
         }
-        self.tell(Happening::Accepted(Box::new(run)))?;
+        self.tell(EngineEvent::Accepted(Box::new(run)))?;
         Ok(Accepted { run_id, over })
     }
 
@@ -260,7 +257,7 @@ impl Engine {
     pub fn estimate(&self, flow: &FlowRecord, input: Value) -> Result<Estimate> {
         let graph = self.runnable(flow)?.graph;
         let input = completed_input(&graph, checked_input(input)?)?;
-        estimate::estimate(&self.store, &self.gateway, Some(flow.id), &graph, &input)
+        estimate::estimate(&self.store, &self.providers, Some(flow.id), &graph, &input)
     }
 
     /// Stops a run: no node starts, calls under way end. Returns when that is under way; the run
@@ -275,7 +272,7 @@ impl Engine {
             at: Timestamp::now(),
         })?;
         let (answer, answered) = bounded(1);
-        self.tell(Happening::Cancel {
+        self.tell(EngineEvent::Cancel {
             run_id: run_id.to_owned(),
             answer,
         })?;
@@ -321,7 +318,7 @@ impl Engine {
         match open {
             Ok(open) => {
                 let run = ActiveRun::restored(open, graph);
-                self.tell(Happening::Accepted(Box::new(run)))
+                self.tell(EngineEvent::Accepted(Box::new(run)))
             }
             Err(error) => {
                 self.open.fetch_sub(1, Ordering::SeqCst);
@@ -332,7 +329,7 @@ impl Engine {
 
     /// The flow's graph, as it is or was read.
     fn runnable(&self, flow: &FlowRecord) -> Result<Runnable> {
-        if let Some(known) = self.known_flows.get(flow) {
+        if let Some(known) = self.flow_cache.get(flow) {
             return Ok(known);
         }
         let document: Value = serde_json::from_str(&flow.document)
@@ -342,7 +339,7 @@ impl Engine {
             graph: Arc::new(self.parse(data)?),
             data: data.to_string().into(),
         };
-        self.known_flows.put(flow, &runnable);
+        self.flow_cache.put(flow, &runnable);
         Ok(runnable)
     }
 
@@ -367,7 +364,7 @@ impl Engine {
     /// # Errors
     /// [`Error::Invalid`] with every fault.
     pub fn parse(&self, data: &Value) -> Result<Graph> {
-        Graph::parse(data, &|provider| self.gateway.knows(provider)).map_err(|faults| {
+        Graph::parse(data, &|provider| self.providers.knows(provider)).map_err(|faults| {
             Error::Invalid {
                 message: "the flow cannot run".into(),
                 faults,
@@ -377,10 +374,10 @@ impl Engine {
 
     /// Ends the engine: calls under way are stopped, and their runs go on at the next start.
     pub fn shutdown(&self) {
-        let _ = self.tell(Happening::Shutdown);
+        let _ = self.tell(EngineEvent::Shutdown);
     }
 
-    fn tell(&self, happening: Happening) -> Result<()> {
+    fn tell(&self, happening: EngineEvent) -> Result<()> {
         self.happenings.send(happening).map_err(|_| Error::Stopping)
     }
 
@@ -495,7 +492,7 @@ struct Unsaved {
 struct State {
     /// To read runs that waited.
     engine: Engine,
-    happenings: Sender<Happening>,
+    happenings: Sender<EngineEvent>,
     journal: Journal,
     worker: Worker,
     pool: Pool,
@@ -524,23 +521,25 @@ struct State {
 }
 
 impl State {
-    fn run(mut self, received: &Receiver<Happening>) {
+    fn run(mut self, received: &Receiver<EngineEvent>) {
         loop {
             match received.recv_timeout(self.patience()) {
-                Ok(Happening::Accepted(run)) => self.accept(*run),
-                Ok(Happening::LeftOver(run)) => self.take_over(run),
-                Ok(Happening::Cancel { run_id, answer }) => drop(answer.send(self.cancel(&run_id))),
-                Ok(Happening::UnitEnded {
+                Ok(EngineEvent::Accepted(run)) => self.accept(*run),
+                Ok(EngineEvent::LeftOver(run)) => self.take_over(run),
+                Ok(EngineEvent::Cancel { run_id, answer }) => {
+                    drop(answer.send(self.cancel(&run_id)))
+                }
+                Ok(EngineEvent::UnitEnded {
                     run_id,
                     unit,
                     outcome,
                 }) => {
                     self.unit_ended(&run_id, unit, *outcome);
                 }
-                Ok(Happening::Saved { run_id, result }) => self.saved(&run_id, result),
-                Ok(Happening::Unwritten { run_id, changes }) => self.lost.push((run_id, changes)),
-                Ok(Happening::LostCalls { ids, result }) => self.lost_calls_settled(ids, result),
-                Ok(Happening::Shutdown) => self.stop(),
+                Ok(EngineEvent::Saved { run_id, result }) => self.saved(&run_id, result),
+                Ok(EngineEvent::Unwritten { run_id, changes }) => self.lost.push((run_id, changes)),
+                Ok(EngineEvent::LostCalls { ids, result }) => self.lost_calls_settled(ids, result),
+                Ok(EngineEvent::Shutdown) => self.stop(),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
@@ -677,7 +676,7 @@ impl State {
         let (id, back) = (run_id.clone(), happenings.clone());
         let handed = self.pool.run(Box::new(move || {
             let outcome = Box::new(worker.run(job));
-            let _ = happenings.send(Happening::UnitEnded {
+            let _ = happenings.send(EngineEvent::UnitEnded {
                 run_id,
                 unit,
                 outcome,
@@ -685,7 +684,7 @@ impl State {
         }));
         if let Err(error) = handed {
             let outcome = Box::new(on_busy(format!("the node could not be started: {error}")));
-            let _ = back.send(Happening::UnitEnded {
+            let _ = back.send(EngineEvent::UnitEnded {
                 run_id: id,
                 unit,
                 outcome,
@@ -768,7 +767,7 @@ impl State {
     fn save(&mut self, run_id: RunId, changes: Vec<Change>) {
         let (happenings, id, again) = (self.happenings.clone(), run_id.clone(), changes.clone());
         let done = Box::new(move |result: Result<_>| {
-            let _ = happenings.send(Happening::Saved {
+            let _ = happenings.send(EngineEvent::Saved {
                 run_id: id,
                 result: result.map(drop),
             });
@@ -785,7 +784,7 @@ impl State {
     fn saved(&mut self, run_id: &RunId, result: Result<()>) {
         match result {
             Ok(()) => {}
-            Err(error) if error.may_pass() => {
+            Err(error) if error.is_transient() => {
                 log::error!("the end of run {run_id} cannot be written, trying again: {error}");
                 for unsaved in self.unsaved.iter_mut().filter(|one| one.run_id == *run_id) {
                     unsaved.has_failed = true;
@@ -811,9 +810,9 @@ impl State {
             self.submit(&run_id, changes);
         }
         let all = std::mem::take(&mut self.unsaved);
-        let (failed, under_way): (Vec<_>, Vec<_>) =
+        let (failed, in_flight): (Vec<_>, Vec<_>) =
             all.into_iter().partition(|unsaved| unsaved.has_failed);
-        self.unsaved = under_way;
+        self.unsaved = in_flight;
         for unsaved in failed {
             self.save(unsaved.run_id, unsaved.changes);
         }
@@ -827,7 +826,7 @@ impl State {
             let happenings = self.happenings.clone();
             let done = Box::new(move |result: Result<_>| {
                 let result = result.map(drop);
-                let _ = happenings.send(Happening::LostCalls { ids, result });
+                let _ = happenings.send(EngineEvent::LostCalls { ids, result });
             });
             // A journal that has ended leaves them to the next start.
             let _ = self.journal.submit(changes, done);
@@ -838,7 +837,7 @@ impl State {
         self.lost_calls_under_way -= 1;
         match result {
             Ok(()) => {}
-            Err(error) if error.may_pass() => self.lost_calls.push(ids),
+            Err(error) if error.is_transient() => self.lost_calls.push(ids),
             Err(error) => log::error!("calls of the last process were not settled: {error}"),
         }
         if !self.waits_for_lost_calls() {
@@ -863,9 +862,9 @@ impl State {
         let done = Box::new(move |result: Result<_>| {
             let Err(error) = result else { return };
             log::error!("a step of run {run_id} cannot be written: {error}");
-            if error.may_pass() {
+            if error.is_transient() {
                 let changes = again;
-                let _ = happenings.send(Happening::Unwritten { run_id, changes });
+                let _ = happenings.send(EngineEvent::Unwritten { run_id, changes });
             }
         });
         // A journal that has ended leaves the run as it is; it goes on at the next start.

@@ -80,7 +80,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// Whether what the journal failed with is the database's trouble (a full disk) and not a change
     /// that can never be written.
-    pub fn may_pass(&self) -> bool {
+    pub fn is_transient(&self) -> bool {
         matches!(self, Self::Internal { .. } | Self::Store(_) | Self::Disk(_))
     }
 

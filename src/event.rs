@@ -392,7 +392,7 @@ fn is_false(flag: &bool) -> bool {
 /// What every flow message says about where and when.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Place {
+pub struct EventContext {
     /// The flow; none for a call that came through the gateway alone.
     pub flow_id: Option<FlowId>,
     /// The run.
@@ -448,7 +448,7 @@ pub enum Event {
     FlowStarted {
         /// Where and when.
         #[serde(flatten)]
-        place: Place,
+        context: EventContext,
         /// The flow's name.
         name: String,
         /// How many nodes it has.
@@ -460,7 +460,7 @@ pub enum Event {
     NodeStarted {
         /// Where and when.
         #[serde(flatten)]
-        place: Place,
+        context: EventContext,
         /// The node's label.
         label: String,
         /// The number of the attempt; the first is 1.
@@ -470,7 +470,7 @@ pub enum Event {
     NodeOutput {
         /// Where and when.
         #[serde(flatten)]
-        place: Place,
+        context: EventContext,
         /// The piece.
         delta: String,
     },
@@ -478,7 +478,7 @@ pub enum Event {
     NodeCompleted {
         /// Where and when.
         #[serde(flatten)]
-        place: Place,
+        context: EventContext,
         /// The node's label.
         label: String,
         /// Tokens of the prompt.
@@ -498,7 +498,7 @@ pub enum Event {
     NodeFailed {
         /// Where and when.
         #[serde(flatten)]
-        place: Place,
+        context: EventContext,
         /// The node's label.
         label: String,
         /// The number of the attempt.
@@ -512,7 +512,7 @@ pub enum Event {
     FlowCompleted {
         /// Where and when.
         #[serde(flatten)]
-        place: Place,
+        context: EventContext,
         /// From its start, milliseconds.
         execution_time_ms: u64,
         /// Tokens of all prompts.
@@ -526,7 +526,7 @@ pub enum Event {
     FlowFailed {
         /// Where and when.
         #[serde(flatten)]
-        place: Place,
+        context: EventContext,
         /// Why.
         error: String,
         /// From its start, milliseconds.
@@ -536,7 +536,7 @@ pub enum Event {
     FlowCancelled {
         /// Where and when.
         #[serde(flatten)]
-        place: Place,
+        context: EventContext,
         /// From its start, milliseconds.
         execution_time_ms: u64,
     },
@@ -544,7 +544,7 @@ pub enum Event {
     FlowStatus {
         /// Where and when.
         #[serde(flatten)]
-        place: Place,
+        context: EventContext,
         /// How far the run is.
         status: FlowProgress,
     },
@@ -552,7 +552,7 @@ pub enum Event {
     LedgerUpdate {
         /// Where and when.
         #[serde(flatten)]
-        place: Place,
+        context: EventContext,
         /// The row, as the API gives it.
         entry: Box<LedgerEntry>,
     },
@@ -561,7 +561,7 @@ pub enum Event {
     BudgetWarning {
         /// Where and when: of the call with which it was reached.
         #[serde(flatten)]
-        place: Place,
+        context: EventContext,
         /// How much of which.
         #[serde(flatten)]
         warning: BudgetWarning,
@@ -570,7 +570,7 @@ pub enum Event {
     OptimizationAvailable {
         /// Where and when.
         #[serde(flatten)]
-        place: Place,
+        context: EventContext,
         /// The suggestion, as the API gives it.
         suggestion: Box<Suggestion>,
     },
@@ -578,7 +578,7 @@ pub enum Event {
     OptimizationChanged {
         /// Where and when.
         #[serde(flatten)]
-        place: Place,
+        context: EventContext,
         /// The suggestion, as the API gives it.
         suggestion: Box<Suggestion>,
     },
@@ -630,21 +630,21 @@ impl Event {
     }
 
     /// Where and when, for messages about flows.
-    pub fn place(&self) -> Option<&Place> {
+    pub fn context(&self) -> Option<&EventContext> {
         match self {
-            Self::FlowStarted { place, .. }
-            | Self::NodeStarted { place, .. }
-            | Self::NodeOutput { place, .. }
-            | Self::NodeCompleted { place, .. }
-            | Self::NodeFailed { place, .. }
-            | Self::FlowCompleted { place, .. }
-            | Self::FlowFailed { place, .. }
-            | Self::FlowCancelled { place, .. }
-            | Self::FlowStatus { place, .. }
-            | Self::LedgerUpdate { place, .. }
-            | Self::BudgetWarning { place, .. }
-            | Self::OptimizationAvailable { place, .. }
-            | Self::OptimizationChanged { place, .. } => Some(place),
+            Self::FlowStarted { context, .. }
+            | Self::NodeStarted { context, .. }
+            | Self::NodeOutput { context, .. }
+            | Self::NodeCompleted { context, .. }
+            | Self::NodeFailed { context, .. }
+            | Self::FlowCompleted { context, .. }
+            | Self::FlowFailed { context, .. }
+            | Self::FlowCancelled { context, .. }
+            | Self::FlowStatus { context, .. }
+            | Self::LedgerUpdate { context, .. }
+            | Self::BudgetWarning { context, .. }
+            | Self::OptimizationAvailable { context, .. }
+            | Self::OptimizationChanged { context, .. } => Some(context),
             Self::Hello { .. } | Self::Error { .. } | Self::Pong {} => None,
         }
     }
@@ -724,8 +724,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn place() -> Place {
-        Place {
+    fn context() -> EventContext {
+        EventContext {
             flow_id: Some(1),
             run_id: Some("r".into()),
             node_id: None,
@@ -736,7 +736,7 @@ mod tests {
     #[test]
     fn a_message_has_its_seq_first_and_the_fields_of_the_contract() {
         let event = Event::FlowStatus {
-            place: place(),
+            context: context(),
             status: FlowProgress::NodeComplete,
         };
         assert_eq!(
@@ -750,7 +750,7 @@ mod tests {
         for event in [
             Event::Pong {},
             Event::FlowCancelled {
-                place: place(),
+                context: context(),
                 execution_time_ms: 1,
             },
             Event::Error {

@@ -1,18 +1,18 @@
 //! A flow as a pure thing: its graph, its templates, and what may run next. No I/O, no clock.
 
-mod asked;
-mod foreseen;
+mod fingerprint;
 mod graph;
 mod node;
 mod progress;
+mod prompt_bound;
 mod read;
 mod template;
 
-pub use asked::{Concern, asked, said};
-pub use foreseen::{Foreseen, Item};
+pub use fingerprint::{Concern, asked, said};
 pub use graph::{EDGES_MAX, Edge, Graph, NODES_MAX};
 pub use node::{Agent, Http, Map, Node, NodeKind, OnError, Retry, Target};
 pub use progress::{NodeState, Progress, Verdict};
+pub use prompt_bound::{Item, PromptBound};
 pub use read::{CACHE_AGE_MAX, WAIT_MAX, name_of};
 pub use template::{
     ITEMS_MAX, Output, PROMPT_BYTES_MAX, RenderError, STACK_BYTES_MIN as TEMPLATE_STACK_BYTES_MIN,

@@ -1,842 +1,473 @@
-//! The gateway: makes one LLM call, at OpenAI and all that is compatible, at Anthropic, at Gemini, at
-//! Ollama, or at the built-in `echo`. The only place that knows HTTP clients and providers' protocols.
+//! The gateway for clients of other programs: `/v1/*`, as OpenAI and Anthropic define it. Every call
+//! is in the ledger, as those of flows are: its intent is committed before the request leaves, and it
+//! is settled whatever happens.
 //!
-//! A call blocks its thread until it is answered, fails, runs out of time or is cancelled from
-//! another thread. Nothing is retried here, and nothing is written down: that is up to the caller,
-//! for whom every [`Failure`] tells what is known of its cost.
-//!
-//! `openai`, `anthropic`, `gemini`, `ollama`, `sse`, `lines`, `pieces`, `json` and `refusal` are pure; `client` makes the exchange over HTTP;
-//! `estimate` says what was used where the provider did not; `listing` asks which models there are; `fetch` is the request of an `http` node; `transport` is what makes both cancellable.
+//! A request is answered in the thread of its connection, which the listener lends for it.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+mod attempt;
+mod cache;
+mod chat_request;
+mod count;
+mod echo;
+mod in_flight;
+mod json;
+mod keys;
+mod labels;
+mod prompt;
+mod protocol;
+mod settlement_queue;
+mod stats;
+mod targets;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
-use crate::budget::Reserve;
-use crate::event::{Timestamp, Usage, UsageSource, Usd};
+pub use self::keys::{KeyLookup, Keys};
+pub use self::stats::Stats;
+pub use self::targets::{Aliases, TARGETS_MAX, Target};
+
+use self::attempt::{Attempt, Operation};
+use self::chat_request::ChatRequest;
+use self::in_flight::InFlight;
+use self::keys::PREFIX;
+use self::labels::Labels;
+use self::protocol::{ErrorResponse, Protocol, Refusal};
+use self::settlement_queue::SettlementQueue;
+use crate::error::{Error, Result};
+use crate::journal::Journal;
+use crate::listener::{Denied, RequestHandler, RequestHead, ResponseWriter};
+use crate::providers::{ClientKey, Providers};
+use crate::response_cache::ResponseCache;
 use crate::secret::Secret;
+use crate::store::Store;
+use crate::threads::Threads;
 
-mod anthropic;
-mod cancel;
-mod client;
-mod dialect;
-mod echo;
-mod estimate;
-mod fetch;
-mod forward;
-mod gemini;
-mod json;
-mod lines;
-mod listing;
-mod ollama;
-mod openai;
-mod pace;
-mod pieces;
-pub mod prices;
-mod refusal;
-mod sse;
-#[cfg(test)]
-mod testing;
-#[cfg(test)]
-mod tests;
-mod transport;
+/// The largest body of a request: images come in base64.
+const BODY_BYTES_MAX: u64 = 32 << 20;
+/// For how long an answer is read on when its client has left, unless the provider's setting says
+/// otherwise.
+const DRAIN_MAX: Duration = Duration::from_secs(30);
+/// Stack of the threads that look for clients that have left, and hand settlements over: they do
+/// little.
+const STACK_BYTES: usize = 64 << 10;
 
-pub use cancel::Cancel;
-use client::{Client, Exchange};
-use dialect::{Fault, Partial};
-use fetch::Fetcher;
-pub use fetch::{ANSWER_BYTES_MAX as FETCHED_BYTES_MAX, Fetch, FetchFailure, FetchRules, Fetched};
-pub use forward::{AnswerHead, ClientKey, Forward, NotForwarded, Speech, Taker};
-pub use listing::Listed;
-use pace::Side;
-pub use pace::{Pace, REQUESTS_MAX as REQUESTS_PER_MINUTE_MAX, Rate, Turn};
-pub use prices::{COST_MAX, Prices, Quote};
-use transport::Scope;
-
-/// The protocol that a provider speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Kind {
-    /// OpenAI's chat completions, which many other servers speak as well.
-    OpenAi,
-    /// Anthropic's messages.
-    Anthropic,
-    /// Google's Gemini API; clients speak OpenAI's protocol to it.
-    Gemini,
-    /// Ollama's own API; clients speak OpenAI's or Anthropic's protocol to it.
-    Ollama,
-    /// The built-in provider: offline, deterministic, free. It answers with the prompt behind
-    /// the label `[echo of MODEL] `. The model `echo-slow` pauses 50 ms before each word, any
-    /// other (`echo-1`) answers at once. Its tokens are words.
-    Echo,
-}
-
-/// A provider, as the configuration has it.
-#[derive(Clone, Debug)]
-pub struct ProviderConfig {
-    /// Its protocol.
-    pub kind: Kind,
-    /// Where it is: what stands before `/chat/completions`, `/v1/messages`, `/v1beta/models`
-    /// or `/api/chat`. Empty means the protocol's own: `https://api.openai.com/v1`,
-    /// `https://api.anthropic.com`, `https://generativelanguage.googleapis.com`,
-    /// `http://127.0.0.1:11434`.
-    pub base_url: String,
-    /// The key, if there is one.
-    pub api_key: Option<Secret>,
-    /// What to do to get a key in place (`set OPENAI_API_KEY`). None means that the provider can
-    /// be called without one, as local servers can.
-    pub missing_key_hint: Option<String>,
-    /// Whether a streamed chat completion is asked to end with its usage (`stream_options`). There are
-    /// servers that refuse that, and give it unasked.
-    pub stream_usage: bool,
-}
-
-impl ProviderConfig {
-    /// Without slashes at the end, and never empty for a kind that has a URL.
-    fn base_url(&self) -> &str {
-        match (self.base_url.trim().trim_end_matches('/'), self.kind) {
-            ("", Kind::OpenAi) => openai::BASE_URL,
-            ("", Kind::Anthropic) => anthropic::BASE_URL,
-            ("", Kind::Gemini) => gemini::BASE_URL,
-            ("", Kind::Ollama) => ollama::BASE_URL,
-            (base_url, _) => base_url,
-        }
-    }
-
-    /// The key; an empty one is none.
-    fn key(&self) -> Option<&Secret> {
-        self.api_key.as_ref().filter(|key| !key.expose().is_empty())
-    }
-}
-
-/// How long a call may take. Each is cut to a day.
+/// How a provider is used for clients of the gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timeouts {
-    /// For looking up the name, and again for TCP and TLS. 10 s by default.
-    pub connect: Duration,
-    /// Of a streamed call: from the end of the request to the head of the response, and again
-    /// until the first event; where the answer is passed on, whatever comes before that, such as
-    /// comments, starts the wait again. A call that is not streamed is answered only when all of the answer
-    /// is there, so [`Timeouts::total`] alone bounds it. 60 s by default.
-    pub first_byte: Duration,
-    /// For all of it. 300 s by default.
-    pub total: Duration,
+pub struct Toward {
+    /// For how long an answer is read on when its client has left; none to end the call then.
+    pub drain_max: Option<Duration>,
+    /// Whether a client's own key is sent to the provider instead of the configured one.
+    pub pass_through_key: bool,
 }
 
-impl Default for Timeouts {
+impl Default for Toward {
     fn default() -> Self {
         Self {
-            connect: Duration::from_secs(10),
-            first_byte: Duration::from_secs(60),
-            total: Duration::from_secs(300),
+            drain_max: Some(DRAIN_MAX),
+            pass_through_key: false,
         }
     }
 }
 
-/// The longest timeout: more cannot be meant, and could not be added to a moment without overflow.
-const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// The settings of the gateway for clients.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// Names for models, with what they mean.
+    pub aliases: Aliases,
+    /// By provider; the default where there is nothing.
+    pub toward: BTreeMap<String, Toward>,
+}
 
-impl Timeouts {
-    fn bounded(self) -> Self {
-        Self {
-            connect: self.connect.min(TIMEOUT_MAX),
-            first_byte: self.first_byte.min(TIMEOUT_MAX),
-            total: self.total.min(TIMEOUT_MAX),
+/// The gateway for clients. Shared by all threads.
+pub struct Gateway {
+    settings: Settings,
+    token: Option<Secret>,
+    keys: Arc<Keys>,
+    store: Arc<Store>,
+    journal: Journal,
+    providers: Arc<Providers>,
+    /// What clients have bought before.
+    answers: ResponseCache,
+    stats: Arc<Stats>,
+    in_flight: Arc<InFlight>,
+    threads: Threads,
+    settlements: Arc<SettlementQueue>,
+}
+
+/// The parts that the gateway for clients works with.
+pub struct Parts {
+    /// Asked for instead of a virtual key, where there is one.
+    pub token: Option<Secret>,
+    /// Virtual keys.
+    pub keys: Arc<Keys>,
+    /// Questions.
+    pub store: Arc<Store>,
+    /// Changes.
+    pub journal: Journal,
+    /// Where calls are made.
+    pub providers: Arc<Providers>,
+    /// What is counted.
+    pub stats: Arc<Stats>,
+}
+
+impl Gateway {
+    /// Wires it together.
+    ///
+    /// # Errors
+    /// When the system cannot start another thread.
+    pub fn start(settings: Settings, parts: Parts) -> Result<Self> {
+        let (in_flight, threads) = (Arc::<InFlight>::default(), Threads::default());
+        if settings.toward.values().any(|it| it.drain_max.is_none()) {
+            let in_flight = Arc::clone(&in_flight);
+            threads.spawn("client-watch", STACK_BYTES, move || in_flight.watch())?;
+        }
+        let settlements = Arc::new(SettlementQueue::new(parts.journal.clone()));
+        {
+            let settlements = Arc::clone(&settlements);
+            threads.spawn("settling", STACK_BYTES, move || settlements.run())?;
+        }
+        Ok(Self {
+            settings,
+            token: parts.token,
+            keys: parts.keys,
+            answers: ResponseCache::new(Arc::clone(&parts.store)),
+            store: parts.store,
+            journal: parts.journal,
+            providers: parts.providers,
+            stats: parts.stats,
+            in_flight,
+            threads,
+            settlements,
+        })
+    }
+
+    /// Stops the calls under way, begins no more, and waits until their settlements are handed over,
+    /// but not beyond the deadline. Gives how many calls are left.
+    pub fn shutdown(&self, deadline: Instant) -> usize {
+        let left = self.in_flight.stop(deadline);
+        self.settlements.end();
+        self.threads.join(deadline);
+        left
+    }
+
+    fn route(
+        &self,
+        head: &RequestHead,
+        body: &[u8],
+        reply: &mut ResponseWriter<'_>,
+    ) -> Result<(), Box<ErrorResponse>> {
+        let path = head.path();
+        let refuse = |refusal| Err(Box::new(ErrorResponse::Ours(refusal)));
+        match (head.method.as_str(), path) {
+            ("POST", "/v1/chat/completions") => self.ask(Protocol::OpenAi, head, body, reply),
+            ("POST", "/v1/messages") => self.ask(Protocol::Anthropic, head, body, reply),
+            ("POST", "/v1/messages/count_tokens") => {
+                let protocol = Protocol::Anthropic;
+                let asked = ChatRequest::read(protocol, body);
+                let operation = asked.and_then(|asked| self.operation(protocol, head, asked));
+                match operation {
+                    Ok(operation) => self.count_tokens(&operation, reply),
+                    Err(refusal) => refuse(refusal),
+                }
+            }
+            ("GET" | "HEAD", "/v1/models") => {
+                let names = targets::names(&self.settings.aliases, &self.providers);
+                answer_json(reply, &targets::list(&names));
+                Ok(())
+            }
+            ("GET" | "HEAD", _) if path.starts_with("/v1/models/") => {
+                let name = path.trim_start_matches("/v1/models/");
+                let names = targets::names(&self.settings.aliases, &self.providers);
+                let name = name.replace("%2F", "/").replace("%2f", "/");
+                match targets::one(&names, &name) {
+                    Some(model) => answer_json(reply, &model),
+                    None => {
+                        let message = "there is no such model in the list of models";
+                        return refuse(Refusal::new(404, "model_not_found", message));
+                    }
+                }
+                Ok(())
+            }
+            (method, _) => {
+                if let Some(allowed) = allowed(path) {
+                    let message = format!("{path} does not take {method}");
+                    let refusal = Refusal::new(405, "method_not_allowed", message);
+                    return refuse(refusal.with("allow", allowed));
+                }
+                let message = format!(
+                    "there is no route {path}; there are /v1/chat/completions, /v1/messages, \
+                     /v1/messages/count_tokens and /v1/models"
+                );
+                refuse(Refusal::new(404, "not_found", message))
+            }
         }
     }
-}
 
-/// What to ask, and whom.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Call {
-    /// The provider's name in the configuration.
-    pub provider: String,
-    /// The model, as the provider names it.
-    pub model: String,
-    /// The system text.
-    pub system: Option<String>,
-    /// The user's text.
-    pub prompt: String,
-    /// The most tokens that the answer may have. Anthropic gets 4,096 where there is none.
-    pub max_tokens: Option<u32>,
-    /// The sampling temperature; the provider's default where there is none.
-    pub temperature: Option<f64>,
-    /// Whether the answer is to come piece by piece.
-    pub stream: bool,
-    /// In place of [`Timeouts::first_byte`].
-    pub first_byte_timeout: Option<Duration>,
-    /// In place of [`Timeouts::total`].
-    pub total_timeout: Option<Duration>,
-    /// What the provider is asked to keep in its prompt cache, where that has to be asked for.
-    pub cache_marks: CacheMarks,
-}
+    /// Asks the targets of the model's name one after another, until one has answered.
+    fn ask(
+        &self,
+        protocol: Protocol,
+        head: &RequestHead,
+        body: &[u8],
+        reply: &mut ResponseWriter<'_>,
+    ) -> Result<(), Box<ErrorResponse>> {
+        let ours = |refusal| Box::new(ErrorResponse::Ours(refusal));
+        let labels = Labels::read(head).map_err(ours)?;
+        let cache_age = cache::age_max(head).map_err(ours)?;
+        let asked = ChatRequest::read(protocol, body).map_err(ours)?;
+        if let Some(id) = labels.flow_id
+            && !self
+                .store
+                .has_flow(id)
+                .map_err(|error| ours(internal(&error)))?
+        {
+            let message = format!("there is no flow {id} (`X-Flowledger-Flow`)");
+            return Err(ours(Refusal::bad_request("no_such_flow", message)));
+        }
+        let operation = Operation {
+            labels,
+            cache_age,
+            ..self.operation(protocol, head, asked).map_err(ours)?
+        };
+        let targets = targets::targets(
+            protocol,
+            &operation.asked.model,
+            &self.settings.aliases,
+            |name| self.providers.knows(name),
+        );
+        let mut attempt = 0;
+        let mut told = None;
+        for target in &targets {
+            match self.attempt(&operation, target, &mut attempt, reply) {
+                Attempt::Over => return Ok(()),
+                Attempt::Unusable(why) => {
+                    told.get_or_insert(why);
+                }
+                // What a provider says of the request is more than that another was not reached.
+                Attempt::Failed(why) if is_providers(&why) => told = Some(why),
+                Attempt::Failed(why) => {
+                    if !told.as_ref().is_some_and(|told| is_providers(told)) {
+                        told = Some(why);
+                    }
+                }
+                Attempt::Refused(why) => return Err(why),
+            }
+        }
+        Err(told.unwrap_or_else(|| {
+            ours(Refusal::bad_request(
+                "no_target",
+                "the alias names no model",
+            ))
+        }))
+    }
 
-/// The parts of a call that other calls begin with as well: what a provider may cache.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CacheMarks {
-    /// Whether the system text is one, all of it.
-    pub system: bool,
-    /// How many bytes at the beginning of the prompt are.
-    pub prompt_bytes: usize,
-}
+    /// What a request asks for, without labels.
+    fn operation<'a>(
+        &self,
+        protocol: Protocol,
+        head: &RequestHead,
+        asked: ChatRequest<'a>,
+    ) -> Result<Operation<'a>, Refusal> {
+        Ok(Operation {
+            id: Uuid::now_v7().to_string(),
+            protocol,
+            prompt_hash: asked.prompt_hash(),
+            headers: passed_headers(protocol, head),
+            asked,
+            labels: Labels::default(),
+            cache_age: None,
+            client: self.client(head)?,
+        })
+    }
 
-/// What of a prompt may be written to the provider's cache, for which most ask more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum CacheWrites {
-    /// Nothing.
-    None,
-    /// Any part, for five minutes.
-    Short,
-    /// Any part, also for an hour.
-    Long,
-}
-
-impl CacheWrites {
-    /// The same usage with nothing written, and with all of the input written in each way that there
-    /// may be: one of them costs the most.
-    fn ways(self, usage: Usage) -> impl Iterator<Item = Usage> {
-        let written = [
-            (Self::None, 0, 0),
-            (Self::Short, usage.input_tokens, 0),
-            (Self::Long, usage.input_tokens, usage.input_tokens),
-        ];
-        let possible = written.into_iter().filter(move |(way, ..)| *way <= self);
-        possible.map(move |(_, all, for_an_hour)| Usage {
-            cache_write_tokens: all,
-            cache_write_1h_tokens: for_an_hour,
-            ..usage
+    /// Who asks, by the keys that the request carries.
+    ///
+    /// # Errors
+    /// Where that opens nothing.
+    fn client(&self, head: &RequestHead) -> Result<Client, Refusal> {
+        let mut own = None;
+        for (offered, is_bearer) in offered(head) {
+            if let Some(token) = &self.token
+                && token.matches(offered.expose().as_bytes())
+            {
+                return Ok(Client::default());
+            }
+            match self.keys.find(&offered) {
+                KeyLookup::Valid { id, name } => {
+                    return Ok(Client {
+                        key_id: Some(id),
+                        key_name: Some(name.to_string()),
+                        own: None,
+                    });
+                }
+                KeyLookup::Expired => {
+                    let message = "the key has expired";
+                    return Err(Refusal::new(401, "invalid_api_key", message));
+                }
+                // One that was removed is nobody's business, least of all a provider's.
+                KeyLookup::Unknown if offered.expose().starts_with(PREFIX) => {
+                    let message = "there is no such key";
+                    return Err(Refusal::new(401, "invalid_api_key", message));
+                }
+                KeyLookup::Unknown => {
+                    let key = offered;
+                    own.get_or_insert(ClientKey { key, is_bearer });
+                }
+            }
+        }
+        if self.token.is_some() {
+            let message = "send the server's token or one of its keys as `Authorization: Bearer \
+                           KEY` or `x-api-key: KEY`";
+            return Err(Refusal::new(401, "invalid_api_key", message));
+        }
+        Ok(Client {
+            own,
+            ..Client::default()
         })
     }
 }
 
-/// A complete answer.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Answer {
-    /// The text, at most 4 MiB; empty where the model answered with something else.
-    pub text: String,
-    /// Tokens, in the normal form; estimated as far as the provider gave no usable counts.
-    pub usage: Usage,
-    /// Whether the provider says that it bills them by other prices than its standard ones.
-    pub is_billed_otherwise: bool,
-    /// The model that answered, as the provider reports it, else as asked for.
-    pub model: String,
-    /// Why the answer ends, in the provider's word (`stop`, `end_turn`, `length`, …).
-    pub finish_reason: Option<String>,
-    /// From the call until its end, milliseconds.
-    pub latency_ms: u64,
-    /// From the call until the first piece of text, milliseconds; none where it was not streamed.
-    pub first_token_ms: Option<u64>,
-}
-
-/// Why there is no answer. Printed, it is [`Failure::message`].
-#[derive(Clone, Debug, PartialEq)]
-pub struct Failure {
-    /// What kind of failure.
-    pub kind: FailureKind,
-    /// What happened, to which provider and model, and what to do about it where that is obvious.
-    /// Never holds the key. At most about a thousand characters, in one line.
-    pub message: String,
-    /// The status that the provider answered with, where it is what failed the call.
-    pub status: Option<u16>,
-    /// How long the provider wants one to wait before the next attempt.
-    pub retry_after: Option<Duration>,
-    /// The tokens that were used as far as is known: what the provider counted, and what else came,
-    /// estimated; `source` is `None` where nothing came.
-    pub usage: Usage,
-    /// As of an [`Answer`].
-    pub is_billed_otherwise: bool,
-    /// The model, as the provider reported it, else as asked for.
-    pub model: String,
-    /// From the call until it failed, milliseconds.
-    pub latency_ms: u64,
-    /// Whether the request, or a part of it, had left.
-    pub sent: bool,
-}
-
-impl Failure {
-    /// Whether the same call may go better a little later: it was not reached, took too long, or
-    /// was answered with 408, 429, a 5xx, or an error in the midst of an answer.
-    pub fn may_pass(&self) -> bool {
-        let is_passing = |status| matches!(status, 408 | 429 | 500..);
-        match self.kind {
-            FailureKind::Connect | FailureKind::Timeout => true,
-            FailureKind::Status => self.status.is_none_or(is_passing),
-            _ => false,
-        }
+impl RequestHandler for Gateway {
+    fn takes(&self, head: &RequestHead) -> bool {
+        // What pages of other origins may do is asked of the server behind.
+        head.path().starts_with("/v1/") && head.method != "OPTIONS"
     }
 
-    /// Whether the provider may ask money for the call all the same. Says yes in doubt. More
-    /// exact than [`FailureKind::may_have_been_billed`], because it is known here whether
-    /// anything was sent and with what status it was answered.
-    pub fn may_have_been_billed(&self) -> bool {
-        let was_refused = self
-            .status
-            .is_some_and(|status| (300..500).contains(&status));
-        self.sent && !was_refused && self.kind.may_have_been_billed()
-    }
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
-impl std::error::Error for Failure {}
-
-/// What a call costs, and by which price.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Charge {
-    /// None where the tokens or the price are not known.
-    pub cost: Option<Usd>,
-    /// The price as it is kept with the ledger row, a [`prices::StoredPrice`]; none of what is free
-    /// by its nature.
-    pub price: Option<Arc<str>>,
-}
-
-impl Charge {
-    /// Of a call that cost nothing for certain.
-    pub const FREE: Self = Self {
-        cost: Some(Usd::ZERO),
-        price: None,
-    };
-}
-
-/// The kinds of failure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum FailureKind {
-    /// There is no such provider, its key is missing or cannot be sent, or its `base_url` is none.
-    /// Nothing was sent; not billed.
-    NotConfigured,
-    /// The provider could not be reached: no such name, refused, no TLS. Nothing was sent; not
-    /// billed.
-    Connect,
-    /// One of the [`Timeouts`] ran out; the message names it. May have been billed, unless it was
-    /// the one for connecting.
-    Timeout,
-    /// The provider said that the call failed: by the HTTP status, or by an error in the midst of
-    /// an answer, where [`Failure::status`] is none then. Not billed with a status below 500;
-    /// above, it may be a proxy that speaks while the provider went on; within an answer, what
-    /// was answered may have been billed.
-    Status,
-    /// The answer cannot be used: no JSON, HTML, empty, or cut short. May have been billed.
-    BadAnswer,
-    /// The answer is longer than the limits allow. May have been billed.
-    TooLarge,
-    /// Stopped by [`Cancel::cancel`]. May have been billed, unless nothing was sent yet.
-    Cancelled,
-}
-
-impl FailureKind {
-    /// Whether a call that failed so may have cost money; says yes in doubt.
-    /// [`Failure::may_have_been_billed`] knows more.
-    pub fn may_have_been_billed(self) -> bool {
-        match self {
-            Self::NotConfigured | Self::Connect => false,
-            Self::Timeout | Self::Status | Self::BadAnswer | Self::TooLarge | Self::Cancelled => {
-                true
-            }
-        }
-    }
-}
-
-/// Makes calls; shared between threads, which share its pool of connections.
-#[derive(Debug)]
-pub struct Gateway {
-    providers: BTreeMap<String, ProviderConfig>,
-    client: Client,
-    fetcher: Fetcher,
-    timeouts: Timeouts,
-    pace: Pace,
-    prices: Prices,
-    /// Models whose missing price the log has told of, each once.
-    told_unpriced: Mutex<BTreeSet<(String, String)>>,
-}
-
-/// What became of an exchange, beside its outcome.
-struct Course {
-    partial: Partial,
-    first_token_ms: Option<u64>,
-    latency_ms: u64,
-    sent: bool,
-}
-
-/// How long an answer without a limit is taken to be for budgets, in tokens: what Anthropic is asked
-/// for where nobody said.
-pub const ANSWER_TOKENS_ASSUMED: u32 = 4_096;
-
-/// How long an answer without a limit is taken to be where a provider's tokens a minute are kept.
-pub const ANSWER_TOKENS_PACED: u32 = 1_024;
-
-/// What providers add to a prompt to mark who says what, in tokens: a generous guess.
-const FRAME_TOKENS: u64 = 32;
-
-/// How many tokens a prompt of so many bytes has at most: one for each byte, and those around it. A
-/// token of the tokenizers in use is a byte of the text at least, and rows of digits, hexadecimal and
-/// some scripts come to nearly that. Ordinary text has a fourth of it; but what the one tokenizer here
-/// makes of a text is no bound for the others, of clients' requests only the length is known, and
-/// what is reserved beyond the need is given back when the call ends.
-pub fn prompt_tokens_max(bytes: u64) -> u64 {
-    bytes.saturating_add(FRAME_TOKENS)
-}
-
-/// How many models without a price are remembered; beyond it the log stays silent about more.
-const TOLD_UNPRICED_MAX: usize = 1_000;
-
-impl Gateway {
-    /// A gateway to those providers, by their names. Nothing is connected yet. Proxies are taken
-    /// from the usual environment variables (`HTTPS_PROXY`, `NO_PROXY`, …).
-    pub fn new(providers: BTreeMap<String, ProviderConfig>, timeouts: Timeouts) -> Self {
-        Self {
-            providers,
-            client: Client::new(),
-            fetcher: Fetcher::new(FetchRules::default()),
-            timeouts,
-            pace: Pace::default(),
-            prices: Prices::built_in(),
-            told_unpriced: Mutex::default(),
-        }
+    fn body_bytes_max(&self) -> u64 {
+        BODY_BYTES_MAX
     }
 
-    /// Lets `http` nodes ask where `rules` say, instead of any public address.
-    pub fn with_fetch_rules(self, rules: FetchRules) -> Self {
-        Self {
-            fetcher: Fetcher::new(rules),
-            ..self
-        }
-    }
-
-    /// Lets calls follow each other no faster than their providers' rates.
-    pub fn with_rates(self, rates: BTreeMap<String, Rate>) -> Self {
-        Self {
-            pace: Pace::new(rates),
-            ..self
-        }
-    }
-
-    /// Who answers under a provider's name: the protocol that it speaks, and where it is.
-    pub fn server_of(&self, provider: &str) -> Option<(Kind, &str)> {
-        let provider = self.providers.get(provider)?;
-        Some((provider.kind, provider.base_url()))
-    }
-
-    /// Gives a call its turn among those of its provider. Its tokens are taken to be one for every
-    /// four bytes of its prompt, and as many as its answer may have, or [`ANSWER_TOKENS_PACED`].
-    pub fn turn(&self, call: &Call) -> Turn {
-        let bytes = call.prompt.len() + call.system.as_ref().map_or(0, String::len);
-        self.give_turn(call, Side::Flows, bytes as u64)
-    }
-
-    /// As [`Gateway::turn`], for the call of a client, whose prompt is elsewhere.
-    pub fn turn_for(&self, call: &Call, prompt_bytes: u64) -> Turn {
-        self.give_turn(call, Side::Clients, prompt_bytes)
-    }
-
-    fn give_turn(&self, call: &Call, side: Side, prompt_bytes: u64) -> Turn {
-        let answer = call.max_tokens.unwrap_or(ANSWER_TOKENS_PACED);
-        let tokens = prompt_bytes / 4 + u64::from(answer);
-        self.pace.give(&call.provider, side, tokens)
-    }
-
-    /// Computes costs with these prices instead of the built-in ones.
-    pub fn with_prices(self, prices: Prices) -> Self {
-        Self { prices, ..self }
-    }
-
-    /// Makes the request of an `http` node and waits for its answer.
-    ///
-    /// # Errors
-    /// Everything but a whole answer of status 2xx.
-    pub fn fetch(&self, fetch: &Fetch, cancel: &Cancel) -> Result<Fetched, FetchFailure> {
-        self.fetcher.fetch(fetch, cancel)
-    }
-
-    /// The providers, sorted by name.
-    pub fn providers(&self) -> impl Iterator<Item = (&str, &ProviderConfig)> {
-        self.providers
-            .iter()
-            .map(|(name, provider)| (name.as_str(), provider))
-    }
-
-    /// Whether there is a provider of that name.
-    pub fn knows(&self, provider: &str) -> bool {
-        self.providers.contains_key(provider)
-    }
-
-    /// Whether calls to that provider can be made at all: that it is known and has its key.
-    ///
-    /// # Errors
-    /// A sentence that says what is missing.
-    pub fn check(&self, provider: &str) -> Result<(), String> {
-        self.usable_provider(provider)
+    fn admit(&self, head: &RequestHead) -> Result<(), Denied> {
+        self.client(head)
             .map(drop)
-            .map_err(|fault| format!("{provider}: {}", fault.message))
+            .map_err(|refusal| Denied::new(refusal.status, refusal.code, refusal.message))
     }
 
-    /// What `usage` costs at the model that answered `call`, by the prices in force at `at`, and by
-    /// which. None where the tokens or the model's price are not known, the latter is logged once a
-    /// model; and where it is more than [`COST_MAX`].
-    pub fn charge(&self, call: &Call, model: &str, usage: &Usage, at: Timestamp) -> Charge {
-        if usage.source == UsageSource::None {
-            return Charge::default();
+    fn answer(&self, head: &RequestHead, body: Vec<u8>, reply: &mut ResponseWriter<'_>) {
+        let protocol = Protocol::of(head);
+        if let Err(told) = self.route(head, &body, reply) {
+            tell(protocol, &told, reply);
         }
-        let Some(quote) = self.quote_or_tell(call, model, at) else {
-            return Charge::default();
-        };
-        let cost = quote.cost(usage);
-        if cost > COST_MAX {
-            log::warn!(
-                "a call of {}/{model} would have cost {cost} USD for {} tokens of prompt and {} of \
-                 answer; more than {COST_MAX} USD are not believed, and it is kept without a cost",
-                call.provider,
-                usage.input_tokens,
-                usage.output_tokens
-            );
-            return Charge::default();
-        }
-        Charge {
-            cost: Some(cost),
-            price: quote.text().cloned(),
+        if let Some(status) = reply.status() {
+            self.stats.count(protocol, status);
         }
     }
 
-    /// What the model that answered a call costs, else the one that was asked. Where none is known, that
-    /// is logged.
-    fn quote_or_tell(&self, call: &Call, model: &str, at: Timestamp) -> Option<Quote> {
-        let quote = self.quote(&call.provider, &[model, &call.model], at);
-        if quote.is_none() && self.knows(&call.provider) {
-            self.tell_unpriced(&call.provider, model);
-        }
-        quote
-    }
-
-    /// The cost alone of [`Gateway::charge`].
-    pub fn cost(&self, call: &Call, model: &str, usage: &Usage, at: Timestamp) -> Option<Usd> {
-        self.charge(call, model, usage, at).cost
-    }
-
-    /// What the first of these models that has a price costs at a configured provider.
-    pub fn quote(&self, provider: &str, models: &[&str], at: Timestamp) -> Option<Quote> {
-        let config = self.providers.get(provider)?;
-        match config.kind {
-            Kind::Echo => self.prices.find_any("echo", None, models, at),
-            _ => {
-                // Some servers report a name of their own; then the one asked for decides.
-                let base_url = Some(config.base_url());
-                self.prices.find_any(provider, base_url, models, at)
-            }
-        }
-    }
-
-    /// What `usage` would cost at a provider's model at most, where so much may be written to a cache,
-    /// by the prices in force at `at`; none where they are not known.
-    pub fn cost_at_most(
-        &self,
-        provider: &str,
-        model: &str,
-        usage: &Usage,
-        writes: CacheWrites,
-        at: Timestamp,
-    ) -> Option<Usd> {
-        let ways = writes.ways(*usage);
-        ways.filter_map(|usage| self.cost_of(provider, model, &usage, at))
-            .max()
-    }
-
-    /// What `usage` would cost at a provider's model, by the prices in force at `at`; none where
-    /// they are not known.
-    pub fn cost_of(
-        &self,
-        provider: &str,
-        model: &str,
-        usage: &Usage,
-        at: Timestamp,
-    ) -> Option<Usd> {
-        let quote = self.quote(provider, &[model], at)?;
-        Some(quote.cost(usage))
-    }
-
-    /// What a call may need at most, by the prices in force at `at`. Its prompt is taken to have
-    /// [`prompt_tokens_max`]; its answer to be as long as it may, or [`ANSWER_TOKENS_ASSUMED`] where
-    /// it has no limit.
-    pub fn reserve(&self, call: &Call, at: Timestamp) -> Reserve {
-        let bytes = call.prompt.len() + call.system.as_ref().map_or(0, String::len);
-        let is_marked = call.cache_marks != CacheMarks::default();
-        let writes = self.cache_writes(&call.provider, is_marked);
-        self.reserve_for(call, bytes as u64, writes, at)
-    }
-
-    /// As [`Gateway::reserve`], for a prompt of that many bytes instead of the one in `call`, of which
-    /// `writes` may be written to a cache, and what the provider writes there by itself.
-    pub fn reserve_for(
-        &self,
-        call: &Call,
-        prompt_bytes: u64,
-        writes: CacheWrites,
-        at: Timestamp,
-    ) -> Reserve {
-        let usage = Usage {
-            input_tokens: prompt_tokens_max(prompt_bytes),
-            output_tokens: u64::from(call.max_tokens.unwrap_or(ANSWER_TOKENS_ASSUMED)),
-            source: UsageSource::Estimated,
-            ..Usage::default()
-        };
-        let quote = self.quote_or_tell(call, &call.model, at);
-        let writes = writes.max(self.cache_writes(&call.provider, false));
-        let most = quote.and_then(|quote| writes.ways(usage).map(|it| quote.cost(&it)).max());
-        Reserve {
-            cost: most.map(|cost| cost.min(COST_MAX)),
-            tokens: usage.input_tokens.saturating_add(usage.output_tokens),
-        }
-    }
-
-    /// What may be written to a cache by a call whose constant parts are marked, or not. Behind
-    /// OpenAI's protocol anything may be: there providers cache by themselves what they like, and
-    /// some models ask more for what is written.
-    pub fn cache_writes(&self, provider: &str, is_marked: bool) -> CacheWrites {
-        match self.kind(provider) {
-            Some(Kind::Anthropic) if is_marked => CacheWrites::Short,
-            Some(Kind::OpenAi) => CacheWrites::Short,
-            _ => CacheWrites::None,
-        }
-    }
-
-    fn tell_unpriced(&self, provider: &str, model: &str) {
-        let mut told = self
-            .told_unpriced
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if told.len() < TOLD_UNPRICED_MAX && told.insert((provider.to_owned(), model.to_owned())) {
-            log::warn!(
-                "no price is known for {provider}/{model}; its calls are kept without a cost"
-            );
-        }
-    }
-
-    /// Makes a call and waits for its end. Where `call.stream` is set, `on_delta` gets the text
-    /// piece by piece as it comes, also where the call fails in the end; the pieces together are
-    /// [`Answer::text`].
-    ///
-    /// # Errors
-    /// See [`FailureKind`].
-    #[expect(
-        clippy::result_large_err,
-        reason = "128 bytes once per call, which takes a network round trip at least"
-    )]
-    pub fn call(
-        &self,
-        call: &Call,
-        cancel: &Cancel,
-        on_delta: &mut dyn FnMut(&str),
-    ) -> Result<Answer, Failure> {
-        let started = Instant::now();
-        let mut partial = Partial::default();
-        let mut first_token_ms = None;
-        let mut on_piece = |piece: &str| {
-            if call.stream && !piece.is_empty() {
-                first_token_ms.get_or_insert_with(|| milliseconds(started.elapsed()));
-                on_delta(piece);
-            }
-        };
-        let entered = Scope::enter(cancel);
-        let outcome = self.exchange(call, &entered.scope, &mut partial, &mut on_piece);
-        let course = Course {
-            partial,
-            first_token_ms,
-            latency_ms: milliseconds(started.elapsed()),
-            sent: entered.scope.sent.get(),
-        };
-        self.conclude(call, outcome, course)
-    }
-
-    /// What the caller is told of an exchange.
-    #[expect(clippy::result_large_err, reason = "as for `call`")]
-    fn conclude(
-        &self,
-        call: &Call,
-        outcome: Result<(), Fault>,
-        course: Course,
-    ) -> Result<Answer, Failure> {
-        let Course {
-            partial,
-            first_token_ms,
-            latency_ms,
-            sent,
-        } = course;
-        let clean = |text: &str| self.redact(&call.provider, text);
-        let clean_name = |name: &str| match self.key(&call.provider) {
-            Some(key) => key.redact_name(name),
-            None => name.to_owned(),
-        };
-        let model = partial
-            .model
-            .as_deref()
-            .map_or_else(|| call.model.clone(), clean_name);
-        let is_billed_otherwise = partial.is_billed_otherwise;
-        let usage = self.usage(call, &partial, outcome.is_ok());
-        match outcome {
-            Ok(()) => Ok(Answer {
-                text: partial.text,
-                usage,
-                is_billed_otherwise,
-                model,
-                finish_reason: partial.finish_reason.as_deref().map(clean_name),
-                latency_ms,
-                first_token_ms,
-            }),
-            Err(fault) => Err(Failure {
-                kind: fault.kind,
-                message: refusal::tidy(
-                    &clean(&format!(
-                        "{}/{}: {}",
-                        call.provider, call.model, fault.message
-                    )),
-                    refusal::MESSAGE_CHARS_MAX,
-                ),
-                status: fault.status,
-                retry_after: fault.retry_after,
-                usage,
-                is_billed_otherwise,
-                model,
-                latency_ms,
-                sent,
-            }),
-        }
-    }
-
-    /// What the call used, estimated where nobody counted it. The echo's words are no tokens, so
-    /// that nothing is added to them.
-    fn usage(&self, call: &Call, partial: &Partial, is_answered: bool) -> Usage {
-        match self.providers.get(&call.provider) {
-            Some(provider) if provider.kind != Kind::Echo => {
-                estimate::usage(call, partial, is_answered)
-            }
-            _ => partial.usage,
-        }
-    }
-
-    fn exchange(
-        &self,
-        call: &Call,
-        scope: &Scope,
-        partial: &mut Partial,
-        on_piece: &mut dyn FnMut(&str),
-    ) -> Result<(), Fault> {
-        let provider = self.usable_provider(&call.provider)?;
-        if scope.cancel.is_cancelled() {
-            return Err(client::cancelled());
-        }
-        let timeouts = self.timeouts_of(call);
-        let mut exchange = Exchange {
-            provider: &call.provider,
-            timeouts,
-            key: provider.key(),
-            is_streamed: call.stream,
-            scope,
-            partial,
-            on_piece,
-        };
-        match provider.kind {
-            Kind::OpenAi => {
-                let request = openai::request(call, provider);
-                self.client
-                    .exchange(request, &mut openai::ChatReader::default(), &mut exchange)
-            }
-            Kind::Anthropic => {
-                let request = anthropic::request(call, provider);
-                let mut reader = anthropic::MessageReader::default();
-                self.client.exchange(request, &mut reader, &mut exchange)
-            }
-            Kind::Gemini => {
-                let request = gemini::request(call, provider);
-                let mut reader = gemini::ContentReader::default();
-                self.client.exchange(request, &mut reader, &mut exchange)
-            }
-            Kind::Ollama => {
-                let request = ollama::request(call, provider);
-                self.client
-                    .exchange(request, &mut ollama::ChatReader, &mut exchange)
-            }
-            Kind::Echo => {
-                let deadline = Instant::now() + timeouts.total;
-                echo::answer(call, &scope.cancel, deadline, partial, on_piece)
-            }
-        }
-    }
-
-    /// Models of a provider whose names the price table knows.
-    pub fn priced_models(&self, provider: &str) -> Vec<&str> {
-        let Some(config) = self.providers.get(provider) else {
-            return Vec::new();
-        };
-        self.prices.models(provider, config.base_url())
-    }
-
-    /// See [`Prices::tier_bounds`].
-    pub fn tier_bounds(&self) -> Vec<u64> {
-        self.prices.tier_bounds()
-    }
-
-    /// The protocol of the provider of that name.
-    pub fn kind(&self, provider: &str) -> Option<Kind> {
-        self.providers.get(provider).map(|provider| provider.kind)
-    }
-
-    /// Whether the provider is to be asked for the usage of a streamed chat completion.
-    pub fn takes_stream_options(&self, provider: &str) -> bool {
-        self.providers
-            .get(provider)
-            .is_none_or(|provider| provider.stream_usage)
-    }
-
-    /// How long a call may take where it does not say.
-    pub fn total_timeout(&self) -> Duration {
-        self.timeouts.bounded().total
-    }
-
-    /// How long a call may take.
-    pub fn timeouts_of(&self, call: &Call) -> Timeouts {
-        let usual = self.timeouts;
-        let timeouts = Timeouts {
-            connect: usual.connect,
-            first_byte: call.first_byte_timeout.unwrap_or(usual.first_byte),
-            total: call.total_timeout.unwrap_or(usual.total),
-        };
-        timeouts.bounded()
-    }
-
-    /// The provider of that name, if it can be called at all.
-    fn usable_provider(&self, name: &str) -> Result<&ProviderConfig, Fault> {
-        let not_configured = |message| Err(Fault::new(FailureKind::NotConfigured, message));
-        let Some(provider) = self.providers.get(name) else {
-            let known: Vec<&str> = self.providers.keys().map(String::as_str).collect();
-            return not_configured(format!(
-                "no provider of that name is configured; there are: {}",
-                known.join(", ")
-            ));
-        };
-        match &provider.missing_key_hint {
-            Some(hint) if provider.key().is_none() && provider.kind != Kind::Echo => {
-                not_configured(format!("the provider's API key is missing; {hint}"))
-            }
-            _ => Ok(provider),
-        }
-    }
-
-    /// `text` without the provider's key: some servers repeat the key that they refuse.
-    fn redact(&self, provider: &str, text: &str) -> String {
-        let key = self.key(provider);
-        key.map_or_else(|| text.to_owned(), |key| key.redact(text))
-    }
-
-    fn key(&self, provider: &str) -> Option<&Secret> {
-        self.providers.get(provider).and_then(ProviderConfig::key)
+    fn refusal(&self, head: &RequestHead, denied: &Denied) -> Vec<u8> {
+        let protocol = Protocol::of(head);
+        self.stats.count(protocol, denied.status);
+        protocol.error(&Refusal::new(
+            denied.status,
+            denied.code,
+            denied.message.clone(),
+        ))
     }
 }
 
-fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+/// Who asks.
+#[derive(Clone, Debug, Default)]
+struct Client {
+    /// The number of its virtual key, which no other ever has.
+    key_id: Option<i64>,
+    /// The name of it.
+    key_name: Option<String>,
+    /// The key that it came with, where that is none of ours.
+    own: Option<ClientKey>,
+}
+
+fn is_providers(told: &ErrorResponse) -> bool {
+    matches!(told, ErrorResponse::Providers(..))
+}
+
+/// What may be done at a path, in words of HTTP.
+fn allowed(path: &str) -> Option<&'static str> {
+    match path {
+        "/v1/chat/completions" | "/v1/messages" | "/v1/messages/count_tokens" => Some("POST"),
+        "/v1/models" => Some("GET, HEAD"),
+        _ => path.starts_with("/v1/models/").then_some("GET, HEAD"),
+    }
+}
+
+/// The keys that a request carries, and whether each is a bearer token.
+fn offered(head: &RequestHead) -> Vec<(Secret, bool)> {
+    let bearer = head.header("authorization").and_then(|value| {
+        let (scheme, key) = value.split_once(' ')?;
+        scheme
+            .eq_ignore_ascii_case("bearer")
+            .then(|| (key.trim(), true))
+    });
+    let plain = head.header("x-api-key").map(|key| (key.trim(), false));
+    let found = bearer.into_iter().chain(plain);
+    found
+        .filter(|(key, _)| !key.is_empty())
+        .map(|(key, is_bearer)| (Secret::new(key), is_bearer))
+        .collect()
+}
+
+/// Fields of a client's request that go on to the provider.
+fn passed_headers(protocol: Protocol, head: &RequestHead) -> Vec<(&'static str, String)> {
+    let names: &[&'static str] = match protocol {
+        Protocol::OpenAi => &[
+            "openai-organization",
+            "openai-project",
+            "openai-beta",
+            "http-referer",
+            "x-title",
+            "idempotency-key",
+        ],
+        Protocol::Anthropic => &["anthropic-version", "anthropic-beta", "idempotency-key"],
+    };
+    let found = names.iter().filter_map(|name| {
+        let values: Vec<&str> = head.all(name).collect();
+        (!values.is_empty()).then(|| (*name, values.join(",")))
+    });
+    found.collect()
+}
+
+fn internal(error: &Error) -> Refusal {
+    log::error!("{error}");
+    Refusal::new(500, "internal", error.to_string())
+}
+
+fn answer_json(reply: &mut ResponseWriter<'_>, document: &serde_json::Value) {
+    let body = document.to_string();
+    reply.whole(
+        200,
+        &[("content-type", "application/json")],
+        body.as_bytes(),
+    );
+}
+
+/// Tells a client why there is no answer, or no more of it.
+fn tell(protocol: Protocol, told: &ErrorResponse, reply: &mut ResponseWriter<'_>) {
+    match told {
+        ErrorResponse::Ours(refusal) if reply.is_open() => {
+            let mut fields = vec![("content-type", "application/json")];
+            let more = refusal.fields.iter();
+            fields.extend(more.map(|(name, value)| (*name, value.as_str())));
+            match refusal.status {
+                401 => fields.push(("www-authenticate", "Bearer")),
+                429 | 503 if refusal.fields.is_empty() => fields.push(("retry-after", "1")),
+                // To ask again would be of no use.
+                402 => fields.push(("x-should-retry", "false")),
+                _ => {}
+            }
+            reply.whole(refusal.status, &fields, &protocol.error(refusal));
+        }
+        ErrorResponse::Ours(refusal) => {
+            reply.piece(&protocol.error_event(refusal));
+            reply.end();
+        }
+        ErrorResponse::Providers(head, body) => {
+            let fields: Vec<(&str, &str)> = head
+                .headers
+                .iter()
+                .map(|(name, value)| (name.as_str(), value.as_str()))
+                .collect();
+            reply.whole(head.status, &fields, body);
+        }
+    }
 }

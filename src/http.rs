@@ -1,4 +1,4 @@
-//! The page and the HTTP API, on `tiny_http`, behind the gate. The only user of that crate.
+//! The page and the HTTP API, on `tiny_http`, behind the listener. The only user of that crate.
 //!
 //! One thread takes requests and gives each to a worker; a worker finds the route, and the route
 //! answers with a [`Reply`].
@@ -32,21 +32,21 @@ use self::reply::{Failure, Query, Reply};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::flow::TEMPLATE_STACK_BYTES_MIN;
-use crate::gateway::Gateway;
+use crate::gateway::{Keys, Stats};
 use crate::hub::Hub;
 use crate::journal::Journal;
 use crate::optimizer::Optimizer;
 use crate::optimizer::trial::Trials;
-use crate::proxy::{Keys, Stats};
+use crate::providers::Providers;
 use crate::scheduler::Scheduler;
 use crate::store::Store;
 use crate::threads::{OnFatal, Pool, panic_message, vital};
 
-/// How many requests are worked on at a time: as many as the gate lets in.
+/// How many requests are worked on at a time: as many as the listener lets in.
 const WORKERS_MAX: usize = 1_024;
 /// Stack of a worker: reading the templates of a flow is its deepest work.
 const STACK_BYTES: usize = TEMPLATE_STACK_BYTES_MIN;
-/// The largest body; the gate lets no larger one through.
+/// The largest body; the listener lets no larger one through.
 const BODY_BYTES_MAX: u64 = 4 << 20;
 /// What routes work with.
 pub struct Context {
@@ -63,13 +63,13 @@ pub struct Context {
     /// What tries suggestions.
     pub trials: Arc<Trials>,
     /// What calls cost.
-    pub gateway: Arc<Gateway>,
+    pub providers: Arc<Providers>,
     /// How many clients there are.
     pub hub: Hub,
     /// Keys of the gateway's clients.
     pub keys: Arc<Keys>,
     /// How many requests of theirs were answered.
-    pub proxy: Arc<Stats>,
+    pub gateway: Arc<Stats>,
     /// Origins of other pages that may use the API.
     pub origins: Vec<String>,
     /// When the server started.
@@ -126,7 +126,7 @@ struct Acceptor {
 
 impl Acceptor {
     /// Takes requests until the server is stopped. tiny_http's own accepting thread ends for good
-    /// at its first error; the gate keeps descriptors back so that there is none, and a server
+    /// at its first error; the listener keeps descriptors back so that there is none, and a server
     /// that can take no requests any more ends, so that whoever started it can start it again.
     fn run(self) {
         while !self.stopping.load(Ordering::SeqCst) {
@@ -145,7 +145,7 @@ impl Acceptor {
 
     fn hand_over(&self, request: Request) {
         let context = Arc::clone(&self.context);
-        // A request that no worker takes is dropped, which tiny_http answers with 500; the gate
+        // A request that no worker takes is dropped, which tiny_http answers with 500; the listener
         // lets no more in than there are workers, so that it does not come to that.
         if let Err(error) = self.pool.run(Box::new(move || answer(&context, request))) {
             log::error!("a request is not answered: {error}");

@@ -91,7 +91,7 @@ impl Message {
         let body = event.body();
         Self {
             seq,
-            flow_id: event.place().and_then(|place| place.flow_id),
+            flow_id: event.context().and_then(|context| context.flow_id),
             type_name: event.type_name(),
             text: seq.map_or_else(|| body.clone(), |seq| encode(seq, &body)),
         }

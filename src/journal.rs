@@ -5,9 +5,9 @@
 //! whoever waited. So viewers are never told of something that did not happen, the order of `seq`
 //! is the order of broadcasts, and the busier the server, the cheaper a row (group commit).
 
-mod ages;
 mod announce;
 mod calls;
+mod retention_clock;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,13 +16,13 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
-use self::ages::AgeClock;
 pub use self::calls::{Calls, Model, OfModel};
+use self::retention_clock::RetentionClock;
 use crate::error::{Error, Result};
 use crate::event::{Event, RunId, Seq, Timestamp, encode};
 use crate::hub::{Message, Publish};
 use crate::store::{Batch, Change, Receipt, Writer};
-use crate::threads::{OnFatal, Threads, Wait, answer, vital};
+use crate::threads::{OnFatal, Threads, vital};
 
 /// How many entries may wait; who sends more waits.
 const ENTRIES_MAX: usize = 4_096;
@@ -115,7 +115,7 @@ impl Journal {
             writer,
             publisher,
             retention,
-            ages: AgeClock::new(newest, Timestamp::now(), Instant::now()),
+            ages: RetentionClock::new(newest, Timestamp::now(), Instant::now()),
             pruned_at: Instant::now(),
             prune_after: PRUNE_INTERVAL,
             too_many_upto: None,
@@ -145,16 +145,22 @@ impl Journal {
     /// # Errors
     /// What a change was refused for; [`Error::Disk`] when the disk refuses; [`Error::Stopping`].
     pub fn commit(&self, changes: Vec<Change>) -> Result<Vec<Receipt>> {
-        let (answer, answered) = answer();
-        self.submit(changes, Box::new(move |result| answer.give(result)))?;
+        let (sender, receiver) = oneshot::channel();
+        self.submit(
+            changes,
+            Box::new(move |result| {
+                // The caller has given up waiting only if the journal has ended.
+                let _ = sender.send(result);
+            }),
+        )?;
         loop {
             // What is sent while the journal ends may stay in its channel for as long as somebody
             // holds the other side of it: the end of the channel alone is no sign to rely on.
             let has_ended = self.ended.load(Ordering::SeqCst);
-            match answered.wait(Some(END_POLL)) {
-                Wait::Answered(result) => return result,
-                Wait::TimedOut if !has_ended => {}
-                Wait::TimedOut | Wait::Abandoned => return Err(Error::Stopping),
+            match receiver.recv_timeout(END_POLL) {
+                Ok(result) => return result,
+                Err(oneshot::RecvTimeoutError::Timeout) if !has_ended => {}
+                Err(_) => return Err(Error::Stopping),
             }
         }
     }
@@ -206,7 +212,7 @@ struct State {
     publisher: Box<dyn Publish>,
     retention: Retention,
     /// What is removed by its age is removed by this clock.
-    ages: AgeClock,
+    ages: RetentionClock,
     pruned_at: Instant,
     /// How long after that it is time again.
     prune_after: Duration,
@@ -424,9 +430,9 @@ fn write_entry(batch: &mut Batch<'_>, changes: &[Change]) -> Result<Written> {
 fn log_event(batch: &mut Batch<'_>, event: &Event) -> Result<Message> {
     let body = event.body();
     let type_name = event.type_name();
-    let place = event.place();
-    let flow_id = place.and_then(|place| place.flow_id);
-    let at = place.map_or_else(Timestamp::now, |place| place.timestamp);
+    let context = event.context();
+    let flow_id = context.and_then(|context| context.flow_id);
+    let at = context.map_or_else(Timestamp::now, |context| context.timestamp);
     let seq: Seq = batch.append_event(at, flow_id, type_name, &body)?;
     Ok(Message {
         seq: Some(seq),

@@ -3,8 +3,6 @@
 //! ARCHITECTURE.md is the map: which module is about what, and what must stay true.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
-pub mod answers;
-pub mod booking;
 pub mod budget;
 pub mod cli;
 pub mod config;
@@ -12,18 +10,20 @@ pub mod engine;
 pub mod error;
 pub mod event;
 pub mod flow;
-pub mod gate;
 pub mod gateway;
 pub mod histogram;
 pub mod http;
 pub mod hub;
 pub mod journal;
+pub mod listener;
 pub mod optimizer;
-pub mod proxy;
+pub mod providers;
+pub mod response_cache;
 pub mod schedule;
 pub mod scheduler;
 pub mod secret;
 pub mod server;
-pub mod socket;
+pub mod settlement;
 pub mod store;
 pub mod threads;
+pub mod websocket;

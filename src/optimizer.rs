@@ -6,13 +6,13 @@
 //! `rules`; what they propose goes to the journal like everything else: committed, then told. `edit` is
 //! how a flow is changed, `shape` what a graph alone tells. `trial` asks another model before a flow does.
 
+pub mod call_stats;
 pub mod edit;
-pub mod facts;
-mod listings;
+mod model_catalog;
 mod models;
-mod realised;
 mod rules;
 mod saving;
+mod savings_tracker;
 pub mod shape;
 pub mod trial;
 
@@ -29,20 +29,20 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use self::facts::{Facts, Target, window_start};
-use self::listings::Listings;
+use self::call_stats::{CallStats, Target, window_start};
+use self::model_catalog::ModelCatalog;
 use self::models::Models;
-use self::realised::Measures;
-use self::rules::Look;
+use self::rules::RuleContext;
+use self::savings_tracker::Measures;
 use crate::error::{Error, Result};
 use crate::event::suggestion::{Proposal, Status, Suggestion};
 use crate::event::{CallStatus, FlowId, Seq, Timestamp, Usage, hex};
 use crate::flow::Graph;
-use crate::gateway::{Cancel, Gateway};
 use crate::hub::{Message, Publish};
 use crate::journal::Journal;
+use crate::providers::{Cancel, Providers};
 pub use crate::store::document_hash;
-use crate::store::{CallFact, Change, FlowRecord, Store};
+use crate::store::{CallRow, Change, FlowRecord, Store};
 use crate::threads::{OnFatal, panic_message, vital};
 
 /// It looks once nothing has happened for so long …
@@ -83,30 +83,30 @@ pub struct Wanted {
 }
 
 /// Tells the optimizer when calls have ended, and passes everything on.
-pub struct Watched {
+pub struct ActivityPublisher {
     inner: Box<dyn Publish>,
     wake: Sender<()>,
-    bustle: Arc<Bustle>,
+    bustle: Arc<ActivityCounter>,
 }
 
 /// The two ends of what wakes an optimizer.
-pub struct Alarm {
+pub struct WakeSignal {
     wake: Sender<()>,
     woken: Receiver<()>,
-    bustle: Arc<Bustle>,
+    bustle: Arc<ActivityCounter>,
 }
 
 /// Whether calls have ended, for a thread that is woken by the first alone: to wake it by each would
 /// cost every call more than the rest of what it does about it.
 #[derive(Default)]
-struct Bustle {
+struct ActivityCounter {
     /// Raised with each.
     seen: AtomicU64,
     /// Whether the thread sleeps until there is something to do.
     is_idle: AtomicBool,
 }
 
-impl Default for Alarm {
+impl Default for WakeSignal {
     fn default() -> Self {
         let (wake, woken) = bounded(1);
         Self {
@@ -117,10 +117,10 @@ impl Default for Alarm {
     }
 }
 
-impl Alarm {
+impl WakeSignal {
     /// Passes events on to `inner`, and tells the optimizer of those of calls.
-    pub fn watch(&self, inner: Box<dyn Publish>) -> Watched {
-        Watched {
+    pub fn watch(&self, inner: Box<dyn Publish>) -> ActivityPublisher {
+        ActivityPublisher {
             inner,
             wake: self.wake.clone(),
             bustle: Arc::clone(&self.bustle),
@@ -128,7 +128,7 @@ impl Alarm {
     }
 }
 
-impl Publish for Watched {
+impl Publish for ActivityPublisher {
     fn publish(&self, messages: Vec<Message>, oldest: Option<Seq>) {
         if messages
             .iter()
@@ -150,10 +150,10 @@ impl Optimizer {
     /// # Errors
     /// When the system cannot start another thread.
     pub fn start(
-        alarm: &Alarm,
+        alarm: &WakeSignal,
         store: Arc<Store>,
         journal: Journal,
-        gateway: Arc<Gateway>,
+        providers: Arc<Providers>,
         on_fatal: OnFatal,
     ) -> Result<(Self, JoinHandle<()>)> {
         let optimizer = Self {
@@ -162,7 +162,7 @@ impl Optimizer {
             stopping: Cancel::new(),
         };
         let state = State {
-            pass: Pass::new(store, gateway, optimizer.stopping.clone()),
+            pass: Pass::new(store, providers, optimizer.stopping.clone()),
             journal,
             wanted: Arc::clone(&optimizer.wanted),
             bustle: Arc::clone(&alarm.bustle),
@@ -203,7 +203,7 @@ struct State {
     pass: Pass,
     journal: Journal,
     wanted: Arc<Mutex<Wanted>>,
-    bustle: Arc<Bustle>,
+    bustle: Arc<ActivityCounter>,
 }
 
 impl State {
@@ -285,8 +285,8 @@ impl State {
 /// What is known of calls, and how it is turned into what is to be written. Writes nothing itself.
 pub struct Pass {
     store: Arc<Store>,
-    gateway: Arc<Gateway>,
-    known: Option<(Facts, Measures)>,
+    providers: Arc<Providers>,
+    known: Option<(CallStats, Measures)>,
     /// Flows of which it was not looked yet whether something was applied.
     changed: BTreeSet<FlowId>,
     /// Flows that are still to be looked at.
@@ -297,23 +297,23 @@ pub struct Pass {
     reviewed_at: Option<Timestamp>,
     /// A hash of the prices of that time.
     prices: u64,
-    listings: Listings,
+    listings: ModelCatalog,
     stopping: Cancel,
 }
 
 impl Pass {
     /// Nothing is known yet. Ends early once `stopping` is cancelled.
-    pub fn new(store: Arc<Store>, gateway: Arc<Gateway>, stopping: Cancel) -> Self {
+    pub fn new(store: Arc<Store>, providers: Arc<Providers>, stopping: Cancel) -> Self {
         Self {
             store,
-            gateway,
+            providers,
             known: None,
             changed: BTreeSet::new(),
             left: BTreeSet::new(),
             last_flow: 0,
             reviewed_at: None,
             prices: 0,
-            listings: Listings::default(),
+            listings: ModelCatalog::default(),
             stopping,
         }
     }
@@ -340,7 +340,7 @@ impl Pass {
             .flatten()
             .map(|((provider, _), _)| provider)
             .collect();
-        let checked = providers.iter().map(|name| self.gateway.check(name));
+        let checked = providers.iter().map(|name| self.providers.check(name));
         checked.filter_map(std::result::Result::err).collect()
     }
 
@@ -361,7 +361,7 @@ impl Pass {
             self.reviewed_at = None;
         }
         // Calls that were summed up by other bounds cannot be priced by these.
-        let bounds = self.gateway.tier_bounds();
+        let bounds = self.providers.tier_bounds();
         let known = self.known.take();
         let mut known = match known.filter(|(facts, _)| facts.bounds() == bounds) {
             Some(known) => known,
@@ -374,18 +374,18 @@ impl Pass {
 
     /// Which models the providers serve that flows have used lately.
     fn ask_for_lists(&mut self, used: &BTreeMap<Target, u64>, now: Timestamp) {
-        let (gateway, stopping) = (&self.gateway, &self.stopping);
-        let providers = used.keys().map(|(provider, _)| provider);
-        let providers = providers.filter(|it| gateway.has_list(it) && gateway.check(it).is_ok());
-        let providers = providers.cloned().collect();
-        self.listings.refresh(&providers, now, |provider| {
-            gateway.list_models(provider, stopping)
+        let (providers, stopping) = (&self.providers, &self.stopping);
+        let names = used.keys().map(|(provider, _)| provider);
+        let names = names.filter(|it| providers.has_list(it) && providers.check(it).is_ok());
+        let names = names.cloned().collect();
+        self.listings.refresh(&names, now, |provider| {
+            providers.list_models(provider, stopping)
         });
     }
 
-    fn begin(&mut self, bounds: Vec<u64>, now: Timestamp) -> Result<(Facts, Measures)> {
+    fn begin(&mut self, bounds: Vec<u64>, now: Timestamp) -> Result<(CallStats, Measures)> {
         let after = self.store.last_call_before(window_start(now))?;
-        let mut facts = Facts::new(after, bounds);
+        let mut facts = CallStats::new(after, bounds);
         for change in self.store.changed_nodes(0)? {
             facts.forget(&change);
         }
@@ -395,7 +395,7 @@ impl Pass {
 
     fn go_on(
         &mut self,
-        (facts, measures): &mut (Facts, Measures),
+        (facts, measures): &mut (CallStats, Measures),
         now: Timestamp,
         write: &mut dyn FnMut(Change) -> Result<()>,
     ) -> Result<()> {
@@ -412,7 +412,7 @@ impl Pass {
         self.catch_up(facts, measures)?;
         let used = facts.targets();
         self.ask_for_lists(&used, now);
-        let models = Models::new(&self.gateway, &used, &self.listings, now);
+        let models = Models::new(&self.providers, &used, &self.listings, now);
         self.review(facts, &models, now)?;
         self.left.append(&mut facts.take_changed());
         let next = self.left.range((Excluded(self.last_flow), Unbounded));
@@ -444,7 +444,7 @@ impl Pass {
 
     /// Looks at all again from time to time, and where prices have changed: what is expected of 30 days
     /// changes with the days, also of flows that do not run.
-    fn review(&mut self, facts: &Facts, models: &Models, now: Timestamp) -> Result<()> {
+    fn review(&mut self, facts: &CallStats, models: &Models, now: Timestamp) -> Result<()> {
         let mut hasher = DefaultHasher::new();
         for candidate in models.all() {
             (&candidate.target, candidate.quote.text()).hash(&mut hasher);
@@ -480,11 +480,11 @@ impl Pass {
         measures.follow(&self.store, flow_id, &applied, now)
     }
 
-    fn read(&self, facts: &mut Facts, measures: &mut Measures, now: Timestamp) -> Result<()> {
+    fn read(&self, facts: &mut CallStats, measures: &mut Measures, now: Timestamp) -> Result<()> {
         let price = |provider: &str, model: &str, usage: &Usage, at| {
-            self.gateway.cost_of(provider, model, usage, at)
+            self.providers.cost_of(provider, model, usage, at)
         };
-        let mut take = |facts: &mut Facts, row: &CallFact<'_>| {
+        let mut take = |facts: &mut CallStats, row: &CallRow<'_>| {
             facts.take(row);
             if row.status != CallStatus::Pending {
                 measures.take(row, &price);
@@ -514,9 +514,9 @@ impl Pass {
     }
 
     /// Shows those that were applied lately, or all when the server starts, the rows that they missed.
-    fn catch_up(&self, facts: &Facts, measures: &mut Measures) -> Result<()> {
+    fn catch_up(&self, facts: &CallStats, measures: &mut Measures) -> Result<()> {
         let price = |provider: &str, model: &str, usage: &Usage, at| {
-            self.gateway.cost_of(provider, model, usage, at)
+            self.providers.cost_of(provider, model, usage, at)
         };
         let Some(mut after) = measures.missing_after() else {
             return Ok(());
@@ -546,7 +546,7 @@ impl Pass {
     fn changes(
         &self,
         flow_id: FlowId,
-        facts: &mut Facts,
+        facts: &mut CallStats,
         models: &Models,
         now: Timestamp,
     ) -> Result<Vec<Change>> {
@@ -598,14 +598,16 @@ impl Pass {
         &self,
         flow: &FlowRecord,
         stored: &[Suggestion],
-        facts: &Facts,
+        facts: &CallStats,
         models: &Models,
         now: Timestamp,
     ) -> Result<Vec<Proposal>> {
         let document: Value = serde_json::from_str(&flow.document)
             .map_err(|error| Error::internal(format!("flow {}: {error}", flow.id)))?;
         let parse = |document: &Value| {
-            Graph::parse(&document["data"], &|provider| self.gateway.knows(provider))
+            Graph::parse(&document["data"], &|provider| {
+                self.providers.knows(provider)
+            })
         };
         // One that cannot run is not made better by a suggestion.
         let Ok(graph) = parse(&document) else {
@@ -627,20 +629,20 @@ impl Pass {
             or_unknown(node_id, begun)
         };
         let budgets = self.store.bare_budgets()?;
-        let mut proposals = rules::propose(&Look {
+        let mut proposals = rules::propose(&RuleContext {
             flow_id: flow.id,
             document: &document,
             document_hash: &document_hash(&flow.document),
             graph: &graph,
             facts,
             models,
-            gateway: &self.gateway,
+            providers: &self.providers,
             asked_bytes: &asked_bytes,
             node_ms: &node_ms,
             was_begun_before: &was_begun_before,
             stored,
             budgets: &budgets,
-            total_timeout: self.gateway.total_timeout(),
+            total_timeout: self.providers.total_timeout(),
             now,
         });
         // Whatever a rule says, nothing is proposed that could not be saved.

@@ -16,18 +16,18 @@ use crate::config::Config;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::event::{Seq, Timestamp};
-use crate::gate::{Access, Direct, Gate, Rules};
-use crate::gateway::{Gateway, Prices};
+use crate::gateway::{Gateway, Keys, Parts, Stats};
 use crate::http::{self, Http};
 use crate::hub::{Hub, Message, Publish};
 use crate::journal::Journal;
+use crate::listener::{Auth, Listener, RequestHandler, Rules};
 use crate::optimizer::trial::Trials;
-use crate::optimizer::{Alarm, Optimizer};
-use crate::proxy::{Keys, Parts, Proxy, Stats};
+use crate::optimizer::{Optimizer, WakeSignal};
+use crate::providers::{Prices, Providers};
 use crate::scheduler::Scheduler;
-use crate::socket::{Frames, HubClients, Limits, Sockets};
 use crate::store::{Change, Store};
 use crate::threads::OnFatal;
+use crate::websocket::{Frames, HubClients, Limits, Sockets};
 
 /// Flows that a newcomer finds; they need no key and no network.
 const EXAMPLES: &[&str] = &[
@@ -51,10 +51,10 @@ const JOIN_POLL: Duration = Duration::from_millis(2);
 /// The longest path that a Unix socket may have everywhere (`sun_path` in `unix(7)`).
 const SOCKET_PATH_BYTES_MAX: usize = 100;
 
-/// Everything but the network: store, journal, hub, gateway, engine.
+/// Everything but the network: store, journal, hub, providers, engine.
 pub struct Core {
     /// Wakes the optimizer, which is started later if at all.
-    alarm: Alarm,
+    alarm: WakeSignal,
     /// Questions.
     pub store: Arc<Store>,
     /// Changes.
@@ -62,7 +62,7 @@ pub struct Core {
     /// Clients.
     pub hub: Hub,
     /// Calls.
-    pub gateway: Arc<Gateway>,
+    pub providers: Arc<Providers>,
     /// Runs.
     pub engine: Engine,
     threads: CoreThreads,
@@ -121,19 +121,19 @@ impl Core {
             }),
             None => Box::new(hub.clone()),
         };
-        let alarm = Alarm::default();
+        let alarm = WakeSignal::default();
         let publisher = Box::new(alarm.watch(publisher));
         let (journal, journal_thread) =
             Journal::start(writer, publisher, config.retention, Arc::clone(on_fatal))?;
-        let gateway = Gateway::new(config.providers.clone(), config.timeouts)
+        let providers = Providers::new(config.providers.clone(), config.timeouts)
             .with_rates(config.rates.clone());
-        let gateway = gateway.with_fetch_rules(config.fetch_rules.clone());
-        let gateway = Arc::new(gateway.with_prices(prices));
+        let providers = providers.with_fetch_rules(config.fetch_rules.clone());
+        let providers = Arc::new(providers.with_prices(prices));
         let (engine, engine_thread) = Engine::start(
             Arc::clone(&store),
             journal.clone(),
             hub.clone(),
-            Arc::clone(&gateway),
+            Arc::clone(&providers),
             config.engine,
             goes_on,
             Arc::clone(on_fatal),
@@ -148,7 +148,7 @@ impl Core {
             store,
             journal,
             hub,
-            gateway,
+            providers,
             engine,
             threads,
         };
@@ -177,8 +177,8 @@ pub struct Server {
     optimizer: Optimizer,
     optimizer_thread: JoinHandle<()>,
     trials: Arc<Trials>,
-    proxy: Arc<Proxy>,
-    gate: Gate,
+    gateway: Arc<Gateway>,
+    listener: Listener,
     http: Http,
     fatal: Receiver<String>,
     /// Holds the private socket where the data directory's path is too long for one.
@@ -205,13 +205,13 @@ impl Server {
             &core.alarm,
             Arc::clone(&core.store),
             core.journal.clone(),
-            Arc::clone(&core.gateway),
+            Arc::clone(&core.providers),
             Arc::clone(&on_fatal),
         )?;
         let trials = Arc::new(Trials::new(
             Arc::clone(&core.store),
             core.journal.clone(),
-            Arc::clone(&core.gateway),
+            Arc::clone(&core.providers),
         ));
         let keys = Arc::new(Keys::load(&core.store, core.journal.clone())?);
         let stats = Arc::<Stats>::default();
@@ -220,10 +220,10 @@ impl Server {
             keys: Arc::clone(&keys),
             store: Arc::clone(&core.store),
             journal: core.journal.clone(),
-            gateway: Arc::clone(&core.gateway),
+            providers: Arc::clone(&core.providers),
             stats: Arc::clone(&stats),
         };
-        let proxy = Arc::new(Proxy::start(config.proxy.clone(), parts)?);
+        let gateway = Arc::new(Gateway::start(config.gateway.clone(), parts)?);
         let (socket_path, socket_dir) = socket_path(&config.data)?;
         let backend = bind_private(&socket_path)?;
         let context = http::Context {
@@ -233,16 +233,16 @@ impl Server {
             scheduler: scheduler.clone(),
             optimizer: optimizer.clone(),
             trials: Arc::clone(&trials),
-            gateway: Arc::clone(&core.gateway),
+            providers: Arc::clone(&core.providers),
             hub: core.hub.clone(),
             keys,
-            proxy: stats,
+            gateway: stats,
             origins: config.allow_origins.clone(),
             started,
         };
         let http = Http::start(backend, context, Arc::clone(&on_fatal))?;
         let rules = Rules {
-            access: Access {
+            access: Auth {
                 token: config.token.clone(),
                 hosts: config.allow_hosts.clone(),
                 origins: config.allow_origins.clone(),
@@ -258,8 +258,8 @@ impl Server {
             pings: config.pings,
             limits: Limits::default(),
         };
-        let direct: Arc<dyn Direct> = proxy.clone();
-        let gate = Gate::start(
+        let direct: Arc<dyn RequestHandler> = gateway.clone();
+        let listener = Listener::start(
             listener,
             socket_path,
             Some(direct),
@@ -274,8 +274,8 @@ impl Server {
             optimizer,
             optimizer_thread,
             trials,
-            proxy,
-            gate,
+            gateway,
+            listener,
             http,
             fatal,
             _socket_dir: socket_dir,
@@ -284,7 +284,7 @@ impl Server {
 
     /// The address that it listens on.
     pub fn address(&self) -> SocketAddr {
-        self.gate.address()
+        self.listener.address()
     }
 
     /// What it consists of.
@@ -301,7 +301,7 @@ impl Server {
     /// stopped, clients closed with 1001, everything committed.
     pub fn shutdown(self) {
         let began = Instant::now();
-        self.gate.stop_accepting();
+        self.listener.stop_accepting();
         self.scheduler.shutdown();
         self.optimizer.shutdown();
         self.trials.stop();
@@ -309,7 +309,7 @@ impl Server {
         join(self.optimizer_thread, "optimizer", PART_END_MAX);
         // Before the journal ends, which settles them.
         let calls_end = Instant::now() + PART_END_MAX;
-        let left = self.proxy.shutdown(calls_end);
+        let left = self.gateway.shutdown(calls_end);
         if left > 0 {
             log::warn!("{left} calls of clients did not end in time");
         }
@@ -319,7 +319,7 @@ impl Server {
         }
         self.core.shutdown();
         let deadline = (Instant::now() + CLIENTS_END_MAX).min(began + MOST_END_MAX);
-        let left = self.gate.join(deadline);
+        let left = self.listener.join(deadline);
         if left > 0 {
             log::warn!("{left} connections did not end in time");
         }

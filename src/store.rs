@@ -3,20 +3,20 @@
 //! The only module that knows SQL. A [`Writer`] applies [`Change`]s inside a transaction; a
 //! [`Store`] answers questions over read-only connections that it keeps in a small pool.
 
-mod answers;
 mod audit;
-mod blocks;
+mod block_index;
 mod budgets;
+mod call_stats;
 mod changes;
 mod checkpoint;
-mod days;
+mod daily_rollup;
 mod events;
-mod facts;
 mod flows;
 mod inputs;
 mod keys;
 mod ledger;
 mod prices;
+mod response_cache;
 mod runs;
 mod schema;
 mod suggestions;
@@ -31,23 +31,23 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-pub use answers::{ANSWER_BYTES_MAX, Bought};
 pub use audit::{
     Audit, AuditCall, AuditDay, AuditEvent, AuditNames, AuditNode, AuditRun, AuditSums, Extent,
     StoredRun, add_to_day,
 };
 pub use budgets::BudgetState;
+pub use call_stats::{CallRow, RunRow, run_ids_from};
 pub use changes::{
     Batch, Change, Delivery, NewCall, NewHook, NewRun, NewSchedule, NodeRef, Prompt, Receipt,
     Settlement, Writer,
 };
 pub use checkpoint::Checkpointer;
 pub use events::LoggedEvent;
-pub use facts::{CallFact, RunFact, run_ids_from};
 pub use flows::FlowRecord;
 pub use inputs::StoredInput;
 pub use keys::{KeyRecord, NewKey};
 pub use ledger::{GROUPS, LedgerFilter, Summary, Sums};
+pub use response_cache::{ANSWER_BYTES_MAX, Bought};
 pub use runs::{ItemRecord, LeftOver, NodeRecord, NodeStatus, OpenRun, Run, RunFilter};
 pub use suggestions::{AppliedEdit, MEASURED_MS, NodeChange, document_hash};
 pub use triggers::{HOOK_KEY_AGE_MAX_MS, HookRecord, ScheduleRecord};

@@ -154,96 +154,6 @@ pub fn vital(
         .map_err(Error::io(format!("cannot start the {name} thread")))
 }
 
-/// For one answer from another thread, which takes a while: who waits for it sleeps at once. (A
-/// channel of crossbeam's spins and yields before, which costs more than all the rest of waiting
-/// where many wait for one thread.)
-pub fn answer<T>() -> (Answer<T>, Awaited<T>) {
-    let slot = Arc::new(Slot {
-        state: Mutex::new(Answering::Open),
-        changed: Condvar::new(),
-    });
-    (Answer(Arc::clone(&slot)), Awaited(slot))
-}
-
-/// Gives the answer; where it is dropped instead, there will be none.
-pub struct Answer<T>(Arc<Slot<T>>);
-
-/// Waits for the answer.
-pub struct Awaited<T>(Arc<Slot<T>>);
-
-struct Slot<T> {
-    state: Mutex<Answering<T>>,
-    changed: Condvar,
-}
-
-enum Answering<T> {
-    Open,
-    Given(T),
-    /// Nothing comes any more: it was taken, or whoever was to give it is gone.
-    Over,
-}
-
-/// How waiting for an [`Answer`] ended.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Wait<T> {
-    /// With the answer.
-    Answered(T),
-    /// It may still come.
-    TimedOut,
-    /// It does not come.
-    Abandoned,
-}
-
-impl<T> Answer<T> {
-    /// Gives the answer.
-    pub fn give(self, value: T) {
-        self.0.set(Answering::Given(value));
-    }
-}
-
-impl<T> Drop for Answer<T> {
-    fn drop(&mut self) {
-        self.0.set(Answering::Over);
-    }
-}
-
-impl<T> Slot<T> {
-    /// Sets the state, unless it is set already, and wakes who waits.
-    fn set(&self, state: Answering<T>) {
-        let mut slot = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if matches!(*slot, Answering::Open) {
-            *slot = state;
-            drop(slot);
-            self.changed.notify_one();
-        }
-    }
-}
-
-impl<T> Awaited<T> {
-    /// Waits for the answer, or until `timeout` has passed.
-    pub fn wait(&self, timeout: Option<Duration>) -> Wait<T> {
-        let slot = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_open = |state: &mut Answering<T>| matches!(state, Answering::Open);
-        let mut slot = match timeout {
-            Some(timeout) => {
-                let waited = self.0.changed.wait_timeout_while(slot, timeout, is_open);
-                waited.unwrap_or_else(PoisonError::into_inner).0
-            }
-            None => {
-                let waited = self.0.changed.wait_while(slot, is_open);
-                waited.unwrap_or_else(PoisonError::into_inner)
-            }
-        };
-        match *slot {
-            Answering::Open => Wait::TimedOut,
-            _ => match std::mem::replace(&mut *slot, Answering::Over) {
-                Answering::Given(value) => Wait::Answered(value),
-                _ => Wait::Abandoned,
-            },
-        }
-    }
-}
-
 /// How long a worker of a [`Pool`] waits for more work before it ends.
 const WORKER_IDLE_MAX: Duration = Duration::from_secs(10);
 /// How long a job waits for a worker where there are as many as there may be. Who counts the jobs
@@ -431,24 +341,6 @@ mod tests {
         });
         assert_eq!(given, [0, 2, 4, 6, 8, 10, 12, 14, 16]);
         assert!(each_at_once("test", 3, 64 << 10, &[0; 0], |_, _| ()).is_empty());
-    }
-
-    #[test]
-    fn an_answer_comes_once_or_is_known_not_to_come() {
-        let (give, awaited) = answer();
-        assert_eq!(
-            awaited.wait(Some(Duration::from_millis(1))),
-            Wait::TimedOut::<u8>
-        );
-        let giving = thread::spawn(move || give.give(7));
-        assert_eq!(awaited.wait(None), Wait::Answered(7));
-        assert_eq!(awaited.wait(None), Wait::Abandoned);
-        giving.join().unwrap();
-
-        let (give, awaited) = answer::<u8>();
-        let dropping = thread::spawn(move || drop(give));
-        assert_eq!(awaited.wait(None), Wait::Abandoned);
-        dropping.join().unwrap();
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use flowledger::gateway::Kind;
+use flowledger::providers::Kind;
 use serde_json::{Value, json};
 
 use crate::harness::{DEADLINE, Response, TestServer, add_provider, agent, chain, eventually};

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use flowledger::config::Config;
-use flowledger::gateway::{Kind, Rate};
-use flowledger::proxy::{Target, Toward};
+use flowledger::gateway::{Target, Toward};
+use flowledger::providers::{Kind, Rate};
 use flowledger::secret::Secret;
 use serde_json::{Value, json};
 
@@ -194,7 +194,7 @@ fn every_byte_and_every_field_that_changes_an_answer_makes_another_request() {
             provider: "openai".into(),
             model: "gpt-4o-mini".into(),
         };
-        config.proxy.aliases.insert("fast".into(), vec![target]);
+        config.gateway.aliases.insert("fast".into(), vec![target]);
     });
     let body = r#"{"model":"gpt-4o-mini","messages":[]}"#;
     let sent = |path, body: &str, header| {
@@ -292,7 +292,7 @@ fn a_clients_own_key_has_answers_of_its_own_where_the_provider_gets_it() {
             pass_through_key: true,
             ..Toward::default()
         };
-        config.proxy.toward.insert("openai".into(), through);
+        config.gateway.toward.insert("openai".into(), through);
     });
     let body = chat("x", false);
     let sent = |key| was_cached(&ask_with(&server, CHAT, &body, &[("authorization", key)]));
@@ -460,7 +460,7 @@ fn an_answer_whose_client_has_left_is_kept_if_it_was_read_to_its_end() {
                 drain_max,
                 ..Toward::default()
             };
-            config.proxy.toward.insert("openai".into(), toward);
+            config.gateway.toward.insert("openai".into(), toward);
         });
         let body = chat("x", true);
         let client = send(&server, &body);

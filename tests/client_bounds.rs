@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use flowledger::config::Config;
-use flowledger::gateway::{Kind, Rate};
-use flowledger::proxy::Target;
+use flowledger::gateway::Target;
+use flowledger::providers::{Kind, Rate};
 use serde_json::{Value, json};
 
 use crate::harness::{DEADLINE, Response, TestServer, add_provider, eventually};
@@ -297,7 +297,7 @@ fn no_other_model_is_asked_for_a_client_that_has_left() {
     let (upstream, questions, go) = patient();
     let server = server_with(&upstream, |config| {
         let targets = vec![target("openai", "bad"), target("openai", "good")];
-        config.proxy.aliases.insert("fast".into(), targets);
+        config.gateway.aliases.insert("fast".into(), targets);
     });
     let mut body = asking(&json!("Hi"));
     body["model"] = json!("fast");
@@ -385,7 +385,7 @@ fn of_an_alias_whose_models_all_fail_the_most_useful_failure_is_told() {
             ("f", vec![slow, keyless.clone()]),
             ("g", vec![keyless, claude]),
         ] {
-            config.proxy.aliases.insert(name.into(), targets);
+            config.gateway.aliases.insert(name.into(), targets);
         }
     });
     let mut body = asking(&json!("Hi"));

@@ -4,8 +4,8 @@
 use std::io::Write;
 
 use flowledger::config::Config;
-use flowledger::gateway::Kind;
-use flowledger::proxy::Target;
+use flowledger::gateway::Target;
+use flowledger::providers::Kind;
 use flowledger::secret::Secret;
 use serde_json::{Value, json};
 
@@ -195,7 +195,7 @@ fn tokens_are_counted_by_the_first_target_without_a_row() {
             model: model.into(),
         };
         let both = vec![target("claude-haiku-4-5"), target("never")];
-        config.proxy.aliases.insert("fast".into(), both);
+        config.gateway.aliases.insert("fast".into(), both);
     });
     let ask = |model: &str, key: &str| {
         let headers = [("x-api-key", key), ("anthropic-beta", "a")];

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use flowledger::event::{Usage, UsageSource};
-use flowledger::gateway::{
-    AnswerHead, CacheMarks, Call, Cancel, Forward, Gateway, Kind, ProviderConfig, Speech, Taker,
-    Timeouts,
+use flowledger::gateway::{Target, Toward};
+use flowledger::providers::{
+    AnswerHead, ApiFormat, CacheMarks, Call, Cancel, Forward, Kind, ProviderConfig, Providers,
+    ResponseSink, Timeouts,
 };
-use flowledger::proxy::{Target, Toward};
 use serde_json::{Value, json};
 
 use crate::clients::{Conversation, chat, rows, server, server_with};
@@ -145,7 +145,7 @@ fn what_came_before_a_client_left_is_booked() {
                     drain_max,
                     ..Toward::default()
                 };
-                config.proxy.toward.insert(provider.into(), toward);
+                config.gateway.toward.insert(provider.into(), toward);
             });
             let mut conversation = Conversation::with(&server);
             conversation.ask(path, &chat(model, true).to_string());
@@ -169,7 +169,7 @@ fn what_came_before_a_client_left_is_booked() {
 /// A client that has left when its answer begins to come.
 struct Gone;
 
-impl Taker for Gone {
+impl ResponseSink for Gone {
     fn whole(&mut self, _: &AnswerHead, _: &[u8]) -> bool {
         false
     }
@@ -197,7 +197,7 @@ fn what_comes_with_the_news_that_the_client_has_left_is_counted() {
         missing_key_hint: None,
         stream_usage: true,
     };
-    let gateway = Gateway::new([("p".to_owned(), provider)].into(), Timeouts::default());
+    let providers = Providers::new([("p".to_owned(), provider)].into(), Timeouts::default());
     let call = Call {
         provider: "p".into(),
         model: "m".into(),
@@ -212,7 +212,7 @@ fn what_comes_with_the_news_that_the_client_has_left_is_counted() {
     };
     let forward = Forward {
         call: &call,
-        speech: Speech::ChatCompletions,
+        api_format: ApiFormat::ChatCompletions,
         texts: &String::new,
         body: b"{}",
         headers: &[],
@@ -220,7 +220,7 @@ fn what_comes_with_the_news_that_the_client_has_left_is_counted() {
         hides_usage: false,
         drain_max: None,
     };
-    let not = gateway.forward(&forward, &Cancel::new(), &mut Gone);
+    let not = providers.forward(&forward, &Cancel::new(), &mut Gone);
     let failure = not.unwrap_err().failure;
     let expected = Usage {
         input_tokens: 70,
@@ -361,7 +361,7 @@ fn a_provider_that_breaks_off_in_its_first_event_is_followed_by_the_next() {
             provider: "openai".into(),
             model: model.into(),
         });
-        config.proxy.aliases.insert("both".into(), targets.into());
+        config.gateway.aliases.insert("both".into(), targets.into());
     });
     let text = ask(&server, CHAT, "both").text();
     assert_eq!(text, format!("{}data: [DONE]\n\n", delta("well")));

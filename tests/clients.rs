@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, bounded};
 use flowledger::config::Config;
-use flowledger::gateway::{Kind, Rate};
-use flowledger::proxy::{Target, Toward};
+use flowledger::gateway::{Target, Toward};
+use flowledger::providers::{Kind, Rate};
 use flowledger::secret::Secret;
 use serde_json::{Value, json};
 
@@ -337,9 +337,9 @@ fn an_alias_with_several_models_asks_one_after_another_and_each_is_a_row_and_an_
             ("openai", "never"),
         ];
         let fast = fast.map(|(provider, model)| target(provider, model));
-        config.proxy.aliases.insert("fast".into(), fast.into());
+        config.gateway.aliases.insert("fast".into(), fast.into());
         let all_bad = vec![target("gone", "g"), target("openai", "bad")];
-        config.proxy.aliases.insert("bad".into(), all_bad);
+        config.gateway.aliases.insert("bad".into(), all_bad);
     });
     let mut viewer = server.client();
     let response = server.post(CHAT, &chat("fast", false));
@@ -747,7 +747,7 @@ fn a_clients_own_key_is_ignored_unless_the_provider_is_to_have_it() {
             pass_through_key: true,
             ..Toward::default()
         };
-        config.proxy.toward.insert("anthropic".into(), through);
+        config.gateway.toward.insert("anthropic".into(), through);
         config.providers.get_mut("anthropic").unwrap().api_key = None;
         config
             .providers
@@ -818,7 +818,7 @@ fn an_answer_whose_client_has_left_is_read_to_its_end_or_broken_off_as_the_provi
                 drain_max,
                 ..Toward::default()
             };
-            config.proxy.toward.insert("openai".into(), toward);
+            config.gateway.toward.insert("openai".into(), toward);
         });
         let mut conversation = Conversation::with(&server);
         conversation.ask(CHAT, &chat("gpt-4o-mini", true).to_string());
@@ -857,7 +857,7 @@ fn a_call_whose_client_leaves_before_anything_came_is_ended_where_the_provider_s
             drain_max: None,
             ..Toward::default()
         };
-        config.proxy.toward.insert("openai".into(), toward);
+        config.gateway.toward.insert("openai".into(), toward);
     });
     for is_streamed in [false, true] {
         let mut conversation = Conversation::with(&server);
@@ -1007,7 +1007,7 @@ fn models_are_listed_as_both_protocols_have_it() {
     let upstream = Upstream::saying("");
     let server = server_with(&upstream, |config| {
         config
-            .proxy
+            .gateway
             .aliases
             .insert("fast".into(), vec![target("openai", "gpt-4o-mini")]);
         config.providers.get_mut("anthropic").unwrap().api_key = None;

@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use flowledger::gate::Gate;
+use flowledger::listener::Listener;
 
 use crate::harness::DEADLINE;
 
@@ -24,16 +24,16 @@ const FIN: u8 = 0x80;
 const MASK: [u8; 4] = [0x3a, 0x91, 0x0f, 0xe4];
 
 struct Server {
-    gate: Option<Gate>,
+    listener: Option<Listener>,
     address: SocketAddr,
 }
 
 impl Server {
     fn start() -> Self {
-        let gate = echo::start(TcpListener::bind("127.0.0.1:0").unwrap()).unwrap();
-        let address = gate.address();
-        let gate = Some(gate);
-        Self { gate, address }
+        let listener = echo::start(TcpListener::bind("127.0.0.1:0").unwrap()).unwrap();
+        let address = listener.address();
+        let listener = Some(listener);
+        Self { listener, address }
     }
 
     fn connect(&self) -> Peer {
@@ -78,9 +78,9 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        if let Some(gate) = self.gate.take() {
-            gate.stop_accepting();
-            gate.join(Instant::now() + Duration::from_secs(1));
+        if let Some(listener) = self.listener.take() {
+            listener.stop_accepting();
+            listener.join(Instant::now() + Duration::from_secs(1));
         }
     }
 }

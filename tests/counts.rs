@@ -1,7 +1,7 @@
 //! What rows say of answers whose counts are missing, late, odd or not of the usual price.
 
 use flowledger::config::Config;
-use flowledger::gateway::Kind;
+use flowledger::providers::Kind;
 use serde_json::{Value, json};
 
 use crate::harness::{TestServer, add_provider, agent, chain, eventually};

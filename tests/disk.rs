@@ -80,7 +80,7 @@ fn a_full_disk_refuses_calls_before_they_are_made_and_what_is_under_way_is_writt
     let wait = |flow| format!("/api/flows/{flow}/execute?wait=true");
     let run = served.post(&wait(quick), &json!({}));
     assert_eq!(run.json()["status"], "COMPLETED", "{}", run.text());
-    let under_way = served.execute(slow);
+    let in_flight = served.execute(slow);
     let client = std::thread::scope(|scope| {
         // Two calls under way, a flow's and a client's.
         let client = scope.spawn(|| served.post("/v1/chat/completions", &chat()));
@@ -123,7 +123,7 @@ fn a_full_disk_refuses_calls_before_they_are_made_and_what_is_under_way_is_writt
     served.running.limit_files(None);
     eventually("what was held up is written", || {
         rows(&served).iter().all(|row| row["status"] == "SUCCESS")
-            && served.get(&format!("/api/runs/{under_way}"))["status"] == "COMPLETED"
+            && served.get(&format!("/api/runs/{in_flight}"))["status"] == "COMPLETED"
     });
     assert!(
         rows(&served)
@@ -158,7 +158,7 @@ fn a_start_on_a_full_disk_shows_what_there_is_and_goes_on_with_the_rest_when_the
     let wait = |flow| format!("/api/flows/{flow}/execute?wait=true");
     let run = served.post(&wait(quick), &json!({}));
     assert_eq!(run.json()["status"], "COMPLETED", "{}", run.text());
-    let under_way = served.execute(slow);
+    let in_flight = served.execute(slow);
     eventually("the call is made", || upstream.count() == 2);
     let before = rows(&served);
     served.running.kill();
@@ -179,7 +179,7 @@ fn a_start_on_a_full_disk_shows_what_there_is_and_goes_on_with_the_rest_when_the
         assert_eq!(refused.status, 503, "{path}: {}", refused.text());
         assert_eq!(refused.json()["error"]["code"], code);
     }
-    let path = format!("/api/runs/{under_way}");
+    let path = format!("/api/runs/{in_flight}");
     assert_eq!(served.get(&path)["status"], "RUNNING");
     assert_eq!(upstream.count(), 2);
 

@@ -7,9 +7,9 @@ use std::net::TcpListener;
 use std::sync::Mutex;
 use std::thread;
 
-use flowledger::gateway::{
-    AnswerHead, CacheMarks, Call, Cancel, ClientKey, Forward, Gateway, Kind, ProviderConfig,
-    Speech, Taker, Timeouts,
+use flowledger::providers::{
+    AnswerHead, ApiFormat, CacheMarks, Call, Cancel, ClientKey, Forward, Kind, ProviderConfig,
+    Providers, ResponseSink, Timeouts,
 };
 use flowledger::secret::Secret;
 
@@ -35,7 +35,7 @@ static LINES: Lines = Lines(Mutex::new(String::new()));
 /// Passes nothing on.
 struct Nobody;
 
-impl Taker for Nobody {
+impl ResponseSink for Nobody {
     fn whole(&mut self, _: &AnswerHead, _: &[u8]) -> bool {
         false
     }
@@ -67,31 +67,31 @@ fn call_of(provider: &str) -> Call {
 }
 
 /// A call of a flow, with the configured key.
-fn called(gateway: &Gateway) -> String {
-    let call = gateway.call(&call_of("p"), &Cancel::new(), &mut |_| {});
+fn called(providers: &Providers) -> String {
+    let call = providers.call(&call_of("p"), &Cancel::new(), &mut |_| {});
     call.unwrap_err().message
 }
 
 /// A client's call, with the configured key or the client's own.
-fn forwarded(gateway: &Gateway, speech: Speech, key: Option<&ClientKey>) -> String {
+fn forwarded(providers: &Providers, api_format: ApiFormat, key: Option<&ClientKey>) -> String {
     let forward = Forward {
         texts: &String::new,
         call: &call_of("p"),
-        speech,
+        api_format,
         body: b"{}",
         headers: &[],
         key,
         hides_usage: false,
         drain_max: None,
     };
-    let failed = gateway.forward(&forward, &Cancel::new(), &mut Nobody);
+    let failed = providers.forward(&forward, &Cancel::new(), &mut Nobody);
     let failed = failed.unwrap_err();
     let (_, body) = failed.refused.unwrap();
     failed.failure.message + &String::from_utf8(body).unwrap()
 }
 
 /// Asks a provider that refuses the key and repeats it.
-fn ask(kind: Kind, configured: Option<&str>, ask: impl Fn(&Gateway) -> String) {
+fn ask(kind: Kind, configured: Option<&str>, ask: impl Fn(&Providers) -> String) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let provider = ProviderConfig {
         kind,
@@ -118,8 +118,8 @@ fn ask(kind: Kind, configured: Option<&str>, ask: impl Fn(&Gateway) -> String) {
         .unwrap();
         String::from_utf8(request).unwrap()
     });
-    let gateway = Gateway::new([("p".to_owned(), provider)].into(), Timeouts::default());
-    let said = ask(&gateway);
+    let providers = Providers::new([("p".to_owned(), provider)].into(), Timeouts::default());
+    let said = ask(&providers);
     assert!(!said.contains(KEY), "{said}");
     assert!(
         server.join().unwrap().contains(KEY),
@@ -131,20 +131,24 @@ fn ask(kind: Kind, configured: Option<&str>, ask: impl Fn(&Gateway) -> String) {
 fn no_log_line_holds_a_key() {
     log::set_logger(&LINES).unwrap();
     log::set_max_level(log::LevelFilter::Trace);
-    for (kind, speech) in [
-        (Kind::OpenAi, Speech::ChatCompletions),
-        (Kind::Anthropic, Speech::Messages),
-        (Kind::Gemini, Speech::ChatCompletions),
-        (Kind::Ollama, Speech::Messages),
+    for (kind, api_format) in [
+        (Kind::OpenAi, ApiFormat::ChatCompletions),
+        (Kind::Anthropic, ApiFormat::Messages),
+        (Kind::Gemini, ApiFormat::ChatCompletions),
+        (Kind::Ollama, ApiFormat::Messages),
     ] {
         ask(kind, Some(KEY), called);
-        ask(kind, Some(KEY), |gateway| forwarded(gateway, speech, None));
+        ask(kind, Some(KEY), |providers| {
+            forwarded(providers, api_format, None)
+        });
         for is_bearer in [false, true] {
             let own = ClientKey {
                 key: Secret::new(KEY),
                 is_bearer,
             };
-            ask(kind, None, |gateway| forwarded(gateway, speech, Some(&own)));
+            ask(kind, None, |providers| {
+                forwarded(providers, api_format, Some(&own))
+            });
         }
     }
     let lines = LINES.0.lock().unwrap();

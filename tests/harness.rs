@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use flowledger::config::{Config, Overrides};
-use flowledger::gateway::{Kind, ProviderConfig};
+use flowledger::providers::{Kind, ProviderConfig};
 use flowledger::secret::Secret;
 use flowledger::server::Server;
 use serde_json::{Value, json};

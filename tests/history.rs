@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use flowledger::gateway::Kind;
+use flowledger::providers::Kind;
 use serde_json::{Value, json};
 
 use crate::harness::{TestServer, add_provider, agent, chain, eventually, two_nodes, types};
@@ -181,7 +181,7 @@ fn old_runs_are_removed_by_themselves_and_their_ledger_rows_stay() {
         "Slow",
         &[agent("slow", "echo", "echo-slow", &"word ".repeat(1_000))],
     );
-    let under_way = server.execute(server.save(&slow), &json!({}));
+    let in_flight = server.execute(server.save(&slow), &json!({}));
     server.execute(flow, &json!({"topic": "ants"}));
     eventually("it is removed", || {
         let runs = server.get("/api/runs").json();
@@ -191,7 +191,7 @@ fn old_runs_are_removed_by_themselves_and_their_ledger_rows_stay() {
             .iter()
             .map(|run| &run["runId"])
             .collect();
-        ids == [&json!(under_way)]
+        ids == [&json!(in_flight)]
     });
     let rows = server.get(&format!("/api/ledger?flow_id={flow}")).json();
     assert_eq!(rows["items"].as_array().unwrap().len(), 2);

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use flowledger::event::{Event, Place, Timestamp};
+use flowledger::event::{Event, EventContext, Timestamp};
 use flowledger::hub::Eviction;
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
@@ -25,14 +25,14 @@ fn clients(server: &TestServer) -> usize {
 
 /// An event that is told by its text.
 fn said(delta: impl Into<String>) -> Event {
-    let place = Place {
+    let context = EventContext {
         flow_id: Some(1),
         run_id: None,
         node_id: None,
         timestamp: Timestamp(0),
     };
     Event::NodeOutput {
-        place,
+        context,
         delta: delta.into(),
     }
 }

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use flowledger::gateway::Kind;
-use flowledger::proxy::Target;
+use flowledger::gateway::Target;
+use flowledger::providers::Kind;
 
 use crate::aimock::Aimock;
 use crate::harness::{TestServer, add_provider};
@@ -26,7 +26,7 @@ fn the_official_sdks_work_as_they_do_with_the_providers_themselves() {
             provider: provider.into(),
             model: model.into(),
         });
-        config.proxy.aliases.insert("fast".into(), fast.into());
+        config.gateway.aliases.insert("fast".into(), fast.into());
     });
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut child = Command::new(root.join("target/interop/bin/python"))

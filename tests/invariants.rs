@@ -3,15 +3,15 @@
 //! with small changes as well.
 
 use flowledger::event::Request;
-use flowledger::gate::Head;
-use flowledger::socket::{FILTER_ITEMS_MAX, read_request};
+use flowledger::listener::RequestHead;
+use flowledger::websocket::{FILTER_ITEMS_MAX, read_request};
 
 /// Longer inputs are cut in so many places, not in all.
 const CUTS_MAX: usize = 64;
 
 /// A request's head.
 pub fn request_head(bytes: &[u8]) {
-    let whole = Head::parse(bytes);
+    let whole = RequestHead::parse(bytes);
     let complete = match &whole {
         Ok(Some((_, length))) => *length,
         Ok(None) => bytes.len(),
@@ -20,13 +20,13 @@ pub fn request_head(bytes: &[u8]) {
     assert!(complete <= bytes.len());
     // What has come so far is never refused when the whole is not, and never taken for the whole.
     for cut in (0..complete).step_by(complete / CUTS_MAX + 1) {
-        assert_eq!(Head::parse(&bytes[..cut]), Ok(None), "cut at {cut}");
+        assert_eq!(RequestHead::parse(&bytes[..cut]), Ok(None), "cut at {cut}");
     }
     let Ok(Some((head, length))) = whole else {
         return;
     };
     // What follows a head changes nothing about it.
-    let alone = Head::parse(&bytes[..length]);
+    let alone = RequestHead::parse(&bytes[..length]);
     assert_eq!(alone, Ok(Some((head.clone(), length))));
     assert!(head.target.starts_with('/') && head.target.starts_with(head.path()));
     let _ = (head.query("since"), head.keeps_alive());
@@ -36,12 +36,12 @@ pub fn request_head(bytes: &[u8]) {
         // A value that was no UTF-8 is longer now, and the head perhaps over the limit.
         return;
     }
-    let read = Head::parse(written.as_bytes());
+    let read = RequestHead::parse(written.as_bytes());
     assert_eq!(read, Ok(Some((head, written.len()))), "{written:?}");
 }
 
 /// A head as short as it can be written, so that it is not over the limit when it was not before.
-fn written(head: &Head) -> String {
+fn written(head: &RequestHead) -> String {
     let mut text = format!("{} {} HTTP/1.{}\n", head.method, head.target, head.version);
     for (name, value) in &head.headers {
         text.push_str(&format!("{name}:{value}\n"));

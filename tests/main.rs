@@ -49,7 +49,6 @@
 
 mod access;
 mod aimock;
-mod answers;
 mod bad_input;
 mod binary;
 mod browser;
@@ -82,6 +81,7 @@ mod prices;
 mod prompt_cache;
 mod providers;
 mod replay;
+mod response_cache;
 mod retries;
 mod runs;
 mod triggers;

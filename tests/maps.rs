@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
-use flowledger::gateway::Kind;
+use flowledger::providers::Kind;
 use serde_json::{Value, json};
 
 use crate::harness::{DEADLINE, TestServer, add_provider, eventually, types};

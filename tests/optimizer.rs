@@ -8,8 +8,8 @@ use std::sync::{Arc, Barrier};
 use flowledger::error::Error;
 use flowledger::event::Timestamp;
 use flowledger::event::suggestion::{Kind as Ground, Proposal, Status};
-use flowledger::gateway::{Cancel, Kind};
 use flowledger::optimizer::{Pass, Wanted};
+use flowledger::providers::{Cancel, Kind};
 use flowledger::store::Change;
 use serde_json::{Value, json};
 
@@ -600,7 +600,7 @@ fn what_is_expected_of_a_flow_that_does_not_run_any_more_gets_less_and_is_withdr
     let after = |minutes: i64| Timestamp(now.0 + minutes * 60 * 1000);
     let mut pass = Pass::new(
         Arc::clone(&core.store),
-        Arc::clone(&core.gateway),
+        Arc::clone(&core.providers),
         Cancel::new(),
     );
     written(&mut pass, now);
@@ -642,7 +642,7 @@ fn prices_that_have_changed_are_looked_at_though_nothing_runs() {
     let core = server.server().core();
     let mut pass = Pass::new(
         Arc::clone(&core.store),
-        Arc::clone(&core.gateway),
+        Arc::clone(&core.providers),
         Cancel::new(),
     );
     let now = Timestamp::now();
@@ -691,8 +691,8 @@ fn calls_are_priced_by_the_lengths_at_which_own_prices_change_also_once_they_are
     }
     suggestion(&server, "model_switch");
     let core = server.server().core();
-    let (store, gateway) = (Arc::clone(&core.store), Arc::clone(&core.gateway));
-    let mut pass = Pass::new(store, gateway, Cancel::new());
+    let (store, providers) = (Arc::clone(&core.store), Arc::clone(&core.providers));
+    let mut pass = Pass::new(store, providers, Cancel::new());
     let now = Timestamp::now();
     written(&mut pass, now);
     price("tiers = [{above = 900, input_per_mtok = '1', output_per_mtok = '0.1'}]\n");
@@ -725,8 +725,8 @@ fn a_flow_whose_suggestions_cannot_be_read_keeps_no_others_from_being_looked_at(
     assert_eq!(database(&server).execute(spoil, [flows[0]]).unwrap(), 1);
     server.start_again();
     let core = server.server().core();
-    let (store, gateway) = (Arc::clone(&core.store), Arc::clone(&core.gateway));
-    let mut pass = Pass::new(store, gateway, Cancel::new());
+    let (store, providers) = (Arc::clone(&core.store), Arc::clone(&core.providers));
+    let mut pass = Pass::new(store, providers, Cancel::new());
     let later = Timestamp(Timestamp::now().0 + 10 * DAY_MS);
     let mut told = Vec::new();
     let done = pass.run(Wanted::default(), later, &mut |change| {
@@ -748,8 +748,8 @@ fn what_could_not_be_written_is_written_with_the_next_pass() {
     let path = format!("{PATH}/{}", suggestion(&server, "cache")["id"]);
     let core = server.server().core();
     let pass = || {
-        let (store, gateway) = (Arc::clone(&core.store), Arc::clone(&core.gateway));
-        Pass::new(store, gateway, Cancel::new())
+        let (store, providers) = (Arc::clone(&core.store), Arc::clone(&core.providers));
+        Pass::new(store, providers, Cancel::new())
     };
     let full = |pass: &mut Pass, now: Timestamp| {
         let refused = pass.run(Wanted::default(), now, &mut |_| {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::time::Instant;
 
-use flowledger::gateway::{Cancel, Gateway, Kind, ProviderConfig, Timeouts};
+use flowledger::providers::{Cancel, Kind, ProviderConfig, Providers, Timeouts};
 use flowledger::secret::Secret;
 use serde_json::{Value, json};
 
@@ -271,7 +271,7 @@ fn the_server_ends_while_a_provider_is_slow_to_say_what_it_serves() {
     assert!(began.elapsed().as_secs() < 5, "{:?}", began.elapsed());
 }
 
-fn gateway(upstream: &Upstream, kind: Kind) -> Gateway {
+fn providers(upstream: &Upstream, kind: Kind) -> Providers {
     let provider = ProviderConfig {
         kind,
         base_url: upstream.url().to_owned(),
@@ -279,7 +279,7 @@ fn gateway(upstream: &Upstream, kind: Kind) -> Gateway {
         missing_key_hint: None,
         stream_usage: true,
     };
-    Gateway::new(
+    Providers::new(
         BTreeMap::from([("p".to_owned(), provider)]),
         Timeouts::default(),
     )
@@ -296,23 +296,23 @@ fn lists(list: String) -> Upstream {
 fn what_goes_wrong_with_a_list_is_told_without_the_key_and_a_long_one_is_not_read() {
     let error = r#"{"error":{"message":"Incorrect API key: sk-very-secret"}}"#;
     let upstream = lists(json_answer("401 Unauthorized", error));
-    let told = gateway(&upstream, Kind::OpenAi).list_models("p", &Cancel::new());
+    let told = providers(&upstream, Kind::OpenAi).list_models("p", &Cancel::new());
     let told = told.unwrap_err();
     assert!(
         told.contains("Incorrect API key") && !told.contains("very-secret"),
         "{told}"
     );
     let upstream = lists(json_answer("200 OK", &" ".repeat((4 << 20) + 1)));
-    let told = gateway(&upstream, Kind::OpenAi).list_models("p", &Cancel::new());
+    let told = providers(&upstream, Kind::OpenAi).list_models("p", &Cancel::new());
     let told = told.unwrap_err();
     assert!(told.contains("longer than 4194304 bytes"), "{told}");
     let upstream = lists(list_of(&[json!({"id": "m"})]));
-    let list = gateway(&upstream, Kind::OpenAi).list_models("p", &Cancel::new());
+    let list = providers(&upstream, Kind::OpenAi).list_models("p", &Cancel::new());
     assert_eq!(list.unwrap()[0].name, "m");
     for kind in [Kind::Ollama, Kind::Echo] {
-        let gateway = gateway(&upstream, kind);
-        assert!(!gateway.has_list("p"));
-        gateway.list_models("p", &Cancel::new()).unwrap_err();
+        let providers = providers(&upstream, kind);
+        assert!(!providers.has_list("p"));
+        providers.list_models("p", &Cancel::new()).unwrap_err();
     }
     assert_eq!(upstream.lists(), 1);
 }

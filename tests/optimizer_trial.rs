@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded};
-use flowledger::gateway::{Kind, Rate};
+use flowledger::providers::{Kind, Rate};
 use serde_json::{Value, json};
 
 use crate::harness::{DEADLINE, TestServer, add_provider, agent, chain, eventually, was_logged};

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use crossbeam_channel::bounded;
-use flowledger::gateway::Kind;
+use flowledger::providers::Kind;
 use flowledger::secret::Secret;
 use serde_json::{Value, json};
 

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use flowledger::gateway::Kind;
+use flowledger::providers::Kind;
 use serde_json::{Value, json};
 
 use crate::harness::{TestServer, add_provider};

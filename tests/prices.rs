@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use flowledger::gateway::Kind;
+use flowledger::providers::Kind;
 use serde_json::{Value, json};
 
 use crate::binary::{Home, Served};

@@ -1,7 +1,7 @@
 //! Nodes whose constant beginnings are marked for the provider's prompt cache: what is sent, what it
 //! costs, and that no budget is overrun by it.
 
-use flowledger::gateway::Kind;
+use flowledger::providers::Kind;
 use serde_json::{Value, json};
 
 use crate::harness::{DEADLINE, TestServer, add_provider, agent, chain};

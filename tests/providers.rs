@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use flowledger::config::Config;
-use flowledger::gateway::{Kind, ProviderConfig};
+use flowledger::providers::{Kind, ProviderConfig};
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use flowledger::gateway::{Kind, Rate};
+use flowledger::providers::{Kind, Rate};
 use serde_json::{Value, json};
 
 use crate::harness::{DEADLINE, TestServer, add_provider, agent, chain, eventually};

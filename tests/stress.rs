@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use flowledger::event::{Event, Place, Timestamp};
+use flowledger::event::{Event, EventContext, Timestamp};
 use flowledger::hub::Eviction;
 use flowledger::server::Server;
 use flowledger::store::{Change, NodeRef, Store};
@@ -385,14 +385,14 @@ fn all_are_gone(server: &TestServer) {
 
 /// An event that is not logged.
 fn said(flow: i64, delta: impl Into<String>) -> Event {
-    let place = Place {
+    let context = EventContext {
         flow_id: Some(flow),
         run_id: None,
         node_id: None,
         timestamp: Timestamp(0),
     };
     Event::NodeOutput {
-        place,
+        context,
         delta: delta.into(),
     }
 }

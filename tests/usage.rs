@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use flowledger::event::{Timestamp, Usage, UsageSource, Usd};
-use flowledger::gateway::{
-    Answer, CacheMarks, Call, Cancel, Failure, Gateway, Kind, ProviderConfig, Timeouts,
+use flowledger::providers::{
+    Answer, CacheMarks, Call, Cancel, Failure, Kind, ProviderConfig, Providers, Timeouts,
 };
 use flowledger::secret::Secret;
 use serde::Deserialize;
@@ -110,7 +110,7 @@ fn ask(
     model: &str,
     stream: bool,
     wire: String,
-) -> (Result<Answer, Failure>, String, Gateway, Call) {
+) -> (Result<Answer, Failure>, String, Providers, Call) {
     let upstream = Upstream::start(move |_, stream| drop(stream.write_all(wire.as_bytes())));
     let provider = ProviderConfig {
         kind,
@@ -120,7 +120,7 @@ fn ask(
         stream_usage: true,
     };
     let providers = [(name(kind).to_owned(), provider)].into();
-    let gateway = Gateway::new(providers, Timeouts::default());
+    let providers = Providers::new(providers, Timeouts::default());
     let call = Call {
         provider: name(kind).into(),
         model: model.into(),
@@ -134,8 +134,8 @@ fn ask(
         cache_marks: CacheMarks::default(),
     };
     let mut pieces = String::new();
-    let outcome = gateway.call(&call, &Cancel::new(), &mut |piece| pieces.push_str(piece));
-    (outcome, pieces, gateway, call)
+    let outcome = providers.call(&call, &Cancel::new(), &mut |piece| pieces.push_str(piece));
+    (outcome, pieces, providers, call)
 }
 
 /// What is left out is 0.
@@ -150,7 +150,7 @@ fn usage(given: &BTreeMap<String, Value>) -> Usage {
 fn check(kind: Kind, case: &Case) {
     let at = format!("{}: {}", name(kind), case.name);
     let wire = case.on_the_wire(kind);
-    let (outcome, pieces, gateway, call) = ask(kind, &case.model, case.stream, wire);
+    let (outcome, pieces, providers, call) = ask(kind, &case.model, case.stream, wire);
     let (found, model) = match outcome {
         Ok(answer) => {
             assert_eq!(case.fails, None, "{at}");
@@ -171,7 +171,7 @@ fn check(kind: Kind, case: &Case) {
         assert_eq!(pieces, case.text, "{at}");
     }
     assert_eq!(found, usage(&case.usage), "{at}");
-    let cost = gateway.cost(&call, &model, &found, day());
+    let cost = providers.cost(&call, &model, &found, day());
     assert_eq!(cost, case.cost_nanousd.map(Usd::from_nanousd), "{at}");
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use flowledger::gateway::Kind;
+use flowledger::providers::Kind;
 use rusqlite::Connection;
 use serde_json::json;
 use tempfile::TempDir;

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use flowledger::config::{Config, Overrides};
-use flowledger::gateway::{Kind, ProviderConfig};
+use flowledger::providers::{Kind, ProviderConfig};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::client::message_of;

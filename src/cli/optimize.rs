@@ -13,8 +13,8 @@ use crate::config::Config;
 use crate::error::Result;
 use crate::event::Timestamp;
 use crate::event::suggestion::{Proposal, Realised, Status, Suggestion};
-use crate::gateway::{Cancel, Gateway, Prices};
 use crate::optimizer::{Pass, Wanted};
+use crate::providers::{Cancel, Prices, Providers};
 use crate::store::{Change, Store};
 
 /// How many suggestions that were applied are shown, the newest first …
@@ -67,8 +67,8 @@ fn find(config: &Config, store: &Arc<Store>) -> Result<Found> {
     if let Some(path) = &config.prices {
         prices = prices.with_own(path)?;
     }
-    let gateway = Gateway::new(config.providers.clone(), config.timeouts).with_prices(prices);
-    let mut pass = Pass::new(Arc::clone(store), Arc::new(gateway), Cancel::new());
+    let providers = Providers::new(config.providers.clone(), config.timeouts).with_prices(prices);
+    let mut pass = Pass::new(Arc::clone(store), Arc::new(providers), Cancel::new());
     // What a server has found stands as it was found, whichever providers can be used from here.
     let mut open = Vec::new();
     let mut known = BTreeSet::new();

@@ -236,8 +236,8 @@ impl Progress {
                 continue;
             };
             let of_this_run = event
-                .place()
-                .is_some_and(|place| place.run_id.as_deref() == Some(run_id));
+                .context()
+                .is_some_and(|context| context.run_id.as_deref() == Some(run_id));
             if of_this_run {
                 self.show(&event);
             }

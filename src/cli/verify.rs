@@ -15,8 +15,8 @@ use super::FAILED;
 use crate::config::Config;
 use crate::error::Result;
 use crate::event::{LedgerEntry, RefusedBy, Timestamp, Usage, UsageSource, Usd};
-use crate::gateway::Kind;
-use crate::gateway::prices::{Price, StoredPrice};
+use crate::providers::Kind;
+use crate::providers::prices::{Price, StoredPrice};
 use crate::store::{Audit, AuditCall, AuditDay, AuditNames, AuditRun, AuditSums, add_to_day};
 
 /// How many discrepancies of one kind are told; of the others, how many there are.

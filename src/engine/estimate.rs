@@ -14,10 +14,11 @@ use serde_json::Value;
 use crate::error::Result;
 use crate::event::{FlowId, LedgerEntry, Timestamp, Usage, UsageSource, Usd};
 use crate::flow::{
-    self, Agent, Foreseen, Graph, Item, NodeKind, OnError, PROMPT_BYTES_MAX, Retry, Scope, Target,
+    self, Agent, Graph, Item, NodeKind, OnError, PROMPT_BYTES_MAX, PromptBound, Retry, Scope,
+    Target,
 };
-use crate::gateway::{
-    ANSWER_TOKENS_ASSUMED, CacheWrites, FETCHED_BYTES_MAX, Gateway, prompt_tokens_max,
+use crate::providers::{
+    ANSWER_TOKENS_ASSUMED, CacheWrites, FETCHED_BYTES_MAX, Providers, prompt_tokens_max,
 };
 use crate::store::{LedgerFilter, Store};
 
@@ -121,14 +122,14 @@ struct Items {
 
 /// What one look at a graph needs.
 struct Look<'a> {
-    gateway: &'a Gateway,
+    providers: &'a Providers,
     graph: &'a Graph,
     input: &'a Value,
     at: Timestamp,
     /// How long outputs of the nodes before are expected to be, in tokens, by id.
     expected: HashMap<&'a str, u64>,
     /// How long they are at most.
-    foreseen: Foreseen<'a>,
+    prompt_bound: PromptBound<'a>,
     /// Means of the newest runs, by node.
     history: HashMap<String, Amount>,
     runs: usize,
@@ -141,7 +142,7 @@ struct Look<'a> {
 /// When the database cannot be read.
 pub fn estimate(
     store: &Store,
-    gateway: &Gateway,
+    providers: &Providers,
     flow_id: Option<FlowId>,
     graph: &Graph,
     input: &Value,
@@ -151,12 +152,12 @@ pub fn estimate(
         None => (HashMap::new(), 0),
     };
     let mut look = Look {
-        gateway,
+        providers,
         graph,
         input,
         at: Timestamp::now(),
         expected: HashMap::new(),
-        foreseen: Foreseen::new(input),
+        prompt_bound: PromptBound::new(input),
         history,
         runs,
         notes: Vec::new(),
@@ -275,7 +276,7 @@ impl<'a> Look<'a> {
             .iter()
             .map(|target| {
                 let writes = self
-                    .gateway
+                    .providers
                     .cache_writes(&target.provider, agent.prompt_cache);
                 let of = |&(bytes, calls): &(usize, u64)| {
                     let tokens = prompt_tokens_max(bytes as u64);
@@ -291,10 +292,10 @@ impl<'a> Look<'a> {
         let answer_bytes = answer_bytes.max(bytes_instead(&node.on_error));
         match items {
             Some((items, _)) => {
-                self.foreseen
+                self.prompt_bound
                     .list(&node.id, items.worst as usize, answer_bytes);
             }
-            None => self.foreseen.text(&node.id, answer_bytes),
+            None => self.prompt_bound.text(&node.id, answer_bytes),
         }
         Some(NodeEstimate {
             node_id: node.id.clone(),
@@ -324,7 +325,7 @@ impl<'a> Look<'a> {
             input_tokens,
             output_tokens,
             cost: self
-                .gateway
+                .providers
                 .cost_at_most(provider, model, &usage, writes, self.at),
         }
     }
@@ -381,7 +382,7 @@ impl<'a> Look<'a> {
         let without = self.prompt_max(id, agent, Item::Bytes(0));
         let with = self.prompt_max(id, agent, Item::Bytes(ITEM_BYTES_PROBED));
         let times = with.saturating_sub(without).div_ceil(ITEM_BYTES_PROBED);
-        let more = self.foreseen.source_bytes(list).saturating_mul(times);
+        let more = self.prompt_bound.source_bytes(list).saturating_mul(times);
         let long = (more.div_ceil(PROMPT_BYTES_MAX) as u64).clamp(1, items.worst);
         let bytes = without.saturating_add(more).min(PROMPT_BYTES_MAX);
         vec![(bytes, long), (without, items.worst - long)]
@@ -396,7 +397,7 @@ impl<'a> Look<'a> {
 
     /// How long what a template gives may be, in bytes.
     fn text_max(&mut self, id: &str, template: &str, item: Item<'_>) -> usize {
-        if let Some(bytes) = self.foreseen.length_max(template, item) {
+        if let Some(bytes) = self.prompt_bound.length_max(template, item) {
             return bytes;
         }
         let note = format!(
@@ -435,19 +436,19 @@ impl<'a> Look<'a> {
         let expected = match kind {
             NodeKind::Template(template) | NodeKind::Output(template) => {
                 let bytes = self.text_max(id, template, Item::None);
-                self.foreseen.text(id, bytes.max(instead));
+                self.prompt_bound.text(id, bytes.max(instead));
                 self.text_expected(template)
             }
             NodeKind::Http(_) => {
-                self.foreseen.text(id, FETCHED_BYTES_MAX.max(instead));
+                self.prompt_bound.text(id, FETCHED_BYTES_MAX.max(instead));
                 FETCHED_TOKENS_USUAL
             }
             NodeKind::Input(_) => {
-                self.foreseen.input(id);
-                (self.foreseen.input_bytes() as u64).div_ceil(4)
+                self.prompt_bound.input(id);
+                (self.prompt_bound.input_bytes() as u64).div_ceil(4)
             }
             _ => {
-                self.foreseen.flag(id);
+                self.prompt_bound.flag(id);
                 1
             }
         };

@@ -25,7 +25,7 @@ pub struct Items {
     /// All before this one have begun.
     next: usize,
     /// How many have begun and are not over, with those that pause.
-    under_way: usize,
+    in_flight: usize,
     at_once: usize,
     began: Instant,
 }
@@ -49,7 +49,7 @@ impl Items {
             tries,
             outputs,
             next: 0,
-            under_way: 0,
+            in_flight: 0,
             at_once,
             began: Instant::now(),
         }
@@ -57,7 +57,7 @@ impl Items {
 
     /// Whether [`Items::take`] has something to give.
     pub fn has_next(&self) -> bool {
-        self.under_way < self.at_once && self.failed.is_none() && self.peek().is_some()
+        self.in_flight < self.at_once && self.failed.is_none() && self.peek().is_some()
     }
 
     /// Hands out an item that may begin, the first in the order of the list.
@@ -67,7 +67,7 @@ impl Items {
         }
         let item = self.peek()?;
         self.next = item + 1;
-        self.under_way += 1;
+        self.in_flight += 1;
         Some(item)
     }
 
@@ -75,7 +75,7 @@ impl Items {
     /// did.
     pub fn take_this(&mut self, item: usize) -> bool {
         let is_open = self.outputs.get(item).is_some_and(Option::is_none);
-        self.under_way += usize::from(is_open);
+        self.in_flight += usize::from(is_open);
         is_open
     }
 
@@ -85,7 +85,7 @@ impl Items {
 
     /// An item is over and has given `output`.
     pub fn complete(&mut self, item: usize, output: Arc<str>) {
-        self.under_way -= 1;
+        self.in_flight -= 1;
         self.output_bytes += output.len();
         self.outputs[item] = Some(output);
         if self.output_bytes > OUTPUTS_BYTES_MAX && self.failed.is_none() {
@@ -97,7 +97,7 @@ impl Items {
 
     /// An item is over and has given nothing: the run ends. Gives why, with the item's name.
     pub fn give_up(&mut self, item: usize, why: &str, cancelled: bool) -> String {
-        self.under_way -= 1;
+        self.in_flight -= 1;
         let why = format!("items[{item}]: {why}");
         if !cancelled {
             self.failed.get_or_insert_with(|| why.clone());
@@ -107,7 +107,7 @@ impl Items {
 
     /// Whether no item is under way.
     pub fn is_idle(&self) -> bool {
-        self.under_way == 0
+        self.in_flight == 0
     }
 
     /// What the map gives, once all its items are over: a list in JSON. And how long it took, in

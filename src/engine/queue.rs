@@ -4,14 +4,13 @@
 use std::collections::{HashMap, VecDeque};
 
 use crate::event::{FlowId, RunId};
-use crate::threads::Answer;
 
 /// A run that waits.
 pub struct Waiting {
     /// Its id.
     pub run_id: RunId,
     /// Told when the run is over.
-    pub waiter: Option<Answer<()>>,
+    pub waiter: Option<oneshot::Sender<()>>,
 }
 
 /// See the module.

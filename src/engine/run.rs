@@ -11,9 +11,8 @@ use super::queue::Waiting;
 use super::work::{Held, Job, JobItem, NodeOutput, Outcome, Remedy};
 use crate::event::{FlowId, RunId, RunStatus, Timestamp};
 use crate::flow::{Graph, Node, NodeKind, OnError, Progress, Verdict};
-use crate::gateway::Cancel;
+use crate::providers::Cancel;
 use crate::store::{Change, ItemRecord, NewRun, NodeRef, NodeStatus, OpenRun};
-use crate::threads::Answer;
 
 /// How many nodes of one run, and items of maps, are at work at a time.
 const UNITS_AT_ONCE_MAX: usize = 16;
@@ -131,12 +130,12 @@ pub struct ActiveRun {
     has_begun: bool,
     is_finishing: bool,
     /// Told when the run is over.
-    waiter: Option<Answer<()>>,
+    waiter: Option<oneshot::Sender<()>>,
 }
 
 impl ActiveRun {
     /// A run that was just accepted.
-    pub fn new(new: &NewRun, graph: Arc<Graph>, input: Value, waiter: Answer<()>) -> Self {
+    pub fn new(new: &NewRun, graph: Arc<Graph>, input: Value, waiter: oneshot::Sender<()>) -> Self {
         let count = graph.nodes().len();
         Self {
             id: new.id.clone(),
@@ -264,7 +263,7 @@ impl ActiveRun {
     }
 
     /// Tells this one when the run is over.
-    pub fn with_waiter(mut self, waiter: Option<Answer<()>>) -> Self {
+    pub fn with_waiter(mut self, waiter: Option<oneshot::Sender<()>>) -> Self {
         self.waiter = waiter;
         self
     }
@@ -400,7 +399,7 @@ impl ActiveRun {
                 self.begin_map(unit.node, items);
                 None
             }
-            Outcome::Later {
+            Outcome::Deferred {
                 wait,
                 held,
                 unwritten,
@@ -678,7 +677,8 @@ impl ActiveRun {
     /// The run is over, and that is committed.
     pub fn tell_waiters(self) {
         if let Some(waiter) = self.waiter {
-            waiter.give(());
+            // A waiter that has left needs no answer.
+            let _ = waiter.send(());
         }
     }
 
@@ -703,7 +703,6 @@ impl ActiveRun {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::threads::answer;
     use serde_json::json;
 
     /// A run of two maps of two items each, which are under way with their first items.
@@ -724,7 +723,7 @@ mod tests {
             graph: data.to_string().into(),
             at: Timestamp(0),
         };
-        let mut run = ActiveRun::new(&new, graph, json!({}), answer().0);
+        let mut run = ActiveRun::new(&new, graph, json!({}), oneshot::channel().0);
         let nodes: Vec<Unit> = std::iter::from_fn(|| run.take()).collect();
         for unit in nodes {
             run.job(unit);
@@ -768,7 +767,7 @@ mod tests {
         assert!(run.is_decided() && run.progress.is_over());
 
         let mut run = two_maps();
-        let later = Outcome::Later {
+        let later = Outcome::Deferred {
             wait: Duration::from_secs(60),
             held: None,
             unwritten: Vec::new(),

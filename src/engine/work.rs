@@ -7,19 +7,19 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use super::run::Unit;
-use crate::answers::{self, Answers, Buying, Found, SAME_CALL_POLL};
-use crate::booking::{self, lost_call, prompt_hash};
 use crate::budget::Reserve;
 use crate::error::Error;
-use crate::event::{Event, Place, RefusedBy, Timestamp};
+use crate::event::{Event, EventContext, RefusedBy, Timestamp};
 use crate::flow::{
     self, Agent, Graph, Http, Node, NodeKind, RenderError, Scope, constant_beginning, render,
 };
-use crate::gateway::{
-    Answer, CacheMarks, Call, Cancel, Failure, FailureKind, Fetch, Gateway, Turn,
-};
 use crate::hub::Hub;
 use crate::journal::Journal;
+use crate::providers::{
+    Answer, CacheMarks, Call, Cancel, Failure, FailureKind, Fetch, Permit, Providers,
+};
+use crate::response_cache::{self, CacheLookup, FillGuard, ResponseCache, SAME_CALL_POLL};
+use crate::settlement::{self, lost_call, prompt_hash};
 use crate::store::{Bought, Change, NewCall, NodeRef, Prompt, Receipt, Settlement, Store};
 use crate::threads::panic_message;
 
@@ -40,9 +40,9 @@ pub struct JobItem {
 /// What a call that waits holds: given back when dropped.
 pub struct Held {
     /// Its turn among the calls of its provider.
-    turn: Turn,
+    permit: Permit,
     /// The right to buy the answer, for which others who ask the same wait.
-    buying: Option<Buying>,
+    fill: Option<FillGuard>,
 }
 
 /// A node, or an item of a map, to be run.
@@ -144,7 +144,7 @@ pub enum Outcome {
     },
     /// Its call is not made yet: it waits for its turn at the provider, or for another call that
     /// asks the same.
-    Later {
+    Deferred {
         /// How long from now.
         wait: Duration,
         /// What it holds for its call meanwhile.
@@ -334,9 +334,9 @@ pub struct Worker {
     /// Where streamed text goes.
     pub hub: Hub,
     /// Where calls are made.
-    pub gateway: Arc<Gateway>,
+    pub providers: Arc<Providers>,
     /// What was bought before.
-    pub answers: Answers,
+    pub answers: ResponseCache,
     /// Where budgets are looked at.
     pub store: Arc<Store>,
 }
@@ -400,32 +400,32 @@ impl Worker {
                 return Outcome::failed(error.to_string(), changes);
             }
         };
-        let (mut buying, turn) = match held {
-            Some(held) => (held.buying, Some(held.turn)),
+        let (mut fill, permit) = match held {
+            Some(held) => (held.fill, Some(held.permit)),
             None => (None, None),
         };
         if let Some(age_max) = agent.cache_age
-            && buying.is_none()
+            && fill.is_none()
         {
-            let key = answers::key_of(&call, self.gateway.server_of(&call.provider));
+            let key = response_cache::key_of(&call, self.providers.server_of(&call.provider));
             match self.answers.look(key, age_max, Timestamp::now()) {
-                Ok(Found::Answer(bought)) => {
+                Ok(CacheLookup::Answer(bought)) => {
                     return cached(job, agent, &call, &bought, changes);
                 }
-                Ok(Found::UnderWay) => {
-                    return Outcome::Later {
+                Ok(CacheLookup::InFlight) => {
+                    return Outcome::Deferred {
                         wait: SAME_CALL_POLL,
                         held: None,
                         unwritten: changes,
                     };
                 }
-                Ok(Found::Nothing(right)) => buying = Some(right),
+                Ok(CacheLookup::Nothing(right)) => fill = Some(right),
                 // The call can be made all the same.
                 Err(error) => log::warn!("no answer can be looked up: {error}"),
             }
         }
         // Known before anything is sent, hence no ledger row and no place: no call was made.
-        if let Err(why) = self.gateway.check(&call.provider) {
+        if let Err(why) = self.providers.check(&call.provider) {
             changes.push(job.start(Some(&call)));
             return Outcome::Failed {
                 error: why,
@@ -435,28 +435,28 @@ impl Worker {
                 remedy: Remedy::AnotherTarget,
             };
         }
-        let is_new = turn.is_none();
-        let turn = turn.unwrap_or_else(|| self.gateway.turn(&call));
-        let wait = turn.wait(Instant::now());
+        let is_new = permit.is_none();
+        let permit = permit.unwrap_or_else(|| self.providers.permit(&call));
+        let wait = permit.wait(Instant::now());
         if !wait.is_zero() {
             // What is refused anyway need not wait for it. Looked at once: the journal does so again.
             if is_new {
-                let reserve = self.gateway.reserve(&call, Timestamp::now());
+                let reserve = self.providers.reserve(&call, Timestamp::now());
                 let intent = job.intent(agent, &call, reserve);
                 if let Err(Error::Budget(why)) = self.store.check_budgets(&intent) {
                     changes.push(job.start(Some(&call)));
                     return over_budget(intent, why, changes);
                 }
             }
-            return Outcome::Later {
+            return Outcome::Deferred {
                 wait,
-                held: Some(Held { turn, buying }),
+                held: Some(Held { permit, fill }),
                 unwritten: changes,
             };
         }
         changes.push(job.start(Some(&call)));
         let fallback = changes.clone();
-        let reserve = self.gateway.reserve(&call, Timestamp::now());
+        let reserve = self.providers.reserve(&call, Timestamp::now());
         let intent = job.intent(agent, &call, reserve);
         changes.push(Change::OpenCall(intent.clone()));
         let id = match self
@@ -475,27 +475,27 @@ impl Worker {
                 return Outcome::failed(error, fallback);
             }
         };
-        turn.used();
+        permit.used();
         let mut outcome = self.call(job, &call, id);
         if let (
-            Some(buying),
+            Some(fill),
             Outcome::Finished {
                 output,
                 settlement: Some(settlement),
                 kept,
                 ..
             },
-        ) = (buying, &mut outcome)
+        ) = (fill, &mut outcome)
         {
             let bought = Bought {
-                key: buying.key().to_owned(),
+                key: fill.key().to_owned(),
                 at: settlement.at,
                 model: settlement.model.clone().unwrap_or(call.model),
                 output: output.to_string(),
                 content_type: None,
                 cost: settlement.cost,
             };
-            *kept = Some(buying.done(bought));
+            *kept = Some(fill.done(bought));
         }
         outcome
     }
@@ -513,7 +513,7 @@ impl Worker {
             );
             return Outcome::failed(error, fallback);
         }
-        match self.gateway.fetch(&fetch, &job.cancel) {
+        match self.providers.fetch(&fetch, &job.cancel) {
             Ok(fetched) => Outcome::Finished {
                 output: fetched.body.into(),
                 settlement: None,
@@ -527,7 +527,7 @@ impl Worker {
                 settlement: None,
                 cancelled: failure.cancelled,
                 unwritten: Vec::new(),
-                remedy: if failure.may_pass {
+                remedy: if failure.is_transient {
                     let retry_after = failure.retry_after;
                     Remedy::Again { retry_after }
                 } else {
@@ -545,7 +545,7 @@ impl Worker {
             let is_shown = job.item.is_none();
             let mut output = OutputStream::new(&self.hub, &job.at, is_shown);
             let answer = self
-                .gateway
+                .providers
                 .call(call, &job.cancel, &mut |delta| output.push(delta))
                 .map_err(Box::new);
             output.flush();
@@ -575,7 +575,7 @@ impl Worker {
     }
 
     fn finished(&self, call: &Call, id: i64, answer: Answer, began: Timestamp) -> Outcome {
-        let settlement = booking::answered(&self.gateway, call, id, &answer, began);
+        let settlement = settlement::answered(&self.providers, call, id, &answer, began);
         Outcome::Finished {
             output: answer.text.into(),
             latency_ms: answer.latency_ms,
@@ -587,11 +587,11 @@ impl Worker {
     }
 
     fn failed(&self, call: &Call, id: i64, failure: Failure, began: Timestamp) -> Outcome {
-        let settlement = booking::failed(&self.gateway, call, id, &failure, began);
+        let settlement = settlement::failed(&self.providers, call, id, &failure, began);
         let cancelled = failure.kind == FailureKind::Cancelled;
         let remedy = if cancelled {
             Remedy::None
-        } else if failure.may_pass() {
+        } else if failure.is_transient() {
             let retry_after = failure.retry_after;
             Remedy::Again { retry_after }
         } else {
@@ -699,7 +699,7 @@ impl<'a> OutputStream<'a> {
         while !rest.is_empty() {
             let (piece, after) = rest.split_at(rest.floor_char_boundary(OUTPUT_BYTES_MAX));
             rest = after;
-            let place = Place {
+            let context = EventContext {
                 flow_id: Some(self.node.flow_id),
                 run_id: Some(self.node.run_id.clone()),
                 node_id: Some(self.node.node_id.clone()),
@@ -707,7 +707,7 @@ impl<'a> OutputStream<'a> {
             };
             // A hub that has ended has no viewers.
             let _ = self.hub.broadcast(&Event::NodeOutput {
-                place,
+                context,
                 delta: piece.to_owned(),
             });
         }

@@ -1,64 +1,135 @@
-//! The built-in provider: offline, deterministic, free. It says what it was told, and says so.
+//! The answers of `echo` in the shape of either protocol. Pure.
 
-use std::time::{Duration, Instant};
+use serde_json::{Value, json};
 
-use super::Call;
-use super::FailureKind;
-use super::cancel::Cancel;
-use super::dialect::{Fault, Partial};
-use crate::event::UsageSource;
+use super::protocol::Protocol;
+use crate::event::Usage;
+use crate::providers::Answer;
 
-/// The model that takes its time, so that one can watch an answer come, and stop it.
-const SLOW_MODEL: &str = "echo-slow";
+/// An answer of `echo` as it is written.
+pub struct Shape<'a> {
+    /// The client's.
+    pub protocol: Protocol,
+    /// What the answer is called.
+    pub id: &'a str,
+    /// The model that answers.
+    pub model: &'a str,
+    /// Whether a streamed chat completion ends with its usage.
+    pub wants_usage: bool,
+}
 
-/// How long `echo-slow` pauses before each word.
-const SLOW_PAUSE: Duration = Duration::from_millis(50);
+impl Shape<'_> {
+    /// All of it.
+    pub fn document(&self, answer: &Answer) -> Vec<u8> {
+        let (id, model, text) = (self.id, self.model, &answer.text);
+        let document = match self.protocol {
+            Protocol::OpenAi => json!({
+                "id": id, "object": "chat.completion", "created": 0, "model": model,
+                "choices": [{
+                    "index": 0, "message": {"role": "assistant", "content": text, "refusal": null},
+                    "logprobs": null, "finish_reason": "stop",
+                }],
+                "usage": openai_usage(&answer.usage),
+            }),
+            Protocol::Anthropic => json!({
+                "id": id, "type": "message", "role": "assistant", "model": model,
+                "content": [{"type": "text", "text": text}],
+                "stop_reason": "end_turn", "stop_sequence": null,
+                "usage": anthropic_usage(&answer.usage),
+            }),
+        };
+        document.to_string().into_bytes()
+    }
 
-/// Answers with the prompt behind a label, word by word. Tokens are words, that is, stretches
-/// without white space: those of the system text and the prompt in, those of the answer out. The
-/// provider is this module, so these are the provider's own counts.
-pub(super) fn answer(
-    call: &Call,
-    cancel: &Cancel,
-    deadline: Instant,
-    partial: &mut Partial,
-    on_piece: &mut dyn FnMut(&str),
-) -> Result<(), Fault> {
-    let text = format!("[echo of {}] {}", call.model, call.prompt);
-    partial.usage.source = UsageSource::Provider;
-    partial.usage.input_tokens = words(call.system.as_deref().unwrap_or("")) + words(&call.prompt);
-    for piece in text.split_inclusive(char::is_whitespace) {
-        let is_word = !piece.trim().is_empty();
-        if is_word {
-            pause(&call.model, cancel, deadline)?;
+    /// What a stream begins with.
+    pub fn begin(&self) -> Vec<u8> {
+        match self.protocol {
+            Protocol::OpenAi => {
+                self.chunk(&json!({"role": "assistant", "content": ""}), &Value::Null)
+            }
+            Protocol::Anthropic => {
+                let start = json!({
+                    "id": self.id, "type": "message", "role": "assistant", "model": self.model,
+                    "content": [], "stop_reason": null, "stop_sequence": null,
+                    "usage": {"input_tokens": 0, "output_tokens": 0},
+                });
+                let block = json!({"type": "text", "text": ""});
+                let mut bytes = event("message_start", &[("message", start)]);
+                bytes.extend(event(
+                    "content_block_start",
+                    &[("index", 0.into()), ("content_block", block)],
+                ));
+                bytes
+            }
         }
-        partial.push(piece)?;
-        partial.usage.output_tokens += u64::from(is_word);
-        on_piece(piece);
     }
-    partial.finish_reason = Some("stop".into());
-    partial.is_complete = true;
-    Ok(())
+
+    /// A piece of the text.
+    pub fn piece(&self, text: &str) -> Vec<u8> {
+        match self.protocol {
+            Protocol::OpenAi => self.chunk(&json!({"content": text}), &Value::Null),
+            Protocol::Anthropic => {
+                let delta = json!({"type": "text_delta", "text": text});
+                event(
+                    "content_block_delta",
+                    &[("index", 0.into()), ("delta", delta)],
+                )
+            }
+        }
+    }
+
+    /// What a stream ends with.
+    pub fn end(&self, usage: &Usage) -> Vec<u8> {
+        match self.protocol {
+            Protocol::OpenAi => {
+                let mut bytes = self.chunk(&json!({}), &"stop".into());
+                if self.wants_usage {
+                    let chunk = json!({
+                        "id": self.id, "object": "chat.completion.chunk", "created": 0,
+                        "model": self.model, "choices": [], "usage": openai_usage(usage),
+                    });
+                    bytes.extend(format!("data: {chunk}\n\n").into_bytes());
+                }
+                bytes.extend(b"data: [DONE]\n\n");
+                bytes
+            }
+            Protocol::Anthropic => {
+                let mut bytes = event("content_block_stop", &[("index", 0.into())]);
+                let delta = json!({"stop_reason": "end_turn", "stop_sequence": null});
+                bytes.extend(event(
+                    "message_delta",
+                    &[("delta", delta), ("usage", anthropic_usage(usage))],
+                ));
+                bytes.extend(event("message_stop", &[]));
+                bytes
+            }
+        }
+    }
+
+    fn chunk(&self, delta: &Value, finish_reason: &Value) -> Vec<u8> {
+        let chunk = json!({
+            "id": self.id, "object": "chat.completion.chunk", "created": 0, "model": self.model,
+            "choices": [{"index": 0, "delta": delta, "logprobs": null, "finish_reason": finish_reason}],
+        });
+        format!("data: {chunk}\n\n").into_bytes()
+    }
 }
 
-fn words(text: &str) -> u64 {
-    text.split_whitespace().count() as u64
+fn event(name: &str, fields: &[(&str, Value)]) -> Vec<u8> {
+    let mut data = json!({"type": name});
+    for (field, value) in fields {
+        data[*field] = value.clone();
+    }
+    format!("event: {name}\ndata: {data}\n\n").into_bytes()
 }
 
-/// Waits before a word where the model is the slow one, and ends the call where it must end.
-fn pause(model: &str, cancel: &Cancel, deadline: Instant) -> Result<(), Fault> {
-    let is_cancelled = match model {
-        SLOW_MODEL => cancel.wait(SLOW_PAUSE),
-        _ => cancel.is_cancelled(),
-    };
-    if is_cancelled {
-        return Err(Fault::new(FailureKind::Cancelled, "the call was cancelled"));
-    }
-    if Instant::now() >= deadline {
-        return Err(Fault::new(
-            FailureKind::Timeout,
-            "not finished in time (total timeout)",
-        ));
-    }
-    Ok(())
+fn openai_usage(usage: &Usage) -> Value {
+    json!({
+        "prompt_tokens": usage.input_tokens, "completion_tokens": usage.output_tokens,
+        "total_tokens": usage.input_tokens + usage.output_tokens,
+    })
+}
+
+fn anthropic_usage(usage: &Usage) -> Value {
+    json!({"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens})
 }

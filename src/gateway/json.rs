@@ -1,112 +1,107 @@
-//! JSON that a provider wrote, however deep it nests. Pure.
+//! JSON read where it stands: fields and elements one after the other, as they were written. Nothing is
+//! kept of them here, so that a body of many small ones takes no more memory than itself, and nothing
+//! nests in the stack. Pure.
 
-use serde::de::IgnoredAny;
-use serde_json::Value;
+use std::borrow::Cow;
+use std::fmt;
 
-/// How deep containers may nest in what is kept of a text that nests too deep for `serde_json`, which
-/// refuses more than 127 to spare the stack. Nothing that is read of an answer is half as deep.
-const DEPTH_MAX: usize = 32;
+use serde::Deserializer;
+use serde::de::{MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 
-/// Reads a text. Of one that nests too deep, what is deeper than [`DEPTH_MAX`] is left out: the answer
-/// was paid for, and what it says of itself stands near its top.
+/// Shows the fields of an object, in order.
 ///
 /// # Errors
-/// Where it is no JSON.
-pub(super) fn read(json: &[u8]) -> serde_json::Result<Value> {
-    serde_json::from_slice(json).or_else(|error| {
-        // Looks at all of it without going deep itself.
-        match serde_json::from_slice::<IgnoredAny>(json) {
-            Ok(IgnoredAny) => serde_json::from_slice(&shallow(json)),
-            Err(_) => Err(error),
-        }
-    })
-}
+/// Where the text is no object. What was shown before stays so.
+pub fn each_field<'a>(
+    text: &'a str,
+    see: impl FnMut(&str, &'a RawValue),
+) -> serde_json::Result<()> {
+    struct Fields<F>(F);
+    impl<'de, F: FnMut(&str, &'de RawValue)> Visitor<'de> for Fields<F> {
+        type Value = ();
 
-/// The text, which is JSON, with `null` in place of what nests too deep.
-fn shallow(json: &[u8]) -> Vec<u8> {
-    let mut kept = Vec::new();
-    let mut depth = 0_usize;
-    let (mut in_string, mut is_escaped) = (false, false);
-    for &byte in json {
-        if in_string {
-            in_string = is_escaped || byte != b'"';
-            is_escaped = !is_escaped && byte == b'\\';
-        } else {
-            match byte {
-                b'"' => in_string = true,
-                b'{' | b'[' => {
-                    depth += 1;
-                    if depth == DEPTH_MAX + 1 {
-                        kept.extend_from_slice(b"null");
-                    }
-                }
-                b'}' | b']' => {
-                    depth = depth.saturating_sub(1);
-                    if depth == DEPTH_MAX {
-                        continue;
-                    }
-                }
-                _ => {}
-            }
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("an object")
         }
-        if depth <= DEPTH_MAX {
-            kept.push(byte);
+
+        fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+            while let Some(name) = map.next_key::<&RawValue>()? {
+                (self.0)(&unquoted(name), map.next_value()?);
+            }
+            Ok(())
         }
     }
-    kept
+    let mut json = serde_json::Deserializer::from_str(text);
+    json.deserialize_map(Fields(see))?;
+    json.end()
+}
+
+/// Shows the elements of a list, in order.
+///
+/// # Errors
+/// Where the text is no list. What was shown before stays so.
+pub fn each_element<'a>(text: &'a str, see: impl FnMut(&'a RawValue)) -> serde_json::Result<()> {
+    struct Elements<F>(F);
+    impl<'de, F: FnMut(&'de RawValue)> Visitor<'de> for Elements<F> {
+        type Value = ();
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(mut self, mut list: A) -> Result<(), A::Error> {
+            while let Some(element) = list.next_element()? {
+                (self.0)(element);
+            }
+            Ok(())
+        }
+    }
+    let mut json = serde_json::Deserializer::from_str(text);
+    json.deserialize_seq(Elements(see))?;
+    json.end()
+}
+
+/// The name of a field; empty where it is no text, as half of a character is none: all that is read has
+/// another.
+fn unquoted(name: &RawValue) -> Cow<'_, str> {
+    let quoted = name.get();
+    match quoted.strip_prefix('"').and_then(|it| it.strip_suffix('"')) {
+        Some(name) if !name.contains('\\') => name.into(),
+        _ => serde_json::from_str(quoted)
+            .map(Cow::Owned)
+            .unwrap_or_default(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-    use serde_json::json;
-
     use super::*;
 
-    /// `inner` in so many containers, of both kinds.
-    fn nested(depth: usize, inner: &str) -> String {
-        let (opening, closing) = (r#"[{"a}]\"[":"#, "},0]");
-        format!(
-            "{}{inner}{}",
-            opening.repeat(depth / 2),
-            closing.repeat(depth / 2)
-        )
+    #[test]
+    fn fields_are_shown_as_they_were_written_whatever_their_names_are() {
+        let text = r#"{"a" : 1.0, "\u0062\"":"\ud800","\ud800":{"x":[1,2]} , "c": 1e999}"#;
+        let mut seen = Vec::new();
+        each_field(text, |name, value| {
+            seen.push((name.to_owned(), value.get()))
+        })
+        .unwrap();
+        let expected = [
+            ("a", "1.0"),
+            ("b\"", r#""\ud800""#),
+            ("", r#"{"x":[1,2]}"#),
+            ("c", "1e999"),
+        ];
+        assert_eq!(seen, expected.map(|(name, value)| (name.to_owned(), value)));
+        assert!(each_field("[1]", |_, _| {}).is_err());
+        assert!(each_field("{} x", |_, _| {}).is_err());
     }
 
     #[test]
-    fn what_nests_too_deep_is_left_out_and_the_rest_is_read() {
-        for depth in [2, 32, 126, 128, 1_000_000] {
-            let deep = nested(depth, "7");
-            let text = format!(r#"{{"before":"ä\\","x":{deep},"after":[{{"b":1}}]}}"#);
-            let found = read(text.as_bytes()).unwrap();
-            assert_eq!(found["before"], "ä\\", "{depth}");
-            assert_eq!(found["after"], json!([{"b": 1}]), "{depth}");
-            assert!(found["x"].is_array(), "{depth}");
-        }
-    }
-
-    #[test]
-    fn what_is_no_json_is_refused_as_it_was() {
-        for text in ["", "{", "<html>", &nested(1_000, "")] {
-            let usual = serde_json::from_str::<Value>(text).unwrap_err();
-            let error = read(text.as_bytes()).unwrap_err();
-            assert_eq!(error.to_string(), usual.to_string());
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), depth in 0usize..400) {
-            let _ = read(&bytes);
-            let text = [nested(depth, "7").as_bytes(), &bytes].concat();
-            let _ = read(&text);
-        }
-
-        #[test]
-        fn what_is_not_too_deep_stays_as_it_is(keys in prop::collection::vec("(?s).{0,6}", 0..16)) {
-            let value = keys.iter().fold(json!(1.5), |inner, key| json!([{key: inner}, key]));
-            let text = value.to_string();
-            prop_assert_eq!(shallow(text.as_bytes()), text.into_bytes());
-        }
+    fn elements_are_shown_as_they_were_written() {
+        let mut seen = Vec::new();
+        each_element(r#"[1.0, {"a":1 },[] ]"#, |element| seen.push(element.get())).unwrap();
+        assert_eq!(seen, ["1.0", r#"{"a":1 }"#, "[]"]);
+        assert!(each_element("{}", |_| {}).is_err());
     }
 }

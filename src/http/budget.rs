@@ -73,7 +73,7 @@ pub(super) fn names_faults(
     model: Option<&str>,
     flow_id: Option<FlowId>,
 ) -> Result<Vec<Fault>> {
-    let knows = |provider: &str| context.gateway.knows(provider);
+    let knows = |provider: &str| context.providers.knows(provider);
     let mut faults = Vec::new();
     if let Some(why) = model.and_then(|model| model_fault(model, knows)) {
         faults.push(Fault::new("model", why));

@@ -76,7 +76,7 @@ pub fn text(context: &Context) -> Reply {
         "counter",
         "Requests of clients to /v1, by protocol and status of the answer.",
     );
-    for (protocol, status, count) in context.proxy.read() {
+    for (protocol, status, count) in context.gateway.read() {
         let labels = format!("{{protocol=\"{protocol}\",status=\"{status}\"}}");
         text.line(&format!("gateway_requests_total{labels}"), count);
     }

@@ -7,7 +7,7 @@ use super::Context;
 use super::reply::{Failure, Query, Reply};
 use crate::error::{Error, Fault};
 use crate::event::Timestamp;
-use crate::gateway::prices::{Rates, StoredPrice};
+use crate::providers::prices::{Rates, StoredPrice};
 
 type Answer = std::result::Result<Reply, Failure>;
 
@@ -73,10 +73,12 @@ pub fn find(context: &Context, mut query: Query) -> Answer {
         }
         .into());
     };
-    if !context.gateway.knows(provider) {
+    if !context.providers.knows(provider) {
         return Err(Error::NotFound(format!("provider `{provider}`")).into());
     }
-    let quote = context.gateway.quote(provider, &[model], Timestamp::now());
+    let quote = context
+        .providers
+        .quote(provider, &[model], Timestamp::now());
     let unknown = || Error::NotFound(format!("known price of {provider}/{model}"));
     let quote = quote.ok_or_else(unknown)?;
     match quote.text() {

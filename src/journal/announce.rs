@@ -3,7 +3,7 @@
 
 use crate::event::suggestion::Suggestion;
 use crate::event::{
-    Event, FlowId, FlowProgress, LedgerEntry, Place, RunId, RunStatus, Timestamp, preview,
+    Event, EventContext, FlowId, FlowProgress, LedgerEntry, RunId, RunStatus, Timestamp, preview,
 };
 use crate::store::{Change, NodeRef, Receipt};
 
@@ -37,12 +37,12 @@ pub fn events(change: &Change, receipt: &Receipt) -> Vec<Event> {
             },
             _,
         ) => {
-            let place = run_place(*flow_id, run_id, None, *at);
-            let status = status(&place, FlowProgress::Started);
+            let context = run_place(*flow_id, run_id, None, *at);
+            let status = status(&context, FlowProgress::Started);
             let (name, trigger) = (name.clone(), trigger.clone());
             vec![
                 Event::FlowStarted {
-                    place,
+                    context,
                     name,
                     node_count: *node_count,
                     trigger,
@@ -51,33 +51,33 @@ pub fn events(change: &Change, receipt: &Receipt) -> Vec<Event> {
             ]
         }
         (Change::StartNode { node, at, .. }, _) => vec![Event::NodeStarted {
-            place: node_place(node, *at),
+            context: node_place(node, *at),
             label: node.label.clone(),
             attempt: node.attempt,
         }],
         (Change::SettleCall(settlement), Receipt::Settled(entry, warnings)) => {
-            let place = call_place(entry, settlement.at);
+            let context = call_place(entry, settlement.at);
             let update = Event::LedgerUpdate {
-                place: place.clone(),
+                context: context.clone(),
                 entry: entry.clone(),
             };
             let warnings = warnings.iter().map(|warning| Event::BudgetWarning {
-                place: place.clone(),
+                context: context.clone(),
                 warning: warning.clone(),
             });
             std::iter::once(update).chain(warnings).collect()
         }
         (_, Receipt::Suggested(suggestion)) => vec![Event::OptimizationAvailable {
-            place: suggestion_place(suggestion),
+            context: suggestion_place(suggestion),
             suggestion: shown(suggestion),
         }],
         (_, Receipt::SuggestionChanged(suggestion)) => vec![Event::OptimizationChanged {
-            place: suggestion_place(suggestion),
+            context: suggestion_place(suggestion),
             suggestion: shown(suggestion),
         }],
         (_, Receipt::Call(entry)) => {
             vec![Event::LedgerUpdate {
-                place: call_place(entry, entry.timestamp),
+                context: call_place(entry, entry.timestamp),
                 entry: entry.clone(),
             }]
         }
@@ -96,10 +96,10 @@ pub fn events(change: &Change, receipt: &Receipt) -> Vec<Event> {
                 cost,
             },
         ) => {
-            let place = node_place(node, *at);
-            let status = status(&place, FlowProgress::NodeComplete);
+            let context = node_place(node, *at);
+            let status = status(&context, FlowProgress::NodeComplete);
             let completed = Event::NodeCompleted {
-                place,
+                context,
                 label: node.label.clone(),
                 input_tokens: *input_tokens,
                 output_tokens: *output_tokens,
@@ -117,7 +117,7 @@ pub fn events(change: &Change, receipt: &Receipt) -> Vec<Event> {
             | Change::RetryNode { node, error, at },
             _,
         ) => vec![Event::NodeFailed {
-            place: node_place(node, *at),
+            context: node_place(node, *at),
             label: node.label.clone(),
             attempt: node.attempt,
             error: error.clone(),
@@ -140,11 +140,11 @@ pub fn events(change: &Change, receipt: &Receipt) -> Vec<Event> {
             },
         ) => {
             let execution_time_ms = *execution_time_ms;
-            let place = run_place(*flow_id, run_id, error_node.clone(), *at);
+            let context = run_place(*flow_id, run_id, error_node.clone(), *at);
             let (last, progress) = match end {
                 RunStatus::Completed => (
                     Event::FlowCompleted {
-                        place: place.clone(),
+                        context: context.clone(),
                         execution_time_ms,
                         input_tokens: *input_tokens,
                         output_tokens: *output_tokens,
@@ -154,7 +154,7 @@ pub fn events(change: &Change, receipt: &Receipt) -> Vec<Event> {
                 ),
                 RunStatus::Cancelled => (
                     Event::FlowCancelled {
-                        place: place.clone(),
+                        context: context.clone(),
                         execution_time_ms,
                     },
                     FlowProgress::Failed,
@@ -163,7 +163,7 @@ pub fn events(change: &Change, receipt: &Receipt) -> Vec<Event> {
                     let error = error.clone().unwrap_or_default();
                     (
                         Event::FlowFailed {
-                            place: place.clone(),
+                            context: context.clone(),
                             error,
                             execution_time_ms,
                         },
@@ -171,15 +171,15 @@ pub fn events(change: &Change, receipt: &Receipt) -> Vec<Event> {
                     )
                 }
             };
-            vec![last, status(&place, progress)]
+            vec![last, status(&context, progress)]
         }
         _ => Vec::new(),
     }
 }
 
-fn status(place: &Place, status: FlowProgress) -> Event {
+fn status(context: &EventContext, status: FlowProgress) -> Event {
     Event::FlowStatus {
-        place: place.clone(),
+        context: context.clone(),
         status,
     }
 }
@@ -189,8 +189,8 @@ fn run_place(
     run_id: &RunId,
     node_id: Option<String>,
     timestamp: Timestamp,
-) -> Place {
-    Place {
+) -> EventContext {
+    EventContext {
         flow_id: Some(flow_id),
         run_id: Some(run_id.clone()),
         node_id,
@@ -198,8 +198,8 @@ fn run_place(
     }
 }
 
-fn call_place(entry: &LedgerEntry, timestamp: Timestamp) -> Place {
-    Place {
+fn call_place(entry: &LedgerEntry, timestamp: Timestamp) -> EventContext {
+    EventContext {
         flow_id: entry.flow_id,
         run_id: entry.run_id.clone(),
         node_id: entry.node_id.clone(),
@@ -207,8 +207,8 @@ fn call_place(entry: &LedgerEntry, timestamp: Timestamp) -> Place {
     }
 }
 
-fn suggestion_place(suggestion: &Suggestion) -> Place {
-    Place {
+fn suggestion_place(suggestion: &Suggestion) -> EventContext {
+    EventContext {
         flow_id: Some(suggestion.flow_id),
         run_id: None,
         node_id: Some(suggestion.proposal.node_id.clone()),
@@ -224,6 +224,6 @@ fn shown(suggestion: &Suggestion) -> Box<Suggestion> {
     })
 }
 
-fn node_place(node: &NodeRef, at: Timestamp) -> Place {
+fn node_place(node: &NodeRef, at: Timestamp) -> EventContext {
     run_place(node.flow_id, &node.run_id, Some(node.node_id.clone()), at)
 }

@@ -5,10 +5,10 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use crate::event::{Timestamp, Usage, Usd};
-use crate::gateway::{Gateway, Kind, Listed, Quote};
+use crate::providers::{Kind, Listed, Providers, Quote};
 
-use super::facts::{Calls, MS_PER_DAY, Target};
-use super::listings::Listings;
+use super::call_stats::{Calls, MS_PER_DAY, Target};
+use super::model_catalog::ModelCatalog;
 
 /// Parts of the names of models that are for something else than to answer a question with text, or under
 /// other terms, as OpenAI, OpenRouter and others name them.
@@ -101,14 +101,14 @@ pub fn priced_at(now: Timestamp) -> Timestamp {
 impl Models {
     /// Those with a price, at providers that can be used; `answered` is what flows have used lately.
     pub fn new(
-        gateway: &Gateway,
+        providers: &Providers,
         answered: &BTreeMap<Target, u64>,
-        listings: &Listings,
+        listings: &ModelCatalog,
         now: Timestamp,
     ) -> Self {
-        let usable = gateway
-            .providers()
-            .filter(|(name, provider)| provider.kind != Kind::Echo && gateway.check(name).is_ok());
+        let usable = providers.providers().filter(|(name, provider)| {
+            provider.kind != Kind::Echo && providers.check(name).is_ok()
+        });
         let mut models = Self {
             candidates: Vec::new(),
             dates: BTreeMap::new(),
@@ -122,7 +122,7 @@ impl Models {
             names.extend(listed);
             let mut found: Vec<Candidate> = Vec::new();
             for (name, listed) in names {
-                let Some(quote) = gateway.quote(provider, &[name], priced_at(now)) else {
+                let Some(quote) = providers.quote(provider, &[name], priced_at(now)) else {
                     continue;
                 };
                 let target = (provider.to_owned(), name.to_owned());
@@ -163,11 +163,16 @@ impl Models {
 
     /// When a model was made, as its provider says of it or, where it is asked by a name that is not
     /// listed, of the newest that it may mean; none where that is not known.
-    fn created_at(&self, gateway: &Gateway, target: &Target, now: Timestamp) -> Option<Timestamp> {
+    fn created_at(
+        &self,
+        providers: &Providers,
+        target: &Target,
+        now: Timestamp,
+    ) -> Option<Timestamp> {
         if let Some((at, _)) = self.dates.get(target) {
             return Some(*at);
         }
-        let quote = gateway.quote(&target.0, &[&target.1], priced_at(now))?;
+        let quote = providers.quote(&target.0, &[&target.1], priced_at(now))?;
         let listed = self.dates.iter().filter(|(other, _)| other.0 == target.0);
         let same = listed.filter(|(_, (_, other))| other.is_same_as(&quote));
         same.map(|(_, (at, _))| *at).max()
@@ -178,7 +183,7 @@ impl Models {
     /// same provider and of the same maker that are listed and not older.
     pub fn instead_of(
         &self,
-        gateway: &Gateway,
+        providers: &Providers,
         present: &Target,
         used_min: u64,
         tokens_max: u64,
@@ -186,7 +191,7 @@ impl Models {
         now: Timestamp,
     ) -> impl Iterator<Item = &Candidate> {
         let has_thought = has_thought || thinks(&present.1);
-        let made_at = self.created_at(gateway, present, now);
+        let made_at = self.created_at(providers, present, now);
         self.candidates.iter().filter(move |it| {
             let is_not_older = it
                 .created_at

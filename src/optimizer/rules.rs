@@ -15,8 +15,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use super::call_stats::{CallStats, Known, MS_PER_DAY, window_start};
 use super::edit::{Edit, apply};
-use super::facts::{Facts, Known, MS_PER_DAY, window_start};
 use super::models::Models;
 use super::saving::{Seen, days_between, per_30_days};
 use super::shape;
@@ -24,7 +24,7 @@ use crate::budget::Budget;
 use crate::event::suggestion::{Kind, Proposal, Saving, Status, Suggestion};
 use crate::event::{FlowId, Timestamp, Usd, hex};
 use crate::flow::{Agent, Concern, Graph, Node, NodeKind, name_of, said};
-use crate::gateway::Gateway;
+use crate::providers::Providers;
 
 /// How many calls a proposal rests on at least.
 const CALLS_MIN: u64 = 10;
@@ -37,7 +37,7 @@ const KEPT_PART: u64 = 70;
 const DAYS_SURE: f64 = 3.0;
 
 /// All that a rule may look at.
-pub struct Look<'a> {
+pub struct RuleContext<'a> {
     /// The flow.
     pub flow_id: FlowId,
     /// Its document.
@@ -47,11 +47,11 @@ pub struct Look<'a> {
     /// Its graph.
     pub graph: &'a Graph,
     /// What is known of calls.
-    pub facts: &'a Facts,
+    pub facts: &'a CallStats,
     /// What else could be asked.
     pub models: &'a Models,
     /// What calls cost.
-    pub gateway: &'a Gateway,
+    pub providers: &'a Providers,
     /// How long what was asked lately is on average, of a node, in bytes; none where nothing is stored.
     pub asked_bytes: &'a dyn Fn(&str) -> Option<u64>,
     /// In how many of the newest runs a node was completed, and how long it took there on average, in
@@ -70,7 +70,7 @@ pub struct Look<'a> {
 }
 
 /// All that may be proposed about a flow, as it is now.
-pub fn propose(look: &Look<'_>) -> Vec<Proposal> {
+pub fn propose(look: &RuleContext<'_>) -> Vec<Proposal> {
     let mut proposals = Vec::new();
     let unused = shape::unused(look.graph);
     for node in look.graph.nodes() {
@@ -144,7 +144,7 @@ struct Promise {
     days: f64,
 }
 
-impl Look<'_> {
+impl RuleContext<'_> {
     /// The calls of a node to the target that it asks first.
     fn first_target(&self, node: &Node, agent: &Agent) -> Option<Known> {
         let target = agent.targets.first()?;

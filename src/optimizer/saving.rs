@@ -3,7 +3,7 @@
 use crate::event::suggestion::Saving;
 use crate::event::{Timestamp, Usd};
 
-use super::facts::{Amount, MS_PER_DAY};
+use super::call_stats::{Amount, MS_PER_DAY};
 
 /// What was seen for less than this is taken as if it had been seen for so long, in days.
 const SEEN_DAYS_MIN: f64 = 1.0;

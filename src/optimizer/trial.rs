@@ -13,20 +13,20 @@ use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::call_stats::Target;
 use super::chosen;
 use super::edit::Edit;
-use super::facts::Target;
 use super::models::at_another;
 use super::rules::agent;
-use crate::booking::{self, lost_call, prompt_hash};
 use crate::error::{Error, Result};
 use crate::event::suggestion::{
     Kind, Proposal, Status, Trial, TrialAnswer, TrialItem, TrialOutcome,
 };
 use crate::event::{FlowId, RefusedBy, RunId, Timestamp, UsageSource, Usd, preview};
 use crate::flow::{Agent, Graph, TEMPLATE_STACK_BYTES_MIN};
-use crate::gateway::{ANSWER_TOKENS_ASSUMED, CacheMarks, Call, Cancel, FailureKind, Gateway};
 use crate::journal::Journal;
+use crate::providers::{ANSWER_TOKENS_ASSUMED, CacheMarks, Call, Cancel, FailureKind, Providers};
+use crate::settlement::{self, lost_call, prompt_hash};
 use crate::store::{Change, NewCall, Receipt, Settlement, Store, StoredInput};
 use crate::threads::{each_at_once, panic_message};
 
@@ -53,13 +53,13 @@ const ROLE: &str = "trial";
 pub struct Trials {
     store: Arc<Store>,
     journal: Journal,
-    gateway: Arc<Gateway>,
-    under_way: Mutex<UnderWay>,
+    providers: Arc<Providers>,
+    in_flight: Mutex<InFlight>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct UnderWay {
+struct InFlight {
     is_stopping: bool,
     /// The suggestions that are tried, and what ends their calls.
     trials: Vec<(i64, Cancel)>,
@@ -124,12 +124,12 @@ pub struct EstimatedInput<'a> {
 
 impl Trials {
     /// None is under way.
-    pub fn new(store: Arc<Store>, journal: Journal, gateway: Arc<Gateway>) -> Self {
+    pub fn new(store: Arc<Store>, journal: Journal, providers: Arc<Providers>) -> Self {
         Self {
             store,
             journal,
-            gateway,
-            under_way: Mutex::default(),
+            providers,
+            in_flight: Mutex::default(),
             changed: Condvar::new(),
         }
     }
@@ -159,7 +159,7 @@ impl Trials {
         }
         let (present, target) = (present_target(&proposal)?, new_target(&proposal.edit)?);
         let agent = self.agent(suggestion.flow_id, &proposal.node_id)?;
-        self.gateway.check(&target.0).map_err(Error::Conflict)?;
+        self.providers.check(&target.0).map_err(Error::Conflict)?;
         let (provider, model) = (&present.0, &present.1);
         let inputs = self.store.newest_inputs(
             suggestion.flow_id,
@@ -195,8 +195,10 @@ impl Trials {
         })?;
         let document: Value = serde_json::from_str(&flow.document)
             .map_err(|error| Error::internal(format!("flow {flow_id}: {error}")))?;
-        let graph = Graph::parse(&document["data"], &|provider| self.gateway.knows(provider))
-            .map_err(|_| Error::Conflict(format!("flow {flow_id} cannot run as it is now")))?;
+        let graph = Graph::parse(&document["data"], &|provider| {
+            self.providers.knows(provider)
+        })
+        .map_err(|_| Error::Conflict(format!("flow {flow_id} cannot run as it is now")))?;
         let node = graph.nodes().iter().find(|node| node.id == node_id);
         node.and_then(agent).cloned().ok_or_else(|| {
             Error::Conflict(format!(
@@ -215,7 +217,7 @@ impl Trials {
             }
             let usage = at_another(&usage, &plan.present.0, &plan.target.0);
             let (provider, model) = &plan.target;
-            self.gateway.cost_of(provider, model, &usage, now)
+            self.providers.cost_of(provider, model, &usage, now)
         };
         let calls = &plan.calls;
         let shown = |planned: &'a Planned| EstimatedInput {
@@ -231,7 +233,7 @@ impl Trials {
             expected_cost_usd: sum(calls.iter().map(expected)),
             worst_cost_usd: sum(calls
                 .iter()
-                .map(|planned| self.gateway.reserve(&planned.call, now).cost)),
+                .map(|planned| self.providers.reserve(&planned.call, now).cost)),
             inputs: calls.iter().map(shown).collect(),
         }
     }
@@ -292,8 +294,8 @@ impl Trials {
         if cancel.is_cancelled() {
             return failed(Error::Stopping.to_string());
         }
-        let turn = self.gateway.turn(call);
-        let wait = turn.wait(Instant::now());
+        let permit = self.providers.permit(call);
+        let wait = permit.wait(Instant::now());
         if wait > TURN_WAIT_MAX {
             return failed(format!(
                 "provider {} allows no more calls for {} seconds",
@@ -301,7 +303,7 @@ impl Trials {
                 wait.as_secs()
             ));
         }
-        if !turn.come(cancel) {
+        if !permit.come(cancel) {
             return failed(Error::Stopping.to_string());
         }
         let at = Timestamp::now();
@@ -318,7 +320,7 @@ impl Trials {
             prompt_hash: prompt_hash(call),
             key_name: None,
             tags: None,
-            reserve: self.gateway.reserve(call, at),
+            reserve: self.providers.reserve(call, at),
         };
         let id = match self.journal.commit_one(Change::OpenCall(intent.clone())) {
             Ok(Receipt::Call(entry)) => entry.id,
@@ -338,7 +340,7 @@ impl Trials {
                 ));
             }
         };
-        turn.used();
+        permit.used();
         let called = catch_unwind(AssertUnwindSafe(|| self.call(call, id, cancel)));
         let (outcome, settlement) = called.unwrap_or_else(|panic| {
             let message = panic_message(panic.as_ref());
@@ -356,9 +358,9 @@ impl Trials {
 
     fn call(&self, call: &Call, id: i64, cancel: &Cancel) -> (TrialOutcome, Settlement) {
         let began = Timestamp::now();
-        match self.gateway.call(call, cancel, &mut |_| {}) {
+        match self.providers.call(call, cancel, &mut |_| {}) {
             Ok(answer) => {
-                let settlement = booking::answered(&self.gateway, call, id, &answer, began);
+                let settlement = settlement::answered(&self.providers, call, id, &answer, began);
                 let reason = answer.finish_reason.unwrap_or_default();
                 let is_cut = CUT_REASONS.contains(&reason.as_str());
                 let answer = TrialAnswer {
@@ -373,7 +375,7 @@ impl Trials {
                 (TrialOutcome::Answered(answer), settlement)
             }
             Err(failure) => {
-                let settlement = booking::failed(&self.gateway, call, id, &failure, began);
+                let settlement = settlement::failed(&self.providers, call, id, &failure, began);
                 if failure.kind != FailureKind::Cancelled {
                     return (failed(failure.message), settlement);
                 }
@@ -399,25 +401,25 @@ impl Trials {
                 return;
             };
             log::error!("the settlement of call {id} is not written: {error}");
-            if is_last || !error.may_pass() {
+            if is_last || !error.is_transient() {
                 return;
             }
             cancel.wait(SETTLE_PAUSE);
         }
     }
 
-    fn under_way(&self) -> MutexGuard<'_, UnderWay> {
-        self.under_way
+    fn in_flight(&self) -> MutexGuard<'_, InFlight> {
+        self.in_flight
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn enter(&self, suggestion_id: i64) -> Result<Entered<'_>> {
-        let mut under_way = self.under_way();
-        if under_way.is_stopping {
+        let mut in_flight = self.in_flight();
+        if in_flight.is_stopping {
             return Err(Error::Stopping);
         }
-        let trials = &mut under_way.trials;
+        let trials = &mut in_flight.trials;
         if trials.iter().any(|(id, _)| *id == suggestion_id) {
             return Err(Error::Conflict(format!(
                 "suggestion {suggestion_id} is being tried"
@@ -439,10 +441,10 @@ impl Trials {
 
     /// Ends all trials, and lets no more begin. Does not wait for them.
     pub fn stop(&self) {
-        let mut under_way = self.under_way();
-        under_way.is_stopping = true;
-        let cancels: Vec<Cancel> = under_way.trials.iter().map(|it| it.1.clone()).collect();
-        drop(under_way);
+        let mut in_flight = self.in_flight();
+        in_flight.is_stopping = true;
+        let cancels: Vec<Cancel> = in_flight.trials.iter().map(|it| it.1.clone()).collect();
+        drop(in_flight);
         cancels.iter().for_each(Cancel::cancel);
     }
 
@@ -450,20 +452,20 @@ impl Trials {
     /// left.
     pub fn wait_for_all(&self, deadline: Instant) -> usize {
         let time = deadline.saturating_duration_since(Instant::now());
-        let (under_way, _) = self
+        let (in_flight, _) = self
             .changed
-            .wait_timeout_while(self.under_way(), time, |it| !it.trials.is_empty())
+            .wait_timeout_while(self.in_flight(), time, |it| !it.trials.is_empty())
             .unwrap_or_else(PoisonError::into_inner);
-        under_way.trials.len()
+        in_flight.trials.len()
     }
 }
 
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
-        let mut under_way = self.trials.under_way();
+        let mut in_flight = self.trials.in_flight();
         let id = self.suggestion_id;
-        under_way.trials.retain(|(other, _)| *other != id);
-        drop(under_way);
+        in_flight.trials.retain(|(other, _)| *other != id);
+        drop(in_flight);
         self.trials.changed.notify_all();
     }
 }

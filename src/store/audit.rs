@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Statement};
 
-use super::blocks;
+use super::block_index;
 use super::budgets;
-use super::days::{self, Day};
+use super::daily_rollup::{self, Day};
 use super::ledger::{ENTRY_COLUMNS, entry};
 use super::{DATABASE, LOCK, configure, schema};
 use crate::error::{Error, Result};
@@ -345,7 +345,7 @@ impl Audit {
             each(AuditCall {
                 id: row.get(0)?,
                 names: AuditNames {
-                    day: days::day_of(Timestamp(row.get(14)?)),
+                    day: daily_rollup::day_of(Timestamp(row.get(14)?)),
                     flow_id: row.get(16)?,
                     provider: row.get(17)?,
                     model: row.get(18)?,
@@ -390,19 +390,19 @@ impl Audit {
             }
             add_to_day(&mut days, &names, &counts);
         }
-        Ok((days, days::summed_until(&self.connection)?))
+        Ok((days, daily_rollup::summed_until(&self.connection)?))
     }
 
     /// Days that are summed up for budgets, and whether the sums of each are what its rows come to.
     pub fn budget_days(&self, each: impl FnMut(i64, bool)) -> Result<()> {
-        let until = days::summed_until(&self.connection)?;
+        let until = daily_rollup::summed_until(&self.connection)?;
         budgets::check(&self.connection, until, each)
     }
 
     /// Blocks of ledger rows of which it is noted what they hold: the first and the last number of
     /// each, and whether that is what its rows say.
     pub fn blocks(&self, each: impl FnMut(i64, i64, bool)) -> Result<()> {
-        blocks::check(&self.connection, each)
+        block_index::check(&self.connection, each)
     }
 
     /// A stored price.

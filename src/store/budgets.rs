@@ -19,7 +19,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::Store;
 use super::changes::NewCall;
-use super::days::{self, Day, MS_PER_DAY, Plan};
+use super::daily_rollup::{self, Day, MS_PER_DAY, Plan};
 use crate::budget::{self, BUDGETS_MAX, Budget, Limit, Per, Reserve, Scope};
 use crate::error::{Error, Result};
 use crate::event::{BudgetWarning, FlowId, LedgerEntry, Timestamp, UsageSource, Usd};
@@ -396,8 +396,11 @@ fn used_of(budget: &Budget, rows: &[Used]) -> i64 {
 
 /// The rows from `start` until `end`.
 fn used_between(connection: &Connection, start: Timestamp, end: Timestamp) -> Result<Vec<Used>> {
-    let Plan { days, head, tail } =
-        Plan::new(Some(start), Some(end), days::summed_until(connection)?);
+    let Plan { days, head, tail } = Plan::new(
+        Some(start),
+        Some(end),
+        daily_rollup::summed_until(connection)?,
+    );
     let mut statement = connection.prepare_cached(&between_sql())?;
     let values = params![days.0, days.1, head.0, head.1, tail.0, tail.1];
     let rows = statement.query_map(values, Used::read)?;
@@ -703,17 +706,17 @@ mod tests {
     fn a_share_is_told_that_was_reached_before_the_budget_was_set_and_once_over_restarts() {
         let dir = tempfile::tempdir().unwrap();
         let (store, mut writer) = Store::open(dir.path()).unwrap();
-        let under_way = open_of(&mut writer, "a", 100);
+        let in_flight = open_of(&mut writer, "a", 100);
         apply(&mut writer, soft("")).unwrap();
-        assert_eq!(settle(&mut writer, under_way, 980), [80]);
+        assert_eq!(settle(&mut writer, in_flight, 980), [80]);
         drop((store, writer));
         let (store, mut writer) = Store::open(dir.path()).unwrap();
         let id = open_of(&mut writer, "a", 5);
         assert!(settle(&mut writer, id, 5).is_empty());
-        let under_way = open_of(&mut writer, "a", 5);
+        let in_flight = open_of(&mut writer, "a", 5);
         drop((store, writer));
         let (_store, mut writer) = Store::open(dir.path()).unwrap();
-        assert_eq!(settle(&mut writer, under_way, 25), [100]);
+        assert_eq!(settle(&mut writer, in_flight, 25), [100]);
         let id = open_of(&mut writer, "a", 5);
         assert!(settle(&mut writer, id, 5).is_empty());
         // It is another budget now, of which nobody has heard.

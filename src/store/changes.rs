@@ -6,14 +6,14 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use sha2::{Digest, Sha256};
 
-use super::answers::{self, Bought};
-use super::blocks;
+use super::block_index;
 use super::budgets::Budgets;
 use super::checkpoint::Checkpointer;
-use super::days::{self, Day};
+use super::daily_rollup::{self, Day};
 use super::keys::{self, NewKey};
 use super::ledger::{ENTRY_COLUMNS, entry};
 use super::prices::Prices;
+use super::response_cache::{self, Bought};
 use super::suggestions;
 use super::triggers;
 use crate::budget::{Budget, Reserve};
@@ -497,7 +497,7 @@ impl Writer {
             .optional()?
             .unwrap_or(0);
         let budgets = Budgets::load(&connection)?;
-        let summed_until = days::summed_until(&connection)?;
+        let summed_until = daily_rollup::summed_until(&connection)?;
         Ok(Self {
             path,
             connection,
@@ -613,27 +613,27 @@ impl Writer {
 
     /// Notes what up to `step` blocks of ledger rows hold that are not noted yet. Gives how many.
     pub fn note_blocks(&mut self, step: usize) -> Result<usize> {
-        if !blocks::is_behind(&self.connection, step)? {
+        if !block_index::is_behind(&self.connection, step)? {
             return Ok(0);
         }
-        self.transaction(|batch| blocks::note(batch.connection, step))
+        self.transaction(|batch| block_index::note(batch.connection, step))
     }
 
     /// Sums up the next day of the ledger, if there is one that can be. Gives whether there was.
     pub fn sum_up_a_day(&mut self, now: Timestamp) -> Result<bool> {
         // Some days may have been forgotten since.
-        self.summed_until = days::summed_until(&self.connection)?;
-        let Some(day) = days::next(&self.connection, now)? else {
+        self.summed_until = daily_rollup::summed_until(&self.connection)?;
+        let Some(day) = daily_rollup::next(&self.connection, now)? else {
             return Ok(false);
         };
-        self.transaction(|batch| days::sum_up(batch.connection, day))?;
-        self.summed_until = days::summed_until(&self.connection)?;
+        self.transaction(|batch| daily_rollup::sum_up(batch.connection, day))?;
+        self.summed_until = daily_rollup::summed_until(&self.connection)?;
         Ok(true)
     }
 
     /// How many bytes of answers there are beyond what there is room for.
     pub fn answer_bytes_too_many(&self) -> Result<i64> {
-        answers::bytes_too_many(&self.connection)
+        response_cache::bytes_too_many(&self.connection)
     }
 
     /// Removes those of the `step` oldest answers that are too old; all of them where `too_many`.
@@ -644,7 +644,7 @@ impl Writer {
         now: Timestamp,
         step: usize,
     ) -> Result<(usize, i64)> {
-        self.transaction(|batch| answers::prune(batch.connection, too_many, now, step))
+        self.transaction(|batch| response_cache::prune(batch.connection, too_many, now, step))
     }
 
     /// Removes up to `step` of the oldest events where they are older than `before` or beyond the
@@ -760,7 +760,7 @@ impl Batch<'_> {
             Change::RefuseCall(call, by, why) => self.refuse_call(call, *by, why),
             Change::BookCached { call, model, saved } => self.book_cached(call, model, *saved),
             Change::KeepAnswer(bought) => {
-                answers::keep(self.connection, bought)?;
+                response_cache::keep(self.connection, bought)?;
                 Ok(Receipt::Done)
             }
             Change::SetBudgets { all, version } => {
@@ -1110,10 +1110,10 @@ impl Batch<'_> {
     /// The row that was just written.
     fn written_row(&self, at: Timestamp) -> Result<Receipt> {
         let id = self.connection.last_insert_rowid();
-        let day = days::day_of(at);
+        let day = daily_rollup::day_of(at);
         if day < self.summed_until {
             // The clock was put back. It may be that these days are forgotten already.
-            days::forget_from(self.connection, day)?;
+            daily_rollup::forget_from(self.connection, day)?;
         }
         Ok(Receipt::Call(Box::new(self.ledger_row(id)?)))
     }

@@ -6,8 +6,8 @@ use rusqlite::types::{ToSql, Value, ValueRef};
 use rusqlite::{Connection, Row, params_from_iter};
 use serde::Serialize;
 
-use super::days::{self, Day, Plan};
-use super::{Store, blocks};
+use super::daily_rollup::{self, Day, Plan};
+use super::{Store, block_index};
 use crate::error::{Error, Result};
 use crate::event::{CallStatus, FlowId, LedgerDetails, LedgerEntry, RunId, Timestamp, Usage, Usd};
 
@@ -119,7 +119,7 @@ impl LedgerFilter {
             None => "timestamp_ms",
             Some(_) => "+timestamp_ms",
         };
-        (days::table(of_days, &condition, moment), values)
+        (daily_rollup::table(of_days, &condition, moment), values)
     }
 
     /// The same without its moments.
@@ -355,7 +355,7 @@ impl Store {
                 Ok(rows.len() >= limit)
             };
             if filter.is_by_blocks() {
-                blocks::spans(&snapshot, filter, before, read)?;
+                block_index::spans(&snapshot, filter, before, read)?;
             } else {
                 read(0, before)?;
             }
@@ -393,7 +393,7 @@ impl Store {
         self.read(|connection| {
             // One read transaction, so that the days and the rows behind them are of one moment.
             let snapshot = connection.unchecked_transaction()?;
-            let (table, values) = filter.table(group, days::summed_until(&snapshot)?);
+            let (table, values) = filter.table(group, daily_rollup::summed_until(&snapshot)?);
             let groups: Vec<Summary> = snapshot
                 .prepare_cached(&summary_sql(group, &table))?
                 .query_map(params(&values).as_slice(), |row| {

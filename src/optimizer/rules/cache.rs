@@ -2,17 +2,17 @@
 
 use serde_json::{Map, json};
 
-use super::{Draft, Look};
+use super::{Draft, RuleContext};
 use crate::event::Usd;
 use crate::event::suggestion::{Kind, Proposal};
 use crate::flow::{Agent, Concern, Node};
+use crate::optimizer::call_stats::{ANSWER_AGE_S, Calls};
 use crate::optimizer::edit::Edit;
-use crate::optimizer::facts::{ANSWER_AGE_S, Calls};
 
 /// How often something is bought again at least.
 const REPEATS_MIN: u64 = 3;
 
-pub fn propose(look: &Look<'_>, node: &Node, agent: &Agent) -> Option<Proposal> {
+pub fn propose(look: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<Proposal> {
     if agent.cache_age.is_some() {
         return None;
     }

@@ -2,14 +2,14 @@
 
 use serde_json::json;
 
-use super::{CALLS_MIN, Draft, Look};
+use super::{CALLS_MIN, Draft, RuleContext};
 use crate::event::Usd;
 use crate::event::suggestion::{Kind, Proposal};
 use crate::flow::{Node, OnError};
 use crate::optimizer::edit::Edit;
 
 /// `node` is one that nobody uses (see `shape::unused`).
-pub fn propose(look: &Look<'_>, node: &Node) -> Option<Proposal> {
+pub fn propose(look: &RuleContext<'_>, node: &Node) -> Option<Proposal> {
     let known = look.facts.sum_of_node(look.flow_id, &node.id)?;
     let seen = known.seen(|calls| {
         let answered = calls.answered().amount;

@@ -5,14 +5,14 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{CALLS_MIN, Draft, Look};
+use super::{CALLS_MIN, Draft, RuleContext};
 use crate::budget::{Budget, Limit, Reserve, Scope};
 use crate::event::suggestion::{Kind, Proposal};
 use crate::event::{Usage, Usd};
 use crate::flow::{Agent, Node};
-use crate::gateway::ANSWER_TOKENS_ASSUMED;
 use crate::optimizer::edit::Edit;
 use crate::optimizer::models::priced_at;
+use crate::providers::ANSWER_TOKENS_ASSUMED;
 
 /// The limit is so many times the longest answer at least.
 const ABOVE_MIN: u64 = 4;
@@ -30,7 +30,7 @@ struct Bound<'a> {
     freed: Reserve,
 }
 
-pub fn propose(look: &Look<'_>, node: &Node, agent: &Agent) -> Option<Proposal> {
+pub fn propose(look: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<Proposal> {
     let known = look.facts.sum_of_node(look.flow_id, &node.id)?;
     let calls = known.calls.answers();
     let longest = known.calls.output_tokens_max;
@@ -87,7 +87,7 @@ pub fn propose(look: &Look<'_>, node: &Node, agent: &Agent) -> Option<Proposal> 
 
 /// The first hard budget that calls of the node to one of its targets are bound by.
 fn bound<'a>(
-    look: &Look<'a>,
+    look: &RuleContext<'a>,
     node: &Node,
     agent: &Agent,
     longest: u64,
@@ -123,8 +123,10 @@ fn bound<'a>(
 }
 
 /// What is reserved for the tokens of an answer beyond `from`, up to `to`.
-fn between(look: &Look<'_>, provider: &str, model: &str, from: u64, to: u64) -> Reserve {
-    let quote = look.gateway.quote(provider, &[model], priced_at(look.now));
+fn between(look: &RuleContext<'_>, provider: &str, model: &str, from: u64, to: u64) -> Reserve {
+    let quote = look
+        .providers
+        .quote(provider, &[model], priced_at(look.now));
     let cost = quote.map(|quote| {
         let cost = |output_tokens| {
             quote.cost(&Usage {

@@ -7,12 +7,12 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{CALLS_MIN, Draft, KEPT_PART, Look};
+use super::{CALLS_MIN, Draft, KEPT_PART, RuleContext};
 use crate::event::Usd;
 use crate::event::suggestion::{Alternative, Kind, Proposal};
 use crate::flow::{Agent, Node, Target as FlowTarget};
+use crate::optimizer::call_stats::{Amount, Known, Target};
 use crate::optimizer::edit::Edit;
-use crate::optimizer::facts::{Amount, Known, Target};
 use crate::optimizer::models::Candidate;
 
 /// A step down is put forward where it saves this part at least, in per cent.
@@ -22,7 +22,7 @@ const PART_KEPT_MIN: i64 = PART_MIN * KEPT_PART as i64 / 100;
 /// How many others there are to choose from.
 const ALTERNATIVES_MAX: usize = 5;
 
-pub fn propose(look: &Look<'_>, node: &Node, agent: &Agent) -> Option<Proposal> {
+pub fn propose(look: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<Proposal> {
     let first = agent.targets.first()?;
     let present: Target = (first.provider.clone(), first.model.clone());
     let known = look.first_target(node, agent)?;
@@ -109,7 +109,7 @@ fn reason(seen: Amount, to: &Candidate, cost: Usd, why: &str) -> String {
 /// The models that could be asked instead for a good part less, with what the calls would have cost there,
 /// the dearest first: the mildest step. Of what is `open` already a little less of a part is enough.
 fn cheaper<'a>(
-    look: &Look<'a>,
+    look: &RuleContext<'a>,
     agent: &Agent,
     known: &Known,
     present: &Target,
@@ -121,7 +121,7 @@ fn cheaper<'a>(
     let tokens_max = seen.prompt_tokens_max.saturating_add(answer_tokens);
     let has_thought = seen.usage.reasoning_tokens > 0;
     let all = look.models.instead_of(
-        look.gateway,
+        look.providers,
         present,
         CALLS_MIN,
         tokens_max,

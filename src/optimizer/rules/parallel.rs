@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{CALLS_MIN, Draft, Look};
+use super::{CALLS_MIN, Draft, RuleContext};
 use crate::event::suggestion::{Kind, Proposal};
 use crate::flow::Node;
 use crate::optimizer::edit::Edit;
@@ -11,7 +11,7 @@ use crate::optimizer::edit::Edit;
 const SAVING_MS_MIN: u64 = 100;
 
 /// `second` comes after `first`, and need not (see `shape::independent`).
-pub fn propose(look: &Look<'_>, first: &Node, second: &Node) -> Option<Proposal> {
+pub fn propose(look: &RuleContext<'_>, first: &Node, second: &Node) -> Option<Proposal> {
     // Of nodes in runs, not of calls: a map makes many at once, and a node that tries again waits.
     let (first_runs, first_ms) = (look.node_ms)(&first.id)?;
     let (second_runs, second_ms) = (look.node_ms)(&second.id)?;

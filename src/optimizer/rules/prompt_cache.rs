@@ -3,13 +3,13 @@
 
 use serde_json::{Map, json};
 
-use super::{CALLS_MIN, Draft, Look};
+use super::{CALLS_MIN, Draft, RuleContext};
 use crate::event::Usd;
 use crate::event::suggestion::{Kind, Proposal};
 use crate::flow::{Agent, Node, constant_beginning};
-use crate::gateway;
 use crate::optimizer::edit::Edit;
 use crate::optimizer::models::priced_at;
+use crate::providers;
 
 /// Shorter beginnings are not kept, in tokens, by names of models from their beginning: Anthropic's "cache
 /// limitations" (<https://platform.claude.com/docs/en/build-with-claude/prompt-caching>), as of November
@@ -35,9 +35,11 @@ const PREFIX_TOKENS_MIN_ELSE: u64 = 4_096;
 /// Pico-dollars in a nano-dollar.
 const PICO_PER_NANO: i128 = 1_000;
 
-pub fn propose(look: &Look<'_>, node: &Node, agent: &Agent) -> Option<Proposal> {
+pub fn propose(look: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<Proposal> {
     let target = agent.targets.first()?;
-    if agent.prompt_cache || look.gateway.kind(&target.provider) != Some(gateway::Kind::Anthropic) {
+    if agent.prompt_cache
+        || look.providers.kind(&target.provider) != Some(providers::Kind::Anthropic)
+    {
         return None;
     }
     let known = look.first_target(node, agent)?;
@@ -60,7 +62,7 @@ pub fn propose(look: &Look<'_>, node: &Node, agent: &Agent) -> Option<Proposal> 
         return None;
     }
     let quote = look
-        .gateway
+        .providers
         .quote(&target.provider, &[&target.model], priced_at(look.now))?;
     let rates = quote.rates(prompt_tokens);
     let reads = seen.soon.min(calls);

@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use super::{CALLS_MIN, Draft, Look, Promise};
+use super::{CALLS_MIN, Draft, Promise, RuleContext};
 use crate::event::Usd;
 use crate::event::suggestion::{Kind, Proposal, Saving};
 use crate::flow::{Agent, Concern, Node, WAIT_MAX};
+use crate::optimizer::call_stats::Target;
 use crate::optimizer::edit::Edit;
-use crate::optimizer::facts::Target;
 
 /// How many billed attempts have come to nothing at least.
 const WASTED_MIN: u64 = 3;
@@ -32,7 +32,7 @@ struct Remedy {
     values: Map<String, Value>,
 }
 
-pub fn propose(look: &Look<'_>, node: &Node, agent: &Agent) -> Option<Proposal> {
+pub fn propose(look: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<Proposal> {
     let known = look.facts.sum_of_node(look.flow_id, &node.id)?;
     let (failed, timed_out) = (known.calls.failed, known.calls.timed_out);
     let wasted = failed.plus(timed_out);
@@ -88,7 +88,7 @@ pub fn propose(look: &Look<'_>, node: &Node, agent: &Agent) -> Option<Proposal> 
 }
 
 /// Only the timeout for all of an answer ends one that has begun.
-fn longer_timeout(look: &Look<'_>, agent: &Agent) -> Option<Remedy> {
+fn longer_timeout(look: &RuleContext<'_>, agent: &Agent) -> Option<Remedy> {
     let present = agent.total_timeout.unwrap_or(look.total_timeout);
     let longer = (present * TIMEOUT_FACTOR).min(WAIT_MAX);
     if longer <= present {
@@ -104,7 +104,7 @@ fn longer_timeout(look: &Look<'_>, agent: &Agent) -> Option<Remedy> {
 }
 
 /// Instead of the same model again: one of another provider, where there is one, that was asked most.
-fn another_model(look: &Look<'_>, agent: &Agent) -> Option<Remedy> {
+fn another_model(look: &RuleContext<'_>, agent: &Agent) -> Option<Remedy> {
     let [first] = agent.targets.as_slice() else {
         return None;
     };

@@ -298,7 +298,7 @@ fn pages_and_sums_are_those_of_a_plain_filter_also_when_the_clock_jumps() {
             noted += 1;
         };
         store
-            .read(|connection| blocks::check(connection, &mut each))
+            .read(|connection| block_index::check(connection, &mut each))
             .unwrap();
         assert!(noted >= ROWS / 128 - 3, "{noted}");
     }

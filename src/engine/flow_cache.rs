@@ -1,0 +1,123 @@
+//! Flows that were run lately, as they were read: so that a run does not read a flow's document,
+//! check its graph and compile its templates again where the one before did.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::event::FlowId;
+use crate::flow::Graph;
+use crate::store::FlowRecord;
+
+/// How many flows are kept.
+const FLOWS_MAX: usize = 64;
+/// Those with a longer document are not kept, bytes. A graph takes several times as much memory.
+const DOCUMENT_BYTES_MAX: usize = 64 << 10;
+
+/// What a run needs of its flow.
+#[derive(Clone)]
+pub struct Runnable {
+    /// The graph.
+    pub graph: Arc<Graph>,
+    /// The graph's JSON.
+    pub data: Arc<str>,
+}
+
+struct Known {
+    id: FlowId,
+    /// What was read. A flow that has another one by now is not known.
+    document: String,
+    runnable: Runnable,
+}
+
+/// See the module.
+#[derive(Default)]
+pub struct FlowCache {
+    /// The one used last is the last.
+    flows: Mutex<VecDeque<Known>>,
+}
+
+impl FlowCache {
+    /// The flow as it was read, if it is known as it is now.
+    pub fn get(&self, flow: &FlowRecord) -> Option<Runnable> {
+        let mut flows = self.flows.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = flows
+            .iter()
+            .rposition(|known| known.id == flow.id && known.document == flow.document)?;
+        let known = flows.remove(at)?;
+        let runnable = known.runnable.clone();
+        flows.push_back(known);
+        Some(runnable)
+    }
+
+    /// Keeps a flow, in place of what was known of it or, where there is no room, of the one that
+    /// was not used for longest.
+    pub fn put(&self, flow: &FlowRecord, runnable: &Runnable) {
+        if flow.document.len() > DOCUMENT_BYTES_MAX {
+            return;
+        }
+        let mut flows = self.flows.lock().unwrap_or_else(PoisonError::into_inner);
+        flows.retain(|known| known.id != flow.id);
+        if flows.len() == FLOWS_MAX {
+            flows.pop_front();
+        }
+        flows.push_back(Known {
+            id: flow.id,
+            document: flow.document.clone(),
+            runnable: runnable.clone(),
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Timestamp;
+    use serde_json::json;
+
+    fn flow(id: FlowId, document: &str) -> FlowRecord {
+        FlowRecord {
+            id,
+            name: "f".into(),
+            document: document.into(),
+            created_at: Timestamp(0),
+            updated_at: Timestamp(0),
+        }
+    }
+
+    fn runnable() -> Runnable {
+        let data = json!({"nodes": [{"id": "in", "type": "input"}], "edges": []});
+        Runnable {
+            graph: Arc::new(Graph::parse(&data, &|_| true).unwrap()),
+            data: data.to_string().into(),
+        }
+    }
+
+    #[test]
+    fn a_flow_is_known_as_it_is_now_or_not_at_all() {
+        let known = FlowCache::default();
+        assert!(known.get(&flow(1, "a")).is_none());
+        known.put(&flow(1, "a"), &runnable());
+        assert!(known.get(&flow(1, "a")).is_some());
+        assert!(known.get(&flow(2, "a")).is_none());
+        assert!(known.get(&flow(1, "b")).is_none());
+        known.put(&flow(1, "b"), &runnable());
+        assert!(known.get(&flow(1, "a")).is_none());
+        assert!(known.get(&flow(1, "b")).is_some());
+    }
+
+    #[test]
+    fn what_was_not_used_for_longest_makes_room_and_what_is_large_is_not_kept() {
+        let known = FlowCache::default();
+        let count = FlowId::try_from(FLOWS_MAX).unwrap();
+        for id in 0..count {
+            known.put(&flow(id, "x"), &runnable());
+        }
+        assert!(known.get(&flow(0, "x")).is_some());
+        known.put(&flow(count, "x"), &runnable());
+        assert!(known.get(&flow(0, "x")).is_some());
+        assert!(known.get(&flow(1, "x")).is_none());
+        let long = "x".repeat(DOCUMENT_BYTES_MAX + 1);
+        known.put(&flow(count, &long), &runnable());
+        assert!(known.get(&flow(count, &long)).is_none());
+    }
+}

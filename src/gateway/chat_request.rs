@@ -1,0 +1,558 @@
+//! What a client asks, read from the body of its request as far as flowledger has to know it, and
+//! the body as it goes on: byte for byte the client's, but for the model and, where usage would
+//! stay unknown, one option. Pure.
+
+use std::fmt;
+use std::ops::Range;
+
+use serde_json::Value;
+use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
+
+use super::json::each_field;
+use super::prompt::Prompt;
+use super::protocol::{Protocol, Refusal};
+use crate::event::hex;
+use crate::providers::{ANSWER_TOKENS_ASSUMED, CacheWrites};
+
+/// The longest name of a model, bytes.
+const MODEL_BYTES_MAX: usize = 256;
+/// The fields that are understood, each of which may be there once.
+const UNDERSTOOD: [&str; 9] = [
+    "model",
+    "stream",
+    "stream_options",
+    "max_tokens",
+    "max_completion_tokens",
+    "n",
+    "system",
+    "messages",
+    "tools",
+];
+/// The one that is understood of `stream_options`.
+const INCLUDE_USAGE: &str = "include_usage";
+
+/// A request, read.
+#[derive(Debug)]
+pub struct ChatRequest<'a> {
+    protocol: Protocol,
+    body: &'a str,
+    /// The model that is asked, as the client calls it.
+    pub model: String,
+    model_at: Range<usize>,
+    /// Whether the answer is to come piece by piece.
+    pub is_streamed: bool,
+    /// Whether the client wants to see the usage of a streamed chat completion.
+    pub wants_usage: bool,
+    /// What asks for that usage, and in place of what.
+    usage_edit: (Range<usize>, &'static str),
+    /// The limit of the answer, of all its choices together, in tokens.
+    pub max_tokens: Option<u32>,
+    /// How long it is.
+    pub prompt: Prompt,
+    /// What of it may be written to the provider's cache.
+    pub cache_writes: CacheWrites,
+    system: Option<&'a RawValue>,
+    messages: Option<&'a RawValue>,
+    tools: Option<&'a RawValue>,
+}
+
+/// The understood fields of an object, their values as they were written.
+struct Fields<'a> {
+    found: Vec<(&'static str, &'a RawValue)>,
+    /// Where the last field of all ends in the body.
+    end: usize,
+}
+
+impl<'a> Fields<'a> {
+    /// Reads the object `text`, which stands in `body`.
+    ///
+    /// # Errors
+    /// Where it is no object, or has an understood field twice: of two, nobody knows which one counts.
+    /// Some servers read names in whatever case, so another case is another time.
+    fn read(
+        body: &str,
+        text: &'a str,
+        understood: &'static [&'static str],
+    ) -> Result<Self, Refusal> {
+        let mut fields = Self {
+            found: Vec::new(),
+            end: 0,
+        };
+        let mut ambiguous = None;
+        each_field(text, |name, value| {
+            fields.end = place(body, value).end;
+            let mut known = understood.iter().copied();
+            let Some(known) = known.find(|known| known.eq_ignore_ascii_case(name)) else {
+                return;
+            };
+            if name != known {
+                ambiguous.get_or_insert(format!("`{name}` must be written `{known}`"));
+            } else if fields.get(known).is_some() {
+                ambiguous.get_or_insert(format!("`{known}` is there twice"));
+            } else {
+                fields.found.push((known, value));
+            }
+        })
+        .map_err(unreadable)?;
+        match ambiguous {
+            Some(message) => Err(Refusal::bad_request("ambiguous", message)),
+            None => Ok(fields),
+        }
+    }
+
+    fn get(&self, name: &str) -> Option<&'a RawValue> {
+        let mut found = self.found.iter();
+        found
+            .find(|(known, _)| *known == name)
+            .map(|(_, value)| *value)
+    }
+
+    /// A whole number, however it is written; none where it is missing or null.
+    ///
+    /// # Errors
+    /// Where it is anything else. What a provider makes of that is not known.
+    fn whole(&self, name: &str) -> Result<Option<f64>, Refusal> {
+        let Some(value) = self.get(name) else {
+            return Ok(None);
+        };
+        serde_json::from_str::<Option<f64>>(value.get())
+            .ok()
+            .filter(|number| number.is_none_or(|number| number.fract() == 0.0))
+            .ok_or_else(|| {
+                let message = format!("`{name}` must be a whole number or null");
+                Refusal::bad_request("bad_limit", message)
+            })
+    }
+
+    /// A limit of the answer in tokens. What is larger than can be counts as the largest; some servers
+    /// take a negative one for none.
+    fn limit(&self, name: &str) -> Result<Option<u32>, Refusal> {
+        let limit = self.whole(name)?;
+        Ok(limit.map(|limit| match limit {
+            ..0.0 => ANSWER_TOKENS_ASSUMED,
+            _ => saturating(limit),
+        }))
+    }
+}
+
+fn saturating(number: f64) -> u32 {
+    number as u32
+}
+
+fn unreadable(error: impl fmt::Display) -> Refusal {
+    Refusal::bad_request("invalid_json", format!("the body cannot be read: {error}"))
+}
+
+impl<'a> ChatRequest<'a> {
+    /// Reads a body.
+    ///
+    /// # Errors
+    /// Where it is no JSON object with a model, or says twice what has to be understood.
+    pub fn read(protocol: Protocol, body: &'a [u8]) -> Result<Self, Refusal> {
+        let body = std::str::from_utf8(body).map_err(unreadable)?;
+        let fields = Fields::read(body, body, &UNDERSTOOD)?;
+        let model_value = fields
+            .get("model")
+            .ok_or_else(|| Refusal::bad_request("missing_model", "`model` is missing"))?;
+        let model: String = serde_json::from_str(model_value.get())
+            .ok()
+            .filter(|model: &String| !model.is_empty() && model.len() <= MODEL_BYTES_MAX)
+            .ok_or_else(|| {
+                let message = format!("`model` must be a text of 1 to {MODEL_BYTES_MAX} bytes");
+                Refusal::bad_request("bad_model", message)
+            })?;
+        let is_streamed = match fields.get("stream").map(RawValue::get) {
+            None | Some("false" | "null") => false,
+            Some("true") => true,
+            Some(_) => {
+                let message = "`stream` must be true or false";
+                return Err(Refusal::bad_request("bad_stream", message));
+            }
+        };
+        let (wants_usage, usage_edit) = usage_option(body, &fields)?;
+        // Which of the two a provider goes by, it alone knows.
+        let each = fields.limit("max_tokens")?;
+        let each = each.max(fields.limit("max_completion_tokens")?);
+        let choices = fields.whole("n")?.map_or(1, saturating).max(1);
+        let max_tokens = match choices {
+            1 => each,
+            _ => Some(
+                each.unwrap_or(ANSWER_TOKENS_ASSUMED)
+                    .saturating_mul(choices),
+            ),
+        };
+        let (system, messages) = (fields.get("system"), fields.get("messages"));
+        Ok(Self {
+            protocol,
+            body,
+            model,
+            model_at: place(body, model_value),
+            is_streamed,
+            wants_usage,
+            usage_edit,
+            max_tokens,
+            prompt: Prompt::read(body, system.into_iter().chain(messages)),
+            cache_writes: cache_writes(body),
+            system,
+            messages,
+            tools: fields.get("tools"),
+        })
+    }
+
+    /// The body with another model, and, for `asks_usage`, the option that has a streamed chat
+    /// completion end with its usage.
+    pub fn for_model(&self, model: &str, asks_usage: bool) -> Vec<u8> {
+        let model = Value::from(model).to_string();
+        let mut edits = vec![(self.model_at.clone(), model.as_str())];
+        if asks_usage {
+            edits.push(self.usage_edit.clone());
+        }
+        edits.sort_by_key(|(place, _)| place.start);
+        let mut body = String::with_capacity(self.body.len() + 64);
+        let mut done = 0;
+        for (place, text) in edits {
+            body.push_str(&self.body[done..place.start]);
+            body.push_str(text);
+            done = place.end;
+        }
+        body.push_str(&self.body[done..]);
+        body.into_bytes()
+    }
+
+    /// SHA-256 of what is asked: of the system text, a zero byte and the messages, as they were
+    /// written.
+    pub fn prompt_hash(&self) -> String {
+        let mut hash = Sha256::new();
+        if let (Some(system), Protocol::Anthropic) = (self.system, self.protocol) {
+            hash.update(system.get());
+            hash.update([0]);
+        }
+        hash.update(self.messages.map_or("", RawValue::get));
+        hex(&hash.finalize())
+    }
+
+    /// All texts of the request, one after the other: those of tools and of their calls and results as
+    /// well.
+    pub fn all_texts(&self) -> String {
+        let mut texts = vec![];
+        gather(&read(self.system), &mut texts);
+        for message in read(self.messages).as_array().into_iter().flatten() {
+            gather(&message["content"], &mut texts);
+            let calls = message["tool_calls"].as_array().into_iter().flatten();
+            for call in calls.map(|call| &call["function"]) {
+                texts.extend([&call["name"], &call["arguments"]].map(written));
+            }
+        }
+        texts.extend(self.tools.map(|tools| tools.get().to_owned()));
+        texts.retain(|text| !text.is_empty());
+        texts.join("\n")
+    }
+
+    /// The system text and the last message of a user, for `echo`.
+    pub fn texts(&self) -> (Option<String>, String) {
+        let messages = read(self.messages);
+        let messages = messages.as_array().map_or(&[][..], Vec::as_slice);
+        let of_role = |role: &'static str| {
+            let of_role = move |message: &&Value| message["role"] == role;
+            messages.iter().filter(of_role)
+        };
+        let mut system: Vec<String> = of_role("system")
+            .map(|message| text_of(&message["content"]))
+            .collect();
+        if self.system.is_some() {
+            system.push(text_of(&read(self.system)));
+        }
+        let system = Some(system.join("\n")).filter(|text| !text.is_empty());
+        let last = of_role("user").next_back();
+        (
+            system,
+            last.map_or_else(String::new, |message| text_of(&message["content"])),
+        )
+    }
+}
+
+/// A value of the request; null where it is missing, or nests too deep.
+fn read(raw: Option<&RawValue>) -> Value {
+    raw.and_then(|raw| serde_json::from_str(raw.get()).ok())
+        .unwrap_or(Value::Null)
+}
+
+/// A text as it is, anything else in JSON; empty where there is nothing.
+fn written(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// Adds the texts of a content: it is one, or has parts that are, or that have contents of their own. The
+/// data of images, sounds and files is none.
+fn gather(content: &Value, texts: &mut Vec<String>) {
+    let Value::Array(parts) = content else {
+        texts.extend(content.as_str().map(str::to_owned));
+        return;
+    };
+    for part in parts {
+        // What was said or thought, and the call of a tool.
+        texts.extend(["text", "thinking", "name", "input"].map(|name| written(&part[name])));
+        let source = &part["source"];
+        if source["type"] == "text" {
+            texts.push(written(&source["data"]));
+        }
+        // A result, or a document of parts.
+        gather(&part["content"], texts);
+        gather(&source["content"], texts);
+    }
+}
+
+/// The text of a message: it is one, or has parts that are.
+fn text_of(content: &Value) -> String {
+    match content {
+        Value::String(text) => text.clone(),
+        Value::Array(parts) => {
+            let texts = parts.iter().filter_map(|part| part["text"].as_str());
+            texts.collect::<Vec<_>>().join("\n")
+        }
+        _ => String::new(),
+    }
+}
+
+/// Whether a stream of chat completions is asked to end with its usage, and what asks for that in place
+/// of what.
+fn usage_option(
+    body: &str,
+    fields: &Fields<'_>,
+) -> Result<(bool, (Range<usize>, &'static str)), Refusal> {
+    let Some(options) = fields.get("stream_options") else {
+        let option = r#","stream_options":{"include_usage":true}"#;
+        return Ok((false, (fields.end..fields.end, option)));
+    };
+    if !options.get().starts_with('{') {
+        return Ok((false, (place(body, options), r#"{"include_usage":true}"#)));
+    }
+    let inner = Fields::read(body, options.get(), &[INCLUDE_USAGE])?;
+    let edit = match inner.get(INCLUDE_USAGE) {
+        Some(value) => return Ok((value.get() == "true", (place(body, value), "true"))),
+        None if inner.end == 0 => r#""include_usage":true"#,
+        None => r#""include_usage":true,"#,
+    };
+    let start = place(body, options).start + 1;
+    Ok((false, (start..start, edit)))
+}
+
+/// Where a value that was read from `body` stands in it.
+fn place(body: &str, value: &RawValue) -> Range<usize> {
+    let start = value.get().as_ptr().addr() - body.as_ptr().addr();
+    start..start + value.get().len()
+}
+
+/// What the provider may be asked to write to its cache: nothing, unless the field that asks for it
+/// may be named somewhere. JSON can also write its letters as `\u0063`, which no one does otherwise.
+fn cache_writes(text: &str) -> CacheWrites {
+    let is_letter = |(at, escape): (usize, &str)| {
+        matches!(text.as_bytes().get(at + escape.len()), Some(b'5'..=b'7'))
+    };
+    if text.contains("cache_control") || text.match_indices("\\u00").any(is_letter) {
+        CacheWrites::Long
+    } else {
+        CacheWrites::None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read(body: &str) -> Result<ChatRequest<'_>, Refusal> {
+        ChatRequest::read(Protocol::OpenAi, body.as_bytes())
+    }
+
+    #[test]
+    fn all_texts_are_those_of_tools_and_their_calls_and_results_as_well() {
+        let texts = |body: &str| read(body).unwrap().all_texts();
+        let body = r#"{"model":"m","tools":[{"function":{"name":"look"}}],"messages":[
+            {"role":"user","content":"a"},
+            {"role":"assistant","content":null,"tool_calls":[{"id":"x","function":{"name":"f","arguments":"{\"b\":1}"}}]},
+            {"role":"tool","tool_call_id":"x","content":[{"type":"text","text":"c"}]}]}"#;
+        assert_eq!(
+            texts(body),
+            "a\nf\n{\"b\":1}\nc\n[{\"function\":{\"name\":\"look\"}}]"
+        );
+        let body = r#"{"model":"m","system":[{"type":"text","text":"s"}],"messages":[
+            {"role":"assistant","content":[{"type":"tool_use","id":"x","name":"f","input":{"b":1}}]},
+            {"role":"user","content":[{"type":"tool_result","tool_use_id":"x","content":[
+                {"type":"text","text":"c"},{"type":"image","source":{"type":"base64","data":"AAAA"}}]}]},
+            {"role":"user","content":[
+                {"type":"tool_result","content":"d"},
+                {"type":"document","source":{"type":"text","data":"e"}},
+                {"type":"document","source":{"type":"content","content":[{"type":"text","text":"g"}]}}]}]}"#;
+        assert_eq!(texts(body), "s\nf\n{\"b\":1}\nc\nd\ne\ng");
+    }
+
+    #[test]
+    fn a_request_that_may_mark_what_is_to_be_cached_is_known_as_such() {
+        for (content, expected) in [
+            (r#""Hi""#, CacheWrites::None),
+            (r#""\u00e9 \u001b""#, CacheWrites::None),
+            (
+                r#"[{"type": "text", "text": "Hi", "cache_control": {"type": "ephemeral"}}]"#,
+                CacheWrites::Long,
+            ),
+            (
+                r#"[{"type": "text", "text": "Hi", "cache\u005fcontrol": {"type": "ephemeral"}}]"#,
+                CacheWrites::Long,
+            ),
+            (
+                r#"[{"type": "text", "text": "Hi", "\u0063ache_control": {"type": "ephemeral"}}]"#,
+                CacheWrites::Long,
+            ),
+        ] {
+            let body = format!(
+                r#"{{"model": "m", "messages": [{{"role": "user", "content": {content}}}]}}"#
+            );
+            assert_eq!(read(&body).unwrap().cache_writes, expected, "{body}");
+        }
+    }
+
+    fn rewritten(body: &str, asks_usage: bool) -> String {
+        let asked = read(body).unwrap();
+        String::from_utf8(asked.for_model("new", asks_usage)).unwrap()
+    }
+
+    #[test]
+    fn nothing_but_the_model_is_replaced() {
+        let body = "{ \"a\" : 1.0e+2,\"model\":\t\"p\\/old\" , \"n\":123456789012345678901234567890.10,\n \"x\": {\"model\":\"p/old\"}, \"a\":2}";
+        assert_eq!(
+            rewritten(body, false),
+            body.replacen("\"p\\/old\"", "\"new\"", 1)
+        );
+        assert_eq!(read(body).unwrap().model, "p/old");
+    }
+
+    #[test]
+    fn usage_is_asked_for_beside_what_the_client_asks_for() {
+        assert_eq!(
+            rewritten(r#"{"model":"m","stream":true }"#, true),
+            r#"{"model":"new","stream":true,"stream_options":{"include_usage":true} }"#
+        );
+        assert_eq!(
+            rewritten(
+                r#"{"stream_options":{"include_obfuscation":false,"include_usage":false},"model":"m"}"#,
+                true
+            ),
+            r#"{"stream_options":{"include_obfuscation":false,"include_usage":true},"model":"new"}"#
+        );
+        assert_eq!(
+            rewritten(r#"{"model":"m","stream_options":null}"#, true),
+            r#"{"model":"new","stream_options":{"include_usage":true}}"#
+        );
+        assert_eq!(
+            rewritten(r#"{"model":"m","stream_options":{ }}"#, true),
+            r#"{"model":"new","stream_options":{"include_usage":true }}"#
+        );
+        assert_eq!(
+            rewritten(
+                r#"{"model":"m","stream_options":{ "x": 1.10,"big":123456789012345678901234567890, "a" :[] }}"#,
+                true
+            ),
+            r#"{"model":"new","stream_options":{"include_usage":true, "x": 1.10,"big":123456789012345678901234567890, "a" :[] }}"#
+        );
+        for (options, expected) in [
+            (r#"{"include_usage":true}"#, true),
+            (r#"{"include_usage": false, "x":true}"#, false),
+            ("{}", false),
+            ("null", false),
+        ] {
+            let body = format!(r#"{{"model":"m","stream_options":{options}}}"#);
+            assert_eq!(read(&body).unwrap().wants_usage, expected, "{body}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_understood_in_one_way_only_is_refused() {
+        for (body, code) in [
+            ("", "invalid_json"),
+            ("[]", "invalid_json"),
+            ("{\"model\":\"m\"} x", "invalid_json"),
+            ("{}", "missing_model"),
+            (r#"{"model":7}"#, "bad_model"),
+            (r#"{"model":""}"#, "bad_model"),
+            (r#"{"model":"a","model":"b"}"#, "ambiguous"),
+            (r#"{"model":"a","stream":true,"stream":false}"#, "ambiguous"),
+            (r#"{"model":"a","mode\u006c":"b"}"#, "ambiguous"),
+            (r#"{"model":"a","stream":"yes"}"#, "bad_stream"),
+            (r#"{"model":"a","Model":"b"}"#, "ambiguous"),
+            (r#"{"model":"a","MAX_TOKENS":1}"#, "ambiguous"),
+            (
+                r#"{"model":"a","max_tokens":1,"max_tokens":90000000}"#,
+                "ambiguous",
+            ),
+            (r#"{"model":"a","n":1,"n":1}"#, "ambiguous"),
+            (r#"{"model":"a","messages":[],"messages":[]}"#, "ambiguous"),
+            (
+                r#"{"model":"a","stream_options":{"include_usage":true,"include_usage":false}}"#,
+                "ambiguous",
+            ),
+        ] {
+            assert_eq!(read(body).unwrap_err().code, code, "{body}");
+        }
+    }
+
+    #[test]
+    fn the_limit_is_that_of_all_choices() {
+        for (fields, expected) in [
+            ("", None),
+            (r#","max_tokens":null,"n":null"#, None),
+            (r#","max_tokens":10"#, Some(10)),
+            (r#","max_tokens":0"#, Some(0)),
+            (r#","max_tokens":10,"max_completion_tokens":20"#, Some(20)),
+            (r#","max_tokens":20,"max_completion_tokens":10"#, Some(20)),
+            (r#","max_tokens":10,"max_completion_tokens":null"#, Some(10)),
+            (r#","max_tokens":10,"n":3"#, Some(30)),
+            (r#","max_tokens":10,"n":3.0"#, Some(30)),
+            (r#","n":2"#, Some(2 * ANSWER_TOKENS_ASSUMED)),
+            (r#","max_tokens":9e7"#, Some(90_000_000)),
+            (r#","max_tokens":90000000.0"#, Some(90_000_000)),
+            (r#","max_tokens":4294967295,"n":3"#, Some(u32::MAX)),
+            (r#","max_tokens":99999999999999999999"#, Some(u32::MAX)),
+            (r#","max_tokens":-1"#, Some(ANSWER_TOKENS_ASSUMED)),
+        ] {
+            let body = format!(r#"{{"model":"m"{fields}}}"#);
+            assert_eq!(read(&body).unwrap().max_tokens, expected, "{body}");
+        }
+        for value in ["1.5", "1e400", "\"10\"", "true", "[]", "{}"] {
+            for name in ["max_tokens", "max_completion_tokens", "n"] {
+                let body = format!(r#"{{"model":"m","{name}":{value}}}"#);
+                assert_eq!(read(&body).unwrap_err().code, "bad_limit", "{body}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_last_text_of_the_user_is_what_echo_answers() {
+        let body = r#"{"model":"m","messages":[{"role":"system","content":"s"},{"role":"user","content":"a"},
+            {"role":"user","content":[{"type":"text","text":"b"},{"type":"image_url"},{"type":"text","text":"c"}]}]}"#;
+        assert_eq!(
+            read(body).unwrap().texts(),
+            (Some("s".into()), "b\nc".into())
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_body_makes_it_panic(body in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = ChatRequest::read(Protocol::Anthropic, &body);
+        }
+
+        #[test]
+        fn other_fields_keep_their_bytes(before in "[ \\n]{0,3}", value in "-?[1-9][0-9]{0,30}(\\.[0-9]{1,20})?", after in "[ \\t]{0,3}") {
+            let body = format!("{before}{{\"x\":{value}{after},\"model\":\"m\"}}");
+            let expected = format!("{before}{{\"x\":{value}{after},\"model\":\"new\"}}");
+            prop_assert_eq!(rewritten(&body, false), expected);
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! `POST /v1/messages/count_tokens`: how many tokens a prompt has. It costs nothing and has limits of
+//! its own at the provider (<https://platform.claude.com/docs/en/build-with-claude/token-counting>),
+//! hence it has no row in the ledger, needs no budget and waits for no turn.
+
+use super::Gateway;
+use super::attempt::{Attempt, Operation, ToClient, stopping};
+use super::protocol::{ErrorResponse, Refusal};
+use super::targets::{self, Target};
+use crate::listener::ResponseWriter;
+use crate::providers::{ApiFormat, CacheMarks, Call, Forward};
+
+impl Gateway {
+    /// Asks the first target of the model's name.
+    pub(super) fn count_tokens(
+        &self,
+        operation: &Operation<'_>,
+        reply: &mut ResponseWriter<'_>,
+    ) -> Result<(), Box<ErrorResponse>> {
+        let ours = |refusal| Box::new(ErrorResponse::Ours(refusal));
+        let target = self.counting_target(operation).map_err(ours)?;
+        let Some(entered) = self.in_flight.enter(None) else {
+            return Err(ours(stopping()));
+        };
+        let call = Call {
+            provider: target.provider,
+            model: target.model,
+            system: None,
+            prompt: String::new(),
+            max_tokens: None,
+            temperature: None,
+            stream: false,
+            first_byte_timeout: None,
+            total_timeout: None,
+            cache_marks: CacheMarks::default(),
+        };
+        let forward = Forward {
+            call: &call,
+            api_format: ApiFormat::TokenCount,
+            // Nothing is booked, hence nothing estimated.
+            texts: &String::new,
+            body: &operation.asked.for_model(&call.model, false),
+            headers: &operation.headers,
+            key: self.own_key(operation, &call.provider),
+            hides_usage: false,
+            drain_max: None,
+        };
+        let mut client = ToClient::new(operation, None, reply);
+        let forwarded = self
+            .providers
+            .forward(&forward, &entered.cancel, &mut client);
+        let Err(not) = forwarded else {
+            return Ok(());
+        };
+        match self.forward_error(operation, *not, reply) {
+            Attempt::Over => Ok(()),
+            Attempt::Failed(why) | Attempt::Unusable(why) | Attempt::Refused(why) => Err(why),
+        }
+    }
+
+    fn counting_target(&self, operation: &Operation<'_>) -> Result<Target, Refusal> {
+        let model = &operation.asked.model;
+        let is_provider = |name: &str| self.providers.knows(name);
+        let aliases = &self.settings.aliases;
+        let targets = targets::targets(operation.protocol, model, aliases, is_provider);
+        let target = targets
+            .into_iter()
+            .next()
+            .ok_or_else(|| Refusal::bad_request("no_target", "the alias names no model"))?;
+        let kind = self.usable(operation, &target)?;
+        if ApiFormat::TokenCount.reaches(kind) {
+            return Ok(target);
+        }
+        let message = format!("provider {} does not count tokens", target.provider);
+        Err(Refusal::bad_request("wrong_protocol", message))
+    }
+}

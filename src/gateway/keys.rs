@@ -1,0 +1,237 @@
+//! Virtual keys: each opens the gateway and nothing else. The key itself is shown once, when it is
+//! made; kept is its SHA-256, by which it is found again.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use serde_json::Value;
+
+use crate::budget::{self, Budget};
+use crate::error::{Error, Fault, Result};
+use crate::event::Timestamp;
+use crate::journal::Journal;
+use crate::secret::Secret;
+use crate::store::{Change, KeyRecord, NewKey, Receipt, Store};
+
+/// What all keys begin with, so that they are known for what they are.
+pub const PREFIX: &str = "fl-";
+/// How many keys there may be.
+const KEYS_MAX: usize = 10_000;
+/// How long a name may be, bytes.
+const NAME_BYTES_MAX: usize = 100;
+/// How often it is written down that a key is used, in milliseconds.
+const TOUCH_INTERVAL_MS: i64 = 60_000;
+
+/// All keys. Shared by all threads.
+pub struct Keys {
+    journal: Journal,
+    /// By hash. Where somebody's guess is looked for takes a time that depends on the hash of the
+    /// guess alone, which nobody can steer towards that of a key.
+    known: RwLock<HashMap<String, Known>>,
+}
+
+struct Known {
+    id: i64,
+    name: Arc<str>,
+    expires_at: Option<Timestamp>,
+    /// When its use was written down last.
+    touched_ms: AtomicI64,
+}
+
+impl Known {
+    /// Notes that it is used. Gives when, if that is to be written down.
+    fn touch(&self) -> Option<Timestamp> {
+        let at = Timestamp::now();
+        let before = self.touched_ms.load(Ordering::Relaxed);
+        let is_due = at.0.abs_diff(before) >= TOUCH_INTERVAL_MS.unsigned_abs();
+        let exchanged = is_due.then(|| {
+            self.touched_ms
+                .compare_exchange(before, at.0, Ordering::Relaxed, Ordering::Relaxed)
+        });
+        // Of two at a time, one writes it.
+        exchanged?.ok().map(|_| at)
+    }
+}
+
+/// What an offered key is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyLookup {
+    /// A key.
+    Valid {
+        /// Its number.
+        id: i64,
+        /// What it is called.
+        name: Arc<str>,
+    },
+    /// It was one.
+    Expired,
+    /// None of ours.
+    Unknown,
+}
+
+impl Keys {
+    /// The keys that are stored.
+    pub fn load(store: &Store, journal: Journal) -> Result<Self> {
+        let known = store.keys()?.into_iter().map(|record| {
+            let touched = record.last_used_at.map_or(0, |at| at.0);
+            let known = Known {
+                id: record.id,
+                name: record.name.into(),
+                expires_at: record.expires_at,
+                touched_ms: AtomicI64::new(touched),
+            };
+            (record.hash, known)
+        });
+        Ok(Self {
+            journal,
+            known: RwLock::new(known.collect()),
+        })
+    }
+
+    /// Makes a key, and the budget of its own that it is to have, both or neither. `budget` is as
+    /// [`budget::parse`] reads it; it is of this key, and has its name unless it says another.
+    /// Gives the key, this once, beside its record.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with all that is wrong; [`Error::Conflict`] for a name that is taken, be it
+    /// the budget's; [`Error::Busy`] when there are too many.
+    pub fn create(
+        &self,
+        name: &str,
+        expires_at: Option<Timestamp>,
+        budget: Option<Value>,
+    ) -> Result<(KeyRecord, Secret)> {
+        let at = Timestamp::now();
+        let mut faults = Vec::new();
+        if !is_name(name) {
+            let fault = format!(
+                "must have 1 to {NAME_BYTES_MAX} bytes, without control characters and without \
+                 spaces around it"
+            );
+            faults.push(Fault::new("name", fault));
+        }
+        if expires_at.is_some_and(|end| end <= at) {
+            faults.push(Fault::new("expiresAt", "must be in the future"));
+        }
+        let budget = budget.and_then(|document| own_budget(document, name, &mut faults));
+        if !faults.is_empty() {
+            let message = "the key cannot be made".to_owned();
+            return Err(Error::Invalid { message, faults });
+        }
+        if self.known().len() >= KEYS_MAX {
+            return Err(Error::Busy(format!("there may be {KEYS_MAX} keys")));
+        }
+        let key = Secret::new(format!("{PREFIX}{}", Secret::random()?.expose()));
+        let hash = key.hash();
+        let mut changes = vec![Change::CreateKey(NewKey {
+            name: name.to_owned(),
+            hash: hash.clone(),
+            expires_at,
+            at,
+        })];
+        changes.extend(budget.map(Change::AddBudget));
+        let receipts = self.journal.commit(changes)?;
+        let Some(&Receipt::Key(id)) = receipts.first() else {
+            return Err(Error::internal("a key got no number"));
+        };
+        let known = Known {
+            id,
+            name: name.into(),
+            expires_at,
+            touched_ms: AtomicI64::new(0),
+        };
+        self.known_to_change().insert(hash.clone(), known);
+        let record = KeyRecord {
+            id,
+            name: name.to_owned(),
+            hash,
+            created_at: at,
+            last_used_at: None,
+            expires_at,
+        };
+        Ok((record, key))
+    }
+
+    /// Removes a key, and its budgets where they are to go, too; it opens nothing any more when this
+    /// returns.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub fn delete(&self, id: i64, with_budgets: bool) -> Result<()> {
+        self.journal
+            .commit_one(Change::DeleteKey { id, with_budgets })?;
+        self.known_to_change().retain(|_, known| known.id != id);
+        Ok(())
+    }
+
+    /// What a key is that somebody offers.
+    pub fn find(&self, offered: &Secret) -> KeyLookup {
+        let known = self.known();
+        // Most servers have none, and then nothing is computed.
+        if known.is_empty() {
+            return KeyLookup::Unknown;
+        }
+        match known.get(&offered.hash()) {
+            None => KeyLookup::Unknown,
+            Some(key) if key.expires_at.is_some_and(|end| end <= Timestamp::now()) => {
+                KeyLookup::Expired
+            }
+            Some(key) => {
+                let (id, name) = (key.id, Arc::clone(&key.name));
+                let touched = key.touch();
+                // The journal may have to be waited for.
+                drop(known);
+                if let Some(at) = touched {
+                    self.write_touch(id, at);
+                }
+                KeyLookup::Valid { id, name }
+            }
+        }
+    }
+
+    fn write_touch(&self, id: i64, at: Timestamp) {
+        let done = Box::new(|result: Result<_>| {
+            if let Err(error) = result {
+                log::warn!("when a key was used cannot be written: {error}");
+            }
+        });
+        // At the end of the server nobody needs to know.
+        let change = Change::TouchKey { id, at };
+        let _ = self.journal.submit(vec![change], done);
+    }
+
+    fn known(&self) -> RwLockReadGuard<'_, HashMap<String, Known>> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn known_to_change(&self) -> RwLockWriteGuard<'_, HashMap<String, Known>> {
+        self.known.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn is_name(text: &str) -> bool {
+    (1..=NAME_BYTES_MAX).contains(&text.len())
+        && text.trim() == text
+        && !text.chars().any(char::is_control)
+}
+
+/// Reads the budget of its own that the key of this name is to have.
+fn own_budget(mut document: Value, key: &str, faults: &mut Vec<Fault>) -> Option<Budget> {
+    let mut has_name = true;
+    if let Some(document) = document.as_object_mut() {
+        has_name = document.contains_key("name");
+        document.entry("name").or_insert_with(|| key.into());
+        document.entry("key").or_insert_with(|| key.into());
+    }
+    let mut found = Vec::new();
+    let budget = budget::parse(&document, "budget", &mut found);
+    // The name that it has from the key is at fault there.
+    found.retain(|fault| has_name || fault.field != "budget.name");
+    faults.extend(found);
+    if budget.as_ref()?.key.as_deref() != Some(key) {
+        let fault = "is the name of the new key; leave it out";
+        faults.push(Fault::new("budget.key", fault));
+    }
+    budget
+}

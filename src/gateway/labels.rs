@@ -1,0 +1,123 @@
+//! What a client wants its calls to be grouped by, in fields of its requests. Pure.
+
+use super::protocol::Refusal;
+use crate::event::FlowId;
+use crate::listener::RequestHead;
+
+/// How long a role may be, bytes.
+const ROLE_BYTES_MAX: usize = 100;
+/// How many tags there may be …
+const TAGS_MAX: usize = 16;
+/// … and how long each, bytes.
+const TAG_BYTES_MAX: usize = 64;
+
+/// How a client's calls are labelled.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Labels {
+    /// `X-Flowledger-Role`.
+    pub role: Option<String>,
+    /// `X-Flowledger-Tags`, separated by commas.
+    pub tags: Option<String>,
+    /// `X-Flowledger-Flow`; whether there is such a flow is not looked at.
+    pub flow_id: Option<FlowId>,
+}
+
+impl Labels {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// Which field is wrong, and what would be right.
+    pub fn read(head: &RequestHead) -> Result<Self, Refusal> {
+        let role = match head.header("x-flowledger-role").unwrap_or_default() {
+            "" => None,
+            role if role.len() <= ROLE_BYTES_MAX && role.bytes().all(is_visible) => {
+                Some(role.to_owned())
+            }
+            _ => {
+                let message = format!(
+                    "`X-Flowledger-Role` must have at most {ROLE_BYTES_MAX} visible characters"
+                );
+                return Err(Refusal::bad_request("bad_role", message));
+            }
+        };
+        let flow_id = match head.header("x-flowledger-flow").unwrap_or_default() {
+            "" => None,
+            id => Some(id.parse().map_err(|_| {
+                let message = "`X-Flowledger-Flow` must be the number of a flow";
+                Refusal::bad_request("bad_flow", message)
+            })?),
+        };
+        let tags = tags(head)?;
+        Ok(Self {
+            role,
+            tags,
+            flow_id,
+        })
+    }
+}
+
+fn tags(head: &RequestHead) -> Result<Option<String>, Refusal> {
+    let tags: Vec<&str> = head
+        .all("x-flowledger-tags")
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .filter(|tag| !tag.is_empty())
+        .collect();
+    let is_tag = |tag: &&str| {
+        let is_fitting = |byte: u8| byte.is_ascii_alphanumeric() || b"._:/=@-".contains(&byte);
+        tag.len() <= TAG_BYTES_MAX && tag.bytes().all(is_fitting)
+    };
+    if tags.len() > TAGS_MAX || !tags.iter().all(is_tag) {
+        let message = format!(
+            "`X-Flowledger-Tags` must be at most {TAGS_MAX} tags with commas between them, each of \
+             at most {TAG_BYTES_MAX} letters, digits and . _ : / = @ -"
+        );
+        return Err(Refusal::bad_request("bad_tags", message));
+    }
+    Ok(Some(tags.join(",")).filter(|tags| !tags.is_empty()))
+}
+
+fn is_visible(byte: u8) -> bool {
+    byte == b' ' || byte.is_ascii_graphic()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(fields: &str) -> Result<Labels, Refusal> {
+        let head = format!("POST /v1/messages HTTP/1.1\r\nhost: a\r\n{fields}\r\n");
+        let (head, _) = RequestHead::parse(head.as_bytes()).unwrap().unwrap();
+        Labels::read(&head)
+    }
+
+    #[test]
+    fn labels_are_read_and_tidied() {
+        assert_eq!(read("").unwrap(), Labels::default());
+        let labels = read(
+            "x-flowledger-role: planner\r\nx-flowledger-tags: a=1, team:x ,,\r\nx-flowledger-flow: 7\r\n",
+        );
+        let expected = Labels {
+            role: Some("planner".into()),
+            tags: Some("a=1,team:x".into()),
+            flow_id: Some(7),
+        };
+        assert_eq!(labels.unwrap(), expected);
+    }
+
+    #[test]
+    fn labels_are_bounded_and_plain() {
+        let long = "x".repeat(101);
+        let many = "t,".repeat(17);
+        for (fields, code) in [
+            (format!("x-flowledger-role: {long}\r\n"), "bad_role"),
+            (format!("x-flowledger-tags: {long}\r\n"), "bad_tags"),
+            (format!("x-flowledger-tags: {many}\r\n"), "bad_tags"),
+            ("x-flowledger-tags: a b\r\n".into(), "bad_tags"),
+            ("x-flowledger-tags: <b>\r\n".into(), "bad_tags"),
+            ("x-flowledger-flow: one\r\n".into(), "bad_flow"),
+        ] {
+            assert_eq!(read(&fields).unwrap_err().code, code, "{fields}");
+        }
+    }
+}

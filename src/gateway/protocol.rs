@@ -1,0 +1,182 @@
+//! The two protocols that clients speak, as far as flowledger answers itself.
+
+use serde_json::json;
+
+use crate::listener::RequestHead;
+use crate::providers::{AnswerHead, ApiFormat, Kind};
+
+/// The protocol of a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Protocol {
+    /// Chat completions.
+    OpenAi,
+    /// Messages.
+    Anthropic,
+}
+
+impl Protocol {
+    /// That of a request, whatever it asks for.
+    pub fn of(head: &RequestHead) -> Self {
+        let is_messages = head.path().starts_with("/v1/messages");
+        if is_messages || head.header("anthropic-version").is_some() {
+            Self::Anthropic
+        } else {
+            Self::OpenAi
+        }
+    }
+
+    /// What it is called; the provider of this name is asked where a model's name says no other.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::OpenAi => "openai",
+            Self::Anthropic => "anthropic",
+        }
+    }
+
+    /// The other one: there is no kind of provider that understands neither.
+    pub fn other(self) -> Self {
+        match self {
+            Self::OpenAi => Self::Anthropic,
+            Self::Anthropic => Self::OpenAi,
+        }
+    }
+
+    /// Where its calls go.
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::OpenAi => "/v1/chat/completions",
+            Self::Anthropic => "/v1/messages",
+        }
+    }
+
+    /// What its requests are written in.
+    pub fn api_format(self) -> ApiFormat {
+        match self {
+            Self::OpenAi => ApiFormat::ChatCompletions,
+            Self::Anthropic => ApiFormat::Messages,
+        }
+    }
+
+    /// Whether a provider of that kind can be given its requests.
+    pub fn reaches(self, kind: Kind) -> bool {
+        kind == Kind::Echo || self.api_format().reaches(kind)
+    }
+
+    /// An error in its shape.
+    pub fn error(self, refusal: &Refusal) -> Vec<u8> {
+        let Refusal {
+            status,
+            code,
+            message,
+            ..
+        } = refusal;
+        let document = match self {
+            Self::OpenAi => json!({"error": {
+                "message": message, "type": openai_type(*status), "param": null, "code": code,
+            }}),
+            Self::Anthropic => json!({"type": "error", "error": {
+                "type": anthropic_type(*status), "message": message,
+            }}),
+        };
+        document.to_string().into_bytes()
+    }
+
+    /// An error in the midst of a stream.
+    pub fn error_event(self, refusal: &Refusal) -> Vec<u8> {
+        let error = self.error(refusal);
+        let begin: &[u8] = match self {
+            Self::OpenAi => b"data: ",
+            Self::Anthropic => b"event: error\ndata: ",
+        };
+        [begin, &error, b"\n\n"].concat()
+    }
+}
+
+fn openai_type(status: u16) -> &'static str {
+    match status {
+        401 => "authentication_error",
+        402 => "insufficient_quota",
+        403 => "permission_error",
+        429 => "rate_limit_error",
+        400..=499 => "invalid_request_error",
+        _ => "server_error",
+    }
+}
+
+fn anthropic_type(status: u16) -> &'static str {
+    match status {
+        401 => "authentication_error",
+        402 => "billing_error",
+        403 => "permission_error",
+        404 => "not_found_error",
+        413 => "request_too_large",
+        429 => "rate_limit_error",
+        400..=499 => "invalid_request_error",
+        503 => "overloaded_error",
+        504 => "timeout_error",
+        _ => "api_error",
+    }
+}
+
+/// An error of our own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// HTTP status.
+    pub status: u16,
+    /// A word for programs.
+    pub code: &'static str,
+    /// A sentence for people.
+    pub message: String,
+    /// Fields of the answer.
+    pub fields: Vec<(&'static str, String)>,
+}
+
+impl Refusal {
+    /// An error of that status.
+    pub fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            code,
+            message: message.into(),
+            fields: Vec::new(),
+        }
+    }
+
+    /// With a field of the answer.
+    pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.fields.push((name, value.into()));
+        self
+    }
+
+    /// A request that cannot be understood.
+    pub fn bad_request(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(400, code, message)
+    }
+}
+
+/// Why a client gets no answer of a model.
+#[derive(Clone, Debug)]
+pub enum ErrorResponse {
+    /// In our own words.
+    Ours(Refusal),
+    /// In the provider's.
+    Providers(AnswerHead, Vec<u8>),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_has_the_shape_of_its_protocol() {
+        let refusal = Refusal::new(402, "budget", "no");
+        assert_eq!(
+            String::from_utf8(Protocol::OpenAi.error(&refusal)).unwrap(),
+            r#"{"error":{"message":"no","type":"insufficient_quota","param":null,"code":"budget"}}"#
+        );
+        assert_eq!(
+            String::from_utf8(Protocol::Anthropic.error_event(&refusal)).unwrap(),
+            "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"billing_error\",\"message\":\"no\"}}\n\n"
+        );
+    }
+}

@@ -1,0 +1,128 @@
+//! Which provider and model a client's name for a model means.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
+
+use super::protocol::Protocol;
+use crate::providers::{Kind, Providers};
+
+/// How many targets an alias may have.
+pub const TARGETS_MAX: usize = 16;
+
+/// A model at a provider.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The provider's name in the configuration.
+    pub provider: String,
+    /// The model, as the provider calls it.
+    pub model: String,
+}
+
+/// The targets of each alias, in the order in which they are tried.
+pub type Aliases = BTreeMap<String, Vec<Target>>;
+
+/// Models of `echo`.
+const ECHO_MODELS: [&str; 2] = ["echo-1", "echo-slow"];
+
+/// The targets of a name: those of an alias; the provider before the first slash, where there is
+/// one of that name; else the provider that the protocol is named after.
+pub fn targets(
+    protocol: Protocol,
+    name: &str,
+    aliases: &Aliases,
+    is_provider: impl Fn(&str) -> bool,
+) -> Vec<Target> {
+    if let Some(targets) = aliases.get(name) {
+        return targets.clone();
+    }
+    let (provider, model) = match name.split_once('/') {
+        Some((provider, model)) if !model.is_empty() && is_provider(provider) => (provider, model),
+        _ => (protocol.name(), name),
+    };
+    vec![Target {
+        provider: provider.to_owned(),
+        model: model.to_owned(),
+    }]
+}
+
+/// The names that a client may use: aliases, and models of usable providers as far as they are known
+/// without asking.
+pub fn names(aliases: &Aliases, providers: &Providers) -> BTreeSet<String> {
+    let mut names: BTreeSet<String> = aliases.keys().cloned().collect();
+    for targets in aliases.values() {
+        names.extend(
+            targets
+                .iter()
+                .map(|it| format!("{}/{}", it.provider, it.model)),
+        );
+    }
+    let usable = providers
+        .providers()
+        .filter(|(name, _)| providers.check(name).is_ok());
+    for (name, provider) in usable {
+        if provider.kind == Kind::Echo {
+            names.extend(ECHO_MODELS.map(|model| format!("{name}/{model}")));
+        } else if [Protocol::OpenAi, Protocol::Anthropic]
+            .iter()
+            .any(|protocol| protocol.reaches(provider.kind))
+        {
+            let models = providers.priced_models(name);
+            names.extend(models.iter().map(|model| format!("{name}/{model}")));
+        }
+    }
+    names
+}
+
+/// One of them, as both protocols have it.
+fn item(name: &str) -> Value {
+    let owner = name
+        .split_once('/')
+        .map_or("flowledger", |(owner, _)| owner);
+    json!({
+        "id": name, "object": "model", "created": 0, "owned_by": owner,
+        "type": "model", "display_name": name, "created_at": "1970-01-01T00:00:00Z",
+    })
+}
+
+/// The list of models, as both protocols have it.
+pub fn list(names: &BTreeSet<String>) -> Value {
+    let data: Vec<Value> = names.iter().map(|name| item(name)).collect();
+    json!({
+        "object": "list", "data": data,
+        "has_more": false, "first_id": names.first(), "last_id": names.last(),
+    })
+}
+
+/// One model, if there is one of that name.
+pub fn one(names: &BTreeSet<String>, name: &str) -> Option<Value> {
+    names.contains(name).then(|| item(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_means_an_alias_or_a_provider_or_the_protocols_own() {
+        let target = |provider: &str, model: &str| Target {
+            provider: provider.into(),
+            model: model.into(),
+        };
+        let fast = vec![target("openai", "a"), target("groq", "b/c")];
+        let aliases = Aliases::from([("fast".to_owned(), fast.clone())]);
+        let found = |protocol, name: &str| {
+            let mut found = targets(protocol, name, &aliases, |it| it == "groq");
+            assert_eq!(found.len(), 1);
+            found.remove(0)
+        };
+        assert_eq!(targets(Protocol::OpenAi, "fast", &aliases, |_| true), fast);
+        let openai = Protocol::OpenAi;
+        assert_eq!(found(openai, "groq/x/y"), target("groq", "x/y"));
+        assert_eq!(found(openai, "gpt-5"), target("openai", "gpt-5"));
+        assert_eq!(found(openai, "meta/llama"), target("openai", "meta/llama"));
+        assert_eq!(found(openai, "groq/"), target("openai", "groq/"));
+        let claude = found(Protocol::Anthropic, "claude");
+        assert_eq!(claude, target("anthropic", "claude"));
+    }
+}

@@ -1,0 +1,264 @@
+//! Who may come in: the token, the `Host` names that the server answers to (against DNS
+//! rebinding), and the `Origin` of requests that browsers send for a page (against other sites).
+
+use std::net::IpAddr;
+
+use super::request_head::RequestHead;
+use crate::secret::Secret;
+
+/// The rules.
+#[derive(Clone, Debug, Default)]
+pub struct Auth {
+    /// Asked for everywhere but for the page's own files, the health check and deliveries to
+    /// webhooks, which have secrets of their own.
+    pub token: Option<Secret>,
+    /// Names that the server answers to, beside `localhost` and addresses.
+    pub hosts: Vec<String>,
+    /// Origins of other pages that may use the API, as `https://example.org`.
+    pub origins: Vec<String>,
+}
+
+/// Why a request is turned away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denied {
+    /// HTTP status.
+    pub status: u16,
+    /// A word for programs.
+    pub code: &'static str,
+    /// A sentence for people.
+    pub message: String,
+}
+
+impl Denied {
+    /// A refusal with that status.
+    pub fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            status,
+            code,
+            message: message.into(),
+        }
+    }
+}
+
+impl Auth {
+    /// Lets a request pass or says why not.
+    pub fn check(&self, head: &RequestHead) -> Result<(), Denied> {
+        self.check_source(head)?;
+        self.check_token(head)
+    }
+
+    /// Lets a request pass whose token is looked at by somebody else, or says why not.
+    pub fn check_source(&self, head: &RequestHead) -> Result<(), Denied> {
+        self.check_host(head)?;
+        self.check_origin(head)
+    }
+
+    /// The origin of the page that asks, where it is one of another server that may.
+    pub fn allowed_origin<'a>(&self, head: &'a RequestHead) -> Option<&'a str> {
+        head.header("origin").filter(|origin| {
+            let mut allowed = self.origins.iter();
+            allowed.any(|allowed| allowed.eq_ignore_ascii_case(origin))
+        })
+    }
+
+    /// A page of another site can make the browser connect here under that site's own name; its
+    /// `Host` then is that name. An address in `Host` was typed or linked, never rebound.
+    fn check_host(&self, head: &RequestHead) -> Result<(), Denied> {
+        let hosts: Vec<&str> = head.all("host").collect();
+        let [host] = hosts.as_slice() else {
+            let message = "exactly one Host field is needed".to_owned();
+            return Err(Denied::new(400, "bad_host", message));
+        };
+        let name = without_port(host);
+        let is_address = name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
+        let is_known = is_address
+            || name.eq_ignore_ascii_case("localhost")
+            || self
+                .hosts
+                .iter()
+                .any(|known| known.eq_ignore_ascii_case(name));
+        if is_known {
+            return Ok(());
+        }
+        let message = format!(
+            "this server does not answer to the name `{name}`; start it with --allow-host {name} if it should"
+        );
+        Err(Denied::new(421, "unknown_host", message))
+    }
+
+    fn check_origin(&self, head: &RequestHead) -> Result<(), Denied> {
+        let reads = matches!(head.method.as_str(), "GET" | "HEAD" | "OPTIONS");
+        if reads && head.path() != "/ws" {
+            return Ok(());
+        }
+        // Programs that are no browsers send none.
+        let Some(origin) = head.header("origin") else {
+            return Ok(());
+        };
+        let is_own = origin.split_once("://").is_some_and(|(_, authority)| {
+            head.header("host")
+                .is_some_and(|host| host.eq_ignore_ascii_case(authority))
+        });
+        if is_own || self.allowed_origin(head).is_some() {
+            return Ok(());
+        }
+        let message = format!(
+            "pages of `{origin}` may not do this; start the server with --allow-origin {origin} if they should"
+        );
+        Err(Denied::new(403, "foreign_origin", message))
+    }
+
+    fn check_token(&self, head: &RequestHead) -> Result<(), Denied> {
+        let Some(token) = &self.token else {
+            return Ok(());
+        };
+        if is_public(head) || is_delivery(head) || head.carries(token) {
+            return Ok(());
+        }
+        let message = "send the server's token as `Authorization: Bearer TOKEN`".to_owned();
+        Err(Denied::new(401, "unauthorized", message))
+    }
+}
+
+/// The page has to load before it can ask for the token; it holds no data. A preflight cannot
+/// carry a token.
+fn is_public(head: &RequestHead) -> bool {
+    let path = head.path();
+    let is_page = path == "/" || path == "/favicon.ico" || path.starts_with("/assets/");
+    head.method == "OPTIONS" || is_page || path == "/api/health"
+}
+
+/// A delivery to a webhook, which the route checks for the webhook's own secret. The name is looked
+/// at closely, so that nothing else passes as one however it is written.
+fn is_delivery(head: &RequestHead) -> bool {
+    let slug = head.path().strip_prefix("/hooks/");
+    let is_slug = |slug: &str| !slug.is_empty() && slug.bytes().all(|b| b.is_ascii_alphanumeric());
+    head.method == "POST" && slug.is_some_and(is_slug)
+}
+
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        // In `[::1]` the last colon belongs to the address.
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(access: &Auth, request: &str) -> Result<(), u16> {
+        let text = format!("{}\r\n\r\n", request.replace('\n', "\r\n"));
+        let (head, _) = RequestHead::parse(text.as_bytes()).unwrap().unwrap();
+        access.check(&head).map_err(|denied| denied.status)
+    }
+
+    #[test]
+    fn only_names_of_this_server_are_answered() {
+        let access = Auth {
+            hosts: vec!["ledger.lan".into()],
+            ..Auth::default()
+        };
+        for host in [
+            "localhost:7700",
+            "LOCALHOST",
+            "127.0.0.1:7700",
+            "[::1]:7700",
+            "[::1]",
+            "192.168.1.5",
+            "ledger.lan:80",
+        ] {
+            assert_eq!(
+                check(&access, &format!("GET / HTTP/1.1\nHost: {host}")),
+                Ok(()),
+                "{host}"
+            );
+        }
+        for host in [
+            "evil.example",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example:7700",
+            "",
+        ] {
+            assert_eq!(
+                check(&access, &format!("GET / HTTP/1.1\nHost: {host}")),
+                Err(421),
+                "{host}"
+            );
+        }
+        assert_eq!(check(&access, "GET / HTTP/1.1\nX: y"), Err(400));
+        assert_eq!(
+            check(&access, "GET / HTTP/1.1\nHost: a\nHost: localhost"),
+            Err(400)
+        );
+    }
+
+    #[test]
+    fn other_sites_may_neither_change_anything_nor_listen() {
+        let access = Auth {
+            origins: vec!["https://app.example".into()],
+            ..Auth::default()
+        };
+        let from = |method: &str, path: &str, origin: &str| {
+            check(
+                &access,
+                &format!("{method} {path} HTTP/1.1\nHost: localhost:7700\nOrigin: {origin}"),
+            )
+        };
+        assert_eq!(from("POST", "/api/flows", "http://localhost:7700"), Ok(()));
+        assert_eq!(from("POST", "/api/flows", "https://app.example"), Ok(()));
+        assert_eq!(from("GET", "/ws?since=1", "https://app.example"), Ok(()));
+        assert_eq!(from("GET", "/api/flows", "https://evil.example"), Ok(()));
+        for origin in ["https://evil.example", "http://localhost:8000", "null"] {
+            assert_eq!(from("POST", "/api/flows", origin), Err(403), "{origin}");
+            assert_eq!(from("DELETE", "/api/flows/1", origin), Err(403), "{origin}");
+            assert_eq!(from("GET", "/ws", origin), Err(403), "{origin}");
+        }
+    }
+
+    #[test]
+    fn with_a_token_only_the_page_and_the_health_check_are_public() {
+        let access = Auth {
+            token: Some(Secret::new("t")),
+            ..Auth::default()
+        };
+        for path in ["/", "/assets/app.js", "/api/health"] {
+            assert_eq!(
+                check(&access, &format!("GET {path} HTTP/1.1\nHost: localhost")),
+                Ok(())
+            );
+        }
+        let post = |path: &str| check(&access, &format!("POST {path} HTTP/1.1\nHost: localhost"));
+        assert_eq!(post("/hooks/0123abc"), Ok(()));
+        assert_eq!(post("/hooks/0123abc?x=/"), Ok(()));
+        for path in [
+            "/hooks",
+            "/hooks/",
+            "/hooks/a/b",
+            "/hooks/../api/flows",
+            "/hooks/%2e%2e",
+            "//hooks/a",
+            "/Hooks/a",
+            "/api/hooks/a",
+        ] {
+            assert_eq!(post(path), Err(401), "{path}");
+        }
+        for path in [
+            "/hooks/0123abc",
+            "/api/flows",
+            "/ws",
+            "/metrics",
+            "/v1/models",
+            "//",
+            "/nothing",
+        ] {
+            let request = format!("GET {path} HTTP/1.1\nHost: localhost");
+            assert_eq!(check(&access, &request), Err(401), "{path}");
+            assert_eq!(
+                check(&access, &format!("{request}\nAuthorization: Bearer t")),
+                Ok(())
+            );
+        }
+    }
+}

@@ -1,0 +1,341 @@
+//! A request's head: read with limits, understood strictly.
+//!
+//! Whatever could be read in two ways (two lengths, a length and chunks, spaces in odd places) is
+//! refused, so that the listener and the server behind it never disagree about where a request ends.
+
+use crate::secret::Secret;
+
+/// The largest head, in bytes.
+pub const HEAD_BYTES_MAX: usize = 16 << 10;
+/// How many header fields a head may have.
+const HEADERS_MAX: usize = 100;
+/// Fields that are understood, so that their values must be ASCII, as those of `X-Flowledger-*`.
+const UNDERSTOOD: &[&str] = &[
+    "authorization",
+    "connection",
+    "content-length",
+    "expect",
+    "host",
+    "origin",
+    "transfer-encoding",
+    "upgrade",
+    "x-api-key",
+];
+
+/// How long a request's body is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// So many bytes follow; 0 where none do.
+    Length(u64),
+    /// Chunks follow (RFC 9112, section 7.1).
+    Chunked,
+}
+
+/// A request's head.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestHead {
+    /// The method, as sent.
+    pub method: String,
+    /// The target, as sent; begins with `/`.
+    pub target: String,
+    /// 0 for HTTP/1.0, 1 for HTTP/1.1.
+    pub version: u8,
+    /// The fields in order; names in lower case, values without control characters. Those that are
+    /// understood are ASCII; others may be any text, which is read as UTF-8 or else as Latin-1 (RFC 9110,
+    /// section 5.5).
+    pub headers: Vec<(String, String)>,
+    /// How long the body is.
+    pub body: Body,
+}
+
+/// Why a head is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadRequestHead {
+    /// Over [`HEAD_BYTES_MAX`] or too many fields: 431.
+    #[error("the request's head is over {HEAD_BYTES_MAX} bytes or has over {HEADERS_MAX} fields")]
+    TooLarge,
+    /// Not HTTP, or ambiguous: 400.
+    #[error("the request cannot be read: {0}")]
+    Malformed(String),
+}
+
+impl RequestHead {
+    /// Reads a head from the beginning of `bytes`. Gives it with its length, or none while it is
+    /// incomplete.
+    pub fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, BadRequestHead> {
+        let mut fields = vec![httparse::EMPTY_HEADER; HEADERS_MAX];
+        let mut request = httparse::Request::new(&mut fields);
+        let length = match request.parse(bytes) {
+            Ok(httparse::Status::Complete(length)) if length <= HEAD_BYTES_MAX => length,
+            Ok(httparse::Status::Partial) if bytes.len() < HEAD_BYTES_MAX => return Ok(None),
+            Ok(_) | Err(httparse::Error::TooManyHeaders) => return Err(BadRequestHead::TooLarge),
+            Err(error) => return Err(malformed(error.to_string())),
+        };
+        let target = request.path.unwrap_or_default();
+        if !target.starts_with('/') || !target.is_ascii() {
+            return Err(malformed("the target must be a path"));
+        }
+        let mut headers = Vec::with_capacity(request.headers.len());
+        for field in request.headers.iter() {
+            let name = field.name.to_ascii_lowercase();
+            let is_understood =
+                UNDERSTOOD.contains(&name.as_str()) || name.starts_with("x-flowledger-");
+            if is_understood && !field.value.is_ascii() {
+                return Err(malformed(format!("field {name} is not ASCII")));
+            }
+            // No other white space than that of ASCII goes: to others it is a part of the value.
+            headers.push((name, text_of(field.value.trim_ascii())));
+        }
+        let mut head = Self {
+            method: request.method.unwrap_or_default().to_owned(),
+            target: target.to_owned(),
+            version: request.version.unwrap_or(1),
+            headers,
+            body: Body::Length(0),
+        };
+        head.body = head.find_body()?;
+        Ok(Some((head, length)))
+    }
+
+    /// What is known of a request whose head cannot be read, or has not come in full: the method, and the
+    /// target as far as it came.
+    pub(super) fn begun(bytes: &[u8]) -> Option<Self> {
+        let mut words = bytes.trim_ascii_start().split(|byte| *byte <= b' ');
+        let mut word = || std::str::from_utf8(words.next()?).ok();
+        let (method, target) = (word()?, word()?);
+        target.starts_with('/').then(|| Self {
+            method: method.to_owned(),
+            target: target.to_owned(),
+            version: 1,
+            headers: Vec::new(),
+            body: Body::Length(0),
+        })
+    }
+
+    /// All fields.
+    pub fn fields(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// The value of a field that may be there once.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.all(name).next()
+    }
+
+    /// All values of a field.
+    pub fn all<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a str> {
+        self.headers
+            .iter()
+            .filter(move |(n, _)| n == name)
+            .map(|(_, value)| value.as_str())
+    }
+
+    /// The target up to the query.
+    pub fn path(&self) -> &str {
+        self.target.split(['?', '#']).next().unwrap_or_default()
+    }
+
+    /// The first value of a parameter in the query, as it stands there.
+    pub fn query(&self, name: &str) -> Option<&str> {
+        let (_, query) = self.target.split_once('?')?;
+        query
+            .split('&')
+            .filter_map(|pair| pair.split_once('='))
+            .find(|(n, _)| *n == name)
+            .map(|(_, v)| v)
+    }
+
+    /// Whether a comma-separated field holds that word, whatever its case.
+    pub fn has_token(&self, name: &str, token: &str) -> bool {
+        self.all(name)
+            .flat_map(|value| value.split(','))
+            .any(|t| t.trim().eq_ignore_ascii_case(token))
+    }
+
+    /// Whether the client wants the connection to go on after the answer.
+    pub fn keeps_alive(&self) -> bool {
+        self.version == 1 && !self.has_token("connection", "close")
+    }
+
+    /// Whether the request carries this token, as a bearer token or, where browsers cannot set a
+    /// field (`/ws`), as the subprotocol `bearer.HEX`. Compares in constant time.
+    pub fn carries(&self, token: &Secret) -> bool {
+        let in_header = self
+            .header("authorization")
+            .and_then(|value| value.split_once(' '));
+        if let Some((scheme, offered)) = in_header
+            && scheme.eq_ignore_ascii_case("bearer")
+        {
+            return token.matches(offered.trim().as_bytes());
+        }
+        let as_protocol = Secret::new(crate::event::hex(token.expose().as_bytes()));
+        self.all("sec-websocket-protocol")
+            .flat_map(|value| value.split(','))
+            .filter_map(|name| name.trim().strip_prefix("bearer."))
+            .any(|offered| as_protocol.matches(offered.as_bytes()))
+    }
+
+    fn find_body(&self) -> Result<Body, BadRequestHead> {
+        let codings: Vec<&str> = self.all("transfer-encoding").collect();
+        let lengths: Vec<&str> = self.all("content-length").collect();
+        match (codings.as_slice(), lengths.as_slice()) {
+            ([], []) => Ok(Body::Length(0)),
+            ([], [length]) if length.bytes().all(|byte| byte.is_ascii_digit()) => {
+                let length = length
+                    .parse()
+                    .map_err(|_| malformed("content-length is no length"))?;
+                Ok(Body::Length(length))
+            }
+            ([], _) => Err(malformed("content-length must be there once, as a number")),
+            ([coding], []) if coding.eq_ignore_ascii_case("chunked") && self.version == 1 => {
+                Ok(Body::Chunked)
+            }
+            _ => Err(malformed(
+                "transfer-encoding must be `chunked`, and without content-length",
+            )),
+        }
+    }
+}
+
+fn text_of(value: &[u8]) -> String {
+    let latin = |_| value.iter().copied().map(char::from).collect();
+    std::str::from_utf8(value).map_or_else(latin, str::to_owned)
+}
+
+fn malformed(why: impl Into<String>) -> BadRequestHead {
+    BadRequestHead::Malformed(why.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn parse(text: &str) -> Result<RequestHead, BadRequestHead> {
+        RequestHead::parse(text.as_bytes()).map(|found| found.expect("complete").0)
+    }
+
+    #[test]
+    fn a_request_is_understood() {
+        let head = parse("POST /api/flows?x=1&since=7 HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nConnection: Keep-Alive, Close\r\n\r\n").unwrap();
+        assert_eq!(
+            (head.path(), head.query("since")),
+            ("/api/flows", Some("7"))
+        );
+        assert_eq!(head.body, Body::Length(3));
+        assert!(!head.keeps_alive());
+    }
+
+    #[test]
+    fn what_can_be_read_in_two_ways_is_refused() {
+        for fields in [
+            "Content-Length: 3\r\nContent-Length: 4",
+            "Content-Length: 3\r\nContent-Length: 3",
+            "Content-Length: +3",
+            "Content-Length: 99999999999999999999",
+            "Content-Length: 3\r\nTransfer-Encoding: chunked",
+            "Transfer-Encoding: gzip, chunked",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+            "Content-Length : 3",
+            "Host: \u{e9}",
+            "Transfer-Encoding: \u{a0}chunked",
+            "Content-Length: 3\u{a0}",
+            "Content-Length: \u{0663}",
+            "X-Flowledger-Role: \u{e9}",
+            "X\u{e9}: 1",
+            "X: a\u{7f}",
+            "X: a\u{0}",
+            "X: a\rb",
+        ] {
+            let text = format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n");
+            assert!(
+                matches!(parse(&text), Err(BadRequestHead::Malformed(_))),
+                "{fields}"
+            );
+        }
+        assert!(matches!(
+            parse("GET http://a/ HTTP/1.1\r\n\r\n"),
+            Err(BadRequestHead::Malformed(_))
+        ));
+    }
+
+    #[test]
+    fn the_value_of_a_field_that_is_not_understood_may_be_any_text() {
+        let value = |bytes: &[u8]| {
+            let head = [b"GET / HTTP/1.1\r\nX: ", bytes, b"\r\n\r\n"].concat();
+            let (head, _) = RequestHead::parse(&head).unwrap().unwrap();
+            head.header("x").unwrap().to_owned()
+        };
+        assert_eq!(value("ant\u{2009}é ".as_bytes()), "ant\u{2009}é");
+        assert_eq!(value(b" caf\xe9"), "café");
+        // Not white space to HTTP.
+        assert_eq!(value("\u{a0}a\u{85}".as_bytes()), "\u{a0}a\u{85}");
+    }
+
+    #[test]
+    fn of_a_head_that_is_refused_the_path_is_known() {
+        let path =
+            |text: &str| RequestHead::begun(text.as_bytes()).map(|head| head.path().to_owned());
+        for (text, expected) in [
+            (
+                "\r\nPOST /v1/messages?a=b HTTP/1.1\r\nx",
+                Some("/v1/messages"),
+            ),
+            ("POST /v1/mes", Some("/v1/mes")),
+            ("GET  /v1/models HTTP/1.1\r\n", None),
+            ("GET http://a/v1/models HTTP/1.1\r\n", None),
+            ("nonsense\r\n\r\n", None),
+            ("", None),
+        ] {
+            assert_eq!(path(text).as_deref(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_head_over_the_limit_is_refused_complete_or_not() {
+        let long = format!("GET / HTTP/1.1\r\nX: {}", "x".repeat(HEAD_BYTES_MAX));
+        assert_eq!(
+            RequestHead::parse(long.as_bytes()),
+            Err(BadRequestHead::TooLarge)
+        );
+        assert_eq!(
+            RequestHead::parse(format!("{long}\r\n\r\n").as_bytes()),
+            Err(BadRequestHead::TooLarge)
+        );
+        let many = format!(
+            "GET / HTTP/1.1\r\n{}\r\n",
+            "a: b\r\n".repeat(HEADERS_MAX + 1)
+        );
+        assert_eq!(
+            RequestHead::parse(many.as_bytes()),
+            Err(BadRequestHead::TooLarge)
+        );
+    }
+
+    #[test]
+    fn a_token_is_found_in_both_places_and_no_other() {
+        let token = Secret::new("s3cret");
+        let with = |field: &str| parse(&format!("GET /ws HTTP/1.1\r\n{field}\r\n\r\n")).unwrap();
+        assert!(with("Authorization: Bearer s3cret").carries(&token));
+        assert!(with("Sec-WebSocket-Protocol: flowledger, bearer.733363726574").carries(&token));
+        assert!(!with("Authorization: Bearer s3cre").carries(&token));
+        assert!(!with("Authorization: Basic s3cret").carries(&token));
+        assert!(!with("Sec-WebSocket-Protocol: bearer.s3cret").carries(&token));
+        assert!(!with("X: s3cret").carries(&token));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_the_parser_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = RequestHead::parse(&bytes);
+        }
+
+        #[test]
+        fn a_head_cut_short_is_incomplete_not_wrong(cut in 0usize..66) {
+            let text = "GET /ws?since=12 HTTP/1.1\r\nHost: localhost:7700\r\nUpgrade: websocket\r\n\r\n";
+            prop_assert_eq!(RequestHead::parse(&text.as_bytes()[..cut]), Ok(None));
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! The built-in provider: offline, deterministic, free. It says what it was told, and says so.
+
+use std::time::{Duration, Instant};
+
+use super::Call;
+use super::FailureKind;
+use super::cancel::Cancel;
+use super::wire::{Fault, ResponseAccumulator};
+use crate::event::UsageSource;
+
+/// The model that takes its time, so that one can watch an answer come, and stop it.
+const SLOW_MODEL: &str = "echo-slow";
+
+/// How long `echo-slow` pauses before each word.
+const SLOW_PAUSE: Duration = Duration::from_millis(50);
+
+/// Answers with the prompt behind a label, word by word. Tokens are words, that is, stretches
+/// without white space: those of the system text and the prompt in, those of the answer out. The
+/// provider is this module, so these are the provider's own counts.
+pub(super) fn answer(
+    call: &Call,
+    cancel: &Cancel,
+    deadline: Instant,
+    partial: &mut ResponseAccumulator,
+    on_piece: &mut dyn FnMut(&str),
+) -> Result<(), Fault> {
+    let text = format!("[echo of {}] {}", call.model, call.prompt);
+    partial.usage.source = UsageSource::Provider;
+    partial.usage.input_tokens = words(call.system.as_deref().unwrap_or("")) + words(&call.prompt);
+    for piece in text.split_inclusive(char::is_whitespace) {
+        let is_word = !piece.trim().is_empty();
+        if is_word {
+            pause(&call.model, cancel, deadline)?;
+        }
+        partial.push(piece)?;
+        partial.usage.output_tokens += u64::from(is_word);
+        on_piece(piece);
+    }
+    partial.finish_reason = Some("stop".into());
+    partial.is_complete = true;
+    Ok(())
+}
+
+fn words(text: &str) -> u64 {
+    text.split_whitespace().count() as u64
+}
+
+/// Waits before a word where the model is the slow one, and ends the call where it must end.
+fn pause(model: &str, cancel: &Cancel, deadline: Instant) -> Result<(), Fault> {
+    let is_cancelled = match model {
+        SLOW_MODEL => cancel.wait(SLOW_PAUSE),
+        _ => cancel.is_cancelled(),
+    };
+    if is_cancelled {
+        return Err(Fault::new(FailureKind::Cancelled, "the call was cancelled"));
+    }
+    if Instant::now() >= deadline {
+        return Err(Fault::new(
+            FailureKind::Timeout,
+            "not finished in time (total timeout)",
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,457 @@
+//! One request of an `http` node: to the hosts that are allowed, never to this machine or its
+//! private networks unless that is configured.
+//!
+//! What counts is the address that is connected to, not the name: the look-up's answer is checked,
+//! so that a name that points to a private address does not help. Redirects are not followed, and
+//! proxies not used, for the same reason.
+
+use std::io::{self, Read};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::{Duration, Instant};
+
+use ureq::config::Config;
+use ureq::http::header::{LOCATION, RETRY_AFTER};
+use ureq::http::{Method, Request, Uri};
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::NextTimeout;
+use ureq::{Agent, Error};
+
+use super::refusal::{describe, retry_after, tidy};
+use super::transport::{Connect, Lookup, Scope};
+use super::{Cancel, TIMEOUT_MAX, milliseconds};
+use crate::event::Timestamp;
+
+/// The longest answer that is taken, bytes.
+pub const ANSWER_BYTES_MAX: usize = 1 << 20;
+/// How much of a refusal is read, bytes.
+const REFUSAL_BYTES_MAX: u64 = 4 << 10;
+/// How much of it is shown, characters.
+const EXCERPT_CHARS_MAX: usize = 300;
+/// The most that the head of a response may have, bytes.
+const HEAD_BYTES_MAX: usize = 64 << 10;
+/// How many connections wait for another request.
+const IDLE_CONNECTIONS_MAX: usize = 16;
+
+/// Where `http` nodes may send requests.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FetchRules {
+    /// The hosts, by name or address, without a port; all where there are none.
+    pub hosts: Vec<String>,
+    /// Whether loopback, private, link-local and other addresses that are not public may be asked.
+    pub private: bool,
+}
+
+/// A request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fetch {
+    /// `GET`, `POST`, …
+    pub method: String,
+    /// Absolute, `http` or `https`.
+    pub url: String,
+    /// Fields beside those that the client sets.
+    pub headers: Vec<(String, String)>,
+    /// What is sent.
+    pub body: Option<String>,
+    /// For all of it.
+    pub timeout: Duration,
+}
+
+/// An answer of status 2xx.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fetched {
+    /// The body, at most 1 MiB.
+    pub body: String,
+    /// From the request until the end of the answer, milliseconds.
+    pub latency_ms: u64,
+}
+
+/// Why there is none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FetchFailure {
+    /// What happened, to which host, and what to do about it where that is obvious.
+    pub message: String,
+    /// Whether it was stopped by [`Cancel::cancel`].
+    pub cancelled: bool,
+    /// Whether the same request may go better a little later.
+    pub is_transient: bool,
+    /// How long the server wants one to wait.
+    pub retry_after: Option<Duration>,
+}
+
+impl FetchFailure {
+    fn new(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            cancelled: false,
+            is_transient: false,
+            retry_after: None,
+        }
+    }
+}
+
+/// Sends requests of `http` nodes.
+#[derive(Debug)]
+pub(super) struct Fetcher {
+    agent: Agent,
+    rules: FetchRules,
+}
+
+impl Fetcher {
+    pub(super) fn new(rules: FetchRules) -> Self {
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .proxy(None)
+            .user_agent(concat!("flowledger/", env!("CARGO_PKG_VERSION")))
+            .max_response_header_size(HEAD_BYTES_MAX)
+            .max_idle_connections(IDLE_CONNECTIONS_MAX)
+            .build();
+        let lookup = CheckedLookup {
+            private: rules.private,
+        };
+        Self {
+            agent: Agent::with_parts(config, Connect::new(), lookup),
+            rules,
+        }
+    }
+
+    pub(super) fn fetch(&self, fetch: &Fetch, cancel: &Cancel) -> Result<Fetched, FetchFailure> {
+        let uri = self.checked(&fetch.url)?;
+        let host = uri.host().unwrap_or_default().to_owned();
+        let failure = |what: String| FetchFailure::new(format!("{host}: {what}"));
+        let request = request(fetch, uri).map_err(failure)?;
+        let started = Instant::now();
+        let entered = Scope::enter(cancel);
+        if entered.scope.cancel.is_cancelled() {
+            return Err(stopped());
+        }
+        let io = |error: Error| self.broken(&host, &error, fetch.timeout, cancel);
+        let request = self
+            .agent
+            .configure_request(request)
+            .timeout_global(Some(fetch.timeout.min(TIMEOUT_MAX)))
+            .build();
+        let response = self.agent.run(request).map_err(io)?;
+        let status = response.status();
+        let (head, body) = response.into_parts();
+        let header = |name| head.headers.get(name).and_then(|value| value.to_str().ok());
+        if !status.is_success() {
+            let mut said = Vec::new();
+            // What came before an error is told all the same.
+            let _ = body
+                .into_reader()
+                .take(REFUSAL_BYTES_MAX)
+                .read_to_end(&mut said);
+            let said = describe(&String::from_utf8_lossy(&said));
+            let said = match header(LOCATION) {
+                Some(location) if status.is_redirection() => format!(
+                    "redirects are not followed, this one leads to {}",
+                    tidy(location, EXCERPT_CHARS_MAX)
+                ),
+                _ => said,
+            };
+            let after = header(RETRY_AFTER).and_then(|text| retry_after(text, Timestamp::now()));
+            return Err(FetchFailure {
+                is_transient: matches!(status.as_u16(), 408 | 429 | 500..),
+                retry_after: after,
+                ..failure(format!("answered with status {}: {said}", status.as_u16()))
+            });
+        }
+        let mut bytes = Vec::new();
+        body.into_reader()
+            .take(ANSWER_BYTES_MAX as u64 + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|error| io(error.into()))?;
+        if bytes.len() > ANSWER_BYTES_MAX {
+            let what = format!("the answer is longer than {ANSWER_BYTES_MAX} bytes");
+            return Err(failure(what));
+        }
+        let body =
+            String::from_utf8(bytes).map_err(|_| failure("the answer is not UTF-8 text".into()))?;
+        Ok(Fetched {
+            body,
+            latency_ms: milliseconds(started.elapsed()),
+        })
+    }
+
+    /// The URL, if requests may go there.
+    fn checked(&self, url: &str) -> Result<Uri, FetchFailure> {
+        let shown = tidy(url, EXCERPT_CHARS_MAX);
+        let uri: Uri = url.parse().map_err(|_| {
+            FetchFailure::new(format!(
+                "`{shown}` is no URL, such as https://example.org/x"
+            ))
+        })?;
+        let host = match (uri.scheme_str(), uri.host()) {
+            (Some("http" | "https"), Some(host)) if !host.is_empty() => host,
+            _ => {
+                let message = format!("`{shown}` is no http or https URL");
+                return Err(FetchFailure::new(message));
+            }
+        };
+        // `https://allowed.example@other.example/` is at other.example, whatever it looks like.
+        if uri
+            .authority()
+            .is_some_and(|whole| whole.as_str().contains('@'))
+        {
+            let message = "a URL must not hold a user name; send an authorization header";
+            return Err(FetchFailure::new(message));
+        }
+        let is_allowed = self.rules.hosts.is_empty()
+            || self
+                .rules
+                .hosts
+                .iter()
+                .any(|allowed| allowed.eq_ignore_ascii_case(host));
+        if !is_allowed {
+            let message =
+                format!("{host} is not among the hosts that http nodes may ask (http.hosts)");
+            return Err(FetchFailure::new(message));
+        }
+        Ok(uri)
+    }
+
+    fn broken(
+        &self,
+        host: &str,
+        error: &Error,
+        timeout: Duration,
+        cancel: &Cancel,
+    ) -> FetchFailure {
+        if cancel.is_cancelled() {
+            return stopped();
+        }
+        if let Error::Io(error) = error
+            && let Some(Forbidden(address)) = error.get_ref().and_then(|e| e.downcast_ref())
+        {
+            return FetchFailure::new(format!(
+                "{host}: {address} is not a public address; allow such with `private = true` under [http]"
+            ));
+        }
+        let message = match error {
+            Error::Timeout(_) => format!("{host}: not finished within {timeout:?}"),
+            error => format!("{host}: {error}"),
+        };
+        FetchFailure {
+            is_transient: true,
+            ..FetchFailure::new(tidy(&message, EXCERPT_CHARS_MAX))
+        }
+    }
+}
+
+fn stopped() -> FetchFailure {
+    FetchFailure {
+        cancelled: true,
+        ..FetchFailure::new("the request was cancelled")
+    }
+}
+
+fn request(fetch: &Fetch, uri: Uri) -> Result<Request<Vec<u8>>, String> {
+    let method = Method::from_bytes(fetch.method.as_bytes())
+        .map_err(|_| format!("`{}` is no method", fetch.method))?;
+    let mut builder = Request::builder().method(method).uri(uri);
+    for (name, value) in &fetch.headers {
+        builder = builder.header(name, value);
+    }
+    let body = fetch.body.clone().unwrap_or_default().into_bytes();
+    builder
+        .body(body)
+        .map_err(|_| "a header field cannot be sent: its name or value is none".into())
+}
+
+/// The look-up gave an address that must not be asked.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} is not a public address")]
+struct Forbidden(IpAddr);
+
+#[derive(Debug)]
+struct CheckedLookup {
+    private: bool,
+}
+
+impl Resolver for CheckedLookup {
+    fn resolve(
+        &self,
+        uri: &Uri,
+        config: &Config,
+        timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, Error> {
+        let found = Lookup.resolve(uri, config, timeout)?;
+        let forbidden = found
+            .iter()
+            .map(|address| address.ip())
+            .find(|address| !self.private && !is_public(*address));
+        match forbidden {
+            None => Ok(found),
+            Some(address) => Err(Error::Io(io::Error::other(Forbidden(address)))),
+        }
+    }
+}
+
+/// Whether an address is one of the public internet, by the IANA's registries of special-purpose
+/// addresses (RFC 6890 and its updates).
+fn is_public(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(address) => is_public_v4(address),
+        IpAddr::V6(address) => is_public_v6(address),
+    }
+}
+
+fn is_public_v4(address: Ipv4Addr) -> bool {
+    let [a, b, c, _] = address.octets();
+    let is_special = address.is_unspecified()
+        || a == 0
+        || address.is_loopback()
+        || address.is_private()
+        || address.is_link_local()
+        || address.is_broadcast()
+        || address.is_documentation()
+        || address.is_multicast()
+        // Shared by carriers (RFC 6598), protocol assignments, 6to4 relays, benchmarks, reserved.
+        || (a == 100 && (64..128).contains(&b))
+        || (a == 192 && b == 0 && c == 0)
+        || (a == 192 && b == 88 && c == 99)
+        || (a == 198 && (18..20).contains(&b))
+        || a >= 240;
+    !is_special
+}
+
+fn is_public_v6(address: Ipv6Addr) -> bool {
+    let segments = address.segments();
+    // Global unicast is 2000::/3; within it some are special, and some carry an IPv4 address.
+    let is_global = segments[0] & 0xe000 == 0x2000;
+    let is_special = (segments[0] == 0x2001 && (segments[1] < 0x200 || segments[1] == 0xdb8))
+        || segments[0] == 0x2002
+        || (segments[0] == 0x3fff && segments[1] < 0x1000);
+    // NAT64 (RFC 6052) leads to the IPv4 address at its end.
+    if segments[..6] == [0x64, 0xff9b, 0, 0, 0, 0] {
+        let [.., a, b, c, d] = address.octets();
+        return is_public_v4(Ipv4Addr::new(a, b, c, d));
+    }
+    is_global && !is_special
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fetch(url: &str) -> Fetch {
+        Fetch {
+            method: "GET".into(),
+            url: url.into(),
+            headers: Vec::new(),
+            body: None,
+            timeout: Duration::from_secs(5),
+        }
+    }
+
+    fn refusal(rules: FetchRules, url: &str) -> String {
+        let fetched = Fetcher::new(rules).fetch(&fetch(url), &Cancel::new());
+        fetched.unwrap_err().message
+    }
+
+    #[test]
+    fn only_public_addresses_are_public() {
+        let public = |text: &str| is_public(text.parse().unwrap());
+        for address in [
+            "0.0.0.0",
+            "0.1.2.3",
+            "10.1.2.3",
+            "100.64.0.1",
+            "127.0.0.1",
+            "127.9.9.9",
+            "169.254.169.254",
+            "172.16.0.1",
+            "172.31.255.255",
+            "192.0.0.8",
+            "192.0.2.1",
+            "192.168.1.1",
+            "198.18.0.1",
+            "203.0.113.9",
+            "224.0.0.1",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::ffff:127.0.0.1",
+            "::ffff:10.0.0.1",
+            "fc00::1",
+            "fd12::1",
+            "fe80::1",
+            "ff02::1",
+            "2001:db8::1",
+            "2001::1",
+            "2002:7f00:1::",
+            "64:ff9b::7f00:1",
+            "64:ff9b::a00:1",
+            "3fff::1",
+        ] {
+            assert!(!public(address), "{address}");
+        }
+        for address in [
+            "1.1.1.1",
+            "8.8.8.8",
+            "100.63.0.1",
+            "172.32.0.1",
+            "192.0.1.1",
+            "223.255.255.255",
+            "2606:4700::1111",
+            "2a00::1",
+            "64:ff9b::808:808",
+            "::ffff:8.8.8.8",
+        ] {
+            assert!(public(address), "{address}");
+        }
+    }
+
+    #[test]
+    fn this_machine_is_not_asked_by_whatever_name_unless_that_is_configured() {
+        for url in [
+            "http://127.0.0.1:9/",
+            "http://localhost:9/",
+            "http://[::1]:9/",
+            "http://[::ffff:127.0.0.1]:9/",
+            "http://0.0.0.0:9/",
+            "http://2130706433:9/",
+        ] {
+            let message = refusal(FetchRules::default(), url);
+            assert!(
+                message.contains("is not a public address") || message.contains("lookup"),
+                "{url}: {message}"
+            );
+        }
+        let rules = FetchRules {
+            private: true,
+            ..FetchRules::default()
+        };
+        let message = refusal(rules, "http://127.0.0.1:9/");
+        assert!(!message.contains("public"), "{message}");
+    }
+
+    #[test]
+    fn only_hosts_on_the_list_are_asked_and_a_user_name_does_not_look_like_one() {
+        let rules = FetchRules {
+            hosts: vec!["api.example.org".into()],
+            private: false,
+        };
+        let message = refusal(rules.clone(), "https://example.com/");
+        assert!(message.contains("not among the hosts"), "{message}");
+        let message = refusal(rules, "https://api.example.org@127.0.0.1/");
+        assert!(message.contains("user name"), "{message}");
+    }
+
+    #[test]
+    fn what_is_no_http_url_is_refused() {
+        for url in [
+            "",
+            "file:///etc/passwd",
+            "/x",
+            "ftp://example.org/",
+            "http://",
+        ] {
+            let message = refusal(FetchRules::default(), url);
+            assert!(message.contains("URL"), "{url}: {message}");
+        }
+    }
+}

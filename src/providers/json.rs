@@ -1,0 +1,112 @@
+//! JSON that a provider wrote, however deep it nests. Pure.
+
+use serde::de::IgnoredAny;
+use serde_json::Value;
+
+/// How deep containers may nest in what is kept of a text that nests too deep for `serde_json`, which
+/// refuses more than 127 to spare the stack. Nothing that is read of an answer is half as deep.
+const DEPTH_MAX: usize = 32;
+
+/// Reads a text. Of one that nests too deep, what is deeper than [`DEPTH_MAX`] is left out: the answer
+/// was paid for, and what it says of itself stands near its top.
+///
+/// # Errors
+/// Where it is no JSON.
+pub(super) fn read(json: &[u8]) -> serde_json::Result<Value> {
+    serde_json::from_slice(json).or_else(|error| {
+        // Looks at all of it without going deep itself.
+        match serde_json::from_slice::<IgnoredAny>(json) {
+            Ok(IgnoredAny) => serde_json::from_slice(&shallow(json)),
+            Err(_) => Err(error),
+        }
+    })
+}
+
+/// The text, which is JSON, with `null` in place of what nests too deep.
+fn shallow(json: &[u8]) -> Vec<u8> {
+    let mut kept = Vec::new();
+    let mut depth = 0_usize;
+    let (mut in_string, mut is_escaped) = (false, false);
+    for &byte in json {
+        if in_string {
+            in_string = is_escaped || byte != b'"';
+            is_escaped = !is_escaped && byte == b'\\';
+        } else {
+            match byte {
+                b'"' => in_string = true,
+                b'{' | b'[' => {
+                    depth += 1;
+                    if depth == DEPTH_MAX + 1 {
+                        kept.extend_from_slice(b"null");
+                    }
+                }
+                b'}' | b']' => {
+                    depth = depth.saturating_sub(1);
+                    if depth == DEPTH_MAX {
+                        continue;
+                    }
+                }
+                _ => {}
+            }
+        }
+        if depth <= DEPTH_MAX {
+            kept.push(byte);
+        }
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    /// `inner` in so many containers, of both kinds.
+    fn nested(depth: usize, inner: &str) -> String {
+        let (opening, closing) = (r#"[{"a}]\"[":"#, "},0]");
+        format!(
+            "{}{inner}{}",
+            opening.repeat(depth / 2),
+            closing.repeat(depth / 2)
+        )
+    }
+
+    #[test]
+    fn what_nests_too_deep_is_left_out_and_the_rest_is_read() {
+        for depth in [2, 32, 126, 128, 1_000_000] {
+            let deep = nested(depth, "7");
+            let text = format!(r#"{{"before":"ä\\","x":{deep},"after":[{{"b":1}}]}}"#);
+            let found = read(text.as_bytes()).unwrap();
+            assert_eq!(found["before"], "ä\\", "{depth}");
+            assert_eq!(found["after"], json!([{"b": 1}]), "{depth}");
+            assert!(found["x"].is_array(), "{depth}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_json_is_refused_as_it_was() {
+        for text in ["", "{", "<html>", &nested(1_000, "")] {
+            let usual = serde_json::from_str::<Value>(text).unwrap_err();
+            let error = read(text.as_bytes()).unwrap_err();
+            assert_eq!(error.to_string(), usual.to_string());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), depth in 0usize..400) {
+            let _ = read(&bytes);
+            let text = [nested(depth, "7").as_bytes(), &bytes].concat();
+            let _ = read(&text);
+        }
+
+        #[test]
+        fn what_is_not_too_deep_stays_as_it_is(keys in prop::collection::vec("(?s).{0,6}", 0..16)) {
+            let value = keys.iter().fold(json!(1.5), |inner, key| json!([{key: inner}, key]));
+            let text = value.to_string();
+            prop_assert_eq!(shallow(text.as_bytes()), text.into_bytes());
+        }
+    }
+}

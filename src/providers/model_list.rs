@@ -1,0 +1,312 @@
+//! Asking a provider which models it serves. Free, and no call: nothing of it is in the ledger.
+//!
+//! - OpenAI and compatible servers: `GET {base_url}/models`, `created` in seconds
+//!   (<https://platform.openai.com/docs/api-reference/models/list>). How long a prompt may be is in none of
+//!   the standard's fields; OpenRouter has `context_length`, Groq `context_window`, Mistral
+//!   `max_context_length`, vLLM `max_model_len`.
+//! - Anthropic: `GET …/v1/models`, `created_at` as RFC 3339, "may be set to an epoch value if the release
+//!   date is unknown" (<https://platform.claude.com/docs/en/api/models>).
+//! - Gemini: `GET …/v1beta/models`, no date (<https://ai.google.dev/api/models#method:-models.list>).
+//!
+//! The last two give up to 1,000 in a page, which is all of them.
+
+use std::io::Read;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::client::{self, Exchange, parse_url};
+use super::transport::Scope;
+use super::wire::{Fault, Header, ResponseAccumulator};
+use super::{Cancel, FailureKind, Kind, ProviderConfig, Providers, Timeouts};
+use super::{anthropic, gemini, openai, refusal};
+use crate::event::Timestamp;
+
+/// The longest list, bytes; that of a router with 400 models has half a megabyte.
+const LIST_BYTES_MAX: usize = 4 << 20;
+/// How long it may take.
+const LIST_TIME_MAX: Duration = Duration::from_secs(10);
+/// How many models may be in a page, at most.
+const PAGE_MODELS_MAX: usize = 1_000;
+/// How many models of a list are looked at.
+const MODELS_MAX: usize = 10_000;
+/// Names longer than this are none, bytes.
+const NAME_BYTES_MAX: usize = 200;
+/// Where servers that speak OpenAI's protocol say how long a prompt and its answer may be.
+const CONTEXT_KEYS: &[&str] = &[
+    "context_length",
+    "context_window",
+    "max_context_length",
+    "max_model_len",
+    "max_input_tokens",
+];
+
+/// A model that a provider says it serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Its name, as calls give it.
+    pub name: String,
+    /// When it was made, where that is told.
+    pub created_at: Option<Timestamp>,
+    /// How long a prompt and its answer may be, in tokens, where that is told.
+    pub context_tokens: Option<u64>,
+}
+
+impl Providers {
+    /// Whether a provider can be asked which models it serves. Not `echo` and Ollama, which charge for
+    /// none, nor Azure, which tells of those that could be deployed.
+    pub fn has_list(&self, provider: &str) -> bool {
+        let provider = self.providers.get(provider);
+        provider.is_some_and(|provider| match provider.kind {
+            Kind::OpenAi => !openai::host(provider.base_url()).ends_with(".azure.com"),
+            Kind::Anthropic | Kind::Gemini => true,
+            Kind::Ollama | Kind::Echo => false,
+        })
+    }
+
+    /// The models that a provider says it serves, with the same key and from the same address as calls.
+    ///
+    /// # Errors
+    /// What went wrong, in a sentence without the key.
+    pub fn list_models(&self, provider: &str, cancel: &Cancel) -> Result<Vec<Listed>, String> {
+        let entered = Scope::enter(cancel);
+        self.ask_for_list(provider, &entered.scope)
+            .map_err(|fault| {
+                let message = format!("{provider}: {}", fault.message);
+                refusal::tidy(&self.redact(provider, &message), refusal::MESSAGE_CHARS_MAX)
+            })
+    }
+
+    fn ask_for_list(&self, name: &str, scope: &Scope) -> Result<Vec<Listed>, Fault> {
+        let provider = self.usable_provider(name)?;
+        let Some((url, headers)) = request(provider) else {
+            let message = "has no list of models";
+            return Err(Fault::new(FailureKind::NotConfigured, message));
+        };
+        let usual = self.timeouts.bounded();
+        let exchange = Exchange {
+            provider: name,
+            timeouts: Timeouts {
+                connect: usual.connect.min(LIST_TIME_MAX),
+                first_byte: usual.first_byte.min(LIST_TIME_MAX),
+                total: usual.total.min(LIST_TIME_MAX),
+            },
+            key: provider.key(),
+            is_streamed: false,
+            scope,
+            partial: &mut ResponseAccumulator::default(),
+            on_piece: &mut |_| {},
+        };
+        let uri = parse_url(&url, name)?;
+        let asked = self.client.get(&uri, &headers, &exchange);
+        let response = asked.map_err(|error| self.client.fault(error, &exchange, &uri))?;
+        if !response.status().is_success() {
+            return Err(self.client.refused(response, &exchange).0);
+        }
+        let mut bytes = Vec::new();
+        let body = response.into_body().into_reader();
+        body.take(LIST_BYTES_MAX as u64 + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|error| self.client.fault(error.into(), &exchange, &uri))?;
+        if scope.cancel.is_cancelled() {
+            return Err(client::cancelled());
+        }
+        if bytes.len() > LIST_BYTES_MAX {
+            let message = format!("its list of models is longer than {LIST_BYTES_MAX} bytes");
+            return Err(Fault::new(FailureKind::TooLarge, message));
+        }
+        let document = serde_json::from_slice(&bytes);
+        let document = document.map_err(|error| {
+            Fault::bad_answer(format!("its list of models is not JSON: {error}"))
+        })?;
+        models(provider.kind, &document)
+            .ok_or_else(|| Fault::bad_answer("its list of models is none"))
+    }
+}
+
+/// Where the list is, and what is sent along.
+fn request(provider: &ProviderConfig) -> Option<(String, Vec<(&'static str, Header)>)> {
+    let key = provider.key();
+    let (url, headers) = match provider.kind {
+        Kind::OpenAi => {
+            let url = format!("{}/models", provider.base_url());
+            (url, key.map(openai::authorization).into_iter().collect())
+        }
+        Kind::Anthropic => {
+            let key = key.map(anthropic::api_key).into_iter();
+            let url = anthropic::url(provider);
+            let url = url.strip_suffix("/messages").unwrap_or(&url);
+            let url = format!("{url}/models?limit={PAGE_MODELS_MAX}");
+            (url, key.chain([anthropic::version()]).collect())
+        }
+        Kind::Gemini => {
+            let base_url = gemini::versioned(provider.base_url());
+            let url = format!("{base_url}/models?pageSize={PAGE_MODELS_MAX}");
+            let key = key.map(|key| Header::Secret(key.expose().to_owned()));
+            let key = key.map(|key| ("x-goog-api-key", key));
+            (url, key.into_iter().collect())
+        }
+        Kind::Ollama | Kind::Echo => return None,
+    };
+    Some((url, headers))
+}
+
+/// The models of a list; none where it is no list. What cannot be read is left out.
+fn models(kind: Kind, document: &Value) -> Option<Vec<Listed>> {
+    let all = match kind {
+        Kind::Gemini => &document["models"],
+        // Together gives the list itself.
+        _ if document.is_array() => document,
+        _ => &document["data"],
+    };
+    let all = all.as_array()?.iter().take(MODELS_MAX);
+    let read = match kind {
+        Kind::Gemini => gemini_model,
+        _ => model,
+    };
+    Some(all.filter_map(read).collect())
+}
+
+/// Of OpenAI, of compatible servers, and of Anthropic.
+fn model(model: &Value) -> Option<Listed> {
+    // Groq lists those that it serves no more as well.
+    if model["active"] == false {
+        return None;
+    }
+    let created_at = match (&model["created"], &model["created_at"]) {
+        (Value::Number(seconds), _) => seconds
+            .as_i64()
+            .map(|seconds| Timestamp(seconds.saturating_mul(1_000))),
+        (_, Value::String(text)) => text.parse().ok(),
+        _ => None,
+    };
+    Some(Listed {
+        name: name(&model["id"])?,
+        // Anthropic and others write 1970 where they do not know.
+        created_at: created_at.filter(|at| at.0 > 0),
+        context_tokens: CONTEXT_KEYS.iter().find_map(|key| tokens(&model[key])),
+    })
+}
+
+fn gemini_model(model: &Value) -> Option<Listed> {
+    let methods = model["supportedGenerationMethods"].as_array()?;
+    if !methods.iter().any(|method| method == "generateContent") {
+        return None;
+    }
+    let name = name(&model["name"])?;
+    Some(Listed {
+        name: name.strip_prefix("models/").unwrap_or(&name).to_owned(),
+        created_at: None,
+        context_tokens: tokens(&model["inputTokenLimit"]),
+    })
+}
+
+fn name(name: &Value) -> Option<String> {
+    let name = name.as_str()?;
+    let is_one = !name.is_empty() && name.len() <= NAME_BYTES_MAX;
+    is_one.then(|| name.to_owned())
+}
+
+/// A limit; 0 is none.
+fn tokens(limit: &Value) -> Option<u64> {
+    limit.as_u64().filter(|tokens| *tokens > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::testing::provider;
+    use super::*;
+
+    fn listed(name: &str, created_s: Option<i64>, context_tokens: Option<u64>) -> Listed {
+        Listed {
+            name: name.into(),
+            created_at: created_s.map(|seconds| Timestamp(seconds * 1_000)),
+            context_tokens,
+        }
+    }
+
+    #[test]
+    fn each_kind_is_asked_at_its_own_place_with_its_own_key() {
+        for (kind, base_url, url, key) in [
+            (
+                Kind::OpenAi,
+                "",
+                "https://api.openai.com/v1/models",
+                "authorization",
+            ),
+            (
+                Kind::OpenAi,
+                "http://h/v1/",
+                "http://h/v1/models",
+                "authorization",
+            ),
+            (
+                Kind::Anthropic,
+                "http://h/v1",
+                "http://h/v1/models?limit=1000",
+                "x-api-key",
+            ),
+            (
+                Kind::Gemini,
+                "http://h",
+                "http://h/v1beta/models?pageSize=1000",
+                "x-goog-api-key",
+            ),
+        ] {
+            let (to, headers) = request(&provider(kind, base_url)).unwrap();
+            assert_eq!((to.as_str(), headers[0].0), (url, key));
+        }
+        assert!(request(&provider(Kind::Ollama, "http://h")).is_none());
+    }
+
+    #[test]
+    fn lists_are_read_as_their_providers_write_them() {
+        let openai = json!({"object": "list", "data": [
+            {"id": "gpt-4o", "object": "model", "created": 1_715_367_049, "owned_by": "system"},
+            {"id": "groq", "created": 0, "active": true, "context_window": 131_072},
+            {"id": "retired", "active": false},
+            {"id": "routed/one", "created": 7, "context_length": 8_192},
+            {"id": 7}, "no model",
+        ]});
+        assert_eq!(
+            models(Kind::OpenAi, &openai).unwrap(),
+            [
+                listed("gpt-4o", Some(1_715_367_049), None),
+                listed("groq", None, Some(131_072)),
+                listed("routed/one", Some(7), Some(8_192)),
+            ]
+        );
+        assert_eq!(models(Kind::OpenAi, &openai["data"]).unwrap().len(), 3);
+        let anthropic = json!({"data": [
+            {"type": "model", "id": "claude-opus-4-6", "created_at": "2026-02-04T00:00:00Z",
+                "max_input_tokens": 0},
+            {"type": "model", "id": "claude-x", "created_at": "1970-01-01T00:00:00Z"},
+        ], "has_more": false});
+        assert_eq!(
+            models(Kind::Anthropic, &anthropic).unwrap(),
+            [
+                listed("claude-opus-4-6", Some(1_770_163_200), None),
+                listed("claude-x", None, None),
+            ]
+        );
+        let gemini = json!({"models": [
+            {"name": "models/gemini-2.5-pro", "inputTokenLimit": 1_048_576,
+                "supportedGenerationMethods": ["generateContent", "countTokens"]},
+            {"name": "models/embedding-001", "supportedGenerationMethods": ["embedContent"]},
+        ]});
+        assert_eq!(
+            models(Kind::Gemini, &gemini).unwrap(),
+            [listed("gemini-2.5-pro", None, Some(1_048_576))]
+        );
+        for none in [
+            json!({}),
+            json!("x"),
+            json!({"data": 1}),
+            json!({"models": {}}),
+        ] {
+            assert_eq!(models(Kind::OpenAi, &none), None, "{none}");
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! What to tell of an HTTP answer that is not the one that was asked for. Pure.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::FailureKind;
+use super::wire::{Fault, provider_message};
+use crate::event::Timestamp;
+
+/// How much of a failure's message is kept, characters.
+pub(super) const MESSAGE_CHARS_MAX: usize = 1000;
+
+/// How much of a text that is not understood is shown, characters.
+const EXCERPT_CHARS_MAX: usize = 300;
+
+/// The longest wait that a provider can ask for: what is longer is of no use to a retry.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// An HTTP response that is not of status 2xx, with what of it matters; already redacted.
+pub(super) struct Refusal<'a> {
+    pub(super) provider: &'a str,
+    pub(super) status: u16,
+    pub(super) retry_after: Option<Duration>,
+    pub(super) location: Option<&'a str>,
+    pub(super) body: &'a str,
+}
+
+impl Refusal<'_> {
+    /// What failed, in words.
+    pub(super) fn fault(&self) -> Fault {
+        let status = self.status;
+        let advice = self
+            .advice()
+            .map(|advice| format!("; {advice}"))
+            .unwrap_or_default();
+        let said = self.said();
+        Fault {
+            kind: FailureKind::Status,
+            message: format!("answered with status {status}: {said}{advice}"),
+            status: Some(status),
+            retry_after: self.retry_after,
+        }
+    }
+
+    fn said(&self) -> String {
+        if let (300..=399, Some(location)) = (self.status, self.location) {
+            return format!("go to {}", tidy(location, EXCERPT_CHARS_MAX));
+        }
+        let document = serde_json::from_str::<Value>(self.body).ok();
+        match document.as_ref().and_then(provider_message) {
+            // Leaves room for the advice.
+            Some(message) => tidy(&message, MESSAGE_CHARS_MAX - EXCERPT_CHARS_MAX),
+            None => describe(self.body),
+        }
+    }
+
+    fn advice(&self) -> Option<String> {
+        let provider = self.provider;
+        match self.status {
+            // The key would go along to wherever the answer says.
+            300..=399 => Some(format!(
+                "redirects are not followed, correct the base_url of provider {provider}"
+            )),
+            401 | 403 => Some(format!("check the key of provider {provider}")),
+            404 => Some(format!(
+                "check the model and the base_url of provider {provider}"
+            )),
+            _ => None,
+        }
+    }
+}
+
+/// What a body that is no answer is: empty, a page, or how it begins.
+pub(super) fn describe(body: &str) -> String {
+    let body = body.trim();
+    if body.is_empty() {
+        return "an empty body".into();
+    }
+    if is_html(body) {
+        return match title(body) {
+            Some(title) => format!("an HTML page, titled “{title}”"),
+            None => format!("an HTML page: {}", tidy(body, EXCERPT_CHARS_MAX)),
+        };
+    }
+    tidy(body, EXCERPT_CHARS_MAX)
+}
+
+/// Whether that is how a page begins.
+pub(super) fn is_html(body: &str) -> bool {
+    let begins_with = |tag: &str| {
+        let start = body.trim_start().as_bytes().get(..tag.len());
+        start.is_some_and(|start| start.eq_ignore_ascii_case(tag.as_bytes()))
+    };
+    begins_with("<!doctype html") || begins_with("<html")
+}
+
+fn title(page: &str) -> Option<String> {
+    // Lower case of ASCII only: every position stays what it is.
+    let lower = page.to_ascii_lowercase();
+    let start = lower.find("<title")?;
+    let start = start + lower[start..].find('>')? + 1;
+    let end = start + lower[start..].find("</title")?;
+    Some(tidy(&page[start..end], EXCERPT_CHARS_MAX)).filter(|title| !title.is_empty())
+}
+
+/// `text` in one line, without control characters, cut to `chars_max` characters: it goes to logs
+/// and tables, and comes from outside.
+pub(super) fn tidy(text: &str, chars_max: usize) -> String {
+    let is_gap = |c: char| c.is_whitespace() || c.is_control();
+    let mut line = String::new();
+    let mut chars = 0;
+    for word in text.split(is_gap).filter(|word| !word.is_empty()) {
+        if !line.is_empty() {
+            line.push(' ');
+            chars += 1;
+        }
+        for c in word.chars() {
+            if chars >= chars_max {
+                line.truncate(line.trim_end().len());
+                line.push('…');
+                return line;
+            }
+            line.push(c);
+            chars += 1;
+        }
+    }
+    line
+}
+
+/// Reads `Retry-After`: seconds, or a date (RFC 9110, 10.2.3).
+pub(super) fn retry_after(header: &str, now: Timestamp) -> Option<Duration> {
+    let header = header.trim();
+    let wait = match header.parse::<f64>() {
+        // Whole seconds by the standard; some servers write fractions.
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).ok()?,
+        Err(_) => {
+            let date = jiff::fmt::rfc2822::parse(header).ok()?;
+            let wait_ms = date.timestamp().as_millisecond().saturating_sub(now.0);
+            Duration::from_millis(u64::try_from(wait_ms).unwrap_or(0))
+        }
+    };
+    Some(wait.min(RETRY_AFTER_MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn refusal(status: u16, body: &str) -> String {
+        let refusal = Refusal {
+            provider: "p",
+            status,
+            retry_after: None,
+            location: Some("http://elsewhere/"),
+            body,
+        };
+        refusal.fault().message
+    }
+
+    #[test]
+    fn what_the_provider_says_is_told_with_what_to_do() {
+        assert_eq!(
+            refusal(
+                401,
+                r#"{"error":{"message":"Incorrect API key","type":"invalid"}}"#
+            ),
+            "answered with status 401: Incorrect API key (invalid); check the key of provider p"
+        );
+        assert_eq!(
+            refusal(
+                529,
+                r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#
+            ),
+            "answered with status 529: Overloaded (overloaded_error)"
+        );
+        assert_eq!(
+            refusal(307, ""),
+            "answered with status 307: go to http://elsewhere/; redirects are not followed, \
+             correct the base_url of provider p"
+        );
+        assert_eq!(refusal(500, ""), "answered with status 500: an empty body");
+    }
+
+    #[test]
+    fn a_text_is_shown_in_one_line_and_in_part() {
+        assert_eq!(
+            refusal(500, "oh\n\x1b[31mno"),
+            "answered with status 500: oh [31mno"
+        );
+        let message = refusal(500, &"ä".repeat(500));
+        assert!(
+            message.ends_with(&format!("{}…", "ä".repeat(300))),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn a_page_is_called_a_page() {
+        assert_eq!(
+            describe("\n<!DOCTYPE html><html><head><TITLE lang=en>502 Bad\nGateway</TITLE>"),
+            "an HTML page, titled “502 Bad Gateway”"
+        );
+        assert_eq!(describe("<html><body>Hi"), "an HTML page: <html><body>Hi");
+        assert!(!is_html("<ht"));
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let now: Timestamp = "2025-12-04T10:00:00Z".parse().unwrap();
+        let wait = |header| retry_after(header, now);
+        assert_eq!(wait("20"), Some(Duration::from_secs(20)));
+        assert_eq!(wait(" 0.5 "), Some(Duration::from_millis(500)));
+        assert_eq!(
+            wait("Thu, 04 Dec 2025 10:00:30 GMT"),
+            Some(Duration::from_secs(30))
+        );
+        assert_eq!(wait("Thu, 04 Dec 2025 09:00:00 GMT"), Some(Duration::ZERO));
+        assert_eq!(wait("99999999999999999"), Some(RETRY_AFTER_MAX));
+        for nonsense in ["", "-1", "NaN", "inf", "1e400", "soon"] {
+            assert_eq!(wait(nonsense), None, "{nonsense}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_from_outside_makes_it_panic(text in "(?s).{0,80}", tags in "[<>/!a-zA-Z]{0,80}") {
+            let now = Timestamp(0);
+            retry_after(&text, now);
+            refusal(404, &text);
+            refusal(404, &format!("<html><title{tags}</title"));
+            prop_assert!(tidy(&text, 10).chars().count() <= 11);
+        }
+    }
+}

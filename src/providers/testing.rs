@@ -1,0 +1,99 @@
+//! What the tests of the readers share.
+
+use proptest::prelude::*;
+use serde_json::{Map, Value, json};
+
+use super::wire::{Fault, Flow, Reader, ResponseAccumulator};
+use super::{CacheMarks, Call, Kind, ProviderConfig, sse};
+use crate::event::Usage;
+use crate::secret::Secret;
+
+/// A call that sets everything a request can say.
+pub(super) fn call(model: &str, stream: bool) -> Call {
+    Call {
+        provider: "p".into(),
+        model: model.into(),
+        system: Some("Be brief.".into()),
+        prompt: "Hi".into(),
+        max_tokens: Some(9),
+        temperature: Some(0.5),
+        stream,
+        first_byte_timeout: None,
+        total_timeout: None,
+        cache_marks: CacheMarks::default(),
+    }
+}
+
+/// A provider with the key `sk-1`.
+pub(super) fn provider(kind: Kind, base_url: &str) -> ProviderConfig {
+    ProviderConfig {
+        kind,
+        base_url: base_url.into(),
+        api_key: Some(Secret::new("sk-1")),
+        missing_key_hint: None,
+        stream_usage: true,
+    }
+}
+
+/// What events with that data add up to, read until the first that is not followed by more.
+pub(super) fn read(
+    reader: &mut dyn Reader,
+    events: &[&str],
+) -> (ResponseAccumulator, Result<Flow, Fault>) {
+    let mut partial = ResponseAccumulator::default();
+    let mut flow = Ok(Flow::More);
+    for data in events {
+        let event = sse::Event {
+            name: String::new(),
+            data: (*data).to_owned(),
+        };
+        flow = reader.event(&event, &mut partial);
+        if flow != Ok(Flow::More) {
+            break;
+        }
+    }
+    (partial, flow)
+}
+
+/// What a whole answer comes to.
+pub(super) fn read_document(
+    reader: &mut dyn Reader,
+    document: &str,
+) -> (ResponseAccumulator, Result<(), Fault>) {
+    let mut partial = ResponseAccumulator::default();
+    let document = serde_json::from_str(document).unwrap();
+    let read = reader.document(&document, &mut partial);
+    (partial, read)
+}
+
+/// Something where a count should be: mostly one, sometimes what cannot be one.
+pub(super) fn any_count() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        4 => (0u64..1000).prop_map(Value::from),
+        2 => (0u64..=1_000_000_000).prop_map(Value::from),
+        1 => any::<u64>().prop_map(Value::from),
+        1 => any::<i64>().prop_map(Value::from),
+        1 => any::<f64>().prop_map(Value::from),
+        1 => prop_oneof![Just(json!(null)), Just(json!("7")), Just(json!({})), Just(json!([1])), Just(json!(true))],
+    ]
+}
+
+/// An object with some of those names.
+pub(super) fn any_counts(names: &'static [&'static str]) -> impl Strategy<Value = Value> {
+    prop::collection::vec(prop::option::weighted(0.8, any_count()), names.len()).prop_map(
+        move |counts| {
+            let named = names.iter().zip(counts);
+            let given = named.filter_map(|(name, count)| Some(((*name).to_owned(), count?)));
+            Value::Object(given.collect::<Map<_, _>>())
+        },
+    )
+}
+
+/// What must be true of every usage, whatever a provider says.
+pub(super) fn holds_sum_rules(usage: &Usage) -> bool {
+    usage.cached_input_tokens + usage.cache_write_tokens <= usage.input_tokens
+        && usage.cache_write_1h_tokens <= usage.cache_write_tokens
+        && usage.reasoning_tokens <= usage.output_tokens
+        && usage.output_tokens <= 3_000_000_000
+        && (usage.source != crate::event::UsageSource::None || *usage == Usage::default())
+}

@@ -1,0 +1,1200 @@
+//! The providers against real sockets on the loopback interface, whose other end follows a script.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::thread;
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use proptest::prelude::*;
+
+use super::*;
+use crate::event::UsageSource;
+
+const KEY: &str = "sk-secret-0123456789";
+
+/// No wait of a test is longer; what takes so long has failed.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// A server whose connections are served one after the other, each by the script.
+struct Server {
+    base_url: String,
+    /// The requests as they came in, head and body.
+    requests: Receiver<String>,
+    /// Dropped with the server: a script that hangs until then ends.
+    _up: Sender<()>,
+}
+
+/// A connection, seen from the server.
+struct Peer {
+    stream: TcpStream,
+    requests: Sender<String>,
+    /// Closes when the test is over.
+    up: Receiver<()>,
+}
+
+impl Server {
+    fn start(script: impl Fn(&mut Peer) + Send + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let base_url = format!("http://{}", listener.local_addr().unwrap());
+        let (request, requests) = unbounded();
+        let (_up, up) = unbounded();
+        // Ends with the process, if it still waits for a connection that does not come.
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let stream = stream.unwrap();
+                stream.set_read_timeout(Some(DEADLINE)).unwrap();
+                let (requests, up) = (request.clone(), up.clone());
+                script(&mut Peer {
+                    stream,
+                    requests,
+                    up,
+                });
+            }
+        });
+        Self {
+            base_url,
+            requests,
+            _up,
+        }
+    }
+
+    /// Answers every request with those bytes and closes the connection.
+    fn answering(answer: impl Into<String>) -> Self {
+        let answer = answer.into();
+        Self::start(move |peer| {
+            peer.read_request();
+            peer.write(&answer);
+        })
+    }
+
+    fn request(&self) -> String {
+        self.requests.recv_timeout(DEADLINE).unwrap()
+    }
+
+    fn providers(&self, kind: Kind) -> Providers {
+        providers(kind, &self.base_url, Timeouts::default())
+    }
+
+    fn failure(&self, call: &Call) -> Failure {
+        let failure = self
+            .providers(Kind::OpenAi)
+            .call(call, &Cancel::new(), &mut |_| {});
+        let failure = failure.unwrap_err();
+        assert!(!format!("{failure:?}").contains(KEY), "{failure:?}");
+        assert!(failure.message.starts_with("p/m: "), "{failure}");
+        failure
+    }
+}
+
+impl Peer {
+    /// Reads a request; false where the client closed the connection instead.
+    fn read_request(&mut self) -> bool {
+        let mut request = Vec::new();
+        let mut byte = [0];
+        while !request.ends_with(b"\r\n\r\n") {
+            if self.stream.read(&mut byte).unwrap_or(0) == 0 {
+                return false;
+            }
+            request.push(byte[0]);
+        }
+        let head = String::from_utf8(request).unwrap();
+        let length = head
+            .lines()
+            .find_map(|line| {
+                line.to_lowercase()
+                    .strip_prefix("content-length: ")
+                    .map(str::to_owned)
+            })
+            .unwrap();
+        let mut body = vec![0; length.parse().unwrap()];
+        self.stream.read_exact(&mut body).unwrap();
+        let _ = self.requests.send(head + &String::from_utf8(body).unwrap());
+        true
+    }
+
+    fn write(&mut self, bytes: &str) {
+        // The client may have gone; then the test is about that.
+        let _ = self.stream.write_all(bytes.as_bytes());
+    }
+
+    /// Keeps the connection open and silent until the test is over.
+    fn hang(&self) {
+        let _ = self.up.recv_timeout(DEADLINE);
+    }
+}
+
+fn providers(kind: Kind, base_url: &str, timeouts: Timeouts) -> Providers {
+    let provider = ProviderConfig {
+        kind,
+        base_url: base_url.to_owned(),
+        api_key: Some(Secret::new(KEY)),
+        missing_key_hint: Some("set THE_KEY".into()),
+        stream_usage: true,
+    };
+    Providers::new([("p".to_owned(), provider)].into(), timeouts)
+}
+
+fn call(stream: bool) -> Call {
+    Call {
+        provider: "p".into(),
+        model: "m".into(),
+        system: None,
+        prompt: "Hi there".into(),
+        max_tokens: None,
+        temperature: None,
+        stream,
+        first_byte_timeout: None,
+        total_timeout: None,
+        cache_marks: CacheMarks::default(),
+    }
+}
+
+fn response(status: &str, headers: &str, body: &str) -> String {
+    let length = body.len();
+    format!("HTTP/1.1 {status}\r\n{headers}content-length: {length}\r\n\r\n{body}")
+}
+
+const JSON: &str = "content-type: application/json\r\n";
+
+/// The head of a streamed answer that ends where the connection does.
+const STREAM_HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n";
+
+const PLAIN: &str = r#"{"model":"m-1","choices":[{"message":{"content":"Hello"},"finish_reason":"stop"}],"usage":{"prompt_tokens":2,"completion_tokens":1}}"#;
+
+const FIRST_CHUNK: &str = "data: {\"model\":\"m-1\",\"choices\":[{\"delta\":{\"content\":\"Hel\"}}],\"usage\":{\"prompt_tokens\":2,\"completion_tokens\":1}}\n\n";
+
+const LAST_CHUNKS: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"lo\"},\"finish_reason\":\"stop\"}]}\n\ndata: {\"choices\":[],\"usage\":{\"prompt_tokens\":2,\"completion_tokens\":3}}\n\ndata: [DONE]\n\n";
+
+fn usage(input_tokens: u64, output_tokens: u64) -> Usage {
+    Usage {
+        input_tokens,
+        output_tokens,
+        source: UsageSource::Provider,
+        ..Usage::default()
+    }
+}
+
+/// Makes a streamed call; gives the pieces as well.
+fn stream(providers: &Providers, cancel: &Cancel) -> (Result<Answer, Failure>, Vec<String>) {
+    let mut pieces = Vec::new();
+    let answer = providers.call(&call(true), cancel, &mut |piece| {
+        pieces.push(piece.to_owned())
+    });
+    (answer, pieces)
+}
+
+#[test]
+fn a_gateway_is_shared_between_threads() {
+    fn is_shared<T: Send + Sync>() {}
+    is_shared::<Providers>();
+    is_shared::<Cancel>();
+}
+
+#[test]
+fn an_openai_answer_is_streamed() {
+    let server = Server::answering(format!("{STREAM_HEAD}{FIRST_CHUNK}{LAST_CHUNKS}"));
+    let (answer, pieces) = stream(&server.providers(Kind::OpenAi), &Cancel::new());
+    let answer = answer.unwrap();
+    assert_eq!(pieces, ["Hel", "lo"]);
+    assert_eq!(answer.text, "Hello");
+    assert_eq!(answer.usage, usage(2, 3));
+    assert_eq!(answer.model, "m-1");
+    assert_eq!(answer.finish_reason.as_deref(), Some("stop"));
+    assert!(answer.first_token_ms.unwrap() <= answer.latency_ms);
+    let request = server.request();
+    assert!(
+        request.starts_with("POST /chat/completions HTTP/1.1\r\n"),
+        "{request}"
+    );
+    assert!(
+        request.contains(&format!("authorization: Bearer {KEY}\r\n")),
+        "{request}"
+    );
+    assert!(
+        request.contains("content-type: application/json\r\n"),
+        "{request}"
+    );
+    assert!(
+        request.contains(r#""stream_options":{"include_usage":true}"#),
+        "{request}"
+    );
+}
+
+#[test]
+fn an_anthropic_answer_is_streamed() {
+    let server = Server::answering(format!(
+        "{STREAM_HEAD}event: message_start\ndata: {{\"type\":\"message_start\",\"message\":{{\"model\":\"c\",\"usage\":{{\"input_tokens\":2,\"output_tokens\":1}}}}}}\n\n\
+         event: content_block_delta\ndata: {{\"type\":\"content_block_delta\",\"delta\":{{\"type\":\"text_delta\",\"text\":\"Hello\"}}}}\n\n\
+         event: message_delta\ndata: {{\"type\":\"message_delta\",\"delta\":{{\"stop_reason\":\"end_turn\"}},\"usage\":{{\"output_tokens\":3}}}}\n\n\
+         event: message_stop\ndata: {{\"type\":\"message_stop\"}}\n\n"
+    ));
+    let (answer, pieces) = stream(&server.providers(Kind::Anthropic), &Cancel::new());
+    let answer = answer.unwrap();
+    assert_eq!(pieces, ["Hello"]);
+    assert_eq!((answer.text.as_str(), answer.usage), ("Hello", usage(2, 3)));
+    let request = server.request();
+    assert!(
+        request.starts_with("POST /v1/messages HTTP/1.1\r\n"),
+        "{request}"
+    );
+    assert!(
+        request.contains(&format!("x-api-key: {KEY}\r\n")),
+        "{request}"
+    );
+    assert!(
+        request.contains("anthropic-version: 2023-06-01\r\n"),
+        "{request}"
+    );
+}
+
+#[test]
+fn a_plain_answer_is_read_and_not_given_in_pieces() {
+    let server = Server::answering(response("200 OK", JSON, PLAIN));
+    let mut pieces = 0;
+    let answer = server
+        .providers(Kind::OpenAi)
+        .call(&call(false), &Cancel::new(), &mut |_| pieces += 1)
+        .unwrap();
+    assert_eq!((answer.text.as_str(), answer.usage), ("Hello", usage(2, 1)));
+    assert_eq!((pieces, answer.first_token_ms), (0, None));
+}
+
+#[test]
+fn a_streamed_request_may_be_answered_in_one_piece() {
+    let server = Server::answering(response("200 OK", JSON, PLAIN));
+    let (answer, pieces) = stream(&server.providers(Kind::OpenAi), &Cancel::new());
+    assert_eq!(answer.unwrap().text, "Hello");
+    assert_eq!(pieces, ["Hello"]);
+}
+
+#[test]
+fn a_stream_without_content_type_is_read() {
+    let head = "HTTP/1.1 200 OK\r\n\r\n";
+    let server = Server::answering(format!("{head}{FIRST_CHUNK}{LAST_CHUNKS}"));
+    let (answer, _) = stream(&server.providers(Kind::OpenAi), &Cancel::new());
+    assert_eq!(answer.unwrap().text, "Hello");
+}
+
+#[test]
+fn a_stream_that_nobody_asked_for_is_read() {
+    let server = Server::answering(format!("{STREAM_HEAD}{FIRST_CHUNK}{LAST_CHUNKS}"));
+    let providers = server.providers(Kind::OpenAi);
+    let answer = providers.call(&call(false), &Cancel::new(), &mut |_| panic!("no pieces"));
+    assert_eq!(answer.unwrap().text, "Hello");
+}
+
+#[test]
+fn a_refused_key_is_told_without_the_key() {
+    let body = format!(r#"{{"error":{{"message":"Incorrect API key provided: {KEY}."}}}}"#);
+    let failure = Server::answering(response("401 Unauthorized", JSON, &body)).failure(&call(true));
+    assert_eq!(
+        (failure.kind, failure.status),
+        (FailureKind::Status, Some(401))
+    );
+    assert_eq!(
+        failure.message,
+        "p/m: answered with status 401: Incorrect API key provided: ***.; \
+         check the key of provider p"
+    );
+    assert!(failure.sent && !failure.may_have_been_billed());
+}
+
+#[test]
+fn the_key_is_never_told_wherever_a_server_repeats_it() {
+    let page = format!("<html><title>{KEY}</title>");
+    let long = format!("{}{KEY}", "x".repeat(290));
+    let chunk = format!("{STREAM_HEAD}data: {{\"model\":\"{KEY}\",\"error\":\"{KEY}\"}}\n\n");
+    let location = format!("location: http://127.0.0.1:1/{KEY}\r\n");
+    for answer in [
+        response("500 Oops", "", KEY),
+        response("500 Oops", "", &long),
+        response("500 Oops", "content-type: text/html\r\n", &page),
+        response("200 OK", "content-type: text/html\r\n", &page),
+        response("200 OK", JSON, &format!(r#"{{"error":"{KEY}"}}"#)),
+        response("200 OK", JSON, KEY),
+        response("200 OK", "", &format!("data: {KEY}\n\n")),
+        response("307 Elsewhere", &location, ""),
+        chunk,
+    ] {
+        // `failure` looks for the key.
+        for is_streamed in [true, false] {
+            Server::answering(answer.clone()).failure(&call(is_streamed));
+        }
+    }
+}
+
+#[test]
+fn a_rate_limit_tells_how_long_to_wait() {
+    let body = r#"{"error":{"message":"Rate limit reached"}}"#;
+    let answer = response("429 Too Many Requests", "retry-after: 7\r\n", body);
+    let failure = Server::answering(answer).failure(&call(true));
+    assert_eq!(
+        (failure.kind, failure.status),
+        (FailureKind::Status, Some(429))
+    );
+    assert_eq!(failure.retry_after, Some(Duration::from_secs(7)));
+    assert_eq!(
+        failure.message,
+        "p/m: answered with status 429: Rate limit reached"
+    );
+}
+
+#[test]
+fn an_error_of_the_server_may_have_been_billed() {
+    let failure = Server::answering(response("500 Oops", "", "oh no")).failure(&call(true));
+    assert_eq!(
+        (failure.kind, failure.status),
+        (FailureKind::Status, Some(500))
+    );
+    assert_eq!(failure.message, "p/m: answered with status 500: oh no");
+    assert!(failure.may_have_been_billed());
+}
+
+#[test]
+fn html_with_status_200_is_a_bad_answer() {
+    let page = "<!doctype html><title>Welcome</title>";
+    for content_type in ["content-type: text/html\r\n", ""] {
+        for is_streamed in [true, false] {
+            let server = Server::answering(response("200 OK", content_type, page));
+            let failure = server.failure(&call(is_streamed));
+            assert_eq!(
+                (failure.kind, failure.status),
+                (FailureKind::BadAnswer, None)
+            );
+            assert_eq!(
+                failure.message,
+                "p/m: answered with an HTML page, titled “Welcome”"
+            );
+        }
+    }
+}
+
+#[test]
+fn an_empty_body_is_a_bad_answer() {
+    for is_streamed in [true, false] {
+        let failure = Server::answering(response("200 OK", "", "")).failure(&call(is_streamed));
+        assert_eq!(failure.kind, FailureKind::BadAnswer);
+        assert_eq!(failure.message, "p/m: answered with an empty body");
+    }
+}
+
+#[test]
+fn what_is_not_json_is_a_bad_answer() {
+    let failure =
+        Server::answering(response("200 OK", JSON, "{\"choices\":")).failure(&call(false));
+    assert_eq!(failure.kind, FailureKind::BadAnswer);
+    assert!(
+        failure.message.contains("the answer is not JSON"),
+        "{failure}"
+    );
+}
+
+#[test]
+fn what_is_not_http_is_a_bad_answer() {
+    let failure = Server::answering("SSH-2.0-OpenSSH\r\n\r\n").failure(&call(false));
+    assert_eq!(failure.kind, FailureKind::BadAnswer, "{failure}");
+}
+
+#[test]
+fn a_stream_cut_short_is_a_bad_answer_that_keeps_its_usage() {
+    for cut in ["", "data: {\"choi"] {
+        let server = Server::answering(format!("{STREAM_HEAD}{FIRST_CHUNK}{cut}"));
+        let failure = server.failure(&call(true));
+        assert_eq!(failure.kind, FailureKind::BadAnswer);
+        assert_eq!(
+            failure.message,
+            "p/m: the stream ended before the answer was complete"
+        );
+        assert_eq!(
+            (failure.usage, failure.model.as_str()),
+            (usage(2, 1), "m-1")
+        );
+        assert!(failure.may_have_been_billed());
+    }
+}
+
+#[test]
+fn a_chunked_stream_that_breaks_is_a_bad_answer_that_keeps_its_usage() {
+    let length = FIRST_CHUNK.len();
+    let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+    let server = Server::answering(format!("{head}{length:x}\r\n{FIRST_CHUNK}\r\n"));
+    let failure = server.failure(&call(true));
+    assert_eq!(
+        (failure.kind, failure.usage),
+        (FailureKind::BadAnswer, usage(2, 1))
+    );
+    assert!(
+        failure.message.contains("the connection broke"),
+        "{failure}"
+    );
+}
+
+#[test]
+fn a_complete_answer_counts_even_if_its_connection_breaks() {
+    let chunk =
+        "data: {\"choices\":[{\"delta\":{\"content\":\"Hello\"},\"finish_reason\":\"stop\"}]}\n\n";
+    let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+    let server = Server::answering(format!("{head}{:x}\r\n{chunk}\r\n", chunk.len()));
+    let (answer, _) = stream(&server.providers(Kind::OpenAi), &Cancel::new());
+    assert_eq!(answer.unwrap().text, "Hello");
+}
+
+#[test]
+fn an_error_within_a_stream_has_no_status() {
+    let error = "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\",\"message\":\"Overloaded\"}}\n\n";
+    let server = Server::answering(format!("{STREAM_HEAD}{error}"));
+    let (answer, _) = stream(&server.providers(Kind::Anthropic), &Cancel::new());
+    let failure = answer.unwrap_err();
+    assert_eq!((failure.kind, failure.status), (FailureKind::Status, None));
+    assert_eq!(
+        failure.message,
+        "p/m: reported an error: Overloaded (overloaded_error)"
+    );
+}
+
+#[test]
+fn an_answer_that_is_too_large_is_refused() {
+    let text = "x".repeat(wire::ANSWER_BYTES_MAX + 1);
+    let body = format!(r#"{{"choices":[{{"message":{{"content":"{text}"}}}}]}}"#);
+    let failure = Server::answering(response("200 OK", JSON, &body)).failure(&call(false));
+    assert_eq!(failure.kind, FailureKind::TooLarge);
+    let line = format!("{STREAM_HEAD}data: {text}");
+    assert_eq!(
+        Server::answering(line).failure(&call(true)).kind,
+        FailureKind::TooLarge
+    );
+}
+
+#[test]
+fn a_redirect_is_told_and_not_followed() {
+    let elsewhere = Server::answering(response("200 OK", JSON, PLAIN));
+    let location = format!("location: {}/\r\n", elsewhere.base_url);
+    for status in ["301 Moved", "307 Moved"] {
+        let failure = Server::answering(response(status, &location, "")).failure(&call(false));
+        assert_eq!(failure.kind, FailureKind::Status);
+        assert!(failure.message.contains(&elsewhere.base_url), "{failure}");
+    }
+    assert!(elsewhere.requests.is_empty());
+}
+
+#[test]
+fn a_refused_connection_is_no_connection() {
+    // Bound, so that the port is nobody else's, but not listening.
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let any_port: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
+    socket.bind(&any_port.into()).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    let providers = providers(
+        Kind::OpenAi,
+        &format!("http://{address}"),
+        Timeouts::default(),
+    );
+    let failure = stream(&providers, &Cancel::new()).0.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::Connect);
+    assert!(
+        failure
+            .message
+            .contains(&format!("could not connect to {address}")),
+        "{failure}"
+    );
+    assert!(!failure.sent && !failure.may_have_been_billed());
+}
+
+const SHORT: Duration = Duration::from_millis(100);
+
+/// Timeouts of which the given one runs out first.
+fn short(shorten: impl FnOnce(&mut Timeouts)) -> Timeouts {
+    let mut timeouts = Timeouts {
+        connect: DEADLINE,
+        first_byte: DEADLINE,
+        total: DEADLINE,
+    };
+    shorten(&mut timeouts);
+    timeouts
+}
+
+fn timeout_of(base_url: &str, timeouts: Timeouts, is_streamed: bool) -> Failure {
+    let providers = providers(Kind::OpenAi, base_url, timeouts);
+    let failure = providers
+        .call(&call(is_streamed), &Cancel::new(), &mut |_| {})
+        .unwrap_err();
+    assert_eq!(failure.kind, FailureKind::Timeout, "{failure}");
+    assert!((100..10_000).contains(&failure.latency_ms), "{failure:?}");
+    failure
+}
+
+#[test]
+fn a_silent_server_runs_into_the_timeout_that_the_message_names() {
+    let server = Server::start(|peer| {
+        peer.read_request();
+        peer.hang();
+    });
+    let first_byte = short(|timeouts| timeouts.first_byte = SHORT);
+    let failure = timeout_of(&server.base_url, first_byte, true);
+    assert_eq!(
+        failure.message,
+        "p/m: no answer began within 100ms (first byte timeout)"
+    );
+    assert!(failure.may_have_been_billed());
+    let server = Server::start(|peer| peer.hang());
+    let total = short(|timeouts| timeouts.total = SHORT);
+    let failure = timeout_of(&server.base_url, total, false);
+    assert_eq!(
+        failure.message,
+        "p/m: not finished within 100ms (total timeout)"
+    );
+}
+
+#[test]
+fn a_head_without_an_event_runs_into_the_first_byte_timeout() {
+    let server = Server::start(|peer| {
+        peer.read_request();
+        peer.write(STREAM_HEAD);
+        peer.write(": keep-alive\n\n");
+        peer.hang();
+    });
+    let first_byte = short(|timeouts| timeouts.first_byte = SHORT);
+    let failure = timeout_of(&server.base_url, first_byte, true);
+    assert!(failure.message.contains("first byte timeout"), "{failure}");
+}
+
+#[test]
+fn a_stream_that_stops_runs_into_the_total_timeout_and_keeps_its_usage() {
+    let server = Server::start(|peer| {
+        peer.read_request();
+        peer.write(STREAM_HEAD);
+        peer.write(FIRST_CHUNK);
+        peer.hang();
+    });
+    // The first byte timeout is long over when the total one runs out.
+    let timeouts = short(|timeouts| {
+        timeouts.first_byte = SHORT;
+        timeouts.total = 4 * SHORT;
+    });
+    let failure = timeout_of(&server.base_url, timeouts, true);
+    assert!(failure.message.contains("total timeout"), "{failure}");
+    assert_eq!(failure.usage, usage(2, 1));
+}
+
+#[test]
+fn a_tls_handshake_without_an_answer_runs_into_the_connect_timeout() {
+    let server = Server::start(|peer| peer.hang());
+    let base_url = server.base_url.replace("http:", "https:");
+    let connect = short(|timeouts| timeouts.connect = SHORT);
+    let failure = timeout_of(&base_url, connect, true);
+    assert!(failure.message.contains("connect timeout"), "{failure}");
+    assert!(!failure.may_have_been_billed());
+}
+
+#[test]
+fn what_speaks_no_tls_is_no_connection() {
+    let server = Server::start(|peer| peer.write("HTTP/1.1 400 Bad Request\r\n\r\n"));
+    let base_url = server.base_url.replace("http:", "https:");
+    let providers = providers(Kind::OpenAi, &base_url, Timeouts::default());
+    let failure = stream(&providers, &Cancel::new()).0.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::Connect, "{failure}");
+}
+
+/// Starts a streamed call on a thread, and cancels it when `ready` says so.
+fn cancelled_when(providers: Providers, ready: impl FnOnce(&Receiver<String>)) -> Failure {
+    let cancel = Cancel::new();
+    let (piece, pieces) = unbounded();
+    let (done, outcome) = unbounded();
+    thread::spawn({
+        let cancel = cancel.clone();
+        move || {
+            let on_delta = &mut |delta: &str| piece.send(delta.to_owned()).unwrap();
+            let _ = done.send(providers.call(&call(true), &cancel, on_delta));
+        }
+    });
+    ready(&pieces);
+    let before = Instant::now();
+    cancel.cancel();
+    let failure = outcome.recv_timeout(DEADLINE).unwrap().unwrap_err();
+    assert!(
+        before.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        before.elapsed()
+    );
+    assert_eq!(failure.kind, FailureKind::Cancelled, "{failure}");
+    failure
+}
+
+#[test]
+fn a_cancel_ends_a_stream_at_once_and_keeps_its_usage() {
+    let server = Server::start(|peer| {
+        peer.read_request();
+        peer.write(STREAM_HEAD);
+        peer.write(FIRST_CHUNK);
+        peer.hang();
+    });
+    let failure = cancelled_when(server.providers(Kind::OpenAi), |pieces| {
+        assert_eq!(pieces.recv_timeout(DEADLINE).unwrap(), "Hel");
+    });
+    assert_eq!(failure.usage, usage(2, 1));
+    assert!(failure.may_have_been_billed());
+}
+
+#[test]
+fn a_cancel_ends_a_call_that_waits_for_the_head() {
+    let server = Server::start(|peer| {
+        peer.read_request();
+        peer.hang();
+    });
+    let failure = cancelled_when(server.providers(Kind::OpenAi), |_| {
+        server.request();
+    });
+    assert!(failure.may_have_been_billed());
+}
+
+#[test]
+fn a_cancel_ends_a_call_that_waits_for_the_body_of_an_error() {
+    let server = Server::start(|peer| {
+        peer.read_request();
+        peer.write("HTTP/1.1 500 Oops\r\ncontent-length: 9\r\n\r\nab");
+        peer.hang();
+    });
+    cancelled_when(server.providers(Kind::OpenAi), |_| {
+        server.request();
+    });
+}
+
+#[test]
+fn a_cancel_ends_a_call_that_is_connecting() {
+    let (accepted, accepts) = unbounded();
+    let server = Server::start(move |peer| {
+        // The first bytes of the TLS handshake.
+        peer.stream.read_exact(&mut [0; 5]).unwrap();
+        accepted.send(()).unwrap();
+        peer.hang();
+    });
+    let base_url = server.base_url.replace("http:", "https:");
+    let providers = providers(Kind::OpenAi, &base_url, Timeouts::default());
+    let failure = cancelled_when(providers, |_| accepts.recv_timeout(DEADLINE).unwrap());
+    assert!(!failure.sent && !failure.may_have_been_billed());
+}
+
+#[test]
+fn a_cancelled_call_is_not_sent() {
+    let server = Server::answering(response("200 OK", JSON, PLAIN));
+    let cancel = Cancel::new();
+    cancel.cancel();
+    let failure = stream(&server.providers(Kind::OpenAi), &cancel)
+        .0
+        .unwrap_err();
+    assert_eq!(failure.kind, FailureKind::Cancelled);
+    assert!(!failure.sent && server.requests.is_empty());
+}
+
+#[test]
+fn one_cancel_ends_all_its_calls() {
+    let server = Server::start(|peer| {
+        // Not served one after the other: all are to hang at once.
+        let (mut stream, up) = (peer.stream.try_clone().unwrap(), peer.up.clone());
+        peer.read_request();
+        thread::spawn(move || {
+            let _ = up.recv_timeout(DEADLINE);
+            let _ = stream.flush();
+        });
+    });
+    let providers = Arc::new(server.providers(Kind::OpenAi));
+    let cancel = Cancel::new();
+    let (done, outcomes) = unbounded();
+    for _ in 0..3 {
+        let (providers, cancel, done) = (Arc::clone(&providers), cancel.clone(), done.clone());
+        thread::spawn(move || {
+            let _ = done.send(providers.call(&call(true), &cancel, &mut |_| {}));
+        });
+    }
+    (0..3).for_each(|_| drop(server.request()));
+    cancel.cancel();
+    for _ in 0..3 {
+        let failure = outcomes.recv_timeout(DEADLINE).unwrap().unwrap_err();
+        assert_eq!(failure.kind, FailureKind::Cancelled);
+    }
+}
+
+/// Serves any number of requests on each connection; every second one waits for a word.
+fn keep_alive_server(stream_end: &'static str) -> (Server, Sender<()>) {
+    let (go, gone_on) = unbounded::<()>();
+    let server = Server::start(move |peer| {
+        let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+        let body = format!("{FIRST_CHUNK}{LAST_CHUNKS}");
+        let mut number = 0;
+        while peer.read_request() {
+            number += 1;
+            if number % 2 == 0 {
+                let _ = gone_on.recv_timeout(DEADLINE);
+            }
+            let port = peer.stream.peer_addr().unwrap().port();
+            let _ = peer.requests.send(port.to_string());
+            peer.write(&format!("{head}{:x}\r\n{body}\r\n{stream_end}", body.len()));
+        }
+    });
+    (server, go)
+}
+
+#[test]
+fn a_connection_serves_the_next_call_and_the_cancel_of_the_first_does_not_end_it() {
+    let (server, go) = keep_alive_server("0\r\n\r\n");
+    let providers = Arc::new(server.providers(Kind::OpenAi));
+    let first_cancel = Cancel::new();
+    stream(&providers, &first_cancel).0.unwrap();
+    server.request();
+    let first_port = server.request();
+    let (done, outcome) = unbounded();
+    thread::spawn({
+        let providers = Arc::clone(&providers);
+        move || {
+            let _ = done.send(stream(&providers, &Cancel::new()).0);
+        }
+    });
+    server.request(); // The second call waits for its head now, on the same connection.
+    first_cancel.cancel();
+    go.send(()).unwrap();
+    outcome.recv_timeout(DEADLINE).unwrap().unwrap();
+    assert_eq!(server.request(), first_port);
+}
+
+#[test]
+fn a_request_of_any_length_arrives_whole_over_one_connection() {
+    let server = Server::start(|peer| {
+        while peer.read_request() {
+            let port = peer.stream.peer_addr().unwrap().port();
+            let _ = peer.requests.send(port.to_string());
+            peer.write(&response("200 OK", JSON, PLAIN));
+        }
+    });
+    let providers = server.providers(Kind::OpenAi);
+    let mut ports = Vec::new();
+    // Below, about and above what is held back until the rest of the request is there.
+    for length in [1, 15_000, 16_000, 16_384, 17_000, 40_000, 1_000_000] {
+        let prompt: String = (0..length)
+            .map(|at| char::from(b'a' + (at % 23) as u8))
+            .collect();
+        let call = Call {
+            prompt: prompt.clone(),
+            ..call(false)
+        };
+        providers.call(&call, &Cancel::new(), &mut |_| {}).unwrap();
+        assert!(server.request().contains(&format!("\"{prompt}\"")));
+        ports.push(server.request());
+    }
+    ports.dedup();
+    assert_eq!(ports.len(), 1);
+}
+
+#[test]
+fn a_connection_whose_body_does_not_end_is_not_used_again() {
+    let (server, _go) = keep_alive_server("");
+    let providers = server.providers(Kind::OpenAi);
+    let (answer, _) = stream(&providers, &Cancel::new());
+    assert!(answer.unwrap().latency_ms < 10_000);
+    server.request();
+    let first_port = server.request();
+    stream(&providers, &Cancel::new()).0.unwrap();
+    server.request();
+    assert_ne!(server.request(), first_port);
+}
+
+#[test]
+fn what_is_not_configured_is_not_sent() {
+    let server = Server::answering(response("200 OK", JSON, PLAIN));
+    let provider = |api_key: Option<&str>, base_url: &str, hint: Option<&str>| ProviderConfig {
+        kind: Kind::OpenAi,
+        base_url: base_url.into(),
+        api_key: api_key.map(Secret::new),
+        missing_key_hint: hint.map(str::to_owned),
+        stream_usage: true,
+    };
+    let url = &server.base_url;
+    let providers: BTreeMap<String, ProviderConfig> = [
+        ("no-key", provider(None, url, Some("set THE_KEY"))),
+        ("empty-key", provider(Some(""), url, Some("set THE_KEY"))),
+        ("odd-key", provider(Some("sk-1\n"), url, None)),
+        ("no-url", provider(Some(KEY), "localhost", None)),
+        ("odd-url", provider(Some(KEY), "ftp://localhost", None)),
+    ]
+    .map(|(name, provider)| (name.to_owned(), provider))
+    .into();
+    let providers = Providers::new(providers, Timeouts::default());
+    let message_of = |name: &str| {
+        let mut call = call(true);
+        call.provider = name.to_owned();
+        let failure = providers
+            .call(&call, &Cancel::new(), &mut |_| {})
+            .unwrap_err();
+        assert_eq!(failure.kind, FailureKind::NotConfigured, "{failure}");
+        assert!(!failure.sent && !failure.may_have_been_billed());
+        failure.message
+    };
+    assert_eq!(
+        message_of("no-key"),
+        "no-key/m: the provider's API key is missing; set THE_KEY"
+    );
+    assert_eq!(
+        message_of("empty-key"),
+        "empty-key/m: the provider's API key is missing; set THE_KEY"
+    );
+    assert!(message_of("odd-key").contains("cannot be sent"));
+    assert!(message_of("no-url").contains("no http or https URL"));
+    assert!(message_of("odd-url").contains("no http or https URL"));
+    assert_eq!(
+        message_of("nobody"),
+        "nobody/m: no provider of that name is configured; there are: empty-key, no-key, no-url, \
+         odd-key, odd-url"
+    );
+    assert!(server.requests.is_empty());
+    assert!(providers.knows("no-key") && !providers.knows("nobody"));
+    assert_eq!(providers.providers().count(), 5);
+}
+
+#[test]
+fn a_local_server_is_called_without_a_key() {
+    let server = Server::answering(response("200 OK", JSON, PLAIN));
+    let provider = ProviderConfig {
+        kind: Kind::OpenAi,
+        base_url: server.base_url.clone(),
+        api_key: None,
+        missing_key_hint: None,
+        stream_usage: true,
+    };
+    let providers = Providers::new([("p".to_owned(), provider)].into(), Timeouts::default());
+    providers
+        .call(&call(false), &Cancel::new(), &mut |_| {})
+        .unwrap();
+    assert!(!server.request().contains("authorization"));
+}
+
+#[test]
+fn a_kind_is_written_in_lower_case() {
+    for (kind, text) in [
+        (Kind::OpenAi, r#""openai""#),
+        (Kind::Anthropic, r#""anthropic""#),
+        (Kind::Gemini, r#""gemini""#),
+        (Kind::Ollama, r#""ollama""#),
+        (Kind::Echo, r#""echo""#),
+    ] {
+        assert_eq!(serde_json::to_string(&kind).unwrap(), text);
+        assert_eq!(serde_json::from_str::<Kind>(text).unwrap(), kind);
+    }
+}
+
+fn echo(model: &str, timeouts: Timeouts) -> (Providers, Call) {
+    let mut call = call(true);
+    call.model = model.into();
+    call.system = Some("Be brief.".into());
+    (providers(Kind::Echo, "", timeouts), call)
+}
+
+#[test]
+fn the_echo_says_that_it_is_one_word_by_word() {
+    let (providers, mut call) = echo("echo-1", Timeouts::default());
+    call.prompt = "Hi  there,\nyou".into();
+    let mut pieces = Vec::new();
+    let on_delta = &mut |piece: &str| pieces.push(piece.to_owned());
+    let answer = providers.call(&call, &Cancel::new(), on_delta).unwrap();
+    assert_eq!(answer.text, "[echo of echo-1] Hi  there,\nyou");
+    assert_eq!(pieces.concat(), answer.text);
+    assert_eq!(
+        pieces,
+        ["[echo ", "of ", "echo-1] ", "Hi ", " ", "there,\n", "you"]
+    );
+    assert_eq!(answer.usage, usage(5, 6));
+    assert_eq!(answer.finish_reason.as_deref(), Some("stop"));
+}
+
+#[test]
+fn the_slow_echo_takes_its_time_and_can_be_cancelled() {
+    let (providers, mut call) = echo("echo-slow", Timeouts::default());
+    call.prompt = "word ".repeat(1000);
+    let (cancel, mut pieces) = (Cancel::new(), 0);
+    let from_another_thread = cancel.clone();
+    let failure = providers.call(&call, &cancel, &mut |_| {
+        pieces += 1;
+        if pieces == 2 {
+            let cancel = from_another_thread.clone();
+            thread::spawn(move || cancel.cancel());
+        }
+    });
+    let failure = failure.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::Cancelled);
+    assert!((100..5_000).contains(&failure.latency_ms), "{failure:?}");
+    assert_eq!(failure.usage.output_tokens, pieces);
+    assert!(!failure.may_have_been_billed());
+}
+
+#[test]
+fn the_slow_echo_knows_the_total_timeout() {
+    let (providers, call) = echo("echo-slow", short(|timeouts| timeouts.total = SHORT));
+    let failure = providers
+        .call(&call, &Cancel::new(), &mut |_| {})
+        .unwrap_err();
+    assert_eq!(failure.kind, FailureKind::Timeout);
+}
+
+/// JSON as an answer might be and as none ever was: the names that readers look for, anywhere.
+fn any_answer() -> impl Strategy<Value = serde_json::Value> {
+    const NAMES: &[&str] = &[
+        "type",
+        "message",
+        "delta",
+        "content_block",
+        "content",
+        "text",
+        "thinking",
+        "thought",
+        "usage",
+        "model",
+        "error",
+        "choices",
+        "finish_reason",
+        "stop_reason",
+        "done",
+        "candidates",
+        "parts",
+        "finishReason",
+        "promptFeedback",
+        "blockReason",
+        "usageMetadata",
+        "refusal",
+        "prompt_tokens",
+        "completion_tokens",
+        "total_tokens",
+        "prompt_tokens_details",
+        "cached_tokens",
+        "cache_write_tokens",
+        "completion_tokens_details",
+        "reasoning_tokens",
+        "input_tokens",
+        "output_tokens",
+        "cache_read_input_tokens",
+        "cache_creation_input_tokens",
+        "cache_creation",
+        "ephemeral_1h_input_tokens",
+        "promptTokenCount",
+        "candidatesTokenCount",
+        "prompt_eval_count",
+        "eval_count",
+    ];
+    let leaf = prop_oneof![
+        testing::any_count(),
+        prop::sample::select(vec![
+            "message_start",
+            "message_delta",
+            "content_block_delta",
+            "text_delta",
+            "text",
+            "thinking_delta",
+            "message_stop",
+            "error",
+            "STOP",
+            "SAFETY",
+            "",
+        ])
+        .prop_map(Into::into),
+    ];
+    leaf.prop_recursive(5, 60, 8, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..3).prop_map(Into::into),
+            prop::collection::vec((prop::sample::select(NAMES), inner), 0..8).prop_map(|named| {
+                let named = named
+                    .into_iter()
+                    .map(|(name, value)| (name.to_owned(), value));
+                serde_json::Value::Object(named.collect())
+            }),
+        ]
+    })
+}
+
+fn readers() -> [Box<dyn wire::Reader>; 4] {
+    [
+        Box::<openai::ChatReader>::default(),
+        Box::<anthropic::MessageReader>::default(),
+        Box::<gemini::ContentReader>::default(),
+        Box::new(ollama::ChatReader),
+    ]
+}
+
+#[test]
+fn what_is_reserved_for_a_call_is_enough_where_all_of_its_prompt_is_written_to_a_cache() {
+    let provider = ProviderConfig {
+        kind: Kind::Anthropic,
+        base_url: String::new(),
+        api_key: None,
+        missing_key_hint: None,
+        stream_usage: true,
+    };
+    let providers = Providers::new(
+        [("anthropic".to_owned(), provider)].into(),
+        Timeouts::default(),
+    );
+    let call = Call {
+        provider: "anthropic".into(),
+        model: "claude-sonnet-4-5".into(),
+        max_tokens: Some(1),
+        ..call(false)
+    };
+    let at = Timestamp::now();
+    let input_tokens = 2_000 + FRAME_TOKENS;
+    let used = |written: u64, for_an_hour: u64| {
+        let usage = Usage {
+            input_tokens,
+            cache_write_tokens: written,
+            cache_write_1h_tokens: for_an_hour,
+            output_tokens: 1,
+            source: UsageSource::Provider,
+            ..Usage::default()
+        };
+        providers.cost(&call, &call.model, &usage, at)
+    };
+    let all = input_tokens;
+    for (writes, most) in [
+        (CacheWrites::None, used(0, 0)),
+        (CacheWrites::Short, used(all, 0)),
+        (CacheWrites::Long, used(all, all)),
+    ] {
+        let reserve = providers.reserve_for(&call, 2_000, writes, at);
+        assert_eq!(reserve.cost, most, "{writes:?}");
+    }
+    assert!(used(0, 0) < used(all, 0) && used(all, 0) < used(all, all));
+    let of_prompt = |cache_marks| {
+        let (system, prompt) = (None, "x".repeat(2_000));
+        let call = Call {
+            system,
+            prompt,
+            cache_marks,
+            ..call.clone()
+        };
+        providers.reserve(&call, at).cost
+    };
+    let marks = CacheMarks {
+        system: false,
+        prompt_bytes: 1_500,
+    };
+    assert_eq!(of_prompt(CacheMarks::default()), used(0, 0));
+    assert_eq!(of_prompt(marks), used(all, 0));
+}
+
+#[test]
+fn what_is_reserved_for_a_call_is_enough_where_a_provider_writes_to_its_cache_by_itself() {
+    let providers = providers(Kind::OpenAi, "", Timeouts::default());
+    let at = "2026-08-01T00:00:00Z".parse().unwrap();
+    for (model, is_dearer) in [("gpt-5.6-luna", true), ("gpt-4o-mini", false)] {
+        let call = Call {
+            model: model.into(),
+            prompt: "x".repeat(1_000),
+            max_tokens: Some(1),
+            ..call(false)
+        };
+        let used = |cache_write_tokens| {
+            let usage = Usage {
+                input_tokens: 1_000 + FRAME_TOKENS,
+                cache_write_tokens,
+                output_tokens: 1,
+                source: UsageSource::Provider,
+                ..Usage::default()
+            };
+            providers.cost(&call, model, &usage, at)
+        };
+        let written = used(1_000 + FRAME_TOKENS);
+        assert_eq!(providers.reserve(&call, at).cost, written);
+        assert_eq!(written > used(0), is_dearer, "{model}");
+        // A client that marks nothing has not said that nothing is written.
+        let reserve = providers.reserve_for(&call, 1_000, CacheWrites::None, at);
+        assert_eq!(reserve.cost, written);
+    }
+}
+
+#[test]
+fn a_cost_beyond_belief_is_not_known_and_what_is_reserved_stays_within() {
+    let provider = ProviderConfig {
+        kind: Kind::OpenAi,
+        base_url: openai::BASE_URL.into(),
+        api_key: None,
+        missing_key_hint: None,
+        stream_usage: true,
+    };
+    let providers = [("openai".to_owned(), provider)].into();
+    let providers = Providers::new(providers, Timeouts::default());
+    let call = Call {
+        provider: "openai".into(),
+        model: "o1-pro".into(),
+        max_tokens: Some(u32::MAX),
+        ..call(false)
+    };
+    let at = Timestamp::now();
+    let charge = |output_tokens| {
+        let usage = Usage {
+            output_tokens,
+            source: UsageSource::Provider,
+            ..Usage::default()
+        };
+        providers.charge(&call, &call.model, &usage, at)
+    };
+    // 600 USD for a million.
+    let most = charge(16_666_666);
+    assert_eq!(most.cost, Some(Usd::from_nanousd(9_999_999_600_000)));
+    assert!(most.price.is_some());
+    assert_eq!(charge(16_666_667), Charge::default());
+    assert_eq!(providers.reserve(&call, at).cost, Some(COST_MAX));
+}
+
+#[test]
+fn a_short_key_spoils_neither_the_name_of_a_model_nor_why_an_answer_ends() {
+    let body = PLAIN.replace("m-1", "claude-haiku");
+    let server = Server::answering(response("200 OK", JSON, &body));
+    let provider = ProviderConfig {
+        kind: Kind::OpenAi,
+        base_url: server.base_url.clone(),
+        api_key: Some(Secret::new("k")),
+        missing_key_hint: None,
+        stream_usage: true,
+    };
+    let providers = Providers::new([("p".to_owned(), provider)].into(), Timeouts::default());
+    let answer = providers.call(&call(false), &Cancel::new(), &mut |_| {});
+    assert_eq!(answer.unwrap().model, "claude-haiku");
+}
+
+proptest! {
+    #[test]
+    fn no_answer_makes_a_reader_panic_or_count_parts_beyond_their_sum(
+        answers in prop::collection::vec(any_answer(), 1..4),
+    ) {
+        for (mut streamed, mut whole) in readers().into_iter().zip(readers()) {
+            let mut partial = ResponseAccumulator::default();
+            for answer in &answers {
+                let event = sse::Event { name: String::new(), data: answer.to_string() };
+                let _ = streamed.event(&event, &mut partial);
+                prop_assert!(testing::holds_sum_rules(&partial.usage), "{:?}", partial.usage);
+                let mut partial = ResponseAccumulator::default();
+                let _ = whole.document(answer, &mut partial);
+                prop_assert!(testing::holds_sum_rules(&partial.usage), "{:?}", partial.usage);
+            }
+        }
+    }
+
+    #[test]
+    fn whatever_openai_and_anthropic_count_its_parts_do_not_exceed_it(
+        openai in testing::any_counts(&["prompt_tokens", "completion_tokens", "total_tokens"]),
+        prompt in testing::any_counts(&["cached_tokens", "cache_write_tokens"]),
+        completion in testing::any_counts(&["reasoning_tokens"]),
+        anthropic in testing::any_counts(&[
+            "input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "output_tokens",
+        ]),
+        age in testing::any_counts(&["ephemeral_1h_input_tokens"]),
+        details in testing::any_counts(&["thinking_tokens"]),
+    ) {
+        let (mut openai, mut anthropic) = (openai, anthropic);
+        openai["prompt_tokens_details"] = prompt;
+        openai["completion_tokens_details"] = completion;
+        anthropic["cache_creation"] = age;
+        anthropic["output_tokens_details"] = details;
+        for (mut reader, usage) in readers().into_iter().zip([openai, anthropic]) {
+            let mut partial = ResponseAccumulator::default();
+            let _ = reader.document(&serde_json::json!({"usage": usage}), &mut partial);
+            prop_assert!(testing::holds_sum_rules(&partial.usage), "{:?}", partial.usage);
+        }
+    }
+}

@@ -1,0 +1,475 @@
+//! What the providers' protocols have in common: the request as data, the answer as it grows,
+//! and the reading of errors and token counts. Pure: no network, no clock.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::refusal::tidy;
+use super::{FailureKind, json, sse};
+use crate::event::Usage;
+
+/// The longest text of an answer, bytes. The longest that models write today (128,000 tokens) is
+/// about 600 KiB; what is longer is a server gone wild.
+pub(super) const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// A token count above this is an error of the provider: a thousand times the largest context.
+/// Sums of a few such counts stay far from overflow.
+const TOKENS_MAX: u64 = 1_000_000_000;
+
+/// The longest name of a model, bytes: as long as clients may ask for.
+const MODEL_BYTES_MAX: usize = 256;
+
+/// How much of the reason why an answer ends is kept, characters.
+const FINISH_CHARS_MAX: usize = 100;
+
+/// Service tiers whose prices are the standard ones: OpenAI's
+/// (<https://platform.openai.com/docs/api-reference/chat/object>), Anthropic's
+/// (<https://platform.claude.com/docs/en/api/service-tiers>) and Groq's
+/// (<https://console.groq.com/docs/service-tiers>).
+const STANDARD_TIERS: [&str; 5] = ["", "auto", "default", "standard", "on_demand"];
+
+/// A request, ready to be sent by POST.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) url: String,
+    /// Beside `content-type` and `accept`. Some values are secret: print the names only.
+    pub(super) headers: Vec<(&'static str, Header)>,
+    pub(super) body: Value,
+}
+
+/// The value of a header. `Debug` shows it only where it is not secret.
+pub(super) enum Header {
+    Plain(&'static str),
+    /// As a client of ours sent it.
+    Given(String),
+    Secret(String),
+}
+
+impl std::fmt::Debug for Header {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Plain(value) => value,
+            Self::Given(value) => value,
+            Self::Secret(_) => "***",
+        })
+    }
+}
+
+/// Why there is no answer: a `Failure` in the making.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Fault {
+    pub(super) kind: FailureKind,
+    /// What happened; may hold text from outside that is not redacted yet.
+    pub(super) message: String,
+    pub(super) status: Option<u16>,
+    pub(super) retry_after: Option<Duration>,
+}
+
+impl Fault {
+    pub(super) fn new(kind: FailureKind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+            status: None,
+            retry_after: None,
+        }
+    }
+
+    pub(super) fn bad_answer(message: impl Into<String>) -> Self {
+        Self::new(FailureKind::BadAnswer, message)
+    }
+}
+
+/// How much of an answer has come, bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Extent {
+    pub(super) text: usize,
+    pub(super) thinking: usize,
+    pub(super) beside: usize,
+}
+
+/// An answer as far as it is known.
+#[derive(Debug, Default)]
+pub(super) struct ResponseAccumulator {
+    pub(super) text: String,
+    /// How many bytes of text came beyond [`ANSWER_BYTES_MAX`], where that fails no answer: nobody here
+    /// needs the text of one that is passed on.
+    pub(super) beyond: Option<usize>,
+    /// What the model thought before it spoke, as far as the provider shows it; only counted.
+    pub(super) thinking: String,
+    /// What it wrote beside its text, such as calls of tools; only counted.
+    pub(super) beside: String,
+    pub(super) usage: Usage,
+    /// How much had come when the provider last counted the answer: what came after is not in `usage`.
+    /// Nothing where it counted what was asked, and 0 or nothing of the answer; none where it counted
+    /// nothing, or only before the answer began, as Anthropic's first event does.
+    pub(super) counted: Option<Extent>,
+    /// Whether the provider says that it bills the call by other prices than its standard ones.
+    pub(super) is_billed_otherwise: bool,
+    pub(super) model: Option<String>,
+    pub(super) finish_reason: Option<String>,
+    /// Whether the provider said that this is all of it.
+    pub(super) is_complete: bool,
+}
+
+impl ResponseAccumulator {
+    /// Whether anything of the answer has come.
+    pub(super) fn has_any(&self) -> bool {
+        [&self.text, &self.thinking, &self.beside]
+            .iter()
+            .any(|it| !it.is_empty())
+    }
+
+    /// Adds to the text.
+    pub(super) fn push(&mut self, piece: &str) -> Result<(), Fault> {
+        let room = match self.beyond {
+            Some(1..) => 0,
+            _ => ANSWER_BYTES_MAX - self.text.len(),
+        };
+        let (piece, rest) = piece.split_at(piece.floor_char_boundary(room));
+        match &mut self.beyond {
+            Some(beyond) => *beyond += rest.len(),
+            None if rest.is_empty() => {}
+            None => {
+                return Err(Fault::new(
+                    FailureKind::TooLarge,
+                    format!("the answer is longer than {ANSWER_BYTES_MAX} bytes; set max_tokens"),
+                ));
+            }
+        }
+        self.text.push_str(piece);
+        Ok(())
+    }
+
+    /// Adds to what was thought; what is longer than an answer may be is left out.
+    pub(super) fn note_thinking(&mut self, piece: &Value) {
+        extend(&mut self.thinking, piece.as_str().unwrap_or_default());
+    }
+
+    /// Adds to what was written beside the text, with the same limit. What is no text is taken as the
+    /// JSON that the model wrote.
+    pub(super) fn note_beside(&mut self, piece: &Value) {
+        match piece {
+            Value::Null => {}
+            Value::String(piece) => extend(&mut self.beside, piece),
+            piece => extend(&mut self.beside, &piece.to_string()),
+        }
+    }
+
+    /// Notes the provider's counts. Where they count the answer, it is all that has come until now.
+    pub(super) fn note_usage(&mut self, usage: Usage, counts_answer: bool) {
+        self.usage = usage;
+        let before = self.counted.unwrap_or_default();
+        self.counted = Some(match counts_answer {
+            true => Extent {
+                text: self.text.len() + self.beyond.unwrap_or_default(),
+                thinking: self.thinking.len(),
+                beside: self.beside.len(),
+            },
+            false => before,
+        });
+    }
+
+    /// Notes the model that answers, as far as the provider names one. What cannot be a name is none:
+    /// it would go to logs, tables and every viewer.
+    pub(super) fn note_model(&mut self, model: &Value) {
+        let is_name = |name: &&str| {
+            (1..=MODEL_BYTES_MAX).contains(&name.len()) && !name.chars().any(char::is_control)
+        };
+        if let Some(model) = model.as_str().map(str::trim).filter(is_name) {
+            self.model = Some(model.to_owned());
+        }
+    }
+
+    /// Notes why the answer ends, as far as the provider says so.
+    pub(super) fn note_finish(&mut self, reason: &Value) {
+        if let Some(reason) = reason.as_str() {
+            self.finish_reason = Some(tidy(reason, FINISH_CHARS_MAX));
+        }
+    }
+
+    /// Notes the service tier that the provider names: only what the standard one costs is known.
+    pub(super) fn note_tier(&mut self, tier: &Value) {
+        let is_standard = |tier: &str| {
+            STANDARD_TIERS
+                .iter()
+                .any(|known| known.eq_ignore_ascii_case(tier))
+        };
+        self.is_billed_otherwise |= tier.as_str().is_some_and(|tier| !is_standard(tier));
+    }
+}
+
+/// Adds to a text that is only counted, as far as there is room.
+fn extend(text: &mut String, piece: &str) {
+    let room = ANSWER_BYTES_MAX.saturating_sub(text.len());
+    text.push_str(&piece[..piece.floor_char_boundary(room)]);
+}
+
+/// Whether more of a stream is to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flow {
+    More,
+    End,
+}
+
+/// How a streamed answer is cut into events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Framing {
+    /// Server-sent events.
+    Sse,
+    /// A JSON text in each line.
+    Lines,
+}
+
+/// Reads a provider's answer into a [`ResponseAccumulator`]; one per call.
+pub(super) trait Reader {
+    /// How this provider's streams are cut into events.
+    fn framing(&self) -> Framing {
+        Framing::Sse
+    }
+    /// Reads one event of a streamed answer.
+    fn event(
+        &mut self,
+        event: &sse::Event,
+        partial: &mut ResponseAccumulator,
+    ) -> Result<Flow, Fault>;
+    /// Reads an answer that came in one piece.
+    fn document(
+        &mut self,
+        document: &Value,
+        partial: &mut ResponseAccumulator,
+    ) -> Result<(), Fault>;
+}
+
+/// The JSON of an event; null of one without data, which some servers send to keep a connection open.
+pub(super) fn event_json(event: &sse::Event) -> Result<Value, Fault> {
+    if event.data.trim().is_empty() {
+        return Ok(Value::Null);
+    }
+    json::read(event.data.as_bytes())
+        .map_err(|error| Fault::bad_answer(format!("an event of the stream is not JSON: {error}")))
+}
+
+/// The fault that an error within an answer of status 200 means, where there is one: in the midst
+/// of a stream a provider has no other way to say so.
+pub(super) fn reported_fault(document: &Value) -> Option<Fault> {
+    let error = document.get("error").filter(|error| !error.is_null())?;
+    let message = provider_message(document).unwrap_or_else(|| error.to_string());
+    Some(Fault::new(
+        FailureKind::Status,
+        format!("reported an error: {message}"),
+    ))
+}
+
+/// What a provider's error document says. OpenAI writes `{"error":{"message","type","code"}}`,
+/// Anthropic `{"type":"error","error":{"type","message"}}`, Google
+/// `{"error":{"code","message","status"}}`, Ollama `{"error":"…"}`; compatible servers also write
+/// `{"message":"…"}`, `{"detail":"…"}` or an array of one such object.
+pub(super) fn provider_message(document: &Value) -> Option<String> {
+    let document = document.get(0).unwrap_or(document);
+    let error = &document["error"];
+    let message = [
+        &error["message"],
+        error,
+        &document["message"],
+        &document["detail"],
+    ]
+    .into_iter()
+    .find_map(Value::as_str)?;
+    let kind = error["type"].as_str().or(error["status"].as_str());
+    match kind.filter(|kind| !kind.is_empty()) {
+        Some(kind) => Some(format!("{message} ({kind})")),
+        None => Some(message.to_owned()),
+    }
+}
+
+/// A token count that cannot be one: negative, above `TOKENS_MAX` or no integer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct BadCount;
+
+/// The count of that name; none where it is missing or null. What cannot be a count is logged.
+pub(super) fn count(usage: &Value, name: &str) -> Result<Option<u64>, BadCount> {
+    let value = &usage[name];
+    if value.is_null() {
+        return Ok(None);
+    }
+    match value.as_u64().filter(|tokens| *tokens <= TOKENS_MAX) {
+        Some(tokens) => Ok(Some(tokens)),
+        None => {
+            // Of the value only its kind: it comes from outside and may be of any length.
+            log::warn!("a provider's usage is ignored: its `{name}` is no possible token count");
+            Err(BadCount)
+        }
+    }
+}
+
+/// Whether a usage counts anything. Some servers end a stream with one that has nothing but zeros, or
+/// is no object at all, after they have counted.
+pub(super) fn counts_anything(usage: &Value) -> bool {
+    let is_count = |value: &Value| value.as_u64().is_some_and(|tokens| tokens > 0);
+    let counts = usage.as_object();
+    counts.is_some_and(|counts| counts.values().any(is_count))
+}
+
+/// One count, as the last event that had it gave it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Count {
+    #[default]
+    Missing,
+    Given(u64),
+    Impossible,
+}
+
+impl Count {
+    /// Takes the count of that name, if there is one. What cannot be one does not replace one.
+    pub(super) fn overwrite(&mut self, usage: &Value, name: &str) {
+        match count(usage, name) {
+            Ok(Some(tokens)) => *self = Self::Given(tokens),
+            Err(BadCount) if *self == Self::Missing => *self = Self::Impossible,
+            Ok(None) | Err(BadCount) => {}
+        }
+    }
+
+    /// The count, and 0 where there is none.
+    pub(super) fn tokens(self) -> u64 {
+        match self {
+            Self::Given(tokens) => tokens,
+            Self::Missing | Self::Impossible => 0,
+        }
+    }
+
+    /// Whether these counts are of use: one at least is given, and each is possible.
+    pub(super) fn are_known(counts: &[Self]) -> bool {
+        let is_given = counts.iter().any(|count| *count != Self::Missing);
+        is_given && !counts.contains(&Self::Impossible)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn counts_that_cannot_be_counts_are_bad() {
+        let usage = json!({"ok": 7, "null": null, "negative": -1, "huge": 1_000_000_001u64,
+            "overflow": 1e300, "fraction": 1.5, "text": "7", "object": {}});
+        assert_eq!(count(&usage, "ok"), Ok(Some(7)));
+        assert_eq!(count(&usage, "null"), Ok(None));
+        assert_eq!(count(&usage, "missing"), Ok(None));
+        for name in ["negative", "huge", "overflow", "fraction", "text", "object"] {
+            assert_eq!(count(&usage, name), Err(BadCount), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_message_is_found_in_every_form_of_error() {
+        for (document, message) in [
+            (json!({"error": {"message": "m", "type": "t"}}), "m (t)"),
+            (
+                json!({"error": {"message": "m", "type": null, "code": 7}}),
+                "m",
+            ),
+            (
+                json!({"type": "error", "error": {"type": "t", "message": "m"}}),
+                "m (t)",
+            ),
+            (
+                json!({"error": {"code": 429, "message": "m", "status": "RESOURCE_EXHAUSTED"}}),
+                "m (RESOURCE_EXHAUSTED)",
+            ),
+            (json!({"error": "m"}), "m"),
+            (json!({"message": "m"}), "m"),
+            (json!({"detail": "m"}), "m"),
+            (json!([{"error": {"message": "m"}}]), "m"),
+        ] {
+            assert_eq!(
+                provider_message(&document).as_deref(),
+                Some(message),
+                "{document}"
+            );
+        }
+        for document in [
+            json!({}),
+            json!([]),
+            json!(1),
+            json!("x"),
+            json!({"error": {"x": 1}}),
+        ] {
+            assert_eq!(provider_message(&document), None, "{document}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_the_name_of_a_model_is_none_and_the_reason_of_an_end_is_one_line() {
+        let mut partial = ResponseAccumulator::default();
+        let longest = "m".repeat(MODEL_BYTES_MAX);
+        for (name, kept) in [
+            ("", None),
+            ("a\u{0}b", None),
+            ("a\nb", None),
+            (&*format!("{longest}m"), None),
+            (&*longest, Some(&*longest)),
+            (" m-1 ", Some("m-1")),
+            ("a\u{7f}", Some("m-1")),
+        ] {
+            partial.note_model(&json!(name));
+            assert_eq!(partial.model.as_deref(), kept, "{name:?}");
+        }
+        partial.note_finish(&json!(format!("st\u{0}op\n{}", "x".repeat(3 << 20))));
+        let reason = partial.finish_reason.unwrap();
+        assert!(reason.starts_with("st op xxx"), "{reason}");
+        assert!(reason.chars().count() <= FINISH_CHARS_MAX + 1, "{reason}");
+    }
+
+    #[test]
+    fn only_a_tier_that_costs_what_is_usual_is_standard() {
+        for (tier, is_billed_otherwise) in [
+            (json!(null), false),
+            (json!("default"), false),
+            (json!("STANDARD"), false),
+            (json!("auto"), false),
+            (json!("on_demand"), false),
+            (json!(7), false),
+            (json!("priority"), true),
+            (json!("flex"), true),
+            (json!("batch"), true),
+        ] {
+            let mut partial = ResponseAccumulator::default();
+            partial.note_tier(&tier);
+            assert_eq!(partial.is_billed_otherwise, is_billed_otherwise, "{tier}");
+        }
+    }
+
+    #[test]
+    fn an_answer_is_bounded() {
+        let mut partial = ResponseAccumulator::default();
+        let piece = "x".repeat(ANSWER_BYTES_MAX);
+        assert_eq!(partial.push(&piece), Ok(()));
+        assert_eq!(partial.push("x").unwrap_err().kind, FailureKind::TooLarge);
+        for _ in 0..2 {
+            partial.note_beside(&json!(piece));
+            partial.note_thinking(&json!(piece));
+        }
+        let lengths = (partial.beside.len(), partial.thinking.len());
+        assert_eq!(lengths, (ANSWER_BYTES_MAX, ANSWER_BYTES_MAX));
+    }
+
+    #[test]
+    fn of_an_answer_that_is_passed_on_the_rest_is_only_measured() {
+        let mut partial = ResponseAccumulator {
+            beyond: Some(0),
+            ..ResponseAccumulator::default()
+        };
+        // The last character has no room for all of its bytes.
+        for piece in ["x".repeat(ANSWER_BYTES_MAX - 1).as_str(), "\u{20ac}y", "z"] {
+            assert_eq!(partial.push(piece), Ok(()));
+        }
+        assert_eq!(partial.text.len(), ANSWER_BYTES_MAX - 1);
+        assert_eq!(partial.beyond, Some(5));
+        partial.note_usage(Usage::default(), true);
+        assert_eq!(partial.counted.unwrap().text, ANSWER_BYTES_MAX + 4);
+    }
+}

@@ -1,0 +1,777 @@
+//! WebSocket clients: handshake, reader thread, writer thread. The only user of `tungstenite`.
+//!
+//! Only one of a client's two threads ever writes to the stream: whatever tungstenite wants to
+//! answer while the reader reads (pongs, closes) goes into the client's outbox. Two `WebSocket`s
+//! over one stream would mix their frames as soon as a write is cut short.
+
+mod limits;
+mod stream;
+
+use std::borrow::Cow;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::thread::{self, Builder, JoinHandle};
+use std::time::{Duration, Instant};
+
+use tungstenite::error::{CapacityError, ProtocolError};
+use tungstenite::handshake::server as handshake;
+use tungstenite::http::Version;
+use tungstenite::http::header::{HeaderName, HeaderValue, SEC_WEBSOCKET_PROTOCOL};
+use tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
+use tungstenite::protocol::frame::{CloseFrame, Frame};
+use tungstenite::protocol::{Role, WebSocketConfig};
+use tungstenite::{Error as WsError, Message, WebSocket};
+
+pub use self::limits::{Limits, Rate};
+
+use self::limits::{Excess, Meter};
+use self::stream::{Half, StreamSink};
+use crate::error::{Error, Result};
+use crate::event::{ClientId, Event, Filter, Request, Seq, encode};
+use crate::hub::{Encoding, Ending, Eviction, Hub, Outbox, Replay, close};
+use crate::store::Store;
+
+/// The subprotocol that a client may offer; one that carries a token has to.
+pub const SUBPROTOCOL: &str = "flowledger";
+/// tungstenite's own default is 128 KiB for each connection; clients send small messages.
+const READ_BUFFER_BYTES: usize = 512;
+/// After a close frame the rest of what the client sends is read and dropped for this long.
+const DRAIN_TIME: Duration = Duration::from_secs(2);
+/// Stack of a client's writer thread: it formats and copies, nothing deep.
+const WRITER_STACK_BYTES: usize = 96 << 10;
+/// See RFC 6455, section 5.5.
+const CLOSE_REASON_BYTES_MAX: usize = 123;
+/// The longest head of a frame that a server sends: it has no mask.
+const FRAME_HEAD_BYTES_MAX: usize = 10;
+/// How many events of the log are read at a time for a client that catches up …
+const PAGE_EVENTS: usize = 256;
+/// … and how many bytes of them, unless a single one is larger.
+const PAGE_BYTES_MAX: usize = 256 << 10;
+/// How many flows and types a subscription may name.
+#[doc(hidden)]
+pub const FILTER_ITEMS_MAX: usize = 1_000;
+
+/// How messages look on the wire: unmasked WebSocket frames, the same for every client.
+pub struct Frames;
+
+impl Encoding for Frames {
+    fn text(&self, text: &str, out: &mut Vec<u8>) {
+        format_frame(
+            Frame::message(text.to_owned(), OpCode::Data(Data::Text), true),
+            out,
+        );
+    }
+
+    fn ping(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        format_frame(Frame::ping(Vec::new()), &mut out);
+        out
+    }
+
+    fn close(&self, code: u16, reason: &str) -> Vec<u8> {
+        let mut out = Vec::new();
+        // A control frame has at most 125 bytes, two of which are the code.
+        let mut end = reason.len().min(CLOSE_REASON_BYTES_MAX);
+        while !reason.is_char_boundary(end) {
+            end -= 1;
+        }
+        let reason = reason[..end].into();
+        let frame = CloseFrame {
+            code: CloseCode::from(code),
+            reason,
+        };
+        format_frame(Frame::close(Some(frame)), &mut out);
+        out
+    }
+}
+
+fn format_frame(frame: Frame, out: &mut Vec<u8>) {
+    // Writing to memory fails for no frame; should it, the client gets nothing rather than half.
+    let length = out.len();
+    if let Err(error) = frame.format(out) {
+        log::error!("a frame could not be encoded: {error}");
+        out.truncate(length);
+    }
+}
+
+/// Reads what a client missed from the event log.
+struct LogReplay {
+    store: Arc<Store>,
+}
+
+impl Replay for LogReplay {
+    fn page(&self, after: Seq, upto: Seq, filter: &Filter, out: &mut Vec<u8>) -> Result<Seq> {
+        let events = self
+            .store
+            .events(after, upto, PAGE_EVENTS, PAGE_BYTES_MAX)?;
+        // The log has no gaps but at its old end, which may have come nearer since `HELLO`.
+        if events.first().is_none_or(|first| first.seq != after + 1) {
+            return Err(Error::NotFound(format!("event {} any more", after + 1)));
+        }
+        for event in &events {
+            if filter.passes(event.flow_id, &event.type_name) {
+                Frames.text(&encode(event.seq, &event.body), out);
+            }
+        }
+        Ok(events.last().map_or(upto, |last| last.seq))
+    }
+}
+
+/// When a client counts as gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pings {
+    /// How often a client is pinged. 25 s by default: below the half minute or minute after which
+    /// proxies drop silent connections.
+    pub interval: Duration,
+    /// How long its pong may take. 10 s by default.
+    pub timeout: Duration,
+}
+
+impl Default for Pings {
+    fn default() -> Self {
+        Self {
+            interval: Duration::from_secs(25),
+            timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+impl Pings {
+    /// How long nothing may come from a client.
+    fn silence_max(self) -> Duration {
+        self.interval.saturating_add(self.timeout)
+    }
+}
+
+/// What a socket does: [`HubClients`] in the server, an echo in `examples/echo.rs`. Called in the
+/// reader's thread of each client.
+pub trait Handler: Send + Sync {
+    /// A number for a new client.
+    fn next_id(&self) -> ClientId;
+
+    /// How a client catches up with what it missed; asked for where [`Outbox::open`] was told to.
+    fn replay(&self) -> Arc<dyn Replay + Send + Sync>;
+
+    /// A client is there, its handshake answered. After an error it is gone, without
+    /// [`Handler::ended`].
+    fn opened(&self, client: &Peer) -> Result<()>;
+
+    /// A text came.
+    fn text(&self, client: &Peer, text: &str) -> std::result::Result<(), Goodbye>;
+
+    /// A binary message came.
+    fn binary(&self, client: &Peer, bytes: &[u8]) -> std::result::Result<(), Goodbye>;
+
+    /// A client is gone.
+    fn ended(&self, client: &Peer, ending: Ending);
+}
+
+/// A client, as its handler sees it.
+pub struct Peer {
+    /// Its number.
+    pub id: ClientId,
+    /// Its address.
+    pub address: SocketAddr,
+    /// The last event that it has seen.
+    pub since: Option<Seq>,
+    /// What is on its way to it.
+    pub outbox: Arc<Outbox>,
+}
+
+impl Peer {
+    /// Sends a text to this client alone.
+    pub fn send_text(&self, text: &str) {
+        let mut frame = Vec::with_capacity(text.len() + FRAME_HEAD_BYTES_MAX);
+        Frames.text(text, &mut frame);
+        self.outbox.push_reply(&frame.into());
+    }
+
+    /// Sends a binary message to this client alone.
+    pub fn send_binary(&self, bytes: &[u8]) {
+        let mut frame = Vec::with_capacity(bytes.len() + FRAME_HEAD_BYTES_MAX);
+        let message = Frame::message(bytes.to_vec(), OpCode::Data(Data::Binary), true);
+        format_frame(message, &mut frame);
+        self.outbox.push_reply(&frame.into());
+    }
+}
+
+/// Why the server ends a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Goodbye {
+    /// One of the codes of [`close`].
+    pub code: u16,
+    /// Told to the client, and logged.
+    pub reason: Cow<'static, str>,
+}
+
+impl Goodbye {
+    fn new(code: u16, reason: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            code,
+            reason: reason.into(),
+        }
+    }
+}
+
+/// The clients of the hub.
+pub struct HubClients {
+    /// The hub that they join.
+    pub hub: Hub,
+    /// Where missed events are read from.
+    pub store: Arc<Store>,
+}
+
+impl Handler for HubClients {
+    fn next_id(&self) -> ClientId {
+        self.hub.next_client_id()
+    }
+
+    fn replay(&self) -> Arc<dyn Replay + Send + Sync> {
+        Arc::new(LogReplay {
+            store: Arc::clone(&self.store),
+        })
+    }
+
+    fn opened(&self, client: &Peer) -> Result<()> {
+        let outbox = Arc::clone(&client.outbox);
+        self.hub
+            .register(client.id, client.address, outbox, client.since)
+    }
+
+    /// What cannot be read is told to this client alone.
+    fn text(&self, client: &Peer, text: &str) -> std::result::Result<(), Goodbye> {
+        let told = match read_request(text) {
+            Ok(Request::Ping) => self.hub.send_to_client(client.id, &Event::Pong {}),
+            Ok(Request::Subscribe(filter)) => self.hub.subscribe(client.id, filter),
+            Err((code, message)) => {
+                let code = code.into();
+                let error = Event::Error { code, message };
+                self.hub.send_to_client(client.id, &error)
+            }
+        };
+        told.map_err(|_| Goodbye::new(close::GOING_AWAY, "the server is shutting down"))
+    }
+
+    fn binary(&self, _: &Peer, _: &[u8]) -> std::result::Result<(), Goodbye> {
+        Err(Goodbye::new(
+            close::UNSUPPORTED,
+            "messages are texts, this was a binary one",
+        ))
+    }
+
+    fn ended(&self, client: &Peer, ending: Ending) {
+        // An error here means that the hub has ended, and has closed this client itself.
+        let _ = self.hub.unregister(client.id, ending);
+    }
+}
+
+/// What serving a client needs.
+#[derive(Clone)]
+pub struct Sockets {
+    /// What is done with what they send.
+    pub handler: Arc<dyn Handler>,
+    /// When they count as gone.
+    pub pings: Pings,
+    /// How much they may send, and how much may wait for them.
+    pub limits: Limits,
+}
+
+/// A client whose request to become a WebSocket is accepted.
+pub struct Upgrade {
+    /// The connection.
+    pub stream: Arc<TcpStream>,
+    /// The answer to the handshake, see [`accept`]; not written yet.
+    pub answer: Vec<u8>,
+    /// What came behind the request's head already.
+    pub rest: Vec<u8>,
+    /// The client's address.
+    pub address: SocketAddr,
+    /// The last event that the client has seen.
+    pub since: Option<Seq>,
+}
+
+/// A client whose writer runs.
+struct Opened {
+    client: Peer,
+    writer: JoinHandle<()>,
+    /// What came behind the request's head already; an error where the client could not be
+    /// answered or introduced.
+    rest: Result<Vec<u8>>,
+}
+
+/// Ends a client in good order when its reader panics.
+struct EndInPanic<'a> {
+    sockets: &'a Sockets,
+    client: &'a Peer,
+}
+
+impl Drop for EndInPanic<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let ending = Ending::left("internal error in its reader");
+            self.sockets.handler.ended(self.client, ending);
+            self.client.outbox.reader_done();
+        }
+    }
+}
+
+/// Why a request cannot become a WebSocket.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Refused(String);
+
+/// The answer to a handshake, ready to be written. What the request's head says comes from the
+/// listener, which has read it: tungstenite's own reading of it would take a page of stack that an idle
+/// reader keeps. `version` is 0 for HTTP/1.0, 1 for HTTP/1.1.
+///
+/// # Errors
+/// When the request is no WebSocket handshake of version 13.
+pub fn accept<'a>(
+    method: &str,
+    version: u8,
+    fields: impl Iterator<Item = (&'a str, &'a str)>,
+) -> std::result::Result<Vec<u8>, Refused> {
+    let refused = |error: &dyn std::fmt::Display| Refused(error.to_string());
+    let mut request = handshake::Request::default();
+    *request.method_mut() = method.parse().map_err(|error| refused(&error))?;
+    if version == 0 {
+        *request.version_mut() = Version::HTTP_10;
+    }
+    let mut offers_ours = false;
+    for (name, value) in fields {
+        let name: HeaderName = name.parse().map_err(|error| refused(&error))?;
+        offers_ours |= name == SEC_WEBSOCKET_PROTOCOL
+            && value.split(',').any(|name| name.trim() == SUBPROTOCOL);
+        let value = value.parse().map_err(|error| refused(&error))?;
+        request.headers_mut().append(name, value);
+    }
+    let mut response = handshake::create_response(&request).map_err(|error| refused(&error))?;
+    if offers_ours {
+        let ours = HeaderValue::from_static(SUBPROTOCOL);
+        response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, ours);
+    }
+    let mut bytes = Vec::new();
+    handshake::write_response(&mut bytes, &response).map_err(|error| refused(&error))?;
+    Ok(bytes)
+}
+
+impl Sockets {
+    /// Serves a client, in the calling thread as its reader, until it is gone. A second thread
+    /// writes.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] when that thread cannot be started; nothing was written then.
+    pub fn serve(&self, upgrade: Box<Upgrade>) -> Result<()> {
+        let stream = Arc::clone(&upgrade.stream);
+        let opened = self.open(upgrade)?;
+        let Opened {
+            client,
+            writer,
+            rest,
+        } = opened;
+        // A client that is gone before its handshake is answered is nobody's error.
+        let mut served = Ok(());
+        let _in_panic = EndInPanic {
+            sockets: self,
+            client: &client,
+        };
+        match rest {
+            Ok(rest) => {
+                let ending = self.read(&client, self.protocol(&client, &stream, rest));
+                self.handler.ended(&client, ending);
+            }
+            Err(Error::Io { .. }) => {}
+            Err(error) => served = Err(error),
+        }
+        client.outbox.reader_done();
+        if writer.join().is_err() {
+            log::error!("the writer thread of client {} panicked", client.id);
+        }
+        served
+    }
+
+    /// Starts the writer, answers the handshake and introduces the client to the handler. Not
+    /// inlined, because the reader would carry its stack for days.
+    #[inline(never)]
+    #[expect(
+        clippy::boxed_local,
+        reason = "unboxed, it would lie on the frame of `serve`"
+    )]
+    fn open(&self, upgrade: Box<Upgrade>) -> Result<Opened> {
+        let Upgrade {
+            stream,
+            answer,
+            rest,
+            address,
+            since,
+        } = *upgrade;
+        let id = self.handler.next_id();
+        let sink = Box::new(StreamSink::new(Arc::clone(&stream)));
+        let outbox = Outbox::new(sink, Arc::new(Frames)).with_limit(self.limits.outbox_bytes);
+        let client = Peer {
+            id,
+            address,
+            since,
+            outbox: Arc::new(outbox),
+        };
+        let writer = {
+            let (outbox, interval) = (Arc::clone(&client.outbox), self.pings.interval);
+            let replay = self.handler.replay();
+            Builder::new()
+                .name(format!("ws-writer-{id}"))
+                .stack_size(WRITER_STACK_BYTES)
+                .spawn(move || outbox.run(&*replay, interval))
+                .map_err(|error| Error::Busy(format!("cannot start a thread: {error}")))?
+        };
+        // Nobody else writes yet: the outbox is empty until the handler knows it.
+        let rest = (&*stream)
+            .write_all(&answer)
+            .map_err(Error::io("cannot answer the handshake"))
+            .and_then(|()| self.handler.opened(&client))
+            .map(|()| rest);
+        Ok(Opened {
+            client,
+            writer,
+            rest,
+        })
+    }
+
+    /// The reader: takes messages until the client is gone, and says why it is. Not inlined, so
+    /// that [`Sockets::open`] does not stand below its frame.
+    #[inline(never)]
+    fn read(&self, client: &Peer, mut socket: Box<WebSocket<Half<'_>>>) -> Ending {
+        let stream = socket.get_ref().stream();
+        if let Err(error) = stream.set_read_timeout(Some(self.pings.silence_max())) {
+            return Ending::left(format!("cannot set a timeout: {error}"));
+        }
+        let outbox = &client.outbox;
+        let mut meter = Meter::new(&self.limits);
+        loop {
+            let message = socket.read();
+            // Before anything else is sent, so that answers have the order of what they answer.
+            if !matches!(message, Ok(Message::Ping(_) | Message::Pong(_))) {
+                socket.get_mut().pass_on();
+            }
+            let counted = message
+                .as_ref()
+                .map_or(Ok(()), |message| meter.count(message));
+            let done = match (counted, message) {
+                (Err(excess), _) => Err(excess.into()),
+                (Ok(()), Ok(Message::Text(text))) => self.handler.text(client, &text),
+                (Ok(()), Ok(Message::Binary(bytes))) => self.handler.binary(client, &bytes),
+                // Pings and closes are answered by tungstenite, into the outbox.
+                (Ok(()), Ok(_)) => Ok(()),
+                // It reads, and its pong comes when it has read up to the ping.
+                (Ok(()), Err(WsError::Io(error)))
+                    if is_timeout(&error) && outbox.has_written_within(self.pings.timeout) =>
+                {
+                    Ok(())
+                }
+                (Ok(()), Err(error)) => match self.end_of_reading(&error) {
+                    Ended::Gone(reason) => return Ending::left(reason),
+                    Ended::ByServer(goodbye) => Err(goodbye),
+                },
+            };
+            if let Err(goodbye) = done {
+                outbox.close(goodbye.code, &goodbye.reason);
+                drain(stream, DRAIN_TIME);
+                return goodbye.into();
+            }
+        }
+    }
+
+    /// The protocol machine over what is read; on the heap, as stacks are dearer.
+    #[inline(never)]
+    fn protocol<'a>(
+        &self,
+        client: &'a Peer,
+        stream: &'a TcpStream,
+        rest: Vec<u8>,
+    ) -> Box<WebSocket<Half<'a>>> {
+        let half = Half::new(stream, &client.outbox, self.limits.bytes);
+        let config = WebSocketConfig::default()
+            .read_buffer_size(READ_BUFFER_BYTES)
+            .max_message_size(Some(self.limits.message_bytes))
+            .max_frame_size(Some(self.limits.message_bytes));
+        Box::new(WebSocket::from_partially_read(
+            half,
+            rest,
+            Role::Server,
+            Some(config),
+        ))
+    }
+
+    fn end_of_reading(&self, error: &WsError) -> Ended {
+        let goodbye = match error {
+            WsError::ConnectionClosed | WsError::AlreadyClosed => {
+                return Ended::Gone("closed by the client".into());
+            }
+            WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
+                return Ended::Gone("the connection was lost".into());
+            }
+            WsError::Io(error) if is_timeout(error) => {
+                let seconds = self.pings.silence_max().as_secs();
+                Goodbye::new(close::TRY_AGAIN, format!("no sign of life for {seconds} s"))
+            }
+            WsError::Io(error) => match Excess::within(error) {
+                Some(excess) => (*excess).into(),
+                None => return Ended::Gone(format!("the connection was lost: {error}")),
+            },
+            WsError::Capacity(CapacityError::MessageTooLong { .. }) => {
+                let bytes = self.limits.message_bytes;
+                Goodbye::new(close::TOO_BIG, format!("a message may have {bytes} bytes"))
+            }
+            WsError::Utf8(_) => Goodbye::new(close::INVALID_DATA, "a text must be UTF-8"),
+            other => Goodbye::new(close::PROTOCOL, other.to_string()),
+        };
+        Ended::ByServer(goodbye)
+    }
+}
+
+/// How a connection ends from which nothing more can be read.
+enum Ended {
+    /// There is nobody to be told; why, for the log.
+    Gone(String),
+    /// The client can still be told.
+    ByServer(Goodbye),
+}
+
+impl From<Goodbye> for Ending {
+    fn from(Goodbye { code, reason }: Goodbye) -> Self {
+        let reason = format!("{reason} (close code {code})");
+        let eviction = match code {
+            close::TRY_AGAIN => Some(Eviction::Silent),
+            close::POLICY => Some(Eviction::TooMuch),
+            close::TOO_BIG => Some(Eviction::TooLarge),
+            close::PROTOCOL | close::UNSUPPORTED | close::INVALID_DATA => Some(Eviction::Protocol),
+            _ => None,
+        };
+        Self {
+            reason,
+            eviction,
+            is_counted: false,
+        }
+    }
+}
+
+impl From<Excess> for Goodbye {
+    fn from(excess: Excess) -> Self {
+        Self::new(close::POLICY, excess.to_string())
+    }
+}
+
+/// Reads a client's message, or says with a code and a sentence why it cannot be read. Public for
+/// `fuzz/` alone.
+#[doc(hidden)]
+pub fn read_request(text: &str) -> std::result::Result<Request, (&'static str, String)> {
+    let value: serde_json::Value = serde_json::from_str(text)
+        .map_err(|error| ("invalid_json", format!("the message is not JSON: {error}")))?;
+    let type_name = value
+        .get("type")
+        .and_then(serde_json::Value::as_str)
+        .unwrap_or_default();
+    if !matches!(type_name, "PING" | "SUBSCRIBE") {
+        let message = "the message needs a `type`: PING or SUBSCRIBE".to_owned();
+        return Err(("unknown_type", message));
+    }
+    // A client may send PING with any payload, or none.
+    if type_name == "PING" {
+        return Ok(Request::Ping);
+    }
+    let payload = value
+        .get("payload")
+        .cloned()
+        .unwrap_or_else(|| serde_json::json!({}));
+    let filter: Filter = serde_json::from_value(payload).map_err(|error| {
+        (
+            "invalid_payload",
+            format!("the payload of SUBSCRIBE: {error}"),
+        )
+    })?;
+    let items = filter
+        .flow_ids
+        .as_ref()
+        .map_or(0, Vec::len)
+        .max(filter.types.as_ref().map_or(0, Vec::len));
+    if items > FILTER_ITEMS_MAX {
+        let message = format!("a subscription names at most {FILTER_ITEMS_MAX} flows and types");
+        return Err(("too_many", message));
+    }
+    Ok(Request::Subscribe(filter))
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+    )
+}
+
+/// Reads and drops what comes until the other side ends the stream, for at most `time`: a
+/// connection that is closed with something unread is reset, and the reset overtakes what was
+/// written last.
+pub fn drain(mut stream: &TcpStream, time: Duration) {
+    let deadline = Instant::now() + time;
+    let mut dropped = vec![0; 4 << 10];
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() || stream.set_read_timeout(Some(left)).is_err() {
+            return;
+        }
+        match stream.read(&mut dropped) {
+            Ok(0) => return,
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_client_sends_is_read_or_refused_with_a_reason() {
+        assert_eq!(read_request(r#"{"type":"PING"}"#).unwrap(), Request::Ping);
+        assert_eq!(
+            read_request(r#"{"type":"SUBSCRIBE"}"#).unwrap(),
+            Request::Subscribe(Filter::default())
+        );
+        let code = |text: &str| read_request(text).unwrap_err().0;
+        assert_eq!(code("garbage"), "invalid_json");
+        assert_eq!(code("[]"), "unknown_type");
+        assert_eq!(code(r#"{"type":"SHOUT"}"#), "unknown_type");
+        assert_eq!(
+            code(r#"{"type":"SUBSCRIBE","payload":{"flowIds":"1"}}"#),
+            "invalid_payload"
+        );
+        assert_eq!(
+            code(r#"{"type":"SUBSCRIBE","payload":{"flows":[1]}}"#),
+            "invalid_payload"
+        );
+    }
+
+    #[test]
+    fn a_replay_that_old_events_are_removed_from_ends_instead_of_leaving_them_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, mut writer) = Store::open(dir.path()).unwrap();
+        writer
+            .transaction(|batch| {
+                (0..9).try_for_each(|_| {
+                    let at = crate::event::Timestamp(0);
+                    batch.append_event(at, None, "PONG", "{}").map(drop)
+                })
+            })
+            .unwrap();
+        let store = Arc::new(store);
+        let replay = LogReplay { store };
+        let page = |after| replay.page(after, 9, &Filter::default(), &mut Vec::new());
+        assert_eq!(page(2).unwrap(), 9);
+        writer
+            .prune_events(5, crate::event::Timestamp(0), 500)
+            .unwrap();
+        assert!(page(2).is_err());
+        assert_eq!(page(4).unwrap(), 9);
+    }
+
+    #[test]
+    fn a_page_of_large_events_ends_before_it_is_too_large_and_goes_on_with_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, mut writer) = Store::open(dir.path()).unwrap();
+        let sizes = [
+            PAGE_BYTES_MAX + 1,
+            PAGE_BYTES_MAX / 2,
+            PAGE_BYTES_MAX / 2,
+            1,
+        ];
+        writer
+            .transaction(|batch| {
+                sizes.iter().try_for_each(|size| {
+                    let at = crate::event::Timestamp(0);
+                    let body = format!("{{{}}}", " ".repeat(size - 1));
+                    batch.append_event(at, None, "PONG", &body).map(drop)
+                })
+            })
+            .unwrap();
+        let store = Arc::new(store);
+        let replay = LogReplay { store };
+        let page = |after| {
+            let mut out = Vec::new();
+            let reached = replay.page(after, 4, &Filter::default(), &mut out);
+            (reached.unwrap(), out.len())
+        };
+        let ends = [0, 1, 2, 3].map(|after| page(after).0);
+        assert_eq!(ends, [1, 2, 4, 4]);
+        assert!(page(2).1 <= PAGE_BYTES_MAX + 100, "{}", page(2).1);
+    }
+
+    /// Panics at every message.
+    struct Broken {
+        ended: std::sync::mpsc::Sender<String>,
+    }
+
+    impl Handler for Broken {
+        fn next_id(&self) -> ClientId {
+            1
+        }
+        fn replay(&self) -> Arc<dyn Replay + Send + Sync> {
+            let dir = tempfile::tempdir().unwrap();
+            let (store, _) = Store::open(dir.path()).unwrap();
+            let store = Arc::new(store);
+            Arc::new(LogReplay { store })
+        }
+        fn opened(&self, client: &Peer) -> Result<()> {
+            client.outbox.open(None, 0);
+            Ok(())
+        }
+        fn text(&self, _: &Peer, _: &str) -> std::result::Result<(), Goodbye> {
+            panic!("as it is meant to")
+        }
+        fn binary(&self, _: &Peer, _: &[u8]) -> std::result::Result<(), Goodbye> {
+            Ok(())
+        }
+        fn ended(&self, _: &Peer, ending: Ending) {
+            self.ended.send(ending.reason).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_panic_in_a_reader_ends_its_client_and_its_writer() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (stream, address) = listener.accept().unwrap();
+        let (ended, reason) = std::sync::mpsc::channel();
+        let sockets = Sockets {
+            handler: Arc::new(Broken { ended }),
+            pings: Pings::default(),
+            limits: Limits::default(),
+        };
+        let upgrade = Box::new(Upgrade {
+            stream: Arc::new(stream),
+            answer: b"welcome".to_vec(),
+            rest: Vec::new(),
+            address,
+            since: None,
+        });
+        let reader = std::thread::spawn(move || sockets.serve(upgrade));
+        // A masked text of one byte.
+        client.write_all(&[0x81, 0x81, 0, 0, 0, 0, b'x']).unwrap();
+        let mut all = Vec::new();
+        client.read_to_end(&mut all).unwrap();
+        assert_eq!(all, b"welcome");
+        assert!(reason.recv().unwrap().contains("internal error"));
+        assert!(reader.join().is_err());
+    }
+
+    #[test]
+    fn a_close_reason_fits_into_a_control_frame() {
+        for reason in [
+            "too slow; reconnect with since",
+            "the server is shutting down",
+        ] {
+            assert!(Frames.close(close::TRY_AGAIN, reason).len() <= 127);
+        }
+    }
+}
