@@ -28,14 +28,13 @@ use self::flow_cache::{FlowCache, Runnable};
 use self::queue::{Queue, Waiting};
 use self::run::{ActiveRun, Unit};
 use self::work::{Job, Outcome, Worker};
+use crate::calls::{Calls, lost_call};
 use crate::error::{Error, Result};
 use crate::event::{RunId, RunStatus, Timestamp};
 use crate::flow::{Graph, TEMPLATE_STACK_BYTES_MIN};
 use crate::hub::Hub;
 use crate::journal::Journal;
 use crate::providers::Providers;
-use crate::response_cache::ResponseCache;
-use crate::settlement::lost_call;
 use crate::store::{Change, FlowRecord, LeftOver, NewRun, Store};
 use crate::threads::{OnFatal, Pool, vital};
 
@@ -136,7 +135,7 @@ impl Engine {
         store: Arc<Store>,
         journal: Journal,
         hub: Hub,
-        providers: Arc<Providers>,
+        calls: Calls,
         limits: Limits,
         goes_on: bool,
         on_fatal: OnFatal,
@@ -144,12 +143,11 @@ impl Engine {
         // Not bounded: what is in it is bounded by the calls and commits under way, and a bound
         // would let the journal, which answers here, wait for the engine, which waits for it.
         let (happenings, received) = unbounded();
+        let providers = Arc::clone(calls.providers());
         let worker = Worker {
             journal: journal.clone(),
             hub,
-            providers: Arc::clone(&providers),
-            answers: ResponseCache::new(Arc::clone(&store)),
-            store: Arc::clone(&store),
+            calls,
         };
         let open = Arc::new(AtomicUsize::new(0));
         let engine = Self {

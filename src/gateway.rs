@@ -7,15 +7,16 @@
 mod attempt;
 mod cache;
 mod chat_request;
+mod client_sink;
 mod count;
 mod echo;
 mod in_flight;
 mod json;
 mod keys;
 mod labels;
+mod operation;
 mod prompt;
 mod protocol;
-mod settlement_queue;
 mod stats;
 mod targets;
 
@@ -29,18 +30,17 @@ pub use self::keys::{KeyLookup, Keys};
 pub use self::stats::Stats;
 pub use self::targets::{Aliases, TARGETS_MAX, Target};
 
-use self::attempt::{Attempt, Operation};
+use self::attempt::Attempt;
 use self::chat_request::ChatRequest;
 use self::in_flight::InFlight;
 use self::keys::PREFIX;
 use self::labels::Labels;
+use self::operation::Operation;
 use self::protocol::{ErrorResponse, Protocol, Refusal};
-use self::settlement_queue::SettlementQueue;
+use crate::calls::Calls;
 use crate::error::{Error, Result};
-use crate::journal::Journal;
 use crate::listener::{Denied, RequestHandler, RequestHead, ResponseWriter};
 use crate::providers::{ClientKey, Providers};
-use crate::response_cache::ResponseCache;
 use crate::secret::Secret;
 use crate::store::Store;
 use crate::threads::Threads;
@@ -50,8 +50,7 @@ const BODY_BYTES_MAX: u64 = 32 << 20;
 /// For how long an answer is read on when its client has left, unless the provider's setting says
 /// otherwise.
 const DRAIN_MAX: Duration = Duration::from_secs(30);
-/// Stack of the threads that look for clients that have left, and hand settlements over: they do
-/// little.
+/// Stack of the thread that looks for clients that have left.
 const STACK_BYTES: usize = 64 << 10;
 
 /// How a provider is used for clients of the gateway.
@@ -87,14 +86,11 @@ pub struct Gateway {
     token: Option<Secret>,
     keys: Arc<Keys>,
     store: Arc<Store>,
-    journal: Journal,
     providers: Arc<Providers>,
-    /// What clients have bought before.
-    answers: ResponseCache,
+    calls: Calls,
     stats: Arc<Stats>,
     in_flight: Arc<InFlight>,
     threads: Threads,
-    settlements: Arc<SettlementQueue>,
 }
 
 /// The parts that the gateway for clients works with.
@@ -105,10 +101,7 @@ pub struct Parts {
     pub keys: Arc<Keys>,
     /// Questions.
     pub store: Arc<Store>,
-    /// Changes.
-    pub journal: Journal,
-    /// Where calls are made.
-    pub providers: Arc<Providers>,
+    pub calls: Calls,
     /// What is counted.
     pub stats: Arc<Stats>,
 }
@@ -124,31 +117,23 @@ impl Gateway {
             let in_flight = Arc::clone(&in_flight);
             threads.spawn("client-watch", STACK_BYTES, move || in_flight.watch())?;
         }
-        let settlements = Arc::new(SettlementQueue::new(parts.journal.clone()));
-        {
-            let settlements = Arc::clone(&settlements);
-            threads.spawn("settling", STACK_BYTES, move || settlements.run())?;
-        }
         Ok(Self {
             settings,
             token: parts.token,
             keys: parts.keys,
-            answers: ResponseCache::new(Arc::clone(&parts.store)),
             store: parts.store,
-            journal: parts.journal,
-            providers: parts.providers,
+            providers: Arc::clone(parts.calls.providers()),
+            calls: parts.calls,
             stats: parts.stats,
             in_flight,
             threads,
-            settlements,
         })
     }
 
-    /// Stops the calls under way, begins no more, and waits until their settlements are handed over,
-    /// but not beyond the deadline. Gives how many calls are left.
+    /// Stops the calls in flight, begins no more, and waits for them until the deadline. Returns how many
+    /// are left.
     pub fn shutdown(&self, deadline: Instant) -> usize {
         let left = self.in_flight.stop(deadline);
-        self.settlements.end();
         self.threads.join(deadline);
         left
     }
@@ -166,8 +151,8 @@ impl Gateway {
             ("POST", "/v1/messages") => self.ask(Protocol::Anthropic, head, body, reply),
             ("POST", "/v1/messages/count_tokens") => {
                 let protocol = Protocol::Anthropic;
-                let asked = ChatRequest::read(protocol, body);
-                let operation = asked.and_then(|asked| self.operation(protocol, head, asked));
+                let request = ChatRequest::read(protocol, body);
+                let operation = request.and_then(|request| self.operation(protocol, head, request));
                 match operation {
                     Ok(operation) => self.count_tokens(&operation, reply),
                     Err(refusal) => refuse(refusal),
@@ -217,7 +202,7 @@ impl Gateway {
         let ours = |refusal| Box::new(ErrorResponse::Ours(refusal));
         let labels = Labels::read(head).map_err(ours)?;
         let cache_age = cache::age_max(head).map_err(ours)?;
-        let asked = ChatRequest::read(protocol, body).map_err(ours)?;
+        let request = ChatRequest::read(protocol, body).map_err(ours)?;
         if let Some(id) = labels.flow_id
             && !self
                 .store
@@ -230,11 +215,11 @@ impl Gateway {
         let operation = Operation {
             labels,
             cache_age,
-            ..self.operation(protocol, head, asked).map_err(ours)?
+            ..self.operation(protocol, head, request).map_err(ours)?
         };
         let targets = targets::targets(
             protocol,
-            &operation.asked.model,
+            &operation.request.model,
             &self.settings.aliases,
             |name| self.providers.knows(name),
         );
@@ -269,18 +254,24 @@ impl Gateway {
         &self,
         protocol: Protocol,
         head: &RequestHead,
-        asked: ChatRequest<'a>,
+        request: ChatRequest<'a>,
     ) -> Result<Operation<'a>, Refusal> {
         Ok(Operation {
             id: Uuid::now_v7().to_string(),
             protocol,
-            prompt_hash: asked.prompt_hash(),
+            prompt_hash: request.prompt_hash(),
             headers: passed_headers(protocol, head),
-            asked,
+            request,
             labels: Labels::default(),
             cache_age: None,
             client: self.client(head)?,
         })
+    }
+
+    /// How a provider is used for clients.
+    fn toward(&self, provider: &str) -> Toward {
+        let toward = self.settings.toward.get(provider);
+        toward.copied().unwrap_or_default()
     }
 
     /// Who asks, by the keys that the request carries.

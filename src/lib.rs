@@ -4,6 +4,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod budget;
+pub mod calls;
 pub mod cli;
 pub mod config;
 pub mod engine;
@@ -18,12 +19,10 @@ pub mod journal;
 pub mod listener;
 pub mod optimizer;
 pub mod providers;
-pub mod response_cache;
 pub mod schedule;
 pub mod scheduler;
 pub mod secret;
 pub mod server;
-pub mod settlement;
 pub mod store;
 pub mod threads;
 pub mod websocket;

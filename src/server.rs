@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use socket2::{Domain, Protocol, Socket, Type};
 use tempfile::TempDir;
 
+use crate::calls::Calls;
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -61,8 +62,8 @@ pub struct Core {
     pub journal: Journal,
     /// Clients.
     pub hub: Hub,
-    /// Calls.
     pub providers: Arc<Providers>,
+    pub calls: Calls,
     /// Runs.
     pub engine: Engine,
     threads: CoreThreads,
@@ -129,11 +130,12 @@ impl Core {
             .with_rates(config.rates.clone());
         let providers = providers.with_fetch_rules(config.fetch_rules.clone());
         let providers = Arc::new(providers.with_prices(prices));
+        let calls = Calls::start(Arc::clone(&store), journal.clone(), Arc::clone(&providers))?;
         let (engine, engine_thread) = Engine::start(
             Arc::clone(&store),
             journal.clone(),
             hub.clone(),
-            Arc::clone(&providers),
+            calls.clone(),
             config.engine,
             goes_on,
             Arc::clone(on_fatal),
@@ -149,6 +151,7 @@ impl Core {
             journal,
             hub,
             providers,
+            calls,
             engine,
             threads,
         };
@@ -162,6 +165,7 @@ impl Core {
     pub fn shutdown(self) {
         self.engine.shutdown();
         join(self.threads.engine, "engine", ENGINE_END_MAX);
+        self.calls.shutdown(Instant::now() + PART_END_MAX);
         self.hub.shutdown();
         join(self.threads.hub, "hub", HUB_END_MAX);
         self.journal.shutdown();
@@ -208,19 +212,14 @@ impl Server {
             Arc::clone(&core.providers),
             Arc::clone(&on_fatal),
         )?;
-        let trials = Arc::new(Trials::new(
-            Arc::clone(&core.store),
-            core.journal.clone(),
-            Arc::clone(&core.providers),
-        ));
+        let trials = Arc::new(Trials::new(Arc::clone(&core.store), core.calls.clone()));
         let keys = Arc::new(Keys::load(&core.store, core.journal.clone())?);
         let stats = Arc::<Stats>::default();
         let parts = Parts {
             token: config.token.clone(),
             keys: Arc::clone(&keys),
             store: Arc::clone(&core.store),
-            journal: core.journal.clone(),
-            providers: Arc::clone(&core.providers),
+            calls: core.calls.clone(),
             stats: Arc::clone(&stats),
         };
         let gateway = Arc::new(Gateway::start(config.gateway.clone(), parts)?);

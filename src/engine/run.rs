@@ -8,7 +8,8 @@ use serde_json::Value;
 
 use super::items::Items;
 use super::queue::Waiting;
-use super::work::{Held, Job, JobItem, NodeOutput, Outcome, Remedy};
+use super::work::{Job, JobItem, NodeOutput, Outcome, Remedy};
+use crate::calls::Held;
 use crate::event::{FlowId, RunId, RunStatus, Timestamp};
 use crate::flow::{Graph, Node, NodeKind, OnError, Progress, Verdict};
 use crate::providers::Cancel;
@@ -375,21 +376,17 @@ impl ActiveRun {
         let pause = match outcome {
             Outcome::Finished {
                 output,
-                settlement,
                 latency_ms,
+                at,
                 cached,
-                kept,
                 unwritten,
             } => {
                 self.pending.extend(unwritten);
-                let at = settlement.as_ref().map(|settlement| settlement.at);
-                self.pending.extend(settlement.map(Change::SettleCall));
-                self.pending.extend(kept.map(Change::KeepAnswer));
                 let end = NodeEnd {
                     latency_ms,
                     cached,
                     error: None,
-                    at: at.unwrap_or_else(Timestamp::now),
+                    at,
                 };
                 self.complete(unit, &output, end);
                 None
@@ -420,13 +417,11 @@ impl ActiveRun {
             }
             Outcome::Failed {
                 error,
-                settlement,
                 cancelled,
                 unwritten,
                 remedy,
             } => {
                 self.pending.extend(unwritten);
-                self.pending.extend(settlement.map(Change::SettleCall));
                 let pause = self.pause(unit, remedy).filter(|_| self.end.is_none());
                 let due = pause.map(|pause| Instant::now() + pause);
                 match due {
@@ -747,10 +742,9 @@ mod tests {
     fn finished(bytes: usize) -> Outcome {
         Outcome::Finished {
             output: "x".repeat(bytes).into(),
-            settlement: None,
             latency_ms: 0,
             cached: false,
-            kept: None,
+            at: Timestamp::now(),
             unwritten: Vec::new(),
         }
     }

@@ -8,19 +8,18 @@ use serde_json::Value;
 
 use super::run::Unit;
 use crate::budget::Reserve;
-use crate::error::Error;
-use crate::event::{Event, EventContext, RefusedBy, Timestamp};
+use crate::calls::{
+    self, CallOutcome, CallRequest, Calls, Exchanged, FillGuard, Filled, Held, Prepared,
+    PromptSize, prompt_hash,
+};
+use crate::event::{Event, EventContext, Timestamp};
 use crate::flow::{
     self, Agent, Graph, Http, Node, NodeKind, RenderError, Scope, constant_beginning, render,
 };
 use crate::hub::Hub;
 use crate::journal::Journal;
-use crate::providers::{
-    Answer, CacheMarks, Call, Cancel, Failure, FailureKind, Fetch, Permit, Providers,
-};
-use crate::response_cache::{self, CacheLookup, FillGuard, ResponseCache, SAME_CALL_POLL};
-use crate::settlement::{self, lost_call, prompt_hash};
-use crate::store::{Bought, Change, NewCall, NodeRef, Prompt, Receipt, Settlement, Store};
+use crate::providers::{CacheMarks, Call, Cancel, Failure, FailureKind, Fetch};
+use crate::store::{Change, NewCall, NodeRef, Prompt};
 use crate::threads::panic_message;
 
 /// Streamed text goes out at most this often: 20 messages a second for each node.
@@ -35,14 +34,6 @@ pub struct JobItem {
     pub values: Arc<Vec<Value>>,
     /// Which of them.
     pub index: usize,
-}
-
-/// What a call that waits holds: given back when dropped.
-pub struct Held {
-    /// Its turn among the calls of its provider.
-    permit: Permit,
-    /// The right to buy the answer, for which others who ask the same wait.
-    fill: Option<FillGuard>,
 }
 
 /// A node, or an item of a map, to be run.
@@ -118,63 +109,46 @@ pub enum Remedy {
     },
 }
 
-/// What became of a node.
+/// How a node ended, or why it has not.
 pub enum Outcome {
-    /// It finished well.
     Finished {
-        /// Its text.
         output: Arc<str>,
-        /// What the ledger row is settled with, where there was a call.
-        settlement: Option<Settlement>,
-        /// Milliseconds.
         latency_ms: u64,
-        /// Whether the output was bought before.
+        at: Timestamp,
+        /// A stored response was reused.
         cached: bool,
-        /// The answer, where it is to be kept for those who ask the same.
-        kept: Option<Arc<Bought>>,
-        /// Changes that were not written before.
         unwritten: Vec<Change>,
     },
-    /// It is a map, which knows its items now.
+    /// A map knows its items.
     Listed {
-        /// The list.
         items: Vec<Value>,
-        /// Changes that were not written before.
         unwritten: Vec<Change>,
     },
-    /// Its call is not made yet: it waits for its turn at the provider, or for another call that
-    /// asks the same.
+    /// The call waits for its rate limit, or for an identical call.
     Deferred {
-        /// How long from now.
         wait: Duration,
-        /// What it holds for its call meanwhile.
         held: Option<Held>,
-        /// Changes that were not written before.
         unwritten: Vec<Change>,
     },
-    /// It failed.
     Failed {
-        /// Why.
         error: String,
-        /// What the ledger row is settled with, where a call was about to be made.
-        settlement: Option<Settlement>,
-        /// Whether somebody stopped it.
         cancelled: bool,
-        /// Changes that could not be written before.
         unwritten: Vec<Change>,
-        /// What may help.
         remedy: Remedy,
     },
 }
 
 impl Outcome {
     fn failed(error: impl Into<String>, unwritten: Vec<Change>) -> Self {
+        Self::failed_with(error, unwritten, Remedy::None)
+    }
+
+    fn failed_with(error: impl Into<String>, unwritten: Vec<Change>, remedy: Remedy) -> Self {
         Self::Failed {
             error: error.into(),
-            settlement: None,
             cancelled: false,
             unwritten,
-            remedy: Remedy::None,
+            remedy,
         }
     }
 
@@ -189,24 +163,21 @@ impl Outcome {
         )
     }
 
-    /// The changes for a call that ended because the server stops: what it used is kept, and its
-    /// node is left to the next start.
+    /// Returns the changes of a call that was cancelled because the server stops. Its usage is kept,
+    /// and its node runs again at the next start.
     pub fn interrupted(self) -> Vec<Change> {
-        let Self::Failed {
-            settlement: Some(settlement),
-            mut unwritten,
-            ..
-        } = self
-        else {
-            return Vec::new();
-        };
-        unwritten.push(Change::SettleCall(Settlement {
-            usage: settlement.usage,
-            latency_ms: settlement.latency_ms,
-            ..lost_call(settlement.id, settlement.at)
-        }));
-        unwritten
+        match self {
+            Self::Failed { unwritten, .. } if has_settlement(&unwritten) => {
+                calls::interrupted(unwritten)
+            }
+            _ => Vec::new(),
+        }
     }
+}
+
+fn has_settlement(changes: &[Change]) -> bool {
+    let mut changes = changes.iter();
+    changes.any(|change| matches!(change, Change::SettleCall(_)))
 }
 
 impl Job {
@@ -292,21 +263,27 @@ impl Job {
         }
     }
 
-    fn intent(&self, agent: &Agent, call: &Call, reserve: Reserve) -> NewCall {
-        NewCall {
-            at: Timestamp::now(),
-            flow_id: Some(self.at.flow_id),
-            run_id: Some(self.at.run_id.clone()),
-            node_id: Some(self.at.node_id.clone()),
-            attempt: self.at.attempt,
-            operation_id: self.operation_id(),
-            provider: call.provider.clone(),
-            model: call.model.clone(),
-            role: agent.role.clone(),
-            prompt_hash: prompt_hash(call),
-            key_name: None,
-            tags: None,
-            reserve,
+    fn call_request<'a>(&self, agent: &Agent, call: &'a Call, calls: &Calls) -> CallRequest<'a> {
+        CallRequest {
+            call,
+            row: NewCall {
+                at: Timestamp::now(),
+                flow_id: Some(self.at.flow_id),
+                run_id: Some(self.at.run_id.clone()),
+                node_id: Some(self.at.node_id.clone()),
+                attempt: self.at.attempt,
+                operation_id: self.operation_id(),
+                provider: call.provider.clone(),
+                model: call.model.clone(),
+                role: agent.role.clone(),
+                prompt_hash: prompt_hash(call),
+                key_name: None,
+                tags: None,
+                reserve: Reserve::default(),
+            },
+            prompt: PromptSize::OfCall,
+            cache: agent.cache_age.map(|age| (calls.cache_key(call), age)),
+            has_own_key: false,
         }
     }
 }
@@ -333,12 +310,7 @@ pub struct Worker {
     pub journal: Journal,
     /// Where streamed text goes.
     pub hub: Hub,
-    /// Where calls are made.
-    pub providers: Arc<Providers>,
-    /// What was bought before.
-    pub answers: ResponseCache,
-    /// Where budgets are looked at.
-    pub store: Arc<Store>,
+    pub calls: Calls,
 }
 
 impl Worker {
@@ -385,7 +357,7 @@ impl Worker {
         }
     }
 
-    /// Commits the intent of an agent's call, with `changes` before it, and makes the call.
+    /// Makes an agent's call. `changes` are committed with its intent.
     fn ask(
         &self,
         job: &Job,
@@ -400,104 +372,44 @@ impl Worker {
                 return Outcome::failed(error.to_string(), changes);
             }
         };
-        let (mut fill, permit) = match held {
-            Some(held) => (held.fill, Some(held.permit)),
-            None => (None, None),
+        let request = job.call_request(agent, &call, &self.calls);
+        let held = match self.calls.prepare(&request, held) {
+            Prepared::Ready(held) => held,
+            Prepared::Deferred { wait, held, .. } => {
+                return Outcome::Deferred {
+                    wait,
+                    held,
+                    unwritten: changes,
+                };
+            }
+            Prepared::Over(end) => {
+                changes.push(job.start(Some(&call)));
+                changes.extend(end.changes);
+                return ended(end.outcome, changes);
+            }
         };
-        if let Some(age_max) = agent.cache_age
-            && fill.is_none()
-        {
-            let key = response_cache::key_of(&call, self.providers.server_of(&call.provider));
-            match self.answers.look(key, age_max, Timestamp::now()) {
-                Ok(CacheLookup::Answer(bought)) => {
-                    return cached(job, agent, &call, &bought, changes);
-                }
-                Ok(CacheLookup::InFlight) => {
-                    return Outcome::Deferred {
-                        wait: SAME_CALL_POLL,
-                        held: None,
-                        unwritten: changes,
-                    };
-                }
-                Ok(CacheLookup::Nothing(right)) => fill = Some(right),
-                // The call can be made all the same.
-                Err(error) => log::warn!("no answer can be looked up: {error}"),
-            }
-        }
-        // Known before anything is sent, hence no ledger row and no place: no call was made.
-        if let Err(why) = self.providers.check(&call.provider) {
-            changes.push(job.start(Some(&call)));
-            return Outcome::Failed {
-                error: why,
-                settlement: None,
-                cancelled: false,
-                unwritten: changes,
-                remedy: Remedy::AnotherTarget,
-            };
-        }
-        let is_new = permit.is_none();
-        let permit = permit.unwrap_or_else(|| self.providers.permit(&call));
-        let wait = permit.wait(Instant::now());
-        if !wait.is_zero() {
-            // What is refused anyway need not wait for it. Looked at once: the journal does so again.
-            if is_new {
-                let reserve = self.providers.reserve(&call, Timestamp::now());
-                let intent = job.intent(agent, &call, reserve);
-                if let Err(Error::Budget(why)) = self.store.check_budgets(&intent) {
-                    changes.push(job.start(Some(&call)));
-                    return over_budget(intent, why, changes);
-                }
-            }
-            return Outcome::Deferred {
-                wait,
-                held: Some(Held { permit, fill }),
-                unwritten: changes,
-            };
-        }
         changes.push(job.start(Some(&call)));
-        let fallback = changes.clone();
-        let reserve = self.providers.reserve(&call, Timestamp::now());
-        let intent = job.intent(agent, &call, reserve);
-        changes.push(Change::OpenCall(intent.clone()));
-        let id = match self
-            .journal
-            .commit(changes)
-            .map(|receipts| receipts.into_iter().next_back())
-        {
-            Ok(Some(Receipt::Call(entry))) => entry.id,
-            Ok(_) => return Outcome::failed("the journal gave no ledger row", Vec::new()),
-            Err(Error::Budget(why)) => return over_budget(intent, why, fallback),
-            // No call without a row that says so.
-            Err(error) => {
-                let error = format!(
-                    "the call was not made, because its ledger row could not be written: {error}"
-                );
-                return Outcome::failed(error, fallback);
-            }
-        };
-        permit.used();
-        let mut outcome = self.call(job, &call, id);
-        if let (
-            Some(fill),
-            Outcome::Finished {
-                output,
-                settlement: Some(settlement),
-                kept,
-                ..
-            },
-        ) = (fill, &mut outcome)
-        {
-            let bought = Bought {
-                key: fill.key().to_owned(),
-                at: settlement.at,
-                model: settlement.model.clone().unwrap_or(call.model),
-                output: output.to_string(),
-                content_type: None,
-                cost: settlement.cost,
-            };
-            *kept = Some(fill.done(bought));
-        }
-        outcome
+        let exchange = |fill| self.exchange(job, &call, fill);
+        let end = self.calls.make(&request, held, changes, exchange);
+        ended(end.outcome, end.changes)
+    }
+
+    fn exchange(&self, job: &Job, call: &Call, fill: Option<FillGuard>) -> Exchanged {
+        // Pieces of several items at once could not be told apart.
+        let is_shown = job.item.is_none();
+        let mut output = OutputStream::new(&self.hub, &job.at, is_shown);
+        let answer = self
+            .calls
+            .providers()
+            .call(call, &job.cancel, &mut |delta| output.push(delta))
+            .map_err(Box::new);
+        output.flush();
+        let filled = fill.zip(answer.as_ref().ok()).map(|(fill, answer)| Filled {
+            fill,
+            output: answer.text.clone(),
+            content_type: None,
+        });
+        (answer, filled)
     }
 
     /// Makes the request of an `http` node; that it begins is committed before.
@@ -513,18 +425,16 @@ impl Worker {
             );
             return Outcome::failed(error, fallback);
         }
-        match self.providers.fetch(&fetch, &job.cancel) {
+        match self.calls.providers().fetch(&fetch, &job.cancel) {
             Ok(fetched) => Outcome::Finished {
                 output: fetched.body.into(),
-                settlement: None,
                 latency_ms: fetched.latency_ms,
+                at: Timestamp::now(),
                 cached: false,
-                kept: None,
                 unwritten: Vec::new(),
             },
             Err(failure) => Outcome::Failed {
                 error: failure.message,
-                settlement: None,
                 cancelled: failure.cancelled,
                 unwritten: Vec::new(),
                 remedy: if failure.is_transient {
@@ -536,111 +446,58 @@ impl Worker {
             },
         }
     }
+}
 
-    /// Makes the call, and settles it whatever comes.
-    fn call(&self, job: &Job, call: &Call, id: i64) -> Outcome {
-        let called = catch_unwind(AssertUnwindSafe(|| {
-            let began = Timestamp::now();
-            // Of several items at once, the pieces could not be told apart.
-            let is_shown = job.item.is_none();
-            let mut output = OutputStream::new(&self.hub, &job.at, is_shown);
-            let answer = self
-                .providers
-                .call(call, &job.cancel, &mut |delta| output.push(delta))
-                .map_err(Box::new);
-            output.flush();
-            match answer {
-                Ok(answer) => self.finished(call, id, answer, began),
-                Err(failure) => self.failed(call, id, *failure, began),
-            }
-        }));
-        called.unwrap_or_else(|panic| {
-            let error = format!(
-                "internal error during the call: {}",
-                panic_message(panic.as_ref())
-            );
-            log::error!("{error}");
-            let settlement = Settlement {
-                error: Some(error.clone()),
-                ..lost_call(id, Timestamp::now())
-            };
-            Outcome::Failed {
-                error,
-                settlement: Some(settlement),
-                cancelled: false,
-                unwritten: Vec::new(),
-                remedy: Remedy::None,
-            }
-        })
-    }
-
-    fn finished(&self, call: &Call, id: i64, answer: Answer, began: Timestamp) -> Outcome {
-        let settlement = settlement::answered(&self.providers, call, id, &answer, began);
-        Outcome::Finished {
+/// The outcome of a node whose call has ended.
+fn ended(outcome: CallOutcome, changes: Vec<Change>) -> Outcome {
+    match outcome {
+        CallOutcome::Answered(answer) => Outcome::Finished {
             output: answer.text.into(),
             latency_ms: answer.latency_ms,
-            settlement: Some(settlement),
+            at: Timestamp::now(),
             cached: false,
-            kept: None,
-            unwritten: Vec::new(),
+            unwritten: changes,
+        },
+        CallOutcome::Cached(bought) => Outcome::Finished {
+            output: bought.output.as_str().into(),
+            latency_ms: 0,
+            at: Timestamp::now(),
+            cached: true,
+            unwritten: changes,
+        },
+        CallOutcome::Failed(failure) => failed(*failure, changes),
+        CallOutcome::OverBudget(why) | CallOutcome::NotConfigured(why) => {
+            Outcome::failed_with(why, changes, Remedy::AnotherTarget)
         }
-    }
-
-    fn failed(&self, call: &Call, id: i64, failure: Failure, began: Timestamp) -> Outcome {
-        let settlement = settlement::failed(&self.providers, call, id, &failure, began);
-        let cancelled = failure.kind == FailureKind::Cancelled;
-        let remedy = if cancelled {
-            Remedy::None
-        } else if failure.is_transient() {
-            let retry_after = failure.retry_after;
-            Remedy::Again { retry_after }
-        } else {
-            Remedy::AnotherTarget
-        };
-        Outcome::Failed {
-            settlement: Some(settlement),
-            error: failure.message,
-            cancelled,
-            unwritten: Vec::new(),
-            remedy,
+        CallOutcome::NotCommitted(error) => {
+            let error = format!(
+                "the call was not made, because its ledger row could not be written: {error}"
+            );
+            Outcome::failed(error, changes)
+        }
+        CallOutcome::Panicked(error) => Outcome::failed(error, changes),
+        // Only for callers that block.
+        CallOutcome::RateLimited(_) | CallOutcome::SameCallTimeout | CallOutcome::Cancelled => {
+            Outcome::failed("the call was not made", changes)
         }
     }
 }
 
-/// The outcome of a node whose call no budget allows: told in the ledger as well, as a call that was
-/// not made.
-fn over_budget(intent: NewCall, why: String, mut unwritten: Vec<Change>) -> Outcome {
-    unwritten.push(Change::RefuseCall(intent, RefusedBy::Budget, why.clone()));
+fn failed(failure: Failure, unwritten: Vec<Change>) -> Outcome {
+    let cancelled = failure.kind == FailureKind::Cancelled;
+    let remedy = if cancelled {
+        Remedy::None
+    } else if failure.is_transient() {
+        let retry_after = failure.retry_after;
+        Remedy::Again { retry_after }
+    } else {
+        Remedy::AnotherTarget
+    };
     Outcome::Failed {
-        error: why,
-        settlement: None,
-        cancelled: false,
+        error: failure.message,
+        cancelled,
         unwritten,
-        remedy: Remedy::AnotherTarget,
-    }
-}
-
-/// The outcome of a node whose answer was bought before.
-fn cached(
-    job: &Job,
-    agent: &Agent,
-    call: &Call,
-    bought: &Bought,
-    mut unwritten: Vec<Change>,
-) -> Outcome {
-    unwritten.push(job.start(Some(call)));
-    unwritten.push(Change::BookCached {
-        call: job.intent(agent, call, Reserve::default()),
-        model: bought.model.clone(),
-        saved: bought.cost,
-    });
-    Outcome::Finished {
-        output: bought.output.as_str().into(),
-        settlement: None,
-        latency_ms: 0,
-        cached: true,
-        kept: None,
-        unwritten,
+        remedy,
     }
 }
 
@@ -648,10 +505,9 @@ fn cached(
 fn finished_free(output: String, unwritten: Vec<Change>) -> Outcome {
     Outcome::Finished {
         output: output.into(),
-        settlement: None,
         latency_ms: 0,
+        at: Timestamp::now(),
         cached: false,
-        kept: None,
         unwritten,
     }
 }

@@ -3,25 +3,24 @@
 //! An answer is found again by all that it depends on, and by whose it is: what one key has bought
 //! is never shown to another.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
-use super::attempt::{Operation, TURN_WAIT_MAX};
+use super::Gateway;
+use super::operation::Operation;
 use super::protocol::Refusal;
-use super::{Gateway, Toward};
-use crate::event::{Timestamp, hex};
+use crate::calls::{FillGuard, Filled};
+use crate::event::hex;
 use crate::flow::CACHE_AGE_MAX;
-use crate::listener::{Presence, RequestHead};
-use crate::providers::{AnswerHead, Call, Cancel};
-use crate::response_cache::{CacheLookup, FillGuard, SAME_CALL_POLL};
-use crate::store::{ANSWER_BYTES_MAX, Bought, Settlement};
+use crate::listener::RequestHead;
+use crate::providers::{AnswerHead, Call};
+use crate::store::ANSWER_BYTES_MAX;
 
 /// The field of a request that says how old an answer may be, in seconds.
-const AGE_FIELD: &str = "x-flowledger-cache";
+const AGE_HEADER: &str = "x-flowledger-cache";
 /// The field of an answer to such a request that says whether it was bought before.
-pub(super) const CACHED_FIELD: &str = "x-flowledger-cached";
+pub(super) const CACHED_HEADER: &str = "x-flowledger-cached";
 /// Passed fields that change nothing of an answer: how a request is told from its repetition, and what
 /// `OpenRouter` calls the program that asks.
 const WITHOUT_EFFECT: [&str; 3] = ["idempotency-key", "http-referer", "x-title"];
@@ -31,7 +30,7 @@ const WITHOUT_EFFECT: [&str; 3] = ["idempotency-key", "http-referer", "x-title"]
 /// # Errors
 /// Where the field cannot be understood.
 pub(super) fn age_max(head: &RequestHead) -> Result<Option<Duration>, Refusal> {
-    let mut values = head.all(AGE_FIELD).filter(|value| !value.is_empty());
+    let mut values = head.all(AGE_HEADER).filter(|value| !value.is_empty());
     let (value, another) = (values.next(), values.next());
     let Some(value) = value else {
         return Ok(None);
@@ -51,58 +50,11 @@ pub(super) fn age_max(head: &RequestHead) -> Result<Option<Duration>, Refusal> {
         })
 }
 
-/// What there is for a call.
-pub(super) enum ClientLookup {
-    /// The answer.
-    Answer(Arc<Bought>),
-    /// Nothing. Where the answer is to be kept, the right to buy it: others wait while it is held.
-    Nothing(Option<FillGuard>),
-}
-
 impl Gateway {
-    /// Looks for the answer to a call, where an older one will do. Waits while another client buys it.
-    ///
-    /// # Errors
-    /// When that takes too long, or the call is ended meanwhile, or its client leaves.
-    pub(super) fn look(
-        &self,
-        operation: &Operation<'_>,
-        call: &Call,
-        cancel: &Cancel,
-        presence: &Presence,
-    ) -> Result<ClientLookup, Refusal> {
-        let Some(age_max) = operation.cache_age else {
-            return Ok(ClientLookup::Nothing(None));
-        };
-        let key = self.answer_key(operation, call);
-        // As long as the other may wait and take. Where it fails, the next of those who wait buys.
-        let until = Instant::now() + 2 * TURN_WAIT_MAX + self.providers.timeouts_of(call).total;
-        loop {
-            match self.answers.look(key.clone(), age_max, Timestamp::now()) {
-                Ok(CacheLookup::Answer(bought)) => return Ok(ClientLookup::Answer(bought)),
-                Ok(CacheLookup::Nothing(fill)) => return Ok(ClientLookup::Nothing(Some(fill))),
-                // The call can be made all the same.
-                Err(error) => {
-                    log::warn!("no answer can be looked up: {error}");
-                    return Ok(ClientLookup::Nothing(None));
-                }
-                Ok(CacheLookup::InFlight) if Instant::now() >= until => {
-                    let message = "the same request, made by another, was waited for too long";
-                    return Err(Refusal::new(504, "provider_timeout", message));
-                }
-                Ok(CacheLookup::InFlight) => {
-                    if cancel.wait(SAME_CALL_POLL) || presence.has_left() {
-                        return Err(self.ended());
-                    }
-                }
-            }
-        }
-    }
-
-    /// SHA-256 of all that the answer to a client's call depends on, and of whose it is.
-    fn answer_key(&self, operation: &Operation<'_>, call: &Call) -> String {
+    /// Returns SHA-256 in hexadecimal of everything that the answer depends on, and of its owner.
+    pub(super) fn cache_key(&self, operation: &Operation<'_>, call: &Call) -> String {
         let adds_usage = self.adds_usage(operation, &call.provider);
-        let body = operation.asked.for_model(&call.model, adds_usage);
+        let body = operation.request.for_model(&call.model, adds_usage);
         let headers = operation.headers.iter();
         let effective: Vec<_> = headers
             .filter(|(name, _)| !WITHOUT_EFFECT.contains(name))
@@ -122,12 +74,6 @@ impl Gateway {
             hex(&Sha256::digest(body)),
         ]);
         hex(&Sha256::digest(all.to_string()))
-    }
-
-    /// How a provider is used for clients.
-    pub(super) fn toward(&self, provider: &str) -> Toward {
-        let toward = self.settings.toward.get(provider);
-        toward.copied().unwrap_or_default()
     }
 }
 
@@ -171,21 +117,16 @@ impl Recording {
         self.is_whole = is_whole;
     }
 
-    /// The call succeeded: gives the answer, which others find from now on, to be stored. None where it
-    /// is not whole, or not a text: events may hold bytes that are none.
-    pub(super) fn done(self, model: &str, settlement: &Settlement) -> Option<Arc<Bought>> {
+    /// Returns the answer if it is complete and UTF-8 text, which events need not be.
+    pub(super) fn into_filled(self) -> Option<Filled> {
         if !self.is_whole {
             return None;
         }
-        let bought = Bought {
-            key: self.fill.key().to_owned(),
-            at: settlement.at,
-            model: model.to_owned(),
+        Some(Filled {
+            fill: self.fill,
             output: String::from_utf8(self.bytes).ok()?,
             content_type: self.content_type,
-            cost: settlement.cost,
-        };
-        Some(self.fill.done(bought))
+        })
     }
 }
 

@@ -3,11 +3,13 @@
 //! hence it has no row in the ledger, needs no budget and waits for no turn.
 
 use super::Gateway;
-use super::attempt::{Attempt, Operation, ToClient, stopping};
+use super::attempt::{Attempt, stopping};
+use super::client_sink::ClientSink;
+use super::operation::Operation;
 use super::protocol::{ErrorResponse, Refusal};
 use super::targets::{self, Target};
 use crate::listener::ResponseWriter;
-use crate::providers::{ApiFormat, CacheMarks, Call, Forward};
+use crate::providers::{ApiFormat, Call, Forward};
 
 impl Gateway {
     /// Asks the first target of the model's name.
@@ -22,29 +24,22 @@ impl Gateway {
             return Err(ours(stopping()));
         };
         let call = Call {
-            provider: target.provider,
-            model: target.model,
-            system: None,
-            prompt: String::new(),
-            max_tokens: None,
-            temperature: None,
             stream: false,
-            first_byte_timeout: None,
-            total_timeout: None,
-            cache_marks: CacheMarks::default(),
+            max_tokens: None,
+            ..operation.call(&target)
         };
         let forward = Forward {
             call: &call,
             api_format: ApiFormat::TokenCount,
             // Nothing is booked, hence nothing estimated.
             texts: &String::new,
-            body: &operation.asked.for_model(&call.model, false),
+            body: &operation.request.for_model(&call.model, false),
             headers: &operation.headers,
             key: self.own_key(operation, &call.provider),
             hides_usage: false,
             drain_max: None,
         };
-        let mut client = ToClient::new(operation, None, reply);
+        let mut client = ClientSink::new(operation, None, reply);
         let forwarded = self
             .providers
             .forward(&forward, &entered.cancel, &mut client);
@@ -58,7 +53,7 @@ impl Gateway {
     }
 
     fn counting_target(&self, operation: &Operation<'_>) -> Result<Target, Refusal> {
-        let model = &operation.asked.model;
+        let model = &operation.request.model;
         let is_provider = |name: &str| self.providers.knows(name);
         let aliases = &self.settings.aliases;
         let targets = targets::targets(operation.protocol, model, aliases, is_provider);

@@ -5,9 +5,8 @@
 //! node: they are not what suggestions rest on, and belong to no run's sums. A trial goes on when
 //! whoever wanted it has left, since its calls are paid for and its answers are kept.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde::Serialize;
 use serde_json::Value;
@@ -18,29 +17,24 @@ use super::chosen;
 use super::edit::Edit;
 use super::models::at_another;
 use super::rules::agent;
+use crate::budget::Reserve;
+use crate::calls::{self, CallOutcome, CallRequest, Calls, Ended, PromptSize, Waiter, prompt_hash};
 use crate::error::{Error, Result};
 use crate::event::suggestion::{
     Kind, Proposal, Status, Trial, TrialAnswer, TrialItem, TrialOutcome,
 };
-use crate::event::{FlowId, RefusedBy, RunId, Timestamp, UsageSource, Usd, preview};
+use crate::event::{FlowId, RunId, Timestamp, UsageSource, Usd, preview};
 use crate::flow::{Agent, Graph, TEMPLATE_STACK_BYTES_MIN};
-use crate::journal::Journal;
-use crate::providers::{ANSWER_TOKENS_ASSUMED, CacheMarks, Call, Cancel, FailureKind, Providers};
-use crate::settlement::{self, lost_call, prompt_hash};
-use crate::store::{Change, NewCall, Receipt, Settlement, Store, StoredInput};
-use crate::threads::{each_at_once, panic_message};
+use crate::providers::{ANSWER_TOKENS_ASSUMED, CacheMarks, Call, Cancel, FailureKind};
+use crate::store::{Change, NewCall, Store, StoredInput};
+use crate::threads::each_at_once;
 
 /// How many trials are made at a time.
 const TRIALS_MAX: usize = 2;
 /// How many calls of a trial are under way at a time.
 const CALLS_AT_ONCE: usize = 4;
-/// A call waits at most so long for its turn at its provider; with more before it, it is not made.
-const TURN_WAIT_MAX: Duration = Duration::from_secs(60);
 /// How much of a text is kept, in bytes; the rest of a prompt is with its run.
 const TEXT_BYTES_MAX: usize = 64 << 10;
-/// The pause between two attempts at settling a call that the disk refuses. Where the server ends
-/// meanwhile, its row becomes `UNKNOWN` at the next start.
-const SETTLE_PAUSE: Duration = Duration::from_secs(1);
 /// As the engine's, which makes the same calls.
 const STACK_BYTES: usize = TEMPLATE_STACK_BYTES_MIN;
 /// What providers say of an answer that had as many tokens as it might: OpenAI and Ollama, Anthropic,
@@ -52,8 +46,7 @@ const ROLE: &str = "trial";
 /// Makes trials; shared between threads.
 pub struct Trials {
     store: Arc<Store>,
-    journal: Journal,
-    providers: Arc<Providers>,
+    calls: Calls,
     in_flight: Mutex<InFlight>,
     changed: Condvar,
 }
@@ -124,11 +117,10 @@ pub struct EstimatedInput<'a> {
 
 impl Trials {
     /// None is under way.
-    pub fn new(store: Arc<Store>, journal: Journal, providers: Arc<Providers>) -> Self {
+    pub fn new(store: Arc<Store>, calls: Calls) -> Self {
         Self {
             store,
-            journal,
-            providers,
+            calls,
             in_flight: Mutex::default(),
             changed: Condvar::new(),
         }
@@ -159,7 +151,10 @@ impl Trials {
         }
         let (present, target) = (present_target(&proposal)?, new_target(&proposal.edit)?);
         let agent = self.agent(suggestion.flow_id, &proposal.node_id)?;
-        self.providers.check(&target.0).map_err(Error::Conflict)?;
+        self.calls
+            .providers()
+            .check(&target.0)
+            .map_err(Error::Conflict)?;
         let (provider, model) = (&present.0, &present.1);
         let inputs = self.store.newest_inputs(
             suggestion.flow_id,
@@ -196,7 +191,7 @@ impl Trials {
         let document: Value = serde_json::from_str(&flow.document)
             .map_err(|error| Error::internal(format!("flow {flow_id}: {error}")))?;
         let graph = Graph::parse(&document["data"], &|provider| {
-            self.providers.knows(provider)
+            self.calls.providers().knows(provider)
         })
         .map_err(|_| Error::Conflict(format!("flow {flow_id} cannot run as it is now")))?;
         let node = graph.nodes().iter().find(|node| node.id == node_id);
@@ -217,7 +212,7 @@ impl Trials {
             }
             let usage = at_another(&usage, &plan.present.0, &plan.target.0);
             let (provider, model) = &plan.target;
-            self.providers.cost_of(provider, model, &usage, now)
+            self.calls.providers().cost_of(provider, model, &usage, now)
         };
         let calls = &plan.calls;
         let shown = |planned: &'a Planned| EstimatedInput {
@@ -233,7 +228,7 @@ impl Trials {
             expected_cost_usd: sum(calls.iter().map(expected)),
             worst_cost_usd: sum(calls
                 .iter()
-                .map(|planned| self.providers.reserve(&planned.call, now).cost)),
+                .map(|planned| self.calls.providers().reserve(&planned.call, now).cost)),
             inputs: calls.iter().map(shown).collect(),
         }
     }
@@ -275,15 +270,13 @@ impl Trials {
             after_cost_usd: sum(answered(&items).map(|(_, after)| after.cost_usd)),
             items,
         };
-        self.journal
-            .commit_one(Change::SetTrial {
-                id: plan.suggestion_id,
-                trial: Box::new(trial),
-            })
-            .map(drop)
+        self.calls.commit(vec![Change::SetTrial {
+            id: plan.suggestion_id,
+            trial: Box::new(trial),
+        }])
     }
 
-    /// Commits the intent of a call, makes the call and settles it.
+    /// Makes one call of a trial.
     fn ask(
         &self,
         flow_id: FlowId,
@@ -291,121 +284,45 @@ impl Trials {
         operation_id: String,
         cancel: &Cancel,
     ) -> TrialOutcome {
-        if cancel.is_cancelled() {
-            return failed(Error::Stopping.to_string());
-        }
-        let permit = self.providers.permit(call);
-        let wait = permit.wait(Instant::now());
-        if wait > TURN_WAIT_MAX {
-            return failed(format!(
-                "provider {} allows no more calls for {} seconds",
-                call.provider,
-                wait.as_secs()
-            ));
-        }
-        if !permit.come(cancel) {
-            return failed(Error::Stopping.to_string());
-        }
-        let at = Timestamp::now();
-        let intent = NewCall {
-            at,
-            flow_id: Some(flow_id),
-            run_id: None,
-            node_id: None,
-            attempt: 1,
-            operation_id,
-            provider: call.provider.clone(),
-            model: call.model.clone(),
-            role: Some(ROLE.to_owned()),
-            prompt_hash: prompt_hash(call),
-            key_name: None,
-            tags: None,
-            reserve: self.providers.reserve(call, at),
+        let request = CallRequest {
+            call,
+            row: NewCall {
+                at: Timestamp::now(),
+                flow_id: Some(flow_id),
+                run_id: None,
+                node_id: None,
+                attempt: 1,
+                operation_id,
+                provider: call.provider.clone(),
+                model: call.model.clone(),
+                role: Some(ROLE.to_owned()),
+                prompt_hash: prompt_hash(call),
+                key_name: None,
+                tags: None,
+                reserve: Reserve::default(),
+            },
+            prompt: PromptSize::OfCall,
+            cache: None,
+            has_own_key: false,
         };
-        let id = match self.journal.commit_one(Change::OpenCall(intent.clone())) {
-            Ok(Receipt::Call(entry)) => entry.id,
-            Ok(_) => return failed("the journal gave no ledger row"),
-            // Told in the ledger as well, as a call that was not made.
-            Err(Error::Budget(why)) => {
-                let change = Change::RefuseCall(intent, RefusedBy::Budget, why.clone());
-                if let Err(error) = self.journal.commit_one(change) {
-                    log::warn!("that a call was refused cannot be written: {error}");
-                }
-                return failed(why);
-            }
-            // No call without a row that says so.
-            Err(error) => {
-                return failed(format!(
-                    "the call was not made, because its ledger row could not be written: {error}"
-                ));
-            }
+        let waiter = Waiter {
+            cancel,
+            has_left: &|| false,
         };
-        permit.used();
-        let called = catch_unwind(AssertUnwindSafe(|| self.call(call, id, cancel)));
-        let (outcome, settlement) = called.unwrap_or_else(|panic| {
-            let message = panic_message(panic.as_ref());
-            let error = format!("internal error during the call: {message}");
-            log::error!("{error}");
-            let settlement = Settlement {
-                error: Some(error.clone()),
-                ..lost_call(id, Timestamp::now())
-            };
-            (failed(error), settlement)
-        });
-        self.settle(settlement, cancel);
+        let ended = self.calls.wait(&request, &waiter).map_or_else(
+            |ended| *ended,
+            |held| {
+                let providers = self.calls.providers();
+                let exchange = |_| {
+                    let answer = providers.call(call, cancel, &mut |_| {});
+                    (answer.map_err(Box::new), None)
+                };
+                self.calls.make(&request, held, Vec::new(), exchange)
+            },
+        );
+        let (outcome, changes) = outcome(call, ended);
+        self.calls.settle(changes);
         outcome
-    }
-
-    fn call(&self, call: &Call, id: i64, cancel: &Cancel) -> (TrialOutcome, Settlement) {
-        let began = Timestamp::now();
-        match self.providers.call(call, cancel, &mut |_| {}) {
-            Ok(answer) => {
-                let settlement = settlement::answered(&self.providers, call, id, &answer, began);
-                let reason = answer.finish_reason.unwrap_or_default();
-                let is_cut = CUT_REASONS.contains(&reason.as_str());
-                let answer = TrialAnswer {
-                    model: answer.model,
-                    output: kept(&answer.text),
-                    input_tokens: answer.usage.input_tokens,
-                    output_tokens: answer.usage.output_tokens,
-                    cost_usd: settlement.cost,
-                    latency_ms: Some(answer.latency_ms),
-                    is_cut,
-                };
-                (TrialOutcome::Answered(answer), settlement)
-            }
-            Err(failure) => {
-                let settlement = settlement::failed(&self.providers, call, id, &failure, began);
-                if failure.kind != FailureKind::Cancelled {
-                    return (failed(failure.message), settlement);
-                }
-                // Nothing stops it but the end of the server: as for calls of flows, what it used is
-                // kept.
-                let settlement = Settlement {
-                    usage: settlement.usage,
-                    latency_ms: settlement.latency_ms,
-                    ..lost_call(id, settlement.at)
-                };
-                (failed(Error::Stopping.to_string()), settlement)
-            }
-        }
-    }
-
-    /// Tries until it is written or the server ends.
-    fn settle(&self, settlement: Settlement, cancel: &Cancel) {
-        let id = settlement.id;
-        loop {
-            let is_last = cancel.is_cancelled();
-            let change = Change::SettleCall(settlement.clone());
-            let Err(error) = self.journal.commit_one(change) else {
-                return;
-            };
-            log::error!("the settlement of call {id} is not written: {error}");
-            if is_last || !error.is_transient() {
-                return;
-            }
-            cancel.wait(SETTLE_PAUSE);
-        }
     }
 
     fn in_flight(&self) -> MutexGuard<'_, InFlight> {
@@ -519,6 +436,50 @@ fn name((provider, model): &Target) -> String {
 /// None where one is not known.
 fn sum(mut costs: impl Iterator<Item = Option<Usd>>) -> Option<Usd> {
     costs.try_fold(Usd::ZERO, |sum, cost| Some(sum.plus(cost?)))
+}
+
+/// How a call of a trial ended, and the changes that are still to be committed.
+fn outcome(call: &Call, ended: Ended) -> (TrialOutcome, Vec<Change>) {
+    let mut changes = ended.changes;
+    let outcome = match ended.outcome {
+        CallOutcome::Answered(answer) => {
+            let cost_usd = changes.iter().find_map(|change| match change {
+                Change::SettleCall(settlement) => settlement.cost,
+                _ => None,
+            });
+            let reason = answer.finish_reason.unwrap_or_default();
+            TrialOutcome::Answered(TrialAnswer {
+                model: answer.model,
+                output: kept(&answer.text),
+                input_tokens: answer.usage.input_tokens,
+                output_tokens: answer.usage.output_tokens,
+                cost_usd,
+                latency_ms: Some(answer.latency_ms),
+                is_cut: CUT_REASONS.contains(&reason.as_str()),
+            })
+        }
+        // Only the end of the server cancels a trial.
+        CallOutcome::Failed(failure) if failure.kind == FailureKind::Cancelled => {
+            changes = calls::interrupted(changes);
+            failed(Error::Stopping.to_string())
+        }
+        CallOutcome::Failed(failure) => failed(failure.message),
+        CallOutcome::Cancelled => failed(Error::Stopping.to_string()),
+        CallOutcome::RateLimited(wait) => failed(format!(
+            "provider {} allows no more calls for {} seconds",
+            call.provider,
+            wait.as_secs()
+        )),
+        CallOutcome::NotCommitted(error) => failed(format!(
+            "the call was not made, because its ledger row could not be written: {error}"
+        )),
+        CallOutcome::OverBudget(error)
+        | CallOutcome::NotConfigured(error)
+        | CallOutcome::Panicked(error) => failed(error),
+        // Trials use no cache.
+        CallOutcome::Cached(_) | CallOutcome::SameCallTimeout => failed("the call was not made"),
+    };
+    (outcome, changes)
 }
 
 fn failed(error: impl Into<String>) -> TrialOutcome {

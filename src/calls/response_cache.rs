@@ -1,7 +1,7 @@
-//! Answers that were bought before, for nodes and clients that want none bought twice.
+//! Stored responses, for nodes and clients that allow one to be reused.
 //!
-//! They are in the database; here is what is not there yet: the calls under way whose answers others
-//! may wait for, and the newest answers, whose rows may still be on their way to the database.
+//! The database holds them. This module adds the parts that are not there yet: calls in flight whose
+//! responses identical calls wait for, and the newest responses, which may not be committed yet.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,19 +14,19 @@ use crate::event::{Timestamp, hex};
 use crate::providers::{Call, Kind};
 use crate::store::{Bought, Store};
 
-/// How many of the newest answers are kept here: as many calls as there may be, twice over.
-const NEWEST_MAX: usize = 200;
-/// How many bytes of text they may have together: the largest answers are of 4 MiB each.
+/// Keeps this many of the newest responses in memory: more than can wait for their commit.
+const NEWEST_MAX: usize = 400;
+/// The size of their texts together, in bytes; a single one has up to 4 MiB.
 const NEWEST_BYTES_MAX: usize = 64 << 20;
 
-/// An answer from later than now, by so many milliseconds at most, may still be taken: clocks are
-/// corrected. One from later still is of a clock that was ahead, and nobody knows how old it is.
+/// Accepts responses from the near future, because clocks are corrected. One from further ahead was
+/// stored under a wrong clock, so its age is unknown.
 const AHEAD_MAX_MS: i64 = 60 * 1000;
 
-/// How long to wait before looking again whether the same call, made by another, is over.
+/// The interval at which a caller checks whether an identical call has ended.
 pub const SAME_CALL_POLL: Duration = Duration::from_millis(50);
 
-/// See the module. Clones share everything.
+/// Clones share everything.
 #[derive(Clone)]
 pub struct ResponseCache {
     store: Arc<Store>,
@@ -37,28 +37,24 @@ pub struct ResponseCache {
 struct State {
     in_flight: HashSet<String>,
     newest: VecDeque<Arc<Bought>>,
-    /// Of their texts together.
     newest_bytes: usize,
 }
 
-/// What there is.
 pub enum CacheLookup {
-    /// The answer.
     Answer(Arc<Bought>),
-    /// Somebody is buying it.
+    /// An identical call is in flight.
     InFlight,
-    /// Nothing: it is to be bought, and others wait for it while this is held.
+    /// The caller makes the call; identical calls wait while it holds the guard.
     Nothing(FillGuard),
 }
 
-/// Held while an answer is bought.
+/// The exclusive right to make a call whose response is to be cached.
 pub struct FillGuard {
-    answers: ResponseCache,
+    cache: ResponseCache,
     key: String,
 }
 
 impl ResponseCache {
-    /// None yet, but for those in the database.
     pub fn new(store: Arc<Store>) -> Self {
         Self {
             store,
@@ -66,11 +62,11 @@ impl ResponseCache {
         }
     }
 
-    /// Looks for the answer of that key that is no older than `age_max`.
+    /// Looks for a response of at most that age.
     ///
     /// # Errors
-    /// When the database cannot be read.
-    pub fn look(&self, key: String, age_max: Duration, now: Timestamp) -> Result<CacheLookup> {
+    /// If the database cannot be read.
+    pub fn look(&self, key: &str, age_max: Duration, now: Timestamp) -> Result<CacheLookup> {
         let age_max_ms = i64::try_from(age_max.as_millis()).unwrap_or(i64::MAX);
         let since = Timestamp(now.0.saturating_sub(age_max_ms));
         let until = Timestamp(now.0.saturating_add(AHEAD_MAX_MS));
@@ -80,16 +76,18 @@ impl ResponseCache {
         if let Some(bought) = state.newest.iter().rev().find(is_it) {
             return Ok(CacheLookup::Answer(Arc::clone(bought)));
         }
-        if state.in_flight.contains(&key) {
+        if state.in_flight.contains(key) {
             return Ok(CacheLookup::InFlight);
         }
-        // Under the lock, so that of two who ask at once one buys.
-        if let Some(bought) = self.store.answer(&key, since, until)? {
+        // Under the lock, so that only one of two concurrent callers makes the call.
+        if let Some(bought) = self.store.answer(key, since, until)? {
             return Ok(CacheLookup::Answer(Arc::new(bought)));
         }
-        state.in_flight.insert(key.clone());
-        let answers = self.clone();
-        Ok(CacheLookup::Nothing(FillGuard { answers, key }))
+        state.in_flight.insert(key.to_owned());
+        Ok(CacheLookup::Nothing(FillGuard {
+            cache: self.clone(),
+            key: key.to_owned(),
+        }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -98,15 +96,11 @@ impl ResponseCache {
 }
 
 impl FillGuard {
-    /// What the answer is found under.
-    pub fn key(&self) -> &str {
-        &self.key
-    }
-
-    /// It was bought: others find it from now on. Gives it, to be stored.
-    pub fn done(self, bought: Bought) -> Arc<Bought> {
-        let bought = Arc::new(bought);
-        let mut state = self.answers.state();
+    /// Makes the response that `with_key` returns available to other callers, and returns it to be
+    /// stored.
+    pub fn done(self, with_key: impl FnOnce(String) -> Bought) -> Arc<Bought> {
+        let bought = Arc::new(with_key(self.key.clone()));
+        let mut state = self.cache.state();
         state.newest_bytes += bought.output.len();
         state.newest.push_back(Arc::clone(&bought));
         while (state.newest.len() > NEWEST_MAX || state.newest_bytes > NEWEST_BYTES_MAX)
@@ -121,13 +115,13 @@ impl FillGuard {
 
 impl Drop for FillGuard {
     fn drop(&mut self) {
-        self.answers.state().in_flight.remove(&self.key);
+        self.cache.state().in_flight.remove(&self.key);
     }
 }
 
-/// What the answer to a node's call is found under: SHA-256 of all that it depends on, in hexadecimal.
-/// `server` is who answers under the provider's name. What is marked for the provider's cache is not
-/// among it: it changes what a call costs, not what is asked.
+/// Returns the cache key of a node's call: SHA-256 in hexadecimal of everything that the response depends
+/// on. `server` is the kind and address behind the provider's name. Marks for the provider's prompt
+/// cache are left out, because they change only the cost.
 pub fn key_of(call: &Call, server: Option<(Kind, &str)>) -> String {
     let all = serde_json::json!([
         call.provider,
@@ -169,7 +163,7 @@ mod tests {
         let age_max = Duration::from_secs(60);
         let look = |call: &Call| {
             answers
-                .look(key_of(call, None), age_max, Timestamp(0))
+                .look(&key_of(call, None), age_max, Timestamp(0))
                 .unwrap()
         };
         for at in 0..40 {
@@ -177,8 +171,8 @@ mod tests {
             let CacheLookup::Nothing(fill) = look(&call) else {
                 panic!("bought before");
             };
-            let bought = Bought {
-                key: fill.key().to_owned(),
+            let bought = |key| Bought {
+                key,
                 at: Timestamp(0),
                 model: "m".into(),
                 output: "x".repeat(4 << 20),

@@ -1,15 +1,15 @@
-//! How a call is entered in the ledger: what its prompt is known by, what it cost, and what became of it.
+//! The ledger's side of a call: the hash of its prompt, its cost, and how it ended.
 
 use sha2::{Digest, Sha256};
 
 use crate::event::{CallStatus, Timestamp, Usage, UsageSource, hex};
 use crate::providers::{Answer, Call, Charge, Failure, FailureKind, Providers};
-use crate::store::Settlement;
+use crate::store::{Change, Settlement};
 
-/// What the ledger says of a call that an earlier process did not see the end of.
+/// The error of a row whose call was in flight when its process ended.
 const LOST_CALL: &str = "the server ended during the call; it may have been billed";
 
-/// SHA-256 of the prompt; of system prompt, a zero byte and prompt where there are both.
+/// SHA-256 of the prompt in hexadecimal. A system prompt and a zero byte precede it if there is one.
 pub fn prompt_hash(call: &Call) -> String {
     let mut hash = Sha256::new();
     if let Some(system) = &call.system {
@@ -20,7 +20,7 @@ pub fn prompt_hash(call: &Call) -> String {
     hex(&hash.finalize())
 }
 
-/// The settlement of a call that was answered; `began` says which prices were in force.
+/// The settlement of an answered call, by the prices in force when it `began`.
 pub fn answered(
     providers: &Providers,
     call: &Call,
@@ -46,7 +46,7 @@ pub fn answered(
     }
 }
 
-/// The settlement of a call that failed; `began` says which prices were in force.
+/// The settlement of a failed call, by the prices in force when it `began`.
 pub fn failed(
     providers: &Providers,
     call: &Call,
@@ -59,7 +59,7 @@ pub fn failed(
     } else if failure.usage.source != UsageSource::None {
         providers.charge(call, &failure.model, &failure.usage, began)
     } else if failure.may_have_been_billed() {
-        // Not 0: nobody knows.
+        // Unknown, which is not 0.
         Charge::default()
     } else {
         Charge::FREE
@@ -83,7 +83,7 @@ pub fn failed(
     }
 }
 
-/// The settlement of a call of which nothing more is known.
+/// The settlement of a call whose end is unknown.
 pub fn lost_call(id: i64, at: Timestamp) -> Settlement {
     Settlement {
         id,
@@ -97,4 +97,26 @@ pub fn lost_call(id: i64, at: Timestamp) -> Settlement {
         error: Some(LOST_CALL.to_owned()),
         at,
     }
+}
+
+/// The settlement of a call during which its thread panicked.
+pub fn panicked(id: i64, error: &str) -> Settlement {
+    Settlement {
+        error: Some(error.to_owned()),
+        ..lost_call(id, Timestamp::now())
+    }
+}
+
+/// Changes settlements to those of calls that were cancelled because the server stops: `UNKNOWN`, with
+/// the usage that is known.
+pub fn interrupted(changes: Vec<Change>) -> Vec<Change> {
+    let unknown = |change| match change {
+        Change::SettleCall(settlement) => Change::SettleCall(Settlement {
+            usage: settlement.usage,
+            latency_ms: settlement.latency_ms,
+            ..lost_call(settlement.id, settlement.at)
+        }),
+        other => other,
+    };
+    changes.into_iter().map(unknown).collect()
 }

@@ -1,0 +1,466 @@
+//! The one way in which a call is made, for the engine's workers, the gateway's clients and trials:
+//!
+//! ```text
+//! response cache ─▶ rate-limit permit ─▶ intent with its budget reservation ─▶ provider
+//!     ─▶ usage, price ─▶ settlement
+//! ```
+//!
+//! [`Calls::prepare`] does the part before the intent and never blocks; [`Calls::wait`] does the same
+//! for callers that may block. [`Calls::make`] commits the intent, makes the call and computes the
+//! settlement. How the call ended is a [`CallOutcome`]. What is still to be committed comes back
+//! as changes, because the engine commits them with the end of the node; other callers pass them to
+//! [`Calls::settle`].
+
+mod response_cache;
+mod settlement;
+mod settlement_queue;
+#[cfg(test)]
+mod tests;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use self::response_cache::{CacheLookup, ResponseCache, key_of};
+pub use self::response_cache::{FillGuard, SAME_CALL_POLL};
+pub use self::settlement::{interrupted, lost_call, prompt_hash};
+use self::settlement_queue::SettlementQueue;
+use crate::error::{Error, Result};
+use crate::event::{RefusedBy, Timestamp};
+use crate::journal::Journal;
+use crate::providers::{Answer, CacheWrites, Call, Cancel, Failure, Permit, Providers};
+use crate::store::{Bought, Change, NewCall, Receipt, Store};
+use crate::threads::{Threads, panic_message};
+
+/// A caller that would wait longer than this for its permit is refused at once. Calls of flows that
+/// arrive later take every other permit, so the wait can double; after that the caller is refused.
+pub const PERMIT_WAIT_MAX: Duration = Duration::from_secs(60);
+/// How often a blocked caller checks whether its client is still there.
+pub const WATCH_INTERVAL: Duration = Duration::from_millis(250);
+/// Stack of the thread that commits settlements.
+const STACK_BYTES: usize = 64 << 10;
+
+/// Where the size of a call's prompt is known from.
+#[derive(Clone, Copy, Debug)]
+pub enum PromptSize {
+    /// From the texts of the call.
+    OfCall,
+    /// The prompt is in a client's request body.
+    OfBody {
+        /// The expected size in bytes, for the rate limit.
+        bytes: u64,
+        /// The largest possible size in bytes, for the budget reservation.
+        bytes_max: u64,
+        /// The parts that may be written to the provider's prompt cache.
+        cache_writes: CacheWrites,
+    },
+}
+
+/// A call and its row in the ledger.
+pub struct CallRequest<'a> {
+    pub call: &'a Call,
+    /// Without the time and the reservation, which are set when the intent is committed.
+    pub row: NewCall,
+    pub prompt: PromptSize,
+    /// The key and the maximum age of a stored response that will do.
+    pub cache: Option<(String, Duration)>,
+    /// The client brings its own key, so the configured one may be missing.
+    pub has_own_key: bool,
+}
+
+/// What a call needs to be made; returned to its owners if dropped.
+pub struct Held {
+    permit: Permit,
+    /// The exclusive right to fill the cache. Identical calls wait for it.
+    fill: Option<FillGuard>,
+}
+
+/// The state of a call before its intent.
+pub enum Prepared {
+    /// The call may be made now.
+    Ready(Held),
+    /// The caller prepares again after `wait`.
+    Deferred {
+        wait: Duration,
+        held: Option<Held>,
+        reason: WaitReason,
+    },
+    /// No call is made.
+    Over(Ended),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaitReason {
+    /// An identical call is in flight.
+    SameCall,
+    /// The provider's rate limit.
+    RateLimit,
+}
+
+/// How a call ended.
+pub enum CallOutcome {
+    Answered(Answer),
+    /// A stored response is reused; no call was made.
+    Cached(Arc<Bought>),
+    /// A hard budget has too little left; no call was made.
+    OverBudget(String),
+    /// No permit within [`PERMIT_WAIT_MAX`]; no call was made. Holds the remaining wait.
+    RateLimited(Duration),
+    /// The identical call of another caller took too long; no call was made.
+    SameCallTimeout,
+    /// The provider is unknown or lacks its key; no call was made and no row is written.
+    NotConfigured(String),
+    /// Cancelled before it left, or the client has left; no call was made.
+    Cancelled,
+    /// The intent could not be committed; no call was made.
+    NotCommitted(Error),
+    /// The provider's error, a timeout, or a cancelled call.
+    Failed(Box<Failure>),
+    /// A bug; the row is settled as `UNKNOWN`.
+    Panicked(String),
+}
+
+/// The end of a call.
+pub struct Ended {
+    pub outcome: CallOutcome,
+    /// Changes that are still to be committed, in order.
+    pub changes: Vec<Change>,
+}
+
+impl Ended {
+    fn without_row(outcome: CallOutcome) -> Self {
+        let changes = Vec::new();
+        Self { outcome, changes }
+    }
+
+    /// Whether the call has a row in the ledger, or will have one once its changes are committed.
+    pub fn has_row(&self) -> bool {
+        !self.changes.is_empty()
+    }
+}
+
+/// A complete answer in the form in which it is cached.
+pub struct Filled {
+    pub fill: FillGuard,
+    pub output: String,
+    pub content_type: Option<String>,
+}
+
+/// The result of a call at the provider. [`Filled`] only if the answer is to be cached.
+pub type Exchanged = (std::result::Result<Answer, Box<Failure>>, Option<Filled>);
+
+/// A caller that blocks.
+pub struct Waiter<'a> {
+    pub cancel: &'a Cancel,
+    pub has_left: &'a dyn Fn() -> bool,
+}
+
+/// Makes calls. Clones share everything.
+#[derive(Clone)]
+pub struct Calls {
+    store: Arc<Store>,
+    providers: Arc<Providers>,
+    cache: ResponseCache,
+    settlements: Arc<SettlementQueue>,
+    threads: Arc<Threads>,
+}
+
+impl Calls {
+    /// Starts the thread that commits settlements.
+    ///
+    /// # Errors
+    /// If the system cannot start another thread.
+    pub fn start(store: Arc<Store>, journal: Journal, providers: Arc<Providers>) -> Result<Self> {
+        let calls = Self {
+            cache: ResponseCache::new(Arc::clone(&store)),
+            settlements: Arc::new(SettlementQueue::new(journal)),
+            threads: Arc::default(),
+            store,
+            providers,
+        };
+        let settlements = Arc::clone(&calls.settlements);
+        calls
+            .threads
+            .spawn("settlements", STACK_BYTES, move || settlements.run())?;
+        Ok(calls)
+    }
+
+    /// Commits all settlements that wait. Later ones are committed at once.
+    pub fn shutdown(&self, deadline: Instant) {
+        self.settlements.end();
+        self.threads.join(deadline);
+    }
+
+    pub fn providers(&self) -> &Arc<Providers> {
+        &self.providers
+    }
+
+    /// Returns the cache key of a call whose texts are in it.
+    pub fn cache_key(&self, call: &Call) -> String {
+        key_of(call, self.providers.server_of(&call.provider))
+    }
+
+    /// Looks for a stored response, then for a permit. Never blocks. `held` is what an earlier
+    /// [`Prepared::Deferred`] returned.
+    pub fn prepare(&self, request: &CallRequest<'_>, held: Option<Held>) -> Prepared {
+        let held = match held {
+            Some(held) => held,
+            None => match self.enter(request) {
+                Ok(held) => held,
+                Err(prepared) => return *prepared,
+            },
+        };
+        match held.permit.wait(Instant::now()) {
+            Duration::ZERO => Prepared::Ready(held),
+            wait => Prepared::Deferred {
+                wait,
+                held: Some(held),
+                reason: WaitReason::RateLimit,
+            },
+        }
+    }
+
+    /// Joins the queue for a permit, unless the call is answered or refused without one.
+    fn enter(&self, request: &CallRequest<'_>) -> std::result::Result<Held, Box<Prepared>> {
+        let fill = match &request.cache {
+            Some((key, age_max)) => self.look_up(request, key, *age_max)?,
+            None => None,
+        };
+        let call = request.call;
+        if !request.has_own_key
+            && let Err(why) = self.providers.check(&call.provider)
+        {
+            let ended = Ended::without_row(CallOutcome::NotConfigured(why));
+            return Err(Box::new(Prepared::Over(ended)));
+        }
+        let permit = match request.prompt {
+            PromptSize::OfCall => self.providers.permit(call),
+            PromptSize::OfBody { bytes, .. } => self.providers.permit_for(call, bytes),
+        };
+        // A call that its budget refuses need not wait. The journal checks again.
+        if !permit.wait(Instant::now()).is_zero() {
+            let row = self.intent(request);
+            if let Err(Error::Budget(why)) = self.store.check_budgets(&row) {
+                let ended = over_budget(row, why, Vec::new());
+                return Err(Box::new(Prepared::Over(ended)));
+            }
+        }
+        Ok(Held { permit, fill })
+    }
+
+    fn look_up(
+        &self,
+        request: &CallRequest<'_>,
+        key: &str,
+        age_max: Duration,
+    ) -> std::result::Result<Option<FillGuard>, Box<Prepared>> {
+        match self.cache.look(key, age_max, Timestamp::now()) {
+            Ok(CacheLookup::Nothing(fill)) => Ok(Some(fill)),
+            Ok(CacheLookup::InFlight) => Err(Box::new(Prepared::Deferred {
+                wait: SAME_CALL_POLL,
+                held: None,
+                reason: WaitReason::SameCall,
+            })),
+            Ok(CacheLookup::Answer(bought)) => {
+                let change = Change::BookCached {
+                    call: NewCall {
+                        at: Timestamp::now(),
+                        ..request.row.clone()
+                    },
+                    model: bought.model.clone(),
+                    saved: bought.cost,
+                };
+                Err(Box::new(Prepared::Over(Ended {
+                    outcome: CallOutcome::Cached(bought),
+                    changes: vec![change],
+                })))
+            }
+            // The call can still be made.
+            Err(error) => {
+                log::warn!("cannot look up a cached response: {error}");
+                Ok(None)
+            }
+        }
+    }
+
+    /// As [`Calls::prepare`], but blocks until the call may be made.
+    ///
+    /// # Errors
+    /// The end of a call that is not made.
+    pub fn wait(
+        &self,
+        request: &CallRequest<'_>,
+        waiter: &Waiter<'_>,
+    ) -> std::result::Result<Held, Box<Ended>> {
+        let without_row = |outcome| Box::new(Ended::without_row(outcome));
+        let began = Instant::now();
+        let mut held = None;
+        let mut permit_until = None;
+        loop {
+            let (wait, until, outcome) = match self.prepare(request, held) {
+                // Checked last, because a call whose client has left is not made.
+                Prepared::Ready(_) if (waiter.has_left)() => {
+                    return Err(without_row(CallOutcome::Cancelled));
+                }
+                Prepared::Ready(held) => return Ok(held),
+                Prepared::Over(ended) => return Err(Box::new(ended)),
+                Prepared::Deferred {
+                    wait,
+                    held: kept,
+                    reason,
+                } => {
+                    held = kept;
+                    match reason {
+                        // As long as the other call may wait and take. If it fails, one of its
+                        // waiters makes the call.
+                        WaitReason::SameCall => {
+                            let total = self.providers.timeouts_of(request.call).total;
+                            let until = began + 2 * PERMIT_WAIT_MAX + total;
+                            (wait, until, CallOutcome::SameCallTimeout)
+                        }
+                        WaitReason::RateLimit => {
+                            let now = Instant::now();
+                            if permit_until.is_none() && wait > PERMIT_WAIT_MAX {
+                                return Err(without_row(CallOutcome::RateLimited(wait)));
+                            }
+                            let until = *permit_until.get_or_insert(now + 2 * PERMIT_WAIT_MAX);
+                            (wait, until, CallOutcome::RateLimited(wait))
+                        }
+                    }
+                }
+            };
+            let now = Instant::now();
+            if now >= until {
+                return Err(without_row(outcome));
+            }
+            let pause = wait.min(WATCH_INTERVAL).min(until - now);
+            if (waiter.has_left)() || waiter.cancel.wait(pause) {
+                return Err(without_row(CallOutcome::Cancelled));
+            }
+        }
+    }
+
+    /// Commits the intent, after `before` and in the same transaction, makes the call through
+    /// `exchange`, and computes its settlement. If the intent cannot be committed, `before` is among
+    /// the changes of [`Ended`].
+    pub fn make(
+        &self,
+        request: &CallRequest<'_>,
+        held: Held,
+        before: Vec<Change>,
+        exchange: impl FnOnce(Option<FillGuard>) -> Exchanged,
+    ) -> Ended {
+        let row = self.intent(request);
+        let mut changes = before.clone();
+        changes.push(Change::OpenCall(row.clone()));
+        let id = match self.settlements.commit_with(changes) {
+            Ok(Receipt::Call(entry)) => entry.id,
+            Ok(_) => {
+                let error = Error::internal("the journal returned no ledger row");
+                return Ended::without_row(CallOutcome::NotCommitted(error));
+            }
+            Err(Error::Budget(why)) => return over_budget(row, why, before),
+            Err(error) => {
+                return Ended {
+                    outcome: CallOutcome::NotCommitted(error),
+                    changes: before,
+                };
+            }
+        };
+        held.permit.used();
+        let began = Timestamp::now();
+        let exchanged = catch_unwind(AssertUnwindSafe(|| exchange(held.fill)));
+        let (providers, call) = (&self.providers, request.call);
+        match exchanged {
+            Ok((Ok(answer), filled)) => {
+                let settlement = settlement::answered(providers, call, id, &answer, began);
+                let kept = filled.map(|filled| filled.done(&answer.model, &settlement));
+                let mut changes = vec![Change::SettleCall(settlement)];
+                changes.extend(kept.map(Change::KeepAnswer));
+                Ended {
+                    outcome: CallOutcome::Answered(answer),
+                    changes,
+                }
+            }
+            Ok((Err(failure), _)) => {
+                let settlement = settlement::failed(providers, call, id, &failure, began);
+                Ended {
+                    outcome: CallOutcome::Failed(failure),
+                    changes: vec![Change::SettleCall(settlement)],
+                }
+            }
+            Err(panic) => {
+                let message = panic_message(panic.as_ref());
+                let error = format!("internal error during the call: {message}");
+                log::error!("{error}");
+                let settlement = settlement::panicked(id, &error);
+                Ended {
+                    outcome: CallOutcome::Panicked(error),
+                    changes: vec![Change::SettleCall(settlement)],
+                }
+            }
+        }
+    }
+
+    /// The row as it is committed before the call, with the worst case of its cost reserved.
+    fn intent(&self, request: &CallRequest<'_>) -> NewCall {
+        let (call, at) = (request.call, Timestamp::now());
+        let reserve = match request.prompt {
+            PromptSize::OfCall => self.providers.reserve(call, at),
+            PromptSize::OfBody {
+                bytes_max,
+                cache_writes,
+                ..
+            } => self
+                .providers
+                .reserve_for(call, bytes_max, cache_writes, at),
+        };
+        NewCall {
+            at,
+            reserve,
+            ..request.row.clone()
+        }
+    }
+
+    /// Commits the settlement of a call soon, without waiting: with the next intent, or after a few
+    /// milliseconds.
+    pub fn settle(&self, changes: Vec<Change>) {
+        self.settlements.settle(changes);
+    }
+
+    /// Commits the row of a call that was not made, so that its client can see it. If the disk is full,
+    /// the row is committed once there is room.
+    ///
+    /// # Errors
+    /// As [`Journal::commit`].
+    pub fn commit(&self, changes: Vec<Change>) -> Result<()> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        self.settlements.commit_with(changes).map(drop)
+    }
+}
+
+impl Filled {
+    /// Other callers find the answer from now on; it is still to be stored.
+    fn done(self, model: &str, settlement: &crate::store::Settlement) -> Arc<Bought> {
+        self.fill.done(|key| Bought {
+            key,
+            at: settlement.at,
+            model: model.to_owned(),
+            output: self.output,
+            content_type: self.content_type,
+            cost: settlement.cost,
+        })
+    }
+}
+
+/// The end of a call that no budget allows. The refusal is a row of its own.
+fn over_budget(row: NewCall, why: String, before: Vec<Change>) -> Ended {
+    let mut changes = before;
+    changes.push(Change::RefuseCall(row, RefusedBy::Budget, why.clone()));
+    Ended {
+        outcome: CallOutcome::OverBudget(why),
+        changes,
+    }
+}

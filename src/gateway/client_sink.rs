@@ -1,0 +1,80 @@
+//! The client as the sink of an answer, which is recorded on its way if it is to be cached.
+
+use super::cache::{CACHED_HEADER, Recording};
+use super::operation::Operation;
+use crate::calls::{FillGuard, Filled};
+use crate::listener::ResponseWriter;
+use crate::providers::{AnswerHead, ResponseSink};
+
+pub(super) struct ClientSink<'a, 'b> {
+    reply: &'a mut ResponseWriter<'b>,
+    /// The client asked for a cached answer, so it learns that this one is not.
+    shows_miss: bool,
+    recording: Option<Recording>,
+}
+
+impl<'a, 'b> ClientSink<'a, 'b> {
+    pub(super) fn new(
+        operation: &Operation<'_>,
+        fill: Option<FillGuard>,
+        reply: &'a mut ResponseWriter<'b>,
+    ) -> Self {
+        Self {
+            reply,
+            shows_miss: operation.cache_age.is_some(),
+            recording: fill.map(Recording::new),
+        }
+    }
+
+    /// Returns the answer if it is complete and to be cached.
+    pub(super) fn into_filled(self) -> Option<Filled> {
+        self.recording.and_then(Recording::into_filled)
+    }
+
+    fn fields<'c>(&self, head: &'c AnswerHead) -> Vec<(&'c str, &'c str)> {
+        let all = head.headers.iter();
+        all.map(|(name, value)| (name.as_str(), value.as_str()))
+            .chain(self.shows_miss.then_some((CACHED_HEADER, "false")))
+            .collect()
+    }
+
+    /// If the recording gives up, callers that wait for it make the call themselves.
+    fn record(&mut self, see: impl FnOnce(&mut Recording) -> bool) {
+        if self.recording.as_mut().is_some_and(|kept| !see(kept)) {
+            self.recording = None;
+        }
+    }
+}
+
+impl ResponseSink for ClientSink<'_, '_> {
+    fn whole(&mut self, head: &AnswerHead, body: &[u8]) -> bool {
+        self.record(|kept| kept.begin(head) && kept.push(body));
+        self.record(|kept| {
+            kept.end(true);
+            true
+        });
+        let fields = self.fields(head);
+        self.reply.whole(head.status, &fields, body)
+    }
+
+    fn begin(&mut self, head: &AnswerHead) -> bool {
+        self.record(|kept| kept.begin(head));
+        let fields = self.fields(head);
+        self.reply.begin(head.status, &fields)
+    }
+
+    fn piece(&mut self, bytes: &[u8]) -> bool {
+        // First to the client.
+        let is_taken = self.reply.piece(bytes);
+        self.record(|kept| kept.push(bytes));
+        is_taken
+    }
+
+    fn end(&mut self, is_whole: bool) {
+        self.record(|kept| {
+            kept.end(is_whole);
+            true
+        });
+        self.reply.end();
+    }
+}
