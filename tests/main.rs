@@ -2,7 +2,6 @@
 //!
 //! - `access`: token, names and origins; no secret is ever written down.
 //! - `aimock`: an implementation of the providers' APIs that is not ours, as a child process.
-//! - `answers`: what was bought before is taken again where a node says so.
 //! - `bad_input`: whatever comes over the wire gets a clear answer and leaves nothing behind.
 //! - `binary`: the program itself as a child process.
 //! - `browser`: a real headless Chromium with deadlines, which leaves nothing behind.
@@ -24,6 +23,7 @@
 //! - `interop`: the official SDKs of OpenAI and Anthropic as clients.
 //! - `invariants`: what holds for every head and every message of a client, tried on the corpora of
 //!   the fuzz targets.
+//! - `layers`: which module may use which, and which crate is at home where.
 //! - `limits`: what is too deep, too much or cut short harms nobody.
 //! - `maps`: a call for each item of a list: in order, at once, failing, again after a restart.
 //! - `nodes`: inputs, conditions, templates and outputs, and how runs go around them.
@@ -39,6 +39,7 @@
 //! - `prompt_cache`: what is marked for a provider's prompt cache, and what that costs at most.
 //! - `providers`: what providers answer, refuse and break off, and what the ledger says of it.
 //! - `replay`: what a client missed comes after `since`, once and in order.
+//! - `response_cache`: a stored response is reused if a node allows it.
 //! - `retries`: what a node may do about its failure: try again, ask another, go on without.
 //! - `runs`: the exact messages of a run, well and failing; cancel; restart.
 //! - `triggers`: webhooks, their secrets and keys; schedules, their times missed and run.
@@ -67,6 +68,7 @@ mod history;
 mod hub;
 mod interop;
 mod invariants;
+mod layers;
 mod limits;
 mod maps;
 mod nodes;
