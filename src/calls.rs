@@ -155,6 +155,12 @@ pub struct Waiter<'a> {
     pub has_left: &'a dyn Fn() -> bool,
 }
 
+impl Waiter<'_> {
+    fn is_over(&self) -> bool {
+        self.cancel.is_cancelled() || (self.has_left)()
+    }
+}
+
 /// Makes calls. Clones share everything.
 #[derive(Clone)]
 pub struct Calls {
@@ -203,6 +209,18 @@ impl Calls {
     /// Looks for a stored response, then for a permit. Never blocks. `held` is what an earlier
     /// [`Prepared::Deferred`] returned.
     pub fn prepare(&self, request: &CallRequest<'_>, held: Option<Held>) -> Prepared {
+        self.prepare_within(request, held, Duration::MAX)
+    }
+
+    /// As [`Calls::prepare`], but refuses a call whose first estimate of its wait for a permit is longer
+    /// than `wait_max`.
+    fn prepare_within(
+        &self,
+        request: &CallRequest<'_>,
+        held: Option<Held>,
+        wait_max: Duration,
+    ) -> Prepared {
+        let is_new = held.is_none();
         let held = match held {
             Some(held) => held,
             None => match self.enter(request) {
@@ -210,17 +228,28 @@ impl Calls {
                 Err(prepared) => return *prepared,
             },
         };
-        match held.permit.wait(Instant::now()) {
-            Duration::ZERO => Prepared::Ready(held),
-            wait => Prepared::Deferred {
-                wait,
-                held: Some(held),
-                reason: WaitReason::RateLimit,
-            },
+        let wait = held.permit.wait(Instant::now());
+        if wait.is_zero() {
+            return Prepared::Ready(held);
+        }
+        if is_new && wait > wait_max {
+            return Prepared::Over(Ended::without_row(CallOutcome::RateLimited(wait)));
+        }
+        // A call that its budget refuses need not wait. The journal checks again.
+        let row = is_new.then(|| self.intent(request));
+        if let Some(row) = row
+            && let Err(Error::Budget(why)) = self.store.check_budgets(&row)
+        {
+            return Prepared::Over(over_budget(row, why, Vec::new()));
+        }
+        Prepared::Deferred {
+            wait,
+            held: Some(held),
+            reason: WaitReason::RateLimit,
         }
     }
 
-    /// Joins the queue for a permit, unless the call is answered or refused without one.
+    /// Joins the queue for a permit, unless the call needs none.
     fn enter(&self, request: &CallRequest<'_>) -> std::result::Result<Held, Box<Prepared>> {
         let fill = match &request.cache {
             Some((key, age_max)) => self.look_up(request, key, *age_max)?,
@@ -237,14 +266,6 @@ impl Calls {
             PromptSize::OfCall => self.providers.permit(call),
             PromptSize::OfBody { bytes, .. } => self.providers.permit_for(call, bytes),
         };
-        // A call that its budget refuses need not wait. The journal checks again.
-        if !permit.wait(Instant::now()).is_zero() {
-            let row = self.intent(request);
-            if let Err(Error::Budget(why)) = self.store.check_budgets(&row) {
-                let ended = over_budget(row, why, Vec::new());
-                return Err(Box::new(Prepared::Over(ended)));
-            }
-        }
         Ok(Held { permit, fill })
     }
 
@@ -292,16 +313,12 @@ impl Calls {
         request: &CallRequest<'_>,
         waiter: &Waiter<'_>,
     ) -> std::result::Result<Held, Box<Ended>> {
-        let without_row = |outcome| Box::new(Ended::without_row(outcome));
         let began = Instant::now();
         let mut held = None;
-        let mut permit_until = None;
         loop {
-            let (wait, until, outcome) = match self.prepare(request, held) {
-                // Checked last, because a call whose client has left is not made.
-                Prepared::Ready(_) if (waiter.has_left)() => {
-                    return Err(without_row(CallOutcome::Cancelled));
-                }
+            let (wait, reason) = match self.prepare_within(request, held, PERMIT_WAIT_MAX) {
+                // Checked last, because a call that is not wanted any more is not made.
+                Prepared::Ready(_) if waiter.is_over() => break,
                 Prepared::Ready(held) => return Ok(held),
                 Prepared::Over(ended) => return Err(Box::new(ended)),
                 Prepared::Deferred {
@@ -310,34 +327,28 @@ impl Calls {
                     reason,
                 } => {
                     held = kept;
-                    match reason {
-                        // As long as the other call may wait and take. If it fails, one of its
-                        // waiters makes the call.
-                        WaitReason::SameCall => {
-                            let total = self.providers.timeouts_of(request.call).total;
-                            let until = began + 2 * PERMIT_WAIT_MAX + total;
-                            (wait, until, CallOutcome::SameCallTimeout)
-                        }
-                        WaitReason::RateLimit => {
-                            let now = Instant::now();
-                            if permit_until.is_none() && wait > PERMIT_WAIT_MAX {
-                                return Err(without_row(CallOutcome::RateLimited(wait)));
-                            }
-                            let until = *permit_until.get_or_insert(now + 2 * PERMIT_WAIT_MAX);
-                            (wait, until, CallOutcome::RateLimited(wait))
-                        }
-                    }
+                    (wait, reason)
                 }
             };
-            let now = Instant::now();
-            if now >= until {
-                return Err(without_row(outcome));
+            let (wait_max, too_late) = match reason {
+                WaitReason::RateLimit => (2 * PERMIT_WAIT_MAX, CallOutcome::RateLimited(wait)),
+                // As long as the other call may wait and take. If it fails, one of its waiters makes
+                // the call.
+                WaitReason::SameCall => {
+                    let total = self.providers.timeouts_of(request.call).total;
+                    (2 * PERMIT_WAIT_MAX + total, CallOutcome::SameCallTimeout)
+                }
+            };
+            let left = wait_max.saturating_sub(began.elapsed());
+            if left.is_zero() {
+                return Err(Box::new(Ended::without_row(too_late)));
             }
-            let pause = wait.min(WATCH_INTERVAL).min(until - now);
+            let pause = wait.min(WATCH_INTERVAL).min(left);
             if (waiter.has_left)() || waiter.cancel.wait(pause) {
-                return Err(without_row(CallOutcome::Cancelled));
+                break;
             }
         }
+        Err(Box::new(Ended::without_row(CallOutcome::Cancelled)))
     }
 
     /// Commits the intent, after `before` and in the same transaction, makes the call through

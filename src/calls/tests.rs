@@ -20,6 +20,7 @@ impl Publish for NoViewers {
 struct Rig {
     calls: Calls,
     journal: Journal,
+    thread: Option<std::thread::JoinHandle<()>>,
     store: Arc<Store>,
     _dir: TempDir,
 }
@@ -34,7 +35,7 @@ impl Rig {
         let (store, writer) = Store::open(dir.path()).unwrap();
         let store = Arc::new(store);
         let on_fatal = Arc::new(|_: &str| {});
-        let (journal, _) =
+        let (journal, thread) =
             Journal::start(writer, Box::new(NoViewers), Retention::default(), on_fatal).unwrap();
         let echo = ProviderConfig {
             kind: Kind::Echo,
@@ -52,6 +53,7 @@ impl Rig {
         Self {
             calls,
             journal,
+            thread: Some(thread),
             store,
             _dir: dir,
         }
@@ -79,9 +81,14 @@ impl Rig {
         }
     }
 
+    fn stop_journal(&mut self) {
+        self.journal.shutdown();
+        self.thread.take().unwrap().join().unwrap();
+    }
+
     /// Sets a hard budget that allows one token.
     fn allow_one_token(&self) {
-        let all = json!([{"name": "tiny", "per": "total", "limitTokens": 1}]);
+        let all = json!({"budgets": [{"name": "tiny", "per": "day", "limitTokens": 1}]});
         let all = crate::budget::parse_all(all).unwrap();
         let change = Change::SetBudgets { all, version: None };
         self.journal.commit_one(change).unwrap();
@@ -254,8 +261,8 @@ fn a_failed_call_keeps_its_usage_when_the_server_stops() {
 
 #[test]
 fn no_call_is_made_without_a_committed_intent() {
-    let rig = Rig::new();
-    rig.journal.shutdown();
+    let mut rig = Rig::new();
+    rig.stop_journal();
     let call = call();
     let request = rig.request(&call);
     let Prepared::Ready(held) = rig.calls.prepare(&request, None) else {
