@@ -35,7 +35,7 @@ use crate::flow::{Graph, TEMPLATE_STACK_BYTES_MIN};
 use crate::hub::Hub;
 use crate::journal::Journal;
 use crate::providers::Providers;
-use crate::store::{Change, FlowRecord, LeftOver, NewRun, Store};
+use crate::store::{Change, FlowRecord, LeftOver, NewRun, RunEnd, RunStart, Store};
 use crate::threads::{OnFatal, Pool, vital};
 
 /// Stack of a worker: TLS handshakes and template rendering are its deepest work.
@@ -298,14 +298,14 @@ impl Engine {
         let data: Value = serde_json::from_str(&run.graph).unwrap_or_default();
         let graph = self.parse(&data)?;
         self.take_place()?;
-        let resume = Change::ResumeRun {
+        let resume = Change::ResumeRun(RunStart {
             flow_id: run.flow_id,
             run_id: run.id.clone(),
-            name: run.flow_name.clone(),
+            flow_name: run.flow_name.clone(),
             node_count: graph.nodes().len(),
             trigger: run.trigger.clone(),
             at: Timestamp::now(),
-        };
+        });
         let resumed = self.journal.commit_one(resume);
         // As it is now: nobody else goes on with it, and what had failed waits again.
         let open = resumed.and_then(|_| self.store.open_run(run_id));
@@ -428,14 +428,14 @@ impl Engine {
         let Ok((run, _)) = self.store.run(run_id) else {
             return;
         };
-        let end = Change::FinishRun {
+        let end = Change::FinishRun(RunEnd {
             flow_id: run.flow_id,
             run_id: run.id,
             status: RunStatus::Failed,
             error: Some(format!("the run cannot go on: {error}")),
             error_node: None,
             at: Timestamp::now(),
-        };
+        });
         let id = run_id.to_owned();
         let done = Box::new(move |result: Result<_>| {
             if let Err(error) = result {

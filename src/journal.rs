@@ -5,7 +5,6 @@
 //! whoever waited. So viewers are never told of something that did not happen, the order of `seq`
 //! is the order of broadcasts, and the busier the server, the cheaper a row (group commit).
 
-mod announce;
 mod calls;
 mod retention_clock;
 mod retries;
@@ -370,7 +369,12 @@ impl State {
         for (entry, result) in entries.into_iter().zip(results) {
             match result {
                 None => refused.push(entry),
-                Some(Err(error)) if entry.may_be_retried(&error) => refused.push(entry),
+                Some(Err(error)) if entry.may_be_retried(&error) => {
+                    if refused.is_empty() {
+                        log::error!("a change cannot be written, trying again: {error}");
+                    }
+                    refused.push(entry);
+                }
                 Some(result) => answers.push((
                     entry,
                     result.map(|written| {
@@ -537,11 +541,11 @@ fn write_entry(batch: &mut Batch<'_>, changes: &[Change]) -> Result<Written> {
     let mut receipts = Vec::with_capacity(changes.len());
     let mut messages = Vec::new();
     for change in changes {
-        let receipt = batch.apply(change)?;
-        for event in announce::events(change, &receipt) {
-            messages.push(log_event(batch, &event)?);
+        let applied = batch.apply(change)?;
+        for event in &applied.events {
+            messages.push(log_event(batch, event)?);
         }
-        receipts.push(receipt);
+        receipts.push(applied.receipt);
     }
     Ok(Written { receipts, messages })
 }

@@ -175,7 +175,9 @@ fn paths_after(prefix: &str, code: &str) -> BTreeSet<String> {
             let name: &str = &part[..part.find(|c| !is_name(c)).unwrap_or(part.len())];
             let after = &part[name.len()..];
             // A path goes on, or a module is imported as such; anything else is a function.
-            if !name.is_empty() && (after.starts_with("::") || after.starts_with([';', ',', '}', ' '])) {
+            if !name.is_empty()
+                && (after.starts_with("::") || after.starts_with([';', ',', '}', ' ']))
+            {
                 found.insert(name.to_owned());
             }
         }
@@ -224,7 +226,8 @@ fn assert_acyclic(place: &str, uses: &Uses) {
 
 #[test]
 fn paths_are_read_as_the_compiler_reads_them() {
-    let code = "use crate::{a::{B, C}, d};\nuse crate::e::F;\nlet x = crate::g::h();\nother_crate::i::J";
+    let code =
+        "use crate::{a::{B, C}, d};\nuse crate::e::F;\nlet x = crate::g::h();\nother_crate::i::J";
     let found: Vec<String> = paths_after("crate::", code).into_iter().collect();
     assert_eq!(found, ["a", "d", "e", "g"]);
 }

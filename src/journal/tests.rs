@@ -6,8 +6,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::event::RunStatus;
-use crate::settlement::lost_call;
-use crate::store::{NewCall, NewRun, Store, alter};
+use crate::store::{NewFlow, NewRun, RunEnd, RunStart, Store, alter, testing};
 
 /// Keeps what is published.
 #[derive(Clone, Default)]
@@ -47,35 +46,35 @@ fn queue(id: &str) -> Change {
 }
 
 fn start(run_id: &str) -> Change {
-    Change::StartRun {
+    Change::StartRun(RunStart {
         flow_id: 1,
         run_id: run_id.into(),
-        name: "f".into(),
+        flow_name: "f".into(),
         node_count: 1,
         trigger: "api".into(),
         at: Timestamp(2),
-    }
+    })
 }
 
 fn finish(run_id: &str) -> Change {
-    Change::FinishRun {
+    Change::FinishRun(RunEnd {
         flow_id: 1,
         run_id: run_id.into(),
         status: RunStatus::Completed,
         error: None,
         error_node: None,
         at: Timestamp(3),
-    }
+    })
 }
 
 /// A change that the database takes whatever else it refuses.
 fn accepted() -> Change {
-    Change::CreateFlow {
+    Change::CreateFlow(NewFlow {
         name: "f".into(),
         document: "{}".into(),
         origin: None,
         at: Timestamp(1),
-    }
+    })
 }
 
 /// Makes the database refuse changes of a table as a full disk would, until [`REFUSED_NO_MORE`].
@@ -130,25 +129,11 @@ fn a_refused_entry_leaves_no_trace_in_its_batch() {
 
 /// Has `count` calls settled that the database refuses to settle, and returns once all are kept.
 fn refused_settlements(dir: &Path, store: &Store, journal: &Journal, count: usize) {
-    let call = NewCall {
-        at: Timestamp(1),
-        flow_id: None,
-        run_id: None,
-        node_id: None,
-        attempt: 1,
-        operation_id: "o".into(),
-        provider: "p".into(),
-        model: "m".into(),
-        role: None,
-        prompt_hash: String::new(),
-        key_name: None,
-        tags: None,
-        reserve: crate::budget::Reserve::default(),
-    };
+    let call = testing::new_call(Timestamp(1));
     journal.commit(vec![Change::OpenCall(call); count]).unwrap();
     refuse(dir, "UPDATE ON ledger");
     for row in store.pending_calls().unwrap() {
-        let settle = Change::SettleCall(lost_call(row.id, Timestamp(2)));
+        let settle = Change::SettleCall(testing::settlement(row.id, Timestamp(2)));
         let done = Box::new(|result: Result<_>| assert!(result.is_ok()));
         journal.submit_retried(vec![settle], done).unwrap();
     }
