@@ -15,7 +15,7 @@ use flowledger::event::Timestamp;
 use flowledger::optimizer::{Pass, Wanted};
 use flowledger::providers::{Cancel, Kind, ProviderConfig, Providers, Timeouts};
 use flowledger::secret::Secret;
-use flowledger::store::{Change, Store};
+use flowledger::store::{Change, NewFlow, Store};
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::json;
 
@@ -38,12 +38,12 @@ fn main() {
     let now = Timestamp::now();
     for flow in 0..FLOWS {
         let document = document(flow).to_string();
-        let change = Change::CreateFlow {
+        let change = Change::CreateFlow(NewFlow {
             name: format!("Flow {flow}"),
             document,
             origin: None,
             at: now,
-        };
+        });
         writer.transaction(|batch| batch.apply(&change)).unwrap();
     }
     fill::fill(dir.path(), CALLS, now.0);

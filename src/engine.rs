@@ -30,18 +30,20 @@ use self::run::{ActiveRun, Unit};
 use self::work::{Job, Outcome, Worker};
 use crate::calls::{Calls, lost_call};
 use crate::error::{Error, Result};
-use crate::event::{RunId, RunStatus, Timestamp};
+use crate::event::{LedgerEntry, RunId, RunStatus, Timestamp};
 use crate::flow::{Graph, TEMPLATE_STACK_BYTES_MIN};
 use crate::hub::Hub;
 use crate::journal::Journal;
 use crate::providers::Providers;
-use crate::store::{Change, FlowRecord, LeftOver, NewRun, Store};
+use crate::store::{Change, FlowRecord, LeftOver, NewRun, RunEnd, RunStart, Store};
 use crate::threads::{OnFatal, Pool, vital};
 
 /// Stack of a worker: TLS handshakes and template rendering are its deepest work.
 const WORKER_STACK_BYTES: usize = TEMPLATE_STACK_BYTES_MIN;
-/// How often what could not be written is tried again: the end of a run, a lost call.
-const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// How long workers may take to end once their calls have.
+const WORKERS_END_MAX: Duration = Duration::from_secs(1);
+/// How long the engine sleeps if nothing pauses.
+const SLEEP_MAX: Duration = Duration::from_secs(3600);
 /// How many calls that an earlier process left behind are settled in one transaction.
 const LOST_CALLS_STEP: usize = 100;
 /// The largest input of a run, as JSON, in bytes.
@@ -87,12 +89,10 @@ enum EngineEvent {
         unit: Unit,
         outcome: Box<Outcome>,
     },
-    /// The end of a run is committed, or could not be.
-    Saved { run_id: RunId, result: Result<()> },
-    /// A step of a run could not be written.
-    Unwritten { run_id: RunId, changes: Vec<Change> },
-    /// Calls that an earlier process left behind are settled, or could not be.
-    LostCalls { ids: Vec<i64>, result: Result<()> },
+    /// The end of a run is committed, or was refused.
+    Saved { run_id: RunId },
+    /// Some calls that an earlier process left behind are settled, or their settlements were refused.
+    LostCalls,
     /// The server stops.
     Shutdown,
 }
@@ -169,7 +169,7 @@ impl Engine {
             log::warn!("{} runs of the last process go on", left_over.len());
         }
         open.store(left_over.len(), Ordering::SeqCst);
-        let (left_over, held_back) = if lost_calls.is_empty() {
+        let (left_over, held_back) = if lost_calls == 0 {
             (left_over, Vec::new())
         } else {
             (Vec::new(), left_over)
@@ -185,12 +185,8 @@ impl Engine {
             ready: VecDeque::new(),
             pauses: BinaryHeap::new(),
             calls: 0,
-            unsaved: Vec::new(),
-            lost: Vec::new(),
             lost_calls,
-            lost_calls_under_way: 0,
             held_back,
-            retried_at: Instant::now(),
             open,
             stopping: false,
         };
@@ -302,14 +298,14 @@ impl Engine {
         let data: Value = serde_json::from_str(&run.graph).unwrap_or_default();
         let graph = self.parse(&data)?;
         self.take_place()?;
-        let resume = Change::ResumeRun {
+        let resume = Change::ResumeRun(RunStart {
             flow_id: run.flow_id,
             run_id: run.id.clone(),
-            name: run.flow_name.clone(),
+            flow_name: run.flow_name.clone(),
             node_count: graph.nodes().len(),
             trigger: run.trigger.clone(),
             at: Timestamp::now(),
-        };
+        });
         let resumed = self.journal.commit_one(resume);
         // As it is now: nobody else goes on with it, and what had failed waits again.
         let open = resumed.and_then(|_| self.store.open_run(run_id));
@@ -379,33 +375,43 @@ impl Engine {
         self.happenings.send(happening).map_err(|_| Error::Stopping)
     }
 
-    /// Settles calls that an earlier process left behind. Gives those that the disk refuses.
-    fn settle_lost_calls(&self) -> Result<Vec<Vec<i64>>> {
+    /// Settles calls that an earlier process left behind. Returns how many transactions the disk
+    /// refuses for now; an [`EngineEvent::LostCalls`] follows for each.
+    fn settle_lost_calls(&self) -> Result<usize> {
         let lost = self.store.pending_calls()?;
         if lost.is_empty() {
-            return Ok(Vec::new());
+            return Ok(0);
         }
         log::warn!(
             "the last process ended during {} calls, which are UNKNOWN now",
             lost.len()
         );
-        let ids: Vec<i64> = lost.iter().map(|row| row.id).collect();
-        let mut steps = ids.chunks(LOST_CALLS_STEP);
-        while let Some(ids) = steps.next() {
-            match self.journal.commit(settle_lost(ids)) {
-                Ok(_) => {}
-                Err(error @ Error::Disk(_)) => {
-                    log::error!(
+        let mut refused = 0;
+        for rows in lost.chunks(LOST_CALLS_STEP) {
+            let at = Timestamp::now();
+            let settle = |row: &LedgerEntry| Change::SettleCall(lost_call(row.id, at));
+            let changes: Vec<Change> = rows.iter().map(settle).collect();
+            if refused == 0 {
+                match self.journal.commit(changes.clone()) {
+                    Ok(_) => continue,
+                    Err(error @ Error::Disk(_)) => log::error!(
                         "that cannot be written, and nothing is run before it is; what is stored \
                          can be read: {error}"
-                    );
-                    let left = std::iter::once(ids).chain(steps);
-                    return Ok(left.map(<[i64]>::to_vec).collect());
+                    ),
+                    Err(error) => return Err(error),
                 }
-                Err(error) => return Err(error),
             }
+            refused += 1;
+            let happenings = self.happenings.clone();
+            let done = Box::new(move |result: Result<_>| {
+                if let Err(error) = result {
+                    log::error!("calls of the last process were not settled: {error}");
+                }
+                let _ = happenings.send(EngineEvent::LostCalls);
+            });
+            self.journal.submit_retried(changes, done)?;
         }
-        Ok(Vec::new())
+        Ok(refused)
     }
 
     /// A run that is not over, as the database has it. One whose graph cannot run any more (its
@@ -422,14 +428,14 @@ impl Engine {
         let Ok((run, _)) = self.store.run(run_id) else {
             return;
         };
-        let end = Change::FinishRun {
+        let end = Change::FinishRun(RunEnd {
             flow_id: run.flow_id,
             run_id: run.id,
             status: RunStatus::Failed,
             error: Some(format!("the run cannot go on: {error}")),
             error_node: None,
             at: Timestamp::now(),
-        };
+        });
         let id = run_id.to_owned();
         let done = Box::new(move |result: Result<_>| {
             if let Err(error) = result {
@@ -437,7 +443,7 @@ impl Engine {
             }
         });
         // A journal that has ended leaves the run as it is; it is tried again at the next start.
-        let _ = self.journal.submit(vec![end], done);
+        let _ = self.journal.submit_retried(vec![end], done);
     }
 }
 
@@ -478,14 +484,6 @@ pub fn checked_input(input: Value) -> Result<Value> {
     Ok(input)
 }
 
-/// The end of a run that could not be written yet.
-struct Unsaved {
-    run_id: RunId,
-    changes: Vec<Change>,
-    /// Whether it is known to have failed, so that it is to be tried again.
-    has_failed: bool,
-}
-
 /// Owned by the engine's thread.
 struct State {
     /// To read runs that waited.
@@ -503,17 +501,11 @@ struct State {
     pauses: BinaryHeap<Reverse<(Instant, RunId, Unit)>>,
     /// Calls under way.
     calls: usize,
-    unsaved: Vec<Unsaved>,
-    /// Steps that could not be written; they go with the run's next call or its end, if one comes
-    /// before they are tried again.
-    lost: Vec<(RunId, Vec<Change>)>,
-    /// Calls of an earlier process that could not be settled. Nothing is run before they are.
-    lost_calls: Vec<Vec<i64>>,
-    /// How many more such lists are on their way to the journal.
-    lost_calls_under_way: usize,
+    /// How many settlements of an earlier process's calls the disk refuses. Nothing is run before
+    /// they are written.
+    lost_calls: usize,
     /// Runs of that process, which wait for it.
     held_back: Vec<LeftOver>,
-    retried_at: Instant,
     open: Arc<AtomicUsize>,
     stopping: bool,
 }
@@ -534,19 +526,17 @@ impl State {
                 }) => {
                     self.unit_ended(&run_id, unit, *outcome);
                 }
-                Ok(EngineEvent::Saved { run_id, result }) => self.saved(&run_id, result),
-                Ok(EngineEvent::Unwritten { run_id, changes }) => self.lost.push((run_id, changes)),
-                Ok(EngineEvent::LostCalls { ids, result }) => self.lost_calls_settled(ids, result),
+                Ok(EngineEvent::Saved { run_id }) => self.saved(&run_id),
+                Ok(EngineEvent::LostCalls) => self.lost_calls_settled(),
                 Ok(EngineEvent::Shutdown) => self.stop(),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             self.fill_up();
-            self.retry();
             self.end_pauses();
             self.dispatch();
             if self.stopping && self.calls == 0 {
-                self.pool.join(Instant::now() + RETRY_INTERVAL);
+                self.pool.join(Instant::now() + WORKERS_END_MAX);
                 return;
             }
         }
@@ -554,17 +544,11 @@ impl State {
 
     /// How long nothing needs to be done.
     fn patience(&self) -> Duration {
-        let is_written = self.unsaved.is_empty() && self.lost.is_empty();
-        let patience = if is_written && self.lost_calls.is_empty() {
-            Duration::from_secs(3600)
-        } else {
-            RETRY_INTERVAL
-        };
         match self.pauses.peek() {
             Some(Reverse((due, _, _))) if !self.stopping => {
-                patience.min(due.saturating_duration_since(Instant::now()))
+                SLEEP_MAX.min(due.saturating_duration_since(Instant::now()))
             }
-            _ => patience,
+            _ => SLEEP_MAX,
         }
     }
 
@@ -630,8 +614,8 @@ impl State {
 
     /// Hands nodes to workers, one from each run in turn, while calls may be made.
     fn dispatch(&mut self) {
-        let is_held_back = self.waits_for_lost_calls();
-        while self.calls < self.engine.limits.calls && !self.stopping && !is_held_back {
+        let may_start = !self.stopping && self.lost_calls == 0;
+        while may_start && self.calls < self.engine.limits.calls {
             let Some(run_id) = self.ready.pop_front() else {
                 break;
             };
@@ -641,7 +625,6 @@ impl State {
             let Some(unit) = run.take() else {
                 continue;
             };
-            run.pending.splice(..0, take_lost(&mut self.lost, &run_id));
             let has_more = run.has_more();
             if has_more {
                 self.ready.push_back(run_id.clone());
@@ -755,90 +738,37 @@ impl State {
     /// Writes the end of a run that is over.
     fn finish(&mut self, run_id: &RunId) {
         if let Some(run) = self.active.get_mut(run_id)
-            && let Some(mut changes) = run.finish()
+            && let Some(changes) = run.finish()
         {
-            changes.splice(..0, take_lost(&mut self.lost, run_id));
             self.save(run_id.clone(), changes);
         }
     }
 
-    fn save(&mut self, run_id: RunId, changes: Vec<Change>) {
-        let (happenings, id, again) = (self.happenings.clone(), run_id.clone(), changes.clone());
+    fn save(&self, run_id: RunId, changes: Vec<Change>) {
+        let happenings = self.happenings.clone();
         let done = Box::new(move |result: Result<_>| {
-            let _ = happenings.send(EngineEvent::Saved {
-                run_id: id,
-                result: result.map(drop),
-            });
-        });
-        self.unsaved.push(Unsaved {
-            run_id,
-            changes: again,
-            has_failed: false,
+            match result {
+                Ok(_) => {}
+                // It goes on at the next start.
+                Err(Error::Stopping) => return,
+                Err(error) => log::error!("the end of run {run_id} was refused: {error}"),
+            }
+            let _ = happenings.send(EngineEvent::Saved { run_id });
         });
         // A journal that has ended leaves the run as it is; it goes on at the next start.
-        let _ = self.journal.submit(changes, done);
+        let _ = self.journal.submit_retried(changes, done);
     }
 
-    fn saved(&mut self, run_id: &RunId, result: Result<()>) {
-        match result {
-            Ok(()) => {}
-            Err(error) if error.is_transient() => {
-                log::error!("the end of run {run_id} cannot be written, trying again: {error}");
-                for unsaved in self.unsaved.iter_mut().filter(|one| one.run_id == *run_id) {
-                    unsaved.has_failed = true;
-                }
-                return;
-            }
-            Err(error) => log::error!("the end of run {run_id} was refused: {error}"),
-        }
-        self.unsaved.retain(|unsaved| unsaved.run_id != *run_id);
+    fn saved(&mut self, run_id: &RunId) {
         if let Some(run) = self.active.remove(run_id) {
             self.open.fetch_sub(1, Ordering::SeqCst);
             run.tell_waiters();
         }
     }
 
-    /// Tries again what could not be written, once in a while.
-    fn retry(&mut self) {
-        if self.retried_at.elapsed() < RETRY_INTERVAL {
-            return;
-        }
-        self.retried_at = Instant::now();
-        for (run_id, changes) in std::mem::take(&mut self.lost) {
-            self.submit(&run_id, changes);
-        }
-        let all = std::mem::take(&mut self.unsaved);
-        let (failed, in_flight): (Vec<_>, Vec<_>) =
-            all.into_iter().partition(|unsaved| unsaved.has_failed);
-        self.unsaved = in_flight;
-        for unsaved in failed {
-            self.save(unsaved.run_id, unsaved.changes);
-        }
-        self.settle_lost_calls();
-    }
-
-    fn settle_lost_calls(&mut self) {
-        for ids in std::mem::take(&mut self.lost_calls) {
-            self.lost_calls_under_way += 1;
-            let changes = settle_lost(&ids);
-            let happenings = self.happenings.clone();
-            let done = Box::new(move |result: Result<_>| {
-                let result = result.map(drop);
-                let _ = happenings.send(EngineEvent::LostCalls { ids, result });
-            });
-            // A journal that has ended leaves them to the next start.
-            let _ = self.journal.submit(changes, done);
-        }
-    }
-
-    fn lost_calls_settled(&mut self, ids: Vec<i64>, result: Result<()>) {
-        self.lost_calls_under_way -= 1;
-        match result {
-            Ok(()) => {}
-            Err(error) if error.is_transient() => self.lost_calls.push(ids),
-            Err(error) => log::error!("calls of the last process were not settled: {error}"),
-        }
-        if !self.waits_for_lost_calls() {
+    fn lost_calls_settled(&mut self) {
+        self.lost_calls -= 1;
+        if self.lost_calls == 0 {
             log::warn!("calls of the last process are settled; runs go on");
             for run in std::mem::take(&mut self.held_back) {
                 self.take_over(run);
@@ -846,27 +776,19 @@ impl State {
         }
     }
 
-    fn waits_for_lost_calls(&self) -> bool {
-        self.lost_calls_under_way > 0 || !self.lost_calls.is_empty()
-    }
-
     /// Hands changes over that nobody waits for.
     fn submit(&self, run_id: &RunId, changes: Vec<Change>) {
         if changes.is_empty() {
             return;
         }
-        let (happenings, run_id, again) =
-            (self.happenings.clone(), run_id.clone(), changes.clone());
+        let run_id = run_id.clone();
         let done = Box::new(move |result: Result<_>| {
-            let Err(error) = result else { return };
-            log::error!("a step of run {run_id} cannot be written: {error}");
-            if error.is_transient() {
-                let changes = again;
-                let _ = happenings.send(EngineEvent::Unwritten { run_id, changes });
+            if let Err(error) = result {
+                log::error!("a step of run {run_id} was refused: {error}");
             }
         });
         // A journal that has ended leaves the run as it is; it goes on at the next start.
-        let _ = self.journal.submit(changes, done);
+        let _ = self.journal.submit_retried(changes, done);
     }
 
     fn stop(&mut self) {
@@ -875,16 +797,4 @@ impl State {
             run.cancel_calls();
         }
     }
-}
-
-fn settle_lost(ids: &[i64]) -> Vec<Change> {
-    let at = Timestamp::now();
-    let settle = |id: &i64| Change::SettleCall(lost_call(*id, at));
-    ids.iter().map(settle).collect()
-}
-
-/// Takes out what of a run could not be written.
-fn take_lost(lost: &mut Vec<(RunId, Vec<Change>)>, run_id: &RunId) -> Vec<Change> {
-    let of_run = lost.extract_if(.., |(of, _)| of == run_id);
-    of_run.flat_map(|(_, changes)| changes).collect()
 }

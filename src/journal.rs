@@ -5,9 +5,9 @@
 //! whoever waited. So viewers are never told of something that did not happen, the order of `seq`
 //! is the order of broadcasts, and the busier the server, the cheaper a row (group commit).
 
-mod announce;
 mod calls;
 mod retention_clock;
+mod retries;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,6 +18,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 pub use self::calls::{Calls, Model, OfModel};
 use self::retention_clock::RetentionClock;
+use self::retries::Retries;
 use crate::error::{Error, Result};
 use crate::event::{Event, RunId, Seq, Timestamp, encode};
 use crate::hub::{Message, Publish};
@@ -43,6 +44,9 @@ const PRUNE_INTERVAL_BEHIND: Duration = Duration::from_millis(20);
 /// How many blocks of 128 ledger rows are noted in one step: as many as a busy server fills in
 /// [`PRUNE_INTERVAL`], and five milliseconds of work.
 const NOTE_STEP: usize = 16;
+/// How often an entry may fail by itself, although the disk is not full, before it is given up: a
+/// fault of the database may pass, and an entry at fault holds up others for this long.
+const FAILURES_MAX: u32 = 10;
 /// How often somebody who waits for a commit looks whether the journal has ended.
 const END_POLL: Duration = Duration::from_millis(100);
 
@@ -77,8 +81,29 @@ impl Default for Retention {
 pub type Done = Box<dyn FnOnce(Result<Vec<Receipt>>) + Send>;
 
 enum Command {
-    Write { changes: Vec<Change>, done: Done },
+    Write(Entry),
     Shutdown,
+}
+
+/// Changes that are written as a whole or not at all.
+struct Entry {
+    changes: Vec<Change>,
+    done: Done,
+    /// Whether it is tried again if the disk refuses it.
+    is_retried: bool,
+    /// How often it failed by itself, while the database took others.
+    failures: u32,
+}
+
+impl Entry {
+    /// Whether it is worth another attempt after this error.
+    fn may_be_retried(&self, error: &Error) -> bool {
+        self.is_retried && error.is_transient() && self.failures < FAILURES_MAX
+    }
+
+    fn answer(self, result: Result<Vec<Receipt>>) {
+        (self.done)(result);
+    }
 }
 
 /// The journal, for those who write.
@@ -114,6 +139,7 @@ impl Journal {
             calls: calls.clone(),
             writer,
             publisher,
+            retries: Retries::default(),
             retention,
             ages: RetentionClock::new(newest, Timestamp::now(), Instant::now()),
             pruned_at: Instant::now(),
@@ -145,14 +171,23 @@ impl Journal {
     /// # Errors
     /// What a change was refused for; [`Error::Disk`] when the disk refuses; [`Error::Stopping`].
     pub fn commit(&self, changes: Vec<Change>) -> Result<Vec<Receipt>> {
+        self.wait_for(|done| self.submit(changes, done))
+    }
+
+    /// As [`Journal::commit`], but waits until the disk takes it; see [`Journal::submit_retried`].
+    ///
+    /// # Errors
+    /// If a change was refused for another reason; [`Error::Stopping`] at the end of the journal.
+    pub fn commit_retried(&self, changes: Vec<Change>) -> Result<Vec<Receipt>> {
+        self.wait_for(|done| self.submit_retried(changes, done))
+    }
+
+    fn wait_for(&self, submit: impl FnOnce(Done) -> Result<()>) -> Result<Vec<Receipt>> {
         let (sender, receiver) = oneshot::channel();
-        self.submit(
-            changes,
-            Box::new(move |result| {
-                // The caller has given up waiting only if the journal has ended.
-                let _ = sender.send(result);
-            }),
-        )?;
+        submit(Box::new(move |result| {
+            // The caller has given up waiting only if the journal has ended.
+            let _ = sender.send(result);
+        }))?;
         loop {
             // What is sent while the journal ends may stay in its channel for as long as somebody
             // holds the other side of it: the end of the channel alone is no sign to rely on.
@@ -179,8 +214,30 @@ impl Journal {
     /// # Errors
     /// [`Error::Stopping`]; then `done` is not called.
     pub fn submit(&self, changes: Vec<Change>, done: Done) -> Result<()> {
+        self.send(changes, done, false)
+    }
+
+    /// As [`Journal::submit`], for changes that must not be lost: settlements, ends of nodes and
+    /// runs. If the disk refuses them, the journal keeps them and tries again until its end. Such
+    /// entries are written in the order in which they were submitted. `done` is called once it is
+    /// decided: with an error if they were refused for another reason, if too many are kept
+    /// ([`Error::Busy`]), or if the journal ends ([`Error::Stopping`]).
+    ///
+    /// # Errors
+    /// As [`Journal::submit`].
+    pub fn submit_retried(&self, changes: Vec<Change>, done: Done) -> Result<()> {
+        self.send(changes, done, true)
+    }
+
+    fn send(&self, changes: Vec<Change>, done: Done, is_retried: bool) -> Result<()> {
+        let entry = Entry {
+            changes,
+            done,
+            is_retried,
+            failures: 0,
+        };
         self.commands
-            .send(Command::Write { changes, done })
+            .send(Command::Write(entry))
             .map_err(|_| Error::Stopping)
     }
 
@@ -210,6 +267,7 @@ struct State {
     calls: Calls,
     writer: Writer,
     publisher: Box<dyn Publish>,
+    retries: Retries,
     retention: Retention,
     /// What is removed by its age is removed by this clock.
     ages: RetentionClock,
@@ -241,7 +299,7 @@ impl State {
                     let rest = received.try_iter().take(BATCH_ENTRIES_MAX - 1);
                     for command in std::iter::once(first).chain(rest) {
                         match command {
-                            Command::Write { changes, done } => entries.push((changes, done)),
+                            Command::Write(entry) => entries.push(entry),
                             Command::Shutdown => stop = true,
                         }
                     }
@@ -249,71 +307,112 @@ impl State {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => stop = true,
             }
+            let kept_before = self.retries.len();
+            if kept_before > 0 {
+                let retried = entries.extract_if(.., |entry| entry.is_retried);
+                retried.for_each(|entry| self.retries.push(entry));
+            }
+            if stop || self.retries.is_due() || !entries.is_empty() {
+                self.retry();
+            }
             self.write(entries);
             if stop {
-                return;
+                return self.retries.end();
+            }
+            let kept = self.retries.len();
+            if kept > kept_before {
+                log::error!("{kept} changes wait for room on the disk, and are tried again");
             }
             self.prune();
         }
     }
 
-    fn write(&mut self, entries: Vec<(Vec<Change>, Done)>) {
-        if entries.is_empty() {
-            return;
-        }
-        match self.write_batch(&entries) {
-            Ok(written) => {
-                let mut messages = Vec::new();
-                let mut answers = Vec::new();
-                for ((_, done), result) in entries.into_iter().zip(written) {
-                    answers.push((
-                        done,
-                        result.map(|written| {
-                            messages.extend(written.messages);
-                            self.calls.record_all(&written.receipts);
-                            written.receipts
-                        }),
-                    ));
-                }
-                // Published before anybody is answered, so that whoever acts on the answer and
-                // asks for the newest event finds this one before its own.
-                self.publisher.publish(messages, None);
-                for (done, result) in answers {
-                    done(result);
-                }
+    /// Tries kept entries again: some to see if there is room, then all.
+    fn retry(&mut self) {
+        while !self.retries.is_empty() {
+            let entries = self.retries.take();
+            let has_written = self.write(entries);
+            self.retries.tried(has_written);
+            if !has_written {
+                return;
             }
-            Err(error) => {
-                log::error!("nothing can be written: {error}");
-                for (_, done) in entries {
-                    done(Err(match &error {
-                        Error::Disk(why) => Error::Disk(why.clone()),
-                        other => Error::internal(format!("nothing can be written: {other}")),
-                    }));
-                }
+            if self.retries.is_empty() {
+                log::warn!("all that the disk refused is written");
             }
         }
     }
 
-    /// Writes the entries in one transaction. Gives for each what became of it.
+    /// Writes the entries, and keeps those that are to be tried again. Returns whether one or more
+    /// were written or refused for good.
+    fn write(&mut self, mut entries: Vec<Entry>) -> bool {
+        if entries.is_empty() {
+            return false;
+        }
+        let results = match self.write_batch(&entries) {
+            Ok(results) => {
+                for (entry, result) in entries.iter_mut().zip(&results) {
+                    let is_at_fault =
+                        matches!(result, Some(Err(error)) if !matches!(error, Error::Disk(_)));
+                    entry.failures += u32::from(is_at_fault);
+                }
+                results
+            }
+            Err(error) => {
+                log::error!("nothing can be written: {error}");
+                let refused = |_: &Entry| Some(Err(of_each(&error)));
+                entries.iter().map(refused).collect()
+            }
+        };
+        let mut messages = Vec::new();
+        let mut answers = Vec::new();
+        let mut refused = Vec::new();
+        for (entry, result) in entries.into_iter().zip(results) {
+            match result {
+                None => refused.push(entry),
+                Some(Err(error)) if entry.may_be_retried(&error) => {
+                    if refused.is_empty() {
+                        log::error!("a change cannot be written, trying again: {error}");
+                    }
+                    refused.push(entry);
+                }
+                Some(result) => answers.push((
+                    entry,
+                    result.map(|written| {
+                        messages.extend(written.messages);
+                        self.calls.record_all(&written.receipts);
+                        written.receipts
+                    }),
+                )),
+            }
+        }
+        self.retries.put_back(refused);
+        // Published before anybody is answered, so that whoever acts on the answer and asks for
+        // the newest event finds this one before its own.
+        self.publisher.publish(messages, None);
+        let has_ended_one = !answers.is_empty();
+        for (entry, result) in answers {
+            entry.answer(result);
+        }
+        has_ended_one
+    }
+
+    /// Writes the entries in one transaction. Returns what became of each: nothing yet, if it waits
+    /// for an earlier one that is to be tried again.
     ///
     /// # Errors
-    /// When nothing could be written.
-    fn write_batch(&mut self, entries: &[(Vec<Change>, Done)]) -> Result<Vec<Result<Written>>> {
+    /// If nothing could be written.
+    fn write_batch(&mut self, entries: &[Entry]) -> Result<Vec<Option<Result<Written>>>> {
         let all = self.writer.transaction(|batch| {
             let written = entries
                 .iter()
-                .map(|(changes, _)| write_entry(batch, changes));
-            written.map(|one| one.map(Ok)).collect()
+                .map(|entry| write_entry(batch, &entry.changes));
+            written.map(|one| one.map(|one| Some(Ok(one)))).collect()
         });
         // Hardly any batch holds an entry that is refused, and savepoints cost a fifth of writing
         // it: so nothing of it was kept, and only now each entry is told apart from the others.
         all.or_else(|_| {
-            self.writer.transaction(|batch| {
-                Ok(entries
-                    .iter()
-                    .map(|(changes, _)| batch.isolated(|batch| write_entry(batch, changes)))
-                    .collect())
-            })
+            self.writer
+                .transaction(|batch| Ok(write_each(batch, entries)))
         })
     }
 
@@ -414,15 +513,39 @@ impl State {
     }
 }
 
+/// The error of each entry of a batch that failed as a whole.
+fn of_each(error: &Error) -> Error {
+    match error {
+        Error::Disk(why) => Error::Disk(why.clone()),
+        other => Error::internal(format!("nothing can be written: {other}")),
+    }
+}
+
+/// Writes each entry as far as it can be. Those that are retried do not overtake each other.
+fn write_each(batch: &mut Batch<'_>, entries: &[Entry]) -> Vec<Option<Result<Written>>> {
+    let mut is_held_up = false;
+    let mut write = |entry: &Entry| {
+        if is_held_up && entry.is_retried {
+            return None;
+        }
+        let written = batch.isolated(|batch| write_entry(batch, &entry.changes));
+        if let Err(error) = &written {
+            is_held_up |= entry.may_be_retried(error);
+        }
+        Some(written)
+    };
+    entries.iter().map(&mut write).collect()
+}
+
 fn write_entry(batch: &mut Batch<'_>, changes: &[Change]) -> Result<Written> {
     let mut receipts = Vec::with_capacity(changes.len());
     let mut messages = Vec::new();
     for change in changes {
-        let receipt = batch.apply(change)?;
-        for event in announce::events(change, &receipt) {
-            messages.push(log_event(batch, &event)?);
+        let applied = batch.apply(change)?;
+        for event in &applied.events {
+            messages.push(log_event(batch, event)?);
         }
-        receipts.push(receipt);
+        receipts.push(applied.receipt);
     }
     Ok(Written { receipts, messages })
 }
@@ -443,90 +566,4 @@ fn log_event(batch: &mut Batch<'_>, event: &Event) -> Result<Message> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Mutex;
-
-    use super::*;
-    use crate::store::{NewRun, Store};
-
-    /// Keeps what is published.
-    #[derive(Clone, Default)]
-    struct Published(Arc<Mutex<Vec<Message>>>);
-
-    impl Publish for Published {
-        fn publish(&self, messages: Vec<Message>, _oldest: Option<Seq>) {
-            self.0.lock().unwrap().extend(messages);
-        }
-    }
-
-    fn queue(id: &str) -> Change {
-        Change::QueueRun(NewRun {
-            id: id.into(),
-            flow_id: 1,
-            flow_name: "f".into(),
-            trigger: "api".into(),
-            input: "{}".into(),
-            graph: "{}".into(),
-            at: Timestamp(1),
-        })
-    }
-
-    fn start(run_id: &str) -> Change {
-        Change::StartRun {
-            flow_id: 1,
-            run_id: run_id.into(),
-            name: "f".into(),
-            node_count: 1,
-            trigger: "api".into(),
-            at: Timestamp(2),
-        }
-    }
-
-    #[test]
-    fn an_entry_that_is_refused_leaves_no_trace_in_the_batch_that_it_came_in() {
-        let dir = tempfile::tempdir().unwrap();
-        let (store, writer) = Store::open(dir.path()).unwrap();
-        let published = Published::default();
-        let (journal, thread) = Journal::start(
-            writer,
-            Box::new(published.clone()),
-            Retention::default(),
-            Arc::new(|_| {}),
-        )
-        .unwrap();
-        // What comes while the journal is held up is one batch.
-        let (release, held) = bounded::<()>(0);
-        let hold = move |_| assert!(held.recv().is_err());
-        journal.submit(vec![queue("0")], Box::new(hold)).unwrap();
-        let (answer, answered) = crossbeam_channel::unbounded();
-        for entry in [
-            vec![queue("a"), start("a")],
-            // Refused after some of it was written and had its events numbered.
-            vec![queue("b"), start("b"), start("nobody")],
-            vec![queue("a")],
-            vec![queue("c"), start("c")],
-        ] {
-            let answer = answer.clone();
-            let done = move |result: Result<_>| answer.send(result.is_ok()).unwrap();
-            journal.submit(entry, Box::new(done)).unwrap();
-        }
-        drop(release);
-        journal.shutdown();
-        thread.join().unwrap();
-        let results: Vec<bool> = answered.try_iter().collect();
-        assert_eq!(results, [true, false, false, true]);
-        assert!(store.run("a").is_ok() && store.run("c").is_ok());
-        assert!(store.run("b").is_err());
-        let logged = store.events(0, Seq::MAX >> 1, 100, usize::MAX).unwrap();
-        let seqs: Vec<Seq> = logged.iter().map(|event| event.seq).collect();
-        assert_eq!(seqs, [1, 2, 3, 4]);
-        let published = published.0.lock().unwrap();
-        let told: Vec<Option<Seq>> = published.iter().map(|message| message.seq).collect();
-        assert_eq!(told, [Some(1), Some(2), Some(3), Some(4)]);
-        assert!(
-            published
-                .iter()
-                .all(|message| !message.text.contains(r#""b""#))
-        );
-    }
-}
+mod tests;

@@ -26,7 +26,7 @@ use crate::optimizer::trial::Trials;
 use crate::optimizer::{Optimizer, WakeSignal};
 use crate::providers::{Prices, Providers};
 use crate::scheduler::Scheduler;
-use crate::store::{Change, Store};
+use crate::store::{Change, NewFlow, Store};
 use crate::threads::OnFatal;
 use crate::websocket::{Frames, HubClients, Limits, Sockets};
 
@@ -349,12 +349,12 @@ fn save_examples(core: &Core) -> Result<()> {
             serde_json::from_str(text).map_err(|error| Error::internal(error.to_string()))?;
         let check = |data: &serde_json::Value| core.engine.parse(data).map(drop);
         let (name, document) = http::check_document(body, &check)?;
-        changes.push(Change::CreateFlow {
+        changes.push(Change::CreateFlow(NewFlow {
             name,
             document,
             origin: None,
             at,
-        });
+        }));
     }
     core.journal.commit(changes).map(drop)
 }

@@ -6,8 +6,9 @@
 mod audit;
 mod block_index;
 mod budgets;
+mod call_changes;
 mod call_stats;
-mod changes;
+mod change;
 mod checkpoint;
 mod daily_rollup;
 mod events;
@@ -15,12 +16,18 @@ mod flows;
 mod inputs;
 mod keys;
 mod ledger;
+mod node_changes;
 mod prices;
 mod response_cache;
+mod run_changes;
 mod runs;
 mod schema;
+mod sql;
 mod suggestions;
+#[cfg(test)]
+pub mod testing;
 mod triggers;
+mod writer;
 
 use std::fs::{self, File};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -37,9 +44,9 @@ pub use audit::{
 };
 pub use budgets::BudgetState;
 pub use call_stats::{CallRow, RunRow, run_ids_from};
-pub use changes::{
-    Batch, Change, Delivery, NewCall, NewHook, NewRun, NewSchedule, NodeRef, Prompt, Receipt,
-    Settlement, Writer,
+pub use change::{
+    Applied, Change, Delivery, FailedNode, FinishedNode, NewCall, NewFlow, NewHook, NewRun,
+    NewSchedule, NodeRef, Prompt, Receipt, RunEnd, RunStart, Settlement,
 };
 pub use checkpoint::Checkpointer;
 pub use events::LoggedEvent;
@@ -51,6 +58,7 @@ pub use response_cache::{ANSWER_BYTES_MAX, Bought};
 pub use runs::{ItemRecord, LeftOver, NodeRecord, NodeStatus, OpenRun, Run, RunFilter};
 pub use suggestions::{AppliedEdit, MEASURED_MS, NodeChange, document_hash};
 pub use triggers::{HOOK_KEY_AGE_MAX_MS, HookRecord, ScheduleRecord};
+pub use writer::{Batch, Writer};
 
 use crate::error::{Error, Result};
 

@@ -112,10 +112,9 @@ fn a_full_disk_refuses_calls_before_they_are_made_and_what_is_under_way_is_writt
         client.join().unwrap()
     });
     assert_eq!(client.status, 200, "{}", client.text());
-    for refused in ["is not written", "cannot be written"] {
-        if !served.running.stderr.contains(refused) {
-            served.running.until_stderr(refused);
-        }
+    let both_refused = "2 changes wait for room on the disk";
+    if !served.running.stderr.contains(both_refused) {
+        served.running.until_stderr(both_refused);
     }
     assert_eq!(rows(&served)[2]["status"], "PENDING");
 

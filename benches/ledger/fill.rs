@@ -127,10 +127,12 @@ impl Books {
             let ids: Vec<i64> = self
                 .writer
                 .transaction(|batch| {
-                    let receipts = opened.iter().map(|change| match batch.apply(change)? {
-                        Receipt::Call(row) => Ok(row.id),
-                        other => panic!("{other:?}"),
-                    });
+                    let receipts = opened
+                        .iter()
+                        .map(|change| match batch.apply(change)?.receipt {
+                            Receipt::Call(row) => Ok(row.id),
+                            other => panic!("{other:?}"),
+                        });
                     receipts.collect()
                 })
                 .unwrap();

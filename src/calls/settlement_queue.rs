@@ -124,7 +124,7 @@ impl SettlementQueue {
                 Err(error) => log::error!("a settlement is not written: {error}"),
             });
             // If the journal has ended, the row becomes UNKNOWN at the next start.
-            let _ = self.journal.submit(changes, done);
+            let _ = self.journal.submit_retried(changes, done);
         }
     }
 }

@@ -26,7 +26,7 @@ use crate::flow::{Graph, NodeKind, Target};
 use crate::http;
 use crate::hub::Message;
 use crate::server::Core;
-use crate::store::{Change, FlowRecord, NodeRecord, NodeStatus, Receipt, Run};
+use crate::store::{Change, FlowRecord, NewFlow, NodeRecord, NodeStatus, Receipt, Run};
 use crate::threads::OnFatal;
 
 /// How often the line that shows running nodes moves.
@@ -159,30 +159,24 @@ fn save(core: &Core, file: &Path, body: Value) -> Result<(FlowRecord, Graph)> {
         )))?
         .to_string_lossy()
         .into_owned();
-    let at = Timestamp::now();
-    let id = match core.store.flow_by_origin(&origin)? {
-        Some(flow) if flow.document == document => flow.id,
-        Some(flow) => {
-            core.journal.commit_one(Change::UpdateFlow {
-                id: flow.id,
-                name,
-                document,
-                at,
-            })?;
-            flow.id
+    let present = core.store.flow_by_origin(&origin)?;
+    let new = NewFlow {
+        name,
+        document,
+        origin: Some(origin),
+        at: Timestamp::now(),
+    };
+    let id = match present {
+        Some(flow) if flow.document == new.document => flow.id,
+        Some(FlowRecord { id, .. }) => {
+            core.journal
+                .commit_one(Change::UpdateFlow { id, flow: new })?;
+            id
         }
-        None => {
-            let change = Change::CreateFlow {
-                name,
-                document,
-                origin: Some(origin),
-                at,
-            };
-            match core.journal.commit_one(change)? {
-                Receipt::Flow(id) => id,
-                _ => return Err(Error::internal("a flow got no number")),
-            }
-        }
+        None => match core.journal.commit_one(Change::CreateFlow(new))? {
+            Receipt::Flow(id) => id,
+            _ => return Err(Error::internal("a flow got no number")),
+        },
     };
     let flow = core.store.flow(id)?;
     let document: Value = serde_json::from_str(&flow.document)

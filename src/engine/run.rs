@@ -13,7 +13,10 @@ use crate::calls::Held;
 use crate::event::{FlowId, RunId, RunStatus, Timestamp};
 use crate::flow::{Graph, Node, NodeKind, OnError, Progress, Verdict};
 use crate::providers::Cancel;
-use crate::store::{Change, ItemRecord, NewRun, NodeRef, NodeStatus, OpenRun};
+use crate::store::{
+    Change, FailedNode, FinishedNode, ItemRecord, NewRun, NodeRef, NodeStatus, OpenRun, RunEnd,
+    RunStart,
+};
 
 /// How many nodes of one run, and items of maps, are at work at a time.
 const UNITS_AT_ONCE_MAX: usize = 16;
@@ -275,14 +278,14 @@ impl ActiveRun {
             return;
         }
         self.has_begun = true;
-        self.pending.push(Change::StartRun {
+        self.pending.push(Change::StartRun(RunStart {
             flow_id: self.flow_id,
             run_id: self.id.clone(),
-            name: self.name.clone(),
+            flow_name: self.name.clone(),
             node_count: self.graph.nodes().len(),
             trigger: self.trigger.clone(),
             at: Timestamp::now(),
-        });
+        }));
     }
 
     /// What may be started now.
@@ -526,14 +529,14 @@ impl ActiveRun {
 
     /// A node or an item is over and has given `output`.
     fn complete(&mut self, unit: Unit, output: &Arc<str>, end: NodeEnd) {
-        self.pending.push(Change::FinishNode {
+        self.pending.push(Change::FinishNode(FinishedNode {
             node: self.node_ref(unit),
             output: output.to_string(),
             latency_ms: end.latency_ms,
             error: end.error,
             cached: end.cached,
             at: end.at,
-        });
+        }));
         if let (Some(item), Some(items)) = (unit.item, self.maps.get_mut(&unit.node)) {
             items.complete(item, Arc::clone(output));
             return;
@@ -602,12 +605,12 @@ impl ActiveRun {
             // It waited for its place and has never begun: there is nothing to write of it.
             return;
         }
-        self.pending.push(Change::FailNode {
+        self.pending.push(Change::FailNode(FailedNode {
             node: self.node_ref(unit),
             error,
             cancelled,
             at,
-        });
+        }));
     }
 
     /// What pauses is not tried again: the run ends.
@@ -658,14 +661,14 @@ impl ActiveRun {
             Some(End::Failed { node_id, error }) => (RunStatus::Failed, Some(error), Some(node_id)),
         };
         let mut changes = std::mem::take(&mut self.pending);
-        changes.push(Change::FinishRun {
+        changes.push(Change::FinishRun(RunEnd {
             flow_id: self.flow_id,
             run_id: self.id.clone(),
             status,
             error,
             error_node,
             at: Timestamp::now(),
-        });
+        }));
         Some(changes)
     }
 

@@ -6,7 +6,7 @@ use super::Context;
 use super::reply::{Failure, Query, Reply, read_json};
 use crate::error::{Error, Fault, Result};
 use crate::event::{FlowId, Timestamp};
-use crate::store::{Change, FlowRecord, Receipt};
+use crate::store::{Change, FlowRecord, NewFlow, Receipt};
 
 type Answer = std::result::Result<Reply, Failure>;
 
@@ -32,12 +32,12 @@ pub fn list(context: &Context, mut query: Query) -> Answer {
 /// `POST /api/flows`.
 pub fn create(context: &Context, body: &[u8]) -> Answer {
     let (name, document) = check(context, read_json(body)?)?;
-    let change = Change::CreateFlow {
+    let change = Change::CreateFlow(NewFlow {
         name,
         document,
         origin: None,
         at: Timestamp::now(),
-    };
+    });
     let Receipt::Flow(id) = context.journal.commit_one(change)? else {
         return Err(Error::internal("a flow got no number").into());
     };
@@ -53,12 +53,14 @@ pub fn get(context: &Context, id: FlowId) -> Answer {
 /// `PUT /api/flows/{id}`.
 pub fn replace(context: &Context, id: FlowId, body: &[u8]) -> Answer {
     let (name, document) = check(context, read_json(body)?)?;
-    context.journal.commit_one(Change::UpdateFlow {
-        id,
+    let flow = NewFlow {
         name,
         document,
+        origin: None,
         at: Timestamp::now(),
-    })?;
+    };
+    let change = Change::UpdateFlow { id, flow };
+    context.journal.commit_one(change)?;
     context.optimizer.look(id);
     get(context, id)
 }

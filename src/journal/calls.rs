@@ -84,7 +84,7 @@ impl Calls {
     /// Counts the rows that were written.
     pub(super) fn record_all(&self, receipts: &[Receipt]) {
         for receipt in receipts {
-            if let Receipt::Call(row) | Receipt::Settled(row, _) = receipt {
+            if let Receipt::Call(row) = receipt {
                 self.record(row);
             }
         }

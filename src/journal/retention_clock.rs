@@ -75,7 +75,7 @@ mod tests {
     use crate::event::{RunStatus, Seq};
     use crate::hub::{Message, Publish};
     use crate::journal::{Journal, Retention};
-    use crate::store::{Change, NewRun, Store};
+    use crate::store::{Change, NewRun, RunEnd, Store};
 
     const DAY_MS: i64 = 24 * 60 * 60 * 1000;
     const START: Timestamp = Timestamp(1_000 * DAY_MS);
@@ -180,14 +180,14 @@ mod tests {
                 graph: "{}".into(),
                 at,
             };
-            let finish = Change::FinishRun {
+            let finish = Change::FinishRun(RunEnd {
                 flow_id: 1,
                 run_id: id.into(),
                 status: RunStatus::Failed,
                 error: None,
                 error_node: None,
                 at,
-            };
+            });
             writer
                 .transaction(|batch| {
                     batch.append_event(at, None, "T", "{}")?;

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::Store;
-use super::changes::NewCall;
+use super::change::NewCall;
 use super::daily_rollup::{self, Day, MS_PER_DAY, Plan};
 use crate::budget::{self, BUDGETS_MAX, Budget, Limit, Per, Reserve, Scope};
 use crate::error::{Error, Result};
@@ -549,7 +549,7 @@ mod tests {
 
     use super::*;
     use crate::error::Error;
-    use crate::event::{CallStatus, Usage};
+    use crate::event::{CallStatus, Event, Usage};
     use crate::store::{Change, Receipt, Settlement, Writer};
 
     /// Nano-dollars a day.
@@ -599,7 +599,7 @@ mod tests {
     }
 
     fn apply(writer: &mut Writer, change: Change) -> Result<Receipt> {
-        writer.transaction(|batch| batch.apply(&change))
+        writer.transaction(|batch| Ok(batch.apply(&change)?.receipt))
     }
 
     proptest! {
@@ -664,10 +664,13 @@ mod tests {
 
     /// Settles a call, and gives the shares that viewers are told of.
     fn settle(writer: &mut Writer, id: i64, cost: i64) -> Vec<u8> {
-        match apply(writer, Change::SettleCall(settlement(id, 5, cost))).unwrap() {
-            Receipt::Settled(_, warnings) => warnings.iter().map(|it| it.percent).collect(),
-            other => panic!("{other:?}"),
-        }
+        let settle = Change::SettleCall(settlement(id, 5, cost));
+        let applied = writer.transaction(|batch| batch.apply(&settle)).unwrap();
+        let percent = |event: &Event| match event {
+            Event::BudgetWarning { warning, .. } => Some(warning.percent),
+            _ => None,
+        };
+        applied.events.iter().filter_map(percent).collect()
     }
 
     fn soft(more: &str) -> Change {

@@ -4,7 +4,7 @@
 use rusqlite::{Row, params};
 
 use super::Store;
-use super::ledger::parsed;
+use super::sql::parsed;
 use crate::error::Result;
 use crate::event::{CallStatus, FlowId, RunId, RunStatus, Timestamp, Usage, Usd};
 

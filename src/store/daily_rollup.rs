@@ -219,8 +219,8 @@ mod tests {
             at: Timestamp(at),
         };
         let opened = writer.transaction(|batch| batch.apply(&Change::OpenCall(call)));
-        let Ok(Receipt::Call(opened)) = opened else {
-            panic!("{opened:?}");
+        let Receipt::Call(opened) = opened.unwrap().receipt else {
+            panic!("no row");
         };
         let settled = Change::SettleCall(settle(opened.id));
         writer.transaction(|batch| batch.apply(&settled)).unwrap();

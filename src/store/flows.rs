@@ -1,8 +1,11 @@
-//! Reading flows.
+//! Flows.
 
-use rusqlite::{OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::Store;
+use super::change::{Applied, NewFlow, Receipt};
+use super::sql::{execute, found};
+use super::{suggestions, triggers};
 use crate::error::{Error, Result};
 use crate::event::{FlowId, Timestamp};
 
@@ -89,4 +92,41 @@ impl Store {
             Ok(!used)
         })
     }
+}
+
+pub(super) fn create(db: &Connection, flow: &NewFlow) -> Result<Applied> {
+    execute(
+        db,
+        "INSERT INTO flows (name, document, origin, created_ms, updated_ms)
+         VALUES (?1, ?2, ?3, ?4, ?4)",
+        params![flow.name, flow.document, flow.origin, flow.at.0],
+    )?;
+    Ok(Receipt::Flow(db.last_insert_rowid()).into())
+}
+
+pub(super) fn update(db: &Connection, id: FlowId, flow: &NewFlow) -> Result<Applied> {
+    let before: Option<String> = db
+        .prepare_cached("SELECT document FROM flows WHERE id = ?1")?
+        .query_row([id], |row| row.get(0))
+        .optional()?;
+    let before = before.ok_or_else(|| Error::NotFound(format!("flow {id}")))?;
+    execute(
+        db,
+        "UPDATE flows SET name = ?2, document = ?3, updated_ms = ?4 WHERE id = ?1",
+        params![id, flow.name, flow.document, flow.at.0],
+    )?;
+    suggestions::note_changed_nodes(db, id, &before, &flow.document, flow.at)?;
+    Ok(Receipt::Flow(id).into())
+}
+
+pub(super) fn delete(db: &Connection, id: FlowId) -> Result<Applied> {
+    let changed = execute(db, "DELETE FROM flows WHERE id = ?1", params![id])?;
+    found(changed, || format!("flow {id}"))?;
+    triggers::delete_of_flow(db, id)?;
+    execute(
+        db,
+        "DELETE FROM node_changes WHERE flow_id = ?1",
+        params![id],
+    )?;
+    Ok(Receipt::Done.into())
 }

@@ -3,8 +3,8 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::Store;
-use super::changes::Prompt;
-use super::ledger::parsed;
+use super::change::Prompt;
+use super::sql::parsed;
 use crate::error::Result;
 use crate::event::{FlowId, RunId, Timestamp, Usage, Usd};
 

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::Store;
-use super::changes::Receipt;
+use super::change::{Applied, Receipt};
 use crate::error::{Error, Result};
 use crate::event::Timestamp;
 
@@ -60,7 +60,7 @@ impl Store {
     }
 }
 
-pub(super) fn create(connection: &Connection, key: &NewKey) -> Result<Receipt> {
+pub(super) fn create(connection: &Connection, key: &NewKey) -> Result<Applied> {
     let changed = connection
         .prepare_cached(
             "INSERT INTO keys (name, hash, created_ms, expires_ms) VALUES (?1, ?2, ?3, ?4)
@@ -76,7 +76,7 @@ pub(super) fn create(connection: &Connection, key: &NewKey) -> Result<Receipt> {
         let message = format!("there is a key named `{}` already", key.name);
         return Err(Error::Conflict(message));
     }
-    Ok(Receipt::Key(connection.last_insert_rowid()))
+    Ok(Receipt::Key(connection.last_insert_rowid()).into())
 }
 
 /// Gives the name that it had.
@@ -89,9 +89,9 @@ pub(super) fn delete(connection: &Connection, id: i64) -> Result<String> {
 }
 
 /// Of a key that was removed meanwhile, nothing is written.
-pub(super) fn touch(connection: &Connection, id: i64, at: Timestamp) -> Result<Receipt> {
+pub(super) fn touch(connection: &Connection, id: i64, at: Timestamp) -> Result<Applied> {
     connection
         .prepare_cached("UPDATE keys SET last_used_ms = ?2 WHERE id = ?1")?
         .execute(params![id, at.0])?;
-    Ok(Receipt::Done)
+    Ok(Receipt::Done.into())
 }

@@ -7,6 +7,7 @@ use rusqlite::{Connection, Row, params_from_iter};
 use serde::Serialize;
 
 use super::daily_rollup::{self, Day, Plan};
+use super::sql::parsed;
 use super::{Store, block_index};
 use crate::error::{Error, Result};
 use crate::event::{CallStatus, FlowId, LedgerDetails, LedgerEntry, RunId, Timestamp, Usage, Usd};
@@ -18,6 +19,17 @@ pub(super) const ENTRY_COLUMNS: &str =
      reasoning_tokens, usage_source, cost_nanousd, latency_ms, status, error_message,
      cache_write_1h_tokens, first_token_ms, price_id, cached, saved_nanousd, key_name, tags,
      refused";
+
+/// Sets the sums of a node or a run to those of its ledger rows, over all attempts, so that the two
+/// can never differ. The cost is unknown if a call's price is.
+pub(super) fn cost_sums(condition: &str) -> String {
+    format!(
+        "(input_tokens, output_tokens, cost_nanousd) = (
+            SELECT coalesce(sum(input_tokens), 0), coalesce(sum(output_tokens), 0),
+                CASE WHEN count(*) = count(cost_nanousd) THEN coalesce(sum(cost_nanousd), 0) END
+            FROM ledger WHERE {condition})"
+    )
+}
 
 /// Reads a row of [`ENTRY_COLUMNS`].
 pub(super) fn entry(row: &Row<'_>) -> rusqlite::Result<LedgerEntry> {
@@ -58,17 +70,6 @@ pub(super) fn entry(row: &Row<'_>) -> rusqlite::Result<LedgerEntry> {
                 _ => Some(parsed(row, 28)?),
             },
         },
-    })
-}
-
-/// A column that holds the text form of an enum.
-pub(super) fn parsed<T: std::str::FromStr<Err = String>>(
-    row: &Row<'_>,
-    column: usize,
-) -> rusqlite::Result<T> {
-    let text: String = row.get(column)?;
-    text.parse().map_err(|why: String| {
-        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, why.into())
     })
 }
 

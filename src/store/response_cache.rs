@@ -3,6 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::Store;
+use super::change::{Applied, Receipt};
 use crate::error::Result;
 use crate::event::{Timestamp, Usd};
 
@@ -33,9 +34,9 @@ pub struct Bought {
 }
 
 /// Keeps an answer in place of an older one; one that is too large is not kept.
-pub(super) fn keep(connection: &Connection, bought: &Bought) -> Result<()> {
+pub(super) fn keep(connection: &Connection, bought: &Bought) -> Result<Applied> {
     if bought.output.len() > ANSWER_BYTES_MAX {
-        return Ok(());
+        return Ok(Receipt::Done.into());
     }
     connection
         .prepare_cached(
@@ -52,7 +53,7 @@ pub(super) fn keep(connection: &Connection, bought: &Bought) -> Result<()> {
             bought.cost.map(|cost| cost.nanousd),
             bought.content_type
         ])?;
-    Ok(())
+    Ok(Receipt::Done.into())
 }
 
 /// How many bytes of answers there are beyond what there is room for.

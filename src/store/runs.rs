@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::Store;
-use super::ledger::parsed;
+use super::sql::parsed;
 use crate::error::{Error, Result};
 use crate::event::{FlowId, RunId, RunStatus, Timestamp, Usd};
 

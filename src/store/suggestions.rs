@@ -5,11 +5,11 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use sha2::{Digest, Sha256};
 
 use super::Store;
-use super::changes::Receipt;
-use super::ledger::parsed;
+use super::change::{Applied, Receipt};
+use super::sql::parsed;
 use crate::error::{Error, Result};
 use crate::event::suggestion::{Proposal, Realised, Status, Suggestion, Trial};
-use crate::event::{FlowId, Timestamp, hex};
+use crate::event::{Event, EventContext, FlowId, Timestamp, hex};
 use crate::flow::{Concern, asked};
 
 const COLUMNS: &str =
@@ -217,7 +217,7 @@ pub(super) fn propose(
     flow_name: &str,
     proposal: &Proposal,
     at: Timestamp,
-) -> Result<Receipt> {
+) -> Result<Applied> {
     let document: Option<String> = connection
         .prepare_cached("SELECT document FROM flows WHERE id = ?1")?
         .query_row([flow_id], |row| row.get(0))
@@ -243,13 +243,13 @@ pub(super) fn propose(
                     "UPDATE suggestions SET flow_name = ?2, proposal = ?3 WHERE id = ?1",
                 )?
                 .execute(params![open.id, flow_name, text])?;
-            return Ok(Receipt::Done);
+            return Ok(Receipt::Done.into());
         }
         Some(old)
             if matches!(old.status, Status::Dismissed | Status::Reverted)
                 && !proposal.is_news_after(&old.proposal) =>
         {
-            return Ok(Receipt::Done);
+            return Ok(Receipt::Done.into());
         }
         // Under the number that it had, so that one which comes and goes does not become many.
         Some(old) if matches!(old.status, Status::Dismissed | Status::Withdrawn) => {
@@ -271,7 +271,14 @@ pub(super) fn propose(
             connection.last_insert_rowid()
         }
     };
-    Ok(Receipt::Suggested(Box::new(one(connection, id)?)))
+    let suggestion = one(connection, id)?;
+    let context = context(&suggestion);
+    let suggestion = without_trial(suggestion);
+    Ok(vec![Event::OptimizationAvailable {
+        context,
+        suggestion,
+    }]
+    .into())
 }
 
 /// SHA-256 of a flow's document as it is stored, in hexadecimal.
@@ -321,7 +328,7 @@ pub(super) fn close(
     id: i64,
     status: Status,
     at: Timestamp,
-) -> Result<Receipt> {
+) -> Result<Applied> {
     let old = one(connection, id)?;
     if old.status != Status::Open {
         return Err(is_not(&old, Status::Open));
@@ -342,7 +349,7 @@ pub(super) fn apply(
     before: &str,
     after: &str,
     at: Timestamp,
-) -> Result<Receipt> {
+) -> Result<Applied> {
     let old = one(connection, id)?;
     if !matches!(old.status, Status::Open | Status::Dismissed) {
         return Err(is_not(&old, Status::Open));
@@ -362,7 +369,7 @@ pub(super) fn apply(
 ///
 /// # Errors
 /// [`Error::Conflict`] where the flow was changed since, or it is not applied.
-pub(super) fn revert(connection: &Connection, id: i64, at: Timestamp) -> Result<Receipt> {
+pub(super) fn revert(connection: &Connection, id: i64, at: Timestamp) -> Result<Applied> {
     let old = one(connection, id)?;
     if old.status != Status::Applied {
         return Err(is_not(&old, Status::Applied));
@@ -395,7 +402,7 @@ pub(super) fn set_realised(
     connection: &Connection,
     id: i64,
     realised: &Realised,
-) -> Result<Receipt> {
+) -> Result<Applied> {
     let text = serde_json::to_string(realised)
         .map_err(|error| Error::internal(format!("savings cannot be written: {error}")))?;
     connection
@@ -403,24 +410,52 @@ pub(super) fn set_realised(
             "UPDATE suggestions SET realised = ?2 WHERE id = ?1 AND status = 'APPLIED'",
         )?
         .execute(params![id, text])?;
-    Ok(Receipt::Done)
+    Ok(Receipt::Done.into())
 }
 
 /// Keeps what a trial gave.
-pub(super) fn set_trial(connection: &Connection, id: i64, trial: &Trial) -> Result<Receipt> {
+pub(super) fn set_trial(connection: &Connection, id: i64, trial: &Trial) -> Result<Applied> {
     let text = serde_json::to_string(trial)
         .map_err(|error| Error::internal(format!("a trial cannot be written: {error}")))?;
     connection
         .prepare_cached("UPDATE suggestions SET trial = ?2 WHERE id = ?1")?
         .execute(params![id, text])?;
-    Ok(Receipt::SuggestionChanged(Box::new(one(connection, id)?)))
+    changed(connection, id)
 }
 
-fn set_status(connection: &Connection, id: i64, status: Status, at: Timestamp) -> Result<Receipt> {
+fn set_status(connection: &Connection, id: i64, status: Status, at: Timestamp) -> Result<Applied> {
     connection
         .prepare_cached("UPDATE suggestions SET status = ?2, changed_ms = ?3 WHERE id = ?1")?
         .execute(params![id, status.as_str(), at.0])?;
-    Ok(Receipt::SuggestionChanged(Box::new(one(connection, id)?)))
+    changed(connection, id)
+}
+
+fn changed(connection: &Connection, id: i64) -> Result<Applied> {
+    let suggestion = one(connection, id)?;
+    let context = context(&suggestion);
+    let suggestion = without_trial(suggestion);
+    Ok(vec![Event::OptimizationChanged {
+        context,
+        suggestion,
+    }]
+    .into())
+}
+
+fn context(suggestion: &Suggestion) -> EventContext {
+    EventContext {
+        flow_id: Some(suggestion.flow_id),
+        run_id: None,
+        node_id: Some(suggestion.proposal.node_id.clone()),
+        timestamp: suggestion.changed_at,
+    }
+}
+
+/// As in lists: a trial's texts are only for those who ask for them.
+fn without_trial(suggestion: Suggestion) -> Box<Suggestion> {
+    Box::new(Suggestion {
+        trial: None,
+        ..suggestion
+    })
 }
 
 fn replace_document(

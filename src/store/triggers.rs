@@ -3,8 +3,8 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::Store;
-use super::changes::{Delivery, NewHook, NewSchedule, Receipt, found};
-use super::ledger::parsed;
+use super::change::{Applied, Delivery, NewHook, NewSchedule, Receipt};
+use super::sql::{execute, found, parsed};
 use crate::error::{Error, Result};
 use crate::event::{FlowId, RunId, Timestamp};
 use crate::schedule::Missed;
@@ -150,11 +150,7 @@ fn too_old(now: Timestamp) -> i64 {
     now.0.saturating_sub(HOOK_KEY_AGE_MAX_MS)
 }
 
-fn execute(connection: &Connection, sql: &str, params: &[&dyn rusqlite::ToSql]) -> Result<usize> {
-    Ok(connection.prepare_cached(sql)?.execute(params)?)
-}
-
-pub(super) fn set_hook(connection: &Connection, hook: &NewHook) -> Result<Receipt> {
+pub(super) fn set_hook(connection: &Connection, hook: &NewHook) -> Result<Applied> {
     // Only for a flow that is there, also if it was removed a moment ago.
     let slug = connection
         .prepare_cached(
@@ -169,10 +165,10 @@ pub(super) fn set_hook(connection: &Connection, hook: &NewHook) -> Result<Receip
         )
         .optional()?
         .ok_or_else(|| Error::NotFound(format!("flow {}", hook.flow_id)))?;
-    Ok(Receipt::Hook(slug))
+    Ok(Receipt::Hook(slug).into())
 }
 
-pub(super) fn delete_hook(connection: &Connection, flow_id: FlowId) -> Result<Receipt> {
+pub(super) fn delete_hook(connection: &Connection, flow_id: FlowId) -> Result<Applied> {
     delete_hook_keys(connection, flow_id)?;
     let changed = execute(
         connection,
@@ -180,7 +176,7 @@ pub(super) fn delete_hook(connection: &Connection, flow_id: FlowId) -> Result<Re
         params![flow_id],
     )?;
     found(changed, || format!("webhook of flow {flow_id}"))?;
-    Ok(Receipt::Done)
+    Ok(Receipt::Done.into())
 }
 
 fn delete_hook_keys(connection: &Connection, flow_id: FlowId) -> Result<usize> {
@@ -191,7 +187,7 @@ fn delete_hook_keys(connection: &Connection, flow_id: FlowId) -> Result<usize> {
     )
 }
 
-pub(super) fn take_delivery(connection: &Connection, delivery: &Delivery) -> Result<Receipt> {
+pub(super) fn take_delivery(connection: &Connection, delivery: &Delivery) -> Result<Applied> {
     let is_known: bool = connection
         .prepare_cached("SELECT EXISTS (SELECT 1 FROM hooks WHERE slug = ?1 AND secret_hash = ?2)")?
         .query_row(params![delivery.slug, delivery.secret_hash], |row| {
@@ -199,7 +195,7 @@ pub(super) fn take_delivery(connection: &Connection, delivery: &Delivery) -> Res
         })?;
     found(usize::from(is_known), || "such webhook any more".into())?;
     let Some(key) = &delivery.key else {
-        return Ok(Receipt::Done);
+        return Ok(Receipt::Done.into());
     };
     let changed = execute(
         connection,
@@ -217,10 +213,10 @@ pub(super) fn take_delivery(connection: &Connection, delivery: &Delivery) -> Res
         let message = "the webhook was delivered this before";
         return Err(Error::Conflict(message.into()));
     }
-    Ok(Receipt::Done)
+    Ok(Receipt::Done.into())
 }
 
-pub(super) fn set_schedule(connection: &Connection, schedule: &NewSchedule) -> Result<Receipt> {
+pub(super) fn set_schedule(connection: &Connection, schedule: &NewSchedule) -> Result<Applied> {
     let changed = execute(
         connection,
         "INSERT INTO schedules (flow_id, cron, timezone, missed, input, enabled, updated_ms, last_ms)
@@ -238,24 +234,24 @@ pub(super) fn set_schedule(connection: &Connection, schedule: &NewSchedule) -> R
         ],
     )?;
     found(changed, || format!("flow {}", schedule.flow_id))?;
-    Ok(Receipt::Done)
+    Ok(Receipt::Done.into())
 }
 
-pub(super) fn delete_schedule(connection: &Connection, flow_id: FlowId) -> Result<Receipt> {
+pub(super) fn delete_schedule(connection: &Connection, flow_id: FlowId) -> Result<Applied> {
     let changed = execute(
         connection,
         "DELETE FROM schedules WHERE flow_id = ?1",
         params![flow_id],
     )?;
     found(changed, || format!("schedule of flow {flow_id}"))?;
-    Ok(Receipt::Done)
+    Ok(Receipt::Done.into())
 }
 
 pub(super) fn take_due(
     connection: &Connection,
     flow_id: FlowId,
     due: Timestamp,
-) -> Result<Receipt> {
+) -> Result<Applied> {
     // The last fence against running a time twice.
     let changed = execute(
         connection,
@@ -267,7 +263,7 @@ pub(super) fn take_due(
             "the schedule of flow {flow_id} has no run at {due} to start any more"
         )));
     }
-    Ok(Receipt::Done)
+    Ok(Receipt::Done.into())
 }
 
 /// Removes all that would start a flow that is removed.

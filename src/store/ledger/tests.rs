@@ -114,7 +114,7 @@ impl Books {
                     for _ in 0..left.min(BATCH) {
                         *now += random.below(MS_PER_DAY as u64 / 40) as i64;
                         let opened = batch.apply(&Change::OpenCall(call(random, *now)))?;
-                        let Receipt::Call(row) = opened else {
+                        let Receipt::Call(row) = opened.receipt else {
                             panic!("{opened:?}");
                         };
                         pending.push(row.id);
@@ -123,7 +123,7 @@ impl Books {
                             let at = random.below(pending.len() as u64) as usize;
                             let settled = settlement(random, pending.swap_remove(at), *now);
                             let settled = batch.apply(&Change::SettleCall(settled))?;
-                            let Receipt::Settled(row, _) = settled else {
+                            let Receipt::Call(row) = settled.receipt else {
                                 panic!("{settled:?}");
                             };
                             rows.insert(row.id, *row);
@@ -343,7 +343,7 @@ fn each_row_is_found_by_its_moment_also_at_the_edges_of_blocks() {
         .transaction(|batch| {
             let mut write = |at| {
                 let opened = batch.apply(&Change::OpenCall(call(&mut random, at)))?;
-                let Receipt::Call(row) = opened else {
+                let Receipt::Call(row) = opened.receipt else {
                     panic!("{opened:?}");
                 };
                 let settled = settlement(&mut random, row.id, at);
@@ -384,7 +384,7 @@ fn a_block_with_a_call_under_way_is_noted_once_it_is_settled() {
     while last < 300 {
         let opened = Change::OpenCall(call(&mut random, 5));
         let opened = writer.transaction(|batch| batch.apply(&opened)).unwrap();
-        let Receipt::Call(row) = opened else {
+        let Receipt::Call(row) = opened.receipt else {
             panic!("{opened:?}");
         };
         last = row.id;

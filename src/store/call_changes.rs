@@ -1,0 +1,259 @@
+//! What changes of calls, budgets and keys write.
+
+use rusqlite::{Connection, params};
+
+use super::budgets::{self, Budgets};
+use super::change::{Applied, NewCall, Receipt, Settlement};
+use super::daily_rollup::{self, Day};
+use super::keys;
+use super::ledger::{ENTRY_COLUMNS, entry};
+use super::prices::Prices;
+use super::sql::{execute, found};
+use crate::budget::Budget;
+use crate::error::Result;
+use crate::event::{CallStatus, Event, EventContext, LedgerEntry, RefusedBy, Timestamp, Usd};
+
+/// Writes calls, with the state in memory that spares it reading the ledger for each.
+pub(super) struct CallWriter {
+    budgets: Budgets,
+    prices: Prices,
+    /// The days before this one are summed up.
+    pub(super) summed_until: Day,
+}
+
+/// The state at some moment, to go back to.
+pub(super) struct Before {
+    budgets: budgets::Before,
+    prices: usize,
+}
+
+impl CallWriter {
+    pub(super) fn load(db: &Connection) -> Result<Self> {
+        Ok(Self {
+            budgets: Budgets::load(db)?,
+            prices: Prices::default(),
+            summed_until: daily_rollup::summed_until(db)?,
+        })
+    }
+
+    /// The state now. A transaction that is rolled back goes back to it.
+    pub(super) fn before(&self) -> Before {
+        Before {
+            budgets: self.budgets.before(),
+            prices: self.prices.before(),
+        }
+    }
+
+    pub(super) fn go_back(&mut self, before: Before) {
+        self.budgets.go_back(before.budgets);
+        self.prices.go_back(before.prices);
+    }
+
+    pub(super) fn committed(&mut self) {
+        self.prices.committed();
+    }
+
+    pub(super) fn set_budgets(
+        &mut self,
+        db: &Connection,
+        all: &[Budget],
+        version: Option<&str>,
+    ) -> Result<Applied> {
+        self.budgets.replace(db, all, version)?;
+        Ok(Receipt::Done.into())
+    }
+
+    pub(super) fn add_budget(&mut self, db: &Connection, budget: &Budget) -> Result<Applied> {
+        self.budgets.add(db, budget)?;
+        Ok(Receipt::Done.into())
+    }
+
+    pub(super) fn delete_key(
+        &mut self,
+        db: &Connection,
+        id: i64,
+        with_budgets: bool,
+    ) -> Result<Applied> {
+        let name = keys::delete(db, id)?;
+        if with_budgets {
+            self.budgets.remove_of_key(db, &name)?;
+        }
+        Ok(Receipt::Done.into())
+    }
+
+    /// # Errors
+    /// [`Error::Budget`](crate::error::Error::Budget) if a hard budget does not allow the call.
+    pub(super) fn open(&mut self, db: &Connection, call: &NewCall) -> Result<Applied> {
+        self.budgets.open(db, call)?;
+        self.insert(db, call, CallStatus::Pending, None)
+    }
+
+    pub(super) fn refuse(
+        &self,
+        db: &Connection,
+        call: &NewCall,
+        by: RefusedBy,
+        why: &str,
+    ) -> Result<Applied> {
+        self.insert(db, call, CallStatus::Failed, Some((by, why)))
+    }
+
+    /// Writes a row; one that was refused is settled already and has cost nothing.
+    fn insert(
+        &self,
+        db: &Connection,
+        call: &NewCall,
+        status: CallStatus,
+        refused: Option<(RefusedBy, &str)>,
+    ) -> Result<Applied> {
+        execute(
+            db,
+            "INSERT INTO ledger (timestamp_ms, flow_id, run_id, node_id, attempt, operation_id,
+                provider, model_used, agent_role, prompt_hash, status, key_name, tags,
+                reserved_nanousd, reserved_tokens, refused, error_message, cost_nanousd)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17,
+                CASE WHEN ?16 IS NOT NULL THEN 0 END)",
+            params![
+                call.at.0,
+                call.flow_id,
+                call.run_id,
+                call.node_id,
+                call.attempt,
+                call.operation_id,
+                call.provider,
+                call.model,
+                call.role,
+                call.prompt_hash,
+                status.as_str(),
+                call.key_name,
+                call.tags,
+                call.reserve.cost.map(|cost| cost.nanousd),
+                call.reserve.tokens,
+                refused.map(|(by, _)| by.as_str()),
+                refused.map(|(_, why)| why)
+            ],
+        )?;
+        self.written_row(db, call.at)
+    }
+
+    /// Writes the row of a call that was not made, because its answer was bought before.
+    pub(super) fn cached(
+        &self,
+        db: &Connection,
+        call: &NewCall,
+        model: &str,
+        saved: Option<Usd>,
+    ) -> Result<Applied> {
+        execute(
+            db,
+            "INSERT INTO ledger (timestamp_ms, flow_id, run_id, node_id, attempt, operation_id,
+                provider, model_used, agent_role, prompt_hash, status, key_name, tags,
+                cost_nanousd, latency_ms, cached, saved_nanousd, model_asked)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 'SUCCESS', ?11, ?12,
+                0, 0, 1, ?13, CASE WHEN ?14 != ?8 THEN ?14 END)",
+            params![
+                call.at.0,
+                call.flow_id,
+                call.run_id,
+                call.node_id,
+                call.attempt,
+                call.operation_id,
+                call.provider,
+                model,
+                call.role,
+                call.prompt_hash,
+                call.key_name,
+                call.tags,
+                saved.map(|saved| saved.nanousd),
+                call.model
+            ],
+        )?;
+        self.written_row(db, call.at)
+    }
+
+    pub(super) fn settle(&mut self, db: &Connection, settlement: &Settlement) -> Result<Applied> {
+        let usage = &settlement.usage;
+        let price_id = match &settlement.price {
+            Some(price) => Some(self.prices.id(db, price)?),
+            None => None,
+        };
+        let changed = execute(
+            db,
+            "UPDATE ledger SET model_used = coalesce(?2, model_used), input_tokens = ?3,
+                cached_input_tokens = ?4, cache_write_tokens = ?5, output_tokens = ?6,
+                reasoning_tokens = ?7, usage_source = ?8, cost_nanousd = ?9, latency_ms = ?10,
+                status = ?11, error_message = ?12, cache_write_1h_tokens = ?13,
+                first_token_ms = ?14, price_id = ?15,
+                model_asked = CASE WHEN ?2 != model_used THEN model_used END
+             WHERE id = ?1 AND status = 'PENDING'",
+            params![
+                settlement.id,
+                settlement.model,
+                usage.input_tokens,
+                usage.cached_input_tokens,
+                usage.cache_write_tokens,
+                usage.output_tokens,
+                usage.reasoning_tokens,
+                usage.source.as_str(),
+                settlement.cost.map(|cost| cost.nanousd),
+                settlement.latency_ms,
+                settlement.status.as_str(),
+                settlement.error,
+                usage.cache_write_1h_tokens,
+                settlement.first_token_ms,
+                price_id
+            ],
+        )?;
+        found(changed, || format!("pending ledger row {}", settlement.id))?;
+        let row = ledger_row(db, settlement.id)?;
+        let warnings = self.budgets.settle(db, &row)?;
+        let context = context(&row, settlement.at);
+        let mut applied = updated(row, settlement.at);
+        let warned = warnings.into_iter().map(|warning| Event::BudgetWarning {
+            context: context.clone(),
+            warning,
+        });
+        applied.events.extend(warned);
+        Ok(applied)
+    }
+
+    /// The row that was just written.
+    fn written_row(&self, db: &Connection, at: Timestamp) -> Result<Applied> {
+        let id = db.last_insert_rowid();
+        let day = daily_rollup::day_of(at);
+        if day < self.summed_until {
+            // The clock was put back. It may be that these days are forgotten already.
+            daily_rollup::forget_from(db, day)?;
+        }
+        Ok(updated(ledger_row(db, id)?, at))
+    }
+}
+
+/// The row as it is now. Read by a statement of its own, here as elsewhere, because `RETURNING`
+/// makes a table in memory for its rows, which costs more than all the rest.
+fn ledger_row(db: &Connection, id: i64) -> Result<LedgerEntry> {
+    Ok(db
+        .prepare_cached(&format!("SELECT {ENTRY_COLUMNS} FROM ledger WHERE id = ?1"))?
+        .query_row([id], entry)?)
+}
+
+fn updated(row: LedgerEntry, at: Timestamp) -> Applied {
+    let entry = Box::new(row);
+    let update = Event::LedgerUpdate {
+        context: context(&entry, at),
+        entry: entry.clone(),
+    };
+    Applied {
+        receipt: Receipt::Call(entry),
+        events: vec![update],
+    }
+}
+
+fn context(row: &LedgerEntry, at: Timestamp) -> EventContext {
+    EventContext {
+        flow_id: row.flow_id,
+        run_id: row.run_id.clone(),
+        node_id: row.node_id.clone(),
+        timestamp: at,
+    }
+}

@@ -1,0 +1,384 @@
+//! The vocabulary of what can be written, as one closed list.
+
+use std::sync::Arc;
+
+use super::keys::NewKey;
+use super::response_cache::Bought;
+use crate::budget::{Budget, Reserve};
+use crate::event::suggestion::{Proposal, Realised, Status, Trial};
+use crate::event::{
+    CallStatus, Event, EventContext, FlowId, LedgerEntry, RefusedBy, RunId, RunStatus, Timestamp,
+    Usage, Usd,
+};
+use crate::schedule::Missed;
+
+#[derive(Clone, Debug)]
+pub struct NodeRef {
+    pub flow_id: FlowId,
+    pub run_id: RunId,
+    pub node_id: String,
+    /// Of a map: which of its items is meant, from 0; none where it is the node itself.
+    pub item: Option<usize>,
+    /// What people call the node.
+    pub label: String,
+    /// The number of the attempt; the first is 1.
+    pub attempt: u32,
+}
+
+/// What is asked, with templates filled in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prompt {
+    pub prompt: String,
+    pub system: Option<String>,
+}
+
+/// A run that is accepted.
+#[derive(Clone, Debug)]
+pub struct NewRun {
+    pub id: RunId,
+    pub flow_id: FlowId,
+    /// The flow's name as it is now.
+    pub flow_name: String,
+    pub trigger: String,
+    pub input: String,
+    /// The flow's graph as it is now, JSON.
+    pub graph: Arc<str>,
+    pub at: Timestamp,
+}
+
+/// A flow's document as posted.
+#[derive(Clone, Debug)]
+pub struct NewFlow {
+    pub name: String,
+    /// JSON.
+    pub document: String,
+    /// The file that it came from.
+    pub origin: Option<String>,
+    pub at: Timestamp,
+}
+
+/// The beginning of a run, or of its continuation.
+#[derive(Clone, Debug)]
+pub struct RunStart {
+    pub flow_id: FlowId,
+    pub run_id: RunId,
+    pub flow_name: String,
+    pub node_count: usize,
+    /// What started the run at first.
+    pub trigger: String,
+    pub at: Timestamp,
+}
+
+#[derive(Clone, Debug)]
+pub struct RunEnd {
+    pub flow_id: FlowId,
+    pub run_id: RunId,
+    pub status: RunStatus,
+    pub error: Option<String>,
+    /// The node at fault.
+    pub error_node: Option<String>,
+    pub at: Timestamp,
+}
+
+/// A node that finished well, or whose run goes on as if it had.
+#[derive(Clone, Debug)]
+pub struct FinishedNode {
+    pub node: NodeRef,
+    pub output: String,
+    /// Of the attempt that returned it.
+    pub latency_ms: u64,
+    /// Why it failed, if the run goes on all the same.
+    pub error: Option<String>,
+    /// Whether the output was bought before.
+    pub cached: bool,
+    pub at: Timestamp,
+}
+
+#[derive(Clone, Debug)]
+pub struct FailedNode {
+    pub node: NodeRef,
+    pub error: String,
+    /// Whether it was stopped by a person.
+    pub cancelled: bool,
+    pub at: Timestamp,
+}
+
+/// A webhook as it is set.
+#[derive(Clone, Debug)]
+pub struct NewHook {
+    pub flow_id: FlowId,
+    /// Its name in the URL; one that the flow has already stays instead.
+    pub slug: String,
+    /// SHA-256 of its secret in hexadecimal.
+    pub secret_hash: String,
+    pub at: Timestamp,
+}
+
+/// What a webhook was delivered, beside the run that it starts.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    pub slug: String,
+    /// SHA-256 of the secret that came with it, in hexadecimal.
+    pub secret_hash: String,
+    /// What the sender calls it, if it shall not be run again.
+    pub key: Option<String>,
+    pub run_id: RunId,
+    pub at: Timestamp,
+}
+
+/// A schedule as it is set.
+#[derive(Clone, Debug)]
+pub struct NewSchedule {
+    pub flow_id: FlowId,
+    /// When it is due, in five fields.
+    pub cron: String,
+    /// The IANA time zone that `cron` is about.
+    pub timezone: String,
+    /// What becomes of times at which no server ran.
+    pub missed: Missed,
+    /// The input of its runs, a JSON object.
+    pub input: String,
+    pub enabled: bool,
+    /// When; nothing before is due.
+    pub at: Timestamp,
+}
+
+/// A call that is about to be made.
+#[derive(Clone, Debug)]
+pub struct NewCall {
+    pub at: Timestamp,
+    /// The flow, run and node, where there is one.
+    pub flow_id: Option<FlowId>,
+    pub run_id: Option<RunId>,
+    pub node_id: Option<String>,
+    /// The number of the attempt; the first is 1.
+    pub attempt: u32,
+    /// Joins the attempts of one operation.
+    pub operation_id: String,
+    pub provider: String,
+    pub model: String,
+    /// What the ledger groups it under.
+    pub role: Option<String>,
+    /// SHA-256 of the prompt in hexadecimal.
+    pub prompt_hash: String,
+    /// The name of the key that a client of the gateway came with.
+    pub key_name: Option<String>,
+    /// What that client wants its calls to be grouped by.
+    pub tags: Option<String>,
+    /// What it may need at most.
+    pub reserve: Reserve,
+}
+
+/// How a call ended.
+#[derive(Clone, Debug)]
+pub struct Settlement {
+    pub id: i64,
+    /// The model that answered, where one did.
+    pub model: Option<String>,
+    pub usage: Usage,
+    /// What it cost; none where that is not known.
+    pub cost: Option<Usd>,
+    /// The price that the cost was computed with, JSON, where there is one.
+    pub price: Option<Arc<str>>,
+    /// Milliseconds; none where it is not known.
+    pub latency_ms: Option<u64>,
+    /// Milliseconds; none where it was not streamed or is not known.
+    pub first_token_ms: Option<u64>,
+    /// What became of it; not `PENDING`.
+    pub status: CallStatus,
+    /// Why it did not succeed.
+    pub error: Option<String>,
+    pub at: Timestamp,
+}
+
+/// One thing to write. What viewers are told follows from it (see `journal`).
+#[derive(Clone, Debug)]
+pub enum Change {
+    CreateFlow(NewFlow),
+    /// The document and the name are replaced; the origin stays.
+    UpdateFlow {
+        id: FlowId,
+        flow: NewFlow,
+    },
+    /// A flow is removed, with its webhook and its schedule; its runs and ledger rows stay.
+    DeleteFlow(FlowId),
+    /// A flow gets a webhook, or the one it has gets a new secret.
+    SetHook(NewHook),
+    /// A flow's webhook is removed.
+    DeleteHook(FlowId),
+    /// A webhook was used. Refused where it is gone or has another secret by now, and where the key
+    /// was used within [`HOOK_KEY_AGE_MAX_MS`](super::HOOK_KEY_AGE_MAX_MS); then nothing beside it is written either.
+    TakeDelivery(Delivery),
+    /// A flow gets a schedule, in place of the one it has.
+    SetSchedule(NewSchedule),
+    /// A flow's schedule is removed.
+    DeleteSchedule(FlowId),
+    /// A time of a schedule is dealt with, whether it is run or left out. Refused where it was dealt
+    /// with before, and where the schedule is gone, was replaced or switched off by now; then
+    /// nothing beside it is written either.
+    TakeDue {
+        /// The schedule's flow.
+        flow_id: FlowId,
+        due: Timestamp,
+    },
+    QueueRun(NewRun),
+    /// A run begins, or goes on after a restart.
+    StartRun(RunStart),
+    /// A run that failed or was cancelled goes on.
+    ResumeRun(RunStart),
+    /// Somebody wants a run stopped, also by a server that starts again. Nothing where it is over.
+    CancelRun {
+        run_id: RunId,
+        at: Timestamp,
+    },
+    /// A run that is over is removed; its ledger rows stay.
+    DeleteRun(RunId),
+    /// A node is about to execute.
+    StartNode {
+        node: NodeRef,
+        /// What is asked; none of a node that asks nobody.
+        prompt: Option<Prompt>,
+        at: Timestamp,
+    },
+    /// A call is about to be made: the intent. Refused where a hard budget does not allow it.
+    OpenCall(NewCall),
+    /// A call was refused before it was made, by what, and why: a row of its own that costs nothing.
+    RefuseCall(NewCall, RefusedBy, String),
+    /// A call need not be made, because its answer was bought before: a row that costs nothing and
+    /// says what it saved.
+    BookCached {
+        call: NewCall,
+        /// The model that had answered.
+        model: String,
+        /// What the answer had cost; none where that is not known.
+        saved: Option<Usd>,
+    },
+    /// An answer is kept for those who ask the same.
+    KeepAnswer(Arc<Bought>),
+    /// All budgets are replaced by others.
+    SetBudgets {
+        all: Vec<Budget>,
+        /// What [`crate::budget::version`] gives of those that are to be replaced, where no others may be.
+        version: Option<String>,
+    },
+    /// A budget is added to those that there are. Refused where there is one of that name.
+    AddBudget(Budget),
+    /// A key for a client of the gateway. Refused where there is one of that name.
+    CreateKey(NewKey),
+    /// A key is removed.
+    DeleteKey {
+        id: i64,
+        /// Whether its budgets are, too.
+        with_budgets: bool,
+    },
+    /// A key is used.
+    TouchKey {
+        id: i64,
+        at: Timestamp,
+    },
+    /// A call ended.
+    SettleCall(Settlement),
+    /// A node finished well, or the run goes on as if it had.
+    FinishNode(FinishedNode),
+    /// A node is on no branch that was taken.
+    SkipNode {
+        node: NodeRef,
+        at: Timestamp,
+    },
+    /// An attempt at a node failed, and another follows.
+    RetryNode {
+        node: NodeRef,
+        error: String,
+        at: Timestamp,
+    },
+    /// A node failed or was stopped.
+    FailNode(FailedNode),
+    /// The optimizer proposes something about a flow, or says anew what it proposed before.
+    Propose {
+        flow_id: FlowId,
+        flow_name: String,
+        proposal: Box<Proposal>,
+        at: Timestamp,
+    },
+    /// An open suggestion is dismissed or withdrawn.
+    CloseSuggestion {
+        id: i64,
+        /// What becomes of it.
+        status: Status,
+        at: Timestamp,
+    },
+    /// A flow is changed as a suggestion says. Refused where its document is not `before`.
+    ApplySuggestion {
+        id: i64,
+        /// What it proposes, with the change put forward that is made.
+        proposal: Box<Proposal>,
+        /// The flow's document, for which the change was made.
+        before: String,
+        /// The changed one.
+        after: String,
+        at: Timestamp,
+    },
+    /// What a suggestion changed is taken back. Refused where the flow was changed since.
+    RevertSuggestion {
+        id: i64,
+        at: Timestamp,
+    },
+    /// What a suggestion has saved since it was applied.
+    SetRealised {
+        id: i64,
+        realised: Realised,
+    },
+    /// What a trial of a suggestion gave.
+    SetTrial {
+        id: i64,
+        trial: Box<Trial>,
+    },
+    /// A run is over.
+    FinishRun(RunEnd),
+}
+
+/// What a change left behind, for its submitter.
+#[derive(Clone, Debug)]
+pub enum Receipt {
+    Flow(FlowId),
+    /// The webhook's name in the URL.
+    Hook(String),
+    Key(i64),
+    /// The ledger row as it is now.
+    Call(Box<LedgerEntry>),
+    Done,
+}
+
+/// A change that was written, but is not committed yet.
+#[derive(Debug)]
+pub struct Applied {
+    pub receipt: Receipt,
+    /// The events that follow from it, in order.
+    pub events: Vec<Event>,
+}
+
+impl From<Receipt> for Applied {
+    /// Of a change that viewers need not know.
+    fn from(receipt: Receipt) -> Self {
+        let events = Vec::new();
+        Self { receipt, events }
+    }
+}
+
+impl From<Vec<Event>> for Applied {
+    fn from(events: Vec<Event>) -> Self {
+        let receipt = Receipt::Done;
+        Self { receipt, events }
+    }
+}
+
+impl NodeRef {
+    pub(super) fn context(&self, at: Timestamp) -> EventContext {
+        EventContext {
+            flow_id: Some(self.flow_id),
+            run_id: Some(self.run_id.clone()),
+            node_id: Some(self.node_id.clone()),
+            timestamp: at,
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! What changes of nodes write, and of items of maps. For viewers a map is one node: its items
+//! have no events of their own, and are seen in the updates of the ledger.
+
+use rusqlite::{Connection, params};
+
+use super::change::{Applied, FailedNode, FinishedNode, NodeRef, Prompt, Receipt};
+use super::ledger::cost_sums;
+use super::sql::{execute, found};
+use crate::error::Result;
+use crate::event::{Event, FlowProgress, Timestamp, Usd, preview};
+
+/// # Errors
+/// [`Error::NotFound`](crate::error::Error::NotFound) if the node or item is completed: the last
+/// fence against buying it twice.
+pub(super) fn start(
+    db: &Connection,
+    node: &NodeRef,
+    prompt: Option<&Prompt>,
+    at: Timestamp,
+) -> Result<Applied> {
+    let (table, key) = match node.item {
+        Some(_) => ("run_items", "item, "),
+        None => ("run_nodes", ""),
+    };
+    let item = if key.is_empty() { "" } else { "?7, " };
+    let sql = format!(
+        "INSERT INTO {table} (run_id, node_id, {key}status, attempt, started_ms, prompt, system)
+         VALUES (?1, ?2, {item}'RUNNING', ?3, ?4, ?5, ?6)
+         ON CONFLICT DO UPDATE SET status = 'RUNNING', attempt = ?3, started_ms = ?4,
+            error = NULL, finished_ms = NULL, prompt = ?5, system = ?6
+         WHERE status != 'COMPLETED'"
+    );
+    let (text, system) = match prompt {
+        Some(prompt) => (Some(&prompt.prompt), prompt.system.as_ref()),
+        None => (None, None),
+    };
+    let values = params![
+        node.run_id,
+        node.node_id,
+        node.attempt,
+        at.0,
+        text,
+        system,
+        node.item
+    ];
+    let values = &values[..values.len() - usize::from(node.item.is_none())];
+    let changed = execute(db, &sql, values)?;
+    found(changed, || {
+        let item = node
+            .item
+            .map_or_else(String::new, |item| format!("item {item} of "));
+        let (node_id, run_id) = (&node.node_id, &node.run_id);
+        format!("unfinished {item}node {node_id} in run {run_id}")
+    })?;
+    Ok(event_of(node, || Event::NodeStarted {
+        context: node.context(at),
+        label: node.label.clone(),
+        attempt: node.attempt,
+    }))
+}
+
+pub(super) fn finish(db: &Connection, finished: &FinishedNode) -> Result<Applied> {
+    let FinishedNode {
+        node,
+        output,
+        error,
+        ..
+    } = finished;
+    let latency_ms = finished.latency_ms;
+    if let Some(item) = node.item {
+        let sql = "UPDATE run_items SET status = 'COMPLETED', output = ?4, latency_ms = ?5,
+                error = ?6, finished_ms = ?7
+             WHERE run_id = ?1 AND node_id = ?2 AND item = ?3";
+        let values = params![
+            node.run_id,
+            node.node_id,
+            item,
+            output,
+            latency_ms,
+            error,
+            finished.at.0
+        ];
+        has_begun(node, execute(db, sql, values)?)?;
+        return Ok(Receipt::Done.into());
+    }
+    let sums = cost_sums("run_id = ?1 AND node_id = ?2");
+    let changed = execute(
+        db,
+        &format!(
+            "UPDATE run_nodes SET status = 'COMPLETED', output = ?3, latency_ms = ?4, error = ?5,
+                finished_ms = ?6, {sums}
+             WHERE run_id = ?1 AND node_id = ?2"
+        ),
+        params![
+            node.run_id,
+            node.node_id,
+            output,
+            latency_ms,
+            error,
+            finished.at.0
+        ],
+    )?;
+    has_begun(node, changed)?;
+    let context = node.context(finished.at);
+    let mut statement = db.prepare_cached(
+        "SELECT input_tokens, output_tokens, cost_nanousd FROM run_nodes
+         WHERE run_id = ?1 AND node_id = ?2",
+    )?;
+    let completed = statement.query_row([&node.run_id, &node.node_id], |row| {
+        Ok(Event::NodeCompleted {
+            context: context.clone(),
+            label: node.label.clone(),
+            input_tokens: row.get(0)?,
+            output_tokens: row.get(1)?,
+            cost: row.get::<_, Option<i64>>(2)?.map(Usd::from_nanousd),
+            latency_ms,
+            result_preview: preview(output).to_owned(),
+            cached: finished.cached,
+        })
+    })?;
+    let status = FlowProgress::NodeComplete;
+    Ok(vec![completed, Event::FlowStatus { context, status }].into())
+}
+
+pub(super) fn skip(db: &Connection, node: &NodeRef, at: Timestamp) -> Result<Applied> {
+    execute(
+        db,
+        "INSERT INTO run_nodes (run_id, node_id, status, attempt, started_ms, finished_ms)
+         VALUES (?1, ?2, 'SKIPPED', 0, ?3, ?3) ON CONFLICT DO NOTHING",
+        params![node.run_id, node.node_id, at.0],
+    )?;
+    Ok(Receipt::Done.into())
+}
+
+pub(super) fn retry(
+    db: &Connection,
+    node: &NodeRef,
+    error: &str,
+    at: Timestamp,
+) -> Result<Applied> {
+    end_attempt(db, node, "WAITING", error, at)?;
+    Ok(failed(node, error, at, true))
+}
+
+pub(super) fn fail(db: &Connection, end: &FailedNode) -> Result<Applied> {
+    let status = if end.cancelled { "CANCELLED" } else { "FAILED" };
+    end_attempt(db, &end.node, status, &end.error, end.at)?;
+    if end.node.item.is_none() {
+        let sums = cost_sums("run_id = ?1 AND node_id = ?2");
+        execute(
+            db,
+            &format!("UPDATE run_nodes SET {sums} WHERE run_id = ?1 AND node_id = ?2"),
+            params![end.node.run_id, end.node.node_id],
+        )?;
+    }
+    Ok(failed(&end.node, &end.error, end.at, false))
+}
+
+fn end_attempt(
+    db: &Connection,
+    node: &NodeRef,
+    status: &str,
+    error: &str,
+    at: Timestamp,
+) -> Result<()> {
+    let changed = match node.item {
+        Some(item) => execute(
+            db,
+            "UPDATE run_items SET status = ?4, error = ?5, finished_ms = ?6
+             WHERE run_id = ?1 AND node_id = ?2 AND item = ?3",
+            params![node.run_id, node.node_id, item, status, error, at.0],
+        ),
+        None => execute(
+            db,
+            "UPDATE run_nodes SET status = ?3, error = ?4, finished_ms = ?5
+             WHERE run_id = ?1 AND node_id = ?2",
+            params![node.run_id, node.node_id, status, error, at.0],
+        ),
+    };
+    has_begun(node, changed?)
+}
+
+fn has_begun(node: &NodeRef, changed: usize) -> Result<()> {
+    found(changed, || {
+        format!("node {} in run {}", node.node_id, node.run_id)
+    })
+}
+
+fn failed(node: &NodeRef, error: &str, at: Timestamp, will_retry: bool) -> Applied {
+    event_of(node, || Event::NodeFailed {
+        context: node.context(at),
+        label: node.label.clone(),
+        attempt: node.attempt,
+        error: error.to_owned(),
+        will_retry,
+    })
+}
+
+fn event_of(node: &NodeRef, event: impl FnOnce() -> Event) -> Applied {
+    match node.item {
+        Some(_) => Receipt::Done.into(),
+        None => vec![event()].into(),
+    }
+}

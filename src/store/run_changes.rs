@@ -1,0 +1,225 @@
+//! What changes of runs write.
+
+use rusqlite::{Connection, OptionalExtension, params};
+use sha2::{Digest, Sha256};
+
+use super::change::{Applied, NewRun, Receipt, RunEnd, RunStart};
+use super::ledger::cost_sums;
+use super::sql::{execute, found};
+use super::suggestions;
+use crate::error::{Error, Result};
+use crate::event::{Event, EventContext, FlowProgress, RunStatus, Timestamp, Usd, hex};
+
+pub(super) fn queue(db: &Connection, run: &NewRun) -> Result<Applied> {
+    let hash = hex(&Sha256::digest(run.graph.as_bytes()));
+    execute(
+        db,
+        "INSERT OR IGNORE INTO graphs (hash, data) VALUES (?1, ?2)",
+        params![hash, run.graph],
+    )?;
+    execute(
+        db,
+        "INSERT INTO runs (id, flow_id, flow_name, graph_hash, trigger, input, status, created_ms)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'QUEUED', ?7)",
+        params![
+            run.id,
+            run.flow_id,
+            run.flow_name,
+            hash,
+            run.trigger,
+            run.input,
+            run.at.0
+        ],
+    )?;
+    Ok(Receipt::Done.into())
+}
+
+pub(super) fn start(db: &Connection, start: &RunStart) -> Result<Applied> {
+    let changed = execute(
+        db,
+        "UPDATE runs SET status = 'RUNNING', started_ms = coalesce(started_ms, ?2)
+         WHERE id = ?1 AND status IN ('QUEUED', 'RUNNING')",
+        params![start.run_id, start.at.0],
+    )?;
+    found(changed, || format!("open run {}", start.run_id))?;
+    Ok(started(start))
+}
+
+/// # Errors
+/// [`Error::Conflict`] unless the run failed or was cancelled.
+pub(super) fn resume(db: &Connection, start: &RunStart) -> Result<Applied> {
+    let run_id = &start.run_id;
+    let changed = execute(
+        db,
+        "UPDATE runs SET status = 'RUNNING', started_ms = ?2, finished_ms = NULL,
+            cancel_ms = NULL, error = NULL, error_node = NULL
+         WHERE id = ?1 AND status IN ('FAILED', 'CANCELLED')",
+        params![run_id, start.at.0],
+    )?;
+    if changed == 0 {
+        let message = format!("run {run_id} has neither failed nor was it cancelled");
+        return Err(Error::Conflict(message));
+    }
+    for table in ["run_nodes", "run_items"] {
+        execute(
+            db,
+            &format!(
+                "UPDATE {table} SET status = 'WAITING', error = NULL
+                 WHERE run_id = ?1 AND status IN ('FAILED', 'CANCELLED')"
+            ),
+            params![run_id],
+        )?;
+    }
+    Ok(started(start))
+}
+
+fn started(start: &RunStart) -> Applied {
+    let context = EventContext {
+        flow_id: Some(start.flow_id),
+        run_id: Some(start.run_id.clone()),
+        node_id: None,
+        timestamp: start.at,
+    };
+    let started = Event::FlowStarted {
+        context: context.clone(),
+        name: start.flow_name.clone(),
+        node_count: start.node_count,
+        trigger: start.trigger.clone(),
+    };
+    let status = FlowProgress::Started;
+    vec![started, Event::FlowStatus { context, status }].into()
+}
+
+pub(super) fn cancel(db: &Connection, run_id: &str, at: Timestamp) -> Result<Applied> {
+    execute(
+        db,
+        "UPDATE runs SET cancel_ms = ?2 WHERE id = ?1 AND status IN ('QUEUED', 'RUNNING')",
+        params![run_id, at.0],
+    )?;
+    Ok(Receipt::Done.into())
+}
+
+/// # Errors
+/// [`Error::Conflict`] if the run is not over.
+pub(super) fn delete(db: &Connection, run_id: &str) -> Result<Applied> {
+    let graph: Option<String> = db
+        .prepare_cached(
+            "DELETE FROM runs WHERE id = ?1 AND status NOT IN ('QUEUED', 'RUNNING')
+             RETURNING graph_hash",
+        )?
+        .query_row([run_id], |row| row.get(0))
+        .optional()?;
+    let Some(graph) = graph else {
+        let message = format!("run {run_id} is not over; cancel it first");
+        return Err(Error::Conflict(message));
+    };
+    execute(
+        db,
+        "DELETE FROM run_nodes WHERE run_id = ?1",
+        params![run_id],
+    )?;
+    execute(
+        db,
+        "DELETE FROM run_items WHERE run_id = ?1",
+        params![run_id],
+    )?;
+    execute(
+        db,
+        "DELETE FROM graphs WHERE hash = ?1
+         AND NOT EXISTS (SELECT 1 FROM runs WHERE graph_hash = ?1)",
+        params![graph],
+    )?;
+    Ok(Receipt::Done.into())
+}
+
+/// Stops nodes that began and never ended, such as those that a restart interrupted: their run
+/// ends.
+fn end_open_nodes(db: &Connection, run_id: &str, at: Timestamp) -> Result<()> {
+    for table in ["run_nodes", "run_items"] {
+        execute(
+            db,
+            &format!(
+                "UPDATE {table} SET status = 'CANCELLED', finished_ms = ?2,
+                    error = coalesce(error, 'the run ended before it')
+                 WHERE run_id = ?1 AND status IN ('RUNNING', 'WAITING')"
+            ),
+            params![run_id, at.0],
+        )?;
+    }
+    // Some of them had calls, which are not added up yet.
+    let sums = cost_sums("ledger.run_id = run_nodes.run_id AND ledger.node_id = run_nodes.node_id");
+    execute(
+        db,
+        &format!("UPDATE run_nodes SET {sums} WHERE run_id = ?1 AND status = 'CANCELLED'"),
+        params![run_id],
+    )?;
+    Ok(())
+}
+
+pub(super) fn finish(db: &Connection, end: &RunEnd) -> Result<Applied> {
+    let run_id = &end.run_id;
+    if end.status != RunStatus::Completed {
+        end_open_nodes(db, run_id, end.at)?;
+    }
+    let sums = cost_sums("run_id = ?1");
+    let changed = execute(
+        db,
+        &format!(
+            "UPDATE runs SET status = ?2, error = ?3, error_node = ?4, finished_ms = ?5, {sums}
+             WHERE id = ?1 AND status IN ('QUEUED', 'RUNNING')"
+        ),
+        params![
+            run_id,
+            end.status.as_str(),
+            end.error,
+            end.error_node,
+            end.at.0
+        ],
+    )?;
+    found(changed, || format!("open run {run_id}"))?;
+    if end.status == RunStatus::Completed {
+        suggestions::count_run(db, run_id)?;
+    }
+    finished(db, end)
+}
+
+fn finished(db: &Connection, end: &RunEnd) -> Result<Applied> {
+    let context = EventContext {
+        flow_id: Some(end.flow_id),
+        run_id: Some(end.run_id.clone()),
+        node_id: end.error_node.clone(),
+        timestamp: end.at,
+    };
+    let mut statement = db.prepare_cached(
+        "SELECT coalesce(started_ms, created_ms), input_tokens, output_tokens, cost_nanousd
+         FROM runs WHERE id = ?1",
+    )?;
+    let last = statement.query_row([&end.run_id], |row| {
+        let started_ms: i64 = row.get(0)?;
+        let execution_time_ms = end.at.0.saturating_sub(started_ms).max(0).unsigned_abs();
+        let context = context.clone();
+        Ok(match end.status {
+            RunStatus::Completed => Event::FlowCompleted {
+                context,
+                execution_time_ms,
+                input_tokens: row.get(1)?,
+                output_tokens: row.get(2)?,
+                cost: row.get::<_, Option<i64>>(3)?.map(Usd::from_nanousd),
+            },
+            RunStatus::Cancelled => Event::FlowCancelled {
+                context,
+                execution_time_ms,
+            },
+            _ => Event::FlowFailed {
+                context,
+                error: end.error.clone().unwrap_or_default(),
+                execution_time_ms,
+            },
+        })
+    })?;
+    let status = match end.status {
+        RunStatus::Completed => FlowProgress::Finished,
+        _ => FlowProgress::Failed,
+    };
+    Ok(vec![last, Event::FlowStatus { context, status }].into())
+}

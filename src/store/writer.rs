@@ -1,0 +1,309 @@
+//! The one connection that writes, and its transactions.
+
+use std::path::PathBuf;
+
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+
+use super::call_changes::CallWriter;
+use super::change::{Applied, Change};
+use super::checkpoint::Checkpointer;
+use super::sql::execute;
+use super::{
+    block_index, daily_rollup, flows, keys, node_changes, response_cache, run_changes, suggestions,
+    triggers,
+};
+use crate::error::{Error, Result};
+use crate::event::{FlowId, RunId, Seq, Timestamp};
+
+/// The one connection that writes. Owned by the journal's thread.
+pub struct Writer {
+    path: PathBuf,
+    connection: Connection,
+    newest: Seq,
+    calls: CallWriter,
+}
+
+impl Writer {
+    /// Over a connection to the database at `path`.
+    pub(super) fn new(path: PathBuf, connection: Connection) -> Result<Self> {
+        let newest = connection
+            .query_row(
+                "SELECT seq FROM sqlite_sequence WHERE name = 'events'",
+                [],
+                |row| row.get(0),
+            )
+            .optional()?
+            .unwrap_or(0);
+        let calls = CallWriter::load(&connection)?;
+        Ok(Self {
+            path,
+            connection,
+            newest,
+            calls,
+        })
+    }
+
+    /// What copies commits into the database from now on; see [`Checkpointer`]. Until then the writer does.
+    ///
+    /// # Errors
+    /// When the database cannot be opened once more.
+    pub fn checkpointer(&mut self) -> Result<Checkpointer> {
+        Checkpointer::new(&mut self.connection, &self.path)
+    }
+
+    /// The newest event's place in the log; 0 where there never was one.
+    pub fn newest_seq(&self) -> Seq {
+        self.newest
+    }
+
+    /// The oldest event still in the log; newest + 1 where there is none.
+    pub fn oldest_seq(&self) -> Result<Seq> {
+        let oldest: Option<Seq> =
+            self.connection
+                .query_row("SELECT min(seq) FROM events", [], |row| row.get(0))?;
+        Ok(oldest.unwrap_or(self.newest + 1))
+    }
+
+    /// The moment of the newest event, ledger row or run; none where there are none.
+    pub fn newest_moment(&self) -> Result<Option<Timestamp>> {
+        let newest: Option<i64> = self.connection.query_row(
+            "SELECT max(at) FROM (
+                SELECT (SELECT timestamp_ms FROM events ORDER BY seq DESC LIMIT 1) AS at
+                UNION ALL SELECT (SELECT timestamp_ms FROM ledger ORDER BY id DESC LIMIT 1)
+                UNION ALL SELECT (SELECT created_ms FROM runs ORDER BY id DESC LIMIT 1))",
+            [],
+            |row| row.get(0),
+        )?;
+        Ok(newest.map(Timestamp))
+    }
+
+    /// Runs `work` in one transaction and commits it. When `work` or the commit fails, nothing of
+    /// it stays, and the numbers that it gave to events are given again.
+    pub fn transaction<T>(&mut self, work: impl FnOnce(&mut Batch<'_>) -> Result<T>) -> Result<T> {
+        let transaction = self
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let before = self.calls.before();
+        let mut batch = Batch {
+            connection: &transaction,
+            newest: self.newest,
+            calls: &mut self.calls,
+        };
+        let done = work(&mut batch);
+        let newest = batch.newest;
+        let committed = done.and_then(|done| {
+            transaction.commit()?;
+            Ok(done)
+        });
+        match &committed {
+            Ok(_) => {
+                self.newest = newest;
+                self.calls.committed();
+            }
+            Err(_) => self.calls.go_back(before),
+        }
+        committed
+    }
+
+    /// The newest run beyond the newest `keep`, if there are so many.
+    pub fn run_beyond(&self, keep: u64) -> Result<Option<RunId>> {
+        let found = self
+            .connection
+            .prepare_cached("SELECT id FROM runs ORDER BY id DESC LIMIT 1 OFFSET ?1")?
+            .query_row([keep], |row| row.get(0));
+        Ok(found.optional()?)
+    }
+
+    /// Removes those of the `step` oldest runs that are over and were accepted before `before`, or
+    /// not after the run `upto`. Their ledger rows stay. Gives how many.
+    pub fn prune_runs(
+        &mut self,
+        upto: Option<&str>,
+        before: Timestamp,
+        step: usize,
+    ) -> Result<usize> {
+        let old: Vec<RunId> = self
+            .connection
+            .prepare_cached(
+                "SELECT id FROM (SELECT id, created_ms, status FROM runs ORDER BY id LIMIT ?3)
+                 WHERE (id <= ?1 OR created_ms < ?2) AND status NOT IN ('QUEUED', 'RUNNING')",
+            )?
+            .query_map(params![upto, before.0, step], |row| row.get(0))?
+            .collect::<rusqlite::Result<_>>()?;
+        if !old.is_empty() {
+            self.transaction(|batch| {
+                let delete = |id: &RunId| run_changes::delete(batch.connection, id).map(drop);
+                old.iter().try_for_each(delete)
+            })?;
+        }
+        Ok(old.len())
+    }
+
+    /// Removes up to `step` of the keys of deliveries that may be used again. Gives how many.
+    pub fn prune_hook_keys(&mut self, now: Timestamp, step: usize) -> Result<usize> {
+        triggers::prune_hook_keys(&self.connection, now, step)
+    }
+
+    /// Notes what up to `step` blocks of ledger rows hold that are not noted yet. Gives how many.
+    pub fn note_blocks(&mut self, step: usize) -> Result<usize> {
+        if !block_index::is_behind(&self.connection, step)? {
+            return Ok(0);
+        }
+        self.transaction(|batch| block_index::note(batch.connection, step))
+    }
+
+    /// Sums up the next day of the ledger, if there is one that can be. Gives whether there was.
+    pub fn sum_up_a_day(&mut self, now: Timestamp) -> Result<bool> {
+        // Some days may have been forgotten since.
+        self.calls.summed_until = daily_rollup::summed_until(&self.connection)?;
+        let Some(day) = daily_rollup::next(&self.connection, now)? else {
+            return Ok(false);
+        };
+        self.transaction(|batch| daily_rollup::sum_up(batch.connection, day))?;
+        self.calls.summed_until = daily_rollup::summed_until(&self.connection)?;
+        Ok(true)
+    }
+
+    /// How many bytes of answers there are beyond what there is room for.
+    pub fn answer_bytes_too_many(&self) -> Result<i64> {
+        response_cache::bytes_too_many(&self.connection)
+    }
+
+    /// Removes those of the `step` oldest answers that are too old; all of them where `too_many`.
+    /// Gives how many these were, and how many bytes.
+    pub fn prune_answers(
+        &mut self,
+        too_many: bool,
+        now: Timestamp,
+        step: usize,
+    ) -> Result<(usize, i64)> {
+        self.transaction(|batch| response_cache::prune(batch.connection, too_many, now, step))
+    }
+
+    /// Removes up to `step` of the oldest events where they are older than `before` or beyond the
+    /// newest `keep`, and only those before which none stays: times are not quite in the order of the
+    /// log, and whoever catches up must not find a gap in it. Gives how many.
+    pub fn prune_events(&mut self, keep: u64, before: Timestamp, step: usize) -> Result<usize> {
+        // Only the oldest `step` rows are looked at, so that a pass with nothing to do costs little.
+        let removed = self
+            .connection
+            .prepare_cached(
+                "DELETE FROM events WHERE seq < (
+                    SELECT coalesce(
+                        min(seq) FILTER (WHERE seq > ?1 AND timestamp_ms >= ?2), max(seq) + 1)
+                    FROM (SELECT seq, timestamp_ms FROM events ORDER BY seq LIMIT ?3))",
+            )?
+            .execute(params![self.newest.saturating_sub(keep), before.0, step])?;
+        Ok(removed)
+    }
+}
+
+/// An open transaction.
+pub struct Batch<'a> {
+    connection: &'a Connection,
+    newest: Seq,
+    calls: &'a mut CallWriter,
+}
+
+impl Batch<'_> {
+    /// Runs `work` so that, when it fails, nothing of it stays while the rest of the batch does.
+    pub fn isolated<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        // After some errors (a full disk) SQLite rolls the whole transaction back by itself; what
+        // came now would be committed on its own, and nobody would be told of it.
+        if self.connection.is_autocommit() {
+            return Err(Error::internal("the transaction was rolled back"));
+        }
+        let newest = self.newest;
+        let calls = self.calls.before();
+        execute(self.connection, "SAVEPOINT one", &[])?;
+        match work(self) {
+            Ok(done) => {
+                execute(self.connection, "RELEASE one", &[])?;
+                Ok(done)
+            }
+            Err(error) => {
+                self.newest = newest;
+                self.calls.go_back(calls);
+                execute(self.connection, "ROLLBACK TO one", &[])?;
+                execute(self.connection, "RELEASE one", &[])?;
+                Err(error)
+            }
+        }
+    }
+
+    /// Appends an event's body to the log and returns its place.
+    pub fn append_event(
+        &mut self,
+        at: Timestamp,
+        flow_id: Option<FlowId>,
+        type_name: &str,
+        body: &str,
+    ) -> Result<Seq> {
+        let seq = self.newest + 1;
+        execute(
+            self.connection,
+            "INSERT INTO events (seq, timestamp_ms, flow_id, type, body) VALUES (?1, ?2, ?3, ?4, ?5)",
+            params![seq, at.0, flow_id, type_name, body],
+        )?;
+        self.newest = seq;
+        Ok(seq)
+    }
+
+    /// Writes one change. Every kind of change has its events here, so that the database and the
+    /// events can never differ.
+    pub fn apply(&mut self, change: &Change) -> Result<Applied> {
+        let db = self.connection;
+        let calls = &mut *self.calls;
+        match change {
+            Change::CreateFlow(flow) => flows::create(db, flow),
+            Change::UpdateFlow { id, flow } => flows::update(db, *id, flow),
+            Change::DeleteFlow(id) => flows::delete(db, *id),
+            Change::SetHook(hook) => triggers::set_hook(db, hook),
+            Change::DeleteHook(flow_id) => triggers::delete_hook(db, *flow_id),
+            Change::TakeDelivery(delivery) => triggers::take_delivery(db, delivery),
+            Change::SetSchedule(schedule) => triggers::set_schedule(db, schedule),
+            Change::DeleteSchedule(flow_id) => triggers::delete_schedule(db, *flow_id),
+            Change::TakeDue { flow_id, due } => triggers::take_due(db, *flow_id, *due),
+            Change::QueueRun(run) => run_changes::queue(db, run),
+            Change::StartRun(start) => run_changes::start(db, start),
+            Change::ResumeRun(start) => run_changes::resume(db, start),
+            Change::CancelRun { run_id, at } => run_changes::cancel(db, run_id, *at),
+            Change::DeleteRun(id) => run_changes::delete(db, id),
+            Change::FinishRun(end) => run_changes::finish(db, end),
+            Change::StartNode { node, prompt, at } => {
+                node_changes::start(db, node, prompt.as_ref(), *at)
+            }
+            Change::FinishNode(finished) => node_changes::finish(db, finished),
+            Change::SkipNode { node, at } => node_changes::skip(db, node, *at),
+            Change::RetryNode { node, error, at } => node_changes::retry(db, node, error, *at),
+            Change::FailNode(failed) => node_changes::fail(db, failed),
+            Change::OpenCall(call) => calls.open(db, call),
+            Change::RefuseCall(call, by, why) => calls.refuse(db, call, *by, why),
+            Change::BookCached { call, model, saved } => calls.cached(db, call, model, *saved),
+            Change::SettleCall(settlement) => calls.settle(db, settlement),
+            Change::KeepAnswer(bought) => response_cache::keep(db, bought),
+            Change::SetBudgets { all, version } => calls.set_budgets(db, all, version.as_deref()),
+            Change::AddBudget(budget) => calls.add_budget(db, budget),
+            Change::CreateKey(key) => keys::create(db, key),
+            Change::DeleteKey { id, with_budgets } => calls.delete_key(db, *id, *with_budgets),
+            Change::TouchKey { id, at } => keys::touch(db, *id, *at),
+            Change::Propose {
+                flow_id,
+                flow_name,
+                proposal,
+                at,
+            } => suggestions::propose(db, *flow_id, flow_name, proposal, *at),
+            Change::CloseSuggestion { id, status, at } => suggestions::close(db, *id, *status, *at),
+            Change::ApplySuggestion {
+                id,
+                proposal,
+                before,
+                after,
+                at,
+            } => suggestions::apply(db, *id, proposal, before, after, *at),
+            Change::RevertSuggestion { id, at } => suggestions::revert(db, *id, *at),
+            Change::SetRealised { id, realised } => suggestions::set_realised(db, *id, realised),
+            Change::SetTrial { id, trial } => suggestions::set_trial(db, *id, trial),
+        }
+    }
+}
