@@ -439,16 +439,29 @@ impl Calls {
         self.settlements.settle(changes);
     }
 
-    /// Commits the row of a call that was not made, so that its client can see it. If the disk is full,
-    /// the row is committed once there is room.
+    /// Commits the settlement of a call and waits for it, for as long as the disk is full.
+    ///
+    /// # Errors
+    /// As [`Journal::commit_retried`].
+    pub fn settle_and_wait(&self, changes: Vec<Change>) -> Result<()> {
+        self.settlements.commit_retried(changes)
+    }
+
+    /// Commits changes with settlements that wait.
     ///
     /// # Errors
     /// As [`Journal::commit`].
     pub fn commit(&self, changes: Vec<Change>) -> Result<()> {
-        if changes.is_empty() {
-            return Ok(());
-        }
         self.settlements.commit_with(changes).map(drop)
+    }
+
+    /// Commits the row of a refused call before its caller learns of it. If the disk is full, the row
+    /// follows once there is room.
+    pub fn commit_refusal(&self, changes: Vec<Change>) {
+        if let Err(error) = self.settlements.commit_with(changes.clone()) {
+            log::warn!("a refused call is not written yet: {error}");
+            self.settle(changes);
+        }
     }
 }
 

@@ -176,7 +176,9 @@ fn paths_after(prefix: &str, code: &str) -> BTreeSet<String> {
             let after = &part[name.len()..];
             // A path goes on, or a module is imported as such; anything else is a function.
             if !name.is_empty()
-                && (after.starts_with("::") || after.starts_with([';', ',', '}', ' ']))
+                && (after.is_empty()
+                    || after.starts_with("::")
+                    || after.starts_with([';', ',', '}', ' ']))
             {
                 found.insert(name.to_owned());
             }

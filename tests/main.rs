@@ -6,6 +6,7 @@
 //! - `binary`: the program itself as a child process.
 //! - `browser`: a real headless Chromium with deadlines, which leaves nothing behind.
 //! - `budgets`: what they refuse, let through and tell; none is overrun.
+//! - `calls`: the same behaviour of a call for flows, clients and trials.
 //! - `client_answers`: what other programs bought before is taken again, byte for byte.
 //! - `client_bounds`: what bounds the calls of other programs, and how they are told.
 //! - `client_kinds`: providers of every kind, as clients reach them.
@@ -54,6 +55,7 @@ mod bad_input;
 mod binary;
 mod browser;
 mod budgets;
+mod calls;
 mod client_answers;
 mod client_bounds;
 mod client_kinds;

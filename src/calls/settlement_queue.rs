@@ -79,6 +79,14 @@ impl SettlementQueue {
             .ok_or_else(|| Error::internal("the journal returned no receipt"))
     }
 
+    /// Commits changes, and waits for as long as the disk is full.
+    ///
+    /// # Errors
+    /// As [`Journal::commit_retried`].
+    pub(super) fn commit_retried(&self, changes: Vec<Change>) -> Result<()> {
+        self.journal.commit_retried(changes).map(drop)
+    }
+
     /// Commits settlements that found no intent to share a commit with, until [`SettlementQueue::end`].
     pub(super) fn run(&self) {
         let mut is_over = false;

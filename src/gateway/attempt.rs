@@ -148,10 +148,7 @@ impl Gateway {
                 self.fail(operation, Refusal::new(500, "internal", message), reply)
             }
             CallOutcome::OverBudget(why) => {
-                // Visible in the ledger before the client reads the refusal.
-                if let Err(error) = self.calls.commit(changes) {
-                    log::warn!("a refused call is not written: {error}");
-                }
+                self.calls.commit_refusal(changes);
                 failed(Refusal::new(402, "budget", why))
             }
             CallOutcome::RateLimited(wait) => rate_limited(call, wait),

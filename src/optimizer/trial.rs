@@ -321,7 +321,11 @@ impl Trials {
             },
         );
         let (outcome, changes) = outcome(call, ended);
-        self.calls.settle(changes);
+        if !changes.is_empty()
+            && let Err(error) = self.calls.settle_and_wait(changes)
+        {
+            log::error!("a call of a trial is not settled: {error}");
+        }
         outcome
     }
 
