@@ -6,44 +6,37 @@
 //! that goes through the journal before it counts.
 
 mod estimate;
+mod event_loop;
 mod flow_cache;
 mod items;
 mod queue;
 mod run;
+mod unit;
 mod work;
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
+use crossbeam_channel::{Sender, bounded, unbounded};
 use serde_json::Value;
 use uuid::Uuid;
 
 pub use self::estimate::{Amount, Estimate, NodeEstimate};
+use self::event_loop::{EngineEvent, EventLoop};
 use self::flow_cache::{FlowCache, Runnable};
-use self::queue::{Queue, Waiting};
-use self::run::{ActiveRun, Unit};
-use self::work::{Job, Outcome, Worker};
+use self::run::ActiveRun;
+use self::work::Worker;
 use crate::calls::{Calls, lost_call};
 use crate::error::{Error, Result};
 use crate::event::{LedgerEntry, RunId, RunStatus, Timestamp};
-use crate::flow::{Graph, TEMPLATE_STACK_BYTES_MIN};
+use crate::flow::Graph;
 use crate::hub::Hub;
 use crate::journal::Journal;
 use crate::providers::Providers;
-use crate::store::{Change, FlowRecord, LeftOver, NewRun, RunEnd, RunStart, Store};
-use crate::threads::{OnFatal, Pool, vital};
+use crate::store::{Change, FlowRecord, NewRun, RunEnd, RunStart, Store};
+use crate::threads::{OnFatal, vital};
 
-/// Stack of a worker: TLS handshakes and template rendering are its deepest work.
-const WORKER_STACK_BYTES: usize = TEMPLATE_STACK_BYTES_MIN;
-/// How long workers may take to end once their calls have.
-const WORKERS_END_MAX: Duration = Duration::from_secs(1);
-/// How long the engine sleeps if nothing pauses.
-const SLEEP_MAX: Duration = Duration::from_secs(3600);
 /// How many calls that an earlier process left behind are settled in one transaction.
 const LOST_CALLS_STEP: usize = 100;
 /// The largest input of a run, as JSON, in bytes.
@@ -72,35 +65,10 @@ impl Default for Limits {
     }
 }
 
-/// Everything that can happen to the engine.
-enum EngineEvent {
-    /// A run was accepted and is committed.
-    Accepted(Box<ActiveRun>),
-    /// A run of an earlier process is to go on.
-    LeftOver(LeftOver),
-    /// Somebody wants a run stopped.
-    Cancel {
-        run_id: RunId,
-        answer: Sender<Result<()>>,
-    },
-    /// A worker is done with a node or an item.
-    UnitEnded {
-        run_id: RunId,
-        unit: Unit,
-        outcome: Box<Outcome>,
-    },
-    /// The end of a run is committed, or was refused.
-    Saved { run_id: RunId },
-    /// Some calls that an earlier process left behind are settled, or their settlements were refused.
-    LostCalls,
-    /// The server stops.
-    Shutdown,
-}
-
 /// The engine, for those who start and stop runs.
 #[derive(Clone)]
 pub struct Engine {
-    happenings: Sender<EngineEvent>,
+    events: Sender<EngineEvent>,
     journal: Journal,
     store: Arc<Store>,
     providers: Arc<Providers>,
@@ -142,7 +110,7 @@ impl Engine {
     ) -> Result<(Self, JoinHandle<()>)> {
         // Not bounded: what is in it is bounded by the calls and commits under way, and a bound
         // would let the journal, which answers here, wait for the engine, which waits for it.
-        let (happenings, received) = unbounded();
+        let (events, received) = unbounded();
         let providers = Arc::clone(calls.providers());
         let worker = Worker {
             journal: journal.clone(),
@@ -151,8 +119,8 @@ impl Engine {
         };
         let open = Arc::new(AtomicUsize::new(0));
         let engine = Self {
-            happenings: happenings.clone(),
-            journal: journal.clone(),
+            events,
+            journal,
             store,
             providers,
             flow_cache: Arc::default(),
@@ -174,23 +142,8 @@ impl Engine {
         } else {
             (Vec::new(), left_over)
         };
-        let state = State {
-            engine: engine.clone(),
-            happenings,
-            journal,
-            worker,
-            pool: Pool::new("call", limits.calls, WORKER_STACK_BYTES),
-            active: HashMap::new(),
-            queue: Queue::default(),
-            ready: VecDeque::new(),
-            pauses: BinaryHeap::new(),
-            calls: 0,
-            lost_calls,
-            held_back,
-            open,
-            stopping: false,
-        };
-        let thread = vital("engine", on_fatal, move || state.run(&received))?;
+        let event_loop = EventLoop::new(engine.clone(), worker, lost_calls, held_back);
+        let thread = vital("engine", on_fatal, move || event_loop.run(&received))?;
         for run in left_over {
             engine.tell(EngineEvent::LeftOver(run))?;
         }
@@ -371,8 +324,8 @@ impl Engine {
         let _ = self.tell(EngineEvent::Shutdown);
     }
 
-    fn tell(&self, happening: EngineEvent) -> Result<()> {
-        self.happenings.send(happening).map_err(|_| Error::Stopping)
+    fn tell(&self, event: EngineEvent) -> Result<()> {
+        self.events.send(event).map_err(|_| Error::Stopping)
     }
 
     /// Settles calls that an earlier process left behind. Returns how many transactions the disk
@@ -402,12 +355,12 @@ impl Engine {
                 }
             }
             refused += 1;
-            let happenings = self.happenings.clone();
+            let events = self.events.clone();
             let done = Box::new(move |result: Result<_>| {
                 if let Err(error) = result {
                     log::error!("calls of the last process were not settled: {error}");
                 }
-                let _ = happenings.send(EngineEvent::LostCalls);
+                let _ = events.send(EngineEvent::LostCalls);
             });
             self.journal.submit_retried(changes, done)?;
         }
@@ -482,319 +435,4 @@ pub fn checked_input(input: Value) -> Result<Value> {
         return Err(Error::invalid(BAD_INPUT, "input", fault));
     }
     Ok(input)
-}
-
-/// Owned by the engine's thread.
-struct State {
-    /// To read runs that waited.
-    engine: Engine,
-    happenings: Sender<EngineEvent>,
-    journal: Journal,
-    worker: Worker,
-    pool: Pool,
-    active: HashMap<RunId, ActiveRun>,
-    queue: Queue,
-    /// Active runs with nodes that may start, in turn, so that none starves the others.
-    ready: VecDeque<RunId>,
-    /// Nodes that pause before their next attempt, the first to go on first. Of a run that is over
-    /// they are left where they are until their time comes.
-    pauses: BinaryHeap<Reverse<(Instant, RunId, Unit)>>,
-    /// Calls under way.
-    calls: usize,
-    /// How many settlements of an earlier process's calls the disk refuses. Nothing is run before
-    /// they are written.
-    lost_calls: usize,
-    /// Runs of that process, which wait for it.
-    held_back: Vec<LeftOver>,
-    open: Arc<AtomicUsize>,
-    stopping: bool,
-}
-
-impl State {
-    fn run(mut self, received: &Receiver<EngineEvent>) {
-        loop {
-            match received.recv_timeout(self.patience()) {
-                Ok(EngineEvent::Accepted(run)) => self.accept(*run),
-                Ok(EngineEvent::LeftOver(run)) => self.take_over(run),
-                Ok(EngineEvent::Cancel { run_id, answer }) => {
-                    drop(answer.send(self.cancel(&run_id)))
-                }
-                Ok(EngineEvent::UnitEnded {
-                    run_id,
-                    unit,
-                    outcome,
-                }) => {
-                    self.unit_ended(&run_id, unit, *outcome);
-                }
-                Ok(EngineEvent::Saved { run_id }) => self.saved(&run_id),
-                Ok(EngineEvent::LostCalls) => self.lost_calls_settled(),
-                Ok(EngineEvent::Shutdown) => self.stop(),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
-            }
-            self.fill_up();
-            self.end_pauses();
-            self.dispatch();
-            if self.stopping && self.calls == 0 {
-                self.pool.join(Instant::now() + WORKERS_END_MAX);
-                return;
-            }
-        }
-    }
-
-    /// How long nothing needs to be done.
-    fn patience(&self) -> Duration {
-        match self.pauses.peek() {
-            Some(Reverse((due, _, _))) if !self.stopping => {
-                SLEEP_MAX.min(due.saturating_duration_since(Instant::now()))
-            }
-            _ => SLEEP_MAX,
-        }
-    }
-
-    fn accept(&mut self, run: ActiveRun) {
-        if self.active.len() < self.engine.limits.active_runs && self.queue.is_empty() {
-            self.activate(run);
-        } else {
-            self.queue.push(run.flow_id(), run.into_waiting());
-        }
-    }
-
-    /// One that had begun has its place before all that wait.
-    fn take_over(&mut self, run: LeftOver) {
-        let waiting = Waiting {
-            run_id: run.run_id,
-            waiter: None,
-        };
-        if !run.has_begun {
-            self.queue.push(run.flow_id, waiting);
-        } else if let Some(run) = self.read(waiting) {
-            self.activate(run);
-        }
-    }
-
-    /// Gives places that are free to runs that wait.
-    fn fill_up(&mut self) {
-        while self.active.len() < self.engine.limits.active_runs
-            && !self.stopping
-            && let Some(waiting) = self.queue.pop()
-        {
-            if let Some(run) = self.read(waiting) {
-                self.activate(run);
-            }
-        }
-    }
-
-    /// A run that waited, as the database has it. None where it is gone or cannot go on, and has
-    /// ended.
-    fn read(&mut self, waiting: Waiting) -> Option<ActiveRun> {
-        let Waiting { run_id, waiter } = waiting;
-        match self.engine.restore(&run_id) {
-            Ok(run) => Some(run.with_waiter(waiter)),
-            Err(error) => {
-                log::error!("run {run_id} cannot go on: {error}");
-                self.open.fetch_sub(1, Ordering::SeqCst);
-                None
-            }
-        }
-    }
-
-    fn activate(&mut self, mut run: ActiveRun) {
-        run.begin();
-        let run_id = run.id.clone();
-        let is_over = run.progress.is_over();
-        self.active.insert(run_id.clone(), run);
-        if is_over {
-            // All nodes had finished before a restart.
-            self.finish(&run_id);
-        } else {
-            self.ready.push_back(run_id);
-        }
-    }
-
-    /// Hands nodes to workers, one from each run in turn, while calls may be made.
-    fn dispatch(&mut self) {
-        let may_start = !self.stopping && self.lost_calls == 0;
-        while may_start && self.calls < self.engine.limits.calls {
-            let Some(run_id) = self.ready.pop_front() else {
-                break;
-            };
-            let Some(run) = self.active.get_mut(&run_id) else {
-                continue;
-            };
-            let Some(unit) = run.take() else {
-                continue;
-            };
-            let has_more = run.has_more();
-            if has_more {
-                self.ready.push_back(run_id.clone());
-            }
-            // Where this is the run's only node under way, what came before goes with its intent,
-            // and nothing else can start until that is committed. Else another node, now or when
-            // one of the others ends, could start and be committed first, without what it needs.
-            let mut before = Vec::new();
-            if has_more || !run.is_with_one_worker() {
-                before = std::mem::take(&mut run.pending);
-            }
-            let job = run.job(unit);
-            self.submit(&run_id, before);
-            self.calls += 1;
-            self.hand_over(run_id, job);
-        }
-        // What no worker takes along is written now.
-        for run_id in &self.ready {
-            if let Some(run) = self.active.get_mut(run_id) {
-                let pending = std::mem::take(&mut run.pending);
-                self.submit(run_id, pending);
-            }
-        }
-    }
-
-    fn hand_over(&self, run_id: RunId, job: Job) {
-        let unit = job.unit;
-        let (worker, happenings) = (self.worker.clone(), self.happenings.clone());
-        let on_busy = job.cannot_run();
-        let (id, back) = (run_id.clone(), happenings.clone());
-        let handed = self.pool.run(Box::new(move || {
-            let outcome = Box::new(worker.run(job));
-            let _ = happenings.send(EngineEvent::UnitEnded {
-                run_id,
-                unit,
-                outcome,
-            });
-        }));
-        if let Err(error) = handed {
-            let outcome = Box::new(on_busy(format!("the node could not be started: {error}")));
-            let _ = back.send(EngineEvent::UnitEnded {
-                run_id: id,
-                unit,
-                outcome,
-            });
-        }
-    }
-
-    fn unit_ended(&mut self, run_id: &RunId, unit: Unit, outcome: Outcome) {
-        self.calls -= 1;
-        let Some(run) = self.active.get_mut(run_id) else {
-            return;
-        };
-        if self.stopping && outcome.was_cancelled() && !run.is_decided() {
-            // Not the node's failure: the run goes on at the next start.
-            self.submit(run_id, outcome.interrupted());
-            return;
-        }
-        if let Some(due) = run.ended(unit, outcome) {
-            self.pauses.push(Reverse((due, run_id.clone(), unit)));
-        }
-        self.go_on(run_id);
-    }
-
-    /// Something has happened to a run: has it ended, or can more of it start?
-    fn go_on(&mut self, run_id: &RunId) {
-        let Some(run) = self.active.get_mut(run_id) else {
-            return;
-        };
-        if run.progress.is_over() {
-            self.finish(run_id);
-        } else if run.has_more() {
-            self.ready.push_back(run_id.clone());
-        } else {
-            let pending = std::mem::take(&mut run.pending);
-            self.submit(run_id, pending);
-        }
-    }
-
-    /// Lets nodes go on whose pause is over.
-    fn end_pauses(&mut self) {
-        while let Some(Reverse((due, _, _))) = self.pauses.peek()
-            && *due <= Instant::now()
-            && let Some(Reverse((due, run_id, unit))) = self.pauses.pop()
-        {
-            let run = self.active.get_mut(&run_id);
-            if run.is_some_and(|run| run.pause_over(unit, due)) {
-                self.go_on(&run_id);
-            }
-        }
-    }
-
-    fn cancel(&mut self, run_id: &RunId) -> Result<()> {
-        if let Some(waiting) = self.queue.remove(run_id)
-            && let Some(run) = self.read(waiting)
-        {
-            self.active.insert(run_id.clone(), run);
-        }
-        let run = self
-            .active
-            .get_mut(run_id)
-            .filter(|run| !run.is_finishing())
-            .ok_or_else(|| Error::NotFound(format!("open run {run_id}")))?;
-        run.cancel();
-        if run.progress.is_over() {
-            self.finish(run_id);
-        }
-        Ok(())
-    }
-
-    /// Writes the end of a run that is over.
-    fn finish(&mut self, run_id: &RunId) {
-        if let Some(run) = self.active.get_mut(run_id)
-            && let Some(changes) = run.finish()
-        {
-            self.save(run_id.clone(), changes);
-        }
-    }
-
-    fn save(&self, run_id: RunId, changes: Vec<Change>) {
-        let happenings = self.happenings.clone();
-        let done = Box::new(move |result: Result<_>| {
-            match result {
-                Ok(_) => {}
-                // It goes on at the next start.
-                Err(Error::Stopping) => return,
-                Err(error) => log::error!("the end of run {run_id} was refused: {error}"),
-            }
-            let _ = happenings.send(EngineEvent::Saved { run_id });
-        });
-        // A journal that has ended leaves the run as it is; it goes on at the next start.
-        let _ = self.journal.submit_retried(changes, done);
-    }
-
-    fn saved(&mut self, run_id: &RunId) {
-        if let Some(run) = self.active.remove(run_id) {
-            self.open.fetch_sub(1, Ordering::SeqCst);
-            run.tell_waiters();
-        }
-    }
-
-    fn lost_calls_settled(&mut self) {
-        self.lost_calls -= 1;
-        if self.lost_calls == 0 {
-            log::warn!("calls of the last process are settled; runs go on");
-            for run in std::mem::take(&mut self.held_back) {
-                self.take_over(run);
-            }
-        }
-    }
-
-    /// Hands changes over that nobody waits for.
-    fn submit(&self, run_id: &RunId, changes: Vec<Change>) {
-        if changes.is_empty() {
-            return;
-        }
-        let run_id = run_id.clone();
-        let done = Box::new(move |result: Result<_>| {
-            if let Err(error) = result {
-                log::error!("a step of run {run_id} was refused: {error}");
-            }
-        });
-        // A journal that has ended leaves the run as it is; it goes on at the next start.
-        let _ = self.journal.submit_retried(changes, done);
-    }
-
-    fn stop(&mut self) {
-        self.stopping = true;
-        for run in self.active.values() {
-            run.cancel_calls();
-        }
-    }
 }

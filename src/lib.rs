@@ -12,11 +12,12 @@ pub mod error;
 pub mod event;
 pub mod flow;
 pub mod gateway;
-pub mod histogram;
+
 pub mod http;
 pub mod hub;
 pub mod journal;
 pub mod listener;
+pub mod metrics;
 pub mod optimizer;
 pub mod providers;
 pub mod schedule;

@@ -245,7 +245,7 @@ fn a_call_that_the_end_of_the_server_cancels_is_unknown_for_every_caller() {
         rig.set_mode(ANSWER);
         drop(std::mem::replace(&mut rig.release, bounded(0).0));
         rig.server.start_again();
-        let row = rig.server.get(&format!("/api/ledger?limit=5")).json();
+        let row = rig.server.get("/api/ledger?limit=5").json();
         let rows = row["items"].as_array().unwrap();
         let row = rows.iter().find(|row| row["id"] == id).unwrap();
         assert_eq!(row["status"], "UNKNOWN", "{caller:?}: {row}");

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use super::run::Tries;
+use super::unit::Tries;
 use crate::store::ItemRecord;
 
 /// How large the outputs of all items of a map may be together, in bytes.

@@ -8,14 +8,15 @@ use serde_json::Value;
 
 use super::items::Items;
 use super::queue::Waiting;
+use super::unit::{Tries, Unit};
 use super::work::{Job, JobItem, NodeOutput, Outcome, Remedy};
 use crate::calls::Held;
 use crate::event::{FlowId, RunId, RunStatus, Timestamp};
 use crate::flow::{Graph, Node, NodeKind, OnError, Progress, Verdict};
 use crate::providers::Cancel;
 use crate::store::{
-    Change, FailedNode, FinishedNode, ItemRecord, NewRun, NodeRef, NodeStatus, OpenRun, RunEnd,
-    RunStart,
+    Change, FailedNode, FinishedNode, ItemRecord, NewRun, NodeRecord, NodeRef, NodeStatus, OpenRun,
+    RunEnd, RunStart,
 };
 
 /// How many nodes of one run, and items of maps, are at work at a time.
@@ -27,21 +28,6 @@ const NOT_ASKED_AGAIN: &str = "the server ended during the call, which may have 
 
 /// Why a node that pauses, or a map between two items, is over.
 const RUN_ENDS: &str = "not tried again, because the run ends";
-
-/// What one worker is given: a node, or an item of a map.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Unit {
-    /// The node, by its index in the graph.
-    pub node: usize,
-    /// The item, by its place in the list.
-    pub item: Option<usize>,
-}
-
-impl Unit {
-    fn node(node: usize) -> Self {
-        Self { node, item: None }
-    }
-}
 
 /// What follows from an output for those behind it.
 fn verdict(output: &NodeOutput) -> Verdict {
@@ -86,17 +72,6 @@ impl NodeEnd {
             at,
         }
     }
-}
-
-/// What was tried for a node or an item.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Tries {
-    /// How often it was started, over all targets and restarts.
-    pub started: u32,
-    /// Which of its targets is asked; the first again after a restart.
-    target: usize,
-    /// How often that one was asked.
-    attempts: u32,
 }
 
 /// See the module.
@@ -168,89 +143,88 @@ impl ActiveRun {
 
     /// A run of an earlier process: finished nodes are not run again.
     pub fn restored(open: OpenRun, graph: Graph) -> Self {
+        let run = open.run;
         let count = graph.nodes().len();
-        let mut outputs = vec![None; count];
-        let mut tries = vec![Tries::default(); count];
-        let mut items_before = BTreeMap::new();
-        let mut done = Vec::new();
-        let mut end = None;
-        let (mut given_up, mut failed_maps) = (Vec::new(), Vec::new());
-        for record in open.nodes {
-            let Some(at) = graph
-                .nodes()
-                .iter()
-                .position(|node| node.id == record.node_id)
-            else {
-                continue;
-            };
-            let node = &graph.nodes()[at];
-            tries[at].started = record.attempt;
-            if record.status == NodeStatus::Running
-                && let Some(item) = record.failed_item()
-            {
-                failed_maps.push((at, item));
-            }
-            if !record.items.is_empty() {
-                items_before.insert(at, record.items);
-            }
-            if record.status == NodeStatus::Completed {
-                let text: Arc<str> = record.output.unwrap_or_default().into();
-                let output = NodeOutput::of(node, &text);
-                done.push((at, verdict(&output)));
-                outputs[at] = Some(output);
-            } else if record.status == NodeStatus::Running
-                && !matches!(node.kind, NodeKind::Map(_))
-                && !may_be_asked_again(node)
-            {
-                given_up.push(at);
-            } else if record.status == NodeStatus::Failed {
-                end = Some(End::Failed {
-                    node_id: record.node_id,
-                    error: record.error.unwrap_or_default(),
-                });
-            }
-        }
-        if open.run.is_cancelled && end.is_none() {
-            end = Some(End::Cancelled);
-        }
-        let mut progress = Progress::new(&graph, done);
-        if end.is_some() {
-            // It only had to wait for other calls to end.
-            progress.stop();
-        }
-        let mut run = Self {
-            id: open.run.id,
-            progress,
+        let mut restored = Self {
+            id: run.id,
+            progress: Progress::new(&graph, []),
             pending: Vec::new(),
-            flow_id: open.run.flow_id,
-            name: open.run.flow_name,
-            trigger: open.run.trigger,
+            flow_id: run.flow_id,
+            name: run.flow_name,
+            trigger: run.trigger,
             graph: Arc::new(graph),
-            input: Arc::new(serde_json::from_str(&open.run.input).unwrap_or_default()),
-            outputs,
-            tries,
+            input: Arc::new(serde_json::from_str(&run.input).unwrap_or_default()),
+            outputs: vec![None; count],
+            tries: vec![Tries::default(); count],
             maps: BTreeMap::new(),
-            items_before,
+            items_before: BTreeMap::new(),
             at_work: 0,
             pausing: Vec::new(),
             held: BTreeMap::new(),
             again: Vec::new(),
             cancel: Cancel::new(),
-            end,
-            has_begun: open.run.status == RunStatus::Running,
+            end: None,
+            has_begun: run.status == RunStatus::Running,
             is_finishing: false,
             waiter: None,
         };
-        run.skip();
-        for node in given_up {
-            run.progress.take_this(node);
-            run.give_up(Unit::node(node), NOT_ASKED_AGAIN.to_owned(), false);
+        restored.restore_nodes(open.nodes, run.is_cancelled);
+        restored
+    }
+
+    fn restore_nodes(&mut self, records: Vec<NodeRecord>, is_cancelled: bool) {
+        let graph = Arc::clone(&self.graph);
+        let (mut done, mut interrupted, mut failed_maps) = (Vec::new(), Vec::new(), Vec::new());
+        for mut record in records {
+            let mut nodes = graph.nodes().iter();
+            let Some(at) = nodes.position(|node| node.id == record.node_id) else {
+                continue;
+            };
+            let node = &graph.nodes()[at];
+            let is_map = matches!(node.kind, NodeKind::Map(_));
+            self.tries[at].started = record.attempt;
+            match record.status {
+                NodeStatus::Running => {
+                    failed_maps.extend(record.failed_item().map(|error| (at, error)));
+                    if !is_map && !may_be_asked_again(node) {
+                        interrupted.push(at);
+                    }
+                }
+                NodeStatus::Completed => {
+                    let text: Arc<str> = record.output.take().unwrap_or_default().into();
+                    let output = NodeOutput::of(node, &text);
+                    done.push((at, verdict(&output)));
+                    self.outputs[at] = Some(output);
+                }
+                NodeStatus::Failed => {
+                    self.end = Some(End::Failed {
+                        node_id: record.node_id,
+                        error: record.error.take().unwrap_or_default(),
+                    });
+                }
+                _ => {}
+            }
+            if !record.items.is_empty() {
+                self.items_before.insert(at, record.items);
+            }
+        }
+        if is_cancelled && self.end.is_none() {
+            self.end = Some(End::Cancelled);
+        }
+        self.progress = Progress::new(&graph, done);
+        if self.end.is_some() {
+            // It only had to wait for other calls to end.
+            self.progress.stop();
+        }
+        self.skip();
+        for node in interrupted {
+            self.progress.take_this(node);
+            self.give_up(Unit::node(node), NOT_ASKED_AGAIN.to_owned(), false);
         }
         for (node, error) in failed_maps {
-            run.progress.take_this(node);
-            run.fail(Unit::node(node), error, false);
+            self.progress.take_this(node);
+            self.fail(Unit::node(node), error, false);
         }
-        run
     }
 
     /// The run's flow.
@@ -373,10 +347,10 @@ impl ActiveRun {
         }
     }
 
-    /// A worker is done. Gives when it is to be tried again, if it is.
+    /// A worker is done. Returns when the unit is to be tried again, if it is.
     pub fn ended(&mut self, unit: Unit, outcome: Outcome) -> Option<Instant> {
         self.at_work -= 1;
-        let pause = match outcome {
+        let due = match outcome {
             Outcome::Finished {
                 output,
                 latency_ms,
@@ -405,18 +379,8 @@ impl ActiveRun {
                 unwritten,
             } => {
                 self.pending.extend(unwritten);
-                let tries = self.tries(unit);
-                tries.started -= 1;
-                tries.attempts -= 1;
                 self.held.extend(held.map(|held| (unit, held)));
-                let due = Instant::now() + wait;
-                self.pausing.push((unit, due));
-                if self.is_decided() {
-                    self.stop_pausing();
-                    None
-                } else {
-                    Some(due)
-                }
+                self.defer(unit, wait)
             }
             Outcome::Failed {
                 error,
@@ -425,24 +389,47 @@ impl ActiveRun {
                 remedy,
             } => {
                 self.pending.extend(unwritten);
-                let pause = self.pause(unit, remedy).filter(|_| self.end.is_none());
-                let due = pause.map(|pause| Instant::now() + pause);
-                match due {
-                    Some(due) => {
-                        self.pending.push(Change::RetryNode {
-                            node: self.node_ref(unit),
-                            error,
-                            at: Timestamp::now(),
-                        });
-                        self.pausing.push((unit, due));
-                    }
-                    None => self.give_up(unit, error, cancelled),
-                }
-                due
+                self.retry_or_give_up(unit, error, cancelled, remedy)
             }
         };
         self.close_maps();
-        pause
+        due
+    }
+
+    /// The unit's call is not made yet, so it does not count as tried.
+    fn defer(&mut self, unit: Unit, wait: Duration) -> Option<Instant> {
+        let tries = self.tries(unit);
+        tries.started -= 1;
+        tries.attempts -= 1;
+        let due = Instant::now() + wait;
+        self.pausing.push((unit, due));
+        if self.is_decided() {
+            self.stop_pausing();
+            return None;
+        }
+        Some(due)
+    }
+
+    fn retry_or_give_up(
+        &mut self,
+        unit: Unit,
+        error: String,
+        cancelled: bool,
+        remedy: Remedy,
+    ) -> Option<Instant> {
+        let pause = self.pause(unit, remedy).filter(|_| self.end.is_none());
+        let Some(pause) = pause else {
+            self.give_up(unit, error, cancelled);
+            return None;
+        };
+        let due = Instant::now() + pause;
+        self.pending.push(Change::RetryNode {
+            node: self.node_ref(unit),
+            error,
+            at: Timestamp::now(),
+        });
+        self.pausing.push((unit, due));
+        Some(due)
     }
 
     /// A map knows its items.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::run::Unit;
+use super::unit::Unit;
 use crate::budget::Reserve;
 use crate::calls::{
     self, CallOutcome, CallRequest, Calls, Exchanged, FillGuard, Filled, Held, Prepared,

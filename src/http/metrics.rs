@@ -5,9 +5,9 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::Context;
 use super::reply::Reply;
-use crate::histogram::Histogram;
 use crate::hub::Eviction;
 use crate::journal::{Model, OfModel};
+use crate::metrics::Histogram;
 
 /// The version of the format that this is.
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crate::histogram::Histogram;
+use crate::metrics::Histogram;
 
 /// Why the server ended a client's connection, other than to shut down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

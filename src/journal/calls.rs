@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::event::{CallStatus, LedgerEntry, UsageSource};
-use crate::histogram::Histogram;
+use crate::metrics::Histogram;
 use crate::store::Receipt;
 
 /// How many providers and models are told apart; models that come later are counted as `other` of their
