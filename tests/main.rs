@@ -44,6 +44,7 @@
 //! - `retries`: what a node may do about its failure: try again, ask another, go on without.
 //! - `runs`: the exact messages of a run, well and failing; cancel; restart.
 //! - `triggers`: webhooks, their secrets and keys; schedules, their times missed and run.
+//! - `upgrade`: a database of the previous version opens and goes on.
 //! - `upstream`: a scripted provider over real sockets, for what no real one does on demand.
 //! - `usage`: what each provider's answers come to in tokens and money.
 //! - `verify`: it finds what was changed behind flowledger's back, and nothing else.
@@ -89,6 +90,7 @@ mod response_cache;
 mod retries;
 mod runs;
 mod triggers;
+mod upgrade;
 mod upstream;
 mod usage;
 mod verify;
