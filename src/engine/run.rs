@@ -144,29 +144,20 @@ impl ActiveRun {
     /// A run of an earlier process: finished nodes are not run again.
     pub fn restored(open: OpenRun, graph: Graph) -> Self {
         let run = open.run;
-        let count = graph.nodes().len();
-        let mut restored = Self {
+        let input = serde_json::from_str(&run.input).unwrap_or_default();
+        let new = NewRun {
             id: run.id,
-            progress: Progress::new(&graph, []),
-            pending: Vec::new(),
             flow_id: run.flow_id,
-            name: run.flow_name,
+            flow_name: run.flow_name,
             trigger: run.trigger,
-            graph: Arc::new(graph),
-            input: Arc::new(serde_json::from_str(&run.input).unwrap_or_default()),
-            outputs: vec![None; count],
-            tries: vec![Tries::default(); count],
-            maps: BTreeMap::new(),
-            items_before: BTreeMap::new(),
-            at_work: 0,
-            pausing: Vec::new(),
-            held: BTreeMap::new(),
-            again: Vec::new(),
-            cancel: Cancel::new(),
-            end: None,
+            input: run.input,
+            graph: Arc::default(),
+            at: run.created_at,
+        };
+        let mut restored = Self {
             has_begun: run.status == RunStatus::Running,
-            is_finishing: false,
             waiter: None,
+            ..Self::new(&new, Arc::new(graph), input, oneshot::channel().0)
         };
         restored.restore_nodes(open.nodes, run.is_cancelled);
         restored
