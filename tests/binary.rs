@@ -124,6 +124,12 @@ impl Running {
         self.until(true, |line| line.contains(part).then(String::new));
     }
 
+    /// Whether standard error has held this so far.
+    pub fn has_told(&mut self, part: &str) -> bool {
+        while !self.said.is_empty() && self.hear(Instant::now() + DEADLINE).is_some() {}
+        self.stderr.contains(part)
+    }
+
     fn until(&mut self, of_stderr: bool, fits: impl Fn(&str) -> Option<String>) -> String {
         let deadline = Instant::now() + DEADLINE;
         while let Some((is_stderr, line)) = self.hear(deadline) {

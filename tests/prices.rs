@@ -1,7 +1,5 @@
 //! What calls cost: which price a row was given, what a call would cost now, prices of the user's own.
 
-use std::time::Duration;
-
 use flowledger::providers::Kind;
 use serde_json::{Value, json};
 
@@ -135,10 +133,11 @@ fn own_prices_come_from_a_file_beside_the_configuration_and_count_as_soon_as_it_
         price(&server)["usd_per_mtok"]["input"] == json!(0.75)
     });
     home.write("mine.toml", format!("{ENTRY}input_per_mtok = 1.5"));
-    // It is looked at when a price is asked for, not more often than every few seconds.
-    std::thread::sleep(Duration::from_millis(2_100));
-    assert_eq!(price(&server)["usd_per_mtok"]["input"], json!(0.75));
-    server.running.until_stderr("mine.toml, line 4: ");
+    // The file is checked when a price is asked for, but not more often than every few seconds.
+    eventually("the fault is logged", || {
+        assert_eq!(price(&server)["usd_per_mtok"]["input"], json!(0.75));
+        server.running.has_told("mine.toml, line 4: ")
+    });
 }
 
 #[test]
