@@ -300,7 +300,10 @@ impl State {
                     for command in std::iter::once(first).chain(rest) {
                         match command {
                             Command::Write(entry) => entries.push(entry),
-                            Command::Shutdown => stop = true,
+                            Command::Shutdown => {
+                                stop = true;
+                                break;
+                            }
                         }
                     }
                 }
