@@ -11,11 +11,13 @@ mod call_stats;
 mod change;
 mod checkpoint;
 mod daily_rollup;
+mod days;
 mod events;
 mod flows;
 mod inputs;
 mod keys;
 mod ledger;
+mod ledger_filter;
 mod node_changes;
 mod prices;
 mod response_cache;
@@ -45,16 +47,17 @@ pub use audit::{
 pub use budgets::BudgetState;
 pub use call_stats::{CallRow, RunRow, run_ids_from};
 pub use change::{
-    Applied, Change, Delivery, FailedNode, FinishedNode, NewCall, NewFlow, NewHook, NewRun,
-    NewSchedule, NodeRef, Prompt, Receipt, RunEnd, RunStart, Settlement,
+    Applied, Bought, Change, Delivery, FailedNode, FinishedNode, NewCall, NewFlow, NewHook, NewKey,
+    NewRun, NewSchedule, NodeRef, Prompt, Receipt, RunEnd, RunStart, Settlement,
 };
 pub use checkpoint::Checkpointer;
 pub use events::LoggedEvent;
 pub use flows::FlowRecord;
 pub use inputs::StoredInput;
-pub use keys::{KeyRecord, NewKey};
-pub use ledger::{GROUPS, LedgerFilter, Summary, Sums};
-pub use response_cache::{ANSWER_BYTES_MAX, Bought};
+pub use keys::KeyRecord;
+pub use ledger::{GROUPS, Summary, Sums};
+pub use ledger_filter::LedgerFilter;
+pub use response_cache::ANSWER_BYTES_MAX;
 pub use runs::{ItemRecord, LeftOver, NodeRecord, NodeStatus, OpenRun, Run, RunFilter};
 pub use suggestions::{AppliedEdit, MEASURED_MS, NodeChange, document_hash};
 pub use triggers::{HOOK_KEY_AGE_MAX_MS, HookRecord, ScheduleRecord};

@@ -8,7 +8,7 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Statement};
 
 use super::block_index;
 use super::budgets;
-use super::daily_rollup::{self, Day};
+use super::days::{self, Day};
 use super::ledger::{ENTRY_COLUMNS, entry};
 use super::{DATABASE, LOCK, configure, schema};
 use crate::error::{Error, Result};
@@ -345,7 +345,7 @@ impl Audit {
             each(AuditCall {
                 id: row.get(0)?,
                 names: AuditNames {
-                    day: daily_rollup::day_of(Timestamp(row.get(14)?)),
+                    day: days::day_of(Timestamp(row.get(14)?)),
                     flow_id: row.get(16)?,
                     provider: row.get(17)?,
                     model: row.get(18)?,
@@ -390,12 +390,12 @@ impl Audit {
             }
             add_to_day(&mut days, &names, &counts);
         }
-        Ok((days, daily_rollup::summed_until(&self.connection)?))
+        Ok((days, days::summed_until(&self.connection)?))
     }
 
     /// Days that are summed up for budgets, and whether the sums of each are what its rows come to.
     pub fn budget_days(&self, each: impl FnMut(i64, bool)) -> Result<()> {
-        let until = daily_rollup::summed_until(&self.connection)?;
+        let until = days::summed_until(&self.connection)?;
         budgets::check(&self.connection, until, each)
     }
 

@@ -11,7 +11,7 @@
 
 use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
 
-use super::ledger::LedgerFilter;
+use super::ledger_filter::LedgerFilter;
 use crate::error::Result;
 
 /// How many numbers a block has. A page of N rare rows reads N blocks at most.

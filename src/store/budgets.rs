@@ -19,7 +19,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::Store;
 use super::change::NewCall;
-use super::daily_rollup::{self, Day, MS_PER_DAY, Plan};
+use super::days::{self, Day, MS_PER_DAY, Plan};
 use crate::budget::{self, BUDGETS_MAX, Budget, Limit, Per, Reserve, Scope};
 use crate::error::{Error, Result};
 use crate::event::{BudgetWarning, FlowId, LedgerEntry, Timestamp, UsageSource, Usd};
@@ -396,11 +396,8 @@ fn used_of(budget: &Budget, rows: &[Used]) -> i64 {
 
 /// The rows from `start` until `end`.
 fn used_between(connection: &Connection, start: Timestamp, end: Timestamp) -> Result<Vec<Used>> {
-    let Plan { days, head, tail } = Plan::new(
-        Some(start),
-        Some(end),
-        daily_rollup::summed_until(connection)?,
-    );
+    let Plan { days, head, tail } =
+        Plan::new(Some(start), Some(end), days::summed_until(connection)?);
     let mut statement = connection.prepare_cached(&between_sql())?;
     let values = params![days.0, days.1, head.0, head.1, tail.0, tail.1];
     let rows = statement.query_map(values, Used::read)?;

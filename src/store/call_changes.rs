@@ -4,7 +4,8 @@ use rusqlite::{Connection, params};
 
 use super::budgets::{self, Budgets};
 use super::change::{Applied, NewCall, Receipt, Settlement};
-use super::daily_rollup::{self, Day};
+use super::daily_rollup;
+use super::days::{self, Day};
 use super::keys;
 use super::ledger::{ENTRY_COLUMNS, entry};
 use super::prices::Prices;
@@ -32,7 +33,7 @@ impl CallWriter {
         Ok(Self {
             budgets: Budgets::load(db)?,
             prices: Prices::default(),
-            summed_until: daily_rollup::summed_until(db)?,
+            summed_until: days::summed_until(db)?,
         })
     }
 
@@ -220,7 +221,7 @@ impl CallWriter {
     /// The row that was just written.
     fn written_row(&self, db: &Connection, at: Timestamp) -> Result<Applied> {
         let id = db.last_insert_rowid();
-        let day = daily_rollup::day_of(at);
+        let day = days::day_of(at);
         if day < self.summed_until {
             // The clock was put back. It may be that these days are forgotten already.
             daily_rollup::forget_from(db, day)?;

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use super::keys::NewKey;
-use super::response_cache::Bought;
 use crate::budget::{Budget, Reserve};
 use crate::event::suggestion::{Proposal, Realised, Status, Trial};
 use crate::event::{
@@ -188,6 +186,35 @@ pub struct Settlement {
     pub status: CallStatus,
     /// Why it did not succeed.
     pub error: Option<String>,
+    pub at: Timestamp,
+}
+
+/// An answer that was bought.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bought {
+    /// SHA-256 of all that it depends on, in hexadecimal.
+    pub key: String,
+    /// When it was bought.
+    pub at: Timestamp,
+    /// The model that answered.
+    pub model: String,
+    /// Its text; of a client's, the answer as it was sent, byte for byte.
+    pub output: String,
+    /// What a client was told that it is; none of a node's.
+    pub content_type: Option<String>,
+    /// What it cost; none where that is not known.
+    pub cost: Option<Usd>,
+}
+
+/// A key as it is made.
+#[derive(Clone, Debug)]
+pub struct NewKey {
+    /// What people, ledger rows and budgets call it; unique.
+    pub name: String,
+    /// SHA-256 of the key in hexadecimal.
+    pub hash: String,
+    /// From when on it opens nothing any more.
+    pub expires_at: Option<Timestamp>,
     pub at: Timestamp,
 }
 

@@ -5,13 +5,13 @@
 //! rows themselves, so that sums are the same with and without. What budgets count of a day is summed
 //! up with it, by what they tell rows apart by.
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, params};
 
 use super::budgets;
+use super::days::{Day, MS_PER_DAY, day_of, summed_until};
 use crate::error::Result;
 use crate::event::Timestamp;
 
-pub(super) const MS_PER_DAY: i64 = 24 * 60 * 60 * 1000;
 /// A day is summed up this long after its end at the earliest: most calls of it are settled then.
 const PAUSE_MS: i64 = 60 * 60 * 1000;
 
@@ -21,21 +21,6 @@ const ROW_COUNTS: &str = "1 AS calls, cost_nanousd IS NULL AND status != 'PENDIN
      cache_write_tokens, output_tokens, reasoning_tokens, coalesce(cost_nanousd, 0) AS cost,
      cached, coalesce(saved_nanousd, 0) AS saved";
 const NAMES: &str = "flow_id, provider, model_used, agent_role, status";
-
-/// A day, by its number since 1970.
-pub(super) type Day = i64;
-
-pub(super) fn day_of(moment: Timestamp) -> Day {
-    moment.0.div_euclid(MS_PER_DAY)
-}
-
-/// Up to which day (that one left out) all are summed up; the smallest where none is.
-pub(super) fn summed_until(connection: &Connection) -> Result<Day> {
-    let until = connection
-        .prepare_cached("SELECT until_day FROM ledger_summed")?
-        .query_row([], |row| row.get(0));
-    Ok(until.optional()?.unwrap_or(Day::MIN))
-}
 
 /// The next day that can be summed up, if there is one: all days before it are, or have no rows.
 pub(super) fn next(connection: &Connection, now: Timestamp) -> Result<Option<Day>> {
@@ -97,43 +82,6 @@ fn set_until(connection: &Connection, day: Day) -> Result<()> {
     Ok(())
 }
 
-/// Where to read the rows between two moments from: whole days that are summed up, and the rest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Plan {
-    /// Days: the first, and the first that is not meant any more.
-    pub(super) days: (Day, Day),
-    /// Rows before these days, from the first moment, in milliseconds.
-    pub(super) head: (i64, i64),
-    /// Rows behind these days.
-    pub(super) tail: (i64, i64),
-}
-
-impl Plan {
-    /// `summed_until` is as of [`summed_until`].
-    pub(super) fn new(from: Option<Timestamp>, to: Option<Timestamp>, summed_until: Day) -> Self {
-        let from = from.map_or(i64::MIN, |from| from.0);
-        let to = to.map_or(i64::MAX, |to| to.0);
-        let first = match from {
-            i64::MIN => Day::MIN,
-            from => from.div_euclid(MS_PER_DAY) + i64::from(from.rem_euclid(MS_PER_DAY) > 0),
-        };
-        let end = to.div_euclid(MS_PER_DAY).min(summed_until);
-        if first >= end {
-            return Self {
-                days: (0, 0),
-                head: (from, to),
-                tail: (0, 0),
-            };
-        }
-        let start_ms = first.saturating_mul(MS_PER_DAY);
-        Self {
-            days: (first, end),
-            head: (from, start_ms.max(from)),
-            tail: (end * MS_PER_DAY, to),
-        }
-    }
-}
-
 /// All that a plan means, as a table of names and counts with a `timestamp_ms` within its day; keys and
 /// tags are known of rows alone. Its
 /// parameters are the two of each part, each followed by those of its condition: `of_days`, which is
@@ -158,27 +106,6 @@ pub(super) fn table(of_days: &str, of_rows: &str, moment: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn a_plan_means_every_moment_once(
-            from in proptest::option::of(-3 * MS_PER_DAY..10 * MS_PER_DAY),
-            length in proptest::option::of(0..10 * MS_PER_DAY),
-            until in prop_oneof![Just(Day::MIN), -3i64..12],
-            moment in -4 * MS_PER_DAY..15 * MS_PER_DAY,
-        ) {
-            let to = length.map(|length| from.unwrap_or(0) + length);
-            let plan = Plan::new(from.map(Timestamp), to.map(Timestamp), until);
-            let is_meant = from.is_none_or(|from| from <= moment) && to.is_none_or(|to| moment < to);
-            let day = moment.div_euclid(MS_PER_DAY);
-            let within = |(from, to): (i64, i64), at: i64| usize::from(from <= at && at < to);
-            let count = within(plan.days, day) + within(plan.head, moment) + within(plan.tail, moment);
-            prop_assert_eq!(count, usize::from(is_meant), "{:?}", plan);
-            // Only what is summed up is read from the sums, and only whole days.
-            prop_assert!(within(plan.days, day) == 0 || day < until);
-        }
-    }
 
     use crate::budget::Reserve;
     use crate::event::{CallStatus, Usage, UsageSource, Usd};

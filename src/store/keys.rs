@@ -3,22 +3,9 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::Store;
-use super::change::{Applied, Receipt};
+use super::change::{Applied, NewKey, Receipt};
 use crate::error::{Error, Result};
 use crate::event::Timestamp;
-
-/// A key as it is made.
-#[derive(Clone, Debug)]
-pub struct NewKey {
-    /// What people, ledger rows and budgets call it; unique.
-    pub name: String,
-    /// SHA-256 of the key in hexadecimal.
-    pub hash: String,
-    /// From when on it opens nothing any more.
-    pub expires_at: Option<Timestamp>,
-    /// When.
-    pub at: Timestamp,
-}
 
 /// A key as it is kept.
 #[derive(Clone, Debug)]

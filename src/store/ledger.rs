@@ -6,11 +6,12 @@ use rusqlite::types::{ToSql, Value, ValueRef};
 use rusqlite::{Connection, Row, params_from_iter};
 use serde::Serialize;
 
-use super::daily_rollup::{self, Day, Plan};
+use super::days::{self, Day, Plan};
+use super::ledger_filter::LedgerFilter;
 use super::sql::parsed;
-use super::{Store, block_index};
+use super::{Store, block_index, daily_rollup};
 use crate::error::{Error, Result};
-use crate::event::{CallStatus, FlowId, LedgerDetails, LedgerEntry, RunId, Timestamp, Usage, Usd};
+use crate::event::{CallStatus, LedgerDetails, LedgerEntry, Timestamp, Usage, Usd};
 
 /// The columns of a row, in the order in which [`entry`] reads them.
 pub(super) const ENTRY_COLUMNS: &str =
@@ -71,122 +72,6 @@ pub(super) fn entry(row: &Row<'_>) -> rusqlite::Result<LedgerEntry> {
             },
         },
     })
-}
-
-/// Which rows; all that is given must fit.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct LedgerFilter {
-    /// Rows of this flow.
-    pub flow_id: Option<FlowId>,
-    /// Rows of this run.
-    pub run_id: Option<RunId>,
-    /// Rows of this model.
-    pub model: Option<String>,
-    /// Rows of this provider.
-    pub provider: Option<String>,
-    /// Rows of this status.
-    pub status: Option<CallStatus>,
-    /// Rows of this role.
-    pub role: Option<String>,
-    /// Rows of the key of this name.
-    pub key: Option<String>,
-    /// Rows with this tag.
-    pub tag: Option<String>,
-    /// Rows at or after this moment.
-    pub from: Option<Timestamp>,
-    /// Rows before this moment.
-    pub to: Option<Timestamp>,
-}
-
-impl LedgerFilter {
-    /// All rows that fit, or days of them that are summed up, as a table for sums, and its parameters.
-    /// Days do not know the runs, keys and tags of their rows.
-    fn table(&self, group: &Group, summed_until: Day) -> (String, Vec<Value>) {
-        let is_of_days = self.run_id.is_none() && self.key.is_none() && self.tag.is_none();
-        let has_days = is_of_days && !group.is_of_rows;
-        let summed_until = if has_days { summed_until } else { Day::MIN };
-        let plan = Plan::new(self.from, self.to, summed_until);
-        let (condition, of_condition) = self.of_any_moment().sql();
-        let mut values = Vec::new();
-        for ((from, to), has_condition) in
-            [(plan.days, has_days), (plan.head, true), (plan.tail, true)]
-        {
-            values.extend([Value::from(from), Value::from(to)]);
-            values.extend(of_condition.iter().filter(|_| has_condition).cloned());
-        }
-        let of_days = if has_days { condition.as_str() } else { "0" };
-        // A run has few rows, and they are found by its id.
-        let moment = match self.run_id {
-            None => "timestamp_ms",
-            Some(_) => "+timestamp_ms",
-        };
-        (daily_rollup::table(of_days, &condition, moment), values)
-    }
-
-    /// The same without its moments.
-    fn of_any_moment(&self) -> Self {
-        Self {
-            from: None,
-            to: None,
-            ..self.clone()
-        }
-    }
-
-    /// Of the same only what blocks of rows know the names of.
-    pub(super) fn of_names(&self) -> Self {
-        Self {
-            run_id: None,
-            role: None,
-            key: None,
-            tag: None,
-            ..self.of_any_moment()
-        }
-    }
-
-    /// Whether its rows may lie so far apart that blocks tell where they are. Those of a run, and
-    /// those under way, have an index.
-    fn is_by_blocks(&self) -> bool {
-        let is_indexed = self.run_id.is_some() || self.status == Some(CallStatus::Pending);
-        !is_indexed && *self != Self::default()
-    }
-
-    /// The condition and its parameters. Times are no reason to leave the order of numbers.
-    pub(super) fn sql(&self) -> (String, Vec<Value>) {
-        let conditions: [(&str, Option<Value>); 9] = [
-            ("flow_id = ?", self.flow_id.map(Value::from)),
-            ("run_id = ?", self.run_id.clone().map(Value::from)),
-            ("model_used = ?", self.model.clone().map(Value::from)),
-            ("provider = ?", self.provider.clone().map(Value::from)),
-            ("agent_role = ?", self.role.clone().map(Value::from)),
-            ("key_name = ?", self.key.clone().map(Value::from)),
-            (
-                "instr(',' || tags || ',', ',' || ? || ',') > 0",
-                self.tag.clone().map(Value::from),
-            ),
-            (
-                "+timestamp_ms >= ?",
-                self.from.map(|moment| Value::from(moment.0)),
-            ),
-            (
-                "+timestamp_ms < ?",
-                self.to.map(|moment| Value::from(moment.0)),
-            ),
-        ];
-        let mut sql = String::from("1");
-        // Not a parameter, so that the planner sees that an index of pending rows fits.
-        if let Some(status) = self.status {
-            sql.push_str(&format!(" AND status = '{status}'"));
-        }
-        let mut values = Vec::new();
-        for (condition, value) in conditions {
-            if let Some(value) = value {
-                sql.push_str(" AND ");
-                sql.push_str(condition);
-                values.push(value);
-            }
-        }
-        (sql, values)
-    }
 }
 
 /// Sums over ledger rows. Tokens and money are those that are known; the counts beside them say
@@ -394,7 +279,7 @@ impl Store {
         self.read(|connection| {
             // One read transaction, so that the days and the rows behind them are of one moment.
             let snapshot = connection.unchecked_transaction()?;
-            let (table, values) = filter.table(group, daily_rollup::summed_until(&snapshot)?);
+            let (table, values) = table(filter, group, days::summed_until(&snapshot)?);
             let groups: Vec<Summary> = snapshot
                 .prepare_cached(&summary_sql(group, &table))?
                 .query_map(params(&values).as_slice(), |row| {
@@ -417,6 +302,29 @@ impl Store {
             Ok((groups, total))
         })
     }
+}
+
+/// All rows that fit, or days of them that are summed up, as a table for sums, and its parameters.
+/// Days do not know the runs, keys and tags of their rows.
+fn table(filter: &LedgerFilter, group: &Group, summed_until: Day) -> (String, Vec<Value>) {
+    let is_of_days = filter.run_id.is_none() && filter.key.is_none() && filter.tag.is_none();
+    let has_days = is_of_days && !group.is_of_rows;
+    let summed_until = if has_days { summed_until } else { Day::MIN };
+    let plan = Plan::new(filter.from, filter.to, summed_until);
+    let (condition, of_condition) = filter.of_any_moment().sql();
+    let mut values = Vec::new();
+    for ((from, to), has_condition) in [(plan.days, has_days), (plan.head, true), (plan.tail, true)]
+    {
+        values.extend([Value::from(from), Value::from(to)]);
+        values.extend(of_condition.iter().filter(|_| has_condition).cloned());
+    }
+    let of_days = if has_days { condition.as_str() } else { "0" };
+    // A run has few rows, and they are found by its id.
+    let moment = match filter.run_id {
+        None => "timestamp_ms",
+        Some(_) => "+timestamp_ms",
+    };
+    (daily_rollup::table(of_days, &condition, moment), values)
 }
 
 fn page_sql(condition: &str) -> String {

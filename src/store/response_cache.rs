@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::Store;
-use super::change::{Applied, Receipt};
+use super::change::{Applied, Bought, Receipt};
 use crate::error::Result;
 use crate::event::{Timestamp, Usd};
 
@@ -15,23 +15,6 @@ const ANSWERS_BYTES_MAX: i64 = 256 << 20;
 const ROW_BYTES: usize = 200;
 /// None is kept for longer, in milliseconds: as long as a node or a client may ask for.
 const AGE_MAX_MS: i64 = 365 * 24 * 60 * 60 * 1000;
-
-/// An answer that was bought.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Bought {
-    /// SHA-256 of all that it depends on, in hexadecimal.
-    pub key: String,
-    /// When it was bought.
-    pub at: Timestamp,
-    /// The model that answered.
-    pub model: String,
-    /// Its text; of a client's, the answer as it was sent, byte for byte.
-    pub output: String,
-    /// What a client was told that it is; none of a node's.
-    pub content_type: Option<String>,
-    /// What it cost; none where that is not known.
-    pub cost: Option<Usd>,
-}
 
 /// Keeps an answer in place of an older one; one that is too large is not kept.
 pub(super) fn keep(connection: &Connection, bought: &Bought) -> Result<Applied> {

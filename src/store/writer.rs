@@ -9,8 +9,8 @@ use super::change::{Applied, Change};
 use super::checkpoint::Checkpointer;
 use super::sql::execute;
 use super::{
-    block_index, daily_rollup, flows, keys, node_changes, response_cache, run_changes, suggestions,
-    triggers,
+    block_index, daily_rollup, days, flows, keys, node_changes, response_cache, run_changes,
+    suggestions, triggers,
 };
 use crate::error::{Error, Result};
 use crate::event::{FlowId, RunId, Seq, Timestamp};
@@ -155,12 +155,12 @@ impl Writer {
     /// Sums up the next day of the ledger, if there is one that can be. Gives whether there was.
     pub fn sum_up_a_day(&mut self, now: Timestamp) -> Result<bool> {
         // Some days may have been forgotten since.
-        self.calls.summed_until = daily_rollup::summed_until(&self.connection)?;
+        self.calls.summed_until = days::summed_until(&self.connection)?;
         let Some(day) = daily_rollup::next(&self.connection, now)? else {
             return Ok(false);
         };
         self.transaction(|batch| daily_rollup::sum_up(batch.connection, day))?;
-        self.calls.summed_until = daily_rollup::summed_until(&self.connection)?;
+        self.calls.summed_until = days::summed_until(&self.connection)?;
         Ok(true)
     }
 

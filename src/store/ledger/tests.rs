@@ -488,7 +488,7 @@ fn no_sum_looks_at_the_whole_table() {
     let (store, _writer) = Store::open(dir.path()).unwrap();
     for filter in filters() {
         for summed_until in [Day::MIN, 7] {
-            let (table, _) = filter.table(&GROUPS[0], summed_until);
+            let (table, _) = table(&filter, &GROUPS[0], summed_until);
             let plan = plan(&store, &summary_sql(&GROUPS[0], &table));
             let of_tables: Vec<_> = plan
                 .iter()

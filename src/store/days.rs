@@ -1,0 +1,87 @@
+//! Days of UTC, up to which of them the ledger is summed up, and what follows for reading it.
+
+use rusqlite::{Connection, OptionalExtension};
+
+use crate::error::Result;
+use crate::event::Timestamp;
+
+pub(super) const MS_PER_DAY: i64 = 24 * 60 * 60 * 1000;
+
+/// A day, by its number since 1970.
+pub(super) type Day = i64;
+
+pub(super) fn day_of(moment: Timestamp) -> Day {
+    moment.0.div_euclid(MS_PER_DAY)
+}
+
+/// Up to which day (that one left out) all are summed up; the smallest where none is.
+pub(super) fn summed_until(connection: &Connection) -> Result<Day> {
+    let until = connection
+        .prepare_cached("SELECT until_day FROM ledger_summed")?
+        .query_row([], |row| row.get(0));
+    Ok(until.optional()?.unwrap_or(Day::MIN))
+}
+
+/// Where to read the rows between two moments from: whole days that are summed up, and the rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Plan {
+    /// Days: the first, and the first that is not meant any more.
+    pub(super) days: (Day, Day),
+    /// Rows before these days, from the first moment, in milliseconds.
+    pub(super) head: (i64, i64),
+    /// Rows behind these days.
+    pub(super) tail: (i64, i64),
+}
+
+impl Plan {
+    /// `summed_until` is as of [`summed_until`].
+    pub(super) fn new(from: Option<Timestamp>, to: Option<Timestamp>, summed_until: Day) -> Self {
+        let from = from.map_or(i64::MIN, |from| from.0);
+        let to = to.map_or(i64::MAX, |to| to.0);
+        let first = match from {
+            i64::MIN => Day::MIN,
+            from => from.div_euclid(MS_PER_DAY) + i64::from(from.rem_euclid(MS_PER_DAY) > 0),
+        };
+        let end = to.div_euclid(MS_PER_DAY).min(summed_until);
+        if first >= end {
+            return Self {
+                days: (0, 0),
+                head: (from, to),
+                tail: (0, 0),
+            };
+        }
+        let start_ms = first.saturating_mul(MS_PER_DAY);
+        Self {
+            days: (first, end),
+            head: (from, start_ms.max(from)),
+            tail: (end * MS_PER_DAY, to),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_plan_means_every_moment_once(
+            from in proptest::option::of(-3 * MS_PER_DAY..10 * MS_PER_DAY),
+            length in proptest::option::of(0..10 * MS_PER_DAY),
+            until in prop_oneof![Just(Day::MIN), -3i64..12],
+            moment in -4 * MS_PER_DAY..15 * MS_PER_DAY,
+        ) {
+            let to = length.map(|length| from.unwrap_or(0) + length);
+            let plan = Plan::new(from.map(Timestamp), to.map(Timestamp), until);
+            let is_meant = from.is_none_or(|from| from <= moment) && to.is_none_or(|to| moment < to);
+            let day = moment.div_euclid(MS_PER_DAY);
+            let within = |(from, to): (i64, i64), at: i64| usize::from(from <= at && at < to);
+            let count = within(plan.days, day) + within(plan.head, moment) + within(plan.tail, moment);
+            prop_assert_eq!(count, usize::from(is_meant), "{:?}", plan);
+            // Only what is summed up is read from the sums, and only whole days.
+            prop_assert!(within(plan.days, day) == 0 || day < until);
+        }
+    }
+}
