@@ -6,6 +6,7 @@
 //! is the order of broadcasts, and the busier the server, the cheaper a row (group commit).
 
 mod calls;
+mod housekeeping;
 mod retention_clock;
 mod retries;
 
@@ -17,10 +18,11 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 pub use self::calls::{Calls, Model, OfModel};
-use self::retention_clock::RetentionClock;
+use self::housekeeping::Housekeeping;
+pub use self::housekeeping::Retention;
 use self::retries::Retries;
 use crate::error::{Error, Result};
-use crate::event::{Event, RunId, Seq, Timestamp, encode};
+use crate::event::{Event, Seq, Timestamp, encode};
 use crate::hub::{Message, Publish};
 use crate::store::{Batch, Change, Receipt, Writer};
 use crate::threads::{OnFatal, Threads, vital};
@@ -29,23 +31,8 @@ use crate::threads::{OnFatal, Threads, vital};
 const ENTRIES_MAX: usize = 4_096;
 /// How many entries one transaction takes, so that the first of them does not wait for long.
 const BATCH_ENTRIES_MAX: usize = 512;
-/// The event log keeps this many events …
-const EVENTS_MAX: u64 = 1_000_000;
-/// … of at most this age, in milliseconds.
-const EVENT_AGE_MAX_MS: i64 = 7 * 24 * 60 * 60 * 1000;
-/// Old events and keys of deliveries are removed in steps of this many …
-const PRUNE_STEP: usize = 500;
-/// … at most this often, so that writing never waits for it for long …
-const PRUNE_INTERVAL: Duration = Duration::from_millis(500);
-/// … and where a step was not enough, this often: 25,000 events or 5,000 runs a second, more than a
-/// busy server writes.
-const PRUNE_INTERVAL_BEHIND: Duration = Duration::from_millis(20);
-
-/// How many blocks of 128 ledger rows are noted in one step: as many as a busy server fills in
-/// [`PRUNE_INTERVAL`], and five milliseconds of work.
-const NOTE_STEP: usize = 16;
-/// How often an entry may fail by itself, although the disk is not full, before it is given up: a
-/// fault of the database may pass, and an entry at fault holds up others for this long.
+/// How often a retried entry may fail by itself, while the disk is not full, before it is given up.
+/// Such faults rarely pass, and the entry holds up those behind it.
 const FAILURES_MAX: u32 = 10;
 /// How often somebody who waits for a commit looks whether the journal has ended.
 const END_POLL: Duration = Duration::from_millis(100);
@@ -54,29 +41,6 @@ const END_POLL: Duration = Duration::from_millis(100);
 const CHECKPOINT_STACK_BYTES: usize = 128 << 10;
 /// How long a copy under way may take at the end; what is left is copied at the next start.
 const CHECKPOINT_END_MAX: Duration = Duration::from_secs(1);
-/// One step looks at so many of the oldest runs, and of the oldest answers.
-const PRUNE_RUNS_STEP: usize = 100;
-/// How often it is looked whether there are too many runs or answers.
-const COUNT_INTERVAL: Duration = Duration::from_secs(60);
-
-/// How long runs that are over are kept. Their ledger rows stay for ever.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Retention {
-    /// How many runs. 100,000 by default.
-    pub runs: u64,
-    /// For how long. 90 days by default.
-    pub run_age: Duration,
-}
-
-impl Default for Retention {
-    fn default() -> Self {
-        Self {
-            runs: 100_000,
-            run_age: Duration::from_secs(90 * 24 * 60 * 60),
-        }
-    }
-}
-
 /// Called in the journal's thread once the entry is committed or refused; must not block.
 pub type Done = Box<dyn FnOnce(Result<Vec<Receipt>>) + Send>;
 
@@ -134,20 +98,13 @@ impl Journal {
         copying.spawn("checkpoint", CHECKPOINT_STACK_BYTES, move || {
             checkpointer.run();
         })?;
-        let newest = writer.newest_moment()?;
+        let housekeeping = Housekeeping::new(retention, writer.newest_moment()?);
         let state = State {
             calls: calls.clone(),
             writer,
             publisher,
             retries: Retries::default(),
-            retention,
-            ages: RetentionClock::new(newest, Timestamp::now(), Instant::now()),
-            pruned_at: Instant::now(),
-            prune_after: PRUNE_INTERVAL,
-            too_many_upto: None,
-            answer_bytes_too_many: 0,
-            summed_at: None,
-            counted_at: None,
+            housekeeping,
         };
         let ended = Arc::new(AtomicBool::new(false));
         let at_end = SetOnDrop(Arc::clone(&ended));
@@ -268,19 +225,7 @@ struct State {
     writer: Writer,
     publisher: Box<dyn Publish>,
     retries: Retries,
-    retention: Retention,
-    /// What is removed by its age is removed by this clock.
-    ages: RetentionClock,
-    pruned_at: Instant,
-    /// How long after that it is time again.
-    prune_after: Duration,
-    /// The newest run that there is no room for, when it was looked at last.
-    too_many_upto: Option<RunId>,
-    /// When no day of the ledger was to be summed up.
-    summed_at: Option<Instant>,
-    /// How many bytes of answers are to go, of what was counted last.
-    answer_bytes_too_many: i64,
-    counted_at: Option<Instant>,
+    housekeeping: Housekeeping,
 }
 
 /// An entry that was written, but not committed yet.
@@ -294,7 +239,7 @@ impl State {
         loop {
             let mut entries = Vec::new();
             let mut stop = false;
-            match received.recv_timeout(self.prune_after) {
+            match received.recv_timeout(self.housekeeping.interval()) {
                 Ok(first) => {
                     let rest = received.try_iter().take(BATCH_ENTRIES_MAX - 1);
                     for command in std::iter::once(first).chain(rest) {
@@ -326,7 +271,10 @@ impl State {
             if kept > kept_before {
                 log::error!("{kept} changes wait for room on the disk, and are tried again");
             }
-            self.prune();
+            let oldest = self.housekeeping.run(&mut self.writer);
+            if oldest.is_some() {
+                self.publisher.publish(Vec::new(), oldest);
+            }
         }
     }
 
@@ -412,107 +360,13 @@ impl State {
             written.map(|one| one.map(|one| Some(Ok(one)))).collect()
         });
         // Hardly any batch holds an entry that is refused, and savepoints cost a fifth of writing
-        // it: so nothing of it was kept, and only now each entry is told apart from the others.
-        all.or_else(|_| {
-            self.writer
-                .transaction(|batch| Ok(write_each(batch, entries)))
+        // it. So nothing of the batch was kept, and only now each entry is written by itself.
+        all.or_else(|error| match error {
+            Error::Disk(_) => Err(error),
+            _ => self
+                .writer
+                .transaction(|batch| Ok(write_each(batch, entries))),
         })
-    }
-
-    fn prune(&mut self) {
-        if self.pruned_at.elapsed() < self.prune_after {
-            return;
-        }
-        self.pruned_at = Instant::now();
-        self.prune_after = PRUNE_INTERVAL;
-        let now = self.ages.now(Timestamp::now(), Instant::now());
-        let before = Timestamp(now.0.saturating_sub(EVENT_AGE_MAX_MS));
-        let pruned = self
-            .writer
-            .prune_events(EVENTS_MAX, before, PRUNE_STEP)
-            .and_then(|count| {
-                if count == PRUNE_STEP {
-                    self.prune_after = PRUNE_INTERVAL_BEHIND;
-                }
-                if count > 0 {
-                    self.writer.oldest_seq().map(Some)
-                } else {
-                    Ok(None)
-                }
-            });
-        match pruned {
-            Ok(None) => {}
-            Ok(oldest) => self.publisher.publish(Vec::new(), oldest),
-            Err(error) => log::warn!("old events cannot be removed: {error}"),
-        }
-        let counted = self.count();
-        if let Err(error) = counted {
-            log::warn!("it cannot be counted what is to be removed: {error}");
-        }
-        match self.sum_up() {
-            Ok(true) => self.prune_after = PRUNE_INTERVAL_BEHIND,
-            Ok(false) => {}
-            Err(error) => log::warn!("a day of the ledger cannot be summed up: {error}"),
-        }
-        match self.writer.note_blocks(NOTE_STEP) {
-            Ok(NOTE_STEP) => self.prune_after = PRUNE_INTERVAL_BEHIND,
-            Ok(_) => {}
-            Err(error) => log::warn!("what ledger rows hold cannot be noted: {error}"),
-        }
-        match self.prune_runs(now) {
-            Ok(PRUNE_RUNS_STEP) => self.prune_after = PRUNE_INTERVAL_BEHIND,
-            Ok(_) => {}
-            Err(error) => log::warn!("old runs cannot be removed: {error}"),
-        }
-        if let Err(error) = self.prune_answers(now) {
-            log::warn!("old answers cannot be removed: {error}");
-        }
-        if let Err(error) = self.writer.prune_hook_keys(now, PRUNE_STEP) {
-            log::warn!("old keys of deliveries cannot be removed: {error}");
-        }
-    }
-
-    /// Counts, once in a while, what is not counted in each step.
-    fn count(&mut self) -> Result<()> {
-        let is_early = |at: Instant| at.elapsed() < COUNT_INTERVAL;
-        if self.counted_at.is_some_and(is_early) {
-            return Ok(());
-        }
-        self.counted_at = Some(Instant::now());
-        self.too_many_upto = self.writer.run_beyond(self.retention.runs)?;
-        self.answer_bytes_too_many = self.writer.answer_bytes_too_many()?;
-        Ok(())
-    }
-
-    /// Sums up a day of the ledger, if there is one to be summed up. Gives whether there was.
-    fn sum_up(&mut self) -> Result<bool> {
-        let is_early = |at: Instant| at.elapsed() < COUNT_INTERVAL;
-        if self.summed_at.is_some_and(is_early) {
-            return Ok(false);
-        }
-        let was_one = self.writer.sum_up_a_day(Timestamp::now())?;
-        if !was_one {
-            self.summed_at = Some(Instant::now());
-        }
-        Ok(was_one)
-    }
-
-    fn prune_answers(&mut self, now: Timestamp) -> Result<()> {
-        let too_many = self.answer_bytes_too_many > 0;
-        let (count, bytes) = self.writer.prune_answers(too_many, now, PRUNE_RUNS_STEP)?;
-        self.answer_bytes_too_many -= bytes;
-        if count == PRUNE_RUNS_STEP {
-            self.prune_after = PRUNE_INTERVAL_BEHIND;
-        }
-        Ok(())
-    }
-
-    fn prune_runs(&mut self, now: Timestamp) -> Result<usize> {
-        let run_age = self.retention.run_age;
-        let age_ms = i64::try_from(run_age.as_millis()).unwrap_or(i64::MAX);
-        let before = Timestamp(now.0.saturating_sub(age_ms));
-        let upto = self.too_many_upto.as_deref();
-        self.writer.prune_runs(upto, before, PRUNE_RUNS_STEP)
     }
 }
 

@@ -272,3 +272,34 @@ fn more_changes_than_can_be_kept_are_refused() {
             .all(|result| matches!(result, Err(Error::Stopping)))
     );
 }
+
+#[test]
+fn after_a_long_stop_only_what_there_is_no_room_for_is_removed() {
+    let dir = TempDir::new().unwrap();
+    let (store, mut writer) = Store::open(dir.path()).unwrap();
+    // Long ago: by the clock, all of it is too old.
+    for id in ["a", "b", "c"] {
+        let write = |batch: &mut Batch<'_>| {
+            batch.append_event(Timestamp(1), None, "T", "{}")?;
+            batch.apply(&queue(id))?;
+            batch.apply(&finish(id))
+        };
+        writer.transaction(write).unwrap();
+    }
+    let retention = Retention {
+        runs: 2,
+        ..Retention::default()
+    };
+    let publisher = Box::new(Published::default());
+    let on_fatal = Arc::new(|_: &str| {});
+    let (journal, thread) = Journal::start(writer, publisher, retention, on_fatal).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while store.run("a").is_ok() {
+        assert!(Instant::now() < deadline, "nothing was removed");
+        std::thread::yield_now();
+    }
+    assert!(store.run("b").is_ok() && store.run("c").is_ok());
+    assert_eq!(store.events(0, 100, 100, 100).unwrap().len(), 3);
+    journal.shutdown();
+    thread.join().unwrap();
+}

@@ -1,0 +1,175 @@
+//! What the journal does beside writing, a small step at a time: it removes what is too old or too
+//! much, sums up days of the ledger, and notes what blocks of its rows hold.
+
+use std::time::{Duration, Instant};
+
+use super::retention_clock::RetentionClock;
+use crate::error::Result;
+use crate::event::{RunId, Seq, Timestamp};
+use crate::store::Writer;
+
+/// The event log keeps this many events …
+const EVENTS_MAX: u64 = 1_000_000;
+/// … of at most this age.
+const EVENT_AGE_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// Old events and keys of deliveries are removed in steps of this many …
+const PRUNE_STEP: usize = 500;
+/// … runs and answers of this many …
+const PRUNE_RUNS_STEP: usize = 100;
+/// … at most this often, so that writing never waits for it for long …
+const INTERVAL: Duration = Duration::from_millis(500);
+/// … and this often if a step was not enough: 25,000 events or 5,000 runs a second, more than a
+/// busy server writes.
+const INTERVAL_BEHIND: Duration = Duration::from_millis(20);
+/// How many blocks of 128 ledger rows are noted in one step: as many as a busy server fills in
+/// [`INTERVAL`], and five milliseconds of work.
+const NOTE_STEP: usize = 16;
+/// How often runs and answers are counted, and how often the next day is looked for that can be
+/// summed up.
+const COUNT_INTERVAL: Duration = Duration::from_secs(60);
+
+/// How long runs that are over are kept. Their ledger rows stay for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// 100,000 by default.
+    pub runs: u64,
+    /// 90 days by default.
+    pub run_age: Duration,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self {
+            runs: 100_000,
+            run_age: Duration::from_secs(90 * 24 * 60 * 60),
+        }
+    }
+}
+
+pub(super) struct Housekeeping {
+    retention: Retention,
+    clock: RetentionClock,
+    last: Instant,
+    /// How long after that the next step is due.
+    interval: Duration,
+    counted_at: Option<Instant>,
+    /// As counted last: the newest run that there is no room for.
+    too_many_upto: Option<RunId>,
+    /// As counted last: how many bytes of answers there is no room for.
+    answer_bytes_too_many: i64,
+    /// When no day of the ledger could be summed up.
+    summed_at: Option<Instant>,
+}
+
+impl Housekeeping {
+    /// `newest` is the time of the newest row in the database.
+    pub(super) fn new(retention: Retention, newest: Option<Timestamp>) -> Self {
+        let now = Instant::now();
+        Self {
+            retention,
+            clock: RetentionClock::new(newest, Timestamp::now(), now),
+            last: now,
+            interval: INTERVAL,
+            counted_at: None,
+            too_many_upto: None,
+            answer_bytes_too_many: 0,
+            summed_at: None,
+        }
+    }
+
+    /// After how long [`Housekeeping::run`] has something to do.
+    pub(super) fn interval(&self) -> Duration {
+        self.interval
+    }
+
+    /// Takes a step, if it is time. Returns the oldest event if that changed.
+    pub(super) fn run(&mut self, writer: &mut Writer) -> Option<Seq> {
+        if self.last.elapsed() < self.interval {
+            return None;
+        }
+        self.last = Instant::now();
+        self.interval = INTERVAL;
+        let now = self.clock.now(Timestamp::now(), self.last);
+        let oldest = self.prune_events(writer, now);
+        let oldest = logged("old events cannot be removed", oldest).flatten();
+        type Step = fn(&mut Housekeeping, &mut Writer, Timestamp) -> Result<bool>;
+        let steps: [(&str, Step); 6] = [
+            ("runs and answers cannot be counted", Self::count),
+            ("a day of the ledger cannot be summed up", Self::sum_up),
+            ("blocks of ledger rows cannot be noted", |_, writer, _| {
+                Ok(writer.note_blocks(NOTE_STEP)? == NOTE_STEP)
+            }),
+            ("old runs cannot be removed", Self::prune_runs),
+            ("old answers cannot be removed", Self::prune_answers),
+            (
+                "old keys of deliveries cannot be removed",
+                |_, writer, now| Ok(writer.prune_hook_keys(now, PRUNE_STEP)? == PRUNE_STEP),
+            ),
+        ];
+        for (fault, step) in steps {
+            let is_behind = step(self, writer, now);
+            if logged(fault, is_behind) == Some(true) {
+                self.interval = INTERVAL_BEHIND;
+            }
+        }
+        oldest
+    }
+
+    fn prune_events(&mut self, writer: &mut Writer, now: Timestamp) -> Result<Option<Seq>> {
+        let count = writer.prune_events(EVENTS_MAX, before(now, EVENT_AGE_MAX), PRUNE_STEP)?;
+        if count == PRUNE_STEP {
+            self.interval = INTERVAL_BEHIND;
+        }
+        (count > 0).then(|| writer.oldest_seq()).transpose()
+    }
+
+    fn count(&mut self, writer: &mut Writer, _: Timestamp) -> Result<bool> {
+        if is_early(self.counted_at) {
+            return Ok(false);
+        }
+        self.counted_at = Some(Instant::now());
+        self.too_many_upto = writer.run_beyond(self.retention.runs)?;
+        self.answer_bytes_too_many = writer.answer_bytes_too_many()?;
+        Ok(false)
+    }
+
+    fn sum_up(&mut self, writer: &mut Writer, _: Timestamp) -> Result<bool> {
+        if is_early(self.summed_at) {
+            return Ok(false);
+        }
+        let was_one = writer.sum_up_a_day(Timestamp::now())?;
+        if !was_one {
+            self.summed_at = Some(Instant::now());
+        }
+        Ok(was_one)
+    }
+
+    fn prune_runs(&mut self, writer: &mut Writer, now: Timestamp) -> Result<bool> {
+        let before = before(now, self.retention.run_age);
+        let upto = self.too_many_upto.as_deref();
+        Ok(writer.prune_runs(upto, before, PRUNE_RUNS_STEP)? == PRUNE_RUNS_STEP)
+    }
+
+    fn prune_answers(&mut self, writer: &mut Writer, now: Timestamp) -> Result<bool> {
+        let too_many = self.answer_bytes_too_many > 0;
+        let (count, bytes) = writer.prune_answers(too_many, now, PRUNE_RUNS_STEP)?;
+        self.answer_bytes_too_many -= bytes;
+        Ok(count == PRUNE_RUNS_STEP)
+    }
+}
+
+/// Housekeeping is tried again, so its errors are only logged.
+fn logged<T>(fault: &str, result: Result<T>) -> Option<T> {
+    result
+        .inspect_err(|error| log::warn!("{fault}: {error}"))
+        .ok()
+}
+
+fn is_early(last: Option<Instant>) -> bool {
+    last.is_some_and(|at| at.elapsed() < COUNT_INTERVAL)
+}
+
+fn before(now: Timestamp, age: Duration) -> Timestamp {
+    let age_ms = i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
+    Timestamp(now.0.saturating_sub(age_ms))
+}
