@@ -11,7 +11,6 @@ use crate::store::ItemRecord;
 /// How large the outputs of all items of a map may be together, in bytes.
 const OUTPUTS_BYTES_MAX: usize = 16 << 20;
 
-/// See the module.
 pub struct Items {
     /// The list.
     pub values: Arc<Vec<Value>>,

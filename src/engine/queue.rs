@@ -7,13 +7,11 @@ use crate::event::{FlowId, RunId};
 
 /// A run that waits.
 pub struct Waiting {
-    /// Its id.
     pub run_id: RunId,
     /// Told when the run is over.
     pub waiter: Option<oneshot::Sender<()>>,
 }
 
-/// See the module.
 #[derive(Default)]
 pub struct Queue {
     /// Never holds an empty list.

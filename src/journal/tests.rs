@@ -129,11 +129,11 @@ fn a_refused_entry_leaves_no_trace_in_its_batch() {
 
 /// Has `count` calls settled that the database refuses to settle, and returns once all are kept.
 fn refused_settlements(dir: &Path, store: &Store, journal: &Journal, count: usize) {
-    let call = testing::new_call(Timestamp(1));
+    let call = testing::new_call(1);
     journal.commit(vec![Change::OpenCall(call); count]).unwrap();
     refuse(dir, "UPDATE ON ledger");
     for row in store.pending_calls().unwrap() {
-        let settle = Change::SettleCall(testing::settlement(row.id, Timestamp(2)));
+        let settle = Change::SettleCall(testing::settlement(row.id, 2));
         let done = Box::new(|result: Result<_>| assert!(result.is_ok()));
         journal.submit_retried(vec![settle], done).unwrap();
     }

@@ -28,14 +28,10 @@ pub struct Audit {
     was_in_use: bool,
 }
 
-/// How much there is to read.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Extent {
-    /// Ledger rows.
     pub calls: u64,
-    /// Runs.
     pub runs: u64,
-    /// Events.
     pub events: u64,
 }
 
@@ -44,22 +40,16 @@ pub struct Extent {
 pub struct AuditNames {
     /// The day (UTC) on which a call began, by its number since 1970.
     pub day: i64,
-    /// The flow.
     pub flow_id: Option<i64>,
-    /// The provider.
     pub provider: String,
-    /// The model.
     pub model: String,
-    /// The role.
     pub role: Option<String>,
-    /// The status.
     pub status: String,
 }
 
 /// A ledger row, with numbers and texts as they are stored.
 #[derive(Clone, Debug)]
 pub struct AuditCall {
-    /// Its number.
     pub id: i64,
     /// Its names, and the day of its beginning.
     pub names: AuditNames,
@@ -73,7 +63,6 @@ pub struct AuditCall {
     pub price_id: Option<i64>,
     /// What refused it before it left, as stored.
     pub refused: Option<String>,
-    /// Whether it was answered from the cache.
     pub cached: bool,
     /// Nano-dollars.
     pub saved: Option<i64>,
@@ -121,9 +110,7 @@ pub fn add_to_day(days: &mut HashMap<AuditNames, AuditDay>, names: &AuditNames, 
 /// Sums over ledger rows, and of what they are compared with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AuditSums {
-    /// Tokens of prompts.
     pub input_tokens: i64,
-    /// Tokens of answers.
     pub output_tokens: i64,
     /// Nano-dollars; none where a cost is not known.
     pub cost: Option<i64>,
@@ -146,10 +133,8 @@ impl AuditSums {
     }
 }
 
-/// A node of a run.
 #[derive(Clone, Debug)]
 pub struct AuditNode {
-    /// Its id.
     pub id: String,
     /// As stored.
     pub status: String,
@@ -160,11 +145,9 @@ pub struct AuditNode {
 /// A run, and what belongs to it.
 #[derive(Clone, Debug)]
 pub struct AuditRun {
-    /// Its id.
     pub id: RunId,
     /// The run; none where it was deleted and only rows of it are left.
     pub stored: Option<StoredRun>,
-    /// Its nodes, by id.
     pub nodes: Vec<AuditNode>,
     /// Items of maps that are marked as running.
     pub running_items: u64,
@@ -191,10 +174,8 @@ pub struct StoredRun {
     pub graph_nodes: Option<usize>,
 }
 
-/// An event.
 #[derive(Clone, Debug)]
 pub struct AuditEvent {
-    /// Its place.
     pub seq: Seq,
     /// Of an update of the ledger: the message. Others' are not read.
     pub update: Option<String>,
@@ -238,6 +219,42 @@ impl<'s, T> Peeked<'s, T> {
         let taken = self.next.take();
         self.advance()?;
         Ok(taken.map(|(_, value)| value))
+    }
+}
+
+const HEADS: &str = "SELECT id, status, input_tokens, output_tokens, cost_nanousd,
+        finished_ms IS NOT NULL, graph_hash
+     FROM runs ORDER BY id";
+const NODES: &str = "SELECT run_id, node_id, status, input_tokens, output_tokens, cost_nanousd
+     FROM run_nodes ORDER BY run_id, node_id";
+const ITEMS: &str =
+    "SELECT run_id, status = 'RUNNING' FROM run_items ORDER BY run_id, node_id, item";
+const CALLS: &str = "SELECT run_id, node_id, input_tokens, output_tokens, cost_nanousd FROM ledger
+     WHERE run_id IS NOT NULL ORDER BY run_id, id";
+
+/// The rows of all tables that belong to runs, each in the order of runs.
+struct RunParts<'s> {
+    /// Status, sums, whether it has a time of its end, hash of its graph.
+    heads: Peeked<'s, (String, AuditSums, bool, String)>,
+    nodes: Peeked<'s, AuditNode>,
+    /// Whether an item is marked as running.
+    items: Peeked<'s, bool>,
+    /// The node, and what the row adds to its sums.
+    calls: Peeked<'s, (Option<String>, AuditSums)>,
+    /// How many nodes graphs have, by their hashes.
+    graphs: HashMap<String, Option<usize>>,
+}
+
+impl RunParts<'_> {
+    /// The first run of which a row is left.
+    fn next_id(&self) -> Option<RunId> {
+        let ids = [
+            self.heads.run_id(),
+            self.nodes.run_id(),
+            self.items.run_id(),
+            self.calls.run_id(),
+        ];
+        ids.into_iter().flatten().min().cloned()
     }
 }
 
@@ -298,7 +315,6 @@ impl Audit {
         self.was_in_use || is_locked(&self.lock)
     }
 
-    /// How much there is to read.
     pub fn extent(&self) -> Result<Extent> {
         let count = |table: &str| -> Result<u64> {
             let sql = format!("SELECT count(*) FROM {table}");
@@ -415,86 +431,69 @@ impl Audit {
 
     /// All runs in order, also those of which only ledger rows, nodes or items are left.
     pub fn runs(&self, mut each: impl FnMut(AuditRun)) -> Result<()> {
-        type Call = (Option<String>, AuditSums);
-        type Head = (String, AuditSums, bool, String);
-        let mut heads = self.connection.prepare(
-            "SELECT id, status, input_tokens, output_tokens, cost_nanousd, finished_ms IS NOT NULL,
-                graph_hash
-             FROM runs ORDER BY id",
-        )?;
-        let mut heads: Peeked<'_, Head> = Peeked::new(&mut heads, |row| {
-            let head = (row.get(1)?, sums(row, 2)?, row.get(5)?, row.get(6)?);
-            Ok((row.get(0)?, head))
-        })?;
-        let mut nodes = self.connection.prepare(
-            "SELECT run_id, node_id, status, input_tokens, output_tokens, cost_nanousd
-             FROM run_nodes ORDER BY run_id, node_id",
-        )?;
-        let mut nodes = Peeked::new(&mut nodes, |row| {
-            let node = AuditNode {
-                id: row.get(1)?,
-                status: row.get(2)?,
-                sums: sums(row, 3)?,
-            };
-            Ok((row.get(0)?, node))
-        })?;
-        let mut items = self.connection.prepare(
-            "SELECT run_id, status = 'RUNNING' FROM run_items ORDER BY run_id, node_id, item",
-        )?;
-        let mut items: Peeked<'_, bool> =
-            Peeked::new(&mut items, |row| Ok((row.get(0)?, row.get(1)?)))?;
-        let mut calls = self.connection.prepare(
-            "SELECT run_id, node_id, input_tokens, output_tokens, cost_nanousd FROM ledger
-             WHERE run_id IS NOT NULL ORDER BY run_id, id",
-        )?;
-        let mut calls: Peeked<'_, Call> = Peeked::new(&mut calls, |row| {
-            Ok((row.get(0)?, (row.get(1)?, sums(row, 2)?)))
-        })?;
-        let mut graphs: HashMap<String, Option<usize>> = HashMap::new();
-        loop {
-            let next = [
-                heads.run_id(),
-                nodes.run_id(),
-                items.run_id(),
-                calls.run_id(),
-            ];
-            let Some(id) = next.into_iter().flatten().min().cloned() else {
-                return Ok(());
-            };
-            let stored = match heads.take(&id)? {
-                Some((status, sums, is_finished, graph)) => Some(StoredRun {
-                    status,
-                    sums,
-                    is_finished,
-                    graph_nodes: self.graph_nodes(&mut graphs, graph)?,
-                }),
-                None => None,
-            };
-            let mut run = AuditRun {
-                stored,
-                nodes: Vec::new(),
-                running_items: 0,
-                items: 0,
-                calls: 0,
-                sums: AuditSums::NOTHING,
-                node_sums: HashMap::new(),
-                id,
-            };
-            while let Some(node) = nodes.take(&run.id)? {
-                run.nodes.push(node);
-            }
-            while let Some(is_running) = items.take(&run.id)? {
-                run.items += 1;
-                run.running_items += u64::from(is_running);
-            }
-            while let Some((node, sums)) = calls.take(&run.id)? {
-                run.calls += 1;
-                run.sums.add(sums);
-                let of_node = run.node_sums.entry(node.unwrap_or_default());
-                of_node.or_insert(AuditSums::NOTHING).add(sums);
-            }
-            each(run);
+        let mut heads = self.connection.prepare(HEADS)?;
+        let mut nodes = self.connection.prepare(NODES)?;
+        let mut items = self.connection.prepare(ITEMS)?;
+        let mut calls = self.connection.prepare(CALLS)?;
+        let mut parts = RunParts {
+            heads: Peeked::new(&mut heads, |row| {
+                let head = (row.get(1)?, sums(row, 2)?, row.get(5)?, row.get(6)?);
+                Ok((row.get(0)?, head))
+            })?,
+            nodes: Peeked::new(&mut nodes, |row| {
+                let node = AuditNode {
+                    id: row.get(1)?,
+                    status: row.get(2)?,
+                    sums: sums(row, 3)?,
+                };
+                Ok((row.get(0)?, node))
+            })?,
+            items: Peeked::new(&mut items, |row| Ok((row.get(0)?, row.get(1)?)))?,
+            calls: Peeked::new(&mut calls, |row| {
+                Ok((row.get(0)?, (row.get(1)?, sums(row, 2)?)))
+            })?,
+            graphs: HashMap::new(),
+        };
+        while let Some(id) = parts.next_id() {
+            each(self.run(&mut parts, id)?);
         }
+        Ok(())
+    }
+
+    fn run(&self, parts: &mut RunParts<'_>, id: RunId) -> Result<AuditRun> {
+        let stored = match parts.heads.take(&id)? {
+            Some((status, sums, is_finished, graph)) => Some(StoredRun {
+                status,
+                sums,
+                is_finished,
+                graph_nodes: self.graph_nodes(&mut parts.graphs, graph)?,
+            }),
+            None => None,
+        };
+        let mut run = AuditRun {
+            stored,
+            nodes: Vec::new(),
+            running_items: 0,
+            items: 0,
+            calls: 0,
+            sums: AuditSums::NOTHING,
+            node_sums: HashMap::new(),
+            id,
+        };
+        while let Some(node) = parts.nodes.take(&run.id)? {
+            run.nodes.push(node);
+        }
+        while let Some(is_running) = parts.items.take(&run.id)? {
+            run.items += 1;
+            run.running_items += u64::from(is_running);
+        }
+        while let Some((node, sums)) = parts.calls.take(&run.id)? {
+            run.calls += 1;
+            run.sums.add(sums);
+            let of_node = run.node_sums.entry(node.unwrap_or_default());
+            of_node.or_insert(AuditSums::NOTHING).add(sums);
+        }
+        Ok(run)
     }
 
     fn graph_nodes(

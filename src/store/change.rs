@@ -73,7 +73,6 @@ pub struct RunEnd {
     pub run_id: RunId,
     pub status: RunStatus,
     pub error: Option<String>,
-    /// The node at fault.
     pub error_node: Option<String>,
     pub at: Timestamp,
 }
@@ -196,7 +195,6 @@ pub struct Bought {
     pub key: String,
     /// When it was bought.
     pub at: Timestamp,
-    /// The model that answered.
     pub model: String,
     /// Its text; of a client's, the answer as it was sent, byte for byte.
     pub output: String,

@@ -6,14 +6,11 @@ use super::Store;
 use crate::error::Result;
 use crate::event::{FlowId, Seq};
 
-/// An event of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoggedEvent {
-    /// Its place.
     pub seq: Seq,
     /// Its flow, where it has one.
     pub flow_id: Option<FlowId>,
-    /// Its type.
     pub type_name: String,
     /// The message without its `seq`.
     pub body: String,

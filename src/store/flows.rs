@@ -9,18 +9,13 @@ use super::{suggestions, triggers};
 use crate::error::{Error, Result};
 use crate::event::{FlowId, Timestamp};
 
-/// A saved flow.
 #[derive(Clone, Debug)]
 pub struct FlowRecord {
-    /// Its number.
     pub id: FlowId,
-    /// Its name.
     pub name: String,
     /// The document as it was posted, JSON.
     pub document: String,
-    /// When it was saved first.
     pub created_at: Timestamp,
-    /// When it was saved last.
     pub updated_at: Timestamp,
 }
 

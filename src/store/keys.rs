@@ -7,16 +7,13 @@ use super::change::{Applied, NewKey, Receipt};
 use crate::error::{Error, Result};
 use crate::event::Timestamp;
 
-/// A key as it is kept.
 #[derive(Clone, Debug)]
 pub struct KeyRecord {
-    /// Its number.
     pub id: i64,
     /// What people, ledger rows and budgets call it; unique.
     pub name: String,
     /// SHA-256 of the key in hexadecimal.
     pub hash: String,
-    /// When it was made.
     pub created_at: Timestamp,
     /// When it was used last, to the minute.
     pub last_used_at: Option<Timestamp>,

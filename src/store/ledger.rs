@@ -78,7 +78,6 @@ pub(super) fn entry(row: &Row<'_>) -> rusqlite::Result<LedgerEntry> {
 /// how much is not.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Sums {
-    /// All rows.
     pub calls: u64,
     /// Those that were answered.
     pub succeeded: u64,
@@ -90,17 +89,14 @@ pub struct Sums {
     pub unpriced_calls: u64,
     /// Rows whose tokens were estimated.
     pub estimated_calls: u64,
-    /// Tokens of prompts.
     pub input_tokens: u64,
     /// Those read from caches.
     pub cached_input_tokens: u64,
     /// Those written to caches.
     pub cache_write_tokens: u64,
-    /// Tokens of answers.
     pub output_tokens: u64,
     /// Those that were reasoning.
     pub reasoning_tokens: u64,
-    /// The known costs.
     pub total_cost_usd: Usd,
     /// Calls that were not made, because the answer was bought before.
     pub cached_calls: u64,
@@ -178,7 +174,6 @@ fn sums(row: &Row<'_>, at: usize) -> rusqlite::Result<Sums> {
 pub struct Summary {
     /// The group's key, as text: a model, a flow's number, a day in UTC; none for rows without.
     pub key: Option<String>,
-    /// Its sums.
     #[serde(flatten)]
     pub sums: Sums,
 }

@@ -9,30 +9,20 @@ use super::sql::parsed;
 use crate::error::{Error, Result};
 use crate::event::{FlowId, RunId, RunStatus, Timestamp, Usd};
 
-/// A run.
 #[derive(Clone, Debug)]
 pub struct Run {
-    /// Its id.
     pub id: RunId,
     /// Its flow; that flow may be gone.
     pub flow_id: FlowId,
     /// The flow's name at the start.
     pub flow_name: String,
-    /// What started it.
     pub trigger: String,
-    /// Its input, JSON.
     pub input: String,
-    /// Where it is.
     pub status: RunStatus,
-    /// When it was accepted.
     pub created_at: Timestamp,
-    /// When it began.
     pub started_at: Option<Timestamp>,
-    /// When it was over.
     pub finished_at: Option<Timestamp>,
-    /// Why it failed.
     pub error: Option<String>,
-    /// The node at fault.
     pub error_node: Option<String>,
     /// Tokens of all prompts; known when the run is over.
     pub input_tokens: u64,
@@ -52,13 +42,9 @@ pub struct Run {
 pub enum NodeStatus {
     /// Has not begun, or waits for its next attempt.
     Waiting,
-    /// Under way.
     Running,
-    /// Finished well.
     Completed,
-    /// Failed.
     Failed,
-    /// Was stopped.
     Cancelled,
     /// On no branch that was taken.
     Skipped,
@@ -83,31 +69,21 @@ impl std::str::FromStr for NodeStatus {
 /// A node of a run that has begun.
 #[derive(Clone, Debug)]
 pub struct NodeRecord {
-    /// The node.
     pub node_id: String,
-    /// Where it is.
     pub status: NodeStatus,
     /// The number of the newest attempt.
     pub attempt: u32,
     /// When that attempt began.
     pub started_at: Timestamp,
-    /// When it ended.
     pub finished_at: Option<Timestamp>,
     /// What was asked, as it was sent; none of a node that asks nobody.
     pub prompt: Option<String>,
-    /// The system text.
     pub system: Option<String>,
-    /// Its output.
     pub output: Option<String>,
-    /// Why it failed.
     pub error: Option<String>,
-    /// Tokens of the prompt.
     pub input_tokens: u64,
-    /// Tokens of the answer.
     pub output_tokens: u64,
-    /// Its cost, where known.
     pub cost: Option<Usd>,
-    /// Milliseconds.
     pub latency_ms: Option<u64>,
     /// Of a map: its items that have begun, in the order of the list.
     pub items: Vec<ItemRecord>,
@@ -128,23 +104,17 @@ impl NodeRecord {
 pub struct ItemRecord {
     /// Its place in the list, from 0.
     pub item: usize,
-    /// Where it is.
     pub status: NodeStatus,
     /// The number of the newest attempt.
     pub attempt: u32,
     /// When that attempt began.
     pub started_at: Timestamp,
-    /// When it ended.
     pub finished_at: Option<Timestamp>,
     /// What was asked, as it was sent.
     pub prompt: Option<String>,
-    /// The system text.
     pub system: Option<String>,
-    /// Its output.
     pub output: Option<String>,
-    /// Why it failed.
     pub error: Option<String>,
-    /// Milliseconds.
     pub latency_ms: Option<u64>,
 }
 
@@ -159,29 +129,21 @@ impl ItemRecord {
 /// A run that is not over, with what is known of its nodes: enough to go on with it.
 #[derive(Clone, Debug)]
 pub struct OpenRun {
-    /// The run.
     pub run: Run,
-    /// Its nodes that have begun.
     pub nodes: Vec<NodeRecord>,
 }
 
 /// The name of a run that is not over.
 #[derive(Clone, Debug)]
 pub struct LeftOver {
-    /// Its flow.
     pub flow_id: FlowId,
-    /// The run.
     pub run_id: RunId,
-    /// Whether it had begun.
     pub has_begun: bool,
 }
 
-/// Which runs.
 #[derive(Clone, Debug, Default)]
 pub struct RunFilter {
-    /// Runs of this flow.
     pub flow_id: Option<FlowId>,
-    /// Runs before this one.
     pub before: Option<RunId>,
 }
 

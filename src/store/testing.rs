@@ -1,13 +1,15 @@
 //! Changes for tests, to be altered as a test needs it.
 
-use super::change::{NewCall, Settlement};
+use super::change::{Applied, Change, NewCall, Receipt, Settlement};
+use super::writer::Writer;
 use crate::budget::Reserve;
-use crate::event::{CallStatus, Timestamp, Usage};
+use crate::error::Result;
+use crate::event::{CallStatus, LedgerEntry, Timestamp, Usage};
 
 /// A call of no flow that reserves nothing.
-pub fn new_call(at: Timestamp) -> NewCall {
+pub fn new_call(at: i64) -> NewCall {
     NewCall {
-        at,
+        at: Timestamp(at),
         flow_id: None,
         run_id: None,
         node_id: None,
@@ -23,18 +25,31 @@ pub fn new_call(at: Timestamp) -> NewCall {
     }
 }
 
-/// The settlement of a call whose end is unknown.
-pub fn settlement(id: i64, at: Timestamp) -> Settlement {
+/// The settlement of a call that succeeded, of unknown cost.
+pub fn settlement(id: i64, at: i64) -> Settlement {
     Settlement {
         id,
         model: None,
         usage: Usage::default(),
         cost: None,
         price: None,
-        latency_ms: None,
+        latency_ms: Some(1),
         first_token_ms: None,
-        status: CallStatus::Unknown,
+        status: CallStatus::Success,
         error: None,
-        at,
+        at: Timestamp(at),
+    }
+}
+
+/// Writes a change in a transaction of its own.
+pub fn apply(writer: &mut Writer, change: Change) -> Result<Applied> {
+    writer.transaction(|batch| batch.apply(&change))
+}
+
+/// The ledger row that a change has written.
+pub fn row(applied: Applied) -> LedgerEntry {
+    match applied.receipt {
+        Receipt::Call(row) => *row,
+        other => panic!("{other:?}"),
     }
 }

@@ -12,25 +12,20 @@ use crate::schedule::Missed;
 /// For how long a delivery with the same key is the same delivery, in milliseconds: 24 hours.
 pub const HOOK_KEY_AGE_MAX_MS: i64 = 24 * 60 * 60 * 1000;
 
-/// A flow's webhook.
 #[derive(Clone, Debug)]
 pub struct HookRecord {
-    /// The flow that it runs.
     pub flow_id: FlowId,
     /// Its name in the URL.
     pub slug: String,
     /// SHA-256 of its secret in hexadecimal.
     pub secret_hash: String,
-    /// When it was set first.
     pub created_at: Timestamp,
     /// When its secret was made.
     pub secret_at: Timestamp,
 }
 
-/// A flow's schedule.
 #[derive(Clone, Debug)]
 pub struct ScheduleRecord {
-    /// The flow that it runs.
     pub flow_id: FlowId,
     /// When it is due, in five fields.
     pub cron: String,
@@ -40,7 +35,6 @@ pub struct ScheduleRecord {
     pub missed: Missed,
     /// The input of its runs, JSON; empty in lists.
     pub input: String,
-    /// Whether it runs at all.
     pub enabled: bool,
     /// When it was set last.
     pub updated_at: Timestamp,

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::budget::Reserve;
 use crate::event::UsageSource;
-use crate::store::{Change, NewCall, Receipt, Settlement, Writer};
+use crate::store::testing::{self, new_call};
+use crate::store::{Change, NewCall, Settlement, Writer};
 
 const MS_PER_DAY: i64 = 24 * 60 * 60 * 1000;
 /// Filters have so many parts, each of which may be given or not.
@@ -35,20 +35,15 @@ impl Random {
 fn call(random: &mut Random, at: i64) -> NewCall {
     let rare = random.one_in(300);
     NewCall {
-        at: Timestamp(at),
         flow_id: (!random.one_in(4)).then(|| random.below(3) as i64),
         run_id: Some(format!("run {}", random.below(40))),
-        node_id: None,
-        attempt: 1,
-        operation_id: "o".into(),
         provider: if rare { "p9".into() } else { "p0".into() },
         model: format!("m{}", if rare { 9 } else { random.below(3) }),
         role: (!random.one_in(3)).then(|| format!("r{}", random.below(2))),
-        prompt_hash: String::new(),
         key_name: random.one_in(3).then(|| format!("k{}", random.below(2))),
         tags: [None, Some("t1"), Some("t1,t10"), Some("t10,t2,t1")][random.below(4) as usize]
             .map(str::to_owned),
-        reserve: Reserve::default(),
+        ..new_call(at)
     }
 }
 
@@ -59,7 +54,6 @@ fn settlement(random: &mut Random, id: i64, at: i64) -> Settlement {
         CallStatus::Cancelled,
     ];
     Settlement {
-        id,
         model: random.one_in(10).then(|| "m0-2026".to_owned()),
         usage: Usage {
             input_tokens: random.below(1_000),
@@ -71,16 +65,12 @@ fn settlement(random: &mut Random, id: i64, at: i64) -> Settlement {
             ..Usage::default()
         },
         cost: (!random.one_in(6)).then(|| Usd::from_nanousd(random.below(100_000) as i64)),
-        latency_ms: Some(1),
-        first_token_ms: None,
-        price: None,
         status: match random.below(400) {
             0 => rare[random.below(3) as usize],
             1..20 => CallStatus::Failed,
             _ => CallStatus::Success,
         },
-        error: None,
-        at: Timestamp(at),
+        ..testing::settlement(id, at)
     }
 }
 
@@ -114,19 +104,15 @@ impl Books {
                     for _ in 0..left.min(BATCH) {
                         *now += random.below(MS_PER_DAY as u64 / 40) as i64;
                         let opened = batch.apply(&Change::OpenCall(call(random, *now)))?;
-                        let Receipt::Call(row) = opened.receipt else {
-                            panic!("{opened:?}");
-                        };
+                        let row = testing::row(opened);
                         pending.push(row.id);
-                        rows.insert(row.id, *row);
+                        rows.insert(row.id, row);
                         while pending.len() > 3 || (!pending.is_empty() && random.one_in(3)) {
                             let at = random.below(pending.len() as u64) as usize;
                             let settled = settlement(random, pending.swap_remove(at), *now);
                             let settled = batch.apply(&Change::SettleCall(settled))?;
-                            let Receipt::Call(row) = settled.receipt else {
-                                panic!("{settled:?}");
-                            };
-                            rows.insert(row.id, *row);
+                            let row = testing::row(settled);
+                            rows.insert(row.id, row);
                         }
                     }
                     Ok(())
@@ -343,9 +329,7 @@ fn each_row_is_found_by_its_moment_also_at_the_edges_of_blocks() {
         .transaction(|batch| {
             let mut write = |at| {
                 let opened = batch.apply(&Change::OpenCall(call(&mut random, at)))?;
-                let Receipt::Call(row) = opened.receipt else {
-                    panic!("{opened:?}");
-                };
+                let row = testing::row(opened);
                 let settled = settlement(&mut random, row.id, at);
                 batch.apply(&Change::SettleCall(settled))?;
                 Ok(row.id)
@@ -384,9 +368,7 @@ fn a_block_with_a_call_under_way_is_noted_once_it_is_settled() {
     while last < 300 {
         let opened = Change::OpenCall(call(&mut random, 5));
         let opened = writer.transaction(|batch| batch.apply(&opened)).unwrap();
-        let Receipt::Call(row) = opened.receipt else {
-            panic!("{opened:?}");
-        };
+        let row = testing::row(opened);
         last = row.id;
         if first == 0 {
             first = row.id;

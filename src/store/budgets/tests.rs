@@ -1,0 +1,299 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::error::Error;
+use crate::event::{Event, Usage};
+use crate::store::testing::{self, apply, new_call, row};
+use crate::store::{Change, Settlement, Writer, schema};
+
+/// Nano-dollars a day.
+const LIMIT: i64 = 1_000;
+
+fn budget(more: &str) -> Budget {
+    let text = format!(r#"{{"name": "b", "per": "day", "limitUsd": "0.000001"{more}}}"#);
+    let document: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let all = budget::parse_all(serde_json::json!({"budgets": [document]}));
+    all.unwrap().remove(0)
+}
+
+fn call(at: i64, needed: i64) -> NewCall {
+    NewCall {
+        flow_id: Some(1),
+        reserve: Reserve {
+            cost: Some(Usd::from_nanousd(needed)),
+            tokens: 1,
+        },
+        ..new_call(at)
+    }
+}
+
+fn settlement(id: i64, at: i64, cost: i64) -> Settlement {
+    Settlement {
+        cost: Some(Usd::from_nanousd(cost)),
+        ..testing::settlement(id, at)
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn a_limit_is_kept_exactly_on_whichever_day_the_clock_says_it_is(
+        steps in prop::collection::vec(
+            // The day, what is reserved, what it costs, whether it is settled at once, and whether
+            // days are summed up and the budget is counted anew then.
+            (prop::sample::select(vec![100_i64, 101, 70, 465]), 0..500_i64, 0..300_i64, any::<bool>(), any::<bool>()),
+            1..40,
+        ),
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, mut writer) = Store::open(dir.path()).unwrap();
+        let all = vec![budget(r#", "hard": true, "timezone": "UTC""#)];
+        let set = |all: Vec<Budget>| Change::SetBudgets { all, version: None };
+        apply(&mut writer, set(all.clone())).unwrap();
+        let mut used: std::collections::HashMap<i64, i64> = Default::default();
+        let mut open = Vec::new();
+        for (day, needed, cost, is_settled, is_anew) in steps {
+            let at = day * MS_PER_DAY + 5;
+            let before = *used.entry(day).or_default();
+            match apply(&mut writer, Change::OpenCall(call(at, needed))) {
+                Ok(opened) => {
+                    prop_assert!(needed == 0 || before + needed <= LIMIT);
+                    *used.entry(day).or_default() += needed;
+                    open.push((row(opened).id, day, needed, cost));
+                }
+                Err(Error::Budget { .. }) => prop_assert!(before + needed > LIMIT),
+                other => panic!("{other:?}"),
+            }
+            // Often after the clock has jumped.
+            while is_settled && let Some((id, day, needed, cost)) = open.pop() {
+                apply(&mut writer, Change::SettleCall(settlement(id, at, cost))).unwrap();
+                *used.entry(day).or_default() += cost - needed;
+            }
+            if is_anew {
+                while writer.sum_up_a_day(Timestamp(500 * MS_PER_DAY)).unwrap() {}
+                apply(&mut writer, set(Vec::new())).unwrap();
+                apply(&mut writer, set(all.clone())).unwrap();
+            }
+        }
+        for (day, used) in used {
+            let state = store.budgets(Timestamp(day * MS_PER_DAY)).unwrap();
+            prop_assert_eq!(state[0].used, Some(used));
+        }
+    }
+}
+
+/// Opens a call of the run `run`.
+fn open_of(writer: &mut Writer, run: &str, needed: i64) -> i64 {
+    let call = NewCall {
+        run_id: Some(run.into()),
+        ..call(5, needed)
+    };
+    row(apply(writer, Change::OpenCall(call)).unwrap()).id
+}
+
+/// Settles a call, and gives the shares that viewers are told of.
+fn settle(writer: &mut Writer, id: i64, cost: i64) -> Vec<u8> {
+    let applied = apply(writer, Change::SettleCall(settlement(id, 5, cost))).unwrap();
+    let percent = |event: &Event| match event {
+        Event::BudgetWarning { warning, .. } => Some(warning.percent),
+        _ => None,
+    };
+    applied.events.iter().filter_map(percent).collect()
+}
+
+fn soft(more: &str) -> Change {
+    let all = vec![budget(&format!(r#", "hard": false{more}"#))];
+    Change::SetBudgets { all, version: None }
+}
+
+#[test]
+fn parallel_calls_of_a_run_tell_of_each_share_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_store, mut writer) = Store::open(dir.path()).unwrap();
+    let all = budget::parse_all(serde_json::json!({"budgets": [
+        {"name": "b", "per": "run", "limitUsd": "0.000001", "hard": false},
+    ]}));
+    let all = all.unwrap();
+    apply(&mut writer, Change::SetBudgets { all, version: None }).unwrap();
+    // 16 calls: what is reserved for each, what it costs, and what is told.
+    for (run, needed, cost, expected) in [
+        ("a", 77, 77, vec![100]),
+        ("b", 55, 55, vec![80]),
+        ("c", 64, 64, vec![100]),
+        ("d", 1, 65, vec![80, 100]),
+        ("e", 60, 10, vec![80]),
+        ("f", 10, 10, vec![]),
+    ] {
+        let ids: Vec<i64> = (0..16).map(|_| open_of(&mut writer, run, needed)).collect();
+        let told: Vec<u8> = ids
+            .into_iter()
+            .flat_map(|id| settle(&mut writer, id, cost))
+            .collect();
+        assert_eq!(told, expected, "{run}");
+    }
+}
+
+#[test]
+fn a_share_is_told_that_was_reached_before_the_budget_was_set_and_once_over_restarts() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, mut writer) = Store::open(dir.path()).unwrap();
+    let in_flight = open_of(&mut writer, "a", 100);
+    apply(&mut writer, soft("")).unwrap();
+    assert_eq!(settle(&mut writer, in_flight, 980), [80]);
+    drop((store, writer));
+    let (store, mut writer) = Store::open(dir.path()).unwrap();
+    let id = open_of(&mut writer, "a", 5);
+    assert!(settle(&mut writer, id, 5).is_empty());
+    let in_flight = open_of(&mut writer, "a", 5);
+    drop((store, writer));
+    let (_store, mut writer) = Store::open(dir.path()).unwrap();
+    assert_eq!(settle(&mut writer, in_flight, 25), [100]);
+    let id = open_of(&mut writer, "a", 5);
+    assert!(settle(&mut writer, id, 5).is_empty());
+    // It is another budget now, of which nobody has heard.
+    apply(&mut writer, soft(r#", "flowId": 1"#)).unwrap();
+    let id = open_of(&mut writer, "a", 5);
+    assert_eq!(settle(&mut writer, id, 5), [100]);
+}
+
+#[test]
+fn a_call_of_no_run_is_not_held_by_what_runs_may_spend() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_store, mut writer) = Store::open(dir.path()).unwrap();
+    let all = budget::parse_all(serde_json::json!({"budgets": [
+        {"name": "b", "per": "run", "limitUsd": "0"},
+    ]}));
+    let all = all.unwrap();
+    apply(&mut writer, Change::SetBudgets { all, version: None }).unwrap();
+    let of_none = apply(&mut writer, Change::OpenCall(call(5, 10)));
+    assert!(of_none.is_ok(), "{of_none:?}");
+    let mut unpriced = call(5, 10);
+    unpriced.reserve.cost = None;
+    let of_none = apply(&mut writer, Change::OpenCall(unpriced));
+    assert!(of_none.is_ok(), "{of_none:?}");
+    let of_run = NewCall {
+        run_id: Some("a".into()),
+        ..call(5, 10)
+    };
+    let of_run = apply(&mut writer, Change::OpenCall(of_run));
+    assert!(matches!(of_run, Err(Error::Budget(_))), "{of_run:?}");
+}
+
+#[test]
+fn a_period_is_counted_from_its_days_and_its_own_rows_once_for_all_budgets() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _writer) = Store::open(dir.path()).unwrap();
+    let sql = format!("EXPLAIN QUERY PLAN {}", between_sql());
+    let plan: Vec<String> = store
+        .read(|connection| {
+            let mut statement = connection.prepare(&sql)?;
+            let none = rusqlite::params_from_iter([0_i64; 6]);
+            let lines = statement.query_map(none, |line| line.get("detail"))?;
+            Ok(lines.collect::<rusqlite::Result<_>>()?)
+        })
+        .unwrap();
+    let count = |what: &str| plan.iter().filter(|line| line.contains(what)).count();
+    let by_time = count("ledger USING INDEX ledger_by_time (timestamp_ms>? AND timestamp_ms<?)");
+    let by_day = count("budget_days USING INDEX budget_days_by_day (day>? AND day<?)");
+    assert_eq!((by_time, by_day), (2, 1), "{plan:#?}");
+}
+
+/// Budgets of all kinds, for a month.
+fn all_kinds() -> Vec<Budget> {
+    let mut all = Vec::new();
+    for limit in [r#""limitUsd": "1""#, r#""limitTokens": 1"#] {
+        for scope in [
+            "",
+            r#", "flowId": 1"#,
+            r#", "model": "p/*""#,
+            r#", "model": "p/m2""#,
+            r#", "model": "q/m*", "key": "k""#,
+            r#", "key": "k""#,
+            r#", "flowId": 2, "key": "k""#,
+            r#", "timezone": "Asia/Kathmandu""#,
+        ] {
+            let name = all.len();
+            let text = format!(
+                r#"{{"budgets": [{{"name": "{name}", "per": "month", "hard": false, {limit}{scope}}}]}}"#
+            );
+            let document = serde_json::from_str(&text).unwrap();
+            all.extend(budget::parse_all(document).unwrap());
+        }
+    }
+    all
+}
+
+#[test]
+fn what_is_used_is_the_same_from_rows_and_from_days_and_for_a_database_that_had_no_days() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, mut writer) = Store::open(dir.path()).unwrap();
+    let budgets = all_kinds();
+    let (start, end) = budgets[0].period(Timestamp(100 * MS_PER_DAY));
+    // What each budget is to count, by its place.
+    let mut expected = vec![0; budgets.len()];
+    for seed in 0..400_i64 {
+        let at = start.0 - MS_PER_DAY + seed * 7_900_000;
+        let opened = NewCall {
+            flow_id: [None, Some(1), Some(2)][(seed % 3) as usize],
+            provider: ["p", "q"][(seed % 2) as usize].into(),
+            model: format!("m{}", seed % 4),
+            key_name: (seed % 5 < 2).then(|| "k".into()),
+            ..call(at, 50 + seed)
+        };
+        let row = row(apply(&mut writer, Change::OpenCall(opened.clone())).unwrap());
+        let is_known = seed % 7 > 0;
+        let settled = Settlement {
+            // Another model answers, now and then.
+            model: (seed % 6 == 0).then(|| "m1-2026".into()),
+            cost: is_known.then(|| Usd::from_nanousd(seed)),
+            usage: Usage {
+                input_tokens: seed as u64,
+                output_tokens: 3,
+                source: [UsageSource::None, UsageSource::Provider][usize::from(is_known)],
+                ..Usage::default()
+            },
+            ..settlement(row.id, at, 0)
+        };
+        apply(&mut writer, Change::SettleCall(settled)).unwrap();
+        let (nanousd, tokens) = match is_known {
+            true => (seed, seed + 3),
+            false => (50 + seed, 1),
+        };
+        for (budget, used) in budgets.iter().zip(&mut expected) {
+            let (start, end) = budget.period(Timestamp(100 * MS_PER_DAY));
+            if start.0 <= at && at < end.0 && budget.covers(&scope(&opened)) {
+                *used += match budget.limit {
+                    Limit::Usd(_) => nanousd,
+                    Limit::Tokens(_) => tokens,
+                };
+            }
+        }
+    }
+    assert!(expected.iter().all(|used| *used > 0), "{expected:?}");
+    let all = budgets;
+    apply(&mut writer, Change::SetBudgets { all, version: None }).unwrap();
+    let used = |store: &Store| -> Vec<i64> {
+        let states = store.budgets(Timestamp(100 * MS_PER_DAY)).unwrap();
+        states.iter().filter_map(|state| state.used).collect()
+    };
+    assert_eq!(used(&store), expected);
+    // Not all of the month is over for long enough.
+    let now = Timestamp(end.0 - 3 * MS_PER_DAY);
+    while writer.sum_up_a_day(now).unwrap() {}
+    assert_eq!(used(&store), expected);
+    drop((store, writer));
+    let connection = Connection::open(dir.path().join("flowledger.db")).unwrap();
+    connection
+        .execute_batch(&format!(
+            "DROP TABLE budget_days; PRAGMA user_version = {}",
+            schema::version() - 1
+        ))
+        .unwrap();
+    drop(connection);
+    let (store, mut writer) = Store::open(dir.path()).unwrap();
+    assert_eq!(used(&store), expected);
+    // The clock is put back, and what was summed up behind it is not any more.
+    apply(&mut writer, Change::OpenCall(call(start.0 + MS_PER_DAY, 5))).unwrap();
+    expected[0] += 5;
+    assert_eq!(used(&store)[0], expected[0]);
+}

@@ -1,0 +1,134 @@
+use super::*;
+
+use crate::event::{CallStatus, Usage, UsageSource, Usd};
+use crate::store::testing::{self, apply, new_call, settlement};
+use crate::store::{Change, GROUPS, LedgerFilter, NewCall, Settlement, Store, Writer};
+
+/// Writes a settled row of that moment; its numbers follow from `seed`.
+fn row(writer: &mut Writer, at: i64, seed: u64) {
+    let call = NewCall {
+        flow_id: (!seed.is_multiple_of(3)).then_some((seed % 3) as i64),
+        run_id: Some(format!("run {}", seed % 5)),
+        provider: format!("p{}", seed % 2),
+        model: format!("m{}", seed % 4),
+        role: (seed % 7 > 2).then(|| format!("r{}", seed % 2)),
+        ..new_call(at)
+    };
+    let opened = apply(writer, Change::OpenCall(call)).unwrap();
+    let settled = Settlement {
+        usage: Usage {
+            input_tokens: seed % 1_000,
+            output_tokens: seed % 77,
+            source: [UsageSource::Provider, UsageSource::Estimated][(seed % 2) as usize],
+            ..Usage::default()
+        },
+        cost: (!seed.is_multiple_of(6)).then(|| Usd::from_nanousd((seed % 100_000) as i64)),
+        status: [CallStatus::Success, CallStatus::Failed][usize::from(seed.is_multiple_of(5))],
+        ..settlement(testing::row(opened).id, at)
+    };
+    apply(writer, Change::SettleCall(settled)).unwrap();
+}
+
+/// All sums by everything, with filters.
+fn sums(store: &Store) -> Vec<String> {
+    let at = |moment| Some(Timestamp(moment));
+    let filters = [
+        LedgerFilter::default(),
+        LedgerFilter {
+            flow_id: Some(1),
+            from: at(MS_PER_DAY + 5),
+            to: at(4 * MS_PER_DAY - 5),
+            ..LedgerFilter::default()
+        },
+        LedgerFilter {
+            run_id: Some("run 2".into()),
+            ..LedgerFilter::default()
+        },
+        LedgerFilter {
+            model: Some("m1".into()),
+            provider: Some("p1".into()),
+            status: Some(CallStatus::Success),
+            to: at(3 * MS_PER_DAY),
+            ..LedgerFilter::default()
+        },
+    ];
+    let of = |(filter, group): (&LedgerFilter, &str)| {
+        format!("{group}: {:?}", store.summary(filter, group).unwrap())
+    };
+    let groups = || GROUPS.iter().map(|group| group.name);
+    let all = filters
+        .iter()
+        .flat_map(|filter| groups().map(move |group| (filter, group)));
+    all.map(of).collect()
+}
+
+#[test]
+fn sums_are_the_same_whether_days_are_summed_up_or_not_and_after_the_clock_was_put_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, mut writer) = Store::open(dir.path()).unwrap();
+    let mut seed = 1_u64;
+    let mut random = || {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        seed >> 33
+    };
+    for _ in 0..200 {
+        let at = (random() % (5 * MS_PER_DAY as u64)) as i64;
+        row(&mut writer, at, random());
+    }
+    let before = sums(&store);
+    // The last day is not over for long enough.
+    let now = Timestamp(5 * MS_PER_DAY);
+    let mut days = 0;
+    while writer.sum_up_a_day(now).unwrap() {
+        days += 1;
+    }
+    assert_eq!(days, 4);
+    assert_eq!(sums(&store), before);
+    row(&mut writer, 2 * MS_PER_DAY + 7, 99);
+    let with_late = sums(&store);
+    assert_ne!(with_late, before);
+    while writer.sum_up_a_day(now).unwrap() {}
+    assert_eq!(sums(&store), with_late);
+}
+
+#[test]
+fn sums_stay_right_while_a_clock_that_was_put_back_goes_on_or_was_a_year_ahead() {
+    for (ahead, back) in [(0, -30), (365, 0)] {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, mut writer) = Store::open(dir.path()).unwrap();
+        let mut all = 0;
+        let mut write = |writer: &mut Writer, days: std::ops::Range<i64>| {
+            for day in days {
+                row(writer, day * MS_PER_DAY + 5, 7);
+                row(writer, day * MS_PER_DAY + 6, 8);
+                all += 2;
+                let (_, total) = store.summary(&LedgerFilter::default(), "day").unwrap();
+                assert_eq!(total.calls, all, "day {day}");
+            }
+        };
+        write(&mut writer, 100..105);
+        write(&mut writer, 105 + ahead..106 + ahead);
+        while writer
+            .sum_up_a_day(Timestamp((200 + ahead) * MS_PER_DAY))
+            .unwrap()
+        {}
+        // None of these is summed up before the next.
+        write(&mut writer, 105 + back..112 + back);
+        while writer.sum_up_a_day(Timestamp(200 * MS_PER_DAY)).unwrap() {}
+        write(&mut writer, 104..107);
+    }
+}
+
+#[test]
+fn a_day_with_a_call_under_way_is_not_summed_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_store, mut writer) = Store::open(dir.path()).unwrap();
+    row(&mut writer, 5, 1);
+    let call = new_call(MS_PER_DAY + 5);
+    writer
+        .transaction(|batch| batch.apply(&Change::OpenCall(call)))
+        .unwrap();
+    let now = Timestamp(9 * MS_PER_DAY);
+    assert!(writer.sum_up_a_day(now).unwrap());
+    assert!(!writer.sum_up_a_day(now).unwrap());
+}
