@@ -9,9 +9,10 @@
 //!
 //! A block that is not noted, or was when some of its calls were under way, is read.
 
-use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
+use rusqlite::{Connection, params, params_from_iter};
 
 use super::ledger_filter::LedgerFilter;
+use super::sql::{all, execute, one};
 use crate::error::Result;
 
 /// How many numbers a block has. A page of N rare rows reads N blocks at most.
@@ -34,9 +35,11 @@ pub(super) fn note(connection: &Connection, step: usize) -> Result<usize> {
     let (mut next, end) = ends(connection)?;
     while next < end && written < step {
         if is_pending(connection, next)? {
-            connection
-                .prepare_cached("INSERT INTO ledger_blocks (block) VALUES (?1)")?
-                .execute([next])?;
+            execute(
+                connection,
+                "INSERT INTO ledger_blocks (block) VALUES (?1)",
+                params![next],
+            )?;
         } else {
             note_one(connection, next)?;
         }
@@ -74,10 +77,8 @@ fn ends(connection: &Connection) -> Result<(i64, i64)> {
 
 /// Blocks that had calls under way when they were looked at.
 fn open(connection: &Connection, step: usize) -> Result<Vec<i64>> {
-    let mut statement = connection
-        .prepare_cached("SELECT block FROM ledger_blocks WHERE names IS NULL LIMIT ?1")?;
-    let blocks = statement.query_map([step], |row| row.get(0))?;
-    Ok(blocks.collect::<rusqlite::Result<_>>()?)
+    let sql = "SELECT block FROM ledger_blocks WHERE names IS NULL LIMIT ?1";
+    all(connection, sql, [step], |row| row.get(0))
 }
 
 fn is_pending(connection: &Connection, block: i64) -> Result<bool> {
@@ -90,12 +91,12 @@ fn is_pending(connection: &Connection, block: i64) -> Result<bool> {
 /// Notes what a block holds, whose rows are settled.
 fn note_one(connection: &Connection, block: i64) -> Result<()> {
     let held = Held::read(connection, block, number)?;
-    connection
-        .prepare_cached(
-            "INSERT OR REPLACE INTO ledger_blocks (block, first_ms, last_ms, names)
+    execute(
+        connection,
+        "INSERT OR REPLACE INTO ledger_blocks (block, first_ms, last_ms, names)
              VALUES (?1, ?2, ?3, ?4)",
-        )?
-        .execute(params![block, held.first_ms, held.last_ms, held.names])?;
+        params![block, held.first_ms, held.last_ms, held.names],
+    )?;
     Ok(())
 }
 
@@ -179,16 +180,14 @@ impl Held {
 
 /// The number of a combination of names; 0 where it has none.
 fn known_number(connection: &Connection, names: &Names) -> Result<i64> {
-    let known = connection
-        .prepare_cached(
-            "SELECT id FROM ledger_names
-             WHERE model_used = ?1 AND provider = ?2 AND status = ?3 AND flow_id IS ?4",
-        )?
-        .query_row(
-            params![names.model, names.provider, names.status, names.flow_id],
-            |row| row.get(0),
-        );
-    Ok(known.optional()?.unwrap_or(0))
+    let known = one(
+        connection,
+        "SELECT id FROM ledger_names
+         WHERE model_used = ?1 AND provider = ?2 AND status = ?3 AND flow_id IS ?4",
+        params![names.model, names.provider, names.status, names.flow_id],
+        |row| row.get(0),
+    )?;
+    Ok(known.unwrap_or(0))
 }
 
 /// The number of a combination of names, which gets one where it has none.
@@ -197,17 +196,12 @@ fn number(connection: &Connection, names: &Names) -> Result<i64> {
     if known > 0 {
         return Ok(known);
     }
-    connection
-        .prepare_cached(
-            "INSERT INTO ledger_names (model_used, provider, status, flow_id)
+    execute(
+        connection,
+        "INSERT INTO ledger_names (model_used, provider, status, flow_id)
              VALUES (?1, ?2, ?3, ?4)",
-        )?
-        .execute(params![
-            names.model,
-            names.provider,
-            names.status,
-            names.flow_id
-        ])?;
+        params![names.model, names.provider, names.status, names.flow_id],
+    )?;
     Ok(connection.last_insert_rowid())
 }
 

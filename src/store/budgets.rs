@@ -15,11 +15,12 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, Row, params};
 
 use super::Store;
 use super::change::NewCall;
 use super::days::{self, Day, MS_PER_DAY, Plan};
+use super::sql::{all, execute, one};
 use crate::budget::{self, BUDGETS_MAX, Budget, Limit, Per, Reserve, Scope};
 use crate::error::{Error, Result};
 use crate::event::{BudgetWarning, FlowId, LedgerEntry, Timestamp, UsageSource, Usd};
@@ -54,15 +55,10 @@ impl Count {
     }
 }
 
+#[derive(Clone)]
 pub(super) struct Budgets {
     all: Arc<[Budget]>,
     /// For each budget but those of runs, which are counted from the run's few rows each time.
-    counts: Vec<Option<Count>>,
-}
-
-/// What was counted at some moment, to go back to.
-pub(super) struct Before {
-    all: Arc<[Budget]>,
     counts: Vec<Option<Count>>,
 }
 
@@ -78,9 +74,11 @@ impl Budgets {
         write(connection, all)?;
         for old in self.all.iter().filter(|old| !all.contains(old)) {
             // Of what it is now, nothing was told.
-            connection
-                .prepare_cached("DELETE FROM budget_told WHERE budget = ?1")?
-                .execute([&old.name])?;
+            execute(
+                connection,
+                "DELETE FROM budget_told WHERE budget = ?1",
+                params![&old.name],
+            )?;
         }
         let count_of = |budget: &Budget| {
             let before = self.all.iter().position(|other| other == budget)?;
@@ -130,19 +128,6 @@ impl Budgets {
         let mut all = self.all.to_vec();
         all.retain(|budget| budget.key.as_deref() != Some(key));
         self.set(connection, &all)
-    }
-
-    /// What is counted now. A transaction that is rolled back goes back to it.
-    pub(super) fn before(&self) -> Before {
-        Before {
-            all: Arc::clone(&self.all),
-            counts: self.counts.clone(),
-        }
-    }
-
-    pub(super) fn go_back(&mut self, before: Before) {
-        self.all = before.all;
-        self.counts = before.counts;
     }
 
     /// Counts a call that is about to be made.
@@ -282,22 +267,25 @@ impl Budgets {
 
 /// The share that viewers were told of; 0 where of none.
 fn told(connection: &Connection, budget: &Budget, whose: &str) -> Result<u8> {
-    let percent = connection
-        .prepare_cached("SELECT percent FROM budget_told WHERE budget = ?1 AND whose = ?2")?
-        .query_row([budget.name.as_str(), whose], |row| row.get(0));
-    Ok(percent.optional()?.unwrap_or(0))
+    let sql = "SELECT percent FROM budget_told WHERE budget = ?1 AND whose = ?2";
+    let percent = one(connection, sql, [budget.name.as_str(), whose], |row| {
+        row.get(0)
+    })?;
+    Ok(percent.unwrap_or(0))
 }
 
 /// Notes that viewers are told of a share, and forgets the oldest of too many.
 fn tell(connection: &Connection, budget: &Budget, whose: &str, percent: u8) -> Result<()> {
-    connection
-        .prepare_cached(
-            "INSERT OR REPLACE INTO budget_told (budget, whose, percent) VALUES (?1, ?2, ?3)",
-        )?
-        .execute(params![budget.name, whose, percent])?;
-    connection
-        .prepare_cached("DELETE FROM budget_told WHERE id <= ?1")?
-        .execute([connection.last_insert_rowid() - TOLD_MAX])?;
+    execute(
+        connection,
+        "INSERT OR REPLACE INTO budget_told (budget, whose, percent) VALUES (?1, ?2, ?3)",
+        params![budget.name, whose, percent],
+    )?;
+    execute(
+        connection,
+        "DELETE FROM budget_told WHERE id <= ?1",
+        params![connection.last_insert_rowid() - TOLD_MAX],
+    )?;
     Ok(())
 }
 
@@ -397,10 +385,8 @@ fn used_of(budget: &Budget, rows: &[Used]) -> i64 {
 fn used_between(connection: &Connection, start: Timestamp, end: Timestamp) -> Result<Vec<Used>> {
     let Plan { days, head, tail } =
         Plan::new(Some(start), Some(end), days::summed_until(connection)?);
-    let mut statement = connection.prepare_cached(&between_sql())?;
     let values = params![days.0, days.1, head.0, head.1, tail.0, tail.1];
-    let rows = statement.query_map(values, Used::read)?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
+    all(connection, &between_sql(), values, Used::read)
 }
 
 fn between_sql() -> String {
@@ -414,9 +400,7 @@ fn between_sql() -> String {
 /// The rows of a run.
 fn used_by_run(connection: &Connection, run_id: &str) -> Result<Vec<Used>> {
     let sql = format!("SELECT {SUMS} FROM ({ROWS} WHERE run_id = ?1) GROUP BY 1, 2, 3, 4");
-    let mut statement = connection.prepare_cached(&sql)?;
-    let rows = statement.query_map([run_id], Used::read)?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
+    all(connection, &sql, [run_id], Used::read)
 }
 
 /// Sums up a day, from `start_ms` until `end_ms`.
@@ -425,9 +409,7 @@ pub(super) fn sum_up(connection: &Connection, day: Day, start_ms: i64, end_ms: i
         "INSERT INTO budget_days SELECT ?1, {SUMS}
          FROM ({ROWS} WHERE timestamp_ms >= ?2 AND timestamp_ms < ?3) GROUP BY 2, 3, 4, 5"
     );
-    connection
-        .prepare_cached(&sql)?
-        .execute(params![day, start_ms, end_ms])?;
+    execute(connection, &sql, params![day, start_ms, end_ms])?;
     Ok(())
 }
 
@@ -460,18 +442,17 @@ pub(super) fn check(
 
 /// Forgets the sums of `day` and all after it.
 pub(super) fn forget_from(connection: &Connection, day: Day) -> Result<()> {
-    connection
-        .prepare_cached("DELETE FROM budget_days WHERE day >= ?1")?
-        .execute([day])?;
+    execute(
+        connection,
+        "DELETE FROM budget_days WHERE day >= ?1",
+        params![day],
+    )?;
     Ok(())
 }
 
 fn read(connection: &Connection) -> Result<Vec<Budget>> {
-    let mut statement =
-        connection.prepare_cached("SELECT budget FROM budgets ORDER BY position")?;
-    let texts: Vec<String> = statement
-        .query_map([], |row| row.get(0))?
-        .collect::<rusqlite::Result<_>>()?;
+    let sql = "SELECT budget FROM budgets ORDER BY position";
+    let texts: Vec<String> = all(connection, sql, [], |row| row.get(0))?;
     let documents: Vec<serde_json::Value> = texts
         .iter()
         .map(|text| serde_json::from_str(text).unwrap_or_default())
@@ -480,13 +461,13 @@ fn read(connection: &Connection) -> Result<Vec<Budget>> {
 }
 
 fn write(connection: &Connection, budgets: &[Budget]) -> Result<()> {
-    connection
-        .prepare_cached("DELETE FROM budgets")?
-        .execute([])?;
+    execute(connection, "DELETE FROM budgets", params![])?;
     for (position, budget) in budgets.iter().enumerate() {
-        connection
-            .prepare_cached("INSERT INTO budgets (position, budget) VALUES (?1, ?2)")?
-            .execute(params![position, budget.to_json().to_string()])?;
+        execute(
+            connection,
+            "INSERT INTO budgets (position, budget) VALUES (?1, ?2)",
+            params![position, budget.to_json().to_string()],
+        )?;
     }
     Ok(())
 }

@@ -2,56 +2,33 @@
 
 use rusqlite::{Connection, params};
 
-use super::budgets::{self, Budgets};
+use super::budgets::Budgets;
 use super::change::{Applied, NewCall, Receipt, Settlement};
 use super::daily_rollup;
 use super::days::{self, Day};
 use super::keys;
 use super::ledger::{ENTRY_COLUMNS, entry};
-use super::prices::Prices;
-use super::sql::{execute, found};
+use super::prices;
+use super::sql::{execute, found, one};
 use crate::budget::Budget;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::event::{CallStatus, Event, EventContext, LedgerEntry, RefusedBy, Timestamp, Usd};
 
-/// Writes calls, with the state in memory that spares it reading the ledger for each.
+/// Writes calls, with the state in memory that spares it reading the ledger for each. A transaction
+/// that is rolled back goes back to a clone.
+#[derive(Clone)]
 pub(super) struct CallWriter {
     budgets: Budgets,
-    prices: Prices,
     /// The days before this one are summed up.
     pub(super) summed_until: Day,
-}
-
-/// The state at some moment, to go back to.
-pub(super) struct Before {
-    budgets: budgets::Before,
-    prices: usize,
 }
 
 impl CallWriter {
     pub(super) fn load(db: &Connection) -> Result<Self> {
         Ok(Self {
             budgets: Budgets::load(db)?,
-            prices: Prices::default(),
             summed_until: days::summed_until(db)?,
         })
-    }
-
-    /// The state now. A transaction that is rolled back goes back to it.
-    pub(super) fn before(&self) -> Before {
-        Before {
-            budgets: self.budgets.before(),
-            prices: self.prices.before(),
-        }
-    }
-
-    pub(super) fn go_back(&mut self, before: Before) {
-        self.budgets.go_back(before.budgets);
-        self.prices.go_back(before.prices);
-    }
-
-    pub(super) fn committed(&mut self) {
-        self.prices.committed();
     }
 
     pub(super) fn set_budgets(
@@ -86,9 +63,10 @@ impl CallWriter {
     /// [`Error::Budget`](crate::error::Error::Budget) if a hard budget does not allow the call.
     pub(super) fn open(&mut self, db: &Connection, call: &NewCall) -> Result<Applied> {
         self.budgets.open(db, call)?;
-        self.insert(db, call, CallStatus::Pending, None)
+        self.insert(db, call, None, None)
     }
 
+    /// Writes the row of a call that was not made; it is settled already and has cost nothing.
     pub(super) fn refuse(
         &self,
         db: &Connection,
@@ -96,45 +74,7 @@ impl CallWriter {
         by: RefusedBy,
         why: &str,
     ) -> Result<Applied> {
-        self.insert(db, call, CallStatus::Failed, Some((by, why)))
-    }
-
-    /// Writes a row; one that was refused is settled already and has cost nothing.
-    fn insert(
-        &self,
-        db: &Connection,
-        call: &NewCall,
-        status: CallStatus,
-        refused: Option<(RefusedBy, &str)>,
-    ) -> Result<Applied> {
-        execute(
-            db,
-            "INSERT INTO ledger (timestamp_ms, flow_id, run_id, node_id, attempt, operation_id,
-                provider, model_used, agent_role, prompt_hash, status, key_name, tags,
-                reserved_nanousd, reserved_tokens, refused, error_message, cost_nanousd)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17,
-                CASE WHEN ?16 IS NOT NULL THEN 0 END)",
-            params![
-                call.at.0,
-                call.flow_id,
-                call.run_id,
-                call.node_id,
-                call.attempt,
-                call.operation_id,
-                call.provider,
-                call.model,
-                call.role,
-                call.prompt_hash,
-                status.as_str(),
-                call.key_name,
-                call.tags,
-                call.reserve.cost.map(|cost| cost.nanousd),
-                call.reserve.tokens,
-                refused.map(|(by, _)| by.as_str()),
-                refused.map(|(_, why)| why)
-            ],
-        )?;
-        self.written_row(db, call.at)
+        self.insert(db, call, Some((by, why)), None)
     }
 
     /// Writes the row of a call that was not made, because its answer was bought before.
@@ -145,13 +85,33 @@ impl CallWriter {
         model: &str,
         saved: Option<Usd>,
     ) -> Result<Applied> {
+        self.insert(db, call, None, Some((model, saved)))
+    }
+
+    /// Writes a row: of a call about to be made, unless it was refused, or answered from the cache
+    /// by a model and with the cost that this saves.
+    fn insert(
+        &self,
+        db: &Connection,
+        call: &NewCall,
+        refused: Option<(RefusedBy, &str)>,
+        cached: Option<(&str, Option<Usd>)>,
+    ) -> Result<Applied> {
+        let status = match (refused, cached) {
+            (None, None) => CallStatus::Pending,
+            (Some(_), _) => CallStatus::Failed,
+            (None, Some(_)) => CallStatus::Success,
+        };
+        let model = cached.map_or(call.model.as_str(), |(model, _)| model);
+        let reserve = cached.is_none().then_some(&call.reserve);
         execute(
             db,
             "INSERT INTO ledger (timestamp_ms, flow_id, run_id, node_id, attempt, operation_id,
                 provider, model_used, agent_role, prompt_hash, status, key_name, tags,
-                cost_nanousd, latency_ms, cached, saved_nanousd, model_asked)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, 'SUCCESS', ?11, ?12,
-                0, 0, 1, ?13, CASE WHEN ?14 != ?8 THEN ?14 END)",
+                cost_nanousd, reserved_nanousd, reserved_tokens, refused, error_message,
+                latency_ms, cached, saved_nanousd, model_asked)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17,
+                ?18, CASE WHEN ?19 THEN 0 END, ?19, ?20, CASE WHEN ?21 != ?8 THEN ?21 END)",
             params![
                 call.at.0,
                 call.flow_id,
@@ -163,9 +123,20 @@ impl CallWriter {
                 model,
                 call.role,
                 call.prompt_hash,
+                status.as_str(),
                 call.key_name,
                 call.tags,
-                saved.map(|saved| saved.nanousd),
+                (status != CallStatus::Pending).then_some(0),
+                reserve
+                    .and_then(|reserve| reserve.cost)
+                    .map(|cost| cost.nanousd),
+                reserve.map(|reserve| reserve.tokens),
+                refused.map(|(by, _)| by.as_str()),
+                refused.map(|(_, why)| why),
+                cached.is_some(),
+                cached
+                    .and_then(|(_, saved)| saved)
+                    .map(|saved| saved.nanousd),
                 call.model
             ],
         )?;
@@ -175,7 +146,7 @@ impl CallWriter {
     pub(super) fn settle(&mut self, db: &Connection, settlement: &Settlement) -> Result<Applied> {
         let usage = &settlement.usage;
         let price_id = match &settlement.price {
-            Some(price) => Some(self.prices.id(db, price)?),
+            Some(price) => Some(prices::id_of(db, price)?),
             None => None,
         };
         let changed = execute(
@@ -233,9 +204,8 @@ impl CallWriter {
 /// The row as it is now. Read by a statement of its own, here as elsewhere, because `RETURNING`
 /// makes a table in memory for its rows, which costs more than all the rest.
 fn ledger_row(db: &Connection, id: i64) -> Result<LedgerEntry> {
-    Ok(db
-        .prepare_cached(&format!("SELECT {ENTRY_COLUMNS} FROM ledger WHERE id = ?1"))?
-        .query_row([id], entry)?)
+    let sql = format!("SELECT {ENTRY_COLUMNS} FROM ledger WHERE id = ?1");
+    one(db, &sql, [id], entry)?.ok_or_else(|| Error::NotFound(format!("ledger row {id}")))
 }
 
 fn updated(row: LedgerEntry, at: Timestamp) -> Applied {

@@ -9,6 +9,7 @@ use rusqlite::{Connection, params};
 
 use super::budgets;
 use super::days::{Day, MS_PER_DAY, day_of, summed_until};
+use super::sql::execute;
 use crate::error::Result;
 use crate::event::Timestamp;
 
@@ -55,9 +56,7 @@ pub(super) fn sum_up(connection: &Connection, day: Day) -> Result<()> {
          GROUP BY {NAMES}"
     );
     let (start, end) = (day * MS_PER_DAY, (day + 1) * MS_PER_DAY);
-    connection
-        .prepare_cached(&sql)?
-        .execute(params![day, start, end])?;
+    execute(connection, &sql, params![day, start, end])?;
     budgets::sum_up(connection, day, start, end)?;
     set_until(connection, day + 1)
 }
@@ -68,17 +67,21 @@ pub(super) fn forget_from(connection: &Connection, day: Day) -> Result<()> {
     if day >= summed_until(connection)? {
         return Ok(());
     }
-    connection
-        .prepare_cached("DELETE FROM ledger_days WHERE day >= ?1")?
-        .execute([day])?;
+    execute(
+        connection,
+        "DELETE FROM ledger_days WHERE day >= ?1",
+        params![day],
+    )?;
     budgets::forget_from(connection, day)?;
     set_until(connection, day)
 }
 
 fn set_until(connection: &Connection, day: Day) -> Result<()> {
-    connection
-        .prepare_cached("INSERT OR REPLACE INTO ledger_summed (one, until_day) VALUES (1, ?1)")?
-        .execute([day])?;
+    execute(
+        connection,
+        "INSERT OR REPLACE INTO ledger_summed (one, until_day) VALUES (1, ?1)",
+        params![day],
+    )?;
     Ok(())
 }
 

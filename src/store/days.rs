@@ -1,7 +1,8 @@
 //! Days of UTC, up to which of them the ledger is summed up, and what follows for reading it.
 
-use rusqlite::{Connection, OptionalExtension};
+use rusqlite::Connection;
 
+use super::sql::one;
 use crate::error::Result;
 use crate::event::Timestamp;
 
@@ -16,10 +17,8 @@ pub(super) fn day_of(moment: Timestamp) -> Day {
 
 /// Up to which day (that one left out) all are summed up; the smallest where none is.
 pub(super) fn summed_until(connection: &Connection) -> Result<Day> {
-    let until = connection
-        .prepare_cached("SELECT until_day FROM ledger_summed")?
-        .query_row([], |row| row.get(0));
-    Ok(until.optional()?.unwrap_or(Day::MIN))
+    let sql = "SELECT until_day FROM ledger_summed";
+    Ok(one(connection, sql, [], |row| row.get(0))?.unwrap_or(Day::MIN))
 }
 
 /// Where to read the rows between two moments from: whole days that are summed up, and the rest.

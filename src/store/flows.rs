@@ -1,10 +1,10 @@
 //! Flows.
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, Row, params};
 
 use super::Store;
 use super::change::{Applied, NewFlow, Receipt};
-use super::sql::{execute, found};
+use super::sql::{execute, found, one};
 use super::{suggestions, triggers};
 use crate::error::{Error, Result};
 use crate::event::{FlowId, Timestamp};
@@ -37,13 +37,12 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`].
     pub fn flow(&self, id: FlowId) -> Result<FlowRecord> {
-        self.read(|connection| {
-            connection
-                .prepare_cached(&format!("SELECT {COLUMNS} FROM flows WHERE id = ?1"))?
-                .query_row([id], record)
-                .optional()?
-                .ok_or_else(|| Error::NotFound(format!("flow {id}")))
-        })
+        self.one(
+            &format!("SELECT {COLUMNS} FROM flows WHERE id = ?1"),
+            [id],
+            record,
+        )?
+        .ok_or_else(|| Error::NotFound(format!("flow {id}")))
     }
 
     /// Whether there is a flow of that number.
@@ -57,23 +56,20 @@ impl Store {
 
     /// The flow that was read from that file, if it was ever saved.
     pub fn flow_by_origin(&self, origin: &str) -> Result<Option<FlowRecord>> {
-        self.read(|connection| {
-            Ok(connection
-                .prepare_cached(&format!("SELECT {COLUMNS} FROM flows WHERE origin = ?1"))?
-                .query_row([origin], record)
-                .optional()?)
-        })
+        self.one(
+            &format!("SELECT {COLUMNS} FROM flows WHERE origin = ?1"),
+            [origin],
+            record,
+        )
     }
 
     /// Up to `limit` flows of numbers below `before`, newest first.
     pub fn flows(&self, before: Option<FlowId>, limit: usize) -> Result<Vec<FlowRecord>> {
-        self.read(|connection| {
-            let mut statement = connection.prepare_cached(&format!(
-                "SELECT {COLUMNS} FROM flows WHERE id < ?1 ORDER BY id DESC LIMIT ?2"
-            ))?;
-            let rows = statement.query_map(params![before.unwrap_or(i64::MAX), limit], record)?;
-            Ok(rows.collect::<rusqlite::Result<_>>()?)
-        })
+        self.all(
+            &format!("SELECT {COLUMNS} FROM flows WHERE id < ?1 ORDER BY id DESC LIMIT ?2"),
+            params![before.unwrap_or(i64::MAX), limit],
+            record,
+        )
     }
 
     /// Whether no flow was ever saved; also false after the last one was removed.
@@ -100,10 +96,12 @@ pub(super) fn create(db: &Connection, flow: &NewFlow) -> Result<Applied> {
 }
 
 pub(super) fn update(db: &Connection, id: FlowId, flow: &NewFlow) -> Result<Applied> {
-    let before: Option<String> = db
-        .prepare_cached("SELECT document FROM flows WHERE id = ?1")?
-        .query_row([id], |row| row.get(0))
-        .optional()?;
+    let before: Option<String> = one(
+        db,
+        "SELECT document FROM flows WHERE id = ?1",
+        [id],
+        |row| row.get(0),
+    )?;
     let before = before.ok_or_else(|| Error::NotFound(format!("flow {id}")))?;
     execute(
         db,

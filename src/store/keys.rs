@@ -1,9 +1,10 @@
 //! Keys of the gateway's clients. Of a key itself only the hash is known.
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, params};
 
 use super::Store;
 use super::change::{Applied, NewKey, Receipt};
+use super::sql::{execute, one};
 use crate::error::{Error, Result};
 use crate::event::Timestamp;
 
@@ -24,12 +25,11 @@ pub struct KeyRecord {
 impl Store {
     /// All keys, newest first.
     pub fn keys(&self) -> Result<Vec<KeyRecord>> {
-        self.read(|connection| {
-            let mut statement = connection.prepare_cached(
-                "SELECT id, name, hash, created_ms, last_used_ms, expires_ms FROM keys
+        self.all(
+            "SELECT id, name, hash, created_ms, last_used_ms, expires_ms FROM keys
                  ORDER BY id DESC",
-            )?;
-            let rows = statement.query_map([], |row| {
+            [],
+            |row| {
                 Ok(KeyRecord {
                     id: row.get(0)?,
                     name: row.get(1)?,
@@ -38,24 +38,18 @@ impl Store {
                     last_used_at: row.get::<_, Option<i64>>(4)?.map(Timestamp),
                     expires_at: row.get::<_, Option<i64>>(5)?.map(Timestamp),
                 })
-            })?;
-            Ok(rows.collect::<rusqlite::Result<_>>()?)
-        })
+            },
+        )
     }
 }
 
 pub(super) fn create(connection: &Connection, key: &NewKey) -> Result<Applied> {
-    let changed = connection
-        .prepare_cached(
-            "INSERT INTO keys (name, hash, created_ms, expires_ms) VALUES (?1, ?2, ?3, ?4)
+    let changed = execute(
+        connection,
+        "INSERT INTO keys (name, hash, created_ms, expires_ms) VALUES (?1, ?2, ?3, ?4)
              ON CONFLICT DO NOTHING",
-        )?
-        .execute(params![
-            key.name,
-            key.hash,
-            key.at.0,
-            key.expires_at.map(|at| at.0)
-        ])?;
+        params![key.name, key.hash, key.at.0, key.expires_at.map(|at| at.0)],
+    )?;
     if changed == 0 {
         let message = format!("there is a key named `{}` already", key.name);
         return Err(Error::Conflict(message));
@@ -65,17 +59,21 @@ pub(super) fn create(connection: &Connection, key: &NewKey) -> Result<Applied> {
 
 /// Gives the name that it had.
 pub(super) fn delete(connection: &Connection, id: i64) -> Result<String> {
-    connection
-        .prepare_cached("DELETE FROM keys WHERE id = ?1 RETURNING name")?
-        .query_row([id], |row| row.get(0))
-        .optional()?
-        .ok_or_else(|| Error::NotFound(format!("key {id}")))
+    one(
+        connection,
+        "DELETE FROM keys WHERE id = ?1 RETURNING name",
+        [id],
+        |row| row.get(0),
+    )?
+    .ok_or_else(|| Error::NotFound(format!("key {id}")))
 }
 
 /// Of a key that was removed meanwhile, nothing is written.
 pub(super) fn touch(connection: &Connection, id: i64, at: Timestamp) -> Result<Applied> {
-    connection
-        .prepare_cached("UPDATE keys SET last_used_ms = ?2 WHERE id = ?1")?
-        .execute(params![id, at.0])?;
+    execute(
+        connection,
+        "UPDATE keys SET last_used_ms = ?2 WHERE id = ?1",
+        params![id, at.0],
+    )?;
     Ok(Receipt::Done.into())
 }

@@ -1,9 +1,10 @@
 //! Answers that were bought, for nodes and clients that want none bought twice.
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, params};
 
 use super::Store;
 use super::change::{Applied, Bought, Receipt};
+use super::sql::{all, execute};
 use crate::error::Result;
 use crate::event::{Timestamp, Usd};
 
@@ -21,13 +22,12 @@ pub(super) fn keep(connection: &Connection, bought: &Bought) -> Result<Applied> 
     if bought.output.len() > ANSWER_BYTES_MAX {
         return Ok(Receipt::Done.into());
     }
-    connection
-        .prepare_cached(
-            "INSERT OR REPLACE INTO answers (key, created_ms, bytes, model, output, cost_nanousd,
+    execute(
+        connection,
+        "INSERT OR REPLACE INTO answers (key, created_ms, bytes, model, output, cost_nanousd,
                 content_type)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-        )?
-        .execute(params![
+        params![
             bought.key,
             bought.at.0,
             bought.output.len() + ROW_BYTES,
@@ -35,7 +35,8 @@ pub(super) fn keep(connection: &Connection, bought: &Bought) -> Result<Applied> 
             bought.output,
             bought.cost.map(|cost| cost.nanousd),
             bought.content_type
-        ])?;
+        ],
+    )?;
     Ok(Receipt::Done.into())
 }
 
@@ -55,17 +56,14 @@ pub(super) fn prune(
     now: Timestamp,
     step: usize,
 ) -> Result<(usize, i64)> {
-    let oldest: Vec<(String, i64)> = connection
-        .prepare_cached(
-            "SELECT key, bytes FROM (
-                SELECT key, bytes, created_ms FROM answers ORDER BY created_ms LIMIT ?3)
-             WHERE ?1 OR created_ms < ?2",
-        )?
-        .query_map(
-            params![too_many, now.0.saturating_sub(AGE_MAX_MS), step],
-            |row| Ok((row.get(0)?, row.get(1)?)),
-        )?
-        .collect::<rusqlite::Result<_>>()?;
+    let oldest: Vec<(String, i64)> = all(
+        connection,
+        "SELECT key, bytes FROM (
+            SELECT key, bytes, created_ms FROM answers ORDER BY created_ms LIMIT ?3)
+         WHERE ?1 OR created_ms < ?2",
+        params![too_many, now.0.saturating_sub(AGE_MAX_MS), step],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )?;
     let mut delete = connection.prepare_cached("DELETE FROM answers WHERE key = ?1")?;
     for (key, _) in &oldest {
         delete.execute([key])?;
@@ -76,23 +74,20 @@ pub(super) fn prune(
 impl Store {
     /// The answer of that key, if there is one that was bought from `since` to `until`.
     pub fn answer(&self, key: &str, since: Timestamp, until: Timestamp) -> Result<Option<Bought>> {
-        self.read(|connection| {
-            let found = connection
-                .prepare_cached(
-                    "SELECT created_ms, model, output, cost_nanousd, content_type FROM answers
-                     WHERE key = ?1 AND created_ms BETWEEN ?2 AND ?3",
-                )?
-                .query_row(params![key, since.0, until.0], |row| {
-                    Ok(Bought {
-                        key: key.to_owned(),
-                        at: Timestamp(row.get(0)?),
-                        model: row.get(1)?,
-                        output: row.get(2)?,
-                        cost: row.get::<_, Option<i64>>(3)?.map(Usd::from_nanousd),
-                        content_type: row.get(4)?,
-                    })
-                });
-            Ok(found.optional()?)
-        })
+        self.one(
+            "SELECT created_ms, model, output, cost_nanousd, content_type FROM answers
+             WHERE key = ?1 AND created_ms BETWEEN ?2 AND ?3",
+            params![key, since.0, until.0],
+            |row| {
+                Ok(Bought {
+                    key: key.to_owned(),
+                    at: Timestamp(row.get(0)?),
+                    model: row.get(1)?,
+                    output: row.get(2)?,
+                    cost: row.get::<_, Option<i64>>(3)?.map(Usd::from_nanousd),
+                    content_type: row.get(4)?,
+                })
+            },
+        )
     }
 }

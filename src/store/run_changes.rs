@@ -1,11 +1,11 @@
 //! What changes of runs write.
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, params};
 use sha2::{Digest, Sha256};
 
 use super::change::{Applied, NewRun, Receipt, RunEnd, RunStart};
 use super::ledger::cost_sums;
-use super::sql::{execute, found};
+use super::sql::{execute, found, one};
 use super::suggestions;
 use crate::error::{Error, Result};
 use crate::event::{Event, EventContext, FlowProgress, RunStatus, Timestamp, Usd, hex};
@@ -102,13 +102,13 @@ pub(super) fn cancel(db: &Connection, run_id: &str, at: Timestamp) -> Result<App
 /// # Errors
 /// [`Error::Conflict`] if the run is not over.
 pub(super) fn delete(db: &Connection, run_id: &str) -> Result<Applied> {
-    let graph: Option<String> = db
-        .prepare_cached(
-            "DELETE FROM runs WHERE id = ?1 AND status NOT IN ('QUEUED', 'RUNNING')
+    let graph: Option<String> = one(
+        db,
+        "DELETE FROM runs WHERE id = ?1 AND status NOT IN ('QUEUED', 'RUNNING')
              RETURNING graph_hash",
-        )?
-        .query_row([run_id], |row| row.get(0))
-        .optional()?;
+        [run_id],
+        |row| row.get(0),
+    )?;
     let Some(graph) = graph else {
         let message = format!("run {run_id} is not over; cancel it first");
         return Err(Error::Conflict(message));

@@ -2,12 +2,12 @@
 
 use std::collections::HashSet;
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, Row, params};
 
 use super::Store;
-use super::sql::parsed;
+use super::sql::{all, one, parsed};
 use crate::error::{Error, Result};
-use crate::event::{FlowId, RunId, RunStatus, Timestamp, Usd};
+use crate::event::{FlowId, RunId, RunStatus, Timestamp, Usd, text_form};
 
 #[derive(Clone, Debug)]
 pub struct Run {
@@ -50,21 +50,14 @@ pub enum NodeStatus {
     Skipped,
 }
 
-impl std::str::FromStr for NodeStatus {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        Ok(match text {
-            "WAITING" => Self::Waiting,
-            "RUNNING" => Self::Running,
-            "SKIPPED" => Self::Skipped,
-            "COMPLETED" => Self::Completed,
-            "FAILED" => Self::Failed,
-            "CANCELLED" => Self::Cancelled,
-            _ => return Err(format!("`{text}` is not a node's status")),
-        })
-    }
-}
+text_form!(NodeStatus {
+    Waiting = "WAITING",
+    Running = "RUNNING",
+    Completed = "COMPLETED",
+    Failed = "FAILED",
+    Cancelled = "CANCELLED",
+    Skipped = "SKIPPED",
+});
 
 /// A node of a run that has begun.
 #[derive(Clone, Debug)]
@@ -174,12 +167,11 @@ fn run(row: &Row<'_>) -> rusqlite::Result<Run> {
 }
 
 fn nodes(connection: &Connection, run_id: &str) -> Result<Vec<NodeRecord>> {
-    let mut statement = connection.prepare_cached(
+    let sql =
         "SELECT node_id, status, attempt, started_ms, finished_ms, output, error, input_tokens,
             output_tokens, cost_nanousd, latency_ms, prompt, system
-         FROM run_nodes WHERE run_id = ?1",
-    )?;
-    let rows = statement.query_map([run_id], |row| {
+         FROM run_nodes WHERE run_id = ?1";
+    let mut nodes: Vec<NodeRecord> = all(connection, sql, [run_id], |row| {
         Ok(NodeRecord {
             node_id: row.get(0)?,
             status: parsed(row, 1)?,
@@ -197,7 +189,6 @@ fn nodes(connection: &Connection, run_id: &str) -> Result<Vec<NodeRecord>> {
             items: Vec::new(),
         })
     })?;
-    let mut nodes: Vec<NodeRecord> = rows.collect::<rusqlite::Result<_>>()?;
     let mut statement = connection.prepare_cached(
         "SELECT node_id, item, status, attempt, started_ms, finished_ms, prompt, system, output,
             error, latency_ms
@@ -233,12 +224,8 @@ impl Store {
     pub fn run(&self, id: &str) -> Result<(Run, Vec<NodeRecord>)> {
         self.read(|connection| {
             let snapshot = connection.unchecked_transaction()?;
-            let found = snapshot
-                .prepare_cached(&format!(
-                    "SELECT {COLUMNS}, {GRAPH} FROM runs WHERE id = ?1"
-                ))?
-                .query_row([id], run)
-                .optional()?
+            let sql = format!("SELECT {COLUMNS}, {GRAPH} FROM runs WHERE id = ?1");
+            let found = one(&snapshot, &sql, [id], run)?
                 .ok_or_else(|| Error::NotFound(format!("run {id}")))?;
             let nodes = nodes(&snapshot, id)?;
             Ok((found, nodes))
@@ -247,41 +234,36 @@ impl Store {
 
     /// The runs of a flow, from `first` on, that ended well.
     pub fn completed_runs(&self, flow_id: FlowId, first: &str) -> Result<HashSet<RunId>> {
-        self.read(|connection| {
-            let mut statement = connection.prepare_cached(
-                "SELECT id FROM runs WHERE flow_id = ?1 AND id >= ?2 AND status = 'COMPLETED'",
-            )?;
-            let ids = statement.query_map(params![flow_id, first], |row| row.get(0))?;
-            Ok(ids.collect::<rusqlite::Result<_>>()?)
-        })
+        self.all(
+            "SELECT id FROM runs WHERE flow_id = ?1 AND id >= ?2 AND status = 'COMPLETED'",
+            params![flow_id, first],
+            |row| row.get(0),
+        )
     }
 
     /// The id of the newest run of a flow.
     pub fn newest_run(&self, flow_id: FlowId) -> Result<Option<RunId>> {
-        self.read(|connection| {
-            Ok(connection
-                .prepare_cached("SELECT max(id) FROM runs WHERE flow_id = ?1")?
-                .query_row([flow_id], |row| row.get(0))?)
-        })
+        let newest = self.one(
+            "SELECT max(id) FROM runs WHERE flow_id = ?1",
+            [flow_id],
+            |row| row.get(0),
+        )?;
+        Ok(newest.flatten())
     }
 
     /// Up to `limit` runs, newest first.
     pub fn runs(&self, filter: &RunFilter, limit: usize) -> Result<Vec<Run>> {
-        self.read(|connection| {
-            // Two texts, so that each uses its own index.
-            let by_flow = if filter.flow_id.is_some() {
-                "flow_id = ?1"
-            } else {
-                "?1 IS NULL"
-            };
-            let mut statement = connection.prepare_cached(&format!(
-                "SELECT {COLUMNS}, NULL FROM runs WHERE {by_flow} AND id < ?2 ORDER BY id DESC LIMIT ?3"
-            ))?;
-            // `~` sorts behind every character of a UUID.
-            let before = filter.before.as_deref().unwrap_or("~");
-            let rows = statement.query_map(params![filter.flow_id, before, limit], run)?;
-            Ok(rows.collect::<rusqlite::Result<_>>()?)
-        })
+        // Two texts, so that each uses its own index.
+        let by_flow = match filter.flow_id {
+            Some(_) => "flow_id = ?1",
+            None => "?1 IS NULL",
+        };
+        let sql = format!(
+            "SELECT {COLUMNS}, NULL FROM runs WHERE {by_flow} AND id < ?2 ORDER BY id DESC LIMIT ?3"
+        );
+        // `~` sorts behind every character of a UUID.
+        let before = filter.before.as_deref().unwrap_or("~");
+        self.all(&sql, params![filter.flow_id, before, limit], run)
     }
 
     /// A run as it is needed to go on with it.
@@ -295,19 +277,17 @@ impl Store {
 
     /// All runs that are not over: first those that have begun, then the oldest.
     pub fn open_runs(&self) -> Result<Vec<LeftOver>> {
-        self.read(|connection| {
-            let mut statement = connection.prepare(
-                "SELECT flow_id, id, status = 'RUNNING' FROM runs
+        self.all(
+            "SELECT flow_id, id, status = 'RUNNING' FROM runs
                  WHERE status IN ('QUEUED', 'RUNNING') ORDER BY status = 'QUEUED', id",
-            )?;
-            let runs = statement.query_map([], |row| {
+            [],
+            |row| {
                 Ok(LeftOver {
                     flow_id: row.get(0)?,
                     run_id: row.get(1)?,
                     has_begun: row.get(2)?,
                 })
-            })?;
-            Ok(runs.collect::<rusqlite::Result<_>>()?)
-        })
+            },
+        )
     }
 }

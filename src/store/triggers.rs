@@ -1,10 +1,10 @@
 //! What starts flows from outside: webhooks, keys of their deliveries, schedules.
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, Row, params};
 
 use super::Store;
 use super::change::{Applied, Delivery, NewHook, NewSchedule, Receipt};
-use super::sql::{execute, found, parsed};
+use super::sql::{execute, found, one, parsed};
 use crate::error::{Error, Result};
 use crate::event::{FlowId, RunId, Timestamp};
 use crate::schedule::Missed;
@@ -75,39 +75,32 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`] where it has none.
     pub fn hook(&self, flow_id: FlowId) -> Result<HookRecord> {
-        self.read(|connection| {
-            connection
-                .prepare_cached(&format!(
-                    "SELECT {HOOK_COLUMNS} FROM hooks WHERE flow_id = ?1"
-                ))?
-                .query_row([flow_id], hook)
-                .optional()?
-                .ok_or_else(|| Error::NotFound(format!("webhook of flow {flow_id}")))
-        })
+        self.one(
+            &format!("SELECT {HOOK_COLUMNS} FROM hooks WHERE flow_id = ?1"),
+            [flow_id],
+            hook,
+        )?
+        .ok_or_else(|| Error::NotFound(format!("webhook of flow {flow_id}")))
     }
 
     /// The webhook of that name, if there is one.
     pub fn hook_by_slug(&self, slug: &str) -> Result<Option<HookRecord>> {
-        self.read(|connection| {
-            Ok(connection
-                .prepare_cached(&format!("SELECT {HOOK_COLUMNS} FROM hooks WHERE slug = ?1"))?
-                .query_row([slug], hook)
-                .optional()?)
-        })
+        self.one(
+            &format!("SELECT {HOOK_COLUMNS} FROM hooks WHERE slug = ?1"),
+            [slug],
+            hook,
+        )
     }
 
     /// The run that a delivery with that key started, if there was one in the last
     /// [`HOOK_KEY_AGE_MAX_MS`] before `now`.
     pub fn delivered(&self, slug: &str, key: &str, now: Timestamp) -> Result<Option<RunId>> {
-        self.read(|connection| {
-            Ok(connection
-                .prepare_cached(
-                    "SELECT run_id FROM hook_keys
+        self.one(
+            "SELECT run_id FROM hook_keys
                      WHERE slug = ?1 AND key = ?2 AND created_ms > ?3",
-                )?
-                .query_row(params![slug, key, too_old(now)], |row| row.get(0))
-                .optional()?)
-        })
+            params![slug, key, too_old(now)],
+            |row| row.get(0),
+        )
     }
 
     /// The schedule of a flow.
@@ -115,27 +108,22 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`] where it has none.
     pub fn schedule(&self, flow_id: FlowId) -> Result<ScheduleRecord> {
-        self.read(|connection| {
-            connection
-                .prepare_cached(&format!(
-                    "SELECT {SCHEDULE_COLUMNS}, input FROM schedules WHERE flow_id = ?1"
-                ))?
-                .query_row([flow_id], schedule)
-                .optional()?
-                .ok_or_else(|| Error::NotFound(format!("schedule of flow {flow_id}")))
-        })
+        self.one(
+            &format!("SELECT {SCHEDULE_COLUMNS}, input FROM schedules WHERE flow_id = ?1"),
+            [flow_id],
+            schedule,
+        )?
+        .ok_or_else(|| Error::NotFound(format!("schedule of flow {flow_id}")))
     }
 
     /// All schedules that are switched on, in the order of their flows, without their inputs, which
     /// together may be gigabytes.
     pub fn schedules(&self) -> Result<Vec<ScheduleRecord>> {
-        self.read(|connection| {
-            let mut statement = connection.prepare_cached(&format!(
-                "SELECT {SCHEDULE_COLUMNS}, '' FROM schedules WHERE enabled ORDER BY flow_id"
-            ))?;
-            let rows = statement.query_map([], schedule)?;
-            Ok(rows.collect::<rusqlite::Result<_>>()?)
-        })
+        self.all(
+            &format!("SELECT {SCHEDULE_COLUMNS}, '' FROM schedules WHERE enabled ORDER BY flow_id"),
+            [],
+            schedule,
+        )
     }
 }
 
@@ -146,19 +134,16 @@ fn too_old(now: Timestamp) -> i64 {
 
 pub(super) fn set_hook(connection: &Connection, hook: &NewHook) -> Result<Applied> {
     // Only for a flow that is there, also if it was removed a moment ago.
-    let slug = connection
-        .prepare_cached(
-            "INSERT INTO hooks (flow_id, slug, secret_hash, created_ms, secret_ms)
+    let slug = one(
+        connection,
+        "INSERT INTO hooks (flow_id, slug, secret_hash, created_ms, secret_ms)
              SELECT id, ?2, ?3, ?4, ?4 FROM flows WHERE id = ?1
              ON CONFLICT (flow_id) DO UPDATE SET secret_hash = ?3, secret_ms = ?4
              RETURNING slug",
-        )?
-        .query_row(
-            params![hook.flow_id, hook.slug, hook.secret_hash, hook.at.0],
-            |row| row.get(0),
-        )
-        .optional()?
-        .ok_or_else(|| Error::NotFound(format!("flow {}", hook.flow_id)))?;
+        params![hook.flow_id, hook.slug, hook.secret_hash, hook.at.0],
+        |row| row.get(0),
+    )?
+    .ok_or_else(|| Error::NotFound(format!("flow {}", hook.flow_id)))?;
     Ok(Receipt::Hook(slug).into())
 }
 

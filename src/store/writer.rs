@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
-use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+use rusqlite::{Connection, TransactionBehavior, params};
 
 use super::call_changes::CallWriter;
 use super::change::{Applied, Change};
 use super::checkpoint::Checkpointer;
-use super::sql::execute;
+use super::sql::{all, execute, one};
 use super::{
     block_index, daily_rollup, days, flows, keys, node_changes, response_cache, run_changes,
     suggestions, triggers,
@@ -26,14 +26,8 @@ pub struct Writer {
 impl Writer {
     /// Over a connection to the database at `path`.
     pub(super) fn new(path: PathBuf, connection: Connection) -> Result<Self> {
-        let newest = connection
-            .query_row(
-                "SELECT seq FROM sqlite_sequence WHERE name = 'events'",
-                [],
-                |row| row.get(0),
-            )
-            .optional()?
-            .unwrap_or(0);
+        let sql = "SELECT seq FROM sqlite_sequence WHERE name = 'events'";
+        let newest = one(&connection, sql, [], |row| row.get(0))?.unwrap_or(0);
         let calls = CallWriter::load(&connection)?;
         Ok(Self {
             path,
@@ -83,7 +77,7 @@ impl Writer {
         let transaction = self
             .connection
             .transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let before = self.calls.before();
+        let before = self.calls.clone();
         let mut batch = Batch {
             connection: &transaction,
             newest: self.newest,
@@ -96,22 +90,16 @@ impl Writer {
             Ok(done)
         });
         match &committed {
-            Ok(_) => {
-                self.newest = newest;
-                self.calls.committed();
-            }
-            Err(_) => self.calls.go_back(before),
+            Ok(_) => self.newest = newest,
+            Err(_) => self.calls = before,
         }
         committed
     }
 
     /// The newest run beyond the newest `keep`, if there are so many.
     pub fn run_beyond(&self, keep: u64) -> Result<Option<RunId>> {
-        let found = self
-            .connection
-            .prepare_cached("SELECT id FROM runs ORDER BY id DESC LIMIT 1 OFFSET ?1")?
-            .query_row([keep], |row| row.get(0));
-        Ok(found.optional()?)
+        let sql = "SELECT id FROM runs ORDER BY id DESC LIMIT 1 OFFSET ?1";
+        one(&self.connection, sql, [keep], |row| row.get(0))
     }
 
     /// Removes those of the `step` oldest runs that are over and were accepted before `before`, or
@@ -122,14 +110,13 @@ impl Writer {
         before: Timestamp,
         step: usize,
     ) -> Result<usize> {
-        let old: Vec<RunId> = self
-            .connection
-            .prepare_cached(
-                "SELECT id FROM (SELECT id, created_ms, status FROM runs ORDER BY id LIMIT ?3)
-                 WHERE (id <= ?1 OR created_ms < ?2) AND status NOT IN ('QUEUED', 'RUNNING')",
-            )?
-            .query_map(params![upto, before.0, step], |row| row.get(0))?
-            .collect::<rusqlite::Result<_>>()?;
+        let old: Vec<RunId> = all(
+            &self.connection,
+            "SELECT id FROM (SELECT id, created_ms, status FROM runs ORDER BY id LIMIT ?3)
+             WHERE (id <= ?1 OR created_ms < ?2) AND status NOT IN ('QUEUED', 'RUNNING')",
+            params![upto, before.0, step],
+            |row| row.get(0),
+        )?;
         if !old.is_empty() {
             self.transaction(|batch| {
                 let delete = |id: &RunId| run_changes::delete(batch.connection, id).map(drop);
@@ -185,16 +172,14 @@ impl Writer {
     /// log, and whoever catches up must not find a gap in it. Gives how many.
     pub fn prune_events(&mut self, keep: u64, before: Timestamp, step: usize) -> Result<usize> {
         // Only the oldest `step` rows are looked at, so that a pass with nothing to do costs little.
-        let removed = self
-            .connection
-            .prepare_cached(
-                "DELETE FROM events WHERE seq < (
+        execute(
+            &self.connection,
+            "DELETE FROM events WHERE seq < (
                     SELECT coalesce(
                         min(seq) FILTER (WHERE seq > ?1 AND timestamp_ms >= ?2), max(seq) + 1)
                     FROM (SELECT seq, timestamp_ms FROM events ORDER BY seq LIMIT ?3))",
-            )?
-            .execute(params![self.newest.saturating_sub(keep), before.0, step])?;
-        Ok(removed)
+            params![self.newest.saturating_sub(keep), before.0, step],
+        )
     }
 }
 
@@ -214,7 +199,7 @@ impl Batch<'_> {
             return Err(Error::internal("the transaction was rolled back"));
         }
         let newest = self.newest;
-        let calls = self.calls.before();
+        let calls = self.calls.clone();
         execute(self.connection, "SAVEPOINT one", &[])?;
         match work(self) {
             Ok(done) => {
@@ -223,7 +208,7 @@ impl Batch<'_> {
             }
             Err(error) => {
                 self.newest = newest;
-                self.calls.go_back(calls);
+                *self.calls = calls;
                 execute(self.connection, "ROLLBACK TO one", &[])?;
                 execute(self.connection, "RELEASE one", &[])?;
                 Err(error)
