@@ -12,12 +12,10 @@ use crate::store::Receipt;
 /// How many providers and models are told apart; models that come later are counted as `other` of their
 /// provider. Clients choose names of models, but only the configuration those of providers.
 const MODELS_MAX: usize = 200;
-/// What other models are counted as.
 const OTHER: &str = "other";
 /// What a call is counted as that did not leave.
 const REFUSED: &str = "REFUSED";
 
-/// Bounds of tokens.
 const TOKENS: [u64; 14] = [
     1, 4, 16, 64, 256, 1_024, 4_096, 16_384, 65_536, 262_144, 1_048_576, 4_194_304, 16_777_216,
     67_108_864,
@@ -26,16 +24,13 @@ const TOKENS: [u64; 14] = [
 const DURATIONS_MS: [u64; 14] = [
     10, 20, 40, 80, 160, 320, 640, 1_280, 2_560, 5_120, 10_240, 20_480, 40_960, 81_920,
 ];
-/// Whose calls.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Model {
-    /// The provider's name in the configuration.
     pub provider: String,
     /// The model that answered, or was asked.
     pub model: String,
 }
 
-/// What the calls of one model took.
 pub struct OfModel {
     /// Tokens of prompts, of calls whose tokens are known.
     pub input_tokens: Histogram<14>,
@@ -49,13 +44,10 @@ pub struct OfModel {
     pub failed_ms: BTreeMap<&'static str, Histogram<14>>,
     /// Milliseconds until the first piece of an answer that was streamed.
     pub first_token_ms: Histogram<14>,
-    /// The known costs, nano-dollars.
     pub cost_nanousd: u64,
-    /// Calls whose cost is not known.
     pub unpriced: u64,
     /// Calls that were not made, because the answer was there.
     pub cached: u64,
-    /// What those would have cost, nano-dollars.
     pub saved_nanousd: u64,
 }
 
@@ -81,7 +73,6 @@ impl Default for OfModel {
 pub struct Calls(Arc<Mutex<BTreeMap<Model, OfModel>>>);
 
 impl Calls {
-    /// Counts the rows that were written.
     pub(super) fn record_all(&self, receipts: &[Receipt]) {
         for receipt in receipts {
             if let Receipt::Call(row) = receipt {

@@ -18,7 +18,6 @@ use crate::event::{LedgerEntry, RunId, Seq, Timestamp};
 const CACHE_KIB: i64 = 16_384;
 /// How many faults SQLite's own check tells of at most.
 const QUICK_CHECK_FAULTS_MAX: u32 = 20;
-/// How many graphs' sizes are remembered.
 const GRAPHS_MAX: usize = 10_000;
 
 /// The database, opened for reading only, as of one moment.
@@ -35,7 +34,6 @@ pub struct Extent {
     pub events: u64,
 }
 
-/// What sums of days are told apart by, as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AuditNames {
     /// The day (UTC) on which a call began, by its number since 1970.
@@ -51,20 +49,14 @@ pub struct AuditNames {
 #[derive(Clone, Debug)]
 pub struct AuditCall {
     pub id: i64,
-    /// Its names, and the day of its beginning.
     pub names: AuditNames,
     /// Input, read from cache, written to it, those for an hour, output, reasoning.
     pub tokens: [i64; 6],
-    /// As stored.
     pub usage_source: String,
-    /// Nano-dollars.
     pub cost: Option<i64>,
-    /// Which price.
     pub price_id: Option<i64>,
-    /// What refused it before it left, as stored.
     pub refused: Option<String>,
     pub cached: bool,
-    /// Nano-dollars.
     pub saved: Option<i64>,
     /// Whether it does not say what was reserved for it: it came from the cache, or was written before
     /// rows kept their prices.
@@ -77,7 +69,6 @@ pub struct AuditCall {
 pub type AuditDay = [i64; 11];
 
 impl AuditCall {
-    /// What it counts.
     pub fn counts(&self) -> AuditDay {
         let [input, read, write, _, output, reasoning] = self.tokens;
         [
@@ -96,7 +87,6 @@ impl AuditCall {
     }
 }
 
-/// Adds to what a day's rows of the same names count.
 pub fn add_to_day(days: &mut HashMap<AuditNames, AuditDay>, names: &AuditNames, counts: &AuditDay) {
     let Some(sums) = days.get_mut(names) else {
         days.insert(names.clone(), *counts);
@@ -136,39 +126,27 @@ impl AuditSums {
 #[derive(Clone, Debug)]
 pub struct AuditNode {
     pub id: String,
-    /// As stored.
     pub status: String,
-    /// As stored with it.
     pub sums: AuditSums,
 }
 
-/// A run, and what belongs to it.
 #[derive(Clone, Debug)]
 pub struct AuditRun {
     pub id: RunId,
     /// The run; none where it was deleted and only rows of it are left.
     pub stored: Option<StoredRun>,
     pub nodes: Vec<AuditNode>,
-    /// Items of maps that are marked as running.
     pub running_items: u64,
-    /// Items of maps in all.
     pub items: u64,
-    /// How many ledger rows it has.
     pub calls: u64,
-    /// Their sums.
     pub sums: AuditSums,
-    /// Their sums by node.
     pub node_sums: HashMap<String, AuditSums>,
 }
 
-/// A run as it is stored.
 #[derive(Clone, Debug)]
 pub struct StoredRun {
-    /// As stored.
     pub status: String,
-    /// As stored with it.
     pub sums: AuditSums,
-    /// Whether it has a time of its end.
     pub is_finished: bool,
     /// How many nodes its graph has; none where there is no graph.
     pub graph_nodes: Option<usize>,
@@ -211,7 +189,6 @@ impl<'s, T> Peeked<'s, T> {
         self.next.as_ref().map(|(run_id, _)| run_id)
     }
 
-    /// The next one of that run.
     fn take(&mut self, run_id: &str) -> Result<Option<T>> {
         if self.run_id().is_none_or(|next| next != run_id) {
             return Ok(None);
@@ -237,7 +214,6 @@ struct RunParts<'s> {
     /// Status, sums, whether it has a time of its end, hash of its graph.
     heads: Peeked<'s, (String, AuditSums, bool, String)>,
     nodes: Peeked<'s, AuditNode>,
-    /// Whether an item is marked as running.
     items: Peeked<'s, bool>,
     /// The node, and what the row adds to its sums.
     calls: Peeked<'s, (Option<String>, AuditSums)>,
@@ -343,7 +319,6 @@ impl Audit {
         Ok(last.optional()?.unwrap_or(0))
     }
 
-    /// All ledger rows in order.
     pub fn calls(&self, mut each: impl FnMut(AuditCall)) -> Result<()> {
         let mut statement = self.connection.prepare(
             "SELECT id, status, input_tokens, cached_input_tokens, cache_write_tokens,
@@ -421,7 +396,6 @@ impl Audit {
         block_index::check(&self.connection, each)
     }
 
-    /// A stored price.
     pub fn price(&self, id: i64) -> Result<Option<String>> {
         let mut statement = self
             .connection
@@ -514,7 +488,6 @@ impl Audit {
         Ok(count.flatten())
     }
 
-    /// All events, the newest first.
     pub fn events_backwards(&self, mut each: impl FnMut(AuditEvent) -> Result<()>) -> Result<()> {
         let mut statement = self.connection.prepare(
             "SELECT seq, CASE WHEN type = 'LEDGER_UPDATE' THEN body END

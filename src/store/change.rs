@@ -17,9 +17,7 @@ pub struct NodeRef {
     pub node_id: String,
     /// Of a map: which of its items is meant, from 0; none where it is the node itself.
     pub item: Option<usize>,
-    /// What people call the node.
     pub label: String,
-    /// The number of the attempt; the first is 1.
     pub attempt: u32,
 }
 
@@ -30,12 +28,10 @@ pub struct Prompt {
     pub system: Option<String>,
 }
 
-/// A run that is accepted.
 #[derive(Clone, Debug)]
 pub struct NewRun {
     pub id: RunId,
     pub flow_id: FlowId,
-    /// The flow's name as it is now.
     pub flow_name: String,
     pub trigger: String,
     pub input: String,
@@ -48,7 +44,6 @@ pub struct NewRun {
 #[derive(Clone, Debug)]
 pub struct NewFlow {
     pub name: String,
-    /// JSON.
     pub document: String,
     /// The file that it came from.
     pub origin: Option<String>,
@@ -100,7 +95,6 @@ pub struct FailedNode {
     pub at: Timestamp,
 }
 
-/// A webhook as it is set.
 #[derive(Clone, Debug)]
 pub struct NewHook {
     pub flow_id: FlowId,
@@ -123,13 +117,10 @@ pub struct Delivery {
     pub at: Timestamp,
 }
 
-/// A schedule as it is set.
 #[derive(Clone, Debug)]
 pub struct NewSchedule {
     pub flow_id: FlowId,
-    /// When it is due, in five fields.
     pub cron: String,
-    /// The IANA time zone that `cron` is about.
     pub timezone: String,
     /// What becomes of times at which no server ran.
     pub missed: Missed,
@@ -140,7 +131,6 @@ pub struct NewSchedule {
     pub at: Timestamp,
 }
 
-/// A call that is about to be made.
 #[derive(Clone, Debug)]
 pub struct NewCall {
     pub at: Timestamp,
@@ -148,7 +138,6 @@ pub struct NewCall {
     pub flow_id: Option<FlowId>,
     pub run_id: Option<RunId>,
     pub node_id: Option<String>,
-    /// The number of the attempt; the first is 1.
     pub attempt: u32,
     /// Joins the attempts of one operation.
     pub operation_id: String,
@@ -156,7 +145,6 @@ pub struct NewCall {
     pub model: String,
     /// What the ledger groups it under.
     pub role: Option<String>,
-    /// SHA-256 of the prompt in hexadecimal.
     pub prompt_hash: String,
     /// The name of the key that a client of the gateway came with.
     pub key_name: Option<String>,
@@ -166,7 +154,6 @@ pub struct NewCall {
     pub reserve: Reserve,
 }
 
-/// How a call ended.
 #[derive(Clone, Debug)]
 pub struct Settlement {
     pub id: i64,
@@ -183,7 +170,6 @@ pub struct Settlement {
     pub first_token_ms: Option<u64>,
     /// What became of it; not `PENDING`.
     pub status: CallStatus,
-    /// Why it did not succeed.
     pub error: Option<String>,
     pub at: Timestamp,
 }
@@ -193,7 +179,6 @@ pub struct Settlement {
 pub struct Bought {
     /// SHA-256 of all that it depends on, in hexadecimal.
     pub key: String,
-    /// When it was bought.
     pub at: Timestamp,
     pub model: String,
     /// Its text; of a client's, the answer as it was sent, byte for byte.
@@ -204,19 +189,17 @@ pub struct Bought {
     pub cost: Option<Usd>,
 }
 
-/// A key as it is made.
 #[derive(Clone, Debug)]
 pub struct NewKey {
     /// What people, ledger rows and budgets call it; unique.
     pub name: String,
-    /// SHA-256 of the key in hexadecimal.
     pub hash: String,
     /// From when on it opens nothing any more.
     pub expires_at: Option<Timestamp>,
     pub at: Timestamp,
 }
 
-/// One thing to write. What viewers are told follows from it (see `journal`).
+/// One thing to write. Its events follow from it (see [`Batch::apply`](super::Batch::apply)).
 #[derive(Clone, Debug)]
 pub enum Change {
     CreateFlow(NewFlow),
@@ -227,22 +210,16 @@ pub enum Change {
     },
     /// A flow is removed, with its webhook and its schedule; its runs and ledger rows stay.
     DeleteFlow(FlowId),
-    /// A flow gets a webhook, or the one it has gets a new secret.
     SetHook(NewHook),
-    /// A flow's webhook is removed.
     DeleteHook(FlowId),
-    /// A webhook was used. Refused where it is gone or has another secret by now, and where the key
-    /// was used within [`HOOK_KEY_AGE_MAX_MS`](super::HOOK_KEY_AGE_MAX_MS); then nothing beside it is written either.
+    /// Refused, with all changes beside it, if the webhook is gone or has another secret, or if the
+    /// key was used within [`HOOK_KEY_AGE_MAX_MS`](super::HOOK_KEY_AGE_MAX_MS).
     TakeDelivery(Delivery),
-    /// A flow gets a schedule, in place of the one it has.
     SetSchedule(NewSchedule),
-    /// A flow's schedule is removed.
     DeleteSchedule(FlowId),
-    /// A time of a schedule is dealt with, whether it is run or left out. Refused where it was dealt
-    /// with before, and where the schedule is gone, was replaced or switched off by now; then
-    /// nothing beside it is written either.
+    /// A time of a schedule is run or left out. Refused, with all changes beside it, if that was
+    /// done before, or if the schedule is gone, was replaced or switched off.
     TakeDue {
-        /// The schedule's flow.
         flow_id: FlowId,
         due: Timestamp,
     },
@@ -251,39 +228,35 @@ pub enum Change {
     StartRun(RunStart),
     /// A run that failed or was cancelled goes on.
     ResumeRun(RunStart),
-    /// Somebody wants a run stopped, also by a server that starts again. Nothing where it is over.
+    /// The run is to be stopped, also by a server that starts again. Ignored if it is over.
     CancelRun {
         run_id: RunId,
         at: Timestamp,
     },
     /// A run that is over is removed; its ledger rows stay.
     DeleteRun(RunId),
-    /// A node is about to execute.
     StartNode {
         node: NodeRef,
-        /// What is asked; none of a node that asks nobody.
+        /// None if the node makes no call.
         prompt: Option<Prompt>,
         at: Timestamp,
     },
-    /// A call is about to be made: the intent. Refused where a hard budget does not allow it.
+    /// The intent of a call. Refused if a hard budget does not allow it.
     OpenCall(NewCall),
-    /// A call was refused before it was made, by what, and why: a row of its own that costs nothing.
+    /// A call was refused before it was made, and why: a row of its own that costs nothing.
     RefuseCall(NewCall, RefusedBy, String),
     /// A call need not be made, because its answer was bought before: a row that costs nothing and
     /// says what it saved.
     BookCached {
         call: NewCall,
-        /// The model that had answered.
         model: String,
         /// What the answer had cost; none where that is not known.
         saved: Option<Usd>,
     },
-    /// An answer is kept for those who ask the same.
     KeepAnswer(Arc<Bought>),
-    /// All budgets are replaced by others.
     SetBudgets {
         all: Vec<Budget>,
-        /// What [`crate::budget::version`] gives of those that are to be replaced, where no others may be.
+        /// The [`crate::budget::version`] of those to be replaced, if no others may be.
         version: Option<String>,
     },
     /// A budget is added to those that there are. Refused where there is one of that name.
@@ -296,27 +269,22 @@ pub enum Change {
         /// Whether its budgets are, too.
         with_budgets: bool,
     },
-    /// A key is used.
     TouchKey {
         id: i64,
         at: Timestamp,
     },
-    /// A call ended.
     SettleCall(Settlement),
-    /// A node finished well, or the run goes on as if it had.
     FinishNode(FinishedNode),
     /// A node is on no branch that was taken.
     SkipNode {
         node: NodeRef,
         at: Timestamp,
     },
-    /// An attempt at a node failed, and another follows.
     RetryNode {
         node: NodeRef,
         error: String,
         at: Timestamp,
     },
-    /// A node failed or was stopped.
     FailNode(FailedNode),
     /// The optimizer proposes something about a flow, or says anew what it proposed before.
     Propose {
@@ -325,21 +293,16 @@ pub enum Change {
         proposal: Box<Proposal>,
         at: Timestamp,
     },
-    /// An open suggestion is dismissed or withdrawn.
     CloseSuggestion {
         id: i64,
-        /// What becomes of it.
         status: Status,
         at: Timestamp,
     },
     /// A flow is changed as a suggestion says. Refused where its document is not `before`.
     ApplySuggestion {
         id: i64,
-        /// What it proposes, with the change put forward that is made.
         proposal: Box<Proposal>,
-        /// The flow's document, for which the change was made.
         before: String,
-        /// The changed one.
         after: String,
         at: Timestamp,
     },
@@ -348,17 +311,14 @@ pub enum Change {
         id: i64,
         at: Timestamp,
     },
-    /// What a suggestion has saved since it was applied.
     SetRealised {
         id: i64,
         realised: Realised,
     },
-    /// What a trial of a suggestion gave.
     SetTrial {
         id: i64,
         trial: Box<Trial>,
     },
-    /// A run is over.
     FinishRun(RunEnd),
 }
 
@@ -366,7 +326,6 @@ pub enum Change {
 #[derive(Clone, Debug)]
 pub enum Receipt {
     Flow(FlowId),
-    /// The webhook's name in the URL.
     Hook(String),
     Key(i64),
     /// The ledger row as it is now.

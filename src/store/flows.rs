@@ -13,7 +13,6 @@ use crate::event::{FlowId, Timestamp};
 pub struct FlowRecord {
     pub id: FlowId,
     pub name: String,
-    /// The document as it was posted, JSON.
     pub document: String,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
@@ -45,7 +44,6 @@ impl Store {
         .ok_or_else(|| Error::NotFound(format!("flow {id}")))
     }
 
-    /// Whether there is a flow of that number.
     pub fn has_flow(&self, id: FlowId) -> Result<bool> {
         self.read(|connection| {
             Ok(connection

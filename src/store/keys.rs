@@ -13,7 +13,6 @@ pub struct KeyRecord {
     pub id: i64,
     /// What people, ledger rows and budgets call it; unique.
     pub name: String,
-    /// SHA-256 of the key in hexadecimal.
     pub hash: String,
     pub created_at: Timestamp,
     /// When it was used last, to the minute.
@@ -23,7 +22,6 @@ pub struct KeyRecord {
 }
 
 impl Store {
-    /// All keys, newest first.
     pub fn keys(&self) -> Result<Vec<KeyRecord>> {
         self.all(
             "SELECT id, name, hash, created_ms, last_used_ms, expires_ms FROM keys
@@ -57,7 +55,6 @@ pub(super) fn create(connection: &Connection, key: &NewKey) -> Result<Applied> {
     Ok(Receipt::Key(connection.last_insert_rowid()).into())
 }
 
-/// Gives the name that it had.
 pub(super) fn delete(connection: &Connection, id: i64) -> Result<String> {
     one(
         connection,

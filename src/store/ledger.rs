@@ -32,7 +32,6 @@ pub(super) fn cost_sums(condition: &str) -> String {
     )
 }
 
-/// Reads a row of [`ENTRY_COLUMNS`].
 pub(super) fn entry(row: &Row<'_>) -> rusqlite::Result<LedgerEntry> {
     Ok(LedgerEntry {
         id: row.get(0)?,
@@ -79,23 +78,17 @@ pub(super) fn entry(row: &Row<'_>) -> rusqlite::Result<LedgerEntry> {
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Sums {
     pub calls: u64,
-    /// Those that were answered.
     pub succeeded: u64,
     /// Those that failed, timed out, were cancelled or are unknown.
     pub failed: u64,
-    /// Those under way.
     pub pending: u64,
     /// Settled rows whose cost is not known; they are not in `total_cost_usd`.
     pub unpriced_calls: u64,
-    /// Rows whose tokens were estimated.
     pub estimated_calls: u64,
     pub input_tokens: u64,
-    /// Those read from caches.
     pub cached_input_tokens: u64,
-    /// Those written to caches.
     pub cache_write_tokens: u64,
     pub output_tokens: u64,
-    /// Those that were reasoning.
     pub reasoning_tokens: u64,
     pub total_cost_usd: Usd,
     /// Calls that were not made, because the answer was bought before.
@@ -169,7 +162,6 @@ fn sums(row: &Row<'_>, at: usize) -> rusqlite::Result<Sums> {
     })
 }
 
-/// One group of a summary.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Summary {
     /// The group's key, as text: a model, a flow's number, a day in UTC; none for rows without.
@@ -178,11 +170,8 @@ pub struct Summary {
     pub sums: Sums,
 }
 
-/// What a summary can be grouped by.
 pub struct Group {
-    /// As it is asked for.
     pub name: &'static str,
-    /// Its column.
     column: &'static str,
     /// What is joined to the rows for that, so that a row may be in several groups.
     join: &'static str,

@@ -14,7 +14,6 @@ pub struct Run {
     pub id: RunId,
     /// Its flow; that flow may be gone.
     pub flow_id: FlowId,
-    /// The flow's name at the start.
     pub flow_name: String,
     pub trigger: String,
     pub input: String,
@@ -59,14 +58,11 @@ text_form!(NodeStatus {
     Skipped = "SKIPPED",
 });
 
-/// A node of a run that has begun.
 #[derive(Clone, Debug)]
 pub struct NodeRecord {
     pub node_id: String,
     pub status: NodeStatus,
-    /// The number of the newest attempt.
     pub attempt: u32,
-    /// When that attempt began.
     pub started_at: Timestamp,
     pub finished_at: Option<Timestamp>,
     /// What was asked, as it was sent; none of a node that asks nobody.
@@ -92,15 +88,11 @@ impl NodeRecord {
     }
 }
 
-/// An item of a map that has begun.
 #[derive(Clone, Debug)]
 pub struct ItemRecord {
-    /// Its place in the list, from 0.
     pub item: usize,
     pub status: NodeStatus,
-    /// The number of the newest attempt.
     pub attempt: u32,
-    /// When that attempt began.
     pub started_at: Timestamp,
     pub finished_at: Option<Timestamp>,
     /// What was asked, as it was sent.
@@ -126,7 +118,6 @@ pub struct OpenRun {
     pub nodes: Vec<NodeRecord>,
 }
 
-/// The name of a run that is not over.
 #[derive(Clone, Debug)]
 pub struct LeftOver {
     pub flow_id: FlowId,
@@ -241,7 +232,6 @@ impl Store {
         )
     }
 
-    /// The id of the newest run of a flow.
     pub fn newest_run(&self, flow_id: FlowId) -> Result<Option<RunId>> {
         let newest = self.one(
             "SELECT max(id) FROM runs WHERE flow_id = ?1",
@@ -251,7 +241,6 @@ impl Store {
         Ok(newest.flatten())
     }
 
-    /// Up to `limit` runs, newest first.
     pub fn runs(&self, filter: &RunFilter, limit: usize) -> Result<Vec<Run>> {
         // Two texts, so that each uses its own index.
         let by_flow = match filter.flow_id {

@@ -15,28 +15,21 @@ pub const HOOK_KEY_AGE_MAX_MS: i64 = 24 * 60 * 60 * 1000;
 #[derive(Clone, Debug)]
 pub struct HookRecord {
     pub flow_id: FlowId,
-    /// Its name in the URL.
     pub slug: String,
-    /// SHA-256 of its secret in hexadecimal.
     pub secret_hash: String,
     pub created_at: Timestamp,
-    /// When its secret was made.
     pub secret_at: Timestamp,
 }
 
 #[derive(Clone, Debug)]
 pub struct ScheduleRecord {
     pub flow_id: FlowId,
-    /// When it is due, in five fields.
     pub cron: String,
-    /// The IANA time zone that `cron` is about.
     pub timezone: String,
-    /// What becomes of times at which no server ran.
     pub missed: Missed,
     /// The input of its runs, JSON; empty in lists.
     pub input: String,
     pub enabled: bool,
-    /// When it was set last.
     pub updated_at: Timestamp,
     /// Nothing up to this moment is due any more: it is the last time that was run or left out, or
     /// when the schedule was set.
@@ -83,7 +76,6 @@ impl Store {
         .ok_or_else(|| Error::NotFound(format!("webhook of flow {flow_id}")))
     }
 
-    /// The webhook of that name, if there is one.
     pub fn hook_by_slug(&self, slug: &str) -> Result<Option<HookRecord>> {
         self.one(
             &format!("SELECT {HOOK_COLUMNS} FROM hooks WHERE slug = ?1"),
