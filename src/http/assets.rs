@@ -1,6 +1,6 @@
 //! The page's own files, which are part of the program.
 
-use super::reply::{Failure, Reply};
+use super::reply::{self, Answer, With};
 use crate::error::Error;
 
 /// What the page may do: nothing but its own files and this server's API. `connect-src` names
@@ -60,18 +60,18 @@ static FILES: &[(&str, &str, &[u8])] = files! {
 };
 
 /// `GET /`.
-pub fn page() -> Result<Reply, Failure> {
+pub fn page() -> Answer {
     file("index.html")
 }
 
 /// `GET /assets/NAME`.
-pub fn file(name: &str) -> Result<Reply, Failure> {
+pub fn file(name: &str) -> Answer {
     let (_, content_type, bytes) = FILES
         .iter()
         .find(|(known, _, _)| *known == name)
         .ok_or_else(|| Error::NotFound(format!("file {name}")))?;
     let reply =
-        Reply::file(content_type, bytes).with("content-security-policy", CONTENT_SECURITY_POLICY);
+        reply::file(content_type, bytes).with("content-security-policy", CONTENT_SECURITY_POLICY);
     // The connection module is made for other pages, too; it holds nothing that is secret.
     Ok(if name == "live.js" {
         reply.with("access-control-allow-origin", "*")

@@ -6,12 +6,11 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::Context;
-use super::reply::{Failure, Query, Reply};
+use super::reply::{self, Answer, Query, With};
 use crate::error::Result;
 use crate::event::LedgerEntry;
+use crate::listener::Presence;
 use crate::store::{LedgerFilter, Store, Summary, Sums};
-
-type Answer = std::result::Result<Reply, Failure>;
 
 /// How many rows are read at a time for a CSV.
 const CSV_PAGE: usize = 500;
@@ -32,16 +31,18 @@ fn filter(query: &mut Query) -> LedgerFilter {
 }
 
 /// `GET /api/ledger`: rows, newest first.
-pub fn list(context: &Context, mut query: Query) -> Answer {
+pub fn list(context: &Context, mut query: Query, client: &Presence) -> Answer {
     let filter = filter(&mut query);
     let limit = query.take_limit();
     let before = query.take("before");
     query.finish()?;
+    let turn = context.heavy_reads.turn(client)?;
     let mut rows = context.store.ledger(&filter, before, limit + 1)?;
+    drop(turn);
     let more = rows.len() > limit;
     rows.truncate(limit);
     let next = rows.last().filter(|_| more).map(|row| row.id);
-    Ok(Reply::list(&rows, next))
+    Ok(reply::list(&rows, next))
 }
 
 /// Not `json!`, which would turn exact amounts of money into floating point numbers.
@@ -54,18 +55,20 @@ struct Groups {
 }
 
 /// `GET /api/ledger/summary?group_by`.
-pub fn summary(context: &Context, mut query: Query) -> Answer {
+pub fn summary(context: &Context, mut query: Query, client: &Presence) -> Answer {
     let filter = filter(&mut query);
     let group_by: String = query.take("group_by").unwrap_or_else(|| "model".into());
     query.finish()?;
+    let turn = context.heavy_reads.turn(client)?;
     let (items, total) = context.store.summary(&filter, &group_by)?;
+    drop(turn);
     let sums = Groups {
         group_by,
         items,
         total,
         next: (),
     };
-    Ok(Reply::json(200, &sums))
+    Ok(reply::json(200, &sums))
 }
 
 /// `GET /api/ledger.csv`: the same rows, read and sent page by page.
@@ -73,7 +76,7 @@ pub fn csv(context: &Context, mut query: Query) -> Answer {
     let filter = filter(&mut query);
     query.finish()?;
     let rows = ledger_csv(Arc::clone(&context.store), filter)?;
-    Ok(Reply::stream("text/csv; charset=utf-8", rows)
+    Ok(reply::stream("text/csv; charset=utf-8", rows)
         .with("content-disposition", "attachment; filename=\"ledger.csv\""))
 }
 

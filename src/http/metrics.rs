@@ -3,8 +3,10 @@
 use std::fmt::{Display, Write};
 use std::sync::atomic::Ordering::Relaxed;
 
+use tiny_http::ResponseBox;
+
 use super::Context;
-use super::reply::Reply;
+use super::reply;
 use crate::hub::Eviction;
 use crate::journal::{Model, OfModel};
 use crate::metrics::Histogram;
@@ -13,7 +15,7 @@ use crate::metrics::Histogram;
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// All counts.
-pub fn text(context: &Context) -> Reply {
+pub fn text(context: &Context) -> ResponseBox {
     let hub = context.hub.stats();
     let mut text = Text::default();
     text.gauge(
@@ -80,7 +82,7 @@ pub fn text(context: &Context) -> Reply {
         let labels = format!("{{protocol=\"{protocol}\",status=\"{status}\"}}");
         text.line(&format!("gateway_requests_total{labels}"), count);
     }
-    Reply::text(CONTENT_TYPE, text.0)
+    reply::text(CONTENT_TYPE, text.0)
 }
 
 /// What calls took, under the names of OpenTelemetry's conventions as Prometheus has them.
