@@ -67,11 +67,6 @@ impl Http {
     pub fn new(context: Context) -> Self {
         Self { context }
     }
-
-    /// Ends requests that wait for their turn to read.
-    pub fn stop(&self) {
-        self.context.heavy_reads.stop();
-    }
 }
 
 impl RequestHandler for Http {

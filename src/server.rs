@@ -177,7 +177,6 @@ pub struct Server {
     trials: Arc<Trials>,
     gateway: Arc<Gateway>,
     listener: Listener,
-    http: Arc<Http>,
     fatal: Receiver<String>,
 }
 
@@ -246,7 +245,7 @@ impl Server {
             pings: config.pings,
             limits: Limits::default(),
         };
-        let handlers: Vec<Arc<dyn RequestHandler>> = vec![gateway.clone(), http.clone()];
+        let handlers: Vec<Arc<dyn RequestHandler>> = vec![gateway.clone(), http];
         let listener = Listener::start(listener, handlers, rules, sockets, on_fatal)?;
         Ok(Self {
             core,
@@ -257,7 +256,6 @@ impl Server {
             trials,
             gateway,
             listener,
-            http,
             fatal,
         })
     }
@@ -282,7 +280,6 @@ impl Server {
     pub fn shutdown(self) {
         let began = Instant::now();
         self.listener.stop_accepting();
-        self.http.stop();
         self.scheduler.shutdown();
         self.optimizer.shutdown();
         self.trials.stop();

@@ -1,7 +1,8 @@
 //! The queue for reads that may look at every row of the ledger.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, SendTimeoutError, Sender, bounded};
 
 use super::reply::Failure;
 use crate::error::Error;
@@ -15,62 +16,52 @@ const WAIT_MAX: Duration = Duration::from_secs(30);
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Bounds the heavy reads of all requests together.
-#[derive(Default)]
 pub struct HeavyReads {
-    state: Mutex<State>,
-    changed: Condvar,
+    /// Holds one item for each read that runs.
+    running: (Sender<()>, Receiver<()>),
 }
 
-#[derive(Default)]
-struct State {
-    running: usize,
-    is_stopping: bool,
+impl Default for HeavyReads {
+    fn default() -> Self {
+        let running = bounded(AT_ONCE_MAX);
+        Self { running }
+    }
 }
-
-/// The turn of a read, given back on drop.
-pub struct Turn<'a>(&'a HeavyReads);
 
 impl HeavyReads {
-    /// Waits for a turn.
+    /// Runs `read` when its turn has come.
     ///
     /// # Errors
-    /// When none comes in time, when the client leaves, and when the server stops.
-    pub fn turn(&self, client: &Presence) -> Result<Turn<'_>, Failure> {
+    /// When that takes too long, when the client leaves, and when the server stops.
+    pub fn run<T>(
+        &self,
+        client: &Presence,
+        read: impl FnOnce() -> Result<T, Error>,
+    ) -> Result<T, Failure> {
         let deadline = Instant::now() + WAIT_MAX;
-        let mut state = self.state();
-        while state.running >= AT_ONCE_MAX && !state.is_stopping {
+        let (running, done) = &self.running;
+        while let Err(SendTimeoutError::Timeout(())) = running.send_timeout((), LOOK_INTERVAL) {
+            if client.is_server_stopping() {
+                return Err(Error::Stopping.into());
+            }
+            if client.has_left() {
+                return Err(Failure::client_left());
+            }
             if Instant::now() >= deadline {
                 let why = "too many sums and pages of the ledger are asked for; try again later";
                 return Err(Error::Busy(why.into()).into());
             }
-            let waited = self.changed.wait_timeout(state, LOOK_INTERVAL);
-            let timed_out;
-            (state, timed_out) = waited.unwrap_or_else(PoisonError::into_inner);
-            if timed_out.timed_out() && client.has_left() {
-                return Err(Failure::client_left());
-            }
         }
-        if state.is_stopping {
-            return Err(Error::Stopping.into());
-        }
-        state.running += 1;
-        Ok(Turn(self))
-    }
-
-    /// Ends the waiting.
-    pub fn stop(&self) {
-        self.state().is_stopping = true;
-        self.changed.notify_all();
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        let _turn = Turn(done);
+        Ok(read()?)
     }
 }
 
+/// Ends the turn of a read on drop.
+struct Turn<'a>(&'a Receiver<()>);
+
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.0.state().running -= 1;
-        self.0.changed.notify_one();
+        let _ = self.0.try_recv();
     }
 }

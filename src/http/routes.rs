@@ -51,6 +51,7 @@ impl Request<'_, '_> {
 type Route = fn(&Context, &mut Request<'_, '_>) -> Answer;
 
 /// Methods of one path stand together, in the order in which `Allow` lists them.
+#[rustfmt::skip] // One line for each.
 static ROUTES: &[(Method, &str, Route)] = &[
     (Get, "/", |_, _| assets::page()),
     (Get, "/favicon.ico", |_, _| assets::file("icon.svg")),
@@ -60,79 +61,39 @@ static ROUTES: &[(Method, &str, Route)] = &[
     (Get, "/api/flows", |c, r| flows::list(c, r.query())),
     (Post, "/api/flows", |c, r| flows::create(c, &r.body()?)),
     (Get, "/api/flows/*", |c, r| flows::get(c, r.flow()?)),
-    (Put, "/api/flows/*", |c, r| {
-        flows::replace(c, r.flow()?, &r.body()?)
-    }),
+    (Put, "/api/flows/*", |c, r| flows::replace(c, r.flow()?, &r.body()?)),
     (Delete, "/api/flows/*", |c, r| flows::delete(c, r.flow()?)),
-    (Post, "/api/flows/*/execute", |c, r| {
-        runs::execute(c, r.flow()?, r.query(), &r.body()?, &r.client)
-    }),
-    (Post, "/api/flows/*/estimate", |c, r| {
-        runs::estimate(c, r.flow()?, &r.body()?)
-    }),
-    (Get, "/api/flows/*/status", |c, r| {
-        runs::status(c, r.flow()?)
-    }),
-    (Get, "/api/flows/*/hook", |c, r| {
-        hooks::get(c, r.flow()?, r.head)
-    }),
-    (Put, "/api/flows/*/hook", |c, r| {
-        hooks::set(c, r.flow()?, r.head)
-    }),
-    (Delete, "/api/flows/*/hook", |c, r| {
-        hooks::delete(c, r.flow()?)
-    }),
+    (Post, "/api/flows/*/execute", |c, r| runs::execute(c, r.flow()?, r.query(), &r.body()?, &r.client)),
+    (Post, "/api/flows/*/estimate", |c, r| runs::estimate(c, r.flow()?, &r.body()?)),
+    (Get, "/api/flows/*/status", |c, r| runs::status(c, r.flow()?)),
+    (Get, "/api/flows/*/hook", |c, r| hooks::get(c, r.flow()?, r.head)),
+    (Put, "/api/flows/*/hook", |c, r| hooks::set(c, r.flow()?, r.head)),
+    (Delete, "/api/flows/*/hook", |c, r| hooks::delete(c, r.flow()?)),
     (Post, "/hooks/*", hooks::deliver),
-    (Get, "/api/flows/*/schedule", |c, r| {
-        schedules::get(c, r.flow()?)
-    }),
-    (Put, "/api/flows/*/schedule", |c, r| {
-        schedules::set(c, r.flow()?, &r.body()?)
-    }),
-    (Delete, "/api/flows/*/schedule", |c, r| {
-        schedules::delete(c, r.flow()?)
-    }),
+    (Get, "/api/flows/*/schedule", |c, r| schedules::get(c, r.flow()?)),
+    (Put, "/api/flows/*/schedule", |c, r| schedules::set(c, r.flow()?, &r.body()?)),
+    (Delete, "/api/flows/*/schedule", |c, r| schedules::delete(c, r.flow()?)),
     (Get, "/api/runs", |c, r| runs::list(c, r.query())),
     (Get, "/api/runs/*", |c, r| runs::get(c, r.name)),
     (Delete, "/api/runs/*", |c, r| runs::delete(c, r.name)),
     (Post, "/api/runs/*/cancel", |c, r| runs::cancel(c, r.name)),
     (Post, "/api/runs/*/resume", |c, r| runs::resume(c, r.name)),
-    (Get, "/api/ledger", |c, r| {
-        ledger::list(c, r.query(), &r.client)
-    }),
-    (Get, "/api/ledger/summary", |c, r| {
-        ledger::summary(c, r.query(), &r.client)
-    }),
+    (Get, "/api/ledger", |c, r| ledger::list(c, r.query(), &r.client)),
+    (Get, "/api/ledger/summary", |c, r| ledger::summary(c, r.query(), &r.client)),
     (Get, "/api/ledger.csv", |c, r| ledger::csv(c, r.query())),
-    (Get, "/api/ledger/optimizations", |c, r| {
-        optimizations::list(c, r.query())
-    }),
-    (Get, "/api/ledger/optimizations/*", |c, r| {
-        optimizations::get(c, r.suggestion()?, r.query())
-    }),
-    (Post, "/api/ledger/optimizations/*/apply", |c, r| {
-        optimizations::apply(c, r.suggestion()?, &r.body()?)
-    }),
-    (Post, "/api/ledger/optimizations/*/revert", |c, r| {
-        optimizations::revert(c, r.suggestion()?)
-    }),
-    (Post, "/api/ledger/optimizations/*/dismiss", |c, r| {
-        optimizations::dismiss(c, r.suggestion()?)
-    }),
-    (Post, "/api/ledger/optimizations/*/trial", |c, r| {
-        optimizations::trial(c, r.suggestion()?, &r.body()?)
-    }),
+    (Get, "/api/ledger/optimizations", |c, r| optimizations::list(c, r.query())),
+    (Get, "/api/ledger/optimizations/*", |c, r| optimizations::get(c, r.suggestion()?, r.query())),
+    (Post, "/api/ledger/optimizations/*/apply", |c, r| optimizations::apply(c, r.suggestion()?, &r.body()?)),
+    (Post, "/api/ledger/optimizations/*/revert", |c, r| optimizations::revert(c, r.suggestion()?)),
+    (Post, "/api/ledger/optimizations/*/dismiss", |c, r| optimizations::dismiss(c, r.suggestion()?)),
+    (Post, "/api/ledger/optimizations/*/trial", |c, r| optimizations::trial(c, r.suggestion()?, &r.body()?)),
     (Get, "/api/prices", |c, r| prices::find(c, r.query())),
     (Get, "/api/prices/*", |c, r| prices::get(c, r.name)),
     (Get, "/api/keys", |c, _| keys::list(c)),
     (Post, "/api/keys", |c, r| keys::create(c, &r.body()?)),
-    (Delete, "/api/keys/*", |c, r| {
-        keys::delete(c, r.name, r.query())
-    }),
+    (Delete, "/api/keys/*", |c, r| keys::delete(c, r.name, r.query())),
     (Get, "/api/budget", |c, _| budget::get(c)),
-    (Put, "/api/budget", |c, r| {
-        budget::set(c, &r.body()?, r.head.header("if-match"))
-    }),
+    (Put, "/api/budget", |c, r| budget::set(c, &r.body()?, r.head.header("if-match"))),
 ];
 
 /// Lets the route of a request answer it.

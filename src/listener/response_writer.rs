@@ -46,8 +46,12 @@ impl Presence {
                 io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
             ),
         };
-        // A listener that stops ends the reading itself.
-        is_over && !self.is_stopping.load(Ordering::SeqCst)
+        // A server that stops ends the reading itself.
+        is_over && !self.is_server_stopping()
+    }
+
+    pub fn is_server_stopping(&self) -> bool {
+        self.is_stopping.load(Ordering::SeqCst)
     }
 }
 
@@ -311,25 +315,75 @@ fn find(text: &[u8], part: &[u8]) -> Option<usize> {
 }
 
 fn reason(status: u16) -> &'static str {
-    match status {
-        200 => "OK",
-        400 => "Bad Request",
-        401 => "Unauthorized",
-        402 => "Payment Required",
-        403 => "Forbidden",
-        404 => "Not Found",
-        405 => "Method Not Allowed",
-        408 => "Request Timeout",
-        413 => "Content Too Large",
-        421 => "Misdirected Request",
-        426 => "Upgrade Required",
-        429 => "Too Many Requests",
-        431 => "Request Header Fields Too Large",
-        499 => "Client Closed Request",
-        500 => "Internal Server Error",
-        502 => "Bad Gateway",
-        503 => "Service Unavailable",
-        504 => "Gateway Timeout",
-        _ => "Error",
+    let status = ::http::StatusCode::from_u16(status).ok();
+    let reason = status.and_then(|status| status.canonical_reason());
+    reason.unwrap_or("Error")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::net::TcpListener;
+
+    /// What a client gets of a printed response of three bytes, and whether it was whole.
+    fn printed(
+        change: impl for<'a> FnOnce(ResponseWriter<'a>) -> ResponseWriter<'a>,
+        pieces: &[&str],
+    ) -> (String, bool) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let server = Arc::new(listener.accept().unwrap().0);
+        let (is_stopping, is_unread) = (Arc::default(), Cell::new(false));
+        let mut writer = change(ResponseWriter::new(&server, &is_stopping, &is_unread));
+        let is_whole = writer.print(200, 3, |out| {
+            out.write_all(b"HTTP/1.1 200 OK\r\nx: y\r\n\r")?;
+            pieces
+                .iter()
+                .try_for_each(|piece| out.write_all(piece.as_bytes()))
+        });
+        assert_eq!(writer.is_complete(), is_whole);
+        drop(server);
+        let mut got = String::new();
+        client.read_to_string(&mut got).unwrap();
+        (got, is_whole)
+    }
+
+    fn kept_alive(writer: ResponseWriter<'_>) -> ResponseWriter<'_> {
+        ResponseWriter {
+            keep_alive: true,
+            ..writer
+        }
+    }
+
+    #[test]
+    fn a_printed_response_gets_the_headers_of_its_connection() {
+        let head = "HTTP/1.1 200 OK\r\nx: y\r\n";
+        let (got, is_whole) = printed(kept_alive, &["\n", "a", "bc"]);
+        assert_eq!((got, is_whole), (format!("{head}\r\nabc"), true));
+        let (got, is_whole) = printed(|writer| writer, &["\nab", "c"]);
+        let closes = format!("{head}connection: close\r\n\r\nabc");
+        assert_eq!((got, is_whole), (closes, true));
+        let with_origin = |writer| ResponseWriter {
+            origin: Some("https://a.example"),
+            ..kept_alive(writer)
+        };
+        let (got, _) = printed(with_origin, &["\nabc"]);
+        let allowed = "access-control-allow-origin: https://a.example\r\nvary: origin\r\n";
+        assert_eq!(got, format!("{head}{allowed}\r\nabc"));
+    }
+
+    #[test]
+    fn a_body_of_another_length_than_declared_ends_the_connection() {
+        assert!(!printed(kept_alive, &["\n", "ab"]).1);
+        assert!(!printed(kept_alive, &["\n", "abc", "d"]).1);
+        assert!(!printed(kept_alive, &["\nabcd"]).1);
+        assert!(!printed(kept_alive, &[]).1);
+        let head_only = |writer| ResponseWriter {
+            without_body: true,
+            ..kept_alive(writer)
+        };
+        assert!(printed(head_only, &["\n"]).1);
+        assert!(!printed(head_only, &["\nabc"]).1);
     }
 }
