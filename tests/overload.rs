@@ -167,7 +167,7 @@ fn heavy_reads_wait_for_a_few_readers() {
     assert_eq!(server.running.end().code, Some(0));
 }
 
-/// The server as an unprivileged user, who may start some 40 threads: root has no such limit. A
+/// The server as an unprivileged user, who may start some 200 threads: root has no such limit. A
 /// test that does not run as root stays who it is.
 fn serve_with_few_threads(home: &Home) -> Command {
     let dir = home.path(".");
@@ -179,7 +179,7 @@ fn serve_with_few_threads(home: &Home) -> Command {
     };
     let program = home.path("flowledger");
     fs::copy(PROGRAM, &program).unwrap();
-    let limit = threads_of(user) + 40;
+    let limit = threads_of(user) + 200;
     // Shells do not agree on the name of the limit.
     let line = format!(
         "ulimit -u {limit} 2>/dev/null || ulimit -p {limit} || exit 1
@@ -216,13 +216,15 @@ fn clients_get_503_while_no_thread_can_be_started() {
     let home = Home::new();
     let server = Served::start(&mut serve_with_few_threads(&home));
     assert_eq!(get(&server, "/api/health"), Some(200));
-    // These keep their threads: their heads are not complete.
-    let waiting: Vec<_> = (0..40)
-        .map(|_| TcpStream::connect(server.address).unwrap())
+    let stalled: Vec<_> = (0..300)
+        .map(|_| {
+            let fields = "content-length: 4000000\r\n";
+            send(&server, "POST /api/flows", fields, b"{")
+        })
         .collect();
     let refused: Vec<Option<u16>> = (0..20).map(|_| get(&server, "/")).collect();
     assert!(refused.contains(&Some(503)), "{refused:?}");
-    drop(waiting);
+    drop(stalled);
     for path in ["/", "/api/flows", "/v1/models", "/api/health"] {
         eventually("it is answered again", || get(&server, path) == Some(200));
     }

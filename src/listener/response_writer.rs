@@ -349,10 +349,28 @@ mod tests {
         (got, is_whole)
     }
 
+    fn closing(writer: ResponseWriter<'_>) -> ResponseWriter<'_> {
+        writer
+    }
+
     fn kept_alive(writer: ResponseWriter<'_>) -> ResponseWriter<'_> {
         ResponseWriter {
             keep_alive: true,
             ..writer
+        }
+    }
+
+    fn for_origin(writer: ResponseWriter<'_>) -> ResponseWriter<'_> {
+        ResponseWriter {
+            origin: Some("https://a.example"),
+            ..kept_alive(writer)
+        }
+    }
+
+    fn head_only(writer: ResponseWriter<'_>) -> ResponseWriter<'_> {
+        ResponseWriter {
+            without_body: true,
+            ..kept_alive(writer)
         }
     }
 
@@ -361,14 +379,10 @@ mod tests {
         let head = "HTTP/1.1 200 OK\r\nx: y\r\n";
         let (got, is_whole) = printed(kept_alive, &["\n", "a", "bc"]);
         assert_eq!((got, is_whole), (format!("{head}\r\nabc"), true));
-        let (got, is_whole) = printed(|writer| writer, &["\nab", "c"]);
+        let (got, is_whole) = printed(closing, &["\nab", "c"]);
         let closes = format!("{head}connection: close\r\n\r\nabc");
         assert_eq!((got, is_whole), (closes, true));
-        let with_origin = |writer| ResponseWriter {
-            origin: Some("https://a.example"),
-            ..kept_alive(writer)
-        };
-        let (got, _) = printed(with_origin, &["\nabc"]);
+        let (got, _) = printed(for_origin, &["\nabc"]);
         let allowed = "access-control-allow-origin: https://a.example\r\nvary: origin\r\n";
         assert_eq!(got, format!("{head}{allowed}\r\nabc"));
     }
@@ -379,10 +393,6 @@ mod tests {
         assert!(!printed(kept_alive, &["\n", "abc", "d"]).1);
         assert!(!printed(kept_alive, &["\nabcd"]).1);
         assert!(!printed(kept_alive, &[]).1);
-        let head_only = |writer| ResponseWriter {
-            without_body: true,
-            ..kept_alive(writer)
-        };
         assert!(printed(head_only, &["\n"]).1);
         assert!(!printed(head_only, &["\nabc"]).1);
     }
