@@ -228,25 +228,8 @@ impl Server {
             started,
             heavy_reads: HeavyReads::default(),
         }));
-        let rules = Rules {
-            access: Auth {
-                token: config.token.clone(),
-                hosts: config.allow_hosts.clone(),
-                origins: config.allow_origins.clone(),
-            },
-            connections_per_address: config.connections_per_address,
-        };
-        let clients = HubClients {
-            hub: core.hub.clone(),
-            store: Arc::clone(&core.store),
-        };
-        let sockets = Sockets {
-            handler: Arc::new(clients),
-            pings: config.pings,
-            limits: Limits::default(),
-        };
         let handlers: Vec<Arc<dyn RequestHandler>> = vec![gateway.clone(), http];
-        let listener = Listener::start(listener, handlers, rules, sockets, on_fatal)?;
+        let listener = listen(config, &core, listener, handlers, on_fatal)?;
         Ok(Self {
             core,
             scheduler,
@@ -302,6 +285,33 @@ impl Server {
             log::warn!("{left} connections did not end in time");
         }
     }
+}
+
+fn listen(
+    config: &Config,
+    core: &Core,
+    listener: TcpListener,
+    handlers: Vec<Arc<dyn RequestHandler>>,
+    on_fatal: OnFatal,
+) -> Result<Listener> {
+    let rules = Rules {
+        access: Auth {
+            token: config.token.clone(),
+            hosts: config.allow_hosts.clone(),
+            origins: config.allow_origins.clone(),
+        },
+        connections_per_address: config.connections_per_address,
+    };
+    let clients = HubClients {
+        hub: core.hub.clone(),
+        store: Arc::clone(&core.store),
+    };
+    let sockets = Sockets {
+        handler: Arc::new(clients),
+        pings: config.pings,
+        limits: Limits::default(),
+    };
+    Listener::start(listener, handlers, rules, sockets, on_fatal)
 }
 
 /// Like `TcpListener::bind`, but for the queue: std's has room for 128 connections that were not

@@ -27,7 +27,6 @@ pub fn list(context: &Context, mut query: Query) -> Answer {
     Ok(reply::list(&items, next))
 }
 
-/// `POST /api/flows`.
 pub fn create(context: &Context, body: &[u8]) -> Answer {
     let (name, document) = check(context, read_json(body)?)?;
     let change = Change::CreateFlow(NewFlow {
@@ -43,12 +42,10 @@ pub fn create(context: &Context, body: &[u8]) -> Answer {
     Ok(reply::json(201, &view(context, &context.store.flow(id)?)).with("location", location))
 }
 
-/// `GET /api/flows/{id}`.
 pub fn get(context: &Context, id: FlowId) -> Answer {
     Ok(reply::json(200, &view(context, &context.store.flow(id)?)))
 }
 
-/// `PUT /api/flows/{id}`.
 pub fn replace(context: &Context, id: FlowId, body: &[u8]) -> Answer {
     let (name, document) = check(context, read_json(body)?)?;
     let flow = NewFlow {
@@ -63,7 +60,6 @@ pub fn replace(context: &Context, id: FlowId, body: &[u8]) -> Answer {
     get(context, id)
 }
 
-/// `DELETE /api/flows/{id}`.
 pub fn delete(context: &Context, id: FlowId) -> Answer {
     context.journal.commit_one(Change::DeleteFlow(id))?;
     context.scheduler.look();

@@ -42,7 +42,6 @@ pub fn set(context: &Context, flow_id: FlowId, head: &RequestHead) -> Answer {
     ))
 }
 
-/// `GET /api/flows/{id}/hook`.
 pub fn get(context: &Context, flow_id: FlowId, head: &RequestHead) -> Answer {
     let hook = context.store.hook(flow_id)?;
     let url = url(head, &hook.slug);
@@ -57,7 +56,6 @@ pub fn get(context: &Context, flow_id: FlowId, head: &RequestHead) -> Answer {
     ))
 }
 
-/// `DELETE /api/flows/{id}/hook`.
 pub fn delete(context: &Context, flow_id: FlowId) -> Answer {
     context.journal.commit_one(Change::DeleteHook(flow_id))?;
     Ok(reply::empty())

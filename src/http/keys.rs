@@ -51,7 +51,6 @@ pub fn create(context: &Context, body: &[u8]) -> Answer {
     Ok(reply::json(201, &shown).with("location", format!("/api/keys/{}", record.id)))
 }
 
-/// `DELETE /api/keys/{id}?with_budgets`.
 pub fn delete(context: &Context, id: &str, mut query: Query) -> Answer {
     let with_budgets = query.take("with_budgets").unwrap_or(false);
     query.finish()?;

@@ -53,7 +53,6 @@ struct Groups {
     next: (),
 }
 
-/// `GET /api/ledger/summary?group_by`.
 pub fn summary(context: &Context, mut query: Query, client: &Presence) -> Answer {
     let filter = filter(&mut query);
     let group_by: String = query.take("group_by").unwrap_or_else(|| "model".into());

@@ -20,7 +20,6 @@ const CALLS_MAX: usize = 10_000;
 /// How often a client that waits for a run is looked after: one that has left takes no place.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// `POST /api/flows/{id}/execute?wait`.
 pub fn execute(
     context: &Context,
     id: FlowId,
@@ -104,7 +103,6 @@ pub fn status(context: &Context, id: FlowId) -> Answer {
     Ok(reply::json(200, &never_run))
 }
 
-/// `GET /api/runs?flow_id&limit&before`.
 pub fn list(context: &Context, mut query: Query) -> Answer {
     let limit = query.take_limit();
     let filter = RunFilter {
@@ -120,7 +118,6 @@ pub fn list(context: &Context, mut query: Query) -> Answer {
     Ok(reply::list(&items, next))
 }
 
-/// `GET /api/runs/{id}`.
 pub fn get(context: &Context, id: &str) -> Answer {
     let (run, nodes) = context.store.run(id)?;
     let filter = LedgerFilter {
@@ -136,7 +133,6 @@ pub fn get(context: &Context, id: &str) -> Answer {
     Ok(reply::json(200, &view))
 }
 
-/// `DELETE /api/runs/{id}`.
 pub fn delete(context: &Context, id: &str) -> Answer {
     // Named before it is removed, so that an unknown one is a 404.
     context.store.run(id)?;
@@ -146,13 +142,11 @@ pub fn delete(context: &Context, id: &str) -> Answer {
     Ok(reply::empty())
 }
 
-/// `POST /api/runs/{id}/resume`.
 pub fn resume(context: &Context, id: &str) -> Answer {
     context.engine.resume(id)?;
     Ok(reply::json(202, &json!({"runId": id})))
 }
 
-/// `POST /api/runs/{id}/cancel`.
 pub fn cancel(context: &Context, id: &str) -> Answer {
     // Named before it is looked for among those under way, so that an unknown one is a 404.
     context.store.run(id)?;

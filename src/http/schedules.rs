@@ -25,13 +25,11 @@ pub fn set(context: &Context, flow_id: FlowId, body: &[u8]) -> Answer {
     get(context, flow_id)
 }
 
-/// `GET /api/flows/{id}/schedule`.
 pub fn get(context: &Context, flow_id: FlowId) -> Answer {
     let record = context.store.schedule(flow_id)?;
     Ok(reply::json(200, &view(&record)))
 }
 
-/// `DELETE /api/flows/{id}/schedule`.
 pub fn delete(context: &Context, flow_id: FlowId) -> Answer {
     context
         .journal
