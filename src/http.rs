@@ -13,6 +13,7 @@ mod metrics;
 mod optimizations;
 mod prices;
 mod reply;
+mod request;
 mod routes;
 mod runs;
 mod schedules;

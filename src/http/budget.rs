@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use super::Context;
-use super::reply::{self, Answer, Failure, With, read_json};
+use super::reply::{self, Answer, Failure, With};
+use super::request::read_json;
 use crate::budget::{Limit, model_fault, parse_all, version};
 use crate::error::{Error, Fault, Result};
 use crate::event::{FlowId, Timestamp, Usd};

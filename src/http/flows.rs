@@ -3,7 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use super::Context;
-use super::reply::{self, Answer, Query, With, read_json};
+use super::reply::{self, Answer, With};
+use super::request::{Query, read_json};
 use crate::error::{Error, Fault, Result};
 use crate::event::{FlowId, Timestamp};
 use crate::store::{Change, FlowRecord, NewFlow, Receipt};

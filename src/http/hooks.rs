@@ -6,8 +6,8 @@ use serde_json::{Map, Value, json};
 use tiny_http::ResponseBox;
 
 use super::Context;
-use super::reply::{self, Answer, Failure, With, read_json};
-use super::routes::Request;
+use super::reply::{self, Answer, Failure, With};
+use super::request::{Request, read_json};
 use crate::error::{Error, Result};
 use crate::event::{FlowId, RunId, Timestamp};
 use crate::listener::RequestHead;

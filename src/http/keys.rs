@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 
 use super::Context;
 use super::budget::names_faults;
-use super::reply::{self, Answer, Query, With, read_json};
+use super::reply::{self, Answer, With};
+use super::request::{Query, read_json};
 use crate::budget::Budget;
 use crate::error::{Error, Fault};
 use crate::event::Timestamp;

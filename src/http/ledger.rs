@@ -6,7 +6,8 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::Context;
-use super::reply::{self, Answer, Query, With};
+use super::reply::{self, Answer, With};
+use super::request::Query;
 use crate::error::{Error, Result};
 use crate::event::LedgerEntry;
 use crate::listener::Presence;

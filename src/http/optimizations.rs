@@ -4,7 +4,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::Context;
-use super::reply::{self, Answer, Failure, Query, read_json};
+use super::reply::{self, Answer, Failure};
+use super::request::{Query, read_json};
 use crate::error::{Error, Result};
 use crate::event::Timestamp;
 use crate::event::suggestion::{Proposal, Status, Suggestion};

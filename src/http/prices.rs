@@ -4,7 +4,8 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::Context;
-use super::reply::{self, Answer, Query};
+use super::reply::{self, Answer};
+use super::request::Query;
 use crate::error::{Error, Fault};
 use crate::event::Timestamp;
 use crate::providers::prices::{Rates, StoredPrice};

@@ -1,104 +1,19 @@
 //! What a route reads and returns: queries, responses, and errors with the fitting status.
 
 use std::io::{self, Cursor, Read};
-use std::str::FromStr;
 
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use serde_json::json;
 use tiny_http::{HTTPVersion, Header, Response, ResponseBox, StatusCode};
 
-use crate::error::{Error, Fault, Result};
+use crate::error::{Error, Fault};
 use crate::listener::{Denied, RequestHead, ResponseWriter};
 
-/// How many items a list gives unless asked, and at most.
-const LIMIT_DEFAULT: usize = 100;
-const LIMIT_MAX: usize = 1_000;
 /// How much of a stream is sent at a time.
 const PIECE_BYTES: usize = 16 << 10;
 
 /// What a route returns.
 pub type Answer = std::result::Result<ResponseBox, Failure>;
-
-/// The parameters of a query. A route takes out those that it knows and then calls
-/// [`Query::finish`]: one that nobody knows is an error, because a filter with a typing mistake
-/// would give numbers that are wrong.
-pub struct Query {
-    pairs: Vec<(String, String)>,
-    faults: Vec<Fault>,
-}
-
-impl Query {
-    /// Reads what stands behind the `?`.
-    pub fn parse(text: &str) -> Self {
-        let pairs = form_urlencoded::parse(text.as_bytes())
-            .into_owned()
-            .collect();
-        Self {
-            pairs,
-            faults: Vec::new(),
-        }
-    }
-
-    /// Takes a parameter out; an empty one counts as none.
-    pub fn take<T: FromStr<Err: std::fmt::Display>>(&mut self, name: &str) -> Option<T> {
-        let at = self.pairs.iter().position(|(key, _)| key == name)?;
-        let (_, value) = self.pairs.remove(at);
-        if value.is_empty() {
-            return None;
-        }
-        match value.parse() {
-            Ok(value) => Some(value),
-            Err(error) => {
-                self.faults.push(Fault::new(name, error.to_string()));
-                None
-            }
-        }
-    }
-
-    /// Takes `limit` out, within its bounds.
-    pub fn take_limit(&mut self) -> usize {
-        let limit: Option<usize> = self.take("limit");
-        if limit.is_some_and(|limit| !(1..=LIMIT_MAX).contains(&limit)) {
-            self.faults.push(Fault::new(
-                "limit",
-                format!("must be between 1 and {LIMIT_MAX}"),
-            ));
-        }
-        limit.unwrap_or(LIMIT_DEFAULT)
-    }
-
-    /// Says what was wrong.
-    pub fn finish(mut self) -> Result<()> {
-        for (name, _) in self.pairs {
-            self.faults
-                .push(Fault::new(name, "is not a parameter of this route"));
-        }
-        if self.faults.is_empty() {
-            return Ok(());
-        }
-        Err(Error::Invalid {
-            message: "the query cannot be read".into(),
-            faults: self.faults,
-        })
-    }
-}
-
-/// Reads a body as JSON.
-///
-/// # Errors
-/// A [`Failure`] of 400 with line and column for what is not JSON; of 422 for what is not of the
-/// form wanted.
-pub fn read_json<T: DeserializeOwned>(body: &[u8]) -> std::result::Result<T, Failure> {
-    serde_json::from_slice(body).map_err(|error| {
-        let (status, code) = if error.is_data() {
-            (422, "invalid")
-        } else {
-            (400, "invalid_json")
-        };
-        Failure::new(status, code, format!("the body cannot be read: {error}"))
-    })
-}
 
 /// Sets a header of a response.
 pub trait With {

@@ -1,52 +1,15 @@
 //! The table of routes.
 
-use std::time::Duration;
-
 use tiny_http::Method::{self, Delete, Get, Options, Post, Put};
 
-use super::reply::{self, Answer, Failure, Query};
+use super::reply::{self, Answer, Failure};
+use super::request::Request;
 use super::{
     Context, assets, budget, flows, health, hooks, keys, ledger, metrics, optimizations, prices,
     runs, schedules,
 };
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::listener::{Presence, RequestBody, RequestHead};
-
-const BODY_BYTES_MAX: u64 = 4 << 20;
-const BODY_TIME_MAX: Duration = Duration::from_secs(30);
-
-/// A request to a route.
-pub struct Request<'a, 'b> {
-    pub head: &'a RequestHead,
-    pub client: Presence,
-    /// The segment of the path that the `*` of the route stands for.
-    pub name: &'a str,
-    body: &'a mut RequestBody<'b>,
-}
-
-impl Request<'_, '_> {
-    /// Reads the body. A route that does not call this takes none.
-    pub fn body(&mut self) -> std::result::Result<Vec<u8>, Failure> {
-        Ok(self.body.read(BODY_BYTES_MAX, BODY_TIME_MAX)?)
-    }
-
-    fn query(&self) -> Query {
-        let (_, query) = self.head.target.split_once('?').unwrap_or_default();
-        Query::parse(query)
-    }
-
-    fn flow(&self) -> Result<i64> {
-        let id = self.name;
-        id.parse()
-            .map_err(|_| Error::NotFound(format!("flow `{id}`; a flow's id is a number")))
-    }
-
-    fn suggestion(&self) -> Result<i64> {
-        let id = self.name;
-        id.parse()
-            .map_err(|_| Error::NotFound(format!("suggestion `{id}`; its id is a number")))
-    }
-}
 
 type Route = fn(&Context, &mut Request<'_, '_>) -> Answer;
 

@@ -8,7 +8,8 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::Context;
-use super::reply::{self, Answer, Failure, Query, With, read_json};
+use super::reply::{self, Answer, Failure, With};
+use super::request::{Query, read_json};
 use crate::error::{Error, Fault, Result};
 use crate::event::{FlowId, LedgerEntry, RunId, RunStatus, Seq, Timestamp, Usd, preview};
 use crate::listener::Presence;

@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use super::Context;
-use super::reply::{self, Answer, read_json};
+use super::reply::{self, Answer};
+use super::request::read_json;
 use crate::engine::checked_input;
 use crate::error::{Error, Fault, Result};
 use crate::event::{FlowId, Timestamp};
