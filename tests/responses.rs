@@ -104,3 +104,22 @@ fn a_client_that_leaves_in_its_body_gets_no_answer() {
         server.get("/api/health").status == 200
     });
 }
+
+#[test]
+fn a_head_request_gets_no_body_and_keeps_its_connection() {
+    let server = TestServer::start();
+    let mut stream = server.connect();
+    for path in ["/api/ledger.csv", "/api/flows", "/"] {
+        let head = format!("HEAD {path} HTTP/1.1\r\nhost: localhost\r\n\r\n");
+        stream.write_all(head.as_bytes()).unwrap();
+    }
+    let last = "GET /nothing HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    stream.write_all(last.as_bytes()).unwrap();
+    let answers = to_the_end(&mut stream);
+    let heads: Vec<&str> = answers.split("\r\n\r\n").collect();
+    assert_eq!(heads.len(), 5, "{answers}");
+    for head in &heads[..3] {
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{answers}");
+    }
+    assert!(heads[3].starts_with("HTTP/1.1 404 "), "{answers}");
+}

@@ -109,29 +109,31 @@ fn response(status: u16, body: impl Read + Send + 'static, length: Option<usize>
 /// Sends a response: printed where its length is known, else in pieces as they are made.
 pub fn send(response: ResponseBox, head: &RequestHead, writer: &mut ResponseWriter<'_>) {
     let status = response.status_code().0;
+    let without_body = head.method == "HEAD";
+    let response = response.with("referrer-policy", "no-referrer");
     let Some(length) = response.data_length() else {
-        return send_stream(response, writer);
+        return send_stream(response, without_body, writer);
     };
     let response = response
         .with("server", "flowledger")
-        .with("x-content-type-options", "nosniff")
-        .with("referrer-policy", "no-referrer");
-    let without_body = head.method == "HEAD";
+        .with("x-content-type-options", "nosniff");
     // Also to a client of HTTP/1.0: nothing in it is beyond that.
     writer.print(status, length, |out| {
         response.raw_print(out, HTTPVersion(1, 1), &[], without_body, None)
     });
 }
 
-fn send_stream(response: ResponseBox, writer: &mut ResponseWriter<'_>) {
+fn send_stream(response: ResponseBox, without_body: bool, writer: &mut ResponseWriter<'_>) {
     let headers = response.headers().to_vec();
     let fields: Vec<(&str, &str)> = headers
         .iter()
         .map(|header| (header.field.as_str().as_str(), header.value.as_str()))
-        .chain([("referrer-policy", "no-referrer")])
         .collect();
     if !writer.begin(response.status_code().0, &fields) {
         return;
+    }
+    if without_body {
+        return writer.end();
     }
     let mut reader = response.into_reader();
     let mut piece = vec![0; PIECE_BYTES];
