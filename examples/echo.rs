@@ -1,4 +1,4 @@
-//! Sends every text and binary message back, through flowledger's own gate, handshake, reader,
+//! Sends every text and binary message back, through flowledger's own listener, handshake, reader,
 //! writer and outbox: what Autobahn's fuzzing client is pointed at (`make conformance`), and what
 //! tests/conformance.rs talks to in its own process.
 //!
@@ -7,7 +7,6 @@
 #![allow(clippy::expect_used, clippy::panic)]
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -66,7 +65,7 @@ impl Replay for NothingMissed {
     }
 }
 
-/// Echoes to whoever connects to `listener`. There is no HTTP server behind this gate.
+/// Echoes to whoever connects to `listener`. No other requests are answered.
 pub fn start(listener: TcpListener) -> Result<Listener> {
     let sockets = Sockets {
         handler: Arc::new(Echo::default()),
@@ -79,17 +78,9 @@ pub fn start(listener: TcpListener) -> Result<Listener> {
             outbox_bytes: 4 * MESSAGE_BYTES_MAX,
         },
     };
-    let no_backend = PathBuf::from("/nonexistent");
     // Whatever thread ends: there is nothing to be put in order.
     let on_fatal = Arc::new(|name: &str| eprintln!("the thread {name} panicked"));
-    Listener::start(
-        listener,
-        no_backend,
-        None,
-        Rules::default(),
-        sockets,
-        on_fatal,
-    )
+    Listener::start(listener, Vec::new(), Rules::default(), sockets, on_fatal)
 }
 
 fn main() {
@@ -98,7 +89,7 @@ fn main() {
     });
     let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
         .unwrap_or_else(|error| panic!("cannot listen on port {port}: {error}"));
-    let listener = start(listener).expect("the gate starts");
+    let listener = start(listener).expect("the listener starts");
     println!("listening on ws://{}/ws", listener.address());
     loop {
         std::thread::park();

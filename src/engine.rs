@@ -17,6 +17,7 @@ mod work;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crossbeam_channel::{Sender, bounded, unbounded};
 use serde_json::Value;
@@ -92,6 +93,18 @@ impl Accepted {
     /// [`Error::Stopping`] when the server stops before; the run goes on at the next start.
     pub fn wait(&self) -> Result<()> {
         self.over.recv_ref().map_err(|_| Error::Stopping)
+    }
+
+    /// Waits for at most `time`. Returns whether the run is over and its end is committed.
+    ///
+    /// # Errors
+    /// As [`Accepted::wait`].
+    pub fn wait_for(&self, time: Duration) -> Result<bool> {
+        match self.over.recv_timeout(time) {
+            Ok(()) => Ok(true),
+            Err(oneshot::RecvTimeoutError::Timeout) => Ok(false),
+            Err(oneshot::RecvTimeoutError::Disconnected) => Err(Error::Stopping),
+        }
     }
 }
 

@@ -39,7 +39,7 @@ use self::operation::Operation;
 use self::protocol::{ErrorResponse, Protocol, Refusal};
 use crate::calls::Calls;
 use crate::error::{Error, Result};
-use crate::listener::{Denied, RequestHandler, RequestHead, ResponseWriter};
+use crate::listener::{Auth, Denied, RequestBody, RequestHandler, RequestHead, ResponseWriter};
 use crate::providers::{ClientKey, Providers};
 use crate::secret::Secret;
 use crate::store::Store;
@@ -47,6 +47,8 @@ use crate::threads::Threads;
 
 /// The largest body of a request: images come in base64.
 const BODY_BYTES_MAX: u64 = 32 << 20;
+/// How long a body may take: the largest over a slow line.
+const BODY_TIME_MAX: Duration = Duration::from_secs(120);
 /// For how long an answer is read on when its client has left, unless the provider's setting says
 /// otherwise.
 const DRAIN_MAX: Duration = Duration::from_secs(30);
@@ -323,23 +325,29 @@ impl Gateway {
 
 impl RequestHandler for Gateway {
     fn takes(&self, head: &RequestHead) -> bool {
-        // What pages of other origins may do is asked of the server behind.
+        // The API tells pages of other origins what they may do.
         head.path().starts_with("/v1/") && head.method != "OPTIONS"
     }
 
-    fn body_bytes_max(&self) -> u64 {
-        BODY_BYTES_MAX
-    }
-
-    fn admit(&self, head: &RequestHead) -> Result<(), Denied> {
+    fn admit(&self, head: &RequestHead, _: &Auth) -> Result<(), Denied> {
         self.client(head)
             .map(drop)
             .map_err(|refusal| Denied::new(refusal.status, refusal.code, refusal.message))
     }
 
-    fn answer(&self, head: &RequestHead, body: Vec<u8>, reply: &mut ResponseWriter<'_>) {
+    fn answer(
+        &self,
+        head: &RequestHead,
+        body: &mut RequestBody<'_>,
+        reply: &mut ResponseWriter<'_>,
+    ) {
         let protocol = Protocol::of(head);
-        if let Err(told) = self.route(head, &body, reply) {
+        let refused = |denied: Denied| {
+            let refusal = Refusal::new(denied.status, denied.code, denied.message);
+            Box::new(ErrorResponse::Ours(refusal))
+        };
+        let body = body.read(BODY_BYTES_MAX, BODY_TIME_MAX).map_err(refused);
+        if let Err(told) = body.and_then(|body| self.route(head, &body, reply)) {
             tell(protocol, &told, reply);
         }
         if let Some(status) = reply.status() {

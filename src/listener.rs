@@ -1,94 +1,121 @@
 //! The public listener: one port for the page, the API and the WebSocket.
 //!
-//! It reads each request's head with a limit and a deadline, turns away who may not come in,
-//! takes `/ws` for itself, gives what a [`RequestHandler`] wants to it, and passes everything else on to the
-//! HTTP server behind it, which listens on a private Unix socket: one connection there for each
-//! request, so that the end of the answer is the end of the stream, and limits hold for every
-//! request of a kept-alive connection.
+//! Each connection has a thread. It reads each request's head with a limit and a deadline, refuses
+//! requests that may not come in, upgrades `/ws` itself, and lets a [`RequestHandler`] answer all
+//! others. Limits hold for every request of a kept-alive connection.
 
 mod auth;
-mod connection_limit;
-mod relay;
+mod connections;
+mod request_body;
 mod request_head;
 mod response_writer;
 
-use std::collections::HashMap;
-use std::io::{self, Read, Write};
+use std::cell::Cell;
+use std::io::{self, Read};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 
 pub use auth::{Auth, Denied};
+pub use request_body::RequestBody;
 pub use request_head::RequestHead;
-pub use response_writer::{Presence, RequestHandler, ResponseWriter};
+pub use response_writer::{Presence, ResponseWriter};
 
-use self::connection_limit::{ConnectionLimit, ConnectionPermit, Full};
-use self::request_head::BadRequestHead;
-use self::response_writer::Bodies;
+use self::auth::is_probe;
+use self::connections::{ConnectionPermit, Connections, Full, Kind};
+use self::request_body::BodyBytes;
+use self::request_head::{BadRequestHead, Body};
 use crate::error::{Error, Result};
+use crate::flow::TEMPLATE_STACK_BYTES_MIN;
 use crate::threads::{OnFatal, Threads, vital};
 use crate::websocket::{self, Sockets, Upgrade};
 
 /// How long a head may take from its first byte (for the first one: from the connection's start).
 const HEAD_TIME_MAX: Duration = Duration::from_secs(5);
+/// The same for a connection that may only probe: such places are few.
+const PROBE_HEAD_TIME_MAX: Duration = Duration::from_secs(1);
 /// How long a kept-alive connection may be idle.
 const IDLE_TIME_MAX: Duration = Duration::from_secs(60);
-/// How long an answer may make no progress because the client does not read.
+/// How long a response may make no progress because the client does not read.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
-/// How much is read from a client at a time.
+/// How much of a head is read at a time.
 const READ_BYTES: usize = 4 << 10;
-/// Stack of a connection's thread: JSON that nests as deep as it may, calls to providers over TLS, and
-/// the tokenizer that estimates what they did not count are its deepest work. What is not touched takes no memory, hence nothing of an idle WebSocket.
-/// A build that is not optimised takes several times as much.
-const STACK_BYTES: usize = if cfg!(debug_assertions) {
-    2 << 20
-} else {
-    512 << 10
-};
+/// Stack of a connection's thread: routes read templates on it. Untouched pages take no memory, so
+/// an idle WebSocket does not pay for it.
+const STACK_BYTES: usize = TEMPLATE_STACK_BYTES_MIN;
 /// How long accepting pauses when descriptors or memory have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long a connection that is cut at the end may take to notice.
 const CUT_TIME: Duration = Duration::from_millis(200);
 /// How often the log says that accepting fails.
 const ACCEPT_LOG_INTERVAL: Duration = Duration::from_secs(5);
+/// After a refusal, what the client still sends is dropped for this long, so that the system does
+/// not answer it with a reset that overtakes the refusal.
+const LINGER_TIME: Duration = Duration::from_millis(500);
 
 /// Who may come in, and how often.
 #[derive(Clone, Debug, Default)]
 pub struct Rules {
-    /// Who may.
     pub access: Auth,
-    /// How many connections one address may have at a time, requests and WebSockets together. Where
-    /// nothing is said, 256 for other machines, and as many as there may be in all for this one.
+    /// Limits the connections of one address, requests and WebSockets together. By default, 256
+    /// for other machines, and as many as there may be in all for this one.
     pub connections_per_address: Option<usize>,
+}
+
+/// Answers requests in the thread of their connection.
+pub trait RequestHandler: Send + Sync {
+    /// Whether a request is for this handler. Only `Host` and `Origin` were checked.
+    fn takes(&self, head: &RequestHead) -> bool;
+
+    /// Checks a request before its body is read. By default, the server's token is required.
+    ///
+    /// # Errors
+    /// Why the request is refused.
+    fn admit(&self, head: &RequestHead, auth: &Auth) -> std::result::Result<(), Denied> {
+        auth.check_token(head)
+    }
+
+    /// Answers a request. A body that is not read ends the connection.
+    fn answer(
+        &self,
+        head: &RequestHead,
+        body: &mut RequestBody<'_>,
+        response: &mut ResponseWriter<'_>,
+    );
+
+    /// The JSON of a refusal, in the form that clients of this handler expect.
+    fn refusal(&self, _head: &RequestHead, denied: &Denied) -> Vec<u8> {
+        error_body(denied)
+    }
+}
+
+/// How the API says why a request is refused.
+fn error_body(denied: &Denied) -> Vec<u8> {
+    serde_json::json!({"error": {"code": denied.code, "message": denied.message}})
+        .to_string()
+        .into_bytes()
 }
 
 /// What connections need.
 struct Shared {
     access: Auth,
     sockets: Sockets,
-    backend: PathBuf,
-    direct: Option<Arc<dyn RequestHandler>>,
-    bodies: Bodies,
-    stopping: AtomicBool,
-    places: Arc<ConnectionLimit>,
-    open: Mutex<HashMap<u64, Open>>,
+    /// The first that takes a request answers it.
+    handlers: Vec<Arc<dyn RequestHandler>>,
+    body_bytes: BodyBytes,
+    is_stopping: Arc<AtomicBool>,
+    connections: Arc<Connections>,
     threads: Threads,
 }
 
-/// A connection that is open, so that it can be ended.
-struct Open {
-    stream: Arc<TcpStream>,
-    is_socket: bool,
-}
-
 impl Shared {
-    fn open(&self) -> MutexGuard<'_, HashMap<u64, Open>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    fn handler(&self, head: &RequestHead) -> Option<&dyn RequestHandler> {
+        let mut handlers = self.handlers.iter();
+        handlers.find(|it| it.takes(head)).map(|it| &**it)
     }
 }
 
@@ -101,12 +128,10 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Listens on `listener`; HTTP requests go to `direct` where it takes them, else to the server at
-    /// the Unix socket `backend`.
+    /// Accepts connections of `listener`. The first of `handlers` that takes a request answers it.
     pub fn start(
         listener: TcpListener,
-        backend: PathBuf,
-        direct: Option<Arc<dyn RequestHandler>>,
+        handlers: Vec<Arc<dyn RequestHandler>>,
         rules: Rules,
         sockets: Sockets,
         on_fatal: OnFatal,
@@ -118,12 +143,10 @@ impl Listener {
         let shared = Arc::new(Shared {
             access: rules.access,
             sockets,
-            backend,
-            direct,
-            bodies: Bodies::default(),
-            stopping: AtomicBool::new(false),
-            places: ConnectionLimit::new(rules.connections_per_address),
-            open: Mutex::default(),
+            handlers,
+            body_bytes: BodyBytes::default(),
+            is_stopping: Arc::default(),
+            connections: Connections::new(rules.connections_per_address),
             threads: Threads::default(),
         });
         let acceptor = {
@@ -143,25 +166,21 @@ impl Listener {
         self.address
     }
 
-    /// Accepts no more, and wakes connections that wait for their next request. Answers under
-    /// way go on.
+    /// Accepts no more, and wakes connections that wait for their next request. Requests under
+    /// way are still answered.
     pub fn stop_accepting(&self) {
-        self.shared.stopping.store(true, Ordering::SeqCst);
+        self.shared.is_stopping.store(true, Ordering::SeqCst);
         // Wakes `accept`: on Linux it returns an error once the socket is shut down.
         let _ = SockRef::from(&*self.listener).shutdown(Shutdown::Both);
-        for open in self.shared.open().values().filter(|open| !open.is_socket) {
-            let _ = open.stream.shutdown(Shutdown::Read);
-        }
+        self.shared.connections.close();
     }
 
-    /// Waits for all connections to end; a little before the deadline, those that have not (a
-    /// client that reads nothing, say) are cut. Gives how many are left even then.
+    /// Waits for all connections to end. A little before the deadline, the rest (a client that
+    /// reads nothing, for example) is cut. Returns how many are left even then.
     pub fn join(self, deadline: Instant) -> usize {
         let _ = self.acceptor.join();
         if self.shared.threads.join(deadline - CUT_TIME) > 0 {
-            for open in self.shared.open().values() {
-                let _ = open.stream.shutdown(Shutdown::Both);
-            }
+            self.shared.connections.cut();
         }
         self.shared.threads.join(deadline)
     }
@@ -172,7 +191,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
     let mut logged_at: Option<Instant> = None;
     loop {
         let accepted = listener.accept();
-        if shared.stopping.load(Ordering::SeqCst) {
+        if shared.is_stopping.load(Ordering::SeqCst) {
             return;
         }
         match accepted {
@@ -203,100 +222,45 @@ fn is_of_one_client(error: &io::Error) -> bool {
     )
 }
 
-/// Gives a connection a thread of its own, or turns it away.
+/// Gives a connection a thread of its own, or refuses it.
 fn admit(shared: &Arc<Shared>, stream: TcpStream, address: SocketAddr, number: u64) {
     let stream = Arc::new(stream);
-    let known = match Known::new(shared, number, &stream, address) {
-        Ok(known) => known,
-        Err(full) => return turn_away(&stream, &full),
+    let permit = match shared.connections.open(number, &stream, address.ip()) {
+        Ok(permit) => permit,
+        Err(full) => {
+            let (status, code) = match full {
+                Full::All => (503, "busy"),
+                Full::Address(_) => (429, "too_many_connections"),
+            };
+            let message = format!("{full}; try again in a second");
+            return refuse_at_once(shared, &stream, &Denied::new(status, code, message));
+        }
     };
-    let thread =
-        {
-            let (shared, stream) = (Arc::clone(shared), Arc::clone(&stream));
-            // On the heap, since the stack of what may become the reader of a WebSocket is dear.
-            let connection = Box::new(Connection {
-                shared,
-                stream,
-                address,
-                buffer: Vec::new(),
-                known,
-            });
-            connection.shared.clone().threads.spawn(
-                format!("conn-{number}"),
-                STACK_BYTES,
-                move || connection.serve(),
-            )
-        };
+    // On the heap, since the stack of a future WebSocket reader is dear.
+    let connection = Box::new(Connection {
+        shared: Arc::clone(shared),
+        stream: Arc::clone(&stream),
+        address,
+        buffer: Vec::new(),
+        permit,
+    });
+    let name = format!("conn-{number}");
+    let thread = shared
+        .threads
+        .spawn(name, STACK_BYTES, move || connection.serve());
     if let Err(error) = thread {
         log::error!("{error}");
-        let denied = Denied::new(503, "busy", "no thread to be had; try again in a second");
-        answer_at_once(&stream, &denied);
+        let denied = Denied::new(503, "busy", "no free thread; try again in a second");
+        refuse_at_once(shared, &stream, &denied);
     }
-}
-
-fn turn_away(stream: &TcpStream, full: &Full) {
-    let (status, code) = match full {
-        Full::All => (503, "busy"),
-        Full::Address(_) => (429, "too_many_connections"),
-    };
-    let message = format!("{full}; try again in a second");
-    answer_at_once(stream, &Denied::new(status, code, message));
 }
 
 /// Answers from the accepting thread, which must not wait.
-fn answer_at_once(mut stream: &TcpStream, denied: &Denied) {
+fn refuse_at_once(shared: &Shared, stream: &Arc<TcpStream>, denied: &Denied) {
     let _ = stream.set_nonblocking(true);
-    let body = relay::error_body(denied);
-    let _ = stream.write(&relay::error_response(denied, &body, None));
-}
-
-/// A connection that is known to the listener, so that it can be ended.
-struct Known {
-    shared: Arc<Shared>,
-    number: u64,
-    place: ConnectionPermit,
-}
-
-impl Known {
-    fn new(
-        shared: &Arc<Shared>,
-        number: u64,
-        stream: &Arc<TcpStream>,
-        address: SocketAddr,
-    ) -> std::result::Result<Self, Full> {
-        let place = shared.places.take(address.ip())?;
-        let mut open = shared.open();
-        // Looked at under the lock under which `stop_accepting` wakes all that are open: nobody
-        // comes in behind its back and is waited for.
-        if shared.stopping.load(Ordering::SeqCst) {
-            return Err(Full::All);
-        }
-        let is_socket = false;
-        let stream = Arc::clone(stream);
-        open.insert(number, Open { stream, is_socket });
-        Ok(Self {
-            shared: Arc::clone(shared),
-            number,
-            place,
-        })
-    }
-
-    /// From now on it counts as a WebSocket. Gives whether there is a place for another.
-    fn become_socket(&mut self) -> bool {
-        let mut open = self.shared.open();
-        // As above: what is woken at the end could no longer say goodbye as a WebSocket does.
-        let becomes = !self.shared.stopping.load(Ordering::SeqCst) && self.place.become_socket();
-        if becomes && let Some(open) = open.get_mut(&self.number) {
-            open.is_socket = true;
-        }
-        becomes
-    }
-}
-
-impl Drop for Known {
-    fn drop(&mut self) {
-        self.shared.open().remove(&self.number);
-    }
+    let is_unread = Cell::new(true);
+    let mut response = ResponseWriter::new(stream, &shared.is_stopping, &is_unread);
+    response.refuse(denied, &error_body(denied));
 }
 
 /// One connection, in a thread of its own.
@@ -304,9 +268,9 @@ struct Connection {
     shared: Arc<Shared>,
     stream: Arc<TcpStream>,
     address: SocketAddr,
-    /// What was read and not used yet.
+    /// Read from the client, but not used yet.
     buffer: Vec<u8>,
-    known: Known,
+    permit: ConnectionPermit,
 }
 
 /// What follows a request.
@@ -347,7 +311,7 @@ impl Connection {
             };
             first = false;
             match self.handle(&head) {
-                Next::KeepAlive if !self.shared.stopping.load(Ordering::SeqCst) => {}
+                Next::KeepAlive if !self.shared.is_stopping.load(Ordering::SeqCst) => {}
                 Next::KeepAlive | Next::Close => return None,
                 Next::Refuse(denied) => {
                     self.refuse(&denied, Some(&head));
@@ -359,27 +323,50 @@ impl Connection {
     }
 
     fn handle(&mut self, head: &RequestHead) -> Next {
-        let access = &self.shared.access;
-        if let Some(direct) = self.shared.direct.as_ref().filter(|it| it.takes(head)) {
-            if let Err(denied) = access.check_source(head) {
-                return Next::Refuse(denied);
-            }
-            let origin = access.allowed_origin(head);
-            let (bodies, buffer) = (&self.shared.bodies, &mut self.buffer);
-            return response_writer::request(&**direct, bodies, &self.stream, buffer, head, origin);
-        }
-        // The server behind understands nothing else.
-        if let Some((name, _)) = head.fields().find(|(_, value)| !value.is_ascii()) {
-            let message = format!("the request cannot be read: field {name} is not ASCII");
-            return refuse(400, "bad_request", &message);
-        }
-        if let Err(denied) = access.check(head) {
+        if let Err(denied) = self.shared.access.check_source(head) {
             return Next::Refuse(denied);
         }
-        if head.path() == "/ws" {
-            return self.upgrade(head);
+        if self.permit.kind() == Kind::Probe && !is_probe(head) {
+            return refuse(503, "busy", "too many connections; try again in a second");
         }
-        relay::request(&self.shared.backend, &self.stream, &mut self.buffer, head)
+        if head.path() == "/ws" {
+            return match self.shared.access.check_token(head) {
+                Ok(()) => self.upgrade(head),
+                Err(denied) => Next::Refuse(denied),
+            };
+        }
+        self.exchange(head)
+    }
+
+    /// Has a request answered. Not inlined, because a thread that becomes the reader of a
+    /// WebSocket would carry its stack for days.
+    #[inline(never)]
+    fn exchange(&mut self, head: &RequestHead) -> Next {
+        let shared = &self.shared;
+        let Some(handler) = shared.handler(head) else {
+            return refuse(404, "not_found", "there is nothing but /ws here");
+        };
+        let is_unread = Cell::new(head.body != Body::Length(0));
+        let keep_alive = head.keeps_alive() && self.permit.kind() == Kind::Http;
+        let origin = shared.access.allowed_origin(head);
+        let mut response = ResponseWriter::new(&self.stream, &shared.is_stopping, &is_unread)
+            .to(head, keep_alive, origin);
+        match handler.admit(head, &shared.access) {
+            Ok(()) => {
+                let (client, buffer) = (&self.stream, &mut self.buffer);
+                let bytes = &shared.body_bytes;
+                let mut body = RequestBody::new(client, buffer, head, &is_unread, bytes);
+                handler.answer(head, &mut body, &mut response);
+            }
+            Err(denied) => response.refuse(&denied, &handler.refusal(head, &denied)),
+        }
+        if response.is_complete() && response.keeps_alive() {
+            return Next::KeepAlive;
+        }
+        if response.is_complete() && is_unread.get() {
+            linger(&self.stream);
+        }
+        Next::Close
     }
 
     /// Answers with what is needed to become a WebSocket.
@@ -398,7 +385,7 @@ impl Connection {
                 );
             }
         };
-        if !self.known.become_socket() {
+        if !self.permit.become_websocket() {
             return refuse(503, "busy", "too many WebSocket clients; try again later");
         }
         let upgrade = Upgrade {
@@ -423,24 +410,25 @@ impl Connection {
     #[inline(never)]
     fn refuse_for_threads(&self, why: &str) {
         log::error!("{why}; raise the limit on threads (ulimit -u, TasksMax)");
-        let message = "no thread to be had; try again later";
+        let message = "no free thread; try again later";
         self.refuse(&Denied::new(503, "busy", message), None);
     }
 
-    /// Reads the next head: none when the client is gone or has nothing more to ask.
+    /// Reads the next head. Returns none when the client has left, or has sent no request in time.
     fn read_head(&mut self, first: bool) -> std::result::Result<Option<RequestHead>, Denied> {
-        let begins_now = first || !self.buffer.is_empty();
-        let mut deadline = Instant::now()
-            + if begins_now {
-                HEAD_TIME_MAX
-            } else {
-                IDLE_TIME_MAX
-            };
-        let mut idle = !begins_now;
+        let time_max = match self.permit.kind() {
+            Kind::Probe => PROBE_HEAD_TIME_MAX,
+            _ => HEAD_TIME_MAX,
+        };
+        let mut is_idle = !first && self.buffer.is_empty();
+        let mut deadline = Instant::now() + if is_idle { IDLE_TIME_MAX } else { time_max };
+        if is_idle {
+            self.permit.set_idle();
+        }
         loop {
             match RequestHead::parse(&self.buffer) {
                 Ok(Some((head, length))) => {
-                    // Behind the head there is seldom anything, and then no buffer is kept.
+                    // There is seldom anything behind the head, and then no buffer is kept.
                     self.buffer = self.buffer.split_off(length);
                     return Ok(Some(head));
                 }
@@ -449,18 +437,19 @@ impl Connection {
             }
             match read_some(&self.stream, &mut self.buffer, READ_BYTES, deadline) {
                 Ok(0) => return Ok(None),
-                Ok(_) if idle => {
-                    idle = false;
-                    deadline = Instant::now() + HEAD_TIME_MAX;
+                Ok(_) if is_idle => {
+                    if !self.permit.set_busy() {
+                        return Ok(None);
+                    }
+                    is_idle = false;
+                    deadline = Instant::now() + time_max;
                 }
                 Ok(_) => {}
                 Err(error)
                     if error.kind() == io::ErrorKind::TimedOut && !self.buffer.is_empty() =>
                 {
-                    let message = format!(
-                        "the request's head took longer than {} s",
-                        HEAD_TIME_MAX.as_secs()
-                    );
+                    let seconds = time_max.as_secs();
+                    let message = format!("the request's head took longer than {seconds} s");
                     return Err(Denied::new(408, "timeout", message));
                 }
                 Err(_) => return Ok(None),
@@ -468,22 +457,31 @@ impl Connection {
         }
     }
 
-    /// `head` is what is known of the request: whoever would have answered it says it in its own way.
+    /// Refuses a request and ends the connection. `head` is what is known of the request: its
+    /// handler chooses the form of the refusal.
     fn refuse(&self, denied: &Denied, head: Option<&RequestHead>) {
-        let origin = head.and_then(|head| self.shared.access.allowed_origin(head));
-        let direct = self.shared.direct.as_deref();
-        let body = head
-            .zip(direct)
-            .filter(|(head, direct)| direct.takes(head))
-            .map_or_else(
-                || relay::error_body(denied),
-                |(head, direct)| direct.refusal(head, denied),
-            );
-        let response = relay::error_response(denied, &body, origin);
-        if (&*self.stream).write_all(&response).is_ok() {
-            relay::linger(&self.stream);
+        let shared = &self.shared;
+        let handler = head.and_then(|head| Some((head, shared.handler(head)?)));
+        let body = handler.map_or_else(
+            || error_body(denied),
+            |(head, handler)| handler.refusal(head, denied),
+        );
+        let is_unread = Cell::new(true);
+        let mut response = ResponseWriter::new(&self.stream, &shared.is_stopping, &is_unread);
+        if let Some(head) = head {
+            response = response.to(head, false, shared.access.allowed_origin(head));
+        }
+        response.refuse(denied, &body);
+        if response.is_complete() {
+            linger(&self.stream);
         }
     }
+}
+
+/// Says that nothing more follows, and waits a little for the client to take it.
+fn linger(stream: &TcpStream) {
+    let _ = stream.shutdown(Shutdown::Write);
+    websocket::drain(stream, LINGER_TIME);
 }
 
 fn refuse(status: u16, code: &'static str, message: &str) -> Next {
@@ -498,7 +496,7 @@ fn bad_head(error: &BadRequestHead) -> Denied {
     Denied::new(status, code, error.to_string())
 }
 
-/// Appends what comes next to `buffer`, at most so many bytes. Gives 0 at the end of the stream.
+/// Appends what comes next to `buffer`, at most `bytes_max`. Returns 0 at the end of the stream.
 ///
 /// # Errors
 /// `TimedOut` when nothing has come by the deadline.

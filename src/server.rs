@@ -1,16 +1,12 @@
 //! Where everything is wired together: `main` and the tests start the same.
 
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use socket2::{Domain, Protocol, Socket, Type};
-use tempfile::TempDir;
 
 use crate::calls::Calls;
 use crate::config::Config;
@@ -18,7 +14,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::event::{Seq, Timestamp};
 use crate::gateway::{Gateway, Keys, Parts, Stats};
-use crate::http::{self, Http};
+use crate::http::{self, HeavyReads, Http};
 use crate::hub::{Hub, Message, Publish};
 use crate::journal::Journal;
 use crate::listener::{Auth, Listener, RequestHandler, Rules};
@@ -43,14 +39,12 @@ const HUB_END_MAX: Duration = Duration::from_millis(1_500);
 const CLIENTS_END_MAX: Duration = Duration::from_millis(2_500);
 const PART_END_MAX: Duration = Duration::from_millis(500);
 /// … and, since together they could take longer than the five seconds in which the whole has to,
-/// how long after the beginning clients are still waited for. HTTP has half a second more.
+/// how long after the beginning clients are still waited for.
 const MOST_END_MAX: Duration = Duration::from_secs(4);
 /// How many connections may wait to be accepted; the system may allow fewer.
 const LISTEN_QUEUE: i32 = 4_096;
 /// How often a waiting shutdown looks.
 const JOIN_POLL: Duration = Duration::from_millis(2);
-/// The longest path that a Unix socket may have everywhere (`sun_path` in `unix(7)`).
-const SOCKET_PATH_BYTES_MAX: usize = 100;
 
 /// Everything but the network: store, journal, hub, providers, engine.
 pub struct Core {
@@ -183,10 +177,7 @@ pub struct Server {
     trials: Arc<Trials>,
     gateway: Arc<Gateway>,
     listener: Listener,
-    http: Http,
     fatal: Receiver<String>,
-    /// Holds the private socket where the data directory's path is too long for one.
-    _socket_dir: Option<TempDir>,
 }
 
 impl Server {
@@ -223,9 +214,7 @@ impl Server {
             stats: Arc::clone(&stats),
         };
         let gateway = Arc::new(Gateway::start(config.gateway.clone(), parts)?);
-        let (socket_path, socket_dir) = socket_path(&config.data)?;
-        let backend = bind_private(&socket_path)?;
-        let context = http::Context {
+        let http = Arc::new(Http::new(http::Context {
             store: Arc::clone(&core.store),
             journal: core.journal.clone(),
             engine: core.engine.clone(),
@@ -236,36 +225,11 @@ impl Server {
             hub: core.hub.clone(),
             keys,
             gateway: stats,
-            origins: config.allow_origins.clone(),
             started,
-        };
-        let http = Http::start(backend, context, Arc::clone(&on_fatal))?;
-        let rules = Rules {
-            access: Auth {
-                token: config.token.clone(),
-                hosts: config.allow_hosts.clone(),
-                origins: config.allow_origins.clone(),
-            },
-            connections_per_address: config.connections_per_address,
-        };
-        let clients = HubClients {
-            hub: core.hub.clone(),
-            store: Arc::clone(&core.store),
-        };
-        let sockets = Sockets {
-            handler: Arc::new(clients),
-            pings: config.pings,
-            limits: Limits::default(),
-        };
-        let direct: Arc<dyn RequestHandler> = gateway.clone();
-        let listener = Listener::start(
-            listener,
-            socket_path,
-            Some(direct),
-            rules,
-            sockets,
-            on_fatal,
-        )?;
+            heavy_reads: HeavyReads::default(),
+        }));
+        let handlers: Vec<Arc<dyn RequestHandler>> = vec![gateway.clone(), http];
+        let listener = listen(config, &core, listener, handlers, on_fatal)?;
         Ok(Self {
             core,
             scheduler,
@@ -275,9 +239,7 @@ impl Server {
             trials,
             gateway,
             listener,
-            http,
             fatal,
-            _socket_dir: socket_dir,
         })
     }
 
@@ -322,8 +284,34 @@ impl Server {
         if left > 0 {
             log::warn!("{left} connections did not end in time");
         }
-        self.http.stop();
     }
+}
+
+fn listen(
+    config: &Config,
+    core: &Core,
+    listener: TcpListener,
+    handlers: Vec<Arc<dyn RequestHandler>>,
+    on_fatal: OnFatal,
+) -> Result<Listener> {
+    let rules = Rules {
+        access: Auth {
+            token: config.token.clone(),
+            hosts: config.allow_hosts.clone(),
+            origins: config.allow_origins.clone(),
+        },
+        connections_per_address: config.connections_per_address,
+    };
+    let clients = HubClients {
+        hub: core.hub.clone(),
+        store: Arc::clone(&core.store),
+    };
+    let sockets = Sockets {
+        handler: Arc::new(clients),
+        pings: config.pings,
+        limits: Limits::default(),
+    };
+    Listener::start(listener, handlers, rules, sockets, on_fatal)
 }
 
 /// Like `TcpListener::bind`, but for the queue: std's has room for 128 connections that were not
@@ -357,40 +345,6 @@ fn save_examples(core: &Core) -> Result<()> {
         }));
     }
     core.journal.commit(changes).map(drop)
-}
-
-/// In the data directory, which is the owner's alone, or, where its path is too long for a Unix
-/// socket, in a temporary one.
-fn socket_path(data: &Path) -> Result<(PathBuf, Option<TempDir>)> {
-    const NAME: &str = "http.sock";
-    let path = data.join(NAME);
-    if path.as_os_str().len() <= SOCKET_PATH_BYTES_MAX {
-        return Ok((path, None));
-    }
-    let dir = tempfile::Builder::new()
-        .prefix("flowledger-")
-        .tempdir()
-        .map_err(Error::io("cannot make a temporary directory"))?;
-    Ok((dir.path().join(NAME), Some(dir)))
-}
-
-fn bind_private(path: &Path) -> Result<UnixListener> {
-    // Left by a process that was killed; the lock on the data directory says that it is gone.
-    if let Err(error) = std::fs::remove_file(path)
-        && error.kind() != std::io::ErrorKind::NotFound
-    {
-        return Err(Error::io(format!("cannot replace {}", path.display()))(
-            error,
-        ));
-    }
-    let listener = UnixListener::bind(path).map_err(Error::io(format!(
-        "cannot make the private socket {}",
-        path.display()
-    )))?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(Error::io(
-        format!("cannot protect the private socket {}", path.display()),
-    ))?;
-    Ok(listener)
 }
 
 /// Waits for a thread, but not for ever: a part that hangs is named instead of hanging the rest.

@@ -33,6 +33,7 @@
 //! - `optimizer_rules`: what is proposed about failures and limits, and what was saved since a
 //!   suggestion was applied.
 //! - `optimizer_trial`: a cheaper model is tried on stored inputs before a flow asks it.
+//! - `overload`: more clients than there are places, threads or descriptors for.
 //! - `page`: what a person sees and does in the page, and pages of other origins.
 //! - `page_savings`: suggestions in the page: how they come, are looked into, applied and taken back.
 //! - `page_spending`: sums in the page: what was spent, by day and by whatever one wants to know.
@@ -41,6 +42,7 @@
 //! - `providers`: what providers answer, refuse and break off, and what the ledger says of it.
 //! - `replay`: what a client missed comes after `since`, once and in order.
 //! - `response_cache`: a stored response is reused if a node allows it.
+//! - `responses`: how a response ends, and what becomes of a body that no route reads.
 //! - `retries`: what a node may do about its failure: try again, ask another, go on without.
 //! - `runs`: the exact messages of a run, well and failing; cancel; restart.
 //! - `triggers`: webhooks, their secrets and keys; schedules, their times missed and run.
@@ -79,6 +81,7 @@ mod optimizer;
 mod optimizer_models;
 mod optimizer_rules;
 mod optimizer_trial;
+mod overload;
 mod page;
 mod page_savings;
 mod page_spending;
@@ -87,6 +90,7 @@ mod prompt_cache;
 mod providers;
 mod replay;
 mod response_cache;
+mod responses;
 mod retries;
 mod runs;
 mod triggers;

@@ -1786,7 +1786,7 @@ fn the_server_stands_every_scenario_and_leaves_no_thread_and_no_descriptor_behin
     }
     say(&format!("{count} scenarios in {:.1?}", began.elapsed()));
     assert!(failed.is_empty(), "failed: {failed:#?}");
-    // The threads of the HTTP servers' pools end by themselves when they have been idle for 5 s.
+    // The last threads may be about to end.
     within(DEADLINE, || threads() == threads_before);
     assert_eq!(threads(), threads_before, "threads were left behind");
     assert_eq!(descriptors(), descriptors_before);

@@ -3,20 +3,19 @@
 use serde_json::{Value, json};
 
 use super::Context;
-use super::reply::{Failure, Reply, read_json};
+use super::reply::{self, Answer, Failure, With};
+use super::request::read_json;
 use crate::budget::{Limit, model_fault, parse_all, version};
 use crate::error::{Error, Fault, Result};
 use crate::event::{FlowId, Timestamp, Usd};
 use crate::store::{BudgetState, Change};
-
-type Answer = std::result::Result<Reply, Failure>;
 
 /// `GET /api/budget`: all budgets, with what is used of them in the present period.
 pub fn get(context: &Context) -> Answer {
     let states = context.store.budgets(Timestamp::now())?;
     let version = version(states.iter().map(|state| &state.budget));
     let budgets: Vec<Value> = states.iter().map(view).collect();
-    let reply = Reply::json(200, &json!({"budgets": budgets, "version": version}));
+    let reply = reply::json(200, &json!({"budgets": budgets, "version": version}));
     Ok(reply.with("etag", format!("\"{version}\"")))
 }
 

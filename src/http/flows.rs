@@ -3,12 +3,11 @@
 use serde_json::{Map, Value, json};
 
 use super::Context;
-use super::reply::{Failure, Query, Reply, read_json};
+use super::reply::{self, Answer, With};
+use super::request::{Query, read_json};
 use crate::error::{Error, Fault, Result};
 use crate::event::{FlowId, Timestamp};
 use crate::store::{Change, FlowRecord, NewFlow, Receipt};
-
-type Answer = std::result::Result<Reply, Failure>;
 
 /// How long a flow's name may be, in bytes.
 const NAME_BYTES_MAX: usize = 200;
@@ -26,10 +25,9 @@ pub fn list(context: &Context, mut query: Query) -> Answer {
     records.truncate(limit);
     let next = records.last().filter(|_| more).map(|record| record.id);
     let items: Vec<Value> = records.iter().map(|record| view(context, record)).collect();
-    Ok(Reply::list(&items, next))
+    Ok(reply::list(&items, next))
 }
 
-/// `POST /api/flows`.
 pub fn create(context: &Context, body: &[u8]) -> Answer {
     let (name, document) = check(context, read_json(body)?)?;
     let change = Change::CreateFlow(NewFlow {
@@ -42,15 +40,13 @@ pub fn create(context: &Context, body: &[u8]) -> Answer {
         return Err(Error::internal("a flow got no number").into());
     };
     let location = format!("/api/flows/{id}");
-    Ok(Reply::json(201, &view(context, &context.store.flow(id)?)).with("location", location))
+    Ok(reply::json(201, &view(context, &context.store.flow(id)?)).with("location", location))
 }
 
-/// `GET /api/flows/{id}`.
 pub fn get(context: &Context, id: FlowId) -> Answer {
-    Ok(Reply::json(200, &view(context, &context.store.flow(id)?)))
+    Ok(reply::json(200, &view(context, &context.store.flow(id)?)))
 }
 
-/// `PUT /api/flows/{id}`.
 pub fn replace(context: &Context, id: FlowId, body: &[u8]) -> Answer {
     let (name, document) = check(context, read_json(body)?)?;
     let flow = NewFlow {
@@ -65,12 +61,11 @@ pub fn replace(context: &Context, id: FlowId, body: &[u8]) -> Answer {
     get(context, id)
 }
 
-/// `DELETE /api/flows/{id}`.
 pub fn delete(context: &Context, id: FlowId) -> Answer {
     context.journal.commit_one(Change::DeleteFlow(id))?;
     context.scheduler.look();
     context.optimizer.look(id);
-    Ok(Reply::empty())
+    Ok(reply::empty())
 }
 
 fn check(context: &Context, body: Value) -> Result<(String, String)> {

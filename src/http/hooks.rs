@@ -2,16 +2,17 @@
 //! of one flow alone.
 
 use serde_json::{Map, Value, json};
-use tiny_http::Request;
 
-use super::reply::{Failure, Reply, read_json};
-use super::{Context, header, headers};
+use tiny_http::ResponseBox;
+
+use super::Context;
+use super::reply::{self, Answer, Failure, With};
+use super::request::{Request, read_json};
 use crate::error::{Error, Result};
 use crate::event::{FlowId, RunId, Timestamp};
+use crate::listener::RequestHead;
 use crate::secret::{Secret, random_hex};
 use crate::store::{Change, Delivery, HookRecord, NewHook, Receipt};
-
-type Answer = std::result::Result<Reply, Failure>;
 
 /// How long an idempotency key may be, in characters.
 const KEY_CHARS_MAX: usize = 200;
@@ -22,7 +23,7 @@ const SLUG_BYTES: usize = 12;
 const TRIGGER: &str = "hook";
 
 /// `PUT /api/flows/{id}/hook`: a webhook with a new secret, which is shown this once.
-pub fn set(context: &Context, flow_id: FlowId, base_url: &str) -> Answer {
+pub fn set(context: &Context, flow_id: FlowId, head: &RequestHead) -> Answer {
     let secret = Secret::random()?;
     let receipt = context.journal.commit_one(Change::SetHook(NewHook {
         flow_id,
@@ -33,19 +34,18 @@ pub fn set(context: &Context, flow_id: FlowId, base_url: &str) -> Answer {
     let Receipt::Hook(slug) = receipt else {
         return Err(Error::internal("a webhook got no name").into());
     };
-    let url = url(base_url, &slug);
+    let url = url(head, &slug);
     let secret = secret.expose();
-    Ok(Reply::json(
+    Ok(reply::json(
         200,
         &json!({"slug": slug, "secret": secret, "url": url}),
     ))
 }
 
-/// `GET /api/flows/{id}/hook`.
-pub fn get(context: &Context, flow_id: FlowId, base_url: &str) -> Answer {
+pub fn get(context: &Context, flow_id: FlowId, head: &RequestHead) -> Answer {
     let hook = context.store.hook(flow_id)?;
-    let url = url(base_url, &hook.slug);
-    Ok(Reply::json(
+    let url = url(head, &hook.slug);
+    Ok(reply::json(
         200,
         &json!({
             "slug": hook.slug,
@@ -56,48 +56,39 @@ pub fn get(context: &Context, flow_id: FlowId, base_url: &str) -> Answer {
     ))
 }
 
-/// `DELETE /api/flows/{id}/hook`.
 pub fn delete(context: &Context, flow_id: FlowId) -> Answer {
     context.journal.commit_one(Change::DeleteHook(flow_id))?;
-    Ok(Reply::empty())
+    Ok(reply::empty())
 }
 
-/// Where the one who asks reaches the server, by its own words.
-pub fn base_url(request: &Request) -> String {
-    let scheme = header(request, "x-forwarded-proto")
+/// The webhook's address, under the name by which the client reaches the server.
+fn url(head: &RequestHead, slug: &str) -> String {
+    let scheme = head
+        .header("x-forwarded-proto")
         .filter(|scheme| scheme.eq_ignore_ascii_case("https"))
         .map_or("http", |_| "https");
-    format!("{scheme}://{}", header(request, "host").unwrap_or_default())
-}
-
-fn url(base_url: &str, slug: &str) -> String {
-    format!("{base_url}/hooks/{slug}")
+    let host = head.header("host").unwrap_or_default();
+    format!("{scheme}://{host}/hooks/{slug}")
 }
 
 /// What a delivery says beside its body.
-pub struct Envelope {
+struct Envelope<'a> {
     /// The secrets that it carries; usually one.
     secrets: Vec<Secret>,
-    /// All `Idempotency-Key` fields.
-    keys: Vec<String>,
+    /// All `Idempotency-Key` headers.
+    keys: Vec<&'a str>,
 }
 
-impl Envelope {
-    /// Reads it from the request's fields.
-    pub fn of(request: &Request) -> Self {
-        let in_field = header(request, "x-flowledger-secret");
-        let bearer = header(request, "authorization").and_then(|value| {
+impl<'a> Envelope<'a> {
+    fn of(head: &'a RequestHead) -> Self {
+        let bearer = head.header("authorization").and_then(|value| {
             let (scheme, token) = value.split_once(' ')?;
-            let is_bearer = scheme.eq_ignore_ascii_case("bearer");
-            is_bearer.then(|| token.trim().to_owned())
+            scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
         });
+        let secrets = head.header("x-flowledger-secret").into_iter().chain(bearer);
         Self {
-            secrets: in_field
-                .into_iter()
-                .chain(bearer)
-                .map(Secret::new)
-                .collect(),
-            keys: headers(request, "idempotency-key").collect(),
+            secrets: secrets.map(Secret::new).collect(),
+            keys: head.all("idempotency-key").collect(),
         }
     }
 
@@ -115,7 +106,7 @@ impl Envelope {
         hook.filter(|_| fitting > 0)
     }
 
-    fn key(&self) -> std::result::Result<Option<&str>, Failure> {
+    fn key(&self) -> std::result::Result<Option<&'a str>, Failure> {
         match self.keys.as_slice() {
             [] => Ok(None),
             [key]
@@ -136,13 +127,14 @@ impl Envelope {
 }
 
 /// `POST /hooks/{slug}`: starts a run of the webhook's flow with the body as its input.
-pub fn deliver(context: &Context, slug: &str, envelope: Envelope, body: &[u8]) -> Answer {
+pub fn deliver(context: &Context, request: &mut Request<'_, '_>) -> Answer {
+    let (slug, envelope) = (request.name, Envelope::of(request.head));
     let hook = context.store.hook_by_slug(slug)?;
     let Some(hook) = envelope.opens(hook) else {
         return Err(unknown());
     };
     let key = envelope.key()?;
-    let input = input(body)?;
+    let input = input(&request.body()?)?;
     if let Some(run_id) = delivered(context, slug, key)? {
         return Ok(repeated(&run_id));
     }
@@ -159,7 +151,7 @@ pub fn deliver(context: &Context, slug: &str, envelope: Envelope, body: &[u8]) -
     match context.engine.execute_with(&flow, input, TRIGGER, taken) {
         Ok(accepted) => {
             let location = format!("/api/runs/{}", accepted.run_id);
-            let reply = Reply::json(202, &json!({"runId": accepted.run_id}));
+            let reply = reply::json(202, &json!({"runId": accepted.run_id}));
             Ok(reply.with("location", location))
         }
         // The same was delivered at the same time, and was first.
@@ -179,9 +171,9 @@ fn delivered(context: &Context, slug: &str, key: Option<&str>) -> Result<Option<
     }
 }
 
-fn repeated(run_id: &RunId) -> Reply {
+fn repeated(run_id: &RunId) -> ResponseBox {
     let location = format!("/api/runs/{run_id}");
-    Reply::json(200, &json!({"runId": run_id})).with("location", location)
+    reply::json(200, &json!({"runId": run_id})).with("location", location)
 }
 
 fn input(body: &[u8]) -> std::result::Result<Value, Failure> {

@@ -5,13 +5,12 @@ use serde_json::{Value, json};
 
 use super::Context;
 use super::budget::names_faults;
-use super::reply::{Failure, Query, Reply, read_json};
+use super::reply::{self, Answer, With};
+use super::request::{Query, read_json};
 use crate::budget::Budget;
 use crate::error::{Error, Fault};
 use crate::event::Timestamp;
 use crate::store::KeyRecord;
-
-type Answer = std::result::Result<Reply, Failure>;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -26,7 +25,7 @@ pub fn list(context: &Context) -> Answer {
     let budgets = context.store.bare_budgets()?;
     let keys = context.store.keys()?;
     let keys: Vec<Value> = keys.iter().map(|key| shown(key, &budgets)).collect();
-    Ok(Reply::list(&keys, None::<i64>))
+    Ok(reply::list(&keys, None::<i64>))
 }
 
 /// `POST /api/keys`: a new one, which is shown this once, and a budget of its own where it is to have
@@ -50,10 +49,9 @@ pub fn create(context: &Context, body: &[u8]) -> Answer {
     let budgets = context.store.bare_budgets().unwrap_or_default();
     let mut shown = shown(&record, &budgets);
     shown["key"] = key.expose().into();
-    Ok(Reply::json(201, &shown).with("location", format!("/api/keys/{}", record.id)))
+    Ok(reply::json(201, &shown).with("location", format!("/api/keys/{}", record.id)))
 }
 
-/// `DELETE /api/keys/{id}?with_budgets`.
 pub fn delete(context: &Context, id: &str, mut query: Query) -> Answer {
     let with_budgets = query.take("with_budgets").unwrap_or(false);
     query.finish()?;
@@ -61,7 +59,7 @@ pub fn delete(context: &Context, id: &str, mut query: Query) -> Answer {
         .parse()
         .map_err(|_| Error::NotFound(format!("key `{id}`; a key's id is a number")))?;
     context.keys.delete(id, with_budgets)?;
-    Ok(Reply::empty())
+    Ok(reply::empty())
 }
 
 fn shown(key: &KeyRecord, budgets: &[Budget]) -> Value {

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::Context;
-use super::reply::{Failure, Query, Reply};
-use crate::error::Result;
+use super::reply::{self, Answer, With};
+use super::request::Query;
+use crate::error::{Error, Result};
 use crate::event::LedgerEntry;
+use crate::listener::Presence;
 use crate::store::{LedgerFilter, Store, Summary, Sums};
-
-type Answer = std::result::Result<Reply, Failure>;
 
 /// How many rows are read at a time for a CSV.
 const CSV_PAGE: usize = 500;
@@ -32,16 +32,17 @@ fn filter(query: &mut Query) -> LedgerFilter {
 }
 
 /// `GET /api/ledger`: rows, newest first.
-pub fn list(context: &Context, mut query: Query) -> Answer {
+pub fn list(context: &Context, mut query: Query, client: &Presence) -> Answer {
     let filter = filter(&mut query);
     let limit = query.take_limit();
     let before = query.take("before");
     query.finish()?;
-    let mut rows = context.store.ledger(&filter, before, limit + 1)?;
+    let read = || context.store.ledger(&filter, before, limit + 1);
+    let mut rows = context.heavy_reads.run(client, read)?;
     let more = rows.len() > limit;
     rows.truncate(limit);
     let next = rows.last().filter(|_| more).map(|row| row.id);
-    Ok(Reply::list(&rows, next))
+    Ok(reply::list(&rows, next))
 }
 
 /// Not `json!`, which would turn exact amounts of money into floating point numbers.
@@ -53,19 +54,19 @@ struct Groups {
     next: (),
 }
 
-/// `GET /api/ledger/summary?group_by`.
-pub fn summary(context: &Context, mut query: Query) -> Answer {
+pub fn summary(context: &Context, mut query: Query, client: &Presence) -> Answer {
     let filter = filter(&mut query);
     let group_by: String = query.take("group_by").unwrap_or_else(|| "model".into());
     query.finish()?;
-    let (items, total) = context.store.summary(&filter, &group_by)?;
+    let read = || context.store.summary(&filter, &group_by);
+    let (items, total) = context.heavy_reads.run(client, read)?;
     let sums = Groups {
         group_by,
         items,
         total,
         next: (),
     };
-    Ok(Reply::json(200, &sums))
+    Ok(reply::json(200, &sums))
 }
 
 /// `GET /api/ledger.csv`: the same rows, read and sent page by page.
@@ -73,7 +74,7 @@ pub fn csv(context: &Context, mut query: Query) -> Answer {
     let filter = filter(&mut query);
     query.finish()?;
     let rows = ledger_csv(Arc::clone(&context.store), filter)?;
-    Ok(Reply::stream("text/csv; charset=utf-8", rows)
+    Ok(reply::stream("text/csv; charset=utf-8", rows)
         .with("content-disposition", "attachment; filename=\"ledger.csv\""))
 }
 
@@ -87,7 +88,9 @@ pub fn ledger_csv(store: Arc<Store>, filter: LedgerFilter) -> Result<impl Read +
         filter,
         before: None,
         ended: false,
-        ready: io::Cursor::new(header()?),
+        ready: io::Cursor::new(
+            header().map_err(Error::io("the names of the columns cannot be encoded"))?,
+        ),
     })
 }
 
@@ -118,85 +121,51 @@ impl Read for CsvRows {
     }
 }
 
-const COLUMNS: &[&str] = &[
-    "id",
-    "timestamp",
-    "flow_id",
-    "run_id",
-    "node_id",
-    "attempt",
-    "operation_id",
-    "provider",
-    "model_used",
-    "agent_role",
-    "prompt_hash",
-    "input_tokens",
-    "cached_input_tokens",
-    "cache_write_tokens",
-    "output_tokens",
-    "reasoning_tokens",
-    "usage_source",
-    "total_cost_usd",
-    "latency_ms",
-    "status",
-    "error_message",
-    "cache_write_1h_tokens",
-    "first_token_ms",
-    "price_id",
-    "cached",
-    "saved_usd",
-    "key_name",
-    "tags",
-    "refused",
+type Column = (&'static str, fn(&LedgerEntry) -> String);
+
+#[rustfmt::skip] // One line for each.
+static COLUMNS: &[Column] = &[
+    ("id", |r| r.id.to_string()),
+    ("timestamp", |r| r.timestamp.to_string()),
+    ("flow_id", |r| optional(r.flow_id.as_ref())),
+    ("run_id", |r| optional(r.run_id.as_ref())),
+    ("node_id", |r| text(r.node_id.as_deref())),
+    ("attempt", |r| r.attempt.to_string()),
+    ("operation_id", |r| text(Some(&r.operation_id))),
+    ("provider", |r| text(Some(&r.provider))),
+    ("model_used", |r| text(Some(&r.model_used))),
+    ("agent_role", |r| text(r.agent_role.as_deref())),
+    ("prompt_hash", |r| r.prompt_hash.clone()),
+    ("input_tokens", |r| r.usage.input_tokens.to_string()),
+    ("cached_input_tokens", |r| r.usage.cached_input_tokens.to_string()),
+    ("cache_write_tokens", |r| r.usage.cache_write_tokens.to_string()),
+    ("output_tokens", |r| r.usage.output_tokens.to_string()),
+    ("reasoning_tokens", |r| r.usage.reasoning_tokens.to_string()),
+    ("usage_source", |r| r.usage.source.to_string()),
+    ("total_cost_usd", |r| optional(r.total_cost_usd.as_ref())),
+    ("latency_ms", |r| optional(r.latency_ms.as_ref())),
+    ("status", |r| r.status.to_string()),
+    ("error_message", |r| text(r.error_message.as_deref())),
+    ("cache_write_1h_tokens", |r| r.usage.cache_write_1h_tokens.to_string()),
+    ("first_token_ms", |r| optional(r.more.first_token_ms.as_ref())),
+    ("price_id", |r| optional(r.more.price_id.as_ref())),
+    ("cached", |r| r.more.cached.to_string()),
+    ("saved_usd", |r| optional(r.more.saved_usd.as_ref())),
+    ("key_name", |r| text(r.more.key_name.as_deref())),
+    ("tags", |r| text(r.more.tags.as_deref())),
+    ("refused", |r| optional(r.more.refused.as_ref())),
 ];
 
-fn header() -> Result<Vec<u8>> {
+fn header() -> io::Result<Vec<u8>> {
     let mut writer = csv::Writer::from_writer(Vec::new());
-    writer
-        .write_record(COLUMNS)
-        .and_then(|()| {
-            writer
-                .into_inner()
-                .map_err(|error| error.into_error().into())
-        })
-        .map_err(|error| crate::error::Error::internal(error.to_string()))
+    writer.write_record(COLUMNS.iter().map(|(name, _)| name))?;
+    writer.into_inner().map_err(csv::IntoInnerError::into_error)
 }
 
 fn encode(rows: &[LedgerEntry]) -> io::Result<Vec<u8>> {
     let mut writer = csv::Writer::from_writer(Vec::new());
     for row in rows {
-        let usage = &row.usage;
-        writer.write_record([
-            row.id.to_string(),
-            row.timestamp.to_string(),
-            optional(row.flow_id.as_ref()),
-            optional(row.run_id.as_ref()),
-            text(row.node_id.as_deref()),
-            row.attempt.to_string(),
-            text(Some(&row.operation_id)),
-            text(Some(&row.provider)),
-            text(Some(&row.model_used)),
-            text(row.agent_role.as_deref()),
-            row.prompt_hash.clone(),
-            usage.input_tokens.to_string(),
-            usage.cached_input_tokens.to_string(),
-            usage.cache_write_tokens.to_string(),
-            usage.output_tokens.to_string(),
-            usage.reasoning_tokens.to_string(),
-            usage.source.to_string(),
-            optional(row.total_cost_usd.as_ref()),
-            optional(row.latency_ms.as_ref()),
-            row.status.to_string(),
-            text(row.error_message.as_deref()),
-            usage.cache_write_1h_tokens.to_string(),
-            optional(row.more.first_token_ms.as_ref()),
-            optional(row.more.price_id.as_ref()),
-            row.more.cached.to_string(),
-            optional(row.more.saved_usd.as_ref()),
-            text(row.more.key_name.as_deref()),
-            text(row.more.tags.as_deref()),
-            optional(row.more.refused.as_ref()),
-        ])?;
+        writer.write_record(COLUMNS.iter().map(|(_, value)| value(row)))?;
     }
     writer.into_inner().map_err(csv::IntoInnerError::into_error)
 }

@@ -3,8 +3,10 @@
 use std::fmt::{Display, Write};
 use std::sync::atomic::Ordering::Relaxed;
 
+use tiny_http::ResponseBox;
+
 use super::Context;
-use super::reply::Reply;
+use super::reply;
 use crate::hub::Eviction;
 use crate::journal::{Model, OfModel};
 use crate::metrics::Histogram;
@@ -12,75 +14,40 @@ use crate::metrics::Histogram;
 /// The version of the format that this is.
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// All counts.
-pub fn text(context: &Context) -> Reply {
+pub fn text(context: &Context) -> ResponseBox {
     let hub = context.hub.stats();
     let mut text = Text::default();
-    text.gauge(
-        "clients",
-        "WebSocket clients that are connected.",
-        hub.clients.load(Relaxed),
-    );
-    text.counter(
-        "clients_total",
-        "WebSocket clients that ever connected.",
-        hub.registered.load(Relaxed),
-    );
-    text.counter(
-        "deliveries_total",
-        "Messages handed to clients, without those that they catch up with.",
-        hub.deliveries.load(Relaxed),
-    );
-    text.counter(
-        "delivered_bytes_total",
-        "Bytes of the messages handed to clients.",
-        hub.delivered_bytes.load(Relaxed),
-    );
-    text.counter(
-        "merged_messages_total",
-        "Messages handed to a client together with one before them.",
-        hub.merged.load(Relaxed),
-    );
-    text.head(
-        "clients_evicted_total",
-        "counter",
-        "Clients whose connection the server ended.",
-    );
-    for eviction in Eviction::ALL {
-        let labels = format!("{{reason=\"{}\"}}", eviction.name());
-        text.line(
-            &format!("clients_evicted_total{labels}"),
-            hub.evicted(eviction),
-        );
+    #[rustfmt::skip] // One line for each.
+    let counts = [
+        ("clients", "gauge", "WebSocket clients that are connected.", hub.clients.load(Relaxed) as u64),
+        ("clients_total", "counter", "WebSocket clients that ever connected.", hub.registered.load(Relaxed)),
+        ("deliveries_total", "counter", "Messages handed to clients, without those that they catch up with.", hub.deliveries.load(Relaxed)),
+        ("delivered_bytes_total", "counter", "Bytes of the messages handed to clients.", hub.delivered_bytes.load(Relaxed)),
+        ("merged_messages_total", "counter", "Messages handed to a client together with one before them.", hub.merged.load(Relaxed)),
+        ("hub_queue_depth", "gauge", "Commands that wait for the hub.", context.hub.queue_depth() as u64),
+    ];
+    for (name, kind, help, value) in counts {
+        text.head(name, kind, help);
+        text.line(name, value);
     }
-    text.gauge(
-        "hub_queue_depth",
-        "Commands that wait for the hub.",
-        context.hub.queue_depth(),
-    );
-    text.histogram(
-        "hub_fan_out_seconds",
-        "How long rounds of the hub over its clients took.",
-        &hub.fan_out_ns,
-        1e9,
-    );
-    text.histogram(
-        "replay_events",
-        "Events that clients had missed when they came back.",
-        &hub.replay_events,
-        1.0,
-    );
+    let help = "Clients whose connection the server ended.";
+    text.head("clients_evicted_total", "counter", help);
+    for eviction in Eviction::ALL {
+        let name = format!("clients_evicted_total{{reason=\"{}\"}}", eviction.name());
+        text.line(&name, hub.evicted(eviction));
+    }
+    let help = "How long rounds of the hub over its clients took.";
+    text.histogram("hub_fan_out_seconds", help, &hub.fan_out_ns, 1e9);
+    let help = "Events that clients had missed when they came back.";
+    text.histogram("replay_events", help, &hub.replay_events, 1.0);
     calls(context, &mut text);
-    text.head(
-        "gateway_requests_total",
-        "counter",
-        "Requests of clients to /v1, by protocol and status of the answer.",
-    );
+    let help = "Requests of clients to /v1, by protocol and status of the answer.";
+    text.head("gateway_requests_total", "counter", help);
     for (protocol, status, count) in context.gateway.read() {
         let labels = format!("{{protocol=\"{protocol}\",status=\"{status}\"}}");
         text.line(&format!("gateway_requests_total{labels}"), count);
     }
-    Reply::text(CONTENT_TYPE, text.0)
+    reply::text(CONTENT_TYPE, text.0)
 }
 
 /// What calls took, under the names of OpenTelemetry's conventions as Prometheus has them.
@@ -191,35 +158,10 @@ impl Text {
         histogram: &Histogram<N>,
         per_unit: f64,
     ) {
-        let (buckets, count, sum) = histogram.read();
-        if count == 0 {
-            return;
+        if histogram.read().1 > 0 {
+            let labels = (format!("{labels},"), format!("{{{labels}}}"));
+            self.lines(name, (&labels.0, &labels.1), histogram, per_unit);
         }
-        let text = &mut self.0;
-        for (bound, within) in buckets {
-            let bound = bound as f64 / per_unit;
-            let _ = writeln!(text, "{name}_bucket{{{labels},le=\"{bound}\"}} {within}");
-        }
-        let sum = sum as f64 / per_unit;
-        let _ = writeln!(text, "{name}_bucket{{{labels},le=\"+Inf\"}} {count}");
-        let _ = writeln!(
-            text,
-            "{name}_sum{{{labels}}} {sum}\n{name}_count{{{labels}}} {count}"
-        );
-    }
-
-    fn line(&mut self, name: &str, value: impl Display) {
-        let _ = writeln!(self.0, "flowledger_{name} {value}");
-    }
-
-    fn gauge(&mut self, name: &str, help: &str, value: impl Display) {
-        self.head(name, "gauge", help);
-        self.line(name, value);
-    }
-
-    fn counter(&mut self, name: &str, help: &str, value: impl Display) {
-        self.head(name, "counter", help);
-        self.line(name, value);
     }
 
     /// `per_unit` is how many of what was counted make one of the unit that the name ends in.
@@ -231,13 +173,32 @@ impl Text {
         per_unit: f64,
     ) {
         self.head(name, "histogram", help);
+        self.lines(&format!("flowledger_{name}"), ("", ""), histogram, per_unit);
+    }
+
+    /// `labels` are those that stand before `le`, and those of lines without it.
+    fn lines<const N: usize>(
+        &mut self,
+        name: &str,
+        (before_le, labels): (&str, &str),
+        histogram: &Histogram<N>,
+        per_unit: f64,
+    ) {
         let (buckets, count, sum) = histogram.read();
+        let text = &mut self.0;
         for (bound, within) in buckets {
             let bound = bound as f64 / per_unit;
-            self.line(&format!("{name}_bucket{{le=\"{bound}\"}}"), within);
+            let _ = writeln!(text, "{name}_bucket{{{before_le}le=\"{bound}\"}} {within}");
         }
-        self.line(&format!("{name}_bucket{{le=\"+Inf\"}}"), count);
-        self.line(&format!("{name}_sum"), sum as f64 / per_unit);
-        self.line(&format!("{name}_count"), count);
+        let sum = sum as f64 / per_unit;
+        let _ = writeln!(text, "{name}_bucket{{{before_le}le=\"+Inf\"}} {count}");
+        let _ = writeln!(
+            text,
+            "{name}_sum{labels} {sum}\n{name}_count{labels} {count}"
+        );
+    }
+
+    fn line(&mut self, name: &str, value: impl Display) {
+        let _ = writeln!(self.0, "flowledger_{name} {value}");
     }
 }

@@ -4,15 +4,14 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::Context;
-use super::reply::{Failure, Query, Reply, read_json};
+use super::reply::{self, Answer, Failure};
+use super::request::{Query, read_json};
 use crate::error::{Error, Result};
 use crate::event::Timestamp;
 use crate::event::suggestion::{Proposal, Status, Suggestion};
 use crate::optimizer::edit::{Line, diff};
 use crate::optimizer::{changed_document, chosen, document_hash, version};
 use crate::store::{Change, FlowRecord};
-
-type Answer = std::result::Result<Reply, Failure>;
 
 /// How many stored inputs a trial asks about unless it says …
 const TRIAL_COUNT_DEFAULT: usize = 3;
@@ -29,7 +28,7 @@ pub fn list(context: &Context, mut query: Query) -> Answer {
     let more = items.len() > limit;
     items.truncate(limit);
     let next = items.last().filter(|_| more).map(|last| last.id);
-    Ok(Reply::list(&items, next))
+    Ok(reply::list(&items, next))
 }
 
 /// A suggestion with what it changes.
@@ -53,7 +52,7 @@ pub fn get(context: &Context, id: i64, mut query: Query) -> Answer {
     let alternative: Option<String> = query.take("alternative");
     query.finish()?;
     let whole = whole(context, id, alternative.as_deref())?;
-    Ok(Reply::json(200, &whole))
+    Ok(reply::json(200, &whole))
 }
 
 fn whole(context: &Context, id: i64, alternative: Option<&str>) -> Result<Whole> {
@@ -113,7 +112,7 @@ pub fn apply(context: &Context, id: i64, body: &[u8]) -> Answer {
         at: Timestamp::now(),
     })?;
     context.optimizer.look(suggestion.flow_id);
-    Ok(Reply::json(200, &whole(context, id, None)?))
+    Ok(reply::json(200, &whole(context, id, None)?))
 }
 
 /// What a trial is to be.
@@ -164,10 +163,10 @@ pub fn trial(context: &Context, id: i64, body: &[u8]) -> Answer {
     let trials = &context.trials;
     let plan = trials.plan(id, wanted.count, wanted.alternative.as_deref())?;
     if !wanted.confirm {
-        return Ok(Reply::json(200, &trials.estimate(&plan)));
+        return Ok(reply::json(200, &trials.estimate(&plan)));
     }
     trials.make(&plan)?;
-    Ok(Reply::json(200, &whole(context, id, None)?))
+    Ok(reply::json(200, &whole(context, id, None)?))
 }
 
 /// `POST /api/ledger/optimizations/{id}/revert`: puts the flow back as it was.
@@ -178,7 +177,7 @@ pub fn revert(context: &Context, id: i64) -> Answer {
         .journal
         .commit_one(Change::RevertSuggestion { id, at })?;
     context.optimizer.look(suggestion.flow_id);
-    Ok(Reply::json(200, &whole(context, id, None)?))
+    Ok(reply::json(200, &whole(context, id, None)?))
 }
 
 /// `POST /api/ledger/optimizations/{id}/dismiss`: it does not come back unless its ground changes.
@@ -188,7 +187,7 @@ pub fn dismiss(context: &Context, id: i64) -> Answer {
         status: Status::Dismissed,
         at: Timestamp::now(),
     })?;
-    Ok(Reply::json(200, &whole(context, id, None)?))
+    Ok(reply::json(200, &whole(context, id, None)?))
 }
 
 /// A flow, and how a suggestion would leave it.

@@ -4,12 +4,11 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::Context;
-use super::reply::{Failure, Query, Reply};
+use super::reply::{self, Answer};
+use super::request::Query;
 use crate::error::{Error, Fault};
 use crate::event::Timestamp;
 use crate::providers::prices::{Rates, StoredPrice};
-
-type Answer = std::result::Result<Reply, Failure>;
 
 /// Micro-dollars for a million tokens are pico-dollars for one: six digits after the point.
 const PER_MTOK_DIGITS: usize = 6;
@@ -121,7 +120,7 @@ fn view(id: Option<i64>, text: &str) -> Answer {
 }
 
 fn reply(view: &View<'_>) -> Answer {
-    Ok(Reply::json(200, view))
+    Ok(reply::json(200, view))
 }
 
 fn per_mtok(rates: &Rates) -> Result<PerMtok, Error> {

@@ -1,43 +1,55 @@
 //! `/api/runs`, and what of `/api/flows/{id}` is about runs.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::Context;
-use super::reply::{Failure, Query, Reply, read_json};
+use super::reply::{self, Answer, Failure, With};
+use super::request::{Query, read_json};
 use crate::error::{Error, Fault, Result};
 use crate::event::{FlowId, LedgerEntry, RunId, RunStatus, Seq, Timestamp, Usd, preview};
+use crate::listener::Presence;
 use crate::store::{Change, ItemRecord, LedgerFilter, NodeRecord, NodeStatus, Run, RunFilter};
 
 /// How many calls of a run are told with it: as many as the largest flow has with all its attempts,
 /// unless nearly every one of them failed; the ledger has them all.
 const CALLS_MAX: usize = 10_000;
+/// How often a client that waits for a run is looked after: one that has left takes no place.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
-type Answer = std::result::Result<Reply, Failure>;
-
-/// `POST /api/flows/{id}/execute?wait`.
-pub fn execute(context: &Context, id: FlowId, mut query: Query, body: &[u8]) -> Answer {
+pub fn execute(
+    context: &Context,
+    id: FlowId,
+    mut query: Query,
+    body: &[u8],
+    client: &Presence,
+) -> Answer {
     let wait: bool = query.take("wait").unwrap_or(false);
     query.finish()?;
     let flow = context.store.flow(id)?;
     let input = read_input(body)?;
     let accepted = context.engine.execute(&flow, input, "api")?;
     if wait {
-        accepted.wait()?;
+        while !accepted.wait_for(LOOK_INTERVAL)? {
+            if client.has_left() {
+                return Err(Failure::client_left());
+            }
+        }
         return get(context, &accepted.run_id);
     }
     let location = format!("/api/runs/{}", accepted.run_id);
-    Ok(Reply::json(202, &json!({"runId": accepted.run_id})).with("location", location))
+    Ok(reply::json(202, &json!({"runId": accepted.run_id})).with("location", location))
 }
 
 /// `POST /api/flows/{id}/estimate`: what a run with that input will cost.
 pub fn estimate(context: &Context, id: FlowId, body: &[u8]) -> Answer {
     let flow = context.store.flow(id)?;
     let estimate = context.engine.estimate(&flow, read_input(body)?)?;
-    Ok(Reply::json(200, &estimate))
+    Ok(reply::json(200, &estimate))
 }
 
 /// The input in a body; of an empty body, nothing.
@@ -75,7 +87,7 @@ pub fn status(context: &Context, id: FlowId) -> Answer {
     let seq = context.store.newest_seq()?;
     if let Some(run_id) = context.store.newest_run(id)? {
         let (run, nodes) = context.store.run(&run_id)?;
-        return Ok(Reply::json(
+        return Ok(reply::json(
             200,
             &RunView {
                 seq: Some(seq),
@@ -89,10 +101,9 @@ pub fn status(context: &Context, id: FlowId) -> Answer {
     let never_run = json!({
         "flowId": id, "flowName": flow.name, "runId": null, "status": null, "nodes": nodes, "seq": seq,
     });
-    Ok(Reply::json(200, &never_run))
+    Ok(reply::json(200, &never_run))
 }
 
-/// `GET /api/runs?flow_id&limit&before`.
 pub fn list(context: &Context, mut query: Query) -> Answer {
     let limit = query.take_limit();
     let filter = RunFilter {
@@ -105,10 +116,9 @@ pub fn list(context: &Context, mut query: Query) -> Answer {
     runs.truncate(limit);
     let next: Option<RunId> = runs.last().filter(|_| more).map(|run| run.id.clone());
     let items: Vec<RunView<'_>> = runs.iter().map(summary).collect();
-    Ok(Reply::list(&items, next))
+    Ok(reply::list(&items, next))
 }
 
-/// `GET /api/runs/{id}`.
 pub fn get(context: &Context, id: &str) -> Answer {
     let (run, nodes) = context.store.run(id)?;
     let filter = LedgerFilter {
@@ -121,31 +131,28 @@ pub fn get(context: &Context, id: &str) -> Answer {
         calls: Some(calls),
         ..view(&run, &nodes, true)
     };
-    Ok(Reply::json(200, &view))
+    Ok(reply::json(200, &view))
 }
 
-/// `DELETE /api/runs/{id}`.
 pub fn delete(context: &Context, id: &str) -> Answer {
     // Named before it is removed, so that an unknown one is a 404.
     context.store.run(id)?;
     context
         .journal
         .commit_one(Change::DeleteRun(id.to_owned()))?;
-    Ok(Reply::empty())
+    Ok(reply::empty())
 }
 
-/// `POST /api/runs/{id}/resume`.
 pub fn resume(context: &Context, id: &str) -> Answer {
     context.engine.resume(id)?;
-    Ok(Reply::json(202, &json!({"runId": id})))
+    Ok(reply::json(202, &json!({"runId": id})))
 }
 
-/// `POST /api/runs/{id}/cancel`.
 pub fn cancel(context: &Context, id: &str) -> Answer {
     // Named before it is looked for among those under way, so that an unknown one is a 404.
     context.store.run(id)?;
     context.engine.cancel(id)?;
-    Ok(Reply::json(202, &json!({"runId": id})))
+    Ok(reply::json(202, &json!({"runId": id})))
 }
 
 /// A run, as the API gives it.

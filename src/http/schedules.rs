@@ -3,14 +3,13 @@
 use serde_json::{Value, json};
 
 use super::Context;
-use super::reply::{Failure, Reply, read_json};
+use super::reply::{self, Answer};
+use super::request::read_json;
 use crate::engine::checked_input;
 use crate::error::{Error, Fault, Result};
 use crate::event::{FlowId, Timestamp};
 use crate::schedule::{Missed, Schedule};
 use crate::store::{Change, NewSchedule, ScheduleRecord};
-
-type Answer = std::result::Result<Reply, Failure>;
 
 /// The zone of a schedule that names none.
 const ZONE_DEFAULT: &str = "UTC";
@@ -27,19 +26,17 @@ pub fn set(context: &Context, flow_id: FlowId, body: &[u8]) -> Answer {
     get(context, flow_id)
 }
 
-/// `GET /api/flows/{id}/schedule`.
 pub fn get(context: &Context, flow_id: FlowId) -> Answer {
     let record = context.store.schedule(flow_id)?;
-    Ok(Reply::json(200, &view(&record)))
+    Ok(reply::json(200, &view(&record)))
 }
 
-/// `DELETE /api/flows/{id}/schedule`.
 pub fn delete(context: &Context, flow_id: FlowId) -> Answer {
     context
         .journal
         .commit_one(Change::DeleteSchedule(flow_id))?;
     context.scheduler.look();
-    Ok(Reply::empty())
+    Ok(reply::empty())
 }
 
 fn view(record: &ScheduleRecord) -> Value {

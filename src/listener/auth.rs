@@ -6,6 +6,8 @@ use std::net::IpAddr;
 use super::request_head::RequestHead;
 use crate::secret::Secret;
 
+const HEALTH_PATH: &str = "/api/health";
+
 /// The rules.
 #[derive(Clone, Debug, Default)]
 pub struct Auth {
@@ -41,13 +43,7 @@ impl Denied {
 }
 
 impl Auth {
-    /// Lets a request pass or says why not.
-    pub fn check(&self, head: &RequestHead) -> Result<(), Denied> {
-        self.check_source(head)?;
-        self.check_token(head)
-    }
-
-    /// Lets a request pass whose token is looked at by somebody else, or says why not.
+    /// Checks `Host` and `Origin`.
     pub fn check_source(&self, head: &RequestHead) -> Result<(), Denied> {
         self.check_host(head)?;
         self.check_origin(head)
@@ -108,7 +104,13 @@ impl Auth {
         Err(Denied::new(403, "foreign_origin", message))
     }
 
-    fn check_token(&self, head: &RequestHead) -> Result<(), Denied> {
+    /// Checks what the API and the WebSocket demand of a head beside its source: the token, and
+    /// headers that everybody reads the same way.
+    pub fn check_token(&self, head: &RequestHead) -> Result<(), Denied> {
+        if let Some((name, _)) = head.fields().find(|(_, value)| !value.is_ascii()) {
+            let message = format!("the request cannot be read: field {name} is not ASCII");
+            return Err(Denied::new(400, "bad_request", message));
+        }
         let Some(token) = &self.token else {
             return Ok(());
         };
@@ -125,7 +127,13 @@ impl Auth {
 fn is_public(head: &RequestHead) -> bool {
     let path = head.path();
     let is_page = path == "/" || path == "/favicon.ico" || path.starts_with("/assets/");
-    head.method == "OPTIONS" || is_page || path == "/api/health"
+    head.method == "OPTIONS" || is_page || path == HEALTH_PATH
+}
+
+/// Whether a supervisor asks if the server is well: such requests are answered while all places
+/// for connections are taken.
+pub fn is_probe(head: &RequestHead) -> bool {
+    matches!(head.method.as_str(), "GET" | "HEAD") && head.path() == HEALTH_PATH
 }
 
 /// A delivery to a webhook, which the route checks for the webhook's own secret. The name is looked
@@ -151,7 +159,9 @@ mod tests {
     fn check(access: &Auth, request: &str) -> Result<(), u16> {
         let text = format!("{}\r\n\r\n", request.replace('\n', "\r\n"));
         let (head, _) = RequestHead::parse(text.as_bytes()).unwrap().unwrap();
-        access.check(&head).map_err(|denied| denied.status)
+        let checked = access.check_source(&head);
+        let checked = checked.and_then(|()| access.check_token(&head));
+        checked.map_err(|denied| denied.status)
     }
 
     #[test]

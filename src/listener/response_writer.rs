@@ -1,92 +1,107 @@
-//! Requests that are not passed on to the HTTP server behind, but answered by a [`RequestHandler`] on the
-//! client's own connection: whole, or piece by piece, each of which leaves at once.
+//! Writing the response to a request: whole, as a printed HTTP/1.1 message, or in pieces, each of
+//! which leaves at once.
 
+use std::cell::Cell;
 use std::io::{self, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use socket2::SockRef;
 
 use super::auth::Denied;
-use super::request_head::{Body, RequestHead};
-use super::{Next, read_some, relay};
+use super::request_head::RequestHead;
 
-/// How long a body may take: the largest over a slow line.
-const BODY_TIME_MAX: Duration = Duration::from_secs(120);
-/// How much room a body is given at first, whatever the client says of its length.
-const BODY_BYTES_FIRST: usize = 64 << 10;
-/// How much of a body is read at a time.
-const READ_BYTES: usize = 64 << 10;
-/// How many bytes the larger bodies of all connections may have together.
-const BODIES_BYTES_MAX: usize = 512 << 20;
-/// Bodies up to this do not count: 1,024 connections of them are not much.
-const SMALL_BODY_BYTES: usize = 128 << 10;
+/// How much of a printed response is gathered before it is sent.
+const PRINT_BYTES: usize = 64 << 10;
 
-/// Answers requests itself, in the thread of their connection.
-pub trait RequestHandler: Send + Sync {
-    /// Whether a request is for it. Nothing but `Host` and `Origin` was checked.
-    fn takes(&self, head: &RequestHead) -> bool;
-    /// The largest body of a request, bytes.
-    fn body_bytes_max(&self) -> u64;
-    /// Looks at a request before its body is read: whether whoever sent it may come in.
-    ///
-    /// # Errors
-    /// Why not.
-    fn admit(&self, head: &RequestHead) -> Result<(), Denied>;
-    /// Answers a request.
-    fn answer(&self, head: &RequestHead, body: Vec<u8>, reply: &mut ResponseWriter<'_>);
-    /// The body of the answer to a request that was turned away, in JSON.
-    fn refusal(&self, head: &RequestHead, denied: &Denied) -> Vec<u8>;
-}
-
-/// How far an answer is.
+/// How far a response is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Nothing,
-    SseFramer,
+    Streaming,
     Complete,
-    /// The client has left, or takes nothing.
+    /// The client has left, or takes nothing, or the response is not what it was declared to be.
     Broken,
 }
 
-/// Tells, in any thread, whether a client is still there.
+/// Tells any thread whether a client is still there.
 #[derive(Clone, Debug)]
-pub struct Presence(Arc<TcpStream>);
+pub struct Presence {
+    client: Arc<TcpStream>,
+    is_stopping: Arc<AtomicBool>,
+}
 
 impl Presence {
-    /// Whether it has closed its connection. Of one that has only said that it will send no more the
-    /// same is taken: the two are not to be told apart, and clients of HTTP that close one half while they
-    /// wait are rare. Of one that has sent more, as another request, it is not seen.
+    /// Whether the client has closed its connection. A client that only sends no more counts as
+    /// gone: the two look the same, and HTTP clients that close one half while they wait are rare.
+    /// A client that has sent more, such as another request, does not.
     pub fn has_left(&self) -> bool {
         let mut byte = [std::mem::MaybeUninit::uninit()];
         let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
-        match SockRef::from(&*self.0).recv_with_flags(&mut byte, flags) {
+        let is_over = match SockRef::from(&*self.client).recv_with_flags(&mut byte, flags) {
             Ok(count) => count == 0,
             Err(error) => !matches!(
                 error.kind(),
                 io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
             ),
-        }
+        };
+        // A server that stops ends the reading itself.
+        is_over && !self.is_server_stopping()
+    }
+
+    pub fn is_server_stopping(&self) -> bool {
+        self.is_stopping.load(Ordering::SeqCst)
     }
 }
 
-/// The answer to one request.
+/// The response to one request.
 pub struct ResponseWriter<'a> {
-    stream: &'a Arc<TcpStream>,
-    /// Of HTTP; 0 knows no chunks.
+    client: &'a Arc<TcpStream>,
+    is_stopping: &'a Arc<AtomicBool>,
+    /// HTTP/1.x of the client; 0 knows no chunks.
     version: u8,
     keep_alive: bool,
+    /// An unread body would be taken for the next request.
+    body_is_unread: &'a Cell<bool>,
     without_body: bool,
-    /// That of a page of another server that may read the answer.
+    /// The origin of a page of another server that may read the response.
     origin: Option<&'a str>,
     state: State,
     status: Option<u16>,
 }
 
-impl ResponseWriter<'_> {
-    /// Answers with all at once. Gives whether it was sent.
+impl<'a> ResponseWriter<'a> {
+    pub(super) fn new(
+        client: &'a Arc<TcpStream>,
+        is_stopping: &'a Arc<AtomicBool>,
+        body_is_unread: &'a Cell<bool>,
+    ) -> Self {
+        Self {
+            client,
+            is_stopping,
+            version: 1,
+            keep_alive: false,
+            body_is_unread,
+            without_body: false,
+            origin: None,
+            state: State::Nothing,
+            status: None,
+        }
+    }
+
+    /// The same, as the response to that request.
+    pub(super) fn to(self, head: &RequestHead, keep_alive: bool, origin: Option<&'a str>) -> Self {
+        Self {
+            version: head.version,
+            keep_alive,
+            without_body: head.method == "HEAD",
+            origin,
+            ..self
+        }
+    }
+
+    /// Sends a whole response. Returns whether it was sent.
     pub fn whole(&mut self, status: u16, fields: &[(&str, &str)], body: &[u8]) -> bool {
         let mut bytes = self.head(status, fields);
         bytes.extend_from_slice(format!("content-length: {}\r\n\r\n", body.len()).as_bytes());
@@ -96,38 +111,76 @@ impl ResponseWriter<'_> {
         self.write(&bytes, State::Complete)
     }
 
-    /// Begins an answer in pieces. Gives whether it was sent.
+    /// Sends a refusal with that JSON.
+    pub(super) fn refuse(&mut self, denied: &Denied, body: &[u8]) {
+        let mut fields = vec![("content-type", "application/json")];
+        match denied.status {
+            401 => fields.push(("www-authenticate", "Bearer")),
+            429 | 503 => fields.push(("retry-after", "1")),
+            _ => {}
+        }
+        self.whole(denied.status, &fields, body);
+    }
+
+    /// Sends what `print` writes: an HTTP/1.1 head of that status and a body of `length` bytes, or
+    /// the head alone where that is all the client wants. A body of another length ends the
+    /// connection.
+    pub fn print(
+        &mut self,
+        status: u16,
+        length: usize,
+        print: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> bool {
+        self.status = Some(status);
+        let has_body = !self.without_body && !matches!(status, 204 | 304);
+        let mut printer = Printer {
+            response: self,
+            buffer: Vec::new(),
+            body_bytes: if has_body { length } else { 0 },
+            body_bytes_left: None,
+        };
+        let printed = print(&mut printer).and_then(|()| printer.flush());
+        let is_whole = printed.is_ok() && printer.body_bytes_left == Some(0);
+        self.state = if is_whole {
+            State::Complete
+        } else {
+            State::Broken
+        };
+        is_whole
+    }
+
+    /// Begins a response in pieces. Returns whether its head was sent.
     pub fn begin(&mut self, status: u16, fields: &[(&str, &str)]) -> bool {
-        // Without chunks, the end of the connection is the end of the answer.
+        // Without chunks, the end of the connection is the end of the response.
         self.keep_alive &= self.version > 0;
         let mut bytes = self.head(status, fields);
         bytes.extend_from_slice(match self.version {
             0 => b"\r\n".as_slice(),
             _ => b"transfer-encoding: chunked\r\n\r\n".as_slice(),
         });
-        self.write(&bytes, State::SseFramer)
+        self.write(&bytes, State::Streaming)
     }
 
-    /// The next piece. Gives whether it was sent.
+    /// Sends the next piece. Returns whether it was sent.
     pub fn piece(&mut self, bytes: &[u8]) -> bool {
-        if self.state != State::SseFramer || self.without_body {
+        if self.state != State::Streaming || self.without_body {
             return self.state != State::Broken;
         }
         if bytes.is_empty() {
             return true;
         }
         if self.version == 0 {
-            return self.write(bytes, State::SseFramer);
+            return self.write(bytes, State::Streaming);
         }
         let mut chunk = format!("{:x}\r\n", bytes.len()).into_bytes();
         chunk.extend_from_slice(bytes);
         chunk.extend_from_slice(b"\r\n");
-        self.write(&chunk, State::SseFramer)
+        self.write(&chunk, State::Streaming)
     }
 
-    /// That was the last piece.
+    /// Ends a response in pieces. Without this call the client sees that it broke off.
     pub fn end(&mut self) {
-        if self.state != State::SseFramer {
+        if self.state != State::Streaming {
             return;
         }
         if self.version > 0 && !self.without_body {
@@ -137,24 +190,36 @@ impl ResponseWriter<'_> {
         }
     }
 
-    /// What tells other threads whether the client is still there.
+    /// Tells other threads whether the client is still there.
     pub fn presence(&self) -> Presence {
-        Presence(Arc::clone(self.stream))
+        Presence {
+            client: Arc::clone(self.client),
+            is_stopping: Arc::clone(self.is_stopping),
+        }
     }
 
-    /// The status that was answered with.
+    /// The status that was sent.
     pub fn status(&self) -> Option<u16> {
         self.status
     }
 
-    /// Whether nothing was answered yet.
+    /// Whether nothing was sent yet.
     pub fn is_open(&self) -> bool {
         self.state == State::Nothing
     }
 
+    pub(super) fn is_complete(&self) -> bool {
+        self.state == State::Complete
+    }
+
+    /// Whether another request may follow on the connection.
+    pub(super) fn keeps_alive(&self) -> bool {
+        self.keep_alive && !self.body_is_unread.get()
+    }
+
     fn head(&mut self, status: u16, fields: &[(&str, &str)]) -> Vec<u8> {
         self.status = Some(status);
-        let mut head = format!("HTTP/1.1 {status} {}\r\n", relay::reason(status));
+        let mut head = format!("HTTP/1.1 {status} {}\r\n", reason(status));
         let common = [
             ("server", "flowledger"),
             ("x-content-type-options", "nosniff"),
@@ -163,150 +228,172 @@ impl ResponseWriter<'_> {
         for (name, value) in common.iter().chain(fields) {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
-        if let Some(origin) = self.origin {
-            head.push_str(&format!(
-                "access-control-allow-origin: {origin}\r\nvary: origin\r\n"
-            ));
+        let mut head = head.into_bytes();
+        self.add_connection_fields(&mut head);
+        head
+    }
+
+    /// Adds the headers that depend on the connection: who may read the response, what the client
+    /// may upgrade to, and whether the connection ends.
+    fn add_connection_fields(&self, head: &mut Vec<u8>) {
+        const ORIGIN: &str = "access-control-allow-origin";
+        if let Some(origin) = self.origin
+            // A browser refuses a response that has this header twice.
+            && find(head, ORIGIN.as_bytes()).is_none()
+        {
+            head.extend_from_slice(format!("{ORIGIN}: {origin}\r\nvary: origin\r\n").as_bytes());
         }
-        if !self.keep_alive {
-            head.push_str("connection: close\r\n");
+        if self.status == Some(426) {
+            head.extend_from_slice(b"upgrade: websocket\r\n");
         }
-        head.into_bytes()
+        if !self.keeps_alive() {
+            head.extend_from_slice(b"connection: close\r\n");
+        }
     }
 
     fn write(&mut self, bytes: &[u8], then: State) -> bool {
         if self.state == State::Broken {
             return false;
         }
-        let written = (&mut &**self.stream).write_all(bytes).is_ok();
+        let written = (&mut &**self.client).write_all(bytes).is_ok();
         self.state = if written { then } else { State::Broken };
         written
     }
 }
 
-/// Reads a request's body and has it answered. Not inlined, because a thread that becomes the reader
-/// of a WebSocket would carry its stack for days.
-#[inline(never)]
-pub(super) fn request(
-    direct: &dyn RequestHandler,
-    bodies: &Bodies,
-    client: &Arc<TcpStream>,
-    buffer: &mut Vec<u8>,
-    head: &RequestHead,
-    origin: Option<&str>,
-) -> Next {
-    let mut reply = ResponseWriter {
-        stream: client,
-        version: head.version,
-        keep_alive: head.keeps_alive(),
-        without_body: head.method == "HEAD",
-        origin,
-        state: State::Nothing,
-        status: None,
-    };
-    // Held until the answer is over, for the body is.
-    let mut room = Room { bodies, bytes: 0 };
-    let body = direct
-        .admit(head)
-        .map_err(Next::Refuse)
-        .and_then(|()| read_body(direct, client, buffer, head, &mut room));
-    match body {
-        Ok(body) => direct.answer(head, body, &mut reply),
-        Err(Next::Refuse(denied)) => {
-            // What is left of the body would be taken for the next request.
-            let body_was_read = head.body == Body::Length(0);
-            reply.keep_alive &= body_was_read;
-            let mut fields = vec![("content-type", "application/json")];
-            match denied.status {
-                401 => fields.push(("www-authenticate", "Bearer")),
-                429 | 503 => fields.push(("retry-after", "1")),
-                _ => {}
-            }
-            let body = direct.refusal(head, &denied);
-            if reply.whole(denied.status, &fields, &body) && !reply.keep_alive {
-                relay::linger(client);
-            }
-        }
-        Err(next) => return next,
-    }
-    if reply.state == State::Complete && reply.keep_alive {
-        Next::KeepAlive
-    } else {
-        Next::Close
+/// Takes a printed response, completes its head, and counts its body.
+struct Printer<'a, 'b> {
+    response: &'a mut ResponseWriter<'b>,
+    buffer: Vec<u8>,
+    body_bytes: usize,
+    /// How much of the body is still to come, once the head is there.
+    body_bytes_left: Option<usize>,
+}
+
+impl Printer<'_, '_> {
+    /// Looks for the end of the head from `searched` on, and completes the head there. Returns how
+    /// much of the body is behind it.
+    fn complete_head(&mut self, searched: usize) -> Option<usize> {
+        let end = searched + find(&self.buffer[searched..], b"\r\n\r\n")?;
+        let body = self.buffer.split_off(end + 4);
+        self.buffer.truncate(end + 2);
+        self.response.add_connection_fields(&mut self.buffer);
+        self.buffer.extend_from_slice(b"\r\n");
+        self.buffer.extend_from_slice(&body);
+        self.body_bytes_left = Some(self.body_bytes);
+        Some(body.len())
     }
 }
 
-fn read_body(
-    direct: &dyn RequestHandler,
-    client: &TcpStream,
-    buffer: &mut Vec<u8>,
-    head: &RequestHead,
-    room: &mut Room<'_>,
-) -> Result<Vec<u8>, Next> {
-    let bytes_max = direct.body_bytes_max();
-    if matches!(head.body, Body::Length(length) if length > bytes_max) {
-        return Err(relay::too_large(bytes_max));
+impl Write for Printer<'_, '_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let before = self.buffer.len();
+        self.buffer.extend_from_slice(bytes);
+        let of_body = match self.body_bytes_left {
+            Some(_) => Some(bytes.len()),
+            None => self.complete_head(before.saturating_sub(3)),
+        };
+        if let (Some(count), Some(left)) = (of_body, self.body_bytes_left) {
+            let too_long = || io::Error::other("the body is longer than declared");
+            self.body_bytes_left = Some(left.checked_sub(count).ok_or_else(too_long)?);
+        }
+        if self.buffer.len() >= PRINT_BYTES {
+            self.flush()?;
+        }
+        Ok(bytes.len())
     }
-    relay::let_continue(client, head)?;
-    let deadline = Instant::now() + BODY_TIME_MAX;
-    let length = match head.body {
-        Body::Length(length) => usize::try_from(length).unwrap_or(usize::MAX),
-        // How much will come is not known.
-        Body::Chunked => {
-            let mut grows = |bytes| room.hold(bytes);
-            return relay::read_chunks(client, buffer, deadline, bytes_max, &mut grows);
-        }
-    };
-    room.hold(length)?;
-    let rest = buffer.split_off(buffer.len().min(length));
-    let mut body = std::mem::replace(buffer, rest);
-    body.reserve_exact(length.min(BODY_BYTES_FIRST).saturating_sub(body.len()));
-    while body.len() < length {
-        let wanted = (length - body.len()).min(READ_BYTES);
-        match read_some(client, &mut body, wanted, deadline) {
-            Ok(count) if count > 0 => {}
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                return Err(super::refuse(
-                    408,
-                    "timeout",
-                    "the request's body took too long",
-                ));
-            }
-            _ => return Err(Next::Close),
-        }
-    }
-    Ok(body)
-}
 
-/// How many bytes the larger bodies have that are held at the moment.
-#[derive(Debug, Default)]
-pub(super) struct Bodies(AtomicUsize);
-
-/// The room that a larger body takes, of all that there is for them.
-struct Room<'a> {
-    bodies: &'a Bodies,
-    bytes: usize,
-}
-
-impl Room<'_> {
-    /// The body has so many bytes by now.
-    fn hold(&mut self, bytes: usize) -> Result<(), Next> {
-        if bytes <= SMALL_BODY_BYTES {
-            return Ok(());
-        }
-        let more = bytes.saturating_sub(self.bytes);
-        let taken = self.bodies.0.fetch_add(more, Ordering::SeqCst);
-        self.bytes += more;
-        if taken.saturating_add(more) > BODIES_BYTES_MAX {
-            let message = "too many large requests at a time; try again in a second";
-            return Err(super::refuse(503, "busy", message));
-        }
-        Ok(())
+    fn flush(&mut self) -> io::Result<()> {
+        let sent = (&mut &**self.response.client).write_all(&self.buffer);
+        self.buffer.clear();
+        sent
     }
 }
 
-impl Drop for Room<'_> {
-    fn drop(&mut self) {
-        self.bodies.0.fetch_sub(self.bytes, Ordering::SeqCst);
+fn find(text: &[u8], part: &[u8]) -> Option<usize> {
+    text.windows(part.len()).position(|window| window == part)
+}
+
+fn reason(status: u16) -> &'static str {
+    let status = ::http::StatusCode::from_u16(status).ok();
+    let reason = status.and_then(|status| status.canonical_reason());
+    reason.unwrap_or("Error")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::net::TcpListener;
+
+    /// What a client gets of a printed response of three bytes, and whether it was whole.
+    fn printed(
+        change: impl for<'a> FnOnce(ResponseWriter<'a>) -> ResponseWriter<'a>,
+        pieces: &[&str],
+    ) -> (String, bool) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let server = Arc::new(listener.accept().unwrap().0);
+        let (is_stopping, is_unread) = (Arc::default(), Cell::new(false));
+        let mut writer = change(ResponseWriter::new(&server, &is_stopping, &is_unread));
+        let is_whole = writer.print(200, 3, |out| {
+            out.write_all(b"HTTP/1.1 200 OK\r\nx: y\r\n\r")?;
+            pieces
+                .iter()
+                .try_for_each(|piece| out.write_all(piece.as_bytes()))
+        });
+        assert_eq!(writer.is_complete(), is_whole);
+        drop(server);
+        let mut got = String::new();
+        client.read_to_string(&mut got).unwrap();
+        (got, is_whole)
+    }
+
+    fn closing(writer: ResponseWriter<'_>) -> ResponseWriter<'_> {
+        writer
+    }
+
+    fn kept_alive(writer: ResponseWriter<'_>) -> ResponseWriter<'_> {
+        ResponseWriter {
+            keep_alive: true,
+            ..writer
+        }
+    }
+
+    fn for_origin(writer: ResponseWriter<'_>) -> ResponseWriter<'_> {
+        ResponseWriter {
+            origin: Some("https://a.example"),
+            ..kept_alive(writer)
+        }
+    }
+
+    fn head_only(writer: ResponseWriter<'_>) -> ResponseWriter<'_> {
+        ResponseWriter {
+            without_body: true,
+            ..kept_alive(writer)
+        }
+    }
+
+    #[test]
+    fn a_printed_response_gets_the_headers_of_its_connection() {
+        let head = "HTTP/1.1 200 OK\r\nx: y\r\n";
+        let (got, is_whole) = printed(kept_alive, &["\n", "a", "bc"]);
+        assert_eq!((got, is_whole), (format!("{head}\r\nabc"), true));
+        let (got, is_whole) = printed(closing, &["\nab", "c"]);
+        let closes = format!("{head}connection: close\r\n\r\nabc");
+        assert_eq!((got, is_whole), (closes, true));
+        let (got, _) = printed(for_origin, &["\nabc"]);
+        let allowed = "access-control-allow-origin: https://a.example\r\nvary: origin\r\n";
+        assert_eq!(got, format!("{head}{allowed}\r\nabc"));
+    }
+
+    #[test]
+    fn a_body_of_another_length_than_declared_ends_the_connection() {
+        assert!(!printed(kept_alive, &["\n", "ab"]).1);
+        assert!(!printed(kept_alive, &["\n", "abc", "d"]).1);
+        assert!(!printed(kept_alive, &["\nabcd"]).1);
+        assert!(!printed(kept_alive, &[]).1);
+        assert!(printed(head_only, &["\n"]).1);
+        assert!(!printed(head_only, &["\nabc"]).1);
     }
 }

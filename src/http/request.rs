@@ -1,0 +1,129 @@
+//! What a route reads: its part of the path, the query, the body.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+
+use super::reply::Failure;
+use crate::error::{Error, Fault, Result};
+use crate::listener::{Presence, RequestBody, RequestHead};
+
+const BODY_BYTES_MAX: u64 = 4 << 20;
+const BODY_TIME_MAX: Duration = Duration::from_secs(30);
+/// How many items a list gives unless asked, and at most.
+const LIMIT_DEFAULT: usize = 100;
+const LIMIT_MAX: usize = 1_000;
+
+/// A request to a route.
+pub struct Request<'a, 'b> {
+    pub head: &'a RequestHead,
+    pub client: Presence,
+    /// The segment of the path that the `*` of the route stands for.
+    pub name: &'a str,
+    pub body: &'a mut RequestBody<'b>,
+}
+
+impl Request<'_, '_> {
+    /// Reads the body. A route that does not call this takes none.
+    pub fn body(&mut self) -> std::result::Result<Vec<u8>, Failure> {
+        Ok(self.body.read(BODY_BYTES_MAX, BODY_TIME_MAX)?)
+    }
+
+    pub fn query(&self) -> Query {
+        let (_, query) = self.head.target.split_once('?').unwrap_or_default();
+        Query::parse(query)
+    }
+
+    pub fn flow(&self) -> Result<i64> {
+        let id = self.name;
+        id.parse()
+            .map_err(|_| Error::NotFound(format!("flow `{id}`; a flow's id is a number")))
+    }
+
+    pub fn suggestion(&self) -> Result<i64> {
+        let id = self.name;
+        id.parse()
+            .map_err(|_| Error::NotFound(format!("suggestion `{id}`; its id is a number")))
+    }
+}
+
+/// The parameters of a query. A route takes out those that it knows and then calls
+/// [`Query::finish`]: one that nobody knows is an error, because a filter with a typing mistake
+/// would give numbers that are wrong.
+pub struct Query {
+    pairs: Vec<(String, String)>,
+    faults: Vec<Fault>,
+}
+
+impl Query {
+    /// Reads what stands behind the `?`.
+    pub fn parse(text: &str) -> Self {
+        let pairs = form_urlencoded::parse(text.as_bytes())
+            .into_owned()
+            .collect();
+        Self {
+            pairs,
+            faults: Vec::new(),
+        }
+    }
+
+    /// Takes a parameter out; an empty one counts as none.
+    pub fn take<T: FromStr<Err: std::fmt::Display>>(&mut self, name: &str) -> Option<T> {
+        let at = self.pairs.iter().position(|(key, _)| key == name)?;
+        let (_, value) = self.pairs.remove(at);
+        if value.is_empty() {
+            return None;
+        }
+        match value.parse() {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.faults.push(Fault::new(name, error.to_string()));
+                None
+            }
+        }
+    }
+
+    /// Takes `limit` out, within its bounds.
+    pub fn take_limit(&mut self) -> usize {
+        let limit: Option<usize> = self.take("limit");
+        if limit.is_some_and(|limit| !(1..=LIMIT_MAX).contains(&limit)) {
+            self.faults.push(Fault::new(
+                "limit",
+                format!("must be between 1 and {LIMIT_MAX}"),
+            ));
+        }
+        limit.unwrap_or(LIMIT_DEFAULT)
+    }
+
+    /// Says what was wrong.
+    pub fn finish(mut self) -> Result<()> {
+        for (name, _) in self.pairs {
+            self.faults
+                .push(Fault::new(name, "is not a parameter of this route"));
+        }
+        if self.faults.is_empty() {
+            return Ok(());
+        }
+        Err(Error::Invalid {
+            message: "the query cannot be read".into(),
+            faults: self.faults,
+        })
+    }
+}
+
+/// Reads a body as JSON.
+///
+/// # Errors
+/// A [`Failure`] of 400 with line and column for what is not JSON; of 422 for what is not of the
+/// form wanted.
+pub fn read_json<T: DeserializeOwned>(body: &[u8]) -> std::result::Result<T, Failure> {
+    serde_json::from_slice(body).map_err(|error| {
+        let (status, code) = if error.is_data() {
+            (422, "invalid")
+        } else {
+            (400, "invalid_json")
+        };
+        Failure::new(status, code, format!("the body cannot be read: {error}"))
+    })
+}

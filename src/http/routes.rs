@@ -1,0 +1,134 @@
+//! The table of routes.
+
+use tiny_http::Method::{self, Delete, Get, Options, Post, Put};
+
+use super::reply::{self, Answer, Failure};
+use super::request::Request;
+use super::{
+    Context, assets, budget, flows, health, hooks, keys, ledger, metrics, optimizations, prices,
+    runs, schedules,
+};
+use crate::error::Error;
+use crate::listener::{Presence, RequestBody, RequestHead};
+
+type Route = fn(&Context, &mut Request<'_, '_>) -> Answer;
+
+/// Methods of one path stand together, in the order in which `Allow` lists them.
+#[rustfmt::skip] // One line for each.
+static ROUTES: &[(Method, &str, Route)] = &[
+    (Get, "/", |_, _| assets::page()),
+    (Get, "/favicon.ico", |_, _| assets::file("icon.svg")),
+    (Get, "/assets/*", |_, r| assets::file(r.name)),
+    (Get, "/metrics", |c, _| Ok(metrics::text(c))),
+    (Get, "/api/health", |c, _| Ok(health(c))),
+    (Get, "/api/flows", |c, r| flows::list(c, r.query())),
+    (Post, "/api/flows", |c, r| flows::create(c, &r.body()?)),
+    (Get, "/api/flows/*", |c, r| flows::get(c, r.flow()?)),
+    (Put, "/api/flows/*", |c, r| flows::replace(c, r.flow()?, &r.body()?)),
+    (Delete, "/api/flows/*", |c, r| flows::delete(c, r.flow()?)),
+    (Post, "/api/flows/*/execute", |c, r| runs::execute(c, r.flow()?, r.query(), &r.body()?, &r.client)),
+    (Post, "/api/flows/*/estimate", |c, r| runs::estimate(c, r.flow()?, &r.body()?)),
+    (Get, "/api/flows/*/status", |c, r| runs::status(c, r.flow()?)),
+    (Get, "/api/flows/*/hook", |c, r| hooks::get(c, r.flow()?, r.head)),
+    (Put, "/api/flows/*/hook", |c, r| hooks::set(c, r.flow()?, r.head)),
+    (Delete, "/api/flows/*/hook", |c, r| hooks::delete(c, r.flow()?)),
+    (Post, "/hooks/*", hooks::deliver),
+    (Get, "/api/flows/*/schedule", |c, r| schedules::get(c, r.flow()?)),
+    (Put, "/api/flows/*/schedule", |c, r| schedules::set(c, r.flow()?, &r.body()?)),
+    (Delete, "/api/flows/*/schedule", |c, r| schedules::delete(c, r.flow()?)),
+    (Get, "/api/runs", |c, r| runs::list(c, r.query())),
+    (Get, "/api/runs/*", |c, r| runs::get(c, r.name)),
+    (Delete, "/api/runs/*", |c, r| runs::delete(c, r.name)),
+    (Post, "/api/runs/*/cancel", |c, r| runs::cancel(c, r.name)),
+    (Post, "/api/runs/*/resume", |c, r| runs::resume(c, r.name)),
+    (Get, "/api/ledger", |c, r| ledger::list(c, r.query(), &r.client)),
+    (Get, "/api/ledger/summary", |c, r| ledger::summary(c, r.query(), &r.client)),
+    (Get, "/api/ledger.csv", |c, r| ledger::csv(c, r.query())),
+    (Get, "/api/ledger/optimizations", |c, r| optimizations::list(c, r.query())),
+    (Get, "/api/ledger/optimizations/*", |c, r| optimizations::get(c, r.suggestion()?, r.query())),
+    (Post, "/api/ledger/optimizations/*/apply", |c, r| optimizations::apply(c, r.suggestion()?, &r.body()?)),
+    (Post, "/api/ledger/optimizations/*/revert", |c, r| optimizations::revert(c, r.suggestion()?)),
+    (Post, "/api/ledger/optimizations/*/dismiss", |c, r| optimizations::dismiss(c, r.suggestion()?)),
+    (Post, "/api/ledger/optimizations/*/trial", |c, r| optimizations::trial(c, r.suggestion()?, &r.body()?)),
+    (Get, "/api/prices", |c, r| prices::find(c, r.query())),
+    (Get, "/api/prices/*", |c, r| prices::get(c, r.name)),
+    (Get, "/api/keys", |c, _| keys::list(c)),
+    (Post, "/api/keys", |c, r| keys::create(c, &r.body()?)),
+    (Delete, "/api/keys/*", |c, r| keys::delete(c, r.name, r.query())),
+    (Get, "/api/budget", |c, _| budget::get(c)),
+    (Put, "/api/budget", |c, r| budget::set(c, &r.body()?, r.head.header("if-match"))),
+];
+
+/// Lets the route of a request answer it.
+pub fn answer(
+    context: &Context,
+    head: &RequestHead,
+    body: &mut RequestBody<'_>,
+    client: Presence,
+) -> Answer {
+    // No head has a method that cannot be parsed.
+    let method = match head.method.parse() {
+        Ok(Method::Head) => Get,
+        Ok(method) => method,
+        Err(()) => Options,
+    };
+    if method == Options {
+        return Ok(reply::preflight());
+    }
+    let path = head.target.split('?').next().unwrap_or_default();
+    let found = ROUTES
+        .iter()
+        .filter_map(|(taken, route, answer)| Some((taken, answer, matched(route, path)?)));
+    let found: Vec<_> = found.collect();
+    if let Some((_, answer, name)) = found.iter().find(|(taken, ..)| **taken == method) {
+        let mut request = Request {
+            head,
+            client,
+            name,
+            body,
+        };
+        return answer(context, &mut request);
+    }
+    if found.is_empty() {
+        return Err(Error::NotFound(format!("route {path}")).into());
+    }
+    let allowed: Vec<&str> = found.iter().map(|(taken, ..)| taken.as_str()).collect();
+    let (method, allowed) = (&head.method, allowed.join(", "));
+    Err(Failure::method_not_allowed(method, path, allowed))
+}
+
+/// The segment that the `*` of `route` stands for, if the path is of that form.
+fn matched<'a>(route: &str, path: &'a str) -> Option<&'a str> {
+    let (mut segments, mut name) = (path.split('/'), "");
+    for expected in route.split('/') {
+        let segment = segments.next()?;
+        if expected == "*" {
+            name = segment;
+        } else if expected != segment {
+            return None;
+        }
+    }
+    segments.next().is_none().then_some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_route_matches_whole_segments() {
+        assert_eq!(matched("/", "/"), Some(""));
+        assert_eq!(matched("/api/flows/*", "/api/flows/7"), Some("7"));
+        assert_eq!(matched("/api/flows/*/hook", "/api/flows/7/hook"), Some("7"));
+        for path in [
+            "/",
+            "//",
+            "/api/flows",
+            "/api/flows/7/",
+            "/api/flows/7/hook",
+            "api/flows/7",
+        ] {
+            assert_eq!(matched("/api/flows/*", path), None, "{path}");
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! A request's body, which is read only if its handler asks for it.
+
+use std::cell::Cell;
+use std::io::{self, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use super::auth::Denied;
+use super::read_some;
+use super::request_head::{Body, HEAD_BYTES_MAX, RequestHead};
+
+/// How much of a body is read at a time.
+const READ_BYTES: usize = 64 << 10;
+/// How much of a line between chunks is read at a time …
+const LINE_READ_BYTES: usize = 4 << 10;
+/// … and the longest such line.
+const CHUNK_LINE_BYTES_MAX: usize = 1 << 10;
+/// Limits the larger bodies of all connections together.
+const BODIES_BYTES_MAX: usize = 512 << 20;
+/// Bodies up to this size do not count: 1,024 connections of them are not much.
+const SMALL_BODY_BYTES: usize = 128 << 10;
+
+/// How many bytes the larger bodies have that are in memory.
+#[derive(Debug, Default)]
+pub(super) struct BodyBytes(AtomicUsize);
+
+/// The body of a request.
+pub struct RequestBody<'a> {
+    client: &'a TcpStream,
+    /// Read from the client, but not used yet.
+    buffer: &'a mut Vec<u8>,
+    head: &'a RequestHead,
+    is_unread: &'a Cell<bool>,
+    body_bytes: &'a BodyBytes,
+    /// How many of `body_bytes` are this body's, until its request is answered.
+    counted: usize,
+}
+
+impl<'a> RequestBody<'a> {
+    pub(super) fn new(
+        client: &'a TcpStream,
+        buffer: &'a mut Vec<u8>,
+        head: &'a RequestHead,
+        is_unread: &'a Cell<bool>,
+        body_bytes: &'a BodyBytes,
+    ) -> Self {
+        Self {
+            client,
+            buffer,
+            head,
+            is_unread,
+            body_bytes,
+            counted: 0,
+        }
+    }
+
+    /// Reads the whole body. A client that waits to be asked for it is asked first.
+    ///
+    /// # Errors
+    /// 413 beyond `bytes_max`, 408 after `time_max`, 400 for chunks that cannot be understood and
+    /// for a client that has left, 503 when larger bodies fill the memory that they share.
+    pub fn read(&mut self, bytes_max: u64, time_max: Duration) -> Result<Vec<u8>, Denied> {
+        let mut body = Vec::new();
+        if !self.is_unread.get() {
+            return Ok(body);
+        }
+        if matches!(self.head.body, Body::Length(length) if length > bytes_max) {
+            return Err(too_large(bytes_max));
+        }
+        if self.head.has_token("expect", "100-continue") {
+            // A client that has left is noticed below.
+            let _ = self.client.write_all(b"HTTP/1.1 100 Continue\r\n\r\n");
+        }
+        let deadline = Instant::now() + time_max;
+        match self.head.body {
+            Body::Length(length) => self.append(&mut body, length, deadline)?,
+            Body::Chunked => self.read_chunks(&mut body, bytes_max, deadline)?,
+        }
+        self.is_unread.set(false);
+        Ok(body)
+    }
+
+    /// Appends the next `count` bytes to `body`.
+    fn append(&mut self, body: &mut Vec<u8>, count: u64, deadline: Instant) -> Result<(), Denied> {
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        let end = body.len().saturating_add(count);
+        let buffered = self.buffer.len().min(end - body.len());
+        body.extend(self.buffer.drain(..buffered));
+        while body.len() < end {
+            let step = READ_BYTES.min(end - body.len());
+            self.count(body.len() + step)?;
+            receive(self.client, body, step, deadline)?;
+        }
+        Ok(())
+    }
+
+    /// Appends chunks to `body` up to the last one (RFC 9112, section 7.1).
+    fn read_chunks(
+        &mut self,
+        body: &mut Vec<u8>,
+        bytes_max: u64,
+        deadline: Instant,
+    ) -> Result<(), Denied> {
+        loop {
+            let size = self.read_chunk_size(deadline)?;
+            // No sum: a size may be as large as a number can be.
+            if size > bytes_max - body.len() as u64 {
+                return Err(too_large(bytes_max));
+            }
+            if size == 0 {
+                return self.skip_trailers(deadline);
+            }
+            self.append(body, size, deadline)?;
+            while self.buffer.len() < 2 {
+                self.fill(deadline)?;
+            }
+            if !self.buffer.starts_with(b"\r\n") {
+                return Err(bad_request("a chunk is longer than its size says"));
+            }
+            self.buffer.drain(..2);
+        }
+    }
+
+    fn read_chunk_size(&mut self, deadline: Instant) -> Result<u64, Denied> {
+        loop {
+            match httparse::parse_chunk_size(self.buffer) {
+                // httparse takes a line without a size for a size of 0.
+                Ok(_) if !self.buffer.first().is_none_or(u8::is_ascii_hexdigit) => break,
+                Ok(httparse::Status::Complete((line, size))) => {
+                    self.buffer.drain(..line);
+                    return Ok(size);
+                }
+                Ok(httparse::Status::Partial) if self.buffer.len() < CHUNK_LINE_BYTES_MAX => {
+                    self.fill(deadline)?;
+                }
+                _ => break,
+            }
+        }
+        Err(bad_request("the chunks of the body cannot be read"))
+    }
+
+    /// Trailers mean nothing to any route.
+    fn skip_trailers(&mut self, deadline: Instant) -> Result<(), Denied> {
+        let mut skipped = 0;
+        loop {
+            let Some(end) = self.buffer.windows(2).position(|pair| pair == b"\r\n") else {
+                if skipped + self.buffer.len() > HEAD_BYTES_MAX {
+                    let message = "the trailers are too long";
+                    return Err(Denied::new(431, "head_too_large", message));
+                }
+                self.fill(deadline)?;
+                continue;
+            };
+            self.buffer.drain(..end + 2);
+            skipped += end + 2;
+            if end == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    fn fill(&mut self, deadline: Instant) -> Result<(), Denied> {
+        receive(self.client, self.buffer, LINE_READ_BYTES, deadline)
+    }
+
+    /// Counts the body, which is about to have `bytes`.
+    fn count(&mut self, bytes: usize) -> Result<(), Denied> {
+        if bytes <= SMALL_BODY_BYTES {
+            return Ok(());
+        }
+        let more = bytes.saturating_sub(self.counted);
+        let before = self.body_bytes.0.fetch_add(more, Ordering::SeqCst);
+        self.counted += more;
+        if before.saturating_add(more) > BODIES_BYTES_MAX {
+            let message = "too many large requests at a time; try again in a second";
+            return Err(Denied::new(503, "busy", message));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for RequestBody<'_> {
+    fn drop(&mut self) {
+        self.body_bytes.0.fetch_sub(self.counted, Ordering::SeqCst);
+    }
+}
+
+/// Appends what comes next from the client.
+fn receive(
+    client: &TcpStream,
+    into: &mut Vec<u8>,
+    bytes_max: usize,
+    deadline: Instant,
+) -> Result<(), Denied> {
+    match read_some(client, into, bytes_max, deadline) {
+        Ok(count) if count > 0 => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+            let message = "the request's body took too long";
+            Err(Denied::new(408, "timeout", message))
+        }
+        _ => {
+            // Nothing is answered to half a request.
+            let _ = client.shutdown(Shutdown::Write);
+            Err(bad_request("the body is incomplete"))
+        }
+    }
+}
+
+fn bad_request(message: &str) -> Denied {
+    Denied::new(400, "bad_request", message)
+}
+
+fn too_large(bytes_max: u64) -> Denied {
+    let message = format!("a request's body may have {bytes_max} bytes");
+    Denied::new(413, "body_too_large", message)
+}
