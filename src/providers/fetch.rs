@@ -16,17 +16,18 @@ use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::NextTimeout;
 use ureq::{Agent, Error};
 
-use super::refusal::{describe, retry_after, tidy};
+use super::call::{TIMEOUT_MAX, milliseconds};
+use super::cancel::Cancel;
+use super::client::read_at_most;
+use super::excerpt::{EXCERPT_CHARS_MAX, describe, one_line};
+use super::refusal::retry_after;
 use super::transport::{Connect, Lookup, Scope};
-use super::{Cancel, TIMEOUT_MAX, milliseconds};
 use crate::event::Timestamp;
 
 /// The longest answer that is taken, bytes.
 pub const ANSWER_BYTES_MAX: usize = 1 << 20;
 /// How much of a refusal is read, bytes.
 const REFUSAL_BYTES_MAX: u64 = 4 << 10;
-/// How much of it is shown, characters.
-const EXCERPT_CHARS_MAX: usize = 300;
 /// The most that the head of a response may have, bytes.
 const HEAD_BYTES_MAX: usize = 64 << 10;
 /// How many connections wait for another request.
@@ -147,7 +148,7 @@ impl Fetcher {
             let said = match header(LOCATION) {
                 Some(location) if status.is_redirection() => format!(
                     "redirects are not followed, this one leads to {}",
-                    tidy(location, EXCERPT_CHARS_MAX)
+                    one_line(location, EXCERPT_CHARS_MAX)
                 ),
                 _ => said,
             };
@@ -158,15 +159,14 @@ impl Fetcher {
                 ..failure(format!("answered with status {}: {said}", status.as_u16()))
             });
         }
-        let mut bytes = Vec::new();
-        body.into_reader()
-            .take(ANSWER_BYTES_MAX as u64 + 1)
-            .read_to_end(&mut bytes)
-            .map_err(|error| io(error.into()))?;
-        if bytes.len() > ANSWER_BYTES_MAX {
-            let what = format!("the answer is longer than {ANSWER_BYTES_MAX} bytes");
-            return Err(failure(what));
-        }
+        let too_long = || {
+            failure(format!(
+                "the answer is longer than {ANSWER_BYTES_MAX} bytes"
+            ))
+        };
+        let bytes = read_at_most(body.into_reader(), ANSWER_BYTES_MAX)
+            .map_err(|error| io(error.into()))?
+            .ok_or_else(too_long)?;
         let body =
             String::from_utf8(bytes).map_err(|_| failure("the answer is not UTF-8 text".into()))?;
         Ok(Fetched {
@@ -177,7 +177,7 @@ impl Fetcher {
 
     /// The URL, if requests may go there.
     fn checked(&self, url: &str) -> Result<Uri, FetchFailure> {
-        let shown = tidy(url, EXCERPT_CHARS_MAX);
+        let shown = one_line(url, EXCERPT_CHARS_MAX);
         let uri: Uri = url.parse().map_err(|_| {
             FetchFailure::new(format!(
                 "`{shown}` is no URL, such as https://example.org/x"
@@ -235,7 +235,7 @@ impl Fetcher {
         };
         FetchFailure {
             is_transient: true,
-            ..FetchFailure::new(tidy(&message, EXCERPT_CHARS_MAX))
+            ..FetchFailure::new(one_line(&message, EXCERPT_CHARS_MAX))
         }
     }
 }

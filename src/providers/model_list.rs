@@ -10,16 +10,19 @@
 //!
 //! The last two give up to 1,000 in a page, which is all of them.
 
-use std::io::Read;
 use std::time::Duration;
 
 use serde_json::Value;
 
-use super::client::{self, Exchange, parse_url};
+use super::Providers;
+use super::cancel::Cancel;
+use super::client::{Exchange, HttpRequest, ReadRules, Receiver};
+use super::config::{Kind, ProviderConfig};
+use super::failure::Fault;
+use super::framer::Event;
 use super::transport::Scope;
-use super::wire::{Fault, Header, ResponseAccumulator};
-use super::{Cancel, FailureKind, Kind, ProviderConfig, Providers, Timeouts};
-use super::{anthropic, gemini, openai, refusal};
+use super::wire::{Flow, Header, Reader, ResponseAccumulator};
+use super::{anthropic, gemini, openai};
 use crate::event::Timestamp;
 
 /// The longest list, bytes; that of a router with 400 models has half a megabyte.
@@ -64,67 +67,74 @@ impl Providers {
         })
     }
 
-    /// The models that a provider says it serves, with the same key and from the same address as calls.
+    /// Asks a provider which models it serves, with the key and at the address of its calls.
     ///
     /// # Errors
     /// What went wrong, in a sentence without the key.
     pub fn list_models(&self, provider: &str, cancel: &Cancel) -> Result<Vec<Listed>, String> {
         let entered = Scope::enter(cancel);
-        self.ask_for_list(provider, &entered.scope)
-            .map_err(|fault| {
-                let message = format!("{provider}: {}", fault.message);
-                refusal::tidy(&self.redact(provider, &message), refusal::MESSAGE_CHARS_MAX)
-            })
+        self.exchange_list(provider, &entered.scope)
+            .map_err(|fault| self.message(provider, &format!("{provider}: {}", fault.message)))
     }
 
-    fn ask_for_list(&self, name: &str, scope: &Scope) -> Result<Vec<Listed>, Fault> {
+    fn exchange_list(&self, name: &str, scope: &Scope) -> Result<Vec<Listed>, Fault> {
         let provider = self.usable_provider(name)?;
         let Some((url, headers)) = request(provider) else {
-            let message = "has no list of models";
-            return Err(Fault::new(FailureKind::NotConfigured, message));
+            return Err(Fault::not_configured("has no list of models"));
         };
-        let usual = self.timeouts.bounded();
-        let exchange = Exchange {
+        let mut exchange = Exchange {
             provider: name,
-            timeouts: Timeouts {
-                connect: usual.connect.min(LIST_TIME_MAX),
-                first_byte: usual.first_byte.min(LIST_TIME_MAX),
-                total: usual.total.min(LIST_TIME_MAX),
-            },
+            timeouts: self.timeouts.bounded(LIST_TIME_MAX),
             key: provider.key(),
             is_streamed: false,
             scope,
+            rules: ReadRules {
+                document_bytes_max: LIST_BYTES_MAX,
+                event_bytes_max: LIST_BYTES_MAX,
+                is_forwarded: false,
+                drain_max: None,
+            },
             partial: &mut ResponseAccumulator::default(),
-            on_piece: &mut |_| {},
         };
-        let uri = parse_url(&url, name)?;
-        let asked = self.client.get(&uri, &headers, &exchange);
-        let response = asked.map_err(|error| self.client.fault(error, &exchange, &uri))?;
-        if !response.status().is_success() {
-            return Err(self.client.refused(response, &exchange).0);
-        }
-        let mut bytes = Vec::new();
-        let body = response.into_body().into_reader();
-        body.take(LIST_BYTES_MAX as u64 + 1)
-            .read_to_end(&mut bytes)
-            .map_err(|error| self.client.fault(error.into(), &exchange, &uri))?;
-        if scope.cancel.is_cancelled() {
-            return Err(client::cancelled());
-        }
-        if bytes.len() > LIST_BYTES_MAX {
-            let message = format!("its list of models is longer than {LIST_BYTES_MAX} bytes");
-            return Err(Fault::new(FailureKind::TooLarge, message));
-        }
-        let document = serde_json::from_slice(&bytes);
-        let document = document.map_err(|error| {
-            Fault::bad_answer(format!("its list of models is not JSON: {error}"))
-        })?;
-        models(provider.kind, &document)
-            .ok_or_else(|| Fault::bad_answer("its list of models is none"))
+        let request = HttpRequest {
+            url: &url,
+            headers: &headers,
+            body: None,
+        };
+        let mut reader = ListReader {
+            kind: provider.kind,
+            models: Vec::new(),
+        };
+        self.client
+            .exchange(&request, &mut reader, &mut exchange, &mut Ignore)?;
+        Ok(reader.models)
     }
 }
 
-/// Where the list is, and what is sent along.
+/// Reads a list of models.
+struct ListReader {
+    kind: Kind,
+    models: Vec<Listed>,
+}
+
+impl Reader for ListReader {
+    fn event(&mut self, _: &Event, _: &mut ResponseAccumulator) -> Result<Flow, Fault> {
+        Err(Fault::bad_answer("its list of models is a stream"))
+    }
+
+    fn document(&mut self, document: &Value, _: &mut ResponseAccumulator) -> Result<(), Fault> {
+        let models = models(self.kind, document);
+        self.models = models.ok_or_else(|| Fault::bad_answer("its list of models is none"))?;
+        Ok(())
+    }
+}
+
+/// The reader has the list.
+struct Ignore;
+
+impl Receiver for Ignore {}
+
+/// Returns the URL of the list and the headers to send.
 fn request(provider: &ProviderConfig) -> Option<(String, Vec<(&'static str, Header)>)> {
     let key = provider.key();
     let (url, headers) = match provider.kind {
@@ -142,16 +152,14 @@ fn request(provider: &ProviderConfig) -> Option<(String, Vec<(&'static str, Head
         Kind::Gemini => {
             let base_url = gemini::versioned(provider.base_url());
             let url = format!("{base_url}/models?pageSize={PAGE_MODELS_MAX}");
-            let key = key.map(|key| Header::Secret(key.expose().to_owned()));
-            let key = key.map(|key| ("x-goog-api-key", key));
-            (url, key.into_iter().collect())
+            (url, key.map(gemini::api_key).into_iter().collect())
         }
         Kind::Ollama | Kind::Echo => return None,
     };
     Some((url, headers))
 }
 
-/// The models of a list; none where it is no list. What cannot be read is left out.
+/// Returns the models of a list; none if it is no list. Unreadable ones are skipped.
 fn models(kind: Kind, document: &Value) -> Option<Vec<Listed>> {
     let all = match kind {
         Kind::Gemini => &document["models"],

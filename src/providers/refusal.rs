@@ -4,15 +4,13 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::FailureKind;
-use super::wire::{Fault, provider_message};
+use super::excerpt::{EXCERPT_CHARS_MAX, describe, one_line};
+use super::failure::{FailureKind, Fault};
+use super::wire::provider_message;
 use crate::event::Timestamp;
 
 /// How much of a failure's message is kept, characters.
 pub(super) const MESSAGE_CHARS_MAX: usize = 1000;
-
-/// How much of a text that is not understood is shown, characters.
-const EXCERPT_CHARS_MAX: usize = 300;
 
 /// The longest wait that a provider can ask for: what is longer is of no use to a retry.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 60 * 60);
@@ -45,12 +43,12 @@ impl Refusal<'_> {
 
     fn said(&self) -> String {
         if let (300..=399, Some(location)) = (self.status, self.location) {
-            return format!("go to {}", tidy(location, EXCERPT_CHARS_MAX));
+            return format!("go to {}", one_line(location, EXCERPT_CHARS_MAX));
         }
         let document = serde_json::from_str::<Value>(self.body).ok();
         match document.as_ref().and_then(provider_message) {
             // Leaves room for the advice.
-            Some(message) => tidy(&message, MESSAGE_CHARS_MAX - EXCERPT_CHARS_MAX),
+            Some(message) => one_line(&message, MESSAGE_CHARS_MAX - EXCERPT_CHARS_MAX),
             None => describe(self.body),
         }
     }
@@ -69,63 +67,6 @@ impl Refusal<'_> {
             _ => None,
         }
     }
-}
-
-/// What a body that is no answer is: empty, a page, or how it begins.
-pub(super) fn describe(body: &str) -> String {
-    let body = body.trim();
-    if body.is_empty() {
-        return "an empty body".into();
-    }
-    if is_html(body) {
-        return match title(body) {
-            Some(title) => format!("an HTML page, titled “{title}”"),
-            None => format!("an HTML page: {}", tidy(body, EXCERPT_CHARS_MAX)),
-        };
-    }
-    tidy(body, EXCERPT_CHARS_MAX)
-}
-
-/// Whether that is how a page begins.
-pub(super) fn is_html(body: &str) -> bool {
-    let begins_with = |tag: &str| {
-        let start = body.trim_start().as_bytes().get(..tag.len());
-        start.is_some_and(|start| start.eq_ignore_ascii_case(tag.as_bytes()))
-    };
-    begins_with("<!doctype html") || begins_with("<html")
-}
-
-fn title(page: &str) -> Option<String> {
-    // Lower case of ASCII only: every position stays what it is.
-    let lower = page.to_ascii_lowercase();
-    let start = lower.find("<title")?;
-    let start = start + lower[start..].find('>')? + 1;
-    let end = start + lower[start..].find("</title")?;
-    Some(tidy(&page[start..end], EXCERPT_CHARS_MAX)).filter(|title| !title.is_empty())
-}
-
-/// `text` in one line, without control characters, cut to `chars_max` characters: it goes to logs
-/// and tables, and comes from outside.
-pub(super) fn tidy(text: &str, chars_max: usize) -> String {
-    let is_gap = |c: char| c.is_whitespace() || c.is_control();
-    let mut line = String::new();
-    let mut chars = 0;
-    for word in text.split(is_gap).filter(|word| !word.is_empty()) {
-        if !line.is_empty() {
-            line.push(' ');
-            chars += 1;
-        }
-        for c in word.chars() {
-            if chars >= chars_max {
-                line.truncate(line.trim_end().len());
-                line.push('…');
-                return line;
-            }
-            line.push(c);
-            chars += 1;
-        }
-    }
-    line
 }
 
 /// Reads `Retry-After`: seconds, or a date (RFC 9110, 10.2.3).
@@ -198,16 +139,6 @@ mod tests {
     }
 
     #[test]
-    fn a_page_is_called_a_page() {
-        assert_eq!(
-            describe("\n<!DOCTYPE html><html><head><TITLE lang=en>502 Bad\nGateway</TITLE>"),
-            "an HTML page, titled “502 Bad Gateway”"
-        );
-        assert_eq!(describe("<html><body>Hi"), "an HTML page: <html><body>Hi");
-        assert!(!is_html("<ht"));
-    }
-
-    #[test]
     fn retry_after_is_seconds_or_a_date() {
         let now: Timestamp = "2025-12-04T10:00:00Z".parse().unwrap();
         let wait = |header| retry_after(header, now);
@@ -231,7 +162,7 @@ mod tests {
             retry_after(&text, now);
             refusal(404, &text);
             refusal(404, &format!("<html><title{tags}</title"));
-            prop_assert!(tidy(&text, 10).chars().count() <= 11);
+            prop_assert!(one_line(&text, 10).chars().count() <= 11);
         }
     }
 }

@@ -9,7 +9,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use proptest::prelude::*;
 
 use super::*;
-use crate::event::UsageSource;
+use crate::event::{Timestamp, Usage, UsageSource, Usd};
 
 const KEY: &str = "sk-secret-0123456789";
 
@@ -1037,7 +1037,7 @@ fn what_is_reserved_for_a_call_is_enough_where_all_of_its_prompt_is_written_to_a
         ..call(false)
     };
     let at = Timestamp::now();
-    let input_tokens = 2_000 + FRAME_TOKENS;
+    let input_tokens = 2_000 + (prompt_tokens_max(0));
     let used = |written: u64, for_an_hour: u64| {
         let usage = Usage {
             input_tokens,
@@ -1047,7 +1047,7 @@ fn what_is_reserved_for_a_call_is_enough_where_all_of_its_prompt_is_written_to_a
             source: UsageSource::Provider,
             ..Usage::default()
         };
-        providers.cost(&call, &call.model, &usage, at)
+        providers.charge(&call, &call.model, &usage, at).cost
     };
     let all = input_tokens;
     for (writes, most) in [
@@ -1090,15 +1090,15 @@ fn what_is_reserved_for_a_call_is_enough_where_a_provider_writes_to_its_cache_by
         };
         let used = |cache_write_tokens| {
             let usage = Usage {
-                input_tokens: 1_000 + FRAME_TOKENS,
+                input_tokens: 1_000 + (prompt_tokens_max(0)),
                 cache_write_tokens,
                 output_tokens: 1,
                 source: UsageSource::Provider,
                 ..Usage::default()
             };
-            providers.cost(&call, model, &usage, at)
+            providers.charge(&call, model, &usage, at).cost
         };
-        let written = used(1_000 + FRAME_TOKENS);
+        let written = used(1_000 + (prompt_tokens_max(0)));
         assert_eq!(providers.reserve(&call, at).cost, written);
         assert_eq!(written > used(0), is_dearer, "{model}");
         // A client that marks nothing has not said that nothing is written.
@@ -1111,7 +1111,7 @@ fn what_is_reserved_for_a_call_is_enough_where_a_provider_writes_to_its_cache_by
 fn a_cost_beyond_belief_is_not_known_and_what_is_reserved_stays_within() {
     let provider = ProviderConfig {
         kind: Kind::OpenAi,
-        base_url: openai::BASE_URL.into(),
+        base_url: String::new(),
         api_key: None,
         missing_key_hint: None,
         stream_usage: true,
@@ -1165,7 +1165,7 @@ proptest! {
         for (mut streamed, mut whole) in readers().into_iter().zip(readers()) {
             let mut partial = ResponseAccumulator::default();
             for answer in &answers {
-                let event = sse::Event { name: String::new(), data: answer.to_string() };
+                let event = framer::Event { name: String::new(), data: answer.to_string() };
                 let _ = streamed.event(&event, &mut partial);
                 prop_assert!(testing::holds_sum_rules(&partial.usage), "{:?}", partial.usage);
                 let mut partial = ResponseAccumulator::default();

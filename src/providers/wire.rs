@@ -1,12 +1,12 @@
 //! What the providers' protocols have in common: the request as data, the answer as it grows,
 //! and the reading of errors and token counts. Pure: no network, no clock.
 
-use std::time::Duration;
-
 use serde_json::Value;
 
-use super::refusal::tidy;
-use super::{FailureKind, json, sse};
+use super::excerpt::one_line;
+use super::failure::{FailureKind, Fault};
+use super::framer::{Event, Framing};
+use super::json;
 use crate::event::Usage;
 
 /// The longest text of an answer, bytes. The longest that models write today (128,000 tokens) is
@@ -29,20 +29,18 @@ const FINISH_CHARS_MAX: usize = 100;
 /// (<https://console.groq.com/docs/service-tiers>).
 const STANDARD_TIERS: [&str; 5] = ["", "auto", "default", "standard", "on_demand"];
 
-/// A request, ready to be sent by POST.
+/// A request for POST.
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) url: String,
-    /// Beside `content-type` and `accept`. Some values are secret: print the names only.
+    /// Beside `content-type` and `accept`.
     pub(super) headers: Vec<(&'static str, Header)>,
     pub(super) body: Value,
 }
 
-/// The value of a header. `Debug` shows it only where it is not secret.
+/// The value of a header.
 pub(super) enum Header {
-    Plain(&'static str),
-    /// As a client of ours sent it.
-    Given(String),
+    Plain(String),
     Secret(String),
 }
 
@@ -50,34 +48,8 @@ impl std::fmt::Debug for Header {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Plain(value) => value,
-            Self::Given(value) => value,
             Self::Secret(_) => "***",
         })
-    }
-}
-
-/// Why there is no answer: a `Failure` in the making.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Fault {
-    pub(super) kind: FailureKind,
-    /// What happened; may hold text from outside that is not redacted yet.
-    pub(super) message: String,
-    pub(super) status: Option<u16>,
-    pub(super) retry_after: Option<Duration>,
-}
-
-impl Fault {
-    pub(super) fn new(kind: FailureKind, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            message: message.into(),
-            status: None,
-            retry_after: None,
-        }
-    }
-
-    pub(super) fn bad_answer(message: impl Into<String>) -> Self {
-        Self::new(FailureKind::BadAnswer, message)
     }
 }
 
@@ -132,10 +104,9 @@ impl ResponseAccumulator {
             Some(beyond) => *beyond += rest.len(),
             None if rest.is_empty() => {}
             None => {
-                return Err(Fault::new(
-                    FailureKind::TooLarge,
-                    format!("the answer is longer than {ANSWER_BYTES_MAX} bytes; set max_tokens"),
-                ));
+                let message =
+                    format!("the answer is longer than {ANSWER_BYTES_MAX} bytes; set max_tokens");
+                return Err(Fault::new(FailureKind::TooLarge, message));
             }
         }
         self.text.push_str(piece);
@@ -185,7 +156,7 @@ impl ResponseAccumulator {
     /// Notes why the answer ends, as far as the provider says so.
     pub(super) fn note_finish(&mut self, reason: &Value) {
         if let Some(reason) = reason.as_str() {
-            self.finish_reason = Some(tidy(reason, FINISH_CHARS_MAX));
+            self.finish_reason = Some(one_line(reason, FINISH_CHARS_MAX));
         }
     }
 
@@ -213,15 +184,6 @@ pub(super) enum Flow {
     End,
 }
 
-/// How a streamed answer is cut into events.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Framing {
-    /// Server-sent events.
-    Sse,
-    /// A JSON text in each line.
-    Lines,
-}
-
 /// Reads a provider's answer into a [`ResponseAccumulator`]; one per call.
 pub(super) trait Reader {
     /// How this provider's streams are cut into events.
@@ -229,11 +191,7 @@ pub(super) trait Reader {
         Framing::Sse
     }
     /// Reads one event of a streamed answer.
-    fn event(
-        &mut self,
-        event: &sse::Event,
-        partial: &mut ResponseAccumulator,
-    ) -> Result<Flow, Fault>;
+    fn event(&mut self, event: &Event, partial: &mut ResponseAccumulator) -> Result<Flow, Fault>;
     /// Reads an answer that came in one piece.
     fn document(
         &mut self,
@@ -243,7 +201,7 @@ pub(super) trait Reader {
 }
 
 /// The JSON of an event; null of one without data, which some servers send to keep a connection open.
-pub(super) fn event_json(event: &sse::Event) -> Result<Value, Fault> {
+pub(super) fn event_json(event: &Event) -> Result<Value, Fault> {
     if event.data.trim().is_empty() {
         return Ok(Value::Null);
     }
