@@ -175,7 +175,7 @@ impl Providers {
     fn enqueue(&self, call: &Call, side: Side, prompt_bytes: u64) -> Permit {
         let answer = call.max_tokens.unwrap_or(ANSWER_TOKENS_PACED);
         let tokens = prompt_bytes / 4 + u64::from(answer);
-        self.rate_limiter.give(&call.provider, side, tokens)
+        self.rate_limiter.enqueue(&call.provider, side, tokens)
     }
 
     /// Returns how long a call may take unless it says otherwise.
