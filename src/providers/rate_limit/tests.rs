@@ -44,8 +44,7 @@ fn dropped_permit_is_free_for_another_call() {
 #[test]
 fn call_above_the_token_limit_goes_alone() {
     let limiter = limiter(None, Some(100));
-    let permits =
-        [60, 40, 1, 5_000, 1].map(|tokens| limiter.enqueue("p", Side::Clients, tokens));
+    let permits = [60, 40, 1, 5_000, 1].map(|tokens| limiter.enqueue("p", Side::Clients, tokens));
     assert_eq!(seconds(&permits, Instant::now()), [0, 0, 60, 120, 180]);
 }
 
