@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
-use ureq::http::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER};
+use ureq::http::header::CONTENT_TYPE;
 use ureq::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri};
 use ureq::{Agent, AsSendBody, Body, Timeout};
 
@@ -14,10 +14,9 @@ use super::excerpt::{describe, is_html};
 use super::failure::{FailureKind, Fault};
 use super::framer::{Frame, Framer};
 use super::json;
-use super::refusal::{Refusal, retry_after};
+use super::refusal::Refusal;
 use super::transport::{Connect, LookupLater, Scope};
 use super::wire::{Flow, Header, Reader, ResponseAccumulator};
-use crate::event::Timestamp;
 use crate::secret::Secret;
 
 /// How much of the body of an error is read, bytes. A longer one is not passed on: a part of it
@@ -126,7 +125,7 @@ impl Client {
             .max_idle_connections_per_host(IDLE_CONNECTIONS_MAX)
             .build();
         Self {
-            agent: Agent::with_parts(config, Connect::new(), LookupLater),
+            agent: Agent::with_parts(config, Connect::default(), LookupLater),
         }
     }
 
@@ -212,34 +211,18 @@ fn refused(
     exchange: &Exchange<'_>,
     receiver: &mut dyn Receiver,
 ) -> Fault {
-    let (head, body) = response.into_parts();
-    let header = |name| head.headers.get(name).and_then(|value| value.to_str().ok());
-    let location = header(LOCATION).map(|location| exchange.redact(location));
     // The status is known; what a server says about it is not worth the whole timeout.
-    exchange
-        .scope
-        .read_by
-        .set(Some(Instant::now() + exchange.timeouts.first_byte));
-    let mut bytes = Vec::new();
-    // After an error, the message still has the beginning.
-    let _ = body
-        .into_reader()
-        .take(ERROR_BODY_BYTES_MAX as u64 + 1)
-        .read_to_end(&mut bytes);
+    let read_by = Instant::now() + exchange.timeouts.first_byte;
+    exchange.scope.read_by.set(Some(read_by));
+    let mut refusal = Refusal::read(response, ERROR_BODY_BYTES_MAX);
     if exchange.scope.cancel.is_cancelled() {
         return Fault::cancelled();
     }
-    let body = exchange.redact(&String::from_utf8_lossy(&bytes));
-    let refusal = Refusal {
-        provider: exchange.provider,
-        status: head.status.as_u16(),
-        retry_after: header(RETRY_AFTER).and_then(|text| retry_after(text, Timestamp::now())),
-        location: location.as_deref(),
-        body: &body,
-    };
-    let fault = refusal.fault();
-    if bytes.len() <= ERROR_BODY_BYTES_MAX {
-        receiver.refused(body.into_bytes());
+    refusal.body = exchange.redact(&refusal.body);
+    refusal.location = refusal.location.map(|it| exchange.redact(&it));
+    let fault = refusal.fault(exchange.provider);
+    if refusal.is_whole {
+        receiver.refused(refusal.body.into_bytes());
     }
     fault
 }

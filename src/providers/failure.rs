@@ -33,10 +33,9 @@ impl Failure {
     /// Returns whether the same call may succeed a little later: it was not reached, took too long, or
     /// was answered with 408, 429, a 5xx, or an error within a stream.
     pub fn is_transient(&self) -> bool {
-        let is_passing = |status| matches!(status, 408 | 429 | 500..);
         match self.kind {
             FailureKind::Connect | FailureKind::Timeout => true,
-            FailureKind::Status => self.status.is_none_or(is_passing),
+            FailureKind::Status => self.status.is_none_or(is_transient_status),
             _ => false,
         }
     }
@@ -49,6 +48,10 @@ impl Failure {
         let is_billable = !matches!(self.kind, FailureKind::NotConfigured | FailureKind::Connect);
         self.sent && !was_refused && is_billable
     }
+}
+
+pub(super) fn is_transient_status(status: u16) -> bool {
+    matches!(status, 408 | 429 | 500..)
 }
 
 impl fmt::Display for Failure {
