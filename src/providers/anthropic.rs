@@ -1,25 +1,22 @@
 //! Anthropic's messages: <https://docs.anthropic.com/en/api/messages>, streamed as in
 //! <https://docs.anthropic.com/en/api/messages-streaming>. Pure: no network, no clock.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::call::Call;
 use super::config::ProviderConfig;
+use super::costs::ANSWER_TOKENS_ASSUMED;
 use super::failure::{FailureKind, Fault};
 use super::framer::Event;
 use super::wire::{
-    Count, Flow, Header, Reader, Request, ResponseAccumulator, counts_anything, event_json,
-    reported_fault,
+    Counts, Flow, Header, Reader, Request, ResponseAccumulator, check_reported, counts_anything,
+    event_json, without_nulls,
 };
 use crate::event::{Usage, UsageSource};
 use crate::secret::Secret;
 
 /// The version of the API that this module speaks; the header is required.
 const VERSION: &str = "2023-06-01";
-
-/// The limit of an answer if the call has none, tokens: the API requires one. Every model allows
-/// this.
-pub(super) const MAX_TOKENS_DEFAULT: u32 = 4096;
 
 pub(super) fn request(call: &Call, provider: &ProviderConfig) -> Request {
     let key = provider.key().map(api_key);
@@ -46,35 +43,25 @@ pub(super) fn version() -> (&'static str, Header) {
 }
 
 fn body(call: &Call) -> Value {
-    let mut body = Map::new();
-    body.insert("model".into(), call.model.clone().into());
-    body.insert(
-        "max_tokens".into(),
-        call.max_tokens.unwrap_or(MAX_TOKENS_DEFAULT).into(),
-    );
-    if let Some(system) = &call.system {
-        let system = match call.cache_marks.system && !is_blank(system) {
+    let system = call.system.as_ref();
+    let system = system.map(
+        |system| match call.cache_marks.system && !is_blank(system) {
             true => json!([marked(system)]),
-            false => system.clone().into(),
-        };
-        body.insert("system".into(), system);
-    }
-    body.insert(
-        "messages".into(),
-        json!([{"role": "user", "content": content(call)}]),
+            false => json!(system),
+        },
     );
-    if let Some(temperature) = call.temperature {
-        body.insert("temperature".into(), temperature.into());
-    }
-    if call.stream {
-        body.insert("stream".into(), true.into());
-    }
-    body.into()
+    without_nulls(json!({
+        "model": call.model,
+        "max_tokens": call.max_tokens.unwrap_or(ANSWER_TOKENS_ASSUMED),
+        "system": system,
+        "messages": [{"role": "user", "content": content(call)}],
+        "temperature": call.temperature,
+        "stream": call.stream.then_some(true),
+    }))
 }
 
-/// The prompt; its marked beginning, if there is one, in a block of its own. The API refuses blocks
-/// without anything but white space. What is shorter than a model caches (from 1,024 tokens on) is
-/// taken without.
+/// Returns the prompt; its marked beginning, if any, in a block of its own. The API refuses blank
+/// blocks, and ignores marks on less than a model caches (from 1,024 tokens on).
 fn content(call: &Call) -> Value {
     match call.prompt.split_at_checked(call.cache_marks.prompt_bytes) {
         Some((beginning, "")) if !is_blank(beginning) => json!([marked(beginning)]),
@@ -85,8 +72,8 @@ fn content(call: &Call) -> Value {
     }
 }
 
-/// A text up to whose end the request is to be cached:
-/// <https://docs.anthropic.com/en/docs/build-with-claude/prompt-caching>. There may be four of them.
+/// Returns a text up to whose end the request is to be cached, at most four of them:
+/// <https://docs.anthropic.com/en/docs/build-with-claude/prompt-caching>.
 fn marked(text: &str) -> Value {
     json!({"type": "text", "text": text, "cache_control": {"type": "ephemeral"}})
 }
@@ -97,7 +84,10 @@ fn is_blank(text: &str) -> bool {
 
 #[derive(Debug, Default)]
 pub(super) struct MessageReader {
-    counts: Counts,
+    /// Input neither read from nor written to the cache, read, written, written for an hour; output,
+    /// of it thinking. Those of `message_delta` are cumulative ("The token counts shown in the usage
+    /// field of the message_delta event are cumulative"), so each one overwrites.
+    counts: Counts<6>,
 }
 
 impl Reader for MessageReader {
@@ -108,7 +98,7 @@ impl Reader for MessageReader {
             "message_start" => {
                 let message = &data["message"];
                 partial.note_model(&message["model"]);
-                // That it counts an output of 1 says nothing: there is none yet.
+                // Its output of 1 means nothing: there is none yet.
                 self.note_usage(&message["usage"], false, partial);
             }
             "content_block_start" => note_block(&data["content_block"], partial)?,
@@ -122,30 +112,26 @@ impl Reader for MessageReader {
                 return Ok(Flow::End);
             }
             "error" => return Err(fault_of(&data)),
-            // `ping`, `content_block_stop`, and what may be added: to be ignored, says the API.
+            // The API wants `ping`, `content_block_stop` and unknown events ignored.
             _ => {}
         }
         Ok(Flow::More)
     }
 
-    fn document(
-        &mut self,
-        document: &Value,
-        partial: &mut ResponseAccumulator,
-    ) -> Result<(), Fault> {
-        partial.note_model(&document["model"]);
-        self.note_usage(&document["usage"], true, partial);
-        if document["type"] == "error" || document.get("error").is_some_and(|e| !e.is_null()) {
-            return Err(fault_of(document));
+    fn document(&mut self, body: &Value, partial: &mut ResponseAccumulator) -> Result<(), Fault> {
+        partial.note_model(&body["model"]);
+        self.note_usage(&body["usage"], true, partial);
+        if body["type"] == "error" || !body["error"].is_null() {
+            return Err(fault_of(body));
         }
-        let Some(blocks) = document["content"].as_array() else {
+        let Some(blocks) = body["content"].as_array() else {
             return Err(Fault::bad_answer("the answer has no `content`"));
         };
         for block in blocks {
             note_block(block, partial)?;
         }
-        self.note_usage(&document["usage"], true, partial);
-        partial.note_finish(&document["stop_reason"]);
+        self.note_usage(&body["usage"], true, partial);
+        partial.note_finish(&body["stop_reason"]);
         partial.is_complete = true;
         Ok(())
     }
@@ -160,8 +146,18 @@ impl MessageReader {
         if !counts_anything(usage) {
             return;
         }
-        self.counts.overwrite(usage);
-        let counts = self.counts.normal_usage();
+        self.counts.overwrite([
+            (usage, "input_tokens"),
+            (usage, "cache_read_input_tokens"),
+            (usage, "cache_creation_input_tokens"),
+            (&usage["cache_creation"], "ephemeral_1h_input_tokens"),
+            (usage, "output_tokens"),
+            (&usage["output_tokens_details"], "thinking_tokens"),
+        ]);
+        let counts = self
+            .counts
+            .tokens()
+            .map_or_else(Usage::default, normal_usage);
         if is_behind && usage["output_tokens"].is_u64() {
             partial.note_usage(counts, true);
         } else {
@@ -170,7 +166,7 @@ impl MessageReader {
     }
 }
 
-/// Reads how many tokens a message has: <https://platform.claude.com/docs/en/api/messages-count-tokens>.
+/// Reads a count of tokens: <https://platform.claude.com/docs/en/api/messages-count-tokens>.
 #[derive(Debug)]
 pub(super) struct CountReader;
 
@@ -179,12 +175,8 @@ impl Reader for CountReader {
         Err(Fault::bad_answer("a number of tokens came as a stream"))
     }
 
-    fn document(
-        &mut self,
-        document: &Value,
-        partial: &mut ResponseAccumulator,
-    ) -> Result<(), Fault> {
-        if !document["input_tokens"].is_u64() {
+    fn document(&mut self, body: &Value, partial: &mut ResponseAccumulator) -> Result<(), Fault> {
+        if !body["input_tokens"].is_u64() {
             return Err(Fault::bad_answer("the answer has no `input_tokens`"));
         }
         partial.is_complete = true;
@@ -192,101 +184,43 @@ impl Reader for CountReader {
     }
 }
 
-/// Takes in a block or its delta. Thinking and the use of tools are billed as a part of the answer, but
-/// are no text of it.
+/// Notes a block or its delta. Thinking and the use of tools are billed as a part of the answer, but are
+/// no text of it.
 fn note_block(block: &Value, partial: &mut ResponseAccumulator) -> Result<(), Fault> {
     match block["type"].as_str() {
-        Some("text" | "text_delta") => partial.push(block["text"].as_str().unwrap_or_default()),
-        Some("thinking" | "thinking_delta") => {
-            partial.note_thinking(&block["thinking"]);
-            Ok(())
-        }
+        Some("text" | "text_delta") => partial.push(block["text"].as_str().unwrap_or_default())?,
+        Some("thinking" | "thinking_delta") => partial.note_thinking(&block["thinking"]),
         Some("tool_use" | "server_tool_use" | "mcp_tool_use") => {
             partial.note_beside(&block["name"]);
-            // Of a stream it is empty, and comes in pieces.
+            // In a stream it is empty, and follows in pieces.
             if block["input"].as_object().is_some_and(|it| !it.is_empty()) {
                 partial.note_beside(&block["input"]);
             }
-            Ok(())
         }
-        Some("input_json_delta") => {
-            partial.note_beside(&block["partial_json"]);
-            Ok(())
-        }
-        _ => Ok(()),
+        Some("input_json_delta") => partial.note_beside(&block["partial_json"]),
+        _ => {}
     }
+    Ok(())
 }
 
 fn fault_of(document: &Value) -> Fault {
-    let unknown = || {
-        Fault::new(
-            FailureKind::Status,
-            "reported an error without saying which",
-        )
-    };
-    reported_fault(document).unwrap_or_else(unknown)
+    let unknown = "reported an error without saying which";
+    let reported = check_reported(document).err();
+    reported.unwrap_or_else(|| Fault::new(FailureKind::Status, unknown))
 }
 
-/// The counts of a message. Those of `message_delta` are cumulative ("The token counts shown in
-/// the usage field of the message_delta event are cumulative"), so each one overwrites.
-#[derive(Debug, Default)]
-struct Counts {
-    /// Neither read from nor written to the cache.
-    input: Count,
-    cache_read: Count,
-    cache_write: Count,
-    /// Of `cache_write`, those that are kept for an hour.
-    cache_write_1h: Count,
-    output: Count,
-    /// Of `output`, what was thought.
-    thinking: Count,
-}
-
-impl Counts {
-    fn overwrite(&mut self, usage: &Value) {
-        let by_age = &usage["cache_creation"];
-        let by_kind = &usage["output_tokens_details"];
-        for (usage, name, kept) in [
-            (usage, "input_tokens", &mut self.input),
-            (usage, "cache_read_input_tokens", &mut self.cache_read),
-            (usage, "cache_creation_input_tokens", &mut self.cache_write),
-            (
-                by_age,
-                "ephemeral_1h_input_tokens",
-                &mut self.cache_write_1h,
-            ),
-            (usage, "output_tokens", &mut self.output),
-            (by_kind, "thinking_tokens", &mut self.thinking),
-        ] {
-            kept.overwrite(usage, name);
-        }
-    }
-
-    /// The three kinds of input are apart from each other: "Total input tokens in a request is
-    /// the summation of `input_tokens`, `cache_creation_input_tokens`, and
-    /// `cache_read_input_tokens`". `output_tokens` includes thinking.
-    fn normal_usage(&self) -> Usage {
-        let all = [
-            self.input,
-            self.cache_read,
-            self.cache_write,
-            self.cache_write_1h,
-            self.output,
-            self.thinking,
-        ];
-        if !Count::are_known(&all) {
-            return Usage::default();
-        }
-        let (read, written) = (self.cache_read.tokens(), self.cache_write.tokens());
-        Usage {
-            input_tokens: self.input.tokens() + read + written,
-            cached_input_tokens: read,
-            cache_write_tokens: written,
-            cache_write_1h_tokens: self.cache_write_1h.tokens().min(written),
-            output_tokens: self.output.tokens(),
-            reasoning_tokens: self.thinking.tokens().min(self.output.tokens()),
-            source: UsageSource::Provider,
-        }
+/// The three kinds of input exclude each other: "Total input tokens in a request is the summation of
+/// `input_tokens`, `cache_creation_input_tokens`, and `cache_read_input_tokens`". `output_tokens`
+/// includes thinking.
+fn normal_usage([input, read, written, for_an_hour, output, thinking]: [u64; 6]) -> Usage {
+    Usage {
+        input_tokens: input + read + written,
+        cached_input_tokens: read,
+        cache_write_tokens: written,
+        cache_write_1h_tokens: for_an_hour.min(written),
+        output_tokens: output,
+        reasoning_tokens: thinking.min(output),
+        source: UsageSource::Provider,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Google's Gemini API: <https://ai.google.dev/api/generate-content>. Pure: no network, no clock.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::call::Call;
 use super::config::ProviderConfig;
@@ -8,8 +8,8 @@ use super::failure::Fault;
 use super::framer::Event;
 use super::openai;
 use super::wire::{
-    BadCount, Count, Flow, Header, Reader, Request, ResponseAccumulator, count, counts_anything,
-    event_json, reported_fault,
+    BadCount, Counts, Flow, Header, Reader, Request, ResponseAccumulator, check_reported, count,
+    counts_anything, event_json, without_nulls,
 };
 use crate::event::{Usage, UsageSource};
 use crate::secret::Secret;
@@ -94,31 +94,30 @@ fn resource(model: &str) -> String {
 }
 
 fn body(call: &Call) -> Value {
-    let mut body = Map::new();
-    if let Some(system) = &call.system {
-        let instruction = json!({"parts": [{"text": system}]});
-        body.insert("systemInstruction".into(), instruction);
-    }
-    let contents = json!([{"role": "user", "parts": [{"text": call.prompt}]}]);
-    body.insert("contents".into(), contents);
-    let mut config = Map::new();
-    if let Some(tokens) = call.max_tokens {
-        config.insert("maxOutputTokens".into(), tokens.into());
-    }
-    if let Some(temperature) = call.temperature {
-        config.insert("temperature".into(), temperature.into());
-    }
-    if !config.is_empty() {
-        body.insert("generationConfig".into(), config.into());
-    }
-    body.into()
+    let system = call.system.as_ref();
+    let config = without_nulls(json!({
+        "maxOutputTokens": call.max_tokens,
+        "temperature": call.temperature,
+    }));
+    without_nulls(json!({
+        "systemInstruction": system.map(|system| json!({"parts": [{"text": system}]})),
+        "contents": [{"role": "user", "parts": [{"text": call.prompt}]}],
+        "generationConfig": Some(config).filter(|config| *config != json!({})),
+    }))
 }
 
-/// Reads answers. A stream is a sequence of documents of the same form, and ends where its
-/// connection does.
+/// Reads answers. A stream is a sequence of documents of the same form, and ends with its connection.
 #[derive(Debug, Default)]
 pub(super) struct ContentReader {
-    counts: Counts,
+    /// `prompt` ("When `cachedContent` is set, this is still the total effective prompt size"), cached;
+    /// results of tools, beside `prompt`; candidates; thoughts, beside candidates ("Total token count
+    /// for the generation request (prompt + thoughts + response candidates)", says the description of
+    /// `totalTokenCount`). In a stream each event has the totals until then, so each overwrites; proto3
+    /// omits a zero, and none follows a greater count.
+    /// <https://ai.google.dev/api/generate-content#UsageMetadata>
+    counts: Counts<5>,
+    /// The total alone does not say what to bill.
+    total: Counts<1>,
 }
 
 impl Reader for ContentReader {
@@ -127,38 +126,28 @@ impl Reader for ContentReader {
         Ok(Flow::More)
     }
 
-    fn document(
-        &mut self,
-        document: &Value,
-        partial: &mut ResponseAccumulator,
-    ) -> Result<(), Fault> {
-        self.take_in(document, partial)?;
-        if !document["candidates"][0].is_object() {
+    fn document(&mut self, body: &Value, partial: &mut ResponseAccumulator) -> Result<(), Fault> {
+        self.take_in(body, partial)?;
+        if !body["candidates"][0].is_object() {
             return Err(Fault::bad_answer("the answer has no `candidates[0]`"));
         }
-        // A document is all there is, also where a compatible server gives no reason for its end.
+        // Complete also if a compatible server sends no reason for its end.
         partial.is_complete = true;
         Ok(())
     }
 }
 
 impl ContentReader {
-    fn take_in(
-        &mut self,
-        document: &Value,
-        partial: &mut ResponseAccumulator,
-    ) -> Result<(), Fault> {
-        partial.note_model(&document["modelVersion"]);
-        let taken = take_candidate(&document["candidates"][0], partial);
-        // After the text: the totals are of this piece as well.
-        self.note_usage(&document["usageMetadata"], partial);
+    fn take_in(&mut self, body: &Value, partial: &mut ResponseAccumulator) -> Result<(), Fault> {
+        partial.note_model(&body["modelVersion"]);
+        let taken = take_candidate(&body["candidates"][0], partial);
+        // After the text: the totals include this piece.
+        self.note_usage(&body["usageMetadata"], partial);
         taken?;
-        if let Some(fault) = reported_fault(document) {
-            return Err(fault);
-        }
-        // Set where the prompt was blocked; then there are no candidates:
+        check_reported(body)?;
+        // Set if the prompt was blocked; then there are no candidates:
         // <https://ai.google.dev/api/generate-content#PromptFeedback>.
-        if let Some(reason) = document["promptFeedback"]["blockReason"].as_str() {
+        if let Some(reason) = body["promptFeedback"]["blockReason"].as_str() {
             return Err(Fault::bad_answer(format!(
                 "the prompt was blocked by the provider: {reason}"
             )));
@@ -170,10 +159,23 @@ impl ContentReader {
         if !counts_anything(usage) {
             return;
         }
-        self.counts.overwrite(usage);
+        self.counts.overwrite([
+            (usage, "promptTokenCount"),
+            (usage, "cachedContentTokenCount"),
+            (usage, "toolUsePromptTokenCount"),
+            (usage, "candidatesTokenCount"),
+            (usage, "thoughtsTokenCount"),
+        ]);
+        self.total.overwrite([(usage, "totalTokenCount")]);
+        let total = match self.total.are_missing() {
+            true => Some([0]),
+            false => self.total.tokens(),
+        };
+        let counts = self.counts.tokens().zip(total);
+        let counts = counts.map(|(counts, [total])| normal_usage(counts, total));
         let is_counted = |name: &str| usage[name].as_u64() > Some(0);
         let counts_answer = is_counted("candidatesTokenCount");
-        partial.note_usage(self.counts.normal_usage(), counts_answer);
+        partial.note_usage(counts.unwrap_or_default(), counts_answer);
         if let (Some(counted), true) = (&mut partial.counted, is_counted("thoughtsTokenCount")) {
             counted.thinking = partial.thinking.len();
         }
@@ -195,8 +197,8 @@ fn take_candidate(candidate: &Value, partial: &mut ResponseAccumulator) -> Resul
     Ok(())
 }
 
-/// An answer that was withheld (`SAFETY`, `RECITATION`, `PROHIBITED_CONTENT`, …) is none. What was cut
-/// short by such a reason is an answer that says so in its reason, as at `MAX_TOKENS`. The reasons:
+/// Fails if the answer was withheld (`SAFETY`, `RECITATION`, `PROHIBITED_CONTENT`, …). One that was cut
+/// short for such a reason is an answer, as at `MAX_TOKENS`. The reasons:
 /// <https://ai.google.dev/api/generate-content#FinishReason>.
 fn check_finish(partial: &ResponseAccumulator) -> Result<(), Fault> {
     match partial.finish_reason.as_deref() {
@@ -208,63 +210,21 @@ fn check_finish(partial: &ResponseAccumulator) -> Result<(), Fault> {
     }
 }
 
-/// The counts of an answer. In a stream each event has the totals until then, so each overwrites; a
-/// zero is left out, as proto3 does, and never comes after something greater.
-/// <https://ai.google.dev/api/generate-content#UsageMetadata>
-#[derive(Debug, Default)]
-struct Counts {
-    /// "When `cachedContent` is set, this is still the total effective prompt size".
-    prompt: Count,
-    cached: Count,
-    /// Tokens of the results of tools, which the model read as well; not within `prompt`.
-    tool_prompt: Count,
-    candidates: Count,
-    /// Beside `candidates`: "Total token count for the generation request (prompt + thoughts +
-    /// response candidates)", says the description of `totalTokenCount`.
-    thoughts: Count,
-    total: Count,
-}
-
-impl Counts {
-    fn overwrite(&mut self, usage: &Value) {
-        for (name, kept) in [
-            ("promptTokenCount", &mut self.prompt),
-            ("cachedContentTokenCount", &mut self.cached),
-            ("toolUsePromptTokenCount", &mut self.tool_prompt),
-            ("candidatesTokenCount", &mut self.candidates),
-            ("thoughtsTokenCount", &mut self.thoughts),
-            ("totalTokenCount", &mut self.total),
-        ] {
-            kept.overwrite(usage, name);
-        }
-    }
-
-    fn normal_usage(&self) -> Usage {
-        let parts = [
-            self.prompt,
-            self.cached,
-            self.tool_prompt,
-            self.candidates,
-            self.thoughts,
-        ];
-        // The total alone does not say what to bill.
-        if !Count::are_known(&parts) || self.total == Count::Impossible {
-            return Usage::default();
-        }
-        let input = self.prompt.tokens() + self.tool_prompt.tokens();
-        let (candidates, thoughts) = (self.candidates.tokens(), self.thoughts.tokens());
-        // Servers that speak this API for other models may count thoughts within; then the total
-        // shows it.
-        let are_within = thoughts <= candidates && self.total == Count::Given(input + candidates);
-        Usage {
-            input_tokens: input,
-            cached_input_tokens: self.cached.tokens().min(input),
-            cache_write_tokens: 0,
-            cache_write_1h_tokens: 0,
-            output_tokens: candidates + if are_within { 0 } else { thoughts },
-            reasoning_tokens: thoughts,
-            source: UsageSource::Provider,
-        }
+/// Puts the counts into the normal form.
+fn normal_usage(
+    [prompt, cached, tool_prompt, candidates, thoughts]: [u64; 5],
+    total: u64,
+) -> Usage {
+    let input = prompt + tool_prompt;
+    // Servers that speak this API for other models may include thoughts, which shows in the total.
+    let are_within = thoughts <= candidates && total == input + candidates;
+    Usage {
+        input_tokens: input,
+        cached_input_tokens: cached.min(input),
+        output_tokens: candidates + if are_within { 0 } else { thoughts },
+        reasoning_tokens: thoughts,
+        source: UsageSource::Provider,
+        ..Usage::default()
     }
 }
 

@@ -122,8 +122,8 @@ impl Reader for ListReader {
         Err(Fault::bad_answer("its list of models is a stream"))
     }
 
-    fn document(&mut self, document: &Value, _: &mut ResponseAccumulator) -> Result<(), Fault> {
-        let models = models(self.kind, document);
+    fn document(&mut self, body: &Value, _: &mut ResponseAccumulator) -> Result<(), Fault> {
+        let models = models(self.kind, body);
         self.models = models.ok_or_else(|| Fault::bad_answer("its list of models is none"))?;
         Ok(())
     }

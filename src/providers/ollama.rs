@@ -5,14 +5,16 @@
 //! reports a prompt whose count it left out as a prompt of 0 tokens; it serves clients that speak that
 //! protocol, as <https://docs.ollama.com/api/anthropic-compatibility> serves those of Anthropic's.
 
-use serde_json::{Map, Value};
+use serde_json::{Value, json};
 
 use super::call::Call;
 use super::config::ProviderConfig;
 use super::failure::Fault;
 use super::framer::{Event, Framing};
 use super::openai;
-use super::wire::{Count, Flow, Reader, Request, ResponseAccumulator, event_json, reported_fault};
+use super::wire::{
+    Counts, Flow, Reader, Request, ResponseAccumulator, check_reported, event_json, without_nulls,
+};
 use crate::event::{Usage, UsageSource};
 
 /// The address without the API's own part. With `/v1` the compatible APIs are written, with `/api` this
@@ -46,22 +48,17 @@ pub(super) fn request(call: &Call, provider: &ProviderConfig) -> Request {
 }
 
 fn body(call: &Call) -> Value {
-    let mut body = Map::new();
-    body.insert("model".into(), call.model.clone().into());
-    body.insert("messages".into(), openai::messages(call));
-    // Always said: an answer is streamed unless this is false.
-    body.insert("stream".into(), call.stream.into());
-    let mut options = Map::new();
-    if let Some(tokens) = call.max_tokens {
-        options.insert("num_predict".into(), tokens.into());
-    }
-    if let Some(temperature) = call.temperature {
-        options.insert("temperature".into(), temperature.into());
-    }
-    if !options.is_empty() {
-        body.insert("options".into(), options.into());
-    }
-    body.into()
+    let options = without_nulls(json!({
+        "num_predict": call.max_tokens,
+        "temperature": call.temperature,
+    }));
+    without_nulls(json!({
+        "model": call.model,
+        "messages": openai::messages(call),
+        // Streamed unless this is false.
+        "stream": call.stream,
+        "options": Some(options).filter(|options| *options != json!({})),
+    }))
 }
 
 /// Reads answers. Needs no memory of its own: the counts come once, with the last object.
@@ -77,13 +74,9 @@ impl Reader for ChatReader {
         take_in(&event_json(event)?, partial)
     }
 
-    fn document(
-        &mut self,
-        document: &Value,
-        partial: &mut ResponseAccumulator,
-    ) -> Result<(), Fault> {
-        take_in(document, partial)?;
-        if !document["message"].is_object() {
+    fn document(&mut self, body: &Value, partial: &mut ResponseAccumulator) -> Result<(), Fault> {
+        take_in(body, partial)?;
+        if !body["message"].is_object() {
             return Err(Fault::bad_answer("the answer has no `message`"));
         }
         partial.is_complete = true;
@@ -100,9 +93,7 @@ fn take_in(document: &Value, partial: &mut ResponseAccumulator) -> Result<Flow, 
         partial.note_usage(usage, usage.output_tokens > 0);
     }
     pushed?;
-    if let Some(fault) = reported_fault(document) {
-        return Err(fault);
-    }
+    check_reported(document)?;
     if document["done"] != true {
         return Ok(Flow::More);
     }
@@ -119,22 +110,15 @@ fn take_in(document: &Value, partial: &mut ResponseAccumulator) -> Result<Flow, 
 /// No prompt has 0 tokens, so 0 means here that it is not known, and `estimate` says what
 /// becomes of it. (Where such a version counted a part of the prompt only, nothing shows it.)
 fn normal_usage(document: &Value) -> Option<Usage> {
-    let (mut input, mut output) = (Count::Missing, Count::Missing);
-    input.overwrite(document, "prompt_eval_count");
-    output.overwrite(document, "eval_count");
-    let counts = [input, output];
-    if counts == [Count::Missing; 2] {
-        return None;
-    }
-    if !Count::are_known(&counts) {
-        return Some(Usage::default());
-    }
-    Some(Usage {
-        input_tokens: input.tokens(),
-        output_tokens: output.tokens(),
+    let mut counts = Counts::default();
+    counts.overwrite([(document, "prompt_eval_count"), (document, "eval_count")]);
+    let usage = |[input_tokens, output_tokens]: [u64; 2]| Usage {
+        input_tokens,
+        output_tokens,
         source: UsageSource::Provider,
         ..Usage::default()
-    })
+    };
+    (!counts.are_missing()).then(|| counts.tokens().map(usage).unwrap_or_default())
 }
 
 #[cfg(test)]

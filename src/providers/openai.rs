@@ -3,15 +3,15 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::call::Call;
 use super::config::ProviderConfig;
 use super::failure::Fault;
 use super::framer::Event;
 use super::wire::{
-    BadCount, Flow, Header, Reader, Request, ResponseAccumulator, count, counts_anything,
-    event_json, reported_fault,
+    BadCount, Flow, Header, Reader, Request, ResponseAccumulator, check_reported, count,
+    counts_anything, event_json, without_nulls,
 };
 use crate::event::{Usage, UsageSource};
 use crate::secret::Secret;
@@ -38,22 +38,15 @@ pub(super) fn authorization(key: &Secret) -> (&'static str, Header) {
 }
 
 fn body(call: &Call, provider: &ProviderConfig) -> Value {
-    let mut body = Map::new();
-    body.insert("model".into(), call.model.clone().into());
-    body.insert("messages".into(), messages(call));
-    if let Some(tokens) = call.max_tokens {
-        body.insert(max_tokens_name(provider.base_url()).into(), tokens.into());
-    }
-    if let Some(temperature) = call.temperature {
-        body.insert("temperature".into(), temperature.into());
-    }
-    if call.stream {
-        body.insert("stream".into(), true.into());
-        if provider.stream_usage {
-            body.insert("stream_options".into(), json!({"include_usage": true}));
-        }
-    }
-    body.into()
+    let asks_for_usage = call.stream && provider.stream_usage;
+    without_nulls(json!({
+        "model": call.model,
+        "messages": messages(call),
+        max_tokens_name(provider.base_url()): call.max_tokens,
+        "temperature": call.temperature,
+        "stream": call.stream.then_some(true),
+        "stream_options": asks_for_usage.then(|| json!({"include_usage": true})),
+    }))
 }
 
 /// Returns the system text and the prompt as messages.
@@ -91,7 +84,7 @@ pub(super) fn host(url: &str) -> &str {
 pub(super) struct ChatReader {
     /// Puts token counts into the normal form.
     usage: fn(&Value) -> Result<Usage, BadCount>,
-    /// The choices that have come in a stream, by their numbers, and whether each has ended.
+    /// The choices of a stream by their numbers, and whether each has ended.
     choices: BTreeMap<u64, bool>,
 }
 
@@ -104,8 +97,8 @@ impl ChatReader {
         }
     }
 
-    /// Takes the counts in place of those before: servers send `null` in all chunks but one, or
-    /// cumulative counts in every chunk. A count that is missing, 0 or impossible replaces none.
+    /// Overwrites the counts: servers send `null` in all chunks but one, or cumulative counts in every
+    /// chunk. A missing, zero or impossible count replaces none.
     fn note_usage(&self, document: &Value, partial: &mut ResponseAccumulator) {
         let usage = &document["usage"];
         if !counts_anything(usage) {
@@ -131,8 +124,8 @@ impl ChatReader {
         }
     }
 
-    /// Notes whether a choice has ended: all that have come must, before the stream is whole. One
-    /// that has ended stays so: some servers add remarks to it.
+    /// Notes whether a choice has ended: the stream is complete when all have. One that has ended stays
+    /// so: some servers add remarks to it.
     fn note_end(&mut self, choice: &Value) {
         let index = choice["index"].as_u64().unwrap_or(0);
         if self.choices.len() < CHOICES_MAX || self.choices.contains_key(&index) {
@@ -155,19 +148,16 @@ impl Reader for ChatReader {
         }
         let chunk = event_json(event)?;
         note(&chunk, partial);
-        if let Some(fault) = reported_fault(&chunk) {
-            self.note_usage(&chunk, partial);
-            return Err(fault);
-        }
-        // The last chunk, the one with the usage, has no choice.
+        check_reported(&chunk).inspect_err(|_| self.note_usage(&chunk, partial))?;
+        // The chunk with the usage has no choice.
         let choices = chunk["choices"].as_array().map_or(&[][..], Vec::as_slice);
         for choice in choices {
             partial.note_finish(&choice["finish_reason"]);
-            partial.push(&said(&choice["delta"]))?;
+            partial.push(&text_of(&choice["delta"]))?;
             note_beside(&choice["delta"], partial);
             self.note_end(choice);
         }
-        // Cumulative counts are of this chunk's text as well.
+        // Cumulative counts include this chunk's text.
         self.note_usage(&chunk, partial);
         // The usage comes after this, so go on until `[DONE]` or the end of the stream.
         if !choices.is_empty() {
@@ -176,44 +166,35 @@ impl Reader for ChatReader {
         Ok(Flow::More)
     }
 
-    fn document(
-        &mut self,
-        document: &Value,
-        partial: &mut ResponseAccumulator,
-    ) -> Result<(), Fault> {
-        note(document, partial);
-        self.note_usage(document, partial);
-        if let Some(fault) = reported_fault(document) {
-            return Err(fault);
-        }
-        let choices = document["choices"]
-            .as_array()
-            .map_or(&[][..], Vec::as_slice);
+    fn document(&mut self, body: &Value, partial: &mut ResponseAccumulator) -> Result<(), Fault> {
+        note(body, partial);
+        self.note_usage(body, partial);
+        check_reported(body)?;
+        let choices = body["choices"].as_array().map_or(&[][..], Vec::as_slice);
         let Some(first) = choices.first().filter(|it| it["message"].is_object()) else {
             return Err(Fault::bad_answer("the answer has no `choices[0].message`"));
         };
         partial.note_finish(&first["finish_reason"]);
-        partial.push(&said(&first["message"]))?;
+        partial.push(&text_of(&first["message"]))?;
         for choice in choices {
             note_beside(&choice["message"], partial);
         }
         for other in &choices[1..] {
-            partial.note_beside(&said(&other["message"]).into());
+            partial.note_beside(&text_of(&other["message"]).into());
         }
-        self.note_usage(document, partial);
+        self.note_usage(body, partial);
         partial.is_complete = true;
         Ok(())
     }
 }
 
-/// Notes what chunks and whole answers have in common.
 fn note(document: &Value, partial: &mut ResponseAccumulator) {
     partial.note_model(&document["model"]);
     partial.note_tier(&document["service_tier"]);
 }
 
-/// Notes what a message or a delta has beside its text: what was thought, and calls of tools, of
-/// which the names and arguments are the model's.
+/// Notes the output of a message or a delta beside its text: thinking, and names and arguments of
+/// calls of tools.
 fn note_beside(message: &Value, partial: &mut ResponseAccumulator) {
     note_thinking(message, partial);
     let calls = message["tool_calls"].as_array();
@@ -228,13 +209,13 @@ fn note_beside(message: &Value, partial: &mut ResponseAccumulator) {
             partial.note_beside(part);
         }
     }
-    // What came before `tool_calls`.
+    // The predecessor of `tool_calls`.
     for name in ["name", "arguments"] {
         partial.note_beside(&message["function_call"][name]);
     }
 }
 
-/// What compatible servers show of a model's thinking: `reasoning_content` of DeepSeek
+/// Notes the thinking that compatible servers show: `reasoning_content` of DeepSeek
 /// (<https://api-docs.deepseek.com/guides/reasoning_model>), vLLM and xAI, `reasoning` of OpenRouter
 /// (<https://openrouter.ai/docs/use-cases/reasoning-tokens>) and Groq.
 fn note_thinking(message: &Value, partial: &mut ResponseAccumulator) {
@@ -244,16 +225,16 @@ fn note_thinking(message: &Value, partial: &mut ResponseAccumulator) {
     }
 }
 
-/// Sound costs otherwise than text.
+/// Sound has other prices than text.
 fn has_audio(usage: &Value) -> bool {
     ["prompt_tokens_details", "completion_tokens_details"]
         .iter()
         .any(|details| usage[details]["audio_tokens"].as_u64() > Some(0))
 }
 
-/// What a message or a delta says: a text; some servers send an array of parts instead; a model
-/// that refuses may say so in `refusal` alone.
-fn said(message: &Value) -> String {
+/// Returns the text of a message or a delta. Some servers send an array of parts instead; a model that
+/// refuses may say so in `refusal` alone.
+fn text_of(message: &Value) -> String {
     match &message["content"] {
         Value::String(text) => text.clone(),
         Value::Array(parts) => parts
@@ -267,14 +248,12 @@ fn said(message: &Value) -> String {
 /// Token counts in the normal form. `prompt_tokens` includes cached ones and `completion_tokens`
 /// includes reasoning: <https://platform.openai.com/docs/api-reference/chat/object>.
 pub(super) fn normal_usage(usage: &Value) -> Result<Usage, BadCount> {
-    let (input, completion) = (
-        count(usage, "prompt_tokens")?,
-        count(usage, "completion_tokens")?,
-    );
+    let input = count(usage, "prompt_tokens")?;
+    let completion = count(usage, "completion_tokens")?;
     if input.is_none() && completion.is_none() {
         return Ok(Usage::default());
     }
-    // Servers that leave out zeros leave one of them out.
+    // Servers that omit zeros omit one of them.
     let (input, completion) = (input.unwrap_or(0), completion.unwrap_or(0));
     let details = &usage["prompt_tokens_details"];
     let cached = cached_tokens(usage)?.min(input);
@@ -296,8 +275,8 @@ pub(super) fn normal_usage(usage: &Value) -> Result<Usage, BadCount> {
     })
 }
 
-/// How much of the prompt came from the cache: where OpenAI says so, or else at the top, under the
-/// name of DeepSeek (<https://api-docs.deepseek.com/api/create-chat-completion>) or of Moonshot.
+/// Returns how much of the prompt came from the cache: under OpenAI's name, or else under that of
+/// DeepSeek (<https://api-docs.deepseek.com/api/create-chat-completion>) or Moonshot.
 fn cached_tokens(usage: &Value) -> Result<u64, BadCount> {
     let places = [
         (&usage["prompt_tokens_details"], "cached_tokens"),
@@ -312,19 +291,12 @@ fn cached_tokens(usage: &Value) -> Result<u64, BadCount> {
     Ok(0)
 }
 
-/// The reasoning tokens that `completion_tokens` does not include. xAI counts them apart
+/// Returns the reasoning tokens that `completion_tokens` does not include. xAI counts them apart
 /// (<https://docs.x.ai/docs/key-information/consumption-and-rate-limits>), which shows in the
 /// total, or in more reasoning than completion.
 fn reasoning_beside(input: u64, completion: u64, reasoning: u64, total: Option<u64>) -> u64 {
-    let is_beside = match total {
-        Some(total) => total == input + completion + reasoning,
-        None => false,
-    };
-    if is_beside || reasoning > completion {
-        reasoning
-    } else {
-        0
-    }
+    let is_beside = total == Some(input + completion + reasoning) || reasoning > completion;
+    if is_beside { reasoning } else { 0 }
 }
 
 #[cfg(test)]

@@ -127,9 +127,9 @@ fn totals_that_leave_out_the_answer_do_not_count_it() {
 }
 
 fn counts_of(usage: Value) -> Usage {
-    let mut counts = Counts::default();
-    counts.overwrite(&usage);
-    counts.normal_usage()
+    let mut partial = ResponseAccumulator::default();
+    ContentReader::default().note_usage(&usage, &mut partial);
+    partial.usage
 }
 
 #[test]
