@@ -44,8 +44,8 @@ mod tests;
 mod transport;
 mod wire;
 
+use call::TIMEOUT_MAX;
 pub use call::{Answer, CacheMarks, Call, Timeouts};
-use call::{TIMEOUT_MAX, milliseconds};
 pub use cancel::Cancel;
 use client::{Client, Exchange, HttpRequest, ReadRules, Receiver};
 pub use config::{Kind, ProviderConfig};
@@ -66,13 +66,14 @@ use wire::{Flow, Reader, Request, ResponseAccumulator};
 /// The tokens of an answer without a limit, in a provider's limit of tokens a minute.
 const ANSWER_TOKENS_PACED: u32 = 1_024;
 
-/// The longest answer of a call in one piece, bytes. JSON may need six bytes for one (`\u0000`), but
-/// hardly for all: this is four times the longest text.
-const DOCUMENT_BYTES_MAX: usize = 16 << 20;
-
-/// The longest event of a call's stream, bytes. Providers send a few hundred bytes at a time; a whole
-/// answer in one event still fits.
-const EVENT_BYTES_MAX: usize = 1 << 20;
+const CALL_RULES: ReadRules = ReadRules {
+    // JSON may need six bytes for one (`\u0000`), but hardly for all: four times the longest text.
+    document_bytes_max: 16 << 20,
+    // Providers send a few hundred bytes at a time; a whole answer in one event still fits.
+    event_bytes_max: 1 << 20,
+    is_forwarded: false,
+    drain_max: None,
+};
 
 /// Makes calls; shared between threads, which share its pool of connections.
 #[derive(Debug)]
@@ -217,26 +218,18 @@ impl Providers {
         cancel: &Cancel,
         on_delta: &mut dyn FnMut(&str),
     ) -> Result<Answer, Failure> {
-        let started = Instant::now();
+        let entered = Scope::enter(cancel);
+        let scope = &entered.scope;
         let mut partial = ResponseAccumulator::default();
         let mut receiver = TextReceiver {
             is_streamed: call.stream,
             on_delta,
-            started,
+            scope,
             received: 0,
             first_token_ms: None,
         };
-        let entered = Scope::enter(cancel);
-        let outcome = self.exchange_call(call, &entered.scope, &mut partial, &mut receiver);
-        let first_token_ms = receiver.first_token_ms;
-        self.conclude(
-            call,
-            outcome,
-            partial,
-            &entered.scope,
-            started,
-            first_token_ms,
-        )
+        let outcome = self.exchange_call(call, scope, &mut partial, &mut receiver);
+        self.conclude(call, outcome, partial, scope, receiver.first_token_ms)
     }
 
     fn exchange_call(
@@ -254,28 +247,24 @@ impl Providers {
                 receiver.take(text);
             });
         };
-        let mut exchange = Exchange {
-            provider: &call.provider,
-            timeouts,
-            key: provider.key(),
-            is_streamed: call.stream,
-            scope,
-            rules: ReadRules {
-                document_bytes_max: DOCUMENT_BYTES_MAX,
-                event_bytes_max: EVENT_BYTES_MAX,
-                is_forwarded: false,
-                drain_max: None,
-            },
-            partial,
-        };
         let body = request.body.to_string();
         let http_request = HttpRequest {
             url: &request.url,
             headers: &request.headers,
             body: Some(body.as_bytes()),
         };
-        self.client
-            .exchange(&http_request, reader.as_mut(), &mut exchange, receiver)
+        let exchange = Exchange {
+            provider: &call.provider,
+            timeouts,
+            key: provider.key(),
+            is_streamed: call.stream,
+            scope,
+            rules: CALL_RULES,
+            reader: reader.as_mut(),
+            receiver,
+            partial,
+        };
+        self.client.exchange(&http_request, exchange)
     }
 
     /// Makes the result of an exchange, with usage estimated as far as the provider did not count it.
@@ -286,10 +275,9 @@ impl Providers {
         outcome: Result<(), Fault>,
         partial: ResponseAccumulator,
         scope: &Scope,
-        started: Instant,
         first_token_ms: Option<u64>,
     ) -> Result<Answer, Failure> {
-        let latency_ms = milliseconds(started.elapsed());
+        let latency_ms = scope.elapsed_ms();
         let clean_name = |name: &str| match self.key(&call.provider) {
             Some(key) => key.redact_name(name),
             None => name.to_owned(),
@@ -388,7 +376,7 @@ fn request(call: &Call, provider: &ProviderConfig) -> Option<(Request, Box<dyn R
 struct TextReceiver<'a> {
     is_streamed: bool,
     on_delta: &'a mut dyn FnMut(&str),
-    started: Instant,
+    scope: &'a Scope,
     /// How much of the text was received, bytes.
     received: usize,
     first_token_ms: Option<u64>,
@@ -397,8 +385,8 @@ struct TextReceiver<'a> {
 impl TextReceiver<'_> {
     fn take(&mut self, text: &str) {
         if self.is_streamed && !text.is_empty() {
-            let elapsed = || milliseconds(self.started.elapsed());
-            self.first_token_ms.get_or_insert_with(elapsed);
+            let elapsed_ms = || self.scope.elapsed_ms();
+            self.first_token_ms.get_or_insert_with(elapsed_ms);
             (self.on_delta)(text);
         }
     }
@@ -409,9 +397,13 @@ impl Receiver for TextReceiver<'_> {
         self.take(&partial.text);
     }
 
-    fn frame(&mut self, _: &Frame<'_>, _: Option<&Result<Flow, Fault>>, exchange: &Exchange<'_>) {
-        let text = &exchange.partial.text;
-        self.take(&text[self.received..]);
-        self.received = text.len();
+    fn frame(
+        &mut self,
+        _: &Frame<'_>,
+        _: Option<&Result<Flow, Fault>>,
+        partial: &ResponseAccumulator,
+    ) {
+        self.take(&partial.text[self.received..]);
+        self.received = partial.text.len();
     }
 }

@@ -97,7 +97,3 @@ pub struct Answer {
     /// From the call until the first piece of text; none if it was not streamed.
     pub first_token_ms: Option<u64>,
 }
-
-pub(super) fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}

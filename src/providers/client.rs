@@ -75,7 +75,7 @@ pub(super) struct ReadRules {
     pub(super) drain_max: Option<Duration>,
 }
 
-/// What one exchange needs, and its result.
+/// What one exchange needs.
 pub(super) struct Exchange<'a> {
     pub(super) provider: &'a str,
     pub(super) timeouts: Timeouts,
@@ -84,6 +84,8 @@ pub(super) struct Exchange<'a> {
     pub(super) is_streamed: bool,
     pub(super) scope: &'a Scope,
     pub(super) rules: ReadRules,
+    pub(super) reader: &'a mut dyn Reader,
+    pub(super) receiver: &'a mut dyn Receiver,
     /// Grows as the answer arrives, and keeps what arrived if the exchange fails.
     pub(super) partial: &'a mut ResponseAccumulator,
 }
@@ -101,7 +103,7 @@ pub(super) trait Receiver {
         &mut self,
         _frame: &Frame<'_>,
         _read: Option<&Result<Flow, Fault>>,
-        _exchange: &Exchange<'_>,
+        _partial: &ResponseAccumulator,
     ) {
     }
     /// All frames that have arrived were received. Returns false if the client has left.
@@ -133,27 +135,26 @@ impl Client {
     pub(super) fn exchange(
         &self,
         request: &HttpRequest<'_>,
-        reader: &mut dyn Reader,
-        exchange: &mut Exchange<'_>,
-        receiver: &mut dyn Receiver,
+        mut exchange: Exchange<'_>,
     ) -> Result<(), Fault> {
         if exchange.scope.cancel.is_cancelled() {
             return Err(Fault::cancelled());
         }
         let uri = parse_url(request.url, exchange.provider)?;
         let response = match request.body {
-            Some(body) => self.send(Method::POST, &uri, request.headers, body, exchange),
-            None => self.send(Method::GET, &uri, request.headers, (), exchange),
+            Some(body) => self.send(Method::POST, &uri, request.headers, body, &exchange),
+            None => self.send(Method::GET, &uri, request.headers, (), &exchange),
         }?;
-        receiver.head(response.status().as_u16(), response.headers());
-        if !response.status().is_success() {
-            return Err(refused(response, exchange, receiver));
+        let (status, headers) = (response.status(), response.headers());
+        exchange.receiver.head(status.as_u16(), headers);
+        if !status.is_success() {
+            return Err(exchange.refused(response));
         }
-        let is_stream = is_stream(response.headers(), exchange.is_streamed);
+        let is_stream = is_stream(headers, exchange.is_streamed);
         let body = response.into_body().into_reader();
         let read = match is_stream {
-            true => Stream::new(reader, receiver, exchange).read(body),
-            false => read_document(body, reader, exchange, receiver),
+            true => Stream::new(&mut exchange).read(body),
+            false => exchange.read_document(body),
         };
         match exchange.scope.cancel.is_cancelled() {
             true => read.map_err(|_| Fault::cancelled()),
@@ -205,59 +206,8 @@ impl Client {
     }
 }
 
-/// Reads a response that is not of status 2xx.
-fn refused(
-    response: Response<Body>,
-    exchange: &Exchange<'_>,
-    receiver: &mut dyn Receiver,
-) -> Fault {
-    // The status is known; what a server says about it is not worth the whole timeout.
-    let read_by = Instant::now() + exchange.timeouts.first_byte;
-    exchange.scope.read_by.set(Some(read_by));
-    let mut refusal = Refusal::read(response, ERROR_BODY_BYTES_MAX);
-    if exchange.scope.cancel.is_cancelled() {
-        return Fault::cancelled();
-    }
-    refusal.body = exchange.redact(&refusal.body);
-    refusal.location = refusal.location.map(|it| exchange.redact(&it));
-    let fault = refusal.fault(exchange.provider);
-    if refusal.is_whole {
-        receiver.refused(refusal.body.into_bytes());
-    }
-    fault
-}
-
-/// Reads an answer in one piece.
-fn read_document(
-    body: impl Read,
-    reader: &mut dyn Reader,
-    exchange: &mut Exchange<'_>,
-    receiver: &mut dyn Receiver,
-) -> Result<(), Fault> {
-    let bytes_max = exchange.rules.document_bytes_max;
-    let bytes = read_at_most(body, bytes_max)
-        .map_err(|error| exchange.broken(error.into()))?
-        .ok_or_else(|| Fault::too_large("the answer", bytes_max))?;
-    let document = json::read(&bytes).map_err(|error| {
-        let text = exchange.redact(&String::from_utf8_lossy(&bytes));
-        let excerpt = describe(&text);
-        Fault::bad_answer(match text.trim().is_empty() || is_html(&text) {
-            true => format!("answered with {excerpt}"),
-            false => format!("the answer is not JSON ({error}): {excerpt}"),
-        })
-    })?;
-    let read = reader.document(&document, exchange.partial);
-    match &read {
-        Ok(()) => receiver.document(&bytes, exchange.partial),
-        Err(_) => receiver.refused(exchange.redact_bytes(&bytes).into_owned()),
-    }
-    read
-}
-
 /// A streamed answer while it is read.
 struct Stream<'a, 'e> {
-    reader: &'a mut dyn Reader,
-    receiver: &'a mut dyn Receiver,
     exchange: &'a mut Exchange<'e>,
     framer: Framer,
     opening: Vec<u8>,
@@ -272,16 +222,11 @@ struct Stream<'a, 'e> {
 }
 
 impl<'a, 'e> Stream<'a, 'e> {
-    fn new(
-        reader: &'a mut dyn Reader,
-        receiver: &'a mut dyn Receiver,
-        exchange: &'a mut Exchange<'e>,
-    ) -> Self {
+    fn new(exchange: &'a mut Exchange<'e>) -> Self {
+        let framing = exchange.reader.framing();
         Self {
-            framer: Framer::new(reader.framing(), exchange.rules.event_bytes_max),
+            framer: Framer::new(framing, exchange.rules.event_bytes_max),
             begin_by: Some(Instant::now() + exchange.timeouts.first_byte),
-            reader,
-            receiver,
             exchange,
             opening: Vec::new(),
             fault: None,
@@ -313,7 +258,7 @@ impl<'a, 'e> Stream<'a, 'e> {
             if flow == Flow::More {
                 self.exchange.check_complete(&self.opening)?;
             }
-            self.receiver.end(is_whole);
+            self.exchange.receiver.end(is_whole);
             if flow == Flow::End {
                 let drained_by = Instant::now() + DRAIN_MAX;
                 self.exchange.scope.read_by.set(Some(drained_by));
@@ -351,8 +296,11 @@ impl<'a, 'e> Stream<'a, 'e> {
                 framed => break framed.map(drop),
             };
             let event = frame.event.filter(|_| flow == Flow::More);
-            let read = event.map(|event| self.reader.event(event, self.exchange.partial));
-            self.receiver.frame(&frame, read.as_ref(), self.exchange);
+            let exchange = &mut *self.exchange;
+            let read = event.map(|event| exchange.reader.event(event, exchange.partial));
+            exchange
+                .receiver
+                .frame(&frame, read.as_ref(), exchange.partial);
             if let Some(read) = read {
                 flow = self.note(read)?;
             }
@@ -361,7 +309,7 @@ impl<'a, 'e> Stream<'a, 'e> {
             flow = self.take_rest()?;
         }
         // Only now: the usage in these frames counts also if the client has left.
-        if !self.receiver.flush() {
+        if !self.exchange.receiver.flush() {
             self.left_at.get_or_insert_with(Instant::now);
         }
         match framed {
@@ -379,10 +327,13 @@ impl<'a, 'e> Stream<'a, 'e> {
         if let Some(frame) = self.framer.finish()
             && let Some(event) = frame.event
         {
-            let read = self.reader.event(event, self.exchange.partial);
+            let exchange = &mut *self.exchange;
+            let read = exchange.reader.event(event, exchange.partial);
             let is_half = matches!(&read, Err(fault) if fault.kind == FailureKind::BadAnswer);
             if !is_half {
-                self.receiver.frame(&frame, Some(&read), self.exchange);
+                exchange
+                    .receiver
+                    .frame(&frame, Some(&read), exchange.partial);
                 return self.note(read);
             }
         }
@@ -432,6 +383,49 @@ impl<'a, 'e> Stream<'a, 'e> {
 }
 
 impl Exchange<'_> {
+    /// Reads a response that is not of status 2xx.
+    fn refused(&mut self, response: Response<Body>) -> Fault {
+        // The status is known; what a server says about it is not worth the whole timeout.
+        let read_by = Instant::now() + self.timeouts.first_byte;
+        self.scope.read_by.set(Some(read_by));
+        let mut refusal = Refusal::read(response, ERROR_BODY_BYTES_MAX);
+        if self.scope.cancel.is_cancelled() {
+            return Fault::cancelled();
+        }
+        refusal.body = self.redact(&refusal.body);
+        refusal.location = refusal.location.map(|it| self.redact(&it));
+        let fault = refusal.fault(self.provider);
+        if refusal.is_whole {
+            self.receiver.refused(refusal.body.into_bytes());
+        }
+        fault
+    }
+
+    /// Reads an answer in one piece.
+    fn read_document(&mut self, body: impl Read) -> Result<(), Fault> {
+        let bytes_max = self.rules.document_bytes_max;
+        let bytes = read_at_most(body, bytes_max)
+            .map_err(|error| self.broken(error.into()))?
+            .ok_or_else(|| Fault::too_large("the answer", bytes_max))?;
+        let document = json::read(&bytes).map_err(|error| {
+            let text = self.redact(&String::from_utf8_lossy(&bytes));
+            let excerpt = describe(&text);
+            Fault::bad_answer(match text.trim().is_empty() || is_html(&text) {
+                true => format!("answered with {excerpt}"),
+                false => format!("the answer is not JSON ({error}): {excerpt}"),
+            })
+        })?;
+        let read = self.reader.document(&document, self.partial);
+        match &read {
+            Ok(()) => self.receiver.document(&bytes, self.partial),
+            Err(_) => {
+                let body = redacted(&bytes, self.key).into_owned();
+                self.receiver.refused(body);
+            }
+        }
+        read
+    }
+
     /// Returns whether the answer is complete, although its stream may not be.
     fn is_complete(&self) -> bool {
         self.partial.is_complete && !self.scope.cancel.is_cancelled()
@@ -505,14 +499,14 @@ impl Exchange<'_> {
         self.key
             .map_or_else(|| text.to_owned(), |key| key.redact(text))
     }
+}
 
-    pub(super) fn redact_bytes<'b>(&self, bytes: &'b [u8]) -> Cow<'b, [u8]> {
-        let text = String::from_utf8_lossy(bytes);
-        let clean = self.redact(&text);
-        match clean == text {
-            true => Cow::Borrowed(bytes),
-            false => Cow::Owned(clean.into_bytes()),
-        }
+/// Replaces the key in bytes that are text.
+pub(super) fn redacted<'b>(bytes: &'b [u8], key: Option<&Secret>) -> Cow<'b, [u8]> {
+    let text = String::from_utf8_lossy(bytes);
+    match key.map(|key| key.redact(&text)) {
+        Some(clean) if clean != text => Cow::Owned(clean.into_bytes()),
+        _ => Cow::Borrowed(bytes),
     }
 }
 

@@ -7,7 +7,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ureq::config::Config;
 use ureq::http::{Method, Request, Response, Uri};
@@ -15,7 +15,7 @@ use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::NextTimeout;
 use ureq::{Agent, Body, Error};
 
-use super::call::{TIMEOUT_MAX, milliseconds};
+use super::call::TIMEOUT_MAX;
 use super::cancel::Cancel;
 use super::client::read_at_most;
 use super::excerpt::{EXCERPT_CHARS_MAX, describe, one_line};
@@ -112,7 +112,6 @@ impl Fetcher {
         let host = uri.host().unwrap_or_default().to_owned();
         let failure = |what: String| FetchFailure::new(format!("{host}: {what}"));
         let request = request(fetch, uri).map_err(failure)?;
-        let started = Instant::now();
         let entered = Scope::enter(cancel);
         if entered.scope.cancel.is_cancelled() {
             return Err(stopped());
@@ -139,7 +138,7 @@ impl Fetcher {
             String::from_utf8(bytes).map_err(|_| failure("the answer is not UTF-8 text".into()))?;
         Ok(Fetched {
             body,
-            latency_ms: milliseconds(started.elapsed()),
+            latency_ms: entered.scope.elapsed_ms(),
         })
     }
 

@@ -2,16 +2,16 @@
 //! by frame, while the usage is read from the same frames.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use ureq::http::HeaderMap;
 
 use super::Providers;
-use super::call::{Answer, Call, milliseconds};
+use super::call::{Answer, Call};
 use super::cancel::Cancel;
-use super::client::{Exchange, HttpRequest, ReadRules, Receiver};
+use super::client::{Exchange, HttpRequest, ReadRules, Receiver, redacted};
 use super::config::{Kind, ProviderConfig};
 use super::failure::{Failure, FailureKind, Fault};
 use super::framer::{Event, Frame};
@@ -20,10 +20,14 @@ use super::wire::{Flow, Header, Reader, ResponseAccumulator};
 use super::{anthropic, gemini, ollama, openai};
 use crate::secret::Secret;
 
-/// The longest answer in one piece, bytes: images and sound are base64.
-const DOCUMENT_BYTES_MAX: usize = 32 << 20;
-/// The longest event of a stream, bytes: some servers send an image in one.
-const EVENT_BYTES_MAX: usize = 16 << 20;
+const RULES: ReadRules = ReadRules {
+    // Images and sound are base64.
+    document_bytes_max: 32 << 20,
+    // Some servers send an image in one event.
+    event_bytes_max: 16 << 20,
+    is_forwarded: true,
+    drain_max: None,
+};
 /// Headers of an answer that are passed on. The others concern the connection, the provider's own
 /// domain, or the owner of the key (`openai-organization`).
 const PASSED_ON: &[&str] = &[
@@ -152,14 +156,24 @@ impl Providers {
         cancel: &Cancel,
         sink: &mut dyn ResponseSink,
     ) -> Result<Answer, Box<ForwardError>> {
-        let started = Instant::now();
-        let mut receiver = ClientReceiver::new(forward, sink, started);
+        let entered = Scope::enter(cancel);
+        let scope = &entered.scope;
+        let mut receiver = ClientReceiver {
+            sink,
+            scope,
+            first_token_ms: None,
+            hides_usage: forward.hides_usage,
+            key: None,
+            head: AnswerHead::default(),
+            refused: None,
+            ready: Vec::new(),
+            begun: false,
+            told: false,
+        };
         let mut partial = ResponseAccumulator {
             beyond: Some(0),
             ..ResponseAccumulator::default()
         };
-        let entered = Scope::enter(cancel);
-        let scope = &entered.scope;
         let outcome = self.exchange_forward(forward, scope, &mut partial, &mut receiver);
         // The texts are searched for in the whole body, so only if the call is estimated by them.
         let has_any = outcome.is_ok() || partial.has_any();
@@ -173,8 +187,7 @@ impl Providers {
             prompt: texts,
             ..forward.call.clone()
         };
-        let first_token_ms = receiver.first_token_ms;
-        self.conclude(&call, outcome, partial, scope, started, first_token_ms)
+        self.conclude(&call, outcome, partial, scope, receiver.first_token_ms)
             .map_err(|mut failure| {
                 if let Some(own) = forward.key {
                     failure.message = own.key.redact(&failure.message);
@@ -189,12 +202,12 @@ impl Providers {
             })
     }
 
-    fn exchange_forward(
-        &self,
-        forward: &Forward<'_>,
+    fn exchange_forward<'a>(
+        &'a self,
+        forward: &Forward<'a>,
         scope: &Scope,
         partial: &mut ResponseAccumulator,
-        receiver: &mut ClientReceiver<'_>,
+        receiver: &mut ClientReceiver<'a>,
     ) -> Result<(), Fault> {
         let name = &forward.call.provider;
         let provider = match (self.usable_provider(name), self.providers.get(name)) {
@@ -211,22 +224,22 @@ impl Providers {
             headers: &headers(forward, provider),
             body: Some(forward.body),
         };
-        let mut exchange = Exchange {
+        receiver.key = forward.key.map(|own| &own.key).or(provider.key());
+        let exchange = Exchange {
             provider: name,
             timeouts: self.timeouts_of(forward.call),
-            key: forward.key.map(|own| &own.key).or(provider.key()),
+            key: receiver.key,
             is_streamed: forward.call.stream,
             scope,
             rules: ReadRules {
-                document_bytes_max: DOCUMENT_BYTES_MAX,
-                event_bytes_max: EVENT_BYTES_MAX,
-                is_forwarded: true,
                 drain_max: forward.drain_max,
+                ..RULES
             },
+            reader: reader.as_mut(),
+            receiver,
             partial,
         };
-        self.client
-            .exchange(&request, reader.as_mut(), &mut exchange, receiver)
+        self.client.exchange(&request, exchange)
     }
 }
 
@@ -296,31 +309,16 @@ fn answer_head(status: u16, headers: &HeaderMap) -> AnswerHead {
 /// Passes an answer on to a client.
 struct ClientReceiver<'a> {
     sink: &'a mut dyn ResponseSink,
-    started: Instant,
+    scope: &'a Scope,
     first_token_ms: Option<u64>,
     hides_usage: bool,
+    key: Option<&'a Secret>,
     head: AnswerHead,
     refused: Option<(AnswerHead, Vec<u8>)>,
     /// Frames of the present read.
     ready: Vec<u8>,
     begun: bool,
     told: bool,
-}
-
-impl<'a> ClientReceiver<'a> {
-    fn new(forward: &Forward<'_>, sink: &'a mut dyn ResponseSink, started: Instant) -> Self {
-        Self {
-            sink,
-            started,
-            first_token_ms: None,
-            hides_usage: forward.hides_usage,
-            head: AnswerHead::default(),
-            refused: None,
-            ready: Vec::new(),
-            begun: false,
-            told: false,
-        }
-    }
 }
 
 impl Receiver for ClientReceiver<'_> {
@@ -342,13 +340,13 @@ impl Receiver for ClientReceiver<'_> {
         &mut self,
         frame: &Frame<'_>,
         read: Option<&Result<Flow, Fault>>,
-        exchange: &Exchange<'_>,
+        partial: &ResponseAccumulator,
     ) {
         if let Some(event) = frame.event.filter(|_| read.is_some())
             && self.first_token_ms.is_none()
-            && begins_the_answer(event, exchange.partial)
+            && begins_the_answer(event, partial)
         {
-            self.first_token_ms = Some(milliseconds(self.started.elapsed()));
+            self.first_token_ms = Some(self.scope.elapsed_ms());
         }
         match (frame.event, read) {
             (Some(event), Some(Ok(_))) => {
@@ -361,8 +359,7 @@ impl Receiver for ClientReceiver<'_> {
             (_, read) => {
                 let is_reported = |fault: &Fault| fault.kind == FailureKind::Status;
                 self.told |= read.is_some_and(|read| read.as_ref().is_err_and(is_reported));
-                self.ready
-                    .extend_from_slice(&exchange.redact_bytes(frame.raw));
+                self.ready.extend_from_slice(&redacted(frame.raw, self.key));
             }
         }
         if !frame.is_ended {

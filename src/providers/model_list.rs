@@ -1,14 +1,14 @@
-//! Asking a provider which models it serves. Free, and no call: nothing of it is in the ledger.
+//! Asking a provider which models it serves. It is free and no call, so the ledger has no row of it.
 //!
 //! - OpenAI and compatible servers: `GET {base_url}/models`, `created` in seconds
-//!   (<https://platform.openai.com/docs/api-reference/models/list>). How long a prompt may be is in none of
-//!   the standard's fields; OpenRouter has `context_length`, Groq `context_window`, Mistral
+//!   (<https://platform.openai.com/docs/api-reference/models/list>). The standard has no field for the
+//!   length of a prompt; OpenRouter has `context_length`, Groq `context_window`, Mistral
 //!   `max_context_length`, vLLM `max_model_len`.
 //! - Anthropic: `GET …/v1/models`, `created_at` as RFC 3339, "may be set to an epoch value if the release
 //!   date is unknown" (<https://platform.claude.com/docs/en/api/models>).
 //! - Gemini: `GET …/v1beta/models`, no date (<https://ai.google.dev/api/models#method:-models.list>).
 //!
-//! The last two give up to 1,000 in a page, which is all of them.
+//! The last two return up to 1,000 in a page, which is all of them.
 
 use std::time::Duration;
 
@@ -25,17 +25,21 @@ use super::wire::{Flow, Header, Reader, ResponseAccumulator};
 use super::{anthropic, gemini, openai};
 use crate::event::Timestamp;
 
-/// The longest list, bytes; that of a router with 400 models has half a megabyte.
-const LIST_BYTES_MAX: usize = 4 << 20;
-/// How long it may take.
+/// The list of a router with 400 models has half a megabyte.
+const RULES: ReadRules = ReadRules {
+    document_bytes_max: 4 << 20,
+    event_bytes_max: 4 << 20,
+    is_forwarded: false,
+    drain_max: None,
+};
 const LIST_TIME_MAX: Duration = Duration::from_secs(10);
-/// How many models may be in a page, at most.
+/// The most that Anthropic and Gemini allow.
 const PAGE_MODELS_MAX: usize = 1_000;
-/// How many models of a list are looked at.
+/// How many models of a list are read.
 const MODELS_MAX: usize = 10_000;
-/// Names longer than this are none, bytes.
+/// A longer name is ignored.
 const NAME_BYTES_MAX: usize = 200;
-/// Where servers that speak OpenAI's protocol say how long a prompt and its answer may be.
+/// Fields of servers of OpenAI's protocol for the length of a prompt and its answer.
 const CONTEXT_KEYS: &[&str] = &[
     "context_length",
     "context_window",
@@ -47,24 +51,23 @@ const CONTEXT_KEYS: &[&str] = &[
 /// A model that a provider says it serves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
-    /// Its name, as calls give it.
+    /// As calls use it.
     pub name: String,
-    /// When it was made, where that is told.
     pub created_at: Option<Timestamp>,
-    /// How long a prompt and its answer may be, in tokens, where that is told.
+    /// The limit of a prompt and its answer together.
     pub context_tokens: Option<u64>,
 }
 
 impl Providers {
-    /// Whether a provider can be asked which models it serves. Not `echo` and Ollama, which charge for
-    /// none, nor Azure, which tells of those that could be deployed.
+    /// Returns whether a provider can be asked which models it serves. Not `echo` and Ollama, which charge
+    /// for none, nor Azure, which lists those that could be deployed.
     pub fn has_list(&self, provider: &str) -> bool {
-        let provider = self.providers.get(provider);
-        provider.is_some_and(|provider| match provider.kind {
-            Kind::OpenAi => !openai::host(provider.base_url()).ends_with(".azure.com"),
-            Kind::Anthropic | Kind::Gemini => true,
-            Kind::Ollama | Kind::Echo => false,
-        })
+        self.server_of(provider)
+            .is_some_and(|(kind, base_url)| match kind {
+                Kind::OpenAi => !openai::host(base_url).ends_with(".azure.com"),
+                Kind::Anthropic | Kind::Gemini => true,
+                Kind::Ollama | Kind::Echo => false,
+            })
     }
 
     /// Asks a provider which models it serves, with the key and at the address of its calls.
@@ -82,20 +85,6 @@ impl Providers {
         let Some((url, headers)) = request(provider) else {
             return Err(Fault::not_configured("has no list of models"));
         };
-        let mut exchange = Exchange {
-            provider: name,
-            timeouts: self.timeouts.bounded(LIST_TIME_MAX),
-            key: provider.key(),
-            is_streamed: false,
-            scope,
-            rules: ReadRules {
-                document_bytes_max: LIST_BYTES_MAX,
-                event_bytes_max: LIST_BYTES_MAX,
-                is_forwarded: false,
-                drain_max: None,
-            },
-            partial: &mut ResponseAccumulator::default(),
-        };
         let request = HttpRequest {
             url: &url,
             headers: &headers,
@@ -105,8 +94,18 @@ impl Providers {
             kind: provider.kind,
             models: Vec::new(),
         };
-        self.client
-            .exchange(&request, &mut reader, &mut exchange, &mut Ignore)?;
+        let exchange = Exchange {
+            provider: name,
+            timeouts: self.timeouts.bounded(LIST_TIME_MAX),
+            key: provider.key(),
+            is_streamed: false,
+            scope,
+            rules: RULES,
+            reader: &mut reader,
+            receiver: &mut Ignore,
+            partial: &mut ResponseAccumulator::default(),
+        };
+        self.client.exchange(&request, exchange)?;
         Ok(reader.models)
     }
 }
@@ -175,9 +174,9 @@ fn models(kind: Kind, document: &Value) -> Option<Vec<Listed>> {
     Some(all.filter_map(read).collect())
 }
 
-/// Of OpenAI, of compatible servers, and of Anthropic.
+/// Reads a model of OpenAI, compatible servers or Anthropic.
 fn model(model: &Value) -> Option<Listed> {
-    // Groq lists those that it serves no more as well.
+    // Groq also lists models that it serves no more.
     if model["active"] == false {
         return None;
     }
@@ -190,7 +189,7 @@ fn model(model: &Value) -> Option<Listed> {
     };
     Some(Listed {
         name: name(&model["id"])?,
-        // Anthropic and others write 1970 where they do not know.
+        // Anthropic and others write 1970 for an unknown date.
         created_at: created_at.filter(|at| at.0 > 0),
         context_tokens: CONTEXT_KEYS.iter().find_map(|key| tokens(&model[key])),
     })
@@ -210,9 +209,8 @@ fn gemini_model(model: &Value) -> Option<Listed> {
 }
 
 fn name(name: &Value) -> Option<String> {
-    let name = name.as_str()?;
-    let is_one = !name.is_empty() && name.len() <= NAME_BYTES_MAX;
-    is_one.then(|| name.to_owned())
+    let is_name = |name: &&str| (1..=NAME_BYTES_MAX).contains(&name.len());
+    name.as_str().filter(is_name).map(str::to_owned)
 }
 
 /// A limit; 0 is none.

@@ -43,6 +43,7 @@ thread_local! {
 /// The call that a thread is making, as far as its connections need it.
 pub(super) struct Scope {
     pub(super) cancel: Cancel,
+    started: Instant,
     /// Whether a part of the request has left.
     pub(super) sent: Cell<bool>,
     /// Deadline of the next bytes, beside the timeouts that `ureq` knows.
@@ -61,11 +62,17 @@ impl Scope {
     pub(super) fn enter(cancel: &Cancel) -> Entered {
         let scope = Rc::new(Self {
             cancel: cancel.clone(),
+            started: Instant::now(),
             sent: Cell::new(false),
             read_by: Cell::new(None),
         });
         let outer = SCOPE.replace(Some(Rc::clone(&scope)));
         Entered { scope, outer }
+    }
+
+    /// Returns the time since the call began.
+    pub(super) fn elapsed_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     fn present() -> Option<Rc<Self>> {
