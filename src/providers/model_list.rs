@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_is_asked_at_its_own_place_with_its_own_key() {
+    fn each_kind_has_its_own_list_url_and_key() {
         for (kind, base_url, url, key) in [
             (
                 Kind::OpenAi,
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_are_read_as_their_providers_write_them() {
+    fn lists_of_each_kind_are_read() {
         let openai = json!({"object": "list", "data": [
             {"id": "gpt-4o", "object": "model", "created": 1_715_367_049, "owned_by": "system"},
             {"id": "groq", "created": 0, "active": true, "context_window": 131_072},

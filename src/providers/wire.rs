@@ -320,7 +320,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_that_cannot_be_counts_are_bad() {
+    fn impossible_counts_are_bad() {
         let usage = json!({"ok": 7, "null": null, "negative": -1, "huge": 1_000_000_001u64,
             "overflow": 1e300, "fraction": 1.5, "text": "7", "object": {}});
         assert_eq!(count(&usage, "ok"), Ok(Some(7)));
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn the_message_is_found_in_every_form_of_error() {
+    fn message_is_found_in_every_form_of_error() {
         for (document, message) in [
             (json!({"error": {"message": "m", "type": "t"}}), "m (t)"),
             (
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_the_name_of_a_model_is_none_and_the_reason_of_an_end_is_one_line() {
+    fn model_names_and_finish_reasons_are_cleaned() {
         let mut partial = ResponseAccumulator::default();
         let longest = "m".repeat(MODEL_BYTES_MAX);
         for (name, kept) in [
@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_tier_that_costs_what_is_usual_is_standard() {
+    fn only_tiers_of_standard_prices_are_standard() {
         for (tier, is_billed_otherwise) in [
             (json!(null), false),
             (json!("default"), false),
@@ -411,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_bounded() {
+    fn answer_is_bounded() {
         let mut partial = ResponseAccumulator::default();
         let piece = "x".repeat(ANSWER_BYTES_MAX);
         assert_eq!(partial.push(&piece), Ok(()));
@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn of_an_answer_that_is_passed_on_the_rest_is_only_measured() {
+    fn excess_text_of_a_forwarded_answer_is_only_counted() {
         let mut partial = ResponseAccumulator {
             beyond: Some(0),
             ..ResponseAccumulator::default()

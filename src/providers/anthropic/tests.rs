@@ -55,7 +55,7 @@ fn provider_usage(input: u64, read: u64, written: u64, output: u64) -> Usage {
 }
 
 #[test]
-fn a_request_is_as_the_reference_has_it() {
+fn request_is_as_in_the_reference() {
     let request = request(&call(), &provider(""));
     assert_eq!(request.url, "https://api.anthropic.com/v1/messages");
     assert_eq!(
@@ -70,7 +70,7 @@ fn a_request_is_as_the_reference_has_it() {
 }
 
 #[test]
-fn constant_parts_are_marked_where_the_provider_takes_the_marks() {
+fn constant_parts_are_marked_for_the_cache() {
     let written = |system: &str, prompt: &str, marks: (bool, usize)| {
         let call = Call {
             system: Some(system.into()),
@@ -100,7 +100,7 @@ fn constant_parts_are_marked_where_the_provider_takes_the_marks() {
 }
 
 #[test]
-fn a_base_url_with_the_version_is_taken_as_meant() {
+fn base_url_with_the_version_is_accepted() {
     for base_url in [
         "http://h:1",
         "http://h:1/",
@@ -120,7 +120,7 @@ const START: (&str, &str) = (
 );
 
 #[test]
-fn a_stream_is_put_together_and_its_counts_overwrite() {
+fn stream_is_read_and_its_counts_overwrite() {
     let (partial, flow) = read(&[
         START,
         (
@@ -180,12 +180,12 @@ fn cache_counts_may_come_in_the_delta_only() {
 }
 
 #[test]
-fn the_name_of_an_event_serves_where_its_data_has_no_type() {
+fn event_name_serves_if_its_data_has_no_type() {
     assert_eq!(read(&[("message_stop", "{}")]).1, Ok(Flow::End));
 }
 
 #[test]
-fn an_error_event_is_a_fault_that_keeps_the_usage() {
+fn error_event_is_a_fault_that_keeps_the_usage() {
     let (partial, flow) = read(&[
         START,
         (
@@ -225,7 +225,7 @@ fn impossible_counts_and_zeros_replace_none() {
 }
 
 #[test]
-fn only_what_counts_the_answer_behind_it_counts_it() {
+fn only_counts_after_the_answer_count_it() {
     let text = (
         "content_block_delta",
         r#"{"type":"content_block_delta","delta":{"type":"text_delta","text":"Hello"}}"#,
@@ -243,7 +243,7 @@ fn only_what_counts_the_answer_behind_it_counts_it() {
 }
 
 #[test]
-fn the_use_of_tools_is_kept_to_be_counted() {
+fn tool_calls_are_kept_to_be_counted() {
     let (partial, _) = read(&[
         START,
         (
@@ -267,7 +267,7 @@ fn the_use_of_tools_is_kept_to_be_counted() {
 }
 
 #[test]
-fn thinking_that_is_counted_apart_is_a_part_of_the_output() {
+fn thinking_counted_apart_is_a_part_of_the_output() {
     for (thinking, reasoning) in [(json!(3), 3), (json!(9), 7), (json!(null), 0)] {
         let usage = json!({"input_tokens": 5, "output_tokens": 7,
             "output_tokens_details": {"thinking_tokens": thinking}});
@@ -300,7 +300,7 @@ fn another_service_tier_or_speed_is_billed_otherwise() {
 }
 
 #[test]
-fn an_event_without_data_is_known_by_its_name() {
+fn event_without_data_is_known_by_its_name() {
     let (partial, flow) = read(&[START, ("ping", ""), ("message_stop", "")]);
     assert_eq!((flow, partial.is_complete), (Ok(Flow::End), true));
 }
@@ -313,7 +313,7 @@ fn read_document(document: &str) -> (ResponseAccumulator, Result<(), Fault>) {
 }
 
 #[test]
-fn a_whole_answer_is_read() {
+fn whole_answer_is_read() {
     let (partial, read) = read_document(
         r#"{"id":"m","type":"message","role":"assistant","model":"claude-sonnet-4-5-20250929","content":[{"type":"thinking","thinking":"hm"},{"type":"text","text":"Hel"},{"type":"text","text":"lo"}],"stop_reason":"max_tokens","usage":{"input_tokens":10,"cache_creation_input_tokens":0,"cache_read_input_tokens":90,"cache_creation":{"ephemeral_5m_input_tokens":0},"output_tokens":4}}"#,
     );
@@ -325,7 +325,7 @@ fn a_whole_answer_is_read() {
 }
 
 #[test]
-fn a_document_without_content_is_a_bad_answer() {
+fn document_without_content_is_a_bad_answer() {
     for document in ["{}", "[]", "7", r#"{"content":"Hello"}"#] {
         let fault = read_document(document).1.unwrap_err();
         assert_eq!(fault.kind, FailureKind::BadAnswer, "{document}");
@@ -337,7 +337,7 @@ fn a_document_without_content_is_a_bad_answer() {
 }
 
 #[test]
-fn what_is_kept_for_an_hour_is_told_apart_from_what_is_kept_for_five_minutes() {
+fn one_hour_cache_writes_are_counted_apart() {
     let usage = r#"{"type":"message_start","message":{"model":"m","usage":{"input_tokens":5,"cache_creation_input_tokens":300,"cache_read_input_tokens":0,"output_tokens":1,"cache_creation":{"ephemeral_5m_input_tokens":100,"ephemeral_1h_input_tokens":200}}}}"#;
     let (partial, _) = read(&[("message_start", usage)]);
     let expected = Usage {

@@ -165,7 +165,7 @@ fn joined(frames: &Frames) -> Vec<u8> {
 
 proptest! {
     #[test]
-    fn frames_hold_all_bytes_and_one_event_at_most_however_they_are_split(
+    fn frames_do_not_depend_on_how_the_bytes_are_split(
         bytes in any_bytes(),
         cuts in prop::collection::vec(0usize..200, 0..20),
         framing in prop_oneof![Just(Framing::Sse), Just(Framing::NdJson)],

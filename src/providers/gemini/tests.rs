@@ -16,7 +16,7 @@ fn usage(input: u64, cached: u64, output: u64, reasoning: u64) -> Usage {
 }
 
 #[test]
-fn a_request_is_as_the_reference_has_it() {
+fn request_is_as_in_the_reference() {
     let call = call("gemini-2.5-flash", true);
     let made = request(&call, &provider(Kind::Gemini, ""));
     assert_eq!(
@@ -51,7 +51,7 @@ fn a_request_is_as_the_reference_has_it() {
 }
 
 #[test]
-fn a_model_cannot_lead_out_of_its_place_in_the_url() {
+fn model_cannot_leave_its_place_in_the_url() {
     for (model, path) in [
         ("models/gemini-2.5-pro", "models/gemini-2.5-pro"),
         ("tunedModels/mine-1", "tunedModels/mine-1"),
@@ -63,7 +63,7 @@ fn a_model_cannot_lead_out_of_its_place_in_the_url() {
 }
 
 #[test]
-fn running_totals_replace_each_other_and_thoughts_are_beside_the_answer() {
+fn running_totals_overwrite_and_exclude_thoughts() {
     let (partial, flow) = read(
         &mut ContentReader::default(),
         &[
@@ -84,7 +84,7 @@ fn running_totals_replace_each_other_and_thoughts_are_beside_the_answer() {
 }
 
 #[test]
-fn totals_that_leave_out_the_answer_do_not_count_it() {
+fn totals_without_the_answer_do_not_count_it() {
     let piece = |part: &str, usage: &str| {
         format!(r#"{{"candidates":[{{"content":{{"parts":[{part}]}}}}],"usageMetadata":{usage}}}"#)
     };
@@ -133,7 +133,7 @@ fn counts_of(usage: Value) -> Usage {
 }
 
 #[test]
-fn what_tools_gave_is_read_too_and_thoughts_within_the_answer_are_not_added() {
+fn tool_results_are_input_and_included_thoughts_not_added() {
     assert_eq!(
         counts_of(
             json!({"promptTokenCount": 10, "toolUsePromptTokenCount": 90, "candidatesTokenCount": 5, "thoughtsTokenCount": 7, "totalTokenCount": 112})
@@ -150,7 +150,7 @@ fn what_tools_gave_is_read_too_and_thoughts_within_the_answer_are_not_added() {
 }
 
 #[test]
-fn what_was_blocked_or_withheld_is_a_failure_that_says_why() {
+fn blocked_or_withheld_answer_is_a_failure_with_its_reason() {
     for (document, message) in [
         (
             r#"{"promptFeedback":{"blockReason":"PROHIBITED_CONTENT"},"usageMetadata":{"promptTokenCount":9,"totalTokenCount":9}}"#,
@@ -182,7 +182,7 @@ fn what_was_blocked_or_withheld_is_a_failure_that_says_why() {
 }
 
 #[test]
-fn an_error_amid_a_stream_keeps_the_usage_and_names_its_status() {
+fn error_within_a_stream_keeps_usage_and_names_its_status() {
     let (partial, flow) = read(
         &mut ContentReader::default(),
         &[
@@ -199,7 +199,7 @@ fn an_error_amid_a_stream_keeps_the_usage_and_names_its_status() {
 }
 
 #[test]
-fn a_document_without_a_candidate_is_a_bad_answer() {
+fn document_without_a_candidate_is_a_bad_answer() {
     for document in ["{}", "[]", "7", "null", r#"{"candidates":[]}"#] {
         let (_, read) = read_document(&mut ContentReader::default(), document);
         assert_eq!(read.unwrap_err().kind, FailureKind::BadAnswer, "{document}");
@@ -207,7 +207,7 @@ fn a_document_without_a_candidate_is_a_bad_answer() {
 }
 
 #[test]
-fn the_compatible_api_is_found_whatever_the_address_ends_with() {
+fn compatible_api_is_found_for_every_form_of_url() {
     for base_url in [
         "http://h:1",
         "http://h:1/v1beta",
@@ -220,7 +220,7 @@ fn the_compatible_api_is_found_whatever_the_address_ends_with() {
 }
 
 #[test]
-fn thoughts_that_only_the_total_of_a_chat_completion_counts_are_of_the_answer() {
+fn thoughts_counted_only_in_the_total_are_output() {
     for (counts, expected) in [
         (json!([9, 1, 103, null]), Ok((9, 94, 93))),
         (json!([9, 1, 103, 93]), Ok((9, 94, 93))),
@@ -245,7 +245,7 @@ fn thoughts_that_only_the_total_of_a_chat_completion_counts_are_of_the_answer() 
 
 proptest! {
     #[test]
-    fn whatever_a_chat_completion_counts_its_parts_do_not_exceed_it(
+    fn parts_of_chat_counts_do_not_exceed_their_sum(
         counts in any_counts(&["prompt_tokens", "completion_tokens", "total_tokens"]),
     ) {
         let usage = chat_usage(&counts).unwrap_or_default();
@@ -253,7 +253,7 @@ proptest! {
     }
 
     #[test]
-    fn whatever_is_counted_its_parts_do_not_exceed_it(
+    fn parts_of_counts_do_not_exceed_their_sum(
         all in prop::collection::vec(any_counts(&[
             "promptTokenCount", "cachedContentTokenCount", "toolUsePromptTokenCount",
             "candidatesTokenCount", "thoughtsTokenCount", "totalTokenCount",

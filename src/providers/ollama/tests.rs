@@ -16,7 +16,7 @@ fn usage(input_tokens: u64, output_tokens: u64) -> Usage {
 }
 
 #[test]
-fn a_request_is_as_the_reference_has_it() {
+fn request_is_as_in_the_reference() {
     let call = call("llama3.2:3b", true);
     let with_key = provider(Kind::Ollama, "");
     let made = request(&call, &with_key);
@@ -49,7 +49,7 @@ fn a_request_is_as_the_reference_has_it() {
 }
 
 #[test]
-fn an_address_of_the_compatible_api_is_taken_as_meant() {
+fn url_of_the_compatible_api_is_accepted() {
     for base_url in ["http://h:1", "http://h:1/v1", "http://h:1/api/"] {
         let made = request(&call("m", true), &provider(Kind::Ollama, base_url));
         assert_eq!(made.url, "http://h:1/api/chat");
@@ -62,7 +62,7 @@ fn an_address_of_the_compatible_api_is_taken_as_meant() {
 const LAST: &str = r#"{"model":"llama3.2","message":{"role":"assistant","content":""},"done":true,"done_reason":"stop","total_duration":4883583458,"prompt_eval_count":26,"eval_count":290}"#;
 
 #[test]
-fn a_stream_is_put_together_with_the_counts_of_its_last_object() {
+fn stream_has_the_counts_of_its_last_object() {
     let (partial, flow) = read(
         &mut ChatReader,
         &[
@@ -84,7 +84,7 @@ fn a_stream_is_put_together_with_the_counts_of_its_last_object() {
 }
 
 #[test]
-fn an_error_is_told_and_a_document_without_a_message_is_a_bad_answer() {
+fn error_is_reported_and_an_answer_needs_a_message() {
     let (partial, flow) = read(
         &mut ChatReader,
         &[
@@ -104,7 +104,7 @@ fn an_error_is_told_and_a_document_without_a_message_is_a_bad_answer() {
 }
 
 #[test]
-fn counts_that_cannot_be_are_no_usage() {
+fn impossible_counts_are_no_usage() {
     for counts in [
         r#""prompt_eval_count":-1,"eval_count":3"#,
         r#""prompt_eval_count":1.5,"eval_count":3"#,
@@ -121,7 +121,7 @@ fn counts_that_cannot_be_are_no_usage() {
 
 proptest! {
     #[test]
-    fn whatever_is_counted_its_parts_do_not_exceed_it(
+    fn parts_of_counts_do_not_exceed_their_sum(
         counts in any_counts(&["prompt_eval_count", "eval_count"]),
     ) {
         let mut partial = ResponseAccumulator::default();

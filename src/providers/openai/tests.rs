@@ -45,7 +45,7 @@ fn provider_usage(input: u64, cached: u64, output: u64, reasoning: u64) -> Usage
 }
 
 #[test]
-fn a_request_is_as_the_reference_has_it() {
+fn request_is_as_in_the_reference() {
     let request = request(&call(true), &provider("https://api.openai.com/v1/"));
     assert_eq!(request.url, "https://api.openai.com/v1/chat/completions");
     assert_eq!(
@@ -60,7 +60,7 @@ fn a_request_is_as_the_reference_has_it() {
 }
 
 #[test]
-fn a_compatible_server_gets_the_old_name_and_nothing_that_was_not_asked_for() {
+fn compatible_server_gets_only_the_old_names() {
     let mut call = call(false);
     let body_of = |call: &Call| request(call, &provider("http://localhost:8080/v1")).body;
     assert_eq!(body_of(&call)["max_tokens"], 9);
@@ -72,7 +72,7 @@ fn a_compatible_server_gets_the_old_name_and_nothing_that_was_not_asked_for() {
 }
 
 #[test]
-fn the_host_decides_the_name_of_the_token_limit() {
+fn host_decides_the_name_of_the_token_limit() {
     for (url, name) in [
         ("https://api.openai.com/v1", "max_completion_tokens"),
         ("https://user@api.openai.com:443", "max_completion_tokens"),
@@ -89,7 +89,7 @@ fn the_host_decides_the_name_of_the_token_limit() {
 }
 
 #[test]
-fn a_stream_is_put_together_with_the_usage_of_its_last_chunk() {
+fn stream_has_the_usage_of_its_last_chunk() {
     let (partial, flow) = read(&[
         r#"{"model":"gpt-5-mini-2025-08-07","choices":[{"index":0,"delta":{"role":"assistant","content":"","refusal":null},"finish_reason":null}],"usage":null}"#,
         r#"{"model":"gpt-5-mini-2025-08-07","choices":[{"index":0,"delta":{"content":"Hel"},"finish_reason":null}],"usage":null}"#,
@@ -118,7 +118,7 @@ fn cumulative_usage_is_not_added_up() {
 }
 
 #[test]
-fn a_usage_that_counts_nothing_replaces_none() {
+fn usage_that_counts_nothing_replaces_none() {
     let good = r#"{"choices":[{"delta":{"content":"a"},"finish_reason":"stop"}],"usage":{"prompt_tokens":5,"completion_tokens":7,"prompt_tokens_details":{"cached_tokens":2},"completion_tokens_details":{"reasoning_tokens":3}}}"#;
     for later in [
         r#""n/a""#,
@@ -144,7 +144,7 @@ fn a_usage_that_counts_nothing_replaces_none() {
 }
 
 #[test]
-fn what_came_from_the_cache_is_found_under_each_of_its_names() {
+fn cached_tokens_are_found_under_each_of_their_names() {
     for usage in [
         json!({"prompt_tokens": 9, "completion_tokens": 1, "prompt_cache_hit_tokens": 4, "prompt_cache_miss_tokens": 5}),
         json!({"prompt_tokens": 9, "completion_tokens": 1, "cached_tokens": 4}),
@@ -189,7 +189,7 @@ fn another_service_tier_or_sound_is_billed_otherwise() {
 }
 
 #[test]
-fn a_stream_of_several_choices_is_whole_when_each_has_ended() {
+fn stream_is_complete_when_each_choice_has_ended() {
     let chunk = |index: u64, finish: &str| {
         format!(
             r#"{{"choices":[{{"index":{index},"delta":{{"content":"a"}},"finish_reason":{finish}}}]}}"#
@@ -217,7 +217,7 @@ fn a_stream_of_several_choices_is_whole_when_each_has_ended() {
 }
 
 #[test]
-fn calls_of_tools_and_other_choices_are_kept_to_be_counted() {
+fn tool_calls_and_other_choices_are_kept_to_be_counted() {
     let (partial, _) = read(&[
         r#"{"choices":[{"delta":{"tool_calls":[{"index":0,"id":"c","type":"function","function":{"name":"look","arguments":""}}]}}]}"#,
         r#"{"choices":[{"delta":{"tool_calls":[{"index":0,"function":{"arguments":"{\"at\""}}]}}]}"#,
@@ -237,13 +237,13 @@ fn calls_of_tools_and_other_choices_are_kept_to_be_counted() {
 }
 
 #[test]
-fn an_event_without_data_changes_nothing() {
+fn event_without_data_changes_nothing() {
     let (partial, flow) = read(&["", r#"{"choices":[{"delta":{"content":"a"}}]}"#, " "]);
     assert_eq!((flow, &*partial.text), (Ok(Flow::More), "a"));
 }
 
 #[test]
-fn a_server_that_refuses_the_option_is_not_asked_for_usage() {
+fn server_that_refuses_the_option_is_not_asked_for_usage() {
     let provider = ProviderConfig {
         stream_usage: false,
         ..provider("http://localhost:8080/v1")
@@ -291,7 +291,7 @@ fn more_cached_than_read_is_cut_to_what_was_read() {
 }
 
 #[test]
-fn an_error_within_a_stream_is_a_fault_that_keeps_the_usage() {
+fn error_within_a_stream_is_a_fault_that_keeps_the_usage() {
     let (partial, flow) = read(&[
         r#"{"choices":[{"delta":{"content":"a"}}],"usage":{"prompt_tokens":5,"completion_tokens":1}}"#,
         r#"{"error":{"message":"The server had an error","type":"server_error"}}"#,
@@ -307,12 +307,12 @@ fn an_error_within_a_stream_is_a_fault_that_keeps_the_usage() {
 }
 
 #[test]
-fn an_event_that_is_not_json_is_a_bad_answer() {
+fn event_that_is_not_json_is_a_bad_answer() {
     assert_eq!(read(&["{"]).1.unwrap_err().kind, FailureKind::BadAnswer);
 }
 
 #[test]
-fn a_stream_cannot_grow_beyond_the_limit() {
+fn stream_cannot_grow_beyond_the_limit() {
     let piece = format!(
         r#"{{"choices":[{{"delta":{{"content":"{}"}}}}]}}"#,
         "x".repeat(1 << 19)
@@ -328,7 +328,7 @@ fn read_document(document: &str) -> (ResponseAccumulator, Result<(), Fault>) {
 }
 
 #[test]
-fn a_whole_answer_is_read() {
+fn whole_answer_is_read() {
     let (partial, read) = read_document(
         r#"{"id":"c","object":"chat.completion","model":"gpt-5-mini-2025-08-07","choices":[{"index":0,"message":{"role":"assistant","content":"Hello","refusal":null},"finish_reason":"length"}],"usage":{"prompt_tokens":19,"completion_tokens":10,"total_tokens":29}}"#,
     );
@@ -356,7 +356,7 @@ fn refusals_and_parts_are_text_too() {
 }
 
 #[test]
-fn a_document_without_a_choice_is_a_bad_answer() {
+fn document_without_a_choice_is_a_bad_answer() {
     for document in [
         "{}",
         "[]",

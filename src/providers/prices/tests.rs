@@ -63,7 +63,7 @@ fn usage(counts: [u64; 5]) -> Usage {
 }
 
 #[test]
-fn the_built_in_table_is_read_without_error_and_says_where_it_is_from() {
+fn built_in_table_is_valid_and_names_its_source() {
     let table = json_format::parse(include_str!("../../../assets/prices.json")).unwrap();
     let count: usize = table.providers.iter().map(|p| p.models.len()).sum();
     assert!(count > 2_000, "{count}");
@@ -72,7 +72,7 @@ fn the_built_in_table_is_read_without_error_and_says_where_it_is_from() {
 }
 
 #[test]
-fn costs_are_those_of_the_oracle() {
+fn costs_match_the_oracle() {
     let text = include_str!("../../../tests/fixtures/prices-oracle.json");
     let oracle: Oracle = serde_json::from_str(text).unwrap();
     assert!(oracle.cases.len() >= 350, "{}", oracle.cases.len());
@@ -104,7 +104,7 @@ fn costs_are_those_of_the_oracle() {
 }
 
 #[test]
-fn an_unknown_model_has_no_price_and_echo_is_free() {
+fn unknown_model_has_no_price_and_echo_is_free() {
     assert_eq!(built_in("openai", None, "gpt-4o-nothing"), None);
     assert_eq!(built_in("openai", None, ""), None);
     assert_eq!(
@@ -120,7 +120,7 @@ fn an_unknown_model_has_no_price_and_echo_is_free() {
 }
 
 #[test]
-fn the_address_decides_before_the_name_and_a_local_server_is_not_priced_by_likeness() {
+fn address_decides_before_the_name() {
     let groq = built_in("groq", None, "llama-3.3-70b-versatile");
     assert!(groq.is_some());
     let model = "llama-3.3-70b-versatile";
@@ -148,7 +148,7 @@ fn the_address_decides_before_the_name_and_a_local_server_is_not_priced_by_liken
 }
 
 #[test]
-fn a_path_tells_the_providers_of_one_host_apart() {
+fn path_distinguishes_the_providers_of_one_host() {
     let (model, host) = ("deepseek-ai/DeepSeek-R1", "https://router.huggingface.co");
     let path = |path: &str| built_in("hf", Some(&format!("{host}{path}")), model);
     assert!(path("/novita/v3/openai").is_some());
@@ -160,7 +160,7 @@ fn a_path_tells_the_providers_of_one_host_apart() {
 }
 
 #[test]
-fn the_last_price_in_force_counts_and_the_first_where_none_is() {
+fn last_price_in_force_counts_else_the_first() {
     let prices = acme(json!([{"id": "m", "prices": [
         {"from": "2026-01-01", "input": 1},
         {"from": "2026-02-01", "input": 2},
@@ -185,7 +185,7 @@ fn the_last_price_in_force_counts_and_the_first_where_none_is() {
 }
 
 #[test]
-fn the_first_model_that_fits_counts_even_where_it_has_no_price() {
+fn first_matching_model_counts_even_without_a_price() {
     let prices = acme(json!([
         {"id": "a-voice", "match": "^a-voice", "prices": []},
         {"id": "a", "match": ["^a-", "#b-####", "#c-#*", {"and": ["~d", {"not": ["$x", "~-x-"]}]}],
@@ -227,7 +227,7 @@ fn the_first_model_that_fits_counts_even_where_it_has_no_price() {
 }
 
 #[test]
-fn a_missing_price_falls_back_to_the_more_general_one() {
+fn missing_price_falls_back_to_the_more_general_one() {
     let rates = |price| one_price(price).unwrap().rates;
     let bare = rates(json!({"input": 10, "output": 20}));
     let full = |read, write, hour, reasoning| Rates {
@@ -244,7 +244,7 @@ fn a_missing_price_falls_back_to_the_more_general_one() {
 }
 
 #[test]
-fn a_tier_prices_the_whole_call_by_the_whole_prompt() {
+fn tier_prices_the_whole_call_by_the_whole_prompt() {
     let price = one_price(
         json!({"input": 1000, "cache_read": 100, "output": 5000, "tiers": [
             {"above": 10, "input": 2000, "cache_read": 200, "output": 9000},
@@ -259,7 +259,7 @@ fn a_tier_prices_the_whole_call_by_the_whole_prompt() {
 }
 
 #[test]
-fn the_sum_is_rounded_once_half_to_even_and_stays_in_range() {
+fn sum_is_rounded_once_half_to_even_and_stays_in_range() {
     let price = one_price(json!({"input": 500, "output": 1, "request": 2000})).unwrap();
     let nanos = |input, output| price.cost(&usage([input, 0, 0, output, 0])).nanousd;
     assert_eq!(nanos(0, 0), 2);
@@ -275,7 +275,7 @@ fn the_sum_is_rounded_once_half_to_even_and_stays_in_range() {
 }
 
 #[test]
-fn what_is_wrong_is_said_with_the_model_at_fault() {
+fn error_in_a_price_names_its_model() {
     let fault = |price: Value| acme(json!([{"id": "m", "prices": [price]}])).err().unwrap();
     for (price, word) in [
         (json!({"input": -1}), "-1"),
@@ -321,7 +321,7 @@ fn what_is_wrong_is_said_with_the_model_at_fault() {
 }
 
 #[test]
-fn a_faulty_file_is_refused() {
+fn invalid_file_is_refused() {
     let source = r#""source":{"package":"p","version":"1","repository":"r","retrieved":"d"}"#;
     let provider = r#"{"id":"a","hosts":[],"fallback":[],"models":[]}"#;
     let lost = r#"{"id":"a","hosts":[],"fallback":["b"],"models":[]}"#;
@@ -375,7 +375,7 @@ fn count() -> impl Strategy<Value = u64> {
 
 proptest! {
     #[test]
-    fn no_counts_make_it_panic_or_negative(
+    fn no_counts_make_a_cost_panic_or_negative(
         price in built_in_price(), counts in proptest::array::uniform5(count()), hour in count(),
     ) {
         let usage = Usage { cache_write_1h_tokens: hour, ..usage(counts) };
@@ -383,7 +383,7 @@ proptest! {
     }
 
     #[test]
-    fn the_cost_is_off_by_half_a_nano_dollar_at_most(
+    fn cost_is_off_by_half_a_nano_dollar_at_most(
         price in built_in_price(), counts in proptest::array::uniform5(0u64..10_000_000),
     ) {
         let exact = {
@@ -397,7 +397,7 @@ proptest! {
 
     /// Rounding comes once, after the sum: before it, the parts are exactly the whole.
     #[test]
-    fn the_sum_of_the_parts_is_the_total(
+    fn sum_of_the_parts_is_the_total(
         price in built_in_price(), kinds in proptest::array::uniform6(0u64..400_000),
     ) {
         let [plain, read, short, hour, answer, reasoning] = kinds;
@@ -420,7 +420,7 @@ proptest! {
     }
 
     #[test]
-    fn what_a_row_keeps_of_its_price_gives_its_cost_again(
+    fn stored_price_reproduces_the_cost(
         price in built_in_price(), counts in proptest::array::uniform5(count()), hour in count(),
         from in proptest::option::of(0i64..4_000_000_000_000),
     ) {

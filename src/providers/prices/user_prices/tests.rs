@@ -21,7 +21,7 @@ fn stored(prices: &Prices, provider: &str, model: &str, at: Timestamp) -> Option
 }
 
 #[test]
-fn own_prices_win_where_they_name_provider_and_model_and_the_rest_stays() {
+fn own_prices_override_only_what_they_list() {
     let (_dir, prices) = own(
         "mine.toml",
         r#"
@@ -66,7 +66,7 @@ fn own_prices_win_where_they_name_provider_and_model_and_the_rest_stays() {
 }
 
 #[test]
-fn a_price_that_is_not_in_force_yet_leaves_it_to_the_one_before_or_the_built_in_one() {
+fn future_own_price_leaves_the_earlier_or_built_in_one() {
     let (_dir, prices) = own(
         "mine.toml",
         "[[price]]\nprovider = 'openai'\nmodel = 'gpt-4o'\nfrom = 2027-02-01\n\
@@ -86,7 +86,7 @@ fn a_price_that_is_not_in_force_yet_leaves_it_to_the_one_before_or_the_built_in_
 }
 
 #[test]
-fn an_own_price_of_the_model_asked_counts_before_a_built_in_one_of_the_model_that_answered() {
+fn own_price_of_the_requested_model_comes_first() {
     let (_dir, prices) = own(
         "mine.toml",
         "[[price]]\nprovider = 'openai'\nmodel = 'gpt-4o'\ninput_per_mtok = '1'",
@@ -104,7 +104,7 @@ fn an_own_price_of_the_model_asked_counts_before_a_built_in_one_of_the_model_tha
 }
 
 #[test]
-fn the_built_in_format_does_as_well_and_may_say_that_a_price_is_not_known() {
+fn json_form_may_list_a_model_without_a_price() {
     let (_dir, prices) = own(
         "mine.json",
         r#"{"providers": [{"id": "openai", "hosts": [], "models": [
@@ -122,7 +122,7 @@ fn the_built_in_format_does_as_well_and_may_say_that_a_price_is_not_known() {
 }
 
 #[test]
-fn in_the_built_in_format_too_a_price_counts_from_its_date_on_whatever_case_names_have() {
+fn json_prices_have_dates_and_names_of_any_case() {
     let (_dir, prices) = own(
         "mine.json",
         r#"{"providers": [{"id": "OpenAI", "hosts": ["API.Acme.example"], "models": [
@@ -143,73 +143,61 @@ fn in_the_built_in_format_too_a_price_counts_from_its_date_on_whatever_case_name
 }
 
 #[test]
-fn what_is_wrong_is_told_with_file_and_line() {
-    let entry = "[[price]]\nprovider = 'a'\nmodel = 'm'\n";
-    let cases = [
+fn errors_of_toml_name_file_and_line() {
+    // Each behind an entry with a provider and a model; then anywhere.
+    let lines = [
+        ("input_per_mtok = 0.15", 4, "in quotes"),
+        ("input_per_mtok = '-1'", 4, "`-1`"),
+        ("input_per_mtok = '1.'", 4, "`1.`"),
+        ("input_per_mtok = '1e3'", 4, "`1e3`"),
+        ("input_per_mtok = '0.0000001'", 4, "more than 6 digits"),
+        ("input_per_mtok = '100000.000001'", 4, "it may be 100000 US"),
         (
-            format!("{entry}input_per_mtok = 0.15"),
-            "line 4",
-            "in quotes",
-        ),
-        (format!("{entry}input_per_mtok = '-1'"), "line 4", "`-1`"),
-        (format!("{entry}input_per_mtok = '1.'"), "line 4", "`1.`"),
-        (format!("{entry}input_per_mtok = '1e3'"), "line 4", "`1e3`"),
-        (
-            format!("{entry}input_per_mtok = '0.0000001'"),
-            "line 4",
-            "more than 6 digits",
-        ),
-        (
-            format!("{entry}input_per_mtok = '100000.000001'"),
-            "line 4",
-            "it may be 100000 US dollars at most",
-        ),
-        (
-            format!("{entry}input_per_mtok = '1000000000'"),
-            "line 4",
+            "input_per_mtok = '1000000000'",
+            4,
             "more than anything costs",
         ),
         (
-            format!("{entry}per_request = '1000.1'"),
-            "line 4",
+            "per_request = '1000.1'",
+            4,
             "it may be 1000 US dollars at most",
         ),
+        ("inputs_per_mtok = '1'", 4, "inputs_per_mtok"),
+        ("from = 'soon'", 4, "soon"),
+        ("", 1, "neither `input_per_mtok`"),
         (
-            format!("{entry}inputs_per_mtok = '1'"),
-            "line 4",
-            "inputs_per_mtok",
-        ),
-        (format!("{entry}from = 'soon'"), "line 4", "soon"),
-        (format!("\n{entry}"), "line 2", "neither `input_per_mtok`"),
-        (
-            "[[price]]\nprovider = 'a'\nmodel = 'a*b'\n".into(),
-            "line 1",
-            "`a*b`",
-        ),
-        ("[[price]]\nprovider = 'a'".into(), "line 1", "model"),
-        ("price = 1".into(), "line 1", "invalid type"),
-        ("[[price]\n".into(), "line 1", ""),
-        (
-            format!("{entry}input_per_mtok = '1'\n{entry}input_per_mtok = '2'"),
-            "line 5",
-            "as in line 1",
-        ),
-        (
-            format!("{entry}input_per_mtok = '1'\ntiers = [{{above = 1}}]"),
-            "line 1",
+            "output_per_mtok = '1'\ntiers = [{above = 1}]",
+            1,
             "tier above 1",
         ),
+        (
+            "output_per_mtok = '1'\n[[price]]\nprovider = 'a'\nmodel = 'm'\noutput_per_mtok = '2'",
+            5,
+            "as in line 1",
+        ),
     ];
-    for (text, line, word) in cases {
+    let entry = "[[price]]\nprovider = 'a'\nmodel = 'm'\n";
+    let lines = lines.map(|(rest, line, word)| (format!("{entry}{rest}"), line, word));
+    let texts = [
+        ("\n[[price]]\nprovider = 'a'\nmodel = 'm'", 2, "neither"),
+        ("[[price]]\nprovider = 'a'\nmodel = 'a*b'\n", 1, "`a*b`"),
+        ("[[price]]\nprovider = 'a'", 1, "model"),
+        ("price = 1", 1, "invalid type"),
+        ("[[price]\n", 1, ""),
+    ];
+    let texts = texts.map(|(text, line, word)| (text.to_owned(), line, word));
+    for (text, line, word) in lines.into_iter().chain(texts) {
         let error = own("mine.toml", &text).err().unwrap();
         assert!(matches!(error, Error::Config(_)));
         let error = error.to_string();
-        assert!(
-            error.contains(&format!("mine.toml, {line}: ")),
-            "{text}: {error}"
-        );
+        let place = format!("mine.toml, line {line}: ");
+        assert!(error.contains(&place), "{text}: {error}");
         assert!(error.contains(word), "{text}: {error}");
     }
+}
+
+#[test]
+fn errors_of_json_and_of_a_missing_file_name_the_file() {
     let json = "{\"providers\": [\n{\"id\": \"a\", \"hosts\": [], \"models\": [\n{\"id\": \"m\",\n\
                 \"prices\": [{\"input\": -1}]}]}]}";
     let error = own("mine.json", json).err().unwrap().to_string();
@@ -223,7 +211,7 @@ fn what_is_wrong_is_told_with_file_and_line() {
 }
 
 #[test]
-fn a_file_that_changes_counts_and_one_that_cannot_be_read_changes_nothing() {
+fn changed_file_counts_and_an_unreadable_one_does_not() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("mine.toml");
     let write = |amount: &str| {
