@@ -24,8 +24,8 @@ use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
-pub use self::price::{Price, Rates};
-pub use self::stored::{StoredPrice, StoredTier};
+pub use self::price::{Price, Rates, Tier};
+pub use self::stored::StoredPrice;
 use self::table::Table;
 use self::user_prices::UserPrices;
 use crate::error::Result;
@@ -110,11 +110,9 @@ impl Prices {
     ///
     /// # Errors
     /// [`crate::error::Error::Config`] that names file and line.
-    pub fn with_own(self, path: &Path) -> Result<Self> {
-        Ok(Self {
-            user: Some(UserPrices::read(path)?),
-            ..self
-        })
+    pub fn with_own(mut self, path: &Path) -> Result<Self> {
+        self.user = Some(UserPrices::read(path)?);
+        Ok(self)
     }
 
     /// Returns the price of the first of these models that has one at the provider at that time. The

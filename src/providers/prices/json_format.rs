@@ -26,8 +26,8 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::pattern::Pattern;
-use super::price::{GivenRates, Price, Rates};
+use super::pattern::{Mark, Pattern};
+use super::price::{GivenRates, Price, Rates, Tier};
 use super::table::{MINUTES_PER_DAY, Model, Provider, Table, Version, When};
 use crate::event::Timestamp;
 
@@ -110,11 +110,14 @@ impl PriceJson {
         Ok(rates)
     }
 
-    fn tier(&self) -> Result<(u64, Rates), String> {
+    fn tier(&self) -> Result<Tier, String> {
         let is_tier = self.from.is_none() && self.daily.is_none() && self.request.is_none();
         let above = self.above.filter(|_| is_tier && self.tiers.is_empty());
         let above = above.ok_or("a tier has `above` and prices of tokens, and nothing else")?;
-        Ok((above, self.rates()?))
+        Ok(Tier {
+            above,
+            picousd_per_token: self.rates()?,
+        })
     }
 
     fn version(&self) -> Result<Version, String> {
@@ -146,7 +149,9 @@ impl ModelJson {
         let name = self.id.to_lowercase();
         let is_known_by_name = self.r#match.is_none() && name == self.id;
         Ok(Model {
-            names: self.r#match.unwrap_or_else(|| Pattern::exactly(&name)),
+            names: self
+                .r#match
+                .unwrap_or_else(|| Pattern::new(Mark::Equals, &name)),
             id: (!is_known_by_name).then(|| self.id.into()),
             versions,
         })

@@ -25,7 +25,7 @@ pub(super) struct TextPattern {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Mark {
+pub(super) enum Mark {
     Equals,
     StartsWith,
     EndsWith,
@@ -55,17 +55,10 @@ impl TryFrom<String> for TextPattern {
 }
 
 impl Pattern {
-    pub(super) fn exactly(name: &str) -> Self {
+    pub(super) fn new(mark: Mark, text: &str) -> Self {
         Self::Text(TextPattern {
-            mark: Mark::Equals,
-            text: name.into(),
-        })
-    }
-
-    pub(super) fn starts_with(start: &str) -> Self {
-        Self::Text(TextPattern {
-            mark: Mark::StartsWith,
-            text: start.into(),
+            mark,
+            text: text.into(),
         })
     }
 

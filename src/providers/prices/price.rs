@@ -19,19 +19,15 @@ pub struct Price {
     /// Pico-dollars per call.
     pub(super) request: u64,
     pub(super) rates: Rates,
-    /// Prices for prompts longer than that many tokens, in ascending order.
-    pub(super) tiers: Vec<(u64, Rates)>,
+    /// In ascending order.
+    pub(super) tiers: Vec<Tier>,
 }
 
 impl Price {
     /// Checks the limits and the order of the tiers.
-    pub(super) fn new(
-        request: u64,
-        rates: Rates,
-        mut tiers: Vec<(u64, Rates)>,
-    ) -> Result<Self, String> {
+    pub(super) fn new(request: u64, rates: Rates, mut tiers: Vec<Tier>) -> Result<Self, String> {
         check_price("request", request, REQUEST_PICOUSD_MAX)?;
-        if !tiers.is_sorted_by(|(first, _), (second, _)| first < second) {
+        if !tiers.is_sorted_by(|first, second| first.above < second.above) {
             return Err("`above` of the `tiers` does not ascend".to_owned());
         }
         tiers.shrink_to_fit();
@@ -82,9 +78,18 @@ impl Price {
 
     pub(super) fn rates_for(&self, prompt_tokens: u64) -> &Rates {
         let mut longest_first = self.tiers.iter().rev();
-        let tier = longest_first.find(|(above, _)| prompt_tokens > *above);
-        tier.map_or(&self.rates, |(_, rates)| rates)
+        let tier = longest_first.find(|tier| prompt_tokens > tier.above);
+        tier.map_or(&self.rates, |tier| &tier.picousd_per_token)
     }
+}
+
+/// The prices of a call with a longer prompt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tier {
+    /// Tokens of the whole prompt.
+    pub above: u64,
+    pub picousd_per_token: Rates,
 }
 
 /// Pico-dollars per token, with the fallbacks filled in.

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::price::{Price, REQUEST_PICOUSD_MAX, Rates, check_price};
+use super::price::{Price, REQUEST_PICOUSD_MAX, Rates, Tier, check_price};
 use crate::event::Timestamp;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,15 +26,7 @@ pub struct StoredPrice {
     pub picousd_per_token: Rates,
     /// For longer prompts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub tiers: Vec<StoredTier>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct StoredTier {
-    /// Tokens of the whole prompt.
-    pub above: u64,
-    pub picousd_per_token: Rates,
+    pub tiers: Vec<Tier>,
 }
 
 impl StoredPrice {
@@ -54,13 +46,10 @@ impl StoredPrice {
     }
 
     pub fn price(&self) -> Price {
-        let tiers = self.tiers.iter();
         Price {
             request: self.request_picousd,
             rates: self.picousd_per_token.clone(),
-            tiers: tiers
-                .map(|tier| (tier.above, tier.picousd_per_token.clone()))
-                .collect(),
+            tiers: self.tiers.clone(),
         }
     }
 }

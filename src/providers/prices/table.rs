@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use super::Quote;
 use super::pattern::{Pattern, address, host_matches, with_dashed_dates};
 use super::price::Price;
-use super::stored::{StoredPrice, StoredTier};
+use super::stored::StoredPrice;
 use crate::event::Timestamp;
 
 const MS_PER_MINUTE: i64 = 60_000;
@@ -110,7 +110,7 @@ impl Table {
         let models = self.providers.iter().flat_map(|it| &it.models);
         let versions = models.flat_map(|model| &model.versions);
         let tiers = versions.flat_map(|version| &version.price.tiers);
-        tiers.map(|(above, _)| *above)
+        tiers.map(|tier| tier.above)
     }
 
     fn by_url(&self, url: &str) -> Option<&Provider> {
@@ -189,7 +189,6 @@ impl Table {
             When::From(start) => (Some(start), None),
             When::Daily { start, end } => (None, Some((start, end))),
         };
-        let tiers = version.price.tiers.iter();
         StoredPrice {
             source: self.source.clone(),
             provider: provider.id.to_string(),
@@ -198,12 +197,7 @@ impl Table {
             daily,
             request_picousd: version.price.request,
             picousd_per_token: version.price.rates.clone(),
-            tiers: tiers
-                .map(|(above, rates)| StoredTier {
-                    above: *above,
-                    picousd_per_token: rates.clone(),
-                })
-                .collect(),
+            tiers: version.price.tiers.clone(),
         }
     }
 }

@@ -1,4 +1,4 @@
-use super::pattern::Pattern;
+use super::pattern::{Mark, Pattern};
 use super::price::{PICO_PER_NANO, REQUEST_PICOUSD_MAX, TOKEN_PICOUSD_MAX};
 use super::table::{Model, Provider, Version, When};
 use super::*;
@@ -348,7 +348,7 @@ fn invalid_file_is_refused() {
 fn no_tier_is_cheaper_than_the_one_below() {
     for price in built_in_prices() {
         let mut below = &price.rates;
-        for (_, rates) in &price.tiers {
+        for rates in price.tiers.iter().map(|tier| &tier.picousd_per_token) {
             assert!(below.input <= rates.input && below.cache_read <= rates.cache_read);
             assert!(below.cache_write <= rates.cache_write);
             assert!(below.cache_write_1h <= rates.cache_write_1h);
@@ -426,7 +426,7 @@ proptest! {
     ) {
         let version = Version::new(from.map_or(When::Always, |at| When::From(Timestamp(at))), price.clone());
         let table = Table { source: "s 1".to_owned(), ..Table::default() };
-        let model = Model { id: None, names: Pattern::exactly("m"), versions: Box::new([version]) };
+        let model = Model { id: None, names: Pattern::new(Mark::Equals, "m"), versions: Box::new([version]) };
         let provider = Provider {
             id: "p".into(), hosts: Vec::new(), name_match: None, model_match: None,
             fallback: Vec::new(), models: Vec::new(),

@@ -22,8 +22,8 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
 use toml::Spanned;
 
-use super::pattern::Pattern;
-use super::price::{GivenRates, Price, REQUEST_PICOUSD_MAX, Rates, TOKEN_PICOUSD_MAX};
+use super::pattern::{Mark, Pattern};
+use super::price::{GivenRates, Price, REQUEST_PICOUSD_MAX, Rates, TOKEN_PICOUSD_MAX, Tier};
 use super::table::{Model, Provider, Table, Version, When};
 use crate::event::Timestamp;
 
@@ -203,7 +203,10 @@ fn price(toml: &PriceToml) -> Result<Price, String> {
     let tiers = toml.tiers.iter().map(|tier| {
         let rates = given_rates!(tier).rates();
         let rates = rates.ok_or_else(|| format!("the tier above {}: {missing}", tier.above))?;
-        Ok((tier.above, rates))
+        Ok(Tier {
+            above: tier.above,
+            picousd_per_token: rates,
+        })
     });
     let request = toml.per_request.as_ref().map_or(0, |amount| amount.0);
     Price::new(request, rates, tiers.collect::<Result<_, String>>()?)
@@ -268,8 +271,8 @@ fn model(entries: &[Entry]) -> Result<Model, String> {
     Ok(Model {
         id: is_prefix.then(|| format!("{name}*").into()),
         names: match is_prefix {
-            true => Pattern::starts_with(name),
-            false => Pattern::exactly(name),
+            true => Pattern::new(Mark::StartsWith, name),
+            false => Pattern::new(Mark::Equals, name),
         },
         versions: versions.collect(),
     })
