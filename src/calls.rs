@@ -228,7 +228,7 @@ impl Calls {
                 Err(prepared) => return *prepared,
             },
         };
-        let wait = held.permit.wait(Instant::now());
+        let wait = held.permit.acquire(Instant::now());
         if wait.is_zero() {
             return Prepared::Ready(held);
         }
@@ -378,7 +378,7 @@ impl Calls {
                 };
             }
         };
-        held.permit.used();
+        held.permit.consume();
         let began = Timestamp::now();
         let exchanged = catch_unwind(AssertUnwindSafe(|| exchange(held.fill)));
         let (providers, call) = (&self.providers, request.call);

@@ -171,7 +171,7 @@ fn check(kind: Kind, case: &Case) {
         assert_eq!(pieces, case.text, "{at}");
     }
     assert_eq!(found, usage(&case.usage), "{at}");
-    let cost = providers.cost(&call, &model, &found, day());
+    let cost = providers.charge(&call, &model, &found, day()).cost;
     assert_eq!(cost, case.cost_nanousd.map(Usd::from_nanousd), "{at}");
 }
 

@@ -91,7 +91,7 @@ pub fn find(context: &Context, mut query: Query) -> Answer {
             from: None,
             daily: None,
             usd_per_request: decimal(0, PER_REQUEST_DIGITS)?,
-            usd_per_mtok: per_mtok(&Rates::ZERO)?,
+            usd_per_mtok: per_mtok(&Rates::default())?,
             tiers: Vec::new(),
         }),
     }

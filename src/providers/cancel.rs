@@ -9,68 +9,55 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded};
 use ureq::unversioned::transport::ShutdownHandle;
 
-/// Stops calls from another thread. Clones are one and the same; one `Cancel` may be given to
-/// several calls, which then end together. Once cancelled it stays so.
+/// Stops calls from another thread, once and for all. Clones are one and the same; several calls may
+/// share one and end together.
 #[derive(Clone)]
 pub struct Cancel {
-    shared: Arc<Shared>,
-    /// Never carries a message; it closes when the calls are to end, which wakes whoever waits.
+    state: Arc<Mutex<CancelState>>,
+    /// Never carries a message; it closes on cancel, which wakes waiting threads.
     ended: Receiver<Infallible>,
 }
 
-struct Shared {
-    state: Mutex<State>,
-}
-
-struct State {
+struct CancelState {
     /// Dropped by [`Cancel::cancel`]: the closed channel is what "cancelled" means.
     alive: Option<Sender<Infallible>>,
-    /// The sockets of the calls that are under way, by the number of their attachment.
+    /// The sockets of running calls, by the number of their attachment.
     sockets: HashMap<u64, Weak<dyn ShutdownHandle>>,
-    /// The number of the next attachment.
-    next: u64,
+    next_number: u64,
 }
 
-impl Shared {
-    /// The state is consistent at every point where a panic could come from, so a poisoned lock
-    /// is as good as any.
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// The state is consistent wherever a panic could occur, so a poisoned lock is as good as any.
+fn lock(state: &Mutex<CancelState>) -> MutexGuard<'_, CancelState> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Cancel {
-    /// Not cancelled yet.
     pub fn new() -> Self {
         let (alive, ended) = bounded(0);
-        let state = State {
+        let state = CancelState {
             alive: Some(alive),
             sockets: HashMap::new(),
-            next: 0,
+            next_number: 0,
         };
-        let shared = Arc::new(Shared {
-            state: Mutex::new(state),
-        });
-        Self { shared, ended }
+        Self {
+            state: Arc::new(Mutex::new(state)),
+            ended,
+        }
     }
 
-    /// Ends every call that was given this `Cancel` or a clone of it, also one that is blocked in
-    /// a read, and every call that will be. Does not wait for them to return.
+    /// Ends every call that has this `Cancel` or a clone of it, also one that is blocked in a read, and
+    /// every later one. Does not wait for them to return.
     pub fn cancel(&self) {
-        let mut state = self.shared.state();
+        let mut state = lock(&self.state);
         state.alive = None;
-        // Shut down under the lock: a connection that was let go (see `Attachment`) in time to
-        // serve another call must not be hit. `shutdown(2)` does not block.
-        for socket in state
-            .sockets
-            .drain()
-            .filter_map(|(_, socket)| socket.upgrade())
-        {
+        // Shut down under the lock: a connection that was released in time (see `Attachment`) may
+        // serve another call already. `shutdown(2)` does not block.
+        let sockets = state.sockets.drain();
+        for socket in sockets.filter_map(|(_, socket)| socket.upgrade()) {
             socket.shutdown();
         }
     }
 
-    /// Whether [`Cancel::cancel`] was called.
     pub fn is_cancelled(&self) -> bool {
         matches!(self.ended.try_recv(), Err(TryRecvError::Disconnected))
     }
@@ -80,7 +67,7 @@ impl Cancel {
         &self.ended
     }
 
-    /// Waits for that long, or until cancelled; tells whether it was cancelled.
+    /// Waits for that long, or until cancelled; returns whether it was cancelled.
     pub fn wait(&self, duration: Duration) -> bool {
         matches!(
             self.ended.recv_timeout(duration),
@@ -88,16 +75,16 @@ impl Cancel {
         )
     }
 
-    /// From now on [`Cancel::cancel`] shuts that socket down, until the attachment is dropped.
-    /// None where it is cancelled already.
+    /// Lets [`Cancel::cancel`] shut that socket down until the attachment is dropped. Returns none if
+    /// it is cancelled already.
     pub(super) fn attach(&self, socket: Weak<dyn ShutdownHandle>) -> Option<Attachment> {
-        let mut state = self.shared.state();
+        let mut state = lock(&self.state);
         state.alive.as_ref()?;
-        let number = state.next;
-        state.next += 1;
+        let number = state.next_number;
+        state.next_number += 1;
         state.sockets.insert(number, socket);
         Some(Attachment {
-            shared: Arc::clone(&self.shared),
+            state: Arc::clone(&self.state),
             number,
         })
     }
@@ -111,28 +98,25 @@ impl Default for Cancel {
 
 impl fmt::Debug for Cancel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Cancel")
-            .field("is_cancelled", &self.is_cancelled())
-            .finish()
+        write!(f, "Cancel({})", self.is_cancelled())
     }
 }
 
-/// A socket's tie to the `Cancel` of the call that uses it; ends when dropped.
+/// Ties a socket to the `Cancel` of the call that uses it, until dropped.
 pub(super) struct Attachment {
-    shared: Arc<Shared>,
+    state: Arc<Mutex<CancelState>>,
     number: u64,
 }
 
 impl Attachment {
-    /// Whether it ties to that `Cancel` and not to another call's.
     pub(super) fn is_to(&self, cancel: &Cancel) -> bool {
-        Arc::ptr_eq(&self.shared, &cancel.shared)
+        Arc::ptr_eq(&self.state, &cancel.state)
     }
 }
 
 impl Drop for Attachment {
     fn drop(&mut self) {
-        self.shared.state().sockets.remove(&self.number);
+        lock(&self.state).sockets.remove(&self.number);
     }
 }
 
@@ -156,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn cancel_reaches_the_attached_sockets_and_no_other() {
+    fn cancel_shuts_down_attached_sockets_only() {
         let (used, let_go) = (Arc::new(Socket::default()), Arc::new(Socket::default()));
         let cancel = Cancel::new();
         let _attachment = cancel.attach(weak(&used)).unwrap();
@@ -171,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_ends_on_cancel() {
+    fn cancel_ends_a_wait() {
         let cancel = Cancel::new();
         assert!(!cancel.wait(Duration::from_millis(1)));
         let waiting = std::thread::spawn({

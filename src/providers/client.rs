@@ -1,50 +1,50 @@
-//! One exchange over HTTP: sends a request, reads the answer within its limits, and says in words
-//! what went wrong.
+//! One exchange over HTTP: sends a request, reads the answer within its limits, and classifies
+//! failures. Calls of flows and requests of clients differ in their [`Receiver`] and [`ReadRules`].
 
-use std::io::Read;
+use std::borrow::Cow;
+use std::io::{self, Read};
 use std::time::{Duration, Instant};
 
-use ureq::http::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER};
-use ureq::http::{HeaderMap, HeaderName, HeaderValue, Response, Uri};
-use ureq::{Agent, Body, Timeout};
+use ureq::http::header::CONTENT_TYPE;
+use ureq::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri};
+use ureq::{Agent, AsSendBody, Body, Timeout};
 
-use super::refusal::{self, Refusal};
+use super::call::Timeouts;
+use super::excerpt::{describe, is_html};
+use super::failure::{FailureKind, Fault};
+use super::framer::{Frame, Framer};
+use super::json;
+use super::refusal::Refusal;
 use super::transport::{Connect, LookupLater, Scope};
-use super::wire::{Fault, Flow, Framing, Header, Reader, Request, ResponseAccumulator};
-use super::{FailureKind, Timeouts, json, ndjson, sse};
-use crate::event::Timestamp;
+use super::wire::{Flow, Header, Reader, ResponseAccumulator};
 use crate::secret::Secret;
 
-/// How much of the body of an error is read, bytes. One that is longer is not passed on: a part of it
+/// How much of the body of an error is read, bytes. A longer one is not passed on: a part of it
 /// would be no JSON.
 const ERROR_BODY_BYTES_MAX: usize = 1024 * 1024;
 
-/// The longest body of an answer in one piece, bytes. JSON may need six bytes for one (`\u0000`),
-/// but hardly for all: this is four times the longest text.
-const DOCUMENT_BYTES_MAX: usize = 16 * 1024 * 1024;
-
 /// How much is read at a time, bytes. On the heap: calls run on threads with small stacks.
-pub(super) const READ_BYTES: usize = 16 * 1024;
+const READ_BYTES: usize = 16 * 1024;
 
 /// How much of a stream is kept to show what it began with, bytes.
-pub(super) const OPENING_BYTES: usize = 1024;
+const OPENING_BYTES: usize = 1024;
 
-/// How long to wait for the end of the body behind the end of the answer. It usually came with it;
+/// How long to wait for the end of the body after the end of the answer. It usually came with it;
 /// then the connection can serve another call, else it is closed.
-pub(super) const DRAIN_MAX: Duration = Duration::from_millis(50);
+const DRAIN_MAX: Duration = Duration::from_millis(50);
 
-/// Idle connections that are kept to one provider: as many as there may be parallel calls.
+/// How much of an answer is read to its end for a client that has left, bytes.
+const DRAINED_BYTES_MAX: usize = 16 << 20;
+
+/// How long a forwarded stream is read on after its provider reported an error in it: only its end
+/// may still come.
+const AFTER_ERROR_MAX: Duration = Duration::from_secs(1);
+
+/// Idle connections kept to one provider: as many as there may be parallel calls.
 const IDLE_CONNECTIONS_MAX: usize = 64;
 
-/// The most that the head of a response may have, bytes.
+/// The longest head of a response, bytes.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
-
-/// A response that is not of status 2xx; its body is redacted.
-pub(super) struct Refused {
-    pub(super) status: u16,
-    pub(super) headers: HeaderMap,
-    pub(super) body: String,
-}
 
 /// Makes exchanges; holds the pool of connections.
 #[derive(Debug)]
@@ -52,29 +52,73 @@ pub(super) struct Client {
     agent: Agent,
 }
 
-/// What one exchange needs, and what becomes of it.
+/// What is sent.
+pub(super) struct HttpRequest<'a> {
+    pub(super) url: &'a str,
+    pub(super) headers: &'a [(&'static str, Header)],
+    /// JSON for POST; none for GET.
+    pub(super) body: Option<&'a [u8]>,
+}
+
+/// How an answer is read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ReadRules {
+    /// The longest answer in one piece.
+    pub(super) document_bytes_max: usize,
+    /// The longest event of a stream.
+    pub(super) event_bytes_max: usize,
+    /// Whether the answer is passed on to a client. Then comments restart the wait for the first
+    /// event, and a stream is read on after an error in it, which the client gets in the provider's
+    /// words.
+    pub(super) is_forwarded: bool,
+    /// How long to read on after the client left; none to end the call then.
+    pub(super) drain_max: Option<Duration>,
+}
+
+/// What one exchange needs.
 pub(super) struct Exchange<'a> {
     pub(super) provider: &'a str,
     pub(super) timeouts: Timeouts,
     pub(super) key: Option<&'a Secret>,
-    /// Whether the answer was asked for piece by piece.
+    /// Whether a stream was requested.
     pub(super) is_streamed: bool,
     pub(super) scope: &'a Scope,
-    /// Grows as the answer comes; what is known stays also where the exchange fails.
+    pub(super) rules: ReadRules,
+    pub(super) reader: &'a mut dyn Reader,
+    pub(super) receiver: &'a mut dyn Receiver,
+    /// Grows as the answer arrives, and keeps what arrived if the exchange fails.
     pub(super) partial: &'a mut ResponseAccumulator,
-    pub(super) on_piece: &'a mut dyn FnMut(&str),
 }
 
-/// The fault of a call that was stopped.
-pub(super) fn cancelled() -> Fault {
-    Fault::new(FailureKind::Cancelled, "the call was cancelled")
+/// Gets an answer while it is read, after the reader of its protocol.
+pub(super) trait Receiver {
+    /// The response begins, whatever its status is.
+    fn head(&mut self, _status: u16, _headers: &HeaderMap) {}
+    /// The body of a response that is no answer, with the key redacted.
+    fn refused(&mut self, _body: Vec<u8>) {}
+    /// The answer in one piece.
+    fn document(&mut self, _bytes: &[u8], _partial: &ResponseAccumulator) {}
+    /// A frame of a stream, and the reader's result if it has an event that was read.
+    fn frame(
+        &mut self,
+        _frame: &Frame<'_>,
+        _read: Option<&Result<Flow, Fault>>,
+        _partial: &ResponseAccumulator,
+    ) {
+    }
+    /// All frames that have arrived were received. Returns false if the client has left.
+    fn flush(&mut self) -> bool {
+        true
+    }
+    /// The stream ended; `is_whole` is false if its connection broke after the end of the answer.
+    fn end(&mut self, _is_whole: bool) {}
 }
 
 impl Client {
     pub(super) fn new() -> Self {
         let config = Agent::config_builder()
             .http_status_as_error(false)
-            // A redirect would take the key elsewhere. It is told as what it is.
+            // A redirect would take the key elsewhere, so it is reported as a failure.
             .max_redirects(0)
             .max_redirects_will_error(false)
             .user_agent(concat!("flowledger/", env!("CARGO_PKG_VERSION")))
@@ -83,461 +127,445 @@ impl Client {
             .max_idle_connections_per_host(IDLE_CONNECTIONS_MAX)
             .build();
         Self {
-            agent: Agent::with_parts(config, Connect::new(), LookupLater),
+            agent: Agent::with_parts(config, Connect::default(), LookupLater),
         }
     }
 
-    /// Sends the request and has the answer read. Where it fails, `exchange.partial` keeps what
-    /// came before.
+    /// Sends the request and has the answer read.
     pub(super) fn exchange(
         &self,
-        request: Request,
-        reader: &mut dyn Reader,
-        exchange: &mut Exchange,
+        request: &HttpRequest<'_>,
+        mut exchange: Exchange<'_>,
     ) -> Result<(), Fault> {
-        let uri = parse_url(&request.url, exchange.provider)?;
-        let body = serde_json::to_vec(&request.body);
-        let sent = body
-            .map_err(|_| SendError::Unsendable)
-            .and_then(|body| self.send(&uri, &request.headers, &body, exchange));
-        let response = sent.map_err(|error| self.fault(error, exchange, &uri))?;
-        if !response.status().is_success() {
-            return Err(self.refused(response, exchange).0);
+        if exchange.scope.cancel.is_cancelled() {
+            return Err(Fault::cancelled());
         }
-        let form = Form::of(response.headers(), exchange.is_streamed);
+        let uri = parse_url(request.url, exchange.provider)?;
+        let response = match request.body {
+            Some(body) => self.send(Method::POST, &uri, request.headers, body, &exchange),
+            None => self.send(Method::GET, &uri, request.headers, (), &exchange),
+        }?;
+        let (status, headers) = (response.status(), response.headers());
+        exchange.receiver.head(status.as_u16(), headers);
+        if !status.is_success() {
+            return Err(exchange.refused(response));
+        }
+        let is_stream = is_stream(headers, exchange.is_streamed);
         let body = response.into_body().into_reader();
-        let read = match form {
-            Form::Stream => self.read_stream(body, reader, exchange),
-            Form::Document => read_document(body, reader, exchange),
+        let read = match is_stream {
+            true => Stream::new(&mut exchange).read(body),
+            false => exchange.read_document(body),
         };
-        read.map_err(|stop| match stop {
-            _ if exchange.scope.cancel.is_cancelled() => cancelled(),
-            Stop::Fault(fault) => fault,
-            Stop::Io(error) => self.fault(error.into(), exchange, &uri),
-        })
+        match exchange.scope.cancel.is_cancelled() {
+            true => read.map_err(|_| Fault::cancelled()),
+            false => read,
+        }
     }
 
-    pub(super) fn send(
+    fn send(
         &self,
+        method: Method,
         uri: &Uri,
         headers: &[(&'static str, Header)],
-        body: &[u8],
-        exchange: &Exchange,
-    ) -> Result<Response<Body>, SendError> {
-        // An answer in one piece has its head when all of it is there.
+        body: impl AsSendBody,
+        exchange: &Exchange<'_>,
+    ) -> Result<Response<Body>, Fault> {
+        let unsendable = || {
+            Fault::not_configured(format!(
+                "the key of provider {} holds characters that cannot be sent, such as a line break \
+                 or a letter that is not ASCII",
+                exchange.provider
+            ))
+        };
+        let mut builder = Request::builder().uri(uri);
+        if method == Method::POST {
+            builder = builder.header(CONTENT_TYPE, "application/json");
+        }
+        for (name, value) in headers {
+            let value = header_value(value).ok_or_else(unsendable)?;
+            builder = builder.header(HeaderName::from_static(name), value);
+        }
+        let request = builder.method(method).body(body);
+        let request = request.map_err(|_| unsendable())?;
         let Timeouts {
             connect,
             first_byte,
             total,
         } = exchange.timeouts;
-        let head = exchange.is_streamed.then_some(first_byte);
-        let mut builder = self
+        let request = self
             .agent
-            .post(uri)
-            .config()
+            .configure_request(request)
             .timeout_resolve(Some(connect))
             .timeout_connect(Some(connect))
             .timeout_global(Some(total))
-            .timeout_recv_response(head)
-            .build()
-            .header(CONTENT_TYPE, "application/json");
-        for (name, value) in headers {
-            builder = builder.header(HeaderName::from_static(name), header_value(value)?);
-        }
-        Ok(builder.send(body)?)
-    }
-
-    /// Asks for a document.
-    pub(super) fn get(
-        &self,
-        uri: &Uri,
-        headers: &[(&'static str, Header)],
-        exchange: &Exchange,
-    ) -> Result<Response<Body>, SendError> {
-        let Timeouts { connect, total, .. } = exchange.timeouts;
-        let mut builder = self
-            .agent
-            .get(uri)
-            .config()
-            .timeout_resolve(Some(connect))
-            .timeout_connect(Some(connect))
-            .timeout_global(Some(total))
+            // An answer in one piece has its head when it is complete.
+            .timeout_recv_response(exchange.is_streamed.then_some(first_byte))
             .build();
-        for (name, value) in headers {
-            builder = builder.header(HeaderName::from_static(name), header_value(value)?);
-        }
-        Ok(builder.call()?)
-    }
-
-    /// What a response says that is not of status 2xx, and the response itself, unless it is too long
-    /// or the call was cancelled meanwhile.
-    pub(super) fn refused(
-        &self,
-        response: Response<Body>,
-        exchange: &Exchange,
-    ) -> (Fault, Option<Refused>) {
-        let clean = |text: &str| match exchange.key {
-            Some(key) => key.redact(text),
-            None => text.to_owned(),
-        };
-        let (head, body) = response.into_parts();
-        let header = |name| head.headers.get(name).and_then(|value| value.to_str().ok());
-        let retry_after =
-            header(RETRY_AFTER).and_then(|header| refusal::retry_after(header, Timestamp::now()));
-        let location = header(LOCATION).map(clean);
-        // The status is known; what a server says about it is not worth the whole timeout.
-        exchange
-            .scope
-            .read_by
-            .set(Some(Instant::now() + exchange.timeouts.first_byte));
-        let mut bytes = Vec::new();
-        // What came before an error is told all the same.
-        let _ = body
-            .into_reader()
-            .take(ERROR_BODY_BYTES_MAX as u64 + 1)
-            .read_to_end(&mut bytes);
-        if exchange.scope.cancel.is_cancelled() {
-            return (cancelled(), None);
-        }
-        let is_all = bytes.len() <= ERROR_BODY_BYTES_MAX;
-        let body = clean(&String::from_utf8_lossy(&bytes));
-        let refusal = Refusal {
-            provider: exchange.provider,
-            status: head.status.as_u16(),
-            retry_after,
-            location: location.as_deref(),
-            body: &body,
-        };
-        let fault = refusal.fault();
-        let refused = Refused {
-            status: head.status.as_u16(),
-            headers: head.headers,
-            body,
-        };
-        (fault, Some(refused).filter(|_| is_all))
-    }
-
-    /// Reads an answer that comes as events.
-    fn read_stream(
-        &self,
-        mut body: impl Read,
-        reader: &mut dyn Reader,
-        exchange: &mut Exchange,
-    ) -> Result<(), Stop> {
-        let read_by = &exchange.scope.read_by;
-        read_by.set(Some(Instant::now() + exchange.timeouts.first_byte));
-        let mut parser = Parser::new(reader.framing());
-        let mut buffer = vec![0; READ_BYTES];
-        let mut opening = Vec::new();
-        loop {
-            let length = match read(&mut body, &mut buffer) {
-                Ok(length) if !exchange.scope.cancel.is_cancelled() => length,
-                // All of the text is there, and paid for; only its usage may be missing.
-                Err(_) if exchange.is_complete() => 0,
-                Ok(_) => return Err(Stop::Fault(cancelled())),
-                Err(error) => return Err(Stop::Io(error)),
-            };
-            let bytes = &buffer[..length];
-            let room = OPENING_BYTES.saturating_sub(opening.len());
-            opening.extend_from_slice(&bytes[..length.min(room)]);
-            parser
-                .push(bytes)
-                .map_err(|_| Stop::Fault(event_too_long()))?;
-            while let Some(event) = parser.next() {
-                read_by.set(None);
-                if exchange.read_event(reader, &event)? == Flow::End {
-                    read_by.set(Some(Instant::now() + DRAIN_MAX));
-                    drain(body, &mut buffer);
-                    return Ok(());
-                }
-            }
-            if length == 0 {
-                return exchange.read_end(reader, &mut parser, &opening);
-            }
-        }
-    }
-
-    /// Says in words what `ureq` failed with.
-    pub(super) fn fault(&self, error: SendError, exchange: &Exchange, uri: &Uri) -> Fault {
-        let provider = exchange.provider;
-        if exchange.scope.cancel.is_cancelled() {
-            return cancelled();
-        }
-        let error = match error {
-            SendError::Unsendable => {
-                let message = format!(
-                    "the key of provider {provider} holds characters that cannot be sent, such as \
-                     a line break or a letter that is not ASCII"
-                );
-                return Fault::new(FailureKind::NotConfigured, message);
-            }
-            SendError::Ureq(ureq::Error::Timeout(timeout)) => {
-                return timed_out(timeout, exchange.timeouts);
-            }
-            SendError::Ureq(ureq::Error::Io(error)) => error.to_string(),
-            SendError::Ureq(error) => error.to_string(),
-        };
-        if exchange.scope.sent.get() {
-            return Fault::bad_answer(format!(
-                "the connection broke before the answer was complete: {error}"
-            ));
-        }
-        let host = uri.host().unwrap_or_default();
-        let port = uri
-            .port()
-            .map(|port| format!(":{port}"))
-            .unwrap_or_default();
-        let message = format!(
-            "could not connect to {host}{port}: {error}; check the base_url of provider \
-             {provider}, and whether it is running"
-        );
-        Fault::new(FailureKind::Connect, message)
+        let response = self.agent.run(request);
+        response.map_err(|error| exchange.not_sent(error, uri))
     }
 }
 
-fn timed_out(timeout: Timeout, timeouts: Timeouts) -> Fault {
-    let Timeouts {
-        connect,
-        first_byte,
-        total,
-    } = timeouts;
-    let message = match timeout {
-        Timeout::Resolve | Timeout::Connect => {
-            format!("no connection within {connect:?} (connect timeout)")
+/// A streamed answer while it is read.
+struct Stream<'a, 'e> {
+    exchange: &'a mut Exchange<'e>,
+    framer: Framer,
+    opening: Vec<u8>,
+    /// Deadline of the first event; none once it has arrived.
+    begin_by: Option<Instant>,
+    /// The first fault of a forwarded stream, and until when it is read on.
+    fault: Option<Fault>,
+    end_by: Option<Instant>,
+    /// When the client left, and how much has arrived since.
+    left_at: Option<Instant>,
+    drained_bytes: usize,
+}
+
+impl<'a, 'e> Stream<'a, 'e> {
+    fn new(exchange: &'a mut Exchange<'e>) -> Self {
+        let framing = exchange.reader.framing();
+        Self {
+            framer: Framer::new(framing, exchange.rules.event_bytes_max),
+            begin_by: Some(Instant::now() + exchange.timeouts.first_byte),
+            exchange,
+            opening: Vec::new(),
+            fault: None,
+            end_by: None,
+            left_at: None,
+            drained_bytes: 0,
         }
-        Timeout::RecvResponse => {
-            format!("no answer began within {first_byte:?} (first byte timeout)")
+    }
+
+    fn read(mut self, mut body: impl Read) -> Result<(), Fault> {
+        let mut buffer = vec![0; READ_BYTES];
+        loop {
+            self.exchange.scope.read_by.set(self.read_by());
+            let (length, is_whole) = match read(&mut body, &mut buffer) {
+                Ok(length) => (length, true),
+                // The provider's error says more than how the stream ended. Or the whole answer has
+                // arrived, and is paid for; only its usage may be missing.
+                Err(_) if self.fault.is_some() || self.exchange.is_complete() => (0, false),
+                Err(_) if self.left_at.is_some() => return Err(self.client_left()),
+                Err(error) => return Err(self.exchange.broken(error.into())),
+            };
+            let flow = self.take(&buffer[..length])?;
+            if flow == Flow::More && length > 0 && self.goes_on()? {
+                continue;
+            }
+            if let Some(fault) = self.fault {
+                return Err(fault);
+            }
+            if flow == Flow::More {
+                self.exchange.check_complete(&self.opening)?;
+            }
+            self.exchange.receiver.end(is_whole);
+            if flow == Flow::End {
+                let drained_by = Instant::now() + DRAIN_MAX;
+                self.exchange.scope.read_by.set(Some(drained_by));
+                while matches!(body.read(&mut buffer), Ok(1..)) {}
+            }
+            return Ok(());
         }
-        _ => format!("not finished within {total:?} (total timeout)"),
-    };
-    Fault::new(FailureKind::Timeout, message)
+    }
+
+    /// Returns until when the next bytes must arrive.
+    fn read_by(&self) -> Option<Instant> {
+        let drain_max = self.exchange.rules.drain_max.unwrap_or_default();
+        let drained_by = self.left_at.map(|left_at| left_at + drain_max);
+        let all = [self.begin_by, self.end_by, drained_by];
+        all.into_iter().flatten().min()
+    }
+
+    /// Takes the next bytes; none at the end of the stream.
+    fn take(&mut self, bytes: &[u8]) -> Result<Flow, Fault> {
+        let room = OPENING_BYTES.saturating_sub(self.opening.len());
+        self.opening
+            .extend_from_slice(&bytes[..bytes.len().min(room)]);
+        if self.left_at.is_some() {
+            self.drained_bytes += bytes.len();
+        }
+        if self.exchange.rules.is_forwarded {
+            let first_byte = self.exchange.timeouts.first_byte;
+            self.begin_by = self.begin_by.map(|_| Instant::now() + first_byte);
+        }
+        self.framer.push(bytes);
+        let mut flow = Flow::More;
+        let framed = loop {
+            let frame = match self.framer.next() {
+                Ok(Some(frame)) => frame,
+                framed => break framed.map(drop),
+            };
+            let event = frame.event.filter(|_| flow == Flow::More);
+            let exchange = &mut *self.exchange;
+            let read = event.map(|event| exchange.reader.event(event, exchange.partial));
+            exchange
+                .receiver
+                .frame(&frame, read.as_ref(), exchange.partial);
+            if let Some(read) = read {
+                flow = self.note(read)?;
+            }
+        };
+        if bytes.is_empty() && flow == Flow::More {
+            flow = self.take_rest()?;
+        }
+        // Only now: the usage in these frames counts also if the client has left.
+        if !self.exchange.receiver.flush() {
+            self.left_at.get_or_insert_with(Instant::now);
+        }
+        match framed {
+            Err(_) if flow == Flow::More => {
+                let bytes_max = self.exchange.rules.event_bytes_max;
+                Err(Fault::too_large("an event", bytes_max))
+            }
+            _ => Ok(flow),
+        }
+    }
+
+    /// Takes the event that the stream ended within. Half an event is no JSON: that the stream broke
+    /// off says more.
+    fn take_rest(&mut self) -> Result<Flow, Fault> {
+        if let Some(frame) = self.framer.finish()
+            && let Some(event) = frame.event
+        {
+            let exchange = &mut *self.exchange;
+            let read = exchange.reader.event(event, exchange.partial);
+            let is_half = matches!(&read, Err(fault) if fault.kind == FailureKind::BadAnswer);
+            if !is_half {
+                exchange
+                    .receiver
+                    .frame(&frame, Some(&read), exchange.partial);
+                return self.note(read);
+            }
+        }
+        Ok(Flow::More)
+    }
+
+    /// Notes the result of an event. A forwarded stream is read on after a fault, so that the client
+    /// gets the provider's words, and anything after them.
+    fn note(&mut self, read: Result<Flow, Fault>) -> Result<Flow, Fault> {
+        self.begin_by = None;
+        read.or_else(|fault| {
+            if !self.exchange.rules.is_forwarded {
+                return Err(fault);
+            }
+            if fault.kind == FailureKind::Status {
+                let end_by = Instant::now() + AFTER_ERROR_MAX;
+                self.end_by.get_or_insert(end_by);
+            }
+            self.fault.get_or_insert(fault);
+            Ok(Flow::More)
+        })
+    }
+
+    /// Returns whether to read on a stream that has not ended.
+    fn goes_on(&self) -> Result<bool, Fault> {
+        if self.exchange.scope.cancel.is_cancelled() {
+            return Err(Fault::cancelled());
+        }
+        let is_drained =
+            self.exchange.rules.drain_max.is_none() || self.drained_bytes > DRAINED_BYTES_MAX;
+        if self.left_at.is_some() && is_drained {
+            return Err(self.client_left());
+        }
+        Ok(self.end_by.is_none_or(|end_by| Instant::now() < end_by))
+    }
+
+    fn client_left(&self) -> Fault {
+        let message = match self.exchange.rules.drain_max {
+            None => "the client left in the middle of the answer".to_owned(),
+            Some(limit) => format!(
+                "the client left in the middle of the answer, which did not end within {limit:?} \
+                 and {DRAINED_BYTES_MAX} bytes after"
+            ),
+        };
+        Fault::new(FailureKind::Cancelled, message)
+    }
 }
 
 impl Exchange<'_> {
-    pub(super) fn is_complete(&self) -> bool {
+    /// Reads a response that is not of status 2xx.
+    fn refused(&mut self, response: Response<Body>) -> Fault {
+        // The status is known; what a server says about it is not worth the whole timeout.
+        let read_by = Instant::now() + self.timeouts.first_byte;
+        self.scope.read_by.set(Some(read_by));
+        let mut refusal = Refusal::read(response, ERROR_BODY_BYTES_MAX);
+        if self.scope.cancel.is_cancelled() {
+            return Fault::cancelled();
+        }
+        refusal.body = self.redact(&refusal.body);
+        refusal.location = refusal.location.map(|it| self.redact(&it));
+        let fault = refusal.fault(self.provider);
+        if refusal.is_whole {
+            self.receiver.refused(refusal.body.into_bytes());
+        }
+        fault
+    }
+
+    /// Reads an answer in one piece.
+    fn read_document(&mut self, body: impl Read) -> Result<(), Fault> {
+        let bytes_max = self.rules.document_bytes_max;
+        let bytes = read_at_most(body, bytes_max)
+            .map_err(|error| self.broken(error.into()))?
+            .ok_or_else(|| Fault::too_large("the answer", bytes_max))?;
+        let document = json::read(&bytes).map_err(|error| {
+            let text = self.redact(&String::from_utf8_lossy(&bytes));
+            let excerpt = describe(&text);
+            Fault::bad_answer(match text.trim().is_empty() || is_html(&text) {
+                true => format!("answered with {excerpt}"),
+                false => format!("the answer is not JSON ({error}): {excerpt}"),
+            })
+        })?;
+        let read = self.reader.document(&document, self.partial);
+        match &read {
+            Ok(()) => self.receiver.document(&bytes, self.partial),
+            Err(_) => {
+                let body = redacted(&bytes, self.key).into_owned();
+                self.receiver.refused(body);
+            }
+        }
+        read
+    }
+
+    /// Returns whether the answer is complete, although its stream may not be.
+    fn is_complete(&self) -> bool {
         self.partial.is_complete && !self.scope.cancel.is_cancelled()
     }
 
-    pub(super) fn read_event(
-        &mut self,
-        reader: &mut dyn Reader,
-        event: &sse::Event,
-    ) -> Result<Flow, Stop> {
-        let before = self.partial.text.len();
-        let read = reader.event(event, self.partial);
-        (self.on_piece)(&self.partial.text[before..]);
-        read.map_err(Stop::Fault)
-    }
-
-    /// The stream ended without the provider's last event: is the answer complete?
-    pub(super) fn read_end(
-        &mut self,
-        reader: &mut dyn Reader,
-        parser: &mut Parser,
-        opening: &[u8],
-    ) -> Result<(), Stop> {
-        if let Some(event) = parser.finish() {
-            match self.read_event(reader, &event) {
-                // Half an event is no JSON; that the stream broke off says more.
-                Err(Stop::Fault(fault)) if fault.kind == FailureKind::BadAnswer => {}
-                read => {
-                    read?;
-                }
-            }
-        }
+    /// Checks an answer whose stream ended without the provider's last event.
+    fn check_complete(&self, opening: &[u8]) -> Result<(), Fault> {
         if self.is_complete() {
             return Ok(());
         }
-        let opening = String::from_utf8_lossy(opening);
-        let message = if opening.trim().is_empty() || refusal::is_html(&opening) {
-            format!("answered with {}", refusal::describe(&self.clean(&opening)))
-        } else if !self.has_anything() {
-            let opening = self.clean(&opening);
-            format!(
-                "the stream ended without an answer; it was: {}",
-                refusal::describe(&opening)
-            )
-        } else {
-            "the stream ended before the answer was complete".into()
+        let opening = self.redact(&String::from_utf8_lossy(opening));
+        let has_any = !self.partial.text.is_empty() || self.partial.model.is_some();
+        Err(Fault::bad_answer(
+            if opening.trim().is_empty() || is_html(&opening) {
+                format!("answered with {}", describe(&opening))
+            } else if has_any {
+                "the stream ended before the answer was complete".into()
+            } else {
+                let excerpt = describe(&opening);
+                format!("the stream ended without an answer; it was: {excerpt}")
+            },
+        ))
+    }
+
+    /// Classifies an error from before the response.
+    fn not_sent(&self, error: ureq::Error, uri: &Uri) -> Fault {
+        let is_timeout = matches!(error, ureq::Error::Timeout(_));
+        if is_timeout || self.scope.sent.get() || self.scope.cancel.is_cancelled() {
+            return self.broken(error);
+        }
+        let host = uri.host().unwrap_or_default();
+        let port = uri.port().map(|port| format!(":{port}"));
+        let message = format!(
+            "could not connect to {host}{}: {}; check the base_url of provider {}, and whether it is \
+             running",
+            port.unwrap_or_default(),
+            in_words(error),
+            self.provider
+        );
+        Fault::new(FailureKind::Connect, message)
+    }
+
+    /// Classifies an error from after a part of the request had left.
+    fn broken(&self, error: ureq::Error) -> Fault {
+        if self.scope.cancel.is_cancelled() {
+            return Fault::cancelled();
+        }
+        let Timeouts {
+            connect,
+            first_byte,
+            total,
+        } = self.timeouts;
+        let ureq::Error::Timeout(timeout) = error else {
+            let message = "the connection broke before the answer was complete";
+            return Fault::bad_answer(format!("{message}: {}", in_words(error)));
         };
-        Err(Stop::Fault(Fault::bad_answer(message)))
+        let message = match timeout {
+            Timeout::Resolve | Timeout::Connect => {
+                format!("no connection within {connect:?} (connect timeout)")
+            }
+            Timeout::RecvResponse => {
+                format!("no answer began within {first_byte:?} (first byte timeout)")
+            }
+            _ => format!("not finished within {total:?} (total timeout)"),
+        };
+        Fault::new(FailureKind::Timeout, message)
     }
 
-    fn has_anything(&self) -> bool {
-        !self.partial.text.is_empty() || self.partial.model.is_some()
-    }
-
-    pub(super) fn clean(&self, text: &str) -> String {
+    /// Replaces the key: some servers repeat the one that they refuse.
+    fn redact(&self, text: &str) -> String {
         self.key
             .map_or_else(|| text.to_owned(), |key| key.redact(text))
     }
 }
 
-/// Why reading an answer stopped.
-pub(super) enum Stop {
-    Fault(Fault),
-    /// `ureq`'s own errors come wrapped in these.
-    Io(std::io::Error),
-}
-
-/// Why a request was not answered at all.
-pub(super) enum SendError {
-    /// It cannot be written down: the key does not fit into a header.
-    Unsendable,
-    Ureq(ureq::Error),
-}
-
-impl From<ureq::Error> for SendError {
-    fn from(error: ureq::Error) -> Self {
-        Self::Ureq(error)
+/// Replaces the key in bytes that are text.
+pub(super) fn redacted<'b>(bytes: &'b [u8], key: Option<&Secret>) -> Cow<'b, [u8]> {
+    let text = String::from_utf8_lossy(bytes);
+    match key.map(|key| key.redact(&text)) {
+        Some(clean) if clean != text => Cow::Owned(clean.into_bytes()),
+        _ => Cow::Borrowed(bytes),
     }
 }
 
-impl From<std::io::Error> for SendError {
-    /// Unwraps what `ureq` wrapped.
-    fn from(error: std::io::Error) -> Self {
-        Self::Ureq(error.into())
+fn in_words(error: ureq::Error) -> String {
+    match error {
+        ureq::Error::Io(error) => error.to_string(),
+        error => error.to_string(),
     }
 }
 
-/// Cuts a stream into events.
-pub(super) enum Parser {
-    Sse(sse::Parser),
-    Lines(ndjson::Parser),
+/// Returns whether an answer of status 2xx is a stream. Servers may answer a streamed request in one
+/// piece, and the reverse, so the content type counts before the request. Some declare another one,
+/// or none, for a stream.
+fn is_stream(headers: &HeaderMap, is_streamed: bool) -> bool {
+    let content_type = headers
+        .get(CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok());
+    let content_type = content_type.unwrap_or_default().to_ascii_lowercase();
+    let has = |names: &[&str]| names.iter().any(|name| content_type.contains(name));
+    has(&["event-stream", "ndjson", "jsonl"]) || (is_streamed && !has(&["json", "html"]))
 }
 
-impl Parser {
-    fn new(framing: Framing) -> Self {
-        match framing {
-            Framing::Sse => Self::Sse(sse::Parser::default()),
-            Framing::Lines => Self::Lines(ndjson::Parser::default()),
-        }
-    }
-
-    pub(super) fn push(&mut self, bytes: &[u8]) -> Result<(), sse::TooLong> {
-        match self {
-            Self::Sse(parser) => parser.push(bytes),
-            Self::Lines(parser) => parser.push(bytes),
-        }
-    }
-
-    pub(super) fn next(&mut self) -> Option<sse::Event> {
-        match self {
-            Self::Sse(parser) => parser.next(),
-            Self::Lines(parser) => parser.next(),
-        }
-    }
-
-    pub(super) fn finish(&mut self) -> Option<sse::Event> {
-        match self {
-            Self::Sse(parser) => parser.finish(),
-            Self::Lines(parser) => parser.finish(),
-        }
-    }
-}
-
-/// What an answer of status 2xx is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
-    Stream,
-    Document,
-}
-
-impl Form {
-    /// Servers may answer a streamed request in one piece, and the other way round, so what they
-    /// say counts more than what was asked for. Some say something else, or nothing, of a stream.
-    pub(super) fn of(headers: &HeaderMap, is_streamed: bool) -> Self {
-        let content_type = headers
-            .get(CONTENT_TYPE)
-            .and_then(|value| value.to_str().ok());
-        let content_type = content_type.unwrap_or_default().to_ascii_lowercase();
-        let is_stream = ["event-stream", "ndjson", "jsonl"];
-        if is_stream.iter().any(|name| content_type.contains(name)) {
-            Self::Stream
-        } else if content_type.contains("json") || content_type.contains("html") || !is_streamed {
-            Self::Document
-        } else {
-            Self::Stream
-        }
-    }
-}
-
-pub(super) fn parse_url(url: &str, provider: &str) -> Result<Uri, Fault> {
+fn parse_url(url: &str, provider: &str) -> Result<Uri, Fault> {
     let uri = url.parse::<Uri>().ok().filter(|uri| {
         let has_scheme = matches!(uri.scheme_str(), Some("http" | "https"));
         has_scheme && uri.host().is_some_and(|host| !host.is_empty())
     });
     // The URL itself is not shown: it may hold a password.
     uri.ok_or_else(|| {
-        let message = format!("the base_url of provider {provider} is no http or https URL");
-        Fault::new(FailureKind::NotConfigured, message)
+        Fault::not_configured(format!(
+            "the base_url of provider {provider} is no http or https URL"
+        ))
     })
 }
 
-fn header_value(value: &Header) -> Result<HeaderValue, SendError> {
-    match value {
-        Header::Plain(value) => Ok(HeaderValue::from_static(value)),
-        Header::Given(value) => HeaderValue::from_str(value).map_err(|_| SendError::Unsendable),
-        Header::Secret(value) => {
-            let mut value = HeaderValue::from_str(value).map_err(|_| SendError::Unsendable)?;
-            // Whoever prints it prints "Sensitive".
-            value.set_sensitive(true);
-            Ok(value)
-        }
-    }
+/// Returns none if the text cannot be sent in a header.
+fn header_value(value: &Header) -> Option<HeaderValue> {
+    let (text, is_secret) = match value {
+        Header::Plain(text) => (&**text, false),
+        Header::Secret(text) => (&**text, true),
+    };
+    let mut value = HeaderValue::from_str(text).ok()?;
+    // Printed as "Sensitive".
+    value.set_sensitive(is_secret);
+    Some(value)
 }
 
-/// Reads an answer that comes in one piece.
-fn read_document(
-    body: impl Read,
-    reader: &mut dyn Reader,
-    exchange: &mut Exchange,
-) -> Result<(), Stop> {
+/// Reads all of a body; none if it is longer than `bytes_max`.
+pub(super) fn read_at_most(body: impl Read, bytes_max: usize) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
-    let mut body = body.take(DOCUMENT_BYTES_MAX as u64 + 1);
-    body.read_to_end(&mut bytes).map_err(Stop::Io)?;
-    if bytes.len() > DOCUMENT_BYTES_MAX {
-        let message = format!("the body of the answer is longer than {DOCUMENT_BYTES_MAX} bytes");
-        return Err(Stop::Fault(Fault::new(FailureKind::TooLarge, message)));
-    }
-    let document = json::read(&bytes).map_err(|error| {
-        let text = exchange.clean(&String::from_utf8_lossy(&bytes));
-        let message = if text.trim().is_empty() || refusal::is_html(&text) {
-            format!("answered with {}", refusal::describe(&text))
-        } else {
-            format!(
-                "the answer is not JSON ({error}): {}",
-                refusal::describe(&text)
-            )
-        };
-        Stop::Fault(Fault::bad_answer(message))
-    })?;
-    reader
-        .document(&document, exchange.partial)
-        .map_err(Stop::Fault)?;
-    (exchange.on_piece)(&exchange.partial.text);
-    Ok(())
+    body.take(bytes_max as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(Some(bytes).filter(|bytes| bytes.len() <= bytes_max))
 }
 
-pub(super) fn read(body: &mut impl Read, buffer: &mut [u8]) -> std::io::Result<usize> {
+fn read(body: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     loop {
         match body.read(buffer) {
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             read => return read,
         }
     }
-}
-
-/// Reads what is behind the end of the answer, so that the connection can be used again. What it
-/// is, or whether it comes, does not matter.
-pub(super) fn drain(mut body: impl Read, buffer: &mut [u8]) {
-    while matches!(body.read(buffer), Ok(1..)) {}
-}
-
-fn event_too_long() -> Fault {
-    let message = format!(
-        "an event of the stream is longer than {} bytes",
-        sse::LINE_BYTES_MAX
-    );
-    Fault::new(FailureKind::TooLarge, message)
 }

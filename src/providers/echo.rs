@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::Call;
-use super::FailureKind;
+use super::call::Call;
 use super::cancel::Cancel;
-use super::wire::{Fault, ResponseAccumulator};
+use super::failure::{FailureKind, Fault};
+use super::wire::ResponseAccumulator;
 use crate::event::UsageSource;
 
 /// The model that takes its time, so that one can watch an answer come, and stop it.
@@ -52,7 +52,7 @@ fn pause(model: &str, cancel: &Cancel, deadline: Instant) -> Result<(), Fault> {
         _ => cancel.is_cancelled(),
     };
     if is_cancelled {
-        return Err(Fault::new(FailureKind::Cancelled, "the call was cancelled"));
+        return Err(Fault::cancelled());
     }
     if Instant::now() >= deadline {
         return Err(Fault::new(

@@ -1,80 +1,71 @@
-//! One request of an `http` node: to the hosts that are allowed, never to this machine or its
-//! private networks unless that is configured.
+//! One request of an `http` node: to allowed hosts, and to this machine or its private networks only
+//! if configured.
 //!
-//! What counts is the address that is connected to, not the name: the look-up's answer is checked,
-//! so that a name that points to a private address does not help. Redirects are not followed, and
-//! proxies not used, for the same reason.
+//! The address of the connection counts, not the name: the result of the lookup is checked, so a name
+//! that points to a private address does not help. For the same reason, redirects are not followed and
+//! proxies not used.
 
-use std::io::{self, Read};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ureq::config::Config;
-use ureq::http::header::{LOCATION, RETRY_AFTER};
-use ureq::http::{Method, Request, Uri};
+use ureq::http::{Method, Request, Response, Uri};
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::NextTimeout;
-use ureq::{Agent, Error};
+use ureq::{Agent, Body, Error};
 
-use super::refusal::{describe, retry_after, tidy};
+use super::call::TIMEOUT_MAX;
+use super::cancel::Cancel;
+use super::client::read_at_most;
+use super::excerpt::{EXCERPT_CHARS_MAX, describe, one_line};
+use super::failure::is_transient_status;
+use super::refusal::Refusal;
 use super::transport::{Connect, Lookup, Scope};
-use super::{Cancel, TIMEOUT_MAX, milliseconds};
-use crate::event::Timestamp;
 
-/// The longest answer that is taken, bytes.
 pub const ANSWER_BYTES_MAX: usize = 1 << 20;
-/// How much of a refusal is read, bytes.
-const REFUSAL_BYTES_MAX: u64 = 4 << 10;
-/// How much of it is shown, characters.
-const EXCERPT_CHARS_MAX: usize = 300;
-/// The most that the head of a response may have, bytes.
+const REFUSAL_BYTES_MAX: usize = 4 << 10;
 const HEAD_BYTES_MAX: usize = 64 << 10;
-/// How many connections wait for another request.
 const IDLE_CONNECTIONS_MAX: usize = 16;
 
-/// Where `http` nodes may send requests.
+/// The hosts that `http` nodes may send requests to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FetchRules {
-    /// The hosts, by name or address, without a port; all where there are none.
+    /// By name or address, without a port; empty for all.
     pub hosts: Vec<String>,
-    /// Whether loopback, private, link-local and other addresses that are not public may be asked.
+    /// Whether addresses that are not public (loopback, private, link-local, …) are allowed.
     pub private: bool,
 }
 
-/// A request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fetch {
     /// `GET`, `POST`, …
     pub method: String,
     /// Absolute, `http` or `https`.
     pub url: String,
-    /// Fields beside those that the client sets.
+    /// Beside those that the client sets.
     pub headers: Vec<(String, String)>,
-    /// What is sent.
     pub body: Option<String>,
-    /// For all of it.
+    /// For the whole request.
     pub timeout: Duration,
 }
 
 /// An answer of status 2xx.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fetched {
-    /// The body, at most 1 MiB.
+    /// At most 1 MiB.
     pub body: String,
-    /// From the request until the end of the answer, milliseconds.
+    /// From the request until the end of the answer.
     pub latency_ms: u64,
 }
 
-/// Why there is none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FetchFailure {
-    /// What happened, to which host, and what to do about it where that is obvious.
+    /// What happened, to which host, and what to do about it if that is obvious.
     pub message: String,
-    /// Whether it was stopped by [`Cancel::cancel`].
     pub cancelled: bool,
-    /// Whether the same request may go better a little later.
+    /// Whether the same request may succeed a little later.
     pub is_transient: bool,
-    /// How long the server wants one to wait.
     pub retry_after: Option<Duration>,
 }
 
@@ -111,7 +102,7 @@ impl Fetcher {
             private: rules.private,
         };
         Self {
-            agent: Agent::with_parts(config, Connect::new(), lookup),
+            agent: Agent::with_parts(config, Connect::default(), lookup),
             rules,
         }
     }
@@ -121,7 +112,6 @@ impl Fetcher {
         let host = uri.host().unwrap_or_default().to_owned();
         let failure = |what: String| FetchFailure::new(format!("{host}: {what}"));
         let request = request(fetch, uri).map_err(failure)?;
-        let started = Instant::now();
         let entered = Scope::enter(cancel);
         if entered.scope.cancel.is_cancelled() {
             return Err(stopped());
@@ -133,51 +123,28 @@ impl Fetcher {
             .timeout_global(Some(fetch.timeout.min(TIMEOUT_MAX)))
             .build();
         let response = self.agent.run(request).map_err(io)?;
-        let status = response.status();
-        let (head, body) = response.into_parts();
-        let header = |name| head.headers.get(name).and_then(|value| value.to_str().ok());
-        if !status.is_success() {
-            let mut said = Vec::new();
-            // What came before an error is told all the same.
-            let _ = body
-                .into_reader()
-                .take(REFUSAL_BYTES_MAX)
-                .read_to_end(&mut said);
-            let said = describe(&String::from_utf8_lossy(&said));
-            let said = match header(LOCATION) {
-                Some(location) if status.is_redirection() => format!(
-                    "redirects are not followed, this one leads to {}",
-                    tidy(location, EXCERPT_CHARS_MAX)
-                ),
-                _ => said,
-            };
-            let after = header(RETRY_AFTER).and_then(|text| retry_after(text, Timestamp::now()));
-            return Err(FetchFailure {
-                is_transient: matches!(status.as_u16(), 408 | 429 | 500..),
-                retry_after: after,
-                ..failure(format!("answered with status {}: {said}", status.as_u16()))
-            });
+        if !response.status().is_success() {
+            return Err(refused(&host, response));
         }
-        let mut bytes = Vec::new();
-        body.into_reader()
-            .take(ANSWER_BYTES_MAX as u64 + 1)
-            .read_to_end(&mut bytes)
-            .map_err(|error| io(error.into()))?;
-        if bytes.len() > ANSWER_BYTES_MAX {
-            let what = format!("the answer is longer than {ANSWER_BYTES_MAX} bytes");
-            return Err(failure(what));
-        }
+        let too_long = || {
+            failure(format!(
+                "the answer is longer than {ANSWER_BYTES_MAX} bytes"
+            ))
+        };
+        let bytes = read_at_most(response.into_body().into_reader(), ANSWER_BYTES_MAX)
+            .map_err(|error| io(error.into()))?
+            .ok_or_else(too_long)?;
         let body =
             String::from_utf8(bytes).map_err(|_| failure("the answer is not UTF-8 text".into()))?;
         Ok(Fetched {
             body,
-            latency_ms: milliseconds(started.elapsed()),
+            latency_ms: entered.scope.elapsed_ms(),
         })
     }
 
-    /// The URL, if requests may go there.
+    /// Parses the URL, if requests may go there.
     fn checked(&self, url: &str) -> Result<Uri, FetchFailure> {
-        let shown = tidy(url, EXCERPT_CHARS_MAX);
+        let shown = one_line(url, EXCERPT_CHARS_MAX);
         let uri: Uri = url.parse().map_err(|_| {
             FetchFailure::new(format!(
                 "`{shown}` is no URL, such as https://example.org/x"
@@ -191,20 +158,13 @@ impl Fetcher {
             }
         };
         // `https://allowed.example@other.example/` is at other.example, whatever it looks like.
-        if uri
-            .authority()
-            .is_some_and(|whole| whole.as_str().contains('@'))
-        {
+        let authority = uri.authority();
+        if authority.is_some_and(|whole| whole.as_str().contains('@')) {
             let message = "a URL must not hold a user name; send an authorization header";
             return Err(FetchFailure::new(message));
         }
-        let is_allowed = self.rules.hosts.is_empty()
-            || self
-                .rules
-                .hosts
-                .iter()
-                .any(|allowed| allowed.eq_ignore_ascii_case(host));
-        if !is_allowed {
+        let hosts = &self.rules.hosts;
+        if !hosts.is_empty() && !hosts.iter().any(|it| it.eq_ignore_ascii_case(host)) {
             let message =
                 format!("{host} is not among the hosts that http nodes may ask (http.hosts)");
             return Err(FetchFailure::new(message));
@@ -235,8 +195,26 @@ impl Fetcher {
         };
         FetchFailure {
             is_transient: true,
-            ..FetchFailure::new(tidy(&message, EXCERPT_CHARS_MAX))
+            ..FetchFailure::new(one_line(&message, EXCERPT_CHARS_MAX))
         }
+    }
+}
+
+fn refused(host: &str, response: Response<Body>) -> FetchFailure {
+    let is_redirect = response.status().is_redirection();
+    let refusal = Refusal::read(response, REFUSAL_BYTES_MAX);
+    let excerpt = match &refusal.location {
+        Some(location) if is_redirect => format!(
+            "redirects are not followed, this one leads to {}",
+            one_line(location, EXCERPT_CHARS_MAX)
+        ),
+        _ => describe(&refusal.body),
+    };
+    let status = refusal.status;
+    FetchFailure {
+        is_transient: is_transient_status(status),
+        retry_after: refusal.retry_after,
+        ..FetchFailure::new(format!("{host}: answered with status {status}: {excerpt}"))
     }
 }
 
@@ -260,7 +238,6 @@ fn request(fetch: &Fetch, uri: Uri) -> Result<Request<Vec<u8>>, String> {
         .map_err(|_| "a header field cannot be sent: its name or value is none".into())
 }
 
-/// The look-up gave an address that must not be asked.
 #[derive(Debug, thiserror::Error)]
 #[error("{0} is not a public address")]
 struct Forbidden(IpAddr);
@@ -289,8 +266,8 @@ impl Resolver for CheckedLookup {
     }
 }
 
-/// Whether an address is one of the public internet, by the IANA's registries of special-purpose
-/// addresses (RFC 6890 and its updates).
+/// Returns whether an address belongs to the public internet, by the IANA's registries of
+/// special-purpose addresses (RFC 6890 and its updates).
 fn is_public(address: IpAddr) -> bool {
     match address.to_canonical() {
         IpAddr::V4(address) => is_public_v4(address),
@@ -352,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn only_public_addresses_are_public() {
+    fn special_purpose_addresses_are_not_public() {
         let public = |text: &str| is_public(text.parse().unwrap());
         for address in [
             "0.0.0.0",
@@ -406,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_is_not_asked_by_whatever_name_unless_that_is_configured() {
+    fn private_addresses_are_refused_unless_configured() {
         for url in [
             "http://127.0.0.1:9/",
             "http://localhost:9/",
@@ -430,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn only_hosts_on_the_list_are_asked_and_a_user_name_does_not_look_like_one() {
+    fn only_listed_hosts_are_allowed_and_no_user_names() {
         let rules = FetchRules {
             hosts: vec!["api.example.org".into()],
             private: false,
@@ -442,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_http_url_is_refused() {
+    fn other_urls_are_refused() {
         for url in [
             "",
             "file:///etc/passwd",

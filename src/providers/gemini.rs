@@ -1,16 +1,18 @@
 //! Google's Gemini API: <https://ai.google.dev/api/generate-content>. Pure: no network, no clock.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
+use super::call::Call;
+use super::config::ProviderConfig;
+use super::failure::Fault;
+use super::framer::Event;
+use super::openai;
 use super::wire::{
-    BadCount, Count, Fault, Flow, Header, Reader, Request, ResponseAccumulator, count,
-    counts_anything, event_json, reported_fault,
+    BadCount, Counts, Flow, Header, Reader, Request, ResponseAccumulator, check_reported, count,
+    counts_anything, event_json, without_nulls,
 };
-use super::{Call, ProviderConfig, openai, sse};
 use crate::event::{Usage, UsageSource};
-
-/// Where Google's own API is.
-pub(super) const BASE_URL: &str = "https://generativelanguage.googleapis.com";
+use crate::secret::Secret;
 
 /// The version of the API that is spoken where the address names none:
 /// <https://ai.google.dev/gemini-api/docs/api-versions>.
@@ -24,18 +26,16 @@ pub(super) fn request(call: &Call, provider: &ProviderConfig) -> Request {
     } else {
         "generateContent"
     };
-    let key = provider
-        .key()
-        .map(|key| ("x-goog-api-key", Header::Secret(key.expose().to_owned())));
+    let base_url = versioned(provider.base_url());
     Request {
-        url: format!(
-            "{}/{}:{method}",
-            versioned(provider.base_url()),
-            resource(&call.model)
-        ),
-        headers: key.into_iter().collect(),
+        url: format!("{base_url}/{}:{method}", resource(&call.model)),
+        headers: provider.key().map(api_key).into_iter().collect(),
         body: body(call),
     }
+}
+
+pub(super) fn api_key(key: &Secret) -> (&'static str, Header) {
+    ("x-goog-api-key", Header::Secret(key.expose().to_owned()))
 }
 
 /// Where chat completions are asked for in OpenAI's protocol, with the key as a bearer token:
@@ -94,79 +94,60 @@ fn resource(model: &str) -> String {
 }
 
 fn body(call: &Call) -> Value {
-    let mut body = Map::new();
-    if let Some(system) = &call.system {
-        body.insert(
-            "systemInstruction".into(),
-            json!({"parts": [{"text": system}]}),
-        );
-    }
-    body.insert(
-        "contents".into(),
-        json!([{"role": "user", "parts": [{"text": call.prompt}]}]),
-    );
-    let mut config = Map::new();
-    if let Some(tokens) = call.max_tokens {
-        config.insert("maxOutputTokens".into(), tokens.into());
-    }
-    if let Some(temperature) = call.temperature {
-        config.insert("temperature".into(), temperature.into());
-    }
-    if !config.is_empty() {
-        body.insert("generationConfig".into(), config.into());
-    }
-    body.into()
+    let system = call.system.as_ref();
+    let config = without_nulls(json!({
+        "maxOutputTokens": call.max_tokens,
+        "temperature": call.temperature,
+    }));
+    without_nulls(json!({
+        "systemInstruction": system.map(|system| json!({"parts": [{"text": system}]})),
+        "contents": [{"role": "user", "parts": [{"text": call.prompt}]}],
+        "generationConfig": Some(config).filter(|config| *config != json!({})),
+    }))
 }
 
-/// Reads answers. A stream is a sequence of documents of the same form, and ends where its
-/// connection does.
+/// Reads answers. A stream is a sequence of documents of the same form, and ends with its connection.
 #[derive(Debug, Default)]
 pub(super) struct ContentReader {
-    counts: Counts,
+    /// `prompt` ("When `cachedContent` is set, this is still the total effective prompt size"), cached;
+    /// results of tools, beside `prompt`; candidates; thoughts, beside candidates ("Total token count
+    /// for the generation request (prompt + thoughts + response candidates)", says the description of
+    /// `totalTokenCount`). In a stream each event has the totals until then, so each overwrites; proto3
+    /// omits a zero, and none follows a greater count.
+    /// <https://ai.google.dev/api/generate-content#UsageMetadata>
+    counts: Counts<5>,
+    /// The total alone does not say what to bill.
+    total: Counts<1>,
 }
 
 impl Reader for ContentReader {
-    fn event(
-        &mut self,
-        event: &sse::Event,
-        partial: &mut ResponseAccumulator,
-    ) -> Result<Flow, Fault> {
+    fn event(&mut self, event: &Event, partial: &mut ResponseAccumulator) -> Result<Flow, Fault> {
         self.take_in(&event_json(event)?, partial)?;
         Ok(Flow::More)
     }
 
-    fn document(
-        &mut self,
-        document: &Value,
-        partial: &mut ResponseAccumulator,
-    ) -> Result<(), Fault> {
-        self.take_in(document, partial)?;
-        if !document["candidates"][0].is_object() {
+    fn document(&mut self, body: &Value, partial: &mut ResponseAccumulator) -> Result<(), Fault> {
+        self.take_in(body, partial)?;
+        if !body["candidates"][0].is_object() {
             return Err(Fault::bad_answer("the answer has no `candidates[0]`"));
         }
-        // A document is all there is, also where a compatible server gives no reason for its end.
+        // Complete also if a compatible server sends no reason for its end.
         partial.is_complete = true;
         Ok(())
     }
 }
 
 impl ContentReader {
-    fn take_in(
-        &mut self,
-        document: &Value,
-        partial: &mut ResponseAccumulator,
-    ) -> Result<(), Fault> {
-        partial.note_model(&document["modelVersion"]);
-        let taken = take_candidate(&document["candidates"][0], partial);
-        // After the text: the totals are of this piece as well.
-        self.note_usage(&document["usageMetadata"], partial);
+    fn take_in(&mut self, body: &Value, partial: &mut ResponseAccumulator) -> Result<(), Fault> {
+        partial.note_model(&body["modelVersion"]);
+        let taken = take_candidate(&body["candidates"][0], partial);
+        // After the text: the totals include this piece.
+        self.note_usage(&body["usageMetadata"], partial);
         taken?;
-        if let Some(fault) = reported_fault(document) {
-            return Err(fault);
-        }
-        // Set where the prompt was blocked; then there are no candidates:
+        check_reported(body)?;
+        // Set if the prompt was blocked; then there are no candidates:
         // <https://ai.google.dev/api/generate-content#PromptFeedback>.
-        if let Some(reason) = document["promptFeedback"]["blockReason"].as_str() {
+        if let Some(reason) = body["promptFeedback"]["blockReason"].as_str() {
             return Err(Fault::bad_answer(format!(
                 "the prompt was blocked by the provider: {reason}"
             )));
@@ -178,10 +159,23 @@ impl ContentReader {
         if !counts_anything(usage) {
             return;
         }
-        self.counts.overwrite(usage);
+        self.counts.overwrite([
+            (usage, "promptTokenCount"),
+            (usage, "cachedContentTokenCount"),
+            (usage, "toolUsePromptTokenCount"),
+            (usage, "candidatesTokenCount"),
+            (usage, "thoughtsTokenCount"),
+        ]);
+        self.total.overwrite([(usage, "totalTokenCount")]);
+        let total = match self.total.are_missing() {
+            true => Some([0]),
+            false => self.total.tokens(),
+        };
+        let counts = self.counts.tokens().zip(total);
+        let counts = counts.map(|(counts, [total])| normal_usage(counts, total));
         let is_counted = |name: &str| usage[name].as_u64() > Some(0);
         let counts_answer = is_counted("candidatesTokenCount");
-        partial.note_usage(self.counts.normal_usage(), counts_answer);
+        partial.note_usage(counts.unwrap_or_default(), counts_answer);
         if let (Some(counted), true) = (&mut partial.counted, is_counted("thoughtsTokenCount")) {
             counted.thinking = partial.thinking.len();
         }
@@ -203,8 +197,8 @@ fn take_candidate(candidate: &Value, partial: &mut ResponseAccumulator) -> Resul
     Ok(())
 }
 
-/// An answer that was withheld (`SAFETY`, `RECITATION`, `PROHIBITED_CONTENT`, …) is none. What was cut
-/// short by such a reason is an answer that says so in its reason, as at `MAX_TOKENS`. The reasons:
+/// Fails if the answer was withheld (`SAFETY`, `RECITATION`, `PROHIBITED_CONTENT`, …). One that was cut
+/// short for such a reason is an answer, as at `MAX_TOKENS`. The reasons:
 /// <https://ai.google.dev/api/generate-content#FinishReason>.
 fn check_finish(partial: &ResponseAccumulator) -> Result<(), Fault> {
     match partial.finish_reason.as_deref() {
@@ -216,342 +210,23 @@ fn check_finish(partial: &ResponseAccumulator) -> Result<(), Fault> {
     }
 }
 
-/// The counts of an answer. In a stream each event has the totals until then, so each overwrites; a
-/// zero is left out, as proto3 does, and never comes after something greater.
-/// <https://ai.google.dev/api/generate-content#UsageMetadata>
-#[derive(Debug, Default)]
-struct Counts {
-    /// "When `cachedContent` is set, this is still the total effective prompt size".
-    prompt: Count,
-    cached: Count,
-    /// Tokens of the results of tools, which the model read as well; not within `prompt`.
-    tool_prompt: Count,
-    candidates: Count,
-    /// Beside `candidates`: "Total token count for the generation request (prompt + thoughts +
-    /// response candidates)", says the description of `totalTokenCount`.
-    thoughts: Count,
-    total: Count,
-}
-
-impl Counts {
-    fn overwrite(&mut self, usage: &Value) {
-        for (name, kept) in [
-            ("promptTokenCount", &mut self.prompt),
-            ("cachedContentTokenCount", &mut self.cached),
-            ("toolUsePromptTokenCount", &mut self.tool_prompt),
-            ("candidatesTokenCount", &mut self.candidates),
-            ("thoughtsTokenCount", &mut self.thoughts),
-            ("totalTokenCount", &mut self.total),
-        ] {
-            kept.overwrite(usage, name);
-        }
-    }
-
-    fn normal_usage(&self) -> Usage {
-        let parts = [
-            self.prompt,
-            self.cached,
-            self.tool_prompt,
-            self.candidates,
-            self.thoughts,
-        ];
-        // The total alone does not say what to bill.
-        if !Count::are_known(&parts) || self.total == Count::Impossible {
-            return Usage::default();
-        }
-        let input = self.prompt.tokens() + self.tool_prompt.tokens();
-        let (candidates, thoughts) = (self.candidates.tokens(), self.thoughts.tokens());
-        // Servers that speak this API for other models may count thoughts within; then the total
-        // shows it.
-        let are_within = thoughts <= candidates && self.total == Count::Given(input + candidates);
-        Usage {
-            input_tokens: input,
-            cached_input_tokens: self.cached.tokens().min(input),
-            cache_write_tokens: 0,
-            cache_write_1h_tokens: 0,
-            output_tokens: if are_within {
-                candidates
-            } else {
-                candidates + thoughts
-            },
-            reasoning_tokens: thoughts,
-            source: UsageSource::Provider,
-        }
+/// Puts the counts into the normal form.
+fn normal_usage(
+    [prompt, cached, tool_prompt, candidates, thoughts]: [u64; 5],
+    total: u64,
+) -> Usage {
+    let input = prompt + tool_prompt;
+    // Servers that speak this API for other models may include thoughts, which shows in the total.
+    let are_within = thoughts <= candidates && total == input + candidates;
+    Usage {
+        input_tokens: input,
+        cached_input_tokens: cached.min(input),
+        output_tokens: candidates + if are_within { 0 } else { thoughts },
+        reasoning_tokens: thoughts,
+        source: UsageSource::Provider,
+        ..Usage::default()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::super::testing::{any_counts, call, holds_sum_rules, provider, read, read_document};
-    use super::super::{FailureKind, Kind};
-    use super::*;
-
-    fn usage(input: u64, cached: u64, output: u64, reasoning: u64) -> Usage {
-        Usage {
-            input_tokens: input,
-            cached_input_tokens: cached,
-            output_tokens: output,
-            reasoning_tokens: reasoning,
-            source: UsageSource::Provider,
-            ..Usage::default()
-        }
-    }
-
-    #[test]
-    fn a_request_is_as_the_reference_has_it() {
-        let call = call("gemini-2.5-flash", true);
-        let made = request(&call, &provider(Kind::Gemini, ""));
-        assert_eq!(
-            made.url,
-            "https://generativelanguage.googleapis.com/v1beta/models/gemini-2.5-flash:streamGenerateContent?alt=sse"
-        );
-        assert_eq!(
-            made.body.to_string(),
-            r#"{"systemInstruction":{"parts":[{"text":"Be brief."}]},"contents":[{"role":"user","parts":[{"text":"Hi"}]}],"generationConfig":{"maxOutputTokens":9,"temperature":0.5}}"#
-        );
-        assert!(matches!(
-            made.headers.as_slice(),
-            [("x-goog-api-key", Header::Secret(key))] if key == "sk-1"
-        ));
-        assert!(!format!("{made:?}").contains("sk-1"));
-        let call = Call {
-            system: None,
-            max_tokens: None,
-            temperature: None,
-            stream: false,
-            ..call
-        };
-        let made = request(&call, &provider(Kind::Gemini, "http://h:1/v1beta/"));
-        assert_eq!(
-            made.url,
-            "http://h:1/v1beta/models/gemini-2.5-flash:generateContent"
-        );
-        assert_eq!(
-            made.body.to_string(),
-            r#"{"contents":[{"role":"user","parts":[{"text":"Hi"}]}]}"#
-        );
-    }
-
-    #[test]
-    fn a_model_cannot_lead_out_of_its_place_in_the_url() {
-        for (model, path) in [
-            ("models/gemini-2.5-pro", "models/gemini-2.5-pro"),
-            ("tunedModels/mine-1", "tunedModels/mine-1"),
-            ("a b?key=x#y%2F:z", "models/a%20b%3Fkey%3Dx%23y%252F%3Az"),
-            ("ü", "models/%C3%BC"),
-        ] {
-            assert_eq!(resource(model), path);
-        }
-    }
-
-    #[test]
-    fn running_totals_replace_each_other_and_thoughts_are_beside_the_answer() {
-        let (partial, flow) = read(
-            &mut ContentReader::default(),
-            &[
-                r#"{"candidates":[{"content":{"parts":[{"text":"I think","thought":true}],"role":"model"},"index":0}],"usageMetadata":{"promptTokenCount":12,"totalTokenCount":40,"thoughtsTokenCount":28},"modelVersion":"gemini-2.5-flash"}"#,
-                r#"{"candidates":[{"content":{"parts":[{"text":"Hel"}],"role":"model"},"index":0}],"usageMetadata":{"promptTokenCount":12,"candidatesTokenCount":1,"totalTokenCount":43,"thoughtsTokenCount":30},"modelVersion":"gemini-2.5-flash"}"#,
-                r#"{"candidates":[{"content":{"parts":[{"text":"lo"}],"role":"model"},"finishReason":"STOP","index":0}],"usageMetadata":{"promptTokenCount":12,"cachedContentTokenCount":4,"candidatesTokenCount":2,"totalTokenCount":44,"thoughtsTokenCount":30},"modelVersion":"gemini-2.5-flash"}"#,
-            ],
-        );
-        assert_eq!(flow, Ok(Flow::More));
-        assert!(partial.is_complete);
-        assert_eq!(
-            (partial.text.as_str(), partial.thinking.as_str()),
-            ("Hello", "I think")
-        );
-        assert_eq!(partial.usage, usage(12, 4, 32, 30));
-        assert_eq!(partial.finish_reason.as_deref(), Some("STOP"));
-        assert_eq!(partial.model.as_deref(), Some("gemini-2.5-flash"));
-    }
-
-    #[test]
-    fn totals_that_leave_out_the_answer_do_not_count_it() {
-        let piece = |part: &str, usage: &str| {
-            format!(
-                r#"{{"candidates":[{{"content":{{"parts":[{part}]}}}}],"usageMetadata":{usage}}}"#
-            )
-        };
-        let thought = r#"{"text":"I think","thought":true}"#;
-        let prompt_alone = r#"{"promptTokenCount":12,"totalTokenCount":12}"#;
-        for (pieces, text, thinking) in [
-            (vec![piece(r#"{"text":"Hello"}"#, prompt_alone)], 0, 0),
-            (
-                vec![
-                    piece(
-                        r#"{"text":"Hel"}"#,
-                        r#"{"promptTokenCount":12,"candidatesTokenCount":1}"#,
-                    ),
-                    piece(r#"{"text":"lo"}"#, prompt_alone),
-                ],
-                3,
-                0,
-            ),
-            (
-                vec![
-                    piece(
-                        thought,
-                        r#"{"promptTokenCount":12,"thoughtsTokenCount":28}"#,
-                    ),
-                    piece(r#"{"text":"Hello"}"#, prompt_alone),
-                ],
-                0,
-                7,
-            ),
-        ] {
-            let pieces: Vec<&str> = pieces.iter().map(String::as_str).collect();
-            let (partial, _) = read(&mut ContentReader::default(), &pieces);
-            let counted = partial.counted.unwrap();
-            assert_eq!(
-                (counted.text, counted.thinking),
-                (text, thinking),
-                "{pieces:?}"
-            );
-        }
-    }
-
-    fn counts_of(usage: Value) -> Usage {
-        let mut counts = Counts::default();
-        counts.overwrite(&usage);
-        counts.normal_usage()
-    }
-
-    #[test]
-    fn what_tools_gave_is_read_too_and_thoughts_within_the_answer_are_not_added() {
-        assert_eq!(
-            counts_of(
-                json!({"promptTokenCount": 10, "toolUsePromptTokenCount": 90, "candidatesTokenCount": 5, "thoughtsTokenCount": 7, "totalTokenCount": 112})
-            ),
-            usage(100, 0, 12, 7)
-        );
-        assert_eq!(
-            counts_of(
-                json!({"promptTokenCount": 10, "candidatesTokenCount": 12, "thoughtsTokenCount": 7, "totalTokenCount": 22})
-            ),
-            usage(10, 0, 12, 7)
-        );
-        assert_eq!(counts_of(json!({"totalTokenCount": 22})), Usage::default());
-    }
-
-    #[test]
-    fn what_was_blocked_or_withheld_is_a_failure_that_says_why() {
-        for (document, message) in [
-            (
-                r#"{"promptFeedback":{"blockReason":"PROHIBITED_CONTENT"},"usageMetadata":{"promptTokenCount":9,"totalTokenCount":9}}"#,
-                "the prompt was blocked by the provider: PROHIBITED_CONTENT",
-            ),
-            (
-                r#"{"candidates":[{"finishReason":"SAFETY","index":0}],"usageMetadata":{"promptTokenCount":9,"totalTokenCount":9}}"#,
-                "the provider gave no text, because: SAFETY",
-            ),
-        ] {
-            let (partial, read_whole) = read_document(&mut ContentReader::default(), document);
-            let fault = read_whole.unwrap_err();
-            assert_eq!(
-                (fault.kind, fault.message.as_str()),
-                (FailureKind::BadAnswer, message)
-            );
-            assert_eq!(partial.usage, usage(9, 0, 0, 0));
-            let (partial, flow) = read(&mut ContentReader::default(), &[document]);
-            assert_eq!(flow.unwrap_err(), fault);
-            assert_eq!(partial.usage, usage(9, 0, 0, 0));
-        }
-        // With text it is an answer that was cut short.
-        let (partial, read_whole) = read_document(
-            &mut ContentReader::default(),
-            r#"{"candidates":[{"content":{"parts":[{"text":"Once"}]},"finishReason":"RECITATION"}]}"#,
-        );
-        assert_eq!(read_whole, Ok(()));
-        assert_eq!(partial.text, "Once");
-    }
-
-    #[test]
-    fn an_error_amid_a_stream_keeps_the_usage_and_names_its_status() {
-        let (partial, flow) = read(
-            &mut ContentReader::default(),
-            &[
-                r#"{"candidates":[{"content":{"parts":[{"text":"a"}]}}],"usageMetadata":{"promptTokenCount":3,"candidatesTokenCount":1}}"#,
-                r#"{"error":{"code":503,"message":"The model is overloaded.","status":"UNAVAILABLE"}}"#,
-            ],
-        );
-        assert_eq!(
-            flow.unwrap_err().message,
-            "reported an error: The model is overloaded. (UNAVAILABLE)"
-        );
-        assert_eq!(partial.usage, usage(3, 0, 1, 0));
-        assert!(!partial.is_complete);
-    }
-
-    #[test]
-    fn a_document_without_a_candidate_is_a_bad_answer() {
-        for document in ["{}", "[]", "7", "null", r#"{"candidates":[]}"#] {
-            let (_, read) = read_document(&mut ContentReader::default(), document);
-            assert_eq!(read.unwrap_err().kind, FailureKind::BadAnswer, "{document}");
-        }
-    }
-
-    #[test]
-    fn the_compatible_api_is_found_whatever_the_address_ends_with() {
-        for base_url in [
-            "http://h:1",
-            "http://h:1/v1beta",
-            "http://h:1/v1beta/openai/",
-        ] {
-            let provider = provider(Kind::Gemini, base_url);
-            let expected = "http://h:1/v1beta/openai/chat/completions";
-            assert_eq!(chat_url(&provider), expected);
-        }
-    }
-
-    #[test]
-    fn thoughts_that_only_the_total_of_a_chat_completion_counts_are_of_the_answer() {
-        for (counts, expected) in [
-            (json!([9, 1, 103, null]), Ok((9, 94, 93))),
-            (json!([9, 1, 103, 93]), Ok((9, 94, 93))),
-            (json!([9, 94, 103, 93]), Ok((9, 94, 93))),
-            (json!([9, null, 103, null]), Ok((9, 94, 94))),
-            (json!([9, 1, 10, null]), Ok((9, 1, 0))),
-            (json!([9, 1, null, null]), Ok((9, 1, 0))),
-            (json!([9, 1, 3, null]), Ok((9, 1, 0))),
-            (json!([null, null, 103, null]), Ok((0, 0, 0))),
-            (json!([9, 1, -1, null]), Err(BadCount)),
-        ] {
-            let usage = json!({
-                "prompt_tokens": counts[0], "completion_tokens": counts[1],
-                "total_tokens": counts[2],
-                "completion_tokens_details": {"reasoning_tokens": counts[3]},
-            });
-            let read = chat_usage(&usage)
-                .map(|it| (it.input_tokens, it.output_tokens, it.reasoning_tokens));
-            assert_eq!(read, expected, "{counts}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn whatever_a_chat_completion_counts_its_parts_do_not_exceed_it(
-            counts in any_counts(&["prompt_tokens", "completion_tokens", "total_tokens"]),
-        ) {
-            let usage = chat_usage(&counts).unwrap_or_default();
-            prop_assert!(holds_sum_rules(&usage), "{usage:?}");
-        }
-
-        #[test]
-        fn whatever_is_counted_its_parts_do_not_exceed_it(
-            all in prop::collection::vec(any_counts(&[
-                "promptTokenCount", "cachedContentTokenCount", "toolUsePromptTokenCount",
-                "candidatesTokenCount", "thoughtsTokenCount", "totalTokenCount",
-            ]), 1..4),
-        ) {
-            let mut reader = ContentReader::default();
-            let mut partial = ResponseAccumulator::default();
-            for usage in &all {
-                let document = json!({"candidates": [{}], "usageMetadata": usage});
-                let _ = reader.document(&document, &mut partial);
-                prop_assert!(holds_sum_rules(&partial.usage), "{:?}", partial.usage);
-            }
-        }
-    }
-}
+mod tests;

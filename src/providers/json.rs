@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nests_too_deep_is_left_out_and_the_rest_is_read() {
+    fn too_deep_parts_are_left_out_and_the_rest_is_read() {
         for depth in [2, 32, 126, 128, 1_000_000] {
             let deep = nested(depth, "7");
             let text = format!(r#"{{"before":"ä\\","x":{deep},"after":[{{"b":1}}]}}"#);
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_json_is_refused_as_it_was() {
+    fn invalid_json_has_the_usual_error() {
         for text in ["", "{", "<html>", &nested(1_000, "")] {
             let usual = serde_json::from_str::<Value>(text).unwrap_err();
             let error = read(text.as_bytes()).unwrap_err();
@@ -103,7 +103,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_not_too_deep_stays_as_it_is(keys in prop::collection::vec("(?s).{0,6}", 0..16)) {
+        fn json_within_the_depth_is_unchanged(keys in prop::collection::vec("(?s).{0,6}", 0..16)) {
             let value = keys.iter().fold(json!(1.5), |inner, key| json!([{key: inner}, key]));
             let text = value.to_string();
             prop_assert_eq!(shallow(text.as_bytes()), text.into_bytes());

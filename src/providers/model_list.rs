@@ -1,38 +1,45 @@
-//! Asking a provider which models it serves. Free, and no call: nothing of it is in the ledger.
+//! Asking a provider which models it serves. It is free and no call, so the ledger has no row of it.
 //!
 //! - OpenAI and compatible servers: `GET {base_url}/models`, `created` in seconds
-//!   (<https://platform.openai.com/docs/api-reference/models/list>). How long a prompt may be is in none of
-//!   the standard's fields; OpenRouter has `context_length`, Groq `context_window`, Mistral
+//!   (<https://platform.openai.com/docs/api-reference/models/list>). The standard has no field for the
+//!   length of a prompt; OpenRouter has `context_length`, Groq `context_window`, Mistral
 //!   `max_context_length`, vLLM `max_model_len`.
 //! - Anthropic: `GET …/v1/models`, `created_at` as RFC 3339, "may be set to an epoch value if the release
 //!   date is unknown" (<https://platform.claude.com/docs/en/api/models>).
 //! - Gemini: `GET …/v1beta/models`, no date (<https://ai.google.dev/api/models#method:-models.list>).
 //!
-//! The last two give up to 1,000 in a page, which is all of them.
+//! The last two return up to 1,000 in a page, which is all of them.
 
-use std::io::Read;
 use std::time::Duration;
 
 use serde_json::Value;
 
-use super::client::{self, Exchange, parse_url};
+use super::Providers;
+use super::cancel::Cancel;
+use super::client::{Exchange, HttpRequest, ReadRules, Receiver};
+use super::config::{Kind, ProviderConfig};
+use super::failure::Fault;
+use super::framer::Event;
 use super::transport::Scope;
-use super::wire::{Fault, Header, ResponseAccumulator};
-use super::{Cancel, FailureKind, Kind, ProviderConfig, Providers, Timeouts};
-use super::{anthropic, gemini, openai, refusal};
+use super::wire::{Flow, Header, Reader, ResponseAccumulator};
+use super::{anthropic, gemini, openai};
 use crate::event::Timestamp;
 
-/// The longest list, bytes; that of a router with 400 models has half a megabyte.
-const LIST_BYTES_MAX: usize = 4 << 20;
-/// How long it may take.
+/// The list of a router with 400 models has half a megabyte.
+const RULES: ReadRules = ReadRules {
+    document_bytes_max: 4 << 20,
+    event_bytes_max: 4 << 20,
+    is_forwarded: false,
+    drain_max: None,
+};
 const LIST_TIME_MAX: Duration = Duration::from_secs(10);
-/// How many models may be in a page, at most.
+/// The most that Anthropic and Gemini allow.
 const PAGE_MODELS_MAX: usize = 1_000;
-/// How many models of a list are looked at.
+/// How many models of a list are read.
 const MODELS_MAX: usize = 10_000;
-/// Names longer than this are none, bytes.
+/// A longer name is ignored.
 const NAME_BYTES_MAX: usize = 200;
-/// Where servers that speak OpenAI's protocol say how long a prompt and its answer may be.
+/// Fields of servers of OpenAI's protocol for the length of a prompt and its answer.
 const CONTEXT_KEYS: &[&str] = &[
     "context_length",
     "context_window",
@@ -44,87 +51,89 @@ const CONTEXT_KEYS: &[&str] = &[
 /// A model that a provider says it serves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
-    /// Its name, as calls give it.
+    /// As calls use it.
     pub name: String,
-    /// When it was made, where that is told.
     pub created_at: Option<Timestamp>,
-    /// How long a prompt and its answer may be, in tokens, where that is told.
+    /// The limit of a prompt and its answer together.
     pub context_tokens: Option<u64>,
 }
 
 impl Providers {
-    /// Whether a provider can be asked which models it serves. Not `echo` and Ollama, which charge for
-    /// none, nor Azure, which tells of those that could be deployed.
+    /// Returns whether a provider can be asked which models it serves. Not `echo` and Ollama, which charge
+    /// for none, nor Azure, which lists those that could be deployed.
     pub fn has_list(&self, provider: &str) -> bool {
-        let provider = self.providers.get(provider);
-        provider.is_some_and(|provider| match provider.kind {
-            Kind::OpenAi => !openai::host(provider.base_url()).ends_with(".azure.com"),
-            Kind::Anthropic | Kind::Gemini => true,
-            Kind::Ollama | Kind::Echo => false,
-        })
+        self.server_of(provider)
+            .is_some_and(|(kind, base_url)| match kind {
+                Kind::OpenAi => !openai::host(base_url).ends_with(".azure.com"),
+                Kind::Anthropic | Kind::Gemini => true,
+                Kind::Ollama | Kind::Echo => false,
+            })
     }
 
-    /// The models that a provider says it serves, with the same key and from the same address as calls.
+    /// Asks a provider which models it serves, with the key and at the address of its calls.
     ///
     /// # Errors
     /// What went wrong, in a sentence without the key.
     pub fn list_models(&self, provider: &str, cancel: &Cancel) -> Result<Vec<Listed>, String> {
         let entered = Scope::enter(cancel);
-        self.ask_for_list(provider, &entered.scope)
-            .map_err(|fault| {
-                let message = format!("{provider}: {}", fault.message);
-                refusal::tidy(&self.redact(provider, &message), refusal::MESSAGE_CHARS_MAX)
-            })
+        self.exchange_list(provider, &entered.scope)
+            .map_err(|fault| self.message(provider, &format!("{provider}: {}", fault.message)))
     }
 
-    fn ask_for_list(&self, name: &str, scope: &Scope) -> Result<Vec<Listed>, Fault> {
+    fn exchange_list(&self, name: &str, scope: &Scope) -> Result<Vec<Listed>, Fault> {
         let provider = self.usable_provider(name)?;
         let Some((url, headers)) = request(provider) else {
-            let message = "has no list of models";
-            return Err(Fault::new(FailureKind::NotConfigured, message));
+            return Err(Fault::not_configured("has no list of models"));
         };
-        let usual = self.timeouts.bounded();
+        let request = HttpRequest {
+            url: &url,
+            headers: &headers,
+            body: None,
+        };
+        let mut reader = ListReader {
+            kind: provider.kind,
+            models: Vec::new(),
+        };
         let exchange = Exchange {
             provider: name,
-            timeouts: Timeouts {
-                connect: usual.connect.min(LIST_TIME_MAX),
-                first_byte: usual.first_byte.min(LIST_TIME_MAX),
-                total: usual.total.min(LIST_TIME_MAX),
-            },
+            timeouts: self.timeouts.bounded(LIST_TIME_MAX),
             key: provider.key(),
             is_streamed: false,
             scope,
+            rules: RULES,
+            reader: &mut reader,
+            receiver: &mut Ignore,
             partial: &mut ResponseAccumulator::default(),
-            on_piece: &mut |_| {},
         };
-        let uri = parse_url(&url, name)?;
-        let asked = self.client.get(&uri, &headers, &exchange);
-        let response = asked.map_err(|error| self.client.fault(error, &exchange, &uri))?;
-        if !response.status().is_success() {
-            return Err(self.client.refused(response, &exchange).0);
-        }
-        let mut bytes = Vec::new();
-        let body = response.into_body().into_reader();
-        body.take(LIST_BYTES_MAX as u64 + 1)
-            .read_to_end(&mut bytes)
-            .map_err(|error| self.client.fault(error.into(), &exchange, &uri))?;
-        if scope.cancel.is_cancelled() {
-            return Err(client::cancelled());
-        }
-        if bytes.len() > LIST_BYTES_MAX {
-            let message = format!("its list of models is longer than {LIST_BYTES_MAX} bytes");
-            return Err(Fault::new(FailureKind::TooLarge, message));
-        }
-        let document = serde_json::from_slice(&bytes);
-        let document = document.map_err(|error| {
-            Fault::bad_answer(format!("its list of models is not JSON: {error}"))
-        })?;
-        models(provider.kind, &document)
-            .ok_or_else(|| Fault::bad_answer("its list of models is none"))
+        self.client.exchange(&request, exchange)?;
+        Ok(reader.models)
     }
 }
 
-/// Where the list is, and what is sent along.
+/// Reads a list of models.
+struct ListReader {
+    kind: Kind,
+    models: Vec<Listed>,
+}
+
+impl Reader for ListReader {
+    fn event(&mut self, _: &Event, _: &mut ResponseAccumulator) -> Result<Flow, Fault> {
+        Err(Fault::bad_answer("its list of models is a stream"))
+    }
+
+    fn document(&mut self, body: &Value, _: &mut ResponseAccumulator) -> Result<(), Fault> {
+        let models = models(self.kind, body);
+        self.models = models.ok_or_else(|| Fault::bad_answer("its list of models is none"))?;
+        Ok(())
+    }
+}
+
+/// The reader has the list.
+struct Ignore;
+
+impl Receiver for Ignore {}
+
+/// Returns the URL of the list and the headers to send.
 fn request(provider: &ProviderConfig) -> Option<(String, Vec<(&'static str, Header)>)> {
     let key = provider.key();
     let (url, headers) = match provider.kind {
@@ -142,16 +151,14 @@ fn request(provider: &ProviderConfig) -> Option<(String, Vec<(&'static str, Head
         Kind::Gemini => {
             let base_url = gemini::versioned(provider.base_url());
             let url = format!("{base_url}/models?pageSize={PAGE_MODELS_MAX}");
-            let key = key.map(|key| Header::Secret(key.expose().to_owned()));
-            let key = key.map(|key| ("x-goog-api-key", key));
-            (url, key.into_iter().collect())
+            (url, key.map(gemini::api_key).into_iter().collect())
         }
         Kind::Ollama | Kind::Echo => return None,
     };
     Some((url, headers))
 }
 
-/// The models of a list; none where it is no list. What cannot be read is left out.
+/// Returns the models of a list; none if it is no list. Unreadable ones are skipped.
 fn models(kind: Kind, document: &Value) -> Option<Vec<Listed>> {
     let all = match kind {
         Kind::Gemini => &document["models"],
@@ -167,9 +174,9 @@ fn models(kind: Kind, document: &Value) -> Option<Vec<Listed>> {
     Some(all.filter_map(read).collect())
 }
 
-/// Of OpenAI, of compatible servers, and of Anthropic.
+/// Reads a model of OpenAI, compatible servers or Anthropic.
 fn model(model: &Value) -> Option<Listed> {
-    // Groq lists those that it serves no more as well.
+    // Groq also lists models that it serves no more.
     if model["active"] == false {
         return None;
     }
@@ -182,7 +189,7 @@ fn model(model: &Value) -> Option<Listed> {
     };
     Some(Listed {
         name: name(&model["id"])?,
-        // Anthropic and others write 1970 where they do not know.
+        // Anthropic and others write 1970 for an unknown date.
         created_at: created_at.filter(|at| at.0 > 0),
         context_tokens: CONTEXT_KEYS.iter().find_map(|key| tokens(&model[key])),
     })
@@ -202,9 +209,8 @@ fn gemini_model(model: &Value) -> Option<Listed> {
 }
 
 fn name(name: &Value) -> Option<String> {
-    let name = name.as_str()?;
-    let is_one = !name.is_empty() && name.len() <= NAME_BYTES_MAX;
-    is_one.then(|| name.to_owned())
+    let is_name = |name: &&str| (1..=NAME_BYTES_MAX).contains(&name.len());
+    name.as_str().filter(is_name).map(str::to_owned)
 }
 
 /// A limit; 0 is none.
@@ -228,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_is_asked_at_its_own_place_with_its_own_key() {
+    fn each_kind_has_its_own_list_url_and_key() {
         for (kind, base_url, url, key) in [
             (
                 Kind::OpenAi,
@@ -262,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_are_read_as_their_providers_write_them() {
+    fn lists_of_each_kind_are_read() {
         let openai = json!({"object": "list", "data": [
             {"id": "gpt-4o", "object": "model", "created": 1_715_367_049, "owned_by": "system"},
             {"id": "groq", "created": 0, "active": true, "context_window": 131_072},

@@ -3,23 +3,22 @@
 
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
+use super::call::Call;
+use super::config::ProviderConfig;
+use super::failure::Fault;
+use super::framer::Event;
 use super::wire::{
-    BadCount, Fault, Flow, Header, Reader, Request, ResponseAccumulator, count, counts_anything,
-    event_json, reported_fault,
+    BadCount, Flow, Header, Reader, Request, ResponseAccumulator, check_reported, count,
+    counts_anything, event_json, without_nulls,
 };
-use super::{Call, ProviderConfig, sse};
 use crate::event::{Usage, UsageSource};
 use crate::secret::Secret;
-
-/// Where OpenAI's own API is.
-pub(super) const BASE_URL: &str = "https://api.openai.com/v1";
 
 /// How many choices of an answer are told apart: as many as OpenAI gives.
 const CHOICES_MAX: usize = 128;
 
-/// The request for a call.
 pub(super) fn request(call: &Call, provider: &ProviderConfig) -> Request {
     Request {
         url: url(provider),
@@ -28,40 +27,34 @@ pub(super) fn request(call: &Call, provider: &ProviderConfig) -> Request {
     }
 }
 
-/// Where chat completions are asked for.
 pub(super) fn url(provider: &ProviderConfig) -> String {
     format!("{}/chat/completions", provider.base_url())
 }
 
-/// The header that carries a key.
+/// Returns the header with the key.
 pub(super) fn authorization(key: &Secret) -> (&'static str, Header) {
     let value = format!("Bearer {}", key.expose());
     ("authorization", Header::Secret(value))
 }
 
 fn body(call: &Call, provider: &ProviderConfig) -> Value {
-    let system = call
-        .system
-        .as_ref()
-        .map(|text| json!({"role": "system", "content": text}));
+    let asks_for_usage = call.stream && provider.stream_usage;
+    without_nulls(json!({
+        "model": call.model,
+        "messages": messages(call),
+        max_tokens_name(provider.base_url()): call.max_tokens,
+        "temperature": call.temperature,
+        "stream": call.stream.then_some(true),
+        "stream_options": asks_for_usage.then(|| json!({"include_usage": true})),
+    }))
+}
+
+/// Returns the system text and the prompt as messages.
+pub(super) fn messages(call: &Call) -> Value {
+    let system = call.system.as_ref();
+    let system = system.map(|text| json!({"role": "system", "content": text}));
     let user = json!({"role": "user", "content": call.prompt});
-    let messages: Vec<Value> = system.into_iter().chain([user]).collect();
-    let mut body = Map::new();
-    body.insert("model".into(), call.model.clone().into());
-    body.insert("messages".into(), messages.into());
-    if let Some(tokens) = call.max_tokens {
-        body.insert(max_tokens_name(provider.base_url()).into(), tokens.into());
-    }
-    if let Some(temperature) = call.temperature {
-        body.insert("temperature".into(), temperature.into());
-    }
-    if call.stream {
-        body.insert("stream".into(), true.into());
-        if provider.stream_usage {
-            body.insert("stream_options".into(), json!({"include_usage": true}));
-        }
-    }
-    body.into()
+    system.into_iter().chain([user]).collect()
 }
 
 /// OpenAI's reference calls `max_tokens` "deprecated in favor of `max_completion_tokens`, and not
@@ -77,7 +70,7 @@ fn max_tokens_name(base_url: &str) -> &'static str {
     }
 }
 
-/// The host of a URL, without user and port.
+/// Returns the host of a URL, without user and port.
 pub(super) fn host(url: &str) -> &str {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
@@ -87,17 +80,16 @@ pub(super) fn host(url: &str) -> &str {
     host_and_port.split(':').next().unwrap_or(host_and_port)
 }
 
-/// Reads answers.
 #[derive(Debug)]
 pub(super) struct ChatReader {
     /// Puts token counts into the normal form.
     usage: fn(&Value) -> Result<Usage, BadCount>,
-    /// The choices that have come in a stream, by their numbers, and whether each has ended.
+    /// The choices of a stream by their numbers, and whether each has ended.
     choices: BTreeMap<u64, bool>,
 }
 
 impl ChatReader {
-    /// Of a server that counts in a way of its own.
+    /// For a server that counts in its own way.
     pub(super) fn counting(usage: fn(&Value) -> Result<Usage, BadCount>) -> Self {
         Self {
             usage,
@@ -105,8 +97,8 @@ impl ChatReader {
         }
     }
 
-    /// Takes the counts in place of those before: servers send `null` in all chunks but one, or
-    /// cumulative counts in every chunk. A count that is missing, 0 or impossible replaces none.
+    /// Overwrites the counts: servers send `null` in all chunks but one, or cumulative counts in every
+    /// chunk. A missing, zero or impossible count replaces none.
     fn note_usage(&self, document: &Value, partial: &mut ResponseAccumulator) {
         let usage = &document["usage"];
         if !counts_anything(usage) {
@@ -132,8 +124,8 @@ impl ChatReader {
         }
     }
 
-    /// Notes whether a choice has ended: all that have come must, before the stream is whole. One
-    /// that has ended stays so: some servers add remarks to it.
+    /// Notes whether a choice has ended: the stream is complete when all have. One that has ended stays
+    /// so: some servers add remarks to it.
     fn note_end(&mut self, choice: &Value) {
         let index = choice["index"].as_u64().unwrap_or(0);
         if self.choices.len() < CHOICES_MAX || self.choices.contains_key(&index) {
@@ -149,30 +141,23 @@ impl Default for ChatReader {
 }
 
 impl Reader for ChatReader {
-    fn event(
-        &mut self,
-        event: &sse::Event,
-        partial: &mut ResponseAccumulator,
-    ) -> Result<Flow, Fault> {
+    fn event(&mut self, event: &Event, partial: &mut ResponseAccumulator) -> Result<Flow, Fault> {
         if event.data.trim() == "[DONE]" {
             partial.is_complete = true;
             return Ok(Flow::End);
         }
         let chunk = event_json(event)?;
         note(&chunk, partial);
-        if let Some(fault) = reported_fault(&chunk) {
-            self.note_usage(&chunk, partial);
-            return Err(fault);
-        }
-        // The last chunk, the one with the usage, has no choice.
+        check_reported(&chunk).inspect_err(|_| self.note_usage(&chunk, partial))?;
+        // The chunk with the usage has no choice.
         let choices = chunk["choices"].as_array().map_or(&[][..], Vec::as_slice);
         for choice in choices {
             partial.note_finish(&choice["finish_reason"]);
-            partial.push(&said(&choice["delta"]))?;
+            partial.push(&text_of(&choice["delta"]))?;
             note_beside(&choice["delta"], partial);
             self.note_end(choice);
         }
-        // Cumulative counts are of this chunk's text as well.
+        // Cumulative counts include this chunk's text.
         self.note_usage(&chunk, partial);
         // The usage comes after this, so go on until `[DONE]` or the end of the stream.
         if !choices.is_empty() {
@@ -181,44 +166,35 @@ impl Reader for ChatReader {
         Ok(Flow::More)
     }
 
-    fn document(
-        &mut self,
-        document: &Value,
-        partial: &mut ResponseAccumulator,
-    ) -> Result<(), Fault> {
-        note(document, partial);
-        self.note_usage(document, partial);
-        if let Some(fault) = reported_fault(document) {
-            return Err(fault);
-        }
-        let choices = document["choices"]
-            .as_array()
-            .map_or(&[][..], Vec::as_slice);
+    fn document(&mut self, body: &Value, partial: &mut ResponseAccumulator) -> Result<(), Fault> {
+        note(body, partial);
+        self.note_usage(body, partial);
+        check_reported(body)?;
+        let choices = body["choices"].as_array().map_or(&[][..], Vec::as_slice);
         let Some(first) = choices.first().filter(|it| it["message"].is_object()) else {
             return Err(Fault::bad_answer("the answer has no `choices[0].message`"));
         };
         partial.note_finish(&first["finish_reason"]);
-        partial.push(&said(&first["message"]))?;
+        partial.push(&text_of(&first["message"]))?;
         for choice in choices {
             note_beside(&choice["message"], partial);
         }
         for other in &choices[1..] {
-            partial.note_beside(&said(&other["message"]).into());
+            partial.note_beside(&text_of(&other["message"]).into());
         }
-        self.note_usage(document, partial);
+        self.note_usage(body, partial);
         partial.is_complete = true;
         Ok(())
     }
 }
 
-/// Notes what chunks and whole answers have in common.
 fn note(document: &Value, partial: &mut ResponseAccumulator) {
     partial.note_model(&document["model"]);
     partial.note_tier(&document["service_tier"]);
 }
 
-/// Notes what a message or a delta has beside its text: what was thought, and calls of tools, of
-/// which the names and arguments are the model's.
+/// Notes the output of a message or a delta beside its text: thinking, and names and arguments of
+/// calls of tools.
 fn note_beside(message: &Value, partial: &mut ResponseAccumulator) {
     note_thinking(message, partial);
     let calls = message["tool_calls"].as_array();
@@ -233,13 +209,13 @@ fn note_beside(message: &Value, partial: &mut ResponseAccumulator) {
             partial.note_beside(part);
         }
     }
-    // What came before `tool_calls`.
+    // The predecessor of `tool_calls`.
     for name in ["name", "arguments"] {
         partial.note_beside(&message["function_call"][name]);
     }
 }
 
-/// What compatible servers show of a model's thinking: `reasoning_content` of DeepSeek
+/// Notes the thinking that compatible servers show: `reasoning_content` of DeepSeek
 /// (<https://api-docs.deepseek.com/guides/reasoning_model>), vLLM and xAI, `reasoning` of OpenRouter
 /// (<https://openrouter.ai/docs/use-cases/reasoning-tokens>) and Groq.
 fn note_thinking(message: &Value, partial: &mut ResponseAccumulator) {
@@ -249,16 +225,16 @@ fn note_thinking(message: &Value, partial: &mut ResponseAccumulator) {
     }
 }
 
-/// Sound costs otherwise than text.
+/// Sound has other prices than text.
 fn has_audio(usage: &Value) -> bool {
     ["prompt_tokens_details", "completion_tokens_details"]
         .iter()
         .any(|details| usage[details]["audio_tokens"].as_u64() > Some(0))
 }
 
-/// What a message or a delta says: a text; some servers send an array of parts instead; a model
-/// that refuses may say so in `refusal` alone.
-fn said(message: &Value) -> String {
+/// Returns the text of a message or a delta. Some servers send an array of parts instead; a model that
+/// refuses may say so in `refusal` alone.
+fn text_of(message: &Value) -> String {
     match &message["content"] {
         Value::String(text) => text.clone(),
         Value::Array(parts) => parts
@@ -272,14 +248,12 @@ fn said(message: &Value) -> String {
 /// Token counts in the normal form. `prompt_tokens` includes cached ones and `completion_tokens`
 /// includes reasoning: <https://platform.openai.com/docs/api-reference/chat/object>.
 pub(super) fn normal_usage(usage: &Value) -> Result<Usage, BadCount> {
-    let (input, completion) = (
-        count(usage, "prompt_tokens")?,
-        count(usage, "completion_tokens")?,
-    );
+    let input = count(usage, "prompt_tokens")?;
+    let completion = count(usage, "completion_tokens")?;
     if input.is_none() && completion.is_none() {
         return Ok(Usage::default());
     }
-    // Servers that leave out zeros leave one of them out.
+    // Servers that omit zeros omit one of them.
     let (input, completion) = (input.unwrap_or(0), completion.unwrap_or(0));
     let details = &usage["prompt_tokens_details"];
     let cached = cached_tokens(usage)?.min(input);
@@ -301,8 +275,8 @@ pub(super) fn normal_usage(usage: &Value) -> Result<Usage, BadCount> {
     })
 }
 
-/// How much of the prompt came from the cache: where OpenAI says so, or else at the top, under the
-/// name of DeepSeek (<https://api-docs.deepseek.com/api/create-chat-completion>) or of Moonshot.
+/// Returns how much of the prompt came from the cache: under OpenAI's name, or else under that of
+/// DeepSeek (<https://api-docs.deepseek.com/api/create-chat-completion>) or Moonshot.
 fn cached_tokens(usage: &Value) -> Result<u64, BadCount> {
     let places = [
         (&usage["prompt_tokens_details"], "cached_tokens"),
@@ -317,398 +291,13 @@ fn cached_tokens(usage: &Value) -> Result<u64, BadCount> {
     Ok(0)
 }
 
-/// The reasoning tokens that `completion_tokens` does not include. xAI counts them apart
+/// Returns the reasoning tokens that `completion_tokens` does not include. xAI counts them apart
 /// (<https://docs.x.ai/docs/key-information/consumption-and-rate-limits>), which shows in the
 /// total, or in more reasoning than completion.
 fn reasoning_beside(input: u64, completion: u64, reasoning: u64, total: Option<u64>) -> u64 {
-    let is_beside = match total {
-        Some(total) => total == input + completion + reasoning,
-        None => false,
-    };
-    if is_beside || reasoning > completion {
-        reasoning
-    } else {
-        0
-    }
+    let is_beside = total == Some(input + completion + reasoning) || reasoning > completion;
+    if is_beside { reasoning } else { 0 }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::wire::ANSWER_BYTES_MAX;
-    use super::super::{CacheMarks, FailureKind, Kind, testing};
-    use super::*;
-
-    fn call(stream: bool) -> Call {
-        Call {
-            provider: "p".into(),
-            model: "gpt-5-mini".into(),
-            system: Some("Be brief.".into()),
-            prompt: "Hi".into(),
-            max_tokens: Some(9),
-            temperature: Some(0.5),
-            stream,
-            first_byte_timeout: None,
-            total_timeout: None,
-            cache_marks: CacheMarks::default(),
-        }
-    }
-
-    fn provider(base_url: &str) -> ProviderConfig {
-        ProviderConfig {
-            kind: Kind::OpenAi,
-            base_url: base_url.into(),
-            api_key: Some(Secret::new("sk-1")),
-            missing_key_hint: None,
-            stream_usage: true,
-        }
-    }
-
-    /// What the events with that data add up to.
-    fn read(events: &[&str]) -> (ResponseAccumulator, Result<Flow, Fault>) {
-        testing::read(&mut ChatReader::default(), events)
-    }
-
-    fn provider_usage(input: u64, cached: u64, output: u64, reasoning: u64) -> Usage {
-        Usage {
-            input_tokens: input,
-            cached_input_tokens: cached,
-            cache_write_tokens: 0,
-            cache_write_1h_tokens: 0,
-            output_tokens: output,
-            reasoning_tokens: reasoning,
-            source: UsageSource::Provider,
-        }
-    }
-
-    #[test]
-    fn a_request_is_as_the_reference_has_it() {
-        let request = request(&call(true), &provider("https://api.openai.com/v1/"));
-        assert_eq!(request.url, "https://api.openai.com/v1/chat/completions");
-        assert_eq!(
-            request.body.to_string(),
-            r#"{"model":"gpt-5-mini","messages":[{"role":"system","content":"Be brief."},{"role":"user","content":"Hi"}],"max_completion_tokens":9,"temperature":0.5,"stream":true,"stream_options":{"include_usage":true}}"#
-        );
-        assert!(matches!(
-            request.headers.as_slice(),
-            [("authorization", Header::Secret(value))] if value == "Bearer sk-1"
-        ));
-        assert!(!format!("{request:?}").contains("sk-1"));
-    }
-
-    #[test]
-    fn a_compatible_server_gets_the_old_name_and_nothing_that_was_not_asked_for() {
-        let mut call = call(false);
-        let body_of = |call: &Call| request(call, &provider("http://localhost:8080/v1")).body;
-        assert_eq!(body_of(&call)["max_tokens"], 9);
-        (call.system, call.max_tokens, call.temperature) = (None, None, None);
-        assert_eq!(
-            body_of(&call).to_string(),
-            r#"{"model":"gpt-5-mini","messages":[{"role":"user","content":"Hi"}]}"#
-        );
-    }
-
-    #[test]
-    fn the_host_decides_the_name_of_the_token_limit() {
-        for (url, name) in [
-            ("https://api.openai.com/v1", "max_completion_tokens"),
-            ("https://user@api.openai.com:443", "max_completion_tokens"),
-            (
-                "https://me.openai.azure.com/openai/v1",
-                "max_completion_tokens",
-            ),
-            ("https://api.openai.com.example.org/v1", "max_tokens"),
-            ("http://[::1]:8080/v1", "max_tokens"),
-            ("nonsense", "max_tokens"),
-        ] {
-            assert_eq!(max_tokens_name(url), name, "{url}");
-        }
-    }
-
-    #[test]
-    fn a_stream_is_put_together_with_the_usage_of_its_last_chunk() {
-        let (partial, flow) = read(&[
-            r#"{"model":"gpt-5-mini-2025-08-07","choices":[{"index":0,"delta":{"role":"assistant","content":"","refusal":null},"finish_reason":null}],"usage":null}"#,
-            r#"{"model":"gpt-5-mini-2025-08-07","choices":[{"index":0,"delta":{"content":"Hel"},"finish_reason":null}],"usage":null}"#,
-            r#"{"model":"gpt-5-mini-2025-08-07","choices":[{"index":0,"delta":{"content":"lo"},"finish_reason":null}],"usage":null}"#,
-            r#"{"model":"gpt-5-mini-2025-08-07","choices":[{"index":0,"delta":{},"finish_reason":"stop"}],"usage":null}"#,
-            r#"{"model":"gpt-5-mini-2025-08-07","choices":[],"usage":{"prompt_tokens":19,"completion_tokens":10,"total_tokens":29,"prompt_tokens_details":{"cached_tokens":4,"audio_tokens":0},"completion_tokens_details":{"reasoning_tokens":8}}}"#,
-            "[DONE]",
-        ]);
-        assert_eq!(flow, Ok(Flow::End));
-        assert_eq!(partial.text, "Hello");
-        assert_eq!(partial.model.as_deref(), Some("gpt-5-mini-2025-08-07"));
-        assert_eq!(partial.finish_reason.as_deref(), Some("stop"));
-        assert_eq!(partial.usage, provider_usage(19, 4, 10, 8));
-        assert!(partial.is_complete);
-    }
-
-    #[test]
-    fn cumulative_usage_is_not_added_up() {
-        let (partial, _) = read(&[
-            r#"{"choices":[{"delta":{"content":"a"}}],"usage":{"prompt_tokens":5,"completion_tokens":1}}"#,
-            r#"{"choices":[{"delta":{"content":"b"}}],"usage":{"prompt_tokens":5,"completion_tokens":2}}"#,
-            r#"{"choices":[],"usage":{}}"#,
-        ]);
-        assert_eq!(partial.usage, provider_usage(5, 0, 2, 0));
-        assert!(!partial.is_complete);
-    }
-
-    #[test]
-    fn a_usage_that_counts_nothing_replaces_none() {
-        let good = r#"{"choices":[{"delta":{"content":"a"},"finish_reason":"stop"}],"usage":{"prompt_tokens":5,"completion_tokens":7,"prompt_tokens_details":{"cached_tokens":2},"completion_tokens_details":{"reasoning_tokens":3}}}"#;
-        for later in [
-            r#""n/a""#,
-            "null",
-            "[]",
-            "{}",
-            r#"{"prompt_tokens":0,"completion_tokens":0,"total_tokens":0}"#,
-            r#"{"prompt_tokens":-1,"completion_tokens":9}"#,
-            r#"{"prompt_tokens":5}"#,
-            r#"{"completion_tokens":7,"completion_tokens_details":{"reasoning_tokens":3}}"#,
-            r#"{"total_tokens":12}"#,
-        ] {
-            let later = format!(r#"{{"choices":[],"usage":{later}}}"#);
-            // It also may be the first of all.
-            let (partial, _) = read(&[&later, good, &later]);
-            if later.contains(r#""prompt_tokens":5"#) {
-                assert_eq!(partial.usage.output_tokens, 7, "{later}");
-            } else {
-                assert_eq!(partial.usage, provider_usage(5, 2, 7, 3), "{later}");
-            }
-            assert_eq!(partial.counted.unwrap().text, 1, "{later}");
-        }
-    }
-
-    #[test]
-    fn what_came_from_the_cache_is_found_under_each_of_its_names() {
-        for usage in [
-            json!({"prompt_tokens": 9, "completion_tokens": 1, "prompt_cache_hit_tokens": 4, "prompt_cache_miss_tokens": 5}),
-            json!({"prompt_tokens": 9, "completion_tokens": 1, "cached_tokens": 4}),
-            json!({"prompt_tokens": 9, "completion_tokens": 1, "cached_tokens": 4, "prompt_tokens_details": null}),
-            json!({"prompt_tokens": 9, "completion_tokens": 1, "prompt_cache_hit_tokens": 8, "prompt_tokens_details": {"cached_tokens": 4}}),
-        ] {
-            assert_eq!(
-                normal_usage(&usage),
-                Ok(provider_usage(9, 4, 1, 0)),
-                "{usage}"
-            );
-        }
-        let impossible = json!({"prompt_tokens": 9, "prompt_cache_hit_tokens": -4});
-        assert_eq!(normal_usage(&impossible), Err(BadCount));
-    }
-
-    #[test]
-    fn another_service_tier_or_sound_is_billed_otherwise() {
-        let usage = r#""usage":{"prompt_tokens":5,"completion_tokens":7,"prompt_tokens_details":{"audio_tokens":PROMPT},"completion_tokens_details":{"audio_tokens":ANSWER}}"#;
-        for (tier, prompt, answer, is_billed_otherwise) in [
-            ("null", 0, 0, false),
-            (r#""default""#, 0, 0, false),
-            (r#""flex""#, 0, 0, true),
-            ("null", 1, 0, true),
-            ("null", 0, 1, true),
-        ] {
-            let usage = usage
-                .replace("PROMPT", &prompt.to_string())
-                .replace("ANSWER", &answer.to_string());
-            let chunk = format!(r#"{{"service_tier":{tier},"choices":[],{usage}}}"#);
-            let (partial, _) = read(&[&chunk]);
-            assert_eq!(partial.is_billed_otherwise, is_billed_otherwise, "{chunk}");
-            assert_eq!(partial.usage, provider_usage(5, 0, 7, 0), "{chunk}");
-            let message = r#""choices":[{"message":{"content":"a"}}]"#;
-            let document = format!(r#"{{"service_tier":{tier},{message},{usage}}}"#);
-            let (partial, _) = read_document(&document);
-            assert_eq!(
-                partial.is_billed_otherwise, is_billed_otherwise,
-                "{document}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_stream_of_several_choices_is_whole_when_each_has_ended() {
-        let chunk = |index: u64, finish: &str| {
-            format!(
-                r#"{{"choices":[{{"index":{index},"delta":{{"content":"a"}},"finish_reason":{finish}}}]}}"#
-            )
-        };
-        let stop = r#""stop""#;
-        for (chunks, is_complete) in [
-            (&[(0, "null"), (1, "null"), (0, stop)][..], false),
-            (&[(0, "null"), (1, "null"), (0, stop), (1, stop)], true),
-            (&[(0, stop), (1, "null")], false),
-            (&[(0, "null"), (0, stop)], true),
-            // A remark on a choice that has ended.
-            (&[(0, stop), (0, "null")], true),
-        ] {
-            let chunks: Vec<String> = chunks
-                .iter()
-                .map(|(index, finish)| chunk(*index, finish))
-                .collect();
-            let chunks: Vec<&str> = chunks.iter().map(String::as_str).collect();
-            let (partial, _) = read(&chunks);
-            assert_eq!(partial.is_complete, is_complete, "{chunks:?}");
-            let (partial, _) = read(&[&chunks[..], &[r#"{"choices":[]}"#, "[DONE]"]].concat());
-            assert!(partial.is_complete);
-        }
-    }
-
-    #[test]
-    fn calls_of_tools_and_other_choices_are_kept_to_be_counted() {
-        let (partial, _) = read(&[
-            r#"{"choices":[{"delta":{"tool_calls":[{"index":0,"id":"c","type":"function","function":{"name":"look","arguments":""}}]}}]}"#,
-            r#"{"choices":[{"delta":{"tool_calls":[{"index":0,"function":{"arguments":"{\"at\""}}]}}]}"#,
-            r#"{"choices":[{"delta":{"tool_calls":[{"index":0,"function":{"arguments":":1}"}}]}}]}"#,
-        ]);
-        assert_eq!((&*partial.text, &*partial.beside), ("", r#"look{"at":1}"#));
-        let (partial, _) = read_document(
-            r#"{"choices":[
-                {"message":{"content":"A","tool_calls":[{"function":{"name":"look","arguments":{"at":1}}},
-                    {"custom":{"name":"say","input":"x"}}]}},
-                {"message":{"content":"B","function_call":{"name":"old","arguments":"{}"}}}]}"#,
-        );
-        assert_eq!(
-            (&*partial.text, &*partial.beside),
-            ("A", r#"look{"at":1}sayxold{}B"#)
-        );
-    }
-
-    #[test]
-    fn an_event_without_data_changes_nothing() {
-        let (partial, flow) = read(&["", r#"{"choices":[{"delta":{"content":"a"}}]}"#, " "]);
-        assert_eq!((flow, &*partial.text), (Ok(Flow::More), "a"));
-    }
-
-    #[test]
-    fn a_server_that_refuses_the_option_is_not_asked_for_usage() {
-        let provider = ProviderConfig {
-            stream_usage: false,
-            ..provider("http://localhost:8080/v1")
-        };
-        let body = request(&call(true), &provider).body;
-        assert_eq!(
-            (&body["stream"], body.get("stream_options")),
-            (&json!(true), None)
-        );
-    }
-
-    #[test]
-    fn reasoning_counted_beside_the_completion_is_added_to_it() {
-        // xAI's counts, as its documentation shows them.
-        let xai = json!({"prompt_tokens": 32, "completion_tokens": 9, "total_tokens": 135,
-            "completion_tokens_details": {"reasoning_tokens": 94}});
-        assert_eq!(normal_usage(&xai), Ok(provider_usage(32, 0, 103, 94)));
-        let openai = json!({"prompt_tokens": 10, "completion_tokens": 9, "total_tokens": 19,
-            "completion_tokens_details": {"reasoning_tokens": 5}});
-        assert_eq!(normal_usage(&openai), Ok(provider_usage(10, 0, 9, 5)));
-    }
-
-    #[test]
-    fn impossible_usage_is_no_usage() {
-        for usage in [
-            r#"{"prompt_tokens":-5,"completion_tokens":1}"#,
-            r#"{"prompt_tokens":5,"completion_tokens":99999999999999999999999}"#,
-            r#"{"prompt_tokens":"5","completion_tokens":1}"#,
-            r#"{"prompt_tokens":5,"completion_tokens":1,"prompt_tokens_details":{"cached_tokens":-1}}"#,
-            r#"{"prompt_tokens":null}"#,
-            r#""none""#,
-            "[]",
-        ] {
-            let (partial, flow) = read(&[&format!(r#"{{"choices":[],"usage":{usage}}}"#)]);
-            assert_eq!(flow, Ok(Flow::More), "{usage}");
-            assert_eq!(partial.usage, Usage::default(), "{usage}");
-        }
-    }
-
-    #[test]
-    fn more_cached_than_read_is_cut_to_what_was_read() {
-        let usage = json!({"prompt_tokens": 5, "completion_tokens": 1,
-            "prompt_tokens_details": {"cached_tokens": 9, "cache_write_tokens": 3}});
-        assert_eq!(normal_usage(&usage), Ok(provider_usage(5, 5, 1, 0)));
-    }
-
-    #[test]
-    fn an_error_within_a_stream_is_a_fault_that_keeps_the_usage() {
-        let (partial, flow) = read(&[
-            r#"{"choices":[{"delta":{"content":"a"}}],"usage":{"prompt_tokens":5,"completion_tokens":1}}"#,
-            r#"{"error":{"message":"The server had an error","type":"server_error"}}"#,
-        ]);
-        let fault = flow.unwrap_err();
-        assert_eq!(fault.kind, FailureKind::Status);
-        assert_eq!(
-            fault.message,
-            "reported an error: The server had an error (server_error)"
-        );
-        assert_eq!(fault.status, None);
-        assert_eq!(partial.usage, provider_usage(5, 0, 1, 0));
-    }
-
-    #[test]
-    fn an_event_that_is_not_json_is_a_bad_answer() {
-        assert_eq!(read(&["{"]).1.unwrap_err().kind, FailureKind::BadAnswer);
-    }
-
-    #[test]
-    fn a_stream_cannot_grow_beyond_the_limit() {
-        let piece = format!(
-            r#"{{"choices":[{{"delta":{{"content":"{}"}}}}]}}"#,
-            "x".repeat(1 << 19)
-        );
-        let events = vec![piece.as_str(); ANSWER_BYTES_MAX / (1 << 19) + 1];
-        let (partial, flow) = read(&events);
-        assert_eq!(flow.unwrap_err().kind, FailureKind::TooLarge);
-        assert_eq!(partial.text.len(), ANSWER_BYTES_MAX);
-    }
-
-    fn read_document(document: &str) -> (ResponseAccumulator, Result<(), Fault>) {
-        testing::read_document(&mut ChatReader::default(), document)
-    }
-
-    #[test]
-    fn a_whole_answer_is_read() {
-        let (partial, read) = read_document(
-            r#"{"id":"c","object":"chat.completion","model":"gpt-5-mini-2025-08-07","choices":[{"index":0,"message":{"role":"assistant","content":"Hello","refusal":null},"finish_reason":"length"}],"usage":{"prompt_tokens":19,"completion_tokens":10,"total_tokens":29}}"#,
-        );
-        assert_eq!(read, Ok(()));
-        assert_eq!(partial.text, "Hello");
-        assert_eq!(partial.model.as_deref(), Some("gpt-5-mini-2025-08-07"));
-        assert_eq!(partial.finish_reason.as_deref(), Some("length"));
-        assert_eq!(partial.usage, provider_usage(19, 0, 10, 0));
-        assert!(partial.is_complete);
-    }
-
-    #[test]
-    fn refusals_and_parts_are_text_too() {
-        let message = |message: &str| {
-            read_document(&format!(r#"{{"choices":[{{"message":{message}}}]}}"#))
-                .0
-                .text
-        };
-        assert_eq!(message(r#"{"content":null,"refusal":"No."}"#), "No.");
-        assert_eq!(
-            message(
-                r#"{"content":[{"type":"thinking","thinking":[]},{"type":"text","text":"A"}]}"#
-            ),
-            "A"
-        );
-        assert_eq!(message(r#"{"content":null,"tool_calls":[]}"#), "");
-    }
-
-    #[test]
-    fn a_document_without_a_choice_is_a_bad_answer() {
-        for document in [
-            "{}",
-            "[]",
-            "7",
-            "null",
-            r#"{"choices":[]}"#,
-            r#"{"choices":{"0":1}}"#,
-        ] {
-            let fault = read_document(document).1.unwrap_err();
-            assert_eq!(fault.kind, FailureKind::BadAnswer, "{document}");
-        }
-        let fault = read_document(r#"{"error":{"message":"no credit"}}"#)
-            .1
-            .unwrap_err();
-        assert_eq!(fault.message, "reported an error: no credit");
-    }
-}
+mod tests;

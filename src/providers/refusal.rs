@@ -1,135 +1,88 @@
-//! What to tell of an HTTP answer that is not the one that was asked for. Pure.
+//! An HTTP response that is not of status 2xx.
 
+use std::io::Read;
 use std::time::Duration;
 
 use serde_json::Value;
+use ureq::Body;
+use ureq::http::Response;
+use ureq::http::header::{HeaderName, LOCATION, RETRY_AFTER};
 
-use super::FailureKind;
-use super::wire::{Fault, provider_message};
+use super::excerpt::{EXCERPT_CHARS_MAX, describe, one_line};
+use super::failure::{FailureKind, Fault};
+use super::wire::provider_message;
 use crate::event::Timestamp;
 
 /// How much of a failure's message is kept, characters.
 pub(super) const MESSAGE_CHARS_MAX: usize = 1000;
 
-/// How much of a text that is not understood is shown, characters.
-const EXCERPT_CHARS_MAX: usize = 300;
-
-/// The longest wait that a provider can ask for: what is longer is of no use to a retry.
+/// The longest wait that a provider can ask for: a longer one is of no use to a retry.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// An HTTP response that is not of status 2xx, with what of it matters; already redacted.
-pub(super) struct Refusal<'a> {
-    pub(super) provider: &'a str,
+pub(super) struct Refusal {
     pub(super) status: u16,
     pub(super) retry_after: Option<Duration>,
-    pub(super) location: Option<&'a str>,
-    pub(super) body: &'a str,
+    pub(super) location: Option<String>,
+    pub(super) body: String,
+    /// Whether that is all of the body.
+    pub(super) is_whole: bool,
 }
 
-impl Refusal<'_> {
-    /// What failed, in words.
-    pub(super) fn fault(&self) -> Fault {
+impl Refusal {
+    /// Reads a response, at most `bytes_max` of its body; less if its connection breaks.
+    pub(super) fn read(response: Response<Body>, bytes_max: usize) -> Self {
+        let (head, body) = response.into_parts();
+        let header = |name: HeaderName| head.headers.get(name)?.to_str().ok();
+        let mut bytes = Vec::new();
+        let mut body = body.into_reader().take(bytes_max as u64 + 1);
+        let _ = body.read_to_end(&mut bytes);
+        let is_whole = bytes.len() <= bytes_max;
+        bytes.truncate(bytes_max);
+        Self {
+            status: head.status.as_u16(),
+            retry_after: header(RETRY_AFTER).and_then(|it| retry_after(it, Timestamp::now())),
+            location: header(LOCATION).map(str::to_owned),
+            body: String::from_utf8_lossy(&bytes).into_owned(),
+            is_whole,
+        }
+    }
+
+    /// Describes the failure of a call to `provider`.
+    pub(super) fn fault(&self, provider: &str) -> Fault {
         let status = self.status;
-        let advice = self
-            .advice()
-            .map(|advice| format!("; {advice}"))
-            .unwrap_or_default();
-        let said = self.said();
+        let advice = match status {
+            // The key would go along to wherever the answer says.
+            300..=399 => {
+                format!("; redirects are not followed, correct the base_url of provider {provider}")
+            }
+            401 | 403 => format!("; check the key of provider {provider}"),
+            404 => format!("; check the model and the base_url of provider {provider}"),
+            _ => String::new(),
+        };
+        let excerpt = self.excerpt();
         Fault {
             kind: FailureKind::Status,
-            message: format!("answered with status {status}: {said}{advice}"),
+            message: format!("answered with status {status}: {excerpt}{advice}"),
             status: Some(status),
             retry_after: self.retry_after,
         }
     }
 
-    fn said(&self) -> String {
-        if let (300..=399, Some(location)) = (self.status, self.location) {
-            return format!("go to {}", tidy(location, EXCERPT_CHARS_MAX));
+    fn excerpt(&self) -> String {
+        if let (300..=399, Some(location)) = (self.status, &self.location) {
+            return format!("go to {}", one_line(location, EXCERPT_CHARS_MAX));
         }
-        let document = serde_json::from_str::<Value>(self.body).ok();
+        let document = serde_json::from_str::<Value>(&self.body).ok();
         match document.as_ref().and_then(provider_message) {
             // Leaves room for the advice.
-            Some(message) => tidy(&message, MESSAGE_CHARS_MAX - EXCERPT_CHARS_MAX),
-            None => describe(self.body),
+            Some(message) => one_line(&message, MESSAGE_CHARS_MAX - EXCERPT_CHARS_MAX),
+            None => describe(&self.body),
         }
     }
-
-    fn advice(&self) -> Option<String> {
-        let provider = self.provider;
-        match self.status {
-            // The key would go along to wherever the answer says.
-            300..=399 => Some(format!(
-                "redirects are not followed, correct the base_url of provider {provider}"
-            )),
-            401 | 403 => Some(format!("check the key of provider {provider}")),
-            404 => Some(format!(
-                "check the model and the base_url of provider {provider}"
-            )),
-            _ => None,
-        }
-    }
-}
-
-/// What a body that is no answer is: empty, a page, or how it begins.
-pub(super) fn describe(body: &str) -> String {
-    let body = body.trim();
-    if body.is_empty() {
-        return "an empty body".into();
-    }
-    if is_html(body) {
-        return match title(body) {
-            Some(title) => format!("an HTML page, titled “{title}”"),
-            None => format!("an HTML page: {}", tidy(body, EXCERPT_CHARS_MAX)),
-        };
-    }
-    tidy(body, EXCERPT_CHARS_MAX)
-}
-
-/// Whether that is how a page begins.
-pub(super) fn is_html(body: &str) -> bool {
-    let begins_with = |tag: &str| {
-        let start = body.trim_start().as_bytes().get(..tag.len());
-        start.is_some_and(|start| start.eq_ignore_ascii_case(tag.as_bytes()))
-    };
-    begins_with("<!doctype html") || begins_with("<html")
-}
-
-fn title(page: &str) -> Option<String> {
-    // Lower case of ASCII only: every position stays what it is.
-    let lower = page.to_ascii_lowercase();
-    let start = lower.find("<title")?;
-    let start = start + lower[start..].find('>')? + 1;
-    let end = start + lower[start..].find("</title")?;
-    Some(tidy(&page[start..end], EXCERPT_CHARS_MAX)).filter(|title| !title.is_empty())
-}
-
-/// `text` in one line, without control characters, cut to `chars_max` characters: it goes to logs
-/// and tables, and comes from outside.
-pub(super) fn tidy(text: &str, chars_max: usize) -> String {
-    let is_gap = |c: char| c.is_whitespace() || c.is_control();
-    let mut line = String::new();
-    let mut chars = 0;
-    for word in text.split(is_gap).filter(|word| !word.is_empty()) {
-        if !line.is_empty() {
-            line.push(' ');
-            chars += 1;
-        }
-        for c in word.chars() {
-            if chars >= chars_max {
-                line.truncate(line.trim_end().len());
-                line.push('…');
-                return line;
-            }
-            line.push(c);
-            chars += 1;
-        }
-    }
-    line
 }
 
 /// Reads `Retry-After`: seconds, or a date (RFC 9110, 10.2.3).
-pub(super) fn retry_after(header: &str, now: Timestamp) -> Option<Duration> {
+fn retry_after(header: &str, now: Timestamp) -> Option<Duration> {
     let header = header.trim();
     let wait = match header.parse::<f64>() {
         // Whole seconds by the standard; some servers write fractions.
@@ -151,17 +104,17 @@ mod tests {
 
     fn refusal(status: u16, body: &str) -> String {
         let refusal = Refusal {
-            provider: "p",
             status,
             retry_after: None,
-            location: Some("http://elsewhere/"),
-            body,
+            location: Some("http://elsewhere/".into()),
+            body: body.into(),
+            is_whole: true,
         };
-        refusal.fault().message
+        refusal.fault("p").message
     }
 
     #[test]
-    fn what_the_provider_says_is_told_with_what_to_do() {
+    fn provider_message_is_kept_with_advice() {
         assert_eq!(
             refusal(
                 401,
@@ -185,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_is_shown_in_one_line_and_in_part() {
+    fn long_body_is_shown_in_one_line_and_in_part() {
         assert_eq!(
             refusal(500, "oh\n\x1b[31mno"),
             "answered with status 500: oh [31mno"
@@ -195,16 +148,6 @@ mod tests {
             message.ends_with(&format!("{}…", "ä".repeat(300))),
             "{message}"
         );
-    }
-
-    #[test]
-    fn a_page_is_called_a_page() {
-        assert_eq!(
-            describe("\n<!DOCTYPE html><html><head><TITLE lang=en>502 Bad\nGateway</TITLE>"),
-            "an HTML page, titled “502 Bad Gateway”"
-        );
-        assert_eq!(describe("<html><body>Hi"), "an HTML page: <html><body>Hi");
-        assert!(!is_html("<ht"));
     }
 
     #[test]
@@ -226,12 +169,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_from_outside_makes_it_panic(text in "(?s).{0,80}", tags in "[<>/!a-zA-Z]{0,80}") {
+        fn no_text_makes_it_panic(text in "(?s).{0,80}", tags in "[<>/!a-zA-Z]{0,80}") {
             let now = Timestamp(0);
             retry_after(&text, now);
             refusal(404, &text);
             refusal(404, &format!("<html><title{tags}</title"));
-            prop_assert!(tidy(&text, 10).chars().count() <= 11);
+            prop_assert!(one_line(&text, 10).chars().count() <= 11);
         }
     }
 }

@@ -3,8 +3,11 @@
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
-use super::wire::{Fault, Flow, Reader, ResponseAccumulator};
-use super::{CacheMarks, Call, Kind, ProviderConfig, sse};
+use super::call::{CacheMarks, Call};
+use super::config::{Kind, ProviderConfig};
+use super::failure::Fault;
+use super::framer::Event;
+use super::wire::{Flow, Reader, ResponseAccumulator};
 use crate::event::Usage;
 use crate::secret::Secret;
 
@@ -43,7 +46,7 @@ pub(super) fn read(
     let mut partial = ResponseAccumulator::default();
     let mut flow = Ok(Flow::More);
     for data in events {
-        let event = sse::Event {
+        let event = Event {
             name: String::new(),
             data: (*data).to_owned(),
         };

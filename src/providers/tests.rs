@@ -9,7 +9,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use proptest::prelude::*;
 
 use super::*;
-use crate::event::UsageSource;
+use crate::event::{Timestamp, Usage, UsageSource, Usd};
 
 const KEY: &str = "sk-secret-0123456789";
 
@@ -185,14 +185,14 @@ fn stream(providers: &Providers, cancel: &Cancel) -> (Result<Answer, Failure>, V
 }
 
 #[test]
-fn a_gateway_is_shared_between_threads() {
+fn providers_are_shared_between_threads() {
     fn is_shared<T: Send + Sync>() {}
     is_shared::<Providers>();
     is_shared::<Cancel>();
 }
 
 #[test]
-fn an_openai_answer_is_streamed() {
+fn openai_answer_is_streamed() {
     let server = Server::answering(format!("{STREAM_HEAD}{FIRST_CHUNK}{LAST_CHUNKS}"));
     let (answer, pieces) = stream(&server.providers(Kind::OpenAi), &Cancel::new());
     let answer = answer.unwrap();
@@ -222,7 +222,7 @@ fn an_openai_answer_is_streamed() {
 }
 
 #[test]
-fn an_anthropic_answer_is_streamed() {
+fn anthropic_answer_is_streamed() {
     let server = Server::answering(format!(
         "{STREAM_HEAD}event: message_start\ndata: {{\"type\":\"message_start\",\"message\":{{\"model\":\"c\",\"usage\":{{\"input_tokens\":2,\"output_tokens\":1}}}}}}\n\n\
          event: content_block_delta\ndata: {{\"type\":\"content_block_delta\",\"delta\":{{\"type\":\"text_delta\",\"text\":\"Hello\"}}}}\n\n\
@@ -249,7 +249,7 @@ fn an_anthropic_answer_is_streamed() {
 }
 
 #[test]
-fn a_plain_answer_is_read_and_not_given_in_pieces() {
+fn plain_answer_is_read_without_deltas() {
     let server = Server::answering(response("200 OK", JSON, PLAIN));
     let mut pieces = 0;
     let answer = server
@@ -261,7 +261,7 @@ fn a_plain_answer_is_read_and_not_given_in_pieces() {
 }
 
 #[test]
-fn a_streamed_request_may_be_answered_in_one_piece() {
+fn streamed_request_may_be_answered_in_one_piece() {
     let server = Server::answering(response("200 OK", JSON, PLAIN));
     let (answer, pieces) = stream(&server.providers(Kind::OpenAi), &Cancel::new());
     assert_eq!(answer.unwrap().text, "Hello");
@@ -269,7 +269,7 @@ fn a_streamed_request_may_be_answered_in_one_piece() {
 }
 
 #[test]
-fn a_stream_without_content_type_is_read() {
+fn stream_without_content_type_is_read() {
     let head = "HTTP/1.1 200 OK\r\n\r\n";
     let server = Server::answering(format!("{head}{FIRST_CHUNK}{LAST_CHUNKS}"));
     let (answer, _) = stream(&server.providers(Kind::OpenAi), &Cancel::new());
@@ -277,7 +277,7 @@ fn a_stream_without_content_type_is_read() {
 }
 
 #[test]
-fn a_stream_that_nobody_asked_for_is_read() {
+fn stream_that_was_not_requested_is_read() {
     let server = Server::answering(format!("{STREAM_HEAD}{FIRST_CHUNK}{LAST_CHUNKS}"));
     let providers = server.providers(Kind::OpenAi);
     let answer = providers.call(&call(false), &Cancel::new(), &mut |_| panic!("no pieces"));
@@ -285,7 +285,7 @@ fn a_stream_that_nobody_asked_for_is_read() {
 }
 
 #[test]
-fn a_refused_key_is_told_without_the_key() {
+fn refused_key_is_reported_without_the_key() {
     let body = format!(r#"{{"error":{{"message":"Incorrect API key provided: {KEY}."}}}}"#);
     let failure = Server::answering(response("401 Unauthorized", JSON, &body)).failure(&call(true));
     assert_eq!(
@@ -301,7 +301,7 @@ fn a_refused_key_is_told_without_the_key() {
 }
 
 #[test]
-fn the_key_is_never_told_wherever_a_server_repeats_it() {
+fn key_that_a_server_repeats_is_never_reported() {
     let page = format!("<html><title>{KEY}</title>");
     let long = format!("{}{KEY}", "x".repeat(290));
     let chunk = format!("{STREAM_HEAD}data: {{\"model\":\"{KEY}\",\"error\":\"{KEY}\"}}\n\n");
@@ -325,7 +325,7 @@ fn the_key_is_never_told_wherever_a_server_repeats_it() {
 }
 
 #[test]
-fn a_rate_limit_tells_how_long_to_wait() {
+fn rate_limit_says_how_long_to_wait() {
     let body = r#"{"error":{"message":"Rate limit reached"}}"#;
     let answer = response("429 Too Many Requests", "retry-after: 7\r\n", body);
     let failure = Server::answering(answer).failure(&call(true));
@@ -341,7 +341,7 @@ fn a_rate_limit_tells_how_long_to_wait() {
 }
 
 #[test]
-fn an_error_of_the_server_may_have_been_billed() {
+fn server_error_may_have_been_billed() {
     let failure = Server::answering(response("500 Oops", "", "oh no")).failure(&call(true));
     assert_eq!(
         (failure.kind, failure.status),
@@ -371,7 +371,7 @@ fn html_with_status_200_is_a_bad_answer() {
 }
 
 #[test]
-fn an_empty_body_is_a_bad_answer() {
+fn empty_body_is_a_bad_answer() {
     for is_streamed in [true, false] {
         let failure = Server::answering(response("200 OK", "", "")).failure(&call(is_streamed));
         assert_eq!(failure.kind, FailureKind::BadAnswer);
@@ -380,7 +380,7 @@ fn an_empty_body_is_a_bad_answer() {
 }
 
 #[test]
-fn what_is_not_json_is_a_bad_answer() {
+fn body_that_is_not_json_is_a_bad_answer() {
     let failure =
         Server::answering(response("200 OK", JSON, "{\"choices\":")).failure(&call(false));
     assert_eq!(failure.kind, FailureKind::BadAnswer);
@@ -391,13 +391,13 @@ fn what_is_not_json_is_a_bad_answer() {
 }
 
 #[test]
-fn what_is_not_http_is_a_bad_answer() {
+fn response_that_is_not_http_is_a_bad_answer() {
     let failure = Server::answering("SSH-2.0-OpenSSH\r\n\r\n").failure(&call(false));
     assert_eq!(failure.kind, FailureKind::BadAnswer, "{failure}");
 }
 
 #[test]
-fn a_stream_cut_short_is_a_bad_answer_that_keeps_its_usage() {
+fn stream_cut_short_keeps_its_usage() {
     for cut in ["", "data: {\"choi"] {
         let server = Server::answering(format!("{STREAM_HEAD}{FIRST_CHUNK}{cut}"));
         let failure = server.failure(&call(true));
@@ -415,7 +415,7 @@ fn a_stream_cut_short_is_a_bad_answer_that_keeps_its_usage() {
 }
 
 #[test]
-fn a_chunked_stream_that_breaks_is_a_bad_answer_that_keeps_its_usage() {
+fn broken_chunked_stream_keeps_its_usage() {
     let length = FIRST_CHUNK.len();
     let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
     let server = Server::answering(format!("{head}{length:x}\r\n{FIRST_CHUNK}\r\n"));
@@ -431,7 +431,7 @@ fn a_chunked_stream_that_breaks_is_a_bad_answer_that_keeps_its_usage() {
 }
 
 #[test]
-fn a_complete_answer_counts_even_if_its_connection_breaks() {
+fn complete_answer_counts_even_if_its_connection_breaks() {
     let chunk =
         "data: {\"choices\":[{\"delta\":{\"content\":\"Hello\"},\"finish_reason\":\"stop\"}]}\n\n";
     let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
@@ -441,7 +441,7 @@ fn a_complete_answer_counts_even_if_its_connection_breaks() {
 }
 
 #[test]
-fn an_error_within_a_stream_has_no_status() {
+fn error_within_a_stream_has_no_status() {
     let error = "event: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\",\"message\":\"Overloaded\"}}\n\n";
     let server = Server::answering(format!("{STREAM_HEAD}{error}"));
     let (answer, _) = stream(&server.providers(Kind::Anthropic), &Cancel::new());
@@ -454,7 +454,7 @@ fn an_error_within_a_stream_has_no_status() {
 }
 
 #[test]
-fn an_answer_that_is_too_large_is_refused() {
+fn answer_above_the_limit_is_refused() {
     let text = "x".repeat(wire::ANSWER_BYTES_MAX + 1);
     let body = format!(r#"{{"choices":[{{"message":{{"content":"{text}"}}}}]}}"#);
     let failure = Server::answering(response("200 OK", JSON, &body)).failure(&call(false));
@@ -467,7 +467,7 @@ fn an_answer_that_is_too_large_is_refused() {
 }
 
 #[test]
-fn a_redirect_is_told_and_not_followed() {
+fn redirect_is_reported_and_not_followed() {
     let elsewhere = Server::answering(response("200 OK", JSON, PLAIN));
     let location = format!("location: {}/\r\n", elsewhere.base_url);
     for status in ["301 Moved", "307 Moved"] {
@@ -479,7 +479,7 @@ fn a_redirect_is_told_and_not_followed() {
 }
 
 #[test]
-fn a_refused_connection_is_no_connection() {
+fn refused_connection_is_a_connect_failure() {
     // Bound, so that the port is nobody else's, but not listening.
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     let any_port: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
@@ -525,7 +525,7 @@ fn timeout_of(base_url: &str, timeouts: Timeouts, is_streamed: bool) -> Failure 
 }
 
 #[test]
-fn a_silent_server_runs_into_the_timeout_that_the_message_names() {
+fn silent_server_hits_the_timeout_that_the_message_names() {
     let server = Server::start(|peer| {
         peer.read_request();
         peer.hang();
@@ -547,7 +547,7 @@ fn a_silent_server_runs_into_the_timeout_that_the_message_names() {
 }
 
 #[test]
-fn a_head_without_an_event_runs_into_the_first_byte_timeout() {
+fn head_without_an_event_hits_the_first_byte_timeout() {
     let server = Server::start(|peer| {
         peer.read_request();
         peer.write(STREAM_HEAD);
@@ -560,7 +560,7 @@ fn a_head_without_an_event_runs_into_the_first_byte_timeout() {
 }
 
 #[test]
-fn a_stream_that_stops_runs_into_the_total_timeout_and_keeps_its_usage() {
+fn stalled_stream_hits_the_total_timeout_and_keeps_its_usage() {
     let server = Server::start(|peer| {
         peer.read_request();
         peer.write(STREAM_HEAD);
@@ -578,7 +578,7 @@ fn a_stream_that_stops_runs_into_the_total_timeout_and_keeps_its_usage() {
 }
 
 #[test]
-fn a_tls_handshake_without_an_answer_runs_into_the_connect_timeout() {
+fn stalled_tls_handshake_hits_the_connect_timeout() {
     let server = Server::start(|peer| peer.hang());
     let base_url = server.base_url.replace("http:", "https:");
     let connect = short(|timeouts| timeouts.connect = SHORT);
@@ -588,7 +588,7 @@ fn a_tls_handshake_without_an_answer_runs_into_the_connect_timeout() {
 }
 
 #[test]
-fn what_speaks_no_tls_is_no_connection() {
+fn server_without_tls_is_a_connect_failure() {
     let server = Server::start(|peer| peer.write("HTTP/1.1 400 Bad Request\r\n\r\n"));
     let base_url = server.base_url.replace("http:", "https:");
     let providers = providers(Kind::OpenAi, &base_url, Timeouts::default());
@@ -622,7 +622,7 @@ fn cancelled_when(providers: Providers, ready: impl FnOnce(&Receiver<String>)) -
 }
 
 #[test]
-fn a_cancel_ends_a_stream_at_once_and_keeps_its_usage() {
+fn cancel_ends_a_stream_at_once_and_keeps_its_usage() {
     let server = Server::start(|peer| {
         peer.read_request();
         peer.write(STREAM_HEAD);
@@ -637,7 +637,7 @@ fn a_cancel_ends_a_stream_at_once_and_keeps_its_usage() {
 }
 
 #[test]
-fn a_cancel_ends_a_call_that_waits_for_the_head() {
+fn cancel_ends_a_call_that_waits_for_the_head() {
     let server = Server::start(|peer| {
         peer.read_request();
         peer.hang();
@@ -649,7 +649,7 @@ fn a_cancel_ends_a_call_that_waits_for_the_head() {
 }
 
 #[test]
-fn a_cancel_ends_a_call_that_waits_for_the_body_of_an_error() {
+fn cancel_ends_a_call_that_waits_for_the_body_of_an_error() {
     let server = Server::start(|peer| {
         peer.read_request();
         peer.write("HTTP/1.1 500 Oops\r\ncontent-length: 9\r\n\r\nab");
@@ -661,7 +661,7 @@ fn a_cancel_ends_a_call_that_waits_for_the_body_of_an_error() {
 }
 
 #[test]
-fn a_cancel_ends_a_call_that_is_connecting() {
+fn cancel_ends_a_call_that_is_connecting() {
     let (accepted, accepts) = unbounded();
     let server = Server::start(move |peer| {
         // The first bytes of the TLS handshake.
@@ -676,7 +676,7 @@ fn a_cancel_ends_a_call_that_is_connecting() {
 }
 
 #[test]
-fn a_cancelled_call_is_not_sent() {
+fn cancelled_call_is_not_sent() {
     let server = Server::answering(response("200 OK", JSON, PLAIN));
     let cancel = Cancel::new();
     cancel.cancel();
@@ -736,7 +736,7 @@ fn keep_alive_server(stream_end: &'static str) -> (Server, Sender<()>) {
 }
 
 #[test]
-fn a_connection_serves_the_next_call_and_the_cancel_of_the_first_does_not_end_it() {
+fn cancel_spares_the_next_call_on_its_connection() {
     let (server, go) = keep_alive_server("0\r\n\r\n");
     let providers = Arc::new(server.providers(Kind::OpenAi));
     let first_cancel = Cancel::new();
@@ -758,7 +758,7 @@ fn a_connection_serves_the_next_call_and_the_cancel_of_the_first_does_not_end_it
 }
 
 #[test]
-fn a_request_of_any_length_arrives_whole_over_one_connection() {
+fn request_of_any_length_arrives_whole_over_one_connection() {
     let server = Server::start(|peer| {
         while peer.read_request() {
             let port = peer.stream.peer_addr().unwrap().port();
@@ -786,7 +786,7 @@ fn a_request_of_any_length_arrives_whole_over_one_connection() {
 }
 
 #[test]
-fn a_connection_whose_body_does_not_end_is_not_used_again() {
+fn connection_whose_body_does_not_end_is_not_reused() {
     let (server, _go) = keep_alive_server("");
     let providers = server.providers(Kind::OpenAi);
     let (answer, _) = stream(&providers, &Cancel::new());
@@ -799,7 +799,7 @@ fn a_connection_whose_body_does_not_end_is_not_used_again() {
 }
 
 #[test]
-fn what_is_not_configured_is_not_sent() {
+fn call_to_an_unusable_provider_is_not_sent() {
     let server = Server::answering(response("200 OK", JSON, PLAIN));
     let provider = |api_key: Option<&str>, base_url: &str, hint: Option<&str>| ProviderConfig {
         kind: Kind::OpenAi,
@@ -851,7 +851,7 @@ fn what_is_not_configured_is_not_sent() {
 }
 
 #[test]
-fn a_local_server_is_called_without_a_key() {
+fn local_server_is_called_without_a_key() {
     let server = Server::answering(response("200 OK", JSON, PLAIN));
     let provider = ProviderConfig {
         kind: Kind::OpenAi,
@@ -868,7 +868,7 @@ fn a_local_server_is_called_without_a_key() {
 }
 
 #[test]
-fn a_kind_is_written_in_lower_case() {
+fn kind_is_written_in_lower_case() {
     for (kind, text) in [
         (Kind::OpenAi, r#""openai""#),
         (Kind::Anthropic, r#""anthropic""#),
@@ -889,7 +889,7 @@ fn echo(model: &str, timeouts: Timeouts) -> (Providers, Call) {
 }
 
 #[test]
-fn the_echo_says_that_it_is_one_word_by_word() {
+fn echo_answers_word_by_word() {
     let (providers, mut call) = echo("echo-1", Timeouts::default());
     call.prompt = "Hi  there,\nyou".into();
     let mut pieces = Vec::new();
@@ -906,7 +906,7 @@ fn the_echo_says_that_it_is_one_word_by_word() {
 }
 
 #[test]
-fn the_slow_echo_takes_its_time_and_can_be_cancelled() {
+fn slow_echo_can_be_cancelled() {
     let (providers, mut call) = echo("echo-slow", Timeouts::default());
     call.prompt = "word ".repeat(1000);
     let (cancel, mut pieces) = (Cancel::new(), 0);
@@ -926,7 +926,7 @@ fn the_slow_echo_takes_its_time_and_can_be_cancelled() {
 }
 
 #[test]
-fn the_slow_echo_knows_the_total_timeout() {
+fn slow_echo_has_the_total_timeout() {
     let (providers, call) = echo("echo-slow", short(|timeouts| timeouts.total = SHORT));
     let failure = providers
         .call(&call, &Cancel::new(), &mut |_| {})
@@ -934,50 +934,18 @@ fn the_slow_echo_knows_the_total_timeout() {
     assert_eq!(failure.kind, FailureKind::Timeout);
 }
 
-/// JSON as an answer might be and as none ever was: the names that readers look for, anywhere.
+/// Field names that readers look for.
+const NAMES: &str = "type message delta content_block content text thinking thought usage model error choices \
+    finish_reason stop_reason done candidates parts finishReason promptFeedback blockReason \
+    usageMetadata refusal prompt_tokens completion_tokens total_tokens prompt_tokens_details \
+    cached_tokens cache_write_tokens completion_tokens_details reasoning_tokens input_tokens \
+    output_tokens cache_read_input_tokens cache_creation_input_tokens cache_creation \
+    ephemeral_1h_input_tokens promptTokenCount candidatesTokenCount prompt_eval_count \
+    eval_count";
+
+/// JSON with those names in any place.
 fn any_answer() -> impl Strategy<Value = serde_json::Value> {
-    const NAMES: &[&str] = &[
-        "type",
-        "message",
-        "delta",
-        "content_block",
-        "content",
-        "text",
-        "thinking",
-        "thought",
-        "usage",
-        "model",
-        "error",
-        "choices",
-        "finish_reason",
-        "stop_reason",
-        "done",
-        "candidates",
-        "parts",
-        "finishReason",
-        "promptFeedback",
-        "blockReason",
-        "usageMetadata",
-        "refusal",
-        "prompt_tokens",
-        "completion_tokens",
-        "total_tokens",
-        "prompt_tokens_details",
-        "cached_tokens",
-        "cache_write_tokens",
-        "completion_tokens_details",
-        "reasoning_tokens",
-        "input_tokens",
-        "output_tokens",
-        "cache_read_input_tokens",
-        "cache_creation_input_tokens",
-        "cache_creation",
-        "ephemeral_1h_input_tokens",
-        "promptTokenCount",
-        "candidatesTokenCount",
-        "prompt_eval_count",
-        "eval_count",
-    ];
+    let names: Vec<&str> = NAMES.split_whitespace().collect();
     let leaf = prop_oneof![
         testing::any_count(),
         prop::sample::select(vec![
@@ -995,15 +963,17 @@ fn any_answer() -> impl Strategy<Value = serde_json::Value> {
         ])
         .prop_map(Into::into),
     ];
-    leaf.prop_recursive(5, 60, 8, |inner| {
+    leaf.prop_recursive(5, 60, 8, move |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..3).prop_map(Into::into),
-            prop::collection::vec((prop::sample::select(NAMES), inner), 0..8).prop_map(|named| {
-                let named = named
-                    .into_iter()
-                    .map(|(name, value)| (name.to_owned(), value));
-                serde_json::Value::Object(named.collect())
-            }),
+            prop::collection::vec((prop::sample::select(names.clone()), inner), 0..8).prop_map(
+                |named| {
+                    let named = named
+                        .into_iter()
+                        .map(|(name, value)| (name.to_owned(), value));
+                    serde_json::Value::Object(named.collect())
+                }
+            ),
         ]
     })
 }
@@ -1018,7 +988,7 @@ fn readers() -> [Box<dyn wire::Reader>; 4] {
 }
 
 #[test]
-fn what_is_reserved_for_a_call_is_enough_where_all_of_its_prompt_is_written_to_a_cache() {
+fn reservation_covers_a_prompt_that_is_marked_for_the_cache() {
     let provider = ProviderConfig {
         kind: Kind::Anthropic,
         base_url: String::new(),
@@ -1037,7 +1007,7 @@ fn what_is_reserved_for_a_call_is_enough_where_all_of_its_prompt_is_written_to_a
         ..call(false)
     };
     let at = Timestamp::now();
-    let input_tokens = 2_000 + FRAME_TOKENS;
+    let input_tokens = 2_000 + (prompt_tokens_max(0));
     let used = |written: u64, for_an_hour: u64| {
         let usage = Usage {
             input_tokens,
@@ -1047,7 +1017,7 @@ fn what_is_reserved_for_a_call_is_enough_where_all_of_its_prompt_is_written_to_a
             source: UsageSource::Provider,
             ..Usage::default()
         };
-        providers.cost(&call, &call.model, &usage, at)
+        providers.charge(&call, &call.model, &usage, at).cost
     };
     let all = input_tokens;
     for (writes, most) in [
@@ -1078,7 +1048,7 @@ fn what_is_reserved_for_a_call_is_enough_where_all_of_its_prompt_is_written_to_a
 }
 
 #[test]
-fn what_is_reserved_for_a_call_is_enough_where_a_provider_writes_to_its_cache_by_itself() {
+fn reservation_covers_a_provider_that_caches_by_itself() {
     let providers = providers(Kind::OpenAi, "", Timeouts::default());
     let at = "2026-08-01T00:00:00Z".parse().unwrap();
     for (model, is_dearer) in [("gpt-5.6-luna", true), ("gpt-4o-mini", false)] {
@@ -1090,15 +1060,15 @@ fn what_is_reserved_for_a_call_is_enough_where_a_provider_writes_to_its_cache_by
         };
         let used = |cache_write_tokens| {
             let usage = Usage {
-                input_tokens: 1_000 + FRAME_TOKENS,
+                input_tokens: 1_000 + (prompt_tokens_max(0)),
                 cache_write_tokens,
                 output_tokens: 1,
                 source: UsageSource::Provider,
                 ..Usage::default()
             };
-            providers.cost(&call, model, &usage, at)
+            providers.charge(&call, model, &usage, at).cost
         };
-        let written = used(1_000 + FRAME_TOKENS);
+        let written = used(1_000 + (prompt_tokens_max(0)));
         assert_eq!(providers.reserve(&call, at).cost, written);
         assert_eq!(written > used(0), is_dearer, "{model}");
         // A client that marks nothing has not said that nothing is written.
@@ -1108,10 +1078,10 @@ fn what_is_reserved_for_a_call_is_enough_where_a_provider_writes_to_its_cache_by
 }
 
 #[test]
-fn a_cost_beyond_belief_is_not_known_and_what_is_reserved_stays_within() {
+fn cost_above_the_maximum_is_unknown() {
     let provider = ProviderConfig {
         kind: Kind::OpenAi,
-        base_url: openai::BASE_URL.into(),
+        base_url: String::new(),
         api_key: None,
         missing_key_hint: None,
         stream_usage: true,
@@ -1142,7 +1112,7 @@ fn a_cost_beyond_belief_is_not_known_and_what_is_reserved_stays_within() {
 }
 
 #[test]
-fn a_short_key_spoils_neither_the_name_of_a_model_nor_why_an_answer_ends() {
+fn short_key_is_not_redacted_in_names() {
     let body = PLAIN.replace("m-1", "claude-haiku");
     let server = Server::answering(response("200 OK", JSON, &body));
     let provider = ProviderConfig {
@@ -1159,13 +1129,13 @@ fn a_short_key_spoils_neither_the_name_of_a_model_nor_why_an_answer_ends() {
 
 proptest! {
     #[test]
-    fn no_answer_makes_a_reader_panic_or_count_parts_beyond_their_sum(
+    fn no_answer_makes_a_reader_panic_or_break_sums(
         answers in prop::collection::vec(any_answer(), 1..4),
     ) {
         for (mut streamed, mut whole) in readers().into_iter().zip(readers()) {
             let mut partial = ResponseAccumulator::default();
             for answer in &answers {
-                let event = sse::Event { name: String::new(), data: answer.to_string() };
+                let event = framer::Event { name: String::new(), data: answer.to_string() };
                 let _ = streamed.event(&event, &mut partial);
                 prop_assert!(testing::holds_sum_rules(&partial.usage), "{:?}", partial.usage);
                 let mut partial = ResponseAccumulator::default();
@@ -1176,7 +1146,7 @@ proptest! {
     }
 
     #[test]
-    fn whatever_openai_and_anthropic_count_its_parts_do_not_exceed_it(
+    fn parts_of_openai_and_anthropic_counts_do_not_exceed_sums(
         openai in testing::any_counts(&["prompt_tokens", "completion_tokens", "total_tokens"]),
         prompt in testing::any_counts(&["cached_tokens", "cache_write_tokens"]),
         completion in testing::any_counts(&["reasoning_tokens"]),

@@ -1,13 +1,12 @@
-//! The connections beneath `ureq`, made so that one call can be stopped without the others.
+//! The connections beneath `ureq`, wrapped so that one call can be stopped without the others.
 //!
-//! `ureq::Agent::shutdown` ends all calls of an agent, and with them the pool. To end one call,
-//! every connection is wrapped: whenever it does I/O it is tied to the [`Cancel`] of the call that
-//! its thread is making, and let go when it returns to the pool. Which call that is is found in a
-//! thread-local [`Scope`], because `ureq` hands pooled connections out without telling the
-//! connector; a call never leaves its thread.
+//! `ureq::Agent::shutdown` ends all calls of an agent, and with them the pool. A wrapped connection
+//! is tied to the [`Cancel`] of its thread's call whenever it does I/O, and released when it returns
+//! to the pool. A thread-local [`Scope`] holds the call, because `ureq` takes connections from its pool
+//! without a word to the connector; a call never leaves its thread.
 //!
-//! What cannot be interrupted (name lookup, a TCP connect) runs in a helper thread, which a
-//! cancelled call leaves behind; it ends by the connect timeout.
+//! Name lookup and TCP connect cannot be interrupted. They run in a helper thread, which a cancelled
+//! call leaves behind; it ends by the connect timeout.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -33,40 +32,47 @@ use super::cancel::{Attachment, Cancel};
 /// touched is ever allocated.
 const HELPER_STACK_BYTES: usize = 512 * 1024;
 
-/// How much of a request is held back, bytes, until more of it comes or the answer is waited for:
-/// most requests then leave in one write, head and body together.
+/// How much of a request is held back, bytes, until the rest follows or the answer is awaited: most
+/// requests then leave in one write, head and body together.
 const HELD_BYTES_MAX: usize = 16 * 1024;
 
 thread_local! {
     static SCOPE: RefCell<Option<Rc<Scope>>> = const { RefCell::new(None) };
 }
 
-/// What the connections need to know about the call that a thread is making.
+/// The call that a thread is making, as far as its connections need it.
 pub(super) struct Scope {
     pub(super) cancel: Cancel,
+    started: Instant,
     /// Whether a part of the request has left.
     pub(super) sent: Cell<bool>,
-    /// Until when the next bytes must have come, beside the timeouts that `ureq` knows.
+    /// Deadline of the next bytes, beside the timeouts that `ureq` knows.
     pub(super) read_by: Cell<Option<Instant>>,
 }
 
 /// Ends the scope when dropped.
 pub(super) struct Entered {
     pub(super) scope: Rc<Scope>,
-    /// A callback may make a call of its own; the outer one goes on after it.
+    /// A callback may make a call within a call.
     outer: Option<Rc<Scope>>,
 }
 
 impl Scope {
     /// Makes a scope the present one of this thread.
     pub(super) fn enter(cancel: &Cancel) -> Entered {
-        let scope = Rc::new(Scope {
+        let scope = Rc::new(Self {
             cancel: cancel.clone(),
+            started: Instant::now(),
             sent: Cell::new(false),
             read_by: Cell::new(None),
         });
         let outer = SCOPE.replace(Some(Rc::clone(&scope)));
         Entered { scope, outer }
+    }
+
+    /// Returns the time since the call began.
+    pub(super) fn elapsed_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     fn present() -> Option<Rc<Self>> {
@@ -80,7 +86,7 @@ impl Drop for Entered {
     }
 }
 
-/// What the I/O of a cancelled call fails with. The client asks the [`Cancel`], not this error.
+/// The client asks the [`Cancel`], not this error.
 fn cancelled() -> Error {
     Error::Io(io::Error::other("the call was cancelled"))
 }
@@ -98,7 +104,7 @@ fn abandonable<T: Send + 'static>(
         .name(name.to_owned())
         .stack_size(HELPER_STACK_BYTES)
         .spawn(move || {
-            // Nobody waits any more where the call was cancelled.
+            // A cancelled call does not wait any more.
             let _ = done.send(work());
         })?;
     select! {
@@ -125,12 +131,12 @@ impl Resolver for Lookup {
     }
 }
 
-/// Stands for the addresses of a name that is looked up once a connection is to be made.
+/// Stands for the addresses of a name whose lookup was put off.
 const LATER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
-/// Puts the look-up off until a connection is made: `ureq` asks its resolver before it looks into
-/// its pool, and a call over a connection that there is needs neither an address nor the threads to
-/// find one. Not for those who want to see the addresses before they are connected to.
+/// Puts the lookup off until a connection is made: `ureq` resolves before it looks into its pool, and
+/// a call over a pooled connection needs neither an address nor the thread to find one. Not for a
+/// resolver that checks addresses.
 #[derive(Debug)]
 pub(super) struct LookupLater;
 
@@ -147,19 +153,11 @@ impl Resolver for LookupLater {
     }
 }
 
-/// `ureq`'s connector (proxies, TCP, TLS), abandonable, whose connections follow a [`Cancel`]. It
-/// connects to the addresses it is given, and looks the name up only where it is given [`LATER`].
-#[derive(Debug)]
+/// `ureq`'s connector (proxies, TCP, TLS), abandonable, whose connections follow a [`Cancel`]. It looks
+/// the name up if the address is [`LATER`].
+#[derive(Debug, Default)]
 pub(super) struct Connect {
     inner: Arc<DefaultConnector>,
-}
-
-impl Connect {
-    pub(super) fn new() -> Self {
-        Self {
-            inner: Arc::new(DefaultConnector::default()),
-        }
-    }
 }
 
 impl Connector for Connect {
@@ -175,11 +173,9 @@ impl Connector for Connect {
         let connected = abandonable("connect", work);
         let socket = socket.get().cloned();
         if connected.is_err() {
-            // Cuts short a TLS handshake that was left behind.
-            socket
-                .as_ref()
-                .and_then(Weak::upgrade)
-                .inspect(|socket| socket.shutdown());
+            // Cuts short an abandoned TLS handshake.
+            let socket = socket.as_ref().and_then(Weak::upgrade);
+            socket.inspect(|socket| socket.shutdown());
         }
         Ok(connected?.map(|inner| Connection {
             inner,
@@ -190,8 +186,8 @@ impl Connector for Connect {
     }
 }
 
-/// The work of connecting, with everything that it needs from `details` owned; notes the socket
-/// as soon as there is one.
+/// Returns the work of connecting, which owns its part of `details`, and sets the socket as soon as
+/// there is one.
 fn connecting(
     connector: Arc<DefaultConnector>,
     details: &ConnectionDetails,
@@ -207,8 +203,7 @@ fn connecting(
     let run_connector = Arc::clone(&details.run_connector);
     let register_with_agent = Arc::clone(&details.register_shutdown);
     let register_shutdown = Arc::new(move |handle: Weak<dyn ShutdownHandle>| {
-        // Set already only where a connector opens two sockets for one connection, which none
-        // does; the first is the one to the outside then.
+        // Set before only if a connector opens two sockets, which none does.
         let _ = socket.set(Weak::clone(&handle));
         register_with_agent(handle)
     });
@@ -238,7 +233,7 @@ pub(super) struct Connection {
     socket: Option<Weak<dyn ShutdownHandle>>,
     /// None while the connection is in the pool.
     attachment: Option<Attachment>,
-    /// What has been handed over and not been sent, at most [`HELD_BYTES_MAX`].
+    /// Output that was not sent yet, at most [`HELD_BYTES_MAX`].
     held: Vec<u8>,
 }
 
@@ -248,15 +243,10 @@ impl Connection {
         let Some(scope) = Scope::present() else {
             return Ok(None);
         };
-        let is_tied = self
-            .attachment
-            .as_ref()
-            .is_some_and(|tie| tie.is_to(&scope.cancel));
-        if !is_tied {
-            self.attachment = self
-                .socket
-                .as_ref()
-                .and_then(|socket| scope.cancel.attach(Weak::clone(socket)));
+        let attachment = self.attachment.as_ref();
+        if attachment.is_none_or(|attachment| !attachment.is_to(&scope.cancel)) {
+            let socket = self.socket.clone();
+            self.attachment = socket.and_then(|socket| scope.cancel.attach(socket));
         }
         if scope.cancel.is_cancelled() {
             return Err(cancelled());
@@ -264,11 +254,10 @@ impl Connection {
         Ok(Some(scope))
     }
 
-    /// Sends what is held back.
     fn flush(&mut self, scope: Option<&Scope>, timeout: NextTimeout) -> Result<(), Error> {
         let held = std::mem::take(&mut self.held);
         if let Some(scope) = scope.filter(|_| !held.is_empty()) {
-            // TLS and proxies have shaken hands beneath, so these are bytes of the request.
+            // Below, TLS and proxies have shaken hands, so these are bytes of the request.
             scope.sent.set(true);
         }
         let mut rest = held.as_slice();
@@ -306,10 +295,10 @@ impl Transport for Connection {
     }
 
     fn is_open(&mut self) -> bool {
-        // `ureq` asks this of a connection that goes into the pool and of one that comes out: it
-        // is nobody's now. Let go first: if the socket was shut down just before, it is seen here.
+        // `ureq` asks this of a connection that enters the pool and of one that leaves it. It is
+        // released first, so that a shutdown just before is noticed.
         let goes_in = self.attachment.take().is_some();
-        // Looked at once is enough, and what counts is how it comes out.
+        // The state on leaving counts, so it need not be looked at on entering.
         self.held.is_empty() && (goes_in || self.inner.is_open())
     }
 
@@ -324,8 +313,8 @@ impl fmt::Debug for Connection {
     }
 }
 
-/// `timeout`, or what is left until `read_by` where that is less; it counts as one of waiting for
-/// the response.
+/// Returns `timeout`, or the time until `read_by` if that is less; it counts as one of waiting for the
+/// response.
 fn earlier(mut timeout: NextTimeout, read_by: Option<Instant>) -> NextTimeout {
     if let Some(read_by) = read_by {
         let left = read_by.saturating_duration_since(Instant::now()).into();

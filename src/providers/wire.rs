@@ -1,12 +1,12 @@
 //! What the providers' protocols have in common: the request as data, the answer as it grows,
 //! and the reading of errors and token counts. Pure: no network, no clock.
 
-use std::time::Duration;
-
 use serde_json::Value;
 
-use super::refusal::tidy;
-use super::{FailureKind, json, sse};
+use super::excerpt::one_line;
+use super::failure::{FailureKind, Fault};
+use super::framer::{Event, Framing};
+use super::json;
 use crate::event::Usage;
 
 /// The longest text of an answer, bytes. The longest that models write today (128,000 tokens) is
@@ -29,20 +29,18 @@ const FINISH_CHARS_MAX: usize = 100;
 /// (<https://console.groq.com/docs/service-tiers>).
 const STANDARD_TIERS: [&str; 5] = ["", "auto", "default", "standard", "on_demand"];
 
-/// A request, ready to be sent by POST.
+/// A request for POST.
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) url: String,
-    /// Beside `content-type` and `accept`. Some values are secret: print the names only.
+    /// Beside `content-type` and `accept`.
     pub(super) headers: Vec<(&'static str, Header)>,
     pub(super) body: Value,
 }
 
-/// The value of a header. `Debug` shows it only where it is not secret.
+/// The value of a header.
 pub(super) enum Header {
-    Plain(&'static str),
-    /// As a client of ours sent it.
-    Given(String),
+    Plain(String),
     Secret(String),
 }
 
@@ -50,38 +48,12 @@ impl std::fmt::Debug for Header {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Plain(value) => value,
-            Self::Given(value) => value,
             Self::Secret(_) => "***",
         })
     }
 }
 
-/// Why there is no answer: a `Failure` in the making.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Fault {
-    pub(super) kind: FailureKind,
-    /// What happened; may hold text from outside that is not redacted yet.
-    pub(super) message: String,
-    pub(super) status: Option<u16>,
-    pub(super) retry_after: Option<Duration>,
-}
-
-impl Fault {
-    pub(super) fn new(kind: FailureKind, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            message: message.into(),
-            status: None,
-            retry_after: None,
-        }
-    }
-
-    pub(super) fn bad_answer(message: impl Into<String>) -> Self {
-        Self::new(FailureKind::BadAnswer, message)
-    }
-}
-
-/// How much of an answer has come, bytes.
+/// How much of an answer has arrived, bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Extent {
     pub(super) text: usize,
@@ -89,39 +61,38 @@ pub(super) struct Extent {
     pub(super) beside: usize,
 }
 
-/// An answer as far as it is known.
+/// An answer as far as it has arrived.
 #[derive(Debug, Default)]
 pub(super) struct ResponseAccumulator {
     pub(super) text: String,
-    /// How many bytes of text came beyond [`ANSWER_BYTES_MAX`], where that fails no answer: nobody here
-    /// needs the text of one that is passed on.
+    /// How many bytes of text arrived beyond [`ANSWER_BYTES_MAX`]; none if that fails the answer. The
+    /// text of a forwarded answer is only counted.
     pub(super) beyond: Option<usize>,
-    /// What the model thought before it spoke, as far as the provider shows it; only counted.
+    /// The thinking that the provider shows; only counted.
     pub(super) thinking: String,
-    /// What it wrote beside its text, such as calls of tools; only counted.
+    /// Output beside the text, such as calls of tools; only counted.
     pub(super) beside: String,
     pub(super) usage: Usage,
-    /// How much had come when the provider last counted the answer: what came after is not in `usage`.
-    /// Nothing where it counted what was asked, and 0 or nothing of the answer; none where it counted
-    /// nothing, or only before the answer began, as Anthropic's first event does.
+    /// How much had arrived when the provider last counted the answer; later output is not in `usage`.
+    /// Zero if it counted the prompt, but not the answer; none if it counted nothing, or only before
+    /// the answer began, as Anthropic's first event does.
     pub(super) counted: Option<Extent>,
     /// Whether the provider says that it bills the call by other prices than its standard ones.
     pub(super) is_billed_otherwise: bool,
     pub(super) model: Option<String>,
     pub(super) finish_reason: Option<String>,
-    /// Whether the provider said that this is all of it.
+    /// Whether the provider marked the end of the answer.
     pub(super) is_complete: bool,
 }
 
 impl ResponseAccumulator {
-    /// Whether anything of the answer has come.
+    /// Returns whether anything of the answer has arrived.
     pub(super) fn has_any(&self) -> bool {
         [&self.text, &self.thinking, &self.beside]
             .iter()
             .any(|it| !it.is_empty())
     }
 
-    /// Adds to the text.
     pub(super) fn push(&mut self, piece: &str) -> Result<(), Fault> {
         let room = match self.beyond {
             Some(1..) => 0,
@@ -132,22 +103,21 @@ impl ResponseAccumulator {
             Some(beyond) => *beyond += rest.len(),
             None if rest.is_empty() => {}
             None => {
-                return Err(Fault::new(
-                    FailureKind::TooLarge,
-                    format!("the answer is longer than {ANSWER_BYTES_MAX} bytes; set max_tokens"),
-                ));
+                let message =
+                    format!("the answer is longer than {ANSWER_BYTES_MAX} bytes; set max_tokens");
+                return Err(Fault::new(FailureKind::TooLarge, message));
             }
         }
         self.text.push_str(piece);
         Ok(())
     }
 
-    /// Adds to what was thought; what is longer than an answer may be is left out.
+    /// Adds to the thinking, up to the length of an answer.
     pub(super) fn note_thinking(&mut self, piece: &Value) {
         extend(&mut self.thinking, piece.as_str().unwrap_or_default());
     }
 
-    /// Adds to what was written beside the text, with the same limit. What is no text is taken as the
+    /// Adds to the output beside the text, with the same limit. A value that is no text counts as the
     /// JSON that the model wrote.
     pub(super) fn note_beside(&mut self, piece: &Value) {
         match piece {
@@ -157,22 +127,21 @@ impl ResponseAccumulator {
         }
     }
 
-    /// Notes the provider's counts. Where they count the answer, it is all that has come until now.
+    /// Notes the provider's counts. If they count the answer, it is all that has arrived until now.
     pub(super) fn note_usage(&mut self, usage: Usage, counts_answer: bool) {
         self.usage = usage;
-        let before = self.counted.unwrap_or_default();
-        self.counted = Some(match counts_answer {
-            true => Extent {
+        let counted = self.counted.get_or_insert_default();
+        if counts_answer {
+            *counted = Extent {
                 text: self.text.len() + self.beyond.unwrap_or_default(),
                 thinking: self.thinking.len(),
                 beside: self.beside.len(),
-            },
-            false => before,
-        });
+            };
+        }
     }
 
-    /// Notes the model that answers, as far as the provider names one. What cannot be a name is none:
-    /// it would go to logs, tables and every viewer.
+    /// Notes the model that answers. An impossible name is ignored: it would go to logs, tables and
+    /// every viewer.
     pub(super) fn note_model(&mut self, model: &Value) {
         let is_name = |name: &&str| {
             (1..=MODEL_BYTES_MAX).contains(&name.len()) && !name.chars().any(char::is_control)
@@ -182,68 +151,45 @@ impl ResponseAccumulator {
         }
     }
 
-    /// Notes why the answer ends, as far as the provider says so.
     pub(super) fn note_finish(&mut self, reason: &Value) {
         if let Some(reason) = reason.as_str() {
-            self.finish_reason = Some(tidy(reason, FINISH_CHARS_MAX));
+            self.finish_reason = Some(one_line(reason, FINISH_CHARS_MAX));
         }
     }
 
-    /// Notes the service tier that the provider names: only what the standard one costs is known.
+    /// Notes the service tier: only the price of the standard one is known.
     pub(super) fn note_tier(&mut self, tier: &Value) {
-        let is_standard = |tier: &str| {
-            STANDARD_TIERS
-                .iter()
-                .any(|known| known.eq_ignore_ascii_case(tier))
-        };
-        self.is_billed_otherwise |= tier.as_str().is_some_and(|tier| !is_standard(tier));
+        if let Some(tier) = tier.as_str() {
+            let mut standard = STANDARD_TIERS.iter();
+            self.is_billed_otherwise |= !standard.any(|known| known.eq_ignore_ascii_case(tier));
+        }
     }
 }
 
-/// Adds to a text that is only counted, as far as there is room.
 fn extend(text: &mut String, piece: &str) {
     let room = ANSWER_BYTES_MAX.saturating_sub(text.len());
     text.push_str(&piece[..piece.floor_char_boundary(room)]);
 }
 
-/// Whether more of a stream is to be read.
+/// Whether to read on a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Flow {
     More,
     End,
 }
 
-/// How a streamed answer is cut into events.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Framing {
-    /// Server-sent events.
-    Sse,
-    /// A JSON text in each line.
-    Lines,
-}
-
 /// Reads a provider's answer into a [`ResponseAccumulator`]; one per call.
 pub(super) trait Reader {
-    /// How this provider's streams are cut into events.
     fn framing(&self) -> Framing {
         Framing::Sse
     }
-    /// Reads one event of a streamed answer.
-    fn event(
-        &mut self,
-        event: &sse::Event,
-        partial: &mut ResponseAccumulator,
-    ) -> Result<Flow, Fault>;
-    /// Reads an answer that came in one piece.
-    fn document(
-        &mut self,
-        document: &Value,
-        partial: &mut ResponseAccumulator,
-    ) -> Result<(), Fault>;
+    fn event(&mut self, event: &Event, partial: &mut ResponseAccumulator) -> Result<Flow, Fault>;
+    /// Reads an answer in one piece.
+    fn document(&mut self, body: &Value, partial: &mut ResponseAccumulator) -> Result<(), Fault>;
 }
 
-/// The JSON of an event; null of one without data, which some servers send to keep a connection open.
-pub(super) fn event_json(event: &sse::Event) -> Result<Value, Fault> {
+/// Parses the JSON of an event; null if it has no data, as some servers keep a connection open.
+pub(super) fn event_json(event: &Event) -> Result<Value, Fault> {
     if event.data.trim().is_empty() {
         return Ok(Value::Null);
     }
@@ -251,18 +197,17 @@ pub(super) fn event_json(event: &sse::Event) -> Result<Value, Fault> {
         .map_err(|error| Fault::bad_answer(format!("an event of the stream is not JSON: {error}")))
 }
 
-/// The fault that an error within an answer of status 200 means, where there is one: in the midst
-/// of a stream a provider has no other way to say so.
-pub(super) fn reported_fault(document: &Value) -> Option<Fault> {
-    let error = document.get("error").filter(|error| !error.is_null())?;
+/// Fails if an answer of status 200 reports an error: within a stream a provider has no other way.
+pub(super) fn check_reported(document: &Value) -> Result<(), Fault> {
+    let Some(error) = document.get("error").filter(|error| !error.is_null()) else {
+        return Ok(());
+    };
     let message = provider_message(document).unwrap_or_else(|| error.to_string());
-    Some(Fault::new(
-        FailureKind::Status,
-        format!("reported an error: {message}"),
-    ))
+    let message = format!("reported an error: {message}");
+    Err(Fault::new(FailureKind::Status, message))
 }
 
-/// What a provider's error document says. OpenAI writes `{"error":{"message","type","code"}}`,
+/// Returns the message of a provider's error. OpenAI writes `{"error":{"message","type","code"}}`,
 /// Anthropic `{"type":"error","error":{"type","message"}}`, Google
 /// `{"error":{"code","message","status"}}`, Ollama `{"error":"…"}`; compatible servers also write
 /// `{"message":"…"}`, `{"detail":"…"}` or an array of one such object.
@@ -284,11 +229,11 @@ pub(super) fn provider_message(document: &Value) -> Option<String> {
     }
 }
 
-/// A token count that cannot be one: negative, above `TOKENS_MAX` or no integer.
+/// A token count is negative, above `TOKENS_MAX` or no integer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct BadCount;
 
-/// The count of that name; none where it is missing or null. What cannot be a count is logged.
+/// Returns the count of that name; none if it is missing or null. An impossible one is logged.
 pub(super) fn count(usage: &Value, name: &str) -> Result<Option<u64>, BadCount> {
     let value = &usage[name];
     if value.is_null() {
@@ -297,14 +242,14 @@ pub(super) fn count(usage: &Value, name: &str) -> Result<Option<u64>, BadCount> 
     match value.as_u64().filter(|tokens| *tokens <= TOKENS_MAX) {
         Some(tokens) => Ok(Some(tokens)),
         None => {
-            // Of the value only its kind: it comes from outside and may be of any length.
+            // Without the value, which may have any length.
             log::warn!("a provider's usage is ignored: its `{name}` is no possible token count");
             Err(BadCount)
         }
     }
 }
 
-/// Whether a usage counts anything. Some servers end a stream with one that has nothing but zeros, or
+/// Returns whether a usage counts anything. Some servers end a stream with one that has only zeros, or
 /// is no object at all, after they have counted.
 pub(super) fn counts_anything(usage: &Value) -> bool {
     let is_count = |value: &Value| value.as_u64().is_some_and(|tokens| tokens > 0);
@@ -312,38 +257,60 @@ pub(super) fn counts_anything(usage: &Value) -> bool {
     counts.is_some_and(|counts| counts.values().any(is_count))
 }
 
-/// One count, as the last event that had it gave it.
+/// The latest value of one count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Count {
+enum Count {
     #[default]
     Missing,
-    Given(u64),
+    Known(u64),
     Impossible,
 }
 
-impl Count {
-    /// Takes the count of that name, if there is one. What cannot be one does not replace one.
-    pub(super) fn overwrite(&mut self, usage: &Value, name: &str) {
-        match count(usage, name) {
-            Ok(Some(tokens)) => *self = Self::Given(tokens),
-            Err(BadCount) if *self == Self::Missing => *self = Self::Impossible,
-            Ok(None) | Err(BadCount) => {}
+/// The counts of an answer, each as the last event that had it.
+#[derive(Debug)]
+pub(super) struct Counts<const N: usize>([Count; N]);
+
+impl<const N: usize> Default for Counts<N> {
+    fn default() -> Self {
+        Self([Count::Missing; N])
+    }
+}
+
+impl<const N: usize> Counts<N> {
+    /// Takes the counts of these names that exist. An impossible one replaces none.
+    pub(super) fn overwrite(&mut self, counts: [(&Value, &str); N]) {
+        for (kept, (usage, name)) in self.0.iter_mut().zip(counts) {
+            match count(usage, name) {
+                Ok(Some(tokens)) => *kept = Count::Known(tokens),
+                Err(BadCount) if *kept == Count::Missing => *kept = Count::Impossible,
+                Ok(None) | Err(BadCount) => {}
+            }
         }
     }
 
-    /// The count, and 0 where there is none.
-    pub(super) fn tokens(self) -> u64 {
-        match self {
-            Self::Given(tokens) => tokens,
-            Self::Missing | Self::Impossible => 0,
-        }
+    /// Returns whether no event had any of these counts.
+    pub(super) fn are_missing(&self) -> bool {
+        self.0 == [Count::Missing; N]
     }
 
-    /// Whether these counts are of use: one at least is given, and each is possible.
-    pub(super) fn are_known(counts: &[Self]) -> bool {
-        let is_given = counts.iter().any(|count| *count != Self::Missing);
-        is_given && !counts.contains(&Self::Impossible)
+    /// Returns the counts, with 0 for missing ones; none if all are missing, or one is impossible.
+    pub(super) fn tokens(&self) -> Option<[u64; N]> {
+        let is_usable = !self.are_missing() && !self.0.contains(&Count::Impossible);
+        is_usable.then(|| {
+            self.0.map(|count| match count {
+                Count::Known(tokens) => tokens,
+                Count::Missing | Count::Impossible => 0,
+            })
+        })
     }
+}
+
+/// Returns an object without its empty members: parts of a request that were not set.
+pub(super) fn without_nulls(mut object: Value) -> Value {
+    if let Some(members) = object.as_object_mut() {
+        members.retain(|_, value| !value.is_null());
+    }
+    object
 }
 
 #[cfg(test)]
@@ -353,7 +320,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_that_cannot_be_counts_are_bad() {
+    fn impossible_counts_are_bad() {
         let usage = json!({"ok": 7, "null": null, "negative": -1, "huge": 1_000_000_001u64,
             "overflow": 1e300, "fraction": 1.5, "text": "7", "object": {}});
         assert_eq!(count(&usage, "ok"), Ok(Some(7)));
@@ -365,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn the_message_is_found_in_every_form_of_error() {
+    fn message_is_found_in_every_form_of_error() {
         for (document, message) in [
             (json!({"error": {"message": "m", "type": "t"}}), "m (t)"),
             (
@@ -403,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_the_name_of_a_model_is_none_and_the_reason_of_an_end_is_one_line() {
+    fn model_names_and_finish_reasons_are_cleaned() {
         let mut partial = ResponseAccumulator::default();
         let longest = "m".repeat(MODEL_BYTES_MAX);
         for (name, kept) in [
@@ -425,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_tier_that_costs_what_is_usual_is_standard() {
+    fn only_tiers_of_standard_prices_are_standard() {
         for (tier, is_billed_otherwise) in [
             (json!(null), false),
             (json!("default"), false),
@@ -444,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_bounded() {
+    fn answer_is_bounded() {
         let mut partial = ResponseAccumulator::default();
         let piece = "x".repeat(ANSWER_BYTES_MAX);
         assert_eq!(partial.push(&piece), Ok(()));
@@ -458,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn of_an_answer_that_is_passed_on_the_rest_is_only_measured() {
+    fn excess_text_of_a_forwarded_answer_is_only_counted() {
         let mut partial = ResponseAccumulator {
             beyond: Some(0),
             ..ResponseAccumulator::default()

@@ -1,5 +1,5 @@
-//! How much a client may send (the size of a message, and rates of messages, control frames and
-//! bytes) and how much may wait for it. A client within them costs little; one beyond them is told so and closed.
+//! Limits of one WebSocket client: the size of a message, the rates of messages, control frames and
+//! bytes, and the bytes that wait for it. A client that exceeds one is closed with the reason.
 
 use std::io;
 use std::time::Instant;
@@ -8,54 +8,47 @@ use tungstenite::Message;
 
 use crate::hub::QUEUE_BYTES_MAX;
 
-/// The largest message that a client may send.
 const MESSAGE_BYTES_MAX: usize = 64 << 10;
-/// Messages (so subscriptions as well): people and pages send a few in a minute.
+/// Includes subscriptions: people and pages send a few messages a minute.
 const MESSAGES: Rate = Rate {
     per_second: 50,
     burst: 200,
 };
-/// Pings and pongs, which cost less than a message; a few in a minute are usual.
+/// Pings and pongs cost less than a message; a few a minute are usual.
 const CONTROLS: Rate = Rate {
     per_second: 200,
     burst: 1_000,
 };
-/// Whatever comes over the wire. Also bounds what is neither message nor control frame: the pieces
-/// of a message that never ends.
+/// All bytes. Also bounds fragments of a message that never ends, which count as neither.
 const BYTES: Rate = Rate {
     per_second: 256 << 10,
     burst: 4 << 20,
 };
 
-/// How often something may come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
-    /// In the long run.
     pub per_second: u32,
-    /// At once, after a while without any.
+    /// How many at once after a pause.
     pub burst: u32,
 }
 
 impl Rate {
-    /// More than a connection can carry.
     pub const UNLIMITED: Self = Self {
         per_second: u32::MAX,
         burst: u32::MAX,
     };
 }
 
-/// How much a client may send, and how much may wait for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// The size of a message, in one frame or in many; more is closed with 1009.
+    /// The size of a message, in one frame or in many. Excess closes with 1009.
     pub message_bytes: usize,
-    /// Texts and binary messages; more is closed with 1008, as are the following.
+    /// Text and binary messages. Excess closes with 1008, as for the following rates.
     pub messages: Rate,
     /// Pings and pongs.
     pub controls: Rate,
-    /// Bytes, whatever they are.
     pub bytes: Rate,
-    /// How many bytes may wait for it before it counts as too slow.
+    /// How many bytes may wait before the client counts as too slow.
     pub outbox_bytes: usize,
 }
 
@@ -71,7 +64,7 @@ impl Default for Limits {
     }
 }
 
-/// A client sends more than it may.
+/// A client exceeded a rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("too many {what}: at most {} at once, then {} a second", rate.burst, rate.per_second)]
 pub struct Excess {
@@ -80,7 +73,7 @@ pub struct Excess {
 }
 
 impl Excess {
-    /// The excess that an error of the stream stands for, if it does.
+    /// Returns the excess that an error of the stream wraps, if any.
     pub fn within(error: &io::Error) -> Option<&Self> {
         error.get_ref()?.downcast_ref()
     }
@@ -92,7 +85,8 @@ impl From<Excess> for io::Error {
     }
 }
 
-/// A token bucket: starts full, fills at its rate.
+/// A token bucket that starts full. It bounds cost, not a provider's quota: unlike
+/// `providers::rate_limit` it allows a burst beside the rate, and never waits.
 #[derive(Debug)]
 pub struct Bucket {
     rate: Rate,
@@ -101,7 +95,6 @@ pub struct Bucket {
 }
 
 impl Bucket {
-    /// A full one.
     pub fn new(rate: Rate) -> Self {
         Self {
             rate,
@@ -110,7 +103,8 @@ impl Bucket {
         }
     }
 
-    /// Takes `count` tokens for so many of `what`.
+    /// Takes `count` tokens for as many of `what`. Tokens are taken also if there are too few, so a
+    /// client that goes on sending stays refused.
     pub fn take(&mut self, count: usize, what: &'static str) -> Result<(), Excess> {
         self.take_at(count, what, Instant::now())
     }
@@ -131,7 +125,7 @@ impl Bucket {
     }
 }
 
-/// Counts what one client sends.
+/// Counts the messages of one client.
 #[derive(Debug)]
 pub struct Meter {
     messages: Bucket,
@@ -139,7 +133,6 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// With nothing counted yet.
     pub fn new(limits: &Limits) -> Self {
         Self {
             messages: Bucket::new(limits.messages),
@@ -147,12 +140,11 @@ impl Meter {
         }
     }
 
-    /// Counts a message or control frame.
     pub fn count(&mut self, message: &Message) -> Result<(), Excess> {
         match message {
             Message::Text(_) | Message::Binary(_) => self.messages.take(1, "messages"),
             Message::Ping(_) | Message::Pong(_) => self.controls.take(1, "pings and pongs"),
-            // The last of its connection.
+            // The last one of its connection.
             Message::Close(_) | Message::Frame(_) => Ok(()),
         }
     }
@@ -165,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bucket_gives_its_burst_and_then_its_rate() {
+    fn bucket_allows_its_burst_and_then_its_rate() {
         let rate = Rate {
             per_second: 10,
             burst: 3,
@@ -177,7 +169,7 @@ mod tests {
             bucket.take_at(1, "things", now).is_ok()
         };
         assert_eq!([0, 0, 0, 0].map(&mut takes), [true, true, true, false]);
-        // The refused one was taken as well: who goes on sending gets nothing.
+        // The refused one was taken as well.
         assert!(!takes(50));
         assert!(takes(400));
         // It never holds more than its burst.
@@ -186,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn who_sends_too_much_is_told_the_limit() {
+    fn excess_names_its_limit() {
         let mut bucket = Bucket::new(MESSAGES);
         let excess = bucket.take(201, "messages").unwrap_err();
         let error = io::Error::from(excess);
@@ -199,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn no_connection_reaches_what_is_unlimited() {
+    fn unlimited_rate_is_never_exceeded() {
         let mut bucket = Bucket::new(Rate::UNLIMITED);
         assert!((0..10).all(|_| bucket.take(64 << 20, "bytes").is_ok()));
     }

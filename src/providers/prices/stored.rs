@@ -1,49 +1,36 @@
-//! A price as ledger rows keep it: all that is needed to compute their costs again, as a line of
-//! JSON in which equal prices are equal texts.
+//! A price as ledger rows keep it: enough to compute their costs again, as a line of JSON in which
+//! equal prices are equal texts.
 
 use serde::{Deserialize, Serialize};
 
-use super::{Price, REQUEST_PICOUSD_MAX, Rates, check_price};
+use super::price::{Price, REQUEST_PICOUSD_MAX, Rates, Tier, check_price};
 use crate::event::Timestamp;
 
-/// What a price was, and where it was from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StoredPrice {
     /// The package with its version, or the user's file.
     pub source: String,
-    /// The provider, by its name there.
+    /// By its name there, as the model.
     pub provider: String,
-    /// The model, by its name there.
     pub model: String,
-    /// Since when it is in force, where that is known.
+    /// When it comes into force, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<Timestamp>,
-    /// The minutes of the UTC day, `[start, end)`, between which it is in force, where it is not so
-    /// all day.
+    /// The minutes of the UTC day, `[start, end)`, in which it is in force, if not all day.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub daily: Option<(i64, i64)>,
-    /// Pico-dollars (10⁻¹² USD) for the call, whatever its tokens are.
+    /// Pico-dollars (10⁻¹² USD) for the call, beside its tokens.
     pub request_picousd: u64,
     /// Pico-dollars for a token, which are micro-dollars for a million.
     pub picousd_per_token: Rates,
-    /// What a token costs where the whole prompt is longer than so many tokens.
+    /// For longer prompts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub tiers: Vec<StoredTier>,
-}
-
-/// What tokens cost in a longer prompt.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct StoredTier {
-    /// Longer than this.
-    pub above: u64,
-    /// Pico-dollars for a token.
-    pub picousd_per_token: Rates,
+    pub tiers: Vec<Tier>,
 }
 
 impl StoredPrice {
-    /// Reads what a ledger row keeps.
+    /// Parses the price of a ledger row.
     ///
     /// # Errors
     /// What is wrong with it.
@@ -58,15 +45,11 @@ impl StoredPrice {
         Ok(stored)
     }
 
-    /// The price, to compute costs with.
     pub fn price(&self) -> Price {
-        let tiers = self.tiers.iter();
         Price {
             request: self.request_picousd,
             rates: self.picousd_per_token.clone(),
-            tiers: tiers
-                .map(|tier| (tier.above, tier.picousd_per_token.clone()))
-                .collect(),
+            tiers: self.tiers.clone(),
         }
     }
 }

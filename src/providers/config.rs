@@ -1,0 +1,56 @@
+//! A provider as the configuration describes it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::secret::Secret;
+
+/// The protocol that a provider speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// OpenAI's chat completions, which many other servers speak as well.
+    OpenAi,
+    /// Anthropic's messages.
+    Anthropic,
+    /// Google's Gemini API; clients speak OpenAI's protocol to it.
+    Gemini,
+    /// Ollama's own API; clients speak OpenAI's or Anthropic's protocol to it.
+    Ollama,
+    /// The built-in provider: offline, deterministic, free. It answers with the prompt behind
+    /// the label `[echo of MODEL] `. The model `echo-slow` pauses 50 ms before each word, any
+    /// other (`echo-1`) answers at once. Its tokens are words.
+    Echo,
+}
+
+#[derive(Clone, Debug)]
+pub struct ProviderConfig {
+    pub kind: Kind,
+    /// The part of the URL before `/chat/completions`, `/v1/messages`, `/v1beta/models` or
+    /// `/api/chat`. Empty means the protocol's own, such as `https://api.openai.com/v1`.
+    pub base_url: String,
+    pub api_key: Option<Secret>,
+    /// What to do to get a key in place (`set OPENAI_API_KEY`). None if the provider can be called
+    /// without one, as local servers can.
+    pub missing_key_hint: Option<String>,
+    /// Whether a streamed chat completion is asked to end with its usage (`stream_options`). Some
+    /// servers refuse that, and send the usage unasked.
+    pub stream_usage: bool,
+}
+
+impl ProviderConfig {
+    /// Returns the URL without trailing slashes; empty only for `echo`.
+    pub(super) fn base_url(&self) -> &str {
+        match (self.base_url.trim().trim_end_matches('/'), self.kind) {
+            ("", Kind::OpenAi) => "https://api.openai.com/v1",
+            ("", Kind::Anthropic) => "https://api.anthropic.com",
+            ("", Kind::Gemini) => "https://generativelanguage.googleapis.com",
+            ("", Kind::Ollama) => "http://127.0.0.1:11434",
+            (base_url, _) => base_url,
+        }
+    }
+
+    /// Returns the key, unless it is empty.
+    pub(super) fn key(&self) -> Option<&Secret> {
+        self.api_key.as_ref().filter(|key| !key.expose().is_empty())
+    }
+}

@@ -1,0 +1,124 @@
+//! Why a call has no answer.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::event::Usage;
+
+/// Why there is no answer. Printed, it is [`Failure::message`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Failure {
+    pub kind: FailureKind,
+    /// What happened, to which provider and model, and what to do about it if that is obvious.
+    /// Never holds the key. At most about a thousand characters, in one line.
+    pub message: String,
+    /// The status of the response, if it is what failed the call.
+    pub status: Option<u16>,
+    /// How long the provider wants the caller to wait before the next attempt.
+    pub retry_after: Option<Duration>,
+    /// The tokens used, as far as known: the provider's counts, and estimates for the rest of what
+    /// arrived. `source` is `None` if nothing arrived.
+    pub usage: Usage,
+    /// As in an [`Answer`](super::Answer).
+    pub is_billed_otherwise: bool,
+    /// The model as the provider reported it, else as requested.
+    pub model: String,
+    /// From the call until it failed.
+    pub latency_ms: u64,
+    /// Whether the request, or a part of it, had left.
+    pub sent: bool,
+}
+
+impl Failure {
+    /// Returns whether the same call may succeed a little later: it was not reached, took too long, or
+    /// was answered with 408, 429, a 5xx, or an error within a stream.
+    pub fn is_transient(&self) -> bool {
+        match self.kind {
+            FailureKind::Connect | FailureKind::Timeout => true,
+            FailureKind::Status => self.status.is_none_or(is_transient_status),
+            _ => false,
+        }
+    }
+
+    /// Returns whether the provider may bill the call all the same; true if in doubt.
+    pub fn may_have_been_billed(&self) -> bool {
+        let was_refused = self
+            .status
+            .is_some_and(|status| (300..500).contains(&status));
+        let is_billable = !matches!(self.kind, FailureKind::NotConfigured | FailureKind::Connect);
+        self.sent && !was_refused && is_billable
+    }
+}
+
+pub(super) fn is_transient_status(status: u16) -> bool {
+    matches!(status, 408 | 429 | 500..)
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FailureKind {
+    /// The provider is unknown, its key is missing or cannot be sent, or its `base_url` is invalid.
+    /// Nothing was sent; not billed.
+    NotConfigured,
+    /// The provider could not be reached: unknown name, refused, no TLS. Nothing was sent; not billed.
+    Connect,
+    /// One of the [`Timeouts`](super::Timeouts) expired; the message names it. May have been billed,
+    /// unless it was the connect timeout.
+    Timeout,
+    /// The provider reported a failure: by the HTTP status, or by an error within an answer, which has
+    /// no [`Failure::status`]. Not billed with a status below 500. Above, a proxy may have answered
+    /// while the provider went on, and after an error within an answer its beginning may be billed.
+    Status,
+    /// The answer is unusable: no JSON, HTML, empty, or cut short. May have been billed.
+    BadAnswer,
+    /// The answer is longer than the limits allow. May have been billed.
+    TooLarge,
+    /// Stopped by [`Cancel::cancel`](super::Cancel::cancel). May have been billed, unless nothing was
+    /// sent yet.
+    Cancelled,
+}
+
+/// A [`Failure`] in the making.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Fault {
+    pub(super) kind: FailureKind,
+    /// May hold text from outside that is not redacted yet.
+    pub(super) message: String,
+    pub(super) status: Option<u16>,
+    pub(super) retry_after: Option<Duration>,
+}
+
+impl Fault {
+    pub(super) fn new(kind: FailureKind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+            status: None,
+            retry_after: None,
+        }
+    }
+
+    pub(super) fn bad_answer(message: impl Into<String>) -> Self {
+        Self::new(FailureKind::BadAnswer, message)
+    }
+
+    pub(super) fn too_large(what: &str, bytes_max: usize) -> Self {
+        let message = format!("{what} is longer than {bytes_max} bytes");
+        Self::new(FailureKind::TooLarge, message)
+    }
+
+    pub(super) fn not_configured(message: impl Into<String>) -> Self {
+        Self::new(FailureKind::NotConfigured, message)
+    }
+
+    pub(super) fn cancelled() -> Self {
+        Self::new(FailureKind::Cancelled, "the call was cancelled")
+    }
+}

@@ -1,0 +1,375 @@
+use super::super::wire::ANSWER_BYTES_MAX;
+use super::super::{CacheMarks, FailureKind, Kind, testing};
+use super::*;
+
+fn call(stream: bool) -> Call {
+    Call {
+        provider: "p".into(),
+        model: "gpt-5-mini".into(),
+        system: Some("Be brief.".into()),
+        prompt: "Hi".into(),
+        max_tokens: Some(9),
+        temperature: Some(0.5),
+        stream,
+        first_byte_timeout: None,
+        total_timeout: None,
+        cache_marks: CacheMarks::default(),
+    }
+}
+
+fn provider(base_url: &str) -> ProviderConfig {
+    ProviderConfig {
+        kind: Kind::OpenAi,
+        base_url: base_url.into(),
+        api_key: Some(Secret::new("sk-1")),
+        missing_key_hint: None,
+        stream_usage: true,
+    }
+}
+
+/// What the events with that data add up to.
+fn read(events: &[&str]) -> (ResponseAccumulator, Result<Flow, Fault>) {
+    testing::read(&mut ChatReader::default(), events)
+}
+
+fn provider_usage(input: u64, cached: u64, output: u64, reasoning: u64) -> Usage {
+    Usage {
+        input_tokens: input,
+        cached_input_tokens: cached,
+        cache_write_tokens: 0,
+        cache_write_1h_tokens: 0,
+        output_tokens: output,
+        reasoning_tokens: reasoning,
+        source: UsageSource::Provider,
+    }
+}
+
+#[test]
+fn request_is_as_in_the_reference() {
+    let request = request(&call(true), &provider("https://api.openai.com/v1/"));
+    assert_eq!(request.url, "https://api.openai.com/v1/chat/completions");
+    assert_eq!(
+        request.body.to_string(),
+        r#"{"model":"gpt-5-mini","messages":[{"role":"system","content":"Be brief."},{"role":"user","content":"Hi"}],"max_completion_tokens":9,"temperature":0.5,"stream":true,"stream_options":{"include_usage":true}}"#
+    );
+    assert!(matches!(
+        request.headers.as_slice(),
+        [("authorization", Header::Secret(value))] if value == "Bearer sk-1"
+    ));
+    assert!(!format!("{request:?}").contains("sk-1"));
+}
+
+#[test]
+fn compatible_server_gets_only_the_old_names() {
+    let mut call = call(false);
+    let body_of = |call: &Call| request(call, &provider("http://localhost:8080/v1")).body;
+    assert_eq!(body_of(&call)["max_tokens"], 9);
+    (call.system, call.max_tokens, call.temperature) = (None, None, None);
+    assert_eq!(
+        body_of(&call).to_string(),
+        r#"{"model":"gpt-5-mini","messages":[{"role":"user","content":"Hi"}]}"#
+    );
+}
+
+#[test]
+fn host_decides_the_name_of_the_token_limit() {
+    for (url, name) in [
+        ("https://api.openai.com/v1", "max_completion_tokens"),
+        ("https://user@api.openai.com:443", "max_completion_tokens"),
+        (
+            "https://me.openai.azure.com/openai/v1",
+            "max_completion_tokens",
+        ),
+        ("https://api.openai.com.example.org/v1", "max_tokens"),
+        ("http://[::1]:8080/v1", "max_tokens"),
+        ("nonsense", "max_tokens"),
+    ] {
+        assert_eq!(max_tokens_name(url), name, "{url}");
+    }
+}
+
+#[test]
+fn stream_has_the_usage_of_its_last_chunk() {
+    let (partial, flow) = read(&[
+        r#"{"model":"gpt-5-mini-2025-08-07","choices":[{"index":0,"delta":{"role":"assistant","content":"","refusal":null},"finish_reason":null}],"usage":null}"#,
+        r#"{"model":"gpt-5-mini-2025-08-07","choices":[{"index":0,"delta":{"content":"Hel"},"finish_reason":null}],"usage":null}"#,
+        r#"{"model":"gpt-5-mini-2025-08-07","choices":[{"index":0,"delta":{"content":"lo"},"finish_reason":null}],"usage":null}"#,
+        r#"{"model":"gpt-5-mini-2025-08-07","choices":[{"index":0,"delta":{},"finish_reason":"stop"}],"usage":null}"#,
+        r#"{"model":"gpt-5-mini-2025-08-07","choices":[],"usage":{"prompt_tokens":19,"completion_tokens":10,"total_tokens":29,"prompt_tokens_details":{"cached_tokens":4,"audio_tokens":0},"completion_tokens_details":{"reasoning_tokens":8}}}"#,
+        "[DONE]",
+    ]);
+    assert_eq!(flow, Ok(Flow::End));
+    assert_eq!(partial.text, "Hello");
+    assert_eq!(partial.model.as_deref(), Some("gpt-5-mini-2025-08-07"));
+    assert_eq!(partial.finish_reason.as_deref(), Some("stop"));
+    assert_eq!(partial.usage, provider_usage(19, 4, 10, 8));
+    assert!(partial.is_complete);
+}
+
+#[test]
+fn cumulative_usage_is_not_added_up() {
+    let (partial, _) = read(&[
+        r#"{"choices":[{"delta":{"content":"a"}}],"usage":{"prompt_tokens":5,"completion_tokens":1}}"#,
+        r#"{"choices":[{"delta":{"content":"b"}}],"usage":{"prompt_tokens":5,"completion_tokens":2}}"#,
+        r#"{"choices":[],"usage":{}}"#,
+    ]);
+    assert_eq!(partial.usage, provider_usage(5, 0, 2, 0));
+    assert!(!partial.is_complete);
+}
+
+#[test]
+fn usage_that_counts_nothing_replaces_none() {
+    let good = r#"{"choices":[{"delta":{"content":"a"},"finish_reason":"stop"}],"usage":{"prompt_tokens":5,"completion_tokens":7,"prompt_tokens_details":{"cached_tokens":2},"completion_tokens_details":{"reasoning_tokens":3}}}"#;
+    for later in [
+        r#""n/a""#,
+        "null",
+        "[]",
+        "{}",
+        r#"{"prompt_tokens":0,"completion_tokens":0,"total_tokens":0}"#,
+        r#"{"prompt_tokens":-1,"completion_tokens":9}"#,
+        r#"{"prompt_tokens":5}"#,
+        r#"{"completion_tokens":7,"completion_tokens_details":{"reasoning_tokens":3}}"#,
+        r#"{"total_tokens":12}"#,
+    ] {
+        let later = format!(r#"{{"choices":[],"usage":{later}}}"#);
+        // It also may be the first of all.
+        let (partial, _) = read(&[&later, good, &later]);
+        if later.contains(r#""prompt_tokens":5"#) {
+            assert_eq!(partial.usage.output_tokens, 7, "{later}");
+        } else {
+            assert_eq!(partial.usage, provider_usage(5, 2, 7, 3), "{later}");
+        }
+        assert_eq!(partial.counted.unwrap().text, 1, "{later}");
+    }
+}
+
+#[test]
+fn cached_tokens_are_found_under_each_of_their_names() {
+    for usage in [
+        json!({"prompt_tokens": 9, "completion_tokens": 1, "prompt_cache_hit_tokens": 4, "prompt_cache_miss_tokens": 5}),
+        json!({"prompt_tokens": 9, "completion_tokens": 1, "cached_tokens": 4}),
+        json!({"prompt_tokens": 9, "completion_tokens": 1, "cached_tokens": 4, "prompt_tokens_details": null}),
+        json!({"prompt_tokens": 9, "completion_tokens": 1, "prompt_cache_hit_tokens": 8, "prompt_tokens_details": {"cached_tokens": 4}}),
+    ] {
+        assert_eq!(
+            normal_usage(&usage),
+            Ok(provider_usage(9, 4, 1, 0)),
+            "{usage}"
+        );
+    }
+    let impossible = json!({"prompt_tokens": 9, "prompt_cache_hit_tokens": -4});
+    assert_eq!(normal_usage(&impossible), Err(BadCount));
+}
+
+#[test]
+fn another_service_tier_or_sound_is_billed_otherwise() {
+    let usage = r#""usage":{"prompt_tokens":5,"completion_tokens":7,"prompt_tokens_details":{"audio_tokens":PROMPT},"completion_tokens_details":{"audio_tokens":ANSWER}}"#;
+    for (tier, prompt, answer, is_billed_otherwise) in [
+        ("null", 0, 0, false),
+        (r#""default""#, 0, 0, false),
+        (r#""flex""#, 0, 0, true),
+        ("null", 1, 0, true),
+        ("null", 0, 1, true),
+    ] {
+        let usage = usage
+            .replace("PROMPT", &prompt.to_string())
+            .replace("ANSWER", &answer.to_string());
+        let chunk = format!(r#"{{"service_tier":{tier},"choices":[],{usage}}}"#);
+        let (partial, _) = read(&[&chunk]);
+        assert_eq!(partial.is_billed_otherwise, is_billed_otherwise, "{chunk}");
+        assert_eq!(partial.usage, provider_usage(5, 0, 7, 0), "{chunk}");
+        let message = r#""choices":[{"message":{"content":"a"}}]"#;
+        let document = format!(r#"{{"service_tier":{tier},{message},{usage}}}"#);
+        let (partial, _) = read_document(&document);
+        assert_eq!(
+            partial.is_billed_otherwise, is_billed_otherwise,
+            "{document}"
+        );
+    }
+}
+
+#[test]
+fn stream_is_complete_when_each_choice_has_ended() {
+    let chunk = |index: u64, finish: &str| {
+        format!(
+            r#"{{"choices":[{{"index":{index},"delta":{{"content":"a"}},"finish_reason":{finish}}}]}}"#
+        )
+    };
+    let stop = r#""stop""#;
+    for (chunks, is_complete) in [
+        (&[(0, "null"), (1, "null"), (0, stop)][..], false),
+        (&[(0, "null"), (1, "null"), (0, stop), (1, stop)], true),
+        (&[(0, stop), (1, "null")], false),
+        (&[(0, "null"), (0, stop)], true),
+        // A remark on a choice that has ended.
+        (&[(0, stop), (0, "null")], true),
+    ] {
+        let chunks: Vec<String> = chunks
+            .iter()
+            .map(|(index, finish)| chunk(*index, finish))
+            .collect();
+        let chunks: Vec<&str> = chunks.iter().map(String::as_str).collect();
+        let (partial, _) = read(&chunks);
+        assert_eq!(partial.is_complete, is_complete, "{chunks:?}");
+        let (partial, _) = read(&[&chunks[..], &[r#"{"choices":[]}"#, "[DONE]"]].concat());
+        assert!(partial.is_complete);
+    }
+}
+
+#[test]
+fn tool_calls_and_other_choices_are_kept_to_be_counted() {
+    let (partial, _) = read(&[
+        r#"{"choices":[{"delta":{"tool_calls":[{"index":0,"id":"c","type":"function","function":{"name":"look","arguments":""}}]}}]}"#,
+        r#"{"choices":[{"delta":{"tool_calls":[{"index":0,"function":{"arguments":"{\"at\""}}]}}]}"#,
+        r#"{"choices":[{"delta":{"tool_calls":[{"index":0,"function":{"arguments":":1}"}}]}}]}"#,
+    ]);
+    assert_eq!((&*partial.text, &*partial.beside), ("", r#"look{"at":1}"#));
+    let (partial, _) = read_document(
+        r#"{"choices":[
+            {"message":{"content":"A","tool_calls":[{"function":{"name":"look","arguments":{"at":1}}},
+                {"custom":{"name":"say","input":"x"}}]}},
+            {"message":{"content":"B","function_call":{"name":"old","arguments":"{}"}}}]}"#,
+    );
+    assert_eq!(
+        (&*partial.text, &*partial.beside),
+        ("A", r#"look{"at":1}sayxold{}B"#)
+    );
+}
+
+#[test]
+fn event_without_data_changes_nothing() {
+    let (partial, flow) = read(&["", r#"{"choices":[{"delta":{"content":"a"}}]}"#, " "]);
+    assert_eq!((flow, &*partial.text), (Ok(Flow::More), "a"));
+}
+
+#[test]
+fn server_that_refuses_the_option_is_not_asked_for_usage() {
+    let provider = ProviderConfig {
+        stream_usage: false,
+        ..provider("http://localhost:8080/v1")
+    };
+    let body = request(&call(true), &provider).body;
+    assert_eq!(
+        (&body["stream"], body.get("stream_options")),
+        (&json!(true), None)
+    );
+}
+
+#[test]
+fn reasoning_counted_beside_the_completion_is_added_to_it() {
+    // xAI's counts, as its documentation shows them.
+    let xai = json!({"prompt_tokens": 32, "completion_tokens": 9, "total_tokens": 135,
+        "completion_tokens_details": {"reasoning_tokens": 94}});
+    assert_eq!(normal_usage(&xai), Ok(provider_usage(32, 0, 103, 94)));
+    let openai = json!({"prompt_tokens": 10, "completion_tokens": 9, "total_tokens": 19,
+        "completion_tokens_details": {"reasoning_tokens": 5}});
+    assert_eq!(normal_usage(&openai), Ok(provider_usage(10, 0, 9, 5)));
+}
+
+#[test]
+fn impossible_usage_is_no_usage() {
+    for usage in [
+        r#"{"prompt_tokens":-5,"completion_tokens":1}"#,
+        r#"{"prompt_tokens":5,"completion_tokens":99999999999999999999999}"#,
+        r#"{"prompt_tokens":"5","completion_tokens":1}"#,
+        r#"{"prompt_tokens":5,"completion_tokens":1,"prompt_tokens_details":{"cached_tokens":-1}}"#,
+        r#"{"prompt_tokens":null}"#,
+        r#""none""#,
+        "[]",
+    ] {
+        let (partial, flow) = read(&[&format!(r#"{{"choices":[],"usage":{usage}}}"#)]);
+        assert_eq!(flow, Ok(Flow::More), "{usage}");
+        assert_eq!(partial.usage, Usage::default(), "{usage}");
+    }
+}
+
+#[test]
+fn more_cached_than_read_is_cut_to_what_was_read() {
+    let usage = json!({"prompt_tokens": 5, "completion_tokens": 1,
+        "prompt_tokens_details": {"cached_tokens": 9, "cache_write_tokens": 3}});
+    assert_eq!(normal_usage(&usage), Ok(provider_usage(5, 5, 1, 0)));
+}
+
+#[test]
+fn error_within_a_stream_is_a_fault_that_keeps_the_usage() {
+    let (partial, flow) = read(&[
+        r#"{"choices":[{"delta":{"content":"a"}}],"usage":{"prompt_tokens":5,"completion_tokens":1}}"#,
+        r#"{"error":{"message":"The server had an error","type":"server_error"}}"#,
+    ]);
+    let fault = flow.unwrap_err();
+    assert_eq!(fault.kind, FailureKind::Status);
+    assert_eq!(
+        fault.message,
+        "reported an error: The server had an error (server_error)"
+    );
+    assert_eq!(fault.status, None);
+    assert_eq!(partial.usage, provider_usage(5, 0, 1, 0));
+}
+
+#[test]
+fn event_that_is_not_json_is_a_bad_answer() {
+    assert_eq!(read(&["{"]).1.unwrap_err().kind, FailureKind::BadAnswer);
+}
+
+#[test]
+fn stream_cannot_grow_beyond_the_limit() {
+    let piece = format!(
+        r#"{{"choices":[{{"delta":{{"content":"{}"}}}}]}}"#,
+        "x".repeat(1 << 19)
+    );
+    let events = vec![piece.as_str(); ANSWER_BYTES_MAX / (1 << 19) + 1];
+    let (partial, flow) = read(&events);
+    assert_eq!(flow.unwrap_err().kind, FailureKind::TooLarge);
+    assert_eq!(partial.text.len(), ANSWER_BYTES_MAX);
+}
+
+fn read_document(document: &str) -> (ResponseAccumulator, Result<(), Fault>) {
+    testing::read_document(&mut ChatReader::default(), document)
+}
+
+#[test]
+fn whole_answer_is_read() {
+    let (partial, read) = read_document(
+        r#"{"id":"c","object":"chat.completion","model":"gpt-5-mini-2025-08-07","choices":[{"index":0,"message":{"role":"assistant","content":"Hello","refusal":null},"finish_reason":"length"}],"usage":{"prompt_tokens":19,"completion_tokens":10,"total_tokens":29}}"#,
+    );
+    assert_eq!(read, Ok(()));
+    assert_eq!(partial.text, "Hello");
+    assert_eq!(partial.model.as_deref(), Some("gpt-5-mini-2025-08-07"));
+    assert_eq!(partial.finish_reason.as_deref(), Some("length"));
+    assert_eq!(partial.usage, provider_usage(19, 0, 10, 0));
+    assert!(partial.is_complete);
+}
+
+#[test]
+fn refusals_and_parts_are_text_too() {
+    let message = |message: &str| {
+        read_document(&format!(r#"{{"choices":[{{"message":{message}}}]}}"#))
+            .0
+            .text
+    };
+    assert_eq!(message(r#"{"content":null,"refusal":"No."}"#), "No.");
+    assert_eq!(
+        message(r#"{"content":[{"type":"thinking","thinking":[]},{"type":"text","text":"A"}]}"#),
+        "A"
+    );
+    assert_eq!(message(r#"{"content":null,"tool_calls":[]}"#), "");
+}
+
+#[test]
+fn document_without_a_choice_is_a_bad_answer() {
+    for document in [
+        "{}",
+        "[]",
+        "7",
+        "null",
+        r#"{"choices":[]}"#,
+        r#"{"choices":{"0":1}}"#,
+    ] {
+        let fault = read_document(document).1.unwrap_err();
+        assert_eq!(fault.kind, FailureKind::BadAnswer, "{document}");
+    }
+    let fault = read_document(r#"{"error":{"message":"no credit"}}"#)
+        .1
+        .unwrap_err();
+    assert_eq!(fault.message, "reported an error: no credit");
+}

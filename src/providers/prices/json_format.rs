@@ -1,0 +1,248 @@
+//! The form of `assets/prices.json`. The file names the version of its source and the date, with
+//! upstream's meaning of each part:
+//!
+//! - Prices are whole pico-dollars per token, which are micro-dollars per million tokens; `request`
+//!   is pico-dollars per call. `input`, `cache_read`, `cache_write` (kept for 5 minutes),
+//!   `cache_write_1h` (kept for an hour), `output`, `reasoning`.
+//! - A missing price falls back to the more general one: cache prices to `input`
+//!   (`cache_write_1h` to `cache_write` first), `reasoning` to `output`. A missing `input` or
+//!   `output` means that this side is not billed (embeddings have no `output`).
+//! - `tiers` by length: where the *whole* prompt, cached tokens included, is longer than `above`,
+//!   that tier prices *every* token of the call, those of the answer too. The last such tier counts.
+//!   A tier gives all its prices; nothing is taken over from the tier below.
+//! - Of the entries in `prices`, the last one in force counts, and the first where none is: `from`
+//!   is the date (UTC) on which a price begins, `daily` the minutes of the UTC day, `[start, end)`,
+//!   between which it counts (it goes over midnight where the end is smaller). An empty list: the
+//!   model is known, its price is not.
+//! - `match` says which names mean the model, by default its id: `=` equals, `^` starts with, `$`
+//!   ends with, `~` contains, `#` has the shape (`#` is a digit, `*` at the end is anything); a list
+//!   is "any of", `{"and": […]}` all of, `{"not": …}` not. Names are compared in lower case. The
+//!   first model that fits counts.
+//! - `hosts` are a provider's addresses without scheme, where `*` (once in a part) is one or more
+//!   characters other than `/`. `name_match` finds it by the name that people give it,
+//!   `model_match` by a model's name alone. `fallback` lists the providers whose models it also
+//!   offers at their prices.
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::pattern::{Mark, Pattern};
+use super::price::{GivenRates, Price, Rates, Tier};
+use super::table::{MINUTES_PER_DAY, Model, Provider, Table, Version, When};
+use crate::event::Timestamp;
+
+// Unknown keys are refused where a misspelt one would change a price.
+
+#[derive(Deserialize)]
+struct FileJson<'a> {
+    source: Option<SourceJson>,
+    /// Each is read on its own, as its models are, so that an error can name its line.
+    #[serde(borrow)]
+    providers: Vec<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct SourceJson {
+    package: String,
+    version: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ProviderJson<'a> {
+    id: String,
+    hosts: Vec<Box<str>>,
+    name_match: Option<Pattern>,
+    model_match: Option<Pattern>,
+    #[serde(default)]
+    fallback: Vec<String>,
+    #[serde(borrow)]
+    models: Vec<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct ModelId {
+    id: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ModelJson {
+    id: String,
+    r#match: Option<Pattern>,
+    prices: Vec<PriceJson>,
+}
+
+/// A price, or a tier of one.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PriceJson {
+    /// Of tiers only.
+    above: Option<u64>,
+    /// Not of tiers, as the next three.
+    from: Option<Timestamp>,
+    daily: Option<(i64, i64)>,
+    request: Option<u64>,
+    #[serde(default)]
+    tiers: Vec<PriceJson>,
+    input: Option<u64>,
+    cache_read: Option<u64>,
+    cache_write: Option<u64>,
+    cache_write_1h: Option<u64>,
+    output: Option<u64>,
+    reasoning: Option<u64>,
+}
+
+impl PriceJson {
+    fn rates(&self) -> Result<Rates, String> {
+        let given = GivenRates([
+            self.input,
+            self.cache_read,
+            self.cache_write,
+            self.cache_write_1h,
+            self.output,
+            self.reasoning,
+        ]);
+        let rates = given
+            .rates()
+            .ok_or("neither `input` nor `output` has a price")?;
+        rates.check()?;
+        Ok(rates)
+    }
+
+    fn tier(&self) -> Result<Tier, String> {
+        let is_tier = self.from.is_none() && self.daily.is_none() && self.request.is_none();
+        let above = self.above.filter(|_| is_tier && self.tiers.is_empty());
+        let above = above.ok_or("a tier has `above` and prices of tokens, and nothing else")?;
+        Ok(Tier {
+            above,
+            picousd_per_token: self.rates()?,
+        })
+    }
+
+    fn version(&self) -> Result<Version, String> {
+        if self.above.is_some() {
+            return Err("`above` outside of `tiers`".to_owned());
+        }
+        let when = match (self.from, self.daily) {
+            (None, None) => When::Always,
+            (Some(start), None) => When::From(start),
+            (None, Some((start, end))) => {
+                if !(0..MINUTES_PER_DAY).contains(&start) || !(0..=MINUTES_PER_DAY).contains(&end) {
+                    return Err(format!("`daily` is no time of day: [{start}, {end}]"));
+                }
+                When::Daily { start, end }
+            }
+            (Some(_), Some(_)) => return Err("both `from` and `daily`".to_owned()),
+        };
+        let tiers = self.tiers.iter().map(Self::tier);
+        let tiers = tiers.collect::<Result<_, String>>()?;
+        let price = Price::new(self.request.unwrap_or(0), self.rates()?, tiers)?;
+        Ok(Version::new(when, price))
+    }
+}
+
+impl ModelJson {
+    fn model(self) -> Result<Model, String> {
+        let versions = self.prices.iter().map(PriceJson::version);
+        let versions = versions.collect::<Result<_, String>>()?;
+        let name = self.id.to_lowercase();
+        let is_known_by_name = self.r#match.is_none() && name == self.id;
+        Ok(Model {
+            names: self
+                .r#match
+                .unwrap_or_else(|| Pattern::new(Mark::Equals, &name)),
+            id: (!is_known_by_name).then(|| self.id.into()),
+            versions,
+        })
+    }
+}
+
+/// Reads a table.
+///
+/// # Errors
+/// What is wrong, with its line and, if it is in one, its model.
+pub(super) fn parse(text: &str) -> Result<Table, String> {
+    let file: FileJson =
+        serde_json::from_str(text).map_err(|error| fault_in(text, text, &error))?;
+    let mut parsed: Vec<(usize, ProviderJson)> = Vec::with_capacity(file.providers.len());
+    for raw in file.providers {
+        let part = raw.get();
+        let mut provider: ProviderJson =
+            serde_json::from_str(part).map_err(|error| fault_in(text, part, &error))?;
+        // Names and addresses are compared in lower case.
+        provider.id = provider.id.to_lowercase();
+        for host in &mut provider.hosts {
+            *host = host.to_lowercase().into();
+        }
+        parsed.push((line_of(text, part), provider));
+    }
+    let position = |id: &str| parsed.iter().position(|(_, known)| known.id == id);
+    let mut fallbacks = Vec::with_capacity(parsed.len());
+    for (index, (line, ProviderJson { id, fallback, .. })) in parsed.iter().enumerate() {
+        if position(id) != Some(index) {
+            return Err(format!("line {line}: provider `{id}` comes twice"));
+        }
+        let positions = fallback.iter().map(|other| {
+            position(&other.to_lowercase()).ok_or_else(|| {
+                format!("line {line}: provider `{id}` falls back to `{other}`, which is not there")
+            })
+        });
+        fallbacks.push(positions.collect::<Result<Vec<usize>, String>>()?);
+    }
+    let providers = parsed.into_iter().zip(fallbacks);
+    let providers = providers.map(|((_, json), fallback)| {
+        let models = json.models.iter().enumerate();
+        let models = models.map(|(index, raw)| read_model(text, &json.id, index, raw));
+        Ok(Provider {
+            models: models.collect::<Result<_, String>>()?,
+            id: json.id.into(),
+            hosts: json.hosts,
+            name_match: json.name_match,
+            model_match: json.model_match,
+            fallback,
+        })
+    });
+    Ok(Table {
+        providers: providers.collect::<Result<_, String>>()?,
+        source: file.source.map_or_else(String::new, |source| {
+            format!("{} {}", source.package, source.version)
+        }),
+        is_open_ended: true,
+    })
+}
+
+fn read_model(whole: &str, provider: &str, index: usize, text: &RawValue) -> Result<Model, String> {
+    let text = text.get();
+    let json = serde_json::from_str::<ModelJson>(text);
+    let json = json.map_err(|error| fault_in(whole, text, &error));
+    let model = json.and_then(|json| {
+        let model = json.model();
+        model.map_err(|error| format!("line {}: {error}", line_of(whole, text)))
+    });
+    model.map_err(|error| {
+        let model = match serde_json::from_str::<ModelId>(text) {
+            Ok(model) => format!("`{}`", model.id),
+            Err(_) => format!("number {}", index + 1),
+        };
+        let (line, message) = error.split_once(": ").unwrap_or(("", &error));
+        format!("{line}: provider `{provider}`, model {model}: {message}")
+    })
+}
+
+/// Returns the line of `text`, from 1, in which that part of it begins.
+fn line_of(text: &str, part: &str) -> usize {
+    let at = (part.as_ptr() as usize).saturating_sub(text.as_ptr() as usize);
+    let before = text.as_bytes().iter().take(at);
+    before.filter(|byte| **byte == b'\n').count() + 1
+}
+
+/// Describes what is wrong with a part of a text, with the line in the whole.
+fn fault_in(text: &str, part: &str, error: &serde_json::Error) -> String {
+    let line = line_of(text, part) + error.line().saturating_sub(1);
+    let message = error.to_string();
+    // Its own place is one within the part.
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    let message = message.strip_suffix(&place).unwrap_or(&message);
+    format!("line {line}: {message}")
+}

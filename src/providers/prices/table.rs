@@ -1,0 +1,239 @@
+//! A table of prices, and the look-up in it.
+
+use std::sync::{Arc, OnceLock};
+
+use super::Quote;
+use super::pattern::{Pattern, address, host_matches, with_dashed_dates};
+use super::price::Price;
+use super::stored::StoredPrice;
+use crate::event::Timestamp;
+
+const MS_PER_MINUTE: i64 = 60_000;
+pub(super) const MINUTES_PER_DAY: i64 = 24 * 60;
+
+#[derive(Default)]
+pub(super) struct Table {
+    /// As stored with each price.
+    pub(super) source: String,
+    pub(super) providers: Vec<Provider>,
+    /// Whether a price counts also before the first that is in force.
+    pub(super) is_open_ended: bool,
+}
+
+pub(super) struct Provider {
+    pub(super) id: Box<str>,
+    pub(super) hosts: Vec<Box<str>>,
+    pub(super) name_match: Option<Pattern>,
+    pub(super) model_match: Option<Pattern>,
+    /// Positions in the table of the providers whose models it offers as well.
+    pub(super) fallback: Vec<usize>,
+    pub(super) models: Vec<Model>,
+}
+
+pub(super) struct Model {
+    /// None if it is the text of `names`.
+    pub(super) id: Option<Box<str>>,
+    pub(super) names: Pattern,
+    pub(super) versions: Box<[Version]>,
+}
+
+pub(super) struct Version {
+    when: When,
+    pub(super) price: Arc<Price>,
+    /// As ledger rows keep it; made when first needed.
+    text: OnceLock<Arc<str>>,
+}
+
+/// When a price is in force.
+pub(super) enum When {
+    Always,
+    From(Timestamp),
+    /// Minutes of the UTC day.
+    Daily {
+        start: i64,
+        end: i64,
+    },
+}
+
+impl Table {
+    pub(super) fn is_empty(&self) -> bool {
+        let mut providers = self.providers.iter();
+        providers.all(|provider| provider.models.is_empty())
+    }
+
+    /// See [`Prices::find_any`](super::Prices::find_any). Both names in lower case.
+    pub(super) fn find(
+        &self,
+        name: &str,
+        base_url: Option<&str>,
+        model: &str,
+        at: Timestamp,
+    ) -> Option<Quote> {
+        let by_url = base_url.and_then(|url| self.by_url(url));
+        let (provider, model) = match by_url {
+            Some(provider) => (provider, model),
+            None if name == "litellm" => self.by_routed_model(model)?,
+            None if base_url.is_some() => (self.by_exact_name(name)?, model),
+            None => (self.by_name(name)?, model),
+        };
+        let (provider, model) = self.find_model(provider, model)?;
+        self.quote(provider, model, at)
+    }
+
+    /// The same in the user's own table, where a provider's name in the configuration decides before
+    /// its address. The inner option is none for a model that the table lists without a price.
+    pub(super) fn find_own(
+        &self,
+        name: &str,
+        base_url: Option<&str>,
+        model: &str,
+        at: Timestamp,
+    ) -> Option<Option<Quote>> {
+        let by_name = self.by_exact_name(name);
+        let provider = by_name.or_else(|| self.by_url(base_url?))?;
+        let (provider, model) = self.find_model(provider, model)?;
+        let quote = self.quote(provider, model, at);
+        (quote.is_some() || model.versions.is_empty()).then_some(quote)
+    }
+
+    /// See [`Prices::models`](super::Prices::models).
+    pub(super) fn models(&self, name: &str, base_url: &str) -> Vec<&str> {
+        let found = self.by_url(base_url).or_else(|| self.by_exact_name(name));
+        let mut names = Vec::new();
+        for model in found.iter().flat_map(|provider| &provider.models) {
+            model.names.exact_into(&mut names);
+        }
+        names
+    }
+
+    pub(super) fn tier_bounds(&self) -> impl Iterator<Item = u64> {
+        let models = self.providers.iter().flat_map(|it| &it.models);
+        let versions = models.flat_map(|model| &model.versions);
+        let tiers = versions.flat_map(|version| &version.price.tiers);
+        tiers.map(|tier| tier.above)
+    }
+
+    fn by_url(&self, url: &str) -> Option<&Provider> {
+        let address = address(url);
+        self.providers.iter().find(|provider| {
+            let mut hosts = provider.hosts.iter();
+            hosts.any(|host| host_matches(host, &address))
+        })
+    }
+
+    fn by_id_or(&self, id: &str, matches: impl Fn(&Provider) -> bool) -> Option<&Provider> {
+        let by_id = self.providers.iter().find(|provider| *provider.id == *id);
+        by_id.or_else(|| self.providers.iter().find(|provider| matches(provider)))
+    }
+
+    fn by_name(&self, name: &str) -> Option<&Provider> {
+        let matches = |pattern: &Pattern| pattern.matches(name);
+        self.by_id_or(name, |provider| {
+            provider.name_match.as_ref().is_some_and(matches)
+        })
+    }
+
+    fn by_exact_name(&self, name: &str) -> Option<&Provider> {
+        let names = |pattern: &Pattern| pattern.names(name);
+        self.by_id_or(name, |provider| {
+            provider.name_match.as_ref().is_some_and(names)
+        })
+    }
+
+    /// Returns the provider and the model that a router's name for a model means.
+    fn by_routed_model<'m>(&self, model: &'m str) -> Option<(&Provider, &'m str)> {
+        if let Some((name, rest)) = model.split_once('/')
+            && let Some(provider) = self.by_name(name)
+        {
+            return Some((provider, rest));
+        }
+        let matches = |pattern: &Pattern| pattern.matches(model);
+        let mut providers = self.providers.iter();
+        let provider = providers.find(|it| it.model_match.as_ref().is_some_and(matches))?;
+        Some((provider, model))
+    }
+
+    /// Returns the model, and the provider that it is listed under.
+    fn find_model<'a>(
+        &'a self,
+        provider: &'a Provider,
+        model: &str,
+    ) -> Option<(&'a Provider, &'a Model)> {
+        let find = |name: &str| {
+            let others = provider.fallback.iter();
+            let others = others.filter_map(|position| self.providers.get(*position));
+            std::iter::once(provider).chain(others).find_map(|it| {
+                let mut models = it.models.iter();
+                Some((it, models.find(|model| model.names.matches(name))?))
+            })
+        };
+        find(model).or_else(|| find(&with_dashed_dates(model)?))
+    }
+
+    pub(super) fn quote(&self, provider: &Provider, model: &Model, at: Timestamp) -> Option<Quote> {
+        let version = model.version(at, self.is_open_ended)?;
+        let text = version.text.get_or_init(|| {
+            let text = serde_json::to_string(&self.stored(provider, model, version));
+            // Of numbers and texts alone, so it cannot fail; an empty text is none.
+            text.unwrap_or_default().into()
+        });
+        Some(Quote {
+            price: Arc::clone(&version.price),
+            text: Some(Arc::clone(text)).filter(|text| !text.is_empty()),
+        })
+    }
+
+    fn stored(&self, provider: &Provider, model: &Model, version: &Version) -> StoredPrice {
+        let (from, daily) = match version.when {
+            When::Always => (None, None),
+            When::From(start) => (Some(start), None),
+            When::Daily { start, end } => (None, Some((start, end))),
+        };
+        StoredPrice {
+            source: self.source.clone(),
+            provider: provider.id.to_string(),
+            model: model.id.as_deref().unwrap_or(model.names.text()).to_owned(),
+            from,
+            daily,
+            request_picousd: version.price.request,
+            picousd_per_token: version.price.rates.clone(),
+            tiers: version.price.tiers.clone(),
+        }
+    }
+}
+
+impl Model {
+    fn version(&self, at: Timestamp, is_open_ended: bool) -> Option<&Version> {
+        let mut newest_first = self.versions.iter().rev();
+        newest_first
+            .find(|version| version.when.covers(at))
+            .or(self.versions.first().filter(|_| is_open_ended))
+    }
+}
+
+impl Version {
+    pub(super) fn new(when: When, price: Price) -> Self {
+        Self {
+            when,
+            price: Arc::new(price),
+            text: OnceLock::new(),
+        }
+    }
+}
+
+impl When {
+    fn covers(&self, at: Timestamp) -> bool {
+        match *self {
+            Self::Always => true,
+            Self::From(start) => at >= start,
+            Self::Daily { start, end } => {
+                let minute = at.0.div_euclid(MS_PER_MINUTE).rem_euclid(MINUTES_PER_DAY);
+                if end < start {
+                    minute >= start || minute < end
+                } else {
+                    start <= minute && minute < end
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! The user's own prices, from a file that may change while the server runs.
+//!
+//! A file whose name ends in `.json` has the form of `json_format`, where `source` may be left out.
+//! Any other has the form of `toml_format`. A provider and a model that the file lists are priced by
+//! it; all others by the built-in table.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use super::table::Table;
+use super::{json_format, toml_format};
+use crate::error::{Error, Result};
+
+/// The least time between two looks whether the file has changed.
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
+/// A longer file is no table of prices: fifty times the built-in one.
+const FILE_BYTES_MAX: u64 = 16 << 20;
+
+/// Distinguishes one state of a file from another: modification time, length, inode.
+type Stamp = (Option<SystemTime>, u64, u64);
+
+/// Returns none if there is no such file.
+fn stamp_of(path: &Path) -> Option<Stamp> {
+    let data = fs::metadata(path).ok()?;
+    Some((data.modified().ok(), data.len(), data.ino()))
+}
+
+/// The file, and what it said when it could be read last.
+pub(super) struct UserPrices {
+    path: PathBuf,
+    state: Mutex<FileState>,
+}
+
+struct FileState {
+    table: Arc<Table>,
+    stamp: Option<Stamp>,
+    checked: Instant,
+}
+
+impl UserPrices {
+    /// Reads the file for the first time.
+    ///
+    /// # Errors
+    /// [`Error::Config`] that names file and line.
+    pub(super) fn read(path: &Path) -> Result<Self> {
+        let stamp = stamp_of(path);
+        let table = read(path).map_err(|error| {
+            let path = path.display();
+            Error::Config(format!("the prices cannot be used: {path}, {error}"))
+        })?;
+        Ok(Self {
+            path: path.to_owned(),
+            state: Mutex::new(FileState {
+                table: Arc::new(table),
+                stamp,
+                checked: Instant::now(),
+            }),
+        })
+    }
+
+    /// Returns what the file says, or said when it could be read last.
+    pub(super) fn table(&self) -> Arc<Table> {
+        self.table_checked_after(CHECK_INTERVAL)
+    }
+
+    fn table_checked_after(&self, interval: Duration) -> Arc<Table> {
+        let mut state = self.lock();
+        let before = Arc::clone(&state.table);
+        if state.checked.elapsed() < interval {
+            return before;
+        }
+        // Others use the table meanwhile, and do not look as well.
+        state.checked = Instant::now();
+        let known = state.stamp;
+        drop(state);
+        // From before it is read: a change meanwhile is seen the next time.
+        let stamp = stamp_of(&self.path);
+        if stamp == known {
+            return before;
+        }
+        let read = read(&self.path);
+        let path = self.path.display();
+        let mut state = self.lock();
+        state.stamp = stamp;
+        match read {
+            // As editors leave it for a moment while they save it.
+            Ok(table) if table.is_empty() && !state.table.is_empty() => log::warn!(
+                "the prices in {path} are all gone; the ones before still count until there are \
+                 others or the server restarts"
+            ),
+            Ok(table) => {
+                log::info!("the prices in {path} have changed and count now");
+                state.table = Arc::new(table);
+            }
+            Err(error) => log::warn!(
+                "the prices have changed, but cannot be used; the ones before still count: {path}, \
+                 {error}"
+            ),
+        }
+        Arc::clone(&state.table)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, FileState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn read(path: &Path) -> Result<Table, String> {
+    let mut text = String::new();
+    let bytes = File::open(path)
+        .and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text))
+        .map_err(|error| format!("which cannot be read: {error}"))?;
+    if bytes as u64 > FILE_BYTES_MAX {
+        return Err(format!("which is longer than {FILE_BYTES_MAX} bytes"));
+    }
+    let extension = path.extension();
+    let table = match extension.is_some_and(|it| it.eq_ignore_ascii_case("json")) {
+        true => json_format::parse(&text)?,
+        false => toml_format::parse(&text)?,
+    };
+    let name = path.file_name().unwrap_or(path.as_os_str());
+    Ok(Table {
+        source: name.to_string_lossy().into_owned(),
+        // Before a price is in force, the built-in one counts.
+        is_open_ended: false,
+        ..table
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,241 @@
+use super::*;
+use proptest::prelude::*;
+
+fn limiter(requests: Option<u32>, tokens: Option<u64>) -> RateLimiter {
+    let rate = Rate {
+        requests_per_minute: requests,
+        tokens_per_minute: tokens,
+        minute: MINUTE,
+    };
+    RateLimiter::new([("p".to_owned(), rate)].into())
+}
+
+fn seconds(permits: &[Permit], now: Instant) -> Vec<u64> {
+    permits
+        .iter()
+        .map(|permit| permit.acquire(now).as_secs())
+        .collect()
+}
+
+#[test]
+fn calls_above_the_limit_wait_for_room() {
+    let limiter = limiter(Some(2), None);
+    let now = Instant::now();
+    let permits = [(); 5].map(|()| limiter.enqueue("p", Side::Flows, 1));
+    assert_eq!(seconds(&permits, now), [0, 0, 60, 60, 120]);
+    let other = limiter.enqueue("other", Side::Flows, 1);
+    assert_eq!(other.acquire(now), Duration::ZERO);
+}
+
+#[test]
+fn dropped_permit_is_free_for_another_call() {
+    let limiter = limiter(Some(1), None);
+    let now = Instant::now();
+    let give = || limiter.enqueue("p", Side::Flows, 1);
+    let (first, second) = (give(), give());
+    assert_eq!(first.acquire(now).as_secs(), 0);
+    assert_eq!(second.acquire(now).as_secs(), 60);
+    drop(second);
+    assert_eq!(give().acquire(now).as_secs(), 60);
+    drop(first);
+    assert_eq!(give().acquire(now).as_secs(), 0);
+}
+
+#[test]
+fn call_above_the_token_limit_goes_alone() {
+    let limiter = limiter(None, Some(100));
+    let permits = [60, 40, 1, 5_000, 1].map(|tokens| limiter.enqueue("p", Side::Clients, tokens));
+    assert_eq!(seconds(&permits, Instant::now()), [0, 0, 60, 120, 180]);
+}
+
+#[test]
+fn late_permits_do_not_overrun_the_limit() {
+    let limiter = limiter(Some(2), None);
+    let began = Instant::now();
+    let permits = [(); 5].map(|()| limiter.enqueue("p", Side::Flows, 1));
+    assert_eq!(seconds(&permits[4..], began), [120]);
+    // All were kept from it for longer.
+    let now = began + Duration::from_secs(140);
+    assert_eq!(seconds(&permits, now), [0, 0, 60, 60, 120]);
+    // What takes long to leave counts from when it left.
+    let later = now + Duration::from_secs(50);
+    let [first, second, ..] = permits;
+    for permit in [first, second] {
+        permit.consume_at(later);
+    }
+    let next = limiter.enqueue("p", Side::Flows, 1);
+    assert_eq!(seconds(&[next], later), [120]);
+}
+
+#[test]
+fn clients_and_flows_alternate() {
+    let limiter = limiter(Some(1), None);
+    let now = Instant::now();
+    let give = |side| limiter.enqueue("p", side, 1);
+    let first = give(Side::Flows);
+    assert_eq!(first.acquire(now), Duration::ZERO);
+    first.consume_at(now);
+    let flows = [(); 4].map(|()| give(Side::Flows));
+    assert_eq!(seconds(&flows, now), [60, 120, 180, 240]);
+    let clients = [(); 2].map(|()| give(Side::Clients));
+    assert_eq!(seconds(&clients, now), [60, 180]);
+    assert_eq!(seconds(&flows, now), [120, 240, 300, 360]);
+}
+
+#[test]
+fn call_that_does_not_ask_is_passed_over_until_it_does() {
+    let limiter = limiter(None, Some(30_000));
+    let began = Instant::now();
+    let give = |side, tokens| limiter.enqueue("p", side, tokens);
+    let first = give(Side::Flows, 20_000);
+    assert_eq!(first.acquire(began), Duration::ZERO);
+    first.consume_at(began);
+    let flow = give(Side::Flows, 20_000);
+    assert_eq!(flow.acquire(began).as_secs(), 60);
+    // The turn is the client's, but there is no room for it either.
+    let clients = [(); 2].map(|()| give(Side::Clients, 15_000));
+    let due = began + MINUTE;
+    assert_eq!(clients[0].acquire(due), Duration::ZERO);
+    // Some time is left to ask.
+    let soon = due + GRACE;
+    assert_eq!(clients[1].acquire(soon), 2 * MINUTE);
+    let late = soon + Duration::from_millis(1);
+    assert_eq!(clients[1].acquire(late), Duration::ZERO);
+    for client in clients {
+        client.consume_at(late);
+    }
+    // It has kept its place before those that came later.
+    let next = give(Side::Flows, 20_000);
+    assert_eq!(seconds(&[flow, next], late), [60, 120]);
+}
+
+#[test]
+fn provider_does_not_idle_for_a_flow_that_does_not_ask() {
+    let limiter = limiter(Some(1), None);
+    let mut now = Instant::now();
+    let flow = limiter.enqueue("p", Side::Flows, 1);
+    let made = |client: Permit, now| {
+        assert_eq!(client.acquire(now), Duration::ZERO);
+        client.consume_at(now);
+    };
+    made(limiter.enqueue("p", Side::Clients, 1), now);
+    assert_eq!(flow.acquire(now), MINUTE);
+    now += 2 * MINUTE;
+    for _ in 0..5 {
+        made(limiter.enqueue("p", Side::Clients, 1), now);
+        now += MINUTE;
+    }
+    made(flow, now);
+}
+
+/// A call that was made.
+#[derive(Debug)]
+struct SentCall {
+    at: Instant,
+    came: Instant,
+    number: usize,
+    side: Side,
+    tokens: u64,
+}
+
+/// Makes calls: how long after the one before each comes, whose it is, its tokens, and how late it
+/// always is. In the order in which they were made.
+fn play(limiter: &RateLimiter, calls: &[(u64, bool, u64, u64)]) -> Vec<SentCall> {
+    let mut now = Instant::now();
+    // When each is looked at next.
+    let mut waiting: Vec<(Instant, usize, Instant, Permit)> = Vec::new();
+    let mut made = Vec::new();
+    let mut come = now;
+    let mut number = 0;
+    loop {
+        let due = waiting
+            .iter()
+            .map(|(due, number, ..)| (*due, *number))
+            .min();
+        let next = calls
+            .get(number)
+            .map(|call| come + Duration::from_millis(call.0));
+        let side = |number: usize| {
+            if calls[number].1 {
+                Side::Flows
+            } else {
+                Side::Clients
+            }
+        };
+        let late = |number: usize| Duration::from_millis(calls[number].3);
+        match (next, due) {
+            (None, None) => return made,
+            (Some(next), due) if due.is_none_or(|(due, _)| next <= due) => {
+                (come, now) = (next, next);
+                let permit = limiter.enqueue("p", side(number), calls[number].2);
+                waiting.push((now + late(number), number, now, permit));
+                number += 1;
+            }
+            (_, Some((due, of))) => {
+                now = due;
+                let at = waiting.iter().position(|it| it.1 == of).unwrap();
+                let (_, number, came, permit) = waiting.swap_remove(at);
+                let wait = permit.acquire(now);
+                if wait.is_zero() {
+                    permit.consume_at(now);
+                    made.push(SentCall {
+                        at: now,
+                        came,
+                        number,
+                        side: side(number),
+                        tokens: calls[number].2,
+                    });
+                } else {
+                    waiting.push((now + wait + late(number), number, came, permit));
+                }
+            }
+            (Some(_), None) => unreachable!("it was taken"),
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_minute_exceeds_its_limit_however_late_calls_are_made(
+        requests in proptest::option::of(1u32..6),
+        most in proptest::option::of(1u64..200),
+        calls in proptest::collection::vec(
+            (0u64..30_000, any::<bool>(), 0u64..300, 0u64..200_000), 1..60),
+    ) {
+        let made = play(&limiter(requests, most), &calls);
+        prop_assert_eq!(made.len(), calls.len());
+        for begin in made.iter().map(|call| call.at) {
+            let within = made.iter().filter(|it| it.at >= begin && it.at < begin + MINUTE);
+            let tokens = |call: &SentCall| most.map_or(0, |most| call.tokens.min(most));
+            let (count, sum) = within.fold((0, 0), |(n, sum), call| (n + 1, sum + tokens(call)));
+            prop_assert!(requests.is_none_or(|requests| count <= requests));
+            prop_assert!(most.is_none_or(|most| sum <= most));
+        }
+    }
+
+    #[test]
+    fn sides_keep_their_order_and_alternate(
+        requests in proptest::option::of(1u32..6),
+        most in proptest::option::of(1u64..200),
+        calls in proptest::collection::vec((0u64..30_000, any::<bool>(), 0u64..300), 1..60),
+    ) {
+        let calls: Vec<_> = calls.into_iter().map(|(after, side, tokens)| (after, side, tokens, 0)).collect();
+        let made = play(&limiter(requests, most), &calls);
+        for side in [Side::Flows, Side::Clients] {
+            prop_assert!(made.iter().filter(|call| call.side == side).is_sorted_by_key(|call| call.number));
+        }
+        // With tokens, who could go a little earlier than expected is only looked at when expected.
+        if most.is_some() {
+            return Ok(());
+        }
+        for (at, pair) in made.windows(2).enumerate() {
+            let [one, two] = pair else { continue };
+            // Whoever of the other side came next; in the same moment it was not passed over.
+            let other = made[at + 2..].iter().find(|other| other.side != one.side);
+            let passed_over = other.filter(|other| {
+                one.side == two.side && other.came < one.at && other.at > two.at
+            });
+            prop_assert!(passed_over.is_none(), "{one:?}, {two:?}, {passed_over:?}");
+        }
+    }
+}
