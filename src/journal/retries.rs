@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::{BATCH_ENTRIES_MAX, Entry};
+use super::Entry;
 use crate::error::Error;
 use crate::store::Change;
 
@@ -12,7 +12,7 @@ use crate::store::Change;
 /// filled up, since no more begin then; a call whose settlement is refused becomes `UNKNOWN` at the
 /// next start.
 const KEPT_MAX: usize = 10_000;
-/// How many entries an attempt takes while nothing says that there is room.
+/// How many entries one attempt takes, so that one which fails costs little.
 const STEP: usize = 64;
 /// When they are tried again if nothing else is to be written before.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
@@ -51,13 +51,7 @@ impl Retries {
 
     /// Takes the entries of the next attempt, oldest first.
     pub(super) fn take(&mut self) -> Vec<Entry> {
-        let count = match self.refused_at {
-            Some(_) => STEP,
-            None => BATCH_ENTRIES_MAX,
-        };
-        self.entries
-            .drain(..self.entries.len().min(count))
-            .collect()
+        self.entries.drain(..self.entries.len().min(STEP)).collect()
     }
 
     /// Puts refused entries back, before all others.

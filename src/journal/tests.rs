@@ -4,9 +4,11 @@ use std::sync::Mutex;
 use crossbeam_channel::unbounded;
 use tempfile::TempDir;
 
+use super::retries::Retries;
 use super::*;
-use crate::event::RunStatus;
-use crate::store::{NewFlow, NewRun, RunEnd, RunStart, Store, alter, testing};
+use crate::event::{RunStatus, Seq, Timestamp};
+use crate::hub::Message;
+use crate::store::{Batch, NewFlow, NewRun, RunEnd, RunStart, Store, alter, testing};
 
 /// Keeps what is published.
 #[derive(Clone, Default)]
@@ -85,6 +87,8 @@ fn refuse(dir: &Path, changes: &str) {
     );
 }
 
+/// More than one attempt takes.
+const KEPT: usize = 200;
 const REFUSED_NO_MORE: &str = "DROP TRIGGER full";
 
 #[test]
@@ -147,7 +151,7 @@ fn refused_settlements(dir: &Path, store: &Store, journal: &Journal, count: usiz
 fn kept_changes_are_written_before_the_next_commit() {
     let dir = TempDir::new().unwrap();
     let (store, journal, thread, _) = started(dir.path());
-    refused_settlements(dir.path(), &store, &journal, 2 * BATCH_ENTRIES_MAX);
+    refused_settlements(dir.path(), &store, &journal, KEPT);
     journal.commit_one(accepted()).unwrap();
     assert!(store.pending_calls().unwrap().is_empty());
     journal.shutdown();
@@ -172,7 +176,7 @@ fn kept_changes_are_written_without_another_commit() {
 fn kept_changes_are_tried_a_last_time_at_the_end() {
     let dir = TempDir::new().unwrap();
     let (store, journal, thread, _) = started(dir.path());
-    refused_settlements(dir.path(), &store, &journal, 2 * BATCH_ENTRIES_MAX);
+    refused_settlements(dir.path(), &store, &journal, KEPT);
     journal.shutdown();
     thread.join().unwrap();
     assert!(store.pending_calls().unwrap().is_empty());
@@ -226,6 +230,24 @@ fn a_change_at_fault_is_given_up_and_holds_up_no_others() {
     let answers: Vec<_> = answered.try_iter().collect();
     assert_eq!(answers, [("bad", false), ("good", true)]);
     assert!(store.run("good").is_ok());
+    journal.shutdown();
+    thread.join().unwrap();
+}
+
+#[test]
+fn a_retried_commit_returns_once_there_is_room() {
+    let dir = TempDir::new().unwrap();
+    let (store, journal, thread, _) = started(dir.path());
+    refuse(dir.path(), "INSERT ON runs");
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| journal.commit_retried(vec![queue("a"), start("a")]));
+        let refused = journal.commit_one(queue("b"));
+        assert!(refused.unwrap_err().is_transient());
+        alter(dir.path(), REFUSED_NO_MORE);
+        assert_eq!(waiting.join().unwrap().unwrap().len(), 2);
+    });
+    assert_eq!(store.run("a").unwrap().0.status, RunStatus::Running);
+    assert!(store.run("b").is_err());
     journal.shutdown();
     thread.join().unwrap();
 }

@@ -1,0 +1,236 @@
+//! The journal's thread: takes all entries that wait, writes them in one transaction, numbers the
+//! events that follow, and publishes them after the commit.
+
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+
+use super::calls::Calls;
+use super::housekeeping::{Housekeeping, Retention};
+use super::retries::Retries;
+use super::{Command, Entry};
+use crate::error::{Error, Result};
+use crate::event::{Event, Seq, Timestamp, encode};
+use crate::hub::{Message, Publish};
+use crate::store::{Batch, Change, Receipt, Writer};
+
+/// How many entries one transaction takes, so that the first of them does not wait for long.
+const BATCH_ENTRIES_MAX: usize = 512;
+
+pub(super) struct WriterThread {
+    calls: Calls,
+    writer: Writer,
+    publisher: Box<dyn Publish>,
+    retries: Retries,
+    housekeeping: Housekeeping,
+}
+
+/// An entry that was written, but not committed yet.
+struct Written {
+    receipts: Vec<Receipt>,
+    messages: Vec<Message>,
+}
+
+impl WriterThread {
+    pub(super) fn new(
+        writer: Writer,
+        publisher: Box<dyn Publish>,
+        calls: Calls,
+        retention: Retention,
+    ) -> Result<Self> {
+        Ok(Self {
+            housekeeping: Housekeeping::new(retention, writer.newest_moment()?),
+            retries: Retries::default(),
+            calls,
+            writer,
+            publisher,
+        })
+    }
+
+    pub(super) fn run(mut self, received: &Receiver<Command>) {
+        loop {
+            let (mut entries, stop) = receive(received, self.housekeeping.interval());
+            let kept_before = self.retries.len();
+            if kept_before > 0 {
+                let retried = entries.extract_if(.., |entry| entry.is_retried);
+                retried.for_each(|entry| self.retries.push(entry));
+            }
+            if stop || self.retries.is_due() || !entries.is_empty() {
+                self.retry();
+            }
+            self.write(entries);
+            if stop {
+                return self.retries.end();
+            }
+            let kept = self.retries.len();
+            if kept > kept_before {
+                log::error!("{kept} changes wait for room on the disk, and are tried again");
+            }
+            let oldest = self.housekeeping.run(&mut self.writer);
+            if oldest.is_some() {
+                self.publisher.publish(Vec::new(), oldest);
+            }
+        }
+    }
+
+    /// Tries kept entries again: some to see if there is room, then all.
+    fn retry(&mut self) {
+        while !self.retries.is_empty() {
+            let entries = self.retries.take();
+            let has_written = self.write(entries);
+            self.retries.tried(has_written);
+            if !has_written {
+                return;
+            }
+            if self.retries.is_empty() {
+                log::warn!("all that the disk refused is written");
+            }
+        }
+    }
+
+    /// Writes the entries, and keeps those that are to be tried again. Returns whether one or more
+    /// were written or refused for good.
+    fn write(&mut self, mut entries: Vec<Entry>) -> bool {
+        if entries.is_empty() {
+            return false;
+        }
+        let results = match self.write_batch(&entries) {
+            Ok(results) => {
+                for (entry, result) in entries.iter_mut().zip(&results) {
+                    let is_at_fault =
+                        matches!(result, Some(Err(error)) if !matches!(error, Error::Disk(_)));
+                    entry.failures += u32::from(is_at_fault);
+                }
+                results
+            }
+            Err(error) => {
+                log::error!("nothing can be written: {error}");
+                let refused = |_: &Entry| Some(Err(of_each(&error)));
+                entries.iter().map(refused).collect()
+            }
+        };
+        let mut messages = Vec::new();
+        let mut answers = Vec::new();
+        let mut refused = Vec::new();
+        for (entry, result) in entries.into_iter().zip(results) {
+            match result {
+                None => refused.push(entry),
+                Some(Err(error)) if entry.may_be_retried(&error) => {
+                    if refused.is_empty() {
+                        log::error!("a change cannot be written, trying again: {error}");
+                    }
+                    refused.push(entry);
+                }
+                Some(result) => answers.push((
+                    entry,
+                    result.map(|written| {
+                        messages.extend(written.messages);
+                        self.calls.record_all(&written.receipts);
+                        written.receipts
+                    }),
+                )),
+            }
+        }
+        self.retries.put_back(refused);
+        // Published before the answers, so that a client that acts on an answer gets this event
+        // before its own.
+        self.publisher.publish(messages, None);
+        let has_ended_one = !answers.is_empty();
+        for (entry, result) in answers {
+            entry.answer(result);
+        }
+        has_ended_one
+    }
+
+    /// Writes the entries in one transaction. Returns what became of each: nothing yet, if it waits
+    /// for an earlier one that is to be tried again.
+    ///
+    /// # Errors
+    /// If nothing could be written.
+    fn write_batch(&mut self, entries: &[Entry]) -> Result<Vec<Option<Result<Written>>>> {
+        let all = self.writer.transaction(|batch| {
+            let written = entries
+                .iter()
+                .map(|entry| write_entry(batch, &entry.changes));
+            written.map(|one| one.map(|one| Some(Ok(one)))).collect()
+        });
+        // Hardly any batch holds an entry that is refused, and savepoints cost a fifth of writing
+        // it. So nothing of the batch was kept, and only now each entry is written by itself.
+        all.or_else(|error| match error {
+            Error::Disk(_) => Err(error),
+            _ => self
+                .writer
+                .transaction(|batch| Ok(write_each(batch, entries))),
+        })
+    }
+}
+
+/// Waits for entries, but not for longer than `time_max`. Returns those that came, and whether they
+/// are the last.
+fn receive(received: &Receiver<Command>, time_max: Duration) -> (Vec<Entry>, bool) {
+    let first = match received.recv_timeout(time_max) {
+        Ok(first) => first,
+        Err(error) => return (Vec::new(), error == RecvTimeoutError::Disconnected),
+    };
+    let rest = received.try_iter().take(BATCH_ENTRIES_MAX - 1);
+    let mut entries = Vec::new();
+    for command in std::iter::once(first).chain(rest) {
+        match command {
+            Command::Write(entry) => entries.push(entry),
+            Command::Shutdown => return (entries, true),
+        }
+    }
+    (entries, false)
+}
+
+/// The error of each entry of a batch that failed as a whole.
+fn of_each(error: &Error) -> Error {
+    match error {
+        Error::Disk(why) => Error::Disk(why.clone()),
+        other => Error::internal(format!("nothing can be written: {other}")),
+    }
+}
+
+/// Writes each entry as far as it can be. Those that are retried do not overtake each other.
+fn write_each(batch: &mut Batch<'_>, entries: &[Entry]) -> Vec<Option<Result<Written>>> {
+    let mut is_held_up = false;
+    let mut write = |entry: &Entry| {
+        if is_held_up && entry.is_retried {
+            return None;
+        }
+        let written = batch.isolated(|batch| write_entry(batch, &entry.changes));
+        if let Err(error) = &written {
+            is_held_up |= entry.may_be_retried(error);
+        }
+        Some(written)
+    };
+    entries.iter().map(&mut write).collect()
+}
+
+fn write_entry(batch: &mut Batch<'_>, changes: &[Change]) -> Result<Written> {
+    let mut receipts = Vec::with_capacity(changes.len());
+    let mut messages = Vec::new();
+    for change in changes {
+        let applied = batch.apply(change)?;
+        for event in &applied.events {
+            messages.push(log_event(batch, event)?);
+        }
+        receipts.push(applied.receipt);
+    }
+    Ok(Written { receipts, messages })
+}
+
+fn log_event(batch: &mut Batch<'_>, event: &Event) -> Result<Message> {
+    let body = event.body();
+    let type_name = event.type_name();
+    let context = event.context();
+    let flow_id = context.and_then(|context| context.flow_id);
+    let at = context.map_or_else(Timestamp::now, |context| context.timestamp);
+    let seq: Seq = batch.append_event(at, flow_id, type_name, &body)?;
+    Ok(Message {
+        seq: Some(seq),
+        flow_id,
+        type_name,
+        text: encode(seq, &body),
+    })
+}
