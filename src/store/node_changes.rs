@@ -18,14 +18,13 @@ pub(super) fn start(
     prompt: Option<&Prompt>,
     at: Timestamp,
 ) -> Result<Applied> {
-    let (table, key) = match node.item {
-        Some(_) => ("run_items", "item, "),
-        None => ("run_nodes", ""),
+    let (table, column, value) = match node.item {
+        Some(_) => ("run_items", ", item", ", ?7"),
+        None => ("run_nodes", "", ""),
     };
-    let item = if key.is_empty() { "" } else { "?7, " };
     let sql = format!(
-        "INSERT INTO {table} (run_id, node_id, {key}status, attempt, started_ms, prompt, system)
-         VALUES (?1, ?2, {item}'RUNNING', ?3, ?4, ?5, ?6)
+        "INSERT INTO {table} (run_id, node_id, status, attempt, started_ms, prompt, system{column})
+         VALUES (?1, ?2, 'RUNNING', ?3, ?4, ?5, ?6{value})
          ON CONFLICT DO UPDATE SET status = 'RUNNING', attempt = ?3, started_ms = ?4,
             error = NULL, finished_ms = NULL, prompt = ?5, system = ?6
          WHERE status != 'COMPLETED'"
@@ -43,6 +42,7 @@ pub(super) fn start(
         system,
         node.item
     ];
+    // Of a node itself, the statement has no item.
     let values = &values[..values.len() - usize::from(node.item.is_none())];
     let changed = execute(db, &sql, values)?;
     found(changed, || {

@@ -32,3 +32,19 @@ impl Store {
         .ok_or_else(|| Error::NotFound(format!("price {id}")))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_prices_are_stored_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _writer) = Store::open(dir.path()).unwrap();
+        let connection = Connection::open(dir.path().join("flowledger.db")).unwrap();
+        let ids = ["one", "two", "one"].map(|price| id_of(&connection, price).unwrap());
+        assert_eq!(ids, [ids[0], ids[1], ids[0]]);
+        assert_ne!(ids[0], ids[1]);
+        assert_eq!(store.price(ids[1]).unwrap(), "two");
+    }
+}

@@ -1,0 +1,54 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const DAY_MS: i64 = 24 * 60 * 60 * 1000;
+const START: Timestamp = Timestamp(1_000 * DAY_MS);
+const NEVER: Timestamp = Timestamp(i64::MIN);
+
+#[test]
+fn a_step_forward_counts_once_it_has_held() {
+    let began = Instant::now();
+    let mut clock = RetentionClock::new(None, START, began);
+    assert_eq!(clock.now(START, began), START);
+    let ahead = |held: Duration| Timestamp(START.0 + 100 * DAY_MS + held.as_millis() as i64);
+    for minutes in 0..60 {
+        let held = Duration::from_secs(60 * minutes);
+        assert_eq!(clock.now(ahead(held), began + held), NEVER);
+    }
+    assert_eq!(clock.now(ahead(HOLD), began + HOLD), ahead(HOLD));
+}
+
+#[test]
+fn a_start_far_ahead_of_the_newest_row_has_to_hold() {
+    let began = Instant::now();
+    for (days, is_believed) in [(-1, true), (0, true), (1, true), (2, false)] {
+        let system = Timestamp(START.0 + days * DAY_MS);
+        let mut clock = RetentionClock::new(Some(START), system, began);
+        assert_eq!(clock.now(system, began) == system, is_believed, "{days}");
+        let later = Timestamp(system.0 + HOLD.as_millis() as i64);
+        assert_eq!(clock.now(later, began + HOLD), later);
+    }
+}
+
+proptest! {
+    #[test]
+    fn nothing_is_old_because_the_clock_stepped(
+        looks in proptest::collection::vec((1u64..600, -200i64..200, any::<bool>()), 1..80),
+    ) {
+        let began = Instant::now();
+        let mut clock = RetentionClock::new(None, START, began);
+        let (mut now, mut shift_ms) = (began, 0);
+        let mut steady_since = None;
+        for (seconds, days, steps) in looks {
+            now += Duration::from_secs(seconds);
+            if steps && days * DAY_MS != shift_ms {
+                shift_ms = days * DAY_MS;
+                steady_since = Some(now);
+            }
+            let system = Timestamp(START.0 + (now - began).as_millis() as i64 + shift_ms);
+            let has_held = steady_since.is_none_or(|since| now - since >= HOLD);
+            prop_assert_eq!(clock.now(system, now), if has_held { system } else { NEVER });
+        }
+    }
+}
