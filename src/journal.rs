@@ -5,7 +5,7 @@
 //! never see an event that did not happen, the order of `seq` is the order of broadcasts, and rows
 //! get cheaper as load rises (group commit).
 
-mod calls;
+mod call_metrics;
 mod housekeeping;
 mod retention_clock;
 mod retries;
@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, bounded};
 
-pub use self::calls::{Calls, Model, OfModel};
+pub use self::call_metrics::{CallMetrics, Model, OfModel};
 pub use self::housekeeping::Retention;
 use self::writer_thread::WriterThread;
 use crate::error::{Error, Result};
@@ -72,7 +72,7 @@ impl Entry {
 #[derive(Clone)]
 pub struct Journal {
     commands: Sender<Command>,
-    calls: Calls,
+    calls: CallMetrics,
     /// Set once nothing will be answered any more.
     ended: Arc<AtomicBool>,
 }
@@ -90,7 +90,7 @@ impl Journal {
         on_fatal: OnFatal,
     ) -> Result<(Self, JoinHandle<()>)> {
         let (commands, received) = bounded(ENTRIES_MAX);
-        let calls = Calls::default();
+        let calls = CallMetrics::default();
         let checkpointer = writer.checkpointer()?;
         let copying = Threads::default();
         copying.spawn("checkpoint", CHECKPOINT_STACK_BYTES, move || {
@@ -190,7 +190,7 @@ impl Journal {
     }
 
     /// What calls took since the server started.
-    pub fn calls(&self) -> &Calls {
+    pub fn calls(&self) -> &CallMetrics {
         &self.calls
     }
 

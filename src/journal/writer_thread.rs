@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
-use super::calls::Calls;
+use super::call_metrics::CallMetrics;
 use super::housekeeping::{Housekeeping, Retention};
 use super::retries::Retries;
 use super::{Command, Entry};
@@ -18,7 +18,7 @@ use crate::store::{Batch, Change, Receipt, Writer};
 const BATCH_ENTRIES_MAX: usize = 512;
 
 pub(super) struct WriterThread {
-    calls: Calls,
+    calls: CallMetrics,
     writer: Writer,
     publisher: Box<dyn Publish>,
     retries: Retries,
@@ -35,7 +35,7 @@ impl WriterThread {
     pub(super) fn new(
         writer: Writer,
         publisher: Box<dyn Publish>,
-        calls: Calls,
+        calls: CallMetrics,
         retention: Retention,
     ) -> Result<Self> {
         Ok(Self {

@@ -70,9 +70,9 @@ impl Default for OfModel {
 
 /// See the module. Clones share everything.
 #[derive(Clone, Default)]
-pub struct Calls(Arc<Mutex<BTreeMap<Model, OfModel>>>);
+pub struct CallMetrics(Arc<Mutex<BTreeMap<Model, OfModel>>>);
 
-impl Calls {
+impl CallMetrics {
     pub(super) fn record_all(&self, receipts: &[Receipt]) {
         for receipt in receipts {
             if let Receipt::Call(row) = receipt {
