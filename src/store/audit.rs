@@ -4,13 +4,15 @@ use std::collections::HashMap;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Statement};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row};
 
 use super::block_index;
 use super::budgets;
+use super::connection::{DATABASE, LOCK, configure};
 use super::days::{self, Day};
 use super::ledger::{ENTRY_COLUMNS, entry};
-use super::{DATABASE, LOCK, configure, schema};
+use super::schema;
+use super::sql::{all, one};
 use crate::error::{Error, Result};
 use crate::event::{LedgerEntry, RunId, Seq, Timestamp};
 
@@ -157,81 +159,6 @@ pub struct AuditEvent {
     pub seq: Seq,
     /// Of an update of the ledger: the message. Others' are not read.
     pub update: Option<String>,
-}
-
-/// Rows of which some are read ahead: each of the lists is in the order of runs.
-struct Peeked<'s, T> {
-    rows: rusqlite::Rows<'s>,
-    read: fn(&Row<'_>) -> rusqlite::Result<(RunId, T)>,
-    next: Option<(RunId, T)>,
-}
-
-impl<'s, T> Peeked<'s, T> {
-    fn new(
-        statement: &'s mut Statement<'_>,
-        read: fn(&Row<'_>) -> rusqlite::Result<(RunId, T)>,
-    ) -> Result<Self> {
-        let mut peeked = Self {
-            rows: statement.query([])?,
-            read,
-            next: None,
-        };
-        peeked.advance()?;
-        Ok(peeked)
-    }
-
-    fn advance(&mut self) -> Result<()> {
-        self.next = self.rows.next()?.map(self.read).transpose()?;
-        Ok(())
-    }
-
-    fn run_id(&self) -> Option<&RunId> {
-        self.next.as_ref().map(|(run_id, _)| run_id)
-    }
-
-    fn take(&mut self, run_id: &str) -> Result<Option<T>> {
-        if self.run_id().is_none_or(|next| next != run_id) {
-            return Ok(None);
-        }
-        let taken = self.next.take();
-        self.advance()?;
-        Ok(taken.map(|(_, value)| value))
-    }
-}
-
-const HEADS: &str = "SELECT id, status, input_tokens, output_tokens, cost_nanousd,
-        finished_ms IS NOT NULL, graph_hash
-     FROM runs ORDER BY id";
-const NODES: &str = "SELECT run_id, node_id, status, input_tokens, output_tokens, cost_nanousd
-     FROM run_nodes ORDER BY run_id, node_id";
-const ITEMS: &str =
-    "SELECT run_id, status = 'RUNNING' FROM run_items ORDER BY run_id, node_id, item";
-const CALLS: &str = "SELECT run_id, node_id, input_tokens, output_tokens, cost_nanousd FROM ledger
-     WHERE run_id IS NOT NULL ORDER BY run_id, id";
-
-/// The rows of all tables that belong to runs, each in the order of runs.
-struct RunParts<'s> {
-    /// Status, sums, whether it has a time of its end, hash of its graph.
-    heads: Peeked<'s, (String, AuditSums, bool, String)>,
-    nodes: Peeked<'s, AuditNode>,
-    items: Peeked<'s, bool>,
-    /// The node, and what the row adds to its sums.
-    calls: Peeked<'s, (Option<String>, AuditSums)>,
-    /// How many nodes graphs have, by their hashes.
-    graphs: HashMap<String, Option<usize>>,
-}
-
-impl RunParts<'_> {
-    /// The first run of which a row is left.
-    fn next_id(&self) -> Option<RunId> {
-        let ids = [
-            self.heads.run_id(),
-            self.nodes.run_id(),
-            self.items.run_id(),
-            self.calls.run_id(),
-        ];
-        ids.into_iter().flatten().min().cloned()
-    }
 }
 
 fn sums(row: &Row<'_>, at: usize) -> rusqlite::Result<AuditSums> {
@@ -405,63 +332,68 @@ impl Audit {
 
     /// All runs in order, also those of which only ledger rows, nodes or items are left.
     pub fn runs(&self, mut each: impl FnMut(AuditRun)) -> Result<()> {
-        let mut heads = self.connection.prepare(HEADS)?;
-        let mut nodes = self.connection.prepare(NODES)?;
-        let mut items = self.connection.prepare(ITEMS)?;
-        let mut calls = self.connection.prepare(CALLS)?;
-        let mut parts = RunParts {
-            heads: Peeked::new(&mut heads, |row| {
-                let head = (row.get(1)?, sums(row, 2)?, row.get(5)?, row.get(6)?);
-                Ok((row.get(0)?, head))
-            })?,
-            nodes: Peeked::new(&mut nodes, |row| {
-                let node = AuditNode {
-                    id: row.get(1)?,
-                    status: row.get(2)?,
-                    sums: sums(row, 3)?,
-                };
-                Ok((row.get(0)?, node))
-            })?,
-            items: Peeked::new(&mut items, |row| Ok((row.get(0)?, row.get(1)?)))?,
-            calls: Peeked::new(&mut calls, |row| {
-                Ok((row.get(0)?, (row.get(1)?, sums(row, 2)?)))
-            })?,
-            graphs: HashMap::new(),
-        };
-        while let Some(id) = parts.next_id() {
-            each(self.run(&mut parts, id)?);
+        let mut statement = self.connection.prepare(
+            "SELECT id FROM runs UNION SELECT run_id FROM run_nodes
+             UNION SELECT run_id FROM run_items
+             UNION SELECT run_id FROM ledger WHERE run_id IS NOT NULL ORDER BY 1",
+        )?;
+        let mut ids = statement.query([])?;
+        let mut graphs = HashMap::new();
+        while let Some(row) = ids.next()? {
+            each(self.run(row.get(0)?, &mut graphs)?);
         }
         Ok(())
     }
 
-    fn run(&self, parts: &mut RunParts<'_>, id: RunId) -> Result<AuditRun> {
-        let stored = match parts.heads.take(&id)? {
-            Some((status, sums, is_finished, graph)) => Some(StoredRun {
+    fn run(&self, id: RunId, graphs: &mut HashMap<String, Option<usize>>) -> Result<AuditRun> {
+        let sql = "SELECT status, finished_ms IS NOT NULL, graph_hash, input_tokens, output_tokens,
+                cost_nanousd
+             FROM runs WHERE id = ?1";
+        let stored = one(&self.connection, sql, [&id], |row| {
+            let graph: String = row.get(2)?;
+            Ok((row.get(0)?, row.get(1)?, graph, sums(row, 3)?))
+        })?;
+        let stored = match stored {
+            Some((status, is_finished, graph, sums)) => Some(StoredRun {
                 status,
                 sums,
                 is_finished,
-                graph_nodes: self.graph_nodes(&mut parts.graphs, graph)?,
+                graph_nodes: self.graph_nodes(graphs, graph)?,
             }),
             None => None,
         };
+        let sql = "SELECT node_id, status, input_tokens, output_tokens, cost_nanousd
+             FROM run_nodes WHERE run_id = ?1 ORDER BY node_id";
+        let nodes = all(&self.connection, sql, [&id], |row| {
+            Ok(AuditNode {
+                id: row.get(0)?,
+                status: row.get(1)?,
+                sums: sums(row, 2)?,
+            })
+        })?;
+        let sql = "SELECT count(*), count(*) FILTER (WHERE status = 'RUNNING')
+             FROM run_items WHERE run_id = ?1";
+        let items = one(&self.connection, sql, [&id], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })?;
+        let (items, running_items) = items.unwrap_or_default();
         let mut run = AuditRun {
             stored,
-            nodes: Vec::new(),
-            running_items: 0,
-            items: 0,
+            nodes,
+            running_items,
+            items,
             calls: 0,
             sums: AuditSums::NOTHING,
             node_sums: HashMap::new(),
             id,
         };
-        while let Some(node) = parts.nodes.take(&run.id)? {
-            run.nodes.push(node);
-        }
-        while let Some(is_running) = parts.items.take(&run.id)? {
-            run.items += 1;
-            run.running_items += u64::from(is_running);
-        }
-        while let Some((node, sums)) = parts.calls.take(&run.id)? {
+        let mut statement = self.connection.prepare_cached(
+            "SELECT node_id, input_tokens, output_tokens, cost_nanousd FROM ledger
+             WHERE run_id = ?1",
+        )?;
+        let mut calls = statement.query([&run.id])?;
+        while let Some(row) = calls.next()? {
+            let (node, sums): (Option<String>, _) = (row.get(0)?, sums(row, 1)?);
             run.calls += 1;
             run.sums.add(sums);
             let of_node = run.node_sums.entry(node.unwrap_or_default());

@@ -17,9 +17,9 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, Row, params};
 
-use super::Store;
 use super::change::NewCall;
 use super::days::{self, Day, MS_PER_DAY, Plan};
+use super::reader::Store;
 use super::sql::{all, execute, one};
 use crate::budget::{self, BUDGETS_MAX, Budget, Limit, Per, Reserve, Scope};
 use crate::error::{Error, Result};

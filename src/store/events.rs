@@ -2,7 +2,7 @@
 
 use rusqlite::params;
 
-use super::Store;
+use super::reader::Store;
 use crate::error::Result;
 use crate::event::{FlowId, Seq};
 

@@ -2,8 +2,8 @@
 
 use rusqlite::{Connection, Row, params};
 
-use super::Store;
 use super::change::{Applied, NewFlow, Receipt};
+use super::reader::Store;
 use super::sql::{execute, found, one};
 use super::{suggestions, triggers};
 use crate::error::{Error, Result};

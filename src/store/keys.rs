@@ -2,8 +2,8 @@
 
 use rusqlite::{Connection, params};
 
-use super::Store;
 use super::change::{Applied, NewKey, Receipt};
+use super::reader::Store;
 use super::sql::{execute, one};
 use crate::error::{Error, Result};
 use crate::event::Timestamp;

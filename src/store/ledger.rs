@@ -8,8 +8,9 @@ use serde::Serialize;
 
 use super::days::{self, Day, Plan};
 use super::ledger_filter::LedgerFilter;
+use super::reader::Store;
 use super::sql::parsed;
-use super::{Store, block_index, daily_rollup};
+use super::{block_index, daily_rollup};
 use crate::error::{Error, Result};
 use crate::event::{CallStatus, LedgerDetails, LedgerEntry, Timestamp, Usage, Usd};
 

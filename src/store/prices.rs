@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, params};
 
-use super::Store;
+use super::reader::Store;
 use super::sql::{execute, one};
 use crate::error::{Error, Result};
 

@@ -2,8 +2,8 @@
 
 use rusqlite::{Connection, params};
 
-use super::Store;
 use super::change::{Applied, Bought, Receipt};
+use super::reader::Store;
 use super::sql::{all, execute};
 use crate::error::Result;
 use crate::event::{Timestamp, Usd};
@@ -56,19 +56,16 @@ pub(super) fn prune(
     now: Timestamp,
     step: usize,
 ) -> Result<(usize, i64)> {
-    let oldest: Vec<(String, i64)> = all(
+    let removed: Vec<i64> = all(
         connection,
-        "SELECT key, bytes FROM (
-            SELECT key, bytes, created_ms FROM answers ORDER BY created_ms LIMIT ?3)
-         WHERE ?1 OR created_ms < ?2",
+        "DELETE FROM answers WHERE key IN (
+            SELECT key FROM (SELECT key, created_ms FROM answers ORDER BY created_ms LIMIT ?3)
+            WHERE ?1 OR created_ms < ?2)
+         RETURNING bytes",
         params![too_many, now.0.saturating_sub(AGE_MAX_MS), step],
-        |row| Ok((row.get(0)?, row.get(1)?)),
+        |row| row.get(0),
     )?;
-    let mut delete = connection.prepare_cached("DELETE FROM answers WHERE key = ?1")?;
-    for (key, _) in &oldest {
-        delete.execute([key])?;
-    }
-    Ok((oldest.len(), oldest.iter().map(|(_, bytes)| bytes).sum()))
+    Ok((removed.len(), removed.iter().sum()))
 }
 
 impl Store {

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use rusqlite::{Connection, Row, params};
 
-use super::Store;
+use super::reader::Store;
 use super::sql::{all, one, parsed};
 use crate::error::{Error, Result};
 use crate::event::{FlowId, RunId, RunStatus, Timestamp, Usd, text_form};

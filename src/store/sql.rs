@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Params, Row, ToSql};
 
-use super::Store;
+use super::reader::Store;
 use crate::error::{Error, Result};
 
 impl Store {

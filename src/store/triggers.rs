@@ -2,8 +2,8 @@
 
 use rusqlite::{Connection, Row, params};
 
-use super::Store;
 use super::change::{Applied, Delivery, NewHook, NewSchedule, Receipt};
+use super::reader::Store;
 use super::sql::{execute, found, one, parsed};
 use crate::error::{Error, Result};
 use crate::event::{FlowId, RunId, Timestamp};

@@ -1,0 +1,100 @@
+//! How connections are set up, and the files of the data directory.
+
+use std::fs::{self, File};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode};
+
+use crate::error::{Error, Result};
+
+/// The database's file name in the data directory.
+pub(super) const DATABASE: &str = "flowledger.db";
+/// Held locked by the one process that writes the database.
+pub(super) const LOCK: &str = "flowledger.lock";
+/// How long a reader waits for a lock; in WAL mode readers wait for nobody but a checkpoint's end.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// How many prepared statements a connection keeps: all there are.
+const STATEMENTS_MAX: usize = 128;
+/// Page cache per connection, KiB: enough for the hot pages of the indexes, small when idle.
+const CACHE_KIB: i64 = 2_048;
+
+impl From<rusqlite::Error> for Error {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DiskFull | ErrorCode::SystemIoFailure) => Self::Disk(error.to_string()),
+            _ => Self::Store(error.to_string()),
+        }
+    }
+}
+
+/// Changes the database in `dir` behind the back of the server that has it: for tests of what it does
+/// about a disk that refuses.
+#[cfg(test)]
+pub(crate) fn alter(dir: &Path, sql: &str) {
+    let connection = Connection::open(dir.join(DATABASE)).unwrap();
+    connection.execute_batch(sql).unwrap();
+}
+
+pub(super) fn configure(connection: &Connection) -> Result<()> {
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+    // A statement is planned once, not again whenever a parameter has another value, which costs
+    // more than most of them do. What a plan is to depend on stands in the statement's text.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
+    connection.pragma_update(None, "foreign_keys", false)?;
+    Ok(())
+}
+
+/// Outputs of flows are nobody else's business: the directory is made for its owner alone.
+pub(super) fn make_private_dir(dir: &Path) -> Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(Error::io(format!(
+            "cannot make the data directory {}",
+            dir.display()
+        )))
+}
+
+/// SQLite gives its other files the mode of the first.
+pub(super) fn make_private_file(path: &Path) -> Result<()> {
+    fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(path)
+        .map(drop)
+        .map_err(Error::io(format!(
+            "cannot open the database {}",
+            path.display()
+        )))
+}
+
+pub(super) fn lock(dir: &Path) -> Result<File> {
+    let path = dir.join(LOCK);
+    let file = File::create(&path).map_err(Error::io(format!(
+        "cannot write to the data directory {}",
+        dir.display()
+    )))?;
+    // Not fatal where a file system has no modes.
+    let _ = file.set_permissions(fs::Permissions::from_mode(0o600));
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(Error::Config(format!(
+            "{} is in use by another flowledger; stop that one, or give this one its own --data",
+            dir.display()
+        ))),
+        Err(fs::TryLockError::Error(source)) => Err(Error::Io {
+            context: format!("cannot lock {}", path.display()),
+            source,
+        }),
+    }
+}
