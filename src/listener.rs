@@ -100,7 +100,6 @@ fn error_body(denied: &Denied) -> Vec<u8> {
         .into_bytes()
 }
 
-/// What connections need.
 struct Shared {
     access: Auth,
     sockets: Sockets,
@@ -161,7 +160,6 @@ impl Listener {
         })
     }
 
-    /// The address that it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -273,7 +271,6 @@ struct Connection {
     permit: ConnectionPermit,
 }
 
-/// What follows a request.
 enum Next {
     KeepAlive,
     Close,

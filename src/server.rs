@@ -50,15 +50,11 @@ const JOIN_POLL: Duration = Duration::from_millis(2);
 pub struct Core {
     /// Wakes the optimizer, which is started later if at all.
     alarm: WakeSignal,
-    /// Questions.
     pub store: Arc<Store>,
-    /// Changes.
     pub journal: Journal,
-    /// Clients.
     pub hub: Hub,
     pub providers: Arc<Providers>,
     pub calls: Calls,
-    /// Runs.
     pub engine: Engine,
     threads: CoreThreads,
 }
@@ -167,7 +163,6 @@ impl Core {
     }
 }
 
-/// A running server.
 pub struct Server {
     core: Core,
     scheduler: Scheduler,
@@ -243,12 +238,10 @@ impl Server {
         })
     }
 
-    /// The address that it listens on.
     pub fn address(&self) -> SocketAddr {
         self.listener.address()
     }
 
-    /// What it consists of.
     pub fn core(&self) -> &Core {
         &self.core
     }

@@ -15,7 +15,6 @@ const NAME_BYTES_MAX: usize = 200;
 /// What the server says about a flow; a document cannot set these.
 const OWN_KEYS: &[&str] = &["id", "node_count", "inputs", "created_at", "updated_at"];
 
-/// `GET /api/flows?limit&before`: newest first.
 pub fn list(context: &Context, mut query: Query) -> Answer {
     let limit = query.take_limit();
     let before: Option<FlowId> = query.take("before");

@@ -31,7 +31,6 @@ fn filter(query: &mut Query) -> LedgerFilter {
     }
 }
 
-/// `GET /api/ledger`: rows, newest first.
 pub fn list(context: &Context, mut query: Query, client: &Presence) -> Answer {
     let filter = filter(&mut query);
     let limit = query.take_limit();
@@ -94,7 +93,6 @@ pub fn ledger_csv(store: Arc<Store>, filter: LedgerFilter) -> Result<impl Read +
     })
 }
 
-/// Makes the text of a CSV as it is read.
 struct CsvRows {
     store: Arc<Store>,
     filter: LedgerFilter,

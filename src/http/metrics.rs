@@ -11,7 +11,6 @@ use crate::hub::Eviction;
 use crate::journal::{Model, OfModel};
 use crate::metrics::Histogram;
 
-/// The version of the format that this is.
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 pub fn text(context: &Context) -> ResponseBox {
@@ -118,7 +117,6 @@ fn calls(context: &Context, text: &mut Text) {
     });
 }
 
-/// Whose calls, as labels.
 fn labels(model: &Model) -> String {
     let Model { provider, model } = model;
     format!(

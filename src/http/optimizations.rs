@@ -18,7 +18,6 @@ const TRIAL_COUNT_DEFAULT: usize = 3;
 /// … and at most.
 const TRIAL_COUNT_MAX: usize = 10;
 
-/// `GET /api/ledger/optimizations?limit&before&status`: newest first.
 pub fn list(context: &Context, mut query: Query) -> Answer {
     let limit = query.take_limit();
     let before: Option<i64> = query.take("before");
@@ -31,7 +30,6 @@ pub fn list(context: &Context, mut query: Query) -> Answer {
     Ok(reply::list(&items, next))
 }
 
-/// A suggestion with what it changes.
 #[derive(Serialize)]
 struct Whole {
     #[serde(flatten)]
@@ -115,7 +113,6 @@ pub fn apply(context: &Context, id: i64, body: &[u8]) -> Answer {
     Ok(reply::json(200, &whole(context, id, None)?))
 }
 
-/// What a trial is to be.
 #[derive(serde::Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 struct WantedTrial {
@@ -169,7 +166,6 @@ pub fn trial(context: &Context, id: i64, body: &[u8]) -> Answer {
     Ok(reply::json(200, &whole(context, id, None)?))
 }
 
-/// `POST /api/ledger/optimizations/{id}/revert`: puts the flow back as it was.
 pub fn revert(context: &Context, id: i64) -> Answer {
     let suggestion = context.store.suggestion(id)?;
     let at = Timestamp::now();

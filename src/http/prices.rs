@@ -47,7 +47,6 @@ struct PerMtok {
     reasoning: Box<RawValue>,
 }
 
-/// `GET /api/prices/{id}`: the price that a ledger row was given.
 pub fn get(context: &Context, id: &str) -> Answer {
     let id: i64 = id
         .parse()

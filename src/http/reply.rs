@@ -70,7 +70,6 @@ pub fn stream(content_type: &'static str, reader: impl Read + Send + 'static) ->
     response(200, reader, None).with("content-type", content_type)
 }
 
-/// 204.
 pub fn empty() -> ResponseBox {
     response(204, io::empty(), Some(0))
 }
@@ -161,7 +160,6 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// An error of that status.
     pub fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
         Self {
             status,
@@ -172,7 +170,6 @@ impl Failure {
         }
     }
 
-    /// The route exists, the method does not.
     pub fn method_not_allowed(method: &str, path: &str, allow: String) -> Self {
         let message = format!("{path} does not take {method}; it takes {allow}");
         Self {

@@ -57,7 +57,6 @@ pub struct Query {
 }
 
 impl Query {
-    /// Reads what stands behind the `?`.
     pub fn parse(text: &str) -> Self {
         let pairs = form_urlencoded::parse(text.as_bytes())
             .into_owned()

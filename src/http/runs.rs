@@ -155,7 +155,6 @@ pub fn cancel(context: &Context, id: &str) -> Answer {
     Ok(reply::json(202, &json!({"runId": id})))
 }
 
-/// A run, as the API gives it.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct RunView<'a> {
@@ -188,7 +187,6 @@ struct RunView<'a> {
     seq: Option<Seq>,
 }
 
-/// A node of a run, as the API gives it.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct NodeView<'a> {
@@ -260,7 +258,6 @@ impl<'a> ItemView<'a> {
     }
 }
 
-/// A run without its nodes.
 fn summary(run: &Run) -> RunView<'_> {
     let began_at = run.started_at.unwrap_or(run.created_at);
     RunView {

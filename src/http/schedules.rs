@@ -15,7 +15,6 @@ use crate::store::{Change, NewSchedule, ScheduleRecord};
 const ZONE_DEFAULT: &str = "UTC";
 /// How many of the next times are told.
 const UPCOMING: usize = 5;
-/// The keys of a schedule.
 const KEYS: &str = "`cron`, `timezone`, `missed`, `input` and `enabled`";
 
 /// `PUT /api/flows/{id}/schedule`: nothing before now is due.

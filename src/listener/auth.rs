@@ -8,7 +8,6 @@ use crate::secret::Secret;
 
 const HEALTH_PATH: &str = "/api/health";
 
-/// The rules.
 #[derive(Clone, Debug, Default)]
 pub struct Auth {
     /// Asked for everywhere but for the page's own files, the health check and deliveries to
@@ -23,7 +22,6 @@ pub struct Auth {
 /// Why a request is turned away.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Denied {
-    /// HTTP status.
     pub status: u16,
     /// A word for programs.
     pub code: &'static str,
@@ -32,7 +30,6 @@ pub struct Denied {
 }
 
 impl Denied {
-    /// A refusal with that status.
     pub fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
         Self {
             status,

@@ -31,10 +31,8 @@ pub enum Body {
     Chunked,
 }
 
-/// A request's head.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestHead {
-    /// The method, as sent.
     pub method: String,
     /// The target, as sent; begins with `/`.
     pub target: String,
@@ -112,7 +110,6 @@ impl RequestHead {
         })
     }
 
-    /// All fields.
     pub fn fields(&self) -> impl Iterator<Item = (&str, &str)> {
         self.headers
             .iter()
