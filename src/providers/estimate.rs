@@ -5,12 +5,8 @@
 //! for English, by up to a third for code and other languages; and what a model thought without
 //! showing it is not in it. Hence it is marked, and never takes the place of a count.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::LazyLock;
-
-use tiktoken_rs::CoreBPE;
-
 use super::Call;
+use super::tokenizer;
 use super::wire::ResponseAccumulator;
 use crate::event::{Usage, UsageSource};
 
@@ -25,19 +21,6 @@ const COUNTED_BYTES_MAX: usize = 256 * 1024;
 /// How much the tokenizer is given at a time, bytes: on long stretches without a gap its time grows
 /// faster than their length. Cutting adds a token at most to each block.
 const BLOCK_BYTES_MAX: usize = 4 * 1024;
-
-/// What stands for a token where the tokenizer cannot be had, bytes: "one token generally corresponds
-/// to ~4 characters of text" (<https://platform.openai.com/tokenizer>).
-const TOKEN_BYTES: u64 = 4;
-
-/// Made in a fifth of a second from 4 MB that are part of the program; takes about 60 MB then.
-static TOKENIZER: LazyLock<Option<CoreBPE>> = LazyLock::new(|| {
-    tiktoken_rs::o200k_base()
-        .inspect_err(|error| {
-            log::error!("the tokenizer cannot be loaded, estimates are rough: {error}")
-        })
-        .ok()
-});
 
 /// What a call used: the provider's counts as far as they go, the rest estimated.
 ///
@@ -112,14 +95,16 @@ fn tokens_beyond(text: &str, bytes: usize) -> u64 {
 /// How many tokens a text has, about.
 fn tokens(text: &str) -> u64 {
     if text.len() <= COUNTED_BYTES_MAX {
-        return blocks(text).map(block_tokens).sum();
+        return blocks(text)
+            .map(|block| tokenizer::count(block) as u64)
+            .sum();
     }
     let samples = COUNTED_BYTES_MAX / BLOCK_BYTES_MAX;
     let (mut counted, mut bytes) = (0, 0);
     for sample in 0..samples {
         let start = text.floor_char_boundary(text.len() / samples * sample);
         if let Some(block) = blocks(&text[start..]).next() {
-            counted += block_tokens(block);
+            counted += tokenizer::count(block) as u64;
             bytes += block.len() as u64;
         }
     }
@@ -139,18 +124,6 @@ fn blocks(mut text: &str) -> impl Iterator<Item = &str> {
         text = rest;
         (!block.is_empty()).then_some(block)
     })
-}
-
-fn block_tokens(block: &str) -> u64 {
-    let counted = TOKENIZER.as_ref().and_then(|tokenizer| {
-        // It panics where its regular expression gives up. No text is known that makes it, but
-        // an answer that was paid for must not be lost to one.
-        catch_unwind(AssertUnwindSafe(|| tokenizer.encode_ordinary(block).len())).ok()
-    });
-    counted.map_or_else(
-        || (block.len() as u64).div_ceil(TOKEN_BYTES),
-        |count| count as u64,
-    )
 }
 
 #[cfg(test)]
