@@ -448,7 +448,7 @@ impl<'a> Look<'a> {
                 (self.prompt_bound.input_bytes() as u64).div_ceil(4)
             }
             _ => {
-                self.prompt_bound.flag(id);
+                self.prompt_bound.text(id, "false".len());
                 1
             }
         };

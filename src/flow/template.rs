@@ -1,6 +1,6 @@
 //! Prompts are minijinja templates over `input` and `nodes`; undefined names are errors.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::LazyLock;
 
 use minijinja::machinery::{Token, tokenize};
@@ -125,6 +125,15 @@ pub fn names(source: &str) -> Result<Names, String> {
     names.any_node = of_nodes.any;
     names.inputs.extend(of_input.keys);
     Ok(names)
+}
+
+/// Returns the top-level names that an expression uses; none if it cannot be read.
+pub(super) fn names_of_expression(expression: &str) -> Option<HashSet<String>> {
+    if expression.is_empty() {
+        return Some(HashSet::new());
+    }
+    let source = format!("{{{{ {expression} }}}}");
+    Some(parse(&source).ok()?.undeclared_variables(false))
 }
 
 /// The text that all begins with that a template gives, and whether it is all of it. What stands in
