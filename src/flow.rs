@@ -8,7 +8,7 @@ mod prompt_bound;
 mod read;
 mod template;
 
-pub use fingerprint::{Concern, asked, said};
+pub use fingerprint::{Concern, canonical_json, fingerprint};
 pub use graph::{EDGES_MAX, Edge, Graph, NODES_MAX};
 pub use node::{Agent, Http, Map, Node, NodeKind, OnError, Retry, Target};
 pub use progress::{NodeState, Progress, Verdict};
