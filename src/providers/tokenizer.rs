@@ -23,14 +23,14 @@ static VOCABULARY: LazyLock<Vocabulary> = LazyLock::new(|| {
 });
 
 /// Returns how many tokens a text has.
-pub(super) fn count(text: &str) -> usize {
+pub(super) fn count(text: &str) -> u64 {
     let vocabulary = &*VOCABULARY;
     let mut merger = Merger::default();
-    let count = |piece: &str| match vocabulary.rank(piece.as_bytes()) {
+    let tokens = |piece: &str| match vocabulary.rank(piece.as_bytes()) {
         Some(_) => 1,
-        None => merger.count(vocabulary, piece.as_bytes()),
+        None => merger.count(vocabulary, piece.as_bytes()) as u64,
     };
-    pieces(text).map(count).sum()
+    pieces(text).map(tokens).sum()
 }
 
 /// All tokens. A lower rank is merged earlier.

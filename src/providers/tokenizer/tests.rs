@@ -9,8 +9,8 @@ use super::*;
 
 static REFERENCE: LazyLock<CoreBPE> = LazyLock::new(|| tiktoken_rs::o200k_base().unwrap());
 
-fn reference_count(text: &str) -> usize {
-    REFERENCE.encode_ordinary(text).len()
+fn reference_count(text: &str) -> u64 {
+    REFERENCE.encode_ordinary(text).len() as u64
 }
 
 #[track_caller]
