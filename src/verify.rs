@@ -68,6 +68,7 @@ pub fn verify(
     report(file(audit)?);
     calls::check(audit, may_be_free, on_row, report)?;
     report(blocks(audit)?);
+    report(days(audit)?);
     report(budget_days(audit)?);
     runs::check(audit, on_row, report)?;
     events::check(audit, on_row, report)
@@ -92,6 +93,24 @@ fn blocks(audit: &Audit) -> Result<Check> {
             check.wrong(format_args!(
                 "ledger rows {first} to {last} hold other names or times than are noted: \
                  filters may not find them"
+            ));
+        }
+    })?;
+    Ok(check)
+}
+
+fn days(audit: &Audit) -> Result<Check> {
+    let mut check = Check::of("sums of days");
+    audit.days(|sums| {
+        check.checked += 1;
+        if sums.stored != sums.of_rows {
+            let list = |list: Option<String>| list.unwrap_or_else(|| "nothing".to_owned());
+            check.wrong(format_args!(
+                "the day of {}, {}: its sums say {}, its ledger rows {}",
+                Timestamp(sums.day.saturating_mul(MS_PER_DAY)),
+                sums.names,
+                list(sums.stored),
+                list(sums.of_rows)
             ));
         }
     })?;

@@ -1,4 +1,4 @@
-//! Reading all of the database in its order, for `flowledger verify`: row by row, whatever it holds.
+//! Reads the whole database in its order, for `flowledger verify`.
 
 use std::collections::HashMap;
 use std::fs::{File, TryLockError};
@@ -8,15 +8,15 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Statement};
 
 use super::block_index;
 use super::budgets;
-use super::days::{self, Day};
+use super::daily_rollup::{self, DaySums};
+use super::days;
 use super::ledger::{ENTRY_COLUMNS, entry};
 use super::{DATABASE, LOCK, configure, schema};
 use crate::error::{Error, Result};
-use crate::event::{LedgerEntry, RunId, Seq, Timestamp};
+use crate::event::{LedgerEntry, RunId, Seq};
 
 /// Page cache, KiB: rows of runs are not quite in the order of the ledger.
 const CACHE_KIB: i64 = 16_384;
-/// How many faults SQLite's own check tells of at most.
 const QUICK_CHECK_FAULTS_MAX: u32 = 20;
 const GRAPHS_MAX: usize = 10_000;
 
@@ -34,75 +34,32 @@ pub struct Extent {
     pub events: u64,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct AuditNames {
-    /// The day (UTC) on which a call began, by its number since 1970.
-    pub day: i64,
-    pub flow_id: Option<i64>,
-    pub provider: String,
-    pub model: String,
-    pub role: Option<String>,
-    pub status: String,
-}
-
-/// A ledger row, with numbers and texts as they are stored.
+/// A ledger row as it is stored.
 #[derive(Clone, Debug)]
 pub struct AuditCall {
     pub id: i64,
-    pub names: AuditNames,
-    /// Input, read from cache, written to it, those for an hour, output, reasoning.
+    pub status: String,
+    pub provider: String,
+    /// Input, cache reads, cache writes, those for an hour, output, reasoning.
     pub tokens: [i64; 6],
     pub usage_source: String,
+    /// Nano-dollars.
     pub cost: Option<i64>,
     pub price_id: Option<i64>,
     pub refused: Option<String>,
     pub cached: bool,
+    /// Nano-dollars.
     pub saved: Option<i64>,
-    /// Whether it does not say what was reserved for it: it came from the cache, or was written before
-    /// rows kept their prices.
+    /// It has no reservation: it came from the cache, or was written before rows kept their prices.
     pub is_without_reserve: bool,
 }
 
-/// What a day's rows of the same names count together: calls, those whose cost is not known, those whose tokens were
-/// estimated; tokens: input, read from cache, written to it, output, reasoning; nano-dollars, calls
-/// from the cache, nano-dollars that they saved.
-pub type AuditDay = [i64; 11];
-
-impl AuditCall {
-    pub fn counts(&self) -> AuditDay {
-        let [input, read, write, _, output, reasoning] = self.tokens;
-        [
-            1,
-            i64::from(self.cost.is_none() && self.names.status != "PENDING"),
-            i64::from(self.usage_source == "estimated"),
-            input,
-            read,
-            write,
-            output,
-            reasoning,
-            self.cost.unwrap_or(0),
-            i64::from(self.cached),
-            self.saved.unwrap_or(0),
-        ]
-    }
-}
-
-pub fn add_to_day(days: &mut HashMap<AuditNames, AuditDay>, names: &AuditNames, counts: &AuditDay) {
-    let Some(sums) = days.get_mut(names) else {
-        days.insert(names.clone(), *counts);
-        return;
-    };
-    for (sum, count) in sums.iter_mut().zip(counts) {
-        *sum = sum.saturating_add(*count);
-    }
-}
-
-/// Sums over ledger rows, and of what they are compared with.
+/// Sums over ledger rows, computed or stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AuditSums {
     pub input_tokens: i64,
     pub output_tokens: i64,
-    /// Nano-dollars; none where a cost is not known.
+    /// Nano-dollars; none if a cost is unknown.
     pub cost: Option<i64>,
 }
 
@@ -133,9 +90,10 @@ pub struct AuditNode {
 #[derive(Clone, Debug)]
 pub struct AuditRun {
     pub id: RunId,
-    /// The run; none where it was deleted and only rows of it are left.
+    /// None if the run was deleted.
     pub stored: Option<StoredRun>,
     pub nodes: Vec<AuditNode>,
+    /// Of maps.
     pub running_items: u64,
     pub items: u64,
     pub calls: u64,
@@ -148,18 +106,18 @@ pub struct StoredRun {
     pub status: String,
     pub sums: AuditSums,
     pub is_finished: bool,
-    /// How many nodes its graph has; none where there is no graph.
+    /// None if the graph is missing.
     pub graph_nodes: Option<usize>,
 }
 
 #[derive(Clone, Debug)]
 pub struct AuditEvent {
     pub seq: Seq,
-    /// Of an update of the ledger: the message. Others' are not read.
+    /// The message of a ledger update; others are not read.
     pub update: Option<String>,
 }
 
-/// Rows of which some are read ahead: each of the lists is in the order of runs.
+/// Rows in the order of runs, of which one is read ahead.
 struct Peeked<'s, T> {
     rows: rusqlite::Rows<'s>,
     read: fn(&Row<'_>) -> rusqlite::Result<(RunId, T)>,
@@ -199,41 +157,6 @@ impl<'s, T> Peeked<'s, T> {
     }
 }
 
-const HEADS: &str = "SELECT id, status, input_tokens, output_tokens, cost_nanousd,
-        finished_ms IS NOT NULL, graph_hash
-     FROM runs ORDER BY id";
-const NODES: &str = "SELECT run_id, node_id, status, input_tokens, output_tokens, cost_nanousd
-     FROM run_nodes ORDER BY run_id, node_id";
-const ITEMS: &str =
-    "SELECT run_id, status = 'RUNNING' FROM run_items ORDER BY run_id, node_id, item";
-const CALLS: &str = "SELECT run_id, node_id, input_tokens, output_tokens, cost_nanousd FROM ledger
-     WHERE run_id IS NOT NULL ORDER BY run_id, id";
-
-/// The rows of all tables that belong to runs, each in the order of runs.
-struct RunParts<'s> {
-    /// Status, sums, whether it has a time of its end, hash of its graph.
-    heads: Peeked<'s, (String, AuditSums, bool, String)>,
-    nodes: Peeked<'s, AuditNode>,
-    items: Peeked<'s, bool>,
-    /// The node, and what the row adds to its sums.
-    calls: Peeked<'s, (Option<String>, AuditSums)>,
-    /// How many nodes graphs have, by their hashes.
-    graphs: HashMap<String, Option<usize>>,
-}
-
-impl RunParts<'_> {
-    /// The first run of which a row is left.
-    fn next_id(&self) -> Option<RunId> {
-        let ids = [
-            self.heads.run_id(),
-            self.nodes.run_id(),
-            self.items.run_id(),
-            self.calls.run_id(),
-        ];
-        ids.into_iter().flatten().min().cloned()
-    }
-}
-
 fn sums(row: &Row<'_>, at: usize) -> rusqlite::Result<AuditSums> {
     Ok(AuditSums {
         input_tokens: row.get(at)?,
@@ -243,7 +166,7 @@ fn sums(row: &Row<'_>, at: usize) -> rusqlite::Result<AuditSums> {
 }
 
 fn is_locked(lock: &Path) -> bool {
-    // Held for no longer than it takes to let go of it.
+    // Released at once.
     let lock = File::open(lock).map(|file| file.try_lock_shared());
     matches!(lock, Ok(Err(TryLockError::WouldBlock)))
 }
@@ -252,7 +175,7 @@ impl Audit {
     /// Opens the database in `dir`, which a server may have open as well.
     ///
     /// # Errors
-    /// [`Error::Config`] where it is not there, is none, or is of another version.
+    /// [`Error::Config`] if it is missing, unreadable, or of another version.
     pub fn open(dir: &Path) -> Result<Self> {
         let path = dir.join(DATABASE);
         let lock = dir.join(LOCK);
@@ -276,7 +199,7 @@ impl Audit {
                 schema::version()
             )));
         }
-        // What is read from now on is of this one moment: the transaction is never ended.
+        // The transaction never ends, so that all reads see the same moment.
         configure(&connection)?;
         connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
         Ok(Self {
@@ -286,7 +209,7 @@ impl Audit {
         })
     }
 
-    /// Whether another flowledger has the database open, or had when it was opened here.
+    /// Returns whether another flowledger has the database open, or had when it was opened here.
     pub fn is_in_use(&self) -> bool {
         self.was_in_use || is_locked(&self.lock)
     }
@@ -303,7 +226,7 @@ impl Audit {
         })
     }
 
-    /// What SQLite says of the file; nothing where it is sound.
+    /// Returns the faults that SQLite finds in the file.
     pub fn quick_check(&self) -> Result<Vec<String>> {
         let sql = format!("PRAGMA quick_check({QUICK_CHECK_FAULTS_MAX})");
         let mut statement = self.connection.prepare(&sql)?;
@@ -312,7 +235,7 @@ impl Audit {
         Ok(lines.into_iter().filter(|line| line != "ok").collect())
     }
 
-    /// The highest number that was ever given in a table; 0 where none was.
+    /// Returns the highest number that was ever given in a table, else 0.
     pub fn last_number(&self, table: &str) -> Result<i64> {
         let sql = "SELECT seq FROM sqlite_sequence WHERE name = ?1";
         let last = self.connection.query_row(sql, [table], |row| row.get(0));
@@ -323,8 +246,7 @@ impl Audit {
         let mut statement = self.connection.prepare(
             "SELECT id, status, input_tokens, cached_input_tokens, cache_write_tokens,
                 cache_write_1h_tokens, output_tokens, reasoning_tokens, usage_source, cost_nanousd,
-                price_id, cached, saved_nanousd, reserved_tokens IS NULL, timestamp_ms,
-                refused, flow_id, provider, model_used, agent_role
+                price_id, cached, saved_nanousd, reserved_tokens IS NULL, refused, provider
              FROM ledger ORDER BY id",
         )?;
         let mut rows = statement.query([])?;
@@ -335,14 +257,7 @@ impl Audit {
             }
             each(AuditCall {
                 id: row.get(0)?,
-                names: AuditNames {
-                    day: days::day_of(Timestamp(row.get(14)?)),
-                    flow_id: row.get(16)?,
-                    provider: row.get(17)?,
-                    model: row.get(18)?,
-                    role: row.get(19)?,
-                    status: row.get(1)?,
-                },
+                status: row.get(1)?,
                 tokens,
                 usage_source: row.get(8)?,
                 cost: row.get(9)?,
@@ -350,48 +265,25 @@ impl Audit {
                 cached: row.get(11)?,
                 saved: row.get(12)?,
                 is_without_reserve: row.get(13)?,
-                refused: row.get(15)?,
+                refused: row.get(14)?,
+                provider: row.get(15)?,
             });
         }
         Ok(())
     }
 
-    /// What is summed up of days, and which is the first day that is not.
-    pub fn days(&self) -> Result<(HashMap<AuditNames, AuditDay>, Day)> {
-        let mut statement = self.connection.prepare(
-            "SELECT day, flow_id, provider, model_used, agent_role, status, calls, unpriced,
-                estimated, input_tokens, cached_input_tokens, cache_write_tokens, output_tokens,
-                reasoning_tokens, cost, cached, saved
-             FROM ledger_days",
-        )?;
-        let mut rows = statement.query([])?;
-        let mut days = HashMap::new();
-        while let Some(row) = rows.next()? {
-            let names = AuditNames {
-                day: row.get(0)?,
-                flow_id: row.get(1)?,
-                provider: row.get(2)?,
-                model: row.get(3)?,
-                role: row.get(4)?,
-                status: row.get(5)?,
-            };
-            let mut counts = AuditDay::default();
-            for (at, count) in counts.iter_mut().enumerate() {
-                *count = row.get(at + 6)?;
-            }
-            add_to_day(&mut days, &names, &counts);
-        }
-        Ok((days, days::summed_until(&self.connection)?))
+    pub fn days(&self, each: impl FnMut(DaySums)) -> Result<()> {
+        daily_rollup::check(&self.connection, each)
     }
 
-    /// Days that are summed up for budgets, and whether the sums of each are what its rows come to.
+    /// Passes each day that is summed up for budgets, and whether its sums are those of its rows.
     pub fn budget_days(&self, each: impl FnMut(i64, bool)) -> Result<()> {
         let until = days::summed_until(&self.connection)?;
         budgets::check(&self.connection, until, each)
     }
 
-    /// Blocks of ledger rows of which it is noted what they hold: the first and the last number of
-    /// each, and whether that is what its rows say.
+    /// Passes the first and last number of each indexed block of ledger rows, and whether its index is
+    /// right.
     pub fn blocks(&self, each: impl FnMut(i64, i64, bool)) -> Result<()> {
         block_index::check(&self.connection, each)
     }
@@ -403,71 +295,88 @@ impl Audit {
         Ok(statement.query_row([id], |row| row.get(0)).optional()?)
     }
 
-    /// All runs in order, also those of which only ledger rows, nodes or items are left.
+    /// Passes all runs in order, also deleted ones with ledger rows, nodes or items.
     pub fn runs(&self, mut each: impl FnMut(AuditRun)) -> Result<()> {
-        let mut heads = self.connection.prepare(HEADS)?;
-        let mut nodes = self.connection.prepare(NODES)?;
-        let mut items = self.connection.prepare(ITEMS)?;
-        let mut calls = self.connection.prepare(CALLS)?;
-        let mut parts = RunParts {
-            heads: Peeked::new(&mut heads, |row| {
-                let head = (row.get(1)?, sums(row, 2)?, row.get(5)?, row.get(6)?);
-                Ok((row.get(0)?, head))
-            })?,
-            nodes: Peeked::new(&mut nodes, |row| {
-                let node = AuditNode {
-                    id: row.get(1)?,
-                    status: row.get(2)?,
-                    sums: sums(row, 3)?,
-                };
-                Ok((row.get(0)?, node))
-            })?,
-            items: Peeked::new(&mut items, |row| Ok((row.get(0)?, row.get(1)?)))?,
-            calls: Peeked::new(&mut calls, |row| {
-                Ok((row.get(0)?, (row.get(1)?, sums(row, 2)?)))
-            })?,
-            graphs: HashMap::new(),
-        };
-        while let Some(id) = parts.next_id() {
-            each(self.run(&mut parts, id)?);
+        type Call = (Option<String>, AuditSums);
+        type Head = (String, AuditSums, bool, String);
+        let mut heads = self.connection.prepare(
+            "SELECT id, status, input_tokens, output_tokens, cost_nanousd, finished_ms IS NOT NULL,
+                graph_hash
+             FROM runs ORDER BY id",
+        )?;
+        let mut heads: Peeked<'_, Head> = Peeked::new(&mut heads, |row| {
+            let head = (row.get(1)?, sums(row, 2)?, row.get(5)?, row.get(6)?);
+            Ok((row.get(0)?, head))
+        })?;
+        let mut nodes = self.connection.prepare(
+            "SELECT run_id, node_id, status, input_tokens, output_tokens, cost_nanousd
+             FROM run_nodes ORDER BY run_id, node_id",
+        )?;
+        let mut nodes = Peeked::new(&mut nodes, |row| {
+            let node = AuditNode {
+                id: row.get(1)?,
+                status: row.get(2)?,
+                sums: sums(row, 3)?,
+            };
+            Ok((row.get(0)?, node))
+        })?;
+        let mut items = self.connection.prepare(
+            "SELECT run_id, status = 'RUNNING' FROM run_items ORDER BY run_id, node_id, item",
+        )?;
+        let mut items: Peeked<'_, bool> =
+            Peeked::new(&mut items, |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let mut calls = self.connection.prepare(
+            "SELECT run_id, node_id, input_tokens, output_tokens, cost_nanousd FROM ledger
+             WHERE run_id IS NOT NULL ORDER BY run_id, id",
+        )?;
+        let mut calls: Peeked<'_, Call> = Peeked::new(&mut calls, |row| {
+            Ok((row.get(0)?, (row.get(1)?, sums(row, 2)?)))
+        })?;
+        let mut graphs: HashMap<String, Option<usize>> = HashMap::new();
+        loop {
+            let next = [
+                heads.run_id(),
+                nodes.run_id(),
+                items.run_id(),
+                calls.run_id(),
+            ];
+            let Some(id) = next.into_iter().flatten().min().cloned() else {
+                return Ok(());
+            };
+            let stored = match heads.take(&id)? {
+                Some((status, sums, is_finished, graph)) => Some(StoredRun {
+                    status,
+                    sums,
+                    is_finished,
+                    graph_nodes: self.graph_nodes(&mut graphs, graph)?,
+                }),
+                None => None,
+            };
+            let mut run = AuditRun {
+                stored,
+                nodes: Vec::new(),
+                running_items: 0,
+                items: 0,
+                calls: 0,
+                sums: AuditSums::NOTHING,
+                node_sums: HashMap::new(),
+                id,
+            };
+            while let Some(node) = nodes.take(&run.id)? {
+                run.nodes.push(node);
+            }
+            while let Some(is_running) = items.take(&run.id)? {
+                run.items += 1;
+                run.running_items += u64::from(is_running);
+            }
+            while let Some((node, sums)) = calls.take(&run.id)? {
+                run.calls += 1;
+                run.sums.add(sums);
+                let of_node = run.node_sums.entry(node.unwrap_or_default());
+                of_node.or_insert(AuditSums::NOTHING).add(sums);
+            }
+            each(run);
         }
-        Ok(())
-    }
-
-    fn run(&self, parts: &mut RunParts<'_>, id: RunId) -> Result<AuditRun> {
-        let stored = match parts.heads.take(&id)? {
-            Some((status, sums, is_finished, graph)) => Some(StoredRun {
-                status,
-                sums,
-                is_finished,
-                graph_nodes: self.graph_nodes(&mut parts.graphs, graph)?,
-            }),
-            None => None,
-        };
-        let mut run = AuditRun {
-            stored,
-            nodes: Vec::new(),
-            running_items: 0,
-            items: 0,
-            calls: 0,
-            sums: AuditSums::NOTHING,
-            node_sums: HashMap::new(),
-            id,
-        };
-        while let Some(node) = parts.nodes.take(&run.id)? {
-            run.nodes.push(node);
-        }
-        while let Some(is_running) = parts.items.take(&run.id)? {
-            run.items += 1;
-            run.running_items += u64::from(is_running);
-        }
-        while let Some((node, sums)) = parts.calls.take(&run.id)? {
-            run.calls += 1;
-            run.sums.add(sums);
-            let of_node = run.node_sums.entry(node.unwrap_or_default());
-            of_node.or_insert(AuditSums::NOTHING).add(sums);
-        }
-        Ok(run)
     }
 
     fn graph_nodes(
@@ -488,6 +397,7 @@ impl Audit {
         Ok(count.flatten())
     }
 
+    /// Passes all events, the newest first.
     pub fn events_backwards(&self, mut each: impl FnMut(AuditEvent) -> Result<()>) -> Result<()> {
         let mut statement = self.connection.prepare(
             "SELECT seq, CASE WHEN type = 'LEDGER_UPDATE' THEN body END
@@ -503,10 +413,8 @@ impl Audit {
         Ok(())
     }
 
-    /// A ledger row as the API gives it.
-    ///
     /// # Errors
-    /// Also where it holds what no such row does.
+    /// Also if the row holds invalid values.
     pub fn entry(&self, id: i64) -> Result<Option<LedgerEntry>> {
         let sql = format!("SELECT {ENTRY_COLUMNS} FROM ledger WHERE id = ?1");
         let mut statement = self.connection.prepare_cached(&sql)?;

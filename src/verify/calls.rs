@@ -1,12 +1,12 @@
-//! The ledger, row by row: numbers, states, costs, and the sums of days.
+//! The ledger, row by row: numbers, states and costs.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 
-use super::{Check, MS_PER_DAY, money};
+use super::{Check, money};
 use crate::error::Result;
-use crate::event::{CallStatus, RefusedBy, Timestamp, Usage, UsageSource};
+use crate::event::{CallStatus, RefusedBy, Usage, UsageSource};
 use crate::providers::prices::{Price, StoredPrice};
-use crate::store::{Audit, AuditCall, AuditDay, AuditNames, add_to_day};
+use crate::store::{Audit, AuditCall};
 
 pub(super) fn check(
     audit: &Audit,
@@ -14,15 +14,12 @@ pub(super) fn check(
     on_row: &dyn Fn(),
     report: &mut dyn FnMut(Check),
 ) -> Result<()> {
-    let (stored, summed_until) = audit.days()?;
     let mut calls = Calls {
         audit,
         may_be_free,
         rows: Check::of("ledger rows"),
         costs: Check::of("costs computed again"),
         prices: HashMap::new(),
-        days: HashMap::new(),
-        summed_until,
         is_before_prices: true,
         last: 0,
         pending: 0,
@@ -41,7 +38,6 @@ pub(super) fn check(
     calls.end(is_in_use)?;
     report(calls.rows);
     report(calls.costs);
-    report(days(&stored, &calls.days));
     Ok(())
 }
 
@@ -51,9 +47,6 @@ struct Calls<'a> {
     rows: Check,
     costs: Check,
     prices: HashMap<i64, Option<Price>>,
-    /// Sums of the rows before `summed_until`.
-    days: HashMap<AuditNames, AuditDay>,
-    summed_until: i64,
     /// Whether all rows so far were written before rows kept their prices.
     is_before_prices: bool,
     last: i64,
@@ -70,17 +63,14 @@ impl Calls<'_> {
             self.rows.wrong_gap("ledger row", self.last, call.id);
         }
         self.last = call.id;
-        let is_pending = call.names.status == "PENDING";
+        let is_pending = call.status == "PENDING";
         self.pending += u64::from(is_pending);
         self.unpriced += u64::from(call.cost.is_none() && !is_pending);
         self.is_before_prices &= call.is_without_reserve;
         if self.is_before_prices && call.price_id.is_none() && call.cost != Some(0) {
             self.older += u64::from(call.cost.is_some());
         }
-        if call.names.day < self.summed_until {
-            add_to_day(&mut self.days, &call.names, &call.counts());
-        }
-        let may_be_unpriced = self.is_before_prices || (self.may_be_free)(&call.names.provider);
+        let may_be_unpriced = self.is_before_prices || (self.may_be_free)(&call.provider);
         if let Some(fault) = fault_of(call, may_be_unpriced) {
             self.rows
                 .wrong(format_args!("ledger row {}: {fault}", call.id));
@@ -147,47 +137,10 @@ impl Calls<'_> {
     }
 }
 
-/// Compares the stored sums of days with those of their rows, name by name.
-fn days(stored: &HashMap<AuditNames, AuditDay>, rows: &HashMap<AuditNames, AuditDay>) -> Check {
-    let mut check = Check::of("sums of days");
-    let all: BTreeSet<&AuditNames> = stored.keys().chain(rows.keys()).collect();
-    for names in all {
-        check.checked += 1;
-        let (stored, rows) = (stored.get(names), rows.get(names));
-        if stored != rows {
-            let counts = |counts: Option<&AuditDay>| {
-                counts.map_or_else(|| "nothing".to_owned(), |counts| format!("{counts:?}"))
-            };
-            check.wrong(format_args!(
-                "the day of {}: its sums say {}, its ledger rows {}",
-                described(names),
-                counts(stored),
-                counts(rows)
-            ));
-        }
-    }
-    check
-}
-
-/// `2026-11-22T00:00:00.000Z, SUCCESS of openai/gpt-4o in flow 1 as writer`.
-fn described(names: &AuditNames) -> String {
-    let midnight = Timestamp(names.day.saturating_mul(MS_PER_DAY));
-    let flow = names.flow_id.map(|id| format!(" in flow {id}"));
-    let role = names.role.as_ref().map(|role| format!(" as {role}"));
-    let (flow, role) = (flow.unwrap_or_default(), role.unwrap_or_default());
-    let AuditNames {
-        status,
-        provider,
-        model,
-        ..
-    } = names;
-    format!("{midnight}, {status} of {provider}/{model}{flow}{role}")
-}
-
 /// Returns how a row contradicts itself. `may_be_unpriced`: it may have a cost without a price.
 fn fault_of(call: &AuditCall, may_be_unpriced: bool) -> Option<String> {
     let fault = tokens_fault(call).or_else(|| state_fault(call));
-    fault.or_else(|| match call.names.status.as_str() {
+    fault.or_else(|| match call.status.as_str() {
         "PENDING" => None,
         _ if call.cached => None,
         _ => cost_fault(call, may_be_unpriced),
@@ -220,7 +173,7 @@ fn has_tokens(call: &AuditCall) -> bool {
 
 /// Checks that a row without an answer of a provider has neither tokens nor a price.
 fn state_fault(call: &AuditCall) -> Option<String> {
-    let status = call.names.status.as_str();
+    let status = call.status.as_str();
     let is_blank = call.price_id.is_none() && !has_tokens(call);
     let (is_right, claim) = if status == "PENDING" {
         let claim = "is PENDING, but has tokens, a price or a cost".to_owned();
@@ -257,7 +210,7 @@ fn state_fault(call: &AuditCall) -> Option<String> {
 
 fn cost_fault(call: &AuditCall, may_be_unpriced: bool) -> Option<String> {
     let cost = money(call.cost);
-    let is_charged = |cost: i64| cost != 0 || has_tokens(call) || call.names.status == "SUCCESS";
+    let is_charged = |cost: i64| cost != 0 || has_tokens(call) || call.status == "SUCCESS";
     match (call.cost, call.price_id) {
         (Some(0..), None) if !may_be_unpriced && call.cost.is_some_and(is_charged) => {
             Some(format!(
