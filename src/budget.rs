@@ -219,7 +219,7 @@ impl Budget {
         }
     }
 
-    /// The refusal of a call that would need `reserve` beside what is `used` or reserved.
+    /// The refusal of a call that would need `reserve` beyond the `used` and reserved amount.
     pub fn refusal(&self, used: i64, reserve: i64) -> Error {
         let limit = self.limit;
         Error::Budget(format!(
@@ -527,7 +527,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_stored_is_what_was_read(
+        fn a_stored_budget_is_read_back_unchanged(
             limit in 0i64..i64::MAX, tokens in proptest::option::of(0u64..1 << 60), hard in any::<bool>(),
         ) {
             let mut document = json!({"name": "b", "per": "run", "hard": hard});

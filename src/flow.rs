@@ -1,4 +1,4 @@
-//! A flow as a pure thing: its graph, its templates, and what may run next. No I/O, no clock.
+//! Flows: the graph, its templates, and the order of its nodes. Pure: no I/O, no clock.
 
 mod fingerprint;
 mod graph;

@@ -102,7 +102,7 @@ pub(super) struct FileProvider {
     pub stream_usage: Option<bool>,
 }
 
-/// What happens to a call after its client left.
+/// The fate of a call whose client left.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum OnDisconnect {

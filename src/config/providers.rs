@@ -18,10 +18,10 @@ struct WellKnown {
     base_url: &'static str,
     /// Its variables are `PREFIX_API_KEY` and `PREFIX_BASE_URL`.
     prefix: &'static str,
-    /// Another usual name of the variable with the key.
+    /// Another usual variable for the key.
     other_key: Option<&'static str>,
     needs_key: bool,
-    /// Whether it takes the option that has a streamed answer end with its usage.
+    /// Supports the option that ends a streamed answer with its usage.
     stream_usage: bool,
 }
 
@@ -37,7 +37,7 @@ const fn well_known(name: &'static str, base_url: &'static str, prefix: &'static
     }
 }
 
-/// Addresses as the providers' own documentation gives them.
+/// Addresses from the providers' own documentation.
 const WELL_KNOWN: &[WellKnown] = &[
     well_known("openai", "https://api.openai.com/v1", "OPENAI"),
     WellKnown {
@@ -56,7 +56,7 @@ const WELL_KNOWN: &[WellKnown] = &[
     },
     well_known("openrouter", "https://openrouter.ai/api/v1", "OPENROUTER"),
     well_known("groq", "https://api.groq.com/openai/v1", "GROQ"),
-    // Refuses the option as unknown, and gives the usage without:
+    // Refuses the option as unknown, and sends the usage without:
     // <https://github.com/openai/openai-agents-python/issues/442>.
     WellKnown {
         stream_usage: false,
@@ -193,13 +193,12 @@ impl WellKnown {
     }
 }
 
-/// Ollama's port where `OLLAMA_HOST` names none.
+/// Used if `OLLAMA_HOST` names no port.
 const OLLAMA_PORT: &str = "11434";
 
-/// The address that `OLLAMA_HOST` means, which Ollama's own programs read as
-/// `[scheme://]host[:port][/path]`, each part with a default:
-/// <https://github.com/ollama/ollama/blob/main/envconfig/config.go>. The server listens there, so that
-/// it may also be an address that is none to connect to.
+/// Converts `OLLAMA_HOST`, which Ollama's own programs read as `[scheme://]host[:port][/path]` with a
+/// default for each part: <https://github.com/ollama/ollama/blob/main/envconfig/config.go>. It is the
+/// server's listening address, so that it may be one that clients cannot connect to.
 fn ollama_url(host: &str) -> String {
     let host = host.trim().trim_matches(['"', '\'']);
     let (scheme, rest) = host.split_once("://").unwrap_or(("", host));

@@ -112,7 +112,7 @@ fn aliases_and_what_clients_may_do_come_from_the_file() {
 }
 
 #[test]
-fn usage_of_streams_is_asked_for_unless_the_provider_refuses_that() {
+fn stream_usage_is_requested_unless_refused() {
     let toml = "
         [providers.mine]
         kind = 'openai'
@@ -206,7 +206,7 @@ fn an_open_address_needs_a_token() {
 }
 
 #[test]
-fn what_is_wrong_is_named_and_keys_are_not_shown() {
+fn errors_name_the_setting_and_hide_keys() {
     for (toml, expected) in [
         ("listen = 'nowhere'", "listen: `nowhere`"),
         ("token = ''", "token"),

@@ -1,4 +1,4 @@
-//! Estimates what a run will cost before it runs: the expected and the greatest cost.
+//! Estimates the cost of a run before it runs: the expected and the greatest.
 //!
 //! The expected cost comes from the flow's newest completed runs, else from the length of its prompts and
 //! a usual length of answers. The greatest is every node with every attempt at every target, the longest

@@ -12,7 +12,7 @@ use super::read::name_of;
 pub enum Concern {
     /// The question and its target.
     Question,
-    /// Whether answers are cached.
+    /// Caching of answers.
     Repeats,
     Failures,
 }

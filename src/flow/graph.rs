@@ -406,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_node_says_about_its_failure_is_read_or_refused() {
+    fn failure_rules_of_a_node_are_read_or_refused() {
         let with = |key: &str, value: Value| {
             let mut node = agent("a", "x");
             node["data"][key] = value;

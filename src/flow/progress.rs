@@ -216,14 +216,14 @@ mod tests {
         }
     }
 
-    /// What an edge is by the rules, told from the ends alone.
+    /// The state of an edge by the rules, derived from its ends alone.
     fn is_live(source: NodeState, outcome: bool, edge: &super::super::graph::Edge) -> bool {
         source == NodeState::Done && edge.branch.is_none_or(|branch| branch == outcome)
     }
 
     proptest! {
         #[test]
-        fn a_run_ends_with_every_node_done_once_after_all_it_needs_or_rightly_skipped(
+        fn every_node_is_done_once_in_order_or_skipped(
             count in 1usize..20,
             edges in proptest::collection::vec((0usize..20, 0usize..20, any::<bool>()), 0..40),
             outcomes in proptest::collection::vec(any::<bool>(), 20),
@@ -263,7 +263,7 @@ mod tests {
         }
 
         #[test]
-        fn a_failed_node_ends_the_run_and_what_was_done_is_not_done_again(
+        fn a_failed_node_ends_the_run_and_nothing_repeats(
             count in 1usize..20,
             edges in proptest::collection::vec((0usize..20, 0usize..20, any::<bool>()), 0..40),
             outcomes in proptest::collection::vec(any::<bool>(), 20),
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_join_behind_a_condition_waits_only_for_the_branch_that_was_taken() {
+    fn a_join_waits_only_for_the_selected_branch() {
         // 0 is a condition; 1 is on its true branch, 2 on its false one, 4 joins them.
         let graph = graph(
             5,

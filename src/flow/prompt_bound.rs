@@ -31,7 +31,7 @@ const WORK_BYTES_MAX: usize = 256 << 20;
 /// Limits the texts of a filler list together: a longer one exceeds any prompt in any case.
 const LIST_BYTES_MAX: usize = 16 * PROMPT_BYTES_MAX;
 
-/// What a template will see of a run that has not begun.
+/// The variables of templates in a run that has not begun.
 pub struct PromptBound<'a> {
     input: &'a serde_json::Value,
     /// With their lengths in bytes, of lists that of all texts together.
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prompt_is_as_long_as_outputs_of_the_greatest_length_make_it() {
+    fn the_longest_outputs_make_the_longest_prompt() {
         for (source, bytes) in [
             ("four", 4),
             ("{{ nodes.a.output }}{{ nodes['a'].output }}", 200),
@@ -323,7 +323,7 @@ mod tests {
             ("{{ nodes.each.output }}", 3 * (4 * 10 + 2) + 2 * 2 + 2),
             ("{{ nodes.a.output | length }}", 3),
             ("{{ nodes.a.output ~ '.' }}", 101),
-            // What is known may be anything.
+            // Known values may be used in any way.
             (
                 "{% for i in input.list %}{{ i | string | upper or 'x' }}{% endfor %}{{ nodes.a.output }}",
                 102,
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn all_branches_count_of_a_condition_that_depends_on_what_is_not_known() {
+    fn all_branches_of_an_unknown_condition_count() {
         for (source, bytes) in [
             (
                 "{% if nodes.a.output == 'x' %}123{% else %}12{% endif %}",
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_told_is_not() {
+    fn results_that_depend_on_texts_have_no_bound() {
         for source in [
             "{{ '123' if nodes.a.output == 'x' else '12' }}",
             "{% for it in nodes.each.output if it == 'x' %}1{% endfor %}",
@@ -434,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thousand_long_prompts_are_not_all_rendered() {
+    fn rendering_for_bounds_is_limited() {
         let input = json!({"text": "x".repeat(PROMPT_BYTES_MAX - 1)});
         let mut prompt_bound = PromptBound::new(&input);
         let told = (0..1_000).map(|_| prompt_bound.length_max("{{ input.text }}", Item::None));

@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_found_beside_texts_that_look_like_the_end_of_a_tag_and_not_in_raw_text() {
+    fn names_are_found_beside_quoted_tag_ends_not_in_raw_text() {
         let names = |source| names(source).unwrap().nodes;
         let found = names(r#"{{ "}}" ~ nodes["node-1"].output }}"#);
         assert_eq!(found, ["node-1".to_owned()].into());
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn a_template_that_takes_nodes_without_saying_which_is_known_as_such() {
+    fn dynamic_uses_of_nodes_are_detected() {
         let any = |source| names(source).unwrap().any_node;
         for source in [
             "{{ nodes[input.which].output }}",

@@ -47,7 +47,7 @@ struct Calls<'a> {
     rows: Check,
     costs: Check,
     prices: HashMap<i64, Option<Price>>,
-    /// Whether all rows so far were written before rows kept their prices.
+    /// All rows so far were written before rows kept their prices.
     is_before_prices: bool,
     last: i64,
     pending: u64,

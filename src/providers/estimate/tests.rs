@@ -46,7 +46,7 @@ fn reported(input_tokens: u64, output_tokens: u64) -> Usage {
 const PROMPT: u64 = 13;
 
 #[test]
-fn texts_have_the_tokens_that_the_tokenizer_of_gpt_4o_makes_of_them() {
+fn texts_have_the_tokens_of_gpt_4o() {
     // From <https://platform.openai.com/tokenizer> and tiktoken's own tests.
     for (text, count) in [
         ("", 0),
@@ -59,7 +59,7 @@ fn texts_have_the_tokens_that_the_tokenizer_of_gpt_4o_makes_of_them() {
 }
 
 #[test]
-fn no_kind_of_text_has_more_tokens_than_are_reserved_for_it() {
+fn no_text_has_more_tokens_than_are_reserved() {
     for piece in [
         "7\n",
         "1,2,3\n",
@@ -82,7 +82,7 @@ fn no_kind_of_text_has_more_tokens_than_are_reserved_for_it() {
 }
 
 #[test]
-fn what_nobody_counted_is_estimated_once_something_came() {
+fn a_missing_count_is_estimated_if_an_answer_came() {
     let call = call("m", true);
     use UsageSource::{Estimated, None};
     for (text, thinking, is_answered, expected) in [
@@ -98,7 +98,7 @@ fn what_nobody_counted_is_estimated_once_something_came() {
 }
 
 #[test]
-fn what_was_counted_stays_and_the_rest_is_added() {
+fn counts_stay_and_the_rest_is_estimated() {
     let call = call("m", true);
     use UsageSource::{Estimated, Provider};
     // (what was counted, after how much text, what it comes to)
@@ -137,7 +137,7 @@ fn what_was_counted_stays_and_the_rest_is_added() {
 }
 
 #[test]
-fn what_is_written_beside_the_text_is_counted_as_well() {
+fn output_beside_the_text_is_counted() {
     let call = call("m", true);
     let mut partial = partial("", "");
     partial.beside = "hello world".into();
@@ -151,7 +151,7 @@ fn what_is_written_beside_the_text_is_counted_as_well() {
 }
 
 #[test]
-fn text_that_was_not_kept_is_taken_to_be_as_the_rest() {
+fn text_that_was_not_kept_counts_like_the_rest() {
     let line = "The quick brown fox jumps over the lazy dog.\n";
     let text = line.repeat(1_000);
     let (bytes, count) = (text.len(), tokens(&text));
@@ -209,7 +209,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn no_text_makes_it_panic_or_count_more_than_its_bytes(text in "(?s).{0,200}", gaps in "[ \t\r\n\u{a0}\u{3000}a']{0,200}") {
+    fn no_text_panics_or_counts_more_than_its_bytes(text in "(?s).{0,200}", gaps in "[ \t\r\n\u{a0}\u{3000}a']{0,200}") {
         for text in [&text, &gaps] {
             prop_assert!(tokens(text) <= text.len() as u64);
             let whole: String = blocks(text).collect();
