@@ -117,6 +117,33 @@ pub struct AuditEvent {
     pub update: Option<String>,
 }
 
+/// The node of a ledger row, and the row's numbers.
+type NodeCall = (Option<String>, AuditSums);
+
+impl AuditRun {
+    fn collect(
+        &mut self,
+        nodes: &mut Peeked<'_, AuditNode>,
+        items: &mut Peeked<'_, bool>,
+        calls: &mut Peeked<'_, NodeCall>,
+    ) -> Result<()> {
+        while let Some(node) = nodes.take(&self.id)? {
+            self.nodes.push(node);
+        }
+        while let Some(is_running) = items.take(&self.id)? {
+            self.items += 1;
+            self.running_items += u64::from(is_running);
+        }
+        while let Some((node, sums)) = calls.take(&self.id)? {
+            self.calls += 1;
+            self.sums.add(sums);
+            let of_node = self.node_sums.entry(node.unwrap_or_default());
+            of_node.or_insert(AuditSums::NOTHING).add(sums);
+        }
+        Ok(())
+    }
+}
+
 /// Rows in the order of runs, of which one is read ahead.
 struct Peeked<'s, T> {
     rows: rusqlite::Rows<'s>,
@@ -297,7 +324,6 @@ impl Audit {
 
     /// Passes all runs in order, also deleted ones with ledger rows, nodes or items.
     pub fn runs(&self, mut each: impl FnMut(AuditRun)) -> Result<()> {
-        type Call = (Option<String>, AuditSums);
         type Head = (String, AuditSums, bool, String);
         let mut heads = self.connection.prepare(
             "SELECT id, status, input_tokens, output_tokens, cost_nanousd, finished_ms IS NOT NULL,
@@ -329,7 +355,7 @@ impl Audit {
             "SELECT run_id, node_id, input_tokens, output_tokens, cost_nanousd FROM ledger
              WHERE run_id IS NOT NULL ORDER BY run_id, id",
         )?;
-        let mut calls: Peeked<'_, Call> = Peeked::new(&mut calls, |row| {
+        let mut calls: Peeked<'_, NodeCall> = Peeked::new(&mut calls, |row| {
             Ok((row.get(0)?, (row.get(1)?, sums(row, 2)?)))
         })?;
         let mut graphs: HashMap<String, Option<usize>> = HashMap::new();
@@ -362,19 +388,7 @@ impl Audit {
                 node_sums: HashMap::new(),
                 id,
             };
-            while let Some(node) = nodes.take(&run.id)? {
-                run.nodes.push(node);
-            }
-            while let Some(is_running) = items.take(&run.id)? {
-                run.items += 1;
-                run.running_items += u64::from(is_running);
-            }
-            while let Some((node, sums)) = calls.take(&run.id)? {
-                run.calls += 1;
-                run.sums.add(sums);
-                let of_node = run.node_sums.entry(node.unwrap_or_default());
-                of_node.or_insert(AuditSums::NOTHING).add(sums);
-            }
+            run.collect(&mut nodes, &mut items, &mut calls)?;
             each(run);
         }
     }
