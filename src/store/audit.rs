@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Statement};
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 use super::block_index;
 use super::budgets;
@@ -55,7 +55,7 @@ pub struct AuditCall {
 }
 
 /// Sums over ledger rows, computed or stored.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AuditSums {
     pub input_tokens: i64,
     pub output_tokens: i64,
@@ -63,13 +63,18 @@ pub struct AuditSums {
     pub cost: Option<i64>,
 }
 
-impl AuditSums {
-    const NOTHING: Self = Self {
-        input_tokens: 0,
-        output_tokens: 0,
-        cost: Some(0),
-    };
+impl Default for AuditSums {
+    /// The sums of no rows.
+    fn default() -> Self {
+        Self {
+            input_tokens: 0,
+            output_tokens: 0,
+            cost: Some(0),
+        }
+    }
+}
 
+impl AuditSums {
     fn add(&mut self, row: Self) {
         self.input_tokens = self.input_tokens.saturating_add(row.input_tokens);
         self.output_tokens = self.output_tokens.saturating_add(row.output_tokens);
@@ -87,7 +92,7 @@ pub struct AuditNode {
     pub sums: AuditSums,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct AuditRun {
     pub id: RunId,
     /// None if the run was deleted.
@@ -115,81 +120,6 @@ pub struct AuditEvent {
     pub seq: Seq,
     /// The message of a ledger update; others are not read.
     pub update: Option<String>,
-}
-
-/// The node of a ledger row, and the row's numbers.
-type NodeCall = (Option<String>, AuditSums);
-
-impl AuditRun {
-    fn collect(
-        &mut self,
-        nodes: &mut Peeked<'_, AuditNode>,
-        items: &mut Peeked<'_, bool>,
-        calls: &mut Peeked<'_, NodeCall>,
-    ) -> Result<()> {
-        while let Some(node) = nodes.take(&self.id)? {
-            self.nodes.push(node);
-        }
-        while let Some(is_running) = items.take(&self.id)? {
-            self.items += 1;
-            self.running_items += u64::from(is_running);
-        }
-        while let Some((node, sums)) = calls.take(&self.id)? {
-            self.calls += 1;
-            self.sums.add(sums);
-            let of_node = self.node_sums.entry(node.unwrap_or_default());
-            of_node.or_insert(AuditSums::NOTHING).add(sums);
-        }
-        Ok(())
-    }
-}
-
-/// Rows in the order of runs, of which one is read ahead.
-struct Peeked<'s, T> {
-    rows: rusqlite::Rows<'s>,
-    read: fn(&Row<'_>) -> rusqlite::Result<(RunId, T)>,
-    next: Option<(RunId, T)>,
-}
-
-impl<'s, T> Peeked<'s, T> {
-    fn new(
-        statement: &'s mut Statement<'_>,
-        read: fn(&Row<'_>) -> rusqlite::Result<(RunId, T)>,
-    ) -> Result<Self> {
-        let mut peeked = Self {
-            rows: statement.query([])?,
-            read,
-            next: None,
-        };
-        peeked.advance()?;
-        Ok(peeked)
-    }
-
-    fn advance(&mut self) -> Result<()> {
-        self.next = self.rows.next()?.map(self.read).transpose()?;
-        Ok(())
-    }
-
-    fn run_id(&self) -> Option<&RunId> {
-        self.next.as_ref().map(|(run_id, _)| run_id)
-    }
-
-    fn take(&mut self, run_id: &str) -> Result<Option<T>> {
-        if self.run_id().is_none_or(|next| next != run_id) {
-            return Ok(None);
-        }
-        let taken = self.next.take();
-        self.advance()?;
-        Ok(taken.map(|(_, value)| value))
-    }
-}
-
-fn sums(row: &Row<'_>, at: usize) -> rusqlite::Result<AuditSums> {
-    Ok(AuditSums {
-        input_tokens: row.get(at)?,
-        output_tokens: row.get(at + 1)?,
-        cost: row.get(at + 2)?,
-    })
 }
 
 fn is_locked(lock: &Path) -> bool {
@@ -324,73 +254,67 @@ impl Audit {
 
     /// Passes all runs in order, also deleted ones with ledger rows, nodes or items.
     pub fn runs(&self, mut each: impl FnMut(AuditRun)) -> Result<()> {
-        type Head = (String, AuditSums, bool, String);
-        let mut heads = self.connection.prepare(
-            "SELECT id, status, input_tokens, output_tokens, cost_nanousd, finished_ms IS NOT NULL,
-                graph_hash
-             FROM runs ORDER BY id",
+        // SQLite merges the parts by their indexes, so that none is sorted.
+        let mut statement = self.connection.prepare(
+            "SELECT id AS run_id, 0, NULL, status, input_tokens, output_tokens, cost_nanousd,
+                finished_ms IS NOT NULL, graph_hash
+             FROM runs
+             UNION ALL
+             SELECT run_id, 1, node_id, status, input_tokens, output_tokens, cost_nanousd, NULL, NULL
+             FROM run_nodes
+             UNION ALL
+             SELECT run_id, 2, NULL, status, 0, 0, 0, NULL, NULL FROM run_items
+             UNION ALL
+             SELECT run_id, 3, coalesce(node_id, ''), status, input_tokens, output_tokens,
+                cost_nanousd, NULL, NULL
+             FROM ledger WHERE run_id IS NOT NULL
+             ORDER BY run_id",
         )?;
-        let mut heads: Peeked<'_, Head> = Peeked::new(&mut heads, |row| {
-            let head = (row.get(1)?, sums(row, 2)?, row.get(5)?, row.get(6)?);
-            Ok((row.get(0)?, head))
-        })?;
-        let mut nodes = self.connection.prepare(
-            "SELECT run_id, node_id, status, input_tokens, output_tokens, cost_nanousd
-             FROM run_nodes ORDER BY run_id, node_id",
-        )?;
-        let mut nodes = Peeked::new(&mut nodes, |row| {
-            let node = AuditNode {
-                id: row.get(1)?,
-                status: row.get(2)?,
-                sums: sums(row, 3)?,
-            };
-            Ok((row.get(0)?, node))
-        })?;
-        let mut items = self.connection.prepare(
-            "SELECT run_id, status = 'RUNNING' FROM run_items ORDER BY run_id, node_id, item",
-        )?;
-        let mut items: Peeked<'_, bool> =
-            Peeked::new(&mut items, |row| Ok((row.get(0)?, row.get(1)?)))?;
-        let mut calls = self.connection.prepare(
-            "SELECT run_id, node_id, input_tokens, output_tokens, cost_nanousd FROM ledger
-             WHERE run_id IS NOT NULL ORDER BY run_id, id",
-        )?;
-        let mut calls: Peeked<'_, NodeCall> = Peeked::new(&mut calls, |row| {
-            Ok((row.get(0)?, (row.get(1)?, sums(row, 2)?)))
-        })?;
         let mut graphs: HashMap<String, Option<usize>> = HashMap::new();
-        loop {
-            let next = [
-                heads.run_id(),
-                nodes.run_id(),
-                items.run_id(),
-                calls.run_id(),
-            ];
-            let Some(id) = next.into_iter().flatten().min().cloned() else {
-                return Ok(());
+        let mut current: Option<AuditRun> = None;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let id: RunId = row.get(0)?;
+            if current.as_ref().is_some_and(|run| run.id != id) {
+                current.take().into_iter().for_each(&mut each);
+            }
+            let run = current.get_or_insert_with(|| AuditRun {
+                id,
+                ..AuditRun::default()
+            });
+            let status: String = row.get(3)?;
+            let sums = AuditSums {
+                input_tokens: row.get(4)?,
+                output_tokens: row.get(5)?,
+                cost: row.get(6)?,
             };
-            let stored = match heads.take(&id)? {
-                Some((status, sums, is_finished, graph)) => Some(StoredRun {
+            match row.get::<_, u8>(1)? {
+                0 => {
+                    run.stored = Some(StoredRun {
+                        status,
+                        sums,
+                        is_finished: row.get(7)?,
+                        graph_nodes: self.graph_nodes(&mut graphs, row.get(8)?)?,
+                    });
+                }
+                1 => run.nodes.push(AuditNode {
+                    id: row.get(2)?,
                     status,
                     sums,
-                    is_finished,
-                    graph_nodes: self.graph_nodes(&mut graphs, graph)?,
                 }),
-                None => None,
-            };
-            let mut run = AuditRun {
-                stored,
-                nodes: Vec::new(),
-                running_items: 0,
-                items: 0,
-                calls: 0,
-                sums: AuditSums::NOTHING,
-                node_sums: HashMap::new(),
-                id,
-            };
-            run.collect(&mut nodes, &mut items, &mut calls)?;
-            each(run);
+                2 => {
+                    run.items += 1;
+                    run.running_items += u64::from(status == "RUNNING");
+                }
+                _ => {
+                    run.calls += 1;
+                    run.sums.add(sums);
+                    run.node_sums.entry(row.get(2)?).or_default().add(sums);
+                }
+            }
         }
+        current.into_iter().for_each(each);
+        Ok(())
     }
 
     fn graph_nodes(

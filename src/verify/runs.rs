@@ -2,7 +2,7 @@
 
 use super::{Check, sums};
 use crate::error::Result;
-use crate::store::{Audit, AuditNode, AuditRun, AuditSums};
+use crate::store::{Audit, AuditNode, AuditRun};
 
 pub(super) fn check(audit: &Audit, on_row: &dyn Fn(), report: &mut dyn FnMut(Check)) -> Result<()> {
     let mut runs = Check::of("runs");
@@ -111,11 +111,7 @@ fn node_fault(run: &AuditRun, run_status: &str, node: &AuditNode) -> Option<Stri
     if !fits {
         return Some(format!("is {}, but its run {run_status}", node.status));
     }
-    let of_rows = run.node_sums.get(&node.id).copied();
-    let of_rows = of_rows.unwrap_or(AuditSums {
-        cost: Some(0),
-        ..AuditSums::default()
-    });
+    let of_rows = run.node_sums.get(&node.id).copied().unwrap_or_default();
     // Others get their sums when they end.
     (is_over && node.sums != of_rows).then(|| {
         format!(
