@@ -1,8 +1,8 @@
 //! GPT-4o's tokenizer (o200k_base), as far as counting needs it.
 //!
 //! The vocabulary is deflated in the binary (0.8 MB; `assets/make-vocabulary.py` writes it) and takes
-//! 4 MB once loaded. Texts are split by hand instead of by tiktoken's regular expression, whose engine
-//! would be the larger part of the binary's tokenizer.
+//! 4 MB once loaded. Texts are split by hand, because the engine for tiktoken's regular expression would
+//! add more to the binary than the vocabulary.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -16,7 +16,7 @@ const COMPRESSED: &[u8] = include_bytes!("../../assets/o200k_base.bin");
 /// The rank of a pair of parts that is no token.
 const NO_TOKEN: u32 = u32::MAX;
 
-/// Loaded in some 20 ms when an estimate first needs it: most servers never do.
+/// Loaded in some 10 ms when an estimate first needs it: most servers never do.
 static VOCABULARY: LazyLock<Vocabulary> = LazyLock::new(|| {
     let plain = miniz_oxide::inflate::decompress_to_vec(COMPRESSED).unwrap_or_default();
     Vocabulary::read(&plain).unwrap_or_default()

@@ -1,5 +1,4 @@
 use std::sync::LazyLock;
-use std::time::Instant;
 
 use proptest::prelude::*;
 use regex::Regex;
@@ -20,8 +19,11 @@ fn assert_exact(text: &str) {
 }
 
 #[test]
-fn the_whole_vocabulary_is_read() {
+fn the_whole_vocabulary_is_read_into_little_memory() {
     assert_eq!(VOCABULARY.ranks.len(), 199_998);
+    let offsets = size_of_val(&*VOCABULARY.offsets);
+    let memory = VOCABULARY.bytes.len() + offsets + VOCABULARY.ranks.allocation_size();
+    assert!(memory < 4 << 20, "{memory}");
     for rank in [0, 255, 256, 100_000, 199_997] {
         let token = REFERENCE.decode_bytes(&[rank]).unwrap();
         assert_eq!(VOCABULARY.rank(&token), Some(rank));
@@ -82,27 +84,6 @@ fn every_character_is_of_the_class_that_tiktoken_sees() {
                 pieces(&text).collect::<Vec<_>>()
             );
         }
-    }
-}
-
-#[test]
-#[ignore = "prints figures"]
-fn speed() {
-    let text = include_str!("../../../README.md").repeat(10);
-    for _ in 0..2 {
-        let started = Instant::now();
-        println!(
-            "{} of {}: {:?}",
-            count(&text),
-            text.len(),
-            started.elapsed()
-        );
-        let started = Instant::now();
-        println!(
-            "tiktoken {} {:?}",
-            reference_count(&text),
-            started.elapsed()
-        );
     }
 }
 
