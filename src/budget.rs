@@ -1,4 +1,4 @@
-//! Budgets: what may be spent, on what, in which period. Pure; `store` counts, and refuses.
+//! Budgets: a limit on the spending of some calls in a period. Pure; `store` counts and refuses.
 
 use std::fmt;
 
@@ -11,24 +11,19 @@ use sha2::{Digest, Sha256};
 use crate::error::{Error, Fault, Result};
 use crate::event::{BudgetWarning, FlowId, Timestamp, Usd, hex};
 
-/// How many budgets there may be.
 pub const BUDGETS_MAX: usize = 100;
-/// How long a name may be, in bytes.
 const NAME_BYTES_MAX: usize = 100;
-/// How many bytes of a hash tell lists of budgets apart.
+/// Of the hash that identifies a list of budgets.
 const VERSION_BYTES: usize = 16;
-/// Of a limit, the shares that viewers are told of when they are reached, in per cent.
+/// The shares of a limit at which viewers are warned, in per cent.
 pub const WARN_AT_PERCENT: [u8; 2] = [80, 100];
 
-/// For what time a budget is.
+/// Days and months are those of the budget's time zone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Per {
-    /// A day of the budget's time zone.
     Day,
-    /// A month of the budget's time zone.
     Month,
-    /// Each run, however long it takes.
     Run,
 }
 
@@ -42,17 +37,14 @@ impl fmt::Display for Per {
     }
 }
 
-/// How much may be spent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
-    /// Money.
     Usd(Usd),
-    /// Tokens of prompts and answers.
     Tokens(u64),
 }
 
 impl Limit {
-    /// As a number to compare amounts of the same unit with.
+    /// In nano-dollars or tokens.
     pub fn amount(self) -> i64 {
         match self {
             Self::Usd(usd) => usd.nanousd,
@@ -60,7 +52,7 @@ impl Limit {
         }
     }
 
-    /// An amount of the same unit, for people.
+    /// Formats an amount of the same unit.
     pub fn show(self, amount: i64) -> String {
         match self {
             Self::Usd(_) => format!("{} USD", Usd::from_nanousd(amount)),
@@ -69,55 +61,45 @@ impl Limit {
     }
 }
 
-/// A budget. A call counts for every budget that covers it.
+/// A call counts for every budget that covers it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Budget {
-    /// What people call it; unique.
+    /// Unique.
     pub name: String,
-    /// For what time it is.
     pub per: Per,
-    /// Calls of this flow only.
     pub flow_id: Option<FlowId>,
-    /// Calls of this model only: `PROVIDER/MODEL`, as asked for; a `*` at the end stands for
-    /// anything.
+    /// `PROVIDER/MODEL`, as asked for; a `*` at the end stands for anything.
     pub model: Option<String>,
-    /// Calls of the gateway's clients with the key of this name only.
+    /// The name of a gateway key.
     pub key: Option<String>,
-    /// How much.
     pub limit: Limit,
-    /// Whether calls that might go beyond it are refused; else viewers are only told.
+    /// Refuses calls that might exceed it, instead of only warning viewers.
     pub hard: bool,
-    /// Of a hard budget in money: whether calls are made whose price is not known, and which
-    /// therefore cannot be counted.
+    /// Of a hard budget in money: allows calls without a known price, which cannot be counted.
     pub allow_unpriced: bool,
-    /// The zone whose days and months are meant.
     pub timezone: String,
     zone: TimeZone,
 }
 
-/// What a budget may cover of a call.
+/// The properties of a call by which budgets select.
 #[derive(Clone, Copy, Debug)]
 pub struct Scope<'a> {
-    /// The flow.
     pub flow_id: Option<FlowId>,
-    /// The provider.
     pub provider: &'a str,
-    /// The model that is asked.
     pub model: &'a str,
-    /// The name of the key that a client of the gateway came with.
+    /// The name of the gateway key.
     pub key: Option<&'a str>,
 }
 
-/// What a call may need at most, as far as is known before it is made.
+/// The most that a call may need, as known before it is made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reserve {
-    /// Money; none where no price is known.
+    /// None without a known price.
     pub cost: Option<Usd>,
-    /// Tokens of prompt and answer.
+    /// Of prompt and answer.
     pub tokens: u64,
 }
 
-/// A budget in JSON.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Document {
@@ -150,8 +132,7 @@ fn utc() -> String {
 }
 
 impl Budget {
-    /// The JSON of the budget, as [`parse_all`] reads it. Amounts of money are texts, so that they
-    /// are exact.
+    /// Returns the JSON that [`parse_all`] reads. Amounts of money are texts, which are exact.
     pub fn to_json(&self) -> Value {
         let (limit_usd, limit_tokens) = match self.limit {
             Limit::Usd(usd) => (Some(Value::from(usd.to_string())), None),
@@ -172,22 +153,20 @@ impl Budget {
         serde_json::to_value(document).unwrap_or_default()
     }
 
-    /// Whether the call counts for it.
     pub fn covers(&self, call: &Scope<'_>) -> bool {
-        let is_flow = self.flow_id.is_none_or(|flow| call.flow_id == Some(flow));
+        let is_flow = self.flow_id.is_none() || self.flow_id == call.flow_id;
         let is_key = self.key.is_none() || self.key.as_deref() == call.key;
-        is_flow
-            && is_key
-            && self.model.as_deref().is_none_or(|pattern| {
-                let asked = format!("{}/{}", call.provider, call.model);
-                match pattern.strip_suffix('*') {
-                    Some(start) => asked.starts_with(start),
-                    None => asked == pattern,
-                }
-            })
+        let is_model = |pattern: &str| {
+            let asked = format!("{}/{}", call.provider, call.model);
+            match pattern.strip_suffix('*') {
+                Some(start) => asked.starts_with(start),
+                None => asked == pattern,
+            }
+        };
+        is_flow && is_key && self.model.as_deref().is_none_or(is_model)
     }
 
-    /// What `reserve` is in the budget's unit; none where that is not known.
+    /// Converts `reserve` to the budget's unit; none without a known price.
     pub fn reserved(&self, reserve: &Reserve) -> Option<i64> {
         match self.limit {
             Limit::Usd(_) => reserve.cost.map(|cost| cost.nanousd),
@@ -195,8 +174,8 @@ impl Budget {
         }
     }
 
-    /// The period that a moment lies in: its start, and the start of the next. All time where the
-    /// budget is for runs, and where the calendar ends.
+    /// Returns the start of the period with that moment, and of the next. All time for runs, and where
+    /// the calendar ends.
     pub fn period(&self, at: Timestamp) -> (Timestamp, Timestamp) {
         self.calendar_period(at)
             .unwrap_or((Timestamp(i64::MIN), Timestamp(i64::MAX)))
@@ -219,20 +198,16 @@ impl Budget {
         Some((moment(&start), moment(&end)))
     }
 
-    /// The highest of [`WARN_AT_PERCENT`] that `used` reaches; 0 where it reaches none. A limit of
-    /// nothing is reached by what is more than nothing.
+    /// Returns the highest of [`WARN_AT_PERCENT`] that `used` reaches, else 0. Any use reaches a limit
+    /// of 0.
     pub fn level(&self, used: i64) -> u8 {
         let limit = i128::from(self.limit.amount());
         let reaches =
             |percent: &u8| used > 0 && i128::from(used) * 100 >= limit * i128::from(*percent);
-        WARN_AT_PERCENT
-            .into_iter()
-            .filter(reaches)
-            .max()
-            .unwrap_or(0)
+        let reached = WARN_AT_PERCENT.into_iter().filter(reaches);
+        reached.max().unwrap_or(0)
     }
 
-    /// What viewers are told when `used` has reached `percent`.
     pub fn warning(&self, used: i64, percent: u8) -> BudgetWarning {
         BudgetWarning {
             budget: self.name.clone(),
@@ -244,7 +219,7 @@ impl Budget {
         }
     }
 
-    /// Why a call is refused that would need `reserve`, where `used` is used or reserved already.
+    /// The refusal of a call that would need `reserve` beyond the `used` and reserved amount.
     pub fn refusal(&self, used: i64, reserve: i64) -> Error {
         let limit = self.limit;
         Error::Budget(format!(
@@ -257,7 +232,7 @@ impl Budget {
         ))
     }
 
-    /// Why a call is refused whose price is not known.
+    /// The refusal of a call without a known price.
     pub fn unpriced_refusal(&self, call: &Scope<'_>) -> Error {
         Error::Budget(format!(
             "no price is known for {}/{}, so that the budget `{}` could not be kept; give it a \
@@ -267,20 +242,18 @@ impl Budget {
     }
 }
 
-/// What tells one list of budgets from any other: it is the same for the same budgets in the same
-/// order.
+/// Returns a hash of the budgets and their order.
 pub fn version<'a>(all: impl IntoIterator<Item = &'a Budget>) -> String {
     let mut hash = Sha256::new();
     for budget in all {
         hash.update(budget.to_json().to_string());
-        // Which is in no JSON that is written without spaces.
+        // Compact JSON has no line breaks.
         hash.update(b"\n");
     }
     hex(&hash.finalize()[..VERSION_BYTES])
 }
 
-/// Why no call could ever be of the models that a budget names, which hence would limit nothing. `knows`
-/// says whether there is a provider of a name.
+/// Returns why no call can ever match a budget's model. `knows` returns whether a provider exists.
 pub fn model_fault(pattern: &str, knows: impl Fn(&str) -> bool) -> Option<String> {
     let (provider, model) = pattern.split_once('/').unwrap_or((pattern, ""));
     let start = model.strip_suffix('*').unwrap_or(model);
@@ -330,7 +303,6 @@ pub fn parse_all(document: Value) -> Result<Vec<Budget>> {
     Err(Error::Invalid { message, faults })
 }
 
-/// Reads one budget.
 pub fn parse(value: &Value, path: &str, faults: &mut Vec<Fault>) -> Option<Budget> {
     if !value.is_object() {
         faults.push(Fault::new(path, "must be an object"));
@@ -392,7 +364,7 @@ pub fn parse(value: &Value, path: &str, faults: &mut Vec<Fault>) -> Option<Budge
     })
 }
 
-/// An amount of money, as a text (exact) or a number.
+/// Reads money from a text (exact) or a number.
 fn amount(value: &Value) -> Result<Usd, String> {
     let text = match value {
         Value::String(text) => text.clone(),
@@ -555,7 +527,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_stored_is_what_was_read(
+        fn a_stored_budget_is_read_back_unchanged(
             limit in 0i64..i64::MAX, tokens in proptest::option::of(0u64..1 << 60), hard in any::<bool>(),
         ) {
             let mut document = json!({"name": "b", "per": "run", "hard": hard});

@@ -6,17 +6,19 @@ mod run;
 mod serve;
 mod verify;
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use comfy_table::{CellAlignment, Table, presets};
 
 use crate::config::{Config, LISTEN_DEFAULT, Overrides};
 use crate::error::{Error, Result};
 
-/// The exit status for a flow that failed, as for any failure while running.
+/// The exit status for a failed flow, and any failure while running.
 const FAILED: u8 = 1;
-/// The exit status for flags, settings or files that cannot be used; clap's own for flags.
+/// The exit status for unusable flags, settings or files; clap uses it for flags.
 const UNUSABLE: u8 = 2;
 
 /// Runs flows of LLM calls, shows them live, and keeps an exact ledger of every call.
@@ -55,7 +57,6 @@ enum Command {
     Optimize(OptimizeArgs),
 }
 
-/// Settings of every command.
 #[derive(Args, Clone)]
 struct CommonArgs {
     /// Directory of the database; made when it is missing
@@ -74,7 +75,6 @@ struct CommonArgs {
 struct ServeArgs {
     #[command(flatten)]
     common: CommonArgs,
-    /// Address to listen on; other machines are let in with a token only
     #[arg(long, value_name = "ADDRESS:PORT", env = "FLOWLEDGER_LISTEN", help = format!("Address to listen on; other machines are let in with a token only [default: {LISTEN_DEFAULT}]"))]
     listen: Option<String>,
     /// Token that every request needs (`Authorization: Bearer …`); better given by the variable,
@@ -159,7 +159,6 @@ impl ServeArgs {
     }
 }
 
-/// Does what the command line says.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.command {
@@ -186,16 +185,10 @@ fn serve(args: ServeArgs) -> Result<ExitCode> {
 }
 
 fn run_flow(args: RunArgs) -> Result<ExitCode> {
-    // What matters of a single run is printed; the log is for what is odd.
     log_from("warn");
-    let config = Config::load(args.common.clone().overrides())?;
-    run::run(
-        &config,
-        &args.file,
-        &args.inputs,
-        args.input_json.as_deref(),
-        args.dry_run,
-    )
+    let config = Config::load(args.common.overrides())?;
+    let input_json = args.input_json.as_deref();
+    run::run(&config, &args.file, &args.inputs, input_json, args.dry_run)
 }
 
 fn verify_all(args: CommonArgs) -> Result<ExitCode> {
@@ -214,11 +207,26 @@ fn optimize_all(args: OptimizeArgs) -> Result<ExitCode> {
     optimize::run(&Config::load(args.common.overrides())?, args.json)
 }
 
+/// Makes a table whose columns `numbers` are aligned to the right.
+fn table(head: &[&str], numbers: Range<usize>) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+    table.set_header(head);
+    for column in table
+        .column_iter_mut()
+        .skip(numbers.start)
+        .take(numbers.len())
+    {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
+}
+
 fn log_from(level: &str) {
     let environment = env_logger::Env::default().default_filter_or(level);
     env_logger::Builder::from_env(environment)
         .format_timestamp_millis()
-        // At finer levels it logs the heads of answers, in which a provider may repeat its key.
+        // At finer levels it logs response heads, in which a provider may repeat its key.
         .filter_module("ureq", log::LevelFilter::Info)
         .init();
 }

@@ -1,4 +1,4 @@
-//! A flow as a pure thing: its graph, its templates, and what may run next. No I/O, no clock.
+//! Flows: the graph, its templates, and the order of its nodes. Pure: no I/O, no clock.
 
 mod fingerprint;
 mod graph;
@@ -8,7 +8,7 @@ mod prompt_bound;
 mod read;
 mod template;
 
-pub use fingerprint::{Concern, asked, said};
+pub use fingerprint::{Concern, canonical_json, fingerprint};
 pub use graph::{EDGES_MAX, Edge, Graph, NODES_MAX};
 pub use node::{Agent, Http, Map, Node, NodeKind, OnError, Retry, Target};
 pub use progress::{NodeState, Progress, Verdict};

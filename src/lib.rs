@@ -26,4 +26,5 @@ pub mod secret;
 pub mod server;
 pub mod store;
 pub mod threads;
+mod verify;
 pub mod websocket;

@@ -41,6 +41,7 @@ mod refusal;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod tokenizer;
 mod transport;
 mod wire;
 

@@ -37,10 +37,7 @@ use std::path::Path;
 
 use rusqlite::Connection;
 
-pub use audit::{
-    Audit, AuditCall, AuditDay, AuditEvent, AuditNames, AuditNode, AuditRun, AuditSums, Extent,
-    StoredRun, add_to_day,
-};
+pub use audit::{Audit, AuditCall, AuditEvent, AuditNode, AuditRun, AuditSums, Extent};
 pub use budgets::BudgetState;
 pub use call_stats::{CallRow, RunRow, run_ids_from};
 pub use change::{

@@ -1,22 +1,21 @@
-//! `flowledger ledger`: rows and sums of the ledger, also while a server runs.
+//! `flowledger ledger`: rows and sums of the ledger, also while a server is running.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Args;
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::Table;
 
+use super::table;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::event::{CallStatus, FlowId, LedgerEntry, Timestamp, Usd};
 use crate::http::ledger_csv;
 use crate::store::{LedgerFilter, Store, Sums};
 
-/// How many rows are shown unless somebody says otherwise.
 const ROWS: usize = 20;
 
-/// Which rows, and how.
 #[derive(Args, Clone)]
 pub struct Query {
     /// Sums by model, provider, flow, role, day, status, key or tag, instead of rows [default: rows]
@@ -57,7 +56,6 @@ pub struct Query {
     csv: bool,
 }
 
-/// Prints what was asked for.
 pub fn run(config: &Config, query: Query) -> Result<ExitCode> {
     let store = Store::open_to_read(&config.data)?;
     let filter = LedgerFilter {
@@ -84,7 +82,7 @@ pub fn run(config: &Config, query: Query) -> Result<ExitCode> {
         writeln!(out, "{table}")
     };
     match written.and_then(|()| out.flush()) {
-        // Whoever reads it has enough before its end.
+        // The reader has enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
         written => {
             written.map_err(Error::io("the ledger cannot be written out whole"))?;
@@ -94,9 +92,10 @@ pub fn run(config: &Config, query: Query) -> Result<ExitCode> {
 }
 
 fn rows(rows: &[LedgerEntry]) -> Table {
-    let mut table = table(&[
+    let head = [
         "Time", "Provider", "Model", "Role", "In", "Out", "Cost", "ms", "Status",
-    ]);
+    ];
+    let mut table = table(&head, 4..8);
     for row in rows {
         let mark = if row.more.cached { " (cached)" } else { "" };
         table.add_row([
@@ -111,13 +110,12 @@ fn rows(rows: &[LedgerEntry]) -> Table {
             format!("{}{mark}", row.status),
         ]);
     }
-    align(&mut table, 4..8);
     table
 }
 
 fn sums(store: &Store, filter: &LedgerFilter, group: &str) -> Result<Table> {
     let (groups, total) = store.summary(filter, group)?;
-    let mut table = table(&[
+    let head = [
         group,
         "Calls",
         "Failed",
@@ -128,7 +126,8 @@ fn sums(store: &Store, filter: &LedgerFilter, group: &str) -> Result<Table> {
         "Estimated",
         "Cached",
         "Saved",
-    ]);
+    ];
+    let mut table = table(&head, 1..10);
     let row = |name: &str, sums: &Sums| {
         [
             name.to_owned(),
@@ -147,23 +146,7 @@ fn sums(store: &Store, filter: &LedgerFilter, group: &str) -> Result<Table> {
         table.add_row(row(summary.key.as_deref().unwrap_or("–"), &summary.sums));
     }
     table.add_row(row("all", &total));
-    align(&mut table, 1..10);
     Ok(table)
-}
-
-fn table(head: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
-    table.set_header(head);
-    table
-}
-
-fn align(table: &mut Table, columns: std::ops::Range<usize>) {
-    for column in columns {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
 }
 
 fn dollars(usd: Usd) -> String {

@@ -1,14 +1,15 @@
-//! `flowledger optimize`: what could be saved, also while a server runs: what a server has found, and what
-//! is new since. Writes nothing.
+//! `flowledger optimize`: the suggestions of a server, and new ones, also while a server is running. Writes
+//! nothing.
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::{ContentArrangement, Table};
 use serde::Serialize;
 
+use super::table;
 use crate::config::Config;
 use crate::error::Result;
 use crate::event::Timestamp;
@@ -17,26 +18,24 @@ use crate::optimizer::{Pass, Wanted};
 use crate::providers::{Cancel, Prices, Providers};
 use crate::store::{Change, Store};
 
-/// How many suggestions that were applied are shown, the newest first …
+/// The newest applied suggestions …
 const APPLIED_MAX: usize = 100;
-/// … and how many that stand open.
+/// … and open ones that are shown.
 const OPEN_MAX: usize = 10_000;
 
-/// What is printed.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Found {
     open: Vec<Open>,
-    /// Why providers were not looked at that calls went to.
+    /// Why some providers of calls were left out.
     not_usable: Vec<String>,
     applied: Vec<Suggestion>,
 }
 
-/// What could be done.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Open {
-    /// The suggestion's number; none where no server has made it yet.
+    /// None if no server has made the suggestion yet.
     id: Option<i64>,
     flow_id: i64,
     flow_name: String,
@@ -44,14 +43,14 @@ struct Open {
     proposal: Proposal,
 }
 
-/// Looks at all calls of the last 30 days, and prints what could be saved.
+/// Examines the calls of the last 30 days.
 pub fn run(config: &Config, as_json: bool) -> Result<ExitCode> {
     let store = Arc::new(Store::open_to_read(&config.data)?);
     let found = find(config, &store)?;
     for why in &found.not_usable {
         eprintln!("not looked at for what is new, since it cannot be used from here: {why}");
     }
-    // Whoever reads it may have enough before its end.
+    // Ignores a reader that has gone.
     let mut out = io::stdout().lock();
     if as_json {
         let _ = serde_json::to_writer_pretty(&mut out, &found);
@@ -69,7 +68,7 @@ fn find(config: &Config, store: &Arc<Store>) -> Result<Found> {
     }
     let providers = Providers::new(config.providers.clone(), config.timeouts).with_prices(prices);
     let mut pass = Pass::new(Arc::clone(store), Arc::new(providers), Cancel::new());
-    // What a server has found stands as it was found, whichever providers can be used from here.
+    // Suggestions of a server do not depend on the providers that are usable from here.
     let mut open = Vec::new();
     let mut known = BTreeSet::new();
     for stored in store.suggestions(Some(Status::Open), None, OPEN_MAX)? {
@@ -121,7 +120,7 @@ fn shown(found: &Found) -> String {
     if found.open.is_empty() {
         text.push_str("Nothing to be saved was found in the calls of the last 30 days.\n");
     } else {
-        let mut table = table(&[
+        let mut table = wrapped_table(&[
             "No",
             "Flow",
             "Node",
@@ -146,7 +145,7 @@ fn shown(found: &Found) -> String {
         text.push_str(&format!("{table}\n"));
     }
     if !found.applied.is_empty() {
-        let mut table = table(&[
+        let mut table = wrapped_table(&[
             "No",
             "Flow",
             "Node",
@@ -169,7 +168,6 @@ fn shown(found: &Found) -> String {
     text
 }
 
-/// Money, or the time.
 fn saved(realised: Option<&Realised>) -> String {
     match realised {
         None => "not measured yet".to_owned(),
@@ -194,10 +192,8 @@ fn promised(proposal: &Proposal) -> String {
     }
 }
 
-fn table(head: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+fn wrapped_table(head: &[&str]) -> Table {
+    let mut table = table(head, 0..0);
     table.set_content_arrangement(ContentArrangement::Dynamic);
-    table.set_header(head);
     table
 }

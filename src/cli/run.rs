@@ -1,7 +1,7 @@
 //! `flowledger run FLOW.json`: a flow from a file, without a server, on the same database.
 //!
-//! The result goes to standard output, all else to standard error, so that the result can be
-//! piped on.
+//! The result goes to standard output, everything else to standard error, so that the result can be
+//! piped.
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -12,29 +12,29 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use comfy_table::{CellAlignment, Table, presets};
 use crossbeam_channel::{Receiver, bounded, select, unbounded};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Map, Value};
 
-use super::{FAILED, serve::signals};
+use super::serve::signals;
+use super::{FAILED, table};
 use crate::config::Config;
 use crate::engine::Amount;
 use crate::error::{Error, Result};
 use crate::event::{Event, RunStatus, Timestamp, Usd};
-use crate::flow::{Graph, NodeKind, Target};
+use crate::flow::{Graph, Node, NodeKind, Target};
 use crate::http;
 use crate::hub::Message;
 use crate::server::Core;
 use crate::store::{Change, FlowRecord, NewFlow, NodeRecord, NodeStatus, Receipt, Run};
 use crate::threads::OnFatal;
 
-/// How often the line that shows running nodes moves.
+/// Of the line that shows running nodes.
 const TICK: Duration = Duration::from_millis(100);
-/// The exit status after Ctrl-C: 128 + SIGINT, as shells have it.
+/// 128 + SIGINT, as shells report Ctrl-C.
 const INTERRUPTED: u8 = 130;
 
-/// Runs the flow and prints how it goes. The status is 0 only when the flow completed.
+/// Runs the flow and prints its progress. The status is 0 only if the flow completed.
 pub fn run(
     config: &Config,
     file: &Path,
@@ -55,7 +55,7 @@ pub fn run(
         eprintln!("flowledger: the {name} thread ended; what is committed is kept");
         std::process::exit(FAILED.into());
     });
-    // Other runs wait for a server: this process ends with its own.
+    // Other runs wait for a server, because this process ends with its own.
     let core = Core::start(config, Some(tap), false, &on_fatal)?;
     let done = if dry_run {
         estimate(&core, file, body, input)
@@ -99,7 +99,7 @@ fn run_in(
         }
     }
     let _ = waiter.join();
-    // The end is published before whoever waits for it is told.
+    // The end is published before the waiter learns of it.
     progress.show_all(&events.try_iter().collect::<Vec<_>>(), &run_id);
     progress.end();
     let (run, nodes) = core.store.run(&run_id)?;
@@ -111,13 +111,11 @@ fn run_in(
     })
 }
 
-/// Prints what a run will cost.
 fn estimate(core: &Core, file: &Path, body: Value, input: Value) -> Result<ExitCode> {
     let (flow, _) = save(core, file, body)?;
     let estimate = core.engine.estimate(&flow, input)?;
-    let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
-    table.set_header(["Node", "Model", "Calls", "Expected", "Calls", "At most"]);
+    let head = ["Node", "Model", "Calls", "Expected", "Calls", "At most"];
+    let mut table = table(&head, 2..6);
     let row = |label: &str, model: &str, expected: Amount, worst: Amount| {
         [
             label.to_owned(),
@@ -132,12 +130,7 @@ fn estimate(core: &Core, file: &Path, body: Value, input: Value) -> Result<ExitC
         table.add_row(row(&node.label, &node.model, node.expected, node.worst));
     }
     table.add_row(row("Total", "", estimate.expected, estimate.worst));
-    for column in 2..6 {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-    // It is the result, so it goes where results go; whoever reads it may have gone.
+    // The table is the result. Ignores a reader that has gone.
     let _ = writeln!(io::stdout(), "{table}");
     match estimate.runs {
         0 => say(&"expected: reckoned from the prompts, since the flow has not run yet"),
@@ -204,7 +197,7 @@ fn read_input(inputs: &[String], input_json: Option<&str>) -> Result<Value> {
     Ok(Value::Object(all))
 }
 
-/// Prints each node as it goes, and on a terminal a line that moves while nodes run.
+/// Prints finished nodes, and on a terminal a line of the running ones.
 struct Progress {
     bar: ProgressBar,
     running: Vec<String>,
@@ -212,7 +205,7 @@ struct Progress {
 
 impl Progress {
     fn new(nodes: usize) -> Self {
-        // Hidden by itself where standard error is no terminal.
+        // Hidden if standard error is no terminal.
         let bar = ProgressBar::with_draw_target(Some(nodes as u64), ProgressDrawTarget::stderr());
         if let Ok(style) = ProgressStyle::with_template("{spinner} {pos}/{len} {msg} {elapsed}") {
             bar.set_style(style);
@@ -229,10 +222,8 @@ impl Progress {
             let Ok(event) = serde_json::from_str::<Event>(&message.text) else {
                 continue;
             };
-            let of_this_run = event
-                .context()
-                .is_some_and(|context| context.run_id.as_deref() == Some(run_id));
-            if of_this_run {
+            let context = event.context();
+            if context.is_some_and(|context| context.run_id.as_deref() == Some(run_id)) {
                 self.show(&event);
             }
         }
@@ -278,22 +269,18 @@ impl Progress {
     }
 }
 
-/// Prints the run's result, and a table of what everything took.
+/// Prints the run's result, and a table of its nodes.
 fn report(graph: &Graph, run: &Run, nodes: &[NodeRecord]) {
-    let records: HashMap<&str, &NodeRecord> = nodes
-        .iter()
-        .map(|record| (record.node_id.as_str(), record))
-        .collect();
+    let records = nodes.iter().map(|record| (record.node_id.as_str(), record));
+    let records: HashMap<&str, &NodeRecord> = records.collect();
     for node in graph.results() {
         let record = records.get(graph.nodes()[node].id.as_str());
         if let Some(output) = record.and_then(|record| record.output.as_deref()) {
-            // Whoever reads it may have gone.
+            // Ignores a reader that has gone.
             let _ = writeln!(io::stdout(), "{}", output.trim_end());
         }
     }
-    let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY);
-    table.set_header([
+    let head = [
         "Node",
         "Model",
         "Status",
@@ -301,35 +288,13 @@ fn report(graph: &Graph, run: &Run, nodes: &[NodeRecord]) {
         "Tokens out",
         "Cost",
         "Time",
-    ]);
+    ];
+    let mut table = table(&head, 3..7);
     for node in graph.nodes() {
-        let model = match &node.kind {
-            NodeKind::Agent(agent) => {
-                let Target { provider, model } = &agent.targets[0];
-                format!("{provider}/{model}")
-            }
-            other => other.name().to_owned(),
-        };
-        match records.get(node.id.as_str()) {
-            Some(record) => table.add_row([
-                node.label.clone(),
-                model,
-                status_word(record.status).to_owned(),
-                record.input_tokens.to_string(),
-                record.output_tokens.to_string(),
-                if record.status == NodeStatus::Completed {
-                    money(record.cost)
-                } else {
-                    "–".into()
-                },
-                record.latency_ms.map_or_else(|| "–".into(), seconds),
-            ]),
-            None => table.add_row([node.label.as_str(), &model, "not run", "–", "–", "–", "–"]),
-        };
+        table.add_row(node_row(node, records.get(node.id.as_str()).copied()));
     }
-    let time_ms = run
-        .finished_at
-        .map_or(0, |end| end.0 - run.started_at.unwrap_or(run.created_at).0);
+    let started = run.started_at.unwrap_or(run.created_at);
+    let time_ms = run.finished_at.map_or(0, |end| end.0 - started.0);
     table.add_row([
         "Total".to_owned(),
         String::new(),
@@ -339,11 +304,6 @@ fn report(graph: &Graph, run: &Run, nodes: &[NodeRecord]) {
         money(run.cost),
         seconds(u64::try_from(time_ms).unwrap_or(0)),
     ]);
-    for column in 3..7 {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
     say(&table);
     if let Some(error) = &run.error {
         let at = run.error_node.as_deref().unwrap_or("its start");
@@ -351,20 +311,46 @@ fn report(graph: &Graph, run: &Run, nodes: &[NodeRecord]) {
     }
 }
 
-/// Unlike `eprintln!`, goes on where nobody reads it any more.
-fn say(text: &dyn Display) {
-    let _ = writeln!(io::stderr(), "{text}");
+fn node_row(node: &Node, record: Option<&NodeRecord>) -> [String; 7] {
+    let model = match &node.kind {
+        NodeKind::Agent(agent) => {
+            let Target { provider, model } = &agent.targets[0];
+            format!("{provider}/{model}")
+        }
+        other => other.name().to_owned(),
+    };
+    let none = || "–".to_owned();
+    let Some(record) = record else {
+        let status = "not run".to_owned();
+        return [
+            node.label.clone(),
+            model,
+            status,
+            none(),
+            none(),
+            none(),
+            none(),
+        ];
+    };
+    let is_completed = record.status == NodeStatus::Completed;
+    [
+        node.label.clone(),
+        model,
+        format!("{:?}", record.status).to_lowercase(),
+        record.input_tokens.to_string(),
+        record.output_tokens.to_string(),
+        if is_completed {
+            money(record.cost)
+        } else {
+            none()
+        },
+        record.latency_ms.map_or_else(none, seconds),
+    ]
 }
 
-fn status_word(status: NodeStatus) -> &'static str {
-    match status {
-        NodeStatus::Waiting => "waiting",
-        NodeStatus::Running => "running",
-        NodeStatus::Completed => "completed",
-        NodeStatus::Failed => "failed",
-        NodeStatus::Cancelled => "cancelled",
-        NodeStatus::Skipped => "skipped",
-    }
+/// Unlike `eprintln!`, ignores a reader that has gone.
+fn say(text: &dyn Display) {
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 fn money(cost: Option<Usd>) -> String {

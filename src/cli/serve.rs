@@ -17,15 +17,14 @@ use crate::server::Server;
 
 /// Serves until SIGINT or SIGTERM. A second signal ends the process at once.
 pub fn run(config: &Config) -> Result<ExitCode> {
-    // Before anything is started, so that no signal finds the default action.
+    // First of all, so that no signal finds the default action.
     let signals = signals()?;
     raise_descriptor_limit();
-    // Where files may not grow any further (`ulimit -f`), a write is refused as on a full disk; it
-    // would end the process otherwise.
+    // Otherwise a write beyond `ulimit -f` would end the process; now it fails as on a full disk.
     signal_hook::flag::register(SIGXFSZ, Arc::default())
         .map_err(Error::io("cannot listen for signals"))?;
     let server = Server::start(config)?;
-    // Whoever started it may not read what it says.
+    // Ignores a reader that has gone.
     let _ = writeln!(
         io::stdout(),
         "flowledger is at http://{}/",
@@ -50,8 +49,8 @@ pub fn run(config: &Config) -> Result<ExitCode> {
     Ok(code)
 }
 
-/// The usual soft limit of 1,024 descriptors is for programs that use `select`; this one may take
-/// what the hard limit allows.
+/// The usual soft limit of 1,024 descriptors is for programs that use `select`; this one may use the
+/// hard limit.
 fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
@@ -68,7 +67,7 @@ fn raise_descriptor_limit() {
     }
 }
 
-/// Gets a message at the first SIGINT or SIGTERM; the second ends the process.
+/// Returns a channel for the first SIGINT or SIGTERM; the second ends the process.
 pub(super) fn signals() -> Result<Receiver<()>> {
     let mut signals =
         Signals::new([SIGINT, SIGTERM]).map_err(Error::io("cannot listen for signals"))?;
@@ -78,7 +77,7 @@ pub(super) fn signals() -> Result<Receiver<()>> {
         .spawn(move || {
             for (count, signal) in signals.forever().enumerate() {
                 if count > 0 {
-                    // What shells say for a process that a signal ended.
+                    // As shells report a process that a signal ended.
                     std::process::exit(128 + signal);
                 }
                 let _ = sender.send(());

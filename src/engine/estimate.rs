@@ -1,10 +1,9 @@
-//! What a run will cost, before it is run: what to expect, and what it may come to at most.
+//! Estimates the cost of a run before it runs: the expected and the greatest.
 //!
-//! What to expect comes from the flow's own newest runs that ended well, where there are any; else from the
-//! length of its prompts and a usual length of answers. The most is every node, with every attempt at
-//! every target, with answers as long as they may be, and prompts as long as these make them: the
-//! templates are rendered with such answers. Of a prompt each byte counts as a token, as it does for
-//! budgets; of an answer, that stands in for the tokens that it was given in.
+//! The expected cost comes from the flow's newest completed runs, else from the length of its prompts and
+//! a usual length of answers. The greatest is every node with every attempt at every target, the longest
+//! answers, and the prompts that these make. Each byte of a prompt counts as a token, as for budgets; an
+//! answer counts as many bytes as it has tokens.
 
 use std::collections::HashMap;
 
@@ -14,69 +13,55 @@ use serde_json::Value;
 use crate::error::Result;
 use crate::event::{FlowId, LedgerEntry, Timestamp, Usage, UsageSource, Usd};
 use crate::flow::{
-    self, Agent, Graph, Item, NodeKind, OnError, PROMPT_BYTES_MAX, PromptBound, Retry, Scope,
-    Target,
+    self, Agent, Graph, Item, Node, NodeKind, OnError, PROMPT_BYTES_MAX, PromptBound, Scope, Target,
 };
 use crate::providers::{
     ANSWER_TOKENS_ASSUMED, CacheWrites, FETCHED_BYTES_MAX, Providers, prompt_tokens_max,
 };
 use crate::store::{LedgerFilter, Store};
 
-/// How many of the flow's newest rows are looked at.
+/// How many of the flow's newest rows count.
 const ROWS_MAX: usize = 1_000;
-/// How long an answer is expected to be, in tokens, where there is no history and no shorter limit.
+/// The expected length of answers in tokens without history or a shorter limit.
 const ANSWER_TOKENS_USUAL: u64 = 500;
-/// How long what an `http` node gives is expected to be, in tokens.
+/// The expected length of an `http` node's output in tokens.
 const FETCHED_TOKENS_USUAL: u64 = 1_000;
-/// How long an item is taken to be where it is measured what each of its bytes adds to a prompt.
+/// The length of an item with which to measure how much each of its bytes adds to a prompt.
 const ITEM_BYTES_PROBED: usize = 1_000;
-/// How many items a map is expected to have where its list is not known before.
+/// How many items a map is expected to have if its list is not known yet.
 const ITEMS_USUAL: u64 = 10;
 
-/// An estimate of a run.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Estimate {
-    /// What to expect.
     pub expected: Amount,
-    /// What it may come to at most.
     pub worst: Amount,
-    /// The same of each node that makes calls, in the order in which they run.
+    /// The nodes that make calls, in the order in which they run.
     pub nodes: Vec<NodeEstimate>,
-    /// How many runs what to expect is taken from; 0 where there are none, and it is reckoned from
-    /// the prompts.
+    /// How many runs `expected` is taken from; 0 if it comes from the prompts.
     pub runs: usize,
-    /// What makes it uncertain, in sentences.
+    /// Sources of uncertainty, in sentences.
     pub notes: Vec<String>,
 }
 
-/// Tokens and money.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Amount {
-    /// Calls.
     pub calls: u64,
-    /// Tokens of prompts.
     pub input_tokens: u64,
-    /// Tokens of answers.
     pub output_tokens: u64,
-    /// Money; none where a price is not known.
+    /// None if a price is not known.
     pub cost: Option<Usd>,
 }
 
-/// An estimate of a node.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeEstimate {
-    /// Its id.
     pub node_id: String,
-    /// What people call it.
     pub label: String,
-    /// The model that is asked first.
+    /// The first target.
     pub model: String,
-    /// What to expect.
     pub expected: Amount,
-    /// What it may come to at most.
     pub worst: Amount,
 }
 
@@ -112,23 +97,33 @@ impl Amount {
     }
 }
 
-/// Items of a map, before it is run.
-struct Items {
-    /// The list, where it comes from the input alone.
-    known: Option<Vec<Value>>,
-    expected: u64,
-    worst: u64,
+/// The calls of a node before it runs.
+enum Items {
+    /// It is no map.
+    One,
+    /// The list comes from the input alone.
+    Known(Vec<Value>),
+    /// The list comes from this template.
+    Unknown(String),
 }
 
-/// What one look at a graph needs.
-struct Look<'a> {
+impl Items {
+    /// Returns how many calls to expect, and how many there are at most.
+    fn counts(&self) -> (u64, u64) {
+        match self {
+            Self::One => (1, 1),
+            Self::Known(items) => (items.len() as u64, items.len() as u64),
+            Self::Unknown(_) => (ITEMS_USUAL, flow::ITEMS_MAX as u64),
+        }
+    }
+}
+
+struct Estimator<'a> {
     providers: &'a Providers,
-    graph: &'a Graph,
     input: &'a Value,
     at: Timestamp,
-    /// How long outputs of the nodes before are expected to be, in tokens, by id.
-    expected: HashMap<&'a str, u64>,
-    /// How long they are at most.
+    /// The expected lengths of outputs in tokens, by node.
+    outputs: HashMap<&'a str, u64>,
     prompt_bound: PromptBound<'a>,
     /// Means of the newest runs, by node.
     history: HashMap<String, Amount>,
@@ -136,10 +131,10 @@ struct Look<'a> {
     notes: Vec<String>,
 }
 
-/// Estimates a run of a graph with that input. `flow_id` is whose history counts.
+/// Estimates a run of a graph with that input, by the history of flow `flow_id`.
 ///
 /// # Errors
-/// When the database cannot be read.
+/// If the database cannot be read.
 pub fn estimate(
     store: &Store,
     providers: &Providers,
@@ -147,38 +142,35 @@ pub fn estimate(
     graph: &Graph,
     input: &Value,
 ) -> Result<Estimate> {
-    let (history, runs) = match flow_id {
-        Some(flow_id) => history(store, flow_id)?,
-        None => (HashMap::new(), 0),
-    };
-    let mut look = Look {
+    let history = flow_id.map(|flow_id| history(store, flow_id)).transpose()?;
+    let (history, runs) = history.unwrap_or_default();
+    let mut estimator = Estimator {
         providers,
-        graph,
         input,
         at: Timestamp::now(),
-        expected: HashMap::new(),
+        outputs: HashMap::new(),
         prompt_bound: PromptBound::new(input),
         history,
         runs,
         notes: Vec::new(),
     };
-    let mut nodes = Vec::new();
-    for node in graph.order() {
-        nodes.extend(look.node(node));
-    }
-    let total =
-        |of: fn(&NodeEstimate) -> Amount| nodes.iter().map(of).fold(Amount::NOTHING, Amount::plus);
+    let order = graph.order().into_iter().map(|at| &graph.nodes()[at]);
+    let nodes: Vec<NodeEstimate> = order.filter_map(|node| estimator.node(node)).collect();
     Ok(Estimate {
-        expected: total(|node| node.expected),
-        worst: total(|node| node.worst),
+        expected: sum(nodes.iter().map(|node| node.expected)),
+        worst: sum(nodes.iter().map(|node| node.worst)),
         runs,
-        notes: look.notes,
+        notes: estimator.notes,
         nodes,
     })
 }
 
-/// What each node took in the mean of the newest runs that ended well and in which nothing is unknown, and
-/// how many these are. What a budget refused took nothing.
+fn sum(amounts: impl Iterator<Item = Amount>) -> Amount {
+    amounts.fold(Amount::NOTHING, Amount::plus)
+}
+
+/// Returns the mean of each node over the newest runs that completed with all costs known, and how
+/// many runs these are. Calls that a budget refused count nothing.
 fn history(store: &Store, flow_id: FlowId) -> Result<(HashMap<String, Amount>, usize)> {
     let filter = LedgerFilter {
         flow_id: Some(flow_id),
@@ -191,7 +183,7 @@ fn history(store: &Store, flow_id: FlowId) -> Result<(HashMap<String, Amount>, u
             by_run.entry(run_id).or_default().push(row);
         }
     }
-    // Of the oldest of them only a part may be here.
+    // The oldest run may be cut off.
     if rows.len() == ROWS_MAX
         && let Some(oldest) = rows.last().and_then(|row| row.run_id.as_deref())
         && by_run.len() > 1
@@ -203,22 +195,20 @@ fn history(store: &Store, flow_id: FlowId) -> Result<(HashMap<String, Amount>, u
     by_run.retain(|run_id, rows| {
         completed.contains(*run_id) && rows.iter().all(|row| row.total_cost_usd.is_some())
     });
-    let mut sums: HashMap<String, Amount> = HashMap::new();
+    let mut means: HashMap<String, Amount> = HashMap::new();
     let rows = by_run.values().flatten();
     for row in rows.filter(|row| row.more.refused.is_none()) {
-        let amount = Amount {
+        let node_id = row.node_id.clone().unwrap_or_default();
+        let sum = means.entry(node_id).or_insert(Amount::NOTHING);
+        *sum = sum.plus(Amount {
             calls: 1,
             input_tokens: row.usage.input_tokens,
             output_tokens: row.usage.output_tokens,
             cost: row.total_cost_usd,
-        };
-        let sum = sums
-            .entry(row.node_id.clone().unwrap_or_default())
-            .or_insert(Amount::NOTHING);
-        *sum = sum.plus(amount);
+        });
     }
     let runs = by_run.len();
-    for sum in sums.values_mut() {
+    for sum in means.values_mut() {
         let mean = |sum: u64| sum.div_ceil(runs as u64);
         let cost = sum.cost.map_or(0, |cost| cost.nanousd);
         *sum = Amount {
@@ -228,75 +218,54 @@ fn history(store: &Store, flow_id: FlowId) -> Result<(HashMap<String, Amount>, u
             cost: Some(Usd::from_nanousd(cost / i64::try_from(runs).unwrap_or(1))),
         };
     }
-    Ok((sums, runs))
+    Ok((means, runs))
 }
 
-impl<'a> Look<'a> {
-    /// Estimates a node after all that it needs. None of one that makes no calls.
-    fn node(&mut self, at: usize) -> Option<NodeEstimate> {
-        let graph = self.graph;
-        let node = &graph.nodes()[at];
+impl<'a> Estimator<'a> {
+    /// Estimates a node after those that it depends on. None if it makes no calls.
+    fn node(&mut self, node: &'a Node) -> Option<NodeEstimate> {
         let (agent, items) = match &node.kind {
-            NodeKind::Agent(agent) => (agent.as_ref(), None),
-            NodeKind::Map(map) => {
-                let items = self.items(&node.id, &map.items);
-                (&map.agent, Some((items, map.items.as_str())))
-            }
-            other => {
-                self.look_at_free(&node.id, other, &node.on_error);
+            NodeKind::Agent(agent) => (agent.as_ref(), Items::One),
+            NodeKind::Map(map) => (&map.agent, self.items(&node.id, &map.items)),
+            _ => {
+                let tokens = self.free_node(node);
+                self.outputs.insert(&node.id, tokens);
                 return None;
             }
         };
-        let Target { provider, model } = &agent.targets[0];
-        let answer_usual = u64::from(agent.max_tokens.unwrap_or(u32::MAX)).min(ANSWER_TOKENS_USUAL);
         let answer_max = u64::from(agent.max_tokens.unwrap_or(ANSWER_TOKENS_ASSUMED));
+        let answer_usual = u64::from(agent.max_tokens.unwrap_or(u32::MAX)).min(ANSWER_TOKENS_USUAL);
         if agent.max_tokens.is_none() {
             self.notes.push(format!(
                 "{}: without `maxTokens`, an answer is taken to have {ANSWER_TOKENS_ASSUMED} tokens at most",
                 node.id
             ));
         }
-        let times = items.as_ref().map_or(1, |(items, _)| items.expected);
-        let usual = self.amount(
-            &agent.targets[0],
-            self.prompt_expected(agent),
-            answer_usual,
-            CacheWrites::None,
-        );
-        let mut expected = usual.times(times);
-        if self.runs > 0 {
-            // A node that the newest runs have skipped is expected to be skipped again.
-            let mean = self.history.get(&node.id).copied();
-            expected = mean.unwrap_or(Amount::NOTHING);
-        }
-        let Retry { attempts, .. } = agent.retry;
-        let prompts = self.prompts_max(&node.id, agent, items.as_ref());
-        let worst = agent
-            .targets
-            .iter()
-            .map(|target| {
-                let writes = self
-                    .providers
-                    .cache_writes(&target.provider, agent.prompt_cache);
-                let of = |&(bytes, calls): &(usize, u64)| {
-                    let tokens = prompt_tokens_max(bytes as u64);
-                    self.amount(target, tokens, answer_max, writes).times(calls)
-                };
-                prompts.iter().map(of).fold(Amount::NOTHING, Amount::plus)
-            })
-            .fold(Amount::NOTHING, Amount::plus)
-            .times(u64::from(attempts));
-        self.expected
-            .insert(&node.id, answer_usual.saturating_mul(times));
-        let answer_bytes = usize::try_from(answer_max).unwrap_or(usize::MAX);
-        let answer_bytes = answer_bytes.max(bytes_instead(&node.on_error));
-        match items {
-            Some((items, _)) => {
-                self.prompt_bound
-                    .list(&node.id, items.worst as usize, answer_bytes);
+        let (calls_usual, calls_max) = items.counts();
+        let expected = match self.runs {
+            0 => {
+                let prompt = self.prompt_expected(agent);
+                let target = &agent.targets[0];
+                let call = self.amount(target, prompt, answer_usual, CacheWrites::None);
+                call.times(calls_usual)
             }
-            None => self.prompt_bound.text(&node.id, answer_bytes),
+            // A node that the newest runs skipped is expected to be skipped again.
+            _ => *self.history.get(&node.id).unwrap_or(&Amount::NOTHING),
+        };
+        let prompts = self.prompts_max(&node.id, agent, &items);
+        let worst = self.worst(agent, &prompts, answer_max);
+        let tokens = answer_usual.saturating_mul(calls_usual);
+        self.outputs.insert(&node.id, tokens);
+        let answer_bytes = usize::try_from(answer_max).unwrap_or(usize::MAX);
+        let answer_bytes = answer_bytes.max(bytes_on_error(node));
+        match items {
+            Items::One => self.prompt_bound.text(&node.id, answer_bytes),
+            _ => {
+                let bound = &mut self.prompt_bound;
+                bound.list(&node.id, calls_max as usize, answer_bytes);
+            }
         }
+        let Target { provider, model } = &agent.targets[0];
         Some(NodeEstimate {
             node_id: node.id.clone(),
             label: node.label.clone(),
@@ -304,6 +273,20 @@ impl<'a> Look<'a> {
             expected,
             worst,
         })
+    }
+
+    /// Every attempt at every target.
+    fn worst(&self, agent: &Agent, prompts: &[(usize, u64)], answer_tokens: u64) -> Amount {
+        let targets = agent.targets.iter().map(|target| {
+            let provider = &target.provider;
+            let writes = self.providers.cache_writes(provider, agent.prompt_cache);
+            sum(prompts.iter().map(|(bytes, calls)| {
+                let tokens = prompt_tokens_max(*bytes as u64);
+                let call = self.amount(target, tokens, answer_tokens, writes);
+                call.times(*calls)
+            }))
+        });
+        sum(targets).times(u64::from(agent.retry.attempts))
     }
 
     fn amount(
@@ -320,82 +303,61 @@ impl<'a> Look<'a> {
             ..Usage::default()
         };
         let Target { provider, model } = target;
+        let providers = self.providers;
         Amount {
             calls: 1,
             input_tokens,
             output_tokens,
-            cost: self
-                .providers
-                .cost_at_most(provider, model, &usage, writes, self.at),
+            cost: providers.cost_at_most(provider, model, &usage, writes, self.at),
         }
     }
 
-    /// How many items a map will have: known where its list comes from the input alone.
     fn items(&mut self, id: &str, template: &str) -> Items {
-        match flow::items(template, &Scope::new(self.input, [])) {
-            Ok(items) => {
-                let count = items.len() as u64;
-                Items {
-                    known: Some(items),
-                    expected: count,
-                    worst: count,
+        if let Ok(items) = flow::items(template, &Scope::new(self.input, [])) {
+            return Items::Known(items);
+        }
+        self.notes.push(format!(
+            "{id}: how many items there will be is not known before; {ITEMS_USUAL} are expected, {} the most",
+            flow::ITEMS_MAX
+        ));
+        Items::Unknown(template.to_owned())
+    }
+
+    /// Returns the greatest lengths of a node's prompts in bytes, each with the count of such prompts.
+    fn prompts_max(&mut self, id: &str, agent: &Agent, items: &Items) -> Vec<(usize, u64)> {
+        let (_, count) = items.counts();
+        match items {
+            Items::One => vec![(self.prompt_max(id, agent, Item::None), count)],
+            Items::Known(items) => {
+                let mut longest = 0;
+                for (index, item) in items.iter().enumerate() {
+                    let bytes = self.prompt_max(id, agent, Item::Known(item, index));
+                    longest = longest.max(bytes);
+                    if longest >= PROMPT_BYTES_MAX {
+                        break;
+                    }
                 }
+                vec![(longest, count)]
             }
-            Err(_) => {
-                let worst = flow::ITEMS_MAX as u64;
-                self.notes.push(format!(
-                    "{id}: how many items there will be is not known before; {ITEMS_USUAL} are expected, {worst} the most"
-                ));
-                Items {
-                    known: None,
-                    expected: ITEMS_USUAL,
-                    worst,
-                }
+            Items::Unknown(list) => {
+                // All items together are as long as the source of the list.
+                let without = self.prompt_max(id, agent, Item::Bytes(0));
+                let with = self.prompt_max(id, agent, Item::Bytes(ITEM_BYTES_PROBED));
+                let times = with.saturating_sub(without).div_ceil(ITEM_BYTES_PROBED);
+                let more = self.prompt_bound.source_bytes(list).saturating_mul(times);
+                let long = (more.div_ceil(PROMPT_BYTES_MAX) as u64).clamp(1, count);
+                let bytes = without.saturating_add(more).min(PROMPT_BYTES_MAX);
+                vec![(bytes, long), (without, count - long)]
             }
         }
     }
 
-    /// How long the prompts of a node are at most, in bytes, each with how many are so long.
-    fn prompts_max(
-        &mut self,
-        id: &str,
-        agent: &Agent,
-        items: Option<&(Items, &str)>,
-    ) -> Vec<(usize, u64)> {
-        let Some((items, list)) = items else {
-            let bytes = self.prompt_max(id, agent, Item::None);
-            return vec![(bytes, 1)];
-        };
-        if let Some(known) = &items.known {
-            let mut bytes = 0;
-            for (index, item) in known.iter().enumerate() {
-                bytes = self
-                    .prompt_max(id, agent, Item::Known(item, index))
-                    .max(bytes);
-                if bytes >= PROMPT_BYTES_MAX {
-                    break;
-                }
-            }
-            return vec![(bytes, items.worst)];
-        }
-        // All items together are as long as what the list is made from.
-        let without = self.prompt_max(id, agent, Item::Bytes(0));
-        let with = self.prompt_max(id, agent, Item::Bytes(ITEM_BYTES_PROBED));
-        let times = with.saturating_sub(without).div_ceil(ITEM_BYTES_PROBED);
-        let more = self.prompt_bound.source_bytes(list).saturating_mul(times);
-        let long = (more.div_ceil(PROMPT_BYTES_MAX) as u64).clamp(1, items.worst);
-        let bytes = without.saturating_add(more).min(PROMPT_BYTES_MAX);
-        vec![(bytes, long), (without, items.worst - long)]
-    }
-
-    /// How long a prompt may be with its system text, in bytes.
+    /// Returns the greatest length of a prompt with its system text, in bytes.
     fn prompt_max(&mut self, id: &str, agent: &Agent, item: Item<'_>) -> usize {
-        let texts = [Some(agent.prompt.as_str()), agent.system.as_deref()];
-        let lengths = texts.into_iter().flatten();
-        lengths.map(|text| self.text_max(id, text, item)).sum()
+        let lengths = texts(agent).map(|text| self.text_max(id, text, item));
+        lengths.sum()
     }
 
-    /// How long what a template gives may be, in bytes.
     fn text_max(&mut self, id: &str, template: &str, item: Item<'_>) -> usize {
         if let Some(bytes) = self.prompt_bound.length_max(template, item) {
             return bytes;
@@ -409,56 +371,56 @@ impl<'a> Look<'a> {
         PROMPT_BYTES_MAX
     }
 
-    /// How long a prompt is expected to be, in tokens.
     fn prompt_expected(&self, agent: &Agent) -> u64 {
-        let texts = [Some(agent.prompt.as_str()), agent.system.as_deref()];
-        let lengths = texts.into_iter().flatten();
-        lengths.map(|text| self.text_expected(text)).sum()
+        texts(agent).map(|text| self.text_expected(text)).sum()
     }
 
-    /// How long what a template gives is expected to be, in tokens: its own text with the input in it,
-    /// and the outputs that it names, each time that it does.
+    /// Returns the expected length of a template's text in tokens: its own text with the input, and each
+    /// output wherever it is named.
     fn text_expected(&self, template: &str) -> u64 {
         let bytes = flow::length_without_outputs(template, self.input) as u64;
         let mut length = bytes.div_ceil(4);
-        for (id, of_output) in &self.expected {
-            let named = template.matches(&format!("nodes.{id}.")).count()
-                + template.matches(&format!("nodes[\"{id}\"]")).count()
-                + template.matches(&format!("nodes['{id}']")).count();
-            length = length.saturating_add(of_output.saturating_mul(named as u64));
+        for (id, tokens) in &self.outputs {
+            let spellings = [
+                format!("nodes.{id}."),
+                format!("nodes[\"{id}\"]"),
+                format!("nodes['{id}']"),
+            ];
+            let named = spellings.iter().map(|name| template.matches(name).count());
+            length = length.saturating_add(tokens.saturating_mul(named.sum::<usize>() as u64));
         }
         length
     }
 
-    /// Notes how long what a node gives will be that makes no call.
-    fn look_at_free(&mut self, id: &'a str, kind: &NodeKind, on_error: &OnError) {
-        let instead = bytes_instead(on_error);
-        let expected = match kind {
+    /// Bounds the output of a node that makes no calls. Returns its expected length in tokens.
+    fn free_node(&mut self, node: &'a Node) -> u64 {
+        let id = &node.id;
+        let (bytes, tokens) = match &node.kind {
             NodeKind::Template(template) | NodeKind::Output(template) => {
                 let bytes = self.text_max(id, template, Item::None);
-                self.prompt_bound.text(id, bytes.max(instead));
-                self.text_expected(template)
+                (bytes, self.text_expected(template))
             }
-            NodeKind::Http(_) => {
-                self.prompt_bound.text(id, FETCHED_BYTES_MAX.max(instead));
-                FETCHED_TOKENS_USUAL
-            }
+            NodeKind::Http(_) => (FETCHED_BYTES_MAX, FETCHED_TOKENS_USUAL),
             NodeKind::Input(_) => {
                 self.prompt_bound.input(id);
-                (self.prompt_bound.input_bytes() as u64).div_ceil(4)
+                return (self.prompt_bound.input_bytes() as u64).div_ceil(4);
             }
-            _ => {
-                self.prompt_bound.flag(id);
-                1
-            }
+            _ => ("false".len(), 1),
         };
-        self.expected.insert(id, expected);
+        self.prompt_bound.text(id, bytes.max(bytes_on_error(node)));
+        tokens
     }
 }
 
-/// How long what a node gives is where it fails and the run goes on.
-fn bytes_instead(on_error: &OnError) -> usize {
-    match on_error {
+fn texts(agent: &Agent) -> impl Iterator<Item = &str> {
+    [Some(agent.prompt.as_str()), agent.system.as_deref()]
+        .into_iter()
+        .flatten()
+}
+
+/// Returns the length of the output with which a run continues after the node failed.
+fn bytes_on_error(node: &Node) -> usize {
+    match &node.on_error {
         OnError::Continue(output) => output.len(),
         OnError::Fail => 0,
     }

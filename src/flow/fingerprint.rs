@@ -1,4 +1,4 @@
-//! What a node's data says about what it asks, apart from what only people read: labels, places, styles.
+//! Fingerprints of a node's data, by subject. Labels, places and styles do not count.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -7,22 +7,19 @@ use serde_json::{Map, Value};
 
 use super::read::name_of;
 
-/// What changes of a node's data are about: what was known of its calls before is of no use then.
+/// The subject of a change to a node's data, which makes knowledge of its earlier calls obsolete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Concern {
-    /// What is asked of whom: nothing that is known of earlier calls holds any more.
+    /// The question and its target.
     Question,
-    /// Whether answers are kept: prompts that were bought again are not any more.
+    /// Caching of answers.
     Repeats,
-    /// What is done about failures.
     Failures,
 }
 
 impl Concern {
-    /// All there are.
     pub const ALL: [Self; 3] = [Self::Question, Self::Repeats, Self::Failures];
 
-    /// The name that is stored.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Question => "question",
@@ -31,7 +28,6 @@ impl Concern {
         }
     }
 
-    /// The keys of a node's data that decide it.
     fn keys(self) -> &'static [&'static str] {
         match self {
             Self::Question => &[
@@ -59,29 +55,29 @@ impl FromStr for Concern {
     }
 }
 
-/// What is read under another name as well.
+/// Keys with a second spelling.
 const ALIASES: &[(&str, &str)] = &[("maxTokens", "max_tokens")];
 
-/// What a node's data says under some keys, as one text that is the same whatever the order they stand in.
-pub fn said(data: &Value, keys: &[&str]) -> String {
-    let mut said = Map::new();
+/// Returns some keys of a node's data as JSON that does not depend on their order.
+pub fn canonical_json(data: &Value, keys: &[&str]) -> String {
+    let mut fields = Map::new();
     for key in keys {
         let mut names = ALIASES.iter().filter(|(name, _)| name == key);
         let alias = names.next().map(|(_, alias)| *alias);
         let value = data.get(*key).or_else(|| data.get(alias?));
         if let Some(value) = value.filter(|value| !value.is_null()) {
-            said.insert((*key).to_owned(), value.clone());
+            fields.insert((*key).to_owned(), value.clone());
         }
     }
-    Value::Object(said).to_string()
+    Value::Object(fields).to_string()
 }
 
-/// What each node of a stored flow says about each concern; of one that cannot be read, nothing.
-pub fn asked(document: &str) -> BTreeMap<String, BTreeMap<Concern, String>> {
+/// Returns the fingerprints of each node of a stored flow; none if it cannot be read.
+pub fn fingerprint(document: &str) -> BTreeMap<String, BTreeMap<Concern, String>> {
     let document: Value = serde_json::from_str(document).unwrap_or_default();
     let nodes = document["data"]["nodes"].as_array().into_iter().flatten();
     let of = |data: &Value| {
-        let each = Concern::ALL.map(|concern| (concern, said(data, concern.keys())));
+        let each = Concern::ALL.map(|concern| (concern, canonical_json(data, concern.keys())));
         BTreeMap::from(each)
     };
     nodes
@@ -96,11 +92,11 @@ mod tests {
 
     fn of(data: Value) -> BTreeMap<Concern, String> {
         let document = json!({"data": {"nodes": [{"id": 7, "data": data}]}});
-        asked(&document.to_string()).remove("7").unwrap()
+        fingerprint(&document.to_string()).remove("7").unwrap()
     }
 
     #[test]
-    fn what_only_people_read_is_not_what_a_node_asks() {
+    fn labels_and_styles_do_not_change_a_fingerprint() {
         let plain = of(json!({"model": "m", "prompt": "p", "system": null}));
         let shown =
             json!({"prompt": "p", "label": "New", "color": "red", "maxTokens": 9, "model": "m"});
@@ -125,6 +121,6 @@ mod tests {
                 assert_eq!(other[&each] != plain[&each], each == concern, "{other:?}");
             }
         }
-        assert!(asked("no flow").is_empty());
+        assert!(fingerprint("no flow").is_empty());
     }
 }

@@ -1,40 +1,37 @@
-//! The graph of a flow, read from what editors built on React Flow write, with every fault found.
+//! The graph of a flow, read from the JSON of React Flow editors, with all of its faults.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::node::{Node, NodeKind};
+use super::node::{InputField, Node, NodeKind};
 use super::read::{RawNode, list, name_of, node};
 use super::template::{self, ITEM_NAMES};
 use crate::error::Fault;
 
-/// How many nodes a flow may have.
 pub const NODES_MAX: usize = 1_000;
-/// How many edges a flow may have.
 pub const EDGES_MAX: usize = 10_000;
 
-/// Where an edge leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Edge {
-    /// The node at its end, by index.
+    /// An index into the nodes.
     pub target: usize,
-    /// Of a condition: the outcome with which it is followed.
+    /// Of a condition: the outcome that follows this edge.
     pub branch: Option<bool>,
 }
 
-/// A graph that can run: no cycles, every template refers to nodes that come before.
+/// A graph that can run: without cycles, and its templates refer to nodes that come before.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Graph {
     nodes: Vec<Node>,
-    /// For each node, where its edges lead.
+    /// By source node.
     edges: Vec<Vec<Edge>>,
-    /// For each node, how many edges lead to it.
+    /// The count of edges to each node.
     needs: Vec<usize>,
-    /// Names of inputs that templates use or nodes declare.
     inputs: BTreeSet<String>,
 }
+
 #[derive(Deserialize)]
 struct RawEdge {
     #[serde(default)]
@@ -46,8 +43,10 @@ struct RawEdge {
 }
 
 impl Graph {
-    /// Reads `{"nodes": […], "edges": […]}`. `provider_is_known` says which providers there are.
-    /// On failure lists every fault, each with the path of its field.
+    /// Reads `{"nodes": […], "edges": […]}`.
+    ///
+    /// # Errors
+    /// Every fault with the path of its field.
     pub fn parse(
         data: &Value,
         provider_is_known: &dyn Fn(&str) -> bool,
@@ -59,7 +58,7 @@ impl Graph {
             if faults.is_empty() {
                 faults.push(Fault::new("data.nodes", "a flow needs at least one node"));
             }
-            // Without nodes every edge would be at fault, too.
+            // Without nodes every edge would be a fault.
             return Err(faults);
         }
         let nodes: Vec<(usize, Node)> = raw_nodes
@@ -91,40 +90,35 @@ impl Graph {
             edges[source].push(edge);
             needs[edge.target] += 1;
         }
-        let fields = nodes.iter().filter_map(|node| match &node.kind {
-            NodeKind::Input(fields) => Some(fields),
-            _ => None,
-        });
+        let inputs = declared_inputs(&nodes).map(|field| field.name.clone());
         Self {
-            inputs: fields.flatten().map(|field| field.name.clone()).collect(),
+            inputs: inputs.collect(),
             nodes,
             edges,
             needs,
         }
     }
 
-    /// All nodes; elsewhere a node is named by its index here.
+    /// Elsewhere a node is identified by its index here.
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
     }
 
-    /// Where the edges of `node` lead.
     pub fn edges_from(&self, node: usize) -> impl Iterator<Item = &Edge> {
         self.edges[node].iter()
     }
 
-    /// For each node, how many edges lead to it.
+    /// The count of edges to each node.
     pub fn needs(&self) -> &[usize] {
         &self.needs
     }
 
-    /// Names of the inputs that templates use (`input.NAME`) or nodes declare, in alphabetical
-    /// order.
+    /// Returns the names of inputs that templates use or nodes declare, in alphabetical order.
     pub fn inputs(&self) -> impl Iterator<Item = &str> {
         self.inputs.iter().map(String::as_str)
     }
 
-    /// A run's input with the defaults that the flow declares.
+    /// Adds the declared defaults to a run's input.
     ///
     /// # Errors
     /// Every declared input that is missing or of another type.
@@ -133,11 +127,7 @@ impl Graph {
         mut input: serde_json::Map<String, Value>,
     ) -> Result<serde_json::Map<String, Value>, Vec<Fault>> {
         let mut faults = Vec::new();
-        let fields = self.nodes.iter().filter_map(|node| match &node.kind {
-            NodeKind::Input(fields) => Some(fields),
-            _ => None,
-        });
-        for field in fields.flatten() {
+        for field in declared_inputs(&self.nodes) {
             match (input.get(&field.name), &field.default) {
                 (Some(value), _) if field.kind.fits(value) => {}
                 (Some(_), _) => faults.push(Fault::new(
@@ -160,8 +150,8 @@ impl Graph {
         }
     }
 
-    /// Nodes in an order in which each comes after all that it needs; those on or behind a cycle
-    /// are left out.
+    /// Returns the nodes so that each comes after those that it depends on; without those on or behind
+    /// a cycle.
     pub fn order(&self) -> Vec<usize> {
         let mut needs = self.needs.clone();
         let mut ready: VecDeque<usize> = (0..needs.len()).filter(|&n| needs[n] == 0).collect();
@@ -178,13 +168,13 @@ impl Graph {
         order
     }
 
-    /// The ids of the nodes on cycles (or between two), if any.
+    /// Returns the ids of the nodes on cycles or between two.
     fn cycle(&self) -> Option<String> {
         let mut stuck: BTreeSet<usize> = (0..self.nodes.len()).collect();
         for node in self.order() {
             stuck.remove(&node);
         }
-        // What only hangs behind a cycle is not at fault: drop nodes that lead to no stuck node.
+        // Nodes behind a cycle are not at fault: drop those that lead to no stuck node.
         while let Some(&leaf) = stuck.iter().find(|&&n| {
             !self.edges[n]
                 .iter()
@@ -221,7 +211,6 @@ impl Graph {
                         None => faults.push(Fault::new(&field, format!("there is no node `{id}`"))),
                     }
                 }
-                // Of a map, what is asked about each item knows that item.
                 let has_item = matches!(node.kind, NodeKind::Map(_)) && key != "items";
                 let (more, known) = if has_item {
                     (
@@ -242,8 +231,7 @@ impl Graph {
         }
     }
 
-    /// The nodes that a run's result is of: `output` nodes, or where there are none, the nodes at
-    /// the end.
+    /// Returns the nodes whose outputs are the run's result: `output` nodes, else those at the end.
     pub fn results(&self) -> Vec<usize> {
         let is_output = |&node: &usize| matches!(self.nodes[node].kind, NodeKind::Output(_));
         let outputs: Vec<usize> = (0..self.nodes.len()).filter(is_output).collect();
@@ -254,7 +242,7 @@ impl Graph {
         (0..self.nodes.len()).filter(is_last).collect()
     }
 
-    /// For each node, all that come before it; a node on a cycle comes before itself.
+    /// Returns for each node which come before it; a node on a cycle comes before itself.
     pub fn ancestors(&self) -> Vec<Vec<bool>> {
         let mut before = vec![vec![false; self.nodes.len()]; self.nodes.len()];
         for (node, edges) in self.edges.iter().enumerate() {
@@ -267,6 +255,14 @@ impl Graph {
         }
         before
     }
+}
+
+fn declared_inputs(nodes: &[Node]) -> impl Iterator<Item = &InputField> {
+    let fields = nodes.iter().filter_map(|node| match &node.kind {
+        NodeKind::Input(fields) => Some(fields),
+        _ => None,
+    });
+    fields.flatten()
 }
 
 fn index_by_id(nodes: &[(usize, Node)], faults: &mut Vec<Fault>) -> HashMap<String, usize> {
@@ -301,7 +297,7 @@ fn edges(
             }
             found
         };
-        // Both ends are looked at before either is given up, so that both faults are listed.
+        // Check both ends, so that both faults are listed.
         let ends = (end("source", &edge.source), end("target", &edge.target));
         let (Some(source), Some(target)) = ends else {
             continue;
@@ -324,6 +320,7 @@ fn edges(
     }
     edges
 }
+
 #[cfg(test)]
 mod tests {
     use super::super::node::OnError;
@@ -409,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_node_says_about_its_failure_is_read_or_refused() {
+    fn failure_rules_of_a_node_are_read_or_refused() {
         let with = |key: &str, value: Value| {
             let mut node = agent("a", "x");
             node["data"][key] = value;

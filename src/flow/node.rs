@@ -1,4 +1,4 @@
-//! What a node of a flow is, and what it says about retries, failures and inputs.
+//! The nodes of a flow, with their rules for retries, failures and inputs.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -8,40 +8,32 @@ use serde_json::Value;
 
 use super::template;
 
-/// A node.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Node {
-    /// Its id, unique in the flow; templates call it `nodes.ID`.
+    /// Unique in the flow; templates use `nodes.ID`.
     pub id: String,
-    /// What people call it; its id where nobody said.
+    /// The id by default.
     pub label: String,
-    /// What it does.
     pub kind: NodeKind,
-    /// What happens when it fails.
     pub on_error: OnError,
 }
 
-/// What a node does.
 #[derive(Clone, Debug, PartialEq)]
 pub enum NodeKind {
-    /// An LLM call.
     Agent(Box<Agent>),
-    /// An LLM call for each item of a list.
     Map(Box<Map>),
-    /// Says which inputs the flow takes. Its output is the run's input, as JSON.
+    /// Declares the flow's inputs. Its output is the run's input, as JSON.
     Input(Vec<InputField>),
-    /// A request over HTTP, whose answer is its output.
     Http(Box<Http>),
-    /// Decides which branch is taken; the template gives `true` or `false`.
+    /// A template that yields `true` or `false` and selects a branch.
     Condition(String),
-    /// Text made from a template, free.
     Template(String),
-    /// What the run returns, made from a template, free.
+    /// The template of the run's result.
     Output(String),
 }
 
 impl NodeKind {
-    /// How often it is tried, where it asks somebody.
+    /// None if the node makes no requests.
     pub fn retry(&self) -> Option<&Retry> {
         match self {
             Self::Agent(agent) => Some(&agent.retry),
@@ -51,7 +43,6 @@ impl NodeKind {
         }
     }
 
-    /// How many there are to be asked in turn.
     pub fn target_count(&self) -> usize {
         match self {
             Self::Agent(agent) => agent.targets.len(),
@@ -60,7 +51,6 @@ impl NodeKind {
         }
     }
 
-    /// As in the flow's document.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Agent(_) => "agent",
@@ -74,86 +64,68 @@ impl NodeKind {
     }
 }
 
-/// One LLM call.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Agent {
-    /// What the ledger groups it under.
+    /// A group in the ledger.
     pub role: Option<String>,
-    /// Whom to ask: the first, and where that fails, the others in turn. At least one.
+    /// The first, and its fallbacks in order. At least one.
     pub targets: Vec<Target>,
-    /// The template of the prompt.
     pub prompt: String,
-    /// The template of the system prompt.
     pub system: Option<String>,
-    /// The largest answer, in tokens; the provider's default where nobody said.
+    /// The provider's default if none.
     pub max_tokens: Option<u32>,
-    /// The sampling temperature; the provider's default where nobody said.
+    /// The provider's default if none.
     pub temperature: Option<f64>,
-    /// Whether the answer is streamed; true unless the node says otherwise.
     pub stream: bool,
-    /// How often each target is tried.
     pub retry: Retry,
-    /// How long the first piece of a streamed answer may take; the configuration's where nobody said.
+    /// Of a streamed answer; the configuration's if none.
     pub first_token_timeout: Option<Duration>,
-    /// How old an answer to the same call may be that is taken in place of a new one; none: each is
-    /// bought.
+    /// The greatest age of a cached answer; none turns the response cache off.
     pub cache_age: Option<Duration>,
-    /// Whether the constant beginnings of system and prompt are marked for the provider's cache.
+    /// Marks the constant beginnings of system and prompt for the provider's cache.
     pub prompt_cache: bool,
-    /// How long a call may take in all; the configuration's where nobody said.
+    /// The configuration's if none.
     pub total_timeout: Option<Duration>,
 }
 
-/// An LLM call for each item of a list. Its output is the list of the answers, in the order of the
-/// items.
+/// Its output is the list of the answers in the order of the items.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Map {
-    /// The template that gives the list, as JSON.
+    /// The template of the list, as JSON.
     pub items: String,
-    /// What is asked about each; its templates know `item` and `index`. What the node says about
-    /// retries, timeouts and failures is about each item, too.
+    /// The call for each item; its templates know `item` and `index`. Retries, timeouts and failures
+    /// apply to each item.
     pub agent: Agent,
-    /// How many items are at work at a time; 1, which is in order, unless the node says otherwise.
+    /// How many items run in parallel; 1 by default, which keeps their order.
     pub at_once: usize,
 }
 
-/// A request over HTTP. URL, values of fields and body are templates.
+/// URL, header values and body are templates.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Http {
-    /// `GET` unless the node says otherwise.
     pub method: String,
-    /// The template of the URL.
     pub url: String,
-    /// Fields of the request.
     pub headers: Vec<(String, String)>,
-    /// The template of what is sent.
     pub body: Option<String>,
-    /// For all of it; 30 s unless the node says otherwise.
+    /// Of the whole request.
     pub timeout: Duration,
-    /// How often it is tried.
     pub retry: Retry,
 }
 
-/// A provider and one of its models.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// The provider's name in the configuration.
     pub provider: String,
-    /// The model's name, as the provider knows it.
     pub model: String,
 }
 
-/// How often a call is tried, and how long the pauses are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retry {
-    /// How often, with the first time; 1 unless the node says otherwise: a call that failed may have
-    /// been billed, and nothing is bought twice that nobody asked for.
+    /// Including the first; 1 by default, because a failed call may have been billed.
     pub attempts: u32,
-    /// The longest pause after the first attempt; it doubles with each.
+    /// The longest pause after the first attempt; doubles with each.
     pub backoff: Duration,
-    /// The longest pause there is.
     pub backoff_max: Duration,
-    /// Whether a call that a restart interrupted, and that may have been billed, is made again.
+    /// Repeats a call that a restart interrupted and that may have been billed.
     pub after_restart: bool,
 }
 
@@ -169,59 +141,42 @@ impl Default for Retry {
 }
 
 impl Retry {
-    /// The longest pause after so many attempts: doubled with each, up to the most.
     pub fn pause_max(&self, attempts: u32) -> Duration {
-        let factor = 1_u32
-            .checked_shl(attempts.saturating_sub(1))
-            .unwrap_or(u32::MAX);
+        let factor = 2_u32.saturating_pow(attempts.saturating_sub(1));
         self.backoff.saturating_mul(factor).min(self.backoff_max)
     }
 }
 
-/// What happens when a node fails, once it is not tried any more.
+/// The effect of a node's failure, after its last attempt.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum OnError {
-    /// The run fails.
     #[default]
     Fail,
-    /// The run goes on as if the node had given this.
+    /// The run goes on with this as the node's output.
     Continue(String),
 }
 
-/// An input that a flow declares.
 #[derive(Clone, Debug, PartialEq)]
 pub struct InputField {
-    /// Its name; templates call it `input.NAME`.
     pub name: String,
-    /// What it may be.
     pub kind: InputKind,
-    /// What it is where the run does not say.
     pub default: Option<Value>,
-    /// Whether a run must say it.
     pub required: bool,
 }
 
-/// What an input may be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum InputKind {
-    /// A text.
     #[default]
     Text,
-    /// A number.
     Number,
-    /// `true` or `false`.
     Boolean,
-    /// A list.
     List,
-    /// An object.
     Object,
-    /// Whatever JSON holds.
     Any,
 }
 
 impl InputKind {
-    /// Whether a value is of this kind.
     pub fn fits(self, value: &Value) -> bool {
         match self {
             Self::Text => value.is_string(),
@@ -233,7 +188,6 @@ impl InputKind {
         }
     }
 
-    /// As a fault says what is expected.
     pub fn article(self) -> &'static str {
         match self {
             Self::Text => "a text",
@@ -254,7 +208,7 @@ impl Agent {
 }
 
 impl Node {
-    /// Its templates, each with the key that it stands under.
+    /// Returns its templates with their keys.
     pub fn templates(&self) -> Vec<(&'static str, &str)> {
         match &self.kind {
             NodeKind::Agent(agent) => agent.templates().collect(),
@@ -279,7 +233,7 @@ impl Node {
         }
     }
 
-    /// Ids of the nodes whose output its templates use; none where that cannot be told, as of
+    /// Returns the ids of the nodes whose outputs its templates use; none if they are dynamic, as in
     /// `nodes[input.which]`.
     pub fn reads(&self) -> Option<BTreeSet<String>> {
         let mut read = BTreeSet::new();

@@ -1,69 +1,58 @@
-//! What may run next: one pure state machine for a run of a graph.
+//! A pure state machine that decides which nodes of a run may start.
 //!
-//! An edge is open until its source is over. Then it is live where the run goes on along it, else
-//! dead: behind a skipped node, or on the branch that a condition did not take. A node is ready
-//! once none of its edges is open and one is live; where all are dead it is skipped. So a join
-//! waits for all that still may come, and for nothing that cannot.
+//! An edge is open until its source has ended. Then it is live, or dead: behind a skipped node, or on
+//! the branch that a condition did not select. A node is ready once none of its edges is open and one
+//! is live; it is skipped if all are dead. So a join waits for all that still may come.
 
 use super::graph::Graph;
 
-/// What a node is at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NodeState {
-    /// Waits for others.
     Waiting,
-    /// All that it needs is there.
     Ready,
     /// Was handed out by [`Progress::take`].
     Running,
-    /// Finished well.
     Done,
-    /// On no branch that was taken.
+    /// Not on a selected branch.
     Skipped,
-    /// Failed; the run ends.
+    /// Ends the run.
     Failed,
 }
 
-/// What became of a node, for those behind it.
+/// The outcome of a node for those behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It finished well: the run goes on along all its edges.
+    /// All edges are live.
     Done,
-    /// It is a condition, which came out like this: the run goes on along the edges that say so.
+    /// Of a condition: the edges of this outcome are live.
     Branch(bool),
 }
 
-/// How far a run is. Nodes are named by their index in the graph.
+/// Identifies nodes by their index in the graph.
 #[derive(Clone, Debug)]
 pub struct Progress {
     states: Vec<NodeState>,
-    /// For each node, how many of its edges are open.
+    /// The count of open edges to each node.
     open: Vec<usize>,
-    /// For each node, whether one of its edges is live.
+    /// Which nodes have a live edge.
     live: Vec<bool>,
     running: usize,
-    /// Nodes that were skipped since [`Progress::take_skipped`] was asked last, in order.
+    /// Since the last [`Progress::take_skipped`], in order.
     skipped: Vec<usize>,
-    /// Set by a failed node or by [`Progress::stop`]: nothing new starts.
+    /// No other node starts.
     stopped: bool,
 }
 
 impl Progress {
-    /// A run of which nothing has happened, or, with `done`, one that goes on after those nodes.
+    /// Starts a run, or continues one after the nodes of `done`.
     pub fn new(graph: &Graph, done: impl IntoIterator<Item = (usize, Verdict)>) -> Self {
         let open: Vec<usize> = graph.needs().to_vec();
-        let states = open
-            .iter()
-            .map(|&count| {
-                if count == 0 {
-                    NodeState::Ready
-                } else {
-                    NodeState::Waiting
-                }
-            })
-            .collect();
+        let state = |count: &usize| match count {
+            0 => NodeState::Ready,
+            _ => NodeState::Waiting,
+        };
         let mut progress = Self {
-            states,
+            states: open.iter().map(state).collect(),
             live: vec![false; open.len()],
             open,
             running: 0,
@@ -76,7 +65,7 @@ impl Progress {
         progress
     }
 
-    /// Hands out a node that may run, the first in the order of the flow.
+    /// Returns the first ready node in the order of the flow, which is now running.
     pub fn take(&mut self) -> Option<usize> {
         if self.stopped {
             return None;
@@ -90,7 +79,7 @@ impl Progress {
         Some(node)
     }
 
-    /// Hands out this node, where it is ready: for what a restart interrupted.
+    /// Takes this node if it is ready: one that a restart interrupted.
     pub fn take_this(&mut self, node: usize) {
         if self.states[node] == NodeState::Ready {
             self.states[node] = NodeState::Running;
@@ -98,12 +87,10 @@ impl Progress {
         }
     }
 
-    /// Whether [`Progress::take`] has something to give.
     pub fn has_ready(&self) -> bool {
         !self.stopped && self.states.contains(&NodeState::Ready)
     }
 
-    /// A node that was handed out finished well.
     pub fn complete(&mut self, graph: &Graph, node: usize, verdict: Verdict) {
         if self.states[node] == NodeState::Running {
             self.running -= 1;
@@ -111,7 +98,7 @@ impl Progress {
         }
     }
 
-    /// A node that was handed out failed: no other node starts, those that run may end.
+    /// No other node starts; those that run may end.
     pub fn fail(&mut self, node: usize) {
         if self.states[node] == NodeState::Running {
             self.running -= 1;
@@ -120,33 +107,29 @@ impl Progress {
         self.stopped = true;
     }
 
-    /// No other node starts.
     pub fn stop(&mut self) {
         self.stopped = true;
     }
 
-    /// How many nodes are handed out.
     pub fn running(&self) -> usize {
         self.running
     }
 
-    /// Whether nothing will happen any more: nothing runs, and nothing may start.
     pub fn is_over(&self) -> bool {
         self.running == 0 && !self.has_ready()
     }
 
-    /// Whether every node finished well or was skipped.
+    /// Returns whether all nodes are done or skipped.
     pub fn is_complete(&self) -> bool {
         let is_over = |state: &NodeState| matches!(state, NodeState::Done | NodeState::Skipped);
         self.states.iter().all(is_over)
     }
 
-    /// The state of a node.
     pub fn state(&self, node: usize) -> NodeState {
         self.states[node]
     }
 
-    /// The nodes that were skipped since this was asked last.
+    /// Returns the nodes that were skipped since the last call.
     pub fn take_skipped(&mut self) -> Vec<usize> {
         std::mem::take(&mut self.skipped)
     }
@@ -156,7 +139,7 @@ impl Progress {
             return;
         }
         self.states[node] = NodeState::Done;
-        // Nodes that are over and whose edges are still counted as open, with what became of them.
+        // Ended nodes whose edges still count as open.
         let mut over = vec![(node, Some(verdict))];
         while let Some((node, verdict)) = over.pop() {
             for edge in graph.edges_from(node) {
@@ -233,14 +216,14 @@ mod tests {
         }
     }
 
-    /// What an edge is by the rules, told from the ends alone.
+    /// The state of an edge by the rules, derived from its ends alone.
     fn is_live(source: NodeState, outcome: bool, edge: &super::super::graph::Edge) -> bool {
         source == NodeState::Done && edge.branch.is_none_or(|branch| branch == outcome)
     }
 
     proptest! {
         #[test]
-        fn a_run_ends_with_every_node_done_once_after_all_it_needs_or_rightly_skipped(
+        fn every_node_is_done_once_in_order_or_skipped(
             count in 1usize..20,
             edges in proptest::collection::vec((0usize..20, 0usize..20, any::<bool>()), 0..40),
             outcomes in proptest::collection::vec(any::<bool>(), 20),
@@ -280,7 +263,7 @@ mod tests {
         }
 
         #[test]
-        fn a_failed_node_ends_the_run_and_what_was_done_is_not_done_again(
+        fn a_failed_node_ends_the_run_and_nothing_repeats(
             count in 1usize..20,
             edges in proptest::collection::vec((0usize..20, 0usize..20, any::<bool>()), 0..40),
             outcomes in proptest::collection::vec(any::<bool>(), 20),
@@ -309,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_join_behind_a_condition_waits_only_for_the_branch_that_was_taken() {
+    fn a_join_waits_only_for_the_selected_branch() {
         // 0 is a condition; 1 is on its true branch, 2 on its false one, 4 joins them.
         let graph = graph(
             5,

@@ -1,9 +1,8 @@
-//! How long prompts may become, told before there is anything that goes into them. Pure.
+//! Bounds how long prompts may become before the outputs are known that go into them. Pure.
 //!
-//! A template is rendered with texts in place of the outputs that are not there yet, as long as these may
-//! be. Where a condition depends on them, each of its branches is taken, one after the other: that is as
-//! long as any choice among them. What else depends on what is in a text, and not only on how long it is,
-//! cannot be told.
+//! A template is rendered with filler texts of the greatest length in place of unknown outputs. A
+//! condition on them is replaced by all of its branches in a row, which is as long as any choice among
+//! them. There is no bound if a result may depend on more than the length of an unknown text.
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
@@ -15,48 +14,44 @@ use minijinja::Value;
 use minijinja::machinery::{Token, tokenize};
 use minijinja::value::{Object, ObjectRepr, Serde};
 
-use super::template::{ITEM_NAMES, PROMPT_BYTES_MAX, RenderError, SYNTAX, Scope, names, render};
+use super::template::{
+    ITEM_NAMES, ITEMS_MAX, PROMPT_BYTES_MAX, RenderError, SYNTAX, Scope, names,
+    names_of_expression, render,
+};
 
-/// What stands for each byte of a text that is not there: of all, what becomes the longest in JSON, and in
-/// a list that is shown as it is.
+/// The filler: no other byte becomes longer in JSON, or in a list that is shown as it is.
 const FILL: &str = "\u{1f}";
-/// The filters that give the more, the longer what they take is, whatever is in it. Not among them: those
-/// that count characters, as these have up to four bytes, and those of upper and lower case, which may
-/// have other lengths.
+/// The filters that yield no less for a longer input, whatever its text. Not among them: those that
+/// count characters, which have up to four bytes, and changes of case, which may change the length.
 const MONOTONE_FILTERS: &[&str] = &["count", "join", "length", "string", "tojson", "trim"];
-/// Longer texts are rounded up to a multiple of this, so that a thousand outputs need not a thousand of
-/// them.
+/// Longer texts are rounded up to a multiple of this, so that a thousand outputs share few fillers.
 const STEP_BYTES: usize = 64 << 10;
-/// How much is read and rendered for one run's templates; after it, each counts as long as a prompt may
-/// be.
+/// Limits the bytes read and rendered for one run's templates; the rest has no bound.
 const WORK_BYTES_MAX: usize = 256 << 20;
-/// How long the texts of a list are together that stands for one that is not there: what takes all of
-/// a longer one is longer than a prompt may be in any case.
+/// Limits the texts of a filler list together: a longer one exceeds any prompt in any case.
 const LIST_BYTES_MAX: usize = 16 * PROMPT_BYTES_MAX;
 
-/// What a template will see of a run that has not begun.
+/// The variables of templates in a run that has not begun.
 pub struct PromptBound<'a> {
     input: &'a serde_json::Value,
     /// With their lengths in bytes, of lists that of all texts together.
     outputs: HashMap<&'a str, (Value, usize)>,
-    /// By length; those of one length are one.
-    texts: HashMap<usize, Value>,
-    /// How many bytes were read and rendered.
+    fillers: HashMap<usize, Value>,
+    /// Bytes read and rendered so far.
     work: usize,
 }
 
-/// What is known of the item of a map.
+/// The item of a map, as far as it is known.
 #[derive(Clone, Copy, Debug)]
 pub enum Item<'a> {
-    /// There is none.
     None,
-    /// It is this one, at that place.
+    /// With its index.
     Known(&'a serde_json::Value, usize),
-    /// It is not there yet; each of its parts may be as long.
+    /// The item and each of its parts have at most this many bytes.
     Bytes(usize),
 }
 
-/// A value of which only the length is known, as are its parts.
+/// A value of which only the length is known, as of its parts.
 #[derive(Debug)]
 struct Part(Value);
 
@@ -75,68 +70,62 @@ impl Object for Part {
 }
 
 impl<'a> PromptBound<'a> {
-    /// Of a run with that input; no output is known of yet.
     pub fn new(input: &'a serde_json::Value) -> Self {
         Self {
             input,
             outputs: HashMap::new(),
-            texts: HashMap::new(),
+            fillers: HashMap::new(),
             work: 0,
         }
     }
 
-    /// A node will give a text of so many bytes at most.
+    /// A node yields a text of at most `bytes`.
     pub fn text(&mut self, id: &'a str, bytes: usize) {
-        let text = self.text_of(bytes);
+        let text = self.filler(bytes);
         self.outputs.insert(id, (text, bytes));
     }
 
-    /// A node will give a list of so many such texts at most.
+    /// A node yields a list of at most `count` texts of at most `bytes` each.
     pub fn list(&mut self, id: &'a str, count: usize, bytes: usize) {
         let shown = count.min((LIST_BYTES_MAX / bytes.max(1)).max(1));
-        let list = Value::from(vec![self.text_of(bytes); shown]);
+        let list = Value::from(vec![self.filler(bytes); shown]);
         self.outputs.insert(id, (list, count.saturating_mul(bytes)));
     }
 
-    /// A node will give `true` or `false`.
-    pub fn flag(&mut self, id: &'a str) {
-        let longest = false;
-        let bytes = longest.to_string().len();
-        self.outputs.insert(id, (Value::from(longest), bytes));
-    }
-
-    /// A node will give the run's input.
+    /// A node yields the run's input.
     pub fn input(&mut self, id: &'a str) {
         let input = (Value::from(Serde(self.input)), self.input_bytes());
         self.outputs.insert(id, input);
     }
 
-    /// How long the run's input is, in JSON.
+    /// The length of the run's input in JSON.
     pub fn input_bytes(&self) -> usize {
         self.input.to_string().len()
     }
 
-    fn text_of(&mut self, bytes: usize) -> Value {
+    fn filler(&mut self, bytes: usize) -> Value {
         let bytes = match bytes.min(PROMPT_BYTES_MAX) {
             long @ STEP_BYTES.. => long.next_multiple_of(STEP_BYTES),
             short => short,
         };
-        let text = self.texts.entry(bytes);
-        text.or_insert_with(|| Value::from(FILL.repeat(bytes)))
+        let filler = self.fillers.entry(bytes);
+        filler
+            .or_insert_with(|| Value::from(FILL.repeat(bytes)))
             .clone()
     }
 
-    /// How many bytes a template gives at most, [`PROMPT_BYTES_MAX`] where it may go beyond that; none
-    /// where it cannot be told.
+    /// Returns how many bytes a template yields at most, up to [`PROMPT_BYTES_MAX`]; none if it cannot
+    /// be bounded.
     pub fn length_max(&mut self, source: &str, item: Item<'_>) -> Option<usize> {
         let names = names(source).ok()?;
-        let depends = names.any_node
-            || !names.nodes.is_empty()
-            || (matches!(item, Item::Bytes(_)) && !names.unknown.is_empty());
-        let source = match depends {
+        let is_item_open = matches!(item, Item::Bytes(_)) && !names.unknown.is_empty();
+        let source = match names.any_node || !names.nodes.is_empty() || is_item_open {
             true => Cow::Owned(all_branches(source, matches!(item, Item::Known(..)))?),
             false => Cow::Borrowed(source),
         };
+        if self.work > WORK_BYTES_MAX {
+            return None;
+        }
         let named = |id: &str| names.any_node || names.nodes.contains(id);
         let outputs = self.outputs.iter().filter(|(id, _)| named(id));
         let outputs = outputs.map(|(id, (output, _))| {
@@ -147,23 +136,19 @@ impl<'a> PromptBound<'a> {
             ("input", Value::from(Serde(self.input))),
             ("nodes", Value::from_pairs(outputs.collect::<Vec<_>>())),
         ];
-        match item {
-            Item::None => {}
-            Item::Known(item, index) => {
-                scope.push((ITEM_NAMES[0], Value::from(Serde(item))));
-                scope.push((ITEM_NAMES[1], Value::from(index)));
-            }
+        let item = match item {
+            Item::None => None,
+            Item::Known(item, index) => Some((Value::from(Serde(item)), index)),
             Item::Bytes(bytes) => {
-                let part = Part(self.text_of(bytes));
-                scope.push((ITEM_NAMES[0], Value::from_object(part)));
-                scope.push((ITEM_NAMES[1], Value::from(super::ITEMS_MAX)));
+                let part = Value::from_object(Part(self.filler(bytes)));
+                Some((part, ITEMS_MAX))
             }
+        };
+        if let Some((item, index)) = item {
+            scope.push((ITEM_NAMES[0], item));
+            scope.push((ITEM_NAMES[1], Value::from(index)));
         }
-        if self.work > WORK_BYTES_MAX {
-            return None;
-        }
-        let rendered = render(&source, &Scope(Value::from_pairs(scope)));
-        let length = match rendered {
+        let length = match render(&source, &Scope(Value::from_pairs(scope))) {
             Ok(text) => Some(text.len()),
             Err(RenderError::TooLarge { .. }) => Some(PROMPT_BYTES_MAX),
             Err(_) => None,
@@ -173,8 +158,8 @@ impl<'a> PromptBound<'a> {
         length
     }
 
-    /// How long all is together that a template may take something of: the input, and the outputs that
-    /// it names, or all.
+    /// Returns the length of everything that a template may draw from: the input, and the outputs that
+    /// it names.
     pub fn source_bytes(&self, source: &str) -> usize {
         let names = names(source).unwrap_or_default();
         let is_named = |id: &str| names.any_node || names.nodes.contains(id);
@@ -184,78 +169,86 @@ impl<'a> PromptBound<'a> {
     }
 }
 
+/// The `{{ … }}` and `{% … %}` of a template: the keyword of the latter, the rest, the place.
+fn tags(source: &str) -> Vec<(&str, &str, Range<usize>)> {
+    let (mut tags, mut start) = (Vec::new(), 0..0);
+    for (token, span) in tokenize(source, false, SYNTAX.clone()).map_while(Result::ok) {
+        let span = span.start_offset as usize..span.end_offset as usize;
+        let inner = source.get(start.end..span.start).unwrap_or_default().trim();
+        let keyword_end = match token {
+            Token::VariableStart | Token::BlockStart => {
+                start = span;
+                continue;
+            }
+            Token::VariableEnd => 0,
+            Token::BlockEnd => inner
+                .find(|c: char| !c.is_ascii_alphabetic())
+                .unwrap_or(inner.len()),
+            _ => continue,
+        };
+        let (keyword, rest) = inner.split_at(keyword_end);
+        tags.push((keyword, rest.trim(), start.start..span.end));
+    }
+    tags
+}
+
 /// An `if` or a `for` that is read.
+#[derive(Default)]
 struct Block {
-    /// The tags of an `if`.
+    /// Those of this `if` itself.
     tags: Vec<Range<usize>>,
-    is_if: bool,
-    /// Whether what decides is not known.
+    /// It is an `if` on an unknown value.
     is_open: bool,
-    /// Whether a name is set within it.
+    /// A name is set within it.
     sets: bool,
 }
 
-/// The template without the tags of conditions that ask for more than the input, so that all of their
-/// branches are rendered. None where such a condition is within an expression, where a name is set in one
-/// of the branches, and where what a tag gives does not depend on lengths alone.
+/// Returns the template without the tags of conditions on unknown values. None if a name is set in one
+/// of their branches, or if another tag's result may depend on more than lengths.
 fn all_branches(source: &str, is_item_known: bool) -> Option<String> {
-    let mut names = Names::new(is_item_known);
+    let mut known: BTreeSet<&str> = ["input", "range"].into();
+    known.extend(ITEM_NAMES.iter().filter(|_| is_item_known));
+    let mut unknown: BTreeSet<&str> = BTreeSet::new();
     let mut blocks: Vec<Block> = Vec::new();
     let mut cuts: Vec<Range<usize>> = Vec::new();
-    let mut tag: Vec<Token<'_>> = Vec::new();
-    let mut start = None;
-    for (token, span) in tokenize(source, false, SYNTAX.clone()).map_while(Result::ok) {
-        match token {
-            Token::VariableStart | Token::BlockStart => {
-                let is_block = matches!(token, Token::BlockStart);
-                start = Some((span.start_offset as usize, is_block));
-                tag.clear();
+    for (keyword, rest, range) in tags(source) {
+        let (targets, expression) = match keyword {
+            "for" => rest.split_once(" in ")?,
+            "set" => rest.split_once('=')?,
+            // They change the text within.
+            "filter" | "autoescape" => return None,
+            _ => ("", rest),
+        };
+        let names = names_of_expression(expression);
+        let is_known = names.is_some_and(|names| names.iter().all(|name| known.contains(&**name)));
+        for name in targets.split(|c: char| !c.is_alphanumeric() && c != '_') {
+            if is_known && !unknown.contains(name) {
+                known.insert(name);
+            } else {
+                known.remove(name);
+                unknown.insert(name);
             }
-            Token::VariableEnd | Token::BlockEnd => {
-                let (at, is_block) = start.take()?;
-                let range = at..span.end_offset as usize;
-                let name = match tag.first() {
-                    Some(Token::Ident(name)) if is_block => *name,
-                    _ => "",
-                };
-                let is_open = asks_for_more_than_input(&tag);
-                match name {
-                    "if" | "for" => blocks.push(Block {
-                        tags: vec![range],
-                        is_if: name == "if",
-                        is_open: name == "if" && is_open,
-                        sets: false,
-                    }),
-                    "elif" | "else" => {
-                        let block = blocks.last_mut()?;
-                        block.tags.push(range);
-                        block.is_open |= block.is_if && is_open;
-                    }
-                    "endif" | "endfor" => {
-                        let mut block = blocks.pop()?;
-                        block.tags.push(range);
-                        if block.is_open {
-                            if block.sets {
-                                return None;
-                            }
-                            cuts.append(&mut block.tags);
-                        }
-                    }
-                    "set" => blocks.iter_mut().for_each(|block| block.sets = true),
-                    // They change all that is within.
-                    "filter" | "autoescape" => return None,
-                    _ => {}
-                }
-                if !names.take(&tag, is_block) {
-                    return None;
-                }
-                let inner = tag.get(usize::from(matches!(name, "if" | "elif"))..)?;
-                if is_open && inner.iter().any(|token| is_word(Some(token), "if")) {
-                    return None;
-                }
-            }
-            token if start.is_some() => tag.push(token),
+        }
+        let is_open = !is_known && matches!(keyword, "if" | "elif");
+        if !is_known && !is_open && !is_monotone(expression) {
+            return None;
+        }
+        match keyword {
+            "if" | "for" => blocks.push(Block::default()),
+            "set" => blocks.iter_mut().for_each(|block| block.sets = true),
             _ => {}
+        }
+        if matches!(keyword, "if" | "elif" | "else" | "endif") {
+            let block = blocks.last_mut()?;
+            block.tags.push(range);
+            block.is_open |= is_open;
+        }
+        if matches!(keyword, "endif" | "endfor") {
+            let block = blocks.pop()?;
+            if block.is_open && block.sets {
+                return None;
+            }
+            cuts.extend(block.tags.into_iter().filter(|_| block.is_open));
         }
     }
     cuts.sort_by_key(|cut| cut.start);
@@ -266,141 +259,30 @@ fn all_branches(source: &str, is_item_known: bool) -> Option<String> {
     Some(rest)
 }
 
-/// What names stand for.
-struct Names<'a> {
-    /// Those of what is there already.
-    known: BTreeSet<&'a str>,
-    /// Those that stood for something else anywhere.
-    unknown: BTreeSet<&'a str>,
-}
-
-impl<'a> Names<'a> {
-    fn new(is_item_known: bool) -> Self {
-        let items = ITEM_NAMES.iter().copied().filter(|_| is_item_known);
-        Self {
-            known: ["loop", "range"].into_iter().chain(items).collect(),
-            unknown: BTreeSet::new(),
-        }
-    }
-
-    /// Takes in the next tag. Gives whether what it gives, and the names that it sets, become no longer
-    /// where texts are shorter, whatever is in them.
-    fn take(&mut self, tag: &[Token<'a>], is_block: bool) -> bool {
-        let (name, rest) = match tag {
-            [Token::Ident(name), rest @ ..] if is_block => (*name, rest),
-            _ => ("", tag),
-        };
-        let is_end = |token: &Token<'_>| match name {
-            "for" => is_word(Some(token), "in"),
-            _ => matches!(token, Token::Assign),
-        };
-        let (targets, given) = match name {
-            // Of them nothing is left but their branches.
-            "if" | "elif" => return true,
-            "for" | "set" => match rest.iter().position(is_end) {
-                Some(at) => (&rest[..at], &rest[at + 1..]),
-                // What is set to what is within.
-                None => (rest, rest),
-            },
-            _ => (&[][..], rest),
-        };
-        let asks = self.asks(given);
-        for token in targets {
-            let Token::Ident(name) = token else { continue };
-            if asks || self.unknown.contains(name) {
-                self.known.remove(name);
-                self.unknown.insert(name);
-            } else {
-                self.known.insert(name);
+/// Returns whether an expression consists of names, parts of them, constants, sums of these, and
+/// [`MONOTONE_FILTERS`].
+fn is_monotone(expression: &str) -> bool {
+    const OPERATORS: &[&str] = &["and", "else", "if", "in", "is", "not", "or", "recursive"];
+    let tokens = tokenize(expression, true, SYNTAX.clone()).map_while(Result::ok);
+    let tokens: Vec<Token<'_>> = tokens.map(|(token, _)| token).collect();
+    tokens.iter().enumerate().all(|(at, token)| {
+        let before = at.checked_sub(1).map(|before| &tokens[before]);
+        match (before, token, &tokens[at + 1..]) {
+            (Some(Token::Pipe), Token::Ident(name), _) => MONOTONE_FILTERS.contains(name),
+            (_, Token::Ident(_), [Token::ParenOpen, ..]) => false,
+            (Some(Token::Dot), Token::Ident(_), _) => true,
+            (_, Token::Ident(name), _) => !OPERATORS.contains(name),
+            // A part whose place is constant.
+            (_, Token::BracketOpen, [Token::Int(_) | Token::Str(_), Token::BracketClose, ..]) => {
+                true
             }
+            (_, Token::Dot | Token::Pipe | Token::Comma | Token::Assign | Token::Tilde, _) => true,
+            (_, Token::Plus | Token::Mul | Token::Int(_), _) => true,
+            (_, Token::Str(_) | Token::String(_), _) => true,
+            (_, Token::BracketClose | Token::ParenOpen | Token::ParenClose, _) => true,
+            _ => false,
         }
-        !asks || self.is_monotone(given)
-    }
-
-    /// Whether an expression asks for what is not there yet.
-    fn asks(&self, given: &[Token<'_>]) -> bool {
-        asks_for_more(given, &|name| self.known.contains(name))
-    }
-
-    fn is_monotone(&self, given: &[Token<'_>]) -> bool {
-        given.iter().enumerate().all(|(at, token)| {
-            let before = at.checked_sub(1).and_then(|before| given.get(before));
-            match token {
-                Token::Ident(name) => match before {
-                    Some(Token::Pipe) => MONOTONE_FILTERS.contains(name),
-                    // A method.
-                    Some(Token::Dot) => !matches!(given.get(at + 1), Some(Token::ParenOpen)),
-                    _ => !["and", "or", "not", "is", "in"].contains(name),
-                },
-                // A list, or a part of something: which, must not depend on a text.
-                Token::BracketOpen => match before {
-                    None => true,
-                    Some(
-                        Token::Ident(_) | Token::BracketClose | Token::ParenClose | Token::Str(_),
-                    ) => !self.asks(within_brackets(&given[at + 1..])),
-                    Some(_) => true,
-                },
-                Token::Dot
-                | Token::Pipe
-                | Token::Comma
-                | Token::Assign
-                | Token::Tilde
-                | Token::Plus
-                | Token::Mul
-                | Token::BracketClose
-                | Token::ParenOpen
-                | Token::ParenClose
-                | Token::Str(_)
-                | Token::String(_)
-                | Token::Int(_) => true,
-                _ => false,
-            }
-        })
-    }
-}
-
-/// What stands before the bracket that closes one that was opened before.
-fn within_brackets<'b, 'a>(tokens: &'b [Token<'a>]) -> &'b [Token<'a>] {
-    let mut depth = 1;
-    let end = tokens.iter().position(|token| {
-        match token {
-            Token::BracketOpen => depth += 1,
-            Token::BracketClose => depth -= 1,
-            _ => {}
-        }
-        depth == 0
-    });
-    &tokens[..end.unwrap_or(tokens.len())]
-}
-
-/// Whether a tag has names beside `input`. What stands behind a dot, or is a filter or a test, is none.
-fn asks_for_more_than_input(tag: &[Token<'_>]) -> bool {
-    asks_for_more(tag, &|_| false)
-}
-
-/// The same, where others are known too.
-fn asks_for_more(tag: &[Token<'_>], is_known: &dyn Fn(&str) -> bool) -> bool {
-    const WORDS: &[&str] = &[
-        "if", "elif", "else", "input", "not", "and", "or", "in", "is", "true", "false", "none",
-        "True", "False", "None",
-    ];
-    let behind = |at: usize, by: usize| at.checked_sub(by).and_then(|before| tag.get(before));
-    tag.iter().enumerate().any(|(at, token)| match token {
-        Token::Ident(name) => {
-            let is_test = is_word(behind(at, 1), "is")
-                || (is_word(behind(at, 1), "not") && is_word(behind(at, 2), "is"));
-            let is_part = matches!(behind(at, 1), Some(Token::Dot | Token::Pipe));
-            // Of an argument.
-            let is_label = matches!(tag.get(at + 1), Some(Token::Assign));
-            let is_name = !is_test && !is_part && !is_label && !WORDS.contains(name);
-            is_name && !is_known(name)
-        }
-        _ => false,
     })
-}
-
-fn is_word(token: Option<&Token<'_>>, word: &str) -> bool {
-    matches!(token, Some(Token::Ident(name)) if *name == word)
 }
 
 #[cfg(test)]
@@ -414,12 +296,12 @@ mod tests {
         let mut prompt_bound = PromptBound::new(&input);
         prompt_bound.text("a", 100);
         prompt_bound.list("each", 3, 10);
-        prompt_bound.flag("is");
+        prompt_bound.text("is", 5);
         prompt_bound.length_max(source, Item::None)
     }
 
     #[test]
-    fn a_prompt_is_as_long_as_outputs_of_the_greatest_length_make_it() {
+    fn the_longest_outputs_make_the_longest_prompt() {
         for (source, bytes) in [
             ("four", 4),
             ("{{ nodes.a.output }}{{ nodes['a'].output }}", 200),
@@ -441,7 +323,7 @@ mod tests {
             ("{{ nodes.each.output }}", 3 * (4 * 10 + 2) + 2 * 2 + 2),
             ("{{ nodes.a.output | length }}", 3),
             ("{{ nodes.a.output ~ '.' }}", 101),
-            // What is known may be anything.
+            // Known values may be used in any way.
             (
                 "{% for i in input.list %}{{ i | string | upper or 'x' }}{% endfor %}{{ nodes.a.output }}",
                 102,
@@ -457,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn all_branches_count_of_a_condition_that_depends_on_what_is_not_known() {
+    fn all_branches_of_an_unknown_condition_count() {
         for (source, bytes) in [
             (
                 "{% if nodes.a.output == 'x' %}123{% else %}12{% endif %}",
@@ -490,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_told_is_not() {
+    fn results_that_depend_on_texts_have_no_bound() {
         for source in [
             "{{ '123' if nodes.a.output == 'x' else '12' }}",
             "{% for it in nodes.each.output if it == 'x' %}1{% endfor %}",
@@ -506,6 +388,8 @@ mod tests {
             "{{ nodes.a.output | upper }}",
             "{{ nodes.a.output | first }}",
             "{{ nodes.a.output[:5] }}",
+            "{% set x = nodes.a.output | length %}{{ input.list[x] }}",
+            "{% set x = namespace(n=nodes.a.output) %}{{ x.n }}",
             "{{ nodes.a.output != 'x' }}",
             "{{ 'x' * (1000 - nodes.a.output | length) }}",
             "{{ input.list[nodes.a.output | length] | default('none') }}",
@@ -550,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thousand_long_prompts_are_not_all_rendered() {
+    fn rendering_for_bounds_is_limited() {
         let input = json!({"text": "x".repeat(PROMPT_BYTES_MAX - 1)});
         let mut prompt_bound = PromptBound::new(&input);
         let told = (0..1_000).map(|_| prompt_bound.length_max("{{ input.text }}", Item::None));

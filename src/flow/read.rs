@@ -1,4 +1,4 @@
-//! Reads nodes from what editors write, and notes what is wrong with them.
+//! Reads nodes from the JSON of editors, and collects their faults.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -12,24 +12,20 @@ use super::node::{
 use super::template;
 use crate::error::Fault;
 
-/// How long an id, a label or a name may be, in bytes.
 const NAME_BYTES_MAX: usize = 200;
-/// How often a node may be tried at most, over all attempts at one provider.
+/// For each target.
 const ATTEMPTS_MAX: u32 = 10;
-/// How many providers and models may be tried in turn.
 const FALLBACKS_MAX: usize = 10;
-/// How many items of a map may be at work at a time: as many as nodes of a run.
+/// As many items of a map as nodes of a run may run in parallel.
 const AT_ONCE_MAX: usize = 16;
-/// How old an answer may be that is taken in place of a new one, where a node does not say.
+/// The default maximal age of a cached answer.
 const CACHE_AGE: Duration = Duration::from_secs(24 * 60 * 60);
-/// How old it may be at most: a year.
 pub const CACHE_AGE_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-/// What an `http` node may use.
 const METHODS: &[&str] = &["GET", "POST", "PUT", "PATCH", "DELETE"];
-/// How long an `http` node waits unless it says otherwise.
 const HTTP_TIMEOUT: Duration = Duration::from_secs(30);
-/// The longest pause and the longest timeout that a node may ask for: a day.
+/// The longest pause and timeout of a node.
 pub const WAIT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// The keys that are read; all others (`position`, `style`, …) are the editor's.
 #[derive(Deserialize)]
 pub struct RawNode {
@@ -81,7 +77,7 @@ struct RawRetry {
     after_restart: Option<bool>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct RawTimeouts {
     first_token_ms: Option<u64>,
@@ -121,7 +117,7 @@ struct RawInput {
     required: Option<bool>,
 }
 
-/// The items of `data.KEY` that have the right form, each with its place in the list.
+/// Reads the well-formed items of `data.KEY`, each with its index.
 pub fn list<T: serde::de::DeserializeOwned>(
     data: &Value,
     key: &str,
@@ -177,7 +173,6 @@ fn object<T: serde::de::DeserializeOwned>(
         }
     }
 }
-/// Reads one node. None where it cannot even take part in the checks of others.
 pub fn node(
     at: usize,
     raw: RawNode,
@@ -216,12 +211,12 @@ pub fn node(
                 "unknown node type `{other}`; there are `agent`, `map`, `http`, `input`, `condition`, `template` and `output`"
             );
             reader.fault(".type", message);
-            // Its templates cannot be known, but what is wrong with a usual one is told all the same.
+            // Report the usual faults as well.
             NodeKind::Agent(Box::new(reader.agent(data, provider_is_known)))
         }
     };
-    // A node that is only half right still takes part in the checks of edges and templates, so
-    // that one save shows all there is to mend; one without an id cannot.
+    // A faulty node takes part in the checks of edges and templates, so that one save shows all
+    // faults; one without an id cannot.
     (faults.len() == before || !id.is_empty()).then(|| Node {
         label: label.unwrap_or_else(|| id.clone()),
         id,
@@ -230,7 +225,6 @@ pub fn node(
     })
 }
 
-/// Reads the data of one node, and notes what is wrong with it.
 struct Reader<'a> {
     path: String,
     faults: &'a mut Vec<Fault>,
@@ -286,7 +280,7 @@ impl Reader<'_> {
                 None => format!(".data.{name}"),
                 Some(at) => format!(".data.fallback[{at}].{name}"),
             };
-            // An empty one of the first target was told of above.
+            // An empty one of the first target was reported above.
             if !target.provider.is_empty() && !provider_is_known(&target.provider) {
                 let message = format!("unknown provider `{}`", target.provider);
                 self.fault(&key("provider"), message);
@@ -299,10 +293,7 @@ impl Reader<'_> {
                 self.fault(&key("model"), message);
             }
         }
-        let timeouts = data.timeouts.unwrap_or(RawTimeouts {
-            first_token_ms: None,
-            total_ms: None,
-        });
+        let timeouts = data.timeouts.unwrap_or_default();
         Agent {
             role: data.role,
             targets,
@@ -344,14 +335,11 @@ impl Reader<'_> {
         for name in headers.keys() {
             let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
             if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.bytes().all(is_token) {
-                let message = format!("`{name}` is not the name of a field");
+                let message = format!("`{name}` is not the name of a header");
                 self.fault(".data.headers", message);
             }
         }
-        let timeouts = data.timeouts.unwrap_or(RawTimeouts {
-            first_token_ms: None,
-            total_ms: None,
-        });
+        let timeouts = data.timeouts.unwrap_or_default();
         let timeout = self.wait("timeouts.totalMs", timeouts.total_ms);
         Http {
             method,
@@ -366,17 +354,15 @@ impl Reader<'_> {
     fn retry(&mut self, raw: Option<RawRetry>) -> Retry {
         let default = Retry::default();
         let Some(raw) = raw else { return default };
-        if raw
-            .attempts
-            .is_some_and(|n| !(1..=ATTEMPTS_MAX).contains(&n))
-        {
+        let attempts = raw.attempts.unwrap_or(default.attempts);
+        if !(1..=ATTEMPTS_MAX).contains(&attempts) {
             let message = format!("must be a number from 1 to {ATTEMPTS_MAX}");
             self.fault(".data.retry.attempts", message);
         }
         let backoff = self.wait("retry.backoffMs", raw.backoff_ms);
         let backoff_max = self.wait("retry.backoffMaxMs", raw.backoff_max_ms);
         Retry {
-            attempts: raw.attempts.unwrap_or(default.attempts),
+            attempts,
             backoff: backoff.unwrap_or(default.backoff),
             backoff_max: backoff_max.unwrap_or(default.backoff_max),
             after_restart: raw.after_restart.unwrap_or(default.after_restart),

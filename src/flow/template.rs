@@ -1,6 +1,6 @@
 //! Prompts are minijinja templates over `input` and `nodes`; undefined names are errors.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::LazyLock;
 
 use minijinja::machinery::{Token, tokenize};
@@ -8,32 +8,31 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{Environment, ErrorKind, Template, UndefinedBehavior, Value};
 
-/// The largest prompt that a template may render to, in bytes.
 pub const PROMPT_BYTES_MAX: usize = 1 << 20;
 
-/// How many template instructions a rendering may take: a loop over a thousand items with a few
-/// expressions each fits, an endless one ends within milliseconds.
+/// Limits the template instructions of a rendering: a loop over a thousand items with a few expressions
+/// each fits, an endless one ends within milliseconds.
 const FUEL: u64 = 200_000;
 
-/// How many items a map may run over.
+/// Of a map.
 pub const ITEMS_MAX: usize = 1_000;
 
-/// What the templates of a map know beside `input` and `nodes`: the item and its place in the list.
+/// Additional names in the templates of a map: the item and its index.
 pub const ITEM_NAMES: &[&str] = &["item", "index"];
 
-/// How deep template blocks may nest; the default of 500 is too much for a small stack.
+/// Limits the nesting of blocks; the default of 500 is too much for a small stack.
 const RECURSION_MAX: usize = 50;
 
-/// How many tokens (names, numbers, texts, signs) one `{{ … }}` or `{% … %}` may have. minijinja
-/// bounds how deep parentheses and blocks nest, but reads and compiles chains (`1 + 1 + …`,
-/// `a.b.c`, `not not x`) by recursion without a bound, and a stack that overflows ends the process.
+/// Limits the tokens of one `{{ … }}` or `{% … %}`. minijinja bounds the nesting of parentheses and
+/// blocks, but compiles chains (`1 + 1 + …`, `a.b.c`, `not not x`) by unbounded recursion, and a stack
+/// overflow ends the process.
 const TAG_TOKENS_MAX: usize = 200;
 
-/// How many `elif` a template may have; each is compiled as an `if` within the one before.
+/// Each `elif` is compiled as an `if` within the one before.
 const ELIFS_MAX: usize = 100;
 
-/// The stack that a thread needs to read and render any template within these limits, twice over.
-/// Only what is touched of a stack costs memory.
+/// Twice the stack that reading and rendering any template within these limits needs. Only the touched
+/// part of a stack costs memory.
 pub const STACK_BYTES_MIN: usize = if cfg!(debug_assertions) {
     4 << 20
 } else {
@@ -58,7 +57,7 @@ static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(|| {
     environment
 });
 
-/// What a text of JSON holds: `{{ (nodes.a.output | fromjson).name }}`.
+/// For `{{ (nodes.a.output | fromjson).name }}`.
 fn from_json(text: &str) -> Result<Value, minijinja::Error> {
     let value: serde_json::Value = serde_json::from_str(text).map_err(|error| {
         minijinja::Error::new(ErrorKind::InvalidOperation, format!("no JSON: {error}"))
@@ -66,10 +65,10 @@ fn from_json(text: &str) -> Result<Value, minijinja::Error> {
     Ok(Value::from(Serde(value)))
 }
 
-/// Reads a template, unless it is one that would need more stack than there is.
+/// Reads a template, and refuses one that would need too much stack.
 fn parse(source: &str) -> Result<Template<'_, '_>, String> {
     let (mut in_tag, mut elifs) = (0, 0);
-    // What cannot be read ends the tokens; the parser then stops there as well, and says why.
+    // An unreadable token ends the loop; the parser then fails there as well, with the reason.
     for (token, span) in tokenize(source, false, SYNTAX.clone()).map_while(Result::ok) {
         match token {
             Token::VariableStart | Token::BlockStart => in_tag = 0,
@@ -92,21 +91,19 @@ fn parse(source: &str) -> Result<Template<'_, '_>, String> {
         .map_err(|error| describe(&error))
 }
 
-/// The names that a template uses.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Names {
-    /// Ids of nodes whose output is used.
     pub nodes: BTreeSet<String>,
-    /// Whether outputs of nodes may be used whose ids are not written there, as by
-    /// `nodes[input.which]`.
+    /// Other nodes may be used as well, as by `nodes[input.which]`.
     pub any_node: bool,
-    /// Names of inputs.
     pub inputs: BTreeSet<String>,
-    /// Names that are neither.
     pub unknown: BTreeSet<String>,
 }
 
-/// Reads a template and tells which names it uses, or why it cannot be read (with the line).
+/// Returns the names that a template uses.
+///
+/// # Errors
+/// Why it cannot be read, with the line.
 pub fn names(source: &str) -> Result<Names, String> {
     let template = parse(source)?;
     let mut names = Names::default();
@@ -127,8 +124,16 @@ pub fn names(source: &str) -> Result<Names, String> {
     Ok(names)
 }
 
-/// The text that all begins with that a template gives, and whether it is all of it. What stands in
-/// comments is left out, and white space where the template says so.
+/// Returns the top-level names that an expression uses; none if it cannot be read.
+pub(super) fn names_of_expression(expression: &str) -> Option<HashSet<String>> {
+    if expression.is_empty() {
+        return Some(HashSet::new());
+    }
+    let source = format!("{{{{ {expression} }}}}");
+    Some(parse(&source).ok()?.undeclared_variables(false))
+}
+
+/// Returns the constant text that a template's output begins with, and whether that is all of it.
 pub fn constant_beginning(source: &str) -> (String, bool) {
     let mut text = String::new();
     for token in tokenize(source, false, SYNTAX.clone()) {
@@ -140,18 +145,15 @@ pub fn constant_beginning(source: &str) -> (String, bool) {
     (text, true)
 }
 
-/// What is taken of a name by `name["key"]`.
+/// The uses of a name as `name["key"]`.
 #[derive(Default)]
 struct Subscripts {
-    /// The constant keys.
     keys: BTreeSet<String>,
-    /// Whether it is used in a way that names no key: `name[x]`, `name | items`, or by `debug()`,
-    /// which tells everything.
+    /// There are uses without a constant key: `name[x]`, `name | items`, `debug()`.
     any: bool,
 }
 
-/// Ids like `node-1` can only be written as `nodes["node-1"]`, and minijinja's own analysis looks at
-/// dotted names alone.
+/// Ids like `node-1` need `nodes["node-1"]`, but minijinja's own analysis covers dotted names only.
 fn subscripts(source: &str, name: &str) -> Subscripts {
     let tokens: Vec<Token> = tokenize(source, false, SYNTAX.clone())
         .map_while(|token| Some(token.ok()?.0))
@@ -163,17 +165,11 @@ fn subscripts(source: &str, name: &str) -> Subscripts {
             Token::Ident("debug") => subscripts.any = true,
             Token::Ident(ident) if *ident == name && !is_attribute => match &tokens[at + 1..] {
                 [Token::Dot, Token::Ident(_), ..] => {}
-                [Token::BracketOpen, Token::Str(key), Token::BracketClose, ..] => {
-                    subscripts.keys.insert((*key).to_owned());
-                }
-                [
-                    Token::BracketOpen,
-                    Token::String(key),
-                    Token::BracketClose,
-                    ..,
-                ] => {
-                    subscripts.keys.insert(key.to_string());
-                }
+                [Token::BracketOpen, key, Token::BracketClose, ..] => match key {
+                    Token::Str(key) => drop(subscripts.keys.insert((*key).to_owned())),
+                    Token::String(key) => drop(subscripts.keys.insert(key.to_string())),
+                    _ => subscripts.any = true,
+                },
                 _ => subscripts.any = true,
             },
             _ => {}
@@ -182,20 +178,18 @@ fn subscripts(source: &str, name: &str) -> Subscripts {
     subscripts
 }
 
-/// The template that gives `true` or `false` for an expression, which may stand in `{{ }}`.
+/// Returns the template that yields `true` or `false` for an expression, with or without `{{ }}`.
 pub fn of_condition(expression: &str) -> String {
     let bare = bare(expression);
     format!("{{% if ({bare}) %}}true{{% else %}}false{{% endif %}}")
 }
 
-/// The template that gives the list of a map, as JSON, for an expression, which may stand in
-/// `{{ }}`.
+/// Returns the template that yields an expression, with or without `{{ }}`, as JSON.
 pub fn of_items(expression: &str) -> String {
     let bare = bare(expression);
     format!("{{{{ ({bare}) | tojson }}}}")
 }
 
-/// An expression without the `{{ }}` that it may stand in.
 fn bare(expression: &str) -> &str {
     let inner = expression.trim();
     inner
@@ -204,25 +198,24 @@ fn bare(expression: &str) -> &str {
         .unwrap_or(inner)
 }
 
-/// What a node gave, as templates see it.
+/// A node's output in templates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Output<'a> {
-    /// A text; of a node that was skipped, an empty one.
+    /// Empty if the node was skipped.
     Text(&'a str),
-    /// What a condition came to.
+    /// Of a condition.
     Flag(bool),
-    /// The answers of a map, a list.
+    /// Of a map.
     List(&'a serde_json::Value),
     /// The run's input.
     Input,
 }
 
-/// What a template sees: `input` and the outputs of the nodes that came before.
+/// The variables of a template: `input` and the outputs of earlier nodes.
 #[derive(Debug, Clone)]
 pub struct Scope(pub(super) Value);
 
 impl Scope {
-    /// A scope of the run's input and finished nodes' outputs by id.
     pub fn new<'a>(
         input: &serde_json::Value,
         outputs: impl IntoIterator<Item = (&'a str, Output<'a>)>,
@@ -242,7 +235,7 @@ impl Scope {
         ]))
     }
 
-    /// The same, with an item of a map and its place in the list, from 0.
+    /// Adds an item of a map and its index, from 0.
     pub fn with_item(&self, item: &serde_json::Value, index: usize) -> Self {
         let of = |name| self.0.get_attr(name).unwrap_or_default();
         Self(Value::from_pairs([
@@ -254,24 +247,18 @@ impl Scope {
     }
 }
 
-/// Why a template could not be rendered.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RenderError {
-    /// An undefined name, a wrong type, or a template that takes too long; names the line.
+    /// With the line.
     #[error("the prompt cannot be rendered: {0}")]
     Template(String),
-    /// What a map is to run over is no list, or too long.
+    /// No list, or one that is too long.
     #[error("`items` {0}")]
     Items(String),
-    /// The result is over [`PROMPT_BYTES_MAX`].
     #[error("the rendered prompt has {bytes} bytes; the limit is {PROMPT_BYTES_MAX}")]
-    TooLarge {
-        /// The size.
-        bytes: usize,
-    },
+    TooLarge { bytes: usize },
 }
 
-/// Renders a template.
 pub fn render(source: &str, scope: &Scope) -> Result<String, RenderError> {
     let mut out = Bounded {
         text: Vec::new(),
@@ -286,8 +273,7 @@ pub fn render(source: &str, scope: &Scope) -> Result<String, RenderError> {
     String::from_utf8(out.text).map_err(|error| RenderError::Template(error.to_string()))
 }
 
-/// How many bytes a template gives where all outputs of nodes are empty; as good as can be told where
-/// it cannot be rendered without them.
+/// Returns the length of a template's output without the outputs of nodes; a guess if it needs them.
 pub fn length_without_outputs(source: &str, input: &serde_json::Value) -> usize {
     let nodes = names(source).unwrap_or_default().nodes;
     let empty = nodes.iter().map(|id| (id.as_str(), Output::Text("")));
@@ -297,8 +283,8 @@ pub fn length_without_outputs(source: &str, input: &serde_json::Value) -> usize 
     }
 }
 
-/// The list that a template made by [`of_items`] gives. A text that holds a list in JSON is one,
-/// too, since that is how a model gives it.
+/// Returns the list of a template made by [`of_items`], or of a text with a list in JSON, as models
+/// answer.
 pub fn items(source: &str, scope: &Scope) -> Result<Vec<serde_json::Value>, RenderError> {
     use serde_json::Value;
     let read = |text: &str| serde_json::from_str::<Value>(text).ok();
@@ -323,7 +309,7 @@ pub fn items(source: &str, scope: &Scope) -> Result<Vec<serde_json::Value>, Rend
     Err(RenderError::Items(message))
 }
 
-/// Takes output up to the limit and refuses the rest, so that a loop cannot fill the memory.
+/// Refuses output over the limit, so that a loop cannot fill the memory.
 struct Bounded {
     text: Vec<u8>,
     bytes: usize,
@@ -344,24 +330,23 @@ impl std::io::Write for Bounded {
     }
 }
 
-/// minijinja does not say which name is undefined; mostly it is an input that was not given.
+/// minijinja does not name what is undefined; mostly it is a missing input.
 fn explain(error: &minijinja::Error, source: &str, scope: &Scope) -> String {
     let text = describe(error);
     if error.kind() != ErrorKind::UndefinedError {
         return text;
     }
     let given = scope.0.get_attr("input").unwrap_or_default();
-    let is_missing = |name: &String| {
-        given
-            .get_attr(name)
-            .map_or(true, |value| value.is_undefined())
-    };
-    let missing: Vec<String> = names(source)
+    let mut missing: Vec<String> = names(source)
         .unwrap_or_default()
         .inputs
         .into_iter()
-        .filter(is_missing)
         .collect();
+    missing.retain(|name| {
+        given
+            .get_attr(name)
+            .map_or(true, |value| value.is_undefined())
+    });
     match missing.as_slice() {
         [] => text,
         names => format!("{text}; the run's input has no `{}`", names.join("`, `")),
@@ -397,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_found_beside_texts_that_look_like_the_end_of_a_tag_and_not_in_raw_text() {
+    fn names_are_found_beside_quoted_tag_ends_not_in_raw_text() {
         let names = |source| names(source).unwrap().nodes;
         let found = names(r#"{{ "}}" ~ nodes["node-1"].output }}"#);
         assert_eq!(found, ["node-1".to_owned()].into());
@@ -406,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn a_template_that_takes_nodes_without_saying_which_is_known_as_such() {
+    fn dynamic_uses_of_nodes_are_detected() {
         let any = |source| names(source).unwrap().any_node;
         for source in [
             "{{ nodes[input.which].output }}",

@@ -23,7 +23,7 @@ use super::shape;
 use crate::budget::Budget;
 use crate::event::suggestion::{Kind, Proposal, Saving, Status, Suggestion};
 use crate::event::{FlowId, Timestamp, Usd, hex};
-use crate::flow::{Agent, Concern, Graph, Node, NodeKind, name_of, said};
+use crate::flow::{Agent, Concern, Graph, Node, NodeKind, canonical_json, name_of};
 use crate::providers::Providers;
 
 /// How many calls a proposal rests on at least.
@@ -265,7 +265,7 @@ impl RuleContext<'_> {
         let nodes = self.document["data"]["nodes"].as_array();
         let is_it = |node: &&Value| name_of(&node["id"]).as_deref() == Some(node_id);
         let node = nodes.and_then(|nodes| nodes.iter().find(is_it));
-        let said = node.map(|node| said(&node["data"], ground_of(kind)));
+        let said = node.map(|node| canonical_json(&node["data"], ground_of(kind)));
         hex(&Sha256::digest(said.unwrap_or_default()))
     }
 

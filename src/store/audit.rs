@@ -1,24 +1,23 @@
-//! Reading all of the database in its order, for `flowledger verify`: row by row, whatever it holds.
+//! Reads the whole database in its order, for `flowledger verify`.
 
 use std::collections::HashMap;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Row};
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 use super::block_index;
 use super::budgets;
 use super::connection::{DATABASE, LOCK, configure};
-use super::days::{self, Day};
+use super::daily_rollup::{self, DaySums};
+use super::days;
 use super::ledger::{ENTRY_COLUMNS, entry};
 use super::schema;
-use super::sql::{all, one};
 use crate::error::{Error, Result};
-use crate::event::{LedgerEntry, RunId, Seq, Timestamp};
+use crate::event::{LedgerEntry, RunId, Seq};
 
 /// Page cache, KiB: rows of runs are not quite in the order of the ledger.
 const CACHE_KIB: i64 = 16_384;
-/// How many faults SQLite's own check tells of at most.
 const QUICK_CHECK_FAULTS_MAX: u32 = 20;
 const GRAPHS_MAX: usize = 10_000;
 
@@ -36,85 +35,47 @@ pub struct Extent {
     pub events: u64,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct AuditNames {
-    /// The day (UTC) on which a call began, by its number since 1970.
-    pub day: i64,
-    pub flow_id: Option<i64>,
-    pub provider: String,
-    pub model: String,
-    pub role: Option<String>,
-    pub status: String,
-}
-
-/// A ledger row, with numbers and texts as they are stored.
+/// A ledger row as it is stored.
 #[derive(Clone, Debug)]
 pub struct AuditCall {
     pub id: i64,
-    pub names: AuditNames,
-    /// Input, read from cache, written to it, those for an hour, output, reasoning.
+    pub status: String,
+    pub provider: String,
+    /// Input, cache reads, cache writes, those for an hour, output, reasoning.
     pub tokens: [i64; 6],
     pub usage_source: String,
+    /// Nano-dollars.
     pub cost: Option<i64>,
     pub price_id: Option<i64>,
     pub refused: Option<String>,
     pub cached: bool,
+    /// Nano-dollars.
     pub saved: Option<i64>,
-    /// Whether it does not say what was reserved for it: it came from the cache, or was written before
-    /// rows kept their prices.
+    /// It has no reservation: it came from the cache, or was written before rows kept their prices.
     pub is_without_reserve: bool,
 }
 
-/// What a day's rows of the same names count together: calls, those whose cost is not known, those whose tokens were
-/// estimated; tokens: input, read from cache, written to it, output, reasoning; nano-dollars, calls
-/// from the cache, nano-dollars that they saved.
-pub type AuditDay = [i64; 11];
-
-impl AuditCall {
-    pub fn counts(&self) -> AuditDay {
-        let [input, read, write, _, output, reasoning] = self.tokens;
-        [
-            1,
-            i64::from(self.cost.is_none() && self.names.status != "PENDING"),
-            i64::from(self.usage_source == "estimated"),
-            input,
-            read,
-            write,
-            output,
-            reasoning,
-            self.cost.unwrap_or(0),
-            i64::from(self.cached),
-            self.saved.unwrap_or(0),
-        ]
-    }
-}
-
-pub fn add_to_day(days: &mut HashMap<AuditNames, AuditDay>, names: &AuditNames, counts: &AuditDay) {
-    let Some(sums) = days.get_mut(names) else {
-        days.insert(names.clone(), *counts);
-        return;
-    };
-    for (sum, count) in sums.iter_mut().zip(counts) {
-        *sum = sum.saturating_add(*count);
-    }
-}
-
-/// Sums over ledger rows, and of what they are compared with.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Sums over ledger rows, computed or stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AuditSums {
     pub input_tokens: i64,
     pub output_tokens: i64,
-    /// Nano-dollars; none where a cost is not known.
+    /// Nano-dollars; none if a cost is unknown.
     pub cost: Option<i64>,
 }
 
-impl AuditSums {
-    const NOTHING: Self = Self {
-        input_tokens: 0,
-        output_tokens: 0,
-        cost: Some(0),
-    };
+impl Default for AuditSums {
+    /// The sums of no rows.
+    fn default() -> Self {
+        Self {
+            input_tokens: 0,
+            output_tokens: 0,
+            cost: Some(0),
+        }
+    }
+}
 
+impl AuditSums {
     fn add(&mut self, row: Self) {
         self.input_tokens = self.input_tokens.saturating_add(row.input_tokens);
         self.output_tokens = self.output_tokens.saturating_add(row.output_tokens);
@@ -132,12 +93,13 @@ pub struct AuditNode {
     pub sums: AuditSums,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct AuditRun {
     pub id: RunId,
-    /// The run; none where it was deleted and only rows of it are left.
+    /// None if the run was deleted.
     pub stored: Option<StoredRun>,
     pub nodes: Vec<AuditNode>,
+    /// Of maps.
     pub running_items: u64,
     pub items: u64,
     pub calls: u64,
@@ -150,27 +112,19 @@ pub struct StoredRun {
     pub status: String,
     pub sums: AuditSums,
     pub is_finished: bool,
-    /// How many nodes its graph has; none where there is no graph.
+    /// None if the graph is missing.
     pub graph_nodes: Option<usize>,
 }
 
 #[derive(Clone, Debug)]
 pub struct AuditEvent {
     pub seq: Seq,
-    /// Of an update of the ledger: the message. Others' are not read.
+    /// The message of a ledger update; others are not read.
     pub update: Option<String>,
 }
 
-fn sums(row: &Row<'_>, at: usize) -> rusqlite::Result<AuditSums> {
-    Ok(AuditSums {
-        input_tokens: row.get(at)?,
-        output_tokens: row.get(at + 1)?,
-        cost: row.get(at + 2)?,
-    })
-}
-
 fn is_locked(lock: &Path) -> bool {
-    // Held for no longer than it takes to let go of it.
+    // Released at once.
     let lock = File::open(lock).map(|file| file.try_lock_shared());
     matches!(lock, Ok(Err(TryLockError::WouldBlock)))
 }
@@ -179,7 +133,7 @@ impl Audit {
     /// Opens the database in `dir`, which a server may have open as well.
     ///
     /// # Errors
-    /// [`Error::Config`] where it is not there, is none, or is of another version.
+    /// [`Error::Config`] if it is missing, unreadable, or of another version.
     pub fn open(dir: &Path) -> Result<Self> {
         let path = dir.join(DATABASE);
         let lock = dir.join(LOCK);
@@ -203,7 +157,7 @@ impl Audit {
                 schema::version()
             )));
         }
-        // What is read from now on is of this one moment: the transaction is never ended.
+        // The transaction never ends, so that all reads see the same moment.
         configure(&connection)?;
         connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
         Ok(Self {
@@ -213,7 +167,7 @@ impl Audit {
         })
     }
 
-    /// Whether another flowledger has the database open, or had when it was opened here.
+    /// Returns whether another flowledger has the database open, or had when it was opened here.
     pub fn is_in_use(&self) -> bool {
         self.was_in_use || is_locked(&self.lock)
     }
@@ -230,7 +184,7 @@ impl Audit {
         })
     }
 
-    /// What SQLite says of the file; nothing where it is sound.
+    /// Returns the faults that SQLite finds in the file.
     pub fn quick_check(&self) -> Result<Vec<String>> {
         let sql = format!("PRAGMA quick_check({QUICK_CHECK_FAULTS_MAX})");
         let mut statement = self.connection.prepare(&sql)?;
@@ -239,7 +193,7 @@ impl Audit {
         Ok(lines.into_iter().filter(|line| line != "ok").collect())
     }
 
-    /// The highest number that was ever given in a table; 0 where none was.
+    /// Returns the highest number that was ever given in a table, else 0.
     pub fn last_number(&self, table: &str) -> Result<i64> {
         let sql = "SELECT seq FROM sqlite_sequence WHERE name = ?1";
         let last = self.connection.query_row(sql, [table], |row| row.get(0));
@@ -250,8 +204,7 @@ impl Audit {
         let mut statement = self.connection.prepare(
             "SELECT id, status, input_tokens, cached_input_tokens, cache_write_tokens,
                 cache_write_1h_tokens, output_tokens, reasoning_tokens, usage_source, cost_nanousd,
-                price_id, cached, saved_nanousd, reserved_tokens IS NULL, timestamp_ms,
-                refused, flow_id, provider, model_used, agent_role
+                price_id, cached, saved_nanousd, reserved_tokens IS NULL, refused, provider
              FROM ledger ORDER BY id",
         )?;
         let mut rows = statement.query([])?;
@@ -262,14 +215,7 @@ impl Audit {
             }
             each(AuditCall {
                 id: row.get(0)?,
-                names: AuditNames {
-                    day: days::day_of(Timestamp(row.get(14)?)),
-                    flow_id: row.get(16)?,
-                    provider: row.get(17)?,
-                    model: row.get(18)?,
-                    role: row.get(19)?,
-                    status: row.get(1)?,
-                },
+                status: row.get(1)?,
                 tokens,
                 usage_source: row.get(8)?,
                 cost: row.get(9)?,
@@ -277,48 +223,25 @@ impl Audit {
                 cached: row.get(11)?,
                 saved: row.get(12)?,
                 is_without_reserve: row.get(13)?,
-                refused: row.get(15)?,
+                refused: row.get(14)?,
+                provider: row.get(15)?,
             });
         }
         Ok(())
     }
 
-    /// What is summed up of days, and which is the first day that is not.
-    pub fn days(&self) -> Result<(HashMap<AuditNames, AuditDay>, Day)> {
-        let mut statement = self.connection.prepare(
-            "SELECT day, flow_id, provider, model_used, agent_role, status, calls, unpriced,
-                estimated, input_tokens, cached_input_tokens, cache_write_tokens, output_tokens,
-                reasoning_tokens, cost, cached, saved
-             FROM ledger_days",
-        )?;
-        let mut rows = statement.query([])?;
-        let mut days = HashMap::new();
-        while let Some(row) = rows.next()? {
-            let names = AuditNames {
-                day: row.get(0)?,
-                flow_id: row.get(1)?,
-                provider: row.get(2)?,
-                model: row.get(3)?,
-                role: row.get(4)?,
-                status: row.get(5)?,
-            };
-            let mut counts = AuditDay::default();
-            for (at, count) in counts.iter_mut().enumerate() {
-                *count = row.get(at + 6)?;
-            }
-            add_to_day(&mut days, &names, &counts);
-        }
-        Ok((days, days::summed_until(&self.connection)?))
+    pub fn days(&self, each: impl FnMut(DaySums)) -> Result<()> {
+        daily_rollup::check(&self.connection, each)
     }
 
-    /// Days that are summed up for budgets, and whether the sums of each are what its rows come to.
+    /// Passes each day that is summed up for budgets, and whether its sums are those of its rows.
     pub fn budget_days(&self, each: impl FnMut(i64, bool)) -> Result<()> {
         let until = days::summed_until(&self.connection)?;
         budgets::check(&self.connection, until, each)
     }
 
-    /// Blocks of ledger rows of which it is noted what they hold: the first and the last number of
-    /// each, and whether that is what its rows say.
+    /// Passes the first and last number of each indexed block of ledger rows, and whether its index is
+    /// right.
     pub fn blocks(&self, each: impl FnMut(i64, i64, bool)) -> Result<()> {
         block_index::check(&self.connection, each)
     }
@@ -330,76 +253,69 @@ impl Audit {
         Ok(statement.query_row([id], |row| row.get(0)).optional()?)
     }
 
-    /// All runs in order, also those of which only ledger rows, nodes or items are left.
+    /// Passes all runs in order, also deleted ones with ledger rows, nodes or items.
     pub fn runs(&self, mut each: impl FnMut(AuditRun)) -> Result<()> {
+        // SQLite merges the parts by their indexes, so that none is sorted.
         let mut statement = self.connection.prepare(
-            "SELECT id FROM runs UNION SELECT run_id FROM run_nodes
-             UNION SELECT run_id FROM run_items
-             UNION SELECT run_id FROM ledger WHERE run_id IS NOT NULL ORDER BY 1",
+            "SELECT id AS run_id, 0, NULL, status, input_tokens, output_tokens, cost_nanousd,
+                finished_ms IS NOT NULL, graph_hash
+             FROM runs
+             UNION ALL
+             SELECT run_id, 1, node_id, status, input_tokens, output_tokens, cost_nanousd, NULL, NULL
+             FROM run_nodes
+             UNION ALL
+             SELECT run_id, 2, NULL, status, 0, 0, 0, NULL, NULL FROM run_items
+             UNION ALL
+             SELECT run_id, 3, coalesce(node_id, ''), status, input_tokens, output_tokens,
+                cost_nanousd, NULL, NULL
+             FROM ledger WHERE run_id IS NOT NULL
+             ORDER BY run_id",
         )?;
-        let mut ids = statement.query([])?;
-        let mut graphs = HashMap::new();
-        while let Some(row) = ids.next()? {
-            each(self.run(row.get(0)?, &mut graphs)?);
+        let mut graphs: HashMap<String, Option<usize>> = HashMap::new();
+        let mut current: Option<AuditRun> = None;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let id: RunId = row.get(0)?;
+            if current.as_ref().is_some_and(|run| run.id != id) {
+                current.take().into_iter().for_each(&mut each);
+            }
+            let run = current.get_or_insert_with(|| AuditRun {
+                id,
+                ..AuditRun::default()
+            });
+            let status: String = row.get(3)?;
+            let sums = AuditSums {
+                input_tokens: row.get(4)?,
+                output_tokens: row.get(5)?,
+                cost: row.get(6)?,
+            };
+            match row.get::<_, u8>(1)? {
+                0 => {
+                    run.stored = Some(StoredRun {
+                        status,
+                        sums,
+                        is_finished: row.get(7)?,
+                        graph_nodes: self.graph_nodes(&mut graphs, row.get(8)?)?,
+                    });
+                }
+                1 => run.nodes.push(AuditNode {
+                    id: row.get(2)?,
+                    status,
+                    sums,
+                }),
+                2 => {
+                    run.items += 1;
+                    run.running_items += u64::from(status == "RUNNING");
+                }
+                _ => {
+                    run.calls += 1;
+                    run.sums.add(sums);
+                    run.node_sums.entry(row.get(2)?).or_default().add(sums);
+                }
+            }
         }
+        current.into_iter().for_each(each);
         Ok(())
-    }
-
-    fn run(&self, id: RunId, graphs: &mut HashMap<String, Option<usize>>) -> Result<AuditRun> {
-        let sql = "SELECT status, finished_ms IS NOT NULL, graph_hash, input_tokens, output_tokens,
-                cost_nanousd
-             FROM runs WHERE id = ?1";
-        let stored = one(&self.connection, sql, [&id], |row| {
-            let graph: String = row.get(2)?;
-            Ok((row.get(0)?, row.get(1)?, graph, sums(row, 3)?))
-        })?;
-        let stored = match stored {
-            Some((status, is_finished, graph, sums)) => Some(StoredRun {
-                status,
-                sums,
-                is_finished,
-                graph_nodes: self.graph_nodes(graphs, graph)?,
-            }),
-            None => None,
-        };
-        let sql = "SELECT node_id, status, input_tokens, output_tokens, cost_nanousd
-             FROM run_nodes WHERE run_id = ?1 ORDER BY node_id";
-        let nodes = all(&self.connection, sql, [&id], |row| {
-            Ok(AuditNode {
-                id: row.get(0)?,
-                status: row.get(1)?,
-                sums: sums(row, 2)?,
-            })
-        })?;
-        let sql = "SELECT count(*), count(*) FILTER (WHERE status = 'RUNNING')
-             FROM run_items WHERE run_id = ?1";
-        let items = one(&self.connection, sql, [&id], |row| {
-            Ok((row.get(0)?, row.get(1)?))
-        })?;
-        let (items, running_items) = items.unwrap_or_default();
-        let mut run = AuditRun {
-            stored,
-            nodes,
-            running_items,
-            items,
-            calls: 0,
-            sums: AuditSums::NOTHING,
-            node_sums: HashMap::new(),
-            id,
-        };
-        let mut statement = self.connection.prepare_cached(
-            "SELECT node_id, input_tokens, output_tokens, cost_nanousd FROM ledger
-             WHERE run_id = ?1",
-        )?;
-        let mut calls = statement.query([&run.id])?;
-        while let Some(row) = calls.next()? {
-            let (node, sums): (Option<String>, _) = (row.get(0)?, sums(row, 1)?);
-            run.calls += 1;
-            run.sums.add(sums);
-            let of_node = run.node_sums.entry(node.unwrap_or_default());
-            of_node.or_insert(AuditSums::NOTHING).add(sums);
-        }
-        Ok(run)
     }
 
     fn graph_nodes(
@@ -420,6 +336,7 @@ impl Audit {
         Ok(count.flatten())
     }
 
+    /// Passes all events, the newest first.
     pub fn events_backwards(&self, mut each: impl FnMut(AuditEvent) -> Result<()>) -> Result<()> {
         let mut statement = self.connection.prepare(
             "SELECT seq, CASE WHEN type = 'LEDGER_UPDATE' THEN body END
@@ -435,10 +352,8 @@ impl Audit {
         Ok(())
     }
 
-    /// A ledger row as the API gives it.
-    ///
     /// # Errors
-    /// Also where it holds what no such row does.
+    /// Also if the row holds invalid values.
     pub fn entry(&self, id: i64) -> Result<Option<LedgerEntry>> {
         let sql = format!("SELECT {ENTRY_COLUMNS} FROM ledger WHERE id = ?1");
         let mut statement = self.connection.prepare_cached(&sql)?;

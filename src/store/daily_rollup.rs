@@ -21,6 +21,9 @@ const ROW_COUNTS: &str = "1 AS calls, cost_nanousd IS NULL AND status != 'PENDIN
      usage_source = 'estimated' AS estimated, input_tokens, cached_input_tokens,
      cache_write_tokens, output_tokens, reasoning_tokens, coalesce(cost_nanousd, 0) AS cost,
      cached, coalesce(saved_nanousd, 0) AS saved";
+const SUMS: &str = "sum(calls), sum(unpriced), sum(estimated), sum(input_tokens),
+     sum(cached_input_tokens), sum(cache_write_tokens), sum(output_tokens), sum(reasoning_tokens),
+     sum(cost), sum(cached), sum(saved)";
 const NAMES: &str = "flow_id, provider, model_used, agent_role, status";
 
 /// The next day that can be summed up, if there is one: all days before it are, or have no rows.
@@ -49,9 +52,7 @@ pub(super) fn next(connection: &Connection, now: Timestamp) -> Result<Option<Day
 pub(super) fn sum_up(connection: &Connection, day: Day) -> Result<()> {
     let sql = format!(
         "INSERT INTO ledger_days
-         SELECT ?1, {NAMES}, sum(calls), sum(unpriced), sum(estimated), sum(input_tokens),
-            sum(cached_input_tokens), sum(cache_write_tokens), sum(output_tokens),
-            sum(reasoning_tokens), sum(cost), sum(cached), sum(saved)
+         SELECT ?1, {NAMES}, {SUMS}
          FROM (SELECT {NAMES}, {ROW_COUNTS} FROM ledger WHERE timestamp_ms >= ?2 AND timestamp_ms < ?3)
          GROUP BY {NAMES}"
     );
@@ -74,6 +75,46 @@ pub(super) fn forget_from(connection: &Connection, day: Day) -> Result<()> {
     )?;
     budgets::forget_from(connection, day)?;
     set_until(connection, day)
+}
+
+/// The sums of a day's rows with the same names.
+pub struct DaySums {
+    pub day: Day,
+    /// `SUCCESS of openai/gpt-4o in flow 1 as writer`.
+    pub names: String,
+    /// The columns of `ledger_days` as a list, if there are such sums.
+    pub stored: Option<String>,
+    /// The same from the rows, if there are such rows.
+    pub of_rows: Option<String>,
+}
+
+/// Calls `each` with the sums of all days that are summed up.
+pub(super) fn check(connection: &Connection, mut each: impl FnMut(DaySums)) -> Result<()> {
+    let list = format!("replace(json_array({SUMS}), ',', ', ')");
+    let mut statement = connection.prepare(&format!(
+        "WITH sums AS (
+            SELECT day, {NAMES}, {list} AS stored, NULL AS of_rows
+            FROM ledger_days GROUP BY day, {NAMES}
+            UNION ALL
+            SELECT day, {NAMES}, NULL, {list}
+            FROM (SELECT timestamp_ms / {MS_PER_DAY} AS day, {NAMES}, {ROW_COUNTS}
+                FROM ledger WHERE timestamp_ms < ?1 * {MS_PER_DAY})
+            GROUP BY day, {NAMES})
+         SELECT day, format('%s of %s/%s', status, provider, model_used)
+            || coalesce(' in flow ' || flow_id, '') || coalesce(' as ' || agent_role, ''),
+            max(stored), max(of_rows)
+         FROM sums GROUP BY day, {NAMES} ORDER BY day, {NAMES}"
+    ))?;
+    let mut rows = statement.query([summed_until(connection)?])?;
+    while let Some(row) = rows.next()? {
+        each(DaySums {
+            day: row.get(0)?,
+            names: row.get(1)?,
+            stored: row.get(2)?,
+            of_rows: row.get(3)?,
+        });
+    }
+    Ok(())
 }
 
 fn set_until(connection: &Connection, day: Day) -> Result<()> {

@@ -10,7 +10,7 @@ use super::sql::parsed;
 use crate::error::{Error, Result};
 use crate::event::suggestion::{Proposal, Realised, Status, Suggestion, Trial};
 use crate::event::{Event, EventContext, FlowId, Timestamp, hex};
-use crate::flow::{Concern, asked};
+use crate::flow::{Concern, fingerprint};
 
 const COLUMNS: &str =
     "id, status, flow_id, flow_name, proposal, created_ms, changed_ms, applied_ms, realised, trial";
@@ -294,7 +294,7 @@ pub(super) fn note_changed_nodes(
     after: &str,
     at: Timestamp,
 ) -> Result<()> {
-    let (before, after) = (asked(before), asked(after));
+    let (before, after) = (fingerprint(before), fingerprint(after));
     for (node_id, said) in &after {
         let old = before.get(node_id);
         for (concern, said) in said {

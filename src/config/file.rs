@@ -1,0 +1,199 @@
+//! The format of the configuration file, and the checks of its sections.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::num::NonZeroUsize;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::wrong;
+use crate::engine;
+use crate::error::{Error, Result};
+use crate::journal::Retention;
+use crate::providers::{Kind, Timeouts};
+use crate::secret::Secret;
+use crate::websocket::Pings;
+
+/// Memory and threads for runs: about a gigabyte.
+const ACTIVE_RUNS_MAX: usize = 10_000;
+/// About a hundred megabytes of names.
+const QUEUED_RUNS_MAX: usize = 1_000_000;
+/// Their descriptors are among the 256 that the listener keeps back.
+const CALLS_MAX: usize = 100;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct ConfigFile {
+    pub listen: Option<String>,
+    pub data: Option<PathBuf>,
+    pub prices: Option<PathBuf>,
+    pub token: Option<String>,
+    pub allow_hosts: Vec<String>,
+    pub allow_origins: Vec<String>,
+    pub limits: FileLimits,
+    pub retention: FileRetention,
+    pub http: FileHttp,
+    pub timeouts: FileTimeouts,
+    pub websocket: FileWebsocket,
+    pub aliases: BTreeMap<String, OneOrMore>,
+    pub providers: BTreeMap<String, FileProvider>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub(super) enum OneOrMore {
+    One(String),
+    More(Vec<String>),
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct FileLimits {
+    pub connections_per_address: Option<NonZeroUsize>,
+    active_runs: Option<usize>,
+    queued_runs: Option<usize>,
+    calls: Option<usize>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct FileHttp {
+    pub hosts: Vec<String>,
+    pub private: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct FileRetention {
+    runs: Option<u64>,
+    run_days: Option<f64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct FileTimeouts {
+    connect_s: Option<f64>,
+    first_byte_s: Option<f64>,
+    total_s: Option<f64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct FileWebsocket {
+    ping_interval_s: Option<f64>,
+    pong_timeout_s: Option<f64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct FileProvider {
+    pub kind: Option<Kind>,
+    pub base_url: Option<String>,
+    pub api_key: Option<Secret>,
+    pub api_key_env: Option<String>,
+    pub api_key_file: Option<PathBuf>,
+    pub requests_per_minute: Option<u32>,
+    pub tokens_per_minute: Option<u64>,
+    pub on_disconnect: OnDisconnect,
+    pub pass_through_key: bool,
+    pub stream_usage: Option<bool>,
+}
+
+/// The fate of a call whose client left.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum OnDisconnect {
+    #[default]
+    Drain,
+    Abort,
+}
+
+impl ConfigFile {
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = fs::read_to_string(path).map_err(Error::io(format!(
+            "the configuration {} cannot be read",
+            path.display()
+        )))?;
+        // A TOML error as text quotes the line, which may hold a key.
+        toml::from_str(&text).map_err(|error: toml::de::Error| {
+            let before = error.span().and_then(|span| text.get(..span.start));
+            let line = before.unwrap_or_default().matches('\n').count() + 1;
+            let message = error.message();
+            wrong(format!("{}, line {line}: {message}", path.display()))
+        })
+    }
+}
+
+impl FileLimits {
+    pub fn engine(&self) -> Result<engine::Limits> {
+        let default = engine::Limits::default();
+        let active_runs = self.active_runs.unwrap_or(default.active_runs);
+        let queued_runs = self.queued_runs.unwrap_or(default.queued_runs);
+        let calls = self.calls.unwrap_or(default.calls);
+        Ok(engine::Limits {
+            active_runs: within("active_runs", active_runs, 1..=ACTIVE_RUNS_MAX)?,
+            queued_runs: within("queued_runs", queued_runs, 0..=QUEUED_RUNS_MAX)?,
+            calls: within("calls", calls, 1..=CALLS_MAX)?,
+        })
+    }
+}
+
+fn within(name: &str, value: usize, range: RangeInclusive<usize>) -> Result<usize> {
+    if range.contains(&value) {
+        return Ok(value);
+    }
+    let (least, most) = range.into_inner();
+    Err(wrong(format!(
+        "limits.{name}: {value} is not a number from {least} to {most}"
+    )))
+}
+
+impl FileRetention {
+    pub fn checked(&self) -> Result<Retention> {
+        const DAY_S: f64 = 24.0 * 60.0 * 60.0;
+        let default = Retention::default();
+        let age = self.run_days.map(|days| days * DAY_S);
+        Ok(Retention {
+            runs: self.runs.unwrap_or(default.runs),
+            run_age: seconds("retention.run_days", age, default.run_age)?,
+        })
+    }
+}
+
+impl FileTimeouts {
+    pub fn checked(&self) -> Result<Timeouts> {
+        let default = Timeouts::default();
+        let first_byte = default.first_byte;
+        Ok(Timeouts {
+            connect: seconds("timeouts.connect_s", self.connect_s, default.connect)?,
+            first_byte: seconds("timeouts.first_byte_s", self.first_byte_s, first_byte)?,
+            total: seconds("timeouts.total_s", self.total_s, default.total)?,
+        })
+    }
+}
+
+impl FileWebsocket {
+    pub fn checked(&self) -> Result<Pings> {
+        let Pings { interval, timeout } = Pings::default();
+        Ok(Pings {
+            interval: seconds("websocket.ping_interval_s", self.ping_interval_s, interval)?,
+            timeout: seconds("websocket.pong_timeout_s", self.pong_timeout_s, timeout)?,
+        })
+    }
+}
+
+/// Reads a number of seconds above 0.
+fn seconds(name: &str, value: Option<f64>, default: Duration) -> Result<Duration> {
+    let Some(value) = value else {
+        return Ok(default);
+    };
+    let duration = Duration::try_from_secs_f64(value).ok();
+    duration.filter(|it| !it.is_zero()).ok_or_else(|| {
+        wrong(format!(
+            "{name}: `{value}` is not a number of seconds above 0"
+        ))
+    })
+}

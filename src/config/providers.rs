@@ -1,0 +1,307 @@
+//! Providers: the well-known ones, and those of the configuration file.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use super::file::{FileProvider, OnDisconnect, OneOrMore};
+use super::{Variable, wrong};
+use crate::error::{Error, Result};
+use crate::gateway::{Aliases, TARGETS_MAX, Target, Toward};
+use crate::providers::{Kind, ProviderConfig, REQUESTS_PER_MINUTE_MAX, Rate};
+use crate::secret::Secret;
+
+/// A provider that needs no configuration.
+struct WellKnown {
+    name: &'static str,
+    kind: Kind,
+    base_url: &'static str,
+    /// Its variables are `PREFIX_API_KEY` and `PREFIX_BASE_URL`.
+    prefix: &'static str,
+    /// Another usual variable for the key.
+    other_key: Option<&'static str>,
+    needs_key: bool,
+    /// Supports the option that ends a streamed answer with its usage.
+    stream_usage: bool,
+}
+
+const fn well_known(name: &'static str, base_url: &'static str, prefix: &'static str) -> WellKnown {
+    WellKnown {
+        name,
+        kind: Kind::OpenAi,
+        base_url,
+        prefix,
+        other_key: None,
+        needs_key: true,
+        stream_usage: true,
+    }
+}
+
+/// Addresses from the providers' own documentation.
+const WELL_KNOWN: &[WellKnown] = &[
+    well_known("openai", "https://api.openai.com/v1", "OPENAI"),
+    WellKnown {
+        kind: Kind::Anthropic,
+        ..well_known("anthropic", "https://api.anthropic.com", "ANTHROPIC")
+    },
+    // Both names are Google's: <https://ai.google.dev/gemini-api/docs/api-key>.
+    WellKnown {
+        kind: Kind::Gemini,
+        other_key: Some("GOOGLE_API_KEY"),
+        ..well_known(
+            "gemini",
+            "https://generativelanguage.googleapis.com",
+            "GEMINI",
+        )
+    },
+    well_known("openrouter", "https://openrouter.ai/api/v1", "OPENROUTER"),
+    well_known("groq", "https://api.groq.com/openai/v1", "GROQ"),
+    // Refuses the option as unknown, and sends the usage without:
+    // <https://github.com/openai/openai-agents-python/issues/442>.
+    WellKnown {
+        stream_usage: false,
+        ..well_known("mistral", "https://api.mistral.ai/v1", "MISTRAL")
+    },
+    well_known("deepseek", "https://api.deepseek.com/v1", "DEEPSEEK"),
+    well_known("xai", "https://api.x.ai/v1", "XAI"),
+    well_known("together", "https://api.together.xyz/v1", "TOGETHER"),
+    WellKnown {
+        kind: Kind::Ollama,
+        needs_key: false,
+        ..well_known("ollama", "http://127.0.0.1:11434", "OLLAMA")
+    },
+    WellKnown {
+        kind: Kind::Echo,
+        needs_key: false,
+        ..well_known("echo", "", "ECHO")
+    },
+];
+
+/// Returns the well-known providers, as the file changes them, and its own.
+pub(super) fn all(
+    from_file: BTreeMap<String, FileProvider>,
+    directory: &Path,
+    variable: Variable<'_>,
+) -> Result<BTreeMap<String, ProviderConfig>> {
+    let known = WELL_KNOWN.iter();
+    let mut providers: BTreeMap<String, ProviderConfig> = known
+        .map(|known| (known.name.to_owned(), known.provider(variable)))
+        .collect();
+    for (name, file) in from_file {
+        let known = providers.remove(&name);
+        let provider = provider(file, &name, known, directory, variable)?;
+        providers.insert(name, provider);
+    }
+    Ok(providers)
+}
+
+/// Returns how the gateway uses each provider for its clients.
+pub(super) fn toward(providers: &BTreeMap<String, FileProvider>) -> BTreeMap<String, Toward> {
+    let toward = |file: &FileProvider| {
+        let mut toward = Toward {
+            pass_through_key: file.pass_through_key,
+            ..Toward::default()
+        };
+        if let OnDisconnect::Abort = file.on_disconnect {
+            toward.drain_max = None;
+        }
+        toward
+    };
+    let all = providers.iter();
+    all.map(|(name, file)| (name.clone(), toward(file)))
+        .collect()
+}
+
+pub(super) fn aliases(
+    file: &BTreeMap<String, OneOrMore>,
+    providers: &BTreeMap<String, ProviderConfig>,
+) -> Result<Aliases> {
+    let target = |alias: &str, text: &String| match text.split_once('/') {
+        Some((provider, model)) if providers.contains_key(provider) && !model.is_empty() => {
+            Ok(Target {
+                provider: provider.to_owned(),
+                model: model.to_owned(),
+            })
+        }
+        _ => Err(wrong(format!(
+            "aliases.{alias}: `{text}` is not PROVIDER/MODEL with a provider that there is, \
+             such as openai/gpt-4o-mini"
+        ))),
+    };
+    let all = file.iter().map(|(alias, given)| {
+        let texts = match given {
+            OneOrMore::One(text) => std::slice::from_ref(text),
+            OneOrMore::More(texts) => texts.as_slice(),
+        };
+        if !(1..=TARGETS_MAX).contains(&texts.len()) {
+            return Err(wrong(format!(
+                "aliases.{alias}: must name 1 to {TARGETS_MAX} models"
+            )));
+        }
+        let targets = texts.iter().map(|text| target(alias, text));
+        Ok((alias.clone(), targets.collect::<Result<_>>()?))
+    });
+    all.collect()
+}
+
+pub(super) fn rates(providers: &BTreeMap<String, FileProvider>) -> Result<BTreeMap<String, Rate>> {
+    let rate = |(name, file): (&String, &FileProvider)| {
+        let requests = file.requests_per_minute;
+        if requests.is_some_and(|count| !(1..=REQUESTS_PER_MINUTE_MAX).contains(&count)) {
+            let message = format!("must be a number from 1 to {REQUESTS_PER_MINUTE_MAX}");
+            return Err(wrong_field(name, "requests_per_minute", &message));
+        }
+        if file.tokens_per_minute == Some(0) {
+            return Err(wrong_field(name, "tokens_per_minute", "must be at least 1"));
+        }
+        let rate = Rate {
+            requests_per_minute: requests,
+            tokens_per_minute: file.tokens_per_minute,
+            ..Rate::default()
+        };
+        Ok((name.clone(), rate))
+    };
+    providers.iter().map(rate).collect()
+}
+
+fn wrong_field(provider: &str, key: &str, message: &str) -> Error {
+    wrong(format!("providers.{provider}.{key}: {message}"))
+}
+
+impl WellKnown {
+    fn provider(&self, variable: Variable<'_>) -> ProviderConfig {
+        let key_variable = format!("{}_API_KEY", self.prefix);
+        let key = variable(&key_variable).or_else(|| self.other_key.and_then(variable));
+        let host = || match self.kind {
+            Kind::Ollama => variable("OLLAMA_HOST").map(|host| ollama_url(&host)),
+            _ => None,
+        };
+        ProviderConfig {
+            kind: self.kind,
+            base_url: variable(&format!("{}_BASE_URL", self.prefix))
+                .or_else(host)
+                .unwrap_or_else(|| self.base_url.to_owned()),
+            api_key: key.map(Secret::new),
+            missing_key_hint: self.needs_key.then(|| {
+                format!(
+                    "set {key_variable}, or api_key_env in [providers.{}] of the configuration",
+                    self.name
+                )
+            }),
+            stream_usage: self.stream_usage,
+        }
+    }
+}
+
+/// Used if `OLLAMA_HOST` names no port.
+const OLLAMA_PORT: &str = "11434";
+
+/// Converts `OLLAMA_HOST`, which Ollama's own programs read as `[scheme://]host[:port][/path]` with a
+/// default for each part: <https://github.com/ollama/ollama/blob/main/envconfig/config.go>. It is the
+/// server's listening address, so that it may be one that clients cannot connect to.
+fn ollama_url(host: &str) -> String {
+    let host = host.trim().trim_matches(['"', '\'']);
+    let (scheme, rest) = host.split_once("://").unwrap_or(("", host));
+    let (authority, path) = match rest.find('/') {
+        Some(slash) => rest.split_at(slash),
+        None => (rest, ""),
+    };
+    let is_port = |port: &&str| port.parse::<u16>().is_ok();
+    let (name, port) = match authority.rsplit_once(':') {
+        // The colons of an address without a port are no separators.
+        Some((name, port)) if !name.contains(':') || name.ends_with(']') => {
+            (name, Some(port).filter(is_port))
+        }
+        _ => (authority, None),
+    };
+    let name = match name.trim_matches(['[', ']']) {
+        "" | "0.0.0.0" => "127.0.0.1".to_owned(),
+        "::" => "[::1]".to_owned(),
+        name if name.contains(':') => format!("[{name}]"),
+        name => name.to_owned(),
+    };
+    let usual_port = match scheme {
+        "http" => "80",
+        "https" => "443",
+        _ => OLLAMA_PORT,
+    };
+    let scheme = if scheme == "https" { "https" } else { "http" };
+    let port = port.unwrap_or(usual_port);
+    format!("{scheme}://{name}:{port}{}", path.trim_end_matches('/'))
+}
+
+/// Completes a provider of the file by the well-known one of that name.
+fn provider(
+    file: FileProvider,
+    name: &str,
+    known: Option<ProviderConfig>,
+    directory: &Path,
+    variable: Variable<'_>,
+) -> Result<ProviderConfig> {
+    let Some(kind) = file.kind.or(known.as_ref().map(|known| known.kind)) else {
+        let message = "is missing: openai, anthropic, gemini, ollama or echo";
+        return Err(wrong_field(name, "kind", message));
+    };
+    let known_url = known.as_ref().map(|known| known_url(known, kind));
+    let base_url = file.base_url.clone().or(known_url).unwrap_or_default();
+    let is_url = base_url.starts_with("https://") || base_url.starts_with("http://");
+    if base_url.is_empty() && kind != Kind::Echo {
+        let message = "is missing, such as https://api.openai.com/v1";
+        return Err(wrong_field(name, "base_url", message));
+    }
+    if !base_url.is_empty() && !is_url {
+        let message = format!("`{base_url}` does not begin with https:// or http://");
+        return Err(wrong_field(name, "base_url", &message));
+    }
+    let known_stream_usage = known.as_ref().is_none_or(|known| known.stream_usage);
+    let stream_usage = file.stream_usage.unwrap_or(known_stream_usage);
+    let (api_key, missing_key_hint) = key(file, name, known, directory, variable)?;
+    Ok(ProviderConfig {
+        kind,
+        base_url,
+        api_key,
+        missing_key_hint,
+        stream_usage,
+    })
+}
+
+/// Ollama's API of the kind `openai` is below its own.
+fn known_url(known: &ProviderConfig, kind: Kind) -> String {
+    let url = known.base_url.trim_end_matches('/');
+    if known.kind == Kind::Ollama && kind == Kind::OpenAi && !url.ends_with("/v1") {
+        return format!("{url}/v1");
+    }
+    known.base_url.clone()
+}
+
+/// Returns the key, and a hint for a missing one. A server that needs none, as a local one, has neither.
+fn key(
+    file: FileProvider,
+    name: &str,
+    known: Option<ProviderConfig>,
+    directory: &Path,
+    variable: Variable<'_>,
+) -> Result<(Option<Secret>, Option<String>)> {
+    Ok(match (file.api_key, file.api_key_env, file.api_key_file) {
+        (Some(key), None, None) => (Some(key), None),
+        (None, Some(env_name), None) => {
+            let hint = format!("set {env_name} (api_key_env of [providers.{name}])");
+            (variable(&env_name).map(Secret::new), Some(hint))
+        }
+        (None, None, Some(file)) => {
+            let path = directory.join(file);
+            let text = fs::read_to_string(&path).map_err(|error| {
+                let message = format!("{} cannot be read: {error}", path.display());
+                wrong_field(name, "api_key_file", &message)
+            })?;
+            (Some(Secret::new(text.trim())), None)
+        }
+        (None, None, None) => known.map_or((None, None), |known| {
+            (known.api_key, known.missing_key_hint)
+        }),
+        _ => {
+            let message = "give one of api_key, api_key_env and api_key_file";
+            return Err(wrong_field(name, "api_key", message));
+        }
+    })
+}

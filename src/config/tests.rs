@@ -1,0 +1,252 @@
+use super::*;
+use std::fs;
+
+use crate::gateway::Toward;
+use crate::providers::Kind;
+
+fn load(toml: &str, given: Overrides, variables: &[(&str, &str)]) -> Result<Config> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("config.toml");
+    fs::write(&path, toml).unwrap();
+    fs::write(dir.path().join("key"), "from-file\n").unwrap();
+    let given = Overrides {
+        config: Some(path),
+        ..given
+    };
+    Config::from_sources(given, &|name| {
+        variables
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map(|(_, value)| (*value).to_owned())
+    })
+}
+
+fn key(config: &Config, provider: &str) -> Option<String> {
+    config.providers[provider]
+        .api_key
+        .as_ref()
+        .map(|key| key.expose().to_owned())
+}
+
+#[test]
+fn without_any_settings_it_works_on_loopback() {
+    let config = Config::from_sources(Overrides::default(), &|_| None).unwrap();
+    assert_eq!(config.listen.to_string(), LISTEN_DEFAULT);
+    assert!(config.providers["echo"].missing_key_hint.is_none());
+    assert!(
+        config.providers["openai"]
+            .missing_key_hint
+            .as_ref()
+            .unwrap()
+            .contains("OPENAI_API_KEY")
+    );
+}
+
+#[test]
+fn flags_win_over_the_file() {
+    let toml = "listen = '127.0.0.1:1'\ndata = 'a'";
+    let given = Overrides {
+        listen: Some("127.0.0.1:2".into()),
+        ..Overrides::default()
+    };
+    let config = load(toml, given, &[]).unwrap();
+    assert_eq!((config.listen.port(), config.data), (2, PathBuf::from("a")));
+}
+
+#[test]
+fn the_file_of_prices_is_looked_for_beside_the_configuration() {
+    let toml = "prices = 'mine.toml'";
+    let config = load(toml, Overrides::default(), &[]).unwrap();
+    let path = config.prices.unwrap();
+    assert!(
+        path.is_absolute() && path.ends_with("mine.toml"),
+        "{path:?}"
+    );
+    let given = Overrides {
+        prices: Some("other.toml".into()),
+        ..Overrides::default()
+    };
+    let config = load(toml, given, &[]).unwrap();
+    assert_eq!(config.prices, Some("other.toml".into()));
+}
+
+#[test]
+fn keys_come_from_where_the_file_says() {
+    let toml = "
+        [providers.mine]
+        kind = 'openai'
+        base_url = 'http://127.0.0.1:9/v1'
+        api_key_env = 'MY_KEY'
+        [providers.filed]
+        kind = 'anthropic'
+        base_url = 'http://127.0.0.1:9'
+        api_key_file = 'key'
+        [providers.openai]
+        base_url = 'http://127.0.0.1:9/v1'";
+    let variables = [("MY_KEY", "from-env"), ("OPENAI_API_KEY", "usual")];
+    let config = load(toml, Overrides::default(), &variables).unwrap();
+    assert_eq!(key(&config, "mine").as_deref(), Some("from-env"));
+    assert_eq!(key(&config, "filed").as_deref(), Some("from-file"));
+    assert_eq!(key(&config, "openai").as_deref(), Some("usual"));
+    assert_eq!(config.providers["openai"].base_url, "http://127.0.0.1:9/v1");
+}
+
+#[test]
+fn aliases_and_what_clients_may_do_come_from_the_file() {
+    let toml = "
+        [aliases]
+        fast = ['openai/a', 'openrouter/b/c']
+        slow = 'echo/echo-slow'
+        [providers.openai]
+        on_disconnect = 'abort'
+        pass_through_key = true";
+    let gateway = load(toml, Overrides::default(), &[]).unwrap().gateway;
+    assert_eq!(gateway.aliases["fast"].len(), 2);
+    assert_eq!(gateway.aliases["fast"][1].model, "b/c");
+    assert_eq!(gateway.aliases["slow"][0].provider, "echo");
+    let expected = Toward {
+        drain_max: None,
+        pass_through_key: true,
+    };
+    assert_eq!(gateway.toward["openai"], expected);
+}
+
+#[test]
+fn stream_usage_is_requested_unless_refused() {
+    let toml = "
+        [providers.mine]
+        kind = 'openai'
+        base_url = 'http://127.0.0.1:9/v1'
+        [providers.odd]
+        kind = 'openai'
+        base_url = 'http://127.0.0.1:9/v1'
+        stream_usage = false";
+    let config = load(toml, Overrides::default(), &[]).unwrap();
+    for (name, expected) in [
+        ("openai", true),
+        ("mine", true),
+        ("mistral", false),
+        ("odd", false),
+    ] {
+        assert_eq!(config.providers[name].stream_usage, expected, "{name}");
+    }
+    for (toml, expected) in [
+        ("[providers.mistral]\napi_key = 'k'", false),
+        ("[providers.mistral]\nstream_usage = true", true),
+    ] {
+        let config = load(toml, Overrides::default(), &[]).unwrap();
+        assert_eq!(config.providers["mistral"].stream_usage, expected, "{toml}");
+    }
+}
+
+#[test]
+fn gemini_has_its_key_under_either_name() {
+    for (variables, expected) in [
+        (&[("GOOGLE_API_KEY", "b")][..], "b"),
+        (&[("GOOGLE_API_KEY", "b"), ("GEMINI_API_KEY", "a")], "a"),
+    ] {
+        let config = load("", Overrides::default(), variables).unwrap();
+        assert_eq!(key(&config, "gemini").as_deref(), Some(expected));
+        assert_eq!(config.providers["gemini"].kind, Kind::Gemini);
+    }
+}
+
+#[test]
+fn ollama_is_where_its_own_programs_look_for_it() {
+    let ollama = |toml: &str, variables: &[(&str, &str)]| {
+        let mut config = load(toml, Overrides::default(), variables).unwrap();
+        let provider = config.providers.remove("ollama").unwrap();
+        assert!(provider.missing_key_hint.is_none());
+        (provider.kind, provider.base_url)
+    };
+    for (host, url) in [
+        ("0.0.0.0", "http://127.0.0.1:11434"),
+        ("0.0.0.0:8080", "http://127.0.0.1:8080"),
+        (":8080", "http://127.0.0.1:8080"),
+        ("box.lan", "http://box.lan:11434"),
+        ("http://box.lan:1/", "http://box.lan:1"),
+        ("http://box.lan", "http://box.lan:80"),
+        ("https://box.lan/ollama", "https://box.lan:443/ollama"),
+        ("[::]:8080", "http://[::1]:8080"),
+        ("::1", "http://[::1]:11434"),
+        ("[fe80::1]", "http://[fe80::1]:11434"),
+        ("box:99999", "http://box:11434"),
+    ] {
+        let found = ollama("", &[("OLLAMA_HOST", host)]);
+        assert_eq!(found, (Kind::Ollama, url.to_owned()), "{host}");
+    }
+    let given = [("OLLAMA_HOST", "a"), ("OLLAMA_BASE_URL", "http://b:1/v1")];
+    assert_eq!(ollama("", &given).1, "http://b:1/v1");
+    // As it was configured before it had a kind of its own.
+    let openai = "[providers.ollama]\nkind = 'openai'";
+    let expected = |url: &str| (Kind::OpenAi, url.to_owned());
+    assert_eq!(ollama(openai, &[]), expected("http://127.0.0.1:11434/v1"));
+    assert_eq!(ollama(openai, &given), expected("http://b:1/v1"));
+    let own = format!("{openai}\nbase_url = 'http://c:1/x'");
+    assert_eq!(ollama(&own, &[]), expected("http://c:1/x"));
+}
+
+#[test]
+fn an_open_address_needs_a_token() {
+    let open = || Overrides {
+        listen: Some("0.0.0.0:7700".into()),
+        ..Overrides::default()
+    };
+    let error = load("", open(), &[])
+        .unwrap()
+        .check_exposure()
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("token"), "{error}");
+    let with_token = Overrides {
+        token: Some("t".into()),
+        ..open()
+    };
+    load("", with_token, &[]).unwrap().check_exposure().unwrap();
+}
+
+#[test]
+fn errors_name_the_setting_and_hide_keys() {
+    for (toml, expected) in [
+        ("listen = 'nowhere'", "listen: `nowhere`"),
+        ("token = ''", "token"),
+        ("\nport = 3", "line 2"),
+        ("[providers.x]\nkind = 'openai'", "providers.x.base_url"),
+        ("[providers.x]\nbase_url = 'http://a'", "providers.x.kind"),
+        (
+            "[providers.x]\nkind = 'openai'\nbase_url = 'a'",
+            "does not begin with",
+        ),
+        (
+            "[providers.openai]\napi_key = 'sk-1'\napi_key_env = 'A'",
+            "give one of",
+        ),
+        ("[providers.openai]\napi_key = 'sk-1'\nwrong = 1", "line 3"),
+        ("[timeouts]\ntotal_s = -1", "timeouts.total_s"),
+        (
+            "[limits]\ncalls = 101",
+            "limits.calls: 101 is not a number from 1 to 100",
+        ),
+        (
+            "[providers.openai]\nrequests_per_minute = 0",
+            "providers.openai.requests_per_minute",
+        ),
+        (
+            "[providers.openai]\ntokens_per_minute = 0",
+            "providers.openai.tokens_per_minute",
+        ),
+        ("[limits]\nactive_runs = 0", "limits.active_runs"),
+        ("allow_origins = ['example.org']", "allow_origins"),
+        ("[aliases]\nfast = []", "aliases.fast: must name 1 to 16"),
+        (
+            "[aliases]\nfast = ['nobody/m']",
+            "aliases.fast: `nobody/m` is not PROVIDER/MODEL",
+        ),
+    ] {
+        let error = load(toml, Overrides::default(), &[])
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(expected), "{toml}: {error}");
+        assert!(!error.contains("sk-1"), "{error}");
+    }
+}

@@ -1,0 +1,149 @@
+//! Checks whether the parts of a database agree with each other: rows, costs, sums, runs, events.
+//! `flowledger verify` prints the outcome.
+
+mod calls;
+mod events;
+mod runs;
+
+use std::fmt::Display;
+
+use crate::error::Result;
+use crate::event::{Timestamp, Usd};
+use crate::store::{Audit, AuditSums};
+
+/// How many faults of one check are kept; the others are counted.
+const FAULTS_MAX: u64 = 50;
+const MS_PER_DAY: i64 = 24 * 60 * 60 * 1000;
+
+/// The outcome of one check.
+#[derive(Default)]
+pub struct Check {
+    /// In the plural.
+    pub subject: &'static str,
+    pub checked: u64,
+    pub found: u64,
+    /// The first of those that were found.
+    pub faults: Vec<String>,
+    /// Counts that are no faults, each with its description.
+    pub notes: Vec<(u64, &'static str)>,
+}
+
+impl Check {
+    fn of(subject: &'static str) -> Self {
+        Self {
+            subject,
+            ..Self::default()
+        }
+    }
+
+    fn wrong(&mut self, fault: impl Display) {
+        self.found += 1;
+        if self.found <= FAULTS_MAX {
+            self.faults.push(fault.to_string());
+        }
+    }
+
+    /// Notes a gap in numbers that must have none.
+    fn wrong_gap(&mut self, name: &str, before: i64, after: i64) {
+        self.wrong(match after - before {
+            2 => format!("{name} {} is missing", before + 1),
+            _ => format!("{name}s {} to {} are missing", before + 1, after - 1),
+        });
+    }
+}
+
+/// Reads the database from one end to the other, and passes each check's outcome to `report`.
+///
+/// `may_be_free` returns whether calls of that provider may cost nothing without a price. `on_row` is
+/// called for each ledger row, run and event.
+///
+/// # Errors
+/// If the database cannot be read.
+pub fn verify(
+    audit: &Audit,
+    may_be_free: &dyn Fn(&str) -> bool,
+    on_row: &dyn Fn(),
+    report: &mut dyn FnMut(Check),
+) -> Result<()> {
+    report(file(audit)?);
+    calls::check(audit, may_be_free, on_row, report)?;
+    report(blocks(audit)?);
+    report(days(audit)?);
+    report(budget_days(audit)?);
+    runs::check(audit, on_row, report)?;
+    events::check(audit, on_row, report)
+}
+
+fn file(audit: &Audit) -> Result<Check> {
+    let mut check = Check::of("database files");
+    check.checked = 1;
+    audit
+        .quick_check()?
+        .iter()
+        .for_each(|fault| check.wrong(fault));
+    Ok(check)
+}
+
+/// The index by which filters find their rows.
+fn blocks(audit: &Audit) -> Result<Check> {
+    let mut check = Check::of("blocks of ledger rows that are noted");
+    audit.blocks(|first, last, is_right| {
+        check.checked += 1;
+        if !is_right {
+            check.wrong(format_args!(
+                "ledger rows {first} to {last} hold other names or times than are noted: \
+                 filters may not find them"
+            ));
+        }
+    })?;
+    Ok(check)
+}
+
+fn days(audit: &Audit) -> Result<Check> {
+    let mut check = Check::of("sums of days");
+    audit.days(|sums| {
+        check.checked += 1;
+        if sums.stored != sums.of_rows {
+            let list = |list: Option<String>| list.unwrap_or_else(|| "nothing".to_owned());
+            check.wrong(format_args!(
+                "the day of {}, {}: its sums say {}, its ledger rows {}",
+                Timestamp(sums.day.saturating_mul(MS_PER_DAY)),
+                sums.names,
+                list(sums.stored),
+                list(sums.of_rows)
+            ));
+        }
+    })?;
+    Ok(check)
+}
+
+fn budget_days(audit: &Audit) -> Result<Check> {
+    let mut check = Check::of("days that are summed up for budgets");
+    audit.budget_days(|day, is_right| {
+        check.checked += 1;
+        if !is_right {
+            let date = Timestamp(day.saturating_mul(MS_PER_DAY)).to_string();
+            let date = date.get(..10).unwrap_or(&date);
+            check.wrong(format_args!(
+                "budgets count something else of {date} than its ledger rows come to"
+            ));
+        }
+    })?;
+    Ok(check)
+}
+
+fn money(cost: Option<i64>) -> String {
+    cost.map_or_else(
+        || "unknown".to_owned(),
+        |cost| format!("{} USD", Usd::from_nanousd(cost)),
+    )
+}
+
+fn sums(sums: &AuditSums) -> String {
+    format!(
+        "{} tokens in, {} out, {}",
+        sums.input_tokens,
+        sums.output_tokens,
+        money(sums.cost)
+    )
+}

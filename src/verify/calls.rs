@@ -1,0 +1,246 @@
+//! The ledger, row by row: numbers, states and costs.
+
+use std::collections::HashMap;
+
+use super::{Check, money};
+use crate::error::Result;
+use crate::event::{CallStatus, RefusedBy, Usage, UsageSource};
+use crate::providers::prices::{Price, StoredPrice};
+use crate::store::{Audit, AuditCall};
+
+pub(super) fn check(
+    audit: &Audit,
+    may_be_free: &dyn Fn(&str) -> bool,
+    on_row: &dyn Fn(),
+    report: &mut dyn FnMut(Check),
+) -> Result<()> {
+    let mut calls = Calls {
+        audit,
+        may_be_free,
+        rows: Check::of("ledger rows"),
+        costs: Check::of("costs computed again"),
+        prices: HashMap::new(),
+        is_before_prices: true,
+        last: 0,
+        pending: 0,
+        unpriced: 0,
+        older: 0,
+    };
+    let is_in_use = audit.is_in_use();
+    let mut result = Ok(());
+    audit.calls(|call| {
+        on_row();
+        if result.is_ok() {
+            result = calls.row(&call);
+        }
+    })?;
+    result?;
+    calls.end(is_in_use)?;
+    report(calls.rows);
+    report(calls.costs);
+    Ok(())
+}
+
+struct Calls<'a> {
+    audit: &'a Audit,
+    may_be_free: &'a dyn Fn(&str) -> bool,
+    rows: Check,
+    costs: Check,
+    prices: HashMap<i64, Option<Price>>,
+    /// All rows so far were written before rows kept their prices.
+    is_before_prices: bool,
+    last: i64,
+    pending: u64,
+    unpriced: u64,
+    older: u64,
+}
+
+impl Calls<'_> {
+    fn row(&mut self, call: &AuditCall) -> Result<()> {
+        self.rows.checked += 1;
+        // Every call gets a number before it is made, and no row is ever removed.
+        if call.id != self.last + 1 {
+            self.rows.wrong_gap("ledger row", self.last, call.id);
+        }
+        self.last = call.id;
+        let is_pending = call.status == "PENDING";
+        self.pending += u64::from(is_pending);
+        self.unpriced += u64::from(call.cost.is_none() && !is_pending);
+        self.is_before_prices &= call.is_without_reserve;
+        if self.is_before_prices && call.price_id.is_none() && call.cost != Some(0) {
+            self.older += u64::from(call.cost.is_some());
+        }
+        let may_be_unpriced = self.is_before_prices || (self.may_be_free)(&call.provider);
+        if let Some(fault) = fault_of(call, may_be_unpriced) {
+            self.rows
+                .wrong(format_args!("ledger row {}: {fault}", call.id));
+        }
+        call.price_id
+            .map_or(Ok(()), |price_id| self.cost(call, price_id))
+    }
+
+    fn cost(&mut self, call: &AuditCall, price_id: i64) -> Result<()> {
+        self.costs.checked += 1;
+        if !self.prices.contains_key(&price_id) {
+            let stored = self.audit.price(price_id)?;
+            let read = stored.map(|text| StoredPrice::from_json(&text)).transpose();
+            let price = read.unwrap_or_else(|error| {
+                let costs = &mut self.costs;
+                costs.wrong(format_args!("price {price_id} cannot be read: {error}"));
+                None
+            });
+            self.prices
+                .insert(price_id, price.map(|stored| stored.price()));
+        }
+        let Some(Some(price)) = self.prices.get(&price_id) else {
+            self.costs.wrong(format_args!(
+                "ledger row {}: price {price_id} is not there",
+                call.id
+            ));
+            return Ok(());
+        };
+        let computed = usage(call).map(|usage| price.cost(&usage).nanousd);
+        if call.cost != computed {
+            self.costs.wrong(format_args!(
+                "ledger row {}: cost is {}, but {} by price {price_id}",
+                call.id,
+                money(call.cost),
+                money(computed)
+            ));
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, is_in_use: bool) -> Result<()> {
+        let (rows, last, pending) = (&mut self.rows, self.last, self.pending);
+        let given = self.audit.last_number("ledger")?;
+        if given != last {
+            rows.wrong(format_args!(
+                "the newest ledger row is {last}, but {given} was given: what comes after is missing"
+            ));
+        }
+        if is_in_use {
+            rows.notes.push((pending, "calls under way"));
+        } else if pending > 0 {
+            rows.wrong(format_args!(
+                "{pending} rows are PENDING, though no flowledger runs; the next `flowledger serve` \
+                 makes them UNKNOWN"
+            ));
+        }
+        rows.notes
+            .push((self.unpriced, "rows whose cost is not known"));
+        rows.notes.push((
+            self.older,
+            "rows from before prices were kept; their costs are not computed again",
+        ));
+        Ok(())
+    }
+}
+
+/// Returns how a row contradicts itself. `may_be_unpriced`: it may have a cost without a price.
+fn fault_of(call: &AuditCall, may_be_unpriced: bool) -> Option<String> {
+    let fault = tokens_fault(call).or_else(|| state_fault(call));
+    fault.or_else(|| match call.status.as_str() {
+        "PENDING" => None,
+        _ if call.cached => None,
+        _ => cost_fault(call, may_be_unpriced),
+    })
+}
+
+fn tokens_fault(call: &AuditCall) -> Option<String> {
+    let tokens = call.tokens;
+    let [input, read, write, hour, output, reasoning] = tokens;
+    if tokens.iter().any(|count| *count < 0) {
+        return Some(format!("a number of tokens is negative: {tokens:?}"));
+    }
+    if read.saturating_add(write) > input || hour > write || reasoning > output {
+        return Some(format!(
+            "tokens are more than what they are a part of: {tokens:?}"
+        ));
+    }
+    match call.usage_source.parse::<UsageSource>() {
+        Ok(UsageSource::None) if has_tokens(call) => {
+            Some(format!("has tokens from nowhere: {tokens:?}"))
+        }
+        Ok(_) => None,
+        Err(why) => Some(format!("the source of its tokens: {why}")),
+    }
+}
+
+fn has_tokens(call: &AuditCall) -> bool {
+    call.tokens != [0; 6]
+}
+
+/// Checks that a row without an answer of a provider has neither tokens nor a price.
+fn state_fault(call: &AuditCall) -> Option<String> {
+    let status = call.status.as_str();
+    let is_blank = call.price_id.is_none() && !has_tokens(call);
+    let (is_right, claim) = if status == "PENDING" {
+        let claim = "is PENDING, but has tokens, a price or a cost".to_owned();
+        (is_blank && call.cost.is_none(), claim)
+    } else if status.parse::<CallStatus>().is_err() {
+        return Some(format!("`{status}` is no status"));
+    } else if let Some(by) = &call.refused {
+        if let Err(why) = by.parse::<RefusedBy>() {
+            return Some(format!("what refused it: {why}"));
+        }
+        let is_right = status == "FAILED" && call.cost == Some(0) && !has_tokens(call);
+        let is_right = is_right && !call.cached && call.saved.is_none();
+        let claim = format!("was refused by a {by} before it left, but is {status}");
+        (is_right, claim)
+    } else if call.cached {
+        let is_right = is_blank && call.cost == Some(0) && status == "SUCCESS";
+        let claim = format!("came from the cache, but is {status}");
+        (is_right && call.saved.unwrap_or(0) >= 0, claim)
+    } else {
+        let saved = money(call.saved);
+        let claim = format!("did not come from the cache, but saved {saved}");
+        (call.saved.is_none(), claim)
+    };
+    (!is_right).then(|| {
+        format!(
+            "{claim}, with {:?} tokens, price {:?} and a cost of {}; it saved {}",
+            call.tokens,
+            call.price_id,
+            money(call.cost),
+            money(call.saved)
+        )
+    })
+}
+
+fn cost_fault(call: &AuditCall, may_be_unpriced: bool) -> Option<String> {
+    let cost = money(call.cost);
+    let is_charged = |cost: i64| cost != 0 || has_tokens(call) || call.status == "SUCCESS";
+    match (call.cost, call.price_id) {
+        (Some(0..), None) if !may_be_unpriced && call.cost.is_some_and(is_charged) => {
+            Some(format!(
+                "its cost is {cost}, but it has no price, which only calls of `echo` do without"
+            ))
+        }
+        (Some(1..), None) if !call.is_without_reserve => {
+            Some(format!("its cost is {cost}, but it has no price"))
+        }
+        (Some(..0), _) => Some(format!("its cost is {cost}")),
+        // With the tokens and the price its cost would be known.
+        (None, Some(price)) => Some(format!("it has price {price}, but its cost is not known")),
+        (_, Some(price)) if call.usage_source == "none" => Some(format!(
+            "it has price {price}, but its tokens are not known"
+        )),
+        _ => None,
+    }
+}
+
+/// Returns none where a count is negative.
+fn usage(call: &AuditCall) -> Option<Usage> {
+    let counts = call.tokens.map(|count| u64::try_from(count).ok());
+    let [input, read, write, hour, output, reasoning] = counts;
+    Some(Usage {
+        input_tokens: input?,
+        cached_input_tokens: read?,
+        cache_write_tokens: write?,
+        cache_write_1h_tokens: hour?,
+        output_tokens: output?,
+        reasoning_tokens: reasoning?,
+        ..Usage::default()
+    })
+}

@@ -1,0 +1,126 @@
+//! The event log: without gaps, and its newest message about each ledger row is the row.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::Check;
+use crate::error::Result;
+use crate::event::LedgerEntry;
+use crate::store::Audit;
+
+pub(super) fn check(audit: &Audit, on_row: &dyn Fn(), report: &mut dyn FnMut(Check)) -> Result<()> {
+    let mut events = Check::of("events");
+    let mut updates = Check::of("ledger rows that the event log tells of");
+    let mut seen = HashSet::new();
+    let mut above = None;
+    let given = audit.last_number("events")?;
+    audit.events_backwards(|event| {
+        on_row();
+        events.checked += 1;
+        let seq = i64::try_from(event.seq).unwrap_or(i64::MAX);
+        match above {
+            None if seq != given => events.wrong(format_args!(
+                "the newest event is {seq}, but {given} was given: what comes after is missing"
+            )),
+            Some(above) if seq + 1 != above => events.wrong_gap("event", seq, above),
+            _ => {}
+        }
+        above = Some(seq);
+        let Some(body) = event.update else {
+            return Ok(());
+        };
+        let Some((id, told)) = entry(&body) else {
+            events.wrong(format_args!("event {seq} tells of no ledger row: {body}"));
+            return Ok(());
+        };
+        if seen.insert(id) {
+            updates.checked += 1;
+            if let Some(fault) = update_fault(audit, seq, id, told) {
+                updates.wrong(format_args!("ledger row {id}{fault}"));
+            }
+        }
+        Ok(())
+    })?;
+    // A log whose beginning was removed need not mention all rows.
+    let calls = audit.extent()?.calls;
+    if above == Some(1) && updates.checked < calls {
+        updates.wrong(format_args!(
+            "{} ledger rows, of which no event tells, though the log is whole",
+            calls - updates.checked
+        ));
+    }
+    report(events);
+    report(updates);
+    Ok(())
+}
+
+/// Returns the number of the ledger row that a message is about, and the row as JSON.
+fn entry(body: &str) -> Option<(i64, &str)> {
+    #[derive(Deserialize)]
+    struct Update<'a> {
+        #[serde(borrow)]
+        payload: Payload<'a>,
+    }
+    #[derive(Deserialize)]
+    struct Payload<'a> {
+        #[serde(borrow)]
+        entry: &'a RawValue,
+    }
+    #[derive(Deserialize)]
+    struct EntryId {
+        id: i64,
+    }
+    let update: Update<'_> = serde_json::from_str(body).ok()?;
+    let entry = update.payload.entry.get();
+    let EntryId { id } = serde_json::from_str(entry).ok()?;
+    Some((id, entry))
+}
+
+/// Compares the row that the newest message about it has with the stored one.
+fn update_fault(audit: &Audit, seq: i64, id: i64, told: &str) -> Option<String> {
+    let entry = match audit.entry(id) {
+        Ok(Some(entry)) => entry,
+        Ok(None) => return Some(format!(" is missing, but event {seq} tells of it")),
+        Err(error) => return Some(format!(": is not as event {seq} says: {error}")),
+    };
+    let stored = serde_json::to_string(&entry).unwrap_or_default();
+    // Another version may have written the same in another way.
+    let is_same =
+        told == stored || serde_json::from_str::<LedgerEntry>(told).is_ok_and(|told| told == entry);
+    (!is_same).then(|| {
+        let difference = first_difference(told, &stored);
+        let (told, stored) = difference.unwrap_or_else(|| (told.to_owned(), stored));
+        format!(": the newest event, {seq}, says {told}, the row {stored}")
+    })
+}
+
+/// Returns the first field that differs between two objects, as JSON.
+fn first_difference(told: &str, stored: &str) -> Option<(String, String)> {
+    let told: BTreeMap<&str, &RawValue> = serde_json::from_str(told).ok()?;
+    let stored: BTreeMap<&str, &RawValue> = serde_json::from_str(stored).ok()?;
+    let names: BTreeSet<&str> = told.keys().chain(stored.keys()).copied().collect();
+    names.into_iter().find_map(|name| {
+        let value = |of: &BTreeMap<&str, &RawValue>| {
+            let value = of.get(name).map_or("nothing", |value| value.get());
+            format!("{name}: {value}")
+        };
+        let (told, stored) = (value(&told), value(&stored));
+        (told != stored).then_some((told, stored))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_row_of_a_message_is_found_in_any_form() {
+        let usual = r#"{"type":"LEDGER_UPDATE","payload":{"flowId":1,"entry":{"id":17,"x":1}}}"#;
+        assert_eq!(entry(usual), Some((17, r#"{"id":17,"x":1}"#)));
+        let other = r#"{"payload": {"entry": {"x": {"id": 3}, "id": 18}}}"#;
+        assert_eq!(entry(other).map(|(id, _)| id), Some(18));
+        assert_eq!(entry("{}"), None);
+    }
+}
