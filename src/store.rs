@@ -45,7 +45,7 @@ pub use audit::{
     StoredRun, add_to_day,
 };
 pub use budgets::BudgetState;
-pub use call_stats::{CallRow, RunRow, run_ids_from};
+pub use call_stats::CallRow;
 pub use change::{
     Applied, Bought, Change, Delivery, FailedNode, FinishedNode, NewCall, NewFlow, NewHook, NewKey,
     NewRun, NewSchedule, NodeRef, Prompt, Receipt, RunEnd, RunStart, Settlement,

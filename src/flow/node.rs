@@ -135,7 +135,7 @@ pub struct Http {
 }
 
 /// A provider and one of its models.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Target {
     /// The provider's name in the configuration.
     pub provider: String,

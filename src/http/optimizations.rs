@@ -9,7 +9,7 @@ use super::request::{Query, read_json};
 use crate::error::{Error, Result};
 use crate::event::Timestamp;
 use crate::event::suggestion::{Proposal, Status, Suggestion};
-use crate::optimizer::edit::{Line, diff};
+use crate::optimizer::diff::{Line, diff};
 use crate::optimizer::{changed_document, chosen, document_hash, version};
 use crate::store::{Change, FlowRecord};
 
