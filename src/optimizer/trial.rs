@@ -288,7 +288,7 @@ impl Trials {
         };
         let waiter = Waiter {
             cancel,
-            has_left: &|| false,
+            has_left: &|| cancel.is_cancelled(),
         };
         let ended = self.calls.wait(&request, &waiter).map_or_else(
             |ended| *ended,
