@@ -60,3 +60,9 @@ pub fn changed_document(document: &Value, edit: &Value) -> Result<Value> {
         .map_err(|error| Error::internal(format!("an edit cannot be read: {error}")))?;
     edit::apply(document, &edit)
 }
+
+/// Reads a flow's stored document.
+pub fn read_document(document: &str) -> Result<Value> {
+    serde_json::from_str(document)
+        .map_err(|error| Error::internal(format!("a stored flow cannot be read: {error}")))
+}

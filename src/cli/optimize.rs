@@ -25,8 +25,8 @@ const OPEN_MAX: usize = 10_000;
 /// What is printed.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Found {
-    open: Vec<Open>,
+struct Report {
+    open: Vec<OpenSuggestion>,
     /// Why providers were not looked at that calls went to.
     not_usable: Vec<String>,
     applied: Vec<Suggestion>,
@@ -35,7 +35,7 @@ struct Found {
 /// What could be done.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Open {
+struct OpenSuggestion {
     /// The suggestion's number; none where no server has made it yet.
     id: Option<i64>,
     flow_id: i64,
@@ -62,7 +62,7 @@ pub fn run(config: &Config, as_json: bool) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn find(config: &Config, store: &Arc<Store>) -> Result<Found> {
+fn find(config: &Config, store: &Arc<Store>) -> Result<Report> {
     let mut prices = Prices::built_in();
     if let Some(path) = &config.prices {
         prices = prices.with_own(path)?;
@@ -74,7 +74,7 @@ fn find(config: &Config, store: &Arc<Store>) -> Result<Found> {
     let mut known = BTreeSet::new();
     for stored in store.suggestions(Some(Status::Open), None, OPEN_MAX)? {
         known.insert((stored.flow_id, stored.proposal.key()));
-        open.push(Open {
+        open.push(OpenSuggestion {
             id: Some(stored.id),
             flow_id: stored.flow_id,
             flow_name: stored.flow_name,
@@ -82,46 +82,61 @@ fn find(config: &Config, store: &Arc<Store>) -> Result<Found> {
         });
     }
     let now = Timestamp::now();
-    let mut is_behind = true;
-    while is_behind {
-        pass.run(Wanted::default(), now, &mut |change| {
-            if let Change::Propose {
+    pass.run(Wanted::default(), now, &mut |change| {
+        if let Change::Propose {
+            flow_id,
+            flow_name,
+            proposal,
+            ..
+        } = change
+            && known.insert((flow_id, proposal.key()))
+        {
+            open.push(OpenSuggestion {
+                id: None,
                 flow_id,
                 flow_name,
-                proposal,
-                ..
-            } = change
-                && known.insert((flow_id, proposal.key()))
-            {
-                open.push(Open {
-                    id: None,
-                    flow_id,
-                    flow_name,
-                    proposal: *proposal,
-                });
-            }
-            Ok(())
-        })?;
-        is_behind = pass.rest(now).is_zero();
-    }
-    let gain = |it: &Open| {
+                proposal: *proposal,
+            });
+        }
+        Ok(())
+    })?;
+    let gain = |it: &OpenSuggestion| {
         let saving = it.proposal.saving_per_30_days;
         (saving.map(|it| it.expected_usd), it.proposal.saving_ms)
     };
     open.sort_by_key(|it| std::cmp::Reverse(gain(it)));
-    Ok(Found {
+    Ok(Report {
         open,
         not_usable: pass.not_usable(),
         applied: store.suggestions(Some(Status::Applied), None, APPLIED_MAX)?,
     })
 }
 
-fn shown(found: &Found) -> String {
+fn shown(found: &Report) -> String {
     let mut text = String::new();
     if found.open.is_empty() {
         text.push_str("Nothing to be saved was found in the calls of the last 30 days.\n");
     } else {
-        let mut table = table(&[
+        let rows = found.open.iter().map(
+            |OpenSuggestion {
+                 id,
+                 flow_name,
+                 proposal,
+                 ..
+             }| {
+                let id = id.map_or_else(|| "new".to_owned(), |id| id.to_string());
+                [
+                    id,
+                    flow_name.clone(),
+                    proposal.node_id.clone(),
+                    proposal.title.clone(),
+                    promised(proposal),
+                    proposal.calls.to_string(),
+                    proposal.reason.clone(),
+                ]
+            },
+        );
+        let head = [
             "No",
             "Flow",
             "Node",
@@ -129,42 +144,29 @@ fn shown(found: &Found) -> String {
             "In 30 days",
             "Calls",
             "Why",
-        ]);
-        for open in &found.open {
-            let it = &open.proposal;
-            table.add_row([
-                open.id
-                    .map_or_else(|| "new".to_owned(), |id| id.to_string()),
-                open.flow_name.clone(),
-                it.node_id.clone(),
-                it.title.clone(),
-                promised(it),
-                it.calls.to_string(),
-                it.reason.clone(),
-            ]);
-        }
-        text.push_str(&format!("{table}\n"));
+        ];
+        text.push_str(&table(head, rows));
     }
     if !found.applied.is_empty() {
-        let mut table = table(&[
-            "No",
-            "Flow",
-            "Node",
-            "What was done",
-            "Promised",
-            "Saved so far",
-        ]);
-        for it in &found.applied {
-            table.add_row([
+        let rows = found.applied.iter().map(|it| {
+            [
                 it.id.to_string(),
                 it.flow_name.clone(),
                 it.proposal.node_id.clone(),
                 it.proposal.title.clone(),
                 promised(&it.proposal),
                 saved(it.realised.as_ref()),
-            ]);
-        }
-        text.push_str(&format!("{table}\n"));
+            ]
+        });
+        let head = [
+            "No",
+            "Flow",
+            "Node",
+            "What was done",
+            "Promised",
+            "Saved so far",
+        ];
+        text.push_str(&table(head, rows));
     }
     text
 }
@@ -194,10 +196,10 @@ fn promised(proposal: &Proposal) -> String {
     }
 }
 
-fn table(head: &[&str]) -> Table {
+fn table<const N: usize>(head: [&str; N], rows: impl Iterator<Item = [String; N]>) -> String {
     let mut table = Table::new();
     table.load_style(presets::UTF8_HORIZONTAL_ONLY);
     table.set_content_arrangement(ContentArrangement::Dynamic);
-    table.set_header(head);
-    table
+    table.set_header(head).add_rows(rows);
+    format!("{table}\n")
 }

@@ -137,20 +137,13 @@ impl Proposal {
             return Some(chosen);
         }
         let other = (chosen.alternatives.iter_mut()).find(|other| other.name == name)?;
-        let present = Alternative {
-            name: present,
-            title: self.title.clone(),
-            reason: self.reason.clone(),
-            saving_per_30_days: self.saving_per_30_days.unwrap_or_default(),
-            evidence: self.evidence.clone(),
-            edit: self.edit.clone(),
-        };
-        let other = std::mem::replace(other, present);
-        chosen.title = other.title;
-        chosen.reason = other.reason;
-        chosen.saving_per_30_days = Some(other.saving_per_30_days);
-        chosen.evidence = other.evidence;
-        chosen.edit = other.edit;
+        other.name = present;
+        std::mem::swap(&mut chosen.title, &mut other.title);
+        std::mem::swap(&mut chosen.reason, &mut other.reason);
+        std::mem::swap(&mut chosen.evidence, &mut other.evidence);
+        std::mem::swap(&mut chosen.edit, &mut other.edit);
+        let saving = chosen.saving_per_30_days.get_or_insert_default();
+        std::mem::swap(saving, &mut other.saving_per_30_days);
         Some(chosen)
     }
 

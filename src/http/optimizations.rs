@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::event::Timestamp;
 use crate::event::suggestion::{Proposal, Status, Suggestion};
 use crate::optimizer::diff::{Line, diff};
-use crate::optimizer::{changed_document, chosen, document_hash, version};
+use crate::optimizer::{changed_document, chosen, document_hash, read_document, version};
 use crate::store::{Change, FlowRecord};
 
 /// How many stored inputs a trial asks about unless it says …
@@ -60,7 +60,7 @@ fn whole(context: &Context, id: i64, alternative: Option<&str>) -> Result<Whole>
     let proposal = chosen(&suggestion.proposal, alternative)?;
     let changed = if suggestion.applied_at.is_some() {
         let edit = context.store.applied_edit(id)?;
-        read(&edit.before).and_then(|before| Ok((before, read(&edit.after)?)))
+        read_document(&edit.before).and_then(|before| Ok((before, read_document(&edit.after)?)))
     } else {
         edited(context, &suggestion, &proposal).map(|it| (it.before, it.after))
     };
@@ -213,7 +213,7 @@ fn edited(context: &Context, suggestion: &Suggestion, proposal: &Proposal) -> Re
             flow.id
         )));
     }
-    let before = read(&flow.document)?;
+    let before = read_document(&flow.document)?;
     let after = changed_document(&before, &proposal.edit)?;
     context.engine.parse(&after["data"])?;
     Ok(Edited {
@@ -221,9 +221,4 @@ fn edited(context: &Context, suggestion: &Suggestion, proposal: &Proposal) -> Re
         before,
         after,
     })
-}
-
-fn read(document: &str) -> Result<Value> {
-    serde_json::from_str(document)
-        .map_err(|error| Error::internal(format!("a stored flow cannot be read: {error}")))
 }

@@ -181,9 +181,9 @@ pub fn window_start(now: Timestamp) -> Timestamp {
 #[derive(Default)]
 pub struct CallStats {
     /// The last row read.
-    cursor: i64,
+    pub cursor: i64,
     /// Rows that were read before they were settled.
-    pending: BTreeSet<i64>,
+    pub pending: BTreeSet<i64>,
     nodes: HashMap<NodeKey, BTreeMap<Target, TargetStats>>,
     changes: HashMap<NodeKey, LastChanges>,
     /// Answers of each target by day. They outlive changes of the nodes: a target that served one node
@@ -192,38 +192,21 @@ pub struct CallStats {
     /// When each of the newest prompts was answered.
     prompts: HashMap<u64, Timestamp>,
     prompts_in_order: VecDeque<u64>,
-    /// Prompts longer than each of these belong to the next class.
-    bounds: Vec<u64>,
-    /// Flows with new sums.
-    changed_flows: BTreeSet<FlowId>,
+    first_day: i64,
+    /// The prompt lengths, in tokens, at which prices change, in ascending order: longer prompts belong to
+    /// the next class.
+    pub bounds: Vec<u64>,
+    /// Flows with new sums, for the pass to take.
+    pub changed_flows: BTreeSet<FlowId>,
 }
 
 impl CallStats {
-    /// Starts after row `after`. `bounds` are the prompt lengths, in tokens, at which prices change, in
-    /// ascending order.
-    pub fn new(after: i64, bounds: Vec<u64>) -> Self {
+    pub fn new(cursor: i64, bounds: Vec<u64>) -> Self {
         Self {
-            cursor: after,
+            cursor,
             bounds,
             ..Self::default()
         }
-    }
-
-    pub fn bounds(&self) -> &[u64] {
-        &self.bounds
-    }
-
-    pub fn cursor(&self) -> i64 {
-        self.cursor
-    }
-
-    pub fn pending(&self) -> &BTreeSet<i64> {
-        &self.pending
-    }
-
-    /// Returns the flows with new sums since the last call.
-    pub fn take_changed_flows(&mut self) -> BTreeSet<FlowId> {
-        std::mem::take(&mut self.changed_flows)
     }
 
     pub fn flows(&self) -> impl Iterator<Item = FlowId> {
@@ -293,7 +276,8 @@ impl CallStats {
             return;
         }
         self.pending.remove(&row.id);
-        let Some((flow_id, node_id)) = row.node else {
+        let day = row.at.0.div_euclid(MS_PER_DAY);
+        let Some((flow_id, node_id)) = row.node.filter(|_| day >= self.first_day) else {
             return;
         };
         let target = Target {
@@ -301,7 +285,6 @@ impl CallStats {
             model: row.model.to_owned(),
         };
         let is_answered = row.status == CallStatus::Success;
-        let day = row.at.0.div_euclid(MS_PER_DAY);
         // A cached answer was free, and no target was asked.
         if !row.cached {
             let days = self.answers.entry(target.clone()).or_default();
@@ -370,9 +353,10 @@ impl CallStats {
         false
     }
 
-    /// Drops the days before the window.
+    /// Drops the days before the window, now and in rows read later.
     pub fn expire(&mut self, now: Timestamp) {
         let first_day = window_start(now).0.div_euclid(MS_PER_DAY);
+        self.first_day = first_day;
         self.nodes.retain(|(flow_id, _), targets| {
             targets.retain(|_, stats| {
                 let count = stats.buckets.len();

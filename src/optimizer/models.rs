@@ -4,6 +4,8 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
+use serde_json::Value;
+
 use super::call_stats::NodeCalls;
 use super::model_catalog::ModelCatalog;
 use super::saving::MS_PER_DAY;
@@ -212,6 +214,15 @@ fn thinks(name: &str) -> bool {
 fn is_dated(name: &str) -> bool {
     parts(name)
         .any(|part| part.len() >= DATE_DIGITS_MIN && part.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// Reads the target under `provider` and `model`.
+pub fn target_in(value: &Value) -> Option<Target> {
+    let text = |key: &str| value[key].as_str().map(str::to_owned);
+    Some(Target {
+        provider: text("provider")?,
+        model: text("model")?,
+    })
 }
 
 /// Returns the usage of a call at another provider, whose prompt cache would be empty.

@@ -7,12 +7,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::Value;
-
 use super::call_stats::{CallStats, window_start};
-use super::changed_document;
 use super::model_catalog::ModelCatalog;
 use super::models::Models;
+use super::read_document;
 use super::rules::{self, RuleContext};
 use super::savings_tracker::SavingsTracker;
 use crate::error::{Error, Result};
@@ -42,8 +40,6 @@ pub struct Pass {
     store: Arc<Store>,
     providers: Arc<Providers>,
     totals: Option<Totals>,
-    /// Flows whose applied suggestions must be read.
-    changed: BTreeSet<FlowId>,
     /// Flows that wait for a look.
     left: BTreeSet<FlowId>,
     /// When all flows got their last look; none to request another one.
@@ -68,7 +64,6 @@ impl Pass {
             store,
             providers,
             totals: None,
-            changed: BTreeSet::new(),
             left: BTreeSet::new(),
             reviewed_at: None,
             prices: 0,
@@ -105,14 +100,14 @@ impl Pass {
     /// # Errors
     /// If the database cannot be read, and those of `write`.
     pub fn run(&mut self, wanted: Wanted, now: Timestamp, write: Write<'_>) -> Result<()> {
-        self.changed.extend(wanted.flows);
+        self.left.extend(wanted.flows);
         if wanted.all {
             self.reviewed_at = None;
         }
         // Sums by other length classes cannot be priced by these.
         let bounds = self.providers.tier_bounds();
         let totals = self.totals.take();
-        let mut totals = match totals.filter(|it| it.calls.bounds() == bounds) {
+        let mut totals = match totals.filter(|it| it.calls.bounds == bounds) {
             Some(totals) => totals,
             None => self.start(bounds, now)?,
         };
@@ -121,23 +116,27 @@ impl Pass {
         done
     }
 
-    fn start(&mut self, bounds: Vec<u64>, now: Timestamp) -> Result<Totals> {
-        let after = self.store.last_call_before(window_start(now))?;
+    /// Reads nothing yet but from where to read: the window, and the applications of suggestions.
+    fn start(&self, bounds: Vec<u64>, now: Timestamp) -> Result<Totals> {
+        let mut savings = SavingsTracker::default();
+        savings.update(&self.store, now)?;
+        let window = self.store.last_call_before(window_start(now))?;
+        let after = savings
+            .first_call()
+            .map_or(window, |first| first.min(window));
         let mut calls = CallStats::new(after, bounds);
         for change in self.store.changed_nodes(0)? {
             calls.forget(&change);
         }
-        self.changed.extend(self.store.flows_with_suggestions()?);
-        Ok(Totals {
-            calls,
-            savings: SavingsTracker::default(),
-        })
+        Ok(Totals { calls, savings })
     }
 
     fn advance(&mut self, totals: &mut Totals, now: Timestamp, write: Write<'_>) -> Result<()> {
-        let mut done = self.update_tracked(totals, now);
         let Totals { calls, savings } = totals;
         self.read_new(calls, savings, now)?;
+        if self.is_stopping() {
+            return Ok(());
+        }
         let used = calls.targets();
         let providers = &self.providers;
         let names = used.keys().map(|target| target.provider.as_str());
@@ -147,7 +146,9 @@ impl Pass {
         });
         let models = Models::new(providers, &used, &self.catalog, now);
         self.review(calls, &models, now)?;
-        self.left.append(&mut calls.take_changed_flows());
+        self.left.append(&mut calls.changed_flows);
+        // A flow that fails does not affect the others.
+        let mut done = Ok(());
         for flow_id in self.left.clone() {
             if self.is_stopping() {
                 return Ok(());
@@ -163,38 +164,6 @@ impl Pass {
             write(Change::SetRealised { id, realised })?;
             savings.stored(id, realised);
         }
-        done
-    }
-
-    /// Starts to measure newly applied suggestions of changed flows. A flow that fails does not affect the
-    /// others.
-    fn update_tracked(&mut self, totals: &mut Totals, now: Timestamp) -> Result<()> {
-        let Totals { calls, savings } = totals;
-        let mut new = SavingsTracker::default();
-        let mut done = Ok(());
-        let changed = std::mem::take(&mut self.changed);
-        for flow_id in &changed {
-            let updated = savings.update(&mut new, &self.store, *flow_id, now);
-            if let Err(error) = updated {
-                self.changed.insert(*flow_id);
-                done = done.and(Err(error));
-            }
-            self.left.insert(*flow_id);
-        }
-        // Later and pending rows come with those that are new to all.
-        let mut is_complete = Ok(true);
-        if let Some(first) = new.first_call() {
-            is_complete = self.read_calls(first, calls.cursor(), |row| {
-                if !calls.pending().contains(&row.id) {
-                    self.measure(&mut new, row);
-                }
-            });
-        }
-        if !matches!(is_complete, Ok(true)) {
-            self.changed = changed;
-            return is_complete.map(drop);
-        }
-        savings.merge(new);
         done
     }
 
@@ -223,49 +192,33 @@ impl Pass {
         savings: &mut SavingsTracker,
         now: Timestamp,
     ) -> Result<()> {
+        // First, because suggestions that are applied after this concern later rows only.
+        let last = self.store.last_call()?;
+        savings.update(&self.store, now)?;
         // Changes of nodes must be known before rows that follow them: to forget what was before a change
         // would forget those rows, too.
-        let last = self.store.last_call()?;
-        for change in self.store.changed_nodes(calls.cursor())? {
+        for change in self.store.changed_nodes(calls.cursor)? {
             calls.forget(&change);
         }
-        let after = calls.cursor();
-        let pending = calls.pending().clone();
+        calls.expire(now);
+        let mut after = calls.cursor;
+        let pending = calls.pending.clone();
         let mut take = |row: &CallRow<'_>| {
             calls.take(row);
-            self.measure(savings, row);
+            savings.take(row, &|provider, model, usage: &Usage, at| {
+                self.providers.cost_of(provider, model, usage, at)
+            });
         };
         for id in pending {
             self.store.call(id, &mut take)?;
         }
-        self.read_calls(after, last, take)?;
-        calls.expire(now);
-        Ok(())
-    }
-
-    fn measure(&self, savings: &mut SavingsTracker, row: &CallRow<'_>) {
-        savings.take(row, &|provider, model, usage: &Usage, at| {
-            self.providers.cost_of(provider, model, usage, at)
-        });
-    }
-
-    /// Shows the rows after one and up to another. Returns false if it stopped early.
-    fn read_calls(
-        &self,
-        mut after: i64,
-        last: i64,
-        mut show: impl FnMut(&CallRow<'_>),
-    ) -> Result<bool> {
-        while after < last {
-            if self.is_stopping() {
-                return Ok(false);
-            }
-            match self.store.calls_after(after, last, ROWS_STEP, &mut show)? {
+        while after < last && !self.is_stopping() {
+            match self.store.calls_after(after, last, ROWS_STEP, &mut take)? {
                 Some(read) => after = read,
                 None => break,
             }
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Returns the changes of a flow's suggestions.
@@ -292,7 +245,7 @@ impl Pass {
         };
         let mut proposals = self.propose(&flow, &stored, calls, models, now)?;
         let mut changes: Vec<Change> = withdrawn(&stored, &proposals, now).collect();
-        proposals.retain(|proposal| is_to_be_told(&stored, proposal));
+        proposals.retain(|proposal| needs_commit(&stored, proposal));
         changes.extend(proposals.into_iter().map(|proposal| Change::Propose {
             flow_id,
             flow_name: flow.name.clone(),
@@ -310,19 +263,14 @@ impl Pass {
         models: &Models,
         now: Timestamp,
     ) -> Result<Vec<Proposal>> {
-        let document: Value = serde_json::from_str(&flow.document)
-            .map_err(|error| Error::internal(format!("flow {}: {error}", flow.id)))?;
-        let parse = |document: &Value| {
-            Graph::parse(&document["data"], &|provider| {
-                self.providers.knows(provider)
-            })
-        };
+        let document = read_document(&flow.document)?;
+        let knows = |provider: &str| self.providers.knows(provider);
         // A suggestion does not help a flow that cannot run.
-        let Ok(graph) = parse(&document) else {
+        let Ok(graph) = Graph::parse(&document["data"], &knows) else {
             return Ok(Vec::new());
         };
         let budgets = self.store.bare_budgets()?;
-        let mut proposals = rules::propose(&RuleContext {
+        Ok(rules::propose(&RuleContext {
             flow_id: flow.id,
             document: &document,
             document_hash: &document_hash(&flow.document),
@@ -334,12 +282,7 @@ impl Pass {
             stored,
             budgets: &budgets,
             now,
-        });
-        // Whatever a rule says, only changes that can be saved are proposed.
-        proposals.retain(|proposal| {
-            changed_document(&document, &proposal.edit).is_ok_and(|after| parse(&after).is_ok())
-        });
-        Ok(proposals)
+        }))
     }
 }
 
@@ -372,7 +315,7 @@ fn caught<T>(flow_id: FlowId, look: impl FnOnce() -> T) -> Option<T> {
 
 /// Returns whether the journal must hear of a proposal. It decides again, but is not asked if nothing
 /// changes.
-fn is_to_be_told(stored: &[Suggestion], proposal: &Proposal) -> bool {
+fn needs_commit(stored: &[Suggestion], proposal: &Proposal) -> bool {
     let key = proposal.key();
     // The newest come first.
     let mut same = stored

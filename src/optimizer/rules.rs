@@ -14,7 +14,8 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::call_stats::{CallStats, NodeCalls, window_start};
-use super::edit::{Edit, apply};
+use super::changed_document;
+use super::edit::Edit;
 use super::models::Models;
 use super::saving::{DailySpend, MS_PER_DAY, days_between, per_30_days};
 use super::shape;
@@ -79,6 +80,12 @@ pub fn propose(context: &RuleContext<'_>) -> Vec<Proposal> {
             proposals.extend(parallel::propose(context, first, second));
         }
     }
+    // Whatever a rule says, only changes that can be saved are proposed.
+    let knows = |provider: &str| context.providers.knows(provider);
+    proposals.retain(|proposal| {
+        let changed = changed_document(context.document, &proposal.edit);
+        changed.is_ok_and(|after| Graph::parse(&after["data"], &knows).is_ok())
+    });
     mention_overlaps(&mut proposals);
     proposals
 }
@@ -108,17 +115,6 @@ pub fn agent(node: &Node) -> Option<&Agent> {
     }
 }
 
-/// The parts of a proposal that a rule decides.
-struct Draft {
-    kind: Kind,
-    title: String,
-    reason: String,
-    calls: u64,
-    saving: Option<Promise>,
-    evidence: Value,
-    edit: Edit,
-}
-
 /// The expected saving of 30 days.
 #[derive(Clone, Copy)]
 struct Promise {
@@ -126,13 +122,13 @@ struct Promise {
     observed_days: f64,
 }
 
-/// An edit that sets keys of a node.
-fn set<const N: usize>(node: &Node, values: [(&str, Value); N]) -> Edit {
+/// Returns an edit that sets keys of a node.
+fn set<const N: usize>(node: &Node, values: [(&str, Value); N]) -> Value {
     let values = values.map(|(key, value)| (key.to_owned(), value));
-    Edit::SetNode {
+    json!(Edit::SetNode {
         node_id: node.id.clone(),
         values: Map::from_iter(values),
-    }
+    })
 }
 
 impl RuleContext<'_> {
@@ -159,7 +155,7 @@ impl RuleContext<'_> {
         let start = window_start(self.now);
         let was_begun_before = || {
             let (flow_id, store) = (self.flow_id, self.store);
-            or_unknown(
+            or_default(
                 node,
                 store.was_begun_before(flow_id, &node.id, start, RUNS_MAX),
             )
@@ -223,38 +219,42 @@ impl RuleContext<'_> {
         u64::try_from(promise.saving.expected_usd.nanousd).is_ok_and(|saved| saved >= least)
     }
 
-    /// Returns the proposal, if its edit can be made.
-    fn proposal(&self, node: &Node, draft: Draft) -> Option<Proposal> {
-        apply(self.document, &draft.edit).ok()?;
-        let mut reason = draft.reason;
-        let days = draft.saving.map(|it| it.observed_days);
-        if let Some(days) = days.filter(|days| *days < DAYS_SURE) {
+    /// Returns a proposal for a rule to complete. Its reason warns of a short observation; its `seen_days`
+    /// start at `since`.
+    fn proposal(
+        &self,
+        kind: Kind,
+        node: &Node,
+        since: Option<Timestamp>,
+        promise: Option<&Promise>,
+    ) -> Proposal {
+        let days = promise.map(|promise| promise.observed_days);
+        let reason = days.filter(|days| *days < DAYS_SURE).map(|days| {
             let days = match days.floor() as i64 + 1 {
                 1 => "a day".to_owned(),
                 days => format!("{days} days"),
             };
-            reason.push_str(&format!(
+            format!(
                 " That was seen in less than {days}: what 30 days save is a guess until more is known."
-            ));
-        }
-        let since: Option<Timestamp> = serde_json::from_value(draft.evidence["since"].clone()).ok();
+            )
+        });
         let seen_ms = since.map_or(0, |since| self.now.0.saturating_sub(since.0));
-        Some(Proposal {
-            kind: draft.kind,
+        Proposal {
+            kind,
             node_id: node.id.clone(),
             other_node_id: None,
-            title: draft.title,
-            reason,
-            calls: draft.calls,
-            saving_per_30_days: draft.saving.map(|promise| promise.saving),
+            title: String::new(),
+            reason: reason.unwrap_or_default(),
+            calls: 0,
+            saving_per_30_days: promise.map(|promise| promise.saving),
             saving_ms: None,
-            evidence: draft.evidence,
-            edit: json!(draft.edit),
+            evidence: Value::Null,
+            edit: Value::Null,
             alternatives: Vec::new(),
-            definition: self.definition(draft.kind, &node.id),
+            definition: self.definition(kind, &node.id),
             seen_days: u64::try_from(seen_ms / MS_PER_DAY).unwrap_or(0),
             document: self.document_hash.to_owned(),
-        })
+        }
     }
 
     /// Returns the SHA-256, in hexadecimal, of the data of a node that a proposal of this kind rests on.
@@ -268,7 +268,7 @@ impl RuleContext<'_> {
 }
 
 /// Returns the value read about a node, or the default on an error.
-fn or_unknown<T: Default>(node: &Node, read: Result<T>) -> T {
+fn or_default<T: Default>(node: &Node, read: Result<T>) -> T {
     read.unwrap_or_else(|error| {
         log::warn!("what node {} did cannot be read: {error}", node.id);
         T::default()

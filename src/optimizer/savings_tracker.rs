@@ -5,15 +5,16 @@
 //! The journal counts runs as they end, because runs can be deleted. Calls are priced by the prices of their
 //! own time, as they were charged.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::BTreeMap;
 
 use serde_json::Value;
 
 use super::call_stats::WINDOW_DAYS;
-use super::models::{at_another, without_cache};
+use super::models::{at_another, target_in, without_cache};
+use super::read_document;
 use super::saving::MS_PER_DAY;
-use crate::error::{Error, Result};
-use crate::event::suggestion::{Kind, Realised, Status, Suggestion};
+use crate::error::Result;
+use crate::event::suggestion::{Kind, Realised, Suggestion};
 use crate::event::{CallStatus, FlowId, Timestamp, Usage, Usd};
 use crate::flow::{Target, name_of};
 use crate::store::{AppliedEdit, CallRow, MEASURED_MS, Store};
@@ -24,29 +25,22 @@ const RUN_MS_MAX: i64 = MS_PER_DAY;
 /// Prices a usage at a provider's model at a moment.
 pub type Price<'a> = &'a dyn Fn(&str, &str, &Usage, Timestamp) -> Option<Usd>;
 
-/// All measured suggestions, by flow and id.
+/// The applied suggestions, by id; none if there is nothing to measure any more.
 #[derive(Default)]
 pub struct SavingsTracker {
-    flows: HashMap<FlowId, BTreeMap<i64, Tracked>>,
+    applied: BTreeMap<i64, Option<Tracked>>,
 }
 
-/// An applied suggestion.
 struct Tracked {
+    flow_id: FlowId,
     node_id: String,
     baseline: Baseline,
-    since: Timestamp,
     until: Timestamp,
     /// Rows up to this one are from before.
     last_call: i64,
-    sums: Sums,
+    /// The sums over the calls so far.
+    sums: Realised,
     stored: Option<Realised>,
-}
-
-#[derive(Clone, Copy, Default)]
-struct Sums {
-    calls: u64,
-    would_have_cost: Usd,
-    cost: Usd,
 }
 
 /// What the calls since are compared with.
@@ -73,44 +67,26 @@ enum Baseline {
 }
 
 impl SavingsTracker {
-    /// Drops the suggestions of a flow that are no longer applied. Adds those that are new to `new`, with
-    /// nothing measured yet.
-    pub fn update(
-        &mut self,
-        new: &mut Self,
-        store: &Store,
-        flow_id: FlowId,
-        now: Timestamp,
-    ) -> Result<()> {
-        let mut applied = store.suggestions_of(flow_id)?;
-        applied.retain(|it| it.status == Status::Applied);
-        let ids: BTreeSet<i64> = applied.iter().map(|it| it.id).collect();
-        let mut known = self.flows.remove(&flow_id).unwrap_or_default();
-        known.retain(|id, _| ids.contains(id));
-        applied.retain(|it| !known.contains_key(&it.id));
-        if !known.is_empty() {
-            self.flows.insert(flow_id, known);
-        }
-        for suggestion in applied {
-            let edit = store.applied_edit(suggestion.id)?;
-            if let Some(tracked) = Tracked::new(store, &suggestion, edit, now)? {
-                let flow = new.flows.entry(flow_id).or_default();
-                flow.insert(suggestion.id, tracked);
-            }
+    /// Starts to measure newly applied suggestions, and drops those that are no longer applied. A suggestion
+    /// that cannot be read is not measured.
+    pub fn update(&mut self, store: &Store, now: Timestamp) -> Result<()> {
+        let ids = store.applied_ids()?;
+        self.applied.retain(|id, _| ids.contains(id));
+        for id in ids {
+            self.applied.entry(id).or_insert_with(|| {
+                Tracked::new(store, id, now).unwrap_or_else(|error| {
+                    log::warn!("the savings of suggestion {id} cannot be measured: {error}");
+                    None
+                })
+            });
         }
         Ok(())
     }
 
     /// Returns the newest row from before the first application, if anything is measured.
     pub fn first_call(&self) -> Option<i64> {
-        let all = self.flows.values().flat_map(BTreeMap::values);
+        let all = self.applied.values().flatten();
         all.map(|tracked| tracked.last_call).min()
-    }
-
-    pub fn merge(&mut self, new: Self) {
-        for (flow_id, mut tracked) in new.flows {
-            self.flows.entry(flow_id).or_default().append(&mut tracked);
-        }
     }
 
     /// Adds a row.
@@ -118,17 +94,17 @@ impl SavingsTracker {
         let Some((flow_id, node_id)) = row.node else {
             return;
         };
-        let flow = self.flows.get_mut(&flow_id);
-        for tracked in flow.into_iter().flat_map(BTreeMap::values_mut) {
+        let of_flow = self.applied.values_mut().flatten();
+        for tracked in of_flow.filter(|it| it.flow_id == flow_id) {
             let is_since = row.id > tracked.last_call && row.at <= tracked.until;
             if !is_since || tracked.node_id != node_id || row.status == CallStatus::Pending {
                 continue;
             }
-            if let Some(more) = tracked.baseline.compare(row, price) {
+            if let Some((is_counted, before, cost)) = tracked.baseline.compare(row, price) {
                 let sums = &mut tracked.sums;
-                sums.calls += more.calls;
-                sums.would_have_cost = sums.would_have_cost.plus(more.would_have_cost);
-                sums.cost = sums.cost.plus(more.cost);
+                sums.calls += u64::from(is_counted);
+                sums.would_have_cost_usd = sums.would_have_cost_usd.plus(before);
+                sums.cost_usd = sums.cost_usd.plus(cost);
             }
         }
     }
@@ -136,25 +112,24 @@ impl SavingsTracker {
     /// Returns measurements that are not stored yet.
     pub fn news(&self, store: &Store) -> Result<Vec<(i64, Realised)>> {
         let mut news = Vec::new();
-        for (id, tracked) in self.flows.values().flatten() {
+        for (id, tracked) in &self.applied {
+            let Some(tracked) = tracked else {
+                continue;
+            };
             let runs = match tracked.baseline {
                 Baseline::DeadNode { .. } | Baseline::Parallel { .. } => store.runs_since(*id)?,
                 _ => (0, 0),
             };
             let realised = tracked.realised(runs);
-            news.extend(
-                realised
-                    .filter(|it| tracked.stored != Some(*it))
-                    .map(|it| (*id, it)),
-            );
+            let new = realised.filter(|it| tracked.stored != Some(*it));
+            news.extend(new.map(|it| (*id, it)));
         }
         Ok(news)
     }
 
     /// Notes that a measurement is stored.
     pub fn stored(&mut self, id: i64, realised: Realised) {
-        let mut flows = self.flows.values_mut();
-        if let Some(tracked) = flows.find_map(|flow| flow.get_mut(&id)) {
+        if let Some(Some(tracked)) = self.applied.get_mut(&id) {
             tracked.stored = Some(realised);
         }
     }
@@ -162,44 +137,33 @@ impl SavingsTracker {
 
 impl Tracked {
     /// Returns none if there is nothing to measure, or the time for it is over.
-    fn new(
-        store: &Store,
-        suggestion: &Suggestion,
-        edit: AppliedEdit,
-        now: Timestamp,
-    ) -> Result<Option<Self>> {
+    fn new(store: &Store, id: i64, now: Timestamp) -> Result<Option<Self>> {
+        let suggestion = store.suggestion(id)?;
+        let edit = store.applied_edit(id)?;
+        let stored = suggestion.realised;
         let Some(since) = suggestion.applied_at else {
             return Ok(None);
         };
         let until = Timestamp(since.0.saturating_add(MEASURED_MS));
-        if now > until && suggestion.realised.is_some() {
+        if now > until && stored.is_some() {
             return Ok(None);
         }
-        let baseline = Baseline::new(store, suggestion, &edit, since)?;
+        let baseline = Baseline::new(store, &suggestion, &edit, since)?;
         Ok(baseline.map(|baseline| Self {
-            node_id: suggestion.proposal.node_id.clone(),
+            flow_id: suggestion.flow_id,
+            node_id: suggestion.proposal.node_id,
             baseline,
-            since,
             until,
             last_call: edit.last_call,
-            sums: Sums::default(),
-            stored: suggestion.realised,
+            sums: nothing(since),
+            stored,
         }))
     }
 
     /// Returns none as long as there is nothing to report. `runs` are the completed runs since, and their
     /// total duration in milliseconds.
     fn realised(&self, (runs, runs_ms): (u64, u64)) -> Option<Realised> {
-        let mut realised = Realised {
-            since: self.since,
-            calls: self.sums.calls,
-            would_have_cost_usd: self.sums.would_have_cost,
-            cost_usd: self.sums.cost,
-            saved_usd: Usd::ZERO,
-            saved_ms: None,
-            run_ms_before: None,
-            run_cost_usd_before: None,
-        };
+        let mut realised = self.sums;
         match &self.baseline {
             Baseline::RetryWaste { nanousd, calls, .. } => {
                 realised.would_have_cost_usd = share(*nanousd, realised.calls, *calls);
@@ -219,6 +183,19 @@ impl Tracked {
         }
         realised.saved_usd = minus(realised.would_have_cost_usd, realised.cost_usd);
         (realised.calls > 0 || realised.cost_usd > Usd::ZERO).then_some(realised)
+    }
+}
+
+fn nothing(since: Timestamp) -> Realised {
+    Realised {
+        since,
+        calls: 0,
+        would_have_cost_usd: Usd::ZERO,
+        cost_usd: Usd::ZERO,
+        saved_usd: Usd::ZERO,
+        saved_ms: None,
+        run_ms_before: None,
+        run_cost_usd_before: None,
     }
 }
 
@@ -279,72 +256,55 @@ impl Baseline {
         })
     }
 
-    /// Compares a call with the cost that it would have had. Returns none if it does not count.
-    fn compare(&self, row: &CallRow<'_>, price: Price<'_>) -> Option<Sums> {
+    /// Returns whether a call counts, its cost before, and its cost; none if it is not compared.
+    fn compare(&self, row: &CallRow<'_>, price: Price<'_>) -> Option<(bool, Usd, Usd)> {
         let is_answered = row.status == CallStatus::Success && !row.cached;
         let was_wasted = matches!(row.status, CallStatus::Failed | CallStatus::Timeout);
-        let sums = |is_counted: bool, would_have_cost, cost| Sums {
-            calls: u64::from(is_counted),
-            would_have_cost,
-            cost,
-        };
         let (cost, zero) = (row.cost, Usd::ZERO);
         let (provider, model) = (row.provider, row.model);
         Some(match self {
             Self::ModelSwitch { from, to } => {
-                let is_new =
-                    |it: &Target| (it.provider.as_str(), it.model.as_str()) == (provider, model);
+                let is_new = |it: &Target| it.provider == provider && it.model == model;
                 let cost = cost.filter(|_| to.iter().any(is_new))?;
                 if was_wasted {
-                    return Some(sums(false, zero, cost));
+                    return Some((false, zero, cost));
                 }
                 let usage = at_another(&row.usage, provider, &from.provider);
                 let before = price(&from.provider, &from.model, &usage, row.at);
-                sums(true, before.filter(|_| is_answered)?, cost)
+                (true, before.filter(|_| is_answered)?, cost)
             }
-            Self::Cache => sums(true, row.saved.filter(|_| row.cached)?, zero),
+            Self::Cache => (true, row.saved.filter(|_| row.cached)?, zero),
             Self::PromptCache => {
                 let cost = cost.filter(|_| is_answered)?;
                 let without = price(provider, model, &without_cache(&row.usage), row.at)?;
                 let with = price(provider, model, &row.usage, row.at)?;
-                sums(true, cost.plus(minus(without, with)), cost)
+                (true, cost.plus(minus(without, with)), cost)
             }
             Self::RetryWaste { were_answered, .. } => {
                 let is_counted = is_answered || (was_wasted && !were_answered);
-                sums(
+                (
                     is_counted,
                     zero,
                     cost.filter(|_| was_wasted).unwrap_or(zero),
                 )
             }
             // Zero, unless the node was put back by hand.
-            Self::DeadNode { .. } => sums(false, zero, cost.unwrap_or(zero)),
+            Self::DeadNode { .. } => (false, zero, cost.unwrap_or(zero)),
             Self::Parallel { .. } => return None,
-            Self::MaxTokens => sums(is_answered, zero, zero),
+            Self::MaxTokens => (is_answered, zero, zero),
         })
     }
 }
 
 /// Returns the targets of a node of a stored flow, in the order in which they are asked.
 fn targets(document: &str, node_id: &str) -> Result<Vec<Target>> {
-    let document: Value = serde_json::from_str(document)
-        .map_err(|error| Error::internal(format!("a stored flow cannot be read: {error}")))?;
+    let document = read_document(document)?;
     let mut nodes = document["data"]["nodes"].as_array().into_iter().flatten();
     let node = nodes.find(|node| name_of(&node["id"]).as_deref() == Some(node_id));
     let data = node.map_or(&Value::Null, |node| &node["data"]);
     let fallbacks = data["fallback"].as_array().into_iter().flatten();
-    let target = |of: &Value| {
-        let text = |key: &str| of[key].as_str().map(str::to_owned);
-        Some(Target {
-            provider: text("provider")?,
-            model: text("model")?,
-        })
-    };
-    Ok([data]
-        .into_iter()
-        .chain(fallbacks)
-        .filter_map(target)
-        .collect())
+    let all = [data].into_iter().chain(fallbacks);
+    Ok(all.filter_map(target_in).collect())
 }
 
 /// Returns `nanousd` × `times` ÷ `by`, rounded down.

@@ -5,15 +5,16 @@
 //! evidence for suggestions, and part of no run's sums. A trial continues after its client disconnects,
 //! because its calls are paid for and its answers are kept.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use serde::Serialize;
-use serde_json::Value;
 use uuid::Uuid;
 
 use super::chosen;
-use super::models::at_another;
+use super::models::{at_another, target_in};
+use super::read_document;
 use super::rules::agent;
 use crate::budget::Reserve;
 use crate::calls::{self, CallOutcome, CallRequest, Calls, Ended, PromptSize, Waiter, prompt_hash};
@@ -44,22 +45,17 @@ const ROLE: &str = "trial";
 pub struct Trials {
     store: Arc<Store>,
     calls: Calls,
-    in_flight: Mutex<InFlight>,
+    /// The tried suggestions.
+    in_flight: Mutex<BTreeSet<i64>>,
     changed: Condvar,
-}
-
-#[derive(Default)]
-struct InFlight {
-    is_stopping: bool,
-    /// By suggestion.
-    trials: Vec<(i64, Cancel)>,
+    /// Ends the calls of all trials.
+    stopping: Cancel,
 }
 
 /// Ends its trial when dropped.
 struct InFlightGuard<'a> {
     trials: &'a Trials,
     suggestion_id: i64,
-    cancel: Cancel,
 }
 
 /// A trial that could be made.
@@ -69,12 +65,7 @@ pub struct Plan {
     present: Target,
     target: Target,
     answer_tokens_max: u32,
-    calls: Vec<Planned>,
-}
-
-struct Planned {
-    input: StoredInput,
-    call: Call,
+    calls: Vec<(StoredInput, Call)>,
 }
 
 /// The calls of a trial and their cost.
@@ -113,6 +104,7 @@ impl Trials {
             calls,
             in_flight: Mutex::default(),
             changed: Condvar::new(),
+            stopping: Cancel::new(),
         }
     }
 
@@ -138,8 +130,9 @@ impl Trials {
                 suggestion.status
             )));
         }
-        let present = target_in(&proposal.evidence)?;
-        let target = target_in(&proposal.edit["values"])?;
+        let targets = target_in(&proposal.evidence).zip(target_in(&proposal.edit["values"]));
+        let (present, target) =
+            targets.ok_or_else(|| Error::internal(format!("suggestion {id} names no models")))?;
         let agent = self.agent(suggestion.flow_id, &proposal)?;
         self.calls
             .providers()
@@ -155,9 +148,9 @@ impl Trials {
                 name(&present)
             )));
         }
-        let calls = inputs.into_iter().map(|input| Planned {
-            call: call(&agent, &target, &input),
-            input,
+        let calls = inputs.into_iter().map(|input| {
+            let call = call(&agent, &target, &input);
+            (input, call)
         });
         Ok(Plan {
             suggestion_id: id,
@@ -175,8 +168,7 @@ impl Trials {
             Error::NotFound(_) => Error::Conflict(format!("flow {flow_id} is gone")),
             other => other,
         })?;
-        let document: Value = serde_json::from_str(&flow.document)
-            .map_err(|error| Error::internal(format!("flow {flow_id}: {error}")))?;
+        let document = read_document(&flow.document)?;
         let knows = |provider: &str| self.calls.providers().knows(provider);
         let graph = Graph::parse(&document["data"], &knows)
             .map_err(|_| Error::Conflict(format!("flow {flow_id} cannot run as it is now")))?;
@@ -192,21 +184,19 @@ impl Trials {
     /// Estimates the cost of a trial, without a call.
     pub fn estimate<'a>(&self, plan: &'a Plan) -> Estimate<'a> {
         let now = Timestamp::now();
-        let expected = |planned: &Planned| {
-            let usage = planned.input.usage;
-            if usage.source == UsageSource::None {
-                return None;
-            }
-            let Target { provider, model } = &plan.target;
-            let usage = at_another(&usage, &plan.present.provider, provider);
-            self.calls.providers().cost_of(provider, model, &usage, now)
+        let providers = self.calls.providers();
+        let expected = |(input, call): &(StoredInput, Call)| {
+            let usage = at_another(&input.usage, &plan.present.provider, &call.provider);
+            let is_known = usage.source != UsageSource::None;
+            let cost = providers.cost_of(&call.provider, &call.model, &usage, now);
+            cost.filter(|_| is_known)
         };
-        let worst = |planned: &Planned| self.calls.providers().reserve(&planned.call, now).cost;
-        let shown = |planned: &'a Planned| EstimatedInput {
-            run_id: &planned.input.run_id,
-            item: planned.input.item,
-            at: planned.input.at,
-            prompt_preview: preview(&planned.input.prompt.prompt),
+        let worst = |(_, call): &(StoredInput, Call)| providers.reserve(call, now).cost;
+        let shown = |(input, _): &'a (StoredInput, Call)| EstimatedInput {
+            run_id: &input.run_id,
+            item: input.item,
+            at: input.at,
+            prompt_preview: preview(&input.prompt.prompt),
         };
         Estimate {
             target: name(&plan.target),
@@ -225,22 +215,18 @@ impl Trials {
     /// [`Error::Busy`] if too many trials are in flight, [`Error::Conflict`] if this one is;
     /// [`Error::Stopping`].
     pub fn make(&self, plan: &Plan) -> Result<()> {
-        let guard = self.enter(plan.suggestion_id)?;
+        let _guard = self.enter(plan.suggestion_id)?;
         let at = Timestamp::now();
         let trial_id = Uuid::now_v7();
-        let ask = |number: usize, planned: &Planned| {
+        let ask = |number: usize, (_, call): &(StoredInput, Call)| {
             let operation_id = format!("{ROLE}:{trial_id}[{number}]");
-            self.ask(plan.flow_id, &planned.call, operation_id, &guard.cancel)
+            self.ask(plan.flow_id, call, operation_id, &self.stopping)
         };
         let outcomes = each_at_once(ROLE, CALLS_AT_ONCE, STACK_BYTES, &plan.calls, ask);
-        let items: Vec<TrialItem> = plan
-            .calls
-            .iter()
-            .zip(outcomes)
-            .map(|(planned, after)| item(&planned.input, after))
-            .collect();
+        let both = plan.calls.iter().zip(outcomes);
+        let items: Vec<TrialItem> = both.map(|((input, _), after)| item(input, after)).collect();
         // An earlier trial is not replaced by nothing.
-        if guard.cancel.is_cancelled() && answered(&items).next().is_none() {
+        if self.stopping.is_cancelled() && answered(&items).next().is_none() {
             return Err(Error::Stopping);
         }
         let trial = Trial {
@@ -310,7 +296,7 @@ impl Trials {
         outcome
     }
 
-    fn in_flight(&self) -> MutexGuard<'_, InFlight> {
+    fn in_flight(&self) -> MutexGuard<'_, BTreeSet<i64>> {
         self.in_flight
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -318,37 +304,29 @@ impl Trials {
 
     fn enter(&self, suggestion_id: i64) -> Result<InFlightGuard<'_>> {
         let mut in_flight = self.in_flight();
-        if in_flight.is_stopping {
+        if self.stopping.is_cancelled() {
             return Err(Error::Stopping);
         }
-        let trials = &mut in_flight.trials;
-        if trials.iter().any(|(id, _)| *id == suggestion_id) {
+        if in_flight.contains(&suggestion_id) {
             return Err(Error::Conflict(format!(
                 "suggestion {suggestion_id} is being tried"
             )));
         }
-        if trials.len() >= TRIALS_MAX {
+        if in_flight.len() >= TRIALS_MAX {
             return Err(Error::Busy(format!(
                 "{TRIALS_MAX} trials are under way, which is as many as may be"
             )));
         }
-        let cancel = Cancel::new();
-        trials.push((suggestion_id, cancel.clone()));
+        in_flight.insert(suggestion_id);
         Ok(InFlightGuard {
             trials: self,
             suggestion_id,
-            cancel,
         })
     }
 
     /// Cancels all trials and refuses new ones. Does not wait.
     pub fn stop(&self) {
-        let mut in_flight = self.in_flight();
-        in_flight.is_stopping = true;
-        in_flight
-            .trials
-            .iter()
-            .for_each(|(_, cancel)| cancel.cancel());
+        self.stopping.cancel();
     }
 
     /// Waits until all trials have ended, up to the deadline. Returns how many are left.
@@ -356,17 +334,15 @@ impl Trials {
         let time = deadline.saturating_duration_since(Instant::now());
         let (in_flight, _) = self
             .changed
-            .wait_timeout_while(self.in_flight(), time, |it| !it.trials.is_empty())
+            .wait_timeout_while(self.in_flight(), time, |it| !it.is_empty())
             .unwrap_or_else(PoisonError::into_inner);
-        in_flight.trials.len()
+        in_flight.len()
     }
 }
 
 impl Drop for InFlightGuard<'_> {
     fn drop(&mut self) {
-        let id = self.suggestion_id;
-        let trials = &mut self.trials.in_flight().trials;
-        trials.retain(|(other, _)| *other != id);
+        self.trials.in_flight().remove(&self.suggestion_id);
         self.trials.changed.notify_all();
     }
 }
@@ -413,14 +389,6 @@ fn outcome(call: &Call, ended: Ended) -> (TrialOutcome, Vec<Change>) {
         CallOutcome::Cached(_) | CallOutcome::SameCallTimeout => failed("the call was not made"),
     };
     (outcome, changes)
-}
-
-/// Reads the target under `provider` and `model`.
-fn target_in(value: &Value) -> Result<Target> {
-    let text = |key: &str| value[key].as_str().map(str::to_owned);
-    let target = text("provider").zip(text("model"));
-    let target = target.map(|(provider, model)| Target { provider, model });
-    target.ok_or_else(|| Error::internal("a suggestion does not say which model it is about"))
 }
 
 /// Returns the call of the node for another target, not streamed. It marks nothing for a prompt cache, which

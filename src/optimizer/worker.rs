@@ -27,14 +27,15 @@ const RETRY_PAUSE: Duration = Duration::from_secs(10);
 /// A handle to the optimizer's thread.
 #[derive(Clone)]
 pub struct Optimizer {
-    /// Holds one message: several changes are one reason for a pass.
-    wake: Sender<()>,
+    signal: WakeSignal,
     wanted: Arc<Mutex<Wanted>>,
     stopping: Cancel,
 }
 
 /// Wakes an optimizer; made before it starts.
+#[derive(Clone)]
 pub struct WakeSignal {
+    /// Holds one message: several changes are one reason for a pass.
     wake: Sender<()>,
     woken: Receiver<()>,
     activity: Arc<ActivityCounter>,
@@ -57,8 +58,7 @@ impl ActivityCounter {
 /// Passes events on and counts those of calls.
 pub struct ActivityPublisher {
     inner: Box<dyn Publish>,
-    wake: Sender<()>,
-    activity: Arc<ActivityCounter>,
+    signal: WakeSignal,
 }
 
 impl Default for WakeSignal {
@@ -77,9 +77,12 @@ impl WakeSignal {
     pub fn watch(&self, inner: Box<dyn Publish>) -> ActivityPublisher {
         ActivityPublisher {
             inner,
-            wake: self.wake.clone(),
-            activity: Arc::clone(&self.activity),
+            signal: self.clone(),
         }
+    }
+
+    fn wake(&self) {
+        let _ = self.wake.try_send(());
     }
 }
 
@@ -88,9 +91,10 @@ impl Publish for ActivityPublisher {
         let mut types = messages.iter().map(|message| message.type_name);
         if types.any(|name| name == "LEDGER_UPDATE") {
             // The counter first: the thread sets and reads these two in the other order.
-            self.activity.seen.fetch_add(1, Ordering::SeqCst);
-            if self.activity.is_idle.load(Ordering::SeqCst) {
-                let _ = self.wake.try_send(());
+            let activity = &self.signal.activity;
+            activity.seen.fetch_add(1, Ordering::SeqCst);
+            if activity.is_idle.load(Ordering::SeqCst) {
+                self.signal.wake();
             }
         }
         self.inner.publish(messages, oldest);
@@ -110,7 +114,7 @@ impl Optimizer {
         on_fatal: OnFatal,
     ) -> Result<(Self, JoinHandle<()>)> {
         let optimizer = Self {
-            wake: signal.wake.clone(),
+            signal: signal.clone(),
             wanted: Arc::default(),
             stopping: Cancel::new(),
         };
@@ -118,8 +122,7 @@ impl Optimizer {
             pass: Pass::new(store, providers, optimizer.stopping.clone()),
             journal,
             wanted: Arc::clone(&optimizer.wanted),
-            activity: Arc::clone(&signal.activity),
-            woken: signal.woken.clone(),
+            signal: signal.clone(),
         };
         let thread = vital("optimizer", on_fatal, move || worker.run())?;
         Ok((optimizer, thread))
@@ -137,12 +140,12 @@ impl Optimizer {
 
     fn want(&self, add: impl FnOnce(&mut Wanted)) {
         add(&mut self.wanted.lock().unwrap_or_else(PoisonError::into_inner));
-        let _ = self.wake.try_send(());
+        self.signal.wake();
     }
 
     pub fn shutdown(&self) {
         self.stopping.cancel();
-        let _ = self.wake.try_send(());
+        self.signal.wake();
     }
 }
 
@@ -150,8 +153,7 @@ struct Worker {
     pass: Pass,
     journal: Journal,
     wanted: Arc<Mutex<Wanted>>,
-    activity: Arc<ActivityCounter>,
-    woken: Receiver<()>,
+    signal: WakeSignal,
 }
 
 impl Worker {
@@ -159,7 +161,7 @@ impl Worker {
         // The first pass has everything to look at.
         self.wait_for_quiet();
         while !self.pass.is_stopping() {
-            let seen = self.activity.seen();
+            let seen = self.signal.activity.seen();
             let now = Timestamp::now();
             let pause = match self.look(now) {
                 Ok(()) => self.pass.rest(now),
@@ -178,22 +180,22 @@ impl Worker {
 
     /// Waits up to `pause` for a request, or for a call that ended after the `seen` ones.
     fn wait(&self, seen: u64, pause: Duration) -> Result<(), RecvTimeoutError> {
-        self.activity.is_idle.store(true, Ordering::SeqCst);
-        let waited = if self.activity.seen() == seen {
-            self.woken.recv_timeout(pause)
+        self.signal.activity.is_idle.store(true, Ordering::SeqCst);
+        let waited = if self.signal.activity.seen() == seen {
+            self.signal.woken.recv_timeout(pause)
         } else {
             Ok(())
         };
-        self.activity.is_idle.store(false, Ordering::SeqCst);
+        self.signal.activity.is_idle.store(false, Ordering::SeqCst);
         waited
     }
 
     fn wait_for_quiet(&self) {
         let began = Instant::now();
         while began.elapsed() < BUSY_MAX && !self.pass.is_stopping() {
-            let seen = self.activity.seen();
-            let was_woken = self.woken.recv_timeout(QUIET).is_ok();
-            if !was_woken && self.activity.seen() == seen {
+            let seen = self.signal.activity.seen();
+            let was_woken = self.signal.woken.recv_timeout(QUIET).is_ok();
+            if !was_woken && self.signal.activity.seen() == seen {
                 return;
             }
         }

@@ -1,5 +1,7 @@
 //! Suggestions of the optimizer: reads and writes them, and the flows that they change.
 
+use std::collections::BTreeSet;
+
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
 use serde::Serialize;
@@ -123,11 +125,18 @@ impl Store {
     }
 
     /// Returns the flows with open or applied suggestions.
-    pub fn flows_with_suggestions(&self) -> Result<Vec<FlowId>> {
+    pub fn flows_with_suggestions(&self) -> Result<BTreeSet<FlowId>> {
+        self.numbers("SELECT flow_id FROM suggestions WHERE status IN ('OPEN', 'APPLIED')")
+    }
+
+    /// Returns the ids of applied suggestions.
+    pub fn applied_ids(&self) -> Result<BTreeSet<i64>> {
+        self.numbers("SELECT id FROM suggestions WHERE status = 'APPLIED'")
+    }
+
+    fn numbers(&self, sql: &str) -> Result<BTreeSet<i64>> {
         self.read(|connection| {
-            let mut statement = connection.prepare_cached(
-                "SELECT DISTINCT flow_id FROM suggestions WHERE status IN ('OPEN', 'APPLIED')",
-            )?;
+            let mut statement = connection.prepare_cached(sql)?;
             let rows = statement.query_map([], |row| row.get(0))?;
             Ok(rows.collect::<rusqlite::Result<_>>()?)
         })

@@ -50,7 +50,7 @@ fn sums(stats: &CallStats) -> (CallSums, u64, u64) {
 
 #[test]
 fn a_beginning_is_read_only_by_calls_made_when_an_answer_to_another_has_begun() {
-    let mut stats = CallStats::new(0, Vec::new());
+    let mut stats = CallStats::default();
     let soon = [
         (0, false),
         // At once with the first, and before anything came.
@@ -110,7 +110,7 @@ fn only_what_a_change_concerns_is_forgotten_also_of_rows_that_are_read_later() {
     let mut known = Vec::new();
     let take = |stats: &mut CallStats| rows.iter().for_each(|row| stats.take(row));
     for forgets_first in [false, true] {
-        let mut stats = CallStats::new(0, Vec::new());
+        let mut stats = CallStats::default();
         if !forgets_first {
             take(&mut stats);
             let (all, repeated, failed) = sums(&stats);
@@ -149,7 +149,7 @@ fn only_what_a_change_concerns_is_forgotten_also_of_rows_that_are_read_later() {
 fn a_model_stays_one_that_flows_use_when_the_node_that_used_it_is_changed() {
     let used = BTreeMap::from([(target(), 2)]);
     for forgets_first in [false, true] {
-        let mut stats = CallStats::new(0, Vec::new());
+        let mut stats = CallStats::default();
         if forgets_first {
             stats.forget(&change(Concern::Question));
         }
@@ -166,7 +166,7 @@ fn a_model_stays_one_that_flows_use_when_the_node_that_used_it_is_changed() {
 #[test]
 fn what_was_changed_of_a_node_alone_has_a_moment_of_its_own_and_answers_count_since_then() {
     let at = |stats: &CallStats, concern| stats.changed_at(1, "n", concern);
-    let mut stats = CallStats::new(0, Vec::new());
+    let mut stats = CallStats::default();
     for concern in Concern::ALL {
         let new = NodeChange {
             last_call: 0,
@@ -189,7 +189,7 @@ fn what_was_changed_of_a_node_alone_has_a_moment_of_its_own_and_answers_count_si
 
 #[test]
 fn nothing_is_kept_of_changes_to_a_flow_that_is_gone() {
-    let mut stats = CallStats::new(0, Vec::new());
+    let mut stats = CallStats::default();
     stats.forget(&change(Concern::Question));
     stats.forget_changes(1);
     assert!(stats.changes.is_empty());

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{Draft, RuleContext, set};
+use super::{RuleContext, set};
 use crate::event::Usd;
 use crate::event::suggestion::{Kind, Proposal};
 use crate::flow::{Agent, Concern, Node};
@@ -22,16 +22,16 @@ pub fn propose(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<
     if repeated.calls < REPEATS_MIN || !context.is_worth(Kind::Cache, node, &saving) {
         return None;
     }
-    let draft = Draft {
-        kind: Kind::Cache,
+    let base = context.proposal(Kind::Cache, node, Some(since), Some(&saving));
+    Some(Proposal {
         title: "Keep its answers".to_owned(),
         reason: format!(
-            "{} of {answered} calls asked exactly what had been answered within a week before, for {} USD. With a cache they would have got the same answer for nothing.",
+            "{} of {answered} calls asked exactly what had been answered within a week before, for {} USD. With a cache they would have got the same answer for nothing.{}",
             repeated.calls,
             Usd::from_nanousd(repeated.nanousd),
+            base.reason,
         ),
         calls: repeated.calls,
-        saving: Some(saving),
         evidence: json!({
             "since": since,
             "calls": answered,
@@ -40,6 +40,6 @@ pub fn propose(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<
             "maxAgeS": ANSWER_AGE_S,
         }),
         edit: set(node, [("cache", json!({"maxAgeS": ANSWER_AGE_S}))]),
-    };
-    context.proposal(node, draft)
+        ..base
+    })
 }

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{CALLS_MIN, Draft, RuleContext};
+use super::{CALLS_MIN, RuleContext};
 use crate::event::Usd;
 use crate::event::suggestion::{Kind, Proposal};
 use crate::flow::{Node, OnError};
@@ -29,24 +29,24 @@ pub fn propose(context: &RuleContext<'_>, node: &Node) -> Option<Proposal> {
         OnError::Fail => " Where it fails, the run fails today; without it, it would not.",
         OnError::Continue(_) => "",
     };
-    let draft = Draft {
-        kind: Kind::DeadNode,
+    let base = context.proposal(Kind::DeadNode, node, Some(calls.since), Some(&saving));
+    Some(Proposal {
         title: format!("Leave “{}” out", node.label),
         reason: format!(
-            "Nobody uses what it answers: no other node names it, and it is not what the flow gives. Its last {} calls cost {} USD.{guard}",
+            "Nobody uses what it answers: no other node names it, and it is not what the flow gives. Its last {} calls cost {} USD.{guard}{}",
             paid.calls,
             Usd::from_nanousd(paid.nanousd),
+            base.reason,
         ),
         calls: paid.calls,
-        saving: Some(saving),
         evidence: json!({
             "since": calls.since,
             "calls": paid.calls,
             "costNanousd": paid.nanousd,
         }),
-        edit: Edit::RemoveNode {
+        edit: json!(Edit::RemoveNode {
             node_id: node.id.clone(),
-        },
-    };
-    context.proposal(node, draft)
+        }),
+        ..base
+    })
 }

@@ -5,7 +5,7 @@
 
 use serde_json::json;
 
-use super::{CALLS_MIN, Draft, RuleContext, set};
+use super::{CALLS_MIN, RuleContext, set};
 use crate::budget::{Budget, Limit, Reserve, Scope};
 use crate::event::suggestion::{Kind, Proposal};
 use crate::event::{Usage, Usd};
@@ -66,15 +66,13 @@ pub fn propose(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<
         0 => String::new(),
         _ => format!(" Budgets have refused {refused} calls of it."),
     };
-    let draft = Draft {
-        kind: Kind::MaxTokens,
+    Some(Proposal {
         title: format!("Limit its answers to {lower_limit} tokens"),
         reason: format!(
             "The longest of {calls} answers had {longest} tokens, but each {now}, which the budget `{}` keeps free during the call.{refusals} With the lower limit each call keeps {shown} less of it. It saves no money; an answer of more than {lower_limit} tokens would be cut off.",
             budget.name,
         ),
         calls,
-        saving: None,
         evidence: json!({
             "since": known.since,
             "calls": calls,
@@ -92,8 +90,8 @@ pub fn propose(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<
             "freedNanousd": freed.cost.map(|cost| cost.nanousd),
         }),
         edit: set(node, [("maxTokens", json!(lower_limit))]),
-    };
-    context.proposal(node, draft)
+        ..context.proposal(Kind::MaxTokens, node, Some(known.since), None)
+    })
 }
 
 /// Returns the first hard budget that calls of the node to this target are restricted by.

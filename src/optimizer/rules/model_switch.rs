@@ -7,13 +7,12 @@
 
 use serde_json::{Value, json};
 
-use super::{CALLS_MIN, Draft, KEPT_PART, RuleContext, set};
+use super::{CALLS_MIN, KEPT_PART, RuleContext, set};
 use crate::event::Usd;
 use crate::event::suggestion::{Alternative, Kind, Proposal};
 use crate::flow::{Agent, Node, Target};
 use crate::optimizer::call_stats::{ANSWERED, CallSums, NodeCalls, Outcome};
-use crate::optimizer::edit::Edit;
-use crate::optimizer::models::{Candidate, Needs};
+use crate::optimizer::models::{Candidate, Needs, target_in};
 
 /// A recommended model saves at least this part, in percent.
 const PART_MIN: i64 = 30;
@@ -99,7 +98,7 @@ pub fn propose(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<
         answered,
     };
     let open = context.open(Kind::ModelSwitch, node);
-    let open = open.and_then(|open| target_of(&open.edit));
+    let open = open.and_then(|open| target_in(&open.edit["values"]));
     let mut steps = cheaper(context, agent, &present, open.as_ref());
     let chosen = steps.remove(recommended(&present, &steps, open.as_ref())?);
     let saving = |step: &Step<'_>| {
@@ -120,28 +119,26 @@ pub fn propose(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<
             ": of what {provider} serves and is not older, it is the mildest step down that saves {PART_MIN} % or more"
         )
     };
-    let draft = Draft {
-        kind: Kind::ModelSwitch,
+    steps.retain(|step| present.saves(step, PART_MIN));
+    let alternatives = spread(&steps).map(|step| Alternative {
+        name: format!("{}/{}", step.to.target.provider, step.to.target.model),
+        title: present.title(step.to),
+        reason: present.reason(step, ""),
+        saving_per_30_days: saving(step).saving,
+        evidence: present.evidence(step),
+        edit: edit(node, agent, step.to),
+    });
+    let since = Some(present.calls.since);
+    let base = context.proposal(Kind::ModelSwitch, node, since, Some(&promise));
+    Some(Proposal {
         title: present.title(chosen.to),
-        reason: present.reason(&chosen, &why),
+        reason: present.reason(&chosen, &why) + &base.reason,
         calls: present.answered.spend.calls,
-        saving: Some(promise),
         evidence: present.evidence(&chosen),
         edit: edit(node, agent, chosen.to),
-    };
-    let mut proposal = context.proposal(node, draft)?;
-    steps.retain(|step| present.saves(step, PART_MIN));
-    proposal.alternatives = spread(&steps)
-        .map(|step| Alternative {
-            name: format!("{}/{}", step.to.target.provider, step.to.target.model),
-            title: present.title(step.to),
-            reason: present.reason(step, ""),
-            saving_per_30_days: saving(step).saving,
-            evidence: present.evidence(step),
-            edit: json!(edit(node, agent, step.to)),
-        })
-        .collect();
-    Some(proposal)
+        alternatives: alternatives.collect(),
+        ..base
+    })
 }
 
 /// Returns the index of the recommended step. An open one stays as long as it holds, so that the
@@ -198,7 +195,7 @@ fn spread<T>(all: &[T]) -> impl Iterator<Item = &T> {
 }
 
 /// Returns the switch. If the new model is a fallback already, both change places.
-fn edit(node: &Node, agent: &Agent, to: &Candidate) -> Edit {
+fn edit(node: &Node, agent: &Agent, to: &Candidate) -> Value {
     let Target { provider, model } = &to.target;
     let switch = [("provider", json!(provider)), ("model", json!(model))];
     let fallbacks = agent.targets.get(1..).unwrap_or_default();
@@ -215,13 +212,4 @@ fn edit(node: &Node, agent: &Agent, to: &Candidate) -> Edit {
     });
     let [provider, model] = switch;
     set(node, [provider, model, ("fallback", replaced.collect())])
-}
-
-/// Returns the target that a switch sets.
-fn target_of(edit: &Value) -> Option<Target> {
-    let text = |key: &str| edit["values"][key].as_str().map(str::to_owned);
-    Some(Target {
-        provider: text("provider")?,
-        model: text("model")?,
-    })
 }

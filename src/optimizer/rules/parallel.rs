@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{CALLS_MIN, Draft, RUNS_MAX, RuleContext, or_unknown};
+use super::{CALLS_MIN, RUNS_MAX, RuleContext, or_default};
 use crate::event::suggestion::{Kind, Proposal};
 use crate::flow::Node;
 use crate::optimizer::edit::Edit;
@@ -15,7 +15,7 @@ pub fn propose(context: &RuleContext<'_>, first: &Node, second: &Node) -> Option
     // Durations of nodes, not of calls: a map makes many at once, and a retry waits.
     let took = |node: &Node| {
         let took = context.store.node_ms(context.flow_id, &node.id, RUNS_MAX);
-        or_unknown(node, took)
+        or_default(node, took)
     };
     let (first_runs, first_ms) = took(first)?;
     let (second_runs, second_ms) = took(second)?;
@@ -25,15 +25,15 @@ pub fn propose(context: &RuleContext<'_>, first: &Node, second: &Node) -> Option
     if runs < CALLS_MIN || saving_ms < least_ms {
         return None;
     }
-    let draft = Draft {
-        kind: Kind::Parallel,
+    Some(Proposal {
+        other_node_id: Some(first.id.clone()),
         title: format!("Ask “{}” and “{}” at once", first.label, second.label),
         reason: format!(
             "“{}” does not use what “{}” answers, and waits for it all the same. They take {second_ms} and {first_ms} ms on average; together they would take as long as the slower.",
             second.label, first.label,
         ),
         calls: runs,
-        saving: None,
+        saving_ms: Some(saving_ms),
         evidence: json!({
             "firstNodeId": first.id,
             "firstRuns": first_runs,
@@ -41,14 +41,10 @@ pub fn propose(context: &RuleContext<'_>, first: &Node, second: &Node) -> Option
             "secondRuns": second_runs,
             "secondAverageMs": second_ms,
         }),
-        edit: Edit::RunBeside {
+        edit: json!(Edit::RunBeside {
             first: first.id.clone(),
             second: second.id.clone(),
-        },
-    };
-    Some(Proposal {
-        other_node_id: Some(first.id.clone()),
-        saving_ms: Some(saving_ms),
-        ..context.proposal(second, draft)?
+        }),
+        ..context.proposal(Kind::Parallel, second, None, None)
     })
 }

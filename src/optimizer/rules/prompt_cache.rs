@@ -3,7 +3,7 @@
 
 use serde_json::json;
 
-use super::{CALLS_MIN, Draft, RUNS_MAX, RuleContext, or_unknown, set};
+use super::{CALLS_MIN, RUNS_MAX, RuleContext, or_default, set};
 use crate::event::Usd;
 use crate::event::suggestion::{Kind, Proposal};
 use crate::flow::{Agent, Node, Target, constant_beginning};
@@ -68,16 +68,16 @@ pub fn propose(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<
     if saved_nanousd <= 0 || !context.is_worth(Kind::PromptCache, node, &saving) {
         return None;
     }
-    let draft = Draft {
-        kind: Kind::PromptCache,
+    let base = context.proposal(Kind::PromptCache, node, Some(known.since), Some(&saving));
+    Some(Proposal {
         title: "Have its constant beginning cached".to_owned(),
         reason: format!(
-            "About {prefix_tokens} of {prompt_tokens} tokens of each prompt are the same, and {reads} of {calls} calls came within five minutes after the answer to another had begun: {} would have kept that beginning for them. All in all that would have saved {} USD, writes to its cache included.",
+            "About {prefix_tokens} of {prompt_tokens} tokens of each prompt are the same, and {reads} of {calls} calls came within five minutes after the answer to another had begun: {} would have kept that beginning for them. All in all that would have saved {} USD, writes to its cache included.{}",
             target.provider,
             Usd::from_nanousd(saved_nanousd),
+            base.reason,
         ),
         calls,
-        saving: Some(saving),
         evidence: json!({
             "since": known.since,
             "calls": calls,
@@ -89,8 +89,8 @@ pub fn propose(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<
             "pricedAt": priced_at(context.now),
         }),
         edit: set(node, [("promptCache", json!(true))]),
-    };
-    context.proposal(node, draft)
+        ..base
+    })
 }
 
 /// Returns none if the beginning is too short, or its length or price is unknown.
@@ -106,7 +106,7 @@ fn cache_effect(
     let prompt_bytes = context
         .store
         .prompt_bytes(context.flow_id, &node.id, RUNS_MAX);
-    let prompt_bytes = or_unknown(node, prompt_bytes).filter(|bytes| *bytes >= prefix_bytes)?;
+    let prompt_bytes = or_default(node, prompt_bytes).filter(|bytes| *bytes >= prefix_bytes)?;
     // The provider counts tokens of prompts; the beginning's share is that of its text. The divisor is 0 if
     // recent prompts were empty.
     let prompt_tokens = answered.usage.input_tokens.checked_div(calls)?;

@@ -8,12 +8,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{CALLS_MIN, Draft, Promise, RuleContext, set};
+use super::{CALLS_MIN, Promise, RuleContext, set};
 use crate::event::Usd;
 use crate::event::suggestion::{Kind, Proposal, Saving};
 use crate::flow::{Agent, Concern, Node, WAIT_MAX};
 use crate::optimizer::call_stats::{Outcome, WASTED};
-use crate::optimizer::edit::Edit;
 
 const WASTED_MIN: u64 = 3;
 /// How much longer a call may take.
@@ -28,7 +27,7 @@ struct Remedy {
     title: String,
     /// Its effect, to follow "This".
     effect: String,
-    edit: Edit,
+    edit: Value,
 }
 
 pub fn propose(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<Proposal> {
@@ -54,20 +53,20 @@ pub fn propose(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<
     } else {
         another_model(context, node, agent).or_else(|| longer_pause(node, agent))?
     };
-    let draft = Draft {
-        kind: Kind::RetryWaste,
+    let base = context.proposal(Kind::RetryWaste, node, Some(since), Some(&saving));
+    Some(Proposal {
         title: remedy.title,
         reason: format!(
-            "{} attempts were billed and gave nothing: {} that took too long cost {} USD, {} that failed {} USD. This {}. It may not cure all of them, so the saving may be anything from nothing to what they cost.",
+            "{} attempts were billed and gave nothing: {} that took too long cost {} USD, {} that failed {} USD. This {}. It may not cure all of them, so the saving may be anything from nothing to what they cost.{}",
             wasted.calls,
             timed_out.calls,
             Usd::from_nanousd(timed_out.nanousd),
             failed.calls,
             Usd::from_nanousd(failed.nanousd),
             remedy.effect,
+            base.reason,
         ),
         calls: wasted.calls,
-        saving: Some(saving),
         evidence: json!({
             "since": since,
             "failedCalls": failed.calls,
@@ -78,8 +77,8 @@ pub fn propose(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<
             "answeredCalls": calls.all().tried,
         }),
         edit: remedy.edit,
-    };
-    context.proposal(node, draft)
+        ..base
+    })
 }
 
 /// Only the total timeout ends an answer that has begun.

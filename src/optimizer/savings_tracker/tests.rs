@@ -10,16 +10,16 @@ fn price(_: &str, _: &str, usage: &Usage, _: Timestamp) -> Option<Usd> {
 
 fn tracker(baseline: Baseline) -> SavingsTracker {
     let tracked = Tracked {
+        flow_id: 1,
         node_id: "n".to_owned(),
         baseline,
-        since: Timestamp(1_000),
         until: Timestamp(9_000),
         last_call: 10,
-        sums: Sums::default(),
+        sums: nothing(Timestamp(1_000)),
         stored: None,
     };
     SavingsTracker {
-        flows: HashMap::from([(1, BTreeMap::from([(7, tracked)]))]),
+        applied: BTreeMap::from([(6, None), (7, Some(tracked))]),
     }
 }
 
@@ -48,7 +48,7 @@ fn answered(id: i64, cached_input_tokens: u64, nanousd: i64) -> CallRow<'static>
 }
 
 fn realised(tracker: &SavingsTracker) -> Option<Realised> {
-    tracker.flows[&1][&7].realised((0, 0))
+    tracker.applied[&7].as_ref()?.realised((0, 0))
 }
 
 #[test]
@@ -145,19 +145,15 @@ fn failures_are_measured_also_where_nothing_was_answered_before() {
 }
 
 #[test]
-fn newly_applied_suggestions_join_with_what_they_missed() {
-    let mut known = SavingsTracker::default();
-    let mut new = tracker(Baseline::MaxTokens);
-    known.take(&answered(11, 0, 1), &price);
-    assert_eq!(known.first_call(), None);
-    assert_eq!(new.first_call(), Some(10));
-    new.take(&answered(11, 0, 1), &price);
-    known.merge(new);
+fn calls_are_measured_once_they_are_settled() {
+    let mut tracker = tracker(Baseline::MaxTokens);
+    assert_eq!(tracker.first_call(), Some(10));
     let pending = CallRow {
         status: CallStatus::Pending,
         ..answered(12, 0, 1)
     };
-    known.take(&pending, &price);
-    known.take(&answered(13, 0, 1), &price);
-    assert_eq!(realised(&known).map(|it| it.calls), Some(2));
+    tracker.take(&pending, &price);
+    assert_eq!(realised(&tracker), None);
+    tracker.take(&answered(12, 0, 1), &price);
+    assert_eq!(realised(&tracker).map(|it| it.calls), Some(1));
 }
