@@ -326,6 +326,27 @@ fn what_a_cheaper_model_has_saved_is_measured_over_a_restart_and_kept_when_it_is
 }
 
 #[test]
+fn savings_from_before_the_window_count_after_a_restart() {
+    let mut server = Fixture::answering(1_000, 1_000);
+    let flow = flow_of(&server, "gpt-4o");
+    run_times(&server, flow, 5, |_| "again".into());
+    let path = apply(&server, &suggestion(&server, "cache"));
+    run_times(&server, flow, 3, |_| "again".into());
+    realised(&server, &path, 2);
+    // 40 days ago: calls count for 30 days, and savings are measured for 90.
+    for older in [
+        "UPDATE ledger SET timestamp_ms = timestamp_ms - 40 * 86400000 WHERE flow_id = ?1",
+        "UPDATE suggestions SET applied_ms = applied_ms - 40 * 86400000
+             WHERE flow_id = ?1 AND status = 'APPLIED'",
+    ] {
+        server.alter(flow, older);
+    }
+    run_times(&server, flow, 1, |_| "again".into());
+    let measured = realised(&server, &path, 3);
+    assert_eq!(amounts(&measured), [3 * CALL, 0, 3 * CALL]);
+}
+
+#[test]
 fn what_kept_answers_have_saved_is_measured_over_a_restart() {
     let mut server = Fixture::answering(1_000, 1_000);
     let flow = flow_of(&server, "gpt-4o");
