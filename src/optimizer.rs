@@ -1,5 +1,4 @@
-//! The optimizer proposes savings that follow from the user's own ledger, and measures what applied ones
-//! saved.
+//! The optimizer proposes savings that follow from the user's own ledger, and measures the applied ones.
 //!
 //! Its thread (`worker`) runs a pass shortly after calls end: a [`Pass`] sums new rows (`call_stats`), lets
 //! the `rules` look at flows with new sums, and returns changes for the journal. `edit` changes a flow,

@@ -1,5 +1,5 @@
-//! `flowledger optimize`: what could be saved, also while a server runs: what a server has found, and what
-//! is new since. Writes nothing.
+//! `flowledger optimize`: prints the suggestions of a server, and those that are new since. Works while the
+//! server runs, and writes nothing.
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -17,26 +17,23 @@ use crate::optimizer::{Pass, Wanted};
 use crate::providers::{Cancel, Prices, Providers};
 use crate::store::{Change, Store};
 
-/// How many suggestions that were applied are shown, the newest first …
+/// Suggestions shown, the newest first.
 const APPLIED_MAX: usize = 100;
-/// … and how many that stand open.
 const OPEN_MAX: usize = 10_000;
 
-/// What is printed.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Report {
     open: Vec<OpenSuggestion>,
-    /// Why providers were not looked at that calls went to.
+    /// Why providers of recent calls cannot be used.
     not_usable: Vec<String>,
     applied: Vec<Suggestion>,
 }
 
-/// What could be done.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct OpenSuggestion {
-    /// The suggestion's number; none where no server has made it yet.
+    /// None if no server has made it yet.
     id: Option<i64>,
     flow_id: i64,
     flow_name: String,
@@ -44,14 +41,13 @@ struct OpenSuggestion {
     proposal: Proposal,
 }
 
-/// Looks at all calls of the last 30 days, and prints what could be saved.
 pub fn run(config: &Config, as_json: bool) -> Result<ExitCode> {
     let store = Arc::new(Store::open_to_read(&config.data)?);
     let found = find(config, &store)?;
     for why in &found.not_usable {
         eprintln!("not looked at for what is new, since it cannot be used from here: {why}");
     }
-    // Whoever reads it may have enough before its end.
+    // The reader may close the pipe early.
     let mut out = io::stdout().lock();
     if as_json {
         let _ = serde_json::to_writer_pretty(&mut out, &found);
@@ -69,7 +65,7 @@ fn find(config: &Config, store: &Arc<Store>) -> Result<Report> {
     }
     let providers = Providers::new(config.providers.clone(), config.timeouts).with_prices(prices);
     let mut pass = Pass::new(Arc::clone(store), Arc::new(providers), Cancel::new());
-    // What a server has found stands as it was found, whichever providers can be used from here.
+    // Stored suggestions are shown even if their providers cannot be used from here.
     let mut open = Vec::new();
     let mut known = BTreeSet::new();
     for stored in store.suggestions(Some(Status::Open), None, OPEN_MAX)? {

@@ -289,7 +289,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    /// Calls that cost a dollar each, of which so many were for nothing.
+    /// Calls that cost a dollar each, and how many of them repeat others.
     fn proposal(calls: u64, repeated: u64, seen_days: u64) -> Proposal {
         Proposal {
             kind: Kind::Cache,

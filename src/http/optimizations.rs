@@ -1,4 +1,4 @@
-//! `/api/ledger/optimizations`: what the optimizer proposes, and what becomes of it.
+//! `/api/ledger/optimizations`: the optimizer's suggestions.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -13,9 +13,8 @@ use crate::optimizer::diff::{Line, diff};
 use crate::optimizer::{changed_document, chosen, document_hash, read_document, version};
 use crate::store::{Change, FlowRecord};
 
-/// How many stored inputs a trial asks about unless it says …
+/// Stored inputs per trial.
 const TRIAL_COUNT_DEFAULT: usize = 3;
-/// … and at most.
 const TRIAL_COUNT_MAX: usize = 10;
 
 /// `GET /api/ledger/optimizations?limit&before&status`: newest first.
@@ -31,31 +30,29 @@ pub fn list(context: &Context, mut query: Query) -> Answer {
     Ok(reply::list(&items, next))
 }
 
-/// A suggestion with what it changes.
 #[derive(Serialize)]
-struct Whole {
+struct SuggestionDetail {
     #[serde(flatten)]
     suggestion: Suggestion,
-    /// What it changes in the flow, or has changed.
+    /// Its changes of the flow, planned or made.
     changes: Vec<Line>,
-    /// What tells these changes from any others, where they can be applied.
+    /// Identifies these changes, if they can be applied.
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<String>,
-    /// Why it cannot be applied as things are.
+    /// Why it cannot be applied.
     #[serde(skip_serializing_if = "Option::is_none")]
     conflict: Option<String>,
 }
 
-/// `GET /api/ledger/optimizations/{id}?alternative`: with what it changes, before and after; or what an
-/// alternative would change.
+/// `GET /api/ledger/optimizations/{id}?alternative`: with its changes, or those of an alternative.
 pub fn get(context: &Context, id: i64, mut query: Query) -> Answer {
     let alternative: Option<String> = query.take("alternative");
     query.finish()?;
-    let whole = whole(context, id, alternative.as_deref())?;
-    Ok(reply::json(200, &whole))
+    let detail = detail(context, id, alternative.as_deref())?;
+    Ok(reply::json(200, &detail))
 }
 
-fn whole(context: &Context, id: i64, alternative: Option<&str>) -> Result<Whole> {
+fn detail(context: &Context, id: i64, alternative: Option<&str>) -> Result<SuggestionDetail> {
     let suggestion = context.store.suggestion(id)?;
     let proposal = chosen(&suggestion.proposal, alternative)?;
     let changed = if suggestion.applied_at.is_some() {
@@ -72,7 +69,7 @@ fn whole(context: &Context, id: i64, alternative: Option<&str>) -> Result<Whole>
         Err(error) => return Err(error),
     };
     let can_be_applied = suggestion.applied_at.is_none() && conflict.is_none();
-    Ok(Whole {
+    Ok(SuggestionDetail {
         suggestion,
         changes,
         version: can_be_applied.then(|| version(&proposal)),
@@ -80,9 +77,8 @@ fn whole(context: &Context, id: i64, alternative: Option<&str>) -> Result<Whole>
     })
 }
 
-/// `POST /api/ledger/optimizations/{id}/apply`: changes the flow. The body may name the change, which may
-/// be another than the one put forward, and say which it was when somebody saw it:
-/// `{"alternative": "provider/model", "version": "…"}`.
+/// `POST /api/ledger/optimizations/{id}/apply`: changes the flow. The body may name an alternative, and the
+/// version that the user saw: `{"alternative": "provider/model", "version": "…"}`.
 pub fn apply(context: &Context, id: i64, body: &[u8]) -> Answer {
     #[derive(serde::Deserialize, Default)]
     #[serde(deny_unknown_fields)]
@@ -112,10 +108,10 @@ pub fn apply(context: &Context, id: i64, body: &[u8]) -> Answer {
         at: Timestamp::now(),
     })?;
     context.optimizer.look(suggestion.flow_id);
-    Ok(reply::json(200, &whole(context, id, None)?))
+    Ok(reply::json(200, &detail(context, id, None)?))
 }
 
-/// What a trial is to be.
+/// The body of a trial's request.
 #[derive(serde::Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 struct WantedTrial {
@@ -156,8 +152,8 @@ impl WantedTrial {
     }
 }
 
-/// `POST /api/ledger/optimizations/{id}/trial`: asks the other model what the node was asked before.
-/// Without `"confirm": true` it asks nobody and tells what that would cost.
+/// `POST /api/ledger/optimizations/{id}/trial`: asks the other model the node's stored inputs. Without
+/// `"confirm": true` it only estimates the cost.
 pub fn trial(context: &Context, id: i64, body: &[u8]) -> Answer {
     let wanted = WantedTrial::read(body)?;
     let trials = &context.trials;
@@ -166,10 +162,10 @@ pub fn trial(context: &Context, id: i64, body: &[u8]) -> Answer {
         return Ok(reply::json(200, &trials.estimate(&plan)));
     }
     trials.make(&plan)?;
-    Ok(reply::json(200, &whole(context, id, None)?))
+    Ok(reply::json(200, &detail(context, id, None)?))
 }
 
-/// `POST /api/ledger/optimizations/{id}/revert`: puts the flow back as it was.
+/// `POST /api/ledger/optimizations/{id}/revert`: restores the flow.
 pub fn revert(context: &Context, id: i64) -> Answer {
     let suggestion = context.store.suggestion(id)?;
     let at = Timestamp::now();
@@ -177,17 +173,17 @@ pub fn revert(context: &Context, id: i64) -> Answer {
         .journal
         .commit_one(Change::RevertSuggestion { id, at })?;
     context.optimizer.look(suggestion.flow_id);
-    Ok(reply::json(200, &whole(context, id, None)?))
+    Ok(reply::json(200, &detail(context, id, None)?))
 }
 
-/// `POST /api/ledger/optimizations/{id}/dismiss`: it does not come back unless its ground changes.
+/// `POST /api/ledger/optimizations/{id}/dismiss`: hides it unless its grounds change.
 pub fn dismiss(context: &Context, id: i64) -> Answer {
     context.journal.commit_one(Change::CloseSuggestion {
         id,
         status: Status::Dismissed,
         at: Timestamp::now(),
     })?;
-    Ok(reply::json(200, &whole(context, id, None)?))
+    Ok(reply::json(200, &detail(context, id, None)?))
 }
 
 /// A flow, and how a suggestion would leave it.
@@ -198,7 +194,7 @@ struct Edited {
 }
 
 /// # Errors
-/// [`Error::Conflict`] where the flow has changed since the suggestion was made, or is gone.
+/// [`Error::Conflict`] if the flow changed since the suggestion was made, or is gone.
 fn edited(context: &Context, suggestion: &Suggestion, proposal: &Proposal) -> Result<Edited> {
     let flow = context.store.flow(suggestion.flow_id).map_err(|error| {
         let gone = format!("flow {} is gone", suggestion.flow_id);

@@ -93,16 +93,27 @@ impl AddAssign for CallSums {
 type Bucket = (i64, Outcome, usize);
 
 /// The calls of a node in the window, to one target or to all.
-#[derive(Clone, Debug)]
-pub struct NodeCalls {
+#[derive(Debug)]
+pub struct NodeCalls<'a> {
     /// The time of the first.
     pub since: Timestamp,
-    buckets: BTreeMap<Bucket, CallSums>,
+    targets: Vec<&'a TargetStats>,
 }
 
-impl NodeCalls {
+impl<'a> NodeCalls<'a> {
+    /// Returns none without calls.
+    fn new(targets: impl Iterator<Item = &'a TargetStats>) -> Option<Self> {
+        let targets: Vec<&TargetStats> = targets.collect();
+        let since = targets.iter().filter_map(|stats| stats.since()).min()?;
+        Some(Self { since, targets })
+    }
+
+    fn buckets(&self) -> impl Iterator<Item = (&Bucket, &CallSums)> {
+        self.targets.iter().flat_map(|stats| &stats.buckets)
+    }
+
     fn of(&self, outcomes: &[Outcome]) -> impl Iterator<Item = (&Bucket, &CallSums)> {
-        let all = self.buckets.iter();
+        let all = self.buckets();
         all.filter(|((_, outcome, _), _)| outcomes.contains(outcome))
     }
 
@@ -121,7 +132,7 @@ impl NodeCalls {
 
     /// Sums over all calls.
     pub fn all(&self) -> CallSums {
-        total(self.buckets.values())
+        total(self.buckets().map(|(_, sums)| sums))
     }
 
     /// Returns the answered calls of each length class.
@@ -213,7 +224,7 @@ impl CallStats {
         self.nodes.keys().map(|(flow_id, _)| *flow_id)
     }
 
-    /// Drops what a change of a node outdates, now and in rows read later.
+    /// Drops the calls that a change of a node outdates, now and in rows read later.
     pub fn forget(&mut self, change: &NodeChange) {
         let node = (change.flow_id, change.node_id.clone());
         let changes = self.changes.entry(node.clone()).or_default();
@@ -255,7 +266,7 @@ impl CallStats {
         self.changes.retain(|(of, _), _| *of != flow_id);
     }
 
-    /// Returns the time since which calls tell about this concern; none if unknown, or if the question
+    /// Returns the time since which calls count for this concern; none if unknown, or if the question
     /// changed at the same time.
     pub fn changed_at(&self, flow_id: FlowId, node: &str, concern: Concern) -> Option<Timestamp> {
         let changes = self.changes.get(&(flow_id, node.to_owned()))?;
@@ -375,22 +386,20 @@ impl CallStats {
     }
 
     /// Returns the calls of a node to a target, if there are any.
-    pub fn calls_to(&self, flow_id: FlowId, node_id: &str, target: &Target) -> Option<NodeCalls> {
+    pub fn calls_to(
+        &self,
+        flow_id: FlowId,
+        node_id: &str,
+        target: &Target,
+    ) -> Option<NodeCalls<'_>> {
         let targets = self.nodes.get(&(flow_id, node_id.to_owned()))?;
-        targets.get(target)?.calls()
+        NodeCalls::new(targets.get(target).into_iter())
     }
 
     /// Returns the calls of a node to all its targets, if there are any.
-    pub fn calls_of(&self, flow_id: FlowId, node_id: &str) -> Option<NodeCalls> {
-        let targets = self.nodes.get(&(flow_id, node_id.to_owned()))?.values();
-        let all = targets.filter_map(TargetStats::calls);
-        all.reduce(|mut sum, calls| {
-            sum.since = sum.since.min(calls.since);
-            for (bucket, sums) in calls.buckets {
-                *sum.buckets.entry(bucket).or_default() += sums;
-            }
-            sum
-        })
+    pub fn calls_of(&self, flow_id: FlowId, node_id: &str) -> Option<NodeCalls<'_>> {
+        let targets = self.nodes.get(&(flow_id, node_id.to_owned()))?;
+        NodeCalls::new(targets.values())
     }
 
     /// Returns how many calls of all flows each target answered.
@@ -416,12 +425,9 @@ fn outcome(row: &CallRow<'_>, is_repeated: bool, is_since: impl Fn(Concern) -> b
 }
 
 impl TargetStats {
-    fn calls(&self) -> Option<NodeCalls> {
+    fn since(&self) -> Option<Timestamp> {
         let ((first_day, ..), _) = self.buckets.first_key_value()?;
-        Some(NodeCalls {
-            since: self.first_at?.max(Timestamp(first_day * MS_PER_DAY)),
-            buckets: self.buckets.clone(),
-        })
+        Some(self.first_at?.max(Timestamp(first_day * MS_PER_DAY)))
     }
 
     /// Notes when an answer began. Returns whether an earlier one had begun before this call, but not too

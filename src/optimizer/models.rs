@@ -252,7 +252,7 @@ impl Candidate {
     }
 
     /// Returns the cost of these calls at the candidate instead of `present`.
-    pub fn cost(&self, calls: &NodeCalls, present: &Target) -> Usd {
+    pub fn cost(&self, calls: &NodeCalls<'_>, present: &Target) -> Usd {
         calls.by_class().fold(Usd::ZERO, |cost, class| {
             let usage = at_another(&class.usage, &present.provider, &self.target.provider);
             let (count, longest) = (class.spend.calls, class.prompt_tokens_max);

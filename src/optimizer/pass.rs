@@ -116,7 +116,7 @@ impl Pass {
         done
     }
 
-    /// Reads nothing yet but from where to read: the window, and the applications of suggestions.
+    /// Starts with the first row of the window, or after the first application of a suggestion.
     fn start(&self, bounds: Vec<u64>, now: Timestamp) -> Result<Totals> {
         let mut savings = SavingsTracker::default();
         savings.update(&self.store, now)?;
@@ -195,8 +195,7 @@ impl Pass {
         // First, because suggestions that are applied after this concern later rows only.
         let last = self.store.last_call()?;
         savings.update(&self.store, now)?;
-        // Changes of nodes must be known before rows that follow them: to forget what was before a change
-        // would forget those rows, too.
+        // Before the rows that follow the changes: forgetting drops all calls that are known so far.
         for change in self.store.changed_nodes(calls.cursor)? {
             calls.forget(&change);
         }

@@ -132,12 +132,12 @@ fn set<const N: usize>(node: &Node, values: [(&str, Value); N]) -> Value {
 }
 
 impl RuleContext<'_> {
-    fn calls_of(&self, node: &Node) -> Option<NodeCalls> {
+    fn calls_of(&self, node: &Node) -> Option<NodeCalls<'_>> {
         self.calls.calls_of(self.flow_id, &node.id)
     }
 
     /// Returns the calls of a node to its first target.
-    fn first_target(&self, node: &Node, agent: &Agent) -> Option<NodeCalls> {
+    fn first_target(&self, node: &Node, agent: &Agent) -> Option<NodeCalls<'_>> {
         let target = agent.targets.first()?;
         self.calls.calls_to(self.flow_id, &node.id, target)
     }
@@ -147,7 +147,7 @@ impl RuleContext<'_> {
     /// A node from before the window, or changed since, was observed the whole time, even if its first
     /// call of the window is recent: it may run in bursts, or once a month. A target that was asked later
     /// than others of its node was added then.
-    fn since(&self, node: &Node, calls: &NodeCalls) -> Timestamp {
+    fn since(&self, node: &Node, calls: &NodeCalls<'_>) -> Timestamp {
         let all = self.calls_of(node);
         if all.is_some_and(|all| all.since < calls.since) {
             return calls.since;
@@ -171,7 +171,7 @@ impl RuleContext<'_> {
         self.calls.changed_at(self.flow_id, &node.id, concern)
     }
 
-    fn promise(&self, node: &Node, calls: &NodeCalls, saved: &DailySpend) -> Promise {
+    fn promise(&self, node: &Node, calls: &NodeCalls<'_>, saved: &DailySpend) -> Promise {
         self.promise_since(self.since(node, calls), saved)
     }
 
@@ -180,7 +180,7 @@ impl RuleContext<'_> {
     fn promise_about(
         &self,
         node: &Node,
-        calls: &NodeCalls,
+        calls: &NodeCalls<'_>,
         saved: &DailySpend,
         concern: Concern,
     ) -> (Promise, Timestamp) {

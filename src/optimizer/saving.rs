@@ -116,7 +116,7 @@ mod tests {
 
     const EACH: i64 = 1_000_000;
 
-    /// Calls of one price, so many on each of these days.
+    /// The numbers of calls on each day, all of one price.
     fn observed(by_day: &[u64], each: i64) -> DailySpend {
         let calls: u64 = by_day.iter().sum();
         DailySpend {
@@ -150,7 +150,7 @@ mod tests {
         let burst = observed(&[300], EACH);
         let month = nanousd(per_30_days(&burst, day(0), Timestamp(day(30).0 - 1)));
         assert_eq!((month[0], month[1]), (0, 300_000_000));
-        // Days are what is independent: one burst may be none, or three.
+        // Days are independent: one burst may be none, or three.
         assert_eq!(month[2], 300_000_000 + 588_000_000);
     }
 

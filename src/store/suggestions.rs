@@ -32,7 +32,7 @@ pub struct NodeChange {
     pub flow_id: FlowId,
     pub node_id: String,
     pub concern: Concern,
-    /// The newest ledger row at that time: rows up to it tell nothing about this concern any more.
+    /// The newest ledger row at that time: rows up to it are outdated for this concern.
     pub last_call: i64,
     pub at: Timestamp,
 }
@@ -275,7 +275,7 @@ pub fn document_hash(document: &str) -> String {
     hex(&Sha256::digest(document))
 }
 
-/// Notes which nodes of a flow changed, and in what.
+/// Notes the changes of a flow's nodes.
 pub(super) fn note_changed_nodes(
     connection: &Connection,
     flow_id: FlowId,

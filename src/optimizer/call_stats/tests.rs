@@ -33,7 +33,7 @@ fn target() -> Target {
     }
 }
 
-fn calls(stats: &CallStats) -> Option<NodeCalls> {
+fn calls(stats: &CallStats) -> Option<NodeCalls<'_>> {
     stats.calls_to(1, "n", &target())
 }
 

@@ -35,7 +35,7 @@ impl Step<'_> {
 /// The calls of a node to its first target.
 struct Present<'a> {
     target: &'a Target,
-    calls: NodeCalls,
+    calls: NodeCalls<'a>,
     answered: CallSums,
 }
 
