@@ -126,27 +126,19 @@ impl Store {
         })
     }
 
-    /// Reads a value from one row.
-    fn value<T: rusqlite::types::FromSql>(&self, sql: &str, params: &[&dyn ToSql]) -> Result<T> {
-        self.read(|connection| {
-            let mut statement = connection.prepare_cached(sql)?;
-            Ok(statement.query_row(params, |row| row.get(0))?)
-        })
-    }
-
     /// Returns the newest ledger row's id, or 0.
     pub fn last_call(&self) -> Result<i64> {
-        self.value("SELECT coalesce(max(id), 0) FROM ledger", params![])
+        let sql = "SELECT max(id) FROM ledger";
+        let id: Option<Option<i64>> = self.one(sql, [], |row| row.get(0))?;
+        Ok(id.flatten().unwrap_or(0))
     }
 
     /// Returns the id after which all rows since `at` follow, even if the clock was set back since; without
     /// such rows, the newest row's id, or 0.
     pub fn last_call_before(&self, at: Timestamp) -> Result<i64> {
-        self.value(
-            "SELECT coalesce((SELECT min(id) FROM ledger WHERE timestamp_ms >= ?1) - 1,
-                (SELECT max(id) FROM ledger), 0)",
-            params![at.0],
-        )
+        let sql = "SELECT min(id) - 1 FROM ledger WHERE timestamp_ms >= ?1";
+        let id: Option<Option<i64>> = self.one(sql, [at.0], |row| row.get(0))?;
+        id.flatten().map_or_else(|| self.last_call(), Ok)
     }
 
     /// Counts the completed runs of a flow that started after `began` and before `until` and ended since
@@ -158,38 +150,31 @@ impl Store {
         since: Timestamp,
         until: Timestamp,
     ) -> Result<(u64, u64)> {
-        self.read(|connection| {
-            let mut statement = connection.prepare_cached(
-                "SELECT count(*), coalesce(sum(max(coalesce(finished_ms - started_ms, 0), 0)), 0)
-                 FROM runs WHERE flow_id = ?1 AND id > ?2 AND id < ?3 AND status = 'COMPLETED'
-                    AND finished_ms >= ?4",
-            )?;
-            let (began, until) = (run_ids_from(began), run_ids_from(until));
-            Ok(
-                statement.query_row(params![flow_id, began, until, since.0], |row| {
-                    Ok((row.get(0)?, row.get(1)?))
-                })?,
-            )
-        })
+        let sql = "SELECT count(*), sum(max(coalesce(finished_ms - started_ms, 0), 0)) FROM runs
+            WHERE flow_id = ?1 AND id > ?2 AND id < ?3 AND status = 'COMPLETED'
+                AND finished_ms >= ?4";
+        let (began, until) = (run_ids_from(began), run_ids_from(until));
+        let read = self.one(sql, params![flow_id, began, until, since.0], |row| {
+            Ok((row.get(0)?, row.get::<_, Option<u64>>(1)?.unwrap_or(0)))
+        })?;
+        Ok(read.unwrap_or_default())
     }
 
     /// Returns the average length, in bytes with the system text, of a node's prompts in the newest `runs`
     /// of its flow (of a map, of its items), if there are any.
     pub fn prompt_bytes(&self, flow_id: FlowId, node_id: &str, runs: usize) -> Result<Option<u64>> {
-        let average: Option<f64> = self.value(
-            &format!(
-                "{NEWEST}
-                 SELECT avg(length(CAST(prompt AS BLOB)) + length(CAST(coalesce(system, '') AS BLOB)))
-                 FROM (SELECT prompt, system FROM newest JOIN run_nodes ON run_id = newest.id
-                           AND node_id = ?2
-                       UNION ALL
-                       SELECT prompt, system FROM newest JOIN run_items ON run_id = newest.id
-                           AND node_id = ?2)
-                 WHERE prompt IS NOT NULL"
-            ),
-            params![flow_id, node_id, runs],
-        )?;
-        Ok(average.map(|bytes| bytes as u64))
+        let sql = format!(
+            "{NEWEST}
+             SELECT avg(length(CAST(prompt AS BLOB)) + length(CAST(coalesce(system, '') AS BLOB)))
+             FROM (SELECT prompt, system FROM newest JOIN run_nodes ON run_id = newest.id
+                       AND node_id = ?2
+                   UNION ALL
+                   SELECT prompt, system FROM newest JOIN run_items ON run_id = newest.id
+                       AND node_id = ?2)
+             WHERE prompt IS NOT NULL"
+        );
+        let average = self.one(&sql, params![flow_id, node_id, runs], |row| row.get(0))?;
+        Ok(average.flatten().map(|bytes: f64| bytes as u64))
     }
 
     /// Returns how many of the newest `runs` completed the node, and its average duration there, in
@@ -200,20 +185,18 @@ impl Store {
         node_id: &str,
         runs: usize,
     ) -> Result<Option<(u64, u64)>> {
-        self.read(|connection| {
-            let sql = format!(
-                "{NEWEST}
-                 SELECT count(*), avg(max(finished_ms - started_ms, 0))
-                 FROM newest JOIN run_nodes ON run_id = newest.id AND node_id = ?2
-                 WHERE status = 'COMPLETED' AND finished_ms IS NOT NULL"
-            );
-            let (count, average): (u64, Option<f64>) = connection
-                .prepare_cached(&sql)?
-                .query_row(params![flow_id, node_id, runs], |row| {
-                    Ok((row.get(0)?, row.get(1)?))
-                })?;
+        let sql = format!(
+            "{NEWEST}
+             SELECT count(*), avg(max(finished_ms - started_ms, 0))
+             FROM newest JOIN run_nodes ON run_id = newest.id AND node_id = ?2
+             WHERE status = 'COMPLETED' AND finished_ms IS NOT NULL"
+        );
+        let read = self.one(&sql, params![flow_id, node_id, runs], |row| {
+            let average: Option<f64> = row.get(1)?;
+            let count = row.get(0)?;
             Ok(average.map(|ms| (count, ms.round() as u64)))
-        })
+        })?;
+        Ok(read.flatten())
     }
 
     /// Returns whether the node was started in one of the newest `runs` of its flow from before a moment.
@@ -224,13 +207,11 @@ impl Store {
         before: Timestamp,
         runs: usize,
     ) -> Result<bool> {
-        self.value(
-            "WITH older AS (SELECT id FROM runs WHERE flow_id = ?1 AND id < ?3
+        let sql = "WITH older AS (SELECT id FROM runs WHERE flow_id = ?1 AND id < ?3
                  ORDER BY id DESC LIMIT ?4)
-             SELECT EXISTS (SELECT 1 FROM older JOIN run_nodes
-                 ON run_id = older.id AND node_id = ?2)",
-            params![flow_id, node_id, run_ids_from(before), runs],
-        )
+             SELECT 1 FROM older JOIN run_nodes ON run_id = older.id AND node_id = ?2 LIMIT 1";
+        let params = params![flow_id, node_id, run_ids_from(before), runs];
+        Ok(self.one(sql, params, |_| Ok(()))?.is_some())
     }
 }
 

@@ -1,10 +1,11 @@
 //! Reads prompts and answers of nodes.
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, params};
 
 use super::Store;
 use super::call_stats::usage_at;
 use super::change::Prompt;
+use super::sql::{all, one};
 use crate::error::Result;
 use crate::event::{FlowId, RunId, Timestamp, Usage, Usd};
 use crate::flow::Target;
@@ -54,10 +55,9 @@ impl Store {
     ) -> Result<Vec<StoredInput>> {
         self.read(|connection| {
             let snapshot = connection.unchecked_transaction()?;
-            let runs: Vec<RunId> = snapshot
-                .prepare_cached(RUNS)?
-                .query_map(params![flow_id, RUNS_MAX], |row| row.get(0))?
-                .collect::<rusqlite::Result<_>>()?;
+            let runs: Vec<RunId> = all(&snapshot, RUNS, params![flow_id, RUNS_MAX], |row| {
+                row.get(0)
+            })?;
             let mut inputs: Vec<StoredInput> = Vec::new();
             let mut rows_left = ROWS_MAX;
             let mut statement = snapshot.prepare_cached(ROWS)?;
@@ -128,15 +128,13 @@ fn texts(
         None => format!("{COLUMNS} FROM run_nodes WHERE {CONDITION} AND ?3 IS NULL"),
         Some(_) => format!("{COLUMNS} FROM run_items WHERE {CONDITION} AND item = ?3"),
     };
-    let mut statement = connection.prepare_cached(&sql)?;
-    let found = statement.query_row(params![run_id, node_id, item], |row| {
+    one(connection, &sql, params![run_id, node_id, item], |row| {
         let prompt = Prompt {
             prompt: row.get(0)?,
             system: row.get(1)?,
         };
         Ok((prompt, row.get(2)?))
-    });
-    Ok(found.optional()?)
+    })
 }
 
 #[cfg(test)]

@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 
 use rusqlite::types::Type;
-use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
+use rusqlite::{Connection, Row, ToSql, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 use super::Store;
 use super::change::{Applied, Receipt};
-use super::sql::{execute, parsed};
+use super::sql::{self, all, execute, parsed};
 use crate::error::{Error, Result};
 use crate::event::suggestion::{Proposal, Realised, Status, Suggestion, Trial};
 use crate::event::{Event, EventContext, FlowId, Timestamp, hex};
@@ -86,12 +86,10 @@ fn select(
     params: &[&dyn ToSql],
 ) -> Result<Vec<Suggestion>> {
     let sql = format!("SELECT {columns} FROM suggestions WHERE {condition}");
-    let mut statement = connection.prepare_cached(&sql)?;
-    let rows = statement.query_map(params, suggestion)?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
+    all(connection, &sql, params, suggestion)
 }
 
-fn one(connection: &Connection, id: i64) -> Result<Suggestion> {
+fn suggestion_of(connection: &Connection, id: i64) -> Result<Suggestion> {
     let mut found = select(connection, COLUMNS, "id = ?1", params![id])?;
     let found = found.pop();
     found.ok_or_else(|| Error::NotFound(format!("suggestion {id}")))
@@ -101,7 +99,7 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`].
     pub fn suggestion(&self, id: i64) -> Result<Suggestion> {
-        self.read(|connection| one(connection, id))
+        self.read(|connection| suggestion_of(connection, id))
     }
 
     /// Returns up to `limit` suggestions with ids below `before`, the newest first, all or of one status,
@@ -126,20 +124,14 @@ impl Store {
 
     /// Returns the flows with open or applied suggestions.
     pub fn flows_with_suggestions(&self) -> Result<BTreeSet<FlowId>> {
-        self.numbers("SELECT flow_id FROM suggestions WHERE status IN ('OPEN', 'APPLIED')")
+        let sql = "SELECT flow_id FROM suggestions WHERE status IN ('OPEN', 'APPLIED')";
+        self.all(sql, [], |row| row.get(0))
     }
 
     /// Returns the ids of applied suggestions.
     pub fn applied_ids(&self) -> Result<BTreeSet<i64>> {
-        self.numbers("SELECT id FROM suggestions WHERE status = 'APPLIED'")
-    }
-
-    fn numbers(&self, sql: &str) -> Result<BTreeSet<i64>> {
-        self.read(|connection| {
-            let mut statement = connection.prepare_cached(sql)?;
-            let rows = statement.query_map([], |row| row.get(0))?;
-            Ok(rows.collect::<rusqlite::Result<_>>()?)
-        })
+        let sql = "SELECT id FROM suggestions WHERE status = 'APPLIED'";
+        self.all(sql, [], |row| row.get(0))
     }
 
     /// Returns the changes of nodes since a ledger row.
@@ -153,52 +145,41 @@ impl Store {
     }
 
     fn node_changes(&self, condition: &str, value: i64) -> Result<Vec<NodeChange>> {
-        self.read(|connection| {
-            let mut statement = connection.prepare_cached(&format!(
-                "SELECT flow_id, node_id, concern, last_call, at_ms FROM node_changes WHERE {condition}"
-            ))?;
-            let changes = statement.query_map([value], |row| {
-                Ok(NodeChange {
-                    flow_id: row.get(0)?,
-                    node_id: row.get(1)?,
-                    concern: parsed(row, 2)?,
-                    last_call: row.get(3)?,
-                    at: Timestamp(row.get(4)?),
-                })
-            })?;
-            Ok(changes.collect::<rusqlite::Result<_>>()?)
+        let sql = format!(
+            "SELECT flow_id, node_id, concern, last_call, at_ms FROM node_changes WHERE {condition}"
+        );
+        self.all(&sql, [value], |row| {
+            Ok(NodeChange {
+                flow_id: row.get(0)?,
+                node_id: row.get(1)?,
+                concern: parsed(row, 2)?,
+                last_call: row.get(3)?,
+                at: Timestamp(row.get(4)?),
+            })
         })
     }
 
     /// Returns the number of completed runs since a suggestion was applied, and their total duration in
     /// milliseconds.
     pub fn runs_since(&self, id: i64) -> Result<(u64, u64)> {
-        self.read(|connection| {
-            let mut statement =
-                connection.prepare_cached("SELECT runs, runs_ms FROM suggestions WHERE id = ?1")?;
-            let read = statement.query_row([id], |row| Ok((row.get(0)?, row.get(1)?)));
-            Ok(read.optional()?.unwrap_or_default())
-        })
+        let sql = "SELECT runs, runs_ms FROM suggestions WHERE id = ?1";
+        let read = self.one(sql, [id], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(read.unwrap_or_default())
     }
 
     /// # Errors
     /// [`Error::Conflict`] if the suggestion was never applied.
     pub fn applied_edit(&self, id: i64) -> Result<AppliedEdit> {
-        self.read(|connection| {
-            let mut statement = connection.prepare_cached(
-                "SELECT document_before, document_after, last_call FROM suggestions
-                 WHERE id = ?1 AND applied_ms IS NOT NULL",
-            )?;
-            let read = statement.query_row([id], |row| {
-                Ok(AppliedEdit {
-                    before: row.get(0)?,
-                    after: row.get(1)?,
-                    last_call: row.get(2)?,
-                })
-            });
-            read.optional()?
-                .ok_or_else(|| Error::Conflict(format!("suggestion {id} was never applied")))
-        })
+        let sql = "SELECT document_before, document_after, last_call FROM suggestions
+            WHERE id = ?1 AND applied_ms IS NOT NULL";
+        let read = self.one(sql, [id], |row| {
+            Ok(AppliedEdit {
+                before: row.get(0)?,
+                after: row.get(1)?,
+                last_call: row.get(2)?,
+            })
+        })?;
+        read.ok_or_else(|| Error::Conflict(format!("suggestion {id} was never applied")))
     }
 }
 
@@ -214,10 +195,8 @@ pub(super) fn propose(
     proposal: &Proposal,
     at: Timestamp,
 ) -> Result<Applied> {
-    let document: Option<String> = connection
-        .prepare_cached("SELECT document FROM flows WHERE id = ?1")?
-        .query_row([flow_id], |row| row.get(0))
-        .optional()?;
+    let sql = "SELECT document FROM flows WHERE id = ?1";
+    let document: Option<String> = sql::one(connection, sql, [flow_id], |row| row.get(0))?;
     if document.is_none_or(|document| document_hash(&document) != proposal.document) {
         return Err(Error::Conflict(format!(
             "flow {flow_id} has changed since it was looked at"
@@ -320,7 +299,7 @@ pub(super) fn close(
     status: Status,
     at: Timestamp,
 ) -> Result<Applied> {
-    expect(&one(connection, id)?, &[Status::Open])?;
+    expect(&suggestion_of(connection, id)?, &[Status::Open])?;
     set_status(connection, id, status, at)
 }
 
@@ -337,7 +316,7 @@ pub(super) fn apply(
     after: &str,
     at: Timestamp,
 ) -> Result<Applied> {
-    let old = one(connection, id)?;
+    let old = suggestion_of(connection, id)?;
     expect(&old, &[Status::Open, Status::Dismissed])?;
     replace_document(connection, old.flow_id, before, after, at)?;
     execute(
@@ -355,7 +334,7 @@ pub(super) fn apply(
 /// # Errors
 /// [`Error::Conflict`] if the flow changed since, or the suggestion is not applied.
 pub(super) fn revert(connection: &Connection, id: i64, at: Timestamp) -> Result<Applied> {
-    let old = one(connection, id)?;
+    let old = suggestion_of(connection, id)?;
     expect(&old, &[Status::Applied])?;
     let (before, after): (String, String) = connection
         .prepare_cached("SELECT document_before, document_after FROM suggestions WHERE id = ?1")?
@@ -422,7 +401,7 @@ fn changed(connection: &Connection, id: i64) -> Result<Applied> {
 
 /// Reads a suggestion for an event; like lists, events leave out the trial.
 fn announced(connection: &Connection, id: i64) -> Result<(EventContext, Box<Suggestion>)> {
-    let mut suggestion = Box::new(one(connection, id)?);
+    let mut suggestion = Box::new(suggestion_of(connection, id)?);
     suggestion.trial = None;
     let context = EventContext {
         flow_id: Some(suggestion.flow_id),
