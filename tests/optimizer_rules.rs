@@ -326,6 +326,20 @@ fn what_a_cheaper_model_has_saved_is_measured_over_a_restart_and_kept_when_it_is
 }
 
 #[test]
+fn an_unreadable_suggestion_stops_no_other_measurement() {
+    let mut server = Fixture::answering(1_000, 1_000);
+    let flows = [flow_of(&server, "gpt-4o"), flow_of(&server, "gpt-4o")];
+    let [_, path] = flows.map(|flow| {
+        run_times(&server, flow, 5, |_| "again".into());
+        apply(&server, &suggestion(&server, "cache"))
+    });
+    let spoil = "UPDATE suggestions SET proposal = '{' WHERE flow_id = ?1";
+    server.alter(flows[0], spoil);
+    run_times(&server, flows[1], 3, |_| "again".into());
+    realised(&server, &path, 2);
+}
+
+#[test]
 fn savings_from_before_the_window_count_after_a_restart() {
     let mut server = Fixture::answering(1_000, 1_000);
     let flow = flow_of(&server, "gpt-4o");

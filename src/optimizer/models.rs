@@ -52,24 +52,27 @@ pub struct Needs {
     pub has_thought: bool,
 }
 
-pub struct Models {
-    /// Each model once, by one of its names.
-    candidates: Vec<Candidate>,
+pub struct Models<'a> {
+    providers: &'a Providers,
+    /// The moment of the prices.
+    pub priced_at: Timestamp,
+    /// Each model once, by its most used name, or else its shortest one without a date.
+    pub candidates: Vec<Candidate>,
     /// When the listed ones were created, with their prices.
     dates: BTreeMap<Target, (Timestamp, Quote)>,
 }
 
 /// Returns the moment whose prices count for proposals: noon UTC, so that they do not come and go with
 /// prices that depend on the time of day.
-pub fn priced_at(now: Timestamp) -> Timestamp {
+fn priced_at(now: Timestamp) -> Timestamp {
     Timestamp((now.0.div_euclid(MS_PER_DAY) * MS_PER_DAY).saturating_add(MS_PER_DAY / 2))
 }
 
-impl Models {
+impl<'a> Models<'a> {
     /// Returns those with a price, at providers that can be used; `answered` are the targets that flows used
     /// lately.
     pub fn new(
-        providers: &Providers,
+        providers: &'a Providers,
         answered: &BTreeMap<Target, u64>,
         catalog: &ModelCatalog,
         now: Timestamp,
@@ -78,6 +81,8 @@ impl Models {
             provider.kind != Kind::Echo && providers.check(name).is_ok()
         });
         let mut models = Self {
+            providers,
+            priced_at: priced_at(now),
             candidates: Vec::new(),
             dates: BTreeMap::new(),
         };
@@ -89,12 +94,12 @@ impl Models {
             names.extend(listed.map(|it| (it.name.as_str(), Some(it))));
             let mut found: Vec<Candidate> = Vec::new();
             for (name, listed) in names {
-                let Some(quote) = providers.quote(provider, &[name], priced_at(now)) else {
-                    continue;
-                };
                 let target = Target {
                     provider: provider.to_owned(),
                     model: name.to_owned(),
+                };
+                let Some(quote) = models.quote(&target) else {
+                    continue;
                 };
                 let created_at = listed.and_then(|listed| listed.created_at);
                 if let Some(at) = created_at {
@@ -124,23 +129,18 @@ impl Models {
         models
     }
 
-    /// Returns each model by its most used name, or else its shortest one without a date.
-    pub fn all(&self) -> &[Candidate] {
-        &self.candidates
+    pub fn quote(&self, target: &Target) -> Option<Quote> {
+        let (provider, model) = (&target.provider, &target.model);
+        self.providers.quote(provider, &[model], self.priced_at)
     }
 
     /// Returns when a model was created, if known; for an alias that is not listed, the time of the newest
     /// model that it may stand for.
-    fn created_at(
-        &self,
-        providers: &Providers,
-        target: &Target,
-        now: Timestamp,
-    ) -> Option<Timestamp> {
+    fn created_at(&self, target: &Target) -> Option<Timestamp> {
         if let Some((at, _)) = self.dates.get(target) {
             return Some(*at);
         }
-        let quote = providers.quote(&target.provider, &[&target.model], priced_at(now))?;
+        let quote = self.quote(target)?;
         let listed = self.dates.iter();
         let same = listed
             .filter(|(it, (_, other))| it.provider == target.provider && other.is_same_as(&quote));
@@ -149,15 +149,9 @@ impl Models {
 
     /// Returns the models that could replace `present`: those that flows use, and those at the same provider
     /// and of the same maker that are listed and not older.
-    pub fn instead_of(
-        &self,
-        providers: &Providers,
-        present: &Target,
-        needs: Needs,
-        now: Timestamp,
-    ) -> impl Iterator<Item = &Candidate> {
+    pub fn instead_of(&self, present: &Target, needs: Needs) -> impl Iterator<Item = &Candidate> {
         let has_thought = needs.has_thought || thinks(&present.model);
-        let present_created_at = self.created_at(providers, present, now);
+        let present_created_at = self.created_at(present);
         self.candidates.iter().filter(move |it| {
             let dates = it.created_at.zip(present_created_at);
             let is_next = it.is_listed

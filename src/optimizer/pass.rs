@@ -138,13 +138,13 @@ impl Pass {
             return Ok(());
         }
         let used = calls.targets();
-        let providers = &self.providers;
+        let providers = Arc::clone(&self.providers);
         let names = used.keys().map(|target| target.provider.as_str());
         let names = names.filter(|it| providers.has_list(it) && providers.check(it).is_ok());
         self.catalog.refresh(&names.collect(), now, |provider| {
             providers.list_models(provider, &self.stopping)
         });
-        let models = Models::new(providers, &used, &self.catalog, now);
+        let models = Models::new(&providers, &used, &self.catalog, now);
         self.review(calls, &models, now)?;
         self.left.append(&mut calls.changed_flows);
         // A flow that fails does not affect the others.
@@ -169,9 +169,9 @@ impl Pass {
 
     /// Requests another look at all flows from time to time, and after changes of prices: the savings of
     /// 30 days change daily, even for flows that do not run.
-    fn review(&mut self, calls: &CallStats, models: &Models, now: Timestamp) -> Result<()> {
+    fn review(&mut self, calls: &CallStats, models: &Models<'_>, now: Timestamp) -> Result<()> {
         let mut hasher = DefaultHasher::new();
-        for candidate in models.all() {
+        for candidate in &models.candidates {
             (&candidate.target, candidate.quote.text()).hash(&mut hasher);
         }
         let prices = hasher.finish();
@@ -225,7 +225,7 @@ impl Pass {
         &self,
         flow_id: FlowId,
         calls: &mut CallStats,
-        models: &Models,
+        models: &Models<'_>,
         now: Timestamp,
     ) -> Result<Vec<Change>> {
         let stored = self.store.suggestions_of(flow_id)?;
@@ -259,7 +259,7 @@ impl Pass {
         flow: &FlowRecord,
         stored: &[Suggestion],
         calls: &CallStats,
-        models: &Models,
+        models: &Models<'_>,
         now: Timestamp,
     ) -> Result<Vec<Proposal>> {
         let document = read_document(&flow.document)?;

@@ -47,7 +47,7 @@ pub struct RuleContext<'a> {
     pub document_hash: &'a str,
     pub graph: &'a Graph,
     pub calls: &'a CallStats,
-    pub models: &'a Models,
+    pub models: &'a Models<'a>,
     pub providers: &'a Providers,
     pub store: &'a Store,
     /// The flow's suggestions so far.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::pass::{Pass, Wanted};
 use crate::error::{Error, Result};
@@ -64,11 +64,10 @@ pub struct ActivityPublisher {
 impl Default for WakeSignal {
     fn default() -> Self {
         let (wake, woken) = bounded(1);
-        let activity = Arc::default();
         Self {
             wake,
             woken,
-            activity,
+            activity: Arc::default(),
         }
     }
 }
@@ -170,24 +169,20 @@ impl Worker {
                     RETRY_PAUSE
                 }
             };
-            match self.wait(seen, pause) {
-                Ok(()) => self.wait_for_quiet(),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
+            if self.wait(seen, pause) {
+                self.wait_for_quiet();
             }
         }
     }
 
-    /// Waits up to `pause` for a request, or for a call that ended after the `seen` ones.
-    fn wait(&self, seen: u64, pause: Duration) -> Result<(), RecvTimeoutError> {
-        self.signal.activity.is_idle.store(true, Ordering::SeqCst);
-        let waited = if self.signal.activity.seen() == seen {
-            self.signal.woken.recv_timeout(pause)
-        } else {
-            Ok(())
-        };
-        self.signal.activity.is_idle.store(false, Ordering::SeqCst);
-        waited
+    /// Waits up to `pause` for a request, or for a call that ended after the `seen` ones. Returns whether
+    /// there was one.
+    fn wait(&self, seen: u64, pause: Duration) -> bool {
+        let activity = &self.signal.activity;
+        activity.is_idle.store(true, Ordering::SeqCst);
+        let is_due = activity.seen() != seen || self.signal.woken.recv_timeout(pause).is_ok();
+        activity.is_idle.store(false, Ordering::SeqCst);
+        is_due
     }
 
     fn wait_for_quiet(&self) {

@@ -11,7 +11,6 @@ use crate::event::suggestion::{Kind, Proposal};
 use crate::event::{Usage, Usd};
 use crate::flow::{Agent, Node, Target};
 use crate::optimizer::call_stats::{ANSWERED, Outcome};
-use crate::optimizer::models::priced_at;
 use crate::providers::ANSWER_TOKENS_ASSUMED;
 
 /// The limit must be at least this many times the longest answer.
@@ -123,11 +122,7 @@ fn restricted<'a>(
 
 /// Returns the reservation for the tokens of an answer beyond `from`, up to `to`.
 fn reserved(context: &RuleContext<'_>, target: &Target, from: u64, to: u64) -> Reserve {
-    let at = priced_at(context.now);
-    let quote = context
-        .providers
-        .quote(&target.provider, &[&target.model], at);
-    let cost = quote.map(|quote| {
+    let cost = context.models.quote(target).map(|quote| {
         let cost = |output_tokens| {
             quote.cost(&Usage {
                 output_tokens,

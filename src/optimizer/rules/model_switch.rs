@@ -171,8 +171,7 @@ fn cheaper<'a>(
             .saturating_add(answer_tokens),
         has_thought: present.answered.usage.reasoning_tokens > 0,
     };
-    let models = context.models;
-    let all = models.instead_of(context.providers, present.target, needs, context.now);
+    let all = context.models.instead_of(present.target, needs);
     let mut steps: Vec<Step<'a>> = all
         .map(|to| Step {
             to,

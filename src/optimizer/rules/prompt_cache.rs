@@ -8,7 +8,6 @@ use crate::event::Usd;
 use crate::event::suggestion::{Kind, Proposal};
 use crate::flow::{Agent, Node, Target, constant_beginning};
 use crate::optimizer::call_stats::{ANSWERED, CallSums};
-use crate::optimizer::models::priced_at;
 use crate::providers;
 
 /// The shortest beginnings that are kept, in tokens, by the beginnings of model names: Anthropic's "cache
@@ -86,7 +85,7 @@ pub fn propose(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<
             "reads": reads,
             "writes": writes,
             "savedNanousd": saved_nanousd,
-            "pricedAt": priced_at(context.now),
+            "pricedAt": context.models.priced_at,
         }),
         edit: set(node, [("promptCache", json!(true))]),
         ..base
@@ -116,10 +115,7 @@ fn cache_effect(
     if prefix_tokens < prefix_tokens_min(&target.model) {
         return None;
     }
-    let at = priced_at(context.now);
-    let quote = context
-        .providers
-        .quote(&target.provider, &[&target.model], at)?;
+    let quote = context.models.quote(target)?;
     let rates = quote.rates(prompt_tokens);
     let reads = answered.soon.min(calls);
     let writes = calls - reads;

@@ -103,7 +103,7 @@ fn another_model(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Optio
     if agent.retry.attempts < 2 {
         return None;
     }
-    let all = context.models.all().iter();
+    let all = context.models.candidates.iter();
     let used = all.filter(|it| it.answered >= CALLS_MIN && it.target != *present);
     let best = used.max_by_key(|it| {
         let is_elsewhere = it.target.provider != present.provider;
