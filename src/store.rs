@@ -39,7 +39,7 @@ use rusqlite::Connection;
 
 pub use audit::{Audit, AuditCall, AuditEvent, AuditNode, AuditRun, AuditSums, Extent};
 pub use budgets::BudgetState;
-pub use call_stats::{CallRow, RunRow, run_ids_from};
+pub use call_stats::CallRow;
 pub use change::{
     Applied, Bought, Change, Delivery, FailedNode, FinishedNode, NewCall, NewFlow, NewHook, NewKey,
     NewRun, NewSchedule, NodeRef, Prompt, Receipt, RunEnd, RunStart, Settlement,

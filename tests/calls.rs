@@ -8,7 +8,7 @@ use crossbeam_channel::{Sender, bounded};
 use serde_json::{Value, json};
 
 use crate::harness::{DEADLINE, TestServer, agent, chain, eventually};
-use crate::optimizer::{flow_of, openai, run_times, server, suggestion};
+use crate::optimizer_fixture::{flow_of, openai, run_times, server, suggestion};
 use crate::upstream::{Upstream, completion_of, json_answer};
 
 /// The model of the flow.

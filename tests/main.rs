@@ -29,6 +29,7 @@
 //! - `maps`: a call for each item of a list: in order, at once, failing, again after a restart.
 //! - `nodes`: inputs, conditions, templates and outputs, and how runs go around them.
 //! - `optimizer`: what is proposed of real runs, and what becomes of it.
+//! - `optimizer_fixture`: the server, flows and suggestions that these tests share.
 //! - `optimizer_models`: which models are put forward, and how providers are asked for theirs.
 //! - `optimizer_rules`: what is proposed about failures and limits, and what was saved since a
 //!   suggestion was applied.
@@ -78,6 +79,7 @@ mod limits;
 mod maps;
 mod nodes;
 mod optimizer;
+mod optimizer_fixture;
 mod optimizer_models;
 mod optimizer_rules;
 mod optimizer_trial;

@@ -8,14 +8,12 @@ use flowledger::providers::{Cancel, Kind, ProviderConfig, Providers, Timeouts};
 use flowledger::secret::Secret;
 use serde_json::{Value, json};
 
-use crate::harness::{TestServer, add_provider, agent, chain, eventually};
-use crate::optimizer::{
-    PATH, flow_of, has_looked, list_of, of_kind, run_times, server, suggestion, upstream,
+use crate::harness::{TestServer, agent, chain, eventually};
+use crate::optimizer_fixture::{
+    Fixture, apply, assert_near, flow_of, has_looked, interval, interval_of, list_of, message_of,
+    of_kind, run_times, suggestion,
 };
 use crate::upstream::{Upstream, completion_of, json_answer};
-
-/// How many days a saving is told for.
-const DAYS: i64 = 30;
 
 /// The suggestion about a flow, once it is there.
 fn switch_of(server: &TestServer, flow: i64) -> Value {
@@ -36,38 +34,9 @@ fn alternatives(found: &Value) -> Vec<&str> {
     all.map(|it| it["name"].as_str().unwrap()).collect()
 }
 
-/// The three amounts in nano-dollars.
-pub fn interval(found: &Value) -> [i64; 3] {
-    ["lowUsd", "expectedUsd", "highUsd"].map(|key| {
-        let usd = found["savingPer30Days"][key].as_f64();
-        (usd.unwrap_or_else(|| panic!("{found}")) * 1e9).round() as i64
-    })
-}
-
-/// What is told of so many calls of one price in moments, which count as a day: what was seen at least,
-/// and 30 times that if it goes on, give or take 1.96 times the square root of the sum of their squares.
-pub fn interval_of(calls: i64, each: i64) -> [i64; 3] {
-    let seen = calls * each;
-    let deviation = 1.96 * (calls as f64).sqrt() * each as f64;
-    let [low, high] = [-deviation, deviation].map(|by| (DAYS as f64 * (seen as f64 + by)) as i64);
-    [low.clamp(0, seen), DAYS * seen, high]
-}
-
-/// Amounts that are the same but for how they are rounded, calls included.
-pub fn assert_near(found: [i64; 3], expected: [i64; 3]) {
-    for (found, expected) in found.iter().zip(expected) {
-        let apart = (found - expected).abs();
-        assert!(
-            apart <= DAYS + expected / 1_000_000,
-            "{found} for {expected}"
-        );
-    }
-}
-
 #[test]
 fn of_what_openai_serves_the_mildest_step_down_to_a_newer_model_is_put_forward() {
-    let upstream = upstream(1_000, 100);
-    let server = server(&upstream);
+    let server = Fixture::answering(1_000, 100);
     let names = ["gpt-4o", "gpt-4.1", "gpt-5"];
     let flows = names.map(|name| flow_of(&server, name));
     for flow in flows {
@@ -100,15 +69,7 @@ fn of_what_openai_serves_the_mildest_step_down_to_a_newer_model_is_put_forward()
     assert_eq!(alternatives(&five), ["openai/gpt-5-nano"]);
     // However often it has looked.
     has_looked(&server);
-    assert_eq!(upstream.lists(), 1);
-}
-
-/// An Anthropic answer with these tokens.
-fn message(model: &str) -> String {
-    let body = json!({"id": "m", "type": "message", "role": "assistant", "model": model,
-        "stop_reason": "end_turn", "content": [{"type": "text", "text": "well"}],
-        "usage": {"input_tokens": 1_000, "output_tokens": 100}});
-    json_answer("200 OK", &body.to_string())
+    assert_eq!(server.upstream.lists(), 1);
 }
 
 #[test]
@@ -129,16 +90,13 @@ fn of_what_anthropic_serves_an_older_one_is_not_put_forward_and_a_newer_one_is()
         move |stream| drop(stream.write_all(list.as_bytes())),
         |body, stream| {
             let asked: Value = serde_json::from_str(body).unwrap();
-            let answer = message(asked["model"].as_str().unwrap());
+            let answer = message_of(asked["model"].as_str().unwrap(), 1_000, 100);
             let _ = stream.write_all(answer.as_bytes());
         },
     );
-    let url = upstream.url().to_owned();
-    let server = TestServer::start_with(move |config| {
-        add_provider(config, "anthropic", Kind::Anthropic, &url);
-        // For `has_looked`.
-        add_provider(config, "openai", Kind::OpenAi, &url);
-    });
+    // The second is for `has_looked`.
+    let names = [("anthropic", Kind::Anthropic), ("openai", Kind::OpenAi)];
+    let server = Fixture::with(upstream, &names, |_| {});
     let flow_at = |model: &str| {
         let mut node = agent("n", "anthropic", model, "Say {{ input.what }}");
         node["data"]["stream"] = json!(false);
@@ -180,7 +138,7 @@ fn a_model_that_is_priced_but_neither_used_nor_listed_is_not_put_forward() {
         let answer = completion_of(asked["model"].as_str().unwrap(), "well", 1_000, 100);
         let _ = stream.write_all(answer.as_bytes());
     });
-    let server = server(&upstream);
+    let server = Fixture::of(upstream);
     let flow = flow_of(&server, "gpt-4o");
     run_times(&server, flow, 10, |at| at.to_string());
     has_looked(&server);
@@ -189,7 +147,7 @@ fn a_model_that_is_priced_but_neither_used_nor_listed_is_not_put_forward() {
         Vec::<Value>::new()
     );
     // Asked once, in vain, and not again so soon.
-    assert_eq!(upstream.lists(), 1);
+    assert_eq!(server.upstream.lists(), 1);
     // Of those that flows use it is the mildest, even if others are cheaper.
     for used in ["gpt-4.1-nano", "gpt-4.1-mini"] {
         let used = flow_of(&server, used);
@@ -219,11 +177,11 @@ fn a_model_that_saves_little_or_takes_too_short_prompts_is_not_put_forward() {
             let _ = stream.write_all(answer.as_bytes());
         },
     );
-    let server = server(&upstream);
+    let server = Fixture::of(upstream);
     let flow = flow_of(&server, "gpt-4o");
     run_times(&server, flow, 10, |at| at.to_string());
     has_looked(&server);
-    assert_eq!(upstream.lists(), 1);
+    assert_eq!(server.upstream.lists(), 1);
     assert_eq!(
         of_kind(&server, "model_switch", "OPEN"),
         Vec::<Value>::new()
@@ -232,8 +190,7 @@ fn a_model_that_saves_little_or_takes_too_short_prompts_is_not_put_forward() {
 
 #[test]
 fn a_model_that_is_asked_already_where_the_present_one_fails_changes_places_with_it() {
-    let upstream = upstream(1_000, 100);
-    let server = server(&upstream);
+    let server = Fixture::answering(1_000, 100);
     let mut node = agent("n", "openai", "gpt-4.1", "Say {{ input.what }}");
     node["data"]["stream"] = json!(false);
     node["data"]["fallback"] = json!([
@@ -241,8 +198,7 @@ fn a_model_that_is_asked_already_where_the_present_one_fails_changes_places_with
     let flow = server.save(&chain("Falls back", &[node]));
     run_times(&server, flow, 10, |at| at.to_string());
     let found = suggestion(&server, "model_switch");
-    let applied = server.post(&format!("{PATH}/{}/apply", found["id"]), &json!({}));
-    assert_eq!(applied.status, 200, "{}", applied.text());
+    apply(&server, &found);
     let data = server.get(&format!("/api/flows/{flow}")).json()["data"]["nodes"][0]["data"].clone();
     assert_eq!(data["model"], "gpt-4.1-mini");
     assert_eq!(
@@ -262,10 +218,10 @@ fn the_server_ends_while_a_provider_is_slow_to_say_what_it_serves() {
             let _ = stream.write_all(answer.as_bytes());
         },
     );
-    let mut server = server(&upstream);
+    let mut server = Fixture::of(upstream);
     let flow = flow_of(&server, "gpt-4o");
     run_times(&server, flow, 1, |at| at.to_string());
-    eventually("it is asked", || upstream.lists() == 1);
+    eventually("it is asked", || server.upstream.lists() == 1);
     let began = Instant::now();
     server.stop();
     assert!(began.elapsed().as_secs() < 5, "{:?}", began.elapsed());

@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use serde_json::{Value, json};
 
 use crate::harness::{TestServer, agent, chain, eventually};
-use crate::optimizer::{
-    PATH, flow_of, has_looked, of_kind, run_times, server, suggestion, two_and_output, upstream,
+use crate::optimizer_fixture::{
+    Fixture, apply, assert_near, flow_of, has_looked, interval, interval_of, of_kind, run_times,
+    suggestion, two_and_output,
 };
-use crate::optimizer_models::{assert_near, interval, interval_of};
 use crate::upstream::{STREAM_HEAD, Upstream, completion_of, delta, json_answer};
 
 /// What 1,000 tokens of prompt and 1,000 of an answer cost at gpt-4o, in nano-dollars.
@@ -80,13 +80,6 @@ fn try_times(server: &TestServer, flow: i64, count: usize, what: &str) {
     }
 }
 
-fn apply(server: &TestServer, found: &Value) -> String {
-    let path = format!("{PATH}/{}", found["id"]);
-    let applied = server.post(&format!("{path}/apply"), &json!({}));
-    assert_eq!(applied.status, 200, "{}", applied.text());
-    path
-}
-
 /// What was measured of so many calls, once it is.
 fn realised(server: &TestServer, path: &str, calls: u64) -> Value {
     let mut found = Value::Null;
@@ -118,7 +111,7 @@ fn rows(server: &TestServer, flow: i64) -> Vec<Value> {
 #[test]
 fn billed_failures_are_told_with_what_they_cost_and_another_model_is_asked_instead_of_again() {
     let upstream = unsteady();
-    let mut server = server(&upstream);
+    let mut server = Fixture::of(upstream);
     let used = flow_of(&server, "gpt-4o-mini");
     run_times(&server, used, 10, |at| at.to_string());
     let retry = json!({"retry": {"attempts": 2, "backoffMs": 1}});
@@ -162,7 +155,7 @@ fn billed_failures_are_told_with_what_they_cost_and_another_model_is_asked_inste
 #[test]
 fn billed_failures_of_a_node_that_has_another_to_ask_are_tried_again_later() {
     let upstream = unsteady();
-    let server = server(&upstream);
+    let server = Fixture::of(upstream);
     let flow = streamed(
         &server,
         json!({"retry": {"attempts": 2, "backoffMs": 1, "backoffMaxMs": 1},
@@ -179,7 +172,7 @@ fn billed_failures_of_a_node_that_has_another_to_ask_are_tried_again_later() {
 #[test]
 fn billed_answers_that_were_not_finished_in_time_are_told_and_get_more_time() {
     let upstream = unsteady();
-    let server = server(&upstream);
+    let server = Fixture::of(upstream);
     let flow = streamed(&server, json!({"timeouts": {"totalMs": 300}}));
     try_times(&server, flow, 3, "stall");
     let found = suggestion(&server, "retry_waste");
@@ -210,7 +203,7 @@ fn billed_answers_that_were_not_finished_in_time_are_told_and_get_more_time() {
 #[test]
 fn few_failures_unbilled_ones_and_those_that_nobody_tries_again_are_not_told() {
     let upstream = unsteady();
-    let server = server(&upstream);
+    let server = Fixture::of(upstream);
     let retry = json!({"retry": {"attempts": 2, "backoffMs": 1}});
     let few = streamed(&server, retry.clone());
     run_times(&server, few, 2, |at| format!("fail {at}"));
@@ -233,8 +226,7 @@ fn set_budgets(server: &TestServer, budgets: Value) {
 
 #[test]
 fn a_limit_far_above_all_answers_that_binds_a_budget_is_told_with_what_a_lower_one_frees() {
-    let upstream = upstream(1_000, 100);
-    let server = server(&upstream);
+    let server = Fixture::answering(1_000, 100);
     set_budgets(
         &server,
         json!([{"name": "daily", "per": "day", "limitUsd": "1"}]),
@@ -250,17 +242,16 @@ fn a_limit_far_above_all_answers_that_binds_a_budget_is_told_with_what_a_lower_o
     assert_eq!(evidence["freedNanousd"], (4_096 - 256) * 10_000);
     assert!(found["savingPer30Days"].is_null());
     let path = apply(&server, &found);
-    while upstream.requests().try_recv().is_ok() {}
+    while server.upstream.requests().try_recv().is_ok() {}
     run_times(&server, flow, 2, |at| format!("after {at}"));
-    let asked: Value = serde_json::from_str(&upstream.requests().recv().unwrap()).unwrap();
+    let asked: Value = serde_json::from_str(&server.upstream.requests().recv().unwrap()).unwrap();
     assert!(asked.to_string().contains("256"), "{asked}");
     assert_eq!(amounts(&realised(&server, &path, 2)), [0, 0, 0]);
 }
 
 #[test]
 fn a_limit_that_binds_little_of_a_budget_is_told_once_calls_were_refused() {
-    let upstream = upstream(100_000, 100);
-    let server = server(&upstream);
+    let server = Fixture::answering(100_000, 100);
     // 20 calls at 15 cents a million; what a call leaves unused is a little less than 1 %.
     set_budgets(
         &server,
@@ -280,8 +271,7 @@ fn a_limit_that_binds_little_of_a_budget_is_told_once_calls_were_refused() {
 
 #[test]
 fn a_limit_that_is_near_the_answers_or_binds_nothing_is_not_told() {
-    let upstream = upstream(1_000, 100);
-    let server = server(&upstream);
+    let server = Fixture::answering(1_000, 100);
     let near = |tokens: u64| {
         let mut node = agent("n", "openai", "gpt-4o", "Say {{ input.what }}");
         node["data"]["stream"] = json!(false);
@@ -306,8 +296,7 @@ fn a_limit_that_is_near_the_answers_or_binds_nothing_is_not_told() {
 
 #[test]
 fn what_a_cheaper_model_has_saved_is_measured_over_a_restart_and_kept_when_it_is_taken_back() {
-    let upstream = upstream(1_000, 100);
-    let mut server = server(&upstream);
+    let mut server = Fixture::answering(1_000, 100);
     let used = flow_of(&server, "gpt-4o-mini");
     run_times(&server, used, 10, |at| at.to_string());
     let flow = flow_of(&server, "gpt-4o");
@@ -337,9 +326,43 @@ fn what_a_cheaper_model_has_saved_is_measured_over_a_restart_and_kept_when_it_is
 }
 
 #[test]
+fn an_unreadable_suggestion_stops_no_other_measurement() {
+    let mut server = Fixture::answering(1_000, 1_000);
+    let flows = [flow_of(&server, "gpt-4o"), flow_of(&server, "gpt-4o")];
+    let [_, path] = flows.map(|flow| {
+        run_times(&server, flow, 5, |_| "again".into());
+        apply(&server, &suggestion(&server, "cache"))
+    });
+    let spoil = "UPDATE suggestions SET proposal = '{' WHERE flow_id = ?1";
+    server.alter(flows[0], spoil);
+    run_times(&server, flows[1], 3, |_| "again".into());
+    realised(&server, &path, 2);
+}
+
+#[test]
+fn savings_from_before_the_window_count_after_a_restart() {
+    let mut server = Fixture::answering(1_000, 1_000);
+    let flow = flow_of(&server, "gpt-4o");
+    run_times(&server, flow, 5, |_| "again".into());
+    let path = apply(&server, &suggestion(&server, "cache"));
+    run_times(&server, flow, 3, |_| "again".into());
+    realised(&server, &path, 2);
+    // 40 days ago: calls count for 30 days, and savings are measured for 90.
+    for older in [
+        "UPDATE ledger SET timestamp_ms = timestamp_ms - 40 * 86400000 WHERE flow_id = ?1",
+        "UPDATE suggestions SET applied_ms = applied_ms - 40 * 86400000
+             WHERE flow_id = ?1 AND status = 'APPLIED'",
+    ] {
+        server.alter(flow, older);
+    }
+    run_times(&server, flow, 1, |_| "again".into());
+    let measured = realised(&server, &path, 3);
+    assert_eq!(amounts(&measured), [3 * CALL, 0, 3 * CALL]);
+}
+
+#[test]
 fn what_kept_answers_have_saved_is_measured_over_a_restart() {
-    let upstream = upstream(1_000, 1_000);
-    let mut server = server(&upstream);
+    let mut server = Fixture::answering(1_000, 1_000);
     let flow = flow_of(&server, "gpt-4o");
     run_times(&server, flow, 5, |_| "again".into());
     let path = apply(&server, &suggestion(&server, "cache"));
@@ -359,8 +382,7 @@ fn what_kept_answers_have_saved_is_measured_over_a_restart() {
 
 #[test]
 fn what_a_call_cost_that_nobody_used_is_saved_in_each_run_since_also_after_a_restart() {
-    let upstream = upstream(1_000, 1_000);
-    let mut server = server(&upstream);
+    let mut server = Fixture::answering(1_000, 1_000);
     let flow = server.save(&two_and_output(
         "A {{ input.what }}",
         "B {{ input.what }}",
@@ -393,17 +415,22 @@ fn average_ms(runs: &[Value]) -> i64 {
 
 #[test]
 fn the_time_that_runs_take_less_since_calls_are_made_at_once_is_measured() {
-    let upstream = Upstream::start(|_, stream| {
-        std::thread::sleep(std::time::Duration::from_millis(150));
-        let _ = stream.write_all(completion_of("gpt-4o", "well", 10, 10).as_bytes());
-    });
-    let server = server(&upstream);
+    let mut server = Fixture::answering(10, 10);
     let flow = server.save(&two_and_output(
         "A {{ input.what }}",
         "B {{ input.what }}",
         "{{ nodes.first.output }} {{ nodes.second.output }}",
     ));
     run_times(&server, flow, 10, |at| at.to_string());
+    server.alter(
+        flow,
+        "UPDATE runs SET finished_ms = finished_ms + 300 WHERE flow_id = ?1",
+    );
+    server.alter(
+        flow,
+        "UPDATE run_nodes SET finished_ms = started_ms + 150 WHERE run_id IN
+            (SELECT id FROM runs WHERE flow_id = ?1)",
+    );
     let path = apply(&server, &suggestion(&server, "parallel"));
     run_times(&server, flow, 2, |at| format!("after {at}"));
     let measured = realised(&server, &path, 2);

@@ -9,11 +9,11 @@ use crossbeam_channel::{Sender, bounded};
 use flowledger::providers::{Kind, Rate};
 use serde_json::{Value, json};
 
-use crate::harness::{DEADLINE, TestServer, add_provider, agent, chain, eventually, was_logged};
-use crate::optimizer::{flow_of, has_looked, of_kind, openai, run_times, server, suggestion};
+use crate::harness::{DEADLINE, TestServer, agent, chain, eventually, was_logged};
+use crate::optimizer_fixture::{
+    Fixture, PATH, flow_of, has_looked, of_kind, openai, run_times, suggestion,
+};
 use crate::upstream::{Upstream, completion_of, json_answer};
-
-const PATH: &str = "/api/ledger/optimizations";
 
 /// The dear model, which flows ask, and the cheap one that they use elsewhere.
 const DEAR: &str = "gpt-4o";
@@ -141,9 +141,9 @@ fn until_asked(upstream: &Upstream, times: usize) {
 #[test]
 fn an_estimate_asks_nobody_and_tells_what_the_stored_calls_would_have_cost_there() {
     let upstream = two_models();
-    let server = server(&upstream);
+    let server = Fixture::of(upstream);
     let (flow, found) = switch(&server, &one_node(&json!({})), what);
-    let count = upstream.count();
+    let count = server.upstream.count();
     let told = server.post(&trial_path(&found), &json!({"count": 4}));
     assert_eq!(told.status, 200, "{}", told.text());
     let told = told.json();
@@ -168,7 +168,7 @@ fn an_estimate_asks_nobody_and_tells_what_the_stored_calls_would_have_cost_there
     let other = &found["alternatives"][0]["name"];
     let other_told = server.post(&trial_path(&found), &json!({"alternative": other}));
     assert_eq!(other_told.json()["target"], *other);
-    assert_eq!(upstream.count(), count);
+    assert_eq!(server.upstream.count(), count);
     assert!(trial_rows(&server).is_empty());
     let whole = server.get(&format!("{PATH}/{}", found["id"])).json();
     assert!(whole["trial"].is_null(), "{whole}");
@@ -177,12 +177,12 @@ fn an_estimate_asks_nobody_and_tells_what_the_stored_calls_would_have_cost_there
 #[test]
 fn a_trial_shows_both_answers_with_what_they_took_and_its_calls_are_rows_of_no_run() {
     let upstream = two_models();
-    let server = server(&upstream);
+    let server = Fixture::of(upstream);
     let node = one_node(&json!({"system": "Be kind", "maxTokens": 300, "temperature": 0.5}));
     let (flow, found) = switch(&server, &node, what);
     let run = server.get(&format!("/api/flows/{flow}/status")).json();
     let mut client = server.client();
-    while upstream.requests().try_recv().is_ok() {}
+    while server.upstream.requests().try_recv().is_ok() {}
     let done = server.post(&trial_path(&found), &json!({"count": 2, "confirm": true}));
     assert_eq!(done.status, 200, "{}", done.text());
     let done = done.json();
@@ -217,7 +217,7 @@ fn a_trial_shows_both_answers_with_what_they_took_and_its_calls_are_rows_of_no_r
     assert_eq!(items[0]["runId"], run["runId"], "{run}");
 
     // Asked as the node asks.
-    let asked = upstream.requests().recv_timeout(DEADLINE).unwrap();
+    let asked = server.upstream.requests().recv_timeout(DEADLINE).unwrap();
     let asked: Value = serde_json::from_str(&asked).unwrap();
     assert_eq!(asked["model"], CHEAP);
     assert_eq!(asked["messages"][0]["content"], "Be kind");
@@ -274,23 +274,23 @@ fn an_answer_has_a_limit_also_where_its_node_has_none_and_what_is_cut_off_there_
         };
         let _ = stream.write_all(answer.as_bytes());
     });
-    let server = server(&upstream);
+    let server = Fixture::of(upstream);
     let (_, found) = switch(&server, &one_node(&json!({})), what);
-    while upstream.requests().try_recv().is_ok() {}
+    while server.upstream.requests().try_recv().is_ok() {}
     let done = server.post(&trial_path(&found), &json!({"count": 2, "confirm": true}));
     assert_eq!(done.status, 200, "{}", done.text());
     let items = done.json()["trial"]["items"].clone();
     assert_eq!(items[0]["after"]["isCut"], true, "{items}");
     assert!(items[1]["after"]["isCut"].is_null(), "{items}");
     assert!(items[0]["before"]["isCut"].is_null(), "{items}");
-    let asked = upstream.requests().recv_timeout(DEADLINE).unwrap();
+    let asked = server.upstream.requests().recv_timeout(DEADLINE).unwrap();
     assert!(asked.contains(":4096"), "{asked}");
 }
 
 #[test]
 fn of_a_map_its_items_are_tried() {
     let upstream = two_models();
-    let server = server(&upstream);
+    let server = Fixture::of(upstream);
     let map = json!({"id": "each", "type": "map", "data": {
         "label": "Each", "provider": "openai", "model": DEAR, "stream": false,
         "items": "{{ input.list }}", "prompt": "Say {{ item }}"
@@ -321,7 +321,7 @@ fn of_a_map_its_items_are_tried() {
 #[test]
 fn what_a_provider_refuses_stands_at_its_item_and_the_rest_goes_on() {
     let upstream = two_models();
-    let server = server(&upstream);
+    let server = Fixture::of(upstream);
     let (_, found) = switch(
         &server,
         &one_node(&json!({})),
@@ -354,7 +354,7 @@ fn what_a_provider_refuses_stands_at_its_item_and_the_rest_goes_on() {
 #[test]
 fn a_hard_budget_holds_for_trials_and_its_refusal_stands_at_the_item_and_in_the_ledger() {
     let upstream = two_models();
-    let server = server(&upstream);
+    let server = Fixture::of(upstream);
     let (_, found) = switch(&server, &one_node(&json!({})), what);
     // Room for a call at worst, but not for two at a time.
     let worst = server
@@ -367,7 +367,7 @@ fn a_hard_budget_holds_for_trials_and_its_refusal_stands_at_the_item_and_in_the_
     let set = json!({"budgets": [budget]}).to_string();
     let set = server.request("PUT", "/api/budget", &[], set.as_bytes());
     assert_eq!(set.status, 200, "{}", set.text());
-    let count = upstream.count();
+    let count = server.upstream.count();
     let done = server.post(&trial_path(&found), &json!({"count": 4, "confirm": true}));
     assert_eq!(done.status, 200, "{}", done.text());
     let trial = &done.json()["trial"];
@@ -379,7 +379,7 @@ fn a_hard_budget_holds_for_trials_and_its_refusal_stands_at_the_item_and_in_the_
     // The first is let go; once it is settled there is less room than the worst case needs.
     assert_eq!(refused.len(), 3, "{trial}");
     assert!(refused[0].contains("the budget `tight`"), "{refused:?}");
-    assert_eq!(upstream.count(), count + 1);
+    assert_eq!(server.upstream.count(), count + 1);
     assert_eq!(trial["afterCostUsd"], usd(CHEAP_NANOUSD));
     let rows = trial_rows(&server);
     let by_budget = rows.iter().filter(|row| row["refused"] == "budget");
@@ -389,9 +389,7 @@ fn a_hard_budget_holds_for_trials_and_its_refusal_stands_at_the_item_and_in_the_
 #[test]
 fn a_call_that_would_wait_for_its_turn_for_too_long_is_not_made() {
     let upstream = two_models();
-    let url = upstream.url().to_owned();
-    let server = TestServer::start_with(move |config| {
-        add_provider(config, "openai", Kind::OpenAi, &url);
+    let server = Fixture::with(upstream, &[("openai", Kind::OpenAi)], |config| {
         let rate = Rate {
             requests_per_minute: Some(21),
             tokens_per_minute: None,
@@ -417,7 +415,7 @@ fn a_call_that_would_wait_for_its_turn_for_too_long_is_not_made() {
 #[test]
 fn what_cannot_be_tried_is_refused_and_bad_bodies_are_told_by_their_fields() {
     let upstream = two_models();
-    let server = server(&upstream);
+    let server = Fixture::of(upstream);
     let (flow, found) = switch(&server, &one_node(&json!({})), what);
     let path = trial_path(&found);
     for (body, field) in [
@@ -479,7 +477,7 @@ fn what_cannot_be_tried_is_refused_and_bad_bodies_are_told_by_their_fields() {
 #[test]
 fn a_suggestion_is_tried_once_at_a_time_and_so_are_only_two_of_them() {
     let (upstream, release) = only_dear_answers();
-    let server = server(&upstream);
+    let server = Fixture::of(upstream);
     for _ in 0..3 {
         let flow = flow_of(&server, DEAR);
         run_times(&server, flow, 10, |at| at.to_string());
@@ -491,7 +489,7 @@ fn a_suggestion_is_tried_once_at_a_time_and_so_are_only_two_of_them() {
     });
     let _first = begin(&server, &found[0], 1);
     let _second = begin(&server, &found[1], 1);
-    until_asked(&upstream, 2);
+    until_asked(&server.upstream, 2);
     let twice = server.post(&trial_path(&found[0]), &json!({"confirm": true}));
     assert_eq!(
         (twice.status, twice.error_code().as_str()),
@@ -519,12 +517,12 @@ fn a_suggestion_is_tried_once_at_a_time_and_so_are_only_two_of_them() {
 #[test]
 fn a_trial_goes_on_when_its_client_leaves() {
     let (upstream, release) = only_dear_answers();
-    let server = server(&upstream);
+    let server = Fixture::of(upstream);
     let flow = flow_of(&server, DEAR);
     run_times(&server, flow, 10, |at| at.to_string());
     let found = suggestion(&server, "model_switch");
     drop(begin(&server, &found, 2));
-    until_asked(&upstream, 2);
+    until_asked(&server.upstream, 2);
     drop(release);
     let path = format!("{PATH}/{}", found["id"]);
     eventually("it is kept", || {
@@ -537,7 +535,7 @@ fn a_trial_goes_on_when_its_client_leaves() {
 #[test]
 fn the_calls_of_a_trial_end_with_the_server_and_what_was_answered_before_is_kept() {
     let (upstream, release) = only_dear_answers();
-    let mut server = server(&upstream);
+    let mut server = Fixture::of(upstream);
     let flow = flow_of(&server, DEAR);
     run_times(&server, flow, 10, |at| at.to_string());
     let found = suggestion(&server, "model_switch");
@@ -545,7 +543,7 @@ fn the_calls_of_a_trial_end_with_the_server_and_what_was_answered_before_is_kept
 
     // None is answered.
     let first = begin(&server, &found, 6);
-    until_asked(&upstream, 4);
+    until_asked(&server.upstream, 4);
     server.start_again();
     drop(first);
     let rows = trial_rows(&server);
@@ -569,7 +567,7 @@ fn the_calls_of_a_trial_end_with_the_server_and_what_was_answered_before_is_kept
 
     // One is.
     let second = begin(&server, &found, 2);
-    until_asked(&upstream, 2);
+    until_asked(&server.upstream, 2);
     release.send_timeout((), DEADLINE).unwrap();
     eventually("one is answered", || {
         let rows = trial_rows(&server);
@@ -590,12 +588,12 @@ fn the_calls_of_a_trial_end_with_the_server_and_what_was_answered_before_is_kept
 #[test]
 fn a_call_that_the_database_does_not_take_is_settled_once_it_does() {
     let (upstream, release) = only_dear_answers();
-    let server = server(&upstream);
+    let server = Fixture::of(upstream);
     let flow = flow_of(&server, DEAR);
     run_times(&server, flow, 10, |at| at.to_string());
     let found = suggestion(&server, "model_switch");
     let _client = begin(&server, &found, 1);
-    until_asked(&upstream, 1);
+    until_asked(&server.upstream, 1);
     let database = rusqlite::Connection::open(server.data().join("flowledger.db")).unwrap();
     let refusing = "CREATE TRIGGER refusing BEFORE UPDATE ON ledger WHEN OLD.agent_role = 'trial'
          BEGIN SELECT RAISE(FAIL, 'no trial is settled'); END";

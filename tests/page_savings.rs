@@ -5,11 +5,10 @@ use std::io::Write;
 use serde_json::{Value, json};
 
 use crate::harness::{TestServer, agent, chain, eventually};
-use crate::optimizer::{flow_of, of_kind, openai, run_times, server, upstream};
+use crate::optimizer_fixture::{Fixture, PATH, flow_of, of_kind, openai, run_times};
 use crate::page::{MARKUP, Person, element, in_card, selector};
 use crate::upstream::{completion_of, json_answer};
 
-const PATH: &str = "/api/ledger/optimizations";
 /// What four calls of 0.0125 USD for nothing, seen for moments, come to.
 const PROMISE: &str = "likely 1.50 USD in 30 days (0.03 to 2.97), from 4 calls";
 
@@ -111,8 +110,7 @@ fn saved(server: &TestServer, flow: i64) -> Value {
 
 #[test]
 fn a_suggestion_comes_by_itself_is_looked_into_applied_and_taken_back() {
-    let upstream = upstream(1_000, 1_000);
-    let server = server(&upstream);
+    let server = Fixture::answering(1_000, 1_000);
     let flow = flow_of(&server, "gpt-4o");
     let before = saved(&server, flow);
     let person = Person::opens(&server);
@@ -179,8 +177,7 @@ fn a_suggestion_comes_by_itself_is_looked_into_applied_and_taken_back() {
 
 #[test]
 fn what_somebody_else_changed_meanwhile_is_told_and_stays() {
-    let upstream = upstream(1_000, 1_000);
-    let server = server(&upstream);
+    let server = Fixture::answering(1_000, 1_000);
     let flow = flow_of(&server, "gpt-4o");
     run_times(&server, flow, 5, |_| "again".into());
     let id = &cache_of(&server, flow, 4)["id"];
@@ -245,8 +242,7 @@ fn what_somebody_else_changed_meanwhile_is_told_and_stays() {
 
 #[test]
 fn suggestions_come_and_go_in_the_open_dialog_as_text_also_on_a_phone() {
-    let upstream = upstream(1_000, 1_000);
-    let server = server(&upstream);
+    let server = Fixture::answering(1_000, 1_000);
     let name = format!("{MARKUP}{}", "unbreakable".repeat(9));
     let save = |name: &str| {
         let mut node = agent(MARKUP, "openai", "gpt-4o", "Say {{ input.what }}");
@@ -331,7 +327,7 @@ fn another_model_is_tried_on_stored_inputs_after_its_price_was_told_and_may_be_a
         };
         let _ = stream.write_all(answer.as_bytes());
     });
-    let server = server(&upstream);
+    let server = Fixture::of(upstream);
     let used = flow_of(&server, "gpt-4o-mini");
     run_times(&server, used, 10, |at| at.to_string());
     let flow = flow_of(&server, "gpt-4o");
@@ -342,7 +338,7 @@ fn another_model_is_tried_on_stored_inputs_after_its_price_was_told_and_may_be_a
         found = switch.unwrap_or_default();
         found["calls"] == 10
     });
-    let count = upstream.count();
+    let count = server.upstream.count();
     let person = Person::opens(&server);
     let browser = &person.browser;
     person.sees_that_it_is("Connected");
@@ -366,12 +362,12 @@ fn another_model_is_tried_on_stored_inputs_after_its_price_was_told_and_may_be_a
     person.sees_text("trial-told", "Say no. 8");
     person.sees_text("trial-told", "an answer is cut off after 4,096 tokens");
     person.has_the_focus_on(&selector("trial-confirm"));
-    assert_eq!(upstream.count(), count);
+    assert_eq!(server.upstream.count(), count);
     person.finds_that_it_fits();
     browser.press("Enter");
     person.sees_text("trial-results", "with openai/gpt-4o-mini");
     person.has_the_focus_on("[data-testid=trial-results] h5");
-    assert_eq!(upstream.count(), count + 2);
+    assert_eq!(server.upstream.count(), count + 2);
 
     // Both answers, one below the other on a phone and side by side on a desk.
     let item = |at: usize, side: &str| {

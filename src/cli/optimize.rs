@@ -1,12 +1,12 @@
-//! `flowledger optimize`: the suggestions of a server, and new ones, also while a server is running. Writes
-//! nothing.
+//! `flowledger optimize`: prints the suggestions of a server, and those that are new since. Works while the
+//! server runs, and writes nothing.
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use comfy_table::{ContentArrangement, Table};
+use comfy_table::ContentArrangement;
 use serde::Serialize;
 
 use super::table;
@@ -18,24 +18,23 @@ use crate::optimizer::{Pass, Wanted};
 use crate::providers::{Cancel, Prices, Providers};
 use crate::store::{Change, Store};
 
-/// The newest applied suggestions …
+/// Suggestions shown, the newest first.
 const APPLIED_MAX: usize = 100;
-/// … and open ones that are shown.
 const OPEN_MAX: usize = 10_000;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Found {
-    open: Vec<Open>,
-    /// Why some providers of calls were left out.
+struct Report {
+    open: Vec<OpenSuggestion>,
+    /// Why providers of recent calls cannot be used.
     not_usable: Vec<String>,
     applied: Vec<Suggestion>,
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Open {
-    /// None if no server has made the suggestion yet.
+struct OpenSuggestion {
+    /// None if no server has made it yet.
     id: Option<i64>,
     flow_id: i64,
     flow_name: String,
@@ -43,14 +42,13 @@ struct Open {
     proposal: Proposal,
 }
 
-/// Examines the calls of the last 30 days.
 pub fn run(config: &Config, as_json: bool) -> Result<ExitCode> {
     let store = Arc::new(Store::open_to_read(&config.data)?);
     let found = find(config, &store)?;
     for why in &found.not_usable {
         eprintln!("not looked at for what is new, since it cannot be used from here: {why}");
     }
-    // Ignores a reader that has gone.
+    // The reader may close the pipe early.
     let mut out = io::stdout().lock();
     if as_json {
         let _ = serde_json::to_writer_pretty(&mut out, &found);
@@ -61,19 +59,19 @@ pub fn run(config: &Config, as_json: bool) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn find(config: &Config, store: &Arc<Store>) -> Result<Found> {
+fn find(config: &Config, store: &Arc<Store>) -> Result<Report> {
     let mut prices = Prices::built_in();
     if let Some(path) = &config.prices {
         prices = prices.with_own(path)?;
     }
     let providers = Providers::new(config.providers.clone(), config.timeouts).with_prices(prices);
     let mut pass = Pass::new(Arc::clone(store), Arc::new(providers), Cancel::new());
-    // Suggestions of a server do not depend on the providers that are usable from here.
+    // Stored suggestions are shown even if their providers cannot be used from here.
     let mut open = Vec::new();
     let mut known = BTreeSet::new();
     for stored in store.suggestions(Some(Status::Open), None, OPEN_MAX)? {
         known.insert((stored.flow_id, stored.proposal.key()));
-        open.push(Open {
+        open.push(OpenSuggestion {
             id: Some(stored.id),
             flow_id: stored.flow_id,
             flow_name: stored.flow_name,
@@ -81,46 +79,61 @@ fn find(config: &Config, store: &Arc<Store>) -> Result<Found> {
         });
     }
     let now = Timestamp::now();
-    let mut is_behind = true;
-    while is_behind {
-        pass.run(Wanted::default(), now, &mut |change| {
-            if let Change::Propose {
+    pass.run(Wanted::default(), now, &mut |change| {
+        if let Change::Propose {
+            flow_id,
+            flow_name,
+            proposal,
+            ..
+        } = change
+            && known.insert((flow_id, proposal.key()))
+        {
+            open.push(OpenSuggestion {
+                id: None,
                 flow_id,
                 flow_name,
-                proposal,
-                ..
-            } = change
-                && known.insert((flow_id, proposal.key()))
-            {
-                open.push(Open {
-                    id: None,
-                    flow_id,
-                    flow_name,
-                    proposal: *proposal,
-                });
-            }
-            Ok(())
-        })?;
-        is_behind = pass.rest(now).is_zero();
-    }
-    let gain = |it: &Open| {
+                proposal: *proposal,
+            });
+        }
+        Ok(())
+    })?;
+    let gain = |it: &OpenSuggestion| {
         let saving = it.proposal.saving_per_30_days;
         (saving.map(|it| it.expected_usd), it.proposal.saving_ms)
     };
     open.sort_by_key(|it| std::cmp::Reverse(gain(it)));
-    Ok(Found {
+    Ok(Report {
         open,
         not_usable: pass.not_usable(),
         applied: store.suggestions(Some(Status::Applied), None, APPLIED_MAX)?,
     })
 }
 
-fn shown(found: &Found) -> String {
+fn shown(found: &Report) -> String {
     let mut text = String::new();
     if found.open.is_empty() {
         text.push_str("Nothing to be saved was found in the calls of the last 30 days.\n");
     } else {
-        let mut table = wrapped_table(&[
+        let rows = found.open.iter().map(
+            |OpenSuggestion {
+                 id,
+                 flow_name,
+                 proposal,
+                 ..
+             }| {
+                let id = id.map_or_else(|| "new".to_owned(), |id| id.to_string());
+                [
+                    id,
+                    flow_name.clone(),
+                    proposal.node_id.clone(),
+                    proposal.title.clone(),
+                    promised(proposal),
+                    proposal.calls.to_string(),
+                    proposal.reason.clone(),
+                ]
+            },
+        );
+        let head = [
             "No",
             "Flow",
             "Node",
@@ -128,42 +141,29 @@ fn shown(found: &Found) -> String {
             "In 30 days",
             "Calls",
             "Why",
-        ]);
-        for open in &found.open {
-            let it = &open.proposal;
-            table.add_row([
-                open.id
-                    .map_or_else(|| "new".to_owned(), |id| id.to_string()),
-                open.flow_name.clone(),
-                it.node_id.clone(),
-                it.title.clone(),
-                promised(it),
-                it.calls.to_string(),
-                it.reason.clone(),
-            ]);
-        }
-        text.push_str(&format!("{table}\n"));
+        ];
+        text.push_str(&wrapped_table(head, rows));
     }
     if !found.applied.is_empty() {
-        let mut table = wrapped_table(&[
-            "No",
-            "Flow",
-            "Node",
-            "What was done",
-            "Promised",
-            "Saved so far",
-        ]);
-        for it in &found.applied {
-            table.add_row([
+        let rows = found.applied.iter().map(|it| {
+            [
                 it.id.to_string(),
                 it.flow_name.clone(),
                 it.proposal.node_id.clone(),
                 it.proposal.title.clone(),
                 promised(&it.proposal),
                 saved(it.realised.as_ref()),
-            ]);
-        }
-        text.push_str(&format!("{table}\n"));
+            ]
+        });
+        let head = [
+            "No",
+            "Flow",
+            "Node",
+            "What was done",
+            "Promised",
+            "Saved so far",
+        ];
+        text.push_str(&wrapped_table(head, rows));
     }
     text
 }
@@ -192,8 +192,12 @@ fn promised(proposal: &Proposal) -> String {
     }
 }
 
-fn wrapped_table(head: &[&str]) -> Table {
-    let mut table = table(head, 0..0);
+fn wrapped_table<const N: usize>(
+    head: [&str; N],
+    rows: impl Iterator<Item = [String; N]>,
+) -> String {
+    let mut table = table(&head, 0..0);
     table.set_content_arrangement(ContentArrangement::Dynamic);
-    table
+    table.add_rows(rows);
+    format!("{table}\n")
 }

@@ -1,11 +1,10 @@
-//! Suggestions of the optimizer, as plain data: what the API gives, what is stored, what is broadcast.
+//! Suggestions of the optimizer as plain data: returned by the API, stored, and broadcast.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{FlowId, RunId, Timestamp, Usd, text_form};
 
-/// What a suggestion is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
@@ -13,13 +12,13 @@ pub enum Kind {
     ModelSwitch,
     /// Identical prompts were bought again.
     Cache,
-    /// A provider could have kept a long beginning that all prompts share.
+    /// The provider could have kept a long beginning that all prompts share.
     PromptCache,
     /// Attempts failed after they were billed.
     RetryWaste,
-    /// A limit far above what is used takes room in budgets.
+    /// A limit far above the actual answers takes room in budgets.
     MaxTokens,
-    /// Nobody uses an output.
+    /// An output is never used.
     DeadNode,
     /// Nodes in a row do not depend on each other.
     Parallel,
@@ -35,19 +34,15 @@ text_form!(Kind {
     Parallel = "parallel",
 });
 
-/// Where a suggestion is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Status {
-    /// Made, and still holds.
     Open,
-    /// Somebody does not want it.
+    /// Rejected by the user.
     Dismissed,
-    /// It holds no longer.
+    /// No longer supported by the ledger.
     Withdrawn,
-    /// The flow was changed as it says.
     Applied,
-    /// That change was taken back.
     Reverted,
 }
 
@@ -59,95 +54,82 @@ text_form!(Status {
     Reverted = "REVERTED",
 });
 
-/// Money in 30 days, as an interval.
+/// Savings in 30 days, as an interval.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Saving {
-    /// The lower end.
     pub low_usd: Usd,
-    /// What is most likely.
     pub expected_usd: Usd,
-    /// The upper end.
     pub high_usd: Usd,
 }
 
-/// What is proposed about a node of a flow, and why.
+/// A proposed change of a node.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Proposal {
-    /// What it is about.
     pub kind: Kind,
-    /// The node.
     pub node_id: String,
-    /// The other node, of a kind that is about two.
+    /// The second node of a kind that is about two.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub other_node_id: Option<String>,
-    /// In a few words.
     pub title: String,
-    /// Why, in a sentence or two with numbers.
+    /// A sentence or two with numbers.
     pub reason: String,
     /// How many calls it rests on.
     pub calls: u64,
-    /// The money that it saves in 30 days; none where it saves something else.
+    /// None if it saves something other than money.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub saving_per_30_days: Option<Saving>,
-    /// The time that it saves in each run, milliseconds; none where it saves something else.
+    /// Saved in each run, in milliseconds; none if it saves something other than time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub saving_ms: Option<u64>,
-    /// The rows that it rests on, summed up.
+    /// Sums of the ledger rows that it rests on.
     pub evidence: Value,
-    /// How it changes the flow (see `optimizer::edit`).
+    /// See `optimizer::edit`.
     pub edit: Value,
     /// Other changes to choose from, the mildest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub alternatives: Vec<Alternative>,
-    /// SHA-256 of what the node says that matters to this kind, in hexadecimal: what a dismissal is about.
+    /// SHA-256, in hexadecimal, of the data of the node that matters to this kind: a dismissal is about it.
     pub definition: String,
     /// How many whole days it rests on.
     #[serde(default)]
     pub seen_days: u64,
-    /// SHA-256 of the flow's document that the change is made for, in hexadecimal.
+    /// SHA-256, in hexadecimal, of the flow's document that the edit is for.
     pub document: String,
 }
 
-/// Another change that would do.
+/// Another change that would do; its fields are those of [`Proposal`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Alternative {
-    /// What it is called where it is chosen: `provider/model`.
+    /// `provider/model`.
     pub name: String,
-    /// In a few words.
     #[serde(default)]
     pub title: String,
-    /// Why, in a sentence or two with numbers.
     #[serde(default)]
     pub reason: String,
-    /// The money that it saves in 30 days.
     pub saving_per_30_days: Saving,
-    /// The rows that it rests on, summed up.
     #[serde(default)]
     pub evidence: Value,
-    /// How it changes the flow.
     pub edit: Value,
 }
 
 impl Proposal {
-    /// What tells it from others of its flow.
+    /// Identifies it within its flow.
     pub fn key(&self) -> String {
         let other = self.other_node_id.as_deref().unwrap_or_default();
         format!("{}\n{}\n{other}", self.kind, self.node_id)
     }
 
-    /// What the change is called that it puts forward, as its alternatives are; none of a kind that has
-    /// none.
+    /// Returns the name of the recommended change, like those of the alternatives, if the kind has any.
     pub fn name(&self) -> Option<String> {
         let values = &self.edit["values"];
         let (provider, model) = (values["provider"].as_str()?, values["model"].as_str()?);
         (self.kind == Kind::ModelSwitch).then(|| format!("{provider}/{model}"))
     }
 
-    /// The same with another of its changes put forward, by its name; none where there is none of that
-    /// name.
+    /// Returns the proposal with the change of this name recommended, if there is one.
     pub fn with(&self, name: &str) -> Option<Self> {
         let mut chosen = self.clone();
         let present = self.name()?;
@@ -155,46 +137,35 @@ impl Proposal {
             return Some(chosen);
         }
         let other = (chosen.alternatives.iter_mut()).find(|other| other.name == name)?;
-        let present = Alternative {
-            name: present,
-            title: self.title.clone(),
-            reason: self.reason.clone(),
-            saving_per_30_days: self.saving_per_30_days.unwrap_or_default(),
-            evidence: self.evidence.clone(),
-            edit: self.edit.clone(),
-        };
-        let other = std::mem::replace(other, present);
-        chosen.title = other.title;
-        chosen.reason = other.reason;
-        chosen.saving_per_30_days = Some(other.saving_per_30_days);
-        chosen.evidence = other.evidence;
-        chosen.edit = other.edit;
+        other.name = present;
+        std::mem::swap(&mut chosen.title, &mut other.title);
+        std::mem::swap(&mut chosen.reason, &mut other.reason);
+        std::mem::swap(&mut chosen.evidence, &mut other.evidence);
+        std::mem::swap(&mut chosen.edit, &mut other.edit);
+        let saving = chosen.saving_per_30_days.get_or_insert_default();
+        std::mem::swap(saving, &mut other.saving_per_30_days);
         Some(chosen)
     }
 
-    /// Whether somebody who did not want `old` is to be asked again: the node is another one by now, or
-    /// what is to be gained has doubled, with a call or in a day. What is expected of 30 days is nothing
-    /// to compare: in the first days it grows with each call.
+    /// Returns whether a user who rejected `old` is asked again: the node changed, or the gain has doubled,
+    /// per call or per day. The saving of 30 days does not count: in the first days it grows with each call.
     pub fn is_news_after(&self, old: &Self) -> bool {
-        let has_doubled = |now: Option<f64>, before: Option<f64>| {
-            let both = now.zip(before);
+        let has_doubled = |gain: &dyn Fn(&Self) -> Option<f64>| {
+            let both = gain(self).zip(gain(old));
             both.is_some_and(|(now, before)| before > 0.0 && now >= 2.0 * before)
         };
-        let ms = |it: &Self| it.saving_ms.map(|ms| ms as f64);
-        let each = |it: &Self| it.seen().map(|(nanousd, calls)| nanousd / calls);
-        let a_day = |it: &Self| {
-            let days = it.seen_days as f64;
-            it.seen().filter(|_| days >= 1.0).map(|seen| seen.0 / days)
-        };
         self.definition != old.definition
-            || has_doubled(ms(self), ms(old))
-            || has_doubled(each(self), each(old))
-            || has_doubled(a_day(self), a_day(old))
+            || has_doubled(&|it| it.saving_ms.map(|ms| ms as f64))
+            || has_doubled(&|it| it.saved().map(|(nanousd, calls)| nanousd / calls))
+            || has_doubled(&|it| {
+                let saved = it.saved().filter(|_| it.seen_days >= 1);
+                saved.map(|(nanousd, _)| nanousd / it.seen_days as f64)
+            })
     }
 
-    /// What would have been saved of the calls that it rests on, in nano-dollars, and how many they are;
-    /// none of a kind that saves no money.
-    fn seen(&self) -> Option<(f64, f64)> {
+    /// Returns the nano-dollars that would have been saved of the calls it rests on, and the number of these
+    /// calls; none for a kind that saves no money.
+    fn saved(&self) -> Option<(f64, f64)> {
         let number = |key: &str| self.evidence[key].as_f64();
         let (nanousd, calls) = match self.kind {
             Kind::ModelSwitch => {
@@ -215,75 +186,64 @@ impl Proposal {
     }
 }
 
-/// What a suggestion has saved since it was applied.
+/// The savings of a suggestion since it was applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Realised {
     /// When it was applied.
     pub since: Timestamp,
-    /// How many calls were measured; runs, where it is about time or about a node that is gone.
+    /// The measured calls; runs, if it saves time or removed a node.
     pub calls: u64,
-    /// What they would have cost before.
     pub would_have_cost_usd: Usd,
-    /// What they cost.
     pub cost_usd: Usd,
-    /// The difference, which is negative where they cost more.
+    /// The difference; negative if they cost more.
     pub saved_usd: Usd,
-    /// By how much runs are faster on average, milliseconds; negative where they are slower.
+    /// The average time saved in a run, in milliseconds; negative if runs are slower.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub saved_ms: Option<i64>,
-    /// How long runs took before on average, milliseconds.
+    /// The average duration of a run before, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_ms_before: Option<u64>,
-    /// What the node cost in a run before on average.
+    /// The average cost of the node in a run before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_cost_usd_before: Option<Usd>,
 }
 
-/// A proposal that was made to people, and what became of it.
+/// A proposal that users can see, and its state.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Suggestion {
-    /// Its number.
     pub id: i64,
-    /// Where it is.
     pub status: Status,
-    /// The flow.
     pub flow_id: FlowId,
-    /// The flow's name, as it was when this was written last.
+    /// The flow's name when this was last written.
     pub flow_name: String,
-    /// What is proposed.
     #[serde(flatten)]
     pub proposal: Proposal,
-    /// When it was made.
     pub created_at: Timestamp,
-    /// When its status was set.
+    /// When the status was set.
     pub changed_at: Timestamp,
-    /// When it was applied, if ever.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub applied_at: Option<Timestamp>,
-    /// Of one that was applied: what it has saved since.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub realised: Option<Realised>,
-    /// The newest trial of it.
+    /// The newest one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trial: Option<Trial>,
 }
 
-/// What a trial gave: inputs that a node had before, answered by another model as well.
+/// Stored inputs of a node, answered by another model as well.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Trial {
-    /// When it was made.
     pub at: Timestamp,
-    /// Who was asked: `provider/model`.
+    /// `provider/model`.
     pub target: String,
-    /// What those inputs cost before that were answered in the trial as well; none where one of these
-    /// costs is not known.
+    /// The cost before of the inputs that the trial answered; none if one is unknown.
     pub before_cost_usd: Option<Usd>,
-    /// What they cost in the trial; none where one of these costs is not known.
+    /// Their cost in the trial; none if one is unknown.
     pub after_cost_usd: Option<Usd>,
-    /// Each input, the newest first.
+    /// The newest first.
     pub items: Vec<TrialItem>,
 }
 
@@ -293,49 +253,35 @@ pub struct Trial {
 pub struct TrialItem {
     /// The run that it was stored with.
     pub run_id: RunId,
-    /// Of a map: which of its items, from 0.
+    /// The index of a map's item.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub item: Option<usize>,
-    /// What was asked.
     pub prompt: String,
-    /// The answer that the run was given.
     pub before: TrialAnswer,
-    /// What came of it in the trial.
     pub after: TrialOutcome,
 }
 
-/// An answer, and what it took.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TrialAnswer {
-    /// The model that answered, as the provider reports it.
+    /// As the provider reports it.
     pub model: String,
-    /// The text.
     pub output: String,
-    /// Tokens of the prompt.
     pub input_tokens: u64,
-    /// Tokens of the answer.
     pub output_tokens: u64,
-    /// Its cost, where known.
+    /// None if unknown.
     pub cost_usd: Option<Usd>,
-    /// Milliseconds.
     pub latency_ms: Option<u64>,
-    /// Of an answer in a trial: whether it had as many tokens as it might, and ends there.
+    /// The answer of a trial reached its limit and was cut off.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_cut: bool,
 }
 
-/// What came of an input in a trial.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum TrialOutcome {
-    /// An answer.
     Answered(TrialAnswer),
-    /// None.
-    Failed {
-        /// Why.
-        error: String,
-    },
+    Failed { error: String },
 }
 
 #[cfg(test)]
@@ -343,7 +289,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    /// Calls that cost a dollar each, of which so many were for nothing.
+    /// Calls that cost a dollar each, and how many of them repeat others.
     fn proposal(calls: u64, repeated: u64, seen_days: u64) -> Proposal {
         Proposal {
             kind: Kind::Cache,

@@ -112,7 +112,7 @@ pub struct Http {
     pub retry: Retry,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Target {
     pub provider: String,
     pub model: String,

@@ -1,4 +1,4 @@
-//! `/api/ledger/optimizations`: what the optimizer proposes, and what becomes of it.
+//! `/api/ledger/optimizations`: the optimizer's suggestions.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -9,13 +9,12 @@ use super::request::{Query, read_json};
 use crate::error::{Error, Result};
 use crate::event::Timestamp;
 use crate::event::suggestion::{Proposal, Status, Suggestion};
-use crate::optimizer::edit::{Line, diff};
-use crate::optimizer::{changed_document, chosen, document_hash, version};
+use crate::optimizer::diff::{Line, diff};
+use crate::optimizer::{changed_document, chosen, document_hash, read_document, version};
 use crate::store::{Change, FlowRecord};
 
-/// How many stored inputs a trial asks about unless it says …
+/// Stored inputs per trial.
 const TRIAL_COUNT_DEFAULT: usize = 3;
-/// … and at most.
 const TRIAL_COUNT_MAX: usize = 10;
 
 pub fn list(context: &Context, mut query: Query) -> Answer {
@@ -31,34 +30,33 @@ pub fn list(context: &Context, mut query: Query) -> Answer {
 }
 
 #[derive(Serialize)]
-struct Whole {
+struct SuggestionDetail {
     #[serde(flatten)]
     suggestion: Suggestion,
-    /// What it changes in the flow, or has changed.
+    /// Its changes of the flow, planned or made.
     changes: Vec<Line>,
-    /// What tells these changes from any others, where they can be applied.
+    /// Identifies these changes, if they can be applied.
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<String>,
-    /// Why it cannot be applied as things are.
+    /// Why it cannot be applied.
     #[serde(skip_serializing_if = "Option::is_none")]
     conflict: Option<String>,
 }
 
-/// `GET /api/ledger/optimizations/{id}?alternative`: with what it changes, before and after; or what an
-/// alternative would change.
+/// `GET /api/ledger/optimizations/{id}?alternative`: with its changes, or those of an alternative.
 pub fn get(context: &Context, id: i64, mut query: Query) -> Answer {
     let alternative: Option<String> = query.take("alternative");
     query.finish()?;
-    let whole = whole(context, id, alternative.as_deref())?;
-    Ok(reply::json(200, &whole))
+    let detail = detail(context, id, alternative.as_deref())?;
+    Ok(reply::json(200, &detail))
 }
 
-fn whole(context: &Context, id: i64, alternative: Option<&str>) -> Result<Whole> {
+fn detail(context: &Context, id: i64, alternative: Option<&str>) -> Result<SuggestionDetail> {
     let suggestion = context.store.suggestion(id)?;
     let proposal = chosen(&suggestion.proposal, alternative)?;
     let changed = if suggestion.applied_at.is_some() {
         let edit = context.store.applied_edit(id)?;
-        read(&edit.before).and_then(|before| Ok((before, read(&edit.after)?)))
+        read_document(&edit.before).and_then(|before| Ok((before, read_document(&edit.after)?)))
     } else {
         edited(context, &suggestion, &proposal).map(|it| (it.before, it.after))
     };
@@ -70,7 +68,7 @@ fn whole(context: &Context, id: i64, alternative: Option<&str>) -> Result<Whole>
         Err(error) => return Err(error),
     };
     let can_be_applied = suggestion.applied_at.is_none() && conflict.is_none();
-    Ok(Whole {
+    Ok(SuggestionDetail {
         suggestion,
         changes,
         version: can_be_applied.then(|| version(&proposal)),
@@ -78,9 +76,8 @@ fn whole(context: &Context, id: i64, alternative: Option<&str>) -> Result<Whole>
     })
 }
 
-/// `POST /api/ledger/optimizations/{id}/apply`: changes the flow. The body may name the change, which may
-/// be another than the one put forward, and say which it was when somebody saw it:
-/// `{"alternative": "provider/model", "version": "…"}`.
+/// `POST /api/ledger/optimizations/{id}/apply`: changes the flow. The body may name an alternative, and the
+/// version that the user saw: `{"alternative": "provider/model", "version": "…"}`.
 pub fn apply(context: &Context, id: i64, body: &[u8]) -> Answer {
     #[derive(serde::Deserialize, Default)]
     #[serde(deny_unknown_fields)]
@@ -110,7 +107,7 @@ pub fn apply(context: &Context, id: i64, body: &[u8]) -> Answer {
         at: Timestamp::now(),
     })?;
     context.optimizer.look(suggestion.flow_id);
-    Ok(reply::json(200, &whole(context, id, None)?))
+    Ok(reply::json(200, &detail(context, id, None)?))
 }
 
 #[derive(serde::Deserialize)]
@@ -153,8 +150,8 @@ impl WantedTrial {
     }
 }
 
-/// `POST /api/ledger/optimizations/{id}/trial`: asks the other model what the node was asked before.
-/// Without `"confirm": true` it asks nobody and tells what that would cost.
+/// `POST /api/ledger/optimizations/{id}/trial`: asks the other model the node's stored inputs. Without
+/// `"confirm": true` it only estimates the cost.
 pub fn trial(context: &Context, id: i64, body: &[u8]) -> Answer {
     let wanted = WantedTrial::read(body)?;
     let trials = &context.trials;
@@ -163,7 +160,7 @@ pub fn trial(context: &Context, id: i64, body: &[u8]) -> Answer {
         return Ok(reply::json(200, &trials.estimate(&plan)));
     }
     trials.make(&plan)?;
-    Ok(reply::json(200, &whole(context, id, None)?))
+    Ok(reply::json(200, &detail(context, id, None)?))
 }
 
 pub fn revert(context: &Context, id: i64) -> Answer {
@@ -173,17 +170,17 @@ pub fn revert(context: &Context, id: i64) -> Answer {
         .journal
         .commit_one(Change::RevertSuggestion { id, at })?;
     context.optimizer.look(suggestion.flow_id);
-    Ok(reply::json(200, &whole(context, id, None)?))
+    Ok(reply::json(200, &detail(context, id, None)?))
 }
 
-/// `POST /api/ledger/optimizations/{id}/dismiss`: it does not come back unless its ground changes.
+/// `POST /api/ledger/optimizations/{id}/dismiss`: hides it unless its grounds change.
 pub fn dismiss(context: &Context, id: i64) -> Answer {
     context.journal.commit_one(Change::CloseSuggestion {
         id,
         status: Status::Dismissed,
         at: Timestamp::now(),
     })?;
-    Ok(reply::json(200, &whole(context, id, None)?))
+    Ok(reply::json(200, &detail(context, id, None)?))
 }
 
 /// A flow, and how a suggestion would leave it.
@@ -194,7 +191,7 @@ struct Edited {
 }
 
 /// # Errors
-/// [`Error::Conflict`] where the flow has changed since the suggestion was made, or is gone.
+/// [`Error::Conflict`] if the flow changed since the suggestion was made, or is gone.
 fn edited(context: &Context, suggestion: &Suggestion, proposal: &Proposal) -> Result<Edited> {
     let flow = context.store.flow(suggestion.flow_id).map_err(|error| {
         let gone = format!("flow {} is gone", suggestion.flow_id);
@@ -209,7 +206,7 @@ fn edited(context: &Context, suggestion: &Suggestion, proposal: &Proposal) -> Re
             flow.id
         )));
     }
-    let before = read(&flow.document)?;
+    let before = read_document(&flow.document)?;
     let after = changed_document(&before, &proposal.edit)?;
     context.engine.parse(&after["data"])?;
     Ok(Edited {
@@ -217,9 +214,4 @@ fn edited(context: &Context, suggestion: &Suggestion, proposal: &Proposal) -> Re
         before,
         after,
     })
-}
-
-fn read(document: &str) -> Result<Value> {
-    serde_json::from_str(document)
-        .map_err(|error| Error::internal(format!("a stored flow cannot be read: {error}")))
 }

@@ -1,75 +1,65 @@
-//! What providers say they serve, asked seldom and kept in memory.
+//! The models that providers list, asked for rarely and kept in memory.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::event::Timestamp;
 use crate::providers::Listed;
 
-/// How long a list holds, in milliseconds: models come and go by the week.
+/// How long a list stays valid: models come and go by the week.
 const LIST_AGE_MS: i64 = 24 * 60 * 60 * 1000;
-/// After how long a provider is asked again that gave none, in milliseconds.
+/// How long a provider that failed to list its models is left alone.
 const PAUSE_MS: i64 = 60 * 60 * 1000;
 
 /// The newest list of each provider.
 #[derive(Default)]
 pub struct ModelCatalog {
-    all: BTreeMap<String, ProviderModels>,
+    lists: BTreeMap<String, ModelList>,
 }
 
-struct ProviderModels {
+struct ModelList {
     asked_at: Timestamp,
-    has_answered: bool,
-    /// Also where the newest attempt failed: those of before, if there were any.
+    age_max_ms: i64,
     models: Vec<Listed>,
 }
 
 impl ModelCatalog {
-    /// Asks those of these providers whose list is too old. Where one gives none, what it gave before
-    /// holds, and nobody is troubled: less is proposed then.
+    /// Asks those of these providers whose list is outdated. If one fails, its previous list stays: only
+    /// fewer models are proposed then.
     pub fn refresh(
         &mut self,
-        providers: &BTreeSet<String>,
+        providers: &BTreeSet<&str>,
         now: Timestamp,
         mut ask: impl FnMut(&str) -> Result<Vec<Listed>, String>,
     ) {
         for provider in providers {
-            let known = self.all.get(provider);
-            if known.is_some_and(|known| !known.is_due(now)) {
+            // A list does not stay valid longer because the clock was set back.
+            let is_valid = self.lists.get(*provider).is_some_and(|list| {
+                let age_ms = now.0.saturating_sub(list.asked_at.0);
+                (0..list.age_max_ms).contains(&age_ms)
+            });
+            if is_valid {
                 continue;
             }
-            let (models, has_answered) = match ask(provider) {
-                Ok(models) => (models, true),
+            let (models, age_max_ms) = match ask(provider) {
+                Ok(models) => (models, LIST_AGE_MS),
                 Err(error) => {
                     log::debug!("it is not known which models there are: {error}");
-                    (self.of(provider).to_vec(), false)
+                    (self.of(provider).to_vec(), PAUSE_MS)
                 }
             };
-            let listing = ProviderModels {
+            let list = ModelList {
                 asked_at: now,
-                has_answered,
+                age_max_ms,
                 models,
             };
-            self.all.insert(provider.clone(), listing);
+            self.lists.insert((*provider).to_owned(), list);
         }
     }
 
-    /// What a provider says it serves; nothing where that is not known.
+    /// Returns the models that a provider lists, as far as known.
     pub fn of(&self, provider: &str) -> &[Listed] {
-        let listing = self.all.get(provider);
-        listing.map_or(&[], |listing| &listing.models)
-    }
-}
-
-impl ProviderModels {
-    fn is_due(&self, now: Timestamp) -> bool {
-        let age_max_ms = if self.has_answered {
-            LIST_AGE_MS
-        } else {
-            PAUSE_MS
-        };
-        // A clock that was put back does not make it hold for longer.
-        let age_ms = now.0.saturating_sub(self.asked_at.0);
-        !(0..age_max_ms).contains(&age_ms)
+        let list = self.lists.get(provider);
+        list.map_or(&[], |list| &list.models)
     }
 }
 
@@ -79,12 +69,12 @@ mod tests {
 
     #[test]
     fn a_provider_is_asked_once_a_day_and_an_hour_after_it_gave_no_list() {
-        let providers = BTreeSet::from(["p".to_owned()]);
-        let mut listings = ModelCatalog::default();
+        let providers = BTreeSet::from(["p"]);
+        let mut catalog = ModelCatalog::default();
         let mut count = 0;
         let mut asked_at = |ms: i64, answer: Option<&str>| {
             let before = count;
-            listings.refresh(&providers, Timestamp(ms), |_| {
+            catalog.refresh(&providers, Timestamp(ms), |_| {
                 count += 1;
                 let model = |name: &str| Listed {
                     name: name.to_owned(),
@@ -94,7 +84,7 @@ mod tests {
                 let answer = answer.ok_or("p: no list")?;
                 Ok(vec![model(answer)])
             });
-            let name = listings.of("p").first().map(|model| model.name.clone());
+            let name = catalog.of("p").first().map(|model| model.name.clone());
             (count - before, name.unwrap_or_default())
         };
         let hour = 60 * 60 * 1000;

@@ -1,136 +1,111 @@
-//! The models that calls could be made at: those that the user's flows use, and those that their
-//! providers say they serve. What has a price is not therefore served: prices outlive their models.
+//! The models that calls could be made at: those that the user's flows use, and those that their providers
+//! list. A price alone does not show that a model is served: prices outlive their models.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
+use serde_json::Value;
+
+use super::call_stats::NodeCalls;
+use super::model_catalog::ModelCatalog;
+use super::saving::MS_PER_DAY;
 use crate::event::{Timestamp, Usage, Usd};
+use crate::flow::Target;
 use crate::providers::{Kind, Listed, Providers, Quote};
 
-use super::call_stats::{Calls, MS_PER_DAY, Target};
-use super::model_catalog::ModelCatalog;
-
-/// Parts of the names of models that are for something else than to answer a question with text, or under
-/// other terms, as OpenAI, OpenRouter and others name them.
-const OTHER_MODELS: &[&str] = &[
-    "audio",
-    "babbage",
-    "batch",
-    // For programs that write code, and served in another protocol.
-    "codex",
-    "computer",
-    "dall",
-    "davinci",
-    "embed",
-    "embedding",
-    "embeddings",
-    "extended",
-    // Limited to so few calls that no flow could rest on it.
-    "free",
-    "guard",
-    "image",
-    "imagen",
-    "live",
-    "moderation",
-    "ocr",
-    "realtime",
-    "rerank",
-    "reranker",
-    "research",
-    "robotics",
-    "safeguard",
-    "search",
-    "sora",
-    "transcribe",
-    "tts",
-    "veo",
-    "whisper",
-];
-/// Names of such models that no part tells, from their beginning.
+/// Parts of the names of models that do something else than answer with text, or do it under other terms,
+/// as OpenAI, OpenRouter and others name them. `codex` is served in another protocol, and `free` allows too
+/// few calls.
+const OTHER_MODELS: &str = "audio babbage batch codex computer dall davinci embed embedding embeddings \
+    extended free guard image imagen live moderation ocr realtime rerank reranker research robotics \
+    safeguard search sora transcribe tts veo whisper";
+/// Beginnings of the names of such models.
 const OTHER_BEGINNINGS: &[&str] = &["~", "chatgpt-", "gpt-3.5-turbo-instruct"];
-/// Parts of the names of models that think before they answer, unasked.
-const THINKING_PARTS: &[&str] = &[
-    "magistral",
-    "o1",
-    "o3",
-    "o4",
-    "qwq",
-    "r1",
-    "reasoner",
-    "reasoning",
-    "thinking",
-];
-/// And beginnings, behind that of who makes them.
+/// Parts of the names of models that always reason before they answer.
+const THINKING_PARTS: &str = "magistral o1 o3 o4 qwq r1 reasoner reasoning thinking";
+/// Beginnings of the names of such models, after the maker's.
 const THINKING_BEGINNINGS: &[&str] = &["gpt-5", "gpt-6", "gpt-oss", "gemini-2.5", "gemini-3"];
-/// How many of the newest models that a provider lists are looked at; the largest routers list some
-/// hundreds.
+/// How many of the newest models of a list are considered; the largest routers list some hundreds.
 const LISTED_MAX: usize = 1_000;
-/// A number in a name that has so many digits at least is a date, or a part of one.
+/// A number with this many digits in a name is a date, or a part of one.
 const DATE_DIGITS_MIN: usize = 4;
 
 /// A model that could be asked.
 pub struct Candidate {
-    /// The provider's name and the model's.
     pub target: Target,
-    /// What it costs.
     pub quote: Quote,
-    /// How many calls of flows it has answered lately.
+    /// How many calls of flows it answered lately.
     pub answered: u64,
-    /// When it was made, as its provider says.
-    pub created_at: Option<Timestamp>,
-    /// How many tokens a prompt and its answer may have, as its provider says.
+    created_at: Option<Timestamp>,
+    /// The limit on a prompt and its answer together, if its provider lists it.
     context_tokens: Option<u64>,
-    /// Whether its provider says that it serves it.
     is_listed: bool,
 }
 
-/// All that could be asked.
-pub struct Models {
-    /// Each model once, by one of its names.
-    candidates: Vec<Candidate>,
-    /// When the listed ones were made, with what they cost.
+/// What a replacement must have.
+pub struct Needs {
+    /// A model that is not listed must have answered this many calls.
+    pub used_min: u64,
+    /// The longest prompt with its answer.
+    pub tokens_max: u64,
+    /// The answers included reasoning.
+    pub has_thought: bool,
+}
+
+pub struct Models<'a> {
+    providers: &'a Providers,
+    /// The moment of the prices.
+    pub priced_at: Timestamp,
+    /// Each model once, by its most used name, or else its shortest one without a date.
+    pub candidates: Vec<Candidate>,
+    /// When the listed ones were created, with their prices.
     dates: BTreeMap<Target, (Timestamp, Quote)>,
 }
 
-/// The moment whose prices count at another: the noon of its day in UTC, so that what is proposed does
-/// not come and go with prices that depend on the time of day.
-pub fn priced_at(now: Timestamp) -> Timestamp {
+/// Returns the moment whose prices count for proposals: noon UTC, so that they do not come and go with
+/// prices that depend on the time of day.
+fn priced_at(now: Timestamp) -> Timestamp {
     Timestamp((now.0.div_euclid(MS_PER_DAY) * MS_PER_DAY).saturating_add(MS_PER_DAY / 2))
 }
 
-impl Models {
-    /// Those with a price, at providers that can be used; `answered` is what flows have used lately.
+impl<'a> Models<'a> {
+    /// Returns those with a price, at providers that can be used; `answered` are the targets that flows used
+    /// lately.
     pub fn new(
-        providers: &Providers,
+        providers: &'a Providers,
         answered: &BTreeMap<Target, u64>,
-        listings: &ModelCatalog,
+        catalog: &ModelCatalog,
         now: Timestamp,
     ) -> Self {
         let usable = providers.providers().filter(|(name, provider)| {
             provider.kind != Kind::Echo && providers.check(name).is_ok()
         });
         let mut models = Self {
+            providers,
+            priced_at: priced_at(now),
             candidates: Vec::new(),
             dates: BTreeMap::new(),
         };
         for (provider, _) in usable {
-            let listed = newest(listings.of(provider), LISTED_MAX);
-            let listed = listed.into_iter().map(|it| (it.name.as_str(), Some(it)));
-            let used = answered.keys().filter(|(of, _)| of == provider);
+            let listed = newest(catalog.of(provider), LISTED_MAX).into_iter();
+            let used = answered.keys().filter(|it| it.provider == provider);
             let mut names: BTreeMap<&str, Option<&Listed>> =
-                used.map(|(_, model)| (model.as_str(), None)).collect();
-            names.extend(listed);
+                used.map(|it| (it.model.as_str(), None)).collect();
+            names.extend(listed.map(|it| (it.name.as_str(), Some(it))));
             let mut found: Vec<Candidate> = Vec::new();
             for (name, listed) in names {
-                let Some(quote) = providers.quote(provider, &[name], priced_at(now)) else {
+                let target = Target {
+                    provider: provider.to_owned(),
+                    model: name.to_owned(),
+                };
+                let Some(quote) = models.quote(&target) else {
                     continue;
                 };
-                let target = (provider.to_owned(), name.to_owned());
                 let created_at = listed.and_then(|listed| listed.created_at);
                 if let Some(at) = created_at {
                     models.dates.insert(target.clone(), (at, quote.clone()));
                 }
-                // What bills no answers gives none.
+                // A model that bills no answers has none.
                 if quote.rates(0).output == 0 || !answers_with_text(name) {
                     continue;
                 }
@@ -142,10 +117,8 @@ impl Models {
                     is_listed: listed.is_some(),
                     quote,
                 };
-                let same = found
-                    .iter_mut()
-                    .find(|it| it.quote.is_same_as(&candidate.quote));
-                match same {
+                let mut same = found.iter_mut();
+                match same.find(|it| it.quote.is_same_as(&candidate.quote)) {
                     Some(other) if candidate.rank() > other.rank() => *other = candidate,
                     Some(_) => {}
                     None => found.push(candidate),
@@ -156,61 +129,44 @@ impl Models {
         models
     }
 
-    /// All of them, each by the name that flows use most, else by the shortest one without a date.
-    pub fn all(&self) -> &[Candidate] {
-        &self.candidates
+    pub fn quote(&self, target: &Target) -> Option<Quote> {
+        let (provider, model) = (&target.provider, &target.model);
+        self.providers.quote(provider, &[model], self.priced_at)
     }
 
-    /// When a model was made, as its provider says of it or, where it is asked by a name that is not
-    /// listed, of the newest that it may mean; none where that is not known.
-    fn created_at(
-        &self,
-        providers: &Providers,
-        target: &Target,
-        now: Timestamp,
-    ) -> Option<Timestamp> {
+    /// Returns when a model was created, if known; for an alias that is not listed, the time of the newest
+    /// model that it may stand for.
+    fn created_at(&self, target: &Target) -> Option<Timestamp> {
         if let Some((at, _)) = self.dates.get(target) {
             return Some(*at);
         }
-        let quote = providers.quote(&target.0, &[&target.1], priced_at(now))?;
-        let listed = self.dates.iter().filter(|(other, _)| other.0 == target.0);
-        let same = listed.filter(|(_, (_, other))| other.is_same_as(&quote));
+        let quote = self.quote(target)?;
+        let listed = self.dates.iter();
+        let same = listed
+            .filter(|(it, (_, other))| it.provider == target.provider && other.is_same_as(&quote));
         same.map(|(_, (at, _))| *at).max()
     }
 
-    /// Those that could be asked instead of `present`, whose calls had up to so many tokens with their
-    /// answers, and thought or not: those that flows use for `used_min` calls at least, and those at the
-    /// same provider and of the same maker that are listed and not older.
-    pub fn instead_of(
-        &self,
-        providers: &Providers,
-        present: &Target,
-        used_min: u64,
-        tokens_max: u64,
-        has_thought: bool,
-        now: Timestamp,
-    ) -> impl Iterator<Item = &Candidate> {
-        let has_thought = has_thought || thinks(&present.1);
-        let made_at = self.created_at(providers, present, now);
+    /// Returns the models that could replace `present`: those that flows use, and those at the same provider
+    /// and of the same maker that are listed and not older.
+    pub fn instead_of(&self, present: &Target, needs: Needs) -> impl Iterator<Item = &Candidate> {
+        let has_thought = needs.has_thought || thinks(&present.model);
+        let present_created_at = self.created_at(present);
         self.candidates.iter().filter(move |it| {
-            let is_not_older = it
-                .created_at
-                .zip(made_at)
-                .is_some_and(|(its, present)| its >= present);
+            let dates = it.created_at.zip(present_created_at);
             let is_next = it.is_listed
-                && it.target.0 == present.0
-                && maker(&it.target.1) == maker(&present.1)
-                && is_not_older;
+                && it.target.provider == present.provider
+                && maker(&it.target.model) == maker(&present.model)
+                && dates.is_some_and(|(its, present)| its >= present);
             it.target != *present
-                && (it.answered >= used_min || is_next)
-                && it.context_tokens.is_none_or(|most| most >= tokens_max)
-                // Its answers would have more tokens than these had.
-                && (has_thought || !thinks(&it.target.1))
+                && (it.answered >= needs.used_min || is_next)
+                && it.context_tokens.is_none_or(|most| most >= needs.tokens_max)
+                // Reasoning would make its answers longer than these were.
+                && (has_thought || !thinks(&it.target.model))
         })
     }
 }
 
-/// The newest of those that a provider lists, up to so many.
 fn newest(listed: &[Listed], most: usize) -> Vec<&Listed> {
     let mut listed: Vec<&Listed> = listed.iter().collect();
     listed.sort_by_key(|it| Reverse(it.created_at));
@@ -218,7 +174,7 @@ fn newest(listed: &[Listed], most: usize) -> Vec<&Listed> {
     listed
 }
 
-/// Who makes a model, where a router writes that before its name.
+/// Returns the maker of a model, which a router writes before its name.
 fn maker(name: &str) -> Option<&str> {
     name.split_once('/').map(|(maker, _)| maker)
 }
@@ -227,21 +183,23 @@ fn parts(name: &str) -> impl Iterator<Item = &str> {
     name.split(|c: char| !c.is_ascii_alphanumeric())
 }
 
-/// Whether a name tells nothing else.
+fn has_part(name: &str, list: &str) -> bool {
+    parts(name).any(|part| list.split(' ').any(|it| it == part))
+}
+
+/// Returns whether the name hints at no other purpose.
 fn answers_with_text(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
-    let is_other = parts(&name).any(|part| OTHER_MODELS.contains(&part))
-        || OTHER_BEGINNINGS.iter().any(|start| name.starts_with(start));
-    !is_other
+    !has_part(&name, OTHER_MODELS) && !OTHER_BEGINNINGS.iter().any(|start| name.starts_with(start))
 }
 
 fn thinks(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     let own = name.rsplit('/').next().unwrap_or(&name);
-    // OpenAI's `-chat` are those that do not.
-    let is_chat = parts(own).any(|part| part == "chat");
-    parts(own).any(|part| THINKING_PARTS.contains(&part))
-        || (!is_chat
+    // OpenAI's `-chat` models do not.
+    let may_think = !has_part(own, "chat");
+    has_part(own, THINKING_PARTS)
+        || (may_think
             && THINKING_BEGINNINGS
                 .iter()
                 .any(|start| own.starts_with(start)))
@@ -252,12 +210,25 @@ fn is_dated(name: &str) -> bool {
         .any(|part| part.len() >= DATE_DIGITS_MIN && part.bytes().all(|b| b.is_ascii_digit()))
 }
 
-/// What a call to one provider would have used at another. What one has kept of a prompt another has
-/// not: there it counts as an ordinary prompt.
+/// Reads the target under `provider` and `model`.
+pub fn target_in(value: &Value) -> Option<Target> {
+    let text = |key: &str| value[key].as_str().map(str::to_owned);
+    Some(Target {
+        provider: text("provider")?,
+        model: text("model")?,
+    })
+}
+
+/// Returns the usage of a call at another provider, whose prompt cache would be empty.
 pub fn at_another(usage: &Usage, from: &str, to: &str) -> Usage {
     if from == to {
         return *usage;
     }
+    without_cache(usage)
+}
+
+/// Returns the usage with all tokens of the prompt as ordinary ones.
+pub fn without_cache(usage: &Usage) -> Usage {
     Usage {
         cached_input_tokens: 0,
         cache_write_tokens: 0,
@@ -267,22 +238,19 @@ pub fn at_another(usage: &Usage, from: &str, to: &str) -> Usage {
 }
 
 impl Candidate {
-    /// Of several names of one model the one with the highest is taken.
+    /// Of several names of one model, the one with the highest rank is used.
     fn rank(&self) -> impl Ord + use<> {
-        let name = &self.target.1;
+        let name = &self.target.model;
         let length = Reverse(name.len());
         (self.answered, !is_dated(name), self.is_listed, length)
     }
 
-    /// What these calls would cost there, of which `present` is the target they were made at.
-    pub fn cost(&self, calls: &Calls, present: &Target) -> Usd {
-        calls.classes().fold(Usd::ZERO, |sum, class| {
-            let usage = at_another(&class.usage, &present.0, &self.target.0);
-            let count = class.amount.calls;
-            sum.plus(
-                self.quote
-                    .cost_of_all(count, class.prompt_tokens_max, &usage),
-            )
+    /// Returns the cost of these calls at the candidate instead of `present`.
+    pub fn cost(&self, calls: &NodeCalls<'_>, present: &Target) -> Usd {
+        calls.by_class().fold(Usd::ZERO, |cost, class| {
+            let usage = at_another(&class.usage, &present.provider, &self.target.provider);
+            let (count, longest) = (class.spend.calls, class.prompt_tokens_max);
+            cost.plus(self.quote.cost_of_all(count, longest, &usage))
         })
     }
 }

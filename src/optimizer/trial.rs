@@ -1,21 +1,20 @@
-//! Trials: what a node was asked in runs that went well is asked of another model, before the flow is
-//! changed, so that both answers can be seen side by side.
+//! Trials: stored inputs of a node are asked of another model before the flow changes, so that both answers
+//! can be compared.
 //!
-//! The calls are paid for like any others and stand in the ledger, of the flow, but of no run and no
-//! node: they are not what suggestions rest on, and belong to no run's sums. A trial goes on when
-//! whoever wanted it has left, since its calls are paid for and its answers are kept.
+//! The calls are paid for and stand in the ledger with the flow, but without a run and a node: they are no
+//! evidence for suggestions, and part of no run's sums. A trial continues after its client disconnects,
+//! because its calls are paid for and its answers are kept.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use serde::Serialize;
-use serde_json::Value;
 use uuid::Uuid;
 
-use super::call_stats::Target;
 use super::chosen;
-use super::edit::Edit;
-use super::models::at_another;
+use super::models::{at_another, target_in};
+use super::read_document;
 use super::rules::agent;
 use crate::budget::Reserve;
 use crate::calls::{self, CallOutcome, CallRequest, Calls, Ended, PromptSize, Waiter, prompt_hash};
@@ -24,114 +23,96 @@ use crate::event::suggestion::{
     Kind, Proposal, Status, Trial, TrialAnswer, TrialItem, TrialOutcome,
 };
 use crate::event::{FlowId, RunId, Timestamp, UsageSource, Usd, preview};
-use crate::flow::{Agent, Graph, TEMPLATE_STACK_BYTES_MIN};
+use crate::flow::{Agent, Graph, TEMPLATE_STACK_BYTES_MIN, Target};
 use crate::providers::{ANSWER_TOKENS_ASSUMED, CacheMarks, Call, Cancel, FailureKind};
 use crate::store::{Change, NewCall, Store, StoredInput};
 use crate::threads::each_at_once;
 
-/// How many trials are made at a time.
+/// Concurrent trials.
 const TRIALS_MAX: usize = 2;
-/// How many calls of a trial are under way at a time.
+/// Concurrent calls of a trial.
 const CALLS_AT_ONCE: usize = 4;
-/// How much of a text is kept, in bytes; the rest of a prompt is with its run.
+/// Longer texts are cut; the rest of a prompt is with its run.
 const TEXT_BYTES_MAX: usize = 64 << 10;
-/// As the engine's, which makes the same calls.
+/// Like the engine, which makes the same calls.
 const STACK_BYTES: usize = TEMPLATE_STACK_BYTES_MIN;
-/// What providers say of an answer that had as many tokens as it might: OpenAI and Ollama, Anthropic,
-/// Gemini.
+/// Finish reasons of answers that reached the limit: OpenAI and Ollama, Anthropic, Gemini.
 const CUT_REASONS: &[&str] = &["length", "max_tokens", "MAX_TOKENS"];
-/// What the ledger groups the calls under.
+/// The calls' role in the ledger.
 const ROLE: &str = "trial";
 
 /// Makes trials; shared between threads.
 pub struct Trials {
     store: Arc<Store>,
     calls: Calls,
-    in_flight: Mutex<InFlight>,
+    /// The tried suggestions.
+    in_flight: Mutex<BTreeSet<i64>>,
     changed: Condvar,
+    /// Ends the calls of all trials.
+    stopping: Cancel,
 }
 
-#[derive(Default)]
-struct InFlight {
-    is_stopping: bool,
-    /// The suggestions that are tried, and what ends their calls.
-    trials: Vec<(i64, Cancel)>,
-}
-
-/// One of the trials under way, until it is dropped.
-struct Entered<'a> {
+/// Ends its trial when dropped.
+struct InFlightGuard<'a> {
     trials: &'a Trials,
     suggestion_id: i64,
-    cancel: Cancel,
 }
 
 /// A trial that could be made.
 pub struct Plan {
     suggestion_id: i64,
     flow_id: FlowId,
-    /// Who has answered so far.
     present: Target,
-    /// Who is to be asked.
     target: Target,
     answer_tokens_max: u32,
-    calls: Vec<Planned>,
+    calls: Vec<(StoredInput, Call)>,
 }
 
-struct Planned {
-    input: StoredInput,
-    call: Call,
-}
-
-/// What a trial would ask, and what that would cost.
+/// The calls of a trial and their cost.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Estimate<'a> {
-    /// Who would be asked: `provider/model`.
+    /// `provider/model`.
     pub target: String,
-    /// How many calls it is.
     pub calls: usize,
-    /// What the stored calls would have cost there; none where that is not known.
+    /// What the stored calls would have cost there, if known.
     pub expected_cost_usd: Option<Usd>,
-    /// How many tokens an answer may have; a longer one is cut off.
+    /// Longer answers are cut off.
     pub answer_tokens_max: u32,
-    /// What budgets have to have left for all of them; none where that is not known.
+    /// What budgets must have left, if known.
     pub worst_cost_usd: Option<Usd>,
-    /// What would be asked, the newest first.
+    /// The newest first.
     pub inputs: Vec<EstimatedInput<'a>>,
 }
 
-/// An input that would be asked.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EstimatedInput<'a> {
     /// The run that it is stored with.
     pub run_id: &'a RunId,
-    /// Of a map: which of its items, from 0.
+    /// The index of a map's item.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub item: Option<usize>,
-    /// When it was asked.
     pub at: Timestamp,
-    /// The beginning of the prompt.
     pub prompt_preview: &'a str,
 }
 
 impl Trials {
-    /// None is under way.
     pub fn new(store: Arc<Store>, calls: Calls) -> Self {
         Self {
             store,
             calls,
             in_flight: Mutex::default(),
             changed: Condvar::new(),
+            stopping: Cancel::new(),
         }
     }
 
-    /// A trial of the newest `count` inputs that are stored, or of as many as there are, with the model
-    /// that a suggestion puts forward or the alternative of that name.
+    /// Plans a trial of up to `count` of the newest stored inputs, with the recommended model or the
+    /// alternative of this name.
     ///
     /// # Errors
-    /// [`Error::Conflict`] where there is nothing to try; [`Error::Invalid`] where there is no such
-    /// alternative.
+    /// [`Error::Conflict`] if there is nothing to try; [`Error::Invalid`] if there is no such alternative.
     pub fn plan(&self, id: i64, count: usize, alternative: Option<&str>) -> Result<Plan> {
         let suggestion = self.store.suggestion(id)?;
         let proposal = chosen(&suggestion.proposal, alternative)?;
@@ -149,32 +130,31 @@ impl Trials {
                 suggestion.status
             )));
         }
-        let (present, target) = (present_target(&proposal)?, new_target(&proposal.edit)?);
-        let agent = self.agent(suggestion.flow_id, &proposal.node_id)?;
+        let targets = target_in(&proposal.evidence).zip(target_in(&proposal.edit["values"]));
+        let (present, target) =
+            targets.ok_or_else(|| Error::internal(format!("suggestion {id} names no models")))?;
+        let agent = self.agent(suggestion.flow_id, &proposal)?;
         self.calls
             .providers()
-            .check(&target.0)
+            .check(&target.provider)
             .map_err(Error::Conflict)?;
-        let (provider, model) = (&present.0, &present.1);
-        let inputs = self.store.newest_inputs(
-            suggestion.flow_id,
-            &proposal.node_id,
-            provider,
-            model,
-            count,
-        )?;
+        let (flow_id, node_id) = (suggestion.flow_id, &proposal.node_id);
+        let inputs = self
+            .store
+            .newest_inputs(flow_id, node_id, &present, count)?;
         if inputs.is_empty() {
             return Err(Error::Conflict(format!(
-                "no input is left that {provider}/{model} has answered: runs that went well have been deleted, or are too long ago"
+                "no input is left that {} has answered: runs that went well have been deleted, or are too long ago",
+                name(&present)
             )));
         }
-        let calls = inputs.into_iter().map(|input| Planned {
-            call: call(&agent, &target, &input),
-            input,
+        let calls = inputs.into_iter().map(|input| {
+            let call = call(&agent, &target, &input);
+            (input, call)
         });
         Ok(Plan {
             suggestion_id: id,
-            flow_id: suggestion.flow_id,
+            flow_id,
             present,
             calls: calls.collect(),
             answer_tokens_max: answer_tokens_max(&agent),
@@ -182,19 +162,18 @@ impl Trials {
         })
     }
 
-    /// What the node asks, as its flow is now.
-    fn agent(&self, flow_id: FlowId, node_id: &str) -> Result<Agent> {
+    /// Returns the LLM call of the node, as its flow is now.
+    fn agent(&self, flow_id: FlowId, proposal: &Proposal) -> Result<Agent> {
         let flow = self.store.flow(flow_id).map_err(|error| match error {
             Error::NotFound(_) => Error::Conflict(format!("flow {flow_id} is gone")),
             other => other,
         })?;
-        let document: Value = serde_json::from_str(&flow.document)
-            .map_err(|error| Error::internal(format!("flow {flow_id}: {error}")))?;
-        let graph = Graph::parse(&document["data"], &|provider| {
-            self.calls.providers().knows(provider)
-        })
-        .map_err(|_| Error::Conflict(format!("flow {flow_id} cannot run as it is now")))?;
-        let node = graph.nodes().iter().find(|node| node.id == node_id);
+        let document = read_document(&flow.document)?;
+        let knows = |provider: &str| self.calls.providers().knows(provider);
+        let graph = Graph::parse(&document["data"], &knows)
+            .map_err(|_| Error::Conflict(format!("flow {flow_id} cannot run as it is now")))?;
+        let node_id = &proposal.node_id;
+        let node = graph.nodes().iter().find(|node| node.id == *node_id);
         node.and_then(agent).cloned().ok_or_else(|| {
             Error::Conflict(format!(
                 "node `{node_id}` of flow {flow_id} asks no model any more"
@@ -202,65 +181,52 @@ impl Trials {
         })
     }
 
-    /// What a trial would cost. Asks nobody.
+    /// Estimates the cost of a trial, without a call.
     pub fn estimate<'a>(&self, plan: &'a Plan) -> Estimate<'a> {
         let now = Timestamp::now();
-        let expected = |planned: &Planned| {
-            let usage = planned.input.usage;
-            if usage.source == UsageSource::None {
-                return None;
-            }
-            let usage = at_another(&usage, &plan.present.0, &plan.target.0);
-            let (provider, model) = &plan.target;
-            self.calls.providers().cost_of(provider, model, &usage, now)
+        let providers = self.calls.providers();
+        let expected = |(input, call): &(StoredInput, Call)| {
+            let usage = at_another(&input.usage, &plan.present.provider, &call.provider);
+            let is_known = usage.source != UsageSource::None;
+            let cost = providers.cost_of(&call.provider, &call.model, &usage, now);
+            cost.filter(|_| is_known)
         };
-        let calls = &plan.calls;
-        let shown = |planned: &'a Planned| EstimatedInput {
-            run_id: &planned.input.run_id,
-            item: planned.input.item,
-            at: planned.input.at,
-            prompt_preview: preview(&planned.input.prompt.prompt),
+        let worst = |(_, call): &(StoredInput, Call)| providers.reserve(call, now).cost;
+        let shown = |(input, _): &'a (StoredInput, Call)| EstimatedInput {
+            run_id: &input.run_id,
+            item: input.item,
+            at: input.at,
+            prompt_preview: preview(&input.prompt.prompt),
         };
         Estimate {
             target: name(&plan.target),
-            calls: calls.len(),
+            calls: plan.calls.len(),
             answer_tokens_max: plan.answer_tokens_max,
-            expected_cost_usd: sum(calls.iter().map(expected)),
-            worst_cost_usd: sum(calls
-                .iter()
-                .map(|planned| self.calls.providers().reserve(&planned.call, now).cost)),
-            inputs: calls.iter().map(shown).collect(),
+            expected_cost_usd: sum(plan.calls.iter().map(expected)),
+            worst_cost_usd: sum(plan.calls.iter().map(worst)),
+            inputs: plan.calls.iter().map(shown).collect(),
         }
     }
 
-    /// Makes the calls, waits for them, and keeps what they gave with the suggestion. What fails stands
-    /// where its answer would.
+    /// Makes the calls, waits for them, and stores the answers with the suggestion. A failure takes the
+    /// place of its answer.
     ///
     /// # Errors
-    /// [`Error::Busy`] where too many trials are under way, [`Error::Conflict`] where this one is;
+    /// [`Error::Busy`] if too many trials are in flight, [`Error::Conflict`] if this one is;
     /// [`Error::Stopping`].
     pub fn make(&self, plan: &Plan) -> Result<()> {
-        let entered = self.enter(plan.suggestion_id)?;
+        let _guard = self.enter(plan.suggestion_id)?;
         let at = Timestamp::now();
         let trial_id = Uuid::now_v7();
-        let outcomes = each_at_once(
-            "trial",
-            CALLS_AT_ONCE,
-            STACK_BYTES,
-            &plan.calls,
-            |number, planned| {
-                let operation_id = format!("{ROLE}:{trial_id}[{number}]");
-                self.ask(plan.flow_id, &planned.call, operation_id, &entered.cancel)
-            },
-        );
-        let items: Vec<TrialItem> = plan
-            .calls
-            .iter()
-            .zip(outcomes)
-            .map(|(planned, after)| item(&planned.input, after))
-            .collect();
-        // Nothing is kept in place of an earlier trial where nothing came of this one.
-        if entered.cancel.is_cancelled() && answered(&items).next().is_none() {
+        let ask = |number: usize, (_, call): &(StoredInput, Call)| {
+            let operation_id = format!("{ROLE}:{trial_id}[{number}]");
+            self.ask(plan.flow_id, call, operation_id, &self.stopping)
+        };
+        let outcomes = each_at_once(ROLE, CALLS_AT_ONCE, STACK_BYTES, &plan.calls, ask);
+        let both = plan.calls.iter().zip(outcomes);
+        let items: Vec<TrialItem> = both.map(|((input, _), after)| item(input, after)).collect();
+        // An earlier trial is not replaced by nothing.
+        if self.stopping.is_cancelled() && answered(&items).next().is_none() {
             return Err(Error::Stopping);
         }
         let trial = Trial {
@@ -270,10 +236,11 @@ impl Trials {
             after_cost_usd: sum(answered(&items).map(|(_, after)| after.cost_usd)),
             items,
         };
-        self.calls.commit(vec![Change::SetTrial {
+        let change = Change::SetTrial {
             id: plan.suggestion_id,
             trial: Box::new(trial),
-        }])
+        };
+        self.calls.commit(vec![change])
     }
 
     /// Makes one call of a trial.
@@ -307,7 +274,7 @@ impl Trials {
         };
         let waiter = Waiter {
             cancel,
-            has_left: &|| false,
+            has_left: &|| cancel.is_cancelled(),
         };
         let ended = self.calls.wait(&request, &waiter).map_or_else(
             |ended| *ended,
@@ -329,117 +296,55 @@ impl Trials {
         outcome
     }
 
-    fn in_flight(&self) -> MutexGuard<'_, InFlight> {
+    fn in_flight(&self) -> MutexGuard<'_, BTreeSet<i64>> {
         self.in_flight
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn enter(&self, suggestion_id: i64) -> Result<Entered<'_>> {
+    fn enter(&self, suggestion_id: i64) -> Result<InFlightGuard<'_>> {
         let mut in_flight = self.in_flight();
-        if in_flight.is_stopping {
+        if self.stopping.is_cancelled() {
             return Err(Error::Stopping);
         }
-        let trials = &mut in_flight.trials;
-        if trials.iter().any(|(id, _)| *id == suggestion_id) {
+        if in_flight.contains(&suggestion_id) {
             return Err(Error::Conflict(format!(
                 "suggestion {suggestion_id} is being tried"
             )));
         }
-        if trials.len() >= TRIALS_MAX {
+        if in_flight.len() >= TRIALS_MAX {
             return Err(Error::Busy(format!(
                 "{TRIALS_MAX} trials are under way, which is as many as may be"
             )));
         }
-        let cancel = Cancel::new();
-        trials.push((suggestion_id, cancel.clone()));
-        Ok(Entered {
+        in_flight.insert(suggestion_id);
+        Ok(InFlightGuard {
             trials: self,
             suggestion_id,
-            cancel,
         })
     }
 
-    /// Ends all trials, and lets no more begin. Does not wait for them.
+    /// Cancels all trials and refuses new ones. Does not wait.
     pub fn stop(&self) {
-        let mut in_flight = self.in_flight();
-        in_flight.is_stopping = true;
-        let cancels: Vec<Cancel> = in_flight.trials.iter().map(|it| it.1.clone()).collect();
-        drop(in_flight);
-        cancels.iter().for_each(Cancel::cancel);
+        self.stopping.cancel();
     }
 
-    /// Waits until all trials have ended and are kept, but not beyond the deadline. Gives how many are
-    /// left.
+    /// Waits until all trials have ended, up to the deadline. Returns how many are left.
     pub fn wait_for_all(&self, deadline: Instant) -> usize {
         let time = deadline.saturating_duration_since(Instant::now());
         let (in_flight, _) = self
             .changed
-            .wait_timeout_while(self.in_flight(), time, |it| !it.trials.is_empty())
+            .wait_timeout_while(self.in_flight(), time, |it| !it.is_empty())
             .unwrap_or_else(PoisonError::into_inner);
-        in_flight.trials.len()
+        in_flight.len()
     }
 }
 
-impl Drop for Entered<'_> {
+impl Drop for InFlightGuard<'_> {
     fn drop(&mut self) {
-        let mut in_flight = self.trials.in_flight();
-        let id = self.suggestion_id;
-        in_flight.trials.retain(|(other, _)| *other != id);
-        drop(in_flight);
+        self.trials.in_flight().remove(&self.suggestion_id);
         self.trials.changed.notify_all();
     }
-}
-
-/// The target whose calls a suggestion rests on.
-fn present_target(proposal: &Proposal) -> Result<Target> {
-    let text = |key: &str| proposal.evidence[key].as_str().map(str::to_owned);
-    text("provider")
-        .zip(text("model"))
-        .ok_or_else(|| Error::internal("a suggestion does not say what was asked"))
-}
-
-/// The target that a change sets.
-fn new_target(edit: &Value) -> Result<Target> {
-    let read = serde_json::from_value(edit.clone());
-    let Ok(Edit::SetNode { values, .. }) = read else {
-        return Err(Error::internal("a suggestion does not say what to ask"));
-    };
-    let text = |key: &str| values.get(key).and_then(Value::as_str).map(str::to_owned);
-    text("provider")
-        .zip(text("model"))
-        .ok_or_else(|| Error::internal("a suggestion does not say what to ask"))
-}
-
-/// What was asked, of another target: as the node would, but not streamed, with nothing to be kept in a
-/// prompt cache, which does not pay for a few calls, and never without a limit on the answer, so that what
-/// the trial costs at most is told before.
-fn call(agent: &Agent, target: &Target, input: &StoredInput) -> Call {
-    Call {
-        provider: target.0.clone(),
-        model: target.1.clone(),
-        system: input.prompt.system.clone(),
-        prompt: input.prompt.prompt.clone(),
-        max_tokens: Some(answer_tokens_max(agent)),
-        temperature: agent.temperature,
-        stream: false,
-        first_byte_timeout: agent.first_token_timeout,
-        total_timeout: agent.total_timeout,
-        cache_marks: CacheMarks::default(),
-    }
-}
-
-fn answer_tokens_max(agent: &Agent) -> u32 {
-    agent.max_tokens.unwrap_or(ANSWER_TOKENS_ASSUMED)
-}
-
-fn name((provider, model): &Target) -> String {
-    format!("{provider}/{model}")
-}
-
-/// None where one is not known.
-fn sum(mut costs: impl Iterator<Item = Option<Usd>>) -> Option<Usd> {
-    costs.try_fold(Usd::ZERO, |sum, cost| Some(sum.plus(cost?)))
 }
 
 /// How a call of a trial ended, and the changes that are still to be committed.
@@ -486,6 +391,36 @@ fn outcome(call: &Call, ended: Ended) -> (TrialOutcome, Vec<Change>) {
     (outcome, changes)
 }
 
+/// Returns the call of the node for another target, not streamed. It marks nothing for a prompt cache, which
+/// does not pay for a few calls, and always limits the answer, so that the estimate has an upper bound.
+fn call(agent: &Agent, target: &Target, input: &StoredInput) -> Call {
+    Call {
+        provider: target.provider.clone(),
+        model: target.model.clone(),
+        system: input.prompt.system.clone(),
+        prompt: input.prompt.prompt.clone(),
+        max_tokens: Some(answer_tokens_max(agent)),
+        temperature: agent.temperature,
+        stream: false,
+        first_byte_timeout: agent.first_token_timeout,
+        total_timeout: agent.total_timeout,
+        cache_marks: CacheMarks::default(),
+    }
+}
+
+fn answer_tokens_max(agent: &Agent) -> u32 {
+    agent.max_tokens.unwrap_or(ANSWER_TOKENS_ASSUMED)
+}
+
+fn name(target: &Target) -> String {
+    format!("{}/{}", target.provider, target.model)
+}
+
+/// Returns none if a cost is unknown.
+fn sum(mut costs: impl Iterator<Item = Option<Usd>>) -> Option<Usd> {
+    costs.try_fold(Usd::ZERO, |sum, cost| Some(sum.plus(cost?)))
+}
+
 fn failed(error: impl Into<String>) -> TrialOutcome {
     TrialOutcome::Failed {
         error: error.into(),
@@ -510,7 +445,7 @@ fn item(input: &StoredInput, after: TrialOutcome) -> TrialItem {
     }
 }
 
-/// The answers to inputs that both models have answered.
+/// Returns both answers of each input that was answered.
 fn answered(items: &[TrialItem]) -> impl Iterator<Item = (&TrialAnswer, &TrialAnswer)> {
     items.iter().filter_map(|item| match &item.after {
         TrialOutcome::Answered(after) => Some((&item.before, after)),
@@ -518,7 +453,7 @@ fn answered(items: &[TrialItem]) -> impl Iterator<Item = (&TrialAnswer, &TrialAn
     })
 }
 
-/// A text, as far as it is kept.
+/// Cuts a long text.
 fn kept(text: &str) -> String {
     if text.len() <= TEXT_BYTES_MAX {
         return text.to_owned();

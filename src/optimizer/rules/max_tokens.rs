@@ -1,49 +1,62 @@
-//! Limits on answers far above what is used, where budgets are bound by them.
+//! Limits on answers far above the actual answers, if they restrict budgets.
 //!
-//! A hard budget keeps free what a call may need at most until it is known what it came to. So a limit
-//! that no answer comes near makes budgets refuse calls that would have fitted.
+//! A hard budget reserves the most that a call may need until the call ends. So a limit that no answer comes
+//! near makes budgets refuse calls that would have fitted.
 
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
-use super::{CALLS_MIN, Draft, RuleContext};
+use super::{CALLS_MIN, RuleContext, set};
 use crate::budget::{Budget, Limit, Reserve, Scope};
 use crate::event::suggestion::{Kind, Proposal};
 use crate::event::{Usage, Usd};
-use crate::flow::{Agent, Node};
-use crate::optimizer::edit::Edit;
-use crate::optimizer::models::priced_at;
+use crate::flow::{Agent, Node, Target};
+use crate::optimizer::call_stats::{ANSWERED, Outcome};
 use crate::providers::ANSWER_TOKENS_ASSUMED;
 
-/// The limit is so many times the longest answer at least.
+/// The limit must be at least this many times the longest answer.
 const ABOVE_MIN: u64 = 4;
-/// The new one is above so many times the longest answer …
+/// The new one exceeds this many times the longest answer …
 const ROOM: u64 = 2;
-/// … and a multiple of this.
+/// … and is a multiple of this.
 const STEP: u64 = 256;
-/// A budget is bound where what is reserved for nothing is this part of it at least, in per cent.
+/// A budget is restricted if the useless part of a reservation is at least this part of it, in percent.
 const PART_MIN: i64 = 1;
 
-/// A budget that is bound by a node's limit.
-struct Bound<'a> {
+/// A budget that a node's limit restricts.
+struct Restricted<'a> {
     budget: &'a Budget,
-    /// What each call frees of it.
+    /// The part of each call's reservation that a lower limit frees.
     freed: Reserve,
 }
 
-pub fn propose(look: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<Proposal> {
-    let known = look.facts.sum_of_node(look.flow_id, &node.id)?;
-    let calls = known.calls.answers();
-    let longest = known.calls.output_tokens_max;
+/// Answer lengths in tokens.
+struct Lengths {
+    longest: u64,
+    limit: u64,
+    lower_limit: u64,
+}
+
+pub fn propose(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<Proposal> {
+    let known = context.calls_of(node)?;
+    let calls = known.sum(ANSWERED).spend.calls + known.count(Outcome::Unpriced);
+    let longest = known.all().answer_tokens_max;
     let limit = u64::from(agent.max_tokens.unwrap_or(ANSWER_TOKENS_ASSUMED));
-    let lower = (longest.saturating_mul(ROOM) / STEP + 1) * STEP;
-    let is_far_above = longest > 0 && limit >= longest.saturating_mul(ABOVE_MIN) && lower < limit;
+    let lower_limit = (longest.saturating_mul(ROOM) / STEP + 1) * STEP;
+    let is_far_above =
+        longest > 0 && limit >= longest.saturating_mul(ABOVE_MIN) && lower_limit < limit;
     if calls < CALLS_MIN || !is_far_above {
         return None;
     }
-    let refused = known.calls.refused;
-    let bound = bound(look, node, agent, longest, lower)?;
-    let budget = bound.budget;
-    let freed = budget.limit.show(budget.reserved(&bound.freed)?);
+    let refused = known.count(Outcome::Refused);
+    let lengths = Lengths {
+        longest,
+        limit,
+        lower_limit,
+    };
+    let targets = agent.targets.iter();
+    let mut restricted = targets.filter_map(|target| restricted(context, node, target, &lengths));
+    let Restricted { budget, freed } = restricted.next()?;
+    let shown = budget.limit.show(budget.reserved(&freed)?);
     let now = match agent.max_tokens {
         Some(_) => format!("may have {limit} tokens"),
         None => format!("has no limit and is taken to need {limit} tokens"),
@@ -52,82 +65,64 @@ pub fn propose(look: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<Pro
         0 => String::new(),
         _ => format!(" Budgets have refused {refused} calls of it."),
     };
-    let values = Map::from_iter([("maxTokens".to_owned(), json!(lower))]);
-    look.proposal(
-        node,
-        Draft {
-            kind: Kind::MaxTokens,
-            title: format!("Limit its answers to {lower} tokens"),
-            reason: format!(
-                "The longest of {calls} answers had {longest} tokens, but each {now}, which the budget `{}` keeps free during the call.{refusals} With the lower limit each call keeps {freed} less of it. It saves no money; an answer of more than {lower} tokens would be cut off.",
-                budget.name,
-            ),
-            calls,
-            saving: None,
-            evidence: json!({
-                "since": known.since,
-                "calls": calls,
-                "longestAnswerTokens": longest,
-                "maxTokens": limit,
-                "toMaxTokens": lower,
-                "refusedCalls": refused,
-                "budget": budget.name,
-                "budgetPer": budget.per,
-                "budgetLimit": limit_of(budget),
-                "freedTokens": bound.freed.tokens,
-                "freedNanousd": bound.freed.cost.map(|cost| cost.nanousd),
-            }),
-            edit: Edit::SetNode {
-                node_id: node.id.clone(),
-                values,
+    Some(Proposal {
+        title: format!("Limit its answers to {lower_limit} tokens"),
+        reason: format!(
+            "The longest of {calls} answers had {longest} tokens, but each {now}, which the budget `{}` keeps free during the call.{refusals} With the lower limit each call keeps {shown} less of it. It saves no money; an answer of more than {lower_limit} tokens would be cut off.",
+            budget.name,
+        ),
+        calls,
+        evidence: json!({
+            "since": known.since,
+            "calls": calls,
+            "longestAnswerTokens": longest,
+            "maxTokens": limit,
+            "toMaxTokens": lower_limit,
+            "refusedCalls": refused,
+            "budget": budget.name,
+            "budgetPer": budget.per,
+            "budgetLimit": match budget.limit {
+                Limit::Usd(usd) => json!({"nanousd": usd.nanousd}),
+                Limit::Tokens(tokens) => json!({"tokens": tokens}),
             },
-        },
-    )
+            "freedTokens": freed.tokens,
+            "freedNanousd": freed.cost.map(|cost| cost.nanousd),
+        }),
+        edit: set(node, [("maxTokens", json!(lower_limit))]),
+        ..context.proposal(Kind::MaxTokens, node, Some(known.since), None)
+    })
 }
 
-/// The first hard budget that calls of the node to one of its targets are bound by.
-fn bound<'a>(
-    look: &RuleContext<'a>,
+/// Returns the first hard budget that calls of the node to this target are restricted by.
+fn restricted<'a>(
+    context: &RuleContext<'a>,
     node: &Node,
-    agent: &Agent,
-    longest: u64,
-    lower: u64,
-) -> Option<Bound<'a>> {
-    let limit = u64::from(agent.max_tokens.unwrap_or(ANSWER_TOKENS_ASSUMED));
-    for target in &agent.targets {
-        let (provider, model) = (target.provider.as_str(), target.model.as_str());
-        let scope = Scope {
-            flow_id: Some(look.flow_id),
-            provider,
-            model,
-            key: None,
-        };
-        let refused = look
-            .facts
-            .known(look.flow_id, &node.id, provider, model)
-            .map_or(0, |known| known.calls.refused);
-        let unused = between(look, provider, model, longest, limit);
-        let freed = between(look, provider, model, lower, limit);
-        let hard = look.budgets.iter().filter(|budget| budget.hard);
-        for budget in hard.filter(|budget| budget.covers(&scope)) {
-            let Some(unused) = budget.reserved(&unused).filter(|unused| *unused > 0) else {
-                continue;
-            };
-            let part = i128::from(budget.limit.amount()) * i128::from(PART_MIN);
-            if refused > 0 || i128::from(unused) * 100 >= part {
-                return Some(Bound { budget, freed });
-            }
-        }
-    }
-    None
+    target: &Target,
+    lengths: &Lengths,
+) -> Option<Restricted<'a>> {
+    let scope = Scope {
+        flow_id: Some(context.flow_id),
+        provider: &target.provider,
+        model: &target.model,
+        key: None,
+    };
+    let known = context.calls.calls_to(context.flow_id, &node.id, target);
+    let refused = known.map_or(0, |calls| calls.count(Outcome::Refused));
+    let unused = reserved(context, target, lengths.longest, lengths.limit);
+    let hard = context.budgets.iter().filter(|budget| budget.hard);
+    let mut covering = hard.filter(|budget| budget.covers(&scope));
+    let budget = covering.find(|budget| {
+        let unused = budget.reserved(&unused).unwrap_or(0);
+        let part = i128::from(budget.limit.amount()) * i128::from(PART_MIN);
+        unused > 0 && (refused > 0 || i128::from(unused) * 100 >= part)
+    })?;
+    let freed = reserved(context, target, lengths.lower_limit, lengths.limit);
+    Some(Restricted { budget, freed })
 }
 
-/// What is reserved for the tokens of an answer beyond `from`, up to `to`.
-fn between(look: &RuleContext<'_>, provider: &str, model: &str, from: u64, to: u64) -> Reserve {
-    let quote = look
-        .providers
-        .quote(provider, &[model], priced_at(look.now));
-    let cost = quote.map(|quote| {
+/// Returns the reservation for the tokens of an answer beyond `from`, up to `to`.
+fn reserved(context: &RuleContext<'_>, target: &Target, from: u64, to: u64) -> Reserve {
+    let cost = context.models.quote(target).map(|quote| {
         let cost = |output_tokens| {
             quote.cost(&Usage {
                 output_tokens,
@@ -139,12 +134,5 @@ fn between(look: &RuleContext<'_>, provider: &str, model: &str, from: u64, to: u
     Reserve {
         cost,
         tokens: to.saturating_sub(from),
-    }
-}
-
-fn limit_of(budget: &Budget) -> Value {
-    match budget.limit {
-        Limit::Usd(usd) => json!({"nanousd": usd.nanousd}),
-        Limit::Tokens(tokens) => json!({"tokens": tokens}),
     }
 }

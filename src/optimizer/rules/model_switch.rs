@@ -1,211 +1,214 @@
 //! The same calls, priced at other models of the user's own providers.
 //!
-//! What a model is good for is not in the ledger, so two are put forward with some right: the mildest that
-//! the user's flows use already, or else the mildest at the same provider that is listed there and not older
-//! than the present one, each if it saves a good part; where there is neither, none. Others of these are
-//! there to choose from, and a trial shows what they answer.
+//! The ledger does not show how good a model is. So only two are recommended: the mildest step down to a
+//! model that the user's flows use already, or else to one at the same provider that is listed there and not
+//! older than the present one, each if it saves a good part. Others are alternatives; a trial shows their
+//! answers.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::{CALLS_MIN, Draft, KEPT_PART, RuleContext};
+use super::{CALLS_MIN, KEPT_PART, RuleContext, set};
 use crate::event::Usd;
 use crate::event::suggestion::{Alternative, Kind, Proposal};
-use crate::flow::{Agent, Node, Target as FlowTarget};
-use crate::optimizer::call_stats::{Amount, Known, Target};
-use crate::optimizer::edit::Edit;
-use crate::optimizer::models::Candidate;
+use crate::flow::{Agent, Node, Target};
+use crate::optimizer::call_stats::{ANSWERED, CallSums, NodeCalls, Outcome};
+use crate::optimizer::models::{Candidate, Needs, target_in};
 
-/// A step down is put forward where it saves this part at least, in per cent.
+/// A recommended model saves at least this part, in percent.
 const PART_MIN: i64 = 30;
-/// And stays so where it saves this part.
+/// It stays recommended as long as it saves this part.
 const PART_KEPT_MIN: i64 = PART_MIN * KEPT_PART as i64 / 100;
-/// How many others there are to choose from.
 const ALTERNATIVES_MAX: usize = 5;
 
-pub fn propose(look: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<Proposal> {
-    let first = agent.targets.first()?;
-    let present: Target = (first.provider.clone(), first.model.clone());
-    let known = look.first_target(node, agent)?;
-    let seen = known.calls.answered();
-    if seen.amount.calls < CALLS_MIN {
+/// A model that could be asked instead, and the cost of the same calls there.
+struct Step<'a> {
+    to: &'a Candidate,
+    cost: Usd,
+}
+
+impl Step<'_> {
+    fn is_used(&self) -> bool {
+        self.to.answered >= CALLS_MIN
+    }
+}
+
+/// The calls of a node to its first target.
+struct Present<'a> {
+    target: &'a Target,
+    calls: NodeCalls<'a>,
+    answered: CallSums,
+}
+
+impl Present<'_> {
+    fn nanousd(&self) -> i64 {
+        self.answered.spend.nanousd
+    }
+
+    /// Returns whether a step saves at least this part of the present cost, in percent.
+    fn saves(&self, step: &Step<'_>, part: i64) -> bool {
+        let most = i128::from(self.nanousd()) * i128::from(100 - part) / 100;
+        i128::from(step.cost.nanousd) <= most
+    }
+
+    fn title(&self, to: &Candidate) -> String {
+        format!("Ask {} instead of {}", to.target.model, self.target.model)
+    }
+
+    fn reason(&self, Step { to, cost }: &Step<'_>, why: &str) -> String {
+        format!(
+            "The last {} calls cost {} USD; with the same tokens they would have cost {cost} USD at {}/{}{why}. Try it on stored inputs before you apply it.",
+            self.answered.spend.calls,
+            Usd::from_nanousd(self.nanousd()),
+            to.target.provider,
+            to.target.model,
+        )
+    }
+
+    fn evidence(&self, Step { to, cost }: &Step<'_>) -> Value {
+        json!({
+            "since": self.calls.since,
+            "calls": self.answered.spend.calls,
+            "provider": self.target.provider,
+            "model": self.target.model,
+            "costNanousd": self.nanousd(),
+            "toProvider": to.target.provider,
+            "toModel": to.target.model,
+            "toCostNanousd": cost.nanousd,
+            "toAnsweredCalls": to.answered,
+            "inputTokens": self.answered.usage.input_tokens,
+            "cachedInputTokens": self.answered.usage.cached_input_tokens,
+            "outputTokens": self.answered.usage.output_tokens,
+            "estimatedCalls": self.answered.estimated,
+            "unpricedCalls": self.calls.count(Outcome::Unpriced),
+            "toPrice": to.quote.text().and_then(|text| serde_json::from_str::<Value>(text).ok()),
+        })
+    }
+}
+
+pub fn propose(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<Proposal> {
+    let target = agent.targets.first()?;
+    let calls = context.first_target(node, agent)?;
+    let answered = calls.answered();
+    if answered.spend.calls < CALLS_MIN {
         return None;
     }
-    let open = look
-        .open(Kind::ModelSwitch, node)
-        .and_then(|open| target_of(&open.edit));
-    let cheaper = cheaper(look, agent, &known, &present, open.as_ref());
-    let is_used = |(candidate, _): &(&Candidate, Usd)| candidate.answered >= CALLS_MIN;
-    let is_clear = |(_, cost): &(&Candidate, Usd)| saves(*cost, seen.amount.nanousd, PART_MIN);
-    let used = cheaper.iter().position(|it| is_used(it) && is_clear(it));
-    let mildest = cheaper
-        .iter()
-        .position(|it| it.0.target.0 == present.0 && is_clear(it));
-    // What is open stays while it holds, so that it is not another one from pass to pass.
-    let stays = cheaper
-        .iter()
-        .position(|it| open.as_ref() == Some(&it.0.target) && (is_used(it) || used.is_none()));
-    let chosen = stays.or(used).or(mildest)?;
-    let (to, cost) = *cheaper.get(chosen)?;
-    let saved = |cost: Usd| {
-        let nanousd = seen.amount.nanousd.saturating_sub(cost.nanousd);
-        // What each call saves is taken to vary as what each costs.
-        let paid = known.seen(|calls| calls.answered().amount);
-        look.promise(node, &known, &paid.scaled_to(nanousd))
+    let present = Present {
+        target,
+        calls,
+        answered,
     };
-    let saving = saved(cost);
-    if !look.is_worth(Kind::ModelSwitch, node, &saving) {
+    let open = context.open(Kind::ModelSwitch, node);
+    let open = open.and_then(|open| target_in(&open.edit["values"]));
+    let mut steps = cheaper(context, agent, &present, open.as_ref());
+    let chosen = steps.remove(recommended(&present, &steps, open.as_ref())?);
+    let saving = |step: &Step<'_>| {
+        let nanousd = present.nanousd().saturating_sub(step.cost.nanousd);
+        // The saving of each call is assumed to vary like its cost.
+        let saved = present.calls.daily_spend(ANSWERED).scaled_to(nanousd);
+        context.promise(node, &present.calls, &saved)
+    };
+    let promise = saving(&chosen);
+    if !context.is_worth(Kind::ModelSwitch, node, &promise) {
         return None;
     }
-    let (provider, model) = &to.target;
-    let why = if is_used(&(to, cost)) {
+    let Target { provider, model } = &chosen.to.target;
+    let why = if chosen.is_used() {
         format!(": your flows use {model} already")
     } else {
         format!(
             ": of what {provider} serves and is not older, it is the mildest step down that saves {PART_MIN} % or more"
         )
     };
-    let draft = Draft {
-        kind: Kind::ModelSwitch,
-        title: title(&present, to),
-        reason: reason(seen.amount, to, cost, &why),
-        calls: seen.amount.calls,
-        saving: Some(saving),
-        evidence: evidence(&known, &present, to, cost),
-        edit: edit(node, agent, to),
+    steps.retain(|step| present.saves(step, PART_MIN));
+    let alternatives = spread(&steps).map(|step| Alternative {
+        name: format!("{}/{}", step.to.target.provider, step.to.target.model),
+        title: present.title(step.to),
+        reason: present.reason(step, ""),
+        saving_per_30_days: saving(step).saving,
+        evidence: present.evidence(step),
+        edit: edit(node, agent, step.to),
+    });
+    let since = Some(present.calls.since);
+    let base = context.proposal(Kind::ModelSwitch, node, since, Some(&promise));
+    Some(Proposal {
+        title: present.title(chosen.to),
+        reason: present.reason(&chosen, &why) + &base.reason,
+        calls: present.answered.spend.calls,
+        evidence: present.evidence(&chosen),
+        edit: edit(node, agent, chosen.to),
+        alternatives: alternatives.collect(),
+        ..base
+    })
+}
+
+/// Returns the index of the recommended step. An open one stays as long as it holds, so that the
+/// recommendation does not change from pass to pass.
+fn recommended(present: &Present<'_>, steps: &[Step<'_>], open: Option<&Target>) -> Option<usize> {
+    let find = |is_it: &dyn Fn(&Step<'_>) -> bool| steps.iter().position(is_it);
+    let used = find(&|it| it.is_used() && present.saves(it, PART_MIN));
+    let stays = find(&|it| open == Some(&it.to.target) && (it.is_used() || used.is_none()));
+    let mildest = || {
+        let provider = &present.target.provider;
+        find(&|it| it.to.target.provider == *provider && present.saves(it, PART_MIN))
     };
-    let mut proposal = look.proposal(node, draft)?;
-    let others: Vec<&(&Candidate, Usd)> = cheaper
-        .iter()
-        .enumerate()
-        .filter(|(at, other)| *at != chosen && is_clear(other))
-        .map(|(_, other)| other)
-        .collect();
-    proposal.alternatives = spread(&others)
-        .map(|(other, cost)| Alternative {
-            name: format!("{}/{}", other.target.0, other.target.1),
-            title: title(&present, other),
-            reason: reason(seen.amount, other, *cost, ""),
-            saving_per_30_days: saved(*cost).saving,
-            evidence: evidence(&known, &present, other, *cost),
-            edit: json!(edit(node, agent, other)),
-        })
-        .collect();
-    Some(proposal)
+    stays.or(used).or_else(mildest)
 }
 
-fn title(present: &Target, to: &Candidate) -> String {
-    format!("Ask {} instead of {}", to.target.1, present.1)
-}
-
-fn reason(seen: Amount, to: &Candidate, cost: Usd, why: &str) -> String {
-    let (provider, model) = &to.target;
-    format!(
-        "The last {} calls cost {} USD; with the same tokens they would have cost {cost} USD at {provider}/{model}{why}. Try it on stored inputs before you apply it.",
-        seen.calls,
-        Usd::from_nanousd(seen.nanousd),
-    )
-}
-
-/// The models that could be asked instead for a good part less, with what the calls would have cost there,
-/// the dearest first: the mildest step. Of what is `open` already a little less of a part is enough.
+/// Returns the models that save a good part, the mildest step first. An open one may save a little less.
 fn cheaper<'a>(
-    look: &RuleContext<'a>,
+    context: &RuleContext<'a>,
     agent: &Agent,
-    known: &Known,
-    present: &Target,
+    present: &Present<'_>,
     open: Option<&Target>,
-) -> Vec<(&'a Candidate, Usd)> {
-    let seen = known.calls.answered();
+) -> Vec<Step<'a>> {
     let answer_tokens = agent.max_tokens.map_or(0, u64::from);
-    let answer_tokens = answer_tokens.max(known.calls.output_tokens_max);
-    let tokens_max = seen.prompt_tokens_max.saturating_add(answer_tokens);
-    let has_thought = seen.usage.reasoning_tokens > 0;
-    let all = look.models.instead_of(
-        look.providers,
-        present,
-        CALLS_MIN,
-        tokens_max,
-        has_thought,
-        look.now,
-    );
-    let mut cheaper: Vec<(&Candidate, Usd)> = all
-        .map(|candidate| (candidate, candidate.cost(&known.calls, present)))
-        .filter(|(candidate, cost)| {
-            let part = if open == Some(&candidate.target) {
-                PART_KEPT_MIN
-            } else {
-                PART_MIN
-            };
-            saves(*cost, seen.amount.nanousd, part)
+    let answer_tokens = answer_tokens.max(present.calls.all().answer_tokens_max);
+    let needs = Needs {
+        used_min: CALLS_MIN,
+        tokens_max: present
+            .answered
+            .prompt_tokens_max
+            .saturating_add(answer_tokens),
+        has_thought: present.answered.usage.reasoning_tokens > 0,
+    };
+    let all = context.models.instead_of(present.target, needs);
+    let mut steps: Vec<Step<'a>> = all
+        .map(|to| Step {
+            to,
+            cost: to.cost(&present.calls, present.target),
+        })
+        .filter(|step| {
+            let is_open = open == Some(&step.to.target);
+            present.saves(step, if is_open { PART_KEPT_MIN } else { PART_MIN })
         })
         .collect();
-    cheaper.sort_by(|(a, cost_a), (b, cost_b)| cost_b.cmp(cost_a).then(a.target.cmp(&b.target)));
-    cheaper
+    steps.sort_by(|a, b| b.cost.cmp(&a.cost).then(a.to.target.cmp(&b.to.target)));
+    steps
 }
 
-/// Whether that is less than what was paid by such a part, in per cent.
-fn saves(cost: Usd, present_nanousd: i64, part: i64) -> bool {
-    let most = i128::from(present_nanousd) * i128::from(100 - part) / 100;
-    i128::from(cost.nanousd) <= most
-}
-
-/// From the mildest to the cheapest, with those between.
-fn spread<'a, T>(all: &'a [&'a T]) -> impl Iterator<Item = &'a T> {
+/// Returns up to [`ALTERNATIVES_MAX`] of all, evenly from the first to the last.
+fn spread<T>(all: &[T]) -> impl Iterator<Item = &T> {
     let count = all.len().min(ALTERNATIVES_MAX);
     let last = all.len().saturating_sub(1);
-    (0..count).map(move |at| all[at * last / count.saturating_sub(1).max(1)])
+    (0..count).map(move |at| &all[at * last / count.saturating_sub(1).max(1)])
 }
 
-/// The switch. Where the node asks that model already when the present one fails, it is the other way
-/// round then.
-fn edit(node: &Node, agent: &Agent, to: &Candidate) -> Edit {
-    let (provider, model) = &to.target;
-    let mut values = Map::from_iter([
-        ("provider".to_owned(), json!(provider)),
-        ("model".to_owned(), json!(model)),
-    ]);
-    let is_it = |target: &FlowTarget| target.provider == *provider && target.model == *model;
-    if let Some((first, others)) = agent.targets.split_first()
-        && others.iter().any(is_it)
-    {
-        let fallback = others
-            .iter()
-            .map(|other| if is_it(other) { first } else { other });
-        let fallback: Vec<Value> = fallback
-            .map(|it| json!({"provider": it.provider, "model": it.model}))
-            .collect();
-        values.insert("fallback".to_owned(), json!(fallback));
+/// Returns the switch. If the new model is a fallback already, both change places.
+fn edit(node: &Node, agent: &Agent, to: &Candidate) -> Value {
+    let Target { provider, model } = &to.target;
+    let switch = [("provider", json!(provider)), ("model", json!(model))];
+    let fallbacks = agent.targets.get(1..).unwrap_or_default();
+    if !fallbacks.contains(&to.target) {
+        return set(node, switch);
     }
-    Edit::SetNode {
-        node_id: node.id.clone(),
-        values,
-    }
-}
-
-/// The target that a switch is to.
-fn target_of(edit: &Value) -> Option<Target> {
-    let values = &edit["values"];
-    let text = |key: &str| values[key].as_str().map(str::to_owned);
-    text("provider").zip(text("model"))
-}
-
-fn evidence(known: &Known, present: &Target, to: &Candidate, cost: Usd) -> Value {
-    let seen = known.calls.answered();
-    json!({
-        "since": known.since,
-        "calls": seen.amount.calls,
-        "provider": present.0,
-        "model": present.1,
-        "costNanousd": seen.amount.nanousd,
-        "toProvider": to.target.0,
-        "toModel": to.target.1,
-        "toCostNanousd": cost.nanousd,
-        "toAnsweredCalls": to.answered,
-        "inputTokens": seen.usage.input_tokens,
-        "cachedInputTokens": seen.usage.cached_input_tokens,
-        "outputTokens": seen.usage.output_tokens,
-        "estimatedCalls": seen.estimated,
-        "unpricedCalls": known.calls.unpriced,
-        "toPrice": to.quote.text().and_then(|text| serde_json::from_str::<Value>(text).ok()),
-    })
+    let replaced = fallbacks.iter().map(|it| {
+        let it = if *it == to.target {
+            &agent.targets[0]
+        } else {
+            it
+        };
+        json!({"provider": it.provider, "model": it.model})
+    });
+    let [provider, model] = switch;
+    set(node, [provider, model, ("fallback", replaced.collect())])
 }

@@ -1,19 +1,18 @@
-//! A long beginning that all prompts of a node share, at a provider that keeps such beginnings only
-//! where it is asked to.
+//! A long beginning that all prompts of a node share, at a provider that keeps such beginnings only on
+//! request.
 
-use serde_json::{Map, json};
+use serde_json::json;
 
-use super::{CALLS_MIN, Draft, RuleContext};
+use super::{CALLS_MIN, RUNS_MAX, RuleContext, or_default, set};
 use crate::event::Usd;
 use crate::event::suggestion::{Kind, Proposal};
-use crate::flow::{Agent, Node, constant_beginning};
-use crate::optimizer::edit::Edit;
-use crate::optimizer::models::priced_at;
+use crate::flow::{Agent, Node, Target, constant_beginning};
+use crate::optimizer::call_stats::{ANSWERED, CallSums};
 use crate::providers;
 
-/// Shorter beginnings are not kept, in tokens, by names of models from their beginning: Anthropic's "cache
+/// The shortest beginnings that are kept, in tokens, by the beginnings of model names: Anthropic's "cache
 /// limitations" (<https://platform.claude.com/docs/en/build-with-claude/prompt-caching>), as of November
-/// 2026; where what is said of a model differs, the larger one.
+/// 2026; where sources differ, the larger one.
 const PREFIX_TOKENS_MIN: &[(&str, u64)] = &[
     ("claude-3-opus", 1_024),
     ("claude-3-5-sonnet", 1_024),
@@ -29,105 +28,124 @@ const PREFIX_TOKENS_MIN: &[(&str, u64)] = &[
     ("claude-3-haiku", 2_048),
     ("claude-3-5-haiku", 2_048),
 ];
-/// And by all others: the largest that there is (Opus 4.5 to 4.7, Haiku 4.5), for those that are not known
-/// here.
+/// The largest minimum of all (Opus 4.5 to 4.7, Haiku 4.5), for unknown models.
 const PREFIX_TOKENS_MIN_ELSE: u64 = 4_096;
-/// Pico-dollars in a nano-dollar.
 const PICO_PER_NANO: i128 = 1_000;
 
-pub fn propose(look: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<Proposal> {
+/// The effect of the provider's cache on past calls.
+struct CacheEffect {
+    prompt_tokens: u64,
+    prefix_tokens: u64,
+    reads: u64,
+    writes: u64,
+    saved_nanousd: i64,
+}
+
+pub fn propose(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<Proposal> {
     let target = agent.targets.first()?;
-    if agent.prompt_cache
-        || look.providers.kind(&target.provider) != Some(providers::Kind::Anthropic)
-    {
+    let kind = context.providers.kind(&target.provider);
+    if agent.prompt_cache || kind != Some(providers::Kind::Anthropic) {
         return None;
     }
-    let known = look.first_target(node, agent)?;
-    let seen = known.calls.answered();
-    let calls = seen.amount.calls;
-    let is_kept = seen.usage.cached_input_tokens + seen.usage.cache_write_tokens > 0;
+    let known = context.first_target(node, agent)?;
+    let answered = known.answered();
+    let calls = answered.spend.calls;
+    let is_kept = answered.usage.cached_input_tokens + answered.usage.cache_write_tokens > 0;
     if calls < CALLS_MIN || is_kept {
         return None;
     }
+    let effect = cache_effect(context, node, agent, target, &answered)?;
+    let CacheEffect {
+        prompt_tokens,
+        prefix_tokens,
+        reads,
+        writes,
+        saved_nanousd,
+    } = effect;
+    let saved = known.daily_spend(ANSWERED).scaled_to(saved_nanousd);
+    let saving = context.promise(node, &known, &saved);
+    if saved_nanousd <= 0 || !context.is_worth(Kind::PromptCache, node, &saving) {
+        return None;
+    }
+    let base = context.proposal(Kind::PromptCache, node, Some(known.since), Some(&saving));
+    Some(Proposal {
+        title: "Have its constant beginning cached".to_owned(),
+        reason: format!(
+            "About {prefix_tokens} of {prompt_tokens} tokens of each prompt are the same, and {reads} of {calls} calls came within five minutes after the answer to another had begun: {} would have kept that beginning for them. All in all that would have saved {} USD, writes to its cache included.{}",
+            target.provider,
+            Usd::from_nanousd(saved_nanousd),
+            base.reason,
+        ),
+        calls,
+        evidence: json!({
+            "since": known.since,
+            "calls": calls,
+            "promptTokens": prompt_tokens,
+            "prefixTokens": prefix_tokens,
+            "reads": reads,
+            "writes": writes,
+            "savedNanousd": saved_nanousd,
+            "pricedAt": context.models.priced_at,
+        }),
+        edit: set(node, [("promptCache", json!(true))]),
+        ..base
+    })
+}
+
+/// Returns none if the beginning is too short, or its length or price is unknown.
+fn cache_effect(
+    context: &RuleContext<'_>,
+    node: &Node,
+    agent: &Agent,
+    target: &Target,
+    answered: &CallSums,
+) -> Option<CacheEffect> {
+    let calls = answered.spend.calls;
     let prefix_bytes = prefix_bytes(agent)?;
-    let asked_bytes = look
-        .asked_bytes(node)
-        .filter(|bytes| *bytes >= prefix_bytes)?;
-    // Tokens are the provider's, their share that of the text. Lately nothing may have been asked.
-    let prompt_tokens = seen.usage.input_tokens.checked_div(calls)?;
+    let prompt_bytes = context
+        .store
+        .prompt_bytes(context.flow_id, &node.id, RUNS_MAX);
+    let prompt_bytes = or_default(node, prompt_bytes).filter(|bytes| *bytes >= prefix_bytes)?;
+    // The provider counts tokens of prompts; the beginning's share is that of its text. The divisor is 0 if
+    // recent prompts were empty.
+    let prompt_tokens = answered.usage.input_tokens.checked_div(calls)?;
     let prefix_tokens = prompt_tokens
         .checked_mul(prefix_bytes)?
-        .checked_div(asked_bytes)?;
+        .checked_div(prompt_bytes)?;
     if prefix_tokens < prefix_tokens_min(&target.model) {
         return None;
     }
-    let quote = look
-        .providers
-        .quote(&target.provider, &[&target.model], priced_at(look.now))?;
+    let quote = context.models.quote(target)?;
     let rates = quote.rates(prompt_tokens);
-    let reads = seen.soon.min(calls);
+    let reads = answered.soon.min(calls);
     let writes = calls - reads;
     let gain = i128::from(rates.input) - i128::from(rates.cache_read);
     let loss = i128::from(rates.cache_write) - i128::from(rates.input);
     let saved = i128::from(prefix_tokens) * (i128::from(reads) * gain - i128::from(writes) * loss);
-    let nanousd = i64::try_from(saved / PICO_PER_NANO).ok()?;
-    if nanousd <= 0 {
-        return None;
-    }
-    let paid = known.seen(|calls| calls.answered().amount);
-    let saving = look.promise(node, &known, &paid.scaled_to(nanousd));
-    if !look.is_worth(Kind::PromptCache, node, &saving) {
-        return None;
-    }
-    look.proposal(
-        node,
-        Draft {
-            kind: Kind::PromptCache,
-            title: "Have its constant beginning cached".to_owned(),
-            reason: format!(
-                "About {prefix_tokens} of {prompt_tokens} tokens of each prompt are the same, and {reads} of {calls} calls came within five minutes after the answer to another had begun: {} would have kept that beginning for them. All in all that would have saved {} USD, writes to its cache included.",
-                target.provider,
-                Usd::from_nanousd(nanousd),
-            ),
-            calls,
-            saving: Some(saving),
-            evidence: json!({
-                "since": known.since,
-                "calls": calls,
-                "promptTokens": prompt_tokens,
-                "prefixTokens": prefix_tokens,
-                "reads": reads,
-                "writes": writes,
-                "savedNanousd": nanousd,
-                "pricedAt": priced_at(look.now),
-            }),
-            edit: Edit::SetNode {
-                node_id: node.id.clone(),
-                values: Map::from_iter([("promptCache".to_owned(), json!(true))]),
-            },
-        },
-    )
+    Some(CacheEffect {
+        prompt_tokens,
+        prefix_tokens,
+        reads,
+        writes,
+        saved_nanousd: i64::try_from(saved / PICO_PER_NANO).ok()?,
+    })
 }
 
 fn prefix_tokens_min(model: &str) -> u64 {
     // A router writes `anthropic/claude-sonnet-4.5`.
     let name = model.rsplit('/').next().unwrap_or(model).replace('.', "-");
-    let known = PREFIX_TOKENS_MIN.iter();
-    let mut known = known.filter(|(start, _)| name.starts_with(start));
-    known
-        .next()
-        .map_or(PREFIX_TOKENS_MIN_ELSE, |(_, tokens)| *tokens)
+    let mut known = PREFIX_TOKENS_MIN.iter();
+    let known = known.find(|(start, _)| name.starts_with(start));
+    known.map_or(PREFIX_TOKENS_MIN_ELSE, |(_, tokens)| *tokens)
 }
 
-/// How much of what is asked is the same in each call, in bytes; none where the system text is not,
-/// which comes before all.
+/// Returns the length of the beginning that all prompts share, in bytes; none if the system text, which
+/// comes first, varies.
 fn prefix_bytes(agent: &Agent) -> Option<u64> {
-    let system = match &agent.system {
+    let system = match agent.system.as_deref().map(constant_beginning) {
         None => 0,
-        Some(system) => match constant_beginning(system) {
-            (text, true) => text.len(),
-            (_, false) => return None,
-        },
+        Some((text, true)) => text.len(),
+        Some((_, false)) => return None,
     };
     let (beginning, _) = constant_beginning(&agent.prompt);
     u64::try_from(system + beginning.len()).ok()

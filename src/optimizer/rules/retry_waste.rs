@@ -1,142 +1,128 @@
-//! Attempts that were billed and gave nothing.
+//! Attempts that were billed but not answered.
 //!
-//! Only such attempts count whose cost is known: an answer that broke off, or was not finished in time,
-//! of which something had come. What the provider may have billed beside nobody knows.
+//! Only attempts of known cost count: a partial answer that broke off or ran out of time. What else the
+//! provider may have billed is unknown.
 
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::{CALLS_MIN, Draft, Promise, RuleContext};
+use super::{CALLS_MIN, Promise, RuleContext, set};
 use crate::event::Usd;
 use crate::event::suggestion::{Kind, Proposal, Saving};
 use crate::flow::{Agent, Concern, Node, WAIT_MAX};
-use crate::optimizer::call_stats::Target;
-use crate::optimizer::edit::Edit;
+use crate::optimizer::call_stats::{Outcome, WASTED};
 
-/// How many billed attempts have come to nothing at least.
 const WASTED_MIN: u64 = 3;
 /// How much longer a call may take.
 const TIMEOUT_FACTOR: u32 = 2;
 /// How much longer the first pause becomes …
 const BACKOFF_FACTOR: u32 = 4;
-/// … which is this long at least.
+/// … and its minimum.
 const BACKOFF_MIN: Duration = Duration::from_secs(2);
 
 /// A change that may help.
 struct Remedy {
     title: String,
-    /// What it does, to go on with after "This".
-    words: String,
-    values: Map<String, Value>,
+    /// Its effect, to follow "This".
+    effect: String,
+    edit: Value,
 }
 
-pub fn propose(look: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<Proposal> {
-    let known = look.facts.sum_of_node(look.flow_id, &node.id)?;
-    let (failed, timed_out) = (known.calls.failed, known.calls.timed_out);
-    let wasted = failed.plus(timed_out);
-    let seen = known.seen(|calls| calls.failed.plus(calls.timed_out));
-    let (all, since) = look.promise_about(node, &known, &seen, Concern::Failures);
+pub fn propose(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<Proposal> {
+    let calls = context.calls_of(node)?;
+    let failed = calls.sum(&[Outcome::Failed]).spend;
+    let timed_out = calls.sum(&[Outcome::TimedOut]).spend;
+    let saved = calls.daily_spend(WASTED);
+    let wasted = saved.total;
+    let (all, since) = context.promise_about(node, &calls, &saved, Concern::Failures);
     let saving = Promise {
         saving: Saving {
-            // Nobody knows beforehand how much of it the change cures.
+            // The part that the change cures is unknown.
             low_usd: Usd::ZERO,
             ..all.saving
         },
         ..all
     };
-    if wasted.calls < WASTED_MIN || !look.is_worth(Kind::RetryWaste, node, &saving) {
+    if wasted.calls < WASTED_MIN || !context.is_worth(Kind::RetryWaste, node, &saving) {
         return None;
     }
     let remedy = if timed_out.nanousd >= failed.nanousd {
-        longer_timeout(look, agent)?
+        longer_timeout(context, node, agent)?
     } else {
-        another_model(look, agent).or_else(|| longer_pause(agent))?
+        another_model(context, node, agent).or_else(|| longer_pause(node, agent))?
     };
-    look.proposal(
-        node,
-        Draft {
-            kind: Kind::RetryWaste,
-            title: remedy.title,
-            reason: format!(
-                "{} attempts were billed and gave nothing: {} that took too long cost {} USD, {} that failed {} USD. This {}. It may not cure all of them, so the saving may be anything from nothing to what they cost.",
-                wasted.calls,
-                timed_out.calls,
-                Usd::from_nanousd(timed_out.nanousd),
-                failed.calls,
-                Usd::from_nanousd(failed.nanousd),
-                remedy.words,
-            ),
-            calls: wasted.calls,
-            saving: Some(saving),
-            evidence: json!({
-                "since": since,
-                "failedCalls": failed.calls,
-                "failedCostNanousd": failed.nanousd,
-                "timedOutCalls": timed_out.calls,
-                "timedOutCostNanousd": timed_out.nanousd,
-                "wastedCostNanousd": wasted.nanousd,
-                "answeredCalls": known.calls.tried,
-            }),
-            edit: Edit::SetNode {
-                node_id: node.id.clone(),
-                values: remedy.values,
-            },
-        },
-    )
-}
-
-/// Only the timeout for all of an answer ends one that has begun.
-fn longer_timeout(look: &RuleContext<'_>, agent: &Agent) -> Option<Remedy> {
-    let present = agent.total_timeout.unwrap_or(look.total_timeout);
-    let longer = (present * TIMEOUT_FACTOR).min(WAIT_MAX);
-    if longer <= present {
-        return None;
-    }
-    Some(Remedy {
-        title: format!("Wait up to {longer:?} for an answer"),
-        words: format!(
-            "lets a call take {longer:?} instead of {present:?}, so that what was begun may be finished"
+    let base = context.proposal(Kind::RetryWaste, node, Some(since), Some(&saving));
+    Some(Proposal {
+        title: remedy.title,
+        reason: format!(
+            "{} attempts were billed and gave nothing: {} that took too long cost {} USD, {} that failed {} USD. This {}. It may not cure all of them, so the saving may be anything from nothing to what they cost.{}",
+            wasted.calls,
+            timed_out.calls,
+            Usd::from_nanousd(timed_out.nanousd),
+            failed.calls,
+            Usd::from_nanousd(failed.nanousd),
+            remedy.effect,
+            base.reason,
         ),
-        values: values("timeouts", json!({"totalMs": milliseconds(longer)})),
+        calls: wasted.calls,
+        evidence: json!({
+            "since": since,
+            "failedCalls": failed.calls,
+            "failedCostNanousd": failed.nanousd,
+            "timedOutCalls": timed_out.calls,
+            "timedOutCostNanousd": timed_out.nanousd,
+            "wastedCostNanousd": wasted.nanousd,
+            "answeredCalls": calls.all().tried,
+        }),
+        edit: remedy.edit,
+        ..base
     })
 }
 
-/// Instead of the same model again: one of another provider, where there is one, that was asked most.
-fn another_model(look: &RuleContext<'_>, agent: &Agent) -> Option<Remedy> {
-    let [first] = agent.targets.as_slice() else {
+/// Only the total timeout ends an answer that has begun.
+fn longer_timeout(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<Remedy> {
+    let total_timeout = context.providers.total_timeout();
+    let present = agent.total_timeout.unwrap_or(total_timeout);
+    let longer = (present * TIMEOUT_FACTOR).min(WAIT_MAX);
+    (longer > present).then(|| Remedy {
+        title: format!("Wait up to {longer:?} for an answer"),
+        effect: format!(
+            "lets a call take {longer:?} instead of {present:?}, so that what was begun may be finished"
+        ),
+        edit: set(node, [("timeouts", json!({"totalMs": milliseconds(longer)}))]),
+    })
+}
+
+/// Replaces retries by the most used other model, preferably of another provider.
+fn another_model(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<Remedy> {
+    let [present] = agent.targets.as_slice() else {
         return None;
     };
     if agent.retry.attempts < 2 {
         return None;
     }
-    let present: Target = (first.provider.clone(), first.model.clone());
-    let used = look
-        .models
-        .all()
-        .iter()
-        .filter(|candidate| candidate.answered >= CALLS_MIN && candidate.target != present);
-    let (provider, model) = &used
-        .max_by_key(|candidate| {
-            let is_elsewhere = candidate.target.0 != present.0;
-            (is_elsewhere, candidate.answered, Reverse(&candidate.target))
-        })?
-        .target;
-    let mut values = values("retry", json!({"attempts": 1}));
+    let all = context.models.candidates.iter();
+    let used = all.filter(|it| it.answered >= CALLS_MIN && it.target != *present);
+    let best = used.max_by_key(|it| {
+        let is_elsewhere = it.target.provider != present.provider;
+        (is_elsewhere, it.answered, Reverse(&it.target))
+    })?;
+    let (provider, model) = (&best.target.provider, &best.target.model);
     let fallback = json!([{"provider": provider, "model": model}]);
-    values.insert("fallback".to_owned(), fallback);
+    let retry = json!({"attempts": 1});
     Some(Remedy {
-        title: format!("Ask {model} where {} fails", present.1),
-        words: format!(
+        title: format!("Ask {model} where {} fails", present.model),
+        effect: format!(
             "asks {provider}/{model}, which your flows use already, after the first failure, instead of {} again",
-            present.1
+            present.model
         ),
-        values,
+        edit: set(node, [("retry", retry), ("fallback", fallback)]),
     })
 }
 
-fn longer_pause(agent: &Agent) -> Option<Remedy> {
+fn longer_pause(node: &Node, agent: &Agent) -> Option<Remedy> {
     let retry = &agent.retry;
     let longer = retry.backoff.saturating_mul(BACKOFF_FACTOR);
     let longer = longer.clamp(BACKOFF_MIN, WAIT_MAX);
@@ -145,22 +131,18 @@ fn longer_pause(agent: &Agent) -> Option<Remedy> {
     }
     let mut pauses = json!({"backoffMs": milliseconds(longer)});
     if retry.backoff_max < longer {
-        pauses["backoffMaxMs"] = json!(milliseconds(longer));
+        pauses["backoffMaxMs"] = milliseconds(longer);
     }
     Some(Remedy {
         title: format!("Wait up to {longer:?} before it is tried again"),
-        words: format!(
+        effect: format!(
             "lets up to {longer:?} pass before the second attempt instead of {:?}, and more before the next, so that what is wrong at the provider may be over",
             retry.backoff
         ),
-        values: values("retry", pauses),
+        edit: set(node, [("retry", pauses)]),
     })
 }
 
-fn values(key: &str, value: Value) -> Map<String, Value> {
-    Map::from_iter([(key.to_owned(), value)])
-}
-
-fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+fn milliseconds(duration: Duration) -> Value {
+    json!(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }

@@ -1,0 +1,196 @@
+use super::*;
+use crate::event::Usd;
+
+const MINUTE_MS: i64 = 60 * 1000;
+
+/// An answered call of 10 nano-dollars, whose answer began after a second.
+fn answered(id: i64, at_ms: i64, prompt: &str) -> CallRow<'_> {
+    CallRow {
+        id,
+        at: Timestamp(at_ms),
+        node: Some((1, "n")),
+        provider: "p",
+        model: "m",
+        status: CallStatus::Success,
+        usage: Usage {
+            input_tokens: 5,
+            output_tokens: 1,
+            ..Usage::default()
+        },
+        cost: Some(Usd::from_nanousd(10)),
+        begun_ms: Some(1_000),
+        prompt_hash: prompt,
+        cached: false,
+        saved: None,
+        refused: false,
+    }
+}
+
+fn target() -> Target {
+    Target {
+        provider: "p".into(),
+        model: "m".into(),
+    }
+}
+
+fn calls(stats: &CallStats) -> Option<NodeCalls<'_>> {
+    stats.calls_to(1, "n", &target())
+}
+
+/// All answered calls, and how many of them were repeated and failed.
+fn sums(stats: &CallStats) -> (CallSums, u64, u64) {
+    let calls = calls(stats).unwrap();
+    let count = |outcome| calls.count(outcome);
+    (
+        calls.answered(),
+        count(Outcome::Repeated),
+        count(Outcome::Failed),
+    )
+}
+
+#[test]
+fn a_beginning_is_read_only_by_calls_made_when_an_answer_to_another_has_begun() {
+    let mut stats = CallStats::default();
+    let soon = [
+        (0, false),
+        // At once with the first, and before anything came.
+        (0, false),
+        (999, false),
+        (1_000, true),
+        (4 * MINUTE_MS, true),
+        // Five minutes after the answer before had begun.
+        (9 * MINUTE_MS + 1_000, false),
+        // Settled late: what has begun after it does not count.
+        (500, false),
+    ];
+    let mut expected = 0;
+    for (id, (at_ms, is_soon)) in (1..).zip(soon) {
+        stats.take(&answered(id, at_ms, &id.to_string()));
+        expected += u64::from(is_soon);
+        let soon = calls(&stats).unwrap().answered().soon;
+        assert_eq!(soon, expected, "{at_ms}");
+    }
+}
+
+fn change(concern: Concern) -> NodeChange {
+    NodeChange {
+        flow_id: 1,
+        node_id: "n".into(),
+        concern,
+        last_call: 6,
+        at: Timestamp(9),
+    }
+}
+
+#[test]
+fn only_what_a_change_concerns_is_forgotten_also_of_rows_that_are_read_later() {
+    let failed = |id| CallRow {
+        status: CallStatus::Failed,
+        ..answered(id, 0, "a")
+    };
+    let refused = |id| CallRow {
+        refused: true,
+        ..failed(id)
+    };
+    // Bought again: longer than others, after another answer had begun, and one of unknown cost.
+    let mut longest = answered(4, 2_000, "a");
+    (longest.usage.input_tokens, longest.usage.output_tokens) = (50, 9);
+    let unpriced = CallRow {
+        cost: None,
+        ..answered(5, 3_000, "a")
+    };
+    let rows = [
+        answered(1, 0, "a"),
+        answered(2, 0, "a"),
+        failed(3),
+        longest,
+        unpriced,
+        refused(6),
+    ];
+    let mut known = Vec::new();
+    let take = |stats: &mut CallStats| rows.iter().for_each(|row| stats.take(row));
+    for forgets_first in [false, true] {
+        let mut stats = CallStats::default();
+        if !forgets_first {
+            take(&mut stats);
+            let (all, repeated, failed) = sums(&stats);
+            assert_eq!((all.spend.calls, repeated, failed), (3, 2, 1));
+            assert_eq!(all.soon, 1);
+        }
+        for concern in [Concern::Repeats, Concern::Failures] {
+            stats.forget(&change(concern));
+        }
+        if forgets_first {
+            take(&mut stats);
+        }
+        let (all, repeated, failed) = sums(&stats);
+        assert_eq!((repeated, failed), (0, 0));
+        assert_eq!((all.spend.nanousd, all.usage.input_tokens), (10, 5));
+        assert_eq!((all.soon, all.prompt_tokens_max), (0, 5));
+        let left = calls(&stats).unwrap();
+        let refused = left.count(Outcome::Refused);
+        assert_eq!((left.since, refused), (Timestamp(0), 1));
+        assert_eq!(left.all().answer_tokens_max, 9);
+        known.push(format!("{left:?}"));
+        let question = Concern::Question;
+        assert_eq!(stats.changed_at(1, "n", question), None);
+        stats.forget(&change(Concern::Question));
+        assert!(calls(&stats).is_none());
+        assert_eq!(stats.changed_at(1, "n", question), Some(Timestamp(9)));
+        // At another temperature, say, so that it is not bought again.
+        stats.take(&answered(7, 0, "a"));
+        let (all, repeated, _) = sums(&stats);
+        assert_eq!((all.spend.calls, repeated), (1, 0));
+    }
+    assert_eq!(known[0], known[1]);
+}
+
+#[test]
+fn a_model_stays_one_that_flows_use_when_the_node_that_used_it_is_changed() {
+    let used = BTreeMap::from([(target(), 2)]);
+    for forgets_first in [false, true] {
+        let mut stats = CallStats::default();
+        if forgets_first {
+            stats.forget(&change(Concern::Question));
+        }
+        stats.take(&answered(1, 0, "a"));
+        stats.take(&answered(2, 0, "b"));
+        stats.forget(&change(Concern::Question));
+        assert!(calls(&stats).is_none());
+        assert_eq!(stats.targets(), used);
+        stats.expire(Timestamp((WINDOW_DAYS + 1) * MS_PER_DAY));
+        assert_eq!(stats.targets(), BTreeMap::new());
+    }
+}
+
+#[test]
+fn what_was_changed_of_a_node_alone_has_a_moment_of_its_own_and_answers_count_since_then() {
+    let at = |stats: &CallStats, concern| stats.changed_at(1, "n", concern);
+    let mut stats = CallStats::default();
+    for concern in Concern::ALL {
+        let new = NodeChange {
+            last_call: 0,
+            at: Timestamp(1),
+            ..change(concern)
+        };
+        stats.forget(&new);
+    }
+    for id in 1..=6 {
+        stats.take(&answered(id, 0, "a"));
+    }
+    assert_eq!(at(&stats, Concern::Failures), None);
+    stats.forget(&change(Concern::Failures));
+    assert_eq!(at(&stats, Concern::Failures), Some(Timestamp(9)));
+    assert_eq!(at(&stats, Concern::Repeats), None);
+    stats.take(&answered(7, 0, "a"));
+    let all = calls(&stats).unwrap().all();
+    assert_eq!((all.spend.calls, all.tried), (7, 1));
+}
+
+#[test]
+fn nothing_is_kept_of_changes_to_a_flow_that_is_gone() {
+    let mut stats = CallStats::default();
+    stats.forget(&change(Concern::Question));
+    stats.forget_changes(1);
+    assert!(stats.changes.is_empty());
+}

@@ -1,0 +1,100 @@
+//! The differences between two documents of a flow. Pure.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::edit::{ends, id_at};
+
+/// One difference.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Line {
+    /// The node or edge: `node draft`, `edge plan → draft`, with a branch `edge check → draft (true)`.
+    pub what: String,
+    /// The key, such as `retry.attempts`; none if the whole node or edge was added or removed.
+    pub key: Option<String>,
+    /// Null if it was added.
+    pub before: Value,
+    /// Null if it was removed.
+    pub after: Value,
+}
+
+/// Lists the differences, nodes first, in the order of the documents.
+pub fn diff(before: &Value, after: &Value) -> Vec<Line> {
+    let mut lines = Vec::new();
+    let name_of_node = |node: &Value| format!("node {}", id_at(node, "id"));
+    compare(before, after, "nodes", name_of_node, &mut lines);
+    compare(before, after, "edges", name_of_edge, &mut lines);
+    lines
+}
+
+fn name_of_edge(edge: &Value) -> String {
+    let (source, handle, target) = ends(edge);
+    match handle.as_str() {
+        "" => format!("edge {source} → {target}"),
+        handle => format!("edge {source} → {target} ({handle})"),
+    }
+}
+
+/// Compares the lists under a key of both documents by the names of their elements.
+fn compare(
+    before: &Value,
+    after: &Value,
+    key: &str,
+    name: impl Fn(&Value) -> String,
+    lines: &mut Vec<Line>,
+) {
+    let named = |document: &Value| -> Vec<(String, Value)> {
+        let all = document["data"][key].as_array().into_iter().flatten();
+        all.map(|value| (name(value), value.clone())).collect()
+    };
+    let (before, after) = (named(before), named(after));
+    let old: BTreeMap<&String, &Value> = before.iter().map(|(name, was)| (name, was)).collect();
+    let new: BTreeMap<&String, &Value> = after.iter().map(|(name, is)| (name, is)).collect();
+    let mut add = |what: &str, key: Option<&str>, before: &Value, after: &Value| {
+        lines.push(Line {
+            what: what.to_owned(),
+            key: key.map(str::to_owned),
+            before: before.clone(),
+            after: after.clone(),
+        });
+    };
+    for (what, was) in &before {
+        match new.get(what) {
+            None => add(what, None, was, &Value::Null),
+            Some(is) => changes("", was, is, &mut |key, was, is| {
+                add(what, Some(key), was, is)
+            }),
+        }
+    }
+    for (what, is) in after.iter().filter(|(what, _)| !old.contains_key(what)) {
+        add(what, None, &Value::Null, is);
+    }
+}
+
+/// Calls `found` for each key with another value, also in nested objects. The keys of a node's `data` get
+/// no prefix.
+fn changes(path: &str, before: &Value, after: &Value, found: &mut dyn FnMut(&str, &Value, &Value)) {
+    let keys: Vec<&String> = match (before, after) {
+        _ if before == after => return,
+        (Value::Object(old), Value::Object(new)) => {
+            let added = new.keys().filter(|key| !old.contains_key(*key));
+            old.keys().chain(added).collect()
+        }
+        (Value::Object(all), Value::Null) | (Value::Null, Value::Object(all))
+            if !all.is_empty() =>
+        {
+            all.keys().collect()
+        }
+        _ => return found(path, before, after),
+    };
+    for key in keys {
+        let within = match (path, key.as_str()) {
+            ("", "data") => String::new(),
+            ("", key) => key.to_owned(),
+            (path, key) => format!("{path}.{key}"),
+        };
+        changes(&within, &before[key], &after[key], found);
+    }
+}

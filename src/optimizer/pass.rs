@@ -1,0 +1,339 @@
+//! A pass: reads new rows, looks at flows with new sums, and returns the changes to commit. Writes nothing
+//! itself.
+
+use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::call_stats::{CallStats, window_start};
+use super::model_catalog::ModelCatalog;
+use super::models::Models;
+use super::read_document;
+use super::rules::{self, RuleContext};
+use super::savings_tracker::SavingsTracker;
+use crate::error::{Error, Result};
+use crate::event::suggestion::{Proposal, Status, Suggestion};
+use crate::event::{FlowId, Timestamp, Usage};
+use crate::flow::Graph;
+use crate::providers::{Cancel, Providers};
+use crate::store::{CallRow, Change, FlowRecord, Store, document_hash};
+use crate::threads::panic_message;
+
+/// All flows get another look this often even if nothing happens: days pass, and prices change.
+const IDLE_MAX_MS: i64 = 60 * 60 * 1000;
+/// Rows are read in steps of this many, so that a shutdown need not wait.
+const ROWS_STEP: usize = 5_000;
+
+/// Reasons for another look.
+#[derive(Default)]
+pub struct Wanted {
+    /// Changed or deleted flows.
+    pub flows: BTreeSet<FlowId>,
+    /// Something changed that concerns all flows.
+    pub all: bool,
+}
+
+/// The sums, and the work that is left from earlier passes.
+pub struct Pass {
+    store: Arc<Store>,
+    providers: Arc<Providers>,
+    totals: Option<Totals>,
+    /// Flows that wait for a look.
+    left: BTreeSet<FlowId>,
+    /// When all flows got their last look; none to request another one.
+    reviewed_at: Option<Timestamp>,
+    /// A hash of the prices at that time.
+    prices: u64,
+    catalog: ModelCatalog,
+    stopping: Cancel,
+}
+
+struct Totals {
+    calls: CallStats,
+    savings: SavingsTracker,
+}
+
+type Write<'a> = &'a mut dyn FnMut(Change) -> Result<()>;
+
+impl Pass {
+    /// Starts with no sums. A pass ends early once `stopping` is cancelled.
+    pub fn new(store: Arc<Store>, providers: Arc<Providers>, stopping: Cancel) -> Self {
+        Self {
+            store,
+            providers,
+            totals: None,
+            left: BTreeSet::new(),
+            reviewed_at: None,
+            prices: 0,
+            catalog: ModelCatalog::default(),
+            stopping,
+        }
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.is_cancelled()
+    }
+
+    /// Returns the time until the next pass if nothing happens.
+    pub fn rest(&self, now: Timestamp) -> Duration {
+        if !self.left.is_empty() {
+            return Duration::ZERO;
+        }
+        let due = self.reviewed_at.map_or(now.0, |at| at.0 + IDLE_MAX_MS);
+        let ms = due.saturating_sub(now.0).clamp(0, IDLE_MAX_MS);
+        Duration::from_millis(ms.unsigned_abs())
+    }
+
+    /// Returns why providers of recent calls cannot be used.
+    pub fn not_usable(&self) -> Vec<String> {
+        let targets = self.totals.iter().flat_map(|it| it.calls.targets());
+        let names: BTreeSet<String> = targets.map(|(target, _)| target.provider).collect();
+        let checked = names.iter().map(|name| self.providers.check(name));
+        checked.filter_map(std::result::Result::err).collect()
+    }
+
+    /// Reads new rows and writes the resulting changes: of flows that are wanted or have new sums, and of
+    /// applied suggestions. The next pass repeats whatever failed.
+    ///
+    /// # Errors
+    /// If the database cannot be read, and those of `write`.
+    pub fn run(&mut self, wanted: Wanted, now: Timestamp, write: Write<'_>) -> Result<()> {
+        self.left.extend(wanted.flows);
+        if wanted.all {
+            self.reviewed_at = None;
+        }
+        // Sums by other length classes cannot be priced by these.
+        let bounds = self.providers.tier_bounds();
+        let totals = self.totals.take();
+        let mut totals = match totals.filter(|it| it.calls.bounds == bounds) {
+            Some(totals) => totals,
+            None => self.start(bounds, now)?,
+        };
+        let done = self.advance(&mut totals, now, write);
+        self.totals = Some(totals);
+        done
+    }
+
+    /// Starts with the first row of the window, or after the first application of a suggestion.
+    fn start(&self, bounds: Vec<u64>, now: Timestamp) -> Result<Totals> {
+        let mut savings = SavingsTracker::default();
+        savings.update(&self.store, now)?;
+        let window = self.store.last_call_before(window_start(now))?;
+        let after = savings
+            .first_call()
+            .map_or(window, |first| first.min(window));
+        let mut calls = CallStats::new(after, bounds);
+        for change in self.store.changed_nodes(0)? {
+            calls.forget(&change);
+        }
+        Ok(Totals { calls, savings })
+    }
+
+    fn advance(&mut self, totals: &mut Totals, now: Timestamp, write: Write<'_>) -> Result<()> {
+        let Totals { calls, savings } = totals;
+        self.read_new(calls, savings, now)?;
+        if self.is_stopping() {
+            return Ok(());
+        }
+        let used = calls.targets();
+        let providers = Arc::clone(&self.providers);
+        let names = used.keys().map(|target| target.provider.as_str());
+        let names = names.filter(|it| providers.has_list(it) && providers.check(it).is_ok());
+        self.catalog.refresh(&names.collect(), now, |provider| {
+            providers.list_models(provider, &self.stopping)
+        });
+        let models = Models::new(&providers, &used, &self.catalog, now);
+        self.review(calls, &models, now)?;
+        self.left.append(&mut calls.changed_flows);
+        // A flow that fails does not affect the others.
+        let mut done = Ok(());
+        for flow_id in self.left.clone() {
+            if self.is_stopping() {
+                return Ok(());
+            }
+            let changes = caught(flow_id, || self.changes(flow_id, calls, &models, now));
+            let changes = changes.unwrap_or_else(|| Ok(Vec::new()));
+            match changes.and_then(|changes| changes.into_iter().try_for_each(&mut *write)) {
+                Ok(()) => drop(self.left.remove(&flow_id)),
+                Err(error) => done = done.and(Err(error)),
+            }
+        }
+        for (id, realised) in savings.news(&self.store)? {
+            write(Change::SetRealised { id, realised })?;
+            savings.stored(id, realised);
+        }
+        done
+    }
+
+    /// Requests another look at all flows from time to time, and after changes of prices: the savings of
+    /// 30 days change daily, even for flows that do not run.
+    fn review(&mut self, calls: &CallStats, models: &Models<'_>, now: Timestamp) -> Result<()> {
+        let mut hasher = DefaultHasher::new();
+        for candidate in &models.candidates {
+            (&candidate.target, candidate.quote.text()).hash(&mut hasher);
+        }
+        let prices = hasher.finish();
+        let age_ms = self.reviewed_at.map(|at| now.0.saturating_sub(at.0));
+        let is_due = !age_ms.is_some_and(|age_ms| (0..IDLE_MAX_MS).contains(&age_ms));
+        if is_due || prices != self.prices {
+            self.left.extend(self.store.flows_with_suggestions()?);
+            self.left.extend(calls.flows());
+            self.reviewed_at = Some(now);
+            self.prices = prices;
+        }
+        Ok(())
+    }
+
+    fn read_new(
+        &self,
+        calls: &mut CallStats,
+        savings: &mut SavingsTracker,
+        now: Timestamp,
+    ) -> Result<()> {
+        // First, because suggestions that are applied after this concern later rows only.
+        let last = self.store.last_call()?;
+        savings.update(&self.store, now)?;
+        // Before the rows that follow the changes: forgetting drops all calls that are known so far.
+        for change in self.store.changed_nodes(calls.cursor)? {
+            calls.forget(&change);
+        }
+        calls.expire(now);
+        let mut after = calls.cursor;
+        let pending = calls.pending.clone();
+        let mut take = |row: &CallRow<'_>| {
+            calls.take(row);
+            savings.take(row, &|provider, model, usage: &Usage, at| {
+                self.providers.cost_of(provider, model, usage, at)
+            });
+        };
+        for id in pending {
+            self.store.call(id, &mut take)?;
+        }
+        while after < last && !self.is_stopping() {
+            match self.store.calls_after(after, last, ROWS_STEP, &mut take)? {
+                Some(read) => after = read,
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the changes of a flow's suggestions.
+    fn changes(
+        &self,
+        flow_id: FlowId,
+        calls: &mut CallStats,
+        models: &Models<'_>,
+        now: Timestamp,
+    ) -> Result<Vec<Change>> {
+        let stored = self.store.suggestions_of(flow_id)?;
+        let flow = match self.store.flow(flow_id) {
+            Ok(flow) => Some(flow),
+            Err(Error::NotFound(_)) => None,
+            Err(error) => return Err(error),
+        };
+        // After the flow was read, so that its sums do not include calls from before its latest change.
+        for change in self.store.changed_nodes_of(flow_id)? {
+            calls.forget(&change);
+        }
+        let Some(flow) = flow else {
+            calls.forget_changes(flow_id);
+            return Ok(withdrawn(&stored, &[], now).collect());
+        };
+        let mut proposals = self.propose(&flow, &stored, calls, models, now)?;
+        let mut changes: Vec<Change> = withdrawn(&stored, &proposals, now).collect();
+        proposals.retain(|proposal| needs_commit(&stored, proposal));
+        changes.extend(proposals.into_iter().map(|proposal| Change::Propose {
+            flow_id,
+            flow_name: flow.name.clone(),
+            proposal: Box::new(proposal),
+            at: now,
+        }));
+        Ok(changes)
+    }
+
+    fn propose(
+        &self,
+        flow: &FlowRecord,
+        stored: &[Suggestion],
+        calls: &CallStats,
+        models: &Models<'_>,
+        now: Timestamp,
+    ) -> Result<Vec<Proposal>> {
+        let document = read_document(&flow.document)?;
+        let knows = |provider: &str| self.providers.knows(provider);
+        // A suggestion does not help a flow that cannot run.
+        let Ok(graph) = Graph::parse(&document["data"], &knows) else {
+            return Ok(Vec::new());
+        };
+        let budgets = self.store.bare_budgets()?;
+        Ok(rules::propose(&RuleContext {
+            flow_id: flow.id,
+            document: &document,
+            document_hash: &document_hash(&flow.document),
+            graph: &graph,
+            calls,
+            models,
+            providers: &self.providers,
+            store: &self.store,
+            stored,
+            budgets: &budgets,
+            now,
+        }))
+    }
+}
+
+/// Closes open suggestions that no proposal supports any more.
+fn withdrawn(
+    stored: &[Suggestion],
+    proposals: &[Proposal],
+    at: Timestamp,
+) -> impl Iterator<Item = Change> {
+    let keys: BTreeSet<String> = proposals.iter().map(Proposal::key).collect();
+    let open = stored.iter().filter(|it| it.status == Status::Open);
+    let gone = open.filter(move |it| !keys.contains(&it.proposal.key()));
+    gone.map(move |it| Change::CloseSuggestion {
+        id: it.id,
+        status: Status::Withdrawn,
+        at,
+    })
+}
+
+/// Returns the result of `look`, or none if it panics: a flow that breaks a rule does not affect the others.
+fn caught<T>(flow_id: FlowId, look: impl FnOnce() -> T) -> Option<T> {
+    let looked = catch_unwind(AssertUnwindSafe(look));
+    looked
+        .inspect_err(|panic| {
+            let message = panic_message(panic.as_ref());
+            log::error!("flow {flow_id} was not looked at for savings: {message}");
+        })
+        .ok()
+}
+
+/// Returns whether the journal must hear of a proposal. It decides again, but is not asked if nothing
+/// changes.
+fn needs_commit(stored: &[Suggestion], proposal: &Proposal) -> bool {
+    let key = proposal.key();
+    // The newest come first.
+    let mut same = stored
+        .iter()
+        .filter(|it| it.status != Status::Withdrawn && it.proposal.key() == key);
+    same.next().is_none_or(|it| match it.status {
+        Status::Open => it.proposal != *proposal,
+        Status::Applied => true,
+        _ => proposal.is_news_after(&it.proposal),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flow_that_a_rule_panics_at_is_left_out() {
+        assert_eq!(caught(7, || 1), Some(1));
+        assert_eq!(caught::<u8>(7, || panic!("a rule went wrong")), None);
+    }
+}
