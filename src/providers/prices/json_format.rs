@@ -165,7 +165,7 @@ impl ModelJson {
 pub(super) fn parse(text: &str) -> Result<Table, String> {
     let file: FileJson =
         serde_json::from_str(text).map_err(|error| fault_in(text, text, &error))?;
-    let mut parsed: Vec<(usize, ProviderJson)> = Vec::with_capacity(file.providers.len());
+    let mut parsed: Vec<(&str, ProviderJson)> = Vec::with_capacity(file.providers.len());
     for raw in file.providers {
         let part = raw.get();
         let mut provider: ProviderJson =
@@ -175,16 +175,18 @@ pub(super) fn parse(text: &str) -> Result<Table, String> {
         for host in &mut provider.hosts {
             *host = host.to_lowercase().into();
         }
-        parsed.push((line_of(text, part), provider));
+        parsed.push((part, provider));
     }
     let position = |id: &str| parsed.iter().position(|(_, known)| known.id == id);
     let mut fallbacks = Vec::with_capacity(parsed.len());
-    for (index, (line, ProviderJson { id, fallback, .. })) in parsed.iter().enumerate() {
+    for (index, (part, ProviderJson { id, fallback, .. })) in parsed.iter().enumerate() {
         if position(id) != Some(index) {
+            let line = line_of(text, part);
             return Err(format!("line {line}: provider `{id}` comes twice"));
         }
         let positions = fallback.iter().map(|other| {
             position(&other.to_lowercase()).ok_or_else(|| {
+                let line = line_of(text, part);
                 format!("line {line}: provider `{id}` falls back to `{other}`, which is not there")
             })
         });
