@@ -373,7 +373,7 @@ fn request(call: &Call, provider: &ProviderConfig) -> Option<(Request, Box<dyn R
     })
 }
 
-/// Gives the text of an answer to the caller.
+/// Passes the text of an answer to the caller.
 struct TextReceiver<'a> {
     is_streamed: bool,
     on_delta: &'a mut dyn FnMut(&str),

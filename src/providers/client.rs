@@ -26,7 +26,7 @@ const ERROR_BODY_BYTES_MAX: usize = 1024 * 1024;
 /// How much is read at a time, bytes. On the heap: calls run on threads with small stacks.
 const READ_BYTES: usize = 16 * 1024;
 
-/// How much of a stream is kept to show what it began with, bytes.
+/// How much of the beginning of a stream is kept for messages, bytes.
 const OPENING_BYTES: usize = 1024;
 
 /// How long to wait for the end of the body after the end of the answer. It usually came with it;
@@ -52,7 +52,6 @@ pub(super) struct Client {
     agent: Agent,
 }
 
-/// What is sent.
 pub(super) struct HttpRequest<'a> {
     pub(super) url: &'a str,
     pub(super) headers: &'a [(&'static str, Header)],
@@ -75,7 +74,6 @@ pub(super) struct ReadRules {
     pub(super) drain_max: Option<Duration>,
 }
 
-/// What one exchange needs.
 pub(super) struct Exchange<'a> {
     pub(super) provider: &'a str,
     pub(super) timeouts: Timeouts,

@@ -29,8 +29,8 @@ pub struct ProviderConfig {
     /// `/api/chat`. Empty means the protocol's own, such as `https://api.openai.com/v1`.
     pub base_url: String,
     pub api_key: Option<Secret>,
-    /// What to do to get a key in place (`set OPENAI_API_KEY`). None if the provider can be called
-    /// without one, as local servers can.
+    /// How to configure the key (`set OPENAI_API_KEY`). None if the provider can be called without one,
+    /// as local servers can.
     pub missing_key_hint: Option<String>,
     /// Whether a streamed chat completion is asked to end with its usage (`stream_options`). Some
     /// servers refuse that, and send the usage unasked.

@@ -12,7 +12,7 @@ use crate::event::{Timestamp, Usage, UsageSource, Usd};
 /// The tokens of an answer without a limit, in budgets: the limit that Anthropic gets then.
 pub const ANSWER_TOKENS_ASSUMED: u32 = 4_096;
 
-/// Generous bound of what providers add to a prompt to mark its roles, in tokens.
+/// Generous bound of the tokens that providers add to a prompt to mark its roles.
 const FRAME_TOKENS: u64 = 32;
 
 /// How many models without a price are remembered; beyond it no more are logged.

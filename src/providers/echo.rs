@@ -1,4 +1,4 @@
-//! The built-in provider: offline, deterministic, free. It says what it was told, and says so.
+//! The built-in provider: offline, deterministic, free. It repeats its prompt behind a label.
 
 use std::time::{Duration, Instant};
 
@@ -8,10 +8,9 @@ use super::failure::{FailureKind, Fault};
 use super::wire::ResponseAccumulator;
 use crate::event::UsageSource;
 
-/// The model that takes its time, so that one can watch an answer come, and stop it.
+/// A model whose answer can be watched and cancelled while it arrives.
 const SLOW_MODEL: &str = "echo-slow";
-
-/// How long `echo-slow` pauses before each word.
+/// Before each word of [`SLOW_MODEL`].
 const SLOW_PAUSE: Duration = Duration::from_millis(50);
 
 /// Answers with the prompt behind a label, word by word. Tokens are words, that is, stretches
@@ -45,7 +44,7 @@ fn words(text: &str) -> u64 {
     text.split_whitespace().count() as u64
 }
 
-/// Waits before a word where the model is the slow one, and ends the call where it must end.
+/// Waits before a word of the slow model, and fails if the call must end.
 fn pause(model: &str, cancel: &Cancel, deadline: Instant) -> Result<(), Fault> {
     let is_cancelled = match model {
         SLOW_MODEL => cancel.wait(SLOW_PAUSE),
@@ -55,10 +54,8 @@ fn pause(model: &str, cancel: &Cancel, deadline: Instant) -> Result<(), Fault> {
         return Err(Fault::cancelled());
     }
     if Instant::now() >= deadline {
-        return Err(Fault::new(
-            FailureKind::Timeout,
-            "not finished in time (total timeout)",
-        ));
+        let message = "not finished in time (total timeout)";
+        return Err(Fault::new(FailureKind::Timeout, message));
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ pub struct Failure {
     /// What happened, to which provider and model, and what to do about it if that is obvious.
     /// Never holds the key. At most about a thousand characters, in one line.
     pub message: String,
-    /// The status of the response, if it is what failed the call.
+    /// The status of the response, if it failed the call.
     pub status: Option<u16>,
     /// How long the provider wants the caller to wait before the next attempt.
     pub retry_after: Option<Duration>,
@@ -40,7 +40,7 @@ impl Failure {
         }
     }
 
-    /// Returns whether the provider may bill the call all the same; true if in doubt.
+    /// Returns whether the provider may bill the call; true if in doubt.
     pub fn may_have_been_billed(&self) -> bool {
         let was_refused = self
             .status

@@ -98,7 +98,6 @@ pub struct Forward<'a> {
     pub api_format: ApiFormat,
     /// Returns all texts of the request, for an estimate if the provider does not count them.
     pub texts: &'a dyn Fn() -> String,
-    /// The body, as it is to be sent.
     pub body: &'a [u8],
     /// Headers to send beside those that the protocol needs.
     pub headers: &'a [(&'static str, String)],
@@ -119,7 +118,7 @@ pub struct AnswerHead {
     pub headers: Vec<(String, String)>,
 }
 
-/// Gets the answer, also what is still read after the client left.
+/// Gets the answer, also the rest of it after the client left.
 pub trait ResponseSink {
     /// Takes the answer in one piece. Returns false if the client has left.
     fn whole(&mut self, head: &AnswerHead, body: &[u8]) -> bool;

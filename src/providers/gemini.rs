@@ -14,17 +14,16 @@ use super::wire::{
 use crate::event::{Usage, UsageSource};
 use crate::secret::Secret;
 
-/// The version of the API that is spoken where the address names none:
+/// The version of the API if the URL names none:
 /// <https://ai.google.dev/gemini-api/docs/api-versions>.
 const VERSION: &str = "v1beta";
 
-/// The request for a call. The key goes into a header and not into the URL, where logs would have it:
+/// Makes a request. The key goes into a header: logs would have it in the URL.
 /// <https://ai.google.dev/api/all-methods>.
 pub(super) fn request(call: &Call, provider: &ProviderConfig) -> Request {
-    let method = if call.stream {
-        "streamGenerateContent?alt=sse"
-    } else {
-        "generateContent"
+    let method = match call.stream {
+        true => "streamGenerateContent?alt=sse",
+        false => "generateContent",
     };
     let base_url = versioned(provider.base_url());
     Request {
@@ -38,15 +37,15 @@ pub(super) fn api_key(key: &Secret) -> (&'static str, Header) {
     ("x-goog-api-key", Header::Secret(key.expose().to_owned()))
 }
 
-/// Where chat completions are asked for in OpenAI's protocol, with the key as a bearer token:
+/// Returns the URL of OpenAI's protocol, where the key is a bearer token:
 /// <https://ai.google.dev/gemini-api/docs/openai>.
 pub(super) fn chat_url(provider: &ProviderConfig) -> String {
     let base_url = versioned(provider.base_url());
     format!("{base_url}/openai/chat/completions")
 }
 
-/// Token counts of chat completions in the normal form. `completion_tokens` leaves out thoughts, of which
-/// nothing but `total_tokens` tells: 9 of the prompt and 1 of the answer are 103 in all, in
+/// Returns the counts of a chat completion in the normal form. `completion_tokens` excludes thoughts,
+/// which only `total_tokens` includes: 9 of the prompt and 1 of the answer are 103 in all, in
 /// <https://discuss.ai.google.dev/t/127400>. Thoughts are billed as the answer is.
 pub(super) fn chat_usage(usage: &Value) -> Result<Usage, BadCount> {
     let counted = openai::normal_usage(usage)?;
@@ -64,23 +63,19 @@ pub(super) fn chat_usage(usage: &Value) -> Result<Usage, BadCount> {
     })
 }
 
-/// The address with a version at its end, as `/v1beta` or `/v1`; one that is there is kept. With `/openai`
-/// the compatible API is written: taken as meant.
+/// Returns the URL without `/openai` of the compatible API, and with a version at its end (`/v1beta`,
+/// `/v1`).
 pub(super) fn versioned(base_url: &str) -> String {
     let base_url = base_url.strip_suffix("/openai").unwrap_or(base_url);
     let last = base_url.rsplit('/').next().unwrap_or_default();
-    let is_version = last
-        .strip_prefix('v')
-        .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
-    if is_version {
-        base_url.to_owned()
-    } else {
-        format!("{base_url}/{VERSION}")
+    let version = last.strip_prefix('v').unwrap_or_default();
+    match version.starts_with(|c: char| c.is_ascii_digit()) {
+        true => base_url.to_owned(),
+        false => format!("{base_url}/{VERSION}"),
     }
 }
 
-/// The model's name as the API wants it: `models/NAME`, where no collection (`tunedModels/NAME`) is
-/// named. What a path cannot hold is escaped.
+/// Returns the model's path, `models/NAME` unless it names a collection (`tunedModels/NAME`), escaped.
 fn resource(model: &str) -> String {
     let mut path = String::from(if model.contains('/') { "" } else { "models/" });
     for byte in model.bytes() {

@@ -3,18 +3,18 @@
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
-/// How deep containers may nest in what is kept of a text that nests too deep for `serde_json`, which
-/// refuses more than 127 to spare the stack. Nothing that is read of an answer is half as deep.
+/// How deep containers nest in the kept part of a text that nests too deep for `serde_json`, which
+/// refuses more than 127 to spare the stack. Readers need less than half of this depth.
 const DEPTH_MAX: usize = 32;
 
-/// Reads a text. Of one that nests too deep, what is deeper than [`DEPTH_MAX`] is left out: the answer
-/// was paid for, and what it says of itself stands near its top.
+/// Parses a text. If it nests too deep, parts below [`DEPTH_MAX`] are left out: the answer was paid for,
+/// and its usage stands near its top.
 ///
 /// # Errors
-/// Where it is no JSON.
+/// It is not JSON.
 pub(super) fn read(json: &[u8]) -> serde_json::Result<Value> {
     serde_json::from_slice(json).or_else(|error| {
-        // Looks at all of it without going deep itself.
+        // Checks all of it without recursion.
         match serde_json::from_slice::<IgnoredAny>(json) {
             Ok(IgnoredAny) => serde_json::from_slice(&shallow(json)),
             Err(_) => Err(error),
@@ -22,7 +22,7 @@ pub(super) fn read(json: &[u8]) -> serde_json::Result<Value> {
     })
 }
 
-/// The text, which is JSON, with `null` in place of what nests too deep.
+/// Returns the text, which is JSON, with `null` in place of containers that nest too deep.
 fn shallow(json: &[u8]) -> Vec<u8> {
     let mut kept = Vec::new();
     let mut depth = 0_usize;
@@ -63,7 +63,7 @@ mod tests {
 
     use super::*;
 
-    /// `inner` in so many containers, of both kinds.
+    /// Wraps `inner` in `depth` containers of both kinds.
     fn nested(depth: usize, inner: &str) -> String {
         let (opening, closing) = (r#"[{"a}]\"[":"#, "},0]");
         format!(

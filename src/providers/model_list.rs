@@ -73,7 +73,7 @@ impl Providers {
     /// Asks a provider which models it serves, with the key and at the address of its calls.
     ///
     /// # Errors
-    /// What went wrong, in a sentence without the key.
+    /// A sentence without the key.
     pub fn list_models(&self, provider: &str, cancel: &Cancel) -> Result<Vec<Listed>, String> {
         let entered = Scope::enter(cancel);
         self.exchange_list(provider, &entered.scope)
@@ -162,7 +162,7 @@ fn request(provider: &ProviderConfig) -> Option<(String, Vec<(&'static str, Head
 fn models(kind: Kind, document: &Value) -> Option<Vec<Listed>> {
     let all = match kind {
         Kind::Gemini => &document["models"],
-        // Together gives the list itself.
+        // Together sends the list itself.
         _ if document.is_array() => document,
         _ => &document["data"],
     };

@@ -1,9 +1,9 @@
 //! Ollama's own API: <https://github.com/ollama/ollama/blob/main/docs/api.md>, of which `/api/chat`.
 //! Pure: no network, no clock.
 //!
-//! Its OpenAI-compatible API (<https://docs.ollama.com/api/openai-compatibility>) has no `options`, and
-//! reports a prompt whose count it left out as a prompt of 0 tokens; it serves clients that speak that
-//! protocol, as <https://docs.ollama.com/api/anthropic-compatibility> serves those of Anthropic's.
+//! Calls do not use its OpenAI-compatible API (<https://docs.ollama.com/api/openai-compatibility>), which
+//! has no `options` and reports an uncounted prompt as 0 tokens. It serves clients of that protocol, as
+//! <https://docs.ollama.com/api/anthropic-compatibility> serves those of Anthropic's.
 
 use serde_json::{Value, json};
 
@@ -17,27 +17,25 @@ use super::wire::{
 };
 use crate::event::{Usage, UsageSource};
 
-/// The address without the API's own part. With `/v1` the compatible APIs are written, with `/api` this
-/// one: taken as meant.
+/// Returns the URL without `/v1` of the compatible APIs or `/api` of this one.
 fn base_url(provider: &ProviderConfig) -> &str {
     let base_url = provider.base_url();
-    ["/v1", "/api"]
-        .iter()
-        .find_map(|path| base_url.strip_suffix(path))
-        .unwrap_or(base_url)
+    let mut paths = ["/v1", "/api"].iter();
+    let stripped = paths.find_map(|path| base_url.strip_suffix(path));
+    stripped.unwrap_or(base_url)
 }
 
-/// Where chat completions are asked for in OpenAI's protocol.
+/// Returns the URL of OpenAI's protocol.
 pub(super) fn chat_url(provider: &ProviderConfig) -> String {
     format!("{}/v1/chat/completions", base_url(provider))
 }
 
-/// Where messages are asked for in Anthropic's protocol.
+/// Returns the URL of Anthropic's protocol.
 pub(super) fn messages_url(provider: &ProviderConfig) -> String {
     format!("{}/v1/messages", base_url(provider))
 }
 
-/// The request for a call. A key is what <https://docs.ollama.com/cloud> and proxies want.
+/// Makes a request. <https://docs.ollama.com/cloud> and proxies need a key.
 pub(super) fn request(call: &Call, provider: &ProviderConfig) -> Request {
     let authorization = provider.key().map(openai::authorization);
     Request {
@@ -61,7 +59,7 @@ fn body(call: &Call) -> Value {
     }))
 }
 
-/// Reads answers. Needs no memory of its own: the counts come once, with the last object.
+/// Needs no state: the counts arrive once, with the last object.
 #[derive(Debug, Default)]
 pub(super) struct ChatReader;
 
@@ -102,13 +100,12 @@ fn take_in(document: &Value, partial: &mut ResponseAccumulator) -> Result<Flow, 
     Ok(Flow::End)
 }
 
-/// The counts of the last object, where it has any. `eval_count` includes thinking, which is not
-/// counted apart.
+/// Returns the counts of the last object, if any. `eval_count` includes thinking, which is not counted
+/// apart.
 ///
-/// `prompt_eval_count` is left out where the server found all of the prompt in its memory
-/// (<https://github.com/ollama/ollama/issues/2068>, versions up to 0.1.3x), and is 0 in others then.
-/// No prompt has 0 tokens, so 0 means here that it is not known, and `estimate` says what
-/// becomes of it. (Where such a version counted a part of the prompt only, nothing shows it.)
+/// A server with the whole prompt in its cache omits `prompt_eval_count`
+/// (<https://github.com/ollama/ollama/issues/2068>, versions up to 0.1.3x), or reports 0. No prompt has
+/// 0 tokens, so 0 means unknown, and `estimate` fills it in.
 fn normal_usage(document: &Value) -> Option<Usage> {
     let mut counts = Counts::default();
     counts.overwrite([(document, "prompt_eval_count"), (document, "eval_count")]);

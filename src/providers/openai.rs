@@ -16,7 +16,7 @@ use super::wire::{
 use crate::event::{Usage, UsageSource};
 use crate::secret::Secret;
 
-/// How many choices of an answer are told apart: as many as OpenAI gives.
+/// How many choices of an answer are distinguished: OpenAI's limit.
 const CHOICES_MAX: usize = 128;
 
 pub(super) fn request(call: &Call, provider: &ProviderConfig) -> Request {

@@ -1,4 +1,4 @@
-//! What the tests of the readers share.
+//! Fixtures of the readers' tests.
 
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
@@ -11,7 +11,7 @@ use super::wire::{Flow, Reader, ResponseAccumulator};
 use crate::event::Usage;
 use crate::secret::Secret;
 
-/// A call that sets everything a request can say.
+/// A call with all options of a request.
 pub(super) fn call(model: &str, stream: bool) -> Call {
     Call {
         provider: "p".into(),
@@ -38,7 +38,7 @@ pub(super) fn provider(kind: Kind, base_url: &str) -> ProviderConfig {
     }
 }
 
-/// What events with that data add up to, read until the first that is not followed by more.
+/// Reads events with that data, until the first that ends the answer.
 pub(super) fn read(
     reader: &mut dyn Reader,
     events: &[&str],
@@ -58,7 +58,6 @@ pub(super) fn read(
     (partial, flow)
 }
 
-/// What a whole answer comes to.
 pub(super) fn read_document(
     reader: &mut dyn Reader,
     document: &str,
@@ -69,7 +68,7 @@ pub(super) fn read_document(
     (partial, read)
 }
 
-/// Something where a count should be: mostly one, sometimes what cannot be one.
+/// Mostly a count, sometimes a value that cannot be one.
 pub(super) fn any_count() -> impl Strategy<Value = Value> {
     prop_oneof![
         4 => (0u64..1000).prop_map(Value::from),
@@ -92,7 +91,7 @@ pub(super) fn any_counts(names: &'static [&'static str]) -> impl Strategy<Value 
     )
 }
 
-/// What must be true of every usage, whatever a provider says.
+/// Holds for every usage, whatever a provider sends.
 pub(super) fn holds_sum_rules(usage: &Usage) -> bool {
     usage.cached_input_tokens + usage.cache_write_tokens <= usage.input_tokens
         && usage.cache_write_1h_tokens <= usage.cache_write_tokens

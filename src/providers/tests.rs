@@ -13,7 +13,7 @@ use crate::event::{Timestamp, Usage, UsageSource, Usd};
 
 const KEY: &str = "sk-secret-0123456789";
 
-/// No wait of a test is longer; what takes so long has failed.
+/// The longest wait of a test.
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// A server whose connections are served one after the other, each by the script.
@@ -175,7 +175,7 @@ fn usage(input_tokens: u64, output_tokens: u64) -> Usage {
     }
 }
 
-/// Makes a streamed call; gives the pieces as well.
+/// Makes a streamed call; returns its deltas as well.
 fn stream(providers: &Providers, cancel: &Cancel) -> (Result<Answer, Failure>, Vec<String>) {
     let mut pieces = Vec::new();
     let answer = providers.call(&call(true), cancel, &mut |piece| {
@@ -480,7 +480,7 @@ fn redirect_is_reported_and_not_followed() {
 
 #[test]
 fn refused_connection_is_a_connect_failure() {
-    // Bound, so that the port is nobody else's, but not listening.
+    // Bound, so that no other process has the port, but not listening.
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     let any_port: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
     socket.bind(&any_port.into()).unwrap();

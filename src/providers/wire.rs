@@ -1,5 +1,5 @@
-//! What the providers' protocols have in common: the request as data, the answer as it grows,
-//! and the reading of errors and token counts. Pure: no network, no clock.
+//! Common parts of the providers' protocols: the request as data, the answer as it grows, errors and
+//! token counts. Pure: no network, no clock.
 
 use serde_json::Value;
 
@@ -9,18 +9,16 @@ use super::framer::{Event, Framing};
 use super::json;
 use crate::event::Usage;
 
-/// The longest text of an answer, bytes. The longest that models write today (128,000 tokens) is
-/// about 600 KiB; what is longer is a server gone wild.
+/// The longest text of an answer, bytes: the longest of today's models (128,000 tokens) is about 600 KiB.
 pub(super) const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// A token count above this is an error of the provider: a thousand times the largest context.
-/// Sums of a few such counts stay far from overflow.
+/// A higher token count is an error of the provider: a thousand times the largest context. Sums of a few
+/// such counts stay far from overflow.
 const TOKENS_MAX: u64 = 1_000_000_000;
 
 /// The longest name of a model, bytes: as long as clients may ask for.
 const MODEL_BYTES_MAX: usize = 256;
 
-/// How much of the reason why an answer ends is kept, characters.
 const FINISH_CHARS_MAX: usize = 100;
 
 /// Service tiers whose prices are the standard ones: OpenAI's

@@ -1,29 +1,15 @@
-use super::super::{CacheMarks, FailureKind, Kind};
+use super::super::{CacheMarks, FailureKind, Kind, testing};
 use super::*;
 
 fn call() -> Call {
     Call {
-        provider: "a".into(),
-        model: "claude-sonnet-4-5".into(),
-        system: Some("Be brief.".into()),
-        prompt: "Hi".into(),
         max_tokens: None,
-        temperature: Some(0.5),
-        stream: true,
-        first_byte_timeout: None,
-        total_timeout: None,
-        cache_marks: CacheMarks::default(),
+        ..testing::call("claude-sonnet-4-5", true)
     }
 }
 
 fn provider(base_url: &str) -> ProviderConfig {
-    ProviderConfig {
-        kind: Kind::Anthropic,
-        base_url: base_url.into(),
-        api_key: Some(Secret::new("sk-ant-1")),
-        missing_key_hint: None,
-        stream_usage: true,
-    }
+    testing::provider(Kind::Anthropic, base_url)
 }
 
 fn read(events: &[(&str, &str)]) -> (ResponseAccumulator, Result<Flow, Fault>) {
@@ -47,10 +33,9 @@ fn provider_usage(input: u64, read: u64, written: u64, output: u64) -> Usage {
         input_tokens: input,
         cached_input_tokens: read,
         cache_write_tokens: written,
-        cache_write_1h_tokens: 0,
         output_tokens: output,
-        reasoning_tokens: 0,
         source: UsageSource::Provider,
+        ..Usage::default()
     }
 }
 
@@ -65,7 +50,7 @@ fn request_is_as_in_the_reference() {
     assert!(matches!(
         request.headers.as_slice(),
         [("x-api-key", Header::Secret(key)), ("anthropic-version", Header::Plain(version))]
-            if key == "sk-ant-1" && version == "2023-06-01"
+            if key == "sk-1" && version == "2023-06-01"
     ));
 }
 
@@ -306,10 +291,7 @@ fn event_without_data_is_known_by_its_name() {
 }
 
 fn read_document(document: &str) -> (ResponseAccumulator, Result<(), Fault>) {
-    let mut partial = ResponseAccumulator::default();
-    let document = serde_json::from_str(document).unwrap();
-    let read = MessageReader::default().document(&document, &mut partial);
-    (partial, read)
+    testing::read_document(&mut MessageReader::default(), document)
 }
 
 #[test]

@@ -1,33 +1,15 @@
 use super::super::wire::ANSWER_BYTES_MAX;
-use super::super::{CacheMarks, FailureKind, Kind, testing};
+use super::super::{FailureKind, Kind, testing};
 use super::*;
 
 fn call(stream: bool) -> Call {
-    Call {
-        provider: "p".into(),
-        model: "gpt-5-mini".into(),
-        system: Some("Be brief.".into()),
-        prompt: "Hi".into(),
-        max_tokens: Some(9),
-        temperature: Some(0.5),
-        stream,
-        first_byte_timeout: None,
-        total_timeout: None,
-        cache_marks: CacheMarks::default(),
-    }
+    testing::call("gpt-5-mini", stream)
 }
 
 fn provider(base_url: &str) -> ProviderConfig {
-    ProviderConfig {
-        kind: Kind::OpenAi,
-        base_url: base_url.into(),
-        api_key: Some(Secret::new("sk-1")),
-        missing_key_hint: None,
-        stream_usage: true,
-    }
+    testing::provider(Kind::OpenAi, base_url)
 }
 
-/// What the events with that data add up to.
 fn read(events: &[&str]) -> (ResponseAccumulator, Result<Flow, Fault>) {
     testing::read(&mut ChatReader::default(), events)
 }
@@ -36,11 +18,10 @@ fn provider_usage(input: u64, cached: u64, output: u64, reasoning: u64) -> Usage
     Usage {
         input_tokens: input,
         cached_input_tokens: cached,
-        cache_write_tokens: 0,
-        cache_write_1h_tokens: 0,
         output_tokens: output,
         reasoning_tokens: reasoning,
         source: UsageSource::Provider,
+        ..Usage::default()
     }
 }
 

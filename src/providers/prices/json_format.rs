@@ -7,19 +7,19 @@
 //! - A missing price falls back to the more general one: cache prices to `input`
 //!   (`cache_write_1h` to `cache_write` first), `reasoning` to `output`. A missing `input` or
 //!   `output` means that this side is not billed (embeddings have no `output`).
-//! - `tiers` by length: where the *whole* prompt, cached tokens included, is longer than `above`,
+//! - `tiers` by length: if the *whole* prompt, cached tokens included, is longer than `above`,
 //!   that tier prices *every* token of the call, those of the answer too. The last such tier counts.
-//!   A tier gives all its prices; nothing is taken over from the tier below.
-//! - Of the entries in `prices`, the last one in force counts, and the first where none is: `from`
+//!   A tier has all its prices; none is inherited from the tier below.
+//! - Of the entries in `prices`, the last one in force counts, and the first if none is: `from`
 //!   is the date (UTC) on which a price begins, `daily` the minutes of the UTC day, `[start, end)`,
-//!   between which it counts (it goes over midnight where the end is smaller). An empty list: the
+//!   between which it counts (over midnight if the end is smaller). An empty list: the
 //!   model is known, its price is not.
 //! - `match` says which names mean the model, by default its id: `=` equals, `^` starts with, `$`
 //!   ends with, `~` contains, `#` has the shape (`#` is a digit, `*` at the end is anything); a list
 //!   is "any of", `{"and": […]}` all of, `{"not": …}` not. Names are compared in lower case. The
 //!   first model that fits counts.
 //! - `hosts` are a provider's addresses without scheme, where `*` (once in a part) is one or more
-//!   characters other than `/`. `name_match` finds it by the name that people give it,
+//!   characters other than `/`. `name_match` finds it by its common names,
 //!   `model_match` by a model's name alone. `fallback` lists the providers whose models it also
 //!   offers at their prices.
 
@@ -161,7 +161,7 @@ impl ModelJson {
 /// Reads a table.
 ///
 /// # Errors
-/// What is wrong, with its line and, if it is in one, its model.
+/// The fault, with its line and its model, if any.
 pub(super) fn parse(text: &str) -> Result<Table, String> {
     let file: FileJson =
         serde_json::from_str(text).map_err(|error| fault_in(text, text, &error))?;

@@ -33,7 +33,7 @@ impl StoredPrice {
     /// Parses the price of a ledger row.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The fault.
     pub fn from_json(text: &str) -> Result<Self, String> {
         let stored: Self = serde_json::from_str(text).map_err(|error| error.to_string())?;
         let request = stored.request_picousd;

@@ -215,7 +215,7 @@ fn price(toml: &PriceToml) -> Result<Price, String> {
 /// Reads a table.
 ///
 /// # Errors
-/// What is wrong, with its line.
+/// The fault, with its line.
 pub(super) fn parse(text: &str) -> Result<Table, String> {
     let line = |at: usize| text.get(..at).unwrap_or_default().matches('\n').count() + 1;
     let file: FileToml = toml::from_str(text).map_err(|error: toml::de::Error| {

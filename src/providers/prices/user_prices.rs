@@ -29,7 +29,7 @@ fn stamp_of(path: &Path) -> Option<Stamp> {
     Some((data.modified().ok(), data.len(), data.ino()))
 }
 
-/// The file, and what it said when it could be read last.
+/// The file, and its last readable content.
 pub(super) struct UserPrices {
     path: PathBuf,
     state: Mutex<FileState>,
@@ -62,7 +62,7 @@ impl UserPrices {
         })
     }
 
-    /// Returns what the file says, or said when it could be read last.
+    /// Returns the last readable content of the file.
     pub(super) fn table(&self) -> Arc<Table> {
         self.table_checked_after(CHECK_INTERVAL)
     }

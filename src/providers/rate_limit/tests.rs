@@ -57,7 +57,7 @@ fn late_permits_do_not_overrun_the_limit() {
     // All were kept from it for longer.
     let now = began + Duration::from_secs(140);
     assert_eq!(seconds(&permits, now), [0, 0, 60, 60, 120]);
-    // What takes long to leave counts from when it left.
+    // A call that leaves late counts from then.
     let later = now + Duration::from_secs(50);
     let [first, second, ..] = permits;
     for permit in [first, second] {
@@ -230,7 +230,7 @@ proptest! {
         }
         for (at, pair) in made.windows(2).enumerate() {
             let [one, two] = pair else { continue };
-            // Whoever of the other side came next; in the same moment it was not passed over.
+            // The next call of the other side; at the same moment it was not passed over.
             let other = made[at + 2..].iter().find(|other| other.side != one.side);
             let passed_over = other.filter(|other| {
                 one.side == two.side && other.came < one.at && other.at > two.at
