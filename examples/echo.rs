@@ -14,7 +14,7 @@ use flowledger::error::Result;
 use flowledger::event::{ClientId, Filter, Seq};
 use flowledger::hub::{Ending, Replay};
 use flowledger::listener::{Listener, Rules};
-use flowledger::websocket::{Goodbye, Handler, Limits, Peer, Pings, Rate, Sockets};
+use flowledger::websocket::{BucketRate, Goodbye, Handler, Limits, Peer, Pings, Sockets};
 
 /// What Autobahn uses unless told otherwise.
 const PORT: u16 = 9001;
@@ -72,9 +72,9 @@ pub fn start(listener: TcpListener) -> Result<Listener> {
         pings: Pings::default(),
         limits: Limits {
             message_bytes: MESSAGE_BYTES_MAX,
-            messages: Rate::UNLIMITED,
-            controls: Rate::UNLIMITED,
-            bytes: Rate::UNLIMITED,
+            messages: BucketRate::UNLIMITED,
+            controls: BucketRate::UNLIMITED,
+            bytes: BucketRate::UNLIMITED,
             outbox_bytes: 4 * MESSAGE_BYTES_MAX,
         },
     };

@@ -23,7 +23,7 @@ use tungstenite::protocol::frame::{CloseFrame, Frame};
 use tungstenite::protocol::{Role, WebSocketConfig};
 use tungstenite::{Error as WsError, Message, WebSocket};
 
-pub use self::limits::{Limits, Rate};
+pub use self::limits::{BucketRate, Limits};
 
 use self::limits::{Excess, Meter};
 use self::stream::{Half, StreamSink};

@@ -10,29 +10,29 @@ use crate::hub::QUEUE_BYTES_MAX;
 
 const MESSAGE_BYTES_MAX: usize = 64 << 10;
 /// Includes subscriptions: people and pages send a few messages a minute.
-const MESSAGES: Rate = Rate {
+const MESSAGES: BucketRate = BucketRate {
     per_second: 50,
     burst: 200,
 };
 /// Pings and pongs cost less than a message; a few a minute are usual.
-const CONTROLS: Rate = Rate {
+const CONTROLS: BucketRate = BucketRate {
     per_second: 200,
     burst: 1_000,
 };
 /// All bytes. Also bounds fragments of a message that never ends, which count as neither.
-const BYTES: Rate = Rate {
+const BYTES: BucketRate = BucketRate {
     per_second: 256 << 10,
     burst: 4 << 20,
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rate {
+pub struct BucketRate {
     pub per_second: u32,
     /// How many at once after a pause.
     pub burst: u32,
 }
 
-impl Rate {
+impl BucketRate {
     pub const UNLIMITED: Self = Self {
         per_second: u32::MAX,
         burst: u32::MAX,
@@ -44,10 +44,10 @@ pub struct Limits {
     /// The size of a message, in one frame or in many. Excess closes with 1009.
     pub message_bytes: usize,
     /// Text and binary messages. Excess closes with 1008, as for the following rates.
-    pub messages: Rate,
+    pub messages: BucketRate,
     /// Pings and pongs.
-    pub controls: Rate,
-    pub bytes: Rate,
+    pub controls: BucketRate,
+    pub bytes: BucketRate,
     /// How many bytes may wait before the client counts as too slow.
     pub outbox_bytes: usize,
 }
@@ -69,7 +69,7 @@ impl Default for Limits {
 #[error("too many {what}: at most {} at once, then {} a second", rate.burst, rate.per_second)]
 pub struct Excess {
     what: &'static str,
-    rate: Rate,
+    rate: BucketRate,
 }
 
 impl Excess {
@@ -89,13 +89,13 @@ impl From<Excess> for io::Error {
 /// `providers::rate_limit` it allows a burst beside the rate, and never waits.
 #[derive(Debug)]
 pub struct Bucket {
-    rate: Rate,
+    rate: BucketRate,
     tokens: f64,
     filled: Instant,
 }
 
 impl Bucket {
-    pub fn new(rate: Rate) -> Self {
+    pub fn new(rate: BucketRate) -> Self {
         Self {
             rate,
             tokens: f64::from(rate.burst),
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn bucket_allows_its_burst_and_then_its_rate() {
-        let rate = Rate {
+        let rate = BucketRate {
             per_second: 10,
             burst: 3,
         };
@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn unlimited_rate_is_never_exceeded() {
-        let mut bucket = Bucket::new(Rate::UNLIMITED);
+        let mut bucket = Bucket::new(BucketRate::UNLIMITED);
         assert!((0..10).all(|_| bucket.take(64 << 20, "bytes").is_ok()));
     }
 }

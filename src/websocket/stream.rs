@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 
-use super::limits::{Bucket, Rate};
+use super::limits::{Bucket, BucketRate};
 use crate::hub::{Outbox, Sink};
 
 /// How long one write may make no progress at all …
@@ -27,7 +27,7 @@ pub struct Half<'a> {
 
 impl<'a> Half<'a> {
     /// A half over a stream that somebody else writes to. More than `bytes` is an error.
-    pub fn new(stream: &'a TcpStream, outbox: &'a Outbox, bytes: Rate) -> Self {
+    pub fn new(stream: &'a TcpStream, outbox: &'a Outbox, bytes: BucketRate) -> Self {
         Self {
             stream,
             outbox,
