@@ -46,11 +46,11 @@ mod transport;
 mod wire;
 
 use call::TIMEOUT_MAX;
-pub use call::{Answer, CacheMarks, Call, Timeouts};
+pub use call::{ANSWER_TOKENS_ASSUMED, Answer, CacheMarks, Call, Timeouts};
 pub use cancel::Cancel;
 use client::{Client, Exchange, HttpRequest, ReadRules, Receiver};
 pub use config::{Kind, ProviderConfig};
-pub use costs::{ANSWER_TOKENS_ASSUMED, CacheWrites, Charge, prompt_tokens_max};
+pub use costs::{CacheWrites, Charge, prompt_tokens_max};
 use failure::Fault;
 pub use failure::{Failure, FailureKind};
 use fetch::Fetcher;

@@ -3,9 +3,8 @@
 
 use serde_json::{Value, json};
 
-use super::call::Call;
+use super::call::{ANSWER_TOKENS_ASSUMED, Call};
 use super::config::ProviderConfig;
-use super::costs::ANSWER_TOKENS_ASSUMED;
 use super::failure::{FailureKind, Fault};
 use super::framer::Event;
 use super::wire::{

@@ -4,6 +4,10 @@ use std::time::Duration;
 
 use crate::event::Usage;
 
+/// The tokens of an answer without a limit, in budgets and as the limit that Anthropic requires. Every
+/// model allows this.
+pub const ANSWER_TOKENS_ASSUMED: u32 = 4_096;
+
 /// How long a call may take. Each is cut to a day.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
@@ -51,7 +55,7 @@ pub struct Call {
     pub system: Option<String>,
     /// The user's text.
     pub prompt: String,
-    /// The limit of the answer. Anthropic, which requires one, gets 4,096 if there is none.
+    /// The limit of the answer; see [`ANSWER_TOKENS_ASSUMED`].
     pub max_tokens: Option<u32>,
     /// None for the provider's default.
     pub temperature: Option<f64>,

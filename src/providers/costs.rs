@@ -3,14 +3,11 @@
 use std::sync::{Arc, PoisonError};
 
 use super::Providers;
-use super::call::{CacheMarks, Call};
+use super::call::{ANSWER_TOKENS_ASSUMED, CacheMarks, Call};
 use super::config::Kind;
 use super::prices::{COST_MAX, Quote};
 use crate::budget::Reserve;
 use crate::event::{Timestamp, Usage, UsageSource, Usd};
-
-/// The tokens of an answer without a limit, in budgets: the limit that Anthropic gets then.
-pub const ANSWER_TOKENS_ASSUMED: u32 = 4_096;
 
 /// Generous bound of the tokens that providers add to a prompt to mark its roles.
 const FRAME_TOKENS: u64 = 32;

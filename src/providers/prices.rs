@@ -22,14 +22,15 @@ mod user_prices;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 
 pub use self::price::{Price, Rates, Tier};
 pub use self::stored::StoredPrice;
+pub use self::table::Quote;
 use self::table::Table;
 use self::user_prices::UserPrices;
 use crate::error::Result;
-use crate::event::{Timestamp, Usage, Usd};
+use crate::event::{Timestamp, Usd};
 
 /// The highest cost of a call. A higher one (10,000 dollars) is a mistake of the provider or in a price,
 /// and taken as unknown. The sum of 900,000 such calls still fits an `i64`.
@@ -44,10 +45,6 @@ static BUILT_IN: LazyLock<Table> = LazyLock::new(|| {
     })
 });
 
-/// The built-in `echo` makes no call, so it is free: a rule here and no row of the table, which holds
-/// what others charge and may be replaced. Nothing is stored of it.
-static ECHO: LazyLock<Arc<Price>> = LazyLock::new(Arc::default);
-
 /// The built-in table, and the user's own before it.
 pub struct Prices {
     user: Option<UserPrices>,
@@ -59,41 +56,6 @@ pub struct Prices {
 impl fmt::Debug for Prices {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Prices")
-    }
-}
-
-/// A price that was found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Quote {
-    price: Arc<Price>,
-    text: Option<Arc<str>>,
-}
-
-impl Quote {
-    /// See [`Price::cost`].
-    pub fn cost(&self, usage: &Usage) -> Usd {
-        self.price.cost(usage)
-    }
-
-    /// Returns the cost of `calls` calls, whose prompts are all priced as one of `prompt_tokens` is,
-    /// and whose tokens are `sums` together. Except for rounding, it is the sum of their costs.
-    pub fn cost_of_all(&self, calls: u64, prompt_tokens: u64, sums: &Usage) -> Usd {
-        self.price.cost_of_all(calls, prompt_tokens, sums)
-    }
-
-    /// Returns the prices of tokens for a prompt of that length.
-    pub fn rates(&self, prompt_tokens: u64) -> &Rates {
-        self.price.rates_for(prompt_tokens)
-    }
-
-    /// Returns whether it is the same price of the same model, whatever names were used.
-    pub fn is_same_as(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.price, &other.price)
-    }
-
-    /// Returns the price as a ledger row keeps it, a [`StoredPrice`]; none for `echo`.
-    pub fn text(&self) -> Option<&Arc<str>> {
-        self.text.as_ref()
     }
 }
 
@@ -136,10 +98,7 @@ impl Prices {
     ) -> Option<Quote> {
         let name = provider.trim().to_lowercase();
         if base_url.is_none() && name == "echo" {
-            return Some(Quote {
-                price: Arc::clone(&ECHO),
-                text: None,
-            });
+            return Some(Quote::free());
         }
         let models: Vec<String> = models.iter().map(|model| model.to_lowercase()).collect();
         let own = self.user.as_ref().and_then(|user| {

@@ -1,15 +1,59 @@
 //! A table of prices, and the look-up in it.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 
-use super::Quote;
 use super::pattern::{Pattern, address, host_matches, with_dashed_dates};
-use super::price::Price;
+use super::price::{Price, Rates};
 use super::stored::StoredPrice;
-use crate::event::Timestamp;
+use crate::event::{Timestamp, Usage, Usd};
 
 const MS_PER_MINUTE: i64 = 60_000;
 pub(super) const MINUTES_PER_DAY: i64 = 24 * 60;
+
+/// A price that was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quote {
+    pub(super) price: Arc<Price>,
+    text: Option<Arc<str>>,
+}
+
+impl Quote {
+    /// The price of `echo`, which makes no call: a rule and no row of the table, which holds the prices
+    /// of others and may be replaced. It is not stored.
+    pub(super) fn free() -> Self {
+        static FREE: LazyLock<Arc<Price>> = LazyLock::new(Arc::default);
+        Self {
+            price: Arc::clone(&FREE),
+            text: None,
+        }
+    }
+
+    /// See [`Price::cost`].
+    pub fn cost(&self, usage: &Usage) -> Usd {
+        self.price.cost(usage)
+    }
+
+    /// Returns the cost of `calls` calls, whose prompts are all priced as one of `prompt_tokens` is,
+    /// and whose tokens are `sums` together. Except for rounding, it is the sum of their costs.
+    pub fn cost_of_all(&self, calls: u64, prompt_tokens: u64, sums: &Usage) -> Usd {
+        self.price.cost_of_all(calls, prompt_tokens, sums)
+    }
+
+    /// Returns the prices of tokens for a prompt of that length.
+    pub fn rates(&self, prompt_tokens: u64) -> &Rates {
+        self.price.rates_for(prompt_tokens)
+    }
+
+    /// Returns whether it is the same price of the same model, whatever names were used.
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.price, &other.price)
+    }
+
+    /// Returns the price as a ledger row keeps it, a [`StoredPrice`]; none for `echo`.
+    pub fn text(&self) -> Option<&Arc<str>> {
+        self.text.as_ref()
+    }
+}
 
 #[derive(Default)]
 pub(super) struct Table {

@@ -2,6 +2,7 @@ use super::pattern::{Mark, Pattern};
 use super::price::{PICO_PER_NANO, REQUEST_PICOUSD_MAX, TOKEN_PICOUSD_MAX};
 use super::table::{Model, Provider, Version, When};
 use super::*;
+use crate::event::Usage;
 use proptest::prelude::*;
 use serde::Deserialize;
 use serde_json::{Value, json};
