@@ -29,7 +29,7 @@ interop: ## the official SDKs of OpenAI and Anthropic as clients of flowledger
 conformance: ## points Autobahn's fuzzing client (Python 2.7: autobahntestsuite) at examples/echo
 	tests/conformance.sh
 
-figures: ## prints the size of the binary, its time to start, and its memory when idle
+figures: ## prints the size of the binary, its time to start, and its memory when idle and after an estimate
 	cargo build --release
 	tests/figures.sh
 

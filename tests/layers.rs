@@ -13,7 +13,7 @@ const LAYERS: &[&[&str]] = &[
     ],
     &["budget", "flow", "prices", "schedule"],
     &["providers", "store"],
-    &["hub", "journal"],
+    &["hub", "journal", "verify"],
     &["calls"],
     &["engine", "optimizer", "websocket"],
     &["listener", "scheduler"],

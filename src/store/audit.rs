@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension};
+use rusqlite::{Connection, OpenFlags};
 
 use super::block_index;
 use super::budgets;
@@ -13,6 +13,7 @@ use super::daily_rollup::{self, DaySums};
 use super::days;
 use super::ledger::{ENTRY_COLUMNS, entry};
 use super::schema;
+use super::sql::{all, one};
 use crate::error::{Error, Result};
 use crate::event::{LedgerEntry, RunId, Seq};
 
@@ -187,17 +188,16 @@ impl Audit {
     /// Returns the faults that SQLite finds in the file.
     pub fn quick_check(&self) -> Result<Vec<String>> {
         let sql = format!("PRAGMA quick_check({QUICK_CHECK_FAULTS_MAX})");
-        let mut statement = self.connection.prepare(&sql)?;
-        let lines = statement.query_map([], |row| row.get(0))?;
-        let lines: Vec<String> = lines.collect::<rusqlite::Result<_>>()?;
-        Ok(lines.into_iter().filter(|line| line != "ok").collect())
+        let mut lines: Vec<String> = all(&self.connection, &sql, [], |row| row.get(0))?;
+        lines.retain(|line| line != "ok");
+        Ok(lines)
     }
 
     /// Returns the highest number that was ever given in a table, else 0.
     pub fn last_number(&self, table: &str) -> Result<i64> {
         let sql = "SELECT seq FROM sqlite_sequence WHERE name = ?1";
-        let last = self.connection.query_row(sql, [table], |row| row.get(0));
-        Ok(last.optional()?.unwrap_or(0))
+        let last = one(&self.connection, sql, [table], |row| row.get(0))?;
+        Ok(last.unwrap_or(0))
     }
 
     pub fn calls(&self, mut each: impl FnMut(AuditCall)) -> Result<()> {
@@ -247,10 +247,8 @@ impl Audit {
     }
 
     pub fn price(&self, id: i64) -> Result<Option<String>> {
-        let mut statement = self
-            .connection
-            .prepare_cached("SELECT price FROM prices WHERE id = ?1")?;
-        Ok(statement.query_row([id], |row| row.get(0)).optional()?)
+        let sql = "SELECT price FROM prices WHERE id = ?1";
+        one(&self.connection, sql, [id], |row| row.get(0))
     }
 
     /// Passes all runs in order, also deleted ones with ledger rows, nodes or items.
@@ -326,10 +324,8 @@ impl Audit {
         if let Some(count) = known.get(&hash) {
             return Ok(*count);
         }
-        let mut statement = self.connection.prepare_cached(
-            "SELECT json_array_length(data, '$.nodes') FROM graphs WHERE hash = ?1",
-        )?;
-        let count = statement.query_row([&hash], |row| row.get(0)).optional()?;
+        let sql = "SELECT json_array_length(data, '$.nodes') FROM graphs WHERE hash = ?1";
+        let count = one(&self.connection, sql, [&hash], |row| row.get(0))?;
         if known.len() < GRAPHS_MAX {
             known.insert(hash, count.flatten());
         }
@@ -356,7 +352,6 @@ impl Audit {
     /// Also if the row holds invalid values.
     pub fn entry(&self, id: i64) -> Result<Option<LedgerEntry>> {
         let sql = format!("SELECT {ENTRY_COLUMNS} FROM ledger WHERE id = ?1");
-        let mut statement = self.connection.prepare_cached(&sql)?;
-        Ok(statement.query_row([id], entry).optional()?)
+        one(&self.connection, &sql, [id], entry)
     }
 }
