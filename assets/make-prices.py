@@ -5,7 +5,7 @@
 
 Takes the dated prices of the Python package `genai-prices` (its bundled data; the newest version
 unless VERSION is given), installed into `target/prices-venv`, and converts them into the format
-that `src/gateway/prices.rs` documents. The oracle holds costs computed by the package itself, for
+that `src/prices.rs` documents. The oracle holds costs computed by the package itself, for
 the tests. Whatever cannot be converted exactly stops the script, except what ROUNDED and
 `unpriced` below describe; both are reported.
 """
@@ -397,7 +397,7 @@ def text_of(lines, retrieved):
         "license": "MIT, Copyright (c) Pydantic Services Inc. 2025 to present",
         "retrieved": retrieved,
     }
-    about = "Made by assets/make-prices.py; src/gateway/prices.rs describes the format. Prices are pico-dollars per token (micro-dollars per million tokens) and per request."
+    about = "Made by assets/make-prices.py; src/prices.rs describes the format. Prices are pico-dollars per token (micro-dollars per million tokens) and per request."
     return (
         '{"about":' + compact(about) + ',\n"source":' + compact(source)
         + ',\n"rounded":[\n' + ",\n".join(map(compact, rounded)) + '\n],\n"providers":[\n'

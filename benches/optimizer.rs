@@ -11,11 +11,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use flowledger::event::Timestamp;
 use flowledger::optimizer::{Pass, Wanted};
 use flowledger::providers::{Cancel, Kind, ProviderConfig, Providers, Timeouts};
 use flowledger::secret::Secret;
 use flowledger::store::{Change, NewFlow, Store};
+use flowledger::time::Timestamp;
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::json;
 

@@ -11,8 +11,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use flowledger::error::Result;
-use flowledger::event::{ClientId, Filter, Seq};
+use flowledger::event::Filter;
 use flowledger::hub::{Ending, Replay};
+use flowledger::ids::{ClientId, Seq};
 use flowledger::listener::{Listener, Rules};
 use flowledger::websocket::{BucketRate, Goodbye, Handler, Limits, Peer, Pings, Sockets};
 

@@ -9,7 +9,10 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Fault, Result};
-use crate::event::{BudgetWarning, FlowId, Timestamp, Usd, hex};
+use crate::event::BudgetWarning;
+use crate::ids::{FlowId, hex};
+use crate::money::Usd;
+use crate::time::Timestamp;
 
 pub const BUDGETS_MAX: usize = 100;
 const NAME_BYTES_MAX: usize = 100;

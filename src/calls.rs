@@ -26,11 +26,12 @@ pub use self::response_cache::{FillGuard, SAME_CALL_POLL};
 pub use self::settlement::{interrupted, lost_call, prompt_hash};
 use self::settlement_queue::SettlementQueue;
 use crate::error::{Error, Result};
-use crate::event::{RefusedBy, Timestamp};
+use crate::event::RefusedBy;
 use crate::journal::Journal;
 use crate::providers::{Answer, CacheWrites, Call, Cancel, Failure, Permit, Providers};
 use crate::store::{Bought, Change, NewCall, Receipt, Store};
 use crate::threads::{Threads, panic_message};
+use crate::time::Timestamp;
 
 /// A caller that would wait longer than this for its permit is refused at once. Calls of flows that
 /// arrive later take every other permit, so the wait can double; after that the caller is refused.

@@ -30,13 +30,15 @@ use self::run::ActiveRun;
 use self::work::Worker;
 use crate::calls::{Calls, lost_call};
 use crate::error::{Error, Result};
-use crate::event::{LedgerEntry, RunId, RunStatus, Timestamp};
+use crate::event::{LedgerEntry, RunStatus};
 use crate::flow::Graph;
 use crate::hub::Hub;
+use crate::ids::RunId;
 use crate::journal::Journal;
 use crate::providers::Providers;
 use crate::store::{Change, FlowRecord, NewRun, RunEnd, RunStart, Store};
 use crate::threads::{OnFatal, vital};
+use crate::time::Timestamp;
 
 /// How many calls that an earlier process left behind are settled in one transaction.
 const LOST_CALLS_STEP: usize = 100;

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::event::Timestamp;
+use crate::time::Timestamp;
 
 /// One thing that is wrong with an input.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

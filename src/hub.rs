@@ -21,7 +21,8 @@ pub use self::outbox::{Outbox, QUEUE_BYTES_MAX, Replay, Sink};
 pub use self::stats::{Ending, Eviction, Stats};
 
 use crate::error::{Error, Result};
-use crate::event::{ClientId, Event, Filter, FlowId, Seq, encode};
+use crate::event::{Event, Filter, encode};
+use crate::ids::{ClientId, FlowId, Seq};
 use crate::threads::{OnFatal, vital};
 
 /// How many commands may wait. Who sends more waits, which slows the engine to the hub's pace.

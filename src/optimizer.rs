@@ -21,8 +21,8 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
-use crate::event::hex;
 use crate::event::suggestion::Proposal;
+use crate::ids::hex;
 pub use crate::store::document_hash;
 
 pub use self::pass::{Pass, Wanted};

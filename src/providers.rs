@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use crate::prices::Prices;
 use crate::secret::Secret;
 
 mod anthropic;
@@ -34,7 +35,6 @@ mod json;
 mod model_list;
 mod ollama;
 mod openai;
-pub mod prices;
 mod rate_limit;
 mod refusal;
 #[cfg(test)]
@@ -58,7 +58,6 @@ pub use fetch::{ANSWER_BYTES_MAX as FETCHED_BYTES_MAX, Fetch, FetchFailure, Fetc
 pub use forward::{AnswerHead, ApiFormat, ClientKey, Forward, ForwardError, ResponseSink};
 use framer::Frame;
 pub use model_list::Listed;
-pub use prices::{COST_MAX, Prices, Quote};
 use rate_limit::Side;
 pub use rate_limit::{Permit, REQUESTS_MAX as REQUESTS_PER_MINUTE_MAX, Rate, RateLimiter};
 use transport::Scope;

@@ -14,7 +14,7 @@ use croner::parser::{CronParser, Seconds, Year};
 use jiff::tz::TimeZone;
 
 use crate::error::Fault;
-use crate::event::Timestamp;
+use crate::time::Timestamp;
 
 /// How long a cron text may be, in bytes.
 pub const CRON_BYTES_MAX: usize = 200;

@@ -15,11 +15,12 @@ use serde_json::Value;
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::event::{FlowId, Timestamp};
+use crate::ids::FlowId;
 use crate::journal::Journal;
 use crate::schedule::{Schedule, Step};
 use crate::store::{Change, ScheduleRecord, Store};
 use crate::threads::{OnFatal, vital};
+use crate::time::Timestamp;
 
 /// How long it sleeps at most before it looks at the clock again, which somebody may have put
 /// forward or back.

@@ -34,7 +34,7 @@ impl Secret {
     /// Its SHA-256 in hexadecimal, by which it can be known again but not found out. That is so for
     /// what [`Secret::random`] made; a word that somebody chose could be guessed.
     pub fn hash(&self) -> String {
-        crate::event::hex(&Sha256::digest(self.0.as_bytes()))
+        crate::ids::hex(&Sha256::digest(self.0.as_bytes()))
     }
 
     /// The text itself, for the one header that it is sent in.
@@ -75,7 +75,7 @@ pub fn random_hex<const N: usize>() -> Result<String> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes)
         .map_err(|error| Error::internal(format!("the system gives no randomness: {error}")))?;
-    Ok(crate::event::hex(&bytes))
+    Ok(crate::ids::hex(&bytes))
 }
 
 impl fmt::Debug for Secret {

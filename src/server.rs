@@ -12,18 +12,20 @@ use crate::calls::Calls;
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::event::{Seq, Timestamp};
 use crate::gateway::{Gateway, Keys, Parts, Stats};
 use crate::http::{self, HeavyReads, Http};
 use crate::hub::{Hub, Message, Publish};
+use crate::ids::Seq;
 use crate::journal::Journal;
 use crate::listener::{Auth, Listener, RequestHandler, Rules};
 use crate::optimizer::trial::Trials;
 use crate::optimizer::{Optimizer, WakeSignal};
-use crate::providers::{Prices, Providers};
+use crate::prices::Prices;
+use crate::providers::Providers;
 use crate::scheduler::Scheduler;
 use crate::store::{Change, NewFlow, Store};
 use crate::threads::OnFatal;
+use crate::time::Timestamp;
 use crate::websocket::{Frames, HubClients, Limits, Sockets};
 
 /// Flows that a newcomer finds; they need no key and no network.

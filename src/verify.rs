@@ -8,8 +8,9 @@ mod runs;
 use std::fmt::Display;
 
 use crate::error::Result;
-use crate::event::{Timestamp, Usd};
+use crate::money::Usd;
 use crate::store::{Audit, AuditSums};
+use crate::time::Timestamp;
 
 /// How many faults of one check are kept; the others are counted.
 const FAULTS_MAX: u64 = 50;

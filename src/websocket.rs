@@ -28,8 +28,9 @@ pub use self::limits::{BucketRate, Limits};
 use self::limits::{Excess, Meter};
 use self::stream::{Half, StreamSink};
 use crate::error::{Error, Result};
-use crate::event::{ClientId, Event, Filter, Request, Seq, encode};
+use crate::event::{Event, Filter, Request, encode};
 use crate::hub::{Encoding, Ending, Eviction, Hub, Outbox, Replay, close};
+use crate::ids::{ClientId, Seq};
 use crate::store::Store;
 
 /// The subprotocol that a client may offer; one that carries a token has to.
@@ -660,7 +661,7 @@ mod tests {
         writer
             .transaction(|batch| {
                 (0..9).try_for_each(|_| {
-                    let at = crate::event::Timestamp(0);
+                    let at = crate::time::Timestamp(0);
                     batch.append_event(at, None, "PONG", "{}").map(drop)
                 })
             })
@@ -670,7 +671,7 @@ mod tests {
         let page = |after| replay.page(after, 9, &Filter::default(), &mut Vec::new());
         assert_eq!(page(2).unwrap(), 9);
         writer
-            .prune_events(5, crate::event::Timestamp(0), 500)
+            .prune_events(5, crate::time::Timestamp(0), 500)
             .unwrap();
         assert!(page(2).is_err());
         assert_eq!(page(4).unwrap(), 9);
@@ -689,7 +690,7 @@ mod tests {
         writer
             .transaction(|batch| {
                 sizes.iter().try_for_each(|size| {
-                    let at = crate::event::Timestamp(0);
+                    let at = crate::time::Timestamp(0);
                     let body = format!("{{{}}}", " ".repeat(size - 1));
                     batch.append_event(at, None, "PONG", &body).map(drop)
                 })

@@ -600,7 +600,7 @@ fn keys_have_names_of_their_own_and_may_expire() {
     let server = server_with(&upstream, |config| {
         config.token = Some(Secret::new("the-token"))
     });
-    let soon = flowledger::event::Timestamp(flowledger::event::Timestamp::now().0 + 1_500);
+    let soon = flowledger::time::Timestamp(flowledger::time::Timestamp::now().0 + 1_500);
     let made = make_key(&server, &json!({"name": "a", "expiresAt": soon}));
     assert_eq!(made.status, 201, "{}", made.text());
     assert_eq!(make_key(&server, &json!({"name": "a"})).status, 409);

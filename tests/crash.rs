@@ -36,7 +36,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use binary::{Home, Running, Served};
-use flowledger::event::{CallStatus, LedgerEntry, Timestamp, UsageSource, Usd, hex, preview};
+use flowledger::event::{CallStatus, LedgerEntry, UsageSource, preview};
+use flowledger::ids::hex;
+use flowledger::money::Usd;
+use flowledger::time::Timestamp;
 use harness::{DEADLINE, Response};
 use random::{Random, from_environment};
 use serde_json::{Value, json};

@@ -5,8 +5,9 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use flowledger::event::{Event, EventContext, Timestamp};
+use flowledger::event::{Event, EventContext};
 use flowledger::hub::Eviction;
+use flowledger::time::Timestamp;
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 use tungstenite::Message;

@@ -5,11 +5,11 @@ use std::io::Write;
 use std::sync::Barrier;
 
 use flowledger::error::Error;
-use flowledger::event::Timestamp;
 use flowledger::event::suggestion::{Kind as Ground, Proposal, Status};
 use flowledger::optimizer::{Pass, Wanted};
 use flowledger::providers::Kind;
 use flowledger::store::Change;
+use flowledger::time::Timestamp;
 use serde_json::{Value, json};
 
 use crate::binary::Home;

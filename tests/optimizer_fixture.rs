@@ -7,10 +7,10 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use flowledger::config::Config;
-use flowledger::event::Timestamp;
 use flowledger::optimizer::{Pass, Wanted};
 use flowledger::providers::{Cancel, Kind};
 use flowledger::store::Change;
+use flowledger::time::Timestamp;
 use serde_json::{Value, json};
 
 use crate::harness::{Response, TestServer, add_provider, agent, chain, eventually};

@@ -23,10 +23,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use flowledger::event::{Event, EventContext, Timestamp};
+use flowledger::event::{Event, EventContext};
 use flowledger::hub::Eviction;
 use flowledger::server::Server;
 use flowledger::store::{Change, NodeRef, Store};
+use flowledger::time::Timestamp;
 use harness::{DEADLINE, TestServer, eventually, two_nodes};
 use random::{Random, from_environment};
 use serde_json::{Value, json};

@@ -5,11 +5,13 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 
-use flowledger::event::{Timestamp, Usage, UsageSource, Usd};
+use flowledger::event::{Usage, UsageSource};
+use flowledger::money::Usd;
 use flowledger::providers::{
     Answer, CacheMarks, Call, Cancel, Failure, Kind, ProviderConfig, Providers, Timeouts,
 };
 use flowledger::secret::Secret;
+use flowledger::time::Timestamp;
 use serde::Deserialize;
 use serde_json::{Value, json};
 

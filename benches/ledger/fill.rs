@@ -5,8 +5,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use flowledger::budget::Reserve;
-use flowledger::event::{CallStatus, Timestamp, Usage, UsageSource, Usd};
+use flowledger::event::{CallStatus, Usage, UsageSource};
+use flowledger::money::Usd;
 use flowledger::store::{Change, NewCall, Receipt, Settlement, Store};
+use flowledger::time::Timestamp;
 use rusqlite::{Connection, params};
 use rustix::time::{ClockId, clock_gettime};
 

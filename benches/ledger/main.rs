@@ -19,7 +19,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use flowledger::event::Timestamp;
+use flowledger::time::Timestamp;
 use hdrhistogram::Histogram;
 
 use client::Client;

@@ -10,9 +10,10 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use crate::error::Result;
-use crate::event::{Timestamp, hex};
+use crate::ids::hex;
 use crate::providers::{Call, Kind};
 use crate::store::{Bought, Store};
+use crate::time::Timestamp;
 
 /// Keeps this many of the newest responses in memory: more than can wait for their commit.
 const NEWEST_MAX: usize = 400;

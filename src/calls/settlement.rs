@@ -2,9 +2,11 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::event::{CallStatus, Timestamp, Usage, UsageSource, hex};
+use crate::event::{CallStatus, Usage, UsageSource};
+use crate::ids::hex;
 use crate::providers::{Answer, Call, Charge, Failure, FailureKind, Providers};
 use crate::store::{Change, Settlement};
+use crate::time::Timestamp;
 
 /// The error of a row whose call was in flight when its process ended.
 const LOST_CALL: &str = "the server ended during the call; it may have been billed";

@@ -4,8 +4,9 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::*;
-use crate::event::{CallStatus, LedgerEntry, Seq, Usage};
+use crate::event::{CallStatus, LedgerEntry, Usage};
 use crate::hub::{Message, Publish};
+use crate::ids::Seq;
 use crate::journal::Retention;
 use crate::providers::{CacheMarks, FailureKind, Kind, ProviderConfig, Rate, Timeouts};
 use crate::store::LedgerFilter;

@@ -10,9 +10,12 @@ use comfy_table::Table;
 use super::table;
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::event::{CallStatus, FlowId, LedgerEntry, Timestamp, Usd};
+use crate::event::{CallStatus, LedgerEntry};
 use crate::http::ledger_csv;
+use crate::ids::FlowId;
+use crate::money::Usd;
 use crate::store::{LedgerFilter, Store, Sums};
+use crate::time::Timestamp;
 
 const ROWS: usize = 20;
 

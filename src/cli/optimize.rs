@@ -12,11 +12,12 @@ use serde::Serialize;
 use super::table;
 use crate::config::Config;
 use crate::error::Result;
-use crate::event::Timestamp;
 use crate::event::suggestion::{Proposal, Realised, Status, Suggestion};
 use crate::optimizer::{Pass, Wanted};
-use crate::providers::{Cancel, Prices, Providers};
+use crate::prices::Prices;
+use crate::providers::{Cancel, Providers};
 use crate::store::{Change, Store};
+use crate::time::Timestamp;
 
 /// Suggestions shown, the newest first.
 const APPLIED_MAX: usize = 100;

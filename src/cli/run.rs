@@ -21,13 +21,15 @@ use super::{FAILED, table};
 use crate::config::Config;
 use crate::engine::Amount;
 use crate::error::{Error, Result};
-use crate::event::{Event, RunStatus, Timestamp, Usd};
+use crate::event::{Event, RunStatus};
 use crate::flow::{Graph, Node, NodeKind, Target};
 use crate::http;
 use crate::hub::Message;
+use crate::money::Usd;
 use crate::server::Core;
 use crate::store::{Change, FlowRecord, NewFlow, NodeRecord, NodeStatus, Receipt, Run};
 use crate::threads::OnFatal;
+use crate::time::Timestamp;
 
 /// Of the line that shows running nodes.
 const TICK: Duration = Duration::from_millis(100);

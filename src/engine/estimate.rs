@@ -11,14 +11,17 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::error::Result;
-use crate::event::{FlowId, LedgerEntry, Timestamp, Usage, UsageSource, Usd};
+use crate::event::{LedgerEntry, Usage, UsageSource};
 use crate::flow::{
     self, Agent, Graph, Item, Node, NodeKind, OnError, PROMPT_BYTES_MAX, PromptBound, Scope, Target,
 };
+use crate::ids::FlowId;
+use crate::money::Usd;
 use crate::providers::{
     ANSWER_TOKENS_ASSUMED, CacheWrites, FETCHED_BYTES_MAX, Providers, prompt_tokens_max,
 };
 use crate::store::{LedgerFilter, Store};
+use crate::time::Timestamp;
 
 /// How many of the flow's newest rows count.
 const ROWS_MAX: usize = 1_000;

@@ -14,8 +14,8 @@ use super::run::ActiveRun;
 use super::unit::Unit;
 use super::work::{Job, Outcome, Worker};
 use crate::error::{Error, Result};
-use crate::event::RunId;
 use crate::flow::TEMPLATE_STACK_BYTES_MIN;
+use crate::ids::RunId;
 use crate::store::{Change, LeftOver};
 use crate::threads::Pool;
 

@@ -4,8 +4,8 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::event::FlowId;
 use crate::flow::Graph;
+use crate::ids::FlowId;
 use crate::store::FlowRecord;
 
 /// How many flows are kept.
@@ -71,7 +71,7 @@ impl FlowCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Timestamp;
+    use crate::time::Timestamp;
     use serde_json::json;
 
     fn flow(id: FlowId, document: &str) -> FlowRecord {

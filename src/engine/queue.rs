@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::event::{FlowId, RunId};
+use crate::ids::{FlowId, RunId};
 
 /// A run that waits.
 pub struct Waiting {

@@ -11,13 +11,15 @@ use super::queue::Waiting;
 use super::unit::{Tries, Unit};
 use super::work::{Job, JobItem, NodeOutput, Outcome, Remedy};
 use crate::calls::Held;
-use crate::event::{FlowId, RunId, RunStatus, Timestamp};
+use crate::event::RunStatus;
 use crate::flow::{Graph, Node, NodeKind, OnError, Progress, Verdict};
+use crate::ids::{FlowId, RunId};
 use crate::providers::Cancel;
 use crate::store::{
     Change, FailedNode, FinishedNode, ItemRecord, NewRun, NodeRecord, NodeRef, NodeStatus, OpenRun,
     RunEnd, RunStart,
 };
+use crate::time::Timestamp;
 
 /// How many nodes of one run, and items of maps, are at work at a time.
 const UNITS_AT_ONCE_MAX: usize = 16;

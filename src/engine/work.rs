@@ -12,7 +12,7 @@ use crate::calls::{
     self, CallOutcome, CallRequest, Calls, Exchanged, FillGuard, Filled, Held, Prepared,
     PromptSize, prompt_hash,
 };
-use crate::event::{Event, EventContext, Timestamp};
+use crate::event::{Event, EventContext};
 use crate::flow::{
     self, Agent, Graph, Http, Node, NodeKind, RenderError, Scope, constant_beginning, render,
 };
@@ -21,6 +21,7 @@ use crate::journal::Journal;
 use crate::providers::{CacheMarks, Call, Cancel, Failure, FailureKind, Fetch};
 use crate::store::{Change, NewCall, NodeRef, Prompt};
 use crate::threads::panic_message;
+use crate::time::Timestamp;
 
 /// Streamed text goes out at most this often: 20 messages a second for each node.
 const OUTPUT_INTERVAL: Duration = Duration::from_millis(50);

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use super::json::each_field;
 use super::prompt::Prompt;
 use super::protocol::{Protocol, Refusal};
-use crate::event::hex;
+use crate::ids::hex;
 use crate::providers::{ANSWER_TOKENS_ASSUMED, CacheWrites};
 
 /// The longest name of a model, bytes.

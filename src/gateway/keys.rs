@@ -9,10 +9,10 @@ use serde_json::Value;
 
 use crate::budget::{self, Budget};
 use crate::error::{Error, Fault, Result};
-use crate::event::Timestamp;
 use crate::journal::Journal;
 use crate::secret::Secret;
 use crate::store::{Change, KeyRecord, NewKey, Receipt, Store};
+use crate::time::Timestamp;
 
 /// What all keys begin with, so that they are known for what they are.
 pub const PREFIX: &str = "fl-";

@@ -1,7 +1,7 @@
 //! What a client wants its calls to be grouped by, in fields of its requests. Pure.
 
 use super::protocol::Refusal;
-use crate::event::FlowId;
+use crate::ids::FlowId;
 use crate::listener::RequestHead;
 
 /// How long a role may be, bytes.

@@ -7,9 +7,9 @@ use super::chat_request::ChatRequest;
 use super::labels::Labels;
 use super::protocol::Protocol;
 use crate::budget::Reserve;
-use crate::event::Timestamp;
 use crate::providers::{CacheMarks, Call};
 use crate::store::NewCall;
+use crate::time::Timestamp;
 
 use super::targets::Target;
 

@@ -7,8 +7,10 @@ use super::reply::{self, Answer, Failure, With};
 use super::request::read_json;
 use crate::budget::{Limit, model_fault, parse_all, version};
 use crate::error::{Error, Fault, Result};
-use crate::event::{FlowId, Timestamp, Usd};
+use crate::ids::FlowId;
+use crate::money::Usd;
 use crate::store::{BudgetState, Change};
+use crate::time::Timestamp;
 
 /// `GET /api/budget`: all budgets, with what is used of them in the present period.
 pub fn get(context: &Context) -> Answer {

@@ -6,8 +6,9 @@ use super::Context;
 use super::reply::{self, Answer, With};
 use super::request::{Query, read_json};
 use crate::error::{Error, Fault, Result};
-use crate::event::{FlowId, Timestamp};
+use crate::ids::FlowId;
 use crate::store::{Change, FlowRecord, NewFlow, Receipt};
+use crate::time::Timestamp;
 
 /// How long a flow's name may be, in bytes.
 const NAME_BYTES_MAX: usize = 200;

@@ -9,10 +9,11 @@ use super::Context;
 use super::reply::{self, Answer, Failure, With};
 use super::request::{Request, read_json};
 use crate::error::{Error, Result};
-use crate::event::{FlowId, RunId, Timestamp};
+use crate::ids::{FlowId, RunId};
 use crate::listener::RequestHead;
 use crate::secret::{Secret, random_hex};
 use crate::store::{Change, Delivery, HookRecord, NewHook, Receipt};
+use crate::time::Timestamp;
 
 /// How long an idempotency key may be, in characters.
 const KEY_CHARS_MAX: usize = 200;

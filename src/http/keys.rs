@@ -9,8 +9,8 @@ use super::reply::{self, Answer, With};
 use super::request::{Query, read_json};
 use crate::budget::Budget;
 use crate::error::{Error, Fault};
-use crate::event::Timestamp;
 use crate::store::KeyRecord;
+use crate::time::Timestamp;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

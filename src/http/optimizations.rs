@@ -7,11 +7,11 @@ use super::Context;
 use super::reply::{self, Answer, Failure};
 use super::request::{Query, read_json};
 use crate::error::{Error, Result};
-use crate::event::Timestamp;
 use crate::event::suggestion::{Proposal, Status, Suggestion};
 use crate::optimizer::diff::{Line, diff};
 use crate::optimizer::{changed_document, chosen, document_hash, read_document, version};
 use crate::store::{Change, FlowRecord};
+use crate::time::Timestamp;
 
 /// Stored inputs per trial.
 const TRIAL_COUNT_DEFAULT: usize = 3;

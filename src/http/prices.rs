@@ -7,8 +7,8 @@ use super::Context;
 use super::reply::{self, Answer};
 use super::request::Query;
 use crate::error::{Error, Fault};
-use crate::event::Timestamp;
-use crate::providers::prices::{Rates, StoredPrice};
+use crate::prices::{Rates, StoredPrice};
+use crate::time::Timestamp;
 
 /// Micro-dollars for a million tokens are pico-dollars for one: six digits after the point.
 const PER_MTOK_DIGITS: usize = 6;

@@ -11,9 +11,12 @@ use super::Context;
 use super::reply::{self, Answer, Failure, With};
 use super::request::{Query, read_json};
 use crate::error::{Error, Fault, Result};
-use crate::event::{FlowId, LedgerEntry, RunId, RunStatus, Seq, Timestamp, Usd, preview};
+use crate::event::{LedgerEntry, RunStatus, preview};
+use crate::ids::{FlowId, RunId, Seq};
 use crate::listener::Presence;
+use crate::money::Usd;
 use crate::store::{Change, ItemRecord, LedgerFilter, NodeRecord, NodeStatus, Run, RunFilter};
+use crate::time::Timestamp;
 
 /// How many calls of a run are told with it: as many as the largest flow has with all its attempts,
 /// unless nearly every one of them failed; the ledger has them all.

@@ -7,9 +7,10 @@ use super::reply::{self, Answer};
 use super::request::read_json;
 use crate::engine::checked_input;
 use crate::error::{Error, Fault, Result};
-use crate::event::{FlowId, Timestamp};
+use crate::ids::FlowId;
 use crate::schedule::{Missed, Schedule};
 use crate::store::{Change, NewSchedule, ScheduleRecord};
+use crate::time::Timestamp;
 
 /// The zone of a schedule that names none.
 const ZONE_DEFAULT: &str = "UTC";

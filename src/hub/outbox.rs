@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use super::{Encoding, Ending, Eviction, close};
 use crate::error::Result;
-use crate::event::{Filter, Seq};
+use crate::event::Filter;
+use crate::ids::Seq;
 
 /// How much may wait for a client, in bytes; beyond it the client is cut and comes back with
 /// `since`. Together with what the kernel buffers, seconds of a busy server's events.

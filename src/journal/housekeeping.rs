@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use super::retention_clock::RetentionClock;
 use crate::error::Result;
-use crate::event::{RunId, Seq, Timestamp};
+use crate::ids::{RunId, Seq};
 use crate::store::Writer;
+use crate::time::Timestamp;
 
 /// The event log keeps this many events …
 const EVENTS_MAX: u64 = 1_000_000;

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::event::Timestamp;
+use crate::time::Timestamp;
 
 /// Smaller deviations are corrections of a clock, not steps.
 const STEP_MAX_MS: u64 = 60 * 1000;

@@ -6,9 +6,11 @@ use tempfile::TempDir;
 
 use super::retries::Retries;
 use super::*;
-use crate::event::{RunStatus, Seq, Timestamp};
+use crate::event::RunStatus;
 use crate::hub::Message;
+use crate::ids::Seq;
 use crate::store::{Batch, NewFlow, NewRun, RunEnd, RunStart, Store, alter, testing};
+use crate::time::Timestamp;
 
 /// Keeps what is published.
 #[derive(Clone, Default)]

@@ -10,9 +10,11 @@ use super::housekeeping::{Housekeeping, Retention};
 use super::retries::Retries;
 use super::{Command, Entry};
 use crate::error::{Error, Result};
-use crate::event::{Event, Seq, Timestamp, encode};
+use crate::event::{Event, encode};
 use crate::hub::{Message, Publish};
+use crate::ids::Seq;
 use crate::store::{Batch, Change, Receipt, Writer};
+use crate::time::Timestamp;
 
 /// How many entries one transaction takes, so that the first of them does not wait for long.
 const BATCH_ENTRIES_MAX: usize = 512;

@@ -167,7 +167,7 @@ impl RequestHead {
         {
             return token.matches(offered.trim().as_bytes());
         }
-        let as_protocol = Secret::new(crate::event::hex(token.expose().as_bytes()));
+        let as_protocol = Secret::new(crate::ids::hex(token.expose().as_bytes()));
         self.all("sec-websocket-protocol")
             .flat_map(|value| value.split(','))
             .filter_map(|name| name.trim().strip_prefix("bearer."))

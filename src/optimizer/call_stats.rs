@@ -9,9 +9,12 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::AddAssign;
 
 use super::saving::{DailySpend, MS_PER_DAY, Spend};
-use crate::event::{CallStatus, FlowId, Timestamp, Usage, UsageSource, Usd};
+use crate::event::{CallStatus, Usage, UsageSource};
 use crate::flow::{Concern, Target};
+use crate::ids::FlowId;
+use crate::money::Usd;
 use crate::store::{CallRow, NodeChange};
+use crate::time::Timestamp;
 
 /// How far back calls count.
 pub const WINDOW_DAYS: i64 = 30;

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::event::Timestamp;
 use crate::providers::Listed;
+use crate::time::Timestamp;
 
 /// How long a list stays valid: models come and go by the week.
 const LIST_AGE_MS: i64 = 24 * 60 * 60 * 1000;

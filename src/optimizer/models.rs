@@ -9,9 +9,12 @@ use serde_json::Value;
 use super::call_stats::NodeCalls;
 use super::model_catalog::ModelCatalog;
 use super::saving::MS_PER_DAY;
-use crate::event::{Timestamp, Usage, Usd};
+use crate::event::Usage;
 use crate::flow::Target;
-use crate::providers::{Kind, Listed, Providers, Quote};
+use crate::money::Usd;
+use crate::prices::Quote;
+use crate::providers::{Kind, Listed, Providers};
+use crate::time::Timestamp;
 
 /// Parts of the names of models that do something else than answer with text, or do it under other terms,
 /// as OpenAI, OpenRouter and others name them. `codex` is served in another protocol, and `free` allows too

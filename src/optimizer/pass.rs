@@ -14,12 +14,14 @@ use super::read_document;
 use super::rules::{self, RuleContext};
 use super::savings_tracker::SavingsTracker;
 use crate::error::{Error, Result};
+use crate::event::Usage;
 use crate::event::suggestion::{Proposal, Status, Suggestion};
-use crate::event::{FlowId, Timestamp, Usage};
 use crate::flow::Graph;
+use crate::ids::FlowId;
 use crate::providers::{Cancel, Providers};
 use crate::store::{CallRow, Change, FlowRecord, Store, document_hash};
 use crate::threads::panic_message;
+use crate::time::Timestamp;
 
 /// All flows get another look this often even if nothing happens: days pass, and prices change.
 const IDLE_MAX_MS: i64 = 60 * 60 * 1000;

@@ -22,10 +22,12 @@ use super::shape;
 use crate::budget::Budget;
 use crate::error::Result;
 use crate::event::suggestion::{Kind, Proposal, Saving, Status, Suggestion};
-use crate::event::{FlowId, Timestamp, Usd, hex};
 use crate::flow::{Agent, Concern, Graph, Node, NodeKind, canonical_json, name_of};
+use crate::ids::{FlowId, hex};
+use crate::money::Usd;
 use crate::providers::Providers;
 use crate::store::Store;
+use crate::time::Timestamp;
 
 /// A proposal needs at least this many calls.
 const CALLS_MIN: u64 = 10;

@@ -3,7 +3,8 @@
 use std::ops::AddAssign;
 
 use crate::event::suggestion::Saving;
-use crate::event::{Timestamp, Usd};
+use crate::money::Usd;
+use crate::time::Timestamp;
 
 pub const MS_PER_DAY: i64 = 24 * 60 * 60 * 1000;
 /// An observation shorter than this counts as this long.

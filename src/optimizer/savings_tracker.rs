@@ -15,9 +15,12 @@ use super::read_document;
 use super::saving::MS_PER_DAY;
 use crate::error::Result;
 use crate::event::suggestion::{Kind, Realised, Suggestion};
-use crate::event::{CallStatus, FlowId, Timestamp, Usage, Usd};
+use crate::event::{CallStatus, Usage};
 use crate::flow::{Target, name_of};
+use crate::ids::FlowId;
+use crate::money::Usd;
 use crate::store::{AppliedEdit, CallRow, MEASURED_MS, Store};
+use crate::time::Timestamp;
 
 /// A run from before a moment may have started this long before it and ended after it.
 const RUN_MS_MAX: i64 = MS_PER_DAY;

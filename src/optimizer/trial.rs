@@ -22,11 +22,14 @@ use crate::error::{Error, Result};
 use crate::event::suggestion::{
     Kind, Proposal, Status, Trial, TrialAnswer, TrialItem, TrialOutcome,
 };
-use crate::event::{FlowId, RunId, Timestamp, UsageSource, Usd, preview};
+use crate::event::{UsageSource, preview};
 use crate::flow::{Agent, Graph, TEMPLATE_STACK_BYTES_MIN, Target};
+use crate::ids::{FlowId, RunId};
+use crate::money::Usd;
 use crate::providers::{ANSWER_TOKENS_ASSUMED, CacheMarks, Call, Cancel, FailureKind};
 use crate::store::{Change, NewCall, Store, StoredInput};
 use crate::threads::each_at_once;
+use crate::time::Timestamp;
 
 /// Concurrent trials.
 const TRIALS_MAX: usize = 2;

@@ -10,12 +10,13 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::pass::{Pass, Wanted};
 use crate::error::{Error, Result};
-use crate::event::{FlowId, Seq, Timestamp};
 use crate::hub::{Message, Publish};
+use crate::ids::{FlowId, Seq};
 use crate::journal::Journal;
 use crate::providers::{Cancel, Providers};
 use crate::store::Store;
 use crate::threads::{OnFatal, vital};
+use crate::time::Timestamp;
 
 /// A pass starts once nothing has happened for this long …
 const QUIET: Duration = Duration::from_millis(500);

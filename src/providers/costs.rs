@@ -5,9 +5,11 @@ use std::sync::{Arc, PoisonError};
 use super::Providers;
 use super::call::{ANSWER_TOKENS_ASSUMED, CacheMarks, Call};
 use super::config::Kind;
-use super::prices::{COST_MAX, Quote};
 use crate::budget::Reserve;
-use crate::event::{Timestamp, Usage, UsageSource, Usd};
+use crate::event::{Usage, UsageSource};
+use crate::money::Usd;
+use crate::prices::{COST_MAX, Quote};
+use crate::time::Timestamp;
 
 /// Generous bound of the tokens that providers add to a prompt to mark its roles.
 const FRAME_TOKENS: u64 = 32;
@@ -29,7 +31,7 @@ pub fn prompt_tokens_max(bytes: u64) -> u64 {
 pub struct Charge {
     /// None if the tokens or the price are unknown.
     pub cost: Option<Usd>,
-    /// The price as the ledger row keeps it, a [`StoredPrice`](super::prices::StoredPrice); none for
+    /// The price as the ledger row keeps it, a [`StoredPrice`](crate::prices::StoredPrice); none for
     /// `echo`, which is free.
     pub price: Option<Arc<str>>,
 }

@@ -23,7 +23,7 @@ use super::framer::Event;
 use super::transport::Scope;
 use super::wire::{Flow, Header, Reader, ResponseAccumulator};
 use super::{anthropic, gemini, openai};
-use crate::event::Timestamp;
+use crate::time::Timestamp;
 
 /// The list of a router with 400 models has half a megabyte.
 const RULES: ReadRules = ReadRules {

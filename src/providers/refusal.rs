@@ -11,7 +11,7 @@ use ureq::http::header::{HeaderName, LOCATION, RETRY_AFTER};
 use super::excerpt::{EXCERPT_CHARS_MAX, describe, one_line};
 use super::failure::{FailureKind, Fault};
 use super::wire::provider_message;
-use crate::event::Timestamp;
+use crate::time::Timestamp;
 
 /// How much of a failure's message is kept, characters.
 pub(super) const MESSAGE_CHARS_MAX: usize = 1000;

@@ -9,7 +9,10 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use proptest::prelude::*;
 
 use super::*;
-use crate::event::{Timestamp, Usage, UsageSource, Usd};
+use crate::event::{Usage, UsageSource};
+use crate::money::Usd;
+use crate::prices::COST_MAX;
+use crate::time::Timestamp;
 
 const KEY: &str = "sk-secret-0123456789";
 

@@ -15,7 +15,8 @@ use super::ledger::{ENTRY_COLUMNS, entry};
 use super::schema;
 use super::sql::{all, one};
 use crate::error::{Error, Result};
-use crate::event::{LedgerEntry, RunId, Seq};
+use crate::event::LedgerEntry;
+use crate::ids::{RunId, Seq};
 
 /// Page cache, KiB: rows of runs are not quite in the order of the ledger.
 const CACHE_KIB: i64 = 16_384;

@@ -23,7 +23,10 @@ use super::reader::Store;
 use super::sql::{all, execute, one};
 use crate::budget::{self, BUDGETS_MAX, Budget, Limit, Per, Reserve, Scope};
 use crate::error::{Error, Result};
-use crate::event::{BudgetWarning, FlowId, LedgerEntry, Timestamp, UsageSource, Usd};
+use crate::event::{BudgetWarning, LedgerEntry, UsageSource};
+use crate::ids::FlowId;
+use crate::money::Usd;
+use crate::time::Timestamp;
 
 /// How many periods and runs are remembered of which viewers were told something: the newest.
 const TOLD_MAX: i64 = 10_000;

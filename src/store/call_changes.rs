@@ -12,7 +12,9 @@ use super::prices;
 use super::sql::{execute, found, one};
 use crate::budget::Budget;
 use crate::error::{Error, Result};
-use crate::event::{CallStatus, Event, EventContext, LedgerEntry, RefusedBy, Timestamp, Usd};
+use crate::event::{CallStatus, Event, EventContext, LedgerEntry, RefusedBy};
+use crate::money::Usd;
+use crate::time::Timestamp;
 
 /// Writes calls, with the state in memory that spares it reading the ledger for each. A transaction
 /// that is rolled back goes back to a clone.

@@ -6,7 +6,10 @@ use rusqlite::{Row, ToSql, params};
 use super::Store;
 use super::sql::parsed;
 use crate::error::Result;
-use crate::event::{CallStatus, FlowId, RunId, Timestamp, Usage, Usd};
+use crate::event::{CallStatus, Usage};
+use crate::ids::{FlowId, RunId};
+use crate::money::Usd;
+use crate::time::Timestamp;
 
 /// The part of a ledger row that the optimizer needs.
 #[derive(Debug)]

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use crate::budget::{Budget, Reserve};
 use crate::event::suggestion::{Proposal, Realised, Status, Trial};
-use crate::event::{
-    CallStatus, Event, EventContext, FlowId, LedgerEntry, RefusedBy, RunId, RunStatus, Timestamp,
-    Usage, Usd,
-};
+use crate::event::{CallStatus, Event, EventContext, LedgerEntry, RefusedBy, RunStatus, Usage};
+use crate::ids::{FlowId, RunId};
+use crate::money::Usd;
 use crate::schedule::Missed;
+use crate::time::Timestamp;
 
 #[derive(Clone, Debug)]
 pub struct NodeRef {

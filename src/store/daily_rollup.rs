@@ -11,7 +11,7 @@ use super::budgets;
 use super::days::{Day, MS_PER_DAY, day_of, summed_until};
 use super::sql::execute;
 use crate::error::Result;
-use crate::event::Timestamp;
+use crate::time::Timestamp;
 
 /// A day is summed up this long after its end at the earliest: most calls of it are settled then.
 const PAUSE_MS: i64 = 60 * 60 * 1000;

@@ -4,7 +4,7 @@ use rusqlite::Connection;
 
 use super::sql::one;
 use crate::error::Result;
-use crate::event::Timestamp;
+use crate::time::Timestamp;
 
 pub(super) const MS_PER_DAY: i64 = 24 * 60 * 60 * 1000;
 

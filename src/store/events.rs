@@ -4,7 +4,7 @@ use rusqlite::params;
 
 use super::reader::Store;
 use crate::error::Result;
-use crate::event::{FlowId, Seq};
+use crate::ids::{FlowId, Seq};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoggedEvent {
@@ -66,7 +66,7 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Timestamp;
+    use crate::time::Timestamp;
 
     #[test]
     fn old_events_are_removed_from_the_beginning_and_never_from_behind_one_that_stays() {

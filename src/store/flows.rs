@@ -7,7 +7,8 @@ use super::reader::Store;
 use super::sql::{execute, found, one};
 use super::{suggestions, triggers};
 use crate::error::{Error, Result};
-use crate::event::{FlowId, Timestamp};
+use crate::ids::FlowId;
+use crate::time::Timestamp;
 
 #[derive(Clone, Debug)]
 pub struct FlowRecord {

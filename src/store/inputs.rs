@@ -7,8 +7,11 @@ use super::call_stats::usage_at;
 use super::change::Prompt;
 use super::sql::{all, one};
 use crate::error::Result;
-use crate::event::{FlowId, RunId, Timestamp, Usage, Usd};
+use crate::event::Usage;
 use crate::flow::Target;
+use crate::ids::{FlowId, RunId};
+use crate::money::Usd;
+use crate::time::Timestamp;
 
 /// How many of a flow's newest runs are searched, …
 const RUNS_MAX: usize = 200;

@@ -6,7 +6,7 @@ use super::change::{Applied, NewKey, Receipt};
 use super::reader::Store;
 use super::sql::{execute, one};
 use crate::error::{Error, Result};
-use crate::event::Timestamp;
+use crate::time::Timestamp;
 
 #[derive(Clone, Debug)]
 pub struct KeyRecord {

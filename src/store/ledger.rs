@@ -12,7 +12,9 @@ use super::reader::Store;
 use super::sql::parsed;
 use super::{block_index, daily_rollup};
 use crate::error::{Error, Result};
-use crate::event::{CallStatus, LedgerDetails, LedgerEntry, Timestamp, Usage, Usd};
+use crate::event::{CallStatus, LedgerDetails, LedgerEntry, Usage};
+use crate::money::Usd;
+use crate::time::Timestamp;
 
 /// The columns of a row, in the order in which [`entry`] reads them.
 pub(super) const ENTRY_COLUMNS: &str =

@@ -2,7 +2,9 @@
 
 use rusqlite::types::Value;
 
-use crate::event::{CallStatus, FlowId, RunId, Timestamp};
+use crate::event::CallStatus;
+use crate::ids::{FlowId, RunId};
+use crate::time::Timestamp;
 
 /// Which rows; all that is given must fit.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -7,7 +7,9 @@ use super::change::{Applied, FailedNode, FinishedNode, NodeRef, Prompt, Receipt}
 use super::ledger::cost_sums;
 use super::sql::{execute, found};
 use crate::error::Result;
-use crate::event::{Event, FlowProgress, Timestamp, Usd, preview};
+use crate::event::{Event, FlowProgress, preview};
+use crate::money::Usd;
+use crate::time::Timestamp;
 
 /// # Errors
 /// [`Error::NotFound`](crate::error::Error::NotFound) if the node or item is completed: the last

@@ -6,7 +6,8 @@ use super::change::{Applied, Bought, Receipt};
 use super::reader::Store;
 use super::sql::{all, execute};
 use crate::error::Result;
-use crate::event::{Timestamp, Usd};
+use crate::money::Usd;
+use crate::time::Timestamp;
 
 /// The largest answer that is kept, in bytes.
 pub const ANSWER_BYTES_MAX: usize = 1 << 20;

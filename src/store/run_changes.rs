@@ -8,7 +8,10 @@ use super::ledger::cost_sums;
 use super::sql::{execute, found, one};
 use super::suggestions;
 use crate::error::{Error, Result};
-use crate::event::{Event, EventContext, FlowProgress, RunStatus, Timestamp, Usd, hex};
+use crate::event::{Event, EventContext, FlowProgress, RunStatus};
+use crate::ids::hex;
+use crate::money::Usd;
+use crate::time::Timestamp;
 
 pub(super) fn queue(db: &Connection, run: &NewRun) -> Result<Applied> {
     let hash = hex(&Sha256::digest(run.graph.as_bytes()));

@@ -7,7 +7,10 @@ use rusqlite::{Connection, Row, params};
 use super::reader::Store;
 use super::sql::{all, one, parsed};
 use crate::error::{Error, Result};
-use crate::event::{FlowId, RunId, RunStatus, Timestamp, Usd, text_form};
+use crate::event::{RunStatus, text_form};
+use crate::ids::{FlowId, RunId};
+use crate::money::Usd;
+use crate::time::Timestamp;
 
 #[derive(Clone, Debug)]
 pub struct Run {

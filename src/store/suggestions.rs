@@ -13,8 +13,10 @@ use super::change::{Applied, Receipt};
 use super::sql::{self, all, execute, parsed};
 use crate::error::{Error, Result};
 use crate::event::suggestion::{Proposal, Realised, Status, Suggestion, Trial};
-use crate::event::{Event, EventContext, FlowId, Timestamp, hex};
+use crate::event::{Event, EventContext};
 use crate::flow::{Concern, fingerprint};
+use crate::ids::{FlowId, hex};
+use crate::time::Timestamp;
 
 const COLUMNS: &str =
     "id, status, flow_id, flow_name, proposal, created_ms, changed_ms, applied_ms,

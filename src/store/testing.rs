@@ -4,7 +4,8 @@ use super::change::{Applied, Change, NewCall, Receipt, Settlement};
 use super::writer::Writer;
 use crate::budget::Reserve;
 use crate::error::Result;
-use crate::event::{CallStatus, LedgerEntry, Timestamp, Usage};
+use crate::event::{CallStatus, LedgerEntry, Usage};
+use crate::time::Timestamp;
 
 /// A call of no flow that reserves nothing.
 pub fn new_call(at: i64) -> NewCall {

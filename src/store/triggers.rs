@@ -6,8 +6,9 @@ use super::change::{Applied, Delivery, NewHook, NewSchedule, Receipt};
 use super::reader::Store;
 use super::sql::{execute, found, one, parsed};
 use crate::error::{Error, Result};
-use crate::event::{FlowId, RunId, Timestamp};
+use crate::ids::{FlowId, RunId};
 use crate::schedule::Missed;
+use crate::time::Timestamp;
 
 /// For how long a delivery with the same key is the same delivery, in milliseconds: 24 hours.
 pub const HOOK_KEY_AGE_MAX_MS: i64 = 24 * 60 * 60 * 1000;

@@ -13,7 +13,8 @@ use super::{
     suggestions, triggers,
 };
 use crate::error::{Error, Result};
-use crate::event::{FlowId, RunId, Seq, Timestamp};
+use crate::ids::{FlowId, RunId, Seq};
+use crate::time::Timestamp;
 
 /// The one connection that writes. Owned by the journal's thread.
 pub struct Writer {

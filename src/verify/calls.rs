@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::{Check, money};
 use crate::error::Result;
 use crate::event::{CallStatus, RefusedBy, Usage, UsageSource};
-use crate::providers::prices::{Price, StoredPrice};
+use crate::prices::{Price, StoredPrice};
 use crate::store::{Audit, AuditCall};
 
 pub(super) fn check(

@@ -1,5 +1,5 @@
 use super::*;
-use crate::event::Usd;
+use crate::money::Usd;
 
 const MINUTE_MS: i64 = 60 * 1000;
 

@@ -3,9 +3,9 @@
 use serde_json::json;
 
 use super::{RuleContext, set};
-use crate::event::Usd;
 use crate::event::suggestion::{Kind, Proposal};
 use crate::flow::{Agent, Concern, Node};
+use crate::money::Usd;
 use crate::optimizer::call_stats::{ANSWER_AGE_S, Outcome};
 
 const REPEATS_MIN: u64 = 3;

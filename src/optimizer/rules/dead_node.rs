@@ -3,9 +3,9 @@
 use serde_json::json;
 
 use super::{CALLS_MIN, RuleContext};
-use crate::event::Usd;
 use crate::event::suggestion::{Kind, Proposal};
 use crate::flow::{Node, OnError};
+use crate::money::Usd;
 use crate::optimizer::call_stats::Outcome;
 use crate::optimizer::edit::Edit;
 

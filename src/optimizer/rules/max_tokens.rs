@@ -7,9 +7,10 @@ use serde_json::json;
 
 use super::{CALLS_MIN, RuleContext, set};
 use crate::budget::{Budget, Limit, Reserve, Scope};
+use crate::event::Usage;
 use crate::event::suggestion::{Kind, Proposal};
-use crate::event::{Usage, Usd};
 use crate::flow::{Agent, Node, Target};
+use crate::money::Usd;
 use crate::optimizer::call_stats::{ANSWERED, Outcome};
 use crate::providers::ANSWER_TOKENS_ASSUMED;
 

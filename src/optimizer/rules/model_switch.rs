@@ -8,9 +8,9 @@
 use serde_json::{Value, json};
 
 use super::{CALLS_MIN, KEPT_PART, RuleContext, set};
-use crate::event::Usd;
 use crate::event::suggestion::{Alternative, Kind, Proposal};
 use crate::flow::{Agent, Node, Target};
+use crate::money::Usd;
 use crate::optimizer::call_stats::{ANSWERED, CallSums, NodeCalls, Outcome};
 use crate::optimizer::models::{Candidate, Needs, target_in};
 

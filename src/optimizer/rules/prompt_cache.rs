@@ -4,9 +4,9 @@
 use serde_json::json;
 
 use super::{CALLS_MIN, RUNS_MAX, RuleContext, or_default, set};
-use crate::event::Usd;
 use crate::event::suggestion::{Kind, Proposal};
 use crate::flow::{Agent, Node, Target, constant_beginning};
+use crate::money::Usd;
 use crate::optimizer::call_stats::{ANSWERED, CallSums};
 use crate::providers;
 

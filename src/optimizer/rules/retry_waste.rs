@@ -9,9 +9,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{CALLS_MIN, Promise, RuleContext, set};
-use crate::event::Usd;
 use crate::event::suggestion::{Kind, Proposal, Saving};
 use crate::flow::{Agent, Concern, Node, WAIT_MAX};
+use crate::money::Usd;
 use crate::optimizer::call_stats::{Outcome, WASTED};
 
 const WASTED_MIN: u64 = 3;

@@ -1,6 +1,7 @@
 use super::*;
 
-use crate::event::{CallStatus, Usage, UsageSource, Usd};
+use crate::event::{CallStatus, Usage, UsageSource};
+use crate::money::Usd;
 use crate::store::testing::{self, apply, new_call, settlement};
 use crate::store::{Change, GROUPS, LedgerFilter, NewCall, Settlement, Store, Writer};
 

@@ -25,7 +25,7 @@ use toml::Spanned;
 use super::pattern::{Mark, Pattern};
 use super::price::{GivenRates, Price, REQUEST_PICOUSD_MAX, Rates, TOKEN_PICOUSD_MAX, Tier};
 use super::table::{Model, Provider, Table, Version, When};
-use crate::event::Timestamp;
+use crate::time::Timestamp;
 
 /// Digits after the point of dollars for a million tokens, down to a pico-dollar a token.
 const PER_MTOK_DIGITS: usize = 6;

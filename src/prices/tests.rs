@@ -65,7 +65,7 @@ fn usage(counts: [u64; 5]) -> Usage {
 
 #[test]
 fn built_in_table_is_valid_and_names_its_source() {
-    let table = json_format::parse(include_str!("../../../assets/prices.json")).unwrap();
+    let table = json_format::parse(include_str!("../../assets/prices.json")).unwrap();
     let count: usize = table.providers.iter().map(|p| p.models.len()).sum();
     assert!(count > 2_000, "{count}");
     let source = &table.source;
@@ -74,7 +74,7 @@ fn built_in_table_is_valid_and_names_its_source() {
 
 #[test]
 fn costs_match_the_oracle() {
-    let text = include_str!("../../../tests/fixtures/prices-oracle.json");
+    let text = include_str!("../../tests/fixtures/prices-oracle.json");
     let oracle: Oracle = serde_json::from_str(text).unwrap();
     assert!(oracle.cases.len() >= 350, "{}", oracle.cases.len());
     let deviating = oracle.cases.iter().filter(|case| case.within_nanousd > 0);

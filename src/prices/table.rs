@@ -5,7 +5,9 @@ use std::sync::{Arc, LazyLock, OnceLock};
 use super::pattern::{Pattern, address, host_matches, with_dashed_dates};
 use super::price::{Price, Rates};
 use super::stored::StoredPrice;
-use crate::event::{Timestamp, Usage, Usd};
+use crate::event::Usage;
+use crate::money::Usd;
+use crate::time::Timestamp;
 
 const MS_PER_MINUTE: i64 = 60_000;
 pub(super) const MINUTES_PER_DAY: i64 = 24 * 60;

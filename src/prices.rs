@@ -30,7 +30,8 @@ pub use self::table::Quote;
 use self::table::Table;
 use self::user_prices::UserPrices;
 use crate::error::Result;
-use crate::event::{Timestamp, Usd};
+use crate::money::Usd;
+use crate::time::Timestamp;
 
 /// The highest cost of a call. A higher one (10,000 dollars) is a mistake of the provider or in a price,
 /// and taken as unknown. The sum of 900,000 such calls still fits an `i64`.
@@ -38,7 +39,7 @@ pub const COST_MAX: Usd = Usd::from_nanousd(10_000_000_000_000);
 
 /// Parsed when first needed, so that a server that makes no call never pays for it.
 static BUILT_IN: LazyLock<Table> = LazyLock::new(|| {
-    json_format::parse(include_str!("../../assets/prices.json")).unwrap_or_else(|error| {
+    json_format::parse(include_str!("../assets/prices.json")).unwrap_or_else(|error| {
         // A test reads the same text, so this cannot happen in a tested build.
         log::error!("the built-in prices cannot be read, so costs stay unknown: {error}");
         Table::default()

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::{Usage, Usd};
+use crate::event::Usage;
+use crate::money::Usd;
 
 pub(super) const PICO_PER_NANO: u128 = 1_000;
 

@@ -1,6 +1,7 @@
 use super::super::{Prices, StoredPrice};
 use super::*;
-use crate::event::{Timestamp, Usage};
+use crate::event::Usage;
+use crate::time::Timestamp;
 
 fn noon() -> Timestamp {
     "2026-11-22T12:00:00Z".parse().unwrap()

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::price::{Price, REQUEST_PICOUSD_MAX, Rates, Tier, check_price};
-use crate::event::Timestamp;
+use crate::time::Timestamp;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -29,7 +29,7 @@ use serde_json::value::RawValue;
 use super::pattern::{Mark, Pattern};
 use super::price::{GivenRates, Price, Rates, Tier};
 use super::table::{MINUTES_PER_DAY, Model, Provider, Table, Version, When};
-use crate::event::Timestamp;
+use crate::time::Timestamp;
 
 // Unknown keys are refused where a misspelt one would change a price.
 
