@@ -99,7 +99,6 @@ pub struct Scope<'a> {
 pub struct Reserve {
     /// None without a known price.
     pub cost: Option<Usd>,
-    /// Of prompt and answer.
     pub tokens: u64,
 }
 

@@ -24,11 +24,9 @@ pub const LISTEN_DEFAULT: &str = "127.0.0.1:7700";
 /// Reads an environment variable; an empty one counts as missing.
 type Variable<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-/// All settings, checked.
 #[derive(Clone, Debug)]
 pub struct Config {
     pub listen: SocketAddr,
-    /// The data directory.
     pub data: PathBuf,
     /// Required for every request except the page's own files.
     pub token: Option<Secret>,
@@ -40,7 +38,6 @@ pub struct Config {
     pub connections_per_address: Option<usize>,
     pub engine: engine::Limits,
     pub providers: BTreeMap<String, ProviderConfig>,
-    /// By provider.
     pub rates: BTreeMap<String, Rate>,
     /// The file of the user's own prices.
     pub prices: Option<PathBuf>,

@@ -83,7 +83,6 @@ pub struct Engine {
 
 /// A run that was accepted. Waiting on it ends when the run is over.
 pub struct Accepted {
-    /// The run.
     pub run_id: RunId,
     over: oneshot::Receiver<()>,
 }
@@ -305,7 +304,6 @@ impl Engine {
         Ok(runnable)
     }
 
-    /// Counts one more open run.
     fn take_place(&self) -> Result<()> {
         let Limits {
             active_runs,

@@ -23,17 +23,11 @@ impl Fault {
     }
 }
 
-/// An error of flowledger.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The input cannot be accepted; lists all that is wrong with it.
     #[error("{message}{}", list(.faults))]
-    Invalid {
-        /// What was being read.
-        message: String,
-        /// Every fault found.
-        faults: Vec<Fault>,
-    },
+    Invalid { message: String, faults: Vec<Fault> },
     /// The thing that was named does not exist.
     #[error("there is no {0}")]
     NotFound(String),
@@ -60,7 +54,6 @@ pub enum Error {
     Io {
         /// What was being done, and with which file or address.
         context: String,
-        /// The system's word.
         source: std::io::Error,
     },
     /// A setting cannot be used.
@@ -68,13 +61,9 @@ pub enum Error {
     Config(String),
     /// Something that should not happen; the log has more.
     #[error("internal error at {at}: {message}", at = Timestamp::now())]
-    Internal {
-        /// What happened.
-        message: String,
-    },
+    Internal { message: String },
 }
 
-/// The usual result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {

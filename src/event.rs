@@ -15,19 +15,13 @@ use crate::ids::{ClientId, FlowId, RunId, Seq};
 use crate::money::Usd;
 use crate::time::Timestamp;
 
-/// What became of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum RunStatus {
-    /// Accepted, waits for its turn.
     Queued,
-    /// Under way.
     Running,
-    /// Every node finished.
     Completed,
-    /// A node failed.
     Failed,
-    /// Stopped by somebody.
     Cancelled,
 }
 
@@ -90,11 +84,9 @@ text_form!(RunStatus {
 pub struct EventContext {
     /// The flow; none for a call that came through the gateway alone.
     pub flow_id: Option<FlowId>,
-    /// The run.
     pub run_id: Option<RunId>,
     /// The node, where one is meant.
     pub node_id: Option<String>,
-    /// When it happened.
     pub timestamp: Timestamp,
 }
 
@@ -102,7 +94,6 @@ pub struct EventContext {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BudgetWarning {
-    /// The budget's name.
     pub budget: String,
     /// For what time it is: `day`, `month` or `run`.
     pub per: String,
@@ -120,11 +111,8 @@ pub struct BudgetWarning {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum FlowProgress {
-    /// The run began.
     Started,
-    /// A node finished.
     NodeComplete,
-    /// The run finished well.
     Finished,
     /// The run failed or was cancelled.
     Failed,
@@ -141,44 +129,33 @@ pub enum FlowProgress {
 pub enum Event {
     /// A run begins.
     FlowStarted {
-        /// Where and when.
         #[serde(flatten)]
         context: EventContext,
-        /// The flow's name.
         name: String,
-        /// How many nodes it has.
         node_count: usize,
         /// What started it: `api`, `cli`, `hook`, `schedule`.
         trigger: String,
     },
     /// A node is about to execute.
     NodeStarted {
-        /// Where and when.
         #[serde(flatten)]
         context: EventContext,
-        /// The node's label.
         label: String,
         /// The number of the attempt; the first is 1.
         attempt: u32,
     },
     /// A piece of streamed text; not logged, hence without `seq`.
     NodeOutput {
-        /// Where and when.
         #[serde(flatten)]
         context: EventContext,
-        /// The piece.
         delta: String,
     },
     /// A node executed.
     NodeCompleted {
-        /// Where and when.
         #[serde(flatten)]
         context: EventContext,
-        /// The node's label.
         label: String,
-        /// Tokens of the prompt.
         input_tokens: u64,
-        /// Tokens of the answer.
         output_tokens: u64,
         /// What it cost; none where the price is not known.
         cost: Option<Usd>,
@@ -191,45 +168,34 @@ pub enum Event {
     },
     /// An attempt failed.
     NodeFailed {
-        /// Where and when.
         #[serde(flatten)]
         context: EventContext,
-        /// The node's label.
         label: String,
-        /// The number of the attempt.
         attempt: u32,
-        /// Why.
         error: String,
-        /// Whether another attempt follows.
         will_retry: bool,
     },
     /// A run finished well.
     FlowCompleted {
-        /// Where and when.
         #[serde(flatten)]
         context: EventContext,
         /// From its start, milliseconds.
         execution_time_ms: u64,
-        /// Tokens of all prompts.
         input_tokens: u64,
-        /// Tokens of all answers.
         output_tokens: u64,
         /// What it cost; none where the price of any call is not known.
         cost: Option<Usd>,
     },
     /// A run failed; `nodeId` names the node at fault.
     FlowFailed {
-        /// Where and when.
         #[serde(flatten)]
         context: EventContext,
-        /// Why.
         error: String,
         /// From its start, milliseconds.
         execution_time_ms: u64,
     },
     /// Somebody stopped a run.
     FlowCancelled {
-        /// Where and when.
         #[serde(flatten)]
         context: EventContext,
         /// From its start, milliseconds.
@@ -237,15 +203,12 @@ pub enum Event {
     },
     /// Beside the above, for clients that follow one type only.
     FlowStatus {
-        /// Where and when.
         #[serde(flatten)]
         context: EventContext,
-        /// How far the run is.
         status: FlowProgress,
     },
     /// A ledger row was written or settled.
     LedgerUpdate {
-        /// Where and when.
         #[serde(flatten)]
         context: EventContext,
         /// The row, as the API gives it.
@@ -257,13 +220,11 @@ pub enum Event {
         /// Where and when: of the call with which it was reached.
         #[serde(flatten)]
         context: EventContext,
-        /// How much of which.
         #[serde(flatten)]
         warning: BudgetWarning,
     },
     /// A new suggestion.
     OptimizationAvailable {
-        /// Where and when.
         #[serde(flatten)]
         context: EventContext,
         /// The suggestion, as the API gives it.
@@ -271,7 +232,6 @@ pub enum Event {
     },
     /// Something became of a suggestion: it was applied, taken back, dismissed, withdrawn or tried.
     OptimizationChanged {
-        /// Where and when.
         #[serde(flatten)]
         context: EventContext,
         /// The suggestion, as the API gives it.
@@ -279,9 +239,7 @@ pub enum Event {
     },
     /// To one client, first of all.
     Hello {
-        /// The client's number.
         client_id: ClientId,
-        /// The server's version.
         version: String,
         /// The newest event in the log; 0 where there is none.
         seq: Seq,
@@ -291,12 +249,7 @@ pub enum Event {
         recovered: bool,
     },
     /// To one client, for a message that could not be read.
-    Error {
-        /// A word for programs.
-        code: String,
-        /// A sentence for people.
-        message: String,
-    },
+    Error { code: String, message: String },
     /// To one client, the answer to `PING`.
     Pong {},
 }
@@ -399,11 +352,9 @@ impl Filter {
     }
 }
 
-/// A message from a client.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(tag = "type", content = "payload", rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Request {
-    /// Narrows what the client gets.
     Subscribe(Filter),
     /// Asks for `PONG`.
     Ping,

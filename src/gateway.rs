@@ -99,12 +99,9 @@ pub struct Gateway {
 pub struct Parts {
     /// Asked for instead of a virtual key, where there is one.
     pub token: Option<Secret>,
-    /// Virtual keys.
     pub keys: Arc<Keys>,
-    /// Questions.
     pub store: Arc<Store>,
     pub calls: Calls,
-    /// What is counted.
     pub stats: Arc<Stats>,
 }
 
@@ -366,12 +363,10 @@ impl RequestHandler for Gateway {
     }
 }
 
-/// Who asks.
 #[derive(Clone, Debug, Default)]
 struct Client {
     /// The number of its virtual key, which no other ever has.
     key_id: Option<i64>,
-    /// The name of it.
     key_name: Option<String>,
     /// The key that it came with, where that is none of ours.
     own: Option<ClientKey>,

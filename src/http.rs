@@ -42,7 +42,6 @@ use crate::scheduler::Scheduler;
 use crate::store::Store;
 use crate::threads::panic_message;
 
-/// What routes work with.
 pub struct Context {
     pub store: Arc<Store>,
     pub journal: Journal,
@@ -53,7 +52,6 @@ pub struct Context {
     pub providers: Arc<Providers>,
     pub hub: Hub,
     pub keys: Arc<Keys>,
-    /// Counts the gateway's requests.
     pub gateway: Arc<Stats>,
     pub started: Instant,
     pub heavy_reads: HeavyReads,

@@ -36,7 +36,6 @@ const GOODBYE_BATCH: usize = 100;
 /// … so many batches, with a pause between them: together at most a second.
 const GOODBYE_BATCHES_MAX: usize = 20;
 const GOODBYE_PAUSE: Duration = Duration::from_millis(50);
-/// What clients are told then.
 const GOODBYE: &str = "the server is shutting down";
 
 /// Close codes, as RFC 6455 and the IANA registry name them. After [`close::POLICY`],
@@ -57,7 +56,6 @@ pub mod close {
     pub const POLICY: u16 = 1008;
     /// A message over the limit: do not come back.
     pub const TOO_BIG: u16 = 1009;
-    /// The server failed: reconnect.
     pub const INTERNAL: u16 = 1011;
     /// Too slow for the events, or without a sign of life: reconnect with `since`, nothing is lost.
     pub const TRY_AGAIN: u16 = 1013;
@@ -67,7 +65,6 @@ pub mod close {
 pub trait Encoding: Send + Sync {
     /// Appends one message with this text to `out`.
     fn text(&self, text: &str, out: &mut Vec<u8>);
-    /// A ping.
     fn ping(&self) -> Vec<u8>;
     /// A close with one of the codes of [`close`].
     fn close(&self, code: u16, reason: &str) -> Vec<u8>;
@@ -78,11 +75,8 @@ pub trait Encoding: Send + Sync {
 pub struct Message {
     /// Its place in the log; none for what is not logged.
     pub seq: Option<Seq>,
-    /// Its flow, for filters.
     pub flow_id: Option<FlowId>,
-    /// Its type, for filters.
     pub type_name: &'static str,
-    /// The JSON text.
     pub text: String,
 }
 
@@ -231,7 +225,6 @@ impl Hub {
         self.tell(Command::Unregister { id, ending })
     }
 
-    /// Narrows what a client gets.
     pub fn subscribe(&self, id: ClientId, filter: Filter) -> Result<()> {
         self.tell(Command::Subscribe { id, filter })
     }
@@ -284,7 +277,6 @@ impl Hub {
         self.commands.len()
     }
 
-    /// What the hub counts.
     pub fn stats(&self) -> &Stats {
         &self.stats
     }
@@ -314,7 +306,6 @@ struct Client {
     filter: Arc<Filter>,
 }
 
-/// Messages for the next fan-out.
 #[derive(Default)]
 struct Waiting {
     messages: Vec<Message>,

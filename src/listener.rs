@@ -274,9 +274,7 @@ struct Connection {
 enum Next {
     KeepAlive,
     Close,
-    /// Answer with this and close.
     Refuse(Denied),
-    /// Go on as a WebSocket.
     Upgrade(Box<Upgrade>),
 }
 

@@ -22,7 +22,6 @@ impl<const N: usize> Histogram<N> {
         }
     }
 
-    /// Counts one.
     pub fn record(&self, value: u64) {
         let at = self.bounds.iter().position(|bound| value <= *bound);
         let count = at.map_or(&self.beyond, |at| &self.counts[at]);

@@ -14,7 +14,6 @@ pub struct Usd {
 }
 
 impl Usd {
-    /// Nothing.
     pub const ZERO: Self = Self { nanousd: 0 };
 
     /// An amount given in nano-dollars.

@@ -60,7 +60,6 @@ pub fn changed_document(document: &Value, edit: &Value) -> Result<Value> {
     edit::apply(document, &edit)
 }
 
-/// Reads a flow's stored document.
 pub fn read_document(document: &str) -> Result<Value> {
     serde_json::from_str(document)
         .map_err(|error| Error::internal(format!("a stored flow cannot be read: {error}")))

@@ -119,7 +119,6 @@ impl Providers {
         }
     }
 
-    /// Replaces the built-in prices.
     pub fn with_prices(self, prices: Prices) -> Self {
         Self { prices, ..self }
     }

@@ -91,7 +91,6 @@ struct Planned {
 struct Held {
     /// The time whose run could not be started; none where one could not be left out.
     due: Option<Timestamp>,
-    /// When it is tried again.
     until: Timestamp,
 }
 
@@ -102,7 +101,6 @@ struct State {
     engine: Engine,
     /// Times up to this one passed while nobody looked.
     missed_upto: Timestamp,
-    /// When it was awake last.
     awake_at: Timestamp,
     planned: Vec<Planned>,
     held: HashMap<FlowId, Held>,

@@ -18,7 +18,6 @@ const NAME_REDACTED_BYTES_MIN: usize = 8;
 pub struct Secret(String);
 
 impl Secret {
-    /// Wraps a text as secret.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }

@@ -118,7 +118,6 @@ pub fn each_at_once<T: Sync, R: Send>(
     done.into_iter().map(|(_, given)| given).collect()
 }
 
-/// The text of a panic.
 pub fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
     panic
         .downcast_ref::<&str>()
@@ -160,7 +159,6 @@ const WORKER_IDLE_MAX: Duration = Duration::from_secs(10);
 /// learns that one is done before its worker is back and waits for the next.
 const WORKER_WAIT_MAX: Duration = Duration::from_secs(1);
 
-/// What a worker does once.
 pub type Job = Box<dyn FnOnce() + Send>;
 
 /// Workers that are started as they are needed and end when they are not.
@@ -188,7 +186,6 @@ struct WorkersState {
     jobs: VecDeque<Job>,
     /// Workers that wait for a job.
     idle: usize,
-    /// All workers.
     count: usize,
     /// Jobs that wait for a worker to become idle.
     waiting: usize,

@@ -16,10 +16,8 @@ use crate::time::Timestamp;
 const FAULTS_MAX: u64 = 50;
 const MS_PER_DAY: i64 = 24 * 60 * 60 * 1000;
 
-/// The outcome of one check.
 #[derive(Default)]
 pub struct Check {
-    /// In the plural.
     pub subject: &'static str,
     pub checked: u64,
     pub found: u64,

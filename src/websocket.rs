@@ -158,21 +158,16 @@ pub trait Handler: Send + Sync {
     /// [`Handler::ended`].
     fn opened(&self, client: &Peer) -> Result<()>;
 
-    /// A text came.
     fn text(&self, client: &Peer, text: &str) -> std::result::Result<(), Goodbye>;
 
-    /// A binary message came.
     fn binary(&self, client: &Peer, bytes: &[u8]) -> std::result::Result<(), Goodbye>;
 
-    /// A client is gone.
     fn ended(&self, client: &Peer, ending: Ending);
 }
 
 /// A client, as its handler sees it.
 pub struct Peer {
-    /// Its number.
     pub id: ClientId,
-    /// Its address.
     pub address: SocketAddr,
     /// The last event that it has seen.
     pub since: Option<Seq>,
@@ -215,9 +210,7 @@ impl Goodbye {
     }
 }
 
-/// The clients of the hub.
 pub struct HubClients {
-    /// The hub that they join.
     pub hub: Hub,
     /// Where missed events are read from.
     pub store: Arc<Store>,
@@ -267,12 +260,10 @@ impl Handler for HubClients {
     }
 }
 
-/// What serving a client needs.
 #[derive(Clone)]
 pub struct Sockets {
     /// What is done with what they send.
     pub handler: Arc<dyn Handler>,
-    /// When they count as gone.
     pub pings: Pings,
     /// How much they may send, and how much may wait for them.
     pub limits: Limits,
@@ -280,19 +271,16 @@ pub struct Sockets {
 
 /// A client whose request to become a WebSocket is accepted.
 pub struct Upgrade {
-    /// The connection.
     pub stream: Arc<TcpStream>,
     /// The answer to the handshake, see [`accept`]; not written yet.
     pub answer: Vec<u8>,
     /// What came behind the request's head already.
     pub rest: Vec<u8>,
-    /// The client's address.
     pub address: SocketAddr,
     /// The last event that the client has seen.
     pub since: Option<Seq>,
 }
 
-/// A client whose writer runs.
 struct Opened {
     client: Peer,
     writer: JoinHandle<()>,
@@ -708,7 +696,6 @@ mod tests {
         assert!(page(2).1 <= PAGE_BYTES_MAX + 100, "{}", page(2).1);
     }
 
-    /// Panics at every message.
     struct Broken {
         ended: std::sync::mpsc::Sender<String>,
     }

@@ -43,7 +43,6 @@ pub struct Estimate {
     pub nodes: Vec<NodeEstimate>,
     /// How many runs `expected` is taken from; 0 if it comes from the prompts.
     pub runs: usize,
-    /// Sources of uncertainty, in sentences.
     pub notes: Vec<String>,
 }
 
@@ -62,7 +61,6 @@ pub struct Amount {
 pub struct NodeEstimate {
     pub node_id: String,
     pub label: String,
-    /// The first target.
     pub model: String,
     pub expected: Amount,
     pub worst: Amount,
@@ -102,7 +100,6 @@ impl Amount {
 
 /// The calls of a node before it runs.
 enum Items {
-    /// It is no map.
     One,
     /// The list comes from the input alone.
     Known(Vec<Value>),
@@ -278,7 +275,6 @@ impl<'a> Estimator<'a> {
         })
     }
 
-    /// Every attempt at every target.
     fn worst(&self, agent: &Agent, prompts: &[(usize, u64)], answer_tokens: u64) -> Amount {
         let targets = agent.targets.iter().map(|target| {
             let provider = &target.provider;

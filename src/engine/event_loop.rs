@@ -44,10 +44,11 @@ pub(super) enum EngineEvent {
         outcome: Box<Outcome>,
     },
     /// The end of a run is committed, or was refused.
-    Saved { run_id: RunId },
+    Saved {
+        run_id: RunId,
+    },
     /// Some calls that an earlier process left behind are settled, or their settlements were refused.
     LostCalls,
-    /// The server stops.
     Shutdown,
 }
 
@@ -63,7 +64,6 @@ pub(super) struct EventLoop {
     /// Nodes that pause before their next attempt, the first to go on first. Of a run that is over
     /// they are left where they are until their time comes.
     pauses: BinaryHeap<Reverse<(Instant, RunId, Unit)>>,
-    /// Calls under way.
     calls: usize,
     /// How many settlements of an earlier process's calls the disk refuses. Nothing is run before
     /// they are written.

@@ -8,7 +8,6 @@ use crate::flow::Graph;
 use crate::ids::FlowId;
 use crate::store::FlowRecord;
 
-/// How many flows are kept.
 const FLOWS_MAX: usize = 64;
 /// Those with a longer document are not kept, bytes. A graph takes several times as much memory.
 const DOCUMENT_BYTES_MAX: usize = 64 << 10;
@@ -16,9 +15,7 @@ const DOCUMENT_BYTES_MAX: usize = 64 << 10;
 /// What a run needs of its flow.
 #[derive(Clone)]
 pub struct Runnable {
-    /// The graph.
     pub graph: Arc<Graph>,
-    /// The graph's JSON.
     pub data: Arc<str>,
 }
 
@@ -29,7 +26,6 @@ struct Known {
     runnable: Runnable,
 }
 
-/// See the module.
 #[derive(Default)]
 pub struct FlowCache {
     /// The one used last is the last.

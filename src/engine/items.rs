@@ -12,11 +12,9 @@ use crate::store::ItemRecord;
 const OUTPUTS_BYTES_MAX: usize = 16 << 20;
 
 pub struct Items {
-    /// The list.
     pub values: Arc<Vec<Value>>,
     /// Why the map has failed; no more items begin.
     pub failed: Option<String>,
-    /// What was tried for each.
     pub tries: Vec<Tries>,
     /// What each has given that is over.
     outputs: Vec<Option<Arc<str>>>,

@@ -44,12 +44,13 @@ fn may_be_asked_again(node: &Node) -> bool {
     node.kind.retry().is_none_or(|retry| retry.after_restart)
 }
 
-/// How a run ends badly.
 #[derive(Clone, Debug)]
 pub enum End {
     /// A node failed.
-    Failed { node_id: String, error: String },
-    /// Somebody stopped it.
+    Failed {
+        node_id: String,
+        error: String,
+    },
     Cancelled,
 }
 
@@ -61,7 +62,6 @@ struct NodeEnd {
     cached: bool,
     /// Why it had failed, where the run goes on all the same.
     error: Option<String>,
-    /// When.
     at: Timestamp,
 }
 
@@ -76,11 +76,8 @@ impl NodeEnd {
     }
 }
 
-/// See the module.
 pub struct ActiveRun {
-    /// The run.
     pub id: RunId,
-    /// What may run next.
     pub progress: Progress,
     /// Changes that happened and are not handed to the journal yet: they go with the next intent.
     pub pending: Vec<Change>,
@@ -97,13 +94,11 @@ pub struct ActiveRun {
     maps: BTreeMap<usize, Items>,
     /// Items of maps that had begun before a restart, until the map goes on.
     items_before: BTreeMap<usize, Vec<ItemRecord>>,
-    /// What workers have.
     at_work: usize,
     /// What pauses before its next attempt, until when.
     pausing: Vec<(Unit, Instant)>,
     /// What those hold that wait for their calls.
     held: BTreeMap<Unit, Held>,
-    /// What has paused.
     again: Vec<Unit>,
     cancel: Cancel,
     end: Option<End>,
@@ -220,7 +215,6 @@ impl ActiveRun {
         }
     }
 
-    /// The run's flow.
     pub fn flow_id(&self) -> FlowId {
         self.flow_id
     }
@@ -255,7 +249,6 @@ impl ActiveRun {
         }));
     }
 
-    /// What may be started now.
     pub fn take(&mut self) -> Option<Unit> {
         if self.at_work >= UNITS_AT_ONCE_MAX {
             return None;
@@ -425,7 +418,6 @@ impl ActiveRun {
         Some(due)
     }
 
-    /// A map knows its items.
     fn begin_map(&mut self, node: usize, values: Vec<Value>) {
         let graph = Arc::clone(&self.graph);
         let NodeKind::Map(map) = &graph.nodes()[node].kind else {
@@ -604,7 +596,6 @@ impl ActiveRun {
         }
     }
 
-    /// Somebody stops the run.
     pub fn cancel(&mut self) {
         if self.end.is_none() {
             self.end = Some(End::Cancelled);
@@ -615,7 +606,6 @@ impl ActiveRun {
         self.cancel_calls();
     }
 
-    /// Ends the calls under way.
     pub fn cancel_calls(&self) {
         self.cancel.cancel();
     }

@@ -29,25 +29,18 @@ const OUTPUT_INTERVAL: Duration = Duration::from_millis(50);
 /// How much text one message carries: a small part of what may wait for a client.
 const OUTPUT_BYTES_MAX: usize = 64 << 10;
 
-/// An item of a map.
 pub struct JobItem {
-    /// All items.
     pub values: Arc<Vec<Value>>,
-    /// Which of them.
     pub index: usize,
 }
 
 /// A node, or an item of a map, to be run.
 pub struct Job {
-    /// Which.
     pub unit: Unit,
     /// The item, where it is one.
     pub item: Option<JobItem>,
-    /// Its names.
     pub at: NodeRef,
-    /// The run's graph.
     pub graph: Arc<Graph>,
-    /// The run's input.
     pub input: Arc<Value>,
     /// Outputs of finished nodes by id.
     pub outputs: Vec<(String, NodeOutput)>,
@@ -55,22 +48,17 @@ pub struct Job {
     pub target: usize,
     /// What it holds already for its call, which it has waited for.
     pub held: Option<Held>,
-    /// Ends the call.
     pub cancel: Cancel,
     /// Changes of the run that are to be committed together with the intent.
     pub carried: Vec<Change>,
 }
 
-/// What a node gave.
 #[derive(Clone, Debug)]
 pub enum NodeOutput {
     /// A text; of a node that was skipped, an empty one.
     Text(Arc<str>),
-    /// What a condition came to.
     Flag(bool),
-    /// The answers of a map.
     List(Arc<Value>),
-    /// The run's input.
     Input,
 }
 
@@ -99,7 +87,6 @@ impl NodeOutput {
 /// What may help after a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Remedy {
-    /// Nothing.
     None,
     /// To ask another provider or model.
     AnotherTarget,
@@ -116,7 +103,6 @@ pub enum Outcome {
         output: Arc<str>,
         latency_ms: u64,
         at: Timestamp,
-        /// A stored response was reused.
         cached: bool,
         unwritten: Vec<Change>,
     },
@@ -200,7 +186,6 @@ impl Job {
         }
     }
 
-    /// What templates see.
     fn scope(&self) -> Scope {
         let outputs = self.outputs.iter().map(|(id, output)| {
             let output = match output {
@@ -307,9 +292,7 @@ fn cache_marks(agent: &Agent, prompt: &str) -> CacheMarks {
 /// Runs nodes. Clones share everything.
 #[derive(Clone)]
 pub struct Worker {
-    /// Where intents are committed.
     pub journal: Journal,
-    /// Where streamed text goes.
     pub hub: Hub,
     pub calls: Calls,
 }

@@ -6,15 +6,12 @@ use crate::ids::{FlowId, RunId};
 use crate::money::Usd;
 use crate::time::Timestamp;
 
-/// Where token counts come from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum UsageSource {
-    /// The provider's own counts.
     Provider,
     /// Counted here, because the provider gave none.
     Estimated,
-    /// No counts are known.
     #[default]
     None,
 }
@@ -36,24 +33,20 @@ pub struct Usage {
     pub output_tokens: u64,
     /// Those of `output_tokens` that were reasoning.
     pub reasoning_tokens: u64,
-    /// Where the counts come from.
     #[serde(rename = "usage_source")]
     pub source: UsageSource,
 }
 
-/// What became of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum CallStatus {
     /// Committed before the request leaves; not settled yet.
     Pending,
-    /// Answered.
     Success,
     /// Refused, or answered with an error.
     Failed,
     /// Not answered in time. It may have been billed.
     Timeout,
-    /// Stopped by somebody.
     Cancelled,
     /// The process ended while the call was under way. It may have been billed.
     Unknown,
@@ -63,14 +56,12 @@ pub enum CallStatus {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RefusedBy {
-    /// A hard budget.
     Budget,
 }
 
 /// One row of the ledger: one call that was made. Prompts and keys are never in it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LedgerEntry {
-    /// Its number; grows with time.
     pub id: i64,
     /// When the call was about to leave.
     pub timestamp: Timestamp,
@@ -92,18 +83,15 @@ pub struct LedgerEntry {
     pub agent_role: Option<String>,
     /// SHA-256 of the prompt in hexadecimal.
     pub prompt_hash: String,
-    /// Tokens.
     #[serde(flatten)]
     pub usage: Usage,
     /// The price of the call; none where the model's price is not known.
     pub total_cost_usd: Option<Usd>,
     /// From just before the request left until its end, milliseconds; none while pending.
     pub latency_ms: Option<u64>,
-    /// What became of it.
     pub status: CallStatus,
     /// Why it did not succeed.
     pub error_message: Option<String>,
-    /// What the row says beside.
     #[serde(flatten)]
     pub more: LedgerDetails,
 }

@@ -10,7 +10,6 @@ use super::{FlowId, RunId, Timestamp, Usd, text_form};
 pub enum Kind {
     /// The same calls cost less with another model.
     ModelSwitch,
-    /// Identical prompts were bought again.
     Cache,
     /// The provider could have kept a long beginning that all prompts share.
     PromptCache,
@@ -38,7 +37,6 @@ text_form!(Kind {
 #[serde(rename_all = "UPPERCASE")]
 pub enum Status {
     Open,
-    /// Rejected by the user.
     Dismissed,
     /// No longer supported by the ledger.
     Withdrawn,
@@ -116,7 +114,6 @@ pub struct Alternative {
 }
 
 impl Proposal {
-    /// Identifies it within its flow.
     pub fn key(&self) -> String {
         let other = self.other_node_id.as_deref().unwrap_or_default();
         format!("{}\n{}\n{other}", self.kind, self.node_id)
@@ -190,7 +187,6 @@ impl Proposal {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Realised {
-    /// When it was applied.
     pub since: Timestamp,
     /// The measured calls; runs, if it saves time or removed a node.
     pub calls: u64,
@@ -221,7 +217,6 @@ pub struct Suggestion {
     #[serde(flatten)]
     pub proposal: Proposal,
     pub created_at: Timestamp,
-    /// When the status was set.
     pub changed_at: Timestamp,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub applied_at: Option<Timestamp>,
@@ -264,7 +259,6 @@ pub struct TrialItem {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TrialAnswer {
-    /// As the provider reports it.
     pub model: String,
     pub output: String,
     pub input_tokens: u64,

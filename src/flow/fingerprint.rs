@@ -10,9 +10,7 @@ use super::read::name_of;
 /// The subject of a change to a node's data, which makes knowledge of its earlier calls obsolete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Concern {
-    /// The question and its target.
     Question,
-    /// Caching of answers.
     Repeats,
     Failures,
 }
@@ -55,7 +53,6 @@ impl FromStr for Concern {
     }
 }
 
-/// Keys with a second spelling.
 const ALIASES: &[(&str, &str)] = &[("maxTokens", "max_tokens")];
 
 /// Returns some keys of a node's data as JSON that does not depend on their order.

@@ -15,7 +15,6 @@ pub const EDGES_MAX: usize = 10_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Edge {
-    /// An index into the nodes.
     pub target: usize,
     /// Of a condition: the outcome that follows this edge.
     pub branch: Option<bool>,
@@ -25,7 +24,6 @@ pub struct Edge {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Graph {
     nodes: Vec<Node>,
-    /// By source node.
     edges: Vec<Vec<Edge>>,
     /// The count of edges to each node.
     needs: Vec<usize>,

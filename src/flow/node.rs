@@ -12,7 +12,6 @@ use super::template;
 pub struct Node {
     /// Unique in the flow; templates use `nodes.ID`.
     pub id: String,
-    /// The id by default.
     pub label: String,
     pub kind: NodeKind,
     pub on_error: OnError,
@@ -66,7 +65,6 @@ impl NodeKind {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Agent {
-    /// A group in the ledger.
     pub role: Option<String>,
     /// The first, and its fallbacks in order. At least one.
     pub targets: Vec<Target>,
@@ -107,7 +105,6 @@ pub struct Http {
     pub url: String,
     pub headers: Vec<(String, String)>,
     pub body: Option<String>,
-    /// Of the whole request.
     pub timeout: Duration,
     pub retry: Retry,
 }

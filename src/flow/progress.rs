@@ -15,14 +15,12 @@ pub enum NodeState {
     Done,
     /// Not on a selected branch.
     Skipped,
-    /// Ends the run.
     Failed,
 }
 
 /// The outcome of a node for those behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// All edges are live.
     Done,
     /// Of a condition: the edges of this outcome are live.
     Branch(bool),
@@ -39,7 +37,6 @@ pub struct Progress {
     running: usize,
     /// Since the last [`Progress::take_skipped`], in order.
     skipped: Vec<usize>,
-    /// No other node starts.
     stopped: bool,
 }
 

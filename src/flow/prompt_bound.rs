@@ -45,7 +45,6 @@ pub struct PromptBound<'a> {
 #[derive(Clone, Copy, Debug)]
 pub enum Item<'a> {
     None,
-    /// With its index.
     Known(&'a serde_json::Value, usize),
     /// The item and each of its parts have at most this many bytes.
     Bytes(usize),

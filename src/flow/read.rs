@@ -13,7 +13,6 @@ use super::template;
 use crate::error::Fault;
 
 const NAME_BYTES_MAX: usize = 200;
-/// For each target.
 const ATTEMPTS_MAX: u32 = 10;
 const FALLBACKS_MAX: usize = 10;
 /// As many items of a map as nodes of a run may run in parallel.

@@ -14,7 +14,6 @@ pub const PROMPT_BYTES_MAX: usize = 1 << 20;
 /// each fits, an endless one ends within milliseconds.
 const FUEL: u64 = 200_000;
 
-/// Of a map.
 pub const ITEMS_MAX: usize = 1_000;
 
 /// Additional names in the templates of a map: the item and its index.
@@ -198,16 +197,12 @@ fn bare(expression: &str) -> &str {
         .unwrap_or(inner)
 }
 
-/// A node's output in templates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Output<'a> {
     /// Empty if the node was skipped.
     Text(&'a str),
-    /// Of a condition.
     Flag(bool),
-    /// Of a map.
     List(&'a serde_json::Value),
-    /// The run's input.
     Input,
 }
 
@@ -249,7 +244,6 @@ impl Scope {
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RenderError {
-    /// With the line.
     #[error("the prompt cannot be rendered: {0}")]
     Template(String),
     /// No list, or one that is too long.

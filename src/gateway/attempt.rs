@@ -353,7 +353,6 @@ impl Gateway {
     }
 }
 
-/// Sends a stored response.
 fn reply_cached(bought: &Bought, reply: &mut ResponseWriter<'_>) {
     let content_type = bought.content_type.as_deref();
     let headers: Vec<_> = content_type

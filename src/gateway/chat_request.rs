@@ -32,7 +32,6 @@ const UNDERSTOOD: [&str; 9] = [
 /// The one that is understood of `stream_options`.
 const INCLUDE_USAGE: &str = "include_usage";
 
-/// A request, read.
 #[derive(Debug)]
 pub struct ChatRequest<'a> {
     protocol: Protocol,
@@ -48,7 +47,6 @@ pub struct ChatRequest<'a> {
     usage_edit: (Range<usize>, &'static str),
     /// The limit of the answer, of all its choices together, in tokens.
     pub max_tokens: Option<u32>,
-    /// How long it is.
     pub prompt: Prompt,
     /// What of it may be written to the provider's cache.
     pub cache_writes: CacheWrites,

@@ -8,18 +8,14 @@ use crate::providers::Answer;
 
 /// An answer of `echo` as it is written.
 pub struct Shape<'a> {
-    /// The client's.
     pub protocol: Protocol,
-    /// What the answer is called.
     pub id: &'a str,
-    /// The model that answers.
     pub model: &'a str,
     /// Whether a streamed chat completion ends with its usage.
     pub wants_usage: bool,
 }
 
 impl Shape<'_> {
-    /// All of it.
     pub fn document(&self, answer: &Answer) -> Vec<u8> {
         let (id, model, text) = (self.id, self.model, &answer.text);
         let document = match self.protocol {
@@ -41,7 +37,6 @@ impl Shape<'_> {
         document.to_string().into_bytes()
     }
 
-    /// What a stream begins with.
     pub fn begin(&self) -> Vec<u8> {
         match self.protocol {
             Protocol::OpenAi => {
@@ -64,7 +59,6 @@ impl Shape<'_> {
         }
     }
 
-    /// A piece of the text.
     pub fn piece(&self, text: &str) -> Vec<u8> {
         match self.protocol {
             Protocol::OpenAi => self.chunk(&json!({"content": text}), &Value::Null),
@@ -78,7 +72,6 @@ impl Shape<'_> {
         }
     }
 
-    /// What a stream ends with.
     pub fn end(&self, usage: &Usage) -> Vec<u8> {
         match self.protocol {
             Protocol::OpenAi => {

@@ -10,7 +10,6 @@ use crate::providers::Cancel;
 /// How often it is looked whether clients have left whose calls end with them, or are still to be made.
 pub(super) const WATCH_INTERVAL: Duration = Duration::from_millis(250);
 
-/// All of them.
 #[derive(Default)]
 pub(super) struct InFlight {
     state: Mutex<Calls>,

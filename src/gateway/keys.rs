@@ -54,24 +54,19 @@ impl Known {
     }
 }
 
-/// What an offered key is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyLookup {
     /// A key.
     Valid {
-        /// Its number.
         id: i64,
-        /// What it is called.
         name: Arc<str>,
     },
-    /// It was one.
     Expired,
     /// None of ours.
     Unknown,
 }
 
 impl Keys {
-    /// The keys that are stored.
     pub fn load(store: &Store, journal: Journal) -> Result<Self> {
         let known = store.keys()?.into_iter().map(|record| {
             let touched = record.last_used_at.map_or(0, |at| at.0);

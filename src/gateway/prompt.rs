@@ -23,7 +23,6 @@ const IMAGE_BYTES_PACED: u64 = 4 << 10;
 /// How deep contents nest: that of a document in the result of a tool in a message, and one more.
 const CONTENTS_MAX: usize = 4;
 
-/// What a prompt consists of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Prompt {
     /// All of the request, without the data of images.

@@ -5,12 +5,9 @@ use serde_json::json;
 use crate::listener::RequestHead;
 use crate::providers::{AnswerHead, ApiFormat, Kind};
 
-/// The protocol of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Protocol {
-    /// Chat completions.
     OpenAi,
-    /// Messages.
     Anthropic,
 }
 
@@ -41,7 +38,6 @@ impl Protocol {
         }
     }
 
-    /// Where its calls go.
     pub fn path(self) -> &'static str {
         match self {
             Self::OpenAi => "/v1/chat/completions",
@@ -62,7 +58,6 @@ impl Protocol {
         kind == Kind::Echo || self.api_format().reaches(kind)
     }
 
-    /// An error in its shape.
     pub fn error(self, refusal: &Refusal) -> Vec<u8> {
         let Refusal {
             status,
@@ -118,21 +113,15 @@ fn anthropic_type(status: u16) -> &'static str {
     }
 }
 
-/// An error of our own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// HTTP status.
     pub status: u16,
-    /// A word for programs.
     pub code: &'static str,
-    /// A sentence for people.
     pub message: String,
-    /// Fields of the answer.
     pub fields: Vec<(&'static str, String)>,
 }
 
 impl Refusal {
-    /// An error of that status.
     pub fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
         Self {
             status,
@@ -157,9 +146,7 @@ impl Refusal {
 /// Why a client gets no answer of a model.
 #[derive(Clone, Debug)]
 pub enum ErrorResponse {
-    /// In our own words.
     Ours(Refusal),
-    /// In the provider's.
     Providers(AnswerHead, Vec<u8>),
 }
 

@@ -10,7 +10,6 @@ use super::protocol::Protocol;
 pub struct Stats(Mutex<BTreeMap<(Protocol, u16), u64>>);
 
 impl Stats {
-    /// One more was answered so.
     pub(super) fn count(&self, protocol: Protocol, status: u16) {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *counts.entry((protocol, status)).or_default() += 1;

@@ -10,7 +10,6 @@ use crate::providers::{Kind, Providers};
 /// How many targets an alias may have.
 pub const TARGETS_MAX: usize = 16;
 
-/// A model at a provider.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     /// The provider's name in the configuration.

@@ -24,7 +24,6 @@ static FILES: &[(&str, &[u8])] = files! {
     "totals.js" "triggers.js" "icon.svg"
 };
 
-/// The page itself.
 pub fn page() -> Answer {
     file("index.html")
 }

@@ -12,7 +12,6 @@ use crate::listener::{Denied, RequestHead, ResponseWriter};
 /// How much of a stream is sent at a time.
 const PIECE_BYTES: usize = 16 << 10;
 
-/// What a route returns.
 pub type Answer = std::result::Result<ResponseBox, Failure>;
 
 /// Sets a header of a response.

@@ -15,7 +15,6 @@ const BODY_TIME_MAX: Duration = Duration::from_secs(30);
 const LIMIT_DEFAULT: usize = 100;
 const LIMIT_MAX: usize = 1_000;
 
-/// A request to a route.
 pub struct Request<'a, 'b> {
     pub head: &'a RequestHead,
     pub client: Presence,
@@ -95,7 +94,6 @@ impl Query {
         limit.unwrap_or(LIMIT_DEFAULT)
     }
 
-    /// Says what was wrong.
     pub fn finish(mut self) -> Result<()> {
         for (name, _) in self.pairs {
             self.faults

@@ -179,7 +179,6 @@ struct RunView<'a> {
     /// What it returned, once it did; of several output nodes, by their ids. Left out in lists.
     #[serde(skip_serializing_if = "Option::is_none")]
     output: Option<Value>,
-    /// Left out in lists.
     #[serde(skip_serializing_if = "Option::is_none")]
     nodes: Option<Vec<NodeView<'a>>>,
     /// Its ledger rows, a row for each attempt, in order. Left out in lists and in a status.
@@ -219,7 +218,6 @@ struct BegunView<'a> {
     /// Left out likewise, and where there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     system: Option<&'a str>,
-    /// Left out in a status.
     #[serde(skip_serializing_if = "Option::is_none")]
     output: Option<&'a str>,
     /// Of a map, those items that have begun. Left out of other nodes and in a status.

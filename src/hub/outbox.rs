@@ -24,7 +24,6 @@ const WRITE_BYTES_MAX: usize = 256 << 10;
 /// How long the server waits for a client's part of the close handshake.
 const CLOSE_WAIT: Duration = Duration::from_secs(2);
 
-/// The way to a client.
 pub trait Sink: Send + Sync {
     /// Writes what fits without waiting; `WouldBlock` when nothing does.
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize>;
@@ -43,10 +42,8 @@ pub trait Replay {
     fn page(&self, after: Seq, upto: Seq, filter: &Filter, out: &mut Vec<u8>) -> Result<Seq>;
 }
 
-/// What became of a push.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pushed {
-    /// Sent or queued.
     Taken,
     /// Over the limit: the client is being cut.
     Evicted,
@@ -54,7 +51,6 @@ pub enum Pushed {
     Nothing,
 }
 
-/// See the module.
 pub struct Outbox {
     sink: Box<dyn Sink>,
     encoding: Arc<dyn Encoding>,

@@ -36,7 +36,6 @@ impl Eviction {
         Self::LogUnreadable,
     ];
 
-    /// The name in metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::OutboxFull => "outbox_full",
@@ -50,10 +49,8 @@ impl Eviction {
     }
 }
 
-/// Why a client is gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ending {
-    /// For the log.
     pub reason: String,
     /// Where it was the server that ended the connection.
     pub eviction: Option<Eviction>,
@@ -62,7 +59,6 @@ pub struct Ending {
 }
 
 impl Ending {
-    /// It left, or was lost.
     pub fn left(reason: impl Into<String>) -> Self {
         Self {
             reason: reason.into(),
@@ -71,7 +67,6 @@ impl Ending {
         }
     }
 
-    /// The server ended it.
     pub fn evicted(eviction: Eviction, reason: impl Into<String>) -> Self {
         Self {
             reason: reason.into(),
@@ -83,9 +78,7 @@ impl Ending {
 
 /// What the hub counts; each number only grows, but `clients`.
 pub struct Stats {
-    /// Clients that are connected.
     pub clients: AtomicUsize,
-    /// Clients that were ever registered.
     pub registered: AtomicU64,
     /// Messages handed to clients' outboxes; not those that clients catch up with.
     pub deliveries: AtomicU64,
@@ -127,12 +120,10 @@ impl Default for Stats {
 }
 
 impl Stats {
-    /// Counts so many more.
     pub(super) fn count_evicted(&self, eviction: Eviction, count: u64) {
         self.evicted[eviction as usize].fetch_add(count, Ordering::Relaxed);
     }
 
-    /// Counts a round.
     pub(super) fn count_fan_out(&self, took: Duration) {
         let took_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         self.fan_out_ns.record(took_ns);

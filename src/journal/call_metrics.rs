@@ -34,7 +34,6 @@ pub struct Model {
 pub struct OfModel {
     /// Tokens of prompts, of calls whose tokens are known.
     pub input_tokens: Histogram<14>,
-    /// Tokens of answers, likewise.
     pub output_tokens: Histogram<14>,
     /// How many there were, by what became of them: their status, or `REFUSED` where they did not leave.
     pub calls: BTreeMap<&'static str, u64>,

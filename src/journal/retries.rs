@@ -19,7 +19,6 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
 pub(super) struct Retries {
-    /// The oldest comes first.
     entries: VecDeque<Entry>,
     /// When the last attempt wrote nothing.
     refused_at: Option<Instant>,

@@ -12,7 +12,6 @@ use crate::ids::Seq;
 use crate::store::{Batch, NewFlow, NewRun, RunEnd, RunStart, Store, alter, testing};
 use crate::time::Timestamp;
 
-/// Keeps what is published.
 #[derive(Clone, Default)]
 struct Published(Arc<Mutex<Vec<Message>>>);
 
@@ -89,7 +88,6 @@ fn refuse(dir: &Path, changes: &str) {
     );
 }
 
-/// More than one attempt takes.
 const KEPT: usize = 200;
 const REFUSED_NO_MORE: &str = "DROP TRIGGER full";
 

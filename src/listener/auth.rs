@@ -23,9 +23,7 @@ pub struct Auth {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Denied {
     pub status: u16,
-    /// A word for programs.
     pub code: &'static str,
-    /// A sentence for people.
     pub message: String,
 }
 

@@ -140,7 +140,6 @@ impl Connections {
         }
     }
 
-    /// Ends all connections.
     pub fn cut(&self) {
         for connection in self.table().open.values() {
             let _ = connection.stream.shutdown(Shutdown::Both);

@@ -25,7 +25,6 @@ const SMALL_BODY_BYTES: usize = 128 << 10;
 #[derive(Debug, Default)]
 pub(super) struct BodyBytes(AtomicUsize);
 
-/// The body of a request.
 pub struct RequestBody<'a> {
     client: &'a TcpStream,
     /// Read from the client, but not used yet.

@@ -42,11 +42,9 @@ pub struct RequestHead {
     /// understood are ASCII; others may be any text, which is read as UTF-8 or else as Latin-1 (RFC 9110,
     /// section 5.5).
     pub headers: Vec<(String, String)>,
-    /// How long the body is.
     pub body: Body,
 }
 
-/// Why a head is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadRequestHead {
     /// Over [`HEAD_BYTES_MAX`] or too many fields: 431.
@@ -121,7 +119,6 @@ impl RequestHead {
         self.all(name).next()
     }
 
-    /// All values of a field.
     pub fn all<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a str> {
         self.headers
             .iter()

@@ -15,7 +15,6 @@ use super::request_head::RequestHead;
 /// How much of a printed response is gathered before it is sent.
 const PRINT_BYTES: usize = 64 << 10;
 
-/// How far a response is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Nothing,
@@ -55,7 +54,6 @@ impl Presence {
     }
 }
 
-/// The response to one request.
 pub struct ResponseWriter<'a> {
     client: &'a Arc<TcpStream>,
     is_stopping: &'a Arc<AtomicBool>,
@@ -198,12 +196,10 @@ impl<'a> ResponseWriter<'a> {
         }
     }
 
-    /// The status that was sent.
     pub fn status(&self) -> Option<u16> {
         self.status
     }
 
-    /// Whether nothing was sent yet.
     pub fn is_open(&self) -> bool {
         self.state == State::Nothing
     }

@@ -16,7 +16,6 @@ use crate::money::Usd;
 use crate::store::{CallRow, NodeChange};
 use crate::time::Timestamp;
 
-/// How far back calls count.
 pub const WINDOW_DAYS: i64 = 30;
 /// Calls of further nodes are ignored.
 const NODES_MAX: usize = 10_000;
@@ -31,20 +30,15 @@ const BEGUN_MAX: usize = 32;
 pub const ANSWER_AGE_S: i64 = 7 * 24 * 60 * 60;
 const ANSWER_AGE_MS: i64 = ANSWER_AGE_S * 1000;
 
-/// How a call counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Outcome {
     /// Answered at a known cost, for the first time within [`ANSWER_AGE_S`].
     First,
     /// Answered at a known cost, after the same prompt was.
     Repeated,
-    /// Answered at an unknown cost.
     Unpriced,
-    /// Failed, and was billed.
     Failed,
-    /// Timed out, and was billed.
     TimedOut,
-    /// Refused by a budget.
     Refused,
     /// Anything else, such as failures from before a change of the retries.
     Other,
@@ -59,7 +53,6 @@ pub struct CallSums {
     pub usage: Usage,
     pub prompt_tokens_max: u64,
     pub answer_tokens_max: u64,
-    /// Calls with estimated tokens.
     pub estimated: u64,
     /// Calls made while the provider still kept the beginning of an earlier prompt.
     pub soon: u64,
@@ -98,7 +91,6 @@ type Bucket = (i64, Outcome, usize);
 /// The calls of a node in the window, to one target or to all.
 #[derive(Debug)]
 pub struct NodeCalls<'a> {
-    /// The time of the first.
     pub since: Timestamp,
     targets: Vec<&'a TargetStats>,
 }
@@ -128,12 +120,10 @@ impl<'a> NodeCalls<'a> {
         self.sum(ANSWERED)
     }
 
-    /// Counts calls.
     pub fn count(&self, outcome: Outcome) -> u64 {
         self.sum(&[outcome]).spend.calls
     }
 
-    /// Sums over all calls.
     pub fn all(&self) -> CallSums {
         total(self.buckets().map(|(_, sums)| sums))
     }
@@ -194,7 +184,6 @@ pub fn window_start(now: Timestamp) -> Timestamp {
 
 #[derive(Default)]
 pub struct CallStats {
-    /// The last row read.
     pub cursor: i64,
     /// Rows that were read before they were settled.
     pub pending: BTreeSet<i64>,

@@ -7,7 +7,6 @@ use serde_json::Value;
 
 use super::edit::{ends, id_at};
 
-/// One difference.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Line {
     /// The node or edge: `node draft`, `edge plan → draft`, with a branch `edge check → draft (true)`.

@@ -45,19 +45,16 @@ pub struct Candidate {
     is_listed: bool,
 }
 
-/// What a replacement must have.
 pub struct Needs {
     /// A model that is not listed must have answered this many calls.
     pub used_min: u64,
     /// The longest prompt with its answer.
     pub tokens_max: u64,
-    /// The answers included reasoning.
     pub has_thought: bool,
 }
 
 pub struct Models<'a> {
     providers: &'a Providers,
-    /// The moment of the prices.
     pub priced_at: Timestamp,
     /// Each model once, by its most used name, or else its shortest one without a date.
     pub candidates: Vec<Candidate>,

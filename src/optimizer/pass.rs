@@ -28,10 +28,8 @@ const IDLE_MAX_MS: i64 = 60 * 60 * 1000;
 /// Rows are read in steps of this many, so that a shutdown need not wait.
 const ROWS_STEP: usize = 5_000;
 
-/// Reasons for another look.
 #[derive(Default)]
 pub struct Wanted {
-    /// Changed or deleted flows.
     pub flows: BTreeSet<FlowId>,
     /// Something changed that concerns all flows.
     pub all: bool,

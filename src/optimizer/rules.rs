@@ -52,7 +52,6 @@ pub struct RuleContext<'a> {
     pub models: &'a Models<'a>,
     pub providers: &'a Providers,
     pub store: &'a Store,
-    /// The flow's suggestions so far.
     pub stored: &'a [Suggestion],
     pub budgets: &'a [Budget],
     pub now: Timestamp,

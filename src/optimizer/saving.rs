@@ -12,7 +12,6 @@ const OBSERVED_DAYS_MIN: f64 = 1.0;
 /// 95 % of a normal distribution lie within this many standard deviations.
 const DEVIATIONS: f64 = 1.96;
 
-/// What calls cost together.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Spend {
     pub calls: u64,

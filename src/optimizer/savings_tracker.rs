@@ -92,7 +92,6 @@ impl SavingsTracker {
         all.map(|tracked| tracked.last_call).min()
     }
 
-    /// Adds a row.
     pub fn take(&mut self, row: &CallRow<'_>, price: Price<'_>) {
         let Some((flow_id, node_id)) = row.node else {
             return;

@@ -14,9 +14,7 @@ type End = (usize, Option<bool>);
 
 /// The edges of a graph, which nodes can be removed from.
 struct Links {
-    /// By source.
     to: Vec<BTreeSet<End>>,
-    /// By target.
     from: Vec<BTreeSet<End>>,
     /// Nodes after a condition.
     may_be_skipped: Vec<bool>,

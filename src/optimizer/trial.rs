@@ -31,9 +31,7 @@ use crate::store::{Change, NewCall, Store, StoredInput};
 use crate::threads::each_at_once;
 use crate::time::Timestamp;
 
-/// Concurrent trials.
 const TRIALS_MAX: usize = 2;
-/// Concurrent calls of a trial.
 const CALLS_AT_ONCE: usize = 4;
 /// Longer texts are cut; the rest of a prompt is with its run.
 const TEXT_BYTES_MAX: usize = 64 << 10;
@@ -44,18 +42,15 @@ const CUT_REASONS: &[&str] = &["length", "max_tokens", "MAX_TOKENS"];
 /// The calls' role in the ledger.
 const ROLE: &str = "trial";
 
-/// Makes trials; shared between threads.
 pub struct Trials {
     store: Arc<Store>,
     calls: Calls,
-    /// The tried suggestions.
     in_flight: Mutex<BTreeSet<i64>>,
     changed: Condvar,
     /// Ends the calls of all trials.
     stopping: Cancel,
 }
 
-/// Ends its trial when dropped.
 struct InFlightGuard<'a> {
     trials: &'a Trials,
     suggestion_id: i64,
@@ -80,7 +75,6 @@ pub struct Estimate<'a> {
     pub calls: usize,
     /// What the stored calls would have cost there, if known.
     pub expected_cost_usd: Option<Usd>,
-    /// Longer answers are cut off.
     pub answer_tokens_max: u32,
     /// What budgets must have left, if known.
     pub worst_cost_usd: Option<Usd>,
@@ -456,7 +450,6 @@ fn answered(items: &[TrialItem]) -> impl Iterator<Item = (&TrialAnswer, &TrialAn
     })
 }
 
-/// Cuts a long text.
 fn kept(text: &str) -> String {
     if text.len() <= TEXT_BYTES_MAX {
         return text.to_owned();

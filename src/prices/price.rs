@@ -20,7 +20,6 @@ pub struct Price {
     /// Pico-dollars per call.
     pub(super) request: u64,
     pub(super) rates: Rates,
-    /// In ascending order.
     pub(super) tiers: Vec<Tier>,
 }
 
@@ -88,7 +87,6 @@ impl Price {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tier {
-    /// Tokens of the whole prompt.
     pub above: u64,
     pub picousd_per_token: Rates,
 }
@@ -104,7 +102,6 @@ pub struct Rates {
     pub cache_write: u64,
     /// Written to a cache for an hour.
     pub cache_write_1h: u64,
-    /// Of the answer, except reasoning.
     pub output: u64,
     pub reasoning: u64,
 }

@@ -24,7 +24,6 @@ pub struct StoredPrice {
     pub request_picousd: u64,
     /// Pico-dollars for a token, which are micro-dollars for a million.
     pub picousd_per_token: Rates,
-    /// For longer prompts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tiers: Vec<Tier>,
 }

@@ -12,7 +12,6 @@ use crate::time::Timestamp;
 const MS_PER_MINUTE: i64 = 60_000;
 pub(super) const MINUTES_PER_DAY: i64 = 24 * 60;
 
-/// A price that was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quote {
     pub(super) price: Arc<Price>,
@@ -59,7 +58,6 @@ impl Quote {
 
 #[derive(Default)]
 pub(super) struct Table {
-    /// As stored with each price.
     pub(super) source: String,
     pub(super) providers: Vec<Provider>,
     /// Whether a price counts also before the first that is in force.

@@ -36,7 +36,6 @@ impl Default for Timeouts {
 pub(super) const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Timeouts {
-    /// Cuts each to a limit.
     pub(super) fn bounded(self, limit: Duration) -> Self {
         Self {
             connect: self.connect.min(limit),
@@ -53,7 +52,6 @@ pub struct Call {
     /// The model, as the provider names it.
     pub model: String,
     pub system: Option<String>,
-    /// The user's text.
     pub prompt: String,
     /// The limit of the answer; see [`ANSWER_TOKENS_ASSUMED`].
     pub max_tokens: Option<u32>,
@@ -83,7 +81,6 @@ pub struct CacheMarks {
     pub prompt_bytes: usize,
 }
 
-/// A complete answer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answer {
     /// At most 4 MiB; empty if the model answered with something else.

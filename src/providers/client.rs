@@ -59,7 +59,6 @@ pub(super) struct HttpRequest<'a> {
     pub(super) body: Option<&'a [u8]>,
 }
 
-/// How an answer is read.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ReadRules {
     /// The longest answer in one piece.
@@ -78,7 +77,6 @@ pub(super) struct Exchange<'a> {
     pub(super) provider: &'a str,
     pub(super) timeouts: Timeouts,
     pub(super) key: Option<&'a Secret>,
-    /// Whether a stream was requested.
     pub(super) is_streamed: bool,
     pub(super) scope: &'a Scope,
     pub(super) rules: ReadRules,
@@ -94,7 +92,6 @@ pub(super) trait Receiver {
     fn head(&mut self, _status: u16, _headers: &HeaderMap) {}
     /// The body of a response that is no answer, with the key redacted.
     fn refused(&mut self, _body: Vec<u8>) {}
-    /// The answer in one piece.
     fn document(&mut self, _bytes: &[u8], _partial: &ResponseAccumulator) {}
     /// A frame of a stream, and the reader's result if it has an event that was read.
     fn frame(

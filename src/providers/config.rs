@@ -10,7 +10,6 @@ use crate::secret::Secret;
 pub enum Kind {
     /// OpenAI's chat completions, which many other servers speak as well.
     OpenAi,
-    /// Anthropic's messages.
     Anthropic,
     /// Google's Gemini API; clients speak OpenAI's protocol to it.
     Gemini,

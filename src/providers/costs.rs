@@ -48,7 +48,6 @@ impl Charge {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CacheWrites {
     None,
-    /// Any part, for five minutes.
     Short,
     /// Any part, also for an hour.
     Long,

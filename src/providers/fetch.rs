@@ -46,7 +46,6 @@ pub struct Fetch {
     /// Beside those that the client sets.
     pub headers: Vec<(String, String)>,
     pub body: Option<String>,
-    /// For the whole request.
     pub timeout: Duration,
 }
 

@@ -72,9 +72,7 @@ pub struct ClientKey {
 /// The protocol of a client's request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ApiFormat {
-    /// OpenAI's chat completions.
     ChatCompletions,
-    /// Anthropic's messages.
     Messages,
     /// Anthropic's count of the tokens of a message.
     TokenCount,
@@ -120,7 +118,6 @@ fn messages() -> Box<dyn Reader> {
     Box::<anthropic::MessageReader>::default()
 }
 
-/// A client's request.
 pub struct Forward<'a> {
     /// Provider, model and whether it is streamed; its texts are not used.
     pub call: &'a Call,
@@ -139,7 +136,6 @@ pub struct Forward<'a> {
     pub drain_max: Option<Duration>,
 }
 
-/// The beginning of an answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AnswerHead {
     pub status: u16,
@@ -318,7 +314,6 @@ struct ClientReceiver<'a> {
     key: Option<&'a Secret>,
     head: AnswerHead,
     refused: Option<(AnswerHead, Vec<u8>)>,
-    /// Frames of the present read.
     ready: Vec<u8>,
     begun: bool,
     told: bool,

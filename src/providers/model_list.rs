@@ -37,7 +37,6 @@ const LIST_TIME_MAX: Duration = Duration::from_secs(10);
 const PAGE_MODELS_MAX: usize = 1_000;
 /// How many models of a list are read.
 const MODELS_MAX: usize = 10_000;
-/// A longer name is ignored.
 const NAME_BYTES_MAX: usize = 200;
 /// Fields of servers of OpenAI's protocol for the length of a prompt and its answer.
 const CONTEXT_KEYS: &[&str] = &[
@@ -51,7 +50,6 @@ const CONTEXT_KEYS: &[&str] = &[
 /// A model that a provider says it serves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
-    /// As calls use it.
     pub name: String,
     pub created_at: Option<Timestamp>,
     /// The limit of a prompt and its answer together.
@@ -110,7 +108,6 @@ impl Providers {
     }
 }
 
-/// Reads a list of models.
 struct ListReader {
     kind: Kind,
     models: Vec<Listed>,
@@ -128,7 +125,6 @@ impl Reader for ListReader {
     }
 }
 
-/// The reader has the list.
 struct Ignore;
 
 impl Receiver for Ignore {}

@@ -54,7 +54,6 @@ impl Rate {
 /// The origin of a call. Both sides take turns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
-    /// Flows and trials.
     Flows,
     /// Clients at `/v1`.
     Clients,
@@ -114,7 +113,6 @@ impl Permit {
             })
     }
 
-    /// The call is made now.
     pub fn consume(self) {
         self.consume_at(Instant::now());
     }
@@ -138,13 +136,11 @@ fn lock(queue: &Mutex<ProviderQueue>) -> MutexGuard<'_, ProviderQueue> {
     queue.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The calls of one provider.
 #[derive(Debug)]
 struct ProviderQueue {
     rate: Rate,
     /// When calls of the last minute were made, and their tokens; oldest first.
     recent: VecDeque<(Instant, u64)>,
-    /// The sum of their tokens.
     recent_tokens: u64,
     /// Calls that were not made yet, in the order of their arrival and their numbers.
     pending: Vec<PendingCall>,

@@ -50,7 +50,6 @@ pub(super) struct Scope {
     pub(super) read_by: Cell<Option<Instant>>,
 }
 
-/// Ends the scope when dropped.
 pub(super) struct Entered {
     pub(super) scope: Rc<Scope>,
     /// A callback may make a call within a call.

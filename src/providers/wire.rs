@@ -27,7 +27,6 @@ const FINISH_CHARS_MAX: usize = 100;
 /// (<https://console.groq.com/docs/service-tiers>).
 const STANDARD_TIERS: [&str; 5] = ["", "auto", "default", "standard", "on_demand"];
 
-/// A request for POST.
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) url: String,
@@ -36,7 +35,6 @@ pub(super) struct Request {
     pub(super) body: Value,
 }
 
-/// The value of a header.
 pub(super) enum Header {
     Plain(String),
     Secret(String),

@@ -67,7 +67,6 @@ pub struct AuditSums {
 }
 
 impl Default for AuditSums {
-    /// The sums of no rows.
     fn default() -> Self {
         Self {
             input_tokens: 0,
@@ -101,7 +100,6 @@ pub struct AuditRun {
     /// None if the run was deleted.
     pub stored: Option<StoredRun>,
     pub nodes: Vec<AuditNode>,
-    /// Of maps.
     pub running_items: u64,
     pub items: u64,
     pub calls: u64,

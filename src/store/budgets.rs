@@ -48,7 +48,6 @@ const SUMS: &str = "flow_id, provider, model, key_name, sum(nanousd), sum(tokens
 struct Count {
     start: Timestamp,
     end: Timestamp,
-    /// In the budget's unit.
     used: i64,
 }
 
@@ -400,7 +399,6 @@ fn between_sql() -> String {
     )
 }
 
-/// The rows of a run.
 fn used_by_run(connection: &Connection, run_id: &str) -> Result<Vec<Used>> {
     let sql = format!("SELECT {SUMS} FROM ({ROWS} WHERE run_id = ?1) GROUP BY 1, 2, 3, 4");
     all(connection, &sql, [run_id], Used::read)

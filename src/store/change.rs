@@ -40,7 +40,6 @@ pub struct NewRun {
     pub at: Timestamp,
 }
 
-/// A flow's document as posted.
 #[derive(Clone, Debug)]
 pub struct NewFlow {
     pub name: String,
@@ -174,7 +173,6 @@ pub struct Settlement {
     pub at: Timestamp,
 }
 
-/// An answer that was bought.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bought {
     /// SHA-256 of all that it depends on, in hexadecimal.
@@ -266,7 +264,6 @@ pub enum Change {
     /// A key is removed.
     DeleteKey {
         id: i64,
-        /// Whether its budgets are, too.
         with_budgets: bool,
     },
     TouchKey {

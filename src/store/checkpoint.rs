@@ -25,7 +25,6 @@ const RESTART_STEP_PAGES: c_int = 500;
 /// Copies, in a thread of its own.
 pub struct Checkpointer {
     connection: Connection,
-    /// Ends with the writer.
     due: Receiver<()>,
 }
 

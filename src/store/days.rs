@@ -28,7 +28,6 @@ pub(super) struct Plan {
     pub(super) days: (Day, Day),
     /// Rows before these days, from the first moment, in milliseconds.
     pub(super) head: (i64, i64),
-    /// Rows behind these days.
     pub(super) tail: (i64, i64),
 }
 

@@ -25,7 +25,6 @@ pub struct LedgerFilter {
 }
 
 impl LedgerFilter {
-    /// The same without its moments.
     pub(super) fn of_any_moment(&self) -> Self {
         Self {
             from: None,

@@ -19,7 +19,6 @@ const IDLE_READERS_MAX: usize = 4;
 /// (`http::heavy_reads`), so only a machine in distress comes to this.
 const READER_WAIT_MAX: Duration = Duration::from_secs(30);
 
-/// The read connections.
 #[derive(Default)]
 struct Readers {
     idle: Vec<Connection>,

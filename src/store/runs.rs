@@ -38,7 +38,6 @@ pub struct Run {
     pub graph: String,
 }
 
-/// Where a node is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum NodeStatus {

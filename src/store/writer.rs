@@ -184,7 +184,6 @@ impl Writer {
     }
 }
 
-/// An open transaction.
 pub struct Batch<'a> {
     connection: &'a Connection,
     newest: Seq,

@@ -45,7 +45,6 @@ pub struct Limits {
     pub message_bytes: usize,
     /// Text and binary messages. Excess closes with 1008, as for the following rates.
     pub messages: BucketRate,
-    /// Pings and pongs.
     pub controls: BucketRate,
     pub bytes: BucketRate,
     /// How many bytes may wait before the client counts as too slow.
@@ -64,7 +63,6 @@ impl Default for Limits {
     }
 }
 
-/// A client exceeded a rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("too many {what}: at most {} at once, then {} a second", rate.burst, rate.per_second)]
 pub struct Excess {

@@ -41,7 +41,6 @@ impl<'a> Half<'a> {
         self.stream
     }
 
-    /// Passes the answers on.
     pub fn pass_on(&mut self) {
         if !self.answer.is_empty() {
             self.outbox.push_controls(&self.answer);

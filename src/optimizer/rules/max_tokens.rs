@@ -30,7 +30,6 @@ struct Restricted<'a> {
     freed: Reserve,
 }
 
-/// Answer lengths in tokens.
 struct Lengths {
     longest: u64,
     limit: u64,

@@ -19,13 +19,10 @@ const WASTED_MIN: u64 = 3;
 const TIMEOUT_FACTOR: u32 = 2;
 /// How much longer the first pause becomes …
 const BACKOFF_FACTOR: u32 = 4;
-/// … and its minimum.
 const BACKOFF_MIN: Duration = Duration::from_secs(2);
 
-/// A change that may help.
 struct Remedy {
     title: String,
-    /// Its effect, to follow "This".
     effect: String,
     edit: Value,
 }

@@ -128,7 +128,6 @@ fn provider_does_not_idle_for_a_flow_that_does_not_ask() {
     made(flow, now);
 }
 
-/// A call that was made.
 #[derive(Debug)]
 struct SentCall {
     at: Instant,
