@@ -40,10 +40,7 @@ const WARM_UP: Duration = Duration::from_millis(500);
 const STACK_BYTES: usize = 64 << 10;
 
 fn main() {
-    let args: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|arg| arg != "--bench")
-        .collect();
+    let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args.as_slice() {
         ["server", data, url] => serve(data.as_ref(), url),
@@ -95,12 +92,7 @@ fn bench() {
         aim("added p50 < 300 us", added(0.5) < AIM_P50_US),
         aim("added p99 < 1 ms", added(0.99) < AIM_P99_US),
     ];
-    print(
-        &format!("{RATE_PER_S} per second"),
-        &direct,
-        &providers,
-        &aims,
-    );
+    print(&format!("{RATE_PER_S} per second"), &direct, &providers, &aims);
 }
 
 fn print(what: &str, direct: &Measured, providers: &Measured, aims: &[String]) {
@@ -180,13 +172,7 @@ impl Rig {
         let url = format!("http://{direct}/v1");
         let mut server = Process::start(&["server", dir.path().to_str().unwrap(), &url]);
         let providers = server.line().parse().unwrap();
-        Self {
-            server,
-            _upstream: upstream,
-            direct,
-            providers,
-            dir,
-        }
+        Self { server, _upstream: upstream, direct, providers, dir }
     }
 
     fn cpu(&mut self) -> Duration {
@@ -306,9 +292,7 @@ impl Measured {
 fn connect(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).unwrap();
     stream.set_nodelay(true).unwrap();
-    stream
-        .set_read_timeout(Some(Duration::from_secs(30)))
-        .unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     stream
 }
 
@@ -336,11 +320,7 @@ fn call(stream: &mut TcpStream, request: &[u8], buffer: &mut [u8]) {
         assert!(more > 0, "the connection was closed");
         count += more;
         if whole(&buffer[..count]).is_some_and(|whole| count >= whole) {
-            assert!(
-                buffer.starts_with(b"HTTP/1.1 200"),
-                "{}",
-                String::from_utf8_lossy(buffer)
-            );
+            assert!(buffer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(buffer));
             return;
         }
     }
@@ -350,13 +330,8 @@ fn call(stream: &mut TcpStream, request: &[u8], buffer: &mut [u8]) {
 fn whole(bytes: &[u8]) -> Option<usize> {
     const LENGTH: &str = "content-length: ";
     let head = bytes.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
-    let text = std::str::from_utf8(&bytes[..head])
-        .unwrap()
-        .to_ascii_lowercase();
-    let length = text
-        .lines()
-        .find_map(|line| line.strip_prefix(LENGTH))
-        .unwrap();
+    let text = std::str::from_utf8(&bytes[..head]).unwrap().to_ascii_lowercase();
+    let length = text.lines().find_map(|line| line.strip_prefix(LENGTH)).unwrap();
     Some(head + length.parse::<usize>().unwrap())
 }
 
@@ -454,11 +429,7 @@ impl Process {
             .unwrap();
         let input = child.stdin.take().unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
-        Self {
-            child,
-            input,
-            output,
-        }
+        Self { child, input, output }
     }
 
     fn line(&mut self) -> String {

@@ -101,10 +101,7 @@ fn cpu_time() -> Duration {
 
 fn rss_kb() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmRSS:"))
-        .unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
@@ -139,9 +136,7 @@ fn providers() -> Providers {
 /// Puts the calls closer together.
 fn within_30_days(dir: &Path, now: Timestamp) {
     let connection = fill::open(dir);
-    connection
-        .pragma_update(None, "synchronous", "OFF")
-        .unwrap();
+    connection.pragma_update(None, "synchronous", "OFF").unwrap();
     // And as dear as they would be at gpt-5, so that there is something to be found.
     let closer = "UPDATE ledger SET timestamp_ms = ?1 - (?1 - timestamp_ms) * 29 / 90,
         cost_nanousd = cost_nanousd * 20";

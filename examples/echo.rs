@@ -85,9 +85,9 @@ pub fn start(listener: TcpListener) -> Result<Listener> {
 }
 
 fn main() {
-    let port = std::env::args().nth(1).map_or(PORT, |port| {
-        port.parse().expect("the argument is a port's number")
-    });
+    let port = std::env::args()
+        .nth(1)
+        .map_or(PORT, |port| port.parse().expect("the argument is a port's number"));
     let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
         .unwrap_or_else(|error| panic!("cannot listen on port {port}: {error}"));
     let listener = start(listener).expect("the listener starts");

@@ -179,8 +179,7 @@ impl Budget {
     /// Returns the start of the period with that moment, and of the next. All time for runs, and where
     /// the calendar ends.
     pub fn period(&self, at: Timestamp) -> (Timestamp, Timestamp) {
-        self.calendar_period(at)
-            .unwrap_or((Timestamp(i64::MIN), Timestamp(i64::MAX)))
+        self.calendar_period(at).unwrap_or((Timestamp(i64::MIN), Timestamp(i64::MAX)))
     }
 
     fn calendar_period(&self, at: Timestamp) -> Option<(Timestamp, Timestamp)> {
@@ -188,10 +187,7 @@ impl Budget {
         let at = at.to_zoned(self.zone.clone());
         let (start, length) = match self.per {
             Per::Day => (at.start_of_day().ok()?, Span::new().days(1)),
-            Per::Month => (
-                at.first_of_month().ok()?.start_of_day().ok()?,
-                Span::new().months(1),
-            ),
+            Per::Month => (at.first_of_month().ok()?.start_of_day().ok()?, Span::new().months(1)),
             Per::Run => return None,
         };
         let end = start.date().checked_add(length).ok()?;
@@ -406,25 +402,16 @@ mod tests {
         };
         assert_eq!(
             period("day", "Europe/Berlin", "2026-07-01T22:30:00Z"),
-            (
-                "2026-07-01T22:00:00.000Z".into(),
-                "2026-07-02T22:00:00.000Z".into()
-            )
+            ("2026-07-01T22:00:00.000Z".into(), "2026-07-02T22:00:00.000Z".into())
         );
         // The day on which the clock is put forward has 23 hours.
         assert_eq!(
             period("day", "Europe/Berlin", "2026-03-29T12:00:00Z"),
-            (
-                "2026-03-28T23:00:00.000Z".into(),
-                "2026-03-29T22:00:00.000Z".into()
-            )
+            ("2026-03-28T23:00:00.000Z".into(), "2026-03-29T22:00:00.000Z".into())
         );
         assert_eq!(
             period("month", "UTC", "2026-12-31T23:59:59.999Z"),
-            (
-                "2026-12-01T00:00:00.000Z".into(),
-                "2027-01-01T00:00:00.000Z".into()
-            )
+            ("2026-12-01T00:00:00.000Z".into(), "2027-01-01T00:00:00.000Z".into())
         );
     }
 
@@ -463,12 +450,7 @@ mod tests {
 
     #[test]
     fn a_budget_covers_what_it_names() {
-        let call = Scope {
-            flow_id: Some(1),
-            provider: "openai",
-            model: "gpt-4o-mini",
-            key: None,
-        };
+        let call = Scope { flow_id: Some(1), provider: "openai", model: "gpt-4o-mini", key: None };
         for (more, expected) in [
             (json!({}), true),
             (json!({"flowId": 1}), true),

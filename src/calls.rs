@@ -81,11 +81,7 @@ pub enum Prepared {
     /// The call may be made now.
     Ready(Held),
     /// The caller prepares again after `wait`.
-    Deferred {
-        wait: Duration,
-        held: Option<Held>,
-        reason: WaitReason,
-    },
+    Deferred { wait: Duration, held: Option<Held>, reason: WaitReason },
     /// No call is made.
     Over(Ended),
 }
@@ -186,9 +182,7 @@ impl Calls {
             providers,
         };
         let settlements = Arc::clone(&calls.settlements);
-        calls
-            .threads
-            .spawn("settlements", STACK_BYTES, move || settlements.run())?;
+        calls.threads.spawn("settlements", STACK_BYTES, move || settlements.run())?;
         Ok(calls)
     }
 
@@ -243,11 +237,7 @@ impl Calls {
         {
             return Prepared::Over(over_budget(row, why, Vec::new()));
         }
-        Prepared::Deferred {
-            wait,
-            held: Some(held),
-            reason: WaitReason::RateLimit,
-        }
+        Prepared::Deferred { wait, held: Some(held), reason: WaitReason::RateLimit }
     }
 
     /// Joins the queue for a permit, unless the call needs none.
@@ -285,10 +275,7 @@ impl Calls {
             })),
             Ok(CacheLookup::Answer(bought)) => {
                 let change = Change::BookCached {
-                    call: NewCall {
-                        at: Timestamp::now(),
-                        ..request.row.clone()
-                    },
+                    call: NewCall { at: Timestamp::now(), ..request.row.clone() },
                     model: bought.model.clone(),
                     saved: bought.cost,
                 };
@@ -322,11 +309,7 @@ impl Calls {
                 Prepared::Ready(_) if waiter.is_over() => break,
                 Prepared::Ready(held) => return Ok(held),
                 Prepared::Over(ended) => return Err(Box::new(ended)),
-                Prepared::Deferred {
-                    wait,
-                    held: kept,
-                    reason,
-                } => {
+                Prepared::Deferred { wait, held: kept, reason } => {
                     held = kept;
                     (wait, reason)
                 }
@@ -373,10 +356,7 @@ impl Calls {
             }
             Err(Error::Budget(why)) => return over_budget(row, why, before),
             Err(error) => {
-                return Ended {
-                    outcome: CallOutcome::NotCommitted(error),
-                    changes: before,
-                };
+                return Ended { outcome: CallOutcome::NotCommitted(error), changes: before };
             }
         };
         held.permit.consume();
@@ -389,10 +369,7 @@ impl Calls {
                 let kept = filled.map(|filled| filled.done(&answer.model, &settlement));
                 let mut changes = vec![Change::SettleCall(settlement)];
                 changes.extend(kept.map(Change::KeepAnswer));
-                Ended {
-                    outcome: CallOutcome::Answered(answer),
-                    changes,
-                }
+                Ended { outcome: CallOutcome::Answered(answer), changes }
             }
             Ok((Err(failure), _)) => {
                 let settlement = settlement::failed(providers, call, id, &failure, began);
@@ -419,19 +396,11 @@ impl Calls {
         let (call, at) = (request.call, Timestamp::now());
         let reserve = match request.prompt {
             PromptSize::OfCall => self.providers.reserve(call, at),
-            PromptSize::OfBody {
-                bytes_max,
-                cache_writes,
-                ..
-            } => self
-                .providers
-                .reserve_for(call, bytes_max, cache_writes, at),
+            PromptSize::OfBody { bytes_max, cache_writes, .. } => {
+                self.providers.reserve_for(call, bytes_max, cache_writes, at)
+            }
         };
-        NewCall {
-            at,
-            reserve,
-            ..request.row.clone()
-        }
+        NewCall { at, reserve, ..request.row.clone() }
     }
 
     /// Commits the settlement of a call soon, without waiting: with the next intent, or after a few
@@ -484,8 +453,5 @@ impl Filled {
 fn over_budget(row: NewCall, why: String, before: Vec<Change>) -> Ended {
     let mut changes = before;
     changes.push(Change::RefuseCall(row, RefusedBy::Budget, why.clone()));
-    Ended {
-        outcome: CallOutcome::OverBudget(why),
-        changes,
-    }
+    Ended { outcome: CallOutcome::OverBudget(why), changes }
 }

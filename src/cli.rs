@@ -171,10 +171,7 @@ pub fn main() -> ExitCode {
     };
     done.unwrap_or_else(|error| {
         eprintln!("flowledger: {error}");
-        let unusable = matches!(
-            error,
-            Error::Config(_) | Error::Invalid { .. } | Error::Io { .. }
-        );
+        let unusable = matches!(error, Error::Config(_) | Error::Invalid { .. } | Error::Io { .. });
         ExitCode::from(if unusable { UNUSABLE } else { FAILED })
     })
 }
@@ -212,11 +209,7 @@ fn table(head: &[&str], numbers: Range<usize>) -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_HORIZONTAL_ONLY);
     table.set_header(head);
-    for column in table
-        .column_iter_mut()
-        .skip(numbers.start)
-        .take(numbers.len())
-    {
+    for column in table.column_iter_mut().skip(numbers.start).take(numbers.len()) {
         column.set_cell_alignment(CellAlignment::Right);
     }
     table

@@ -67,9 +67,7 @@ impl Config {
     /// # Errors
     /// [`Error::Config`] names the setting and says what would be right.
     pub fn load(overrides: Overrides) -> Result<Self> {
-        Self::from_sources(overrides, &|name| {
-            env::var(name).ok().filter(|value| !value.is_empty())
-        })
+        Self::from_sources(overrides, &|name| env::var(name).ok().filter(|value| !value.is_empty()))
     }
 
     fn from_sources(given: Overrides, variable: Variable<'_>) -> Result<Self> {
@@ -105,10 +103,7 @@ impl Config {
             providers,
             timeouts: file.timeouts.checked()?,
             retention: file.retention.checked()?,
-            fetch_rules: FetchRules {
-                hosts: file.http.hosts,
-                private: file.http.private,
-            },
+            fetch_rules: FetchRules { hosts: file.http.hosts, private: file.http.private },
             pings: file.websocket.checked()?,
         })
     }
@@ -149,9 +144,7 @@ fn origins(origins: Vec<String>) -> Result<Vec<String>> {
 
 fn token(text: String) -> Result<Secret> {
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(wrong(
-            "token: must be visible ASCII characters without spaces".into(),
-        ));
+        return Err(wrong("token: must be visible ASCII characters without spaces".into()));
     }
     Ok(Secret::new(text))
 }
@@ -161,10 +154,7 @@ fn default_data_dir(variable: Variable<'_>) -> PathBuf {
     let base = variable("XDG_DATA_HOME")
         .map(PathBuf::from)
         .or_else(|| variable("HOME").map(|home| Path::new(&home).join(".local/share")));
-    base.map_or_else(
-        || PathBuf::from("flowledger-data"),
-        |base| base.join("flowledger"),
-    )
+    base.map_or_else(|| PathBuf::from("flowledger-data"), |base| base.join("flowledger"))
 }
 
 #[cfg(test)]

@@ -60,11 +60,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            active_runs: 256,
-            queued_runs: 10_000,
-            calls: 64,
-        }
+        Self { active_runs: 256, queued_runs: 10_000, calls: 64 }
     }
 }
 
@@ -126,11 +122,7 @@ impl Engine {
         // would let the journal, which answers here, wait for the engine, which waits for it.
         let (events, received) = unbounded();
         let providers = Arc::clone(calls.providers());
-        let worker = Worker {
-            journal: journal.clone(),
-            hub,
-            calls,
-        };
+        let worker = Worker { journal: journal.clone(), hub, calls };
         let open = Arc::new(AtomicUsize::new(0));
         let engine = Self {
             events,
@@ -142,20 +134,13 @@ impl Engine {
             limits,
         };
         let lost_calls = engine.settle_lost_calls()?;
-        let left_over = if goes_on {
-            engine.store.open_runs()?
-        } else {
-            Vec::new()
-        };
+        let left_over = if goes_on { engine.store.open_runs()? } else { Vec::new() };
         if !left_over.is_empty() {
             log::warn!("{} runs of the last process go on", left_over.len());
         }
         open.store(left_over.len(), Ordering::SeqCst);
-        let (left_over, held_back) = if lost_calls == 0 {
-            (left_over, Vec::new())
-        } else {
-            (Vec::new(), left_over)
-        };
+        let (left_over, held_back) =
+            if lost_calls == 0 { (left_over, Vec::new()) } else { (Vec::new(), left_over) };
         let event_loop = EventLoop::new(engine.clone(), worker, lost_calls, held_back);
         let thread = vital("engine", on_fatal, move || event_loop.run(&received))?;
         for run in left_over {
@@ -228,27 +213,15 @@ impl Engine {
     /// [`Error::NotFound`]; [`Error::Conflict`] for a run that is over.
     pub fn cancel(&self, run_id: &str) -> Result<()> {
         // Committed before anybody is told that it is, so that a restart does not go on with it.
-        self.journal.commit_one(Change::CancelRun {
-            run_id: run_id.to_owned(),
-            at: Timestamp::now(),
-        })?;
+        self.journal
+            .commit_one(Change::CancelRun { run_id: run_id.to_owned(), at: Timestamp::now() })?;
         let (answer, answered) = bounded(1);
-        self.tell(EngineEvent::Cancel {
-            run_id: run_id.to_owned(),
-            answer,
-        })?;
+        self.tell(EngineEvent::Cancel { run_id: run_id.to_owned(), answer })?;
         match answered.recv().map_err(|_| Error::Stopping)? {
             Err(Error::NotFound(_)) => {
                 let (run, _) = self.store.run(run_id)?;
-                let is_over = if run.status.is_over() {
-                    "is over"
-                } else {
-                    "is just ending"
-                };
-                Err(Error::Conflict(format!(
-                    "run {run_id} {is_over}: {}",
-                    run.status
-                )))
+                let is_over = if run.status.is_over() { "is over" } else { "is just ending" };
+                Err(Error::Conflict(format!("run {run_id} {is_over}: {}", run.status)))
             }
             result => result,
         }
@@ -296,27 +269,19 @@ impl Engine {
         let document: Value = serde_json::from_str(&flow.document)
             .map_err(|error| Error::internal(format!("flow {} is not JSON: {error}", flow.id)))?;
         let data = document.get("data").unwrap_or(&Value::Null);
-        let runnable = Runnable {
-            graph: Arc::new(self.parse(data)?),
-            data: data.to_string().into(),
-        };
+        let runnable =
+            Runnable { graph: Arc::new(self.parse(data)?), data: data.to_string().into() };
         self.flow_cache.put(flow, &runnable);
         Ok(runnable)
     }
 
     fn take_place(&self) -> Result<()> {
-        let Limits {
-            active_runs,
-            queued_runs,
-            ..
-        } = self.limits;
+        let Limits { active_runs, queued_runs, .. } = self.limits;
         if self.open.fetch_add(1, Ordering::SeqCst) < active_runs + queued_runs {
             return Ok(());
         }
         self.open.fetch_sub(1, Ordering::SeqCst);
-        Err(Error::Busy(format!(
-            "{queued_runs} runs wait already; try again later"
-        )))
+        Err(Error::Busy(format!("{queued_runs} runs wait already; try again later")))
     }
 
     /// Reads a flow's graph against the providers that there are.
@@ -324,12 +289,8 @@ impl Engine {
     /// # Errors
     /// [`Error::Invalid`] with every fault.
     pub fn parse(&self, data: &Value) -> Result<Graph> {
-        Graph::parse(data, &|provider| self.providers.knows(provider)).map_err(|faults| {
-            Error::Invalid {
-                message: "the flow cannot run".into(),
-                faults,
-            }
-        })
+        Graph::parse(data, &|provider| self.providers.knows(provider))
+            .map_err(|faults| Error::Invalid { message: "the flow cannot run".into(), faults })
     }
 
     /// Ends the engine: calls under way are stopped, and their runs go on at the next start.
@@ -348,10 +309,7 @@ impl Engine {
         if lost.is_empty() {
             return Ok(0);
         }
-        log::warn!(
-            "the last process ended during {} calls, which are UNKNOWN now",
-            lost.len()
-        );
+        log::warn!("the last process ended during {} calls, which are UNKNOWN now", lost.len());
         let mut refused = 0;
         for rows in lost.chunks(LOST_CALLS_STEP) {
             let at = Timestamp::now();
@@ -422,10 +380,7 @@ fn completed_input(graph: &Graph, input: Value) -> Result<Value> {
     };
     let completed = graph
         .complete_input(input)
-        .map_err(|faults| Error::Invalid {
-            message: BAD_INPUT.into(),
-            faults,
-        })?;
+        .map_err(|faults| Error::Invalid { message: BAD_INPUT.into(), faults })?;
     Ok(Value::Object(completed))
 }
 
@@ -434,11 +389,7 @@ fn completed_input(graph: &Graph, input: Value) -> Result<Value> {
 /// # Errors
 /// [`Error::Invalid`] for what is no object or too large.
 pub fn checked_input(input: Value) -> Result<Value> {
-    let input = if input.is_null() {
-        Value::Object(serde_json::Map::new())
-    } else {
-        input
-    };
+    let input = if input.is_null() { Value::Object(serde_json::Map::new()) } else { input };
     if !input.is_object() {
         return Err(Error::invalid(BAD_INPUT, "input", "must be an object"));
     }

@@ -16,10 +16,7 @@ pub struct Fault {
 impl Fault {
     /// A fault of `field`.
     pub fn new(field: impl Into<String>, message: impl Into<String>) -> Self {
-        Self {
-            field: field.into(),
-            message: message.into(),
-        }
+        Self { field: field.into(), message: message.into() }
     }
 }
 
@@ -75,10 +72,7 @@ impl Error {
 
     /// An invalid input with one fault.
     pub fn invalid(message: impl Into<String>, field: &str, fault: impl Into<String>) -> Self {
-        Self::Invalid {
-            message: message.into(),
-            faults: vec![Fault::new(field, fault)],
-        }
+        Self::Invalid { message: message.into(), faults: vec![Fault::new(field, fault)] }
     }
 
     /// An I/O error with what was being done.
@@ -89,15 +83,10 @@ impl Error {
 
     /// Something that should not happen.
     pub fn internal(message: impl Into<String>) -> Self {
-        Self::Internal {
-            message: message.into(),
-        }
+        Self::Internal { message: message.into() }
     }
 }
 
 fn list(faults: &[Fault]) -> String {
-    faults
-        .iter()
-        .map(|fault| format!("\n  {}: {}", fault.field, fault.message))
-        .collect()
+    faults.iter().map(|fault| format!("\n  {}: {}", fault.field, fault.message)).collect()
 }

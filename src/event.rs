@@ -340,14 +340,10 @@ pub struct Filter {
 impl Filter {
     /// Whether an event of that flow and type passes.
     pub fn passes(&self, flow_id: Option<FlowId>, type_name: &str) -> bool {
-        let flow_fits = self
-            .flow_ids
-            .as_ref()
-            .is_none_or(|ids| flow_id.is_some_and(|id| ids.contains(&id)));
-        let type_fits = self
-            .types
-            .as_ref()
-            .is_none_or(|types| types.iter().any(|wanted| wanted == type_name));
+        let flow_fits =
+            self.flow_ids.as_ref().is_none_or(|ids| flow_id.is_some_and(|id| ids.contains(&id)));
+        let type_fits =
+            self.types.as_ref().is_none_or(|types| types.iter().any(|wanted| wanted == type_name));
         flow_fits && type_fits
     }
 }
@@ -376,10 +372,7 @@ mod tests {
 
     #[test]
     fn a_message_has_its_seq_first_and_the_fields_of_the_contract() {
-        let event = Event::FlowStatus {
-            context: context(),
-            status: FlowProgress::NodeComplete,
-        };
+        let event = Event::FlowStatus { context: context(), status: FlowProgress::NodeComplete };
         assert_eq!(
             encode(7, &event.body()),
             r#"{"seq":7,"type":"FLOW_STATUS","payload":{"flowId":1,"runId":"r","nodeId":null,"timestamp":"2025-12-04T10:00:00.123Z","status":"NODE_COMPLETE"}}"#
@@ -390,14 +383,8 @@ mod tests {
     fn the_type_name_is_the_one_in_the_json() {
         for event in [
             Event::Pong {},
-            Event::FlowCancelled {
-                context: context(),
-                execution_time_ms: 1,
-            },
-            Event::Error {
-                code: "c".into(),
-                message: "m".into(),
-            },
+            Event::FlowCancelled { context: context(), execution_time_ms: 1 },
+            Event::Error { code: "c".into(), message: "m".into() },
         ] {
             let json: serde_json::Value = serde_json::from_str(&event.body()).unwrap();
             assert_eq!(json["type"], event.type_name());
@@ -406,19 +393,10 @@ mod tests {
 
     #[test]
     fn a_client_message_is_read_with_and_without_payload() {
-        assert_eq!(
-            serde_json::from_str::<Request>(r#"{"type":"PING"}"#).unwrap(),
-            Request::Ping
-        );
+        assert_eq!(serde_json::from_str::<Request>(r#"{"type":"PING"}"#).unwrap(), Request::Ping);
         let narrowed: Request =
             serde_json::from_str(r#"{"type":"SUBSCRIBE","payload":{"flowIds":[1]}}"#).unwrap();
-        assert_eq!(
-            narrowed,
-            Request::Subscribe(Filter {
-                flow_ids: Some(vec![1]),
-                types: None
-            })
-        );
+        assert_eq!(narrowed, Request::Subscribe(Filter { flow_ids: Some(vec![1]), types: None }));
     }
 
     proptest! {

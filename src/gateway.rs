@@ -66,10 +66,7 @@ pub struct Toward {
 
 impl Default for Toward {
     fn default() -> Self {
-        Self {
-            drain_max: Some(DRAIN_MAX),
-            pass_through_key: false,
-        }
+        Self { drain_max: Some(DRAIN_MAX), pass_through_key: false }
     }
 }
 
@@ -203,10 +200,7 @@ impl Gateway {
         let cache_age = cache::age_max(head).map_err(ours)?;
         let request = ChatRequest::read(protocol, body).map_err(ours)?;
         if let Some(id) = labels.flow_id
-            && !self
-                .store
-                .has_flow(id)
-                .map_err(|error| ours(internal(&error)))?
+            && !self.store.has_flow(id).map_err(|error| ours(internal(&error)))?
         {
             let message = format!("there is no flow {id} (`X-Flowledger-Flow`)");
             return Err(ours(Refusal::bad_request("no_such_flow", message)));
@@ -216,12 +210,10 @@ impl Gateway {
             cache_age,
             ..self.operation(protocol, head, request).map_err(ours)?
         };
-        let targets = targets::targets(
-            protocol,
-            &operation.request.model,
-            &self.settings.aliases,
-            |name| self.providers.knows(name),
-        );
+        let targets =
+            targets::targets(protocol, &operation.request.model, &self.settings.aliases, |name| {
+                self.providers.knows(name)
+            });
         let mut attempt = 0;
         let mut told = None;
         for target in &targets {
@@ -240,12 +232,8 @@ impl Gateway {
                 Attempt::Refused(why) => return Err(why),
             }
         }
-        Err(told.unwrap_or_else(|| {
-            ours(Refusal::bad_request(
-                "no_target",
-                "the alias names no model",
-            ))
-        }))
+        Err(told
+            .unwrap_or_else(|| ours(Refusal::bad_request("no_target", "the alias names no model"))))
     }
 
     /// What a request asks for, without labels.
@@ -313,10 +301,7 @@ impl Gateway {
                            KEY` or `x-api-key: KEY`";
             return Err(Refusal::new(401, "invalid_api_key", message));
         }
-        Ok(Client {
-            own,
-            ..Client::default()
-        })
+        Ok(Client { own, ..Client::default() })
     }
 }
 
@@ -355,11 +340,7 @@ impl RequestHandler for Gateway {
     fn refusal(&self, head: &RequestHead, denied: &Denied) -> Vec<u8> {
         let protocol = Protocol::of(head);
         self.stats.count(protocol, denied.status);
-        protocol.error(&Refusal::new(
-            denied.status,
-            denied.code,
-            denied.message.clone(),
-        ))
+        protocol.error(&Refusal::new(denied.status, denied.code, denied.message.clone()))
     }
 }
 
@@ -389,9 +370,7 @@ fn allowed(path: &str) -> Option<&'static str> {
 fn offered(head: &RequestHead) -> Vec<(Secret, bool)> {
     let bearer = head.header("authorization").and_then(|value| {
         let (scheme, key) = value.split_once(' ')?;
-        scheme
-            .eq_ignore_ascii_case("bearer")
-            .then(|| (key.trim(), true))
+        scheme.eq_ignore_ascii_case("bearer").then(|| (key.trim(), true))
     });
     let plain = head.header("x-api-key").map(|key| (key.trim(), false));
     let found = bearer.into_iter().chain(plain);
@@ -428,11 +407,7 @@ fn internal(error: &Error) -> Refusal {
 
 fn answer_json(reply: &mut ResponseWriter<'_>, document: &serde_json::Value) {
     let body = document.to_string();
-    reply.whole(
-        200,
-        &[("content-type", "application/json")],
-        body.as_bytes(),
-    );
+    reply.whole(200, &[("content-type", "application/json")], body.as_bytes());
 }
 
 /// Tells a client why there is no answer, or no more of it.
@@ -456,11 +431,8 @@ fn tell(protocol: Protocol, told: &ErrorResponse, reply: &mut ResponseWriter<'_>
             reply.end();
         }
         ErrorResponse::Providers(head, body) => {
-            let fields: Vec<(&str, &str)> = head
-                .headers
-                .iter()
-                .map(|(name, value)| (name.as_str(), value.as_str()))
-                .collect();
+            let fields: Vec<(&str, &str)> =
+                head.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
             reply.whole(head.status, &fields, body);
         }
     }

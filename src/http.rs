@@ -80,9 +80,8 @@ impl RequestHandler for Http {
         response: &mut ResponseWriter<'_>,
     ) {
         let client = response.presence();
-        let answer = catch_unwind(AssertUnwindSafe(|| {
-            routes::answer(&self.context, head, body, client)
-        }));
+        let answer =
+            catch_unwind(AssertUnwindSafe(|| routes::answer(&self.context, head, body, client)));
         let answered = answer
             .unwrap_or_else(|panic| {
                 let message = panic_message(panic.as_ref());

@@ -207,12 +207,7 @@ impl Hub {
     ) -> Result<()> {
         // From here on all messages go through the channel, so that the client misses none of them.
         lock(&self.audience).clients += 1;
-        let told = self.tell(Command::Register {
-            id,
-            address,
-            outbox: Arc::clone(&outbox),
-            since,
-        });
+        let told = self.tell(Command::Register { id, address, outbox: Arc::clone(&outbox), since });
         // Sent behind the hub's last look into its channel, perhaps: nobody else would close it.
         if told.is_err() || self.ended.load(Ordering::SeqCst) {
             say_goodbye(&outbox);
@@ -252,10 +247,7 @@ impl Hub {
 
     /// Sends an event that is not logged to one client.
     pub fn send_to_client(&self, id: ClientId, event: &Event) -> Result<()> {
-        self.tell(Command::Send {
-            id,
-            message: Message::new(None, event),
-        })
+        self.tell(Command::Send { id, message: Message::new(None, event) })
     }
 
     /// Closes every client with [`close::GOING_AWAY`] and ends the hub.
@@ -344,12 +336,7 @@ impl State {
                 // Order is kept: who registers or subscribes now does so after these messages.
                 self.fan_out(&mut waiting);
                 match command {
-                    Command::Register {
-                        id,
-                        address,
-                        outbox,
-                        since,
-                    } => {
+                    Command::Register { id, address, outbox, since } => {
                         self.register(id, address, outbox, since);
                     }
                     Command::Unregister { id, ending } => self.unregister(id, ending),
@@ -392,21 +379,9 @@ impl State {
         }
         outbox.open(since, self.newest);
         let filter = Arc::new(Filter::default());
-        self.groups
-            .entry(Arc::clone(&filter))
-            .or_default()
-            .insert(id, Arc::clone(&outbox));
-        self.clients.insert(
-            id,
-            Client {
-                address,
-                outbox,
-                filter,
-            },
-        );
-        self.stats
-            .clients
-            .store(self.clients.len(), Ordering::Relaxed);
+        self.groups.entry(Arc::clone(&filter)).or_default().insert(id, Arc::clone(&outbox));
+        self.clients.insert(id, Client { address, outbox, filter });
+        self.stats.clients.store(self.clients.len(), Ordering::Relaxed);
     }
 
     fn unregister(&mut self, id: ClientId, ending: Ending) {
@@ -415,9 +390,7 @@ impl State {
         };
         self.leave_group(id, &client.filter);
         lock(&self.audience).clients -= 1;
-        self.stats
-            .clients
-            .store(self.clients.len(), Ordering::Relaxed);
+        self.stats.clients.store(self.clients.len(), Ordering::Relaxed);
         // The outbox knows best why it ended, if it was the one to end it.
         // Unless that is only how it noticed what the reader did.
         let ending = match client.outbox.ending() {
@@ -444,10 +417,7 @@ impl State {
         self.leave_group(id, &old);
         let filter = Arc::new(filter);
         outbox.set_filter(Arc::clone(&filter));
-        self.groups
-            .entry(Arc::clone(&filter))
-            .or_default()
-            .insert(id, outbox);
+        self.groups.entry(Arc::clone(&filter)).or_default().insert(id, outbox);
         if let Some(client) = self.clients.get_mut(&id) {
             client.filter = filter;
         }
@@ -500,9 +470,7 @@ impl State {
             }
             let bytes: Arc<[u8]> = bytes.into();
             // Also where nothing is for them: who catches up learns how far the log is.
-            let pushed = members
-                .values()
-                .map(|outbox| outbox.push(&bytes, self.newest));
+            let pushed = members.values().map(|outbox| outbox.push(&bytes, self.newest));
             self.count(pushed, count, bytes.len());
         }
         self.stats.count_fan_out(began.elapsed());
@@ -519,15 +487,9 @@ impl State {
             }
         }
         let stats = &self.stats;
-        stats
-            .deliveries
-            .fetch_add(taken * messages, Ordering::Relaxed);
-        stats
-            .delivered_bytes
-            .fetch_add(taken * bytes as u64, Ordering::Relaxed);
-        stats
-            .merged
-            .fetch_add(taken * messages.saturating_sub(1), Ordering::Relaxed);
+        stats.deliveries.fetch_add(taken * messages, Ordering::Relaxed);
+        stats.delivered_bytes.fetch_add(taken * bytes as u64, Ordering::Relaxed);
+        stats.merged.fetch_add(taken * messages.saturating_sub(1), Ordering::Relaxed);
         stats.count_evicted(Eviction::OutboxFull, evicted);
     }
 

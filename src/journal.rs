@@ -105,11 +105,7 @@ impl Journal {
             writer.run(&received);
             copying.join(Instant::now() + CHECKPOINT_END_MAX);
         })?;
-        let journal = Self {
-            commands,
-            calls,
-            ended,
-        };
+        let journal = Self { commands, calls, ended };
         Ok((journal, thread))
     }
 
@@ -151,9 +147,7 @@ impl Journal {
     /// Writes one change; see [`Journal::commit`].
     pub fn commit_one(&self, change: Change) -> Result<Receipt> {
         let mut receipts = self.commit(vec![change])?;
-        receipts
-            .pop()
-            .ok_or_else(|| Error::internal("the journal returned no receipt"))
+        receipts.pop().ok_or_else(|| Error::internal("the journal returned no receipt"))
     }
 
     /// Hands `changes` over without waiting; `done` is called once they are committed or refused.
@@ -178,15 +172,8 @@ impl Journal {
     }
 
     fn send(&self, changes: Vec<Change>, done: Done, is_retried: bool) -> Result<()> {
-        let entry = Entry {
-            changes,
-            done,
-            is_retried,
-            failures: 0,
-        };
-        self.commands
-            .send(Command::Write(entry))
-            .map_err(|_| Error::Stopping)
+        let entry = Entry { changes, done, is_retried, failures: 0 };
+        self.commands.send(Command::Write(entry)).map_err(|_| Error::Stopping)
     }
 
     /// What calls took since the server started.

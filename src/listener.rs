@@ -135,9 +135,7 @@ impl Listener {
         sockets: Sockets,
         on_fatal: OnFatal,
     ) -> Result<Self> {
-        let address = listener
-            .local_addr()
-            .map_err(Error::io("cannot tell the own address"))?;
+        let address = listener.local_addr().map_err(Error::io("cannot tell the own address"))?;
         let listener = Arc::new(listener);
         let shared = Arc::new(Shared {
             access: rules.access,
@@ -152,12 +150,7 @@ impl Listener {
             let (listener, shared) = (Arc::clone(&listener), Arc::clone(&shared));
             vital("listener", on_fatal, move || accept(&listener, &shared))?
         };
-        Ok(Self {
-            address,
-            listener,
-            shared,
-            acceptor,
-        })
+        Ok(Self { address, listener, shared, acceptor })
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -214,10 +207,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
 
 fn is_of_one_client(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
-    matches!(
-        error.kind(),
-        ConnectionAborted | ConnectionReset | Interrupted
-    )
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
 }
 
 /// Gives a connection a thread of its own, or refuses it.
@@ -243,9 +233,7 @@ fn admit(shared: &Arc<Shared>, stream: TcpStream, address: SocketAddr, number: u
         permit,
     });
     let name = format!("conn-{number}");
-    let thread = shared
-        .threads
-        .spawn(name, STACK_BYTES, move || connection.serve());
+    let thread = shared.threads.spawn(name, STACK_BYTES, move || connection.serve());
     if let Err(error) = thread {
         log::error!("{error}");
         let denied = Denied::new(503, "busy", "no free thread; try again in a second");
@@ -279,10 +267,7 @@ enum Next {
 }
 
 impl Connection {
-    #[expect(
-        clippy::boxed_local,
-        reason = "unboxed, it would lie on the stack for days"
-    )]
+    #[expect(clippy::boxed_local, reason = "unboxed, it would lie on the stack for days")]
     fn serve(mut self: Box<Self>) {
         let _ = self.stream.set_nodelay(true);
         let _ = self.stream.set_write_timeout(Some(WRITE_TIMEOUT));
@@ -457,10 +442,8 @@ impl Connection {
     fn refuse(&self, denied: &Denied, head: Option<&RequestHead>) {
         let shared = &self.shared;
         let handler = head.and_then(|head| Some((head, shared.handler(head)?)));
-        let body = handler.map_or_else(
-            || error_body(denied),
-            |(head, handler)| handler.refusal(head, denied),
-        );
+        let body = handler
+            .map_or_else(|| error_body(denied), |(head, handler)| handler.refusal(head, denied));
         let is_unread = Cell::new(true);
         let mut response = ResponseWriter::new(&self.stream, &shared.is_stopping, &is_unread);
         if let Some(head) = head {

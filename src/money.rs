@@ -24,9 +24,7 @@ impl Usd {
     /// The sum; stays at the largest amount instead of overflowing.
     #[must_use]
     pub const fn plus(self, other: Self) -> Self {
-        Self {
-            nanousd: self.nanousd.saturating_add(other.nanousd),
-        }
+        Self { nanousd: self.nanousd.saturating_add(other.nanousd) }
     }
 }
 
@@ -97,8 +95,6 @@ impl<'de> Deserialize<'de> for Usd {
         if !(-9.2e18..=9.2e18).contains(&nanousd) {
             return Err(de::Error::custom("amount of money out of range"));
         }
-        Ok(Self {
-            nanousd: nanousd as i64,
-        })
+        Ok(Self { nanousd: nanousd as i64 })
     }
 }

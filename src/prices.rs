@@ -139,10 +139,7 @@ impl Prices {
 #[cfg(test)]
 impl Prices {
     fn from_json(text: &str) -> Result<Self, String> {
-        Ok(Self {
-            user: None,
-            replaced: Some(json_format::parse(text)?),
-        })
+        Ok(Self { user: None, replaced: Some(json_format::parse(text)?) })
     }
 
     fn find(

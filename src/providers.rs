@@ -105,18 +105,12 @@ impl Providers {
 
     /// Sets the hosts that `http` nodes may send requests to, instead of any public address.
     pub fn with_fetch_rules(self, rules: FetchRules) -> Self {
-        Self {
-            fetcher: Fetcher::new(rules),
-            ..self
-        }
+        Self { fetcher: Fetcher::new(rules), ..self }
     }
 
     /// Limits calls to their providers' rates.
     pub fn with_rates(self, rates: BTreeMap<String, Rate>) -> Self {
-        Self {
-            rate_limiter: RateLimiter::new(rates),
-            ..self
-        }
+        Self { rate_limiter: RateLimiter::new(rates), ..self }
     }
 
     pub fn with_prices(self, prices: Prices) -> Self {
@@ -125,9 +119,7 @@ impl Providers {
 
     /// Returns the providers, sorted by name.
     pub fn providers(&self) -> impl Iterator<Item = (&str, &ProviderConfig)> {
-        self.providers
-            .iter()
-            .map(|(name, provider)| (name.as_str(), provider))
+        self.providers.iter().map(|(name, provider)| (name.as_str(), provider))
     }
 
     pub fn knows(&self, provider: &str) -> bool {
@@ -146,9 +138,7 @@ impl Providers {
 
     /// Returns whether the usage of a streamed chat completion has to be requested.
     pub fn takes_stream_options(&self, provider: &str) -> bool {
-        self.providers
-            .get(provider)
-            .is_none_or(|provider| provider.stream_usage)
+        self.providers.get(provider).is_none_or(|provider| provider.stream_usage)
     }
 
     /// Checks that the provider is known and has its key.
@@ -337,10 +327,7 @@ impl Providers {
     /// Makes a message one short line without the provider's key, which some servers repeat.
     fn message(&self, provider: &str, text: &str) -> String {
         let redacted = self.key(provider).map(|key| key.redact(text));
-        excerpt::one_line(
-            redacted.as_deref().unwrap_or(text),
-            refusal::MESSAGE_CHARS_MAX,
-        )
+        excerpt::one_line(redacted.as_deref().unwrap_or(text), refusal::MESSAGE_CHARS_MAX)
     }
 
     fn key(&self, provider: &str) -> Option<&Secret> {
@@ -351,22 +338,12 @@ impl Providers {
 /// Returns the request for a call and the reader of its answer; none for `echo`.
 fn request(call: &Call, provider: &ProviderConfig) -> Option<(Request, Box<dyn Reader>)> {
     Some(match provider.kind {
-        Kind::OpenAi => (
-            openai::request(call, provider),
-            Box::<openai::ChatReader>::default(),
-        ),
-        Kind::Anthropic => (
-            anthropic::request(call, provider),
-            Box::<anthropic::MessageReader>::default(),
-        ),
-        Kind::Gemini => (
-            gemini::request(call, provider),
-            Box::<gemini::ContentReader>::default(),
-        ),
-        Kind::Ollama => (
-            ollama::request(call, provider),
-            Box::new(ollama::ChatReader),
-        ),
+        Kind::OpenAi => (openai::request(call, provider), Box::<openai::ChatReader>::default()),
+        Kind::Anthropic => {
+            (anthropic::request(call, provider), Box::<anthropic::MessageReader>::default())
+        }
+        Kind::Gemini => (gemini::request(call, provider), Box::<gemini::ContentReader>::default()),
+        Kind::Ollama => (ollama::request(call, provider), Box::new(ollama::ChatReader)),
         Kind::Echo => return None,
     })
 }

@@ -146,15 +146,9 @@ fn parse_cron(text: &str) -> Result<Cron, Vec<String>> {
     }
     let fields: Vec<&str> = text.split_ascii_whitespace().collect();
     if fields.len() != FIELDS.len() {
-        return Err(vec![format!(
-            "must have five fields: {}",
-            FIELDS.join(", ")
-        )]);
+        return Err(vec![format!("must have five fields: {}", FIELDS.join(", "))]);
     }
-    let parser = CronParser::builder()
-        .seconds(Seconds::Disallowed)
-        .year(Year::Disallowed)
-        .build();
+    let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
     // One by one, since the parser does not say which it is about.
     let fault = |(at, field): (usize, &&str)| {
         let mut alone = ["*"; FIELDS.len()];
@@ -177,10 +171,7 @@ fn parse_cron(text: &str) -> Result<Cron, Vec<String>> {
     let cron = cron.map_err(|error| vec![error.to_string()])?;
     // A day that no month has is found out in a zone without changes, once and for all.
     let epoch = Timestamp(0);
-    let always = Schedule {
-        cron,
-        zone: TimeZone::UTC,
-    };
+    let always = Schedule { cron, zone: TimeZone::UTC };
     match always.next(epoch) {
         Some(_) => Ok(always.cron),
         None => Err(vec!["is never due: there is no such day".to_owned()]),

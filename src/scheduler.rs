@@ -172,20 +172,13 @@ impl State {
             match Schedule::parse(&record.cron, &record.timezone) {
                 Ok(schedule) => {
                     let next = self.next(&record, &schedule);
-                    self.planned.push(Planned {
-                        record,
-                        schedule,
-                        next,
-                    });
+                    self.planned.push(Planned { record, schedule, next });
                 }
                 // Right when it was set: a time zone that is gone from the system since.
                 Err(faults) => log::error!(
                     "flow {} does not run by its schedule: {}",
                     record.flow_id,
-                    Error::Invalid {
-                        message: "it cannot be read any more".into(),
-                        faults
-                    }
+                    Error::Invalid { message: "it cannot be read any more".into(), faults }
                 ),
             }
         }
@@ -202,8 +195,7 @@ impl State {
         let records = self.planned.iter().map(|planned| &planned.record);
         let last: HashMap<FlowId, Timestamp> = records.map(|r| (r.flow_id, r.last)).collect();
         self.held.retain(|flow_id, held| {
-            last.get(flow_id)
-                .is_some_and(|last| held.due.is_none_or(|due| *last < due))
+            last.get(flow_id).is_some_and(|last| held.due.is_none_or(|due| *last < due))
         });
         Ok(())
     }
@@ -216,9 +208,7 @@ impl State {
 
     /// Does what is due of one schedule.
     fn act(&mut self, at: usize, now: Timestamp) {
-        let Planned {
-            record, schedule, ..
-        } = &self.planned[at];
+        let Planned { record, schedule, .. } = &self.planned[at];
         let flow_id = record.flow_id;
         let mut since = self.missed_upto;
         if let Some(Held { due: Some(due), .. }) = self.held.get(&flow_id) {
@@ -259,9 +249,7 @@ impl State {
                 self.held.insert(flow_id, Held { due, until });
             }
         }
-        let Planned {
-            record, schedule, ..
-        } = &self.planned[at];
+        let Planned { record, schedule, .. } = &self.planned[at];
         self.planned[at].next = self.next(record, schedule);
     }
 
@@ -328,11 +316,7 @@ mod tests {
             let core = Core::start(&config, None, true, &on_fatal).unwrap();
             let (store, journal) = (Arc::clone(&core.store), core.journal.clone());
             let state = State::new(store, journal, core.engine.clone(), at(now));
-            Self {
-                core: Some(core),
-                state,
-                dir,
-            }
+            Self { core: Some(core), state, dir }
         }
 
         fn core(&self) -> &Core {
@@ -414,11 +398,7 @@ mod tests {
         // Set again, it still does not repeat what was run; removed and set again, it starts anew.
         bench.set("0 * * * *", Missed::Skip, "09:30:00");
         assert_eq!(bench.look("09:30:00"), at("14:00:00"));
-        bench
-            .core()
-            .journal
-            .commit_one(Change::DeleteSchedule(1))
-            .unwrap();
+        bench.core().journal.commit_one(Change::DeleteSchedule(1)).unwrap();
         bench.set("0 * * * *", Missed::Skip, "09:30:00");
         assert_eq!(bench.look("09:30:00"), at("10:00:00"));
         assert_eq!(bench.look("10:00:00"), at("11:00:00"));
@@ -494,11 +474,7 @@ mod tests {
         assert_eq!(bench.state.look(at("09:00:01")), None);
         assert_eq!(bench.runs(), 0);
         assert_eq!(bench.look("09:00:01"), at("10:00:00"));
-        bench
-            .core()
-            .journal
-            .commit_one(Change::DeleteFlow(1))
-            .unwrap();
+        bench.core().journal.commit_one(Change::DeleteFlow(1)).unwrap();
         assert_eq!(bench.state.look(at("10:00:01")), None);
         assert_eq!(bench.state.look(at("10:00:01")), None);
         assert_eq!(bench.runs(), 0);

@@ -108,10 +108,7 @@ impl Core {
         let (newest, oldest) = (writer.newest_seq(), writer.oldest_seq()?);
         let (hub, hub_thread) = Hub::start(Arc::new(Frames), newest, oldest, Arc::clone(on_fatal))?;
         let publisher: Box<dyn Publish> = match tap {
-            Some(tap) => Box::new(Tee {
-                hub: hub.clone(),
-                tap,
-            }),
+            Some(tap) => Box::new(Tee { hub: hub.clone(), tap }),
             None => Box::new(hub.clone()),
         };
         let alarm = WakeSignal::default();
@@ -132,21 +129,9 @@ impl Core {
             goes_on,
             Arc::clone(on_fatal),
         )?;
-        let threads = CoreThreads {
-            journal: journal_thread,
-            hub: hub_thread,
-            engine: engine_thread,
-        };
-        let core = Self {
-            alarm,
-            store,
-            journal,
-            hub,
-            providers,
-            calls,
-            engine,
-            threads,
-        };
+        let threads =
+            CoreThreads { journal: journal_thread, hub: hub_thread, engine: engine_thread };
+        let core = Self { alarm, store, journal, hub, providers, calls, engine, threads };
         if core.store.has_never_had_a_flow()? {
             save_examples(&core)?;
         }
@@ -297,26 +282,16 @@ fn listen(
         },
         connections_per_address: config.connections_per_address,
     };
-    let clients = HubClients {
-        hub: core.hub.clone(),
-        store: Arc::clone(&core.store),
-    };
-    let sockets = Sockets {
-        handler: Arc::new(clients),
-        pings: config.pings,
-        limits: Limits::default(),
-    };
+    let clients = HubClients { hub: core.hub.clone(), store: Arc::clone(&core.store) };
+    let sockets =
+        Sockets { handler: Arc::new(clients), pings: config.pings, limits: Limits::default() };
     Listener::start(listener, handlers, rules, sockets, on_fatal)
 }
 
 /// Like `TcpListener::bind`, but for the queue: std's has room for 128 connections that were not
 /// accepted yet, too few for a thousand clients that come back at once.
 fn bind_public(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // A port whose old connections still linger can be had, as with std.
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
@@ -332,12 +307,7 @@ fn save_examples(core: &Core) -> Result<()> {
             serde_json::from_str(text).map_err(|error| Error::internal(error.to_string()))?;
         let check = |data: &serde_json::Value| core.engine.parse(data).map(drop);
         let (name, document) = http::check_document(body, &check)?;
-        changes.push(Change::CreateFlow(NewFlow {
-            name,
-            document,
-            origin: None,
-            at,
-        }));
+        changes.push(Change::CreateFlow(NewFlow { name, document, origin: None, at }));
     }
     core.journal.commit(changes).map(drop)
 }

@@ -70,10 +70,7 @@ impl Threads {
 
 fn guarded(work: impl FnOnce()) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
-        log::error!(
-            "a thread ended by a panic: {}",
-            panic_message(panic.as_ref())
-        );
+        log::error!("a thread ended by a panic: {}", panic_message(panic.as_ref()));
     }
 }
 
@@ -143,10 +140,7 @@ pub fn vital(
         .name(name.to_owned())
         .spawn(move || {
             if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
-                log::error!(
-                    "the {name} thread panicked: {}",
-                    panic_message(panic.as_ref())
-                );
+                log::error!("the {name} thread panicked: {}", panic_message(panic.as_ref()));
                 on_fatal(name);
             }
         })
@@ -229,13 +223,7 @@ impl Workers {
 impl Pool {
     /// A pool of at most `max` workers.
     pub fn new(name: &'static str, max: usize, stack_bytes: usize) -> Self {
-        Self {
-            name,
-            max,
-            stack_bytes,
-            workers: Arc::default(),
-            threads: Threads::default(),
-        }
+        Self { name, max, stack_bytes, workers: Arc::default(), threads: Threads::default() }
     }
 
     /// Gives `job` to an idle worker or a new one; waits a little for one that is about to be idle.
@@ -264,10 +252,7 @@ impl Pool {
             return Ok(());
         }
         if state.count >= self.max {
-            return Err(Error::Busy(format!(
-                "all {} {} threads are busy",
-                self.max, self.name
-            )));
+            return Err(Error::Busy(format!("all {} {} threads are busy", self.max, self.name)));
         }
         state.count += 1;
         drop(state);

@@ -29,10 +29,7 @@ pub struct Check {
 
 impl Check {
     fn of(subject: &'static str) -> Self {
-        Self {
-            subject,
-            ..Self::default()
-        }
+        Self { subject, ..Self::default() }
     }
 
     fn wrong(&mut self, fault: impl Display) {
@@ -76,10 +73,7 @@ pub fn verify(
 fn file(audit: &Audit) -> Result<Check> {
     let mut check = Check::of("database files");
     check.checked = 1;
-    audit
-        .quick_check()?
-        .iter()
-        .for_each(|fault| check.wrong(fault));
+    audit.quick_check()?.iter().for_each(|fault| check.wrong(fault));
     Ok(check)
 }
 
@@ -132,17 +126,9 @@ fn budget_days(audit: &Audit) -> Result<Check> {
 }
 
 fn money(cost: Option<i64>) -> String {
-    cost.map_or_else(
-        || "unknown".to_owned(),
-        |cost| format!("{} USD", Usd::from_nanousd(cost)),
-    )
+    cost.map_or_else(|| "unknown".to_owned(), |cost| format!("{} USD", Usd::from_nanousd(cost)))
 }
 
 fn sums(sums: &AuditSums) -> String {
-    format!(
-        "{} tokens in, {} out, {}",
-        sums.input_tokens,
-        sums.output_tokens,
-        money(sums.cost)
-    )
+    format!("{} tokens in, {} out, {}", sums.input_tokens, sums.output_tokens, money(sums.cost))
 }

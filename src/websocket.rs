@@ -58,10 +58,7 @@ pub struct Frames;
 
 impl Encoding for Frames {
     fn text(&self, text: &str, out: &mut Vec<u8>) {
-        format_frame(
-            Frame::message(text.to_owned(), OpCode::Data(Data::Text), true),
-            out,
-        );
+        format_frame(Frame::message(text.to_owned(), OpCode::Data(Data::Text), true), out);
     }
 
     fn ping(&self) -> Vec<u8> {
@@ -78,10 +75,7 @@ impl Encoding for Frames {
             end -= 1;
         }
         let reason = reason[..end].into();
-        let frame = CloseFrame {
-            code: CloseCode::from(code),
-            reason,
-        };
+        let frame = CloseFrame { code: CloseCode::from(code), reason };
         format_frame(Frame::close(Some(frame)), &mut out);
         out
     }
@@ -103,9 +97,7 @@ struct LogReplay {
 
 impl Replay for LogReplay {
     fn page(&self, after: Seq, upto: Seq, filter: &Filter, out: &mut Vec<u8>) -> Result<Seq> {
-        let events = self
-            .store
-            .events(after, upto, PAGE_EVENTS, PAGE_BYTES_MAX)?;
+        let events = self.store.events(after, upto, PAGE_EVENTS, PAGE_BYTES_MAX)?;
         // The log has no gaps but at its old end, which may have come nearer since `HELLO`.
         if events.first().is_none_or(|first| first.seq != after + 1) {
             return Err(Error::NotFound(format!("event {} any more", after + 1)));
@@ -131,10 +123,7 @@ pub struct Pings {
 
 impl Default for Pings {
     fn default() -> Self {
-        Self {
-            interval: Duration::from_secs(25),
-            timeout: Duration::from_secs(10),
-        }
+        Self { interval: Duration::from_secs(25), timeout: Duration::from_secs(10) }
     }
 }
 
@@ -203,10 +192,7 @@ pub struct Goodbye {
 
 impl Goodbye {
     fn new(code: u16, reason: impl Into<Cow<'static, str>>) -> Self {
-        Self {
-            code,
-            reason: reason.into(),
-        }
+        Self { code, reason: reason.into() }
     }
 }
 
@@ -222,15 +208,12 @@ impl Handler for HubClients {
     }
 
     fn replay(&self) -> Arc<dyn Replay + Send + Sync> {
-        Arc::new(LogReplay {
-            store: Arc::clone(&self.store),
-        })
+        Arc::new(LogReplay { store: Arc::clone(&self.store) })
     }
 
     fn opened(&self, client: &Peer) -> Result<()> {
         let outbox = Arc::clone(&client.outbox);
-        self.hub
-            .register(client.id, client.address, outbox, client.since)
+        self.hub.register(client.id, client.address, outbox, client.since)
     }
 
     /// What cannot be read is told to this client alone.
@@ -248,10 +231,7 @@ impl Handler for HubClients {
     }
 
     fn binary(&self, _: &Peer, _: &[u8]) -> std::result::Result<(), Goodbye> {
-        Err(Goodbye::new(
-            close::UNSUPPORTED,
-            "messages are texts, this was a binary one",
-        ))
+        Err(Goodbye::new(close::UNSUPPORTED, "messages are texts, this was a binary one"))
     }
 
     fn ended(&self, client: &Peer, ending: Ending) {
@@ -354,17 +334,10 @@ impl Sockets {
     pub fn serve(&self, upgrade: Box<Upgrade>) -> Result<()> {
         let stream = Arc::clone(&upgrade.stream);
         let opened = self.open(upgrade)?;
-        let Opened {
-            client,
-            writer,
-            rest,
-        } = opened;
+        let Opened { client, writer, rest } = opened;
         // A client that is gone before its handshake is answered is nobody's error.
         let mut served = Ok(());
-        let _in_panic = EndInPanic {
-            sockets: self,
-            client: &client,
-        };
+        let _in_panic = EndInPanic { sockets: self, client: &client };
         match rest {
             Ok(rest) => {
                 let ending = self.read(&client, self.protocol(&client, &stream, rest));
@@ -383,27 +356,13 @@ impl Sockets {
     /// Starts the writer, answers the handshake and introduces the client to the handler. Not
     /// inlined, because the reader would carry its stack for days.
     #[inline(never)]
-    #[expect(
-        clippy::boxed_local,
-        reason = "unboxed, it would lie on the frame of `serve`"
-    )]
+    #[expect(clippy::boxed_local, reason = "unboxed, it would lie on the frame of `serve`")]
     fn open(&self, upgrade: Box<Upgrade>) -> Result<Opened> {
-        let Upgrade {
-            stream,
-            answer,
-            rest,
-            address,
-            since,
-        } = *upgrade;
+        let Upgrade { stream, answer, rest, address, since } = *upgrade;
         let id = self.handler.next_id();
         let sink = Box::new(StreamSink::new(Arc::clone(&stream)));
         let outbox = Outbox::new(sink, Arc::new(Frames)).with_limit(self.limits.outbox_bytes);
-        let client = Peer {
-            id,
-            address,
-            since,
-            outbox: Arc::new(outbox),
-        };
+        let client = Peer { id, address, since, outbox: Arc::new(outbox) };
         let writer = {
             let (outbox, interval) = (Arc::clone(&client.outbox), self.pings.interval);
             let replay = self.handler.replay();
@@ -419,11 +378,7 @@ impl Sockets {
             .map_err(Error::io("cannot answer the handshake"))
             .and_then(|()| self.handler.opened(&client))
             .map(|()| rest);
-        Ok(Opened {
-            client,
-            writer,
-            rest,
-        })
+        Ok(Opened { client, writer, rest })
     }
 
     /// The reader: takes messages until the client is gone, and says why it is. Not inlined, so
@@ -442,9 +397,7 @@ impl Sockets {
             if !matches!(message, Ok(Message::Ping(_) | Message::Pong(_))) {
                 socket.get_mut().pass_on();
             }
-            let counted = message
-                .as_ref()
-                .map_or(Ok(()), |message| meter.count(message));
+            let counted = message.as_ref().map_or(Ok(()), |message| meter.count(message));
             let done = match (counted, message) {
                 (Err(excess), _) => Err(excess.into()),
                 (Ok(()), Ok(Message::Text(text))) => self.handler.text(client, &text),
@@ -483,12 +436,7 @@ impl Sockets {
             .read_buffer_size(READ_BUFFER_BYTES)
             .max_message_size(Some(self.limits.message_bytes))
             .max_frame_size(Some(self.limits.message_bytes));
-        Box::new(WebSocket::from_partially_read(
-            half,
-            rest,
-            Role::Server,
-            Some(config),
-        ))
+        Box::new(WebSocket::from_partially_read(half, rest, Role::Server, Some(config)))
     }
 
     fn end_of_reading(&self, error: &WsError) -> Ended {
@@ -536,11 +484,7 @@ impl From<Goodbye> for Ending {
             close::PROTOCOL | close::UNSUPPORTED | close::INVALID_DATA => Some(Eviction::Protocol),
             _ => None,
         };
-        Self {
-            reason,
-            eviction,
-            is_counted: false,
-        }
+        Self { reason, eviction, is_counted: false }
     }
 }
 
@@ -556,10 +500,7 @@ impl From<Excess> for Goodbye {
 pub fn read_request(text: &str) -> std::result::Result<Request, (&'static str, String)> {
     let value: serde_json::Value = serde_json::from_str(text)
         .map_err(|error| ("invalid_json", format!("the message is not JSON: {error}")))?;
-    let type_name = value
-        .get("type")
-        .and_then(serde_json::Value::as_str)
-        .unwrap_or_default();
+    let type_name = value.get("type").and_then(serde_json::Value::as_str).unwrap_or_default();
     if !matches!(type_name, "PING" | "SUBSCRIBE") {
         let message = "the message needs a `type`: PING or SUBSCRIBE".to_owned();
         return Err(("unknown_type", message));
@@ -568,21 +509,11 @@ pub fn read_request(text: &str) -> std::result::Result<Request, (&'static str, S
     if type_name == "PING" {
         return Ok(Request::Ping);
     }
-    let payload = value
-        .get("payload")
-        .cloned()
-        .unwrap_or_else(|| serde_json::json!({}));
-    let filter: Filter = serde_json::from_value(payload).map_err(|error| {
-        (
-            "invalid_payload",
-            format!("the payload of SUBSCRIBE: {error}"),
-        )
-    })?;
-    let items = filter
-        .flow_ids
-        .as_ref()
-        .map_or(0, Vec::len)
-        .max(filter.types.as_ref().map_or(0, Vec::len));
+    let payload = value.get("payload").cloned().unwrap_or_else(|| serde_json::json!({}));
+    let filter: Filter = serde_json::from_value(payload)
+        .map_err(|error| ("invalid_payload", format!("the payload of SUBSCRIBE: {error}")))?;
+    let items =
+        filter.flow_ids.as_ref().map_or(0, Vec::len).max(filter.types.as_ref().map_or(0, Vec::len));
     if items > FILTER_ITEMS_MAX {
         let message = format!("a subscription names at most {FILTER_ITEMS_MAX} flows and types");
         return Err(("too_many", message));
@@ -591,10 +522,7 @@ pub fn read_request(text: &str) -> std::result::Result<Request, (&'static str, S
 }
 
 fn is_timeout(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
-    )
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
 /// Reads and drops what comes until the other side ends the stream, for at most `time`: a
@@ -632,14 +560,8 @@ mod tests {
         assert_eq!(code("garbage"), "invalid_json");
         assert_eq!(code("[]"), "unknown_type");
         assert_eq!(code(r#"{"type":"SHOUT"}"#), "unknown_type");
-        assert_eq!(
-            code(r#"{"type":"SUBSCRIBE","payload":{"flowIds":"1"}}"#),
-            "invalid_payload"
-        );
-        assert_eq!(
-            code(r#"{"type":"SUBSCRIBE","payload":{"flows":[1]}}"#),
-            "invalid_payload"
-        );
+        assert_eq!(code(r#"{"type":"SUBSCRIBE","payload":{"flowIds":"1"}}"#), "invalid_payload");
+        assert_eq!(code(r#"{"type":"SUBSCRIBE","payload":{"flows":[1]}}"#), "invalid_payload");
     }
 
     #[test]
@@ -658,9 +580,7 @@ mod tests {
         let replay = LogReplay { store };
         let page = |after| replay.page(after, 9, &Filter::default(), &mut Vec::new());
         assert_eq!(page(2).unwrap(), 9);
-        writer
-            .prune_events(5, crate::time::Timestamp(0), 500)
-            .unwrap();
+        writer.prune_events(5, crate::time::Timestamp(0), 500).unwrap();
         assert!(page(2).is_err());
         assert_eq!(page(4).unwrap(), 9);
     }
@@ -669,12 +589,7 @@ mod tests {
     fn a_page_of_large_events_ends_before_it_is_too_large_and_goes_on_with_the_next() {
         let dir = tempfile::tempdir().unwrap();
         let (store, mut writer) = Store::open(dir.path()).unwrap();
-        let sizes = [
-            PAGE_BYTES_MAX + 1,
-            PAGE_BYTES_MAX / 2,
-            PAGE_BYTES_MAX / 2,
-            1,
-        ];
+        let sizes = [PAGE_BYTES_MAX + 1, PAGE_BYTES_MAX / 2, PAGE_BYTES_MAX / 2, 1];
         writer
             .transaction(|batch| {
                 sizes.iter().try_for_each(|size| {
@@ -755,10 +670,7 @@ mod tests {
 
     #[test]
     fn a_close_reason_fits_into_a_control_frame() {
-        for reason in [
-            "too slow; reconnect with since",
-            "the server is shutting down",
-        ] {
+        for reason in ["too slow; reconnect with since", "the server is shutting down"] {
             assert!(Frames.close(close::TRY_AGAIN, reason).len() <= 127);
         }
     }

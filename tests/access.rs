@@ -28,9 +28,7 @@ fn bearer(token: &str) -> String {
 
 /// The answer to a WebSocket handshake with these fields: 101, or why not.
 fn handshake(server: &TestServer, fields: &[(&'static str, &str)]) -> Result<String, u16> {
-    let mut request = format!("ws://{}/ws", server.address())
-        .into_client_request()
-        .unwrap();
+    let mut request = format!("ws://{}/ws", server.address()).into_client_request().unwrap();
     for (name, value) in fields {
         let value = HeaderValue::from_str(value).unwrap();
         request.headers_mut().insert(*name, value);
@@ -110,12 +108,8 @@ fn with_a_token_every_route_asks_for_it() {
     }
     let in_the_query = server.get(&format!("/api/flows?token={TOKEN}"));
     assert_eq!(in_the_query.status, 401);
-    let lower = server.request(
-        "GET",
-        "/api/flows",
-        &[("authorization", &format!("bearer  {TOKEN}"))],
-        b"",
-    );
+    let lower =
+        server.request("GET", "/api/flows", &[("authorization", &format!("bearer  {TOKEN}"))], b"");
     assert_eq!(lower.status, 200);
 }
 
@@ -136,29 +130,16 @@ fn the_page_the_health_check_and_preflights_need_no_token_and_hold_no_data() {
     }
     let page = server.get("/");
     let policy = page.header("content-security-policy").unwrap();
-    assert!(
-        policy.contains("default-src 'none'") && !policy.contains("unsafe"),
-        "{policy}"
-    );
+    assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
     assert_eq!(page.header("x-content-type-options"), Some("nosniff"));
     // Paths that only look public.
-    for path in [
-        "/assets/../api/flows",
-        "/assets//api/flows",
-        "/assets/%2e%2e/api/flows",
-        "/?/api/flows",
-    ] {
+    for path in
+        ["/assets/../api/flows", "/assets//api/flows", "/assets/%2e%2e/api/flows", "/?/api/flows"]
+    {
         let response = server.get(path);
-        assert!(
-            !response.text().contains("node_count"),
-            "{path}: {}",
-            response.text()
-        );
+        assert!(!response.text().contains("node_count"), "{path}: {}", response.text());
     }
-    assert_eq!(
-        server.request("OPTIONS", "/api/flows", &[], b"").status,
-        204
-    );
+    assert_eq!(server.request("OPTIONS", "/api/flows", &[], b"").status, 204);
 }
 
 #[test]
@@ -166,32 +147,14 @@ fn a_websocket_carries_the_token_in_a_field_or_as_a_subprotocol() {
     let server = with_token();
     let protocols = |token: &str| format!("flowledger, bearer.{}", hex(token));
     assert_eq!(handshake(&server, &[]), Err(401));
+    assert_eq!(handshake(&server, &[("authorization", &bearer("wrong"))]), Err(401));
+    assert_eq!(handshake(&server, &[("sec-websocket-protocol", &protocols("wrong"))]), Err(401));
     assert_eq!(
-        handshake(&server, &[("authorization", &bearer("wrong"))]),
+        handshake(&server, &[("sec-websocket-protocol", &format!("flowledger, bearer.{TOKEN}"))]),
         Err(401)
     );
-    assert_eq!(
-        handshake(&server, &[("sec-websocket-protocol", &protocols("wrong"))]),
-        Err(401)
-    );
-    assert_eq!(
-        handshake(
-            &server,
-            &[(
-                "sec-websocket-protocol",
-                &format!("flowledger, bearer.{TOKEN}")
-            )]
-        ),
-        Err(401)
-    );
-    assert_eq!(
-        handshake(&server, &[("sec-websocket-protocol", "flowledger")]),
-        Err(401)
-    );
-    assert_eq!(
-        handshake(&server, &[("authorization", &bearer(TOKEN))]),
-        Ok(String::new())
-    );
+    assert_eq!(handshake(&server, &[("sec-websocket-protocol", "flowledger")]), Err(401));
+    assert_eq!(handshake(&server, &[("authorization", &bearer(TOKEN))]), Ok(String::new()));
     // The one that holds the token is never the one that is chosen: it would be in the answer.
     assert_eq!(
         handshake(&server, &[("sec-websocket-protocol", &protocols(TOKEN))]),
@@ -255,14 +218,9 @@ fn pages_of_other_sites_can_neither_change_anything_nor_listen() {
     let before = server.get("/api/flows").text();
     let flow_text = two_nodes().to_string();
     let own = format!("http://{}", server.address());
-    for origin in [
-        "https://evil.example",
-        "http://127.0.0.1:1",
-        "http://localhost",
-        "null",
-        "",
-        "file://",
-    ] {
+    for origin in
+        ["https://evil.example", "http://127.0.0.1:1", "http://localhost", "null", "", "file://"]
+    {
         for (method, path, body) in [
             ("POST", "/api/flows".to_owned(), &*flow_text),
             ("PUT", format!("/api/flows/{flow}"), &flow_text),
@@ -280,11 +238,7 @@ fn pages_of_other_sites_can_neither_change_anything_nor_listen() {
                 "{method} {path} from {origin}"
             );
         }
-        assert_eq!(
-            handshake(&server, &[("origin", origin)]),
-            Err(403),
-            "{origin}"
-        );
+        assert_eq!(handshake(&server, &[("origin", origin)]), Err(403), "{origin}");
         let read = server.request("GET", "/api/flows", &[("origin", origin)], b"");
         assert_eq!(read.header("access-control-allow-origin"), None);
     }
@@ -292,12 +246,7 @@ fn pages_of_other_sites_can_neither_change_anything_nor_listen() {
     assert_eq!(server.get("/api/runs").json()["items"], json!([]));
     assert_eq!(handshake(&server, &[("origin", &own)]), Ok(String::new()));
     let fields = [("origin", &*own)];
-    assert_eq!(
-        server
-            .request("POST", "/api/flows", &fields, flow_text.as_bytes())
-            .status,
-        201
-    );
+    assert_eq!(server.request("POST", "/api/flows", &fields, flow_text.as_bytes()).status, 201);
 }
 
 #[test]
@@ -308,9 +257,7 @@ fn pages_that_were_allowed_may_use_the_api_and_read_every_answer() {
     });
     let whole = bearer(TOKEN);
     let allows = |response: &Response| {
-        let vary = response
-            .header("vary")
-            .is_some_and(|vary| vary.eq_ignore_ascii_case("origin"));
+        let vary = response.header("vary").is_some_and(|vary| vary.eq_ignore_ascii_case("origin"));
         vary && response.header("access-control-allow-origin") == Some(PAGE)
     };
     let preflight = server.request(
@@ -319,30 +266,17 @@ fn pages_that_were_allowed_may_use_the_api_and_read_every_answer() {
         &[
             ("origin", PAGE),
             ("access-control-request-method", "PUT"),
-            (
-                "access-control-request-headers",
-                "authorization,content-type",
-            ),
+            ("access-control-request-headers", "authorization,content-type"),
         ],
         b"",
     );
     assert_eq!(preflight.status, 204);
     assert!(allows(&preflight), "{preflight:?}");
     for method in ["GET", "POST", "PUT", "DELETE"] {
-        assert!(
-            preflight
-                .header("access-control-allow-methods")
-                .unwrap()
-                .contains(method)
-        );
+        assert!(preflight.header("access-control-allow-methods").unwrap().contains(method));
     }
     for field in ["authorization", "content-type"] {
-        assert!(
-            preflight
-                .header("access-control-allow-headers")
-                .unwrap()
-                .contains(field)
-        );
+        assert!(preflight.header("access-control-allow-headers").unwrap().contains(field));
     }
     let ask = |method: &str, path: &str, body: &str| {
         server.request(
@@ -384,11 +318,7 @@ fn pages_that_were_allowed_may_use_the_api_and_read_every_answer() {
         "https://app.example.evil.example",
     ] {
         let preflight = server.request("OPTIONS", "/api/flows", &[("origin", origin)], b"");
-        assert_eq!(
-            preflight.header("access-control-allow-origin"),
-            None,
-            "{origin}"
-        );
+        assert_eq!(preflight.header("access-control-allow-origin"), None, "{origin}");
         let denied = server.request(
             "POST",
             "/api/flows",
@@ -396,11 +326,7 @@ fn pages_that_were_allowed_may_use_the_api_and_read_every_answer() {
             b"{}",
         );
         assert_eq!(denied.status, 403);
-        assert_eq!(
-            denied.header("access-control-allow-origin"),
-            None,
-            "{origin}"
-        );
+        assert_eq!(denied.header("access-control-allow-origin"), None, "{origin}");
     }
 }
 
@@ -410,20 +336,12 @@ fn without_a_token_the_program_refuses_to_listen_for_other_machines() {
     for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:0"] {
         let ended = home.run(&["serve", "--listen", address]);
         assert_eq!(ended.code, Some(2), "{ended:?}");
-        for part in [
-            &address[..address.len() - 2],
-            "token",
-            "FLOWLEDGER_TOKEN",
-            "127.0.0.1",
-        ] {
+        for part in [&address[..address.len() - 2], "token", "FLOWLEDGER_TOKEN", "127.0.0.1"] {
             assert!(ended.stderr.contains(part), "{part}: {}", ended.stderr);
         }
         assert_eq!(ended.stdout, "");
     }
-    assert!(
-        !home.data().exists(),
-        "nothing is made by a start that is refused"
-    );
+    assert!(!home.data().exists(), "nothing is made by a start that is refused");
     for token in ["two words", "ümlaut"] {
         let ended = home.run(&["serve", "--listen", "127.0.0.1:0", "--token", token]);
         assert_eq!(ended.code, Some(2), "{ended:?}");
@@ -488,32 +406,18 @@ fn neither_the_token_nor_a_key_is_ever_written_down() {
         told.push_str(&run);
     }
     assert!(told.contains("***"), "{told}");
-    for path in [
-        "/api/runs",
-        "/api/ledger",
-        "/api/ledger.csv",
-        "/api/ledger/summary",
-        "/api/flows",
-    ] {
+    for path in ["/api/runs", "/api/ledger", "/api/ledger.csv", "/api/ledger/summary", "/api/flows"]
+    {
         told.push_str(&server.request("GET", path, &fields, b"").text());
     }
     for wrong in [TOKEN.to_uppercase(), format!("{TOKEN} {TOKEN}")] {
         told.push_str(
-            &server
-                .request(
-                    "GET",
-                    "/api/flows",
-                    &[("authorization", &bearer(&wrong))],
-                    b"",
-                )
-                .text(),
+            &server.request("GET", "/api/flows", &[("authorization", &bearer(&wrong))], b"").text(),
         );
     }
     let protocol = format!("flowledger, bearer.{}", hex(TOKEN));
     told.push_str(
-        &server
-            .request("GET", "/ws", &[("sec-websocket-protocol", &protocol)], b"")
-            .text(),
+        &server.request("GET", "/ws", &[("sec-websocket-protocol", &protocol)], b"").text(),
     );
     told.push_str(
         &server
@@ -521,17 +425,12 @@ fn neither_the_token_nor_a_key_is_ever_written_down() {
             .text()
             .replace(TOKEN, ""),
     );
-    let mut request = format!("ws://{}/ws?since=0", server.address)
-        .into_client_request()
-        .unwrap();
-    request.headers_mut().insert(
-        "sec-websocket-protocol",
-        HeaderValue::from_str(&protocol).unwrap(),
-    );
+    let mut request = format!("ws://{}/ws?since=0", server.address).into_client_request().unwrap();
+    request
+        .headers_mut()
+        .insert("sec-websocket-protocol", HeaderValue::from_str(&protocol).unwrap());
     let stream = std::net::TcpStream::connect(server.address).unwrap();
-    stream
-        .set_read_timeout(Some(crate::harness::DEADLINE))
-        .unwrap();
+    stream.set_read_timeout(Some(crate::harness::DEADLINE)).unwrap();
     let (mut socket, _) = tungstenite::client(request, stream).unwrap();
     // Up to the end of the last run.
     for _ in 0..6 {
@@ -560,15 +459,10 @@ fn neither_the_token_nor_a_key_is_ever_written_down() {
     assert!(places.len() > 3, "no database was found");
     for (place, bytes) in &places {
         for secret in [KEY, TOKEN, &hex(TOKEN)] {
-            let found = bytes
-                .windows(secret.len())
-                .position(|window| window == secret.as_bytes());
+            let found = bytes.windows(secret.len()).position(|window| window == secret.as_bytes());
             if let Some(at) = found {
                 let around = &bytes[at.saturating_sub(200)..(at + 100).min(bytes.len())];
-                panic!(
-                    "{secret} is in {place:?}: {}",
-                    String::from_utf8_lossy(around)
-                );
+                panic!("{secret} is in {place:?}: {}", String::from_utf8_lossy(around));
             }
         }
     }

@@ -50,11 +50,7 @@ impl Aimock {
             forward(child.stderr.take().expect("piped"), send),
         ];
         // From here on, a panic kills the child too.
-        let mut aimock = Self {
-            child,
-            address: SocketAddr::from(([127, 0, 0, 1], 0)),
-            readers,
-        };
+        let mut aimock = Self { child, address: SocketAddr::from(([127, 0, 0, 1], 0)), readers };
         let mut said = String::new();
         loop {
             match lines.recv_timeout(START) {
@@ -86,16 +82,12 @@ impl Aimock {
     /// before the first byte, are not in it.
     pub fn count(&self, filter: &str) -> u64 {
         let answer = self.call("GET", &format!("/__aimock/journal?limit=0&{filter}"), "");
-        header(&answer, "x-total-count")
-            .and_then(|n| n.parse().ok())
-            .expect("a number")
+        header(&answer, "x-total-count").and_then(|n| n.parse().ok()).expect("a number")
     }
 
     fn call(&self, method: &str, path: &str, body: &str) -> String {
         let mut stream = TcpStream::connect(self.address).expect("aimock listens");
-        stream
-            .set_read_timeout(Some(Duration::from_secs(10)))
-            .expect("a timeout");
+        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
         write!(
             stream,
             "{method} {path} HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer {KEY}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
@@ -114,9 +106,7 @@ impl Drop for Aimock {
         self.child.kill().ok();
         self.child.wait().ok();
         // Its pipes are closed now, so the readers end.
-        self.readers
-            .drain(..)
-            .for_each(|reader| drop(reader.join()));
+        self.readers.drain(..).for_each(|reader| drop(reader.join()));
     }
 }
 

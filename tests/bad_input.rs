@@ -23,10 +23,7 @@ struct Talk {
 
 impl Talk {
     fn with(server: &TestServer) -> Self {
-        Self {
-            stream: server.connect(),
-            unread: Vec::new(),
-        }
+        Self { stream: server.connect(), unread: Vec::new() }
     }
 
     fn say(&mut self, bytes: impl AsRef<[u8]>) {
@@ -102,10 +99,7 @@ fn unharmed(server: &TestServer, disturb: impl FnOnce()) {
     disturb();
     assert_eq!(stored(server), before);
     let health = server.get("/api/health");
-    assert_eq!(
-        (health.status, &health.json()["status"]),
-        (200, &json!("ok"))
-    );
+    assert_eq!((health.status, &health.json()["status"]), (200, &json!("ok")));
 }
 
 /// Status, code and message, and the message is a sentence for people.
@@ -182,10 +176,7 @@ fn what_is_of_a_wrong_type_is_refused_with_its_field() {
             (json!(null), ""),
             (json!({"name": 3, "data": {"nodes": [node]}}), "name"),
             (json!({"name": "", "data": {"nodes": [node]}}), "name"),
-            (
-                json!({"name": "é".repeat(101), "data": {"nodes": [node]}}),
-                "name",
-            ),
+            (json!({"name": "é".repeat(101), "data": {"nodes": [node]}}), "name"),
             (json!({"data": {"nodes": [node]}}), "name"),
             (json!({"name": "x"}), "data"),
             (json!({"name": "x", "data": 3}), "data"),
@@ -195,14 +186,8 @@ fn what_is_of_a_wrong_type_is_refused_with_its_field() {
             (json!({"name": "x", "data": {}}), "data.nodes"),
             (json!({"name": "x", "data": {"nodes": []}}), "data.nodes"),
             (json!({"name": "x", "data": {"nodes": {}}}), "data.nodes"),
-            (
-                json!({"name": "x", "data": {"nodes": [node], "edges": 1}}),
-                "data.edges",
-            ),
-            (
-                json!({"name": "x", "data": {"nodes": [3]}}),
-                "data.nodes[0]",
-            ),
+            (json!({"name": "x", "data": {"nodes": [node], "edges": 1}}), "data.edges"),
+            (json!({"name": "x", "data": {"nodes": [3]}}), "data.nodes[0]"),
             (
                 json!({"name": "x", "data": {"nodes": [["a", "agent", node["data"]]]}}),
                 "data.nodes[0]",
@@ -215,10 +200,7 @@ fn what_is_of_a_wrong_type_is_refused_with_its_field() {
                 json!({"name": "x", "data": {"nodes": [{"id": "a", "data": "x"}]}}),
                 "data.nodes[0].data",
             ),
-            (
-                json!({"name": "x", "data": {"nodes": [{"data": node["data"]}]}}),
-                "data.nodes[0].id",
-            ),
+            (json!({"name": "x", "data": {"nodes": [{"data": node["data"]}]}}), "data.nodes[0].id"),
             (
                 json!({"name": "x", "data": {"nodes": [{"id": [], "data": node["data"]}]}}),
                 "data.nodes[0].id",
@@ -231,32 +213,17 @@ fn what_is_of_a_wrong_type_is_refused_with_its_field() {
                 json!({"name": "x", "data": {"nodes": [node], "edges": [{"source": "a"}]}}),
                 "data.edges[0].target",
             ),
-            (
-                with("temperature", json!("warm")),
-                "data.nodes[0].data.temperature",
-            ),
-            (
-                with("temperature", json!(2.5)),
-                "data.nodes[0].data.temperature",
-            ),
+            (with("temperature", json!("warm")), "data.nodes[0].data.temperature"),
+            (with("temperature", json!(2.5)), "data.nodes[0].data.temperature"),
             (with("maxTokens", json!(-1)), "data.nodes[0].data.maxTokens"),
-            (
-                with("maxTokens", json!(1.5)),
-                "data.nodes[0].data.maxTokens",
-            ),
-            (
-                with("maxTokens", json!(5_000_000_000_u64)),
-                "data.nodes[0].data.maxTokens",
-            ),
+            (with("maxTokens", json!(1.5)), "data.nodes[0].data.maxTokens"),
+            (with("maxTokens", json!(5_000_000_000_u64)), "data.nodes[0].data.maxTokens"),
             (with("maxTokens", json!(0)), "data.nodes[0].data.maxTokens"),
             (with("stream", json!("yes")), "data.nodes[0].data.stream"),
             (with("prompt", json!(["x"])), "data.nodes[0].data.prompt"),
             (with("prompt", json!(" ")), "data.nodes[0].data.prompt"),
             (with("model", json!(null)), "data.nodes[0].data.model"),
-            (
-                with("label", json!("é".repeat(101))),
-                "data.nodes[0].data.label",
-            ),
+            (with("label", json!("é".repeat(101))), "data.nodes[0].data.label"),
         ] {
             let response = server.post("/api/flows", &body);
             assert_eq!(fields(&response), [field], "{body}: {}", response.text());
@@ -613,15 +580,7 @@ fn requests_of_one_connection_are_answered_in_order() {
         .map(|_| talk.hear())
         .map(|answer| (answer.status, answer.json()["id"].clone()))
         .collect();
-    assert_eq!(
-        answers,
-        [
-            (200, json!(1)),
-            (201, json!(3)),
-            (404, Value::Null),
-            (200, json!(2))
-        ]
-    );
+    assert_eq!(answers, [(200, json!(1)), (201, json!(3)), (404, Value::Null), (200, json!(2))]);
     // And one after the other, also after an answer that is an error.
     for status in [200, 404, 200] {
         let path = if status == 200 { "/api/flows/1" } else { "/x" };
@@ -643,26 +602,12 @@ fn limits_hold_for_every_request_of_a_connection() {
         let seconds = [
             (request(&server, "GET /", &too_long, ""), 431),
             (request(&server, "POST /api/flows", &too_big, ""), 413),
-            (
-                request(&server, "POST /api/flows", chunked, &big_chunk),
-                413,
-            ),
+            (request(&server, "POST /api/flows", chunked, &big_chunk), 413),
             (request(&server, "POST /api/flows", chunked, "zz\r\n"), 400),
-            (
-                b"GET / HTTP/1.1\r\nhost: evil.example\r\n\r\n".to_vec(),
-                421,
-            ),
+            (b"GET / HTTP/1.1\r\nhost: evil.example\r\n\r\n".to_vec(), 421),
             (b"GET / HTTP/1.1\r\n\r\n".to_vec(), 400),
             (b"nonsense\r\n\r\n".to_vec(), 400),
-            (
-                request(
-                    &server,
-                    "DELETE /api/flows/1",
-                    "origin: http://evil.example\r\n",
-                    "",
-                ),
-                403,
-            ),
+            (request(&server, "DELETE /api/flows/1", "origin: http://evil.example\r\n", ""), 403),
         ];
         for (second, status) in seconds {
             for at_once in [false, true] {
@@ -709,21 +654,13 @@ fn http_1_0_and_head_and_close_are_understood() {
         talk.say(request(&server, "HEAD /api/flows", "", ""));
         let head = talk.hear_without_body(true);
         assert_eq!((head.status, head.body.len()), (200, 0));
-        assert_eq!(
-            head.header("content-length"),
-            whole.header("content-length")
-        );
+        assert_eq!(head.header("content-length"), whole.header("content-length"));
         talk.say(request(&server, "HEAD /nothing", "", ""));
         assert_eq!(talk.hear_without_body(true).status, 404);
         talk.say(ask_for_health(&server));
         assert_eq!(talk.hear().status, 200);
     }
-    talk.say(request(
-        &server,
-        "GET /api/health",
-        "connection: close\r\n",
-        "",
-    ));
+    talk.say(request(&server, "GET /api/health", "connection: close\r\n", ""));
     assert_eq!(talk.hear().status, 200);
     assert!(talk.is_over());
 }
@@ -843,11 +780,7 @@ fn every_fault_of_a_flow_is_listed_with_its_field() {
                 "b, c, d wait for each other",
                 "node `far-2` does not come before node `far-1`",
             ] {
-                assert!(
-                    response.text().contains(part),
-                    "{part}: {}",
-                    response.text()
-                );
+                assert!(response.text().contains(part), "{part}: {}", response.text());
             }
         }
         let many: Vec<Value> = (0..1_001).map(|n| node(&n.to_string(), "x")).collect();
@@ -881,11 +814,7 @@ fn a_flow_that_does_not_exist_can_be_neither_changed_nor_run() {
     assert_eq!(server.request("DELETE", &path, &[], b"").status, 204);
     unharmed(&server, || {
         assert_refused(&server.request("DELETE", &path, &[], b""), 404, "not_found");
-        assert_refused(
-            &post(&server, &format!("{path}/execute"), ""),
-            404,
-            "not_found",
-        );
+        assert_refused(&post(&server, &format!("{path}/execute"), ""), 404, "not_found");
     });
 }
 
@@ -911,10 +840,7 @@ fn a_run_starts_with_an_input_that_is_an_object_and_with_nothing_else() {
             let response = post(&server, &path, body);
             assert_refused(&response, 422, "invalid");
             let text = response.text();
-            assert!(
-                text.contains("input") && !text.contains("struct"),
-                "{body}: {text}"
-            );
+            assert!(text.contains("input") && !text.contains("struct"), "{body}: {text}");
         }
         let large = json!({"input": {"topic": "x".repeat(1 << 20)}});
         assert_eq!(fields(&server.post(&path, &large)), ["input"]);
@@ -926,15 +852,9 @@ fn a_run_that_lacks_an_input_fails_without_a_call_and_says_which() {
     let server = TestServer::start();
     let flow = server.save(&two_nodes());
     let run = server.run(flow, &json!({"theme": "bees"}));
-    assert_eq!(
-        (&run["status"], &run["errorNodeId"]),
-        (&json!("FAILED"), &json!("plan"))
-    );
+    assert_eq!((&run["status"], &run["errorNodeId"]), (&json!("FAILED"), &json!("plan")));
     let error = run["error"].as_str().unwrap();
-    assert!(
-        error.contains("cannot be rendered") && error.contains("line 1"),
-        "{error}"
-    );
+    assert!(error.contains("cannot be rendered") && error.contains("line 1"), "{error}");
     assert_eq!(server.get("/api/ledger").json()["items"], json!([]));
 }
 
@@ -954,9 +874,7 @@ fn what_an_editor_adds_to_a_flow_is_given_back() {
         let mut got = server.get(&format!("/api/flows/{id}")).json();
         assert_eq!(got["inputs"], json!(["topic"]));
         let own = ["id", "node_count", "inputs", "created_at", "updated_at"];
-        got.as_object_mut()
-            .unwrap()
-            .retain(|key, _| !own.contains(&key.as_str()));
+        got.as_object_mut().unwrap().retain(|key, _| !own.contains(&key.as_str()));
         assert_eq!(got, flow);
         let run = server.run(id, &json!({"topic": "bees"}));
         assert_eq!(run["status"], "COMPLETED");
@@ -970,12 +888,7 @@ fn long_texts_and_all_letters_pass_through_unchanged() {
     for text in [odd.to_owned(), "ü".repeat(500_000)] {
         let flow = chain(
             &format!("{odd} flow"),
-            &[agent(
-                "é 1",
-                "echo",
-                "echo-1",
-                "{{ input[\"ß\"] }}|{{ input.tail }}",
-            )],
+            &[agent("é 1", "echo", "echo-1", "{{ input[\"ß\"] }}|{{ input.tail }}")],
         );
         let id = server.save(&flow);
         let mut client = server.client();
@@ -989,25 +902,16 @@ fn long_texts_and_all_letters_pass_through_unchanged() {
         assert_eq!(told["payload"]["resultPreview"], preview);
         assert_eq!(told["payload"]["nodeId"], "é 1");
         let row = &server.get("/api/ledger?limit=1").json()["items"][0];
-        assert_eq!(
-            (&row["node_id"], &row["status"]),
-            (&json!("é 1"), &json!("SUCCESS"))
-        );
+        assert_eq!((&row["node_id"], &row["status"]), (&json!("é 1"), &json!("SUCCESS")));
     }
     // A prompt of 1 MiB is the longest; one byte more is refused before a call is made.
     for (length, status) in [(1 << 20, "COMPLETED"), ((1 << 20) + 1, "FAILED")] {
         let prompt = "x".repeat(length);
         let id = server.save(&chain("Long", &[agent("a", "echo", "echo-1", &prompt)]));
-        let rows = server.get("/api/ledger").json()["items"]
-            .as_array()
-            .unwrap()
-            .len();
+        let rows = server.get("/api/ledger").json()["items"].as_array().unwrap().len();
         let run = server.run(id, &json!({}));
         assert_eq!(run["status"], status, "{}", run["error"]);
-        let now = server.get("/api/ledger").json()["items"]
-            .as_array()
-            .unwrap()
-            .len();
+        let now = server.get("/api/ledger").json()["items"].as_array().unwrap().len();
         assert_eq!(now - rows, usize::from(status == "COMPLETED"));
     }
 }
@@ -1023,12 +927,7 @@ fn no_depth_of_nesting_ends_the_server() {
     let mut client = server.client();
     let shows = server.save(&chain(
         "Shows",
-        &[agent(
-            "a",
-            "echo",
-            "echo-1",
-            "{{ input.x }} {{ input.x | tojson }}",
-        )],
+        &[agent("a", "echo", "echo-1", "{{ input.x }} {{ input.x | tojson }}")],
     ));
     for depth in [100, 124, 126, 1_000, 30_000] {
         let deep = nest("[", "1", "]", depth);
@@ -1069,22 +968,13 @@ fn no_depth_of_nesting_ends_the_server() {
         ("conditions", ("", "1", " if 1"), "{{ ", " }}"),
         ("blocks", ("{% if 1 %}", "x", "{% endif %}"), "", ""),
         ("loops", ("{% for x in [1] %}", "x", "{% endfor %}"), "", ""),
-        (
-            "elif",
-            ("", "{% if 0 %}x", "{% elif 0 %}x"),
-            "",
-            "{% endif %}",
-        ),
+        ("elif", ("", "{% if 0 %}x", "{% elif 0 %}x"), "", "{% endif %}"),
         ("braces", ("{{", "x", "}}"), "", ""),
     ];
     let save_and_run = |what: &str, prompt: &str| {
         let flow = chain("Deep", &[agent("a", "echo", "echo-1", prompt)]);
         let saved = server.post("/api/flows", &flow);
-        assert!(
-            [201, 422].contains(&saved.status),
-            "{what}: {}",
-            saved.text()
-        );
+        assert!([201, 422].contains(&saved.status), "{what}: {}", saved.text());
         if saved.status == 201 {
             let path = format!("/api/flows/{}/execute?wait=true", saved.json()["id"]);
             assert_eq!(server.post(&path, &json!({})).status, 200, "{what}");

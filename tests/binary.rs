@@ -25,9 +25,7 @@ pub struct Home {
 
 impl Home {
     pub fn new() -> Self {
-        Self {
-            dir: tempfile::tempdir().unwrap(),
-        }
+        Self { dir: tempfile::tempdir().unwrap() }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -104,19 +102,12 @@ impl Running {
         let (send, said) = unbounded();
         forward(false, child.stdout.take().unwrap(), send.clone());
         forward(true, child.stderr.take().unwrap(), send);
-        Self {
-            child,
-            said,
-            stdout: String::new(),
-            stderr: String::new(),
-        }
+        Self { child, said, stdout: String::new(), stderr: String::new() }
     }
 
     /// Waits for a line of standard output that begins so, and gives the rest of it.
     pub fn until_stdout(&mut self, beginning: &str) -> String {
-        self.until(false, |line| {
-            line.strip_prefix(beginning).map(str::to_owned)
-        })
+        self.until(false, |line| line.strip_prefix(beginning).map(str::to_owned))
     }
 
     /// Waits for a line of standard error that holds this.
@@ -144,11 +135,7 @@ impl Running {
     fn hear(&mut self, deadline: Instant) -> Option<(bool, String)> {
         match self.said.recv_deadline(deadline) {
             Ok((is_stderr, line)) => {
-                let all = if is_stderr {
-                    &mut self.stderr
-                } else {
-                    &mut self.stdout
-                };
+                let all = if is_stderr { &mut self.stderr } else { &mut self.stdout };
                 all.push_str(&line);
                 Some((is_stderr, line))
             }
@@ -173,10 +160,7 @@ impl Running {
 
     /// How large its files may become: beyond, writes are refused as on a full disk.
     pub fn limit_files(&self, bytes: Option<u64>) {
-        let limit = Rlimit {
-            current: bytes,
-            maximum: None,
-        };
+        let limit = Rlimit { current: bytes, maximum: None };
         let pid = Pid::from_child(&self.child);
         prlimit(Some(pid), Resource::Fsize, limit).unwrap();
     }
@@ -248,10 +232,7 @@ impl Served {
         for (name, value) in headers {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
-        head.push_str(&format!(
-            "content-length: {}\r\nconnection: close\r\n\r\n",
-            body.len()
-        ));
+        head.push_str(&format!("content-length: {}\r\nconnection: close\r\n\r\n", body.len()));
         let mut stream = self.connect();
         let _ = stream.write_all(&[head.as_bytes(), body].concat());
         let mut answer = Vec::new();
@@ -285,14 +266,9 @@ impl Served {
 
     /// A WebSocket client that has read its `HELLO`.
     pub fn client(&self) -> Client {
-        let request = format!("ws://{}/ws", self.address)
-            .into_client_request()
-            .unwrap();
+        let request = format!("ws://{}/ws", self.address).into_client_request().unwrap();
         let (socket, _) = tungstenite::client(request, self.connect()).unwrap();
-        let mut client = Client {
-            socket,
-            hello: Value::Null,
-        };
+        let mut client = Client { socket, hello: Value::Null };
         client.hello = client.next();
         client
     }

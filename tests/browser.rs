@@ -60,16 +60,11 @@ pub struct Browser {
 impl Browser {
     /// Starts a browser with an empty profile and a window of 1280 × 800.
     pub fn launch() -> Self {
-        let profile = tempfile::Builder::new()
-            .prefix("flowledger-chromium-")
-            .tempdir()
-            .unwrap();
+        let profile = tempfile::Builder::new().prefix("flowledger-chromium-").tempdir().unwrap();
         // Chromium's launcher and libraries write below HOME too, whatever the profile is.
         let home = profile.path().to_string_lossy().into_owned();
         let options = LaunchOptions::default_builder()
-            .path(Some(
-                find_chromium().expect("no Chromium on PATH: run tests/setup.sh"),
-            ))
+            .path(Some(find_chromium().expect("no Chromium on PATH: run tests/setup.sh")))
             // Chromium chooses. By default the crate looks for a free port between 8000 and 9000,
             // which two browsers that start together can both find free.
             .port(Some(0))
@@ -96,12 +91,7 @@ impl Browser {
         }))
         .unwrap();
         tab.enable_log().unwrap().enable_runtime().unwrap();
-        Self {
-            tab,
-            console,
-            process: Some(process),
-            profile,
-        }
+        Self { tab, console, process: Some(process), profile }
     }
 
     /// Opens `url` and waits until its modules have run. (`wait_until_navigated` waits for a quiet
@@ -126,8 +116,7 @@ impl Browser {
     /// the test.
     #[track_caller]
     pub fn eval(&self, expression: &str) -> Value {
-        self.try_eval(expression)
-            .unwrap_or_else(|error| panic!("{error}\nin {expression}"))
+        self.try_eval(expression).unwrap_or_else(|error| panic!("{error}\nin {expression}"))
     }
 
     /// `Tab::evaluate` drops exceptions and gives objects as handles, so the protocol's own call is
@@ -170,9 +159,7 @@ impl Browser {
     pub fn wait_for(&self, condition: &str) -> Value {
         let deadline = Instant::now() + DEADLINE;
         loop {
-            let left = deadline
-                .saturating_duration_since(Instant::now())
-                .min(SLICE);
+            let left = deadline.saturating_duration_since(Instant::now()).min(SLICE);
             if left.is_zero() {
                 let text = self.try_eval("document.body.innerText").unwrap_or_default();
                 panic!(
@@ -282,10 +269,7 @@ impl Browser {
 impl Drop for Browser {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let test = std::thread::current()
-                .name()
-                .unwrap_or_default()
-                .replace("::", "-");
+            let test = std::thread::current().name().unwrap_or_default().replace("::", "-");
             match self.take_picture(&format!("{test}.png")) {
                 Ok(file) => eprintln!("what the page looked like: {}", file.display()),
                 Err(error) => eprintln!("no picture of the page: {error}"),
@@ -328,10 +312,7 @@ fn complaint(event: &Event) -> Option<String> {
             let thrown = &event.params.exception_details;
             let what = thrown.exception.as_ref();
             let what = what.and_then(|exception| exception.description.clone());
-            Some(format!(
-                "Exception: {}",
-                what.unwrap_or_else(|| thrown.text.clone())
-            ))
+            Some(format!("Exception: {}", what.unwrap_or_else(|| thrown.text.clone())))
         }
         Event::RuntimeConsoleAPICalled(event) => {
             let kind = format!("{:?}", event.params.Type);

@@ -56,10 +56,7 @@ fn a_hard_budget_refuses_the_call_that_might_go_beyond_it_and_the_refusal_is_a_r
     let server = server(&upstream);
     let flow = server.save(&chain("One", &[call("only")]));
     // Two calls fit with what they cost, and a third would not.
-    set(
-        &server,
-        json!([{"name": "daily", "per": "day", "limitUsd": "0.0013"}]),
-    );
+    set(&server, json!([{"name": "daily", "per": "day", "limitUsd": "0.0013"}]));
     for _ in 0..2 {
         assert_eq!(server.run(flow, &json!({}))["status"], "COMPLETED");
     }
@@ -74,20 +71,11 @@ fn a_hard_budget_refuses_the_call_that_might_go_beyond_it_and_the_refusal_is_a_r
     assert_eq!(upstream.count(), 2);
     let rows = rows(&server);
     assert_eq!(rows.len(), 3);
-    assert_eq!(
-        (&rows[0]["status"], &rows[0]["total_cost_usd"]),
-        (&json!("FAILED"), &json!(0))
-    );
+    assert_eq!((&rows[0]["status"], &rows[0]["total_cost_usd"]), (&json!("FAILED"), &json!(0)));
     assert_eq!(rows[0]["error_message"], error);
-    assert_eq!(
-        (&rows[0]["refused"], rows[1].get("refused")),
-        (&json!("budget"), None)
-    );
+    assert_eq!((&rows[0]["refused"], rows[1].get("refused")), (&json!("budget"), None));
     let csv = server.get("/api/ledger.csv").text();
-    let last: Vec<&str> = csv
-        .lines()
-        .map(|line| line.rsplit(',').next().unwrap())
-        .collect();
+    let last: Vec<&str> = csv.lines().map(|line| line.rsplit(',').next().unwrap()).collect();
     assert_eq!(last, ["refused", "budget", "", ""]);
     assert_eq!(rows[1]["total_cost_usd"].to_string(), COST);
     let state = state(&server);
@@ -129,10 +117,7 @@ fn a_budget_survives_a_restart_with_what_is_used_of_it() {
     let upstream = answering();
     let mut server = server(&upstream);
     let flow = server.save(&chain("One", &[call("only")]));
-    set(
-        &server,
-        json!([{"name": "tokens", "per": "day", "limitTokens": 2500}]),
-    );
+    set(&server, json!([{"name": "tokens", "per": "day", "limitTokens": 2500}]));
     assert_eq!(server.run(flow, &json!({}))["status"], "COMPLETED");
     server.start_again();
     assert_eq!(state(&server)["used"], 1_100);
@@ -140,10 +125,7 @@ fn a_budget_survives_a_restart_with_what_is_used_of_it() {
     assert_eq!(server.run(flow, &json!({}))["status"], "COMPLETED");
     let run = server.run(flow, &json!({}));
     let error = run["error"].as_str().unwrap();
-    assert!(
-        error.contains("allows 2500 tokens per day; 2200 tokens are used"),
-        "{error}"
-    );
+    assert!(error.contains("allows 2500 tokens per day; 2200 tokens are used"), "{error}");
 }
 
 #[test]
@@ -157,10 +139,7 @@ fn a_call_that_nobody_saw_the_end_of_counts_with_what_was_reserved_for_it() {
     let mut node = call("only");
     node["data"]["retry"] = json!({"afterRestart": false});
     let flow = server.save(&chain("One", &[node]));
-    set(
-        &server,
-        json!([{"name": "tokens", "per": "day", "limitTokens": 10_000}]),
-    );
+    set(&server, json!([{"name": "tokens", "per": "day", "limitTokens": 10_000}]));
     let run_id = server.execute(flow, &json!({}));
     questions.recv_timeout(DEADLINE).unwrap();
     assert_eq!(state(&server)["used"], 1_033);
@@ -197,10 +176,7 @@ fn only_what_a_budget_refused_is_a_refused_row_whatever_a_provider_says() {
     let server = server(&upstream);
     let flow = server.save(&chain("One", &[call("only")]));
     assert_eq!(server.run(flow, &json!({}))["status"], "FAILED");
-    set(
-        &server,
-        json!([{"name": "daily", "per": "day", "limitUsd": "0"}]),
-    );
+    set(&server, json!([{"name": "daily", "per": "day", "limitUsd": "0"}]));
     let mut client = server.client();
     assert_eq!(server.run(flow, &json!({}))["status"], "FAILED");
     // Clients of the gateway are refused likewise, and all who look on are told.
@@ -209,14 +185,8 @@ fn only_what_a_budget_refused_is_a_refused_row_whatever_a_provider_says() {
     let told = client.until(|message| {
         message["type"] == "LEDGER_UPDATE" && message["payload"]["entry"]["flow_id"].is_null()
     });
-    assert_eq!(
-        told.last().unwrap()["payload"]["entry"]["refused"],
-        "budget"
-    );
-    let refused: Vec<Value> = rows(&server)
-        .iter()
-        .map(|row| row["refused"].clone())
-        .collect();
+    assert_eq!(told.last().unwrap()["payload"]["entry"]["refused"], "budget");
+    let refused: Vec<Value> = rows(&server).iter().map(|row| row["refused"].clone()).collect();
     assert_eq!(refused, [json!("budget"), json!("budget"), Value::Null]);
 }
 
@@ -228,14 +198,8 @@ fn a_budget_may_be_for_a_flow_a_model_or_each_run() {
     let other = server.save(&chain("Other", &[call("only")]));
     let three = server.save(&chain("Three", &[call("a"), call("b"), call("c")]));
     let status = |flow: i64| server.run(flow, &json!({}))["status"].clone();
-    set(
-        &server,
-        json!([{"name": "of one", "per": "day", "flowId": one, "limitUsd": 0}]),
-    );
-    assert_eq!(
-        (status(one), status(other)),
-        (json!("FAILED"), json!("COMPLETED"))
-    );
+    set(&server, json!([{"name": "of one", "per": "day", "flowId": one, "limitUsd": 0}]));
+    assert_eq!((status(one), status(other)), (json!("FAILED"), json!("COMPLETED")));
     set(
         &server,
         json!([{"name": "minis", "per": "day", "model": "openai/gpt-4o-m*", "limitUsd": 0}]),
@@ -246,10 +210,7 @@ fn a_budget_may_be_for_a_flow_a_model_or_each_run() {
         json!([{"name": "others", "per": "day", "model": "openai/gpt-5*", "limitUsd": 0}]),
     );
     assert_eq!(status(other), "COMPLETED");
-    set(
-        &server,
-        json!([{"name": "each", "per": "run", "limitUsd": "0.0013"}]),
-    );
+    set(&server, json!([{"name": "each", "per": "run", "limitUsd": "0.0013"}]));
     for _ in 0..2 {
         let run = server.run(three, &json!({}));
         assert_eq!(run["status"], "FAILED");
@@ -263,19 +224,13 @@ fn a_soft_budget_stops_nothing_and_viewers_are_told_once_for_each_share() {
     let upstream = answering();
     let server = server(&upstream);
     let flow = server.save(&chain("One", &[call("only")]));
-    set(
-        &server,
-        json!([{"name": "soft", "per": "day", "limitUsd": "0.00123", "hard": false}]),
-    );
+    set(&server, json!([{"name": "soft", "per": "day", "limitUsd": "0.00123", "hard": false}]));
     let mut client = server.client();
     let mut warnings = Vec::new();
     for _ in 0..4 {
         server.execute(flow, &json!({}));
         let seen = client.until(|message| message["payload"]["status"] == "FINISHED");
-        warnings.extend(
-            seen.into_iter()
-                .filter(|seen| seen["type"] == "BUDGET_WARNING"),
-        );
+        warnings.extend(seen.into_iter().filter(|seen| seen["type"] == "BUDGET_WARNING"));
     }
     let [warning] = warnings.as_slice() else {
         panic!("{warnings:#?}");
@@ -307,10 +262,7 @@ fn where_no_price_is_known_a_hard_budget_in_money_cannot_be_kept_and_says_so() {
     set(&server, json!([budget]));
     let run = server.run(flow, &json!({}));
     let error = run["error"].as_str().unwrap();
-    assert!(
-        error.contains("no price is known for local/home-grown"),
-        "{error}"
-    );
+    assert!(error.contains("no price is known for local/home-grown"), "{error}");
     assert_eq!(upstream.count(), 0);
     // What is free for certain is made even where nothing may be spent.
     assert_eq!(server.run(free, &json!({}))["status"], "COMPLETED");
@@ -332,10 +284,7 @@ fn where_a_budget_refuses_one_model_the_next_is_asked() {
     node["data"]["model"] = json!("gpt-4o");
     node["data"]["fallback"] = json!([{"provider": "openai", "model": "gpt-4o-mini"}]);
     let flow = server.save(&chain("One", &[node]));
-    set(
-        &server,
-        json!([{"name": "large", "per": "day", "model": "openai/gpt-4o", "limitUsd": 0}]),
-    );
+    set(&server, json!([{"name": "large", "per": "day", "model": "openai/gpt-4o", "limitUsd": 0}]));
     let run = server.run(flow, &json!({}));
     assert_eq!(run["status"], "COMPLETED", "{run:#}");
     assert_eq!(rows(&server).len(), 2);
@@ -346,10 +295,7 @@ fn budgets_that_cannot_be_read_change_nothing_and_what_is_told_can_be_put_back()
     let server = TestServer::start();
     let budget = json!({"name": "kept", "per": "day", "limitUsd": "12.5", "timezone": "Europe/Berlin", "hard": true, "allowUnpriced": false});
     set(&server, json!([budget]));
-    let refused = put(
-        &server,
-        json!([{"name": "", "per": "week", "limitUsd": "much"}]),
-    );
+    let refused = put(&server, json!([{"name": "", "per": "week", "limitUsd": "much"}]));
     assert_eq!(refused.status, 422);
     let told = server.get("/api/budget").json();
     assert_eq!(told["budgets"][0]["limitUsd"], "12.5");
@@ -370,10 +316,7 @@ fn budgets_that_somebody_else_has_changed_meanwhile_are_not_replaced() {
     let version = told.json()["version"].clone();
     let tag = format!("\"{}\"", version.as_str().unwrap());
     assert_eq!(told.header("etag"), Some(&*tag));
-    let first = put(
-        json!({"budgets": [budget("first")], "version": version}),
-        &[],
-    );
+    let first = put(json!({"budgets": [budget("first")], "version": version}), &[]);
     assert_eq!(first.status, 200, "{}", first.text());
 
     let late = json!({"budgets": [budget("late")], "version": version});
@@ -457,10 +400,7 @@ fn an_estimate_tells_what_to_expect_and_the_most_that_a_run_may_cost() {
     let number = |value: &Value| value.as_f64().unwrap();
     assert!(number(&run["cost"]) <= number(&before["worst"]["cost"]));
     let after = server.post(&path, &body).json();
-    assert_eq!(
-        (&after["runs"], &after["expected"]["cost"]),
-        (&json!(1), &run["cost"])
-    );
+    assert_eq!((&after["runs"], &after["expected"]["cost"]), (&json!(1), &run["cost"]));
     assert_eq!(after["worst"], before["worst"]);
     let refused = server.post(&path, &json!({"input": 7}));
     assert_eq!(refused.status, 422);
@@ -476,9 +416,7 @@ fn an_estimate_says_what_it_does_not_know() {
     map["data"]["items"] = json!("nodes.list.output");
     let list = agent("list", "echo", "echo-1", "[1, 2]");
     let flow = server.save(&chain("Map", &[list, map]));
-    let estimate = server
-        .post(&format!("/api/flows/{flow}/estimate"), &json!({}))
-        .json();
+    let estimate = server.post(&format!("/api/flows/{flow}/estimate"), &json!({})).json();
     // No price is known, and then the whole is not known either.
     assert_eq!(estimate["nodes"][1]["expected"]["cost"], Value::Null);
     assert_eq!(estimate["worst"]["cost"], Value::Null);
@@ -495,10 +433,7 @@ fn viewers_are_told_once_for_each_share_of_what_a_run_with_parallel_calls_may_sp
     let flow = server.save(&json!({"name": "Wide", "data": {"nodes": nodes}}));
     // 16 calls cost 0.00984, and a little more is reserved for them before.
     for (limit, share) in [("0.0096", 100), ("0.011", 80), ("0.02", 0)] {
-        set(
-            &server,
-            json!([{"name": "each", "per": "run", "limitUsd": limit, "hard": false}]),
-        );
+        set(&server, json!([{"name": "each", "per": "run", "limitUsd": limit, "hard": false}]));
         let mut client = server.client();
         server.execute(flow, &json!({}));
         let seen = client.until(|message| message["payload"]["status"] == "FINISHED");
@@ -518,10 +453,7 @@ fn what_each_run_may_spend_is_no_limit_for_calls_of_other_programs() {
     let upstream = answering();
     let server = server(&upstream);
     let flow = server.save(&chain("One", &[call("only")]));
-    set(
-        &server,
-        json!([{"name": "each", "per": "run", "limitUsd": "0"}]),
-    );
+    set(&server, json!([{"name": "each", "per": "run", "limitUsd": "0"}]));
     let asked = json!({"model": "gpt-4o-mini", "max_tokens": 10, "messages": [{"role": "user", "content": "Hi"}]});
     let answer = server.post("/v1/chat/completions", &asked);
     assert_eq!(answer.status, 200, "{}", answer.text());
@@ -546,20 +478,10 @@ fn budgets_that_no_call_could_ever_count_for_are_refused_but_one_whose_flow_is_g
     );
     assert_eq!(refused.status, 422);
     let details = refused.json()["error"]["details"].clone();
-    let fields: Vec<&str> = details
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|fault| fault["field"].as_str().unwrap())
-        .collect();
-    assert_eq!(
-        fields,
-        ["budgets[0].model", "budgets[1].model", "budgets[2].flowId"]
-    );
-    assert!(
-        details[1].to_string().contains("no provider `opnai`"),
-        "{details}"
-    );
+    let fields: Vec<&str> =
+        details.as_array().unwrap().iter().map(|fault| fault["field"].as_str().unwrap()).collect();
+    assert_eq!(fields, ["budgets[0].model", "budgets[1].model", "budgets[2].flowId"]);
+    assert!(details[1].to_string().contains("no provider `opnai`"), "{details}");
     let key = json!({"name": "k", "budget": {"per": "day", "limitUsd": "1", "model": "opnai/*", "flowId": flow + 1}});
     let refused = server.post("/api/keys", &key);
     assert_eq!(refused.status, 422);

@@ -71,14 +71,7 @@ impl Rig {
             server.run(flow, &json!({"words": at.to_string()}));
         }
         let suggestion = suggestion(&server, "model_switch");
-        Self {
-            server,
-            upstream,
-            mode,
-            release,
-            flow,
-            suggestion,
-        }
+        Self { server, upstream, mode, release, flow, suggestion }
     }
 
     fn set_mode(&self, mode: usize) {
@@ -88,10 +81,7 @@ impl Rig {
     /// Makes one call and returns the text of its answer or error.
     fn call(&self, caller: Caller) -> String {
         match caller {
-            Caller::Node => self
-                .server
-                .run(self.flow, &json!({"words": "x"}))
-                .to_string(),
+            Caller::Node => self.server.run(self.flow, &json!({"words": "x"})).to_string(),
             Caller::Client => {
                 let messages = json!([{"role": "user", "content": "x"}]);
                 let body = json!({"model": format!("openai/{CHEAPER}"), "messages": messages});
@@ -113,9 +103,7 @@ impl Rig {
     fn set_token_limit(&self, tokens: u64) {
         let budgets = json!({"budgets": [{"name": "b", "per": "day", "limitTokens": tokens}]});
         let body = budgets.to_string();
-        let set = self
-            .server
-            .request("PUT", "/api/budget", &[], body.as_bytes());
+        let set = self.server.request("PUT", "/api/budget", &[], body.as_bytes());
         assert_eq!(set.status, 200, "{}", set.text());
     }
 
@@ -193,9 +181,7 @@ fn a_refusal_on_a_full_disk_is_written_once_there_is_room() {
                 assert!(text.contains("budget"), "{text}");
                 database.execute_batch("DROP TRIGGER full").unwrap();
             } else {
-                eventually("the row is refused", || {
-                    crate::harness::was_logged(&["no room"])
-                });
+                eventually("the row is refused", || crate::harness::was_logged(&["no room"]));
                 database.execute_batch("DROP TRIGGER full").unwrap();
                 let text = call.join().unwrap();
                 assert!(text.contains("budget"), "{caller:?}: {text}");
@@ -216,10 +202,9 @@ fn a_call_that_the_end_of_the_server_cancels_is_unknown_for_every_caller() {
         let asked = rig.upstream.count();
         let address = rig.server.address();
         let request = match caller {
-            Caller::Node => (
-                format!("/api/flows/{}/execute", rig.flow),
-                json!({"input": {"words": "x"}}),
-            ),
+            Caller::Node => {
+                (format!("/api/flows/{}/execute", rig.flow), json!({"input": {"words": "x"}}))
+            }
             Caller::Client => (
                 "/v1/chat/completions".to_owned(),
                 json!({"model": format!("openai/{CHEAPER}"),

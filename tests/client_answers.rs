@@ -62,10 +62,7 @@ fn was_cached(response: &Response) -> bool {
 fn rows(server: &TestServer, count: usize) -> Vec<Value> {
     let mut rows = Vec::new();
     eventually("the ledger has its rows", || {
-        rows = server.get("/api/ledger").json()["items"]
-            .as_array()
-            .unwrap()
-            .clone();
+        rows = server.get("/api/ledger").json()["items"].as_array().unwrap().clone();
         rows.reverse();
         rows.len() == count && rows.iter().all(|row| row["status"] != "PENDING")
     });
@@ -75,10 +72,8 @@ fn rows(server: &TestServer, count: usize) -> Vec<Value> {
 /// A streamed answer with its usage at the end.
 fn write_stream(stream: &mut TcpStream, text: &str) {
     let last = json!({"model": "gpt-4o-mini", "choices": [], "usage": {"prompt_tokens": 100, "completion_tokens": 1000}});
-    let answer = format!(
-        "{STREAM_HEAD}: a comment\r\n\r\n{}data: {last}\n\ndata: [DONE]\n\n",
-        delta(text)
-    );
+    let answer =
+        format!("{STREAM_HEAD}: a comment\r\n\r\n{}data: {last}\n\ndata: [DONE]\n\n", delta(text));
     let _ = stream.write_all(answer.as_bytes());
 }
 
@@ -190,10 +185,7 @@ fn every_byte_and_every_field_that_changes_an_answer_makes_another_request() {
         let _ = stream.write_all(json_answer("200 OK", &answer.to_string()).as_bytes());
     });
     let server = server_with(&upstream, |config| {
-        let target = Target {
-            provider: "openai".into(),
-            model: "gpt-4o-mini".into(),
-        };
+        let target = Target { provider: "openai".into(), model: "gpt-4o-mini".into() };
         config.gateway.aliases.insert("fast".into(), vec![target]);
     });
     let body = r#"{"model":"gpt-4o-mini","messages":[]}"#;
@@ -288,10 +280,7 @@ fn an_answer_of_another_server_or_from_later_than_now_is_not_taken() {
 fn a_clients_own_key_has_answers_of_its_own_where_the_provider_gets_it() {
     let upstream = Upstream::saying(completion("well", 1, 1));
     let server = server_with(&upstream, |config| {
-        let through = Toward {
-            pass_through_key: true,
-            ..Toward::default()
-        };
+        let through = Toward { pass_through_key: true, ..Toward::default() };
         config.gateway.toward.insert("openai".into(), through);
     });
     let body = chat("x", false);
@@ -374,9 +363,7 @@ fn what_broke_off_or_is_too_large_is_not_kept() {
     assert_eq!(upstream.count(), 6);
     let rows = rows(&server, 6);
     let statuses = rows.iter().map(|row| row["status"].as_str().unwrap());
-    let expected = [
-        "SUCCESS", "SUCCESS", "FAILED", "FAILED", "SUCCESS", "SUCCESS",
-    ];
+    let expected = ["SUCCESS", "SUCCESS", "FAILED", "FAILED", "SUCCESS", "SUCCESS"];
     assert!(statuses.eq(expected), "{rows:#?}");
 }
 
@@ -388,9 +375,7 @@ fn send(server: &TestServer, body: &Value) -> TcpStream {
         body.len()
     );
     let mut client = server.connect();
-    client
-        .write_all(&[head, body].concat().into_bytes())
-        .unwrap();
+    client.write_all(&[head, body].concat().into_bytes()).unwrap();
     client
 }
 
@@ -456,10 +441,7 @@ fn an_answer_whose_client_has_left_is_kept_if_it_was_read_to_its_end() {
             let _ = stream.write_all(b"data: [DONE]\n\n");
         });
         let server = server_with(&upstream, |config| {
-            let toward = Toward {
-                drain_max,
-                ..Toward::default()
-            };
+            let toward = Toward { drain_max, ..Toward::default() };
             config.gateway.toward.insert("openai".into(), toward);
         });
         let body = chat("x", true);

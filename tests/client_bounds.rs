@@ -84,9 +84,7 @@ fn send(server: &TestServer, body: &Value, fields: &str) -> TcpStream {
         "POST {CHAT} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{fields}content-length: {}\r\n\r\n",
         body.len()
     );
-    stream
-        .write_all(&[head, body].concat().into_bytes())
-        .unwrap();
+    stream.write_all(&[head, body].concat().into_bytes()).unwrap();
     stream
 }
 
@@ -115,10 +113,7 @@ fn patient() -> (Upstream, Receiver<String>, Sender<()>) {
 }
 
 fn target(provider: &str, model: &str) -> Target {
-    Target {
-        provider: provider.into(),
-        model: model.into(),
-    }
+    Target { provider: provider.into(), model: model.into() }
 }
 
 #[test]
@@ -130,31 +125,13 @@ fn what_is_no_image_counts_by_its_bytes_against_a_budget() {
     let source = |kind: &str| json!({"type": "base64", "media_type": kind, "data": long});
     for (path, content) in [
         (CHAT, json!(long)),
-        (
-            CHAT,
-            json!([{"type": "text", "text": data_url("image/png")}]),
-        ),
-        (
-            CHAT,
-            json!([{"type": "input_audio", "input_audio": {"data": long, "format": "mp3"}}]),
-        ),
-        (
-            CHAT,
-            json!([{"type": "file", "file": {"file_data": data_url("application/pdf")}}]),
-        ),
-        (
-            CHAT,
-            json!([{"type": "image_url", "image_url": {"url": data_url("text/plain")}}]),
-        ),
+        (CHAT, json!([{"type": "text", "text": data_url("image/png")}])),
+        (CHAT, json!([{"type": "input_audio", "input_audio": {"data": long, "format": "mp3"}}])),
+        (CHAT, json!([{"type": "file", "file": {"file_data": data_url("application/pdf")}}])),
+        (CHAT, json!([{"type": "image_url", "image_url": {"url": data_url("text/plain")}}])),
         (MESSAGES, json!(long)),
-        (
-            MESSAGES,
-            json!([{"type": "document", "source": source("application/pdf")}]),
-        ),
-        (
-            MESSAGES,
-            json!([{"type": "image", "source": source("text/plain")}]),
-        ),
+        (MESSAGES, json!([{"type": "document", "source": source("application/pdf")}])),
+        (MESSAGES, json!([{"type": "image", "source": source("text/plain")}])),
         // As long as nobody knows.
         (CHAT, json!([{"type": "file", "file": {"file_id": "f"}}])),
         (
@@ -202,12 +179,7 @@ fn each_image_counts_as_the_largest_wherever_it_is() {
                 body["messages"][0]["content"] = json!([result]);
             }
             let response = server.post(path, &body);
-            assert_eq!(
-                response.status,
-                status,
-                "{count} of {image}: {}",
-                response.text()
-            );
+            assert_eq!(response.status, status, "{count} of {image}: {}", response.text());
         }
     }
 }
@@ -237,10 +209,7 @@ fn a_limit_of_the_answer_is_reserved_however_it_is_written() {
     }
     for (limits, code) in [
         (r#","max_tokens":1,"max_tokens":90000000"#, "ambiguous"),
-        (
-            r#","max_completion_tokens":1,"max_completion_tokens":1"#,
-            "ambiguous",
-        ),
+        (r#","max_completion_tokens":1,"max_completion_tokens":1"#, "ambiguous"),
         (r#","n":1,"n":90"#, "ambiguous"),
         (r#","max_tokens":1,"Max_Tokens":90000000"#, "ambiguous"),
         (r#","max_tokens":"90000000""#, "bad_limit"),
@@ -250,11 +219,7 @@ fn a_limit_of_the_answer_is_reserved_however_it_is_written() {
         assert_eq!(ask(limits), (400, code.into()), "{limits}");
     }
     assert_eq!(upstream.count(), 0);
-    for limits in [
-        "",
-        r#","max_tokens":null,"n":null"#,
-        r#","max_tokens":1e2,"n":1.0"#,
-    ] {
+    for limits in ["", r#","max_tokens":null,"n":null"#, r#","max_tokens":1e2,"n":1.0"#] {
         assert_eq!(ask(limits).0, 200, "{limits}");
     }
     let response = server.request("POST", MESSAGES, &[], br#"{"model":"m","max_tokens":"1"}"#);
@@ -314,11 +279,8 @@ fn no_other_model_is_asked_for_a_client_that_has_left() {
 fn who_leaves_while_it_waits_for_its_turn_gets_no_call_and_leaves_the_turn_to_others() {
     let upstream = answering();
     let server = server_with(&upstream, |config| {
-        let rate = Rate {
-            requests_per_minute: Some(1),
-            tokens_per_minute: None,
-            minute: DEADLINE * 2,
-        };
+        let rate =
+            Rate { requests_per_minute: Some(1), tokens_per_minute: None, minute: DEADLINE * 2 };
         config.rates.insert("openai".into(), rate);
     });
     let body = asking(&json!("Hi"));
@@ -390,10 +352,7 @@ fn of_an_alias_whose_models_all_fail_the_most_useful_failure_is_told() {
     });
     let mut body = asking(&json!("Hi"));
     body["model"] = json!("slow/x");
-    assert_eq!(
-        server.post(CHAT, &body).error_code(),
-        "provider_unreachable"
-    );
+    assert_eq!(server.post(CHAT, &body).error_code(), "provider_unreachable");
     for (name, status, code) in [
         ("a", 400, "context_length_exceeded"),
         ("b", 400, "context_length_exceeded"),
@@ -405,11 +364,7 @@ fn of_an_alias_whose_models_all_fail_the_most_useful_failure_is_told() {
     ] {
         body["model"] = json!(name);
         let response = server.post(CHAT, &body);
-        assert_eq!(
-            (response.status, &*response.error_code()),
-            (status, code),
-            "{name}"
-        );
+        assert_eq!((response.status, &*response.error_code()), (status, code), "{name}");
         if name == "f" {
             let wait = response.header("retry-after").unwrap();
             assert!((3500..=3601).contains(&wait.parse().unwrap()), "{wait}");
@@ -423,12 +378,7 @@ fn whoever_refuses_a_request_says_it_in_the_shape_of_the_protocol() {
     let server = server_with(&upstream, |_| {});
     let long = format!("x: {}\r\n", "x".repeat(16 << 10));
     for (fields, status, code, kind) in [
-        (
-            "host: evil.example\r\n",
-            421,
-            "unknown_host",
-            "invalid_request_error",
-        ),
+        ("host: evil.example\r\n", 421, "unknown_host", "invalid_request_error"),
         ("", 400, "bad_host", "invalid_request_error"),
         (
             "host: localhost\r\nauthorization: Bearer \u{e9}\r\n",
@@ -436,12 +386,7 @@ fn whoever_refuses_a_request_says_it_in_the_shape_of_the_protocol() {
             "bad_request",
             "invalid_request_error",
         ),
-        (
-            "host: localhost\r\ncontent-length: +1\r\n",
-            400,
-            "bad_request",
-            "invalid_request_error",
-        ),
+        ("host: localhost\r\ncontent-length: +1\r\n", 400, "bad_request", "invalid_request_error"),
         (
             "host: localhost\r\norigin: https://evil.example\r\n",
             403,
@@ -455,10 +400,7 @@ fn whoever_refuses_a_request_says_it_in_the_shape_of_the_protocol() {
         let response = ask(CHAT);
         assert_eq!(response.status, status, "{}", response.text());
         let error = &response.json()["error"];
-        assert_eq!(
-            (&error["code"], &error["param"]),
-            (&json!(code), &Value::Null)
-        );
+        assert_eq!((&error["code"], &error["param"]), (&json!(code), &Value::Null));
         assert!(error["type"].is_string(), "{error}");
         let response = ask(MESSAGES);
         assert_eq!(response.status, status, "{}", response.text());
@@ -492,12 +434,7 @@ fn a_field_that_is_passed_on_may_be_any_text() {
     // The server behind the gate reads ASCII alone: what it understands must not be left out.
     let head = "POST /hooks/a HTTP/1.1\r\nhost: localhost\r\nidempotency-key: \u{e9}\r\n\r\n";
     assert_eq!(server.raw(head.as_bytes()).status, 400);
-    for fields in [
-        "x-title: a\u{0}b",
-        "x-title: a\rb",
-        "x-title: \u{7f}",
-        "x-titl\u{e9}: a",
-    ] {
+    for fields in ["x-title: a\u{0}b", "x-title: a\rb", "x-title: \u{7f}", "x-titl\u{e9}: a"] {
         let head = format!("GET /v1/models HTTP/1.1\r\nhost: localhost\r\n{fields}\r\n\r\n");
         assert_eq!(server.raw(head.as_bytes()).status, 400, "{fields:?}");
     }

@@ -72,18 +72,12 @@ fn gemini_answers_chat_completions_and_its_thoughts_are_counted_and_priced_as_th
         let response = server.post(CHAT, &chat("gemini/gemini-2.5-flash", is_streamed));
         assert_eq!(response.status, 200, "{}", response.text());
         let head = head(&upstream);
-        assert!(
-            head.starts_with("post /v1beta/openai/chat/completions "),
-            "{head}"
-        );
+        assert!(head.starts_with("post /v1beta/openai/chat/completions "), "{head}");
         assert!(head.contains("authorization: bearer test-key\n"), "{head}");
         let sent = upstream.requests().recv_timeout(DEADLINE).unwrap();
         let sent: Value = serde_json::from_str(&sent).unwrap();
         assert_eq!(sent["model"], "gemini-2.5-flash");
-        assert_eq!(
-            sent.pointer("/stream_options/include_usage").is_some(),
-            is_streamed
-        );
+        assert_eq!(sent.pointer("/stream_options/include_usage").is_some(), is_streamed);
         let row = newest_row(&server, at + 1);
         for (name, expected) in [
             ("status", json!("SUCCESS")),
@@ -125,18 +119,11 @@ fn ollama_answers_either_protocol_and_gets_its_key_as_a_bearer_token() {
     for (at, (path, body)) in requests.into_iter().enumerate() {
         let response = server.post(path, &body);
         assert_eq!(response.status, 200, "{}", response.text());
-        assert!(
-            !response.text().contains("prompt_tokens"),
-            "{}",
-            response.text()
-        );
+        assert!(!response.text().contains("prompt_tokens"), "{}", response.text());
         let head = head(&upstream);
         assert!(head.starts_with(&format!("post {path} ")), "{head}");
         assert!(head.contains("authorization: bearer test-key\n"), "{head}");
-        assert_eq!(
-            head.contains("anthropic-version: 2023-06-01\n"),
-            path == MESSAGES
-        );
+        assert_eq!(head.contains("anthropic-version: 2023-06-01\n"), path == MESSAGES);
         let row = newest_row(&server, at + 1);
         for (name, expected) in [
             ("status", json!("SUCCESS")),
@@ -179,10 +166,7 @@ fn the_list_of_models_has_those_of_gemini() {
 fn tokens_are_counted_by_the_first_target_without_a_row() {
     let upstream = Upstream::start(|body, stream| {
         let answer = if body.contains("none") {
-            json_answer(
-                "404 Not Found",
-                r#"{"type":"error","error":{"message":"no test-key"}}"#,
-            )
+            json_answer("404 Not Found", r#"{"type":"error","error":{"message":"no test-key"}}"#)
         } else {
             json_answer("200 OK", "{ \"input_tokens\": 14 }")
         };
@@ -190,10 +174,7 @@ fn tokens_are_counted_by_the_first_target_without_a_row() {
     });
     let server = server_with(&upstream, |config| {
         config.token = Some(Secret::new("the-token"));
-        let target = |model: &str| Target {
-            provider: "anthropic".into(),
-            model: model.into(),
-        };
+        let target = |model: &str| Target { provider: "anthropic".into(), model: model.into() };
         let both = vec![target("claude-haiku-4-5"), target("never")];
         config.gateway.aliases.insert("fast".into(), both);
     });
@@ -203,20 +184,11 @@ fn tokens_are_counted_by_the_first_target_without_a_row() {
         server.request("POST", COUNT, &headers, body.as_bytes())
     };
     let counted = ask("fast", "the-token");
-    assert_eq!(
-        (counted.status, counted.text().as_str()),
-        (200, "{ \"input_tokens\": 14 }")
-    );
+    assert_eq!((counted.status, counted.text().as_str()), (200, "{ \"input_tokens\": 14 }"));
     let head = head(&upstream);
-    assert!(
-        head.starts_with("post /v1/messages/count_tokens "),
-        "{head}"
-    );
-    for line in [
-        "x-api-key: test-key\n",
-        "anthropic-version: 2023-06-01\n",
-        "anthropic-beta: a\n",
-    ] {
+    assert!(head.starts_with("post /v1/messages/count_tokens "), "{head}");
+    for line in ["x-api-key: test-key\n", "anthropic-version: 2023-06-01\n", "anthropic-beta: a\n"]
+    {
         assert!(head.contains(line), "{head}");
     }
     let sent = upstream.requests().recv_timeout(DEADLINE).unwrap();

@@ -21,10 +21,8 @@ use crate::upstream::{STREAM_HEAD, Upstream, completion, delta, json_answer};
 const CHAT: &str = "/v1/chat/completions";
 const MESSAGES: &str = "/v1/messages";
 /// How providers are asked for: by path, name and model.
-const WAYS: [(&str, &str, &str); 2] = [
-    (CHAT, "openai", "gpt-4o-mini"),
-    (MESSAGES, "anthropic", "claude-haiku-4-5"),
-];
+const WAYS: [(&str, &str, &str); 2] =
+    [(CHAT, "openai", "gpt-4o-mini"), (MESSAGES, "anthropic", "claude-haiku-4-5")];
 
 fn event(data: &Value) -> String {
     format!("data: {data}\n\n")
@@ -141,10 +139,7 @@ fn what_came_before_a_client_left_is_booked() {
             };
             let (upstream, _end) = chatty(begin + &once_upon(provider));
             let server = server_with(&upstream, |config| {
-                let toward = Toward {
-                    drain_max,
-                    ..Toward::default()
-                };
+                let toward = Toward { drain_max, ..Toward::default() };
                 config.gateway.toward.insert(provider.into(), toward);
             });
             let mut conversation = Conversation::with(&server);
@@ -320,10 +315,7 @@ fn a_large_event_is_given_whole_and_one_that_is_too_large_not_at_all() {
             assert!(told.as_str().unwrap().contains("an event is longer than"));
         }
         let row = &rows(&server, 1)[0];
-        assert_eq!(
-            (&row["status"], &row["output_tokens"]),
-            (&json!(status), &json!(1))
-        );
+        assert_eq!((&row["status"], &row["output_tokens"]), (&json!(status), &json!(1)));
     }
 }
 
@@ -357,18 +349,13 @@ fn a_provider_that_breaks_off_in_its_first_event_is_followed_by_the_next() {
         let _ = stream.write_all(answer.as_bytes());
     });
     let server = server_with(&upstream, |config| {
-        let targets = ["bad", "gpt-4o-mini"].map(|model| Target {
-            provider: "openai".into(),
-            model: model.into(),
-        });
+        let targets = ["bad", "gpt-4o-mini"]
+            .map(|model| Target { provider: "openai".into(), model: model.into() });
         config.gateway.aliases.insert("both".into(), targets.into());
     });
     let text = ask(&server, CHAT, "both").text();
     assert_eq!(text, format!("{}data: [DONE]\n\n", delta("well")));
-    let statuses: Vec<Value> = rows(&server, 2)
-        .iter()
-        .map(|row| row["status"].clone())
-        .collect();
+    let statuses: Vec<Value> = rows(&server, 2).iter().map(|row| row["status"].clone()).collect();
     assert_eq!(statuses, ["FAILED", "SUCCESS"]);
 }
 
@@ -418,10 +405,7 @@ fn the_key_is_replaced_in_errors_that_come_with_status_200() {
         }
     }
     // What a model says is never changed.
-    let upstream = Upstream::saying(format!(
-        "{STREAM_HEAD}{}data: [DONE]\n\n",
-        delta("test-key")
-    ));
+    let upstream = Upstream::saying(format!("{STREAM_HEAD}{}data: [DONE]\n\n", delta("test-key")));
     let text = ask(&server(&upstream), CHAT, "gpt-4o-mini").text();
     assert!(text.contains("test-key"), "{text}");
 }
@@ -448,10 +432,7 @@ fn comments_show_that_an_answer_will_come_until_the_total_timeout() {
         config.timeouts.total = Duration::from_secs(4);
     });
     let text = ask(&server, CHAT, "gpt-4o-mini").text();
-    assert!(
-        text.starts_with(": OPENROUTER") && text.contains("well"),
-        "{text}"
-    );
+    assert!(text.starts_with(": OPENROUTER") && text.contains("well"), "{text}");
     let began = Instant::now();
     let text = ask(&server, CHAT, "endless").text();
     assert!(text.contains("total timeout"), "{text}");
@@ -464,11 +445,8 @@ fn comments_show_that_an_answer_will_come_until_the_total_timeout() {
 #[test]
 fn a_comment_is_given_at_once_also_without_an_empty_line() {
     let comment = ": keep-alive\n".to_owned();
-    let (upstream, go) = patient(&[
-        comment.clone(),
-        comment.clone(),
-        delta("x") + "data: [DONE]\n\n",
-    ]);
+    let (upstream, go) =
+        patient(&[comment.clone(), comment.clone(), delta("x") + "data: [DONE]\n\n"]);
     let server = server(&upstream);
     let mut conversation = Conversation::with(&server);
     // Without asking for the usage, whose chunk is hidden.
@@ -498,10 +476,7 @@ fn a_last_chunk_is_hidden_where_it_says_nothing_but_the_usage() {
         assert_eq!(text.contains(&last), is_shown, "{text}");
         let row = &rows(&server, 1)[0];
         assert_eq!(row["usage_source"], "provider");
-        assert_eq!(
-            (&row["input_tokens"], &row["output_tokens"]),
-            (&json!(7), &json!(2))
-        );
+        assert_eq!((&row["input_tokens"], &row["output_tokens"]), (&json!(7), &json!(2)));
     }
 }
 
@@ -514,10 +489,9 @@ fn an_answer_that_nests_deeper_than_it_is_read_is_passed_on_and_booked() {
     );
     let chunk = format!(r#"{{"x":{deep},"choices":[{{"delta":{{"content":"a"}}}}],{counts}}}"#);
     let stream = format!("data: {chunk}\n\ndata: [DONE]\n\n");
-    for (answer, body) in [
-        (json_answer("200 OK", &document), &document),
-        (format!("{STREAM_HEAD}{stream}"), &stream),
-    ] {
+    for (answer, body) in
+        [(json_answer("200 OK", &document), &document), (format!("{STREAM_HEAD}{stream}"), &stream)]
+    {
         let upstream = Upstream::saying(answer);
         let server = server(&upstream);
         let response = ask(&server, CHAT, "gpt-4o-mini");
@@ -553,11 +527,8 @@ fn fields_of_an_answer_that_say_whose_key_it_is_are_kept() {
         ("anthropic-organization-id", "owner"),
         ("set-cookie", "a=b"),
     ];
-    let fields: String = passed
-        .iter()
-        .chain(&kept)
-        .map(|(name, value)| format!("{name}: {value}\r\n"))
-        .collect();
+    let fields: String =
+        passed.iter().chain(&kept).map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     let with = |answer: &str| answer.replacen("content-type", &format!("{fields}content-type"), 1);
     let stream = format!("{STREAM_HEAD}{}data: [DONE]\n\n", delta("x"));
     for answer in [completion("x", 1, 1), json_answer("429 Slow", "{}"), stream] {

@@ -43,10 +43,7 @@ pub fn chat(model: &str, is_streamed: bool) -> Value {
 pub fn rows(server: &TestServer, count: usize) -> Vec<Value> {
     let mut rows = Vec::new();
     eventually("the ledger has its rows", || {
-        rows = server.get("/api/ledger").json()["items"]
-            .as_array()
-            .unwrap()
-            .clone();
+        rows = server.get("/api/ledger").json()["items"].as_array().unwrap().clone();
         rows.reverse();
         rows.len() == count && rows.iter().all(|row| row["status"] != "PENDING")
     });
@@ -60,9 +57,7 @@ pub struct Conversation {
 
 impl Conversation {
     pub fn with(server: &TestServer) -> Self {
-        Self {
-            reader: BufReader::new(server.connect()),
-        }
+        Self { reader: BufReader::new(server.connect()) }
     }
 
     pub fn ask(&mut self, path: &str, body: &str) {
@@ -71,9 +66,7 @@ impl Conversation {
             body.len()
         );
         let stream = self.reader.get_mut();
-        stream
-            .write_all(&[head.as_bytes(), body.as_bytes()].concat())
-            .unwrap();
+        stream.write_all(&[head.as_bytes(), body.as_bytes()].concat()).unwrap();
     }
 
     fn line(&mut self) -> String {
@@ -102,10 +95,7 @@ impl Conversation {
     }
 
     fn body(&mut self, head: &[String]) -> String {
-        let length = head
-            .iter()
-            .find_map(|line| line.strip_prefix("content-length: "))
-            .unwrap();
+        let length = head.iter().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
         let mut bytes = vec![0; length.parse().unwrap()];
         self.reader.read_exact(&mut bytes).unwrap();
         String::from_utf8(bytes).unwrap()
@@ -130,10 +120,7 @@ fn a_request_and_its_answer_are_passed_on_byte_for_byte_but_for_the_model() {
     assert_eq!(response.text(), answer);
     assert_eq!(response.header("content-type"), Some("application/json"));
     let sent = upstream.requests().recv_timeout(DEADLINE).unwrap();
-    assert_eq!(
-        sent,
-        body.replace("\"openai\\/gpt-4o-mini\"", "\"gpt-4o-mini\"")
-    );
+    assert_eq!(sent, body.replace("\"openai\\/gpt-4o-mini\"", "\"gpt-4o-mini\""));
     let head = upstream.heads().recv_timeout(DEADLINE).unwrap();
     assert!(head.contains("post /v1/chat/completions"), "{head}");
     assert!(head.contains("authorization: bearer test-key\n"), "{head}");
@@ -172,35 +159,15 @@ fn calls_are_found_and_summed_up_by_the_tags_that_clients_give_them() {
     assert_eq!(server.post(CHAT, &chat("echo/echo-1", false)).status, 200);
     rows(&server, 4);
     let sums = server.get("/api/ledger/summary?group_by=tag").json();
-    let calls = |group: &Value| {
-        (
-            group["key"].as_str().map(str::to_owned),
-            group["calls"].clone(),
-        )
-    };
-    let groups: Vec<_> = sums["items"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(calls)
-        .collect();
+    let calls = |group: &Value| (group["key"].as_str().map(str::to_owned), group["calls"].clone());
+    let groups: Vec<_> = sums["items"].as_array().unwrap().iter().map(calls).collect();
     let of = |tag: &str, calls: u64| (Some(tag.to_owned()), json!(calls));
-    assert_eq!(
-        groups,
-        [
-            of("team=a", 2),
-            of("beta", 1),
-            of("team=ab", 1),
-            (None, json!(1))
-        ]
-    );
+    assert_eq!(groups, [of("team=a", 2), of("beta", 1), of("team=ab", 1), (None, json!(1))]);
     assert_eq!(sums["total"]["calls"], 4);
     assert_eq!(sums["total"]["total_cost_usd"], 0.00063);
     let tagged = server.get("/api/ledger?tag=team%3Da").json();
     assert_eq!(tagged["items"].as_array().unwrap().len(), 2, "{tagged}");
-    let of_key = server
-        .get("/api/ledger/summary?key=nobody&group_by=key")
-        .json();
+    let of_key = server.get("/api/ledger/summary?key=nobody&group_by=key").json();
     assert_eq!(of_key["total"]["calls"], 0);
 }
 
@@ -215,11 +182,8 @@ fn a_message_is_passed_on_with_the_fields_that_its_protocol_needs() {
     assert_eq!(response.text(), answer);
     assert_eq!(upstream.requests().recv_timeout(DEADLINE).unwrap(), body);
     let head = upstream.heads().recv_timeout(DEADLINE).unwrap();
-    for line in [
-        "x-api-key: test-key\n",
-        "anthropic-beta: a\n",
-        "anthropic-version: 2024-01-01\n",
-    ] {
+    for line in ["x-api-key: test-key\n", "anthropic-beta: a\n", "anthropic-version: 2024-01-01\n"]
+    {
         assert_eq!(head.matches(line).count(), 1, "{head}");
     }
     let row = &rows(&server, 1)[0];
@@ -257,10 +221,7 @@ fn a_streamed_answer_arrives_as_it_comes_and_its_usage_is_shown_to_who_asked_for
         conversation.ask(CHAT, &body.to_string());
         let head = conversation.head();
         assert_eq!(head[0], "HTTP/1.1 200 OK");
-        assert!(
-            head.contains(&"content-type: text/event-stream".to_owned()),
-            "{head:?}"
-        );
+        assert!(head.contains(&"content-type: text/event-stream".to_owned()), "{head:?}");
         assert_eq!(conversation.chunk(), delta("Hel"));
         go.send_timeout((), DEADLINE).unwrap();
         assert_eq!(conversation.chunk(), delta("lo"));
@@ -275,10 +236,7 @@ fn a_streamed_answer_arrives_as_it_comes_and_its_usage_is_shown_to_who_asked_for
     }
     for row in rows(&server, 2) {
         assert_eq!(row["status"], "SUCCESS");
-        assert_eq!(
-            (&row["input_tokens"], &row["output_tokens"]),
-            (&json!(7), &json!(2))
-        );
+        assert_eq!((&row["input_tokens"], &row["output_tokens"]), (&json!(7), &json!(2)));
         assert!(row["first_token_ms"].is_u64(), "{row}");
     }
 }
@@ -307,10 +265,7 @@ fn a_connection_serves_one_request_after_another() {
 }
 
 fn target(provider: &str, model: &str) -> Target {
-    Target {
-        provider: provider.into(),
-        model: model.into(),
-    }
+    Target { provider: provider.into(), model: model.into() }
 }
 
 #[test]
@@ -344,11 +299,7 @@ fn an_alias_with_several_models_asks_one_after_another_and_each_is_a_row_and_an_
     let mut viewer = server.client();
     let response = server.post(CHAT, &chat("fast", false));
     assert_eq!(response.status, 200, "{}", response.text());
-    let expected = [
-        ("openai", "FAILED"),
-        ("gone", "FAILED"),
-        ("openai", "SUCCESS"),
-    ];
+    let expected = [("openai", "FAILED"), ("gone", "FAILED"), ("openai", "SUCCESS")];
     let all = rows(&server, 3);
     for (at, (row, (provider, status))) in all.iter().zip(expected).enumerate() {
         assert_eq!(
@@ -364,12 +315,7 @@ fn an_alias_with_several_models_asks_one_after_another_and_each_is_a_row_and_an_
         .iter()
         .map(|message| message["payload"]["entry"]["status"].as_str().unwrap())
         .collect();
-    assert_eq!(
-        statuses,
-        [
-            "PENDING", "FAILED", "PENDING", "FAILED", "PENDING", "SUCCESS"
-        ]
-    );
+    assert_eq!(statuses, ["PENDING", "FAILED", "PENDING", "FAILED", "PENDING", "SUCCESS"]);
     // What the last one says is what the client is told.
     let response = server.post(CHAT, &chat("bad", true));
     assert_eq!(response.status, 503);
@@ -395,10 +341,7 @@ fn what_a_provider_refuses_with_is_passed_on_without_the_key() {
         assert_eq!(response.header("set-cookie"), None);
     }
     for row in rows(&server, 3) {
-        assert_eq!(
-            (&row["status"], &row["total_cost_usd"]),
-            (&json!("FAILED"), &json!(0))
-        );
+        assert_eq!((&row["status"], &row["total_cost_usd"]), (&json!("FAILED"), &json!(0)));
         assert!(!row["error_message"].as_str().unwrap().contains("test-key"));
     }
 }
@@ -416,10 +359,7 @@ fn our_own_errors_have_the_shape_of_the_protocol() {
     let openai = |body: &str, headers: &[(&str, &str)]| {
         let response = server.request("POST", CHAT, headers, body.as_bytes());
         let error = &response.json()["error"];
-        assert!(
-            error["message"].is_string() && error["type"].is_string(),
-            "{error}"
-        );
+        assert!(error["message"].is_string() && error["type"].is_string(), "{error}");
         (response.status, error["code"].as_str().unwrap().to_owned())
     };
     let m = |model: &str| chat(model, true).to_string();
@@ -437,10 +377,9 @@ fn our_own_errors_have_the_shape_of_the_protocol() {
     assert_eq!(openai(&m("gpt"), &flow), (400, "no_such_flow".into()));
     let tags = [("x-flowledger-tags", "a b")];
     assert_eq!(openai(&m("gpt"), &tags), (400, "bad_tags".into()));
-    for (path, status, kind) in [
-        (MESSAGES, 400, "invalid_request_error"),
-        ("/v1/messages/batches", 404, "not_found_error"),
-    ] {
+    for (path, status, kind) in
+        [(MESSAGES, 400, "invalid_request_error"), ("/v1/messages/batches", 404, "not_found_error")]
+    {
         let response = server.post(path, &chat("m", false));
         assert_eq!(response.status, status);
         assert_eq!(response.json()["type"], "error");
@@ -462,10 +401,7 @@ fn bodies_are_bounded_and_broken_ones_are_never_half_understood() {
     body["image"] = json!(image);
     let response = server.post(CHAT, &body);
     assert_eq!(response.status, 200);
-    assert_eq!(
-        upstream.requests().recv_timeout(DEADLINE).unwrap(),
-        body.to_string()
-    );
+    assert_eq!(upstream.requests().recv_timeout(DEADLINE).unwrap(), body.to_string());
     // In chunks.
     let text = chat("gpt-4o-mini", false).to_string();
     let chunked = format!(
@@ -483,22 +419,9 @@ fn bodies_are_bounded_and_broken_ones_are_never_half_understood() {
         "[".repeat(100_000),
         "]".repeat(100_000)
     );
-    assert_eq!(
-        server.request("POST", CHAT, &[], deep.as_bytes()).status,
-        200
-    );
-    for body in [
-        "",
-        "null",
-        "[]",
-        "{\"model\":\"a\",\"model\":\"b\"}",
-        "{\"model\":\"\\ud800\"}",
-    ] {
-        assert_eq!(
-            server.request("POST", CHAT, &[], body.as_bytes()).status,
-            400,
-            "{body}"
-        );
+    assert_eq!(server.request("POST", CHAT, &[], deep.as_bytes()).status, 200);
+    for body in ["", "null", "[]", "{\"model\":\"a\",\"model\":\"b\"}", "{\"model\":\"\\ud800\"}"] {
+        assert_eq!(server.request("POST", CHAT, &[], body.as_bytes()).status, 400, "{body}");
     }
     let host = format!("POST {CHAT} HTTP/1.1\r\nhost: evil.example\r\ncontent-length: 0\r\n\r\n");
     assert_eq!(server.raw(host.as_bytes()).status, 421);
@@ -530,21 +453,14 @@ fn bearer(key: &str) -> String {
 #[test]
 fn a_virtual_key_opens_the_gateway_alone_and_names_its_calls() {
     let upstream = Upstream::saying(completion("Hello", 3, 1));
-    let mut server = server_with(&upstream, |config| {
-        config.token = Some(Secret::new("the-token"))
-    });
+    let mut server = server_with(&upstream, |config| config.token = Some(Secret::new("the-token")));
     let made = make_key(&server, &json!({"name": "team a"}));
     assert_eq!(made.status, 201, "{}", made.text());
-    let (id, key) = (
-        made.json()["id"].clone(),
-        made.json()["key"].as_str().unwrap().to_owned(),
-    );
+    let (id, key) = (made.json()["id"].clone(), made.json()["key"].as_str().unwrap().to_owned());
     assert!(key.starts_with("fl-") && key.len() == 67, "{key}");
     let body = chat("gpt-4o-mini", false).to_string();
     let ask = |server: &TestServer, field: &str, value: &str| {
-        server
-            .request("POST", CHAT, &[(field, value)], body.as_bytes())
-            .status
+        server.request("POST", CHAT, &[(field, value)], body.as_bytes()).status
     };
     for _ in 0..2 {
         assert_eq!(ask(&server, "authorization", &bearer(&key)), 200);
@@ -558,11 +474,7 @@ fn a_virtual_key_opens_the_gateway_alone_and_names_its_calls() {
         assert_eq!(server.get("/v1/models").status, 401);
         for path in ["/api/ledger", "/api/keys", "/metrics", "/v1x"] {
             let headers = [("authorization", &*bearer(&key))];
-            assert_eq!(
-                server.request("GET", path, &headers, b"").status,
-                401,
-                "{path}"
-            );
+            assert_eq!(server.request("GET", path, &headers, b"").status, 401, "{path}");
         }
         // It lasts.
         server.start_again();
@@ -597,9 +509,7 @@ fn a_virtual_key_opens_the_gateway_alone_and_names_its_calls() {
 #[test]
 fn keys_have_names_of_their_own_and_may_expire() {
     let upstream = Upstream::saying(completion("Hello", 3, 1));
-    let server = server_with(&upstream, |config| {
-        config.token = Some(Secret::new("the-token"))
-    });
+    let server = server_with(&upstream, |config| config.token = Some(Secret::new("the-token")));
     let soon = flowledger::time::Timestamp(flowledger::time::Timestamp::now().0 + 1_500);
     let made = make_key(&server, &json!({"name": "a", "expiresAt": soon}));
     assert_eq!(made.status, 201, "{}", made.text());
@@ -645,32 +555,19 @@ fn a_key_and_a_budget_of_its_own_are_made_together_or_not_at_all() {
         body["max_tokens"] = json!(max_tokens);
         let headers = [("authorization", key)];
         let body = body.to_string();
-        server
-            .request("POST", CHAT, &headers, body.as_bytes())
-            .status
+        server.request("POST", CHAT, &headers, body.as_bytes()).status
     };
     assert_eq!(ask(&key, 16), 200);
     assert_eq!((ask(&key, 1_000), ask(&other, 1_000)), (402, 200));
-    eventually("its call is counted", || {
-        budgets()[0]["state"]["used"] == json!(10)
-    });
+    eventually("its call is counted", || budgets()[0]["state"]["used"] == json!(10));
 
     // Whatever is wrong with either of them, there is neither.
     let limit = json!({"per": "month", "limitUsd": "1"});
     for (status, body) in [
         (409, json!({"name": "laptop", "budget": limit})),
-        (
-            409,
-            json!({"name": "new", "budget": {"name": "laptop", "per": "day", "limitUsd": 1}}),
-        ),
-        (
-            422,
-            json!({"name": "new", "budget": {"per": "day", "limitUsd": "much"}}),
-        ),
-        (
-            422,
-            json!({"name": "new", "budget": {"key": "other", "per": "day", "limitUsd": 1}}),
-        ),
+        (409, json!({"name": "new", "budget": {"name": "laptop", "per": "day", "limitUsd": 1}})),
+        (422, json!({"name": "new", "budget": {"per": "day", "limitUsd": "much"}})),
+        (422, json!({"name": "new", "budget": {"key": "other", "per": "day", "limitUsd": 1}})),
         (422, json!({"name": "new", "budget": 7})),
         (422, json!({"name": "", "budget": limit})),
     ] {
@@ -693,13 +590,7 @@ fn a_key_and_a_budget_of_its_own_are_made_together_or_not_at_all() {
         .iter()
         .map(|key| (&key["name"], &key["budgets"]))
         .collect();
-    assert_eq!(
-        told,
-        [
-            (&json!("other"), &json!([])),
-            (&json!("laptop"), &json!(["laptop"]))
-        ]
-    );
+    assert_eq!(told, [(&json!("other"), &json!([])), (&json!("laptop"), &json!(["laptop"]))]);
     // What was used before a budget was added beside it stays counted.
     let second = make(
         json!({"name": "b", "budget": {"name": "of b", "per": "month", "limitUsd": "2", "hard": false}}),
@@ -743,17 +634,10 @@ fn a_clients_own_key_is_ignored_unless_the_provider_is_to_have_it() {
         let _ = stream.write_all(json_answer("401 No", body).as_bytes());
     });
     let server = server_with(&upstream, |config| {
-        let through = Toward {
-            pass_through_key: true,
-            ..Toward::default()
-        };
+        let through = Toward { pass_through_key: true, ..Toward::default() };
         config.gateway.toward.insert("anthropic".into(), through);
         config.providers.get_mut("anthropic").unwrap().api_key = None;
-        config
-            .providers
-            .get_mut("anthropic")
-            .unwrap()
-            .missing_key_hint = Some("set KEY".into());
+        config.providers.get_mut("anthropic").unwrap().missing_key_hint = Some("set KEY".into());
     });
     let headers = [("x-api-key", "sk-mine")];
     let sent = |path: &str, headers: &[(&str, &str)]| {
@@ -762,10 +646,7 @@ fn a_clients_own_key_is_ignored_unless_the_provider_is_to_have_it() {
         (response, upstream.heads().recv_timeout(DEADLINE).unwrap())
     };
     let (_, head) = sent(CHAT, &headers);
-    assert!(
-        head.contains("bearer test-key") && !head.contains("sk-mine"),
-        "{head}"
-    );
+    assert!(head.contains("bearer test-key") && !head.contains("sk-mine"), "{head}");
     let (response, head) = sent(MESSAGES, &headers);
     assert!(head.contains("x-api-key: sk-mine\n"), "{head}");
     assert!(response.text().contains("no ***"), "{}", response.text());
@@ -814,10 +695,7 @@ fn an_answer_whose_client_has_left_is_read_to_its_end_or_broken_off_as_the_provi
         let (end, ended) = bounded(1);
         let (upstream, written) = endless(ended);
         let server = server_with(&upstream, |config| {
-            let toward = Toward {
-                drain_max,
-                ..Toward::default()
-            };
+            let toward = Toward { drain_max, ..Toward::default() };
             config.gateway.toward.insert("openai".into(), toward);
         });
         let mut conversation = Conversation::with(&server);
@@ -853,31 +731,18 @@ fn a_call_whose_client_leaves_before_anything_came_is_ended_where_the_provider_s
         let _ = wait.lock().unwrap().recv_timeout(DEADLINE);
     });
     let server = server_with(&upstream, |config| {
-        let toward = Toward {
-            drain_max: None,
-            ..Toward::default()
-        };
+        let toward = Toward { drain_max: None, ..Toward::default() };
         config.gateway.toward.insert("openai".into(), toward);
     });
     for is_streamed in [false, true] {
         let mut conversation = Conversation::with(&server);
         conversation.ask(CHAT, &chat("gpt-4o-mini", is_streamed).to_string());
-        eventually("the upstream is asked", || {
-            upstream.requests().try_recv().is_ok()
-        });
+        eventually("the upstream is asked", || upstream.requests().try_recv().is_ok());
         drop(conversation);
     }
     for row in rows(&server, 2) {
-        let said = (
-            &row["status"],
-            &row["error_message"],
-            &row["total_cost_usd"],
-        );
-        let expected = (
-            &json!("CANCELLED"),
-            &json!("the client has left"),
-            &Value::Null,
-        );
+        let said = (&row["status"], &row["error_message"], &row["total_cost_usd"]);
+        let expected = (&json!("CANCELLED"), &json!("the client has left"), &Value::Null);
         assert_eq!(said, expected);
     }
 }
@@ -903,10 +768,7 @@ fn a_stream_that_breaks_off_ends_with_an_error_and_keeps_what_is_known() {
     let text = server.post(CHAT, &chat("reported", true)).text();
     assert_eq!(text.matches("error").count(), 1, "{text}");
     let rows = rows(&server, 2);
-    assert_eq!(
-        (&rows[0]["status"], &rows[0]["input_tokens"]),
-        (&json!("FAILED"), &json!(7))
-    );
+    assert_eq!((&rows[0]["status"], &rows[0]["input_tokens"]), (&json!("FAILED"), &json!(7)));
     assert_eq!(rows[1]["status"], "FAILED");
 }
 
@@ -946,10 +808,7 @@ fn a_call_that_a_budget_does_not_allow_is_not_made_and_is_a_row() {
     assert_eq!(response.json()["error"]["type"], "billing_error");
     assert_eq!(upstream.count(), 0);
     for row in rows(&server, 2) {
-        assert_eq!(
-            (&row["status"], &row["total_cost_usd"]),
-            (&json!("FAILED"), &json!(0))
-        );
+        assert_eq!((&row["status"], &row["total_cost_usd"]), (&json!("FAILED"), &json!(0)));
     }
 }
 
@@ -958,20 +817,14 @@ fn echo_answers_in_either_shape() {
     let server = TestServer::start();
     let ask = |path: &str, is_streamed| server.post(path, &chat("echo/echo-1", is_streamed));
     let openai = ask(CHAT, false).json();
-    assert_eq!(
-        openai["choices"][0]["message"]["content"],
-        "[echo of echo-1] Hi"
-    );
+    assert_eq!(openai["choices"][0]["message"]["content"], "[echo of echo-1] Hi");
     assert_eq!(
         openai["usage"],
         json!({"prompt_tokens": 1, "completion_tokens": 4, "total_tokens": 5})
     );
     let anthropic = ask(MESSAGES, false).json();
     assert_eq!(anthropic["content"][0]["text"], "[echo of echo-1] Hi");
-    assert_eq!(
-        anthropic["usage"],
-        json!({"input_tokens": 1, "output_tokens": 4})
-    );
+    assert_eq!(anthropic["usage"], json!({"input_tokens": 1, "output_tokens": 4}));
     let openai = ask(CHAT, true).text();
     assert!(
         openai.contains(r#""content":"[echo ""#) && openai.ends_with("data: [DONE]\n\n"),
@@ -979,12 +832,7 @@ fn echo_answers_in_either_shape() {
     );
     assert!(!openai.contains("usage"), "{openai}");
     let anthropic = ask(MESSAGES, true).text();
-    for name in [
-        "message_start",
-        "content_block_delta",
-        "message_delta",
-        "message_stop",
-    ] {
+    for name in ["message_start", "content_block_delta", "message_delta", "message_stop"] {
         assert!(
             anthropic.contains(&format!("event: {name}\ndata: {{\"type\":\"{name}\"")),
             "{anthropic}"
@@ -992,11 +840,7 @@ fn echo_answers_in_either_shape() {
     }
     for row in rows(&server, 4) {
         assert_eq!(
-            (
-                &row["status"],
-                &row["output_tokens"],
-                &row["total_cost_usd"]
-            ),
+            (&row["status"], &row["output_tokens"], &row["total_cost_usd"]),
             (&json!("SUCCESS"), &json!(4), &json!(0))
         );
     }
@@ -1006,22 +850,12 @@ fn echo_answers_in_either_shape() {
 fn models_are_listed_as_both_protocols_have_it() {
     let upstream = Upstream::saying("");
     let server = server_with(&upstream, |config| {
-        config
-            .gateway
-            .aliases
-            .insert("fast".into(), vec![target("openai", "gpt-4o-mini")]);
+        config.gateway.aliases.insert("fast".into(), vec![target("openai", "gpt-4o-mini")]);
         config.providers.get_mut("anthropic").unwrap().api_key = None;
-        config
-            .providers
-            .get_mut("anthropic")
-            .unwrap()
-            .missing_key_hint = Some("set KEY".into());
+        config.providers.get_mut("anthropic").unwrap().missing_key_hint = Some("set KEY".into());
     });
     let list = server.get("/v1/models").json();
-    assert_eq!(
-        (&list["object"], &list["has_more"]),
-        (&json!("list"), &json!(false))
-    );
+    assert_eq!((&list["object"], &list["has_more"]), (&json!("list"), &json!(false)));
     let ids: Vec<&str> = list["data"]
         .as_array()
         .unwrap()
@@ -1031,14 +865,8 @@ fn models_are_listed_as_both_protocols_have_it() {
     for id in ["fast", "echo/echo-1", "openai/gpt-4o-mini"] {
         assert!(ids.contains(&id), "{ids:?}");
     }
-    assert!(
-        !ids.iter().any(|id| id.starts_with("anthropic/")),
-        "{ids:?}"
-    );
-    assert_eq!(
-        server.get("/v1/models/echo/echo-1").json()["owned_by"],
-        "echo"
-    );
+    assert!(!ids.iter().any(|id| id.starts_with("anthropic/")), "{ids:?}");
+    assert_eq!(server.get("/v1/models/echo/echo-1").json()["owned_by"], "echo");
     assert_eq!(server.get("/v1/models/none").status, 404);
 }
 
@@ -1051,9 +879,7 @@ fn flows_and_clients_share_one_ledger() {
     let body = chat("echo/echo-1", false).to_string();
     server.request("POST", CHAT, &[("x-flowledger-flow", &id)], body.as_bytes());
     eventually("three rows of the flow", || {
-        let rows = server
-            .get(&format!("/api/ledger?flow_id={id}&status=SUCCESS"))
-            .json();
+        let rows = server.get(&format!("/api/ledger?flow_id={id}&status=SUCCESS")).json();
         rows["items"].as_array().unwrap().len() == 3
     });
 }
@@ -1079,11 +905,7 @@ fn what_a_provider_does_not_count_is_estimated_from_all_texts_of_the_request() {
 fn clients_wait_for_their_turn_at_a_provider_and_are_refused_where_it_is_too_far() {
     let upstream = Upstream::saying(completion("done", 1, 1));
     let minute = Duration::from_millis(300);
-    let rate = |minute| Rate {
-        requests_per_minute: Some(1),
-        tokens_per_minute: None,
-        minute,
-    };
+    let rate = |minute| Rate { requests_per_minute: Some(1), tokens_per_minute: None, minute };
     let server = server_with(&upstream, |config| {
         config.rates.insert("openai".into(), rate(minute));
     });
@@ -1094,9 +916,7 @@ fn clients_wait_for_their_turn_at_a_provider_and_are_refused_where_it_is_too_far
     }
     assert!(began.elapsed() >= minute);
     let server = server_with(&upstream, |config| {
-        config
-            .rates
-            .insert("openai".into(), rate(Duration::from_secs(3600)));
+        config.rates.insert("openai".into(), rate(Duration::from_secs(3600)));
     });
     let statuses = [(); 3].map(|()| server.post("/v1/chat/completions", &request).status);
     assert_eq!(statuses, [200, 429, 429]);

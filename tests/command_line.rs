@@ -19,17 +19,12 @@ const END_MAX: Duration = Duration::from_secs(5);
 
 /// A flow of one node that takes a minute.
 fn slow() -> Value {
-    chain(
-        "Slow",
-        &[agent("slow", "echo", "echo-slow", &"word ".repeat(1_200))],
-    )
+    chain("Slow", &[agent("slow", "echo", "echo-slow", &"word ".repeat(1_200))])
 }
 
 fn on(home: &Home, upstream: &Upstream, args: &[&str]) -> Command {
     let mut command = home.flowledger(args);
-    command
-        .env("OPENAI_API_KEY", "test-key")
-        .env("OPENAI_BASE_URL", upstream.url());
+    command.env("OPENAI_API_KEY", "test-key").env("OPENAI_BASE_URL", upstream.url());
     command
 }
 
@@ -37,11 +32,7 @@ fn assert_refused(ended: &Ended, parts: &[&str]) {
     assert_eq!(ended.code, Some(2), "{ended:?}");
     assert_eq!(ended.stdout, "", "{ended:?}");
     for part in parts {
-        assert!(
-            ended.stderr.contains(part),
-            "`{part}` is not in: {}",
-            ended.stderr
-        );
+        assert!(ended.stderr.contains(part), "`{part}` is not in: {}", ended.stderr);
     }
 }
 
@@ -95,14 +86,8 @@ fn help_explains_every_flag_with_its_default() {
             let rest = &lines[at + 1..];
             let end = rest.iter().position(is_flag).unwrap_or(rest.len());
             let about = [&[lines[at]], &rest[..end]].concat().join(" ");
-            assert!(
-                about.contains("[default:"),
-                "{flag} has no default: {about}"
-            );
-            assert!(
-                about.trim().len() > flag.len() + 30,
-                "{flag} is not explained: {about}"
-            );
+            assert!(about.contains("[default:"), "{flag} has no default: {about}");
+            assert!(about.trim().len() > flag.len() + 30, "{flag} is not explained: {about}");
         }
         // And there is none that this list does not have.
         let known = |line: &&str| {
@@ -131,17 +116,11 @@ fn help_explains_every_flag_with_its_default() {
     ] {
         assert!(help.contains(part), "{part} is not in: {help}");
     }
-    let with_token = Running::start(
-        home.flowledger(&["--help"])
-            .env("FLOWLEDGER_TOKEN", "secret-token"),
-    )
-    .end();
+    let with_token =
+        Running::start(home.flowledger(&["--help"]).env("FLOWLEDGER_TOKEN", "secret-token")).end();
     assert!(!with_token.stdout.contains("secret-token"));
     let version = home.run(&["--version"]).stdout;
-    assert_eq!(
-        version.trim(),
-        format!("flowledger {}", env!("CARGO_PKG_VERSION"))
-    );
+    assert_eq!(version.trim(), format!("flowledger {}", env!("CARGO_PKG_VERSION")));
     assert!(!home.data().exists());
 }
 
@@ -151,15 +130,9 @@ fn what_cannot_be_meant_on_the_command_line_is_refused() {
     let flow = home.write("flow.json", two_nodes().to_string());
     for (args, part) in [
         (&["--listn", "127.0.0.1:0"][..], "--listn"),
-        (
-            &["serve", "--listen", "localhost"],
-            "`localhost` is not an address with a port",
-        ),
+        (&["serve", "--listen", "localhost"], "`localhost` is not an address with a port"),
         (&["serve", "--listen", "127.0.0.1:99999"], "127.0.0.1:99999"),
-        (
-            &["serve", "--allow-origin", "example.org"],
-            "https://example.org",
-        ),
+        (&["serve", "--allow-origin", "example.org"], "https://example.org"),
         (&["serve", "flow.json"], "flow.json"),
         (&["walk"], "walk"),
         (&["run"], "FLOW.json"),
@@ -180,24 +153,12 @@ fn what_cannot_be_meant_on_the_command_line_is_refused() {
 fn a_configuration_with_an_error_names_file_and_line_and_no_secret() {
     let home = Home::new();
     for (toml, parts) in [
-        (
-            "listen = '127.0.0.1:0'\n\n[providers.x]\napi_key = 'sk-1\n",
-            &["line 4"][..],
-        ),
+        ("listen = '127.0.0.1:0'\n\n[providers.x]\napi_key = 'sk-1\n", &["line 4"][..]),
         ("listen = 7700\n", &["line 1"]),
         ("# colours\ncolour = 'red'\n", &["line 2", "colour"]),
-        (
-            "[providers.mine]\nkind = 'smoke'\nbase_url = 'http://x'\n",
-            &["line 2", "smoke"],
-        ),
-        (
-            "[providers.mine]\nkind = 'openai'\n",
-            &["providers.mine.base_url"],
-        ),
-        (
-            "[providers.mine]\nkind = 'openai'\nbase_url = 'ftp://x'\n",
-            &["providers.mine.base_url"],
-        ),
+        ("[providers.mine]\nkind = 'smoke'\nbase_url = 'http://x'\n", &["line 2", "smoke"]),
+        ("[providers.mine]\nkind = 'openai'\n", &["providers.mine.base_url"]),
+        ("[providers.mine]\nkind = 'openai'\nbase_url = 'ftp://x'\n", &["providers.mine.base_url"]),
         (
             "[providers.openai]\napi_key = 'sk-1'\napi_key_env = 'X'\n",
             &["providers.openai.api_key"],
@@ -217,17 +178,11 @@ fn a_configuration_with_an_error_names_file_and_line_and_no_secret() {
         }
         assert!(!ended.stderr.contains("sk-1"), "{}", ended.stderr);
     }
-    let config = home.write(
-        "settings.toml",
-        "listen = '127.0.0.1:0'\ntoken = 'from-file'\n",
-    );
+    let config = home.write("settings.toml", "listen = '127.0.0.1:0'\ntoken = 'from-file'\n");
     let server = Served::start(&mut home.flowledger(&["--config", text(&config)]));
     assert_eq!(server.request("GET", "/api/flows", &[], b"").status, 401);
     let fields = [("authorization", "Bearer from-file")];
-    assert_eq!(
-        server.request("GET", "/api/flows", &fields, b"").status,
-        200
-    );
+    assert_eq!(server.request("GET", "/api/flows", &fields, b"").status, 200);
 }
 
 #[test]
@@ -254,29 +209,13 @@ fn it_ends_well_at_a_signal_with_viewers_and_a_run_under_way() {
             "{}",
             ended.stderr
         );
-        assert_eq!(
-            ended.stderr.matches("client connected").count(),
-            2,
-            "{}",
-            ended.stderr
-        );
-        assert_eq!(
-            ended.stderr.matches("client disconnected").count(),
-            2,
-            "{}",
-            ended.stderr
-        );
+        assert_eq!(ended.stderr.matches("client connected").count(), 2, "{}", ended.stderr);
+        assert_eq!(ended.stderr.matches("client disconnected").count(), 2, "{}", ended.stderr);
         drop(idle);
         // The run was not lost, and its interrupted call is explained.
         let server = Served::start(&mut home.serve());
         assert_eq!(server.get(&format!("/api/runs/{run}"))["status"], "RUNNING");
-        assert_eq!(
-            server.get("/api/ledger?status=UNKNOWN")["items"]
-                .as_array()
-                .unwrap()
-                .len(),
-            1
-        );
+        assert_eq!(server.get("/api/ledger?status=UNKNOWN")["items"].as_array().unwrap().len(), 1);
     }
 }
 
@@ -334,14 +273,7 @@ fn after_a_power_cut_in_a_call_its_row_is_unknown_and_the_run_goes_on() {
         .as_array()
         .unwrap()
         .iter()
-        .map(|row| {
-            json!([
-                row["node_id"],
-                row["attempt"],
-                row["status"],
-                row["total_cost_usd"]
-            ])
-        })
+        .map(|row| json!([row["node_id"], row["attempt"], row["status"], row["total_cost_usd"]]))
         .collect();
     assert_eq!(
         json!(rows),
@@ -359,13 +291,7 @@ fn after_a_power_cut_in_a_call_its_row_is_unknown_and_the_run_goes_on() {
 #[test]
 fn a_second_start_finds_everything() {
     let home = Home::new();
-    let paths = [
-        "/api/flows",
-        "/api/flows/3",
-        "/api/runs",
-        "/api/ledger",
-        "/api/ledger/summary",
-    ];
+    let paths = ["/api/flows", "/api/flows/3", "/api/runs", "/api/ledger", "/api/ledger/summary"];
     let everything = |server: &Served| paths.map(|path| server.get(path));
     let mut server = Served::start(&mut home.serve());
     let names: Vec<Value> = server.get("/api/flows")["items"]
@@ -377,16 +303,8 @@ fn a_second_start_finds_everything() {
     assert_eq!(names.len(), 2, "two examples are there on the first start");
     let flow = server.save(&two_nodes());
     let path = format!("/api/flows/{flow}/execute?wait=true");
-    assert_eq!(
-        server
-            .post(&path, &json!({"input": {"topic": "bees"}}))
-            .status,
-        200
-    );
-    assert_eq!(
-        server.request("DELETE", "/api/flows/1", &[], b"").status,
-        204
-    );
+    assert_eq!(server.post(&path, &json!({"input": {"topic": "bees"}})).status, 200);
+    assert_eq!(server.request("DELETE", "/api/flows/1", &[], b"").status, 204);
     let before = everything(&server);
     let seq = server.client().hello["payload"]["seq"].clone();
     for ends_well in [true, false] {
@@ -411,10 +329,7 @@ fn run_prints_the_result_on_standard_output_and_all_else_beside_it() {
     let flow = home.write("flow.json", two_nodes().to_string());
     let ended = home.run(&["run", text(&flow), "--input", "topic=bees = insects"]);
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    assert_eq!(
-        ended.stdout,
-        "[echo of echo-1] Write [echo of echo-1] Plan bees = insects\n"
-    );
+    assert_eq!(ended.stdout, "[echo of echo-1] Write [echo of echo-1] Plan bees = insects\n");
     for part in [
         "… PLAN",
         "✓ PLAN",
@@ -429,11 +344,7 @@ fn run_prints_the_result_on_standard_output_and_all_else_beside_it() {
         "completed",
         "$0",
     ] {
-        assert!(
-            ended.stderr.contains(part),
-            "`{part}` is not in: {}",
-            ended.stderr
-        );
+        assert!(ended.stderr.contains(part), "`{part}` is not in: {}", ended.stderr);
     }
     let in_order = ["✓ PLAN", "✓ DRAFT", "Total"].map(|part| ended.stderr.find(part).unwrap());
     assert!(in_order.is_sorted(), "{}", ended.stderr);
@@ -448,14 +359,8 @@ fn run_prints_the_result_on_standard_output_and_all_else_beside_it() {
     ]);
     assert!(json.stdout.ends_with("Plan wasps\n"), "{}", json.stdout);
     // What was run by hand is in the same ledger, under the file's one flow.
-    home.write(
-        "flow.json",
-        two_nodes().to_string().replace("Two nodes", "Renamed"),
-    );
-    assert_eq!(
-        home.run(&["run", "flow.json", "-i", "topic=x"]).code,
-        Some(0)
-    );
+    home.write("flow.json", two_nodes().to_string().replace("Two nodes", "Renamed"));
+    assert_eq!(home.run(&["run", "flow.json", "-i", "topic=x"]).code, Some(0));
     let server = Served::start(&mut home.serve());
     let flows = server.get("/api/flows");
     let of_file: Vec<&Value> = flows["items"]
@@ -466,12 +371,8 @@ fn run_prints_the_result_on_standard_output_and_all_else_beside_it() {
         .collect();
     assert_eq!((of_file.len(), &of_file[0]["name"]), (1, &json!("Renamed")));
     let runs = server.get("/api/runs");
-    let triggers: Vec<&Value> = runs["items"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|run| &run["trigger"])
-        .collect();
+    let triggers: Vec<&Value> =
+        runs["items"].as_array().unwrap().iter().map(|run| &run["trigger"]).collect();
     assert_eq!(triggers, ["cli", "cli", "cli"]);
     assert_eq!(server.get("/api/ledger/summary")["total"]["calls"], 6);
 }
@@ -483,29 +384,13 @@ fn a_dry_run_says_what_the_run_will_cost_and_makes_no_call() {
     let args = ["run", text(&flow), "--input", "topic=bees", "--dry-run"];
     let ended = home.run(&args);
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    for part in [
-        "PLAN",
-        "DRAFT",
-        "echo/echo-1",
-        "Expected",
-        "At most",
-        "Total",
-        "$0",
-    ] {
-        assert!(
-            ended.stdout.contains(part),
-            "`{part}` is not in: {}",
-            ended.stdout
-        );
+    for part in ["PLAN", "DRAFT", "echo/echo-1", "Expected", "At most", "Total", "$0"] {
+        assert!(ended.stdout.contains(part), "`{part}` is not in: {}", ended.stdout);
     }
     assert!(ended.stderr.contains("has not run yet"), "{}", ended.stderr);
     assert_eq!(home.run(&args[..4]).code, Some(0));
     let ended = home.run(&args);
-    assert!(
-        ended.stderr.contains("the newest 1 runs"),
-        "{}",
-        ended.stderr
-    );
+    assert!(ended.stderr.contains("the newest 1 runs"), "{}", ended.stderr);
     let server = Served::start(&mut home.serve());
     assert_eq!(server.get("/api/ledger/summary")["total"]["calls"], 2);
 }
@@ -530,9 +415,7 @@ fn the_ledger_is_shown_as_rows_as_sums_and_as_csv_also_while_a_server_runs() {
     let csv = home.run(&["ledger", "--csv", "--model", "echo-1"]).stdout;
     assert_eq!(csv.lines().count(), 3, "{csv}");
     assert!(csv.starts_with("id,timestamp,flow_id"));
-    let none = home
-        .run(&["ledger", "--csv", "--from", "2999-01-01"])
-        .stdout;
+    let none = home.run(&["ledger", "--csv", "--from", "2999-01-01"]).stdout;
     assert_eq!(none.lines().count(), 1);
     let wrong = home.run(&["ledger", "--by", "mood"]);
     assert_refused(&wrong, &["group_by", "`mood` is none of"]);
@@ -545,11 +428,7 @@ fn a_ledger_that_is_not_written_out_whole_is_no_success() {
     let flow = home.write("flow.json", two_nodes().to_string());
     let run = ["run", text(&flow), "--input", "topic=bees"];
     assert_eq!(home.run(&run).code, Some(0));
-    for args in [
-        &["ledger"][..],
-        &["ledger", "--csv"],
-        &["ledger", "--by", "tag"],
-    ] {
+    for args in [&["ledger"][..], &["ledger", "--csv"], &["ledger", "--by", "tag"]] {
         let full = std::fs::File::create("/dev/full").unwrap();
         let written = home.flowledger(args).stdout(full).output().unwrap();
         let why = String::from_utf8(written.stderr).unwrap();
@@ -588,18 +467,8 @@ fn run_of_a_flow_that_fails_says_why_and_exits_with_1() {
     let flow = home.write("flow.json", flow.to_string());
     let ended = Running::start(&mut on(&home, &upstream, &["run", text(&flow)])).end();
     assert_eq!((ended.code, &*ended.stdout), (Some(1), ""), "{ended:?}");
-    for part in [
-        "✗ FIRST",
-        "status 500",
-        "out of order",
-        "the flow failed at first",
-        "not run",
-    ] {
-        assert!(
-            ended.stderr.contains(part),
-            "`{part}` is not in: {}",
-            ended.stderr
-        );
+    for part in ["✗ FIRST", "status 500", "out of order", "the flow failed at first", "not run"] {
+        assert!(ended.stderr.contains(part), "`{part}` is not in: {}", ended.stderr);
     }
     assert!(!ended.stderr.contains("test-key"), "{}", ended.stderr);
 
@@ -607,18 +476,10 @@ fn run_of_a_flow_that_fails_says_why_and_exits_with_1() {
     let needs = home.write("needs.json", two_nodes().to_string());
     let ended = home.run(&["run", text(&needs)]);
     assert_eq!(ended.code, Some(1), "{ended:?}");
-    assert!(
-        ended.stderr.contains("cannot be rendered"),
-        "{}",
-        ended.stderr
-    );
+    assert!(ended.stderr.contains("cannot be rendered"), "{}", ended.stderr);
     let ended = home.run(&["run", text(&flow)]);
     assert_eq!(ended.code, Some(1), "{ended:?}");
-    assert!(
-        ended.stderr.contains("set OPENAI_API_KEY"),
-        "{}",
-        ended.stderr
-    );
+    assert!(ended.stderr.contains("set OPENAI_API_KEY"), "{}", ended.stderr);
     assert_eq!(upstream.count(), 1);
 }
 
@@ -640,18 +501,12 @@ fn run_of_a_file_that_is_no_flow_lists_every_fault() {
     ];
     assert_refused(&home.run(&["run", text(&file)]), &parts);
     let file = home.write("broken.json", "{\n\"name\": oops}");
-    assert_refused(
-        &home.run(&["run", text(&file)]),
-        &["broken.json is not JSON", "line 2"],
-    );
+    assert_refused(&home.run(&["run", text(&file)]), &["broken.json is not JSON", "line 2"]);
     let file = home.write("latin.json", b"{\"name\": \"\xe9\"}");
     assert_refused(&home.run(&["run", text(&file)]), &["latin.json"]);
     // None of it is kept.
     let server = Served::start(&mut home.serve());
-    assert_eq!(
-        server.get("/api/flows")["items"].as_array().unwrap().len(),
-        2
-    );
+    assert_eq!(server.get("/api/flows")["items"].as_array().unwrap().len(), 2);
     assert_eq!(server.get("/api/runs")["items"], json!([]));
 }
 
@@ -660,21 +515,12 @@ fn one_process_has_the_data_and_the_others_are_told_so() {
     let home = Home::new();
     let server = Served::start(&mut home.serve());
     let flow = home.write("flow.json", two_nodes().to_string());
-    for mut second in [
-        home.serve(),
-        home.flowledger(&["run", text(&flow), "-i", "topic=x"]),
-    ] {
+    for mut second in [home.serve(), home.flowledger(&["run", text(&flow), "-i", "topic=x"])] {
         let ended = Running::start(&mut second).end();
-        assert_refused(
-            &ended,
-            &[text(&home.data()), "in use by another flowledger", "--data"],
-        );
+        assert_refused(&ended, &[text(&home.data()), "in use by another flowledger", "--data"]);
     }
     // The first goes on, also over the way by which it reaches its own pages.
-    assert_eq!(
-        server.get("/api/flows")["items"].as_array().unwrap().len(),
-        2
-    );
+    assert_eq!(server.get("/api/flows")["items"].as_array().unwrap().len(), 2);
     let run = server.request(
         "POST",
         "/api/flows/1/execute?wait=true",
@@ -704,10 +550,7 @@ fn output_that_nobody_reads_any_more_is_no_panic() {
     let program = home.flowledger(&[]).get_program().to_owned();
     let mut shell = Command::new("/bin/sh");
     // The end of the pipe is closed long before there is a result.
-    shell
-        .args(["-c", r#""$0" run "$1" -i topic=x | :"#])
-        .arg(program)
-        .arg(flow);
+    shell.args(["-c", r#""$0" run "$1" -i topic=x | :"#]).arg(program).arg(flow);
     shell.env("FLOWLEDGER_DATA", home.data());
     let said = Running::start(&mut shell).end().stderr;
     assert!(!said.contains("panicked"), "{said}");

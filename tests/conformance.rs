@@ -114,10 +114,7 @@ impl Peer {
                 let mut long = [0; 8];
                 self.stream.read_exact(&mut long).unwrap();
                 let length = u64::from_be_bytes(long);
-                assert!(
-                    length > 0xffff,
-                    "the shortest form of a length is to be used"
-                );
+                assert!(length > 0xffff, "the shortest form of a length is to be used");
                 usize::try_from(length).unwrap()
             }
             length => usize::from(length),
@@ -128,21 +125,9 @@ impl Peer {
     }
 
     fn expect(&mut self, what: &str, opcode: u8, payload: &[u8]) {
-        let (first, came) = self
-            .next()
-            .unwrap_or_else(|| panic!("{what}: nothing came"));
-        assert_eq!(
-            first,
-            FIN | opcode,
-            "{what}: {:x?}",
-            &came[..came.len().min(130)]
-        );
-        assert!(
-            came == payload,
-            "{what}: {} bytes of {}",
-            came.len(),
-            payload.len()
-        );
+        let (first, came) = self.next().unwrap_or_else(|| panic!("{what}: nothing came"));
+        assert_eq!(first, FIN | opcode, "{what}: {:x?}", &came[..came.len().min(130)]);
+        assert!(came == payload, "{what}: {} bytes of {}", came.len(), payload.len());
     }
 
     /// All frames up to the end of the connection, without the close, and the close's code. The
@@ -185,12 +170,7 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
         }
     }
     bytes.extend(MASK);
-    bytes.extend(
-        payload
-            .iter()
-            .zip(MASK.iter().cycle())
-            .map(|(byte, mask)| byte ^ mask),
-    );
+    bytes.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask));
     bytes
 }
 
@@ -210,10 +190,7 @@ fn pieces(opcode: u8, payload: &[u8], size: usize, between: &[u8]) -> Vec<u8> {
 }
 
 fn close(code: u16, reason: &str) -> Vec<u8> {
-    frame(
-        FIN | CLOSE,
-        &[&code.to_be_bytes(), reason.as_bytes()].concat(),
-    )
+    frame(FIN | CLOSE, &[&code.to_be_bytes(), reason.as_bytes()].concat())
 }
 
 /// Group 1: every form that a length has.
@@ -241,18 +218,11 @@ fn texts_and_binary_messages_of_every_form_of_length_are_echoed() {
 #[test]
 fn a_ping_is_answered_with_its_payload_and_a_pong_with_nothing() {
     let server = Server::start();
-    for payload in [
-        &b""[..],
-        b"Hello",
-        &[0x00, 0xff, 0xfe, 0xfd, 0x55],
-        &[0xfe; 125],
-    ] {
+    for payload in [&b""[..], b"Hello", &[0x00, 0xff, 0xfe, 0xfd, 0x55], &[0xfe; 125]] {
         server.echoes("a ping", &frame(FIN | PING, payload), PONG, payload);
     }
     let mut peer = server.connect();
-    let pings: Vec<u8> = (0..10u8)
-        .flat_map(|number| frame(FIN | PING, &[number]))
-        .collect();
+    let pings: Vec<u8> = (0..10u8).flat_map(|number| frame(FIN | PING, &[number])).collect();
     peer.send(&pings);
     for number in 0..10 {
         peer.expect("a ping of ten", PONG, &[number]);
@@ -265,16 +235,8 @@ fn a_ping_is_answered_with_its_payload_and_a_pong_with_nothing() {
     peer.send(&frame(FIN | PING, b"after it"));
     peer.expect("after a pong that nobody asked for", PONG, b"after it");
     peer.says_goodbye();
-    server.fails(
-        "a ping that is too long",
-        &frame(FIN | PING, &[0xfe; 126]),
-        1002,
-    );
-    server.fails(
-        "a pong that is too long",
-        &frame(FIN | PONG, &[0xfe; 126]),
-        1002,
-    );
+    server.fails("a ping that is too long", &frame(FIN | PING, &[0xfe; 126]), 1002);
+    server.fails("a pong that is too long", &frame(FIN | PONG, &[0xfe; 126]), 1002);
 }
 
 /// Group 3.
@@ -328,12 +290,7 @@ fn fragments_are_put_together_and_control_frames_come_in_between() {
             let mut peer = server.connect();
             peer.send(&pieces(opcode, b"fragments", size, b""));
             peer.expect("in fragments", opcode, b"fragments");
-            peer.send(&pieces(
-                opcode,
-                b"fragments",
-                size,
-                &frame(FIN | PING, b"ping"),
-            ));
+            peer.send(&pieces(opcode, b"fragments", size, &frame(FIN | PING, b"ping")));
             for _ in 1..b"fragments".chunks(size).len() {
                 peer.expect("a ping in between", PONG, b"ping");
             }
@@ -346,32 +303,14 @@ fn fragments_are_put_together_and_control_frames_come_in_between() {
     let padded = [frame(TEXT, b""), frame(CONTINUATION, b"x"), frame(FIN, b"")].concat();
     server.echoes("between empty fragments", &padded, TEXT, b"x");
     for (what, frames) in [
-        (
-            "a ping in fragments",
-            [frame(PING, b"a"), frame(FIN, b"b")].concat(),
-        ),
-        (
-            "a pong in fragments",
-            [frame(PONG, b"a"), frame(FIN, b"b")].concat(),
-        ),
-        (
-            "a close in fragments",
-            [frame(CLOSE, &[3, 232]), frame(FIN, b"b")].concat(),
-        ),
+        ("a ping in fragments", [frame(PING, b"a"), frame(FIN, b"b")].concat()),
+        ("a pong in fragments", [frame(PONG, b"a"), frame(FIN, b"b")].concat()),
+        ("a close in fragments", [frame(CLOSE, &[3, 232]), frame(FIN, b"b")].concat()),
         ("the end of nothing", frame(FIN, b"x")),
         ("the middle of nothing", frame(CONTINUATION, b"x")),
-        (
-            "the end of what has ended",
-            [pieces(TEXT, b"whole", 2, b""), frame(FIN, b"x")].concat(),
-        ),
-        (
-            "a text within one",
-            [frame(TEXT, b"a"), frame(FIN | TEXT, b"b")].concat(),
-        ),
-        (
-            "a binary within a text",
-            [frame(TEXT, b"a"), frame(BINARY, b"b")].concat(),
-        ),
+        ("the end of what has ended", [pieces(TEXT, b"whole", 2, b""), frame(FIN, b"x")].concat()),
+        ("a text within one", [frame(TEXT, b"a"), frame(FIN | TEXT, b"b")].concat()),
+        ("a binary within a text", [frame(TEXT, b"a"), frame(BINARY, b"b")].concat()),
     ] {
         server.fails(what, &frames, 1002);
     }
@@ -437,11 +376,7 @@ fn a_text_is_utf_8_or_fails_the_connection() {
         server.echoes(&what, &frame(FIN | BINARY, &text), BINARY, &text);
     }
     // What is wrong already need not be waited for until its message ends.
-    server.fails(
-        "fails fast",
-        &frame(TEXT, b"\xce\xba\xf4\x90\x80\x80"),
-        1007,
-    );
+    server.fails("fails fast", &frame(TEXT, b"\xce\xba\xf4\x90\x80\x80"), 1007);
 }
 
 /// Group 7.
@@ -456,43 +391,22 @@ fn a_close_is_answered_with_its_code_and_a_bad_one_with_its_fault() {
         code
     };
     assert_eq!(answer(&frame(FIN | CLOSE, b"")), None);
-    for code in (1000..=1003)
-        .chain(1007..=1011)
-        .chain([3000, 3999, 4000, 4999])
-    {
+    for code in (1000..=1003).chain(1007..=1011).chain([3000, 3999, 4000, 4999]) {
         assert_eq!(answer(&close(code, "")), Some(code));
         assert_eq!(answer(&close(code, "for a reason, µ")), Some(code));
     }
-    for code in [
-        0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65_535,
-    ] {
+    for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65_535] {
         assert_eq!(answer(&close(code, "")), Some(1002), "{code}");
     }
     assert_eq!(answer(&close(1000, &"x".repeat(123))), Some(1000));
-    server.fails(
-        "a reason that is too long",
-        &close(1000, &"x".repeat(124)),
-        1002,
-    );
+    server.fails("a reason that is too long", &close(1000, &"x".repeat(124)), 1002);
     server.fails("half a code", &frame(FIN | CLOSE, &[3]), 1002);
-    server.fails(
-        "a reason not in UTF-8",
-        &frame(FIN | CLOSE, b"\x03\xe8\xce\xff"),
-        1007,
-    );
+    server.fails("a reason not in UTF-8", &frame(FIN | CLOSE, b"\x03\xe8\xce\xff"), 1007);
     // After a close nothing counts.
-    for late in [
-        frame(FIN | TEXT, b"late"),
-        frame(FIN | PING, b"late"),
-        close(1001, "late"),
-    ] {
+    for late in [frame(FIN | TEXT, b"late"), frame(FIN | PING, b"late"), close(1001, "late")] {
         assert_eq!(answer(&[close(1000, ""), late].concat()), Some(1000));
     }
-    let unfinished = [
-        frame(TEXT, b"unfinished"),
-        close(1000, ""),
-        frame(FIN, b"late"),
-    ];
+    let unfinished = [frame(TEXT, b"unfinished"), close(1000, ""), frame(FIN, b"late")];
     assert_eq!(answer(&unfinished.concat()), Some(1000));
     // What came before it does.
     let mut peer = server.connect();
@@ -534,9 +448,7 @@ fn many_small_messages_are_echoed_in_order() {
         peer.send(&frame(FIN | TEXT, &text(number)));
         peer.expect("one after another", TEXT, &text(number));
     }
-    let all: Vec<u8> = (0..1_000)
-        .flat_map(|number| frame(FIN | TEXT, &text(number)))
-        .collect();
+    let all: Vec<u8> = (0..1_000).flat_map(|number| frame(FIN | TEXT, &text(number))).collect();
     peer.send(&all);
     for number in 0..1_000 {
         peer.expect("all at once", TEXT, &text(number));
@@ -549,10 +461,5 @@ fn many_small_messages_are_echoed_in_order() {
 fn a_message_that_was_fragmented_on_its_way_is_echoed() {
     let server = Server::start();
     let text = vec![b'*'; 65_536];
-    server.echoes(
-        "in frames of 1,300",
-        &pieces(TEXT, &text, 1_300, b""),
-        TEXT,
-        &text,
-    );
+    server.echoes("in frames of 1,300", &pieces(TEXT, &text, 1_300, b""), TEXT, &text);
 }

@@ -66,12 +66,9 @@ fn message_start() -> Value {
 
 #[test]
 fn an_answer_that_is_not_counted_in_the_end_is_estimated_whatever_its_beginning_says() {
-    for usage in [
-        Value::Null,
-        json!({}),
-        json!({"cache_read_input_tokens": 0}),
-        json!({"input_tokens": 25}),
-    ] {
+    for usage in
+        [Value::Null, json!({}), json!({"cache_read_input_tokens": 0}), json!({"input_tokens": 25})]
+    {
         let text = "one two three four five six seven eight nine ten".repeat(40);
         let upstream = Upstream::saying(events(&[
             message_start(),
@@ -123,12 +120,7 @@ fn a_call_of_a_tool_is_estimated_where_it_is_not_counted() {
         "input": serde_json::from_str::<Value>(&arguments).unwrap()}]});
     for (path, model, is_streamed, answer) in [
         (CHAT, "openai/gpt-4o-mini", true, of_openai),
-        (
-            CHAT,
-            "openai/gpt-4o-mini",
-            false,
-            json_answer("200 OK", &whole_of_openai.to_string()),
-        ),
+        (CHAT, "openai/gpt-4o-mini", false, json_answer("200 OK", &whole_of_openai.to_string())),
         (MESSAGES, "anthropic/claude-haiku-4-5", true, of_anthropic),
         (
             MESSAGES,
@@ -151,10 +143,9 @@ fn a_call_of_a_tool_is_estimated_where_it_is_not_counted() {
 fn a_usage_without_counts_behind_the_last_changes_nothing() {
     let end = json!({"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": "stop"}],
         "usage": {"prompt_tokens": 1_000, "completion_tokens": 100}});
-    for usage in [
-        json!("n/a"),
-        json!({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}),
-    ] {
+    for usage in
+        [json!("n/a"), json!({"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0})]
+    {
         let later = json!({"choices": [], "usage": usage});
         let upstream = Upstream::saying(events(&[end.clone(), later]));
         let server = server_with(&upstream, |_| {});
@@ -187,15 +178,8 @@ fn a_stream_with_an_event_without_data_is_an_answer_like_any_other() {
 #[test]
 fn a_stream_of_several_choices_that_breaks_before_all_have_ended_is_no_success() {
     let choice = |index: u64, finish: Value| json!({"choices": [{"index": index, "delta": {"content": "a"}, "finish_reason": finish}]});
-    let chunks = [
-        choice(0, Value::Null),
-        choice(1, Value::Null),
-        choice(0, json!("stop")),
-    ];
-    for (last, status) in [
-        (None, "FAILED"),
-        (Some(choice(1, json!("stop"))), "SUCCESS"),
-    ] {
+    let chunks = [choice(0, Value::Null), choice(1, Value::Null), choice(0, json!("stop"))];
+    for (last, status) in [(None, "FAILED"), (Some(choice(1, json!("stop"))), "SUCCESS")] {
         let chunks: Vec<Value> = chunks.iter().cloned().chain(last).collect();
         let upstream = Upstream::saying(events(&chunks));
         let server = server_with(&upstream, |_| {});
@@ -255,11 +239,7 @@ fn what_is_billed_by_another_tier_or_as_sound_has_tokens_but_no_known_cost() {
             row_of_client(&server, path, &format!("{provider}/{model}"), false),
         ] {
             assert_eq!(tokens(&row), (1_000, 100, "provider"), "{answer}");
-            assert_eq!(
-                row["total_cost_usd"].is_null(),
-                !is_known,
-                "{answer}: {row:#}"
-            );
+            assert_eq!(row["total_cost_usd"].is_null(), !is_known, "{answer}: {row:#}");
             assert_eq!(row.get("price_id").is_some(), is_known, "{answer}: {row:#}");
         }
     }
@@ -304,11 +284,7 @@ fn costs_beyond_belief_are_not_known_and_leave_sums_and_runs_in_order() {
     let total = &summary.json()["total"];
     let expected = (json!(2), json!(2), json!(0));
     assert_eq!(
-        (
-            total["calls"].clone(),
-            total["unpriced_calls"].clone(),
-            total["total_cost_usd"].clone()
-        ),
+        (total["calls"].clone(), total["unpriced_calls"].clone(), total["total_cost_usd"].clone()),
         expected
     );
 }

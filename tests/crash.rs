@@ -93,9 +93,7 @@ fn now_ms() -> i64 {
 
 /// A WebSocket client that wants what came after `since`, and its `HELLO`.
 fn connect(address: SocketAddr, since: usize) -> Result<(WebSocket<TcpStream>, Value), String> {
-    let request = format!("ws://{address}/ws?since={since}")
-        .into_client_request()
-        .unwrap();
+    let request = format!("ws://{address}/ws?since={since}").into_client_request().unwrap();
     let stream = TcpStream::connect(address).map_err(|error| error.to_string())?;
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
     let (mut socket, _) =
@@ -390,16 +388,7 @@ fn answer(world: &World, body: &str, stream: &mut TcpStream) {
 
 /// The answer to a call: short or long, and with what may be taken amiss.
 fn text(serial: usize, token: &str, node: &str, random: &mut Random) -> String {
-    const WORDS: [&str; 8] = [
-        "honey",
-        "\n",
-        "{{ input.x }}",
-        "蜜蜂",
-        "\"",
-        "\\",
-        "é",
-        "{%",
-    ];
+    const WORDS: [&str; 8] = ["honey", "\n", "{{ input.x }}", "蜜蜂", "\"", "\\", "é", "{%"];
     let mut text = format!("{token} {node} {serial}");
     for _ in 0..random.below(60) {
         text.push(' ');
@@ -456,11 +445,7 @@ fn start_runs(world: &World, address: SocketAddr, flows: &[i64], starter: u64) {
         drop(known);
         let flow = random.below(flows.len() as u64) as usize;
         let token = format!("t{starter}-{count}");
-        let start = Start {
-            flow,
-            is_accepted: false,
-            run_id: None,
-        };
+        let start = Start { flow, is_accepted: false, run_id: None };
         world.note(|known| known.starts.insert(token.clone(), start));
         match execute(address, flows[flow], &token) {
             Ok(response) if response.status == 202 => {
@@ -481,11 +466,9 @@ fn start_runs(world: &World, address: SocketAddr, flows: &[i64], starter: u64) {
                     start.run_id = run_id;
                 });
             }
-            Ok(response) => world.fault(format!(
-                "a run was refused: {} {}",
-                response.status,
-                response.text()
-            )),
+            Ok(response) => {
+                world.fault(format!("a run was refused: {} {}", response.status, response.text()))
+            }
             Err(error) => {
                 world.broke(life, &format!("a run could not be started: {error}"));
                 broken_life = life;
@@ -517,9 +500,8 @@ fn execute(address: SocketAddr, flow: i64, token: &str) -> io::Result<Response> 
 fn watch(world: &World, address: SocketAddr) {
     let mut broken_life = 0;
     while world.is_fine() {
-        let known = world.wait("for a server to connect to", |known| {
-            known.is_up && known.life > broken_life
-        });
+        let known = world
+            .wait("for a server to connect to", |known| known.is_up && known.life > broken_life);
         let (life, seen) = (known.life, known.log.len());
         drop(known);
         let ended = match connect(address, seen) {
@@ -572,9 +554,7 @@ fn take(known: &mut Known, text: String) {
                         known.faults.push(format!("completed twice: {text}"));
                     }
                 }
-                _ => known
-                    .faults
-                    .push(format!("no such answer was given: {text}")),
+                _ => known.faults.push(format!("no such answer was given: {text}")),
             }
         }
         "FLOW_COMPLETED" => {
@@ -622,18 +602,13 @@ impl Books {
         let (mut socket, hello) = connect(server.address, 0).unwrap();
         let newest = hello["payload"]["seq"].as_u64().unwrap();
         Self {
-            runs: ids
-                .iter()
-                .map(|id| server.get(&format!("/api/runs/{id}")))
-                .collect(),
+            runs: ids.iter().map(|id| server.get(&format!("/api/runs/{id}"))).collect(),
             rows: all(server, "/api/ledger")
                 .into_iter()
                 .rev()
                 .map(|row| serde_json::from_value(row).unwrap())
                 .collect(),
-            log: (0..newest)
-                .map(|_| read_text(&mut socket).unwrap())
-                .collect(),
+            log: (0..newest).map(|_| read_text(&mut socket).unwrap()).collect(),
             sums: server.get("/api/ledger/summary")["total"].clone(),
         }
     }
@@ -649,17 +624,9 @@ impl Told<'_> {
     fn briefly(&self) -> String {
         let of = |key: &str| self.payload[key].as_str().unwrap_or_default();
         let entry = &self.payload["entry"];
-        let what = [
-            of("nodeId"),
-            of("status"),
-            entry["status"].as_str().unwrap_or_default(),
-        ];
-        let attempt = entry["attempt"]
-            .as_u64()
-            .or(self.payload["attempt"].as_u64());
-        let attempt = attempt
-            .map(|attempt| format!("#{attempt}"))
-            .unwrap_or_default();
+        let what = [of("nodeId"), of("status"), entry["status"].as_str().unwrap_or_default()];
+        let attempt = entry["attempt"].as_u64().or(self.payload["attempt"].as_u64());
+        let attempt = attempt.map(|attempt| format!("#{attempt}")).unwrap_or_default();
         format!("{} {}{attempt}", self.kind, what.concat())
     }
 }
@@ -692,18 +659,12 @@ type Sums = (Option<u64>, Option<u64>, Option<Usd>);
 
 /// As they are told of a run or a node.
 fn sums(of: &Value) -> Sums {
-    (
-        of["inputTokens"].as_u64(),
-        of["outputTokens"].as_u64(),
-        money(&of["cost"]),
-    )
+    (of["inputTokens"].as_u64(), of["outputTokens"].as_u64(), money(&of["cost"]))
 }
 
 /// As they should be: those of all attempts. A call whose cost is not known makes the whole unknown.
 fn sums_of(rows: &[&LedgerEntry]) -> Sums {
-    let cost = rows
-        .iter()
-        .try_fold(Usd::ZERO, |sum, row| Some(sum.plus(row.total_cost_usd?)));
+    let cost = rows.iter().try_fold(Usd::ZERO, |sum, row| Some(sum.plus(row.total_cost_usd?)));
     (
         Some(rows.iter().map(|row| row.usage.input_tokens).sum()),
         Some(rows.iter().map(|row| row.usage.output_tokens).sum()),
@@ -761,9 +722,7 @@ impl<'a> Audit<'a> {
             && run["flowId"] == self.flows[start.flow]
             && start.run_id.as_ref().is_none_or(|id| id == run_id)
             && run["nodes"].as_array().map(Vec::len) == Some(shape.nodes.len());
-        self.expect(is_right, || {
-            format!("{token} did not end as it should: {run}")
-        });
+        self.expect(is_right, || format!("{token} did not end as it should: {run}"));
         let of_node: HashMap<&str, &Value> = run["nodes"]
             .as_array()
             .into_iter()
@@ -784,32 +743,20 @@ impl<'a> Audit<'a> {
             let rows = self.rows.remove(&(run_id, id.clone())).unwrap_or_default();
             let calls = self.calls.remove(&(token, id.clone())).unwrap_or_default();
             let view = of_node.get(id.as_str()).copied().unwrap_or(&Value::Null);
-            self.node(
-                &format!("{token} {id}"),
-                view,
-                output,
-                &prompt,
-                &calls,
-                &rows,
-            );
+            self.node(&format!("{token} {id}"), view, output, &prompt, &calls, &rows);
             for row in &rows {
                 let operation_id = format!("{run_id}:{id}");
                 let is_its_own = row.flow_id == Some(self.flows[start.flow])
                     && row.operation_id == operation_id
                     && row.provider == "openai"
                     && row.model_used.starts_with("gpt-4o-mini");
-                self.expect(is_its_own, || {
-                    format!("the row says wrongly whose it is: {row:?}")
-                });
+                self.expect(is_its_own, || format!("the row says wrongly whose it is: {row:?}"));
             }
             rows_of_run.extend(rows);
         }
         let right = sums_of(&rows_of_run);
         self.expect(sums(run) == right, || {
-            format!(
-                "the sums of {token} are {:?}, those of its rows {right:?}",
-                sums(run)
-            )
+            format!("the sums of {token} are {:?}, those of its rows {right:?}", sums(run))
         });
         let told = self.told.remove(run_id).unwrap_or_default();
         let last = told.iter().rev().find(|told| told.kind == "FLOW_COMPLETED");
@@ -819,8 +766,7 @@ impl<'a> Audit<'a> {
         if let Err(fault) = story(shape, &told) {
             let told: Vec<String> = told.iter().map(Told::briefly).collect();
             let told = told.join(", ");
-            self.faults
-                .push(format!("{token}: {fault}; it was told {told}"));
+            self.faults.push(format!("{token}: {fault}; it was told {told}"));
         }
     }
 
@@ -834,11 +780,10 @@ impl<'a> Audit<'a> {
         calls: &[&Call],
         rows: &[&LedgerEntry],
     ) {
-        let bought = read_answer(output)
-            .and_then(|(_, _, serial)| self.known.calls.get(serial))
-            .filter(|call| {
-                call.answer == output && format!("{} {}", call.token, call.node) == name
-            });
+        let bought =
+            read_answer(output).and_then(|(_, _, serial)| self.known.calls.get(serial)).filter(
+                |call| call.answer == output && format!("{} {}", call.token, call.node) == name,
+            );
         let Some(bought) = bought else {
             return self.expect(false, || format!("{name}: nobody answered {output:?}"));
         };
@@ -849,9 +794,7 @@ impl<'a> Audit<'a> {
         }
         // The k-th call cannot have left before there were k rows.
         for (at, call) in calls.iter().enumerate() {
-            let has_row = rows
-                .get(at)
-                .is_some_and(|row| row.timestamp.0 <= call.at_ms);
+            let has_row = rows.get(at).is_some_and(|row| row.timestamp.0 <= call.at_ms);
             self.expect(has_row, || {
                 let (at, count) = (at + 1, rows.len());
                 format!("call {at} of {name} has no row; there are {count}: {rows:?}")
@@ -929,10 +872,9 @@ impl<'a> Audit<'a> {
                 format!("{row:?}, settled at {settled_at}: no kill explains it")
             });
             let earlier = of_earlier.insert(&row.operation_id, *settled_at);
-            self.expect(
-                earlier.is_none_or(|earlier| earlier <= row.timestamp),
-                || format!("{row:?} began before the one before was settled"),
-            );
+            self.expect(earlier.is_none_or(|earlier| earlier <= row.timestamp), || {
+                format!("{row:?} began before the one before was settled")
+            });
         }
         self.expect(told.is_empty(), || format!("told and not there: {told:?}"));
         let of_status = |status| books.rows.iter().filter(|row| row.status == status).count();
@@ -967,18 +909,12 @@ fn story(shape: &Shape, told: &[Told]) -> Result<(), String> {
             "NODE_STARTED" => {
                 let attempt = attempts.entry(node).or_default();
                 *attempt += 1;
-                let shape = node[1..]
-                    .parse()
-                    .ok()
-                    .and_then(|at: usize| shape.nodes.get(at));
+                let shape = node[1..].parse().ok().and_then(|at: usize| shape.nodes.get(at));
                 payload["attempt"] == *attempt
                     && !completed.contains(node)
                     && settled.insert(node, true) != Some(false)
                     && shape.is_some_and(|shape| {
-                        shape
-                            .needs
-                            .iter()
-                            .all(|&need| completed.contains(id(need).as_str()))
+                        shape.needs.iter().all(|&need| completed.contains(id(need).as_str()))
                     })
             }
             "LEDGER_UPDATE" => {
@@ -1028,9 +964,7 @@ fn reserve_port() -> (Socket, SocketAddr) {
 
 fn serve(home: &Home, upstream: &Upstream, address: SocketAddr) -> Command {
     let mut command = home.flowledger(&["serve", "--listen", &address.to_string()]);
-    command
-        .env("OPENAI_API_KEY", "test-key")
-        .env("OPENAI_BASE_URL", upstream.url());
+    command.env("OPENAI_API_KEY", "test-key").env("OPENAI_BASE_URL", upstream.url());
     command
 }
 
@@ -1048,10 +982,7 @@ fn kill(world: &World, life: u64, mut running: Running) {
     let has_failed =
         end.code.is_some() || end.stderr.contains("panic") || end.stderr.contains("ERROR");
     if has_failed {
-        world.fault(format!(
-            "life {life} ended with {:?}: {}",
-            end.code, end.stderr
-        ));
+        world.fault(format!("life {life} ended with {:?}: {}", end.code, end.stderr));
     }
 }
 
@@ -1128,14 +1059,14 @@ fn whenever_it_is_killed_nothing_is_lost_nothing_bought_twice_and_all_accounts_a
         .iter()
         .map(|run| run["runId"].as_str().unwrap().to_owned())
         .collect();
-    drop(world.wait("for the ends of all runs", |known| {
-        ids.iter().all(|id| known.ended.contains(id))
-    }));
+    drop(
+        world.wait("for the ends of all runs", |known| {
+            ids.iter().all(|id| known.ended.contains(id))
+        }),
+    );
     world.check();
     let books = Books::read(&server, &ids);
-    drop(world.wait("for the newest event", |known| {
-        known.log.len() >= books.log.len()
-    }));
+    drop(world.wait("for the newest event", |known| known.log.len() >= books.log.len()));
     server.running.signal("TERM");
     let ended = server.running.end();
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
@@ -1143,11 +1074,8 @@ fn whenever_it_is_killed_nothing_is_lost_nothing_bought_twice_and_all_accounts_a
     world.check();
 
     let known = world.lock();
-    let messages: Vec<Value> = known
-        .log
-        .iter()
-        .map(|text| serde_json::from_str(text).unwrap())
-        .collect();
+    let messages: Vec<Value> =
+        known.log.iter().map(|text| serde_json::from_str(text).unwrap()).collect();
     let mut audit = Audit {
         shapes: &shapes,
         flows: &flows,
@@ -1168,10 +1096,7 @@ fn whenever_it_is_killed_nothing_is_lost_nothing_bought_twice_and_all_accounts_a
         audit.rows.entry(place).or_default().push(row);
     }
     for message in &messages {
-        let told = Told {
-            kind: message["type"].as_str().unwrap(),
-            payload: &message["payload"],
-        };
+        let told = Told { kind: message["type"].as_str().unwrap(), payload: &message["payload"] };
         // What is proposed is about flows, not a part of a run's story.
         if let Some(run_id) = told.payload["runId"].as_str() {
             audit.told.entry(run_id).or_default().push(told);
@@ -1261,20 +1186,12 @@ fn a_map_that_is_killed_again_and_again_buys_no_finished_item_twice() {
         let (last, before) = rows.split_last().unwrap();
         assert_eq!(last["status"], "SUCCESS", "{rows:#?}");
         // Only what a kill interrupted was asked again, and each time it was is in the ledger.
-        assert!(
-            before.iter().all(|row| row["status"] == "UNKNOWN"),
-            "{rows:#?}"
-        );
-        assert!(
-            asked <= rows.len(),
-            "item {item} was asked {asked} times: {rows:#?}"
-        );
+        assert!(before.iter().all(|row| row["status"] == "UNKNOWN"), "{rows:#?}");
+        assert!(asked <= rows.len(), "item {item} was asked {asked} times: {rows:#?}");
         assert_eq!(run["nodes"][0]["items"][item]["attempt"], rows.len());
         unknown += before.len();
     }
-    say(&format!(
-        "{kills} kills of a map of {ITEMS} items: {unknown} of its calls UNKNOWN"
-    ));
+    say(&format!("{kills} kills of a map of {ITEMS} items: {unknown} of its calls UNKNOWN"));
     // While the server runs, and after its end.
     binary::verify(&home.data());
     server.running.signal("TERM");

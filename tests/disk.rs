@@ -52,10 +52,7 @@ fn chat() -> Value {
 
 /// The rows, oldest first.
 fn rows(served: &Served) -> Vec<Value> {
-    let mut rows = served.get("/api/ledger")["items"]
-        .as_array()
-        .unwrap()
-        .clone();
+    let mut rows = served.get("/api/ledger")["items"].as_array().unwrap().clone();
     rows.reverse();
     rows
 }
@@ -72,10 +69,7 @@ fn a_full_disk_refuses_calls_before_they_are_made_and_what_is_under_way_is_writt
     });
     let home = Home::new();
     let mut served = served(&home, &upstream);
-    let (quick, slow) = (
-        served.save(&flow_of("quick")),
-        served.save(&flow_of("held")),
-    );
+    let (quick, slow) = (served.save(&flow_of("quick")), served.save(&flow_of("held")));
     let flows = served.get("/api/flows");
     let wait = |flow| format!("/api/flows/{flow}/execute?wait=true");
     let run = served.post(&wait(quick), &json!({}));
@@ -124,13 +118,7 @@ fn a_full_disk_refuses_calls_before_they_are_made_and_what_is_under_way_is_writt
         rows(&served).iter().all(|row| row["status"] == "SUCCESS")
             && served.get(&format!("/api/runs/{in_flight}"))["status"] == "COMPLETED"
     });
-    assert!(
-        rows(&served)
-            .iter()
-            .all(|row| row["total_cost_usd"] == 2.7e-6),
-        "{:?}",
-        rows(&served)
-    );
+    assert!(rows(&served).iter().all(|row| row["total_cost_usd"] == 2.7e-6), "{:?}", rows(&served));
     let run = served.post(&wait(quick), &json!({}));
     assert_eq!(run.json()["status"], "COMPLETED", "{}", run.text());
     assert_eq!(rows(&served).len(), 4);
@@ -150,10 +138,7 @@ fn a_start_on_a_full_disk_shows_what_there_is_and_goes_on_with_the_rest_when_the
     });
     let home = Home::new();
     let mut served = served(&home, &upstream);
-    let (quick, slow) = (
-        served.save(&flow_of("quick")),
-        served.save(&flow_of("held")),
-    );
+    let (quick, slow) = (served.save(&flow_of("quick")), served.save(&flow_of("held")));
     let wait = |flow| format!("/api/flows/{flow}/execute?wait=true");
     let run = served.post(&wait(quick), &json!({}));
     assert_eq!(run.json()["status"], "COMPLETED", "{}", run.text());
@@ -170,10 +155,9 @@ fn a_start_on_a_full_disk_shows_what_there_is_and_goes_on_with_the_rest_when_the
         served.running.until_stderr("cannot be written");
     }
     assert_eq!(rows(&served), before);
-    for (path, body, code) in [
-        (wait(quick), json!({}), "disk"),
-        ("/v1/chat/completions".into(), chat(), "ledger"),
-    ] {
+    for (path, body, code) in
+        [(wait(quick), json!({}), "disk"), ("/v1/chat/completions".into(), chat(), "ledger")]
+    {
         let refused = served.post(&path, &body);
         assert_eq!(refused.status, 503, "{path}: {}", refused.text());
         assert_eq!(refused.json()["error"]["code"], code);
@@ -183,9 +167,7 @@ fn a_start_on_a_full_disk_shows_what_there_is_and_goes_on_with_the_rest_when_the
     assert_eq!(upstream.count(), 2);
 
     served.running.limit_files(None);
-    eventually("the run has gone on", || {
-        served.get(&path)["status"] == "COMPLETED"
-    });
+    eventually("the run has gone on", || served.get(&path)["status"] == "COMPLETED");
     let rows = rows(&served);
     let statuses: Vec<&Value> = rows.iter().map(|row| &row["status"]).collect();
     assert_eq!(statuses, ["SUCCESS", "UNKNOWN", "SUCCESS"]);

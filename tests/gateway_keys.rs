@@ -111,20 +111,13 @@ fn ask(kind: Kind, configured: Option<&str>, ask: impl Fn(&Providers) -> String)
         }
         let body = format!(r#"{{"error":{{"message":"bad key {KEY}"}}}}"#);
         let length = body.len();
-        write!(
-            stream,
-            "HTTP/1.1 401 No\r\ncontent-length: {length}\r\n\r\n{body}"
-        )
-        .unwrap();
+        write!(stream, "HTTP/1.1 401 No\r\ncontent-length: {length}\r\n\r\n{body}").unwrap();
         String::from_utf8(request).unwrap()
     });
     let providers = Providers::new([("p".to_owned(), provider)].into(), Timeouts::default());
     let said = ask(&providers);
     assert!(!said.contains(KEY), "{said}");
-    assert!(
-        server.join().unwrap().contains(KEY),
-        "the key was not sent at all"
-    );
+    assert!(server.join().unwrap().contains(KEY), "the key was not sent at all");
 }
 
 #[test]
@@ -138,17 +131,10 @@ fn no_log_line_holds_a_key() {
         (Kind::Ollama, ApiFormat::Messages),
     ] {
         ask(kind, Some(KEY), called);
-        ask(kind, Some(KEY), |providers| {
-            forwarded(providers, api_format, None)
-        });
+        ask(kind, Some(KEY), |providers| forwarded(providers, api_format, None));
         for is_bearer in [false, true] {
-            let own = ClientKey {
-                key: Secret::new(KEY),
-                is_bearer,
-            };
-            ask(kind, None, |providers| {
-                forwarded(providers, api_format, Some(&own))
-            });
+            let own = ClientKey { key: Secret::new(KEY), is_bearer };
+            ask(kind, None, |providers| forwarded(providers, api_format, Some(&own)));
         }
     }
     let lines = LINES.0.lock().unwrap();

@@ -44,8 +44,7 @@ impl log::Log for LogKeeper {
 /// Whether a line with all these parts was logged.
 pub fn was_logged(parts: &[&str]) -> bool {
     let log = LOG.lock().unwrap();
-    log.iter()
-        .any(|line| parts.iter().all(|part| line.contains(part)))
+    log.iter().any(|line| parts.iter().all(|part| line.contains(part)))
 }
 
 /// A running server.
@@ -158,10 +157,7 @@ impl TestServer {
         for (name, value) in headers {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
-        head.push_str(&format!(
-            "content-length: {}\r\nconnection: close\r\n\r\n",
-            body.len()
-        ));
+        head.push_str(&format!("content-length: {}\r\nconnection: close\r\n\r\n", body.len()));
         self.raw(&[head.as_bytes(), body].concat())
     }
 
@@ -194,14 +190,9 @@ impl TestServer {
     }
 
     fn client_at(&self, path: &str) -> Client {
-        let request = format!("ws://{}{path}", self.address())
-            .into_client_request()
-            .unwrap();
+        let request = format!("ws://{}{path}", self.address()).into_client_request().unwrap();
         let (socket, _) = tungstenite::client(request, self.connect()).unwrap();
-        let mut client = Client {
-            socket,
-            hello: Value::Null,
-        };
+        let mut client = Client { socket, hello: Value::Null };
         client.hello = client.next();
         assert_eq!(client.hello["type"], "HELLO");
         client
@@ -216,10 +207,8 @@ impl TestServer {
 
     /// Starts a run and gives its id.
     pub fn execute(&self, flow_id: i64, input: &Value) -> String {
-        let response = self.post(
-            &format!("/api/flows/{flow_id}/execute"),
-            &json!({"input": input}),
-        );
+        let response =
+            self.post(&format!("/api/flows/{flow_id}/execute"), &json!({"input": input}));
         assert_eq!(response.status, 202, "{}", response.text());
         response.json()["runId"].as_str().unwrap().to_owned()
     }
@@ -301,11 +290,7 @@ impl Response {
             .filter_map(|line| line.split_once(':'))
             .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
             .collect();
-        let mut response = Self {
-            status,
-            headers,
-            body: bytes[end + 4..].to_vec(),
-        };
+        let mut response = Self { status, headers, body: bytes[end + 4..].to_vec() };
         if response.header("transfer-encoding") == Some("chunked") {
             response.body = unchunk(&response.body)?;
         }
@@ -313,10 +298,7 @@ impl Response {
     }
 
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .iter()
-            .find(|(known, _)| known == name)
-            .map(|(_, value)| value.as_str())
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
     pub fn text(&self) -> String {
@@ -330,10 +312,7 @@ impl Response {
 
     /// The code of an error answer.
     pub fn error_code(&self) -> String {
-        self.json()["error"]["code"]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned()
+        self.json()["error"]["code"].as_str().unwrap_or_default().to_owned()
     }
 }
 
@@ -432,10 +411,7 @@ impl Client {
 
 /// The types of messages, in order.
 pub fn types(messages: &[Value]) -> Vec<&str> {
-    messages
-        .iter()
-        .map(|message| message["type"].as_str().unwrap())
-        .collect()
+    messages.iter().map(|message| message["type"].as_str().unwrap()).collect()
 }
 
 /// Waits until something that nobody announces has happened.

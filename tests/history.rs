@@ -16,10 +16,7 @@ fn half_broken(is_mended: &Arc<AtomicBool>) -> Upstream {
     let is_mended = Arc::clone(is_mended);
     Upstream::start(move |body, stream| {
         let answer = if body.contains("second") && !is_mended.load(Ordering::SeqCst) {
-            json_answer(
-                "402 Payment Required",
-                r#"{"error":{"message":"no credit"}}"#,
-            )
+            json_answer("402 Payment Required", r#"{"error":{"message":"no credit"}}"#)
         } else {
             completion("well", 10, 5)
         };
@@ -32,12 +29,7 @@ fn two_calls() -> Value {
         "Two calls",
         &[
             agent("a", "openai", "gpt-4o-mini", "first"),
-            agent(
-                "b",
-                "openai",
-                "gpt-4o-mini",
-                "second after {{ nodes.a.output }}",
-            ),
+            agent("b", "openai", "gpt-4o-mini", "second after {{ nodes.a.output }}"),
         ],
     );
     for node in flow["data"]["nodes"].as_array_mut().unwrap() {
@@ -62,10 +54,7 @@ fn a_failed_run_goes_on_from_the_failed_node_once_the_cause_is_mended() {
     let mut client = server.client();
     let run_id = failed["runId"].as_str().unwrap();
     let resumed = server.post(&format!("/api/runs/{run_id}/resume"), &json!({}));
-    assert_eq!(
-        (resumed.status, resumed.json()),
-        (202, json!({"runId": run_id}))
-    );
+    assert_eq!((resumed.status, resumed.json()), (202, json!({"runId": run_id})));
     let seen = client.until(|message| message["payload"]["status"] == "FINISHED");
     assert_eq!(types(&seen)[..2], ["FLOW_STARTED", "FLOW_STATUS"]);
     // The first node was not bought again.
@@ -81,11 +70,7 @@ fn a_failed_run_goes_on_from_the_failed_node_once_the_cause_is_mended() {
         .collect();
     assert_eq!(
         told,
-        [
-            json!(["a", 1, "SUCCESS"]),
-            json!(["b", 1, "FAILED"]),
-            json!(["b", 2, "SUCCESS"])
-        ]
+        [json!(["a", 1, "SUCCESS"]), json!(["b", 1, "FAILED"]), json!(["b", 2, "SUCCESS"])]
     );
     // The sums are those of all attempts.
     assert_eq!(run["inputTokens"], 20);
@@ -97,10 +82,7 @@ fn only_a_run_that_failed_or_was_cancelled_can_go_on() {
     let run = server.run(server.save(&two_nodes()), &json!({"topic": "ants"}));
     let resume = |id: &str| server.post(&format!("/api/runs/{id}/resume"), &json!({}));
     let response = resume(run["runId"].as_str().unwrap());
-    assert_eq!(
-        (response.status, response.error_code()),
-        (409, "conflict".to_owned())
-    );
+    assert_eq!((response.status, response.error_code()), (409, "conflict".to_owned()));
     assert_eq!(resume("01890000-0000-7000-8000-000000000000").status, 404);
 }
 
@@ -120,9 +102,7 @@ fn a_run_that_is_resumed_twice_at_once_goes_on_once() {
     statuses.sort_unstable();
     assert_eq!(statuses, [202, 409]);
     let path = path.trim_end_matches("/resume");
-    eventually("it is over", || {
-        server.get(path).json()["status"] == "COMPLETED"
-    });
+    eventually("it is over", || server.get(path).json()["status"] == "COMPLETED");
     assert_eq!(upstream.count(), 3);
 }
 
@@ -135,10 +115,7 @@ fn a_run_tells_what_each_node_was_asked_and_the_ledger_does_not() {
     let run = server.run(flow, &json!({"topic": "ants", "tone": "brief"}));
     assert_eq!(run["nodes"][0]["prompt"], "Plan ants");
     assert_eq!(run["nodes"][0]["system"], "Be brief");
-    assert_eq!(
-        run["nodes"][1]["prompt"],
-        "Write [echo of echo-1] Plan ants"
-    );
+    assert_eq!(run["nodes"][1]["prompt"], "Write [echo of echo-1] Plan ants");
     let rows = server.get("/api/ledger").text() + &server.get("/api/ledger.csv").text();
     assert!(!rows.contains("Plan ants"), "{rows}");
     let status = server.get(&format!("/api/flows/{flow}/status")).json();
@@ -148,20 +125,14 @@ fn a_run_tells_what_each_node_was_asked_and_the_ledger_does_not() {
 #[test]
 fn a_run_that_is_over_can_be_deleted_and_its_ledger_rows_stay() {
     let server = TestServer::start();
-    let slow = chain(
-        "Slow",
-        &[agent("slow", "echo", "echo-slow", &"word ".repeat(1_000))],
-    );
+    let slow = chain("Slow", &[agent("slow", "echo", "echo-slow", &"word ".repeat(1_000))]);
     let slow = server.execute(server.save(&slow), &json!({}));
     let delete = |id: &str| {
         let path = format!("/api/runs/{id}");
         server.request("DELETE", &path, &[], b"")
     };
     let response = delete(&slow);
-    assert_eq!(
-        (response.status, response.error_code()),
-        (409, "conflict".to_owned())
-    );
+    assert_eq!((response.status, response.error_code()), (409, "conflict".to_owned()));
     let run = server.run(server.save(&two_nodes()), &json!({"topic": "ants"}));
     let id = run["runId"].as_str().unwrap();
     assert_eq!(delete(id).status, 204);
@@ -177,20 +148,13 @@ fn old_runs_are_removed_by_themselves_and_their_ledger_rows_stay() {
         config.retention.run_age = Duration::from_millis(1);
     });
     let flow = server.save(&two_nodes());
-    let slow = chain(
-        "Slow",
-        &[agent("slow", "echo", "echo-slow", &"word ".repeat(1_000))],
-    );
+    let slow = chain("Slow", &[agent("slow", "echo", "echo-slow", &"word ".repeat(1_000))]);
     let in_flight = server.execute(server.save(&slow), &json!({}));
     server.execute(flow, &json!({"topic": "ants"}));
     eventually("it is removed", || {
         let runs = server.get("/api/runs").json();
-        let ids: Vec<&Value> = runs["items"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|run| &run["runId"])
-            .collect();
+        let ids: Vec<&Value> =
+            runs["items"].as_array().unwrap().iter().map(|run| &run["runId"]).collect();
         ids == [&json!(in_flight)]
     });
     let rows = server.get(&format!("/api/ledger?flow_id={flow}")).json();

@@ -15,27 +15,14 @@ use tungstenite::Message;
 use crate::harness::{Client, DEADLINE, Response, TestServer, eventually, two_nodes, was_logged};
 
 fn clients(server: &TestServer) -> usize {
-    server
-        .server()
-        .core()
-        .hub
-        .stats()
-        .clients
-        .load(Ordering::Relaxed)
+    server.server().core().hub.stats().clients.load(Ordering::Relaxed)
 }
 
 /// An event that is told by its text.
 fn said(delta: impl Into<String>) -> Event {
-    let context = EventContext {
-        flow_id: Some(1),
-        run_id: None,
-        node_id: None,
-        timestamp: Timestamp(0),
-    };
-    Event::NodeOutput {
-        context,
-        delta: delta.into(),
-    }
+    let context =
+        EventContext { flow_id: Some(1), run_id: None, node_id: None, timestamp: Timestamp(0) };
+    Event::NodeOutput { context, delta: delta.into() }
 }
 
 fn say_to_all(server: &TestServer, text: impl Into<String>) {
@@ -45,13 +32,8 @@ fn say_to_all(server: &TestServer, text: impl Into<String>) {
 /// The value of a line of `/metrics`.
 fn metric(server: &TestServer, name: &str) -> f64 {
     let text = server.get("/metrics").text();
-    let value = text
-        .lines()
-        .find_map(|line| line.strip_prefix(&format!("flowledger_{name} ")));
-    value
-        .unwrap_or_else(|| panic!("no {name} in {text}"))
-        .parse()
-        .unwrap()
+    let value = text.lines().find_map(|line| line.strip_prefix(&format!("flowledger_{name} ")));
+    value.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
 }
 
 fn hears(client: &mut Client, delta: &str) {
@@ -66,13 +48,9 @@ fn clients_are_registered_when_they_come_and_unregistered_when_they_go() {
     assert_ne!(one.id(), two.id());
     eventually("both are registered", || clients(&server) == 2);
     drop(one);
-    eventually("the one that was lost is unregistered", || {
-        clients(&server) == 1
-    });
+    eventually("the one that was lost is unregistered", || clients(&server) == 1);
     two.socket.close(None).unwrap();
-    eventually("the one that said goodbye is unregistered", || {
-        clients(&server) == 0
-    });
+    eventually("the one that said goodbye is unregistered", || clients(&server) == 0);
 }
 
 #[test]
@@ -84,12 +62,7 @@ fn the_log_says_who_comes_and_who_goes_and_why() {
     assert!(was_logged(&["client connected", &id, &address]));
     client.socket.close(None).unwrap();
     eventually("the log says that it is gone", || {
-        was_logged(&[
-            "client disconnected",
-            &id,
-            &address,
-            "reason=closed by the client",
-        ])
+        was_logged(&["client disconnected", &id, &address, "reason=closed by the client"])
     });
 }
 
@@ -141,10 +114,7 @@ fn a_client_that_never_reads_delays_nobody_and_is_cut_with_a_code_that_means_rec
     assert!(slowest < Duration::from_secs(5), "{slowest:?}");
     let (seen, code) = stuck.until_closed();
     assert_eq!(code, Some(1013));
-    assert_eq!(
-        metric(&server, r#"clients_evicted_total{reason="outbox_full"}"#),
-        1.0
-    );
+    assert_eq!(metric(&server, r#"clients_evicted_total{reason="outbox_full"}"#), 1.0);
     assert!(seen.len() < sent);
     eventually("the stuck client is gone", || clients(&server) == 1);
 }
@@ -171,10 +141,7 @@ fn a_slow_reader_that_pings_while_large_messages_are_sent_sees_no_corrupt_frame(
     while next < MESSAGES {
         if next >= to_ping {
             to_ping = next + 1;
-            client
-                .socket
-                .send(Message::Ping(next.to_string().into()))
-                .unwrap();
+            client.socket.send(Message::Ping(next.to_string().into())).unwrap();
         }
         match client.socket.read().expect("no frame is corrupt") {
             Message::Text(text) => {
@@ -234,10 +201,7 @@ fn garbage_is_told_to_its_sender_alone_and_the_connection_stays() {
         ("not json", "invalid_json"),
         ("[1]", "unknown_type"),
         (r#"{"type":"DANCE"}"#, "unknown_type"),
-        (
-            r#"{"type":"SUBSCRIBE","payload":{"flowIds":"all"}}"#,
-            "invalid_payload",
-        ),
+        (r#"{"type":"SUBSCRIBE","payload":{"flowIds":"all"}}"#, "invalid_payload"),
     ] {
         rude.send(text);
         let answer = rude.next();
@@ -249,12 +213,7 @@ fn garbage_is_told_to_its_sender_alone_and_the_connection_stays() {
     }
     rude.send(r#"{"type":"PING"}"#);
     assert_eq!(rude.next()["type"], "PONG");
-    server
-        .server()
-        .core()
-        .hub
-        .broadcast(&said("hello"))
-        .unwrap();
+    server.server().core().hub.broadcast(&said("hello")).unwrap();
     assert_eq!(polite.next()["payload"]["delta"], "hello");
 }
 
@@ -266,14 +225,8 @@ fn what_breaks_the_protocol_is_closed_with_the_code_for_it() {
         send(&mut client);
         client.until_closed().1
     };
-    assert_eq!(
-        closes(&|client| client.send(&"x".repeat(70_000))),
-        Some(1009)
-    );
-    assert_eq!(
-        closes(&|client| client.socket.send(Message::binary(vec![1])).unwrap()),
-        Some(1003)
-    );
+    assert_eq!(closes(&|client| client.send(&"x".repeat(70_000))), Some(1009));
+    assert_eq!(closes(&|client| client.socket.send(Message::binary(vec![1])).unwrap()), Some(1003));
     // An unmasked frame, a reserved opcode, and a text that is not UTF-8.
     for (bytes, code) in [
         (&[0x81, 0x01, b'x'][..], 1002),
@@ -301,14 +254,9 @@ fn a_subscription_narrows_what_a_client_gets() {
     server.run(flow, &json!({"topic": "x"}));
     let seen = narrow.until(|message| message["payload"]["status"] == "FINISHED");
     assert!(seen.iter().all(|message| message["type"] == "FLOW_STATUS" && message["payload"]["flowId"] == flow));
-    let statuses: Vec<&str> = seen
-        .iter()
-        .map(|m| m["payload"]["status"].as_str().unwrap())
-        .collect();
-    assert_eq!(
-        statuses,
-        ["STARTED", "NODE_COMPLETE", "NODE_COMPLETE", "FINISHED"]
-    );
+    let statuses: Vec<&str> =
+        seen.iter().map(|m| m["payload"]["status"].as_str().unwrap()).collect();
+    assert_eq!(statuses, ["STARTED", "NODE_COMPLETE", "NODE_COMPLETE", "FINISHED"]);
 }
 
 #[test]
@@ -321,31 +269,15 @@ fn a_client_that_answers_no_ping_is_closed_and_one_that_does_stays() {
     let mut alive = server.client();
     let began = Instant::now();
     // Reading is what answers pings; this one reads until long after the other must be gone.
-    alive
-        .socket
-        .get_ref()
-        .set_read_timeout(Some(Duration::from_millis(50)))
-        .unwrap();
+    alive.socket.get_ref().set_read_timeout(Some(Duration::from_millis(50))).unwrap();
     while clients(&server) == 2 || began.elapsed() < Duration::from_millis(1_000) {
         let _ = alive.socket.read();
-        assert!(
-            began.elapsed() < DEADLINE,
-            "a client that is gone stays registered"
-        );
+        assert!(began.elapsed() < DEADLINE, "a client that is gone stays registered");
     }
     assert_eq!(clients(&server), 1);
     drop(silent);
-    server
-        .server()
-        .core()
-        .hub
-        .broadcast(&said("still here"))
-        .unwrap();
-    alive
-        .socket
-        .get_ref()
-        .set_read_timeout(Some(DEADLINE))
-        .unwrap();
+    server.server().core().hub.broadcast(&said("still here")).unwrap();
+    alive.socket.get_ref().set_read_timeout(Some(DEADLINE)).unwrap();
     hears(&mut alive, "still here");
 }
 
@@ -362,17 +294,11 @@ fn the_metrics_count_clients_and_deliveries() {
     server.server().core().hub.flush();
     let response = server.get("/metrics");
     let content_type = response.header("content-type").unwrap();
-    assert!(
-        content_type.starts_with("text/plain; version=0.0.4"),
-        "{content_type}"
-    );
+    assert!(content_type.starts_with("text/plain; version=0.0.4"), "{content_type}");
     assert_eq!(metric(&server, "clients"), 3.0);
     assert_eq!(metric(&server, "clients_total"), 3.0);
     assert_eq!(metric(&server, "deliveries_total"), 15.0);
-    assert_eq!(
-        metric(&server, r#"clients_evicted_total{reason="outbox_full"}"#),
-        0.0
-    );
+    assert_eq!(metric(&server, r#"clients_evicted_total{reason="outbox_full"}"#), 0.0);
     assert!(metric(&server, "delivered_bytes_total") > 15.0 * 50.0);
     assert!(metric(&server, "hub_fan_out_seconds_sum") > 0.0);
     let rounds = metric(&server, "hub_fan_out_seconds_count");
@@ -416,9 +342,7 @@ fn the_metrics_say_why_clients_were_ended_and_how_much_they_had_missed() {
     server.run(server.save(&two_nodes()), &json!({"topic": "ants"}));
     let missed = server.server().core().store.newest_seq().unwrap() - newest;
     drop(server.client_since(newest));
-    eventually("it was counted", || {
-        metric(&server, "replay_events_sum") == missed as f64
-    });
+    eventually("it was counted", || metric(&server, "replay_events_sum") == missed as f64);
     assert_eq!(metric(&server, r#"replay_events_bucket{le="1"}"#), 0.0);
     assert_eq!(metric(&server, "replay_events_count"), 1.0);
 }
@@ -477,11 +401,7 @@ fn at_shutdown_clients_are_closed_with_1001_within_five_seconds() {
         .collect();
     let began = Instant::now();
     server.stop();
-    assert!(
-        began.elapsed() < Duration::from_secs(5),
-        "{:?}",
-        began.elapsed()
-    );
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     for reader in readers {
         assert_eq!(reader.join().unwrap(), Some(1001));
     }
@@ -502,10 +422,7 @@ fn who_floods_is_closed_with_1008_and_the_limit_and_nobody_else_notices() {
     const UNFINISHED_TEXT: u8 = 0x01;
     const CONTINUATION: u8 = 0x00;
     let subscribe = br#"{"type":"SUBSCRIBE","payload":{"flowIds":[1]}}"#;
-    let endless = [
-        masked(UNFINISHED_TEXT, b""),
-        masked(CONTINUATION, b"").repeat(900_000),
-    ];
+    let endless = [masked(UNFINISHED_TEXT, b""), masked(CONTINUATION, b"").repeat(900_000)];
     let floods = [
         ("messages", masked(TEXT, br#"{"type":"PING"}"#).repeat(500)),
         ("messages", masked(TEXT, subscribe).repeat(500)),
@@ -526,9 +443,7 @@ fn who_floods_is_closed_with_1008_and_the_limit_and_nobody_else_notices() {
         let expected = format!("too many {what}: at most ");
         assert!(reason.1.starts_with(&expected), "{reason:?}");
         sender.join().unwrap();
-        eventually("the log says why", || {
-            was_logged(&[&id, &expected, "(close code 1008)"])
-        });
+        eventually("the log says why", || was_logged(&[&id, &expected, "(close code 1008)"]));
     }
     server.server().core().hub.broadcast(&said("calm")).unwrap();
     hears(&mut polite, "calm");
@@ -545,10 +460,7 @@ fn a_burst_within_the_limits_is_answered_in_full() {
         client.until_type("PONG");
     }
     for _ in 0..500 {
-        client
-            .socket
-            .send(Message::Ping(Vec::new().into()))
-            .unwrap();
+        client.socket.send(Message::Ping(Vec::new().into())).unwrap();
     }
     let mut pongs = 0;
     while pongs < 500 {

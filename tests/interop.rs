@@ -22,10 +22,8 @@ fn the_official_sdks_work_as_they_do_with_the_providers_themselves() {
         let anthropic = aimock.anthropic_url();
         add_provider(config, "anthropic", Kind::Anthropic, &anthropic);
         add_provider(config, "gone", Kind::OpenAi, "http://127.0.0.1:9/v1");
-        let fast = [("gone", "x"), ("openai", "gpt-4o-mini")].map(|(provider, model)| Target {
-            provider: provider.into(),
-            model: model.into(),
-        });
+        let fast = [("gone", "x"), ("openai", "gpt-4o-mini")]
+            .map(|(provider, model)| Target { provider: provider.into(), model: model.into() });
         config.gateway.aliases.insert("fast".into(), fast.into());
     });
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

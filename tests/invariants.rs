@@ -95,9 +95,8 @@ mod tests {
     fn corpus(name: &str) -> Vec<Vec<u8>> {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/corpus");
         let files = fs::read_dir(dir.join(name)).unwrap();
-        let mut inputs: Vec<_> = files
-            .map(|file| fs::read(file.unwrap().path()).unwrap())
-            .collect();
+        let mut inputs: Vec<_> =
+            files.map(|file| fs::read(file.unwrap().path()).unwrap()).collect();
         assert!(inputs.len() >= 10, "a corpus of {} files", inputs.len());
         let found = fs::read_to_string(dir.join(format!("{name}.hex"))).unwrap();
         inputs.extend(found.lines().map(bytes_of_hex));
@@ -123,10 +122,8 @@ mod tests {
     fn changes() -> impl Strategy<Value = Vec<Change>> {
         let new = prop_oneof![
             prop::collection::vec(any::<u8>(), 0..4),
-            prop::sample::select(vec![
-                "\r\n", "\n", ":", " ", ",", "\"", "{", "[", "\\u0000", "0"
-            ])
-            .prop_map(|text| text.as_bytes().to_vec()),
+            prop::sample::select(vec!["\r\n", "\n", ":", " ", ",", "\"", "{", "[", "\\u0000", "0"])
+                .prop_map(|text| text.as_bytes().to_vec()),
         ];
         let change = (any::<Index>(), 0usize..8, new);
         let change = change.prop_map(|(at, gone, new)| Change { at, gone, new });
@@ -161,16 +158,12 @@ mod tests {
 
     #[test]
     fn heads_of_the_corpus_are_read_or_refused_always_in_the_same_way() {
-        corpus("request_head")
-            .iter()
-            .for_each(|bytes| request_head(bytes));
+        corpus("request_head").iter().for_each(|bytes| request_head(bytes));
     }
 
     #[test]
     fn messages_of_the_corpus_are_read_or_refused() {
-        corpus("client_message")
-            .iter()
-            .for_each(|bytes| client_message(bytes));
+        corpus("client_message").iter().for_each(|bytes| client_message(bytes));
     }
 
     #[test]

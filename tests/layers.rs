@@ -8,9 +8,7 @@ use std::path::{Path, PathBuf};
 /// A module may use the layers above its own. Modules of one layer may use each other, but not in a
 /// circle.
 const LAYERS: &[&[&str]] = &[
-    &[
-        "error", "event", "ids", "metrics", "money", "secret", "threads", "time",
-    ],
+    &["error", "event", "ids", "metrics", "money", "secret", "threads", "time"],
     &["budget", "flow", "prices", "schedule"],
     &["providers", "store"],
     &["hub", "journal", "verify"],
@@ -125,10 +123,7 @@ fn sources() -> Vec<PathBuf> {
         }
     }
     let mut found = Vec::new();
-    walk(
-        &Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),
-        &mut found,
-    );
+    walk(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut found);
     found.sort();
     assert!(found.len() > 50, "{found:?}");
     found
@@ -148,10 +143,7 @@ fn module_of(path: &Path) -> String {
 /// The lines of a file without comments and without its unit tests, which may use anything.
 fn code(path: &Path) -> String {
     let text = fs::read_to_string(path).unwrap();
-    let end = text
-        .match_indices("#[cfg(test)]\nmod tests")
-        .map(|(at, _)| at)
-        .next();
+    let end = text.match_indices("#[cfg(test)]\nmod tests").map(|(at, _)| at).next();
     let lines = text[..end.unwrap_or(text.len())].lines();
     let lines = lines.filter(|line| !line.trim_start().starts_with("//"));
     lines.collect::<Vec<_>>().join("\n")

@@ -82,24 +82,16 @@ fn an_agent_is_asked_once_for_each_item_and_the_output_is_the_list_of_answers() 
     assert_eq!(output[1], "[1: b]");
     let items = map["items"].as_array().unwrap();
     assert_eq!(items.len(), 4);
-    assert_eq!(
-        (&items[3]["prompt"], &items[3]["status"]),
-        (&json!("3: 4"), &json!("COMPLETED"))
-    );
+    assert_eq!((&items[3]["prompt"], &items[3]["status"]), (&json!("3: 4"), &json!("COMPLETED")));
     // Each item is a row of its own, and the node's sums are those of all.
     let rows = rows(&server);
     assert_eq!(rows.len(), 4);
-    let mut operations: Vec<&str> = rows
-        .iter()
-        .map(|row| row["operation_id"].as_str().unwrap())
-        .collect();
+    let mut operations: Vec<&str> =
+        rows.iter().map(|row| row["operation_id"].as_str().unwrap()).collect();
     operations.sort_unstable();
     assert!(operations[2].ends_with(":each[2]"), "{operations:?}");
     assert!(rows.iter().all(|row| row["node_id"] == "each"));
-    assert_eq!(
-        (&map["inputTokens"], &map["outputTokens"]),
-        (&json!(40), &json!(20))
-    );
+    assert_eq!((&map["inputTokens"], &map["outputTokens"]), (&json!(40), &json!(20)));
     assert_eq!(map["cost"], run["cost"]);
     // To viewers it is one node.
     let seen = client.until(|message| message["payload"]["status"] == "FINISHED");
@@ -109,10 +101,7 @@ fn an_agent_is_asked_once_for_each_item_and_the_output_is_the_list_of_answers() 
             message["payload"]["nodeId"] == "each" && message["type"] != "LEDGER_UPDATE"
         })
         .collect();
-    assert_eq!(
-        types(&of_map),
-        ["NODE_STARTED", "NODE_COMPLETED", "FLOW_STATUS"]
-    );
+    assert_eq!(types(&of_map), ["NODE_STARTED", "NODE_COMPLETED", "FLOW_STATUS"]);
 }
 
 #[test]
@@ -152,10 +141,7 @@ fn a_list_may_be_empty_or_the_json_that_an_answer_holds_but_nothing_else() {
     assert_eq!(output(json!([])), "");
     assert_eq!(output(json!("[7, 8]")), "[0: 7]+[1: 8]");
     for (list, why) in [
-        (
-            json!("x"),
-            "must be a list, and is a text that holds no list",
-        ),
+        (json!("x"), "must be a list, and is a text that holds no list"),
         (json!({"a": 1}), "must be a list, and is an object"),
         (json!(null), "must be a list, and is nothing"),
         (json!(vec![0; 1_001]), "has 1001 items; the limit is 1000"),
@@ -179,10 +165,7 @@ fn a_failed_item_fails_the_run_and_a_resumed_one_asks_for_what_is_not_there_only
     let run = server.run(flow, &json!({"list": ["a", "b", "c", "d"]}));
     assert_eq!(run["status"], "FAILED");
     let error = run["error"].as_str().unwrap();
-    assert!(
-        error.starts_with("items[2]: ") && error.contains("bad item"),
-        "{error}"
-    );
+    assert!(error.starts_with("items[2]: ") && error.contains("bad item"), "{error}");
     let items = run["nodes"][0]["items"].as_array().unwrap();
     let told: Vec<&Value> = items.iter().map(|item| &item["status"]).collect();
     assert_eq!(told, ["COMPLETED", "COMPLETED", "FAILED"]);
@@ -191,9 +174,7 @@ fn a_failed_item_fails_the_run_and_a_resumed_one_asks_for_what_is_not_there_only
     let path = format!("/api/runs/{}", run["runId"].as_str().unwrap());
     let resumed = server.post(&format!("{path}/resume"), &json!({}));
     assert_eq!(resumed.status, 202);
-    eventually("it is over", || {
-        server.get(&path).json()["status"] == "COMPLETED"
-    });
+    eventually("it is over", || server.get(&path).json()["status"] == "COMPLETED");
     let run = server.get(&path).json();
     assert_eq!(run["output"], "[0: a]+[1: b]+[2: c]+[3: d]");
     // Three, and then the failed one and the last.
@@ -254,9 +235,7 @@ fn after_a_restart_finished_items_are_not_bought_again() {
     for _ in 0..3 {
         let _ = leave.send(());
     }
-    eventually("it is over", || {
-        server.get(&path).json()["status"] == "COMPLETED"
-    });
+    eventually("it is over", || server.get(&path).json()["status"] == "COMPLETED");
     assert_eq!(questions.recv_timeout(DEADLINE).unwrap(), "2: c");
     assert!(questions.is_empty());
     let run = server.get(&path).json();
@@ -276,15 +255,10 @@ fn an_interrupted_item_that_must_not_be_asked_again_fails_the_run_after_a_restar
     questions.recv_timeout(DEADLINE).unwrap();
     server.start_again();
     let path = format!("/api/runs/{run_id}");
-    eventually("it is over", || {
-        server.get(&path).json()["status"] == "FAILED"
-    });
+    eventually("it is over", || server.get(&path).json()["status"] == "FAILED");
     let run = server.get(&path).json();
     let error = run["error"].as_str().unwrap();
-    assert!(
-        error.starts_with("items[0]: ") && error.contains("afterRestart"),
-        "{error}"
-    );
+    assert!(error.starts_with("items[0]: ") && error.contains("afterRestart"), "{error}");
     assert!(questions.is_empty());
 }
 
@@ -300,9 +274,7 @@ fn a_map_that_is_cancelled_stops_all_its_calls_and_begins_no_more() {
     let path = format!("/api/runs/{run_id}");
     let cancelled = server.post(&format!("{path}/cancel"), &json!({}));
     assert_eq!(cancelled.status, 202);
-    eventually("it is over", || {
-        server.get(&path).json()["status"] == "CANCELLED"
-    });
+    eventually("it is over", || server.get(&path).json()["status"] == "CANCELLED");
     let run = server.get(&path).json();
     assert_eq!(run["nodes"][0]["status"], "CANCELLED", "{run:#}");
     let items = run["nodes"][0]["items"].as_array().unwrap();
@@ -323,9 +295,7 @@ fn a_run_that_is_cancelled_while_an_item_pauses_ends_at_once() {
         server.get(&path).json()["nodes"][0]["items"][0]["status"] == "WAITING"
     });
     server.post(&format!("{path}/cancel"), &json!({}));
-    eventually("it is over", || {
-        server.get(&path).json()["status"] == "CANCELLED"
-    });
+    eventually("it is over", || server.get(&path).json()["status"] == "CANCELLED");
     let run = server.get(&path).json();
     assert_eq!(run["nodes"][0]["items"][0]["status"], "CANCELLED");
     assert_eq!(run["nodes"][0]["status"], "CANCELLED");
@@ -340,12 +310,8 @@ fn what_a_map_lacks_is_told_when_it_is_saved() {
     let response = server.post("/api/flows", &flow);
     assert_eq!(response.status, 422);
     let details = response.json()["error"]["details"].clone();
-    let mut fields: Vec<&str> = details
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|fault| fault["field"].as_str().unwrap())
-        .collect();
+    let mut fields: Vec<&str> =
+        details.as_array().unwrap().iter().map(|fault| fault["field"].as_str().unwrap()).collect();
     fields.sort_unstable();
     assert_eq!(
         fields,

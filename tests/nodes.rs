@@ -37,11 +37,7 @@ fn long_or_short() -> Value {
                     {"name": "words", "type": "number", "default": 100}
                 ]}),
             ),
-            node(
-                "is_long",
-                "condition",
-                json!({"expression": "input.words > 50"}),
-            ),
+            node("is_long", "condition", json!({"expression": "input.words > 50"})),
             agent("long", "echo", "echo-1", "Much about {{ input.topic }}"),
             agent("short", "echo", "echo-1", "Little about {{ input.topic }}"),
             node(
@@ -124,12 +120,8 @@ fn an_input_that_the_flow_does_not_take_is_refused_before_anything_runs() {
     let response = server.post(&path, &json!({"input": {"words": "many"}}));
     assert_eq!(response.status, 422);
     let details = response.json()["error"]["details"].clone();
-    let fields: Vec<&str> = details
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|fault| fault["field"].as_str().unwrap())
-        .collect();
+    let fields: Vec<&str> =
+        details.as_array().unwrap().iter().map(|fault| fault["field"].as_str().unwrap()).collect();
     assert_eq!(fields, ["input.topic", "input.words"]);
     assert_eq!(server.get("/api/runs").json()["items"], json!([]));
 }
@@ -141,19 +133,12 @@ fn a_run_of_which_everything_is_skipped_ends_well_and_returns_nothing() {
         &[
             node("no", "condition", json!({"expression": "false"})),
             agent("never", "echo", "echo-1", "x"),
-            node(
-                "out",
-                "output",
-                json!({"template": "{{ nodes.never.output }}"}),
-            ),
+            node("out", "output", json!({"template": "{{ nodes.never.output }}"})),
         ],
         &[branch("no", "true", "never"), edge("never", "out")],
     ));
     let run = server.run(flow, &json!({}));
-    assert_eq!(
-        (&run["status"], &run["output"]),
-        (&json!("COMPLETED"), &Value::Null)
-    );
+    assert_eq!((&run["status"], &run["output"]), (&json!("COMPLETED"), &Value::Null));
     assert_eq!(status_of(&run, "out"), "SKIPPED");
     assert_eq!(run["cost"], json!(0));
 }
@@ -172,11 +157,7 @@ fn request(data: Value) -> Value {
     flow(
         &[
             node("ask", "http", data),
-            node(
-                "out",
-                "output",
-                json!({"template": "{{ (nodes.ask.output | fromjson).name }}"}),
-            ),
+            node("out", "output", json!({"template": "{{ (nodes.ask.output | fromjson).name }}"})),
         ],
         &[edge("ask", "out")],
     )
@@ -198,10 +179,7 @@ fn an_http_node_asks_what_its_templates_say_and_gives_the_answer() {
         "body": "about {{ input.topic }}"
     })));
     let run = server.run(flow, &json!({"topic": "ants"}));
-    assert_eq!(
-        (&run["status"], &run["output"]),
-        (&json!("COMPLETED"), &json!("ant"))
-    );
+    assert_eq!((&run["status"], &run["output"]), (&json!("COMPLETED"), &json!("ant")));
     assert_eq!(upstream.requests().recv().unwrap(), "about ants");
     // It is no call of a model, and costs nothing that is known here.
     assert_eq!(server.get("/api/ledger").json()["items"], json!([]));
@@ -224,10 +202,8 @@ fn an_http_node_does_not_ask_this_machine_unless_that_is_configured() {
 
 #[test]
 fn an_http_node_follows_no_redirect_and_tells_what_was_refused() {
-    let answer = json_answer("302 Found", "").replace(
-        "connection: close",
-        "location: http://127.0.0.1:1/x\r\nconnection: close",
-    );
+    let answer = json_answer("302 Found", "")
+        .replace("connection: close", "location: http://127.0.0.1:1/x\r\nconnection: close");
     let upstream = Upstream::saying(answer);
     let server = that_may_ask_this_machine();
     let flow = server.save(&request(json!({"url": upstream.url()})));
@@ -253,10 +229,7 @@ fn an_http_node_tries_again_what_may_pass() {
     let flow = server.save(&request(json!({"url": upstream.url(), "retry": retry})));
     let run = server.run(flow, &json!({}));
     assert_eq!(run["output"], "ant", "{run:#}");
-    assert_eq!(
-        (&run["nodes"][0]["attempt"], upstream.count()),
-        (&json!(2), 2)
-    );
+    assert_eq!((&run["nodes"][0]["attempt"], upstream.count()), (&json!(2), 2));
 }
 
 #[test]
@@ -269,8 +242,6 @@ fn an_http_node_that_is_cancelled_ends_at_once() {
     let path = format!("/api/runs/{run_id}");
     let began = Instant::now();
     server.post(&format!("{path}/cancel"), &json!({}));
-    eventually("it is over", || {
-        server.get(&path).json()["status"] == "CANCELLED"
-    });
+    eventually("it is over", || server.get(&path).json()["status"] == "CANCELLED");
     assert!(began.elapsed() < DEADLINE / 4);
 }

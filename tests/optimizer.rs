@@ -27,21 +27,12 @@ fn identical_prompts_that_were_bought_again_are_told_with_exactly_what_they_cost
     let mut client = server.client();
     let flow = flow_of(&server, "gpt-4o");
     // Two prompts, of which one is asked five times: four were for nothing.
-    run_times(&server, flow, 6, |at| {
-        if at == 3 {
-            "once".into()
-        } else {
-            "again".into()
-        }
-    });
+    run_times(&server, flow, 6, |at| if at == 3 { "once".into() } else { "again".into() });
     let told = client.until_type("OPTIMIZATION_AVAILABLE");
     let told = &told.last().unwrap()["payload"];
     let found = suggestion(&server, "cache");
     assert_eq!(told["suggestion"]["id"], found["id"], "{told}");
-    assert_eq!(
-        (&told["flowId"], &told["nodeId"]),
-        (&json!(flow), &json!("n"))
-    );
+    assert_eq!((&told["flowId"], &told["nodeId"]), (&json!(flow), &json!("n")));
     // 1,000 tokens at 2.5 and 1,000 at 10 dollars a million.
     assert_eq!(found["calls"], 4, "{found}");
     assert_eq!(found["evidence"]["repeatedCostNanousd"], 4 * 12_500_000);
@@ -65,9 +56,7 @@ fn prompts_that_differ_and_nodes_that_keep_their_answers_are_not_proposed_to_be_
     has_looked(&server);
     let found = of_kind(&server, "cache", "OPEN");
     assert!(
-        found
-            .iter()
-            .all(|item| item["flowId"] != flow && item["flowId"] != cached),
+        found.iter().all(|item| item["flowId"] != flow && item["flowId"] != cached),
         "{found:?}"
     );
 }
@@ -90,10 +79,7 @@ fn a_cheaper_model_that_flows_use_already_is_put_forward_with_the_same_calls_pri
     let saving = 10 * (1_000 * 2_350 + 100 * 9_400);
     let low = found["savingPer30Days"]["lowUsd"].as_f64().unwrap();
     let expected = found["savingPer30Days"]["expectedUsd"].as_f64().unwrap();
-    assert!(
-        (expected - saving as f64 * 30.0 / 1e9).abs() < 1e-8,
-        "{found}"
-    );
+    assert!((expected - saving as f64 * 30.0 / 1e9).abs() < 1e-8, "{found}");
     assert!(low <= saving as f64 / 1e9 + 1e-9, "{found}");
 }
 
@@ -116,33 +102,21 @@ fn what_is_applied_changes_the_flow_and_is_taken_back_and_refused_where_the_flow
     assert_eq!(applied.status, 200, "{}", applied.text());
     assert_eq!(applied.json()["status"], "APPLIED");
     let after = server.get(&format!("/api/flows/{flow}")).json();
-    assert_eq!(
-        after["data"]["nodes"][0]["data"]["cache"]["maxAgeS"],
-        604_800
-    );
+    assert_eq!(after["data"]["nodes"][0]["data"]["cache"]["maxAgeS"], 604_800);
     let told = client.until_type("OPTIMIZATION_CHANGED");
-    assert_eq!(
-        told.last().unwrap()["payload"]["suggestion"]["status"],
-        "APPLIED"
-    );
+    assert_eq!(told.last().unwrap()["payload"]["suggestion"]["status"], "APPLIED");
     // What it says is done: a run asks nobody.
     let count = server.upstream.count();
     run_times(&server, flow, 2, |_| "anew".into());
     assert_eq!(server.upstream.count(), count + 1);
 
     let again = server.post(&format!("{path}/apply"), &json!({}));
-    assert_eq!(
-        (again.status, again.error_code().as_str()),
-        (409, "conflict")
-    );
+    assert_eq!((again.status, again.error_code().as_str()), (409, "conflict"));
     let reverted = server.post(&format!("{path}/revert"), &json!({}));
     assert_eq!(reverted.json()["status"], "REVERTED", "{}", reverted.text());
     let back = server.get(&format!("/api/flows/{flow}")).json();
     assert_eq!(back["data"], before["data"]);
-    assert_eq!(
-        server.post(&format!("{path}/revert"), &json!({})).status,
-        409
-    );
+    assert_eq!(server.post(&format!("{path}/revert"), &json!({})).status, 409);
 }
 
 #[test]
@@ -158,13 +132,8 @@ fn what_a_flow_has_changed_from_since_is_not_applied_and_the_flow_stays_as_it_is
     let apply = format!("{PATH}/{}/apply", found["id"]);
     is_a_conflict(&server.post(&apply, &json!({})));
     let node = &server.get(&format!("/api/flows/{flow}")).json()["data"]["nodes"][0];
-    assert_eq!(
-        (&node["id"], &node["data"]["cache"]),
-        (&json!("other"), &Value::Null)
-    );
-    eventually("it is withdrawn", || {
-        of_kind(&server, "cache", "WITHDRAWN").len() == 1
-    });
+    assert_eq!((&node["id"], &node["data"]["cache"]), (&json!("other"), &Value::Null));
+    eventually("it is withdrawn", || of_kind(&server, "cache", "WITHDRAWN").len() == 1);
     is_a_conflict(&server.post(&apply, &json!({})));
 }
 
@@ -182,9 +151,7 @@ fn what_was_shown_is_applied_and_nothing_else_where_another_change_is_put_forwar
 
     // The same, of a flow that is named otherwise by now.
     put(&server, flow, |flow| flow["name"] = json!("Another"));
-    eventually("it is looked at again", || {
-        server.get(&path).json()["conflict"].is_null()
-    });
+    eventually("it is looked at again", || server.get(&path).json()["conflict"].is_null());
     let apply = format!("{path}/apply");
     is_a_conflict(&server.post(&apply, &json!({"version": version})));
 
@@ -262,10 +229,7 @@ fn what_was_applied_is_not_taken_back_from_a_flow_that_has_changed_since() {
     server.post(&format!("{path}/apply"), &json!({}));
     put(&server, flow, |flow| flow["name"] = json!("Another"));
     is_a_conflict(&server.post(&format!("{path}/revert"), &json!({})));
-    assert_eq!(
-        server.get(&format!("/api/flows/{flow}")).json()["name"],
-        "Another"
-    );
+    assert_eq!(server.get(&format!("/api/flows/{flow}")).json()["name"], "Another");
 }
 
 #[test]
@@ -275,10 +239,7 @@ fn what_was_dismissed_stays_away_until_the_node_asks_something_else() {
     run_times(&server, flow, 5, |_| "again".into());
     let found = suggestion(&server, "cache");
     let path = format!("{PATH}/{}", found["id"]);
-    assert_eq!(
-        server.post(&format!("{path}/dismiss"), &json!({})).json()["status"],
-        "DISMISSED"
-    );
+    assert_eq!(server.post(&format!("{path}/dismiss"), &json!({})).json()["status"], "DISMISSED");
     // Calls that add up in a day, and what only people read.
     run_times(&server, flow, 10, |_| "again".into());
     put(&server, flow, |flow| {
@@ -306,15 +267,11 @@ fn what_holds_no_longer_is_withdrawn_also_after_a_restart() {
     for flow in [kept, removed] {
         run_times(&server, flow, 5, |_| "again".into());
     }
-    eventually("both are told", || {
-        of_kind(&server, "cache", "OPEN").len() == 2
-    });
+    eventually("both are told", || of_kind(&server, "cache", "OPEN").len() == 2);
     server.start_again();
     let gone = server.request("DELETE", &format!("/api/flows/{removed}"), &[], b"");
     assert_eq!(gone.status, 204);
-    eventually("one is withdrawn", || {
-        of_kind(&server, "cache", "WITHDRAWN").len() == 1
-    });
+    eventually("one is withdrawn", || of_kind(&server, "cache", "WITHDRAWN").len() == 1);
     assert_eq!(of_kind(&server, "cache", "OPEN")[0]["flowId"], kept);
 }
 
@@ -333,9 +290,7 @@ fn what_was_found_with_another_prompt_is_withdrawn_and_does_not_come_back_with_a
     put(&server, flow, |flow| {
         flow["data"]["nodes"][0]["data"]["prompt"] = json!("Tell {{ input.what }}");
     });
-    eventually("it is withdrawn", || {
-        of_flow(&server, flow, "cache", "WITHDRAWN").len() == 1
-    });
+    eventually("it is withdrawn", || of_flow(&server, flow, "cache", "WITHDRAWN").len() == 1);
     run_times(&server, flow, 3, |_| "again".into());
     server.start_again();
     run_times(&server, flow, 1, |_| "once".into());
@@ -402,9 +357,7 @@ fn a_limit_that_binds_no_budget_any_more_is_withdrawn_though_nothing_runs() {
     set(json!([{"name": "daily", "per": "day", "limitUsd": "1"}]));
     suggestion(&server, "max_tokens");
     set(json!([]));
-    eventually("it is withdrawn", || {
-        of_kind(&server, "max_tokens", "WITHDRAWN").len() == 1
-    });
+    eventually("it is withdrawn", || of_kind(&server, "max_tokens", "WITHDRAWN").len() == 1);
 }
 
 #[test]
@@ -517,9 +470,7 @@ fn a_flow_whose_suggestions_cannot_be_read_keeps_no_others_from_being_looked_at(
     let flows = [flow_of(&server, "gpt-4o"), flow_of(&server, "gpt-4o")];
     for flow in flows {
         run_times(&server, flow, 5, |_| "again".into());
-        eventually("the suggestion is made", || {
-            of_flow(&server, flow, "cache", "OPEN").len() == 1
-        });
+        eventually("the suggestion is made", || of_flow(&server, flow, "cache", "OPEN").len() == 1);
     }
     server.stop();
     let spoil = "UPDATE suggestions SET proposal = '{' WHERE flow_id = ?1";
@@ -545,9 +496,8 @@ fn what_could_not_be_written_is_written_with_the_next_pass() {
     run_times(&server, flow, 5, |_| "again".into());
     let path = format!("{PATH}/{}", suggestion(&server, "cache")["id"]);
     let full = |pass: &mut Pass, now: Timestamp| {
-        let refused = pass.run(Wanted::default(), now, &mut |_| {
-            Err(Error::internal("the disk is full"))
-        });
+        let refused =
+            pass.run(Wanted::default(), now, &mut |_| Err(Error::internal("the disk is full")));
         assert!(refused.is_err());
     };
     let later = Timestamp(Timestamp::now().0 + 10 * DAY_MS);
@@ -562,9 +512,7 @@ fn what_could_not_be_written_is_written_with_the_next_pass() {
     let mut measuring = server.pass();
     written(&mut measuring, Timestamp::now());
     run_times(&server, flow, 2, |_| "anew".into());
-    eventually("it is measured", || {
-        server.get(&path).json()["realised"]["calls"] == 1
-    });
+    eventually("it is measured", || server.get(&path).json()["realised"]["calls"] == 1);
     full(&mut measuring, Timestamp::now());
     let written = written(&mut measuring, Timestamp::now());
     assert!(
@@ -621,10 +569,7 @@ fn a_call_whose_answer_nobody_uses_is_told_with_what_it_cost_and_can_be_left_out
         run_times(&server, flow, 10, |at| format!("{flow} {at}"));
     }
     let found = suggestion(&server, "dead_node");
-    assert_eq!(
-        (&found["flowId"], &found["nodeId"]),
-        (&json!(dead), &json!("first"))
-    );
+    assert_eq!((&found["flowId"], &found["nodeId"]), (&json!(dead), &json!("first")));
     assert_eq!(found["calls"], 10, "{found}");
     assert_eq!(found["evidence"]["costNanousd"], 10 * 12_500_000);
     assert_near(interval(&found), interval_of(10, 12_500_000));
@@ -661,11 +606,7 @@ const TOOK_LONG: &str = "UPDATE run_nodes SET finished_ms = started_ms + 150 WHE
 fn calls_that_wait_for_each_other_for_no_reason_are_told_with_the_time_and_can_be_made_at_once() {
     let mut server = Fixture::answering(10, 10);
     let both = "{{ nodes.first.output }} {{ nodes.second.output }}";
-    let apart = server.save(&two_and_output(
-        "A {{ input.what }}",
-        "B {{ input.what }}",
-        both,
-    ));
+    let apart = server.save(&two_and_output("A {{ input.what }}", "B {{ input.what }}", both));
     let needed = server.save(&two_and_output(
         "A {{ input.what }}",
         "B {{ input.what }} {{ nodes.first.output }}",
@@ -676,10 +617,7 @@ fn calls_that_wait_for_each_other_for_no_reason_are_told_with_the_time_and_can_b
         server.alter(flow, TOOK_LONG);
     }
     let found = suggestion(&server, "parallel");
-    assert_eq!(
-        (&found["flowId"], &found["nodeId"]),
-        (&json!(apart), &json!("second"))
-    );
+    assert_eq!((&found["flowId"], &found["nodeId"]), (&json!(apart), &json!("second")));
     assert_eq!(found["otherNodeId"], "first");
     assert_eq!(found["savingMs"], 150, "{found}");
     assert!(found["savingPer30Days"].is_null());
@@ -687,10 +625,7 @@ fn calls_that_wait_for_each_other_for_no_reason_are_told_with_the_time_and_can_b
     let flow = server.get(&format!("/api/flows/{apart}")).json();
     let edges = flow["data"]["edges"].as_array().unwrap();
     assert_eq!(edges.len(), 2, "{edges:?}");
-    assert!(
-        edges.iter().all(|edge| edge["target"] == "out"),
-        "{edges:?}"
-    );
+    assert!(edges.iter().all(|edge| edge["target"] == "out"), "{edges:?}");
 }
 
 #[test]
@@ -704,13 +639,7 @@ fn the_command_line_says_the_same_while_the_server_runs_and_changes_nothing() {
     let config = home.write("flowledger.toml", config);
     let optimize = |more: &[&str]| {
         let data = server.data().to_str().unwrap();
-        let args = [
-            "optimize",
-            "--data",
-            data,
-            "--config",
-            config.to_str().unwrap(),
-        ];
+        let args = ["optimize", "--data", data, "--config", config.to_str().unwrap()];
         let ended = home.run(&[&args[..], more].concat());
         assert_eq!((ended.code, &*ended.stderr), (Some(0), ""), "{ended:?}");
         ended.stdout
@@ -722,15 +651,7 @@ fn the_command_line_says_the_same_while_the_server_runs_and_changes_nothing() {
     let json: Value = serde_json::from_str(&optimize(&["--json"])).unwrap();
     let open = json["open"].as_array().unwrap();
     assert_eq!(open.len(), 1, "{json}");
-    for key in [
-        "id",
-        "flowId",
-        "kind",
-        "calls",
-        "savingPer30Days",
-        "evidence",
-        "edit",
-    ] {
+    for key in ["id", "flowId", "kind", "calls", "savingPer30Days", "evidence", "edit"] {
         assert_eq!(open[0][key], found[key], "{key}");
     }
     // Whichever providers the shell can use.
@@ -778,10 +699,7 @@ fn a_long_beginning_that_all_prompts_share_is_told_with_what_a_cache_would_have_
     assert_eq!(found["flowId"], long, "{found}");
     let evidence = &found["evidence"];
     assert_eq!(evidence["prefixTokens"], 3_000, "{found}");
-    assert_eq!(
-        (&evidence["reads"], &evidence["writes"]),
-        (&json!(9), &json!(1))
-    );
+    assert_eq!((&evidence["reads"], &evidence["writes"]), (&json!(9), &json!(1)));
     // At 3 dollars a million, 0.30 for what is read and 3.75 for what is written.
     let saved: i64 = 3_000 * (9 * 2_700 - 750);
     assert_eq!(evidence["savedNanousd"], saved);
@@ -809,9 +727,7 @@ fn a_node_that_asked_nothing_lately_ends_neither_the_optimizer_nor_the_server() 
     for _ in 0..2 {
         run_times(&server, flow, 4, |_| "the same".into());
         eventually("the other flow is looked at", || {
-            of_kind(&server, "cache", "OPEN")
-                .iter()
-                .any(|item| item["flowId"] == flow)
+            of_kind(&server, "cache", "OPEN").iter().any(|item| item["flowId"] == flow)
         });
         assert!(server.server().fatal().is_empty());
         server.start_again();
@@ -874,10 +790,7 @@ fn a_burst_is_told_by_the_days_that_were_looked_at_and_not_by_those_that_had_cal
     // One day of eleven: it may come thrice as often, or not again.
     let deviation = (1.96 * 3.0 * seen as f64) as i64;
     assert_eq!(low, 0);
-    assert!(
-        (high - expected - deviation).abs() < seen / 1_000,
-        "{found}"
-    );
+    assert!((high - expected - deviation).abs() < seen / 1_000, "{found}");
     assert!(!is_a_guess(&found), "{found}");
 
     // The node was there before the days that are known: it came once in all of them.
@@ -936,9 +849,7 @@ fn what_is_open_is_withdrawn_only_well_below_what_it_took_to_be_told() {
         let set = "UPDATE ledger SET timestamp_ms = ?2 WHERE id IN
             (SELECT min(id) FROM ledger WHERE flow_id = ?1)";
         let now: i64 = jiff::Timestamp::now().as_millisecond();
-        database(&server)
-            .execute(set, (flow, now - back_ms))
-            .unwrap();
+        database(&server).execute(set, (flow, now - back_ms)).unwrap();
         server.start_again();
         has_looked(&server);
         assert_eq!(server.get(&path).json()["status"], status);
@@ -955,9 +866,7 @@ fn suggestions_about_the_same_calls_say_so_and_one_that_is_applied_leaves_the_ot
         let found = of_kind(&server, kind, "OPEN");
         found.iter().any(|it| it["calls"] == calls)
     };
-    eventually("both are told", || {
-        is_told("cache", 5) && is_told("model_switch", 15)
-    });
+    eventually("both are told", || is_told("cache", 5) && is_told("model_switch", 15));
     for kind in ["cache", "model_switch"] {
         let found = suggestion(&server, kind);
         let reason = found["reason"].as_str().unwrap();
@@ -969,10 +878,7 @@ fn suggestions_about_the_same_calls_say_so_and_one_that_is_applied_leaves_the_ot
     eventually("ten calls are left", || is_told("model_switch", 10));
     let found = suggestion(&server, "model_switch");
     assert_eq!(found["evidence"]["costNanousd"], 10 * 12_500_000, "{found}");
-    assert!(
-        !found["reason"].as_str().unwrap().contains("add up"),
-        "{found}"
-    );
+    assert!(!found["reason"].as_str().unwrap().contains("add up"), "{found}");
 }
 
 #[test]

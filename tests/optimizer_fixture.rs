@@ -152,10 +152,7 @@ const OPENAI_MODELS: &[(&str, i64)] = &[
 
 /// A list of models in OpenAI's form.
 pub fn list_of(models: &[Value]) -> String {
-    json_answer(
-        "200 OK",
-        &json!({"object": "list", "data": models}).to_string(),
-    )
+    json_answer("200 OK", &json!({"object": "list", "data": models}).to_string())
 }
 
 /// A provider that answers with what `script` writes, and says that it serves what OpenAI does.
@@ -163,10 +160,7 @@ pub fn openai(script: impl Fn(&str, &mut TcpStream) + Send + Sync + 'static) -> 
     let models = OPENAI_MODELS.iter();
     let models = models.map(|(id, created)| json!({"id": id, "created": created}));
     let list = list_of(&models.collect::<Vec<_>>());
-    Upstream::listing(
-        move |stream| drop(stream.write_all(list.as_bytes())),
-        script,
-    )
+    Upstream::listing(move |stream| drop(stream.write_all(list.as_bytes())), script)
 }
 
 /// Such a provider whose answers are of these many tokens, of whichever model is asked.
@@ -230,10 +224,7 @@ pub fn two_and_output(first: &str, second: &str, output: &str) -> Value {
         node
     };
     let output = json!({"id": "out", "type": "output", "data": {"template": output}});
-    chain(
-        "Two",
-        &[quiet("first", first), quiet("second", second), output],
-    )
+    chain("Two", &[quiet("first", first), quiet("second", second), output])
 }
 
 /// Suggestions of a kind about a flow, of that status.
@@ -314,10 +305,7 @@ pub fn interval_of(calls: i64, each: i64) -> [i64; 3] {
 pub fn assert_near(found: [i64; 3], expected: [i64; 3]) {
     for (found, expected) in found.iter().zip(expected) {
         let apart = (found - expected).abs();
-        assert!(
-            apart <= DAYS + expected / 1_000_000,
-            "{found} for {expected}"
-        );
+        assert!(apart <= DAYS + expected / 1_000_000, "{found} for {expected}");
     }
 }
 

@@ -47,21 +47,10 @@ fn of_what_openai_serves_the_mildest_step_down_to_a_newer_model_is_put_forward()
     assert_eq!(four_o["evidence"]["toModel"], "gpt-4.1-mini", "{four_o}");
     let saved = 1_000 * (2_500 - 400) + 100 * (10_000 - 1_600);
     assert_near(interval(&four_o), interval_of(10, saved));
-    assert!(
-        four_o["reason"]
-            .as_str()
-            .unwrap()
-            .contains("less than a day")
-    );
+    assert!(four_o["reason"].as_str().unwrap().contains("less than a day"));
     // Neither older ones, nor those for other purposes, nor those that think, nor one by two names.
-    assert_eq!(
-        alternatives(&four_o),
-        ["openai/gpt-4o-mini", "openai/gpt-4.1-nano"]
-    );
-    assert_eq!(
-        four_one["evidence"]["toModel"], "gpt-4.1-mini",
-        "{four_one}"
-    );
+    assert_eq!(alternatives(&four_o), ["openai/gpt-4o-mini", "openai/gpt-4.1-nano"]);
+    assert_eq!(four_one["evidence"]["toModel"], "gpt-4.1-mini", "{four_one}");
     let saved = 1_000 * (2_000 - 400) + 100 * (8_000 - 1_600);
     assert_near(interval(&four_one), interval_of(10, saved));
     assert_eq!(alternatives(&four_one), ["openai/gpt-4.1-nano"]);
@@ -103,10 +92,7 @@ fn of_what_anthropic_serves_an_older_one_is_not_put_forward_and_a_newer_one_is()
         server.save(&chain("One", &[node]))
     };
     // By a name that is not on the list.
-    let (older, newest) = (
-        flow_at("claude-opus-4-1"),
-        flow_at("claude-opus-4-5-20251101"),
-    );
+    let (older, newest) = (flow_at("claude-opus-4-1"), flow_at("claude-opus-4-5-20251101"));
     for flow in [newest, older] {
         run_times(&server, flow, 9, |at| at.to_string());
     }
@@ -114,18 +100,12 @@ fn of_what_anthropic_serves_an_older_one_is_not_put_forward_and_a_newer_one_is()
     run_times(&server, older, 1, |_| "last".into());
     let found = switch_of(&server, older);
     // At 15 and 75 dollars a million, against 5 and 25.
-    assert_eq!(
-        found["evidence"]["toModel"], "claude-opus-4-5-20251101",
-        "{found}"
-    );
+    assert_eq!(found["evidence"]["toModel"], "claude-opus-4-5-20251101", "{found}");
     let saved = 1_000 * (15_000 - 5_000) + 100 * (75_000 - 25_000);
     assert_near(interval(&found), interval_of(10, saved));
     assert_eq!(
         alternatives(&found),
-        [
-            "anthropic/claude-sonnet-4-5-20250929",
-            "anthropic/claude-haiku-4-5-20251001"
-        ]
+        ["anthropic/claude-sonnet-4-5-20250929", "anthropic/claude-haiku-4-5-20251001"]
     );
     let all = of_kind(&server, "model_switch", "OPEN");
     assert!(all.iter().all(|item| item["flowId"] != newest), "{all:?}");
@@ -142,10 +122,7 @@ fn a_model_that_is_priced_but_neither_used_nor_listed_is_not_put_forward() {
     let flow = flow_of(&server, "gpt-4o");
     run_times(&server, flow, 10, |at| at.to_string());
     has_looked(&server);
-    assert_eq!(
-        of_kind(&server, "model_switch", "OPEN"),
-        Vec::<Value>::new()
-    );
+    assert_eq!(of_kind(&server, "model_switch", "OPEN"), Vec::<Value>::new());
     // Asked once, in vain, and not again so soon.
     assert_eq!(server.upstream.lists(), 1);
     // Of those that flows use it is the mildest, even if others are cheaper.
@@ -156,8 +133,7 @@ fn a_model_that_is_priced_but_neither_used_nor_listed_is_not_put_forward() {
     run_times(&server, flow, 1, |_| "another".into());
     eventually("the mildest used is put forward", || {
         let all = of_kind(&server, "model_switch", "OPEN");
-        all.iter()
-            .any(|it| it["flowId"] == flow && it["evidence"]["toModel"] == "gpt-4.1-mini")
+        all.iter().any(|it| it["flowId"] == flow && it["evidence"]["toModel"] == "gpt-4.1-mini")
     });
 }
 
@@ -182,10 +158,7 @@ fn a_model_that_saves_little_or_takes_too_short_prompts_is_not_put_forward() {
     run_times(&server, flow, 10, |at| at.to_string());
     has_looked(&server);
     assert_eq!(server.upstream.lists(), 1);
-    assert_eq!(
-        of_kind(&server, "model_switch", "OPEN"),
-        Vec::<Value>::new()
-    );
+    assert_eq!(of_kind(&server, "model_switch", "OPEN"), Vec::<Value>::new());
 }
 
 #[test]
@@ -235,17 +208,11 @@ fn providers(upstream: &Upstream, kind: Kind) -> Providers {
         missing_key_hint: None,
         stream_usage: true,
     };
-    Providers::new(
-        BTreeMap::from([("p".to_owned(), provider)]),
-        Timeouts::default(),
-    )
+    Providers::new(BTreeMap::from([("p".to_owned(), provider)]), Timeouts::default())
 }
 
 fn lists(list: String) -> Upstream {
-    Upstream::listing(
-        move |stream| drop(stream.write_all(list.as_bytes())),
-        |_, _| {},
-    )
+    Upstream::listing(move |stream| drop(stream.write_all(list.as_bytes())), |_, _| {})
 }
 
 #[test]
@@ -254,10 +221,7 @@ fn what_goes_wrong_with_a_list_is_told_without_the_key_and_a_long_one_is_not_rea
     let upstream = lists(json_answer("401 Unauthorized", error));
     let told = providers(&upstream, Kind::OpenAi).list_models("p", &Cancel::new());
     let told = told.unwrap_err();
-    assert!(
-        told.contains("Incorrect API key") && !told.contains("very-secret"),
-        "{told}"
-    );
+    assert!(told.contains("Incorrect API key") && !told.contains("very-secret"), "{told}");
     let upstream = lists(json_answer("200 OK", &" ".repeat((4 << 20) + 1)));
     let told = providers(&upstream, Kind::OpenAi).list_models("p", &Cancel::new());
     let told = told.unwrap_err();

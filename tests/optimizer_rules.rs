@@ -93,9 +93,7 @@ fn realised(server: &TestServer, path: &str, calls: u64) -> Value {
 /// Amounts as they were measured, in nano-dollars: before, now, and the difference.
 fn amounts(realised: &Value) -> [i64; 3] {
     ["wouldHaveCostUsd", "costUsd", "savedUsd"].map(|key| {
-        let usd = realised[key]
-            .as_f64()
-            .unwrap_or_else(|| panic!("{realised}"));
+        let usd = realised[key].as_f64().unwrap_or_else(|| panic!("{realised}"));
         (usd * 1e9).round() as i64
     })
 }
@@ -120,10 +118,7 @@ fn billed_failures_are_told_with_what_they_cost_and_another_model_is_asked_inste
     let found = suggestion(&server, "retry_waste");
     assert_eq!(found["flowId"], flow);
     let evidence = &found["evidence"];
-    assert_eq!(
-        (&found["calls"], &evidence["failedCalls"]),
-        (&json!(4), &json!(4))
-    );
+    assert_eq!((&found["calls"], &evidence["failedCalls"]), (&json!(4), &json!(4)));
     assert_eq!(evidence["failedCostNanousd"], 4 * CALL, "{found}");
     assert_eq!(evidence["answeredCalls"], 4);
     // How many of them it cures nobody knows.
@@ -188,16 +183,10 @@ fn billed_answers_that_were_not_finished_in_time_are_told_and_get_more_time() {
         cost += tokens("input_tokens") * 2_500 + tokens("output_tokens") * 10_000;
     }
     let evidence = &found["evidence"];
-    assert_eq!(
-        (&found["calls"], &evidence["timedOutCalls"]),
-        (&json!(3), &json!(3))
-    );
+    assert_eq!((&found["calls"], &evidence["timedOutCalls"]), (&json!(3), &json!(3)));
     assert_eq!(evidence["timedOutCostNanousd"], cost, "{found}");
     assert_eq!(found["savingPer30Days"]["lowUsd"], 0);
-    assert_eq!(
-        found["edit"]["values"],
-        json!({"timeouts": {"totalMs": 600}})
-    );
+    assert_eq!(found["edit"]["values"], json!({"timeouts": {"totalMs": 600}}));
 }
 
 #[test]
@@ -227,10 +216,7 @@ fn set_budgets(server: &TestServer, budgets: Value) {
 #[test]
 fn a_limit_far_above_all_answers_that_binds_a_budget_is_told_with_what_a_lower_one_frees() {
     let server = Fixture::answering(1_000, 100);
-    set_budgets(
-        &server,
-        json!([{"name": "daily", "per": "day", "limitUsd": "1"}]),
-    );
+    set_budgets(&server, json!([{"name": "daily", "per": "day", "limitUsd": "1"}]));
     let flow = flow_of(&server, "gpt-4o");
     run_times(&server, flow, 10, |at| at.to_string());
     let found = suggestion(&server, "max_tokens");
@@ -253,10 +239,7 @@ fn a_limit_far_above_all_answers_that_binds_a_budget_is_told_with_what_a_lower_o
 fn a_limit_that_binds_little_of_a_budget_is_told_once_calls_were_refused() {
     let server = Fixture::answering(100_000, 100);
     // 20 calls at 15 cents a million; what a call leaves unused is a little less than 1 %.
-    set_budgets(
-        &server,
-        json!([{"name": "small", "per": "day", "limitUsd": "0.3"}]),
-    );
+    set_budgets(&server, json!([{"name": "small", "per": "day", "limitUsd": "0.3"}]));
     let flow = flow_of(&server, "gpt-4o-mini");
     run_times(&server, flow, 19, |at| at.to_string());
     try_times(&server, flow, 2, "more");
@@ -306,18 +289,12 @@ fn what_a_cheaper_model_has_saved_is_measured_over_a_restart_and_kept_when_it_is
     let (before, now) = (1_000 * 2_500 + 100 * 10_000, 1_000 * 150 + 100 * 600);
     run_times(&server, flow, 3, |at| format!("after {at}"));
     let measured = realised(&server, &path, 3);
-    assert_eq!(
-        amounts(&measured),
-        [3 * before, 3 * now, 3 * (before - now)]
-    );
+    assert_eq!(amounts(&measured), [3 * before, 3 * now, 3 * (before - now)]);
     assert_eq!(measured["since"], server.get(&path).json()["appliedAt"]);
     server.start_again();
     run_times(&server, flow, 2, |at| format!("again {at}"));
     let measured = realised(&server, &path, 5);
-    assert_eq!(
-        amounts(&measured),
-        [5 * before, 5 * now, 5 * (before - now)]
-    );
+    assert_eq!(amounts(&measured), [5 * before, 5 * now, 5 * (before - now)]);
     let reverted = server.post(&format!("{path}/revert"), &json!({}));
     assert_eq!(reverted.status, 200, "{}", reverted.text());
     run_times(&server, flow, 2, |at| format!("back {at}"));
@@ -368,16 +345,10 @@ fn what_kept_answers_have_saved_is_measured_over_a_restart() {
     let path = apply(&server, &suggestion(&server, "cache"));
     // One is bought and kept.
     run_times(&server, flow, 3, |_| "again".into());
-    assert_eq!(
-        amounts(&realised(&server, &path, 2)),
-        [2 * CALL, 0, 2 * CALL]
-    );
+    assert_eq!(amounts(&realised(&server, &path, 2)), [2 * CALL, 0, 2 * CALL]);
     server.start_again();
     run_times(&server, flow, 1, |_| "again".into());
-    assert_eq!(
-        amounts(&realised(&server, &path, 3)),
-        [3 * CALL, 0, 3 * CALL]
-    );
+    assert_eq!(amounts(&realised(&server, &path, 3)), [3 * CALL, 0, 3 * CALL]);
 }
 
 #[test]
@@ -395,10 +366,7 @@ fn what_a_call_cost_that_nobody_used_is_saved_in_each_run_since_also_after_a_res
     assert_eq!(amounts(&measured), [2 * CALL, 0, 2 * CALL]);
     server.start_again();
     run_times(&server, flow, 1, |_| "again".into());
-    assert_eq!(
-        amounts(&realised(&server, &path, 3)),
-        [3 * CALL, 0, 3 * CALL]
-    );
+    assert_eq!(amounts(&realised(&server, &path, 3)), [3 * CALL, 0, 3 * CALL]);
 }
 
 /// How long these runs took on average, milliseconds.
@@ -407,9 +375,7 @@ fn average_ms(runs: &[Value]) -> i64 {
         let at: jiff::Timestamp = run[key].as_str().unwrap().parse().unwrap();
         at.as_millisecond()
     };
-    let all = runs
-        .iter()
-        .map(|run| at(run, "finishedAt") - at(run, "startedAt"));
+    let all = runs.iter().map(|run| at(run, "finishedAt") - at(run, "startedAt"));
     all.sum::<i64>() / runs.len() as i64
 }
 
@@ -422,10 +388,7 @@ fn the_time_that_runs_take_less_since_calls_are_made_at_once_is_measured() {
         "{{ nodes.first.output }} {{ nodes.second.output }}",
     ));
     run_times(&server, flow, 10, |at| at.to_string());
-    server.alter(
-        flow,
-        "UPDATE runs SET finished_ms = finished_ms + 300 WHERE flow_id = ?1",
-    );
+    server.alter(flow, "UPDATE runs SET finished_ms = finished_ms + 300 WHERE flow_id = ?1");
     server.alter(
         flow,
         "UPDATE run_nodes SET finished_ms = started_ms + 150 WHERE run_id IN
@@ -434,9 +397,7 @@ fn the_time_that_runs_take_less_since_calls_are_made_at_once_is_measured() {
     let path = apply(&server, &suggestion(&server, "parallel"));
     run_times(&server, flow, 2, |at| format!("after {at}"));
     let measured = realised(&server, &path, 2);
-    let runs = server
-        .get(&format!("/api/runs?flow_id={flow}&limit=50"))
-        .json();
+    let runs = server.get(&format!("/api/runs?flow_id={flow}&limit=50")).json();
     let mut runs = runs["items"].as_array().unwrap().clone();
     runs.reverse();
     let (before, after) = runs.split_at(10);

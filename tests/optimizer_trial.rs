@@ -27,10 +27,7 @@ const CHEAP_NANOUSD: u64 = 1_000 * 150 + 50 * 600;
 /// The prompt of a request.
 fn prompt_of(asked: &Value) -> String {
     let messages = asked["messages"].as_array().unwrap();
-    messages.last().unwrap()["content"]
-        .as_str()
-        .unwrap()
-        .to_owned()
+    messages.last().unwrap()["content"].as_str().unwrap().to_owned()
 }
 
 /// The dear model answers with 100 tokens, all others with 50, but for prompts that they find bad.
@@ -102,9 +99,7 @@ fn trial_path(suggestion: &Value) -> String {
 fn trial_rows(server: &TestServer) -> Vec<Value> {
     let rows = server.get("/api/ledger?limit=200").json();
     let rows = rows["items"].as_array().unwrap().iter();
-    rows.filter(|row| row["agent_role"] == "trial")
-        .cloned()
-        .collect()
+    rows.filter(|row| row["agent_role"] == "trial").cloned().collect()
 }
 
 fn usd(nanousd: u64) -> Value {
@@ -186,10 +181,7 @@ fn a_trial_shows_both_answers_with_what_they_took_and_its_calls_are_rows_of_no_r
     let done = server.post(&trial_path(&found), &json!({"count": 2, "confirm": true}));
     assert_eq!(done.status, 200, "{}", done.text());
     let done = done.json();
-    assert_eq!(
-        (&done["id"], &done["status"]),
-        (&found["id"], &json!("OPEN"))
-    );
+    assert_eq!((&done["id"], &done["status"]), (&found["id"], &json!("OPEN")));
     let trial = &done["trial"];
     assert_eq!(trial["target"], "openai/gpt-4o-mini");
     assert_eq!(trial["beforeCostUsd"], usd(2 * DEAR_NANOUSD), "{trial}");
@@ -229,14 +221,8 @@ fn a_trial_shows_both_answers_with_what_they_took_and_its_calls_are_rows_of_no_r
     assert_eq!(rows.len(), 2);
     for row in &rows {
         assert_eq!(row["flow_id"], flow);
-        assert_eq!(
-            (&row["run_id"], &row["node_id"]),
-            (&Value::Null, &Value::Null)
-        );
-        assert_eq!(
-            (&row["status"], &row["attempt"]),
-            (&json!("SUCCESS"), &json!(1))
-        );
+        assert_eq!((&row["run_id"], &row["node_id"]), (&Value::Null, &Value::Null));
+        assert_eq!((&row["status"], &row["attempt"]), (&json!("SUCCESS"), &json!(1)));
         assert_eq!(row["total_cost_usd"], usd(CHEAP_NANOUSD));
         let same = server.get("/api/ledger?limit=200").json();
         let same = same["items"].as_array().unwrap().iter();
@@ -254,10 +240,7 @@ fn a_trial_shows_both_answers_with_what_they_took_and_its_calls_are_rows_of_no_r
     // It is no ground for anything.
     has_looked(&server);
     let after = server.get(&format!("{PATH}/{}", found["id"])).json();
-    assert_eq!(
-        (&after["calls"], &after["evidence"]),
-        (&found["calls"], &found["evidence"])
-    );
+    assert_eq!((&after["calls"], &after["evidence"]), (&found["calls"], &found["evidence"]));
     assert_eq!(after["trial"], *trial);
 }
 
@@ -297,9 +280,7 @@ fn of_a_map_its_items_are_tried() {
     }});
     let flow = chain("Map", &[map]);
     let (_, found) = switch(&server, &flow, |at| json!({"list": [2 * at, 2 * at + 1]}));
-    let done = server
-        .post(&trial_path(&found), &json!({"confirm": true}))
-        .json();
+    let done = server.post(&trial_path(&found), &json!({"confirm": true})).json();
     let items = done["trial"]["items"].as_array().unwrap();
     let shown: Vec<(&Value, &str)> = items
         .iter()
@@ -332,10 +313,7 @@ fn what_a_provider_refuses_stands_at_its_item_and_the_rest_goes_on() {
     let trial = &done.json()["trial"];
     let error = trial["items"][1]["after"]["error"].as_str().unwrap();
     assert!(error.contains("not this one"), "{error}");
-    assert_eq!(
-        trial["items"][1]["before"]["output"],
-        "at length: Say a bad word"
-    );
+    assert_eq!(trial["items"][1]["before"]["output"], "at length: Say a bad word");
     for at in [0, 2] {
         assert_eq!(trial["items"][at]["after"]["outputTokens"], 50, "{trial}");
     }
@@ -343,10 +321,7 @@ fn what_a_provider_refuses_stands_at_its_item_and_the_rest_goes_on() {
     assert_eq!(trial["beforeCostUsd"], usd(2 * DEAR_NANOUSD));
     assert_eq!(trial["afterCostUsd"], usd(2 * CHEAP_NANOUSD));
     let rows = trial_rows(&server);
-    let failed: Vec<&Value> = rows
-        .iter()
-        .filter(|row| row["status"] == "FAILED")
-        .collect();
+    let failed: Vec<&Value> = rows.iter().filter(|row| row["status"] == "FAILED").collect();
     assert_eq!((rows.len(), failed.len()), (3, 1));
     assert_eq!(failed[0]["total_cost_usd"], 0);
 }
@@ -357,9 +332,7 @@ fn a_hard_budget_holds_for_trials_and_its_refusal_stands_at_the_item_and_in_the_
     let server = Fixture::of(upstream);
     let (_, found) = switch(&server, &one_node(&json!({})), what);
     // Room for a call at worst, but not for two at a time.
-    let worst = server
-        .post(&trial_path(&found), &json!({"count": 1}))
-        .json();
+    let worst = server.post(&trial_path(&found), &json!({"count": 1})).json();
     let used = 10 * CHEAP_NANOUSD;
     let limit = used + (worst["worstCostUsd"].as_f64().unwrap() * 1e9).round() as u64;
     let budget = json!({"name": "tight", "per": "day", "model": "openai/gpt-4o-mini", "hard": true,
@@ -372,10 +345,8 @@ fn a_hard_budget_holds_for_trials_and_its_refusal_stands_at_the_item_and_in_the_
     assert_eq!(done.status, 200, "{}", done.text());
     let trial = &done.json()["trial"];
     let items = trial["items"].as_array().unwrap();
-    let refused: Vec<&str> = items
-        .iter()
-        .filter_map(|item| item["after"]["error"].as_str())
-        .collect();
+    let refused: Vec<&str> =
+        items.iter().filter_map(|item| item["after"]["error"].as_str()).collect();
     // The first is let go; once it is settled there is less room than the worst case needs.
     assert_eq!(refused.len(), 3, "{trial}");
     assert!(refused[0].contains("the budget `tight`"), "{refused:?}");
@@ -398,13 +369,9 @@ fn a_call_that_would_wait_for_its_turn_for_too_long_is_not_made() {
         config.rates = [("openai".to_owned(), rate)].into();
     });
     let (_, found) = switch(&server, &one_node(&json!({})), what);
-    let done = server
-        .post(&trial_path(&found), &json!({"confirm": true}))
-        .json();
+    let done = server.post(&trial_path(&found), &json!({"confirm": true})).json();
     let items = done["trial"]["items"].as_array().unwrap();
-    let errors = items
-        .iter()
-        .filter_map(|item| item["after"]["error"].as_str());
+    let errors = items.iter().filter_map(|item| item["after"]["error"].as_str());
     let errors: Vec<&str> = errors.collect();
     assert_eq!(errors.len(), 2, "{done}");
     assert!(errors[0].contains("provider openai allows no more calls"));
@@ -434,20 +401,14 @@ fn what_cannot_be_tried_is_refused_and_bad_bodies_are_told_by_their_fields() {
         assert_eq!(error["details"][0]["field"], field, "{body}: {error}");
     }
     assert_eq!(server.request("POST", &path, &[], b"{").status, 400);
-    assert_eq!(
-        server.post(&format!("{PATH}/999/trial"), &json!({})).status,
-        404
-    );
+    assert_eq!(server.post(&format!("{PATH}/999/trial"), &json!({})).status, 404);
     assert_eq!(server.get(&path).status, 405);
 
     let again = flow_of(&server, DEAR);
     run_times(&server, again, 5, |_| "again".into());
     let cache = suggestion(&server, "cache");
     let refused = server.post(&trial_path(&cache), &json!({}));
-    assert_eq!(
-        (refused.status, refused.error_code().as_str()),
-        (409, "conflict")
-    );
+    assert_eq!((refused.status, refused.error_code().as_str()), (409, "conflict"));
 
     // Runs may be deleted; what they cost stays.
     let runs = server.get(&format!("/api/runs?flow_id={flow}")).json();
@@ -457,17 +418,11 @@ fn what_cannot_be_tried_is_refused_and_bad_bodies_are_told_by_their_fields() {
     }
     let refused = server.post(&path, &json!({"confirm": true}));
     assert_eq!(refused.status, 409, "{}", refused.text());
-    assert!(
-        refused.text().contains("no input is left"),
-        "{}",
-        refused.text()
-    );
+    assert!(refused.text().contains("no input is left"), "{}", refused.text());
 
     let gone = server.request("DELETE", &format!("/api/flows/{flow}"), &[], b"");
     assert_eq!(gone.status, 204);
-    eventually("it is withdrawn", || {
-        !of_kind(&server, "model_switch", "WITHDRAWN").is_empty()
-    });
+    eventually("it is withdrawn", || !of_kind(&server, "model_switch", "WITHDRAWN").is_empty());
     let refused = server.post(&path, &json!({}));
     assert_eq!(refused.status, 409, "{}", refused.text());
     assert!(refused.text().contains("WITHDRAWN"), "{}", refused.text());
@@ -491,10 +446,7 @@ fn a_suggestion_is_tried_once_at_a_time_and_so_are_only_two_of_them() {
     let _second = begin(&server, &found[1], 1);
     until_asked(&server.upstream, 2);
     let twice = server.post(&trial_path(&found[0]), &json!({"confirm": true}));
-    assert_eq!(
-        (twice.status, twice.error_code().as_str()),
-        (409, "conflict")
-    );
+    assert_eq!((twice.status, twice.error_code().as_str()), (409, "conflict"));
     let third = server.post(&trial_path(&found[2]), &json!({"confirm": true}));
     assert_eq!((third.status, third.error_code().as_str()), (429, "busy"));
     // To ask what it would cost is no trial.
@@ -502,15 +454,10 @@ fn a_suggestion_is_tried_once_at_a_time_and_so_are_only_two_of_them() {
     drop(release);
     for tried in &found[..2] {
         let path = format!("{PATH}/{}", tried["id"]);
-        eventually("it is tried", || {
-            !server.get(&path).json()["trial"].is_null()
-        });
+        eventually("it is tried", || !server.get(&path).json()["trial"].is_null());
     }
     eventually("there is room", || {
-        server
-            .post(&trial_path(&found[2]), &json!({"confirm": true}))
-            .status
-            == 200
+        server.post(&trial_path(&found[2]), &json!({"confirm": true})).status == 200
     });
 }
 
@@ -525,9 +472,7 @@ fn a_trial_goes_on_when_its_client_leaves() {
     until_asked(&server.upstream, 2);
     drop(release);
     let path = format!("{PATH}/{}", found["id"]);
-    eventually("it is kept", || {
-        !server.get(&path).json()["trial"].is_null()
-    });
+    eventually("it is kept", || !server.get(&path).json()["trial"].is_null());
     let kept = server.get(&path).json()["trial"].clone();
     assert_eq!(kept["items"][1]["after"]["outputTokens"], 50, "{kept}");
 }
@@ -547,16 +492,9 @@ fn the_calls_of_a_trial_end_with_the_server_and_what_was_answered_before_is_kept
     server.start_again();
     drop(first);
     let rows = trial_rows(&server);
-    assert_eq!(
-        rows.len(),
-        4,
-        "those that had not begun were not made: {rows:?}"
-    );
+    assert_eq!(rows.len(), 4, "those that had not begun were not made: {rows:?}");
     for row in &rows {
-        assert_eq!(
-            (&row["status"], &row["total_cost_usd"]),
-            (&json!("UNKNOWN"), &Value::Null)
-        );
+        assert_eq!((&row["status"], &row["total_cost_usd"]), (&json!("UNKNOWN"), &Value::Null));
     }
     assert!(server.get(&path).json()["trial"].is_null());
 
@@ -578,9 +516,7 @@ fn the_calls_of_a_trial_end_with_the_server_and_what_was_answered_before_is_kept
     let trial = server.get(&path).json()["trial"].clone();
     let items = trial["items"].as_array().unwrap();
     let answered = items.iter().filter(|it| it["after"]["outputTokens"] == 50);
-    let stopped = items
-        .iter()
-        .filter(|it| it["after"]["error"] == "the server is shutting down");
+    let stopped = items.iter().filter(|it| it["after"]["error"] == "the server is shutting down");
     assert_eq!((answered.count(), stopped.count()), (1, 1), "{trial}");
     assert_eq!(trial["beforeCostUsd"], usd(DEAR_NANOUSD), "{trial}");
 }
@@ -599,16 +535,10 @@ fn a_call_that_the_database_does_not_take_is_settled_once_it_does() {
          BEGIN SELECT RAISE(FAIL, 'no trial is settled'); END";
     database.execute_batch(refusing).unwrap();
     release.send_timeout((), DEADLINE).unwrap();
-    eventually("it is refused", || {
-        was_logged(&["trying again", "no trial is settled"])
-    });
+    eventually("it is refused", || was_logged(&["trying again", "no trial is settled"]));
     assert_eq!(trial_rows(&server)[0]["status"], "PENDING");
     database.execute_batch("DROP TRIGGER refusing").unwrap();
     let path = format!("{PATH}/{}", found["id"]);
-    eventually("it is kept", || {
-        !server.get(&path).json()["trial"].is_null()
-    });
-    eventually("it is settled", || {
-        trial_rows(&server)[0]["status"] == "SUCCESS"
-    });
+    eventually("it is kept", || !server.get(&path).json()["trial"].is_null());
+    eventually("it is settled", || trial_rows(&server)[0]["status"] == "SUCCESS");
 }

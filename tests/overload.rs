@@ -91,9 +91,7 @@ fn stalled_uploads_leave_nothing_and_slow_nobody_down() {
         .chain((0..200).map(|_| upload("POST /api/flows", "")))
         .collect();
     let bearer = format!("authorization: Bearer {TOKEN}\r\n");
-    let stalled: Vec<_> = (0..30)
-        .map(|_| upload("POST /api/flows", &bearer))
-        .collect();
+    let stalled: Vec<_> = (0..30).map(|_| upload("POST /api/flows", &bearer)).collect();
     for _ in 0..5 {
         let began = Instant::now();
         assert_eq!(get(&server, "/api/health"), Some(200));
@@ -233,11 +231,7 @@ fn clients_get_503_while_no_thread_can_be_started() {
     server.running.signal("TERM");
     let ended = server.running.end();
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
-    assert!(
-        ended.stderr.contains("cannot start the thread"),
-        "{}",
-        ended.stderr
-    );
+    assert!(ended.stderr.contains("cannot start the thread"), "{}", ended.stderr);
     assert!(!ended.stderr.contains("panic"), "{}", ended.stderr);
 }
 
@@ -270,9 +264,7 @@ fn clients_that_leave_while_they_wait_give_their_places_back() {
     assert_eq!(get(&server, "/api/flows"), Some(503));
     let left = Instant::now();
     drop(waiting);
-    eventually("there are places again", || {
-        get(&server, "/api/flows") == Some(200)
-    });
+    eventually("there are places again", || get(&server, "/api/flows") == Some(200));
     eventually("all threads have ended", || count(&server, "task") < PLACES);
     assert!(left.elapsed() < AT_ONCE, "{:?}", left.elapsed());
     // Their runs go on.
@@ -303,10 +295,6 @@ fn the_connection_that_was_idle_longest_makes_room_for_a_new_client() {
         assert_eq!(get(&server, "/api/flows"), Some(200));
         assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
     }
-    assert_eq!(
-        idle[0].read(&mut [0]).unwrap(),
-        0,
-        "the first was not closed"
-    );
+    assert_eq!(idle[0].read(&mut [0]).unwrap(), 0, "the first was not closed");
     assert_eq!(health(idle.last_mut().unwrap()), Some(200));
 }

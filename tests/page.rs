@@ -134,10 +134,8 @@ impl Person {
     fn escapes_to(&self, flow: &str, name: &str) {
         self.browser.press("Escape");
         let button = in_card(flow, &selector(&format!("{name}-button")));
-        self.browser.wait_for(&format!(
-            "!{}.open && document.activeElement === {button}",
-            element(name)
-        ));
+        self.browser
+            .wait_for(&format!("!{}.open && document.activeElement === {button}", element(name)));
     }
 
     /// Sees the element that a test id names, and that it has this text in it.
@@ -153,9 +151,7 @@ impl Person {
     /// The text that is shown of something.
     #[track_caller]
     pub fn reads(&self, testid: &str) -> String {
-        let text = self
-            .browser
-            .wait_for(&format!("{}.innerText", element(testid)));
+        let text = self.browser.wait_for(&format!("{}.innerText", element(testid)));
         text.as_str().unwrap().to_owned()
     }
 
@@ -174,8 +170,7 @@ impl Person {
     /// Unfolds the newest row of the ledger, and sees all these texts in it.
     #[track_caller]
     fn finds_in_newest_row(&self, texts: &[&str]) {
-        self.browser
-            .click(&format!("{ROWS}[0].querySelector('.toggle')"));
+        self.browser.click(&format!("{ROWS}[0].querySelector('.toggle')"));
         self.browser.wait_for(&format!(
             "{}.every((text) => {ROWS}[0].parentElement.innerText.includes(text))",
             json!(texts)
@@ -297,10 +292,7 @@ fn a_failed_run_is_resumed_with_a_button_and_what_had_finished_stays() {
     let mended = Arc::clone(&is_mended);
     let upstream = Upstream::start(move |body, stream| {
         let answer = if body.contains("second") && !mended.load(Ordering::SeqCst) {
-            json_answer(
-                "402 Payment Required",
-                r#"{"error":{"message":"no credit"}}"#,
-            )
+            json_answer("402 Payment Required", r#"{"error":{"message":"no credit"}}"#)
         } else {
             completion("well", 10, 5)
         };
@@ -383,10 +375,7 @@ fn a_run_is_seen_while_it_goes_on_and_then_found_in_the_ledger() {
             agent("edit", "echo", "echo-1", "Edit {{ nodes.draft.output }}"),
         ],
     ));
-    server.save(&chain(
-        "Broken",
-        &[agent("only", "openai", "gpt-4o-mini", "please fail")],
-    ));
+    server.save(&chain("Broken", &[agent("only", "openai", "gpt-4o-mini", "please fail")]));
     let person = Person::opens(&server);
     person.sees_that_it_is("Connected");
     person.sees_node("Article", "draft", "waiting", "On {{ input.topic }}");
@@ -405,15 +394,9 @@ fn a_run_is_seen_while_it_goes_on_and_then_found_in_the_ledger() {
 
     go_on.send_timeout((), DEADLINE).unwrap();
     person.sees_toast("completed", "Article completed");
-    person.sees_in_turn(&[
-        "toast started: Article started",
-        "toast completed: Article completed: ",
-    ]);
-    person.sees_in_turn(&[
-        "node draft running",
-        "node draft completed",
-        "node edit completed",
-    ]);
+    person
+        .sees_in_turn(&["toast started: Article started", "toast completed: Article completed: "]);
+    person.sees_in_turn(&["node draft running", "node draft completed", "node edit completed"]);
     person.sees_node("Article", "draft", "completed", "Bees are insects.");
     person.sees_node("Article", "edit", "completed", "Edit Bees are insects.");
     person.sees_run_line("Article", "Completed after ");
@@ -452,10 +435,7 @@ fn a_server_that_goes_and_comes_back_is_noticed_and_caught_up_with() {
     server.stop();
     person.sees_that_it_is("Disconnected");
     person.presses_run("Two nodes");
-    person.sees_toast(
-        "error",
-        "Two nodes did not start: the server cannot be reached",
-    );
+    person.sees_toast("error", "Two nodes did not start: the server cannot be reached");
 
     server.start_again();
     server.run(flow, &json!({"topic": "bees"}));
@@ -478,18 +458,14 @@ fn a_server_that_goes_and_comes_back_is_noticed_and_caught_up_with() {
     let rows = [&["6 DRAFT SUCCESS", "5 PLAN SUCCESS"], &rows[..]].concat();
     person.sees_rows(&rows);
     person.sees_total("calls", "6");
-    person.browser.wait_for(&format!(
-        "{}.innerText.includes('polling every 5 s')",
-        element("connection")
-    ));
+    person
+        .browser
+        .wait_for(&format!("{}.innerText.includes('polling every 5 s')", element("connection")));
     person.sees_that_it_is("Disconnected");
 
     // What was seen by asking is not there twice once it is told.
     person.browser.eval("void (window.WebSocket = Blocked)");
-    person.browser.click(&format!(
-        "{}.querySelector('button')",
-        element("connection")
-    ));
+    person.browser.click(&format!("{}.querySelector('button')", element("connection")));
     person.sees_that_it_is("Connected");
     server.run(flow, &json!({"topic": "moths"}));
     let rows = [&["8 DRAFT SUCCESS", "7 PLAN SUCCESS"], &rows[..]].concat();
@@ -545,9 +521,7 @@ fn a_webhook_is_made_in_the_page_and_its_secret_is_shown_once() {
     person.presses("hook-create");
     person.sees_text("hook-once", "shown this once");
     let url = person.reads("hook-url");
-    let path = url
-        .strip_prefix(&format!("http://{}", server.address()))
-        .unwrap();
+    let path = url.strip_prefix(&format!("http://{}", server.address())).unwrap();
     let secret = person.reads("hook-secret");
     let deliver = |secret: &str| {
         let fields = [("x-flowledger-secret", secret)];
@@ -602,10 +576,7 @@ fn a_webhook_is_made_in_the_page_and_its_secret_is_shown_once() {
     person.presses("hook-remove");
     person.presses("ask-yes");
     person.sees_text("hook", "The webhook was removed.");
-    browser.wait_for(&format!(
-        "document.activeElement === {}",
-        element("hook-create")
-    ));
+    browser.wait_for(&format!("document.activeElement === {}", element("hook-create")));
     assert_eq!(deliver(&renewed), 401);
     let answer = server.get(&format!("/api/flows/{flow}/hook"));
     assert_eq!(answer.status, 404);
@@ -633,15 +604,8 @@ fn a_schedule_with_faults_is_mended_at_its_fields_and_then_says_when_it_is_due()
     types("input", r#"{"topic": "wasps"}"#);
     person.presses("schedule-save");
     person.sees_fault("schedule", "cron", "hour `25`");
-    person.sees_fault(
-        "schedule",
-        "timezone",
-        "there is no time zone `Mars/Phobos`",
-    );
-    browser.wait_for(&format!(
-        "document.activeElement === {}",
-        element("schedule-cron")
-    ));
+    person.sees_fault("schedule", "timezone", "there is no time zone `Mars/Phobos`");
+    browser.wait_for(&format!("document.activeElement === {}", element("schedule-cron")));
     assert_eq!(value_of("schedule-cron"), "0 25 * * *");
     assert_eq!(value_of("schedule-input"), r#"{"topic": "wasps"}"#);
     types("cron", "0 12 1 7 *");
@@ -678,10 +642,7 @@ fn a_schedule_with_faults_is_mended_at_its_fields_and_then_says_when_it_is_due()
     assert_eq!(browser.eval(faults), false);
 
     person.presses("schedule-enabled");
-    browser.eval(&format!(
-        "void ({}.value = 'once')",
-        element("schedule-missed")
-    ));
+    browser.eval(&format!("void ({}.value = 'once')", element("schedule-missed")));
     person.presses("schedule-save");
     person.sees_text("schedule-times", "Switched off");
     let saved = server.get(&path).json();
@@ -711,12 +672,7 @@ fn a_failed_run_shows_its_attempts_and_what_was_asked_in_each_node() {
     let server = TestServer::start_with(|config| {
         add_provider(config, "openai", Kind::OpenAi, upstream.url());
     });
-    let mut second = agent(
-        "second",
-        "openai",
-        "gpt-4o-mini",
-        "Judge {{ nodes.first.output }}",
-    );
+    let mut second = agent("second", "openai", "gpt-4o-mini", "Judge {{ nodes.first.output }}");
     second["data"]["system"] = json!(format!("Be brief, {MARKUP}"));
     second["data"]["retry"] = json!({"attempts": 2, "backoffMs": 1});
     let first = agent("first", "echo", "echo-1", "On {{ input.topic }}");
@@ -751,10 +707,7 @@ fn a_failed_run_shows_its_attempts_and_what_was_asked_in_each_node() {
     );
     assert_eq!(browser.eval(&statuses), json!(["FAILED", "FAILED"]));
     // Long texts are folded until somebody wants to read them.
-    let prompt = format!(
-        "{}.querySelector('[data-testid=history-prompt]')",
-        node("second")
-    );
+    let prompt = format!("{}.querySelector('[data-testid=history-prompt]')", node("second"));
     assert_eq!(browser.eval(&format!("{prompt}.open")), false);
     browser.click(&format!("{prompt}.querySelector('summary')"));
     says("second", &format!("Judge [echo of echo-1] On {MARKUP}"));
@@ -793,18 +746,8 @@ fn a_run_is_deleted_after_a_question_and_its_rows_stay_in_the_ledger() {
     person.sees_node("Two nodes", "draft", "completed", "bees");
     person.opens_dialog("Two nodes", "history");
     person.sees_text("history-input", "bees");
-    let rows = [
-        "4 DRAFT SUCCESS",
-        "3 PLAN SUCCESS",
-        "2 DRAFT SUCCESS",
-        "1 PLAN SUCCESS",
-    ];
-    let count = || {
-        server.get("/api/runs").json()["items"]
-            .as_array()
-            .unwrap()
-            .len()
-    };
+    let rows = ["4 DRAFT SUCCESS", "3 PLAN SUCCESS", "2 DRAFT SUCCESS", "1 PLAN SUCCESS"];
+    let count = || server.get("/api/runs").json()["items"].as_array().unwrap().len();
 
     person.presses("history-delete");
     person.sees_text("ask", "Its 2 rows in the ledger stay.");
@@ -812,10 +755,7 @@ fn a_run_is_deleted_after_a_question_and_its_rows_stay_in_the_ledger() {
     assert_eq!(count(), 2);
     person.presses("history-delete");
     person.presses("ask-yes");
-    person.sees_text(
-        "history",
-        "The run was deleted; its rows in the ledger stay.",
-    );
+    person.sees_text("history", "The run was deleted; its rows in the ledger stay.");
     person.sees_text("history-input", "ants");
     assert_eq!(count(), 1);
     person.sees_node("Two nodes", "draft", "completed", "ants");
@@ -901,11 +841,7 @@ fn the_items_of_a_map_are_counted_while_it_goes_on_and_then_looked_into() {
     );
     browser.wait_for(&is_read);
     let says = |number: u32, text: &str| {
-        browser.wait_for(&format!(
-            "{}.innerText.includes({})",
-            item(number),
-            json!(text)
-        ));
+        browser.wait_for(&format!("{}.innerText.includes({})", item(number), json!(text)));
     };
     for text in ["100 → 1,000", "$0.000615", "Attempt 1", "well"] {
         says(1, text);
@@ -914,10 +850,7 @@ fn the_items_of_a_map_are_counted_while_it_goes_on_and_then_looked_into() {
     let count = "document.querySelectorAll('[data-testid=history-item]').length";
     assert_eq!(browser.eval(count), 25);
     person.presses("items-more");
-    browser.wait_for(&format!(
-        "{count} === 31 && {}.contains(document.activeElement)",
-        item(25)
-    ));
+    browser.wait_for(&format!("{count} === 31 && {}.contains(document.activeElement)", item(25)));
     browser.resize(390, 844, true);
     person.presses("items-failed");
     browser.wait_for(&format!("{count} === 1"));
@@ -937,10 +870,7 @@ fn a_budget_is_set_in_the_page_warns_fills_its_bar_and_refuses_a_call() {
     let server = TestServer::start_with(|config| {
         add_provider(config, "openai", Kind::OpenAi, upstream.url());
     });
-    let flow = server.save(&chain(
-        "Dear",
-        &[asking("only", "x", &json!({"maxTokens": 1_000}))],
-    ));
+    let flow = server.save(&chain("Dear", &[asking("only", "x", &json!({"maxTokens": 1_000}))]));
     let person = Person::opens(&server);
     let browser = &person.browser;
     person.sees_that_it_is("Connected");
@@ -954,22 +884,13 @@ fn a_budget_is_set_in_the_page_warns_fills_its_bar_and_refuses_a_call() {
     person.presses("budget-save");
     person.sees_fault("budget", "limit", "is not an amount of US dollars");
     person.sees_fault("budget", "timezone", "is not an IANA time zone");
-    browser.wait_for(&format!(
-        "document.activeElement === {}",
-        element("budget-limit")
-    ));
+    browser.wait_for(&format!("document.activeElement === {}", element("budget-limit")));
     // What was typed is there when somebody comes back.
     browser.press("Escape");
-    browser.wait_for(&format!(
-        "document.activeElement === {}",
-        element("budgets-button")
-    ));
+    browser.wait_for(&format!("document.activeElement === {}", element("budgets-button")));
     browser.press("Enter");
     person.sees_text("budgets", "What you had typed was not saved yet.");
-    assert_eq!(
-        browser.eval(&format!("{}.value", element("budget-name"))),
-        MARKUP
-    );
+    assert_eq!(browser.eval(&format!("{}.value", element("budget-name"))), MARKUP);
     person.fills_in("limit", "0.001300000");
     person.fills_in("timezone", "Europe/Berlin");
     person.presses("budget-save");
@@ -1018,12 +939,8 @@ fn a_budget_is_set_in_the_page_warns_fills_its_bar_and_refuses_a_call() {
     person.sees_text("budgets", "“daily” was saved.");
     person.sees_text("budgets", "1,000,000 tokens for each run by itself");
     let told = server.get("/api/budget").json();
-    let names: Vec<&Value> = told["budgets"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|budget| &budget["name"])
-        .collect();
+    let names: Vec<&Value> =
+        told["budgets"].as_array().unwrap().iter().map(|budget| &budget["name"]).collect();
     assert_eq!(names, ["daily", "other", "faster"]);
 
     // Two calls fit, and the bar moves by itself; a third would not.
@@ -1077,10 +994,7 @@ fn a_key_with_a_budget_is_made_in_the_page_shown_once_and_removed_with_its_budge
         ));
     };
     let has_focus = |testid: &str| {
-        browser.wait_for(&format!(
-            "document.activeElement?.matches({})",
-            json!(selector(testid))
-        ));
+        browser.wait_for(&format!("document.activeElement?.matches({})", json!(selector(testid))));
     };
 
     // What is wrong is said at its field, and nothing is made.
@@ -1114,10 +1028,7 @@ fn a_key_with_a_budget_is_made_in_the_page_shown_once_and_removed_with_its_budge
     let key = person.reads("key-secret");
     assert!(person.reads("key-curl").contains(&format!("Bearer {key}'")));
     let told = server.get("/api/keys").json()["items"][0].clone();
-    assert_eq!(
-        (&told["name"], &told["budgets"]),
-        (&json!(MARKUP), &json!([MARKUP]))
-    );
+    assert_eq!((&told["name"], &told["budgets"]), (&json!(MARKUP), &json!([MARKUP])));
     assert!(told["expiresAt"].as_str().unwrap().starts_with("2999-0"));
     person.sees_text("key", "Last used\nnot yet");
 
@@ -1128,10 +1039,7 @@ fn a_key_with_a_budget_is_made_in_the_page_shown_once_and_removed_with_its_budge
     let answer = server.request("POST", "/v1/chat/completions", &headers, body.as_bytes());
     assert_eq!(answer.status, 200, "{}", answer.text());
     person.sees_text("key-budget", "1 % · 10 tokens of 1,000 tokens used");
-    browser.wait_for(&format!(
-        "!{}.innerText.includes('not yet')",
-        element("key")
-    ));
+    browser.wait_for(&format!("!{}.innerText.includes('not yet')", element("key")));
 
     // The key is gone with the dialog, and nowhere else.
     browser.press("Escape");
@@ -1179,10 +1087,7 @@ fn a_row_says_what_the_cache_saved_and_how_long_the_first_token_took() {
     let server = TestServer::start_with(|config| {
         add_provider(config, "openai", Kind::OpenAi, upstream.url());
     });
-    let cached = server.save(&chain(
-        "Cached",
-        &[asking("only", "same", &json!({"cache": true}))],
-    ));
+    let cached = server.save(&chain("Cached", &[asking("only", "same", &json!({"cache": true}))]));
     let streamed = agent("only", "openai", "gpt-4o-mini", "streamed");
     let streamed = server.save(&chain("Streamed", &[streamed]));
     let person = Person::opens(&server);
@@ -1196,9 +1101,7 @@ fn a_row_says_what_the_cache_saved_and_how_long_the_first_token_took() {
     person.sees_text("saved-note", "$0.000615 saved by the cache");
     person.finds_in_newest_row(&["Cost", "from the cache, saved $0.000615"]);
     person.presses("ledger-run");
-    person
-        .browser
-        .click("document.querySelector('[data-testid=history-node] summary')");
+    person.browser.click("document.querySelector('[data-testid=history-node] summary')");
     person.sees_text("history-attempt", "from the cache, saved $0.000615");
     person.browser.press("Escape");
     server.run(streamed, &json!({}));
@@ -1253,15 +1156,9 @@ fn whatever_flows_and_providers_say_is_text_also_on_a_phone() {
     for column in ["flow", "node", "role", "model", "status"] {
         person.sees_cell(column, MARKUP);
     }
-    person
-        .browser
-        .click(&format!("{ROWS}[0].querySelector('.toggle')"));
-    person
-        .browser
-        .wait_for("document.querySelector('.details').innerText.includes('<img src=x')");
-    person
-        .browser
-        .click("document.querySelector('#spending summary')");
+    person.browser.click(&format!("{ROWS}[0].querySelector('.toggle')"));
+    person.browser.wait_for("document.querySelector('.details').innerText.includes('<img src=x')");
+    person.browser.click("document.querySelector('#spending summary')");
     person
         .browser
         .wait_for("document.querySelector('#spending tbody').innerText.includes('<img src=x')");
@@ -1273,15 +1170,12 @@ fn whatever_flows_and_providers_say_is_text_also_on_a_phone() {
     person.has_a_clean_console(&[]);
 
     // And if markup ever did get in, the Content-Security-Policy would not let it run.
-    person.browser.eval(&format!(
-        "document.body.insertAdjacentHTML('beforeend', {})",
-        json!(MARKUP)
-    ));
+    person
+        .browser
+        .eval(&format!("document.body.insertAdjacentHTML('beforeend', {})", json!(MARKUP)));
     eventually("the policy refuses it", || {
         let console = person.browser.console();
-        console
-            .iter()
-            .any(|text| text.contains("Content Security Policy"))
+        console.iter().any(|text| text.contains("Content Security Policy"))
     });
     assert_eq!(person.browser.eval("typeof window.hacked"), "undefined");
 }
@@ -1298,10 +1192,7 @@ fn pages_of_other_origins_can_use_live_js_where_they_are_allowed_to() {
     assert_eq!(browser.eval("live.sendMessage({ type: 'PING' })"), true);
     browser.wait_for("live.lastMessage.type === 'PONG'");
     let subscribe = json!({"type": "SUBSCRIBE", "payload": {"types": ["FLOW_STATUS"]}});
-    assert_eq!(
-        browser.eval(&format!("live.sendMessage({subscribe})")),
-        true
-    );
+    assert_eq!(browser.eval(&format!("live.sendMessage({subscribe})")), true);
     // An answer to what was sent after it says that it was taken.
     browser.eval("void (messages.length = 0, live.sendMessage({ type: 'PING' }))");
     browser.wait_for("messages.some(({ type }) => type === 'PONG')");
@@ -1330,19 +1221,12 @@ fn pages_of_other_origins_can_use_live_js_where_they_are_allowed_to() {
     );
     assert_eq!(browser.console(), Vec::<String>::new());
 
-    browser.open(&format!(
-        "{}/?http://{}",
-        stranger.origin(),
-        server.address()
-    ));
+    browser.open(&format!("{}/?http://{}", stranger.origin(), server.address()));
     browser.wait_for("live.status.state === 'disconnected'");
     assert_eq!(browser.eval("live.lastMessage"), Value::Null);
     let asks = "fetch(server + '/api/flows').then(() => 'told', () => 'refused')";
     assert_eq!(browser.eval(asks), "refused");
-    assert_eq!(
-        browser.eval(&format!("{run}.catch(() => 'refused')")),
-        "refused"
-    );
+    assert_eq!(browser.eval(&format!("{run}.catch(() => 'refused')")), "refused");
     // Browsers send this without asking the server first, as they do a form.
     browser.eval(&format!(
         "fetch(server + '/api/flows/{flow}/execute?wait=true', {{ method: 'POST', mode: 'no-cors' }}).then(() => null)"
@@ -1388,11 +1272,7 @@ impl Site {
                 std::thread::spawn(move || drop(answer(&stream)));
             }
         });
-        Self {
-            address,
-            stopping,
-            thread: Some(thread),
-        }
+        Self { address, stopping, thread: Some(thread) }
     }
 
     fn origin(&self) -> String {

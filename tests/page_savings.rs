@@ -36,8 +36,7 @@ impl Person {
 
     #[track_caller]
     fn has_the_focus_on(&self, css: &str) {
-        self.browser
-            .wait_for(&format!("document.activeElement?.matches({})", json!(css)));
+        self.browser.wait_for(&format!("document.activeElement?.matches({})", json!(css)));
     }
 
     #[track_caller]
@@ -55,12 +54,7 @@ impl Person {
                 (it) => it.getBoundingClientRect().right > {body}.getBoundingClientRect().right
             ).map((it) => it.outerHTML.slice(0, 200))]"
         );
-        assert_eq!(
-            self.browser.eval(&too_wide)[0],
-            0,
-            "{}",
-            self.browser.eval(&too_wide)
-        );
+        assert_eq!(self.browser.eval(&too_wide)[0], 0, "{}", self.browser.eval(&too_wide));
         self.cannot_scroll_sideways(390);
     }
 
@@ -191,10 +185,7 @@ fn what_somebody_else_changed_meanwhile_is_told_and_stays() {
     let end = format!("/{id}");
     person.is_preceded(&server, flow, "First", "GET", &end);
     person.presses("saving-show");
-    person.sees_text(
-        "saving-conflict",
-        "has changed since the suggestion was made",
-    );
+    person.sees_text("saving-conflict", "has changed since the suggestion was made");
     person.does_not_see("saving-apply");
     can_be_applied(&server, id);
     person.presses("saving-look-again");
@@ -203,10 +194,7 @@ fn what_somebody_else_changed_meanwhile_is_told_and_stays() {
     // Between the look and the press.
     person.is_preceded(&server, flow, "Second", "GET", &end);
     person.presses("saving-apply");
-    person.sees_text(
-        "saving-change",
-        "Not applied: something has changed meanwhile",
-    );
+    person.sees_text("saving-change", "Not applied: something has changed meanwhile");
     can_be_applied(&server, id);
     person.presses("saving-look-again");
     person.sees_text("saving-apply", "Apply");
@@ -214,10 +202,7 @@ fn what_somebody_else_changed_meanwhile_is_told_and_stays() {
     // And after the last look, where the server refuses.
     person.is_preceded(&server, flow, "Third", "POST", "/apply");
     person.presses("saving-apply");
-    person.sees_text(
-        "saving-change",
-        &format!("Not applied: flow {flow} has changed since"),
-    );
+    person.sees_text("saving-change", &format!("Not applied: flow {flow} has changed since"));
     let other = saved(&server, flow);
     assert_eq!(other["name"], "Third");
     assert!(other["data"]["nodes"][0]["data"]["cache"].is_null());
@@ -269,10 +254,7 @@ fn suggestions_come_and_go_in_the_open_dialog_as_text_also_on_a_phone() {
     };
     browser.click(&of_first("saving-show"));
     browser.wait_for(&format!("{}.checkVisibility()", of_first("saving-apply")));
-    browser.click(&format!(
-        "{}.querySelector('summary')",
-        of_first("saving-evidence")
-    ));
+    browser.click(&format!("{}.querySelector('summary')", of_first("saving-evidence")));
     person.finds_that_it_fits();
     // Before and after are one below the other.
     let [before, after] = ["before", "after"].map(|side| of_first(&format!("change-{side}")));
@@ -295,10 +277,7 @@ fn suggestions_come_and_go_in_the_open_dialog_as_text_also_on_a_phone() {
     person.has_the_focus_on("[data-testid=saving-past] > summary");
     person.sees_badge(0);
     let status = |id: &Value| server.get(&format!("{PATH}/{id}")).json()["status"].clone();
-    assert_eq!(
-        [status(&first), status(&second)],
-        ["DISMISSED", "DISMISSED"]
-    );
+    assert_eq!([status(&first), status(&second)], ["DISMISSED", "DISMISSED"]);
 
     // They are asked for by who wants to see them.
     browser.reload();
@@ -351,10 +330,7 @@ fn another_model_is_tried_on_stored_inputs_after_its_price_was_told_and_may_be_a
     person.has_the_focus_on(&selector("trial-count"));
     browser.type_into(&element("trial-count"), "3");
     browser.press("Enter");
-    person.sees_text(
-        "trial-told",
-        "3 calls to openai/gpt-4o-mini for about 0.00063 USD",
-    );
+    person.sees_text("trial-told", "3 calls to openai/gpt-4o-mini for about 0.00063 USD");
     browser.type_into(&element("trial-count"), "2");
     person.does_not_see("trial-confirm");
     browser.press("Enter");
@@ -377,29 +353,10 @@ fn another_model_is_tried_on_stored_inputs_after_its_price_was_told_and_may_be_a
         )
     };
     for (at, side, texts) in [
-        (
-            0,
-            "before",
-            &[
-                "gpt-4o",
-                "At length. At length.",
-                "1,000 in, 100 out",
-                "0.0035 USD",
-            ][..],
-        ),
+        (0, "before", &["gpt-4o", "At length. At length.", "1,000 in, 100 out", "0.0035 USD"][..]),
         (0, "after", &["not this one"]),
         (1, "before", &["At length.", "Latency"]),
-        (
-            1,
-            "after",
-            &[
-                "gpt-4o-mini",
-                "Briefly.",
-                "1,000 in, 50 out",
-                "0.00018 USD",
-                "Latency",
-            ],
-        ),
+        (1, "after", &["gpt-4o-mini", "Briefly.", "1,000 in, 50 out", "0.00018 USD", "Latency"]),
     ] {
         let missing = format!(
             "{}.filter((text) => !{}.innerText.includes(text))",
@@ -410,15 +367,10 @@ fn another_model_is_tried_on_stored_inputs_after_its_price_was_told_and_may_be_a
     }
     let [before, after] =
         ["before", "after"].map(|side| format!("{}.getBoundingClientRect()", item(1, side)));
-    assert_eq!(
-        browser.eval(&format!("{before}.bottom <= {after}.top")),
-        true
-    );
+    assert_eq!(browser.eval(&format!("{before}.bottom <= {after}.top")), true);
     person.finds_that_it_fits();
     browser.resize(1280, 800, false);
-    browser.wait_for(&format!(
-        "{before}.right <= {after}.left && {before}.top === {after}.top"
-    ));
+    browser.wait_for(&format!("{before}.right <= {after}.left && {before}.top === {after}.top"));
 
     // Another model than the one put forward: its own promise, its own change.
     let other = &found["alternatives"][0];
@@ -449,14 +401,8 @@ fn another_model_is_tried_on_stored_inputs_after_its_price_was_told_and_may_be_a
     );
     person.presses("saving-apply");
     person.sees_card("saving-applied", &found["id"], "not measured yet");
-    assert_eq!(
-        browser.eval("window.applied"),
-        json!({"alternative": name, "version": version})
-    );
-    assert_eq!(
-        saved(&server, flow)["data"]["nodes"][0]["data"]["model"],
-        model
-    );
+    assert_eq!(browser.eval("window.applied"), json!({"alternative": name, "version": version}));
+    assert_eq!(saved(&server, flow)["data"]["nodes"][0]["data"]["model"], model);
     person.has_a_clean_console(&[]);
 }
 
@@ -475,10 +421,7 @@ fn what_is_expected_and_what_was_measured_are_told_apart_also_where_it_cost_more
             json!({"savingPer30Days": saving, "calls": 1}),
             "likely 0.10 USD in 30 days (0.000012 to 1,234.50), from 1 call",
         ),
-        (
-            json!({"savingMs": 1_500, "calls": 12}),
-            "likely 1.50 s less in each run, from 12 calls",
-        ),
+        (json!({"savingMs": 1_500, "calls": 12}), "likely 1.50 s less in each run, from 12 calls"),
     ] {
         assert_eq!(says("promised", &told), words);
     }

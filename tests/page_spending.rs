@@ -22,9 +22,7 @@ fn chooses(person: &Person, id: &str, value: &str) {
 #[track_caller]
 fn sees_sums(person: &Person, expected: &[&str]) {
     let rows = json!(expected).to_string();
-    person
-        .browser
-        .wait_for(&format!("JSON.stringify({SUMS}) === {}", json!(rows)));
+    person.browser.wait_for(&format!("JSON.stringify({SUMS}) === {}", json!(rows)));
 }
 
 #[test]
@@ -48,34 +46,18 @@ fn what_was_spent_is_seen_by_day_and_by_tag_and_grows_while_calls_are_made() {
     ask("openai/gpt-4o-mini", "team=a");
     let person = Person::opens(&server);
     person.sees_that_it_is("Connected");
-    person
-        .browser
-        .click("document.querySelector('#spending summary')");
-    sees_sums(
-        &person,
-        &[
-            "gpt-4o-mini $0.00042 2 2,000 200",
-            "All $0.00042 2 2,000 200",
-        ],
-    );
+    person.browser.click("document.querySelector('#spending summary')");
+    sees_sums(&person, &["gpt-4o-mini $0.00042 2 2,000 200", "All $0.00042 2 2,000 200"]);
     chooses(&person, "spending-by", "tag");
     sees_sums(
         &person,
-        &[
-            "team=a $0.00042 2 2,000 200",
-            "beta $0.00021 1 1,000 100",
-            "All $0.00042 2 2,000 200",
-        ],
+        &["team=a $0.00042 2 2,000 200", "beta $0.00021 1 1,000 100", "All $0.00042 2 2,000 200"],
     );
     // Nobody reloads anything.
     ask("openai/unheard-of", "beta");
     sees_sums(
         &person,
-        &[
-            "team=a $0.00042 2 2,000 200",
-            "beta $0.00021 2 2,000 200",
-            "All $0.00042 3 3,000 300",
-        ],
+        &["team=a $0.00042 2 2,000 200", "beta $0.00021 2 2,000 200", "All $0.00042 3 3,000 300"],
     );
     person.browser.wait_for(
         "document.querySelector('[data-testid=spending-note]').innerText.startsWith('1 call of unknown price not in the cost')",

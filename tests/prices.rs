@@ -38,31 +38,16 @@ fn a_row_says_which_price_it_was_given_and_equal_prices_are_stored_once() {
     server.run(flow, &json!({}));
     server.start_again();
     server.run(flow, &json!({}));
-    let ids: Vec<Value> = rows(&server)
-        .iter()
-        .map(|row| row["price_id"].clone())
-        .collect();
+    let ids: Vec<Value> = rows(&server).iter().map(|row| row["price_id"].clone()).collect();
     assert_eq!(ids, vec![ids[0].clone(); 4]);
     let response = server.get(&format!("/api/prices/{}", ids[0]));
     assert_eq!(response.status, 200, "{}", response.text());
     // Exactly, as text.
-    assert!(
-        response.text().contains("\"input\":0.15,"),
-        "{}",
-        response.text()
-    );
+    assert!(response.text().contains("\"input\":0.15,"), "{}", response.text());
     let price = response.json();
     assert_eq!(price["id"], ids[0]);
-    assert_eq!(
-        (&price["provider"], &price["model"]),
-        (&json!("openai"), &json!("gpt-4o-mini"))
-    );
-    assert!(
-        price["source"]
-            .as_str()
-            .unwrap()
-            .starts_with("genai-prices ")
-    );
+    assert_eq!((&price["provider"], &price["model"]), (&json!("openai"), &json!("gpt-4o-mini")));
+    assert!(price["source"].as_str().unwrap().starts_with("genai-prices "));
     for id in ["99", "x"] {
         assert_eq!(server.get(&format!("/api/prices/{id}")).status, 404);
     }
@@ -77,18 +62,12 @@ fn what_is_free_by_its_nature_or_has_no_known_price_has_no_price() {
     let free = rows(&server);
     assert_eq!(free.len(), 2);
     for row in free {
-        assert_eq!(
-            (&row["total_cost_usd"], row.get("price_id")),
-            (&json!(0), None)
-        );
+        assert_eq!((&row["total_cost_usd"], row.get("price_id")), (&json!(0), None));
     }
     let unknown = agent("a", "openai", "no-such-model", "x");
     server.run(server.save(&chain("Unknown", &[unknown])), &json!({}));
     let row = &rows(&server)[0];
-    assert_eq!(
-        (&row["total_cost_usd"], row.get("price_id")),
-        (&Value::Null, None)
-    );
+    assert_eq!((&row["total_cost_usd"], row.get("price_id")), (&Value::Null, None));
 }
 
 #[test]
@@ -129,9 +108,7 @@ fn own_prices_come_from_a_file_beside_the_configuration_and_count_as_soon_as_it_
     assert_eq!(first["source"], "mine.toml");
     assert_eq!(first["usd_per_mtok"]["input"], json!(0.5));
     home.write("mine.toml", format!("{ENTRY}input_per_mtok = '0.75'"));
-    eventually("the new price counts", || {
-        price(&server)["usd_per_mtok"]["input"] == json!(0.75)
-    });
+    eventually("the new price counts", || price(&server)["usd_per_mtok"]["input"] == json!(0.75));
     home.write("mine.toml", format!("{ENTRY}input_per_mtok = 1.5"));
     // The file is checked when a price is asked for, but not more often than every few seconds.
     eventually("the fault is logged", || {
@@ -144,10 +121,7 @@ fn own_prices_come_from_a_file_beside_the_configuration_and_count_as_soon_as_it_
 fn a_file_of_prices_that_cannot_be_read_stops_the_start_and_is_told_with_its_line() {
     let home = Home::new();
     home.write("mine.toml", format!("{ENTRY}input_per_mtok = 'much'"));
-    for (file, part) in [
-        ("mine.toml", "mine.toml, line 4: `much`"),
-        ("none.toml", "none.toml"),
-    ] {
+    for (file, part) in [("mine.toml", "mine.toml, line 4: `much`"), ("none.toml", "none.toml")] {
         let mut command = home.serve();
         command.args(["--prices", file]);
         let ended = crate::binary::Running::start(&mut command).end();

@@ -84,10 +84,7 @@ fn the_constant_beginnings_of_each_item_are_marked_and_the_ledger_tells_what_was
     told.reverse();
     // 10 × 3 + 2,000 × 3.75 (or 0.30) + 1 × 15 millionths of a dollar.
     let read = json!([2_010, 0, 2_000, 0.000_645]);
-    assert_eq!(
-        told,
-        [json!([2_010, 2_000, 0, 0.007_545]), read.clone(), read]
-    );
+    assert_eq!(told, [json!([2_010, 2_000, 0, 0.007_545]), read.clone(), read]);
 }
 
 #[test]

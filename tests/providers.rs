@@ -34,23 +34,14 @@ fn nanodollars(provider: &str, model: &str, input: u64, output: u64) -> u64 {
 
 /// An amount as it is printed: dollars as an exact decimal number.
 fn dollars(nanodollars: u64) -> String {
-    let text = format!(
-        "{}.{:09}",
-        nanodollars / 1_000_000_000,
-        nanodollars % 1_000_000_000
-    );
+    let text = format!("{}.{:09}", nanodollars / 1_000_000_000, nanodollars % 1_000_000_000);
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 fn with_aimock(aimock: &Aimock, patience: fn(&mut Config)) -> TestServer {
     TestServer::start_with(|config| {
         add_provider(config, "openai", Kind::OpenAi, &aimock.openai_url());
-        add_provider(
-            config,
-            "anthropic",
-            Kind::Anthropic,
-            &aimock.anthropic_url(),
-        );
+        add_provider(config, "anthropic", Kind::Anthropic, &aimock.anthropic_url());
         add_provider(config, "keyless", Kind::OpenAi, &aimock.openai_url());
         config.providers.get_mut("keyless").unwrap().api_key = None;
         patience(config);
@@ -95,60 +86,12 @@ fn what_another_implementation_answers_is_kept_exactly() {
     let grüße = "Grüße aus Tōkyō – 東京 “zitiert”\n\tund <b>kein</b> HTML \\ & Ende";
     let dated = "gpt-4o-mini-2024-07-18";
     for (provider, model, prompt, text, model_used, input, output) in [
-        (
-            "openai",
-            "gpt-4o-mini",
-            "say [answer]",
-            paris,
-            "gpt-4o-mini",
-            1234,
-            56,
-        ),
-        (
-            "openai",
-            "gpt-4o-mini",
-            "say [unicode]",
-            grüße,
-            "gpt-4o-mini",
-            17,
-            23,
-        ),
-        (
-            "openai",
-            "gpt-4o-mini",
-            "say [dated]",
-            "Dated.",
-            dated,
-            1_000_000,
-            1_000_000,
-        ),
-        (
-            "openai",
-            "gpt-4o-mini",
-            "say [length]",
-            "This answer was cut",
-            "gpt-4o-mini",
-            8,
-            4,
-        ),
-        (
-            "anthropic",
-            "claude-haiku-4-5",
-            "say [answer]",
-            paris,
-            "claude-haiku-4-5",
-            1234,
-            56,
-        ),
-        (
-            "anthropic",
-            "claude-haiku-4-5",
-            "say [unicode]",
-            grüße,
-            "claude-haiku-4-5",
-            17,
-            23,
-        ),
+        ("openai", "gpt-4o-mini", "say [answer]", paris, "gpt-4o-mini", 1234, 56),
+        ("openai", "gpt-4o-mini", "say [unicode]", grüße, "gpt-4o-mini", 17, 23),
+        ("openai", "gpt-4o-mini", "say [dated]", "Dated.", dated, 1_000_000, 1_000_000),
+        ("openai", "gpt-4o-mini", "say [length]", "This answer was cut", "gpt-4o-mini", 8, 4),
+        ("anthropic", "claude-haiku-4-5", "say [answer]", paris, "claude-haiku-4-5", 1234, 56),
+        ("anthropic", "claude-haiku-4-5", "say [unicode]", grüße, "claude-haiku-4-5", 17, 23),
         (
             "anthropic",
             "claude-haiku-4-5",
@@ -177,10 +120,8 @@ fn what_another_implementation_answers_is_kept_exactly() {
             let exact = format!("\"total_cost_usd\":{},", dollars(cost));
             assert!(ledger.contains(&exact), "{exact} is not in {ledger}");
             let told = client.until_type("NODE_COMPLETED");
-            let pieces: Vec<&str> = told
-                .iter()
-                .filter_map(|message| message["payload"]["delta"].as_str())
-                .collect();
+            let pieces: Vec<&str> =
+                told.iter().filter_map(|message| message["payload"]["delta"].as_str()).collect();
             if is_streamed {
                 assert_eq!(pieces.concat(), text);
             } else {
@@ -202,11 +143,7 @@ type Left<'a> = (&'a str, Value, &'a [&'a str]);
 fn fails(server: &TestServer, flow: &Value, (status, cost, parts): &Left) {
     let mut client = server.client();
     let (run, ledger, row) = call(server, flow);
-    assert_eq!(
-        (&run["status"], &run["errorNodeId"]),
-        (&json!("FAILED"), &json!("only")),
-        "{run}"
-    );
+    assert_eq!((&run["status"], &run["errorNodeId"]), (&json!("FAILED"), &json!("only")), "{run}");
     let told = client.until_type("FLOW_FAILED");
     let of_type = |name: &str| {
         told.iter().find(|message| message["type"] == name).unwrap()["payload"].clone()
@@ -223,19 +160,13 @@ fn fails(server: &TestServer, flow: &Value, (status, cost, parts): &Left) {
         assert_eq!(other, error);
     }
     let node = &flow["data"]["nodes"][0]["data"];
-    let place = format!(
-        "{}/{}: ",
-        node["provider"].as_str().unwrap(),
-        node["model"].as_str().unwrap()
-    );
+    let place =
+        format!("{}/{}: ", node["provider"].as_str().unwrap(), node["model"].as_str().unwrap());
     assert!(error.starts_with(&place), "{error}");
     for part in *parts {
         assert!(error.contains(part), "`{part}` is not in: {error}");
     }
-    assert!(
-        error.chars().count() <= 1_001 && !error.contains('\n'),
-        "{error}"
-    );
+    assert!(error.chars().count() <= 1_001 && !error.contains('\n'), "{error}");
     assert_eq!(row["status"], *status, "{error}");
     if *cost == ESTIMATED {
         assert_eq!(row["usage_source"], ESTIMATED, "{row}");
@@ -246,12 +177,7 @@ fn fails(server: &TestServer, flow: &Value, (status, cost, parts): &Left) {
     assert_eq!(of_type("NODE_FAILED")["willRetry"], false);
     assert_eq!(of_type("FLOW_FAILED")["nodeId"], "only");
     assert!(row["latency_ms"].is_u64(), "{row}");
-    assert_eq!(
-        told.iter()
-            .filter(|message| message["type"] == "LEDGER_UPDATE")
-            .count(),
-        2
-    );
+    assert_eq!(told.iter().filter(|message| message["type"] == "LEDGER_UPDATE").count(), 2);
     let everything = format!("{run}{ledger}{}", json!(told));
     assert!(!everything.contains(KEY), "{everything}");
 }
@@ -273,44 +199,16 @@ fn what_another_implementation_refuses_or_breaks_off_is_told_and_kept() {
         for (prompt, is_streamed, left) in [
             ("[401]", true, ("FAILED", free(), &refused[..])),
             ("[401]", false, ("FAILED", free(), &refused)),
-            (
-                "[400]",
-                true,
-                ("FAILED", free(), &["status 400", "maximum context length"]),
-            ),
+            ("[400]", true, ("FAILED", free(), &["status 400", "maximum context length"])),
             (
                 "[404]",
                 true,
-                (
-                    "FAILED",
-                    free(),
-                    &["status 404", "does not exist", "check the model"],
-                ),
+                ("FAILED", free(), &["status 404", "does not exist", "check the model"]),
             ),
-            (
-                "[429]",
-                true,
-                ("FAILED", free(), &["status 429", "Rate limit reached."]),
-            ),
-            (
-                "[429]",
-                false,
-                ("FAILED", free(), &["status 429", "Rate limit reached."]),
-            ),
-            (
-                "[500]",
-                true,
-                (
-                    "FAILED",
-                    null(),
-                    &["status 500", "The server had an error."],
-                ),
-            ),
-            (
-                "[529]",
-                false,
-                ("FAILED", null(), &["status 529", "Overloaded"]),
-            ),
+            ("[429]", true, ("FAILED", free(), &["status 429", "Rate limit reached."])),
+            ("[429]", false, ("FAILED", free(), &["status 429", "Rate limit reached."])),
+            ("[500]", true, ("FAILED", null(), &["status 500", "The server had an error."])),
+            ("[529]", false, ("FAILED", null(), &["status 529", "Overloaded"])),
             ("[garbage]", false, ("FAILED", null(), &["not JSON"])),
             ("[drop]", true, ("FAILED", null(), &["connection broke"])),
             ("[drop]", false, ("FAILED", null(), &["connection broke"])),
@@ -346,10 +244,7 @@ fn a_stream_that_breaks_off_or_stalls_is_no_success() {
         fails(&server, &late, &stalled);
     }
     let (run, _, row) = call(&server, &anthropic("say [stall]", true));
-    assert_eq!(
-        (&run["status"], &row["status"]),
-        (&failed, &json!("TIMEOUT"))
-    );
+    assert_eq!((&run["status"], &row["status"]), (&failed, &json!("TIMEOUT")));
     goes_on(&server);
 
     let server = with_aimock(&aimock, soon_begun);
@@ -390,22 +285,10 @@ fn every_kind_of_refusal_is_told_with_provider_and_status() {
     let error = |message: &str| format!(r#"{{"error":{{"message":"{message}","type":"test"}}}}"#);
     let page = "<!DOCTYPE html>\n<html><head><title>Bad\nGateway</title></head></html>";
     let upstream = scripted(vec![
-        (
-            "401",
-            json_answer("401 Unauthorized", &error("no such key: test-key")),
-        ),
+        ("401", json_answer("401 Unauthorized", &error("no such key: test-key"))),
         ("403", json_answer("403 Forbidden", &error("not for you"))),
-        (
-            "429",
-            json_answer(
-                "429 Too Many Requests\r\nretry-after: 7",
-                &error("slow down"),
-            ),
-        ),
-        (
-            "500",
-            json_answer("500 Internal Server Error", &error("broken")),
-        ),
+        ("429", json_answer("429 Too Many Requests\r\nretry-after: 7", &error("slow down"))),
+        ("500", json_answer("500 Internal Server Error", &error("broken"))),
         ("502", plain("502 Bad Gateway", "text/html", page)),
         ("503", plain("503 Service Unavailable", "text/plain", "")),
         (
@@ -413,28 +296,16 @@ fn every_kind_of_refusal_is_told_with_provider_and_status() {
             "HTTP/1.1 307 Elsewhere\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n"
                 .into(),
         ),
-        (
-            "long",
-            json_answer("400 Bad Request", &error(&"ü ".repeat(5_000))),
-        ),
+        ("long", json_answer("400 Bad Request", &error(&"ü ".repeat(5_000)))),
         ("page", plain("200 OK", "text/html", page)),
         ("empty", plain("200 OK", "application/json", "")),
         ("nothing", STREAM_HEAD.to_owned()),
-        (
-            "half",
-            plain("200 OK", "application/json", r#"{"choices":[{"mess"#),
-        ),
+        ("half", plain("200 OK", "application/json", r#"{"choices":[{"mess"#)),
         ("list", json_answer("200 OK", "[]")),
         ("null", json_answer("200 OK", "null")),
-        (
-            "none",
-            json_answer("200 OK", r#"{"choices":[],"content":null}"#),
-        ),
+        ("none", json_answer("200 OK", r#"{"choices":[],"content":null}"#)),
         ("reported", json_answer("200 OK", &error("out of credit"))),
-        (
-            "short",
-            plain("200 OK", "application/json", "{}").replace("length: 2", "length: 9"),
-        ),
+        ("short", plain("200 OK", "application/json", "{}").replace("length: 2", "length: 9")),
         ("no http", "SSH-2.0-OpenSSH_9.2\r\n".to_owned()),
         ("closed", String::new()),
     ]);
@@ -447,24 +318,13 @@ fn every_kind_of_refusal_is_told_with_provider_and_status() {
                 (
                     "FAILED",
                     json!(0),
-                    &[
-                        "status 401",
-                        "no such key: ***",
-                        "check the key of provider",
-                    ][..],
+                    &["status 401", "no such key: ***", "check the key of provider"][..],
                 ),
             ),
             ("403", ("FAILED", json!(0), &["status 403", "not for you"])),
             ("429", ("FAILED", json!(0), &["status 429", "slow down"])),
             ("500", ("FAILED", null(), &["status 500", "broken"])),
-            (
-                "502",
-                (
-                    "FAILED",
-                    null(),
-                    &["status 502", "an HTML page, titled “Bad Gateway”"],
-                ),
-            ),
+            ("502", ("FAILED", null(), &["status 502", "an HTML page, titled “Bad Gateway”"])),
             ("503", ("FAILED", null(), &["status 503", "an empty body"])),
             (
                 "307",
@@ -475,10 +335,7 @@ fn every_kind_of_refusal_is_told_with_provider_and_status() {
                 ),
             ),
             ("long", ("FAILED", json!(0), &["status 400", "ü ü", "…"])),
-            (
-                "page",
-                ("FAILED", null(), &["an HTML page, titled “Bad Gateway”"]),
-            ),
+            ("page", ("FAILED", null(), &["an HTML page, titled “Bad Gateway”"])),
             ("empty", ("FAILED", null(), &["an empty body"])),
             ("nothing", ("FAILED", null(), &["an empty body"])),
             ("half", ("FAILED", null(), &["not JSON"])),
@@ -491,11 +348,7 @@ fn every_kind_of_refusal_is_told_with_provider_and_status() {
             ("closed", ("FAILED", null(), &["connection broke"])),
         ] {
             for is_streamed in [true, false] {
-                fails(
-                    &server,
-                    &one(provider, "some-model", prompt, is_streamed),
-                    &left,
-                );
+                fails(&server, &one(provider, "some-model", prompt, is_streamed), &left);
             }
         }
     }
@@ -533,18 +386,10 @@ fn a_provider_that_hangs_is_given_up_and_its_row_says_timeout() {
         goes_on(&server);
     };
     let begin = ["first byte timeout", "500ms"];
-    let unbegun = [
-        ("nothing", true),
-        ("half a head", true),
-        ("only a head", true),
-    ];
+    let unbegun = [("nothing", true), ("half a head", true), ("only a head", true)];
     hangs(soon_begun, &begin, &unbegun);
     let end = ["total timeout", "1.5s"];
-    hangs(
-        soon_over,
-        &end,
-        &[("nothing", false), ("a beginning", true)],
-    );
+    hangs(soon_over, &end, &[("nothing", false), ("a beginning", true)]);
 }
 
 #[test]
@@ -555,32 +400,14 @@ fn a_provider_that_is_not_there_is_told_as_such_and_costs_nothing() {
     socket.bind(&any.into()).unwrap();
     let address = socket.local_addr().unwrap().as_socket().unwrap();
     let server = TestServer::start_with(|config| {
-        add_provider(
-            config,
-            "refused",
-            Kind::OpenAi,
-            &format!("http://{address}/v1"),
-        );
-        add_provider(
-            config,
-            "nowhere",
-            Kind::Anthropic,
-            "http://nowhere.invalid/v1",
-        );
+        add_provider(config, "refused", Kind::OpenAi, &format!("http://{address}/v1"));
+        add_provider(config, "nowhere", Kind::Anthropic, "http://nowhere.invalid/v1");
         config.timeouts.connect = Duration::from_secs(5);
     });
     let port = format!("127.0.0.1:{}", address.port());
-    let parts = [
-        "could not connect",
-        &port,
-        "check the base_url of provider refused",
-    ];
+    let parts = ["could not connect", &port, "check the base_url of provider refused"];
     for is_streamed in [true, false] {
-        fails(
-            &server,
-            &one("refused", "m", "x", is_streamed),
-            &("FAILED", json!(0), &parts),
-        );
+        fails(&server, &one("refused", "m", "x", is_streamed), &("FAILED", json!(0), &parts));
     }
     let (run, _, row) = call(&server, &one("nowhere", "m", "x", true));
     assert_eq!(run["status"], "FAILED");
@@ -593,10 +420,7 @@ fn a_provider_that_is_not_there_is_told_as_such_and_costs_nothing() {
 fn without_a_key_no_call_is_made_and_the_error_says_what_to_set() {
     let upstream = Upstream::saying(completion("hi", 1, 1));
     let server = TestServer::start_with(|config| {
-        for (name, key) in [
-            ("unset", None),
-            ("empty", Some(flowledger::secret::Secret::new(""))),
-        ] {
+        for (name, key) in [("unset", None), ("empty", Some(flowledger::secret::Secret::new("")))] {
             let provider = ProviderConfig {
                 kind: Kind::OpenAi,
                 base_url: upstream.url().to_owned(),
@@ -615,10 +439,7 @@ fn without_a_key_no_call_is_made_and_the_error_says_what_to_set() {
         let told = client.until_type("FLOW_FAILED");
         for error in [&run["error"], &told.last().unwrap()["payload"]["error"]] {
             let error = error.as_str().unwrap();
-            assert!(
-                error.contains(provider) && error.contains("set OPENAI_API_KEY"),
-                "{error}"
-            );
+            assert!(error.contains(provider) && error.contains("set OPENAI_API_KEY"), "{error}");
         }
         assert!(told.iter().any(|message| message["type"] == "NODE_FAILED"));
     }
@@ -637,18 +458,9 @@ data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text
 
 "#;
     let upstream = scripted(vec![
-        (
-            "text",
-            format!("{STREAM_HEAD}{}{}", delta("Once"), delta(" upon")),
-        ),
-        (
-            "half an event",
-            format!("{STREAM_HEAD}{}data: {{\"choi", delta("Once")),
-        ),
-        (
-            "garbage",
-            format!("{STREAM_HEAD}{}data: oops\n\n", delta("Once")),
-        ),
+        ("text", format!("{STREAM_HEAD}{}{}", delta("Once"), delta(" upon"))),
+        ("half an event", format!("{STREAM_HEAD}{}data: {{\"choi", delta("Once"))),
+        ("garbage", format!("{STREAM_HEAD}{}data: oops\n\n", delta("Once"))),
         (
             "error",
             format!(
@@ -671,11 +483,7 @@ data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text
     let flow = one("anthropic", "claude-haiku-4-5", "counted", true);
     let known = nanodollars("anthropic", "claude-haiku-4-5", 1_000, 1);
     let cost: Value = serde_json::from_str(&dollars(known)).unwrap();
-    fails(
-        &server,
-        &flow,
-        &("FAILED", cost, &["before the answer was complete"]),
-    );
+    fails(&server, &flow, &("FAILED", cost, &["before the answer was complete"]));
     goes_on(&server);
 }
 
@@ -711,17 +519,10 @@ fn usage_that_cannot_be_is_estimated_and_said_to_be() {
             format!(r#"{{"{one_count}":"7","{others}":3}}"#),
             format!(r#"{{"{one_count}":{{}},"{others}":[]}}"#),
         ] {
-            let upstream = Upstream::saying(if kind == "openai" {
-                openai(&usage)
-            } else {
-                anthropic(&usage)
-            });
+            let upstream =
+                Upstream::saying(if kind == "openai" { openai(&usage) } else { anthropic(&usage) });
             let server = with_upstream(&upstream, patient);
-            let model = if kind == "openai" {
-                "gpt-4o-mini"
-            } else {
-                "claude-haiku-4-5"
-            };
+            let model = if kind == "openai" { "gpt-4o-mini" } else { "claude-haiku-4-5" };
             for is_streamed in [true, false] {
                 let (run, ledger, row) = call(&server, &one(kind, model, "x", is_streamed));
                 assert_eq!(run["status"], "COMPLETED", "{usage}: {}", run["error"]);
@@ -746,19 +547,10 @@ fn usage_that_cannot_be_is_estimated_and_said_to_be() {
         }
     }
     // The largest counts that are believed still have an exact cost.
-    let upstream = Upstream::saying(openai(
-        r#"{"prompt_tokens":1000000000,"completion_tokens":1000000000}"#,
-    ));
+    let upstream =
+        Upstream::saying(openai(r#"{"prompt_tokens":1000000000,"completion_tokens":1000000000}"#));
     let server = with_upstream(&upstream, patient);
     let (_, ledger, _) = call(&server, &one("openai", "gpt-4o-mini", "x", false));
-    let cost = dollars(nanodollars(
-        "openai",
-        "gpt-4o-mini",
-        1_000_000_000,
-        1_000_000_000,
-    ));
-    assert!(
-        ledger.contains(&format!("\"total_cost_usd\":{cost},")),
-        "{cost}: {ledger}"
-    );
+    let cost = dollars(nanodollars("openai", "gpt-4o-mini", 1_000_000_000, 1_000_000_000));
+    assert!(ledger.contains(&format!("\"total_cost_usd\":{cost},")), "{cost}: {ledger}");
 }

@@ -49,10 +49,7 @@ fn between_replay_and_live_there_is_neither_a_gap_nor_a_repeat() {
         }
         let last = newest(&server);
         for mut client in clients {
-            assert_eq!(
-                seqs_until(&mut client, last),
-                (1..=last).collect::<Vec<_>>()
-            );
+            assert_eq!(seqs_until(&mut client, last), (1..=last).collect::<Vec<_>>());
         }
     });
 }
@@ -68,10 +65,7 @@ fn replay_goes_on_across_a_restart() {
     let last = newest(&server);
     assert!(last > before);
     let mut client = server.client_since(before - 2);
-    assert_eq!(
-        seqs_until(&mut client, last),
-        (before - 1..=last).collect::<Vec<_>>()
-    );
+    assert_eq!(seqs_until(&mut client, last), (before - 1..=last).collect::<Vec<_>>());
 }
 
 #[test]
@@ -89,10 +83,7 @@ fn a_log_that_does_not_reach_back_or_forth_is_said_so() {
 fn a_since_that_is_no_number_is_refused() {
     let server = TestServer::start();
     let response = server.request("GET", "/ws?since=yesterday", &[], b"");
-    assert_eq!(
-        (response.status, response.error_code().as_str()),
-        (400, "bad_since")
-    );
+    assert_eq!((response.status, response.error_code().as_str()), (400, "bad_since"));
 }
 
 #[test]

@@ -38,34 +38,21 @@ fn the_same_call_is_bought_once_and_the_row_of_the_second_says_what_it_saved() {
     let second = server.run(flow, &json!({"x": "same"}));
     assert_eq!(second["status"], "COMPLETED");
     assert_eq!(second["nodes"][0]["output"], first["nodes"][0]["output"]);
-    assert_eq!(
-        (&second["cost"], &second["inputTokens"]),
-        (&json!(0), &json!(0))
-    );
+    assert_eq!((&second["cost"], &second["inputTokens"]), (&json!(0), &json!(0)));
     server.start_again();
     // Also after a restart; another prompt is another call.
     server.run(flow, &json!({"x": "same"}));
     server.run(flow, &json!({"x": "other"}));
     assert_eq!(upstream.count(), 2);
     let rows = rows(&server);
-    let told: Vec<(&Value, &Value)> = rows
-        .iter()
-        .map(|row| (&row["cached"], &row["saved_usd"]))
-        .collect();
+    let told: Vec<(&Value, &Value)> =
+        rows.iter().map(|row| (&row["cached"], &row["saved_usd"])).collect();
     let (none, saved) = (Value::Null, rows[0]["total_cost_usd"].clone());
     assert_eq!(
         told,
-        [
-            (&none, &none),
-            (&json!(true), &saved),
-            (&json!(true), &saved),
-            (&none, &none)
-        ]
+        [(&none, &none), (&json!(true), &saved), (&json!(true), &saved), (&none, &none)]
     );
-    assert_eq!(
-        (&rows[1]["status"], &rows[1]["total_cost_usd"]),
-        (&json!("SUCCESS"), &json!(0))
-    );
+    assert_eq!((&rows[1]["status"], &rows[1]["total_cost_usd"]), (&json!("SUCCESS"), &json!(0)));
     let completed: Vec<Value> = client
         .until_closed()
         .0
@@ -84,12 +71,7 @@ fn an_answer_that_is_too_old_or_to_another_call_is_not_taken() {
     warm["data"]["temperature"] = json!(0.5);
     let mut long = asking("x", &json!(true));
     long["data"]["maxTokens"] = json!(9);
-    for node in [
-        asking("x", &json!(true)),
-        asking("x", &json!(false)),
-        warm,
-        long,
-    ] {
+    for node in [asking("x", &json!(true)), asking("x", &json!(false)), warm, long] {
         let flow = server.save(&chain("One", &[node]));
         server.run(flow, &json!({}));
     }
@@ -156,9 +138,7 @@ fn of_those_who_ask_the_same_at_once_one_buys_and_the_others_wait_for_it() {
         leave.send(()).unwrap();
     }
     let path = format!("/api/runs/{run_id}");
-    eventually("it is over", || {
-        server.get(&path).json()["status"] == "COMPLETED"
-    });
+    eventually("it is over", || server.get(&path).json()["status"] == "COMPLETED");
     assert_eq!(upstream.count(), 2);
     let rows = rows(&server);
     let cached = rows.iter().filter(|row| row["cached"] == true);
@@ -186,11 +166,7 @@ fn a_failure_is_not_kept_and_who_waited_for_it_asks_again() {
 #[test]
 fn an_age_that_cannot_be_is_refused_when_the_flow_is_saved() {
     let server = TestServer::start();
-    for cache in [
-        json!({"maxAgeS": 0}),
-        json!({"maxAgeS": 99_999_999}),
-        json!("long"),
-    ] {
+    for cache in [json!({"maxAgeS": 0}), json!({"maxAgeS": 99_999_999}), json!("long")] {
         let mut node = agent("only", "echo", "echo-1", "x");
         node["data"]["cache"] = cache.clone();
         let refused = server.post("/api/flows", &chain("One", &[node]));

@@ -36,10 +36,7 @@ fn a_csv_that_breaks_off_has_no_end() {
     insert(1, 1, "UNREADABLE");
     insert(2, 1_200, "SUCCESS");
     let csv = |server: &TestServer| {
-        ask(
-            server,
-            "GET /api/ledger.csv HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n",
-        )
+        ask(server, "GET /api/ledger.csv HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
     };
     let broken = csv(&server);
     assert!(broken.starts_with("HTTP/1.1 200 "), "{broken}");
@@ -100,9 +97,7 @@ fn a_client_that_leaves_in_its_body_gets_no_answer() {
     stream.write_all(head.as_bytes()).unwrap();
     stream.shutdown(std::net::Shutdown::Write).unwrap();
     assert_eq!(to_the_end(&mut stream), "");
-    eventually("the server goes on", || {
-        server.get("/api/health").status == 200
-    });
+    eventually("the server goes on", || server.get("/api/health").status == 200);
 }
 
 #[test]

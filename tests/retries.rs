@@ -67,20 +67,12 @@ fn what_may_pass_is_tried_again_and_every_attempt_is_a_row_of_one_operation() {
     assert_eq!(run["nodes"][0]["attempt"], 3);
     assert_eq!(run["nodes"][0]["output"], "well");
     let rows = rows(&server);
-    let told: Vec<(&Value, &Value)> = rows
-        .iter()
-        .map(|row| (&row["attempt"], &row["status"]))
-        .collect();
+    let told: Vec<(&Value, &Value)> =
+        rows.iter().map(|row| (&row["attempt"], &row["status"])).collect();
     let expected =
         [(1, "FAILED"), (2, "FAILED"), (3, "SUCCESS")].map(|(n, s)| (json!(n), json!(s)));
-    assert!(
-        told.into_iter().eq(expected.iter().map(|(n, s)| (n, s))),
-        "{rows:#?}"
-    );
-    assert!(
-        rows.iter()
-            .all(|row| row["operation_id"] == rows[0]["operation_id"])
-    );
+    assert!(told.into_iter().eq(expected.iter().map(|(n, s)| (n, s))), "{rows:#?}");
+    assert!(rows.iter().all(|row| row["operation_id"] == rows[0]["operation_id"]));
     let seen = client.until(|message| message["payload"]["status"] == "FINISHED");
     let failures: Vec<&Value> = seen
         .iter()
@@ -123,11 +115,7 @@ fn a_provider_that_says_how_long_to_wait_is_asked_no_sooner() {
     let began = Instant::now();
     let run = server.run(flow, &json!({}));
     assert_eq!(run["status"], "COMPLETED");
-    assert!(
-        began.elapsed() >= Duration::from_secs(1),
-        "{:?}",
-        began.elapsed()
-    );
+    assert!(began.elapsed() >= Duration::from_secs(1), "{:?}", began.elapsed());
 }
 
 #[test]
@@ -141,10 +129,7 @@ fn where_one_provider_fails_the_next_is_asked_and_the_row_says_which() {
     let rows = rows(&server);
     let asked: Vec<&Value> = rows.iter().map(|row| &row["provider"]).collect();
     assert_eq!(asked, ["nowhere", "openai"]);
-    assert_eq!(
-        (&rows[0]["status"], &rows[1]["status"]),
-        (&json!("FAILED"), &json!("SUCCESS"))
-    );
+    assert_eq!((&rows[0]["status"], &rows[1]["status"]), (&json!("FAILED"), &json!("SUCCESS")));
     // What was never sent costs nothing, so that the whole is known.
     assert_eq!(run["cost"], rows[1]["total_cost_usd"]);
 }
@@ -210,9 +195,7 @@ fn a_pause_survives_a_restart_as_another_attempt() {
     let path = format!("/api/runs/{run_id}");
     eventually("it pauses", || pauses(&server.get(&path).json()));
     server.start_again();
-    eventually("it is over", || {
-        server.get(&path).json()["status"] == "COMPLETED"
-    });
+    eventually("it is over", || server.get(&path).json()["status"] == "COMPLETED");
     let rows = rows(&server);
     assert_eq!((rows.len(), &rows[1]["attempt"]), (2, &json!(2)));
 }
@@ -220,11 +203,7 @@ fn a_pause_survives_a_restart_as_another_attempt() {
 fn with_rate(upstream: &Upstream, requests: u32, minute: Duration) -> TestServer {
     TestServer::start_with(|config| {
         add_provider(config, "openai", Kind::OpenAi, upstream.url());
-        let rate = Rate {
-            requests_per_minute: Some(requests),
-            tokens_per_minute: None,
-            minute,
-        };
+        let rate = Rate { requests_per_minute: Some(requests), tokens_per_minute: None, minute };
         config.rates.insert("openai".into(), rate);
     })
 }
@@ -254,10 +233,7 @@ fn calls_wait_for_their_turn_where_the_provider_allows_so_many_a_minute() {
     // None was refused, and none was begun twice.
     let rows = rows(&server);
     assert_eq!(rows.len(), 5);
-    assert!(
-        rows.iter()
-            .all(|row| row["attempt"] == 1 && row["status"] == "SUCCESS")
-    );
+    assert!(rows.iter().all(|row| row["attempt"] == 1 && row["status"] == "SUCCESS"));
 }
 
 #[test]
@@ -273,9 +249,7 @@ fn a_run_that_is_cancelled_while_its_calls_wait_for_their_turn_ends_at_once() {
         nodes.iter().any(|node| node["status"] == "COMPLETED")
     });
     server.post(&format!("{path}/cancel"), &json!({}));
-    eventually("it is over", || {
-        server.get(&path).json()["status"] == "CANCELLED"
-    });
+    eventually("it is over", || server.get(&path).json()["status"] == "CANCELLED");
     assert_eq!(rows(&server).len(), 1);
     assert_eq!(upstream.count(), 1);
 }
@@ -298,9 +272,7 @@ fn a_call_that_cannot_be_made_for_want_of_a_key_takes_no_turn_and_waits_for_none
     let flow = server.save(&wide(1));
     for _ in 0..2 {
         let path = format!("/api/runs/{}", server.execute(flow, &json!({})));
-        eventually("it has failed", || {
-            server.get(&path).json()["status"] == "FAILED"
-        });
+        eventually("it has failed", || server.get(&path).json()["status"] == "FAILED");
     }
 }
 
@@ -334,10 +306,8 @@ fn a_call_that_no_budget_allows_is_refused_before_it_waits_for_its_turn() {
         json!({"model": "openai/gpt-4o-mini", "messages": [{"role": "user", "content": "x"}]});
     let refused = server.post("/v1/chat/completions", &body);
     assert_eq!(refused.status, 402, "{}", refused.text());
-    let refusals: Vec<Value> = rows(&server)[1..]
-        .iter()
-        .map(|row| row["refused"].clone())
-        .collect();
+    let refusals: Vec<Value> =
+        rows(&server)[1..].iter().map(|row| row["refused"].clone()).collect();
     assert_eq!(refusals, ["budget", "budget"]);
     assert_eq!(upstream.count(), 1);
 }

@@ -18,17 +18,11 @@ fn with_upstream(upstream: &Upstream) -> TestServer {
 }
 
 fn one_call(prompt: &str) -> Value {
-    chain(
-        "One call",
-        &[agent("only", "openai", "gpt-4o-mini", prompt)],
-    )
+    chain("One call", &[agent("only", "openai", "gpt-4o-mini", prompt)])
 }
 
 fn without<'a>(messages: &'a [Value], leave_out: &[&str]) -> Vec<&'a Value> {
-    messages
-        .iter()
-        .filter(|m| !leave_out.contains(&m["type"].as_str().unwrap()))
-        .collect()
+    messages.iter().filter(|m| !leave_out.contains(&m["type"].as_str().unwrap())).collect()
 }
 
 #[test]
@@ -39,10 +33,7 @@ fn a_run_of_two_nodes_tells_exactly_this() {
     let run_id = server.execute(flow, &json!({"topic": "bees"}));
     let seen = client.until(|message| message["payload"]["status"] == "FINISHED");
     assert_eq!(
-        types(&seen)
-            .into_iter()
-            .filter(|t| *t != "NODE_OUTPUT")
-            .collect::<Vec<_>>(),
+        types(&seen).into_iter().filter(|t| *t != "NODE_OUTPUT").collect::<Vec<_>>(),
         [
             "FLOW_STARTED",
             "FLOW_STATUS",
@@ -64,10 +55,7 @@ fn a_run_of_two_nodes_tells_exactly_this() {
     assert_eq!(logged, (1..=14).collect::<Vec<_>>());
     for message in &seen {
         let payload = &message["payload"];
-        assert_eq!(
-            (&payload["flowId"], &payload["runId"]),
-            (&json!(flow), &json!(run_id))
-        );
+        assert_eq!((&payload["flowId"], &payload["runId"]), (&json!(flow), &json!(run_id)));
         assert!(payload["timestamp"].as_str().unwrap().ends_with('Z'));
         assert!(payload.get("nodeId").is_some());
     }
@@ -77,23 +65,12 @@ fn a_run_of_two_nodes_tells_exactly_this() {
     let draft = &main[4]["payload"];
     assert_eq!(draft["nodeId"], "draft");
     assert_eq!(draft["label"], "DRAFT");
-    assert_eq!(
-        draft["resultPreview"],
-        "[echo of echo-1] Write [echo of echo-1] Plan bees"
-    );
-    assert_eq!(
-        (&draft["cost"], &draft["cached"]),
-        (&json!(0), &json!(false))
-    );
+    assert_eq!(draft["resultPreview"], "[echo of echo-1] Write [echo of echo-1] Plan bees");
+    assert_eq!((&draft["cost"], &draft["cached"]), (&json!(0), &json!(false)));
     let end = &main[5]["payload"];
     let rows = server.get("/api/ledger").json();
     let sum = |key: &str| {
-        rows["items"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|r| r[key].as_u64().unwrap())
-            .sum::<u64>()
+        rows["items"].as_array().unwrap().iter().map(|r| r[key].as_u64().unwrap()).sum::<u64>()
     };
     assert_eq!(end["inputTokens"], sum("input_tokens"));
     assert_eq!(end["outputTokens"], sum("output_tokens"));
@@ -131,19 +108,13 @@ fn a_node_that_fails_fails_the_run_with_the_text_of_the_error() {
     );
     let failed = &seen[6]["payload"];
     assert_eq!(failed["nodeId"], "first");
-    assert!(
-        failed["error"].as_str().unwrap().contains("out of order"),
-        "{failed}"
-    );
+    assert!(failed["error"].as_str().unwrap().contains("out of order"), "{failed}");
     assert_eq!(seen[5]["payload"]["willRetry"], false);
     let rows = server.get("/api/ledger").json();
     let row = &rows["items"][0];
     assert_eq!(rows["items"].as_array().unwrap().len(), 1);
     assert_eq!(row["status"], "FAILED");
-    assert!(
-        row["error_message"].as_str().unwrap().contains("500"),
-        "{row}"
-    );
+    assert!(row["error_message"].as_str().unwrap().contains("500"), "{row}");
     // The provider may have charged for it, so nobody says 0.
     assert_eq!(row["total_cost_usd"], Value::Null);
 }
@@ -157,10 +128,7 @@ fn a_call_is_priced_from_the_providers_own_counts() {
     // gpt-4o-mini: 0.15 and 0.60 USD for a million tokens.
     assert_eq!(run["cost"], json!(0.21));
     let row = &server.get("/api/ledger").json()["items"][0];
-    assert_eq!(
-        (&row["total_cost_usd"], &row["usage_source"]),
-        (&json!(0.21), &json!("provider"))
-    );
+    assert_eq!((&row["total_cost_usd"], &row["usage_source"]), (&json!(0.21), &json!("provider")));
 }
 
 #[test]
@@ -169,10 +137,7 @@ fn a_model_without_a_price_has_no_cost_instead_of_none() {
     let server = with_upstream(&upstream);
     let flow = chain("Own", &[agent("only", "openai", "my-own-model", "x")]);
     let run = server.run(server.save(&flow), &json!({}));
-    assert_eq!(
-        (&run["status"], &run["cost"]),
-        (&json!("COMPLETED"), &Value::Null)
-    );
+    assert_eq!((&run["status"], &run["cost"]), (&json!("COMPLETED"), &Value::Null));
     let summary = server.get("/api/ledger/summary?group_by=model").json();
     assert_eq!(summary["total"]["unpriced_calls"], 1);
 }
@@ -189,10 +154,7 @@ fn an_intent_is_in_the_ledger_before_the_request_leaves() {
     server.execute(flow, &json!({}));
     upstream.requests().recv_timeout(DEADLINE).unwrap();
     let row = server.get("/api/ledger").json()["items"][0].clone();
-    assert_eq!(
-        (&row["status"], &row["latency_ms"]),
-        (&json!("PENDING"), &Value::Null)
-    );
+    assert_eq!((&row["status"], &row["latency_ms"]), (&json!("PENDING"), &Value::Null));
     assert_eq!(
         server.get(&format!("/api/flows/{flow}/status")).json()["nodes"][0]["status"],
         "RUNNING"
@@ -221,18 +183,12 @@ fn streamed_text_goes_out_while_it_comes_and_usage_is_that_of_the_last_chunk() {
     assert!(first.get("seq").is_none());
     release.send_timeout((), DEADLINE).unwrap();
     let rest = client.until_type("NODE_COMPLETED");
-    let text: String = rest
-        .iter()
-        .filter_map(|m| m["payload"]["delta"].as_str())
-        .collect();
+    let text: String = rest.iter().filter_map(|m| m["payload"]["delta"].as_str()).collect();
     assert_eq!(text, "world");
     let completed = rest.last().unwrap();
     assert_eq!(completed["payload"]["resultPreview"], "Hello world");
     assert_eq!(
-        (
-            &completed["payload"]["inputTokens"],
-            &completed["payload"]["outputTokens"]
-        ),
+        (&completed["payload"]["inputTokens"], &completed["payload"]["outputTokens"]),
         (&json!(7), &json!(3))
     );
 }
@@ -294,38 +250,17 @@ fn cancel_takes_effect_within_a_second_in_the_middle_of_an_answer() {
     let run_id = server.execute(flow, &json!({}));
     client.until_type("NODE_OUTPUT");
     let began = Instant::now();
-    assert_eq!(
-        server
-            .post(&format!("/api/runs/{run_id}/cancel"), &json!({}))
-            .status,
-        202
-    );
+    assert_eq!(server.post(&format!("/api/runs/{run_id}/cancel"), &json!({})).status, 202);
     let seen = client.until_type("FLOW_CANCELLED");
-    assert!(
-        began.elapsed() < Duration::from_secs(1),
-        "{:?}",
-        began.elapsed()
-    );
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
     assert!(types(&seen).contains(&"NODE_FAILED"));
-    assert_eq!(
-        server.get(&format!("/api/runs/{run_id}")).json()["status"],
-        "CANCELLED"
-    );
+    assert_eq!(server.get(&format!("/api/runs/{run_id}")).json()["status"], "CANCELLED");
     let row = server.get("/api/ledger").json()["items"][0].clone();
     // What had come of it was paid for, and nobody counted it.
-    assert_eq!(
-        (&row["status"], &row["usage_source"]),
-        (&json!("CANCELLED"), &json!("estimated"))
-    );
+    assert_eq!((&row["status"], &row["usage_source"]), (&json!("CANCELLED"), &json!("estimated")));
     let again = server.post(&format!("/api/runs/{run_id}/cancel"), &json!({}));
-    assert_eq!(
-        (again.status, again.error_code().as_str()),
-        (409, "conflict")
-    );
-    assert_eq!(
-        server.post("/api/runs/nothing/cancel", &json!({})).status,
-        404
-    );
+    assert_eq!((again.status, again.error_code().as_str()), (409, "conflict"));
+    assert_eq!(server.post("/api/runs/nothing/cancel", &json!({})).status, 404);
 }
 
 #[test]
@@ -388,14 +323,7 @@ fn a_run_that_a_shutdown_interrupts_goes_on_and_buys_no_finished_node_again() {
             )
         })
         .collect();
-    assert_eq!(
-        statuses,
-        [
-            ("b", 2, "SUCCESS"),
-            ("b", 1, "UNKNOWN"),
-            ("a", 1, "SUCCESS")
-        ]
-    );
+    assert_eq!(statuses, [("b", 2, "SUCCESS"), ("b", 1, "UNKNOWN"), ("a", 1, "SUCCESS")]);
     assert_eq!(rows["items"][1]["total_cost_usd"], Value::Null);
 }
 
@@ -411,10 +339,7 @@ fn the_status_route_says_what_a_client_needs_while_its_socket_is_down() {
     );
     let run = server.run(flow, &json!({"topic": "x"}));
     let after = server.get(&path).json();
-    assert_eq!(
-        (&after["runId"], &after["status"]),
-        (&run["runId"], &json!("COMPLETED"))
-    );
+    assert_eq!((&after["runId"], &after["status"]), (&run["runId"], &json!("COMPLETED")));
     assert_eq!(after["seq"], server.client().hello["payload"]["seq"]);
     assert_eq!(server.get("/api/flows/999/status").status, 404);
 }
@@ -430,13 +355,7 @@ fn ledger_pages_and_sums_and_csv_agree() {
     let mut path = "/api/ledger?limit=3".to_owned();
     loop {
         let page = server.get(&path).json();
-        ids.extend(
-            page["items"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .map(|row| row["id"].as_i64().unwrap()),
-        );
+        ids.extend(page["items"].as_array().unwrap().iter().map(|row| row["id"].as_i64().unwrap()));
         let Some(next) = page["next"].as_i64() else {
             break;
         };
@@ -444,18 +363,13 @@ fn ledger_pages_and_sums_and_csv_agree() {
     }
     assert_eq!(ids, (1..=8).rev().collect::<Vec<_>>());
     for group in ["model", "provider", "flow", "role", "day", "status"] {
-        let summary = server
-            .get(&format!("/api/ledger/summary?group_by={group}"))
-            .json();
+        let summary = server.get(&format!("/api/ledger/summary?group_by={group}")).json();
         assert_eq!(summary["items"].as_array().unwrap().len(), 1, "{group}");
         assert_eq!(summary["total"]["calls"], 8);
     }
     let csv = server.get("/api/ledger.csv?status=SUCCESS").text();
     assert_eq!(csv.lines().count(), 9);
-    assert_eq!(
-        server.get("/api/ledger?status=FAILED").json()["items"],
-        json!([])
-    );
+    assert_eq!(server.get("/api/ledger?status=FAILED").json()["items"], json!([]));
 }
 
 #[test]
@@ -464,17 +378,11 @@ fn runs_that_are_cancelled_while_they_wait_make_no_room_for_others() {
     let server = TestServer::start();
     let prompt = "word ".repeat(2_000);
     let flow = server.save(&chain("Slow", &[agent("a", "echo", "echo-slow", &prompt)]));
-    let ids: Vec<String> = (0..ACTIVE_RUNS_MAX + 30)
-        .map(|_| server.execute(flow, &json!({})))
-        .collect();
+    let ids: Vec<String> =
+        (0..ACTIVE_RUNS_MAX + 30).map(|_| server.execute(flow, &json!({}))).collect();
     let mut client = server.client();
     for id in &ids[ACTIVE_RUNS_MAX..ACTIVE_RUNS_MAX + 20] {
-        assert_eq!(
-            server
-                .post(&format!("/api/runs/{id}/cancel"), &json!({}))
-                .status,
-            202
-        );
+        assert_eq!(server.post(&format!("/api/runs/{id}/cancel"), &json!({})).status, 202);
         client.until_type("FLOW_CANCELLED");
     }
     let runs = server.get("/api/runs?limit=1000").json();
@@ -507,10 +415,7 @@ fn a_run_that_has_failed_stays_failed_when_the_server_stops_before_its_other_cal
     }
     server.start_again();
     let run = server.get(&format!("/api/runs/{run_id}")).json();
-    assert_eq!(
-        (&run["status"], &run["errorNodeId"]),
-        (&json!("FAILED"), &json!("fails"))
-    );
+    assert_eq!((&run["status"], &run["errorNodeId"]), (&json!("FAILED"), &json!("fails")));
     assert_eq!(upstream.count(), 2);
 }
 
@@ -529,10 +434,7 @@ fn what_the_database_refuses_for_a_while_is_written_once_it_can_be() {
         let _ = stream.write_all(completion("hi", 1, 1).as_bytes());
     });
     let server = with_upstream(&upstream);
-    let nodes = [
-        agent("fast", "echo", "echo-1", "x"),
-        agent("slow", "openai", "gpt-4o-mini", "x"),
-    ];
+    let nodes = [agent("fast", "echo", "echo-1", "x"), agent("slow", "openai", "gpt-4o-mini", "x")];
     let flow = server.save(&json!({"name": "Two", "data": {"nodes": nodes, "edges": []}}));
     let database = database(&server);
     database
@@ -546,11 +448,7 @@ fn what_the_database_refuses_for_a_while_is_written_once_it_can_be() {
     let run_id = server.execute(flow, &json!({}));
     upstream.requests().recv_timeout(DEADLINE).unwrap();
     eventually("the fast node has ended", || {
-        server.get("/api/ledger").json()["items"]
-            .as_array()
-            .unwrap()
-            .len()
-            == 2
+        server.get("/api/ledger").json()["items"].as_array().unwrap().len() == 2
     });
     eventually("the settlement of the fast node is refused", || {
         was_logged(&["trying again", "no node is settled"])
@@ -593,9 +491,7 @@ fn more_runs_than_may_be_active_wait_flows_take_turns_and_a_restart_forgets_none
     let mut server = with_upstream(&upstream);
     let many = server.save(&one_call("many"));
     let one = server.save(&one_call("one"));
-    let held: Vec<String> = (0..ACTIVE_MAX)
-        .map(|_| server.execute(many, &json!({})))
-        .collect();
+    let held: Vec<String> = (0..ACTIVE_MAX).map(|_| server.execute(many, &json!({}))).collect();
     let waiting: Vec<String> = (0..20).map(|_| server.execute(many, &json!({}))).collect();
     let alone = server.execute(one, &json!({}));
     for id in waiting.iter().chain([&alone]) {
@@ -646,10 +542,7 @@ fn where_as_many_runs_wait_as_may_another_gets_429_and_one_that_goes_makes_room(
     let held: Vec<String> = (0..5).map(|_| server.execute(flow, &json!({}))).collect();
     let path = format!("/api/flows/{flow}/execute");
     let refused = server.post(&path, &json!({}));
-    assert_eq!(
-        (refused.status, refused.header("retry-after")),
-        (429, Some("1"))
-    );
+    assert_eq!((refused.status, refused.header("retry-after")), (429, Some("1")));
     assert!(refused.text().contains("3 runs wait already"));
     // What was refused is nowhere.
     let runs = server.get("/api/runs").json();
@@ -700,10 +593,7 @@ fn the_metrics_say_what_calls_took_under_the_names_of_opentelemetry() {
         format!("flowledger_cost_usd_total{{{model}}} 0.00123"),
         format!("flowledger_unpriced_calls_total{{{model}}} 0"),
     ] {
-        assert!(
-            text.lines().any(|other| other == line),
-            "{line} is not in: {text}"
-        );
+        assert!(text.lines().any(|other| other == line), "{line} is not in: {text}");
     }
 }
 

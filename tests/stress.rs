@@ -130,13 +130,8 @@ impl Ws {
 
     /// Reads the answer to a handshake that was sent, and `HELLO`.
     fn after_request(stream: TcpStream) -> io::Result<Self> {
-        let mut ws = Self {
-            stream,
-            buffer: Vec::new(),
-            used: 0,
-            hello: Value::Null,
-            closed: false,
-        };
+        let mut ws =
+            Self { stream, buffer: Vec::new(), used: 0, hello: Value::Null, closed: false };
         let deadline = Instant::now() + DEADLINE;
         let end = loop {
             if let Some(at) = ws.buffer.windows(4).position(|four| four == b"\r\n\r\n") {
@@ -174,8 +169,7 @@ impl Ws {
     /// False at the end of the stream.
     fn fill(&mut self, deadline: Instant) -> io::Result<bool> {
         let left = deadline.saturating_duration_since(Instant::now());
-        self.stream
-            .set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
+        self.stream.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
         if self.used > 0 {
             self.buffer.drain(..self.used);
             self.used = 0;
@@ -183,8 +177,7 @@ impl Ws {
         let old = self.buffer.len();
         self.buffer.resize(old + (16 << 10), 0);
         let read = self.stream.read(&mut self.buffer[old..]);
-        self.buffer
-            .truncate(old + read.as_ref().copied().unwrap_or(0));
+        self.buffer.truncate(old + read.as_ref().copied().unwrap_or(0));
         Ok(read? > 0)
     }
 
@@ -217,10 +210,7 @@ impl Ws {
         let bytes = &self.buffer[self.used..];
         let (&first, &second) = (bytes.first()?, bytes.get(1)?);
         let (head, length) = match second {
-            126 => (
-                4,
-                usize::from(u16::from_be_bytes(bytes.get(2..4)?.try_into().unwrap())),
-            ),
+            126 => (4, usize::from(u16::from_be_bytes(bytes.get(2..4)?.try_into().unwrap()))),
             127 => {
                 let length = u64::from_be_bytes(bytes.get(2..10)?.try_into().unwrap());
                 (10, usize::try_from(length).unwrap())
@@ -239,9 +229,7 @@ impl Ws {
                 Got::Text(text.to_owned())
             }
             0x88 => Got::Close(u16::from_be_bytes(
-                payload
-                    .get(..2)
-                    .map_or([0, 0], |code| code.try_into().unwrap()),
+                payload.get(..2).map_or([0, 0], |code| code.try_into().unwrap()),
             )),
             0x89 => Got::Ping,
             0x8a => Got::Pong(payload.to_vec()),
@@ -269,10 +257,7 @@ impl Ws {
     /// The delta of the next `NODE_OUTPUT`.
     fn delta(&mut self) -> String {
         let message = self.json();
-        message["payload"]["delta"]
-            .as_str()
-            .expect("a delta")
-            .to_owned()
+        message["payload"]["delta"].as_str().expect("a delta").to_owned()
     }
 
     fn send(&mut self, first: u8, payload: &[u8]) {
@@ -329,10 +314,7 @@ fn type_of(text: &str) -> &str {
 /// The flow of a message, as it stands in the text.
 fn flow_of(text: &str) -> Option<u64> {
     let at = text.find("\"flowId\":")? + 9;
-    let digits: String = text[at..]
-        .chars()
-        .take_while(char::is_ascii_digit)
-        .collect();
+    let digits: String = text[at..].chars().take_while(char::is_ascii_digit).collect();
     digits.parse().ok()
 }
 
@@ -386,16 +368,9 @@ fn all_are_gone(server: &TestServer) {
 
 /// An event that is not logged.
 fn said(flow: i64, delta: impl Into<String>) -> Event {
-    let context = EventContext {
-        flow_id: Some(flow),
-        run_id: None,
-        node_id: None,
-        timestamp: Timestamp(0),
-    };
-    Event::NodeOutput {
-        context,
-        delta: delta.into(),
-    }
+    let context =
+        EventContext { flow_id: Some(flow), run_id: None, node_id: None, timestamp: Timestamp(0) };
+    Event::NodeOutput { context, delta: delta.into() }
 }
 
 fn broadcast(server: &TestServer, delta: impl Into<String>) {
@@ -419,15 +394,7 @@ struct Follower {
 
 impl Follower {
     fn new(address: SocketAddr, last: u64, wants: Option<(u64, u64)>) -> Self {
-        Self {
-            address,
-            last,
-            ws: None,
-            wants,
-            connections: 0,
-            cut: 0,
-            survives_restarts: false,
-        }
+        Self { address, last, ws: None, wants, connections: 0, cut: 0, survives_restarts: false }
     }
 
     fn connect(&mut self) {
@@ -447,9 +414,7 @@ impl Follower {
         if let Some((flow, _)) = self.wants {
             let subscribe = subscribe_to(&[i64::try_from(flow).unwrap()]);
             // It may be cut before it has sent this.
-            let _ = ws
-                .stream
-                .write_all(&frame(FIN | TEXT, subscribe.as_bytes()));
+            let _ = ws.stream.write_all(&frame(FIN | TEXT, subscribe.as_bytes()));
         }
         self.connections += 1;
         self.ws = Some(ws);
@@ -500,11 +465,7 @@ impl Follower {
     fn until(&mut self, last: u64) {
         let deadline = Instant::now() + DEADLINE;
         while self.last < last {
-            assert!(
-                self.step(DEADLINE),
-                "nothing comes after {}, but {last} should",
-                self.last
-            );
+            assert!(self.step(DEADLINE), "nothing comes after {}, but {last} should", self.last);
             assert!(Instant::now() < deadline, "{} of {last} in time", self.last);
         }
     }
@@ -588,10 +549,7 @@ fn healthy_beside<T: Send>(
         let read: Vec<_> = readers.into_iter().map(|reader| reader.join()).collect();
         over.store(true, Ordering::SeqCst);
         let done = disturbance.join();
-        assert!(
-            read.iter().all(Result::is_ok),
-            "a healthy client was disturbed"
-        );
+        assert!(read.iter().all(Result::is_ok), "a healthy client was disturbed");
         done.unwrap()
     })
 }
@@ -675,9 +633,8 @@ fn slow_readers_are_cut_with_1013_and_find_everything_by_since() {
 fn a_burst_of_events_that_is_larger_than_an_outbox_reaches_everybody() {
     let server = TestServer::start();
     let start = newest(&server);
-    let mut followers: Vec<Follower> = (0..8)
-        .map(|_| Follower::new(server.address(), start, None))
-        .collect();
+    let mut followers: Vec<Follower> =
+        (0..8).map(|_| Follower::new(server.address(), start, None)).collect();
     followers.iter_mut().for_each(Follower::connect);
     commit(server.server(), 1, 12, 256 << 10);
     let last = newest(&server);
@@ -689,9 +646,8 @@ fn a_burst_of_events_that_is_larger_than_an_outbox_reaches_everybody() {
 fn an_event_that_is_larger_than_an_outbox_reaches_everybody() {
     let server = TestServer::start();
     let start = newest(&server);
-    let mut followers: Vec<Follower> = (0..4)
-        .map(|_| Follower::new(server.address(), start, None))
-        .collect();
+    let mut followers: Vec<Follower> =
+        (0..4).map(|_| Follower::new(server.address(), start, None)).collect();
     followers.iter_mut().for_each(Follower::connect);
     commit(server.server(), 1, 1, 9 << 20);
     commit(server.server(), 1, 1, 10);
@@ -719,11 +675,8 @@ fn write_log(dir: &std::path::Path, count: usize, at: Timestamp) {
     let body = r#"{"type":"NODE_STARTED","payload":{"flowId":1}}"#;
     writer
         .transaction(|batch| {
-            (0..count).try_for_each(|_| {
-                batch
-                    .append_event(at, Some(1), "NODE_STARTED", body)
-                    .map(drop)
-            })
+            (0..count)
+                .try_for_each(|_| batch.append_event(at, Some(1), "NODE_STARTED", body).map(drop))
         })
         .unwrap();
 }
@@ -762,10 +715,7 @@ fn old_events_are_removed_in_steps_and_a_replay_never_leaves_one_out() {
             break;
         }
         let is_late = Instant::now() >= deadline;
-        assert!(
-            !is_late,
-            "{oldest} is the oldest; {whole} whole, {refused} refused"
-        );
+        assert!(!is_late, "{oldest} is the oldest; {whole} whole, {refused} refused");
     }
     assert!(Ws::since(&server, OLD).recovered());
     assert!(!Ws::since(&server, OLD - 1).recovered());
@@ -778,11 +728,7 @@ fn a_second_server_on_the_same_data_goes_on_with_the_next_seq() {
     for round in 1..=4 {
         commit(server.server(), 1, 10 * round, 20);
         expected += 10 * round as u64;
-        assert_eq!(
-            newest(&server),
-            expected,
-            "a seq was used twice or left out"
-        );
+        assert_eq!(newest(&server), expected, "a seq was used twice or left out");
         server.start_again();
         assert_eq!(newest(&server), expected, "a seq was lost");
         assert_eq!(Ws::to(&server).hello["payload"]["seq"], expected);
@@ -798,9 +744,8 @@ fn a_restart_while_200_clients_are_connected_loses_nothing() {
     thread::scope(|scope| {
         for _ in 0..10 {
             scope.spawn(|| {
-                let mut followers: Vec<Follower> = (0..20)
-                    .map(|_| Follower::new(address, start, None))
-                    .collect();
+                let mut followers: Vec<Follower> =
+                    (0..20).map(|_| Follower::new(address, start, None)).collect();
                 for follower in &mut followers {
                     follower.survives_restarts = true;
                     follower.connect();
@@ -819,9 +764,7 @@ fn a_restart_while_200_clients_are_connected_loses_nothing() {
                 }
             });
         }
-        eventually("200 are connected", || {
-            connected.load(Ordering::SeqCst) == 200
-        });
+        eventually("200 are connected", || connected.load(Ordering::SeqCst) == 200);
         commit(server.server(), 1, 50, 100);
         server.start_again();
         commit(server.server(), 1, 50, 100);
@@ -912,9 +855,8 @@ fn runs_of_the_engine_in_a_crowd_are_told_whole_and_in_order() {
     let server = TestServer::start();
     let flow = server.save(&two_nodes());
     let start = newest(&server);
-    let mut crowd: Vec<Follower> = (0..20)
-        .map(|_| Follower::new(server.address(), start, None))
-        .collect();
+    let mut crowd: Vec<Follower> =
+        (0..20).map(|_| Follower::new(server.address(), start, None)).collect();
     crowd.iter_mut().for_each(Follower::connect);
     in_threads(6, |_| {
         for _ in 0..5 {
@@ -924,18 +866,8 @@ fn runs_of_the_engine_in_a_crowd_are_told_whole_and_in_order() {
     });
     let last = newest(&server);
     crowd.iter_mut().for_each(|follower| follower.until(last));
-    let events = server
-        .server()
-        .core()
-        .store
-        .events(start, last, 10_000, usize::MAX)
-        .unwrap();
-    let count = |name: &str| {
-        events
-            .iter()
-            .filter(|event| event.type_name == name)
-            .count()
-    };
+    let events = server.server().core().store.events(start, last, 10_000, usize::MAX).unwrap();
+    let count = |name: &str| events.iter().filter(|event| event.type_name == name).count();
     assert_eq!((count("FLOW_STARTED"), count("FLOW_COMPLETED")), (30, 30));
     assert_eq!(count("NODE_COMPLETED"), 60);
 }
@@ -996,9 +928,8 @@ fn a_flood_of_pings_during_large_messages_corrupts_no_frame() {
 
 fn a_hundred_clients_that_never_read_are_cut_and_disturb_nobody() {
     let server = TestServer::start();
-    let mut stuck: Vec<Ws> = (0..100)
-        .map(|_| Ws::with_small_buffer(server.address(), "/ws"))
-        .collect();
+    let mut stuck: Vec<Ws> =
+        (0..100).map(|_| Ws::with_small_buffer(server.address(), "/ws")).collect();
     let hub = &server.server().core().hub;
     healthy_beside(&server, 300, |_| {
         let large = "z".repeat(30_000);
@@ -1019,9 +950,8 @@ fn a_hundred_clients_that_flood_pings_disturb_nobody() {
     let address = server.address();
     healthy_beside(&server, 200, |over| {
         in_threads(10, |_| {
-            let mut flood: Vec<Ws> = (0..10)
-                .map(|_| Ws::connect(address, "/ws").unwrap())
-                .collect();
+            let mut flood: Vec<Ws> =
+                (0..10).map(|_| Ws::connect(address, "/ws").unwrap()).collect();
             let pings = frame(FIN | PING, b"flood").repeat(10);
             while !over.load(Ordering::SeqCst) {
                 for ws in &mut flood {
@@ -1107,9 +1037,7 @@ fn fifty_connections_that_are_reset_at_once_disturb_nobody() {
             for at in 0..10 {
                 let mut stream = TcpStream::connect(address).unwrap();
                 if (number + at) % 2 == 0 {
-                    stream
-                        .write_all(handshake(address, "/ws").as_bytes())
-                        .unwrap();
+                    stream.write_all(handshake(address, "/ws").as_bytes()).unwrap();
                 }
                 let linger = Some(Duration::ZERO);
                 socket2::SockRef::from(&stream).set_linger(linger).unwrap();
@@ -1146,9 +1074,7 @@ fn when_descriptors_run_out_clients_get_503_and_accepting_goes_on_when_some_are_
             ws.tell(ASK);
         }
         drop(connected);
-        eventually("there is room again", || {
-            Ws::connect(served.address, "/ws").is_ok()
-        });
+        eventually("there is room again", || Ws::connect(served.address, "/ws").is_ok());
     }
     served.running.signal("TERM");
     assert_eq!(served.running.end().code, Some(0));
@@ -1255,9 +1181,8 @@ fn many_distinct_filters_each_get_exactly_what_they_ask_for() {
 fn of_many_subscriptions_in_a_row_the_last_one_holds() {
     let server = TestServer::start();
     let mut ws = Ws::to(&server);
-    let many: Vec<u8> = (0..150)
-        .flat_map(|flow| frame(FIN | TEXT, subscribe_to(&[flow]).as_bytes()))
-        .collect();
+    let many: Vec<u8> =
+        (0..150).flat_map(|flow| frame(FIN | TEXT, subscribe_to(&[flow]).as_bytes())).collect();
     ws.stream.write_all(&many).unwrap();
     ws.tell(&subscribe_to(&[7]));
     let hub = &server.server().core().hub;
@@ -1277,13 +1202,11 @@ fn what_is_sent_to_one_client_never_reaches_another_while_clients_go() {
             let mut ws = Ws::to(&server);
             let id = ws.hello["payload"]["clientId"].as_u64().unwrap();
             for at in 0..20 {
-                hub.send_to_client(id, &said(1, format!("{id}:{at}")))
-                    .unwrap();
+                hub.send_to_client(id, &said(1, format!("{id}:{at}"))).unwrap();
                 // To those who were here, are here, or are to come.
                 let other = id.saturating_sub(6) + random.below(12);
                 if other != id {
-                    hub.send_to_client(other, &said(1, format!("{other}:other")))
-                        .unwrap();
+                    hub.send_to_client(other, &said(1, format!("{other}:other"))).unwrap();
                 }
             }
             let mut next = 0;
@@ -1318,9 +1241,7 @@ fn http_is_answered_while_a_hundred_clients_take_events() {
     let server = TestServer::start();
     let address = server.address();
     let start = newest(&server);
-    let mut crowd: Vec<Follower> = (0..100)
-        .map(|_| Follower::new(address, start, None))
-        .collect();
+    let mut crowd: Vec<Follower> = (0..100).map(|_| Follower::new(address, start, None)).collect();
     crowd.iter_mut().for_each(Follower::connect);
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -1524,9 +1445,7 @@ fn client_and_server_that_close_at_once_exchange_one_close_each() {
                 let start = &start;
                 scope.spawn(move || {
                     start.wait();
-                    let _ = ws
-                        .stream
-                        .write_all(&frame(FIN | CLOSE, &1000u16.to_be_bytes()));
+                    let _ = ws.stream.write_all(&frame(FIN | CLOSE, &1000u16.to_be_bytes()));
                     let code = ws.read_to_close();
                     assert!(matches!(code, Some(1000 | 1001)), "{code:?}");
                 });
@@ -1568,10 +1487,8 @@ fn at_a_shutdown_under_load_all_are_told_and_everything_committed_is_found_after
                 }
             });
         }
-        let readers: Vec<_> = all
-            .into_iter()
-            .map(|mut ws| scope.spawn(move || ws.read_to_close()))
-            .collect();
+        let readers: Vec<_> =
+            all.into_iter().map(|mut ws| scope.spawn(move || ws.read_to_close())).collect();
         eventually("there is a load", || committed.load(Ordering::SeqCst) > 200);
         stop_in_time(&mut server);
         for reader in readers {
@@ -1643,9 +1560,7 @@ fn at_a_shutdown_a_crowd_is_sent_away_in_batches() {
 
 fn clients_that_never_read_do_not_hold_a_shutdown_up() {
     let mut server = TestServer::start();
-    let stuck: Vec<Ws> = (0..20)
-        .map(|_| Ws::with_small_buffer(server.address(), "/ws"))
-        .collect();
+    let stuck: Vec<Ws> = (0..20).map(|_| Ws::with_small_buffer(server.address(), "/ws")).collect();
     let hub = server.server().core().hub.clone();
     let deadline = Instant::now() + DEADLINE;
     while hub.stats().evicted(Eviction::OutboxFull) < 10 {

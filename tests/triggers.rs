@@ -30,10 +30,7 @@ impl Hook {
     fn of(answer: &Response) -> Self {
         assert_eq!(answer.status, 200, "{}", answer.text());
         let text = |key: &str| answer.json()[key].as_str().unwrap().to_owned();
-        Self {
-            slug: text("slug"),
-            secret: text("secret"),
-        }
+        Self { slug: text("slug"), secret: text("secret") }
     }
 
     fn set(server: &TestServer, flow: i64) -> Self {
@@ -118,9 +115,7 @@ fn a_webhook_runs_its_flow_with_the_body_as_input() {
     assert_eq!(answer.status, 202, "{}", answer.text());
     let path = format!("/api/runs/{}", run_id(&answer));
     assert_eq!(answer.header("location"), Some(path.as_str()));
-    eventually("the run is over", || {
-        server.get(&path).json()["status"] == "COMPLETED"
-    });
+    eventually("the run is over", || server.get(&path).json()["status"] == "COMPLETED");
     let run = server.get(&path).json();
     assert_eq!(run["trigger"], "hook");
     assert_eq!(run["flowId"], flow);
@@ -168,20 +163,14 @@ fn a_wrong_name_and_a_wrong_secret_are_answered_alike() {
         vec![("authorization", format!("Basic {}", hook.secret).as_str())],
         vec![("x-flowledger-secret", hook.slug.as_str())],
         // What is stored is not what is asked for.
-        vec![(
-            "x-flowledger-secret",
-            Secret::new(hook.secret.as_str()).hash().as_str(),
-        )],
+        vec![("x-flowledger-secret", Secret::new(hook.secret.as_str()).hash().as_str())],
     ] {
         assert_eq!(deliver(&path, &fields), unknown, "{fields:?}");
     }
     let in_the_query = format!("{path}?secret={}", hook.secret);
     assert_eq!(deliver(&in_the_query, &[]), unknown);
     let other = Hook::set(&server, server.save(&two_nodes()));
-    assert_eq!(
-        deliver(&path, &[("x-flowledger-secret", other.secret.as_str())]),
-        unknown
-    );
+    assert_eq!(deliver(&path, &[("x-flowledger-secret", other.secret.as_str())]), unknown);
     assert_eq!(runs(&server, flow), [] as [Value; 0]);
     assert_eq!(server.get(&path).status, 405);
 }
@@ -206,12 +195,7 @@ fn a_delivery_needs_no_token_of_the_server_and_opens_nothing_else() {
     let with_secret = [("authorization", bearer.as_str())];
     let answer = server.request("POST", &hook.path(), &with_secret, b"{\"topic\": 1}");
     assert_eq!(answer.status, 202, "{}", answer.text());
-    assert_eq!(
-        server
-            .request("GET", "/api/flows", &with_secret, b"")
-            .status,
-        401
-    );
+    assert_eq!(server.request("GET", "/api/flows", &with_secret, b"").status, 401);
     // The server's token is not the webhook's secret.
     let answer = server.request("POST", &hook.path(), &authorized, b"{}");
     assert_eq!(answer.status, 401);
@@ -253,10 +237,7 @@ fn a_body_that_is_no_object_runs_nothing() {
     }
     let large = json!({"topic": "x".repeat(1 << 20)});
     let answer = hook.deliver(&server, Some("k"), &large);
-    assert_eq!(
-        (answer.status, answer.error_code().as_str()),
-        (422, "invalid")
-    );
+    assert_eq!((answer.status, answer.error_code().as_str()), (422, "invalid"));
     assert_eq!(runs(&server, flow), [] as [Value; 0]);
     // Nothing of it used the key up.
     let answer = hook.deliver(&server, Some("k"), &json!({"topic": "bees"}));
@@ -326,10 +307,7 @@ fn a_key_is_used_up_for_a_day_and_then_forgotten() {
         database.execute(sql, [now_ms() - ms]).unwrap();
     };
     age(A_DAY_MS - 60_000);
-    assert_eq!(
-        run_id(&hook.deliver(&server, Some("daily"), &input)),
-        run_id(&first)
-    );
+    assert_eq!(run_id(&hook.deliver(&server, Some("daily"), &input)), run_id(&first));
     age(A_DAY_MS);
     let next = hook.deliver(&server, Some("daily"), &input);
     assert_eq!(next.status, 202);
@@ -413,10 +391,7 @@ fn a_schedule_is_set_and_shown_and_removed() {
     let path = schedule_path(flow);
     assert_eq!(server.get(&path).status, 404);
     assert_eq!(delete(&server, &path), 404);
-    assert_eq!(
-        put(&server, &schedule_path(999), &yearly("skip")).status,
-        404
-    );
+    assert_eq!(put(&server, &schedule_path(999), &yearly("skip")).status, 404);
     let given = json!({
         "cron": "0 12 1 7 *", "timezone": "America/New_York", "missed": "once",
         "input": {"topic": "bees"}, "enabled": true,
@@ -434,17 +409,10 @@ fn a_schedule_is_set_and_shown_and_removed() {
     let local = shown["nextLocal"].as_str().unwrap();
     assert!(local.ends_with("-07-01T12:00:00-04:00"), "{local}");
     // And every year after that.
-    let upcoming: Vec<&str> = shown["upcoming"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|time| time.as_str().unwrap())
-        .collect();
+    let upcoming: Vec<&str> =
+        shown["upcoming"].as_array().unwrap().iter().map(|time| time.as_str().unwrap()).collect();
     assert_eq!((upcoming.len(), upcoming[0]), (5, local));
-    let years: Vec<i32> = upcoming
-        .iter()
-        .map(|time| time[..4].parse().unwrap())
-        .collect();
+    let years: Vec<i32> = upcoming.iter().map(|time| time[..4].parse().unwrap()).collect();
     assert!(years.windows(2).all(|pair| pair[0] + 1 == pair[1]));
 
     // What is left out has its default.
@@ -474,18 +442,13 @@ fn every_fault_of_a_schedule_is_listed_with_its_field() {
         assert_eq!(answer.status, 422, "{body}: {}", answer.text());
         let details = answer.json()["error"]["details"].clone();
         let details = details.as_array().unwrap().iter();
-        details
-            .map(|fault| fault["field"].as_str().unwrap().to_owned())
-            .collect()
+        details.map(|fault| fault["field"].as_str().unwrap().to_owned()).collect()
     };
     let all = json!({
         "cron": "61 * * * *", "timezone": "Europe/Atlantis", "missed": "often",
         "input": [], "enabled": "yes", "when": 1,
     });
-    assert_eq!(
-        fields(&all),
-        ["cron", "timezone", "missed", "input", "enabled", "when"]
-    );
+    assert_eq!(fields(&all), ["cron", "timezone", "missed", "input", "enabled", "when"]);
     assert_eq!(fields(&json!({})), ["cron"]);
     let no_texts = json!({"cron": 5, "timezone": {}, "missed": true});
     assert_eq!(fields(&no_texts), ["cron", "timezone", "missed"]);
@@ -502,17 +465,12 @@ fn every_fault_of_a_schedule_is_listed_with_its_field() {
 fn a_missed_time_is_made_up_for_once_and_not_again_after_a_restart() {
     let mut server = TestServer::start();
     let flow = server.save(&two_nodes());
-    assert_eq!(
-        put(&server, &schedule_path(flow), &yearly("once")).status,
-        200
-    );
+    assert_eq!(put(&server, &schedule_path(flow), &yearly("once")).status, 200);
     server.stop();
     neglect(server.data(), flow);
     server.start_again();
     eventually("the flow runs", || {
-        runs(&server, flow)
-            .first()
-            .is_some_and(|run| run["status"] == "COMPLETED")
+        runs(&server, flow).first().is_some_and(|run| run["status"] == "COMPLETED")
     });
     let run = runs(&server, flow)[0].clone();
     assert_eq!(run["trigger"], "schedule");
@@ -525,9 +483,7 @@ fn a_missed_time_is_made_up_for_once_and_not_again_after_a_restart() {
         server.stop();
         neglect(server.data(), later);
         server.start_again();
-        eventually("the later flow runs", || {
-            runs(&server, later).len() == count
-        });
+        eventually("the later flow runs", || runs(&server, later).len() == count);
         assert_eq!(runs(&server, flow).len(), 1);
     }
 }
@@ -547,18 +503,14 @@ fn a_missed_time_is_left_out_unless_the_schedule_says_otherwise() {
         neglect(server.data(), flow);
     }
     server.start_again();
-    eventually("the last of them runs", || {
-        runs(&server, made_up_for).len() == 1
-    });
+    eventually("the last of them runs", || runs(&server, made_up_for).len() == 1);
     assert_eq!(runs(&server, left_out), [] as [Value; 0]);
     assert_eq!(runs(&server, switched_off), [] as [Value; 0]);
     // What was due while it was switched off is not made up for.
     put(&server, &schedule_path(switched_off), &yearly("once"));
     neglect(server.data(), made_up_for);
     put(&server, &schedule_path(left_out), &yearly("skip"));
-    eventually("the last of them runs again", || {
-        runs(&server, made_up_for).len() == 2
-    });
+    eventually("the last of them runs again", || runs(&server, made_up_for).len() == 2);
     assert_eq!(runs(&server, switched_off), [] as [Value; 0]);
 }
 
@@ -600,15 +552,9 @@ fn a_flow_that_cannot_run_any_more_is_left_out_and_says_why() {
     database(server.data()).execute(sql, [flow]).unwrap();
     server.start_again();
     eventually("it is logged", || {
-        was_logged(&[
-            &format!("flow {flow} is not run for"),
-            "unknown provider `gone`",
-        ])
+        was_logged(&[&format!("flow {flow} is not run for"), "unknown provider `gone`"])
     });
     let answer = hook.deliver(&server, Some("k"), &json!({"topic": "bees"}));
-    assert_eq!(
-        (answer.status, answer.error_code().as_str()),
-        (422, "invalid")
-    );
+    assert_eq!((answer.status, answer.error_code().as_str()), (422, "invalid"));
     assert_eq!(runs(&server, flow), [] as [Value; 0]);
 }

@@ -29,10 +29,7 @@ impl Upstream {
     /// models there are.
     pub fn start(script: impl Fn(&str, &mut TcpStream) + Send + Sync + 'static) -> Self {
         let none = json_answer("404 Not Found", r#"{"error":{"message":"no such page"}}"#);
-        Self::listing(
-            move |stream| drop(stream.write_all(none.as_bytes())),
-            script,
-        )
+        Self::listing(move |stream| drop(stream.write_all(none.as_bytes())), script)
     }
 
     /// The same, but answers with what `list` writes where it is asked which models there are.
@@ -66,15 +63,7 @@ impl Upstream {
                 }
             })
         };
-        Self {
-            url,
-            stopping,
-            count,
-            lists,
-            requests,
-            heads,
-            thread: Some(thread),
-        }
+        Self { url, stopping, count, lists, requests, heads, thread: Some(thread) }
     }
 
     /// Always the same bytes.
@@ -112,10 +101,7 @@ impl Upstream {
 impl Drop for Upstream {
     fn drop(&mut self) {
         self.stopping.store(true, Ordering::SeqCst);
-        let address = self
-            .url
-            .trim_start_matches("http://")
-            .trim_end_matches("/v1");
+        let address = self.url.trim_start_matches("http://").trim_end_matches("/v1");
         let _ = TcpStream::connect(address);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();

@@ -161,10 +161,7 @@ fn check(kind: Kind, case: &Case) {
             (answer.usage, answer.model)
         }
         Err(failure) => {
-            let part = case
-                .fails
-                .as_ref()
-                .unwrap_or_else(|| panic!("{at}: {failure}"));
+            let part = case.fails.as_ref().unwrap_or_else(|| panic!("{at}: {failure}"));
             assert!(failure.message.contains(part), "{at}: {failure}");
             (failure.usage, failure.model)
         }
@@ -212,11 +209,7 @@ fn answers_that_are_passed_on_to_clients_are_booked_as_those_of_flows() {
         for case in &cases {
             let at = format!("{}: {}", name(kind), case.name);
             let row = row_of(kind, case);
-            let status = if case.fails.is_some() {
-                "FAILED"
-            } else {
-                "SUCCESS"
-            };
+            let status = if case.fails.is_some() { "FAILED" } else { "SUCCESS" };
             assert_eq!(row["status"], status, "{at}: {row}");
             let expected = serde_json::to_value(usage(&case.usage)).unwrap();
             for (name, expected) in expected.as_object().unwrap() {
@@ -246,15 +239,8 @@ fn one_count_that_cannot_be_makes_all_of_them_an_estimate() {
         json!(true),
     ];
     for fixtures in all() {
-        let Impossible {
-            model,
-            document,
-            at,
-        } = &fixtures.impossible;
-        for (place, wrong) in at
-            .iter()
-            .flat_map(|place| wrong.iter().map(move |w| (place, w)))
-        {
+        let Impossible { model, document, at } = &fixtures.impossible;
+        for (place, wrong) in at.iter().flat_map(|place| wrong.iter().map(move |w| (place, w))) {
             let mut document = document.clone();
             *document.pointer_mut(place).unwrap() = wrong.clone();
             let wire = json_answer("200 OK", &document.to_string());

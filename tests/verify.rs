@@ -276,11 +276,7 @@ fn whatever_is_changed_in_a_database_is_found_and_told_with_both_values() {
         let ended = verify(copy.path());
         assert_eq!(ended.code, Some(1), "{sql}: {ended:?}");
         for part in *parts {
-            assert!(
-                ended.stdout.contains(part),
-                "{sql}: `{part}`: {}",
-                ended.stdout
-            );
+            assert!(ended.stdout.contains(part), "{sql}: `{part}`: {}", ended.stdout);
         }
     }
 }
@@ -318,12 +314,7 @@ fn sums_of_days_are_compared_name_by_name() {
     drop(connection);
     let ended = verify(summed.path());
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    for change in [
-        "tokens = tokens + 1",
-        "nanousd = 7",
-        "provider = 'other'",
-        "day = 7",
-    ] {
+    for change in ["tokens = tokens + 1", "nanousd = 7", "provider = 'other'", "day = 7"] {
         let (changed, connection) = copy(summed.path());
         let sql = format!("UPDATE budget_days SET {change} WHERE provider = 'echo'");
         assert!(connection.execute(&sql, []).unwrap() > 0);
@@ -353,11 +344,7 @@ fn sums_of_days_are_compared_name_by_name() {
             "its sums say nothing, its ledger rows [2, 0, 0, ",
             ", its ledger rows nothing",
         ] {
-            assert!(
-                ended.stdout.contains(part),
-                "{sql}: {part}: {}",
-                ended.stdout
-            );
+            assert!(ended.stdout.contains(part), "{sql}: {part}: {}", ended.stdout);
         }
     }
 }
@@ -376,16 +363,8 @@ fn many_discrepancies_are_told_by_their_number() {
         .unwrap();
     let ended = verify(server.data());
     assert_eq!(ended.code, Some(1), "{ended:?}");
-    assert!(
-        ended.stdout.contains("wrong: and 1,150 more"),
-        "{}",
-        ended.stdout
-    );
-    assert!(
-        ended.stdout.contains("ledger rows: 1,210, 1,200 WRONG"),
-        "{}",
-        ended.stdout
-    );
+    assert!(ended.stdout.contains("wrong: and 1,150 more"), "{}", ended.stdout);
+    assert!(ended.stdout.contains("ledger rows: 1,210, 1,200 WRONG"), "{}", ended.stdout);
     assert!(ended.stdout.lines().count() < 100);
 }
 
@@ -427,11 +406,8 @@ fn what_is_no_database_of_this_version_cannot_be_opened() {
         assert!(ended.stderr.contains(part), "{part}: {ended:?}");
     };
     refused("there is no database");
-    std::fs::write(
-        &path,
-        "no database at all, but long enough to be read as one".repeat(99),
-    )
-    .unwrap();
+    std::fs::write(&path, "no database at all, but long enough to be read as one".repeat(99))
+        .unwrap();
     refused("not a database");
     std::fs::copy(server.data().join("flowledger.db"), &path).unwrap();
     let connection = Connection::open(&path).unwrap();

@@ -81,9 +81,7 @@ fn never_read(address: SocketAddr) {
         small.ok().map(|()| stream)
     };
     // An error would tell without reading that it was cut; there is room for what comes here.
-    forever(NEVER_READ, connect, |stream| {
-        stream.take_error().ok()?.is_none().then_some(stream)
-    });
+    forever(NEVER_READ, connect, |stream| stream.take_error().ok()?.is_none().then_some(stream));
 }
 
 fn flood_pings(address: SocketAddr) {

@@ -95,10 +95,7 @@ impl Clients {
                     })
                 })
                 .collect();
-            handles
-                .into_iter()
-                .flat_map(|handle| handle.join().unwrap())
-                .collect()
+            handles.into_iter().flat_map(|handle| handle.join().unwrap()).collect()
         });
         for stream in streams {
             all.add(stream);
@@ -114,15 +111,8 @@ impl Clients {
         stream.set_nonblocking(true).unwrap();
         let mut stream = TcpStream::from_std(stream);
         let token = Token(self.clients.len());
-        self.poll
-            .registry()
-            .register(&mut stream, token, Interest::READABLE)
-            .unwrap();
-        self.clients.push(Client {
-            stream,
-            rest: Vec::new(),
-            is_gone: false,
-        });
+        self.poll.registry().register(&mut stream, token, Interest::READABLE).unwrap();
+        self.clients.push(Client { stream, rest: Vec::new(), is_gone: false });
     }
 
     /// Reads what comes right after connecting.
@@ -166,11 +156,7 @@ impl Clients {
                         .registry()
                         .register(&mut stream, Token(at), Interest::READABLE)
                         .unwrap();
-                    self.clients[at] = Client {
-                        stream,
-                        rest: Vec::new(),
-                        is_gone: false,
-                    };
+                    self.clients[at] = Client { stream, rest: Vec::new(), is_gone: false };
                 }
             }
             self.settle();
@@ -181,9 +167,7 @@ impl Clients {
     fn poll(&mut self, measured: &mut Measured, timeout: Duration) -> bool {
         self.poll.poll(&mut self.events, Some(timeout)).unwrap();
         let ready: Vec<usize> = self.events.iter().map(|event| event.token().0).collect();
-        ready
-            .into_iter()
-            .fold(false, |any, key| self.read(key, measured) | any)
+        ready.into_iter().fold(false, |any, key| self.read(key, measured) | any)
     }
 
     /// Reads what there is. An event says only once that something has come.
@@ -199,9 +183,7 @@ impl Clients {
                     any = true;
                     let used = count_frames(&self.buffer[..kept + count], measured);
                     client.rest.clear();
-                    client
-                        .rest
-                        .extend_from_slice(&self.buffer[used..kept + count]);
+                    client.rest.extend_from_slice(&self.buffer[used..kept + count]);
                     if kept + count < self.buffer.len() {
                         break;
                     }
@@ -225,11 +207,7 @@ fn connect(kind: Kind, address: SocketAddr) -> BlockingStream {
             stream.read_exact(&mut byte).unwrap();
             head.push(byte[0]);
         }
-        assert!(
-            head.starts_with(b"HTTP/1.1 101"),
-            "{}",
-            String::from_utf8_lossy(&head)
-        );
+        assert!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
     }
     stream
 }
@@ -260,10 +238,7 @@ fn count_frames(bytes: &[u8], measured: &mut Measured) -> usize {
         if samples < SAMPLES_PER_READ {
             samples += 1;
             let sent = sent_at(payload);
-            let now = SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .unwrap()
-                .as_nanos() as u64;
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
             measured.latency.saturating_record(now.saturating_sub(sent));
         }
     }
@@ -271,11 +246,7 @@ fn count_frames(bytes: &[u8], measured: &mut Measured) -> usize {
 }
 
 fn sent_at(payload: &[u8]) -> u64 {
-    let at = payload
-        .windows(4)
-        .position(|four| four == br#""t":"#)
-        .expect("a time")
-        + 4;
+    let at = payload.windows(4).position(|four| four == br#""t":"#).expect("a time") + 4;
     payload[at..]
         .iter()
         .take_while(|byte| byte.is_ascii_digit())

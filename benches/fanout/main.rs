@@ -58,10 +58,7 @@ const QUICK: Plan = Plan {
 };
 
 fn main() {
-    let args: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|arg| arg != "--bench")
-        .collect();
+    let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args.as_slice() {
         ["serve", rest @ ..] => server::serve(rest),
@@ -154,17 +151,12 @@ fn calm() {
             rig.child.wait_until_clients(CALM_CLIENTS);
         }
         let p99 = |measured: &Measured| measured.latency.value_at_quantile(0.99) as f64;
-        for (name, measured, rss_kb) in [
-            ("no", &alone, rss_alone_kb),
-            ("yes", &beside, rss_beside_kb),
-        ] {
+        for (name, measured, rss_kb) in
+            [("no", &alone, rss_alone_kb), ("yes", &beside, rss_beside_kb)]
+        {
             println!(
                 "{:>12} {name:>12} {:>9.2} {:>9.2} {:>6.2} {:>12.1} {:>5}",
-                if kind == Kind::OursShort {
-                    "run out"
-                } else {
-                    "enough"
-                },
+                if kind == Kind::OursShort { "run out" } else { "enough" },
                 measured.latency.value_at_quantile(0.5) as f64 / 1e6,
                 p99(measured) / 1e6,
                 p99(measured) / p99(&alone),
@@ -173,11 +165,7 @@ fn calm() {
             );
         }
         // Accepting goes on.
-        drop(Clients::connect(
-            kind,
-            rig.child.address,
-            CALM_CLIENTS_LATER,
-        ));
+        drop(Clients::connect(kind, rig.child.address, CALM_CLIENTS_LATER));
     }
 }
 

@@ -48,10 +48,7 @@ impl Kind {
 
 /// An event of about `size` bytes on the wire, with the time in its payload.
 pub fn event(size: usize) -> String {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap()
-        .as_nanos();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
     let head = format!(r#"{{"type":"NODE_OUTPUT","payload":{{"flowId":1,"t":{now},"delta":""#);
     let fill = size.saturating_sub(head.len() + 3 + 4);
     format!("{head}{}\"}}}}", "x".repeat(fill))
@@ -81,22 +78,15 @@ fn start_server(listen: &str) -> (Server, tempfile::TempDir) {
 }
 
 fn publish(server: &Server, size: usize) {
-    let message = Message {
-        seq: None,
-        flow_id: Some(1),
-        type_name: "NODE_OUTPUT",
-        text: event(size),
-    };
+    let message =
+        Message { seq: None, flow_id: Some(1), type_name: "NODE_OUTPUT", text: event(size) };
     server.core().hub.publish(vec![message], None);
 }
 
 /// For others to attach to.
 pub fn serve(args: &[&str]) {
     let value = |name: &str| {
-        args.iter()
-            .position(|arg| *arg == name)
-            .and_then(|at| args.get(at + 1))
-            .copied()
+        args.iter().position(|arg| *arg == name).and_then(|at| args.get(at + 1)).copied()
     };
     let number =
         |name: &str, default: u64| value(name).map_or(default, |text| text.parse().unwrap());
@@ -121,10 +111,7 @@ pub fn child(kind: Kind) {
         std::io::stdout().flush().unwrap();
     };
     if kind == Kind::OursShort {
-        let limit = Rlimit {
-            current: Some(DESCRIPTORS_SHORT),
-            maximum: Some(DESCRIPTORS_SHORT),
-        };
+        let limit = Rlimit { current: Some(DESCRIPTORS_SHORT), maximum: Some(DESCRIPTORS_SHORT) };
         setrlimit(Resource::Nofile, limit).unwrap();
     }
     let target: Box<dyn Target> = match kind {
@@ -135,11 +122,9 @@ pub fn child(kind: Kind) {
     for line in std::io::stdin().lock().lines().map_while(Result::ok) {
         let words: Vec<&str> = line.split(' ').collect();
         match words.as_slice() {
-            ["usage"] => say(format!(
-                "{} {}",
-                rss_kb(),
-                std::fs::read_dir("/proc/self/fd").unwrap().count()
-            )),
+            ["usage"] => {
+                say(format!("{} {}", rss_kb(), std::fs::read_dir("/proc/self/fd").unwrap().count()))
+            }
             ["cpu"] => say(cpu_time().as_nanos().to_string()),
             ["clients"] => say(target.clients().to_string()),
             ["publish", rate, size, ms] => {
@@ -157,19 +142,13 @@ pub fn child(kind: Kind) {
 
 fn rss_kb() -> i64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmRSS"))
-        .unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 fn cpu_time() -> Duration {
     let time = clock_gettime(ClockId::ProcessCPUTime);
-    Duration::new(
-        time.tv_sec.unsigned_abs(),
-        u32::try_from(time.tv_nsec).unwrap(),
-    )
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap())
 }
 
 trait Target {
@@ -196,12 +175,7 @@ impl Target for Ours {
     }
 
     fn clients(&self) -> usize {
-        self.server
-            .core()
-            .hub
-            .stats()
-            .clients
-            .load(Ordering::SeqCst)
+        self.server.core().hub.stats().clients.load(Ordering::SeqCst)
     }
 
     fn publish(&self, size: usize) {
@@ -275,12 +249,7 @@ impl Child {
         let mut line = String::new();
         output.read_line(&mut line).unwrap();
         let address = line.trim().parse().unwrap();
-        Self {
-            _process: Process(process),
-            input,
-            output,
-            address,
-        }
+        Self { _process: Process(process), input, output, address }
     }
 
     fn tell(&mut self, text: &str) {
@@ -302,23 +271,16 @@ impl Child {
     pub fn usage(&mut self) -> Usage {
         let answer = self.ask("usage");
         let (rss, fds) = answer.split_once(' ').unwrap();
-        Usage {
-            rss_kb: rss.parse().unwrap(),
-            fds: fds.parse().unwrap(),
-        }
+        Usage { rss_kb: rss.parse().unwrap(), fds: fds.parse().unwrap() }
     }
 
     pub fn wait_for_clients(&mut self, count: usize) {
-        self.wait("not all clients were registered", |clients| {
-            clients >= count
-        });
+        self.wait("not all clients were registered", |clients| clients >= count);
     }
 
     /// Waits until others are gone.
     pub fn wait_until_clients(&mut self, count: usize) {
-        self.wait("clients that are gone are still there", |clients| {
-            clients <= count
-        });
+        self.wait("clients that are gone are still there", |clients| clients <= count);
     }
 
     fn wait(&mut self, otherwise: &str, is_so: impl Fn(usize) -> bool) {

@@ -25,9 +25,7 @@ pub fn open(dir: &Path) -> Connection {
 }
 
 pub fn size(dir: &Path) -> u64 {
-    let pages: u64 = open(dir)
-        .pragma_query_value(None, "page_count", |row| row.get(0))
-        .unwrap();
+    let pages: u64 = open(dir).pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
     pages * 4_096
 }
 
@@ -38,19 +36,13 @@ pub fn size(dir: &Path) -> u64 {
 pub fn fill(dir: &Path, count: u64, newest_ms: i64) {
     let mut connection = open(dir);
     // It is thrown away where it fails.
-    connection
-        .pragma_update(None, "synchronous", "OFF")
-        .unwrap();
-    connection
-        .pragma_update(None, "cache_size", -64 << 10)
-        .unwrap();
+    connection.pragma_update(None, "synchronous", "OFF").unwrap();
+    connection.pragma_update(None, "cache_size", -64 << 10).unwrap();
     for first in (0..count).step_by(STEP as usize) {
         let transaction = connection.transaction().unwrap();
         let each = DAYS as i64 * MS_PER_DAY / count as i64;
         let last = (first + STEP).min(count);
-        transaction
-            .execute(ROWS, params![first, last, newest_ms, each, count])
-            .unwrap();
+        transaction.execute(ROWS, params![first, last, newest_ms, each, count]).unwrap();
         transaction.commit().unwrap();
     }
     let checkpoint = "PRAGMA wal_checkpoint(TRUNCATE)";
@@ -129,21 +121,17 @@ impl Books {
             let ids: Vec<i64> = self
                 .writer
                 .transaction(|batch| {
-                    let receipts = opened
-                        .iter()
-                        .map(|change| match batch.apply(change)?.receipt {
-                            Receipt::Call(row) => Ok(row.id),
-                            other => panic!("{other:?}"),
-                        });
+                    let receipts = opened.iter().map(|change| match batch.apply(change)?.receipt {
+                        Receipt::Call(row) => Ok(row.id),
+                        other => panic!("{other:?}"),
+                    });
                     receipts.collect()
                 })
                 .unwrap();
             let settled: Vec<Change> = ids.iter().map(|&id| settled(id)).collect();
             self.writer
                 .transaction(|batch| {
-                    settled
-                        .iter()
-                        .try_for_each(|change| batch.apply(change).map(drop))
+                    settled.iter().try_for_each(|change| batch.apply(change).map(drop))
                 })
                 .unwrap();
             self.written += BATCH;
@@ -197,20 +185,12 @@ fn settled(id: i64) -> Change {
 
 fn cpu_time() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(
-        time.tv_sec.unsigned_abs(),
-        u32::try_from(time.tv_nsec).unwrap(),
-    )
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap())
 }
 
 /// What this process has caused to be written to the disk.
 fn disk_bytes() -> u64 {
     let text = std::fs::read_to_string("/proc/self/io").unwrap();
     let line = text.lines().find(|line| line.starts_with("write_bytes:"));
-    line.unwrap()
-        .split_whitespace()
-        .nth(1)
-        .unwrap()
-        .parse()
-        .unwrap()
+    line.unwrap().split_whitespace().nth(1).unwrap().parse().unwrap()
 }

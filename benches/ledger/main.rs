@@ -44,10 +44,7 @@ const CALLS: u64 = 96_000;
 const TURNS: u64 = 6;
 
 fn main() {
-    let args: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|arg| arg != "--bench")
-        .collect();
+    let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args.as_slice() {
         ["server", data, url] => processes::serve(data.as_ref(), url),
@@ -241,19 +238,13 @@ fn writing() {
     println!(
         "A call, opened and settled, 16 to a commit; of {CALLS} in turns. CPU is that of the thread that writes:"
     );
-    println!(
-        "{:<40} {:>9} {:>9} {:>10} {:>7}",
-        "", "CPU us", "DB bytes", "disk bytes", "CPU"
-    );
+    println!("{:<40} {:>9} {:>9} {:>10} {:>7}", "", "CPU us", "DB bytes", "disk bytes", "CPU");
     let sets = [
         ("an index of flows, as before", fill::FORMER),
         ("blocks, as it is", ""),
         ("an index for each filter", fill::ONE_FOR_EACH_FILTER),
     ];
-    let mut all: Vec<Books> = sets
-        .iter()
-        .map(|(_, indexes)| Books::new(indexes))
-        .collect();
+    let mut all: Vec<Books> = sets.iter().map(|(_, indexes)| Books::new(indexes)).collect();
     for _ in 0..TURNS {
         for books in &mut all {
             books.write(CALLS / TURNS);

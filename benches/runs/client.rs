@@ -100,10 +100,7 @@ impl Client {
     pub fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).unwrap();
         stream.set_nodelay(true).unwrap();
-        Self {
-            stream,
-            buffer: vec![0; 64 << 10],
-        }
+        Self { stream, buffer: vec![0; 64 << 10] }
     }
 
     /// Saves a flow and gives its number.
@@ -172,8 +169,7 @@ pub fn message_of(bytes: &[u8]) -> Option<(usize, usize)> {
     let text = std::str::from_utf8(&bytes[..head]).unwrap();
     let length = text.lines().find_map(|line| {
         let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("content-length")
-            .then(|| value.trim().parse().unwrap())
+        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse().unwrap())
     });
     Some((head, length.unwrap_or(0)))
 }
@@ -203,12 +199,7 @@ pub fn row_of_agents(count: usize) -> Value {
 
 pub fn agents_without_edges(count: usize) -> Value {
     let nodes: Vec<Value> = (0..count)
-        .map(|at| {
-            agent(
-                &format!("node-{at}"),
-                "Say something about {{ input.topic }}.",
-            )
-        })
+        .map(|at| agent(&format!("node-{at}"), "Say something about {{ input.topic }}."))
         .collect();
     json!({"name": "Side by side", "data": {"nodes": nodes, "edges": []}})
 }

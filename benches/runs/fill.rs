@@ -19,9 +19,7 @@ fn open(dir: &Path) -> Connection {
 
 /// How large the database is, with what is in its log already.
 pub fn size(dir: &Path) -> u64 {
-    let pages: u64 = open(dir)
-        .pragma_query_value(None, "page_count", |row| row.get(0))
-        .unwrap();
+    let pages: u64 = open(dir).pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
     pages * 4_096
 }
 
@@ -31,21 +29,13 @@ pub fn size(dir: &Path) -> u64 {
 pub fn fill(dir: &Path, count: u64) {
     let mut connection = open(dir);
     // It is thrown away where it fails.
-    connection
-        .pragma_update(None, "synchronous", "OFF")
-        .unwrap();
-    connection
-        .pragma_update(None, "cache_size", -64 << 10)
-        .unwrap();
-    connection
-        .pragma_update(None, "wal_autocheckpoint", 16_384)
-        .unwrap();
-    let now_ms: i64 = connection
-        .query_row("SELECT created_ms FROM runs", [], |row| row.get(0))
-        .unwrap();
-    let events_each: u64 = connection
-        .query_row("SELECT count(*) FROM events", [], |row| row.get(0))
-        .unwrap();
+    connection.pragma_update(None, "synchronous", "OFF").unwrap();
+    connection.pragma_update(None, "cache_size", -64 << 10).unwrap();
+    connection.pragma_update(None, "wal_autocheckpoint", 16_384).unwrap();
+    let now_ms: i64 =
+        connection.query_row("SELECT created_ms FROM runs", [], |row| row.get(0)).unwrap();
+    let events_each: u64 =
+        connection.query_row("SELECT count(*) FROM events", [], |row| row.get(0)).unwrap();
     let made = "CREATE TEMP TABLE a_run AS SELECT * FROM runs;
         CREATE TEMP TABLE a_node AS SELECT * FROM run_nodes;
         CREATE TEMP TABLE a_call AS SELECT * FROM ledger ORDER BY id;
@@ -57,17 +47,11 @@ pub fn fill(dir: &Path, count: u64) {
         let first = last.saturating_sub(STEP);
         let transaction = connection.transaction().unwrap();
         let with_events = last * events_each <= EVENTS_MAX;
-        for (sql, is_wanted) in [
-            (RUNS, true),
-            (NODES, true),
-            (CALLS, true),
-            (EVENTS, with_events),
-        ] {
+        for (sql, is_wanted) in [(RUNS, true), (NODES, true), (CALLS, true), (EVENTS, with_events)]
+        {
             if is_wanted {
                 let sql = format!("{NUMBERS} {}", sql.replace("RUN_ID", RUN_ID));
-                transaction
-                    .execute(&sql, params![first, last, now_ms])
-                    .unwrap();
+                transaction.execute(&sql, params![first, last, now_ms]).unwrap();
             }
         }
         transaction.commit().unwrap();

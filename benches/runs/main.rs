@@ -48,21 +48,13 @@ struct Plan {
     stored: &'static [u64],
 }
 
-const FULL: Plan = Plan {
-    window: Duration::from_secs(12),
-    stored: &[0, 10_000, 100_000, 1_000_000],
-};
+const FULL: Plan =
+    Plan { window: Duration::from_secs(12), stored: &[0, 10_000, 100_000, 1_000_000] };
 
-const QUICK: Plan = Plan {
-    window: Duration::from_secs(4),
-    stored: &[0, 10_000, 100_000],
-};
+const QUICK: Plan = Plan { window: Duration::from_secs(4), stored: &[0, 10_000, 100_000] };
 
 fn main() {
-    let args: Vec<String> = std::env::args()
-        .skip(1)
-        .filter(|arg| arg != "--bench")
-        .collect();
+    let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args.as_slice() {
         ["server", data, url] => processes::serve(data.as_ref(), url),
@@ -91,11 +83,7 @@ fn busy(window: Duration) {
     let mut rig = Rig::start(&upstream, 0);
     println!("the server is process {}", rig.server.id());
     let measured = rig.measure(rig.row, BUSY, window);
-    println!(
-        "{:.0} runs/s, {:.3} ms CPU",
-        measured.per_second(),
-        measured.cpu_ms()
-    );
+    println!("{:.0} runs/s, {:.3} ms CPU", measured.per_second(), measured.cpu_ms());
 }
 
 fn costs(plan: &Plan, upstream: &Upstream) {
@@ -176,10 +164,7 @@ fn flatness(plan: &Plan, upstream: &Upstream) {
 
 fn memory() {
     let upstream = Upstream::start(SLOW);
-    for (wait, what) in [
-        (false, "nobody waiting for it"),
-        (true, "a client waiting for it"),
-    ] {
+    for (wait, what) in [(false, "nobody waiting for it"), (true, "a client waiting for it")] {
         let mut rig = Rig::start(&upstream, 0);
         // What every server has once it has answered anything.
         Client::connect(rig.server.address).execute(rig.row, false);
@@ -247,20 +232,12 @@ impl Rig {
             server = Server::start(dir.path(), &upstream.url);
         }
         let filled_bytes = fill::size(dir.path());
-        Self {
-            server,
-            row,
-            wide,
-            filled_bytes,
-            fill_time,
-            dir,
-        }
+        Self { server, row, wide, filled_bytes, fill_time, dir }
     }
 
     fn measure(&mut self, flow: i64, at_a_time: usize, window: Duration) -> Measured {
-        let mut clients: Vec<Client> = (0..at_a_time)
-            .map(|_| Client::connect(self.server.address))
-            .collect();
+        let mut clients: Vec<Client> =
+            (0..at_a_time).map(|_| Client::connect(self.server.address)).collect();
         client::run(&mut clients, flow, WARM_UP);
         let (db_bytes, disk_bytes) = (fill::size(self.dir.path()), self.server.written_bytes());
         let cpu = self.server.cpu();

@@ -57,10 +57,7 @@ fn field(path: &str, name: &str) -> u64 {
 
 fn cpu_time() -> Duration {
     let time = clock_gettime(ClockId::ProcessCPUTime);
-    Duration::new(
-        time.tv_sec.unsigned_abs(),
-        u32::try_from(time.tv_nsec).unwrap(),
-    )
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap())
 }
 
 /// The provider's process: every chat completion is the same, in one piece and with usage.
@@ -129,11 +126,7 @@ impl Process {
             .unwrap();
         let input = child.stdin.take();
         let output = BufReader::new(child.stdout.take().unwrap());
-        Self {
-            child,
-            input,
-            output,
-        }
+        Self { child, input, output }
     }
 
     fn line(&mut self) -> String {
@@ -161,10 +154,7 @@ impl Upstream {
     pub fn start(delay: Duration) -> Self {
         let mut process = Process::start(&["upstream", &delay.as_millis().to_string()]);
         let url = process.line();
-        Self {
-            _process: process,
-            url,
-        }
+        Self { _process: process, url }
     }
 }
 

@@ -57,10 +57,7 @@ pub struct FillGuard {
 
 impl ResponseCache {
     pub fn new(store: Arc<Store>) -> Self {
-        Self {
-            store,
-            state: Arc::default(),
-        }
+        Self { store, state: Arc::default() }
     }
 
     /// Looks for a response of at most that age.
@@ -85,10 +82,7 @@ impl ResponseCache {
             return Ok(CacheLookup::Answer(Arc::new(bought)));
         }
         state.in_flight.insert(key.to_owned());
-        Ok(CacheLookup::Nothing(FillGuard {
-            cache: self.clone(),
-            key: key.to_owned(),
-        }))
+        Ok(CacheLookup::Nothing(FillGuard { cache: self.clone(), key: key.to_owned() }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -162,11 +156,7 @@ mod tests {
         let (store, _writer) = Store::open(dir.path()).unwrap();
         let answers = ResponseCache::new(Arc::new(store));
         let age_max = Duration::from_secs(60);
-        let look = |call: &Call| {
-            answers
-                .look(&key_of(call, None), age_max, Timestamp(0))
-                .unwrap()
-        };
+        let look = |call: &Call| answers.look(&key_of(call, None), age_max, Timestamp(0)).unwrap();
         for at in 0..40 {
             let call = call(at.to_string());
             let CacheLookup::Nothing(fill) = look(&call) else {

@@ -103,10 +103,7 @@ pub fn lost_call(id: i64, at: Timestamp) -> Settlement {
 
 /// The settlement of a call during which its thread panicked.
 pub fn panicked(id: i64, error: &str) -> Settlement {
-    Settlement {
-        error: Some(error.to_owned()),
-        ..lost_call(id, Timestamp::now())
-    }
+    Settlement { error: Some(error.to_owned()), ..lost_call(id, Timestamp::now()) }
 }
 
 /// Changes settlements to those of calls that were cancelled because the server stops: `UNKNOWN`, with

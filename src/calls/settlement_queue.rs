@@ -34,11 +34,7 @@ struct State {
 
 impl SettlementQueue {
     pub(super) fn new(journal: Journal) -> Self {
-        Self {
-            journal,
-            state: Mutex::default(),
-            changed: Condvar::new(),
-        }
+        Self { journal, state: Mutex::default(), changed: Condvar::new() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -74,9 +70,7 @@ impl SettlementQueue {
                 self.journal.commit(changes)
             })
         };
-        receipts?
-            .pop()
-            .ok_or_else(|| Error::internal("the journal returned no receipt"))
+        receipts?.pop().ok_or_else(|| Error::internal("the journal returned no receipt"))
     }
 
     /// Commits changes, and waits for as long as the disk is full.
@@ -97,9 +91,7 @@ impl SettlementQueue {
             };
             let state = self.changed.wait_while(self.state(), has_none);
             let state = state.unwrap_or_else(PoisonError::into_inner);
-            let waited = self
-                .changed
-                .wait_timeout_while(state, WAIT_MAX, |state| !state.is_over);
+            let waited = self.changed.wait_timeout_while(state, WAIT_MAX, |state| !state.is_over);
             is_over = waited.unwrap_or_else(PoisonError::into_inner).0.is_over;
             self.flush();
         }

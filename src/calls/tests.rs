@@ -45,19 +45,11 @@ impl Rig {
             missing_key_hint: None,
             stream_usage: true,
         };
-        let providers = Providers::new(
-            BTreeMap::from([("echo".to_owned(), echo)]),
-            Timeouts::default(),
-        );
+        let providers =
+            Providers::new(BTreeMap::from([("echo".to_owned(), echo)]), Timeouts::default());
         let providers = Arc::new(providers.with_rates(BTreeMap::from([("echo".to_owned(), rate)])));
         let calls = Calls::start(Arc::clone(&store), journal.clone(), providers).unwrap();
-        Self {
-            calls,
-            journal,
-            thread: Some(thread),
-            store,
-            _dir: dir,
-        }
+        Self { calls, journal, thread: Some(thread), store, _dir: dir }
     }
 
     fn rows(&self) -> Vec<LedgerEntry> {
@@ -131,10 +123,7 @@ impl Rig {
 
     /// Calls `echo` and caches its answer.
     fn echo(&self, call: &Call, fill: Option<FillGuard>) -> Exchanged {
-        let answer = self
-            .calls
-            .providers()
-            .call(call, &Cancel::new(), &mut |_| {});
+        let answer = self.calls.providers().call(call, &Cancel::new(), &mut |_| {});
         let answer = answer.map_err(Box::new);
         let filled = fill.zip(answer.as_ref().ok()).map(|(fill, answer)| Filled {
             fill,
@@ -165,10 +154,7 @@ fn unused(_: Option<FillGuard>) -> Exchanged {
 }
 
 fn one_a_minute() -> Rate {
-    Rate {
-        requests_per_minute: Some(1),
-        ..Rate::default()
-    }
+    Rate { requests_per_minute: Some(1), ..Rate::default() }
 }
 
 #[test]
@@ -210,10 +196,7 @@ fn a_call_over_budget_does_not_wait_for_a_permit() {
     let rig = Rig::with_rate(one_a_minute());
     rig.make(&call(), |fill| rig.echo(&call(), fill));
     rig.allow_one_token();
-    let other = Call {
-        prompt: "another".into(),
-        ..call()
-    };
+    let other = Call { prompt: "another".into(), ..call() };
     let ended = rig.make(&other, unused);
     assert!(matches!(ended.outcome, CallOutcome::OverBudget(_)));
 }
@@ -241,10 +224,7 @@ fn a_failed_call_keeps_its_usage_when_the_server_stops() {
             message: "cancelled".into(),
             status: None,
             retry_after: None,
-            usage: Usage {
-                input_tokens: 7,
-                ..Usage::default()
-            },
+            usage: Usage { input_tokens: 7, ..Usage::default() },
             is_billed_otherwise: false,
             model: "echo-1".into(),
             latency_ms: 5,
@@ -254,10 +234,7 @@ fn a_failed_call_keeps_its_usage_when_the_server_stops() {
     });
     rig.calls.settle(interrupted(ended.changes));
     let row = rig.settled_row();
-    assert_eq!(
-        (row.status, row.usage.input_tokens),
-        (CallStatus::Unknown, 7)
-    );
+    assert_eq!((row.status, row.usage.input_tokens), (CallStatus::Unknown, 7));
 }
 
 #[test]
@@ -269,15 +246,9 @@ fn no_call_is_made_without_a_committed_intent() {
     let Prepared::Ready(held) = rig.calls.prepare(&request, None) else {
         panic!("not ready");
     };
-    let before = vec![Change::SetBudgets {
-        all: Vec::new(),
-        version: None,
-    }];
+    let before = vec![Change::SetBudgets { all: Vec::new(), version: None }];
     let ended = rig.calls.make(&request, held, before, unused);
-    assert!(matches!(
-        ended.outcome,
-        CallOutcome::NotCommitted(Error::Stopping)
-    ));
+    assert!(matches!(ended.outcome, CallOutcome::NotCommitted(Error::Stopping)));
     assert_eq!(ended.changes.len(), 1);
 }
 
@@ -305,10 +276,7 @@ fn a_blocked_caller_ends_when_cancelled_or_left() {
     let request = rig.request(&other);
     let cancel = Cancel::new();
     let wait = |has_left: bool| {
-        let waiter = Waiter {
-            cancel: &cancel,
-            has_left: &|| has_left,
-        };
+        let waiter = Waiter { cancel: &cancel, has_left: &|| has_left };
         rig.calls.wait(&request, &waiter)
     };
     let is_cancelled = |has_left| matches!(wait(has_left), Err(ended) if matches!(ended.outcome, CallOutcome::Cancelled));
@@ -325,29 +293,12 @@ fn a_blocked_caller_is_refused_where_the_rate_limit_has_no_room() {
     // Just below a minute is waited for, so the call after the next is over the limit.
     let rig = Rig::with_rate(one_a_minute());
     rig.make(&call(), |fill| rig.echo(&call(), fill));
-    let (second, third) = (
-        Call {
-            prompt: "second".into(),
-            ..call()
-        },
-        Call {
-            prompt: "third".into(),
-            ..call()
-        },
-    );
+    let (second, third) =
+        (Call { prompt: "second".into(), ..call() }, Call { prompt: "third".into(), ..call() });
     let prepared = rig.calls.prepare(&rig.request(&second), None);
-    assert!(matches!(
-        prepared,
-        Prepared::Deferred {
-            reason: WaitReason::RateLimit,
-            ..
-        }
-    ));
+    assert!(matches!(prepared, Prepared::Deferred { reason: WaitReason::RateLimit, .. }));
     let cancel = Cancel::new();
-    let waiter = Waiter {
-        cancel: &cancel,
-        has_left: &|| false,
-    };
+    let waiter = Waiter { cancel: &cancel, has_left: &|| false };
     let ended = rig.calls.wait(&rig.request(&third), &waiter).err().unwrap();
     assert!(matches!(ended.outcome, CallOutcome::RateLimited(wait) if wait > PERMIT_WAIT_MAX));
     assert!(!ended.has_row());

@@ -95,9 +95,7 @@ pub fn run(config: &Config, query: Query) -> Result<ExitCode> {
 }
 
 fn rows(rows: &[LedgerEntry]) -> Table {
-    let head = [
-        "Time", "Provider", "Model", "Role", "In", "Out", "Cost", "ms", "Status",
-    ];
+    let head = ["Time", "Provider", "Model", "Role", "In", "Out", "Cost", "ms", "Status"];
     let mut table = table(&head, 4..8);
     for row in rows {
         let mark = if row.more.cached { " (cached)" } else { "" };
@@ -118,18 +116,8 @@ fn rows(rows: &[LedgerEntry]) -> Table {
 
 fn sums(store: &Store, filter: &LedgerFilter, group: &str) -> Result<Table> {
     let (groups, total) = store.summary(filter, group)?;
-    let head = [
-        group,
-        "Calls",
-        "Failed",
-        "In",
-        "Out",
-        "Cost",
-        "Unpriced",
-        "Estimated",
-        "Cached",
-        "Saved",
-    ];
+    let head =
+        [group, "Calls", "Failed", "In", "Out", "Cost", "Unpriced", "Estimated", "Cached", "Saved"];
     let mut table = table(&head, 1..10);
     let row = |name: &str, sums: &Sums| {
         [

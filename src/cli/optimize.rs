@@ -81,20 +81,10 @@ fn find(config: &Config, store: &Arc<Store>) -> Result<Report> {
     }
     let now = Timestamp::now();
     pass.run(Wanted::default(), now, &mut |change| {
-        if let Change::Propose {
-            flow_id,
-            flow_name,
-            proposal,
-            ..
-        } = change
+        if let Change::Propose { flow_id, flow_name, proposal, .. } = change
             && known.insert((flow_id, proposal.key()))
         {
-            open.push(OpenSuggestion {
-                id: None,
-                flow_id,
-                flow_name,
-                proposal: *proposal,
-            });
+            open.push(OpenSuggestion { id: None, flow_id, flow_name, proposal: *proposal });
         }
         Ok(())
     })?;
@@ -115,34 +105,19 @@ fn shown(found: &Report) -> String {
     if found.open.is_empty() {
         text.push_str("Nothing to be saved was found in the calls of the last 30 days.\n");
     } else {
-        let rows = found.open.iter().map(
-            |OpenSuggestion {
-                 id,
-                 flow_name,
-                 proposal,
-                 ..
-             }| {
-                let id = id.map_or_else(|| "new".to_owned(), |id| id.to_string());
-                [
-                    id,
-                    flow_name.clone(),
-                    proposal.node_id.clone(),
-                    proposal.title.clone(),
-                    promised(proposal),
-                    proposal.calls.to_string(),
-                    proposal.reason.clone(),
-                ]
-            },
-        );
-        let head = [
-            "No",
-            "Flow",
-            "Node",
-            "What to do",
-            "In 30 days",
-            "Calls",
-            "Why",
-        ];
+        let rows = found.open.iter().map(|OpenSuggestion { id, flow_name, proposal, .. }| {
+            let id = id.map_or_else(|| "new".to_owned(), |id| id.to_string());
+            [
+                id,
+                flow_name.clone(),
+                proposal.node_id.clone(),
+                proposal.title.clone(),
+                promised(proposal),
+                proposal.calls.to_string(),
+                proposal.reason.clone(),
+            ]
+        });
+        let head = ["No", "Flow", "Node", "What to do", "In 30 days", "Calls", "Why"];
         text.push_str(&wrapped_table(head, rows));
     }
     if !found.applied.is_empty() {
@@ -156,14 +131,7 @@ fn shown(found: &Report) -> String {
                 saved(it.realised.as_ref()),
             ]
         });
-        let head = [
-            "No",
-            "Flow",
-            "Node",
-            "What was done",
-            "Promised",
-            "Saved so far",
-        ];
+        let head = ["No", "Flow", "Node", "What was done", "Promised", "Saved so far"];
         text.push_str(&wrapped_table(head, rows));
     }
     text
@@ -182,10 +150,7 @@ fn saved(realised: Option<&Realised>) -> String {
 /// `$1.5 ($0.03 to $2.97)`, or the time.
 fn promised(proposal: &Proposal) -> String {
     if let Some(saving) = proposal.saving_per_30_days {
-        return format!(
-            "${} (${} to ${})",
-            saving.expected_usd, saving.low_usd, saving.high_usd
-        );
+        return format!("${} (${} to ${})", saving.expected_usd, saving.low_usd, saving.high_usd);
     }
     match proposal.saving_ms {
         Some(ms) => format!("{ms} ms in each run"),

@@ -45,10 +45,8 @@ pub fn run(
     dry_run: bool,
 ) -> Result<ExitCode> {
     let input = read_input(inputs, input_json)?;
-    let text = fs::read_to_string(file).map_err(Error::io(format!(
-        "the flow {} cannot be read",
-        file.display()
-    )))?;
+    let text = fs::read_to_string(file)
+        .map_err(Error::io(format!("the flow {} cannot be read", file.display())))?;
     let body: Value = serde_json::from_str(&text)
         .map_err(|error| Error::Config(format!("{} is not JSON: {error}", file.display())))?;
     let interrupted = signals()?;
@@ -148,24 +146,15 @@ fn estimate(core: &Core, file: &Path, body: Value, input: Value) -> Result<ExitC
 fn save(core: &Core, file: &Path, body: Value) -> Result<(FlowRecord, Graph)> {
     let (name, document) = http::check_document(body, &|data| core.engine.parse(data).map(drop))?;
     let origin = fs::canonicalize(file)
-        .map_err(Error::io(format!(
-            "the flow {} cannot be found",
-            file.display()
-        )))?
+        .map_err(Error::io(format!("the flow {} cannot be found", file.display())))?
         .to_string_lossy()
         .into_owned();
     let present = core.store.flow_by_origin(&origin)?;
-    let new = NewFlow {
-        name,
-        document,
-        origin: Some(origin),
-        at: Timestamp::now(),
-    };
+    let new = NewFlow { name, document, origin: Some(origin), at: Timestamp::now() };
     let id = match present {
         Some(flow) if flow.document == new.document => flow.id,
         Some(FlowRecord { id, .. }) => {
-            core.journal
-                .commit_one(Change::UpdateFlow { id, flow: new })?;
+            core.journal.commit_one(Change::UpdateFlow { id, flow: new })?;
             id
         }
         None => match core.journal.commit_one(Change::CreateFlow(new))? {
@@ -188,10 +177,8 @@ fn read_input(inputs: &[String], input_json: Option<&str>) -> Result<Value> {
         })?,
     };
     for pair in inputs {
-        let (name, text) = pair
-            .split_once('=')
-            .filter(|(name, _)| !name.is_empty())
-            .ok_or_else(|| {
+        let (name, text) =
+            pair.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or_else(|| {
                 Error::Config(format!("--input `{pair}` is not of the form NAME=TEXT"))
             })?;
         all.insert(name.to_owned(), Value::from(text));
@@ -213,10 +200,7 @@ impl Progress {
             bar.set_style(style);
         }
         bar.enable_steady_tick(TICK);
-        Self {
-            bar,
-            running: Vec::new(),
-        }
+        Self { bar, running: Vec::new() }
     }
 
     fn show_all(&mut self, messages: &[Message], run_id: &str) {
@@ -238,12 +222,7 @@ impl Progress {
                 self.line(&format!("… {label}"));
             }
             Event::NodeCompleted {
-                label,
-                input_tokens,
-                output_tokens,
-                cost,
-                latency_ms,
-                ..
+                label, input_tokens, output_tokens, cost, latency_ms, ..
             } => {
                 self.running.retain(|running| running != label);
                 self.bar.inc(1);
@@ -282,15 +261,7 @@ fn report(graph: &Graph, run: &Run, nodes: &[NodeRecord]) {
             let _ = writeln!(io::stdout(), "{}", output.trim_end());
         }
     }
-    let head = [
-        "Node",
-        "Model",
-        "Status",
-        "Tokens in",
-        "Tokens out",
-        "Cost",
-        "Time",
-    ];
+    let head = ["Node", "Model", "Status", "Tokens in", "Tokens out", "Cost", "Time"];
     let mut table = table(&head, 3..7);
     for node in graph.nodes() {
         table.add_row(node_row(node, records.get(node.id.as_str()).copied()));
@@ -324,15 +295,7 @@ fn node_row(node: &Node, record: Option<&NodeRecord>) -> [String; 7] {
     let none = || "–".to_owned();
     let Some(record) = record else {
         let status = "not run".to_owned();
-        return [
-            node.label.clone(),
-            model,
-            status,
-            none(),
-            none(),
-            none(),
-            none(),
-        ];
+        return [node.label.clone(), model, status, none(), none(), none(), none()];
     };
     let is_completed = record.status == NodeStatus::Completed;
     [
@@ -341,11 +304,7 @@ fn node_row(node: &Node, record: Option<&NodeRecord>) -> [String; 7] {
         format!("{:?}", record.status).to_lowercase(),
         record.input_tokens.to_string(),
         record.output_tokens.to_string(),
-        if is_completed {
-            money(record.cost)
-        } else {
-            none()
-        },
+        if is_completed { money(record.cost) } else { none() },
         record.latency_ms.map_or_else(none, seconds),
     ]
 }

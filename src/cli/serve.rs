@@ -25,16 +25,8 @@ pub fn run(config: &Config) -> Result<ExitCode> {
         .map_err(Error::io("cannot listen for signals"))?;
     let server = Server::start(config)?;
     // Ignores a reader that has gone.
-    let _ = writeln!(
-        io::stdout(),
-        "flowledger is at http://{}/",
-        server.address()
-    );
-    log::info!(
-        "listening on {} with data in {}",
-        server.address(),
-        config.data.display()
-    );
+    let _ = writeln!(io::stdout(), "flowledger is at http://{}/", server.address());
+    log::info!("listening on {} with data in {}", server.address(), config.data.display());
     let code = select! {
         recv(signals) -> _ => {
             log::info!("shutting down");
@@ -53,17 +45,11 @@ pub fn run(config: &Config) -> Result<ExitCode> {
 /// hard limit.
 fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     if limit.current != limit.maximum
         && let Err(error) = setrlimit(Resource::Nofile, raised)
     {
-        log::warn!(
-            "the limit on descriptors stays at {:?}: {error}",
-            limit.current
-        );
+        log::warn!("the limit on descriptors stays at {:?}: {error}", limit.current);
     }
 }
 

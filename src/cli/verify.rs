@@ -78,11 +78,7 @@ fn show(check: &Check) {
         0 => "ok".to_owned(),
         found => format!("{} WRONG", grouped(found)),
     };
-    say(format_args!(
-        "{}: {}, {result}",
-        check.subject,
-        grouped(check.checked)
-    ));
+    say(format_args!("{}: {}, {result}", check.subject, grouped(check.checked)));
 }
 
 fn progress(length: u64) -> ProgressBar {

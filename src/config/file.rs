@@ -113,10 +113,8 @@ pub(super) enum OnDisconnect {
 
 impl ConfigFile {
     pub fn read(path: &Path) -> Result<Self> {
-        let text = fs::read_to_string(path).map_err(Error::io(format!(
-            "the configuration {} cannot be read",
-            path.display()
-        )))?;
+        let text = fs::read_to_string(path)
+            .map_err(Error::io(format!("the configuration {} cannot be read", path.display())))?;
         // A TOML error as text quotes the line, which may hold a key.
         toml::from_str(&text).map_err(|error: toml::de::Error| {
             let before = error.span().and_then(|span| text.get(..span.start));
@@ -146,9 +144,7 @@ fn within(name: &str, value: usize, range: RangeInclusive<usize>) -> Result<usiz
         return Ok(value);
     }
     let (least, most) = range.into_inner();
-    Err(wrong(format!(
-        "limits.{name}: {value} is not a number from {least} to {most}"
-    )))
+    Err(wrong(format!("limits.{name}: {value} is not a number from {least} to {most}")))
 }
 
 impl FileRetention {
@@ -191,9 +187,7 @@ fn seconds(name: &str, value: Option<f64>, default: Duration) -> Result<Duration
         return Ok(default);
     };
     let duration = Duration::try_from_secs_f64(value).ok();
-    duration.filter(|it| !it.is_zero()).ok_or_else(|| {
-        wrong(format!(
-            "{name}: `{value}` is not a number of seconds above 0"
-        ))
-    })
+    duration
+        .filter(|it| !it.is_zero())
+        .ok_or_else(|| wrong(format!("{name}: `{value}` is not a number of seconds above 0")))
 }

@@ -48,11 +48,7 @@ const WELL_KNOWN: &[WellKnown] = &[
     WellKnown {
         kind: Kind::Gemini,
         other_key: Some("GOOGLE_API_KEY"),
-        ..well_known(
-            "gemini",
-            "https://generativelanguage.googleapis.com",
-            "GEMINI",
-        )
+        ..well_known("gemini", "https://generativelanguage.googleapis.com", "GEMINI")
     },
     well_known("openrouter", "https://openrouter.ai/api/v1", "OPENROUTER"),
     well_known("groq", "https://api.groq.com/openai/v1", "GROQ"),
@@ -70,11 +66,7 @@ const WELL_KNOWN: &[WellKnown] = &[
         needs_key: false,
         ..well_known("ollama", "http://127.0.0.1:11434", "OLLAMA")
     },
-    WellKnown {
-        kind: Kind::Echo,
-        needs_key: false,
-        ..well_known("echo", "", "ECHO")
-    },
+    WellKnown { kind: Kind::Echo, needs_key: false, ..well_known("echo", "", "ECHO") },
 ];
 
 /// Returns the well-known providers, as the file changes them, and its own.
@@ -84,9 +76,8 @@ pub(super) fn all(
     variable: Variable<'_>,
 ) -> Result<BTreeMap<String, ProviderConfig>> {
     let known = WELL_KNOWN.iter();
-    let mut providers: BTreeMap<String, ProviderConfig> = known
-        .map(|known| (known.name.to_owned(), known.provider(variable)))
-        .collect();
+    let mut providers: BTreeMap<String, ProviderConfig> =
+        known.map(|known| (known.name.to_owned(), known.provider(variable))).collect();
     for (name, file) in from_file {
         let known = providers.remove(&name);
         let provider = provider(file, &name, known, directory, variable)?;
@@ -98,18 +89,14 @@ pub(super) fn all(
 /// Returns how the gateway uses each provider for its clients.
 pub(super) fn toward(providers: &BTreeMap<String, FileProvider>) -> BTreeMap<String, Toward> {
     let toward = |file: &FileProvider| {
-        let mut toward = Toward {
-            pass_through_key: file.pass_through_key,
-            ..Toward::default()
-        };
+        let mut toward = Toward { pass_through_key: file.pass_through_key, ..Toward::default() };
         if let OnDisconnect::Abort = file.on_disconnect {
             toward.drain_max = None;
         }
         toward
     };
     let all = providers.iter();
-    all.map(|(name, file)| (name.clone(), toward(file)))
-        .collect()
+    all.map(|(name, file)| (name.clone(), toward(file))).collect()
 }
 
 pub(super) fn aliases(
@@ -118,10 +105,7 @@ pub(super) fn aliases(
 ) -> Result<Aliases> {
     let target = |alias: &str, text: &String| match text.split_once('/') {
         Some((provider, model)) if providers.contains_key(provider) && !model.is_empty() => {
-            Ok(Target {
-                provider: provider.to_owned(),
-                model: model.to_owned(),
-            })
+            Ok(Target { provider: provider.to_owned(), model: model.to_owned() })
         }
         _ => Err(wrong(format!(
             "aliases.{alias}: `{text}` is not PROVIDER/MODEL with a provider that there is, \
@@ -134,9 +118,7 @@ pub(super) fn aliases(
             OneOrMore::More(texts) => texts.as_slice(),
         };
         if !(1..=TARGETS_MAX).contains(&texts.len()) {
-            return Err(wrong(format!(
-                "aliases.{alias}: must name 1 to {TARGETS_MAX} models"
-            )));
+            return Err(wrong(format!("aliases.{alias}: must name 1 to {TARGETS_MAX} models")));
         }
         let targets = texts.iter().map(|text| target(alias, text));
         Ok((alias.clone(), targets.collect::<Result<_>>()?))
@@ -256,13 +238,7 @@ fn provider(
     let known_stream_usage = known.as_ref().is_none_or(|known| known.stream_usage);
     let stream_usage = file.stream_usage.unwrap_or(known_stream_usage);
     let (api_key, missing_key_hint) = key(file, name, known, directory, variable)?;
-    Ok(ProviderConfig {
-        kind,
-        base_url,
-        api_key,
-        missing_key_hint,
-        stream_usage,
-    })
+    Ok(ProviderConfig { kind, base_url, api_key, missing_key_hint, stream_usage })
 }
 
 /// Ollama's API of the kind `openai` is below its own.
@@ -296,9 +272,9 @@ fn key(
             })?;
             (Some(Secret::new(text.trim())), None)
         }
-        (None, None, None) => known.map_or((None, None), |known| {
-            (known.api_key, known.missing_key_hint)
-        }),
+        (None, None, None) => {
+            known.map_or((None, None), |known| (known.api_key, known.missing_key_hint))
+        }
         _ => {
             let message = "give one of api_key, api_key_env and api_key_file";
             return Err(wrong_field(name, "api_key", message));

@@ -9,23 +9,14 @@ fn load(toml: &str, given: Overrides, variables: &[(&str, &str)]) -> Result<Conf
     let path = dir.path().join("config.toml");
     fs::write(&path, toml).unwrap();
     fs::write(dir.path().join("key"), "from-file\n").unwrap();
-    let given = Overrides {
-        config: Some(path),
-        ..given
-    };
+    let given = Overrides { config: Some(path), ..given };
     Config::from_sources(given, &|name| {
-        variables
-            .iter()
-            .find(|(known, _)| *known == name)
-            .map(|(_, value)| (*value).to_owned())
+        variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
     })
 }
 
 fn key(config: &Config, provider: &str) -> Option<String> {
-    config.providers[provider]
-        .api_key
-        .as_ref()
-        .map(|key| key.expose().to_owned())
+    config.providers[provider].api_key.as_ref().map(|key| key.expose().to_owned())
 }
 
 #[test]
@@ -34,21 +25,14 @@ fn without_any_settings_it_works_on_loopback() {
     assert_eq!(config.listen.to_string(), LISTEN_DEFAULT);
     assert!(config.providers["echo"].missing_key_hint.is_none());
     assert!(
-        config.providers["openai"]
-            .missing_key_hint
-            .as_ref()
-            .unwrap()
-            .contains("OPENAI_API_KEY")
+        config.providers["openai"].missing_key_hint.as_ref().unwrap().contains("OPENAI_API_KEY")
     );
 }
 
 #[test]
 fn flags_win_over_the_file() {
     let toml = "listen = '127.0.0.1:1'\ndata = 'a'";
-    let given = Overrides {
-        listen: Some("127.0.0.1:2".into()),
-        ..Overrides::default()
-    };
+    let given = Overrides { listen: Some("127.0.0.1:2".into()), ..Overrides::default() };
     let config = load(toml, given, &[]).unwrap();
     assert_eq!((config.listen.port(), config.data), (2, PathBuf::from("a")));
 }
@@ -58,14 +42,8 @@ fn the_file_of_prices_is_looked_for_beside_the_configuration() {
     let toml = "prices = 'mine.toml'";
     let config = load(toml, Overrides::default(), &[]).unwrap();
     let path = config.prices.unwrap();
-    assert!(
-        path.is_absolute() && path.ends_with("mine.toml"),
-        "{path:?}"
-    );
-    let given = Overrides {
-        prices: Some("other.toml".into()),
-        ..Overrides::default()
-    };
+    assert!(path.is_absolute() && path.ends_with("mine.toml"), "{path:?}");
+    let given = Overrides { prices: Some("other.toml".into()), ..Overrides::default() };
     let config = load(toml, given, &[]).unwrap();
     assert_eq!(config.prices, Some("other.toml".into()));
 }
@@ -104,10 +82,7 @@ fn aliases_and_what_clients_may_do_come_from_the_file() {
     assert_eq!(gateway.aliases["fast"].len(), 2);
     assert_eq!(gateway.aliases["fast"][1].model, "b/c");
     assert_eq!(gateway.aliases["slow"][0].provider, "echo");
-    let expected = Toward {
-        drain_max: None,
-        pass_through_key: true,
-    };
+    let expected = Toward { drain_max: None, pass_through_key: true };
     assert_eq!(gateway.toward["openai"], expected);
 }
 
@@ -122,12 +97,7 @@ fn stream_usage_is_requested_unless_refused() {
         base_url = 'http://127.0.0.1:9/v1'
         stream_usage = false";
     let config = load(toml, Overrides::default(), &[]).unwrap();
-    for (name, expected) in [
-        ("openai", true),
-        ("mine", true),
-        ("mistral", false),
-        ("odd", false),
-    ] {
+    for (name, expected) in [("openai", true), ("mine", true), ("mistral", false), ("odd", false)] {
         assert_eq!(config.providers[name].stream_usage, expected, "{name}");
     }
     for (toml, expected) in [
@@ -188,20 +158,10 @@ fn ollama_is_where_its_own_programs_look_for_it() {
 
 #[test]
 fn an_open_address_needs_a_token() {
-    let open = || Overrides {
-        listen: Some("0.0.0.0:7700".into()),
-        ..Overrides::default()
-    };
-    let error = load("", open(), &[])
-        .unwrap()
-        .check_exposure()
-        .unwrap_err()
-        .to_string();
+    let open = || Overrides { listen: Some("0.0.0.0:7700".into()), ..Overrides::default() };
+    let error = load("", open(), &[]).unwrap().check_exposure().unwrap_err().to_string();
     assert!(error.contains("token"), "{error}");
-    let with_token = Overrides {
-        token: Some("t".into()),
-        ..open()
-    };
+    let with_token = Overrides { token: Some("t".into()), ..open() };
     load("", with_token, &[]).unwrap().check_exposure().unwrap();
 }
 
@@ -213,39 +173,19 @@ fn errors_name_the_setting_and_hide_keys() {
         ("\nport = 3", "line 2"),
         ("[providers.x]\nkind = 'openai'", "providers.x.base_url"),
         ("[providers.x]\nbase_url = 'http://a'", "providers.x.kind"),
-        (
-            "[providers.x]\nkind = 'openai'\nbase_url = 'a'",
-            "does not begin with",
-        ),
-        (
-            "[providers.openai]\napi_key = 'sk-1'\napi_key_env = 'A'",
-            "give one of",
-        ),
+        ("[providers.x]\nkind = 'openai'\nbase_url = 'a'", "does not begin with"),
+        ("[providers.openai]\napi_key = 'sk-1'\napi_key_env = 'A'", "give one of"),
         ("[providers.openai]\napi_key = 'sk-1'\nwrong = 1", "line 3"),
         ("[timeouts]\ntotal_s = -1", "timeouts.total_s"),
-        (
-            "[limits]\ncalls = 101",
-            "limits.calls: 101 is not a number from 1 to 100",
-        ),
-        (
-            "[providers.openai]\nrequests_per_minute = 0",
-            "providers.openai.requests_per_minute",
-        ),
-        (
-            "[providers.openai]\ntokens_per_minute = 0",
-            "providers.openai.tokens_per_minute",
-        ),
+        ("[limits]\ncalls = 101", "limits.calls: 101 is not a number from 1 to 100"),
+        ("[providers.openai]\nrequests_per_minute = 0", "providers.openai.requests_per_minute"),
+        ("[providers.openai]\ntokens_per_minute = 0", "providers.openai.tokens_per_minute"),
         ("[limits]\nactive_runs = 0", "limits.active_runs"),
         ("allow_origins = ['example.org']", "allow_origins"),
         ("[aliases]\nfast = []", "aliases.fast: must name 1 to 16"),
-        (
-            "[aliases]\nfast = ['nobody/m']",
-            "aliases.fast: `nobody/m` is not PROVIDER/MODEL",
-        ),
+        ("[aliases]\nfast = ['nobody/m']", "aliases.fast: `nobody/m` is not PROVIDER/MODEL"),
     ] {
-        let error = load(toml, Overrides::default(), &[])
-            .unwrap_err()
-            .to_string();
+        let error = load(toml, Overrides::default(), &[]).unwrap_err().to_string();
         assert!(error.contains(expected), "{toml}: {error}");
         assert!(!error.contains("sk-1"), "{error}");
     }

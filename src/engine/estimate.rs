@@ -67,12 +67,8 @@ pub struct NodeEstimate {
 }
 
 impl Amount {
-    const NOTHING: Self = Self {
-        calls: 0,
-        input_tokens: 0,
-        output_tokens: 0,
-        cost: Some(Usd::ZERO),
-    };
+    const NOTHING: Self =
+        Self { calls: 0, input_tokens: 0, output_tokens: 0, cost: Some(Usd::ZERO) };
 
     fn plus(self, other: Self) -> Self {
         let cost = self.cost.zip(other.cost);
@@ -172,10 +168,7 @@ fn sum(amounts: impl Iterator<Item = Amount>) -> Amount {
 /// Returns the mean of each node over the newest runs that completed with all costs known, and how
 /// many runs these are. Calls that a budget refused count nothing.
 fn history(store: &Store, flow_id: FlowId) -> Result<(HashMap<String, Amount>, usize)> {
-    let filter = LedgerFilter {
-        flow_id: Some(flow_id),
-        ..LedgerFilter::default()
-    };
+    let filter = LedgerFilter { flow_id: Some(flow_id), ..LedgerFilter::default() };
     let rows = store.ledger(&filter, None, ROWS_MAX)?;
     let mut by_run: HashMap<&str, Vec<&LedgerEntry>> = HashMap::new();
     for row in &rows {
@@ -380,11 +373,8 @@ impl<'a> Estimator<'a> {
         let bytes = flow::length_without_outputs(template, self.input) as u64;
         let mut length = bytes.div_ceil(4);
         for (id, tokens) in &self.outputs {
-            let spellings = [
-                format!("nodes.{id}."),
-                format!("nodes[\"{id}\"]"),
-                format!("nodes['{id}']"),
-            ];
+            let spellings =
+                [format!("nodes.{id}."), format!("nodes[\"{id}\"]"), format!("nodes['{id}']")];
             let named = spellings.iter().map(|name| template.matches(name).count());
             length = length.saturating_add(tokens.saturating_mul(named.sum::<usize>() as u64));
         }
@@ -412,9 +402,7 @@ impl<'a> Estimator<'a> {
 }
 
 fn texts(agent: &Agent) -> impl Iterator<Item = &str> {
-    [Some(agent.prompt.as_str()), agent.system.as_deref()]
-        .into_iter()
-        .flatten()
+    [Some(agent.prompt.as_str()), agent.system.as_deref()].into_iter().flatten()
 }
 
 /// Returns the length of the output with which a run continues after the node failed.

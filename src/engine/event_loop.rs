@@ -103,11 +103,7 @@ impl EventLoop {
                 Ok(EngineEvent::Cancel { run_id, answer }) => {
                     drop(answer.send(self.cancel(&run_id)))
                 }
-                Ok(EngineEvent::UnitEnded {
-                    run_id,
-                    unit,
-                    outcome,
-                }) => {
+                Ok(EngineEvent::UnitEnded { run_id, unit, outcome }) => {
                     self.unit_ended(&run_id, unit, *outcome);
                 }
                 Ok(EngineEvent::Saved { run_id }) => self.saved(&run_id),
@@ -146,10 +142,7 @@ impl EventLoop {
 
     /// One that had begun has its place before all that wait.
     fn take_over(&mut self, run: LeftOver) {
-        let waiting = Waiting {
-            run_id: run.run_id,
-            waiter: None,
-        };
+        let waiting = Waiting { run_id: run.run_id, waiter: None };
         if !run.has_begun {
             self.queue.push(run.flow_id, waiting);
         } else if let Some(run) = self.read(waiting) {
@@ -241,19 +234,11 @@ impl EventLoop {
         let (id, back) = (run_id.clone(), events.clone());
         let handed = self.pool.run(Box::new(move || {
             let outcome = Box::new(worker.run(job));
-            let _ = events.send(EngineEvent::UnitEnded {
-                run_id,
-                unit,
-                outcome,
-            });
+            let _ = events.send(EngineEvent::UnitEnded { run_id, unit, outcome });
         }));
         if let Err(error) = handed {
             let outcome = Box::new(on_busy(format!("the node could not be started: {error}")));
-            let _ = back.send(EngineEvent::UnitEnded {
-                run_id: id,
-                unit,
-                outcome,
-            });
+            let _ = back.send(EngineEvent::UnitEnded { run_id: id, unit, outcome });
         }
     }
 

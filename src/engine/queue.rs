@@ -52,9 +52,7 @@ impl Queue {
             .by_flow
             .iter_mut()
             .find(|(_, of_flow)| of_flow.iter().any(|waiting| waiting.run_id == run_id))?;
-        let at = of_flow
-            .iter()
-            .position(|waiting| waiting.run_id == run_id)?;
+        let at = of_flow.iter().position(|waiting| waiting.run_id == run_id)?;
         let removed = of_flow.remove(at);
         if of_flow.is_empty() {
             self.by_flow.remove(&flow_id);

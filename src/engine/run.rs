@@ -67,12 +67,7 @@ struct NodeEnd {
 
 impl NodeEnd {
     fn at(at: Timestamp) -> Self {
-        Self {
-            latency_ms: 0,
-            cached: false,
-            error: None,
-            at,
-        }
+        Self { latency_ms: 0, cached: false, error: None, at }
     }
 }
 
@@ -221,10 +216,7 @@ impl ActiveRun {
 
     /// The run as one that waits; all else of it is in the database.
     pub fn into_waiting(self) -> Waiting {
-        Waiting {
-            run_id: self.id,
-            waiter: self.waiter,
-        }
+        Waiting { run_id: self.id, waiter: self.waiter }
     }
 
     /// Tells this one when the run is over.
@@ -318,10 +310,9 @@ impl ActiveRun {
         let items = self.maps.get(&unit.node);
         Job {
             unit,
-            item: items.zip(unit.item).map(|(items, index)| JobItem {
-                values: Arc::clone(&items.values),
-                index,
-            }),
+            item: items
+                .zip(unit.item)
+                .map(|(items, index)| JobItem { values: Arc::clone(&items.values), index }),
             target,
             held: self.held.remove(&unit),
             at: self.node_ref(unit),
@@ -337,20 +328,9 @@ impl ActiveRun {
     pub fn ended(&mut self, unit: Unit, outcome: Outcome) -> Option<Instant> {
         self.at_work -= 1;
         let due = match outcome {
-            Outcome::Finished {
-                output,
-                latency_ms,
-                at,
-                cached,
-                unwritten,
-            } => {
+            Outcome::Finished { output, latency_ms, at, cached, unwritten } => {
                 self.pending.extend(unwritten);
-                let end = NodeEnd {
-                    latency_ms,
-                    cached,
-                    error: None,
-                    at,
-                };
+                let end = NodeEnd { latency_ms, cached, error: None, at };
                 self.complete(unit, &output, end);
                 None
             }
@@ -359,21 +339,12 @@ impl ActiveRun {
                 self.begin_map(unit.node, items);
                 None
             }
-            Outcome::Deferred {
-                wait,
-                held,
-                unwritten,
-            } => {
+            Outcome::Deferred { wait, held, unwritten } => {
                 self.pending.extend(unwritten);
                 self.held.extend(held.map(|held| (unit, held)));
                 self.defer(unit, wait)
             }
-            Outcome::Failed {
-                error,
-                cancelled,
-                unwritten,
-                remedy,
-            } => {
+            Outcome::Failed { error, cancelled, unwritten, remedy } => {
                 self.pending.extend(unwritten);
                 self.retry_or_give_up(unit, error, cancelled, remedy)
             }
@@ -462,10 +433,7 @@ impl ActiveRun {
             } else if let Some((output, took_ms)) = items.output() {
                 self.maps.remove(&node);
                 let end = NodeEnd::at(Timestamp::now());
-                let end = NodeEnd {
-                    latency_ms: took_ms,
-                    ..end
-                };
+                let end = NodeEnd { latency_ms: took_ms, ..end };
                 self.complete(unit, &output.into(), end);
             } else if self.is_decided() {
                 self.maps.remove(&node);
@@ -544,10 +512,7 @@ impl ActiveRun {
             let at = Timestamp::now();
             self.write_failure(unit, error.clone(), false, at);
             let error = Some(error);
-            let end = NodeEnd {
-                error,
-                ..NodeEnd::at(at)
-            };
+            let end = NodeEnd { error, ..NodeEnd::at(at) };
             return self.complete(unit, &output, end);
         }
         self.fail(unit, error, cancelled);
@@ -695,10 +660,8 @@ mod tests {
         let nodes: Vec<Unit> = std::iter::from_fn(|| run.take()).collect();
         for unit in nodes {
             run.job(unit);
-            let outcome = Outcome::Listed {
-                items: vec![json!(1), json!(2)],
-                unwritten: Vec::new(),
-            };
+            let outcome =
+                Outcome::Listed { items: vec![json!(1), json!(2)], unwritten: Vec::new() };
             assert!(run.ended(unit, outcome).is_none());
         }
         let items: Vec<Unit> = std::iter::from_fn(|| run.take()).collect();
@@ -734,11 +697,8 @@ mod tests {
         assert!(run.is_decided() && run.progress.is_over());
 
         let mut run = two_maps();
-        let later = Outcome::Deferred {
-            wait: Duration::from_secs(60),
-            held: None,
-            unwritten: Vec::new(),
-        };
+        let later =
+            Outcome::Deferred { wait: Duration::from_secs(60), held: None, unwritten: Vec::new() };
         assert!(run.ended(first(1), later).is_some());
         run.ended(first(0), finished(TOO_MANY_BYTES));
         assert!(run.is_decided() && run.progress.is_over());

@@ -131,23 +131,12 @@ impl Outcome {
     }
 
     fn failed_with(error: impl Into<String>, unwritten: Vec<Change>, remedy: Remedy) -> Self {
-        Self::Failed {
-            error: error.into(),
-            cancelled: false,
-            unwritten,
-            remedy,
-        }
+        Self::Failed { error: error.into(), cancelled: false, unwritten, remedy }
     }
 
     /// Whether the call was stopped by [`Cancel`].
     pub fn was_cancelled(&self) -> bool {
-        matches!(
-            self,
-            Self::Failed {
-                cancelled: true,
-                ..
-            }
-        )
+        matches!(self, Self::Failed { cancelled: true, .. })
     }
 
     /// Returns the changes of a call that was cancelled because the server stops. Its usage is kept,
@@ -178,10 +167,8 @@ impl Job {
     fn start(&self, call: Option<&Call>) -> Change {
         Change::StartNode {
             node: self.at.clone(),
-            prompt: call.map(|call| Prompt {
-                prompt: call.prompt.clone(),
-                system: call.system.clone(),
-            }),
+            prompt: call
+                .map(|call| Prompt { prompt: call.prompt.clone(), system: call.system.clone() }),
             at: Timestamp::now(),
         }
     }
@@ -240,9 +227,7 @@ impl Job {
 
     /// The same for every attempt at this node or item in this run, also after a restart.
     fn operation_id(&self) -> String {
-        let NodeRef {
-            run_id, node_id, ..
-        } = &self.at;
+        let NodeRef { run_id, node_id, .. } = &self.at;
         match &self.item {
             Some(item) => format!("{run_id}:{node_id}[{}]", item.index),
             None => format!("{run_id}:{node_id}"),
@@ -323,10 +308,7 @@ impl Worker {
         match kind {
             NodeKind::Http(http) => self.fetch(&job, http, changes),
             NodeKind::Map(map) => match flow::items(&map.items, &job.scope()) {
-                Ok(items) => Outcome::Listed {
-                    items,
-                    unwritten: changes,
-                },
+                Ok(items) => Outcome::Listed { items, unwritten: changes },
                 Err(error) => Outcome::failed(error.to_string(), changes),
             },
             NodeKind::Agent(_) | NodeKind::Input(_) => {
@@ -360,11 +342,7 @@ impl Worker {
         let held = match self.calls.prepare(&request, held) {
             Prepared::Ready(held) => held,
             Prepared::Deferred { wait, held, .. } => {
-                return Outcome::Deferred {
-                    wait,
-                    held,
-                    unwritten: changes,
-                };
+                return Outcome::Deferred { wait, held, unwritten: changes };
             }
             Prepared::Over(end) => {
                 changes.push(job.start(Some(&call)));
@@ -477,12 +455,7 @@ fn failed(failure: Failure, unwritten: Vec<Change>) -> Outcome {
     } else {
         Remedy::AnotherTarget
     };
-    Outcome::Failed {
-        error: failure.message,
-        cancelled,
-        unwritten,
-        remedy,
-    }
+    Outcome::Failed { error: failure.message, cancelled, unwritten, remedy }
 }
 
 /// The outcome of a node that is free and done at once.
@@ -507,13 +480,7 @@ struct OutputStream<'a> {
 
 impl<'a> OutputStream<'a> {
     fn new(hub: &'a Hub, node: &'a NodeRef, is_shown: bool) -> Self {
-        Self {
-            hub,
-            node,
-            is_shown,
-            text: String::new(),
-            sent_at: None,
-        }
+        Self { hub, node, is_shown, text: String::new(), sent_at: None }
     }
 
     fn push(&mut self, delta: &str) {
@@ -521,10 +488,7 @@ impl<'a> OutputStream<'a> {
             return;
         }
         self.text.push_str(delta);
-        if self
-            .sent_at
-            .is_none_or(|at| at.elapsed() >= OUTPUT_INTERVAL)
-        {
+        if self.sent_at.is_none_or(|at| at.elapsed() >= OUTPUT_INTERVAL) {
             self.flush();
         }
     }
@@ -546,10 +510,7 @@ impl<'a> OutputStream<'a> {
                 timestamp: Timestamp::now(),
             };
             // A hub that has ended has no viewers.
-            let _ = self.hub.broadcast(&Event::NodeOutput {
-                context,
-                delta: piece.to_owned(),
-            });
+            let _ = self.hub.broadcast(&Event::NodeOutput { context, delta: piece.to_owned() });
         }
     }
 }

@@ -326,11 +326,8 @@ mod tests {
 
     #[test]
     fn time_that_has_doubled_is_news() {
-        let saving = |ms| Proposal {
-            kind: Kind::Parallel,
-            saving_ms: Some(ms),
-            ..proposal(10, 0, 0)
-        };
+        let saving =
+            |ms| Proposal { kind: Kind::Parallel, saving_ms: Some(ms), ..proposal(10, 0, 0) };
         assert!(saving(400).is_news_after(&saving(200)));
         assert!(!saving(399).is_news_after(&saving(200)));
     }

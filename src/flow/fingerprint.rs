@@ -28,15 +28,9 @@ impl Concern {
 
     fn keys(self) -> &'static [&'static str] {
         match self {
-            Self::Question => &[
-                "provider",
-                "model",
-                "prompt",
-                "system",
-                "items",
-                "temperature",
-                "promptCache",
-            ],
+            Self::Question => {
+                &["provider", "model", "prompt", "system", "items", "temperature", "promptCache"]
+            }
             Self::Repeats => &["cache"],
             Self::Failures => &["retry", "timeouts", "fallback"],
         }
@@ -77,9 +71,7 @@ pub fn fingerprint(document: &str) -> BTreeMap<String, BTreeMap<Concern, String>
         let each = Concern::ALL.map(|concern| (concern, canonical_json(data, concern.keys())));
         BTreeMap::from(each)
     };
-    nodes
-        .filter_map(|node| Some((name_of(&node["id"])?, of(&node["data"]))))
-        .collect()
+    nodes.filter_map(|node| Some((name_of(&node["id"])?, of(&node["data"])))).collect()
 }
 
 #[cfg(test)]
@@ -100,18 +92,9 @@ mod tests {
         assert_eq!(of(shown), plain);
         for (other, concern) in [
             (json!({"model": "n", "prompt": "p"}), Concern::Question),
-            (
-                json!({"model": "m", "prompt": "p", "promptCache": true}),
-                Concern::Question,
-            ),
-            (
-                json!({"model": "m", "prompt": "p", "cache": true}),
-                Concern::Repeats,
-            ),
-            (
-                json!({"model": "m", "prompt": "p", "timeouts": {"totalMs": 1}}),
-                Concern::Failures,
-            ),
+            (json!({"model": "m", "prompt": "p", "promptCache": true}), Concern::Question),
+            (json!({"model": "m", "prompt": "p", "cache": true}), Concern::Repeats),
+            (json!({"model": "m", "prompt": "p", "timeouts": {"totalMs": 1}}), Concern::Failures),
         ] {
             let other = of(other);
             for each in Concern::ALL {

@@ -74,11 +74,7 @@ impl Graph {
             ));
         }
         graph.check_templates(&places, &mut faults);
-        if faults.is_empty() {
-            Ok(graph)
-        } else {
-            Err(faults)
-        }
+        if faults.is_empty() { Ok(graph) } else { Err(faults) }
     }
 
     fn connect(nodes: Vec<Node>, all: &BTreeSet<(usize, Edge)>) -> Self {
@@ -89,12 +85,7 @@ impl Graph {
             needs[edge.target] += 1;
         }
         let inputs = declared_inputs(&nodes).map(|field| field.name.clone());
-        Self {
-            inputs: inputs.collect(),
-            nodes,
-            edges,
-            needs,
-        }
+        Self { inputs: inputs.collect(), nodes, edges, needs }
     }
 
     /// Elsewhere a node is identified by its index here.
@@ -141,11 +132,7 @@ impl Graph {
                 (None, None) => {}
             }
         }
-        if faults.is_empty() {
-            Ok(input)
-        } else {
-            Err(faults)
-        }
+        if faults.is_empty() { Ok(input) } else { Err(faults) }
     }
 
     /// Returns the nodes so that each comes after those that it depends on; without those on or behind
@@ -173,11 +160,9 @@ impl Graph {
             stuck.remove(&node);
         }
         // Nodes behind a cycle are not at fault: drop those that lead to no stuck node.
-        while let Some(&leaf) = stuck.iter().find(|&&n| {
-            !self.edges[n]
-                .iter()
-                .any(|edge| stuck.contains(&edge.target))
-        }) {
+        while let Some(&leaf) =
+            stuck.iter().find(|&&n| !self.edges[n].iter().any(|edge| stuck.contains(&edge.target)))
+        {
             stuck.remove(&leaf);
         }
         let ids: Vec<&str> = stuck.iter().map(|&n| self.nodes[n].id.as_str()).collect();
@@ -211,10 +196,7 @@ impl Graph {
                 }
                 let has_item = matches!(node.kind, NodeKind::Map(_)) && key != "items";
                 let (more, known) = if has_item {
-                    (
-                        ITEM_NAMES,
-                        "`item`, `index`, `input.…` and `nodes.ID.output`",
-                    )
+                    (ITEM_NAMES, "`item`, `index`, `input.…` and `nodes.ID.output`")
                 } else {
                     (&[][..], "`input.…` and `nodes.ID.output`")
                 };
@@ -307,10 +289,7 @@ fn edges(
             (true, Some("false")) => Some(false),
             (true, _) => {
                 let message = "must be `true` or `false`: the edge leaves a condition";
-                faults.push(Fault::new(
-                    format!("data.edges[{at}].sourceHandle"),
-                    message,
-                ));
+                faults.push(Fault::new(format!("data.edges[{at}].sourceHandle"), message));
                 continue;
             }
         };
@@ -334,11 +313,7 @@ mod tests {
     }
 
     fn fields(data: Value) -> Vec<String> {
-        parse(data)
-            .unwrap_err()
-            .into_iter()
-            .map(|fault| fault.field)
-            .collect()
+        parse(data).unwrap_err().into_iter().map(|fault| fault.field).collect()
     }
 
     #[test]
@@ -397,10 +372,7 @@ mod tests {
         }))
         .unwrap_err();
         assert_eq!(faults.len(), 1);
-        assert!(
-            faults[0].message.contains("the nodes b, c wait"),
-            "{faults:?}"
-        );
+        assert!(faults[0].message.contains("the nodes b, c wait"), "{faults:?}");
     }
 
     #[test]
@@ -419,18 +391,9 @@ mod tests {
         };
         let pauses = [1, 2, 3, 99].map(|attempts| agent.retry.pause_max(attempts).as_millis());
         assert_eq!(pauses, [100, 200, 300, 300]);
-        assert_eq!(
-            (agent.retry.attempts, agent.retry.after_restart),
-            (3, false)
-        );
-        assert_eq!(
-            fault("retry", json!({"attempts": 0})),
-            "data.nodes[0].data.retry.attempts"
-        );
-        assert_eq!(
-            fault("retry", json!({"backoffMs": 0})),
-            "data.nodes[0].data.retry.backoffMs"
-        );
+        assert_eq!((agent.retry.attempts, agent.retry.after_restart), (3, false));
+        assert_eq!(fault("retry", json!({"attempts": 0})), "data.nodes[0].data.retry.attempts");
+        assert_eq!(fault("retry", json!({"backoffMs": 0})), "data.nodes[0].data.retry.backoffMs");
         assert_eq!(
             fault("timeouts", json!({"totalMs": 1e12})),
             "data.nodes[0].data.timeouts.totalMs"
@@ -439,19 +402,10 @@ mod tests {
             fault("fallback", json!([{"provider": "nobody", "model": "m"}])),
             "data.nodes[0].data.fallback[0].provider"
         );
-        assert_eq!(
-            fault("onError", json!("explode")),
-            "data.nodes[0].data.onError"
-        );
+        assert_eq!(fault("onError", json!("explode")), "data.nodes[0].data.onError");
         let on_error = |value| with("onError", value).unwrap().nodes()[0].on_error.clone();
-        assert_eq!(
-            on_error(json!("continue")),
-            OnError::Continue(String::new())
-        );
-        assert_eq!(
-            on_error(json!({"output": "none"})),
-            OnError::Continue("none".into())
-        );
+        assert_eq!(on_error(json!("continue")), OnError::Continue(String::new()));
+        assert_eq!(on_error(json!({"output": "none"})), OnError::Continue("none".into()));
     }
 
     #[test]
@@ -461,11 +415,8 @@ mod tests {
             node["data"]["promptCache"] = value;
             parse(json!({"nodes": [node]}))
         };
-        for (value, expected) in [
-            (json!(true), true),
-            (json!(false), false),
-            (json!(null), false),
-        ] {
+        for (value, expected) in [(json!(true), true), (json!(false), false), (json!(null), false)]
+        {
             let graph = with(value).unwrap();
             let NodeKind::Agent(agent) = &graph.nodes()[0].kind else {
                 panic!("{graph:?}");
@@ -474,10 +425,7 @@ mod tests {
         }
         let faults = with(json!("yes")).unwrap_err();
         assert_eq!(faults[0].field, "data.nodes[0].data.promptCache");
-        assert!(
-            faults[0].message.contains("expected a boolean"),
-            "{faults:?}"
-        );
+        assert!(faults[0].message.contains("expected a boolean"), "{faults:?}");
     }
 
     #[test]
@@ -493,13 +441,7 @@ mod tests {
         };
         let graph = flow(json!("false")).unwrap();
         let edges: Vec<&Edge> = graph.edges_from(0).collect();
-        assert_eq!(
-            edges,
-            [&Edge {
-                target: 1,
-                branch: Some(false)
-            }]
-        );
+        assert_eq!(edges, [&Edge { target: 1, branch: Some(false) }]);
         assert_eq!(graph.inputs().collect::<Vec<_>>(), ["x"]);
         let faults = flow(json!(null)).unwrap_err();
         assert_eq!(faults[0].field, "data.edges[0].sourceHandle");
@@ -518,35 +460,22 @@ mod tests {
         .unwrap();
         let complete = |input: Value| graph.complete_input(input.as_object().unwrap().clone());
         let done = complete(json!({"topic": "ants", "more": 1})).unwrap();
-        assert_eq!(
-            Value::Object(done),
-            json!({"topic": "ants", "more": 1, "words": 100})
-        );
+        assert_eq!(Value::Object(done), json!({"topic": "ants", "more": 1, "words": 100}));
         let faults = complete(json!({"words": "many"})).unwrap_err();
         let fields: Vec<&str> = faults.iter().map(|fault| fault.field.as_str()).collect();
         assert_eq!(fields, ["input.topic", "input.words"]);
         let twice = flow(json!([{"name": "a", "type": "list", "default": 1}, {"name": "a"}]));
-        let fields: Vec<String> = twice
-            .unwrap_err()
-            .into_iter()
-            .map(|fault| fault.field)
-            .collect();
+        let fields: Vec<String> = twice.unwrap_err().into_iter().map(|fault| fault.field).collect();
         assert_eq!(
             fields,
-            [
-                "data.nodes[0].data.inputs[0].default",
-                "data.nodes[0].data.inputs[1].name"
-            ]
+            ["data.nodes[0].data.inputs[0].default", "data.nodes[0].data.inputs[1].name"]
         );
     }
 
     #[test]
     fn an_empty_flow_and_one_of_the_wrong_type_are_refused() {
         assert_eq!(fields(json!({"nodes": []})), ["data.nodes"]);
-        assert_eq!(
-            fields(json!({"nodes": 1, "edges": {}})),
-            ["data.nodes", "data.edges"]
-        );
+        assert_eq!(fields(json!({"nodes": 1, "edges": {}})), ["data.nodes", "data.edges"]);
         assert_eq!(fields(json!(3)), ["data.nodes"]);
     }
 }

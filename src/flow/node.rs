@@ -209,10 +209,9 @@ impl Node {
     pub fn templates(&self) -> Vec<(&'static str, &str)> {
         match &self.kind {
             NodeKind::Agent(agent) => agent.templates().collect(),
-            NodeKind::Map(map) => [("items", map.items.as_str())]
-                .into_iter()
-                .chain(map.agent.templates())
-                .collect(),
+            NodeKind::Map(map) => {
+                [("items", map.items.as_str())].into_iter().chain(map.agent.templates()).collect()
+            }
             NodeKind::Http(http) => {
                 let body = http.body.as_deref().map(|body| ("body", body));
                 let values = http.headers.iter().map(|(_, value)| value.as_str());
@@ -235,9 +234,7 @@ impl Node {
     pub fn reads(&self) -> Option<BTreeSet<String>> {
         let mut read = BTreeSet::new();
         for (_, source) in self.templates() {
-            let names = template::names(source)
-                .ok()
-                .filter(|names| !names.any_node)?;
+            let names = template::names(source).ok().filter(|names| !names.any_node)?;
             read.extend(names.nodes);
         }
         Some(read)

@@ -67,10 +67,7 @@ impl Progress {
         if self.stopped {
             return None;
         }
-        let node = self
-            .states
-            .iter()
-            .position(|&state| state == NodeState::Ready)?;
+        let node = self.states.iter().position(|&state| state == NodeState::Ready)?;
         self.states[node] = NodeState::Running;
         self.running += 1;
         Some(node)
@@ -182,13 +179,7 @@ mod tests {
             .collect();
         let edges: Vec<Value> = edges
             .iter()
-            .map(|&(a, b, branch)| {
-                (
-                    (a % count).min(b % count),
-                    (a % count).max(b % count),
-                    branch,
-                )
-            })
+            .map(|&(a, b, branch)| ((a % count).min(b % count), (a % count).max(b % count), branch))
             .filter(|(a, b, _)| a != b)
             .map(|(a, b, branch)| {
                 let mut edge = json!({"source": a.to_string(), "target": b.to_string()});
@@ -206,11 +197,7 @@ mod tests {
     }
 
     fn verdict(node: usize, outcome: bool) -> Verdict {
-        if is_condition(node) {
-            Verdict::Branch(outcome)
-        } else {
-            Verdict::Done
-        }
+        if is_condition(node) { Verdict::Branch(outcome) } else { Verdict::Done }
     }
 
     /// The state of an edge by the rules, derived from its ends alone.
@@ -291,10 +278,7 @@ mod tests {
     #[test]
     fn a_join_waits_only_for_the_selected_branch() {
         // 0 is a condition; 1 is on its true branch, 2 on its false one, 4 joins them.
-        let graph = graph(
-            5,
-            &[(0, 1, true), (0, 2, false), (1, 4, true), (2, 4, true)],
-        );
+        let graph = graph(5, &[(0, 1, true), (0, 2, false), (1, 4, true), (2, 4, true)]);
         let mut progress = Progress::new(&graph, []);
         assert_eq!(progress.take(), Some(0));
         assert_eq!(progress.take(), Some(3));

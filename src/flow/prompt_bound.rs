@@ -70,12 +70,7 @@ impl Object for Part {
 
 impl<'a> PromptBound<'a> {
     pub fn new(input: &'a serde_json::Value) -> Self {
-        Self {
-            input,
-            outputs: HashMap::new(),
-            fillers: HashMap::new(),
-            work: 0,
-        }
+        Self { input, outputs: HashMap::new(), fillers: HashMap::new(), work: 0 }
     }
 
     /// A node yields a text of at most `bytes`.
@@ -108,9 +103,7 @@ impl<'a> PromptBound<'a> {
             short => short,
         };
         let filler = self.fillers.entry(bytes);
-        filler
-            .or_insert_with(|| Value::from(FILL.repeat(bytes)))
-            .clone()
+        filler.or_insert_with(|| Value::from(FILL.repeat(bytes))).clone()
     }
 
     /// Returns how many bytes a template yields at most, up to [`PROMPT_BYTES_MAX`]; none if it cannot
@@ -180,9 +173,9 @@ fn tags(source: &str) -> Vec<(&str, &str, Range<usize>)> {
                 continue;
             }
             Token::VariableEnd => 0,
-            Token::BlockEnd => inner
-                .find(|c: char| !c.is_ascii_alphabetic())
-                .unwrap_or(inner.len()),
+            Token::BlockEnd => {
+                inner.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(inner.len())
+            }
             _ => continue,
         };
         let (keyword, rest) = inner.split_at(keyword_end);
@@ -304,14 +297,8 @@ mod tests {
         for (source, bytes) in [
             ("four", 4),
             ("{{ nodes.a.output }}{{ nodes['a'].output }}", 200),
-            (
-                "{% for i in range(50) %}{{ nodes.a.output }}{% endfor %}",
-                5_000,
-            ),
-            (
-                "{% for i in input.list %}{{ nodes.a.output }}{% endfor %}",
-                200,
-            ),
+            ("{% for i in range(50) %}{{ nodes.a.output }}{% endfor %}", 5_000),
+            ("{% for i in input.list %}{{ nodes.a.output }}{% endfor %}", 200),
             ("{{ nodes.each.output | join(',') }}", 32),
             ("{% for it in nodes.each.output %}{{ it }};{% endfor %}", 33),
             ("{{ nodes.each.output[1] }}", 10),
@@ -340,27 +327,15 @@ mod tests {
     #[test]
     fn all_branches_of_an_unknown_condition_count() {
         for (source, bytes) in [
-            (
-                "{% if nodes.a.output == 'x' %}123{% else %}12{% endif %}",
-                5,
-            ),
-            (
-                "{% if nodes.is.output -%} 123 {%- elif nodes.a.output %}12{% endif %}",
-                7,
-            ),
-            (
-                "{% set x = nodes.a.output %}{% if x is startingwith('x') %}123{% endif %}",
-                3,
-            ),
+            ("{% if nodes.a.output == 'x' %}123{% else %}12{% endif %}", 5),
+            ("{% if nodes.is.output -%} 123 {%- elif nodes.a.output %}12{% endif %}", 7),
+            ("{% set x = nodes.a.output %}{% if x is startingwith('x') %}123{% endif %}", 3),
             (
                 "{% for it in nodes.each.output %}{% if it == 'x' %}123{% endif %}{% else %}-{% endfor %}",
                 9,
             ),
             // The input is known.
-            (
-                "{% if input.is_long %}123{% else %}{{ nodes.a.output }}{% endif %}",
-                100,
-            ),
+            ("{% if input.is_long %}123{% else %}{{ nodes.a.output }}{% endif %}", 100),
             (
                 "{% if input.more is not defined %}1{% else %}{{ input.more }}{{ nodes.a.output }}{% endif %}",
                 1,
@@ -414,17 +389,10 @@ mod tests {
         for (source, bytes) in [
             ("{{ item }}", 30),
             ("{{ item.name }} {{ item.more.name }}", 61),
-            (
-                "{% if item.name == 'x' %}{{ item[0] }}{% else %}{{ item }}{% endif %}",
-                60,
-            ),
+            ("{% if item.name == 'x' %}{{ item[0] }}{% else %}{{ item }}{% endif %}", 60),
             ("{{ index }}", 4),
         ] {
-            assert_eq!(
-                prompt_bound.length_max(source, unknown),
-                Some(bytes),
-                "{source}"
-            );
+            assert_eq!(prompt_bound.length_max(source, unknown), Some(bytes), "{source}");
         }
         let item = json!({"name": "ants"});
         let known = Item::Known(&item, 7);

@@ -138,10 +138,7 @@ pub fn list<T: serde::de::DeserializeOwned>(
         }
     };
     if items.len() > max {
-        faults.push(Fault::new(
-            field,
-            format!("has {} items; the limit is {max}", items.len()),
-        ));
+        faults.push(Fault::new(field, format!("has {} items; the limit is {max}", items.len())));
         return Vec::new();
     }
     let mut read = Vec::with_capacity(items.len());
@@ -270,10 +267,9 @@ impl Reader<'_> {
             self.fault(".data.fallback", message);
         }
         let mut targets = vec![first];
-        targets.extend(others.into_iter().map(|raw| Target {
-            provider: raw.provider,
-            model: raw.model,
-        }));
+        targets.extend(
+            others.into_iter().map(|raw| Target { provider: raw.provider, model: raw.model }),
+        );
         for (at, target) in targets.iter().enumerate() {
             let key = |name: &str| match at.checked_sub(1) {
                 None => format!(".data.{name}"),
@@ -371,10 +367,8 @@ impl Reader<'_> {
     fn wait(&mut self, key: &str, ms: Option<u64>) -> Option<Duration> {
         let wait = Duration::from_millis(ms?);
         if wait.is_zero() || wait > WAIT_MAX {
-            let message = format!(
-                "must be a number of milliseconds from 1 to {}",
-                WAIT_MAX.as_millis()
-            );
+            let message =
+                format!("must be a number of milliseconds from 1 to {}", WAIT_MAX.as_millis());
             self.fault(&format!(".data.{key}"), message);
         }
         Some(wait)
@@ -387,10 +381,8 @@ impl Reader<'_> {
             RawCache::For { max_age_s } => Duration::from_secs(max_age_s),
         };
         if age.is_zero() || age > CACHE_AGE_MAX {
-            let message = format!(
-                "must be a number of seconds from 1 to {}",
-                CACHE_AGE_MAX.as_secs()
-            );
+            let message =
+                format!("must be a number of seconds from 1 to {}", CACHE_AGE_MAX.as_secs());
             self.fault(".data.cache.maxAgeS", message);
         }
         Some(age)

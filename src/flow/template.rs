@@ -32,11 +32,7 @@ const ELIFS_MAX: usize = 100;
 
 /// Twice the stack that reading and rendering any template within these limits needs. Only the touched
 /// part of a stack costs memory.
-pub const STACK_BYTES_MIN: usize = if cfg!(debug_assertions) {
-    4 << 20
-} else {
-    1 << 20
-};
+pub const STACK_BYTES_MIN: usize = if cfg!(debug_assertions) { 4 << 20 } else { 1 << 20 };
 
 pub(super) static SYNTAX: LazyLock<SyntaxConfig> = LazyLock::new(|| {
     let syntax = SyntaxConfig::builder().keep_trailing_newline(true).build();
@@ -85,9 +81,7 @@ fn parse(source: &str) -> Result<Template<'_, '_>, String> {
             return Err(format!("line {line}: there are over {ELIFS_MAX} `elif`"));
         }
     }
-    ENVIRONMENT
-        .template_from_str(source)
-        .map_err(|error| describe(&error))
+    ENVIRONMENT.template_from_str(source).map_err(|error| describe(&error))
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -154,9 +148,8 @@ struct Subscripts {
 
 /// Ids like `node-1` need `nodes["node-1"]`, but minijinja's own analysis covers dotted names only.
 fn subscripts(source: &str, name: &str) -> Subscripts {
-    let tokens: Vec<Token> = tokenize(source, false, SYNTAX.clone())
-        .map_while(|token| Some(token.ok()?.0))
-        .collect();
+    let tokens: Vec<Token> =
+        tokenize(source, false, SYNTAX.clone()).map_while(|token| Some(token.ok()?.0)).collect();
     let mut subscripts = Subscripts::default();
     for (at, token) in tokens.iter().enumerate() {
         let is_attribute = at > 0 && matches!(tokens[at - 1], Token::Dot);
@@ -191,10 +184,7 @@ pub fn of_items(expression: &str) -> String {
 
 fn bare(expression: &str) -> &str {
     let inner = expression.trim();
-    inner
-        .strip_prefix("{{")
-        .and_then(|rest| rest.strip_suffix("}}"))
-        .unwrap_or(inner)
+    inner.strip_prefix("{{").and_then(|rest| rest.strip_suffix("}}")).unwrap_or(inner)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -224,10 +214,7 @@ impl Scope {
             };
             (Value::from(id), Value::from_pairs([("output", output)]))
         }));
-        Self(Value::from_pairs([
-            ("input", Value::from(Serde(input))),
-            ("nodes", nodes),
-        ]))
+        Self(Value::from_pairs([("input", Value::from(Serde(input))), ("nodes", nodes)]))
     }
 
     /// Adds an item of a map and its index, from 0.
@@ -254,10 +241,7 @@ pub enum RenderError {
 }
 
 pub fn render(source: &str, scope: &Scope) -> Result<String, RenderError> {
-    let mut out = Bounded {
-        text: Vec::new(),
-        bytes: 0,
-    };
+    let mut out = Bounded { text: Vec::new(), bytes: 0 };
     let template = parse(source).map_err(RenderError::Template)?;
     let rendered = template.render_captured_to(&scope.0, &mut out).map(drop);
     if out.bytes > PROMPT_BYTES_MAX {
@@ -331,16 +315,8 @@ fn explain(error: &minijinja::Error, source: &str, scope: &Scope) -> String {
         return text;
     }
     let given = scope.0.get_attr("input").unwrap_or_default();
-    let mut missing: Vec<String> = names(source)
-        .unwrap_or_default()
-        .inputs
-        .into_iter()
-        .collect();
-    missing.retain(|name| {
-        given
-            .get_attr(name)
-            .map_or(true, |value| value.is_undefined())
-    });
+    let mut missing: Vec<String> = names(source).unwrap_or_default().inputs.into_iter().collect();
+    missing.retain(|name| given.get_attr(name).map_or(true, |value| value.is_undefined()));
     match missing.as_slice() {
         [] => text,
         names => format!("{text}; the run's input has no `{}`", names.join("`, `")),
@@ -348,10 +324,7 @@ fn explain(error: &minijinja::Error, source: &str, scope: &Scope) -> String {
 }
 
 fn describe(error: &minijinja::Error) -> String {
-    let line = error
-        .line()
-        .map(|line| format!("line {line}: "))
-        .unwrap_or_default();
+    let line = error.line().map(|line| format!("line {line}: ")).unwrap_or_default();
     let what = match error.kind() {
         ErrorKind::OutOfFuel => "the template takes too many steps".to_owned(),
         kind => kind.to_string(),
@@ -416,14 +389,8 @@ mod tests {
                 "Rules.{# not \n this #} More. {%- if input.x %} y{% endif %}",
                 ("Rules. More.", false),
             ),
-            (
-                "{% raw %}{{ x }}{% endraw %} {{ input.x }}",
-                ("{{ x }} ", false),
-            ),
-            (
-                "a {%- raw -%} {{ x }} {%- endraw -%} b",
-                ("a{{ x }}b", true),
-            ),
+            ("{% raw %}{{ x }}{% endraw %} {{ input.x }}", ("{{ x }} ", false)),
+            ("a {%- raw -%} {{ x }} {%- endraw -%} b", ("a{{ x }}b", true)),
             ("{{ input.x }} Rules.", ("", false)),
             ("All of it.\r\n\n", ("All of it.\r\n\n", true)),
         ] {
@@ -442,10 +409,7 @@ mod tests {
 
     #[test]
     fn outputs_and_inputs_are_rendered() {
-        let scope = Scope::new(
-            &json!({"topic": "ants"}),
-            [("plan", Output::Text("1. dig"))],
-        );
+        let scope = Scope::new(&json!({"topic": "ants"}), [("plan", Output::Text("1. dig"))]);
         let text = render("{{ input.topic }}: {{ nodes.plan.output }}\n", &scope).unwrap();
         assert_eq!(text, "ants: 1. dig\n");
     }
@@ -454,11 +418,7 @@ mod tests {
     fn a_condition_is_an_expression_over_the_same_names() {
         let scope = Scope::new(
             &json!({"n": 3, "none": ""}),
-            [
-                ("c", Output::Flag(false)),
-                ("in", Output::Input),
-                ("t", Output::Text("yes")),
-            ],
+            [("c", Output::Flag(false)), ("in", Output::Input), ("t", Output::Text("yes"))],
         );
         let holds = |expression| render(&of_condition(expression), &scope).unwrap();
         for expression in [
@@ -491,16 +451,8 @@ mod tests {
         let scope = Scope::new(&json!({}), []);
         let error = render("a\n{{ input.topic }}", &scope).unwrap_err();
         assert!(error.to_string().contains("line 2"), "{error}");
-        assert!(
-            error
-                .to_string()
-                .ends_with("the run's input has no `topic`"),
-            "{error}"
-        );
-        assert_eq!(
-            render("{{ input.topic | default('ants') }}", &scope).unwrap(),
-            "ants"
-        );
+        assert!(error.to_string().ends_with("the run's input has no `topic`"), "{error}");
+        assert_eq!(render("{{ input.topic | default('ants') }}", &scope).unwrap(), "ants");
     }
 
     #[test]
@@ -540,35 +492,18 @@ mod tests {
             for prefix in ["not ", "-", "(", "[", "1 if 1 else ", "{1:"] {
                 sources.push(format!("{{{{ {}1 }}}}", prefix.repeat(count)));
             }
-            sources.push(format!(
-                "{{{{ {}1{} }}}}",
-                "(".repeat(count),
-                ")".repeat(count)
-            ));
-            sources.push(format!(
-                "{{{{ {}1{} }}}}",
-                "[".repeat(count),
-                "]".repeat(count)
-            ));
-            sources.push(format!(
-                "{{% if 1 %}}{}{{% endif %}}",
-                "{% elif 1 %}".repeat(count)
-            ));
+            sources.push(format!("{{{{ {}1{} }}}}", "(".repeat(count), ")".repeat(count)));
+            sources.push(format!("{{{{ {}1{} }}}}", "[".repeat(count), "]".repeat(count)));
+            sources.push(format!("{{% if 1 %}}{}{{% endif %}}", "{% elif 1 %}".repeat(count)));
         }
-        let all = std::thread::Builder::new()
-            .stack_size(STACK_BYTES_MIN / 2)
-            .spawn(move || {
-                for source in sources {
-                    let _ = names(&source);
-                    let _ = render(&source, &Scope::new(&json!({}), []));
-                }
-            });
+        let all = std::thread::Builder::new().stack_size(STACK_BYTES_MIN / 2).spawn(move || {
+            for source in sources {
+                let _ = names(&source);
+                let _ = render(&source, &Scope::new(&json!({}), []));
+            }
+        });
         all.unwrap().join().unwrap();
-        assert!(
-            names(&chain("+1", 10_000))
-                .unwrap_err()
-                .contains("over 200 parts")
-        );
+        assert!(names(&chain("+1", 10_000)).unwrap_err().contains("over 200 parts"));
     }
 
     #[test]

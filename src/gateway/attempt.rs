@@ -54,30 +54,25 @@ impl Gateway {
         };
         let call = operation.call(target);
         let request = self.call_request(operation, &call, *number + 1);
-        let waiter = Waiter {
-            cancel: &guard.cancel,
-            has_left: &|| presence.has_left(),
-        };
+        let waiter = Waiter { cancel: &guard.cancel, has_left: &|| presence.has_left() };
         // An error of the provider that the client may see, or an answer that broke off.
         let mut forward_error = None;
         let ended = match self.calls.wait(&request, &waiter) {
             Err(ended) => *ended,
-            Ok(held) => self
-                .calls
-                .make(&request, held, Vec::new(), |fill| match kind {
-                    Kind::Echo => self.echo(operation, &call, fill, &guard, reply),
-                    _ => {
-                        let mut sink = ClientSink::new(operation, fill, reply);
-                        let result = self.forward(operation, &call, &guard, &mut sink);
-                        let filled = sink.into_filled();
-                        let result = result.map_err(|error| {
-                            let failure = Box::new(error.failure.clone());
-                            forward_error = Some(error);
-                            failure
-                        });
-                        (result, filled)
-                    }
-                }),
+            Ok(held) => self.calls.make(&request, held, Vec::new(), |fill| match kind {
+                Kind::Echo => self.echo(operation, &call, fill, &guard, reply),
+                _ => {
+                    let mut sink = ClientSink::new(operation, fill, reply);
+                    let result = self.forward(operation, &call, &guard, &mut sink);
+                    let filled = sink.into_filled();
+                    let result = result.map_err(|error| {
+                        let failure = Box::new(error.failure.clone());
+                        forward_error = Some(error);
+                        failure
+                    });
+                    (result, filled)
+                }
+            }),
         };
         if ended.has_row() {
             *number += 1;
@@ -256,12 +251,7 @@ impl Gateway {
         not: ForwardError,
         reply: &mut ResponseWriter<'_>,
     ) -> Attempt {
-        let ForwardError {
-            failure,
-            refused,
-            begun,
-            told,
-        } = not;
+        let ForwardError { failure, refused, begun, told } = not;
         if begun && told {
             reply.end();
             return Attempt::Over;
@@ -315,11 +305,7 @@ impl Gateway {
         reply: &mut ResponseWriter<'_>,
     ) -> Exchanged {
         let (system, prompt) = operation.request.texts();
-        let call = Call {
-            system,
-            prompt,
-            ..call.clone()
-        };
+        let call = Call { system, prompt, ..call.clone() };
         let shape = Shape {
             protocol: operation.protocol,
             id: &operation.id,
@@ -366,10 +352,7 @@ fn reply_cached(bought: &Bought, reply: &mut ResponseWriter<'_>) {
 /// The provider's rate limit has no room soon enough.
 fn rate_limited(call: &Call, wait: Duration) -> Attempt {
     let seconds = wait.as_secs() + 1;
-    let message = format!(
-        "provider {} allows no more calls for {seconds} seconds",
-        call.provider
-    );
+    let message = format!("provider {} allows no more calls for {seconds} seconds", call.provider);
     let refusal = Refusal::new(429, "rate_limit", message);
     failed(refusal.with("retry-after", seconds.to_string()))
 }
@@ -401,8 +384,5 @@ fn not_committed(error: Error) -> Attempt {
 }
 
 fn answer_head(content_type: &str) -> AnswerHead {
-    AnswerHead {
-        status: 200,
-        headers: vec![("content-type".to_owned(), content_type.to_owned())],
-    }
+    AnswerHead { status: 200, headers: vec![("content-type".to_owned(), content_type.to_owned())] }
 }

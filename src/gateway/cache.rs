@@ -56,9 +56,8 @@ impl Gateway {
         let adds_usage = self.adds_usage(operation, &call.provider);
         let body = operation.request.for_model(&call.model, adds_usage);
         let headers = operation.headers.iter();
-        let effective: Vec<_> = headers
-            .filter(|(name, _)| !WITHOUT_EFFECT.contains(name))
-            .collect();
+        let effective: Vec<_> =
+            headers.filter(|(name, _)| !WITHOUT_EFFECT.contains(name)).collect();
         let own = self.own_key(operation, &call.provider);
         let all = serde_json::json!([
             "v1",
@@ -87,12 +86,7 @@ pub(super) struct Recording {
 
 impl Recording {
     pub(super) fn new(fill: FillGuard) -> Self {
-        Self {
-            fill,
-            content_type: None,
-            bytes: Vec::new(),
-            is_whole: false,
-        }
+        Self { fill, content_type: None, bytes: Vec::new(), is_whole: false }
     }
 
     /// The answer begins. Gives whether it may be kept.
@@ -160,11 +154,7 @@ mod tests {
             "1\r\nx-flowledger-cache: 2",
         ] {
             let refusal = read(&format!("x-flowledger-cache: {value}\r\n")).unwrap_err();
-            assert_eq!(
-                (refusal.status, refusal.code),
-                (400, "bad_cache"),
-                "{value}"
-            );
+            assert_eq!((refusal.status, refusal.code), (400, "bad_cache"), "{value}");
         }
     }
 }

@@ -73,10 +73,7 @@ impl<'a> Fields<'a> {
         text: &'a str,
         understood: &'static [&'static str],
     ) -> Result<Self, Refusal> {
-        let mut fields = Self {
-            found: Vec::new(),
-            end: 0,
-        };
+        let mut fields = Self { found: Vec::new(), end: 0 };
         let mut ambiguous = None;
         each_field(text, |name, value| {
             fields.end = place(body, value).end;
@@ -101,9 +98,7 @@ impl<'a> Fields<'a> {
 
     fn get(&self, name: &str) -> Option<&'a RawValue> {
         let mut found = self.found.iter();
-        found
-            .find(|(known, _)| *known == name)
-            .map(|(_, value)| *value)
+        found.find(|(known, _)| *known == name).map(|(_, value)| *value)
     }
 
     /// A whole number, however it is written; none where it is missing or null.
@@ -175,10 +170,7 @@ impl<'a> ChatRequest<'a> {
         let choices = fields.whole("n")?.map_or(1, saturating).max(1);
         let max_tokens = match choices {
             1 => each,
-            _ => Some(
-                each.unwrap_or(ANSWER_TOKENS_ASSUMED)
-                    .saturating_mul(choices),
-            ),
+            _ => Some(each.unwrap_or(ANSWER_TOKENS_ASSUMED).saturating_mul(choices)),
         };
         let (system, messages) = (fields.get("system"), fields.get("messages"));
         Ok(Self {
@@ -255,25 +247,20 @@ impl<'a> ChatRequest<'a> {
             let of_role = move |message: &&Value| message["role"] == role;
             messages.iter().filter(of_role)
         };
-        let mut system: Vec<String> = of_role("system")
-            .map(|message| text_of(&message["content"]))
-            .collect();
+        let mut system: Vec<String> =
+            of_role("system").map(|message| text_of(&message["content"])).collect();
         if self.system.is_some() {
             system.push(text_of(&read(self.system)));
         }
         let system = Some(system.join("\n")).filter(|text| !text.is_empty());
         let last = of_role("user").next_back();
-        (
-            system,
-            last.map_or_else(String::new, |message| text_of(&message["content"])),
-        )
+        (system, last.map_or_else(String::new, |message| text_of(&message["content"])))
     }
 }
 
 /// A value of the request; null where it is missing, or nests too deep.
 fn read(raw: Option<&RawValue>) -> Value {
-    raw.and_then(|raw| serde_json::from_str(raw.get()).ok())
-        .unwrap_or(Value::Null)
+    raw.and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or(Value::Null)
 }
 
 /// A text as it is, anything else in JSON; empty where there is nothing.
@@ -376,10 +363,7 @@ mod tests {
             {"role":"user","content":"a"},
             {"role":"assistant","content":null,"tool_calls":[{"id":"x","function":{"name":"f","arguments":"{\"b\":1}"}}]},
             {"role":"tool","tool_call_id":"x","content":[{"type":"text","text":"c"}]}]}"#;
-        assert_eq!(
-            texts(body),
-            "a\nf\n{\"b\":1}\nc\n[{\"function\":{\"name\":\"look\"}}]"
-        );
+        assert_eq!(texts(body), "a\nf\n{\"b\":1}\nc\n[{\"function\":{\"name\":\"look\"}}]");
         let body = r#"{"model":"m","system":[{"type":"text","text":"s"}],"messages":[
             {"role":"assistant","content":[{"type":"tool_use","id":"x","name":"f","input":{"b":1}}]},
             {"role":"user","content":[{"type":"tool_result","tool_use_id":"x","content":[
@@ -424,10 +408,7 @@ mod tests {
     #[test]
     fn nothing_but_the_model_is_replaced() {
         let body = "{ \"a\" : 1.0e+2,\"model\":\t\"p\\/old\" , \"n\":123456789012345678901234567890.10,\n \"x\": {\"model\":\"p/old\"}, \"a\":2}";
-        assert_eq!(
-            rewritten(body, false),
-            body.replacen("\"p\\/old\"", "\"new\"", 1)
-        );
+        assert_eq!(rewritten(body, false), body.replacen("\"p\\/old\"", "\"new\"", 1));
         assert_eq!(read(body).unwrap().model, "p/old");
     }
 
@@ -485,10 +466,7 @@ mod tests {
             (r#"{"model":"a","stream":"yes"}"#, "bad_stream"),
             (r#"{"model":"a","Model":"b"}"#, "ambiguous"),
             (r#"{"model":"a","MAX_TOKENS":1}"#, "ambiguous"),
-            (
-                r#"{"model":"a","max_tokens":1,"max_tokens":90000000}"#,
-                "ambiguous",
-            ),
+            (r#"{"model":"a","max_tokens":1,"max_tokens":90000000}"#, "ambiguous"),
             (r#"{"model":"a","n":1,"n":1}"#, "ambiguous"),
             (r#"{"model":"a","messages":[],"messages":[]}"#, "ambiguous"),
             (
@@ -534,10 +512,7 @@ mod tests {
     fn the_last_text_of_the_user_is_what_echo_answers() {
         let body = r#"{"model":"m","messages":[{"role":"system","content":"s"},{"role":"user","content":"a"},
             {"role":"user","content":[{"type":"text","text":"b"},{"type":"image_url"},{"type":"text","text":"c"}]}]}"#;
-        assert_eq!(
-            read(body).unwrap().texts(),
-            (Some("s".into()), "b\nc".into())
-        );
+        assert_eq!(read(body).unwrap().texts(), (Some("s".into()), "b\nc".into()));
     }
 
     proptest! {

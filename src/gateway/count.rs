@@ -23,11 +23,7 @@ impl Gateway {
         let Some(entered) = self.in_flight.enter(None) else {
             return Err(ours(stopping()));
         };
-        let call = Call {
-            stream: false,
-            max_tokens: None,
-            ..operation.call(&target)
-        };
+        let call = Call { stream: false, max_tokens: None, ..operation.call(&target) };
         let forward = Forward {
             call: &call,
             api_format: ApiFormat::TokenCount,
@@ -40,9 +36,7 @@ impl Gateway {
             drain_max: None,
         };
         let mut client = ClientSink::new(operation, None, reply);
-        let forwarded = self
-            .providers
-            .forward(&forward, &entered.cancel, &mut client);
+        let forwarded = self.providers.forward(&forward, &entered.cancel, &mut client);
         let Err(not) = forwarded else {
             return Ok(());
         };

@@ -64,10 +64,7 @@ impl Shape<'_> {
             Protocol::OpenAi => self.chunk(&json!({"content": text}), &Value::Null),
             Protocol::Anthropic => {
                 let delta = json!({"type": "text_delta", "text": text});
-                event(
-                    "content_block_delta",
-                    &[("index", 0.into()), ("delta", delta)],
-                )
+                event("content_block_delta", &[("index", 0.into()), ("delta", delta)])
             }
         }
     }

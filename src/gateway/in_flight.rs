@@ -51,17 +51,9 @@ impl InFlight {
         }
         let (number, cancel) = (state.next, Cancel::new());
         state.next += 1;
-        let one = One {
-            cancel: cancel.clone(),
-            presence,
-            has_left: false,
-        };
+        let one = One { cancel: cancel.clone(), presence, has_left: false };
         state.calls.insert(number, one);
-        Some(InFlightGuard {
-            in_flight: self,
-            number,
-            cancel,
-        })
+        Some(InFlightGuard { in_flight: self, number, cancel })
     }
 
     /// Whether the server is about to end.
@@ -113,10 +105,7 @@ impl InFlightGuard<'_> {
     /// Whether the call was ended because its client had left.
     pub(super) fn has_left(&self) -> bool {
         let state = self.in_flight.state();
-        state
-            .calls
-            .get(&self.number)
-            .is_some_and(|one| one.has_left)
+        state.calls.get(&self.number).is_some_and(|one| one.has_left)
     }
 }
 

@@ -68,9 +68,7 @@ fn unquoted(name: &RawValue) -> Cow<'_, str> {
     let quoted = name.get();
     match quoted.strip_prefix('"').and_then(|it| it.strip_suffix('"')) {
         Some(name) if !name.contains('\\') => name.into(),
-        _ => serde_json::from_str(quoted)
-            .map(Cow::Owned)
-            .unwrap_or_default(),
+        _ => serde_json::from_str(quoted).map(Cow::Owned).unwrap_or_default(),
     }
 }
 
@@ -82,16 +80,9 @@ mod tests {
     fn fields_are_shown_as_they_were_written_whatever_their_names_are() {
         let text = r#"{"a" : 1.0, "\u0062\"":"\ud800","\ud800":{"x":[1,2]} , "c": 1e999}"#;
         let mut seen = Vec::new();
-        each_field(text, |name, value| {
-            seen.push((name.to_owned(), value.get()))
-        })
-        .unwrap();
-        let expected = [
-            ("a", "1.0"),
-            ("b\"", r#""\ud800""#),
-            ("", r#"{"x":[1,2]}"#),
-            ("c", "1e999"),
-        ];
+        each_field(text, |name, value| seen.push((name.to_owned(), value.get()))).unwrap();
+        let expected =
+            [("a", "1.0"), ("b\"", r#""\ud800""#), ("", r#"{"x":[1,2]}"#), ("c", "1e999")];
         assert_eq!(seen, expected.map(|(name, value)| (name.to_owned(), value)));
         assert!(each_field("[1]", |_, _| {}).is_err());
         assert!(each_field("{} x", |_, _| {}).is_err());

@@ -46,8 +46,7 @@ impl Known {
         let before = self.touched_ms.load(Ordering::Relaxed);
         let is_due = at.0.abs_diff(before) >= TOUCH_INTERVAL_MS.unsigned_abs();
         let exchanged = is_due.then(|| {
-            self.touched_ms
-                .compare_exchange(before, at.0, Ordering::Relaxed, Ordering::Relaxed)
+            self.touched_ms.compare_exchange(before, at.0, Ordering::Relaxed, Ordering::Relaxed)
         });
         // Of two at a time, one writes it.
         exchanged?.ok().map(|_| at)
@@ -78,10 +77,7 @@ impl Keys {
             };
             (record.hash, known)
         });
-        Ok(Self {
-            journal,
-            known: RwLock::new(known.collect()),
-        })
+        Ok(Self { journal, known: RwLock::new(known.collect()) })
     }
 
     /// Makes a key, and the budget of its own that it is to have, both or neither. `budget` is as
@@ -130,12 +126,7 @@ impl Keys {
         let Some(&Receipt::Key(id)) = receipts.first() else {
             return Err(Error::internal("a key got no number"));
         };
-        let known = Known {
-            id,
-            name: name.into(),
-            expires_at,
-            touched_ms: AtomicI64::new(0),
-        };
+        let known = Known { id, name: name.into(), expires_at, touched_ms: AtomicI64::new(0) };
         self.known_to_change().insert(hash.clone(), known);
         let record = KeyRecord {
             id,
@@ -154,8 +145,7 @@ impl Keys {
     /// # Errors
     /// [`Error::NotFound`].
     pub fn delete(&self, id: i64, with_budgets: bool) -> Result<()> {
-        self.journal
-            .commit_one(Change::DeleteKey { id, with_budgets })?;
+        self.journal.commit_one(Change::DeleteKey { id, with_budgets })?;
         self.known_to_change().retain(|_, known| known.id != id);
         Ok(())
     }

@@ -48,11 +48,7 @@ impl Labels {
             })?),
         };
         let tags = tags(head)?;
-        Ok(Self {
-            role,
-            tags,
-            flow_id,
-        })
+        Ok(Self { role, tags, flow_id })
     }
 }
 

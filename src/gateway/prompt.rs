@@ -38,10 +38,7 @@ impl Prompt {
     /// Looks through the request `body` for what is no text in these parts of it. What it does not
     /// understand counts as text.
     pub fn read<'a>(body: &str, contents: impl IntoIterator<Item = &'a RawValue>) -> Self {
-        let mut prompt = Self {
-            text_bytes: body.len() as u64,
-            ..Self::default()
-        };
+        let mut prompt = Self { text_bytes: body.len() as u64, ..Self::default() };
         for content in contents {
             prompt.content(content, 0);
         }

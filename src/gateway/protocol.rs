@@ -59,12 +59,7 @@ impl Protocol {
     }
 
     pub fn error(self, refusal: &Refusal) -> Vec<u8> {
-        let Refusal {
-            status,
-            code,
-            message,
-            ..
-        } = refusal;
+        let Refusal { status, code, message, .. } = refusal;
         let document = match self {
             Self::OpenAi => json!({"error": {
                 "message": message, "type": openai_type(*status), "param": null, "code": code,
@@ -123,12 +118,7 @@ pub struct Refusal {
 
 impl Refusal {
     pub fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
-        Self {
-            status,
-            code,
-            message: message.into(),
-            fields: Vec::new(),
-        }
+        Self { status, code, message: message.into(), fields: Vec::new() }
     }
 
     /// With a field of the answer.

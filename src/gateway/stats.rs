@@ -19,7 +19,6 @@ impl Stats {
     pub fn read(&self) -> Vec<(&'static str, u16, u64)> {
         let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let all = counts.iter();
-        all.map(|((protocol, status), count)| (protocol.name(), *status, *count))
-            .collect()
+        all.map(|((protocol, status), count)| (protocol.name(), *status, *count)).collect()
     }
 }

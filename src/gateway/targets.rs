@@ -39,10 +39,7 @@ pub fn targets(
         Some((provider, model)) if !model.is_empty() && is_provider(provider) => (provider, model),
         _ => (protocol.name(), name),
     };
-    vec![Target {
-        provider: provider.to_owned(),
-        model: model.to_owned(),
-    }]
+    vec![Target { provider: provider.to_owned(), model: model.to_owned() }]
 }
 
 /// The names that a client may use: aliases, and models of usable providers as far as they are known
@@ -50,15 +47,9 @@ pub fn targets(
 pub fn names(aliases: &Aliases, providers: &Providers) -> BTreeSet<String> {
     let mut names: BTreeSet<String> = aliases.keys().cloned().collect();
     for targets in aliases.values() {
-        names.extend(
-            targets
-                .iter()
-                .map(|it| format!("{}/{}", it.provider, it.model)),
-        );
+        names.extend(targets.iter().map(|it| format!("{}/{}", it.provider, it.model)));
     }
-    let usable = providers
-        .providers()
-        .filter(|(name, _)| providers.check(name).is_ok());
+    let usable = providers.providers().filter(|(name, _)| providers.check(name).is_ok());
     for (name, provider) in usable {
         if provider.kind == Kind::Echo {
             names.extend(ECHO_MODELS.map(|model| format!("{name}/{model}")));
@@ -75,9 +66,7 @@ pub fn names(aliases: &Aliases, providers: &Providers) -> BTreeSet<String> {
 
 /// One of them, as both protocols have it.
 fn item(name: &str) -> Value {
-    let owner = name
-        .split_once('/')
-        .map_or("flowledger", |(owner, _)| owner);
+    let owner = name.split_once('/').map_or("flowledger", |(owner, _)| owner);
     json!({
         "id": name, "object": "model", "created": 0, "owned_by": owner,
         "type": "model", "display_name": name, "created_at": "1970-01-01T00:00:00Z",
@@ -104,10 +93,8 @@ mod tests {
 
     #[test]
     fn a_name_means_an_alias_or_a_provider_or_the_protocols_own() {
-        let target = |provider: &str, model: &str| Target {
-            provider: provider.into(),
-            model: model.into(),
-        };
+        let target =
+            |provider: &str, model: &str| Target { provider: provider.into(), model: model.into() };
         let fast = vec![target("openai", "a"), target("groq", "b/c")];
         let aliases = Aliases::from([("fast".to_owned(), fast.clone())]);
         let found = |protocol, name: &str| {

@@ -42,9 +42,5 @@ pub fn file(name: &str) -> Answer {
     let reply =
         reply::file(content_type, bytes).with("content-security-policy", CONTENT_SECURITY_POLICY);
     // The connection module is made for other pages, too; it holds nothing that is secret.
-    Ok(if name == "live.js" {
-        reply.with("access-control-allow-origin", "*")
-    } else {
-        reply
-    })
+    Ok(if name == "live.js" { reply.with("access-control-allow-origin", "*") } else { reply })
 }

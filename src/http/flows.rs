@@ -30,12 +30,7 @@ pub fn list(context: &Context, mut query: Query) -> Answer {
 
 pub fn create(context: &Context, body: &[u8]) -> Answer {
     let (name, document) = check(context, read_json(body)?)?;
-    let change = Change::CreateFlow(NewFlow {
-        name,
-        document,
-        origin: None,
-        at: Timestamp::now(),
-    });
+    let change = Change::CreateFlow(NewFlow { name, document, origin: None, at: Timestamp::now() });
     let Receipt::Flow(id) = context.journal.commit_one(change)? else {
         return Err(Error::internal("a flow got no number").into());
     };
@@ -49,12 +44,7 @@ pub fn get(context: &Context, id: FlowId) -> Answer {
 
 pub fn replace(context: &Context, id: FlowId, body: &[u8]) -> Answer {
     let (name, document) = check(context, read_json(body)?)?;
-    let flow = NewFlow {
-        name,
-        document,
-        origin: None,
-        at: Timestamp::now(),
-    };
+    let flow = NewFlow { name, document, origin: None, at: Timestamp::now() };
     let change = Change::UpdateFlow { id, flow };
     context.journal.commit_one(change)?;
     context.optimizer.look(id);
@@ -80,11 +70,7 @@ pub fn check_document(
 ) -> Result<(String, String)> {
     let message = "the flow cannot be saved";
     let Value::Object(mut document) = body else {
-        return Err(Error::invalid(
-            message,
-            "",
-            "must be an object with `name` and `data`",
-        ));
+        return Err(Error::invalid(message, "", "must be an object with `name` and `data`"));
     };
     OWN_KEYS.iter().for_each(|key| drop(document.remove(*key)));
     let mut faults = Vec::new();
@@ -99,20 +85,14 @@ pub fn check_document(
         }
     };
     let data = data_of(&mut document, &mut faults);
-    if let Err(Error::Invalid {
-        faults: of_graph, ..
-    }) = check_graph(&data)
-    {
+    if let Err(Error::Invalid { faults: of_graph, .. }) = check_graph(&data) {
         // Without `data` there is one fault, not three.
         if !faults.iter().any(|fault| fault.field == "data") {
             faults.extend(of_graph);
         }
     }
     if !faults.is_empty() {
-        return Err(Error::Invalid {
-            message: message.into(),
-            faults,
-        });
+        return Err(Error::Invalid { message: message.into(), faults });
     }
     document.insert("data".into(), data);
     Ok((name, Value::Object(document).to_string()))
@@ -134,10 +114,7 @@ fn data_of(document: &mut Map<String, Value>, faults: &mut Vec<Fault>) -> Value 
     match data {
         Some(data @ Value::Object(_)) => data,
         _ => {
-            faults.push(Fault::new(
-                "data",
-                "must be an object with `nodes` and `edges`",
-            ));
+            faults.push(Fault::new("data", "must be an object with `nodes` and `edges`"));
             Value::Null
         }
     }
@@ -172,10 +149,7 @@ mod tests {
         check_document(body, &|data| {
             crate::flow::Graph::parse(data, &|_| true)
                 .map(drop)
-                .map_err(|faults| Error::Invalid {
-                    message: String::new(),
-                    faults,
-                })
+                .map_err(|faults| Error::Invalid { message: String::new(), faults })
         })
     }
 

@@ -37,10 +37,7 @@ pub fn set(context: &Context, flow_id: FlowId, head: &RequestHead) -> Answer {
     };
     let url = url(head, &slug);
     let secret = secret.expose();
-    Ok(reply::json(
-        200,
-        &json!({"slug": slug, "secret": secret, "url": url}),
-    ))
+    Ok(reply::json(200, &json!({"slug": slug, "secret": secret, "url": url})))
 }
 
 pub fn get(context: &Context, flow_id: FlowId, head: &RequestHead) -> Answer {
@@ -97,9 +94,7 @@ impl<'a> Envelope<'a> {
     fn opens(&self, hook: Option<HookRecord>) -> Option<HookRecord> {
         // Where there is no such webhook, something is compared as well, so that the time of the
         // refusal does not tell.
-        let expected = hook
-            .as_ref()
-            .map_or_else(String::new, |hook| hook.secret_hash.clone());
+        let expected = hook.as_ref().map_or_else(String::new, |hook| hook.secret_hash.clone());
         let expected = Secret::new(format!("{expected:64}"));
         let fits = |secret: &Secret| expected.matches(secret.hash().as_bytes());
         // Not `any`, which would stop at the first.

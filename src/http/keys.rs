@@ -55,17 +55,14 @@ pub fn create(context: &Context, body: &[u8]) -> Answer {
 pub fn delete(context: &Context, id: &str, mut query: Query) -> Answer {
     let with_budgets = query.take("with_budgets").unwrap_or(false);
     query.finish()?;
-    let id = id
-        .parse()
-        .map_err(|_| Error::NotFound(format!("key `{id}`; a key's id is a number")))?;
+    let id =
+        id.parse().map_err(|_| Error::NotFound(format!("key `{id}`; a key's id is a number")))?;
     context.keys.delete(id, with_budgets)?;
     Ok(reply::empty())
 }
 
 fn shown(key: &KeyRecord, budgets: &[Budget]) -> Value {
-    let own = budgets
-        .iter()
-        .filter(|budget| budget.key.as_deref() == Some(&key.name));
+    let own = budgets.iter().filter(|budget| budget.key.as_deref() == Some(&key.name));
     let own: Vec<&str> = own.map(|budget| budget.name.as_str()).collect();
     json!({
         "id": key.id,

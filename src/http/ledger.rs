@@ -59,12 +59,7 @@ pub fn summary(context: &Context, mut query: Query, client: &Presence) -> Answer
     query.finish()?;
     let read = || context.store.summary(&filter, &group_by);
     let (items, total) = context.heavy_reads.run(client, read)?;
-    let sums = Groups {
-        group_by,
-        items,
-        total,
-        next: (),
-    };
+    let sums = Groups { group_by, items, total, next: () };
     Ok(reply::json(200, &sums))
 }
 
@@ -108,10 +103,8 @@ impl Read for CsvRows {
             if count > 0 || self.ended || buffer.is_empty() {
                 return Ok(count);
             }
-            let rows = self
-                .store
-                .ledger(&self.filter, self.before, CSV_PAGE)
-                .map_err(io::Error::other)?;
+            let rows =
+                self.store.ledger(&self.filter, self.before, CSV_PAGE).map_err(io::Error::other)?;
             self.ended = rows.len() < CSV_PAGE;
             self.before = rows.last().map(|row| row.id);
             self.ready = io::Cursor::new(encode(&rows).map_err(io::Error::other)?);

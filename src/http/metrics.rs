@@ -57,11 +57,7 @@ fn calls(context: &Context, text: &mut Text) {
         });
     };
     let tokens = "gen_ai_client_token_usage";
-    text.head_of(
-        tokens,
-        "histogram",
-        "Tokens of calls whose tokens are known.",
-    );
+    text.head_of(tokens, "histogram", "Tokens of calls whose tokens are known.");
     each(&mut |labels, of| {
         for (kind, histogram) in [("input", &of.input_tokens), ("output", &of.output_tokens)] {
             let labels = format!("{labels},gen_ai_token_type=\"{kind}\"");
@@ -91,11 +87,7 @@ fn calls(context: &Context, text: &mut Text) {
         }
     });
     let usd = |nanousd: u64| nanousd as f64 / 1e9;
-    text.head(
-        "cost_usd_total",
-        "counter",
-        "The known costs of calls, US dollars.",
-    );
+    text.head("cost_usd_total", "counter", "The known costs of calls, US dollars.");
     each(&mut |labels, of| {
         text.line(&format!("cost_usd_total{{{labels}}}"), usd(of.cost_nanousd));
     });
@@ -110,10 +102,7 @@ fn calls(context: &Context, text: &mut Text) {
     let help = "What those would have cost, US dollars.";
     text.head("saved_usd_total", "counter", help);
     each(&mut |labels, of| {
-        text.line(
-            &format!("saved_usd_total{{{labels}}}"),
-            usd(of.saved_nanousd),
-        );
+        text.line(&format!("saved_usd_total{{{labels}}}"), usd(of.saved_nanousd));
     });
 }
 
@@ -128,10 +117,7 @@ fn labels(model: &Model) -> String {
 
 /// A label's value: backslashes, quotes and line breaks are escaped, as the format wants it.
 fn escaped(value: &str) -> String {
-    value
-        .replace('\\', "\\\\")
-        .replace('"', "\\\"")
-        .replace('\n', "\\n")
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 /// The text as it grows. Writing to it does not fail.
@@ -190,10 +176,7 @@ impl Text {
         }
         let sum = sum as f64 / per_unit;
         let _ = writeln!(text, "{name}_bucket{{{before_le}le=\"+Inf\"}} {count}");
-        let _ = writeln!(
-            text,
-            "{name}_sum{labels} {sum}\n{name}_count{labels} {count}"
-        );
+        let _ = writeln!(text, "{name}_sum{labels} {sum}\n{name}_count{labels} {count}");
     }
 
     fn line(&mut self, name: &str, value: impl Display) {

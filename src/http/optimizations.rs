@@ -85,11 +85,7 @@ pub fn apply(context: &Context, id: i64, body: &[u8]) -> Answer {
         alternative: Option<String>,
         version: Option<String>,
     }
-    let choice: Choice = if body.is_empty() {
-        Choice::default()
-    } else {
-        read_json(body)?
-    };
+    let choice: Choice = if body.is_empty() { Choice::default() } else { read_json(body)? };
     let suggestion = context.store.suggestion(id)?;
     let proposal = chosen(&suggestion.proposal, choice.alternative.as_deref())?;
     let edited = edited(context, &suggestion, &proposal)?;
@@ -120,11 +116,7 @@ struct WantedTrial {
 
 impl Default for WantedTrial {
     fn default() -> Self {
-        Self {
-            count: TRIAL_COUNT_DEFAULT,
-            alternative: None,
-            confirm: false,
-        }
+        Self { count: TRIAL_COUNT_DEFAULT, alternative: None, confirm: false }
     }
 }
 
@@ -166,9 +158,7 @@ pub fn trial(context: &Context, id: i64, body: &[u8]) -> Answer {
 pub fn revert(context: &Context, id: i64) -> Answer {
     let suggestion = context.store.suggestion(id)?;
     let at = Timestamp::now();
-    context
-        .journal
-        .commit_one(Change::RevertSuggestion { id, at })?;
+    context.journal.commit_one(Change::RevertSuggestion { id, at })?;
     context.optimizer.look(suggestion.flow_id);
     Ok(reply::json(200, &detail(context, id, None)?))
 }
@@ -209,9 +199,5 @@ fn edited(context: &Context, suggestion: &Suggestion, proposal: &Proposal) -> Re
     let before = read_document(&flow.document)?;
     let after = changed_document(&before, &proposal.edit)?;
     context.engine.parse(&after["data"])?;
-    Ok(Edited {
-        flow,
-        before,
-        after,
-    })
+    Ok(Edited { flow, before, after })
 }

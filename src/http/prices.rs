@@ -65,18 +65,14 @@ pub fn find(context: &Context, mut query: Query) -> Answer {
         let missing = missing.iter().filter(|(_, value)| value.is_none());
         return Err(Error::Invalid {
             message: "the query cannot be read".into(),
-            faults: missing
-                .map(|(name, _)| Fault::new(*name, "is required"))
-                .collect(),
+            faults: missing.map(|(name, _)| Fault::new(*name, "is required")).collect(),
         }
         .into());
     };
     if !context.providers.knows(provider) {
         return Err(Error::NotFound(format!("provider `{provider}`")).into());
     }
-    let quote = context
-        .providers
-        .quote(provider, &[model], Timestamp::now());
+    let quote = context.providers.quote(provider, &[model], Timestamp::now());
     let unknown = || Error::NotFound(format!("known price of {provider}/{model}"));
     let quote = quote.ok_or_else(unknown)?;
     match quote.text() {
@@ -100,10 +96,7 @@ fn view(id: Option<i64>, text: &str) -> Answer {
     let stored = StoredPrice::from_json(text)
         .map_err(|error| Error::internal(format!("a stored price cannot be read: {error}")))?;
     let tiers = stored.tiers.iter().map(|tier| {
-        Ok(Tier {
-            above: tier.above,
-            usd_per_mtok: per_mtok(&tier.picousd_per_token)?,
-        })
+        Ok(Tier { above: tier.above, usd_per_mtok: per_mtok(&tier.picousd_per_token)? })
     });
     reply(&View {
         id,

@@ -112,9 +112,7 @@ pub fn send(response: ResponseBox, head: &RequestHead, writer: &mut ResponseWrit
     let Some(length) = response.data_length() else {
         return send_stream(response, without_body, writer);
     };
-    let response = response
-        .with("server", "flowledger")
-        .with("x-content-type-options", "nosniff");
+    let response = response.with("server", "flowledger").with("x-content-type-options", "nosniff");
     // Also to a client of HTTP/1.0: nothing in it is beyond that.
     writer.print(status, length, |out| {
         response.raw_print(out, HTTPVersion(1, 1), &[], without_body, None)
@@ -160,21 +158,12 @@ pub struct Failure {
 
 impl Failure {
     pub fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
-        Self {
-            status,
-            code,
-            message: message.into(),
-            faults: Vec::new(),
-            allow: None,
-        }
+        Self { status, code, message: message.into(), faults: Vec::new(), allow: None }
     }
 
     pub fn method_not_allowed(method: &str, path: &str, allow: String) -> Self {
         let message = format!("{path} does not take {method}; it takes {allow}");
-        Self {
-            allow: Some(allow),
-            ..Self::new(405, "method_not_allowed", message)
-        }
+        Self { allow: Some(allow), ..Self::new(405, "method_not_allowed", message) }
     }
 
     /// For a client that is not there to read it.
@@ -221,10 +210,9 @@ impl From<Error> for Failure {
             log::error!("{error}");
         }
         match error {
-            Error::Invalid { message, faults } => Self {
-                faults,
-                ..Self::new(status, code, message)
-            },
+            Error::Invalid { message, faults } => {
+                Self { faults, ..Self::new(status, code, message) }
+            }
             other => Self::new(status, code, other.to_string()),
         }
     }

@@ -36,14 +36,12 @@ impl Request<'_, '_> {
 
     pub fn flow(&self) -> Result<i64> {
         let id = self.name;
-        id.parse()
-            .map_err(|_| Error::NotFound(format!("flow `{id}`; a flow's id is a number")))
+        id.parse().map_err(|_| Error::NotFound(format!("flow `{id}`; a flow's id is a number")))
     }
 
     pub fn suggestion(&self) -> Result<i64> {
         let id = self.name;
-        id.parse()
-            .map_err(|_| Error::NotFound(format!("suggestion `{id}`; its id is a number")))
+        id.parse().map_err(|_| Error::NotFound(format!("suggestion `{id}`; its id is a number")))
     }
 }
 
@@ -57,13 +55,8 @@ pub struct Query {
 
 impl Query {
     pub fn parse(text: &str) -> Self {
-        let pairs = form_urlencoded::parse(text.as_bytes())
-            .into_owned()
-            .collect();
-        Self {
-            pairs,
-            faults: Vec::new(),
-        }
+        let pairs = form_urlencoded::parse(text.as_bytes()).into_owned().collect();
+        Self { pairs, faults: Vec::new() }
     }
 
     /// Takes a parameter out; an empty one counts as none.
@@ -86,26 +79,19 @@ impl Query {
     pub fn take_limit(&mut self) -> usize {
         let limit: Option<usize> = self.take("limit");
         if limit.is_some_and(|limit| !(1..=LIMIT_MAX).contains(&limit)) {
-            self.faults.push(Fault::new(
-                "limit",
-                format!("must be between 1 and {LIMIT_MAX}"),
-            ));
+            self.faults.push(Fault::new("limit", format!("must be between 1 and {LIMIT_MAX}")));
         }
         limit.unwrap_or(LIMIT_DEFAULT)
     }
 
     pub fn finish(mut self) -> Result<()> {
         for (name, _) in self.pairs {
-            self.faults
-                .push(Fault::new(name, "is not a parameter of this route"));
+            self.faults.push(Fault::new(name, "is not a parameter of this route"));
         }
         if self.faults.is_empty() {
             return Ok(());
         }
-        Err(Error::Invalid {
-            message: "the query cannot be read".into(),
-            faults: self.faults,
-        })
+        Err(Error::Invalid { message: "the query cannot be read".into(), faults: self.faults })
     }
 }
 
@@ -116,11 +102,7 @@ impl Query {
 /// form wanted.
 pub fn read_json<T: DeserializeOwned>(body: &[u8]) -> std::result::Result<T, Failure> {
     serde_json::from_slice(body).map_err(|error| {
-        let (status, code) = if error.is_data() {
-            (422, "invalid")
-        } else {
-            (400, "invalid_json")
-        };
+        let (status, code) = if error.is_data() { (422, "invalid") } else { (400, "invalid_json") };
         Failure::new(status, code, format!("the body cannot be read: {error}"))
     })
 }

@@ -81,12 +81,7 @@ pub fn answer(
         .filter_map(|(taken, route, answer)| Some((taken, answer, matched(route, path)?)));
     let found: Vec<_> = found.collect();
     if let Some((_, answer, name)) = found.iter().find(|(taken, ..)| **taken == method) {
-        let mut request = Request {
-            head,
-            client,
-            name,
-            body,
-        };
+        let mut request = Request { head, client, name, body };
         return answer(context, &mut request);
     }
     if found.is_empty() {
@@ -120,14 +115,7 @@ mod tests {
         assert_eq!(matched("/", "/"), Some(""));
         assert_eq!(matched("/api/flows/*", "/api/flows/7"), Some("7"));
         assert_eq!(matched("/api/flows/*/hook", "/api/flows/7/hook"), Some("7"));
-        for path in [
-            "/",
-            "//",
-            "/api/flows",
-            "/api/flows/7/",
-            "/api/flows/7/hook",
-            "api/flows/7",
-        ] {
+        for path in ["/", "//", "/api/flows", "/api/flows/7/", "/api/flows/7/hook", "api/flows/7"] {
             assert_eq!(matched("/api/flows/*", path), None, "{path}");
         }
     }

@@ -67,11 +67,7 @@ fn read_input(body: &[u8]) -> std::result::Result<Value, Failure> {
 fn input_of(body: Value) -> Result<Value> {
     let message = "the body cannot be read";
     let Value::Object(mut body) = body else {
-        return Err(Error::invalid(
-            message,
-            "",
-            "must be an object with `input`",
-        ));
+        return Err(Error::invalid(message, "", "must be an object with `input`"));
     };
     let input = body.remove("input").unwrap_or_default();
     let unknown = "is not known here; there is `input`";
@@ -90,13 +86,7 @@ pub fn status(context: &Context, id: FlowId) -> Answer {
     let seq = context.store.newest_seq()?;
     if let Some(run_id) = context.store.newest_run(id)? {
         let (run, nodes) = context.store.run(&run_id)?;
-        return Ok(reply::json(
-            200,
-            &RunView {
-                seq: Some(seq),
-                ..view(&run, &nodes, false)
-            },
-        ));
+        return Ok(reply::json(200, &RunView { seq: Some(seq), ..view(&run, &nodes, false) }));
     }
     let flow = context.store.flow(id)?;
     let document: Value = serde_json::from_str(&flow.document).unwrap_or_default();
@@ -124,25 +114,17 @@ pub fn list(context: &Context, mut query: Query) -> Answer {
 
 pub fn get(context: &Context, id: &str) -> Answer {
     let (run, nodes) = context.store.run(id)?;
-    let filter = LedgerFilter {
-        run_id: Some(run.id.clone()),
-        ..LedgerFilter::default()
-    };
+    let filter = LedgerFilter { run_id: Some(run.id.clone()), ..LedgerFilter::default() };
     let mut calls = context.store.ledger(&filter, None, CALLS_MAX)?;
     calls.reverse();
-    let view = RunView {
-        calls: Some(calls),
-        ..view(&run, &nodes, true)
-    };
+    let view = RunView { calls: Some(calls), ..view(&run, &nodes, true) };
     Ok(reply::json(200, &view))
 }
 
 pub fn delete(context: &Context, id: &str) -> Answer {
     // Named before it is removed, so that an unknown one is a 404.
     context.store.run(id)?;
-    context
-        .journal
-        .commit_one(Change::DeleteRun(id.to_owned()))?;
+    context.journal.commit_one(Change::DeleteRun(id.to_owned()))?;
     Ok(reply::empty())
 }
 
@@ -316,24 +298,16 @@ fn output(graph: &Value, records: &[NodeRecord]) -> Value {
 
 /// All nodes of a graph, in its order, with what is recorded of them.
 fn node_views<'a>(graph: &Value, records: &'a [NodeRecord], whole: bool) -> Vec<NodeView<'a>> {
-    let nodes = graph["nodes"]
-        .as_array()
-        .map(Vec::as_slice)
-        .unwrap_or_default();
-    let by_id: HashMap<&str, &NodeRecord> = records
-        .iter()
-        .map(|record| (record.node_id.as_str(), record))
-        .collect();
+    let nodes = graph["nodes"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let by_id: HashMap<&str, &NodeRecord> =
+        records.iter().map(|record| (record.node_id.as_str(), record)).collect();
     nodes
         .iter()
         .map(|node| {
             let node_id = id_of(node);
             let record = by_id.get(node_id.as_str()).copied();
             NodeView {
-                label: node["data"]["label"]
-                    .as_str()
-                    .unwrap_or(&node_id)
-                    .to_owned(),
+                label: node["data"]["label"].as_str().unwrap_or(&node_id).to_owned(),
                 status: record.map_or(NodeStatus::Waiting, |record| record.status),
                 begun: record.map(|record| begun(record, whole)),
                 node_id,
@@ -365,10 +339,6 @@ fn begun(record: &NodeRecord, whole: bool) -> BegunView<'_> {
         prompt: record.prompt.as_deref().filter(|_| whole),
         system: record.system.as_deref().filter(|_| whole),
         output: output.filter(|_| whole),
-        items: if whole {
-            record.items.iter().map(ItemView::of).collect()
-        } else {
-            Vec::new()
-        },
+        items: if whole { record.items.iter().map(ItemView::of).collect() } else { Vec::new() },
     }
 }

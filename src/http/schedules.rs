@@ -32,9 +32,7 @@ pub fn get(context: &Context, flow_id: FlowId) -> Answer {
 }
 
 pub fn delete(context: &Context, flow_id: FlowId) -> Answer {
-    context
-        .journal
-        .commit_one(Change::DeleteSchedule(flow_id))?;
+    context.journal.commit_one(Change::DeleteSchedule(flow_id))?;
     context.scheduler.look();
     Ok(reply::empty())
 }
@@ -43,10 +41,8 @@ fn view(record: &ScheduleRecord) -> Value {
     let schedule = Schedule::parse(&record.cron, &record.timezone).ok();
     // A time that is due and about to be run is not the next any more.
     let after = record.last.max(Timestamp::now());
-    let next = schedule
-        .as_ref()
-        .filter(|_| record.enabled)
-        .and_then(|schedule| schedule.next(after));
+    let next =
+        schedule.as_ref().filter(|_| record.enabled).and_then(|schedule| schedule.next(after));
     let upcoming: Vec<String> = schedule
         .iter()
         .flat_map(|schedule| {
@@ -98,9 +94,7 @@ fn check(flow_id: FlowId, body: Value) -> Result<NewSchedule> {
     faults.extend(checked.err().into_iter().flatten());
     let missed = missed.and_then(|text| {
         let missed = text.parse::<Missed>();
-        missed
-            .map_err(|why| faults.push(Fault::new("missed", why)))
-            .ok()
+        missed.map_err(|why| faults.push(Fault::new("missed", why))).ok()
     });
     let input = match checked_input(body.remove("input").unwrap_or_default()) {
         Ok(input) => input.to_string(),
@@ -130,9 +124,6 @@ fn check(flow_id: FlowId, body: Value) -> Result<NewSchedule> {
             enabled,
             at: Timestamp::now(),
         }),
-        _ => Err(Error::Invalid {
-            message: message.into(),
-            faults,
-        }),
+        _ => Err(Error::Invalid { message: message.into(), faults }),
     }
 }

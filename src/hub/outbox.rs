@@ -96,11 +96,7 @@ struct Chunk {
 /// What the writer thread does next.
 enum Work {
     Write(Vec<u8>),
-    Replay {
-        after: Seq,
-        upto: Seq,
-        filter: Arc<Filter>,
-    },
+    Replay { after: Seq, upto: Seq, filter: Arc<Filter> },
     Ping,
     SayGoodbye,
     End,
@@ -132,10 +128,7 @@ impl Outbox {
 
     /// Lets another number of bytes wait than [`QUEUE_BYTES_MAX`].
     pub fn with_limit(self, queue_bytes_max: usize) -> Self {
-        Self {
-            queue_bytes_max,
-            ..self
-        }
+        Self { queue_bytes_max, ..self }
     }
 
     /// Passes events on from now. With `since`, those in (`since`, `newest`] go first.
@@ -230,11 +223,7 @@ impl Outbox {
         loop {
             let done = match self.next_work(next_ping) {
                 Work::Write(bytes) => self.sink.write_all(&bytes),
-                Work::Replay {
-                    after,
-                    upto,
-                    filter,
-                } => self.catch_up(replay, after, upto, &filter),
+                Work::Replay { after, upto, filter } => self.catch_up(replay, after, upto, &filter),
                 Work::Ping => {
                     next_ping = Instant::now() + ping_interval;
                     self.push_reply(&self.encoding.ping().into());
@@ -270,10 +259,7 @@ impl Outbox {
                 }
             }
         }
-        state.queue.push_back(Chunk {
-            bytes: Arc::clone(frames),
-            sent,
-        });
+        state.queue.push_back(Chunk { bytes: Arc::clone(frames), sent });
         state.queued_bytes += frames.len() - sent;
         if state.queued_bytes > self.queue_bytes_max {
             self.evict(state);
@@ -287,11 +273,7 @@ impl Outbox {
     /// them by `since`.
     fn evict(&self, state: &mut State) {
         state.queue.retain(|chunk| chunk.sent > 0);
-        state.queued_bytes = state
-            .queue
-            .iter()
-            .map(|chunk| chunk.bytes.len() - chunk.sent)
-            .sum();
+        state.queued_bytes = state.queue.iter().map(|chunk| chunk.bytes.len() - chunk.sent).sum();
         let reason = format!("too slow, over {} bytes were waiting", self.queue_bytes_max);
         state.ending = Some(Ending::evicted(Eviction::OutboxFull, reason));
         self.start_closing(state, close::TRY_AGAIN, "too slow; reconnect with since");
@@ -304,10 +286,7 @@ impl Outbox {
         let frame: Arc<[u8]> = self.encoding.close(code, reason).into();
         state.phase = Phase::Closing;
         state.queued_bytes += frame.len();
-        state.queue.push_back(Chunk {
-            bytes: frame,
-            sent: 0,
-        });
+        state.queue.push_back(Chunk { bytes: frame, sent: 0 });
         self.wake.notify_one();
     }
 
@@ -348,11 +327,7 @@ impl Outbox {
             if let Some(after) = state.replayed {
                 state.writing = true;
                 let (upto, filter) = (state.newest, Arc::clone(&state.filter));
-                return Work::Replay {
-                    after,
-                    upto,
-                    filter,
-                };
+                return Work::Replay { after, upto, filter };
             }
             state = if is_open {
                 let waited = self.wake.wait_timeout(state, next_ping - now);
@@ -511,9 +486,7 @@ mod tests {
             Ok(count)
         }
         fn write_all(&self, bytes: &[u8]) -> io::Result<()> {
-            self.allow
-                .recv()
-                .map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+            self.allow.recv().map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
             self.written.send(bytes.to_vec()).unwrap();
             Ok(())
         }
@@ -559,13 +532,7 @@ mod tests {
                 ended: ended_in,
             };
             let outbox = Arc::new(Outbox::new(Box::new(client), Arc::new(Plain)));
-            Self {
-                outbox,
-                direct,
-                written,
-                allow,
-                ended,
-            }
+            Self { outbox, direct, written, allow, ended }
         }
 
         fn start(&self, log: Vec<Seq>) {

@@ -60,19 +60,11 @@ pub struct Ending {
 
 impl Ending {
     pub fn left(reason: impl Into<String>) -> Self {
-        Self {
-            reason: reason.into(),
-            eviction: None,
-            is_counted: false,
-        }
+        Self { reason: reason.into(), eviction: None, is_counted: false }
     }
 
     pub fn evicted(eviction: Eviction, reason: impl Into<String>) -> Self {
-        Self {
-            reason: reason.into(),
-            eviction: Some(eviction),
-            is_counted: false,
-        }
+        Self { reason: reason.into(), eviction: Some(eviction), is_counted: false }
     }
 }
 

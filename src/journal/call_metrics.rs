@@ -21,9 +21,8 @@ const TOKENS: [u64; 14] = [
     67_108_864,
 ];
 /// Bounds of how long calls, and the first pieces of their answers, take, milliseconds.
-const DURATIONS_MS: [u64; 14] = [
-    10, 20, 40, 80, 160, 320, 640, 1_280, 2_560, 5_120, 10_240, 20_480, 40_960, 81_920,
-];
+const DURATIONS_MS: [u64; 14] =
+    [10, 20, 40, 80, 160, 320, 640, 1_280, 2_560, 5_120, 10_240, 20_480, 40_960, 81_920];
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Model {
     pub provider: String,
@@ -86,10 +85,7 @@ impl CallMetrics {
             return;
         }
         let mut models = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut model = Model {
-            provider: row.provider.clone(),
-            model: row.model_used.clone(),
-        };
+        let mut model = Model { provider: row.provider.clone(), model: row.model_used.clone() };
         if models.len() >= MODELS_MAX && !models.contains_key(&model) {
             OTHER.clone_into(&mut model.model);
         }
@@ -99,9 +95,7 @@ impl CallMetrics {
     /// Shows what is counted of each model, in the order of their names.
     pub fn each(&self, mut show: impl FnMut(&Model, &OfModel)) {
         let models = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        models
-            .iter()
-            .for_each(|(model, of_model)| show(model, of_model));
+        models.iter().for_each(|(model, of_model)| show(model, of_model));
     }
 }
 

@@ -40,10 +40,7 @@ pub struct Retention {
 
 impl Default for Retention {
     fn default() -> Self {
-        Self {
-            runs: 100_000,
-            run_age: Duration::from_secs(90 * 24 * 60 * 60),
-        }
+        Self { runs: 100_000, run_age: Duration::from_secs(90 * 24 * 60 * 60) }
     }
 }
 
@@ -102,10 +99,9 @@ impl Housekeeping {
             }),
             ("old runs cannot be removed", Self::prune_runs),
             ("old answers cannot be removed", Self::prune_answers),
-            (
-                "old keys of deliveries cannot be removed",
-                |_, writer, now| Ok(writer.prune_hook_keys(now, PRUNE_STEP)? == PRUNE_STEP),
-            ),
+            ("old keys of deliveries cannot be removed", |_, writer, now| {
+                Ok(writer.prune_hook_keys(now, PRUNE_STEP)? == PRUNE_STEP)
+            }),
         ];
         for (fault, step) in steps {
             let is_behind = step(self, writer, now);
@@ -161,9 +157,7 @@ impl Housekeeping {
 
 /// Housekeeping is tried again, so its errors are only logged.
 fn logged<T>(fault: &str, result: Result<T>) -> Option<T> {
-    result
-        .inspect_err(|error| log::warn!("{fault}: {error}"))
-        .ok()
+    result.inspect_err(|error| log::warn!("{fault}: {error}")).ok()
 }
 
 fn is_early(last: Option<Instant>) -> bool {

@@ -61,9 +61,7 @@ impl Retries {
         self.refused_at = Some(Instant::now());
         for mut entry in refused.into_iter().rev() {
             // Only a copy for later calls, which can buy it again; it may be as large as 1 MiB.
-            entry
-                .changes
-                .retain(|change| !matches!(change, Change::KeepAnswer(_)));
+            entry.changes.retain(|change| !matches!(change, Change::KeepAnswer(_)));
             self.entries.push_front(entry);
         }
     }

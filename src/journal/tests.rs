@@ -26,13 +26,8 @@ fn started(dir: &Path) -> (Store, Journal, JoinHandle<()>, Published) {
     let (store, writer) = Store::open(dir).unwrap();
     let published = Published::default();
     let publisher = Box::new(published.clone());
-    let (journal, thread) = Journal::start(
-        writer,
-        publisher,
-        Retention::default(),
-        Arc::new(|_: &str| {}),
-    )
-    .unwrap();
+    let (journal, thread) =
+        Journal::start(writer, publisher, Retention::default(), Arc::new(|_: &str| {})).unwrap();
     (store, journal, thread, published)
 }
 
@@ -124,11 +119,7 @@ fn a_refused_entry_leaves_no_trace_in_its_batch() {
     let published = published.0.lock().unwrap();
     let told: Vec<Option<Seq>> = published.iter().map(|message| message.seq).collect();
     assert_eq!(told, [Some(1), Some(2), Some(3), Some(4)]);
-    assert!(
-        published
-            .iter()
-            .all(|message| !message.text.contains(r#""b""#))
-    );
+    assert!(published.iter().all(|message| !message.text.contains(r#""b""#)));
 }
 
 /// Has `count` calls settled that the database refuses to settle, and returns once all are kept.
@@ -188,10 +179,7 @@ fn retried_changes_do_not_overtake_each_other() {
     let (store, journal, thread, _) = started(dir.path());
     refuse(dir.path(), "INSERT ON runs");
     let (answer, answered) = unbounded();
-    for (at, change) in [queue("a"), start("a"), finish("a")]
-        .into_iter()
-        .enumerate()
-    {
+    for (at, change) in [queue("a"), start("a"), finish("a")].into_iter().enumerate() {
         let answer = answer.clone();
         let done = move |result: Result<_>| answer.send((at, result.is_ok())).unwrap();
         let done = Box::new(done);
@@ -288,11 +276,7 @@ fn more_changes_than_can_be_kept_are_refused() {
     retries.end();
     let ended: Vec<_> = answered.try_iter().collect();
     assert_eq!(ended.len(), kept);
-    assert!(
-        ended
-            .iter()
-            .all(|result| matches!(result, Err(Error::Stopping)))
-    );
+    assert!(ended.iter().all(|result| matches!(result, Err(Error::Stopping))));
 }
 
 #[test]
@@ -308,10 +292,7 @@ fn after_a_long_stop_only_what_there_is_no_room_for_is_removed() {
         };
         writer.transaction(write).unwrap();
     }
-    let retention = Retention {
-        runs: 2,
-        ..Retention::default()
-    };
+    let retention = Retention { runs: 2, ..Retention::default() };
     let publisher = Box::new(Published::default());
     let on_fatal = Arc::new(|_: &str| {});
     let (journal, thread) = Journal::start(writer, publisher, retention, on_fatal).unwrap();

@@ -151,18 +151,14 @@ impl WriterThread {
     /// If nothing could be written.
     fn write_batch(&mut self, entries: &[Entry]) -> Result<Vec<Option<Result<Written>>>> {
         let all = self.writer.transaction(|batch| {
-            let written = entries
-                .iter()
-                .map(|entry| write_entry(batch, &entry.changes));
+            let written = entries.iter().map(|entry| write_entry(batch, &entry.changes));
             written.map(|one| one.map(|one| Some(Ok(one)))).collect()
         });
         // Hardly any batch holds an entry that is refused, and savepoints cost a fifth of writing
         // it. So nothing of the batch was kept, and only now each entry is written by itself.
         all.or_else(|error| match error {
             Error::Disk(_) => Err(error),
-            _ => self
-                .writer
-                .transaction(|batch| Ok(write_each(batch, entries))),
+            _ => self.writer.transaction(|batch| Ok(write_each(batch, entries))),
         })
     }
 }
@@ -229,10 +225,5 @@ fn log_event(batch: &mut Batch<'_>, event: &Event) -> Result<Message> {
     let flow_id = context.and_then(|context| context.flow_id);
     let at = context.map_or_else(Timestamp::now, |context| context.timestamp);
     let seq: Seq = batch.append_event(at, flow_id, type_name, &body)?;
-    Ok(Message {
-        seq: Some(seq),
-        flow_id,
-        type_name,
-        text: encode(seq, &body),
-    })
+    Ok(Message { seq: Some(seq), flow_id, type_name, text: encode(seq, &body) })
 }

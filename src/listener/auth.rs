@@ -29,11 +29,7 @@ pub struct Denied {
 
 impl Denied {
     pub fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
-        Self {
-            status,
-            code,
-            message: message.into(),
-        }
+        Self { status, code, message: message.into() }
     }
 }
 
@@ -64,10 +60,7 @@ impl Auth {
         let is_address = name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
         let is_known = is_address
             || name.eq_ignore_ascii_case("localhost")
-            || self
-                .hosts
-                .iter()
-                .any(|known| known.eq_ignore_ascii_case(name));
+            || self.hosts.iter().any(|known| known.eq_ignore_ascii_case(name));
         if is_known {
             return Ok(());
         }
@@ -87,8 +80,7 @@ impl Auth {
             return Ok(());
         };
         let is_own = origin.split_once("://").is_some_and(|(_, authority)| {
-            head.header("host")
-                .is_some_and(|host| host.eq_ignore_ascii_case(authority))
+            head.header("host").is_some_and(|host| host.eq_ignore_ascii_case(authority))
         });
         if is_own || self.allowed_origin(head).is_some() {
             return Ok(());
@@ -161,10 +153,7 @@ mod tests {
 
     #[test]
     fn only_names_of_this_server_are_answered() {
-        let access = Auth {
-            hosts: vec!["ledger.lan".into()],
-            ..Auth::default()
-        };
+        let access = Auth { hosts: vec!["ledger.lan".into()], ..Auth::default() };
         for host in [
             "localhost:7700",
             "LOCALHOST",
@@ -174,18 +163,9 @@ mod tests {
             "192.168.1.5",
             "ledger.lan:80",
         ] {
-            assert_eq!(
-                check(&access, &format!("GET / HTTP/1.1\nHost: {host}")),
-                Ok(()),
-                "{host}"
-            );
+            assert_eq!(check(&access, &format!("GET / HTTP/1.1\nHost: {host}")), Ok(()), "{host}");
         }
-        for host in [
-            "evil.example",
-            "localhost.evil.example",
-            "127.0.0.1.evil.example:7700",
-            "",
-        ] {
+        for host in ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example:7700", ""] {
             assert_eq!(
                 check(&access, &format!("GET / HTTP/1.1\nHost: {host}")),
                 Err(421),
@@ -193,18 +173,12 @@ mod tests {
             );
         }
         assert_eq!(check(&access, "GET / HTTP/1.1\nX: y"), Err(400));
-        assert_eq!(
-            check(&access, "GET / HTTP/1.1\nHost: a\nHost: localhost"),
-            Err(400)
-        );
+        assert_eq!(check(&access, "GET / HTTP/1.1\nHost: a\nHost: localhost"), Err(400));
     }
 
     #[test]
     fn other_sites_may_neither_change_anything_nor_listen() {
-        let access = Auth {
-            origins: vec!["https://app.example".into()],
-            ..Auth::default()
-        };
+        let access = Auth { origins: vec!["https://app.example".into()], ..Auth::default() };
         let from = |method: &str, path: &str, origin: &str| {
             check(
                 &access,
@@ -224,15 +198,9 @@ mod tests {
 
     #[test]
     fn with_a_token_only_the_page_and_the_health_check_are_public() {
-        let access = Auth {
-            token: Some(Secret::new("t")),
-            ..Auth::default()
-        };
+        let access = Auth { token: Some(Secret::new("t")), ..Auth::default() };
         for path in ["/", "/assets/app.js", "/api/health"] {
-            assert_eq!(
-                check(&access, &format!("GET {path} HTTP/1.1\nHost: localhost")),
-                Ok(())
-            );
+            assert_eq!(check(&access, &format!("GET {path} HTTP/1.1\nHost: localhost")), Ok(()));
         }
         let post = |path: &str| check(&access, &format!("POST {path} HTTP/1.1\nHost: localhost"));
         assert_eq!(post("/hooks/0123abc"), Ok(()));
@@ -249,21 +217,12 @@ mod tests {
         ] {
             assert_eq!(post(path), Err(401), "{path}");
         }
-        for path in [
-            "/hooks/0123abc",
-            "/api/flows",
-            "/ws",
-            "/metrics",
-            "/v1/models",
-            "//",
-            "/nothing",
-        ] {
+        for path in
+            ["/hooks/0123abc", "/api/flows", "/ws", "/metrics", "/v1/models", "//", "/nothing"]
+        {
             let request = format!("GET {path} HTTP/1.1\nHost: localhost");
             assert_eq!(check(&access, &request), Err(401), "{path}");
-            assert_eq!(
-                check(&access, &format!("{request}\nAuthorization: Bearer t")),
-                Ok(())
-            );
+            assert_eq!(check(&access, &format!("{request}\nAuthorization: Bearer t")), Ok(()));
         }
     }
 }

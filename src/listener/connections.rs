@@ -69,9 +69,7 @@ impl Connections {
     /// [`PER_ADDRESS_MAX`], and this one (or a proxy on it) has no such limit.
     pub fn new(per_address_max: Option<usize>) -> Arc<Self> {
         let limit = getrlimit(Resource::Nofile).current;
-        let limit = limit
-            .and_then(|limit| usize::try_from(limit).ok())
-            .unwrap_or(usize::MAX);
+        let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
         Self::within(limit, per_address_max)
     }
 
@@ -115,18 +113,9 @@ impl Connections {
         } else {
             return Err(Full::All);
         };
-        let connection = Connection {
-            stream: Arc::clone(stream),
-            address,
-            kind,
-            idle_since: None,
-        };
+        let connection = Connection { stream: Arc::clone(stream), address, kind, idle_since: None };
         table.open.insert(number, connection);
-        Ok(ConnectionPermit {
-            connections: Arc::clone(self),
-            number,
-            kind,
-        })
+        Ok(ConnectionPermit { connections: Arc::clone(self), number, kind })
     }
 
     /// Admits no more connections, and wakes those that wait for a request.
@@ -279,9 +268,7 @@ mod tests {
         let mut opener = Opener::new(usize::MAX, None);
         let all: Vec<_> = (0..HTTP_MAX).map(|_| opener.open(HERE).unwrap()).collect();
         assert!(all.iter().all(|permit| permit.kind() == Kind::Http));
-        let probes: Vec<_> = (0..PROBES_MAX)
-            .map(|_| opener.open(HERE).unwrap())
-            .collect();
+        let probes: Vec<_> = (0..PROBES_MAX).map(|_| opener.open(HERE).unwrap()).collect();
         assert!(probes.iter().all(|permit| permit.kind() == Kind::Probe));
         assert_eq!(opener.open(HERE).err(), Some(Full::All));
         drop(all);

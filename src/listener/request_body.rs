@@ -44,14 +44,7 @@ impl<'a> RequestBody<'a> {
         is_unread: &'a Cell<bool>,
         body_bytes: &'a BodyBytes,
     ) -> Self {
-        Self {
-            client,
-            buffer,
-            head,
-            is_unread,
-            body_bytes,
-            counted: 0,
-        }
+        Self { client, buffer, head, is_unread, body_bytes, counted: 0 }
     }
 
     /// Reads the whole body. A client that waits to be asked for it is asked first.

@@ -109,9 +109,7 @@ impl RequestHead {
     }
 
     pub fn fields(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.headers
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_str()))
+        self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
     /// The value of a field that may be there once.
@@ -120,10 +118,7 @@ impl RequestHead {
     }
 
     pub fn all<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a str> {
-        self.headers
-            .iter()
-            .filter(move |(n, _)| n == name)
-            .map(|(_, value)| value.as_str())
+        self.headers.iter().filter(move |(n, _)| n == name).map(|(_, value)| value.as_str())
     }
 
     /// The target up to the query.
@@ -156,9 +151,7 @@ impl RequestHead {
     /// Whether the request carries this token, as a bearer token or, where browsers cannot set a
     /// field (`/ws`), as the subprotocol `bearer.HEX`. Compares in constant time.
     pub fn carries(&self, token: &Secret) -> bool {
-        let in_header = self
-            .header("authorization")
-            .and_then(|value| value.split_once(' '));
+        let in_header = self.header("authorization").and_then(|value| value.split_once(' '));
         if let Some((scheme, offered)) = in_header
             && scheme.eq_ignore_ascii_case("bearer")
         {
@@ -177,18 +170,15 @@ impl RequestHead {
         match (codings.as_slice(), lengths.as_slice()) {
             ([], []) => Ok(Body::Length(0)),
             ([], [length]) if length.bytes().all(|byte| byte.is_ascii_digit()) => {
-                let length = length
-                    .parse()
-                    .map_err(|_| malformed("content-length is no length"))?;
+                let length =
+                    length.parse().map_err(|_| malformed("content-length is no length"))?;
                 Ok(Body::Length(length))
             }
             ([], _) => Err(malformed("content-length must be there once, as a number")),
             ([coding], []) if coding.eq_ignore_ascii_case("chunked") && self.version == 1 => {
                 Ok(Body::Chunked)
             }
-            _ => Err(malformed(
-                "transfer-encoding must be `chunked`, and without content-length",
-            )),
+            _ => Err(malformed("transfer-encoding must be `chunked`, and without content-length")),
         }
     }
 }
@@ -214,10 +204,7 @@ mod tests {
     #[test]
     fn a_request_is_understood() {
         let head = parse("POST /api/flows?x=1&since=7 HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nConnection: Keep-Alive, Close\r\n\r\n").unwrap();
-        assert_eq!(
-            (head.path(), head.query("since")),
-            ("/api/flows", Some("7"))
-        );
+        assert_eq!((head.path(), head.query("since")), ("/api/flows", Some("7")));
         assert_eq!(head.body, Body::Length(3));
         assert!(!head.keeps_alive());
     }
@@ -244,10 +231,7 @@ mod tests {
             "X: a\rb",
         ] {
             let text = format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n");
-            assert!(
-                matches!(parse(&text), Err(BadRequestHead::Malformed(_))),
-                "{fields}"
-            );
+            assert!(matches!(parse(&text), Err(BadRequestHead::Malformed(_))), "{fields}");
         }
         assert!(matches!(
             parse("GET http://a/ HTTP/1.1\r\n\r\n"),
@@ -273,10 +257,7 @@ mod tests {
         let path =
             |text: &str| RequestHead::begun(text.as_bytes()).map(|head| head.path().to_owned());
         for (text, expected) in [
-            (
-                "\r\nPOST /v1/messages?a=b HTTP/1.1\r\nx",
-                Some("/v1/messages"),
-            ),
+            ("\r\nPOST /v1/messages?a=b HTTP/1.1\r\nx", Some("/v1/messages")),
             ("POST /v1/mes", Some("/v1/mes")),
             ("GET  /v1/models HTTP/1.1\r\n", None),
             ("GET http://a/v1/models HTTP/1.1\r\n", None),
@@ -290,22 +271,13 @@ mod tests {
     #[test]
     fn a_head_over_the_limit_is_refused_complete_or_not() {
         let long = format!("GET / HTTP/1.1\r\nX: {}", "x".repeat(HEAD_BYTES_MAX));
-        assert_eq!(
-            RequestHead::parse(long.as_bytes()),
-            Err(BadRequestHead::TooLarge)
-        );
+        assert_eq!(RequestHead::parse(long.as_bytes()), Err(BadRequestHead::TooLarge));
         assert_eq!(
             RequestHead::parse(format!("{long}\r\n\r\n").as_bytes()),
             Err(BadRequestHead::TooLarge)
         );
-        let many = format!(
-            "GET / HTTP/1.1\r\n{}\r\n",
-            "a: b\r\n".repeat(HEADERS_MAX + 1)
-        );
-        assert_eq!(
-            RequestHead::parse(many.as_bytes()),
-            Err(BadRequestHead::TooLarge)
-        );
+        let many = format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(HEADERS_MAX + 1));
+        assert_eq!(RequestHead::parse(many.as_bytes()), Err(BadRequestHead::TooLarge));
     }
 
     #[test]

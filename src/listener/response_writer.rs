@@ -40,10 +40,9 @@ impl Presence {
         let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
         let is_over = match SockRef::from(&*self.client).recv_with_flags(&mut byte, flags) {
             Ok(count) => count == 0,
-            Err(error) => !matches!(
-                error.kind(),
-                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-            ),
+            Err(error) => {
+                !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+            }
         };
         // A server that stops ends the reading itself.
         is_over && !self.is_server_stopping()
@@ -139,11 +138,7 @@ impl<'a> ResponseWriter<'a> {
         };
         let printed = print(&mut printer).and_then(|()| printer.flush());
         let is_whole = printed.is_ok() && printer.body_bytes_left == Some(0);
-        self.state = if is_whole {
-            State::Complete
-        } else {
-            State::Broken
-        };
+        self.state = if is_whole { State::Complete } else { State::Broken };
         is_whole
     }
 
@@ -190,10 +185,7 @@ impl<'a> ResponseWriter<'a> {
 
     /// Tells other threads whether the client is still there.
     pub fn presence(&self) -> Presence {
-        Presence {
-            client: Arc::clone(self.client),
-            is_stopping: Arc::clone(self.is_stopping),
-        }
+        Presence { client: Arc::clone(self.client), is_stopping: Arc::clone(self.is_stopping) }
     }
 
     pub fn status(&self) -> Option<u16> {
@@ -334,9 +326,7 @@ mod tests {
         let mut writer = change(ResponseWriter::new(&server, &is_stopping, &is_unread));
         let is_whole = writer.print(200, 3, |out| {
             out.write_all(b"HTTP/1.1 200 OK\r\nx: y\r\n\r")?;
-            pieces
-                .iter()
-                .try_for_each(|piece| out.write_all(piece.as_bytes()))
+            pieces.iter().try_for_each(|piece| out.write_all(piece.as_bytes()))
         });
         assert_eq!(writer.is_complete(), is_whole);
         drop(server);
@@ -350,24 +340,15 @@ mod tests {
     }
 
     fn kept_alive(writer: ResponseWriter<'_>) -> ResponseWriter<'_> {
-        ResponseWriter {
-            keep_alive: true,
-            ..writer
-        }
+        ResponseWriter { keep_alive: true, ..writer }
     }
 
     fn for_origin(writer: ResponseWriter<'_>) -> ResponseWriter<'_> {
-        ResponseWriter {
-            origin: Some("https://a.example"),
-            ..kept_alive(writer)
-        }
+        ResponseWriter { origin: Some("https://a.example"), ..kept_alive(writer) }
     }
 
     fn head_only(writer: ResponseWriter<'_>) -> ResponseWriter<'_> {
-        ResponseWriter {
-            without_body: true,
-            ..kept_alive(writer)
-        }
+        ResponseWriter { without_body: true, ..kept_alive(writer) }
     }
 
     #[test]

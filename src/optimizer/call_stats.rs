@@ -67,10 +67,7 @@ impl AddAssign for CallSums {
             (&mut mine.input_tokens, others.input_tokens),
             (&mut mine.cached_input_tokens, others.cached_input_tokens),
             (&mut mine.cache_write_tokens, others.cache_write_tokens),
-            (
-                &mut mine.cache_write_1h_tokens,
-                others.cache_write_1h_tokens,
-            ),
+            (&mut mine.cache_write_1h_tokens, others.cache_write_1h_tokens),
             (&mut mine.output_tokens, others.output_tokens),
             (&mut mine.reasoning_tokens, others.reasoning_tokens),
         ] {
@@ -205,11 +202,7 @@ pub struct CallStats {
 
 impl CallStats {
     pub fn new(cursor: i64, bounds: Vec<u64>) -> Self {
-        Self {
-            cursor,
-            bounds,
-            ..Self::default()
-        }
+        Self { cursor, bounds, ..Self::default() }
     }
 
     pub fn flows(&self) -> impl Iterator<Item = FlowId> {
@@ -240,11 +233,7 @@ impl CallStats {
         let targets = self.nodes.get_mut(&node);
         for stats in targets.into_iter().flat_map(BTreeMap::values_mut) {
             for ((day, outcome, class), mut sums) in std::mem::take(&mut stats.buckets) {
-                let outcome = if is_outdated(outcome) {
-                    Outcome::Other
-                } else {
-                    outcome
-                };
+                let outcome = if is_outdated(outcome) { Outcome::Other } else { outcome };
                 if change.concern == Concern::Failures {
                     sums.tried = 0;
                 }
@@ -262,10 +251,7 @@ impl CallStats {
     /// changed at the same time.
     pub fn changed_at(&self, flow_id: FlowId, node: &str, concern: Concern) -> Option<Timestamp> {
         let changes = self.changes.get(&(flow_id, node.to_owned()))?;
-        let (changed, question) = (
-            changes[concern as usize],
-            changes[Concern::Question as usize],
-        );
+        let (changed, question) = (changes[concern as usize], changes[Concern::Question as usize]);
         // A new node changed in every concern.
         let is_own = concern == Concern::Question || changed.last_call > question.last_call;
         changed.at.filter(|_| is_own)
@@ -283,10 +269,7 @@ impl CallStats {
         let Some((flow_id, node_id)) = row.node.filter(|_| day >= self.first_day) else {
             return;
         };
-        let target = Target {
-            provider: row.provider.to_owned(),
-            model: row.model.to_owned(),
-        };
+        let target = Target { provider: row.provider.to_owned(), model: row.model.to_owned() };
         let is_answered = row.status == CallStatus::Success;
         // A cached answer was free, and no target was asked.
         if !row.cached {
@@ -306,9 +289,7 @@ impl CallStats {
         }
         let question = changes[Concern::Question as usize].last_call;
         let is_repeated = is_answered && self.is_repeated(flow_id, question, row);
-        let class = self
-            .bounds
-            .partition_point(|bound| *bound < row.usage.input_tokens);
+        let class = self.bounds.partition_point(|bound| *bound < row.usage.input_tokens);
         let stats = self.nodes.entry(node).or_default();
         let stats = stats.entry(target).or_default();
         let first_at = stats.first_at.map_or(row.at, |first| first.min(row.at));
@@ -320,11 +301,7 @@ impl CallStats {
             spend: Spend::of_call(row.cost.unwrap_or(Usd::ZERO)),
             usage: row.usage,
             prompt_tokens_max: row.usage.input_tokens,
-            answer_tokens_max: if is_answered {
-                row.usage.output_tokens
-            } else {
-                0
-            },
+            answer_tokens_max: if is_answered { row.usage.output_tokens } else { 0 },
             estimated: u64::from(row.usage.source == UsageSource::Estimated),
             soon: u64::from(is_soon),
             tried: u64::from(is_tried),
@@ -397,8 +374,7 @@ impl CallStats {
     /// Returns how many calls of all flows each target answered.
     pub fn targets(&self) -> BTreeMap<Target, u64> {
         let all = self.answers.iter();
-        all.map(|(target, days)| (target.clone(), days.values().sum()))
-            .collect()
+        all.map(|(target, days)| (target.clone(), days.values().sum())).collect()
     }
 }
 

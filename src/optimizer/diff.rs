@@ -62,9 +62,7 @@ fn compare(
     for (what, was) in &before {
         match new.get(what) {
             None => add(what, None, was, &Value::Null),
-            Some(is) => changes("", was, is, &mut |key, was, is| {
-                add(what, Some(key), was, is)
-            }),
+            Some(is) => changes("", was, is, &mut |key, was, is| add(what, Some(key), was, is)),
         }
     }
     for (what, is) in after.iter().filter(|(what, _)| !old.contains_key(what)) {

@@ -12,17 +12,10 @@ use crate::flow::{EDGES_MAX, name_of};
 const ALIASES: &[(&str, &str)] = &[("maxTokens", "max_tokens"), ("atOnce", "at_once")];
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(
-    tag = "type",
-    rename_all = "camelCase",
-    rename_all_fields = "camelCase"
-)]
+#[serde(tag = "type", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Edit {
     /// Sets keys of a node's data. A null removes the key; an object is merged into the existing one.
-    SetNode {
-        node_id: String,
-        values: Map<String, Value>,
-    },
+    SetNode { node_id: String, values: Map<String, Value> },
     /// Removes a node and connects its predecessors with its successors.
     RemoveNode { node_id: String },
     /// Lets the second of two nodes in a row run beside the first: it follows the predecessors of the first,
@@ -61,9 +54,7 @@ pub fn apply(document: &Value, edit: &Edit) -> Result<Value> {
             let (outward, kept) = split(others, |it| id_at(it, "source") == *node_id);
             let mut edges = Edges::of(kept);
             for inward in &inward {
-                outward
-                    .iter()
-                    .for_each(|outward| edges.join(inward, outward));
+                outward.iter().for_each(|outward| edges.join(inward, outward));
             }
             edges.put_into(data)?;
         }

@@ -47,11 +47,7 @@ impl ModelCatalog {
                     (self.of(provider).to_vec(), PAUSE_MS)
                 }
             };
-            let list = ModelList {
-                asked_at: now,
-                age_max_ms,
-                models,
-            };
+            let list = ModelList { asked_at: now, age_max_ms, models };
             self.lists.insert((*provider).to_owned(), list);
         }
     }

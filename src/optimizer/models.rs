@@ -94,10 +94,7 @@ impl<'a> Models<'a> {
             names.extend(listed.map(|it| (it.name.as_str(), Some(it))));
             let mut found: Vec<Candidate> = Vec::new();
             for (name, listed) in names {
-                let target = Target {
-                    provider: provider.to_owned(),
-                    model: name.to_owned(),
-                };
+                let target = Target { provider: provider.to_owned(), model: name.to_owned() };
                 let Some(quote) = models.quote(&target) else {
                     continue;
                 };
@@ -199,10 +196,7 @@ fn thinks(name: &str) -> bool {
     // OpenAI's `-chat` models do not.
     let may_think = !has_part(own, "chat");
     has_part(own, THINKING_PARTS)
-        || (may_think
-            && THINKING_BEGINNINGS
-                .iter()
-                .any(|start| own.starts_with(start)))
+        || (may_think && THINKING_BEGINNINGS.iter().any(|start| own.starts_with(start)))
 }
 
 fn is_dated(name: &str) -> bool {
@@ -213,10 +207,7 @@ fn is_dated(name: &str) -> bool {
 /// Reads the target under `provider` and `model`.
 pub fn target_in(value: &Value) -> Option<Target> {
     let text = |key: &str| value[key].as_str().map(str::to_owned);
-    Some(Target {
-        provider: text("provider")?,
-        model: text("model")?,
-    })
+    Some(Target { provider: text("provider")?, model: text("model")? })
 }
 
 /// Returns the usage of a call at another provider, whose prompt cache would be empty.
@@ -229,12 +220,7 @@ pub fn at_another(usage: &Usage, from: &str, to: &str) -> Usage {
 
 /// Returns the usage with all tokens of the prompt as ordinary ones.
 pub fn without_cache(usage: &Usage) -> Usage {
-    Usage {
-        cached_input_tokens: 0,
-        cache_write_tokens: 0,
-        cache_write_1h_tokens: 0,
-        ..*usage
-    }
+    Usage { cached_input_tokens: 0, cache_write_tokens: 0, cache_write_1h_tokens: 0, ..*usage }
 }
 
 impl Candidate {
@@ -295,22 +281,13 @@ mod tests {
 
     #[test]
     fn models_that_think_are_told_from_those_that_answer_at_once() {
-        for name in [
-            "o3",
-            "openai/o4-mini",
-            "gpt-5-mini",
-            "gemini-2.5-flash",
-            "deepseek-reasoner",
-        ] {
+        for name in ["o3", "openai/o4-mini", "gpt-5-mini", "gemini-2.5-flash", "deepseek-reasoner"]
+        {
             assert!(thinks(name), "{name}");
         }
-        for name in [
-            "gpt-4o",
-            "gpt-5-chat-latest",
-            "gpt-4.1-mini",
-            "claude-opus-4-5",
-            "deepseek-chat",
-        ] {
+        for name in
+            ["gpt-4o", "gpt-5-chat-latest", "gpt-4.1-mini", "claude-opus-4-5", "deepseek-chat"]
+        {
             assert!(!thinks(name), "{name}");
         }
     }
@@ -322,9 +299,7 @@ mod tests {
             created_at: ms.map(Timestamp),
             context_tokens: None,
         });
-        let names: Vec<&str> = (newest(&listed, 2).iter())
-            .map(|it| it.name.as_str())
-            .collect();
+        let names: Vec<&str> = (newest(&listed, 2).iter()).map(|it| it.name.as_str()).collect();
         assert_eq!(names, ["Some(3)", "Some(2)"]);
     }
 

@@ -121,9 +121,7 @@ impl Pass {
         let mut savings = SavingsTracker::default();
         savings.update(&self.store, now)?;
         let window = self.store.last_call_before(window_start(now))?;
-        let after = savings
-            .first_call()
-            .map_or(window, |first| first.min(window));
+        let after = savings.first_call().map_or(window, |first| first.min(window));
         let mut calls = CallStats::new(after, bounds);
         for change in self.store.changed_nodes(0)? {
             calls.forget(&change);
@@ -294,11 +292,7 @@ fn withdrawn(
     let keys: BTreeSet<String> = proposals.iter().map(Proposal::key).collect();
     let open = stored.iter().filter(|it| it.status == Status::Open);
     let gone = open.filter(move |it| !keys.contains(&it.proposal.key()));
-    gone.map(move |it| Change::CloseSuggestion {
-        id: it.id,
-        status: Status::Withdrawn,
-        at,
-    })
+    gone.map(move |it| Change::CloseSuggestion { id: it.id, status: Status::Withdrawn, at })
 }
 
 /// Returns the result of `look`, or none if it panics: a flow that breaks a rule does not affect the others.
@@ -317,9 +311,8 @@ fn caught<T>(flow_id: FlowId, look: impl FnOnce() -> T) -> Option<T> {
 fn needs_commit(stored: &[Suggestion], proposal: &Proposal) -> bool {
     let key = proposal.key();
     // The newest come first.
-    let mut same = stored
-        .iter()
-        .filter(|it| it.status != Status::Withdrawn && it.proposal.key() == key);
+    let mut same =
+        stored.iter().filter(|it| it.status != Status::Withdrawn && it.proposal.key() == key);
     same.next().is_none_or(|it| match it.status {
         Status::Open => it.proposal != *proposal,
         Status::Applied => true,

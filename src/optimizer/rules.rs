@@ -126,10 +126,7 @@ struct Promise {
 /// Returns an edit that sets keys of a node.
 fn set<const N: usize>(node: &Node, values: [(&str, Value); N]) -> Value {
     let values = values.map(|(key, value)| (key.to_owned(), value));
-    json!(Edit::SetNode {
-        node_id: node.id.clone(),
-        values: Map::from_iter(values),
-    })
+    json!(Edit::SetNode { node_id: node.id.clone(), values: Map::from_iter(values) })
 }
 
 impl RuleContext<'_> {
@@ -156,10 +153,7 @@ impl RuleContext<'_> {
         let start = window_start(self.now);
         let was_begun_before = || {
             let (flow_id, store) = (self.flow_id, self.store);
-            or_default(
-                node,
-                store.was_begun_before(flow_id, &node.id, start, RUNS_MAX),
-            )
+            or_default(node, store.was_begun_before(flow_id, &node.id, start, RUNS_MAX))
         };
         match self.changed_at(node, Concern::Question) {
             Some(at) => at.max(start).min(calls.since),
@@ -279,14 +273,7 @@ fn or_default<T: Default>(node: &Node, read: Result<T>) -> T {
 /// Returns the keys of a node's data that a kind rests on; a dismissal holds while they stay the same.
 fn ground_of(kind: Kind) -> &'static [&'static str] {
     const QUESTION: &[&str] = &["provider", "model", "prompt", "system", "items"];
-    const LIMITED: &[&str] = &[
-        "provider",
-        "model",
-        "prompt",
-        "system",
-        "items",
-        "maxTokens",
-    ];
+    const LIMITED: &[&str] = &["provider", "model", "prompt", "system", "items", "maxTokens"];
     match kind {
         Kind::RetryWaste => &["provider", "model", "retry", "timeouts", "fallback"],
         Kind::MaxTokens => LIMITED,

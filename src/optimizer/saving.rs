@@ -23,11 +23,7 @@ pub struct Spend {
 impl Spend {
     pub fn of_call(cost: Usd) -> Self {
         let nanousd = cost.nanousd as f64;
-        Self {
-            calls: 1,
-            nanousd: cost.nanousd,
-            squares: nanousd * nanousd,
-        }
+        Self { calls: 1, nanousd: cost.nanousd, squares: nanousd * nanousd }
     }
 }
 
@@ -72,11 +68,8 @@ impl DailySpend {
         let days = days.max(self.by_day.len() as f64);
         let sum = self.total.nanousd as f64;
         let squares: f64 = self.by_day.iter().map(|day| (*day as f64).powi(2)).sum();
-        let of_days = if days > 1.0 {
-            days * (squares - sum * sum / days) / (days - 1.0)
-        } else {
-            0.0
-        };
+        let of_days =
+            if days > 1.0 { days * (squares - sum * sum / days) / (days - 1.0) } else { 0.0 };
         of_days.max(self.total.squares).max(0.0)
     }
 }
@@ -96,11 +89,7 @@ pub fn per_30_days(observed: &DailySpend, since: Timestamp, now: Timestamp) -> S
     let low = (expected - deviation).min(sum).max(0.0);
     // Casts saturate.
     let usd = |nanousd: f64| Usd::from_nanousd(nanousd.round() as i64);
-    Saving {
-        low_usd: usd(low),
-        expected_usd: usd(expected),
-        high_usd: usd(expected + deviation),
-    }
+    Saving { low_usd: usd(low), expected_usd: usd(expected), high_usd: usd(expected + deviation) }
 }
 
 /// Returns the days between two moments; 0 if the clock was set back.
@@ -159,11 +148,7 @@ mod tests {
         let moment = per_30_days(&observed(&[100], EACH), day(0), Timestamp(1));
         assert_eq!(nanousd(moment), [100_000_000, 3_000_000_000, 3_588_000_000]);
         // Ten of ten days alike: thrice that in 30, but it has not been saved yet.
-        let days = per_30_days(
-            &observed(&[100; 10], EACH),
-            day(0),
-            Timestamp(day(10).0 - 1),
-        );
+        let days = per_30_days(&observed(&[100; 10], EACH), day(0), Timestamp(day(10).0 - 1));
         assert_eq!(nanousd(days)[..2], [1_000_000_000, 3_000_000_003]);
     }
 

@@ -56,11 +56,7 @@ enum Baseline {
     /// The same tokens without the provider's cache.
     PromptCache,
     /// The cost of billed failures before, per answered call; without answers, per call.
-    RetryWaste {
-        nanousd: i64,
-        calls: u64,
-        were_answered: bool,
-    },
+    RetryWaste { nanousd: i64, calls: u64, were_answered: bool },
     /// The node's cost in a run before.
     DeadNode { per_run: Usd },
     /// A run's duration before.
@@ -284,11 +280,7 @@ impl Baseline {
             }
             Self::RetryWaste { were_answered, .. } => {
                 let is_counted = is_answered || (was_wasted && !were_answered);
-                (
-                    is_counted,
-                    zero,
-                    cost.filter(|_| was_wasted).unwrap_or(zero),
-                )
+                (is_counted, zero, cost.filter(|_| was_wasted).unwrap_or(zero))
             }
             // Zero, unless the node was put back by hand.
             Self::DeadNode { .. } => (false, zero, cost.unwrap_or(zero)),

@@ -131,14 +131,9 @@ impl Trials {
         let (present, target) =
             targets.ok_or_else(|| Error::internal(format!("suggestion {id} names no models")))?;
         let agent = self.agent(suggestion.flow_id, &proposal)?;
-        self.calls
-            .providers()
-            .check(&target.provider)
-            .map_err(Error::Conflict)?;
+        self.calls.providers().check(&target.provider).map_err(Error::Conflict)?;
         let (flow_id, node_id) = (suggestion.flow_id, &proposal.node_id);
-        let inputs = self
-            .store
-            .newest_inputs(flow_id, node_id, &present, count)?;
+        let inputs = self.store.newest_inputs(flow_id, node_id, &present, count)?;
         if inputs.is_empty() {
             return Err(Error::Conflict(format!(
                 "no input is left that {} has answered: runs that went well have been deleted, or are too long ago",
@@ -172,9 +167,7 @@ impl Trials {
         let node_id = &proposal.node_id;
         let node = graph.nodes().iter().find(|node| node.id == *node_id);
         node.and_then(agent).cloned().ok_or_else(|| {
-            Error::Conflict(format!(
-                "node `{node_id}` of flow {flow_id} asks no model any more"
-            ))
+            Error::Conflict(format!("node `{node_id}` of flow {flow_id} asks no model any more"))
         })
     }
 
@@ -233,10 +226,7 @@ impl Trials {
             after_cost_usd: sum(answered(&items).map(|(_, after)| after.cost_usd)),
             items,
         };
-        let change = Change::SetTrial {
-            id: plan.suggestion_id,
-            trial: Box::new(trial),
-        };
+        let change = Change::SetTrial { id: plan.suggestion_id, trial: Box::new(trial) };
         self.calls.commit(vec![change])
     }
 
@@ -269,10 +259,7 @@ impl Trials {
             cache: None,
             has_own_key: false,
         };
-        let waiter = Waiter {
-            cancel,
-            has_left: &|| cancel.is_cancelled(),
-        };
+        let waiter = Waiter { cancel, has_left: &|| cancel.is_cancelled() };
         let ended = self.calls.wait(&request, &waiter).map_or_else(
             |ended| *ended,
             |held| {
@@ -294,9 +281,7 @@ impl Trials {
     }
 
     fn in_flight(&self) -> MutexGuard<'_, BTreeSet<i64>> {
-        self.in_flight
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn enter(&self, suggestion_id: i64) -> Result<InFlightGuard<'_>> {
@@ -305,9 +290,7 @@ impl Trials {
             return Err(Error::Stopping);
         }
         if in_flight.contains(&suggestion_id) {
-            return Err(Error::Conflict(format!(
-                "suggestion {suggestion_id} is being tried"
-            )));
+            return Err(Error::Conflict(format!("suggestion {suggestion_id} is being tried")));
         }
         if in_flight.len() >= TRIALS_MAX {
             return Err(Error::Busy(format!(
@@ -315,10 +298,7 @@ impl Trials {
             )));
         }
         in_flight.insert(suggestion_id);
-        Ok(InFlightGuard {
-            trials: self,
-            suggestion_id,
-        })
+        Ok(InFlightGuard { trials: self, suggestion_id })
     }
 
     /// Cancels all trials and refuses new ones. Does not wait.
@@ -419,9 +399,7 @@ fn sum(mut costs: impl Iterator<Item = Option<Usd>>) -> Option<Usd> {
 }
 
 fn failed(error: impl Into<String>) -> TrialOutcome {
-    TrialOutcome::Failed {
-        error: error.into(),
-    }
+    TrialOutcome::Failed { error: error.into() }
 }
 
 fn item(input: &StoredInput, after: TrialOutcome) -> TrialItem {
@@ -465,10 +443,7 @@ mod tests {
     #[test]
     fn a_sum_is_known_where_all_its_parts_are() {
         let cent = Some(Usd::from_nanousd(10_000_000));
-        assert_eq!(
-            sum([cent, cent].into_iter()),
-            Some(Usd::from_nanousd(20_000_000))
-        );
+        assert_eq!(sum([cent, cent].into_iter()), Some(Usd::from_nanousd(20_000_000)));
         assert_eq!(sum([cent, None, cent].into_iter()), None);
     }
 

@@ -65,20 +65,13 @@ pub struct ActivityPublisher {
 impl Default for WakeSignal {
     fn default() -> Self {
         let (wake, woken) = bounded(1);
-        Self {
-            wake,
-            woken,
-            activity: Arc::default(),
-        }
+        Self { wake, woken, activity: Arc::default() }
     }
 }
 
 impl WakeSignal {
     pub fn watch(&self, inner: Box<dyn Publish>) -> ActivityPublisher {
-        ActivityPublisher {
-            inner,
-            signal: self.clone(),
-        }
+        ActivityPublisher { inner, signal: self.clone() }
     }
 
     fn wake(&self) {
@@ -113,11 +106,8 @@ impl Optimizer {
         providers: Arc<Providers>,
         on_fatal: OnFatal,
     ) -> Result<(Self, JoinHandle<()>)> {
-        let optimizer = Self {
-            signal: signal.clone(),
-            wanted: Arc::default(),
-            stopping: Cancel::new(),
-        };
+        let optimizer =
+            Self { signal: signal.clone(), wanted: Arc::default(), stopping: Cancel::new() };
         let worker = Worker {
             pass: Pass::new(store, providers, optimizer.stopping.clone()),
             journal,

@@ -103,9 +103,7 @@ impl PriceJson {
             self.output,
             self.reasoning,
         ]);
-        let rates = given
-            .rates()
-            .ok_or("neither `input` nor `output` has a price")?;
+        let rates = given.rates().ok_or("neither `input` nor `output` has a price")?;
         rates.check()?;
         Ok(rates)
     }
@@ -114,10 +112,7 @@ impl PriceJson {
         let is_tier = self.from.is_none() && self.daily.is_none() && self.request.is_none();
         let above = self.above.filter(|_| is_tier && self.tiers.is_empty());
         let above = above.ok_or("a tier has `above` and prices of tokens, and nothing else")?;
-        Ok(Tier {
-            above,
-            picousd_per_token: self.rates()?,
-        })
+        Ok(Tier { above, picousd_per_token: self.rates()? })
     }
 
     fn version(&self) -> Result<Version, String> {
@@ -149,9 +144,7 @@ impl ModelJson {
         let name = self.id.to_lowercase();
         let is_known_by_name = self.r#match.is_none() && name == self.id;
         Ok(Model {
-            names: self
-                .r#match
-                .unwrap_or_else(|| Pattern::new(Mark::Equals, &name)),
+            names: self.r#match.unwrap_or_else(|| Pattern::new(Mark::Equals, &name)),
             id: (!is_known_by_name).then(|| self.id.into()),
             versions,
         })
@@ -207,9 +200,9 @@ pub(super) fn parse(text: &str) -> Result<Table, String> {
     });
     Ok(Table {
         providers: providers.collect::<Result<_, String>>()?,
-        source: file.source.map_or_else(String::new, |source| {
-            format!("{} {}", source.package, source.version)
-        }),
+        source: file
+            .source
+            .map_or_else(String::new, |source| format!("{} {}", source.package, source.version)),
         is_open_ended: true,
     })
 }

@@ -47,19 +47,13 @@ impl TryFrom<String> for TextPattern {
             Some('#') => Mark::Shape,
             _ => return Err("no mark"),
         };
-        Ok(Self {
-            mark,
-            text: chars.as_str().to_lowercase().into(),
-        })
+        Ok(Self { mark, text: chars.as_str().to_lowercase().into() })
     }
 }
 
 impl Pattern {
     pub(super) fn new(mark: Mark, text: &str) -> Self {
-        Self::Text(TextPattern {
-            mark,
-            text: text.into(),
-        })
+        Self::Text(TextPattern { mark, text: text.into() })
     }
 
     pub(super) fn matches(&self, name: &str) -> bool {

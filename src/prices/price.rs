@@ -31,11 +31,7 @@ impl Price {
             return Err("`above` of the `tiers` does not ascend".to_owned());
         }
         tiers.shrink_to_fit();
-        Ok(Self {
-            request,
-            rates,
-            tiers,
-        })
+        Ok(Self { request, rates, tiers })
     }
 
     /// Returns the cost of a call with these counts, rounded once, half to even, to nano-dollars; at
@@ -59,10 +55,8 @@ impl Price {
         let hour_writes = usage.cache_write_1h_tokens.min(usage.cache_write_tokens);
         let short_writes = usage.cache_write_tokens - hour_writes;
         // Counts that contradict each other never make a call cheaper than its parts.
-        let uncached = usage
-            .input_tokens
-            .saturating_sub(read)
-            .saturating_sub(usage.cache_write_tokens);
+        let uncached =
+            usage.input_tokens.saturating_sub(read).saturating_sub(usage.cache_write_tokens);
         let answer = usage.output_tokens.saturating_sub(usage.reasoning_tokens);
         let billed = [
             (uncached, rates.input),
@@ -120,9 +114,7 @@ impl Rates {
 
     pub(super) fn check(&self) -> Result<(), String> {
         let named = self.named();
-        named
-            .into_iter()
-            .try_for_each(|(name, price)| check_price(name, price, TOKEN_PICOUSD_MAX))
+        named.into_iter().try_for_each(|(name, price)| check_price(name, price, TOKEN_PICOUSD_MAX))
     }
 }
 
@@ -137,14 +129,7 @@ impl GivenRates {
 
     /// Fills in the fallbacks; none if there is neither `input` nor `output`.
     pub(super) fn rates(&self) -> Option<Rates> {
-        let [
-            input,
-            cache_read,
-            cache_write,
-            cache_write_1h,
-            output,
-            reasoning,
-        ] = self.0;
+        let [input, cache_read, cache_write, cache_write_1h, output, reasoning] = self.0;
         if input.is_none() && output.is_none() {
             return None;
         }
@@ -163,9 +148,7 @@ impl GivenRates {
 
 pub(super) fn check_price(name: &str, price: u64, max: u64) -> Result<(), String> {
     match price > max {
-        true => Err(format!(
-            "`{name}` is {price} pico-dollars; it may be {max} at most"
-        )),
+        true => Err(format!("`{name}` is {price} pico-dollars; it may be {max} at most")),
         false => Ok(()),
     }
 }

@@ -23,10 +23,7 @@ impl Quote {
     /// of others and may be replaced. It is not stored.
     pub(super) fn free() -> Self {
         static FREE: LazyLock<Arc<Price>> = LazyLock::new(Arc::default);
-        Self {
-            price: Arc::clone(&FREE),
-            text: None,
-        }
+        Self { price: Arc::clone(&FREE), text: None }
     }
 
     /// See [`Price::cost`].
@@ -172,16 +169,12 @@ impl Table {
 
     fn by_name(&self, name: &str) -> Option<&Provider> {
         let matches = |pattern: &Pattern| pattern.matches(name);
-        self.by_id_or(name, |provider| {
-            provider.name_match.as_ref().is_some_and(matches)
-        })
+        self.by_id_or(name, |provider| provider.name_match.as_ref().is_some_and(matches))
     }
 
     fn by_exact_name(&self, name: &str) -> Option<&Provider> {
         let names = |pattern: &Pattern| pattern.names(name);
-        self.by_id_or(name, |provider| {
-            provider.name_match.as_ref().is_some_and(names)
-        })
+        self.by_id_or(name, |provider| provider.name_match.as_ref().is_some_and(names))
     }
 
     /// Returns the provider and the model that a router's name for a model means.
@@ -257,11 +250,7 @@ impl Model {
 
 impl Version {
     pub(super) fn new(when: When, price: Price) -> Self {
-        Self {
-            when,
-            price: Arc::new(price),
-            text: OnceLock::new(),
-        }
+        Self { when, price: Arc::new(price), text: OnceLock::new() }
     }
 }
 

@@ -81,16 +81,8 @@ fn costs_match_the_oracle() {
     assert!(deviating.count() < 10, "the oracle says too little");
     let prices = Prices::built_in();
     for case in oracle.cases {
-        let price = prices.find(
-            &case.provider,
-            case.base_url.as_deref(),
-            &case.model,
-            case.at,
-        );
-        let usage = Usage {
-            cache_write_1h_tokens: case.hour_write_tokens,
-            ..case.usage
-        };
+        let price = prices.find(&case.provider, case.base_url.as_deref(), &case.model, case.at);
+        let usage = Usage { cache_write_1h_tokens: case.hour_write_tokens, ..case.usage };
         let cost = price.map(|price| price.cost(&usage).nanousd);
         let wanted = case.cost_nanousd;
         let off = cost.unwrap_or(0).abs_diff(wanted.unwrap_or(0));
@@ -108,16 +100,10 @@ fn costs_match_the_oracle() {
 fn unknown_model_has_no_price_and_echo_is_free() {
     assert_eq!(built_in("openai", None, "gpt-4o-nothing"), None);
     assert_eq!(built_in("openai", None, ""), None);
-    assert_eq!(
-        built_in("ollama", Some("http://localhost:11434"), "llama3"),
-        None
-    );
+    assert_eq!(built_in("ollama", Some("http://localhost:11434"), "llama3"), None);
     let echo = built_in("echo", None, "echo-1").unwrap();
     assert_eq!(echo.cost(&usage([u64::MAX; 5])), Usd::ZERO);
-    assert_eq!(
-        built_in("echo", Some("https://example.org"), "echo-1"),
-        None
-    );
+    assert_eq!(built_in("echo", Some("https://example.org"), "echo-1"), None);
 }
 
 #[test]
@@ -125,27 +111,18 @@ fn address_decides_before_the_name() {
     let groq = built_in("groq", None, "llama-3.3-70b-versatile");
     assert!(groq.is_some());
     let model = "llama-3.3-70b-versatile";
-    for url in [
-        "https://api.groq.com/openai/v1",
-        "api.groq.com",
-        "HTTPS://user@API.GROQ.com:443?x",
-    ] {
+    for url in ["https://api.groq.com/openai/v1", "api.groq.com", "HTTPS://user@API.GROQ.com:443?x"]
+    {
         assert_eq!(built_in("openai", Some(url), model), groq, "{url}");
     }
-    for url in [
-        "https://api.groq.com.example",
-        "https://example.org/api.groq.com",
-    ] {
+    for url in ["https://api.groq.com.example", "https://example.org/api.groq.com"] {
         assert_eq!(built_in("mine", Some(url), model), None, "{url}");
     }
     let local = Some("http://localhost:4000/v1");
     assert!(built_in("gemini", local, "gemini-2.5-pro").is_some());
     assert!(built_in("mistral", local, "mistral-small-latest").is_some());
     assert!(built_in("mistral-local", None, "mistral-small-latest").is_some());
-    assert_eq!(
-        built_in("mistral-local", local, "mistral-small-latest"),
-        None
-    );
+    assert_eq!(built_in("mistral-local", local, "mistral-small-latest"), None);
 }
 
 #[test]
@@ -170,12 +147,7 @@ fn last_price_in_force_counts_else_the_first() {
     .unwrap();
     let input = |at: &str| {
         let at = at.parse().unwrap();
-        prices
-            .find("acme", None, "m", at)
-            .unwrap()
-            .price
-            .rates
-            .input
+        prices.find("acme", None, "m", at).unwrap().price.rates.input
     };
     assert_eq!(input("2025-06-01T12:00:00Z"), 1);
     assert_eq!(input("2026-01-31T22:59:59.999Z"), 1);
@@ -197,17 +169,9 @@ fn first_matching_model_counts_even_without_a_price() {
     ]))
     .unwrap();
     let known = |model| prices.find("acme", None, model, noon()).is_some();
-    for model in [
-        "A-1",
-        "b-0123",
-        "c-9",
-        "c-9-x",
-        "d",
-        "x-dy",
-        "e-20260131:free",
-        "f-20260131",
-        "uPPER",
-    ] {
+    for model in
+        ["A-1", "b-0123", "c-9", "c-9-x", "d", "x-dy", "e-20260131:free", "f-20260131", "uPPER"]
+    {
         assert!(known(model), "{model}");
     }
     for model in [
@@ -246,12 +210,10 @@ fn missing_price_falls_back_to_the_more_general_one() {
 
 #[test]
 fn tier_prices_the_whole_call_by_the_whole_prompt() {
-    let price = one_price(
-        json!({"input": 1000, "cache_read": 100, "output": 5000, "tiers": [
-            {"above": 10, "input": 2000, "cache_read": 200, "output": 9000},
-            {"above": 20, "input": 3000, "cache_read": 300, "output": 9000},
-        ]}),
-    )
+    let price = one_price(json!({"input": 1000, "cache_read": 100, "output": 5000, "tiers": [
+        {"above": 10, "input": 2000, "cache_read": 200, "output": 9000},
+        {"above": 20, "input": 3000, "cache_read": 300, "output": 9000},
+    ]}))
     .unwrap();
     let nanos = |counts| price.cost(&usage(counts)).nanousd;
     assert_eq!(nanos([10, 10, 0, 1, 0]), 1 + 5);
@@ -282,18 +244,12 @@ fn error_in_a_price_names_its_model() {
         (json!({"input": -1}), "-1"),
         (json!({"input": 1.5}), "1.5"),
         (json!({"input": TOKEN_PICOUSD_MAX + 1}), "at most"),
-        (
-            json!({"input": 1, "request": REQUEST_PICOUSD_MAX + 1}),
-            "`request`",
-        ),
+        (json!({"input": 1, "request": REQUEST_PICOUSD_MAX + 1}), "`request`"),
         (json!({"input": 1, "ouput": 1}), "ouput"),
         (json!({"cache_read": 1}), "neither"),
         (json!({"from": "soon", "input": 1}), "soon"),
         (json!({"daily": [0, 1441], "input": 1}), "1441"),
-        (
-            json!({"from": "2026-01-01", "daily": [0, 1], "input": 1}),
-            "both",
-        ),
+        (json!({"from": "2026-01-01", "daily": [0, 1], "input": 1}), "both"),
         (
             json!({"input": 1, "tiers": [{"above": 2, "input": 1}, {"above": 2, "input": 1}]}),
             "ascend",
@@ -315,9 +271,7 @@ fn error_in_a_price_names_its_model() {
         let error = acme(models).err().unwrap();
         assert!(error.contains("model `m`"), "{error}");
     }
-    let error = acme(json!([{"id": "m", "prices": []}, {"name": "x"}]))
-        .err()
-        .unwrap();
+    let error = acme(json!([{"id": "m", "prices": []}, {"name": "x"}])).err().unwrap();
     assert!(error.contains("model number 2"), "{error}");
 }
 
@@ -334,10 +288,7 @@ fn invalid_file_is_refused() {
         ("[]".to_owned(), "line 1"),
         (file(&format!("{provider},{provider}")), "twice"),
         (file(lost), "`b`"),
-        (
-            file(r#"{"id":"a","hosts":[],"models":[],"extra":1}"#),
-            "extra",
-        ),
+        (file(r#"{"id":"a","hosts":[],"models":[],"extra":1}"#), "extra"),
     ] {
         let error = Prices::from_json(&text).err().unwrap();
         assert!(error.contains(word), "{error}");

@@ -123,9 +123,7 @@ fn decimal(text: &str, digits: usize, max: u64) -> Result<u64, String> {
     }
     let fraction = fraction.trim_end_matches('0');
     if fraction.len() > digits {
-        return Err(format!(
-            "`{text}` has more than {digits} digits after the point"
-        ));
+        return Err(format!("`{text}` has more than {digits} digits after the point"));
     }
     let all = format!("{whole}{fraction:0<digits$}");
     let amount = all.parse().ok().filter(|amount| *amount <= max);
@@ -171,9 +169,7 @@ impl Entry {
         let name = prefix.unwrap_or(&model);
         if name.contains('*') || model.is_empty() {
             let model = &toml.model;
-            return Err(format!(
-                "model `{model}`: a name, with `*` at its end at most"
-            ));
+            return Err(format!("model `{model}`: a name, with `*` at its end at most"));
         }
         Ok(Self {
             line,
@@ -203,10 +199,7 @@ fn price(toml: &PriceToml) -> Result<Price, String> {
     let tiers = toml.tiers.iter().map(|tier| {
         let rates = given_rates!(tier).rates();
         let rates = rates.ok_or_else(|| format!("the tier above {}: {missing}", tier.above))?;
-        Ok(Tier {
-            above: tier.above,
-            picousd_per_token: rates,
-        })
+        Ok(Tier { above: tier.above, picousd_per_token: rates })
     });
     let request = toml.per_request.as_ref().map_or(0, |amount| amount.0);
     Price::new(request, rates, tiers.collect::<Result<_, String>>()?)
@@ -246,10 +239,7 @@ pub(super) fn parse(text: &str) -> Result<Table, String> {
             }),
         }
     }
-    Ok(Table {
-        providers,
-        ..Table::default()
-    })
+    Ok(Table { providers, ..Table::default() })
 }
 
 /// Makes the model of entries that differ in their dates.
@@ -265,9 +255,7 @@ fn model(entries: &[Entry]) -> Result<Model, String> {
         let when = entry.from.map_or(When::Always, When::From);
         Version::new(when, entry.price.clone())
     });
-    let (name, is_prefix) = entries
-        .first()
-        .map_or(("", false), |it| (&it.name, it.is_prefix));
+    let (name, is_prefix) = entries.first().map_or(("", false), |it| (&it.name, it.is_prefix));
     Ok(Model {
         id: is_prefix.then(|| format!("{name}*").into()),
         names: match is_prefix {

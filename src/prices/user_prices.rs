@@ -54,11 +54,7 @@ impl UserPrices {
         })?;
         Ok(Self {
             path: path.to_owned(),
-            state: Mutex::new(FileState {
-                table: Arc::new(table),
-                stamp,
-                checked: Instant::now(),
-            }),
+            state: Mutex::new(FileState { table: Arc::new(table), stamp, checked: Instant::now() }),
         })
     }
 

@@ -43,12 +43,10 @@ pub(super) fn version() -> (&'static str, Header) {
 
 fn body(call: &Call) -> Value {
     let system = call.system.as_ref();
-    let system = system.map(
-        |system| match call.cache_marks.system && !is_blank(system) {
-            true => json!([marked(system)]),
-            false => json!(system),
-        },
-    );
+    let system = system.map(|system| match call.cache_marks.system && !is_blank(system) {
+        true => json!([marked(system)]),
+        false => json!(system),
+    });
     without_nulls(json!({
         "model": call.model,
         "max_tokens": call.max_tokens.unwrap_or(ANSWER_TOKENS_ASSUMED),
@@ -153,10 +151,7 @@ impl MessageReader {
             (usage, "output_tokens"),
             (&usage["output_tokens_details"], "thinking_tokens"),
         ]);
-        let counts = self
-            .counts
-            .tokens()
-            .map_or_else(Usage::default, normal_usage);
+        let counts = self.counts.tokens().map_or_else(Usage::default, normal_usage);
         if is_behind && usage["output_tokens"].is_u64() {
             partial.note_usage(counts, true);
         } else {

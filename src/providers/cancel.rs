@@ -34,15 +34,8 @@ fn lock(state: &Mutex<CancelState>) -> MutexGuard<'_, CancelState> {
 impl Cancel {
     pub fn new() -> Self {
         let (alive, ended) = bounded(0);
-        let state = CancelState {
-            alive: Some(alive),
-            sockets: HashMap::new(),
-            next_number: 0,
-        };
-        Self {
-            state: Arc::new(Mutex::new(state)),
-            ended,
-        }
+        let state = CancelState { alive: Some(alive), sockets: HashMap::new(), next_number: 0 };
+        Self { state: Arc::new(Mutex::new(state)), ended }
     }
 
     /// Ends every call that has this `Cancel` or a clone of it, also one that is blocked in a read, and
@@ -69,10 +62,7 @@ impl Cancel {
 
     /// Waits for that long, or until cancelled; returns whether it was cancelled.
     pub fn wait(&self, duration: Duration) -> bool {
-        matches!(
-            self.ended.recv_timeout(duration),
-            Err(RecvTimeoutError::Disconnected)
-        )
+        matches!(self.ended.recv_timeout(duration), Err(RecvTimeoutError::Disconnected))
     }
 
     /// Lets [`Cancel::cancel`] shut that socket down until the attachment is dropped. Returns none if
@@ -83,10 +73,7 @@ impl Cancel {
         let number = state.next_number;
         state.next_number += 1;
         state.sockets.insert(number, socket);
-        Some(Attachment {
-            state: Arc::clone(&self.state),
-            number,
-        })
+        Some(Attachment { state: Arc::clone(&self.state), number })
     }
 }
 

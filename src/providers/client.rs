@@ -121,9 +121,7 @@ impl Client {
             .max_idle_connections(2 * IDLE_CONNECTIONS_MAX)
             .max_idle_connections_per_host(IDLE_CONNECTIONS_MAX)
             .build();
-        Self {
-            agent: Agent::with_parts(config, Connect::default(), LookupLater),
-        }
+        Self { agent: Agent::with_parts(config, Connect::default(), LookupLater) }
     }
 
     /// Sends the request and has the answer read.
@@ -182,11 +180,7 @@ impl Client {
         }
         let request = builder.method(method).body(body);
         let request = request.map_err(|_| unsendable())?;
-        let Timeouts {
-            connect,
-            first_byte,
-            total,
-        } = exchange.timeouts;
+        let Timeouts { connect, first_byte, total } = exchange.timeouts;
         let request = self
             .agent
             .configure_request(request)
@@ -274,8 +268,7 @@ impl<'a, 'e> Stream<'a, 'e> {
     /// Takes the next bytes; none at the end of the stream.
     fn take(&mut self, bytes: &[u8]) -> Result<Flow, Fault> {
         let room = OPENING_BYTES.saturating_sub(self.opening.len());
-        self.opening
-            .extend_from_slice(&bytes[..bytes.len().min(room)]);
+        self.opening.extend_from_slice(&bytes[..bytes.len().min(room)]);
         if self.left_at.is_some() {
             self.drained_bytes += bytes.len();
         }
@@ -293,9 +286,7 @@ impl<'a, 'e> Stream<'a, 'e> {
             let event = frame.event.filter(|_| flow == Flow::More);
             let exchange = &mut *self.exchange;
             let read = event.map(|event| exchange.reader.event(event, exchange.partial));
-            exchange
-                .receiver
-                .frame(&frame, read.as_ref(), exchange.partial);
+            exchange.receiver.frame(&frame, read.as_ref(), exchange.partial);
             if let Some(read) = read {
                 flow = self.note(read)?;
             }
@@ -326,9 +317,7 @@ impl<'a, 'e> Stream<'a, 'e> {
             let read = exchange.reader.event(event, exchange.partial);
             let is_half = matches!(&read, Err(fault) if fault.kind == FailureKind::BadAnswer);
             if !is_half {
-                exchange
-                    .receiver
-                    .frame(&frame, Some(&read), exchange.partial);
+                exchange.receiver.frame(&frame, Some(&read), exchange.partial);
                 return self.note(read);
             }
         }
@@ -433,16 +422,14 @@ impl Exchange<'_> {
         }
         let opening = self.redact(&String::from_utf8_lossy(opening));
         let has_any = !self.partial.text.is_empty() || self.partial.model.is_some();
-        Err(Fault::bad_answer(
-            if opening.trim().is_empty() || is_html(&opening) {
-                format!("answered with {}", describe(&opening))
-            } else if has_any {
-                "the stream ended before the answer was complete".into()
-            } else {
-                let excerpt = describe(&opening);
-                format!("the stream ended without an answer; it was: {excerpt}")
-            },
-        ))
+        Err(Fault::bad_answer(if opening.trim().is_empty() || is_html(&opening) {
+            format!("answered with {}", describe(&opening))
+        } else if has_any {
+            "the stream ended before the answer was complete".into()
+        } else {
+            let excerpt = describe(&opening);
+            format!("the stream ended without an answer; it was: {excerpt}")
+        }))
     }
 
     /// Classifies an error from before the response.
@@ -468,11 +455,7 @@ impl Exchange<'_> {
         if self.scope.cancel.is_cancelled() {
             return Fault::cancelled();
         }
-        let Timeouts {
-            connect,
-            first_byte,
-            total,
-        } = self.timeouts;
+        let Timeouts { connect, first_byte, total } = self.timeouts;
         let ureq::Error::Timeout(timeout) = error else {
             let message = "the connection broke before the answer was complete";
             return Fault::bad_answer(format!("{message}: {}", in_words(error)));
@@ -491,8 +474,7 @@ impl Exchange<'_> {
 
     /// Replaces the key: some servers repeat the one that they refuse.
     fn redact(&self, text: &str) -> String {
-        self.key
-            .map_or_else(|| text.to_owned(), |key| key.redact(text))
+        self.key.map_or_else(|| text.to_owned(), |key| key.redact(text))
     }
 }
 
@@ -516,9 +498,7 @@ fn in_words(error: ureq::Error) -> String {
 /// piece, and the reverse, so the content type counts before the request. Some declare another one,
 /// or none, for a stream.
 fn is_stream(headers: &HeaderMap, is_streamed: bool) -> bool {
-    let content_type = headers
-        .get(CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok());
+    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let content_type = content_type.unwrap_or_default().to_ascii_lowercase();
     let has = |names: &[&str]| names.iter().any(|name| content_type.contains(name));
     has(&["event-stream", "ndjson", "jsonl"]) || (is_streamed && !has(&["json", "html"]))

@@ -38,10 +38,7 @@ pub struct Charge {
 
 impl Charge {
     /// For a call that certainly cost nothing.
-    pub const FREE: Self = Self {
-        cost: Some(Usd::ZERO),
-        price: None,
-    };
+    pub const FREE: Self = Self { cost: Some(Usd::ZERO), price: None };
 }
 
 /// The part of a prompt that may be written to the provider's cache, which most bill higher.
@@ -93,10 +90,7 @@ impl Providers {
             );
             return Charge::default();
         }
-        Charge {
-            cost: Some(cost),
-            price: quote.text().cloned(),
-        }
+        Charge { cost: Some(cost), price: quote.text().cloned() }
     }
 
     /// Returns the price of the model that answered a call, else of the requested one; logs if there
@@ -104,10 +98,7 @@ impl Providers {
     fn quote_or_log(&self, call: &Call, model: &str, at: Timestamp) -> Option<Quote> {
         let quote = self.quote(&call.provider, &[model, &call.model], at);
         if quote.is_none() && self.knows(&call.provider) {
-            let mut logged = self
-                .logged_unpriced
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let mut logged = self.logged_unpriced.lock().unwrap_or_else(PoisonError::into_inner);
             let name = (call.provider.clone(), model.to_owned());
             if logged.len() < LOGGED_UNPRICED_MAX && logged.insert(name) {
                 log::warn!(

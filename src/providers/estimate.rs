@@ -51,10 +51,7 @@ pub(super) fn usage(call: &Call, partial: &ResponseAccumulator, is_answered: boo
     if is_reported && !is_input_missing && !is_output_missing {
         return reported;
     }
-    let mut usage = Usage {
-        source: UsageSource::Estimated,
-        ..reported
-    };
+    let mut usage = Usage { source: UsageSource::Estimated, ..reported };
     if is_input_missing {
         usage.input_tokens = prompt_tokens(call);
     }

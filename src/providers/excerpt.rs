@@ -40,9 +40,7 @@ fn title(page: &str) -> Option<String> {
 pub(super) fn one_line(text: &str, chars_max: usize) -> String {
     let is_gap = |c: char| c.is_whitespace() || c.is_control();
     let words = text.split(is_gap).filter(|word| !word.is_empty());
-    let mut chars = words
-        .flat_map(|word| std::iter::once(' ').chain(word.chars()))
-        .skip(1);
+    let mut chars = words.flat_map(|word| std::iter::once(' ').chain(word.chars())).skip(1);
     let mut line: String = chars.by_ref().take(chars_max).collect();
     if chars.next().is_some() {
         line.truncate(line.trim_end().len());

@@ -42,9 +42,7 @@ impl Failure {
 
     /// Returns whether the provider may bill the call; true if in doubt.
     pub fn may_have_been_billed(&self) -> bool {
-        let was_refused = self
-            .status
-            .is_some_and(|status| (300..500).contains(&status));
+        let was_refused = self.status.is_some_and(|status| (300..500).contains(&status));
         let is_billable = !matches!(self.kind, FailureKind::NotConfigured | FailureKind::Connect);
         self.sent && !was_refused && is_billable
     }
@@ -97,12 +95,7 @@ pub(super) struct Fault {
 
 impl Fault {
     pub(super) fn new(kind: FailureKind, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            message: message.into(),
-            status: None,
-            retry_after: None,
-        }
+        Self { kind, message: message.into(), status: None, retry_after: None }
     }
 
     pub(super) fn bad_answer(message: impl Into<String>) -> Self {

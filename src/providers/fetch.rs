@@ -70,12 +70,7 @@ pub struct FetchFailure {
 
 impl FetchFailure {
     fn new(message: impl Into<String>) -> Self {
-        Self {
-            message: message.into(),
-            cancelled: false,
-            is_transient: false,
-            retry_after: None,
-        }
+        Self { message: message.into(), cancelled: false, is_transient: false, retry_after: None }
     }
 }
 
@@ -97,13 +92,8 @@ impl Fetcher {
             .max_response_header_size(HEAD_BYTES_MAX)
             .max_idle_connections(IDLE_CONNECTIONS_MAX)
             .build();
-        let lookup = CheckedLookup {
-            private: rules.private,
-        };
-        Self {
-            agent: Agent::with_parts(config, Connect::default(), lookup),
-            rules,
-        }
+        let lookup = CheckedLookup { private: rules.private };
+        Self { agent: Agent::with_parts(config, Connect::default(), lookup), rules }
     }
 
     pub(super) fn fetch(&self, fetch: &Fetch, cancel: &Cancel) -> Result<Fetched, FetchFailure> {
@@ -125,29 +115,20 @@ impl Fetcher {
         if !response.status().is_success() {
             return Err(refused(&host, response));
         }
-        let too_long = || {
-            failure(format!(
-                "the answer is longer than {ANSWER_BYTES_MAX} bytes"
-            ))
-        };
+        let too_long = || failure(format!("the answer is longer than {ANSWER_BYTES_MAX} bytes"));
         let bytes = read_at_most(response.into_body().into_reader(), ANSWER_BYTES_MAX)
             .map_err(|error| io(error.into()))?
             .ok_or_else(too_long)?;
         let body =
             String::from_utf8(bytes).map_err(|_| failure("the answer is not UTF-8 text".into()))?;
-        Ok(Fetched {
-            body,
-            latency_ms: entered.scope.elapsed_ms(),
-        })
+        Ok(Fetched { body, latency_ms: entered.scope.elapsed_ms() })
     }
 
     /// Parses the URL, if requests may go there.
     fn checked(&self, url: &str) -> Result<Uri, FetchFailure> {
         let shown = one_line(url, EXCERPT_CHARS_MAX);
         let uri: Uri = url.parse().map_err(|_| {
-            FetchFailure::new(format!(
-                "`{shown}` is no URL, such as https://example.org/x"
-            ))
+            FetchFailure::new(format!("`{shown}` is no URL, such as https://example.org/x"))
         })?;
         let host = match (uri.scheme_str(), uri.host()) {
             (Some("http" | "https"), Some(host)) if !host.is_empty() => host,
@@ -218,10 +199,7 @@ fn refused(host: &str, response: Response<Body>) -> FetchFailure {
 }
 
 fn stopped() -> FetchFailure {
-    FetchFailure {
-        cancelled: true,
-        ..FetchFailure::new("the request was cancelled")
-    }
+    FetchFailure { cancelled: true, ..FetchFailure::new("the request was cancelled") }
 }
 
 fn request(fetch: &Fetch, uri: Uri) -> Result<Request<Vec<u8>>, String> {
@@ -397,20 +375,14 @@ mod tests {
                 "{url}: {message}"
             );
         }
-        let rules = FetchRules {
-            private: true,
-            ..FetchRules::default()
-        };
+        let rules = FetchRules { private: true, ..FetchRules::default() };
         let message = refusal(rules, "http://127.0.0.1:9/");
         assert!(!message.contains("public"), "{message}");
     }
 
     #[test]
     fn only_listed_hosts_are_allowed_and_no_user_names() {
-        let rules = FetchRules {
-            hosts: vec!["api.example.org".into()],
-            private: false,
-        };
+        let rules = FetchRules { hosts: vec!["api.example.org".into()], private: false };
         let message = refusal(rules.clone(), "https://example.com/");
         assert!(message.contains("not among the hosts"), "{message}");
         let message = refusal(rules, "https://api.example.org@127.0.0.1/");
@@ -419,13 +391,7 @@ mod tests {
 
     #[test]
     fn other_urls_are_refused() {
-        for url in [
-            "",
-            "file:///etc/passwd",
-            "/x",
-            "ftp://example.org/",
-            "http://",
-        ] {
+        for url in ["", "file:///etc/passwd", "/x", "ftp://example.org/", "http://"] {
             let message = refusal(FetchRules::default(), url);
             assert!(message.contains("URL"), "{url}: {message}");
         }

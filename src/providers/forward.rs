@@ -41,11 +41,8 @@ const PASSED_ON: &[&str] = &[
     "openai-version",
 ];
 /// Prefixes of more such headers, which tell the rest of a rate limit.
-const PASSED_ON_PREFIXES: &[&str] = &[
-    "x-ratelimit-",
-    "anthropic-ratelimit-",
-    "anthropic-priority-",
-];
+const PASSED_ON_PREFIXES: &[&str] =
+    &["x-ratelimit-", "anthropic-ratelimit-", "anthropic-priority-"];
 /// Fields that each chunk of a stream repeats, or that hide how long it is. A chunk of these and
 /// `usage` says nothing else.
 const CHUNK_FIELDS: &[&str] = &[
@@ -194,10 +191,7 @@ impl Providers {
             begun: false,
             told: false,
         };
-        let mut partial = ResponseAccumulator {
-            beyond: Some(0),
-            ..ResponseAccumulator::default()
-        };
+        let mut partial = ResponseAccumulator { beyond: Some(0), ..ResponseAccumulator::default() };
         let outcome = self.exchange_forward(forward, scope, &mut partial, &mut receiver);
         // The texts are searched for in the whole body, so only if the call is estimated by them.
         let has_any = outcome.is_ok() || partial.has_any();
@@ -207,12 +201,9 @@ impl Providers {
         } else {
             String::new()
         };
-        let call = Call {
-            prompt: texts,
-            ..forward.call.clone()
-        };
-        self.conclude(&call, outcome, partial, scope, receiver.first_token_ms)
-            .map_err(|mut failure| {
+        let call = Call { prompt: texts, ..forward.call.clone() };
+        self.conclude(&call, outcome, partial, scope, receiver.first_token_ms).map_err(
+            |mut failure| {
                 if let Some(own) = forward.key {
                     failure.message = own.key.redact(&failure.message);
                     failure.model = own.key.redact_name(&failure.model);
@@ -223,7 +214,8 @@ impl Providers {
                     begun: receiver.begun,
                     told: receiver.told,
                 })
-            })
+            },
+        )
     }
 
     fn exchange_forward<'a>(
@@ -256,10 +248,7 @@ impl Providers {
             key: receiver.key,
             is_streamed: forward.call.stream,
             scope,
-            rules: ReadRules {
-                drain_max: forward.drain_max,
-                ..RULES
-            },
+            rules: ReadRules { drain_max: forward.drain_max, ..RULES },
             reader: reader.as_mut(),
             receiver,
             partial,
@@ -279,10 +268,8 @@ fn headers(forward: &Forward<'_>, provider: &ProviderConfig) -> Vec<(&'static st
         None => provider.key().map(ours),
     };
     let given = forward.headers.iter();
-    let mut headers: Vec<_> = given
-        .map(|(name, value)| (*name, Header::Plain(value.clone())))
-        .chain(key)
-        .collect();
+    let mut headers: Vec<_> =
+        given.map(|(name, value)| (*name, Header::Plain(value.clone()))).chain(key).collect();
     let (name, version) = anthropic::version();
     if forward.api_format != ApiFormat::ChatCompletions
         && headers.iter().all(|(given, _)| *given != name)
@@ -383,11 +370,7 @@ impl Receiver for ClientReceiver<'_> {
 
 /// Returns whether the event has the beginning of the answer: text, or a part of something else.
 fn begins_the_answer(event: &Event, partial: &ResponseAccumulator) -> bool {
-    let other = [
-        "\"tool_calls\"",
-        "\"content_block_delta\"",
-        "\"reasoning_content\"",
-    ];
+    let other = ["\"tool_calls\"", "\"content_block_delta\"", "\"reasoning_content\""];
     !partial.text.is_empty() || other.iter().any(|mark| event.data.contains(mark))
 }
 
@@ -449,20 +432,11 @@ mod tests {
     #[test]
     fn each_format_reaches_the_kinds_that_understand_it() {
         for (format, expected) in [
-            (
-                ApiFormat::ChatCompletions,
-                &[Kind::OpenAi, Kind::Gemini, Kind::Ollama][..],
-            ),
+            (ApiFormat::ChatCompletions, &[Kind::OpenAi, Kind::Gemini, Kind::Ollama][..]),
             (ApiFormat::Messages, &[Kind::Anthropic, Kind::Ollama]),
             (ApiFormat::TokenCount, &[Kind::Anthropic]),
         ] {
-            let kinds = [
-                Kind::OpenAi,
-                Kind::Anthropic,
-                Kind::Gemini,
-                Kind::Ollama,
-                Kind::Echo,
-            ];
+            let kinds = [Kind::OpenAi, Kind::Anthropic, Kind::Gemini, Kind::Ollama, Kind::Echo];
             let reached = kinds.into_iter().filter(|kind| format.reaches(*kind));
             assert_eq!(reached.collect::<Vec<_>>(), expected, "{format:?}");
         }
@@ -472,10 +446,7 @@ mod tests {
     fn only_a_chunk_of_nothing_but_usage_is_hidden() {
         for (data, expected) in [
             (r#"{"choices":[],"usage":{"prompt_tokens":1}}"#, true),
-            (
-                r#"{ "usage" : {"prompt_tokens":1}, "choices" : [ ] }"#,
-                true,
-            ),
+            (r#"{ "usage" : {"prompt_tokens":1}, "choices" : [ ] }"#, true),
             (r#"{"choices":[],"usage":null}"#, false),
             (r#"{"choices":[{"delta":{}}],"usage":{}}"#, false),
             (r#"{"usage":{"prompt_tokens":1}}"#, false),

@@ -126,10 +126,7 @@ impl Framer {
         }
         self.line = self.searched;
         let rest = self.cut().ok().filter(|frame| frame.event.is_some());
-        rest.map(|frame| Frame {
-            is_ended: false,
-            ..frame
-        })
+        rest.map(|frame| Frame { is_ended: false, ..frame })
     }
 
     fn cut(&mut self) -> Result<Frame<'_>, TooLong> {
@@ -140,11 +137,7 @@ impl Framer {
         }
         self.in_event = false;
         let has_data = std::mem::take(&mut self.has_data);
-        Ok(Frame {
-            raw,
-            event: has_data.then_some(&self.event),
-            is_ended: true,
-        })
+        Ok(Frame { raw, event: has_data.then_some(&self.event), is_ended: true })
     }
 
     /// Reads the line from `self.line` to `end`.

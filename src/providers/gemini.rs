@@ -198,9 +198,9 @@ fn take_candidate(candidate: &Value, partial: &mut ResponseAccumulator) -> Resul
 fn check_finish(partial: &ResponseAccumulator) -> Result<(), Fault> {
     match partial.finish_reason.as_deref() {
         None | Some("STOP" | "MAX_TOKENS" | "FINISH_REASON_UNSPECIFIED") => Ok(()),
-        Some(reason) if partial.text.is_empty() => Err(Fault::bad_answer(format!(
-            "the provider gave no text, because: {reason}"
-        ))),
+        Some(reason) if partial.text.is_empty() => {
+            Err(Fault::bad_answer(format!("the provider gave no text, because: {reason}")))
+        }
         Some(_) => Ok(()),
     }
 }

@@ -66,11 +66,7 @@ mod tests {
     /// Wraps `inner` in `depth` containers of both kinds.
     fn nested(depth: usize, inner: &str) -> String {
         let (opening, closing) = (r#"[{"a}]\"[":"#, "},0]");
-        format!(
-            "{}{inner}{}",
-            opening.repeat(depth / 2),
-            closing.repeat(depth / 2)
-        )
+        format!("{}{inner}{}", opening.repeat(depth / 2), closing.repeat(depth / 2))
     }
 
     #[test]

@@ -60,12 +60,11 @@ impl Providers {
     /// Returns whether a provider can be asked which models it serves. Not `echo` and Ollama, which charge
     /// for none, nor Azure, which lists those that could be deployed.
     pub fn has_list(&self, provider: &str) -> bool {
-        self.server_of(provider)
-            .is_some_and(|(kind, base_url)| match kind {
-                Kind::OpenAi => !openai::host(base_url).ends_with(".azure.com"),
-                Kind::Anthropic | Kind::Gemini => true,
-                Kind::Ollama | Kind::Echo => false,
-            })
+        self.server_of(provider).is_some_and(|(kind, base_url)| match kind {
+            Kind::OpenAi => !openai::host(base_url).ends_with(".azure.com"),
+            Kind::Anthropic | Kind::Gemini => true,
+            Kind::Ollama | Kind::Echo => false,
+        })
     }
 
     /// Asks a provider which models it serves, with the key and at the address of its calls.
@@ -83,15 +82,8 @@ impl Providers {
         let Some((url, headers)) = request(provider) else {
             return Err(Fault::not_configured("has no list of models"));
         };
-        let request = HttpRequest {
-            url: &url,
-            headers: &headers,
-            body: None,
-        };
-        let mut reader = ListReader {
-            kind: provider.kind,
-            models: Vec::new(),
-        };
+        let request = HttpRequest { url: &url, headers: &headers, body: None };
+        let mut reader = ListReader { kind: provider.kind, models: Vec::new() };
         let exchange = Exchange {
             provider: name,
             timeouts: self.timeouts.bounded(LIST_TIME_MAX),
@@ -177,9 +169,9 @@ fn model(model: &Value) -> Option<Listed> {
         return None;
     }
     let created_at = match (&model["created"], &model["created_at"]) {
-        (Value::Number(seconds), _) => seconds
-            .as_i64()
-            .map(|seconds| Timestamp(seconds.saturating_mul(1_000))),
+        (Value::Number(seconds), _) => {
+            seconds.as_i64().map(|seconds| Timestamp(seconds.saturating_mul(1_000)))
+        }
         (_, Value::String(text)) => text.parse().ok(),
         _ => None,
     };
@@ -232,30 +224,10 @@ mod tests {
     #[test]
     fn each_kind_has_its_own_list_url_and_key() {
         for (kind, base_url, url, key) in [
-            (
-                Kind::OpenAi,
-                "",
-                "https://api.openai.com/v1/models",
-                "authorization",
-            ),
-            (
-                Kind::OpenAi,
-                "http://h/v1/",
-                "http://h/v1/models",
-                "authorization",
-            ),
-            (
-                Kind::Anthropic,
-                "http://h/v1",
-                "http://h/v1/models?limit=1000",
-                "x-api-key",
-            ),
-            (
-                Kind::Gemini,
-                "http://h",
-                "http://h/v1beta/models?pageSize=1000",
-                "x-goog-api-key",
-            ),
+            (Kind::OpenAi, "", "https://api.openai.com/v1/models", "authorization"),
+            (Kind::OpenAi, "http://h/v1/", "http://h/v1/models", "authorization"),
+            (Kind::Anthropic, "http://h/v1", "http://h/v1/models?limit=1000", "x-api-key"),
+            (Kind::Gemini, "http://h", "http://h/v1beta/models?pageSize=1000", "x-goog-api-key"),
         ] {
             let (to, headers) = request(&provider(kind, base_url)).unwrap();
             assert_eq!((to.as_str(), headers[0].0), (url, key));
@@ -288,10 +260,7 @@ mod tests {
         ], "has_more": false});
         assert_eq!(
             models(Kind::Anthropic, &anthropic).unwrap(),
-            [
-                listed("claude-opus-4-6", Some(1_770_163_200), None),
-                listed("claude-x", None, None),
-            ]
+            [listed("claude-opus-4-6", Some(1_770_163_200), None), listed("claude-x", None, None),]
         );
         let gemini = json!({"models": [
             {"name": "models/gemini-2.5-pro", "inputTokenLimit": 1_048_576,
@@ -302,12 +271,7 @@ mod tests {
             models(Kind::Gemini, &gemini).unwrap(),
             [listed("gemini-2.5-pro", None, Some(1_048_576))]
         );
-        for none in [
-            json!({}),
-            json!("x"),
-            json!({"data": 1}),
-            json!({"models": {}}),
-        ] {
+        for none in [json!({}), json!("x"), json!({"data": 1}), json!({"models": {}})] {
             assert_eq!(models(Kind::OpenAi, &none), None, "{none}");
         }
     }

@@ -74,9 +74,7 @@ fn max_tokens_name(base_url: &str) -> &'static str {
 pub(super) fn host(url: &str) -> &str {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
-    let host_and_port = authority
-        .rsplit_once('@')
-        .map_or(authority, |(_, host)| host);
+    let host_and_port = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
     host_and_port.split(':').next().unwrap_or(host_and_port)
 }
 
@@ -91,10 +89,7 @@ pub(super) struct ChatReader {
 impl ChatReader {
     /// For a server that counts in its own way.
     pub(super) fn counting(usage: fn(&Value) -> Result<Usage, BadCount>) -> Self {
-        Self {
-            usage,
-            choices: BTreeMap::new(),
-        }
+        Self { usage, choices: BTreeMap::new() }
     }
 
     /// Overwrites the counts: servers send `null` in all chunks but one, or cumulative counts in every
@@ -200,12 +195,7 @@ fn note_beside(message: &Value, partial: &mut ResponseAccumulator) {
     let calls = message["tool_calls"].as_array();
     for call in calls.into_iter().flatten() {
         let (function, custom) = (&call["function"], &call["custom"]);
-        for part in [
-            &function["name"],
-            &function["arguments"],
-            &custom["name"],
-            &custom["input"],
-        ] {
+        for part in [&function["name"], &function["arguments"], &custom["name"], &custom["input"]] {
             partial.note_beside(part);
         }
     }
@@ -237,10 +227,7 @@ fn has_audio(usage: &Value) -> bool {
 fn text_of(message: &Value) -> String {
     match &message["content"] {
         Value::String(text) => text.clone(),
-        Value::Array(parts) => parts
-            .iter()
-            .filter_map(|part| part["text"].as_str())
-            .collect(),
+        Value::Array(parts) => parts.iter().filter_map(|part| part["text"].as_str()).collect(),
         _ => message["refusal"].as_str().unwrap_or_default().to_owned(),
     }
 }
@@ -258,9 +245,7 @@ pub(super) fn normal_usage(usage: &Value) -> Result<Usage, BadCount> {
     let details = &usage["prompt_tokens_details"];
     let cached = cached_tokens(usage)?.min(input);
     // Not OpenAI's, but OpenRouter's, whose `prompt_tokens` include these as well.
-    let written = count(details, "cache_write_tokens")?
-        .unwrap_or(0)
-        .min(input - cached);
+    let written = count(details, "cache_write_tokens")?.unwrap_or(0).min(input - cached);
     let reasoning = count(&usage["completion_tokens_details"], "reasoning_tokens")?.unwrap_or(0);
     let total = count(usage, "total_tokens")?;
     let output = completion + reasoning_beside(input, completion, reasoning, total);

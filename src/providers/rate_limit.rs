@@ -32,11 +32,7 @@ pub struct Rate {
 
 impl Default for Rate {
     fn default() -> Self {
-        Self {
-            requests_per_minute: None,
-            tokens_per_minute: None,
-            minute: MINUTE,
-        }
+        Self { requests_per_minute: None, tokens_per_minute: None, minute: MINUTE }
     }
 }
 
@@ -45,9 +41,7 @@ impl Rate {
     fn has_room(&self, count: usize, used: u64, tokens: u64) -> bool {
         let requests = self.requests_per_minute.map(|most| most as usize);
         requests.is_none_or(|most| count < most)
-            && self
-                .tokens_per_minute
-                .is_none_or(|most| used.saturating_add(tokens) <= most)
+            && self.tokens_per_minute.is_none_or(|most| used.saturating_add(tokens) <= most)
     }
 }
 
@@ -88,9 +82,7 @@ impl RateLimiter {
     /// Queues a call. One with more tokens than the limit goes when the minute is empty.
     pub fn enqueue(&self, provider: &str, side: Side, tokens: u64) -> Permit {
         let queue = self.queues.get(provider);
-        Permit {
-            place: queue.map(|queue| (Arc::clone(queue), lock(queue).enqueue(side, tokens))),
-        }
+        Permit { place: queue.map(|queue| (Arc::clone(queue), lock(queue).enqueue(side, tokens))) }
     }
 }
 
@@ -108,9 +100,7 @@ impl Permit {
     pub fn acquire(&self, now: Instant) -> Duration {
         self.place
             .as_ref()
-            .map_or(Duration::ZERO, |(queue, number)| {
-                lock(queue).acquire(*number, now)
-            })
+            .map_or(Duration::ZERO, |(queue, number)| lock(queue).acquire(*number, now))
     }
 
     pub fn consume(self) {

@@ -116,10 +116,7 @@ mod tests {
     #[test]
     fn provider_message_is_kept_with_advice() {
         assert_eq!(
-            refusal(
-                401,
-                r#"{"error":{"message":"Incorrect API key","type":"invalid"}}"#
-            ),
+            refusal(401, r#"{"error":{"message":"Incorrect API key","type":"invalid"}}"#),
             "answered with status 401: Incorrect API key (invalid); check the key of provider p"
         );
         assert_eq!(
@@ -139,15 +136,9 @@ mod tests {
 
     #[test]
     fn long_body_is_shown_in_one_line_and_in_part() {
-        assert_eq!(
-            refusal(500, "oh\n\x1b[31mno"),
-            "answered with status 500: oh [31mno"
-        );
+        assert_eq!(refusal(500, "oh\n\x1b[31mno"), "answered with status 500: oh [31mno");
         let message = refusal(500, &"ä".repeat(500));
-        assert!(
-            message.ends_with(&format!("{}…", "ä".repeat(300))),
-            "{message}"
-        );
+        assert!(message.ends_with(&format!("{}…", "ä".repeat(300))), "{message}");
     }
 
     #[test]
@@ -156,10 +147,7 @@ mod tests {
         let wait = |header| retry_after(header, now);
         assert_eq!(wait("20"), Some(Duration::from_secs(20)));
         assert_eq!(wait(" 0.5 "), Some(Duration::from_millis(500)));
-        assert_eq!(
-            wait("Thu, 04 Dec 2025 10:00:30 GMT"),
-            Some(Duration::from_secs(30))
-        );
+        assert_eq!(wait("Thu, 04 Dec 2025 10:00:30 GMT"), Some(Duration::from_secs(30)));
         assert_eq!(wait("Thu, 04 Dec 2025 09:00:00 GMT"), Some(Duration::ZERO));
         assert_eq!(wait("99999999999999999"), Some(RETRY_AFTER_MAX));
         for nonsense in ["", "-1", "NaN", "inf", "1e400", "soon"] {

@@ -46,10 +46,7 @@ pub(super) fn read(
     let mut partial = ResponseAccumulator::default();
     let mut flow = Ok(Flow::More);
     for data in events {
-        let event = Event {
-            name: String::new(),
-            data: (*data).to_owned(),
-        };
+        let event = Event { name: String::new(), data: (*data).to_owned() };
         flow = reader.event(&event, &mut partial);
         if flow != Ok(Flow::More) {
             break;

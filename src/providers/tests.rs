@@ -48,18 +48,10 @@ impl Server {
                 let stream = stream.unwrap();
                 stream.set_read_timeout(Some(DEADLINE)).unwrap();
                 let (requests, up) = (request.clone(), up.clone());
-                script(&mut Peer {
-                    stream,
-                    requests,
-                    up,
-                });
+                script(&mut Peer { stream, requests, up });
             }
         });
-        Self {
-            base_url,
-            requests,
-            _up,
-        }
+        Self { base_url, requests, _up }
     }
 
     /// Answers every request with those bytes and closes the connection.
@@ -80,9 +72,7 @@ impl Server {
     }
 
     fn failure(&self, call: &Call) -> Failure {
-        let failure = self
-            .providers(Kind::OpenAi)
-            .call(call, &Cancel::new(), &mut |_| {});
+        let failure = self.providers(Kind::OpenAi).call(call, &Cancel::new(), &mut |_| {});
         let failure = failure.unwrap_err();
         assert!(!format!("{failure:?}").contains(KEY), "{failure:?}");
         assert!(failure.message.starts_with("p/m: "), "{failure}");
@@ -105,9 +95,7 @@ impl Peer {
         let length = head
             .lines()
             .find_map(|line| {
-                line.to_lowercase()
-                    .strip_prefix("content-length: ")
-                    .map(str::to_owned)
+                line.to_lowercase().strip_prefix("content-length: ").map(str::to_owned)
             })
             .unwrap();
         let mut body = vec![0; length.parse().unwrap()];
@@ -170,20 +158,13 @@ const FIRST_CHUNK: &str = "data: {\"model\":\"m-1\",\"choices\":[{\"delta\":{\"c
 const LAST_CHUNKS: &str = "data: {\"choices\":[{\"delta\":{\"content\":\"lo\"},\"finish_reason\":\"stop\"}]}\n\ndata: {\"choices\":[],\"usage\":{\"prompt_tokens\":2,\"completion_tokens\":3}}\n\ndata: [DONE]\n\n";
 
 fn usage(input_tokens: u64, output_tokens: u64) -> Usage {
-    Usage {
-        input_tokens,
-        output_tokens,
-        source: UsageSource::Provider,
-        ..Usage::default()
-    }
+    Usage { input_tokens, output_tokens, source: UsageSource::Provider, ..Usage::default() }
 }
 
 /// Makes a streamed call; returns its deltas as well.
 fn stream(providers: &Providers, cancel: &Cancel) -> (Result<Answer, Failure>, Vec<String>) {
     let mut pieces = Vec::new();
-    let answer = providers.call(&call(true), cancel, &mut |piece| {
-        pieces.push(piece.to_owned())
-    });
+    let answer = providers.call(&call(true), cancel, &mut |piece| pieces.push(piece.to_owned()));
     (answer, pieces)
 }
 
@@ -206,22 +187,10 @@ fn openai_answer_is_streamed() {
     assert_eq!(answer.finish_reason.as_deref(), Some("stop"));
     assert!(answer.first_token_ms.unwrap() <= answer.latency_ms);
     let request = server.request();
-    assert!(
-        request.starts_with("POST /chat/completions HTTP/1.1\r\n"),
-        "{request}"
-    );
-    assert!(
-        request.contains(&format!("authorization: Bearer {KEY}\r\n")),
-        "{request}"
-    );
-    assert!(
-        request.contains("content-type: application/json\r\n"),
-        "{request}"
-    );
-    assert!(
-        request.contains(r#""stream_options":{"include_usage":true}"#),
-        "{request}"
-    );
+    assert!(request.starts_with("POST /chat/completions HTTP/1.1\r\n"), "{request}");
+    assert!(request.contains(&format!("authorization: Bearer {KEY}\r\n")), "{request}");
+    assert!(request.contains("content-type: application/json\r\n"), "{request}");
+    assert!(request.contains(r#""stream_options":{"include_usage":true}"#), "{request}");
 }
 
 #[test]
@@ -237,18 +206,9 @@ fn anthropic_answer_is_streamed() {
     assert_eq!(pieces, ["Hello"]);
     assert_eq!((answer.text.as_str(), answer.usage), ("Hello", usage(2, 3)));
     let request = server.request();
-    assert!(
-        request.starts_with("POST /v1/messages HTTP/1.1\r\n"),
-        "{request}"
-    );
-    assert!(
-        request.contains(&format!("x-api-key: {KEY}\r\n")),
-        "{request}"
-    );
-    assert!(
-        request.contains("anthropic-version: 2023-06-01\r\n"),
-        "{request}"
-    );
+    assert!(request.starts_with("POST /v1/messages HTTP/1.1\r\n"), "{request}");
+    assert!(request.contains(&format!("x-api-key: {KEY}\r\n")), "{request}");
+    assert!(request.contains("anthropic-version: 2023-06-01\r\n"), "{request}");
 }
 
 #[test]
@@ -291,10 +251,7 @@ fn stream_that_was_not_requested_is_read() {
 fn refused_key_is_reported_without_the_key() {
     let body = format!(r#"{{"error":{{"message":"Incorrect API key provided: {KEY}."}}}}"#);
     let failure = Server::answering(response("401 Unauthorized", JSON, &body)).failure(&call(true));
-    assert_eq!(
-        (failure.kind, failure.status),
-        (FailureKind::Status, Some(401))
-    );
+    assert_eq!((failure.kind, failure.status), (FailureKind::Status, Some(401)));
     assert_eq!(
         failure.message,
         "p/m: answered with status 401: Incorrect API key provided: ***.; \
@@ -332,24 +289,15 @@ fn rate_limit_says_how_long_to_wait() {
     let body = r#"{"error":{"message":"Rate limit reached"}}"#;
     let answer = response("429 Too Many Requests", "retry-after: 7\r\n", body);
     let failure = Server::answering(answer).failure(&call(true));
-    assert_eq!(
-        (failure.kind, failure.status),
-        (FailureKind::Status, Some(429))
-    );
+    assert_eq!((failure.kind, failure.status), (FailureKind::Status, Some(429)));
     assert_eq!(failure.retry_after, Some(Duration::from_secs(7)));
-    assert_eq!(
-        failure.message,
-        "p/m: answered with status 429: Rate limit reached"
-    );
+    assert_eq!(failure.message, "p/m: answered with status 429: Rate limit reached");
 }
 
 #[test]
 fn server_error_may_have_been_billed() {
     let failure = Server::answering(response("500 Oops", "", "oh no")).failure(&call(true));
-    assert_eq!(
-        (failure.kind, failure.status),
-        (FailureKind::Status, Some(500))
-    );
+    assert_eq!((failure.kind, failure.status), (FailureKind::Status, Some(500)));
     assert_eq!(failure.message, "p/m: answered with status 500: oh no");
     assert!(failure.may_have_been_billed());
 }
@@ -361,14 +309,8 @@ fn html_with_status_200_is_a_bad_answer() {
         for is_streamed in [true, false] {
             let server = Server::answering(response("200 OK", content_type, page));
             let failure = server.failure(&call(is_streamed));
-            assert_eq!(
-                (failure.kind, failure.status),
-                (FailureKind::BadAnswer, None)
-            );
-            assert_eq!(
-                failure.message,
-                "p/m: answered with an HTML page, titled “Welcome”"
-            );
+            assert_eq!((failure.kind, failure.status), (FailureKind::BadAnswer, None));
+            assert_eq!(failure.message, "p/m: answered with an HTML page, titled “Welcome”");
         }
     }
 }
@@ -387,10 +329,7 @@ fn body_that_is_not_json_is_a_bad_answer() {
     let failure =
         Server::answering(response("200 OK", JSON, "{\"choices\":")).failure(&call(false));
     assert_eq!(failure.kind, FailureKind::BadAnswer);
-    assert!(
-        failure.message.contains("the answer is not JSON"),
-        "{failure}"
-    );
+    assert!(failure.message.contains("the answer is not JSON"), "{failure}");
 }
 
 #[test]
@@ -405,14 +344,8 @@ fn stream_cut_short_keeps_its_usage() {
         let server = Server::answering(format!("{STREAM_HEAD}{FIRST_CHUNK}{cut}"));
         let failure = server.failure(&call(true));
         assert_eq!(failure.kind, FailureKind::BadAnswer);
-        assert_eq!(
-            failure.message,
-            "p/m: the stream ended before the answer was complete"
-        );
-        assert_eq!(
-            (failure.usage, failure.model.as_str()),
-            (usage(2, 1), "m-1")
-        );
+        assert_eq!(failure.message, "p/m: the stream ended before the answer was complete");
+        assert_eq!((failure.usage, failure.model.as_str()), (usage(2, 1), "m-1"));
         assert!(failure.may_have_been_billed());
     }
 }
@@ -423,14 +356,8 @@ fn broken_chunked_stream_keeps_its_usage() {
     let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
     let server = Server::answering(format!("{head}{length:x}\r\n{FIRST_CHUNK}\r\n"));
     let failure = server.failure(&call(true));
-    assert_eq!(
-        (failure.kind, failure.usage),
-        (FailureKind::BadAnswer, usage(2, 1))
-    );
-    assert!(
-        failure.message.contains("the connection broke"),
-        "{failure}"
-    );
+    assert_eq!((failure.kind, failure.usage), (FailureKind::BadAnswer, usage(2, 1)));
+    assert!(failure.message.contains("the connection broke"), "{failure}");
 }
 
 #[test]
@@ -450,10 +377,7 @@ fn error_within_a_stream_has_no_status() {
     let (answer, _) = stream(&server.providers(Kind::Anthropic), &Cancel::new());
     let failure = answer.unwrap_err();
     assert_eq!((failure.kind, failure.status), (FailureKind::Status, None));
-    assert_eq!(
-        failure.message,
-        "p/m: reported an error: Overloaded (overloaded_error)"
-    );
+    assert_eq!(failure.message, "p/m: reported an error: Overloaded (overloaded_error)");
 }
 
 #[test]
@@ -463,10 +387,7 @@ fn answer_above_the_limit_is_refused() {
     let failure = Server::answering(response("200 OK", JSON, &body)).failure(&call(false));
     assert_eq!(failure.kind, FailureKind::TooLarge);
     let line = format!("{STREAM_HEAD}data: {text}");
-    assert_eq!(
-        Server::answering(line).failure(&call(true)).kind,
-        FailureKind::TooLarge
-    );
+    assert_eq!(Server::answering(line).failure(&call(true)).kind, FailureKind::TooLarge);
 }
 
 #[test]
@@ -488,19 +409,10 @@ fn refused_connection_is_a_connect_failure() {
     let any_port: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
     socket.bind(&any_port.into()).unwrap();
     let address = socket.local_addr().unwrap().as_socket().unwrap();
-    let providers = providers(
-        Kind::OpenAi,
-        &format!("http://{address}"),
-        Timeouts::default(),
-    );
+    let providers = providers(Kind::OpenAi, &format!("http://{address}"), Timeouts::default());
     let failure = stream(&providers, &Cancel::new()).0.unwrap_err();
     assert_eq!(failure.kind, FailureKind::Connect);
-    assert!(
-        failure
-            .message
-            .contains(&format!("could not connect to {address}")),
-        "{failure}"
-    );
+    assert!(failure.message.contains(&format!("could not connect to {address}")), "{failure}");
     assert!(!failure.sent && !failure.may_have_been_billed());
 }
 
@@ -508,20 +420,14 @@ const SHORT: Duration = Duration::from_millis(100);
 
 /// Timeouts of which the given one runs out first.
 fn short(shorten: impl FnOnce(&mut Timeouts)) -> Timeouts {
-    let mut timeouts = Timeouts {
-        connect: DEADLINE,
-        first_byte: DEADLINE,
-        total: DEADLINE,
-    };
+    let mut timeouts = Timeouts { connect: DEADLINE, first_byte: DEADLINE, total: DEADLINE };
     shorten(&mut timeouts);
     timeouts
 }
 
 fn timeout_of(base_url: &str, timeouts: Timeouts, is_streamed: bool) -> Failure {
     let providers = providers(Kind::OpenAi, base_url, timeouts);
-    let failure = providers
-        .call(&call(is_streamed), &Cancel::new(), &mut |_| {})
-        .unwrap_err();
+    let failure = providers.call(&call(is_streamed), &Cancel::new(), &mut |_| {}).unwrap_err();
     assert_eq!(failure.kind, FailureKind::Timeout, "{failure}");
     assert!((100..10_000).contains(&failure.latency_ms), "{failure:?}");
     failure
@@ -535,18 +441,12 @@ fn silent_server_hits_the_timeout_that_the_message_names() {
     });
     let first_byte = short(|timeouts| timeouts.first_byte = SHORT);
     let failure = timeout_of(&server.base_url, first_byte, true);
-    assert_eq!(
-        failure.message,
-        "p/m: no answer began within 100ms (first byte timeout)"
-    );
+    assert_eq!(failure.message, "p/m: no answer began within 100ms (first byte timeout)");
     assert!(failure.may_have_been_billed());
     let server = Server::start(|peer| peer.hang());
     let total = short(|timeouts| timeouts.total = SHORT);
     let failure = timeout_of(&server.base_url, total, false);
-    assert_eq!(
-        failure.message,
-        "p/m: not finished within 100ms (total timeout)"
-    );
+    assert_eq!(failure.message, "p/m: not finished within 100ms (total timeout)");
 }
 
 #[test]
@@ -615,11 +515,7 @@ fn cancelled_when(providers: Providers, ready: impl FnOnce(&Receiver<String>)) -
     let before = Instant::now();
     cancel.cancel();
     let failure = outcome.recv_timeout(DEADLINE).unwrap().unwrap_err();
-    assert!(
-        before.elapsed() < Duration::from_secs(1),
-        "{:?}",
-        before.elapsed()
-    );
+    assert!(before.elapsed() < Duration::from_secs(1), "{:?}", before.elapsed());
     assert_eq!(failure.kind, FailureKind::Cancelled, "{failure}");
     failure
 }
@@ -683,9 +579,7 @@ fn cancelled_call_is_not_sent() {
     let server = Server::answering(response("200 OK", JSON, PLAIN));
     let cancel = Cancel::new();
     cancel.cancel();
-    let failure = stream(&server.providers(Kind::OpenAi), &cancel)
-        .0
-        .unwrap_err();
+    let failure = stream(&server.providers(Kind::OpenAi), &cancel).0.unwrap_err();
     assert_eq!(failure.kind, FailureKind::Cancelled);
     assert!(!failure.sent && server.requests.is_empty());
 }
@@ -773,13 +667,8 @@ fn request_of_any_length_arrives_whole_over_one_connection() {
     let mut ports = Vec::new();
     // Below, about and above what is held back until the rest of the request is there.
     for length in [1, 15_000, 16_000, 16_384, 17_000, 40_000, 1_000_000] {
-        let prompt: String = (0..length)
-            .map(|at| char::from(b'a' + (at % 23) as u8))
-            .collect();
-        let call = Call {
-            prompt: prompt.clone(),
-            ..call(false)
-        };
+        let prompt: String = (0..length).map(|at| char::from(b'a' + (at % 23) as u8)).collect();
+        let call = Call { prompt: prompt.clone(), ..call(false) };
         providers.call(&call, &Cancel::new(), &mut |_| {}).unwrap();
         assert!(server.request().contains(&format!("\"{prompt}\"")));
         ports.push(server.request());
@@ -825,17 +714,12 @@ fn call_to_an_unusable_provider_is_not_sent() {
     let message_of = |name: &str| {
         let mut call = call(true);
         call.provider = name.to_owned();
-        let failure = providers
-            .call(&call, &Cancel::new(), &mut |_| {})
-            .unwrap_err();
+        let failure = providers.call(&call, &Cancel::new(), &mut |_| {}).unwrap_err();
         assert_eq!(failure.kind, FailureKind::NotConfigured, "{failure}");
         assert!(!failure.sent && !failure.may_have_been_billed());
         failure.message
     };
-    assert_eq!(
-        message_of("no-key"),
-        "no-key/m: the provider's API key is missing; set THE_KEY"
-    );
+    assert_eq!(message_of("no-key"), "no-key/m: the provider's API key is missing; set THE_KEY");
     assert_eq!(
         message_of("empty-key"),
         "empty-key/m: the provider's API key is missing; set THE_KEY"
@@ -864,9 +748,7 @@ fn local_server_is_called_without_a_key() {
         stream_usage: true,
     };
     let providers = Providers::new([("p".to_owned(), provider)].into(), Timeouts::default());
-    providers
-        .call(&call(false), &Cancel::new(), &mut |_| {})
-        .unwrap();
+    providers.call(&call(false), &Cancel::new(), &mut |_| {}).unwrap();
     assert!(!server.request().contains("authorization"));
 }
 
@@ -900,10 +782,7 @@ fn echo_answers_word_by_word() {
     let answer = providers.call(&call, &Cancel::new(), on_delta).unwrap();
     assert_eq!(answer.text, "[echo of echo-1] Hi  there,\nyou");
     assert_eq!(pieces.concat(), answer.text);
-    assert_eq!(
-        pieces,
-        ["[echo ", "of ", "echo-1] ", "Hi ", " ", "there,\n", "you"]
-    );
+    assert_eq!(pieces, ["[echo ", "of ", "echo-1] ", "Hi ", " ", "there,\n", "you"]);
     assert_eq!(answer.usage, usage(5, 6));
     assert_eq!(answer.finish_reason.as_deref(), Some("stop"));
 }
@@ -931,9 +810,7 @@ fn slow_echo_can_be_cancelled() {
 #[test]
 fn slow_echo_has_the_total_timeout() {
     let (providers, call) = echo("echo-slow", short(|timeouts| timeouts.total = SHORT));
-    let failure = providers
-        .call(&call, &Cancel::new(), &mut |_| {})
-        .unwrap_err();
+    let failure = providers.call(&call, &Cancel::new(), &mut |_| {}).unwrap_err();
     assert_eq!(failure.kind, FailureKind::Timeout);
 }
 
@@ -971,9 +848,7 @@ fn any_answer() -> impl Strategy<Value = serde_json::Value> {
             prop::collection::vec(inner.clone(), 0..3).prop_map(Into::into),
             prop::collection::vec((prop::sample::select(names.clone()), inner), 0..8).prop_map(
                 |named| {
-                    let named = named
-                        .into_iter()
-                        .map(|(name, value)| (name.to_owned(), value));
+                    let named = named.into_iter().map(|(name, value)| (name.to_owned(), value));
                     serde_json::Value::Object(named.collect())
                 }
             ),
@@ -999,10 +874,8 @@ fn reservation_covers_a_prompt_that_is_marked_for_the_cache() {
         missing_key_hint: None,
         stream_usage: true,
     };
-    let providers = Providers::new(
-        [("anthropic".to_owned(), provider)].into(),
-        Timeouts::default(),
-    );
+    let providers =
+        Providers::new([("anthropic".to_owned(), provider)].into(), Timeouts::default());
     let call = Call {
         provider: "anthropic".into(),
         model: "claude-sonnet-4-5".into(),
@@ -1034,18 +907,10 @@ fn reservation_covers_a_prompt_that_is_marked_for_the_cache() {
     assert!(used(0, 0) < used(all, 0) && used(all, 0) < used(all, all));
     let of_prompt = |cache_marks| {
         let (system, prompt) = (None, "x".repeat(2_000));
-        let call = Call {
-            system,
-            prompt,
-            cache_marks,
-            ..call.clone()
-        };
+        let call = Call { system, prompt, cache_marks, ..call.clone() };
         providers.reserve(&call, at).cost
     };
-    let marks = CacheMarks {
-        system: false,
-        prompt_bytes: 1_500,
-    };
+    let marks = CacheMarks { system: false, prompt_bytes: 1_500 };
     assert_eq!(of_prompt(CacheMarks::default()), used(0, 0));
     assert_eq!(of_prompt(marks), used(all, 0));
 }
@@ -1099,11 +964,7 @@ fn cost_above_the_maximum_is_unknown() {
     };
     let at = Timestamp::now();
     let charge = |output_tokens| {
-        let usage = Usage {
-            output_tokens,
-            source: UsageSource::Provider,
-            ..Usage::default()
-        };
+        let usage = Usage { output_tokens, source: UsageSource::Provider, ..Usage::default() };
         providers.charge(&call, &call.model, &usage, at)
     };
     // 600 USD for a million.

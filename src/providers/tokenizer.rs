@@ -79,10 +79,7 @@ impl Vocabulary {
             token.truncate(usize::from(shared[at]));
             token.extend_from_slice(suffix);
             let start = vocabulary.offsets[rank as usize] as usize;
-            vocabulary
-                .bytes
-                .get_mut(start..start + token.len())?
-                .copy_from_slice(&token);
+            vocabulary.bytes.get_mut(start..start + token.len())?.copy_from_slice(&token);
             let hash = vocabulary.hasher.hash_one(&*token);
             // The capacity suffices, so that no token is hashed again.
             vocabulary.ranks.insert_unique(hash, rank, |_| hash);
@@ -96,9 +93,7 @@ impl Vocabulary {
             let range = self.offsets[rank] as usize..self.offsets[rank + 1] as usize;
             &self.bytes[range] == token
         };
-        self.ranks
-            .find(self.hasher.hash_one(token), is_token)
-            .copied()
+        self.ranks.find(self.hasher.hash_one(token), is_token).copied()
     }
 }
 
@@ -157,10 +152,7 @@ impl Merger {
     }
 
     fn rank_pair(&mut self, vocabulary: &Vocabulary, piece: &[u8], start: usize) {
-        let end = self
-            .parts
-            .get(self.parts[start].next)
-            .map(|after| after.next);
+        let end = self.parts.get(self.parts[start].next).map(|after| after.next);
         let rank = end.and_then(|end| vocabulary.rank(&piece[start..end]));
         self.parts[start].pair_rank = rank.unwrap_or(NO_TOKEN);
         self.pairs.extend(rank.map(|rank| Reverse((rank, start))));

@@ -99,13 +99,12 @@ fn abandonable<T: Send + 'static>(
         return work(); // In a helper thread already.
     };
     let (done, result) = bounded(1);
-    thread::Builder::new()
-        .name(name.to_owned())
-        .stack_size(HELPER_STACK_BYTES)
-        .spawn(move || {
+    thread::Builder::new().name(name.to_owned()).stack_size(HELPER_STACK_BYTES).spawn(
+        move || {
             // A cancelled call does not wait any more.
             let _ = done.send(work());
-        })?;
+        },
+    )?;
     select! {
         recv(result) -> result => result.unwrap_or(Err(Error::ConnectionFailed)),
         recv(scope.cancel.ended()) -> _ => Err(cancelled()),
@@ -124,9 +123,7 @@ impl Resolver for Lookup {
         timeout: NextTimeout,
     ) -> Result<ResolvedSocketAddrs, Error> {
         let (uri, config) = (uri.clone(), config.clone());
-        abandonable("lookup", move || {
-            DefaultResolver::default().resolve(&uri, &config, timeout)
-        })
+        abandonable("lookup", move || DefaultResolver::default().resolve(&uri, &config, timeout))
     }
 }
 
@@ -176,12 +173,7 @@ impl Connector for Connect {
             let socket = socket.as_ref().and_then(Weak::upgrade);
             socket.inspect(|socket| socket.shutdown());
         }
-        Ok(connected?.map(|inner| Connection {
-            inner,
-            socket,
-            attachment: None,
-            held: Vec::new(),
-        }))
+        Ok(connected?.map(|inner| Connection { inner, socket, attachment: None, held: Vec::new() }))
     }
 }
 

@@ -84,9 +84,7 @@ pub(super) struct ResponseAccumulator {
 impl ResponseAccumulator {
     /// Returns whether anything of the answer has arrived.
     pub(super) fn has_any(&self) -> bool {
-        [&self.text, &self.thinking, &self.beside]
-            .iter()
-            .any(|it| !it.is_empty())
+        [&self.text, &self.thinking, &self.beside].iter().any(|it| !it.is_empty())
     }
 
     pub(super) fn push(&mut self, piece: &str) -> Result<(), Fault> {
@@ -210,14 +208,9 @@ pub(super) fn check_reported(document: &Value) -> Result<(), Fault> {
 pub(super) fn provider_message(document: &Value) -> Option<String> {
     let document = document.get(0).unwrap_or(document);
     let error = &document["error"];
-    let message = [
-        &error["message"],
-        error,
-        &document["message"],
-        &document["detail"],
-    ]
-    .into_iter()
-    .find_map(Value::as_str)?;
+    let message = [&error["message"], error, &document["message"], &document["detail"]]
+        .into_iter()
+        .find_map(Value::as_str)?;
     let kind = error["type"].as_str().or(error["status"].as_str());
     match kind.filter(|kind| !kind.is_empty()) {
         Some(kind) => Some(format!("{message} ({kind})")),
@@ -331,14 +324,8 @@ mod tests {
     fn message_is_found_in_every_form_of_error() {
         for (document, message) in [
             (json!({"error": {"message": "m", "type": "t"}}), "m (t)"),
-            (
-                json!({"error": {"message": "m", "type": null, "code": 7}}),
-                "m",
-            ),
-            (
-                json!({"type": "error", "error": {"type": "t", "message": "m"}}),
-                "m (t)",
-            ),
+            (json!({"error": {"message": "m", "type": null, "code": 7}}), "m"),
+            (json!({"type": "error", "error": {"type": "t", "message": "m"}}), "m (t)"),
             (
                 json!({"error": {"code": 429, "message": "m", "status": "RESOURCE_EXHAUSTED"}}),
                 "m (RESOURCE_EXHAUSTED)",
@@ -348,19 +335,9 @@ mod tests {
             (json!({"detail": "m"}), "m"),
             (json!([{"error": {"message": "m"}}]), "m"),
         ] {
-            assert_eq!(
-                provider_message(&document).as_deref(),
-                Some(message),
-                "{document}"
-            );
+            assert_eq!(provider_message(&document).as_deref(), Some(message), "{document}");
         }
-        for document in [
-            json!({}),
-            json!([]),
-            json!(1),
-            json!("x"),
-            json!({"error": {"x": 1}}),
-        ] {
+        for document in [json!({}), json!([]), json!(1), json!("x"), json!({"error": {"x": 1}})] {
             assert_eq!(provider_message(&document), None, "{document}");
         }
     }
@@ -422,10 +399,7 @@ mod tests {
 
     #[test]
     fn excess_text_of_a_forwarded_answer_is_only_counted() {
-        let mut partial = ResponseAccumulator {
-            beyond: Some(0),
-            ..ResponseAccumulator::default()
-        };
+        let mut partial = ResponseAccumulator { beyond: Some(0), ..ResponseAccumulator::default() };
         // The last character has no room for all of its bytes.
         for piece in ["x".repeat(ANSWER_BYTES_MAX - 1).as_str(), "\u{20ac}y", "z"] {
             assert_eq!(partial.push(piece), Ok(()));

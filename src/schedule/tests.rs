@@ -23,20 +23,13 @@ fn times(schedule: &Schedule, after: &str, count: usize) -> Vec<String> {
 #[test]
 fn fields_take_ranges_steps_lists_and_names() {
     let working_days = berlin("0 9 * * 1-5");
-    let expected = [
-        "2026-11-27T09:00:00+01:00",
-        "2026-11-30T09:00:00+01:00",
-        "2026-12-01T09:00:00+01:00",
-    ];
+    let expected =
+        ["2026-11-27T09:00:00+01:00", "2026-11-30T09:00:00+01:00", "2026-12-01T09:00:00+01:00"];
     assert_eq!(times(&working_days, "2026-11-26T12:00:00Z", 3), expected);
     let by_name = berlin("0 9 * * Mon-fri");
     assert_eq!(times(&by_name, "2026-11-26T12:00:00Z", 3), expected);
     assert_eq!(
-        times(
-            &berlin("10-40/15,50 0 1 jan,JUL *"),
-            "2026-11-26T12:00:00Z",
-            5
-        ),
+        times(&berlin("10-40/15,50 0 1 jan,JUL *"), "2026-11-26T12:00:00Z", 5),
         [
             "2027-01-01T00:10:00+01:00",
             "2027-01-01T00:25:00+01:00",
@@ -48,10 +41,7 @@ fn fields_take_ranges_steps_lists_and_names() {
     // Both numbers are Sunday.
     for sunday in ["0 0 * * 0", "0 0 * * 7", "0 0 * * Sun"] {
         let schedule = Schedule::parse(sunday, "UTC").unwrap();
-        assert_eq!(
-            times(&schedule, "2026-11-23T00:00:00Z", 1),
-            ["2026-11-29T00:00:00+00:00"]
-        );
+        assert_eq!(times(&schedule, "2026-11-23T00:00:00Z", 1), ["2026-11-29T00:00:00+00:00"]);
     }
 }
 
@@ -60,18 +50,11 @@ fn where_both_kinds_of_days_are_given_either_will_do() {
     let either = Schedule::parse("0 0 13 * FRI", "UTC").unwrap();
     assert_eq!(
         times(&either, "2026-12-05T00:00:00Z", 3),
-        [
-            "2026-12-11T00:00:00+00:00",
-            "2026-12-13T00:00:00+00:00",
-            "2026-12-18T00:00:00+00:00"
-        ]
+        ["2026-12-11T00:00:00+00:00", "2026-12-13T00:00:00+00:00", "2026-12-18T00:00:00+00:00"]
     );
     // A day of the week alone is no day of the month as well.
     let fridays = Schedule::parse("0 0 * * FRI", "UTC").unwrap();
-    assert_eq!(
-        times(&fridays, "2026-12-11T00:00:00Z", 1),
-        ["2026-12-18T00:00:00+00:00"]
-    );
+    assert_eq!(times(&fridays, "2026-12-11T00:00:00Z", 1), ["2026-12-18T00:00:00+00:00"]);
 }
 
 #[test]
@@ -82,11 +65,7 @@ fn a_fixed_time_that_does_not_exist_comes_right_after_the_gap() {
     );
     assert_eq!(
         times(&berlin("*/30 * * * *"), "2026-03-29T00:00:00Z", 3),
-        [
-            "2026-03-29T01:30:00+01:00",
-            "2026-03-29T03:00:00+02:00",
-            "2026-03-29T03:30:00+02:00"
-        ]
+        ["2026-03-29T01:30:00+01:00", "2026-03-29T03:00:00+02:00", "2026-03-29T03:30:00+02:00"]
     );
     assert_eq!(
         times(&berlin("0,30 2 * * *"), "2026-03-29T00:00:00Z", 1),
@@ -102,19 +81,11 @@ fn a_fixed_time_that_comes_twice_runs_the_first_time_alone() {
     );
     assert_eq!(
         times(&berlin("30 * * * *"), "2026-10-25T00:00:00Z", 3),
-        [
-            "2026-10-25T02:30:00+02:00",
-            "2026-10-25T02:30:00+01:00",
-            "2026-10-25T03:30:00+01:00"
-        ]
+        ["2026-10-25T02:30:00+02:00", "2026-10-25T02:30:00+01:00", "2026-10-25T03:30:00+01:00"]
     );
     assert_eq!(
         times(&berlin("0 2,3 * * *"), "2026-10-24T12:00:00Z", 3),
-        [
-            "2026-10-25T02:00:00+02:00",
-            "2026-10-25T02:00:00+01:00",
-            "2026-10-25T03:00:00+01:00"
-        ]
+        ["2026-10-25T02:00:00+02:00", "2026-10-25T02:00:00+01:00", "2026-10-25T03:00:00+01:00"]
     );
 }
 
@@ -187,10 +158,7 @@ fn times_that_were_missed_are_left_out_or_made_up_for_once() {
     assert_eq!(step(Missed::Once, now), Step::Run(eight));
     // A time that the server stopped and started within is missed as well.
     let since = at("2026-11-23T08:00:20Z");
-    assert_eq!(
-        hourly.step(Missed::Skip, last, since, since),
-        Step::Skip(eight)
-    );
+    assert_eq!(hourly.step(Missed::Skip, last, since, since), Step::Skip(eight));
 }
 
 #[test]
@@ -209,10 +177,7 @@ fn the_newest_of_many_times_is_found_over_changes_of_the_clock() {
             let now = at(moment);
             let newest = schedule.newest(at("2014-01-01T00:00:00Z"), now).unwrap();
             assert!(newest <= now, "{cron} {now} {newest}");
-            assert!(
-                schedule.next(newest).unwrap() > now,
-                "{cron} {now} {newest}"
-            );
+            assert!(schedule.next(newest).unwrap() > now, "{cron} {now} {newest}");
             let before = Timestamp(newest.0 - 1);
             assert_eq!(schedule.next(before), Some(newest), "{cron} {now}");
         }

@@ -68,11 +68,7 @@ pub struct AuditSums {
 
 impl Default for AuditSums {
     fn default() -> Self {
-        Self {
-            input_tokens: 0,
-            output_tokens: 0,
-            cost: Some(0),
-        }
+        Self { input_tokens: 0, output_tokens: 0, cost: Some(0) }
     }
 }
 
@@ -80,10 +76,7 @@ impl AuditSums {
     fn add(&mut self, row: Self) {
         self.input_tokens = self.input_tokens.saturating_add(row.input_tokens);
         self.output_tokens = self.output_tokens.saturating_add(row.output_tokens);
-        self.cost = self
-            .cost
-            .zip(row.cost)
-            .map(|(sum, cost)| sum.saturating_add(cost));
+        self.cost = self.cost.zip(row.cost).map(|(sum, cost)| sum.saturating_add(cost));
     }
 }
 
@@ -160,11 +153,7 @@ impl Audit {
         // The transaction never ends, so that all reads see the same moment.
         configure(&connection)?;
         connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
-        Ok(Self {
-            connection,
-            lock,
-            was_in_use,
-        })
+        Ok(Self { connection, lock, was_in_use })
     }
 
     /// Returns whether another flowledger has the database open, or had when it was opened here.
@@ -177,11 +166,7 @@ impl Audit {
             let sql = format!("SELECT count(*) FROM {table}");
             Ok(self.connection.query_row(&sql, [], |row| row.get(0))?)
         };
-        Ok(Extent {
-            calls: count("ledger")?,
-            runs: count("runs")?,
-            events: count("events")?,
-        })
+        Ok(Extent { calls: count("ledger")?, runs: count("runs")?, events: count("events")? })
     }
 
     /// Returns the faults that SQLite finds in the file.
@@ -276,10 +261,7 @@ impl Audit {
             if current.as_ref().is_some_and(|run| run.id != id) {
                 current.take().into_iter().for_each(&mut each);
             }
-            let run = current.get_or_insert_with(|| AuditRun {
-                id,
-                ..AuditRun::default()
-            });
+            let run = current.get_or_insert_with(|| AuditRun { id, ..AuditRun::default() });
             let status: String = row.get(3)?;
             let sums = AuditSums {
                 input_tokens: row.get(4)?,
@@ -295,11 +277,7 @@ impl Audit {
                         graph_nodes: self.graph_nodes(&mut graphs, row.get(8)?)?,
                     });
                 }
-                1 => run.nodes.push(AuditNode {
-                    id: row.get(2)?,
-                    status,
-                    sums,
-                }),
+                1 => run.nodes.push(AuditNode { id: row.get(2)?, status, sums }),
                 2 => {
                     run.items += 1;
                     run.running_items += u64::from(status == "RUNNING");
@@ -339,10 +317,7 @@ impl Audit {
         )?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
-            each(AuditEvent {
-                seq: row.get(0)?,
-                update: row.get(1)?,
-            })?;
+            each(AuditEvent { seq: row.get(0)?, update: row.get(1)? })?;
         }
         Ok(())
     }

@@ -35,11 +35,7 @@ pub(super) fn note(connection: &Connection, step: usize) -> Result<usize> {
     let (mut next, end) = ends(connection)?;
     while next < end && written < step {
         if is_pending(connection, next)? {
-            execute(
-                connection,
-                "INSERT INTO ledger_blocks (block) VALUES (?1)",
-                params![next],
-            )?;
+            execute(connection, "INSERT INTO ledger_blocks (block) VALUES (?1)", params![next])?;
         } else {
             note_one(connection, next)?;
         }
@@ -68,9 +64,8 @@ fn ends(connection: &Connection) -> Result<(i64, i64)> {
     let last: Option<i64> = connection
         .prepare_cached("SELECT max(block) FROM ledger_blocks")?
         .query_row([], |row| row.get(0))?;
-    let newest: Option<i64> = connection
-        .prepare_cached("SELECT max(id) FROM ledger")?
-        .query_row([], |row| row.get(0))?;
+    let newest: Option<i64> =
+        connection.prepare_cached("SELECT max(id) FROM ledger")?.query_row([], |row| row.get(0))?;
     let next = last.map_or(0, |last| last + 1);
     Ok((next, newest.map_or(0, |newest| (newest + 1) / ROWS)))
 }
@@ -110,11 +105,7 @@ pub(super) fn check(connection: &Connection, mut each: impl FnMut(i64, i64, bool
     let mut blocks = statement.query([])?;
     while let Some(row) = blocks.next()? {
         let block: i64 = row.get(0)?;
-        let noted = Held {
-            first_ms: row.get(1)?,
-            last_ms: row.get(2)?,
-            names: row.get(3)?,
-        };
+        let noted = Held { first_ms: row.get(1)?, last_ms: row.get(2)?, names: row.get(3)? };
         let start = block.saturating_mul(ROWS);
         let is_right = noted == Held::read(connection, block, known_number)?;
         each(start, start.saturating_add(ROWS - 1), is_right);
@@ -283,11 +274,7 @@ pub(super) fn spans(
         let start = block * ROWS;
         let may_be = wanted.may_be_in(row)?;
         // Between this block and the one before are rows that are not noted.
-        from = if may_be {
-            start.min(from)
-        } else {
-            (start + ROWS).min(from)
-        };
+        from = if may_be { start.min(from) } else { (start + ROWS).min(from) };
         if from < end && (!may_be || end - from >= SPAN_ROWS_MAX) {
             if read(from, end)? {
                 return Ok(());

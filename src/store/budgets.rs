@@ -76,11 +76,7 @@ impl Budgets {
         write(connection, all)?;
         for old in self.all.iter().filter(|old| !all.contains(old)) {
             // Of what it is now, nothing was told.
-            execute(
-                connection,
-                "DELETE FROM budget_told WHERE budget = ?1",
-                params![&old.name],
-            )?;
+            execute(connection, "DELETE FROM budget_told WHERE budget = ?1", params![&old.name])?;
         }
         let count_of = |budget: &Budget| {
             let before = self.all.iter().position(|other| other == budget)?;
@@ -142,9 +138,8 @@ impl Budgets {
             // What is of no run is nothing that a run may spend.
             budget.covers(&scope) && (budget.per != Per::Run || call.run_id.is_some())
         };
-        let covering: Vec<usize> = (0..self.all.len())
-            .filter(|&at| covers(&self.all[at]))
-            .collect();
+        let covering: Vec<usize> =
+            (0..self.all.len()).filter(|&at| covers(&self.all[at])).collect();
         for &at in &covering {
             self.count(connection, at, call.at)?;
         }
@@ -196,9 +191,8 @@ impl Budgets {
             model: &asked,
             key: row.more.key_name.as_deref(),
         };
-        let covering: Vec<usize> = (0..self.all.len())
-            .filter(|&at| self.all[at].covers(&scope))
-            .collect();
+        let covering: Vec<usize> =
+            (0..self.all.len()).filter(|&at| self.all[at].covers(&scope)).collect();
         // The ledger has the row already: only what was counted before is without it.
         let was_counted = |count: &Option<Count>| count.is_some_and(|it| it.holds(row.timestamp));
         let was_counted: Vec<bool> = self.counts.iter().map(was_counted).collect();
@@ -270,9 +264,7 @@ impl Budgets {
 /// The share that viewers were told of; 0 where of none.
 fn told(connection: &Connection, budget: &Budget, whose: &str) -> Result<u8> {
     let sql = "SELECT percent FROM budget_told WHERE budget = ?1 AND whose = ?2";
-    let percent = one(connection, sql, [budget.name.as_str(), whose], |row| {
-        row.get(0)
-    })?;
+    let percent = one(connection, sql, [budget.name.as_str(), whose], |row| row.get(0))?;
     Ok(percent.unwrap_or(0))
 }
 
@@ -443,21 +435,15 @@ pub(super) fn check(
 
 /// Forgets the sums of `day` and all after it.
 pub(super) fn forget_from(connection: &Connection, day: Day) -> Result<()> {
-    execute(
-        connection,
-        "DELETE FROM budget_days WHERE day >= ?1",
-        params![day],
-    )?;
+    execute(connection, "DELETE FROM budget_days WHERE day >= ?1", params![day])?;
     Ok(())
 }
 
 fn read(connection: &Connection) -> Result<Vec<Budget>> {
     let sql = "SELECT budget FROM budgets ORDER BY position";
     let texts: Vec<String> = all(connection, sql, [], |row| row.get(0))?;
-    let documents: Vec<serde_json::Value> = texts
-        .iter()
-        .map(|text| serde_json::from_str(text).unwrap_or_default())
-        .collect();
+    let documents: Vec<serde_json::Value> =
+        texts.iter().map(|text| serde_json::from_str(text).unwrap_or_default()).collect();
     budget::parse_all(serde_json::json!({"budgets": documents}))
 }
 
@@ -509,11 +495,7 @@ impl Store {
                     }
                     None => None,
                 };
-                states.push(BudgetState {
-                    budget,
-                    used,
-                    period,
-                });
+                states.push(BudgetState { budget, used, period });
             }
             Ok(states)
         })

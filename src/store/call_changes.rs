@@ -27,10 +27,7 @@ pub(super) struct CallWriter {
 
 impl CallWriter {
     pub(super) fn load(db: &Connection) -> Result<Self> {
-        Ok(Self {
-            budgets: Budgets::load(db)?,
-            summed_until: days::summed_until(db)?,
-        })
+        Ok(Self { budgets: Budgets::load(db)?, summed_until: days::summed_until(db)? })
     }
 
     pub(super) fn set_budgets(
@@ -129,16 +126,12 @@ impl CallWriter {
                 call.key_name,
                 call.tags,
                 (status != CallStatus::Pending).then_some(0),
-                reserve
-                    .and_then(|reserve| reserve.cost)
-                    .map(|cost| cost.nanousd),
+                reserve.and_then(|reserve| reserve.cost).map(|cost| cost.nanousd),
                 reserve.map(|reserve| reserve.tokens),
                 refused.map(|(by, _)| by.as_str()),
                 refused.map(|(_, why)| why),
                 cached.is_some(),
-                cached
-                    .and_then(|(_, saved)| saved)
-                    .map(|saved| saved.nanousd),
+                cached.and_then(|(_, saved)| saved).map(|saved| saved.nanousd),
                 call.model
             ],
         )?;
@@ -183,10 +176,9 @@ impl CallWriter {
         let warnings = self.budgets.settle(db, &row)?;
         let context = context(&row, settlement.at);
         let mut applied = updated(row, settlement.at);
-        let warned = warnings.into_iter().map(|warning| Event::BudgetWarning {
-            context: context.clone(),
-            warning,
-        });
+        let warned = warnings
+            .into_iter()
+            .map(|warning| Event::BudgetWarning { context: context.clone(), warning });
         applied.events.extend(warned);
         Ok(applied)
     }
@@ -212,14 +204,8 @@ fn ledger_row(db: &Connection, id: i64) -> Result<LedgerEntry> {
 
 fn updated(row: LedgerEntry, at: Timestamp) -> Applied {
     let entry = Box::new(row);
-    let update = Event::LedgerUpdate {
-        context: context(&entry, at),
-        entry: entry.clone(),
-    };
-    Applied {
-        receipt: Receipt::Call(entry),
-        events: vec![update],
-    }
+    let update = Event::LedgerUpdate { context: context(&entry, at), entry: entry.clone() };
+    Applied { receipt: Receipt::Call(entry), events: vec![update] }
 }
 
 fn context(row: &LedgerEntry, at: Timestamp) -> EventContext {

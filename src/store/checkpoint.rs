@@ -60,9 +60,7 @@ impl Checkpointer {
     /// Copies whenever it is time, until the writer is dropped.
     pub fn run(&self) {
         while self.due.recv().is_ok() {
-            let copied = self
-                .connection
-                .wal_checkpoint_v2(None::<&str>, CheckpointMode::PASSIVE);
+            let copied = self.connection.wal_checkpoint_v2(None::<&str>, CheckpointMode::PASSIVE);
             match copied {
                 Ok(_) => {}
                 // The writer does so itself just now.

@@ -58,10 +58,7 @@ pub(super) fn make_private_dir(dir: &Path) -> Result<()> {
         .recursive(true)
         .mode(0o700)
         .create(dir)
-        .map_err(Error::io(format!(
-            "cannot make the data directory {}",
-            dir.display()
-        )))
+        .map_err(Error::io(format!("cannot make the data directory {}", dir.display())))
 }
 
 /// SQLite gives its other files the mode of the first.
@@ -72,18 +69,13 @@ pub(super) fn make_private_file(path: &Path) -> Result<()> {
         .mode(0o600)
         .open(path)
         .map(drop)
-        .map_err(Error::io(format!(
-            "cannot open the database {}",
-            path.display()
-        )))
+        .map_err(Error::io(format!("cannot open the database {}", path.display())))
 }
 
 pub(super) fn lock(dir: &Path) -> Result<File> {
     let path = dir.join(LOCK);
-    let file = File::create(&path).map_err(Error::io(format!(
-        "cannot write to the data directory {}",
-        dir.display()
-    )))?;
+    let file = File::create(&path)
+        .map_err(Error::io(format!("cannot write to the data directory {}", dir.display())))?;
     // Not fatal where a file system has no modes.
     let _ = file.set_permissions(fs::Permissions::from_mode(0o600));
     match file.try_lock() {
@@ -92,9 +84,8 @@ pub(super) fn lock(dir: &Path) -> Result<File> {
             "{} is in use by another flowledger; stop that one, or give this one its own --data",
             dir.display()
         ))),
-        Err(fs::TryLockError::Error(source)) => Err(Error::Io {
-            context: format!("cannot lock {}", path.display()),
-            source,
-        }),
+        Err(fs::TryLockError::Error(source)) => {
+            Err(Error::Io { context: format!("cannot lock {}", path.display()), source })
+        }
     }
 }

@@ -68,11 +68,7 @@ pub(super) fn forget_from(connection: &Connection, day: Day) -> Result<()> {
     if day >= summed_until(connection)? {
         return Ok(());
     }
-    execute(
-        connection,
-        "DELETE FROM ledger_days WHERE day >= ?1",
-        params![day],
-    )?;
+    execute(connection, "DELETE FROM ledger_days WHERE day >= ?1", params![day])?;
     budgets::forget_from(connection, day)?;
     set_until(connection, day)
 }

@@ -42,18 +42,10 @@ impl Plan {
         };
         let end = to.div_euclid(MS_PER_DAY).min(summed_until);
         if first >= end {
-            return Self {
-                days: (0, 0),
-                head: (from, to),
-                tail: (0, 0),
-            };
+            return Self { days: (0, 0), head: (from, to), tail: (0, 0) };
         }
         let start_ms = first.saturating_mul(MS_PER_DAY);
-        Self {
-            days: (first, end),
-            head: (from, start_ms.max(from)),
-            tail: (end * MS_PER_DAY, to),
-        }
+        Self { days: (first, end), head: (from, start_ms.max(from)), tail: (end * MS_PER_DAY, to) }
     }
 }
 

@@ -77,9 +77,7 @@ mod tests {
         writer
             .transaction(|batch| {
                 times.iter().try_for_each(|at| {
-                    batch
-                        .append_event(Timestamp(*at), None, "T", "{}")
-                        .map(drop)
+                    batch.append_event(Timestamp(*at), None, "T", "{}").map(drop)
                 })
             })
             .unwrap();

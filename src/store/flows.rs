@@ -37,12 +37,8 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`].
     pub fn flow(&self, id: FlowId) -> Result<FlowRecord> {
-        self.one(
-            &format!("SELECT {COLUMNS} FROM flows WHERE id = ?1"),
-            [id],
-            record,
-        )?
-        .ok_or_else(|| Error::NotFound(format!("flow {id}")))
+        self.one(&format!("SELECT {COLUMNS} FROM flows WHERE id = ?1"), [id], record)?
+            .ok_or_else(|| Error::NotFound(format!("flow {id}")))
     }
 
     pub fn has_flow(&self, id: FlowId) -> Result<bool> {
@@ -55,11 +51,7 @@ impl Store {
 
     /// The flow that was read from that file, if it was ever saved.
     pub fn flow_by_origin(&self, origin: &str) -> Result<Option<FlowRecord>> {
-        self.one(
-            &format!("SELECT {COLUMNS} FROM flows WHERE origin = ?1"),
-            [origin],
-            record,
-        )
+        self.one(&format!("SELECT {COLUMNS} FROM flows WHERE origin = ?1"), [origin], record)
     }
 
     /// Up to `limit` flows of numbers below `before`, newest first.
@@ -95,12 +87,8 @@ pub(super) fn create(db: &Connection, flow: &NewFlow) -> Result<Applied> {
 }
 
 pub(super) fn update(db: &Connection, id: FlowId, flow: &NewFlow) -> Result<Applied> {
-    let before: Option<String> = one(
-        db,
-        "SELECT document FROM flows WHERE id = ?1",
-        [id],
-        |row| row.get(0),
-    )?;
+    let before: Option<String> =
+        one(db, "SELECT document FROM flows WHERE id = ?1", [id], |row| row.get(0))?;
     let before = before.ok_or_else(|| Error::NotFound(format!("flow {id}")))?;
     execute(
         db,
@@ -115,10 +103,6 @@ pub(super) fn delete(db: &Connection, id: FlowId) -> Result<Applied> {
     let changed = execute(db, "DELETE FROM flows WHERE id = ?1", params![id])?;
     found(changed, || format!("flow {id}"))?;
     triggers::delete_of_flow(db, id)?;
-    execute(
-        db,
-        "DELETE FROM node_changes WHERE flow_id = ?1",
-        params![id],
-    )?;
+    execute(db, "DELETE FROM node_changes WHERE flow_id = ?1", params![id])?;
     Ok(Receipt::Done.into())
 }

@@ -58,9 +58,8 @@ impl Store {
     ) -> Result<Vec<StoredInput>> {
         self.read(|connection| {
             let snapshot = connection.unchecked_transaction()?;
-            let runs: Vec<RunId> = all(&snapshot, RUNS, params![flow_id, RUNS_MAX], |row| {
-                row.get(0)
-            })?;
+            let runs: Vec<RunId> =
+                all(&snapshot, RUNS, params![flow_id, RUNS_MAX], |row| row.get(0))?;
             let mut inputs: Vec<StoredInput> = Vec::new();
             let mut rows_left = ROWS_MAX;
             let mut statement = snapshot.prepare_cached(ROWS)?;
@@ -132,10 +131,7 @@ fn texts(
         Some(_) => format!("{COLUMNS} FROM run_items WHERE {CONDITION} AND item = ?3"),
     };
     one(connection, &sql, params![run_id, node_id, item], |row| {
-        let prompt = Prompt {
-            prompt: row.get(0)?,
-            system: row.get(1)?,
-        };
+        let prompt = Prompt { prompt: row.get(0)?, system: row.get(1)? };
         Ok((prompt, row.get(2)?))
     })
 }
@@ -159,10 +155,7 @@ mod tests {
                 })
                 .unwrap();
             let plan = plan.join("\n");
-            assert!(
-                plan.contains(index) && !plan.contains("SCAN runs"),
-                "{plan}"
-            );
+            assert!(plan.contains(index) && !plan.contains("SCAN runs"), "{plan}");
             assert!(!plan.contains("SCAN ledger"), "{plan}");
         }
     }

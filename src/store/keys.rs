@@ -56,21 +56,12 @@ pub(super) fn create(connection: &Connection, key: &NewKey) -> Result<Applied> {
 }
 
 pub(super) fn delete(connection: &Connection, id: i64) -> Result<String> {
-    one(
-        connection,
-        "DELETE FROM keys WHERE id = ?1 RETURNING name",
-        [id],
-        |row| row.get(0),
-    )?
-    .ok_or_else(|| Error::NotFound(format!("key {id}")))
+    one(connection, "DELETE FROM keys WHERE id = ?1 RETURNING name", [id], |row| row.get(0))?
+        .ok_or_else(|| Error::NotFound(format!("key {id}")))
 }
 
 /// Of a key that was removed meanwhile, nothing is written.
 pub(super) fn touch(connection: &Connection, id: i64, at: Timestamp) -> Result<Applied> {
-    execute(
-        connection,
-        "UPDATE keys SET last_used_ms = ?2 WHERE id = ?1",
-        params![id, at.0],
-    )?;
+    execute(connection, "UPDATE keys SET last_used_ms = ?2 WHERE id = ?1", params![id, at.0])?;
     Ok(Receipt::Done.into())
 }

@@ -183,12 +183,7 @@ pub struct Group {
 }
 
 const fn group(name: &'static str, column: &'static str) -> Group {
-    Group {
-        name,
-        column,
-        join: "",
-        is_of_rows: false,
-    }
+    Group { name, column, join: "", is_of_rows: false }
 }
 
 /// All there are. A row with several tags is in the group of each.
@@ -199,10 +194,7 @@ pub const GROUPS: &[Group] = &[
     group("role", "agent_role"),
     group("day", "date(timestamp_ms / 1000, 'unixepoch')"),
     group("status", "status"),
-    Group {
-        is_of_rows: true,
-        ..group("key", "key_name")
-    },
+    Group { is_of_rows: true, ..group("key", "key_name") },
     Group {
         join: "LEFT JOIN json_each('[\"' || replace(tags, ',', '\",\"') || '\"]') AS tag",
         is_of_rows: true,
@@ -238,10 +230,7 @@ impl Store {
 
     /// Rows that were left pending, oldest first: their process ended before they did.
     pub fn pending_calls(&self) -> Result<Vec<LedgerEntry>> {
-        let filter = LedgerFilter {
-            status: Some(CallStatus::Pending),
-            ..LedgerFilter::default()
-        };
+        let filter = LedgerFilter { status: Some(CallStatus::Pending), ..LedgerFilter::default() };
         let mut rows = self.ledger(&filter, None, usize::MAX)?;
         rows.reverse();
         Ok(rows)
@@ -252,17 +241,14 @@ impl Store {
     /// # Errors
     /// [`Error::Invalid`] for a group that is not in [`GROUPS`].
     pub fn summary(&self, filter: &LedgerFilter, group_by: &str) -> Result<(Vec<Summary>, Sums)> {
-        let group = GROUPS
-            .iter()
-            .find(|group| group.name == group_by)
-            .ok_or_else(|| {
-                let names: Vec<_> = GROUPS.iter().map(|group| group.name).collect();
-                Error::invalid(
-                    "the query cannot be read",
-                    "group_by",
-                    format!("`{group_by}` is none of {}", names.join(", ")),
-                )
-            })?;
+        let group = GROUPS.iter().find(|group| group.name == group_by).ok_or_else(|| {
+            let names: Vec<_> = GROUPS.iter().map(|group| group.name).collect();
+            Error::invalid(
+                "the query cannot be read",
+                "group_by",
+                format!("`{group_by}` is none of {}", names.join(", ")),
+            )
+        })?;
         self.read(|connection| {
             // One read transaction, so that the days and the rows behind them are of one moment.
             let snapshot = connection.unchecked_transaction()?;
@@ -270,10 +256,7 @@ impl Store {
             let groups: Vec<Summary> = snapshot
                 .prepare_cached(&summary_sql(group, &table))?
                 .query_map(params(&values).as_slice(), |row| {
-                    Ok(Summary {
-                        key: row.get(0)?,
-                        sums: sums(row, 1)?,
-                    })
+                    Ok(Summary { key: row.get(0)?, sums: sums(row, 1)? })
                 })?
                 .collect::<rusqlite::Result<_>>()?;
             let mut total = Sums::default();

@@ -26,22 +26,12 @@ pub struct LedgerFilter {
 
 impl LedgerFilter {
     pub(super) fn of_any_moment(&self) -> Self {
-        Self {
-            from: None,
-            to: None,
-            ..self.clone()
-        }
+        Self { from: None, to: None, ..self.clone() }
     }
 
     /// Of the same only what blocks of rows know the names of.
     pub(super) fn of_names(&self) -> Self {
-        Self {
-            run_id: None,
-            role: None,
-            key: None,
-            tag: None,
-            ..self.of_any_moment()
-        }
+        Self { run_id: None, role: None, key: None, tag: None, ..self.of_any_moment() }
     }
 
     /// Whether its rows may lie so far apart that blocks tell where they are. Those of a run, and
@@ -60,18 +50,9 @@ impl LedgerFilter {
             ("provider = ?", self.provider.clone().map(Value::from)),
             ("agent_role = ?", self.role.clone().map(Value::from)),
             ("key_name = ?", self.key.clone().map(Value::from)),
-            (
-                "instr(',' || tags || ',', ',' || ? || ',') > 0",
-                self.tag.clone().map(Value::from),
-            ),
-            (
-                "+timestamp_ms >= ?",
-                self.from.map(|moment| Value::from(moment.0)),
-            ),
-            (
-                "+timestamp_ms < ?",
-                self.to.map(|moment| Value::from(moment.0)),
-            ),
+            ("instr(',' || tags || ',', ',' || ? || ',') > 0", self.tag.clone().map(Value::from)),
+            ("+timestamp_ms >= ?", self.from.map(|moment| Value::from(moment.0))),
+            ("+timestamp_ms < ?", self.to.map(|moment| Value::from(moment.0))),
         ];
         let mut sql = String::from("1");
         // Not a parameter, so that the planner sees that an index of pending rows fits.

@@ -35,22 +35,12 @@ pub(super) fn start(
         Some(prompt) => (Some(&prompt.prompt), prompt.system.as_ref()),
         None => (None, None),
     };
-    let values = params![
-        node.run_id,
-        node.node_id,
-        node.attempt,
-        at.0,
-        text,
-        system,
-        node.item
-    ];
+    let values = params![node.run_id, node.node_id, node.attempt, at.0, text, system, node.item];
     // Of a node itself, the statement has no item.
     let values = &values[..values.len() - usize::from(node.item.is_none())];
     let changed = execute(db, &sql, values)?;
     found(changed, || {
-        let item = node
-            .item
-            .map_or_else(String::new, |item| format!("item {item} of "));
+        let item = node.item.map_or_else(String::new, |item| format!("item {item} of "));
         let (node_id, run_id) = (&node.node_id, &node.run_id);
         format!("unfinished {item}node {node_id} in run {run_id}")
     })?;
@@ -62,26 +52,14 @@ pub(super) fn start(
 }
 
 pub(super) fn finish(db: &Connection, finished: &FinishedNode) -> Result<Applied> {
-    let FinishedNode {
-        node,
-        output,
-        error,
-        ..
-    } = finished;
+    let FinishedNode { node, output, error, .. } = finished;
     let latency_ms = finished.latency_ms;
     if let Some(item) = node.item {
         let sql = "UPDATE run_items SET status = 'COMPLETED', output = ?4, latency_ms = ?5,
                 error = ?6, finished_ms = ?7
              WHERE run_id = ?1 AND node_id = ?2 AND item = ?3";
-        let values = params![
-            node.run_id,
-            node.node_id,
-            item,
-            output,
-            latency_ms,
-            error,
-            finished.at.0
-        ];
+        let values =
+            params![node.run_id, node.node_id, item, output, latency_ms, error, finished.at.0];
         has_begun(node, execute(db, sql, values)?)?;
         return Ok(Receipt::Done.into());
     }
@@ -93,14 +71,7 @@ pub(super) fn finish(db: &Connection, finished: &FinishedNode) -> Result<Applied
                 finished_ms = ?6, {sums}
              WHERE run_id = ?1 AND node_id = ?2"
         ),
-        params![
-            node.run_id,
-            node.node_id,
-            output,
-            latency_ms,
-            error,
-            finished.at.0
-        ],
+        params![node.run_id, node.node_id, output, latency_ms, error, finished.at.0],
     )?;
     has_begun(node, changed)?;
     let context = node.context(finished.at);
@@ -183,9 +154,7 @@ fn end_attempt(
 }
 
 fn has_begun(node: &NodeRef, changed: usize) -> Result<()> {
-    found(changed, || {
-        format!("node {} in run {}", node.node_id, node.run_id)
-    })
+    found(changed, || format!("node {} in run {}", node.node_id, node.run_id))
 }
 
 fn failed(node: &NodeRef, error: &str, at: Timestamp, will_retry: bool) -> Applied {

@@ -12,11 +12,7 @@ pub(super) fn id_of(connection: &Connection, price: &str) -> Result<i64> {
     if let Some(id) = one(connection, sql, [price], |row| row.get(0))? {
         return Ok(id);
     }
-    execute(
-        connection,
-        "INSERT INTO prices (price) VALUES (?1)",
-        params![price],
-    )?;
+    execute(connection, "INSERT INTO prices (price) VALUES (?1)", params![price])?;
     Ok(connection.last_insert_rowid())
 }
 
@@ -26,10 +22,8 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`].
     pub fn price(&self, id: i64) -> Result<String> {
-        self.one("SELECT price FROM prices WHERE id = ?1", [id], |row| {
-            row.get(0)
-        })?
-        .ok_or_else(|| Error::NotFound(format!("price {id}")))
+        self.one("SELECT price FROM prices WHERE id = ?1", [id], |row| row.get(0))?
+            .ok_or_else(|| Error::NotFound(format!("price {id}")))
     }
 }
 

@@ -56,12 +56,7 @@ pub struct Store {
 
 impl Store {
     pub(super) fn new(path: PathBuf, lock: Option<File>) -> Self {
-        Self {
-            path,
-            readers: Mutex::default(),
-            reader_freed: Condvar::new(),
-            _lock: lock,
-        }
+        Self { path, readers: Mutex::default(), reader_freed: Condvar::new(), _lock: lock }
     }
 
     /// Runs `question` on a read connection, and waits for one while all are in use. A question
@@ -82,10 +77,7 @@ impl Store {
         readers.in_use += 1;
         let pooled = readers.idle.pop();
         drop(readers);
-        let mut reader = Reader {
-            store: self,
-            connection: pooled,
-        };
+        let mut reader = Reader { store: self, connection: pooled };
         if reader.connection.is_none() {
             reader.connection = Some(self.connect()?);
         }

@@ -24,15 +24,7 @@ pub(super) fn queue(db: &Connection, run: &NewRun) -> Result<Applied> {
         db,
         "INSERT INTO runs (id, flow_id, flow_name, graph_hash, trigger, input, status, created_ms)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'QUEUED', ?7)",
-        params![
-            run.id,
-            run.flow_id,
-            run.flow_name,
-            hash,
-            run.trigger,
-            run.input,
-            run.at.0
-        ],
+        params![run.id, run.flow_id, run.flow_name, hash, run.trigger, run.input, run.at.0],
     )?;
     Ok(Receipt::Done.into())
 }
@@ -116,16 +108,8 @@ pub(super) fn delete(db: &Connection, run_id: &str) -> Result<Applied> {
         let message = format!("run {run_id} is not over; cancel it first");
         return Err(Error::Conflict(message));
     };
-    execute(
-        db,
-        "DELETE FROM run_nodes WHERE run_id = ?1",
-        params![run_id],
-    )?;
-    execute(
-        db,
-        "DELETE FROM run_items WHERE run_id = ?1",
-        params![run_id],
-    )?;
+    execute(db, "DELETE FROM run_nodes WHERE run_id = ?1", params![run_id])?;
+    execute(db, "DELETE FROM run_items WHERE run_id = ?1", params![run_id])?;
     execute(
         db,
         "DELETE FROM graphs WHERE hash = ?1
@@ -171,13 +155,7 @@ pub(super) fn finish(db: &Connection, end: &RunEnd) -> Result<Applied> {
             "UPDATE runs SET status = ?2, error = ?3, error_node = ?4, finished_ms = ?5, {sums}
              WHERE id = ?1 AND status IN ('QUEUED', 'RUNNING')"
         ),
-        params![
-            run_id,
-            end.status.as_str(),
-            end.error,
-            end.error_node,
-            end.at.0
-        ],
+        params![run_id, end.status.as_str(), end.error, end.error_node, end.at.0],
     )?;
     found(changed, || format!("open run {run_id}"))?;
     if end.status == RunStatus::Completed {
@@ -209,10 +187,7 @@ fn finished(db: &Connection, end: &RunEnd) -> Result<Applied> {
                 output_tokens: row.get(2)?,
                 cost: row.get::<_, Option<i64>>(3)?.map(Usd::from_nanousd),
             },
-            RunStatus::Cancelled => Event::FlowCancelled {
-                context,
-                execution_time_ms,
-            },
+            RunStatus::Cancelled => Event::FlowCancelled { context, execution_time_ms },
             _ => Event::FlowFailed {
                 context,
                 error: end.error.clone().unwrap_or_default(),

@@ -235,11 +235,8 @@ impl Store {
     }
 
     pub fn newest_run(&self, flow_id: FlowId) -> Result<Option<RunId>> {
-        let newest = self.one(
-            "SELECT max(id) FROM runs WHERE flow_id = ?1",
-            [flow_id],
-            |row| row.get(0),
-        )?;
+        let newest =
+            self.one("SELECT max(id) FROM runs WHERE flow_id = ?1", [flow_id], |row| row.get(0))?;
         Ok(newest.flatten())
     }
 
@@ -273,11 +270,7 @@ impl Store {
                  WHERE status IN ('QUEUED', 'RUNNING') ORDER BY status = 'QUEUED', id",
             [],
             |row| {
-                Ok(LeftOver {
-                    flow_id: row.get(0)?,
-                    run_id: row.get(1)?,
-                    has_begun: row.get(2)?,
-                })
+                Ok(LeftOver { flow_id: row.get(0)?, run_id: row.get(1)?, has_begun: row.get(2)? })
             },
         )
     }

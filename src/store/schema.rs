@@ -359,11 +359,6 @@ mod tests {
         assert_eq!(migrate(&mut connection).unwrap(), 0);
         assert_eq!(migrate(&mut connection).unwrap(), STEPS.len());
         connection.pragma_update(None, "user_version", 999).unwrap();
-        assert!(
-            migrate(&mut connection)
-                .unwrap_err()
-                .to_string()
-                .contains("newer")
-        );
+        assert!(migrate(&mut connection).unwrap_err().to_string().contains("newer"));
     }
 }

@@ -56,11 +56,7 @@ pub(super) fn execute(connection: &Connection, sql: &str, params: &[&dyn ToSql])
 /// # Errors
 /// [`Error::NotFound`] if nothing was changed.
 pub(super) fn found(changed: usize, what: impl FnOnce() -> String) -> Result<()> {
-    if changed == 0 {
-        Err(Error::NotFound(what()))
-    } else {
-        Ok(())
-    }
+    if changed == 0 { Err(Error::NotFound(what())) } else { Ok(()) }
 }
 
 /// A column that holds the text form of an enum.

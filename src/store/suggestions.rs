@@ -175,11 +175,7 @@ impl Store {
         let sql = "SELECT document_before, document_after, last_call FROM suggestions
             WHERE id = ?1 AND applied_ms IS NOT NULL";
         let read = self.one(sql, [id], |row| {
-            Ok(AppliedEdit {
-                before: row.get(0)?,
-                after: row.get(1)?,
-                last_call: row.get(2)?,
-            })
+            Ok(AppliedEdit { before: row.get(0)?, after: row.get(1)?, last_call: row.get(2)? })
         })?;
         read.ok_or_else(|| Error::Conflict(format!("suggestion {id} was never applied")))
     }
@@ -200,9 +196,7 @@ pub(super) fn propose(
     let sql = "SELECT document FROM flows WHERE id = ?1";
     let document: Option<String> = sql::one(connection, sql, [flow_id], |row| row.get(0))?;
     if document.is_none_or(|document| document_hash(&document) != proposal.document) {
-        return Err(Error::Conflict(format!(
-            "flow {flow_id} has changed since it was looked at"
-        )));
+        return Err(Error::Conflict(format!("flow {flow_id} has changed since it was looked at")));
     }
     let key = proposal.key();
     let newest = "flow_id = ?1 AND key = ?2 ORDER BY id DESC LIMIT 1";
@@ -244,11 +238,7 @@ pub(super) fn propose(
         }
     };
     let (context, suggestion) = announced(connection, id)?;
-    Ok(vec![Event::OptimizationAvailable {
-        context,
-        suggestion,
-    }]
-    .into())
+    Ok(vec![Event::OptimizationAvailable { context, suggestion }].into())
 }
 
 /// Returns the SHA-256 of a stored document, in hexadecimal.
@@ -394,11 +384,7 @@ fn set_status(connection: &Connection, id: i64, status: Status, at: Timestamp) -
 
 fn changed(connection: &Connection, id: i64) -> Result<Applied> {
     let (context, suggestion) = announced(connection, id)?;
-    Ok(vec![Event::OptimizationChanged {
-        context,
-        suggestion,
-    }]
-    .into())
+    Ok(vec![Event::OptimizationChanged { context, suggestion }].into())
 }
 
 /// Reads a suggestion for an event; like lists, events leave out the trial.
@@ -427,9 +413,7 @@ fn replace_document(
         params![flow_id, before, after, at.0],
     )?;
     if replaced == 0 {
-        return Err(Error::Conflict(format!(
-            "flow {flow_id} has changed since: look at it again"
-        )));
+        return Err(Error::Conflict(format!("flow {flow_id} has changed since: look at it again")));
     }
     note_changed_nodes(connection, flow_id, before, after, at)
 }

@@ -69,20 +69,12 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`] where it has none.
     pub fn hook(&self, flow_id: FlowId) -> Result<HookRecord> {
-        self.one(
-            &format!("SELECT {HOOK_COLUMNS} FROM hooks WHERE flow_id = ?1"),
-            [flow_id],
-            hook,
-        )?
-        .ok_or_else(|| Error::NotFound(format!("webhook of flow {flow_id}")))
+        self.one(&format!("SELECT {HOOK_COLUMNS} FROM hooks WHERE flow_id = ?1"), [flow_id], hook)?
+            .ok_or_else(|| Error::NotFound(format!("webhook of flow {flow_id}")))
     }
 
     pub fn hook_by_slug(&self, slug: &str) -> Result<Option<HookRecord>> {
-        self.one(
-            &format!("SELECT {HOOK_COLUMNS} FROM hooks WHERE slug = ?1"),
-            [slug],
-            hook,
-        )
+        self.one(&format!("SELECT {HOOK_COLUMNS} FROM hooks WHERE slug = ?1"), [slug], hook)
     }
 
     /// The run that a delivery with that key started, if there was one in the last
@@ -142,11 +134,7 @@ pub(super) fn set_hook(connection: &Connection, hook: &NewHook) -> Result<Applie
 
 pub(super) fn delete_hook(connection: &Connection, flow_id: FlowId) -> Result<Applied> {
     delete_hook_keys(connection, flow_id)?;
-    let changed = execute(
-        connection,
-        "DELETE FROM hooks WHERE flow_id = ?1",
-        params![flow_id],
-    )?;
+    let changed = execute(connection, "DELETE FROM hooks WHERE flow_id = ?1", params![flow_id])?;
     found(changed, || format!("webhook of flow {flow_id}"))?;
     Ok(Receipt::Done.into())
 }
@@ -162,9 +150,7 @@ fn delete_hook_keys(connection: &Connection, flow_id: FlowId) -> Result<usize> {
 pub(super) fn take_delivery(connection: &Connection, delivery: &Delivery) -> Result<Applied> {
     let is_known: bool = connection
         .prepare_cached("SELECT EXISTS (SELECT 1 FROM hooks WHERE slug = ?1 AND secret_hash = ?2)")?
-        .query_row(params![delivery.slug, delivery.secret_hash], |row| {
-            row.get(0)
-        })?;
+        .query_row(params![delivery.slug, delivery.secret_hash], |row| row.get(0))?;
     found(usize::from(is_known), || "such webhook any more".into())?;
     let Some(key) = &delivery.key else {
         return Ok(Receipt::Done.into());
@@ -173,13 +159,7 @@ pub(super) fn take_delivery(connection: &Connection, delivery: &Delivery) -> Res
         connection,
         "INSERT INTO hook_keys (slug, key, run_id, created_ms) VALUES (?1, ?2, ?3, ?4)
          ON CONFLICT DO UPDATE SET run_id = ?3, created_ms = ?4 WHERE created_ms <= ?5",
-        params![
-            delivery.slug,
-            key,
-            delivery.run_id,
-            delivery.at.0,
-            too_old(delivery.at)
-        ],
+        params![delivery.slug, key, delivery.run_id, delivery.at.0, too_old(delivery.at)],
     )?;
     if changed == 0 {
         let message = "the webhook was delivered this before";
@@ -210,11 +190,8 @@ pub(super) fn set_schedule(connection: &Connection, schedule: &NewSchedule) -> R
 }
 
 pub(super) fn delete_schedule(connection: &Connection, flow_id: FlowId) -> Result<Applied> {
-    let changed = execute(
-        connection,
-        "DELETE FROM schedules WHERE flow_id = ?1",
-        params![flow_id],
-    )?;
+    let changed =
+        execute(connection, "DELETE FROM schedules WHERE flow_id = ?1", params![flow_id])?;
     found(changed, || format!("schedule of flow {flow_id}"))?;
     Ok(Receipt::Done.into())
 }
@@ -243,11 +220,7 @@ pub(super) fn delete_of_flow(connection: &Connection, flow_id: FlowId) -> Result
     delete_hook_keys(connection, flow_id)?;
     let of_flow = params![flow_id];
     execute(connection, "DELETE FROM hooks WHERE flow_id = ?1", of_flow)?;
-    execute(
-        connection,
-        "DELETE FROM schedules WHERE flow_id = ?1",
-        of_flow,
-    )?;
+    execute(connection, "DELETE FROM schedules WHERE flow_id = ?1", of_flow)?;
     Ok(())
 }
 
@@ -279,12 +252,8 @@ mod tests {
     #[test]
     fn a_key_may_be_used_again_after_a_day_whether_it_was_removed_or_not() {
         let connection = database();
-        let hook = NewHook {
-            flow_id: 1,
-            slug: "s".into(),
-            secret_hash: "h".into(),
-            at: Timestamp(0),
-        };
+        let hook =
+            NewHook { flow_id: 1, slug: "s".into(), secret_hash: "h".into(), at: Timestamp(0) };
         set_hook(&connection, &hook).unwrap();
         let take = |at: i64, secret_hash: &str| {
             let delivery = Delivery {

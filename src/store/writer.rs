@@ -30,12 +30,7 @@ impl Writer {
         let sql = "SELECT seq FROM sqlite_sequence WHERE name = 'events'";
         let newest = one(&connection, sql, [], |row| row.get(0))?.unwrap_or(0);
         let calls = CallWriter::load(&connection)?;
-        Ok(Self {
-            path,
-            connection,
-            newest,
-            calls,
-        })
+        Ok(Self { path, connection, newest, calls })
     }
 
     /// What copies commits into the database from now on; see [`Checkpointer`]. Until then the writer does.
@@ -54,8 +49,7 @@ impl Writer {
     /// The oldest event still in the log; newest + 1 where there is none.
     pub fn oldest_seq(&self) -> Result<Seq> {
         let oldest: Option<Seq> =
-            self.connection
-                .query_row("SELECT min(seq) FROM events", [], |row| row.get(0))?;
+            self.connection.query_row("SELECT min(seq) FROM events", [], |row| row.get(0))?;
         Ok(oldest.unwrap_or(self.newest + 1))
     }
 
@@ -75,15 +69,11 @@ impl Writer {
     /// Runs `work` in one transaction and commits it. When `work` or the commit fails, nothing of
     /// it stays, and the numbers that it gave to events are given again.
     pub fn transaction<T>(&mut self, work: impl FnOnce(&mut Batch<'_>) -> Result<T>) -> Result<T> {
-        let transaction = self
-            .connection
-            .transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let transaction =
+            self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let before = self.calls.clone();
-        let mut batch = Batch {
-            connection: &transaction,
-            newest: self.newest,
-            calls: &mut self.calls,
-        };
+        let mut batch =
+            Batch { connection: &transaction, newest: self.newest, calls: &mut self.calls };
         let done = work(&mut batch);
         let newest = batch.newest;
         let committed = done.and_then(|done| {
@@ -272,20 +262,13 @@ impl Batch<'_> {
             Change::CreateKey(key) => keys::create(db, key),
             Change::DeleteKey { id, with_budgets } => calls.delete_key(db, *id, *with_budgets),
             Change::TouchKey { id, at } => keys::touch(db, *id, *at),
-            Change::Propose {
-                flow_id,
-                flow_name,
-                proposal,
-                at,
-            } => suggestions::propose(db, *flow_id, flow_name, proposal, *at),
+            Change::Propose { flow_id, flow_name, proposal, at } => {
+                suggestions::propose(db, *flow_id, flow_name, proposal, *at)
+            }
             Change::CloseSuggestion { id, status, at } => suggestions::close(db, *id, *status, *at),
-            Change::ApplySuggestion {
-                id,
-                proposal,
-                before,
-                after,
-                at,
-            } => suggestions::apply(db, *id, proposal, before, after, *at),
+            Change::ApplySuggestion { id, proposal, before, after, at } => {
+                suggestions::apply(db, *id, proposal, before, after, *at)
+            }
             Change::RevertSuggestion { id, at } => suggestions::revert(db, *id, *at),
             Change::SetRealised { id, realised } => suggestions::set_realised(db, *id, realised),
             Change::SetTrial { id, trial } => suggestions::set_trial(db, *id, trial),

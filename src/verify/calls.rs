@@ -72,11 +72,9 @@ impl Calls<'_> {
         }
         let may_be_unpriced = self.is_before_prices || (self.may_be_free)(&call.provider);
         if let Some(fault) = fault_of(call, may_be_unpriced) {
-            self.rows
-                .wrong(format_args!("ledger row {}: {fault}", call.id));
+            self.rows.wrong(format_args!("ledger row {}: {fault}", call.id));
         }
-        call.price_id
-            .map_or(Ok(()), |price_id| self.cost(call, price_id))
+        call.price_id.map_or(Ok(()), |price_id| self.cost(call, price_id))
     }
 
     fn cost(&mut self, call: &AuditCall, price_id: i64) -> Result<()> {
@@ -89,14 +87,10 @@ impl Calls<'_> {
                 costs.wrong(format_args!("price {price_id} cannot be read: {error}"));
                 None
             });
-            self.prices
-                .insert(price_id, price.map(|stored| stored.price()));
+            self.prices.insert(price_id, price.map(|stored| stored.price()));
         }
         let Some(Some(price)) = self.prices.get(&price_id) else {
-            self.costs.wrong(format_args!(
-                "ledger row {}: price {price_id} is not there",
-                call.id
-            ));
+            self.costs.wrong(format_args!("ledger row {}: price {price_id} is not there", call.id));
             return Ok(());
         };
         let computed = usage(call).map(|usage| price.cost(&usage).nanousd);
@@ -127,8 +121,7 @@ impl Calls<'_> {
                  makes them UNKNOWN"
             ));
         }
-        rows.notes
-            .push((self.unpriced, "rows whose cost is not known"));
+        rows.notes.push((self.unpriced, "rows whose cost is not known"));
         rows.notes.push((
             self.older,
             "rows from before prices were kept; their costs are not computed again",
@@ -154,9 +147,7 @@ fn tokens_fault(call: &AuditCall) -> Option<String> {
         return Some(format!("a number of tokens is negative: {tokens:?}"));
     }
     if read.saturating_add(write) > input || hour > write || reasoning > output {
-        return Some(format!(
-            "tokens are more than what they are a part of: {tokens:?}"
-        ));
+        return Some(format!("tokens are more than what they are a part of: {tokens:?}"));
     }
     match call.usage_source.parse::<UsageSource>() {
         Ok(UsageSource::None) if has_tokens(call) => {
@@ -223,9 +214,9 @@ fn cost_fault(call: &AuditCall, may_be_unpriced: bool) -> Option<String> {
         (Some(..0), _) => Some(format!("its cost is {cost}")),
         // With the tokens and the price its cost would be known.
         (None, Some(price)) => Some(format!("it has price {price}, but its cost is not known")),
-        (_, Some(price)) if call.usage_source == "none" => Some(format!(
-            "it has price {price}, but its tokens are not known"
-        )),
+        (_, Some(price)) if call.usage_source == "none" => {
+            Some(format!("it has price {price}, but its tokens are not known"))
+        }
         _ => None,
     }
 }

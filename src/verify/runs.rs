@@ -113,11 +113,6 @@ fn node_fault(run: &AuditRun, run_status: &str, node: &AuditNode) -> Option<Stri
     }
     let of_rows = run.node_sums.get(&node.id).copied().unwrap_or_default();
     // Others get their sums when they end.
-    (is_over && node.sums != of_rows).then(|| {
-        format!(
-            "says {}; its ledger rows {}",
-            sums(&node.sums),
-            sums(&of_rows)
-        )
-    })
+    (is_over && node.sums != of_rows)
+        .then(|| format!("says {}; its ledger rows {}", sums(&node.sums), sums(&of_rows)))
 }

@@ -10,20 +10,11 @@ use crate::hub::QUEUE_BYTES_MAX;
 
 const MESSAGE_BYTES_MAX: usize = 64 << 10;
 /// Includes subscriptions: people and pages send a few messages a minute.
-const MESSAGES: BucketRate = BucketRate {
-    per_second: 50,
-    burst: 200,
-};
+const MESSAGES: BucketRate = BucketRate { per_second: 50, burst: 200 };
 /// Pings and pongs cost less than a message; a few a minute are usual.
-const CONTROLS: BucketRate = BucketRate {
-    per_second: 200,
-    burst: 1_000,
-};
+const CONTROLS: BucketRate = BucketRate { per_second: 200, burst: 1_000 };
 /// All bytes. Also bounds fragments of a message that never ends, which count as neither.
-const BYTES: BucketRate = BucketRate {
-    per_second: 256 << 10,
-    burst: 4 << 20,
-};
+const BYTES: BucketRate = BucketRate { per_second: 256 << 10, burst: 4 << 20 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BucketRate {
@@ -33,10 +24,7 @@ pub struct BucketRate {
 }
 
 impl BucketRate {
-    pub const UNLIMITED: Self = Self {
-        per_second: u32::MAX,
-        burst: u32::MAX,
-    };
+    pub const UNLIMITED: Self = Self { per_second: u32::MAX, burst: u32::MAX };
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,11 +82,7 @@ pub struct Bucket {
 
 impl Bucket {
     pub fn new(rate: BucketRate) -> Self {
-        Self {
-            rate,
-            tokens: f64::from(rate.burst),
-            filled: Instant::now(),
-        }
+        Self { rate, tokens: f64::from(rate.burst), filled: Instant::now() }
     }
 
     /// Takes `count` tokens for as many of `what`. Tokens are taken also if there are too few, so a
@@ -114,10 +98,7 @@ impl Bucket {
         // Exact: nothing that is counted here comes near 2^53.
         self.tokens = tokens.min(f64::from(self.rate.burst)) - count as f64;
         if self.tokens < 0.0 {
-            return Err(Excess {
-                what,
-                rate: self.rate,
-            });
+            return Err(Excess { what, rate: self.rate });
         }
         Ok(())
     }
@@ -132,10 +113,7 @@ pub struct Meter {
 
 impl Meter {
     pub fn new(limits: &Limits) -> Self {
-        Self {
-            messages: Bucket::new(limits.messages),
-            controls: Bucket::new(limits.controls),
-        }
+        Self { messages: Bucket::new(limits.messages), controls: Bucket::new(limits.controls) }
     }
 
     pub fn count(&mut self, message: &Message) -> Result<(), Excess> {
@@ -156,10 +134,7 @@ mod tests {
 
     #[test]
     fn bucket_allows_its_burst_and_then_its_rate() {
-        let rate = BucketRate {
-            per_second: 10,
-            burst: 3,
-        };
+        let rate = BucketRate { per_second: 10, burst: 3 };
         let mut bucket = Bucket::new(rate);
         let start = bucket.filled;
         let mut takes = |milliseconds| {
@@ -181,10 +156,7 @@ mod tests {
         let excess = bucket.take(201, "messages").unwrap_err();
         let error = io::Error::from(excess);
         assert_eq!(Excess::within(&error), Some(&excess));
-        assert_eq!(
-            error.to_string(),
-            "too many messages: at most 200 at once, then 50 a second"
-        );
+        assert_eq!(error.to_string(), "too many messages: at most 200 at once, then 50 a second");
         assert_eq!(Excess::within(&io::ErrorKind::WouldBlock.into()), None);
     }
 

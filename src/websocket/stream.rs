@@ -28,12 +28,7 @@ pub struct Half<'a> {
 impl<'a> Half<'a> {
     /// A half over a stream that somebody else writes to. More than `bytes` is an error.
     pub fn new(stream: &'a TcpStream, outbox: &'a Outbox, bytes: BucketRate) -> Self {
-        Self {
-            stream,
-            outbox,
-            answer: Vec::new(),
-            bytes: Bucket::new(bytes),
-        }
+        Self { stream, outbox, answer: Vec::new(), bytes: Bucket::new(bytes) }
     }
 
     /// The stream that is read from.
@@ -102,10 +97,7 @@ impl Sink for StreamSink {
         let deadline = Instant::now() + WRITE_TIME_MAX;
         while !bytes.is_empty() {
             if Instant::now() > deadline {
-                return Err(io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    "the client reads too slowly",
-                ));
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "the client reads too slowly"));
             }
             match (&*self.stream).write(bytes) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),

@@ -2,16 +2,11 @@ use super::*;
 use proptest::prelude::*;
 
 fn waiting(run_id: impl ToString) -> Waiting {
-    Waiting {
-        run_id: run_id.to_string(),
-        waiter: None,
-    }
+    Waiting { run_id: run_id.to_string(), waiter: None }
 }
 
 fn drained(mut queue: Queue) -> Vec<RunId> {
-    std::iter::from_fn(|| queue.pop())
-        .map(|waiting| waiting.run_id)
-        .collect()
+    std::iter::from_fn(|| queue.pop()).map(|waiting| waiting.run_id).collect()
 }
 
 #[test]
@@ -25,9 +20,7 @@ fn a_flow_with_many_runs_does_not_starve_the_others() {
     queue.push(3, waiting("other 1"));
     assert_eq!(
         drained(queue),
-        [
-            "many 0", "one", "other 0", "many 1", "other 1", "many 2", "many 3"
-        ]
+        ["many 0", "one", "other 0", "many 1", "other 1", "many 2", "many 3"]
     );
 }
 

@@ -12,11 +12,7 @@ fn answered(id: i64, at_ms: i64, prompt: &str) -> CallRow<'_> {
         provider: "p",
         model: "m",
         status: CallStatus::Success,
-        usage: Usage {
-            input_tokens: 5,
-            output_tokens: 1,
-            ..Usage::default()
-        },
+        usage: Usage { input_tokens: 5, output_tokens: 1, ..Usage::default() },
         cost: Some(Usd::from_nanousd(10)),
         begun_ms: Some(1_000),
         prompt_hash: prompt,
@@ -27,10 +23,7 @@ fn answered(id: i64, at_ms: i64, prompt: &str) -> CallRow<'_> {
 }
 
 fn target() -> Target {
-    Target {
-        provider: "p".into(),
-        model: "m".into(),
-    }
+    Target { provider: "p".into(), model: "m".into() }
 }
 
 fn calls(stats: &CallStats) -> Option<NodeCalls<'_>> {
@@ -41,11 +34,7 @@ fn calls(stats: &CallStats) -> Option<NodeCalls<'_>> {
 fn sums(stats: &CallStats) -> (CallSums, u64, u64) {
     let calls = calls(stats).unwrap();
     let count = |outcome| calls.count(outcome);
-    (
-        calls.answered(),
-        count(Outcome::Repeated),
-        count(Outcome::Failed),
-    )
+    (calls.answered(), count(Outcome::Repeated), count(Outcome::Failed))
 }
 
 #[test]
@@ -73,40 +62,18 @@ fn a_beginning_is_read_only_by_calls_made_when_an_answer_to_another_has_begun() 
 }
 
 fn change(concern: Concern) -> NodeChange {
-    NodeChange {
-        flow_id: 1,
-        node_id: "n".into(),
-        concern,
-        last_call: 6,
-        at: Timestamp(9),
-    }
+    NodeChange { flow_id: 1, node_id: "n".into(), concern, last_call: 6, at: Timestamp(9) }
 }
 
 #[test]
 fn only_what_a_change_concerns_is_forgotten_also_of_rows_that_are_read_later() {
-    let failed = |id| CallRow {
-        status: CallStatus::Failed,
-        ..answered(id, 0, "a")
-    };
-    let refused = |id| CallRow {
-        refused: true,
-        ..failed(id)
-    };
+    let failed = |id| CallRow { status: CallStatus::Failed, ..answered(id, 0, "a") };
+    let refused = |id| CallRow { refused: true, ..failed(id) };
     // Bought again: longer than others, after another answer had begun, and one of unknown cost.
     let mut longest = answered(4, 2_000, "a");
     (longest.usage.input_tokens, longest.usage.output_tokens) = (50, 9);
-    let unpriced = CallRow {
-        cost: None,
-        ..answered(5, 3_000, "a")
-    };
-    let rows = [
-        answered(1, 0, "a"),
-        answered(2, 0, "a"),
-        failed(3),
-        longest,
-        unpriced,
-        refused(6),
-    ];
+    let unpriced = CallRow { cost: None, ..answered(5, 3_000, "a") };
+    let rows = [answered(1, 0, "a"), answered(2, 0, "a"), failed(3), longest, unpriced, refused(6)];
     let mut known = Vec::new();
     let take = |stats: &mut CallStats| rows.iter().for_each(|row| stats.take(row));
     for forgets_first in [false, true] {
@@ -168,11 +135,7 @@ fn what_was_changed_of_a_node_alone_has_a_moment_of_its_own_and_answers_count_si
     let at = |stats: &CallStats, concern| stats.changed_at(1, "n", concern);
     let mut stats = CallStats::default();
     for concern in Concern::ALL {
-        let new = NodeChange {
-            last_call: 0,
-            at: Timestamp(1),
-            ..change(concern)
-        };
+        let new = NodeChange { last_call: 0, at: Timestamp(1), ..change(concern) };
         stats.forget(&new);
     }
     for id in 1..=6 {

@@ -41,10 +41,7 @@ fn conflict(document: &Value, edit: &Edit) -> String {
 #[test]
 fn an_edit_is_written_as_an_object_with_its_type() {
     let written = serde_json::to_value(set(json!({"model": "m"}))).unwrap();
-    assert_eq!(
-        written,
-        json!({"type": "setNode", "nodeId": "a", "values": {"model": "m"}})
-    );
+    assert_eq!(written, json!({"type": "setNode", "nodeId": "a", "values": {"model": "m"}}));
     for edit in [set(json!({"x": null})), remove("a"), beside("a", "b")] {
         let written = serde_json::to_value(&edit).unwrap();
         assert_eq!(serde_json::from_value::<Edit>(written).unwrap(), edit);
@@ -108,10 +105,8 @@ fn a_removed_node_leaves_edges_that_keep_their_look_and_their_branch() {
             {"id": "1-b", "source": 1, "sourceHandle": "true", "target": "b", "animated": true},
         ])
     );
-    let lines: Vec<(String, bool)> = diff(&before, &after)
-        .into_iter()
-        .map(|line| (line.what, line.after.is_null()))
-        .collect();
+    let lines: Vec<(String, bool)> =
+        diff(&before, &after).into_iter().map(|line| (line.what, line.after.is_null())).collect();
     let expected = [
         ("node a", true),
         ("edge 1 → a (true)", true),
@@ -155,11 +150,7 @@ fn an_edit_of_what_is_no_longer_there_is_a_conflict() {
         conflict(&before, &beside("a", "b")),
         "there is no edge from node `a` to node `b` any more"
     );
-    for broken in [
-        json!(null),
-        json!({"data": 3}),
-        json!({"data": {"nodes": {}}}),
-    ] {
+    for broken in [json!(null), json!({"data": 3}), json!({"data": {"nodes": {}}})] {
         conflict(&broken, &remove("a"));
         conflict(&broken, &set(json!({})));
         conflict(&broken, &beside("a", "b"));
@@ -172,10 +163,7 @@ fn an_edit_that_would_need_too_many_edges_is_a_conflict() {
     let edges: Vec<Value> = (0..around)
         .flat_map(|n| {
             let (before, after) = (format!("b{n}"), format!("a{n}"));
-            [
-                json!({"source": before, "target": "a"}),
-                json!({"source": "a", "target": after}),
-            ]
+            [json!({"source": before, "target": "a"}), json!({"source": "a", "target": after})]
         })
         .collect();
     let before = document(json!([agent("a", "x")]), edges.into());

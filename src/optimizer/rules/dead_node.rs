@@ -9,12 +9,7 @@ use crate::money::Usd;
 use crate::optimizer::call_stats::Outcome;
 use crate::optimizer::edit::Edit;
 
-const PAID: &[Outcome] = &[
-    Outcome::First,
-    Outcome::Repeated,
-    Outcome::Failed,
-    Outcome::TimedOut,
-];
+const PAID: &[Outcome] = &[Outcome::First, Outcome::Repeated, Outcome::Failed, Outcome::TimedOut];
 
 /// Takes an unused node (see `shape::unused`).
 pub fn propose(context: &RuleContext<'_>, node: &Node) -> Option<Proposal> {
@@ -44,9 +39,7 @@ pub fn propose(context: &RuleContext<'_>, node: &Node) -> Option<Proposal> {
             "calls": paid.calls,
             "costNanousd": paid.nanousd,
         }),
-        edit: json!(Edit::RemoveNode {
-            node_id: node.id.clone(),
-        }),
+        edit: json!(Edit::RemoveNode { node_id: node.id.clone() }),
         ..base
     })
 }

@@ -48,11 +48,7 @@ pub fn propose(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<
         return None;
     }
     let refused = known.count(Outcome::Refused);
-    let lengths = Lengths {
-        longest,
-        limit,
-        lower_limit,
-    };
+    let lengths = Lengths { longest, limit, lower_limit };
     let targets = agent.targets.iter();
     let mut restricted = targets.filter_map(|target| restricted(context, node, target, &lengths));
     let Restricted { budget, freed } = restricted.next()?;
@@ -123,16 +119,8 @@ fn restricted<'a>(
 /// Returns the reservation for the tokens of an answer beyond `from`, up to `to`.
 fn reserved(context: &RuleContext<'_>, target: &Target, from: u64, to: u64) -> Reserve {
     let cost = context.models.quote(target).map(|quote| {
-        let cost = |output_tokens| {
-            quote.cost(&Usage {
-                output_tokens,
-                ..Usage::default()
-            })
-        };
+        let cost = |output_tokens| quote.cost(&Usage { output_tokens, ..Usage::default() });
         Usd::from_nanousd(cost(to).nanousd.saturating_sub(cost(from).nanousd))
     });
-    Reserve {
-        cost,
-        tokens: to.saturating_sub(from),
-    }
+    Reserve { cost, tokens: to.saturating_sub(from) }
 }

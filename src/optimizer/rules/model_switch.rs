@@ -92,11 +92,7 @@ pub fn propose(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<
     if answered.spend.calls < CALLS_MIN {
         return None;
     }
-    let present = Present {
-        target,
-        calls,
-        answered,
-    };
+    let present = Present { target, calls, answered };
     let open = context.open(Kind::ModelSwitch, node);
     let open = open.and_then(|open| target_in(&open.edit["values"]));
     let mut steps = cheaper(context, agent, &present, open.as_ref());
@@ -165,18 +161,12 @@ fn cheaper<'a>(
     let answer_tokens = answer_tokens.max(present.calls.all().answer_tokens_max);
     let needs = Needs {
         used_min: CALLS_MIN,
-        tokens_max: present
-            .answered
-            .prompt_tokens_max
-            .saturating_add(answer_tokens),
+        tokens_max: present.answered.prompt_tokens_max.saturating_add(answer_tokens),
         has_thought: present.answered.usage.reasoning_tokens > 0,
     };
     let all = context.models.instead_of(present.target, needs);
     let mut steps: Vec<Step<'a>> = all
-        .map(|to| Step {
-            to,
-            cost: to.cost(&present.calls, present.target),
-        })
+        .map(|to| Step { to, cost: to.cost(&present.calls, present.target) })
         .filter(|step| {
             let is_open = open == Some(&step.to.target);
             present.saves(step, if is_open { PART_KEPT_MIN } else { PART_MIN })
@@ -202,11 +192,7 @@ fn edit(node: &Node, agent: &Agent, to: &Candidate) -> Value {
         return set(node, switch);
     }
     let replaced = fallbacks.iter().map(|it| {
-        let it = if *it == to.target {
-            &agent.targets[0]
-        } else {
-            it
-        };
+        let it = if *it == to.target { &agent.targets[0] } else { it };
         json!({"provider": it.provider, "model": it.model})
     });
     let [provider, model] = switch;

@@ -41,10 +41,7 @@ pub fn propose(context: &RuleContext<'_>, first: &Node, second: &Node) -> Option
             "secondRuns": second_runs,
             "secondAverageMs": second_ms,
         }),
-        edit: json!(Edit::RunBeside {
-            first: first.id.clone(),
-            second: second.id.clone(),
-        }),
+        edit: json!(Edit::RunBeside { first: first.id.clone(), second: second.id.clone() }),
         ..context.proposal(Kind::Parallel, second, None, None)
     })
 }

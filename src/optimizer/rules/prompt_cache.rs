@@ -55,13 +55,7 @@ pub fn propose(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<
         return None;
     }
     let effect = cache_effect(context, node, agent, target, &answered)?;
-    let CacheEffect {
-        prompt_tokens,
-        prefix_tokens,
-        reads,
-        writes,
-        saved_nanousd,
-    } = effect;
+    let CacheEffect { prompt_tokens, prefix_tokens, reads, writes, saved_nanousd } = effect;
     let saved = known.daily_spend(ANSWERED).scaled_to(saved_nanousd);
     let saving = context.promise(node, &known, &saved);
     if saved_nanousd <= 0 || !context.is_worth(Kind::PromptCache, node, &saving) {
@@ -102,16 +96,12 @@ fn cache_effect(
 ) -> Option<CacheEffect> {
     let calls = answered.spend.calls;
     let prefix_bytes = prefix_bytes(agent)?;
-    let prompt_bytes = context
-        .store
-        .prompt_bytes(context.flow_id, &node.id, RUNS_MAX);
+    let prompt_bytes = context.store.prompt_bytes(context.flow_id, &node.id, RUNS_MAX);
     let prompt_bytes = or_default(node, prompt_bytes).filter(|bytes| *bytes >= prefix_bytes)?;
     // The provider counts tokens of prompts; the beginning's share is that of its text. The divisor is 0 if
     // recent prompts were empty.
     let prompt_tokens = answered.usage.input_tokens.checked_div(calls)?;
-    let prefix_tokens = prompt_tokens
-        .checked_mul(prefix_bytes)?
-        .checked_div(prompt_bytes)?;
+    let prefix_tokens = prompt_tokens.checked_mul(prefix_bytes)?.checked_div(prompt_bytes)?;
     if prefix_tokens < prefix_tokens_min(&target.model) {
         return None;
     }

@@ -18,9 +18,7 @@ fn tracker(baseline: Baseline) -> SavingsTracker {
         sums: nothing(Timestamp(1_000)),
         stored: None,
     };
-    SavingsTracker {
-        applied: BTreeMap::from([(6, None), (7, Some(tracked))]),
-    }
+    SavingsTracker { applied: BTreeMap::from([(6, None), (7, Some(tracked))]) }
 }
 
 fn answered(id: i64, cached_input_tokens: u64, nanousd: i64) -> CallRow<'static> {
@@ -68,15 +66,9 @@ fn what_a_provider_kept_of_prompts_is_compared_with_the_same_prompts_paid_in_ful
 fn only_what_came_after_it_was_applied_counts_and_not_for_ever() {
     let mut tracker = tracker(Baseline::MaxTokens);
     tracker.take(&answered(10, 0, 1), &price);
-    let late = CallRow {
-        at: Timestamp(9_001),
-        ..answered(11, 0, 1)
-    };
+    let late = CallRow { at: Timestamp(9_001), ..answered(11, 0, 1) };
     tracker.take(&late, &price);
-    let elsewhere = CallRow {
-        node: Some((1, "other")),
-        ..answered(12, 0, 1)
-    };
+    let elsewhere = CallRow { node: Some((1, "other")), ..answered(12, 0, 1) };
     tracker.take(&elsewhere, &price);
     assert_eq!(realised(&tracker), None);
     tracker.take(&answered(13, 0, 1), &price);
@@ -85,10 +77,7 @@ fn only_what_came_after_it_was_applied_counts_and_not_for_ever() {
 
 #[test]
 fn what_costs_more_than_before_has_saved_less_than_nothing() {
-    let target = |model: &str| Target {
-        provider: "p".to_owned(),
-        model: model.to_owned(),
-    };
+    let target = |model: &str| Target { provider: "p".to_owned(), model: model.to_owned() };
     let (from, to) = (target("before"), target("m"));
     let mut tracker = tracker(Baseline::ModelSwitch { from, to: vec![to] });
     tracker.take(&answered(11, 0, 1_500), &price);
@@ -99,27 +88,15 @@ fn what_costs_more_than_before_has_saved_less_than_nothing() {
 
 #[test]
 fn what_a_new_model_failed_to_answer_and_who_was_asked_then_is_its_doing() {
-    let target = |model: &str| Target {
-        provider: "p".to_owned(),
-        model: model.to_owned(),
-    };
+    let target = |model: &str| Target { provider: "p".to_owned(), model: model.to_owned() };
     let to = vec![target("m"), target("other")];
     let from = target("before");
     let mut tracker = tracker(Baseline::ModelSwitch { from, to });
-    let failed = CallRow {
-        status: CallStatus::Failed,
-        ..answered(11, 0, 300)
-    };
+    let failed = CallRow { status: CallStatus::Failed, ..answered(11, 0, 300) };
     tracker.take(&failed, &price);
-    let instead = CallRow {
-        model: "other",
-        ..answered(12, 0, 500)
-    };
+    let instead = CallRow { model: "other", ..answered(12, 0, 500) };
     tracker.take(&instead, &price);
-    let elsewhere = CallRow {
-        model: "by hand",
-        ..answered(13, 0, 700)
-    };
+    let elsewhere = CallRow { model: "by hand", ..answered(13, 0, 700) };
     tracker.take(&elsewhere, &price);
     let realised = realised(&tracker).unwrap();
     assert_eq!((realised.calls, realised.cost_usd.nanousd), (1, 800));
@@ -128,16 +105,10 @@ fn what_a_new_model_failed_to_answer_and_who_was_asked_then_is_its_doing() {
 
 #[test]
 fn failures_are_measured_also_where_nothing_was_answered_before() {
-    let mut tracker = tracker(Baseline::RetryWaste {
-        nanousd: 900,
-        calls: 3,
-        were_answered: false,
-    });
+    let mut tracker =
+        tracker(Baseline::RetryWaste { nanousd: 900, calls: 3, were_answered: false });
     tracker.take(&answered(11, 0, 50), &price);
-    let failed = CallRow {
-        status: CallStatus::Timeout,
-        ..answered(12, 0, 300)
-    };
+    let failed = CallRow { status: CallStatus::Timeout, ..answered(12, 0, 300) };
     tracker.take(&failed, &price);
     let realised = realised(&tracker).unwrap();
     assert_eq!((realised.calls, realised.cost_usd.nanousd), (2, 300));
@@ -148,10 +119,7 @@ fn failures_are_measured_also_where_nothing_was_answered_before() {
 fn calls_are_measured_once_they_are_settled() {
     let mut tracker = tracker(Baseline::MaxTokens);
     assert_eq!(tracker.first_call(), Some(10));
-    let pending = CallRow {
-        status: CallStatus::Pending,
-        ..answered(12, 0, 1)
-    };
+    let pending = CallRow { status: CallStatus::Pending, ..answered(12, 0, 1) };
     tracker.take(&pending, &price);
     assert_eq!(realised(&tracker), None);
     tracker.take(&answered(12, 0, 1), &price);

@@ -32,11 +32,8 @@ fn pairs(graph: &Graph) -> Vec<String> {
 
 #[test]
 fn a_node_that_no_template_names_is_unused_and_what_it_alone_names_as_well() {
-    let nodes = [
-        agent("plan", "x"),
-        agent("check", "{{ nodes.plan.output }}"),
-        agent("draft", "y"),
-    ];
+    let nodes =
+        [agent("plan", "x"), agent("check", "{{ nodes.plan.output }}"), agent("draft", "y")];
     let graph = graph(&nodes, &["plan check", "check draft"]);
     assert_eq!(unused(&graph), ["check", "plan"]);
 }
@@ -53,11 +50,7 @@ fn a_node_at_the_end_is_used_unless_output_nodes_say_what_the_run_gives() {
 #[test]
 fn a_node_is_used_by_a_free_one_and_by_one_that_may_name_any() {
     let by = |template: &str| {
-        let nodes = [
-            agent("a", "x"),
-            agent("b", "y"),
-            text("template", "t", template),
-        ];
+        let nodes = [agent("a", "x"), agent("b", "y"), text("template", "t", template)];
         unused(&graph(&nodes, &["a b", "b t"]))
     };
     assert_eq!(by("{{ nodes.b.output }}"), ["a"]);
@@ -67,12 +60,7 @@ fn a_node_is_used_by_a_free_one_and_by_one_that_may_name_any() {
 
 #[test]
 fn a_node_stays_that_alone_makes_the_next_one_run() {
-    let nodes = [
-        condition("c"),
-        agent("a", "x"),
-        agent("b", "y"),
-        agent("end", "z"),
-    ];
+    let nodes = [condition("c"), agent("a", "x"), agent("b", "y"), agent("end", "z")];
     let edges = ["c b true", "a b", "b end"];
     assert_eq!(unused(&graph(&nodes, &edges)), ["b"]);
     // Without `a` before it, the end would be skipped where the condition says no.
@@ -99,17 +87,10 @@ fn nodes_that_wait_for_each_other_by_another_way_or_for_a_branch_are_not_indepen
         agent("end", "z {{ nodes.b.output }}"),
     ];
     assert!(pairs(&graph(&nodes, &["a t", "t b", "a b", "b end"])).is_empty());
-    let nodes = [
-        condition("c"),
-        agent("a", "x"),
-        agent("b", "y"),
-        agent("end", "{{ nodes.b.output }}"),
-    ];
+    let nodes =
+        [condition("c"), agent("a", "x"), agent("b", "y"), agent("end", "{{ nodes.b.output }}")];
     assert!(pairs(&graph(&nodes, &["c b true", "b end"])).is_empty());
     // Without `a`, `b` would be skipped where the condition says no.
     assert!(pairs(&graph(&nodes, &["c b true", "a b", "b end"])).is_empty());
-    assert_eq!(
-        pairs(&graph(&nodes, &["c a true", "a b", "b end"])),
-        ["a b"]
-    );
+    assert_eq!(pairs(&graph(&nodes, &["c a true", "a b", "b end"])), ["a b"]);
 }

@@ -88,19 +88,14 @@ fn future_own_price_leaves_the_earlier_or_built_in_one() {
 
 #[test]
 fn own_price_of_the_requested_model_comes_first() {
-    let (_dir, prices) = own(
-        "mine.toml",
-        "[[price]]\nprovider = 'openai'\nmodel = 'gpt-4o'\ninput_per_mtok = '1'",
-    )
-    .unwrap();
+    let (_dir, prices) =
+        own("mine.toml", "[[price]]\nprovider = 'openai'\nmodel = 'gpt-4o'\ninput_per_mtok = '1'")
+            .unwrap();
     let url = Some("https://api.openai.com/v1");
     let models = ["gpt-4o-2024-08-06", "gpt-4o"];
     let quote = prices.find_any("openai", url, &models, noon()).unwrap();
     assert!(quote.text().unwrap().contains("mine.toml"), "{quote:?}");
-    let tokens = Usage {
-        input_tokens: 7,
-        ..Usage::default()
-    };
+    let tokens = Usage { input_tokens: 7, ..Usage::default() };
     assert_eq!(quote.cost(&tokens).nanousd, 7_000);
 }
 
@@ -114,10 +109,7 @@ fn json_form_may_list_a_model_without_a_price() {
     )
     .unwrap();
     let gpt_4o = stored(&prices, "openai", "gpt-4o", noon()).unwrap();
-    assert_eq!(
-        (&*gpt_4o.source, gpt_4o.picousd_per_token.output),
-        ("mine.json", 7)
-    );
+    assert_eq!((&*gpt_4o.source, gpt_4o.picousd_per_token.output), ("mine.json", 7));
     assert_eq!(stored(&prices, "openai", "gpt-4", noon()), None);
     assert!(stored(&prices, "openai", "gpt-4o-mini", noon()).is_some());
 }
@@ -153,24 +145,12 @@ fn errors_of_toml_name_file_and_line() {
         ("input_per_mtok = '1e3'", 4, "`1e3`"),
         ("input_per_mtok = '0.0000001'", 4, "more than 6 digits"),
         ("input_per_mtok = '100000.000001'", 4, "it may be 100000 US"),
-        (
-            "input_per_mtok = '1000000000'",
-            4,
-            "more than anything costs",
-        ),
-        (
-            "per_request = '1000.1'",
-            4,
-            "it may be 1000 US dollars at most",
-        ),
+        ("input_per_mtok = '1000000000'", 4, "more than anything costs"),
+        ("per_request = '1000.1'", 4, "it may be 1000 US dollars at most"),
         ("inputs_per_mtok = '1'", 4, "inputs_per_mtok"),
         ("from = 'soon'", 4, "soon"),
         ("", 1, "neither `input_per_mtok`"),
-        (
-            "output_per_mtok = '1'\ntiers = [{above = 1}]",
-            1,
-            "tier above 1",
-        ),
+        ("output_per_mtok = '1'\ntiers = [{above = 1}]", 1, "tier above 1"),
         (
             "output_per_mtok = '1'\n[[price]]\nprovider = 'a'\nmodel = 'm'\noutput_per_mtok = '2'",
             5,
@@ -202,10 +182,7 @@ fn errors_of_json_and_of_a_missing_file_name_the_file() {
     let json = "{\"providers\": [\n{\"id\": \"a\", \"hosts\": [], \"models\": [\n{\"id\": \"m\",\n\
                 \"prices\": [{\"input\": -1}]}]}]}";
     let error = own("mine.json", json).err().unwrap().to_string();
-    assert!(
-        error.contains("mine.json, line 4: provider `a`, model `m`"),
-        "{error}"
-    );
+    assert!(error.contains("mine.json, line 4: provider `a`, model `m`"), "{error}");
     let missing = Prices::built_in().with_own(Path::new("/nowhere/prices.toml"));
     let error = missing.err().unwrap().to_string();
     assert!(error.contains("/nowhere/prices.toml"), "{error}");

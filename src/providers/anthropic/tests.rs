@@ -2,10 +2,7 @@ use super::super::{CacheMarks, FailureKind, Kind, testing};
 use super::*;
 
 fn call() -> Call {
-    Call {
-        max_tokens: None,
-        ..testing::call("claude-sonnet-4-5", true)
-    }
+    Call { max_tokens: None, ..testing::call("claude-sonnet-4-5", true) }
 }
 
 fn provider(base_url: &str) -> ProviderConfig {
@@ -16,10 +13,7 @@ fn read(events: &[(&str, &str)]) -> (ResponseAccumulator, Result<Flow, Fault>) {
     let (mut reader, mut partial) = (MessageReader::default(), ResponseAccumulator::default());
     let mut flow = Ok(Flow::More);
     for (name, data) in events {
-        let event = Event {
-            name: (*name).to_owned(),
-            data: (*data).to_owned(),
-        };
+        let event = Event { name: (*name).to_owned(), data: (*data).to_owned() };
         flow = reader.event(&event, &mut partial);
         if flow != Ok(Flow::More) {
             break;
@@ -60,10 +54,7 @@ fn constant_parts_are_marked_for_the_cache() {
         let call = Call {
             system: Some(system.into()),
             prompt: prompt.into(),
-            cache_marks: CacheMarks {
-                system: marks.0,
-                prompt_bytes: marks.1,
-            },
+            cache_marks: CacheMarks { system: marks.0, prompt_bytes: marks.1 },
             ..call()
         };
         let body = request(&call, &provider("")).body;
@@ -86,16 +77,8 @@ fn constant_parts_are_marked_for_the_cache() {
 
 #[test]
 fn base_url_with_the_version_is_accepted() {
-    for base_url in [
-        "http://h:1",
-        "http://h:1/",
-        "http://h:1/v1",
-        "http://h:1/v1/",
-    ] {
-        assert_eq!(
-            request(&call(), &provider(base_url)).url,
-            "http://h:1/v1/messages"
-        );
+    for base_url in ["http://h:1", "http://h:1/", "http://h:1/v1", "http://h:1/v1/"] {
+        assert_eq!(request(&call(), &provider(base_url)).url, "http://h:1/v1/messages");
     }
 }
 
@@ -125,10 +108,7 @@ fn stream_is_read_and_its_counts_overwrite() {
             "content_block_delta",
             r#"{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"lo"}}"#,
         ),
-        (
-            "content_block_stop",
-            r#"{"type":"content_block_stop","index":0}"#,
-        ),
+        ("content_block_stop", r#"{"type":"content_block_stop","index":0}"#),
         ("something_new", r#"{"type":"something_new"}"#),
         (
             "message_delta",
@@ -173,17 +153,11 @@ fn event_name_serves_if_its_data_has_no_type() {
 fn error_event_is_a_fault_that_keeps_the_usage() {
     let (partial, flow) = read(&[
         START,
-        (
-            "error",
-            r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#,
-        ),
+        ("error", r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#),
     ]);
     let fault = flow.unwrap_err();
     assert_eq!(fault.kind, FailureKind::Status);
-    assert_eq!(
-        fault.message,
-        "reported an error: Overloaded (overloaded_error)"
-    );
+    assert_eq!(fault.message, "reported an error: Overloaded (overloaded_error)");
     assert_eq!(fault.status, None);
     assert_eq!(partial.usage, provider_usage(1125, 1000, 100, 1));
 }
@@ -192,12 +166,9 @@ fn error_event_is_a_fault_that_keeps_the_usage() {
 fn impossible_counts_and_zeros_replace_none() {
     let usage = |usage: &str| format!(r#"{{"type":"message_delta","usage":{usage}}}"#);
     let good = usage(r#"{"output_tokens":3}"#);
-    for bad in [
-        r#"{"output_tokens":-3}"#,
-        r#"{"input_tokens":0,"output_tokens":0}"#,
-        r#""n/a""#,
-        "{}",
-    ] {
+    for bad in
+        [r#"{"output_tokens":-3}"#, r#"{"input_tokens":0,"output_tokens":0}"#, r#""n/a""#, "{}"]
+    {
         let bad = usage(bad);
         let (bad, good) = (("message_delta", &*bad), ("message_delta", &*good));
         let usage = |events: &[(&str, &str)]| read(events).0.usage;
@@ -257,10 +228,7 @@ fn thinking_counted_apart_is_a_part_of_the_output() {
         let usage = json!({"input_tokens": 5, "output_tokens": 7,
             "output_tokens_details": {"thinking_tokens": thinking}});
         let (partial, _) = read_document(&json!({"content": [], "usage": usage}).to_string());
-        let expected = Usage {
-            reasoning_tokens: reasoning,
-            ..provider_usage(5, 0, 0, 7)
-        };
+        let expected = Usage { reasoning_tokens: reasoning, ..provider_usage(5, 0, 0, 7) };
         assert_eq!(partial.usage, expected, "{usage}");
     }
 }
@@ -312,9 +280,7 @@ fn document_without_content_is_a_bad_answer() {
         let fault = read_document(document).1.unwrap_err();
         assert_eq!(fault.kind, FailureKind::BadAnswer, "{document}");
     }
-    let fault = read_document(r#"{"type":"error","error":{}}"#)
-        .1
-        .unwrap_err();
+    let fault = read_document(r#"{"type":"error","error":{}}"#).1.unwrap_err();
     assert_eq!(fault.kind, FailureKind::Status);
 }
 
@@ -322,9 +288,6 @@ fn document_without_content_is_a_bad_answer() {
 fn one_hour_cache_writes_are_counted_apart() {
     let usage = r#"{"type":"message_start","message":{"model":"m","usage":{"input_tokens":5,"cache_creation_input_tokens":300,"cache_read_input_tokens":0,"output_tokens":1,"cache_creation":{"ephemeral_5m_input_tokens":100,"ephemeral_1h_input_tokens":200}}}}"#;
     let (partial, _) = read(&[("message_start", usage)]);
-    let expected = Usage {
-        cache_write_1h_tokens: 200,
-        ..provider_usage(305, 0, 300, 1)
-    };
+    let expected = Usage { cache_write_1h_tokens: 200, ..provider_usage(305, 0, 300, 1) };
     assert_eq!(partial.usage, expected);
 }

@@ -16,30 +16,16 @@ fn partial(text: &str, thinking: &str) -> ResponseAccumulator {
 }
 
 fn extent(text: usize) -> Extent {
-    Extent {
-        text,
-        ..Extent::default()
-    }
+    Extent { text, ..Extent::default() }
 }
 
 fn counts(usage: Usage) -> (u64, u64, u64, UsageSource) {
-    let Usage {
-        input_tokens,
-        output_tokens,
-        reasoning_tokens,
-        source,
-        ..
-    } = usage;
+    let Usage { input_tokens, output_tokens, reasoning_tokens, source, .. } = usage;
     (input_tokens, output_tokens, reasoning_tokens, source)
 }
 
 fn reported(input_tokens: u64, output_tokens: u64) -> Usage {
-    Usage {
-        input_tokens,
-        output_tokens,
-        source: UsageSource::Provider,
-        ..Usage::default()
-    }
+    Usage { input_tokens, output_tokens, source: UsageSource::Provider, ..Usage::default() }
 }
 
 /// "Be brief." and "Hi" have 3 tokens and 1, and 9 around them.
@@ -48,35 +34,18 @@ const PROMPT: u64 = 13;
 #[test]
 fn texts_have_the_tokens_of_gpt_4o() {
     // From <https://platform.openai.com/tokenizer> and tiktoken's own tests.
-    for (text, count) in [
-        ("", 0),
-        ("hello world", 2),
-        ("Hello, world!", 4),
-        ("Once upon", 2),
-    ] {
+    for (text, count) in [("", 0), ("hello world", 2), ("Hello, world!", 4), ("Once upon", 2)] {
         assert_eq!(tokens(text), count, "{text}");
     }
 }
 
 #[test]
 fn no_text_has_more_tokens_than_are_reserved() {
-    for piece in [
-        "7\n",
-        "1,2,3\n",
-        "[3,14,15],",
-        "9f3c07",
-        "Q2x+9/z=",
-        "🦀",
-        "ሰላም ",
-        "words ",
-    ] {
+    for piece in ["7\n", "1,2,3\n", "[3,14,15],", "9f3c07", "Q2x+9/z=", "🦀", "ሰላም ", "words "]
+    {
         let prompt = piece.repeat(1_000);
         let reserved = prompt_tokens_max(prompt.len() as u64);
-        let call = Call {
-            system: None,
-            prompt,
-            ..call("m", false)
-        };
+        let call = Call { system: None, prompt, ..call("m", false) };
         assert!(prompt_tokens(&call) <= reserved, "{piece}");
     }
 }
@@ -129,10 +98,7 @@ fn counts_stay_and_the_rest_is_estimated() {
     assert_eq!((output, source), (1, Estimated));
     // What is known of the cache stays.
     let mut cached = partial("Once upon", "");
-    cached.usage = Usage {
-        cached_input_tokens: 5,
-        ..reported(7, 1)
-    };
+    cached.usage = Usage { cached_input_tokens: 5, ..reported(7, 1) };
     assert_eq!(usage(&call, &cached, false).cached_input_tokens, 5);
 }
 
@@ -168,10 +134,7 @@ fn text_that_was_not_kept_counts_like_the_rest() {
         let mut partial = partial(&text, "");
         partial.beyond = Some(beyond);
         partial.usage = reported(7, output);
-        partial.counted = (counted > 0).then(|| Extent {
-            text: counted,
-            ..Extent::default()
-        });
+        partial.counted = (counted > 0).then(|| Extent { text: counted, ..Extent::default() });
         let found = usage(&call("m", true), &partial, true);
         assert_eq!(found.output_tokens, expected, "{beyond} {output} {counted}");
         let is_counted = output > 0 && counted == bytes + beyond;

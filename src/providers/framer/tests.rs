@@ -25,9 +25,7 @@ fn read<'a>(framing: Framing, parts: impl IntoIterator<Item = &'a [u8]>) -> Fram
         }
     }
     frames.rest = framer.bytes[framer.start..].to_vec();
-    frames
-        .events
-        .extend(framer.finish().and_then(|frame| frame.event.map(text)));
+    frames.events.extend(framer.finish().and_then(|frame| frame.event.map(text)));
     frames
 }
 

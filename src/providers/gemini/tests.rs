@@ -32,22 +32,10 @@ fn request_is_as_in_the_reference() {
         [("x-goog-api-key", Header::Secret(key))] if key == "sk-1"
     ));
     assert!(!format!("{made:?}").contains("sk-1"));
-    let call = Call {
-        system: None,
-        max_tokens: None,
-        temperature: None,
-        stream: false,
-        ..call
-    };
+    let call = Call { system: None, max_tokens: None, temperature: None, stream: false, ..call };
     let made = request(&call, &provider(Kind::Gemini, "http://h:1/v1beta/"));
-    assert_eq!(
-        made.url,
-        "http://h:1/v1beta/models/gemini-2.5-flash:generateContent"
-    );
-    assert_eq!(
-        made.body.to_string(),
-        r#"{"contents":[{"role":"user","parts":[{"text":"Hi"}]}]}"#
-    );
+    assert_eq!(made.url, "http://h:1/v1beta/models/gemini-2.5-flash:generateContent");
+    assert_eq!(made.body.to_string(), r#"{"contents":[{"role":"user","parts":[{"text":"Hi"}]}]}"#);
 }
 
 #[test]
@@ -74,10 +62,7 @@ fn running_totals_overwrite_and_exclude_thoughts() {
     );
     assert_eq!(flow, Ok(Flow::More));
     assert!(partial.is_complete);
-    assert_eq!(
-        (partial.text.as_str(), partial.thinking.as_str()),
-        ("Hello", "I think")
-    );
+    assert_eq!((partial.text.as_str(), partial.thinking.as_str()), ("Hello", "I think"));
     assert_eq!(partial.usage, usage(12, 4, 32, 30));
     assert_eq!(partial.finish_reason.as_deref(), Some("STOP"));
     assert_eq!(partial.model.as_deref(), Some("gemini-2.5-flash"));
@@ -94,10 +79,7 @@ fn totals_without_the_answer_do_not_count_it() {
         (vec![piece(r#"{"text":"Hello"}"#, prompt_alone)], 0, 0),
         (
             vec![
-                piece(
-                    r#"{"text":"Hel"}"#,
-                    r#"{"promptTokenCount":12,"candidatesTokenCount":1}"#,
-                ),
+                piece(r#"{"text":"Hel"}"#, r#"{"promptTokenCount":12,"candidatesTokenCount":1}"#),
                 piece(r#"{"text":"lo"}"#, prompt_alone),
             ],
             3,
@@ -105,10 +87,7 @@ fn totals_without_the_answer_do_not_count_it() {
         ),
         (
             vec![
-                piece(
-                    thought,
-                    r#"{"promptTokenCount":12,"thoughtsTokenCount":28}"#,
-                ),
+                piece(thought, r#"{"promptTokenCount":12,"thoughtsTokenCount":28}"#),
                 piece(r#"{"text":"Hello"}"#, prompt_alone),
             ],
             0,
@@ -118,11 +97,7 @@ fn totals_without_the_answer_do_not_count_it() {
         let pieces: Vec<&str> = pieces.iter().map(String::as_str).collect();
         let (partial, _) = read(&mut ContentReader::default(), &pieces);
         let counted = partial.counted.unwrap();
-        assert_eq!(
-            (counted.text, counted.thinking),
-            (text, thinking),
-            "{pieces:?}"
-        );
+        assert_eq!((counted.text, counted.thinking), (text, thinking), "{pieces:?}");
     }
 }
 
@@ -163,10 +138,7 @@ fn blocked_or_withheld_answer_is_a_failure_with_its_reason() {
     ] {
         let (partial, read_whole) = read_document(&mut ContentReader::default(), document);
         let fault = read_whole.unwrap_err();
-        assert_eq!(
-            (fault.kind, fault.message.as_str()),
-            (FailureKind::BadAnswer, message)
-        );
+        assert_eq!((fault.kind, fault.message.as_str()), (FailureKind::BadAnswer, message));
         assert_eq!(partial.usage, usage(9, 0, 0, 0));
         let (partial, flow) = read(&mut ContentReader::default(), &[document]);
         assert_eq!(flow.unwrap_err(), fault);
@@ -208,11 +180,7 @@ fn document_without_a_candidate_is_a_bad_answer() {
 
 #[test]
 fn compatible_api_is_found_for_every_form_of_url() {
-    for base_url in [
-        "http://h:1",
-        "http://h:1/v1beta",
-        "http://h:1/v1beta/openai/",
-    ] {
+    for base_url in ["http://h:1", "http://h:1/v1beta", "http://h:1/v1beta/openai/"] {
         let provider = provider(Kind::Gemini, base_url);
         let expected = "http://h:1/v1beta/openai/chat/completions";
         assert_eq!(chat_url(&provider), expected);

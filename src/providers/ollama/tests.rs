@@ -7,12 +7,7 @@ use super::*;
 use crate::secret::Secret;
 
 fn usage(input_tokens: u64, output_tokens: u64) -> Usage {
-    Usage {
-        input_tokens,
-        output_tokens,
-        source: UsageSource::Provider,
-        ..Usage::default()
-    }
+    Usage { input_tokens, output_tokens, source: UsageSource::Provider, ..Usage::default() }
 }
 
 #[test]
@@ -29,17 +24,8 @@ fn request_is_as_in_the_reference() {
         made.headers.as_slice(),
         [("authorization", Header::Secret(value))] if value == "Bearer sk-1"
     ));
-    let keyless = ProviderConfig {
-        api_key: Some(Secret::new("")),
-        ..with_key
-    };
-    let call = Call {
-        system: None,
-        max_tokens: None,
-        temperature: None,
-        stream: false,
-        ..call
-    };
+    let keyless = ProviderConfig { api_key: Some(Secret::new("")), ..with_key };
+    let call = Call { system: None, max_tokens: None, temperature: None, stream: false, ..call };
     let made = request(&call, &keyless);
     assert!(made.headers.is_empty());
     assert_eq!(
@@ -73,10 +59,7 @@ fn stream_has_the_counts_of_its_last_object() {
         ],
     );
     assert_eq!(flow, Ok(Flow::End));
-    assert_eq!(
-        (partial.text.as_str(), partial.thinking.as_str()),
-        ("Hello", "hm")
-    );
+    assert_eq!((partial.text.as_str(), partial.thinking.as_str()), ("Hello", "hm"));
     assert_eq!(partial.usage, usage(26, 290));
     assert_eq!(partial.finish_reason.as_deref(), Some("stop"));
     assert_eq!(partial.model.as_deref(), Some("llama3.2"));

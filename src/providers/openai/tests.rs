@@ -57,10 +57,7 @@ fn host_decides_the_name_of_the_token_limit() {
     for (url, name) in [
         ("https://api.openai.com/v1", "max_completion_tokens"),
         ("https://user@api.openai.com:443", "max_completion_tokens"),
-        (
-            "https://me.openai.azure.com/openai/v1",
-            "max_completion_tokens",
-        ),
+        ("https://me.openai.azure.com/openai/v1", "max_completion_tokens"),
         ("https://api.openai.com.example.org/v1", "max_tokens"),
         ("http://[::1]:8080/v1", "max_tokens"),
         ("nonsense", "max_tokens"),
@@ -132,11 +129,7 @@ fn cached_tokens_are_found_under_each_of_their_names() {
         json!({"prompt_tokens": 9, "completion_tokens": 1, "cached_tokens": 4, "prompt_tokens_details": null}),
         json!({"prompt_tokens": 9, "completion_tokens": 1, "prompt_cache_hit_tokens": 8, "prompt_tokens_details": {"cached_tokens": 4}}),
     ] {
-        assert_eq!(
-            normal_usage(&usage),
-            Ok(provider_usage(9, 4, 1, 0)),
-            "{usage}"
-        );
+        assert_eq!(normal_usage(&usage), Ok(provider_usage(9, 4, 1, 0)), "{usage}");
     }
     let impossible = json!({"prompt_tokens": 9, "prompt_cache_hit_tokens": -4});
     assert_eq!(normal_usage(&impossible), Err(BadCount));
@@ -152,9 +145,8 @@ fn another_service_tier_or_sound_is_billed_otherwise() {
         ("null", 1, 0, true),
         ("null", 0, 1, true),
     ] {
-        let usage = usage
-            .replace("PROMPT", &prompt.to_string())
-            .replace("ANSWER", &answer.to_string());
+        let usage =
+            usage.replace("PROMPT", &prompt.to_string()).replace("ANSWER", &answer.to_string());
         let chunk = format!(r#"{{"service_tier":{tier},"choices":[],{usage}}}"#);
         let (partial, _) = read(&[&chunk]);
         assert_eq!(partial.is_billed_otherwise, is_billed_otherwise, "{chunk}");
@@ -162,10 +154,7 @@ fn another_service_tier_or_sound_is_billed_otherwise() {
         let message = r#""choices":[{"message":{"content":"a"}}]"#;
         let document = format!(r#"{{"service_tier":{tier},{message},{usage}}}"#);
         let (partial, _) = read_document(&document);
-        assert_eq!(
-            partial.is_billed_otherwise, is_billed_otherwise,
-            "{document}"
-        );
+        assert_eq!(partial.is_billed_otherwise, is_billed_otherwise, "{document}");
     }
 }
 
@@ -185,10 +174,8 @@ fn stream_is_complete_when_each_choice_has_ended() {
         // A remark on a choice that has ended.
         (&[(0, stop), (0, "null")], true),
     ] {
-        let chunks: Vec<String> = chunks
-            .iter()
-            .map(|(index, finish)| chunk(*index, finish))
-            .collect();
+        let chunks: Vec<String> =
+            chunks.iter().map(|(index, finish)| chunk(*index, finish)).collect();
         let chunks: Vec<&str> = chunks.iter().map(String::as_str).collect();
         let (partial, _) = read(&chunks);
         assert_eq!(partial.is_complete, is_complete, "{chunks:?}");
@@ -211,10 +198,7 @@ fn tool_calls_and_other_choices_are_kept_to_be_counted() {
                 {"custom":{"name":"say","input":"x"}}]}},
             {"message":{"content":"B","function_call":{"name":"old","arguments":"{}"}}}]}"#,
     );
-    assert_eq!(
-        (&*partial.text, &*partial.beside),
-        ("A", r#"look{"at":1}sayxold{}B"#)
-    );
+    assert_eq!((&*partial.text, &*partial.beside), ("A", r#"look{"at":1}sayxold{}B"#));
 }
 
 #[test]
@@ -225,15 +209,9 @@ fn event_without_data_changes_nothing() {
 
 #[test]
 fn server_that_refuses_the_option_is_not_asked_for_usage() {
-    let provider = ProviderConfig {
-        stream_usage: false,
-        ..provider("http://localhost:8080/v1")
-    };
+    let provider = ProviderConfig { stream_usage: false, ..provider("http://localhost:8080/v1") };
     let body = request(&call(true), &provider).body;
-    assert_eq!(
-        (&body["stream"], body.get("stream_options")),
-        (&json!(true), None)
-    );
+    assert_eq!((&body["stream"], body.get("stream_options")), (&json!(true), None));
 }
 
 #[test]
@@ -279,10 +257,7 @@ fn error_within_a_stream_is_a_fault_that_keeps_the_usage() {
     ]);
     let fault = flow.unwrap_err();
     assert_eq!(fault.kind, FailureKind::Status);
-    assert_eq!(
-        fault.message,
-        "reported an error: The server had an error (server_error)"
-    );
+    assert_eq!(fault.message, "reported an error: The server had an error (server_error)");
     assert_eq!(fault.status, None);
     assert_eq!(partial.usage, provider_usage(5, 0, 1, 0));
 }
@@ -294,10 +269,7 @@ fn event_that_is_not_json_is_a_bad_answer() {
 
 #[test]
 fn stream_cannot_grow_beyond_the_limit() {
-    let piece = format!(
-        r#"{{"choices":[{{"delta":{{"content":"{}"}}}}]}}"#,
-        "x".repeat(1 << 19)
-    );
+    let piece = format!(r#"{{"choices":[{{"delta":{{"content":"{}"}}}}]}}"#, "x".repeat(1 << 19));
     let events = vec![piece.as_str(); ANSWER_BYTES_MAX / (1 << 19) + 1];
     let (partial, flow) = read(&events);
     assert_eq!(flow.unwrap_err().kind, FailureKind::TooLarge);
@@ -324,9 +296,7 @@ fn whole_answer_is_read() {
 #[test]
 fn refusals_and_parts_are_text_too() {
     let message = |message: &str| {
-        read_document(&format!(r#"{{"choices":[{{"message":{message}}}]}}"#))
-            .0
-            .text
+        read_document(&format!(r#"{{"choices":[{{"message":{message}}}]}}"#)).0.text
     };
     assert_eq!(message(r#"{"content":null,"refusal":"No."}"#), "No.");
     assert_eq!(
@@ -338,19 +308,10 @@ fn refusals_and_parts_are_text_too() {
 
 #[test]
 fn document_without_a_choice_is_a_bad_answer() {
-    for document in [
-        "{}",
-        "[]",
-        "7",
-        "null",
-        r#"{"choices":[]}"#,
-        r#"{"choices":{"0":1}}"#,
-    ] {
+    for document in ["{}", "[]", "7", "null", r#"{"choices":[]}"#, r#"{"choices":{"0":1}}"#] {
         let fault = read_document(document).1.unwrap_err();
         assert_eq!(fault.kind, FailureKind::BadAnswer, "{document}");
     }
-    let fault = read_document(r#"{"error":{"message":"no credit"}}"#)
-        .1
-        .unwrap_err();
+    let fault = read_document(r#"{"error":{"message":"no credit"}}"#).1.unwrap_err();
     assert_eq!(fault.message, "reported an error: no credit");
 }

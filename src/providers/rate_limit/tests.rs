@@ -2,19 +2,12 @@ use super::*;
 use proptest::prelude::*;
 
 fn limiter(requests: Option<u32>, tokens: Option<u64>) -> RateLimiter {
-    let rate = Rate {
-        requests_per_minute: requests,
-        tokens_per_minute: tokens,
-        minute: MINUTE,
-    };
+    let rate = Rate { requests_per_minute: requests, tokens_per_minute: tokens, minute: MINUTE };
     RateLimiter::new([("p".to_owned(), rate)].into())
 }
 
 fn seconds(permits: &[Permit], now: Instant) -> Vec<u64> {
-    permits
-        .iter()
-        .map(|permit| permit.acquire(now).as_secs())
-        .collect()
+    permits.iter().map(|permit| permit.acquire(now).as_secs()).collect()
 }
 
 #[test]
@@ -147,19 +140,10 @@ fn play(limiter: &RateLimiter, calls: &[(u64, bool, u64, u64)]) -> Vec<SentCall>
     let mut come = now;
     let mut number = 0;
     loop {
-        let due = waiting
-            .iter()
-            .map(|(due, number, ..)| (*due, *number))
-            .min();
-        let next = calls
-            .get(number)
-            .map(|call| come + Duration::from_millis(call.0));
+        let due = waiting.iter().map(|(due, number, ..)| (*due, *number)).min();
+        let next = calls.get(number).map(|call| come + Duration::from_millis(call.0));
         let side = |number: usize| {
-            if calls[number].1 {
-                Side::Flows
-            } else {
-                Side::Clients
-            }
+            if calls[number].1 { Side::Flows } else { Side::Clients }
         };
         let late = |number: usize| Duration::from_millis(calls[number].3);
         match (next, due) {

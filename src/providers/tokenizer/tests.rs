@@ -79,10 +79,7 @@ fn every_character_is_of_the_class_that_tiktoken_sees() {
         // Each class has its own borders to these neighbours.
         let text = format!("a{c}B{c}{c}b1{c} {c}{c}!{c}\n{c}");
         if count(&text) != reference_count(&text) {
-            panic!(
-                "{text:?} is split into {:?}",
-                pieces(&text).collect::<Vec<_>>()
-            );
+            panic!("{text:?} is split into {:?}", pieces(&text).collect::<Vec<_>>());
         }
     }
 }

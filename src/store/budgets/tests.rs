@@ -19,19 +19,13 @@ fn budget(more: &str) -> Budget {
 fn call(at: i64, needed: i64) -> NewCall {
     NewCall {
         flow_id: Some(1),
-        reserve: Reserve {
-            cost: Some(Usd::from_nanousd(needed)),
-            tokens: 1,
-        },
+        reserve: Reserve { cost: Some(Usd::from_nanousd(needed)), tokens: 1 },
         ..new_call(at)
     }
 }
 
 fn settlement(id: i64, at: i64, cost: i64) -> Settlement {
-    Settlement {
-        cost: Some(Usd::from_nanousd(cost)),
-        ..testing::settlement(id, at)
-    }
+    Settlement { cost: Some(Usd::from_nanousd(cost)), ..testing::settlement(id, at) }
 }
 
 proptest! {
@@ -84,10 +78,7 @@ proptest! {
 
 /// Opens a call of the run `run`.
 fn open_of(writer: &mut Writer, run: &str, needed: i64) -> i64 {
-    let call = NewCall {
-        run_id: Some(run.into()),
-        ..call(5, needed)
-    };
+    let call = NewCall { run_id: Some(run.into()), ..call(5, needed) };
     row(apply(writer, Change::OpenCall(call)).unwrap()).id
 }
 
@@ -125,10 +116,7 @@ fn parallel_calls_of_a_run_tell_of_each_share_once() {
         ("f", 10, 10, vec![]),
     ] {
         let ids: Vec<i64> = (0..16).map(|_| open_of(&mut writer, run, needed)).collect();
-        let told: Vec<u8> = ids
-            .into_iter()
-            .flat_map(|id| settle(&mut writer, id, cost))
-            .collect();
+        let told: Vec<u8> = ids.into_iter().flat_map(|id| settle(&mut writer, id, cost)).collect();
         assert_eq!(told, expected, "{run}");
     }
 }
@@ -171,10 +159,7 @@ fn a_call_of_no_run_is_not_held_by_what_runs_may_spend() {
     unpriced.reserve.cost = None;
     let of_none = apply(&mut writer, Change::OpenCall(unpriced));
     assert!(of_none.is_ok(), "{of_none:?}");
-    let of_run = NewCall {
-        run_id: Some("a".into()),
-        ..call(5, 10)
-    };
+    let of_run = NewCall { run_id: Some("a".into()), ..call(5, 10) };
     let of_run = apply(&mut writer, Change::OpenCall(of_run));
     assert!(matches!(of_run, Err(Error::Budget(_))), "{of_run:?}");
 }

@@ -41,10 +41,7 @@ fn sums(store: &Store) -> Vec<String> {
             to: at(4 * MS_PER_DAY - 5),
             ..LedgerFilter::default()
         },
-        LedgerFilter {
-            run_id: Some("run 2".into()),
-            ..LedgerFilter::default()
-        },
+        LedgerFilter { run_id: Some("run 2".into()), ..LedgerFilter::default() },
         LedgerFilter {
             model: Some("m1".into()),
             provider: Some("p1".into()),
@@ -57,9 +54,7 @@ fn sums(store: &Store) -> Vec<String> {
         format!("{group}: {:?}", store.summary(filter, group).unwrap())
     };
     let groups = || GROUPS.iter().map(|group| group.name);
-    let all = filters
-        .iter()
-        .flat_map(|filter| groups().map(move |group| (filter, group)));
+    let all = filters.iter().flat_map(|filter| groups().map(move |group| (filter, group)));
     all.map(of).collect()
 }
 
@@ -109,10 +104,7 @@ fn sums_stay_right_while_a_clock_that_was_put_back_goes_on_or_was_a_year_ahead()
         };
         write(&mut writer, 100..105);
         write(&mut writer, 105 + ahead..106 + ahead);
-        while writer
-            .sum_up_a_day(Timestamp((200 + ahead) * MS_PER_DAY))
-            .unwrap()
-        {}
+        while writer.sum_up_a_day(Timestamp((200 + ahead) * MS_PER_DAY)).unwrap() {}
         // None of these is summed up before the next.
         write(&mut writer, 105 + back..112 + back);
         while writer.sum_up_a_day(Timestamp(200 * MS_PER_DAY)).unwrap() {}
@@ -126,9 +118,7 @@ fn a_day_with_a_call_under_way_is_not_summed_up() {
     let (_store, mut writer) = Store::open(dir.path()).unwrap();
     row(&mut writer, 5, 1);
     let call = new_call(MS_PER_DAY + 5);
-    writer
-        .transaction(|batch| batch.apply(&Change::OpenCall(call)))
-        .unwrap();
+    writer.transaction(|batch| batch.apply(&Change::OpenCall(call))).unwrap();
     let now = Timestamp(9 * MS_PER_DAY);
     assert!(writer.sum_up_a_day(now).unwrap());
     assert!(!writer.sum_up_a_day(now).unwrap());

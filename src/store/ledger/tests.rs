@@ -20,10 +20,8 @@ struct Random(u64);
 
 impl Random {
     fn below(&mut self, end: u64) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % end
     }
 
@@ -48,11 +46,7 @@ fn call(random: &mut Random, at: i64) -> NewCall {
 }
 
 fn settlement(random: &mut Random, id: i64, at: i64) -> Settlement {
-    let rare = [
-        CallStatus::Timeout,
-        CallStatus::Unknown,
-        CallStatus::Cancelled,
-    ];
+    let rare = [CallStatus::Timeout, CallStatus::Unknown, CallStatus::Cancelled];
     Settlement {
         model: random.one_in(10).then(|| "m0-2026".to_owned()),
         usage: Usage {
@@ -92,13 +86,7 @@ impl Books {
                 let jumps = [-30, 365, -365, 1, -1];
                 self.now += jumps[self.random.below(5) as usize] * MS_PER_DAY;
             }
-            let Self {
-                writer,
-                random,
-                rows,
-                pending,
-                now,
-            } = self;
+            let Self { writer, random, rows, pending, now } = self;
             writer
                 .transaction(|batch| {
                     for _ in 0..left.min(BATCH) {
@@ -132,12 +120,8 @@ impl Books {
     fn filter(&mut self, parts: u64) -> LedgerFilter {
         let random = &mut self.random;
         let has = |part: u64| parts >> part & 1 == 1;
-        let statuses = [
-            CallStatus::Success,
-            CallStatus::Failed,
-            CallStatus::Timeout,
-            CallStatus::Pending,
-        ];
+        let statuses =
+            [CallStatus::Success, CallStatus::Failed, CallStatus::Timeout, CallStatus::Pending];
         let models = ["m0", "m9", "m0-2026", "none"];
         let mut moment = || {
             let at = random.below(self.rows.len() as u64) as usize;
@@ -169,21 +153,12 @@ fn tags(row: &LedgerEntry) -> Vec<&str> {
 fn fits(filter: &LedgerFilter, row: &LedgerEntry) -> bool {
     filter.flow_id.is_none_or(|id| row.flow_id == Some(id))
         && (filter.run_id.is_none() || row.run_id == filter.run_id)
-        && filter
-            .model
-            .as_ref()
-            .is_none_or(|model| row.model_used == *model)
-        && filter
-            .provider
-            .as_ref()
-            .is_none_or(|name| row.provider == *name)
+        && filter.model.as_ref().is_none_or(|model| row.model_used == *model)
+        && filter.provider.as_ref().is_none_or(|name| row.provider == *name)
         && filter.status.is_none_or(|status| row.status == status)
         && (filter.role.is_none() || row.agent_role == filter.role)
         && (filter.key.is_none() || row.more.key_name == filter.key)
-        && filter
-            .tag
-            .iter()
-            .all(|tag| tags(row).contains(&tag.as_str()))
+        && filter.tag.iter().all(|tag| tags(row).contains(&tag.as_str()))
         && filter.from.is_none_or(|from| row.timestamp >= from)
         && filter.to.is_none_or(|to| row.timestamp < to)
 }
@@ -241,10 +216,7 @@ fn compare(store: &Store, books: &mut Books) {
             .take(limit)
             .collect();
         let page = store.ledger(&filter, before, limit).unwrap();
-        assert!(
-            page.iter().eq(expected.iter().copied()),
-            "{filter:?} before {before:?}"
-        );
+        assert!(page.iter().eq(expected.iter().copied()), "{filter:?} before {before:?}");
         let group = GROUPS[books.random.below(GROUPS.len() as u64) as usize].name;
         let mut groups: BTreeMap<Option<String>, Sums> = BTreeMap::new();
         let mut all = Sums::default();
@@ -283,9 +255,7 @@ fn pages_and_sums_are_those_of_a_plain_filter_also_when_the_clock_jumps() {
             assert!(is_right);
             noted += 1;
         };
-        store
-            .read(|connection| block_index::check(connection, &mut each))
-            .unwrap();
+        store.read(|connection| block_index::check(connection, &mut each)).unwrap();
         assert!(noted >= ROWS / 128 - 3, "{noted}");
     }
 }
@@ -302,10 +272,7 @@ fn a_cursor_goes_through_all_rows_of_a_filter_once() {
         now: 20_000 * MS_PER_DAY,
     };
     books.write(ROWS);
-    let filter = LedgerFilter {
-        status: Some(CallStatus::Failed),
-        ..LedgerFilter::default()
-    };
+    let filter = LedgerFilter { status: Some(CallStatus::Failed), ..LedgerFilter::default() };
     let mut ids = Vec::new();
     let mut before = None;
     loop {
@@ -457,10 +424,7 @@ fn calls_under_way_are_found_without_looking_at_all_others() {
             line.contains("USING INDEX ledger_pending")
                 || line.contains("USING INDEX ledger_by_run")
         };
-        assert!(
-            plan.len() == 1 && plan.iter().all(is_found),
-            "{filter:?}: {plan:?}"
-        );
+        assert!(plan.len() == 1 && plan.iter().all(is_found), "{filter:?}: {plan:?}");
     }
 }
 
@@ -472,10 +436,7 @@ fn no_sum_looks_at_the_whole_table() {
         for summed_until in [Day::MIN, 7] {
             let (table, _) = table(&filter, &GROUPS[0], summed_until);
             let plan = plan(&store, &summary_sql(&GROUPS[0], &table));
-            let of_tables: Vec<_> = plan
-                .iter()
-                .filter(|line| line.contains(" ledger"))
-                .collect();
+            let of_tables: Vec<_> = plan.iter().filter(|line| line.contains(" ledger")).collect();
             assert_eq!(of_tables.len(), 3, "{filter:?}: {plan:?}");
             // Days do not know runs: the condition is `0`, and nothing is read.
             let of_tables = &of_tables[usize::from(filter.run_id.is_some())..];
