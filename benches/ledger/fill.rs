@@ -58,7 +58,7 @@ INSERT INTO ledger (timestamp_ms, flow_id, run_id, node_id, attempt, operation_i
     output_tokens, reasoning_tokens, usage_source, cost_nanousd, latency_ms, status, error_message,
     reserved_nanousd, reserved_tokens)
 SELECT ?3 - (?5 - n) * ?4, (n / 12) % 8 + 1,
-    printf('%08x-0000-7000-8000-%012x', n / 12, n / 12), 'node-' || n % 12, 1,
+    printf('%08x-0000-7000-8000-%012x', n / 12, n / 12), 'node-' || (n % 12), 1,
     printf('%08x-0000-7000-8000-%012x:node-%d', n / 12, n / 12, n % 12),
     CASE WHEN h % 20000 = 7 THEN 'rare-provider' ELSE
         CASE h % 4 WHEN 0 THEN 'anthropic' WHEN 1 THEN 'gemini' ELSE 'openai' END END,
