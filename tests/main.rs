@@ -17,6 +17,7 @@
 //! - `conformance`: the WebSocket protocol, frame by frame, against the echo of examples/echo.rs.
 //! - `counts`: answers whose counts are missing, late, odd or not of the usual price.
 //! - `disk`: what a full disk refuses, and what goes on.
+//! - `docs`: links in the documents resolve, and the program accepts their examples.
 //! - `harness`: starts the same wiring as `main` on port 0 in a temporary directory; clients with
 //!   deadlines.
 //! - `history`: what is kept of runs, going on after a failure, deleting, retention.
@@ -69,6 +70,7 @@ mod command_line;
 mod conformance;
 mod counts;
 mod disk;
+mod docs;
 mod harness;
 mod history;
 mod hub;
