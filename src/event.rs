@@ -1,6 +1,6 @@
 //! What goes over the wire: events, ledger rows, requests of clients, as plain data.
 //!
-//! Field names are those of the contract (README, "Messages"): camelCase in event payloads,
+//! Field names are those of the contract (docs/api.md, "Messages"): camelCase in event payloads,
 //! snake_case in ledger rows.
 
 mod ledger_row;
