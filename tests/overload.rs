@@ -69,9 +69,12 @@ fn status(mut stream: &TcpStream) -> Option<u16> {
     Response::parse(&answer).map(|answer| answer.status)
 }
 
+/// Returns once the server has closed the connection, because until then its place is taken.
 fn get(server: &Served, path: &str) -> Option<u16> {
-    let stream = send(server, &format!("GET {path}"), "connection: close\r\n", b"");
-    status(&stream)
+    let mut stream = send(server, &format!("GET {path}"), "connection: close\r\n", b"");
+    let status = status(&stream);
+    let _ = stream.read_to_end(&mut Vec::new());
+    status
 }
 
 #[test]
