@@ -36,10 +36,10 @@ use self::in_flight::InFlight;
 use self::keys::PREFIX;
 use self::labels::Labels;
 use self::operation::Operation;
-use self::protocol::{ErrorResponse, Protocol, Refusal};
+use self::protocol::{ErrorResponse, Protocol};
 use crate::calls::Calls;
 use crate::error::{Error, Result};
-use crate::listener::{Auth, Denied, RequestBody, RequestHandler, RequestHead, ResponseWriter};
+use crate::listener::{ApiError, Auth, RequestBody, RequestHandler, RequestHead, ResponseWriter};
 use crate::providers::{ClientKey, Providers};
 use crate::secret::Secret;
 use crate::store::Store;
@@ -141,18 +141,13 @@ impl Gateway {
         reply: &mut ResponseWriter<'_>,
     ) -> Result<(), Box<ErrorResponse>> {
         let path = head.path();
-        let refuse = |refusal| Err(Box::new(ErrorResponse::Ours(refusal)));
         match (head.method.as_str(), path) {
             ("POST", "/v1/chat/completions") => self.ask(Protocol::OpenAi, head, body, reply),
             ("POST", "/v1/messages") => self.ask(Protocol::Anthropic, head, body, reply),
             ("POST", "/v1/messages/count_tokens") => {
-                let protocol = Protocol::Anthropic;
-                let request = ChatRequest::read(protocol, body);
-                let operation = request.and_then(|request| self.operation(protocol, head, request));
-                match operation {
-                    Ok(operation) => self.count_tokens(&operation, reply),
-                    Err(refusal) => refuse(refusal),
-                }
+                let request = ChatRequest::read(Protocol::Anthropic, body)?;
+                let operation = self.operation(Protocol::Anthropic, head, request)?;
+                self.count_tokens(&operation, reply)
             }
             ("GET" | "HEAD", "/v1/models") => {
                 let names = targets::names(&self.settings.aliases, &self.providers);
@@ -163,26 +158,22 @@ impl Gateway {
                 let name = path.trim_start_matches("/v1/models/");
                 let names = targets::names(&self.settings.aliases, &self.providers);
                 let name = name.replace("%2F", "/").replace("%2f", "/");
-                match targets::one(&names, &name) {
-                    Some(model) => answer_json(reply, &model),
-                    None => {
-                        let message = "there is no such model in the list of models";
-                        return refuse(Refusal::new(404, "model_not_found", message));
-                    }
-                }
+                let message = "there is no such model in the list of models";
+                let unknown = || ApiError::new(404, "model_not_found", message);
+                answer_json(reply, &targets::one(&names, &name).ok_or_else(unknown)?);
                 Ok(())
             }
             (method, _) => {
                 if let Some(allowed) = allowed(path) {
                     let message = format!("{path} does not take {method}");
-                    let refusal = Refusal::new(405, "method_not_allowed", message);
-                    return refuse(refusal.with("allow", allowed));
+                    let error = ApiError::new(405, "method_not_allowed", message);
+                    return Err(error.with("allow", allowed).into());
                 }
                 let message = format!(
                     "there is no route {path}; there are /v1/chat/completions, /v1/messages, \
                      /v1/messages/count_tokens and /v1/models"
                 );
-                refuse(Refusal::new(404, "not_found", message))
+                Err(ApiError::new(404, "not_found", message).into())
             }
         }
     }
@@ -195,25 +186,17 @@ impl Gateway {
         body: &[u8],
         reply: &mut ResponseWriter<'_>,
     ) -> Result<(), Box<ErrorResponse>> {
-        let ours = |refusal| Box::new(ErrorResponse::Ours(refusal));
-        let labels = Labels::read(head).map_err(ours)?;
-        let cache_age = cache::age_max(head).map_err(ours)?;
-        let request = ChatRequest::read(protocol, body).map_err(ours)?;
+        let labels = Labels::read(head)?;
+        let cache_age = cache::age_max(head)?;
+        let request = ChatRequest::read(protocol, body)?;
         if let Some(id) = labels.flow_id
-            && !self.store.has_flow(id).map_err(|error| ours(internal(&error)))?
+            && !self.store.has_flow(id).map_err(|error| internal(&error))?
         {
             let message = format!("there is no flow {id} (`X-Flowledger-Flow`)");
-            return Err(ours(Refusal::bad_request("no_such_flow", message)));
+            return Err(ApiError::bad_request("no_such_flow", message).into());
         }
-        let operation = Operation {
-            labels,
-            cache_age,
-            ..self.operation(protocol, head, request).map_err(ours)?
-        };
-        let targets =
-            targets::targets(protocol, &operation.request.model, &self.settings.aliases, |name| {
-                self.providers.knows(name)
-            });
+        let operation = Operation { labels, cache_age, ..self.operation(protocol, head, request)? };
+        let targets = self.targets(&operation);
         let mut attempt = 0;
         let mut told = None;
         for target in &targets {
@@ -232,8 +215,13 @@ impl Gateway {
                 Attempt::Refused(why) => return Err(why),
             }
         }
-        Err(told
-            .unwrap_or_else(|| ours(Refusal::bad_request("no_target", "the alias names no model"))))
+        Err(told.unwrap_or_else(|| no_target().into()))
+    }
+
+    fn targets(&self, operation: &Operation<'_>) -> Vec<Target> {
+        let is_provider = |name: &str| self.providers.knows(name);
+        let model = &operation.request.model;
+        targets::targets(operation.protocol, model, &self.settings.aliases, is_provider)
     }
 
     /// What a request asks for, without labels.
@@ -242,7 +230,7 @@ impl Gateway {
         protocol: Protocol,
         head: &RequestHead,
         request: ChatRequest<'a>,
-    ) -> Result<Operation<'a>, Refusal> {
+    ) -> Result<Operation<'a>, ApiError> {
         Ok(Operation {
             id: Uuid::now_v7().to_string(),
             protocol,
@@ -265,7 +253,7 @@ impl Gateway {
     ///
     /// # Errors
     /// Where that opens nothing.
-    fn client(&self, head: &RequestHead) -> Result<Client, Refusal> {
+    fn client(&self, head: &RequestHead) -> Result<Client, ApiError> {
         let mut own = None;
         for (offered, is_bearer) in offered(head) {
             if let Some(token) = &self.token
@@ -283,12 +271,12 @@ impl Gateway {
                 }
                 KeyLookup::Expired => {
                     let message = "the key has expired";
-                    return Err(Refusal::new(401, "invalid_api_key", message));
+                    return Err(ApiError::new(401, "invalid_api_key", message));
                 }
                 // One that was removed is nobody's business, least of all a provider's.
                 KeyLookup::Unknown if offered.expose().starts_with(PREFIX) => {
                     let message = "there is no such key";
-                    return Err(Refusal::new(401, "invalid_api_key", message));
+                    return Err(ApiError::new(401, "invalid_api_key", message));
                 }
                 KeyLookup::Unknown => {
                     let key = offered;
@@ -299,7 +287,7 @@ impl Gateway {
         if self.token.is_some() {
             let message = "send the server's token or one of its keys as `Authorization: Bearer \
                            KEY` or `x-api-key: KEY`";
-            return Err(Refusal::new(401, "invalid_api_key", message));
+            return Err(ApiError::new(401, "invalid_api_key", message));
         }
         Ok(Client { own, ..Client::default() })
     }
@@ -311,10 +299,8 @@ impl RequestHandler for Gateway {
         head.path().starts_with("/v1/") && head.method != "OPTIONS"
     }
 
-    fn admit(&self, head: &RequestHead, _: &Auth) -> Result<(), Denied> {
-        self.client(head)
-            .map(drop)
-            .map_err(|refusal| Denied::new(refusal.status, refusal.code, refusal.message))
+    fn admit(&self, head: &RequestHead, _: &Auth) -> Result<(), ApiError> {
+        self.client(head).map(drop)
     }
 
     fn answer(
@@ -324,11 +310,7 @@ impl RequestHandler for Gateway {
         reply: &mut ResponseWriter<'_>,
     ) {
         let protocol = Protocol::of(head);
-        let refused = |denied: Denied| {
-            let refusal = Refusal::new(denied.status, denied.code, denied.message);
-            Box::new(ErrorResponse::Ours(refusal))
-        };
-        let body = body.read(BODY_BYTES_MAX, BODY_TIME_MAX).map_err(refused);
+        let body = body.read(BODY_BYTES_MAX, BODY_TIME_MAX).map_err(Box::from);
         if let Err(told) = body.and_then(|body| self.route(head, &body, reply)) {
             tell(protocol, &told, reply);
         }
@@ -337,10 +319,10 @@ impl RequestHandler for Gateway {
         }
     }
 
-    fn refusal(&self, head: &RequestHead, denied: &Denied) -> Vec<u8> {
+    fn refusal(&self, head: &RequestHead, error: &ApiError) -> Vec<u8> {
         let protocol = Protocol::of(head);
-        self.stats.count(protocol, denied.status);
-        protocol.error(&Refusal::new(denied.status, denied.code, denied.message.clone()))
+        self.stats.count(protocol, error.status);
+        protocol.error(error)
     }
 }
 
@@ -400,9 +382,13 @@ fn passed_headers(protocol: Protocol, head: &RequestHead) -> Vec<(&'static str, 
     found.collect()
 }
 
-fn internal(error: &Error) -> Refusal {
+fn no_target() -> ApiError {
+    ApiError::bad_request("no_target", "the alias names no model")
+}
+
+fn internal(error: &Error) -> ApiError {
     log::error!("{error}");
-    Refusal::new(500, "internal", error.to_string())
+    ApiError::new(500, "internal", error.to_string())
 }
 
 fn answer_json(reply: &mut ResponseWriter<'_>, document: &serde_json::Value) {
@@ -414,17 +400,7 @@ fn answer_json(reply: &mut ResponseWriter<'_>, document: &serde_json::Value) {
 fn tell(protocol: Protocol, told: &ErrorResponse, reply: &mut ResponseWriter<'_>) {
     match told {
         ErrorResponse::Ours(refusal) if reply.is_open() => {
-            let mut fields = vec![("content-type", "application/json")];
-            let more = refusal.fields.iter();
-            fields.extend(more.map(|(name, value)| (*name, value.as_str())));
-            match refusal.status {
-                401 => fields.push(("www-authenticate", "Bearer")),
-                429 | 503 if refusal.fields.is_empty() => fields.push(("retry-after", "1")),
-                // To ask again would be of no use.
-                402 => fields.push(("x-should-retry", "false")),
-                _ => {}
-            }
-            reply.whole(refusal.status, &fields, &protocol.error(refusal));
+            reply.refuse(refusal, &protocol.error(refusal));
         }
         ErrorResponse::Ours(refusal) => {
             reply.piece(&protocol.error_event(refusal));

@@ -7,14 +7,14 @@ use super::client_sink::ClientSink;
 use super::echo::Shape;
 use super::in_flight::InFlightGuard;
 use super::operation::Operation;
-use super::protocol::{ErrorResponse, Protocol, Refusal};
+use super::protocol::{ErrorResponse, Protocol};
 use super::targets::Target;
 use super::{Gateway, tell};
 use crate::calls::{
     self, CallOutcome, CallRequest, Ended, Exchanged, FillGuard, PromptSize, Waiter,
 };
 use crate::error::Error;
-use crate::listener::ResponseWriter;
+use crate::listener::{ApiError, ResponseWriter};
 use crate::providers::{
     Answer, AnswerHead, Call, ClientKey, Failure, FailureKind, Forward, ForwardError, Kind,
     ResponseSink,
@@ -44,7 +44,7 @@ impl Gateway {
         let kind = match self.usable(operation, target) {
             Ok(kind) => kind,
             // No call was made, hence no row.
-            Err(refusal) => return Attempt::Unusable(Box::new(ErrorResponse::Ours(refusal))),
+            Err(refusal) => return Attempt::Unusable(refusal.into()),
         };
         let presence = reply.presence();
         let ends_with_client = self.toward(&target.provider).drain_max.is_none();
@@ -140,20 +140,21 @@ impl Gateway {
             CallOutcome::Panicked(_) => {
                 self.calls.settle(changes);
                 let message = "the request could not be answered";
-                self.fail(operation, Refusal::new(500, "internal", message), reply)
+                self.fail(operation, ApiError::new(500, "internal", message), reply)
             }
             CallOutcome::OverBudget(why) => {
                 self.calls.commit_refusal(changes);
-                failed(Refusal::new(402, "budget", why))
+                // Asking again would not help.
+                failed(ApiError::new(402, "budget", why).with("x-should-retry", "false"))
             }
             CallOutcome::RateLimited(wait) => rate_limited(call, wait),
             CallOutcome::SameCallTimeout => {
                 let message = "waited too long for an identical request of another client";
-                refused(Refusal::new(504, "provider_timeout", message))
+                refused(ApiError::new(504, "provider_timeout", message))
             }
             CallOutcome::Cancelled => refused(self.ended()),
             CallOutcome::NotConfigured(why) => {
-                failed(Refusal::bad_request("provider_not_configured", why))
+                failed(ApiError::bad_request("provider_not_configured", why))
             }
             CallOutcome::NotCommitted(error) => not_committed(error),
         }
@@ -164,7 +165,7 @@ impl Gateway {
         &self,
         operation: &Operation<'_>,
         target: &Target,
-    ) -> Result<Kind, Refusal> {
+    ) -> Result<Kind, ApiError> {
         let protocol = operation.protocol;
         let provider = &target.provider;
         let own_key = self.own_key(operation, provider).is_some();
@@ -175,7 +176,7 @@ impl Gateway {
                 "{why}. A model is `PROVIDER/NAME`, an alias, or a name of provider {}",
                 protocol.name()
             );
-            return Err(Refusal::bad_request("provider_not_configured", message));
+            return Err(ApiError::bad_request("provider_not_configured", message));
         }
         match self.providers.kind(provider) {
             Some(kind) if protocol.reaches(kind) => Ok(kind),
@@ -185,7 +186,7 @@ impl Gateway {
                     protocol.path(),
                     protocol.other().path()
                 );
-                Err(Refusal::bad_request("wrong_protocol", message))
+                Err(ApiError::bad_request("wrong_protocol", message))
             }
         }
     }
@@ -198,11 +199,11 @@ impl Gateway {
     }
 
     /// Why a call ended before it was made.
-    pub(super) fn ended(&self) -> Refusal {
+    pub(super) fn ended(&self) -> ApiError {
         if self.in_flight.is_stopping() {
             stopping()
         } else {
-            Refusal::new(499, "cancelled", "the client has left")
+            ApiError::new(499, "cancelled", "the client has left")
         }
     }
 
@@ -266,7 +267,7 @@ impl Gateway {
     }
 
     /// What a client is told of a call that failed without a word of the provider's.
-    fn refusal(&self, failure: &Failure) -> Refusal {
+    fn refusal(&self, failure: &Failure) -> ApiError {
         let (status, code) = match failure.kind {
             FailureKind::NotConfigured => (400, "provider_not_configured"),
             FailureKind::Connect => (502, "provider_unreachable"),
@@ -276,14 +277,14 @@ impl Gateway {
             FailureKind::Cancelled if self.in_flight.is_stopping() => return stopping(),
             FailureKind::Cancelled => (499, "cancelled"),
         };
-        Refusal::new(status, code, failure.message.clone())
+        ApiError::new(status, code, failure.message.clone())
     }
 
     /// Ends an answer that had begun; else another target may be asked.
     fn fail(
         &self,
         operation: &Operation<'_>,
-        refusal: Refusal,
+        refusal: ApiError,
         reply: &mut ResponseWriter<'_>,
     ) -> Attempt {
         if !reply.is_open() {
@@ -353,32 +354,32 @@ fn reply_cached(bought: &Bought, reply: &mut ResponseWriter<'_>) {
 fn rate_limited(call: &Call, wait: Duration) -> Attempt {
     let seconds = wait.as_secs() + 1;
     let message = format!("provider {} allows no more calls for {seconds} seconds", call.provider);
-    let refusal = Refusal::new(429, "rate_limit", message);
+    let refusal = ApiError::new(429, "rate_limit", message);
     failed(refusal.with("retry-after", seconds.to_string()))
 }
 
-fn failed(refusal: Refusal) -> Attempt {
-    Attempt::Failed(Box::new(ErrorResponse::Ours(refusal)))
+fn failed(refusal: ApiError) -> Attempt {
+    Attempt::Failed(refusal.into())
 }
 
-fn refused(refusal: Refusal) -> Attempt {
-    Attempt::Refused(Box::new(ErrorResponse::Ours(refusal)))
+fn refused(refusal: ApiError) -> Attempt {
+    Attempt::Refused(refusal.into())
 }
 
-pub(super) fn stopping() -> Refusal {
-    Refusal::new(503, "stopping", "the server is shutting down")
+pub(super) fn stopping() -> ApiError {
+    ApiError::new(503, "stopping", "the server is shutting down")
 }
 
 /// No call is made without a committed row.
 fn not_committed(error: Error) -> Attempt {
     match error {
-        Error::Busy(why) => failed(Refusal::new(429, "busy", why)),
+        Error::Busy(why) => failed(ApiError::new(429, "busy", why)),
         Error::Stopping => refused(stopping()),
         error => {
             let message = format!(
                 "the call was not made, because its ledger row could not be written: {error}"
             );
-            refused(Refusal::new(503, "ledger", message))
+            refused(ApiError::new(503, "ledger", message))
         }
     }
 }

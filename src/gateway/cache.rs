@@ -9,10 +9,10 @@ use sha2::{Digest, Sha256};
 
 use super::Gateway;
 use super::operation::Operation;
-use super::protocol::Refusal;
 use crate::calls::{FillGuard, Filled};
 use crate::flow::CACHE_AGE_MAX;
 use crate::ids::hex;
+use crate::listener::ApiError;
 use crate::listener::RequestHead;
 use crate::providers::{AnswerHead, Call};
 use crate::store::ANSWER_BYTES_MAX;
@@ -29,7 +29,7 @@ const WITHOUT_EFFECT: [&str; 3] = ["idempotency-key", "http-referer", "x-title"]
 ///
 /// # Errors
 /// Where the field cannot be understood.
-pub(super) fn age_max(head: &RequestHead) -> Result<Option<Duration>, Refusal> {
+pub(super) fn age_max(head: &RequestHead) -> Result<Option<Duration>, ApiError> {
     let mut values = head.all(AGE_HEADER).filter(|value| !value.is_empty());
     let (value, another) = (values.next(), values.next());
     let Some(value) = value else {
@@ -46,7 +46,7 @@ pub(super) fn age_max(head: &RequestHead) -> Result<Option<Duration>, Refusal> {
                 "`X-Flowledger-Cache` must be how many seconds old an answer may be, 1 to {}",
                 CACHE_AGE_MAX.as_secs()
             );
-            Refusal::bad_request("bad_cache", message)
+            ApiError::bad_request("bad_cache", message)
         })
 }
 
@@ -128,7 +128,7 @@ impl Recording {
 mod tests {
     use super::*;
 
-    fn read(fields: &str) -> Result<Option<Duration>, Refusal> {
+    fn read(fields: &str) -> Result<Option<Duration>, ApiError> {
         let head = format!("POST /v1/messages HTTP/1.1\r\nhost: a\r\n{fields}\r\n");
         let (head, _) = RequestHead::parse(head.as_bytes()).unwrap().unwrap();
         age_max(&head)

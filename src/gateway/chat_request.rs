@@ -11,8 +11,9 @@ use sha2::{Digest, Sha256};
 
 use super::json::each_field;
 use super::prompt::Prompt;
-use super::protocol::{Protocol, Refusal};
+use super::protocol::Protocol;
 use crate::ids::hex;
+use crate::listener::ApiError;
 use crate::providers::{ANSWER_TOKENS_ASSUMED, CacheWrites};
 
 /// The longest name of a model, bytes.
@@ -72,7 +73,7 @@ impl<'a> Fields<'a> {
         body: &str,
         text: &'a str,
         understood: &'static [&'static str],
-    ) -> Result<Self, Refusal> {
+    ) -> Result<Self, ApiError> {
         let mut fields = Self { found: Vec::new(), end: 0 };
         let mut ambiguous = None;
         each_field(text, |name, value| {
@@ -91,7 +92,7 @@ impl<'a> Fields<'a> {
         })
         .map_err(unreadable)?;
         match ambiguous {
-            Some(message) => Err(Refusal::bad_request("ambiguous", message)),
+            Some(message) => Err(ApiError::bad_request("ambiguous", message)),
             None => Ok(fields),
         }
     }
@@ -105,7 +106,7 @@ impl<'a> Fields<'a> {
     ///
     /// # Errors
     /// Where it is anything else. What a provider makes of that is not known.
-    fn whole(&self, name: &str) -> Result<Option<f64>, Refusal> {
+    fn whole(&self, name: &str) -> Result<Option<f64>, ApiError> {
         let Some(value) = self.get(name) else {
             return Ok(None);
         };
@@ -114,13 +115,13 @@ impl<'a> Fields<'a> {
             .filter(|number| number.is_none_or(|number| number.fract() == 0.0))
             .ok_or_else(|| {
                 let message = format!("`{name}` must be a whole number or null");
-                Refusal::bad_request("bad_limit", message)
+                ApiError::bad_request("bad_limit", message)
             })
     }
 
     /// A limit of the answer in tokens. What is larger than can be counts as the largest; some servers
     /// take a negative one for none.
-    fn limit(&self, name: &str) -> Result<Option<u32>, Refusal> {
+    fn limit(&self, name: &str) -> Result<Option<u32>, ApiError> {
         let limit = self.whole(name)?;
         Ok(limit.map(|limit| match limit {
             ..0.0 => ANSWER_TOKENS_ASSUMED,
@@ -133,8 +134,8 @@ fn saturating(number: f64) -> u32 {
     number as u32
 }
 
-fn unreadable(error: impl fmt::Display) -> Refusal {
-    Refusal::bad_request("invalid_json", format!("the body cannot be read: {error}"))
+fn unreadable(error: impl fmt::Display) -> ApiError {
+    ApiError::bad_request("invalid_json", format!("the body cannot be read: {error}"))
 }
 
 impl<'a> ChatRequest<'a> {
@@ -142,25 +143,25 @@ impl<'a> ChatRequest<'a> {
     ///
     /// # Errors
     /// Where it is no JSON object with a model, or says twice what has to be understood.
-    pub fn read(protocol: Protocol, body: &'a [u8]) -> Result<Self, Refusal> {
+    pub fn read(protocol: Protocol, body: &'a [u8]) -> Result<Self, ApiError> {
         let body = std::str::from_utf8(body).map_err(unreadable)?;
         let fields = Fields::read(body, body, &UNDERSTOOD)?;
         let model_value = fields
             .get("model")
-            .ok_or_else(|| Refusal::bad_request("missing_model", "`model` is missing"))?;
+            .ok_or_else(|| ApiError::bad_request("missing_model", "`model` is missing"))?;
         let model: String = serde_json::from_str(model_value.get())
             .ok()
             .filter(|model: &String| !model.is_empty() && model.len() <= MODEL_BYTES_MAX)
             .ok_or_else(|| {
                 let message = format!("`model` must be a text of 1 to {MODEL_BYTES_MAX} bytes");
-                Refusal::bad_request("bad_model", message)
+                ApiError::bad_request("bad_model", message)
             })?;
         let is_streamed = match fields.get("stream").map(RawValue::get) {
             None | Some("false" | "null") => false,
             Some("true") => true,
             Some(_) => {
                 let message = "`stream` must be true or false";
-                return Err(Refusal::bad_request("bad_stream", message));
+                return Err(ApiError::bad_request("bad_stream", message));
             }
         };
         let (wants_usage, usage_edit) = usage_option(body, &fields)?;
@@ -309,7 +310,7 @@ fn text_of(content: &Value) -> String {
 fn usage_option(
     body: &str,
     fields: &Fields<'_>,
-) -> Result<(bool, (Range<usize>, &'static str)), Refusal> {
+) -> Result<(bool, (Range<usize>, &'static str)), ApiError> {
     let Some(options) = fields.get("stream_options") else {
         let option = r#","stream_options":{"include_usage":true}"#;
         return Ok((false, (fields.end..fields.end, option)));
@@ -352,7 +353,7 @@ mod tests {
 
     use super::*;
 
-    fn read(body: &str) -> Result<ChatRequest<'_>, Refusal> {
+    fn read(body: &str) -> Result<ChatRequest<'_>, ApiError> {
         ChatRequest::read(Protocol::OpenAi, body.as_bytes())
     }
 

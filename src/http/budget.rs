@@ -3,11 +3,12 @@
 use serde_json::{Value, json};
 
 use super::Context;
-use super::reply::{self, Answer, Failure, With};
+use super::reply::{self, Answer, With};
 use super::request::read_json;
 use crate::budget::{Limit, model_fault, parse_all, version};
 use crate::error::{Error, Fault, Result};
 use crate::ids::FlowId;
+use crate::listener::ApiError;
 use crate::money::Usd;
 use crate::store::{BudgetState, Change};
 use crate::time::Timestamp;
@@ -61,7 +62,7 @@ pub fn set(context: &Context, body: &[u8], if_match: Option<&str>) -> Answer {
             get(context)
         }
         Err(Error::Conflict(why)) if if_match.is_some() => {
-            Err(Failure::new(412, "precondition_failed", why))
+            Err(ApiError::new(412, "precondition_failed", why))
         }
         Err(error) => Err(error.into()),
     }

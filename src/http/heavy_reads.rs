@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, SendTimeoutError, Sender, bounded};
 
-use super::reply::Failure;
-use crate::error::Error;
-use crate::listener::Presence;
+use super::reply;
+use crate::error::{Error, Result};
+use crate::listener::{ApiError, Presence};
 
 /// How many such reads run at a time: a few cores' worth, and a quarter of the database's readers.
 const AT_ONCE_MAX: usize = 4;
@@ -36,8 +36,8 @@ impl HeavyReads {
     pub fn run<T>(
         &self,
         client: &Presence,
-        read: impl FnOnce() -> Result<T, Error>,
-    ) -> Result<T, Failure> {
+        read: impl FnOnce() -> Result<T>,
+    ) -> Result<T, ApiError> {
         let deadline = Instant::now() + WAIT_MAX;
         let (running, done) = &self.running;
         while let Err(SendTimeoutError::Timeout(())) = running.send_timeout((), LOOK_INTERVAL) {
@@ -45,7 +45,7 @@ impl HeavyReads {
                 return Err(Error::Stopping.into());
             }
             if client.has_left() {
-                return Err(Failure::client_left());
+                return Err(reply::client_left());
             }
             if Instant::now() >= deadline {
                 let why = "too many sums and pages of the ledger are asked for; try again later";

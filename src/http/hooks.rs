@@ -6,11 +6,11 @@ use serde_json::{Map, Value, json};
 use tiny_http::ResponseBox;
 
 use super::Context;
-use super::reply::{self, Answer, Failure, With};
+use super::reply::{self, Answer, With};
 use super::request::{Request, read_json};
 use crate::error::{Error, Result};
 use crate::ids::{FlowId, RunId};
-use crate::listener::RequestHead;
+use crate::listener::{ApiError, RequestHead};
 use crate::secret::{Secret, random_hex};
 use crate::store::{Change, Delivery, HookRecord, NewHook, Receipt};
 use crate::time::Timestamp;
@@ -102,7 +102,7 @@ impl<'a> Envelope<'a> {
         hook.filter(|_| fitting > 0)
     }
 
-    fn key(&self) -> std::result::Result<Option<&'a str>, Failure> {
+    fn key(&self) -> Result<Option<&'a str>, ApiError> {
         match self.keys.as_slice() {
             [] => Ok(None),
             [key]
@@ -111,7 +111,7 @@ impl<'a> Envelope<'a> {
             {
                 Ok(Some(key))
             }
-            _ => Err(Failure::new(
+            _ => Err(ApiError::new(
                 400,
                 "bad_idempotency_key",
                 format!(
@@ -172,7 +172,7 @@ fn repeated(run_id: &RunId) -> ResponseBox {
     reply::json(200, &json!({"runId": run_id})).with("location", location)
 }
 
-fn input(body: &[u8]) -> std::result::Result<Value, Failure> {
+fn input(body: &[u8]) -> Result<Value, ApiError> {
     if body.trim_ascii().is_empty() {
         return Ok(Value::Object(Map::new()));
     }
@@ -183,13 +183,13 @@ fn input(body: &[u8]) -> std::result::Result<Value, Failure> {
 }
 
 /// Whoever has not both name and secret right learns of neither.
-fn unknown() -> Failure {
+fn unknown() -> ApiError {
     let message = "there is no webhook of this name with this secret (X-Flowledger-Secret)";
-    Failure::new(401, "unauthorized", message)
+    ApiError::new(401, "unauthorized", message)
 }
 
 /// The webhook was removed, or its secret replaced, since it was looked up.
-fn gone(error: Error) -> Failure {
+fn gone(error: Error) -> ApiError {
     match error {
         Error::NotFound(_) => unknown(),
         error => error.into(),

@@ -52,11 +52,9 @@ pub fn create(context: &Context, body: &[u8]) -> Answer {
     Ok(reply::json(201, &shown).with("location", format!("/api/keys/{}", record.id)))
 }
 
-pub fn delete(context: &Context, id: &str, mut query: Query) -> Answer {
+pub fn delete(context: &Context, id: i64, mut query: Query) -> Answer {
     let with_budgets = query.take("with_budgets").unwrap_or(false);
     query.finish()?;
-    let id =
-        id.parse().map_err(|_| Error::NotFound(format!("key `{id}`; a key's id is a number")))?;
     context.keys.delete(id, with_budgets)?;
     Ok(reply::empty())
 }

@@ -4,10 +4,11 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::Context;
-use super::reply::{self, Answer, Failure};
+use super::reply::{self, Answer};
 use super::request::{Query, read_json};
 use crate::error::{Error, Result};
 use crate::event::suggestion::{Proposal, Status, Suggestion};
+use crate::listener::ApiError;
 use crate::optimizer::diff::{Line, diff};
 use crate::optimizer::{changed_document, chosen, document_hash, read_document, version};
 use crate::store::{Change, FlowRecord};
@@ -121,7 +122,7 @@ impl Default for WantedTrial {
 }
 
 impl WantedTrial {
-    fn read(body: &[u8]) -> std::result::Result<Self, Failure> {
+    fn read(body: &[u8]) -> Result<Self, ApiError> {
         const MESSAGE: &str = "the trial cannot be made so";
         if body.is_empty() {
             return Ok(Self::default());

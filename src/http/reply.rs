@@ -3,16 +3,15 @@
 use std::io::{self, Cursor, Read};
 
 use serde::Serialize;
-use serde_json::json;
 use tiny_http::{HTTPVersion, Header, Response, ResponseBox, StatusCode};
 
-use crate::error::{Error, Fault};
-use crate::listener::{Denied, RequestHead, ResponseWriter};
+use crate::error::{Error, Result};
+use crate::listener::{ApiError, RequestHead, ResponseWriter};
 
 /// How much of a stream is sent at a time.
 const PIECE_BYTES: usize = 16 << 10;
 
-pub type Answer = std::result::Result<ResponseBox, Failure>;
+pub type Answer = Result<ResponseBox, ApiError>;
 
 /// Sets a header of a response.
 pub trait With {
@@ -35,7 +34,7 @@ pub fn json(status: u16, value: &impl Serialize) -> ResponseBox {
         Ok(bytes) => finite(status, "application/json", bytes),
         Err(error) => {
             let why = format!("a response cannot be written: {error}");
-            Failure::from(Error::internal(why)).into_response()
+            self::error(Error::internal(why).into())
         }
     }
 }
@@ -147,52 +146,17 @@ fn send_stream(response: ResponseBox, without_body: bool, writer: &mut ResponseW
     }
 }
 
-/// An error on its way to the one who asked.
-pub struct Failure {
-    status: u16,
-    code: &'static str,
-    message: String,
-    faults: Vec<Fault>,
-    allow: Option<String>,
+pub fn error(error: ApiError) -> ResponseBox {
+    let response = finite(error.status, "application/json", error.to_json());
+    error.headers.into_iter().fold(response, |response, (name, value)| response.with(name, value))
 }
 
-impl Failure {
-    pub fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), faults: Vec::new(), allow: None }
-    }
-
-    pub fn method_not_allowed(method: &str, path: &str, allow: String) -> Self {
-        let message = format!("{path} does not take {method}; it takes {allow}");
-        Self { allow: Some(allow), ..Self::new(405, "method_not_allowed", message) }
-    }
-
-    /// For a client that is not there to read it.
-    pub fn client_left() -> Self {
-        Self::new(499, "cancelled", "the client has left")
-    }
-
-    /// The response: `{"error": {"code", "message", "details"}}`.
-    pub fn into_response(self) -> ResponseBox {
-        let mut error = json!({"code": self.code, "message": self.message});
-        if !self.faults.is_empty() {
-            error["details"] = json!(self.faults);
-        }
-        let response = json(self.status, &json!({"error": error}));
-        match (self.allow, self.status) {
-            (Some(allow), _) => response.with("allow", allow),
-            (None, 429 | 503) => response.with("retry-after", "1"),
-            _ => response,
-        }
-    }
+/// For a client that is not there to read it.
+pub fn client_left() -> ApiError {
+    ApiError::new(499, "cancelled", "the client has left")
 }
 
-impl From<Denied> for Failure {
-    fn from(denied: Denied) -> Self {
-        Self::new(denied.status, denied.code, denied.message)
-    }
-}
-
-impl From<Error> for Failure {
+impl From<Error> for ApiError {
     fn from(error: Error) -> Self {
         let (status, code) = match &error {
             Error::Invalid { .. } => (422, "invalid"),

@@ -8,12 +8,12 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::Context;
-use super::reply::{self, Answer, Failure, With};
+use super::reply::{self, Answer, With};
 use super::request::{Query, read_json};
 use crate::error::{Error, Fault, Result};
 use crate::event::{LedgerEntry, RunStatus, preview};
 use crate::ids::{FlowId, RunId, Seq};
-use crate::listener::Presence;
+use crate::listener::{ApiError, Presence};
 use crate::money::Usd;
 use crate::store::{Change, ItemRecord, LedgerFilter, NodeRecord, NodeStatus, Run, RunFilter};
 use crate::time::Timestamp;
@@ -39,7 +39,7 @@ pub fn execute(
     if wait {
         while !accepted.wait_for(LOOK_INTERVAL)? {
             if client.has_left() {
-                return Err(Failure::client_left());
+                return Err(reply::client_left());
             }
         }
         return get(context, &accepted.run_id);
@@ -56,7 +56,7 @@ pub fn estimate(context: &Context, id: FlowId, body: &[u8]) -> Answer {
 }
 
 /// The input in a body; of an empty body, nothing.
-fn read_input(body: &[u8]) -> std::result::Result<Value, Failure> {
+fn read_input(body: &[u8]) -> Result<Value, ApiError> {
     if body.trim_ascii().is_empty() {
         return Ok(Value::Null);
     }
