@@ -5,15 +5,13 @@
 //! moment after the gap, and one whose time comes twice runs the first time; any other (`*/30 * * * *`,
 //! `0 2,3 * * *`) follows the clock: what is left out is left out, what comes twice runs twice.
 
-use std::fmt;
-use std::str::FromStr;
-
 use croner::Cron;
 use croner::errors::CronError;
 use croner::parser::{CronParser, Seconds, Year};
 use jiff::tz::TimeZone;
 
 use crate::error::Fault;
+use crate::event::text_enum;
 use crate::time::Timestamp;
 
 /// How long a cron text may be, in bytes.
@@ -24,40 +22,14 @@ const ZONE_BYTES_MAX: usize = 100;
 /// The fields of a cron text, in order.
 const FIELDS: [&str; 5] = ["minute", "hour", "day of month", "month", "day of week"];
 
-/// What becomes of times that passed while no server ran.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Missed {
-    #[default]
-    Skip,
-    /// One run makes up for all of them.
-    Once,
-}
-
-impl Missed {
-    /// The form used in JSON and in the database.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Skip => "skip",
-            Self::Once => "once",
-        }
-    }
-}
-
-impl fmt::Display for Missed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl FromStr for Missed {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "skip" => Ok(Self::Skip),
-            "once" => Ok(Self::Once),
-            _ => Err("must be `skip` or `once`".into()),
-        }
+text_enum! {
+    /// How to treat times that passed while no server ran.
+    #[derive(Default)]
+    pub enum Missed {
+        #[default]
+        Skip = "skip",
+        /// One run makes up for all of them.
+        Once = "once",
     }
 }
 

@@ -32,7 +32,7 @@ pub fn text(context: &Context) -> ResponseBox {
     let help = "Clients whose connection the server ended.";
     text.head("clients_evicted_total", "counter", help);
     for eviction in Eviction::ALL {
-        let name = format!("clients_evicted_total{{reason=\"{}\"}}", eviction.name());
+        let name = format!("clients_evicted_total{{reason=\"{}\"}}", eviction.as_str());
         text.line(&name, hub.evicted(eviction));
     }
     let help = "How long rounds of the hub over its clients took.";
