@@ -287,12 +287,15 @@ fn the_connection_that_was_idle_longest_makes_room_for_a_new_client() {
     };
     let mut idle: Vec<TcpStream> = (0..PLACES)
         .map(|_| {
-            let mut stream = send(&server, "GET /api/health", "", b"");
+            let stream = send(&server, "GET /api/health", "", b"");
             assert_eq!(status(&stream), Some(200));
-            assert_eq!(health(&mut stream), Some(200));
             stream
         })
         .collect();
+    // A connection becomes idle a moment after its answer, so the first gets a lead.
+    for stream in &mut idle[1..] {
+        assert_eq!(health(stream), Some(200));
+    }
     for _ in 0..10 {
         let began = Instant::now();
         assert_eq!(get(&server, "/api/flows"), Some(200));
