@@ -70,7 +70,6 @@ impl Default for Toward {
     }
 }
 
-/// The settings of the gateway for clients.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
     /// Names for models, with what they mean.
@@ -79,7 +78,6 @@ pub struct Settings {
     pub toward: BTreeMap<String, Toward>,
 }
 
-/// The gateway for clients. Shared by all threads.
 pub struct Gateway {
     settings: Settings,
     token: Option<Secret>,
@@ -92,38 +90,23 @@ pub struct Gateway {
     threads: Threads,
 }
 
-/// The parts that the gateway for clients works with.
-pub struct Parts {
-    /// Asked for instead of a virtual key, where there is one.
-    pub token: Option<Secret>,
-    pub keys: Arc<Keys>,
-    pub store: Arc<Store>,
-    pub calls: Calls,
-    pub stats: Arc<Stats>,
-}
-
 impl Gateway {
-    /// Wires it together.
-    ///
-    /// # Errors
-    /// When the system cannot start another thread.
-    pub fn start(settings: Settings, parts: Parts) -> Result<Self> {
+    /// `token` is accepted in place of a virtual key.
+    pub fn start(
+        settings: Settings,
+        token: Option<Secret>,
+        keys: Arc<Keys>,
+        store: Arc<Store>,
+        calls: Calls,
+        stats: Arc<Stats>,
+    ) -> Result<Self> {
         let (in_flight, threads) = (Arc::<InFlight>::default(), Threads::default());
         if settings.toward.values().any(|it| it.drain_max.is_none()) {
             let in_flight = Arc::clone(&in_flight);
             threads.spawn("client-watch", STACK_BYTES, move || in_flight.watch())?;
         }
-        Ok(Self {
-            settings,
-            token: parts.token,
-            keys: parts.keys,
-            store: parts.store,
-            providers: Arc::clone(parts.calls.providers()),
-            calls: parts.calls,
-            stats: parts.stats,
-            in_flight,
-            threads,
-        })
+        let providers = Arc::clone(calls.providers());
+        Ok(Self { settings, token, keys, store, providers, calls, stats, in_flight, threads })
     }
 
     /// Stops the calls in flight, begins no more, and waits for them until the deadline. Returns how many
@@ -243,16 +226,11 @@ impl Gateway {
         })
     }
 
-    /// How a provider is used for clients.
     fn toward(&self, provider: &str) -> Toward {
-        let toward = self.settings.toward.get(provider);
-        toward.copied().unwrap_or_default()
+        self.settings.toward.get(provider).copied().unwrap_or_default()
     }
 
-    /// Who asks, by the keys that the request carries.
-    ///
-    /// # Errors
-    /// Where that opens nothing.
+    /// Identifies the client by the keys that the request carries.
     fn client(&self, head: &RequestHead) -> Result<Client, ApiError> {
         let mut own = None;
         for (offered, is_bearer) in offered(head) {
@@ -263,31 +241,26 @@ impl Gateway {
             }
             match self.keys.find(&offered) {
                 KeyLookup::Valid { id, name } => {
-                    return Ok(Client {
-                        key_id: Some(id),
-                        key_name: Some(name.to_string()),
-                        own: None,
-                    });
+                    let key_name = Some(name.to_string());
+                    return Ok(Client { key_id: Some(id), key_name, own: None });
                 }
                 KeyLookup::Expired => {
-                    let message = "the key has expired";
-                    return Err(ApiError::new(401, "invalid_api_key", message));
+                    return Err(invalid_key("the key has expired"));
                 }
                 // One that was removed is nobody's business, least of all a provider's.
                 KeyLookup::Unknown if offered.expose().starts_with(PREFIX) => {
-                    let message = "there is no such key";
-                    return Err(ApiError::new(401, "invalid_api_key", message));
+                    return Err(invalid_key("there is no such key"));
                 }
                 KeyLookup::Unknown => {
-                    let key = offered;
-                    own.get_or_insert(ClientKey { key, is_bearer });
+                    own.get_or_insert(ClientKey { key: offered, is_bearer });
                 }
             }
         }
         if self.token.is_some() {
-            let message = "send the server's token or one of its keys as `Authorization: Bearer \
-                           KEY` or `x-api-key: KEY`";
-            return Err(ApiError::new(401, "invalid_api_key", message));
+            return Err(invalid_key(
+                "send the server's token or one of its keys as `Authorization: Bearer KEY` or \
+                 `x-api-key: KEY`",
+            ));
         }
         Ok(Client { own, ..Client::default() })
     }
@@ -339,7 +312,6 @@ fn is_providers(told: &ErrorResponse) -> bool {
     matches!(told, ErrorResponse::Providers(..))
 }
 
-/// What may be done at a path, in words of HTTP.
 fn allowed(path: &str) -> Option<&'static str> {
     match path {
         "/v1/chat/completions" | "/v1/messages" | "/v1/messages/count_tokens" => Some("POST"),
@@ -350,16 +322,10 @@ fn allowed(path: &str) -> Option<&'static str> {
 
 /// The keys that a request carries, and whether each is a bearer token.
 fn offered(head: &RequestHead) -> Vec<(Secret, bool)> {
-    let bearer = head.header("authorization").and_then(|value| {
-        let (scheme, key) = value.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then(|| (key.trim(), true))
-    });
+    let bearer = head.bearer().map(|key| (key, true));
     let plain = head.header("x-api-key").map(|key| (key.trim(), false));
-    let found = bearer.into_iter().chain(plain);
-    found
-        .filter(|(key, _)| !key.is_empty())
-        .map(|(key, is_bearer)| (Secret::new(key), is_bearer))
-        .collect()
+    let found = bearer.into_iter().chain(plain).filter(|(key, _)| !key.is_empty());
+    found.map(|(key, is_bearer)| (Secret::new(key), is_bearer)).collect()
 }
 
 /// Fields of a client's request that go on to the provider.
@@ -380,6 +346,10 @@ fn passed_headers(protocol: Protocol, head: &RequestHead) -> Vec<(&'static str, 
         (!values.is_empty()).then(|| (*name, values.join(",")))
     });
     found.collect()
+}
+
+fn invalid_key(message: &str) -> ApiError {
+    ApiError::new(401, "invalid_api_key", message)
 }
 
 fn no_target() -> ApiError {

@@ -87,7 +87,6 @@ impl Gateway {
         attempt: u32,
     ) -> CallRequest<'a> {
         let request = &operation.request;
-        let cache = operation.cache_age;
         CallRequest {
             call,
             row: operation.row(call, attempt),
@@ -96,7 +95,7 @@ impl Gateway {
                 bytes_max: request.prompt.bytes_at_most(operation.protocol),
                 cache_writes: request.cache_writes,
             },
-            cache: cache.map(|age| (self.cache_key(operation, call), age)),
+            cache: operation.cache_age.map(|age| (self.cache_key(operation, call), age)),
             has_own_key: self.own_key(operation, &call.provider).is_some(),
         }
     }
@@ -193,9 +192,9 @@ impl Gateway {
 
     /// Whether the provider is asked for the usage of a stream, of which the client is told nothing.
     pub(super) fn adds_usage(&self, operation: &Operation<'_>, provider: &str) -> bool {
-        let asked = &operation.request;
-        let is_possible = operation.protocol == Protocol::OpenAi && asked.is_streamed;
-        is_possible && !asked.wants_usage && self.providers.takes_stream_options(provider)
+        let request = &operation.request;
+        let is_possible = operation.protocol == Protocol::OpenAi && request.is_streamed;
+        is_possible && !request.wants_usage && self.providers.takes_stream_options(provider)
     }
 
     /// Why a call ended before it was made.
@@ -213,9 +212,7 @@ impl Gateway {
         operation: &'a Operation<'_>,
         provider: &str,
     ) -> Option<&'a ClientKey> {
-        let toward = self.settings.toward.get(provider);
-        let own = operation.client.own.as_ref();
-        own.filter(|_| toward.is_some_and(|toward| toward.pass_through_key))
+        operation.client.own.as_ref().filter(|_| self.toward(provider).pass_through_key)
     }
 
     fn forward(
@@ -316,9 +313,7 @@ impl Gateway {
         let mut sink = ClientSink::new(operation, fill, reply);
         let mut is_there = true;
         if call.stream {
-            let head = answer_head("text/event-stream");
-            is_there = sink.begin(&head);
-            is_there &= sink.piece(&shape.begin());
+            is_there = sink.begin(&answer_head("text/event-stream")) && sink.piece(&shape.begin());
         }
         let called = self.providers.call(&call, &guard.cancel, &mut |text| {
             is_there &= sink.piece(&shape.piece(text));
@@ -332,8 +327,7 @@ impl Gateway {
                 sink.piece(&shape.end(&answer.usage));
                 sink.end(true);
             } else {
-                let head = answer_head("application/json");
-                sink.whole(&head, &shape.document(answer));
+                sink.whole(&answer_head("application/json"), &shape.document(answer));
             }
         }
         (called.map_err(Box::new), sink.into_filled())
@@ -341,12 +335,8 @@ impl Gateway {
 }
 
 fn reply_cached(bought: &Bought, reply: &mut ResponseWriter<'_>) {
-    let content_type = bought.content_type.as_deref();
-    let headers: Vec<_> = content_type
-        .map(|value| ("content-type", value))
-        .into_iter()
-        .chain([(CACHED_HEADER, "true")])
-        .collect();
+    let mut headers = vec![(CACHED_HEADER, "true")];
+    headers.extend(bought.content_type.as_deref().map(|value| ("content-type", value)));
     reply.whole(200, &headers, bought.output.as_bytes());
 }
 

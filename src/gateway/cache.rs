@@ -55,9 +55,8 @@ impl Gateway {
     pub(super) fn cache_key(&self, operation: &Operation<'_>, call: &Call) -> String {
         let adds_usage = self.adds_usage(operation, &call.provider);
         let body = operation.request.for_model(&call.model, adds_usage);
-        let headers = operation.headers.iter();
-        let effective: Vec<_> =
-            headers.filter(|(name, _)| !WITHOUT_EFFECT.contains(name)).collect();
+        let mut effective = operation.headers.clone();
+        effective.retain(|(name, _)| !WITHOUT_EFFECT.contains(name));
         let own = self.own_key(operation, &call.provider);
         let all = serde_json::json!([
             "v1",
@@ -89,15 +88,13 @@ impl Recording {
         Self { fill, content_type: None, bytes: Vec::new(), is_whole: false }
     }
 
-    /// The answer begins. Gives whether it may be kept.
+    /// Returns whether the answer may be kept, as `push` and `end` do.
     pub(super) fn begin(&mut self, head: &AnswerHead) -> bool {
-        let mut headers = head.headers.iter();
-        let found = headers.find(|(name, _)| name == "content-type");
-        self.content_type = found.map(|(_, value)| value.clone());
+        let content_type = head.headers.iter().find(|(name, _)| name == "content-type");
+        self.content_type = content_type.map(|(_, value)| value.clone());
         head.status == 200
     }
 
-    /// The next piece. Gives whether it may still be kept: no more memory is used than that takes.
     pub(super) fn push(&mut self, bytes: &[u8]) -> bool {
         let fits = self.bytes.len() + bytes.len() <= ANSWER_BYTES_MAX;
         if fits {
@@ -106,9 +103,9 @@ impl Recording {
         fits
     }
 
-    /// That was all; `is_whole` where nothing is missing.
-    pub(super) fn end(&mut self, is_whole: bool) {
+    pub(super) fn end(&mut self, is_whole: bool) -> bool {
         self.is_whole = is_whole;
+        is_whole
     }
 
     /// Returns the answer if it is complete and UTF-8 text, which events need not be.

@@ -40,6 +40,15 @@ struct Known {
 }
 
 impl Known {
+    fn new(record: &KeyRecord) -> Self {
+        Self {
+            id: record.id,
+            name: record.name.as_str().into(),
+            expires_at: record.expires_at,
+            touched_ms: AtomicI64::new(record.last_used_at.map_or(0, |at| at.0)),
+        }
+    }
+
     /// Notes that it is used. Gives when, if that is to be written down.
     fn touch(&self) -> Option<Timestamp> {
         let at = Timestamp::now();
@@ -55,7 +64,6 @@ impl Known {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyLookup {
-    /// A key.
     Valid {
         id: i64,
         name: Arc<str>,
@@ -67,16 +75,8 @@ pub enum KeyLookup {
 
 impl Keys {
     pub fn load(store: &Store, journal: Journal) -> Result<Self> {
-        let known = store.keys()?.into_iter().map(|record| {
-            let touched = record.last_used_at.map_or(0, |at| at.0);
-            let known = Known {
-                id: record.id,
-                name: record.name.into(),
-                expires_at: record.expires_at,
-                touched_ms: AtomicI64::new(touched),
-            };
-            (record.hash, known)
-        });
+        let keys = store.keys()?;
+        let known = keys.iter().map(|record| (record.hash.clone(), Known::new(record)));
         Ok(Self { journal, known: RwLock::new(known.collect()) })
     }
 
@@ -114,36 +114,20 @@ impl Keys {
             return Err(Error::Busy(format!("there may be {KEYS_MAX} keys")));
         }
         let key = Secret::new(format!("{PREFIX}{}", Secret::random()?.expose()));
-        let hash = key.hash();
-        let mut changes = vec![Change::CreateKey(NewKey {
-            name: name.to_owned(),
-            hash: hash.clone(),
-            expires_at,
-            at,
-        })];
+        let (name, hash) = (name.to_owned(), key.hash());
+        let new = NewKey { name: name.clone(), hash: hash.clone(), expires_at, at };
+        let mut changes = vec![Change::CreateKey(new)];
         changes.extend(budget.map(Change::AddBudget));
         let receipts = self.journal.commit(changes)?;
         let Some(&Receipt::Key(id)) = receipts.first() else {
             return Err(Error::internal("a key got no number"));
         };
-        let known = Known { id, name: name.into(), expires_at, touched_ms: AtomicI64::new(0) };
-        self.known_to_change().insert(hash.clone(), known);
-        let record = KeyRecord {
-            id,
-            name: name.to_owned(),
-            hash,
-            created_at: at,
-            last_used_at: None,
-            expires_at,
-        };
+        let record = KeyRecord { id, name, hash, created_at: at, last_used_at: None, expires_at };
+        self.known_to_change().insert(record.hash.clone(), Known::new(&record));
         Ok((record, key))
     }
 
-    /// Removes a key, and its budgets where they are to go, too; it opens nothing any more when this
-    /// returns.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`].
+    /// Removes a key, which opens nothing once this returns.
     pub fn delete(&self, id: i64, with_budgets: bool) -> Result<()> {
         self.journal.commit_one(Change::DeleteKey { id, with_budgets })?;
         self.known_to_change().retain(|_, known| known.id != id);

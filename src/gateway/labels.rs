@@ -23,10 +23,6 @@ pub struct Labels {
 }
 
 impl Labels {
-    /// Reads them.
-    ///
-    /// # Errors
-    /// Which field is wrong, and what would be right.
     pub fn read(head: &RequestHead) -> Result<Self, ApiError> {
         let role = match head.header("x-flowledger-role").unwrap_or_default() {
             "" => None,
@@ -47,18 +43,12 @@ impl Labels {
                 ApiError::bad_request("bad_flow", message)
             })?),
         };
-        let tags = tags(head)?;
-        Ok(Self { role, tags, flow_id })
+        Ok(Self { role, tags: tags(head)?, flow_id })
     }
 }
 
 fn tags(head: &RequestHead) -> Result<Option<String>, ApiError> {
-    let tags: Vec<&str> = head
-        .all("x-flowledger-tags")
-        .flat_map(|value| value.split(','))
-        .map(str::trim)
-        .filter(|tag| !tag.is_empty())
-        .collect();
+    let tags: Vec<&str> = head.items("x-flowledger-tags").filter(|tag| !tag.is_empty()).collect();
     let is_tag = |tag: &&str| {
         let is_fitting = |byte: u8| byte.is_ascii_alphanumeric() || b"._:/=@-".contains(&byte);
         tag.len() <= TAG_BYTES_MAX && tag.bytes().all(is_fitting)

@@ -44,18 +44,15 @@ pub fn set(context: &Context, body: &[u8], if_match: Option<&str>) -> Answer {
     for (at, budget) in all.iter().enumerate() {
         // What names a flow that is gone meanwhile may stay: the others are to be changed all the same.
         if !present.contains(budget) {
-            let found = names_faults(context, budget.model.as_deref(), budget.flow_id)?;
-            let within =
-                |fault: Fault| Fault::new(format!("budgets[{at}].{}", fault.field), fault.message);
-            faults.extend(found.into_iter().map(within));
+            let (model, at) = (budget.model.as_deref(), format!("budgets[{at}]"));
+            faults.extend(names_faults(context, &at, model, budget.flow_id)?);
         }
     }
     if !faults.is_empty() {
         let message = "the budgets cannot be set".to_owned();
         return Err(Error::Invalid { message, faults }.into());
     }
-    let version = version.or(tag);
-    let change = Change::SetBudgets { all, version };
+    let change = Change::SetBudgets { all, version: version.or(tag) };
     match context.journal.commit_one(change) {
         Ok(_) => {
             context.optimizer.look_at_all();
@@ -72,18 +69,19 @@ pub fn set(context: &Context, body: &[u8], if_match: Option<&str>) -> Answer {
 /// later under its name; a flow never gets a number that somebody has foreseen.
 pub(super) fn names_faults(
     context: &Context,
+    at: &str,
     model: Option<&str>,
     flow_id: Option<FlowId>,
 ) -> Result<Vec<Fault>> {
     let knows = |provider: &str| context.providers.knows(provider);
     let mut faults = Vec::new();
     if let Some(why) = model.and_then(|model| model_fault(model, knows)) {
-        faults.push(Fault::new("model", why));
+        faults.push(Fault::new(format!("{at}.model"), why));
     }
     if let Some(flow_id) = flow_id
         && !context.store.has_flow(flow_id)?
     {
-        faults.push(Fault::new("flowId", format!("there is no flow {flow_id}")));
+        faults.push(Fault::new(format!("{at}.flowId"), format!("there is no flow {flow_id}")));
     }
     Ok(faults)
 }

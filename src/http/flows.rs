@@ -21,9 +21,7 @@ pub fn list(context: &Context, mut query: Query) -> Answer {
     let before: Option<FlowId> = query.take("before");
     query.finish()?;
     let mut records = context.store.flows(before, limit + 1)?;
-    let more = records.len() > limit;
-    records.truncate(limit);
-    let next = records.last().filter(|_| more).map(|record| record.id);
+    let next = reply::cut(&mut records, limit, |record| record.id);
     let items: Vec<Value> = records.iter().map(|record| view(context, record)).collect();
     Ok(reply::list(&items, next))
 }

@@ -8,7 +8,7 @@ use super::budget::names_faults;
 use super::reply::{self, Answer, With};
 use super::request::{Query, read_json};
 use crate::budget::Budget;
-use crate::error::{Error, Fault};
+use crate::error::Error;
 use crate::store::KeyRecord;
 use crate::time::Timestamp;
 
@@ -35,11 +35,9 @@ pub fn create(context: &Context, body: &[u8]) -> Answer {
     if let Some(budget) = &new.budget {
         let model = budget.get("model").and_then(Value::as_str);
         let flow_id = budget.get("flowId").and_then(Value::as_i64);
-        let faults = names_faults(context, model.filter(|it| it.contains('/')), flow_id)?;
+        let model = model.filter(|it| it.contains('/'));
+        let faults = names_faults(context, "budget", model, flow_id)?;
         if !faults.is_empty() {
-            let within =
-                |fault: Fault| Fault::new(format!("budget.{}", fault.field), fault.message);
-            let faults = faults.into_iter().map(within).collect();
             let message = "the key cannot be made".to_owned();
             return Err(Error::Invalid { message, faults }.into());
         }

@@ -24,9 +24,7 @@ pub fn list(context: &Context, mut query: Query) -> Answer {
     let status: Option<Status> = query.take("status");
     query.finish()?;
     let mut items = context.store.suggestions(status, before, limit + 1)?;
-    let more = items.len() > limit;
-    items.truncate(limit);
-    let next = items.last().filter(|_| more).map(|last| last.id);
+    let next = reply::cut(&mut items, limit, |item| item.id);
     Ok(reply::list(&items, next))
 }
 
@@ -166,11 +164,8 @@ pub fn revert(context: &Context, id: i64) -> Answer {
 
 /// `POST /api/ledger/optimizations/{id}/dismiss`: hides it unless its grounds change.
 pub fn dismiss(context: &Context, id: i64) -> Answer {
-    context.journal.commit_one(Change::CloseSuggestion {
-        id,
-        status: Status::Dismissed,
-        at: Timestamp::now(),
-    })?;
+    let at = Timestamp::now();
+    context.journal.commit_one(Change::CloseSuggestion { id, status: Status::Dismissed, at })?;
     Ok(reply::json(200, &detail(context, id, None)?))
 }
 

@@ -55,7 +55,19 @@ pub fn list(items: &impl Serialize, next: Option<impl Serialize>) -> ResponseBox
     json(200, &List { items, next })
 }
 
-/// A file that is part of the program.
+/// Cuts `found` to `limit` items, of which one more was read, and returns the cursor of the next page.
+pub fn cut<T, N>(found: &mut Vec<T>, limit: usize, cursor: impl Fn(&T) -> N) -> Option<N> {
+    let has_more = found.len() > limit;
+    found.truncate(limit);
+    found.last().filter(|_| has_more).map(cursor)
+}
+
+/// A run that was started.
+pub fn run(status: u16, run_id: &str) -> ResponseBox {
+    let reply = json(status, &serde_json::json!({"runId": run_id}));
+    reply.with("location", format!("/api/runs/{run_id}"))
+}
+
 pub fn file(content_type: &'static str, bytes: &'static [u8]) -> ResponseBox {
     // Checked each time, so that an update of the program never leads to a mix of versions.
     response(200, bytes, Some(bytes.len()))
@@ -76,10 +88,7 @@ pub fn empty() -> ResponseBox {
 /// header that the listener adds.
 pub fn preflight() -> ResponseBox {
     empty()
-        .with(
-            "access-control-allow-methods",
-            "GET, POST, PUT, DELETE",
-        )
+        .with("access-control-allow-methods", "GET, POST, PUT, DELETE")
         .with(
             "access-control-allow-headers",
             "authorization, content-type, idempotency-key, if-match, x-flowledger-secret, x-api-key, \
@@ -120,10 +129,8 @@ pub fn send(response: ResponseBox, head: &RequestHead, writer: &mut ResponseWrit
 
 fn send_stream(response: ResponseBox, without_body: bool, writer: &mut ResponseWriter<'_>) {
     let headers = response.headers().to_vec();
-    let fields: Vec<(&str, &str)> = headers
-        .iter()
-        .map(|header| (header.field.as_str().as_str(), header.value.as_str()))
-        .collect();
+    let fields = headers.iter().map(|it| (it.field.as_str().as_str(), it.value.as_str()));
+    let fields: Vec<(&str, &str)> = fields.collect();
     if !writer.begin(response.status_code().0, &fields) {
         return;
     }

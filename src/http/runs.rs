@@ -8,11 +8,11 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::Context;
-use super::reply::{self, Answer, With};
+use super::reply::{self, Answer};
 use super::request::{Query, read_json};
 use crate::error::{Error, Fault, Result};
 use crate::event::{LedgerEntry, RunStatus, preview};
-use crate::ids::{FlowId, RunId, Seq};
+use crate::ids::{FlowId, Seq};
 use crate::listener::{ApiError, Presence};
 use crate::money::Usd;
 use crate::store::{Change, ItemRecord, LedgerFilter, NodeRecord, NodeStatus, Run, RunFilter};
@@ -44,8 +44,7 @@ pub fn execute(
         }
         return get(context, &accepted.run_id);
     }
-    let location = format!("/api/runs/{}", accepted.run_id);
-    Ok(reply::json(202, &json!({"runId": accepted.run_id})).with("location", location))
+    Ok(reply::run(202, &accepted.run_id))
 }
 
 /// `POST /api/flows/{id}/estimate`: what a run with that input will cost.
@@ -72,11 +71,10 @@ fn input_of(body: Value) -> Result<Value> {
     let input = body.remove("input").unwrap_or_default();
     let unknown = "is not known here; there is `input`";
     let faults: Vec<Fault> = body.keys().map(|key| Fault::new(key, unknown)).collect();
-    if faults.is_empty() {
-        return Ok(input);
+    match faults.is_empty() {
+        true => Ok(input),
+        false => Err(Error::Invalid { message: message.to_owned(), faults }),
     }
-    let message = message.to_owned();
-    Err(Error::Invalid { message, faults })
 }
 
 /// `GET /api/flows/{id}/status`: the newest run, and the place in the log that it is at least as
@@ -105,9 +103,7 @@ pub fn list(context: &Context, mut query: Query) -> Answer {
     };
     query.finish()?;
     let mut runs = context.store.runs(&filter, limit + 1)?;
-    let more = runs.len() > limit;
-    runs.truncate(limit);
-    let next: Option<RunId> = runs.last().filter(|_| more).map(|run| run.id.clone());
+    let next = reply::cut(&mut runs, limit, |run| run.id.clone());
     let items: Vec<RunView<'_>> = runs.iter().map(summary).collect();
     Ok(reply::list(&items, next))
 }

@@ -104,11 +104,11 @@ enum Work {
 
 impl Outbox {
     /// An outbox for the client behind `sink`; [`Outbox::run`] is to be its writer thread.
-    pub fn new(sink: Box<dyn Sink>, encoding: Arc<dyn Encoding>) -> Self {
+    pub fn new(sink: Box<dyn Sink>, encoding: Arc<dyn Encoding>, queue_bytes_max: usize) -> Self {
         Self {
             sink,
             encoding,
-            queue_bytes_max: QUEUE_BYTES_MAX,
+            queue_bytes_max,
             state: Mutex::new(State {
                 phase: Phase::Open,
                 live: false,
@@ -124,11 +124,6 @@ impl Outbox {
             }),
             wake: Condvar::new(),
         }
-    }
-
-    /// Lets another number of bytes wait than [`QUEUE_BYTES_MAX`].
-    pub fn with_limit(self, queue_bytes_max: usize) -> Self {
-        Self { queue_bytes_max, ..self }
     }
 
     /// Passes events on from now. With `since`, those in (`since`, `newest`] go first.
@@ -379,18 +374,9 @@ impl Outbox {
     /// The close frame has left: waits for the client's, within bounds.
     fn say_goodbye(&self) {
         self.sink.finish();
-        let deadline = Instant::now() + CLOSE_WAIT;
-        let mut state = self.lock();
-        while !state.reader_done && state.phase != Phase::Closed {
-            let now = Instant::now();
-            if now >= deadline {
-                break;
-            }
-            (state, _) = self
-                .wake
-                .wait_timeout(state, deadline - now)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
+        let is_waiting = |state: &mut State| !state.reader_done && state.phase != Phase::Closed;
+        let waited = self.wake.wait_timeout_while(self.lock(), CLOSE_WAIT, is_waiting);
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         self.end(&mut state, None);
     }
 }
@@ -531,7 +517,7 @@ mod tests {
                 allow: allowed,
                 ended: ended_in,
             };
-            let outbox = Arc::new(Outbox::new(Box::new(client), Arc::new(Plain)));
+            let outbox = Arc::new(Outbox::new(Box::new(client), Arc::new(Plain), QUEUE_BYTES_MAX));
             Self { outbox, direct, written, allow, ended }
         }
 

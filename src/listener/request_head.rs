@@ -121,6 +121,11 @@ impl RequestHead {
         self.headers.iter().filter(move |(n, _)| n == name).map(|(_, value)| value.as_str())
     }
 
+    /// The items of a comma-separated header.
+    pub fn items<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a str> {
+        self.all(name).flat_map(|value| value.split(',')).map(str::trim)
+    }
+
     /// The target up to the query.
     pub fn path(&self) -> &str {
         self.target.split(['?', '#']).next().unwrap_or_default()
@@ -129,18 +134,13 @@ impl RequestHead {
     /// The first value of a parameter in the query, as it stands there.
     pub fn query(&self, name: &str) -> Option<&str> {
         let (_, query) = self.target.split_once('?')?;
-        query
-            .split('&')
-            .filter_map(|pair| pair.split_once('='))
-            .find(|(n, _)| *n == name)
-            .map(|(_, v)| v)
+        let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+        pairs.find(|(n, _)| *n == name).map(|(_, value)| value)
     }
 
     /// Whether a comma-separated field holds that word, whatever its case.
     pub fn has_token(&self, name: &str, token: &str) -> bool {
-        self.all(name)
-            .flat_map(|value| value.split(','))
-            .any(|t| t.trim().eq_ignore_ascii_case(token))
+        self.items(name).any(|item| item.eq_ignore_ascii_case(token))
     }
 
     /// Whether the client wants the connection to go on after the answer.
@@ -148,19 +148,21 @@ impl RequestHead {
         self.version == 1 && !self.has_token("connection", "close")
     }
 
+    /// The token of `Authorization: Bearer`.
+    pub fn bearer(&self) -> Option<&str> {
+        let (scheme, token) = self.header("authorization")?.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    }
+
     /// Whether the request carries this token, as a bearer token or, where browsers cannot set a
     /// field (`/ws`), as the subprotocol `bearer.HEX`. Compares in constant time.
     pub fn carries(&self, token: &Secret) -> bool {
-        let in_header = self.header("authorization").and_then(|value| value.split_once(' '));
-        if let Some((scheme, offered)) = in_header
-            && scheme.eq_ignore_ascii_case("bearer")
-        {
-            return token.matches(offered.trim().as_bytes());
+        if let Some(offered) = self.bearer() {
+            return token.matches(offered.as_bytes());
         }
         let as_protocol = Secret::new(crate::ids::hex(token.expose().as_bytes()));
-        self.all("sec-websocket-protocol")
-            .flat_map(|value| value.split(','))
-            .filter_map(|name| name.trim().strip_prefix("bearer."))
+        self.items("sec-websocket-protocol")
+            .filter_map(|name| name.strip_prefix("bearer."))
             .any(|offered| as_protocol.matches(offered.as_bytes()))
     }
 
@@ -169,11 +171,10 @@ impl RequestHead {
         let lengths: Vec<&str> = self.all("content-length").collect();
         match (codings.as_slice(), lengths.as_slice()) {
             ([], []) => Ok(Body::Length(0)),
-            ([], [length]) if length.bytes().all(|byte| byte.is_ascii_digit()) => {
-                let length =
-                    length.parse().map_err(|_| malformed("content-length is no length"))?;
-                Ok(Body::Length(length))
-            }
+            ([], [length]) if length.bytes().all(|byte| byte.is_ascii_digit()) => length
+                .parse()
+                .map(Body::Length)
+                .map_err(|_| malformed("content-length is no length")),
             ([], _) => Err(malformed("content-length must be there once, as a number")),
             ([coding], []) if coding.eq_ignore_ascii_case("chunked") && self.version == 1 => {
                 Ok(Body::Chunked)
