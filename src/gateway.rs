@@ -49,13 +49,11 @@ use crate::threads::Threads;
 const BODY_BYTES_MAX: u64 = 32 << 20;
 /// How long a body may take: the largest over a slow line.
 const BODY_TIME_MAX: Duration = Duration::from_secs(120);
-/// For how long an answer is read on when its client has left, unless the provider's setting says
-/// otherwise.
+/// The default of [`Toward::drain_max`].
 const DRAIN_MAX: Duration = Duration::from_secs(30);
 /// Stack of the thread that looks for clients that have left.
 const STACK_BYTES: usize = 64 << 10;
 
-/// How a provider is used for clients of the gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Toward {
     /// For how long an answer is read on when its client has left; none to end the call then.
@@ -109,8 +107,7 @@ impl Gateway {
         Ok(Self { settings, token, keys, store, providers, calls, stats, in_flight, threads })
     }
 
-    /// Stops the calls in flight, begins no more, and waits for them until the deadline. Returns how many
-    /// are left.
+    /// Stops the calls in flight until the deadline. Returns the number of those that are left.
     pub fn shutdown(&self, deadline: Instant) -> usize {
         let left = self.in_flight.stop(deadline);
         self.threads.join(deadline);
@@ -207,7 +204,6 @@ impl Gateway {
         targets::targets(operation.protocol, model, &self.settings.aliases, is_provider)
     }
 
-    /// What a request asks for, without labels.
     fn operation<'a>(
         &self,
         protocol: Protocol,
@@ -320,7 +316,7 @@ fn allowed(path: &str) -> Option<&'static str> {
     }
 }
 
-/// The keys that a request carries, and whether each is a bearer token.
+/// The keys of a request, and whether each is a bearer token.
 fn offered(head: &RequestHead) -> Vec<(Secret, bool)> {
     let bearer = head.bearer().map(|key| (key, true));
     let plain = head.header("x-api-key").map(|key| (key.trim(), false));
@@ -328,7 +324,6 @@ fn offered(head: &RequestHead) -> Vec<(Secret, bool)> {
     found.map(|(key, is_bearer)| (Secret::new(key), is_bearer)).collect()
 }
 
-/// Fields of a client's request that go on to the provider.
 fn passed_headers(protocol: Protocol, head: &RequestHead) -> Vec<(&'static str, String)> {
     let names: &[&'static str] = match protocol {
         Protocol::OpenAi => &[
@@ -366,7 +361,6 @@ fn answer_json(reply: &mut ResponseWriter<'_>, document: &serde_json::Value) {
     reply.whole(200, &[("content-type", "application/json")], body.as_bytes());
 }
 
-/// Tells a client why there is no answer, or no more of it.
 fn tell(protocol: Protocol, told: &ErrorResponse, reply: &mut ResponseWriter<'_>) {
     match told {
         ErrorResponse::Ours(refusal) if reply.is_open() => {

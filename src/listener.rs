@@ -464,9 +464,7 @@ fn bad_head(error: &BadRequestHead) -> ApiError {
 }
 
 /// Appends what comes next to `buffer`, at most `bytes_max`. Returns 0 at the end of the stream.
-///
-/// # Errors
-/// `TimedOut` when nothing has come by the deadline.
+/// Fails with `TimedOut` at the deadline.
 fn read_some(
     mut stream: &TcpStream,
     buffer: &mut Vec<u8>,

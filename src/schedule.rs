@@ -14,9 +14,7 @@ use crate::error::Fault;
 use crate::event::text_enum;
 use crate::time::Timestamp;
 
-/// How long a cron text may be, in bytes.
 pub const CRON_BYTES_MAX: usize = 200;
-/// How long a time zone's name may be, in bytes.
 const ZONE_BYTES_MAX: usize = 100;
 
 /// The fields of a cron text, in order.
@@ -50,10 +48,7 @@ pub enum Step {
 }
 
 impl Schedule {
-    /// Reads a schedule, or says all that is wrong with it, by the fields `cron` and `timezone`.
-    ///
-    /// # Errors
-    /// Faults of what is no cron text or no time zone.
+    /// Returns a schedule, or all faults of `cron` and `timezone`.
     pub fn parse(cron: &str, timezone: &str) -> Result<Self, Vec<Fault>> {
         let mut faults = Vec::new();
         let cron = parse_cron(cron).map_err(|of_cron| {
@@ -91,8 +86,7 @@ impl Schedule {
         }
     }
 
-    /// The newest time of (`after`, `upto`]. It is found by halves, since a year has half a million
-    /// minutes.
+    /// The newest time of (`after`, `upto`], by bisection, because a year has half a million minutes.
     fn newest(&self, after: Timestamp, upto: Timestamp) -> Option<Timestamp> {
         let due_after = |moment: i64| self.next(Timestamp(moment)).filter(|due| *due <= upto);
         let mut newest = due_after(after.0)?;

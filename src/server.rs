@@ -40,12 +40,10 @@ const ENGINE_END_MAX: Duration = Duration::from_millis(1_500);
 const HUB_END_MAX: Duration = Duration::from_millis(1_500);
 const CLIENTS_END_MAX: Duration = Duration::from_millis(2_500);
 const PART_END_MAX: Duration = Duration::from_millis(500);
-/// … and, since together they could take longer than the five seconds in which the whole has to,
-/// how long after the beginning clients are still waited for.
+/// … and all of them together, so that the whole ends within five seconds.
 const MOST_END_MAX: Duration = Duration::from_secs(4);
 /// How many connections may wait to be accepted; the system may allow fewer.
 const LISTEN_QUEUE: i32 = 4_096;
-/// How often a waiting shutdown looks.
 const JOIN_POLL: Duration = Duration::from_millis(2);
 
 /// Everything but the network: store, journal, hub, providers, engine.
@@ -62,7 +60,6 @@ pub struct Core {
     threads: [JoinHandle<()>; 3],
 }
 
-/// Where the names of threads go that the server cannot go on without.
 fn fatal_channel() -> (OnFatal, Receiver<String>) {
     let (sender, receiver): (Sender<String>, _) = bounded(8);
     let on_fatal: OnFatal = Arc::new(move |name: &str| drop(sender.try_send(name.to_owned())));

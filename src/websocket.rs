@@ -277,12 +277,8 @@ impl Drop for EndInPanic<'_> {
     }
 }
 
-/// The answer to a handshake, ready to be written. What the request's head says comes from the
-/// listener, which has read it: tungstenite's own reading of it would take a page of stack that an idle
-/// reader keeps. `version` is 0 for HTTP/1.0, 1 for HTTP/1.1.
-///
-/// # Errors
-/// When the request is no WebSocket handshake of version 13.
+/// Returns the answer to a handshake. The listener has parsed the head, because tungstenite's parser
+/// would use a page of stack that an idle reader keeps. `version` is 0 for HTTP/1.0, 1 for HTTP/1.1.
 pub fn accept<'a>(
     method: &str,
     version: u8,
@@ -313,11 +309,8 @@ pub fn accept<'a>(
 }
 
 impl Sockets {
-    /// Serves a client, in the calling thread as its reader, until it is gone. A second thread
-    /// writes.
-    ///
-    /// # Errors
-    /// [`Error::Busy`] when that thread cannot be started; nothing was written then.
+    /// Serves a client until it is gone. The calling thread reads, a second one writes. Fails with
+    /// [`Error::Busy`], with nothing written, if that one cannot be started.
     pub fn serve(&self, upgrade: Box<Upgrade>) -> Result<()> {
         let stream = Arc::clone(&upgrade.stream);
         let (client, writer, rest) = self.open(upgrade)?;

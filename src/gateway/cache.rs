@@ -17,18 +17,14 @@ use crate::listener::RequestHead;
 use crate::providers::{AnswerHead, Call};
 use crate::store::ANSWER_BYTES_MAX;
 
-/// The field of a request that says how old an answer may be, in seconds.
+/// The request header with the maximum age of an answer, in seconds.
 const AGE_HEADER: &str = "x-flowledger-cache";
-/// The field of an answer to such a request that says whether it was bought before.
+/// The response header that tells whether the answer came from the cache.
 pub(super) const CACHED_HEADER: &str = "x-flowledger-cached";
-/// Passed fields that change nothing of an answer: how a request is told from its repetition, and what
-/// `OpenRouter` calls the program that asks.
+/// Forwarded headers that do not change the answer.
 const WITHOUT_EFFECT: [&str; 3] = ["idempotency-key", "http-referer", "x-title"];
 
-/// How old an answer may be that will do; none where it is to be bought.
-///
-/// # Errors
-/// Where the field cannot be understood.
+/// Returns the maximum age of a cached answer, if one may be used.
 pub(super) fn age_max(head: &RequestHead) -> Result<Option<Duration>, ApiError> {
     let mut values = head.all(AGE_HEADER).filter(|value| !value.is_empty());
     let (value, another) = (values.next(), values.next());
@@ -75,7 +71,7 @@ impl Gateway {
     }
 }
 
-/// An answer on its way to a client that is to be kept, as far as it came.
+/// An answer that is to be kept, as far as it has come.
 pub(super) struct Recording {
     fill: FillGuard,
     content_type: Option<String>,

@@ -37,14 +37,12 @@ const INCLUDE_USAGE: &str = "include_usage";
 pub struct ChatRequest<'a> {
     protocol: Protocol,
     body: &'a str,
-    /// The model that is asked, as the client calls it.
     pub model: String,
     model_at: Range<usize>,
-    /// Whether the answer is to come piece by piece.
     pub is_streamed: bool,
     /// Whether the client wants to see the usage of a streamed chat completion.
     pub wants_usage: bool,
-    /// What asks for that usage, and in place of what.
+    /// The text that asks for that usage, and the place that it replaces.
     usage_edit: (Range<usize>, &'static str),
     /// The limit of the answer, of all its choices together, in tokens.
     pub max_tokens: Option<u32>,
@@ -64,11 +62,8 @@ struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// Reads the object `text`, which stands in `body`.
-    ///
-    /// # Errors
-    /// Where it is no object, or has an understood field twice: of two, nobody knows which one counts.
-    /// Some servers read names in whatever case, so another case is another time.
+    /// Reads the object `text`, a part of `body`. Duplicate fields are ambiguous, so they are an error; so
+    /// are names in another case, which some servers accept.
     fn read(
         body: &str,
         text: &'a str,
@@ -102,10 +97,7 @@ impl<'a> Fields<'a> {
         found.find(|(known, _)| *known == name).map(|(_, value)| *value)
     }
 
-    /// A whole number, however it is written; none where it is missing or null.
-    ///
-    /// # Errors
-    /// Where it is anything else. What a provider makes of that is not known.
+    /// Returns a whole number; none if it is missing or null. Providers read anything else differently.
     fn whole(&self, name: &str) -> Result<Option<f64>, ApiError> {
         let Some(value) = self.get(name) else {
             return Ok(None);
@@ -119,8 +111,7 @@ impl<'a> Fields<'a> {
             })
     }
 
-    /// A limit of the answer in tokens. What is larger than can be counts as the largest; some servers
-    /// take a negative one for none.
+    /// Returns a limit in tokens. Some servers treat a negative one as none.
     fn limit(&self, name: &str) -> Result<Option<u32>, ApiError> {
         let limit = self.whole(name)?;
         Ok(limit.map(|limit| match limit {
@@ -139,10 +130,6 @@ fn unreadable(error: impl fmt::Display) -> ApiError {
 }
 
 impl<'a> ChatRequest<'a> {
-    /// Reads a body.
-    ///
-    /// # Errors
-    /// Where it is no JSON object with a model, or says twice what has to be understood.
     pub fn read(protocol: Protocol, body: &'a [u8]) -> Result<Self, ApiError> {
         let body = std::str::from_utf8(body).map_err(unreadable)?;
         let fields = Fields::read(body, body, &UNDERSTOOD)?;
@@ -191,8 +178,7 @@ impl<'a> ChatRequest<'a> {
         })
     }
 
-    /// The body with another model, and, for `asks_usage`, the option that has a streamed chat
-    /// completion end with its usage.
+    /// The body with another model and, for `asks_usage`, with `include_usage`.
     pub fn for_model(&self, model: &str, asks_usage: bool) -> Vec<u8> {
         let model = Value::from(model).to_string();
         let mut edits = vec![(self.model_at.clone(), model.as_str())];
@@ -211,8 +197,7 @@ impl<'a> ChatRequest<'a> {
         body.into_bytes()
     }
 
-    /// SHA-256 of what is asked: of the system text, a zero byte and the messages, as they were
-    /// written.
+    /// SHA-256 of the system text, a zero byte and the messages, as they were written.
     pub fn prompt_hash(&self) -> String {
         let mut hash = Sha256::new();
         if let (Some(system), Protocol::Anthropic) = (self.system, self.protocol) {
@@ -223,8 +208,7 @@ impl<'a> ChatRequest<'a> {
         hex(&hash.finalize())
     }
 
-    /// All texts of the request, one after the other: those of tools and of their calls and results as
-    /// well.
+    /// All texts of the request, including those of tools, their calls and their results.
     pub fn all_texts(&self) -> String {
         let mut texts = vec![];
         gather(&read(self.system), &mut texts);
@@ -273,8 +257,7 @@ fn written(value: &Value) -> String {
     }
 }
 
-/// Adds the texts of a content: it is one, or has parts that are, or that have contents of their own. The
-/// data of images, sounds and files is none.
+/// Adds the texts of a content and of its nested parts, but no data of images, sounds and files.
 fn gather(content: &Value, texts: &mut Vec<String>) {
     let Value::Array(parts) = content else {
         texts.extend(content.as_str().map(str::to_owned));
@@ -293,7 +276,6 @@ fn gather(content: &Value, texts: &mut Vec<String>) {
     }
 }
 
-/// The text of a message: it is one, or has parts that are.
 fn text_of(content: &Value) -> String {
     match content {
         Value::String(text) => text.clone(),
@@ -305,8 +287,7 @@ fn text_of(content: &Value) -> String {
     }
 }
 
-/// Whether a stream of chat completions is asked to end with its usage, and what asks for that in place
-/// of what.
+/// Whether a stream is to end with its usage, and the edit that asks for it.
 fn usage_option(
     body: &str,
     fields: &Fields<'_>,
@@ -328,7 +309,7 @@ fn usage_option(
     Ok((false, (start..start, edit)))
 }
 
-/// Where a value that was read from `body` stands in it.
+/// The place in `body` of a value that was read from it.
 fn place(body: &str, value: &RawValue) -> Range<usize> {
     let start = value.get().as_ptr().addr() - body.as_ptr().addr();
     start..start + value.get().len()

@@ -14,20 +14,16 @@ use crate::secret::Secret;
 use crate::store::{Change, KeyRecord, NewKey, Receipt, Store};
 use crate::time::Timestamp;
 
-/// What all keys begin with, so that they are known for what they are.
 pub const PREFIX: &str = "fl-";
-/// How many keys there may be.
 const KEYS_MAX: usize = 10_000;
-/// How long a name may be, bytes.
 const NAME_BYTES_MAX: usize = 100;
-/// How often it is written down that a key is used, in milliseconds.
+/// The resolution of `last_used_at`.
 const TOUCH_INTERVAL_MS: i64 = 60_000;
 
 /// All keys. Shared by all threads.
 pub struct Keys {
     journal: Journal,
-    /// By hash. Where somebody's guess is looked for takes a time that depends on the hash of the
-    /// guess alone, which nobody can steer towards that of a key.
+    /// By hash, so that the time of a lookup reveals nothing about a key.
     known: RwLock<HashMap<String, Known>>,
 }
 
@@ -35,7 +31,6 @@ struct Known {
     id: i64,
     name: Arc<str>,
     expires_at: Option<Timestamp>,
-    /// When its use was written down last.
     touched_ms: AtomicI64,
 }
 
@@ -49,7 +44,7 @@ impl Known {
         }
     }
 
-    /// Notes that it is used. Gives when, if that is to be written down.
+    /// Notes a use. Returns its time if that is to be stored.
     fn touch(&self) -> Option<Timestamp> {
         let at = Timestamp::now();
         let before = self.touched_ms.load(Ordering::Relaxed);
@@ -80,13 +75,8 @@ impl Keys {
         Ok(Self { journal, known: RwLock::new(known.collect()) })
     }
 
-    /// Makes a key, and the budget of its own that it is to have, both or neither. `budget` is as
-    /// [`budget::parse`] reads it; it is of this key, and has its name unless it says another.
-    /// Gives the key, this once, beside its record.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] with all that is wrong; [`Error::Conflict`] for a name that is taken, be it
-    /// the budget's; [`Error::Busy`] when there are too many.
+    /// Creates a key and its budget, both or neither. The budget has the name of the key unless it has its
+    /// own. Returns the key, which is not stored, beside its record.
     pub fn create(
         &self,
         name: &str,
@@ -134,7 +124,6 @@ impl Keys {
         Ok(())
     }
 
-    /// What a key is that somebody offers.
     pub fn find(&self, offered: &Secret) -> KeyLookup {
         let known = self.known();
         // Most servers have none, and then nothing is computed.
@@ -185,7 +174,7 @@ fn is_name(text: &str) -> bool {
         && !text.chars().any(char::is_control)
 }
 
-/// Reads the budget of its own that the key of this name is to have.
+/// Reads the budget of a new key.
 fn own_budget(mut document: Value, key: &str, faults: &mut Vec<Fault>) -> Option<Budget> {
     let mut has_name = true;
     if let Some(document) = document.as_object_mut() {

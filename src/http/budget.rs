@@ -22,8 +22,7 @@ pub fn get(context: &Context) -> Answer {
     Ok(reply.with("etag", format!("\"{version}\"")))
 }
 
-/// `PUT /api/budget`: puts these budgets in place of all that there are, or of those of the `version`
-/// alone that the body or `If-Match` gives.
+/// `PUT /api/budget`: replaces all budgets, if they still have the given `version` (or `If-Match`).
 pub fn set(context: &Context, body: &[u8], if_match: Option<&str>) -> Answer {
     let mut document = without_state(read_json(body)?);
     let version = match document.as_object_mut().and_then(|it| it.remove("version")) {
@@ -65,8 +64,7 @@ pub fn set(context: &Context, body: &[u8], if_match: Option<&str>) -> Answer {
     }
 }
 
-/// What a budget names that there is not, so that no call would ever count for it. A key may be made
-/// later under its name; a flow never gets a number that somebody has foreseen.
+/// Faults of a budget for which no call would ever count. Its key may be created later.
 pub(super) fn names_faults(
     context: &Context,
     at: &str,

@@ -10,7 +10,6 @@ use crate::ids::FlowId;
 use crate::store::{Change, FlowRecord, NewFlow, Receipt};
 use crate::time::Timestamp;
 
-/// How long a flow's name may be, in bytes.
 const NAME_BYTES_MAX: usize = 200;
 
 /// What the server says about a flow; a document cannot set these.
@@ -60,8 +59,7 @@ fn check(context: &Context, body: Value) -> Result<(String, String)> {
     check_document(body, &|data| context.engine.parse(data).map(drop))
 }
 
-/// A flow's name and document, ready to be saved, or all that is wrong with it. `check_graph`
-/// looks at `data`.
+/// Returns a flow's name and document, or all its faults. `check_graph` checks `data`.
 pub fn check_document(
     body: Value,
     check_graph: &dyn Fn(&Value) -> Result<()>,

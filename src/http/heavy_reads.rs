@@ -10,9 +10,8 @@ use crate::listener::{ApiError, Presence};
 
 /// How many such reads run at a time: a few cores' worth, and a quarter of the database's readers.
 const AT_ONCE_MAX: usize = 4;
-/// How long a read waits for its turn.
 const WAIT_MAX: Duration = Duration::from_secs(30);
-/// How often a waiting read checks whether its client has left.
+/// The interval of checks for a client that has left.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Bounds the heavy reads of all requests together.
@@ -29,10 +28,7 @@ impl Default for HeavyReads {
 }
 
 impl HeavyReads {
-    /// Runs `read` when its turn has come.
-    ///
-    /// # Errors
-    /// When that takes too long, when the client leaves, and when the server stops.
+    /// Waits for a turn, then runs `read`.
     pub fn run<T>(
         &self,
         client: &Presence,

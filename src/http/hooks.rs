@@ -13,12 +13,10 @@ use crate::secret::{Secret, random_hex};
 use crate::store::{Change, Delivery, HookRecord, NewHook, Receipt};
 use crate::time::Timestamp;
 
-/// How long an idempotency key may be, in characters.
 const KEY_CHARS_MAX: usize = 200;
 /// The randomness in a webhook's name, in bytes.
 const SLUG_BYTES: usize = 12;
 
-/// What the run that a delivery starts says of where it came from.
 const TRIGGER: &str = "hook";
 
 /// `PUT /api/flows/{id}/hook`: a webhook with a new secret, which is shown this once.
@@ -122,7 +120,7 @@ pub fn deliver(context: &Context, request: &mut Request<'_, '_>) -> Answer {
     }
 }
 
-/// The run that was started by a delivery with that key.
+/// The run that an earlier delivery with that key started.
 fn delivered(context: &Context, slug: &str, key: Option<&str>) -> Result<Option<RunId>> {
     match key {
         Some(key) => context.store.delivered(slug, key, Timestamp::now()),

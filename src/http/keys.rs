@@ -28,8 +28,7 @@ pub fn list(context: &Context) -> Answer {
     Ok(reply::list(&keys, None::<i64>))
 }
 
-/// `POST /api/keys`: a new one, which is shown this once, and a budget of its own where it is to have
-/// one.
+/// `POST /api/keys`: a new key, shown only once, and optionally its budget.
 pub fn create(context: &Context, body: &[u8]) -> Answer {
     let new: New = read_json(body)?;
     if let Some(budget) = &new.budget {

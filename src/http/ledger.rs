@@ -13,7 +13,6 @@ use crate::event::LedgerEntry;
 use crate::listener::Presence;
 use crate::store::{LedgerFilter, Store, Summary, Sums};
 
-/// How many rows are read at a time for a CSV.
 const CSV_PAGE: usize = 500;
 
 fn filter(query: &mut Query) -> LedgerFilter {
@@ -149,8 +148,7 @@ fn optional(value: Option<&impl ToString>) -> String {
     value.map(ToString::to_string).unwrap_or_default()
 }
 
-/// A text from outside. One that a spreadsheet would take for a formula gets an apostrophe, as
-/// OWASP's "CSV Injection" page advises.
+/// Puts an apostrophe before texts that a spreadsheet would read as a formula (OWASP, "CSV Injection").
 fn text(value: Option<&str>) -> String {
     let value = value.unwrap_or_default();
     if value.starts_with(['=', '+', '-', '@', '\t', '\r']) {

@@ -84,8 +84,7 @@ pub fn empty() -> ResponseBox {
     response(204, io::empty(), Some(0))
 }
 
-/// Tells a browser what pages of other origins may do. Whether the asking page may is said by the
-/// header that the listener adds.
+/// Answers a preflight; the listener adds the allowed origin.
 pub fn preflight() -> ResponseBox {
     empty()
         .with("access-control-allow-methods", "GET, POST, PUT, DELETE")

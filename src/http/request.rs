@@ -10,7 +10,6 @@ use crate::listener::{ApiError, Presence, RequestBody, RequestHead};
 
 const BODY_BYTES_MAX: u64 = 4 << 20;
 const BODY_TIME_MAX: Duration = Duration::from_secs(30);
-/// How many items a list gives unless asked, and at most.
 const LIMIT_DEFAULT: usize = 100;
 const LIMIT_MAX: usize = 1_000;
 
@@ -40,9 +39,8 @@ impl Request<'_, '_> {
     }
 }
 
-/// The parameters of a query. A route takes out those that it knows and then calls
-/// [`Query::finish`]: one that nobody knows is an error, because a filter with a typing mistake
-/// would give numbers that are wrong.
+/// The parameters of a query. [`Query::finish`] rejects unknown ones, because a misspelled filter would
+/// return wrong numbers.
 pub struct Query {
     pairs: Vec<(String, String)>,
     faults: Vec<Fault>,
@@ -70,7 +68,6 @@ impl Query {
         }
     }
 
-    /// Takes `limit` out, within its bounds.
     pub fn take_limit(&mut self) -> usize {
         let limit: Option<usize> = self.take("limit");
         if limit.is_some_and(|limit| !(1..=LIMIT_MAX).contains(&limit)) {
@@ -90,11 +87,7 @@ impl Query {
     }
 }
 
-/// Reads a body as JSON.
-///
-/// # Errors
-/// A [`ApiError`] of 400 with line and column for what is not JSON; of 422 for what is not of the
-/// form wanted.
+/// Reads a body as JSON. Fails with 400 for a syntax error, and with 422 for wrong types.
 pub fn read_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     serde_json::from_slice(body).map_err(|error| {
         let (status, code) = if error.is_data() { (422, "invalid") } else { (400, "invalid_json") };

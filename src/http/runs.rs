@@ -18,10 +18,9 @@ use crate::money::Usd;
 use crate::store::{Change, ItemRecord, LedgerFilter, NodeRecord, NodeStatus, Run, RunFilter};
 use crate::time::Timestamp;
 
-/// How many calls of a run are told with it: as many as the largest flow has with all its attempts,
-/// unless nearly every one of them failed; the ledger has them all.
+/// Limits the calls in a run's response; the ledger has all of them.
 const CALLS_MAX: usize = 10_000;
-/// How often a client that waits for a run is looked after: one that has left takes no place.
+/// The interval of checks for a client that has left.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 pub fn execute(
@@ -77,8 +76,7 @@ fn input_of(body: Value) -> Result<Value> {
     }
 }
 
-/// `GET /api/flows/{id}/status`: the newest run, and the place in the log that it is at least as
-/// new as, so that a client can go on from there.
+/// `GET /api/flows/{id}/status`: the newest run, and the `seq` from which a client can go on.
 pub fn status(context: &Context, id: FlowId) -> Answer {
     // Read before the run: what is in the run may be newer, never older.
     let seq = context.store.newest_seq()?;
@@ -203,8 +201,7 @@ struct BegunView<'a> {
     items: Vec<ItemView<'a>>,
 }
 
-/// An item of a map, as the API gives it. Its tokens and its cost are in the `calls`, whose
-/// `operation_id` ends in `NODE[ITEM]`.
+/// An item of a map. The `operation_id` of its calls ends in `NODE[ITEM]`.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct ItemView<'a> {

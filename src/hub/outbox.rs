@@ -166,8 +166,7 @@ impl Outbox {
         self.take(&mut state, frame)
     }
 
-    /// Takes control frames that the reader's protocol machine wrote. When there is a close among
-    /// them, the client asked for it, and it is the last that leaves.
+    /// Takes control frames of the reader's protocol machine. A close among them is the last frame.
     pub fn push_controls(&self, frames: &[u8]) {
         let mut state = self.lock();
         // A close that the server sent is not answered twice.
@@ -203,15 +202,13 @@ impl Outbox {
         self.lock().ending.clone()
     }
 
-    /// Whether the writer thread is at work or was within `time`. A write that makes no progress
-    /// ends the client, so that while there are some, the client takes what it is sent.
+    /// Whether the writer thread wrote within `time`, which proves that the client reads.
     pub fn has_written_within(&self, time: Duration) -> bool {
         let state = self.lock();
         state.writing || state.wrote_at.is_some_and(|at| at.elapsed() < time)
     }
 
-    /// The writer thread: writes what waits, catches up, pings after each `ping_interval`, says
-    /// goodbye.
+    /// The writer thread.
     pub fn run(&self, replay: &dyn Replay, ping_interval: Duration) {
         let _in_panic = EndInPanic(self);
         let mut next_ping = Instant::now() + ping_interval;

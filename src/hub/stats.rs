@@ -68,8 +68,7 @@ pub struct Stats {
     /// Messages that were handed over together with one before them.
     pub merged: AtomicU64,
     evicted: [AtomicU64; Eviction::ALL.len()],
-    /// Rounds in which everything that waited was handed to every client: how long each took,
-    /// nanoseconds.
+    /// The duration of fan-outs.
     pub fan_out_ns: Histogram<8>,
     /// Clients that came back: how many events each had missed.
     pub replay_events: Histogram<7>,

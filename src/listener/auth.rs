@@ -77,8 +77,7 @@ impl Auth {
         Err(ApiError::new(403, "foreign_origin", message))
     }
 
-    /// Checks what the API and the WebSocket demand of a head beside its source: the token, and
-    /// headers that everybody reads the same way.
+    /// Checks the token, and that headers are ASCII.
     pub fn check_token(&self, head: &RequestHead) -> Result<(), ApiError> {
         if let Some((name, _)) = head.fields().find(|(_, value)| !value.is_ascii()) {
             let message = format!("the request cannot be read: field {name} is not ASCII");
@@ -103,14 +102,12 @@ fn is_public(head: &RequestHead) -> bool {
     head.method == "OPTIONS" || is_page || path == HEALTH_PATH
 }
 
-/// Whether a supervisor asks if the server is well: such requests are answered while all places
-/// for connections are taken.
+/// A health check, which is answered even while all places for connections are taken.
 pub fn is_probe(head: &RequestHead) -> bool {
     matches!(head.method.as_str(), "GET" | "HEAD") && head.path() == HEALTH_PATH
 }
 
-/// A delivery to a webhook, which the route checks for the webhook's own secret. The name is looked
-/// at closely, so that nothing else passes as one however it is written.
+/// A delivery to a webhook, whose own secret the route checks. Strict, so that nothing else passes.
 fn is_delivery(head: &RequestHead) -> bool {
     let slug = head.path().strip_prefix("/hooks/");
     let is_slug = |slug: &str| !slug.is_empty() && slug.bytes().all(|b| b.is_ascii_alphanumeric());

@@ -7,7 +7,6 @@ use crate::secret::Secret;
 
 /// The largest head, in bytes.
 pub const HEAD_BYTES_MAX: usize = 16 << 10;
-/// How many header fields a head may have.
 const HEADERS_MAX: usize = 100;
 /// Fields that are understood, so that their values must be ASCII, as those of `X-Flowledger-*`.
 const UNDERSTOOD: &[&str] = &[
@@ -56,8 +55,7 @@ pub enum BadRequestHead {
 }
 
 impl RequestHead {
-    /// Reads a head from the beginning of `bytes`. Gives it with its length, or none while it is
-    /// incomplete.
+    /// Returns the head at the beginning of `bytes` and its length, or none while it is incomplete.
     pub fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, BadRequestHead> {
         let mut fields = vec![httparse::EMPTY_HEADER; HEADERS_MAX];
         let mut request = httparse::Request::new(&mut fields);
@@ -93,8 +91,7 @@ impl RequestHead {
         Ok(Some((head, length)))
     }
 
-    /// What is known of a request whose head cannot be read, or has not come in full: the method, and the
-    /// target as far as it came.
+    /// The method and the target, as far as it came, of a head that is invalid or incomplete.
     pub(super) fn begun(bytes: &[u8]) -> Option<Self> {
         let mut words = bytes.trim_ascii_start().split(|byte| *byte <= b' ');
         let mut word = || std::str::from_utf8(words.next()?).ok();
