@@ -15,24 +15,7 @@ use crate::ids::{ClientId, FlowId, RunId, Seq};
 use crate::money::Usd;
 use crate::time::Timestamp;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "UPPERCASE")]
-pub enum RunStatus {
-    Queued,
-    Running,
-    Completed,
-    Failed,
-    Cancelled,
-}
-
-impl RunStatus {
-    /// Whether nothing more will happen to the run.
-    pub fn is_over(self) -> bool {
-        matches!(self, Self::Completed | Self::Failed | Self::Cancelled)
-    }
-}
-
-/// Gives a text form that is the JSON form without quotes, for SQL columns and query parameters.
+/// Implements a text form that is the JSON form without quotes, for SQL columns and query parameters.
 macro_rules! text_form {
     ($type:ty { $($variant:ident = $text:literal),+ $(,)? }) => {
         impl $type {
@@ -58,50 +41,56 @@ macro_rules! text_form {
     };
 }
 
-pub(crate) use text_form;
+/// Declares an enum with a text for each variant: the same in JSON, SQL columns and query parameters.
+macro_rules! text_enum {
+    ($(#[$attribute:meta])* pub enum $type:ident {
+        $($(#[$of_variant:meta])* $variant:ident = $text:literal),+ $(,)?
+    }) => {
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[derive(serde::Serialize, serde::Deserialize)]
+        $(#[$attribute])*
+        pub enum $type { $($(#[$of_variant])* #[serde(rename = $text)] $variant),+ }
+        $crate::event::text_form!($type { $($variant = $text),+ });
+    };
+}
 
-text_form!(UsageSource { Provider = "provider", Estimated = "estimated", None = "none" });
-text_form!(RefusedBy { Budget = "budget" });
-text_form!(CallStatus {
-    Pending = "PENDING",
-    Success = "SUCCESS",
-    Failed = "FAILED",
-    Timeout = "TIMEOUT",
-    Cancelled = "CANCELLED",
-    Unknown = "UNKNOWN",
-});
-text_form!(RunStatus {
-    Queued = "QUEUED",
-    Running = "RUNNING",
-    Completed = "COMPLETED",
-    Failed = "FAILED",
-    Cancelled = "CANCELLED",
-});
+pub(crate) use {text_enum, text_form};
 
-/// What every flow message says about where and when.
+text_enum! {
+    pub enum RunStatus {
+        Queued = "QUEUED",
+        Running = "RUNNING",
+        Completed = "COMPLETED",
+        Failed = "FAILED",
+        Cancelled = "CANCELLED",
+    }
+}
+
+impl RunStatus {
+    pub fn is_over(self) -> bool {
+        matches!(self, Self::Completed | Self::Failed | Self::Cancelled)
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EventContext {
     /// The flow; none for a call that came through the gateway alone.
     pub flow_id: Option<FlowId>,
     pub run_id: Option<RunId>,
-    /// The node, where one is meant.
     pub node_id: Option<String>,
     pub timestamp: Timestamp,
 }
 
-/// How much of a budget is used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BudgetWarning {
     pub budget: String,
-    /// For what time it is: `day`, `month` or `run`.
+    /// `day`, `month` or `run`.
     pub per: String,
-    /// The share that is reached, in per cent.
     pub percent: u8,
-    /// What is used or reserved, for people: `4.1 USD`.
+    /// Used or reserved, for people: `4.1 USD`.
     pub used: String,
-    /// What may be used: `5 USD`.
     pub limit: String,
     /// Whether calls are refused beyond it.
     pub hard: bool,
@@ -127,7 +116,6 @@ pub enum FlowProgress {
     rename_all_fields = "camelCase"
 )]
 pub enum Event {
-    /// A run begins.
     FlowStarted {
         #[serde(flatten)]
         context: EventContext,
@@ -136,12 +124,11 @@ pub enum Event {
         /// What started it: `api`, `cli`, `hook`, `schedule`.
         trigger: String,
     },
-    /// A node is about to execute.
     NodeStarted {
         #[serde(flatten)]
         context: EventContext,
         label: String,
-        /// The number of the attempt; the first is 1.
+        /// Begins with 1.
         attempt: u32,
     },
     /// A piece of streamed text; not logged, hence without `seq`.
@@ -150,23 +137,19 @@ pub enum Event {
         context: EventContext,
         delta: String,
     },
-    /// A node executed.
     NodeCompleted {
         #[serde(flatten)]
         context: EventContext,
         label: String,
         input_tokens: u64,
         output_tokens: u64,
-        /// What it cost; none where the price is not known.
+        /// None if the price is unknown.
         cost: Option<Usd>,
-        /// How long it took, milliseconds.
         latency_ms: u64,
         /// The first [`PREVIEW_CHARS`] characters of the output.
         result_preview: String,
-        /// Whether it came from the cache.
         cached: bool,
     },
-    /// An attempt failed.
     NodeFailed {
         #[serde(flatten)]
         context: EventContext,
@@ -175,15 +158,13 @@ pub enum Event {
         error: String,
         will_retry: bool,
     },
-    /// A run finished well.
     FlowCompleted {
         #[serde(flatten)]
         context: EventContext,
-        /// From its start, milliseconds.
         execution_time_ms: u64,
         input_tokens: u64,
         output_tokens: u64,
-        /// What it cost; none where the price of any call is not known.
+        /// None if the price of any call is unknown.
         cost: Option<Usd>,
     },
     /// A run failed; `nodeId` names the node at fault.
@@ -191,14 +172,11 @@ pub enum Event {
         #[serde(flatten)]
         context: EventContext,
         error: String,
-        /// From its start, milliseconds.
         execution_time_ms: u64,
     },
-    /// Somebody stopped a run.
     FlowCancelled {
         #[serde(flatten)]
         context: EventContext,
-        /// From its start, milliseconds.
         execution_time_ms: u64,
     },
     /// Beside the above, for clients that follow one type only.
@@ -211,30 +189,26 @@ pub enum Event {
     LedgerUpdate {
         #[serde(flatten)]
         context: EventContext,
-        /// The row, as the API gives it.
         entry: Box<LedgerEntry>,
     },
     /// So much of a budget is used as viewers are told of; once for each share in each period, and
     /// again after a restart of the server only where it is reached again.
     BudgetWarning {
-        /// Where and when: of the call with which it was reached.
+        /// Of the call that reached the share.
         #[serde(flatten)]
         context: EventContext,
         #[serde(flatten)]
         warning: BudgetWarning,
     },
-    /// A new suggestion.
     OptimizationAvailable {
         #[serde(flatten)]
         context: EventContext,
-        /// The suggestion, as the API gives it.
         suggestion: Box<Suggestion>,
     },
     /// Something became of a suggestion: it was applied, taken back, dismissed, withdrawn or tried.
     OptimizationChanged {
         #[serde(flatten)]
         context: EventContext,
-        /// The suggestion, as the API gives it.
         suggestion: Box<Suggestion>,
     },
     /// To one client, first of all.
@@ -249,13 +223,14 @@ pub enum Event {
         recovered: bool,
     },
     /// To one client, for a message that could not be read.
-    Error { code: String, message: String },
-    /// To one client, the answer to `PING`.
+    Error {
+        code: String,
+        message: String,
+    },
     Pong {},
 }
 
 impl Event {
-    /// The name in the field `type`.
     pub fn type_name(&self) -> &'static str {
         match self {
             Self::FlowStarted { .. } => "FLOW_STARTED",
@@ -277,7 +252,7 @@ impl Event {
         }
     }
 
-    /// Where and when, for messages about flows.
+    /// None for messages that are not about flows.
     pub fn context(&self) -> Option<&EventContext> {
         match self {
             Self::FlowStarted { context, .. }
@@ -331,14 +306,11 @@ pub fn encode(seq: Seq, body: &str) -> String {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Filter {
-    /// Events of these flows only.
     pub flow_ids: Option<Vec<FlowId>>,
-    /// Events of these types only.
     pub types: Option<Vec<String>>,
 }
 
 impl Filter {
-    /// Whether an event of that flow and type passes.
     pub fn passes(&self, flow_id: Option<FlowId>, type_name: &str) -> bool {
         let flow_fits =
             self.flow_ids.as_ref().is_none_or(|ids| flow_id.is_some_and(|id| ids.contains(&id)));
@@ -352,7 +324,6 @@ impl Filter {
 #[serde(tag = "type", content = "payload", rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum Request {
     Subscribe(Filter),
-    /// Asks for `PONG`.
     Ping,
 }
 

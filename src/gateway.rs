@@ -36,10 +36,10 @@ use self::in_flight::InFlight;
 use self::keys::PREFIX;
 use self::labels::Labels;
 use self::operation::Operation;
-use self::protocol::{ErrorResponse, Protocol, Refusal};
+use self::protocol::{ErrorResponse, Protocol};
 use crate::calls::Calls;
 use crate::error::{Error, Result};
-use crate::listener::{Auth, Denied, RequestBody, RequestHandler, RequestHead, ResponseWriter};
+use crate::listener::{ApiError, Auth, RequestBody, RequestHandler, RequestHead, ResponseWriter};
 use crate::providers::{ClientKey, Providers};
 use crate::secret::Secret;
 use crate::store::Store;
@@ -49,13 +49,11 @@ use crate::threads::Threads;
 const BODY_BYTES_MAX: u64 = 32 << 20;
 /// How long a body may take: the largest over a slow line.
 const BODY_TIME_MAX: Duration = Duration::from_secs(120);
-/// For how long an answer is read on when its client has left, unless the provider's setting says
-/// otherwise.
+/// The default of [`Toward::drain_max`].
 const DRAIN_MAX: Duration = Duration::from_secs(30);
 /// Stack of the thread that looks for clients that have left.
 const STACK_BYTES: usize = 64 << 10;
 
-/// How a provider is used for clients of the gateway.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Toward {
     /// For how long an answer is read on when its client has left; none to end the call then.
@@ -70,7 +68,6 @@ impl Default for Toward {
     }
 }
 
-/// The settings of the gateway for clients.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
     /// Names for models, with what they mean.
@@ -79,7 +76,6 @@ pub struct Settings {
     pub toward: BTreeMap<String, Toward>,
 }
 
-/// The gateway for clients. Shared by all threads.
 pub struct Gateway {
     settings: Settings,
     token: Option<Secret>,
@@ -92,42 +88,26 @@ pub struct Gateway {
     threads: Threads,
 }
 
-/// The parts that the gateway for clients works with.
-pub struct Parts {
-    /// Asked for instead of a virtual key, where there is one.
-    pub token: Option<Secret>,
-    pub keys: Arc<Keys>,
-    pub store: Arc<Store>,
-    pub calls: Calls,
-    pub stats: Arc<Stats>,
-}
-
 impl Gateway {
-    /// Wires it together.
-    ///
-    /// # Errors
-    /// When the system cannot start another thread.
-    pub fn start(settings: Settings, parts: Parts) -> Result<Self> {
+    /// `token` is accepted in place of a virtual key.
+    pub fn start(
+        settings: Settings,
+        token: Option<Secret>,
+        keys: Arc<Keys>,
+        store: Arc<Store>,
+        calls: Calls,
+        stats: Arc<Stats>,
+    ) -> Result<Self> {
         let (in_flight, threads) = (Arc::<InFlight>::default(), Threads::default());
         if settings.toward.values().any(|it| it.drain_max.is_none()) {
             let in_flight = Arc::clone(&in_flight);
             threads.spawn("client-watch", STACK_BYTES, move || in_flight.watch())?;
         }
-        Ok(Self {
-            settings,
-            token: parts.token,
-            keys: parts.keys,
-            store: parts.store,
-            providers: Arc::clone(parts.calls.providers()),
-            calls: parts.calls,
-            stats: parts.stats,
-            in_flight,
-            threads,
-        })
+        let providers = Arc::clone(calls.providers());
+        Ok(Self { settings, token, keys, store, providers, calls, stats, in_flight, threads })
     }
 
-    /// Stops the calls in flight, begins no more, and waits for them until the deadline. Returns how many
-    /// are left.
+    /// Stops the calls in flight until the deadline. Returns the number of those that are left.
     pub fn shutdown(&self, deadline: Instant) -> usize {
         let left = self.in_flight.stop(deadline);
         self.threads.join(deadline);
@@ -141,18 +121,13 @@ impl Gateway {
         reply: &mut ResponseWriter<'_>,
     ) -> Result<(), Box<ErrorResponse>> {
         let path = head.path();
-        let refuse = |refusal| Err(Box::new(ErrorResponse::Ours(refusal)));
         match (head.method.as_str(), path) {
             ("POST", "/v1/chat/completions") => self.ask(Protocol::OpenAi, head, body, reply),
             ("POST", "/v1/messages") => self.ask(Protocol::Anthropic, head, body, reply),
             ("POST", "/v1/messages/count_tokens") => {
-                let protocol = Protocol::Anthropic;
-                let request = ChatRequest::read(protocol, body);
-                let operation = request.and_then(|request| self.operation(protocol, head, request));
-                match operation {
-                    Ok(operation) => self.count_tokens(&operation, reply),
-                    Err(refusal) => refuse(refusal),
-                }
+                let request = ChatRequest::read(Protocol::Anthropic, body)?;
+                let operation = self.operation(Protocol::Anthropic, head, request)?;
+                self.count_tokens(&operation, reply)
             }
             ("GET" | "HEAD", "/v1/models") => {
                 let names = targets::names(&self.settings.aliases, &self.providers);
@@ -163,26 +138,22 @@ impl Gateway {
                 let name = path.trim_start_matches("/v1/models/");
                 let names = targets::names(&self.settings.aliases, &self.providers);
                 let name = name.replace("%2F", "/").replace("%2f", "/");
-                match targets::one(&names, &name) {
-                    Some(model) => answer_json(reply, &model),
-                    None => {
-                        let message = "there is no such model in the list of models";
-                        return refuse(Refusal::new(404, "model_not_found", message));
-                    }
-                }
+                let message = "there is no such model in the list of models";
+                let unknown = || ApiError::new(404, "model_not_found", message);
+                answer_json(reply, &targets::one(&names, &name).ok_or_else(unknown)?);
                 Ok(())
             }
             (method, _) => {
                 if let Some(allowed) = allowed(path) {
                     let message = format!("{path} does not take {method}");
-                    let refusal = Refusal::new(405, "method_not_allowed", message);
-                    return refuse(refusal.with("allow", allowed));
+                    let error = ApiError::new(405, "method_not_allowed", message);
+                    return Err(error.with("allow", allowed).into());
                 }
                 let message = format!(
                     "there is no route {path}; there are /v1/chat/completions, /v1/messages, \
                      /v1/messages/count_tokens and /v1/models"
                 );
-                refuse(Refusal::new(404, "not_found", message))
+                Err(ApiError::new(404, "not_found", message).into())
             }
         }
     }
@@ -195,25 +166,17 @@ impl Gateway {
         body: &[u8],
         reply: &mut ResponseWriter<'_>,
     ) -> Result<(), Box<ErrorResponse>> {
-        let ours = |refusal| Box::new(ErrorResponse::Ours(refusal));
-        let labels = Labels::read(head).map_err(ours)?;
-        let cache_age = cache::age_max(head).map_err(ours)?;
-        let request = ChatRequest::read(protocol, body).map_err(ours)?;
+        let labels = Labels::read(head)?;
+        let cache_age = cache::age_max(head)?;
+        let request = ChatRequest::read(protocol, body)?;
         if let Some(id) = labels.flow_id
-            && !self.store.has_flow(id).map_err(|error| ours(internal(&error)))?
+            && !self.store.has_flow(id).map_err(|error| internal(&error))?
         {
             let message = format!("there is no flow {id} (`X-Flowledger-Flow`)");
-            return Err(ours(Refusal::bad_request("no_such_flow", message)));
+            return Err(ApiError::bad_request("no_such_flow", message).into());
         }
-        let operation = Operation {
-            labels,
-            cache_age,
-            ..self.operation(protocol, head, request).map_err(ours)?
-        };
-        let targets =
-            targets::targets(protocol, &operation.request.model, &self.settings.aliases, |name| {
-                self.providers.knows(name)
-            });
+        let operation = Operation { labels, cache_age, ..self.operation(protocol, head, request)? };
+        let targets = self.targets(&operation);
         let mut attempt = 0;
         let mut told = None;
         for target in &targets {
@@ -232,17 +195,21 @@ impl Gateway {
                 Attempt::Refused(why) => return Err(why),
             }
         }
-        Err(told
-            .unwrap_or_else(|| ours(Refusal::bad_request("no_target", "the alias names no model"))))
+        Err(told.unwrap_or_else(|| no_target().into()))
     }
 
-    /// What a request asks for, without labels.
+    fn targets(&self, operation: &Operation<'_>) -> Vec<Target> {
+        let is_provider = |name: &str| self.providers.knows(name);
+        let model = &operation.request.model;
+        targets::targets(operation.protocol, model, &self.settings.aliases, is_provider)
+    }
+
     fn operation<'a>(
         &self,
         protocol: Protocol,
         head: &RequestHead,
         request: ChatRequest<'a>,
-    ) -> Result<Operation<'a>, Refusal> {
+    ) -> Result<Operation<'a>, ApiError> {
         Ok(Operation {
             id: Uuid::now_v7().to_string(),
             protocol,
@@ -255,17 +222,12 @@ impl Gateway {
         })
     }
 
-    /// How a provider is used for clients.
     fn toward(&self, provider: &str) -> Toward {
-        let toward = self.settings.toward.get(provider);
-        toward.copied().unwrap_or_default()
+        self.settings.toward.get(provider).copied().unwrap_or_default()
     }
 
-    /// Who asks, by the keys that the request carries.
-    ///
-    /// # Errors
-    /// Where that opens nothing.
-    fn client(&self, head: &RequestHead) -> Result<Client, Refusal> {
+    /// Identifies the client by the keys that the request carries.
+    fn client(&self, head: &RequestHead) -> Result<Client, ApiError> {
         let mut own = None;
         for (offered, is_bearer) in offered(head) {
             if let Some(token) = &self.token
@@ -275,31 +237,26 @@ impl Gateway {
             }
             match self.keys.find(&offered) {
                 KeyLookup::Valid { id, name } => {
-                    return Ok(Client {
-                        key_id: Some(id),
-                        key_name: Some(name.to_string()),
-                        own: None,
-                    });
+                    let key_name = Some(name.to_string());
+                    return Ok(Client { key_id: Some(id), key_name, own: None });
                 }
                 KeyLookup::Expired => {
-                    let message = "the key has expired";
-                    return Err(Refusal::new(401, "invalid_api_key", message));
+                    return Err(invalid_key("the key has expired"));
                 }
                 // One that was removed is nobody's business, least of all a provider's.
                 KeyLookup::Unknown if offered.expose().starts_with(PREFIX) => {
-                    let message = "there is no such key";
-                    return Err(Refusal::new(401, "invalid_api_key", message));
+                    return Err(invalid_key("there is no such key"));
                 }
                 KeyLookup::Unknown => {
-                    let key = offered;
-                    own.get_or_insert(ClientKey { key, is_bearer });
+                    own.get_or_insert(ClientKey { key: offered, is_bearer });
                 }
             }
         }
         if self.token.is_some() {
-            let message = "send the server's token or one of its keys as `Authorization: Bearer \
-                           KEY` or `x-api-key: KEY`";
-            return Err(Refusal::new(401, "invalid_api_key", message));
+            return Err(invalid_key(
+                "send the server's token or one of its keys as `Authorization: Bearer KEY` or \
+                 `x-api-key: KEY`",
+            ));
         }
         Ok(Client { own, ..Client::default() })
     }
@@ -311,10 +268,8 @@ impl RequestHandler for Gateway {
         head.path().starts_with("/v1/") && head.method != "OPTIONS"
     }
 
-    fn admit(&self, head: &RequestHead, _: &Auth) -> Result<(), Denied> {
-        self.client(head)
-            .map(drop)
-            .map_err(|refusal| Denied::new(refusal.status, refusal.code, refusal.message))
+    fn admit(&self, head: &RequestHead, _: &Auth) -> Result<(), ApiError> {
+        self.client(head).map(drop)
     }
 
     fn answer(
@@ -324,11 +279,7 @@ impl RequestHandler for Gateway {
         reply: &mut ResponseWriter<'_>,
     ) {
         let protocol = Protocol::of(head);
-        let refused = |denied: Denied| {
-            let refusal = Refusal::new(denied.status, denied.code, denied.message);
-            Box::new(ErrorResponse::Ours(refusal))
-        };
-        let body = body.read(BODY_BYTES_MAX, BODY_TIME_MAX).map_err(refused);
+        let body = body.read(BODY_BYTES_MAX, BODY_TIME_MAX).map_err(Box::from);
         if let Err(told) = body.and_then(|body| self.route(head, &body, reply)) {
             tell(protocol, &told, reply);
         }
@@ -337,10 +288,10 @@ impl RequestHandler for Gateway {
         }
     }
 
-    fn refusal(&self, head: &RequestHead, denied: &Denied) -> Vec<u8> {
+    fn refusal(&self, head: &RequestHead, error: &ApiError) -> Vec<u8> {
         let protocol = Protocol::of(head);
-        self.stats.count(protocol, denied.status);
-        protocol.error(&Refusal::new(denied.status, denied.code, denied.message.clone()))
+        self.stats.count(protocol, error.status);
+        protocol.error(error)
     }
 }
 
@@ -357,7 +308,6 @@ fn is_providers(told: &ErrorResponse) -> bool {
     matches!(told, ErrorResponse::Providers(..))
 }
 
-/// What may be done at a path, in words of HTTP.
 fn allowed(path: &str) -> Option<&'static str> {
     match path {
         "/v1/chat/completions" | "/v1/messages" | "/v1/messages/count_tokens" => Some("POST"),
@@ -366,21 +316,14 @@ fn allowed(path: &str) -> Option<&'static str> {
     }
 }
 
-/// The keys that a request carries, and whether each is a bearer token.
+/// The keys of a request, and whether each is a bearer token.
 fn offered(head: &RequestHead) -> Vec<(Secret, bool)> {
-    let bearer = head.header("authorization").and_then(|value| {
-        let (scheme, key) = value.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then(|| (key.trim(), true))
-    });
+    let bearer = head.bearer().map(|key| (key, true));
     let plain = head.header("x-api-key").map(|key| (key.trim(), false));
-    let found = bearer.into_iter().chain(plain);
-    found
-        .filter(|(key, _)| !key.is_empty())
-        .map(|(key, is_bearer)| (Secret::new(key), is_bearer))
-        .collect()
+    let found = bearer.into_iter().chain(plain).filter(|(key, _)| !key.is_empty());
+    found.map(|(key, is_bearer)| (Secret::new(key), is_bearer)).collect()
 }
 
-/// Fields of a client's request that go on to the provider.
 fn passed_headers(protocol: Protocol, head: &RequestHead) -> Vec<(&'static str, String)> {
     let names: &[&'static str] = match protocol {
         Protocol::OpenAi => &[
@@ -400,9 +343,17 @@ fn passed_headers(protocol: Protocol, head: &RequestHead) -> Vec<(&'static str, 
     found.collect()
 }
 
-fn internal(error: &Error) -> Refusal {
+fn invalid_key(message: &str) -> ApiError {
+    ApiError::new(401, "invalid_api_key", message)
+}
+
+fn no_target() -> ApiError {
+    ApiError::bad_request("no_target", "the alias names no model")
+}
+
+fn internal(error: &Error) -> ApiError {
     log::error!("{error}");
-    Refusal::new(500, "internal", error.to_string())
+    ApiError::new(500, "internal", error.to_string())
 }
 
 fn answer_json(reply: &mut ResponseWriter<'_>, document: &serde_json::Value) {
@@ -410,21 +361,10 @@ fn answer_json(reply: &mut ResponseWriter<'_>, document: &serde_json::Value) {
     reply.whole(200, &[("content-type", "application/json")], body.as_bytes());
 }
 
-/// Tells a client why there is no answer, or no more of it.
 fn tell(protocol: Protocol, told: &ErrorResponse, reply: &mut ResponseWriter<'_>) {
     match told {
         ErrorResponse::Ours(refusal) if reply.is_open() => {
-            let mut fields = vec![("content-type", "application/json")];
-            let more = refusal.fields.iter();
-            fields.extend(more.map(|(name, value)| (*name, value.as_str())));
-            match refusal.status {
-                401 => fields.push(("www-authenticate", "Bearer")),
-                429 | 503 if refusal.fields.is_empty() => fields.push(("retry-after", "1")),
-                // To ask again would be of no use.
-                402 => fields.push(("x-should-retry", "false")),
-                _ => {}
-            }
-            reply.whole(refusal.status, &fields, &protocol.error(refusal));
+            reply.refuse(refusal, &protocol.error(refusal));
         }
         ErrorResponse::Ours(refusal) => {
             reply.piece(&protocol.error_event(refusal));

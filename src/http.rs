@@ -28,7 +28,6 @@ use tiny_http::ResponseBox;
 pub use self::flows::check_document;
 pub use self::heavy_reads::HeavyReads;
 pub use self::ledger::ledger_csv;
-use self::reply::Failure;
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::gateway::{Keys, Stats};
@@ -88,7 +87,7 @@ impl RequestHandler for Http {
                 log::error!("{} {}: panic: {message}", head.method, head.target);
                 Err(Error::internal("the request could not be answered").into())
             })
-            .unwrap_or_else(Failure::into_response);
+            .unwrap_or_else(reply::error);
         reply::send(answered, head, response);
     }
 }

@@ -4,6 +4,7 @@
 //! requests that may not come in, upgrades `/ws` itself, and lets a [`RequestHandler`] answer all
 //! others. Limits hold for every request of a kept-alive connection.
 
+mod api_error;
 mod auth;
 mod connections;
 mod request_body;
@@ -20,7 +21,8 @@ use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 
-pub use auth::{Auth, Denied};
+pub use api_error::ApiError;
+pub use auth::Auth;
 pub use request_body::RequestBody;
 pub use request_head::RequestHead;
 pub use response_writer::{Presence, ResponseWriter};
@@ -72,10 +74,7 @@ pub trait RequestHandler: Send + Sync {
     fn takes(&self, head: &RequestHead) -> bool;
 
     /// Checks a request before its body is read. By default, the server's token is required.
-    ///
-    /// # Errors
-    /// Why the request is refused.
-    fn admit(&self, head: &RequestHead, auth: &Auth) -> std::result::Result<(), Denied> {
+    fn admit(&self, head: &RequestHead, auth: &Auth) -> Result<(), ApiError> {
         auth.check_token(head)
     }
 
@@ -88,16 +87,9 @@ pub trait RequestHandler: Send + Sync {
     );
 
     /// The JSON of a refusal, in the form that clients of this handler expect.
-    fn refusal(&self, _head: &RequestHead, denied: &Denied) -> Vec<u8> {
-        error_body(denied)
+    fn refusal(&self, _head: &RequestHead, error: &ApiError) -> Vec<u8> {
+        error.to_json()
     }
-}
-
-/// How the API says why a request is refused.
-fn error_body(denied: &Denied) -> Vec<u8> {
-    serde_json::json!({"error": {"code": denied.code, "message": denied.message}})
-        .to_string()
-        .into_bytes()
 }
 
 struct Shared {
@@ -221,7 +213,7 @@ fn admit(shared: &Arc<Shared>, stream: TcpStream, address: SocketAddr, number: u
                 Full::Address(_) => (429, "too_many_connections"),
             };
             let message = format!("{full}; try again in a second");
-            return refuse_at_once(shared, &stream, &Denied::new(status, code, message));
+            return refuse_at_once(shared, &stream, &ApiError::new(status, code, message));
         }
     };
     // On the heap, since the stack of a future WebSocket reader is dear.
@@ -236,17 +228,17 @@ fn admit(shared: &Arc<Shared>, stream: TcpStream, address: SocketAddr, number: u
     let thread = shared.threads.spawn(name, STACK_BYTES, move || connection.serve());
     if let Err(error) = thread {
         log::error!("{error}");
-        let denied = Denied::new(503, "busy", "no free thread; try again in a second");
+        let denied = ApiError::new(503, "busy", "no free thread; try again in a second");
         refuse_at_once(shared, &stream, &denied);
     }
 }
 
 /// Answers from the accepting thread, which must not wait.
-fn refuse_at_once(shared: &Shared, stream: &Arc<TcpStream>, denied: &Denied) {
+fn refuse_at_once(shared: &Shared, stream: &Arc<TcpStream>, denied: &ApiError) {
     let _ = stream.set_nonblocking(true);
     let is_unread = Cell::new(true);
     let mut response = ResponseWriter::new(stream, &shared.is_stopping, &is_unread);
-    response.refuse(denied, &error_body(denied));
+    response.refuse(denied, &denied.to_json());
 }
 
 /// One connection, in a thread of its own.
@@ -262,7 +254,7 @@ struct Connection {
 enum Next {
     KeepAlive,
     Close,
-    Refuse(Denied),
+    Refuse(ApiError),
     Upgrade(Box<Upgrade>),
 }
 
@@ -358,11 +350,8 @@ impl Connection {
         let answer = match websocket::accept(&head.method, head.version, head.fields()) {
             Ok(answer) => answer,
             Err(error) => {
-                return refuse(
-                    426,
-                    "not_a_websocket",
-                    &format!("/ws takes WebSockets only: {error}"),
-                );
+                let message = format!("/ws takes WebSockets only: {error}");
+                return refuse(426, "not_a_websocket", message);
             }
         };
         if !self.permit.become_websocket() {
@@ -391,11 +380,11 @@ impl Connection {
     fn refuse_for_threads(&self, why: &str) {
         log::error!("{why}; raise the limit on threads (ulimit -u, TasksMax)");
         let message = "no free thread; try again later";
-        self.refuse(&Denied::new(503, "busy", message), None);
+        self.refuse(&ApiError::new(503, "busy", message), None);
     }
 
     /// Reads the next head. Returns none when the client has left, or has sent no request in time.
-    fn read_head(&mut self, first: bool) -> std::result::Result<Option<RequestHead>, Denied> {
+    fn read_head(&mut self, first: bool) -> Result<Option<RequestHead>, ApiError> {
         let time_max = match self.permit.kind() {
             Kind::Probe => PROBE_HEAD_TIME_MAX,
             _ => HEAD_TIME_MAX,
@@ -430,7 +419,7 @@ impl Connection {
                 {
                     let seconds = time_max.as_secs();
                     let message = format!("the request's head took longer than {seconds} s");
-                    return Err(Denied::new(408, "timeout", message));
+                    return Err(ApiError::new(408, "timeout", message));
                 }
                 Err(_) => return Ok(None),
             }
@@ -439,11 +428,11 @@ impl Connection {
 
     /// Refuses a request and ends the connection. `head` is what is known of the request: its
     /// handler chooses the form of the refusal.
-    fn refuse(&self, denied: &Denied, head: Option<&RequestHead>) {
+    fn refuse(&self, denied: &ApiError, head: Option<&RequestHead>) {
         let shared = &self.shared;
         let handler = head.and_then(|head| Some((head, shared.handler(head)?)));
         let body = handler
-            .map_or_else(|| error_body(denied), |(head, handler)| handler.refusal(head, denied));
+            .map_or_else(|| denied.to_json(), |(head, handler)| handler.refusal(head, denied));
         let is_unread = Cell::new(true);
         let mut response = ResponseWriter::new(&self.stream, &shared.is_stopping, &is_unread);
         if let Some(head) = head {
@@ -462,22 +451,20 @@ fn linger(stream: &TcpStream) {
     websocket::drain(stream, LINGER_TIME);
 }
 
-fn refuse(status: u16, code: &'static str, message: &str) -> Next {
-    Next::Refuse(Denied::new(status, code, message.to_owned()))
+fn refuse(status: u16, code: &'static str, message: impl Into<String>) -> Next {
+    Next::Refuse(ApiError::new(status, code, message))
 }
 
-fn bad_head(error: &BadRequestHead) -> Denied {
+fn bad_head(error: &BadRequestHead) -> ApiError {
     let (status, code) = match error {
         BadRequestHead::TooLarge => (431, "head_too_large"),
         BadRequestHead::Malformed(_) => (400, "bad_request"),
     };
-    Denied::new(status, code, error.to_string())
+    ApiError::new(status, code, error.to_string())
 }
 
 /// Appends what comes next to `buffer`, at most `bytes_max`. Returns 0 at the end of the stream.
-///
-/// # Errors
-/// `TimedOut` when nothing has come by the deadline.
+/// Fails with `TimedOut` at the deadline.
 fn read_some(
     mut stream: &TcpStream,
     buffer: &mut Vec<u8>,

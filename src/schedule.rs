@@ -5,59 +5,29 @@
 //! moment after the gap, and one whose time comes twice runs the first time; any other (`*/30 * * * *`,
 //! `0 2,3 * * *`) follows the clock: what is left out is left out, what comes twice runs twice.
 
-use std::fmt;
-use std::str::FromStr;
-
 use croner::Cron;
 use croner::errors::CronError;
 use croner::parser::{CronParser, Seconds, Year};
 use jiff::tz::TimeZone;
 
 use crate::error::Fault;
+use crate::event::text_enum;
 use crate::time::Timestamp;
 
-/// How long a cron text may be, in bytes.
 pub const CRON_BYTES_MAX: usize = 200;
-/// How long a time zone's name may be, in bytes.
 const ZONE_BYTES_MAX: usize = 100;
 
 /// The fields of a cron text, in order.
 const FIELDS: [&str; 5] = ["minute", "hour", "day of month", "month", "day of week"];
 
-/// What becomes of times that passed while no server ran.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Missed {
-    #[default]
-    Skip,
-    /// One run makes up for all of them.
-    Once,
-}
-
-impl Missed {
-    /// The form used in JSON and in the database.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Skip => "skip",
-            Self::Once => "once",
-        }
-    }
-}
-
-impl fmt::Display for Missed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl FromStr for Missed {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "skip" => Ok(Self::Skip),
-            "once" => Ok(Self::Once),
-            _ => Err("must be `skip` or `once`".into()),
-        }
+text_enum! {
+    /// How to treat times that passed while no server ran.
+    #[derive(Default)]
+    pub enum Missed {
+        #[default]
+        Skip = "skip",
+        /// One run makes up for all of them.
+        Once = "once",
     }
 }
 
@@ -78,10 +48,7 @@ pub enum Step {
 }
 
 impl Schedule {
-    /// Reads a schedule, or says all that is wrong with it, by the fields `cron` and `timezone`.
-    ///
-    /// # Errors
-    /// Faults of what is no cron text or no time zone.
+    /// Returns a schedule, or all faults of `cron` and `timezone`.
     pub fn parse(cron: &str, timezone: &str) -> Result<Self, Vec<Fault>> {
         let mut faults = Vec::new();
         let cron = parse_cron(cron).map_err(|of_cron| {
@@ -119,8 +86,7 @@ impl Schedule {
         }
     }
 
-    /// The newest time of (`after`, `upto`]. It is found by halves, since a year has half a million
-    /// minutes.
+    /// The newest time of (`after`, `upto`], by bisection, because a year has half a million minutes.
     fn newest(&self, after: Timestamp, upto: Timestamp) -> Option<Timestamp> {
         let due_after = |moment: i64| self.next(Timestamp(moment)).filter(|due| *due <= upto);
         let mut newest = due_after(after.0)?;

@@ -22,17 +22,15 @@ use crate::store::{Change, ScheduleRecord, Store};
 use crate::threads::{OnFatal, vital};
 use crate::time::Timestamp;
 
-/// How long it sleeps at most before it looks at the clock again, which somebody may have put
-/// forward or back.
+/// Bounds the sleep, because the clock may be set forward or back.
 const SLEEP_MAX: Duration = Duration::from_millis(SLEEP_MAX_MS.unsigned_abs());
 const SLEEP_MAX_MS: i64 = 10_000;
 /// How much later than it meant to it may look at the clock, in milliseconds. Beyond that the machine
 /// was asleep, or the clock was put forward: what was due by then was missed.
 const LATE_MAX_MS: i64 = 60_000;
-/// After how long a time is tried again whose run could not be started, in milliseconds.
+/// The delay before a run that could not be started is tried again.
 const RETRY_MS: i64 = 60_000;
-/// How far ahead of the clock the last run of a schedule may be before the log says so, in
-/// milliseconds.
+/// A last run further ahead of the clock than this is logged.
 const AHEAD_MAX_MS: i64 = 60 * 60 * 1000;
 
 /// What the runs that it starts say of where they came from.
@@ -48,9 +46,6 @@ pub struct Scheduler {
 
 impl Scheduler {
     /// Starts the scheduler's thread. Times before now count as missed.
-    ///
-    /// # Errors
-    /// When the system cannot start another thread.
     pub fn start(
         store: Arc<Store>,
         journal: Journal,

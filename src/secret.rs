@@ -7,8 +7,7 @@ use subtle::ConstantTimeEq;
 
 use crate::error::{Error, Result};
 
-/// A secret shorter than this is a dummy, as local servers are given, and stands in names by chance,
-/// bytes.
+/// A shorter secret is a dummy for a local server, and can be in names by chance.
 const NAME_REDACTED_BYTES_MIN: usize = 8;
 
 /// A key or token. `Debug` and `Display` print `***`; only [`Secret::expose`] gives the text,
@@ -22,16 +21,12 @@ impl Secret {
         Self(text.into())
     }
 
-    /// A new one that nobody can guess: 256 bits of the system's randomness, in hexadecimal.
-    ///
-    /// # Errors
-    /// When the system has none to give.
+    /// 256 random bits in hexadecimal.
     pub fn random() -> Result<Self> {
         random_hex::<32>().map(Self)
     }
 
-    /// Its SHA-256 in hexadecimal, by which it can be known again but not found out. That is so for
-    /// what [`Secret::random`] made; a word that somebody chose could be guessed.
+    /// SHA-256 in hexadecimal. Safe to store for [`Secret::random`]; a chosen word could be guessed.
     pub fn hash(&self) -> String {
         crate::ids::hex(&Sha256::digest(self.0.as_bytes()))
     }
@@ -41,14 +36,12 @@ impl Secret {
         &self.0
     }
 
-    /// Whether `offered` is this secret. Takes the same time wherever the two differ, so that the
-    /// time of a refusal tells nothing but the length.
+    /// Compares in constant time for the same length.
     pub fn matches(&self, offered: &[u8]) -> bool {
         self.0.as_bytes().ct_eq(offered).into()
     }
 
-    /// `text` with every occurrence of this secret replaced by `***`: some servers repeat the key
-    /// that they refuse in their error message.
+    /// Replaces this secret in `text`, because some servers repeat a refused key in their error message.
     pub fn redact(&self, text: &str) -> String {
         if self.0.is_empty() {
             return text.to_owned();
@@ -56,8 +49,7 @@ impl Secret {
         text.replace(&self.0, "***")
     }
 
-    /// The same of a name that somebody else gave, such as a model's. A short secret is left in it: with
-    /// the key `k` no model's name would be right.
+    /// The same for names, such as a model's. With the key `k` every `k` would be replaced.
     pub fn redact_name(&self, name: &str) -> String {
         if self.0.len() < NAME_REDACTED_BYTES_MIN {
             return name.to_owned();
@@ -66,10 +58,7 @@ impl Secret {
     }
 }
 
-/// `N` bytes of the system's randomness, in hexadecimal.
-///
-/// # Errors
-/// When the system has none to give.
+/// `N` random bytes in hexadecimal.
 pub fn random_hex<const N: usize>() -> Result<String> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes)

@@ -12,7 +12,7 @@ use crate::calls::Calls;
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::gateway::{Gateway, Keys, Parts, Stats};
+use crate::gateway::{Gateway, Keys, Stats};
 use crate::http::{self, HeavyReads, Http};
 use crate::hub::{Hub, Message, Publish};
 use crate::ids::Seq;
@@ -40,12 +40,10 @@ const ENGINE_END_MAX: Duration = Duration::from_millis(1_500);
 const HUB_END_MAX: Duration = Duration::from_millis(1_500);
 const CLIENTS_END_MAX: Duration = Duration::from_millis(2_500);
 const PART_END_MAX: Duration = Duration::from_millis(500);
-/// … and, since together they could take longer than the five seconds in which the whole has to,
-/// how long after the beginning clients are still waited for.
+/// … and all of them together, so that the whole ends within five seconds.
 const MOST_END_MAX: Duration = Duration::from_secs(4);
 /// How many connections may wait to be accepted; the system may allow fewer.
 const LISTEN_QUEUE: i32 = 4_096;
-/// How often a waiting shutdown looks.
 const JOIN_POLL: Duration = Duration::from_millis(2);
 
 /// Everything but the network: store, journal, hub, providers, engine.
@@ -58,16 +56,10 @@ pub struct Core {
     pub providers: Arc<Providers>,
     pub calls: Calls,
     pub engine: Engine,
-    threads: CoreThreads,
+    /// Of the hub, the journal and the engine.
+    threads: [JoinHandle<()>; 3],
 }
 
-struct CoreThreads {
-    journal: JoinHandle<()>,
-    hub: JoinHandle<()>,
-    engine: JoinHandle<()>,
-}
-
-/// Where the names of threads go that the server cannot go on without.
 fn fatal_channel() -> (OnFatal, Receiver<String>) {
     let (sender, receiver): (Sender<String>, _) = bounded(8);
     let on_fatal: OnFatal = Arc::new(move |name: &str| drop(sender.try_send(name.to_owned())));
@@ -98,7 +90,7 @@ impl Core {
         goes_on: bool,
         on_fatal: &OnFatal,
     ) -> Result<Self> {
-        // First, so that nothing is touched where they cannot be used.
+        // First, so that nothing is touched if they are invalid.
         let mut prices = Prices::built_in();
         if let Some(path) = &config.prices {
             prices = prices.with_own(path)?;
@@ -129,8 +121,7 @@ impl Core {
             goes_on,
             Arc::clone(on_fatal),
         )?;
-        let threads =
-            CoreThreads { journal: journal_thread, hub: hub_thread, engine: engine_thread };
+        let threads = [hub_thread, journal_thread, engine_thread];
         let core = Self { alarm, store, journal, hub, providers, calls, engine, threads };
         if core.store.has_never_had_a_flow()? {
             save_examples(&core)?;
@@ -140,13 +131,14 @@ impl Core {
 
     /// Ends all parts in order. Calls under way are stopped; their runs go on at the next start.
     pub fn shutdown(self) {
+        let [hub, journal, engine] = self.threads;
         self.engine.shutdown();
-        join(self.threads.engine, "engine", ENGINE_END_MAX);
+        join(engine, "engine", ENGINE_END_MAX);
         self.calls.shutdown(Instant::now() + PART_END_MAX);
         self.hub.shutdown();
-        join(self.threads.hub, "hub", HUB_END_MAX);
+        join(hub, "hub", HUB_END_MAX);
         self.journal.shutdown();
-        join(self.threads.journal, "journal", PART_END_MAX);
+        join(journal, "journal", PART_END_MAX);
     }
 }
 
@@ -188,14 +180,14 @@ impl Server {
         let trials = Arc::new(Trials::new(Arc::clone(&core.store), core.calls.clone()));
         let keys = Arc::new(Keys::load(&core.store, core.journal.clone())?);
         let stats = Arc::<Stats>::default();
-        let parts = Parts {
-            token: config.token.clone(),
-            keys: Arc::clone(&keys),
-            store: Arc::clone(&core.store),
-            calls: core.calls.clone(),
-            stats: Arc::clone(&stats),
-        };
-        let gateway = Arc::new(Gateway::start(config.gateway.clone(), parts)?);
+        let gateway = Arc::new(Gateway::start(
+            config.gateway.clone(),
+            config.token.clone(),
+            Arc::clone(&keys),
+            Arc::clone(&core.store),
+            core.calls.clone(),
+            Arc::clone(&stats),
+        )?);
         let http = Arc::new(Http::new(http::Context {
             store: Arc::clone(&core.store),
             journal: core.journal.clone(),

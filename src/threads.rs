@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 
-/// How often a waiting shutdown looks whether the threads have ended.
 const JOIN_POLL: Duration = Duration::from_millis(2);
 
 /// A set of threads of one kind, joined together at the end.
@@ -20,9 +19,6 @@ pub struct Threads {
 
 impl Threads {
     /// Starts a thread. A panic in it is logged and ends that thread alone.
-    ///
-    /// # Errors
-    /// When the system cannot start another thread.
     pub fn spawn(
         &self,
         name: impl Into<String>,
@@ -74,9 +70,8 @@ fn guarded(work: impl FnOnce()) {
     }
 }
 
-/// Does `work` for each item, up to `at_once` at a time, and gives what it gave, in the order of the
-/// items. One of the threads is the caller's; where the system can start no more of them, fewer items
-/// are at work at a time. A panic goes on in the caller once all others have ended.
+/// Does `work` for each item, up to `at_once` at a time, and returns the results in order. The caller is
+/// one of the threads, so that it works even if no other can be started. Panics go on in the caller.
 pub fn each_at_once<T: Sync, R: Send>(
     name: &str,
     at_once: usize,
@@ -126,11 +121,7 @@ pub fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
 /// Called when a thread ended that the server cannot do without; gets the thread's name.
 pub type OnFatal = Arc<dyn Fn(&str) + Send + Sync>;
 
-/// Starts a thread that the server cannot do without: when it panics, `on_fatal` is called, so
-/// that the server ends in good order and with an error instead of going on half dead.
-///
-/// # Errors
-/// When the system cannot start another thread.
+/// Starts a thread that the server cannot do without: a panic in it calls `on_fatal`.
 pub fn vital(
     name: &'static str,
     on_fatal: OnFatal,
@@ -227,10 +218,7 @@ impl Pool {
     }
 
     /// Gives `job` to an idle worker or a new one; waits a little for one that is about to be idle.
-    ///
-    /// # Errors
-    /// [`Error::Busy`] when there are as many as there may be, or the system can start no more;
-    /// the job is dropped then.
+    /// Fails with [`Error::Busy`], and drops the job, if there is none.
     pub fn run(&self, job: Job) -> Result<()> {
         let is_full =
             |state: &mut WorkersState| state.idle <= state.jobs.len() && state.count >= self.max;
@@ -276,8 +264,7 @@ impl Pool {
         })
     }
 
-    /// Lets the workers end after what they do now, and waits for them until `deadline`. Gives
-    /// how many are left.
+    /// Ends the workers after their present jobs. Returns the number that are left at `deadline`.
     pub fn join(self, deadline: Instant) -> usize {
         // At once, instead of after their idle time.
         self.workers.state().is_over = true;

@@ -147,9 +147,9 @@ pub trait Handler: Send + Sync {
     /// [`Handler::ended`].
     fn opened(&self, client: &Peer) -> Result<()>;
 
-    fn text(&self, client: &Peer, text: &str) -> std::result::Result<(), Goodbye>;
+    fn text(&self, client: &Peer, text: &str) -> Result<(), Goodbye>;
 
-    fn binary(&self, client: &Peer, bytes: &[u8]) -> std::result::Result<(), Goodbye>;
+    fn binary(&self, client: &Peer, bytes: &[u8]) -> Result<(), Goodbye>;
 
     fn ended(&self, client: &Peer, ending: Ending);
 }
@@ -217,7 +217,7 @@ impl Handler for HubClients {
     }
 
     /// What cannot be read is told to this client alone.
-    fn text(&self, client: &Peer, text: &str) -> std::result::Result<(), Goodbye> {
+    fn text(&self, client: &Peer, text: &str) -> Result<(), Goodbye> {
         let told = match read_request(text) {
             Ok(Request::Ping) => self.hub.send_to_client(client.id, &Event::Pong {}),
             Ok(Request::Subscribe(filter)) => self.hub.subscribe(client.id, filter),
@@ -230,7 +230,7 @@ impl Handler for HubClients {
         told.map_err(|_| Goodbye::new(close::GOING_AWAY, "the server is shutting down"))
     }
 
-    fn binary(&self, _: &Peer, _: &[u8]) -> std::result::Result<(), Goodbye> {
+    fn binary(&self, _: &Peer, _: &[u8]) -> Result<(), Goodbye> {
         Err(Goodbye::new(close::UNSUPPORTED, "messages are texts, this was a binary one"))
     }
 
@@ -261,14 +261,6 @@ pub struct Upgrade {
     pub since: Option<Seq>,
 }
 
-struct Opened {
-    client: Peer,
-    writer: JoinHandle<()>,
-    /// What came behind the request's head already; an error where the client could not be
-    /// answered or introduced.
-    rest: Result<Vec<u8>>,
-}
-
 /// Ends a client in good order when its reader panics.
 struct EndInPanic<'a> {
     sockets: &'a Sockets,
@@ -285,23 +277,14 @@ impl Drop for EndInPanic<'_> {
     }
 }
 
-/// Why a request cannot become a WebSocket.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Refused(String);
-
-/// The answer to a handshake, ready to be written. What the request's head says comes from the
-/// listener, which has read it: tungstenite's own reading of it would take a page of stack that an idle
-/// reader keeps. `version` is 0 for HTTP/1.0, 1 for HTTP/1.1.
-///
-/// # Errors
-/// When the request is no WebSocket handshake of version 13.
+/// Returns the answer to a handshake. The listener has parsed the head, because tungstenite's parser
+/// would use a page of stack that an idle reader keeps. `version` is 0 for HTTP/1.0, 1 for HTTP/1.1.
 pub fn accept<'a>(
     method: &str,
     version: u8,
     fields: impl Iterator<Item = (&'a str, &'a str)>,
-) -> std::result::Result<Vec<u8>, Refused> {
-    let refused = |error: &dyn std::fmt::Display| Refused(error.to_string());
+) -> Result<Vec<u8>, String> {
+    let refused = |error: &dyn std::fmt::Display| error.to_string();
     let mut request = handshake::Request::default();
     *request.method_mut() = method.parse().map_err(|error| refused(&error))?;
     if version == 0 {
@@ -326,15 +309,11 @@ pub fn accept<'a>(
 }
 
 impl Sockets {
-    /// Serves a client, in the calling thread as its reader, until it is gone. A second thread
-    /// writes.
-    ///
-    /// # Errors
-    /// [`Error::Busy`] when that thread cannot be started; nothing was written then.
+    /// Serves a client until it is gone. The calling thread reads, a second one writes. Fails with
+    /// [`Error::Busy`], with nothing written, if that one cannot be started.
     pub fn serve(&self, upgrade: Box<Upgrade>) -> Result<()> {
         let stream = Arc::clone(&upgrade.stream);
-        let opened = self.open(upgrade)?;
-        let Opened { client, writer, rest } = opened;
+        let (client, writer, rest) = self.open(upgrade)?;
         // A client that is gone before its handshake is answered is nobody's error.
         let mut served = Ok(());
         let _in_panic = EndInPanic { sockets: self, client: &client };
@@ -357,11 +336,11 @@ impl Sockets {
     /// inlined, because the reader would carry its stack for days.
     #[inline(never)]
     #[expect(clippy::boxed_local, reason = "unboxed, it would lie on the frame of `serve`")]
-    fn open(&self, upgrade: Box<Upgrade>) -> Result<Opened> {
+    fn open(&self, upgrade: Box<Upgrade>) -> Result<(Peer, JoinHandle<()>, Result<Vec<u8>>)> {
         let Upgrade { stream, answer, rest, address, since } = *upgrade;
         let id = self.handler.next_id();
         let sink = Box::new(StreamSink::new(Arc::clone(&stream)));
-        let outbox = Outbox::new(sink, Arc::new(Frames)).with_limit(self.limits.outbox_bytes);
+        let outbox = Outbox::new(sink, Arc::new(Frames), self.limits.outbox_bytes);
         let client = Peer { id, address, since, outbox: Arc::new(outbox) };
         let writer = {
             let (outbox, interval) = (Arc::clone(&client.outbox), self.pings.interval);
@@ -378,7 +357,7 @@ impl Sockets {
             .map_err(Error::io("cannot answer the handshake"))
             .and_then(|()| self.handler.opened(&client))
             .map(|()| rest);
-        Ok(Opened { client, writer, rest })
+        Ok((client, writer, rest))
     }
 
     /// The reader: takes messages until the client is gone, and says why it is. Not inlined, so
@@ -411,8 +390,8 @@ impl Sockets {
                     Ok(())
                 }
                 (Ok(()), Err(error)) => match self.end_of_reading(&error) {
-                    Ended::Gone(reason) => return Ending::left(reason),
-                    Ended::ByServer(goodbye) => Err(goodbye),
+                    Ok(goodbye) => Err(goodbye),
+                    Err(reason) => return Ending::left(reason),
                 },
             };
             if let Err(goodbye) = done {
@@ -439,13 +418,14 @@ impl Sockets {
         Box::new(WebSocket::from_partially_read(half, rest, Role::Server, Some(config)))
     }
 
-    fn end_of_reading(&self, error: &WsError) -> Ended {
-        let goodbye = match error {
+    /// Returns the goodbye for a client that can still read it, or else why it is gone.
+    fn end_of_reading(&self, error: &WsError) -> Result<Goodbye, String> {
+        Ok(match error {
             WsError::ConnectionClosed | WsError::AlreadyClosed => {
-                return Ended::Gone("closed by the client".into());
+                return Err("closed by the client".into());
             }
             WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
-                return Ended::Gone("the connection was lost".into());
+                return Err("the connection was lost".into());
             }
             WsError::Io(error) if is_timeout(error) => {
                 let seconds = self.pings.silence_max().as_secs();
@@ -453,7 +433,7 @@ impl Sockets {
             }
             WsError::Io(error) => match Excess::within(error) {
                 Some(excess) => (*excess).into(),
-                None => return Ended::Gone(format!("the connection was lost: {error}")),
+                None => return Err(format!("the connection was lost: {error}")),
             },
             WsError::Capacity(CapacityError::MessageTooLong { .. }) => {
                 let bytes = self.limits.message_bytes;
@@ -461,17 +441,8 @@ impl Sockets {
             }
             WsError::Utf8(_) => Goodbye::new(close::INVALID_DATA, "a text must be UTF-8"),
             other => Goodbye::new(close::PROTOCOL, other.to_string()),
-        };
-        Ended::ByServer(goodbye)
+        })
     }
-}
-
-/// How a connection ends from which nothing more can be read.
-enum Ended {
-    /// There is nobody to be told; why, for the log.
-    Gone(String),
-    /// The client can still be told.
-    ByServer(Goodbye),
 }
 
 impl From<Goodbye> for Ending {
@@ -497,7 +468,7 @@ impl From<Excess> for Goodbye {
 /// Reads a client's message, or says with a code and a sentence why it cannot be read. Public for
 /// `fuzz/` alone.
 #[doc(hidden)]
-pub fn read_request(text: &str) -> std::result::Result<Request, (&'static str, String)> {
+pub fn read_request(text: &str) -> Result<Request, (&'static str, String)> {
     let value: serde_json::Value = serde_json::from_str(text)
         .map_err(|error| ("invalid_json", format!("the message is not JSON: {error}")))?;
     let type_name = value.get("type").and_then(serde_json::Value::as_str).unwrap_or_default();
@@ -629,10 +600,10 @@ mod tests {
             client.outbox.open(None, 0);
             Ok(())
         }
-        fn text(&self, _: &Peer, _: &str) -> std::result::Result<(), Goodbye> {
+        fn text(&self, _: &Peer, _: &str) -> Result<(), Goodbye> {
             panic!("as it is meant to")
         }
-        fn binary(&self, _: &Peer, _: &[u8]) -> std::result::Result<(), Goodbye> {
+        fn binary(&self, _: &Peer, _: &[u8]) -> Result<(), Goodbye> {
             Ok(())
         }
         fn ended(&self, _: &Peer, ending: Ending) {

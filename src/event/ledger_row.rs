@@ -2,18 +2,20 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::text_enum;
 use crate::ids::{FlowId, RunId};
 use crate::money::Usd;
 use crate::time::Timestamp;
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum UsageSource {
-    Provider,
-    /// Counted here, because the provider gave none.
-    Estimated,
-    #[default]
-    None,
+text_enum! {
+    #[derive(Default)]
+    pub enum UsageSource {
+        Provider = "provider",
+        /// Counted here, because the provider reported none.
+        Estimated = "estimated",
+        #[default]
+        None = "none",
+    }
 }
 
 /// Tokens of one call in the normal form: `input_tokens` includes what was read from or written
@@ -37,41 +39,34 @@ pub struct Usage {
     pub source: UsageSource,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "UPPERCASE")]
-pub enum CallStatus {
-    /// Committed before the request leaves; not settled yet.
-    Pending,
-    Success,
-    /// Refused, or answered with an error.
-    Failed,
-    /// Not answered in time. It may have been billed.
-    Timeout,
-    Cancelled,
-    /// The process ended while the call was under way. It may have been billed.
-    Unknown,
+text_enum! {
+    pub enum CallStatus {
+        /// Committed before the request leaves; not settled yet.
+        Pending = "PENDING",
+        Success = "SUCCESS",
+        /// Refused, or answered with an error.
+        Failed = "FAILED",
+        /// Not answered in time. It may have been billed.
+        Timeout = "TIMEOUT",
+        Cancelled = "CANCELLED",
+        /// The process ended during the call. It may have been billed.
+        Unknown = "UNKNOWN",
+    }
 }
 
-/// What did not let a call leave.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RefusedBy {
-    Budget,
+text_enum! {
+    pub enum RefusedBy { Budget = "budget" }
 }
 
 /// One row of the ledger: one call that was made. Prompts and keys are never in it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LedgerEntry {
     pub id: i64,
-    /// When the call was about to leave.
     pub timestamp: Timestamp,
-    /// The flow, where a flow made the call.
     pub flow_id: Option<FlowId>,
-    /// The run, where a run made the call.
     pub run_id: Option<RunId>,
-    /// The node, where a node made the call.
     pub node_id: Option<String>,
-    /// The number of the attempt; the first is 1.
+    /// Begins with 1.
     pub attempt: u32,
     /// Joins the attempts of one operation.
     pub operation_id: String,
@@ -79,18 +74,16 @@ pub struct LedgerEntry {
     pub provider: String,
     /// The model that answered, or the one that was asked for where none answered.
     pub model_used: String,
-    /// The role that the flow gives the node.
     pub agent_role: Option<String>,
     /// SHA-256 of the prompt in hexadecimal.
     pub prompt_hash: String,
     #[serde(flatten)]
     pub usage: Usage,
-    /// The price of the call; none where the model's price is not known.
+    /// None if the price is unknown.
     pub total_cost_usd: Option<Usd>,
-    /// From just before the request left until its end, milliseconds; none while pending.
+    /// None while pending.
     pub latency_ms: Option<u64>,
     pub status: CallStatus,
-    /// Why it did not succeed.
     pub error_message: Option<String>,
     #[serde(flatten)]
     pub more: LedgerDetails,
@@ -100,26 +93,25 @@ pub struct LedgerEntry {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LedgerDetails {
-    /// From just before the request left until the first piece of the answer, milliseconds; only of
-    /// calls that were streamed.
+    /// Only of streamed calls.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_token_ms: Option<u64>,
-    /// The price that the cost was computed with, by its number (`GET /api/prices/{id}`).
+    /// See `GET /api/prices/{id}`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub price_id: Option<i64>,
-    /// Whether it was answered from flowledger's own cache, so that no call was made.
+    /// Answered from flowledger's own cache, without a call.
     #[serde(skip_serializing_if = "is_false")]
     pub cached: bool,
-    /// Of one that was answered from the cache: what the call would have cost.
+    /// The cost of the call that the cache spared.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub saved_usd: Option<Usd>,
-    /// The name of the key that the client of the gateway came with, where it is one of ours.
+    /// The virtual key of the gateway's client.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key_name: Option<String>,
-    /// What the client of the gateway wants its calls to be grouped by, separated by commas.
+    /// Separated by commas.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tags: Option<String>,
-    /// Of a call that was refused before it left: by what. It has cost nothing, and nobody was asked.
+    /// Set if the call was refused before it was sent, and so cost nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refused: Option<RefusedBy>,
 }

@@ -3,54 +3,36 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{FlowId, RunId, Timestamp, Usd, text_form};
+use super::{FlowId, RunId, Timestamp, Usd, text_enum};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Kind {
-    /// The same calls cost less with another model.
-    ModelSwitch,
-    Cache,
-    /// The provider could have kept a long beginning that all prompts share.
-    PromptCache,
-    /// Attempts failed after they were billed.
-    RetryWaste,
-    /// A limit far above the actual answers takes room in budgets.
-    MaxTokens,
-    /// An output is never used.
-    DeadNode,
-    /// Nodes in a row do not depend on each other.
-    Parallel,
+text_enum! {
+    pub enum Kind {
+        /// The same calls cost less with another model.
+        ModelSwitch = "model_switch",
+        Cache = "cache",
+        /// The provider could have kept a long beginning that all prompts share.
+        PromptCache = "prompt_cache",
+        /// Attempts failed after they were billed.
+        RetryWaste = "retry_waste",
+        /// A limit far above the actual answers takes room in budgets.
+        MaxTokens = "max_tokens",
+        /// An output is never used.
+        DeadNode = "dead_node",
+        /// Nodes in a row do not depend on each other.
+        Parallel = "parallel",
+    }
 }
 
-text_form!(Kind {
-    ModelSwitch = "model_switch",
-    Cache = "cache",
-    PromptCache = "prompt_cache",
-    RetryWaste = "retry_waste",
-    MaxTokens = "max_tokens",
-    DeadNode = "dead_node",
-    Parallel = "parallel",
-});
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "UPPERCASE")]
-pub enum Status {
-    Open,
-    Dismissed,
-    /// No longer supported by the ledger.
-    Withdrawn,
-    Applied,
-    Reverted,
+text_enum! {
+    pub enum Status {
+        Open = "OPEN",
+        Dismissed = "DISMISSED",
+        /// No longer supported by the ledger.
+        Withdrawn = "WITHDRAWN",
+        Applied = "APPLIED",
+        Reverted = "REVERTED",
+    }
 }
-
-text_form!(Status {
-    Open = "OPEN",
-    Dismissed = "DISMISSED",
-    Withdrawn = "WITHDRAWN",
-    Applied = "APPLIED",
-    Reverted = "REVERTED",
-});
 
 /// Savings in 30 days, as an interval.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,14 +7,14 @@ use super::client_sink::ClientSink;
 use super::echo::Shape;
 use super::in_flight::InFlightGuard;
 use super::operation::Operation;
-use super::protocol::{ErrorResponse, Protocol, Refusal};
+use super::protocol::{ErrorResponse, Protocol};
 use super::targets::Target;
 use super::{Gateway, tell};
 use crate::calls::{
     self, CallOutcome, CallRequest, Ended, Exchanged, FillGuard, PromptSize, Waiter,
 };
 use crate::error::Error;
-use crate::listener::ResponseWriter;
+use crate::listener::{ApiError, ResponseWriter};
 use crate::providers::{
     Answer, AnswerHead, Call, ClientKey, Failure, FailureKind, Forward, ForwardError, Kind,
     ResponseSink,
@@ -44,7 +44,7 @@ impl Gateway {
         let kind = match self.usable(operation, target) {
             Ok(kind) => kind,
             // No call was made, hence no row.
-            Err(refusal) => return Attempt::Unusable(Box::new(ErrorResponse::Ours(refusal))),
+            Err(refusal) => return Attempt::Unusable(refusal.into()),
         };
         let presence = reply.presence();
         let ends_with_client = self.toward(&target.provider).drain_max.is_none();
@@ -87,7 +87,6 @@ impl Gateway {
         attempt: u32,
     ) -> CallRequest<'a> {
         let request = &operation.request;
-        let cache = operation.cache_age;
         CallRequest {
             call,
             row: operation.row(call, attempt),
@@ -96,7 +95,7 @@ impl Gateway {
                 bytes_max: request.prompt.bytes_at_most(operation.protocol),
                 cache_writes: request.cache_writes,
             },
-            cache: cache.map(|age| (self.cache_key(operation, call), age)),
+            cache: operation.cache_age.map(|age| (self.cache_key(operation, call), age)),
             has_own_key: self.own_key(operation, &call.provider).is_some(),
         }
     }
@@ -140,20 +139,21 @@ impl Gateway {
             CallOutcome::Panicked(_) => {
                 self.calls.settle(changes);
                 let message = "the request could not be answered";
-                self.fail(operation, Refusal::new(500, "internal", message), reply)
+                self.fail(operation, ApiError::new(500, "internal", message), reply)
             }
             CallOutcome::OverBudget(why) => {
                 self.calls.commit_refusal(changes);
-                failed(Refusal::new(402, "budget", why))
+                // Asking again would not help.
+                failed(ApiError::new(402, "budget", why).with("x-should-retry", "false"))
             }
             CallOutcome::RateLimited(wait) => rate_limited(call, wait),
             CallOutcome::SameCallTimeout => {
                 let message = "waited too long for an identical request of another client";
-                refused(Refusal::new(504, "provider_timeout", message))
+                refused(ApiError::new(504, "provider_timeout", message))
             }
             CallOutcome::Cancelled => refused(self.ended()),
             CallOutcome::NotConfigured(why) => {
-                failed(Refusal::bad_request("provider_not_configured", why))
+                failed(ApiError::bad_request("provider_not_configured", why))
             }
             CallOutcome::NotCommitted(error) => not_committed(error),
         }
@@ -164,7 +164,7 @@ impl Gateway {
         &self,
         operation: &Operation<'_>,
         target: &Target,
-    ) -> Result<Kind, Refusal> {
+    ) -> Result<Kind, ApiError> {
         let protocol = operation.protocol;
         let provider = &target.provider;
         let own_key = self.own_key(operation, provider).is_some();
@@ -175,7 +175,7 @@ impl Gateway {
                 "{why}. A model is `PROVIDER/NAME`, an alias, or a name of provider {}",
                 protocol.name()
             );
-            return Err(Refusal::bad_request("provider_not_configured", message));
+            return Err(ApiError::bad_request("provider_not_configured", message));
         }
         match self.providers.kind(provider) {
             Some(kind) if protocol.reaches(kind) => Ok(kind),
@@ -185,24 +185,24 @@ impl Gateway {
                     protocol.path(),
                     protocol.other().path()
                 );
-                Err(Refusal::bad_request("wrong_protocol", message))
+                Err(ApiError::bad_request("wrong_protocol", message))
             }
         }
     }
 
     /// Whether the provider is asked for the usage of a stream, of which the client is told nothing.
     pub(super) fn adds_usage(&self, operation: &Operation<'_>, provider: &str) -> bool {
-        let asked = &operation.request;
-        let is_possible = operation.protocol == Protocol::OpenAi && asked.is_streamed;
-        is_possible && !asked.wants_usage && self.providers.takes_stream_options(provider)
+        let request = &operation.request;
+        let is_possible = operation.protocol == Protocol::OpenAi && request.is_streamed;
+        is_possible && !request.wants_usage && self.providers.takes_stream_options(provider)
     }
 
     /// Why a call ended before it was made.
-    pub(super) fn ended(&self) -> Refusal {
+    pub(super) fn ended(&self) -> ApiError {
         if self.in_flight.is_stopping() {
             stopping()
         } else {
-            Refusal::new(499, "cancelled", "the client has left")
+            ApiError::new(499, "cancelled", "the client has left")
         }
     }
 
@@ -212,9 +212,7 @@ impl Gateway {
         operation: &'a Operation<'_>,
         provider: &str,
     ) -> Option<&'a ClientKey> {
-        let toward = self.settings.toward.get(provider);
-        let own = operation.client.own.as_ref();
-        own.filter(|_| toward.is_some_and(|toward| toward.pass_through_key))
+        operation.client.own.as_ref().filter(|_| self.toward(provider).pass_through_key)
     }
 
     fn forward(
@@ -266,7 +264,7 @@ impl Gateway {
     }
 
     /// What a client is told of a call that failed without a word of the provider's.
-    fn refusal(&self, failure: &Failure) -> Refusal {
+    fn refusal(&self, failure: &Failure) -> ApiError {
         let (status, code) = match failure.kind {
             FailureKind::NotConfigured => (400, "provider_not_configured"),
             FailureKind::Connect => (502, "provider_unreachable"),
@@ -276,14 +274,14 @@ impl Gateway {
             FailureKind::Cancelled if self.in_flight.is_stopping() => return stopping(),
             FailureKind::Cancelled => (499, "cancelled"),
         };
-        Refusal::new(status, code, failure.message.clone())
+        ApiError::new(status, code, failure.message.clone())
     }
 
     /// Ends an answer that had begun; else another target may be asked.
     fn fail(
         &self,
         operation: &Operation<'_>,
-        refusal: Refusal,
+        refusal: ApiError,
         reply: &mut ResponseWriter<'_>,
     ) -> Attempt {
         if !reply.is_open() {
@@ -315,9 +313,7 @@ impl Gateway {
         let mut sink = ClientSink::new(operation, fill, reply);
         let mut is_there = true;
         if call.stream {
-            let head = answer_head("text/event-stream");
-            is_there = sink.begin(&head);
-            is_there &= sink.piece(&shape.begin());
+            is_there = sink.begin(&answer_head("text/event-stream")) && sink.piece(&shape.begin());
         }
         let called = self.providers.call(&call, &guard.cancel, &mut |text| {
             is_there &= sink.piece(&shape.piece(text));
@@ -331,8 +327,7 @@ impl Gateway {
                 sink.piece(&shape.end(&answer.usage));
                 sink.end(true);
             } else {
-                let head = answer_head("application/json");
-                sink.whole(&head, &shape.document(answer));
+                sink.whole(&answer_head("application/json"), &shape.document(answer));
             }
         }
         (called.map_err(Box::new), sink.into_filled())
@@ -340,12 +335,8 @@ impl Gateway {
 }
 
 fn reply_cached(bought: &Bought, reply: &mut ResponseWriter<'_>) {
-    let content_type = bought.content_type.as_deref();
-    let headers: Vec<_> = content_type
-        .map(|value| ("content-type", value))
-        .into_iter()
-        .chain([(CACHED_HEADER, "true")])
-        .collect();
+    let mut headers = vec![(CACHED_HEADER, "true")];
+    headers.extend(bought.content_type.as_deref().map(|value| ("content-type", value)));
     reply.whole(200, &headers, bought.output.as_bytes());
 }
 
@@ -353,32 +344,32 @@ fn reply_cached(bought: &Bought, reply: &mut ResponseWriter<'_>) {
 fn rate_limited(call: &Call, wait: Duration) -> Attempt {
     let seconds = wait.as_secs() + 1;
     let message = format!("provider {} allows no more calls for {seconds} seconds", call.provider);
-    let refusal = Refusal::new(429, "rate_limit", message);
+    let refusal = ApiError::new(429, "rate_limit", message);
     failed(refusal.with("retry-after", seconds.to_string()))
 }
 
-fn failed(refusal: Refusal) -> Attempt {
-    Attempt::Failed(Box::new(ErrorResponse::Ours(refusal)))
+fn failed(refusal: ApiError) -> Attempt {
+    Attempt::Failed(refusal.into())
 }
 
-fn refused(refusal: Refusal) -> Attempt {
-    Attempt::Refused(Box::new(ErrorResponse::Ours(refusal)))
+fn refused(refusal: ApiError) -> Attempt {
+    Attempt::Refused(refusal.into())
 }
 
-pub(super) fn stopping() -> Refusal {
-    Refusal::new(503, "stopping", "the server is shutting down")
+pub(super) fn stopping() -> ApiError {
+    ApiError::new(503, "stopping", "the server is shutting down")
 }
 
 /// No call is made without a committed row.
 fn not_committed(error: Error) -> Attempt {
     match error {
-        Error::Busy(why) => failed(Refusal::new(429, "busy", why)),
+        Error::Busy(why) => failed(ApiError::new(429, "busy", why)),
         Error::Stopping => refused(stopping()),
         error => {
             let message = format!(
                 "the call was not made, because its ledger row could not be written: {error}"
             );
-            refused(Refusal::new(503, "ledger", message))
+            refused(ApiError::new(503, "ledger", message))
         }
     }
 }

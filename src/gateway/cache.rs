@@ -9,27 +9,23 @@ use sha2::{Digest, Sha256};
 
 use super::Gateway;
 use super::operation::Operation;
-use super::protocol::Refusal;
 use crate::calls::{FillGuard, Filled};
 use crate::flow::CACHE_AGE_MAX;
 use crate::ids::hex;
+use crate::listener::ApiError;
 use crate::listener::RequestHead;
 use crate::providers::{AnswerHead, Call};
 use crate::store::ANSWER_BYTES_MAX;
 
-/// The field of a request that says how old an answer may be, in seconds.
+/// The request header with the maximum age of an answer, in seconds.
 const AGE_HEADER: &str = "x-flowledger-cache";
-/// The field of an answer to such a request that says whether it was bought before.
+/// The response header that tells whether the answer came from the cache.
 pub(super) const CACHED_HEADER: &str = "x-flowledger-cached";
-/// Passed fields that change nothing of an answer: how a request is told from its repetition, and what
-/// `OpenRouter` calls the program that asks.
+/// Forwarded headers that do not change the answer.
 const WITHOUT_EFFECT: [&str; 3] = ["idempotency-key", "http-referer", "x-title"];
 
-/// How old an answer may be that will do; none where it is to be bought.
-///
-/// # Errors
-/// Where the field cannot be understood.
-pub(super) fn age_max(head: &RequestHead) -> Result<Option<Duration>, Refusal> {
+/// Returns the maximum age of a cached answer, if one may be used.
+pub(super) fn age_max(head: &RequestHead) -> Result<Option<Duration>, ApiError> {
     let mut values = head.all(AGE_HEADER).filter(|value| !value.is_empty());
     let (value, another) = (values.next(), values.next());
     let Some(value) = value else {
@@ -46,7 +42,7 @@ pub(super) fn age_max(head: &RequestHead) -> Result<Option<Duration>, Refusal> {
                 "`X-Flowledger-Cache` must be how many seconds old an answer may be, 1 to {}",
                 CACHE_AGE_MAX.as_secs()
             );
-            Refusal::bad_request("bad_cache", message)
+            ApiError::bad_request("bad_cache", message)
         })
 }
 
@@ -55,9 +51,8 @@ impl Gateway {
     pub(super) fn cache_key(&self, operation: &Operation<'_>, call: &Call) -> String {
         let adds_usage = self.adds_usage(operation, &call.provider);
         let body = operation.request.for_model(&call.model, adds_usage);
-        let headers = operation.headers.iter();
-        let effective: Vec<_> =
-            headers.filter(|(name, _)| !WITHOUT_EFFECT.contains(name)).collect();
+        let mut effective = operation.headers.clone();
+        effective.retain(|(name, _)| !WITHOUT_EFFECT.contains(name));
         let own = self.own_key(operation, &call.provider);
         let all = serde_json::json!([
             "v1",
@@ -76,7 +71,7 @@ impl Gateway {
     }
 }
 
-/// An answer on its way to a client that is to be kept, as far as it came.
+/// An answer that is to be kept, as far as it has come.
 pub(super) struct Recording {
     fill: FillGuard,
     content_type: Option<String>,
@@ -89,15 +84,13 @@ impl Recording {
         Self { fill, content_type: None, bytes: Vec::new(), is_whole: false }
     }
 
-    /// The answer begins. Gives whether it may be kept.
+    /// Returns whether the answer may be kept, as `push` and `end` do.
     pub(super) fn begin(&mut self, head: &AnswerHead) -> bool {
-        let mut headers = head.headers.iter();
-        let found = headers.find(|(name, _)| name == "content-type");
-        self.content_type = found.map(|(_, value)| value.clone());
+        let content_type = head.headers.iter().find(|(name, _)| name == "content-type");
+        self.content_type = content_type.map(|(_, value)| value.clone());
         head.status == 200
     }
 
-    /// The next piece. Gives whether it may still be kept: no more memory is used than that takes.
     pub(super) fn push(&mut self, bytes: &[u8]) -> bool {
         let fits = self.bytes.len() + bytes.len() <= ANSWER_BYTES_MAX;
         if fits {
@@ -106,9 +99,9 @@ impl Recording {
         fits
     }
 
-    /// That was all; `is_whole` where nothing is missing.
-    pub(super) fn end(&mut self, is_whole: bool) {
+    pub(super) fn end(&mut self, is_whole: bool) -> bool {
         self.is_whole = is_whole;
+        is_whole
     }
 
     /// Returns the answer if it is complete and UTF-8 text, which events need not be.
@@ -128,7 +121,7 @@ impl Recording {
 mod tests {
     use super::*;
 
-    fn read(fields: &str) -> Result<Option<Duration>, Refusal> {
+    fn read(fields: &str) -> Result<Option<Duration>, ApiError> {
         let head = format!("POST /v1/messages HTTP/1.1\r\nhost: a\r\n{fields}\r\n");
         let (head, _) = RequestHead::parse(head.as_bytes()).unwrap().unwrap();
         age_max(&head)

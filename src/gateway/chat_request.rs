@@ -11,8 +11,9 @@ use sha2::{Digest, Sha256};
 
 use super::json::each_field;
 use super::prompt::Prompt;
-use super::protocol::{Protocol, Refusal};
+use super::protocol::Protocol;
 use crate::ids::hex;
+use crate::listener::ApiError;
 use crate::providers::{ANSWER_TOKENS_ASSUMED, CacheWrites};
 
 /// The longest name of a model, bytes.
@@ -36,14 +37,12 @@ const INCLUDE_USAGE: &str = "include_usage";
 pub struct ChatRequest<'a> {
     protocol: Protocol,
     body: &'a str,
-    /// The model that is asked, as the client calls it.
     pub model: String,
     model_at: Range<usize>,
-    /// Whether the answer is to come piece by piece.
     pub is_streamed: bool,
     /// Whether the client wants to see the usage of a streamed chat completion.
     pub wants_usage: bool,
-    /// What asks for that usage, and in place of what.
+    /// The text that asks for that usage, and the place that it replaces.
     usage_edit: (Range<usize>, &'static str),
     /// The limit of the answer, of all its choices together, in tokens.
     pub max_tokens: Option<u32>,
@@ -63,16 +62,13 @@ struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// Reads the object `text`, which stands in `body`.
-    ///
-    /// # Errors
-    /// Where it is no object, or has an understood field twice: of two, nobody knows which one counts.
-    /// Some servers read names in whatever case, so another case is another time.
+    /// Reads the object `text`, a part of `body`. Duplicate fields are ambiguous, so they are an error; so
+    /// are names in another case, which some servers accept.
     fn read(
         body: &str,
         text: &'a str,
         understood: &'static [&'static str],
-    ) -> Result<Self, Refusal> {
+    ) -> Result<Self, ApiError> {
         let mut fields = Self { found: Vec::new(), end: 0 };
         let mut ambiguous = None;
         each_field(text, |name, value| {
@@ -91,7 +87,7 @@ impl<'a> Fields<'a> {
         })
         .map_err(unreadable)?;
         match ambiguous {
-            Some(message) => Err(Refusal::bad_request("ambiguous", message)),
+            Some(message) => Err(ApiError::bad_request("ambiguous", message)),
             None => Ok(fields),
         }
     }
@@ -101,11 +97,8 @@ impl<'a> Fields<'a> {
         found.find(|(known, _)| *known == name).map(|(_, value)| *value)
     }
 
-    /// A whole number, however it is written; none where it is missing or null.
-    ///
-    /// # Errors
-    /// Where it is anything else. What a provider makes of that is not known.
-    fn whole(&self, name: &str) -> Result<Option<f64>, Refusal> {
+    /// Returns a whole number; none if it is missing or null. Providers read anything else differently.
+    fn whole(&self, name: &str) -> Result<Option<f64>, ApiError> {
         let Some(value) = self.get(name) else {
             return Ok(None);
         };
@@ -114,13 +107,12 @@ impl<'a> Fields<'a> {
             .filter(|number| number.is_none_or(|number| number.fract() == 0.0))
             .ok_or_else(|| {
                 let message = format!("`{name}` must be a whole number or null");
-                Refusal::bad_request("bad_limit", message)
+                ApiError::bad_request("bad_limit", message)
             })
     }
 
-    /// A limit of the answer in tokens. What is larger than can be counts as the largest; some servers
-    /// take a negative one for none.
-    fn limit(&self, name: &str) -> Result<Option<u32>, Refusal> {
+    /// Returns a limit in tokens. Some servers treat a negative one as none.
+    fn limit(&self, name: &str) -> Result<Option<u32>, ApiError> {
         let limit = self.whole(name)?;
         Ok(limit.map(|limit| match limit {
             ..0.0 => ANSWER_TOKENS_ASSUMED,
@@ -133,34 +125,30 @@ fn saturating(number: f64) -> u32 {
     number as u32
 }
 
-fn unreadable(error: impl fmt::Display) -> Refusal {
-    Refusal::bad_request("invalid_json", format!("the body cannot be read: {error}"))
+fn unreadable(error: impl fmt::Display) -> ApiError {
+    ApiError::bad_request("invalid_json", format!("the body cannot be read: {error}"))
 }
 
 impl<'a> ChatRequest<'a> {
-    /// Reads a body.
-    ///
-    /// # Errors
-    /// Where it is no JSON object with a model, or says twice what has to be understood.
-    pub fn read(protocol: Protocol, body: &'a [u8]) -> Result<Self, Refusal> {
+    pub fn read(protocol: Protocol, body: &'a [u8]) -> Result<Self, ApiError> {
         let body = std::str::from_utf8(body).map_err(unreadable)?;
         let fields = Fields::read(body, body, &UNDERSTOOD)?;
         let model_value = fields
             .get("model")
-            .ok_or_else(|| Refusal::bad_request("missing_model", "`model` is missing"))?;
+            .ok_or_else(|| ApiError::bad_request("missing_model", "`model` is missing"))?;
         let model: String = serde_json::from_str(model_value.get())
             .ok()
             .filter(|model: &String| !model.is_empty() && model.len() <= MODEL_BYTES_MAX)
             .ok_or_else(|| {
                 let message = format!("`model` must be a text of 1 to {MODEL_BYTES_MAX} bytes");
-                Refusal::bad_request("bad_model", message)
+                ApiError::bad_request("bad_model", message)
             })?;
         let is_streamed = match fields.get("stream").map(RawValue::get) {
             None | Some("false" | "null") => false,
             Some("true") => true,
             Some(_) => {
                 let message = "`stream` must be true or false";
-                return Err(Refusal::bad_request("bad_stream", message));
+                return Err(ApiError::bad_request("bad_stream", message));
             }
         };
         let (wants_usage, usage_edit) = usage_option(body, &fields)?;
@@ -190,8 +178,7 @@ impl<'a> ChatRequest<'a> {
         })
     }
 
-    /// The body with another model, and, for `asks_usage`, the option that has a streamed chat
-    /// completion end with its usage.
+    /// The body with another model and, for `asks_usage`, with `include_usage`.
     pub fn for_model(&self, model: &str, asks_usage: bool) -> Vec<u8> {
         let model = Value::from(model).to_string();
         let mut edits = vec![(self.model_at.clone(), model.as_str())];
@@ -210,8 +197,7 @@ impl<'a> ChatRequest<'a> {
         body.into_bytes()
     }
 
-    /// SHA-256 of what is asked: of the system text, a zero byte and the messages, as they were
-    /// written.
+    /// SHA-256 of the system text, a zero byte and the messages, as they were written.
     pub fn prompt_hash(&self) -> String {
         let mut hash = Sha256::new();
         if let (Some(system), Protocol::Anthropic) = (self.system, self.protocol) {
@@ -222,8 +208,7 @@ impl<'a> ChatRequest<'a> {
         hex(&hash.finalize())
     }
 
-    /// All texts of the request, one after the other: those of tools and of their calls and results as
-    /// well.
+    /// All texts of the request, including those of tools, their calls and their results.
     pub fn all_texts(&self) -> String {
         let mut texts = vec![];
         gather(&read(self.system), &mut texts);
@@ -272,8 +257,7 @@ fn written(value: &Value) -> String {
     }
 }
 
-/// Adds the texts of a content: it is one, or has parts that are, or that have contents of their own. The
-/// data of images, sounds and files is none.
+/// Adds the texts of a content and of its nested parts, but no data of images, sounds and files.
 fn gather(content: &Value, texts: &mut Vec<String>) {
     let Value::Array(parts) = content else {
         texts.extend(content.as_str().map(str::to_owned));
@@ -292,7 +276,6 @@ fn gather(content: &Value, texts: &mut Vec<String>) {
     }
 }
 
-/// The text of a message: it is one, or has parts that are.
 fn text_of(content: &Value) -> String {
     match content {
         Value::String(text) => text.clone(),
@@ -304,12 +287,11 @@ fn text_of(content: &Value) -> String {
     }
 }
 
-/// Whether a stream of chat completions is asked to end with its usage, and what asks for that in place
-/// of what.
+/// Whether a stream is to end with its usage, and the edit that asks for it.
 fn usage_option(
     body: &str,
     fields: &Fields<'_>,
-) -> Result<(bool, (Range<usize>, &'static str)), Refusal> {
+) -> Result<(bool, (Range<usize>, &'static str)), ApiError> {
     let Some(options) = fields.get("stream_options") else {
         let option = r#","stream_options":{"include_usage":true}"#;
         return Ok((false, (fields.end..fields.end, option)));
@@ -327,7 +309,7 @@ fn usage_option(
     Ok((false, (start..start, edit)))
 }
 
-/// Where a value that was read from `body` stands in it.
+/// The place in `body` of a value that was read from it.
 fn place(body: &str, value: &RawValue) -> Range<usize> {
     let start = value.get().as_ptr().addr() - body.as_ptr().addr();
     start..start + value.get().len()
@@ -352,7 +334,7 @@ mod tests {
 
     use super::*;
 
-    fn read(body: &str) -> Result<ChatRequest<'_>, Refusal> {
+    fn read(body: &str) -> Result<ChatRequest<'_>, ApiError> {
         ChatRequest::read(Protocol::OpenAi, body.as_bytes())
     }
 

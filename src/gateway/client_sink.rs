@@ -19,11 +19,8 @@ impl<'a, 'b> ClientSink<'a, 'b> {
         fill: Option<FillGuard>,
         reply: &'a mut ResponseWriter<'b>,
     ) -> Self {
-        Self {
-            reply,
-            shows_miss: operation.cache_age.is_some(),
-            recording: fill.map(Recording::new),
-        }
+        let shows_miss = operation.cache_age.is_some();
+        Self { reply, shows_miss, recording: fill.map(Recording::new) }
     }
 
     /// Returns the answer if it is complete and to be cached.
@@ -48,11 +45,7 @@ impl<'a, 'b> ClientSink<'a, 'b> {
 
 impl ResponseSink for ClientSink<'_, '_> {
     fn whole(&mut self, head: &AnswerHead, body: &[u8]) -> bool {
-        self.record(|kept| kept.begin(head) && kept.push(body));
-        self.record(|kept| {
-            kept.end(true);
-            true
-        });
+        self.record(|kept| kept.begin(head) && kept.push(body) && kept.end(true));
         let fields = self.fields(head);
         self.reply.whole(head.status, &fields, body)
     }
@@ -71,10 +64,7 @@ impl ResponseSink for ClientSink<'_, '_> {
     }
 
     fn end(&mut self, is_whole: bool) {
-        self.record(|kept| {
-            kept.end(is_whole);
-            true
-        });
+        self.record(|kept| kept.end(is_whole));
         self.reply.end();
     }
 }

@@ -2,13 +2,13 @@
 //! its own at the provider (<https://platform.claude.com/docs/en/build-with-claude/token-counting>),
 //! hence it has no row in the ledger, needs no budget and waits for no turn.
 
-use super::Gateway;
 use super::attempt::{Attempt, stopping};
 use super::client_sink::ClientSink;
 use super::operation::Operation;
-use super::protocol::{ErrorResponse, Refusal};
-use super::targets::{self, Target};
-use crate::listener::ResponseWriter;
+use super::protocol::ErrorResponse;
+use super::targets::Target;
+use super::{Gateway, no_target};
+use crate::listener::{ApiError, ResponseWriter};
 use crate::providers::{ApiFormat, Call, Forward};
 
 impl Gateway {
@@ -18,10 +18,9 @@ impl Gateway {
         operation: &Operation<'_>,
         reply: &mut ResponseWriter<'_>,
     ) -> Result<(), Box<ErrorResponse>> {
-        let ours = |refusal| Box::new(ErrorResponse::Ours(refusal));
-        let target = self.counting_target(operation).map_err(ours)?;
+        let target = self.counting_target(operation)?;
         let Some(entered) = self.in_flight.enter(None) else {
-            return Err(ours(stopping()));
+            return Err(stopping().into());
         };
         let call = Call { stream: false, max_tokens: None, ..operation.call(&target) };
         let forward = Forward {
@@ -46,20 +45,13 @@ impl Gateway {
         }
     }
 
-    fn counting_target(&self, operation: &Operation<'_>) -> Result<Target, Refusal> {
-        let model = &operation.request.model;
-        let is_provider = |name: &str| self.providers.knows(name);
-        let aliases = &self.settings.aliases;
-        let targets = targets::targets(operation.protocol, model, aliases, is_provider);
-        let target = targets
-            .into_iter()
-            .next()
-            .ok_or_else(|| Refusal::bad_request("no_target", "the alias names no model"))?;
+    fn counting_target(&self, operation: &Operation<'_>) -> Result<Target, ApiError> {
+        let target = self.targets(operation).into_iter().next().ok_or_else(no_target)?;
         let kind = self.usable(operation, &target)?;
         if ApiFormat::TokenCount.reaches(kind) {
             return Ok(target);
         }
         let message = format!("provider {} does not count tokens", target.provider);
-        Err(Refusal::bad_request("wrong_protocol", message))
+        Err(ApiError::bad_request("wrong_protocol", message))
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::listener::Presence;
 use crate::providers::Cancel;
 
-/// How often it is looked whether clients have left whose calls end with them, or are still to be made.
+/// The interval of checks for clients that have left.
 pub(super) const WATCH_INTERVAL: Duration = Duration::from_millis(250);
 
 #[derive(Default)]
@@ -30,7 +30,6 @@ struct One {
     has_left: bool,
 }
 
-/// One of them, until it is dropped.
 pub(super) struct InFlightGuard<'a> {
     in_flight: &'a InFlight,
     number: u64,
@@ -42,8 +41,7 @@ impl InFlight {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A call begins, which ends as soon as `presence` says that its client has left; none where the
-    /// server is about to end.
+    /// Registers a call, which ends if the client of `presence` leaves; none if the server is stopping.
     pub(super) fn enter(&self, presence: Option<Presence>) -> Option<InFlightGuard<'_>> {
         let mut state = self.state();
         if state.is_stopping {
@@ -56,12 +54,11 @@ impl InFlight {
         Some(InFlightGuard { in_flight: self, number, cancel })
     }
 
-    /// Whether the server is about to end.
     pub(super) fn is_stopping(&self) -> bool {
         self.state().is_stopping
     }
 
-    /// Ends all calls and waits for them, but not beyond the deadline. Gives how many are left.
+    /// Ends all calls until the deadline. Returns the number of those that are left.
     pub(super) fn stop(&self, deadline: Instant) -> usize {
         let mut state = self.state();
         state.is_stopping = true;

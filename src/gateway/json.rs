@@ -9,10 +9,7 @@ use serde::Deserializer;
 use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-/// Shows the fields of an object, in order.
-///
-/// # Errors
-/// Where the text is no object. What was shown before stays so.
+/// Visits the fields of an object, in order, up to the first syntax error.
 pub fn each_field<'a>(
     text: &'a str,
     see: impl FnMut(&str, &'a RawValue),
@@ -37,10 +34,7 @@ pub fn each_field<'a>(
     json.end()
 }
 
-/// Shows the elements of a list, in order.
-///
-/// # Errors
-/// Where the text is no list. What was shown before stays so.
+/// Visits the elements of a list, in order, up to the first syntax error.
 pub fn each_element<'a>(text: &'a str, see: impl FnMut(&'a RawValue)) -> serde_json::Result<()> {
     struct Elements<F>(F);
     impl<'de, F: FnMut(&'de RawValue)> Visitor<'de> for Elements<F> {
@@ -62,8 +56,7 @@ pub fn each_element<'a>(text: &'a str, see: impl FnMut(&'a RawValue)) -> serde_j
     json.end()
 }
 
-/// The name of a field; empty where it is no text, as half of a character is none: all that is read has
-/// another.
+/// The name of a field; empty if it is not valid text, such as half a surrogate pair.
 fn unquoted(name: &RawValue) -> Cow<'_, str> {
     let quoted = name.get();
     match quoted.strip_prefix('"').and_then(|it| it.strip_suffix('"')) {

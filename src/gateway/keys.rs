@@ -14,20 +14,16 @@ use crate::secret::Secret;
 use crate::store::{Change, KeyRecord, NewKey, Receipt, Store};
 use crate::time::Timestamp;
 
-/// What all keys begin with, so that they are known for what they are.
 pub const PREFIX: &str = "fl-";
-/// How many keys there may be.
 const KEYS_MAX: usize = 10_000;
-/// How long a name may be, bytes.
 const NAME_BYTES_MAX: usize = 100;
-/// How often it is written down that a key is used, in milliseconds.
+/// The resolution of `last_used_at`.
 const TOUCH_INTERVAL_MS: i64 = 60_000;
 
 /// All keys. Shared by all threads.
 pub struct Keys {
     journal: Journal,
-    /// By hash. Where somebody's guess is looked for takes a time that depends on the hash of the
-    /// guess alone, which nobody can steer towards that of a key.
+    /// By hash, so that the time of a lookup reveals nothing about a key.
     known: RwLock<HashMap<String, Known>>,
 }
 
@@ -35,12 +31,20 @@ struct Known {
     id: i64,
     name: Arc<str>,
     expires_at: Option<Timestamp>,
-    /// When its use was written down last.
     touched_ms: AtomicI64,
 }
 
 impl Known {
-    /// Notes that it is used. Gives when, if that is to be written down.
+    fn new(record: &KeyRecord) -> Self {
+        Self {
+            id: record.id,
+            name: record.name.as_str().into(),
+            expires_at: record.expires_at,
+            touched_ms: AtomicI64::new(record.last_used_at.map_or(0, |at| at.0)),
+        }
+    }
+
+    /// Notes a use. Returns its time if that is to be stored.
     fn touch(&self) -> Option<Timestamp> {
         let at = Timestamp::now();
         let before = self.touched_ms.load(Ordering::Relaxed);
@@ -55,7 +59,6 @@ impl Known {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyLookup {
-    /// A key.
     Valid {
         id: i64,
         name: Arc<str>,
@@ -67,26 +70,13 @@ pub enum KeyLookup {
 
 impl Keys {
     pub fn load(store: &Store, journal: Journal) -> Result<Self> {
-        let known = store.keys()?.into_iter().map(|record| {
-            let touched = record.last_used_at.map_or(0, |at| at.0);
-            let known = Known {
-                id: record.id,
-                name: record.name.into(),
-                expires_at: record.expires_at,
-                touched_ms: AtomicI64::new(touched),
-            };
-            (record.hash, known)
-        });
+        let keys = store.keys()?;
+        let known = keys.iter().map(|record| (record.hash.clone(), Known::new(record)));
         Ok(Self { journal, known: RwLock::new(known.collect()) })
     }
 
-    /// Makes a key, and the budget of its own that it is to have, both or neither. `budget` is as
-    /// [`budget::parse`] reads it; it is of this key, and has its name unless it says another.
-    /// Gives the key, this once, beside its record.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] with all that is wrong; [`Error::Conflict`] for a name that is taken, be it
-    /// the budget's; [`Error::Busy`] when there are too many.
+    /// Creates a key and its budget, both or neither. The budget has the name of the key unless it has its
+    /// own. Returns the key, which is not stored, beside its record.
     pub fn create(
         &self,
         name: &str,
@@ -114,43 +104,26 @@ impl Keys {
             return Err(Error::Busy(format!("there may be {KEYS_MAX} keys")));
         }
         let key = Secret::new(format!("{PREFIX}{}", Secret::random()?.expose()));
-        let hash = key.hash();
-        let mut changes = vec![Change::CreateKey(NewKey {
-            name: name.to_owned(),
-            hash: hash.clone(),
-            expires_at,
-            at,
-        })];
+        let (name, hash) = (name.to_owned(), key.hash());
+        let new = NewKey { name: name.clone(), hash: hash.clone(), expires_at, at };
+        let mut changes = vec![Change::CreateKey(new)];
         changes.extend(budget.map(Change::AddBudget));
         let receipts = self.journal.commit(changes)?;
         let Some(&Receipt::Key(id)) = receipts.first() else {
             return Err(Error::internal("a key got no number"));
         };
-        let known = Known { id, name: name.into(), expires_at, touched_ms: AtomicI64::new(0) };
-        self.known_to_change().insert(hash.clone(), known);
-        let record = KeyRecord {
-            id,
-            name: name.to_owned(),
-            hash,
-            created_at: at,
-            last_used_at: None,
-            expires_at,
-        };
+        let record = KeyRecord { id, name, hash, created_at: at, last_used_at: None, expires_at };
+        self.known_to_change().insert(record.hash.clone(), Known::new(&record));
         Ok((record, key))
     }
 
-    /// Removes a key, and its budgets where they are to go, too; it opens nothing any more when this
-    /// returns.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`].
+    /// Removes a key, which opens nothing once this returns.
     pub fn delete(&self, id: i64, with_budgets: bool) -> Result<()> {
         self.journal.commit_one(Change::DeleteKey { id, with_budgets })?;
         self.known_to_change().retain(|_, known| known.id != id);
         Ok(())
     }
 
-    /// What a key is that somebody offers.
     pub fn find(&self, offered: &Secret) -> KeyLookup {
         let known = self.known();
         // Most servers have none, and then nothing is computed.
@@ -201,7 +174,7 @@ fn is_name(text: &str) -> bool {
         && !text.chars().any(char::is_control)
 }
 
-/// Reads the budget of its own that the key of this name is to have.
+/// Reads the budget of a new key.
 fn own_budget(mut document: Value, key: &str, faults: &mut Vec<Fault>) -> Option<Budget> {
     let mut has_name = true;
     if let Some(document) = document.as_object_mut() {

@@ -1,7 +1,7 @@
 //! What a client wants its calls to be grouped by, in fields of its requests. Pure.
 
-use super::protocol::Refusal;
 use crate::ids::FlowId;
+use crate::listener::ApiError;
 use crate::listener::RequestHead;
 
 /// How long a role may be, bytes.
@@ -23,11 +23,7 @@ pub struct Labels {
 }
 
 impl Labels {
-    /// Reads them.
-    ///
-    /// # Errors
-    /// Which field is wrong, and what would be right.
-    pub fn read(head: &RequestHead) -> Result<Self, Refusal> {
+    pub fn read(head: &RequestHead) -> Result<Self, ApiError> {
         let role = match head.header("x-flowledger-role").unwrap_or_default() {
             "" => None,
             role if role.len() <= ROLE_BYTES_MAX && role.bytes().all(is_visible) => {
@@ -37,28 +33,22 @@ impl Labels {
                 let message = format!(
                     "`X-Flowledger-Role` must have at most {ROLE_BYTES_MAX} visible characters"
                 );
-                return Err(Refusal::bad_request("bad_role", message));
+                return Err(ApiError::bad_request("bad_role", message));
             }
         };
         let flow_id = match head.header("x-flowledger-flow").unwrap_or_default() {
             "" => None,
             id => Some(id.parse().map_err(|_| {
                 let message = "`X-Flowledger-Flow` must be the number of a flow";
-                Refusal::bad_request("bad_flow", message)
+                ApiError::bad_request("bad_flow", message)
             })?),
         };
-        let tags = tags(head)?;
-        Ok(Self { role, tags, flow_id })
+        Ok(Self { role, tags: tags(head)?, flow_id })
     }
 }
 
-fn tags(head: &RequestHead) -> Result<Option<String>, Refusal> {
-    let tags: Vec<&str> = head
-        .all("x-flowledger-tags")
-        .flat_map(|value| value.split(','))
-        .map(str::trim)
-        .filter(|tag| !tag.is_empty())
-        .collect();
+fn tags(head: &RequestHead) -> Result<Option<String>, ApiError> {
+    let tags: Vec<&str> = head.items("x-flowledger-tags").filter(|tag| !tag.is_empty()).collect();
     let is_tag = |tag: &&str| {
         let is_fitting = |byte: u8| byte.is_ascii_alphanumeric() || b"._:/=@-".contains(&byte);
         tag.len() <= TAG_BYTES_MAX && tag.bytes().all(is_fitting)
@@ -68,7 +58,7 @@ fn tags(head: &RequestHead) -> Result<Option<String>, Refusal> {
             "`X-Flowledger-Tags` must be at most {TAGS_MAX} tags with commas between them, each of \
              at most {TAG_BYTES_MAX} letters, digits and . _ : / = @ -"
         );
-        return Err(Refusal::bad_request("bad_tags", message));
+        return Err(ApiError::bad_request("bad_tags", message));
     }
     Ok(Some(tags.join(",")).filter(|tags| !tags.is_empty()))
 }
@@ -81,7 +71,7 @@ fn is_visible(byte: u8) -> bool {
 mod tests {
     use super::*;
 
-    fn read(fields: &str) -> Result<Labels, Refusal> {
+    fn read(fields: &str) -> Result<Labels, ApiError> {
         let head = format!("POST /v1/messages HTTP/1.1\r\nhost: a\r\n{fields}\r\n");
         let (head, _) = RequestHead::parse(head.as_bytes()).unwrap().unwrap();
         Labels::read(&head)

@@ -14,11 +14,9 @@ const CHAT_IMAGE_TOKENS_MAX: u64 = 2_833 + 8 * 5_667;
 /// The same of messages: 4,784 since Claude Opus 4.7, 1,568 before
 /// (<https://platform.claude.com/docs/en/build-with-claude/vision>).
 const MESSAGE_IMAGE_TOKENS_MAX: u64 = 4_784;
-/// The most tokens that anything else may have that is only referred to, as a document by its URL or a
-/// file that was uploaded before: the largest context window of the models that take such.
+/// The same of a URL or an uploaded file: the largest context window of the models that read such.
 const REFERENCE_TOKENS_MAX: u64 = 1_000_000;
-/// What an image counts as where a provider's tokens a minute are kept: a text of some 1,000 tokens, which
-/// is what usual images have at most models.
+/// For rate limits an image counts as some 1,000 tokens, which is usual.
 const IMAGE_BYTES_PACED: u64 = 4 << 10;
 /// How deep contents nest: that of a document in the result of a tool in a message, and one more.
 const CONTENTS_MAX: usize = 4;
@@ -30,13 +28,11 @@ pub struct Prompt {
     /// Images, and documents: each page of one is read as a text, which is compressed in a PDF and counts by
     /// its bytes, and seen as an image (<https://platform.claude.com/docs/en/build-with-claude/pdf-support>).
     images: u64,
-    /// What is only referred to.
     references: u64,
 }
 
 impl Prompt {
-    /// Looks through the request `body` for what is no text in these parts of it. What it does not
-    /// understand counts as text.
+    /// Finds images and references in these parts of `body`. Everything else counts as text.
     pub fn read<'a>(body: &str, contents: impl IntoIterator<Item = &'a RawValue>) -> Self {
         let mut prompt = Self { text_bytes: body.len() as u64, ..Self::default() };
         for content in contents {
@@ -45,7 +41,7 @@ impl Prompt {
         prompt
     }
 
-    /// As a text of so many bytes it would have as many tokens at most, each of which is a byte at least.
+    /// An upper bound in tokens, because a token has at least a byte.
     pub fn bytes_at_most(&self, protocol: Protocol) -> u64 {
         let of_an_image = match protocol {
             Protocol::OpenAi => CHAT_IMAGE_TOKENS_MAX,
@@ -55,21 +51,19 @@ impl Prompt {
         self.text_bytes + tokens
     }
 
-    /// As a text of so many bytes it would have about as many tokens.
+    /// The bytes of a text with about as many tokens.
     pub fn bytes_about(&self) -> u64 {
         self.text_bytes + self.images * IMAGE_BYTES_PACED
     }
 
-    /// The messages, a message, its content, or a part of that: lists hold what is alike, and parts
-    /// have contents of their own. A text is one already.
+    /// Reads messages, a message, its content, or a part of that, which may nest.
     fn content(&mut self, content: &RawValue, depth: usize) {
         if each_element(content.get(), |part| self.part(part, depth)).is_err() {
             self.part(content, depth);
         }
     }
 
-    /// Of names that are there twice nobody knows which one counts: what each of them brings is counted,
-    /// and nothing is taken off.
+    /// Duplicate keys are ambiguous, so both count, and nothing is subtracted.
     fn part(&mut self, part: &RawValue, depth: usize) {
         let (mut kind, mut source) = (Once::default(), Once::default());
         each_given(part, |name, value| match name {
@@ -90,7 +84,6 @@ impl Prompt {
         }
     }
 
-    /// An image of a chat completion: a URL, or an object with one.
     fn image_url(&mut self, value: &RawValue) {
         self.images += 1;
         let mut url = Once::default();
@@ -108,7 +101,7 @@ impl Prompt {
         }
     }
 
-    /// A video, a sound or a document: a URL, or an object with one.
+    /// A video, a sound or a document.
     fn url(&mut self, value: &RawValue) {
         if !value.get().starts_with('{') {
             return self.reference(value);
@@ -129,7 +122,6 @@ impl Prompt {
         }
     }
 
-    /// A file of a chat completion.
     fn file(&mut self, file: &RawValue) {
         each_given(file, |name, _| match name {
             "file_data" => self.images += 1,
@@ -168,8 +160,7 @@ impl Prompt {
     }
 }
 
-/// Shows the fields of an object but for those that are null, as some clients write what they do not
-/// give.
+/// Visits the fields of an object that are not null.
 fn each_given<'a>(object: &'a RawValue, mut see: impl FnMut(&str, &'a RawValue)) {
     // Fails where it is no object, and then has none.
     let _ = each_field(object.get(), |name, value| {

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::listener::RequestHead;
+use crate::listener::{ApiError, RequestHead};
 use crate::providers::{AnswerHead, ApiFormat, Kind};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -58,8 +58,8 @@ impl Protocol {
         kind == Kind::Echo || self.api_format().reaches(kind)
     }
 
-    pub fn error(self, refusal: &Refusal) -> Vec<u8> {
-        let Refusal { status, code, message, .. } = refusal;
+    pub fn error(self, refusal: &ApiError) -> Vec<u8> {
+        let ApiError { status, code, message, .. } = refusal;
         let document = match self {
             Self::OpenAi => json!({"error": {
                 "message": message, "type": openai_type(*status), "param": null, "code": code,
@@ -72,7 +72,7 @@ impl Protocol {
     }
 
     /// An error in the midst of a stream.
-    pub fn error_event(self, refusal: &Refusal) -> Vec<u8> {
+    pub fn error_event(self, refusal: &ApiError) -> Vec<u8> {
         let error = self.error(refusal);
         let begin: &[u8] = match self {
             Self::OpenAi => b"data: ",
@@ -108,36 +108,17 @@ fn anthropic_type(status: u16) -> &'static str {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    pub status: u16,
-    pub code: &'static str,
-    pub message: String,
-    pub fields: Vec<(&'static str, String)>,
-}
-
-impl Refusal {
-    pub fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), fields: Vec::new() }
-    }
-
-    /// With a field of the answer.
-    pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
-        self.fields.push((name, value.into()));
-        self
-    }
-
-    /// A request that cannot be understood.
-    pub fn bad_request(code: &'static str, message: impl Into<String>) -> Self {
-        Self::new(400, code, message)
-    }
-}
-
 /// Why a client gets no answer of a model.
 #[derive(Clone, Debug)]
 pub enum ErrorResponse {
-    Ours(Refusal),
+    Ours(ApiError),
     Providers(AnswerHead, Vec<u8>),
+}
+
+impl From<ApiError> for Box<ErrorResponse> {
+    fn from(error: ApiError) -> Self {
+        Self::new(ErrorResponse::Ours(error))
+    }
 }
 
 #[cfg(test)]
@@ -146,7 +127,7 @@ mod tests {
 
     #[test]
     fn an_error_has_the_shape_of_its_protocol() {
-        let refusal = Refusal::new(402, "budget", "no");
+        let refusal = ApiError::new(402, "budget", "no");
         assert_eq!(
             String::from_utf8(Protocol::OpenAi.error(&refusal)).unwrap(),
             r#"{"error":{"message":"no","type":"insufficient_quota","param":null,"code":"budget"}}"#

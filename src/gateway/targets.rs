@@ -7,25 +7,20 @@ use serde_json::{Value, json};
 use super::protocol::Protocol;
 use crate::providers::{Kind, Providers};
 
-/// How many targets an alias may have.
 pub const TARGETS_MAX: usize = 16;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// The provider's name in the configuration.
     pub provider: String,
-    /// The model, as the provider calls it.
     pub model: String,
 }
 
 /// The targets of each alias, in the order in which they are tried.
 pub type Aliases = BTreeMap<String, Vec<Target>>;
 
-/// Models of `echo`.
 const ECHO_MODELS: [&str; 2] = ["echo-1", "echo-slow"];
 
-/// The targets of a name: those of an alias; the provider before the first slash, where there is
-/// one of that name; else the provider that the protocol is named after.
+/// Resolves an alias, then `PROVIDER/MODEL`, then a model of the provider named after the protocol.
 pub fn targets(
     protocol: Protocol,
     name: &str,
@@ -42,8 +37,7 @@ pub fn targets(
     vec![Target { provider: provider.to_owned(), model: model.to_owned() }]
 }
 
-/// The names that a client may use: aliases, and models of usable providers as far as they are known
-/// without asking.
+/// Aliases, and the known models of usable providers.
 pub fn names(aliases: &Aliases, providers: &Providers) -> BTreeSet<String> {
     let mut names: BTreeSet<String> = aliases.keys().cloned().collect();
     for targets in aliases.values() {
@@ -64,7 +58,6 @@ pub fn names(aliases: &Aliases, providers: &Providers) -> BTreeSet<String> {
     names
 }
 
-/// One of them, as both protocols have it.
 fn item(name: &str) -> Value {
     let owner = name.split_once('/').map_or("flowledger", |(owner, _)| owner);
     json!({
@@ -73,7 +66,6 @@ fn item(name: &str) -> Value {
     })
 }
 
-/// The list of models, as both protocols have it.
 pub fn list(names: &BTreeSet<String>) -> Value {
     let data: Vec<Value> = names.iter().map(|name| item(name)).collect();
     json!({
@@ -82,7 +74,6 @@ pub fn list(names: &BTreeSet<String>) -> Value {
     })
 }
 
-/// One model, if there is one of that name.
 pub fn one(names: &BTreeSet<String>, name: &str) -> Option<Value> {
     names.contains(name).then(|| item(name))
 }

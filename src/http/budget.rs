@@ -3,11 +3,12 @@
 use serde_json::{Value, json};
 
 use super::Context;
-use super::reply::{self, Answer, Failure, With};
+use super::reply::{self, Answer, With};
 use super::request::read_json;
 use crate::budget::{Limit, model_fault, parse_all, version};
 use crate::error::{Error, Fault, Result};
 use crate::ids::FlowId;
+use crate::listener::ApiError;
 use crate::money::Usd;
 use crate::store::{BudgetState, Change};
 use crate::time::Timestamp;
@@ -21,8 +22,7 @@ pub fn get(context: &Context) -> Answer {
     Ok(reply.with("etag", format!("\"{version}\"")))
 }
 
-/// `PUT /api/budget`: puts these budgets in place of all that there are, or of those of the `version`
-/// alone that the body or `If-Match` gives.
+/// `PUT /api/budget`: replaces all budgets, if they still have the given `version` (or `If-Match`).
 pub fn set(context: &Context, body: &[u8], if_match: Option<&str>) -> Answer {
     let mut document = without_state(read_json(body)?);
     let version = match document.as_object_mut().and_then(|it| it.remove("version")) {
@@ -43,46 +43,43 @@ pub fn set(context: &Context, body: &[u8], if_match: Option<&str>) -> Answer {
     for (at, budget) in all.iter().enumerate() {
         // What names a flow that is gone meanwhile may stay: the others are to be changed all the same.
         if !present.contains(budget) {
-            let found = names_faults(context, budget.model.as_deref(), budget.flow_id)?;
-            let within =
-                |fault: Fault| Fault::new(format!("budgets[{at}].{}", fault.field), fault.message);
-            faults.extend(found.into_iter().map(within));
+            let (model, at) = (budget.model.as_deref(), format!("budgets[{at}]"));
+            faults.extend(names_faults(context, &at, model, budget.flow_id)?);
         }
     }
     if !faults.is_empty() {
         let message = "the budgets cannot be set".to_owned();
         return Err(Error::Invalid { message, faults }.into());
     }
-    let version = version.or(tag);
-    let change = Change::SetBudgets { all, version };
+    let change = Change::SetBudgets { all, version: version.or(tag) };
     match context.journal.commit_one(change) {
         Ok(_) => {
             context.optimizer.look_at_all();
             get(context)
         }
         Err(Error::Conflict(why)) if if_match.is_some() => {
-            Err(Failure::new(412, "precondition_failed", why))
+            Err(ApiError::new(412, "precondition_failed", why))
         }
         Err(error) => Err(error.into()),
     }
 }
 
-/// What a budget names that there is not, so that no call would ever count for it. A key may be made
-/// later under its name; a flow never gets a number that somebody has foreseen.
+/// Faults of a budget for which no call would ever count. Its key may be created later.
 pub(super) fn names_faults(
     context: &Context,
+    at: &str,
     model: Option<&str>,
     flow_id: Option<FlowId>,
 ) -> Result<Vec<Fault>> {
     let knows = |provider: &str| context.providers.knows(provider);
     let mut faults = Vec::new();
     if let Some(why) = model.and_then(|model| model_fault(model, knows)) {
-        faults.push(Fault::new("model", why));
+        faults.push(Fault::new(format!("{at}.model"), why));
     }
     if let Some(flow_id) = flow_id
         && !context.store.has_flow(flow_id)?
     {
-        faults.push(Fault::new("flowId", format!("there is no flow {flow_id}")));
+        faults.push(Fault::new(format!("{at}.flowId"), format!("there is no flow {flow_id}")));
     }
     Ok(faults)
 }

@@ -10,7 +10,6 @@ use crate::ids::FlowId;
 use crate::store::{Change, FlowRecord, NewFlow, Receipt};
 use crate::time::Timestamp;
 
-/// How long a flow's name may be, in bytes.
 const NAME_BYTES_MAX: usize = 200;
 
 /// What the server says about a flow; a document cannot set these.
@@ -21,9 +20,7 @@ pub fn list(context: &Context, mut query: Query) -> Answer {
     let before: Option<FlowId> = query.take("before");
     query.finish()?;
     let mut records = context.store.flows(before, limit + 1)?;
-    let more = records.len() > limit;
-    records.truncate(limit);
-    let next = records.last().filter(|_| more).map(|record| record.id);
+    let next = reply::cut(&mut records, limit, |record| record.id);
     let items: Vec<Value> = records.iter().map(|record| view(context, record)).collect();
     Ok(reply::list(&items, next))
 }
@@ -62,8 +59,7 @@ fn check(context: &Context, body: Value) -> Result<(String, String)> {
     check_document(body, &|data| context.engine.parse(data).map(drop))
 }
 
-/// A flow's name and document, ready to be saved, or all that is wrong with it. `check_graph`
-/// looks at `data`.
+/// Returns a flow's name and document, or all its faults. `check_graph` checks `data`.
 pub fn check_document(
     body: Value,
     check_graph: &dyn Fn(&Value) -> Result<()>,

@@ -4,15 +4,14 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, SendTimeoutError, Sender, bounded};
 
-use super::reply::Failure;
-use crate::error::Error;
-use crate::listener::Presence;
+use super::reply;
+use crate::error::{Error, Result};
+use crate::listener::{ApiError, Presence};
 
 /// How many such reads run at a time: a few cores' worth, and a quarter of the database's readers.
 const AT_ONCE_MAX: usize = 4;
-/// How long a read waits for its turn.
 const WAIT_MAX: Duration = Duration::from_secs(30);
-/// How often a waiting read checks whether its client has left.
+/// The interval of checks for a client that has left.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Bounds the heavy reads of all requests together.
@@ -29,15 +28,12 @@ impl Default for HeavyReads {
 }
 
 impl HeavyReads {
-    /// Runs `read` when its turn has come.
-    ///
-    /// # Errors
-    /// When that takes too long, when the client leaves, and when the server stops.
+    /// Waits for a turn, then runs `read`.
     pub fn run<T>(
         &self,
         client: &Presence,
-        read: impl FnOnce() -> Result<T, Error>,
-    ) -> Result<T, Failure> {
+        read: impl FnOnce() -> Result<T>,
+    ) -> Result<T, ApiError> {
         let deadline = Instant::now() + WAIT_MAX;
         let (running, done) = &self.running;
         while let Err(SendTimeoutError::Timeout(())) = running.send_timeout((), LOOK_INTERVAL) {
@@ -45,7 +41,7 @@ impl HeavyReads {
                 return Err(Error::Stopping.into());
             }
             if client.has_left() {
-                return Err(Failure::client_left());
+                return Err(reply::client_left());
             }
             if Instant::now() >= deadline {
                 let why = "too many sums and pages of the ledger are asked for; try again later";

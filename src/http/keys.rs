@@ -8,7 +8,7 @@ use super::budget::names_faults;
 use super::reply::{self, Answer, With};
 use super::request::{Query, read_json};
 use crate::budget::Budget;
-use crate::error::{Error, Fault};
+use crate::error::Error;
 use crate::store::KeyRecord;
 use crate::time::Timestamp;
 
@@ -28,18 +28,15 @@ pub fn list(context: &Context) -> Answer {
     Ok(reply::list(&keys, None::<i64>))
 }
 
-/// `POST /api/keys`: a new one, which is shown this once, and a budget of its own where it is to have
-/// one.
+/// `POST /api/keys`: a new key, shown only once, and optionally its budget.
 pub fn create(context: &Context, body: &[u8]) -> Answer {
     let new: New = read_json(body)?;
     if let Some(budget) = &new.budget {
         let model = budget.get("model").and_then(Value::as_str);
         let flow_id = budget.get("flowId").and_then(Value::as_i64);
-        let faults = names_faults(context, model.filter(|it| it.contains('/')), flow_id)?;
+        let model = model.filter(|it| it.contains('/'));
+        let faults = names_faults(context, "budget", model, flow_id)?;
         if !faults.is_empty() {
-            let within =
-                |fault: Fault| Fault::new(format!("budget.{}", fault.field), fault.message);
-            let faults = faults.into_iter().map(within).collect();
             let message = "the key cannot be made".to_owned();
             return Err(Error::Invalid { message, faults }.into());
         }
@@ -52,11 +49,9 @@ pub fn create(context: &Context, body: &[u8]) -> Answer {
     Ok(reply::json(201, &shown).with("location", format!("/api/keys/{}", record.id)))
 }
 
-pub fn delete(context: &Context, id: &str, mut query: Query) -> Answer {
+pub fn delete(context: &Context, id: i64, mut query: Query) -> Answer {
     let with_budgets = query.take("with_budgets").unwrap_or(false);
     query.finish()?;
-    let id =
-        id.parse().map_err(|_| Error::NotFound(format!("key `{id}`; a key's id is a number")))?;
     context.keys.delete(id, with_budgets)?;
     Ok(reply::empty())
 }

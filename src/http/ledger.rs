@@ -13,7 +13,6 @@ use crate::event::LedgerEntry;
 use crate::listener::Presence;
 use crate::store::{LedgerFilter, Store, Summary, Sums};
 
-/// How many rows are read at a time for a CSV.
 const CSV_PAGE: usize = 500;
 
 fn filter(query: &mut Query) -> LedgerFilter {
@@ -38,9 +37,7 @@ pub fn list(context: &Context, mut query: Query, client: &Presence) -> Answer {
     query.finish()?;
     let read = || context.store.ledger(&filter, before, limit + 1);
     let mut rows = context.heavy_reads.run(client, read)?;
-    let more = rows.len() > limit;
-    rows.truncate(limit);
-    let next = rows.last().filter(|_| more).map(|row| row.id);
+    let next = reply::cut(&mut rows, limit, |row| row.id);
     Ok(reply::list(&rows, next))
 }
 
@@ -72,20 +69,11 @@ pub fn csv(context: &Context, mut query: Query) -> Answer {
         .with("content-disposition", "attachment; filename=\"ledger.csv\""))
 }
 
-/// The rows as CSV, newest first, read as the text is.
-///
-/// # Errors
-/// When the names of the columns cannot be encoded, which does not happen.
+/// The rows as CSV, newest first, read page by page.
 pub fn ledger_csv(store: Arc<Store>, filter: LedgerFilter) -> Result<impl Read + Send + use<>> {
-    Ok(CsvRows {
-        store,
-        filter,
-        before: None,
-        ended: false,
-        ready: io::Cursor::new(
-            header().map_err(Error::io("the names of the columns cannot be encoded"))?,
-        ),
-    })
+    let header = encode([COLUMNS.iter().map(|(name, _)| *name)].into_iter());
+    let header = header.map_err(Error::io("the names of the columns cannot be encoded"))?;
+    Ok(CsvRows { store, filter, before: None, ended: false, ready: io::Cursor::new(header) })
 }
 
 struct CsvRows {
@@ -107,7 +95,8 @@ impl Read for CsvRows {
                 self.store.ledger(&self.filter, self.before, CSV_PAGE).map_err(io::Error::other)?;
             self.ended = rows.len() < CSV_PAGE;
             self.before = rows.last().map(|row| row.id);
-            self.ready = io::Cursor::new(encode(&rows).map_err(io::Error::other)?);
+            let records = rows.iter().map(|row| COLUMNS.iter().map(move |(_, value)| value(row)));
+            self.ready = io::Cursor::new(encode(records)?);
         }
     }
 }
@@ -147,16 +136,10 @@ static COLUMNS: &[Column] = &[
     ("refused", |r| optional(r.more.refused.as_ref())),
 ];
 
-fn header() -> io::Result<Vec<u8>> {
+fn encode(records: impl Iterator<Item: IntoIterator<Item: AsRef<[u8]>>>) -> io::Result<Vec<u8>> {
     let mut writer = csv::Writer::from_writer(Vec::new());
-    writer.write_record(COLUMNS.iter().map(|(name, _)| name))?;
-    writer.into_inner().map_err(csv::IntoInnerError::into_error)
-}
-
-fn encode(rows: &[LedgerEntry]) -> io::Result<Vec<u8>> {
-    let mut writer = csv::Writer::from_writer(Vec::new());
-    for row in rows {
-        writer.write_record(COLUMNS.iter().map(|(_, value)| value(row)))?;
+    for record in records {
+        writer.write_record(record)?;
     }
     writer.into_inner().map_err(csv::IntoInnerError::into_error)
 }
@@ -165,8 +148,7 @@ fn optional(value: Option<&impl ToString>) -> String {
     value.map(ToString::to_string).unwrap_or_default()
 }
 
-/// A text from outside. One that a spreadsheet would take for a formula gets an apostrophe, as
-/// OWASP's "CSV Injection" page advises.
+/// Puts an apostrophe before texts that a spreadsheet would read as a formula (OWASP, "CSV Injection").
 fn text(value: Option<&str>) -> String {
     let value = value.unwrap_or_default();
     if value.starts_with(['=', '+', '-', '@', '\t', '\r']) {

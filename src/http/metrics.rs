@@ -32,7 +32,7 @@ pub fn text(context: &Context) -> ResponseBox {
     let help = "Clients whose connection the server ended.";
     text.head("clients_evicted_total", "counter", help);
     for eviction in Eviction::ALL {
-        let name = format!("clients_evicted_total{{reason=\"{}\"}}", eviction.name());
+        let name = format!("clients_evicted_total{{reason=\"{}\"}}", eviction.as_str());
         text.line(&name, hub.evicted(eviction));
     }
     let help = "How long rounds of the hub over its clients took.";
@@ -86,24 +86,17 @@ fn calls(context: &Context, text: &mut Text) {
             text.line(&format!("calls_total{{{labels}}}"), count);
         }
     });
-    let usd = |nanousd: u64| nanousd as f64 / 1e9;
-    text.head("cost_usd_total", "counter", "The known costs of calls, US dollars.");
-    each(&mut |labels, of| {
-        text.line(&format!("cost_usd_total{{{labels}}}"), usd(of.cost_nanousd));
-    });
-    let help = "Calls whose cost is not known.";
-    text.head("unpriced_calls_total", "counter", help);
-    each(&mut |labels, of| {
-        text.line(&format!("unpriced_calls_total{{{labels}}}"), of.unpriced);
-    });
-    let help = "Calls that were not made, because the answer was bought before.";
-    text.head("cached_calls_total", "counter", help);
-    each(&mut |labels, of| text.line(&format!("cached_calls_total{{{labels}}}"), of.cached));
-    let help = "What those would have cost, US dollars.";
-    text.head("saved_usd_total", "counter", help);
-    each(&mut |labels, of| {
-        text.line(&format!("saved_usd_total{{{labels}}}"), usd(of.saved_nanousd));
-    });
+    #[rustfmt::skip] // One line for each.
+    let counts: [(&str, &str, fn(&OfModel) -> f64); 4] = [
+        ("cost_usd_total", "The known costs of calls, US dollars.", |of| of.cost_nanousd as f64 / 1e9),
+        ("unpriced_calls_total", "Calls whose cost is not known.", |of| of.unpriced as f64),
+        ("cached_calls_total", "Calls that were not made, because the answer was bought before.", |of| of.cached as f64),
+        ("saved_usd_total", "What those would have cost, US dollars.", |of| of.saved_nanousd as f64 / 1e9),
+    ];
+    for (name, help, count) in counts {
+        text.head(name, "counter", help);
+        each(&mut |labels, of| text.line(&format!("{name}{{{labels}}}"), count(of)));
+    }
 }
 
 fn labels(model: &Model) -> String {

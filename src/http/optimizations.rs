@@ -4,10 +4,11 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::Context;
-use super::reply::{self, Answer, Failure};
+use super::reply::{self, Answer};
 use super::request::{Query, read_json};
 use crate::error::{Error, Result};
 use crate::event::suggestion::{Proposal, Status, Suggestion};
+use crate::listener::ApiError;
 use crate::optimizer::diff::{Line, diff};
 use crate::optimizer::{changed_document, chosen, document_hash, read_document, version};
 use crate::store::{Change, FlowRecord};
@@ -23,9 +24,7 @@ pub fn list(context: &Context, mut query: Query) -> Answer {
     let status: Option<Status> = query.take("status");
     query.finish()?;
     let mut items = context.store.suggestions(status, before, limit + 1)?;
-    let more = items.len() > limit;
-    items.truncate(limit);
-    let next = items.last().filter(|_| more).map(|last| last.id);
+    let next = reply::cut(&mut items, limit, |item| item.id);
     Ok(reply::list(&items, next))
 }
 
@@ -121,7 +120,7 @@ impl Default for WantedTrial {
 }
 
 impl WantedTrial {
-    fn read(body: &[u8]) -> std::result::Result<Self, Failure> {
+    fn read(body: &[u8]) -> Result<Self, ApiError> {
         const MESSAGE: &str = "the trial cannot be made so";
         if body.is_empty() {
             return Ok(Self::default());
@@ -165,11 +164,8 @@ pub fn revert(context: &Context, id: i64) -> Answer {
 
 /// `POST /api/ledger/optimizations/{id}/dismiss`: hides it unless its grounds change.
 pub fn dismiss(context: &Context, id: i64) -> Answer {
-    context.journal.commit_one(Change::CloseSuggestion {
-        id,
-        status: Status::Dismissed,
-        at: Timestamp::now(),
-    })?;
+    let at = Timestamp::now();
+    context.journal.commit_one(Change::CloseSuggestion { id, status: Status::Dismissed, at })?;
     Ok(reply::json(200, &detail(context, id, None)?))
 }
 

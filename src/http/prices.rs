@@ -47,12 +47,8 @@ struct PerMtok {
     reasoning: Box<RawValue>,
 }
 
-pub fn get(context: &Context, id: &str) -> Answer {
-    let id: i64 = id
-        .parse()
-        .map_err(|_| Error::NotFound(format!("price `{id}`; a price's id is a number")))?;
-    let text = context.store.price(id)?;
-    view(Some(id), &text)
+pub fn get(context: &Context, id: i64) -> Answer {
+    view(Some(id), &context.store.price(id)?)
 }
 
 /// `GET /api/prices?provider&model`: what a call would cost now.

@@ -3,16 +3,15 @@
 use std::io::{self, Cursor, Read};
 
 use serde::Serialize;
-use serde_json::json;
 use tiny_http::{HTTPVersion, Header, Response, ResponseBox, StatusCode};
 
-use crate::error::{Error, Fault};
-use crate::listener::{Denied, RequestHead, ResponseWriter};
+use crate::error::{Error, Result};
+use crate::listener::{ApiError, RequestHead, ResponseWriter};
 
 /// How much of a stream is sent at a time.
 const PIECE_BYTES: usize = 16 << 10;
 
-pub type Answer = std::result::Result<ResponseBox, Failure>;
+pub type Answer = Result<ResponseBox, ApiError>;
 
 /// Sets a header of a response.
 pub trait With {
@@ -35,7 +34,7 @@ pub fn json(status: u16, value: &impl Serialize) -> ResponseBox {
         Ok(bytes) => finite(status, "application/json", bytes),
         Err(error) => {
             let why = format!("a response cannot be written: {error}");
-            Failure::from(Error::internal(why)).into_response()
+            self::error(Error::internal(why).into())
         }
     }
 }
@@ -56,7 +55,19 @@ pub fn list(items: &impl Serialize, next: Option<impl Serialize>) -> ResponseBox
     json(200, &List { items, next })
 }
 
-/// A file that is part of the program.
+/// Cuts `found` to `limit` items, of which one more was read, and returns the cursor of the next page.
+pub fn cut<T, N>(found: &mut Vec<T>, limit: usize, cursor: impl Fn(&T) -> N) -> Option<N> {
+    let has_more = found.len() > limit;
+    found.truncate(limit);
+    found.last().filter(|_| has_more).map(cursor)
+}
+
+/// A run that was started.
+pub fn run(status: u16, run_id: &str) -> ResponseBox {
+    let reply = json(status, &serde_json::json!({"runId": run_id}));
+    reply.with("location", format!("/api/runs/{run_id}"))
+}
+
 pub fn file(content_type: &'static str, bytes: &'static [u8]) -> ResponseBox {
     // Checked each time, so that an update of the program never leads to a mix of versions.
     response(200, bytes, Some(bytes.len()))
@@ -73,14 +84,10 @@ pub fn empty() -> ResponseBox {
     response(204, io::empty(), Some(0))
 }
 
-/// Tells a browser what pages of other origins may do. Whether the asking page may is said by the
-/// header that the listener adds.
+/// Answers a preflight; the listener adds the allowed origin.
 pub fn preflight() -> ResponseBox {
     empty()
-        .with(
-            "access-control-allow-methods",
-            "GET, POST, PUT, DELETE",
-        )
+        .with("access-control-allow-methods", "GET, POST, PUT, DELETE")
         .with(
             "access-control-allow-headers",
             "authorization, content-type, idempotency-key, if-match, x-flowledger-secret, x-api-key, \
@@ -121,10 +128,8 @@ pub fn send(response: ResponseBox, head: &RequestHead, writer: &mut ResponseWrit
 
 fn send_stream(response: ResponseBox, without_body: bool, writer: &mut ResponseWriter<'_>) {
     let headers = response.headers().to_vec();
-    let fields: Vec<(&str, &str)> = headers
-        .iter()
-        .map(|header| (header.field.as_str().as_str(), header.value.as_str()))
-        .collect();
+    let fields = headers.iter().map(|it| (it.field.as_str().as_str(), it.value.as_str()));
+    let fields: Vec<(&str, &str)> = fields.collect();
     if !writer.begin(response.status_code().0, &fields) {
         return;
     }
@@ -147,52 +152,17 @@ fn send_stream(response: ResponseBox, without_body: bool, writer: &mut ResponseW
     }
 }
 
-/// An error on its way to the one who asked.
-pub struct Failure {
-    status: u16,
-    code: &'static str,
-    message: String,
-    faults: Vec<Fault>,
-    allow: Option<String>,
+pub fn error(error: ApiError) -> ResponseBox {
+    let response = finite(error.status, "application/json", error.to_json());
+    error.headers.into_iter().fold(response, |response, (name, value)| response.with(name, value))
 }
 
-impl Failure {
-    pub fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), faults: Vec::new(), allow: None }
-    }
-
-    pub fn method_not_allowed(method: &str, path: &str, allow: String) -> Self {
-        let message = format!("{path} does not take {method}; it takes {allow}");
-        Self { allow: Some(allow), ..Self::new(405, "method_not_allowed", message) }
-    }
-
-    /// For a client that is not there to read it.
-    pub fn client_left() -> Self {
-        Self::new(499, "cancelled", "the client has left")
-    }
-
-    /// The response: `{"error": {"code", "message", "details"}}`.
-    pub fn into_response(self) -> ResponseBox {
-        let mut error = json!({"code": self.code, "message": self.message});
-        if !self.faults.is_empty() {
-            error["details"] = json!(self.faults);
-        }
-        let response = json(self.status, &json!({"error": error}));
-        match (self.allow, self.status) {
-            (Some(allow), _) => response.with("allow", allow),
-            (None, 429 | 503) => response.with("retry-after", "1"),
-            _ => response,
-        }
-    }
+/// For a client that is not there to read it.
+pub fn client_left() -> ApiError {
+    ApiError::new(499, "cancelled", "the client has left")
 }
 
-impl From<Denied> for Failure {
-    fn from(denied: Denied) -> Self {
-        Self::new(denied.status, denied.code, denied.message)
-    }
-}
-
-impl From<Error> for Failure {
+impl From<Error> for ApiError {
     fn from(error: Error) -> Self {
         let (status, code) = match &error {
             Error::Invalid { .. } => (422, "invalid"),

@@ -5,13 +5,11 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use super::reply::Failure;
 use crate::error::{Error, Fault, Result};
-use crate::listener::{Presence, RequestBody, RequestHead};
+use crate::listener::{ApiError, Presence, RequestBody, RequestHead};
 
 const BODY_BYTES_MAX: u64 = 4 << 20;
 const BODY_TIME_MAX: Duration = Duration::from_secs(30);
-/// How many items a list gives unless asked, and at most.
 const LIMIT_DEFAULT: usize = 100;
 const LIMIT_MAX: usize = 1_000;
 
@@ -25,7 +23,7 @@ pub struct Request<'a, 'b> {
 
 impl Request<'_, '_> {
     /// Reads the body. A route that does not call this takes none.
-    pub fn body(&mut self) -> std::result::Result<Vec<u8>, Failure> {
+    pub fn body(&mut self) -> Result<Vec<u8>, ApiError> {
         Ok(self.body.read(BODY_BYTES_MAX, BODY_TIME_MAX)?)
     }
 
@@ -34,20 +32,15 @@ impl Request<'_, '_> {
         Query::parse(query)
     }
 
-    pub fn flow(&self) -> Result<i64> {
+    /// Returns the id of a flow, a key, a price or a suggestion.
+    pub fn id(&self, kind: &str) -> Result<i64> {
         let id = self.name;
-        id.parse().map_err(|_| Error::NotFound(format!("flow `{id}`; a flow's id is a number")))
-    }
-
-    pub fn suggestion(&self) -> Result<i64> {
-        let id = self.name;
-        id.parse().map_err(|_| Error::NotFound(format!("suggestion `{id}`; its id is a number")))
+        id.parse().map_err(|_| Error::NotFound(format!("{kind} `{id}`; a {kind}'s id is a number")))
     }
 }
 
-/// The parameters of a query. A route takes out those that it knows and then calls
-/// [`Query::finish`]: one that nobody knows is an error, because a filter with a typing mistake
-/// would give numbers that are wrong.
+/// The parameters of a query. [`Query::finish`] rejects unknown ones, because a misspelled filter would
+/// return wrong numbers.
 pub struct Query {
     pairs: Vec<(String, String)>,
     faults: Vec<Fault>,
@@ -75,7 +68,6 @@ impl Query {
         }
     }
 
-    /// Takes `limit` out, within its bounds.
     pub fn take_limit(&mut self) -> usize {
         let limit: Option<usize> = self.take("limit");
         if limit.is_some_and(|limit| !(1..=LIMIT_MAX).contains(&limit)) {
@@ -95,14 +87,10 @@ impl Query {
     }
 }
 
-/// Reads a body as JSON.
-///
-/// # Errors
-/// A [`Failure`] of 400 with line and column for what is not JSON; of 422 for what is not of the
-/// form wanted.
-pub fn read_json<T: DeserializeOwned>(body: &[u8]) -> std::result::Result<T, Failure> {
+/// Reads a body as JSON. Fails with 400 for a syntax error, and with 422 for wrong types.
+pub fn read_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     serde_json::from_slice(body).map_err(|error| {
         let (status, code) = if error.is_data() { (422, "invalid") } else { (400, "invalid_json") };
-        Failure::new(status, code, format!("the body cannot be read: {error}"))
+        ApiError::new(status, code, format!("the body cannot be read: {error}"))
     })
 }

@@ -2,14 +2,14 @@
 
 use tiny_http::Method::{self, Delete, Get, Options, Post, Put};
 
-use super::reply::{self, Answer, Failure};
+use super::reply::{self, Answer};
 use super::request::Request;
 use super::{
     Context, assets, budget, flows, health, hooks, keys, ledger, metrics, optimizations, prices,
     runs, schedules,
 };
 use crate::error::Error;
-use crate::listener::{Presence, RequestBody, RequestHead};
+use crate::listener::{ApiError, Presence, RequestBody, RequestHead};
 
 type Route = fn(&Context, &mut Request<'_, '_>) -> Answer;
 
@@ -23,19 +23,19 @@ static ROUTES: &[(Method, &str, Route)] = &[
     (Get, "/api/health", |c, _| Ok(health(c))),
     (Get, "/api/flows", |c, r| flows::list(c, r.query())),
     (Post, "/api/flows", |c, r| flows::create(c, &r.body()?)),
-    (Get, "/api/flows/*", |c, r| flows::get(c, r.flow()?)),
-    (Put, "/api/flows/*", |c, r| flows::replace(c, r.flow()?, &r.body()?)),
-    (Delete, "/api/flows/*", |c, r| flows::delete(c, r.flow()?)),
-    (Post, "/api/flows/*/execute", |c, r| runs::execute(c, r.flow()?, r.query(), &r.body()?, &r.client)),
-    (Post, "/api/flows/*/estimate", |c, r| runs::estimate(c, r.flow()?, &r.body()?)),
-    (Get, "/api/flows/*/status", |c, r| runs::status(c, r.flow()?)),
-    (Get, "/api/flows/*/hook", |c, r| hooks::get(c, r.flow()?, r.head)),
-    (Put, "/api/flows/*/hook", |c, r| hooks::set(c, r.flow()?, r.head)),
-    (Delete, "/api/flows/*/hook", |c, r| hooks::delete(c, r.flow()?)),
+    (Get, "/api/flows/*", |c, r| flows::get(c, r.id("flow")?)),
+    (Put, "/api/flows/*", |c, r| flows::replace(c, r.id("flow")?, &r.body()?)),
+    (Delete, "/api/flows/*", |c, r| flows::delete(c, r.id("flow")?)),
+    (Post, "/api/flows/*/execute", |c, r| runs::execute(c, r.id("flow")?, r.query(), &r.body()?, &r.client)),
+    (Post, "/api/flows/*/estimate", |c, r| runs::estimate(c, r.id("flow")?, &r.body()?)),
+    (Get, "/api/flows/*/status", |c, r| runs::status(c, r.id("flow")?)),
+    (Get, "/api/flows/*/hook", |c, r| hooks::get(c, r.id("flow")?, r.head)),
+    (Put, "/api/flows/*/hook", |c, r| hooks::set(c, r.id("flow")?, r.head)),
+    (Delete, "/api/flows/*/hook", |c, r| hooks::delete(c, r.id("flow")?)),
     (Post, "/hooks/*", hooks::deliver),
-    (Get, "/api/flows/*/schedule", |c, r| schedules::get(c, r.flow()?)),
-    (Put, "/api/flows/*/schedule", |c, r| schedules::set(c, r.flow()?, &r.body()?)),
-    (Delete, "/api/flows/*/schedule", |c, r| schedules::delete(c, r.flow()?)),
+    (Get, "/api/flows/*/schedule", |c, r| schedules::get(c, r.id("flow")?)),
+    (Put, "/api/flows/*/schedule", |c, r| schedules::set(c, r.id("flow")?, &r.body()?)),
+    (Delete, "/api/flows/*/schedule", |c, r| schedules::delete(c, r.id("flow")?)),
     (Get, "/api/runs", |c, r| runs::list(c, r.query())),
     (Get, "/api/runs/*", |c, r| runs::get(c, r.name)),
     (Delete, "/api/runs/*", |c, r| runs::delete(c, r.name)),
@@ -45,16 +45,16 @@ static ROUTES: &[(Method, &str, Route)] = &[
     (Get, "/api/ledger/summary", |c, r| ledger::summary(c, r.query(), &r.client)),
     (Get, "/api/ledger.csv", |c, r| ledger::csv(c, r.query())),
     (Get, "/api/ledger/optimizations", |c, r| optimizations::list(c, r.query())),
-    (Get, "/api/ledger/optimizations/*", |c, r| optimizations::get(c, r.suggestion()?, r.query())),
-    (Post, "/api/ledger/optimizations/*/apply", |c, r| optimizations::apply(c, r.suggestion()?, &r.body()?)),
-    (Post, "/api/ledger/optimizations/*/revert", |c, r| optimizations::revert(c, r.suggestion()?)),
-    (Post, "/api/ledger/optimizations/*/dismiss", |c, r| optimizations::dismiss(c, r.suggestion()?)),
-    (Post, "/api/ledger/optimizations/*/trial", |c, r| optimizations::trial(c, r.suggestion()?, &r.body()?)),
+    (Get, "/api/ledger/optimizations/*", |c, r| optimizations::get(c, r.id("suggestion")?, r.query())),
+    (Post, "/api/ledger/optimizations/*/apply", |c, r| optimizations::apply(c, r.id("suggestion")?, &r.body()?)),
+    (Post, "/api/ledger/optimizations/*/revert", |c, r| optimizations::revert(c, r.id("suggestion")?)),
+    (Post, "/api/ledger/optimizations/*/dismiss", |c, r| optimizations::dismiss(c, r.id("suggestion")?)),
+    (Post, "/api/ledger/optimizations/*/trial", |c, r| optimizations::trial(c, r.id("suggestion")?, &r.body()?)),
     (Get, "/api/prices", |c, r| prices::find(c, r.query())),
-    (Get, "/api/prices/*", |c, r| prices::get(c, r.name)),
+    (Get, "/api/prices/*", |c, r| prices::get(c, r.id("price")?)),
     (Get, "/api/keys", |c, _| keys::list(c)),
     (Post, "/api/keys", |c, r| keys::create(c, &r.body()?)),
-    (Delete, "/api/keys/*", |c, r| keys::delete(c, r.name, r.query())),
+    (Delete, "/api/keys/*", |c, r| keys::delete(c, r.id("key")?, r.query())),
     (Get, "/api/budget", |c, _| budget::get(c)),
     (Put, "/api/budget", |c, r| budget::set(c, &r.body()?, r.head.header("if-match"))),
 ];
@@ -89,7 +89,8 @@ pub fn answer(
     }
     let allowed: Vec<&str> = found.iter().map(|(taken, ..)| taken.as_str()).collect();
     let (method, allowed) = (&head.method, allowed.join(", "));
-    Err(Failure::method_not_allowed(method, path, allowed))
+    let message = format!("{path} does not take {method}; it takes {allowed}");
+    Err(ApiError::new(405, "method_not_allowed", message).with("allow", allowed))
 }
 
 /// The segment that the `*` of `route` stands for, if the path is of that form.

@@ -8,20 +8,19 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::Context;
-use super::reply::{self, Answer, Failure, With};
+use super::reply::{self, Answer};
 use super::request::{Query, read_json};
 use crate::error::{Error, Fault, Result};
 use crate::event::{LedgerEntry, RunStatus, preview};
-use crate::ids::{FlowId, RunId, Seq};
-use crate::listener::Presence;
+use crate::ids::{FlowId, Seq};
+use crate::listener::{ApiError, Presence};
 use crate::money::Usd;
 use crate::store::{Change, ItemRecord, LedgerFilter, NodeRecord, NodeStatus, Run, RunFilter};
 use crate::time::Timestamp;
 
-/// How many calls of a run are told with it: as many as the largest flow has with all its attempts,
-/// unless nearly every one of them failed; the ledger has them all.
+/// Limits the calls in a run's response; the ledger has all of them.
 const CALLS_MAX: usize = 10_000;
-/// How often a client that waits for a run is looked after: one that has left takes no place.
+/// The interval of checks for a client that has left.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 pub fn execute(
@@ -39,13 +38,12 @@ pub fn execute(
     if wait {
         while !accepted.wait_for(LOOK_INTERVAL)? {
             if client.has_left() {
-                return Err(Failure::client_left());
+                return Err(reply::client_left());
             }
         }
         return get(context, &accepted.run_id);
     }
-    let location = format!("/api/runs/{}", accepted.run_id);
-    Ok(reply::json(202, &json!({"runId": accepted.run_id})).with("location", location))
+    Ok(reply::run(202, &accepted.run_id))
 }
 
 /// `POST /api/flows/{id}/estimate`: what a run with that input will cost.
@@ -56,7 +54,7 @@ pub fn estimate(context: &Context, id: FlowId, body: &[u8]) -> Answer {
 }
 
 /// The input in a body; of an empty body, nothing.
-fn read_input(body: &[u8]) -> std::result::Result<Value, Failure> {
+fn read_input(body: &[u8]) -> Result<Value, ApiError> {
     if body.trim_ascii().is_empty() {
         return Ok(Value::Null);
     }
@@ -72,15 +70,13 @@ fn input_of(body: Value) -> Result<Value> {
     let input = body.remove("input").unwrap_or_default();
     let unknown = "is not known here; there is `input`";
     let faults: Vec<Fault> = body.keys().map(|key| Fault::new(key, unknown)).collect();
-    if faults.is_empty() {
-        return Ok(input);
+    match faults.is_empty() {
+        true => Ok(input),
+        false => Err(Error::Invalid { message: message.to_owned(), faults }),
     }
-    let message = message.to_owned();
-    Err(Error::Invalid { message, faults })
 }
 
-/// `GET /api/flows/{id}/status`: the newest run, and the place in the log that it is at least as
-/// new as, so that a client can go on from there.
+/// `GET /api/flows/{id}/status`: the newest run, and the `seq` from which a client can go on.
 pub fn status(context: &Context, id: FlowId) -> Answer {
     // Read before the run: what is in the run may be newer, never older.
     let seq = context.store.newest_seq()?;
@@ -105,9 +101,7 @@ pub fn list(context: &Context, mut query: Query) -> Answer {
     };
     query.finish()?;
     let mut runs = context.store.runs(&filter, limit + 1)?;
-    let more = runs.len() > limit;
-    runs.truncate(limit);
-    let next: Option<RunId> = runs.last().filter(|_| more).map(|run| run.id.clone());
+    let next = reply::cut(&mut runs, limit, |run| run.id.clone());
     let items: Vec<RunView<'_>> = runs.iter().map(summary).collect();
     Ok(reply::list(&items, next))
 }
@@ -207,8 +201,7 @@ struct BegunView<'a> {
     items: Vec<ItemView<'a>>,
 }
 
-/// An item of a map, as the API gives it. Its tokens and its cost are in the `calls`, whose
-/// `operation_id` ends in `NODE[ITEM]`.
+/// An item of a map. The `operation_id` of its calls ends in `NODE[ITEM]`.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct ItemView<'a> {

@@ -104,11 +104,11 @@ enum Work {
 
 impl Outbox {
     /// An outbox for the client behind `sink`; [`Outbox::run`] is to be its writer thread.
-    pub fn new(sink: Box<dyn Sink>, encoding: Arc<dyn Encoding>) -> Self {
+    pub fn new(sink: Box<dyn Sink>, encoding: Arc<dyn Encoding>, queue_bytes_max: usize) -> Self {
         Self {
             sink,
             encoding,
-            queue_bytes_max: QUEUE_BYTES_MAX,
+            queue_bytes_max,
             state: Mutex::new(State {
                 phase: Phase::Open,
                 live: false,
@@ -124,11 +124,6 @@ impl Outbox {
             }),
             wake: Condvar::new(),
         }
-    }
-
-    /// Lets another number of bytes wait than [`QUEUE_BYTES_MAX`].
-    pub fn with_limit(self, queue_bytes_max: usize) -> Self {
-        Self { queue_bytes_max, ..self }
     }
 
     /// Passes events on from now. With `since`, those in (`since`, `newest`] go first.
@@ -171,8 +166,7 @@ impl Outbox {
         self.take(&mut state, frame)
     }
 
-    /// Takes control frames that the reader's protocol machine wrote. When there is a close among
-    /// them, the client asked for it, and it is the last that leaves.
+    /// Takes control frames of the reader's protocol machine. A close among them is the last frame.
     pub fn push_controls(&self, frames: &[u8]) {
         let mut state = self.lock();
         // A close that the server sent is not answered twice.
@@ -208,15 +202,13 @@ impl Outbox {
         self.lock().ending.clone()
     }
 
-    /// Whether the writer thread is at work or was within `time`. A write that makes no progress
-    /// ends the client, so that while there are some, the client takes what it is sent.
+    /// Whether the writer thread wrote within `time`, which proves that the client reads.
     pub fn has_written_within(&self, time: Duration) -> bool {
         let state = self.lock();
         state.writing || state.wrote_at.is_some_and(|at| at.elapsed() < time)
     }
 
-    /// The writer thread: writes what waits, catches up, pings after each `ping_interval`, says
-    /// goodbye.
+    /// The writer thread.
     pub fn run(&self, replay: &dyn Replay, ping_interval: Duration) {
         let _in_panic = EndInPanic(self);
         let mut next_ping = Instant::now() + ping_interval;
@@ -379,18 +371,9 @@ impl Outbox {
     /// The close frame has left: waits for the client's, within bounds.
     fn say_goodbye(&self) {
         self.sink.finish();
-        let deadline = Instant::now() + CLOSE_WAIT;
-        let mut state = self.lock();
-        while !state.reader_done && state.phase != Phase::Closed {
-            let now = Instant::now();
-            if now >= deadline {
-                break;
-            }
-            (state, _) = self
-                .wake
-                .wait_timeout(state, deadline - now)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
+        let is_waiting = |state: &mut State| !state.reader_done && state.phase != Phase::Closed;
+        let waited = self.wake.wait_timeout_while(self.lock(), CLOSE_WAIT, is_waiting);
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         self.end(&mut state, None);
     }
 }
@@ -531,7 +514,7 @@ mod tests {
                 allow: allowed,
                 ended: ended_in,
             };
-            let outbox = Arc::new(Outbox::new(Box::new(client), Arc::new(Plain)));
+            let outbox = Arc::new(Outbox::new(Box::new(client), Arc::new(Plain), QUEUE_BYTES_MAX));
             Self { outbox, direct, written, allow, ended }
         }
 

@@ -3,25 +3,26 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use crate::event::text_enum;
 use crate::metrics::Histogram;
 
-/// Why the server ended a client's connection, other than to shut down.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Eviction {
-    /// More waited for it than an outbox holds.
-    OutboxFull,
-    /// It took nothing, or too little, for too long.
-    WriteTimeout,
-    /// Nothing came from it, not even a pong.
-    Silent,
-    /// It sent more, or more often, than it may.
-    TooMuch,
-    /// It sent a message over the limit.
-    TooLarge,
-    /// It sent what the protocol does not allow.
-    Protocol,
-    /// The log that it was to catch up from could not be read.
-    LogUnreadable,
+text_enum! {
+    /// Why the server ended a client's connection, other than to shut down.
+    pub enum Eviction {
+        /// The queue of the outbox exceeded its limit.
+        OutboxFull = "outbox_full",
+        /// The client read nothing, or too little, for too long.
+        WriteTimeout = "write_timeout",
+        /// The client sent nothing, not even a pong.
+        Silent = "silent",
+        /// The client sent more, or more often, than it may.
+        TooMuch = "too_much",
+        /// The client sent a message over the limit.
+        TooLarge = "too_large",
+        Protocol = "protocol",
+        /// The log could not be read for the replay.
+        LogUnreadable = "log_unreadable",
+    }
 }
 
 impl Eviction {
@@ -35,18 +36,6 @@ impl Eviction {
         Self::Protocol,
         Self::LogUnreadable,
     ];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::OutboxFull => "outbox_full",
-            Self::WriteTimeout => "write_timeout",
-            Self::Silent => "silent",
-            Self::TooMuch => "too_much",
-            Self::TooLarge => "too_large",
-            Self::Protocol => "protocol",
-            Self::LogUnreadable => "log_unreadable",
-        }
-    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,8 +68,7 @@ pub struct Stats {
     /// Messages that were handed over together with one before them.
     pub merged: AtomicU64,
     evicted: [AtomicU64; Eviction::ALL.len()],
-    /// Rounds in which everything that waited was handed to every client: how long each took,
-    /// nanoseconds.
+    /// The duration of fan-outs.
     pub fan_out_ns: Histogram<8>,
     /// Clients that came back: how many events each had missed.
     pub replay_events: Histogram<7>,
@@ -139,7 +127,7 @@ mod tests {
         }
         for (at, eviction) in Eviction::ALL.into_iter().enumerate() {
             assert_eq!(stats.evicted(eviction), at as u64 + 1);
-            let same = |other: &&Eviction| other.name() == eviction.name();
+            let same = |other: &&Eviction| other.as_str() == eviction.as_str();
             assert_eq!(Eviction::ALL.iter().filter(same).count(), 1);
         }
     }

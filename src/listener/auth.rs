@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 
+use super::api_error::ApiError;
 use super::request_head::RequestHead;
 use crate::secret::Secret;
 
@@ -19,23 +20,9 @@ pub struct Auth {
     pub origins: Vec<String>,
 }
 
-/// Why a request is turned away.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Denied {
-    pub status: u16,
-    pub code: &'static str,
-    pub message: String,
-}
-
-impl Denied {
-    pub fn new(status: u16, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into() }
-    }
-}
-
 impl Auth {
     /// Checks `Host` and `Origin`.
-    pub fn check_source(&self, head: &RequestHead) -> Result<(), Denied> {
+    pub fn check_source(&self, head: &RequestHead) -> Result<(), ApiError> {
         self.check_host(head)?;
         self.check_origin(head)
     }
@@ -50,11 +37,10 @@ impl Auth {
 
     /// A page of another site can make the browser connect here under that site's own name; its
     /// `Host` then is that name. An address in `Host` was typed or linked, never rebound.
-    fn check_host(&self, head: &RequestHead) -> Result<(), Denied> {
+    fn check_host(&self, head: &RequestHead) -> Result<(), ApiError> {
         let hosts: Vec<&str> = head.all("host").collect();
         let [host] = hosts.as_slice() else {
-            let message = "exactly one Host field is needed".to_owned();
-            return Err(Denied::new(400, "bad_host", message));
+            return Err(ApiError::bad_request("bad_host", "exactly one Host field is needed"));
         };
         let name = without_port(host);
         let is_address = name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
@@ -67,10 +53,10 @@ impl Auth {
         let message = format!(
             "this server does not answer to the name `{name}`; start it with --allow-host {name} if it should"
         );
-        Err(Denied::new(421, "unknown_host", message))
+        Err(ApiError::new(421, "unknown_host", message))
     }
 
-    fn check_origin(&self, head: &RequestHead) -> Result<(), Denied> {
+    fn check_origin(&self, head: &RequestHead) -> Result<(), ApiError> {
         let reads = matches!(head.method.as_str(), "GET" | "HEAD" | "OPTIONS");
         if reads && head.path() != "/ws" {
             return Ok(());
@@ -88,15 +74,14 @@ impl Auth {
         let message = format!(
             "pages of `{origin}` may not do this; start the server with --allow-origin {origin} if they should"
         );
-        Err(Denied::new(403, "foreign_origin", message))
+        Err(ApiError::new(403, "foreign_origin", message))
     }
 
-    /// Checks what the API and the WebSocket demand of a head beside its source: the token, and
-    /// headers that everybody reads the same way.
-    pub fn check_token(&self, head: &RequestHead) -> Result<(), Denied> {
+    /// Checks the token, and that headers are ASCII.
+    pub fn check_token(&self, head: &RequestHead) -> Result<(), ApiError> {
         if let Some((name, _)) = head.fields().find(|(_, value)| !value.is_ascii()) {
             let message = format!("the request cannot be read: field {name} is not ASCII");
-            return Err(Denied::new(400, "bad_request", message));
+            return Err(ApiError::bad_request("bad_request", message));
         }
         let Some(token) = &self.token else {
             return Ok(());
@@ -104,8 +89,8 @@ impl Auth {
         if is_public(head) || is_delivery(head) || head.carries(token) {
             return Ok(());
         }
-        let message = "send the server's token as `Authorization: Bearer TOKEN`".to_owned();
-        Err(Denied::new(401, "unauthorized", message))
+        let message = "send the server's token as `Authorization: Bearer TOKEN`";
+        Err(ApiError::new(401, "unauthorized", message))
     }
 }
 
@@ -117,14 +102,12 @@ fn is_public(head: &RequestHead) -> bool {
     head.method == "OPTIONS" || is_page || path == HEALTH_PATH
 }
 
-/// Whether a supervisor asks if the server is well: such requests are answered while all places
-/// for connections are taken.
+/// A health check, which is answered even while all places for connections are taken.
 pub fn is_probe(head: &RequestHead) -> bool {
     matches!(head.method.as_str(), "GET" | "HEAD") && head.path() == HEALTH_PATH
 }
 
-/// A delivery to a webhook, which the route checks for the webhook's own secret. The name is looked
-/// at closely, so that nothing else passes as one however it is written.
+/// A delivery to a webhook, whose own secret the route checks. Strict, so that nothing else passes.
 fn is_delivery(head: &RequestHead) -> bool {
     let slug = head.path().strip_prefix("/hooks/");
     let is_slug = |slug: &str| !slug.is_empty() && slug.bytes().all(|b| b.is_ascii_alphanumeric());

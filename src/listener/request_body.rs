@@ -6,7 +6,7 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use super::auth::Denied;
+use super::api_error::ApiError;
 use super::read_some;
 use super::request_head::{Body, HEAD_BYTES_MAX, RequestHead};
 
@@ -52,7 +52,7 @@ impl<'a> RequestBody<'a> {
     /// # Errors
     /// 413 beyond `bytes_max`, 408 after `time_max`, 400 for chunks that cannot be understood and
     /// for a client that has left, 503 when larger bodies fill the memory that they share.
-    pub fn read(&mut self, bytes_max: u64, time_max: Duration) -> Result<Vec<u8>, Denied> {
+    pub fn read(&mut self, bytes_max: u64, time_max: Duration) -> Result<Vec<u8>, ApiError> {
         let mut body = Vec::new();
         if !self.is_unread.get() {
             return Ok(body);
@@ -74,7 +74,12 @@ impl<'a> RequestBody<'a> {
     }
 
     /// Appends the next `count` bytes to `body`.
-    fn append(&mut self, body: &mut Vec<u8>, count: u64, deadline: Instant) -> Result<(), Denied> {
+    fn append(
+        &mut self,
+        body: &mut Vec<u8>,
+        count: u64,
+        deadline: Instant,
+    ) -> Result<(), ApiError> {
         let count = usize::try_from(count).unwrap_or(usize::MAX);
         let end = body.len().saturating_add(count);
         let buffered = self.buffer.len().min(end - body.len());
@@ -93,7 +98,7 @@ impl<'a> RequestBody<'a> {
         body: &mut Vec<u8>,
         bytes_max: u64,
         deadline: Instant,
-    ) -> Result<(), Denied> {
+    ) -> Result<(), ApiError> {
         loop {
             let size = self.read_chunk_size(deadline)?;
             // No sum: a size may be as large as a number can be.
@@ -114,7 +119,7 @@ impl<'a> RequestBody<'a> {
         }
     }
 
-    fn read_chunk_size(&mut self, deadline: Instant) -> Result<u64, Denied> {
+    fn read_chunk_size(&mut self, deadline: Instant) -> Result<u64, ApiError> {
         loop {
             match httparse::parse_chunk_size(self.buffer) {
                 // httparse takes a line without a size for a size of 0.
@@ -133,13 +138,13 @@ impl<'a> RequestBody<'a> {
     }
 
     /// Trailers mean nothing to any route.
-    fn skip_trailers(&mut self, deadline: Instant) -> Result<(), Denied> {
+    fn skip_trailers(&mut self, deadline: Instant) -> Result<(), ApiError> {
         let mut skipped = 0;
         loop {
             let Some(end) = self.buffer.windows(2).position(|pair| pair == b"\r\n") else {
                 if skipped + self.buffer.len() > HEAD_BYTES_MAX {
                     let message = "the trailers are too long";
-                    return Err(Denied::new(431, "head_too_large", message));
+                    return Err(ApiError::new(431, "head_too_large", message));
                 }
                 self.fill(deadline)?;
                 continue;
@@ -152,12 +157,12 @@ impl<'a> RequestBody<'a> {
         }
     }
 
-    fn fill(&mut self, deadline: Instant) -> Result<(), Denied> {
+    fn fill(&mut self, deadline: Instant) -> Result<(), ApiError> {
         receive(self.client, self.buffer, LINE_READ_BYTES, deadline)
     }
 
     /// Counts the body, which is about to have `bytes`.
-    fn count(&mut self, bytes: usize) -> Result<(), Denied> {
+    fn count(&mut self, bytes: usize) -> Result<(), ApiError> {
         if bytes <= SMALL_BODY_BYTES {
             return Ok(());
         }
@@ -166,7 +171,7 @@ impl<'a> RequestBody<'a> {
         self.counted += more;
         if before.saturating_add(more) > BODIES_BYTES_MAX {
             let message = "too many large requests at a time; try again in a second";
-            return Err(Denied::new(503, "busy", message));
+            return Err(ApiError::new(503, "busy", message));
         }
         Ok(())
     }
@@ -184,12 +189,12 @@ fn receive(
     into: &mut Vec<u8>,
     bytes_max: usize,
     deadline: Instant,
-) -> Result<(), Denied> {
+) -> Result<(), ApiError> {
     match read_some(client, into, bytes_max, deadline) {
         Ok(count) if count > 0 => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::TimedOut => {
             let message = "the request's body took too long";
-            Err(Denied::new(408, "timeout", message))
+            Err(ApiError::new(408, "timeout", message))
         }
         _ => {
             // Nothing is answered to half a request.
@@ -199,11 +204,11 @@ fn receive(
     }
 }
 
-fn bad_request(message: &str) -> Denied {
-    Denied::new(400, "bad_request", message)
+fn bad_request(message: &str) -> ApiError {
+    ApiError::bad_request("bad_request", message)
 }
 
-fn too_large(bytes_max: u64) -> Denied {
+fn too_large(bytes_max: u64) -> ApiError {
     let message = format!("a request's body may have {bytes_max} bytes");
-    Denied::new(413, "body_too_large", message)
+    ApiError::new(413, "body_too_large", message)
 }

@@ -7,7 +7,6 @@ use crate::secret::Secret;
 
 /// The largest head, in bytes.
 pub const HEAD_BYTES_MAX: usize = 16 << 10;
-/// How many header fields a head may have.
 const HEADERS_MAX: usize = 100;
 /// Fields that are understood, so that their values must be ASCII, as those of `X-Flowledger-*`.
 const UNDERSTOOD: &[&str] = &[
@@ -56,8 +55,7 @@ pub enum BadRequestHead {
 }
 
 impl RequestHead {
-    /// Reads a head from the beginning of `bytes`. Gives it with its length, or none while it is
-    /// incomplete.
+    /// Returns the head at the beginning of `bytes` and its length, or none while it is incomplete.
     pub fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, BadRequestHead> {
         let mut fields = vec![httparse::EMPTY_HEADER; HEADERS_MAX];
         let mut request = httparse::Request::new(&mut fields);
@@ -93,8 +91,7 @@ impl RequestHead {
         Ok(Some((head, length)))
     }
 
-    /// What is known of a request whose head cannot be read, or has not come in full: the method, and the
-    /// target as far as it came.
+    /// The method and the target, as far as it came, of a head that is invalid or incomplete.
     pub(super) fn begun(bytes: &[u8]) -> Option<Self> {
         let mut words = bytes.trim_ascii_start().split(|byte| *byte <= b' ');
         let mut word = || std::str::from_utf8(words.next()?).ok();
@@ -121,6 +118,11 @@ impl RequestHead {
         self.headers.iter().filter(move |(n, _)| n == name).map(|(_, value)| value.as_str())
     }
 
+    /// The items of a comma-separated header.
+    pub fn items<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a str> {
+        self.all(name).flat_map(|value| value.split(',')).map(str::trim)
+    }
+
     /// The target up to the query.
     pub fn path(&self) -> &str {
         self.target.split(['?', '#']).next().unwrap_or_default()
@@ -129,18 +131,13 @@ impl RequestHead {
     /// The first value of a parameter in the query, as it stands there.
     pub fn query(&self, name: &str) -> Option<&str> {
         let (_, query) = self.target.split_once('?')?;
-        query
-            .split('&')
-            .filter_map(|pair| pair.split_once('='))
-            .find(|(n, _)| *n == name)
-            .map(|(_, v)| v)
+        let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+        pairs.find(|(n, _)| *n == name).map(|(_, value)| value)
     }
 
     /// Whether a comma-separated field holds that word, whatever its case.
     pub fn has_token(&self, name: &str, token: &str) -> bool {
-        self.all(name)
-            .flat_map(|value| value.split(','))
-            .any(|t| t.trim().eq_ignore_ascii_case(token))
+        self.items(name).any(|item| item.eq_ignore_ascii_case(token))
     }
 
     /// Whether the client wants the connection to go on after the answer.
@@ -148,19 +145,21 @@ impl RequestHead {
         self.version == 1 && !self.has_token("connection", "close")
     }
 
+    /// The token of `Authorization: Bearer`.
+    pub fn bearer(&self) -> Option<&str> {
+        let (scheme, token) = self.header("authorization")?.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    }
+
     /// Whether the request carries this token, as a bearer token or, where browsers cannot set a
     /// field (`/ws`), as the subprotocol `bearer.HEX`. Compares in constant time.
     pub fn carries(&self, token: &Secret) -> bool {
-        let in_header = self.header("authorization").and_then(|value| value.split_once(' '));
-        if let Some((scheme, offered)) = in_header
-            && scheme.eq_ignore_ascii_case("bearer")
-        {
-            return token.matches(offered.trim().as_bytes());
+        if let Some(offered) = self.bearer() {
+            return token.matches(offered.as_bytes());
         }
         let as_protocol = Secret::new(crate::ids::hex(token.expose().as_bytes()));
-        self.all("sec-websocket-protocol")
-            .flat_map(|value| value.split(','))
-            .filter_map(|name| name.trim().strip_prefix("bearer."))
+        self.items("sec-websocket-protocol")
+            .filter_map(|name| name.strip_prefix("bearer."))
             .any(|offered| as_protocol.matches(offered.as_bytes()))
     }
 
@@ -169,11 +168,10 @@ impl RequestHead {
         let lengths: Vec<&str> = self.all("content-length").collect();
         match (codings.as_slice(), lengths.as_slice()) {
             ([], []) => Ok(Body::Length(0)),
-            ([], [length]) if length.bytes().all(|byte| byte.is_ascii_digit()) => {
-                let length =
-                    length.parse().map_err(|_| malformed("content-length is no length"))?;
-                Ok(Body::Length(length))
-            }
+            ([], [length]) if length.bytes().all(|byte| byte.is_ascii_digit()) => length
+                .parse()
+                .map(Body::Length)
+                .map_err(|_| malformed("content-length is no length")),
             ([], _) => Err(malformed("content-length must be there once, as a number")),
             ([coding], []) if coding.eq_ignore_ascii_case("chunked") && self.version == 1 => {
                 Ok(Body::Chunked)

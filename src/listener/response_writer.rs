@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use socket2::SockRef;
 
-use super::auth::Denied;
+use super::api_error::ApiError;
 use super::request_head::RequestHead;
 
 /// How much of a printed response is gathered before it is sent.
@@ -108,15 +108,11 @@ impl<'a> ResponseWriter<'a> {
         self.write(&bytes, State::Complete)
     }
 
-    /// Sends a refusal with that JSON.
-    pub(super) fn refuse(&mut self, denied: &Denied, body: &[u8]) {
+    /// Sends an error, of which `body` is the JSON.
+    pub fn refuse(&mut self, error: &ApiError, body: &[u8]) {
         let mut fields = vec![("content-type", "application/json")];
-        match denied.status {
-            401 => fields.push(("www-authenticate", "Bearer")),
-            429 | 503 => fields.push(("retry-after", "1")),
-            _ => {}
-        }
-        self.whole(denied.status, &fields, body);
+        fields.extend(error.headers.iter().map(|(name, value)| (*name, value.as_str())));
+        self.whole(error.status, &fields, body);
     }
 
     /// Sends what `print` writes: an HTTP/1.1 head of that status and a body of `length` bytes, or
