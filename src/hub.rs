@@ -1,8 +1,8 @@
 //! The hub: one thread that owns the clients' outboxes and passes events on to them.
 //!
-//! It takes [`Command`]s from a channel and never waits for a client: an outbox takes what it is
-//! given at once or cuts its client. It knows neither sockets nor SQL; what a message looks like
-//! on the wire comes from an [`Encoding`], the way to a client is a [`Sink`].
+//! It takes [`Command`]s from a channel and never blocks on a client: an outbox takes a message at
+//! once or disconnects its client. The hub knows neither sockets nor SQL: an [`Encoding`] formats
+//! messages for the wire, and a [`Sink`] writes to a client.
 
 mod outbox;
 mod stats;
@@ -25,55 +25,56 @@ use crate::event::{Event, Filter, encode};
 use crate::ids::{ClientId, FlowId, Seq};
 use crate::threads::{OnFatal, vital};
 
-/// How many commands may wait. Who sends more waits, which slows the engine to the hub's pace.
+/// Limits the queued commands. A full queue blocks the sender, which slows the engine to the hub's
+/// pace.
 const COMMANDS_MAX: usize = 4_096;
-/// How much one fan-out may hold; more is sent in the next. Well below an outbox's limit, so that
-/// one fan-out alone never cuts a client that keeps up.
+/// Limits a fan-out, in bytes; the next one sends the rest. Well below an outbox's limit, so that
+/// one fan-out alone never disconnects a client that keeps up.
 const BATCH_BYTES_MAX: usize = 256 << 10;
 
-/// At the end so many clients are closed at once, or more, so that there are no more than …
+/// The smallest number of clients that a shutdown closes at once.
 const GOODBYE_BATCH: usize = 100;
-/// … so many batches, with a pause between them: together at most a second.
+/// Limits the batches of a shutdown; with the pauses between them they take one second at most.
 const GOODBYE_BATCHES_MAX: usize = 20;
 const GOODBYE_PAUSE: Duration = Duration::from_millis(50);
 const GOODBYE: &str = "the server is shutting down";
 
-/// Close codes, as RFC 6455 and the IANA registry name them. After [`close::POLICY`],
-/// [`close::TOO_BIG`], [`close::PROTOCOL`], [`close::INVALID_DATA`] and [`close::UNSUPPORTED`] a
-/// client should not simply come back; after the others it should, with `since`.
+/// Close codes of RFC 6455 and the IANA registry. A client should not reconnect by itself after
+/// [`close::POLICY`], [`close::TOO_BIG`], [`close::PROTOCOL`], [`close::INVALID_DATA`] or
+/// [`close::UNSUPPORTED`]. After any other code it should reconnect with `since`.
 pub mod close {
-    /// The client said goodbye, and so does the server.
+    /// The client closed the connection, and the server confirms it.
     pub const NORMAL: u16 = 1000;
     /// The server is shutting down: reconnect later.
     pub const GOING_AWAY: u16 = 1001;
-    /// Broken frames: do not come back.
+    /// Malformed frames: do not reconnect.
     pub const PROTOCOL: u16 = 1002;
-    /// A kind of message that the server does not take: do not come back.
+    /// An unsupported kind of message: do not reconnect.
     pub const UNSUPPORTED: u16 = 1003;
-    /// A text that is not UTF-8: do not come back.
+    /// A text that is not UTF-8: do not reconnect.
     pub const INVALID_DATA: u16 = 1007;
-    /// Against a limit or rule: do not come back.
+    /// The client exceeded a limit or broke a rule: do not reconnect.
     pub const POLICY: u16 = 1008;
-    /// A message over the limit: do not come back.
+    /// A message over the size limit: do not reconnect.
     pub const TOO_BIG: u16 = 1009;
     pub const INTERNAL: u16 = 1011;
-    /// Too slow for the events, or without a sign of life: reconnect with `since`, nothing is lost.
+    /// The client is too slow or does not respond: reconnect with `since`, nothing is lost.
     pub const TRY_AGAIN: u16 = 1013;
 }
 
-/// How messages look on the wire.
+/// Formats messages for the wire.
 pub trait Encoding: Send + Sync {
     /// Appends one message with this text to `out`.
     fn text(&self, text: &str, out: &mut Vec<u8>);
     fn ping(&self) -> Vec<u8>;
-    /// A close with one of the codes of [`close`].
+    /// Returns a close frame; `code` is one of [`close`].
     fn close(&self, code: u16, reason: &str) -> Vec<u8>;
 }
 
 /// A message on its way to clients.
 #[derive(Clone, Debug)]
 pub struct Message {
-    /// Its place in the log; none for what is not logged.
+    /// Position in the event log; none if the message is not logged.
     pub seq: Option<Seq>,
     pub flow_id: Option<FlowId>,
     pub type_name: &'static str,
@@ -81,7 +82,7 @@ pub struct Message {
 }
 
 impl Message {
-    /// The message of an event; `seq` is its place in the log, if it is logged.
+    /// Returns the message of an event; `seq` is its position in the log, if it is logged.
     pub fn new(seq: Option<Seq>, event: &Event) -> Self {
         let body = event.body();
         Self {
@@ -93,7 +94,6 @@ impl Message {
     }
 }
 
-/// Everything that can happen to the hub.
 enum Command {
     Register {
         id: ClientId,
@@ -115,12 +115,12 @@ enum Command {
         message: Message,
     },
     OldestSeq(Seq),
-    /// Dropped once everything before it is done.
+    /// The hub drops the sender once it has handled all earlier commands.
     Flush(Sender<()>),
     Shutdown,
 }
 
-/// The hub, for those who send to it.
+/// A handle that sends commands to the hub.
 #[derive(Clone)]
 pub struct Hub {
     commands: Sender<Command>,
@@ -128,29 +128,30 @@ pub struct Hub {
     encoding: Arc<dyn Encoding>,
     newest_id: Arc<AtomicU64>,
     audience: Arc<Mutex<Audience>>,
-    /// Whether the hub closes its clients and takes no more.
+    /// True if the hub has closed its clients and accepts no more.
     ended: Arc<AtomicBool>,
 }
 
-/// Whether there is anybody to tell. To wake the hub for nobody would cost a call more than its row does.
+/// Counts the clients. Without any, messages do not wake the hub: a wake-up would cost more than
+/// the call's row.
 #[derive(Default)]
 struct Audience {
-    /// Clients that have registered, from before the hub knows until it has removed them.
+    /// Registered clients. A client counts before the hub adds it and until the hub removes it.
     clients: usize,
-    /// The newest message in the log that the hub was not told of, while there were none.
+    /// The newest logged message that was not sent to the hub, because it had no clients.
     untold: Seq,
 }
 
-/// Where published messages go: the hub, or whoever else listens.
+/// Receives published messages.
 pub trait Publish: Send {
-    /// Passes logged messages on, in order. `oldest` is the oldest event still in the log, where
-    /// that has changed.
+    /// Passes logged messages on, in order. `oldest` is the oldest event still in the log, if that
+    /// has changed.
     fn publish(&self, messages: Vec<Message>, oldest: Option<Seq>);
 }
 
 impl Publish for Hub {
     fn publish(&self, messages: Vec<Message>, oldest: Option<Seq>) {
-        // A hub that has ended has no clients left to tell.
+        // Sending fails only after the hub has ended, and then it has no clients.
         if let Some(oldest) = oldest {
             let _ = self.commands.send(Command::OldestSeq(oldest));
         }
@@ -161,7 +162,7 @@ impl Publish for Hub {
 }
 
 impl Hub {
-    /// Starts the hub's thread. `newest` and `oldest` are those of the log.
+    /// Starts the hub's thread. `newest` and `oldest` are the log's first and last events.
     pub fn start(
         encoding: Arc<dyn Encoding>,
         newest: Seq,
@@ -192,12 +193,12 @@ impl Hub {
         Ok((hub, thread))
     }
 
-    /// A number for a new client.
+    /// Returns an unused number for a new client.
     pub fn next_client_id(&self) -> ClientId {
         self.newest_id.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Adds a client; it gets `HELLO`, what it missed after `since`, and everything from now on.
+    /// Adds a client. It receives `HELLO`, the events after `since`, and every later message.
     pub fn register(
         &self,
         id: ClientId,
@@ -205,17 +206,18 @@ impl Hub {
         outbox: Arc<Outbox>,
         since: Option<Seq>,
     ) -> Result<()> {
-        // From here on all messages go through the channel, so that the client misses none of them.
+        // From here on messages go through the channel, so that the client misses none.
         lock(&self.audience).clients += 1;
         let told = self.tell(Command::Register { id, address, outbox: Arc::clone(&outbox), since });
-        // Sent behind the hub's last look into its channel, perhaps: nobody else would close it.
+        // The command may have arrived after the hub last read its channel. Then the hub will not
+        // close the client.
         if told.is_err() || self.ended.load(Ordering::SeqCst) {
             say_goodbye(&outbox);
         }
         told
     }
 
-    /// Removes a client, logs why it is gone, and counts it where the server was the one to end it.
+    /// Removes a client and logs the reason. Counts an eviction if the server ended the connection.
     pub fn unregister(&self, id: ClientId, ending: Ending) -> Result<()> {
         self.tell(Command::Unregister { id, ending })
     }
@@ -224,7 +226,7 @@ impl Hub {
         self.tell(Command::Subscribe { id, filter })
     }
 
-    /// Sends an event that is not logged to every client that wants it.
+    /// Sends an event that is not logged to every client whose filter passes it.
     pub fn broadcast(&self, event: &Event) -> Result<()> {
         let messages = vec![Message::new(None, event)];
         if !self.has_audience(&messages) {
@@ -233,7 +235,7 @@ impl Hub {
         self.tell(Command::Broadcast(messages))
     }
 
-    /// Whether anybody is to be told; where nobody is, it is kept how far the log is.
+    /// Returns true if any client is connected. If not, records the newest position in the log.
     fn has_audience(&self, messages: &[Message]) -> bool {
         let mut audience = lock(&self.audience);
         if audience.clients > 0 {
@@ -255,16 +257,16 @@ impl Hub {
         let _ = self.tell(Command::Shutdown);
     }
 
-    /// Waits until everything that was sent to the hub before has been handed to the outboxes.
+    /// Waits until the outboxes have all messages that were sent to the hub before.
     pub fn flush(&self) {
         let (done, flushed) = bounded(0);
         if self.tell(Command::Flush(done)).is_ok() {
-            // Its end is the answer.
+            // The hub drops the sender instead of sending.
             let _: std::result::Result<(), _> = flushed.recv();
         }
     }
 
-    /// How many commands wait for the hub.
+    /// Returns the number of queued commands.
     pub fn queue_depth(&self) -> usize {
         self.commands.len()
     }
@@ -273,7 +275,7 @@ impl Hub {
         &self.stats
     }
 
-    /// How messages look on the wire.
+    /// Formats messages for the wire.
     pub fn encoding(&self) -> &Arc<dyn Encoding> {
         &self.encoding
     }
@@ -287,7 +289,7 @@ fn lock(audience: &Mutex<Audience>) -> MutexGuard<'_, Audience> {
     audience.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The newest place in the log.
+/// Returns the newest position in the log.
 fn newest(messages: &[Message]) -> Option<Seq> {
     messages.iter().rev().find_map(|message| message.seq)
 }
@@ -313,7 +315,7 @@ struct State {
     newest: Seq,
     oldest: Seq,
     clients: HashMap<ClientId, Client>,
-    /// Clients by what they want, so that a filter costs once, not once per client.
+    /// Clients by filter, so that a filter costs once, not once per client.
     groups: HashMap<Arc<Filter>, HashMap<ClientId, Arc<Outbox>>>,
 }
 
@@ -321,7 +323,7 @@ impl State {
     fn run(mut self, received: &Receiver<Command>) {
         let mut waiting = Waiting::default();
         while let Ok(command) = received.recv() {
-            // What has piled up is taken at once, so that consecutive broadcasts are one fan-out.
+            // Draining the channel merges consecutive broadcasts into one fan-out.
             for command in std::iter::once(command).chain(received.try_iter()) {
                 if let Command::Broadcast(messages) = command {
                     for message in messages {
@@ -333,7 +335,7 @@ impl State {
                     }
                     continue;
                 }
-                // Order is kept: who registers or subscribes now does so after these messages.
+                // Keep the order: earlier messages go out before a client registers or subscribes.
                 self.fan_out(&mut waiting);
                 match command {
                     Command::Register { id, address, outbox, since } => {
@@ -361,7 +363,7 @@ impl State {
     ) {
         log::info!("client connected id={id} address={address}");
         self.stats.registered.fetch_add(1, Ordering::Relaxed);
-        // What nobody was told of was in the log before this client came.
+        // Messages without an audience were logged before this client came.
         self.newest = self.newest.max(lock(&self.audience).untold);
         let recovered = since.is_none_or(|since| since <= self.newest && since + 1 >= self.oldest);
         let hello = Event::Hello {
@@ -372,7 +374,7 @@ impl State {
             recovered,
         };
         outbox.push_reply(&self.frame(&hello.body()));
-        // A client that cannot be brought up to date gets what there is from now on: it was told.
+        // A client that cannot catch up receives only new events; `HELLO` says so.
         let since = since.filter(|_| recovered);
         if let Some(since) = since {
             self.stats.replay_events.record(self.newest - since);
@@ -391,8 +393,8 @@ impl State {
         self.leave_group(id, &client.filter);
         lock(&self.audience).clients -= 1;
         self.stats.clients.store(self.clients.len(), Ordering::Relaxed);
-        // The outbox knows best why it ended, if it was the one to end it.
-        // Unless that is only how it noticed what the reader did.
+        // The outbox's own reason is more precise, unless it ended only because the reader evicted
+        // the client.
         let ending = match client.outbox.ending() {
             Some(own) if own.eviction.is_some() || ending.eviction.is_none() => own,
             _ => ending,
@@ -435,7 +437,7 @@ impl State {
     fn send(&mut self, id: ClientId, message: &Message) {
         if let Some(client) = self.clients.get(&id) {
             let frame = self.frame(&message.text);
-            // An eviction is counted when the client is gone.
+            // `unregister` counts an eviction.
             if client.outbox.push_reply(&frame) == Pushed::Taken {
                 self.count(std::iter::once(Pushed::Taken), 1, frame.len());
             }
@@ -448,7 +450,7 @@ impl State {
         bytes.into()
     }
 
-    /// Encodes what waits once for each distinct filter and hands it to every client.
+    /// Encodes the waiting messages once per distinct filter and passes them to every client.
     fn fan_out(&mut self, waiting: &mut Waiting) {
         let messages = std::mem::take(&mut waiting.messages);
         waiting.bytes = 0;
@@ -469,14 +471,15 @@ impl State {
                 }
             }
             let bytes: Arc<[u8]> = bytes.into();
-            // Also where nothing is for them: who catches up learns how far the log is.
+            // Push even if no message passes the filter: a client that catches up needs the newest
+            // position.
             let pushed = members.values().map(|outbox| outbox.push(&bytes, self.newest));
             self.count(pushed, count, bytes.len());
         }
         self.stats.count_fan_out(began.elapsed());
     }
 
-    /// Counts what became of `pushed`, each of so many messages and bytes.
+    /// Counts the results of pushes. Each push carried `messages` messages in `bytes` bytes.
     fn count(&self, pushed: impl Iterator<Item = Pushed>, messages: u64, bytes: usize) {
         let (mut taken, mut evicted) = (0, 0);
         for pushed in pushed {
@@ -493,7 +496,7 @@ impl State {
         stats.count_evicted(Eviction::OutboxFull, evicted);
     }
 
-    /// Closes all clients, some at a time, so that they do not all come back in the same instant.
+    /// Closes all clients in batches, so that they do not all reconnect in the same instant.
     fn shutdown(mut self, received: &Receiver<Command>) {
         let mut clients = std::mem::take(&mut self.clients).into_iter();
         let batch = clients.len().div_ceil(GOODBYE_BATCHES_MAX);
@@ -515,7 +518,7 @@ impl State {
                 turn_away(command);
             }
         }
-        // Who came behind the end is told so as well; who comes from now on sees it.
+        // Clients in the channel are closed here; later ones see `ended` and close themselves.
         self.ended.store(true, Ordering::SeqCst);
         received.try_iter().for_each(turn_away);
     }
@@ -525,7 +528,7 @@ fn say_goodbye(outbox: &Outbox) {
     outbox.close(close::GOING_AWAY, GOODBYE);
 }
 
-/// Nothing is done for anybody any more.
+/// Drops a command after the end; a client that registers is closed.
 fn turn_away(command: Command) {
     if let Command::Register { outbox, .. } = command {
         say_goodbye(&outbox);

@@ -1,8 +1,8 @@
 //! WebSocket clients: handshake, reader thread, writer thread. The only user of `tungstenite`.
 //!
-//! Only one of a client's two threads ever writes to the stream: whatever tungstenite wants to
-//! answer while the reader reads (pongs, closes) goes into the client's outbox. Two `WebSocket`s
-//! over one stream would mix their frames as soon as a write is cut short.
+//! Only one of a client's two threads ever writes to the stream: tungstenite's replies to the
+//! reader (pongs, closes) go into the client's outbox. Two `WebSocket`s over one stream would mix
+//! their frames as soon as a write is cut short.
 
 mod limits;
 mod stream;
@@ -33,11 +33,11 @@ use crate::hub::{Encoding, Ending, Eviction, Hub, Outbox, Replay, close};
 use crate::ids::{ClientId, Seq};
 use crate::store::Store;
 
-/// The subprotocol that a client may offer; one that carries a token has to.
+/// The subprotocol that a client may offer; a client that sends its token as a subprotocol must.
 pub const SUBPROTOCOL: &str = "flowledger";
 /// tungstenite's own default is 128 KiB for each connection; clients send small messages.
 const READ_BUFFER_BYTES: usize = 512;
-/// After a close frame the rest of what the client sends is read and dropped for this long.
+/// After a close frame, further input is read and dropped for this long.
 const DRAIN_TIME: Duration = Duration::from_secs(2);
 /// Stack of a client's writer thread: it formats and copies, nothing deep.
 const WRITER_STACK_BYTES: usize = 96 << 10;
@@ -45,15 +45,15 @@ const WRITER_STACK_BYTES: usize = 96 << 10;
 const CLOSE_REASON_BYTES_MAX: usize = 123;
 /// The longest head of a frame that a server sends: it has no mask.
 const FRAME_HEAD_BYTES_MAX: usize = 10;
-/// How many events of the log are read at a time for a client that catches up …
+/// Limits the events read from the log at a time for a client that catches up …
 const PAGE_EVENTS: usize = 256;
-/// … and how many bytes of them, unless a single one is larger.
+/// … and their bytes, unless a single event is larger.
 const PAGE_BYTES_MAX: usize = 256 << 10;
-/// How many flows and types a subscription may name.
+/// Limits the flows and types in a subscription.
 #[doc(hidden)]
 pub const FILTER_ITEMS_MAX: usize = 1_000;
 
-/// How messages look on the wire: unmasked WebSocket frames, the same for every client.
+/// Formats messages as unmasked WebSocket frames, the same for every client.
 pub struct Frames;
 
 impl Encoding for Frames {
@@ -69,7 +69,7 @@ impl Encoding for Frames {
 
     fn close(&self, code: u16, reason: &str) -> Vec<u8> {
         let mut out = Vec::new();
-        // A control frame has at most 125 bytes, two of which are the code.
+        // A control frame has at most 125 bytes, and the code takes two.
         let mut end = reason.len().min(CLOSE_REASON_BYTES_MAX);
         while !reason.is_char_boundary(end) {
             end -= 1;
@@ -82,7 +82,7 @@ impl Encoding for Frames {
 }
 
 fn format_frame(frame: Frame, out: &mut Vec<u8>) {
-    // Writing to memory fails for no frame; should it, the client gets nothing rather than half.
+    // Writing to memory does not fail. If it does, send nothing rather than half a frame.
     let length = out.len();
     if let Err(error) = frame.format(out) {
         log::error!("a frame could not be encoded: {error}");
@@ -90,7 +90,7 @@ fn format_frame(frame: Frame, out: &mut Vec<u8>) {
     }
 }
 
-/// Reads what a client missed from the event log.
+/// Reads the events that a client missed from the log.
 struct LogReplay {
     store: Arc<Store>,
 }
@@ -98,7 +98,7 @@ struct LogReplay {
 impl Replay for LogReplay {
     fn page(&self, after: Seq, upto: Seq, filter: &Filter, out: &mut Vec<u8>) -> Result<Seq> {
         let events = self.store.events(after, upto, PAGE_EVENTS, PAGE_BYTES_MAX)?;
-        // The log has no gaps but at its old end, which may have come nearer since `HELLO`.
+        // The log has no gaps, but its oldest events may have been deleted since `HELLO`.
         if events.first().is_none_or(|first| first.seq != after + 1) {
             return Err(Error::NotFound(format!("event {} any more", after + 1)));
         }
@@ -111,13 +111,13 @@ impl Replay for LogReplay {
     }
 }
 
-/// When a client counts as gone.
+/// Decides when an unresponsive client is disconnected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pings {
-    /// How often a client is pinged. 25 s by default: below the half minute or minute after which
-    /// proxies drop silent connections.
+    /// Time between pings. 25 s by default, because proxies drop silent connections after 30 s or
+    /// 60 s.
     pub interval: Duration,
-    /// How long its pong may take. 10 s by default.
+    /// Time limit for the pong. 10 s by default.
     pub timeout: Duration,
 }
 
@@ -128,22 +128,22 @@ impl Default for Pings {
 }
 
 impl Pings {
-    /// How long nothing may come from a client.
+    /// Returns the longest time without input from a client.
     fn silence_max(self) -> Duration {
         self.interval.saturating_add(self.timeout)
     }
 }
 
-/// What a socket does: [`HubClients`] in the server, an echo in `examples/echo.rs`. Called in the
-/// reader's thread of each client.
+/// Handles clients: [`HubClients`] in the server, an echo in `examples/echo.rs`. Each client's
+/// reader thread calls it.
 pub trait Handler: Send + Sync {
-    /// A number for a new client.
+    /// Returns an unused number for a new client.
     fn next_id(&self) -> ClientId;
 
-    /// How a client catches up with what it missed; asked for where [`Outbox::open`] was told to.
+    /// Returns the source of missed events, for a client whose [`Outbox::open`] had a `since`.
     fn replay(&self) -> Arc<dyn Replay + Send + Sync>;
 
-    /// A client is there, its handshake answered. After an error it is gone, without
+    /// Called after the handshake is answered. An error ends the client, without a call of
     /// [`Handler::ended`].
     fn opened(&self, client: &Peer) -> Result<()>;
 
@@ -158,9 +158,9 @@ pub trait Handler: Send + Sync {
 pub struct Peer {
     pub id: ClientId,
     pub address: SocketAddr,
-    /// The last event that it has seen.
+    /// The last event that the client has seen.
     pub since: Option<Seq>,
-    /// What is on its way to it.
+    /// Messages on their way to the client.
     pub outbox: Arc<Outbox>,
 }
 
@@ -181,12 +181,12 @@ impl Peer {
     }
 }
 
-/// Why the server ends a connection.
+/// The server's reason for ending a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Goodbye {
     /// One of the codes of [`close`].
     pub code: u16,
-    /// Told to the client, and logged.
+    /// Sent to the client and logged.
     pub reason: Cow<'static, str>,
 }
 
@@ -198,7 +198,7 @@ impl Goodbye {
 
 pub struct HubClients {
     pub hub: Hub,
-    /// Where missed events are read from.
+    /// The source of missed events.
     pub store: Arc<Store>,
 }
 
@@ -216,7 +216,7 @@ impl Handler for HubClients {
         self.hub.register(client.id, client.address, outbox, client.since)
     }
 
-    /// What cannot be read is told to this client alone.
+    /// An invalid request is reported to this client alone.
     fn text(&self, client: &Peer, text: &str) -> Result<(), Goodbye> {
         let told = match read_request(text) {
             Ok(Request::Ping) => self.hub.send_to_client(client.id, &Event::Pong {}),
@@ -235,33 +235,33 @@ impl Handler for HubClients {
     }
 
     fn ended(&self, client: &Peer, ending: Ending) {
-        // An error here means that the hub has ended, and has closed this client itself.
+        // An error means that the hub has ended and has closed this client itself.
         let _ = self.hub.unregister(client.id, ending);
     }
 }
 
 #[derive(Clone)]
 pub struct Sockets {
-    /// What is done with what they send.
+    /// Handles the clients' messages.
     pub handler: Arc<dyn Handler>,
     pub pings: Pings,
-    /// How much they may send, and how much may wait for them.
+    /// Limits what clients send and the bytes queued for them.
     pub limits: Limits,
 }
 
 /// A client whose request to become a WebSocket is accepted.
 pub struct Upgrade {
     pub stream: Arc<TcpStream>,
-    /// The answer to the handshake, see [`accept`]; not written yet.
+    /// The response to the handshake, see [`accept`]; not written yet.
     pub answer: Vec<u8>,
-    /// What came behind the request's head already.
+    /// Bytes already received after the request head.
     pub rest: Vec<u8>,
     pub address: SocketAddr,
     /// The last event that the client has seen.
     pub since: Option<Seq>,
 }
 
-/// Ends a client in good order when its reader panics.
+/// Ends a client cleanly if its reader panics.
 struct EndInPanic<'a> {
     sockets: &'a Sockets,
     client: &'a Peer,
@@ -277,8 +277,9 @@ impl Drop for EndInPanic<'_> {
     }
 }
 
-/// Returns the answer to a handshake. The listener has parsed the head, because tungstenite's parser
-/// would use a page of stack that an idle reader keeps. `version` is 0 for HTTP/1.0, 1 for HTTP/1.1.
+/// Returns the response to a handshake. The listener has parsed the head, because tungstenite's
+/// parser would use a page of stack that an idle reader keeps. `version` is 0 for HTTP/1.0, 1 for
+/// HTTP/1.1.
 pub fn accept<'a>(
     method: &str,
     version: u8,
@@ -310,11 +311,11 @@ pub fn accept<'a>(
 
 impl Sockets {
     /// Serves a client until it is gone. The calling thread reads, a second one writes. Fails with
-    /// [`Error::Busy`], with nothing written, if that one cannot be started.
+    /// [`Error::Busy`], before anything is written, if the second thread cannot be started.
     pub fn serve(&self, upgrade: Box<Upgrade>) -> Result<()> {
         let stream = Arc::clone(&upgrade.stream);
         let (client, writer, rest) = self.open(upgrade)?;
-        // A client that is gone before its handshake is answered is nobody's error.
+        // A client that leaves before the handshake is answered is not an error.
         let mut served = Ok(());
         let _in_panic = EndInPanic { sockets: self, client: &client };
         match rest {
@@ -351,7 +352,7 @@ impl Sockets {
                 .spawn(move || outbox.run(&*replay, interval))
                 .map_err(|error| Error::Busy(format!("cannot start a thread: {error}")))?
         };
-        // Nobody else writes yet: the outbox is empty until the handler knows it.
+        // Safe to write here: the outbox is empty until the handler knows it.
         let rest = (&*stream)
             .write_all(&answer)
             .map_err(Error::io("cannot answer the handshake"))
@@ -360,8 +361,8 @@ impl Sockets {
         Ok((client, writer, rest))
     }
 
-    /// The reader: takes messages until the client is gone, and says why it is. Not inlined, so
-    /// that [`Sockets::open`] does not stand below its frame.
+    /// Reads messages until the client is gone, and returns the reason. Not inlined, so that the
+    /// frame of [`Sockets::open`] is not below its own.
     #[inline(never)]
     fn read(&self, client: &Peer, mut socket: Box<WebSocket<Half<'_>>>) -> Ending {
         let stream = socket.get_ref().stream();
@@ -372,7 +373,7 @@ impl Sockets {
         let mut meter = Meter::new(&self.limits);
         loop {
             let message = socket.read();
-            // Before anything else is sent, so that answers have the order of what they answer.
+            // Pass pongs on first, so that replies keep the order of the messages.
             if !matches!(message, Ok(Message::Ping(_) | Message::Pong(_))) {
                 socket.get_mut().pass_on();
             }
@@ -381,9 +382,9 @@ impl Sockets {
                 (Err(excess), _) => Err(excess.into()),
                 (Ok(()), Ok(Message::Text(text))) => self.handler.text(client, &text),
                 (Ok(()), Ok(Message::Binary(bytes))) => self.handler.binary(client, &bytes),
-                // Pings and closes are answered by tungstenite, into the outbox.
+                // Tungstenite answers pings and closes, into the outbox.
                 (Ok(()), Ok(_)) => Ok(()),
-                // It reads, and its pong comes when it has read up to the ping.
+                // The client still reads; its pong follows once it has read up to the ping.
                 (Ok(()), Err(WsError::Io(error)))
                     if is_timeout(&error) && outbox.has_written_within(self.pings.timeout) =>
                 {
@@ -402,7 +403,7 @@ impl Sockets {
         }
     }
 
-    /// The protocol machine over what is read; on the heap, as stacks are dearer.
+    /// Returns the protocol machine over the input; on the heap, because stack memory is scarcer.
     #[inline(never)]
     fn protocol<'a>(
         &self,
@@ -418,7 +419,7 @@ impl Sockets {
         Box::new(WebSocket::from_partially_read(half, rest, Role::Server, Some(config)))
     }
 
-    /// Returns the goodbye for a client that can still read it, or else why it is gone.
+    /// Returns the close for a client that can still read it, or else the reason why it is gone.
     fn end_of_reading(&self, error: &WsError) -> Result<Goodbye, String> {
         Ok(match error {
             WsError::ConnectionClosed | WsError::AlreadyClosed => {
@@ -465,8 +466,7 @@ impl From<Excess> for Goodbye {
     }
 }
 
-/// Reads a client's message, or says with a code and a sentence why it cannot be read. Public for
-/// `fuzz/` alone.
+/// Parses a client's message. Fails with an error code and a sentence. Public only for `fuzz/`.
 #[doc(hidden)]
 pub fn read_request(text: &str) -> Result<Request, (&'static str, String)> {
     let value: serde_json::Value = serde_json::from_str(text)
@@ -496,9 +496,8 @@ fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
-/// Reads and drops what comes until the other side ends the stream, for at most `time`: a
-/// connection that is closed with something unread is reset, and the reset overtakes what was
-/// written last.
+/// Reads and drops input until the other side ends the stream, for at most `time`. Closing a
+/// connection with unread input resets it, and the reset can overtake the last bytes written.
 pub fn drain(mut stream: &TcpStream, time: Duration) {
     let deadline = Instant::now() + time;
     let mut dropped = vec![0; 4 << 10];

@@ -1,10 +1,10 @@
-//! A client's outbox: what is on its way to one client, and the thread that writes it.
+//! A client's outbox: the frames on their way to one client, and the thread that writes them.
 //!
-//! While nothing waits, [`Outbox::push`] hands bytes to the socket without blocking, in the
+//! While the queue is empty, [`Outbox::push`] writes to the socket without blocking, in the
 //! caller's thread: waking the writer thread for each delivery would cost several times the
-//! delivery. What the socket does not take is queued, the writer thread wakes, and everything
-//! goes through the queue until it is empty again, merged into large writes. Only one side ever
-//! writes: the pushing one while the writer is idle, the writer otherwise.
+//! delivery. If the socket does not take all bytes, the rest is queued and the writer thread wakes.
+//! Until the queue is empty again, everything goes through it and is merged into large writes. Only
+//! one side writes at a time: the pushing thread while the writer is idle, the writer otherwise.
 
 use std::collections::VecDeque;
 use std::io;
@@ -16,38 +16,38 @@ use crate::error::Result;
 use crate::event::Filter;
 use crate::ids::Seq;
 
-/// How much may wait for a client, in bytes; beyond it the client is cut and comes back with
-/// `since`. Together with what the kernel buffers, seconds of a busy server's events.
+/// Limits a client's queue, in bytes. A client over the limit is disconnected and reconnects with
+/// `since`. With the kernel's buffer this holds seconds of a busy server's events.
 pub const QUEUE_BYTES_MAX: usize = 1 << 20;
-/// How much the writer takes in one go.
+/// Limits the bytes that the writer takes from the queue at a time.
 const WRITE_BYTES_MAX: usize = 256 << 10;
-/// How long the server waits for a client's part of the close handshake.
+/// Limits the wait for the client's close frame.
 const CLOSE_WAIT: Duration = Duration::from_secs(2);
 
 pub trait Sink: Send + Sync {
-    /// Writes what fits without waiting; `WouldBlock` when nothing does.
+    /// Writes as much as fits without waiting. Fails with `WouldBlock` if nothing fits.
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize>;
-    /// Writes all, waiting for the client within limits of the sink's own.
+    /// Writes everything and waits for the client, within the sink's own limits.
     fn write_all(&self, bytes: &[u8]) -> io::Result<()>;
-    /// Says that nothing more will be written.
+    /// Ends the writing half of the connection.
     fn finish(&self);
-    /// Ends the connection both ways, which also wakes whoever reads from it.
+    /// Ends both halves of the connection, which also wakes its reader.
     fn shutdown(&self);
 }
 
-/// What a client missed, read from the log page by page.
+/// Reads the events that a client missed from the log, page by page.
 pub trait Replay {
-    /// Appends a page of the messages in (`after`, `upto`] that pass `filter` to `out`, as they
-    /// look on the wire. Gives the place of the last event looked at, `upto` when there are no more.
+    /// Appends a page of the messages in (`after`, `upto`] that pass `filter` to `out`, formatted
+    /// for the wire. Returns the position of the last event read, or `upto` if there are no more.
     fn page(&self, after: Seq, upto: Seq, filter: &Filter, out: &mut Vec<u8>) -> Result<Seq>;
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pushed {
     Taken,
-    /// Over the limit: the client is being cut.
+    /// Over the limit: the client is being disconnected.
     Evicted,
-    /// Not for this client now: it is catching up, or on its way out.
+    /// Not taken: the client is catching up or closing.
     Nothing,
 }
 
@@ -61,19 +61,19 @@ pub struct Outbox {
 
 struct State {
     phase: Phase,
-    /// Whether events are passed on as they come; not before [`Outbox::open`], and not while
-    /// the client is catching up.
+    /// True if new events are passed on at once: after [`Outbox::open`], unless the client is
+    /// catching up.
     live: bool,
-    /// How far the client has caught up, while it does.
+    /// The last event replayed to a client that is catching up.
     replayed: Option<Seq>,
     /// The newest event that the hub has published.
     newest: Seq,
     filter: Arc<Filter>,
     queue: VecDeque<Chunk>,
     queued_bytes: usize,
-    /// Whether the writer thread is writing, so that nobody else may.
+    /// True if the writer thread is writing, so that no other thread may.
     writing: bool,
-    /// When the writer thread was last done with a write.
+    /// End of the writer thread's last write.
     wrote_at: Option<Instant>,
     reader_done: bool,
     ending: Option<Ending>,
@@ -82,18 +82,18 @@ struct State {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Open,
-    /// A close frame is queued or written; nothing is taken any more.
+    /// A close frame is queued or written; no more frames are accepted.
     Closing,
     Closed,
 }
 
-/// Whole frames, of which the first `sent` bytes have left.
+/// Whole frames; the first `sent` bytes are written.
 struct Chunk {
     bytes: Arc<[u8]>,
     sent: usize,
 }
 
-/// What the writer thread does next.
+/// The writer thread's next step.
 enum Work {
     Write(Vec<u8>),
     Replay { after: Seq, upto: Seq, filter: Arc<Filter> },
@@ -103,7 +103,7 @@ enum Work {
 }
 
 impl Outbox {
-    /// An outbox for the client behind `sink`; [`Outbox::run`] is to be its writer thread.
+    /// Creates an outbox for the client behind `sink`; its writer thread calls [`Outbox::run`].
     pub fn new(sink: Box<dyn Sink>, encoding: Arc<dyn Encoding>, queue_bytes_max: usize) -> Self {
         Self {
             sink,
@@ -126,7 +126,8 @@ impl Outbox {
         }
     }
 
-    /// Passes events on from now. With `since`, those in (`since`, `newest`] go first.
+    /// Passes events on from now on. With `since`, the client first receives those in
+    /// (`since`, `newest`].
     pub fn open(&self, since: Option<Seq>, newest: Seq) {
         let mut state = self.lock();
         state.newest = newest;
@@ -135,12 +136,12 @@ impl Outbox {
         self.wake.notify_one();
     }
 
-    /// Narrows what the client gets while it is catching up; the hub narrows the rest.
+    /// Sets the filter for the replay; the hub filters new events.
     pub fn set_filter(&self, filter: Arc<Filter>) {
         self.lock().filter = filter;
     }
 
-    /// Takes a fan-out's frames, of which `newest` is the newest event. Never waits.
+    /// Takes the frames of a fan-out whose newest event is `newest`. Never waits.
     pub fn push(&self, frames: &Arc<[u8]>, newest: Seq) -> Pushed {
         let mut state = self.lock();
         state.newest = newest;
@@ -157,7 +158,7 @@ impl Outbox {
         pushed
     }
 
-    /// Takes a frame for this client alone, which it also gets while it is catching up.
+    /// Takes a frame for this client alone, even while it is catching up.
     pub fn push_reply(&self, frame: &Arc<[u8]>) -> Pushed {
         let mut state = self.lock();
         if state.phase != Phase::Open {
@@ -166,7 +167,7 @@ impl Outbox {
         self.take(&mut state, frame)
     }
 
-    /// Takes control frames of the reader's protocol machine. A close among them is the last frame.
+    /// Takes control frames from the reader's protocol machine. A close frame is the last one.
     pub fn push_controls(&self, frames: &[u8]) {
         let mut state = self.lock();
         // A close that the server sent is not answered twice.
@@ -180,35 +181,35 @@ impl Outbox {
         }
     }
 
-    /// Says goodbye with one of the codes of [`close`], after what is queued.
+    /// Closes with one of the codes of [`close`], after the queued frames.
     pub fn close(&self, code: u16, reason: &str) {
         let mut state = self.lock();
         self.start_closing(&mut state, code, reason);
     }
 
-    /// The reader is done: nothing more comes from the client.
+    /// Reports that the reader has ended: the client sends no more.
     pub fn reader_done(&self) {
         let mut state = self.lock();
         state.reader_done = true;
         if state.phase == Phase::Open {
-            // The client is gone without a goodbye; there is nobody to write to.
+            // The client left without a close frame, so no write can reach it.
             self.end(&mut state, None);
         }
         self.wake.notify_one();
     }
 
-    /// Why the outbox ended, where it was the one to end it.
+    /// Returns the reason if the outbox itself ended the connection.
     pub fn ending(&self) -> Option<Ending> {
         self.lock().ending.clone()
     }
 
-    /// Whether the writer thread wrote within `time`, which proves that the client reads.
+    /// Returns true if the writer thread wrote within `time`, which proves that the client reads.
     pub fn has_written_within(&self, time: Duration) -> bool {
         let state = self.lock();
         state.writing || state.wrote_at.is_some_and(|at| at.elapsed() < time)
     }
 
-    /// The writer thread.
+    /// Runs the writer thread.
     pub fn run(&self, replay: &dyn Replay, ping_interval: Duration) {
         let _in_panic = EndInPanic(self);
         let mut next_ping = Instant::now() + ping_interval;
@@ -234,7 +235,7 @@ impl Outbox {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing in here panics while it holds the lock; should it, the state is still whole.
+        // No code panics while it holds the lock; if one does, the state is still consistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -261,8 +262,8 @@ impl Outbox {
         Pushed::Taken
     }
 
-    /// Cuts a client that is too slow. Frames that have not begun to leave are dropped: it finds
-    /// them by `since`.
+    /// Disconnects a client that is too slow. Drops frames that are entirely unsent: the client
+    /// reads them again with `since`.
     fn evict(&self, state: &mut State) {
         state.queue.retain(|chunk| chunk.sent > 0);
         state.queued_bytes = state.queue.iter().map(|chunk| chunk.bytes.len() - chunk.sent).sum();
@@ -301,10 +302,10 @@ impl Outbox {
             if state.phase == Phase::Closed {
                 return Work::End;
             }
-            // Before all else, because a client that catches up, or is always a little behind, may
-            // have nothing to send but pongs for a long time.
+            // Ping first: a client that catches up, or is always a little behind, may send nothing
+            // but pongs for a long time.
             let now = Instant::now();
-            // Not before it is open: the handshake may not be answered yet.
+            // Until `open`, the handshake may be unanswered, so a ping would be too early.
             let is_open = state.live || state.replayed.is_some();
             if now >= next_ping && state.phase == Phase::Open && is_open {
                 return Work::Ping;
@@ -357,8 +358,8 @@ impl Outbox {
             self.sink.write_all(&frames)?;
         }
         let mut state = self.lock();
-        // The hub counts `newest` up under this lock, so that nothing falls between the page
-        // that ends there and the first event that is passed on live.
+        // The hub raises `newest` under this lock, so no event is lost between the last page and
+        // the first live event.
         if reached >= state.newest {
             state.replayed = None;
             state.live = true;
@@ -368,7 +369,7 @@ impl Outbox {
         Ok(())
     }
 
-    /// The close frame has left: waits for the client's, within bounds.
+    /// Waits for the client's close frame, for at most `CLOSE_WAIT`.
     fn say_goodbye(&self) {
         self.sink.finish();
         let is_waiting = |state: &mut State| !state.reader_done && state.phase != Phase::Closed;
@@ -378,8 +379,8 @@ impl Outbox {
     }
 }
 
-/// Whether one of these control frames of a server's is a close. They have no mask and a length of
-/// one byte (RFC 6455, sections 5.2 and 5.5).
+/// Returns true if one of these control frames is a close frame. The server's control frames have
+/// no mask and a length of one byte (RFC 6455, sections 5.2 and 5.5).
 fn has_close(mut frames: &[u8]) -> bool {
     const OPCODE: u8 = 0x0f;
     const OPCODE_CLOSE: u8 = 0x8;
@@ -392,7 +393,7 @@ fn has_close(mut frames: &[u8]) -> bool {
     false
 }
 
-/// Ends a client, and wakes its reader, when its writer panics.
+/// Ends a client and wakes its reader if the writer panics.
 struct EndInPanic<'a>(&'a Outbox);
 
 impl Drop for EndInPanic<'_> {
@@ -413,7 +414,7 @@ fn cannot_write(error: &io::Error) -> Ending {
     }
 }
 
-/// Takes chunks off the queue, as many as fit into one write and at least one.
+/// Takes chunks from the queue: as many as fit into one write, and at least one.
 fn take_chunks(state: &mut State) -> Vec<u8> {
     let mut bytes = Vec::new();
     while let Some(chunk) = state.queue.front() {
@@ -448,7 +449,7 @@ mod tests {
         }
     }
 
-    /// A client whose kernel buffer takes `room` bytes, and whose reads the test allows one by one.
+    /// A client with `room` bytes in its kernel buffer; the test allows its reads one by one.
     struct Client {
         room: Mutex<usize>,
         direct: Sender<Vec<u8>>,
@@ -576,7 +577,7 @@ mod tests {
         rig.outbox.open(Some(4), 6);
         rig.start(vec![3, 4, 5, 6, 7]);
         assert_eq!(rig.wrote(), "<5>");
-        // Published while the client catches up: it comes from the log, not twice.
+        // Published while the client catches up: the log delivers it, once.
         assert_eq!(rig.outbox.push(&frame("7"), 7), Pushed::Nothing);
         assert_eq!(rig.wrote(), "<6>");
         assert_eq!(rig.wrote(), "<7>");
@@ -615,7 +616,7 @@ mod tests {
     fn nothing_follows_the_answer_to_a_close_of_the_client() {
         let rig = Rig::new(100);
         rig.outbox.open(None, 0);
-        // Behind two pongs, the first of which looks like a close within.
+        // The close frame follows two pongs; the first one's payload looks like a close frame.
         let frames = [0x8a, 2, 0x88, 0, 0x8a, 0, 0x88, 0];
         rig.outbox.push_controls(&frames[..6]);
         assert_eq!(rig.outbox.push(&frame("in time"), 1), Pushed::Taken);

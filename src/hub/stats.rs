@@ -1,4 +1,4 @@
-//! What the hub counts.
+//! The hub's counters.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -7,17 +7,17 @@ use crate::event::text_enum;
 use crate::metrics::Histogram;
 
 text_enum! {
-    /// Why the server ended a client's connection, other than to shut down.
+    /// The server's reason for ending a client's connection, except for a shutdown.
     pub enum Eviction {
         /// The queue of the outbox exceeded its limit.
         OutboxFull = "outbox_full",
-        /// The client read nothing, or too little, for too long.
+        /// The client read too slowly for too long, or not at all.
         WriteTimeout = "write_timeout",
         /// The client sent nothing, not even a pong.
         Silent = "silent",
-        /// The client sent more, or more often, than it may.
+        /// The client exceeded a rate limit.
         TooMuch = "too_much",
-        /// The client sent a message over the limit.
+        /// The client sent a message over the size limit.
         TooLarge = "too_large",
         Protocol = "protocol",
         /// The log could not be read for the replay.
@@ -26,7 +26,7 @@ text_enum! {
 }
 
 impl Eviction {
-    /// All there are, in the order of their declaration.
+    /// All variants, in the order of their declaration.
     pub const ALL: [Self; 7] = [
         Self::OutboxFull,
         Self::WriteTimeout,
@@ -41,9 +41,9 @@ impl Eviction {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ending {
     pub reason: String,
-    /// Where it was the server that ended the connection.
+    /// Set if the server ended the connection.
     pub eviction: Option<Eviction>,
-    /// Whether the hub was told of the eviction when it happened, by [`super::outbox::Pushed`].
+    /// True if [`super::outbox::Pushed`] already reported the eviction to the hub.
     pub is_counted: bool,
 }
 
@@ -57,20 +57,20 @@ impl Ending {
     }
 }
 
-/// What the hub counts; each number only grows, but `clients`.
+/// The hub's counters. All of them only grow, except `clients`.
 pub struct Stats {
     pub clients: AtomicUsize,
     pub registered: AtomicU64,
-    /// Messages handed to clients' outboxes; not those that clients catch up with.
+    /// Messages passed to clients' outboxes, without replayed ones.
     pub deliveries: AtomicU64,
-    /// Bytes of these messages, as they look on the wire.
+    /// Size of these messages on the wire.
     pub delivered_bytes: AtomicU64,
-    /// Messages that were handed over together with one before them.
+    /// Messages passed together with an earlier one.
     pub merged: AtomicU64,
     evicted: [AtomicU64; Eviction::ALL.len()],
-    /// The duration of fan-outs.
+    /// Duration of fan-outs.
     pub fan_out_ns: Histogram<8>,
-    /// Clients that came back: how many events each had missed.
+    /// Number of events that each reconnected client had missed.
     pub replay_events: Histogram<7>,
 }
 
@@ -109,7 +109,7 @@ impl Stats {
         self.fan_out_ns.record(took_ns);
     }
 
-    /// How many clients' connections the server ended for this reason.
+    /// Returns the number of connections that the server ended for this reason.
     pub fn evicted(&self, eviction: Eviction) -> u64 {
         self.evicted[eviction as usize].load(Ordering::Relaxed)
     }

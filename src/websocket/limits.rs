@@ -9,17 +9,17 @@ use tungstenite::Message;
 use crate::hub::QUEUE_BYTES_MAX;
 
 const MESSAGE_BYTES_MAX: usize = 64 << 10;
-/// Includes subscriptions: people and pages send a few messages a minute.
+/// Includes subscriptions; people and pages send a few messages a minute.
 const MESSAGES: BucketRate = BucketRate { per_second: 50, burst: 200 };
 /// Pings and pongs cost less than a message; a few a minute are usual.
 const CONTROLS: BucketRate = BucketRate { per_second: 200, burst: 1_000 };
-/// All bytes. Also bounds fragments of a message that never ends, which count as neither.
+/// All bytes. Also bounds the fragments of an endless message, which count as neither of the above.
 const BYTES: BucketRate = BucketRate { per_second: 256 << 10, burst: 4 << 20 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BucketRate {
     pub per_second: u32,
-    /// How many at once after a pause.
+    /// Limits a burst after a pause.
     pub burst: u32,
 }
 
@@ -29,13 +29,13 @@ impl BucketRate {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// The size of a message, in one frame or in many. Excess closes with 1009.
+    /// Limits a message, in one frame or in many. Excess closes with 1009.
     pub message_bytes: usize,
     /// Text and binary messages. Excess closes with 1008, as for the following rates.
     pub messages: BucketRate,
     pub controls: BucketRate,
     pub bytes: BucketRate,
-    /// How many bytes may wait before the client counts as too slow.
+    /// Limits the queued bytes; above it the client counts as too slow.
     pub outbox_bytes: usize,
 }
 
@@ -72,7 +72,7 @@ impl From<Excess> for io::Error {
 }
 
 /// A token bucket that starts full. It bounds cost, not a provider's quota: unlike
-/// `providers::rate_limit` it allows a burst beside the rate, and never waits.
+/// `providers::rate_limit`, it allows a burst above the rate and never waits.
 #[derive(Debug)]
 pub struct Bucket {
     rate: BucketRate,
@@ -85,8 +85,8 @@ impl Bucket {
         Self { rate, tokens: f64::from(rate.burst), filled: Instant::now() }
     }
 
-    /// Takes `count` tokens for as many of `what`. Tokens are taken also if there are too few, so a
-    /// client that goes on sending stays refused.
+    /// Takes `count` tokens; errors name the unit `what`. Tokens are taken even if there are too
+    /// few, so that a client that keeps sending stays refused.
     pub fn take(&mut self, count: usize, what: &'static str) -> Result<(), Excess> {
         self.take_at(count, what, Instant::now())
     }
@@ -95,7 +95,7 @@ impl Bucket {
         let passed = now.saturating_duration_since(self.filled).as_secs_f64();
         self.filled = now;
         let tokens = self.tokens + passed * f64::from(self.rate.per_second);
-        // Exact: nothing that is counted here comes near 2^53.
+        // Exact, because no count comes near 2^53.
         self.tokens = tokens.min(f64::from(self.rate.burst)) - count as f64;
         if self.tokens < 0.0 {
             return Err(Excess { what, rate: self.rate });
@@ -120,7 +120,7 @@ impl Meter {
         match message {
             Message::Text(_) | Message::Binary(_) => self.messages.take(1, "messages"),
             Message::Ping(_) | Message::Pong(_) => self.controls.take(1, "pings and pongs"),
-            // The last one of its connection.
+            // Always the last message of its connection.
             Message::Close(_) | Message::Frame(_) => Ok(()),
         }
     }
@@ -142,10 +142,10 @@ mod tests {
             bucket.take_at(1, "things", now).is_ok()
         };
         assert_eq!([0, 0, 0, 0].map(&mut takes), [true, true, true, false]);
-        // The refused one was taken as well.
+        // The refused take also cost a token.
         assert!(!takes(50));
         assert!(takes(400));
-        // It never holds more than its burst.
+        // The bucket never holds more than its burst.
         let later = [9_000; 4].map(&mut takes);
         assert_eq!(later, [true, true, true, false]);
     }

@@ -1,4 +1,4 @@
-//! One TCP stream for two threads: the reader's half and the outbox's way to the client.
+//! One TCP stream for two threads: the reader's half, and the outbox's sink.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -10,14 +10,14 @@ use socket2::SockRef;
 use super::limits::{Bucket, BucketRate};
 use crate::hub::{Outbox, Sink};
 
-/// How long one write may make no progress at all …
+/// Limits a write that makes no progress …
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// … and how long it may take in all, but for the last step: 256 KiB at 8 KiB a second.
+/// … and the whole write, except for its last step: 256 KiB at 8 KiB a second.
 const WRITE_TIME_MAX: Duration = Duration::from_secs(32);
 
-/// The reader's half: reads from the stream, and writes into the outbox what tungstenite answers
-/// by itself. Answers are gathered while there is something to read (a flood of pings is answered in
-/// few writes), and passed on before it waits for more or [`Half::pass_on`] asks for it.
+/// The reader's half: reads from the stream, and collects tungstenite's own replies for the outbox.
+/// Replies are collected while input is available, so that a flood of pings causes few writes. They
+/// are passed on before a read that may block, or when [`Half::pass_on`] is called.
 pub struct Half<'a> {
     stream: &'a TcpStream,
     outbox: &'a Outbox,
@@ -26,12 +26,12 @@ pub struct Half<'a> {
 }
 
 impl<'a> Half<'a> {
-    /// A half over a stream that somebody else writes to. More than `bytes` is an error.
+    /// Creates a half over a stream that another thread writes to. Input over `bytes` is an error.
     pub fn new(stream: &'a TcpStream, outbox: &'a Outbox, bytes: BucketRate) -> Self {
         Self { stream, outbox, answer: Vec::new(), bytes: Bucket::new(bytes) }
     }
 
-    /// The stream that is read from.
+    /// Returns the stream that this half reads from.
     pub fn stream(&self) -> &'a TcpStream {
         self.stream
     }
@@ -48,7 +48,8 @@ impl Read for Half<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.pass_on();
         let mut stream = self.stream;
-        // Interrupted when the process was stopped and goes on (`fg`, a debugger, a frozen machine).
+        // Reads are interrupted when a stopped process continues (`fg`, a debugger, a frozen
+        // machine).
         let count = loop {
             match stream.read(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -71,13 +72,13 @@ impl Write for Half<'_> {
     }
 }
 
-/// The outbox's way to the client.
+/// Writes the outbox's frames to the client.
 pub struct StreamSink {
     stream: Arc<TcpStream>,
 }
 
 impl StreamSink {
-    /// A sink over a stream that somebody else reads from.
+    /// Creates a sink over a stream that another thread reads from.
     pub fn new(stream: Arc<TcpStream>) -> Self {
         if let Err(error) = stream.set_write_timeout(Some(WRITE_TIMEOUT)) {
             log::warn!("cannot set a write timeout: {error}");
@@ -88,7 +89,7 @@ impl StreamSink {
 
 impl Sink for StreamSink {
     fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        // The flag holds for this call alone; the writer thread goes on to block on the stream.
+        // The flag applies to this call alone; the writer thread still blocks on the stream.
         let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
         SockRef::from(&*self.stream).send_with_flags(bytes, flags)
     }
