@@ -1,12 +1,12 @@
-/** Requests to the HTTP API. No DOM here; who asks a person for the token is set from outside. */
+/** Requests to the HTTP API. No DOM here: the page passes in the function that asks for the token. */
 
 const TOKEN_KEY = "flowledger.token";
 let token = readToken();
-/** Called when the server wants another token than the one we have; resolves to a new one. */
+/** Called if the server rejects the present token; resolves to a new one. */
 let askForToken = () => Promise.reject(new ApiError(401, "unauthorized", "a token is needed"));
 let asking = null;
 
-/** What the API answered when it did not do what was asked. */
+/** An error response of the API. */
 export class ApiError extends Error {
   constructor(status, code, message, details) {
     super(message);
@@ -26,7 +26,7 @@ export const put = async (path, body) => (await request("PUT", path, body)).json
 export const remove = async (path) => void (await request("DELETE", path));
 export const getBlob = async (path) => (await request("GET", path)).blob();
 
-/** What is there, or null where the server knows of none. */
+/** Returns the resource, or null if the server has none. */
 export function getIfAny(path) {
   return get(path).catch((error) => {
     if (error.status === 404) return null;
@@ -47,7 +47,7 @@ async function request(method, path, body) {
   }
   if (response.ok) return response;
   if (response.status === 401) {
-    // All requests that meet a 401 wait for one and the same answer, then try again.
+    // All requests that meet a 401 share one prompt, then try again.
     if (token === tokenSent) await (asking ??= renewToken(Boolean(tokenSent)));
     return request(method, path, body);
   }
@@ -65,7 +65,7 @@ async function renewToken(wasRefused) {
     token = await askForToken(wasRefused);
     localStorage.setItem(TOKEN_KEY, token);
   } catch (error) {
-    if (error instanceof ApiError) throw error; // Storage may be forbidden: the token lasts as long as the page.
+    if (error instanceof ApiError) throw error; // Storage may be forbidden; then the token lasts as long as the page.
   } finally {
     asking = null;
   }

@@ -1,4 +1,4 @@
-/** The page: joins the connection with the parts that draw. Start reading here. */
+/** The page: connects the live connection to the parts that draw. Start reading here. */
 
 import * as api from "./api.js";
 import { createBudgets } from "./budgets.js";
@@ -18,9 +18,9 @@ import { createTotals } from "./totals.js";
 import { askForToken } from "./token.js";
 import { createTriggers } from "./triggers.js";
 
-/** Where no connection comes about at all, the page is filled without one after this. */
+/** If there is no connection after this time, the page loads without one. */
 const LOAD_ANYWAY_MS = 1_000;
-/** What is replayed after a reconnect gets a toast only when it happened within this time. */
+/** An event replayed after a reconnect shows a toast only if it is younger than this. */
 const TOAST_AGE_MAX_MS = 30_000;
 
 const toasts = createToasts({ list: byId("toasts"), overflow: byId("toasts-overflow") });
@@ -51,12 +51,12 @@ const ledger = createLedger({
 const spending = createSpending({ flowName: flows.nameOf });
 
 let isLoaded = false;
-/** Messages up to this `seq` are replayed ones. */
+/** Messages up to this `seq` are replays. */
 let newestAtHello = 0;
 
 api.onTokenNeeded(async (wasRefused) => {
   const token = await askForToken(wasRefused);
-  setTimeout(() => live.retry()); // The connection lacked it too.
+  setTimeout(() => live.retry()); // The connection needs the new token too.
   return token;
 });
 
@@ -69,11 +69,11 @@ const live = connect({
 const connection = createConnection({ root: byId("connection"), retry: () => live.retry(), poll });
 setTimeout(() => isLoaded || load(), LOAD_ANYWAY_MS);
 
-/** Fetches all that is shown. */
+/** Fetches everything that the page shows. */
 async function fill() {
   isLoaded = true;
   try {
-    await flows.load(); // Before the rows, which show the names of flows.
+    await flows.load(); // First, because the rows show the names of flows.
     spending.refresh();
     await Promise.all([ledger.load(), totals.load(), history.poll(), budgets.poll(), keys.poll(), savings.load()]);
   } catch (error) {
@@ -82,12 +82,12 @@ async function fill() {
   }
 }
 
-/** That the server is not reachable, the connection line says. */
+/** Shows errors, except an unreachable server: the connection line already says so. */
 function load() {
   return fill().catch((error) => error.code === "unreachable" || showError("The page could not be filled", error));
 }
 
-/** In place of messages; throws when the server cannot be reached that way either. */
+/** Replaces messages while there is no connection; throws if the server cannot be reached. */
 async function poll() {
   if (!isLoaded) return fill();
   spending.refresh();
@@ -116,8 +116,8 @@ function receive(message) {
   } else if (type === "OPTIMIZATION_CHANGED") {
     const { suggestion } = payload;
     savings.receive(suggestion);
-    // What the flow says has changed.
-    if (["APPLIED", "REVERTED"].includes(suggestion.status)) flows.load().catch(() => {}); // The connection line says why.
+    // The flow itself has changed.
+    if (["APPLIED", "REVERTED"].includes(suggestion.status)) flows.load().catch(() => {}); // The connection line shows the error.
   } else if (payload?.flowId) {
     flows.receive(message);
     history.receive(message);
@@ -162,7 +162,7 @@ byId("keys").addEventListener("click", () => keys.open(() => byId("keys")));
 byId("origin").textContent = location.origin;
 byId("ledger-more").addEventListener("click", () => ledger.loadMore().catch((error) => showError("No more rows", error)));
 
-// A link cannot carry the token in a header, so with a token the file is fetched and then saved.
+// A link cannot send the token in a header, so with a token the file is fetched and then saved.
 byId("csv").addEventListener("click", async (event) => {
   if (!api.currentToken()) return;
   event.preventDefault();

@@ -1,4 +1,4 @@
-/** What was tried for a node, or for an item of one: a call each time, with what became of it. */
+/** The attempts of a node or of a map's item: one call each, with its result. */
 
 import { isRefused } from "./calls.js";
 import { h } from "./dom.js";
@@ -12,13 +12,13 @@ export const tokens = (input, output) => `${count(input)} → ${count(output)}`;
 
 export const isCounted = (call) => call.status !== "PENDING" && call.usage_source !== "none";
 
-/** Where no call came to its end: from the start of the last attempt to its end. */
+/** Returns the latency, or the time from start to end of the last attempt if no call has ended. */
 export function tookMs({ latencyMs, startedAt, finishedAt }) {
   if (latencyMs !== null && latencyMs !== undefined) return latencyMs;
   return startedAt && finishedAt ? Date.parse(finishedAt) - Date.parse(startedAt) : null;
 }
 
-/** Elements for all calls, in order; none where there were none. */
+/** Returns elements for all calls, in order; an empty list if there are none. */
 export function drawAttempts(calls) {
   return calls.length ? [h("h4", {}, "Attempts"), h("ol", { class: "attempts" }, ...calls.map(drawAttempt))] : [];
 }

@@ -1,19 +1,19 @@
-/** The form of one budget, whose faults stand at their fields. What was typed is there until it is saved or discarded. */
+/** The form of one budget, with errors at their fields. Input stays until it is saved or discarded. */
 
 import { createNote, newId, onceAtATime } from "./dialogs.js";
 import { h, setText } from "./dom.js";
 import { createField as fieldOf, createZones, showFaults, ZONE_HERE } from "./fields.js";
 
 const createField = (name, label, control, hint) => fieldOf("budget", name, label, control, hint);
-/** The fields that are called otherwise in the API. */
+/** Fields that have another name in the API. */
 const FIELD_OF = { __proto__: null, limitUsd: "limit", limitTokens: "limit" };
 
 /**
- * `onSave(original, budget)` stores the budget in place of the one that is called `original` (null for a new one);
- * an error may say `at`: its place among `names`. `onEnd({ original, name } or null)` is called when the form has closed.
+ * `onSave(original, budget)` stores the budget in place of the one named `original` (null for a new one); its errors
+ * may have an index `at` into `names`. The form calls `onEnd({ original, name } or null)` when it has closed.
  */
 export function createBudgetForm({ flowNames, onSave, onEnd }) {
-  /** The name of the budget that is changed; null for a new one. */
+  /** The name of the budget being edited; null for a new one. */
   let original = null;
   let isChanged = false;
   const note = createNote();
@@ -42,7 +42,7 @@ export function createBudgetForm({ flowNames, onSave, onEnd }) {
     "form",
     {
       class: "budget-form",
-      novalidate: true, // The server says what is wrong, at its field.
+      novalidate: true, // The server checks each field.
       hidden: true,
       "data-testid": "budget-form",
       "aria-labelledby": titleId,
@@ -61,7 +61,7 @@ export function createBudgetForm({ flowNames, onSave, onEnd }) {
     h("div", { class: "buttons" }, discard, save),
   );
 
-  /** `budget` is null for a new one. What was typed for the same one stays. */
+  /** `budget` is null for a new one. Opening the same budget again keeps the input. */
   function open(budget) {
     const isSame = !root.hidden && original === (budget?.name ?? null);
     if (!isSame || !isChanged) write(budget);
@@ -91,7 +91,7 @@ export function createBudgetForm({ flowNames, onSave, onEnd }) {
     adapt();
   }
 
-  /** A flow that was deleted can still be meant. */
+  /** Offers a deleted flow too, because a budget may still name it. */
   function fillFlows(flowId = null) {
     const known = flowNames();
     if (flowId !== null && !known.some(({ id }) => id === flowId)) known.push({ id: flowId, name: `flow ${flowId}` });
@@ -99,7 +99,7 @@ export function createBudgetForm({ flowNames, onSave, onEnd }) {
     controls.flowId.value = flowId ?? "";
   }
 
-  /** What means nothing is not asked for; its room stays. */
+  /** Disables fields that do not apply; they stay visible, so that the form does not move. */
   function adapt() {
     controls.timezone.disabled = controls.per.value === "run";
     controls.allowUnpriced.disabled = !controls.hard.checked || controls.unit.value === "tokens";

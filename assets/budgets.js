@@ -1,4 +1,4 @@
-/** The dialog with all budgets: how much of each is used, and the form that adds and changes one. */
+/** The dialog with all budgets: their usage, and the form that adds and changes one. */
 
 import * as api from "./api.js";
 import { createBudgetForm } from "./budget-form.js";
@@ -7,16 +7,16 @@ import { h, perFrame, setText } from "./dom.js";
 import { moment } from "./format.js";
 import { createMeter } from "./meter.js";
 
-/** However many calls are made, the budgets are asked for at most this often. */
+/** Limits how often the budgets are fetched while calls are made. */
 const REFRESH_PAUSE_MS = 2_000;
 const PATH = "/api/budget";
 
-/** `flowNames()` gives `{ id, name }` of all flows. */
+/** `flowNames()` returns `{ id, name }` of all flows. */
 export function createBudgets({ flowNames }) {
   let isOpen = false;
   let isLoaded = false;
   let isFetching = false;
-  /** As the server told them last. */
+  /** The newest list from the server. */
   let budgets = [];
   /** By name: { root, update }. */
   const cards = new Map();
@@ -31,7 +31,7 @@ export function createBudgets({ flowNames }) {
   const parts = h("div", { class: "sheet-parts", hidden: true }, list, empty, h("div", { class: "buttons" }, add), form.root);
   sheet.body.append(h("p", { class: "muted" }, "What may be spent in a day, a month or a run. A hard budget refuses calls that might go beyond it."), note.root, again, parts);
 
-  /** Soon, and together with whatever else asks for it until then; only while somebody looks. */
+  /** Fetches soon, one time for all requests until then, and only while the dialog is open. */
   const fetchSoon = perFrame(() => isOpen && refreshNow(), REFRESH_PAUSE_MS);
 
   function open(focusBack) {
@@ -64,7 +64,7 @@ export function createBudgets({ flowNames }) {
       await fetchAll();
       again.hidden = true;
     } catch {
-      // The connection line says so, and the next message asks again.
+      // The connection line shows the error, and the next message fetches again.
     } finally {
       isFetching = false;
     }
@@ -101,7 +101,7 @@ export function createBudgets({ flowNames }) {
     return of.length ? `calls of ${of.join(" and ")}` : "all calls";
   }
 
-  /** Another form that is open is asked for first: nothing that was typed is lost by the way. */
+  /** Refuses to switch while another form has unsaved input. */
   function edit(name) {
     if (form.isOpen() && form.original() !== name && form.isChanged()) {
       note.fail("Another budget is being edited", { message: "save or discard it first" });
@@ -129,8 +129,8 @@ export function createBudgets({ flowNames }) {
   }
 
   /**
-   * What others changed meanwhile stays: the present list is read, and `edit(present)` gives the one in its place, and
-   * at which place of it the change is. Whoever was faster in between is read as well, once.
+   * Keeps changes that others made meanwhile: reads the present list, then stores the list that `edit(present)` returns
+   * together with the index of its change. Retries once if another client saved in between.
    */
   async function change(edit, isAgain = false) {
     const { budgets: present, version } = await api.get(PATH);
@@ -144,7 +144,7 @@ export function createBudgets({ flowNames }) {
   }
 
   async function putAll(all, version) {
-    // A number that JavaScript has rounded must not be put in place of the one that was there.
+    // Do not overwrite a number that JavaScript has rounded.
     const inexact = all.find(({ limitTokens }) => (limitTokens ?? null) !== null && !Number.isSafeInteger(limitTokens));
     if (inexact) throw new Error(`“${inexact.name}” allows more tokens than a browser can count exactly; change it by the API`);
     show((await api.put(PATH, { budgets: all, version })).budgets);
@@ -169,7 +169,7 @@ export function createBudgets({ flowNames }) {
   return { open, refresh: () => isOpen && fetchSoon(), poll: async () => void (isOpen && (await fetchAll())) };
 }
 
-/** One budget. It is updated in place, so that who reads it or has the focus in it is not disturbed. */
+/** One budget. Updates happen in place, to keep the focus and the reader's position. */
 function createCard({ onEdit, onRemove }) {
   const title = h("h3", {});
   const terms = h("p", { class: "muted" });

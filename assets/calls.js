@@ -1,10 +1,10 @@
-/** What ledger rows say beside their numbers: plain data, no DOM. */
+/** Facts about ledger rows beside their numbers: plain data, no DOM. */
 
-/** The number of the item of a map that a call is for; null for one that is for no item. */
+/** Returns the index of the map item that a call is for, or null if there is none. */
 export function itemOf({ operation_id: operation, node_id: nodeId }) {
   const end = /\[(\d+)\]$/.exec(operation);
   return end && nodeId !== null && operation.slice(0, end.index).endsWith(`:${nodeId}`) ? Number(end[1]) : null;
 }
 
-/** Whether the call was refused before it left: nobody was asked, and it cost nothing. */
+/** Returns true if the call was refused before it left: no provider was asked, and it cost nothing. */
 export const isRefused = ({ refused }) => (refused ?? null) !== null;

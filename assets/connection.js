@@ -1,14 +1,14 @@
-/** The connection line: what the state of the connection is, and polling while there is none. */
+/** The connection line: shows the connection's state, and polls while there is no connection. */
 
 import { setText } from "./dom.js";
 
-/** After so long without a connection the page asks instead of being told … */
+/** Without a connection for this time, the page starts to poll … */
 const POLL_AFTER_MS = 5_000;
-/** … and again every so often. */
+/** … at this interval. */
 const POLL_EVERY_MS = 5_000;
 const WORDS = { connected: "Connected", connecting: "Connecting…", disconnected: "Disconnected" };
 
-/** `root` holds the line's parts; `retry()` reconnects at once; `poll()` fetches what is shown. */
+/** `root` contains the line's parts; `retry()` reconnects at once; `poll()` fetches the page's data. */
 export function createConnection({ root, retry, poll }) {
   const [word, detail, button] = root.querySelectorAll(".word, .detail, button");
   let status = { state: "connecting", retryAt: null };
@@ -47,7 +47,7 @@ export function createConnection({ root, retry, poll }) {
     draw();
   }
 
-  /** Only the word is announced to screen readers: a countdown read aloud would be a nuisance. */
+  /** Announces only the word to screen readers: a countdown read aloud would be a nuisance. */
   function draw() {
     root.dataset.state = status.state;
     setText(word, WORDS[status.state]);

@@ -1,13 +1,13 @@
-/** Dialogs over the page: sheets that hold a subject, and questions. The browser keeps the focus in them. */
+/** Dialogs over the page: sheets about one subject, and questions. The browser keeps the focus in them. */
 
 import { h, setText } from "./dom.js";
 import { describe } from "./format.js";
 
 let ids = 0;
-/** An id that no other element has. */
+/** Returns an id that no other element has. */
 export const newId = (name) => `${name}-${++ids}`;
 
-/** A dialog that is filled by who creates it. `onClose()` is called however it was closed. */
+/** Creates a dialog that the caller fills. `onClose()` is called for every way of closing it. */
 export function createSheet({ testid, onClose }) {
   const titleId = newId("title");
   const title = h("h2", { id: titleId });
@@ -22,13 +22,13 @@ export function createSheet({ testid, onClose }) {
   );
   let focusBack = null;
   root.addEventListener("close", () => {
-    // What had the focus before has it again, unless it was drawn anew meanwhile.
+    // The focus returns to its former element, unless that was redrawn meanwhile.
     if (document.activeElement === document.body || root.contains(document.activeElement)) focusBack?.()?.focus();
     onClose();
   });
   document.body.append(root);
 
-  /** `backTo()` gives the element that gets the focus afterwards. */
+  /** `backTo()` returns the element that gets the focus afterwards. */
   function open(text, backTo) {
     focusBack = backTo;
     setText(title, text);
@@ -40,8 +40,8 @@ export function createSheet({ testid, onClose }) {
 }
 
 /**
- * Asks before something is done that cannot be undone; resolves to whether it shall be. `more` is an
- * element with what else may be chosen.
+ * Asks for confirmation before an action that cannot be undone; resolves to true if it is confirmed. `more` is an
+ * element with further options.
  */
 export function ask({ title, text, more, action }) {
   const [titleId, textId] = [newId("title"), newId("text")];
@@ -73,7 +73,7 @@ export function ask({ title, text, more, action }) {
   });
 }
 
-/** A line beside what somebody did, that says how it went. */
+/** A line beside a control that shows the result of an action. */
 export function createNote() {
   const root = h("p", { class: "note", role: "status" });
   const write = (text, isBad) => {
@@ -83,7 +83,7 @@ export function createNote() {
   return { root, say: (text) => write(text, false), fail: (what, error) => write(`${what}: ${describe(error)}`, true) };
 }
 
-/** Calls `act` unless it still is at the last call; its button is shown as busy meanwhile. */
+/** Calls `act` unless its last call is still running; its button is shown as busy meanwhile. */
 export function onceAtATime(button, act) {
   return async () => {
     if (button.ariaBusy) return;

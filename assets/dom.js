@@ -1,4 +1,4 @@
-/** The few things every part of the page needs to draw itself. */
+/** DOM helpers that every part of the page uses. */
 
 /**
  * Creates an element: `h("p", { class: "note", onclick: f }, "text", child)`. Strings become text
@@ -16,19 +16,18 @@ export function h(tag, attributes = {}, ...children) {
 
 export const byId = (id) => document.getElementById(id);
 
-/** Sets text only where it differs, so that nothing is laid out again for nothing. */
+/** Sets text only if it differs, to avoid a needless layout. */
 export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-/** For a value that is not known: a muted dash that says why. */
+/** Marks an unknown value: a muted dash whose title names the reason. */
 export const dash = (reason) =>
   h("span", { class: "muted", title: reason }, h("span", { "aria-hidden": "true" }, "–"), h("span", { class: "hidden-text" }, reason));
 
 /**
- * Returns a function that asks for one `draw` in the next frame, however often it is called, and
- * not before `pauseMs` have passed since the last. Tabs in the background get no frames; there a
- * timer draws, so that nothing piles up.
+ * Returns a function that requests one `draw` in the next frame, for any number of calls, and not before `pauseMs`
+ * have passed since the last draw. Background tabs get no frames; a timer draws there, so that updates do not pile up.
  */
 export function perFrame(draw, pauseMs = 0) {
   let frame = 0;

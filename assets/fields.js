@@ -1,4 +1,4 @@
-/** Fields of forms, each with its label, what is to be known of it, and what is wrong with it. */
+/** Form fields, each with a label, a hint and an error. */
 
 import { newId } from "./dialogs.js";
 import { h } from "./dom.js";
@@ -21,7 +21,7 @@ export function createField(form, name, label, control, hint) {
     hint ? h("p", { class: "muted hint", id: hintId }, hint) : null,
     fault,
   );
-  /** Without messages it is right. */
+  /** Without messages, marks the field as valid. */
   const fail = (messages) => {
     fault.hidden = messages.length === 0;
     fault.textContent = messages.join("; ");
@@ -30,7 +30,7 @@ export function createField(form, name, label, control, hint) {
   return { root, control, fail };
 }
 
-/** Shows each fault at the field that `nameOf(fault)` names, and gives those that belong to no field. */
+/** Shows each fault at the field that `nameOf(fault)` names, and returns the faults that belong to no field. */
 export function showFaults(fields, faults, nameOf) {
   for (const [name, field] of Object.entries(fields)) {
     field.fail(faults.filter((fault) => nameOf(fault) === name).map(({ message }) => message));
@@ -38,7 +38,7 @@ export function showFaults(fields, faults, nameOf) {
   return faults.filter((fault) => !Object.hasOwn(fields, nameOf(fault)));
 }
 
-/** The names of all time zones, for the inputs whose `list` is `root.id`; there are hundreds, so `fill` when they are wanted. */
+/** A datalist of all time zones, for inputs whose `list` is `root.id`; there are hundreds, so call `fill` on demand. */
 export function createZones() {
   const root = h("datalist", { id: newId("zones") });
   const fill = () => {

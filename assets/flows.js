@@ -1,33 +1,32 @@
-/** The list of flows: a card each, with its inputs, its buttons and its nodes as they run. */
+/** The list of flows: one card each, with its inputs, buttons and the progress of its nodes. */
 
 import * as api from "./api.js";
 import { h, perFrame, setText } from "./dom.js";
 import { count, duration, moneyOrUnknown, plural } from "./format.js";
 import { advance, fromStatus, isActive, itemCounts, newRun, nodeOf, stateOf, takeCall } from "./runs.js";
 
-/** More flows than this are not shown; the API has them all. */
+/** Limits the flows in the page; the API has them all. */
 const FLOWS_MAX = 200;
-/** Without a connection the flows that run are asked for, or all when there are no more than these. */
+/** Without a connection, running flows are polled; up to this number, all flows are. */
 const POLL_ALL_MAX = 10;
-/** Of a run with a map that goes on, so many ledger rows are read at a time, and so many times at most. */
+/** Limits for the ledger rows of a run with an active map: rows for each page, and pages. */
 const CALLS_PAGE = 1_000;
 const CALLS_PAGES_MAX = 10;
-/** With more columns than this a card takes the whole width. */
+/** A card with more columns than this takes the whole width. */
 const NARROW_COLUMNS_MAX = 3;
-/** A text that is longer may have to be scrolled, so the keyboard must be able to reach it. */
+/** A longer text may have to scroll, so the keyboard must be able to reach it. */
 const SCROLLED_CHARS = 80;
 const STATE_WORDS = { waiting: "waiting", running: "running", completed: "done", failed: "failed", skipped: "skipped" };
 
 /**
- * `list` and `empty` are elements; `onError(title, error)` shows what went wrong; `onNames()` is
- * called when names of flows or nodes may have changed. `onHistory(flow, { focusBack })` and
- * `onTriggers(flow, { focusBack, input })` open what there is beside the newest run: `focusBack()` gives the
- * button that was pressed, `input` is what was typed into the card.
+ * `list` and `empty` are elements; `onError(title, error)` shows an error; `onNames()` is called when names of flows
+ * or nodes may have changed. `onHistory(flow, { focusBack })` and `onTriggers(flow, { focusBack, input })` open the
+ * dialogs of a flow: `focusBack()` returns the button that was pressed, `input` is the input typed into the card.
  */
 export function createFlows({ list, empty, onError, onNames, onHistory, onTriggers }) {
   /** By id: { flow, card, run, seq, queue, asked }. `queue` holds messages while the status is fetched. */
   const flows = new Map();
-  /** Ids that runs named and that the list does not hold; asking again would not help. */
+  /** Ids of runs' flows that the list does not contain; fetching again would not help. */
   const strangers = new Set();
   const changed = new Set();
   let loading = Promise.resolve();
@@ -43,8 +42,8 @@ export function createFlows({ list, empty, onError, onNames, onHistory, onTrigge
   };
 
   /**
-   * Fetches the flows and the newest run of each. One after the other: what is under way may have
-   * begun too early for who asks now; all who ask meanwhile share the next.
+   * Fetches the flows and the newest run of each. Fetches never overlap: one that is already running may have started
+   * too early for a new caller, so all callers meanwhile share the next one.
    */
   function load() {
     nextLoad ??= loading
@@ -73,7 +72,7 @@ export function createFlows({ list, empty, onError, onNames, onHistory, onTrigge
         shown.card = card;
       }
     }
-    // Only what is not in its place is moved: moving an element would take the focus from it.
+    // Move only misplaced elements: moving an element would take the focus from it.
     items.forEach(({ id }, index) => {
       const { root } = flows.get(id).card;
       if (list.children[index] !== root) list.insertBefore(root, list.children[index] ?? null);
@@ -94,7 +93,7 @@ export function createFlows({ list, empty, onError, onNames, onHistory, onTrigge
     return [...items.values()];
   }
 
-  /** Takes the newest run from the status route, then what was heard since that answer was made. */
+  /** Loads the newest run from the status route, then applies the messages that arrived after that response. */
   async function restore(shown) {
     shown.queue ??= [];
     const turn = ++shown.asked;
@@ -135,7 +134,7 @@ export function createFlows({ list, empty, onError, onNames, onHistory, onTrigge
     touch(shown);
   }
 
-  /** Every message that is about a run comes here. */
+  /** Receives every message about a run. */
   function receive(message) {
     const shown = flows.get(message.payload.flowId);
     if (shown?.queue) shown.queue.push(message);
@@ -143,7 +142,7 @@ export function createFlows({ list, empty, onError, onNames, onHistory, onTrigge
     else if (message.type === "FLOW_STARTED") meet(message.payload.flowId);
   }
 
-  /** A flow that was created elsewhere. */
+  /** Adds a flow that was created elsewhere. */
   async function meet(flowId) {
     if (strangers.has(flowId)) return;
     strangers.add(flowId);
@@ -151,7 +150,7 @@ export function createFlows({ list, empty, onError, onNames, onHistory, onTrigge
     if (flows.has(flowId)) strangers.delete(flowId);
   }
 
-  /** What replaces messages while there is no connection. */
+  /** Replaces messages while there is no connection. */
   async function poll() {
     const all = [...flows.values()];
     await Promise.all(all.filter((shown) => all.length <= POLL_ALL_MAX || isActive(shown.run)).map(restore));
@@ -163,7 +162,7 @@ export function createFlows({ list, empty, onError, onNames, onHistory, onTrigge
     try {
       const input = inputOf(shown.card.form, declaredInputs(shown.flow));
       const { runId } = await api.post(`/api/flows/${shown.flow.id}/execute`, { input });
-      // Unless messages of that run, or of a newer one, were faster than this answer.
+      // Skip if messages of that run, or of a newer one, overtook this response.
       if (!shown.run.runId || shown.run.runId < runId) shown.run = newRun(runId, "QUEUED");
     } catch (error) {
       onError(`${shown.flow.name} did not start`, error);
@@ -173,7 +172,7 @@ export function createFlows({ list, empty, onError, onNames, onHistory, onTrigge
     }
   }
 
-  /** Messages tell the rest. */
+  /** Resumes a run; messages report its progress. */
   async function resume(shown) {
     try {
       await api.post(`/api/runs/${encodeURIComponent(shown.run.runId)}/resume`);
@@ -199,15 +198,15 @@ export function createFlows({ list, empty, onError, onNames, onHistory, onTrigge
     try {
       input = inputOf(shown.card.form, declaredInputs(shown.flow));
     } catch {
-      // It is an example only.
+      // Continue without input: the schedule form uses it only as an example.
     }
     onTriggers(shown.flow, { focusBack: () => shown.card.triggers, input });
   }
 
-  /** The newest run of a flow anew. */
+  /** Loads the newest run of a flow again. */
   async function refresh(flowId) {
     const shown = flows.get(flowId);
-    if (shown) await restore(shown).catch(() => {}); // The next message or reload tells.
+    if (shown) await restore(shown).catch(() => {}); // The next message or reload corrects it.
   }
 
   return {
@@ -260,7 +259,7 @@ function createCard(shown, { execute, cancel, resume, openHistory, openTriggers 
   );
   for (const [index, field] of fields.entries()) {
     const before = shown.card?.form.elements.namedItem(flow.inputs[index]);
-    if (before) field.lastChild.value = before.value; // The flow was changed elsewhere; what was typed stays.
+    if (before) field.lastChild.value = before.value; // The flow was changed elsewhere; keep the input.
   }
   const isWide = columns.length > NARROW_COLUMNS_MAX;
   const strip = h(
@@ -302,7 +301,7 @@ function createNode({ id, type = "agent", data = {} }) {
 
 function drawRun({ run, card }) {
   const active = isActive(run);
-  // Hiding the focused button would throw a keyboard user back to the top of the page.
+  // Hiding the focused button would move keyboard focus to the top of the page.
   const canResume = run.status === "FAILED" || run.status === "CANCELLED";
   const hides = (!active && card.stop === document.activeElement) || (!canResume && card.again === document.activeElement);
   if (hides) card.run.focus();
@@ -328,7 +327,7 @@ function drawNode({ root, state, text, meta, model, prompt }, node) {
   setText(meta, node.usage ? usageText(node.usage) : isMapUnderWay ? itemsText(itemCounts(node)) : model);
 }
 
-/** How many there will be, only the server knows. */
+/** Shows no total: only the server knows it. */
 const itemsText = ({ done, open, failed }) =>
   ["Items", `${count(done)} done`, open ? `${count(open)} under way` : "", failed ? `${count(failed)} failed` : ""].filter(Boolean).join(" · ").replace(" ·", ":");
 
@@ -356,13 +355,13 @@ function drawLine({ line, nodes }, run) {
 
 const graphOf = ({ data }) => (typeof data === "string" ? JSON.parse(data) : (data ?? {}));
 
-/** Whether a map of the flow is at its items. */
+/** Returns true if a map of the flow is running its items. */
 function hasMapUnderWay(flow, { runId, nodes = [] }) {
   const maps = new Set((graphOf(flow).nodes ?? []).filter(({ type }) => type === "map").map(({ id }) => String(id)));
   return Boolean(runId) && nodes.some(({ nodeId, status }) => status === "RUNNING" && maps.has(nodeId));
 }
 
-/** What the flow says of its inputs, by name. */
+/** Returns the flow's input declarations, by name. */
 function declaredInputs(flow) {
   const inputs = (graphOf(flow).nodes ?? []).filter(({ type }) => type === "input").flatMap(({ data }) => data?.inputs ?? []);
   return new Map(inputs.map((input) => [input.name, input]));
@@ -370,7 +369,7 @@ function declaredInputs(flow) {
 
 const TYPE_HINTS = { number: "a number", boolean: "true or false", list: "a list as JSON", object: "an object as JSON", any: "JSON" };
 
-/** The inputs as typed, each as what the flow says it is; a declared one that is left empty is left out. */
+/** Returns the typed inputs, parsed by their declared types; empty declared inputs are left out. */
 function inputOf(form, declared) {
   const input = {};
   for (const [name, text] of new FormData(form)) {
@@ -385,7 +384,7 @@ function inputOf(form, declared) {
   return input;
 }
 
-/** The nodes in topological order, left to right: column n holds what n edges lead to at most. */
+/** Returns the nodes in topological order, left to right: column n holds nodes whose longest path has n edges. */
 function columnsOf(flow) {
   const { nodes = [], edges = [] } = graphOf(flow);
   const depth = new Map(nodes.map(({ id }) => [id, 0]));

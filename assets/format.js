@@ -1,11 +1,11 @@
-/** Numbers, times and errors as people read them. */
+/** Numbers, times and errors as readable text. */
 
 const integers = new Intl.NumberFormat("en-US");
 const dollars = new Intl.NumberFormat("en-US", {
   style: "currency",
   currency: "USD",
   minimumFractionDigits: 0,
-  maximumFractionDigits: 9, // The ledger counts in nano-dollars; nothing is rounded away.
+  maximumFractionDigits: 9, // The ledger counts in nano-dollars, so no digit is lost.
 });
 const usdExact = new Intl.NumberFormat("en-US", { minimumFractionDigits: 2, maximumFractionDigits: 9 });
 const usdRound = new Intl.NumberFormat("en-US", { minimumFractionDigits: 2, maximumFractionDigits: 2 });
@@ -20,11 +20,11 @@ const moments = new Intl.DateTimeFormat("en-US", {
 });
 
 export const count = (n) => integers.format(n);
-/** Numbers, or texts where they are exact as texts only. */
+/** Numbers, or strings if only those are exact. */
 export const money = (usd) => dollars.format(usd);
-/** As the optimizer writes amounts in its sentences. */
+/** The format of the optimizer's sentences. */
 export const usd = (amount) => `${usdExact.format(amount)} USD`;
-/** What is expected is not known to nine digits. Without its unit, for intervals. */
+/** An estimate is not accurate to nine digits. Without its unit, for intervals. */
 export const roughly = (amount) => (amount !== 0 && Math.abs(amount) < 0.01 ? usdSmall : usdRound).format(amount);
 export const moment = (rfc3339) => moments.format(new Date(rfc3339)).replace(", ", " ");
 export const plural = (n, word) => `${count(n)} ${word}${n === 1 ? "" : "s"}`;
@@ -36,16 +36,16 @@ export function duration(ms) {
   return `${Math.floor(seconds / 60)} min ${String(seconds % 60).padStart(2, "0")} s`;
 }
 
-/** Where a cost is not known it says so; it is never shown as 0. */
+/** An unknown cost is shown as unknown, never as 0. */
 export const moneyOrUnknown = (usd) => (usd === null || usd === undefined ? "unknown price" : money(usd));
 
-/** Of a row: what it cost, or what it saved. */
+/** Returns a row's cost, or its saving. */
 export function costWords({ cached, saved_usd: saved, total_cost_usd: cost }) {
   if (!cached) return moneyOrUnknown(cost);
   return (saved ?? null) === null ? "from the cache" : `from the cache, saved ${money(saved)}`;
 }
 
-/** What the API said, with all faults that it found. */
+/** Returns the API's message with all its faults. */
 export function describe(error) {
   const details = Array.isArray(error.details) ? error.details.map((detail) => detail?.message ?? String(detail)) : [];
   return [error.message, ...details].join("; ");

@@ -1,4 +1,4 @@
-/** The dialog with the runs of a flow: what each node was asked and answered, and every attempt. */
+/** The dialog with the runs of a flow: each node's prompt and answer, and every attempt. */
 
 import * as api from "./api.js";
 import { drawAttempts, fact, isCounted, STATE_WORDS, tokens, tookMs } from "./attempts.js";
@@ -10,17 +10,17 @@ import { isActive } from "./runs.js";
 import { longText, shortText } from "./texts.js";
 
 const PAGE_RUNS = 50;
-/** However much happens, a run that goes on is asked for at most this often. */
+/** Limits how often an active run is fetched. */
 const REFRESH_PAUSE_MS = 1_000;
 const TRIGGERS = { __proto__: null, api: "the API or this page", cli: "the command line", hook: "the webhook", schedule: "the schedule" };
 
-/** `onDeleted(flowId)` is called when a run is no longer there. */
+/** `onDeleted(flowId)` is called when a run no longer exists. */
 export function createHistory({ onDeleted }) {
-  /** What is shown: { flow, runs, next, runId, run }; `runs` by id, `run` with its nodes once it was fetched. */
+  /** The content: { flow, runs, next, runId, run }; `runs` by id, `run` with its nodes after it was fetched. */
   let shown = null;
-  /** What was folded and unfolded by hand, as long as the dialog is open. */
+  /** Folds that the user changed, kept while the dialog is open. */
   const folds = new Map();
-  /** By node id: { root, told, items }; `items` draws those of a map. */
+  /** By node id: the element, the data that it shows, and the drawing of a map's items. */
   const nodes = new Map();
   let isFetching = false;
 
@@ -42,7 +42,7 @@ export function createHistory({ onDeleted }) {
 
   const refreshSoon = perFrame(() => refresh(), REFRESH_PAUSE_MS);
 
-  /** The newest run is chosen, or `runId`. */
+  /** Selects `runId`, or the newest run. */
   async function open(flow, { focusBack, runId = null }) {
     shown = { flow, runs: new Map(), next: null, runId, run: null };
     clear();
@@ -77,13 +77,13 @@ export function createHistory({ onDeleted }) {
     draw();
   }
 
-  /** One page of runs, the newest unless `before` is given. */
+  /** Fetches one page of runs: the newest, unless `before` is set. */
   async function fetchRuns(asked, before = null) {
     const cursor = before === null ? "" : `&before=${encodeURIComponent(before)}`;
     const page = await api.get(`/api/runs?flow_id=${asked.flow.id}&limit=${PAGE_RUNS}${cursor}`);
     if (before !== null || asked.runs.size === 0) asked.next = page.next ?? null;
     for (const run of page.items) asked.runs.set(run.runId, run);
-    // Run ids are UUIDs of version 7: they sort by time.
+    // Run ids are version 7 UUIDs, so they sort by time.
     asked.runs = new Map([...asked.runs].sort(([a], [b]) => (a < b ? 1 : -1)));
   }
 
@@ -107,7 +107,7 @@ export function createHistory({ onDeleted }) {
     }
   }
 
-  /** The list, and the run that is shown, anew; where the server does not answer, what is shown stays. */
+  /** Fetches the list and the selected run again. If the server does not answer, the content stays. */
   async function refresh() {
     const asked = shown;
     if (!asked) return;
@@ -121,17 +121,17 @@ export function createHistory({ onDeleted }) {
       if (asked.run && asked.run.runId === asked.runId && details.hidden) note.say("");
       draw();
     } catch {
-      // The connection line says so, and the next message asks again.
+      // The connection line shows the error, and the next message fetches again.
     } finally {
       isFetching = false;
     }
   }
 
-  /** Every message that is about a run comes here. */
+  /** Receives every message about a run. */
   function receive({ type, payload }) {
     if (payload.flowId !== shown?.flow.id || type === "NODE_OUTPUT" || type === "FLOW_STATUS") return;
     if (type === "LEDGER_UPDATE" && payload.runId !== shown.runId) return;
-    // One that is resumed goes on.
+    // A resumed run is active again.
     if (type === "FLOW_STARTED" && shown.run?.runId === payload.runId) shown.run.status = "RUNNING";
     refreshSoon();
   }
@@ -192,7 +192,7 @@ export function createHistory({ onDeleted }) {
     for (const node of run.nodes) drawNode(run, node, calls.get(node.nodeId) ?? []);
   }
 
-  /** Only what differs is touched: a list that is open in front of somebody stays as it is. */
+  /** Changes only the differences, so that an open list stays open. */
   function drawPicker(runs, runId) {
     picker.hidden = runs.size === 0;
     const ids = [...runs.keys()];
@@ -218,8 +218,8 @@ export function createHistory({ onDeleted }) {
   }
 
   /**
-   * A node is drawn anew only when something about it has changed; items of a map are drawn by
-   * themselves, so that one that goes on does not disturb who reads the others.
+   * Redraws a node only if its data has changed. Items of a map are drawn separately, so that an active item does not
+   * disturb a reader of the others.
    */
   function drawNode(run, node, calls) {
     const isLeftOut = node.status === "WAITING" && run.status === "COMPLETED";
@@ -260,14 +260,14 @@ function runFacts(run) {
     fact("Started by", TRIGGERS[run.trigger] ?? run.trigger),
     fact("Started", moment(run.startedAt ?? run.createdAt)),
     fact("Took", run.executionTimeMs === null ? null : duration(run.executionTimeMs)),
-    // The sums are made when it ends.
+    // The server writes the sums when the run ends.
     fact("Tokens in → out", isActive(run) ? null : tokens(run.inputTokens, run.outputTokens)),
     fact("Cost", isActive(run) ? null : moneyOrUnknown(run.cost)),
     h("div", { class: "whole" }, h("dt", {}, "Run"), h("dd", {}, shortText("the id of the run", run.runId, "history-id"))),
   ].flat();
 }
 
-/** A node that can be unfolded; what is in it is made when somebody does. */
+/** A node that can be unfolded; its content is created on the first unfolding. */
 function createNode(node, calls, { folds, key, items }) {
   const state = node.status.toLowerCase();
   const attempts = !items && calls.length > 1 ? ` · ${plural(calls.length, "attempt")}` : "";
@@ -289,14 +289,14 @@ function createNode(node, calls, { folds, key, items }) {
   return h("li", { class: "run-node", "data-testid": "history-node", "data-node-id": node.nodeId, "data-state": state }, details);
 }
 
-/** The sums of a map are made when it ends. */
+/** The server writes the sums of a map when it ends. */
 const isCosted = ({ status, items }, calls) => calls.length > 0 && !(items && status === "RUNNING");
 
 function drawNodeBody(node, calls, { folds, key, items }) {
   const text = (name, value, what) => (value === null || value === undefined ? null : longText(name, value, { folds, key: `${key}/${what}`, testid: `history-${what}` }));
   const idle = { WAITING: "It has not begun.", SKIPPED: "No branch that was taken leads to it." }[node.status];
   const took = tookMs(node);
-  // What failed at last stands at its attempt, where there was one.
+  // If there was an attempt, it already shows the last error.
   return h(
     "div",
     { class: "run-node-body" },

@@ -1,4 +1,4 @@
-/** A flow's webhook. Its secret is in the page from when it is made until the dialog closes, and nowhere else. */
+/** A flow's webhook. The page holds its secret only until the dialog closes. */
 
 import * as api from "./api.js";
 import { ask, createNote, onceAtATime } from "./dialogs.js";
@@ -7,7 +7,7 @@ import { moment } from "./format.js";
 import { copyButton, shortText } from "./texts.js";
 
 export function createHook() {
-  /** What is shown: { flow, input, path, hook }; `hook` is null where there is none. */
+  /** The content: { flow, input, path, hook }; `hook` is null if the flow has none. */
   let shown = null;
   const note = createNote();
   const button = (testid, text, act, kind) => {
@@ -63,12 +63,12 @@ export function createHook() {
     const asked = shown;
     try {
       const made = await api.put(asked.path);
-      if (shown !== asked) return; // Nobody looks any more; whoever wants a secret makes another.
+      if (shown !== asked) return; // The dialog shows another flow or is closed; the user can create another secret.
       asked.hook = { slug: made.slug, secretCreatedAt: new Date().toISOString() };
       draw();
       drawSecret(made.secret);
       note.say("The secret was made. Copy it now.");
-      asked.hook = await api.get(asked.path).catch(() => asked.hook); // The server's clock, where it answers.
+      asked.hook = await api.get(asked.path).catch(() => asked.hook); // For the server's timestamps, if it answers.
       if (shown === asked) setText(facts.querySelector("time"), moment(asked.hook.secretCreatedAt));
     } catch (error) {
       note.fail(whatFailed, error);
@@ -130,7 +130,7 @@ export function createHook() {
   return { root, show, hide };
 }
 
-/** As this browser reaches the server, which may be behind something that the server does not know of. */
+/** Uses the browser's address for the server, because a proxy may hide that address from the server. */
 const addressOf = ({ slug }) => `${location.origin}/hooks/${slug}`;
 
 const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;

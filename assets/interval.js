@@ -1,4 +1,4 @@
-/** An interval of money as a bar, with a mark where its most likely amount is; also for who does not see it. */
+/** An interval of money as a bar, with a mark at its most likely amount; screen readers get a text. */
 
 import { h } from "./dom.js";
 import { roughly } from "./format.js";
@@ -11,7 +11,7 @@ export function createInterval() {
   /** `most` is the amount at the right end of the bar. */
   function update({ lowUsd, expectedUsd, highUsd }, most) {
     const share = (amount) => (most > 0 ? Math.min(100, (100 * amount) / most) : 0);
-    // By the CSSOM, which the policy allows.
+    // Set through the CSSOM, which the content security policy allows.
     range.style.insetInlineStart = `${share(lowUsd)}%`;
     range.style.inlineSize = `${share(highUsd) - share(lowUsd)}%`;
     mark.style.insetInlineStart = `${share(expectedUsd)}%`;

@@ -1,4 +1,4 @@
-/** The items of a map: so many of each state, and each with what it was asked, answered and tried. */
+/** The items of a map: counts by state, and each item's prompt, answer and attempts. */
 
 import { drawAttempts, fact, isCounted, STATE_WORDS, tokens, tookMs } from "./attempts.js";
 import { itemOf } from "./calls.js";
@@ -6,12 +6,12 @@ import { h, setText } from "./dom.js";
 import { count, duration, moment, moneyOrUnknown, plural } from "./format.js";
 import { longText } from "./texts.js";
 
-/** A map may have a thousand items; so many are shown at first, and so many more each time. */
+/** A map may have a thousand items, so the list grows in steps of this size. */
 const PAGE_ITEMS = 25;
-/** In the summary of an item, of what it was asked. */
+/** Limits the excerpt of the prompt in an item's summary, in characters. */
 const PREVIEW_CHARS = 80;
 const NANO = 1e9;
-/** What the list can be narrowed to. */
+/** The filters of the list. */
 const CHOICES = [
   ["all", () => true, "begun"],
   ["completed", ({ status }) => status === "COMPLETED", "done"],
@@ -20,9 +20,9 @@ const CHOICES = [
   ["stopped", ({ status }) => status === "CANCELLED", "stopped"],
 ];
 
-/** `folds` remembers what a person unfolded. */
+/** `folds` remembers which parts the user unfolded. */
 export function createItems({ folds, key }) {
-  /** By number of the item: { root, told }. */
+  /** By item number: the element, and the data that it shows. */
   const drawn = new Map();
   let items = [];
   let calls = new Map();
@@ -57,14 +57,14 @@ export function createItems({ folds, key }) {
     const first = shownMax;
     shownMax += PAGE_ITEMS;
     draw();
-    list.children[first]?.querySelector("summary").focus(); // Where one goes on to read.
+    list.children[first]?.querySelector("summary").focus(); // The first new item is the next to read.
   }
 
   function draw() {
     for (const { name, word, button } of choices) {
       const number = items.filter(fits(name)).length;
       button.ariaPressed = String(name === chosen);
-      // One that was pressed stays to be pressed off.
+      // The selected filter stays visible, so that it can be changed back.
       button.hidden = number === 0 && name !== chosen && name !== "all";
       setText(button, `${count(number)} ${word}`);
     }
@@ -85,7 +85,7 @@ export function createItems({ folds, key }) {
     setText(more, `Show ${count(Math.min(left, PAGE_ITEMS))} more of ${count(chosenItems.length)}`);
   }
 
-  /** Anew only where something has changed. */
+  /** Redraws an item only if it has changed. */
   function drawItem(item, itemCalls) {
     const told = JSON.stringify([item, itemCalls]);
     const before = drawn.get(item.item);
@@ -123,7 +123,7 @@ function createItem(item, calls, { folds, key }) {
     "summary",
     {},
     h("span", { class: "dot" }),
-    h("strong", {}, `Item ${item.item}`), // From 0, as in templates and in errors.
+    h("strong", {}, `Item ${item.item}`), // Starts at 0, as in templates and errors.
     h("span", { class: "node-state" }, (item.status === "COMPLETED" && item.error ? "given instead of a failure" : word) + attempts),
     h("span", { class: "node-meta" }, numbers.filter(Boolean).join(" · ")),
     h("span", { class: "item-prompt muted" }, (item.prompt ?? "").slice(0, PREVIEW_CHARS)),
@@ -161,7 +161,7 @@ function drawBody(item, calls, ended, { folds, key }) {
 
 const sum = (calls, key) => calls.reduce((total, call) => total + call[key], 0);
 
-/** In whole nano-dollars, as the ledger counts; null where one of them is not known. */
+/** Adds in whole nano-dollars, as the ledger does; null if any cost is unknown. */
 function costOf(calls) {
   if (calls.some((call) => call.total_cost_usd === null)) return null;
   return calls.reduce((total, call) => total + Math.round(call.total_cost_usd * NANO), 0) / NANO;

@@ -1,11 +1,11 @@
-/** The form of a new key, and of the budget of its own that it may have. */
+/** The form of a new key and its optional budget. */
 
 import { createNote, newId, onceAtATime } from "./dialogs.js";
 import { h } from "./dom.js";
 import { createField as fieldOf, showFaults, ZONE_HERE } from "./fields.js";
 
 const createField = (name, label, control, hint) => fieldOf("key", name, label, control, hint);
-/** The fields that are called otherwise in the API. */
+/** Fields that have another name in the API. */
 const FIELD_OF = {
   __proto__: null,
   "budget.name": "budgetName",
@@ -14,7 +14,7 @@ const FIELD_OF = {
   "budget.limitTokens": "limit",
 };
 
-/** `onSave(key)` makes it; `onEnd(isMade)` is called when the form has closed. */
+/** `onSave(key)` creates the key; `onEnd(isMade)` is called when the form has closed. */
 export function createKeyForm({ onSave, onEnd }) {
   const note = createNote();
   const option = (value, text) => h("option", { value }, text);
@@ -41,7 +41,7 @@ export function createKeyForm({ onSave, onEnd }) {
     "form",
     {
       class: "budget-form",
-      novalidate: true, // The server says what is wrong, at its field.
+      novalidate: true, // The server checks each field.
       hidden: true,
       "data-testid": "key-form",
       "aria-labelledby": titleId,
@@ -59,7 +59,7 @@ export function createKeyForm({ onSave, onEnd }) {
     h("div", { class: "buttons" }, discard, save),
   );
 
-  /** What was typed and neither made nor discarded is still there. */
+  /** Keeps input that was neither saved nor discarded. */
   function open() {
     root.hidden = false;
     root.scrollIntoView({ block: "nearest" });
@@ -97,7 +97,7 @@ export function createKeyForm({ onSave, onEnd }) {
     };
   }
 
-  /** What the browser would send as something else than what was typed. */
+  /** Finds inputs that the browser would change before sending. */
   function misread() {
     const faults = [];
     if (controls.expiresAt.validity.badInput) faults.push({ field: "expiresAt", message: "must be a whole date, or empty" });

@@ -1,4 +1,4 @@
-/** The dialog with the keys of the gateway’s clients. A key itself is in the page from when it is made until the dialog closes, and nowhere else. */
+/** The dialog with the keys of the gateway’s clients. The page holds a new key only until the dialog closes. */
 
 import * as api from "./api.js";
 import { ask, createNote, createSheet, newId, onceAtATime } from "./dialogs.js";
@@ -8,16 +8,16 @@ import { createKeyForm } from "./key-form.js";
 import { createMeter } from "./meter.js";
 import { copyButton, shortText } from "./texts.js";
 
-/** However many calls are made, the keys are asked for at most this often. */
+/** Limits how often the keys are fetched while calls are made. */
 const REFRESH_PAUSE_MS = 2_000;
 const PATH = "/api/keys";
 
 export function createKeys() {
   let isOpen = false;
   let isLoaded = false;
-  /** Raised with each question, so that an answer which others have overtaken is not shown. */
+  /** Increases with each request, so that outdated responses are ignored. */
   let asked = 0;
-  /** As the server told them last, with `budgets` as whole ones. */
+  /** The newest list from the server, with complete `budgets`. */
   let keys = [];
   /** By id: { root, update }. */
   const cards = new Map();
@@ -36,8 +36,8 @@ export function createKeys() {
     "A server without a token also lets programs in that come without a key: no key’s budget holds those.";
   sheet.body.append(h("p", { class: "muted" }, what), note.root, again, parts);
 
-  /** Soon, and together with whatever else asks for it until then; only while somebody looks. */
-  const fetchSoon = perFrame(() => isOpen && fetchAll().catch(() => {}), REFRESH_PAUSE_MS); // The connection line says why.
+  /** Fetches soon, one time for all requests until then, and only while the dialog is open. */
+  const fetchSoon = perFrame(() => isOpen && fetchAll().catch(() => {}), REFRESH_PAUSE_MS); // The connection line shows the error.
 
   function open(focusBack) {
     isOpen = true;
@@ -45,7 +45,7 @@ export function createKeys() {
     return load();
   }
 
-  /** The key is gone with the dialog. */
+  /** Closing the dialog removes the key from the page. */
   function close() {
     isOpen = false;
     forget();
@@ -107,7 +107,7 @@ export function createKeys() {
 
   async function make(key) {
     const made = await api.post(PATH, key);
-    if (!isOpen) return; // Nobody looks any more; whoever wants a key makes another.
+    if (!isOpen) return; // The dialog is closed; the user can create another key.
     drawOnce(made);
     await fetchAll().catch(() => fetchSoon());
   }
@@ -163,7 +163,7 @@ export function createKeys() {
   return { open, refresh: () => isOpen && fetchSoon(), poll: async () => void (isOpen && (await fetchAll())) };
 }
 
-/** One key. It is updated in place, so that who reads it or has the focus in it is not disturbed. */
+/** One key. Updates happen in place, to keep the focus and the reader's position. */
 function createCard({ onRemove }) {
   const title = h("h3", {});
   const facts = ["Created", "Last used", "Expires"].map((word) => ({ word, told: h("dd", {}) }));
@@ -222,7 +222,7 @@ function createOwnBudget() {
 const days = new Intl.DateTimeFormat("en-US", { dateStyle: "medium", timeStyle: "short", hourCycle: "h23" });
 const day = (rfc3339) => days.format(new Date(rfc3339));
 
-/** As this browser reaches the server, which may be behind something that the server does not know of. */
+/** Uses the browser's address for the server, because a proxy may hide that address from the server. */
 const curl = (key) =>
   [
     `curl '${location.origin}/v1/chat/completions'`,

@@ -1,4 +1,4 @@
-/** The ledger table: one row per call, newest first, kept up to date in place. */
+/** The ledger table: one row per call, newest first, updated in place. */
 
 import * as api from "./api.js";
 import { isRefused } from "./calls.js";
@@ -6,11 +6,11 @@ import { dash, h, perFrame, prefersStillness } from "./dom.js";
 import { costWords, count, duration, moment, money } from "./format.js";
 
 const PAGE_ROWS = 50;
-/** So many rows stay in the page; older ones are in the CSV. */
+/** Limits the rows in the page; older ones are in the CSV. */
 const ROWS_MAX = 500;
-/** More rows than this are not highlighted at the same time: it would be a flicker, and costs. */
+/** More new rows than this are not highlighted: it would flicker and slow the page. */
 const FLASHES_MAX = 20;
-/** A new row on top moves all others, which browsers take tens of milliseconds for when there are 500. */
+/** A new row on top moves all others, which takes browsers tens of milliseconds with 500 rows. */
 const DRAW_PAUSE_MS = 250;
 const COLUMNS = [
   ["Time", drawTime],
@@ -25,11 +25,11 @@ const COLUMNS = [
   ["Status", drawStatus],
 ];
 
-/** `table`, `empty`, `more` and `note` are elements; `names.flow(id)`, `names.node(id, nodeId)` give names; `onRun(flowId, runId)` shows a run. */
+/** `table`, `empty`, `more` and `note` are elements; `names.flow(id)`, `names.node(id, nodeId)` return names; `onRun(flowId, runId)` shows a run. */
 export function createLedger({ table, empty, more, note, names, onRun }) {
   /** By entry id: { entry, body, open }. */
   const rows = new Map();
-  /** Entries to draw in the next frame, by id: only the newest state of each counts. */
+  /** Entries to draw in the next frame, by id; only the newest state of each is kept. */
   const incoming = new Map();
   let next = null;
 
@@ -44,14 +44,14 @@ export function createLedger({ table, empty, more, note, names, onRun }) {
     trim();
   }, DRAW_PAUSE_MS);
 
-  /** A row was written or settled. */
+  /** Receives a row that was written or settled. */
   function receive(entry) {
     const before = incoming.get(entry.id);
     if (!before || !goesBack(before, entry)) incoming.set(entry.id, entry);
     drawSoon();
   }
 
-  /** The newest rows anew: what was shown before and is not among them goes. */
+  /** Fetches the newest rows, and removes all others. */
   async function load() {
     const stale = new Set(rows.keys());
     const page = await api.get(`/api/ledger?limit=${PAGE_ROWS}`);
@@ -59,7 +59,7 @@ export function createLedger({ table, empty, more, note, names, onRun }) {
     show(page);
   }
 
-  /** The newest rows beside those that are shown, while nobody tells of them. */
+  /** Adds the newest rows to the present ones, while no messages arrive. */
   async function poll() {
     const page = await api.get(`/api/ledger?limit=${PAGE_ROWS}`);
     page.items.forEach(receive);
@@ -75,14 +75,14 @@ export function createLedger({ table, empty, more, note, names, onRun }) {
     trim();
   }
 
-  /** Puts an entry in its place; gives the row's element, or null where nothing changed. */
+  /** Puts an entry in its place; returns its row, or null if nothing has changed. */
   function put(entry) {
     const row = rows.get(entry.id);
     if (!row) {
       const created = { entry, open: false, body: h("tbody") };
       rows.set(entry.id, created);
       drawRow(created);
-      // Nearly always the newest, so the search from the top ends at once.
+      // The entry is nearly always the newest, so the search from the top ends at once.
       let below = table.tBodies[0];
       while (below && Number(below.dataset.id) > entry.id) below = below.nextElementSibling;
       table.insertBefore(created.body, below ?? null);
@@ -110,7 +110,7 @@ export function createLedger({ table, empty, more, note, names, onRun }) {
     const cells = COLUMNS.map(([name, draw, kind, title]) =>
       h("td", { class: kind, "data-column": name.toLowerCase(), "data-label": title ?? name }, draw(entry, names)),
     );
-    for (const cell of cells) cell.title = cell.querySelector("[title]")?.title ?? cell.textContent; // It may be cut off.
+    for (const cell of cells) cell.title = cell.querySelector("[title]")?.title ?? cell.textContent; // The text may be cut off.
     cells[0].prepend(toggle);
     body.dataset.id = entry.id;
     body.replaceChildren(
@@ -128,7 +128,7 @@ export function createLedger({ table, empty, more, note, names, onRun }) {
   function trim() {
     while (rows.size > ROWS_MAX) {
       remove(Number(table.tBodies[table.tBodies.length - 1].dataset.id));
-      next = null; // The cursor no longer joins the last row.
+      next = null; // The cursor no longer continues the last row.
     }
     const isFull = rows.size >= ROWS_MAX;
     empty.hidden = rows.size > 0;
@@ -140,7 +140,7 @@ export function createLedger({ table, empty, more, note, names, onRun }) {
   return { load, loadMore, poll, receive, redraw: () => rows.forEach(drawRow) };
 }
 
-/** A settled row never becomes pending again; such news is merely late. */
+/** A settled row never becomes pending again, so a pending state after it is outdated. */
 const goesBack = (before, after) => before.status !== "PENDING" && after.status === "PENDING";
 
 let flashes = 0;

@@ -9,39 +9,39 @@
  *       onState: ({ state, retryAt }) => console.log(state),
  *     });
  *
- * `connect(options)` returns a `Live` at once; all options may be left out:
- *   url        where to connect; `/ws` of the server that this module came from by default
+ * `connect(options)` returns a `Live` at once; all options are optional:
+ *   url        the address; `/ws` on the server that this module came from by default
  *   since      deliver every logged event after this `seq` first; without it, from now on
- *   token      the server's token, or a function that gives the present one
+ *   token      the server's token, or a function that returns the present one
  *   onMessage  called with every message: `{ seq?, type, payload }`
  *   onState    called with `{ state, retryAt, attempt, code }` when any of it changes; `state` is
  *              "connecting" until the first attempt has ended, then "connected" or "disconnected";
- *              `retryAt` (ms since the epoch) is when the next attempt begins, null while one is
- *              under way; `code` is the code of the last close
- *   onFresh    called when events do not join what came before: on the first connection without
- *              `since`, and when the server could not replay all that was missed. Fetch here what
- *              you show; whatever happens later arrives as messages.
+ *              `retryAt` is the start of the next attempt (ms since the epoch), null during an
+ *              attempt; `code` is the code of the last close
+ *   onFresh    called if events do not continue the earlier ones: on the first connection without
+ *              `since`, and if the server could not replay every missed event. Fetch the data that
+ *              you show in this callback; later changes arrive as messages.
  * The same three are dispatched as CustomEvents "message", "state" and "fresh" (see `detail`).
  *
- * What `Live` promises: it reconnects without end; after a loss it asks for the events after the
- * last one it saw, so every logged event is delivered once and in order; a repeat is dropped.
+ * `Live` reconnects without end. After a loss it requests the events after the last one it saw, so
+ * that every logged event is delivered once and in order; repeats are dropped.
  * SUBSCRIBE holds for one connection: send it again whenever the state becomes "connected".
  */
 
 /** Before attempt n the wait is random between 0 and BACKOFF_FIRST_MS × 2ⁿ, at most BACKOFF_MAX_MS. */
 const BACKOFF_FIRST_MS = 500;
 const BACKOFF_MAX_MS = 20_000;
-/** A connection that lasted this long was a good one: the backoff starts from the beginning. */
+/** After a connection that lasted this long, the backoff starts again from the beginning. */
 const STABLE_MS = 5_000;
-/** After this much silence the server is asked for a sign of life … */
+/** After this much silence the client sends a PING … */
 const SILENCE_MAX_MS = 60_000;
-/** … and has this long to give one; also the limit for the opening, up to HELLO. */
+/** … and the server has this long to answer; also the limit for connecting, up to HELLO. */
 const ANSWER_MAX_MS = 10_000;
 const CHECK_EVERY_MS = 1_000;
-/** Close codes that mean that this client is at fault. Trying again soon is rude. */
+/** Close codes that blame this client. A quick retry would fail again. */
 const REFUSED_CODES = [1002, 1003, 1007, 1008, 1009];
 const REFUSED_WAIT_MS = 60_000;
-/** Ours, for a connection that no close frame ended. */
+/** The code that this module reports for a connection that ended without a close frame. */
 const ABNORMAL = 1006;
 
 export function connect(options) {
@@ -49,7 +49,7 @@ export function connect(options) {
 }
 
 export class Live extends EventTarget {
-  /** The newest message, as `onMessage` got it. */
+  /** The newest message, in the form that `onMessage` receives. */
   lastMessage = null;
 
   #url;
@@ -75,35 +75,35 @@ export class Live extends EventTarget {
       if (listener) this.addEventListener(name, (event) => listener(event.detail));
     }
     globalThis.addEventListener?.("online", this.#online);
-    // Not before the caller holds this object, which its listeners may want to use.
+    // Later, because the listeners may use the object that the caller does not have yet.
     queueMicrotask(() => this.#closed || this.#open());
   }
 
-  /** Whether messages can be sent: the server has greeted and the socket is not lost. */
+  /** True if messages can be sent: after the server's HELLO, until the socket is lost. */
   get isConnected() {
     return this.#status.state === "connected";
   }
 
-  /** `{ state, retryAt, attempt, code }` as `onState` got it. */
+  /** `{ state, retryAt, attempt, code }`, in the form that `onState` receives. */
   get status() {
     return this.#status;
   }
 
-  /** Sends an object as JSON; false, and nothing is sent or kept, while not connected. */
+  /** Sends an object as JSON. Returns false, and neither sends nor keeps it, if not connected. */
   sendMessage(message) {
     if (!this.isConnected || this.#socket.readyState !== WebSocket.OPEN) return false;
     this.#socket.send(JSON.stringify(message));
     return true;
   }
 
-  /** Tries at once instead of waiting; while connected it checks that the server still answers. */
+  /** Reconnects at once instead of waiting; if connected, checks that the server still answers. */
   retry() {
     if (this.#closed) return;
     if (this.isConnected) this.#ping();
     else this.#open();
   }
 
-  /** Ends the connection for good. */
+  /** Ends the connection permanently. */
   close() {
     this.#closed = true;
     globalThis.removeEventListener?.("online", this.#online);
@@ -116,7 +116,7 @@ export class Live extends EventTarget {
     const url = new URL(this.#url);
     if (this.#seq !== null) url.searchParams.set("since", this.#seq);
     const token = typeof this.#token === "function" ? this.#token() : this.#token;
-    // Browsers cannot set headers on a WebSocket; subprotocols are what carries the token.
+    // Browsers cannot set headers on a WebSocket, so a subprotocol carries the token.
     const socket = token ? new WebSocket(url, ["flowledger", `bearer.${hex(token)}`]) : new WebSocket(url);
     socket.onmessage = (event) => this.#receive(event.data);
     socket.onclose = (event) => this.#lost(event.code);
@@ -134,13 +134,13 @@ export class Live extends EventTarget {
     try {
       message = JSON.parse(text);
     } catch {
-      return; // The server sends JSON only; something between us and it does not.
+      return; // The server sends JSON only, so this came from an intermediary.
     }
     if (message.seq !== undefined) {
       if (this.#seq !== null && message.seq <= this.#seq) return;
       this.#seq = message.seq;
     }
-    // What HELLO means is settled before anybody hears of it, and told after it was delivered.
+    // Update the state for HELLO before the listeners run; report it after HELLO is delivered.
     const isFresh = message.type === "HELLO" && this.#greet(message.payload);
     this.lastMessage = message;
     this.#tell("message", message);
@@ -150,7 +150,7 @@ export class Live extends EventTarget {
     if (isFresh) this.#tell("fresh");
   }
 
-  /** Whether events start afresh here. A newest `seq` below ours means that the log was replaced. */
+  /** Returns true if events do not continue here. A newest `seq` below ours means a replaced log. */
   #greet({ seq, recovered }) {
     const joins = this.#seq !== null && seq >= this.#seq && recovered !== false;
     if (!joins) this.#seq = seq;
@@ -167,7 +167,7 @@ export class Live extends EventTarget {
     this.#setStatus({ state: "disconnected", retryAt: Date.now() + wait, attempt: attempt + 1, code });
   }
 
-  /** A dead peer is not noticed by the browser for minutes, so silence is measured here. */
+  /** Measures silence, because browsers take minutes to notice a dead peer. */
   #check() {
     const now = Date.now();
     if (!this.isConnected) {
@@ -184,7 +184,7 @@ export class Live extends EventTarget {
     this.#pingedAt ||= Date.now();
   }
 
-  /** Lets go of the socket without waiting for its close handshake, and of all timers. */
+  /** Drops the socket, without its close handshake, and all timers. */
   #drop(code) {
     clearTimeout(this.#retryTimer);
     clearInterval(this.#checkTimer);

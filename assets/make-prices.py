@@ -42,7 +42,7 @@ import genai_prices
 from genai_prices import types
 from genai_prices.data import providers as PROVIDERS
 
-# Our names of the prices, by upstream's.
+# Our names of the prices, by their upstream names.
 RATES = {
     "input_mtok": "input",
     "cache_read_mtok": "cache_read",
@@ -51,20 +51,20 @@ RATES = {
     "output_mtok": "output",
     "output_reasoning_mtok": "reasoning",
 }
-# What is billed only when it is used, and which a ledger of text tokens does not count. These
-# prices are left out; a model that has them keeps its token prices.
+# Prices of optional features that a ledger of text tokens does not count. These prices are left
+# out; a model that has them keeps its token prices.
 OPTIONAL = {
     "web_searches_kcount",  # tools
     "storage_searches_kcount",
-    "input_audio_mtok",  # what goes in beside text
+    "input_audio_mtok",  # input other than text
     "input_image_mtok",
     "input_video_mtok",
     "cache_audio_read_mtok",
     "cache_image_read_mtok",
     "input_audio_hours",
 }
-# What is billed by other things than tokens of text: with one of these a cost computed from
-# tokens would be too low, so the model gets no price at all.
+# Billing units other than text tokens. With one of these, a cost computed from tokens would be too
+# low, so the model gets no price at all.
 PROHIBITIVE = {
     "input_mchars",
     "input_text_messages_kcount",
@@ -75,12 +75,12 @@ PROHIBITIVE = {
     "output_video_mtok",
     "output_citation_mtok",
 }
-# Prices upstream that are floats' noise (0.18000000000000002) or cut quotients (0.0833333333333333)
-# have this many fractional digits at least; they are rounded and reported. All others are exact.
+# Upstream prices with float noise (0.18000000000000002) or truncated quotients (0.0833333333333333)
+# have at least this many fractional digits; they are rounded and reported. All others are exact.
 ROUNDED = 14
 
-# API patterns that are more than a plain host, with the hosts that they mean. `*` stands for one
-# or more characters other than `/`. A new pattern upstream stops the script until it is here.
+# API patterns that are more than a plain host, with their hosts. `*` stands for one or more
+# characters other than `/`. The script fails on an upstream pattern that is not listed here.
 HOSTS = {
     r"https://bedrock-runtime\.[a-z0-9-]+\.amazonaws\.com(/|$)": ["bedrock-runtime.*.amazonaws.com"],
     r"(https?://)?([^.]*\.)?(?:openai\.azure\.com|azure-api\.net|cognitiveservices\.azure\.com|services\.ai\.azure\.com)": [
@@ -183,7 +183,7 @@ def regex_clause(regex):
             for text in expand(inner[1:]):
                 forbidden.append("$" + text[:-1] if text.endswith(END) else "~" + text)
         elif regex.startswith("^(?![^/]+/)") and tree:
-            # No `/` after a first part. What follows says that the first part is not empty.
+            # No `/` after a first part. The rest of the regex requires a non-empty first part.
             forbidden.append("~/")
         else:
             raise ValueError("lookahead")
@@ -210,7 +210,7 @@ def clause(upstream):
         try:
             converted = regex_clause(upstream.regex)
         except ValueError as error:
-            # Leaving a clause out could give a name to another model, at a wrong price.
+            # Omitting a clause could assign a name to another model, at a wrong price.
             fail(f"regex {upstream.regex!r} has no plain form: {error}")
         check_regex(upstream, converted)
         return converted
@@ -254,7 +254,7 @@ def check_regex(upstream, converted):
     """Tries texts near to what the regex means: both forms must say the same of each."""
     chance = random.Random(0)
     seeds = re.findall(r'[#^=$~]([^"]+)"', json.dumps(converted))
-    # A name each of all models shows what the regex must not match.
+    # The ids of all models test that the converted clause does not match too much.
     texts = [m.id.lower() for p in PROVIDERS for m in p.models]
     for seed in seeds:
         filled = [seed.rstrip("*").replace("#", str(n)) for n in (0, 7)]
@@ -289,7 +289,7 @@ def unpriced(model, prices):
     """Why a model gets no price, or None."""
     keys = prices.keys()
     if not keys:
-        # Upstream has an empty price both for what is free and for what is not known.
+        # Upstream has an empty price for free models as well as for unknown prices.
         return None if model.id.endswith(":free") else "no price given"
     prohibitive = keys & PROHIBITIVE
     if "audio_hours" in keys and "input_audio_hours" not in keys:
@@ -324,8 +324,8 @@ def price(model, upstream, constraint, where):
     )
 
     def rate(value, name, length):
-        # Upstream: the highest tier whose start is below the length of the whole prompt gives the
-        # price of every token.
+        # Upstream: the highest tier that starts below the prompt's length sets the price of every
+        # token.
         if isinstance(value, types.TieredPrices):
             chosen = value.base
             for tier in value.tiers:
@@ -365,7 +365,7 @@ def convert():
             if match != "=" + model.id.lower():
                 entry["match"] = match
             if reason:
-                # Kept without prices, so that its names do not fall to a model further down.
+                # Keep the model without prices, so that a later model does not match its names.
                 skipped.append(f"{where}: {reason}")
                 entry["prices"] = []
             else:
@@ -405,8 +405,8 @@ def text_of(lines, retrieved):
     )  # fmt: skip
 
 
-# Provider, its address or none, model, moment, and the counts input, cache read, cache write, of
-# those for an hour, output, reasoning. The address of a custom name stands for the provider.
+# Provider, its address or none, model, time, and the counts: input, cache read, cache write, the
+# part of it kept for an hour, output, reasoning. For a custom provider name, the address counts.
 NOON = "2026-11-22T12:00:00Z"
 CASES = [
     ("openai", None, "gpt-4o-2024-08-06", NOON, 1000, 0, 0, 0, 500, 0),
@@ -452,8 +452,8 @@ CASES = [
 ]  # fmt: skip
 
 
-# Of models that cross a tier, change their price, and of all others, so many are in the oracle; of
-# those with prices by the time of day or for each call, all.
+# Limits the oracle's models with tiers, with dated prices, and all others. Models with prices by
+# the time of day or for each request are all included.
 TIERED, DATED, OTHERS = 40, 30, 60
 
 
@@ -515,7 +515,7 @@ def generated():
             yield *place, iso(moment - datetime.timedelta(milliseconds=1)), *usage
             yield *place, iso(moment), *usage
     for place in chance.sample(others, OTHERS):
-        # Few tokens show how it is rounded, many whether anything is lost.
+        # Few tokens test the rounding; many test that no digit is lost.
         yield *place, NOON, *spread(chance, chance.randint(0, 9), chance.randint(0, 9))
         yield *place, NOON, *spread(chance, chance.randint(0, 10**9), chance.randint(0, 10**9))
 
@@ -524,7 +524,7 @@ def iso(moment):
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-# Where we mean to differ from the package, and why.
+# Intended differences from the package, with reasons.
 ROUNDED_ONCE = "the package's total, which is not rounded, to nano-dollars, half to even"
 DEVIATIONS = {
     "unpriced": "the model also bills what a ledger of tokens does not count, or nothing is known of its price; the package computes what tokens it has a price for, here the cost is unknown",
@@ -556,7 +556,7 @@ def oracle():
                 cost = None
                 deviation = {"deviation": "unpriced"}
             elif any(line.startswith(f"{found.provider.id} {found.model.id} ") for line in rounded):
-                # Half a pico-dollar a token, and the rounding of the total.
+                # Half a pico-dollar per token, plus the rounding of the total.
                 within = (total + output) // 2_000 + 1
                 deviation = {"deviation": "rounded", "within_nanousd": within}
         out.append(
@@ -592,7 +592,7 @@ def main():
     today = datetime.date.today().isoformat()
     text = text_of(lines, today)
     if PRICES.exists():
-        # The same prices again are no newer ones: keep the date, and the file as it is.
+        # Unchanged prices keep their date, and the file stays unchanged.
         before = json.loads(PRICES.read_text())["source"]["retrieved"]
         if text_of(lines, before) == PRICES.read_text():
             text = text_of(lines, before)

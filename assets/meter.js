@@ -1,9 +1,9 @@
-/** How much of a budget is used: a bar, also for who does not see it, and the numbers below it. */
+/** A budget's usage: a bar, also for screen readers, and the numbers below it. */
 
 import { h, setText } from "./dom.js";
 import { count, money } from "./format.js";
 
-/** `root` is the element that has both in it, and says in `data-level` how full the bar is. */
+/** `root` is the element around both; its `data-level` says how full the bar is. */
 export function createMeter(root) {
   const fill = h("div", { class: "meter-fill" });
   const bar = h("div", { class: "meter", role: "meter", "aria-valuemin": 0, "aria-valuemax": 100 }, fill);
@@ -22,7 +22,7 @@ export function createMeter(root) {
       bar.ariaLabel = `Used of ${name}`;
       bar.ariaValueNow = String(Math.min(100, state.percent));
       bar.ariaValueText = `${share}: ${used}`;
-      fill.style.inlineSize = `${Math.min(100, state.percent)}%`; // By the CSSOM, which the policy allows.
+      fill.style.inlineSize = `${Math.min(100, state.percent)}%`; // Set through the CSSOM, which the content security policy allows.
     }
     setText(numbers, [share, used].filter(Boolean).join(" · "));
   }

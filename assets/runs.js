@@ -1,8 +1,8 @@
-/** What a run looks like after each message: plain data, no DOM. */
+/** The state of a run after each message: plain data, no DOM. */
 
 import { itemOf } from "./calls.js";
 
-/** Of streamed text the tail is kept. */
+/** Limits streamed text; its end is kept. */
 const TAIL_CHARS = 500;
 const NODE_STATES = ["waiting", "running", "completed", "failed", "skipped"];
 
@@ -10,15 +10,15 @@ export const newRun = (runId = null, status = null) => ({ runId, status, error: 
 
 export const isActive = (run) => run.status === "QUEUED" || run.status === "RUNNING";
 
-/** The state of a node of a run; it is waiting where nothing was heard of it. */
+/** Returns the state of a node of a run; "waiting" before its first message. */
 export function nodeOf(run, nodeId) {
   if (!run.nodes.has(nodeId)) run.nodes.set(nodeId, { state: "waiting", attempt: 1, text: "", error: null, usage: null, items: new Map() });
   return run.nodes.get(nodeId);
 }
 
 /**
- * Takes what a ledger row says about an item of a map. The newest row of an item counts, and settled it is newer than
- * pending: so rows may come in any order, and more than once.
+ * Records the ledger row of a map's item. The newest row of an item counts, and settled is newer than pending, so
+ * rows may arrive in any order and more than once.
  */
 export function takeCall(run, call) {
   const item = itemOf(call);
@@ -29,20 +29,20 @@ export function takeCall(run, call) {
   items.set(item, { id: call.id, status: call.status });
 }
 
-/** How many items of a map were answered, are asked, and were not answered. */
+/** Counts the items of a map that are done, open and failed. */
 export function itemCounts({ items }) {
   const counts = { done: 0, open: 0, failed: 0 };
   for (const { status } of items.values()) counts[{ SUCCESS: "done", PENDING: "open" }[status] ?? "failed"] += 1;
   return counts;
 }
 
-/** What a node is at, as it is shown: nothing is said of nodes that no branch led to. */
+/** Returns the state to show: a node that a completed run never reached is skipped. */
 export function stateOf(run, nodeId) {
   const { state } = nodeOf(run, nodeId);
   return state === "waiting" && run.status === "COMPLETED" ? "skipped" : state;
 }
 
-/** The run as `GET /api/flows/{id}/status` tells it. */
+/** Returns the run from a response of `GET /api/flows/{id}/status`. */
 export function fromStatus({ runId, status, nodes, error, startedAt, finishedAt }) {
   const run = { ...newRun(runId, status), error };
   for (const told of nodes ?? []) {
@@ -66,11 +66,11 @@ export function fromStatus({ runId, status, nodes, error, startedAt, finishedAt 
   return run;
 }
 
-/** The run after a message. Another run than `run` replaces it when it is newer. */
+/** Returns the run after a message. A newer run replaces `run`. */
 export function advance(run, { type, payload }) {
   const { runId, nodeId } = payload;
   if (!runId) return run;
-  // Run ids are UUIDs of version 7: they sort by time.
+  // Run ids are version 7 UUIDs, so they sort by time.
   if (run.runId !== runId) {
     if (run.runId && runId < run.runId) return run;
     run = newRun(runId, "RUNNING");
@@ -83,7 +83,7 @@ const CHANGES = {
   __proto__: null,
   FLOW_STARTED(run) {
     Object.assign(run, { status: "RUNNING", error: null, totals: null });
-    stop(run, "failed"); // Where a run is resumed, what had failed waits again.
+    stop(run, "failed"); // If the run is resumed, failed nodes wait again.
   },
   NODE_STARTED(run, { attempt }, node) {
     Object.assign(node, { state: "running", attempt, text: "", error: null, usage: null });
@@ -101,7 +101,7 @@ const CHANGES = {
     takeCall(run, entry);
   },
   FLOW_COMPLETED(run, payload) {
-    run.status = "COMPLETED"; // What is waiting still was skipped: see `stateOf`.
+    run.status = "COMPLETED"; // Nodes that still wait were skipped: see `stateOf`.
     run.totals = { ms: payload.executionTimeMs, ...usageOf(payload) };
   },
   FLOW_FAILED(run, { error, executionTimeMs }, node) {

@@ -1,4 +1,4 @@
-/** One suggestion. It is updated in place, so that who reads it or has the focus in it is not disturbed. */
+/** One suggestion. Updates happen in place, to keep the focus and the reader's position. */
 
 import * as api from "./api.js";
 import { createNote, newId, onceAtATime } from "./dialogs.js";
@@ -12,8 +12,8 @@ import { evidenceFacts, promised, realised } from "./saving-words.js";
 const PAST_WORDS = { __proto__: null, DISMISSED: "Dismissed", WITHDRAWN: "Withdrawn: it holds no longer", REVERTED: "Taken back" };
 
 /**
- * `path` is that of the suggestion in the API. `onApply(body)`, `onDismiss()` and `onTakeBack()` do what their buttons
- * say and throw what the server answers instead; `labelOf(flowId, nodeId)` gives a node's name.
+ * `path` is the suggestion's path in the API. `onApply(body)`, `onDismiss()` and `onTakeBack()` run the actions of
+ * their buttons and throw the server's errors; `labelOf(flowId, nodeId)` returns a node's name.
  */
 export function createSavingCard({ path, labelOf, onApply, onDismiss, onTakeBack }) {
   const title = h("h4", { tabindex: "-1" });
@@ -36,7 +36,7 @@ export function createSavingCard({ path, labelOf, onApply, onDismiss, onTakeBack
     return api.get(`${path}${query}`);
   };
   const nameOf = ({ kind, edit }) => (kind === "model_switch" && edit?.values ? `${edit.values.provider}/${edit.values.model}` : "");
-  /** By its name, since another may be put forward by now. */
+  /** Sends the name, because the recommendation may have changed. */
   const alternative = () => {
     const name = select.value || nameOf(shown);
     return name ? { alternative: name } : {};
@@ -73,13 +73,13 @@ export function createSavingCard({ path, labelOf, onApply, onDismiss, onTakeBack
     trial.root,
     change.root,
   );
-  /** As it was told last, and the amount at the right end of all bars. */
+  /** The newest state from the server, and the amount at the right end of all bars. */
   let shown = null;
   let most = 0;
-  /** What alternatives and evidence were drawn from. */
+  /** The data behind the drawn alternatives and evidence. */
   let drawnFrom = "";
   let drawnEvidence = "";
-  /** The name of the change that was put forward then. */
+  /** The name of the change that was recommended at that time. */
   let putForward = "";
 
   const canApply = () => ["OPEN", "DISMISSED"].includes(shown.status);
@@ -142,12 +142,12 @@ export function createSavingCard({ path, labelOf, onApply, onDismiss, onTakeBack
       h("option", { value: "" }, `${putForward} (put forward)`),
       ...alternatives.map(({ name, savingPer30Days: saving }) => h("option", { value: name }, `${name}, likely ${roughly(saving.expectedUsd)} USD`)),
     );
-    // Prices change, and so do the models that would save something.
+    // Prices change, so the selected alternative may no longer save anything.
     select.value = alternatives.some(({ name }) => name === chosen) ? chosen : "";
     if (select.value !== chosen || (isOther && !chosen)) choose();
   }
 
-  /** What is said of the change that is chosen: the one that was put forward, or an alternative. */
+  /** Draws the selected change: the recommended one, or an alternative. */
   function drawChosen() {
     const chosen = canApply() && shown.alternatives?.find(({ name }) => name === select.value);
     const told = { ...shown, ...chosen };

@@ -1,9 +1,9 @@
-/** What a suggestion changes in its flow, before and after, and from there the way to apply it. */
+/** A suggestion's change to its flow, before and after, with the button that applies it. */
 
 import { createNote, onceAtATime } from "./dialogs.js";
 import { h } from "./dom.js";
 
-/** `fetch()` gives the suggestion with its `changes`; `onApply(version)` applies what was seen. */
+/** `fetch()` returns the suggestion with its `changes`; `onApply(version)` applies the version that was shown. */
 export function createChange({ id, fetch, onApply }) {
   const note = createNote();
   const list = h("ul", { class: "changes", "aria-label": "What it changes" });
@@ -18,9 +18,9 @@ export function createChange({ id, fetch, onApply }) {
     note.root,
     h("div", { class: "buttons" }, again, apply),
   );
-  /** As text, what somebody has before the eyes. */
+  /** The text of the change on display. */
   let seen = "";
-  /** Raised with each question, so that an answer which another choice has overtaken is not shown. */
+  /** Increases with each request, so that outdated responses are ignored. */
   let asked = 0;
   const applyOnce = onceAtATime(apply, applySeen);
 
@@ -59,7 +59,7 @@ export function createChange({ id, fetch, onApply }) {
     again.hidden = conflict.hidden;
   }
 
-  /** Nothing is applied but what was seen, so it is looked at once more. What changes after that, the server refuses: the version says what was seen. */
+  /** Fetches again and applies only the change on display. The server refuses later changes, by the version. */
   async function applySeen() {
     const number = ++asked;
     note.say("");

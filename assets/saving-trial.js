@@ -1,15 +1,15 @@
-/** Trying another model on stored inputs of a node: first what it would cost, then both answers side by side. */
+/** A trial of another model on a node's stored inputs: first the estimated cost, then both answers side by side. */
 
 import { createNote, newId, onceAtATime } from "./dialogs.js";
 import { h, setText } from "./dom.js";
 import { count, duration, moment, plural, roughly, usd } from "./format.js";
 import { longText } from "./texts.js";
 
-/** How many inputs may be tried at a time, and how many are unless somebody chooses. */
+/** Limits the inputs of one trial, and the default number of inputs. */
 const COUNT_MAX = 10;
 const COUNT_DEFAULT = 3;
 
-/** `ask({ count, confirm })` asks the server; `fetch()` gives the suggestion, with its newest trial. */
+/** `ask({ count, confirm })` asks the server; `fetch()` returns the suggestion with its newest trial. */
 export function createTrial({ id, ask, fetch }) {
   const countId = newId("count");
   const number = h("input", { id: countId, type: "number", min: 1, max: COUNT_MAX, step: 1, value: COUNT_DEFAULT, required: true, "data-testid": "trial-count", oninput: () => forget() });
@@ -34,12 +34,12 @@ export function createTrial({ id, ask, fetch }) {
   const estimateOnce = onceAtATime(estimate, showEstimate);
   const runOnce = onceAtATime(confirm, run);
   const folds = new Map();
-  /** What was asked when the estimate that is shown was made. */
+  /** The choice that the displayed estimate belongs to. */
   let agreed = null;
-  /** Raised whenever something else is chosen. */
+  /** Increases with each new choice, so that outdated responses are ignored. */
   let asked = 0;
   let shownAt = null;
-  /** Who has gone on elsewhere is not called back. */
+  /** The focus moves only if the user is still in this part. */
   const hasFocus = () => root.contains(document.activeElement);
 
   async function open() {
@@ -48,14 +48,14 @@ export function createTrial({ id, ask, fetch }) {
     await refresh();
   }
 
-  /** Somebody may have tried it elsewhere, too. */
+  /** Fetches the newest trial, which may come from another page. */
   async function refresh() {
     if (root.hidden) return;
-    const { trial } = await fetch().catch(() => ({})); // One that was made before is not needed to go on.
+    const { trial } = await fetch().catch(() => ({})); // An earlier trial is optional.
     if (trial) drawResults(trial);
   }
 
-  /** Another choice has another price. */
+  /** Discards the estimate, because another choice has another price. */
   function forget() {
     asked += 1;
     agreed = null;
@@ -130,7 +130,7 @@ export function createTrial({ id, ask, fetch }) {
     );
   }
 
-  /** To be compared, answers are there at once, whatever their length. */
+  /** Shows answers unfolded at any length, so that they can be compared. */
   function drawAnswer(name, { model, output, error, inputTokens, outputTokens, costUsd, latencyMs, isCut }, key) {
     const facts = [
       ["Tokens", (inputTokens ?? null) === null ? null : `${count(inputTokens)} in, ${count(outputTokens ?? 0)} out`],

@@ -1,16 +1,16 @@
-/** What suggestions save and what they rest on, in words. What is expected is never said as if it were certain. */
+/** Savings and evidence of suggestions, in words. Estimates are never stated as facts. */
 
 import { h } from "./dom.js";
 import { count, duration, moment, plural, roughly, usd } from "./format.js";
 
-/** What a suggestion promises, or one of its alternatives does. */
+/** Returns the estimated saving of a suggestion or of an alternative. */
 export function promised({ savingPer30Days: saving, savingMs, calls }) {
   const money = saving && `likely ${roughly(saving.expectedUsd)} USD in 30 days (${roughly(saving.lowUsd)} to ${roughly(saving.highUsd)})`;
   const time = (savingMs ?? null) === null ? null : `likely ${duration(savingMs)} less in each run`;
   return [money, time, `from ${plural(calls, "call")}`].filter(Boolean).join(", ");
 }
 
-/** What was measured after one was applied; it may have cost more. */
+/** Returns the measured result of an applied suggestion; it may have cost more. */
 export function realised(measured) {
   if (!measured?.calls && !measured?.costUsd) return "not measured yet";
   const { since, calls, wouldHaveCostUsd: before, costUsd: cost, savedUsd: saved, savedMs } = measured;
@@ -19,7 +19,7 @@ export function realised(measured) {
   return [money, time, `in ${plural(calls, "call")} since ${moment(since)}`].filter(Boolean).join("; ");
 }
 
-/** Of what a suggestion rests on: pairs of a name and what is shown for it, whatever its kind calls them. */
+/** Returns a suggestion's evidence as pairs of name and value, for any kind of suggestion. */
 export function evidenceFacts(evidence) {
   return Object.entries(evidence ?? {})
     .filter(([, value]) => value !== null && value !== undefined)
@@ -38,7 +38,7 @@ function valueOf(value, unit) {
   return /^\d{4}-\d\d-\d\dT/.test(value) && !Number.isNaN(Date.parse(value)) ? moment(value) : value;
 }
 
-/** `toAnsweredCalls` is read as “To answered calls”. */
+/** Turns `toAnsweredCalls` into “To answered calls”. */
 function words(name) {
   const text = name.replace(/[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`);
   return text.charAt(0).toUpperCase() + text.slice(1);

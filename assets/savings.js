@@ -1,4 +1,4 @@
-/** The dialog with what the optimizer proposes, and what became of it. */
+/** The dialog with the optimizer's suggestions and their results. */
 
 import * as api from "./api.js";
 import { ask, createNote, createSheet } from "./dialogs.js";
@@ -7,28 +7,28 @@ import { count } from "./format.js";
 import { createSavingCard } from "./saving-card.js";
 import { promised } from "./saving-words.js";
 
-/** However many calls are made, the suggestions are asked for at most this often. */
+/** Limits how often the suggestions are fetched while calls are made. */
 const REFRESH_PAUSE_MS = 2_000;
-/** So many of each status that matters now are shown … */
+/** Limits the suggestions shown of each current status … */
 const PRESENT_MAX = 1_000;
-/** … and so many more of each that is past with each press. */
+/** … and the number of past ones of each status that one press adds. */
 const PAST_STEP = 20;
 const PATH = "/api/ledger/optimizations";
 const PRESENT = ["OPEN", "APPLIED"];
 const PAST = ["DISMISSED", "WITHDRAWN", "REVERTED"];
 
-/** `badge` is an element that shows how many are open; `labelOf(flowId, nodeId)` gives a node's name. */
+/** `badge` is an element that shows the number of open suggestions; `labelOf(flowId, nodeId)` returns a node's name. */
 export function createSavings({ badge, labelOf }) {
   let isOpen = false;
   let isLoaded = false;
-  /** The newest state of each that was told, by id. */
+  /** The newest known state of each suggestion, by id. */
   const known = new Map();
   const cards = new Map();
-  /** Raised by questions and by news, so that an answer which others have overtaken is not shown. */
+  /** Increases with each request and each message, so that outdated responses are ignored. */
   let asked = 0;
   let isFetching = false;
   let isMore = false;
-  /** Of each status that is past, where its next page begins; null where there is none. */
+  /** The cursor of the next page of each past status; null if there is none. */
   let pastNext = null;
 
   const sheet = createSheet({ testid: "savings", onClose: () => (isOpen = false) });
@@ -50,10 +50,10 @@ export function createSavings({ badge, labelOf }) {
   const what = "What would cost less or take less time, by the calls that were made here. Amounts are what may be expected of 30 days like those that were seen, with the interval that holds 95 %.";
   sheet.body.append(h("p", { class: "muted" }, what), note.root, again, parts);
 
-  /** Soon, and together with whatever else asks for it until then; only while somebody looks. */
-  const fetchSoon = perFrame(() => isOpen && load().catch(() => {}), REFRESH_PAUSE_MS); // The connection line says why.
+  /** Fetches soon, one time for all requests until then, and only while the dialog is open. */
+  const fetchSoon = perFrame(() => isOpen && load().catch(() => {}), REFRESH_PAUSE_MS); // The connection line shows the error.
 
-  /** With an id, at that suggestion. */
+  /** Opens the dialog, at the suggestion `id` if there is one. */
   async function open(focusBack, id = null) {
     isOpen = true;
     note.say("");
@@ -88,7 +88,7 @@ export function createSavings({ badge, labelOf }) {
       gone.delete(item.id);
     }
     for (const id of gone) known.delete(id);
-    // They are past by now, and nobody told.
+    // These suggestions are past now, and no message said so.
     if (gone.size && pastNext) refetchPast();
     isMore = (answers[0].next ?? null) !== null;
     isLoaded = true;
@@ -96,12 +96,12 @@ export function createSavings({ badge, labelOf }) {
     draw();
   }
 
-  /** News is newer than whatever is being fetched. */
+  /** Receives a message, which is newer than any response still under way. */
   function receive(suggestion) {
     asked += 1;
     const isNew = suggestion.status === "OPEN" && known.get(suggestion.id)?.status !== "OPEN";
     known.set(suggestion.id, suggestion);
-    if (isFetching) load().catch(() => {}); // The connection line says why.
+    if (isFetching) load().catch(() => {}); // The connection line shows the error.
     draw();
     cards.get(suggestion.id)?.refreshTrial();
     if (isOpen && isNew) sheet.root.querySelector("[data-announcer]").textContent = `New: ${suggestion.title}, ${promised(suggestion)}`;
@@ -119,7 +119,7 @@ export function createSavings({ badge, labelOf }) {
     try {
       const answers = await Promise.all(wanted.map(([status, next]) => api.get(`${PATH}?status=${status}&limit=${PAST_STEP}${next && `&before=${next}`}`)));
       pastNext = Object.fromEntries(answers.map(({ next }, index) => [wanted[index][0], next ?? null]));
-      // What was told meanwhile is newer.
+      // Messages that arrived meanwhile are newer.
       for (const item of answers.flatMap(({ items }) => items)) if (!known.has(item.id)) known.set(item.id, item);
       pastNote.say("");
       draw();
@@ -151,7 +151,7 @@ export function createSavings({ badge, labelOf }) {
     appliedList.update();
     pastMore.hidden = !pastNext || Object.values(pastNext).every((next) => next === null);
     if (pastItems.children.length) pastNote.say("");
-    // What was moved has lost the focus, and what is gone cannot have it.
+    // A moved element has lost the focus, and a removed one cannot have it.
     if (!sheet.root.contains(document.activeElement) && focused !== document.body) (focused.checkVisibility() ? focused : sheet.close).focus({ preventScroll: true });
   }
 
@@ -186,17 +186,17 @@ export function createSavings({ badge, labelOf }) {
     if (isSure) await act(id, () => api.post(`${path}/revert`), "was taken back");
   }
 
-  /** Then the focus is where the suggestion has gone; or at the next one, where that is out of sight. */
+  /** Runs an action. The focus then follows the suggestion, or moves to the next one if it is hidden. */
   async function act(id, request, words) {
     const next = cards.get(id).root.nextElementSibling?.dataset.savingId ?? null;
-    // The answer has more in it than lists have; that is asked for where it is shown.
+    // Drop the fields that lists do not have; their parts fetch them.
     const { changes, conflict, trial, ...suggestion } = await request();
     receive(suggestion);
     note.say(`“${suggestion.title}” ${words}.`);
     if (isOpen) focusOn(suggestion.status === "APPLIED" ? id : Number(next), pastSummary);
   }
 
-  /** On a suggestion, or on `other` where that is out of sight. */
+  /** Focuses a suggestion, or `other` if it is hidden. */
   function focusOn(id, other) {
     const title = cards.get(id)?.title;
     (title?.checkVisibility() ? title : other).focus();
@@ -217,8 +217,8 @@ function createList(name, testid, none) {
 }
 
 const gain = ({ savingPer30Days: saving }) => saving?.expectedUsd ?? 0;
-/** The most money first, then the most time. */
+/** Sorts by money saved, then by time saved. */
 const byGain = (a, b) => gain(b) - gain(a) || (b.savingMs ?? 0) - (a.savingMs ?? 0) || b.id - a.id;
 const byAge = (a, b) => Date.parse(b.changedAt) - Date.parse(a.changedAt) || b.id - a.id;
-/** The upper ends of what it may save, whatever is chosen. */
+/** Returns the upper bounds of the saving, for the suggestion and all alternatives. */
 const amounts = ({ savingPer30Days: saving, alternatives = [] }) => [saving, ...alternatives.map((it) => it.savingPer30Days)].filter(Boolean).map(({ highUsd }) => highUsd);

@@ -1,4 +1,4 @@
-/** A flow's schedule: a form whose faults stand at their fields, and the times that come next. */
+/** A flow's schedule: a form with errors at their fields, and the next run times. */
 
 import * as api from "./api.js";
 import { ask, createNote, newId, onceAtATime } from "./dialogs.js";
@@ -8,10 +8,10 @@ import { createField as fieldOf, createZones, showFaults as showAt, ZONE_HERE } 
 const createField = (name, label, control, hint) => fieldOf("schedule", name, label, control, hint);
 
 export function createSchedule() {
-  /** What is shown: { flow, input, path, schedule }; `schedule` is null where there is none. */
+  /** The content: { flow, input, path, schedule }; `schedule` is null if the flow has none. */
   let shown = null;
   let isChanged = false;
-  /** What was typed and not saved, by the flow's id: closing the dialog does not lose it. */
+  /** Unsaved input by flow id, so that closing the dialog does not lose it. */
   const drafts = new Map();
   const note = createNote();
   const zones = createZones();
@@ -30,7 +30,7 @@ export function createSchedule() {
   const form = h(
     "form",
     {
-      novalidate: true, // The server says what is wrong, at its field.
+      novalidate: true, // The server checks each field.
       oninput: () => (isChanged = true),
       onsubmit: (event) => {
         event.preventDefault();
@@ -102,7 +102,7 @@ export function createSchedule() {
       drafts.delete(asked.flow.id);
       if (shown !== asked) return;
       asked.schedule = schedule;
-      isChanged = JSON.stringify(read()) !== JSON.stringify(typed); // Somebody may have typed on.
+      isChanged = JSON.stringify(read()) !== JSON.stringify(typed); // The user may have typed more meanwhile.
       showFaults([]);
       draw();
       note.say("Saved.");
@@ -141,7 +141,7 @@ export function createSchedule() {
     }
   }
 
-  /** The times alone: what is being typed stays. */
+  /** Refreshes the run times only and keeps the input. */
   async function refresh() {
     const asked = shown;
     const schedule = await api.getIfAny(asked.path).catch(() => asked.schedule);
@@ -167,7 +167,7 @@ function drawTimes(schedule) {
   ];
 }
 
-/** A time by the clock of the zone; as RFC 3339 where the browser does not know the zone. */
+/** Returns a time in the schedule's zone, or as RFC 3339 if the browser does not know the zone. */
 function inZone(rfc3339, timeZone) {
   const form = { weekday: "short", year: "numeric", month: "short", day: "numeric", hour: "2-digit", minute: "2-digit", hourCycle: "h23" };
   try {

@@ -1,4 +1,4 @@
-/** What calls have cost: a bar for each day, and sums by whatever one wants to know. Asks only while it is open. */
+/** The cost of calls: a bar for each day, and sums by a chosen group. Fetches only while it is open. */
 
 import * as api from "./api.js";
 import { byId, h, setText } from "./dom.js";
@@ -6,15 +6,15 @@ import { count, money, moneyOrUnknown, plural } from "./format.js";
 
 const DAYS = 30;
 const MS_PER_DAY = 24 * 60 * 60 * 1000;
-/** Sums that take the server long are asked for less often: it is to have this many times as long without. */
+/** Slow sums are fetched less often: the pause is this many times the duration of the last fetch. */
 const REST_FACTOR = 10;
 const REST_MIN_MS = 500;
-/** Calls that end together are one reason to ask. */
+/** Calls that end within this time cause one fetch. */
 const SOON_MS = 50;
-/** Groups beyond these are one row. */
+/** Further groups are merged into one row. */
 const ROWS_MAX = 50;
 const GROUPS = { model: "Model", provider: "Provider", flow: "Flow", role: "Role", key: "Key", tag: "Tag", status: "Status" };
-/** From when on, in UTC as the ledger's days. */
+/** The start of each period, in UTC like the ledger's days. */
 const PERIODS = {
   month: ["this month", (today) => new Date(today.getTime() - (today.getUTCDate() - 1) * MS_PER_DAY)],
   days: [`the last ${DAYS} days`, firstDay],
@@ -22,7 +22,7 @@ const PERIODS = {
   all: ["all time", () => null],
 };
 
-/** `flowName(id)` names a flow. */
+/** `flowName(id)` returns a flow's name. */
 export function createSpending({ flowName }) {
   const root = byId("spending");
   const by = h("select", { id: "spending-by", "data-testid": "spending-by", onchange: load }, ...Object.entries(GROUPS).map(([value, name]) => h("option", { value }, name.toLowerCase())));
@@ -42,12 +42,12 @@ export function createSpending({ flowName }) {
   let timer = 0;
   let restUntil = 0;
   let asked = 0;
-  /** How many loads are under way: more than one only where another choice was made meanwhile. */
+  /** Running loads; more than one only if the choice has changed meanwhile. */
   let loading = 0;
 
   root.addEventListener("toggle", () => root.open && load());
 
-  /** Anew, in place of what is under way. */
+  /** Loads again; replaces a load that is under way. */
   async function load() {
     const turn = ++asked;
     const began = Date.now();
@@ -56,7 +56,7 @@ export function createSpending({ flowName }) {
     const from = PERIODS[of.value][1](today);
     try {
       const [days, sums] = await Promise.all([ask("day", firstDay(today)), ask(by.value, from)]);
-      if (turn !== asked) return; // Something else was chosen since.
+      if (turn !== asked) return; // The choice has changed since.
       drawDays(days.items, today);
       drawSums(sums);
     } catch (error) {
@@ -67,12 +67,12 @@ export function createSpending({ flowName }) {
     }
   }
 
-  /** Soon, if anybody looks at it. */
+  /** Loads soon, if the part is open. */
   function refresh() {
     if (!root.open || timer) return;
     timer = setTimeout(() => {
       timer = 0;
-      if (loading) refresh(); // What is drawn then may lack the newest call.
+      if (loading) refresh(); // The running load may lack the newest call.
       else if (root.open) load();
     }, Math.max(SOON_MS, restUntil - Date.now()));
   }
@@ -89,7 +89,7 @@ export function createSpending({ flowName }) {
         const text = `${date}: ${item ? words(item) : "no calls"}`;
         const bar = h("span", { class: "day-bar" });
         const share = most > 0 ? Number(item?.total_cost_usd ?? 0) / most : 0;
-        bar.style.blockSize = `${share * 100}%`; // By the CSSOM, which the policy allows.
+        bar.style.blockSize = `${share * 100}%`; // Set through the CSSOM, which the content security policy allows.
         return h("li", { class: "day", title: text, "data-date": date, "data-calls": item ? item.calls : 0 }, bar, h("span", { class: "hidden-text" }, text));
       }),
     );
@@ -130,7 +130,7 @@ function firstDay(today) {
   return new Date(today.getTime() - (DAYS - 1) * MS_PER_DAY);
 }
 
-/** A sum of nothing but unknown prices is not 0. */
+/** A sum of unknown prices only is unknown, not 0. */
 const cost = (item) => (item.unpriced_calls && item.unpriced_calls >= item.calls ? moneyOrUnknown(null) : money(item.total_cost_usd ?? 0));
 
 function words(item) {

@@ -1,14 +1,14 @@
-/** Texts of others, shown as they are: folded where they are long, and to be copied. */
+/** Texts from users and models, shown verbatim: folded if they are long, with a copy button. */
 
 import { h, setText } from "./dom.js";
 import { plural } from "./format.js";
 
-/** A text that is longer, or has more lines, is folded at first. */
+/** A text with more characters or lines is folded at first. */
 const SHORT_CHARS = 300;
 const SHORT_LINES = 6;
 const COPIED_MS = 2_000;
 
-/** A button that copies `text()`; `what` it is, is said to who does not see what stands beside it. */
+/** A button that copies `text()`; `what` names the text for screen readers. */
 export function copyButton(what, text) {
   let timer = 0;
   const copy = async () => {
@@ -26,7 +26,7 @@ export function copyButton(what, text) {
   return button;
 }
 
-/** Browsers give the clipboard to pages of this machine and of HTTPS; elsewhere there is the old way. */
+/** Browsers allow the clipboard API only on localhost and HTTPS; elsewhere `execCommand` copies. */
 async function copied(text, button) {
   try {
     await navigator.clipboard.writeText(text);
@@ -34,7 +34,7 @@ async function copied(text, button) {
   } catch {
     const field = h("textarea", { class: "hidden-text", readonly: true });
     field.value = text;
-    button.after(field); // In the same dialog: nothing else can have the focus.
+    button.after(field); // Inside the same dialog, because only its elements can have the focus.
     field.select();
     const isCopied = document.execCommand("copy");
     field.remove();
@@ -49,8 +49,7 @@ export function shortText(what, text, testid) {
 }
 
 /**
- * A text under its name. `folds` remembers under `key` what a person folded or unfolded, for when it
- * is drawn anew.
+ * A text under its name. `folds` remembers under `key` whether the user folded or unfolded it, for the next drawing.
  */
 export function longText(name, text, { folds, key, testid }) {
   const isShort = text.length <= SHORT_CHARS && text.split("\n", SHORT_LINES + 1).length <= SHORT_LINES;

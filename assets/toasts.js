@@ -4,14 +4,14 @@ import { h, perFrame } from "./dom.js";
 
 const SHOWN_MAX = 4;
 const SHOWN_MS = 5_000;
-/** Who is to press a button in one gets there in this time. */
+/** A toast with a button stays longer, so that users can reach the button. */
 const SHOWN_WITH_BUTTON_MS = 20_000;
-/** What comes faster is shown together; else toasts would go by unread. */
+/** Faster toasts are shown together; otherwise users could not read them. */
 const DRAW_PAUSE_MS = 300;
-/** These stay until somebody has seen and dismissed them. Of the others, those with a button make room last. */
+/** These stay until the user dismisses them. Of the others, those with a button are removed last. */
 const STAYING = ["failed", "error", "warning"];
 
-/** `list` is the live region that holds the toasts; `overflow` says how many there was no room for. */
+/** `list` is the live region that contains the toasts; `overflow` shows the number of toasts that did not fit. */
 export function createToasts({ list, overflow }) {
   const waiting = [];
   let unseen = 0;
@@ -27,8 +27,8 @@ export function createToasts({ list, overflow }) {
   }, DRAW_PAUSE_MS);
 
   /**
-   * `kind`: started, completed, failed, cancelled, saving, warning or error. `action` is `{ label, act }` of a
-   * button, if there is to be one.
+   * `kind`: started, completed, failed, cancelled, saving, warning or error. `action` is `{ label, act }` of an
+   * optional button.
    */
   function show(kind, title, text = "", action = null) {
     waiting.push({ kind, title, text, action });
@@ -59,7 +59,7 @@ export function createToasts({ list, overflow }) {
     return toast;
   }
 
-  /** Not while somebody points at it or has the focus in it. */
+  /** Waits while the toast has the pointer or the focus. */
   function expire(toast, ms) {
     setTimeout(() => (toast.matches(":hover, :focus-within") ? expire(toast, SHOWN_MS) : dismiss(toast)), ms);
   }

@@ -1,8 +1,8 @@
-/** Asks a person for the server's token. */
+/** Asks the user for the server's token. */
 
 import { byId } from "./dom.js";
 
-/** Resolves to what was entered; `wasRefused` says that the last one was wrong. */
+/** Resolves to the input; `wasRefused` means that the last token was wrong. */
 export function askForToken(wasRefused) {
   const dialog = byId("token-dialog");
   const input = byId("token-input");
@@ -16,7 +16,7 @@ export function askForToken(wasRefused) {
       dialog.close();
       resolve(input.value.trim());
     };
-    // Without a token there is nothing to show, so the question stays.
+    // Without a token there is nothing to show, so the dialog stays open.
     dialog.onclose = () => dialog.showModal();
   });
 }

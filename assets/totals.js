@@ -4,7 +4,7 @@ import * as api from "./api.js";
 import { byId, setText } from "./dom.js";
 import { count, money, plural } from "./format.js";
 
-/** However much happens, the summary is asked for at most this often. */
+/** Limits how often the summary is fetched. */
 const REFRESH_EVERY_MS = 500;
 
 export function createTotals() {
@@ -16,7 +16,7 @@ export function createTotals() {
     setText(byId("total-calls"), count(total.calls));
     setText(byId("total-input-tokens"), count(total.input_tokens));
     setText(byId("total-output-tokens"), count(total.output_tokens));
-    // A sum of nothing but unknown prices is not 0.
+    // A sum of unknown prices only is unknown, not 0.
     const isUnknown = total.unpriced_calls > 0 && total.unpriced_calls >= total.calls;
     setText(byId("total-cost"), isUnknown ? "unknown" : money(total.total_cost_usd ?? 0));
     setText(byId("cost-notes"), notes(total));
@@ -24,12 +24,12 @@ export function createTotals() {
     setText(byId("call-notes"), [total.failed && `${count(total.failed)} failed`, total.pending && `${count(total.pending)} pending`].filter(Boolean).join(", "));
   }
 
-  /** Soon, and together with whatever else asks for it until then. */
+  /** Fetches soon, one time for all requests until then. */
   function refresh() {
     if (timer) return;
     const wait = Math.max(50, refreshedAt + REFRESH_EVERY_MS - Date.now());
     timer = setTimeout(async () => {
-      await load().catch(() => {}); // The next event asks again.
+      await load().catch(() => {}); // The next event fetches again.
       refreshedAt = Date.now();
       timer = 0;
     }, wait);

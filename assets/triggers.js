@@ -1,4 +1,4 @@
-/** The dialog with what starts a flow from outside: its webhook and its schedule. */
+/** The dialog with a flow's triggers: its webhook and its schedule. */
 
 import * as api from "./api.js";
 import { createNote, createSheet } from "./dialogs.js";
@@ -43,14 +43,14 @@ export function createTriggers() {
     }
   }
 
-  /** The secret is gone with the dialog. */
+  /** Closing the dialog removes the secret from the page. */
   function close() {
     shown = null;
     hook.hide();
     schedule.hide();
   }
 
-  /** A time that has come is not the next any more. */
+  /** Refreshes the schedule, because a run that has started is no longer the next one. */
   function receive({ type, payload }) {
     const isOurs = type === "FLOW_STARTED" && payload.trigger === "schedule" && payload.flowId === shown?.flow.id;
     if (isOurs && !parts.hidden) schedule.refresh();
