@@ -1,9 +1,9 @@
-//! When a schedule is due: pure, so that clocks and time zones can be made up in tests.
+//! Computes due times of schedules. Pure, so that tests can choose clocks and time zones.
 //!
-//! A schedule is five cron fields in a time zone. Where that zone's clock is put forward or back:
-//! a schedule of one fixed hour and minute (`30 2 * * *`) whose time is left out runs at the first
-//! moment after the gap, and one whose time comes twice runs the first time; any other (`*/30 * * * *`,
-//! `0 2,3 * * *`) follows the clock: what is left out is left out, what comes twice runs twice.
+//! A schedule is five cron fields in a time zone. If the zone's clock is set forward or back, a
+//! schedule with one fixed hour and minute (`30 2 * * *`) runs once: at the first moment after a
+//! gap that contains its time, and the first time if its time repeats. Any other schedule (`*/30 *
+//! * * *`, `0 2,3 * * *`) follows the clock: skipped times do not run, repeated ones run twice.
 
 use croner::Cron;
 use croner::errors::CronError;
@@ -17,11 +17,11 @@ use crate::time::Timestamp;
 pub const CRON_BYTES_MAX: usize = 200;
 const ZONE_BYTES_MAX: usize = 100;
 
-/// The fields of a cron text, in order.
+/// The fields of a cron expression, in order.
 const FIELDS: [&str; 5] = ["minute", "hour", "day of month", "month", "day of week"];
 
 text_enum! {
-    /// How to treat times that passed while no server ran.
+    /// The treatment of times that passed while no server ran.
     #[derive(Default)]
     pub enum Missed {
         #[default]
@@ -37,13 +37,13 @@ pub struct Schedule {
     zone: TimeZone,
 }
 
-/// What is to be done about a schedule at some moment.
+/// The action for a schedule at some moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     Wait,
-    /// A run is to start for this time, and for all that were due before it.
+    /// Start one run for this time and all due times before it.
     Run(Timestamp),
-    /// This time, and all that were due before it, are left out.
+    /// Skip this time and all due times before it.
     Skip(Timestamp),
 }
 
@@ -61,7 +61,7 @@ impl Schedule {
         }
     }
 
-    /// The first time after `after`; none where there never is one.
+    /// Returns the first due time after `after`, if any.
     pub fn next(&self, after: Timestamp) -> Option<Timestamp> {
         let after = jiff::Timestamp::from_millisecond(after.0).ok()?;
         let after = after.to_zoned(self.zone.clone());
@@ -69,15 +69,15 @@ impl Schedule {
         Some(Timestamp(next.timestamp().as_millisecond()))
     }
 
-    /// A moment as RFC 3339 with the offset that the schedule's zone has then.
+    /// Returns a moment as RFC 3339, with the zone's offset at that moment.
     pub fn local(&self, moment: Timestamp) -> Option<String> {
         let moment = jiff::Timestamp::from_millisecond(moment.0).ok()?;
         let offset = self.zone.to_offset(moment);
         Some(moment.display_with_offset(offset).to_string())
     }
 
-    /// What is to be done at `now`, where nothing up to `last` is due any more and times up to
-    /// `since` count as missed. However many times have passed, one run is started at most.
+    /// Returns the action at `now`. Times up to `last` are done, and times up to `since` count as
+    /// missed. At most one run starts, for any number of due times.
     pub fn step(&self, missed: Missed, last: Timestamp, since: Timestamp, now: Timestamp) -> Step {
         match self.newest(last, now) {
             None => Step::Wait,
@@ -86,7 +86,8 @@ impl Schedule {
         }
     }
 
-    /// The newest time of (`after`, `upto`], by bisection, because a year has half a million minutes.
+    /// Returns the newest due time in (`after`, `upto`], by bisection, because a year has half a
+    /// million minutes.
     fn newest(&self, after: Timestamp, upto: Timestamp) -> Option<Timestamp> {
         let due_after = |moment: i64| self.next(Timestamp(moment)).filter(|due| *due <= upto);
         let mut newest = due_after(after.0)?;
@@ -105,7 +106,7 @@ impl Schedule {
     }
 }
 
-/// The five fields, or what is wrong with each of them.
+/// Parses the five fields. Fails with one message per invalid field.
 fn parse_cron(text: &str) -> Result<Cron, Vec<String>> {
     if text.len() > CRON_BYTES_MAX {
         return Err(vec![format!("is longer than {CRON_BYTES_MAX} bytes")]);
@@ -115,7 +116,7 @@ fn parse_cron(text: &str) -> Result<Cron, Vec<String>> {
         return Err(vec![format!("must have five fields: {}", FIELDS.join(", "))]);
     }
     let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
-    // One by one, since the parser does not say which it is about.
+    // Parse the fields one by one, because the parser does not name the invalid one.
     let fault = |(at, field): (usize, &&str)| {
         let mut alone = ["*"; FIELDS.len()];
         alone[at] = field;
@@ -135,7 +136,8 @@ fn parse_cron(text: &str) -> Result<Cron, Vec<String>> {
     }
     let cron = parser.parse(&fields.join(" "));
     let cron = cron.map_err(|error| vec![error.to_string()])?;
-    // A day that no month has is found out in a zone without changes, once and for all.
+    // Reject days that no month has (such as February 30). UTC has no clock changes, so the result
+    // holds in any zone.
     let epoch = Timestamp(0);
     let always = Schedule { cron, zone: TimeZone::UTC };
     match always.next(epoch) {

@@ -1,8 +1,8 @@
 //! Runs flows when their schedules are due.
 //!
 //! One thread reads all schedules when one may have changed, decides about each (see
-//! [`crate::schedule`]), and sleeps until the next is due. That a time was run is committed with the
-//! run itself, so that it is never run twice: not after a crash, and not when the clock is put back.
+//! [`crate::schedule`]), and sleeps until the next is due. A time is marked as run in the same
+//! commit as the run, so it never runs twice, even after a crash or if the clock is set back.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,21 +25,21 @@ use crate::time::Timestamp;
 /// Bounds the sleep, because the clock may be set forward or back.
 const SLEEP_MAX: Duration = Duration::from_millis(SLEEP_MAX_MS.unsigned_abs());
 const SLEEP_MAX_MS: i64 = 10_000;
-/// How much later than it meant to it may look at the clock, in milliseconds. Beyond that the machine
-/// was asleep, or the clock was put forward: what was due by then was missed.
+/// The tolerated delay of a check, in milliseconds. After a longer one, the machine was suspended
+/// or the clock was set forward, so times due before then count as missed.
 const LATE_MAX_MS: i64 = 60_000;
 /// The delay before a run that could not be started is tried again.
 const RETRY_MS: i64 = 60_000;
 /// A last run further ahead of the clock than this is logged.
 const AHEAD_MAX_MS: i64 = 60 * 60 * 1000;
 
-/// What the runs that it starts say of where they came from.
+/// The trigger recorded in runs that the scheduler starts.
 const TRIGGER: &str = "schedule";
 
-/// The scheduler, for those who change schedules and who stop it.
+/// A handle that wakes and stops the scheduler.
 #[derive(Clone)]
 pub struct Scheduler {
-    /// Holds one word at most: several changes are one reason to look.
+    /// Holds one message at most: several changes need only one check.
     wake: Sender<()>,
     stopping: Arc<AtomicBool>,
 }
@@ -62,29 +62,29 @@ impl Scheduler {
         Ok((Self { wake, stopping }, thread))
     }
 
-    /// Makes it look at all schedules again, since one may have changed. Does not wait for it.
+    /// Makes the thread read all schedules again, because one may have changed. Does not wait.
     pub fn look(&self) {
         let _ = self.wake.try_send(());
     }
 
-    /// Ends it. Runs that it started go on.
+    /// Ends the thread. Runs that it started go on.
     pub fn shutdown(&self) {
         self.stopping.store(true, Ordering::SeqCst);
         self.look();
     }
 }
 
-/// A schedule that is switched on.
+/// An enabled schedule.
 struct Planned {
     record: ScheduleRecord,
     schedule: Schedule,
-    /// When there is something to do about it; none where there never is.
+    /// Time of the next action; none if there never is one.
     next: Option<Timestamp>,
 }
 
-/// A schedule that is tried again later: its run could not be started, or a time not be left out.
+/// A schedule to retry later, because its run could not start or a skip could not be saved.
 struct Held {
-    /// The time whose run could not be started; none where one could not be left out.
+    /// The due time of a run that could not start; none for a skip.
     due: Option<Timestamp>,
     until: Timestamp,
 }
@@ -94,12 +94,12 @@ struct State {
     store: Arc<Store>,
     journal: Journal,
     engine: Engine,
-    /// Times up to this one passed while nobody looked.
+    /// Times up to this one count as missed.
     missed_upto: Timestamp,
     awake_at: Timestamp,
     planned: Vec<Planned>,
     held: HashMap<FlowId, Held>,
-    /// Whether `planned` may be out of date.
+    /// True if `planned` may be out of date.
     is_stale: bool,
     stopping: Arc<AtomicBool>,
 }
@@ -122,7 +122,7 @@ impl State {
     fn run(mut self, woken: &Receiver<()>) {
         while !self.stopping.load(Ordering::SeqCst) {
             let next = self.look(Timestamp::now());
-            // A look that starts many runs takes a while, and is no sleep.
+            // Starting many runs takes a while, and must not count as sleep.
             self.awake_at = Timestamp::now();
             match woken.recv_timeout(sleep(next, Timestamp::now())) {
                 Ok(()) => self.is_stale = true,
@@ -132,24 +132,24 @@ impl State {
         }
     }
 
-    /// Does what is due at `now`, and gives when there is something to do next.
+    /// Runs or skips everything due at `now`. Returns the time of the next action, if any.
     fn look(&mut self, now: Timestamp) -> Option<Timestamp> {
         let asleep_ms = now.0.saturating_sub(self.awake_at.0);
         if asleep_ms > LATE_MAX_MS + SLEEP_MAX_MS {
             self.missed_upto = Timestamp(now.0 - LATE_MAX_MS);
         }
         self.awake_at = now;
-        // Where the clock was put back, somebody looks at those times by now.
+        // If the clock was set back, the times after `now` are watched again.
         self.missed_upto = self.missed_upto.min(now);
         if self.is_stale {
             match self.read(now) {
                 Ok(()) => self.is_stale = false,
-                // With what was known before.
+                // Continue with the schedules read earlier.
                 Err(error) => log::error!("the schedules cannot be read: {error}"),
             }
         }
         for at in 0..self.planned.len() {
-            // Thousands may be due at once, and the server is not to wait for them when it ends.
+            // Thousands may be due at once, and a shutdown must not wait for them.
             if self.stopping.load(Ordering::SeqCst) {
                 return None;
             }
@@ -169,7 +169,7 @@ impl State {
                     let next = self.next(&record, &schedule);
                     self.planned.push(Planned { record, schedule, next });
                 }
-                // Right when it was set: a time zone that is gone from the system since.
+                // It was valid when it was saved; the system may have lost its time zone since.
                 Err(faults) => log::error!(
                     "flow {} does not run by its schedule: {}",
                     record.flow_id,
@@ -201,13 +201,13 @@ impl State {
         Some(held.map_or(next, |held| held.until.max(next)))
     }
 
-    /// Does what is due of one schedule.
+    /// Runs or skips the due time of one schedule.
     fn act(&mut self, at: usize, now: Timestamp) {
         let Planned { record, schedule, .. } = &self.planned[at];
         let flow_id = record.flow_id;
         let mut since = self.missed_upto;
         if let Some(Held { due: Some(due), .. }) = self.held.get(&flow_id) {
-            // Not missed: it was there in time.
+            // A retried run is not missed: the scheduler saw its time when it was due.
             since = since.min(Timestamp(due.0 - 1));
         }
         let step = schedule.step(record.missed, record.last, since, now);
@@ -226,7 +226,7 @@ impl State {
                     self.planned[at].record.last = due;
                 }
             }
-            // Changed or removed a moment ago; whoever did that has told, or is about to.
+            // Changed or removed a moment ago; a wake-up for that change has come or will come.
             (Err(Error::Conflict(_) | Error::NotFound(_)), _) => {
                 self.planned[at].next = None;
                 self.is_stale = true;
@@ -248,7 +248,7 @@ impl State {
         self.planned[at].next = self.next(record, schedule);
     }
 
-    /// Starts the run for a time, and commits with it that the time is dealt with.
+    /// Starts the run for a due time, and marks the time as done in the same commit.
     fn start(&self, flow_id: FlowId, due: Timestamp) -> Result<()> {
         let record = self.store.schedule(flow_id)?;
         let flow = self.store.flow(flow_id)?;
@@ -259,7 +259,7 @@ impl State {
                 log::info!("flow {flow_id} runs for {due} as {}", accepted.run_id);
                 Ok(())
             }
-            // It would be no other in a minute: the flow has to be mended.
+            // A retry would fail too: the flow has to be fixed.
             Err(error @ Error::Invalid { .. }) => {
                 log::error!("flow {flow_id} is not run for {due}: {error}");
                 self.take(flow_id, due)
@@ -274,7 +274,7 @@ impl State {
     }
 }
 
-/// How long to sleep until `next`.
+/// Returns the time to sleep until `next`, at most `SLEEP_MAX`.
 fn sleep(next: Option<Timestamp>, now: Timestamp) -> Duration {
     let ms = next.map_or(i64::MAX, |next| next.0.saturating_sub(now.0));
     Duration::from_millis(ms.max(0).unsigned_abs()).min(SLEEP_MAX)
@@ -291,7 +291,7 @@ mod tests {
     use crate::server::Core;
     use crate::store::{NewSchedule, RunFilter, alter};
 
-    /// Everything but the network, and a scheduler without a thread, whose clock is the test's.
+    /// All parts except the network, and a scheduler without a thread; the test sets its clock.
     struct Bench {
         core: Option<Core>,
         state: State,
@@ -334,7 +334,7 @@ mod tests {
             self.state.is_stale = true;
         }
 
-        /// Lets it look at a clock that says `now`, and gives when it wants to look next.
+        /// Checks the schedules at `now`. Returns the time of the next action.
         fn look(&mut self, now: &str) -> Timestamp {
             self.state.look(at(now)).unwrap()
         }
@@ -373,7 +373,7 @@ mod tests {
         assert_eq!((bench.runs(), bench.last()), (1, at("08:10:00")));
         assert_eq!(bench.look("08:10:00.005"), at("08:20:00"));
         assert_eq!(bench.runs(), 1);
-        // Late, but there: a busy machine.
+        // Late but within the tolerance, as on a busy machine.
         assert_eq!(bench.look("08:20:59"), at("08:30:00"));
         assert_eq!(bench.runs(), 2);
     }
@@ -382,7 +382,7 @@ mod tests {
     fn a_clock_that_is_put_back_repeats_nothing_and_loses_nothing_that_was_not_run() {
         let mut bench = Bench::started("12:00:00");
         bench.set("0 * * * *", Missed::Skip, "08:30:00");
-        // Set by another clock: what passed before the start was missed.
+        // Saved by an earlier clock: times before the start were missed.
         assert_eq!(bench.look("12:00:00"), at("13:00:00"));
         assert_eq!((bench.runs(), bench.last()), (0, at("12:00:00")));
         assert_eq!(bench.look("13:00:00"), at("14:00:00"));
@@ -390,7 +390,7 @@ mod tests {
         assert_eq!(bench.look("10:00:00"), at("14:00:00"));
         assert_eq!(bench.look("13:00:00"), at("14:00:00"));
         assert_eq!(bench.runs(), 1);
-        // Set again, it still does not repeat what was run; removed and set again, it starts anew.
+        // A replaced schedule does not repeat past runs; a deleted and new one starts over.
         bench.set("0 * * * *", Missed::Skip, "09:30:00");
         assert_eq!(bench.look("09:30:00"), at("14:00:00"));
         bench.core().journal.commit_one(Change::DeleteSchedule(1)).unwrap();
@@ -408,7 +408,7 @@ mod tests {
             bench.look("08:00:00");
             assert_eq!(bench.look("17:30:00"), at("18:00:00"), "{missed}");
             assert_eq!((bench.runs(), bench.last()), (count, at("17:00:00")));
-            // The newest was not missed, and stands for all.
+            // The newest time was not missed, and its run covers the earlier ones.
             assert_eq!(bench.look("21:00:30"), at("22:00:00"), "{missed}");
             assert_eq!(bench.runs(), count + 1, "{missed}");
         }
@@ -423,11 +423,11 @@ mod tests {
             "CREATE TRIGGER full BEFORE INSERT ON runs BEGIN SELECT raise(ABORT, 'full'); END";
         bench.alter(full);
         assert_eq!(bench.look("09:00:00.1"), at("09:01:00.1"));
-        // Neither the run nor that it was dealt with is written.
+        // Neither the run nor the mark is saved.
         assert_eq!((bench.runs(), bench.last()), (0, at("08:00:00")));
         assert_eq!(bench.look("09:01:00.2"), at("09:02:00.2"));
         bench.alter("DROP TRIGGER full");
-        // It keeps that in mind when schedules change.
+        // The retry time survives a change of schedules.
         bench.state.is_stale = true;
         assert_eq!(bench.look("09:02:00.1"), at("09:02:00.2"));
         assert_eq!(bench.runs(), 0);
@@ -453,7 +453,7 @@ mod tests {
         let mut bench = Bench::started("08:00:00");
         bench.set("* * * * *", Missed::Skip, "08:00:00");
         bench.look("08:00:00");
-        // As after a look that took three minutes.
+        // As after a check that took three minutes.
         bench.state.awake_at = at("08:03:10");
         assert_eq!(bench.look("08:03:10"), at("08:04:00"));
         assert_eq!((bench.runs(), bench.last()), (1, at("08:03:00")));

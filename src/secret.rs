@@ -7,11 +7,11 @@ use subtle::ConstantTimeEq;
 
 use crate::error::{Error, Result};
 
-/// A shorter secret is a dummy for a local server, and can be in names by chance.
+/// A shorter secret is a dummy for a local server, and may occur in names by chance.
 const NAME_REDACTED_BYTES_MIN: usize = 8;
 
-/// A key or token. `Debug` and `Display` print `***`; only [`Secret::expose`] gives the text,
-/// so that every place where a secret leaves the process can be found by that name.
+/// A key or token. `Debug` and `Display` print `***`; only [`Secret::expose`] returns the text, so
+/// that a search for that name finds every place that reads a secret.
 #[derive(Clone, PartialEq, Eq, serde::Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);
@@ -21,17 +21,18 @@ impl Secret {
         Self(text.into())
     }
 
-    /// 256 random bits in hexadecimal.
+    /// Returns 256 random bits in hexadecimal.
     pub fn random() -> Result<Self> {
         random_hex::<32>().map(Self)
     }
 
-    /// SHA-256 in hexadecimal. Safe to store for [`Secret::random`]; a chosen word could be guessed.
+    /// Returns the SHA-256 in hexadecimal. Safe to store only for [`Secret::random`]: a chosen word
+    /// could be guessed.
     pub fn hash(&self) -> String {
         crate::ids::hex(&Sha256::digest(self.0.as_bytes()))
     }
 
-    /// The text itself, for the one header that it is sent in.
+    /// Returns the text itself, for the one header that carries it.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -41,7 +42,8 @@ impl Secret {
         self.0.as_bytes().ct_eq(offered).into()
     }
 
-    /// Replaces this secret in `text`, because some servers repeat a refused key in their error message.
+    /// Replaces this secret in `text`, because some servers repeat a refused key in their error
+    /// message.
     pub fn redact(&self, text: &str) -> String {
         if self.0.is_empty() {
             return text.to_owned();
@@ -49,7 +51,8 @@ impl Secret {
         text.replace(&self.0, "***")
     }
 
-    /// The same for names, such as a model's. With the key `k` every `k` would be replaced.
+    /// Replaces this secret in a name, such as a model's, unless the secret is short: with the key
+    /// `k`, every `k` would be replaced.
     pub fn redact_name(&self, name: &str) -> String {
         if self.0.len() < NAME_REDACTED_BYTES_MIN {
             return name.to_owned();
@@ -58,7 +61,7 @@ impl Secret {
     }
 }
 
-/// `N` random bytes in hexadecimal.
+/// Returns `N` random bytes in hexadecimal.
 pub fn random_hex<const N: usize>() -> Result<String> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes)

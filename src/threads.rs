@@ -1,4 +1,4 @@
-//! Threads with names, limits and ends: nothing runs that nobody waits for.
+//! Threads with names and limits; all of them are joined at the end.
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -34,8 +34,8 @@ impl Threads {
                 "cannot start the thread `{name}`; raise the limit on threads (ulimit -u, TasksMax)"
             )))?;
         let mut handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
-        // Handles of ended threads are dropped when the list would grow, so that it stays as
-        // long as the most threads there ever were at once.
+        // Drop handles of ended threads before the list grows, so that its length is bounded by the
+        // largest number of threads at once.
         if handles.len() == handles.capacity() {
             handles.retain(|handle| !handle.is_finished());
         }
@@ -43,7 +43,7 @@ impl Threads {
         Ok(())
     }
 
-    /// Waits until all have ended or `deadline` has passed. Gives how many are left.
+    /// Waits until all have ended or `deadline` has passed. Returns the number still running.
     pub fn join(&self, deadline: Instant) -> usize {
         loop {
             let mut handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
@@ -53,7 +53,7 @@ impl Threads {
             let left = handles.len();
             drop(handles);
             for handle in ended {
-                // The panic, if any, was logged where it happened.
+                // `guarded` has logged the panic, if any.
                 let _ = handle.join();
             }
             if left == 0 || Instant::now() >= deadline {
@@ -70,8 +70,9 @@ fn guarded(work: impl FnOnce()) {
     }
 }
 
-/// Does `work` for each item, up to `at_once` at a time, and returns the results in order. The caller is
-/// one of the threads, so that it works even if no other can be started. Panics go on in the caller.
+/// Runs `work` on each item, up to `at_once` at a time, and returns the results in order. The
+/// caller is one of the threads, so that it works even if no other can be started. A panic
+/// continues in the caller.
 pub fn each_at_once<T: Sync, R: Send>(
     name: &str,
     at_once: usize,
@@ -118,10 +119,10 @@ pub fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
         .unwrap_or("no message")
 }
 
-/// Called when a thread ended that the server cannot do without; gets the thread's name.
+/// Called with a thread's name after a vital thread has ended.
 pub type OnFatal = Arc<dyn Fn(&str) + Send + Sync>;
 
-/// Starts a thread that the server cannot do without: a panic in it calls `on_fatal`.
+/// Starts a thread that the server cannot run without: a panic in it calls `on_fatal`.
 pub fn vital(
     name: &'static str,
     on_fatal: OnFatal,
@@ -138,15 +139,15 @@ pub fn vital(
         .map_err(Error::io(format!("cannot start the {name} thread")))
 }
 
-/// How long a worker of a [`Pool`] waits for more work before it ends.
+/// Idle time after which a worker of a [`Pool`] ends.
 const WORKER_IDLE_MAX: Duration = Duration::from_secs(10);
-/// How long a job waits for a worker where there are as many as there may be. Who counts the jobs
-/// learns that one is done before its worker is back and waits for the next.
+/// Limits a job's wait for a worker of a full pool. A caller may learn that a job is done a moment
+/// before its worker is idle again.
 const WORKER_WAIT_MAX: Duration = Duration::from_secs(1);
 
 pub type Job = Box<dyn FnOnce() + Send>;
 
-/// Workers that are started as they are needed and end when they are not.
+/// Starts workers on demand; idle ones end.
 pub struct Pool {
     name: &'static str,
     max: usize,
@@ -155,19 +156,19 @@ pub struct Pool {
     threads: Threads,
 }
 
-/// What a pool and its workers share.
+/// State shared by a pool and its workers.
 #[derive(Default)]
 struct Workers {
     state: Mutex<WorkersState>,
-    /// There is a job, or there will be none any more.
+    /// Signals a new job, or the end of the pool.
     changed: Condvar,
-    /// A worker is idle, or has ended, while a job waits for that.
+    /// Signals that a worker is idle or has ended while a job waits.
     freed: Condvar,
 }
 
 #[derive(Default)]
 struct WorkersState {
-    /// Jobs for workers that are idle: never more than there are of those.
+    /// Jobs for idle workers; never more than `idle`.
     jobs: VecDeque<Job>,
     /// Workers that wait for a job.
     idle: usize,
@@ -190,7 +191,7 @@ impl Workers {
         }
     }
 
-    /// The next job for a worker; none when it is to end.
+    /// Returns the next job for a worker, or none if the worker must end.
     fn next(&self) -> Option<Job> {
         let mut state = self.state();
         state.idle += 1;
@@ -212,13 +213,13 @@ impl Workers {
 }
 
 impl Pool {
-    /// A pool of at most `max` workers.
+    /// Creates a pool of at most `max` workers.
     pub fn new(name: &'static str, max: usize, stack_bytes: usize) -> Self {
         Self { name, max, stack_bytes, workers: Arc::default(), threads: Threads::default() }
     }
 
-    /// Gives `job` to an idle worker or a new one; waits a little for one that is about to be idle.
-    /// Fails with [`Error::Busy`], and drops the job, if there is none.
+    /// Runs `job` on an idle or new worker. If all are busy, waits up to `WORKER_WAIT_MAX` for one,
+    /// then fails with [`Error::Busy`] and drops the job.
     pub fn run(&self, job: Job) -> Result<()> {
         let is_full =
             |state: &mut WorkersState| state.idle <= state.jobs.len() && state.count >= self.max;
@@ -247,7 +248,7 @@ impl Pool {
         self.start(job)
     }
 
-    /// Starts a worker, which is counted already.
+    /// Starts a worker that `count` already includes.
     fn start(&self, job: Job) -> Result<()> {
         let workers = Arc::clone(&self.workers);
         let started = self.threads.spawn(self.name, self.stack_bytes, move || {
@@ -266,7 +267,7 @@ impl Pool {
 
     /// Ends the workers after their present jobs. Returns the number that are left at `deadline`.
     pub fn join(self, deadline: Instant) -> usize {
-        // At once, instead of after their idle time.
+        // Wake idle workers instead of waiting for their idle time.
         self.workers.state().is_over = true;
         self.workers.changed.notify_all();
         self.threads.join(deadline)
@@ -298,7 +299,7 @@ mod tests {
 
     #[test]
     fn work_is_done_for_each_item_in_as_many_threads_as_are_wanted() {
-        // Nobody goes on before there are three at work, and there are never more.
+        // The barrier waits for three workers; the assertion rejects a fourth.
         let (met, at_work) = (std::sync::Barrier::new(3), AtomicUsize::new(0));
         let items: Vec<usize> = (0..9).collect();
         let given = each_at_once("test", 3, 64 << 10, &items, |at, item| {
