@@ -1,4 +1,4 @@
-//! Where everything is wired together: `main` and the tests start the same.
+//! Connects all parts; `main` and the tests start the same server.
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -28,27 +28,27 @@ use crate::threads::OnFatal;
 use crate::time::Timestamp;
 use crate::websocket::{Frames, HubClients, Limits, Sockets};
 
-/// Flows that a newcomer finds; they need no key and no network.
+/// Flows saved for new users; they need no key and no network.
 const EXAMPLES: &[&str] = &[
     include_str!("../assets/examples/plan-then-write.json"),
     include_str!("../assets/examples/two-views.json"),
 ];
 
-/// How long each part may take to end …
+/// Limits the time for each part to end …
 const ENGINE_END_MAX: Duration = Duration::from_millis(1_500);
 /// Clients are closed within a second.
 const HUB_END_MAX: Duration = Duration::from_millis(1_500);
 const CLIENTS_END_MAX: Duration = Duration::from_millis(2_500);
 const PART_END_MAX: Duration = Duration::from_millis(500);
-/// … and all of them together, so that the whole ends within five seconds.
+/// … and for all of them together, so that a shutdown takes at most five seconds.
 const MOST_END_MAX: Duration = Duration::from_secs(4);
-/// How many connections may wait to be accepted; the system may allow fewer.
+/// Limits the connections that wait to be accepted; the system may allow fewer.
 const LISTEN_QUEUE: i32 = 4_096;
 const JOIN_POLL: Duration = Duration::from_millis(2);
 
-/// Everything but the network: store, journal, hub, providers, engine.
+/// All parts except the network: store, journal, hub, providers, engine.
 pub struct Core {
-    /// Wakes the optimizer, which is started later if at all.
+    /// Wakes the optimizer, which starts later if it is enabled.
     alarm: WakeSignal,
     pub store: Arc<Store>,
     pub journal: Journal,
@@ -56,7 +56,7 @@ pub struct Core {
     pub providers: Arc<Providers>,
     pub calls: Calls,
     pub engine: Engine,
-    /// Of the hub, the journal and the engine.
+    /// Threads of the hub, the journal and the engine.
     threads: [JoinHandle<()>; 3],
 }
 
@@ -66,7 +66,7 @@ fn fatal_channel() -> (OnFatal, Receiver<String>) {
     (on_fatal, receiver)
 }
 
-/// Passes committed events to the hub and to somebody within the process.
+/// Passes committed events to the hub and to a receiver within the process.
 struct Tee {
     hub: Hub,
     tap: Sender<Message>,
@@ -82,15 +82,15 @@ impl Publish for Tee {
 }
 
 impl Core {
-    /// Opens the database and goes on with what an earlier process left behind. `tap` gets every
-    /// committed event, beside the hub; with `goes_on`, runs of an earlier process go on.
+    /// Opens the database and recovers the state of an earlier process. `tap` receives every
+    /// committed event, like the hub; with `goes_on`, runs of an earlier process continue.
     pub fn start(
         config: &Config,
         tap: Option<Sender<Message>>,
         goes_on: bool,
         on_fatal: &OnFatal,
     ) -> Result<Self> {
-        // First, so that nothing is touched if they are invalid.
+        // First, so that invalid prices change nothing on disk.
         let mut prices = Prices::built_in();
         if let Some(path) = &config.prices {
             prices = prices.with_own(path)?;
@@ -129,7 +129,7 @@ impl Core {
         Ok(core)
     }
 
-    /// Ends all parts in order. Calls under way are stopped; their runs go on at the next start.
+    /// Ends all parts in order. Running calls are stopped; their runs continue at the next start.
     pub fn shutdown(self) {
         let [hub, journal, engine] = self.threads;
         self.engine.shutdown();
@@ -155,12 +155,12 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts everything; when this returns, the port answers.
+    /// Starts all parts. The port answers once this returns.
     pub fn start(config: &Config) -> Result<Self> {
         let started = Instant::now();
         let (on_fatal, fatal) = fatal_channel();
         config.check_exposure()?;
-        // First, so that nothing is touched when the port is taken.
+        // First, so that a port in use changes nothing on disk.
         let listener = bind_public(config.listen)
             .map_err(Error::io(format!("cannot listen on {}", config.listen)))?;
         let core = Core::start(config, None, true, &on_fatal)?;
@@ -225,13 +225,13 @@ impl Server {
         &self.core
     }
 
-    /// Gets the name of a thread that the server cannot go on without, if one ends.
+    /// Returns the channel that receives the name of a vital thread that has ended.
     pub fn fatal(&self) -> &Receiver<String> {
         &self.fatal
     }
 
-    /// Ends the server in good order, within five seconds: no new connections, calls under way
-    /// stopped, clients closed with 1001, everything committed.
+    /// Shuts the server down within five seconds: accepts no new connections, stops running calls,
+    /// closes clients with 1001 and commits everything.
     pub fn shutdown(self) {
         let began = Instant::now();
         self.listener.stop_accepting();
@@ -240,7 +240,7 @@ impl Server {
         self.trials.stop();
         join(self.scheduler_thread, "scheduler", PART_END_MAX);
         join(self.optimizer_thread, "optimizer", PART_END_MAX);
-        // Before the journal ends, which settles them.
+        // Before the journal ends, because it settles the stopped calls.
         let calls_end = Instant::now() + PART_END_MAX;
         let left = self.gateway.shutdown(calls_end);
         if left > 0 {
@@ -280,11 +280,11 @@ fn listen(
     Listener::start(listener, handlers, rules, sockets, on_fatal)
 }
 
-/// Like `TcpListener::bind`, but for the queue: std's has room for 128 connections that were not
-/// accepted yet, too few for a thousand clients that come back at once.
+/// Binds like `TcpListener::bind`, but with a longer queue: std's holds 128 connections that are
+/// not accepted yet, too few if a thousand clients reconnect at once.
 fn bind_public(address: SocketAddr) -> std::io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // A port whose old connections still linger can be had, as with std.
+    // Allows a port with lingering old connections, like std.
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
     socket.listen(LISTEN_QUEUE)?;
@@ -304,7 +304,8 @@ fn save_examples(core: &Core) -> Result<()> {
     core.journal.commit(changes).map(drop)
 }
 
-/// Waits for a thread, but not for ever: a part that hangs is named instead of hanging the rest.
+/// Waits for a thread for at most `time_max`: a part that hangs is logged and does not block the
+/// rest.
 fn join(thread: JoinHandle<()>, name: &str, time_max: Duration) {
     let deadline = Instant::now() + time_max;
     while !thread.is_finished() {

@@ -1,4 +1,4 @@
-//! An error as clients see it.
+//! The error response that clients receive.
 
 use serde_json::json;
 

@@ -1,5 +1,5 @@
-//! Who may come in: the token, the `Host` names that the server answers to (against DNS
-//! rebinding), and the `Origin` of requests that browsers send for a page (against other sites).
+//! Access checks: the token, the accepted `Host` names (against DNS rebinding), and the `Origin` of
+//! requests that browsers send for a page (against other sites).
 
 use std::net::IpAddr;
 
@@ -11,12 +11,12 @@ const HEALTH_PATH: &str = "/api/health";
 
 #[derive(Clone, Debug, Default)]
 pub struct Auth {
-    /// Asked for everywhere but for the page's own files, the health check and deliveries to
-    /// webhooks, which have secrets of their own.
+    /// Required everywhere except for the page's own files, the health check and webhook
+    /// deliveries, which have their own secrets.
     pub token: Option<Secret>,
-    /// Names that the server answers to, beside `localhost` and addresses.
+    /// Accepted `Host` names, in addition to `localhost` and addresses.
     pub hosts: Vec<String>,
-    /// Origins of other pages that may use the API, as `https://example.org`.
+    /// Origins of other sites' pages that may use the API, such as `https://example.org`.
     pub origins: Vec<String>,
 }
 
@@ -27,7 +27,7 @@ impl Auth {
         self.check_origin(head)
     }
 
-    /// The origin of the page that asks, where it is one of another server that may.
+    /// Returns the request's origin if it is an allowed page of another server.
     pub fn allowed_origin<'a>(&self, head: &'a RequestHead) -> Option<&'a str> {
         head.header("origin").filter(|origin| {
             let mut allowed = self.origins.iter();
@@ -35,8 +35,9 @@ impl Auth {
         })
     }
 
-    /// A page of another site can make the browser connect here under that site's own name; its
-    /// `Host` then is that name. An address in `Host` was typed or linked, never rebound.
+    /// Rejects DNS rebinding: a page of another site can make the browser connect here under that
+    /// site's own name, and `Host` then has that name. An address in `Host` was typed or linked,
+    /// never rebound.
     fn check_host(&self, head: &RequestHead) -> Result<(), ApiError> {
         let hosts: Vec<&str> = head.all("host").collect();
         let [host] = hosts.as_slice() else {
@@ -61,7 +62,7 @@ impl Auth {
         if reads && head.path() != "/ws" {
             return Ok(());
         }
-        // Programs that are no browsers send none.
+        // Clients other than browsers send no `Origin`.
         let Some(origin) = head.header("origin") else {
             return Ok(());
         };
@@ -77,7 +78,7 @@ impl Auth {
         Err(ApiError::new(403, "foreign_origin", message))
     }
 
-    /// Checks the token, and that headers are ASCII.
+    /// Checks the token, and rejects headers that are not ASCII.
     pub fn check_token(&self, head: &RequestHead) -> Result<(), ApiError> {
         if let Some((name, _)) = head.fields().find(|(_, value)| !value.is_ascii()) {
             let message = format!("the request cannot be read: field {name} is not ASCII");
@@ -102,12 +103,13 @@ fn is_public(head: &RequestHead) -> bool {
     head.method == "OPTIONS" || is_page || path == HEALTH_PATH
 }
 
-/// A health check, which is answered even while all places for connections are taken.
+/// Returns true for a health check, which is answered even if all connections are in use.
 pub fn is_probe(head: &RequestHead) -> bool {
     matches!(head.method.as_str(), "GET" | "HEAD") && head.path() == HEALTH_PATH
 }
 
-/// A delivery to a webhook, whose own secret the route checks. Strict, so that nothing else passes.
+/// Returns true for a webhook delivery; its route checks the webhook's own secret. Strict, so that
+/// no other request passes without the token.
 fn is_delivery(head: &RequestHead) -> bool {
     let slug = head.path().strip_prefix("/hooks/");
     let is_slug = |slug: &str| !slug.is_empty() && slug.bytes().all(|b| b.is_ascii_alphanumeric());

@@ -1,5 +1,5 @@
-//! The open connections: how many there may be (of each kind, from each address, as far as
-//! descriptors go), and which of them can be closed to make room.
+//! The open connections: limits (by kind, by address, by file descriptors), and the choice of an
+//! idle connection to close for a new one.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, Shutdown, TcpStream};
@@ -12,22 +12,22 @@ use rustix::process::{Resource, getrlimit};
 const WEBSOCKETS_MAX: usize = 10_000;
 /// Limits the number of HTTP connections.
 const HTTP_MAX: usize = 1_024;
-/// Additional HTTP connections while all others are in use: only probes are answered on them.
+/// Limits additional HTTP connections while all others are in use; they answer only probes.
 const PROBES_MAX: usize = 16;
 /// Limits the connections of one other machine, of both kinds together, unless the configuration
-/// says otherwise: a room full of people behind one router, and a quarter of the HTTP connections.
+/// sets a limit: enough for many users behind one router, and a quarter of the HTTP connections.
 const PER_ADDRESS_MAX: usize = 256;
-/// Descriptors kept for the database (16 readers with two files each), for calls to providers (64,
-/// each with a few), for probes and for the rest. With a low limit, half of all descriptors.
+/// Descriptors reserved for the database (16 readers with two files each), for calls to providers
+/// (64, each with a few), for probes and for the rest. With a low limit, half of all descriptors.
 const RESERVED_DESCRIPTORS: usize = 256;
-/// The part of an IPv6 address that stands for one customer of a provider (RFC 6177, section 2):
-/// the 64 bits of the network, in which a machine may take any address.
+/// The network part of an IPv6 address: 64 bits identify one customer of an access provider
+/// (RFC 6177, section 2), and a machine may use any address within them.
 const IPV6_NETWORK: u128 = !0 << 64;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Http,
-    /// HTTP, accepted while all places are taken.
+    /// HTTP, accepted while all other connections are in use.
     Probe,
     WebSocket,
 }
@@ -36,7 +36,7 @@ struct Connection {
     stream: Arc<TcpStream>,
     address: IpAddr,
     kind: Kind,
-    /// Since when a kept-alive connection has waited for its next request.
+    /// Start of a kept-alive connection's wait for its next request.
     idle_since: Option<Instant>,
 }
 
@@ -54,7 +54,7 @@ struct Table {
     open: HashMap<u64, Connection>,
 }
 
-/// Why there is no place for a connection.
+/// The reason for refusing a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Full {
     #[error("too many connections")]
@@ -64,9 +64,9 @@ pub enum Full {
 }
 
 impl Connections {
-    /// Allows as many connections as this process may open descriptors for. `per_address_max`
-    /// holds for loopback addresses as well; without it, other machines may have
-    /// [`PER_ADDRESS_MAX`], and this one (or a proxy on it) has no such limit.
+    /// Limits connections to the descriptors that this process may open. `per_address_max` also
+    /// applies to loopback addresses. Without it, other machines may have [`PER_ADDRESS_MAX`], and
+    /// this one (or a proxy on it) has no such limit.
     pub fn new(per_address_max: Option<usize>) -> Arc<Self> {
         let limit = getrlimit(Resource::Nofile).current;
         let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
@@ -83,8 +83,8 @@ impl Connections {
         })
     }
 
-    /// Takes a place for a new connection. When all are taken, closes the connection that has been
-    /// idle longest; when none is idle, takes a place for probes.
+    /// Admits a new connection. If the limit is reached, closes the connection that has been idle
+    /// longest; if none is idle, admits the new one for probes only.
     pub fn open(
         self: &Arc<Self>,
         number: u64,
@@ -97,7 +97,7 @@ impl Connections {
             max => max.unwrap_or(PER_ADDRESS_MAX),
         };
         let mut table = self.table();
-        // Under the lock of `close`, so that no connection comes in after it.
+        // Checked under the lock that `close` takes, so that no connection is admitted after it.
         if table.is_closed {
             return Err(Full::All);
         }
@@ -141,7 +141,7 @@ impl Connections {
 }
 
 impl Table {
-    /// Looks at all connections: that takes less time than starting the thread of a new one.
+    /// Scans all connections, which takes less time than starting a new connection's thread.
     fn count(&self, fits: impl Fn(&Connection) -> bool) -> usize {
         self.open.values().filter(|it| fits(it)).count()
     }
@@ -152,7 +152,7 @@ impl Table {
         let Some((_, number)) = idle.min() else {
             return false;
         };
-        // Its thread, which ends now, has no place to give back any more.
+        // The connection's thread ends now; its permit then finds no entry to remove.
         if let Some(connection) = self.open.remove(&number) {
             let _ = connection.stream.shutdown(Shutdown::Both);
         }
@@ -160,7 +160,7 @@ impl Table {
     }
 }
 
-/// What counts as one machine: an IPv4 address, or an IPv6 network.
+/// Returns the address that stands for one machine: an IPv4 address, or an IPv6 network.
 fn machine(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) if !address.is_loopback() => {
@@ -170,7 +170,7 @@ fn machine(address: IpAddr) -> IpAddr {
     }
 }
 
-/// The place of a connection, given back on drop.
+/// A connection's entry; removed on drop.
 pub struct ConnectionPermit {
     connections: Arc<Connections>,
     number: u64,
@@ -182,24 +182,24 @@ impl ConnectionPermit {
         self.kind
     }
 
-    /// The connection waits for its next request, and may be closed for another.
+    /// Marks the connection as waiting for its next request; it may be closed for a new connection.
     pub fn set_idle(&self) {
         if let Some(connection) = self.connections.table().open.get_mut(&self.number) {
             connection.idle_since = Some(Instant::now());
         }
     }
 
-    /// A request has begun. Returns false when the connection was closed for another.
+    /// Marks the start of a request. Returns false if the connection was closed for a new one.
     pub fn set_busy(&self) -> bool {
         let mut table = self.connections.table();
         let connection = table.open.get_mut(&self.number);
         connection.map(|it| it.idle_since = None).is_some()
     }
 
-    /// Exchanges the place for that of a WebSocket. Returns false when there is none.
+    /// Counts the connection as a WebSocket. Returns false if their limit is reached.
     pub fn become_websocket(&mut self) -> bool {
         let mut table = self.connections.table();
-        // `close` leaves WebSockets alone, since they say goodbye by themselves.
+        // `close` leaves WebSockets open, because the hub closes them with a close frame.
         let websockets = table.count(|it| it.kind == Kind::WebSocket);
         if table.is_closed || websockets >= WEBSOCKETS_MAX {
             return false;
@@ -224,7 +224,7 @@ mod tests {
 
     const HERE: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 
-    /// Connections whose streams are all the same.
+    /// Returns connections that all share one stream.
     struct Opener {
         connections: Arc<Connections>,
         stream: Arc<TcpStream>,

@@ -1,4 +1,4 @@
-//! A request's body, which is read only if its handler asks for it.
+//! A request's body, read only if its handler asks for it.
 
 use std::cell::Cell;
 use std::io::{self, Write};
@@ -10,29 +10,29 @@ use super::api_error::ApiError;
 use super::read_some;
 use super::request_head::{Body, HEAD_BYTES_MAX, RequestHead};
 
-/// How much of a body is read at a time.
+/// Limits one read of a body, in bytes.
 const READ_BYTES: usize = 64 << 10;
-/// How much of a line between chunks is read at a time …
+/// Limits one read of a line between chunks …
 const LINE_READ_BYTES: usize = 4 << 10;
-/// … and the longest such line.
+/// … and the length of such a line.
 const CHUNK_LINE_BYTES_MAX: usize = 1 << 10;
-/// Limits the larger bodies of all connections together.
+/// Limits the total size of larger bodies, for all connections.
 const BODIES_BYTES_MAX: usize = 512 << 20;
-/// Bodies up to this size do not count: 1,024 connections of them are not much.
+/// Bodies up to this size do not count: 1,024 connections with such bodies use little memory.
 const SMALL_BODY_BYTES: usize = 128 << 10;
 
-/// How many bytes the larger bodies have that are in memory.
+/// Counts the bytes of larger bodies in memory.
 #[derive(Debug, Default)]
 pub(super) struct BodyBytes(AtomicUsize);
 
 pub struct RequestBody<'a> {
     client: &'a TcpStream,
-    /// Read from the client, but not used yet.
+    /// Bytes read from the client but not used yet.
     buffer: &'a mut Vec<u8>,
     head: &'a RequestHead,
     is_unread: &'a Cell<bool>,
     body_bytes: &'a BodyBytes,
-    /// How many of `body_bytes` are this body's, until its request is answered.
+    /// This body's share of `body_bytes`, until its request is answered.
     counted: usize,
 }
 
@@ -47,11 +47,11 @@ impl<'a> RequestBody<'a> {
         Self { client, buffer, head, is_unread, body_bytes, counted: 0 }
     }
 
-    /// Reads the whole body. A client that waits to be asked for it is asked first.
+    /// Reads the whole body. If the client expects it, sends `100 Continue` first.
     ///
     /// # Errors
-    /// 413 beyond `bytes_max`, 408 after `time_max`, 400 for chunks that cannot be understood and
-    /// for a client that has left, 503 when larger bodies fill the memory that they share.
+    /// 413 beyond `bytes_max`, 408 after `time_max`, 400 for malformed chunks and for a client that
+    /// has left, 503 if larger bodies fill their shared memory.
     pub fn read(&mut self, bytes_max: u64, time_max: Duration) -> Result<Vec<u8>, ApiError> {
         let mut body = Vec::new();
         if !self.is_unread.get() {
@@ -61,7 +61,7 @@ impl<'a> RequestBody<'a> {
             return Err(too_large(bytes_max));
         }
         if self.head.has_token("expect", "100-continue") {
-            // A client that has left is noticed below.
+            // A client that has left is detected below.
             let _ = self.client.write_all(b"HTTP/1.1 100 Continue\r\n\r\n");
         }
         let deadline = Instant::now() + time_max;
@@ -101,7 +101,7 @@ impl<'a> RequestBody<'a> {
     ) -> Result<(), ApiError> {
         loop {
             let size = self.read_chunk_size(deadline)?;
-            // No sum: a size may be as large as a number can be.
+            // Compare without a sum, which could overflow: a size may be the largest number.
             if size > bytes_max - body.len() as u64 {
                 return Err(too_large(bytes_max));
             }
@@ -122,7 +122,7 @@ impl<'a> RequestBody<'a> {
     fn read_chunk_size(&mut self, deadline: Instant) -> Result<u64, ApiError> {
         loop {
             match httparse::parse_chunk_size(self.buffer) {
-                // httparse takes a line without a size for a size of 0.
+                // httparse parses a line without a size as a size of 0.
                 Ok(_) if !self.buffer.first().is_none_or(u8::is_ascii_hexdigit) => break,
                 Ok(httparse::Status::Complete((line, size))) => {
                     self.buffer.drain(..line);
@@ -137,7 +137,7 @@ impl<'a> RequestBody<'a> {
         Err(bad_request("the chunks of the body cannot be read"))
     }
 
-    /// Trailers mean nothing to any route.
+    /// Skips the trailers; no route uses them.
     fn skip_trailers(&mut self, deadline: Instant) -> Result<(), ApiError> {
         let mut skipped = 0;
         loop {
@@ -161,7 +161,7 @@ impl<'a> RequestBody<'a> {
         receive(self.client, self.buffer, LINE_READ_BYTES, deadline)
     }
 
-    /// Counts the body, which is about to have `bytes`.
+    /// Counts the body before it grows to `bytes`.
     fn count(&mut self, bytes: usize) -> Result<(), ApiError> {
         if bytes <= SMALL_BODY_BYTES {
             return Ok(());
@@ -183,7 +183,7 @@ impl Drop for RequestBody<'_> {
     }
 }
 
-/// Appends what comes next from the client.
+/// Reads more bytes from the client and appends them.
 fn receive(
     client: &TcpStream,
     into: &mut Vec<u8>,
@@ -197,7 +197,7 @@ fn receive(
             Err(ApiError::new(408, "timeout", message))
         }
         _ => {
-            // Nothing is answered to half a request.
+            // The client receives no response to half a request.
             let _ = client.shutdown(Shutdown::Write);
             Err(bad_request("the body is incomplete"))
         }

@@ -1,14 +1,14 @@
-//! A request's head: read with limits, understood strictly.
+//! A request's head: read with limits, parsed strictly.
 //!
-//! Whatever could be read in two ways (two lengths, a length and chunks, spaces in odd places) is
-//! refused, so that the listener and the server behind it never disagree about where a request ends.
+//! Ambiguous requests (two lengths, a length and chunks, spaces in odd places) are refused, so that
+//! the listener and the server behind it never disagree about the end of a request.
 
 use crate::secret::Secret;
 
 /// The largest head, in bytes.
 pub const HEAD_BYTES_MAX: usize = 16 << 10;
 const HEADERS_MAX: usize = 100;
-/// Fields that are understood, so that their values must be ASCII, as those of `X-Flowledger-*`.
+/// Headers that the server reads, so their values must be ASCII, like those of `X-Flowledger-*`.
 const UNDERSTOOD: &[&str] = &[
     "authorization",
     "connection",
@@ -21,10 +21,10 @@ const UNDERSTOOD: &[&str] = &[
     "x-api-key",
 ];
 
-/// How long a request's body is.
+/// The framing of a request's body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Body {
-    /// So many bytes follow; 0 where none do.
+    /// This number of bytes follows; 0 without a body.
     Length(u64),
     /// Chunks follow (RFC 9112, section 7.1).
     Chunked,
@@ -33,12 +33,12 @@ pub enum Body {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestHead {
     pub method: String,
-    /// The target, as sent; begins with `/`.
+    /// The target as sent; starts with `/`.
     pub target: String,
     /// 0 for HTTP/1.0, 1 for HTTP/1.1.
     pub version: u8,
-    /// The fields in order; names in lower case, values without control characters. Those that are
-    /// understood are ASCII; others may be any text, which is read as UTF-8 or else as Latin-1 (RFC 9110,
+    /// The headers in order; names in lower case, values without control characters. Values in
+    /// `UNDERSTOOD` headers are ASCII; other values are read as UTF-8 or else as Latin-1 (RFC 9110,
     /// section 5.5).
     pub headers: Vec<(String, String)>,
     pub body: Body,
@@ -46,7 +46,7 @@ pub struct RequestHead {
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadRequestHead {
-    /// Over [`HEAD_BYTES_MAX`] or too many fields: 431.
+    /// Over [`HEAD_BYTES_MAX`] or too many headers: 431.
     #[error("the request's head is over {HEAD_BYTES_MAX} bytes or has over {HEADERS_MAX} fields")]
     TooLarge,
     /// Not HTTP, or ambiguous: 400.
@@ -55,7 +55,7 @@ pub enum BadRequestHead {
 }
 
 impl RequestHead {
-    /// Returns the head at the beginning of `bytes` and its length, or none while it is incomplete.
+    /// Returns the head at the start of `bytes` and its length, or none if it is incomplete.
     pub fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, BadRequestHead> {
         let mut fields = vec![httparse::EMPTY_HEADER; HEADERS_MAX];
         let mut request = httparse::Request::new(&mut fields);
@@ -77,7 +77,7 @@ impl RequestHead {
             if is_understood && !field.value.is_ascii() {
                 return Err(malformed(format!("field {name} is not ASCII")));
             }
-            // No other white space than that of ASCII goes: to others it is a part of the value.
+            // Trim only ASCII white space: other parsers treat any other as a part of the value.
             headers.push((name, text_of(field.value.trim_ascii())));
         }
         let mut head = Self {
@@ -91,7 +91,8 @@ impl RequestHead {
         Ok(Some((head, length)))
     }
 
-    /// The method and the target, as far as it came, of a head that is invalid or incomplete.
+    /// Returns the method and the target of an invalid or incomplete head; the target may be cut
+    /// off.
     pub(super) fn begun(bytes: &[u8]) -> Option<Self> {
         let mut words = bytes.trim_ascii_start().split(|byte| *byte <= b' ');
         let mut word = || std::str::from_utf8(words.next()?).ok();
@@ -109,7 +110,7 @@ impl RequestHead {
         self.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// The value of a field that may be there once.
+    /// Returns the first value of a header.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.all(name).next()
     }
@@ -118,41 +119,41 @@ impl RequestHead {
         self.headers.iter().filter(move |(n, _)| n == name).map(|(_, value)| value.as_str())
     }
 
-    /// The items of a comma-separated header.
+    /// Returns the items of a comma-separated header.
     pub fn items<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a str> {
         self.all(name).flat_map(|value| value.split(',')).map(str::trim)
     }
 
-    /// The target up to the query.
+    /// Returns the target up to the query.
     pub fn path(&self) -> &str {
         self.target.split(['?', '#']).next().unwrap_or_default()
     }
 
-    /// The first value of a parameter in the query, as it stands there.
+    /// Returns the first value of a query parameter, without decoding.
     pub fn query(&self, name: &str) -> Option<&str> {
         let (_, query) = self.target.split_once('?')?;
         let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
         pairs.find(|(n, _)| *n == name).map(|(_, value)| value)
     }
 
-    /// Whether a comma-separated field holds that word, whatever its case.
+    /// Returns true if a comma-separated header contains the token, in any case.
     pub fn has_token(&self, name: &str, token: &str) -> bool {
         self.items(name).any(|item| item.eq_ignore_ascii_case(token))
     }
 
-    /// Whether the client wants the connection to go on after the answer.
+    /// Returns true if the connection may stay open after the response.
     pub fn keeps_alive(&self) -> bool {
         self.version == 1 && !self.has_token("connection", "close")
     }
 
-    /// The token of `Authorization: Bearer`.
+    /// Returns the token of `Authorization: Bearer`.
     pub fn bearer(&self) -> Option<&str> {
         let (scheme, token) = self.header("authorization")?.split_once(' ')?;
         scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
     }
 
-    /// Whether the request carries this token, as a bearer token or, where browsers cannot set a
-    /// field (`/ws`), as the subprotocol `bearer.HEX`. Compares in constant time.
+    /// Returns true if the request carries this token: as a bearer token, or as the subprotocol
+    /// `bearer.HEX`, because browsers cannot set headers for `/ws`. Compares in constant time.
     pub fn carries(&self, token: &Secret) -> bool {
         if let Some(offered) = self.bearer() {
             return token.matches(offered.as_bytes());

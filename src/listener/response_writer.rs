@@ -1,5 +1,5 @@
-//! Writing the response to a request: whole, as a printed HTTP/1.1 message, or in pieces, each of
-//! which leaves at once.
+//! Writes the response to a request: whole, as a printed HTTP/1.1 message, or in pieces that are
+//! sent at once.
 
 use std::cell::Cell;
 use std::io::{self, Write};
@@ -12,7 +12,7 @@ use socket2::SockRef;
 use super::api_error::ApiError;
 use super::request_head::RequestHead;
 
-/// How much of a printed response is gathered before it is sent.
+/// Size of the buffer for a printed response, in bytes.
 const PRINT_BYTES: usize = 64 << 10;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,11 +20,11 @@ enum State {
     Nothing,
     Streaming,
     Complete,
-    /// The client has left, or takes nothing, or the response is not what it was declared to be.
+    /// The client has left or reads nothing, or the body differs from its declared length.
     Broken,
 }
 
-/// Tells any thread whether a client is still there.
+/// Lets any thread check that a client is still connected.
 #[derive(Clone, Debug)]
 pub struct Presence {
     client: Arc<TcpStream>,
@@ -32,9 +32,9 @@ pub struct Presence {
 }
 
 impl Presence {
-    /// Whether the client has closed its connection. A client that only sends no more counts as
-    /// gone: the two look the same, and HTTP clients that close one half while they wait are rare.
-    /// A client that has sent more, such as another request, does not.
+    /// Returns true if the client has closed its connection. A half-closed connection counts as
+    /// closed: the two look the same, and HTTP clients rarely half-close while they wait. A client
+    /// that has sent more, such as another request, does not.
     pub fn has_left(&self) -> bool {
         let mut byte = [std::mem::MaybeUninit::uninit()];
         let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
@@ -44,7 +44,7 @@ impl Presence {
                 !matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
             }
         };
-        // A server that stops ends the reading itself.
+        // During a shutdown, the server itself ends reading.
         is_over && !self.is_server_stopping()
     }
 
@@ -56,13 +56,13 @@ impl Presence {
 pub struct ResponseWriter<'a> {
     client: &'a Arc<TcpStream>,
     is_stopping: &'a Arc<AtomicBool>,
-    /// HTTP/1.x of the client; 0 knows no chunks.
+    /// The client's minor version of HTTP/1; 0 does not support chunks.
     version: u8,
     keep_alive: bool,
-    /// An unread body would be taken for the next request.
+    /// Prevents reuse of the connection: an unread body would be parsed as the next request.
     body_is_unread: &'a Cell<bool>,
     without_body: bool,
-    /// The origin of a page of another server that may read the response.
+    /// The origin of another server's page that may read the response.
     origin: Option<&'a str>,
     state: State,
     status: Option<u16>,
@@ -87,7 +87,7 @@ impl<'a> ResponseWriter<'a> {
         }
     }
 
-    /// The same, as the response to that request.
+    /// Sets the request that this response answers.
     pub(super) fn to(self, head: &RequestHead, keep_alive: bool, origin: Option<&'a str>) -> Self {
         Self {
             version: head.version,
@@ -98,7 +98,7 @@ impl<'a> ResponseWriter<'a> {
         }
     }
 
-    /// Sends a whole response. Returns whether it was sent.
+    /// Sends a whole response. Returns false if it could not be sent.
     pub fn whole(&mut self, status: u16, fields: &[(&str, &str)], body: &[u8]) -> bool {
         let mut bytes = self.head(status, fields);
         bytes.extend_from_slice(format!("content-length: {}\r\n\r\n", body.len()).as_bytes());
@@ -108,15 +108,15 @@ impl<'a> ResponseWriter<'a> {
         self.write(&bytes, State::Complete)
     }
 
-    /// Sends an error, of which `body` is the JSON.
+    /// Sends an error; `body` is its JSON.
     pub fn refuse(&mut self, error: &ApiError, body: &[u8]) {
         let mut fields = vec![("content-type", "application/json")];
         fields.extend(error.headers.iter().map(|(name, value)| (*name, value.as_str())));
         self.whole(error.status, &fields, body);
     }
 
-    /// Sends what `print` writes: an HTTP/1.1 head of that status and a body of `length` bytes, or
-    /// the head alone where that is all the client wants. A body of another length ends the
+    /// Sends the output of `print`: an HTTP/1.1 head with that status and a body of `length` bytes,
+    /// or only the head if the request or the status allows no body. Any other length ends the
     /// connection.
     pub fn print(
         &mut self,
@@ -138,9 +138,9 @@ impl<'a> ResponseWriter<'a> {
         is_whole
     }
 
-    /// Begins a response in pieces. Returns whether its head was sent.
+    /// Starts a response in pieces. Returns false if its head could not be sent.
     pub fn begin(&mut self, status: u16, fields: &[(&str, &str)]) -> bool {
-        // Without chunks, the end of the connection is the end of the response.
+        // Without chunks, closing the connection marks the end of the response.
         self.keep_alive &= self.version > 0;
         let mut bytes = self.head(status, fields);
         bytes.extend_from_slice(match self.version {
@@ -150,7 +150,7 @@ impl<'a> ResponseWriter<'a> {
         self.write(&bytes, State::Streaming)
     }
 
-    /// Sends the next piece. Returns whether it was sent.
+    /// Sends the next piece. Returns false if it could not be sent.
     pub fn piece(&mut self, bytes: &[u8]) -> bool {
         if self.state != State::Streaming || self.without_body {
             return self.state != State::Broken;
@@ -167,7 +167,7 @@ impl<'a> ResponseWriter<'a> {
         self.write(&chunk, State::Streaming)
     }
 
-    /// Ends a response in pieces. Without this call the client sees that it broke off.
+    /// Ends a response in pieces. Without this call the client sees a truncated response.
     pub fn end(&mut self) {
         if self.state != State::Streaming {
             return;
@@ -179,7 +179,7 @@ impl<'a> ResponseWriter<'a> {
         }
     }
 
-    /// Tells other threads whether the client is still there.
+    /// Returns a handle for other threads to check that the client is still connected.
     pub fn presence(&self) -> Presence {
         Presence { client: Arc::clone(self.client), is_stopping: Arc::clone(self.is_stopping) }
     }
@@ -196,7 +196,7 @@ impl<'a> ResponseWriter<'a> {
         self.state == State::Complete
     }
 
-    /// Whether another request may follow on the connection.
+    /// Returns true if another request may follow on the connection.
     pub(super) fn keeps_alive(&self) -> bool {
         self.keep_alive && !self.body_is_unread.get()
     }
@@ -217,12 +217,12 @@ impl<'a> ResponseWriter<'a> {
         head
     }
 
-    /// Adds the headers that depend on the connection: who may read the response, what the client
-    /// may upgrade to, and whether the connection ends.
+    /// Adds the headers that depend on the connection: the allowed origin, the offered upgrade, and
+    /// the end of the connection.
     fn add_connection_fields(&self, head: &mut Vec<u8>) {
         const ORIGIN: &str = "access-control-allow-origin";
         if let Some(origin) = self.origin
-            // A browser refuses a response that has this header twice.
+            // A browser refuses a response with two of this header.
             && find(head, ORIGIN.as_bytes()).is_none()
         {
             head.extend_from_slice(format!("{ORIGIN}: {origin}\r\nvary: origin\r\n").as_bytes());
@@ -250,13 +250,13 @@ struct Printer<'a, 'b> {
     response: &'a mut ResponseWriter<'b>,
     buffer: Vec<u8>,
     body_bytes: usize,
-    /// How much of the body is still to come, once the head is there.
+    /// Remaining bytes of the body; none until the head is complete.
     body_bytes_left: Option<usize>,
 }
 
 impl Printer<'_, '_> {
-    /// Looks for the end of the head from `searched` on, and completes the head there. Returns how
-    /// much of the body is behind it.
+    /// Searches for the end of the head from `searched` on, and completes the head there. Returns
+    /// the number of body bytes after it.
     fn complete_head(&mut self, searched: usize) -> Option<usize> {
         let end = searched + find(&self.buffer[searched..], b"\r\n\r\n")?;
         let body = self.buffer.split_off(end + 4);
@@ -310,7 +310,7 @@ mod tests {
     use std::io::Read;
     use std::net::TcpListener;
 
-    /// What a client gets of a printed response of three bytes, and whether it was whole.
+    /// Returns the client's view of a printed response of three bytes, and true if it was whole.
     fn printed(
         change: impl for<'a> FnOnce(ResponseWriter<'a>) -> ResponseWriter<'a>,
         pieces: &[&str],
