@@ -6,8 +6,8 @@
 Takes the dated prices of the Python package `genai-prices` (its bundled data; the newest version
 unless VERSION is given), installed into `target/prices-venv`, and converts them into the format
 that `src/prices.rs` documents. The oracle holds costs computed by the package itself, for
-the tests. Whatever cannot be converted exactly stops the script, except what ROUNDED and
-`unpriced` below describe; both are reported.
+the tests. A price that cannot be converted exactly stops the script, except for the cases that
+ROUNDED and `unpriced` below describe; both are reported.
 """
 
 import datetime
@@ -140,7 +140,7 @@ DIGIT, END = "#", "\0"
 
 
 def expand(tree):
-    """All texts that a parsed regex stands for: DIGIT is any digit, END the end of the text."""
+    """Returns all texts that a parsed regex matches: DIGIT is any digit, END the end of the text."""
     texts = [""]
     for op, arg in tree:
         op = str(op)
@@ -169,7 +169,7 @@ def expand(tree):
 
 
 def regex_clause(regex):
-    """The clauses that mean the same as `regex`, which upstream searches in the lowered name."""
+    """Returns clauses equivalent to `regex`, which upstream searches in the lowercase name."""
     tree = list(re._parser.parse(regex))
     if not tree or (str(tree[0][0]), str(tree[0][1])) != ("AT", "AT_BEGINNING"):
         raise ValueError("not anchored at the start")
@@ -229,7 +229,7 @@ def clause(upstream):
 
 
 def matches(converted, text):
-    """What `prices.rs` does with a clause, to check the conversion."""
+    """Evaluates a clause as `prices.rs` does, to check the conversion."""
     if isinstance(converted, list):
         return any(matches(inner, text) for inner in converted)
     if isinstance(converted, dict):
@@ -251,7 +251,7 @@ def matches(converted, text):
 
 
 def check_regex(upstream, converted):
-    """Tries texts near to what the regex means: both forms must say the same of each."""
+    """Compares both forms on texts close to the regex: they must agree on each."""
     chance = random.Random(0)
     seeds = re.findall(r'[#^=$~]([^"]+)"', json.dumps(converted))
     # The ids of all models test that the converted clause does not match too much.
@@ -271,7 +271,7 @@ rounded = []
 
 
 def integer(usd_per_million, where):
-    """USD per million as pico-dollars per one."""
+    """Converts USD per million units to pico-dollars per unit."""
     exact = usd_per_million * 1_000_000
     whole = exact.to_integral_value(ROUND_HALF_EVEN)
     if exact != whole:
@@ -286,7 +286,7 @@ def known(upstream):
 
 
 def unpriced(model, prices):
-    """Why a model gets no price, or None."""
+    """Returns the reason why a model gets no price, or None."""
     keys = prices.keys()
     if not keys:
         # Upstream has an empty price for free models as well as for unknown prices.
@@ -469,14 +469,14 @@ def starts(version):
 
 
 def spread(chance, prompt, answer):
-    """A prompt of that many tokens, with parts of it in caches, and an answer with reasoning."""
+    """Splits the prompt into cached parts and the answer into reasoning and text."""
     read = chance.randint(0, prompt)
     write = chance.randint(0, prompt - read)
     return prompt, read, write, chance.randint(0, write), answer, chance.randint(0, answer)
 
 
 def generated():
-    """More cases: the same ones for the same prices."""
+    """Yields more cases; the same prices always yield the same cases."""
     chance = random.Random(20_251_204)
     tiered, dated, others = [], [], []
     for provider in PROVIDERS:

@@ -4,9 +4,9 @@
     python3 assets/make-vocabulary.py PATH/TO/o200k_base.tiktoken
 
 The input is the file of OpenAI's tiktoken, as the crate tiktoken-rs ships it in its `assets`. The
-output is raw deflate of: the count of tokens (u32, little endian); for each token in byte order, how
-many bytes it shares with the one before, then for each how many it adds (one byte each); their ranks
-(three planes: low, middle and high bytes); the added bytes.
+output is a raw deflate stream of: the number of tokens (u32, little endian); for each token in byte
+order, the number of bytes that it shares with the one before (one byte each); then the numbers of
+added bytes (one byte each); the ranks (three planes: low, middle and high bytes); the added bytes.
 """
 
 import base64

@@ -37,7 +37,7 @@ impl Secret {
         &self.0
     }
 
-    /// Compares in constant time for the same length.
+    /// Returns true if `offered` is this secret. Takes constant time for equal lengths.
     pub fn matches(&self, offered: &[u8]) -> bool {
         self.0.as_bytes().ct_eq(offered).into()
     }

@@ -43,7 +43,7 @@ const DRAIN_TIME: Duration = Duration::from_secs(2);
 const WRITER_STACK_BYTES: usize = 96 << 10;
 /// See RFC 6455, section 5.5.
 const CLOSE_REASON_BYTES_MAX: usize = 123;
-/// The longest head of a frame that a server sends: it has no mask.
+/// The longest head of a server frame, which has no mask.
 const FRAME_HEAD_BYTES_MAX: usize = 10;
 /// Limits the events read from the log at a time for a client that catches up …
 const PAGE_EVENTS: usize = 256;
@@ -373,7 +373,7 @@ impl Sockets {
         let mut meter = Meter::new(&self.limits);
         loop {
             let message = socket.read();
-            // Pass pongs on first, so that replies keep the order of the messages.
+            // Pass pending pongs on first, so that replies keep the order of the messages.
             if !matches!(message, Ok(Message::Ping(_) | Message::Pong(_))) {
                 socket.get_mut().pass_on();
             }
