@@ -59,6 +59,7 @@ pub struct Outbox {
     wake: Condvar,
 }
 
+#[derive(Default)]
 struct State {
     phase: Phase,
     /// Whether events are passed on as they come; not before [`Outbox::open`], and not while
@@ -79,8 +80,9 @@ struct State {
     ending: Option<Ending>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum Phase {
+    #[default]
     Open,
     /// A close frame is queued or written; nothing is taken any more.
     Closing,
@@ -105,25 +107,7 @@ enum Work {
 impl Outbox {
     /// An outbox for the client behind `sink`; [`Outbox::run`] is to be its writer thread.
     pub fn new(sink: Box<dyn Sink>, encoding: Arc<dyn Encoding>, queue_bytes_max: usize) -> Self {
-        Self {
-            sink,
-            encoding,
-            queue_bytes_max,
-            state: Mutex::new(State {
-                phase: Phase::Open,
-                live: false,
-                replayed: None,
-                newest: 0,
-                filter: Arc::default(),
-                queue: VecDeque::new(),
-                queued_bytes: 0,
-                writing: false,
-                wrote_at: None,
-                reader_done: false,
-                ending: None,
-            }),
-            wake: Condvar::new(),
-        }
+        Self { sink, encoding, queue_bytes_max, state: Mutex::default(), wake: Condvar::new() }
     }
 
     /// Passes events on from now. With `since`, those in (`since`, `newest`] go first.
