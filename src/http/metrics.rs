@@ -13,6 +13,9 @@ use crate::metrics::Histogram;
 
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
+/// The name, the help text and the value of a counter.
+type Counter = (&'static str, &'static str, fn(&OfModel) -> f64);
+
 pub fn text(context: &Context) -> ResponseBox {
     let hub = context.hub.stats();
     let mut text = Text::default();
@@ -87,7 +90,7 @@ fn calls(context: &Context, text: &mut Text) {
         }
     });
     #[rustfmt::skip] // One line for each.
-    let counts: [(&str, &str, fn(&OfModel) -> f64); 4] = [
+    let counts: [Counter; 4] = [
         ("cost_usd_total", "The known costs of calls, US dollars.", |of| of.cost_nanousd as f64 / 1e9),
         ("unpriced_calls_total", "Calls whose cost is not known.", |of| of.unpriced as f64),
         ("cached_calls_total", "Calls that were not made, because the answer was bought before.", |of| of.cached as f64),
