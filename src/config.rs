@@ -79,7 +79,7 @@ impl Config {
         let listen = listen.unwrap_or_else(|| LISTEN_DEFAULT.to_owned());
         let data = given.data.or(file.data);
         let own_prices = file.prices.map(|prices| directory.join(prices));
-        let toward = providers::toward(&file.providers);
+        let policies = providers::client_policies(&file.providers);
         let rates = providers::rates(&file.providers)?;
         let providers = providers::all(file.providers, directory, variable)?;
         Ok(Self {
@@ -98,7 +98,7 @@ impl Config {
             prices: given.prices.or(own_prices),
             gateway: gateway::Settings {
                 aliases: providers::aliases(&file.aliases, &providers)?,
-                toward,
+                policies,
             },
             providers,
             timeouts: file.timeouts.checked()?,

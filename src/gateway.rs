@@ -49,20 +49,20 @@ use crate::threads::Threads;
 const BODY_BYTES_MAX: u64 = 32 << 20;
 /// How long a body may take: the largest over a slow line.
 const BODY_TIME_MAX: Duration = Duration::from_secs(120);
-/// The default of [`Toward::drain_max`].
+/// The default of [`ClientPolicy::drain_max`].
 const DRAIN_MAX: Duration = Duration::from_secs(30);
 /// Stack of the thread that looks for clients that have left.
 const STACK_BYTES: usize = 64 << 10;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Toward {
+pub struct ClientPolicy {
     /// For how long an answer is read on when its client has left; none to end the call then.
     pub drain_max: Option<Duration>,
     /// Whether a client's own key is sent to the provider instead of the configured one.
     pub pass_through_key: bool,
 }
 
-impl Default for Toward {
+impl Default for ClientPolicy {
     fn default() -> Self {
         Self { drain_max: Some(DRAIN_MAX), pass_through_key: false }
     }
@@ -73,7 +73,7 @@ pub struct Settings {
     /// Names for models, with what they mean.
     pub aliases: Aliases,
     /// By provider; the default where there is nothing.
-    pub toward: BTreeMap<String, Toward>,
+    pub policies: BTreeMap<String, ClientPolicy>,
 }
 
 pub struct Gateway {
@@ -99,7 +99,7 @@ impl Gateway {
         stats: Arc<Stats>,
     ) -> Result<Self> {
         let (in_flight, threads) = (Arc::<InFlight>::default(), Threads::default());
-        if settings.toward.values().any(|it| it.drain_max.is_none()) {
+        if settings.policies.values().any(|it| it.drain_max.is_none()) {
             let in_flight = Arc::clone(&in_flight);
             threads.spawn("client-watch", STACK_BYTES, move || in_flight.watch())?;
         }
@@ -178,24 +178,24 @@ impl Gateway {
         let operation = Operation { labels, cache_age, ..self.operation(protocol, head, request)? };
         let targets = self.targets(&operation);
         let mut attempt = 0;
-        let mut told = None;
+        let mut error = None;
         for target in &targets {
             match self.attempt(&operation, target, &mut attempt, reply) {
                 Attempt::Over => return Ok(()),
                 Attempt::Unusable(why) => {
-                    told.get_or_insert(why);
+                    error.get_or_insert(why);
                 }
                 // What a provider says of the request is more than that another was not reached.
-                Attempt::Failed(why) if is_providers(&why) => told = Some(why),
+                Attempt::Failed(why) if is_providers(&why) => error = Some(why),
                 Attempt::Failed(why) => {
-                    if !told.as_ref().is_some_and(|told| is_providers(told)) {
-                        told = Some(why);
+                    if !error.as_ref().is_some_and(|error| is_providers(error)) {
+                        error = Some(why);
                     }
                 }
                 Attempt::Refused(why) => return Err(why),
             }
         }
-        Err(told.unwrap_or_else(|| no_target().into()))
+        Err(error.unwrap_or_else(|| no_target().into()))
     }
 
     fn targets(&self, operation: &Operation<'_>) -> Vec<Target> {
@@ -222,8 +222,8 @@ impl Gateway {
         })
     }
 
-    fn toward(&self, provider: &str) -> Toward {
-        self.settings.toward.get(provider).copied().unwrap_or_default()
+    fn policy(&self, provider: &str) -> ClientPolicy {
+        self.settings.policies.get(provider).copied().unwrap_or_default()
     }
 
     /// Identifies the client by the keys that the request carries.
@@ -280,8 +280,8 @@ impl RequestHandler for Gateway {
     ) {
         let protocol = Protocol::of(head);
         let body = body.read(BODY_BYTES_MAX, BODY_TIME_MAX).map_err(Box::from);
-        if let Err(told) = body.and_then(|body| self.route(head, &body, reply)) {
-            tell(protocol, &told, reply);
+        if let Err(error) = body.and_then(|body| self.route(head, &body, reply)) {
+            send_error(protocol, &error, reply);
         }
         if let Some(status) = reply.status() {
             self.stats.count(protocol, status);
@@ -304,8 +304,8 @@ struct Client {
     own: Option<ClientKey>,
 }
 
-fn is_providers(told: &ErrorResponse) -> bool {
-    matches!(told, ErrorResponse::Providers(..))
+fn is_providers(error: &ErrorResponse) -> bool {
+    matches!(error, ErrorResponse::Providers(..))
 }
 
 fn allowed(path: &str) -> Option<&'static str> {
@@ -361,8 +361,8 @@ fn answer_json(reply: &mut ResponseWriter<'_>, document: &serde_json::Value) {
     reply.whole(200, &[("content-type", "application/json")], body.as_bytes());
 }
 
-fn tell(protocol: Protocol, told: &ErrorResponse, reply: &mut ResponseWriter<'_>) {
-    match told {
+fn send_error(protocol: Protocol, error: &ErrorResponse, reply: &mut ResponseWriter<'_>) {
+    match error {
         ErrorResponse::Ours(refusal) if reply.is_open() => {
             reply.refuse(refusal, &protocol.error(refusal));
         }

@@ -57,17 +57,7 @@ pub struct Context {
 }
 
 /// Answers all requests that no other handler takes.
-pub struct Http {
-    context: Context,
-}
-
-impl Http {
-    pub fn new(context: Context) -> Self {
-        Self { context }
-    }
-}
-
-impl RequestHandler for Http {
+impl RequestHandler for Context {
     fn takes(&self, _: &RequestHead) -> bool {
         true
     }
@@ -79,8 +69,7 @@ impl RequestHandler for Http {
         response: &mut ResponseWriter<'_>,
     ) {
         let client = response.presence();
-        let answer =
-            catch_unwind(AssertUnwindSafe(|| routes::answer(&self.context, head, body, client)));
+        let answer = catch_unwind(AssertUnwindSafe(|| routes::answer(self, head, body, client)));
         let answered = answer
             .unwrap_or_else(|panic| {
                 let message = panic_message(panic.as_ref());
@@ -93,13 +82,11 @@ impl RequestHandler for Http {
 }
 
 fn health(context: &Context) -> ResponseBox {
-    reply::json(
-        200,
-        &serde_json::json!({
-            "status": "ok",
-            "version": env!("CARGO_PKG_VERSION"),
-            "uptimeMs": u64::try_from(context.started.elapsed().as_millis()).unwrap_or(u64::MAX),
-            "clients": context.hub.stats().clients.load(Ordering::Relaxed),
-        }),
-    )
+    let view = serde_json::json!({
+        "status": "ok",
+        "version": env!("CARGO_PKG_VERSION"),
+        "uptimeMs": u64::try_from(context.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        "clients": context.hub.stats().clients.load(Ordering::Relaxed),
+    });
+    reply::json(200, &view)
 }

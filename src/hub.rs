@@ -124,12 +124,16 @@ enum Command {
 #[derive(Clone)]
 pub struct Hub {
     commands: Sender<Command>,
-    stats: Arc<Stats>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    stats: Stats,
     encoding: Arc<dyn Encoding>,
-    newest_id: Arc<AtomicU64>,
-    audience: Arc<Mutex<Audience>>,
+    newest_id: AtomicU64,
+    audience: Mutex<Audience>,
     /// True if the hub has closed its clients and accepts no more.
-    ended: Arc<AtomicBool>,
+    ended: AtomicBool,
 }
 
 /// Counts the clients. Without any, messages do not wake the hub: a wake-up would cost more than
@@ -170,32 +174,23 @@ impl Hub {
         on_fatal: OnFatal,
     ) -> Result<(Self, JoinHandle<()>)> {
         let (commands, received) = bounded(COMMANDS_MAX);
-        let stats = Arc::new(Stats::default());
-        let hub = Self {
-            commands,
-            stats: Arc::clone(&stats),
-            encoding: Arc::clone(&encoding),
-            newest_id: Arc::default(),
-            audience: Arc::default(),
-            ended: Arc::default(),
-        };
-        let state = State {
+        let shared = Arc::new(Shared {
+            stats: Stats::default(),
             encoding,
-            stats,
-            audience: Arc::clone(&hub.audience),
-            ended: Arc::clone(&hub.ended),
-            newest,
-            oldest,
-            clients: HashMap::new(),
-            groups: HashMap::new(),
-        };
+            newest_id: AtomicU64::default(),
+            audience: Mutex::default(),
+            ended: AtomicBool::default(),
+        });
+        let hub = Self { commands, shared: Arc::clone(&shared) };
+        let (clients, groups) = (HashMap::new(), HashMap::new());
+        let state = State { shared, newest, oldest, clients, groups };
         let thread = vital("hub", on_fatal, move || state.run(&received))?;
         Ok((hub, thread))
     }
 
     /// Returns an unused number for a new client.
     pub fn next_client_id(&self) -> ClientId {
-        self.newest_id.fetch_add(1, Ordering::Relaxed) + 1
+        self.shared.newest_id.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     /// Adds a client. It receives `HELLO`, the events after `since`, and every later message.
@@ -207,11 +202,11 @@ impl Hub {
         since: Option<Seq>,
     ) -> Result<()> {
         // From here on messages go through the channel, so that the client misses none.
-        lock(&self.audience).clients += 1;
+        lock(&self.shared.audience).clients += 1;
         let told = self.tell(Command::Register { id, address, outbox: Arc::clone(&outbox), since });
         // The command may have arrived after the hub last read its channel. Then the hub will not
         // close the client.
-        if told.is_err() || self.ended.load(Ordering::SeqCst) {
+        if told.is_err() || self.shared.ended.load(Ordering::SeqCst) {
             say_goodbye(&outbox);
         }
         told
@@ -237,7 +232,7 @@ impl Hub {
 
     /// Returns true if any client is connected. If not, records the newest position in the log.
     fn has_audience(&self, messages: &[Message]) -> bool {
-        let mut audience = lock(&self.audience);
+        let mut audience = lock(&self.shared.audience);
         if audience.clients > 0 {
             return true;
         }
@@ -272,12 +267,12 @@ impl Hub {
     }
 
     pub fn stats(&self) -> &Stats {
-        &self.stats
+        &self.shared.stats
     }
 
     /// Formats messages for the wire.
     pub fn encoding(&self) -> &Arc<dyn Encoding> {
-        &self.encoding
+        &self.shared.encoding
     }
 
     fn tell(&self, command: Command) -> Result<()> {
@@ -308,10 +303,7 @@ struct Waiting {
 
 /// Owned by the hub's thread.
 struct State {
-    encoding: Arc<dyn Encoding>,
-    stats: Arc<Stats>,
-    audience: Arc<Mutex<Audience>>,
-    ended: Arc<AtomicBool>,
+    shared: Arc<Shared>,
     newest: Seq,
     oldest: Seq,
     clients: HashMap<ClientId, Client>,
@@ -362,9 +354,9 @@ impl State {
         since: Option<Seq>,
     ) {
         log::info!("client connected id={id} address={address}");
-        self.stats.registered.fetch_add(1, Ordering::Relaxed);
+        self.shared.stats.registered.fetch_add(1, Ordering::Relaxed);
         // Messages without an audience were logged before this client came.
-        self.newest = self.newest.max(lock(&self.audience).untold);
+        self.newest = self.newest.max(lock(&self.shared.audience).untold);
         let recovered = since.is_none_or(|since| since <= self.newest && since + 1 >= self.oldest);
         let hello = Event::Hello {
             client_id: id,
@@ -377,13 +369,13 @@ impl State {
         // A client that cannot catch up receives only new events; `HELLO` says so.
         let since = since.filter(|_| recovered);
         if let Some(since) = since {
-            self.stats.replay_events.record(self.newest - since);
+            self.shared.stats.replay_events.record(self.newest - since);
         }
         outbox.open(since, self.newest);
         let filter = Arc::new(Filter::default());
         self.groups.entry(Arc::clone(&filter)).or_default().insert(id, Arc::clone(&outbox));
         self.clients.insert(id, Client { address, outbox, filter });
-        self.stats.clients.store(self.clients.len(), Ordering::Relaxed);
+        self.shared.stats.clients.store(self.clients.len(), Ordering::Relaxed);
     }
 
     fn unregister(&mut self, id: ClientId, ending: Ending) {
@@ -391,8 +383,8 @@ impl State {
             return;
         };
         self.leave_group(id, &client.filter);
-        lock(&self.audience).clients -= 1;
-        self.stats.clients.store(self.clients.len(), Ordering::Relaxed);
+        lock(&self.shared.audience).clients -= 1;
+        self.shared.stats.clients.store(self.clients.len(), Ordering::Relaxed);
         // The outbox's own reason is more precise, unless it ended only because the reader evicted
         // the client.
         let ending = match client.outbox.ending() {
@@ -402,7 +394,7 @@ impl State {
         if let Some(eviction) = ending.eviction
             && !ending.is_counted
         {
-            self.stats.count_evicted(eviction, 1);
+            self.shared.stats.count_evicted(eviction, 1);
         }
         log::info!(
             "client disconnected id={id} address={} reason={}",
@@ -446,7 +438,7 @@ impl State {
 
     fn frame(&self, text: &str) -> Arc<[u8]> {
         let mut bytes = Vec::with_capacity(text.len() + 10);
-        self.encoding.text(text, &mut bytes);
+        self.shared.encoding.text(text, &mut bytes);
         bytes.into()
     }
 
@@ -466,7 +458,7 @@ impl State {
             let mut count = 0;
             for message in &messages {
                 if filter.passes(message.flow_id, message.type_name) {
-                    self.encoding.text(&message.text, &mut bytes);
+                    self.shared.encoding.text(&message.text, &mut bytes);
                     count += 1;
                 }
             }
@@ -476,7 +468,7 @@ impl State {
             let pushed = members.values().map(|outbox| outbox.push(&bytes, self.newest));
             self.count(pushed, count, bytes.len());
         }
-        self.stats.count_fan_out(began.elapsed());
+        self.shared.stats.count_fan_out(began.elapsed());
     }
 
     /// Counts the results of pushes. Each push carried `messages` messages in `bytes` bytes.
@@ -489,7 +481,7 @@ impl State {
                 Pushed::Nothing => {}
             }
         }
-        let stats = &self.stats;
+        let stats = &self.shared.stats;
         stats.deliveries.fetch_add(taken * messages, Ordering::Relaxed);
         stats.delivered_bytes.fetch_add(taken * bytes as u64, Ordering::Relaxed);
         stats.merged.fetch_add(taken * messages.saturating_sub(1), Ordering::Relaxed);
@@ -509,7 +501,7 @@ impl State {
                     client.address
                 );
             }
-            self.stats.clients.store(clients.len(), Ordering::Relaxed);
+            self.shared.stats.clients.store(clients.len(), Ordering::Relaxed);
             if clients.len() == 0 {
                 break;
             }
@@ -519,7 +511,7 @@ impl State {
             }
         }
         // Clients in the channel are closed here; later ones see `ended` and close themselves.
-        self.ended.store(true, Ordering::SeqCst);
+        self.shared.ended.store(true, Ordering::SeqCst);
         received.try_iter().for_each(turn_away);
     }
 }

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::gateway::{Gateway, Keys, Stats};
-use crate::http::{self, HeavyReads, Http};
+use crate::http::{self, HeavyReads};
 use crate::hub::{Hub, Message, Publish};
 use crate::ids::Seq;
 use crate::journal::Journal;
@@ -188,7 +188,7 @@ impl Server {
             core.calls.clone(),
             Arc::clone(&stats),
         )?);
-        let http = Arc::new(Http::new(http::Context {
+        let http = Arc::new(http::Context {
             store: Arc::clone(&core.store),
             journal: core.journal.clone(),
             engine: core.engine.clone(),
@@ -201,7 +201,7 @@ impl Server {
             gateway: stats,
             started,
             heavy_reads: HeavyReads::default(),
-        }));
+        });
         let handlers: Vec<Arc<dyn RequestHandler>> = vec![gateway.clone(), http];
         let listener = listen(config, &core, listener, handlers, on_fatal)?;
         Ok(Self {

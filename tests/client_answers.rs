@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use flowledger::config::Config;
-use flowledger::gateway::{Target, Toward};
+use flowledger::gateway::{ClientPolicy, Target};
 use flowledger::providers::{Kind, Rate};
 use flowledger::secret::Secret;
 use serde_json::{Value, json};
@@ -280,8 +280,8 @@ fn an_answer_of_another_server_or_from_later_than_now_is_not_taken() {
 fn a_clients_own_key_has_answers_of_its_own_where_the_provider_gets_it() {
     let upstream = Upstream::saying(completion("well", 1, 1));
     let server = server_with(&upstream, |config| {
-        let through = Toward { pass_through_key: true, ..Toward::default() };
-        config.gateway.toward.insert("openai".into(), through);
+        let through = ClientPolicy { pass_through_key: true, ..ClientPolicy::default() };
+        config.gateway.policies.insert("openai".into(), through);
     });
     let body = chat("x", false);
     let sent = |key| was_cached(&ask_with(&server, CHAT, &body, &[("authorization", key)]));
@@ -441,8 +441,8 @@ fn an_answer_whose_client_has_left_is_kept_if_it_was_read_to_its_end() {
             let _ = stream.write_all(b"data: [DONE]\n\n");
         });
         let server = server_with(&upstream, |config| {
-            let toward = Toward { drain_max, ..Toward::default() };
-            config.gateway.toward.insert("openai".into(), toward);
+            let policy = ClientPolicy { drain_max, ..ClientPolicy::default() };
+            config.gateway.policies.insert("openai".into(), policy);
         });
         let body = chat("x", true);
         let client = send(&server, &body);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use flowledger::event::{Usage, UsageSource};
-use flowledger::gateway::{Target, Toward};
+use flowledger::gateway::{ClientPolicy, Target};
 use flowledger::providers::{
     AnswerHead, ApiFormat, CacheMarks, Call, Cancel, Forward, Kind, ProviderConfig, Providers,
     ResponseSink, Timeouts,
@@ -139,8 +139,8 @@ fn what_came_before_a_client_left_is_booked() {
             };
             let (upstream, _end) = chatty(begin + &once_upon(provider));
             let server = server_with(&upstream, |config| {
-                let toward = Toward { drain_max, ..Toward::default() };
-                config.gateway.toward.insert(provider.into(), toward);
+                let policy = ClientPolicy { drain_max, ..ClientPolicy::default() };
+                config.gateway.policies.insert(provider.into(), policy);
             });
             let mut conversation = Conversation::with(&server);
             conversation.ask(path, &chat(model, true).to_string());

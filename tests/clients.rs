@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, bounded};
 use flowledger::config::Config;
-use flowledger::gateway::{Target, Toward};
+use flowledger::gateway::{ClientPolicy, Target};
 use flowledger::providers::{Kind, Rate};
 use flowledger::secret::Secret;
 use serde_json::{Value, json};
@@ -634,8 +634,8 @@ fn a_clients_own_key_is_ignored_unless_the_provider_is_to_have_it() {
         let _ = stream.write_all(json_answer("401 No", body).as_bytes());
     });
     let server = server_with(&upstream, |config| {
-        let through = Toward { pass_through_key: true, ..Toward::default() };
-        config.gateway.toward.insert("anthropic".into(), through);
+        let through = ClientPolicy { pass_through_key: true, ..ClientPolicy::default() };
+        config.gateway.policies.insert("anthropic".into(), through);
         config.providers.get_mut("anthropic").unwrap().api_key = None;
         config.providers.get_mut("anthropic").unwrap().missing_key_hint = Some("set KEY".into());
     });
@@ -695,8 +695,8 @@ fn an_answer_whose_client_has_left_is_read_to_its_end_or_broken_off_as_the_provi
         let (end, ended) = bounded(1);
         let (upstream, written) = endless(ended);
         let server = server_with(&upstream, |config| {
-            let toward = Toward { drain_max, ..Toward::default() };
-            config.gateway.toward.insert("openai".into(), toward);
+            let policy = ClientPolicy { drain_max, ..ClientPolicy::default() };
+            config.gateway.policies.insert("openai".into(), policy);
         });
         let mut conversation = Conversation::with(&server);
         conversation.ask(CHAT, &chat("gpt-4o-mini", true).to_string());
@@ -731,8 +731,8 @@ fn a_call_whose_client_leaves_before_anything_came_is_ended_where_the_provider_s
         let _ = wait.lock().unwrap().recv_timeout(DEADLINE);
     });
     let server = server_with(&upstream, |config| {
-        let toward = Toward { drain_max: None, ..Toward::default() };
-        config.gateway.toward.insert("openai".into(), toward);
+        let policy = ClientPolicy { drain_max: None, ..ClientPolicy::default() };
+        config.gateway.policies.insert("openai".into(), policy);
     });
     for is_streamed in [false, true] {
         let mut conversation = Conversation::with(&server);

@@ -7,7 +7,7 @@ use std::path::Path;
 use super::file::{FileProvider, OnDisconnect, OneOrMore};
 use super::{Variable, wrong};
 use crate::error::{Error, Result};
-use crate::gateway::{Aliases, TARGETS_MAX, Target, Toward};
+use crate::gateway::{Aliases, ClientPolicy, TARGETS_MAX, Target};
 use crate::providers::{Kind, ProviderConfig, REQUESTS_PER_MINUTE_MAX, Rate};
 use crate::secret::Secret;
 
@@ -87,16 +87,19 @@ pub(super) fn all(
 }
 
 /// Returns how the gateway uses each provider for its clients.
-pub(super) fn toward(providers: &BTreeMap<String, FileProvider>) -> BTreeMap<String, Toward> {
-    let toward = |file: &FileProvider| {
-        let mut toward = Toward { pass_through_key: file.pass_through_key, ..Toward::default() };
+pub(super) fn client_policies(
+    providers: &BTreeMap<String, FileProvider>,
+) -> BTreeMap<String, ClientPolicy> {
+    let policy = |file: &FileProvider| {
+        let mut policy =
+            ClientPolicy { pass_through_key: file.pass_through_key, ..ClientPolicy::default() };
         if let OnDisconnect::Abort = file.on_disconnect {
-            toward.drain_max = None;
+            policy.drain_max = None;
         }
-        toward
+        policy
     };
     let all = providers.iter();
-    all.map(|(name, file)| (name.clone(), toward(file))).collect()
+    all.map(|(name, file)| (name.clone(), policy(file))).collect()
 }
 
 pub(super) fn aliases(

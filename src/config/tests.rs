@@ -1,7 +1,7 @@
 use super::*;
 use std::fs;
 
-use crate::gateway::Toward;
+use crate::gateway::ClientPolicy;
 use crate::providers::Kind;
 
 fn load(toml: &str, given: Overrides, variables: &[(&str, &str)]) -> Result<Config> {
@@ -82,8 +82,8 @@ fn aliases_and_what_clients_may_do_come_from_the_file() {
     assert_eq!(gateway.aliases["fast"].len(), 2);
     assert_eq!(gateway.aliases["fast"][1].model, "b/c");
     assert_eq!(gateway.aliases["slow"][0].provider, "echo");
-    let expected = Toward { drain_max: None, pass_through_key: true };
-    assert_eq!(gateway.toward["openai"], expected);
+    let expected = ClientPolicy { drain_max: None, pass_through_key: true };
+    assert_eq!(gateway.policies["openai"], expected);
 }
 
 #[test]

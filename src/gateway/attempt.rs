@@ -9,7 +9,7 @@ use super::in_flight::InFlightGuard;
 use super::operation::Operation;
 use super::protocol::{ErrorResponse, Protocol};
 use super::targets::Target;
-use super::{Gateway, tell};
+use super::{Gateway, send_error};
 use crate::calls::{
     self, CallOutcome, CallRequest, Ended, Exchanged, FillGuard, PromptSize, Waiter,
 };
@@ -47,7 +47,7 @@ impl Gateway {
             Err(refusal) => return Attempt::Unusable(refusal.into()),
         };
         let presence = reply.presence();
-        let ends_with_client = self.toward(&target.provider).drain_max.is_none();
+        let ends_with_client = self.policy(&target.provider).drain_max.is_none();
         let watched = ends_with_client.then(|| presence.clone());
         let Some(guard) = self.in_flight.enter(watched) else {
             return refused(stopping());
@@ -212,7 +212,7 @@ impl Gateway {
         operation: &'a Operation<'_>,
         provider: &str,
     ) -> Option<&'a ClientKey> {
-        operation.client.own.as_ref().filter(|_| self.toward(provider).pass_through_key)
+        operation.client.own.as_ref().filter(|_| self.policy(provider).pass_through_key)
     }
 
     fn forward(
@@ -232,7 +232,7 @@ impl Gateway {
             headers: &operation.headers,
             key: self.own_key(operation, &call.provider),
             hides_usage: adds_usage,
-            drain_max: self.toward(&call.provider).drain_max,
+            drain_max: self.policy(&call.provider).drain_max,
         };
         let forwarded = self.providers.forward(&forward, &guard.cancel, sink);
         forwarded.map_err(|mut error| {
@@ -285,7 +285,7 @@ impl Gateway {
         reply: &mut ResponseWriter<'_>,
     ) -> Attempt {
         if !reply.is_open() {
-            tell(operation.protocol, &ErrorResponse::Ours(refusal), reply);
+            send_error(operation.protocol, &ErrorResponse::Ours(refusal), reply);
             return Attempt::Over;
         }
         if self.in_flight.is_stopping() {

@@ -24,10 +24,6 @@ static FILES: &[(&str, &[u8])] = files! {
     "totals.js" "triggers.js" "icon.svg"
 };
 
-pub fn page() -> Answer {
-    file("index.html")
-}
-
 pub fn file(name: &str) -> Answer {
     let (_, bytes) = FILES
         .iter()

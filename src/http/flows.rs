@@ -97,23 +97,18 @@ pub fn check_document(
 /// The graph, which some editors send as a string that holds JSON.
 fn data_of(document: &mut Map<String, Value>, faults: &mut Vec<Fault>) -> Value {
     let data = match document.remove("data") {
-        Some(Value::String(text)) => match serde_json::from_str(&text) {
-            Ok(data) => Some(data),
-            Err(error) => {
-                let fault = format!("is a text, but not JSON: {error}");
-                faults.push(Fault::new("data", fault));
-                return Value::Null;
-            }
-        },
-        data => data,
-    };
-    match data {
-        Some(data @ Value::Object(_)) => data,
-        _ => {
-            faults.push(Fault::new("data", "must be an object with `nodes` and `edges`"));
-            Value::Null
+        Some(Value::String(text)) => {
+            serde_json::from_str(&text).map_err(|error| format!("is a text, but not JSON: {error}"))
         }
-    }
+        data => Ok(data.unwrap_or_default()),
+    };
+    let fault = match data {
+        Ok(data @ Value::Object(_)) => return data,
+        Ok(_) => "must be an object with `nodes` and `edges`".to_owned(),
+        Err(fault) => fault,
+    };
+    faults.push(Fault::new("data", fault));
+    Value::Null
 }
 
 /// The document as it was posted, with what the server says about it.

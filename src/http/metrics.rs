@@ -13,6 +13,9 @@ use crate::metrics::Histogram;
 
 const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
+/// The name, the help text and the value of a counter.
+type Counter = (&'static str, &'static str, fn(&OfModel) -> f64);
+
 pub fn text(context: &Context) -> ResponseBox {
     let hub = context.hub.stats();
     let mut text = Text::default();
@@ -87,7 +90,7 @@ fn calls(context: &Context, text: &mut Text) {
         }
     });
     #[rustfmt::skip] // One line for each.
-    let counts: [(&str, &str, fn(&OfModel) -> f64); 4] = [
+    let counts: [Counter; 4] = [
         ("cost_usd_total", "The known costs of calls, US dollars.", |of| of.cost_nanousd as f64 / 1e9),
         ("unpriced_calls_total", "Calls whose cost is not known.", |of| of.unpriced as f64),
         ("cached_calls_total", "Calls that were not made, because the answer was bought before.", |of| of.cached as f64),
@@ -127,21 +130,7 @@ impl Text {
         let _ = write!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
     }
 
-    /// A histogram with labels, without its head; nothing where nothing was counted.
-    fn buckets<const N: usize>(
-        &mut self,
-        name: &str,
-        labels: &str,
-        histogram: &Histogram<N>,
-        per_unit: f64,
-    ) {
-        if histogram.read().1 > 0 {
-            let labels = (format!("{labels},"), format!("{{{labels}}}"));
-            self.lines(name, (&labels.0, &labels.1), histogram, per_unit);
-        }
-    }
-
-    /// `per_unit` is how many of what was counted make one of the unit that the name ends in.
+    /// `per_unit` converts the counted values to the unit that the name ends in.
     fn histogram<const N: usize>(
         &mut self,
         name: &str,
@@ -150,18 +139,23 @@ impl Text {
         per_unit: f64,
     ) {
         self.head(name, "histogram", help);
-        self.lines(&format!("flowledger_{name}"), ("", ""), histogram, per_unit);
+        self.buckets(&format!("flowledger_{name}"), "", histogram, per_unit);
     }
 
-    /// `labels` are those that stand before `le`, and those of lines without it.
-    fn lines<const N: usize>(
+    /// Omits a histogram with labels that is empty.
+    fn buckets<const N: usize>(
         &mut self,
         name: &str,
-        (before_le, labels): (&str, &str),
+        labels: &str,
         histogram: &Histogram<N>,
         per_unit: f64,
     ) {
         let (buckets, count, sum) = histogram.read();
+        let (before_le, labels) = match labels {
+            "" => (String::new(), String::new()),
+            _ if count == 0 => return,
+            _ => (format!("{labels},"), format!("{{{labels}}}")),
+        };
         let text = &mut self.0;
         for (bound, within) in buckets {
             let bound = bound as f64 / per_unit;

@@ -74,17 +74,20 @@ pub fn find(context: &Context, mut query: Query) -> Answer {
     match quote.text() {
         Some(text) => view(None, text),
         // Free by its nature.
-        None => reply(&View {
-            id: None,
-            source: "flowledger",
-            provider,
-            model,
-            from: None,
-            daily: None,
-            usd_per_request: decimal(0, PER_REQUEST_DIGITS)?,
-            usd_per_mtok: per_mtok(&Rates::default())?,
-            tiers: Vec::new(),
-        }),
+        None => Ok(reply::json(
+            200,
+            &View {
+                id: None,
+                source: "flowledger",
+                provider,
+                model,
+                from: None,
+                daily: None,
+                usd_per_request: decimal(0, PER_REQUEST_DIGITS)?,
+                usd_per_mtok: per_mtok(&Rates::default())?,
+                tiers: Vec::new(),
+            },
+        )),
     }
 }
 
@@ -94,21 +97,20 @@ fn view(id: Option<i64>, text: &str) -> Answer {
     let tiers = stored.tiers.iter().map(|tier| {
         Ok(Tier { above: tier.above, usd_per_mtok: per_mtok(&tier.picousd_per_token)? })
     });
-    reply(&View {
-        id,
-        source: &stored.source,
-        provider: &stored.provider,
-        model: &stored.model,
-        from: stored.from,
-        daily: stored.daily,
-        usd_per_request: decimal(stored.request_picousd, PER_REQUEST_DIGITS)?,
-        usd_per_mtok: per_mtok(&stored.picousd_per_token)?,
-        tiers: tiers.collect::<Result<_, Error>>()?,
-    })
-}
-
-fn reply(view: &View<'_>) -> Answer {
-    Ok(reply::json(200, view))
+    Ok(reply::json(
+        200,
+        &View {
+            id,
+            source: &stored.source,
+            provider: &stored.provider,
+            model: &stored.model,
+            from: stored.from,
+            daily: stored.daily,
+            usd_per_request: decimal(stored.request_picousd, PER_REQUEST_DIGITS)?,
+            usd_per_mtok: per_mtok(&stored.picousd_per_token)?,
+            tiers: tiers.collect::<Result<_, Error>>()?,
+        },
+    ))
 }
 
 fn per_mtok(rates: &Rates) -> Result<PerMtok, Error> {

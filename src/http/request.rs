@@ -24,7 +24,7 @@ pub struct Request<'a, 'b> {
 impl Request<'_, '_> {
     /// Reads the body. A route that does not call this takes none.
     pub fn body(&mut self) -> Result<Vec<u8>, ApiError> {
-        Ok(self.body.read(BODY_BYTES_MAX, BODY_TIME_MAX)?)
+        self.body.read(BODY_BYTES_MAX, BODY_TIME_MAX)
     }
 
     pub fn query(&self) -> Query {

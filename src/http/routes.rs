@@ -16,7 +16,7 @@ type Route = fn(&Context, &mut Request<'_, '_>) -> Answer;
 /// Methods of one path stand together, in the order in which `Allow` lists them.
 #[rustfmt::skip] // One line for each.
 static ROUTES: &[(Method, &str, Route)] = &[
-    (Get, "/", |_, _| assets::page()),
+    (Get, "/", |_, _| assets::file("index.html")),
     (Get, "/favicon.ico", |_, _| assets::file("icon.svg")),
     (Get, "/assets/*", |_, r| assets::file(r.name)),
     (Get, "/metrics", |c, _| Ok(metrics::text(c))),

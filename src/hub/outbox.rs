@@ -59,6 +59,7 @@ pub struct Outbox {
     wake: Condvar,
 }
 
+#[derive(Default)]
 struct State {
     phase: Phase,
     /// True if new events are passed on at once: after [`Outbox::open`], unless the client is
@@ -79,8 +80,9 @@ struct State {
     ending: Option<Ending>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum Phase {
+    #[default]
     Open,
     /// A close frame is queued or written; no more frames are accepted.
     Closing,
@@ -105,25 +107,7 @@ enum Work {
 impl Outbox {
     /// Creates an outbox for the client behind `sink`; its writer thread calls [`Outbox::run`].
     pub fn new(sink: Box<dyn Sink>, encoding: Arc<dyn Encoding>, queue_bytes_max: usize) -> Self {
-        Self {
-            sink,
-            encoding,
-            queue_bytes_max,
-            state: Mutex::new(State {
-                phase: Phase::Open,
-                live: false,
-                replayed: None,
-                newest: 0,
-                filter: Arc::default(),
-                queue: VecDeque::new(),
-                queued_bytes: 0,
-                writing: false,
-                wrote_at: None,
-                reader_done: false,
-                ending: None,
-            }),
-            wake: Condvar::new(),
-        }
+        Self { sink, encoding, queue_bytes_max, state: Mutex::default(), wake: Condvar::new() }
     }
 
     /// Passes events on from now on. With `since`, the client first receives those in
