@@ -103,14 +103,16 @@ impl CallWriter {
         };
         let model = cached.map_or(call.model.as_str(), |(model, _)| model);
         let reserve = cached.is_none().then_some(&call.reserve);
-        execute(
-            db,
+        let sql =
             "INSERT INTO ledger (timestamp_ms, flow_id, run_id, node_id, attempt, operation_id,
                 provider, model_used, agent_role, prompt_hash, status, key_name, tags,
                 cost_nanousd, reserved_nanousd, reserved_tokens, refused, error_message,
                 latency_ms, cached, saved_nanousd, model_asked)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17,
-                ?18, CASE WHEN ?19 THEN 0 END, ?19, ?20, CASE WHEN ?21 != ?8 THEN ?21 END)",
+                ?18, CASE WHEN ?19 THEN 0 END, ?19, ?20, CASE WHEN ?21 != ?8 THEN ?21 END)";
+        execute(
+            db,
+            sql,
             params![
                 call.at.0,
                 call.flow_id,
@@ -144,15 +146,16 @@ impl CallWriter {
             Some(price) => Some(prices::id_of(db, price)?),
             None => None,
         };
-        let changed = execute(
-            db,
-            "UPDATE ledger SET model_used = coalesce(?2, model_used), input_tokens = ?3,
+        let sql = "UPDATE ledger SET model_used = coalesce(?2, model_used), input_tokens = ?3,
                 cached_input_tokens = ?4, cache_write_tokens = ?5, output_tokens = ?6,
                 reasoning_tokens = ?7, usage_source = ?8, cost_nanousd = ?9, latency_ms = ?10,
                 status = ?11, error_message = ?12, cache_write_1h_tokens = ?13,
                 first_token_ms = ?14, price_id = ?15,
                 model_asked = CASE WHEN ?2 != model_used THEN model_used END
-             WHERE id = ?1 AND status = 'PENDING'",
+             WHERE id = ?1 AND status = 'PENDING'";
+        let changed = execute(
+            db,
+            sql,
             params![
                 settlement.id,
                 settlement.model,

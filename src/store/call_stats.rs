@@ -115,9 +115,9 @@ impl Store {
         params: &[&dyn ToSql],
         mut show: impl FnMut(&CallRow<'_>),
     ) -> Result<Option<i64>> {
-        self.read(|connection| {
+        self.read(|db| {
             let sql = format!("SELECT {COLUMNS} FROM ledger WHERE {condition}");
-            let mut statement = connection.prepare_cached(&sql)?;
+            let mut statement = db.prepare_cached(&sql)?;
             let mut rows = statement.query(params)?;
             let mut last = None;
             while let Some(row) = rows.next()? {

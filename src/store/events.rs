@@ -26,8 +26,8 @@ impl Store {
         limit: usize,
         bytes_max: usize,
     ) -> Result<Vec<LoggedEvent>> {
-        self.read(|connection| {
-            let mut statement = connection.prepare_cached(
+        self.read(|db| {
+            let mut statement = db.prepare_cached(
                 "SELECT seq, flow_id, type, body FROM events
                  WHERE seq > ?1 AND seq <= ?2 ORDER BY seq LIMIT ?3",
             )?;
@@ -53,8 +53,8 @@ impl Store {
 
     /// The newest event's place in the log; 0 where there never was one.
     pub fn newest_seq(&self) -> Result<Seq> {
-        self.read(|connection| {
-            Ok(connection
+        self.read(|db| {
+            Ok(db
                 .prepare_cached(
                     "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'events'",
                 )?

@@ -42,8 +42,8 @@ impl Store {
     }
 
     pub fn has_flow(&self, id: FlowId) -> Result<bool> {
-        self.read(|connection| {
-            Ok(connection
+        self.read(|db| {
+            Ok(db
                 .prepare_cached("SELECT EXISTS (SELECT 1 FROM flows WHERE id = ?1)")?
                 .query_row([id], |row| row.get(0))?)
         })
@@ -56,17 +56,14 @@ impl Store {
 
     /// Up to `limit` flows of numbers below `before`, newest first.
     pub fn flows(&self, before: Option<FlowId>, limit: usize) -> Result<Vec<FlowRecord>> {
-        self.all(
-            &format!("SELECT {COLUMNS} FROM flows WHERE id < ?1 ORDER BY id DESC LIMIT ?2"),
-            params![before.unwrap_or(i64::MAX), limit],
-            record,
-        )
+        let sql = format!("SELECT {COLUMNS} FROM flows WHERE id < ?1 ORDER BY id DESC LIMIT ?2");
+        self.all(&sql, params![before.unwrap_or(i64::MAX), limit], record)
     }
 
     /// Whether no flow was ever saved; also false after the last one was removed.
     pub fn has_never_had_a_flow(&self) -> Result<bool> {
-        self.read(|connection| {
-            let used: bool = connection.query_row(
+        self.read(|db| {
+            let used: bool = db.query_row(
                 "SELECT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'flows')",
                 [],
                 |row| row.get(0),
@@ -77,12 +74,9 @@ impl Store {
 }
 
 pub(super) fn create(db: &Connection, flow: &NewFlow) -> Result<Applied> {
-    execute(
-        db,
-        "INSERT INTO flows (name, document, origin, created_ms, updated_ms)
-         VALUES (?1, ?2, ?3, ?4, ?4)",
-        params![flow.name, flow.document, flow.origin, flow.at.0],
-    )?;
+    let sql = "INSERT INTO flows (name, document, origin, created_ms, updated_ms)
+         VALUES (?1, ?2, ?3, ?4, ?4)";
+    execute(db, sql, params![flow.name, flow.document, flow.origin, flow.at.0])?;
     Ok(Receipt::Flow(db.last_insert_rowid()).into())
 }
 
@@ -90,11 +84,8 @@ pub(super) fn update(db: &Connection, id: FlowId, flow: &NewFlow) -> Result<Appl
     let before: Option<String> =
         one(db, "SELECT document FROM flows WHERE id = ?1", [id], |row| row.get(0))?;
     let before = before.ok_or_else(|| Error::NotFound(format!("flow {id}")))?;
-    execute(
-        db,
-        "UPDATE flows SET name = ?2, document = ?3, updated_ms = ?4 WHERE id = ?1",
-        params![id, flow.name, flow.document, flow.at.0],
-    )?;
+    let sql = "UPDATE flows SET name = ?2, document = ?3, updated_ms = ?4 WHERE id = ?1";
+    execute(db, sql, params![id, flow.name, flow.document, flow.at.0])?;
     suggestions::note_changed_nodes(db, id, &before, &flow.document, flow.at)?;
     Ok(Receipt::Flow(id).into())
 }

@@ -56,8 +56,8 @@ impl Store {
         target: &Target,
         limit: usize,
     ) -> Result<Vec<StoredInput>> {
-        self.read(|connection| {
-            let snapshot = connection.unchecked_transaction()?;
+        self.read(|db| {
+            let snapshot = db.unchecked_transaction()?;
             let runs: Vec<RunId> =
                 all(&snapshot, RUNS, params![flow_id, RUNS_MAX], |row| row.get(0))?;
             let mut inputs: Vec<StoredInput> = Vec::new();
@@ -118,7 +118,7 @@ fn item_of(operation_id: &str, of_node: &str) -> Option<Option<usize>> {
 
 /// Returns the prompt and the output of a completed node or item.
 fn texts(
-    connection: &Connection,
+    db: &Connection,
     run_id: &str,
     node_id: &str,
     item: Option<usize>,
@@ -130,7 +130,7 @@ fn texts(
         None => format!("{COLUMNS} FROM run_nodes WHERE {CONDITION} AND ?3 IS NULL"),
         Some(_) => format!("{COLUMNS} FROM run_items WHERE {CONDITION} AND item = ?3"),
     };
-    one(connection, &sql, params![run_id, node_id, item], |row| {
+    one(db, &sql, params![run_id, node_id, item], |row| {
         let prompt = Prompt { prompt: row.get(0)?, system: row.get(1)? };
         Ok((prompt, row.get(2)?))
     })
@@ -146,8 +146,8 @@ mod tests {
         let (store, _writer) = Store::open(dir.path()).unwrap();
         for (sql, index) in [(RUNS, "runs_by_flow"), (ROWS, "ledger_by_run")] {
             let plan: Vec<String> = store
-                .read(|connection| {
-                    let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}"))?;
+                .read(|db| {
+                    let mut statement = db.prepare(&format!("EXPLAIN QUERY PLAN {sql}"))?;
                     let count = statement.parameter_count();
                     let none = rusqlite::params_from_iter(vec![None::<i64>; count]);
                     let rows = statement.query_map(none, |row| row.get("detail"))?;

@@ -211,9 +211,9 @@ impl Store {
         limit: usize,
     ) -> Result<Vec<LedgerEntry>> {
         let before = before.unwrap_or(i64::MAX);
-        self.read(|connection| {
+        self.read(|db| {
             // One read transaction, so that what is noted of blocks and their rows are of one moment.
-            let snapshot = connection.unchecked_transaction()?;
+            let snapshot = db.unchecked_transaction()?;
             let mut rows = Vec::new();
             let mut read = |from, end| {
                 rows.extend(page(&snapshot, filter, from, end, limit - rows.len())?);
@@ -249,9 +249,9 @@ impl Store {
                 format!("`{group_by}` is none of {}", names.join(", ")),
             )
         })?;
-        self.read(|connection| {
+        self.read(|db| {
             // One read transaction, so that the days and the rows behind them are of one moment.
-            let snapshot = connection.unchecked_transaction()?;
+            let snapshot = db.unchecked_transaction()?;
             let (table, values) = table(filter, group, days::summed_until(&snapshot)?);
             let groups: Vec<Summary> = snapshot
                 .prepare_cached(&summary_sql(group, &table))?
@@ -306,7 +306,7 @@ fn page_sql(condition: &str) -> String {
 
 /// Up to `limit` rows of numbers from `from` up to `end`, newest first.
 fn page(
-    connection: &Connection,
+    db: &Connection,
     filter: &LedgerFilter,
     from: i64,
     end: i64,
@@ -315,7 +315,7 @@ fn page(
     let (condition, mut values) = filter.sql();
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     values.extend([from, end, limit].map(Value::from));
-    let mut statement = connection.prepare_cached(&page_sql(&condition))?;
+    let mut statement = db.prepare_cached(&page_sql(&condition))?;
     let rows = statement.query_map(params_from_iter(values), entry)?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }

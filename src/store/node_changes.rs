@@ -64,13 +64,14 @@ pub(super) fn finish(db: &Connection, finished: &FinishedNode) -> Result<Applied
         return Ok(Receipt::Done.into());
     }
     let sums = cost_sums("run_id = ?1 AND node_id = ?2");
-    let changed = execute(
-        db,
-        &format!(
-            "UPDATE run_nodes SET status = 'COMPLETED', output = ?3, latency_ms = ?4, error = ?5,
+    let sql = format!(
+        "UPDATE run_nodes SET status = 'COMPLETED', output = ?3, latency_ms = ?4, error = ?5,
                 finished_ms = ?6, {sums}
              WHERE run_id = ?1 AND node_id = ?2"
-        ),
+    );
+    let changed = execute(
+        db,
+        &sql,
         params![node.run_id, node.node_id, output, latency_ms, error, finished.at.0],
     )?;
     has_begun(node, changed)?;
@@ -96,12 +97,9 @@ pub(super) fn finish(db: &Connection, finished: &FinishedNode) -> Result<Applied
 }
 
 pub(super) fn skip(db: &Connection, node: &NodeRef, at: Timestamp) -> Result<Applied> {
-    execute(
-        db,
-        "INSERT INTO run_nodes (run_id, node_id, status, attempt, started_ms, finished_ms)
-         VALUES (?1, ?2, 'SKIPPED', 0, ?3, ?3) ON CONFLICT DO NOTHING",
-        params![node.run_id, node.node_id, at.0],
-    )?;
+    let sql = "INSERT INTO run_nodes (run_id, node_id, status, attempt, started_ms, finished_ms)
+         VALUES (?1, ?2, 'SKIPPED', 0, ?3, ?3) ON CONFLICT DO NOTHING";
+    execute(db, sql, params![node.run_id, node.node_id, at.0])?;
     Ok(Receipt::Done.into())
 }
 
@@ -120,11 +118,8 @@ pub(super) fn fail(db: &Connection, end: &FailedNode) -> Result<Applied> {
     end_attempt(db, &end.node, status, &end.error, end.at)?;
     if end.node.item.is_none() {
         let sums = cost_sums("run_id = ?1 AND node_id = ?2");
-        execute(
-            db,
-            &format!("UPDATE run_nodes SET {sums} WHERE run_id = ?1 AND node_id = ?2"),
-            params![end.node.run_id, end.node.node_id],
-        )?;
+        let sql = format!("UPDATE run_nodes SET {sums} WHERE run_id = ?1 AND node_id = ?2");
+        execute(db, &sql, params![end.node.run_id, end.node.node_id])?;
     }
     Ok(failed(&end.node, &end.error, end.at, false))
 }

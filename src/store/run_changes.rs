@@ -15,27 +15,23 @@ use crate::time::Timestamp;
 
 pub(super) fn queue(db: &Connection, run: &NewRun) -> Result<Applied> {
     let hash = hex(&Sha256::digest(run.graph.as_bytes()));
-    execute(
-        db,
-        "INSERT OR IGNORE INTO graphs (hash, data) VALUES (?1, ?2)",
-        params![hash, run.graph],
-    )?;
-    execute(
-        db,
+    let sql = "INSERT OR IGNORE INTO graphs (hash, data) VALUES (?1, ?2)";
+    execute(db, sql, params![hash, run.graph])?;
+    let sql =
         "INSERT INTO runs (id, flow_id, flow_name, graph_hash, trigger, input, status, created_ms)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'QUEUED', ?7)",
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'QUEUED', ?7)";
+    execute(
+        db,
+        sql,
         params![run.id, run.flow_id, run.flow_name, hash, run.trigger, run.input, run.at.0],
     )?;
     Ok(Receipt::Done.into())
 }
 
 pub(super) fn start(db: &Connection, start: &RunStart) -> Result<Applied> {
-    let changed = execute(
-        db,
-        "UPDATE runs SET status = 'RUNNING', started_ms = coalesce(started_ms, ?2)
-         WHERE id = ?1 AND status IN ('QUEUED', 'RUNNING')",
-        params![start.run_id, start.at.0],
-    )?;
+    let sql = "UPDATE runs SET status = 'RUNNING', started_ms = coalesce(started_ms, ?2)
+         WHERE id = ?1 AND status IN ('QUEUED', 'RUNNING')";
+    let changed = execute(db, sql, params![start.run_id, start.at.0])?;
     found(changed, || format!("open run {}", start.run_id))?;
     Ok(started(start))
 }
@@ -44,26 +40,20 @@ pub(super) fn start(db: &Connection, start: &RunStart) -> Result<Applied> {
 /// [`Error::Conflict`] unless the run failed or was cancelled.
 pub(super) fn resume(db: &Connection, start: &RunStart) -> Result<Applied> {
     let run_id = &start.run_id;
-    let changed = execute(
-        db,
-        "UPDATE runs SET status = 'RUNNING', started_ms = ?2, finished_ms = NULL,
+    let sql = "UPDATE runs SET status = 'RUNNING', started_ms = ?2, finished_ms = NULL,
             cancel_ms = NULL, error = NULL, error_node = NULL
-         WHERE id = ?1 AND status IN ('FAILED', 'CANCELLED')",
-        params![run_id, start.at.0],
-    )?;
+         WHERE id = ?1 AND status IN ('FAILED', 'CANCELLED')";
+    let changed = execute(db, sql, params![run_id, start.at.0])?;
     if changed == 0 {
         let message = format!("run {run_id} has neither failed nor was it cancelled");
         return Err(Error::Conflict(message));
     }
     for table in ["run_nodes", "run_items"] {
-        execute(
-            db,
-            &format!(
-                "UPDATE {table} SET status = 'WAITING', error = NULL
+        let sql = format!(
+            "UPDATE {table} SET status = 'WAITING', error = NULL
                  WHERE run_id = ?1 AND status IN ('FAILED', 'CANCELLED')"
-            ),
-            params![run_id],
-        )?;
+        );
+        execute(db, &sql, params![run_id])?;
     }
     Ok(started(start))
 }
@@ -86,36 +76,26 @@ fn started(start: &RunStart) -> Applied {
 }
 
 pub(super) fn cancel(db: &Connection, run_id: &str, at: Timestamp) -> Result<Applied> {
-    execute(
-        db,
-        "UPDATE runs SET cancel_ms = ?2 WHERE id = ?1 AND status IN ('QUEUED', 'RUNNING')",
-        params![run_id, at.0],
-    )?;
+    let sql = "UPDATE runs SET cancel_ms = ?2 WHERE id = ?1 AND status IN ('QUEUED', 'RUNNING')";
+    execute(db, sql, params![run_id, at.0])?;
     Ok(Receipt::Done.into())
 }
 
 /// # Errors
 /// [`Error::Conflict`] if the run is not over.
 pub(super) fn delete(db: &Connection, run_id: &str) -> Result<Applied> {
-    let graph: Option<String> = one(
-        db,
-        "DELETE FROM runs WHERE id = ?1 AND status NOT IN ('QUEUED', 'RUNNING')
-             RETURNING graph_hash",
-        [run_id],
-        |row| row.get(0),
-    )?;
+    let sql = "DELETE FROM runs WHERE id = ?1 AND status NOT IN ('QUEUED', 'RUNNING')
+             RETURNING graph_hash";
+    let graph: Option<String> = one(db, sql, [run_id], |row| row.get(0))?;
     let Some(graph) = graph else {
         let message = format!("run {run_id} is not over; cancel it first");
         return Err(Error::Conflict(message));
     };
     execute(db, "DELETE FROM run_nodes WHERE run_id = ?1", params![run_id])?;
     execute(db, "DELETE FROM run_items WHERE run_id = ?1", params![run_id])?;
-    execute(
-        db,
-        "DELETE FROM graphs WHERE hash = ?1
-         AND NOT EXISTS (SELECT 1 FROM runs WHERE graph_hash = ?1)",
-        params![graph],
-    )?;
+    let sql = "DELETE FROM graphs WHERE hash = ?1
+         AND NOT EXISTS (SELECT 1 FROM runs WHERE graph_hash = ?1)";
+    execute(db, sql, params![graph])?;
     Ok(Receipt::Done.into())
 }
 
@@ -123,23 +103,17 @@ pub(super) fn delete(db: &Connection, run_id: &str) -> Result<Applied> {
 /// ends.
 fn end_open_nodes(db: &Connection, run_id: &str, at: Timestamp) -> Result<()> {
     for table in ["run_nodes", "run_items"] {
-        execute(
-            db,
-            &format!(
-                "UPDATE {table} SET status = 'CANCELLED', finished_ms = ?2,
+        let sql = format!(
+            "UPDATE {table} SET status = 'CANCELLED', finished_ms = ?2,
                     error = coalesce(error, 'the run ended before it')
                  WHERE run_id = ?1 AND status IN ('RUNNING', 'WAITING')"
-            ),
-            params![run_id, at.0],
-        )?;
+        );
+        execute(db, &sql, params![run_id, at.0])?;
     }
     // Some of them had calls, which are not added up yet.
     let sums = cost_sums("ledger.run_id = run_nodes.run_id AND ledger.node_id = run_nodes.node_id");
-    execute(
-        db,
-        &format!("UPDATE run_nodes SET {sums} WHERE run_id = ?1 AND status = 'CANCELLED'"),
-        params![run_id],
-    )?;
+    let sql = format!("UPDATE run_nodes SET {sums} WHERE run_id = ?1 AND status = 'CANCELLED'");
+    execute(db, &sql, params![run_id])?;
     Ok(())
 }
 
@@ -149,12 +123,13 @@ pub(super) fn finish(db: &Connection, end: &RunEnd) -> Result<Applied> {
         end_open_nodes(db, run_id, end.at)?;
     }
     let sums = cost_sums("run_id = ?1");
+    let sql = format!(
+        "UPDATE runs SET status = ?2, error = ?3, error_node = ?4, finished_ms = ?5, {sums}
+             WHERE id = ?1 AND status IN ('QUEUED', 'RUNNING')"
+    );
     let changed = execute(
         db,
-        &format!(
-            "UPDATE runs SET status = ?2, error = ?3, error_node = ?4, finished_ms = ?5, {sums}
-             WHERE id = ?1 AND status IN ('QUEUED', 'RUNNING')"
-        ),
+        &sql,
         params![run_id, end.status.as_str(), end.error, end.error_node, end.at.0],
     )?;
     found(changed, || format!("open run {run_id}"))?;

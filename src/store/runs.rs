@@ -159,12 +159,12 @@ fn run(row: &Row<'_>) -> rusqlite::Result<Run> {
     })
 }
 
-fn nodes(connection: &Connection, run_id: &str) -> Result<Vec<NodeRecord>> {
+fn nodes(db: &Connection, run_id: &str) -> Result<Vec<NodeRecord>> {
     let sql =
         "SELECT node_id, status, attempt, started_ms, finished_ms, output, error, input_tokens,
             output_tokens, cost_nanousd, latency_ms, prompt, system
          FROM run_nodes WHERE run_id = ?1";
-    let mut nodes: Vec<NodeRecord> = all(connection, sql, [run_id], |row| {
+    let mut nodes: Vec<NodeRecord> = all(db, sql, [run_id], |row| {
         Ok(NodeRecord {
             node_id: row.get(0)?,
             status: parsed(row, 1)?,
@@ -182,7 +182,7 @@ fn nodes(connection: &Connection, run_id: &str) -> Result<Vec<NodeRecord>> {
             items: Vec::new(),
         })
     })?;
-    let mut statement = connection.prepare_cached(
+    let mut statement = db.prepare_cached(
         "SELECT node_id, item, status, attempt, started_ms, finished_ms, prompt, system, output,
             error, latency_ms
          FROM run_items WHERE run_id = ?1 ORDER BY node_id, item",
@@ -215,8 +215,8 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`].
     pub fn run(&self, id: &str) -> Result<(Run, Vec<NodeRecord>)> {
-        self.read(|connection| {
-            let snapshot = connection.unchecked_transaction()?;
+        self.read(|db| {
+            let snapshot = db.unchecked_transaction()?;
             let sql = format!("SELECT {COLUMNS}, {GRAPH} FROM runs WHERE id = ?1");
             let found = one(&snapshot, &sql, [id], run)?
                 .ok_or_else(|| Error::NotFound(format!("run {id}")))?;
@@ -227,11 +227,8 @@ impl Store {
 
     /// The runs of a flow, from `first` on, that ended well.
     pub fn completed_runs(&self, flow_id: FlowId, first: &str) -> Result<HashSet<RunId>> {
-        self.all(
-            "SELECT id FROM runs WHERE flow_id = ?1 AND id >= ?2 AND status = 'COMPLETED'",
-            params![flow_id, first],
-            |row| row.get(0),
-        )
+        let sql = "SELECT id FROM runs WHERE flow_id = ?1 AND id >= ?2 AND status = 'COMPLETED'";
+        self.all(sql, params![flow_id, first], |row| row.get(0))
     }
 
     pub fn newest_run(&self, flow_id: FlowId) -> Result<Option<RunId>> {
@@ -265,13 +262,10 @@ impl Store {
 
     /// All runs that are not over: first those that have begun, then the oldest.
     pub fn open_runs(&self) -> Result<Vec<LeftOver>> {
-        self.all(
-            "SELECT flow_id, id, status = 'RUNNING' FROM runs
-                 WHERE status IN ('QUEUED', 'RUNNING') ORDER BY status = 'QUEUED', id",
-            [],
-            |row| {
-                Ok(LeftOver { flow_id: row.get(0)?, run_id: row.get(1)?, has_begun: row.get(2)? })
-            },
-        )
+        let sql = "SELECT flow_id, id, status = 'RUNNING' FROM runs
+                 WHERE status IN ('QUEUED', 'RUNNING') ORDER BY status = 'QUEUED', id";
+        self.all(sql, [], |row| {
+            Ok(LeftOver { flow_id: row.get(0)?, run_id: row.get(1)?, has_begun: row.get(2)? })
+        })
     }
 }

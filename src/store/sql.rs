@@ -13,7 +13,7 @@ impl Store {
         params: impl Params,
         read: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>,
     ) -> Result<Option<T>> {
-        self.read(|connection| one(connection, sql, params, read))
+        self.read(|db| one(db, sql, params, read))
     }
 
     pub(super) fn all<T, C: FromIterator<T>>(
@@ -22,35 +22,35 @@ impl Store {
         params: impl Params,
         read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
     ) -> Result<C> {
-        self.read(|connection| all(connection, sql, params, read))
+        self.read(|db| all(db, sql, params, read))
     }
 }
 
 /// The first row, if there is one.
 pub(super) fn one<T>(
-    connection: &Connection,
+    db: &Connection,
     sql: &str,
     params: impl Params,
     read: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>,
 ) -> Result<Option<T>> {
-    let mut statement = connection.prepare_cached(sql)?;
+    let mut statement = db.prepare_cached(sql)?;
     Ok(statement.query_row(params, read).optional()?)
 }
 
 pub(super) fn all<T, C: FromIterator<T>>(
-    connection: &Connection,
+    db: &Connection,
     sql: &str,
     params: impl Params,
     read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
 ) -> Result<C> {
-    let mut statement = connection.prepare_cached(sql)?;
+    let mut statement = db.prepare_cached(sql)?;
     let rows = statement.query_map(params, read)?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
 /// Returns how many rows were changed.
-pub(super) fn execute(connection: &Connection, sql: &str, params: &[&dyn ToSql]) -> Result<usize> {
-    Ok(connection.prepare_cached(sql)?.execute(params)?)
+pub(super) fn execute(db: &Connection, sql: &str, params: &[&dyn ToSql]) -> Result<usize> {
+    Ok(db.prepare_cached(sql)?.execute(params)?)
 }
 
 /// # Errors

@@ -101,13 +101,10 @@ impl Writer {
         before: Timestamp,
         step: usize,
     ) -> Result<usize> {
-        let old: Vec<RunId> = all(
-            &self.connection,
-            "SELECT id FROM (SELECT id, created_ms, status FROM runs ORDER BY id LIMIT ?3)
-             WHERE (id <= ?1 OR created_ms < ?2) AND status NOT IN ('QUEUED', 'RUNNING')",
-            params![upto, before.0, step],
-            |row| row.get(0),
-        )?;
+        let sql = "SELECT id FROM (SELECT id, created_ms, status FROM runs ORDER BY id LIMIT ?3)
+             WHERE (id <= ?1 OR created_ms < ?2) AND status NOT IN ('QUEUED', 'RUNNING')";
+        let old: Vec<RunId> =
+            all(&self.connection, sql, params![upto, before.0, step], |row| row.get(0))?;
         if !old.is_empty() {
             self.transaction(|batch| {
                 let delete = |id: &RunId| run_changes::delete(batch.connection, id).map(drop);
@@ -163,14 +160,11 @@ impl Writer {
     /// log, and whoever catches up must not find a gap in it. Gives how many.
     pub fn prune_events(&mut self, keep: u64, before: Timestamp, step: usize) -> Result<usize> {
         // Only the oldest `step` rows are looked at, so that a pass with nothing to do costs little.
-        execute(
-            &self.connection,
-            "DELETE FROM events WHERE seq < (
+        let sql = "DELETE FROM events WHERE seq < (
                     SELECT coalesce(
                         min(seq) FILTER (WHERE seq > ?1 AND timestamp_ms >= ?2), max(seq) + 1)
-                    FROM (SELECT seq, timestamp_ms FROM events ORDER BY seq LIMIT ?3))",
-            params![self.newest.saturating_sub(keep), before.0, step],
-        )
+                    FROM (SELECT seq, timestamp_ms FROM events ORDER BY seq LIMIT ?3))";
+        execute(&self.connection, sql, params![self.newest.saturating_sub(keep), before.0, step])
     }
 }
 
@@ -215,11 +209,8 @@ impl Batch<'_> {
         body: &str,
     ) -> Result<Seq> {
         let seq = self.newest + 1;
-        execute(
-            self.connection,
-            "INSERT INTO events (seq, timestamp_ms, flow_id, type, body) VALUES (?1, ?2, ?3, ?4, ?5)",
-            params![seq, at.0, flow_id, type_name, body],
-        )?;
+        let sql = "INSERT INTO events (seq, timestamp_ms, flow_id, type, body) VALUES (?1, ?2, ?3, ?4, ?5)";
+        execute(self.connection, sql, params![seq, at.0, flow_id, type_name, body])?;
         self.newest = seq;
         Ok(seq)
     }
