@@ -16,7 +16,7 @@ use crate::flow::{Graph, Node, NodeKind, OnError, Progress, Verdict};
 use crate::ids::{FlowId, RunId};
 use crate::providers::Cancel;
 use crate::store::{
-    Change, FailedNode, FinishedNode, ItemRecord, NewRun, NodeRecord, NodeRef, NodeStatus, OpenRun,
+    Change, FailedNode, FinishedNode, ItemRecord, NewRun, NodeRecord, NodeRef, NodeStatus, Run,
     RunEnd, RunStart,
 };
 use crate::time::Timestamp;
@@ -134,8 +134,7 @@ impl ActiveRun {
     }
 
     /// A run of an earlier process: finished nodes are not run again.
-    pub fn restored(open: OpenRun, graph: Graph) -> Self {
-        let run = open.run;
+    pub fn restored((run, nodes): (Run, Vec<NodeRecord>), graph: Graph) -> Self {
         let input = serde_json::from_str(&run.input).unwrap_or_default();
         let new = NewRun {
             id: run.id,
@@ -151,7 +150,7 @@ impl ActiveRun {
             waiter: None,
             ..Self::new(&new, Arc::new(graph), input, oneshot::channel().0)
         };
-        restored.restore_nodes(open.nodes, run.is_cancelled);
+        restored.restore_nodes(nodes, run.is_cancelled);
         restored
     }
 

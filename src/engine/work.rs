@@ -12,7 +12,7 @@ use crate::calls::{
     self, CallOutcome, CallRequest, Calls, Exchanged, FillGuard, Filled, Held, Prepared,
     PromptSize, prompt_hash,
 };
-use crate::event::{Event, EventContext};
+use crate::event::Event;
 use crate::flow::{
     self, Agent, Graph, Http, Node, NodeKind, RenderError, Scope, constant_beginning, render,
 };
@@ -126,6 +126,16 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    fn finished(
+        output: impl Into<Arc<str>>,
+        latency_ms: u64,
+        cached: bool,
+        unwritten: Vec<Change>,
+    ) -> Self {
+        let (output, at) = (output.into(), Timestamp::now());
+        Self::Finished { output, latency_ms, at, cached, unwritten }
+    }
+
     fn failed(error: impl Into<String>, unwritten: Vec<Change>) -> Self {
         Self::failed_with(error, unwritten, Remedy::None)
     }
@@ -312,12 +322,12 @@ impl Worker {
                 Err(error) => Outcome::failed(error.to_string(), changes),
             },
             NodeKind::Agent(_) | NodeKind::Input(_) => {
-                finished_free(job.input.to_string(), changes)
+                Outcome::finished(job.input.to_string(), 0, false, changes)
             }
             NodeKind::Condition(template)
             | NodeKind::Template(template)
             | NodeKind::Output(template) => match render(template, &job.scope()) {
-                Ok(text) => finished_free(text, changes),
+                Ok(text) => Outcome::finished(text, 0, false, changes),
                 Err(error) => Outcome::failed(error.to_string(), changes),
             },
         }
@@ -388,13 +398,7 @@ impl Worker {
             return Outcome::failed(error, fallback);
         }
         match self.calls.providers().fetch(&fetch, &job.cancel) {
-            Ok(fetched) => Outcome::Finished {
-                output: fetched.body.into(),
-                latency_ms: fetched.latency_ms,
-                at: Timestamp::now(),
-                cached: false,
-                unwritten: Vec::new(),
-            },
+            Ok(fetched) => Outcome::finished(fetched.body, fetched.latency_ms, false, Vec::new()),
             Err(failure) => Outcome::Failed {
                 error: failure.message,
                 cancelled: failure.cancelled,
@@ -413,20 +417,10 @@ impl Worker {
 /// The outcome of a node whose call has ended.
 fn ended(outcome: CallOutcome, changes: Vec<Change>) -> Outcome {
     match outcome {
-        CallOutcome::Answered(answer) => Outcome::Finished {
-            output: answer.text.into(),
-            latency_ms: answer.latency_ms,
-            at: Timestamp::now(),
-            cached: false,
-            unwritten: changes,
-        },
-        CallOutcome::Cached(bought) => Outcome::Finished {
-            output: bought.output.as_str().into(),
-            latency_ms: 0,
-            at: Timestamp::now(),
-            cached: true,
-            unwritten: changes,
-        },
+        CallOutcome::Answered(answer) => {
+            Outcome::finished(answer.text, answer.latency_ms, false, changes)
+        }
+        CallOutcome::Cached(bought) => Outcome::finished(bought.output.as_str(), 0, true, changes),
         CallOutcome::Failed(failure) => failed(*failure, changes),
         CallOutcome::OverBudget(why) | CallOutcome::NotConfigured(why) => {
             Outcome::failed_with(why, changes, Remedy::AnotherTarget)
@@ -456,17 +450,6 @@ fn failed(failure: Failure, unwritten: Vec<Change>) -> Outcome {
         Remedy::AnotherTarget
     };
     Outcome::Failed { error: failure.message, cancelled, unwritten, remedy }
-}
-
-/// The outcome of a node that is free and done at once.
-fn finished_free(output: String, unwritten: Vec<Change>) -> Outcome {
-    Outcome::Finished {
-        output: output.into(),
-        latency_ms: 0,
-        at: Timestamp::now(),
-        cached: false,
-        unwritten,
-    }
 }
 
 /// Passes streamed text on to viewers, merged to what [`OUTPUT_INTERVAL`] allows.
@@ -503,12 +486,7 @@ impl<'a> OutputStream<'a> {
         while !rest.is_empty() {
             let (piece, after) = rest.split_at(rest.floor_char_boundary(OUTPUT_BYTES_MAX));
             rest = after;
-            let context = EventContext {
-                flow_id: Some(self.node.flow_id),
-                run_id: Some(self.node.run_id.clone()),
-                node_id: Some(self.node.node_id.clone()),
-                timestamp: Timestamp::now(),
-            };
+            let context = self.node.context(Timestamp::now());
             // A hub that has ended has no viewers.
             let _ = self.hub.broadcast(&Event::NodeOutput { context, delta: piece.to_owned() });
         }

@@ -12,7 +12,7 @@
 use rusqlite::{Connection, params, params_from_iter};
 
 use super::ledger_filter::LedgerFilter;
-use super::sql::{all, execute, one};
+use super::sql::{FromRow, all, execute, one, single};
 use crate::error::Result;
 
 /// How many numbers a block has. A page of N rare rows reads N blocks at most.
@@ -61,35 +61,29 @@ pub(super) fn is_behind(db: &Connection, step: usize) -> Result<bool> {
 
 /// The first block that was never looked at, and the first that is not full.
 fn ends(db: &Connection) -> Result<(i64, i64)> {
-    let last: Option<i64> = db
-        .prepare_cached("SELECT max(block) FROM ledger_blocks")?
-        .query_row([], |row| row.get(0))?;
-    let newest: Option<i64> =
-        db.prepare_cached("SELECT max(id) FROM ledger")?.query_row([], |row| row.get(0))?;
-    let next = last.map_or(0, |last| last + 1);
-    Ok((next, newest.map_or(0, |newest| (newest + 1) / ROWS)))
+    let next = single(db, "SELECT coalesce(max(block) + 1, 0) FROM ledger_blocks", [])?;
+    let rows: i64 = single(db, "SELECT coalesce(max(id) + 1, 0) FROM ledger", [])?;
+    Ok((next, rows / ROWS))
 }
 
 /// Blocks that had calls under way when they were looked at.
 fn open(db: &Connection, step: usize) -> Result<Vec<i64>> {
     let sql = "SELECT block FROM ledger_blocks WHERE names IS NULL LIMIT ?1";
-    all(db, sql, [step], |row| row.get(0))
+    all(db, sql, [step])
 }
 
 fn is_pending(db: &Connection, block: i64) -> Result<bool> {
-    let mut statement = db.prepare_cached(
-        "SELECT EXISTS (SELECT 1 FROM ledger WHERE status = 'PENDING' AND id >= ?1 AND id < ?2)",
-    )?;
-    Ok(statement.query_row([block * ROWS, (block + 1) * ROWS], |row| row.get(0))?)
+    let sql =
+        "SELECT EXISTS (SELECT 1 FROM ledger WHERE status = 'PENDING' AND id >= ?1 AND id < ?2)";
+    single(db, sql, [block * ROWS, (block + 1) * ROWS])
 }
 
 /// Notes what a block holds, whose rows are settled.
 fn note_one(db: &Connection, block: i64) -> Result<()> {
-    let held = Held::read(db, block, number)?;
+    let held = Held::of_rows(db, block, number)?;
     let sql = "INSERT OR REPLACE INTO ledger_blocks (block, first_ms, last_ms, names)
              VALUES (?1, ?2, ?3, ?4)";
-    execute(db, sql, params![block, held.first_ms, held.last_ms, held.names])?;
-    Ok(())
+    execute(db, sql, params![block, held.first_ms, held.last_ms, held.names]).map(drop)
 }
 
 /// Calls `each` with the first and the last number of each block that is noted, and whether what is
@@ -102,9 +96,9 @@ pub(super) fn check(db: &Connection, mut each: impl FnMut(i64, i64, bool)) -> Re
     let mut blocks = statement.query([])?;
     while let Some(row) = blocks.next()? {
         let block: i64 = row.get(0)?;
-        let noted = Held { first_ms: row.get(1)?, last_ms: row.get(2)?, names: row.get(3)? };
+        let noted = Held::read(row, &mut 1)?;
         let start = block.saturating_mul(ROWS);
-        let is_right = noted == Held::read(db, block, known_number)?;
+        let is_right = noted == Held::of_rows(db, block, known_number)?;
         each(start, start.saturating_add(ROWS - 1), is_right);
     }
     Ok(())
@@ -127,36 +121,26 @@ struct Names {
     status: String,
 }
 
+from_row!(Held; first_ms, last_ms, names);
+from_row!(Names; flow_id, provider, model, status);
+
 impl Held {
     /// Reads it from the block's rows; `number` tells the number of a combination of names.
-    fn read(
+    fn of_rows(
         db: &Connection,
         block: i64,
         number: fn(&Connection, &Names) -> Result<i64>,
     ) -> Result<Self> {
         let start = block.saturating_mul(ROWS);
         let rows = [start, start.saturating_add(ROWS)];
-        let (first_ms, last_ms) = db
-            .prepare_cached(
-                "SELECT min(+timestamp_ms), max(+timestamp_ms) FROM ledger
-                 WHERE id >= ?1 AND id < ?2",
-            )?
-            .query_row(rows, |row| Ok((row.get(0)?, row.get(1)?)))?;
-        let mut statement = db.prepare_cached(
-            "SELECT DISTINCT flow_id, provider, model_used, status FROM ledger
-             WHERE id >= ?1 AND id < ?2",
-        )?;
-        let mut found = statement.query(rows)?;
-        let mut numbers = Vec::new();
-        while let Some(row) = found.next()? {
-            let names = Names {
-                flow_id: row.get(0)?,
-                provider: row.get(1)?,
-                model: row.get(2)?,
-                status: row.get(3)?,
-            };
-            numbers.push(number(db, &names)?);
-        }
+        let sql = "SELECT min(+timestamp_ms), max(+timestamp_ms) FROM ledger
+            WHERE id >= ?1 AND id < ?2";
+        let (first_ms, last_ms) = single(db, sql, rows)?;
+        let sql = "SELECT DISTINCT flow_id, provider, model_used, status FROM ledger
+            WHERE id >= ?1 AND id < ?2";
+        let found: Vec<Names> = all(db, sql, rows)?;
+        let numbers = found.iter().map(|names| number(db, names));
+        let mut numbers = numbers.collect::<Result<Vec<i64>>>()?;
         numbers.sort_unstable();
         Ok(Self {
             first_ms,
@@ -170,10 +154,7 @@ impl Held {
 fn known_number(db: &Connection, names: &Names) -> Result<i64> {
     let sql = "SELECT id FROM ledger_names
          WHERE model_used = ?1 AND provider = ?2 AND status = ?3 AND flow_id IS ?4";
-    let known =
-        one(db, sql, params![names.model, names.provider, names.status, names.flow_id], |row| {
-            row.get(0)
-        })?;
+    let known = one(db, sql, params![names.model, names.provider, names.status, names.flow_id])?;
     Ok(known.unwrap_or(0))
 }
 
@@ -204,11 +185,8 @@ impl Wanted {
             None
         } else {
             let sql = format!("SELECT id FROM ledger_names WHERE {condition}");
-            let mut statement = db.prepare_cached(&sql)?;
-            let mut found = statement.query(params_from_iter(values))?;
             let mut names = Vec::new();
-            while let Some(row) = found.next()? {
-                let id: usize = row.get(0)?;
+            for id in all::<usize, Vec<_>>(db, &sql, params_from_iter(values))? {
                 if names.len() <= id {
                     names.resize(id + 1, false);
                 }

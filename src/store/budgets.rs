@@ -15,12 +15,12 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, params};
 
 use super::change::NewCall;
 use super::days::{self, Day, MS_PER_DAY, Plan};
 use super::reader::Store;
-use super::sql::{all, execute, one};
+use super::sql::{all, execute, one, single};
 use crate::budget::{self, BUDGETS_MAX, Budget, Limit, Per, Reserve, Scope};
 use crate::error::{Error, Result};
 use crate::event::{BudgetWarning, LedgerEntry, UsageSource};
@@ -264,7 +264,7 @@ impl Budgets {
 /// The share that viewers were told of; 0 where of none.
 fn told(db: &Connection, budget: &Budget, whose: &str) -> Result<u8> {
     let sql = "SELECT percent FROM budget_told WHERE budget = ?1 AND whose = ?2";
-    let percent = one(db, sql, [budget.name.as_str(), whose], |row| row.get(0))?;
+    let percent = one(db, sql, [budget.name.as_str(), whose])?;
     Ok(percent.unwrap_or(0))
 }
 
@@ -273,8 +273,7 @@ fn tell(db: &Connection, budget: &Budget, whose: &str, percent: u8) -> Result<()
     let sql = "INSERT OR REPLACE INTO budget_told (budget, whose, percent) VALUES (?1, ?2, ?3)";
     execute(db, sql, params![budget.name, whose, percent])?;
     let sql = "DELETE FROM budget_told WHERE id <= ?1";
-    execute(db, sql, params![db.last_insert_rowid() - TOLD_MAX])?;
-    Ok(())
+    execute(db, sql, params![db.last_insert_rowid() - TOLD_MAX]).map(drop)
 }
 
 impl Store {
@@ -290,18 +289,9 @@ impl Store {
 
 /// Which model was asked in a row, and what was reserved for it.
 fn opened(db: &Connection, id: i64) -> Result<(String, Reserve)> {
-    let mut statement = db.prepare_cached(
-        "SELECT coalesce(model_asked, model_used), reserved_nanousd, reserved_tokens
-         FROM ledger WHERE id = ?1",
-    )?;
-    Ok(statement.query_row([id], |row| {
-        let cost: Option<i64> = row.get(1)?;
-        let reserve = Reserve {
-            cost: cost.map(Usd::from_nanousd),
-            tokens: row.get::<_, Option<u64>>(2)?.unwrap_or(0),
-        };
-        Ok((row.get(0)?, reserve))
-    })?)
+    let sql = "SELECT coalesce(model_asked, model_used), reserved_nanousd,
+            coalesce(reserved_tokens, 0) FROM ledger WHERE id = ?1";
+    single(db, sql, [id])
 }
 
 fn scope(call: &NewCall) -> Scope<'_> {
@@ -337,18 +327,10 @@ struct Used {
     tokens: i64,
 }
 
-impl Used {
-    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
-        Ok(Self {
-            flow_id: row.get(0)?,
-            provider: row.get(1)?,
-            model: row.get(2)?,
-            key: row.get(3)?,
-            nanousd: row.get(4)?,
-            tokens: row.get(5)?,
-        })
-    }
+from_row!(Used; flow_id, provider, model, key, nanousd, tokens);
+from_row!(Reserve; cost, tokens);
 
+impl Used {
     fn scope(&self) -> Scope<'_> {
         Scope {
             flow_id: self.flow_id,
@@ -373,7 +355,7 @@ fn used_of(budget: &Budget, rows: &[Used]) -> i64 {
 fn used_between(db: &Connection, start: Timestamp, end: Timestamp) -> Result<Vec<Used>> {
     let Plan { days, head, tail } = Plan::new(Some(start), Some(end), days::summed_until(db)?);
     let values = params![days.0, days.1, head.0, head.1, tail.0, tail.1];
-    all(db, &between_sql(), values, Used::read)
+    all(db, &between_sql(), values)
 }
 
 fn between_sql() -> String {
@@ -386,7 +368,7 @@ fn between_sql() -> String {
 
 fn used_by_run(db: &Connection, run_id: &str) -> Result<Vec<Used>> {
     let sql = format!("SELECT {SUMS} FROM ({ROWS} WHERE run_id = ?1) GROUP BY 1, 2, 3, 4");
-    all(db, &sql, [run_id], Used::read)
+    all(db, &sql, [run_id])
 }
 
 /// Sums up a day, from `start_ms` until `end_ms`.
@@ -395,8 +377,7 @@ pub(super) fn sum_up(db: &Connection, day: Day, start_ms: i64, end_ms: i64) -> R
         "INSERT INTO budget_days SELECT ?1, {SUMS}
          FROM ({ROWS} WHERE timestamp_ms >= ?2 AND timestamp_ms < ?3) GROUP BY 2, 3, 4, 5"
     );
-    execute(db, &sql, params![day, start_ms, end_ms])?;
-    Ok(())
+    execute(db, &sql, params![day, start_ms, end_ms]).map(drop)
 }
 
 /// Calls `each` with each day that is summed up, and whether its sums are what its rows come to.
@@ -424,13 +405,12 @@ pub(super) fn check(db: &Connection, until: Day, mut each: impl FnMut(Day, bool)
 
 /// Forgets the sums of `day` and all after it.
 pub(super) fn forget_from(db: &Connection, day: Day) -> Result<()> {
-    execute(db, "DELETE FROM budget_days WHERE day >= ?1", params![day])?;
-    Ok(())
+    execute(db, "DELETE FROM budget_days WHERE day >= ?1", params![day]).map(drop)
 }
 
 fn read(db: &Connection) -> Result<Vec<Budget>> {
     let sql = "SELECT budget FROM budgets ORDER BY position";
-    let texts: Vec<String> = all(db, sql, [], |row| row.get(0))?;
+    let texts: Vec<String> = all(db, sql, [])?;
     let documents: Vec<serde_json::Value> =
         texts.iter().map(|text| serde_json::from_str(text).unwrap_or_default()).collect();
     budget::parse_all(serde_json::json!({"budgets": documents}))

@@ -338,8 +338,12 @@ pub struct Applied {
     pub events: Vec<Event>,
 }
 
+/// A change that viewers need not know.
+pub(super) fn done<T>(_: T) -> Applied {
+    Receipt::Done.into()
+}
+
 impl From<Receipt> for Applied {
-    /// Of a change that viewers need not know.
     fn from(receipt: Receipt) -> Self {
         let events = Vec::new();
         Self { receipt, events }
@@ -354,7 +358,7 @@ impl From<Vec<Event>> for Applied {
 }
 
 impl NodeRef {
-    pub(super) fn context(&self, at: Timestamp) -> EventContext {
+    pub fn context(&self, at: Timestamp) -> EventContext {
         EventContext {
             flow_id: Some(self.flow_id),
             run_id: Some(self.run_id.clone()),

@@ -9,7 +9,7 @@ use rusqlite::{Connection, params};
 
 use super::budgets;
 use super::days::{Day, MS_PER_DAY, day_of, summed_until};
-use super::sql::execute;
+use super::sql::{FromRow, execute, single};
 use crate::error::Result;
 use crate::time::Timestamp;
 
@@ -29,23 +29,18 @@ const NAMES: &str = "flow_id, provider, model_used, agent_role, status";
 /// The next day that can be summed up, if there is one: all days before it are, or have no rows.
 pub(super) fn next(db: &Connection, now: Timestamp) -> Result<Option<Day>> {
     let until = summed_until(db)?;
-    let oldest: Option<i64> = db
-        .prepare_cached("SELECT min(timestamp_ms) FROM ledger WHERE timestamp_ms >= ?1")?
-        .query_row([until.saturating_mul(MS_PER_DAY)], |row| row.get(0))?;
-    let Some(oldest) = oldest else {
+    let sql = "SELECT min(timestamp_ms) FROM ledger WHERE timestamp_ms >= ?1";
+    let Some(oldest) = single(db, sql, [until.saturating_mul(MS_PER_DAY)])? else {
         return Ok(None);
     };
-    let day = day_of(Timestamp(oldest));
+    let day = day_of(oldest);
     let end = (day + 1) * MS_PER_DAY;
     if now.0 < end + PAUSE_MS {
         return Ok(None);
     }
-    let is_pending: bool = db
-        .prepare_cached(
-            "SELECT EXISTS (SELECT 1 FROM ledger WHERE status = 'PENDING' AND +timestamp_ms < ?1)",
-        )?
-        .query_row([end], |row| row.get(0))?;
-    Ok((!is_pending).then_some(day))
+    let sql =
+        "SELECT NOT EXISTS (SELECT 1 FROM ledger WHERE status = 'PENDING' AND +timestamp_ms < ?1)";
+    Ok(single::<bool>(db, sql, [end])?.then_some(day))
 }
 
 /// Sums up a day, and says that all up to it are.
@@ -84,6 +79,8 @@ pub struct DaySums {
     pub of_rows: Option<String>,
 }
 
+from_row!(DaySums; day, names, stored, of_rows);
+
 /// Calls `each` with the sums of all days that are summed up.
 pub(super) fn check(db: &Connection, mut each: impl FnMut(DaySums)) -> Result<()> {
     let list = format!("replace(json_array({SUMS}), ',', ', ')");
@@ -103,20 +100,14 @@ pub(super) fn check(db: &Connection, mut each: impl FnMut(DaySums)) -> Result<()
     ))?;
     let mut rows = statement.query([summed_until(db)?])?;
     while let Some(row) = rows.next()? {
-        each(DaySums {
-            day: row.get(0)?,
-            names: row.get(1)?,
-            stored: row.get(2)?,
-            of_rows: row.get(3)?,
-        });
+        each(DaySums::read(row, &mut 0)?);
     }
     Ok(())
 }
 
 fn set_until(db: &Connection, day: Day) -> Result<()> {
     let sql = "INSERT OR REPLACE INTO ledger_summed (one, until_day) VALUES (1, ?1)";
-    execute(db, sql, params![day])?;
-    Ok(())
+    execute(db, sql, params![day]).map(drop)
 }
 
 /// All that a plan means, as a table of names and counts with a `timestamp_ms` within its day; keys and

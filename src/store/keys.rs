@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, params};
 
-use super::change::{Applied, NewKey, Receipt};
+use super::change::{Applied, NewKey, Receipt, done};
 use super::reader::Store;
 use super::sql::{execute, one};
 use crate::error::{Error, Result};
@@ -21,28 +21,20 @@ pub struct KeyRecord {
     pub expires_at: Option<Timestamp>,
 }
 
+from_row!(KeyRecord; id, name, hash, created_at, last_used_at, expires_at);
+
 impl Store {
     pub fn keys(&self) -> Result<Vec<KeyRecord>> {
         let sql = "SELECT id, name, hash, created_ms, last_used_ms, expires_ms FROM keys
                  ORDER BY id DESC";
-        self.all(sql, [], |row| {
-            Ok(KeyRecord {
-                id: row.get(0)?,
-                name: row.get(1)?,
-                hash: row.get(2)?,
-                created_at: Timestamp(row.get(3)?),
-                last_used_at: row.get::<_, Option<i64>>(4)?.map(Timestamp),
-                expires_at: row.get::<_, Option<i64>>(5)?.map(Timestamp),
-            })
-        })
+        self.all(sql, [])
     }
 }
 
 pub(super) fn create(db: &Connection, key: &NewKey) -> Result<Applied> {
     let sql = "INSERT INTO keys (name, hash, created_ms, expires_ms) VALUES (?1, ?2, ?3, ?4)
              ON CONFLICT DO NOTHING";
-    let changed =
-        execute(db, sql, params![key.name, key.hash, key.at.0, key.expires_at.map(|at| at.0)])?;
+    let changed = execute(db, sql, params![key.name, key.hash, key.at, key.expires_at])?;
     if changed == 0 {
         let message = format!("there is a key named `{}` already", key.name);
         return Err(Error::Conflict(message));
@@ -51,12 +43,11 @@ pub(super) fn create(db: &Connection, key: &NewKey) -> Result<Applied> {
 }
 
 pub(super) fn delete(db: &Connection, id: i64) -> Result<String> {
-    one(db, "DELETE FROM keys WHERE id = ?1 RETURNING name", [id], |row| row.get(0))?
+    one(db, "DELETE FROM keys WHERE id = ?1 RETURNING name", [id])?
         .ok_or_else(|| Error::NotFound(format!("key {id}")))
 }
 
 /// Of a key that was removed meanwhile, nothing is written.
 pub(super) fn touch(db: &Connection, id: i64, at: Timestamp) -> Result<Applied> {
-    execute(db, "UPDATE keys SET last_used_ms = ?2 WHERE id = ?1", params![id, at.0])?;
-    Ok(Receipt::Done.into())
+    execute(db, "UPDATE keys SET last_used_ms = ?2 WHERE id = ?1", params![id, at]).map(done)
 }

@@ -3,12 +3,11 @@
 
 use rusqlite::{Connection, params};
 
-use super::change::{Applied, FailedNode, FinishedNode, NodeRef, Prompt, Receipt};
+use super::change::{Applied, FailedNode, FinishedNode, NodeRef, Prompt, Receipt, done};
 use super::ledger::cost_sums;
 use super::sql::{execute, found};
 use crate::error::Result;
 use crate::event::{Event, FlowProgress, preview};
-use crate::money::Usd;
 use crate::time::Timestamp;
 
 /// # Errors
@@ -35,7 +34,7 @@ pub(super) fn start(
         Some(prompt) => (Some(&prompt.prompt), prompt.system.as_ref()),
         None => (None, None),
     };
-    let values = params![node.run_id, node.node_id, node.attempt, at.0, text, system, node.item];
+    let values = params![node.run_id, node.node_id, node.attempt, at, text, system, node.item];
     // Of a node itself, the statement has no item.
     let values = &values[..values.len() - usize::from(node.item.is_none())];
     let changed = execute(db, &sql, values)?;
@@ -59,7 +58,7 @@ pub(super) fn finish(db: &Connection, finished: &FinishedNode) -> Result<Applied
                 error = ?6, finished_ms = ?7
              WHERE run_id = ?1 AND node_id = ?2 AND item = ?3";
         let values =
-            params![node.run_id, node.node_id, item, output, latency_ms, error, finished.at.0];
+            params![node.run_id, node.node_id, item, output, latency_ms, error, finished.at];
         has_begun(node, execute(db, sql, values)?)?;
         return Ok(Receipt::Done.into());
     }
@@ -72,7 +71,7 @@ pub(super) fn finish(db: &Connection, finished: &FinishedNode) -> Result<Applied
     let changed = execute(
         db,
         &sql,
-        params![node.run_id, node.node_id, output, latency_ms, error, finished.at.0],
+        params![node.run_id, node.node_id, output, latency_ms, error, finished.at],
     )?;
     has_begun(node, changed)?;
     let context = node.context(finished.at);
@@ -86,7 +85,7 @@ pub(super) fn finish(db: &Connection, finished: &FinishedNode) -> Result<Applied
             label: node.label.clone(),
             input_tokens: row.get(0)?,
             output_tokens: row.get(1)?,
-            cost: row.get::<_, Option<i64>>(2)?.map(Usd::from_nanousd),
+            cost: row.get(2)?,
             latency_ms,
             result_preview: preview(output).to_owned(),
             cached: finished.cached,
@@ -99,8 +98,7 @@ pub(super) fn finish(db: &Connection, finished: &FinishedNode) -> Result<Applied
 pub(super) fn skip(db: &Connection, node: &NodeRef, at: Timestamp) -> Result<Applied> {
     let sql = "INSERT INTO run_nodes (run_id, node_id, status, attempt, started_ms, finished_ms)
          VALUES (?1, ?2, 'SKIPPED', 0, ?3, ?3) ON CONFLICT DO NOTHING";
-    execute(db, sql, params![node.run_id, node.node_id, at.0])?;
-    Ok(Receipt::Done.into())
+    execute(db, sql, params![node.run_id, node.node_id, at]).map(done)
 }
 
 pub(super) fn retry(
@@ -136,13 +134,13 @@ fn end_attempt(
             db,
             "UPDATE run_items SET status = ?4, error = ?5, finished_ms = ?6
              WHERE run_id = ?1 AND node_id = ?2 AND item = ?3",
-            params![node.run_id, node.node_id, item, status, error, at.0],
+            params![node.run_id, node.node_id, item, status, error, at],
         ),
         None => execute(
             db,
             "UPDATE run_nodes SET status = ?3, error = ?4, finished_ms = ?5
              WHERE run_id = ?1 AND node_id = ?2",
-            params![node.run_id, node.node_id, status, error, at.0],
+            params![node.run_id, node.node_id, status, error, at],
         ),
     };
     has_begun(node, changed?)

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 /// The number of a price, which is stored if it is not yet.
 pub(super) fn id_of(db: &Connection, price: &str) -> Result<i64> {
     let sql = "SELECT id FROM prices WHERE price = ?1";
-    if let Some(id) = one(db, sql, [price], |row| row.get(0))? {
+    if let Some(id) = one(db, sql, [price])? {
         return Ok(id);
     }
     execute(db, "INSERT INTO prices (price) VALUES (?1)", params![price])?;
@@ -22,7 +22,7 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`].
     pub fn price(&self, id: i64) -> Result<String> {
-        self.one("SELECT price FROM prices WHERE id = ?1", [id], |row| row.get(0))?
+        self.one("SELECT price FROM prices WHERE id = ?1", [id])?
             .ok_or_else(|| Error::NotFound(format!("price {id}")))
     }
 }

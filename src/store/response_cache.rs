@@ -2,11 +2,10 @@
 
 use rusqlite::{Connection, params};
 
-use super::change::{Applied, Bought, Receipt};
+use super::change::{Applied, Bought, Receipt, done};
 use super::reader::Store;
-use super::sql::{all, execute};
+use super::sql::{all, execute, single};
 use crate::error::Result;
-use crate::money::Usd;
 use crate::time::Timestamp;
 
 /// The largest answer that is kept, in bytes.
@@ -31,22 +30,20 @@ pub(super) fn keep(db: &Connection, bought: &Bought) -> Result<Applied> {
         sql,
         params![
             bought.key,
-            bought.at.0,
+            bought.at,
             bought.output.len() + ROW_BYTES,
             bought.model,
             bought.output,
-            bought.cost.map(|cost| cost.nanousd),
+            bought.cost,
             bought.content_type
         ],
-    )?;
-    Ok(Receipt::Done.into())
+    )
+    .map(done)
 }
 
 /// How many bytes of answers there are beyond what there is room for.
 pub(super) fn bytes_too_many(db: &Connection) -> Result<i64> {
-    let bytes: i64 = db
-        .prepare_cached("SELECT coalesce(sum(bytes), 0) FROM answers")?
-        .query_row([], |row| row.get(0))?;
+    let bytes: i64 = single(db, "SELECT coalesce(sum(bytes), 0) FROM answers", [])?;
     Ok((bytes - ANSWERS_BYTES_MAX).max(0))
 }
 
@@ -63,24 +60,17 @@ pub(super) fn prune(
             WHERE ?1 OR created_ms < ?2)
          RETURNING bytes";
     let removed: Vec<i64> =
-        all(db, sql, params![too_many, now.0.saturating_sub(AGE_MAX_MS), step], |row| row.get(0))?;
+        all(db, sql, params![too_many, now.0.saturating_sub(AGE_MAX_MS), step])?;
     Ok((removed.len(), removed.iter().sum()))
 }
+
+from_row!(Bought; key, at, model, output, content_type, cost);
 
 impl Store {
     /// The answer of that key, if there is one that was bought from `since` to `until`.
     pub fn answer(&self, key: &str, since: Timestamp, until: Timestamp) -> Result<Option<Bought>> {
-        let sql = "SELECT created_ms, model, output, cost_nanousd, content_type FROM answers
+        let sql = "SELECT key, created_ms, model, output, content_type, cost_nanousd FROM answers
              WHERE key = ?1 AND created_ms BETWEEN ?2 AND ?3";
-        self.one(sql, params![key, since.0, until.0], |row| {
-            Ok(Bought {
-                key: key.to_owned(),
-                at: Timestamp(row.get(0)?),
-                model: row.get(1)?,
-                output: row.get(2)?,
-                cost: row.get::<_, Option<i64>>(3)?.map(Usd::from_nanousd),
-                content_type: row.get(4)?,
-            })
-        })
+        self.one(sql, params![key, since, until])
     }
 }

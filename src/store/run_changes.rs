@@ -3,14 +3,13 @@
 use rusqlite::{Connection, params};
 use sha2::{Digest, Sha256};
 
-use super::change::{Applied, NewRun, Receipt, RunEnd, RunStart};
+use super::change::{Applied, NewRun, Receipt, RunEnd, RunStart, done};
 use super::ledger::cost_sums;
 use super::sql::{execute, found, one};
 use super::suggestions;
 use crate::error::{Error, Result};
 use crate::event::{Event, EventContext, FlowProgress, RunStatus};
 use crate::ids::hex;
-use crate::money::Usd;
 use crate::time::Timestamp;
 
 pub(super) fn queue(db: &Connection, run: &NewRun) -> Result<Applied> {
@@ -23,7 +22,7 @@ pub(super) fn queue(db: &Connection, run: &NewRun) -> Result<Applied> {
     execute(
         db,
         sql,
-        params![run.id, run.flow_id, run.flow_name, hash, run.trigger, run.input, run.at.0],
+        params![run.id, run.flow_id, run.flow_name, hash, run.trigger, run.input, run.at],
     )?;
     Ok(Receipt::Done.into())
 }
@@ -31,7 +30,7 @@ pub(super) fn queue(db: &Connection, run: &NewRun) -> Result<Applied> {
 pub(super) fn start(db: &Connection, start: &RunStart) -> Result<Applied> {
     let sql = "UPDATE runs SET status = 'RUNNING', started_ms = coalesce(started_ms, ?2)
          WHERE id = ?1 AND status IN ('QUEUED', 'RUNNING')";
-    let changed = execute(db, sql, params![start.run_id, start.at.0])?;
+    let changed = execute(db, sql, params![start.run_id, start.at])?;
     found(changed, || format!("open run {}", start.run_id))?;
     Ok(started(start))
 }
@@ -43,7 +42,7 @@ pub(super) fn resume(db: &Connection, start: &RunStart) -> Result<Applied> {
     let sql = "UPDATE runs SET status = 'RUNNING', started_ms = ?2, finished_ms = NULL,
             cancel_ms = NULL, error = NULL, error_node = NULL
          WHERE id = ?1 AND status IN ('FAILED', 'CANCELLED')";
-    let changed = execute(db, sql, params![run_id, start.at.0])?;
+    let changed = execute(db, sql, params![run_id, start.at])?;
     if changed == 0 {
         let message = format!("run {run_id} has neither failed nor was it cancelled");
         return Err(Error::Conflict(message));
@@ -77,8 +76,7 @@ fn started(start: &RunStart) -> Applied {
 
 pub(super) fn cancel(db: &Connection, run_id: &str, at: Timestamp) -> Result<Applied> {
     let sql = "UPDATE runs SET cancel_ms = ?2 WHERE id = ?1 AND status IN ('QUEUED', 'RUNNING')";
-    execute(db, sql, params![run_id, at.0])?;
-    Ok(Receipt::Done.into())
+    execute(db, sql, params![run_id, at]).map(done)
 }
 
 /// # Errors
@@ -86,7 +84,7 @@ pub(super) fn cancel(db: &Connection, run_id: &str, at: Timestamp) -> Result<App
 pub(super) fn delete(db: &Connection, run_id: &str) -> Result<Applied> {
     let sql = "DELETE FROM runs WHERE id = ?1 AND status NOT IN ('QUEUED', 'RUNNING')
              RETURNING graph_hash";
-    let graph: Option<String> = one(db, sql, [run_id], |row| row.get(0))?;
+    let graph: Option<String> = one(db, sql, [run_id])?;
     let Some(graph) = graph else {
         let message = format!("run {run_id} is not over; cancel it first");
         return Err(Error::Conflict(message));
@@ -95,8 +93,7 @@ pub(super) fn delete(db: &Connection, run_id: &str) -> Result<Applied> {
     execute(db, "DELETE FROM run_items WHERE run_id = ?1", params![run_id])?;
     let sql = "DELETE FROM graphs WHERE hash = ?1
          AND NOT EXISTS (SELECT 1 FROM runs WHERE graph_hash = ?1)";
-    execute(db, sql, params![graph])?;
-    Ok(Receipt::Done.into())
+    execute(db, sql, params![graph]).map(done)
 }
 
 /// Stops nodes that began and never ended, such as those that a restart interrupted: their run
@@ -108,7 +105,7 @@ fn end_open_nodes(db: &Connection, run_id: &str, at: Timestamp) -> Result<()> {
                     error = coalesce(error, 'the run ended before it')
                  WHERE run_id = ?1 AND status IN ('RUNNING', 'WAITING')"
         );
-        execute(db, &sql, params![run_id, at.0])?;
+        execute(db, &sql, params![run_id, at])?;
     }
     // Some of them had calls, which are not added up yet.
     let sums = cost_sums("ledger.run_id = run_nodes.run_id AND ledger.node_id = run_nodes.node_id");
@@ -127,11 +124,8 @@ pub(super) fn finish(db: &Connection, end: &RunEnd) -> Result<Applied> {
         "UPDATE runs SET status = ?2, error = ?3, error_node = ?4, finished_ms = ?5, {sums}
              WHERE id = ?1 AND status IN ('QUEUED', 'RUNNING')"
     );
-    let changed = execute(
-        db,
-        &sql,
-        params![run_id, end.status.as_str(), end.error, end.error_node, end.at.0],
-    )?;
+    let changed =
+        execute(db, &sql, params![run_id, end.status, end.error, end.error_node, end.at])?;
     found(changed, || format!("open run {run_id}"))?;
     if end.status == RunStatus::Completed {
         suggestions::count_run(db, run_id)?;
@@ -160,7 +154,7 @@ fn finished(db: &Connection, end: &RunEnd) -> Result<Applied> {
                 execution_time_ms,
                 input_tokens: row.get(1)?,
                 output_tokens: row.get(2)?,
-                cost: row.get::<_, Option<i64>>(3)?.map(Usd::from_nanousd),
+                cost: row.get(3)?,
             },
             RunStatus::Cancelled => Event::FlowCancelled { context, execution_time_ms },
             _ => Event::FlowFailed {

@@ -2,15 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use rusqlite::types::Type;
-use rusqlite::{Connection, Row, ToSql, params};
+use rusqlite::{Connection, ToSql, params};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 use super::Store;
-use super::change::{Applied, Receipt};
-use super::sql::{self, all, execute, parsed};
+use super::change::{Applied, Receipt, done};
+use super::sql::{all, execute, one, single};
 use crate::error::{Error, Result};
 use crate::event::suggestion::{Proposal, Realised, Status, Suggestion, Trial};
 use crate::event::{Event, EventContext};
@@ -48,32 +46,12 @@ pub struct AppliedEdit {
     pub last_call: i64,
 }
 
-fn suggestion(row: &Row<'_>) -> rusqlite::Result<Suggestion> {
-    let proposal: String = row.get(4)?;
-    Ok(Suggestion {
-        id: row.get(0)?,
-        status: parsed(row, 1)?,
-        flow_id: row.get(2)?,
-        flow_name: row.get(3)?,
-        proposal: from_json(4, &proposal)?,
-        created_at: Timestamp(row.get(5)?),
-        changed_at: Timestamp(row.get(6)?),
-        applied_at: row.get::<_, Option<i64>>(7)?.map(Timestamp),
-        realised: json(row, 8)?,
-        trial: json(row, 9)?,
-    })
-}
-
-fn json<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<T>> {
-    let text: Option<String> = row.get(column)?;
-    text.map(|text| from_json(column, &text)).transpose()
-}
-
-fn from_json<T: DeserializeOwned>(column: usize, text: &str) -> rusqlite::Result<T> {
-    serde_json::from_str(text).map_err(|error| {
-        rusqlite::Error::FromSqlConversionFailure(column, Type::Text, error.into())
-    })
-}
+from_row!(
+    Suggestion; id, status, flow_id, flow_name, proposal, created_at, changed_at, applied_at,
+    realised, trial
+);
+from_row!(NodeChange; flow_id, node_id, concern, last_call, at);
+from_row!(AppliedEdit; before, after, last_call);
 
 fn to_json(value: &impl Serialize) -> Result<String> {
     serde_json::to_string(value)
@@ -88,7 +66,7 @@ fn select(
     params: &[&dyn ToSql],
 ) -> Result<Vec<Suggestion>> {
     let sql = format!("SELECT {columns} FROM suggestions WHERE {condition}");
-    all(db, &sql, params, suggestion)
+    all(db, &sql, params)
 }
 
 fn suggestion_of(db: &Connection, id: i64) -> Result<Suggestion> {
@@ -113,7 +91,6 @@ impl Store {
         limit: usize,
     ) -> Result<Vec<Suggestion>> {
         let condition = "(?1 IS NULL OR status = ?1) AND id < ?2 ORDER BY id DESC LIMIT ?3";
-        let status = status.map(Status::as_str);
         let params = params![status, before.unwrap_or(i64::MAX), limit];
         self.read(|db| select(db, COLUMNS_OF_LISTS, condition, params))
     }
@@ -127,13 +104,13 @@ impl Store {
     /// Returns the flows with open or applied suggestions.
     pub fn flows_with_suggestions(&self) -> Result<BTreeSet<FlowId>> {
         let sql = "SELECT flow_id FROM suggestions WHERE status IN ('OPEN', 'APPLIED')";
-        self.all(sql, [], |row| row.get(0))
+        self.all(sql, [])
     }
 
     /// Returns the ids of applied suggestions.
     pub fn applied_ids(&self) -> Result<BTreeSet<i64>> {
         let sql = "SELECT id FROM suggestions WHERE status = 'APPLIED'";
-        self.all(sql, [], |row| row.get(0))
+        self.all(sql, [])
     }
 
     /// Returns the changes of nodes since a ledger row.
@@ -150,22 +127,14 @@ impl Store {
         let sql = format!(
             "SELECT flow_id, node_id, concern, last_call, at_ms FROM node_changes WHERE {condition}"
         );
-        self.all(&sql, [value], |row| {
-            Ok(NodeChange {
-                flow_id: row.get(0)?,
-                node_id: row.get(1)?,
-                concern: parsed(row, 2)?,
-                last_call: row.get(3)?,
-                at: Timestamp(row.get(4)?),
-            })
-        })
+        self.all(&sql, [value])
     }
 
     /// Returns the number of completed runs since a suggestion was applied, and their total duration in
     /// milliseconds.
     pub fn runs_since(&self, id: i64) -> Result<(u64, u64)> {
         let sql = "SELECT runs, runs_ms FROM suggestions WHERE id = ?1";
-        let read = self.one(sql, [id], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let read = self.one(sql, [id])?;
         Ok(read.unwrap_or_default())
     }
 
@@ -174,10 +143,8 @@ impl Store {
     pub fn applied_edit(&self, id: i64) -> Result<AppliedEdit> {
         let sql = "SELECT document_before, document_after, last_call FROM suggestions
             WHERE id = ?1 AND applied_ms IS NOT NULL";
-        let read = self.one(sql, [id], |row| {
-            Ok(AppliedEdit { before: row.get(0)?, after: row.get(1)?, last_call: row.get(2)? })
-        })?;
-        read.ok_or_else(|| Error::Conflict(format!("suggestion {id} was never applied")))
+        self.one(sql, [id])?
+            .ok_or_else(|| Error::Conflict(format!("suggestion {id} was never applied")))
     }
 }
 
@@ -194,7 +161,7 @@ pub(super) fn propose(
     at: Timestamp,
 ) -> Result<Applied> {
     let sql = "SELECT document FROM flows WHERE id = ?1";
-    let document: Option<String> = sql::one(db, sql, [flow_id], |row| row.get(0))?;
+    let document: Option<String> = one(db, sql, [flow_id])?;
     if document.is_none_or(|document| document_hash(&document) != proposal.document) {
         return Err(Error::Conflict(format!("flow {flow_id} has changed since it was looked at")));
     }
@@ -218,14 +185,14 @@ pub(super) fn propose(
         Some(old) if matches!(old.status, Status::Dismissed | Status::Withdrawn) => {
             let sql = "UPDATE suggestions SET status = 'OPEN', changed_ms = ?2, flow_name = ?3,
                     proposal = ?4 WHERE id = ?1";
-            execute(db, sql, params![old.id, at.0, flow_name, text])?;
+            execute(db, sql, params![old.id, at, flow_name, text])?;
             old.id
         }
         _ => {
             let sql =
                 "INSERT INTO suggestions (key, status, flow_id, flow_name, proposal, created_ms,
                     changed_ms) VALUES (?1, 'OPEN', ?2, ?3, ?4, ?5, ?5)";
-            execute(db, sql, params![key, flow_id, flow_name, text, at.0])?;
+            execute(db, sql, params![key, flow_id, flow_name, text, at])?;
             db.last_insert_rowid()
         }
     };
@@ -256,7 +223,7 @@ pub(super) fn note_changed_nodes(
             let sql = "INSERT INTO node_changes (flow_id, node_id, concern, last_call, at_ms)
                  VALUES (?1, ?2, ?3, (SELECT coalesce(max(id), 0) FROM ledger), ?4)
                  ON CONFLICT DO UPDATE SET last_call = excluded.last_call, at_ms = excluded.at_ms";
-            execute(db, sql, params![flow_id, node_id, concern.as_str(), at.0])?;
+            execute(db, sql, params![flow_id, node_id, concern, at])?;
         }
     }
     // A removed node that comes back is a new one.
@@ -295,7 +262,7 @@ pub(super) fn apply(
     let sql = "UPDATE suggestions SET proposal = ?5, applied_ms = ?2, document_before = ?3,
             document_after = ?4, last_call = (SELECT coalesce(max(id), 0) FROM ledger)
          WHERE id = ?1";
-    execute(db, sql, params![id, at.0, before, after, to_json(proposal)?])?;
+    execute(db, sql, params![id, at, before, after, to_json(proposal)?])?;
     set_status(db, id, Status::Applied, at)
 }
 
@@ -306,9 +273,8 @@ pub(super) fn apply(
 pub(super) fn revert(db: &Connection, id: i64, at: Timestamp) -> Result<Applied> {
     let old = suggestion_of(db, id)?;
     expect(&old, &[Status::Applied])?;
-    let (before, after): (String, String) = db
-        .prepare_cached("SELECT document_before, document_after FROM suggestions WHERE id = ?1")?
-        .query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let sql = "SELECT document_before, document_after FROM suggestions WHERE id = ?1";
+    let (before, after): (String, String) = single(db, sql, [id])?;
     replace_document(db, old.flow_id, &after, &before, at)?;
     set_status(db, id, Status::Reverted, at)
 }
@@ -327,8 +293,7 @@ pub(super) fn count_run(db: &Connection, run_id: &str) -> Result<()> {
 /// Stores the savings of an applied suggestion; a reverted one keeps the stored ones.
 pub(super) fn set_realised(db: &Connection, id: i64, realised: &Realised) -> Result<Applied> {
     let sql = "UPDATE suggestions SET realised = ?2 WHERE id = ?1 AND status = 'APPLIED'";
-    execute(db, sql, params![id, to_json(realised)?])?;
-    Ok(Receipt::Done.into())
+    execute(db, sql, params![id, to_json(realised)?]).map(done)
 }
 
 pub(super) fn set_trial(db: &Connection, id: i64, trial: &Trial) -> Result<Applied> {
@@ -339,7 +304,7 @@ pub(super) fn set_trial(db: &Connection, id: i64, trial: &Trial) -> Result<Appli
 
 fn set_status(db: &Connection, id: i64, status: Status, at: Timestamp) -> Result<Applied> {
     let sql = "UPDATE suggestions SET status = ?2, changed_ms = ?3 WHERE id = ?1";
-    execute(db, sql, params![id, status.as_str(), at.0])?;
+    execute(db, sql, params![id, status, at])?;
     changed(db, id)
 }
 
@@ -369,7 +334,7 @@ fn replace_document(
     at: Timestamp,
 ) -> Result<()> {
     let sql = "UPDATE flows SET document = ?3, updated_ms = ?4 WHERE id = ?1 AND document = ?2";
-    let replaced = execute(db, sql, params![flow_id, before, after, at.0])?;
+    let replaced = execute(db, sql, params![flow_id, before, after, at])?;
     if replaced == 0 {
         return Err(Error::Conflict(format!("flow {flow_id} has changed since: look at it again")));
     }

@@ -1,10 +1,10 @@
 //! What starts flows from outside: webhooks, keys of their deliveries, schedules.
 
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, params};
 
-use super::change::{Applied, Delivery, NewHook, NewSchedule, Receipt};
+use super::change::{Applied, Delivery, NewHook, NewSchedule, Receipt, done};
 use super::reader::Store;
-use super::sql::{execute, found, one, parsed};
+use super::sql::{execute, found, one, single};
 use crate::error::{Error, Result};
 use crate::ids::{FlowId, RunId};
 use crate::schedule::Missed;
@@ -40,28 +40,8 @@ pub struct ScheduleRecord {
 const HOOK_COLUMNS: &str = "flow_id, slug, secret_hash, created_ms, secret_ms";
 const SCHEDULE_COLUMNS: &str = "flow_id, cron, timezone, missed, enabled, updated_ms, last_ms";
 
-fn hook(row: &Row<'_>) -> rusqlite::Result<HookRecord> {
-    Ok(HookRecord {
-        flow_id: row.get(0)?,
-        slug: row.get(1)?,
-        secret_hash: row.get(2)?,
-        created_at: Timestamp(row.get(3)?),
-        secret_at: Timestamp(row.get(4)?),
-    })
-}
-
-fn schedule(row: &Row<'_>) -> rusqlite::Result<ScheduleRecord> {
-    Ok(ScheduleRecord {
-        flow_id: row.get(0)?,
-        cron: row.get(1)?,
-        timezone: row.get(2)?,
-        missed: parsed(row, 3)?,
-        enabled: row.get(4)?,
-        updated_at: Timestamp(row.get(5)?),
-        last: Timestamp(row.get(6)?),
-        input: row.get(7)?,
-    })
-}
+from_row!(HookRecord; flow_id, slug, secret_hash, created_at, secret_at);
+from_row!(ScheduleRecord; flow_id, cron, timezone, missed, enabled, updated_at, last, input);
 
 impl Store {
     /// The webhook of a flow.
@@ -69,12 +49,12 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`] where it has none.
     pub fn hook(&self, flow_id: FlowId) -> Result<HookRecord> {
-        self.one(&format!("SELECT {HOOK_COLUMNS} FROM hooks WHERE flow_id = ?1"), [flow_id], hook)?
+        self.one(&format!("SELECT {HOOK_COLUMNS} FROM hooks WHERE flow_id = ?1"), [flow_id])?
             .ok_or_else(|| Error::NotFound(format!("webhook of flow {flow_id}")))
     }
 
     pub fn hook_by_slug(&self, slug: &str) -> Result<Option<HookRecord>> {
-        self.one(&format!("SELECT {HOOK_COLUMNS} FROM hooks WHERE slug = ?1"), [slug], hook)
+        self.one(&format!("SELECT {HOOK_COLUMNS} FROM hooks WHERE slug = ?1"), [slug])
     }
 
     /// The run that a delivery with that key started, if there was one in the last
@@ -82,7 +62,7 @@ impl Store {
     pub fn delivered(&self, slug: &str, key: &str, now: Timestamp) -> Result<Option<RunId>> {
         let sql = "SELECT run_id FROM hook_keys
                      WHERE slug = ?1 AND key = ?2 AND created_ms > ?3";
-        self.one(sql, params![slug, key, too_old(now)], |row| row.get(0))
+        self.one(sql, params![slug, key, too_old(now)])
     }
 
     /// The schedule of a flow.
@@ -91,7 +71,7 @@ impl Store {
     /// [`Error::NotFound`] where it has none.
     pub fn schedule(&self, flow_id: FlowId) -> Result<ScheduleRecord> {
         let sql = format!("SELECT {SCHEDULE_COLUMNS}, input FROM schedules WHERE flow_id = ?1");
-        self.one(&sql, [flow_id], schedule)?
+        self.one(&sql, [flow_id])?
             .ok_or_else(|| Error::NotFound(format!("schedule of flow {flow_id}")))
     }
 
@@ -100,7 +80,7 @@ impl Store {
     pub fn schedules(&self) -> Result<Vec<ScheduleRecord>> {
         let sql =
             format!("SELECT {SCHEDULE_COLUMNS}, '' FROM schedules WHERE enabled ORDER BY flow_id");
-        self.all(&sql, [], schedule)
+        self.all(&sql, [])
     }
 }
 
@@ -115,10 +95,7 @@ pub(super) fn set_hook(db: &Connection, hook: &NewHook) -> Result<Applied> {
              SELECT id, ?2, ?3, ?4, ?4 FROM flows WHERE id = ?1
              ON CONFLICT (flow_id) DO UPDATE SET secret_hash = ?3, secret_ms = ?4
              RETURNING slug";
-    let slug =
-        one(db, sql, params![hook.flow_id, hook.slug, hook.secret_hash, hook.at.0], |row| {
-            row.get(0)
-        })?
+    let slug = one(db, sql, params![hook.flow_id, hook.slug, hook.secret_hash, hook.at])?
         .ok_or_else(|| Error::NotFound(format!("flow {}", hook.flow_id)))?;
     Ok(Receipt::Hook(slug).into())
 }
@@ -126,8 +103,7 @@ pub(super) fn set_hook(db: &Connection, hook: &NewHook) -> Result<Applied> {
 pub(super) fn delete_hook(db: &Connection, flow_id: FlowId) -> Result<Applied> {
     delete_hook_keys(db, flow_id)?;
     let changed = execute(db, "DELETE FROM hooks WHERE flow_id = ?1", params![flow_id])?;
-    found(changed, || format!("webhook of flow {flow_id}"))?;
-    Ok(Receipt::Done.into())
+    found(changed, || format!("webhook of flow {flow_id}")).map(done)
 }
 
 fn delete_hook_keys(db: &Connection, flow_id: FlowId) -> Result<usize> {
@@ -136,9 +112,8 @@ fn delete_hook_keys(db: &Connection, flow_id: FlowId) -> Result<usize> {
 }
 
 pub(super) fn take_delivery(db: &Connection, delivery: &Delivery) -> Result<Applied> {
-    let is_known: bool = db
-        .prepare_cached("SELECT EXISTS (SELECT 1 FROM hooks WHERE slug = ?1 AND secret_hash = ?2)")?
-        .query_row(params![delivery.slug, delivery.secret_hash], |row| row.get(0))?;
+    let sql = "SELECT EXISTS (SELECT 1 FROM hooks WHERE slug = ?1 AND secret_hash = ?2)";
+    let is_known: bool = single(db, sql, params![delivery.slug, delivery.secret_hash])?;
     found(usize::from(is_known), || "such webhook any more".into())?;
     let Some(key) = &delivery.key else {
         return Ok(Receipt::Done.into());
@@ -148,7 +123,7 @@ pub(super) fn take_delivery(db: &Connection, delivery: &Delivery) -> Result<Appl
     let changed = execute(
         db,
         sql,
-        params![delivery.slug, key, delivery.run_id, delivery.at.0, too_old(delivery.at)],
+        params![delivery.slug, key, delivery.run_id, delivery.at, too_old(delivery.at)],
     )?;
     if changed == 0 {
         let message = "the webhook was delivered this before";
@@ -169,26 +144,24 @@ pub(super) fn set_schedule(db: &Connection, schedule: &NewSchedule) -> Result<Ap
             schedule.flow_id,
             schedule.cron,
             schedule.timezone,
-            schedule.missed.as_str(),
+            schedule.missed,
             schedule.input,
             schedule.enabled,
-            schedule.at.0
+            schedule.at
         ],
     )?;
-    found(changed, || format!("flow {}", schedule.flow_id))?;
-    Ok(Receipt::Done.into())
+    found(changed, || format!("flow {}", schedule.flow_id)).map(done)
 }
 
 pub(super) fn delete_schedule(db: &Connection, flow_id: FlowId) -> Result<Applied> {
     let changed = execute(db, "DELETE FROM schedules WHERE flow_id = ?1", params![flow_id])?;
-    found(changed, || format!("schedule of flow {flow_id}"))?;
-    Ok(Receipt::Done.into())
+    found(changed, || format!("schedule of flow {flow_id}")).map(done)
 }
 
 pub(super) fn take_due(db: &Connection, flow_id: FlowId, due: Timestamp) -> Result<Applied> {
     // The last fence against running a time twice.
     let sql = "UPDATE schedules SET last_ms = ?2 WHERE flow_id = ?1 AND last_ms < ?2 AND enabled";
-    let changed = execute(db, sql, params![flow_id, due.0])?;
+    let changed = execute(db, sql, params![flow_id, due])?;
     if changed == 0 {
         return Err(Error::Conflict(format!(
             "the schedule of flow {flow_id} has no run at {due} to start any more"
