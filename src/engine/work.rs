@@ -34,10 +34,8 @@ pub struct JobItem {
     pub index: usize,
 }
 
-/// A node, or an item of a map, to be run.
 pub struct Job {
     pub unit: Unit,
-    /// The item, where it is one.
     pub item: Option<JobItem>,
     pub at: NodeRef,
     pub graph: Arc<Graph>,
@@ -71,7 +69,6 @@ impl NodeOutput {
         }
     }
 
-    /// The output that is stored as `text`.
     pub fn of(node: &Node, text: &Arc<str>) -> Self {
         match node.kind {
             NodeKind::Condition(_) => Self::Flag(&**text == "true"),
@@ -84,7 +81,6 @@ impl NodeOutput {
     }
 }
 
-/// What may help after a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Remedy {
     None,
@@ -97,7 +93,6 @@ pub enum Remedy {
     },
 }
 
-/// How a node ended, or why it has not.
 pub enum Outcome {
     Finished {
         output: Arc<str>,
@@ -200,7 +195,6 @@ impl Job {
         }
     }
 
-    /// The call, with the node's templates filled in.
     fn call(&self, agent: &Agent) -> Result<Call, RenderError> {
         let scope = self.scope();
         let target = &agent.targets[self.target];
@@ -221,7 +215,6 @@ impl Job {
         })
     }
 
-    /// The request, with the node's templates filled in.
     fn request(&self, http: &Http) -> Result<Fetch, RenderError> {
         let scope = self.scope();
         let fill = |(name, value): &(String, String)| Ok((name.clone(), render(value, &scope)?));
@@ -293,7 +286,6 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Runs a node to its end, whatever that is.
     pub fn run(&self, job: Job) -> Outcome {
         let after_panic = job.cannot_run();
         catch_unwind(AssertUnwindSafe(|| self.work(job))).unwrap_or_else(|panic| {
@@ -414,7 +406,6 @@ impl Worker {
     }
 }
 
-/// The outcome of a node whose call has ended.
 fn ended(outcome: CallOutcome, changes: Vec<Change>) -> Outcome {
     match outcome {
         CallOutcome::Answered(answer) => {

@@ -40,10 +40,8 @@ const ROWS: &str = "SELECT flow_id, provider, coalesce(model_asked, model_used) 
      FROM ledger";
 /// The same of days that are summed up.
 const DAYS: &str = "SELECT flow_id, provider, model, key_name, nanousd, tokens FROM budget_days";
-/// The columns of [`Used`].
 const SUMS: &str = "flow_id, provider, model, key_name, sum(nanousd), sum(tokens)";
 
-/// How much of a budget is used in a period.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Count {
     start: Timestamp,
@@ -87,8 +85,7 @@ impl Budgets {
         Ok(())
     }
 
-    /// Puts these budgets in place of those that there are, unless somebody has changed them since
-    /// they had the version that is given.
+    /// Replaces all budgets, unless they have another version by now.
     ///
     /// # Errors
     /// [`Error::Conflict`].
@@ -121,7 +118,6 @@ impl Budgets {
         self.set(db, &all)
     }
 
-    /// Removes the budgets of a key.
     pub(super) fn remove_of_key(&mut self, db: &Connection, key: &str) -> Result<()> {
         let mut all = self.all.to_vec();
         all.retain(|budget| budget.key.as_deref() != Some(key));
@@ -174,8 +170,7 @@ impl Budgets {
         Ok(())
     }
 
-    /// Counts what a call has come to in place of what was reserved for it. Gives what viewers are
-    /// to be told.
+    /// Replaces a call's reserve by its result. Returns the warnings for viewers.
     pub(super) fn settle(
         &mut self,
         db: &Connection,
@@ -341,7 +336,6 @@ impl Used {
     }
 }
 
-/// What of the rows counts for a budget.
 fn used_of(budget: &Budget, rows: &[Used]) -> i64 {
     let covered = rows.iter().filter(|row| budget.covers(&row.scope()));
     let amounts = covered.map(|row| match budget.limit {
@@ -351,7 +345,6 @@ fn used_of(budget: &Budget, rows: &[Used]) -> i64 {
     amounts.fold(0, i64::saturating_add)
 }
 
-/// The rows from `start` until `end`.
 fn used_between(db: &Connection, start: Timestamp, end: Timestamp) -> Result<Vec<Used>> {
     let Plan { days, head, tail } = Plan::new(Some(start), Some(end), days::summed_until(db)?);
     let values = params![days.0, days.1, head.0, head.1, tail.0, tail.1];
@@ -371,7 +364,6 @@ fn used_by_run(db: &Connection, run_id: &str) -> Result<Vec<Used>> {
     all(db, &sql, [run_id])
 }
 
-/// Sums up a day, from `start_ms` until `end_ms`.
 pub(super) fn sum_up(db: &Connection, day: Day, start_ms: i64, end_ms: i64) -> Result<()> {
     let sql = format!(
         "INSERT INTO budget_days SELECT ?1, {SUMS}
@@ -425,7 +417,6 @@ fn write(db: &Connection, budgets: &[Budget]) -> Result<()> {
     Ok(())
 }
 
-/// A budget with what is used of it.
 #[derive(Clone, Debug)]
 pub struct BudgetState {
     pub budget: Budget,
@@ -436,7 +427,6 @@ pub struct BudgetState {
 }
 
 impl Store {
-    /// All budgets, without what is used of them.
     pub fn bare_budgets(&self) -> Result<Vec<Budget>> {
         self.read(read)
     }
@@ -449,18 +439,12 @@ impl Store {
             let mut states = Vec::new();
             for budget in read(&snapshot)? {
                 let period = (budget.per != Per::Run).then(|| budget.period(now));
-                let used = match period {
-                    Some(period) => {
-                        let rows = match rows_of.entry(period) {
-                            Entry::Occupied(rows) => rows.into_mut(),
-                            Entry::Vacant(none) => {
-                                none.insert(used_between(&snapshot, period.0, period.1)?)
-                            }
-                        };
-                        Some(used_of(&budget, rows))
-                    }
-                    None => None,
-                };
+                if let Some((start, end)) = period
+                    && let Entry::Vacant(none) = rows_of.entry((start, end))
+                {
+                    none.insert(used_between(&snapshot, start, end)?);
+                }
+                let used = period.map(|period| used_of(&budget, &rows_of[&period]));
                 states.push(BudgetState { budget, used, period });
             }
             Ok(states)

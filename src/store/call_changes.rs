@@ -148,7 +148,6 @@ impl CallWriter {
         Ok(applied)
     }
 
-    /// The row that was just written.
     fn written_row(&self, db: &Connection, at: Timestamp) -> Result<Applied> {
         let id = db.last_insert_rowid();
         let day = days::day_of(at);

@@ -10,7 +10,6 @@ use crate::ids::{FlowId, Seq};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoggedEvent {
     pub seq: Seq,
-    /// Its flow, where it has one.
     pub flow_id: Option<FlowId>,
     pub type_name: String,
     /// The message without its `seq`.

@@ -24,8 +24,6 @@ const COLUMNS: &str = "id, name, document, created_ms, updated_ms";
 from_row!(FlowRecord; id, name, document, created_at, updated_at);
 
 impl Store {
-    /// The flow of that number.
-    ///
     /// # Errors
     /// [`Error::NotFound`].
     pub fn flow(&self, id: FlowId) -> Result<FlowRecord> {

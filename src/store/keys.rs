@@ -4,7 +4,7 @@ use rusqlite::{Connection, params};
 
 use super::change::{Applied, NewKey, Receipt, done};
 use super::reader::Store;
-use super::sql::{execute, one};
+use super::sql::{execute, no_conflict, one};
 use crate::error::{Error, Result};
 use crate::time::Timestamp;
 
@@ -35,10 +35,7 @@ pub(super) fn create(db: &Connection, key: &NewKey) -> Result<Applied> {
     let sql = "INSERT INTO keys (name, hash, created_ms, expires_ms) VALUES (?1, ?2, ?3, ?4)
              ON CONFLICT DO NOTHING";
     let changed = execute(db, sql, params![key.name, key.hash, key.at, key.expires_at])?;
-    if changed == 0 {
-        let message = format!("there is a key named `{}` already", key.name);
-        return Err(Error::Conflict(message));
-    }
+    no_conflict(changed, || format!("there is a key named `{}` already", key.name))?;
     Ok(Receipt::Key(db.last_insert_rowid()).into())
 }
 

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::event::{CallStatus, LedgerDetails, LedgerEntry, Usage};
 use crate::money::Usd;
 
-/// The columns of a row, in the order in which [`entry`] reads them.
+/// The columns of a row, in the order in which `from_row!` reads them.
 pub(super) const ENTRY_COLUMNS: &str =
     "id, timestamp_ms, flow_id, run_id, node_id, attempt, operation_id, provider, model_used,
      agent_role, prompt_hash, input_tokens, cached_input_tokens, cache_write_tokens,
@@ -46,8 +46,7 @@ from_row!(
     LedgerDetails; first_token_ms, price_id, cached, saved_usd, key_name, tags, refused
 );
 
-/// Sums over ledger rows. Tokens and money are those that are known; the counts beside them say
-/// how much is not.
+/// Sums over ledger rows: known tokens and money, with counts of the unknown.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Sums {
     pub calls: u64,
@@ -233,7 +232,6 @@ fn page_sql(condition: &str) -> String {
     )
 }
 
-/// Up to `limit` rows of numbers from `from` up to `end`, newest first.
 fn page(
     db: &Connection,
     filter: &LedgerFilter,

@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 
 use super::change::{Applied, NewRun, Receipt, RunEnd, RunStart, done};
 use super::ledger::cost_sums;
-use super::sql::{execute, found, one};
+use super::sql::{execute, found, no_conflict, one, single};
 use super::suggestions;
 use crate::error::{Error, Result};
 use crate::event::{Event, EventContext, FlowProgress, RunStatus};
@@ -43,10 +43,7 @@ pub(super) fn resume(db: &Connection, start: &RunStart) -> Result<Applied> {
             cancel_ms = NULL, error = NULL, error_node = NULL
          WHERE id = ?1 AND status IN ('FAILED', 'CANCELLED')";
     let changed = execute(db, sql, params![run_id, start.at])?;
-    if changed == 0 {
-        let message = format!("run {run_id} has neither failed nor was it cancelled");
-        return Err(Error::Conflict(message));
-    }
+    no_conflict(changed, || format!("run {run_id} has neither failed nor was it cancelled"))?;
     for table in ["run_nodes", "run_items"] {
         let sql = format!(
             "UPDATE {table} SET status = 'WAITING', error = NULL
@@ -86,8 +83,7 @@ pub(super) fn delete(db: &Connection, run_id: &str) -> Result<Applied> {
              RETURNING graph_hash";
     let graph: Option<String> = one(db, sql, [run_id])?;
     let Some(graph) = graph else {
-        let message = format!("run {run_id} is not over; cancel it first");
-        return Err(Error::Conflict(message));
+        return Err(Error::Conflict(format!("run {run_id} is not over; cancel it first")));
     };
     execute(db, "DELETE FROM run_nodes WHERE run_id = ?1", params![run_id])?;
     execute(db, "DELETE FROM run_items WHERE run_id = ?1", params![run_id])?;
@@ -140,30 +136,28 @@ fn finished(db: &Connection, end: &RunEnd) -> Result<Applied> {
         node_id: end.error_node.clone(),
         timestamp: end.at,
     };
-    let mut statement = db.prepare_cached(
-        "SELECT coalesce(started_ms, created_ms), input_tokens, output_tokens, cost_nanousd
-         FROM runs WHERE id = ?1",
-    )?;
-    let last = statement.query_row([&end.run_id], |row| {
-        let started_ms: i64 = row.get(0)?;
-        let execution_time_ms = end.at.0.saturating_sub(started_ms).max(0).unsigned_abs();
-        let context = context.clone();
-        Ok(match end.status {
-            RunStatus::Completed => Event::FlowCompleted {
-                context,
-                execution_time_ms,
-                input_tokens: row.get(1)?,
-                output_tokens: row.get(2)?,
-                cost: row.get(3)?,
-            },
-            RunStatus::Cancelled => Event::FlowCancelled { context, execution_time_ms },
-            _ => Event::FlowFailed {
-                context,
-                error: end.error.clone().unwrap_or_default(),
-                execution_time_ms,
-            },
-        })
-    })?;
+    let sql = "SELECT coalesce(started_ms, created_ms), input_tokens, output_tokens, cost_nanousd
+         FROM runs WHERE id = ?1";
+    let (started, input_tokens, output_tokens, cost): (Timestamp, _, _, _) =
+        single(db, sql, [&end.run_id])?;
+    let execution_time_ms = end.at.0.saturating_sub(started.0).max(0).unsigned_abs();
+    let last = match end.status {
+        RunStatus::Completed => Event::FlowCompleted {
+            context: context.clone(),
+            execution_time_ms,
+            input_tokens,
+            output_tokens,
+            cost,
+        },
+        RunStatus::Cancelled => {
+            Event::FlowCancelled { context: context.clone(), execution_time_ms }
+        }
+        _ => Event::FlowFailed {
+            context: context.clone(),
+            error: end.error.clone().unwrap_or_default(),
+            execution_time_ms,
+        },
+    };
     let status = match end.status {
         RunStatus::Completed => FlowProgress::Finished,
         _ => FlowProgress::Failed,

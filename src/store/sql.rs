@@ -51,11 +51,16 @@ impl<T: FromSql> FromRow for Option<T> {
     }
 }
 
-impl<A: FromRow, B: FromRow> FromRow for (A, B) {
-    fn read(row: &Row<'_>, at: &mut usize) -> rusqlite::Result<Self> {
-        Ok((A::read(row, at)?, B::read(row, at)?))
-    }
+macro_rules! of_columns_in_a_row {
+    ($($type:ident),+) => { impl<$($type: FromRow),+> FromRow for ($($type,)+) {
+        fn read(row: &Row<'_>, at: &mut usize) -> rusqlite::Result<Self> {
+            Ok(($($type::read(row, at)?,)+))
+        }
+    } };
 }
+of_columns_in_a_row!(A, B);
+of_columns_in_a_row!(A, B, C);
+of_columns_in_a_row!(A, B, C, D);
 
 impl<T: FromRow + Copy + Default, const N: usize> FromRow for [T; N] {
     fn read(row: &Row<'_>, at: &mut usize) -> rusqlite::Result<Self> {
@@ -156,4 +161,10 @@ pub(super) fn execute(db: &Connection, sql: &str, params: &[&dyn ToSql]) -> Resu
 /// [`Error::NotFound`] if nothing was changed.
 pub(super) fn found(changed: usize, what: impl FnOnce() -> String) -> Result<()> {
     if changed == 0 { Err(Error::NotFound(what())) } else { Ok(()) }
+}
+
+/// # Errors
+/// [`Error::Conflict`] if nothing was changed.
+pub(super) fn no_conflict(changed: usize, why: impl FnOnce() -> String) -> Result<()> {
+    if changed == 0 { Err(Error::Conflict(why())) } else { Ok(()) }
 }

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::Store;
 use super::change::{Applied, Receipt, done};
-use super::sql::{all, execute, one, single};
+use super::sql::{all, execute, no_conflict, one, single};
 use crate::error::{Error, Result};
 use crate::event::suggestion::{Proposal, Realised, Status, Suggestion, Trial};
 use crate::event::{Event, EventContext};
@@ -335,9 +335,7 @@ fn replace_document(
 ) -> Result<()> {
     let sql = "UPDATE flows SET document = ?3, updated_ms = ?4 WHERE id = ?1 AND document = ?2";
     let replaced = execute(db, sql, params![flow_id, before, after, at])?;
-    if replaced == 0 {
-        return Err(Error::Conflict(format!("flow {flow_id} has changed since: look at it again")));
-    }
+    no_conflict(replaced, || format!("flow {flow_id} has changed since: look at it again"))?;
     note_changed_nodes(db, flow_id, before, after, at)
 }
 
@@ -348,6 +346,5 @@ fn expect(old: &Suggestion, wanted: &[Status]) -> Result<()> {
         return Ok(());
     }
     let wanted = wanted.first().map_or("", |status| status.as_str());
-    let message = format!("suggestion {} is {}, not {wanted}", old.id, old.status);
-    Err(Error::Conflict(message))
+    Err(Error::Conflict(format!("suggestion {} is {}, not {wanted}", old.id, old.status)))
 }

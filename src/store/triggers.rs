@@ -4,7 +4,7 @@ use rusqlite::{Connection, params};
 
 use super::change::{Applied, Delivery, NewHook, NewSchedule, Receipt, done};
 use super::reader::Store;
-use super::sql::{execute, found, one, single};
+use super::sql::{execute, found, no_conflict, one, single};
 use crate::error::{Error, Result};
 use crate::ids::{FlowId, RunId};
 use crate::schedule::Missed;
@@ -44,8 +44,6 @@ from_row!(HookRecord; flow_id, slug, secret_hash, created_at, secret_at);
 from_row!(ScheduleRecord; flow_id, cron, timezone, missed, enabled, updated_at, last, input);
 
 impl Store {
-    /// The webhook of a flow.
-    ///
     /// # Errors
     /// [`Error::NotFound`] where it has none.
     pub fn hook(&self, flow_id: FlowId) -> Result<HookRecord> {
@@ -65,8 +63,6 @@ impl Store {
         self.one(sql, params![slug, key, too_old(now)])
     }
 
-    /// The schedule of a flow.
-    ///
     /// # Errors
     /// [`Error::NotFound`] where it has none.
     pub fn schedule(&self, flow_id: FlowId) -> Result<ScheduleRecord> {
@@ -125,11 +121,7 @@ pub(super) fn take_delivery(db: &Connection, delivery: &Delivery) -> Result<Appl
         sql,
         params![delivery.slug, key, delivery.run_id, delivery.at, too_old(delivery.at)],
     )?;
-    if changed == 0 {
-        let message = "the webhook was delivered this before";
-        return Err(Error::Conflict(message.into()));
-    }
-    Ok(Receipt::Done.into())
+    no_conflict(changed, || "the webhook was delivered this before".into()).map(done)
 }
 
 pub(super) fn set_schedule(db: &Connection, schedule: &NewSchedule) -> Result<Applied> {
@@ -162,12 +154,8 @@ pub(super) fn take_due(db: &Connection, flow_id: FlowId, due: Timestamp) -> Resu
     // The last fence against running a time twice.
     let sql = "UPDATE schedules SET last_ms = ?2 WHERE flow_id = ?1 AND last_ms < ?2 AND enabled";
     let changed = execute(db, sql, params![flow_id, due])?;
-    if changed == 0 {
-        return Err(Error::Conflict(format!(
-            "the schedule of flow {flow_id} has no run at {due} to start any more"
-        )));
-    }
-    Ok(Receipt::Done.into())
+    let why = || format!("the schedule of flow {flow_id} has no run at {due} to start any more");
+    no_conflict(changed, why).map(done)
 }
 
 /// Removes all that would start a flow that is removed.

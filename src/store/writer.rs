@@ -25,7 +25,6 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Over a connection to the database at `path`.
     pub(super) fn new(path: PathBuf, db: Connection) -> Result<Self> {
         let sql = "SELECT seq FROM sqlite_sequence WHERE name = 'events'";
         let newest = one(&db, sql, [])?.unwrap_or(0);
@@ -136,8 +135,7 @@ impl Writer {
         response_cache::bytes_too_many(&self.db)
     }
 
-    /// Removes those of the `step` oldest answers that are too old; all of them where `too_many`.
-    /// Gives how many these were, and how many bytes.
+    /// As [`response_cache::prune`].
     pub fn prune_answers(
         &mut self,
         too_many: bool,
