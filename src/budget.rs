@@ -1,7 +1,5 @@
 //! Budgets: a limit on the spending of some calls in a period. Pure; `store` counts and refuses.
 
-use std::fmt;
-
 use jiff::tz::TimeZone;
 use jiff::{Span, Zoned};
 use serde::{Deserialize, Serialize};
@@ -9,7 +7,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Fault, Result};
-use crate::event::BudgetWarning;
+use crate::event::{BudgetWarning, text_form};
 use crate::ids::{FlowId, hex};
 use crate::money::Usd;
 use crate::time::Timestamp;
@@ -30,15 +28,7 @@ pub enum Per {
     Run,
 }
 
-impl fmt::Display for Per {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Day => "day",
-            Self::Month => "month",
-            Self::Run => "run",
-        })
-    }
-}
+text_form!(Per { Day = "day", Month = "month", Run = "run" });
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
@@ -344,8 +334,7 @@ pub fn parse(value: &Value, path: &str, faults: &mut Vec<Fault>) -> Option<Budge
         fault("model", why.into());
     }
     let zone = TimeZone::get(&document.timezone).unwrap_or_else(|_| {
-        let why = format!("`{}` is not an IANA time zone", document.timezone);
-        fault("timezone", why);
+        fault("timezone", format!("`{}` is not an IANA time zone", document.timezone));
         TimeZone::UTC
     });
     (faults.len() == before).then_some(Budget {

@@ -137,6 +137,10 @@ struct OptimizeArgs {
 }
 
 impl CommonArgs {
+    fn config(self) -> Result<Config> {
+        Config::load(self.overrides())
+    }
+
     fn overrides(self) -> Overrides {
         Overrides {
             data: self.data,
@@ -161,47 +165,25 @@ impl ServeArgs {
 
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let done = match cli.command {
-        None => serve(cli.serve),
-        Some(Command::Serve(args)) => serve(args),
-        Some(Command::Run(args)) => run_flow(args),
-        Some(Command::Verify(args)) => verify_all(args),
-        Some(Command::Ledger(args)) => show_ledger(args),
-        Some(Command::Optimize(args)) => optimize_all(args),
-    };
-    done.unwrap_or_else(|error| {
+    let command = cli.command.unwrap_or(Command::Serve(cli.serve));
+    log_from(if matches!(command, Command::Serve(_)) { "info" } else { "warn" });
+    run(command).unwrap_or_else(|error| {
         eprintln!("flowledger: {error}");
         let unusable = matches!(error, Error::Config(_) | Error::Invalid { .. } | Error::Io { .. });
         ExitCode::from(if unusable { UNUSABLE } else { FAILED })
     })
 }
 
-fn serve(args: ServeArgs) -> Result<ExitCode> {
-    log_from("info");
-    serve::run(&args.config()?)
-}
-
-fn run_flow(args: RunArgs) -> Result<ExitCode> {
-    log_from("warn");
-    let config = Config::load(args.common.overrides())?;
-    let input_json = args.input_json.as_deref();
-    run::run(&config, &args.file, &args.inputs, input_json, args.dry_run)
-}
-
-fn verify_all(args: CommonArgs) -> Result<ExitCode> {
-    log_from("warn");
-    verify::run(&Config::load(args.overrides())?)
-}
-
-fn show_ledger(args: LedgerArgs) -> Result<ExitCode> {
-    log_from("warn");
-    let LedgerArgs { common, query } = args;
-    ledger::run(&Config::load(common.overrides())?, query)
-}
-
-fn optimize_all(args: OptimizeArgs) -> Result<ExitCode> {
-    log_from("warn");
-    optimize::run(&Config::load(args.common.overrides())?, args.json)
+fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Serve(args) => serve::run(&args.config()?),
+        Command::Run(RunArgs { file, inputs, input_json, dry_run, common }) => {
+            run::run(&common.config()?, &file, &inputs, input_json.as_deref(), dry_run)
+        }
+        Command::Verify(common) => verify::run(&common.config()?),
+        Command::Ledger(args) => ledger::run(&args.common.config()?, args.query),
+        Command::Optimize(args) => optimize::run(&args.common.config()?, args.json),
+    }
 }
 
 /// Makes a table whose columns `numbers` are aligned to the right.

@@ -234,7 +234,7 @@ impl Engine {
     /// [`Error::NotFound`]; [`Error::Conflict`] for a run that is under way or completed;
     /// [`Error::Invalid`] where its graph cannot run any more; [`Error::Busy`].
     pub fn resume(&self, run_id: &str) -> Result<()> {
-        let run = self.store.open_run(run_id)?.run;
+        let (run, _) = self.store.run(run_id)?;
         let data: Value = serde_json::from_str(&run.graph).unwrap_or_default();
         let graph = self.parse(&data)?;
         self.take_place()?;
@@ -248,7 +248,7 @@ impl Engine {
         });
         let resumed = self.journal.commit_one(resume);
         // As it is now: nobody else goes on with it, and what had failed waits again.
-        let open = resumed.and_then(|_| self.store.open_run(run_id));
+        let open = resumed.and_then(|_| self.store.run(run_id));
         match open {
             Ok(open) => {
                 let run = ActiveRun::restored(open, graph);
@@ -341,8 +341,8 @@ impl Engine {
     /// A run that is not over, as the database has it. One whose graph cannot run any more (its
     /// provider is gone, say) ends here.
     fn restore(&self, run_id: &str) -> Result<ActiveRun> {
-        let open = self.store.open_run(run_id)?;
-        let data: Value = serde_json::from_str(&open.run.graph).unwrap_or_default();
+        let open = self.store.run(run_id)?;
+        let data: Value = serde_json::from_str(&open.0.graph).unwrap_or_default();
         self.parse(&data)
             .map(|graph| ActiveRun::restored(open, graph))
             .inspect_err(|error| self.end_unrunnable(run_id, error))

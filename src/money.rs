@@ -1,6 +1,7 @@
 //! Money in integer nano-dollars.
 
 use std::fmt;
+use std::ops::AddAssign;
 use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -25,6 +26,12 @@ impl Usd {
     #[must_use]
     pub const fn plus(self, other: Self) -> Self {
         Self { nanousd: self.nanousd.saturating_add(other.nanousd) }
+    }
+}
+
+impl AddAssign for Usd {
+    fn add_assign(&mut self, other: Self) {
+        *self = self.plus(other);
     }
 }
 

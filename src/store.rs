@@ -3,6 +3,9 @@
 //! The only module that knows SQL. A [`Writer`] applies [`Change`]s inside a transaction; a
 //! [`Store`] answers questions over read-only connections that it keeps in a small pool.
 
+#[macro_use]
+mod sql;
+
 mod audit;
 mod block_index;
 mod budgets;
@@ -26,7 +29,6 @@ mod response_cache;
 mod run_changes;
 mod runs;
 mod schema;
-mod sql;
 mod suggestions;
 #[cfg(test)]
 pub mod testing;
@@ -55,7 +57,7 @@ pub use ledger::{GROUPS, Summary, Sums};
 pub use ledger_filter::LedgerFilter;
 pub use reader::Store;
 pub use response_cache::ANSWER_BYTES_MAX;
-pub use runs::{ItemRecord, LeftOver, NodeRecord, NodeStatus, OpenRun, Run, RunFilter};
+pub use runs::{ItemRecord, LeftOver, NodeRecord, NodeStatus, Run, RunFilter};
 pub use suggestions::{AppliedEdit, MEASURED_MS, NodeChange, document_hash};
 pub use triggers::{HOOK_KEY_AGE_MAX_MS, HookRecord, ScheduleRecord};
 pub use writer::{Batch, Writer};

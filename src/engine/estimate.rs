@@ -23,7 +23,6 @@ use crate::providers::{
 use crate::store::{LedgerFilter, Store};
 use crate::time::Timestamp;
 
-/// How many of the flow's newest rows count.
 const ROWS_MAX: usize = 1_000;
 /// The expected length of answers in tokens without history or a shorter limit.
 const ANSWER_TOKENS_USUAL: u64 = 500;
@@ -94,7 +93,6 @@ impl Amount {
     }
 }
 
-/// The calls of a node before it runs.
 enum Items {
     One,
     /// The list comes from the input alone.
@@ -405,7 +403,6 @@ fn texts(agent: &Agent) -> impl Iterator<Item = &str> {
     [Some(agent.prompt.as_str()), agent.system.as_deref()].into_iter().flatten()
 }
 
-/// Returns the length of the output with which a run continues after the node failed.
 fn bytes_on_error(node: &Node) -> usize {
     match &node.on_error {
         OnError::Continue(output) => output.len(),

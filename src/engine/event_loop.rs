@@ -19,25 +19,21 @@ use crate::ids::RunId;
 use crate::store::{Change, LeftOver};
 use crate::threads::Pool;
 
-/// How long the engine sleeps if nothing pauses.
 const SLEEP_MAX: Duration = Duration::from_secs(3600);
 /// Stack of a worker: TLS handshakes and template rendering are its deepest work.
 const WORKER_STACK_BYTES: usize = TEMPLATE_STACK_BYTES_MIN;
 /// How long workers may take to end once their calls have.
 const WORKERS_END_MAX: Duration = Duration::from_secs(1);
 
-/// Everything that can happen to the engine.
 pub(super) enum EngineEvent {
     /// A run was accepted and is committed.
     Accepted(Box<ActiveRun>),
     /// A run of an earlier process is to go on.
     LeftOver(LeftOver),
-    /// Somebody wants a run stopped.
     Cancel {
         run_id: RunId,
         answer: Sender<Result<()>>,
     },
-    /// A worker is done with a node or an item.
     UnitEnded {
         run_id: RunId,
         unit: Unit,
@@ -52,7 +48,6 @@ pub(super) enum EngineEvent {
     Shutdown,
 }
 
-/// Owned by the engine's thread.
 pub(super) struct EventLoop {
     engine: Engine,
     worker: Worker,
@@ -122,7 +117,6 @@ impl EventLoop {
         }
     }
 
-    /// How long nothing needs to be done.
     fn patience(&self) -> Duration {
         match self.pauses.peek() {
             Some(Reverse((due, _, _))) if !self.stopping => {
@@ -150,7 +144,6 @@ impl EventLoop {
         }
     }
 
-    /// Gives places that are free to runs that wait.
     fn fill_up(&mut self) {
         while self.active.len() < self.engine.limits.active_runs
             && !self.stopping
@@ -162,8 +155,7 @@ impl EventLoop {
         }
     }
 
-    /// A run that waited, as the database has it. None where it is gone or cannot go on, and has
-    /// ended.
+    /// Reads a waiting run from the database; none if it is gone or cannot go on.
     fn read(&mut self, waiting: Waiting) -> Option<ActiveRun> {
         let Waiting { run_id, waiter } = waiting;
         match self.engine.restore(&run_id) {
@@ -273,7 +265,6 @@ impl EventLoop {
         }
     }
 
-    /// Lets nodes go on whose pause is over.
     fn end_pauses(&mut self) {
         while let Some(Reverse((due, _, _))) = self.pauses.peek()
             && *due <= Instant::now()
@@ -304,7 +295,6 @@ impl EventLoop {
         Ok(())
     }
 
-    /// Writes the end of a run that is over.
     fn finish(&mut self, run_id: &RunId) {
         if let Some(run) = self.active.get_mut(run_id)
             && let Some(changes) = run.finish()
@@ -345,7 +335,6 @@ impl EventLoop {
         }
     }
 
-    /// Hands changes over that nobody waits for.
     fn submit(&self, run_id: &RunId, changes: Vec<Change>) {
         if changes.is_empty() {
             return;

@@ -12,7 +12,6 @@ const FLOWS_MAX: usize = 64;
 /// Those with a longer document are not kept, bytes. A graph takes several times as much memory.
 const DOCUMENT_BYTES_MAX: usize = 64 << 10;
 
-/// What a run needs of its flow.
 #[derive(Clone)]
 pub struct Runnable {
     pub graph: Arc<Graph>,
@@ -45,8 +44,7 @@ impl FlowCache {
         Some(runnable)
     }
 
-    /// Keeps a flow, in place of what was known of it or, where there is no room, of the one that
-    /// was not used for longest.
+    /// Keeps a flow; if there is no room, in place of the least recently used one.
     pub fn put(&self, flow: &FlowRecord, runnable: &Runnable) {
         if flow.document.len() > DOCUMENT_BYTES_MAX {
             return;

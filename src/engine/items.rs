@@ -68,8 +68,7 @@ impl Items {
         Some(item)
     }
 
-    /// Hands out this item, where it is not over: for what a restart interrupted. Gives whether it
-    /// did.
+    /// Hands out an item that a restart interrupted. Returns false if it is over.
     pub fn take_this(&mut self, item: usize) -> bool {
         let is_open = self.outputs.get(item).is_some_and(Option::is_none);
         self.in_flight += usize::from(is_open);
@@ -80,7 +79,6 @@ impl Items {
         (self.next..self.outputs.len()).find(|&item| self.outputs[item].is_none())
     }
 
-    /// An item is over and has given `output`.
     pub fn complete(&mut self, item: usize, output: Arc<str>) {
         self.in_flight -= 1;
         self.output_bytes += output.len();
@@ -102,7 +100,6 @@ impl Items {
         why
     }
 
-    /// Whether no item is under way.
     pub fn is_idle(&self) -> bool {
         self.in_flight == 0
     }

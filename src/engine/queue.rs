@@ -7,7 +7,6 @@ use crate::ids::{FlowId, RunId};
 
 pub struct Waiting {
     pub run_id: RunId,
-    /// Told when the run is over.
     pub waiter: Option<oneshot::Sender<()>>,
 }
 
@@ -24,7 +23,6 @@ impl Queue {
         self.turns.is_empty()
     }
 
-    /// Adds a run behind the others of its flow.
     pub fn push(&mut self, flow_id: FlowId, waiting: Waiting) {
         let of_flow = self.by_flow.entry(flow_id).or_default();
         if of_flow.is_empty() {
@@ -33,7 +31,6 @@ impl Queue {
         of_flow.push_back(waiting);
     }
 
-    /// Takes the run whose turn it is.
     pub fn pop(&mut self) -> Option<Waiting> {
         let flow_id = self.turns.pop_front()?;
         let of_flow = self.by_flow.get_mut(&flow_id)?;
@@ -46,7 +43,6 @@ impl Queue {
         next
     }
 
-    /// Takes this run out, wherever it stands.
     pub fn remove(&mut self, run_id: &str) -> Option<Waiting> {
         let (&flow_id, of_flow) = self
             .by_flow

@@ -16,7 +16,7 @@ use crate::flow::{Graph, Node, NodeKind, OnError, Progress, Verdict};
 use crate::ids::{FlowId, RunId};
 use crate::providers::Cancel;
 use crate::store::{
-    Change, FailedNode, FinishedNode, ItemRecord, NewRun, NodeRecord, NodeRef, NodeStatus, OpenRun,
+    Change, FailedNode, FinishedNode, ItemRecord, NewRun, NodeRecord, NodeRef, NodeStatus, Run,
     RunEnd, RunStart,
 };
 use crate::time::Timestamp;
@@ -25,13 +25,11 @@ use crate::time::Timestamp;
 const UNITS_AT_ONCE_MAX: usize = 16;
 /// A provider that wants one to wait for longer is not asked again, the next one is.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(10 * 60);
-/// Why a node is not tried again after a restart.
 const NOT_ASKED_AGAIN: &str = "the server ended during the call, which may have been billed, and the node says not to make it again (retry.afterRestart)";
 
 /// Why a node that pauses, or a map between two items, is over.
 const RUN_ENDS: &str = "not tried again, because the run ends";
 
-/// What follows from an output for those behind it.
 fn verdict(output: &NodeOutput) -> Verdict {
     match output {
         NodeOutput::Flag(flag) => Verdict::Branch(*flag),
@@ -39,26 +37,19 @@ fn verdict(output: &NodeOutput) -> Verdict {
     }
 }
 
-/// Whether a call that a restart interrupted may be made again.
 fn may_be_asked_again(node: &Node) -> bool {
     node.kind.retry().is_none_or(|retry| retry.after_restart)
 }
 
 #[derive(Clone, Debug)]
 pub enum End {
-    /// A node failed.
-    Failed {
-        node_id: String,
-        error: String,
-    },
+    Failed { node_id: String, error: String },
     Cancelled,
 }
 
-/// How a node or an item came to its output.
 struct NodeEnd {
     /// Milliseconds.
     latency_ms: u64,
-    /// Whether the output was bought before.
     cached: bool,
     /// Why it had failed, where the run goes on all the same.
     error: Option<String>,
@@ -100,12 +91,10 @@ pub struct ActiveRun {
     /// Whether it began in an earlier process.
     has_begun: bool,
     is_finishing: bool,
-    /// Told when the run is over.
     waiter: Option<oneshot::Sender<()>>,
 }
 
 impl ActiveRun {
-    /// A run that was just accepted.
     pub fn new(new: &NewRun, graph: Arc<Graph>, input: Value, waiter: oneshot::Sender<()>) -> Self {
         let count = graph.nodes().len();
         Self {
@@ -134,8 +123,7 @@ impl ActiveRun {
     }
 
     /// A run of an earlier process: finished nodes are not run again.
-    pub fn restored(open: OpenRun, graph: Graph) -> Self {
-        let run = open.run;
+    pub fn restored((run, nodes): (Run, Vec<NodeRecord>), graph: Graph) -> Self {
         let input = serde_json::from_str(&run.input).unwrap_or_default();
         let new = NewRun {
             id: run.id,
@@ -151,7 +139,7 @@ impl ActiveRun {
             waiter: None,
             ..Self::new(&new, Arc::new(graph), input, oneshot::channel().0)
         };
-        restored.restore_nodes(open.nodes, run.is_cancelled);
+        restored.restore_nodes(nodes, run.is_cancelled);
         restored
     }
 
@@ -219,13 +207,11 @@ impl ActiveRun {
         Waiting { run_id: self.id, waiter: self.waiter }
     }
 
-    /// Tells this one when the run is over.
     pub fn with_waiter(mut self, waiter: Option<oneshot::Sender<()>>) -> Self {
         self.waiter = waiter;
         self
     }
 
-    /// The run gets its place among the active ones.
     pub fn begin(&mut self) {
         if self.has_begun {
             return;
@@ -408,8 +394,7 @@ impl ActiveRun {
         }
     }
 
-    /// Maps of which nothing is under way any more are over where all items are, and where the run
-    /// ends.
+    /// Ends idle maps whose items are all over, or whose run ends.
     fn close_maps(&mut self) {
         // One that fails ends the run, and with it maps that had more to do when they were looked at.
         let mut open = usize::MAX;
@@ -442,8 +427,7 @@ impl ActiveRun {
         }
     }
 
-    /// How long to wait before the next attempt, at the same target or the next; none where there
-    /// is none.
+    /// Returns the pause before the next attempt, at the same target or the next, if there is one.
     fn pause(&mut self, unit: Unit, remedy: Remedy) -> Option<Duration> {
         let graph = Arc::clone(&self.graph);
         let kind = &graph.nodes()[unit.node].kind;
@@ -467,7 +451,6 @@ impl ActiveRun {
         Some(Duration::ZERO)
     }
 
-    /// A node or an item is over and has given `output`.
     fn complete(&mut self, unit: Unit, output: &Arc<str>, end: NodeEnd) {
         self.pending.push(Change::FinishNode(FinishedNode {
             node: self.node_ref(unit),
@@ -488,7 +471,6 @@ impl ActiveRun {
         self.skip();
     }
 
-    /// Notes the nodes that are on no branch any more.
     fn skip(&mut self) {
         for node in self.progress.take_skipped() {
             self.outputs[node] = Some(NodeOutput::skipped(&self.graph.nodes()[node]));
@@ -518,7 +500,6 @@ impl ActiveRun {
         self.fail(unit, error, cancelled);
     }
 
-    /// A node or an item has failed: the run ends.
     fn fail(&mut self, unit: Unit, error: String, cancelled: bool) {
         self.write_failure(unit, error.clone(), cancelled, Timestamp::now());
         let mut cause = error;
@@ -550,7 +531,6 @@ impl ActiveRun {
         }));
     }
 
-    /// What pauses is not tried again: the run ends.
     fn stop_pausing(&mut self) {
         let pausing = std::mem::take(&mut self.pausing);
         let pausing = pausing.into_iter().map(|(unit, _)| unit);
@@ -580,7 +560,6 @@ impl ActiveRun {
         self.end.is_some()
     }
 
-    /// Whether the end is on its way to the database.
     pub fn is_finishing(&self) -> bool {
         self.is_finishing
     }

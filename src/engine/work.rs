@@ -12,7 +12,7 @@ use crate::calls::{
     self, CallOutcome, CallRequest, Calls, Exchanged, FillGuard, Filled, Held, Prepared,
     PromptSize, prompt_hash,
 };
-use crate::event::{Event, EventContext};
+use crate::event::Event;
 use crate::flow::{
     self, Agent, Graph, Http, Node, NodeKind, RenderError, Scope, constant_beginning, render,
 };
@@ -34,10 +34,8 @@ pub struct JobItem {
     pub index: usize,
 }
 
-/// A node, or an item of a map, to be run.
 pub struct Job {
     pub unit: Unit,
-    /// The item, where it is one.
     pub item: Option<JobItem>,
     pub at: NodeRef,
     pub graph: Arc<Graph>,
@@ -71,7 +69,6 @@ impl NodeOutput {
         }
     }
 
-    /// The output that is stored as `text`.
     pub fn of(node: &Node, text: &Arc<str>) -> Self {
         match node.kind {
             NodeKind::Condition(_) => Self::Flag(&**text == "true"),
@@ -84,7 +81,6 @@ impl NodeOutput {
     }
 }
 
-/// What may help after a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Remedy {
     None,
@@ -97,7 +93,6 @@ pub enum Remedy {
     },
 }
 
-/// How a node ended, or why it has not.
 pub enum Outcome {
     Finished {
         output: Arc<str>,
@@ -126,6 +121,16 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    fn finished(
+        output: impl Into<Arc<str>>,
+        latency_ms: u64,
+        cached: bool,
+        unwritten: Vec<Change>,
+    ) -> Self {
+        let (output, at) = (output.into(), Timestamp::now());
+        Self::Finished { output, latency_ms, at, cached, unwritten }
+    }
+
     fn failed(error: impl Into<String>, unwritten: Vec<Change>) -> Self {
         Self::failed_with(error, unwritten, Remedy::None)
     }
@@ -190,7 +195,6 @@ impl Job {
         }
     }
 
-    /// The call, with the node's templates filled in.
     fn call(&self, agent: &Agent) -> Result<Call, RenderError> {
         let scope = self.scope();
         let target = &agent.targets[self.target];
@@ -211,7 +215,6 @@ impl Job {
         })
     }
 
-    /// The request, with the node's templates filled in.
     fn request(&self, http: &Http) -> Result<Fetch, RenderError> {
         let scope = self.scope();
         let fill = |(name, value): &(String, String)| Ok((name.clone(), render(value, &scope)?));
@@ -283,7 +286,6 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Runs a node to its end, whatever that is.
     pub fn run(&self, job: Job) -> Outcome {
         let after_panic = job.cannot_run();
         catch_unwind(AssertUnwindSafe(|| self.work(job))).unwrap_or_else(|panic| {
@@ -312,12 +314,12 @@ impl Worker {
                 Err(error) => Outcome::failed(error.to_string(), changes),
             },
             NodeKind::Agent(_) | NodeKind::Input(_) => {
-                finished_free(job.input.to_string(), changes)
+                Outcome::finished(job.input.to_string(), 0, false, changes)
             }
             NodeKind::Condition(template)
             | NodeKind::Template(template)
             | NodeKind::Output(template) => match render(template, &job.scope()) {
-                Ok(text) => finished_free(text, changes),
+                Ok(text) => Outcome::finished(text, 0, false, changes),
                 Err(error) => Outcome::failed(error.to_string(), changes),
             },
         }
@@ -388,13 +390,7 @@ impl Worker {
             return Outcome::failed(error, fallback);
         }
         match self.calls.providers().fetch(&fetch, &job.cancel) {
-            Ok(fetched) => Outcome::Finished {
-                output: fetched.body.into(),
-                latency_ms: fetched.latency_ms,
-                at: Timestamp::now(),
-                cached: false,
-                unwritten: Vec::new(),
-            },
+            Ok(fetched) => Outcome::finished(fetched.body, fetched.latency_ms, false, Vec::new()),
             Err(failure) => Outcome::Failed {
                 error: failure.message,
                 cancelled: failure.cancelled,
@@ -410,23 +406,12 @@ impl Worker {
     }
 }
 
-/// The outcome of a node whose call has ended.
 fn ended(outcome: CallOutcome, changes: Vec<Change>) -> Outcome {
     match outcome {
-        CallOutcome::Answered(answer) => Outcome::Finished {
-            output: answer.text.into(),
-            latency_ms: answer.latency_ms,
-            at: Timestamp::now(),
-            cached: false,
-            unwritten: changes,
-        },
-        CallOutcome::Cached(bought) => Outcome::Finished {
-            output: bought.output.as_str().into(),
-            latency_ms: 0,
-            at: Timestamp::now(),
-            cached: true,
-            unwritten: changes,
-        },
+        CallOutcome::Answered(answer) => {
+            Outcome::finished(answer.text, answer.latency_ms, false, changes)
+        }
+        CallOutcome::Cached(bought) => Outcome::finished(bought.output.as_str(), 0, true, changes),
         CallOutcome::Failed(failure) => failed(*failure, changes),
         CallOutcome::OverBudget(why) | CallOutcome::NotConfigured(why) => {
             Outcome::failed_with(why, changes, Remedy::AnotherTarget)
@@ -456,17 +441,6 @@ fn failed(failure: Failure, unwritten: Vec<Change>) -> Outcome {
         Remedy::AnotherTarget
     };
     Outcome::Failed { error: failure.message, cancelled, unwritten, remedy }
-}
-
-/// The outcome of a node that is free and done at once.
-fn finished_free(output: String, unwritten: Vec<Change>) -> Outcome {
-    Outcome::Finished {
-        output: output.into(),
-        latency_ms: 0,
-        at: Timestamp::now(),
-        cached: false,
-        unwritten,
-    }
 }
 
 /// Passes streamed text on to viewers, merged to what [`OUTPUT_INTERVAL`] allows.
@@ -503,12 +477,7 @@ impl<'a> OutputStream<'a> {
         while !rest.is_empty() {
             let (piece, after) = rest.split_at(rest.floor_char_boundary(OUTPUT_BYTES_MAX));
             rest = after;
-            let context = EventContext {
-                flow_id: Some(self.node.flow_id),
-                run_id: Some(self.node.run_id.clone()),
-                node_id: Some(self.node.node_id.clone()),
-                timestamp: Timestamp::now(),
-            };
+            let context = self.node.context(Timestamp::now());
             // A hub that has ended has no viewers.
             let _ = self.hub.broadcast(&Event::NodeOutput { context, delta: piece.to_owned() });
         }

@@ -1,11 +1,11 @@
 //! Fingerprints of a node's data, by subject. Labels, places and styles do not count.
 
 use std::collections::BTreeMap;
-use std::str::FromStr;
 
 use serde_json::{Map, Value};
 
 use super::read::name_of;
+use crate::event::text_form;
 
 /// The subject of a change to a node's data, which makes knowledge of its earlier calls obsolete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,14 +18,6 @@ pub enum Concern {
 impl Concern {
     pub const ALL: [Self; 3] = [Self::Question, Self::Repeats, Self::Failures];
 
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Question => "question",
-            Self::Repeats => "repeats",
-            Self::Failures => "failures",
-        }
-    }
-
     fn keys(self) -> &'static [&'static str] {
         match self {
             Self::Question => {
@@ -37,15 +29,7 @@ impl Concern {
     }
 }
 
-impl FromStr for Concern {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let mut all = Self::ALL.into_iter();
-        all.find(|it| it.as_str() == text)
-            .ok_or_else(|| format!("`{text}` is nothing that a change is about"))
-    }
-}
+text_form!(Concern { Question = "question", Repeats = "repeats", Failures = "failures" });
 
 const ALIASES: &[(&str, &str)] = &[("maxTokens", "max_tokens")];
 

@@ -184,8 +184,7 @@ pub fn node(
     let id = name_of(&raw.id).unwrap_or_default();
     let mut reader = Reader { path, faults };
     if id.is_empty() || id.len() > NAME_BYTES_MAX {
-        let message = format!("must be a text of 1 to {NAME_BYTES_MAX} bytes");
-        reader.fault(".id", message);
+        reader.fault(".id", format!("must be a text of 1 to {NAME_BYTES_MAX} bytes"));
     }
     reader.short("label", data.label.as_deref());
     let on_error = reader.on_error(data.on_error.take());
@@ -243,8 +242,7 @@ impl Reader<'_> {
 
     fn short(&mut self, key: &str, value: Option<&str>) {
         if value.is_some_and(|text| text.len() > NAME_BYTES_MAX) {
-            let message = format!("is longer than {NAME_BYTES_MAX} bytes");
-            self.fault(&format!(".data.{key}"), message);
+            self.fault(&format!(".data.{key}"), format!("is longer than {NAME_BYTES_MAX} bytes"));
         }
     }
 
@@ -277,15 +275,13 @@ impl Reader<'_> {
             };
             // An empty one of the first target was reported above.
             if !target.provider.is_empty() && !provider_is_known(&target.provider) {
-                let message = format!("unknown provider `{}`", target.provider);
-                self.fault(&key("provider"), message);
+                self.fault(&key("provider"), format!("unknown provider `{}`", target.provider));
             }
             if at > 0 && target.model.trim().is_empty() {
                 self.fault(&key("model"), "must not be empty");
             }
             if target.model.len() > NAME_BYTES_MAX {
-                let message = format!("is longer than {NAME_BYTES_MAX} bytes");
-                self.fault(&key("model"), message);
+                self.fault(&key("model"), format!("is longer than {NAME_BYTES_MAX} bytes"));
             }
         }
         let timeouts = data.timeouts.unwrap_or_default();
@@ -309,8 +305,7 @@ impl Reader<'_> {
         let items = self.required("items", data.items.take());
         let at_once = data.at_once.unwrap_or(1);
         if !(1..=AT_ONCE_MAX).contains(&at_once) {
-            let message = format!("must be a number from 1 to {AT_ONCE_MAX}");
-            self.fault(".data.atOnce", message);
+            self.fault(".data.atOnce", format!("must be a number from 1 to {AT_ONCE_MAX}"));
         }
         Map {
             items: template::of_items(&items),
@@ -330,8 +325,7 @@ impl Reader<'_> {
         for name in headers.keys() {
             let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
             if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.bytes().all(is_token) {
-                let message = format!("`{name}` is not the name of a header");
-                self.fault(".data.headers", message);
+                self.fault(".data.headers", format!("`{name}` is not the name of a header"));
             }
         }
         let timeouts = data.timeouts.unwrap_or_default();
@@ -396,8 +390,7 @@ impl Reader<'_> {
                 "fail" => OnError::Fail,
                 "continue" => OnError::Continue(String::new()),
                 _ => {
-                    let message = "must be `fail`, `continue` or {\"output\": TEXT}";
-                    self.fault(".data.onError", message);
+                    self.fault(".data.onError", "must be `fail`, `continue` or {\"output\": TEXT}");
                     OnError::Fail
                 }
             },
@@ -419,8 +412,7 @@ impl Reader<'_> {
             }
             let default = raw.default.filter(|value| !value.is_null());
             if default.as_ref().is_some_and(|value| !raw.kind.fits(value)) {
-                let message = format!("must be {}", raw.kind.article());
-                self.fault(&key("default"), message);
+                self.fault(&key("default"), format!("must be {}", raw.kind.article()));
             }
             fields.push(InputField {
                 name: raw.name,

@@ -283,8 +283,7 @@ pub fn items(source: &str, scope: &Scope) -> Result<Vec<serde_json::Value>, Rend
         Value::Bool(_) => "true or false",
         Value::Null => "nothing",
     };
-    let message = format!("must be a list, and is {kind}");
-    Err(RenderError::Items(message))
+    Err(RenderError::Items(format!("must be a list, and is {kind}")))
 }
 
 /// Refuses output over the limit, so that a loop cannot fill the memory.

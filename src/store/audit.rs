@@ -11,9 +11,9 @@ use super::budgets;
 use super::connection::{DATABASE, LOCK, configure};
 use super::daily_rollup::{self, DaySums};
 use super::days;
-use super::ledger::{ENTRY_COLUMNS, entry};
+use super::ledger::ENTRY_COLUMNS;
 use super::schema;
-use super::sql::{all, one};
+use super::sql::{FromRow, all, one, single};
 use crate::error::{Error, Result};
 use crate::event::LedgerEntry;
 use crate::ids::{RunId, Seq};
@@ -25,7 +25,7 @@ const GRAPHS_MAX: usize = 10_000;
 
 /// The database, opened for reading only, as of one moment.
 pub struct Audit {
-    connection: Connection,
+    db: Connection,
     lock: PathBuf,
     was_in_use: bool,
 }
@@ -56,6 +56,12 @@ pub struct AuditCall {
     /// It has no reservation: it came from the cache, or was written before rows kept their prices.
     pub is_without_reserve: bool,
 }
+
+from_row!(
+    AuditCall; id, status, tokens, usage_source, cost, price_id, cached, saved, is_without_reserve,
+    refused, provider
+);
+from_row!(AuditSums; input_tokens, output_tokens, cost);
 
 /// Sums over ledger rows, computed or stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,6 +122,8 @@ pub struct AuditEvent {
     pub update: Option<String>,
 }
 
+from_row!(AuditEvent; seq, update);
+
 fn is_locked(lock: &Path) -> bool {
     // Released at once.
     let lock = File::open(lock).map(|file| file.try_lock_shared());
@@ -136,12 +144,12 @@ impl Audit {
             return Err(refused("there is no database".to_owned()));
         }
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let opened = Connection::open_with_flags(&path, flags).and_then(|connection| {
-            connection.execute_batch("BEGIN")?;
-            let version = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-            Ok((connection, version))
+        let opened = Connection::open_with_flags(&path, flags).and_then(|db| {
+            db.execute_batch("BEGIN")?;
+            let version = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
+            Ok((db, version))
         });
-        let (connection, version): (Connection, usize) =
+        let (db, version): (Connection, usize) =
             opened.map_err(|error| refused(format!("cannot be opened: {error}")))?;
         if version != schema::version() {
             return Err(refused(format!(
@@ -151,9 +159,9 @@ impl Audit {
             )));
         }
         // The transaction never ends, so that all reads see the same moment.
-        configure(&connection)?;
-        connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
-        Ok(Self { connection, lock, was_in_use })
+        configure(&db)?;
+        db.pragma_update(None, "cache_size", -CACHE_KIB)?;
+        Ok(Self { db, lock, was_in_use })
     }
 
     /// Returns whether another flowledger has the database open, or had when it was opened here.
@@ -163,8 +171,7 @@ impl Audit {
 
     pub fn extent(&self) -> Result<Extent> {
         let count = |table: &str| -> Result<u64> {
-            let sql = format!("SELECT count(*) FROM {table}");
-            Ok(self.connection.query_row(&sql, [], |row| row.get(0))?)
+            single(&self.db, &format!("SELECT count(*) FROM {table}"), [])
         };
         Ok(Extent { calls: count("ledger")?, runs: count("runs")?, events: count("events")? })
     }
@@ -172,7 +179,7 @@ impl Audit {
     /// Returns the faults that SQLite finds in the file.
     pub fn quick_check(&self) -> Result<Vec<String>> {
         let sql = format!("PRAGMA quick_check({QUICK_CHECK_FAULTS_MAX})");
-        let mut lines: Vec<String> = all(&self.connection, &sql, [], |row| row.get(0))?;
+        let mut lines: Vec<String> = all(&self.db, &sql, [])?;
         lines.retain(|line| line != "ok");
         Ok(lines)
     }
@@ -180,12 +187,12 @@ impl Audit {
     /// Returns the highest number that was ever given in a table, else 0.
     pub fn last_number(&self, table: &str) -> Result<i64> {
         let sql = "SELECT seq FROM sqlite_sequence WHERE name = ?1";
-        let last = one(&self.connection, sql, [table], |row| row.get(0))?;
+        let last = one(&self.db, sql, [table])?;
         Ok(last.unwrap_or(0))
     }
 
     pub fn calls(&self, mut each: impl FnMut(AuditCall)) -> Result<()> {
-        let mut statement = self.connection.prepare(
+        let mut statement = self.db.prepare(
             "SELECT id, status, input_tokens, cached_input_tokens, cache_write_tokens,
                 cache_write_1h_tokens, output_tokens, reasoning_tokens, usage_source, cost_nanousd,
                 price_id, cached, saved_nanousd, reserved_tokens IS NULL, refused, provider
@@ -193,52 +200,36 @@ impl Audit {
         )?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
-            let mut tokens = [0; 6];
-            for (at, tokens) in tokens.iter_mut().enumerate() {
-                *tokens = row.get(at + 2)?;
-            }
-            each(AuditCall {
-                id: row.get(0)?,
-                status: row.get(1)?,
-                tokens,
-                usage_source: row.get(8)?,
-                cost: row.get(9)?,
-                price_id: row.get(10)?,
-                cached: row.get(11)?,
-                saved: row.get(12)?,
-                is_without_reserve: row.get(13)?,
-                refused: row.get(14)?,
-                provider: row.get(15)?,
-            });
+            each(AuditCall::read(row, &mut 0)?);
         }
         Ok(())
     }
 
     pub fn days(&self, each: impl FnMut(DaySums)) -> Result<()> {
-        daily_rollup::check(&self.connection, each)
+        daily_rollup::check(&self.db, each)
     }
 
     /// Passes each day that is summed up for budgets, and whether its sums are those of its rows.
     pub fn budget_days(&self, each: impl FnMut(i64, bool)) -> Result<()> {
-        let until = days::summed_until(&self.connection)?;
-        budgets::check(&self.connection, until, each)
+        let until = days::summed_until(&self.db)?;
+        budgets::check(&self.db, until, each)
     }
 
     /// Passes the first and last number of each indexed block of ledger rows, and whether its index is
     /// right.
     pub fn blocks(&self, each: impl FnMut(i64, i64, bool)) -> Result<()> {
-        block_index::check(&self.connection, each)
+        block_index::check(&self.db, each)
     }
 
     pub fn price(&self, id: i64) -> Result<Option<String>> {
         let sql = "SELECT price FROM prices WHERE id = ?1";
-        one(&self.connection, sql, [id], |row| row.get(0))
+        one(&self.db, sql, [id])
     }
 
     /// Passes all runs in order, also deleted ones with ledger rows, nodes or items.
     pub fn runs(&self, mut each: impl FnMut(AuditRun)) -> Result<()> {
         // SQLite merges the parts by their indexes, so that none is sorted.
-        let mut statement = self.connection.prepare(
+        let mut statement = self.db.prepare(
             "SELECT id AS run_id, 0, NULL, status, input_tokens, output_tokens, cost_nanousd,
                 finished_ms IS NOT NULL, graph_hash
              FROM runs
@@ -263,11 +254,7 @@ impl Audit {
             }
             let run = current.get_or_insert_with(|| AuditRun { id, ..AuditRun::default() });
             let status: String = row.get(3)?;
-            let sums = AuditSums {
-                input_tokens: row.get(4)?,
-                output_tokens: row.get(5)?,
-                cost: row.get(6)?,
-            };
+            let sums = AuditSums::read(row, &mut 4)?;
             match row.get::<_, u8>(1)? {
                 0 => {
                     run.stored = Some(StoredRun {
@@ -302,7 +289,7 @@ impl Audit {
             return Ok(*count);
         }
         let sql = "SELECT json_array_length(data, '$.nodes') FROM graphs WHERE hash = ?1";
-        let count = one(&self.connection, sql, [&hash], |row| row.get(0))?;
+        let count = one(&self.db, sql, [&hash])?;
         if known.len() < GRAPHS_MAX {
             known.insert(hash, count.flatten());
         }
@@ -311,13 +298,13 @@ impl Audit {
 
     /// Passes all events, the newest first.
     pub fn events_backwards(&self, mut each: impl FnMut(AuditEvent) -> Result<()>) -> Result<()> {
-        let mut statement = self.connection.prepare(
+        let mut statement = self.db.prepare(
             "SELECT seq, CASE WHEN type = 'LEDGER_UPDATE' THEN body END
              FROM events ORDER BY seq DESC",
         )?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
-            each(AuditEvent { seq: row.get(0)?, update: row.get(1)? })?;
+            each(AuditEvent::read(row, &mut 0)?)?;
         }
         Ok(())
     }
@@ -326,6 +313,6 @@ impl Audit {
     /// Also if the row holds invalid values.
     pub fn entry(&self, id: i64) -> Result<Option<LedgerEntry>> {
         let sql = format!("SELECT {ENTRY_COLUMNS} FROM ledger WHERE id = ?1");
-        one(&self.connection, &sql, [id], entry)
+        one(&self.db, &sql, [id])
     }
 }

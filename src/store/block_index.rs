@@ -12,7 +12,7 @@
 use rusqlite::{Connection, params, params_from_iter};
 
 use super::ledger_filter::LedgerFilter;
-use super::sql::{all, execute, one};
+use super::sql::{FromRow, all, execute, one, single};
 use crate::error::Result;
 
 /// How many numbers a block has. A page of N rare rows reads N blocks at most.
@@ -24,20 +24,20 @@ const NAME_BYTES: usize = size_of::<i64>();
 
 /// Notes what blocks hold: of up to `step` of those that are not noted, where all is settled. Gives
 /// of how many it was looked at.
-pub(super) fn note(connection: &Connection, step: usize) -> Result<usize> {
+pub(super) fn note(db: &Connection, step: usize) -> Result<usize> {
     let mut written = 0;
-    for block in open(connection, step)? {
-        if !is_pending(connection, block)? {
-            note_one(connection, block)?;
+    for block in open(db, step)? {
+        if !is_pending(db, block)? {
+            note_one(db, block)?;
             written += 1;
         }
     }
-    let (mut next, end) = ends(connection)?;
+    let (mut next, end) = ends(db)?;
     while next < end && written < step {
-        if is_pending(connection, next)? {
-            execute(connection, "INSERT INTO ledger_blocks (block) VALUES (?1)", params![next])?;
+        if is_pending(db, next)? {
+            execute(db, "INSERT INTO ledger_blocks (block) VALUES (?1)", params![next])?;
         } else {
-            note_one(connection, next)?;
+            note_one(db, next)?;
         }
         next += 1;
         written += 1;
@@ -46,13 +46,13 @@ pub(super) fn note(connection: &Connection, step: usize) -> Result<usize> {
 }
 
 /// Whether [`note`] has something to do.
-pub(super) fn is_behind(connection: &Connection, step: usize) -> Result<bool> {
-    let (next, end) = ends(connection)?;
+pub(super) fn is_behind(db: &Connection, step: usize) -> Result<bool> {
+    let (next, end) = ends(db)?;
     if next < end {
         return Ok(true);
     }
-    for block in open(connection, step)? {
-        if !is_pending(connection, block)? {
+    for block in open(db, step)? {
+        if !is_pending(db, block)? {
             return Ok(true);
         }
     }
@@ -60,54 +60,45 @@ pub(super) fn is_behind(connection: &Connection, step: usize) -> Result<bool> {
 }
 
 /// The first block that was never looked at, and the first that is not full.
-fn ends(connection: &Connection) -> Result<(i64, i64)> {
-    let last: Option<i64> = connection
-        .prepare_cached("SELECT max(block) FROM ledger_blocks")?
-        .query_row([], |row| row.get(0))?;
-    let newest: Option<i64> =
-        connection.prepare_cached("SELECT max(id) FROM ledger")?.query_row([], |row| row.get(0))?;
-    let next = last.map_or(0, |last| last + 1);
-    Ok((next, newest.map_or(0, |newest| (newest + 1) / ROWS)))
+fn ends(db: &Connection) -> Result<(i64, i64)> {
+    let next = single(db, "SELECT coalesce(max(block) + 1, 0) FROM ledger_blocks", [])?;
+    let rows: i64 = single(db, "SELECT coalesce(max(id) + 1, 0) FROM ledger", [])?;
+    Ok((next, rows / ROWS))
 }
 
 /// Blocks that had calls under way when they were looked at.
-fn open(connection: &Connection, step: usize) -> Result<Vec<i64>> {
+fn open(db: &Connection, step: usize) -> Result<Vec<i64>> {
     let sql = "SELECT block FROM ledger_blocks WHERE names IS NULL LIMIT ?1";
-    all(connection, sql, [step], |row| row.get(0))
+    all(db, sql, [step])
 }
 
-fn is_pending(connection: &Connection, block: i64) -> Result<bool> {
-    let mut statement = connection.prepare_cached(
-        "SELECT EXISTS (SELECT 1 FROM ledger WHERE status = 'PENDING' AND id >= ?1 AND id < ?2)",
-    )?;
-    Ok(statement.query_row([block * ROWS, (block + 1) * ROWS], |row| row.get(0))?)
+fn is_pending(db: &Connection, block: i64) -> Result<bool> {
+    let sql =
+        "SELECT EXISTS (SELECT 1 FROM ledger WHERE status = 'PENDING' AND id >= ?1 AND id < ?2)";
+    single(db, sql, [block * ROWS, (block + 1) * ROWS])
 }
 
 /// Notes what a block holds, whose rows are settled.
-fn note_one(connection: &Connection, block: i64) -> Result<()> {
-    let held = Held::read(connection, block, number)?;
-    execute(
-        connection,
-        "INSERT OR REPLACE INTO ledger_blocks (block, first_ms, last_ms, names)
-             VALUES (?1, ?2, ?3, ?4)",
-        params![block, held.first_ms, held.last_ms, held.names],
-    )?;
-    Ok(())
+fn note_one(db: &Connection, block: i64) -> Result<()> {
+    let held = Held::of_rows(db, block, number)?;
+    let sql = "INSERT OR REPLACE INTO ledger_blocks (block, first_ms, last_ms, names)
+             VALUES (?1, ?2, ?3, ?4)";
+    execute(db, sql, params![block, held.first_ms, held.last_ms, held.names]).map(drop)
 }
 
 /// Calls `each` with the first and the last number of each block that is noted, and whether what is
 /// noted is what its rows say.
-pub(super) fn check(connection: &Connection, mut each: impl FnMut(i64, i64, bool)) -> Result<()> {
-    let mut statement = connection.prepare(
+pub(super) fn check(db: &Connection, mut each: impl FnMut(i64, i64, bool)) -> Result<()> {
+    let mut statement = db.prepare(
         "SELECT block, first_ms, last_ms, names FROM ledger_blocks WHERE names IS NOT NULL
          ORDER BY block",
     )?;
     let mut blocks = statement.query([])?;
     while let Some(row) = blocks.next()? {
         let block: i64 = row.get(0)?;
-        let noted = Held { first_ms: row.get(1)?, last_ms: row.get(2)?, names: row.get(3)? };
+        let noted = Held::read(row, &mut 1)?;
         let start = block.saturating_mul(ROWS);
-        let is_right = noted == Held::read(connection, block, known_number)?;
+        let is_right = noted == Held::of_rows(db, block, known_number)?;
         each(start, start.saturating_add(ROWS - 1), is_right);
     }
     Ok(())
@@ -130,36 +121,26 @@ struct Names {
     status: String,
 }
 
+from_row!(Held; first_ms, last_ms, names);
+from_row!(Names; flow_id, provider, model, status);
+
 impl Held {
     /// Reads it from the block's rows; `number` tells the number of a combination of names.
-    fn read(
-        connection: &Connection,
+    fn of_rows(
+        db: &Connection,
         block: i64,
         number: fn(&Connection, &Names) -> Result<i64>,
     ) -> Result<Self> {
         let start = block.saturating_mul(ROWS);
         let rows = [start, start.saturating_add(ROWS)];
-        let (first_ms, last_ms) = connection
-            .prepare_cached(
-                "SELECT min(+timestamp_ms), max(+timestamp_ms) FROM ledger
-                 WHERE id >= ?1 AND id < ?2",
-            )?
-            .query_row(rows, |row| Ok((row.get(0)?, row.get(1)?)))?;
-        let mut statement = connection.prepare_cached(
-            "SELECT DISTINCT flow_id, provider, model_used, status FROM ledger
-             WHERE id >= ?1 AND id < ?2",
-        )?;
-        let mut found = statement.query(rows)?;
-        let mut numbers = Vec::new();
-        while let Some(row) = found.next()? {
-            let names = Names {
-                flow_id: row.get(0)?,
-                provider: row.get(1)?,
-                model: row.get(2)?,
-                status: row.get(3)?,
-            };
-            numbers.push(number(connection, &names)?);
-        }
+        let sql = "SELECT min(+timestamp_ms), max(+timestamp_ms) FROM ledger
+            WHERE id >= ?1 AND id < ?2";
+        let (first_ms, last_ms) = single(db, sql, rows)?;
+        let sql = "SELECT DISTINCT flow_id, provider, model_used, status FROM ledger
+            WHERE id >= ?1 AND id < ?2";
+        let found: Vec<Names> = all(db, sql, rows)?;
+        let numbers = found.iter().map(|names| number(db, names));
+        let mut numbers = numbers.collect::<Result<Vec<i64>>>()?;
         numbers.sort_unstable();
         Ok(Self {
             first_ms,
@@ -170,30 +151,23 @@ impl Held {
 }
 
 /// The number of a combination of names; 0 where it has none.
-fn known_number(connection: &Connection, names: &Names) -> Result<i64> {
-    let known = one(
-        connection,
-        "SELECT id FROM ledger_names
-         WHERE model_used = ?1 AND provider = ?2 AND status = ?3 AND flow_id IS ?4",
-        params![names.model, names.provider, names.status, names.flow_id],
-        |row| row.get(0),
-    )?;
+fn known_number(db: &Connection, names: &Names) -> Result<i64> {
+    let sql = "SELECT id FROM ledger_names
+         WHERE model_used = ?1 AND provider = ?2 AND status = ?3 AND flow_id IS ?4";
+    let known = one(db, sql, params![names.model, names.provider, names.status, names.flow_id])?;
     Ok(known.unwrap_or(0))
 }
 
 /// The number of a combination of names, which gets one where it has none.
-fn number(connection: &Connection, names: &Names) -> Result<i64> {
-    let known = known_number(connection, names)?;
+fn number(db: &Connection, names: &Names) -> Result<i64> {
+    let known = known_number(db, names)?;
     if known > 0 {
         return Ok(known);
     }
-    execute(
-        connection,
-        "INSERT INTO ledger_names (model_used, provider, status, flow_id)
-             VALUES (?1, ?2, ?3, ?4)",
-        params![names.model, names.provider, names.status, names.flow_id],
-    )?;
-    Ok(connection.last_insert_rowid())
+    let sql = "INSERT INTO ledger_names (model_used, provider, status, flow_id)
+             VALUES (?1, ?2, ?3, ?4)";
+    execute(db, sql, params![names.model, names.provider, names.status, names.flow_id])?;
+    Ok(db.last_insert_rowid())
 }
 
 /// Which blocks may hold rows of a filter.
@@ -205,17 +179,14 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn new(connection: &Connection, filter: &LedgerFilter) -> Result<Self> {
+    fn new(db: &Connection, filter: &LedgerFilter) -> Result<Self> {
         let (condition, values) = filter.of_names().sql();
         let names = if condition == "1" {
             None
         } else {
             let sql = format!("SELECT id FROM ledger_names WHERE {condition}");
-            let mut statement = connection.prepare_cached(&sql)?;
-            let mut found = statement.query(params_from_iter(values))?;
             let mut names = Vec::new();
-            while let Some(row) = found.next()? {
-                let id: usize = row.get(0)?;
+            for id in all::<usize, Vec<_>>(db, &sql, params_from_iter(values))? {
                 if names.len() <= id {
                     names.resize(id + 1, false);
                 }
@@ -256,13 +227,13 @@ impl Wanted {
 /// Calls `read` with spans of numbers (the first, and the first beyond), newest first and all below
 /// `before`, in which together all rows of the filter are, until it says that it has enough.
 pub(super) fn spans(
-    connection: &Connection,
+    db: &Connection,
     filter: &LedgerFilter,
     before: i64,
     mut read: impl FnMut(i64, i64) -> Result<bool>,
 ) -> Result<()> {
-    let wanted = Wanted::new(connection, filter)?;
-    let mut statement = connection.prepare_cached(
+    let wanted = Wanted::new(db, filter)?;
+    let mut statement = db.prepare_cached(
         "SELECT block, first_ms, last_ms, names FROM ledger_blocks WHERE block <= ?1
          ORDER BY block DESC",
     )?;

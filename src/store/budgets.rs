@@ -15,12 +15,12 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, params};
 
 use super::change::NewCall;
 use super::days::{self, Day, MS_PER_DAY, Plan};
 use super::reader::Store;
-use super::sql::{all, execute, one};
+use super::sql::{all, execute, one, single};
 use crate::budget::{self, BUDGETS_MAX, Budget, Limit, Per, Reserve, Scope};
 use crate::error::{Error, Result};
 use crate::event::{BudgetWarning, LedgerEntry, UsageSource};
@@ -40,10 +40,8 @@ const ROWS: &str = "SELECT flow_id, provider, coalesce(model_asked, model_used) 
      FROM ledger";
 /// The same of days that are summed up.
 const DAYS: &str = "SELECT flow_id, provider, model, key_name, nanousd, tokens FROM budget_days";
-/// The columns of [`Used`].
 const SUMS: &str = "flow_id, provider, model, key_name, sum(nanousd), sum(tokens)";
 
-/// How much of a budget is used in a period.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Count {
     start: Timestamp,
@@ -65,18 +63,18 @@ pub(super) struct Budgets {
 }
 
 impl Budgets {
-    pub(super) fn load(connection: &Connection) -> Result<Self> {
-        let all: Arc<[Budget]> = read(connection)?.into();
+    pub(super) fn load(db: &Connection) -> Result<Self> {
+        let all: Arc<[Budget]> = read(db)?.into();
         let counts = vec![None; all.len()];
         Ok(Self { all, counts })
     }
 
     /// Puts these budgets in place of those that there are. One that stays as it is stays counted.
-    fn set(&mut self, connection: &Connection, all: &[Budget]) -> Result<()> {
-        write(connection, all)?;
+    fn set(&mut self, db: &Connection, all: &[Budget]) -> Result<()> {
+        write(db, all)?;
         for old in self.all.iter().filter(|old| !all.contains(old)) {
             // Of what it is now, nothing was told.
-            execute(connection, "DELETE FROM budget_told WHERE budget = ?1", params![&old.name])?;
+            execute(db, "DELETE FROM budget_told WHERE budget = ?1", params![&old.name])?;
         }
         let count_of = |budget: &Budget| {
             let before = self.all.iter().position(|other| other == budget)?;
@@ -87,14 +85,13 @@ impl Budgets {
         Ok(())
     }
 
-    /// Puts these budgets in place of those that there are, unless somebody has changed them since
-    /// they had the version that is given.
+    /// Replaces all budgets, unless they have another version by now.
     ///
     /// # Errors
     /// [`Error::Conflict`].
     pub(super) fn replace(
         &mut self,
-        connection: &Connection,
+        db: &Connection,
         all: &[Budget],
         version: Option<&str>,
     ) -> Result<()> {
@@ -102,14 +99,14 @@ impl Budgets {
             let message = "the budgets have changed since they were read; read them again";
             return Err(Error::Conflict(message.to_owned()));
         }
-        self.set(connection, all)
+        self.set(db, all)
     }
 
     /// Adds a budget to those that there are.
     ///
     /// # Errors
     /// [`Error::Conflict`] where there is one of that name; [`Error::Busy`] where there are too many.
-    pub(super) fn add(&mut self, connection: &Connection, budget: &Budget) -> Result<()> {
+    pub(super) fn add(&mut self, db: &Connection, budget: &Budget) -> Result<()> {
         if self.all.iter().any(|other| other.name == budget.name) {
             let message = format!("there is a budget named `{}` already", budget.name);
             return Err(Error::Conflict(message));
@@ -118,21 +115,20 @@ impl Budgets {
             return Err(Error::Busy(format!("there may be {BUDGETS_MAX} budgets")));
         }
         let all = [&self.all, std::slice::from_ref(budget)].concat();
-        self.set(connection, &all)
+        self.set(db, &all)
     }
 
-    /// Removes the budgets of a key.
-    pub(super) fn remove_of_key(&mut self, connection: &Connection, key: &str) -> Result<()> {
+    pub(super) fn remove_of_key(&mut self, db: &Connection, key: &str) -> Result<()> {
         let mut all = self.all.to_vec();
         all.retain(|budget| budget.key.as_deref() != Some(key));
-        self.set(connection, &all)
+        self.set(db, &all)
     }
 
     /// Counts a call that is about to be made.
     ///
     /// # Errors
     /// [`Error::Budget`] where a hard budget does not allow it; then it is not counted.
-    pub(super) fn open(&mut self, connection: &Connection, call: &NewCall) -> Result<()> {
+    pub(super) fn open(&mut self, db: &Connection, call: &NewCall) -> Result<()> {
         let scope = scope(call);
         let covers = |budget: &Budget| {
             // What is of no run is nothing that a run may spend.
@@ -141,9 +137,9 @@ impl Budgets {
         let covering: Vec<usize> =
             (0..self.all.len()).filter(|&at| covers(&self.all[at])).collect();
         for &at in &covering {
-            self.count(connection, at, call.at)?;
+            self.count(db, at, call.at)?;
         }
-        let of_run = self.rows_of_run(connection, &covering, call.run_id.as_deref())?;
+        let of_run = self.rows_of_run(db, &covering, call.run_id.as_deref())?;
         for &at in &covering {
             let budget = &self.all[at];
             let used = match self.counts[at] {
@@ -174,17 +170,16 @@ impl Budgets {
         Ok(())
     }
 
-    /// Counts what a call has come to in place of what was reserved for it. Gives what viewers are
-    /// to be told.
+    /// Replaces a call's reserve by its result. Returns the warnings for viewers.
     pub(super) fn settle(
         &mut self,
-        connection: &Connection,
+        db: &Connection,
         row: &LedgerEntry,
     ) -> Result<Vec<BudgetWarning>> {
         if self.all.is_empty() {
             return Ok(Vec::new());
         }
-        let (asked, reserve) = opened(connection, row.id)?;
+        let (asked, reserve) = opened(db, row.id)?;
         let scope = Scope {
             flow_id: row.flow_id,
             provider: &row.provider,
@@ -196,11 +191,11 @@ impl Budgets {
         // The ledger has the row already: only what was counted before is without it.
         let was_counted = |count: &Option<Count>| count.is_some_and(|it| it.holds(row.timestamp));
         let was_counted: Vec<bool> = self.counts.iter().map(was_counted).collect();
-        let of_run = self.rows_of_run(connection, &covering, row.run_id.as_deref())?;
+        let of_run = self.rows_of_run(db, &covering, row.run_id.as_deref())?;
         let mut warnings = Vec::new();
         for at in covering {
             if self.counts[at].is_none() {
-                self.count(connection, at, row.timestamp)?;
+                self.count(db, at, row.timestamp)?;
             }
             let budget = &self.all[at];
             let (used, whose) = match (&mut self.counts[at], &row.run_id) {
@@ -217,8 +212,8 @@ impl Budgets {
                 _ => continue,
             };
             let level = budget.level(used);
-            if level > 0 && level > told(connection, budget, &whose)? {
-                tell(connection, budget, &whose, level)?;
+            if level > 0 && level > told(db, budget, &whose)? {
+                tell(db, budget, &whose, level)?;
                 warnings.push(budget.warning(used, level));
             }
         }
@@ -228,13 +223,13 @@ impl Budgets {
     /// The rows of the run, where one of the budgets is for each run.
     fn rows_of_run(
         &self,
-        connection: &Connection,
+        db: &Connection,
         budgets: &[usize],
         run_id: Option<&str>,
     ) -> Result<Vec<Used>> {
         match run_id {
             Some(run_id) if budgets.iter().any(|&at| self.all[at].per == Per::Run) => {
-                used_by_run(connection, run_id)
+                used_by_run(db, run_id)
             }
             _ => Ok(Vec::new()),
         }
@@ -242,13 +237,13 @@ impl Budgets {
 
     /// Counts a budget for the period that `moment` lies in, unless it is or is one of runs, and with
     /// it all others that are not counted for this or a later period yet.
-    fn count(&mut self, connection: &Connection, at: usize, moment: Timestamp) -> Result<()> {
+    fn count(&mut self, db: &Connection, at: usize, moment: Timestamp) -> Result<()> {
         let budget = &self.all[at];
         if budget.per == Per::Run || self.counts[at].is_some_and(|count| count.holds(moment)) {
             return Ok(());
         }
         let (start, end) = budget.period(moment);
-        let rows = used_between(connection, start, end)?;
+        let rows = used_between(db, start, end)?;
         for (other, (budget, count)) in self.all.iter().zip(&mut self.counts).enumerate() {
             let is_old = count.is_none_or(|count| count.end <= start);
             let is_same = || budget.per != Per::Run && budget.period(moment) == (start, end);
@@ -262,25 +257,18 @@ impl Budgets {
 }
 
 /// The share that viewers were told of; 0 where of none.
-fn told(connection: &Connection, budget: &Budget, whose: &str) -> Result<u8> {
+fn told(db: &Connection, budget: &Budget, whose: &str) -> Result<u8> {
     let sql = "SELECT percent FROM budget_told WHERE budget = ?1 AND whose = ?2";
-    let percent = one(connection, sql, [budget.name.as_str(), whose], |row| row.get(0))?;
+    let percent = one(db, sql, [budget.name.as_str(), whose])?;
     Ok(percent.unwrap_or(0))
 }
 
 /// Notes that viewers are told of a share, and forgets the oldest of too many.
-fn tell(connection: &Connection, budget: &Budget, whose: &str, percent: u8) -> Result<()> {
-    execute(
-        connection,
-        "INSERT OR REPLACE INTO budget_told (budget, whose, percent) VALUES (?1, ?2, ?3)",
-        params![budget.name, whose, percent],
-    )?;
-    execute(
-        connection,
-        "DELETE FROM budget_told WHERE id <= ?1",
-        params![connection.last_insert_rowid() - TOLD_MAX],
-    )?;
-    Ok(())
+fn tell(db: &Connection, budget: &Budget, whose: &str, percent: u8) -> Result<()> {
+    let sql = "INSERT OR REPLACE INTO budget_told (budget, whose, percent) VALUES (?1, ?2, ?3)";
+    execute(db, sql, params![budget.name, whose, percent])?;
+    let sql = "DELETE FROM budget_told WHERE id <= ?1";
+    execute(db, sql, params![db.last_insert_rowid() - TOLD_MAX]).map(drop)
 }
 
 impl Store {
@@ -290,24 +278,15 @@ impl Store {
     /// # Errors
     /// [`Error::Budget`] where one does not.
     pub fn check_budgets(&self, call: &NewCall) -> Result<()> {
-        self.read(|connection| Budgets::load(connection)?.open(connection, call))
+        self.read(|db| Budgets::load(db)?.open(db, call))
     }
 }
 
 /// Which model was asked in a row, and what was reserved for it.
-fn opened(connection: &Connection, id: i64) -> Result<(String, Reserve)> {
-    let mut statement = connection.prepare_cached(
-        "SELECT coalesce(model_asked, model_used), reserved_nanousd, reserved_tokens
-         FROM ledger WHERE id = ?1",
-    )?;
-    Ok(statement.query_row([id], |row| {
-        let cost: Option<i64> = row.get(1)?;
-        let reserve = Reserve {
-            cost: cost.map(Usd::from_nanousd),
-            tokens: row.get::<_, Option<u64>>(2)?.unwrap_or(0),
-        };
-        Ok((row.get(0)?, reserve))
-    })?)
+fn opened(db: &Connection, id: i64) -> Result<(String, Reserve)> {
+    let sql = "SELECT coalesce(model_asked, model_used), reserved_nanousd,
+            coalesce(reserved_tokens, 0) FROM ledger WHERE id = ?1";
+    single(db, sql, [id])
 }
 
 fn scope(call: &NewCall) -> Scope<'_> {
@@ -343,18 +322,10 @@ struct Used {
     tokens: i64,
 }
 
-impl Used {
-    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
-        Ok(Self {
-            flow_id: row.get(0)?,
-            provider: row.get(1)?,
-            model: row.get(2)?,
-            key: row.get(3)?,
-            nanousd: row.get(4)?,
-            tokens: row.get(5)?,
-        })
-    }
+from_row!(Used; flow_id, provider, model, key, nanousd, tokens);
+from_row!(Reserve; cost, tokens);
 
+impl Used {
     fn scope(&self) -> Scope<'_> {
         Scope {
             flow_id: self.flow_id,
@@ -365,7 +336,6 @@ impl Used {
     }
 }
 
-/// What of the rows counts for a budget.
 fn used_of(budget: &Budget, rows: &[Used]) -> i64 {
     let covered = rows.iter().filter(|row| budget.covers(&row.scope()));
     let amounts = covered.map(|row| match budget.limit {
@@ -375,12 +345,10 @@ fn used_of(budget: &Budget, rows: &[Used]) -> i64 {
     amounts.fold(0, i64::saturating_add)
 }
 
-/// The rows from `start` until `end`.
-fn used_between(connection: &Connection, start: Timestamp, end: Timestamp) -> Result<Vec<Used>> {
-    let Plan { days, head, tail } =
-        Plan::new(Some(start), Some(end), days::summed_until(connection)?);
+fn used_between(db: &Connection, start: Timestamp, end: Timestamp) -> Result<Vec<Used>> {
+    let Plan { days, head, tail } = Plan::new(Some(start), Some(end), days::summed_until(db)?);
     let values = params![days.0, days.1, head.0, head.1, tail.0, tail.1];
-    all(connection, &between_sql(), values, Used::read)
+    all(db, &between_sql(), values)
 }
 
 fn between_sql() -> String {
@@ -391,27 +359,21 @@ fn between_sql() -> String {
     )
 }
 
-fn used_by_run(connection: &Connection, run_id: &str) -> Result<Vec<Used>> {
+fn used_by_run(db: &Connection, run_id: &str) -> Result<Vec<Used>> {
     let sql = format!("SELECT {SUMS} FROM ({ROWS} WHERE run_id = ?1) GROUP BY 1, 2, 3, 4");
-    all(connection, &sql, [run_id], Used::read)
+    all(db, &sql, [run_id])
 }
 
-/// Sums up a day, from `start_ms` until `end_ms`.
-pub(super) fn sum_up(connection: &Connection, day: Day, start_ms: i64, end_ms: i64) -> Result<()> {
+pub(super) fn sum_up(db: &Connection, day: Day, start_ms: i64, end_ms: i64) -> Result<()> {
     let sql = format!(
         "INSERT INTO budget_days SELECT ?1, {SUMS}
          FROM ({ROWS} WHERE timestamp_ms >= ?2 AND timestamp_ms < ?3) GROUP BY 2, 3, 4, 5"
     );
-    execute(connection, &sql, params![day, start_ms, end_ms])?;
-    Ok(())
+    execute(db, &sql, params![day, start_ms, end_ms]).map(drop)
 }
 
 /// Calls `each` with each day that is summed up, and whether its sums are what its rows come to.
-pub(super) fn check(
-    connection: &Connection,
-    until: Day,
-    mut each: impl FnMut(Day, bool),
-) -> Result<()> {
+pub(super) fn check(db: &Connection, until: Day, mut each: impl FnMut(Day, bool)) -> Result<()> {
     let day = format!("SELECT timestamp_ms / {MS_PER_DAY} AS day,");
     let rows = ROWS.replacen("SELECT", &day, 1);
     let of_rows = format!(
@@ -419,7 +381,7 @@ pub(super) fn check(
          GROUP BY 1, 2, 3, 4, 5"
     );
     let of_days = format!("SELECT day, {SUMS} FROM budget_days GROUP BY 1, 2, 3, 4, 5");
-    let mut statement = connection.prepare(&format!(
+    let mut statement = db.prepare(&format!(
         "WITH says AS ({of_days}), holds AS ({of_rows}), wrong AS (
             SELECT day FROM (SELECT * FROM says EXCEPT SELECT * FROM holds)
             UNION SELECT day FROM (SELECT * FROM holds EXCEPT SELECT * FROM says))
@@ -434,32 +396,27 @@ pub(super) fn check(
 }
 
 /// Forgets the sums of `day` and all after it.
-pub(super) fn forget_from(connection: &Connection, day: Day) -> Result<()> {
-    execute(connection, "DELETE FROM budget_days WHERE day >= ?1", params![day])?;
-    Ok(())
+pub(super) fn forget_from(db: &Connection, day: Day) -> Result<()> {
+    execute(db, "DELETE FROM budget_days WHERE day >= ?1", params![day]).map(drop)
 }
 
-fn read(connection: &Connection) -> Result<Vec<Budget>> {
+fn read(db: &Connection) -> Result<Vec<Budget>> {
     let sql = "SELECT budget FROM budgets ORDER BY position";
-    let texts: Vec<String> = all(connection, sql, [], |row| row.get(0))?;
+    let texts: Vec<String> = all(db, sql, [])?;
     let documents: Vec<serde_json::Value> =
         texts.iter().map(|text| serde_json::from_str(text).unwrap_or_default()).collect();
     budget::parse_all(serde_json::json!({"budgets": documents}))
 }
 
-fn write(connection: &Connection, budgets: &[Budget]) -> Result<()> {
-    execute(connection, "DELETE FROM budgets", params![])?;
+fn write(db: &Connection, budgets: &[Budget]) -> Result<()> {
+    execute(db, "DELETE FROM budgets", params![])?;
     for (position, budget) in budgets.iter().enumerate() {
-        execute(
-            connection,
-            "INSERT INTO budgets (position, budget) VALUES (?1, ?2)",
-            params![position, budget.to_json().to_string()],
-        )?;
+        let sql = "INSERT INTO budgets (position, budget) VALUES (?1, ?2)";
+        execute(db, sql, params![position, budget.to_json().to_string()])?;
     }
     Ok(())
 }
 
-/// A budget with what is used of it.
 #[derive(Clone, Debug)]
 pub struct BudgetState {
     pub budget: Budget,
@@ -470,31 +427,24 @@ pub struct BudgetState {
 }
 
 impl Store {
-    /// All budgets, without what is used of them.
     pub fn bare_budgets(&self) -> Result<Vec<Budget>> {
         self.read(read)
     }
 
     /// All budgets with what is used of them, as of one moment.
     pub fn budgets(&self, now: Timestamp) -> Result<Vec<BudgetState>> {
-        self.read(|connection| {
-            let snapshot = connection.unchecked_transaction()?;
+        self.read(|db| {
+            let snapshot = db.unchecked_transaction()?;
             let mut rows_of = HashMap::new();
             let mut states = Vec::new();
             for budget in read(&snapshot)? {
                 let period = (budget.per != Per::Run).then(|| budget.period(now));
-                let used = match period {
-                    Some(period) => {
-                        let rows = match rows_of.entry(period) {
-                            Entry::Occupied(rows) => rows.into_mut(),
-                            Entry::Vacant(none) => {
-                                none.insert(used_between(&snapshot, period.0, period.1)?)
-                            }
-                        };
-                        Some(used_of(&budget, rows))
-                    }
-                    None => None,
-                };
+                if let Some((start, end)) = period
+                    && let Entry::Vacant(none) = rows_of.entry((start, end))
+                {
+                    none.insert(used_between(&snapshot, start, end)?);
+                }
+                let used = period.map(|period| used_of(&budget, &rows_of[&period]));
                 states.push(BudgetState { budget, used, period });
             }
             Ok(states)

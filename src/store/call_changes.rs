@@ -7,10 +7,9 @@ use super::change::{Applied, NewCall, Receipt, Settlement};
 use super::daily_rollup;
 use super::days::{self, Day};
 use super::keys;
-use super::ledger::{ENTRY_COLUMNS, entry};
+use super::ledger::ENTRY_COLUMNS;
 use super::prices;
 use super::sql::{execute, found, one};
-use crate::budget::Budget;
 use crate::error::{Error, Result};
 use crate::event::{CallStatus, Event, EventContext, LedgerEntry, RefusedBy};
 use crate::money::Usd;
@@ -20,7 +19,7 @@ use crate::time::Timestamp;
 /// that is rolled back goes back to a clone.
 #[derive(Clone)]
 pub(super) struct CallWriter {
-    budgets: Budgets,
+    pub(super) budgets: Budgets,
     /// The days before this one are summed up.
     pub(super) summed_until: Day,
 }
@@ -28,21 +27,6 @@ pub(super) struct CallWriter {
 impl CallWriter {
     pub(super) fn load(db: &Connection) -> Result<Self> {
         Ok(Self { budgets: Budgets::load(db)?, summed_until: days::summed_until(db)? })
-    }
-
-    pub(super) fn set_budgets(
-        &mut self,
-        db: &Connection,
-        all: &[Budget],
-        version: Option<&str>,
-    ) -> Result<Applied> {
-        self.budgets.replace(db, all, version)?;
-        Ok(Receipt::Done.into())
-    }
-
-    pub(super) fn add_budget(&mut self, db: &Connection, budget: &Budget) -> Result<Applied> {
-        self.budgets.add(db, budget)?;
-        Ok(Receipt::Done.into())
     }
 
     pub(super) fn delete_key(
@@ -65,31 +49,9 @@ impl CallWriter {
         self.insert(db, call, None, None)
     }
 
-    /// Writes the row of a call that was not made; it is settled already and has cost nothing.
-    pub(super) fn refuse(
-        &self,
-        db: &Connection,
-        call: &NewCall,
-        by: RefusedBy,
-        why: &str,
-    ) -> Result<Applied> {
-        self.insert(db, call, Some((by, why)), None)
-    }
-
-    /// Writes the row of a call that was not made, because its answer was bought before.
-    pub(super) fn cached(
-        &self,
-        db: &Connection,
-        call: &NewCall,
-        model: &str,
-        saved: Option<Usd>,
-    ) -> Result<Applied> {
-        self.insert(db, call, None, Some((model, saved)))
-    }
-
     /// Writes a row: of a call about to be made, unless it was refused, or answered from the cache
     /// by a model and with the cost that this saves.
-    fn insert(
+    pub(super) fn insert(
         &self,
         db: &Connection,
         call: &NewCall,
@@ -103,16 +65,18 @@ impl CallWriter {
         };
         let model = cached.map_or(call.model.as_str(), |(model, _)| model);
         let reserve = cached.is_none().then_some(&call.reserve);
-        execute(
-            db,
+        let sql =
             "INSERT INTO ledger (timestamp_ms, flow_id, run_id, node_id, attempt, operation_id,
                 provider, model_used, agent_role, prompt_hash, status, key_name, tags,
                 cost_nanousd, reserved_nanousd, reserved_tokens, refused, error_message,
                 latency_ms, cached, saved_nanousd, model_asked)
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17,
-                ?18, CASE WHEN ?19 THEN 0 END, ?19, ?20, CASE WHEN ?21 != ?8 THEN ?21 END)",
+                ?18, CASE WHEN ?19 THEN 0 END, ?19, ?20, CASE WHEN ?21 != ?8 THEN ?21 END)";
+        execute(
+            db,
+            sql,
             params![
-                call.at.0,
+                call.at,
                 call.flow_id,
                 call.run_id,
                 call.node_id,
@@ -122,16 +86,16 @@ impl CallWriter {
                 model,
                 call.role,
                 call.prompt_hash,
-                status.as_str(),
+                status,
                 call.key_name,
                 call.tags,
                 (status != CallStatus::Pending).then_some(0),
-                reserve.and_then(|reserve| reserve.cost).map(|cost| cost.nanousd),
+                reserve.and_then(|reserve| reserve.cost),
                 reserve.map(|reserve| reserve.tokens),
-                refused.map(|(by, _)| by.as_str()),
+                refused.map(|(by, _)| by),
                 refused.map(|(_, why)| why),
                 cached.is_some(),
-                cached.and_then(|(_, saved)| saved).map(|saved| saved.nanousd),
+                cached.and_then(|(_, saved)| saved),
                 call.model
             ],
         )?;
@@ -144,15 +108,16 @@ impl CallWriter {
             Some(price) => Some(prices::id_of(db, price)?),
             None => None,
         };
-        let changed = execute(
-            db,
-            "UPDATE ledger SET model_used = coalesce(?2, model_used), input_tokens = ?3,
+        let sql = "UPDATE ledger SET model_used = coalesce(?2, model_used), input_tokens = ?3,
                 cached_input_tokens = ?4, cache_write_tokens = ?5, output_tokens = ?6,
                 reasoning_tokens = ?7, usage_source = ?8, cost_nanousd = ?9, latency_ms = ?10,
                 status = ?11, error_message = ?12, cache_write_1h_tokens = ?13,
                 first_token_ms = ?14, price_id = ?15,
                 model_asked = CASE WHEN ?2 != model_used THEN model_used END
-             WHERE id = ?1 AND status = 'PENDING'",
+             WHERE id = ?1 AND status = 'PENDING'";
+        let changed = execute(
+            db,
+            sql,
             params![
                 settlement.id,
                 settlement.model,
@@ -161,10 +126,10 @@ impl CallWriter {
                 usage.cache_write_tokens,
                 usage.output_tokens,
                 usage.reasoning_tokens,
-                usage.source.as_str(),
-                settlement.cost.map(|cost| cost.nanousd),
+                usage.source,
+                settlement.cost,
                 settlement.latency_ms,
-                settlement.status.as_str(),
+                settlement.status,
                 settlement.error,
                 usage.cache_write_1h_tokens,
                 settlement.first_token_ms,
@@ -183,7 +148,6 @@ impl CallWriter {
         Ok(applied)
     }
 
-    /// The row that was just written.
     fn written_row(&self, db: &Connection, at: Timestamp) -> Result<Applied> {
         let id = db.last_insert_rowid();
         let day = days::day_of(at);
@@ -199,7 +163,7 @@ impl CallWriter {
 /// makes a table in memory for its rows, which costs more than all the rest.
 fn ledger_row(db: &Connection, id: i64) -> Result<LedgerEntry> {
     let sql = format!("SELECT {ENTRY_COLUMNS} FROM ledger WHERE id = ?1");
-    one(db, &sql, [id], entry)?.ok_or_else(|| Error::NotFound(format!("ledger row {id}")))
+    one(db, &sql, [id])?.ok_or_else(|| Error::NotFound(format!("ledger row {id}")))
 }
 
 fn updated(row: LedgerEntry, at: Timestamp) -> Applied {

@@ -4,7 +4,7 @@
 use rusqlite::{Row, ToSql, params};
 
 use super::Store;
-use super::sql::parsed;
+use super::sql::{FromRow, single};
 use crate::error::Result;
 use crate::event::{CallStatus, Usage};
 use crate::ids::{FlowId, RunId};
@@ -48,38 +48,22 @@ fn call_row<'a>(row: &'a Row<'_>) -> rusqlite::Result<CallRow<'a>> {
     let text = |column: usize| -> rusqlite::Result<&'a str> {
         Ok(row.get_ref(column)?.as_str().unwrap_or_default())
     };
-    let usd = |column: usize| -> rusqlite::Result<Option<Usd>> {
-        Ok(row.get::<_, Option<i64>>(column)?.map(Usd::from_nanousd))
-    };
     let flow_id: Option<FlowId> = row.get(2)?;
     let node_id = row.get_ref(3)?.as_str_or_null().unwrap_or_default();
     Ok(CallRow {
         id: row.get(0)?,
-        at: Timestamp(row.get(1)?),
+        at: row.get(1)?,
         node: flow_id.zip(node_id),
         provider: text(4)?,
         model: text(5)?,
-        status: parsed(row, 6)?,
-        cost: usd(7)?,
+        status: row.get(6)?,
+        cost: row.get(7)?,
         begun_ms: row.get(8)?,
         prompt_hash: text(9)?,
         cached: row.get(10)?,
-        saved: usd(11)?,
+        saved: row.get(11)?,
         refused: row.get(12)?,
-        usage: usage_at(row, 13)?,
-    })
-}
-
-/// Reads seven columns, in the order of [`COLUMNS`], from `first` on.
-pub(super) fn usage_at(row: &Row<'_>, first: usize) -> rusqlite::Result<Usage> {
-    Ok(Usage {
-        input_tokens: row.get(first)?,
-        cached_input_tokens: row.get(first + 1)?,
-        cache_write_tokens: row.get(first + 2)?,
-        cache_write_1h_tokens: row.get(first + 3)?,
-        output_tokens: row.get(first + 4)?,
-        reasoning_tokens: row.get(first + 5)?,
-        source: parsed(row, first + 6)?,
+        usage: Usage::read(row, &mut 13)?,
     })
 }
 
@@ -115,9 +99,9 @@ impl Store {
         params: &[&dyn ToSql],
         mut show: impl FnMut(&CallRow<'_>),
     ) -> Result<Option<i64>> {
-        self.read(|connection| {
+        self.read(|db| {
             let sql = format!("SELECT {COLUMNS} FROM ledger WHERE {condition}");
-            let mut statement = connection.prepare_cached(&sql)?;
+            let mut statement = db.prepare_cached(&sql)?;
             let mut rows = statement.query(params)?;
             let mut last = None;
             while let Some(row) = rows.next()? {
@@ -131,16 +115,15 @@ impl Store {
 
     /// Returns the newest ledger row's id, or 0.
     pub fn last_call(&self) -> Result<i64> {
-        let sql = "SELECT max(id) FROM ledger";
-        let id: Option<Option<i64>> = self.one(sql, [], |row| row.get(0))?;
-        Ok(id.flatten().unwrap_or(0))
+        let sql = "SELECT coalesce(max(id), 0) FROM ledger";
+        self.read(|db| single(db, sql, []))
     }
 
     /// Returns the id after which all rows since `at` follow, even if the clock was set back since; without
     /// such rows, the newest row's id, or 0.
     pub fn last_call_before(&self, at: Timestamp) -> Result<i64> {
         let sql = "SELECT min(id) - 1 FROM ledger WHERE timestamp_ms >= ?1";
-        let id: Option<Option<i64>> = self.one(sql, [at.0], |row| row.get(0))?;
+        let id: Option<Option<i64>> = self.one(sql, [at.0])?;
         id.flatten().map_or_else(|| self.last_call(), Ok)
     }
 
@@ -153,14 +136,11 @@ impl Store {
         since: Timestamp,
         until: Timestamp,
     ) -> Result<(u64, u64)> {
-        let sql = "SELECT count(*), sum(max(coalesce(finished_ms - started_ms, 0), 0)) FROM runs
+        let sql = "SELECT count(*), coalesce(sum(max(coalesce(finished_ms - started_ms, 0), 0)), 0) FROM runs
             WHERE flow_id = ?1 AND id > ?2 AND id < ?3 AND status = 'COMPLETED'
                 AND finished_ms >= ?4";
         let (began, until) = (run_ids_from(began), run_ids_from(until));
-        let read = self.one(sql, params![flow_id, began, until, since.0], |row| {
-            Ok((row.get(0)?, row.get::<_, Option<u64>>(1)?.unwrap_or(0)))
-        })?;
-        Ok(read.unwrap_or_default())
+        self.read(|db| single(db, sql, params![flow_id, began, until, since]))
     }
 
     /// Returns the average length, in bytes with the system text, of a node's prompts in the newest `runs`
@@ -176,7 +156,7 @@ impl Store {
                        AND node_id = ?2)
              WHERE prompt IS NOT NULL"
         );
-        let average = self.one(&sql, params![flow_id, node_id, runs], |row| row.get(0))?;
+        let average = self.one(&sql, params![flow_id, node_id, runs])?;
         Ok(average.flatten().map(|bytes: f64| bytes as u64))
     }
 
@@ -194,12 +174,9 @@ impl Store {
              FROM newest JOIN run_nodes ON run_id = newest.id AND node_id = ?2
              WHERE status = 'COMPLETED' AND finished_ms IS NOT NULL"
         );
-        let read = self.one(&sql, params![flow_id, node_id, runs], |row| {
-            let average: Option<f64> = row.get(1)?;
-            let count = row.get(0)?;
-            Ok(average.map(|ms| (count, ms.round() as u64)))
-        })?;
-        Ok(read.flatten())
+        let read: (u64, Option<f64>) =
+            self.read(|db| single(db, &sql, params![flow_id, node_id, runs]))?;
+        Ok(read.1.map(|ms| (read.0, ms.round() as u64)))
     }
 
     /// Returns whether the node was started in one of the newest `runs` of its flow from before a moment.
@@ -214,7 +191,7 @@ impl Store {
                  ORDER BY id DESC LIMIT ?4)
              SELECT 1 FROM older JOIN run_nodes ON run_id = older.id AND node_id = ?2 LIMIT 1";
         let params = params![flow_id, node_id, run_ids_from(before), runs];
-        Ok(self.one(sql, params, |_| Ok(()))?.is_some())
+        Ok(self.one::<bool>(sql, params)?.is_some())
     }
 }
 

@@ -21,7 +21,6 @@ pub struct NodeRef {
     pub attempt: u32,
 }
 
-/// What is asked, with templates filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Prompt {
     pub prompt: String,
@@ -44,19 +43,16 @@ pub struct NewRun {
 pub struct NewFlow {
     pub name: String,
     pub document: String,
-    /// The file that it came from.
     pub origin: Option<String>,
     pub at: Timestamp,
 }
 
-/// The beginning of a run, or of its continuation.
 #[derive(Clone, Debug)]
 pub struct RunStart {
     pub flow_id: FlowId,
     pub run_id: RunId,
     pub flow_name: String,
     pub node_count: usize,
-    /// What started the run at first.
     pub trigger: String,
     pub at: Timestamp,
 }
@@ -80,7 +76,6 @@ pub struct FinishedNode {
     pub latency_ms: u64,
     /// Why it failed, if the run goes on all the same.
     pub error: Option<String>,
-    /// Whether the output was bought before.
     pub cached: bool,
     pub at: Timestamp,
 }
@@ -121,7 +116,6 @@ pub struct NewSchedule {
     pub flow_id: FlowId,
     pub cron: String,
     pub timezone: String,
-    /// What becomes of times at which no server ran.
     pub missed: Missed,
     /// The input of its runs, a JSON object.
     pub input: String,
@@ -133,7 +127,6 @@ pub struct NewSchedule {
 #[derive(Clone, Debug)]
 pub struct NewCall {
     pub at: Timestamp,
-    /// The flow, run and node, where there is one.
     pub flow_id: Option<FlowId>,
     pub run_id: Option<RunId>,
     pub node_id: Option<String>,
@@ -142,26 +135,19 @@ pub struct NewCall {
     pub operation_id: String,
     pub provider: String,
     pub model: String,
-    /// What the ledger groups it under.
     pub role: Option<String>,
     pub prompt_hash: String,
-    /// The name of the key that a client of the gateway came with.
     pub key_name: Option<String>,
-    /// What that client wants its calls to be grouped by.
     pub tags: Option<String>,
-    /// What it may need at most.
     pub reserve: Reserve,
 }
 
 #[derive(Clone, Debug)]
 pub struct Settlement {
     pub id: i64,
-    /// The model that answered, where one did.
     pub model: Option<String>,
     pub usage: Usage,
-    /// What it cost; none where that is not known.
     pub cost: Option<Usd>,
-    /// The price that the cost was computed with, JSON, where there is one.
     pub price: Option<Arc<str>>,
     /// Milliseconds; none where it is not known.
     pub latency_ms: Option<u64>,
@@ -183,7 +169,6 @@ pub struct Bought {
     pub output: String,
     /// What a client was told that it is; none of a node's.
     pub content_type: Option<String>,
-    /// What it cost; none where that is not known.
     pub cost: Option<Usd>,
 }
 
@@ -235,7 +220,6 @@ pub enum Change {
     DeleteRun(RunId),
     StartNode {
         node: NodeRef,
-        /// None if the node makes no call.
         prompt: Option<Prompt>,
         at: Timestamp,
     },
@@ -248,7 +232,6 @@ pub enum Change {
     BookCached {
         call: NewCall,
         model: String,
-        /// What the answer had cost; none where that is not known.
         saved: Option<Usd>,
     },
     KeepAnswer(Arc<Bought>),
@@ -261,7 +244,6 @@ pub enum Change {
     AddBudget(Budget),
     /// A key for a client of the gateway. Refused where there is one of that name.
     CreateKey(NewKey),
-    /// A key is removed.
     DeleteKey {
         id: i64,
         with_budgets: bool,
@@ -325,7 +307,6 @@ pub enum Receipt {
     Flow(FlowId),
     Hook(String),
     Key(i64),
-    /// The ledger row as it is now.
     Call(Box<LedgerEntry>),
     Done,
 }
@@ -334,12 +315,15 @@ pub enum Receipt {
 #[derive(Debug)]
 pub struct Applied {
     pub receipt: Receipt,
-    /// The events that follow from it, in order.
     pub events: Vec<Event>,
 }
 
+/// A change that viewers need not know.
+pub(super) fn done<T>(_: T) -> Applied {
+    Receipt::Done.into()
+}
+
 impl From<Receipt> for Applied {
-    /// Of a change that viewers need not know.
     fn from(receipt: Receipt) -> Self {
         let events = Vec::new();
         Self { receipt, events }
@@ -354,7 +338,7 @@ impl From<Vec<Event>> for Applied {
 }
 
 impl NodeRef {
-    pub(super) fn context(&self, at: Timestamp) -> EventContext {
+    pub fn context(&self, at: Timestamp) -> EventContext {
         EventContext {
             flow_id: Some(self.flow_id),
             run_id: Some(self.run_id.clone()),

@@ -9,7 +9,7 @@ use rusqlite::{Connection, params};
 
 use super::budgets;
 use super::days::{Day, MS_PER_DAY, day_of, summed_until};
-use super::sql::execute;
+use super::sql::{FromRow, execute, single};
 use crate::error::Result;
 use crate::time::Timestamp;
 
@@ -27,29 +27,24 @@ const SUMS: &str = "sum(calls), sum(unpriced), sum(estimated), sum(input_tokens)
 const NAMES: &str = "flow_id, provider, model_used, agent_role, status";
 
 /// The next day that can be summed up, if there is one: all days before it are, or have no rows.
-pub(super) fn next(connection: &Connection, now: Timestamp) -> Result<Option<Day>> {
-    let until = summed_until(connection)?;
-    let oldest: Option<i64> = connection
-        .prepare_cached("SELECT min(timestamp_ms) FROM ledger WHERE timestamp_ms >= ?1")?
-        .query_row([until.saturating_mul(MS_PER_DAY)], |row| row.get(0))?;
-    let Some(oldest) = oldest else {
+pub(super) fn next(db: &Connection, now: Timestamp) -> Result<Option<Day>> {
+    let until = summed_until(db)?;
+    let sql = "SELECT min(timestamp_ms) FROM ledger WHERE timestamp_ms >= ?1";
+    let Some(oldest) = single(db, sql, [until.saturating_mul(MS_PER_DAY)])? else {
         return Ok(None);
     };
-    let day = day_of(Timestamp(oldest));
+    let day = day_of(oldest);
     let end = (day + 1) * MS_PER_DAY;
     if now.0 < end + PAUSE_MS {
         return Ok(None);
     }
-    let is_pending: bool = connection
-        .prepare_cached(
-            "SELECT EXISTS (SELECT 1 FROM ledger WHERE status = 'PENDING' AND +timestamp_ms < ?1)",
-        )?
-        .query_row([end], |row| row.get(0))?;
-    Ok((!is_pending).then_some(day))
+    let sql =
+        "SELECT NOT EXISTS (SELECT 1 FROM ledger WHERE status = 'PENDING' AND +timestamp_ms < ?1)";
+    Ok(single::<bool>(db, sql, [end])?.then_some(day))
 }
 
 /// Sums up a day, and says that all up to it are.
-pub(super) fn sum_up(connection: &Connection, day: Day) -> Result<()> {
+pub(super) fn sum_up(db: &Connection, day: Day) -> Result<()> {
     let sql = format!(
         "INSERT INTO ledger_days
          SELECT ?1, {NAMES}, {SUMS}
@@ -57,20 +52,20 @@ pub(super) fn sum_up(connection: &Connection, day: Day) -> Result<()> {
          GROUP BY {NAMES}"
     );
     let (start, end) = (day * MS_PER_DAY, (day + 1) * MS_PER_DAY);
-    execute(connection, &sql, params![day, start, end])?;
-    budgets::sum_up(connection, day, start, end)?;
-    set_until(connection, day + 1)
+    execute(db, &sql, params![day, start, end])?;
+    budgets::sum_up(db, day, start, end)?;
+    set_until(db, day + 1)
 }
 
 /// Forgets the sums of `day` and all after it, where there are some: a clock that was put back makes
 /// rows in the past. Of the days before it only those that are summed up stay so.
-pub(super) fn forget_from(connection: &Connection, day: Day) -> Result<()> {
-    if day >= summed_until(connection)? {
+pub(super) fn forget_from(db: &Connection, day: Day) -> Result<()> {
+    if day >= summed_until(db)? {
         return Ok(());
     }
-    execute(connection, "DELETE FROM ledger_days WHERE day >= ?1", params![day])?;
-    budgets::forget_from(connection, day)?;
-    set_until(connection, day)
+    execute(db, "DELETE FROM ledger_days WHERE day >= ?1", params![day])?;
+    budgets::forget_from(db, day)?;
+    set_until(db, day)
 }
 
 /// The sums of a day's rows with the same names.
@@ -84,10 +79,12 @@ pub struct DaySums {
     pub of_rows: Option<String>,
 }
 
+from_row!(DaySums; day, names, stored, of_rows);
+
 /// Calls `each` with the sums of all days that are summed up.
-pub(super) fn check(connection: &Connection, mut each: impl FnMut(DaySums)) -> Result<()> {
+pub(super) fn check(db: &Connection, mut each: impl FnMut(DaySums)) -> Result<()> {
     let list = format!("replace(json_array({SUMS}), ',', ', ')");
-    let mut statement = connection.prepare(&format!(
+    let mut statement = db.prepare(&format!(
         "WITH sums AS (
             SELECT day, {NAMES}, {list} AS stored, NULL AS of_rows
             FROM ledger_days GROUP BY day, {NAMES}
@@ -101,25 +98,16 @@ pub(super) fn check(connection: &Connection, mut each: impl FnMut(DaySums)) -> R
             max(stored), max(of_rows)
          FROM sums GROUP BY day, {NAMES} ORDER BY day, {NAMES}"
     ))?;
-    let mut rows = statement.query([summed_until(connection)?])?;
+    let mut rows = statement.query([summed_until(db)?])?;
     while let Some(row) = rows.next()? {
-        each(DaySums {
-            day: row.get(0)?,
-            names: row.get(1)?,
-            stored: row.get(2)?,
-            of_rows: row.get(3)?,
-        });
+        each(DaySums::read(row, &mut 0)?);
     }
     Ok(())
 }
 
-fn set_until(connection: &Connection, day: Day) -> Result<()> {
-    execute(
-        connection,
-        "INSERT OR REPLACE INTO ledger_summed (one, until_day) VALUES (1, ?1)",
-        params![day],
-    )?;
-    Ok(())
+fn set_until(db: &Connection, day: Day) -> Result<()> {
+    let sql = "INSERT OR REPLACE INTO ledger_summed (one, until_day) VALUES (1, ?1)";
+    execute(db, sql, params![day]).map(drop)
 }
 
 /// All that a plan means, as a table of names and counts with a `timestamp_ms` within its day; keys and

@@ -16,9 +16,9 @@ pub(super) fn day_of(moment: Timestamp) -> Day {
 }
 
 /// Up to which day (that one left out) all are summed up; the smallest where none is.
-pub(super) fn summed_until(connection: &Connection) -> Result<Day> {
+pub(super) fn summed_until(db: &Connection) -> Result<Day> {
     let sql = "SELECT until_day FROM ledger_summed";
-    Ok(one(connection, sql, [], |row| row.get(0))?.unwrap_or(Day::MIN))
+    Ok(one(db, sql, [])?.unwrap_or(Day::MIN))
 }
 
 /// Where to read the rows between two moments from: whole days that are summed up, and the rest.

@@ -3,18 +3,20 @@
 use rusqlite::params;
 
 use super::reader::Store;
+use super::sql::{FromRow, single};
 use crate::error::Result;
 use crate::ids::{FlowId, Seq};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoggedEvent {
     pub seq: Seq,
-    /// Its flow, where it has one.
     pub flow_id: Option<FlowId>,
     pub type_name: String,
     /// The message without its `seq`.
     pub body: String,
 }
+
+from_row!(LoggedEvent; seq, flow_id, type_name, body);
 
 impl Store {
     /// Up to `limit` events of (`after`, `upto`], in order: as many as fit into `bytes_max` by
@@ -26,8 +28,8 @@ impl Store {
         limit: usize,
         bytes_max: usize,
     ) -> Result<Vec<LoggedEvent>> {
-        self.read(|connection| {
-            let mut statement = connection.prepare_cached(
+        self.read(|db| {
+            let mut statement = db.prepare_cached(
                 "SELECT seq, flow_id, type, body FROM events
                  WHERE seq > ?1 AND seq <= ?2 ORDER BY seq LIMIT ?3",
             )?;
@@ -35,12 +37,7 @@ impl Store {
             let mut events = Vec::new();
             let mut bytes = 0;
             while let Some(row) = rows.next()? {
-                let event = LoggedEvent {
-                    seq: row.get(0)?,
-                    flow_id: row.get(1)?,
-                    type_name: row.get(2)?,
-                    body: row.get(3)?,
-                };
+                let event = LoggedEvent::read(row, &mut 0)?;
                 bytes += event.body.len();
                 if bytes > bytes_max && !events.is_empty() {
                     break;
@@ -53,13 +50,8 @@ impl Store {
 
     /// The newest event's place in the log; 0 where there never was one.
     pub fn newest_seq(&self) -> Result<Seq> {
-        self.read(|connection| {
-            Ok(connection
-                .prepare_cached(
-                    "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'events'",
-                )?
-                .query_row([], |row| row.get(0))?)
-        })
+        let sql = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'events'";
+        self.read(|db| single(db, sql, []))
     }
 }
 

@@ -1,10 +1,10 @@
 //! Flows.
 
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, params};
 
-use super::change::{Applied, NewFlow, Receipt};
+use super::change::{Applied, NewFlow, Receipt, done};
 use super::reader::Store;
-use super::sql::{execute, found, one};
+use super::sql::{execute, found, one, single};
 use super::{suggestions, triggers};
 use crate::error::{Error, Result};
 use crate::ids::FlowId;
@@ -21,80 +21,51 @@ pub struct FlowRecord {
 
 const COLUMNS: &str = "id, name, document, created_ms, updated_ms";
 
-fn record(row: &Row<'_>) -> rusqlite::Result<FlowRecord> {
-    Ok(FlowRecord {
-        id: row.get(0)?,
-        name: row.get(1)?,
-        document: row.get(2)?,
-        created_at: Timestamp(row.get(3)?),
-        updated_at: Timestamp(row.get(4)?),
-    })
-}
+from_row!(FlowRecord; id, name, document, created_at, updated_at);
 
 impl Store {
-    /// The flow of that number.
-    ///
     /// # Errors
     /// [`Error::NotFound`].
     pub fn flow(&self, id: FlowId) -> Result<FlowRecord> {
-        self.one(&format!("SELECT {COLUMNS} FROM flows WHERE id = ?1"), [id], record)?
+        self.one(&format!("SELECT {COLUMNS} FROM flows WHERE id = ?1"), [id])?
             .ok_or_else(|| Error::NotFound(format!("flow {id}")))
     }
 
     pub fn has_flow(&self, id: FlowId) -> Result<bool> {
-        self.read(|connection| {
-            Ok(connection
-                .prepare_cached("SELECT EXISTS (SELECT 1 FROM flows WHERE id = ?1)")?
-                .query_row([id], |row| row.get(0))?)
-        })
+        let sql = "SELECT EXISTS (SELECT 1 FROM flows WHERE id = ?1)";
+        self.read(|db| single(db, sql, [id]))
     }
 
     /// The flow that was read from that file, if it was ever saved.
     pub fn flow_by_origin(&self, origin: &str) -> Result<Option<FlowRecord>> {
-        self.one(&format!("SELECT {COLUMNS} FROM flows WHERE origin = ?1"), [origin], record)
+        self.one(&format!("SELECT {COLUMNS} FROM flows WHERE origin = ?1"), [origin])
     }
 
     /// Up to `limit` flows of numbers below `before`, newest first.
     pub fn flows(&self, before: Option<FlowId>, limit: usize) -> Result<Vec<FlowRecord>> {
-        self.all(
-            &format!("SELECT {COLUMNS} FROM flows WHERE id < ?1 ORDER BY id DESC LIMIT ?2"),
-            params![before.unwrap_or(i64::MAX), limit],
-            record,
-        )
+        let sql = format!("SELECT {COLUMNS} FROM flows WHERE id < ?1 ORDER BY id DESC LIMIT ?2");
+        self.all(&sql, params![before.unwrap_or(i64::MAX), limit])
     }
 
     /// Whether no flow was ever saved; also false after the last one was removed.
     pub fn has_never_had_a_flow(&self) -> Result<bool> {
-        self.read(|connection| {
-            let used: bool = connection.query_row(
-                "SELECT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'flows')",
-                [],
-                |row| row.get(0),
-            )?;
-            Ok(!used)
-        })
+        let sql = "SELECT NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'flows')";
+        self.read(|db| single(db, sql, []))
     }
 }
 
 pub(super) fn create(db: &Connection, flow: &NewFlow) -> Result<Applied> {
-    execute(
-        db,
-        "INSERT INTO flows (name, document, origin, created_ms, updated_ms)
-         VALUES (?1, ?2, ?3, ?4, ?4)",
-        params![flow.name, flow.document, flow.origin, flow.at.0],
-    )?;
+    let sql = "INSERT INTO flows (name, document, origin, created_ms, updated_ms)
+         VALUES (?1, ?2, ?3, ?4, ?4)";
+    execute(db, sql, params![flow.name, flow.document, flow.origin, flow.at])?;
     Ok(Receipt::Flow(db.last_insert_rowid()).into())
 }
 
 pub(super) fn update(db: &Connection, id: FlowId, flow: &NewFlow) -> Result<Applied> {
-    let before: Option<String> =
-        one(db, "SELECT document FROM flows WHERE id = ?1", [id], |row| row.get(0))?;
+    let before: Option<String> = one(db, "SELECT document FROM flows WHERE id = ?1", [id])?;
     let before = before.ok_or_else(|| Error::NotFound(format!("flow {id}")))?;
-    execute(
-        db,
-        "UPDATE flows SET name = ?2, document = ?3, updated_ms = ?4 WHERE id = ?1",
-        params![id, flow.name, flow.document, flow.at.0],
-    )?;
+    let sql = "UPDATE flows SET name = ?2, document = ?3, updated_ms = ?4 WHERE id = ?1";
+    execute(db, sql, params![id, flow.name, flow.document, flow.at])?;
     suggestions::note_changed_nodes(db, id, &before, &flow.document, flow.at)?;
     Ok(Receipt::Flow(id).into())
 }
@@ -103,6 +74,5 @@ pub(super) fn delete(db: &Connection, id: FlowId) -> Result<Applied> {
     let changed = execute(db, "DELETE FROM flows WHERE id = ?1", params![id])?;
     found(changed, || format!("flow {id}"))?;
     triggers::delete_of_flow(db, id)?;
-    execute(db, "DELETE FROM node_changes WHERE flow_id = ?1", params![id])?;
-    Ok(Receipt::Done.into())
+    execute(db, "DELETE FROM node_changes WHERE flow_id = ?1", params![id]).map(done)
 }

@@ -3,9 +3,8 @@
 use rusqlite::{Connection, params};
 
 use super::Store;
-use super::call_stats::usage_at;
 use super::change::Prompt;
-use super::sql::{all, one};
+use super::sql::{FromRow, all, one};
 use crate::error::Result;
 use crate::event::Usage;
 use crate::flow::Target;
@@ -28,6 +27,8 @@ const ROWS: &str = "SELECT status = 'SUCCESS' AND NOT cached AND node_id IS ?2 A
         cost_nanousd, latency_ms, input_tokens, cached_input_tokens, cache_write_tokens,
         cache_write_1h_tokens, output_tokens, reasoning_tokens, usage_source
      FROM ledger WHERE run_id = ?1 ORDER BY id DESC LIMIT ?5";
+
+from_row!(Prompt; prompt, system);
 
 /// The prompt and the answer of a node, or of an item of a map, in a run.
 #[derive(Clone, Debug)]
@@ -56,10 +57,9 @@ impl Store {
         target: &Target,
         limit: usize,
     ) -> Result<Vec<StoredInput>> {
-        self.read(|connection| {
-            let snapshot = connection.unchecked_transaction()?;
-            let runs: Vec<RunId> =
-                all(&snapshot, RUNS, params![flow_id, RUNS_MAX], |row| row.get(0))?;
+        self.read(|db| {
+            let snapshot = db.unchecked_transaction()?;
+            let runs: Vec<RunId> = all(&snapshot, RUNS, params![flow_id, RUNS_MAX])?;
             let mut inputs: Vec<StoredInput> = Vec::new();
             let mut rows_left = ROWS_MAX;
             let mut statement = snapshot.prepare_cached(ROWS)?;
@@ -89,12 +89,12 @@ impl Store {
                     inputs.push(StoredInput {
                         run_id: run_id.clone(),
                         item,
-                        at: Timestamp(row.get(2)?),
+                        at: row.get(2)?,
                         prompt,
                         output,
                         model: row.get(3)?,
-                        usage: usage_at(row, 6)?,
-                        cost: row.get::<_, Option<i64>>(4)?.map(Usd::from_nanousd),
+                        usage: Usage::read(row, &mut 6)?,
+                        cost: row.get(4)?,
                         latency_ms: row.get(5)?,
                     });
                 }
@@ -118,7 +118,7 @@ fn item_of(operation_id: &str, of_node: &str) -> Option<Option<usize>> {
 
 /// Returns the prompt and the output of a completed node or item.
 fn texts(
-    connection: &Connection,
+    db: &Connection,
     run_id: &str,
     node_id: &str,
     item: Option<usize>,
@@ -130,10 +130,7 @@ fn texts(
         None => format!("{COLUMNS} FROM run_nodes WHERE {CONDITION} AND ?3 IS NULL"),
         Some(_) => format!("{COLUMNS} FROM run_items WHERE {CONDITION} AND item = ?3"),
     };
-    one(connection, &sql, params![run_id, node_id, item], |row| {
-        let prompt = Prompt { prompt: row.get(0)?, system: row.get(1)? };
-        Ok((prompt, row.get(2)?))
-    })
+    one(db, &sql, params![run_id, node_id, item])
 }
 
 #[cfg(test)]
@@ -146,8 +143,8 @@ mod tests {
         let (store, _writer) = Store::open(dir.path()).unwrap();
         for (sql, index) in [(RUNS, "runs_by_flow"), (ROWS, "ledger_by_run")] {
             let plan: Vec<String> = store
-                .read(|connection| {
-                    let mut statement = connection.prepare(&format!("EXPLAIN QUERY PLAN {sql}"))?;
+                .read(|db| {
+                    let mut statement = db.prepare(&format!("EXPLAIN QUERY PLAN {sql}"))?;
                     let count = statement.parameter_count();
                     let none = rusqlite::params_from_iter(vec![None::<i64>; count]);
                     let rows = statement.query_map(none, |row| row.get("detail"))?;

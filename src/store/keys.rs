@@ -2,9 +2,9 @@
 
 use rusqlite::{Connection, params};
 
-use super::change::{Applied, NewKey, Receipt};
+use super::change::{Applied, NewKey, Receipt, done};
 use super::reader::Store;
-use super::sql::{execute, one};
+use super::sql::{execute, no_conflict, one};
 use crate::error::{Error, Result};
 use crate::time::Timestamp;
 
@@ -21,47 +21,30 @@ pub struct KeyRecord {
     pub expires_at: Option<Timestamp>,
 }
 
+from_row!(KeyRecord; id, name, hash, created_at, last_used_at, expires_at);
+
 impl Store {
     pub fn keys(&self) -> Result<Vec<KeyRecord>> {
-        self.all(
-            "SELECT id, name, hash, created_ms, last_used_ms, expires_ms FROM keys
-                 ORDER BY id DESC",
-            [],
-            |row| {
-                Ok(KeyRecord {
-                    id: row.get(0)?,
-                    name: row.get(1)?,
-                    hash: row.get(2)?,
-                    created_at: Timestamp(row.get(3)?),
-                    last_used_at: row.get::<_, Option<i64>>(4)?.map(Timestamp),
-                    expires_at: row.get::<_, Option<i64>>(5)?.map(Timestamp),
-                })
-            },
-        )
+        let sql = "SELECT id, name, hash, created_ms, last_used_ms, expires_ms FROM keys
+                 ORDER BY id DESC";
+        self.all(sql, [])
     }
 }
 
-pub(super) fn create(connection: &Connection, key: &NewKey) -> Result<Applied> {
-    let changed = execute(
-        connection,
-        "INSERT INTO keys (name, hash, created_ms, expires_ms) VALUES (?1, ?2, ?3, ?4)
-             ON CONFLICT DO NOTHING",
-        params![key.name, key.hash, key.at.0, key.expires_at.map(|at| at.0)],
-    )?;
-    if changed == 0 {
-        let message = format!("there is a key named `{}` already", key.name);
-        return Err(Error::Conflict(message));
-    }
-    Ok(Receipt::Key(connection.last_insert_rowid()).into())
+pub(super) fn create(db: &Connection, key: &NewKey) -> Result<Applied> {
+    let sql = "INSERT INTO keys (name, hash, created_ms, expires_ms) VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT DO NOTHING";
+    let changed = execute(db, sql, params![key.name, key.hash, key.at, key.expires_at])?;
+    no_conflict(changed, || format!("there is a key named `{}` already", key.name))?;
+    Ok(Receipt::Key(db.last_insert_rowid()).into())
 }
 
-pub(super) fn delete(connection: &Connection, id: i64) -> Result<String> {
-    one(connection, "DELETE FROM keys WHERE id = ?1 RETURNING name", [id], |row| row.get(0))?
+pub(super) fn delete(db: &Connection, id: i64) -> Result<String> {
+    one(db, "DELETE FROM keys WHERE id = ?1 RETURNING name", [id])?
         .ok_or_else(|| Error::NotFound(format!("key {id}")))
 }
 
 /// Of a key that was removed meanwhile, nothing is written.
-pub(super) fn touch(connection: &Connection, id: i64, at: Timestamp) -> Result<Applied> {
-    execute(connection, "UPDATE keys SET last_used_ms = ?2 WHERE id = ?1", params![id, at.0])?;
-    Ok(Receipt::Done.into())
+pub(super) fn touch(db: &Connection, id: i64, at: Timestamp) -> Result<Applied> {
+    execute(db, "UPDATE keys SET last_used_ms = ?2 WHERE id = ?1", params![id, at]).map(done)
 }

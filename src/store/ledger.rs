@@ -2,27 +2,25 @@
 
 use std::ops::AddAssign;
 
-use rusqlite::types::{ToSql, Value, ValueRef};
-use rusqlite::{Connection, Row, params_from_iter};
+use rusqlite::types::Value;
+use rusqlite::{Connection, params_from_iter};
 use serde::Serialize;
 
 use super::days::{self, Day, Plan};
 use super::ledger_filter::LedgerFilter;
 use super::reader::Store;
-use super::sql::parsed;
+use super::sql::{all, single};
 use super::{block_index, daily_rollup};
 use crate::error::{Error, Result};
 use crate::event::{CallStatus, LedgerDetails, LedgerEntry, Usage};
 use crate::money::Usd;
-use crate::time::Timestamp;
 
-/// The columns of a row, in the order in which [`entry`] reads them.
+/// The columns of a row, in the order in which `from_row!` reads them.
 pub(super) const ENTRY_COLUMNS: &str =
     "id, timestamp_ms, flow_id, run_id, node_id, attempt, operation_id, provider, model_used,
-     agent_role, prompt_hash, input_tokens, cached_input_tokens, cache_write_tokens, output_tokens,
-     reasoning_tokens, usage_source, cost_nanousd, latency_ms, status, error_message,
-     cache_write_1h_tokens, first_token_ms, price_id, cached, saved_nanousd, key_name, tags,
-     refused";
+     agent_role, prompt_hash, input_tokens, cached_input_tokens, cache_write_tokens,
+     cache_write_1h_tokens, output_tokens, reasoning_tokens, usage_source, cost_nanousd, latency_ms,
+     status, error_message, first_token_ms, price_id, cached, saved_nanousd, key_name, tags, refused";
 
 /// Sets the sums of a node or a run to those of its ledger rows, over all attempts, so that the two
 /// can never differ. The cost is unknown if a call's price is.
@@ -35,49 +33,20 @@ pub(super) fn cost_sums(condition: &str) -> String {
     )
 }
 
-pub(super) fn entry(row: &Row<'_>) -> rusqlite::Result<LedgerEntry> {
-    Ok(LedgerEntry {
-        id: row.get(0)?,
-        timestamp: Timestamp(row.get(1)?),
-        flow_id: row.get(2)?,
-        run_id: row.get(3)?,
-        node_id: row.get(4)?,
-        attempt: row.get(5)?,
-        operation_id: row.get(6)?,
-        provider: row.get(7)?,
-        model_used: row.get(8)?,
-        agent_role: row.get(9)?,
-        prompt_hash: row.get(10)?,
-        usage: Usage {
-            input_tokens: row.get(11)?,
-            cached_input_tokens: row.get(12)?,
-            cache_write_tokens: row.get(13)?,
-            cache_write_1h_tokens: row.get(21)?,
-            output_tokens: row.get(14)?,
-            reasoning_tokens: row.get(15)?,
-            source: parsed(row, 16)?,
-        },
-        total_cost_usd: row.get::<_, Option<i64>>(17)?.map(Usd::from_nanousd),
-        latency_ms: row.get(18)?,
-        status: parsed(row, 19)?,
-        error_message: row.get(20)?,
-        more: LedgerDetails {
-            first_token_ms: row.get(22)?,
-            price_id: row.get(23)?,
-            cached: row.get(24)?,
-            saved_usd: row.get::<_, Option<i64>>(25)?.map(Usd::from_nanousd),
-            key_name: row.get(26)?,
-            tags: row.get(27)?,
-            refused: match row.get_ref(28)? {
-                ValueRef::Null => None,
-                _ => Some(parsed(row, 28)?),
-            },
-        },
-    })
-}
+from_row!(
+    LedgerEntry; id, timestamp, flow_id, run_id, node_id, attempt, operation_id, provider,
+    model_used, agent_role, prompt_hash, usage, total_cost_usd, latency_ms, status, error_message,
+    more
+);
+from_row!(
+    Usage; input_tokens, cached_input_tokens, cache_write_tokens, cache_write_1h_tokens,
+    output_tokens, reasoning_tokens, source
+);
+from_row!(
+    LedgerDetails; first_token_ms, price_id, cached, saved_usd, key_name, tags, refused
+);
 
-/// Sums over ledger rows. Tokens and money are those that are known; the counts beside them say
-/// how much is not.
+/// Sums over ledger rows: known tokens and money, with counts of the unknown.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Sums {
     pub calls: u64,
@@ -100,40 +69,21 @@ pub struct Sums {
     pub saved_usd: Usd,
 }
 
-impl AddAssign<&Self> for Sums {
-    fn add_assign(&mut self, other: &Self) {
-        let Self {
-            calls,
-            succeeded,
-            failed,
-            pending,
-            unpriced_calls,
-            estimated_calls,
-            input_tokens,
-            cached_input_tokens,
-            cache_write_tokens,
-            output_tokens,
-            reasoning_tokens,
-            total_cost_usd,
-            cached_calls,
-            saved_usd,
-        } = other;
-        self.calls += calls;
-        self.succeeded += succeeded;
-        self.failed += failed;
-        self.pending += pending;
-        self.unpriced_calls += unpriced_calls;
-        self.estimated_calls += estimated_calls;
-        self.input_tokens += input_tokens;
-        self.cached_input_tokens += cached_input_tokens;
-        self.cache_write_tokens += cache_write_tokens;
-        self.output_tokens += output_tokens;
-        self.reasoning_tokens += reasoning_tokens;
-        self.total_cost_usd = self.total_cost_usd.plus(*total_cost_usd);
-        self.cached_calls += cached_calls;
-        self.saved_usd = self.saved_usd.plus(*saved_usd);
-    }
+macro_rules! sums {
+    (Sums; $($field:ident),+) => {
+        from_row!(Sums; $($field),+);
+        impl AddAssign<&Self> for Sums {
+            fn add_assign(&mut self, other: &Self) {
+                $(self.$field += other.$field;)+
+            }
+        }
+    };
 }
+sums!(
+    Sums; calls, succeeded, failed, pending, unpriced_calls, estimated_calls, input_tokens,
+    cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens, total_cost_usd,
+    cached_calls, saved_usd
+);
 
 /// Over a table of `days::table`.
 const SUM_COLUMNS: &str = "coalesce(sum(calls), 0),
@@ -146,25 +96,6 @@ const SUM_COLUMNS: &str = "coalesce(sum(calls), 0),
      coalesce(sum(reasoning_tokens), 0), coalesce(sum(cost), 0), coalesce(sum(cached), 0),
      coalesce(sum(saved), 0)";
 
-fn sums(row: &Row<'_>, at: usize) -> rusqlite::Result<Sums> {
-    Ok(Sums {
-        calls: row.get(at)?,
-        succeeded: row.get(at + 1)?,
-        failed: row.get(at + 2)?,
-        pending: row.get(at + 3)?,
-        unpriced_calls: row.get(at + 4)?,
-        estimated_calls: row.get(at + 5)?,
-        input_tokens: row.get(at + 6)?,
-        cached_input_tokens: row.get(at + 7)?,
-        cache_write_tokens: row.get(at + 8)?,
-        output_tokens: row.get(at + 9)?,
-        reasoning_tokens: row.get(at + 10)?,
-        total_cost_usd: Usd::from_nanousd(row.get(at + 11)?),
-        cached_calls: row.get(at + 12)?,
-        saved_usd: Usd::from_nanousd(row.get(at + 13)?),
-    })
-}
-
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Summary {
     /// The group's key, as text: a model, a flow's number, a day in UTC; none for rows without.
@@ -172,6 +103,8 @@ pub struct Summary {
     #[serde(flatten)]
     pub sums: Sums,
 }
+
+from_row!(Summary; key, sums);
 
 pub struct Group {
     pub name: &'static str,
@@ -211,9 +144,9 @@ impl Store {
         limit: usize,
     ) -> Result<Vec<LedgerEntry>> {
         let before = before.unwrap_or(i64::MAX);
-        self.read(|connection| {
+        self.read(|db| {
             // One read transaction, so that what is noted of blocks and their rows are of one moment.
-            let snapshot = connection.unchecked_transaction()?;
+            let snapshot = db.unchecked_transaction()?;
             let mut rows = Vec::new();
             let mut read = |from, end| {
                 rows.extend(page(&snapshot, filter, from, end, limit - rows.len())?);
@@ -249,25 +182,20 @@ impl Store {
                 format!("`{group_by}` is none of {}", names.join(", ")),
             )
         })?;
-        self.read(|connection| {
+        self.read(|db| {
             // One read transaction, so that the days and the rows behind them are of one moment.
-            let snapshot = connection.unchecked_transaction()?;
+            let snapshot = db.unchecked_transaction()?;
             let (table, values) = table(filter, group, days::summed_until(&snapshot)?);
-            let groups: Vec<Summary> = snapshot
-                .prepare_cached(&summary_sql(group, &table))?
-                .query_map(params(&values).as_slice(), |row| {
-                    Ok(Summary { key: row.get(0)?, sums: sums(row, 1)? })
-                })?
-                .collect::<rusqlite::Result<_>>()?;
+            let sql = summary_sql(group, &table);
+            let groups: Vec<Summary> = all(&snapshot, &sql, params_from_iter(&values))?;
             let mut total = Sums::default();
             if group.join.is_empty() {
                 for group in &groups {
                     total += &group.sums;
                 }
             } else {
-                total = snapshot
-                    .prepare_cached(&format!("SELECT {SUM_COLUMNS} FROM {table}"))?
-                    .query_row(params(&values).as_slice(), |row| sums(row, 0))?;
+                let sql = format!("SELECT {SUM_COLUMNS} FROM {table}");
+                total = single(&snapshot, &sql, params_from_iter(&values))?;
             }
             Ok((groups, total))
         })
@@ -304,9 +232,8 @@ fn page_sql(condition: &str) -> String {
     )
 }
 
-/// Up to `limit` rows of numbers from `from` up to `end`, newest first.
 fn page(
-    connection: &Connection,
+    db: &Connection,
     filter: &LedgerFilter,
     from: i64,
     end: i64,
@@ -315,18 +242,12 @@ fn page(
     let (condition, mut values) = filter.sql();
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     values.extend([from, end, limit].map(Value::from));
-    let mut statement = connection.prepare_cached(&page_sql(&condition))?;
-    let rows = statement.query_map(params_from_iter(values), entry)?;
-    Ok(rows.collect::<rusqlite::Result<_>>()?)
+    all(db, &page_sql(&condition), params_from_iter(values))
 }
 
 fn summary_sql(group: &Group, table: &str) -> String {
     let Group { column, join, .. } = group;
     format!("SELECT {column}, {SUM_COLUMNS} FROM {table} {join} GROUP BY 1 ORDER BY 13 DESC, 1")
-}
-
-fn params(values: &[Value]) -> Vec<&dyn ToSql> {
-    values.iter().map(|value| value as &dyn ToSql).collect()
 }
 
 #[cfg(test)]

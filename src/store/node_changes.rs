@@ -3,12 +3,11 @@
 
 use rusqlite::{Connection, params};
 
-use super::change::{Applied, FailedNode, FinishedNode, NodeRef, Prompt, Receipt};
+use super::change::{Applied, FailedNode, FinishedNode, NodeRef, Prompt, Receipt, done};
 use super::ledger::cost_sums;
-use super::sql::{execute, found};
+use super::sql::{execute, found, single};
 use crate::error::Result;
 use crate::event::{Event, FlowProgress, preview};
-use crate::money::Usd;
 use crate::time::Timestamp;
 
 /// # Errors
@@ -35,7 +34,7 @@ pub(super) fn start(
         Some(prompt) => (Some(&prompt.prompt), prompt.system.as_ref()),
         None => (None, None),
     };
-    let values = params![node.run_id, node.node_id, node.attempt, at.0, text, system, node.item];
+    let values = params![node.run_id, node.node_id, node.attempt, at, text, system, node.item];
     // Of a node itself, the statement has no item.
     let values = &values[..values.len() - usize::from(node.item.is_none())];
     let changed = execute(db, &sql, values)?;
@@ -54,55 +53,43 @@ pub(super) fn start(
 pub(super) fn finish(db: &Connection, finished: &FinishedNode) -> Result<Applied> {
     let FinishedNode { node, output, error, .. } = finished;
     let latency_ms = finished.latency_ms;
-    if let Some(item) = node.item {
-        let sql = "UPDATE run_items SET status = 'COMPLETED', output = ?4, latency_ms = ?5,
-                error = ?6, finished_ms = ?7
-             WHERE run_id = ?1 AND node_id = ?2 AND item = ?3";
-        let values =
-            params![node.run_id, node.node_id, item, output, latency_ms, error, finished.at.0];
-        has_begun(node, execute(db, sql, values)?)?;
+    let (table, condition) = row_of(node);
+    let sums = match node.item {
+        Some(_) => String::new(),
+        None => format!(", {}", cost_sums("run_id = ?1 AND node_id = ?2")),
+    };
+    let sql = format!(
+        "UPDATE {table} SET status = 'COMPLETED', output = ?4, latency_ms = ?5, error = ?6,
+            finished_ms = ?7{sums} WHERE {condition}"
+    );
+    let (run_id, node_id) = (&node.run_id, &node.node_id);
+    let values = params![run_id, node_id, node.item, output, latency_ms, error, finished.at];
+    has_begun(node, execute(db, &sql, values)?)?;
+    if node.item.is_some() {
         return Ok(Receipt::Done.into());
     }
-    let sums = cost_sums("run_id = ?1 AND node_id = ?2");
-    let changed = execute(
-        db,
-        &format!(
-            "UPDATE run_nodes SET status = 'COMPLETED', output = ?3, latency_ms = ?4, error = ?5,
-                finished_ms = ?6, {sums}
-             WHERE run_id = ?1 AND node_id = ?2"
-        ),
-        params![node.run_id, node.node_id, output, latency_ms, error, finished.at.0],
-    )?;
-    has_begun(node, changed)?;
     let context = node.context(finished.at);
-    let mut statement = db.prepare_cached(
-        "SELECT input_tokens, output_tokens, cost_nanousd FROM run_nodes
-         WHERE run_id = ?1 AND node_id = ?2",
-    )?;
-    let completed = statement.query_row([&node.run_id, &node.node_id], |row| {
-        Ok(Event::NodeCompleted {
-            context: context.clone(),
-            label: node.label.clone(),
-            input_tokens: row.get(0)?,
-            output_tokens: row.get(1)?,
-            cost: row.get::<_, Option<i64>>(2)?.map(Usd::from_nanousd),
-            latency_ms,
-            result_preview: preview(output).to_owned(),
-            cached: finished.cached,
-        })
-    })?;
+    let sql = "SELECT input_tokens, output_tokens, cost_nanousd FROM run_nodes
+         WHERE run_id = ?1 AND node_id = ?2";
+    let (input_tokens, output_tokens, cost) = single(db, sql, [run_id, node_id])?;
+    let completed = Event::NodeCompleted {
+        context: context.clone(),
+        label: node.label.clone(),
+        input_tokens,
+        output_tokens,
+        cost,
+        latency_ms,
+        result_preview: preview(output).to_owned(),
+        cached: finished.cached,
+    };
     let status = FlowProgress::NodeComplete;
     Ok(vec![completed, Event::FlowStatus { context, status }].into())
 }
 
 pub(super) fn skip(db: &Connection, node: &NodeRef, at: Timestamp) -> Result<Applied> {
-    execute(
-        db,
-        "INSERT INTO run_nodes (run_id, node_id, status, attempt, started_ms, finished_ms)
-         VALUES (?1, ?2, 'SKIPPED', 0, ?3, ?3) ON CONFLICT DO NOTHING",
-        params![node.run_id, node.node_id, at.0],
-    )?;
-    Ok(Receipt::Done.into())
+    let sql = "INSERT INTO run_nodes (run_id, node_id, status, attempt, started_ms, finished_ms)
+         VALUES (?1, ?2, 'SKIPPED', 0, ?3, ?3) ON CONFLICT DO NOTHING";
+    execute(db, sql, params![node.run_id, node.node_id, at]).map(done)
 }
 
 pub(super) fn retry(
@@ -120,11 +107,8 @@ pub(super) fn fail(db: &Connection, end: &FailedNode) -> Result<Applied> {
     end_attempt(db, &end.node, status, &end.error, end.at)?;
     if end.node.item.is_none() {
         let sums = cost_sums("run_id = ?1 AND node_id = ?2");
-        execute(
-            db,
-            &format!("UPDATE run_nodes SET {sums} WHERE run_id = ?1 AND node_id = ?2"),
-            params![end.node.run_id, end.node.node_id],
-        )?;
+        let sql = format!("UPDATE run_nodes SET {sums} WHERE run_id = ?1 AND node_id = ?2");
+        execute(db, &sql, params![end.node.run_id, end.node.node_id])?;
     }
     Ok(failed(&end.node, &end.error, end.at, false))
 }
@@ -136,21 +120,19 @@ fn end_attempt(
     error: &str,
     at: Timestamp,
 ) -> Result<()> {
-    let changed = match node.item {
-        Some(item) => execute(
-            db,
-            "UPDATE run_items SET status = ?4, error = ?5, finished_ms = ?6
-             WHERE run_id = ?1 AND node_id = ?2 AND item = ?3",
-            params![node.run_id, node.node_id, item, status, error, at.0],
-        ),
-        None => execute(
-            db,
-            "UPDATE run_nodes SET status = ?3, error = ?4, finished_ms = ?5
-             WHERE run_id = ?1 AND node_id = ?2",
-            params![node.run_id, node.node_id, status, error, at.0],
-        ),
-    };
-    has_begun(node, changed?)
+    let (table, condition) = row_of(node);
+    let sql =
+        format!("UPDATE {table} SET status = ?4, error = ?5, finished_ms = ?6 WHERE {condition}");
+    let values = params![node.run_id, node.node_id, node.item, status, error, at];
+    has_begun(node, execute(db, &sql, values)?)
+}
+
+/// The table of a node or an item, and the condition that finds it by the parameters 1 to 3.
+fn row_of(node: &NodeRef) -> (&'static str, &'static str) {
+    match node.item {
+        Some(_) => ("run_items", "run_id = ?1 AND node_id = ?2 AND item = ?3"),
+        None => ("run_nodes", "run_id = ?1 AND node_id = ?2 AND ?3 IS NULL"),
+    }
 }
 
 fn has_begun(node: &NodeRef, changed: usize) -> Result<()> {

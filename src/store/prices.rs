@@ -7,13 +7,13 @@ use super::sql::{execute, one};
 use crate::error::{Error, Result};
 
 /// The number of a price, which is stored if it is not yet.
-pub(super) fn id_of(connection: &Connection, price: &str) -> Result<i64> {
+pub(super) fn id_of(db: &Connection, price: &str) -> Result<i64> {
     let sql = "SELECT id FROM prices WHERE price = ?1";
-    if let Some(id) = one(connection, sql, [price], |row| row.get(0))? {
+    if let Some(id) = one(db, sql, [price])? {
         return Ok(id);
     }
-    execute(connection, "INSERT INTO prices (price) VALUES (?1)", params![price])?;
-    Ok(connection.last_insert_rowid())
+    execute(db, "INSERT INTO prices (price) VALUES (?1)", params![price])?;
+    Ok(db.last_insert_rowid())
 }
 
 impl Store {
@@ -22,7 +22,7 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`].
     pub fn price(&self, id: i64) -> Result<String> {
-        self.one("SELECT price FROM prices WHERE id = ?1", [id], |row| row.get(0))?
+        self.one("SELECT price FROM prices WHERE id = ?1", [id])?
             .ok_or_else(|| Error::NotFound(format!("price {id}")))
     }
 }
@@ -35,8 +35,8 @@ mod tests {
     fn equal_prices_are_stored_once() {
         let dir = tempfile::tempdir().unwrap();
         let (store, _writer) = Store::open(dir.path()).unwrap();
-        let connection = Connection::open(dir.path().join("flowledger.db")).unwrap();
-        let ids = ["one", "two", "one"].map(|price| id_of(&connection, price).unwrap());
+        let db = Connection::open(dir.path().join("flowledger.db")).unwrap();
+        let ids = ["one", "two", "one"].map(|price| id_of(&db, price).unwrap());
         assert_eq!(ids, [ids[0], ids[1], ids[0]]);
         assert_ne!(ids[0], ids[1]);
         assert_eq!(store.price(ids[1]).unwrap(), "two");

@@ -71,8 +71,7 @@ impl Store {
             .wait_timeout_while(self.readers(), READER_WAIT_MAX, all_in_use)
             .unwrap_or_else(PoisonError::into_inner);
         if all_in_use(&mut readers) {
-            let why = "the database has too many readers; try again later";
-            return Err(Error::Busy(why.into()));
+            return Err(Error::Busy("the database has too many readers; try again later".into()));
         }
         readers.in_use += 1;
         let pooled = readers.idle.pop();

@@ -3,39 +3,34 @@
 use rusqlite::{Connection, params};
 use sha2::{Digest, Sha256};
 
-use super::change::{Applied, NewRun, Receipt, RunEnd, RunStart};
+use super::change::{Applied, NewRun, Receipt, RunEnd, RunStart, done};
 use super::ledger::cost_sums;
-use super::sql::{execute, found, one};
+use super::sql::{execute, found, no_conflict, one, single};
 use super::suggestions;
 use crate::error::{Error, Result};
 use crate::event::{Event, EventContext, FlowProgress, RunStatus};
 use crate::ids::hex;
-use crate::money::Usd;
 use crate::time::Timestamp;
 
 pub(super) fn queue(db: &Connection, run: &NewRun) -> Result<Applied> {
     let hash = hex(&Sha256::digest(run.graph.as_bytes()));
-    execute(
-        db,
-        "INSERT OR IGNORE INTO graphs (hash, data) VALUES (?1, ?2)",
-        params![hash, run.graph],
-    )?;
-    execute(
-        db,
+    let sql = "INSERT OR IGNORE INTO graphs (hash, data) VALUES (?1, ?2)";
+    execute(db, sql, params![hash, run.graph])?;
+    let sql =
         "INSERT INTO runs (id, flow_id, flow_name, graph_hash, trigger, input, status, created_ms)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'QUEUED', ?7)",
-        params![run.id, run.flow_id, run.flow_name, hash, run.trigger, run.input, run.at.0],
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, 'QUEUED', ?7)";
+    execute(
+        db,
+        sql,
+        params![run.id, run.flow_id, run.flow_name, hash, run.trigger, run.input, run.at],
     )?;
     Ok(Receipt::Done.into())
 }
 
 pub(super) fn start(db: &Connection, start: &RunStart) -> Result<Applied> {
-    let changed = execute(
-        db,
-        "UPDATE runs SET status = 'RUNNING', started_ms = coalesce(started_ms, ?2)
-         WHERE id = ?1 AND status IN ('QUEUED', 'RUNNING')",
-        params![start.run_id, start.at.0],
-    )?;
+    let sql = "UPDATE runs SET status = 'RUNNING', started_ms = coalesce(started_ms, ?2)
+         WHERE id = ?1 AND status IN ('QUEUED', 'RUNNING')";
+    let changed = execute(db, sql, params![start.run_id, start.at])?;
     found(changed, || format!("open run {}", start.run_id))?;
     Ok(started(start))
 }
@@ -44,26 +39,17 @@ pub(super) fn start(db: &Connection, start: &RunStart) -> Result<Applied> {
 /// [`Error::Conflict`] unless the run failed or was cancelled.
 pub(super) fn resume(db: &Connection, start: &RunStart) -> Result<Applied> {
     let run_id = &start.run_id;
-    let changed = execute(
-        db,
-        "UPDATE runs SET status = 'RUNNING', started_ms = ?2, finished_ms = NULL,
+    let sql = "UPDATE runs SET status = 'RUNNING', started_ms = ?2, finished_ms = NULL,
             cancel_ms = NULL, error = NULL, error_node = NULL
-         WHERE id = ?1 AND status IN ('FAILED', 'CANCELLED')",
-        params![run_id, start.at.0],
-    )?;
-    if changed == 0 {
-        let message = format!("run {run_id} has neither failed nor was it cancelled");
-        return Err(Error::Conflict(message));
-    }
+         WHERE id = ?1 AND status IN ('FAILED', 'CANCELLED')";
+    let changed = execute(db, sql, params![run_id, start.at])?;
+    no_conflict(changed, || format!("run {run_id} has neither failed nor was it cancelled"))?;
     for table in ["run_nodes", "run_items"] {
-        execute(
-            db,
-            &format!(
-                "UPDATE {table} SET status = 'WAITING', error = NULL
+        let sql = format!(
+            "UPDATE {table} SET status = 'WAITING', error = NULL
                  WHERE run_id = ?1 AND status IN ('FAILED', 'CANCELLED')"
-            ),
-            params![run_id],
-        )?;
+        );
+        execute(db, &sql, params![run_id])?;
     }
     Ok(started(start))
 }
@@ -86,60 +72,41 @@ fn started(start: &RunStart) -> Applied {
 }
 
 pub(super) fn cancel(db: &Connection, run_id: &str, at: Timestamp) -> Result<Applied> {
-    execute(
-        db,
-        "UPDATE runs SET cancel_ms = ?2 WHERE id = ?1 AND status IN ('QUEUED', 'RUNNING')",
-        params![run_id, at.0],
-    )?;
-    Ok(Receipt::Done.into())
+    let sql = "UPDATE runs SET cancel_ms = ?2 WHERE id = ?1 AND status IN ('QUEUED', 'RUNNING')";
+    execute(db, sql, params![run_id, at]).map(done)
 }
 
 /// # Errors
 /// [`Error::Conflict`] if the run is not over.
 pub(super) fn delete(db: &Connection, run_id: &str) -> Result<Applied> {
-    let graph: Option<String> = one(
-        db,
-        "DELETE FROM runs WHERE id = ?1 AND status NOT IN ('QUEUED', 'RUNNING')
-             RETURNING graph_hash",
-        [run_id],
-        |row| row.get(0),
-    )?;
+    let sql = "DELETE FROM runs WHERE id = ?1 AND status NOT IN ('QUEUED', 'RUNNING')
+             RETURNING graph_hash";
+    let graph: Option<String> = one(db, sql, [run_id])?;
     let Some(graph) = graph else {
-        let message = format!("run {run_id} is not over; cancel it first");
-        return Err(Error::Conflict(message));
+        return Err(Error::Conflict(format!("run {run_id} is not over; cancel it first")));
     };
     execute(db, "DELETE FROM run_nodes WHERE run_id = ?1", params![run_id])?;
     execute(db, "DELETE FROM run_items WHERE run_id = ?1", params![run_id])?;
-    execute(
-        db,
-        "DELETE FROM graphs WHERE hash = ?1
-         AND NOT EXISTS (SELECT 1 FROM runs WHERE graph_hash = ?1)",
-        params![graph],
-    )?;
-    Ok(Receipt::Done.into())
+    let sql = "DELETE FROM graphs WHERE hash = ?1
+         AND NOT EXISTS (SELECT 1 FROM runs WHERE graph_hash = ?1)";
+    execute(db, sql, params![graph]).map(done)
 }
 
 /// Stops nodes that began and never ended, such as those that a restart interrupted: their run
 /// ends.
 fn end_open_nodes(db: &Connection, run_id: &str, at: Timestamp) -> Result<()> {
     for table in ["run_nodes", "run_items"] {
-        execute(
-            db,
-            &format!(
-                "UPDATE {table} SET status = 'CANCELLED', finished_ms = ?2,
+        let sql = format!(
+            "UPDATE {table} SET status = 'CANCELLED', finished_ms = ?2,
                     error = coalesce(error, 'the run ended before it')
                  WHERE run_id = ?1 AND status IN ('RUNNING', 'WAITING')"
-            ),
-            params![run_id, at.0],
-        )?;
+        );
+        execute(db, &sql, params![run_id, at])?;
     }
     // Some of them had calls, which are not added up yet.
     let sums = cost_sums("ledger.run_id = run_nodes.run_id AND ledger.node_id = run_nodes.node_id");
-    execute(
-        db,
-        &format!("UPDATE run_nodes SET {sums} WHERE run_id = ?1 AND status = 'CANCELLED'"),
-        params![run_id],
-    )?;
+    let sql = format!("UPDATE run_nodes SET {sums} WHERE run_id = ?1 AND status = 'CANCELLED'");
+    execute(db, &sql, params![run_id])?;
     Ok(())
 }
 
@@ -149,14 +116,12 @@ pub(super) fn finish(db: &Connection, end: &RunEnd) -> Result<Applied> {
         end_open_nodes(db, run_id, end.at)?;
     }
     let sums = cost_sums("run_id = ?1");
-    let changed = execute(
-        db,
-        &format!(
-            "UPDATE runs SET status = ?2, error = ?3, error_node = ?4, finished_ms = ?5, {sums}
+    let sql = format!(
+        "UPDATE runs SET status = ?2, error = ?3, error_node = ?4, finished_ms = ?5, {sums}
              WHERE id = ?1 AND status IN ('QUEUED', 'RUNNING')"
-        ),
-        params![run_id, end.status.as_str(), end.error, end.error_node, end.at.0],
-    )?;
+    );
+    let changed =
+        execute(db, &sql, params![run_id, end.status, end.error, end.error_node, end.at])?;
     found(changed, || format!("open run {run_id}"))?;
     if end.status == RunStatus::Completed {
         suggestions::count_run(db, run_id)?;
@@ -171,30 +136,28 @@ fn finished(db: &Connection, end: &RunEnd) -> Result<Applied> {
         node_id: end.error_node.clone(),
         timestamp: end.at,
     };
-    let mut statement = db.prepare_cached(
-        "SELECT coalesce(started_ms, created_ms), input_tokens, output_tokens, cost_nanousd
-         FROM runs WHERE id = ?1",
-    )?;
-    let last = statement.query_row([&end.run_id], |row| {
-        let started_ms: i64 = row.get(0)?;
-        let execution_time_ms = end.at.0.saturating_sub(started_ms).max(0).unsigned_abs();
-        let context = context.clone();
-        Ok(match end.status {
-            RunStatus::Completed => Event::FlowCompleted {
-                context,
-                execution_time_ms,
-                input_tokens: row.get(1)?,
-                output_tokens: row.get(2)?,
-                cost: row.get::<_, Option<i64>>(3)?.map(Usd::from_nanousd),
-            },
-            RunStatus::Cancelled => Event::FlowCancelled { context, execution_time_ms },
-            _ => Event::FlowFailed {
-                context,
-                error: end.error.clone().unwrap_or_default(),
-                execution_time_ms,
-            },
-        })
-    })?;
+    let sql = "SELECT coalesce(started_ms, created_ms), input_tokens, output_tokens, cost_nanousd
+         FROM runs WHERE id = ?1";
+    let (started, input_tokens, output_tokens, cost): (Timestamp, _, _, _) =
+        single(db, sql, [&end.run_id])?;
+    let execution_time_ms = end.at.0.saturating_sub(started.0).max(0).unsigned_abs();
+    let last = match end.status {
+        RunStatus::Completed => Event::FlowCompleted {
+            context: context.clone(),
+            execution_time_ms,
+            input_tokens,
+            output_tokens,
+            cost,
+        },
+        RunStatus::Cancelled => {
+            Event::FlowCancelled { context: context.clone(), execution_time_ms }
+        }
+        _ => Event::FlowFailed {
+            context: context.clone(),
+            error: end.error.clone().unwrap_or_default(),
+            execution_time_ms,
+        },
+    };
     let status = match end.status {
         RunStatus::Completed => FlowProgress::Finished,
         _ => FlowProgress::Failed,

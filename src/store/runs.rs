@@ -2,10 +2,10 @@
 
 use std::collections::HashSet;
 
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, params};
 
 use super::reader::Store;
-use super::sql::{all, one, parsed};
+use super::sql::{all, one};
 use crate::error::{Error, Result};
 use crate::event::{RunStatus, text_form};
 use crate::ids::{FlowId, RunId};
@@ -113,13 +113,6 @@ impl ItemRecord {
     }
 }
 
-/// A run that is not over, with what is known of its nodes: enough to go on with it.
-#[derive(Clone, Debug)]
-pub struct OpenRun {
-    pub run: Run,
-    pub nodes: Vec<NodeRecord>,
-}
-
 #[derive(Clone, Debug)]
 pub struct LeftOver {
     pub flow_id: FlowId,
@@ -136,72 +129,33 @@ pub struct RunFilter {
 const COLUMNS: &str = "id, flow_id, flow_name, trigger, input, status, created_ms, started_ms,
      finished_ms, error, error_node, input_tokens, output_tokens, cost_nanousd, cancel_ms IS NOT NULL";
 /// The column behind those; lists leave it out, since a thousand graphs may be gigabytes.
-const GRAPH: &str = "(SELECT data FROM graphs WHERE hash = graph_hash)";
+const GRAPH: &str = "coalesce((SELECT data FROM graphs WHERE hash = graph_hash), '')";
 
-fn run(row: &Row<'_>) -> rusqlite::Result<Run> {
-    Ok(Run {
-        id: row.get(0)?,
-        flow_id: row.get(1)?,
-        flow_name: row.get(2)?,
-        trigger: row.get(3)?,
-        input: row.get(4)?,
-        status: parsed(row, 5)?,
-        created_at: Timestamp(row.get(6)?),
-        started_at: row.get::<_, Option<i64>>(7)?.map(Timestamp),
-        finished_at: row.get::<_, Option<i64>>(8)?.map(Timestamp),
-        error: row.get(9)?,
-        error_node: row.get(10)?,
-        input_tokens: row.get(11)?,
-        output_tokens: row.get(12)?,
-        cost: row.get::<_, Option<i64>>(13)?.map(Usd::from_nanousd),
-        is_cancelled: row.get(14)?,
-        graph: row.get::<_, Option<String>>(15)?.unwrap_or_default(),
-    })
-}
+from_row!(
+    Run; id, flow_id, flow_name, trigger, input, status, created_at, started_at, finished_at, error,
+    error_node, input_tokens, output_tokens, cost, is_cancelled, graph
+);
+from_row!(
+    NodeRecord; node_id, status, attempt, started_at, finished_at, output, error, input_tokens,
+    output_tokens, cost, latency_ms, prompt, system; items
+);
+from_row!(
+    ItemRecord; item, status, attempt, started_at, finished_at, prompt, system, output, error,
+    latency_ms
+);
+from_row!(LeftOver; flow_id, run_id, has_begun);
 
-fn nodes(connection: &Connection, run_id: &str) -> Result<Vec<NodeRecord>> {
+fn nodes(db: &Connection, run_id: &str) -> Result<Vec<NodeRecord>> {
     let sql =
         "SELECT node_id, status, attempt, started_ms, finished_ms, output, error, input_tokens,
             output_tokens, cost_nanousd, latency_ms, prompt, system
          FROM run_nodes WHERE run_id = ?1";
-    let mut nodes: Vec<NodeRecord> = all(connection, sql, [run_id], |row| {
-        Ok(NodeRecord {
-            node_id: row.get(0)?,
-            status: parsed(row, 1)?,
-            attempt: row.get(2)?,
-            started_at: Timestamp(row.get(3)?),
-            finished_at: row.get::<_, Option<i64>>(4)?.map(Timestamp),
-            output: row.get(5)?,
-            error: row.get(6)?,
-            input_tokens: row.get(7)?,
-            output_tokens: row.get(8)?,
-            cost: row.get::<_, Option<i64>>(9)?.map(Usd::from_nanousd),
-            latency_ms: row.get(10)?,
-            prompt: row.get(11)?,
-            system: row.get(12)?,
-            items: Vec::new(),
-        })
-    })?;
-    let mut statement = connection.prepare_cached(
+    let mut nodes: Vec<NodeRecord> = all(db, sql, [run_id])?;
+    let sql =
         "SELECT node_id, item, status, attempt, started_ms, finished_ms, prompt, system, output,
             error, latency_ms
-         FROM run_items WHERE run_id = ?1 ORDER BY node_id, item",
-    )?;
-    let mut rows = statement.query([run_id])?;
-    while let Some(row) = rows.next()? {
-        let node_id: String = row.get(0)?;
-        let item = ItemRecord {
-            item: row.get(1)?,
-            status: parsed(row, 2)?,
-            attempt: row.get(3)?,
-            started_at: Timestamp(row.get(4)?),
-            finished_at: row.get::<_, Option<i64>>(5)?.map(Timestamp),
-            prompt: row.get(6)?,
-            system: row.get(7)?,
-            output: row.get(8)?,
-            error: row.get(9)?,
-            latency_ms: row.get(10)?,
-        };
+         FROM run_items WHERE run_id = ?1 ORDER BY node_id, item";
+    for (node_id, item) in all::<(String, ItemRecord), Vec<_>>(db, sql, [run_id])? {
         if let Some(node) = nodes.iter_mut().find(|node| node.node_id == node_id) {
             node.items.push(item);
         }
@@ -215,11 +169,11 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`].
     pub fn run(&self, id: &str) -> Result<(Run, Vec<NodeRecord>)> {
-        self.read(|connection| {
-            let snapshot = connection.unchecked_transaction()?;
+        self.read(|db| {
+            let snapshot = db.unchecked_transaction()?;
             let sql = format!("SELECT {COLUMNS}, {GRAPH} FROM runs WHERE id = ?1");
-            let found = one(&snapshot, &sql, [id], run)?
-                .ok_or_else(|| Error::NotFound(format!("run {id}")))?;
+            let found =
+                one(&snapshot, &sql, [id])?.ok_or_else(|| Error::NotFound(format!("run {id}")))?;
             let nodes = nodes(&snapshot, id)?;
             Ok((found, nodes))
         })
@@ -227,16 +181,12 @@ impl Store {
 
     /// The runs of a flow, from `first` on, that ended well.
     pub fn completed_runs(&self, flow_id: FlowId, first: &str) -> Result<HashSet<RunId>> {
-        self.all(
-            "SELECT id FROM runs WHERE flow_id = ?1 AND id >= ?2 AND status = 'COMPLETED'",
-            params![flow_id, first],
-            |row| row.get(0),
-        )
+        let sql = "SELECT id FROM runs WHERE flow_id = ?1 AND id >= ?2 AND status = 'COMPLETED'";
+        self.all(sql, params![flow_id, first])
     }
 
     pub fn newest_run(&self, flow_id: FlowId) -> Result<Option<RunId>> {
-        let newest =
-            self.one("SELECT max(id) FROM runs WHERE flow_id = ?1", [flow_id], |row| row.get(0))?;
+        let newest = self.one("SELECT max(id) FROM runs WHERE flow_id = ?1", [flow_id])?;
         Ok(newest.flatten())
     }
 
@@ -247,31 +197,17 @@ impl Store {
             None => "?1 IS NULL",
         };
         let sql = format!(
-            "SELECT {COLUMNS}, NULL FROM runs WHERE {by_flow} AND id < ?2 ORDER BY id DESC LIMIT ?3"
+            "SELECT {COLUMNS}, '' FROM runs WHERE {by_flow} AND id < ?2 ORDER BY id DESC LIMIT ?3"
         );
         // `~` sorts behind every character of a UUID.
         let before = filter.before.as_deref().unwrap_or("~");
-        self.all(&sql, params![filter.flow_id, before, limit], run)
-    }
-
-    /// A run as it is needed to go on with it.
-    ///
-    /// # Errors
-    /// [`Error::NotFound`].
-    pub fn open_run(&self, id: &str) -> Result<OpenRun> {
-        let (run, nodes) = self.run(id)?;
-        Ok(OpenRun { run, nodes })
+        self.all(&sql, params![filter.flow_id, before, limit])
     }
 
     /// All runs that are not over: first those that have begun, then the oldest.
     pub fn open_runs(&self) -> Result<Vec<LeftOver>> {
-        self.all(
-            "SELECT flow_id, id, status = 'RUNNING' FROM runs
-                 WHERE status IN ('QUEUED', 'RUNNING') ORDER BY status = 'QUEUED', id",
-            [],
-            |row| {
-                Ok(LeftOver { flow_id: row.get(0)?, run_id: row.get(1)?, has_begun: row.get(2)? })
-            },
-        )
+        let sql = "SELECT flow_id, id, status = 'RUNNING' FROM runs
+                 WHERE status IN ('QUEUED', 'RUNNING') ORDER BY status = 'QUEUED', id";
+        self.all(sql, [])
     }
 }

@@ -331,8 +331,8 @@ pub fn version() -> usize {
 }
 
 /// Brings the database up to date and gives the version it had; 0 is a new one.
-pub fn migrate(connection: &mut Connection) -> Result<usize> {
-    let version: usize = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+pub fn migrate(db: &mut Connection) -> Result<usize> {
+    let version: usize = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
     if version > STEPS.len() {
         return Err(Error::Config(format!(
             "the database has schema version {version}, written by a newer flowledger; this one \
@@ -341,7 +341,7 @@ pub fn migrate(connection: &mut Connection) -> Result<usize> {
         )));
     }
     for (at, step) in STEPS.iter().enumerate().skip(version) {
-        let transaction = connection.transaction()?;
+        let transaction = db.transaction()?;
         transaction.execute_batch(step)?;
         transaction.pragma_update(None, "user_version", at + 1)?;
         transaction.commit()?;
@@ -355,10 +355,10 @@ mod tests {
 
     #[test]
     fn a_database_is_migrated_once_and_a_newer_one_is_refused() {
-        let mut connection = Connection::open_in_memory().unwrap();
-        assert_eq!(migrate(&mut connection).unwrap(), 0);
-        assert_eq!(migrate(&mut connection).unwrap(), STEPS.len());
-        connection.pragma_update(None, "user_version", 999).unwrap();
-        assert!(migrate(&mut connection).unwrap_err().to_string().contains("newer"));
+        let mut db = Connection::open_in_memory().unwrap();
+        assert_eq!(migrate(&mut db).unwrap(), 0);
+        assert_eq!(migrate(&mut db).unwrap(), STEPS.len());
+        db.pragma_update(None, "user_version", 999).unwrap();
+        assert!(migrate(&mut db).unwrap_err().to_string().contains("newer"));
     }
 }

@@ -1,56 +1,160 @@
-//! Small things that all tables share.
+//! Reads rows into values, and values into parameters.
 
-use rusqlite::{Connection, OptionalExtension, Params, Row, ToSql};
+use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
+use rusqlite::{Connection, OptionalExtension, Params, Row};
 
 use super::reader::Store;
 use crate::error::{Error, Result};
+use crate::event::suggestion::{Proposal, Realised, Status, Trial};
+use crate::event::{CallStatus, RefusedBy, RunStatus, UsageSource};
+use crate::flow::Concern;
+use crate::money::Usd;
+use crate::schedule::Missed;
+use crate::store::NodeStatus;
+use crate::time::Timestamp;
+
+/// Read from one or more columns of a row.
+pub(super) trait FromRow: Sized {
+    /// Reads from the column `at` on, and moves `at` behind the last one.
+    fn read(row: &Row<'_>, at: &mut usize) -> rusqlite::Result<Self>;
+}
+
+/// Reads a struct from columns in the order of this list. Fields after the `;` have no column.
+macro_rules! from_row {
+    ($type:ty; $($field:ident),+ $(; $($empty:ident),+)?) => {
+        impl $crate::store::sql::FromRow for $type {
+            fn read(row: &rusqlite::Row<'_>, at: &mut usize) -> rusqlite::Result<Self> {
+                Ok(Self {
+                    $($field: $crate::store::sql::FromRow::read(row, at)?,)+
+                    $($($empty: Default::default(),)+)?
+                })
+            }
+        }
+    };
+}
+
+macro_rules! of_one_column {
+    ($($type:ty),+) => { $(impl FromRow for $type {
+        fn read(row: &Row<'_>, at: &mut usize) -> rusqlite::Result<Self> {
+            *at += 1;
+            row.get(*at - 1)
+        }
+    })+ };
+}
+of_one_column!(bool, f64, i64, u8, u32, u64, usize, String, Vec<u8>, Timestamp, Usd);
+of_one_column!(CallStatus, Concern, Missed, NodeStatus, RunStatus, Status, UsageSource, Proposal);
+
+impl<T: FromSql> FromRow for Option<T> {
+    fn read(row: &Row<'_>, at: &mut usize) -> rusqlite::Result<Self> {
+        *at += 1;
+        row.get(*at - 1)
+    }
+}
+
+macro_rules! of_columns_in_a_row {
+    ($($type:ident),+) => { impl<$($type: FromRow),+> FromRow for ($($type,)+) {
+        fn read(row: &Row<'_>, at: &mut usize) -> rusqlite::Result<Self> {
+            Ok(($($type::read(row, at)?,)+))
+        }
+    } };
+}
+of_columns_in_a_row!(A, B);
+of_columns_in_a_row!(A, B, C);
+of_columns_in_a_row!(A, B, C, D);
+
+impl<T: FromRow + Copy + Default, const N: usize> FromRow for [T; N] {
+    fn read(row: &Row<'_>, at: &mut usize) -> rusqlite::Result<Self> {
+        let mut all = [T::default(); N];
+        for one in &mut all {
+            *one = T::read(row, at)?;
+        }
+        Ok(all)
+    }
+}
+
+macro_rules! stored_as_number {
+    ($($type:ty, $read:expr, $field:tt;)+) => { $(
+        impl FromSql for $type {
+            fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+                value.as_i64().map($read)
+            }
+        }
+        impl ToSql for $type {
+            fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+                Ok(self.$field.into())
+            }
+        }
+    )+ };
+}
+stored_as_number!(Timestamp, Timestamp, 0; Usd, Usd::from_nanousd, nanousd;);
+
+macro_rules! stored_as_text {
+    ($($type:ty),+) => { $(
+        impl FromSql for $type {
+            fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+                value.as_str()?.parse().map_err(|why: String| FromSqlError::Other(why.into()))
+            }
+        }
+        impl ToSql for $type {
+            fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+                Ok(self.as_str().into())
+            }
+        }
+    )+ };
+}
+stored_as_text!(CallStatus, Concern, Missed, NodeStatus, RefusedBy, RunStatus, Status, UsageSource);
+
+macro_rules! stored_as_json {
+    ($($type:ty),+) => { $(impl FromSql for $type {
+        fn column_result(value: ValueRef<'_>) -> FromSqlResult<Self> {
+            serde_json::from_str(value.as_str()?).map_err(|error| FromSqlError::Other(error.into()))
+        }
+    })+ };
+}
+stored_as_json!(Proposal, Realised, Trial);
 
 impl Store {
-    /// The first row, if there is one.
-    pub(super) fn one<T>(
-        &self,
-        sql: &str,
-        params: impl Params,
-        read: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>,
-    ) -> Result<Option<T>> {
-        self.read(|connection| one(connection, sql, params, read))
+    pub(super) fn one<T: FromRow>(&self, sql: &str, params: impl Params) -> Result<Option<T>> {
+        self.read(|db| one(db, sql, params))
     }
 
-    pub(super) fn all<T, C: FromIterator<T>>(
+    pub(super) fn all<T: FromRow, C: FromIterator<T>>(
         &self,
         sql: &str,
         params: impl Params,
-        read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
     ) -> Result<C> {
-        self.read(|connection| all(connection, sql, params, read))
+        self.read(|db| all(db, sql, params))
     }
 }
 
 /// The first row, if there is one.
-pub(super) fn one<T>(
-    connection: &Connection,
+pub(super) fn one<T: FromRow>(
+    db: &Connection,
     sql: &str,
     params: impl Params,
-    read: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>,
 ) -> Result<Option<T>> {
-    let mut statement = connection.prepare_cached(sql)?;
-    Ok(statement.query_row(params, read).optional()?)
+    let mut statement = db.prepare_cached(sql)?;
+    Ok(statement.query_row(params, |row| T::read(row, &mut 0)).optional()?)
 }
 
-pub(super) fn all<T, C: FromIterator<T>>(
-    connection: &Connection,
+/// The first row of a query that always has one, such as an aggregate.
+pub(super) fn single<T: FromRow>(db: &Connection, sql: &str, params: impl Params) -> Result<T> {
+    Ok(db.prepare_cached(sql)?.query_row(params, |row| T::read(row, &mut 0))?)
+}
+
+pub(super) fn all<T: FromRow, C: FromIterator<T>>(
+    db: &Connection,
     sql: &str,
     params: impl Params,
-    read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
 ) -> Result<C> {
-    let mut statement = connection.prepare_cached(sql)?;
-    let rows = statement.query_map(params, read)?;
+    let mut statement = db.prepare_cached(sql)?;
+    let rows = statement.query_map(params, |row| T::read(row, &mut 0))?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
 /// Returns how many rows were changed.
-pub(super) fn execute(connection: &Connection, sql: &str, params: &[&dyn ToSql]) -> Result<usize> {
-    Ok(connection.prepare_cached(sql)?.execute(params)?)
+pub(super) fn execute(db: &Connection, sql: &str, params: &[&dyn ToSql]) -> Result<usize> {
+    Ok(db.prepare_cached(sql)?.execute(params)?)
 }
 
 /// # Errors
@@ -59,13 +163,8 @@ pub(super) fn found(changed: usize, what: impl FnOnce() -> String) -> Result<()>
     if changed == 0 { Err(Error::NotFound(what())) } else { Ok(()) }
 }
 
-/// A column that holds the text form of an enum.
-pub(super) fn parsed<T: std::str::FromStr<Err = String>>(
-    row: &Row<'_>,
-    column: usize,
-) -> rusqlite::Result<T> {
-    let text: String = row.get(column)?;
-    text.parse().map_err(|why: String| {
-        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, why.into())
-    })
+/// # Errors
+/// [`Error::Conflict`] if nothing was changed.
+pub(super) fn no_conflict(changed: usize, why: impl FnOnce() -> String) -> Result<()> {
+    if changed == 0 { Err(Error::Conflict(why())) } else { Ok(()) }
 }

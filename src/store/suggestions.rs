@@ -2,15 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use rusqlite::types::Type;
-use rusqlite::{Connection, Row, ToSql, params};
+use rusqlite::{Connection, ToSql, params};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 use super::Store;
-use super::change::{Applied, Receipt};
-use super::sql::{self, all, execute, parsed};
+use super::change::{Applied, Receipt, done};
+use super::sql::{all, execute, no_conflict, one, single};
 use crate::error::{Error, Result};
 use crate::event::suggestion::{Proposal, Realised, Status, Suggestion, Trial};
 use crate::event::{Event, EventContext};
@@ -48,32 +46,12 @@ pub struct AppliedEdit {
     pub last_call: i64,
 }
 
-fn suggestion(row: &Row<'_>) -> rusqlite::Result<Suggestion> {
-    let proposal: String = row.get(4)?;
-    Ok(Suggestion {
-        id: row.get(0)?,
-        status: parsed(row, 1)?,
-        flow_id: row.get(2)?,
-        flow_name: row.get(3)?,
-        proposal: from_json(4, &proposal)?,
-        created_at: Timestamp(row.get(5)?),
-        changed_at: Timestamp(row.get(6)?),
-        applied_at: row.get::<_, Option<i64>>(7)?.map(Timestamp),
-        realised: json(row, 8)?,
-        trial: json(row, 9)?,
-    })
-}
-
-fn json<T: DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<T>> {
-    let text: Option<String> = row.get(column)?;
-    text.map(|text| from_json(column, &text)).transpose()
-}
-
-fn from_json<T: DeserializeOwned>(column: usize, text: &str) -> rusqlite::Result<T> {
-    serde_json::from_str(text).map_err(|error| {
-        rusqlite::Error::FromSqlConversionFailure(column, Type::Text, error.into())
-    })
-}
+from_row!(
+    Suggestion; id, status, flow_id, flow_name, proposal, created_at, changed_at, applied_at,
+    realised, trial
+);
+from_row!(NodeChange; flow_id, node_id, concern, last_call, at);
+from_row!(AppliedEdit; before, after, last_call);
 
 fn to_json(value: &impl Serialize) -> Result<String> {
     serde_json::to_string(value)
@@ -82,17 +60,17 @@ fn to_json(value: &impl Serialize) -> Result<String> {
 
 /// Reads the suggestions that meet a condition.
 fn select(
-    connection: &Connection,
+    db: &Connection,
     columns: &str,
     condition: &str,
     params: &[&dyn ToSql],
 ) -> Result<Vec<Suggestion>> {
     let sql = format!("SELECT {columns} FROM suggestions WHERE {condition}");
-    all(connection, &sql, params, suggestion)
+    all(db, &sql, params)
 }
 
-fn suggestion_of(connection: &Connection, id: i64) -> Result<Suggestion> {
-    let mut found = select(connection, COLUMNS, "id = ?1", params![id])?;
+fn suggestion_of(db: &Connection, id: i64) -> Result<Suggestion> {
+    let mut found = select(db, COLUMNS, "id = ?1", params![id])?;
     let found = found.pop();
     found.ok_or_else(|| Error::NotFound(format!("suggestion {id}")))
 }
@@ -101,7 +79,7 @@ impl Store {
     /// # Errors
     /// [`Error::NotFound`].
     pub fn suggestion(&self, id: i64) -> Result<Suggestion> {
-        self.read(|connection| suggestion_of(connection, id))
+        self.read(|db| suggestion_of(db, id))
     }
 
     /// Returns up to `limit` suggestions with ids below `before`, the newest first, all or of one status,
@@ -113,27 +91,26 @@ impl Store {
         limit: usize,
     ) -> Result<Vec<Suggestion>> {
         let condition = "(?1 IS NULL OR status = ?1) AND id < ?2 ORDER BY id DESC LIMIT ?3";
-        let status = status.map(Status::as_str);
         let params = params![status, before.unwrap_or(i64::MAX), limit];
-        self.read(|connection| select(connection, COLUMNS_OF_LISTS, condition, params))
+        self.read(|db| select(db, COLUMNS_OF_LISTS, condition, params))
     }
 
     /// Returns all suggestions for a flow, the newest first, without their trials.
     pub fn suggestions_of(&self, flow_id: FlowId) -> Result<Vec<Suggestion>> {
         let condition = "flow_id = ?1 ORDER BY id DESC";
-        self.read(|connection| select(connection, COLUMNS_OF_LISTS, condition, params![flow_id]))
+        self.read(|db| select(db, COLUMNS_OF_LISTS, condition, params![flow_id]))
     }
 
     /// Returns the flows with open or applied suggestions.
     pub fn flows_with_suggestions(&self) -> Result<BTreeSet<FlowId>> {
         let sql = "SELECT flow_id FROM suggestions WHERE status IN ('OPEN', 'APPLIED')";
-        self.all(sql, [], |row| row.get(0))
+        self.all(sql, [])
     }
 
     /// Returns the ids of applied suggestions.
     pub fn applied_ids(&self) -> Result<BTreeSet<i64>> {
         let sql = "SELECT id FROM suggestions WHERE status = 'APPLIED'";
-        self.all(sql, [], |row| row.get(0))
+        self.all(sql, [])
     }
 
     /// Returns the changes of nodes since a ledger row.
@@ -150,22 +127,14 @@ impl Store {
         let sql = format!(
             "SELECT flow_id, node_id, concern, last_call, at_ms FROM node_changes WHERE {condition}"
         );
-        self.all(&sql, [value], |row| {
-            Ok(NodeChange {
-                flow_id: row.get(0)?,
-                node_id: row.get(1)?,
-                concern: parsed(row, 2)?,
-                last_call: row.get(3)?,
-                at: Timestamp(row.get(4)?),
-            })
-        })
+        self.all(&sql, [value])
     }
 
     /// Returns the number of completed runs since a suggestion was applied, and their total duration in
     /// milliseconds.
     pub fn runs_since(&self, id: i64) -> Result<(u64, u64)> {
         let sql = "SELECT runs, runs_ms FROM suggestions WHERE id = ?1";
-        let read = self.one(sql, [id], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let read = self.one(sql, [id])?;
         Ok(read.unwrap_or_default())
     }
 
@@ -174,10 +143,8 @@ impl Store {
     pub fn applied_edit(&self, id: i64) -> Result<AppliedEdit> {
         let sql = "SELECT document_before, document_after, last_call FROM suggestions
             WHERE id = ?1 AND applied_ms IS NOT NULL";
-        let read = self.one(sql, [id], |row| {
-            Ok(AppliedEdit { before: row.get(0)?, after: row.get(1)?, last_call: row.get(2)? })
-        })?;
-        read.ok_or_else(|| Error::Conflict(format!("suggestion {id} was never applied")))
+        self.one(sql, [id])?
+            .ok_or_else(|| Error::Conflict(format!("suggestion {id} was never applied")))
     }
 }
 
@@ -187,28 +154,25 @@ impl Store {
 /// # Errors
 /// [`Error::Conflict`] if the flow changed after it was read.
 pub(super) fn propose(
-    connection: &Connection,
+    db: &Connection,
     flow_id: FlowId,
     flow_name: &str,
     proposal: &Proposal,
     at: Timestamp,
 ) -> Result<Applied> {
     let sql = "SELECT document FROM flows WHERE id = ?1";
-    let document: Option<String> = sql::one(connection, sql, [flow_id], |row| row.get(0))?;
+    let document: Option<String> = one(db, sql, [flow_id])?;
     if document.is_none_or(|document| document_hash(&document) != proposal.document) {
         return Err(Error::Conflict(format!("flow {flow_id} has changed since it was looked at")));
     }
     let key = proposal.key();
     let newest = "flow_id = ?1 AND key = ?2 ORDER BY id DESC LIMIT 1";
-    let mut present = select(connection, COLUMNS, newest, params![flow_id, key])?;
+    let mut present = select(db, COLUMNS, newest, params![flow_id, key])?;
     let text = to_json(proposal)?;
     let id = match present.pop() {
         Some(open) if open.status == Status::Open => {
-            execute(
-                connection,
-                "UPDATE suggestions SET flow_name = ?2, proposal = ?3 WHERE id = ?1",
-                params![open.id, flow_name, text],
-            )?;
+            let sql = "UPDATE suggestions SET flow_name = ?2, proposal = ?3 WHERE id = ?1";
+            execute(db, sql, params![open.id, flow_name, text])?;
             return Ok(Receipt::Done.into());
         }
         Some(old)
@@ -219,25 +183,20 @@ pub(super) fn propose(
         }
         // Under its old id, so that one which comes and goes does not become many.
         Some(old) if matches!(old.status, Status::Dismissed | Status::Withdrawn) => {
-            execute(
-                connection,
-                "UPDATE suggestions SET status = 'OPEN', changed_ms = ?2, flow_name = ?3,
-                    proposal = ?4 WHERE id = ?1",
-                params![old.id, at.0, flow_name, text],
-            )?;
+            let sql = "UPDATE suggestions SET status = 'OPEN', changed_ms = ?2, flow_name = ?3,
+                    proposal = ?4 WHERE id = ?1";
+            execute(db, sql, params![old.id, at, flow_name, text])?;
             old.id
         }
         _ => {
-            execute(
-                connection,
+            let sql =
                 "INSERT INTO suggestions (key, status, flow_id, flow_name, proposal, created_ms,
-                    changed_ms) VALUES (?1, 'OPEN', ?2, ?3, ?4, ?5, ?5)",
-                params![key, flow_id, flow_name, text, at.0],
-            )?;
-            connection.last_insert_rowid()
+                    changed_ms) VALUES (?1, 'OPEN', ?2, ?3, ?4, ?5, ?5)";
+            execute(db, sql, params![key, flow_id, flow_name, text, at])?;
+            db.last_insert_rowid()
         }
     };
-    let (context, suggestion) = announced(connection, id)?;
+    let (context, suggestion) = announced(db, id)?;
     Ok(vec![Event::OptimizationAvailable { context, suggestion }].into())
 }
 
@@ -248,7 +207,7 @@ pub fn document_hash(document: &str) -> String {
 
 /// Notes the changes of a flow's nodes.
 pub(super) fn note_changed_nodes(
-    connection: &Connection,
+    db: &Connection,
     flow_id: FlowId,
     before: &str,
     after: &str,
@@ -261,22 +220,16 @@ pub(super) fn note_changed_nodes(
             if old.and_then(|old| old.get(concern)) == Some(data) {
                 continue;
             }
-            execute(
-                connection,
-                "INSERT INTO node_changes (flow_id, node_id, concern, last_call, at_ms)
+            let sql = "INSERT INTO node_changes (flow_id, node_id, concern, last_call, at_ms)
                  VALUES (?1, ?2, ?3, (SELECT coalesce(max(id), 0) FROM ledger), ?4)
-                 ON CONFLICT DO UPDATE SET last_call = excluded.last_call, at_ms = excluded.at_ms",
-                params![flow_id, node_id, concern.as_str(), at.0],
-            )?;
+                 ON CONFLICT DO UPDATE SET last_call = excluded.last_call, at_ms = excluded.at_ms";
+            execute(db, sql, params![flow_id, node_id, concern, at])?;
         }
     }
     // A removed node that comes back is a new one.
     for node_id in before.keys().filter(|id| !after.contains_key(*id)) {
-        execute(
-            connection,
-            "DELETE FROM node_changes WHERE flow_id = ?1 AND node_id = ?2",
-            params![flow_id, node_id],
-        )?;
+        let sql = "DELETE FROM node_changes WHERE flow_id = ?1 AND node_id = ?2";
+        execute(db, sql, params![flow_id, node_id])?;
     }
     Ok(())
 }
@@ -285,14 +238,9 @@ pub(super) fn note_changed_nodes(
 ///
 /// # Errors
 /// [`Error::Conflict`] if it is not open.
-pub(super) fn close(
-    connection: &Connection,
-    id: i64,
-    status: Status,
-    at: Timestamp,
-) -> Result<Applied> {
-    expect(&suggestion_of(connection, id)?, &[Status::Open])?;
-    set_status(connection, id, status, at)
+pub(super) fn close(db: &Connection, id: i64, status: Status, at: Timestamp) -> Result<Applied> {
+    expect(&suggestion_of(db, id)?, &[Status::Open])?;
+    set_status(db, id, status, at)
 }
 
 /// Changes a flow as a suggestion says. The chosen proposal is kept, so that its promise stands beside its
@@ -301,95 +249,73 @@ pub(super) fn close(
 /// # Errors
 /// [`Error::Conflict`] if the document is not `before`, or the suggestion cannot be applied.
 pub(super) fn apply(
-    connection: &Connection,
+    db: &Connection,
     id: i64,
     proposal: &Proposal,
     before: &str,
     after: &str,
     at: Timestamp,
 ) -> Result<Applied> {
-    let old = suggestion_of(connection, id)?;
+    let old = suggestion_of(db, id)?;
     expect(&old, &[Status::Open, Status::Dismissed])?;
-    replace_document(connection, old.flow_id, before, after, at)?;
-    execute(
-        connection,
-        "UPDATE suggestions SET proposal = ?5, applied_ms = ?2, document_before = ?3,
+    replace_document(db, old.flow_id, before, after, at)?;
+    let sql = "UPDATE suggestions SET proposal = ?5, applied_ms = ?2, document_before = ?3,
             document_after = ?4, last_call = (SELECT coalesce(max(id), 0) FROM ledger)
-         WHERE id = ?1",
-        params![id, at.0, before, after, to_json(proposal)?],
-    )?;
-    set_status(connection, id, Status::Applied, at)
+         WHERE id = ?1";
+    execute(db, sql, params![id, at, before, after, to_json(proposal)?])?;
+    set_status(db, id, Status::Applied, at)
 }
 
 /// Restores the flow from before a suggestion was applied.
 ///
 /// # Errors
 /// [`Error::Conflict`] if the flow changed since, or the suggestion is not applied.
-pub(super) fn revert(connection: &Connection, id: i64, at: Timestamp) -> Result<Applied> {
-    let old = suggestion_of(connection, id)?;
+pub(super) fn revert(db: &Connection, id: i64, at: Timestamp) -> Result<Applied> {
+    let old = suggestion_of(db, id)?;
     expect(&old, &[Status::Applied])?;
-    let (before, after): (String, String) = connection
-        .prepare_cached("SELECT document_before, document_after FROM suggestions WHERE id = ?1")?
-        .query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    replace_document(connection, old.flow_id, &after, &before, at)?;
-    set_status(connection, id, Status::Reverted, at)
+    let sql = "SELECT document_before, document_after FROM suggestions WHERE id = ?1";
+    let (before, after): (String, String) = single(db, sql, [id])?;
+    replace_document(db, old.flow_id, &after, &before, at)?;
+    set_status(db, id, Status::Reverted, at)
 }
 
 /// Counts a completed run for the suggestions that were applied before it started.
-pub(super) fn count_run(connection: &Connection, run_id: &str) -> Result<()> {
-    execute(
-        connection,
-        "UPDATE suggestions SET runs = runs + 1, runs_ms = runs_ms + took_ms
+pub(super) fn count_run(db: &Connection, run_id: &str) -> Result<()> {
+    let sql = "UPDATE suggestions SET runs = runs + 1, runs_ms = runs_ms + took_ms
          FROM (SELECT flow_id AS of_flow, created_ms AS began_ms,
                    max(coalesce(finished_ms - started_ms, 0), 0) AS took_ms
                FROM runs WHERE id = ?1)
          WHERE flow_id = of_flow AND status = 'APPLIED'
-             AND began_ms BETWEEN applied_ms AND applied_ms + ?2",
-        params![run_id, MEASURED_MS],
-    )
-    .map(drop)
+             AND began_ms BETWEEN applied_ms AND applied_ms + ?2";
+    execute(db, sql, params![run_id, MEASURED_MS]).map(drop)
 }
 
 /// Stores the savings of an applied suggestion; a reverted one keeps the stored ones.
-pub(super) fn set_realised(
-    connection: &Connection,
-    id: i64,
-    realised: &Realised,
-) -> Result<Applied> {
-    execute(
-        connection,
-        "UPDATE suggestions SET realised = ?2 WHERE id = ?1 AND status = 'APPLIED'",
-        params![id, to_json(realised)?],
-    )?;
-    Ok(Receipt::Done.into())
+pub(super) fn set_realised(db: &Connection, id: i64, realised: &Realised) -> Result<Applied> {
+    let sql = "UPDATE suggestions SET realised = ?2 WHERE id = ?1 AND status = 'APPLIED'";
+    execute(db, sql, params![id, to_json(realised)?]).map(done)
 }
 
-pub(super) fn set_trial(connection: &Connection, id: i64, trial: &Trial) -> Result<Applied> {
-    execute(
-        connection,
-        "UPDATE suggestions SET trial = ?2 WHERE id = ?1",
-        params![id, to_json(trial)?],
-    )?;
-    changed(connection, id)
+pub(super) fn set_trial(db: &Connection, id: i64, trial: &Trial) -> Result<Applied> {
+    let sql = "UPDATE suggestions SET trial = ?2 WHERE id = ?1";
+    execute(db, sql, params![id, to_json(trial)?])?;
+    changed(db, id)
 }
 
-fn set_status(connection: &Connection, id: i64, status: Status, at: Timestamp) -> Result<Applied> {
-    execute(
-        connection,
-        "UPDATE suggestions SET status = ?2, changed_ms = ?3 WHERE id = ?1",
-        params![id, status.as_str(), at.0],
-    )?;
-    changed(connection, id)
+fn set_status(db: &Connection, id: i64, status: Status, at: Timestamp) -> Result<Applied> {
+    let sql = "UPDATE suggestions SET status = ?2, changed_ms = ?3 WHERE id = ?1";
+    execute(db, sql, params![id, status, at])?;
+    changed(db, id)
 }
 
-fn changed(connection: &Connection, id: i64) -> Result<Applied> {
-    let (context, suggestion) = announced(connection, id)?;
+fn changed(db: &Connection, id: i64) -> Result<Applied> {
+    let (context, suggestion) = announced(db, id)?;
     Ok(vec![Event::OptimizationChanged { context, suggestion }].into())
 }
 
 /// Reads a suggestion for an event; like lists, events leave out the trial.
-fn announced(connection: &Connection, id: i64) -> Result<(EventContext, Box<Suggestion>)> {
-    let mut suggestion = Box::new(suggestion_of(connection, id)?);
+fn announced(db: &Connection, id: i64) -> Result<(EventContext, Box<Suggestion>)> {
+    let mut suggestion = Box::new(suggestion_of(db, id)?);
     suggestion.trial = None;
     let context = EventContext {
         flow_id: Some(suggestion.flow_id),
@@ -401,21 +327,16 @@ fn announced(connection: &Connection, id: i64) -> Result<(EventContext, Box<Sugg
 }
 
 fn replace_document(
-    connection: &Connection,
+    db: &Connection,
     flow_id: FlowId,
     before: &str,
     after: &str,
     at: Timestamp,
 ) -> Result<()> {
-    let replaced = execute(
-        connection,
-        "UPDATE flows SET document = ?3, updated_ms = ?4 WHERE id = ?1 AND document = ?2",
-        params![flow_id, before, after, at.0],
-    )?;
-    if replaced == 0 {
-        return Err(Error::Conflict(format!("flow {flow_id} has changed since: look at it again")));
-    }
-    note_changed_nodes(connection, flow_id, before, after, at)
+    let sql = "UPDATE flows SET document = ?3, updated_ms = ?4 WHERE id = ?1 AND document = ?2";
+    let replaced = execute(db, sql, params![flow_id, before, after, at])?;
+    no_conflict(replaced, || format!("flow {flow_id} has changed since: look at it again"))?;
+    note_changed_nodes(db, flow_id, before, after, at)
 }
 
 /// # Errors
@@ -425,6 +346,5 @@ fn expect(old: &Suggestion, wanted: &[Status]) -> Result<()> {
         return Ok(());
     }
     let wanted = wanted.first().map_or("", |status| status.as_str());
-    let message = format!("suggestion {} is {}, not {wanted}", old.id, old.status);
-    Err(Error::Conflict(message))
+    Err(Error::Conflict(format!("suggestion {} is {}, not {wanted}", old.id, old.status)))
 }

@@ -1,10 +1,10 @@
 //! What starts flows from outside: webhooks, keys of their deliveries, schedules.
 
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, params};
 
-use super::change::{Applied, Delivery, NewHook, NewSchedule, Receipt};
+use super::change::{Applied, Delivery, NewHook, NewSchedule, Receipt, done};
 use super::reader::Store;
-use super::sql::{execute, found, one, parsed};
+use super::sql::{execute, found, no_conflict, one, single};
 use crate::error::{Error, Result};
 use crate::ids::{FlowId, RunId};
 use crate::schedule::Missed;
@@ -40,75 +40,43 @@ pub struct ScheduleRecord {
 const HOOK_COLUMNS: &str = "flow_id, slug, secret_hash, created_ms, secret_ms";
 const SCHEDULE_COLUMNS: &str = "flow_id, cron, timezone, missed, enabled, updated_ms, last_ms";
 
-fn hook(row: &Row<'_>) -> rusqlite::Result<HookRecord> {
-    Ok(HookRecord {
-        flow_id: row.get(0)?,
-        slug: row.get(1)?,
-        secret_hash: row.get(2)?,
-        created_at: Timestamp(row.get(3)?),
-        secret_at: Timestamp(row.get(4)?),
-    })
-}
-
-fn schedule(row: &Row<'_>) -> rusqlite::Result<ScheduleRecord> {
-    Ok(ScheduleRecord {
-        flow_id: row.get(0)?,
-        cron: row.get(1)?,
-        timezone: row.get(2)?,
-        missed: parsed(row, 3)?,
-        enabled: row.get(4)?,
-        updated_at: Timestamp(row.get(5)?),
-        last: Timestamp(row.get(6)?),
-        input: row.get(7)?,
-    })
-}
+from_row!(HookRecord; flow_id, slug, secret_hash, created_at, secret_at);
+from_row!(ScheduleRecord; flow_id, cron, timezone, missed, enabled, updated_at, last, input);
 
 impl Store {
-    /// The webhook of a flow.
-    ///
     /// # Errors
     /// [`Error::NotFound`] where it has none.
     pub fn hook(&self, flow_id: FlowId) -> Result<HookRecord> {
-        self.one(&format!("SELECT {HOOK_COLUMNS} FROM hooks WHERE flow_id = ?1"), [flow_id], hook)?
+        self.one(&format!("SELECT {HOOK_COLUMNS} FROM hooks WHERE flow_id = ?1"), [flow_id])?
             .ok_or_else(|| Error::NotFound(format!("webhook of flow {flow_id}")))
     }
 
     pub fn hook_by_slug(&self, slug: &str) -> Result<Option<HookRecord>> {
-        self.one(&format!("SELECT {HOOK_COLUMNS} FROM hooks WHERE slug = ?1"), [slug], hook)
+        self.one(&format!("SELECT {HOOK_COLUMNS} FROM hooks WHERE slug = ?1"), [slug])
     }
 
     /// The run that a delivery with that key started, if there was one in the last
     /// [`HOOK_KEY_AGE_MAX_MS`] before `now`.
     pub fn delivered(&self, slug: &str, key: &str, now: Timestamp) -> Result<Option<RunId>> {
-        self.one(
-            "SELECT run_id FROM hook_keys
-                     WHERE slug = ?1 AND key = ?2 AND created_ms > ?3",
-            params![slug, key, too_old(now)],
-            |row| row.get(0),
-        )
+        let sql = "SELECT run_id FROM hook_keys
+                     WHERE slug = ?1 AND key = ?2 AND created_ms > ?3";
+        self.one(sql, params![slug, key, too_old(now)])
     }
 
-    /// The schedule of a flow.
-    ///
     /// # Errors
     /// [`Error::NotFound`] where it has none.
     pub fn schedule(&self, flow_id: FlowId) -> Result<ScheduleRecord> {
-        self.one(
-            &format!("SELECT {SCHEDULE_COLUMNS}, input FROM schedules WHERE flow_id = ?1"),
-            [flow_id],
-            schedule,
-        )?
-        .ok_or_else(|| Error::NotFound(format!("schedule of flow {flow_id}")))
+        let sql = format!("SELECT {SCHEDULE_COLUMNS}, input FROM schedules WHERE flow_id = ?1");
+        self.one(&sql, [flow_id])?
+            .ok_or_else(|| Error::NotFound(format!("schedule of flow {flow_id}")))
     }
 
     /// All schedules that are switched on, in the order of their flows, without their inputs, which
     /// together may be gigabytes.
     pub fn schedules(&self) -> Result<Vec<ScheduleRecord>> {
-        self.all(
-            &format!("SELECT {SCHEDULE_COLUMNS}, '' FROM schedules WHERE enabled ORDER BY flow_id"),
-            [],
-            schedule,
-        )
+        let sql =
+            format!("SELECT {SCHEDULE_COLUMNS}, '' FROM schedules WHERE enabled ORDER BY flow_id");
+        self.all(&sql, [])
     }
 }
 
@@ -117,124 +85,92 @@ fn too_old(now: Timestamp) -> i64 {
     now.0.saturating_sub(HOOK_KEY_AGE_MAX_MS)
 }
 
-pub(super) fn set_hook(connection: &Connection, hook: &NewHook) -> Result<Applied> {
+pub(super) fn set_hook(db: &Connection, hook: &NewHook) -> Result<Applied> {
     // Only for a flow that is there, also if it was removed a moment ago.
-    let slug = one(
-        connection,
-        "INSERT INTO hooks (flow_id, slug, secret_hash, created_ms, secret_ms)
+    let sql = "INSERT INTO hooks (flow_id, slug, secret_hash, created_ms, secret_ms)
              SELECT id, ?2, ?3, ?4, ?4 FROM flows WHERE id = ?1
              ON CONFLICT (flow_id) DO UPDATE SET secret_hash = ?3, secret_ms = ?4
-             RETURNING slug",
-        params![hook.flow_id, hook.slug, hook.secret_hash, hook.at.0],
-        |row| row.get(0),
-    )?
-    .ok_or_else(|| Error::NotFound(format!("flow {}", hook.flow_id)))?;
+             RETURNING slug";
+    let slug = one(db, sql, params![hook.flow_id, hook.slug, hook.secret_hash, hook.at])?
+        .ok_or_else(|| Error::NotFound(format!("flow {}", hook.flow_id)))?;
     Ok(Receipt::Hook(slug).into())
 }
 
-pub(super) fn delete_hook(connection: &Connection, flow_id: FlowId) -> Result<Applied> {
-    delete_hook_keys(connection, flow_id)?;
-    let changed = execute(connection, "DELETE FROM hooks WHERE flow_id = ?1", params![flow_id])?;
-    found(changed, || format!("webhook of flow {flow_id}"))?;
-    Ok(Receipt::Done.into())
+pub(super) fn delete_hook(db: &Connection, flow_id: FlowId) -> Result<Applied> {
+    delete_hook_keys(db, flow_id)?;
+    let changed = execute(db, "DELETE FROM hooks WHERE flow_id = ?1", params![flow_id])?;
+    found(changed, || format!("webhook of flow {flow_id}")).map(done)
 }
 
-fn delete_hook_keys(connection: &Connection, flow_id: FlowId) -> Result<usize> {
-    execute(
-        connection,
-        "DELETE FROM hook_keys WHERE slug = (SELECT slug FROM hooks WHERE flow_id = ?1)",
-        params![flow_id],
-    )
+fn delete_hook_keys(db: &Connection, flow_id: FlowId) -> Result<usize> {
+    let sql = "DELETE FROM hook_keys WHERE slug = (SELECT slug FROM hooks WHERE flow_id = ?1)";
+    execute(db, sql, params![flow_id])
 }
 
-pub(super) fn take_delivery(connection: &Connection, delivery: &Delivery) -> Result<Applied> {
-    let is_known: bool = connection
-        .prepare_cached("SELECT EXISTS (SELECT 1 FROM hooks WHERE slug = ?1 AND secret_hash = ?2)")?
-        .query_row(params![delivery.slug, delivery.secret_hash], |row| row.get(0))?;
+pub(super) fn take_delivery(db: &Connection, delivery: &Delivery) -> Result<Applied> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM hooks WHERE slug = ?1 AND secret_hash = ?2)";
+    let is_known: bool = single(db, sql, params![delivery.slug, delivery.secret_hash])?;
     found(usize::from(is_known), || "such webhook any more".into())?;
     let Some(key) = &delivery.key else {
         return Ok(Receipt::Done.into());
     };
+    let sql = "INSERT INTO hook_keys (slug, key, run_id, created_ms) VALUES (?1, ?2, ?3, ?4)
+         ON CONFLICT DO UPDATE SET run_id = ?3, created_ms = ?4 WHERE created_ms <= ?5";
     let changed = execute(
-        connection,
-        "INSERT INTO hook_keys (slug, key, run_id, created_ms) VALUES (?1, ?2, ?3, ?4)
-         ON CONFLICT DO UPDATE SET run_id = ?3, created_ms = ?4 WHERE created_ms <= ?5",
-        params![delivery.slug, key, delivery.run_id, delivery.at.0, too_old(delivery.at)],
+        db,
+        sql,
+        params![delivery.slug, key, delivery.run_id, delivery.at, too_old(delivery.at)],
     )?;
-    if changed == 0 {
-        let message = "the webhook was delivered this before";
-        return Err(Error::Conflict(message.into()));
-    }
-    Ok(Receipt::Done.into())
+    no_conflict(changed, || "the webhook was delivered this before".into()).map(done)
 }
 
-pub(super) fn set_schedule(connection: &Connection, schedule: &NewSchedule) -> Result<Applied> {
-    let changed = execute(
-        connection,
-        "INSERT INTO schedules (flow_id, cron, timezone, missed, input, enabled, updated_ms, last_ms)
+pub(super) fn set_schedule(db: &Connection, schedule: &NewSchedule) -> Result<Applied> {
+    let sql = "INSERT INTO schedules (flow_id, cron, timezone, missed, input, enabled, updated_ms, last_ms)
          SELECT id, ?2, ?3, ?4, ?5, ?6, ?7, ?7 FROM flows WHERE id = ?1
          ON CONFLICT (flow_id) DO UPDATE SET cron = ?2, timezone = ?3, missed = ?4, input = ?5,
-            enabled = ?6, updated_ms = ?7, last_ms = max(last_ms, ?7)",
+            enabled = ?6, updated_ms = ?7, last_ms = max(last_ms, ?7)";
+    let changed = execute(
+        db,
+        sql,
         params![
             schedule.flow_id,
             schedule.cron,
             schedule.timezone,
-            schedule.missed.as_str(),
+            schedule.missed,
             schedule.input,
             schedule.enabled,
-            schedule.at.0
+            schedule.at
         ],
     )?;
-    found(changed, || format!("flow {}", schedule.flow_id))?;
-    Ok(Receipt::Done.into())
+    found(changed, || format!("flow {}", schedule.flow_id)).map(done)
 }
 
-pub(super) fn delete_schedule(connection: &Connection, flow_id: FlowId) -> Result<Applied> {
-    let changed =
-        execute(connection, "DELETE FROM schedules WHERE flow_id = ?1", params![flow_id])?;
-    found(changed, || format!("schedule of flow {flow_id}"))?;
-    Ok(Receipt::Done.into())
+pub(super) fn delete_schedule(db: &Connection, flow_id: FlowId) -> Result<Applied> {
+    let changed = execute(db, "DELETE FROM schedules WHERE flow_id = ?1", params![flow_id])?;
+    found(changed, || format!("schedule of flow {flow_id}")).map(done)
 }
 
-pub(super) fn take_due(
-    connection: &Connection,
-    flow_id: FlowId,
-    due: Timestamp,
-) -> Result<Applied> {
+pub(super) fn take_due(db: &Connection, flow_id: FlowId, due: Timestamp) -> Result<Applied> {
     // The last fence against running a time twice.
-    let changed = execute(
-        connection,
-        "UPDATE schedules SET last_ms = ?2 WHERE flow_id = ?1 AND last_ms < ?2 AND enabled",
-        params![flow_id, due.0],
-    )?;
-    if changed == 0 {
-        return Err(Error::Conflict(format!(
-            "the schedule of flow {flow_id} has no run at {due} to start any more"
-        )));
-    }
-    Ok(Receipt::Done.into())
+    let sql = "UPDATE schedules SET last_ms = ?2 WHERE flow_id = ?1 AND last_ms < ?2 AND enabled";
+    let changed = execute(db, sql, params![flow_id, due])?;
+    let why = || format!("the schedule of flow {flow_id} has no run at {due} to start any more");
+    no_conflict(changed, why).map(done)
 }
 
 /// Removes all that would start a flow that is removed.
-pub(super) fn delete_of_flow(connection: &Connection, flow_id: FlowId) -> Result<()> {
-    delete_hook_keys(connection, flow_id)?;
+pub(super) fn delete_of_flow(db: &Connection, flow_id: FlowId) -> Result<()> {
+    delete_hook_keys(db, flow_id)?;
     let of_flow = params![flow_id];
-    execute(connection, "DELETE FROM hooks WHERE flow_id = ?1", of_flow)?;
-    execute(connection, "DELETE FROM schedules WHERE flow_id = ?1", of_flow)?;
+    execute(db, "DELETE FROM hooks WHERE flow_id = ?1", of_flow)?;
+    execute(db, "DELETE FROM schedules WHERE flow_id = ?1", of_flow)?;
     Ok(())
 }
 
-pub(super) fn prune_hook_keys(
-    connection: &Connection,
-    now: Timestamp,
-    step: usize,
-) -> Result<usize> {
-    execute(
-        connection,
-        "DELETE FROM hook_keys WHERE (slug, key) IN (
-            SELECT slug, key FROM hook_keys WHERE created_ms <= ?1 ORDER BY created_ms LIMIT ?2)",
-        params![too_old(now), step],
-    )
+pub(super) fn prune_hook_keys(db: &Connection, now: Timestamp, step: usize) -> Result<usize> {
+    let sql = "DELETE FROM hook_keys WHERE (slug, key) IN (
+            SELECT slug, key FROM hook_keys WHERE created_ms <= ?1 ORDER BY created_ms LIMIT ?2)";
+    execute(db, sql, params![too_old(now), step])
 }
 
 #[cfg(test)]
@@ -242,19 +178,19 @@ mod tests {
     use super::*;
 
     fn database() -> Connection {
-        let mut connection = Connection::open_in_memory().unwrap();
-        super::super::schema::migrate(&mut connection).unwrap();
+        let mut db = Connection::open_in_memory().unwrap();
+        super::super::schema::migrate(&mut db).unwrap();
         let flow = "INSERT INTO flows VALUES (1, 'a', '{}', NULL, 0, 0)";
-        connection.execute_batch(flow).unwrap();
-        connection
+        db.execute_batch(flow).unwrap();
+        db
     }
 
     #[test]
     fn a_key_may_be_used_again_after_a_day_whether_it_was_removed_or_not() {
-        let connection = database();
+        let db = database();
         let hook =
             NewHook { flow_id: 1, slug: "s".into(), secret_hash: "h".into(), at: Timestamp(0) };
-        set_hook(&connection, &hook).unwrap();
+        set_hook(&db, &hook).unwrap();
         let take = |at: i64, secret_hash: &str| {
             let delivery = Delivery {
                 slug: "s".into(),
@@ -263,7 +199,7 @@ mod tests {
                 run_id: at.to_string(),
                 at: Timestamp(at),
             };
-            take_delivery(&connection, &delivery)
+            take_delivery(&db, &delivery)
         };
         take(5, "h").unwrap();
         for at in [5, 6, 4 + HOOK_KEY_AGE_MAX_MS] {
@@ -272,14 +208,14 @@ mod tests {
         // The secret was replaced while the delivery was under way.
         assert!(matches!(take(7, "old"), Err(Error::NotFound(_))));
         take(5 + HOOK_KEY_AGE_MAX_MS, "h").unwrap();
-        let prune = |now| prune_hook_keys(&connection, Timestamp(now), 10).unwrap();
+        let prune = |now| prune_hook_keys(&db, Timestamp(now), 10).unwrap();
         assert_eq!(prune(4 + 2 * HOOK_KEY_AGE_MAX_MS), 0);
         assert_eq!(prune(5 + 2 * HOOK_KEY_AGE_MAX_MS), 1);
     }
 
     #[test]
     fn a_time_of_a_schedule_is_taken_once() {
-        let connection = database();
+        let db = database();
         let mut new = NewSchedule {
             flow_id: 1,
             cron: "* * * * *".into(),
@@ -289,20 +225,20 @@ mod tests {
             enabled: true,
             at: Timestamp(100),
         };
-        let take = |due| take_due(&connection, 1, Timestamp(due));
+        let take = |due| take_due(&db, 1, Timestamp(due));
         assert!(take(101).is_err(), "there is none");
-        set_schedule(&connection, &new).unwrap();
+        set_schedule(&db, &new).unwrap();
         assert!(take(100).is_err(), "it was set after that");
         take(200).unwrap();
         assert!(take(200).is_err());
         assert!(take(150).is_err());
         // Setting it again by a clock that was put back makes nothing due again.
         new.at = Timestamp(150);
-        set_schedule(&connection, &new).unwrap();
+        set_schedule(&db, &new).unwrap();
         assert!(take(200).is_err());
         take(300).unwrap();
         new.enabled = false;
-        set_schedule(&connection, &new).unwrap();
+        set_schedule(&db, &new).unwrap();
         assert!(take(400).is_err());
     }
 }

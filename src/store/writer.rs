@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use rusqlite::{Connection, TransactionBehavior, params};
 
 use super::call_changes::CallWriter;
-use super::change::{Applied, Change};
+use super::change::{Applied, Change, done};
 use super::checkpoint::Checkpointer;
-use super::sql::{all, execute, one};
+use super::sql::{all, execute, one, single};
 use super::{
     block_index, daily_rollup, days, flows, keys, node_changes, response_cache, run_changes,
     suggestions, triggers,
@@ -19,18 +19,17 @@ use crate::time::Timestamp;
 /// The one connection that writes. Owned by the journal's thread.
 pub struct Writer {
     path: PathBuf,
-    connection: Connection,
+    db: Connection,
     newest: Seq,
     calls: CallWriter,
 }
 
 impl Writer {
-    /// Over a connection to the database at `path`.
-    pub(super) fn new(path: PathBuf, connection: Connection) -> Result<Self> {
+    pub(super) fn new(path: PathBuf, db: Connection) -> Result<Self> {
         let sql = "SELECT seq FROM sqlite_sequence WHERE name = 'events'";
-        let newest = one(&connection, sql, [], |row| row.get(0))?.unwrap_or(0);
-        let calls = CallWriter::load(&connection)?;
-        Ok(Self { path, connection, newest, calls })
+        let newest = one(&db, sql, [])?.unwrap_or(0);
+        let calls = CallWriter::load(&db)?;
+        Ok(Self { path, db, newest, calls })
     }
 
     /// What copies commits into the database from now on; see [`Checkpointer`]. Until then the writer does.
@@ -38,7 +37,7 @@ impl Writer {
     /// # Errors
     /// When the database cannot be opened once more.
     pub fn checkpointer(&mut self) -> Result<Checkpointer> {
-        Checkpointer::new(&mut self.connection, &self.path)
+        Checkpointer::new(&mut self.db, &self.path)
     }
 
     /// The newest event's place in the log; 0 where there never was one.
@@ -48,32 +47,25 @@ impl Writer {
 
     /// The oldest event still in the log; newest + 1 where there is none.
     pub fn oldest_seq(&self) -> Result<Seq> {
-        let oldest: Option<Seq> =
-            self.connection.query_row("SELECT min(seq) FROM events", [], |row| row.get(0))?;
-        Ok(oldest.unwrap_or(self.newest + 1))
+        let sql = "SELECT coalesce(min(seq), ?1) FROM events";
+        single(&self.db, sql, [self.newest + 1])
     }
 
     /// The moment of the newest event, ledger row or run; none where there are none.
     pub fn newest_moment(&self) -> Result<Option<Timestamp>> {
-        let newest: Option<i64> = self.connection.query_row(
-            "SELECT max(at) FROM (
+        let sql = "SELECT max(at) FROM (
                 SELECT (SELECT timestamp_ms FROM events ORDER BY seq DESC LIMIT 1) AS at
                 UNION ALL SELECT (SELECT timestamp_ms FROM ledger ORDER BY id DESC LIMIT 1)
-                UNION ALL SELECT (SELECT created_ms FROM runs ORDER BY id DESC LIMIT 1))",
-            [],
-            |row| row.get(0),
-        )?;
-        Ok(newest.map(Timestamp))
+                UNION ALL SELECT (SELECT created_ms FROM runs ORDER BY id DESC LIMIT 1))";
+        single(&self.db, sql, [])
     }
 
     /// Runs `work` in one transaction and commits it. When `work` or the commit fails, nothing of
     /// it stays, and the numbers that it gave to events are given again.
     pub fn transaction<T>(&mut self, work: impl FnOnce(&mut Batch<'_>) -> Result<T>) -> Result<T> {
-        let transaction =
-            self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let transaction = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let before = self.calls.clone();
-        let mut batch =
-            Batch { connection: &transaction, newest: self.newest, calls: &mut self.calls };
+        let mut batch = Batch { db: &transaction, newest: self.newest, calls: &mut self.calls };
         let done = work(&mut batch);
         let newest = batch.newest;
         let committed = done.and_then(|done| {
@@ -90,7 +82,7 @@ impl Writer {
     /// The newest run beyond the newest `keep`, if there are so many.
     pub fn run_beyond(&self, keep: u64) -> Result<Option<RunId>> {
         let sql = "SELECT id FROM runs ORDER BY id DESC LIMIT 1 OFFSET ?1";
-        one(&self.connection, sql, [keep], |row| row.get(0))
+        one(&self.db, sql, [keep])
     }
 
     /// Removes those of the `step` oldest runs that are over and were accepted before `before`, or
@@ -101,16 +93,12 @@ impl Writer {
         before: Timestamp,
         step: usize,
     ) -> Result<usize> {
-        let old: Vec<RunId> = all(
-            &self.connection,
-            "SELECT id FROM (SELECT id, created_ms, status FROM runs ORDER BY id LIMIT ?3)
-             WHERE (id <= ?1 OR created_ms < ?2) AND status NOT IN ('QUEUED', 'RUNNING')",
-            params![upto, before.0, step],
-            |row| row.get(0),
-        )?;
+        let sql = "SELECT id FROM (SELECT id, created_ms, status FROM runs ORDER BY id LIMIT ?3)
+             WHERE (id <= ?1 OR created_ms < ?2) AND status NOT IN ('QUEUED', 'RUNNING')";
+        let old: Vec<RunId> = all(&self.db, sql, params![upto, before, step])?;
         if !old.is_empty() {
             self.transaction(|batch| {
-                let delete = |id: &RunId| run_changes::delete(batch.connection, id).map(drop);
+                let delete = |id: &RunId| run_changes::delete(batch.db, id).map(drop);
                 old.iter().try_for_each(delete)
             })?;
         }
@@ -119,43 +107,42 @@ impl Writer {
 
     /// Removes up to `step` of the keys of deliveries that may be used again. Gives how many.
     pub fn prune_hook_keys(&mut self, now: Timestamp, step: usize) -> Result<usize> {
-        triggers::prune_hook_keys(&self.connection, now, step)
+        triggers::prune_hook_keys(&self.db, now, step)
     }
 
     /// Notes what up to `step` blocks of ledger rows hold that are not noted yet. Gives how many.
     pub fn note_blocks(&mut self, step: usize) -> Result<usize> {
-        if !block_index::is_behind(&self.connection, step)? {
+        if !block_index::is_behind(&self.db, step)? {
             return Ok(0);
         }
-        self.transaction(|batch| block_index::note(batch.connection, step))
+        self.transaction(|batch| block_index::note(batch.db, step))
     }
 
     /// Sums up the next day of the ledger, if there is one that can be. Gives whether there was.
     pub fn sum_up_a_day(&mut self, now: Timestamp) -> Result<bool> {
         // Some days may have been forgotten since.
-        self.calls.summed_until = days::summed_until(&self.connection)?;
-        let Some(day) = daily_rollup::next(&self.connection, now)? else {
+        self.calls.summed_until = days::summed_until(&self.db)?;
+        let Some(day) = daily_rollup::next(&self.db, now)? else {
             return Ok(false);
         };
-        self.transaction(|batch| daily_rollup::sum_up(batch.connection, day))?;
-        self.calls.summed_until = days::summed_until(&self.connection)?;
+        self.transaction(|batch| daily_rollup::sum_up(batch.db, day))?;
+        self.calls.summed_until = days::summed_until(&self.db)?;
         Ok(true)
     }
 
     /// How many bytes of answers there are beyond what there is room for.
     pub fn answer_bytes_too_many(&self) -> Result<i64> {
-        response_cache::bytes_too_many(&self.connection)
+        response_cache::bytes_too_many(&self.db)
     }
 
-    /// Removes those of the `step` oldest answers that are too old; all of them where `too_many`.
-    /// Gives how many these were, and how many bytes.
+    /// As [`response_cache::prune`].
     pub fn prune_answers(
         &mut self,
         too_many: bool,
         now: Timestamp,
         step: usize,
     ) -> Result<(usize, i64)> {
-        self.transaction(|batch| response_cache::prune(batch.connection, too_many, now, step))
+        self.transaction(|batch| response_cache::prune(batch.db, too_many, now, step))
     }
 
     /// Removes up to `step` of the oldest events where they are older than `before` or beyond the
@@ -163,19 +150,16 @@ impl Writer {
     /// log, and whoever catches up must not find a gap in it. Gives how many.
     pub fn prune_events(&mut self, keep: u64, before: Timestamp, step: usize) -> Result<usize> {
         // Only the oldest `step` rows are looked at, so that a pass with nothing to do costs little.
-        execute(
-            &self.connection,
-            "DELETE FROM events WHERE seq < (
+        let sql = "DELETE FROM events WHERE seq < (
                     SELECT coalesce(
                         min(seq) FILTER (WHERE seq > ?1 AND timestamp_ms >= ?2), max(seq) + 1)
-                    FROM (SELECT seq, timestamp_ms FROM events ORDER BY seq LIMIT ?3))",
-            params![self.newest.saturating_sub(keep), before.0, step],
-        )
+                    FROM (SELECT seq, timestamp_ms FROM events ORDER BY seq LIMIT ?3))";
+        execute(&self.db, sql, params![self.newest.saturating_sub(keep), before, step])
     }
 }
 
 pub struct Batch<'a> {
-    connection: &'a Connection,
+    db: &'a Connection,
     newest: Seq,
     calls: &'a mut CallWriter,
 }
@@ -185,22 +169,22 @@ impl Batch<'_> {
     pub fn isolated<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         // After some errors (a full disk) SQLite rolls the whole transaction back by itself; what
         // came now would be committed on its own, and nobody would be told of it.
-        if self.connection.is_autocommit() {
+        if self.db.is_autocommit() {
             return Err(Error::internal("the transaction was rolled back"));
         }
         let newest = self.newest;
         let calls = self.calls.clone();
-        execute(self.connection, "SAVEPOINT one", &[])?;
+        execute(self.db, "SAVEPOINT one", &[])?;
         match work(self) {
             Ok(done) => {
-                execute(self.connection, "RELEASE one", &[])?;
+                execute(self.db, "RELEASE one", &[])?;
                 Ok(done)
             }
             Err(error) => {
                 self.newest = newest;
                 *self.calls = calls;
-                execute(self.connection, "ROLLBACK TO one", &[])?;
-                execute(self.connection, "RELEASE one", &[])?;
+                execute(self.db, "ROLLBACK TO one", &[])?;
+                execute(self.db, "RELEASE one", &[])?;
                 Err(error)
             }
         }
@@ -215,11 +199,8 @@ impl Batch<'_> {
         body: &str,
     ) -> Result<Seq> {
         let seq = self.newest + 1;
-        execute(
-            self.connection,
-            "INSERT INTO events (seq, timestamp_ms, flow_id, type, body) VALUES (?1, ?2, ?3, ?4, ?5)",
-            params![seq, at.0, flow_id, type_name, body],
-        )?;
+        let sql = "INSERT INTO events (seq, timestamp_ms, flow_id, type, body) VALUES (?1, ?2, ?3, ?4, ?5)";
+        execute(self.db, sql, params![seq, at, flow_id, type_name, body])?;
         self.newest = seq;
         Ok(seq)
     }
@@ -227,7 +208,7 @@ impl Batch<'_> {
     /// Writes one change. Every kind of change has its events here, so that the database and the
     /// events can never differ.
     pub fn apply(&mut self, change: &Change) -> Result<Applied> {
-        let db = self.connection;
+        let db = self.db;
         let calls = &mut *self.calls;
         match change {
             Change::CreateFlow(flow) => flows::create(db, flow),
@@ -253,12 +234,16 @@ impl Batch<'_> {
             Change::RetryNode { node, error, at } => node_changes::retry(db, node, error, *at),
             Change::FailNode(failed) => node_changes::fail(db, failed),
             Change::OpenCall(call) => calls.open(db, call),
-            Change::RefuseCall(call, by, why) => calls.refuse(db, call, *by, why),
-            Change::BookCached { call, model, saved } => calls.cached(db, call, model, *saved),
+            Change::RefuseCall(call, by, why) => calls.insert(db, call, Some((*by, why)), None),
+            Change::BookCached { call, model, saved } => {
+                calls.insert(db, call, None, Some((model, *saved)))
+            }
             Change::SettleCall(settlement) => calls.settle(db, settlement),
             Change::KeepAnswer(bought) => response_cache::keep(db, bought),
-            Change::SetBudgets { all, version } => calls.set_budgets(db, all, version.as_deref()),
-            Change::AddBudget(budget) => calls.add_budget(db, budget),
+            Change::SetBudgets { all, version } => {
+                calls.budgets.replace(db, all, version.as_deref()).map(done)
+            }
+            Change::AddBudget(budget) => calls.budgets.add(db, budget).map(done),
             Change::CreateKey(key) => keys::create(db, key),
             Change::DeleteKey { id, with_budgets } => calls.delete_key(db, *id, *with_budgets),
             Change::TouchKey { id, at } => keys::touch(db, *id, *at),

@@ -132,8 +132,7 @@ impl Calls<'_> {
 
 /// Returns how a row contradicts itself. `may_be_unpriced`: it may have a cost without a price.
 fn fault_of(call: &AuditCall, may_be_unpriced: bool) -> Option<String> {
-    let fault = tokens_fault(call).or_else(|| state_fault(call));
-    fault.or_else(|| match call.status.as_str() {
+    tokens_fault(call).or_else(|| state_fault(call)).or_else(|| match call.status.as_str() {
         "PENDING" => None,
         _ if call.cached => None,
         _ => cost_fault(call, may_be_unpriced),

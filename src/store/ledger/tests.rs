@@ -6,6 +6,7 @@ use super::*;
 use crate::event::UsageSource;
 use crate::store::testing::{self, new_call};
 use crate::store::{Change, NewCall, Settlement, Writer};
+use crate::time::Timestamp;
 
 const MS_PER_DAY: i64 = 24 * 60 * 60 * 1000;
 /// Filters have so many parts, each of which may be given or not.
