@@ -1,5 +1,5 @@
-//! Answers that other programs bought before: taken again where a request says so, byte for byte, and
-//! what the ledger says of it.
+//! Cached answers for clients: reused byte for byte if the request allows it, and recorded in the
+//! ledger.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -20,7 +20,7 @@ use crate::upstream::{STREAM_HEAD, Upstream, completion, delta, json_answer};
 const CHAT: &str = "/v1/chat/completions";
 const MESSAGES: &str = "/v1/messages";
 
-/// A server whose providers `openai` and `anthropic` are this one.
+/// A server whose providers `openai` and `anthropic` are the upstream.
 fn server_with(upstream: &Upstream, change: impl FnOnce(&mut Config)) -> TestServer {
     let url = upstream.url().to_owned();
     TestServer::start_with(move |config| {
@@ -38,7 +38,7 @@ fn chat(text: &str, is_streamed: bool) -> Value {
     json!({"model": "gpt-4o-mini", "stream": is_streamed, "messages": [{"role": "user", "content": text}]})
 }
 
-/// Asks where an answer that is an hour old will do.
+/// Sends a request that accepts a cached answer of up to an hour.
 fn ask_with(server: &TestServer, path: &str, body: &Value, headers: &[(&str, &str)]) -> Response {
     let headers = [&[("x-flowledger-cache", "3600")], headers].concat();
     let response = server.request("POST", path, &headers, body.to_string().as_bytes());
@@ -58,7 +58,7 @@ fn was_cached(response: &Response) -> bool {
     }
 }
 
-/// All rows, oldest first, once none is pending and there are so many.
+/// Returns all rows, oldest first, once there are `count` and none is pending.
 fn rows(server: &TestServer, count: usize) -> Vec<Value> {
     let mut rows = Vec::new();
     eventually("the ledger has its rows", || {
@@ -77,7 +77,7 @@ fn write_stream(stream: &mut TcpStream, text: &str) {
     let _ = stream.write_all(answer.as_bytes());
 }
 
-/// An upstream that tells when it is asked, and answers when it is told to.
+/// An upstream that reports each request and answers on demand.
 fn patient(
     answer: impl Fn(&mut TcpStream) + Send + Sync + 'static,
 ) -> (Upstream, Receiver<()>, Sender<()>) {
@@ -106,7 +106,7 @@ fn the_same_request_is_bought_once_and_the_row_of_the_second_says_what_it_saved(
     assert_eq!(seen.last().unwrap()["type"], "LEDGER_UPDATE");
     rows(&server, 2);
     server.start_again();
-    // Also after a restart; another text is another request.
+    // The cache survives a restart; another text is another request.
     assert!(was_cached(&ask(&server, &chat("same", false))));
     assert!(!was_cached(&ask(&server, &chat("other", false))));
     assert_eq!(upstream.count(), 2);
@@ -197,7 +197,7 @@ fn every_byte_and_every_field_that_changes_an_answer_makes_another_request() {
     };
     let plain = ("x-other", "1");
     assert!(!sent(CHAT, body, plain));
-    // What only says who asks, and how often.
+    // Headers that only name the caller or limit the rate.
     assert!(sent(CHAT, body, ("idempotency-key", "1")));
     assert!(sent(CHAT, body, ("x-flowledger-role", "planner")));
     assert!(sent(CHAT, &body.replace("gpt-4o-mini", "fast"), plain));
@@ -263,7 +263,7 @@ fn an_answer_of_another_server_or_from_later_than_now_is_not_taken() {
     let again = ask(&server, &body);
     assert!(was_cached(&again) && again.text().contains("new"));
 
-    // The clock was an hour ahead when both were bought.
+    // The clock was an hour ahead when both were stored.
     server.stop();
     let database = rusqlite::Connection::open(server.data().join("flowledger.db")).unwrap();
     let later = "UPDATE answers SET created_ms = created_ms + 3600000";
@@ -348,7 +348,7 @@ fn what_broke_off_or_is_too_large_is_not_kept() {
         } else if body.contains("half") {
             let _ = stream.write_all(format!("{STREAM_HEAD}{}", delta("x")).as_bytes());
         } else {
-            // Complete to its last word, but the end of the stream never comes.
+            // The text is complete, but the end of the stream never comes.
             let last = json!({"choices": [{"delta": {}, "finish_reason": "stop"}]});
             let head = STREAM_HEAD.replace("\r\n\r\n", "\r\ncontent-length: 9999\r\n\r\n");
             let _ = stream.write_all(format!("{head}data: {last}\n\n").as_bytes());
@@ -367,7 +367,7 @@ fn what_broke_off_or_is_too_large_is_not_kept() {
     assert!(statuses.eq(expected), "{rows:#?}");
 }
 
-/// Sends the request alone, on a connection that the test reads or drops.
+/// Sends the request only; the test reads or drops the connection.
 fn send(server: &TestServer, body: &Value) -> TcpStream {
     let body = body.to_string();
     let head = format!(
@@ -384,7 +384,7 @@ fn a_streamed_answer_that_is_kept_arrives_as_it_comes() {
     let (go, wait) = unbounded::<()>();
     let upstream = Upstream::start(move |_, stream| {
         let _ = stream.write_all(format!("{STREAM_HEAD}{}", delta("first")).as_bytes());
-        // The rest is written once the first was seen at the other end.
+        // Writes the rest after the client has seen the first part.
         if wait.recv_timeout(DEADLINE).is_ok() {
             let _ = stream.write_all(b"data: [DONE]\n\n");
         }
@@ -416,7 +416,7 @@ fn who_waits_for_the_same_request_of_another_is_told_when_the_server_ends() {
     server.stop();
     for client in &mut clients {
         let mut answer = Vec::new();
-        // The other may not have been heard yet.
+        // The server may not have accepted the other request yet.
         if client.read_to_end(&mut answer).is_ok() && !answer.is_empty() {
             assert_eq!(Response::parse(&answer).unwrap().status, 503);
         }
@@ -431,7 +431,7 @@ fn an_answer_whose_client_has_left_is_kept_if_it_was_read_to_its_end() {
         let is_over = Arc::clone(&ends);
         let upstream = Upstream::start(move |_, stream| {
             let _ = stream.write_all(format!("{STREAM_HEAD}{}", delta("a")).as_bytes());
-            // Goes on, since the server notices that the client has left when it writes.
+            // Keeps writing, because the server notices a disconnected client when it writes.
             while !is_over.load(Ordering::SeqCst) {
                 std::thread::park_timeout(Duration::from_millis(2));
                 if stream.write_all(delta("more").as_bytes()).is_err() {

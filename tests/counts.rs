@@ -1,4 +1,4 @@
-//! What rows say of answers whose counts are missing, late, odd or not of the usual price.
+//! Rows for answers whose counts are missing, late, odd or priced differently.
 
 use flowledger::config::Config;
 use flowledger::providers::Kind;
@@ -10,7 +10,7 @@ use crate::upstream::{STREAM_HEAD, Upstream, completion, delta, json_answer};
 const CHAT: &str = "/v1/chat/completions";
 const MESSAGES: &str = "/v1/messages";
 
-/// A server whose providers `openai` and `anthropic` are this one.
+/// A server whose providers `openai` and `anthropic` are the upstream.
 fn server_with(upstream: &Upstream, change: impl FnOnce(&mut Config)) -> TestServer {
     TestServer::start_with(|config| {
         add_provider(config, "openai", Kind::OpenAi, upstream.url());
@@ -19,7 +19,7 @@ fn server_with(upstream: &Upstream, change: impl FnOnce(&mut Config)) -> TestSer
     })
 }
 
-/// The row of a flow's one call.
+/// Runs a flow with one call and returns its row.
 fn row_of_flow(server: &TestServer, provider: &str, model: &str) -> Value {
     let flow = server.save(&chain("One", &[agent("a", provider, model, "Hi")]));
     let run = server.run(flow, &json!({}));
@@ -27,7 +27,7 @@ fn row_of_flow(server: &TestServer, provider: &str, model: &str) -> Value {
     server.get(&path).json()["items"][0].clone()
 }
 
-/// The row of a call at `/v1`.
+/// Makes a call at `/v1` and returns its row.
 fn row_of_client(server: &TestServer, path: &str, model: &str, is_streamed: bool) -> Value {
     let body = json!({"model": model, "max_tokens": 9, "stream": is_streamed,
         "messages": [{"role": "user", "content": "Hi"}]});
@@ -40,7 +40,7 @@ fn row_of_client(server: &TestServer, path: &str, model: &str, is_streamed: bool
     row
 }
 
-/// A stream of those events, Anthropic's with their names.
+/// A stream of these events, Anthropic's with their names.
 fn events(events: &[Value]) -> String {
     let event = |event: &Value| match event["type"].as_str() {
         Some(name) => format!("event: {name}\ndata: {event}\n\n"),

@@ -1,4 +1,4 @@
-//! What is too deep, too much or cut short is refused, and the server goes on.
+//! Input that is too deep, too large or cut short is refused, and the server keeps running.
 
 use std::io::Write;
 use std::net::Shutdown;
@@ -38,7 +38,7 @@ fn a_request_that_ends_in_the_middle_of_its_body_starts_nothing() {
         )
         .unwrap();
         stream.shutdown(Shutdown::Write).unwrap();
-        // The gate ends the connection once it has let go of the one behind.
+        // The listener closes the connection after the handler has released it.
         let _ = std::io::copy(&mut stream, &mut std::io::sink());
     }
     // A run accepted in between would be older than this one.

@@ -1,4 +1,5 @@
-//! Nodes that are no calls (requests, inputs, conditions, templates, outputs), and how runs go around them.
+//! Nodes that make no model calls (requests, inputs, conditions, templates, outputs), and the paths
+//! of runs through them.
 
 use std::io::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,7 +26,7 @@ fn node(id: &str, kind: &str, data: Value) -> Value {
     json!({"id": id, "type": kind, "data": data})
 }
 
-/// Asks for a long or a short answer, whichever the input wants, and returns it.
+/// A flow that requests and returns a long or a short answer, as the input says.
 fn long_or_short() -> Value {
     flow(
         &[
@@ -61,7 +62,7 @@ fn long_or_short() -> Value {
             edge("is_long", "out"),
         ]
         .map(|mut edge| {
-            // The output looks at the condition, whichever way it went.
+            // The output uses the condition on both paths.
             if edge["source"] == "is_long" && edge["target"] == "out" {
                 edge["sourceHandle"] = json!("true");
             }
@@ -87,7 +88,7 @@ fn a_condition_decides_which_branch_runs_and_a_join_waits_for_that_one_only() {
     let run = server.run(flow, &json!({"topic": "ants", "words": 10}));
     assert_eq!(run["output"], "<|[echo of echo-1] Little about ants> in 10");
     assert_eq!(status_of(&run, "long"), "SKIPPED");
-    // Each run has bought one call.
+    // Each run has made one call.
     let rows = server.get("/api/ledger").json();
     assert_eq!(rows["items"].as_array().unwrap().len(), 2);
     assert_eq!(run["input"], json!({"topic": "ants", "words": 10}));
@@ -152,7 +153,7 @@ fn several_outputs_are_returned_by_their_ids() {
     assert_eq!(run["output"], json!({"a": "it is a", "b": "it is b"}));
 }
 
-/// A flow of one request, whose answer is returned.
+/// A flow with one request node that returns its response.
 fn request(data: Value) -> Value {
     flow(
         &[
@@ -181,7 +182,7 @@ fn an_http_node_asks_what_its_templates_say_and_gives_the_answer() {
     let run = server.run(flow, &json!({"topic": "ants"}));
     assert_eq!((&run["status"], &run["output"]), (&json!("COMPLETED"), &json!("ant")));
     assert_eq!(upstream.requests().recv().unwrap(), "about ants");
-    // It is no call of a model, and costs nothing that is known here.
+    // It is no model call, so it has no ledger row.
     assert_eq!(server.get("/api/ledger").json()["items"], json!([]));
 }
 

@@ -1,4 +1,4 @@
-//! Which models are put forward: those that flows use, and those that their providers say they serve.
+//! Recommended models: models of existing flows, and models that the providers list.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -15,7 +15,7 @@ use crate::optimizer_fixture::{
 };
 use crate::upstream::{Upstream, completion_of, json_answer};
 
-/// The suggestion about a flow, once it is there.
+/// Waits for the suggestion about a flow.
 fn switch_of(server: &TestServer, flow: i64) -> Value {
     let mut found = Value::Null;
     eventually("a model is put forward", || {
@@ -27,7 +27,7 @@ fn switch_of(server: &TestServer, flow: i64) -> Value {
     found
 }
 
-/// Names of the alternatives, as they stand there.
+/// Returns the names of the alternatives, in order.
 fn alternatives(found: &Value) -> Vec<&str> {
     let all = found["alternatives"].as_array();
     let all = all.into_iter().flatten();
@@ -43,12 +43,13 @@ fn of_what_openai_serves_the_mildest_step_down_to_a_newer_model_is_put_forward()
         run_times(&server, flow, 10, |at| at.to_string());
     }
     let [four_o, four_one, five] = flows.map(|flow| switch_of(&server, flow));
-    // At 2.5 and 10 dollars a million, against 0.4 and 1.6.
+    // 2.5 and 10 dollars per million, compared with 0.4 and 1.6.
     assert_eq!(four_o["evidence"]["toModel"], "gpt-4.1-mini", "{four_o}");
     let saved = 1_000 * (2_500 - 400) + 100 * (10_000 - 1_600);
     assert_near(interval(&four_o), interval_of(10, saved));
     assert!(four_o["reason"].as_str().unwrap().contains("less than a day"));
-    // Neither older ones, nor those for other purposes, nor those that think, nor one by two names.
+    // Excludes older models, models for other purposes, reasoning models and duplicates under two
+    // names.
     assert_eq!(alternatives(&four_o), ["openai/gpt-4o-mini", "openai/gpt-4.1-nano"]);
     assert_eq!(four_one["evidence"]["toModel"], "gpt-4.1-mini", "{four_one}");
     let saved = 1_000 * (2_000 - 400) + 100 * (8_000 - 1_600);
@@ -56,7 +57,7 @@ fn of_what_openai_serves_the_mildest_step_down_to_a_newer_model_is_put_forward()
     assert_eq!(alternatives(&four_one), ["openai/gpt-4.1-nano"]);
     assert_eq!(five["evidence"]["toModel"], "gpt-5-mini", "{five}");
     assert_eq!(alternatives(&five), ["openai/gpt-5-nano"]);
-    // However often it has looked.
+    // Repeated passes change nothing.
     has_looked(&server);
     assert_eq!(server.upstream.lists(), 1);
 }
@@ -99,7 +100,7 @@ fn of_what_anthropic_serves_an_older_one_is_not_put_forward_and_a_newer_one_is()
     run_times(&server, newest, 1, |_| "last".into());
     run_times(&server, older, 1, |_| "last".into());
     let found = switch_of(&server, older);
-    // At 15 and 75 dollars a million, against 5 and 25.
+    // 15 and 75 dollars per million, compared with 5 and 25.
     assert_eq!(found["evidence"]["toModel"], "claude-opus-4-5-20251101", "{found}");
     let saved = 1_000 * (15_000 - 5_000) + 100 * (75_000 - 25_000);
     assert_near(interval(&found), interval_of(10, saved));
@@ -123,9 +124,9 @@ fn a_model_that_is_priced_but_neither_used_nor_listed_is_not_put_forward() {
     run_times(&server, flow, 10, |at| at.to_string());
     has_looked(&server);
     assert_eq!(of_kind(&server, "model_switch", "OPEN"), Vec::<Value>::new());
-    // Asked once, in vain, and not again so soon.
+    // The list was requested once, failed, and is not requested again soon.
     assert_eq!(server.upstream.lists(), 1);
-    // Of those that flows use it is the mildest, even if others are cheaper.
+    // Among the models in use, the smallest step down is recommended, even if others are cheaper.
     for used in ["gpt-4.1-nano", "gpt-4.1-mini"] {
         let used = flow_of(&server, used);
         run_times(&server, used, 10, |at| at.to_string());
@@ -183,7 +184,7 @@ fn a_model_that_is_asked_already_where_the_present_one_fails_changes_places_with
 #[test]
 fn the_server_ends_while_a_provider_is_slow_to_say_what_it_serves() {
     let upstream = Upstream::listing(
-        // Until nobody waits any more.
+        // Until the client disconnects.
         |stream| drop(stream.read(&mut [0])),
         |body, stream| {
             let asked: Value = serde_json::from_str(body).unwrap();

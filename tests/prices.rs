@@ -1,4 +1,4 @@
-//! What calls cost: which price a row was given, what a call would cost now, prices of the user's own.
+//! Prices: the price of a row, current estimates, and user prices.
 
 use flowledger::providers::Kind;
 use serde_json::{Value, json};
@@ -110,7 +110,7 @@ fn own_prices_come_from_a_file_beside_the_configuration_and_count_as_soon_as_it_
     home.write("mine.toml", format!("{ENTRY}input_per_mtok = '0.75'"));
     eventually("the new price counts", || price(&server)["usd_per_mtok"]["input"] == json!(0.75));
     home.write("mine.toml", format!("{ENTRY}input_per_mtok = 1.5"));
-    // The file is checked when a price is asked for, but not more often than every few seconds.
+    // The file is checked when a price is needed, but at most every few seconds.
     eventually("the fault is logged", || {
         assert_eq!(price(&server)["usd_per_mtok"]["input"], json!(0.75));
         server.running.has_told("mine.toml, line 4: ")

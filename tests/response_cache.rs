@@ -1,4 +1,4 @@
-//! Answers that were bought before: taken again where a node says so, and what the ledger says of it.
+//! Cached answers: reused if a node allows it, and recorded in the ledger.
 
 use std::io::Write;
 
@@ -40,7 +40,7 @@ fn the_same_call_is_bought_once_and_the_row_of_the_second_says_what_it_saved() {
     assert_eq!(second["nodes"][0]["output"], first["nodes"][0]["output"]);
     assert_eq!((&second["cost"], &second["inputTokens"]), (&json!(0), &json!(0)));
     server.start_again();
-    // Also after a restart; another prompt is another call.
+    // The cache survives a restart; another prompt is another call.
     server.run(flow, &json!({"x": "same"}));
     server.run(flow, &json!({"x": "other"}));
     assert_eq!(upstream.count(), 2);
@@ -105,7 +105,7 @@ fn an_answer_of_another_server_or_from_later_than_now_is_not_taken() {
     assert_eq!([ask(&server), ask(&server)], ["new", "new"]);
     assert_eq!(upstreams[1].count(), 1);
 
-    // The clock was an hour ahead when both were bought.
+    // The clock was an hour ahead when both were stored.
     server.stop();
     let database = rusqlite::Connection::open(server.data().join("flowledger.db")).unwrap();
     let later = "UPDATE answers SET created_ms = created_ms + 3600000";

@@ -1,4 +1,4 @@
-//! What a node may do about its failure: try again, ask another, time out, go on without.
+//! Failure handling of nodes: retries, fallbacks, timeouts and substitutes.
 
 use std::io::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,7 +12,7 @@ use crate::upstream::{Upstream, completion, json_answer};
 
 const BUSY: &str = r#"{"error":{"message":"too many requests"}}"#;
 
-/// An upstream that fails so often, with that answer, and then answers well.
+/// An upstream that fails `times` times with this answer, then succeeds.
 fn failing(times: usize, answer: String) -> Upstream {
     let count = AtomicUsize::new(0);
     Upstream::start(move |_, stream| {
@@ -32,7 +32,7 @@ fn server(upstream: &Upstream) -> TestServer {
     })
 }
 
-/// A flow of one node, whose answer is not streamed, with more in its data.
+/// A flow of one node without streaming, with more in its data.
 fn one(provider: &str, more: Value) -> Value {
     let mut node = agent("only", provider, "gpt-4o-mini", "x");
     node["data"]["stream"] = json!(false);
@@ -49,7 +49,7 @@ fn rows(server: &TestServer) -> Vec<Value> {
     rows.clone()
 }
 
-/// Whether the first node has failed and waits for its next attempt.
+/// Returns true if the first node has failed and waits for its next attempt.
 fn pauses(run: &Value) -> bool {
     let node = &run["nodes"][0];
     node["status"] == "WAITING" && node["attempt"] == 1
@@ -130,7 +130,7 @@ fn where_one_provider_fails_the_next_is_asked_and_the_row_says_which() {
     let asked: Vec<&Value> = rows.iter().map(|row| &row["provider"]).collect();
     assert_eq!(asked, ["nowhere", "openai"]);
     assert_eq!((&rows[0]["status"], &rows[1]["status"]), (&json!("FAILED"), &json!("SUCCESS")));
-    // What was never sent costs nothing, so that the whole is known.
+    // An unsent request costs nothing, so the total is known.
     assert_eq!(run["cost"], rows[1]["total_cost_usd"]);
 }
 
@@ -208,7 +208,7 @@ fn with_rate(upstream: &Upstream, requests: u32, minute: Duration) -> TestServer
     })
 }
 
-/// A flow of so many nodes that need nothing.
+/// A flow of `count` independent nodes.
 fn wide(count: usize) -> Value {
     let nodes: Vec<Value> = (0..count)
         .map(|at| {
@@ -230,7 +230,7 @@ fn calls_wait_for_their_turn_where_the_provider_allows_so_many_a_minute() {
     let run = server.run(flow, &json!({}));
     assert_eq!(run["status"], "COMPLETED", "{run:#}");
     assert!(began.elapsed() >= 2 * minute);
-    // None was refused, and none was begun twice.
+    // None was refused, and none was started twice.
     let rows = rows(&server);
     assert_eq!(rows.len(), 5);
     assert!(rows.iter().all(|row| row["attempt"] == 1 && row["status"] == "SUCCESS"));
@@ -293,7 +293,7 @@ fn a_client_is_not_kept_waiting_by_a_backlog_of_flows() {
 #[test]
 fn a_call_that_no_budget_allows_is_refused_before_it_waits_for_its_turn() {
     let upstream = failing(0, String::new());
-    // As long as a client would wait.
+    // Longer than a client would wait.
     let server = with_rate(&upstream, 1, Duration::from_secs(59));
     let flow = server.save(&wide(1));
     assert_eq!(server.run(flow, &json!({}))["status"], "COMPLETED");
