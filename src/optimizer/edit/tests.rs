@@ -171,8 +171,8 @@ fn an_edit_that_would_need_too_many_edges_is_a_conflict() {
     assert!(why.contains("10201 edges"), "{why}");
 }
 
-/// A flow of random nodes whose edges lead from a lower to a higher number, and whose templates
-/// name nodes before them.
+/// A flow of random nodes. Edges lead from a lower to a higher number, and templates name earlier
+/// nodes.
 fn flow(kinds: &[u8], edges: &[(usize, usize, bool)], names: &[(usize, usize)]) -> Value {
     let count = kinds.len();
     let edges: Vec<Value> = edges
@@ -221,12 +221,12 @@ fn graph(document: &Value) -> Graph {
     Graph::parse(&document["data"], &|_| true).unwrap()
 }
 
-/// What must not change.
+/// The properties that an edit must keep.
 #[derive(Debug, PartialEq)]
 struct Course {
-    /// Which node comes before which.
+    /// Pairs of nodes in execution order.
     order: BTreeSet<(String, String)>,
-    /// What is skipped with some outcomes of the conditions.
+    /// Skipped nodes for some outcomes of the conditions.
     skipped: BTreeSet<String>,
     results: BTreeSet<String>,
 }
@@ -277,7 +277,7 @@ proptest! {
             document = apply(&document, &remove(&node)).unwrap();
             expected.order.retain(|(a, b)| *a != node && *b != node);
             expected.skipped.remove(&node);
-            // Parsing it says that no template names what is gone or no longer comes before.
+            // Parsing succeeds only if templates name existing, earlier nodes.
             prop_assert_eq!(&course(&graph(&document), outcomes), &expected);
         }
         assert_edges_are_distinct(&document);
@@ -299,7 +299,7 @@ proptest! {
             prop_assert_eq!(course(&graph(&after), outcomes), expected);
             assert_edges_are_distinct(&after);
         }
-        // One after the other it comes to an end.
+        // Repeated edits terminate.
         let mut left = kinds.len() * kinds.len();
         while let Some((first, second)) = independent(&graph(&document)).pop() {
             document = apply(&document, &beside(&first, &second)).unwrap();
