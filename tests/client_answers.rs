@@ -197,7 +197,7 @@ fn every_byte_and_every_field_that_changes_an_answer_makes_another_request() {
     };
     let plain = ("x-other", "1");
     assert!(!sent(CHAT, body, plain));
-    // Headers that only name the caller or limit the rate.
+    // Headers that only name the caller or mark a repetition.
     assert!(sent(CHAT, body, ("idempotency-key", "1")));
     assert!(sent(CHAT, body, ("x-flowledger-role", "planner")));
     assert!(sent(CHAT, &body.replace("gpt-4o-mini", "fast"), plain));

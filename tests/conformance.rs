@@ -269,7 +269,7 @@ fn reserved_opcodes_fail_the_connection() {
     }
 }
 
-/// Cases of sections 5.1 and 5.2 of the RFC that neither group has.
+/// Cases of sections 5.1 and 5.2 of the RFC that groups 3 and 4 lack.
 #[test]
 fn a_frame_without_a_mask_or_with_an_impossible_length_fails_the_connection() {
     let server = Server::start();

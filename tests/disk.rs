@@ -148,7 +148,7 @@ fn a_start_on_a_full_disk_shows_what_there_is_and_goes_on_with_the_rest_when_the
     served.running.kill();
     drop(release);
 
-    // The size of the log's index; the database files are already larger.
+    // The size of the WAL index. The WAL is already larger.
     let mut command = limited(&serve(&home, &upstream), 32);
     let mut served = Served::start(&mut command);
     if !served.running.stderr.contains("cannot be written") {

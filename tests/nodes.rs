@@ -62,7 +62,7 @@ fn long_or_short() -> Value {
             edge("is_long", "out"),
         ]
         .map(|mut edge| {
-            // The output uses the condition on both paths.
+            // The output uses the condition's result, whichever branch ran.
             if edge["source"] == "is_long" && edge["target"] == "out" {
                 edge["sourceHandle"] = json!("true");
             }

@@ -160,7 +160,7 @@ fn heavy_reads_wait_for_a_few_readers() {
     let served = |status: &Option<u16>| matches!(status, Some(200 | 429));
     assert!(answers.iter().all(served), "{answers:?}");
     assert!(answers.contains(&Some(200)), "{answers:?}");
-    // The clients, two threads for each reader, and the base threads of the server.
+    // The clients, two descriptors per reader, and the server's other descriptors.
     let most = most.into_inner();
     assert!(most < CLIENTS + 2 * 16 + 30, "{most} descriptors");
     assert_eq!(get(&server, "/api/health"), Some(200));

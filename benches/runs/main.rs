@@ -22,7 +22,7 @@ use processes::{Server, Upstream};
 const AIM_RUNS_PER_S: f64 = 2_000.0;
 const AIM_CPU_MS: f64 = 0.7;
 const AIM_P99_MS: f64 = 5.0;
-/// A run counts as flat if it costs at most this much more than with an empty database; the noise
+/// The cost of a run counts as flat up to this ratio to its cost with an empty database; the noise
 /// is as large.
 const AIM_RATIO: f64 = 1.15;
 

@@ -49,7 +49,7 @@ fn a_beginning_is_read_only_by_calls_made_when_an_answer_to_another_has_begun() 
         (4 * MINUTE_MS, true),
         // Five minutes after the previous answer began.
         (9 * MINUTE_MS + 1_000, false),
-        // Settled late: later answers do not count.
+        // Settled late: answers that began after its start do not count.
         (500, false),
     ];
     let mut expected = 0;

@@ -277,7 +277,7 @@ proptest! {
             document = apply(&document, &remove(&node)).unwrap();
             expected.order.retain(|(a, b)| *a != node && *b != node);
             expected.skipped.remove(&node);
-            // Parsing succeeds only if templates name existing, earlier nodes.
+            // Parsing also checks that no template names a removed or later node.
             prop_assert_eq!(&course(&graph(&document), outcomes), &expected);
         }
         assert_edges_are_distinct(&document);
@@ -299,7 +299,7 @@ proptest! {
             prop_assert_eq!(course(&graph(&after), outcomes), expected);
             assert_edges_are_distinct(&after);
         }
-        // Repeated edits terminate.
+        // Applying one edit after another terminates.
         let mut left = kinds.len() * kinds.len();
         while let Some((first, second)) = independent(&graph(&document)).pop() {
             document = apply(&document, &beside(&first, &second)).unwrap();

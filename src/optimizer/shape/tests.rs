@@ -71,7 +71,7 @@ fn a_node_stays_that_alone_makes_the_next_one_run() {
 fn two_agents_in_a_row_are_independent_if_the_second_names_nothing_of_the_first() {
     let nodes = |prompt| [agent("a", "x"), agent("b", prompt), agent("end", "z")];
     let edges = ["a b", "b end"];
-    // If `b` did not wait for `end`, `end` would no longer be the run's only result.
+    // If `end` did not wait for `b`, the run would have two results.
     assert_eq!(pairs(&graph(&nodes("y"), &edges)), ["a b"]);
     for prompt in ["{{ nodes.a.output }}", "{{ nodes[input.x].output }}"] {
         assert!(pairs(&graph(&nodes(prompt), &edges)).is_empty(), "{prompt}");

@@ -89,11 +89,11 @@ fn counts_stay_and_the_rest_is_estimated() {
         let found = usage(&call, &partial, true);
         assert_eq!(counts(found), expected, "{count:?} {after:?}");
     }
-    // For a failure without text, the provider's count is final.
+    // For a failure without text, the provider's count is the result.
     let mut nothing = partial("", "");
     nothing.usage = reported(7, 1);
     assert_eq!(usage(&call, &nothing, false), reported(7, 1));
-    // For a complete answer, the count is only a lower bound.
+    // For an answer, the same count is only an estimate.
     let (_, output, _, source) = counts(usage(&call, &nothing, true));
     assert_eq!((output, source), (1, Estimated));
     // Known cache counts are kept.

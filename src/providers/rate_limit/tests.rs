@@ -47,7 +47,7 @@ fn late_permits_do_not_overrun_the_limit() {
     let began = Instant::now();
     let permits = [(); 5].map(|()| limiter.enqueue("p", Side::Flows, 1));
     assert_eq!(seconds(&permits[4..], began), [120]);
-    // All calls had to wait longer.
+    // All calls ask again later than they could.
     let now = began + Duration::from_secs(140);
     assert_eq!(seconds(&permits, now), [0, 0, 60, 60, 120]);
     // A call that is sent late counts from then.
