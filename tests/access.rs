@@ -114,7 +114,7 @@ fn with_a_token_every_route_asks_for_it() {
 }
 
 #[test]
-fn the_page_the_health_check_and_preflights_need_no_token_and_hold_no_data() {
+fn public_routes_need_no_token_and_return_no_data() {
     let server = with_token();
     for path in [
         "/",
@@ -164,7 +164,7 @@ fn a_websocket_carries_the_token_in_a_field_or_as_a_subprotocol() {
 }
 
 #[test]
-fn a_name_that_was_bound_to_this_address_by_somebody_else_is_not_answered() {
+fn a_rebound_host_name_is_refused() {
     let server = TestServer::start_with(|config| config.allow_hosts = vec!["ledger.lan".into()]);
     let port = server.address().port();
     let ask = |line: &str, host: &str, more: &str| {
@@ -251,7 +251,7 @@ fn pages_of_other_sites_can_neither_change_anything_nor_listen() {
 }
 
 #[test]
-fn pages_that_were_allowed_may_use_the_api_and_read_every_answer() {
+fn allowed_origins_can_use_the_api_and_read_every_answer() {
     let server = TestServer::start_with(|config| {
         config.allow_origins = vec!["https://App.Example".into(), "https://other.example".into()];
         config.token = Some(Secret::new(TOKEN));
@@ -333,7 +333,7 @@ fn pages_that_were_allowed_may_use_the_api_and_read_every_answer() {
 }
 
 #[test]
-fn without_a_token_the_program_refuses_to_listen_for_other_machines() {
+fn without_a_token_the_server_listens_only_on_loopback() {
     let home = Home::new();
     for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:0"] {
         let ended = home.run(&["serve", "--listen", address]);

@@ -295,7 +295,7 @@ fn a_route_or_a_method_that_does_not_exist_is_named() {
 }
 
 #[test]
-fn a_body_over_the_limit_is_refused_by_its_length_and_by_its_chunks() {
+fn an_oversized_body_is_refused_by_length_and_by_chunks() {
     let server = TestServer::start();
     unharmed(&server, || {
         for length in ["4194305", "99999999999999999"] {
@@ -515,7 +515,7 @@ fn chunks_that_cannot_be_read_are_refused() {
 }
 
 #[test]
-fn chunks_and_trailers_are_taken_and_what_follows_them_is_the_next_request() {
+fn chunks_and_trailers_end_before_the_next_request() {
     let server = TestServer::start();
     let flow = two_nodes().to_string();
     let chunked = |extra: &str| format!("transfer-encoding: {extra}\r\n");
@@ -538,7 +538,7 @@ fn chunks_and_trailers_are_taken_and_what_follows_them_is_the_next_request() {
 }
 
 #[test]
-fn a_client_that_asks_before_it_sends_a_body_is_told_to_go_on_or_refused() {
+fn expect_continue_is_answered_with_100_or_a_refusal() {
     let server = TestServer::start();
     let flow = two_nodes().to_string();
     let ask = |length: usize| {
@@ -820,7 +820,7 @@ fn a_flow_that_does_not_exist_can_be_neither_changed_nor_run() {
 }
 
 #[test]
-fn a_run_starts_with_an_input_that_is_an_object_and_with_nothing_else() {
+fn a_run_accepts_only_an_object_as_input() {
     let server = TestServer::start();
     let flow = server.save(&two_nodes());
     let path = format!("/api/flows/{flow}/execute");
@@ -849,7 +849,7 @@ fn a_run_starts_with_an_input_that_is_an_object_and_with_nothing_else() {
 }
 
 #[test]
-fn a_run_that_lacks_an_input_fails_without_a_call_and_says_which() {
+fn a_missing_input_fails_the_run_without_a_call() {
     let server = TestServer::start();
     let flow = server.save(&two_nodes());
     let run = server.run(flow, &json!({"theme": "bees"}));

@@ -51,7 +51,7 @@ fn rows(server: &TestServer) -> Vec<Value> {
 }
 
 #[test]
-fn a_hard_budget_refuses_the_call_that_might_go_beyond_it_and_the_refusal_is_a_row() {
+fn a_hard_budget_refuses_a_call_and_records_a_row() {
     let upstream = answering();
     let server = server(&upstream);
     let flow = server.save(&chain("One", &[call("only")]));
@@ -129,7 +129,7 @@ fn a_budget_survives_a_restart_with_what_is_used_of_it() {
 }
 
 #[test]
-fn a_call_that_nobody_saw_the_end_of_counts_with_what_was_reserved_for_it() {
+fn an_unknown_call_counts_with_its_reservation() {
     let (asked, questions) = crossbeam_channel::unbounded();
     let upstream = Upstream::start(move |_, _| {
         let _ = asked.send(());
@@ -152,7 +152,7 @@ fn a_call_that_nobody_saw_the_end_of_counts_with_what_was_reserved_for_it() {
 }
 
 #[test]
-fn a_call_that_was_refused_by_the_provider_gives_back_what_was_reserved() {
+fn a_call_refused_by_the_provider_frees_its_reservation() {
     let upstream = Upstream::saying(json_answer("400 Bad Request", "{}"));
     let server = server(&upstream);
     let flow = server.save(&chain("One", &[call("only")]));
@@ -170,7 +170,7 @@ fn a_call_that_was_refused_by_the_provider_gives_back_what_was_reserved() {
 }
 
 #[test]
-fn only_what_a_budget_refused_is_a_refused_row_whatever_a_provider_says() {
+fn only_a_budget_refusal_marks_a_row_as_refused() {
     let words = r#"{"error":{"message":"the budget `daily` allows 1 USD per day"}}"#;
     let upstream = Upstream::saying(json_answer("402 Payment Required", words));
     let server = server(&upstream);
@@ -220,7 +220,7 @@ fn a_budget_may_be_for_a_flow_a_model_or_each_run() {
 }
 
 #[test]
-fn a_soft_budget_stops_nothing_and_viewers_are_told_once_for_each_share() {
+fn a_soft_budget_notifies_once_per_share_and_blocks_nothing() {
     let upstream = answering();
     let server = server(&upstream);
     let flow = server.save(&chain("One", &[call("only")]));
@@ -249,7 +249,7 @@ fn a_soft_budget_stops_nothing_and_viewers_are_told_once_for_each_share() {
 }
 
 #[test]
-fn where_no_price_is_known_a_hard_budget_in_money_cannot_be_kept_and_says_so() {
+fn a_hard_budget_refuses_calls_without_a_known_price() {
     let upstream = Upstream::saying(completion("done", 1, 1));
     let server = TestServer::start_with(|config| {
         add_provider(config, "local", Kind::OpenAi, upstream.url());
@@ -291,7 +291,7 @@ fn where_a_budget_refuses_one_model_the_next_is_asked() {
 }
 
 #[test]
-fn budgets_that_cannot_be_read_change_nothing_and_what_is_told_can_be_put_back() {
+fn invalid_budgets_change_nothing_and_output_is_valid_input() {
     let server = TestServer::start();
     let budget = json!({"name": "kept", "per": "day", "limitUsd": "12.5", "timezone": "Europe/Berlin", "hard": true, "allowUnpriced": false});
     set(&server, json!([budget]));
@@ -306,7 +306,7 @@ fn budgets_that_cannot_be_read_change_nothing_and_what_is_told_can_be_put_back()
 }
 
 #[test]
-fn budgets_that_somebody_else_has_changed_meanwhile_are_not_replaced() {
+fn concurrent_budget_changes_are_not_overwritten() {
     let server = TestServer::start();
     let budget = |name: &str| json!({"name": name, "per": "day", "limitUsd": "1"});
     let put = |body: Value, headers: &[(&str, &str)]| {
@@ -377,7 +377,7 @@ fn two_who_save_at_the_same_moment_lose_nothing_of_each_other() {
 }
 
 #[test]
-fn an_estimate_tells_what_to_expect_and_the_most_that_a_run_may_cost() {
+fn an_estimate_has_the_expected_and_the_worst_cost() {
     let upstream = answering();
     let server = server(&upstream);
     let mut second = call("second");
@@ -426,7 +426,7 @@ fn an_estimate_says_what_it_does_not_know() {
 }
 
 #[test]
-fn viewers_are_told_once_for_each_share_of_what_a_run_with_parallel_calls_may_spend() {
+fn run_budget_shares_are_notified_once_with_parallel_calls() {
     let upstream = answering();
     let server = server(&upstream);
     let nodes: Vec<Value> = (0..16).map(|at| call(&format!("n{at}"))).collect();
@@ -449,7 +449,7 @@ fn viewers_are_told_once_for_each_share_of_what_a_run_with_parallel_calls_may_sp
 }
 
 #[test]
-fn what_each_run_may_spend_is_no_limit_for_calls_of_other_programs() {
+fn a_run_budget_does_not_limit_client_calls() {
     let upstream = answering();
     let server = server(&upstream);
     let flow = server.save(&chain("One", &[call("only")]));
@@ -461,7 +461,7 @@ fn what_each_run_may_spend_is_no_limit_for_calls_of_other_programs() {
 }
 
 #[test]
-fn budgets_that_no_call_could_ever_count_for_are_refused_but_one_whose_flow_is_gone_may_stay() {
+fn unmatchable_budgets_are_refused_unless_their_flow_is_gone() {
     let upstream = answering();
     let server = server(&upstream);
     let flow = server.save(&chain("One", &[call("only")]));
@@ -497,7 +497,7 @@ fn budgets_that_no_call_could_ever_count_for_are_refused_but_one_whose_flow_is_g
 }
 
 #[test]
-fn the_most_that_a_run_may_cost_has_answers_in_loops_and_in_the_items_of_maps() {
+fn the_worst_cost_counts_outputs_in_loops_and_map_items() {
     let upstream = answering();
     let server = server(&upstream);
     let worst = |nodes: &[Value]| {
@@ -523,7 +523,7 @@ fn the_most_that_a_run_may_cost_has_answers_in_loops_and_in_the_items_of_maps() 
 }
 
 #[test]
-fn what_to_expect_of_a_run_comes_from_runs_that_ended_well_without_what_a_budget_refused() {
+fn the_expected_cost_uses_only_successful_runs() {
     let upstream = answering();
     let server = server(&upstream);
     let mut node = call("only");

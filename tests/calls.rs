@@ -195,7 +195,7 @@ fn a_refusal_on_a_full_disk_is_written_once_there_is_room() {
 }
 
 #[test]
-fn a_call_that_the_end_of_the_server_cancels_is_unknown_for_every_caller() {
+fn a_call_cancelled_by_shutdown_is_unknown_for_every_caller() {
     for caller in CALLERS {
         let mut rig = Rig::new();
         rig.set_mode(HOLD);

@@ -93,7 +93,7 @@ fn patient(
 }
 
 #[test]
-fn the_same_request_is_bought_once_and_the_row_of_the_second_says_what_it_saved() {
+fn an_equal_request_is_cached_and_its_row_shows_the_saving() {
     let upstream = Upstream::saying(completion("well", 100, 1_000));
     let mut server = server(&upstream);
     let mut viewer = server.client();
@@ -152,7 +152,7 @@ fn an_answer_is_only_taken_and_kept_where_the_request_says_so() {
 }
 
 #[test]
-fn a_streamed_answer_comes_back_byte_for_byte_in_the_form_that_was_asked_for() {
+fn a_cached_stream_is_replayed_in_the_requested_format() {
     let upstream = Upstream::start(|_, stream| write_stream(stream, "wëll"));
     let server = server(&upstream);
     let plain = chat("x", true);
@@ -175,7 +175,7 @@ fn a_streamed_answer_comes_back_byte_for_byte_in_the_form_that_was_asked_for() {
 }
 
 #[test]
-fn every_byte_and_every_field_that_changes_an_answer_makes_another_request() {
+fn relevant_bytes_and_headers_change_the_cache_key() {
     let upstream = Upstream::start(|body, stream| {
         let answer = if body.contains("max_tokens") {
             json!({"type": "message", "model": "claude-haiku-4-5", "content": [], "usage": {"input_tokens": 1, "output_tokens": 1}})
@@ -235,7 +235,7 @@ fn what_one_key_has_bought_is_not_shown_to_another() {
 }
 
 #[test]
-fn what_a_key_has_bought_that_was_removed_is_not_shown_to_another_of_its_name() {
+fn a_new_key_does_not_see_answers_of_a_removed_namesake() {
     let upstream = Upstream::saying(completion("well", 1, 1));
     let server = server(&upstream);
     for _ in 0..2 {
@@ -251,7 +251,7 @@ fn what_a_key_has_bought_that_was_removed_is_not_shown_to_another_of_its_name() 
 }
 
 #[test]
-fn an_answer_of_another_server_or_from_later_than_now_is_not_taken() {
+fn answers_from_another_server_or_the_future_are_not_reused() {
     let upstreams = ["old", "new"].map(|text| Upstream::saying(completion(text, 1, 1)));
     let mut server = server(&upstreams[0]);
     let body = chat("x", false);
@@ -277,7 +277,7 @@ fn an_answer_of_another_server_or_from_later_than_now_is_not_taken() {
 }
 
 #[test]
-fn a_clients_own_key_has_answers_of_its_own_where_the_provider_gets_it() {
+fn a_forwarded_client_key_has_separate_cached_answers() {
     let upstream = Upstream::saying(completion("well", 1, 1));
     let server = server_with(&upstream, |config| {
         let through = Toward { pass_through_key: true, ..Toward::default() };
@@ -290,7 +290,7 @@ fn a_clients_own_key_has_answers_of_its_own_where_the_provider_gets_it() {
 }
 
 #[test]
-fn of_those_who_ask_the_same_at_once_one_buys_and_the_others_wait_for_it() {
+fn concurrent_equal_requests_share_one_call() {
     for is_streamed in [false, true] {
         let (upstream, questions, leave) = patient(move |stream| {
             if is_streamed {
@@ -407,7 +407,7 @@ fn a_streamed_answer_that_is_kept_arrives_as_it_comes() {
 }
 
 #[test]
-fn who_waits_for_the_same_request_of_another_is_told_when_the_server_ends() {
+fn clients_waiting_for_a_shared_call_get_503_at_shutdown() {
     let (upstream, questions, _leave) = patient(|_| {});
     let mut server = server(&upstream);
     let body = chat("x", false);
@@ -425,7 +425,7 @@ fn who_waits_for_the_same_request_of_another_is_told_when_the_server_ends() {
 }
 
 #[test]
-fn an_answer_whose_client_has_left_is_kept_if_it_was_read_to_its_end() {
+fn a_complete_answer_is_cached_after_its_client_left() {
     for (drain_max, is_kept) in [(Some(DEADLINE), true), (None, false)] {
         let ends = Arc::new(AtomicBool::new(false));
         let is_over = Arc::clone(&ends);

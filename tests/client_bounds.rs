@@ -276,7 +276,7 @@ fn no_other_model_is_asked_for_a_client_that_has_left() {
 }
 
 #[test]
-fn who_leaves_while_it_waits_for_its_turn_gets_no_call_and_leaves_the_turn_to_others() {
+fn a_client_that_leaves_the_queue_frees_its_permit() {
     let upstream = answering();
     let server = server_with(&upstream, |config| {
         let rate =
@@ -311,7 +311,7 @@ fn who_leaves_while_another_buys_the_same_answer_gets_no_call() {
 }
 
 #[test]
-fn of_an_alias_whose_models_all_fail_the_most_useful_failure_is_told() {
+fn a_failed_alias_returns_the_most_useful_error() {
     let upstream = Upstream::start(|body, stream| {
         let answer = match body.contains("\"long\"") {
             true => json_answer(
@@ -374,7 +374,7 @@ fn of_an_alias_whose_models_all_fail_the_most_useful_failure_is_told() {
 }
 
 #[test]
-fn whoever_refuses_a_request_says_it_in_the_shape_of_the_protocol() {
+fn every_refusal_has_the_error_format_of_the_protocol() {
     let upstream = answering();
     let server = server_with(&upstream, |_| {});
     let long = format!("x: {}\r\n", "x".repeat(16 << 10));
@@ -443,7 +443,7 @@ fn a_field_that_is_passed_on_may_be_any_text() {
 }
 
 #[test]
-fn a_method_that_a_path_does_not_take_is_told_with_those_that_it_takes() {
+fn a_wrong_method_is_refused_with_the_allowed_ones() {
     let upstream = answering();
     let server = server_with(&upstream, |_| {});
     for (method, path, allowed) in [

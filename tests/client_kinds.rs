@@ -51,7 +51,7 @@ fn newest_row(server: &TestServer, count: usize) -> Value {
 }
 
 #[test]
-fn gemini_answers_chat_completions_and_its_thoughts_are_counted_and_priced_as_the_answer() {
+fn gemini_thoughts_are_counted_and_priced_as_output() {
     let usage = json!({"prompt_tokens": 9, "completion_tokens": 1, "total_tokens": 103});
     let upstream = Upstream::start(move |body, stream| {
         let model = "gemini-2.5-flash";
@@ -93,7 +93,7 @@ fn gemini_answers_chat_completions_and_its_thoughts_are_counted_and_priced_as_th
 }
 
 #[test]
-fn ollama_answers_either_protocol_and_gets_its_key_as_a_bearer_token() {
+fn ollama_serves_both_protocols_with_a_bearer_token() {
     let upstream = Upstream::start(|body, stream| {
         let answer = if body.contains("max_tokens") {
             let begin = json!({"type": "message_start", "message": {"model": "llama3.2", "usage": {"input_tokens": 3, "output_tokens": 0}}});
@@ -138,7 +138,7 @@ fn ollama_answers_either_protocol_and_gets_its_key_as_a_bearer_token() {
 }
 
 #[test]
-fn a_kind_that_does_not_speak_a_protocol_is_refused_with_the_one_that_it_speaks() {
+fn an_unsupported_protocol_is_refused_with_the_supported_one() {
     let upstream = Upstream::saying("");
     let server = server(&upstream);
     for (path, model, advice) in [

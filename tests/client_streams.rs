@@ -227,7 +227,7 @@ fn what_comes_with_the_news_that_the_client_has_left_is_counted() {
 }
 
 #[test]
-fn a_text_that_is_too_long_to_be_kept_is_estimated_by_its_length() {
+fn a_text_too_long_to_keep_is_estimated_by_its_length() {
     // 17 tokens each; six MiB together.
     let line = "The quick brown fox jumps over the lazy dog, and rests for 12 minutes.\n";
     let (events, lines) = (96, 923);
@@ -298,7 +298,7 @@ fn half_an_event_is_given_to_nobody_and_whole_ones_at_once() {
 }
 
 #[test]
-fn a_large_event_is_given_whole_and_one_that_is_too_large_not_at_all() {
+fn large_events_are_forwarded_and_oversized_ones_refused() {
     for (bytes, status) in [(5 << 20, "SUCCESS"), (17 << 20, "FAILED")] {
         let image = json!({"choices": [{"delta": {"image": "A".repeat(bytes)}}]});
         let large = event(&image) + "data: [DONE]\n\n";
@@ -340,7 +340,7 @@ fn an_event_that_lacks_its_end_alone_is_given_with_one() {
 }
 
 #[test]
-fn a_provider_that_breaks_off_in_its_first_event_is_followed_by_the_next() {
+fn a_break_in_the_first_event_triggers_the_fallback() {
     let upstream = Upstream::start(|body, stream| {
         let answer = match body.contains("\"bad\"") {
             true => format!("{STREAM_HEAD}data: {{\"choi"),
@@ -411,7 +411,7 @@ fn the_key_is_replaced_in_errors_that_come_with_status_200() {
 }
 
 #[test]
-fn comments_show_that_an_answer_will_come_until_the_total_timeout() {
+fn comments_keep_a_stream_alive_until_the_total_timeout() {
     let (_end, ended) = bounded::<()>(0);
     let upstream = Upstream::start(move |body, stream: &mut TcpStream| {
         let _ = stream.write_all(STREAM_HEAD.as_bytes());
@@ -481,7 +481,7 @@ fn a_last_chunk_is_hidden_where_it_says_nothing_but_the_usage() {
 }
 
 #[test]
-fn an_answer_that_nests_deeper_than_it_is_read_is_passed_on_and_booked() {
+fn a_too_deep_answer_is_forwarded_and_accounted() {
     let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
     let counts = r#""usage":{"prompt_tokens":7,"completion_tokens":2}"#;
     let document = format!(

@@ -103,7 +103,7 @@ impl Conversation {
 }
 
 #[test]
-fn a_request_and_its_answer_are_passed_on_byte_for_byte_but_for_the_model() {
+fn requests_and_answers_are_unchanged_except_for_the_model() {
     let answer = "{\"id\":\"x\", \"model\":\"gpt-4o-mini-2024-07-18\",\"new_field\":1.00,\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{\"id\":\"c\",\"type\":\"function\",\"function\":{\"name\":\"f\",\"arguments\":\"{}\"}}]},\"finish_reason\":\"tool_calls\"}],\"usage\":{\"prompt_tokens\":1000,\"completion_tokens\":100}}";
     let upstream = Upstream::saying(json_answer("200 OK", answer));
     let server = server(&upstream);
@@ -147,7 +147,7 @@ fn a_request_and_its_answer_are_passed_on_byte_for_byte_but_for_the_model() {
 }
 
 #[test]
-fn calls_are_found_and_summed_up_by_the_tags_that_clients_give_them() {
+fn calls_are_filtered_and_summed_by_client_tags() {
     let upstream = Upstream::saying(completion("well", 1_000, 100));
     let server = server(&upstream);
     for tags in ["team=a,beta", "team=a", "team=ab"] {
@@ -172,7 +172,7 @@ fn calls_are_found_and_summed_up_by_the_tags_that_clients_give_them() {
 }
 
 #[test]
-fn a_message_is_passed_on_with_the_fields_that_its_protocol_needs() {
+fn a_message_is_forwarded_with_its_protocol_headers() {
     let answer = r#"{"id":"m","type":"message","model":"claude-haiku-4-5","content":[{"type":"tool_use","id":"t","name":"f","input":{}}],"stop_reason":"tool_use","usage":{"input_tokens":10,"cache_read_input_tokens":90,"output_tokens":5}}"#;
     let upstream = Upstream::saying(json_answer("200 OK", answer));
     let server = server(&upstream);
@@ -193,7 +193,7 @@ fn a_message_is_passed_on_with_the_fields_that_its_protocol_needs() {
 }
 
 #[test]
-fn a_streamed_answer_arrives_as_it_comes_and_its_usage_is_shown_to_who_asked_for_it() {
+fn a_stream_is_forwarded_live_with_usage_on_request() {
     let (go, wait) = bounded::<()>(0);
     let wait = Mutex::new(wait);
     let upstream = Upstream::start(move |_, stream| {
@@ -270,7 +270,7 @@ fn target(provider: &str, model: &str) -> Target {
 }
 
 #[test]
-fn an_alias_with_several_models_asks_one_after_another_and_each_is_a_row_and_an_event() {
+fn an_alias_tries_its_models_in_order_with_a_row_each() {
     let upstream = Upstream::start(|body, stream| {
         let answer = if body.contains("\"bad\"") {
             json_answer("503 Busy", r#"{"error":{"message":"overloaded"}}"#)
@@ -533,7 +533,7 @@ fn keys_have_names_of_their_own_and_may_expire() {
 }
 
 #[test]
-fn a_key_and_a_budget_of_its_own_are_made_together_or_not_at_all() {
+fn a_key_and_its_budget_are_created_atomically() {
     // 10 tokens each; 16 are reserved for the answer and some for the prompt.
     let upstream = Upstream::saying(completion("Hello", 9, 1));
     let server = server(&upstream);
@@ -629,7 +629,7 @@ fn a_key_that_is_removed_leaves_its_budgets_or_takes_them_along() {
 }
 
 #[test]
-fn a_clients_own_key_is_ignored_unless_the_provider_is_to_have_it() {
+fn a_client_key_is_ignored_unless_it_is_to_be_forwarded() {
     let upstream = Upstream::start(|_, stream| {
         let body = r#"{"error":{"message":"no sk-mine"}}"#;
         let _ = stream.write_all(json_answer("401 No", body).as_bytes());
@@ -686,7 +686,7 @@ fn endless(end: crossbeam_channel::Receiver<()>) -> (Upstream, Arc<AtomicUsize>)
 }
 
 #[test]
-fn an_answer_whose_client_has_left_is_read_to_its_end_or_broken_off_as_the_provider_says() {
+fn an_abandoned_answer_is_drained_or_cut_as_configured() {
     for (drain_max, status, source) in [
         (Some(DEADLINE), "SUCCESS", "provider"),
         (Some(Duration::from_millis(200)), "CANCELLED", "estimated"),
@@ -724,7 +724,7 @@ fn an_answer_whose_client_has_left_is_read_to_its_end_or_broken_off_as_the_provi
 }
 
 #[test]
-fn a_call_whose_client_leaves_before_anything_came_is_ended_where_the_provider_says_so() {
+fn an_abandoned_call_without_output_ends_as_configured() {
     let (_go, wait) = bounded::<()>(0);
     let wait = Mutex::new(wait);
     let upstream = Upstream::start(move |_, _| {
@@ -748,7 +748,7 @@ fn a_call_whose_client_leaves_before_anything_came_is_ended_where_the_provider_s
 }
 
 #[test]
-fn a_stream_that_breaks_off_ends_with_an_error_and_keeps_what_is_known() {
+fn a_broken_stream_ends_with_an_error_and_keeps_its_usage() {
     let upstream = Upstream::start(|body, stream| {
         let _ = stream.write_all(STREAM_HEAD.as_bytes());
         if body.contains("reported") {
@@ -773,7 +773,7 @@ fn a_stream_that_breaks_off_ends_with_an_error_and_keeps_what_is_known() {
 }
 
 #[test]
-fn calls_under_way_are_ended_with_the_server_and_their_rows_say_so() {
+fn shutdown_ends_calls_in_flight_and_records_it() {
     // Every chunk has a count: an estimate may take longer than the server's shutdown.
     let chunk = json!({"choices": [{"delta": {"content": "x"}}], "usage": {"prompt_tokens": 7, "completion_tokens": 1}});
     let (upstream, _go) = open_ended(format!("data: {chunk}\n\n"));
@@ -885,7 +885,7 @@ fn flows_and_clients_share_one_ledger() {
 }
 
 #[test]
-fn what_a_provider_does_not_count_is_estimated_from_all_texts_of_the_request() {
+fn missing_counts_are_estimated_from_all_request_texts() {
     let answer = json!({"model": "gpt-4o-mini", "choices": [{"index": 0, "message": {"role": "assistant", "content": "well said"}, "finish_reason": "stop"}]});
     let upstream = Upstream::saying(json_answer("200 OK", &answer.to_string()));
     let server = server(&upstream);
@@ -902,7 +902,7 @@ fn what_a_provider_does_not_count_is_estimated_from_all_texts_of_the_request() {
 }
 
 #[test]
-fn clients_wait_for_their_turn_at_a_provider_and_are_refused_where_it_is_too_far() {
+fn clients_queue_for_a_provider_up_to_a_maximum_wait() {
     let upstream = Upstream::saying(completion("done", 1, 1));
     let minute = Duration::from_millis(300);
     let rate = |minute| Rate { requests_per_minute: Some(1), tokens_per_minute: None, minute };

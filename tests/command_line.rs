@@ -150,7 +150,7 @@ fn what_cannot_be_meant_on_the_command_line_is_refused() {
 }
 
 #[test]
-fn a_configuration_with_an_error_names_file_and_line_and_no_secret() {
+fn a_configuration_error_names_file_and_line_and_no_secret() {
     let home = Home::new();
     for (toml, parts) in [
         ("listen = '127.0.0.1:0'\n\n[providers.x]\napi_key = 'sk-1\n", &["line 4"][..]),
@@ -233,7 +233,7 @@ fn a_second_signal_ends_it_at_once() {
 }
 
 #[test]
-fn after_a_power_cut_in_a_call_its_row_is_unknown_and_the_run_goes_on() {
+fn after_a_power_cut_the_row_is_unknown_and_the_run_resumes() {
     let is_stuck = Arc::new(AtomicBool::new(true));
     let upstream = {
         let is_stuck = Arc::clone(&is_stuck);
@@ -324,7 +324,7 @@ fn a_second_start_finds_everything() {
 }
 
 #[test]
-fn run_prints_the_result_on_standard_output_and_all_else_beside_it() {
+fn run_prints_only_the_result_on_standard_output() {
     let home = Home::new();
     let flow = home.write("flow.json", two_nodes().to_string());
     let ended = home.run(&["run", text(&flow), "--input", "topic=bees = insects"]);
@@ -396,7 +396,7 @@ fn a_dry_run_says_what_the_run_will_cost_and_makes_no_call() {
 }
 
 #[test]
-fn the_ledger_is_shown_as_rows_as_sums_and_as_csv_also_while_a_server_runs() {
+fn ledger_prints_rows_sums_and_csv_beside_a_server() {
     let home = Home::new();
     let missing = home.run(&["ledger"]);
     assert_refused(&missing, &["there is no database"]);
@@ -438,7 +438,7 @@ fn a_ledger_that_is_not_written_out_whole_is_no_success() {
 }
 
 #[test]
-fn clients_stay_connected_when_the_process_is_stopped_and_goes_on() {
+fn clients_stay_connected_across_sigstop_and_sigcont() {
     let home = Home::new();
     let server = Served::start(&mut home.serve());
     let mut clients: Vec<_> = (0..3).map(|_| server.client()).collect();

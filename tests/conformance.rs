@@ -271,7 +271,7 @@ fn reserved_opcodes_fail_the_connection() {
 
 /// Cases of sections 5.1 and 5.2 of the RFC that groups 3 and 4 lack.
 #[test]
-fn a_frame_without_a_mask_or_with_an_impossible_length_fails_the_connection() {
+fn an_unmasked_or_oversized_frame_fails_the_connection() {
     let server = Server::start();
     server.fails("no mask", &[FIN | TEXT, 1, b'x'], 1002);
     let endless = [&[FIN | BINARY, 0xff][..], &u64::MAX.to_be_bytes(), &MASK].concat();
@@ -283,7 +283,7 @@ fn a_frame_without_a_mask_or_with_an_impossible_length_fails_the_connection() {
 
 /// Group 5.
 #[test]
-fn fragments_are_put_together_and_control_frames_come_in_between() {
+fn fragments_are_joined_around_control_frames() {
     let server = Server::start();
     for opcode in [TEXT, BINARY] {
         for size in [1, 3, 5, 8] {
@@ -381,7 +381,7 @@ fn a_text_is_utf_8_or_fails_the_connection() {
 
 /// Group 7.
 #[test]
-fn a_close_is_answered_with_its_code_and_a_bad_one_with_its_fault() {
+fn a_close_is_echoed_and_an_invalid_one_gets_an_error_code() {
     let server = Server::start();
     let answer = |frames: &[u8]| {
         let mut peer = server.connect();

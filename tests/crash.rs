@@ -990,7 +990,7 @@ fn kill(world: &World, life: u64, mut running: Running) {
 }
 
 #[test]
-fn whenever_it_is_killed_nothing_is_lost_nothing_bought_twice_and_all_accounts_agree() {
+fn kills_lose_nothing_and_repeat_no_settled_call() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let kills = from_environment("CRASH_KILLS", KILLS);
     say(&format!("\nCRASH_SEED={} CRASH_KILLS={kills}", seed()));
@@ -1130,7 +1130,7 @@ const ITEMS_OF_A_LIFE_MAX: u64 = 50;
 static ALONE: Mutex<()> = Mutex::new(());
 
 #[test]
-fn a_map_that_is_killed_again_and_again_buys_no_finished_item_twice() {
+fn a_repeatedly_killed_map_repeats_no_finished_item() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut random = seeded(2);
     // Number of requests per item.

@@ -58,8 +58,7 @@ fn rows(served: &Served) -> Vec<Value> {
 }
 
 #[test]
-fn a_full_disk_refuses_calls_before_they_are_made_and_what_is_under_way_is_written_when_there_is_room()
- {
+fn a_full_disk_refuses_new_calls_and_settles_open_ones_later() {
     let (release, held) = bounded::<()>(0);
     let upstream = Upstream::start(move |body, stream| {
         if body.contains("held") {
@@ -128,7 +127,7 @@ fn a_full_disk_refuses_calls_before_they_are_made_and_what_is_under_way_is_writt
 }
 
 #[test]
-fn a_start_on_a_full_disk_shows_what_there_is_and_goes_on_with_the_rest_when_there_is_room() {
+fn a_server_on_a_full_disk_starts_and_recovers_later() {
     let (release, held) = bounded::<()>(0);
     let upstream = Upstream::start(move |body, stream| {
         if body.contains("held") {

@@ -43,7 +43,7 @@ fn server(upstream: &Upstream) -> TestServer {
 }
 
 #[test]
-fn a_failed_run_goes_on_from_the_failed_node_once_the_cause_is_mended() {
+fn a_failed_run_resumes_at_the_failed_node() {
     let is_mended = Arc::new(AtomicBool::new(false));
     let upstream = half_broken(&is_mended);
     let server = server(&upstream);
@@ -143,7 +143,7 @@ fn a_run_that_is_over_can_be_deleted_and_its_ledger_rows_stay() {
 }
 
 #[test]
-fn old_runs_are_removed_by_themselves_and_their_ledger_rows_stay() {
+fn retention_removes_old_runs_and_keeps_their_rows() {
     let server = TestServer::start_with(|config| {
         config.retention.run_age = Duration::from_millis(1);
     });

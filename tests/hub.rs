@@ -41,7 +41,7 @@ fn hears(client: &mut Client, delta: &str) {
 }
 
 #[test]
-fn clients_are_registered_when_they_come_and_unregistered_when_they_go() {
+fn clients_are_registered_and_unregistered() {
     let server = TestServer::start();
     let one = server.client();
     let mut two = server.client();
@@ -94,7 +94,7 @@ fn send_to_client_reaches_exactly_one() {
 }
 
 #[test]
-fn a_client_that_never_reads_delays_nobody_and_is_cut_with_a_code_that_means_reconnect() {
+fn a_stuck_client_is_cut_and_delays_no_other() {
     let server = TestServer::start();
     let mut stuck = server.client();
     let mut healthy = server.client();
@@ -120,7 +120,7 @@ fn a_client_that_never_reads_delays_nobody_and_is_cut_with_a_code_that_means_rec
 }
 
 #[test]
-fn a_slow_reader_that_pings_while_large_messages_are_sent_sees_no_corrupt_frame() {
+fn a_slow_reader_that_pings_sees_no_corrupt_frame() {
     let server = TestServer::start();
     let mut client = server.client();
     let hub = server.server().core().hub.clone();
@@ -260,7 +260,7 @@ fn a_subscription_narrows_what_a_client_gets() {
 }
 
 #[test]
-fn a_client_that_answers_no_ping_is_closed_and_one_that_does_stays() {
+fn only_a_client_that_answers_no_ping_is_closed() {
     let server = TestServer::start_with(|config| {
         config.pings.interval = Duration::from_millis(200);
         config.pings.timeout = Duration::from_millis(300);
@@ -307,7 +307,7 @@ fn the_metrics_count_clients_and_deliveries() {
 }
 
 #[test]
-fn the_metrics_say_why_clients_were_ended_and_how_much_they_had_missed() {
+fn metrics_count_ended_clients_by_reason_and_their_backlog() {
     let server = TestServer::start_with(|config| {
         config.pings.interval = Duration::from_millis(200);
         config.pings.timeout = Duration::from_millis(200);
@@ -348,7 +348,7 @@ fn the_metrics_say_why_clients_were_ended_and_how_much_they_had_missed() {
 }
 
 #[test]
-fn an_address_that_has_its_share_of_connections_gets_429_until_it_lets_go_of_one() {
+fn an_address_at_its_connection_limit_gets_429() {
     let server = TestServer::start_with(|config| config.connections_per_address = Some(3));
     let connect_from = |address: [u8; 4]| {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
@@ -415,7 +415,7 @@ fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn who_floods_is_closed_with_1008_and_the_limit_and_nobody_else_notices() {
+fn a_flooding_client_alone_is_closed_with_1008() {
     const TEXT: u8 = 0x81;
     const PING: u8 = 0x89;
     const PONG: u8 = 0x8a;

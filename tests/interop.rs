@@ -15,7 +15,7 @@ use crate::harness::{TestServer, add_provider};
 const DEADLINE: Duration = Duration::from_secs(120);
 
 #[test]
-fn the_official_sdks_work_as_they_do_with_the_providers_themselves() {
+fn the_official_sdks_work_as_with_the_providers() {
     let aimock = Aimock::start();
     let server = TestServer::start_with(|config| {
         add_provider(config, "openai", Kind::OpenAi, &aimock.openai_url());

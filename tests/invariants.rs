@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn heads_of_the_corpus_are_read_or_refused_always_in_the_same_way() {
+    fn corpus_request_heads_parse_deterministically() {
         corpus("request_head").iter().for_each(|bytes| request_head(bytes));
     }
 

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::harness::{TestServer, agent, chain, two_nodes};
 
 #[test]
-fn a_template_that_nests_without_end_is_refused_and_ends_nothing() {
+fn an_endlessly_nested_template_is_refused_safely() {
     let server = TestServer::start();
     for prompt in [
         format!("{{{{ 1{} }}}}", "+1".repeat(10_000)),

@@ -69,7 +69,7 @@ fn rows(server: &TestServer) -> Vec<Value> {
 }
 
 #[test]
-fn an_agent_is_asked_once_for_each_item_and_the_output_is_the_list_of_answers() {
+fn a_map_makes_one_call_per_item_and_returns_a_list() {
     let upstream = failing_on(|_| false);
     let server = server(&upstream);
     let flow = server.save(&over_list("openai", json!({"atOnce": 3})));
@@ -105,7 +105,7 @@ fn an_agent_is_asked_once_for_each_item_and_the_output_is_the_list_of_answers() 
 }
 
 #[test]
-fn items_are_asked_in_order_unless_the_node_says_how_many_at_once() {
+fn items_run_in_order_unless_the_node_allows_concurrency() {
     for (more, at_once) in [(json!({}), 1), (json!({"atOnce": 3}), 3)] {
         let (upstream, questions, leave) = patient();
         let server = server(&upstream);
@@ -134,7 +134,7 @@ fn items_are_asked_in_order_unless_the_node_says_how_many_at_once() {
 }
 
 #[test]
-fn a_list_may_be_empty_or_the_json_that_an_answer_holds_but_nothing_else() {
+fn a_map_accepts_only_lists_and_texts_with_json_lists() {
     let upstream = failing_on(|_| false);
     let server = server(&upstream);
     let flow = server.save(&over_list("openai", json!({})));
@@ -157,7 +157,7 @@ fn a_list_may_be_empty_or_the_json_that_an_answer_holds_but_nothing_else() {
 }
 
 #[test]
-fn a_failed_item_fails_the_run_and_a_resumed_one_asks_for_what_is_not_there_only() {
+fn a_resumed_map_calls_only_its_missing_items() {
     let is_mended = Arc::new(AtomicUsize::new(0));
     let mended = Arc::clone(&is_mended);
     let upstream = failing_on(move |prompt| prompt == "2: c" && mended.load(Ordering::SeqCst) == 0);
@@ -184,7 +184,7 @@ fn a_failed_item_fails_the_run_and_a_resumed_one_asks_for_what_is_not_there_only
 }
 
 #[test]
-fn an_item_may_fail_and_the_list_has_what_the_flow_gives_instead() {
+fn a_failed_item_is_replaced_by_its_on_error_output() {
     let upstream = failing_on(|prompt| prompt == "1: b");
     let server = server(&upstream);
     let more = json!({"atOnce": 16, "onError": {"output": "none"}});
@@ -247,7 +247,7 @@ fn after_a_restart_finished_items_are_not_bought_again() {
 }
 
 #[test]
-fn an_interrupted_item_that_must_not_be_asked_again_fails_the_run_after_a_restart() {
+fn an_interrupted_unrepeatable_item_fails_the_run() {
     let (upstream, questions, _leave) = patient();
     let mut server = server(&upstream);
     let retry = json!({"retry": {"afterRestart": false}});
@@ -264,7 +264,7 @@ fn an_interrupted_item_that_must_not_be_asked_again_fails_the_run_after_a_restar
 }
 
 #[test]
-fn a_map_that_is_cancelled_stops_all_its_calls_and_begins_no_more() {
+fn a_cancelled_map_stops_its_calls_and_starts_no_more() {
     let (upstream, questions, _leave) = patient();
     let server = server(&upstream);
     let flow = server.save(&over_list("openai", json!({"atOnce": 2})));

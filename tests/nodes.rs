@@ -77,7 +77,7 @@ fn status_of<'a>(run: &'a Value, id: &str) -> &'a Value {
 }
 
 #[test]
-fn a_condition_decides_which_branch_runs_and_a_join_waits_for_that_one_only() {
+fn a_join_waits_only_for_the_chosen_branch() {
     let server = TestServer::start();
     let flow = server.save(&long_or_short());
     let run = server.run(flow, &json!({"topic": "ants"}));
@@ -95,7 +95,7 @@ fn a_condition_decides_which_branch_runs_and_a_join_waits_for_that_one_only() {
 }
 
 #[test]
-fn viewers_are_told_of_free_nodes_as_of_others_and_of_skipped_ones_nothing() {
+fn events_cover_free_nodes_but_not_skipped_ones() {
     let server = TestServer::start();
     let flow = server.save(&long_or_short());
     let mut client = server.client();
@@ -114,7 +114,7 @@ fn viewers_are_told_of_free_nodes_as_of_others_and_of_skipped_ones_nothing() {
 }
 
 #[test]
-fn an_input_that_the_flow_does_not_take_is_refused_before_anything_runs() {
+fn an_undeclared_input_is_refused_before_the_run() {
     let server = TestServer::start();
     let flow = server.save(&long_or_short());
     let path = format!("/api/flows/{flow}/execute");
@@ -128,7 +128,7 @@ fn an_input_that_the_flow_does_not_take_is_refused_before_anything_runs() {
 }
 
 #[test]
-fn a_run_of_which_everything_is_skipped_ends_well_and_returns_nothing() {
+fn a_fully_skipped_run_succeeds_with_no_output() {
     let server = TestServer::start();
     let flow = server.save(&flow(
         &[
@@ -169,7 +169,7 @@ fn that_may_ask_this_machine() -> TestServer {
 }
 
 #[test]
-fn an_http_node_asks_what_its_templates_say_and_gives_the_answer() {
+fn an_http_node_renders_its_request_and_returns_the_answer() {
     let upstream = Upstream::saying(json_answer("200 OK", r#"{"name": "ant"}"#));
     let server = that_may_ask_this_machine();
     let url = format!("{}/{{{{ input.topic }}}}", upstream.url());
@@ -187,7 +187,7 @@ fn an_http_node_asks_what_its_templates_say_and_gives_the_answer() {
 }
 
 #[test]
-fn an_http_node_does_not_ask_this_machine_unless_that_is_configured() {
+fn an_http_node_reaches_loopback_only_if_configured() {
     let upstream = Upstream::saying(json_answer("200 OK", r#"{"name": "secret"}"#));
     let server = TestServer::start();
     for host in ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]"] {

@@ -21,7 +21,7 @@ use crate::optimizer_fixture::{
 use crate::upstream::{Upstream, completion_of};
 
 #[test]
-fn identical_prompts_that_were_bought_again_are_told_with_exactly_what_they_cost() {
+fn repeated_prompts_are_suggested_with_their_exact_cost() {
     let server = Fixture::answering(1_000, 1_000);
     let mut client = server.client();
     let flow = flow_of(&server, "gpt-4o");
@@ -43,7 +43,7 @@ fn identical_prompts_that_were_bought_again_are_told_with_exactly_what_they_cost
 }
 
 #[test]
-fn prompts_that_differ_and_nodes_that_keep_their_answers_are_not_proposed_to_be_kept() {
+fn different_prompts_and_cached_nodes_get_no_cache_suggestion() {
     let server = Fixture::answering(1_000, 1_000);
     let flow = flow_of(&server, "gpt-4o");
     run_times(&server, flow, 5, |at| at.to_string());
@@ -61,7 +61,7 @@ fn prompts_that_differ_and_nodes_that_keep_their_answers_are_not_proposed_to_be_
 }
 
 #[test]
-fn a_cheaper_model_that_flows_use_already_is_put_forward_with_the_same_calls_priced_there() {
+fn a_cheaper_model_in_use_is_suggested_with_repriced_calls() {
     let server = Fixture::answering(1_000, 100);
     let used = flow_of(&server, "gpt-4o-mini");
     run_times(&server, used, 10, |at| at.to_string());
@@ -83,7 +83,7 @@ fn a_cheaper_model_that_flows_use_already_is_put_forward_with_the_same_calls_pri
 }
 
 #[test]
-fn what_is_applied_changes_the_flow_and_is_taken_back_and_refused_where_the_flow_has_changed() {
+fn a_suggestion_is_applied_reverted_and_refused_if_stale() {
     let server = Fixture::answering(1_000, 1_000);
     let mut client = server.client();
     let flow = flow_of(&server, "gpt-4o");
@@ -119,7 +119,7 @@ fn what_is_applied_changes_the_flow_and_is_taken_back_and_refused_where_the_flow
 }
 
 #[test]
-fn what_a_flow_has_changed_from_since_is_not_applied_and_the_flow_stays_as_it_is() {
+fn a_stale_suggestion_is_not_applied() {
     let server = Fixture::answering(1_000, 1_000);
     let flow = flow_of(&server, "gpt-4o");
     run_times(&server, flow, 5, |_| "again".into());
@@ -137,7 +137,7 @@ fn what_a_flow_has_changed_from_since_is_not_applied_and_the_flow_stays_as_it_is
 }
 
 #[test]
-fn what_was_shown_is_applied_and_nothing_else_where_another_change_is_put_forward_by_now() {
+fn only_the_displayed_change_can_be_applied() {
     let server = Fixture::answering(1_000, 100);
     let flow = flow_of(&server, "gpt-4o");
     run_times(&server, flow, 10, |at| at.to_string());
@@ -194,7 +194,7 @@ fn the_change_that_is_put_forward_can_be_applied_by_its_name() {
 }
 
 #[test]
-fn an_alternative_that_was_applied_is_kept_with_its_own_promise_and_ground() {
+fn an_applied_alternative_keeps_its_own_evidence() {
     let server = Fixture::answering(1_000, 100);
     let flow = flow_of(&server, "gpt-4o");
     run_times(&server, flow, 10, |at| at.to_string());
@@ -219,7 +219,7 @@ fn an_alternative_that_was_applied_is_kept_with_its_own_promise_and_ground() {
 }
 
 #[test]
-fn what_was_applied_is_not_taken_back_from_a_flow_that_has_changed_since() {
+fn a_changed_flow_cannot_be_reverted() {
     let server = Fixture::answering(1_000, 1_000);
     let flow = flow_of(&server, "gpt-4o");
     run_times(&server, flow, 5, |_| "again".into());
@@ -232,7 +232,7 @@ fn what_was_applied_is_not_taken_back_from_a_flow_that_has_changed_since() {
 }
 
 #[test]
-fn what_was_dismissed_stays_away_until_the_node_asks_something_else() {
+fn a_dismissed_suggestion_returns_only_after_a_node_change() {
     let server = Fixture::answering(1_000, 1_000);
     let flow = flow_of(&server, "gpt-4o");
     run_times(&server, flow, 5, |_| "again".into());
@@ -275,7 +275,7 @@ fn what_holds_no_longer_is_withdrawn_also_after_a_restart() {
 }
 
 #[test]
-fn what_was_found_with_another_prompt_is_withdrawn_and_does_not_come_back_with_a_restart() {
+fn a_prompt_change_withdraws_a_suggestion_permanently() {
     let mut server = Fixture::answering(1_000, 1_000);
     let flow = flow_of(&server, "gpt-4o");
     run_times(&server, flow, 5, |_| "again".into());
@@ -304,7 +304,7 @@ fn what_was_found_with_another_prompt_is_withdrawn_and_does_not_come_back_with_a
 }
 
 #[test]
-fn calls_from_before_a_change_that_was_taken_back_are_not_counted_again_after_a_restart() {
+fn reverted_changes_do_not_revive_old_calls_after_a_restart() {
     let mut server = Fixture::answering(1_000, 1_000);
     let flow = flow_of(&server, "gpt-4o");
     run_times(&server, flow, 10, |_| "again".into());
@@ -342,7 +342,7 @@ fn what_was_looked_at_before_the_flow_changed_is_not_proposed() {
 }
 
 #[test]
-fn a_limit_that_binds_no_budget_any_more_is_withdrawn_though_nothing_runs() {
+fn a_limit_suggestion_is_withdrawn_without_its_budget() {
     let server = Fixture::answering(1_000, 100);
     let set = |budgets: Value| {
         let body = json!({"budgets": budgets}).to_string();
@@ -360,7 +360,7 @@ fn a_limit_that_binds_no_budget_any_more_is_withdrawn_though_nothing_runs() {
 }
 
 #[test]
-fn what_is_expected_of_a_flow_that_does_not_run_any_more_gets_less_and_is_withdrawn_in_the_end() {
+fn the_projection_of_an_idle_flow_shrinks_until_withdrawn() {
     let server = Fixture::answering(1_000, 1_000);
     let flow = flow_of(&server, "gpt-4o");
     run_times(&server, flow, 5, |_| "again".into());
@@ -421,7 +421,7 @@ fn prices_that_have_changed_are_looked_at_though_nothing_runs() {
 }
 
 #[test]
-fn calls_are_priced_by_the_lengths_at_which_own_prices_change_also_once_they_are_others() {
+fn calls_are_priced_by_the_tiers_of_current_user_prices() {
     let home = Home::new();
     let price = |tiers: &str| {
         let model = "[[price]]\nprovider = 'openai'\nmodel = 'gpt-4o-mini'\n";
@@ -463,7 +463,7 @@ fn calls_are_priced_by_the_lengths_at_which_own_prices_change_also_once_they_are
 }
 
 #[test]
-fn a_flow_whose_suggestions_cannot_be_read_keeps_no_others_from_being_looked_at() {
+fn unreadable_suggestions_of_a_flow_do_not_block_others() {
     let mut server = Fixture::answering(1_000, 1_000);
     server.leave_unverified();
     let flows = [flow_of(&server, "gpt-4o"), flow_of(&server, "gpt-4o")];
@@ -521,7 +521,7 @@ fn what_could_not_be_written_is_written_with_the_next_pass() {
 }
 
 #[test]
-fn what_is_measured_by_runs_goes_on_when_runs_are_deleted_also_after_a_restart() {
+fn measurements_survive_deleted_runs_and_restarts() {
     let mut server = Fixture::answering(1_000, 1_000);
     let flow = server.save(&two_and_output(
         "A {{ input.what }}",
@@ -552,7 +552,7 @@ fn what_is_measured_by_runs_goes_on_when_runs_are_deleted_also_after_a_restart()
 }
 
 #[test]
-fn a_call_whose_answer_nobody_uses_is_told_with_what_it_cost_and_can_be_left_out() {
+fn an_unused_call_is_suggested_for_removal_with_its_cost() {
     let server = Fixture::answering(1_000, 1_000);
     let dead = server.save(&two_and_output(
         "A {{ input.what }}",
@@ -579,7 +579,7 @@ fn a_call_whose_answer_nobody_uses_is_told_with_what_it_cost_and_can_be_left_out
 }
 
 #[test]
-fn of_two_calls_that_only_serve_each_other_the_later_one_is_to_be_left_out_first() {
+fn of_two_unused_calls_the_later_one_is_removed_first() {
     let server = Fixture::answering(1_000, 1_000);
     let flow = server.save(&two_and_output(
         "A {{ input.what }}",
@@ -602,7 +602,7 @@ const TOOK_LONG: &str = "UPDATE run_nodes SET finished_ms = started_ms + 150 WHE
     (SELECT id FROM runs WHERE flow_id = ?1)";
 
 #[test]
-fn calls_that_wait_for_each_other_for_no_reason_are_told_with_the_time_and_can_be_made_at_once() {
+fn independent_sequential_calls_are_suggested_as_parallel() {
     let mut server = Fixture::answering(10, 10);
     let both = "{{ nodes.first.output }} {{ nodes.second.output }}";
     let apart = server.save(&two_and_output("A {{ input.what }}", "B {{ input.what }}", both));
@@ -628,7 +628,7 @@ fn calls_that_wait_for_each_other_for_no_reason_are_told_with_the_time_and_can_b
 }
 
 #[test]
-fn the_command_line_says_the_same_while_the_server_runs_and_changes_nothing() {
+fn the_command_line_shows_the_same_and_changes_nothing() {
     let server = Fixture::answering(1_000, 1_000);
     let home = Home::new();
     let config = format!(
@@ -673,7 +673,7 @@ fn the_command_line_says_the_same_while_the_server_runs_and_changes_nothing() {
 }
 
 #[test]
-fn a_long_beginning_that_all_prompts_share_is_told_with_what_a_cache_would_have_saved() {
+fn a_shared_prefix_is_suggested_for_the_prompt_cache() {
     let upstream = Upstream::start(|_, stream| {
         let _ = stream.write_all(message_of("claude-sonnet-4-5", 4_000, 10).as_bytes());
     });
@@ -711,7 +711,7 @@ fn a_long_beginning_that_all_prompts_share_is_told_with_what_a_cache_would_have_
 }
 
 #[test]
-fn a_node_that_asked_nothing_lately_ends_neither_the_optimizer_nor_the_server() {
+fn an_idle_node_does_not_stop_the_optimizer() {
     let upstream = Upstream::start(|_, stream| {
         let _ = stream.write_all(message_of("claude-sonnet-4-5", 4_000, 10).as_bytes());
     });
@@ -734,7 +734,7 @@ fn a_node_that_asked_nothing_lately_ends_neither_the_optimizer_nor_the_server() 
 }
 
 #[test]
-fn calls_that_are_made_at_once_cannot_read_what_none_has_written() {
+fn concurrent_calls_cannot_read_an_unwritten_cache() {
     // No call is answered before all were sent.
     let all_made = Barrier::new(10);
     let upstream = Upstream::start(move |body, stream| {
@@ -762,7 +762,7 @@ fn calls_that_are_made_at_once_cannot_read_what_none_has_written() {
 }
 
 #[test]
-fn a_burst_is_told_by_the_days_that_were_looked_at_and_not_by_those_that_had_calls() {
+fn a_burst_is_projected_over_all_observed_days() {
     let mut server = Fixture::answering(10_000, 1_000);
     server.leave_unverified();
     let flow = flow_of(&server, "gpt-4o");
@@ -809,7 +809,7 @@ fn a_burst_is_told_by_the_days_that_were_looked_at_and_not_by_those_that_had_cal
 }
 
 #[test]
-fn what_is_bought_again_since_answers_are_not_kept_any_more_is_expected_by_the_days_since_then() {
+fn repeats_are_projected_from_the_end_of_caching() {
     let mut server = Fixture::answering(10_000, 1_000);
     server.leave_unverified();
     let flow = flow_of(&server, "gpt-4o");
@@ -835,7 +835,7 @@ fn what_is_bought_again_since_answers_are_not_kept_any_more_is_expected_by_the_d
 }
 
 #[test]
-fn what_is_open_is_withdrawn_only_well_below_what_it_took_to_be_told() {
+fn an_open_suggestion_is_withdrawn_well_below_its_threshold() {
     let mut server = Fixture::answering(440, 10);
     server.leave_unverified();
     let flow = flow_of(&server, "gpt-4o");
@@ -856,7 +856,7 @@ fn what_is_open_is_withdrawn_only_well_below_what_it_took_to_be_told() {
 }
 
 #[test]
-fn suggestions_about_the_same_calls_say_so_and_one_that_is_applied_leaves_the_other_its_ground() {
+fn overlapping_suggestions_say_so_and_are_updated_on_apply() {
     let server = Fixture::answering(1_000, 1_000);
     let flow = flow_of(&server, "gpt-4o");
     // Ten prompts; one repeats five times.
@@ -881,7 +881,7 @@ fn suggestions_about_the_same_calls_say_so_and_one_that_is_applied_leaves_the_ot
 }
 
 #[test]
-fn the_time_of_unpriced_calls_and_of_maps_is_that_of_their_nodes() {
+fn the_time_of_unpriced_calls_and_maps_is_their_node_time() {
     let mut server = Fixture::of(openai(|_, stream| {
         let _ = stream.write_all(completion_of("homemade", "well", 10, 10).as_bytes());
     }));

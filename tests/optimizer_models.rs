@@ -35,7 +35,7 @@ fn alternatives(found: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn of_what_openai_serves_the_mildest_step_down_to_a_newer_model_is_put_forward() {
+fn openai_models_get_the_smallest_step_down_to_a_newer_one() {
     let server = Fixture::answering(1_000, 100);
     let names = ["gpt-4o", "gpt-4.1", "gpt-5"];
     let flows = names.map(|name| flow_of(&server, name));
@@ -63,7 +63,7 @@ fn of_what_openai_serves_the_mildest_step_down_to_a_newer_model_is_put_forward()
 }
 
 #[test]
-fn of_what_anthropic_serves_an_older_one_is_not_put_forward_and_a_newer_one_is() {
+fn only_newer_anthropic_models_are_recommended() {
     let models: Vec<Value> = [
         ("claude-opus-4-5-20251101", "2025-11-24"),
         ("claude-haiku-4-5-20251001", "2025-10-15"),
@@ -113,7 +113,7 @@ fn of_what_anthropic_serves_an_older_one_is_not_put_forward_and_a_newer_one_is()
 }
 
 #[test]
-fn a_model_that_is_priced_but_neither_used_nor_listed_is_not_put_forward() {
+fn an_unused_unlisted_model_is_not_recommended() {
     let upstream = Upstream::start(|body, stream| {
         let asked: Value = serde_json::from_str(body).unwrap();
         let answer = completion_of(asked["model"].as_str().unwrap(), "well", 1_000, 100);
@@ -139,7 +139,7 @@ fn a_model_that_is_priced_but_neither_used_nor_listed_is_not_put_forward() {
 }
 
 #[test]
-fn a_model_that_saves_little_or_takes_too_short_prompts_is_not_put_forward() {
+fn small_savings_or_short_contexts_are_not_recommended() {
     let models = [
         json!({"id": "gpt-4o", "created": 1_715_367_049}),
         json!({"id": "gpt-4.1", "created": 1_744_316_542}),
@@ -163,7 +163,7 @@ fn a_model_that_saves_little_or_takes_too_short_prompts_is_not_put_forward() {
 }
 
 #[test]
-fn a_model_that_is_asked_already_where_the_present_one_fails_changes_places_with_it() {
+fn a_recommended_fallback_swaps_places_with_the_model() {
     let server = Fixture::answering(1_000, 100);
     let mut node = agent("n", "openai", "gpt-4.1", "Say {{ input.what }}");
     node["data"]["stream"] = json!(false);
@@ -182,7 +182,7 @@ fn a_model_that_is_asked_already_where_the_present_one_fails_changes_places_with
 }
 
 #[test]
-fn the_server_ends_while_a_provider_is_slow_to_say_what_it_serves() {
+fn shutdown_does_not_wait_for_a_slow_model_list() {
     let upstream = Upstream::listing(
         // Until the client disconnects.
         |stream| drop(stream.read(&mut [0])),
@@ -217,7 +217,7 @@ fn lists(list: String) -> Upstream {
 }
 
 #[test]
-fn what_goes_wrong_with_a_list_is_told_without_the_key_and_a_long_one_is_not_read() {
+fn model_list_errors_hide_the_key_and_long_lists_are_refused() {
     let error = r#"{"error":{"message":"Incorrect API key: sk-very-secret"}}"#;
     let upstream = lists(json_answer("401 Unauthorized", error));
     let told = providers(&upstream, Kind::OpenAi).list_models("p", &Cancel::new());

@@ -107,7 +107,7 @@ fn rows(server: &TestServer, flow: i64) -> Vec<Value> {
 }
 
 #[test]
-fn billed_failures_are_told_with_what_they_cost_and_another_model_is_asked_instead_of_again() {
+fn billed_failures_are_suggested_a_fallback_model() {
     let upstream = unsteady();
     let mut server = Fixture::of(upstream);
     let used = flow_of(&server, "gpt-4o-mini");
@@ -148,7 +148,7 @@ fn billed_failures_are_told_with_what_they_cost_and_another_model_is_asked_inste
 }
 
 #[test]
-fn billed_failures_of_a_node_that_has_another_to_ask_are_tried_again_later() {
+fn billed_failures_with_a_fallback_get_a_longer_backoff() {
     let upstream = unsteady();
     let server = Fixture::of(upstream);
     let flow = streamed(
@@ -165,7 +165,7 @@ fn billed_failures_of_a_node_that_has_another_to_ask_are_tried_again_later() {
 }
 
 #[test]
-fn billed_answers_that_were_not_finished_in_time_are_told_and_get_more_time() {
+fn billed_timeouts_are_suggested_a_longer_timeout() {
     let upstream = unsteady();
     let server = Fixture::of(upstream);
     let flow = streamed(&server, json!({"timeouts": {"totalMs": 300}}));
@@ -190,7 +190,7 @@ fn billed_answers_that_were_not_finished_in_time_are_told_and_get_more_time() {
 }
 
 #[test]
-fn few_failures_unbilled_ones_and_those_that_nobody_tries_again_are_not_told() {
+fn rare_unbilled_or_unretried_failures_get_no_suggestion() {
     let upstream = unsteady();
     let server = Fixture::of(upstream);
     let retry = json!({"retry": {"attempts": 2, "backoffMs": 1}});
@@ -214,7 +214,7 @@ fn set_budgets(server: &TestServer, budgets: Value) {
 }
 
 #[test]
-fn a_limit_far_above_all_answers_that_binds_a_budget_is_told_with_what_a_lower_one_frees() {
+fn an_excessive_token_limit_is_suggested_with_the_freed_budget() {
     let server = Fixture::answering(1_000, 100);
     set_budgets(&server, json!([{"name": "daily", "per": "day", "limitUsd": "1"}]));
     let flow = flow_of(&server, "gpt-4o");
@@ -236,7 +236,7 @@ fn a_limit_far_above_all_answers_that_binds_a_budget_is_told_with_what_a_lower_o
 }
 
 #[test]
-fn a_limit_that_binds_little_of_a_budget_is_told_once_calls_were_refused() {
+fn a_small_excess_limit_is_suggested_after_refusals() {
     let server = Fixture::answering(100_000, 100);
     // 20 calls at 15 cents per million; a call leaves a little less than 1 % unused.
     set_budgets(&server, json!([{"name": "small", "per": "day", "limitUsd": "0.3"}]));
@@ -253,7 +253,7 @@ fn a_limit_that_binds_little_of_a_budget_is_told_once_calls_were_refused() {
 }
 
 #[test]
-fn a_limit_that_is_near_the_answers_or_binds_nothing_is_not_told() {
+fn a_tight_or_irrelevant_limit_gets_no_suggestion() {
     let server = Fixture::answering(1_000, 100);
     let near = |tokens: u64| {
         let mut node = agent("n", "openai", "gpt-4o", "Say {{ input.what }}");
@@ -278,7 +278,7 @@ fn a_limit_that_is_near_the_answers_or_binds_nothing_is_not_told() {
 }
 
 #[test]
-fn what_a_cheaper_model_has_saved_is_measured_over_a_restart_and_kept_when_it_is_taken_back() {
+fn model_savings_survive_a_restart_and_a_revert() {
     let mut server = Fixture::answering(1_000, 100);
     let used = flow_of(&server, "gpt-4o-mini");
     run_times(&server, used, 10, |at| at.to_string());
@@ -352,7 +352,7 @@ fn what_kept_answers_have_saved_is_measured_over_a_restart() {
 }
 
 #[test]
-fn what_a_call_cost_that_nobody_used_is_saved_in_each_run_since_also_after_a_restart() {
+fn a_removed_call_saves_its_cost_in_each_later_run() {
     let mut server = Fixture::answering(1_000, 1_000);
     let flow = server.save(&two_and_output(
         "A {{ input.what }}",
@@ -380,7 +380,7 @@ fn average_ms(runs: &[Value]) -> i64 {
 }
 
 #[test]
-fn the_time_that_runs_take_less_since_calls_are_made_at_once_is_measured() {
+fn time_saved_by_parallel_calls_is_measured() {
     let mut server = Fixture::answering(10, 10);
     let flow = server.save(&two_and_output(
         "A {{ input.what }}",

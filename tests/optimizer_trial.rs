@@ -135,7 +135,7 @@ fn until_asked(upstream: &Upstream, times: usize) {
 }
 
 #[test]
-fn an_estimate_asks_nobody_and_tells_what_the_stored_calls_would_have_cost_there() {
+fn a_trial_estimate_reprices_stored_calls_without_a_call() {
     let upstream = two_models();
     let server = Fixture::of(upstream);
     let (flow, found) = switch(&server, &one_node(&json!({})), what);
@@ -171,7 +171,7 @@ fn an_estimate_asks_nobody_and_tells_what_the_stored_calls_would_have_cost_there
 }
 
 #[test]
-fn a_trial_shows_both_answers_with_what_they_took_and_its_calls_are_rows_of_no_run() {
+fn a_trial_shows_both_answers_and_its_rows_have_no_run() {
     let upstream = two_models();
     let server = Fixture::of(upstream);
     let node = one_node(&json!({"system": "Be kind", "maxTokens": 300, "temperature": 0.5}));
@@ -246,7 +246,7 @@ fn a_trial_shows_both_answers_with_what_they_took_and_its_calls_are_rows_of_no_r
 }
 
 #[test]
-fn an_answer_has_a_limit_also_where_its_node_has_none_and_what_is_cut_off_there_is_told() {
+fn trial_answers_are_limited_and_truncation_is_reported() {
     let upstream = Upstream::start(|body, stream| {
         let asked: Value = serde_json::from_str(body).unwrap();
         let cut = json!({"model": CHEAP, "choices": [{"index": 0, "finish_reason": "length",
@@ -301,7 +301,7 @@ fn of_a_map_its_items_are_tried() {
 }
 
 #[test]
-fn what_a_provider_refuses_stands_at_its_item_and_the_rest_goes_on() {
+fn a_refused_trial_item_does_not_stop_the_rest() {
     let upstream = two_models();
     let server = Fixture::of(upstream);
     let (_, found) = switch(
@@ -328,7 +328,7 @@ fn what_a_provider_refuses_stands_at_its_item_and_the_rest_goes_on() {
 }
 
 #[test]
-fn a_hard_budget_holds_for_trials_and_its_refusal_stands_at_the_item_and_in_the_ledger() {
+fn a_hard_budget_refuses_trial_items_and_records_them() {
     let upstream = two_models();
     let server = Fixture::of(upstream);
     let (_, found) = switch(&server, &one_node(&json!({})), what);
@@ -381,7 +381,7 @@ fn a_call_that_would_wait_for_its_turn_for_too_long_is_not_made() {
 }
 
 #[test]
-fn what_cannot_be_tried_is_refused_and_bad_bodies_are_told_by_their_fields() {
+fn invalid_trials_are_refused_with_their_fields() {
     let upstream = two_models();
     let server = Fixture::of(upstream);
     let (flow, found) = switch(&server, &one_node(&json!({})), what);
@@ -431,7 +431,7 @@ fn what_cannot_be_tried_is_refused_and_bad_bodies_are_told_by_their_fields() {
 }
 
 #[test]
-fn a_suggestion_is_tried_once_at_a_time_and_so_are_only_two_of_them() {
+fn trials_are_limited_to_one_per_suggestion_and_two_in_all() {
     let (upstream, release) = only_dear_answers();
     let server = Fixture::of(upstream);
     for _ in 0..3 {
@@ -479,7 +479,7 @@ fn a_trial_goes_on_when_its_client_leaves() {
 }
 
 #[test]
-fn the_calls_of_a_trial_end_with_the_server_and_what_was_answered_before_is_kept() {
+fn shutdown_ends_a_trial_and_keeps_its_answers() {
     let (upstream, release) = only_dear_answers();
     let mut server = Fixture::of(upstream);
     let flow = flow_of(&server, DEAR);
@@ -523,7 +523,7 @@ fn the_calls_of_a_trial_end_with_the_server_and_what_was_answered_before_is_kept
 }
 
 #[test]
-fn a_call_that_the_database_does_not_take_is_settled_once_it_does() {
+fn a_trial_call_is_settled_after_the_database_recovers() {
     let (upstream, release) = only_dear_answers();
     let server = Fixture::of(upstream);
     let flow = flow_of(&server, DEAR);

@@ -278,7 +278,7 @@ fn clients_that_leave_while_they_wait_give_their_places_back() {
 }
 
 #[test]
-fn the_connection_that_was_idle_longest_makes_room_for_a_new_client() {
+fn the_longest_idle_connection_yields_to_a_new_client() {
     let home = Home::new();
     let server = Served::start(&mut serve_with(FEW_DESCRIPTORS, &home));
     let health = |stream: &mut TcpStream| {

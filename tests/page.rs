@@ -286,7 +286,7 @@ fn end_of_stream(input_tokens: u64, output_tokens: u64) -> String {
 }
 
 #[test]
-fn a_failed_run_is_resumed_with_a_button_and_what_had_finished_stays() {
+fn a_failed_run_is_resumed_and_keeps_finished_nodes() {
     let is_mended = Arc::new(AtomicBool::new(false));
     let mended = Arc::clone(&is_mended);
     let upstream = Upstream::start(move |body, stream| {
@@ -321,7 +321,7 @@ fn a_failed_run_is_resumed_with_a_button_and_what_had_finished_stays() {
 }
 
 #[test]
-fn a_flow_that_declares_its_inputs_is_filled_in_and_what_was_skipped_is_shown() {
+fn declared_inputs_have_a_form_and_skipped_nodes_are_shown() {
     let server = TestServer::start();
     let nodes = json!([
         {"id": "in", "type": "input", "data": {"inputs": [
@@ -422,7 +422,7 @@ fn a_run_is_seen_while_it_goes_on_and_then_found_in_the_ledger() {
 }
 
 #[test]
-fn a_server_that_goes_and_comes_back_is_noticed_and_caught_up_with() {
+fn the_page_reconnects_and_catches_up_after_a_restart() {
     let mut server = TestServer::start();
     let flow = server.save(&two_nodes());
     server.run(flow, &json!({"topic": "ants"}));
@@ -584,7 +584,7 @@ fn a_webhook_is_made_in_the_page_and_its_secret_is_shown_once() {
 }
 
 #[test]
-fn a_schedule_with_faults_is_mended_at_its_fields_and_then_says_when_it_is_due() {
+fn schedule_errors_appear_at_their_fields() {
     let mut server = TestServer::start();
     let flow = server.save(&two_nodes());
     let path = format!("/api/flows/{flow}/schedule");
@@ -661,7 +661,7 @@ fn a_schedule_with_faults_is_mended_at_its_fields_and_then_says_when_it_is_due()
 }
 
 #[test]
-fn a_failed_run_shows_its_attempts_and_what_was_asked_in_each_node() {
+fn a_failed_run_shows_attempts_and_prompts_per_node() {
     let error = format!("out of order: {MARKUP}");
     let upstream = Upstream::start(move |_, stream| {
         let error = json!({"error": {"message": error}}).to_string();
@@ -733,7 +733,7 @@ fn a_failed_run_shows_its_attempts_and_what_was_asked_in_each_node() {
 }
 
 #[test]
-fn a_run_is_deleted_after_a_question_and_its_rows_stay_in_the_ledger() {
+fn a_run_is_deleted_after_confirmation_and_keeps_its_rows() {
     let server = TestServer::start();
     let flow = server.save(&two_nodes());
     for topic in ["ants", "bees"] {
@@ -783,7 +783,7 @@ fn asking(id: &str, prompt: &str, more: &Value) -> Value {
 }
 
 #[test]
-fn the_items_of_a_map_are_counted_while_it_goes_on_and_then_looked_into() {
+fn map_items_are_counted_live_and_can_be_opened() {
     let (leave, left) = bounded::<()>(100);
     let upstream = Upstream::start(move |body, stream| {
         let _ = left.recv_timeout(DEADLINE);
@@ -864,7 +864,7 @@ fn the_items_of_a_map_are_counted_while_it_goes_on_and_then_looked_into() {
 }
 
 #[test]
-fn a_budget_is_set_in_the_page_warns_fills_its_bar_and_refuses_a_call() {
+fn a_budget_set_in_the_page_warns_and_refuses_a_call() {
     let upstream = Upstream::saying(completion("done", 100, 1_000));
     let server = TestServer::start_with(|config| {
         add_provider(config, "openai", Kind::OpenAi, upstream.url());
@@ -965,7 +965,7 @@ fn a_budget_is_set_in_the_page_warns_fills_its_bar_and_refuses_a_call() {
 }
 
 #[test]
-fn a_key_with_a_budget_is_made_in_the_page_shown_once_and_removed_with_its_budget() {
+fn a_key_with_a_budget_is_created_shown_once_and_removed() {
     let upstream = Upstream::saying(completion("done", 9, 1));
     let server = TestServer::start_with(|config| {
         add_provider(config, "openai", Kind::OpenAi, upstream.url());
@@ -1074,7 +1074,7 @@ fn a_key_with_a_budget_is_made_in_the_page_shown_once_and_removed_with_its_budge
 }
 
 #[test]
-fn a_row_says_what_the_cache_saved_and_how_long_the_first_token_took() {
+fn a_row_shows_cache_savings_and_time_to_first_token() {
     let upstream = Upstream::start(|body, stream| {
         let answer = if body.contains("streamed") {
             format!("{STREAM_HEAD}{}{}", delta("well"), end_of_stream(10, 5))
@@ -1180,7 +1180,7 @@ fn whatever_flows_and_providers_say_is_text_also_on_a_phone() {
 }
 
 #[test]
-fn pages_of_other_origins_can_use_live_js_where_they_are_allowed_to() {
+fn live_js_works_on_allowed_origins() {
     let (site, stranger) = (Site::start(), Site::start());
     let server = TestServer::start_with(|config| config.allow_origins = vec![site.origin()]);
     let flow = server.save(&two_nodes());

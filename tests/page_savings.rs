@@ -103,7 +103,7 @@ fn saved(server: &TestServer, flow: i64) -> Value {
 }
 
 #[test]
-fn a_suggestion_comes_by_itself_is_looked_into_applied_and_taken_back() {
+fn a_suggestion_appears_and_is_applied_and_reverted() {
     let server = Fixture::answering(1_000, 1_000);
     let flow = flow_of(&server, "gpt-4o");
     let before = saved(&server, flow);
@@ -226,7 +226,7 @@ fn what_somebody_else_changed_meanwhile_is_told_and_stays() {
 }
 
 #[test]
-fn suggestions_come_and_go_in_the_open_dialog_as_text_also_on_a_phone() {
+fn suggestions_update_in_the_open_dialog_also_on_a_phone() {
     let server = Fixture::answering(1_000, 1_000);
     let name = format!("{MARKUP}{}", "unbreakable".repeat(9));
     let save = |name: &str| {
@@ -293,7 +293,7 @@ fn suggestions_come_and_go_in_the_open_dialog_as_text_also_on_a_phone() {
 }
 
 #[test]
-fn another_model_is_tried_on_stored_inputs_after_its_price_was_told_and_may_be_a_third_one() {
+fn a_trial_shows_its_price_first_and_can_change_the_model() {
     let upstream = openai(|body, stream| {
         let asked: Value = serde_json::from_str(body).unwrap();
         let model = asked["model"].as_str().unwrap();
@@ -407,7 +407,7 @@ fn another_model_is_tried_on_stored_inputs_after_its_price_was_told_and_may_be_a
 }
 
 #[test]
-fn what_is_expected_and_what_was_measured_are_told_apart_also_where_it_cost_more() {
+fn expected_and_measured_savings_are_shown_separately() {
     let server = TestServer::start();
     let person = Person::opens(&server);
     let says = |function: &str, told: &Value| {

@@ -26,7 +26,7 @@ fn sees_sums(person: &Person, expected: &[&str]) {
 }
 
 #[test]
-fn what_was_spent_is_seen_by_day_and_by_tag_and_grows_while_calls_are_made() {
+fn spending_is_shown_by_day_and_tag_and_updates_live() {
     let upstream = Upstream::start(|body, stream| {
         let asked: Value = serde_json::from_str(body).unwrap();
         let model = asked["model"].as_str().unwrap();

@@ -189,7 +189,7 @@ fn goes_on(server: &TestServer) {
 }
 
 #[test]
-fn what_another_implementation_refuses_or_breaks_off_is_told_and_kept() {
+fn refusals_and_broken_streams_of_aimock_are_recorded() {
     let aimock = Aimock::start();
     let server = with_aimock(&aimock, patient);
     let null = || Value::Null;
@@ -393,7 +393,7 @@ fn a_provider_that_hangs_is_given_up_and_its_row_says_timeout() {
 }
 
 #[test]
-fn a_provider_that_is_not_there_is_told_as_such_and_costs_nothing() {
+fn an_unreachable_provider_is_reported_and_costs_nothing() {
     // A bound port without a listener.
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     let any: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();

@@ -18,7 +18,7 @@ fn newest(server: &TestServer) -> u64 {
 }
 
 #[test]
-fn a_client_that_comes_back_gets_each_missed_event_once_and_in_order() {
+fn a_returning_client_gets_missed_events_once_and_in_order() {
     let server = TestServer::start();
     let flow = server.save(&two_nodes());
     for _ in 0..5 {

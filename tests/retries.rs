@@ -56,7 +56,7 @@ fn pauses(run: &Value) -> bool {
 }
 
 #[test]
-fn what_may_pass_is_tried_again_and_every_attempt_is_a_row_of_one_operation() {
+fn transient_failures_are_retried_with_a_row_per_attempt() {
     let upstream = failing(2, json_answer("429 Too Many Requests", BUSY));
     let server = server(&upstream);
     let retry = json!({"retry": {"attempts": 3, "backoffMs": 20}});
@@ -119,7 +119,7 @@ fn a_provider_that_says_how_long_to_wait_is_asked_no_sooner() {
 }
 
 #[test]
-fn where_one_provider_fails_the_next_is_asked_and_the_row_says_which() {
+fn a_fallback_provider_answers_and_is_named_in_the_row() {
     let upstream = failing(0, String::new());
     let server = server(&upstream);
     let more = json!({"fallback": [{"provider": "openai", "model": "gpt-4o"}]});
@@ -135,7 +135,7 @@ fn where_one_provider_fails_the_next_is_asked_and_the_row_says_which() {
 }
 
 #[test]
-fn a_node_may_fail_and_the_run_goes_on_with_what_the_flow_gives_instead() {
+fn a_failed_node_is_replaced_by_its_on_error_output() {
     let upstream = failing(9, json_answer("400 Bad Request", BUSY));
     let server = server(&upstream);
     for (on_error, given) in [(json!("continue"), ""), (json!({"output": "none"}), "none")] {
@@ -221,7 +221,7 @@ fn wide(count: usize) -> Value {
 }
 
 #[test]
-fn calls_wait_for_their_turn_where_the_provider_allows_so_many_a_minute() {
+fn calls_wait_for_the_rate_limit_of_their_provider() {
     let upstream = failing(0, String::new());
     let minute = Duration::from_millis(500);
     let server = with_rate(&upstream, 2, minute);
@@ -237,7 +237,7 @@ fn calls_wait_for_their_turn_where_the_provider_allows_so_many_a_minute() {
 }
 
 #[test]
-fn a_run_that_is_cancelled_while_its_calls_wait_for_their_turn_ends_at_once() {
+fn cancel_ends_a_rate_limited_run_at_once() {
     let upstream = failing(0, String::new());
     let server = with_rate(&upstream, 1, Duration::from_secs(3600));
     let flow = server.save(&wide(3));
@@ -255,7 +255,7 @@ fn a_run_that_is_cancelled_while_its_calls_wait_for_their_turn_ends_at_once() {
 }
 
 #[test]
-fn a_call_that_cannot_be_made_for_want_of_a_key_takes_no_turn_and_waits_for_none() {
+fn a_call_without_a_key_skips_the_rate_limit() {
     let upstream = failing(0, String::new());
     let server = TestServer::start_with(|config| {
         add_provider(config, "openai", Kind::OpenAi, upstream.url());
@@ -291,7 +291,7 @@ fn a_client_is_not_kept_waiting_by_a_backlog_of_flows() {
 }
 
 #[test]
-fn a_call_that_no_budget_allows_is_refused_before_it_waits_for_its_turn() {
+fn a_budget_refuses_a_call_before_the_rate_limit() {
     let upstream = failing(0, String::new());
     // Longer than a client would wait.
     let server = with_rate(&upstream, 1, Duration::from_secs(59));

@@ -166,7 +166,7 @@ fn an_intent_is_in_the_ledger_before_the_request_leaves() {
 }
 
 #[test]
-fn streamed_text_goes_out_while_it_comes_and_usage_is_that_of_the_last_chunk() {
+fn text_is_streamed_live_and_usage_is_from_the_last_chunk() {
     let (release, wait) = crossbeam_channel::bounded::<()>(0);
     let upstream = Upstream::start(move |_, stream| {
         let _ = stream.write_all(format!("{STREAM_HEAD}{}", delta("Hello ")).as_bytes());
@@ -238,7 +238,7 @@ fn no_node_starts_before_the_end_of_what_it_needs_is_committed() {
 }
 
 #[test]
-fn cancel_takes_effect_within_a_second_in_the_middle_of_an_answer() {
+fn cancel_stops_a_streamed_call_within_a_second() {
     let upstream = Upstream::start(|_, stream| {
         let _ = stream.write_all(format!("{STREAM_HEAD}{}", delta("Once upon")).as_bytes());
         // Silent until the client disconnects.
@@ -283,7 +283,7 @@ fn nodes_that_do_not_need_each_other_run_at_the_same_time() {
 }
 
 #[test]
-fn a_run_that_a_shutdown_interrupts_goes_on_and_buys_no_finished_node_again() {
+fn an_interrupted_run_resumes_without_repeating_nodes() {
     // Only the first call of the second node gets no answer.
     let is_stuck = AtomicBool::new(true);
     let upstream = Upstream::start(move |body, stream| {
@@ -328,7 +328,7 @@ fn a_run_that_a_shutdown_interrupts_goes_on_and_buys_no_finished_node_again() {
 }
 
 #[test]
-fn the_status_route_says_what_a_client_needs_while_its_socket_is_down() {
+fn the_status_route_serves_clients_without_a_websocket() {
     let server = TestServer::start();
     let flow = server.save(&two_nodes());
     let path = format!("/api/flows/{flow}/status");
@@ -373,7 +373,7 @@ fn ledger_pages_and_sums_and_csv_agree() {
 }
 
 #[test]
-fn runs_that_are_cancelled_while_they_wait_make_no_room_for_others() {
+fn cancelled_waiting_runs_free_no_active_place() {
     const ACTIVE_RUNS_MAX: usize = 256;
     let server = TestServer::start();
     let prompt = "word ".repeat(2_000);
@@ -392,7 +392,7 @@ fn runs_that_are_cancelled_while_they_wait_make_no_room_for_others() {
 }
 
 #[test]
-fn a_run_that_has_failed_stays_failed_when_the_server_stops_before_its_other_calls_end() {
+fn a_failed_run_stays_failed_when_its_calls_are_cut() {
     let upstream = Upstream::start(|body, stream| {
         if body.contains("stuck") {
             let _ = std::io::Read::read(stream, &mut [0; 1]);
@@ -427,7 +427,7 @@ fn database(server: &TestServer) -> rusqlite::Connection {
 }
 
 #[test]
-fn what_the_database_refuses_for_a_while_is_written_once_it_can_be() {
+fn refused_writes_are_retried_until_the_database_recovers() {
     let (release, held) = crossbeam_channel::bounded::<()>(0);
     let upstream = Upstream::start(move |_, stream| {
         let _ = held.recv_timeout(DEADLINE);
@@ -477,7 +477,7 @@ fn status(server: &TestServer, id: &str) -> String {
 }
 
 #[test]
-fn more_runs_than_may_be_active_wait_flows_take_turns_and_a_restart_forgets_none() {
+fn excess_runs_queue_fairly_and_survive_a_restart() {
     const ACTIVE_MAX: usize = 256;
     let is_open = Arc::new(AtomicBool::new(false));
     let gate = Arc::clone(&is_open);
@@ -527,7 +527,7 @@ fn more_runs_than_may_be_active_wait_flows_take_turns_and_a_restart_forgets_none
 }
 
 #[test]
-fn where_as_many_runs_wait_as_may_another_gets_429_and_one_that_goes_makes_room() {
+fn a_full_run_queue_returns_429_until_a_run_leaves() {
     let (release, wait) = crossbeam_channel::unbounded::<()>();
     let upstream = Upstream::start(move |_, stream| {
         let _ = wait.recv_timeout(DEADLINE);
@@ -562,7 +562,7 @@ fn where_as_many_runs_wait_as_may_another_gets_429_and_one_that_goes_makes_room(
 }
 
 #[test]
-fn the_metrics_say_what_calls_took_under_the_names_of_opentelemetry() {
+fn metrics_measure_calls_under_opentelemetry_names() {
     let upstream = Upstream::start(|body, stream| {
         let answer = if body.contains("fails") {
             json_answer("400 Bad Request", "{}")

@@ -598,11 +598,11 @@ fn recovery_storm(wants: impl Fn(u64) -> Option<(u64, u64)> + Sync, flows: u64) 
     all_are_gone(&server);
 }
 
-fn in_a_recovery_storm_of_500_clients_there_is_no_gap_and_no_repeat() {
+fn a_recovery_storm_of_500_clients_has_no_gap_and_no_repeat() {
     recovery_storm(|_| None, 7);
 }
 
-fn in_a_recovery_storm_with_subscriptions_each_client_gets_all_that_it_wants() {
+fn a_recovery_storm_respects_subscriptions() {
     recovery_storm(|number| Some((number % 5, 5)), 5);
 }
 
@@ -629,7 +629,7 @@ fn slow_readers_are_cut_with_1013_and_find_everything_by_since() {
     }
 }
 
-fn a_burst_of_events_that_is_larger_than_an_outbox_reaches_everybody() {
+fn a_burst_larger_than_an_outbox_reaches_every_client() {
     let server = TestServer::start();
     let start = newest(&server);
     let mut followers: Vec<Follower> =
@@ -680,7 +680,7 @@ fn write_log(dir: &std::path::Path, count: usize, at: Timestamp) {
         .unwrap();
 }
 
-fn old_events_are_removed_in_steps_and_a_replay_never_leaves_one_out() {
+fn a_replay_during_event_removal_has_no_gap() {
     // Too many to remove before the deadline unless the steps follow each other at once.
     const OLD: u64 = 25_000;
     const ALL: u64 = OLD + 500;
@@ -771,7 +771,7 @@ fn a_restart_while_200_clients_are_connected_loses_nothing() {
     });
 }
 
-fn a_replay_of_100000_events_disturbs_no_live_client_and_is_not_held_in_memory() {
+fn a_replay_of_100000_events_is_streamed_beside_live_clients() {
     const EVENTS: u64 = 100_000;
     let server =
         TestServer::start_with(|config| write_log(&config.data, EVENTS as usize, Timestamp::now()));
@@ -801,7 +801,7 @@ fn a_replay_of_100000_events_disturbs_no_live_client_and_is_not_held_in_memory()
     assert!(grown < 64 << 20, "grown by {grown} bytes");
 }
 
-fn thirty_clients_that_catch_up_at_once_while_events_flow_all_get_everything() {
+fn thirty_clients_catch_up_at_once_while_events_flow() {
     let server = TestServer::start_with(|config| {
         write_log(&config.data, 3_000, Timestamp::now());
     });
@@ -815,7 +815,7 @@ fn thirty_clients_that_catch_up_at_once_while_events_flow_all_get_everything() {
     });
 }
 
-fn clients_that_go_away_in_the_middle_of_a_replay_leave_nothing_behind() {
+fn clients_that_leave_during_a_replay_leak_nothing() {
     let server = TestServer::start_with(|config| {
         write_log(&config.data, 5_000, Timestamp::now());
     });
@@ -833,7 +833,7 @@ fn clients_that_go_away_in_the_middle_of_a_replay_leave_nothing_behind() {
     Follower::new(server.address(), 0, None).until(5_000);
 }
 
-fn what_many_threads_commit_reaches_every_client_in_the_one_order() {
+fn commits_of_many_threads_reach_all_clients_in_one_order() {
     let server = TestServer::start();
     let start = newest(&server);
     thread::scope(|scope| {
@@ -973,7 +973,7 @@ fn a_hundred_clients_that_flood_pings_disturb_nobody() {
     all_are_gone(&server);
 }
 
-fn a_hundred_clients_that_send_garbage_are_closed_and_disturb_nobody() {
+fn a_hundred_garbage_senders_are_closed_and_disturb_no_other() {
     let server = TestServer::start();
     let address = server.address();
     healthy_beside(&server, 200, |_| {
@@ -1047,7 +1047,7 @@ fn fifty_connections_that_are_reset_at_once_disturb_nobody() {
     all_are_gone(&server);
 }
 
-fn when_descriptors_run_out_clients_get_503_and_accepting_goes_on_when_some_are_free_again() {
+fn without_free_descriptors_clients_get_503_until_some_are_free() {
     let home = binary::Home::new();
     let mut command = Command::new("sh");
     command
@@ -1079,7 +1079,7 @@ fn when_descriptors_run_out_clients_get_503_and_accepting_goes_on_when_some_are_
     assert_eq!(served.running.end().code, Some(0));
 }
 
-fn clients_that_come_and_go_from_many_threads_are_counted_rightly_and_have_ids_of_their_own() {
+fn concurrent_clients_are_counted_and_have_unique_ids() {
     let server = TestServer::start();
     let ids = Mutex::new(HashSet::new());
     in_threads(12, |number| {
@@ -1101,7 +1101,7 @@ fn clients_that_come_and_go_from_many_threads_are_counted_rightly_and_have_ids_o
     all_are_gone(&server);
 }
 
-fn while_subscriptions_change_no_filter_ever_lets_a_wrong_event_through() {
+fn changing_subscriptions_never_deliver_a_wrong_event() {
     let server = TestServer::start();
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -1192,7 +1192,7 @@ fn of_many_subscriptions_in_a_row_the_last_one_holds() {
     assert!(ws.tell(ASK).is_empty());
 }
 
-fn what_is_sent_to_one_client_never_reaches_another_while_clients_go() {
+fn private_messages_never_reach_another_client() {
     let server = TestServer::start();
     let hub = &server.server().core().hub;
     in_threads(12, |number| {
@@ -1262,7 +1262,7 @@ fn http_is_answered_while_a_hundred_clients_take_events() {
 // ---------------------------------------------------------------------------------------------
 // The protocol
 
-fn control_frames_between_fragments_are_answered_in_order_and_the_message_is_whole() {
+fn control_frames_between_fragments_are_answered_in_order() {
     let server = TestServer::start();
     in_threads(8, |number| {
         let mut random = seeded(number);
@@ -1312,7 +1312,7 @@ fn a_handshake_and_frames_that_come_byte_by_byte_are_understood() {
     });
 }
 
-fn frames_that_come_in_one_piece_with_the_handshake_are_not_lost() {
+fn frames_sent_with_the_handshake_are_not_lost() {
     let server = TestServer::start();
     in_threads(8, |_| {
         for count in 0..12 {
@@ -1331,7 +1331,7 @@ fn frames_that_come_in_one_piece_with_the_handshake_are_not_lost() {
     });
 }
 
-fn messages_of_the_largest_size_are_taken_and_larger_ones_closed_with_1009() {
+fn messages_above_the_size_limit_are_closed_with_1009() {
     const LARGEST: usize = 64 << 10;
     let server = TestServer::start();
     in_threads(10, |number| {
@@ -1377,7 +1377,7 @@ fn pongs_that_nobody_asked_for_are_taken_in_silence() {
     assert_eq!(ws.get(Duration::from_millis(20)), Got::Nothing);
 }
 
-fn what_breaks_the_protocol_is_closed_once_whatever_is_being_sent() {
+fn a_protocol_error_during_events_is_closed_once() {
     let server = TestServer::start();
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -1467,7 +1467,7 @@ fn stop_in_time(server: &mut TestServer) {
     assert!(took < SHUTDOWN_TIME_MAX, "{took:?}");
 }
 
-fn at_a_shutdown_under_load_all_are_told_and_everything_committed_is_found_afterwards() {
+fn shutdown_under_load_closes_clients_and_keeps_all_commits() {
     let mut server = TestServer::start();
     let start = newest(&server);
     let committed = AtomicU64::new(0);
@@ -1583,45 +1583,45 @@ macro_rules! scenarios {
 }
 
 const SCENARIOS: &[Scenario] = scenarios![
-    in_a_recovery_storm_of_500_clients_there_is_no_gap_and_no_repeat,
-    in_a_recovery_storm_with_subscriptions_each_client_gets_all_that_it_wants,
+    a_recovery_storm_of_500_clients_has_no_gap_and_no_repeat,
+    a_recovery_storm_respects_subscriptions,
     slow_readers_are_cut_with_1013_and_find_everything_by_since,
-    a_burst_of_events_that_is_larger_than_an_outbox_reaches_everybody,
+    a_burst_larger_than_an_outbox_reaches_every_client,
     an_event_that_is_larger_than_an_outbox_reaches_everybody,
     a_since_in_the_future_is_told_so_and_goes_on_live,
-    old_events_are_removed_in_steps_and_a_replay_never_leaves_one_out,
+    a_replay_during_event_removal_has_no_gap,
     a_second_server_on_the_same_data_goes_on_with_the_next_seq,
     a_restart_while_200_clients_are_connected_loses_nothing,
-    a_replay_of_100000_events_disturbs_no_live_client_and_is_not_held_in_memory,
-    thirty_clients_that_catch_up_at_once_while_events_flow_all_get_everything,
-    clients_that_go_away_in_the_middle_of_a_replay_leave_nothing_behind,
-    what_many_threads_commit_reaches_every_client_in_the_one_order,
+    a_replay_of_100000_events_is_streamed_beside_live_clients,
+    thirty_clients_catch_up_at_once_while_events_flow,
+    clients_that_leave_during_a_replay_leak_nothing,
+    commits_of_many_threads_reach_all_clients_in_one_order,
     runs_of_the_engine_in_a_crowd_are_told_whole_and_in_order,
     a_flood_of_pings_during_large_messages_corrupts_no_frame,
     a_hundred_clients_that_never_read_are_cut_and_disturb_nobody,
     a_hundred_clients_that_flood_pings_disturb_nobody,
-    a_hundred_clients_that_send_garbage_are_closed_and_disturb_nobody,
+    a_hundred_garbage_senders_are_closed_and_disturb_no_other,
     two_hundred_half_request_heads_disturb_nobody,
     fifty_connections_that_are_reset_at_once_disturb_nobody,
-    when_descriptors_run_out_clients_get_503_and_accepting_goes_on_when_some_are_free_again,
-    clients_that_come_and_go_from_many_threads_are_counted_rightly_and_have_ids_of_their_own,
-    while_subscriptions_change_no_filter_ever_lets_a_wrong_event_through,
+    without_free_descriptors_clients_get_503_until_some_are_free,
+    concurrent_clients_are_counted_and_have_unique_ids,
+    changing_subscriptions_never_deliver_a_wrong_event,
     a_subscription_during_a_replay_holds_from_its_answer_on,
     many_distinct_filters_each_get_exactly_what_they_ask_for,
     of_many_subscriptions_in_a_row_the_last_one_holds,
-    what_is_sent_to_one_client_never_reaches_another_while_clients_go,
+    private_messages_never_reach_another_client,
     each_request_gets_an_answer,
     http_is_answered_while_a_hundred_clients_take_events,
-    control_frames_between_fragments_are_answered_in_order_and_the_message_is_whole,
+    control_frames_between_fragments_are_answered_in_order,
     a_handshake_and_frames_that_come_byte_by_byte_are_understood,
-    frames_that_come_in_one_piece_with_the_handshake_are_not_lost,
-    messages_of_the_largest_size_are_taken_and_larger_ones_closed_with_1009,
+    frames_sent_with_the_handshake_are_not_lost,
+    messages_above_the_size_limit_are_closed_with_1009,
     clients_that_close_their_half_only_are_let_go,
     pongs_that_nobody_asked_for_are_taken_in_silence,
-    what_breaks_the_protocol_is_closed_once_whatever_is_being_sent,
+    a_protocol_error_during_events_is_closed_once,
     a_goodbye_amid_events_is_answered_once_and_nothing_follows,
     client_and_server_that_close_at_once_exchange_one_close_each,
-    at_a_shutdown_under_load_all_are_told_and_everything_committed_is_found_afterwards,
+    shutdown_under_load_closes_clients_and_keeps_all_commits,
     clients_that_come_while_the_server_goes_are_not_left_hanging,
     at_a_shutdown_a_crowd_is_sent_away_in_batches,
     clients_that_never_read_do_not_hold_a_shutdown_up,
@@ -1671,7 +1671,7 @@ fn within(time: Duration, mut is_so: impl FnMut() -> bool) -> bool {
 }
 
 #[test]
-fn the_server_stands_every_scenario_and_leaves_no_thread_and_no_descriptor_behind() {
+fn every_scenario_passes_and_leaks_no_thread_or_descriptor() {
     // Their events belong to a run that does not exist.
     TestServer::leave_all_unverified();
     let only = std::env::var("STRESS_ONLY").unwrap_or_default();

@@ -176,7 +176,7 @@ fn a_wrong_name_and_a_wrong_secret_are_answered_alike() {
 }
 
 #[test]
-fn a_delivery_needs_no_token_of_the_server_and_opens_nothing_else() {
+fn a_webhook_secret_authorizes_only_its_deliveries() {
     let server = TestServer::start_with(|config| config.token = Some(Secret::new(TOKEN)));
     let whole = format!("Bearer {TOKEN}");
     let authorized = [("authorization", whole.as_str())];
@@ -345,7 +345,7 @@ fn a_key_is_short_and_visible() {
 }
 
 #[test]
-fn a_secret_is_replaced_and_never_kept_and_a_webhook_goes_with_its_flow() {
+fn a_secret_is_never_stored_and_a_webhook_ends_with_its_flow() {
     let server = TestServer::start();
     let flow = server.save(&two_nodes());
     assert_eq!(server.get(&hook_path(flow)).status, 404);
@@ -462,7 +462,7 @@ fn every_fault_of_a_schedule_is_listed_with_its_field() {
 }
 
 #[test]
-fn a_missed_time_is_made_up_for_once_and_not_again_after_a_restart() {
+fn a_missed_time_runs_once_and_not_again_after_a_restart() {
     let mut server = TestServer::start();
     let flow = server.save(&two_nodes());
     assert_eq!(put(&server, &schedule_path(flow), &yearly("once")).status, 200);

@@ -174,7 +174,7 @@ fn check(kind: Kind, case: &Case) {
 }
 
 #[test]
-fn answers_of_every_provider_come_to_the_usage_and_cost_that_its_documentation_says() {
+fn provider_answers_yield_the_documented_usage_and_cost() {
     for fixtures in all() {
         assert!(fixtures.cases.iter().any(|case| case.stream));
         assert!(fixtures.cases.iter().any(|case| !case.stream));
@@ -200,7 +200,7 @@ fn row_of(kind: Kind, case: &Case) -> Value {
 }
 
 #[test]
-fn answers_that_are_passed_on_to_clients_are_booked_as_those_of_flows() {
+fn forwarded_answers_are_accounted_like_those_of_flows() {
     let both = all()
         .into_iter()
         .filter(|fixtures| matches!(fixtures.kind, Kind::OpenAi | Kind::Anthropic));

@@ -62,7 +62,7 @@ fn varied() -> (TestServer, Upstream) {
 }
 
 #[test]
-fn a_database_that_nobody_touched_has_no_discrepancy_and_it_is_told_what_was_checked() {
+fn an_untouched_database_has_no_discrepancy() {
     let (server, _upstream) = varied();
     let ended = verify(server.data());
     assert_eq!((ended.code, &*ended.stderr), (Some(0), ""), "{ended:?}");
@@ -79,7 +79,7 @@ fn a_database_that_nobody_touched_has_no_discrepancy_and_it_is_told_what_was_che
 }
 
 #[test]
-fn whatever_is_changed_in_a_database_is_found_and_told_with_both_values() {
+fn every_outside_change_is_reported_with_both_values() {
     let (server, _upstream) = varied();
     let last = "(SELECT max(id) FROM ledger)";
     let run = "(SELECT min(id) FROM runs)";

@@ -38,7 +38,7 @@ fn sums(stats: &CallStats) -> (CallSums, u64, u64) {
 }
 
 #[test]
-fn a_beginning_is_read_only_by_calls_made_when_an_answer_to_another_has_begun() {
+fn prefix_is_reused_only_after_an_earlier_answer_has_begun() {
     let mut stats = CallStats::default();
     let soon = [
         (0, false),
@@ -66,7 +66,7 @@ fn change(concern: Concern) -> NodeChange {
 }
 
 #[test]
-fn only_what_a_change_concerns_is_forgotten_also_of_rows_that_are_read_later() {
+fn a_change_resets_only_its_own_stats_also_for_late_rows() {
     let failed = |id| CallRow { status: CallStatus::Failed, ..answered(id, 0, "a") };
     let refused = |id| CallRow { refused: true, ..failed(id) };
     // Repeated calls: one longer than the others, after another answer had begun, and one of
@@ -114,7 +114,7 @@ fn only_what_a_change_concerns_is_forgotten_also_of_rows_that_are_read_later() {
 }
 
 #[test]
-fn a_model_stays_one_that_flows_use_when_the_node_that_used_it_is_changed() {
+fn a_model_stays_in_use_after_its_node_changes() {
     let used = BTreeMap::from([(target(), 2)]);
     for forgets_first in [false, true] {
         let mut stats = CallStats::default();
@@ -132,7 +132,7 @@ fn a_model_stays_one_that_flows_use_when_the_node_that_used_it_is_changed() {
 }
 
 #[test]
-fn what_was_changed_of_a_node_alone_has_a_moment_of_its_own_and_answers_count_since_then() {
+fn answers_count_from_the_time_of_the_node_change() {
     let at = |stats: &CallStats, concern| stats.changed_at(1, "n", concern);
     let mut stats = CallStats::default();
     for concern in Concern::ALL {

@@ -49,7 +49,7 @@ fn an_edit_is_written_as_an_object_with_its_type() {
 }
 
 #[test]
-fn keys_of_a_node_are_set_merged_and_removed_and_all_else_stays_in_its_order() {
+fn node_keys_are_edited_and_everything_else_keeps_its_order() {
     let mut node = agent("a", "p");
     node["data"]["max_tokens"] = json!(5);
     node["data"]["retry"] = json!({"attempts": 3, "backoffMs": 100});
@@ -84,7 +84,7 @@ fn keys_of_a_node_are_set_merged_and_removed_and_all_else_stays_in_its_order() {
 }
 
 #[test]
-fn a_removed_node_leaves_edges_that_keep_their_look_and_their_branch() {
+fn edges_around_a_removed_node_keep_their_look_and_branch() {
     let before = document(
         json!([
             {"id": 1, "type": "condition", "data": {"expression": "input.x"}},
@@ -118,7 +118,7 @@ fn a_removed_node_leaves_edges_that_keep_their_look_and_their_branch() {
 }
 
 #[test]
-fn a_node_that_runs_beside_another_comes_after_and_before_the_same() {
+fn parallel_nodes_have_the_same_neighbours() {
     let ids = ["a", "b", "c", "d"];
     let before = document(
         ids.map(|id| agent(id, "x")).into(),
@@ -285,7 +285,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_independent_runs_side_by_side_and_nothing_else_changes(
+    fn independent_nodes_run_in_parallel_and_nothing_else_changes(
         kinds in proptest::collection::vec(0u8..8, 1..10),
         edges in proptest::collection::vec((0usize..10, 0usize..10, any::<bool>()), 0..20),
         names in proptest::collection::vec((0usize..10, 0usize..10), 0..12),

@@ -50,7 +50,7 @@ fn realised(tracker: &SavingsTracker) -> Option<Realised> {
 }
 
 #[test]
-fn what_a_provider_kept_of_prompts_is_compared_with_the_same_prompts_paid_in_full() {
+fn cached_prompts_are_compared_with_their_full_price() {
     let mut tracker = tracker(Baseline::PromptCache);
     assert_eq!(realised(&tracker), None);
     tracker.take(&answered(11, 0, 1_100), &price);
@@ -87,7 +87,7 @@ fn what_costs_more_than_before_has_saved_less_than_nothing() {
 }
 
 #[test]
-fn what_a_new_model_failed_to_answer_and_who_was_asked_then_is_its_doing() {
+fn failures_and_fallbacks_of_a_new_model_count_against_it() {
     let target = |model: &str| Target { provider: "p".to_owned(), model: model.to_owned() };
     let to = vec![target("m"), target("other")];
     let from = target("before");

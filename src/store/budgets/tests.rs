@@ -31,7 +31,7 @@ fn settlement(id: i64, at: i64, cost: i64) -> Settlement {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
-    fn a_limit_is_kept_exactly_on_whichever_day_the_clock_says_it_is(
+    fn a_limit_holds_exactly_whatever_the_clock_shows(
         steps in prop::collection::vec(
             // (the day, the reservation, the cost, settle at once, roll up the days and reload the
             // budgets)
@@ -122,7 +122,7 @@ fn parallel_calls_of_a_run_tell_of_each_share_once() {
 }
 
 #[test]
-fn a_share_is_told_that_was_reached_before_the_budget_was_set_and_once_over_restarts() {
+fn a_reached_share_is_notified_once_across_restarts() {
     let dir = tempfile::tempdir().unwrap();
     let (store, mut writer) = Store::open(dir.path()).unwrap();
     let in_flight = open_of(&mut writer, "a", 100);
@@ -165,7 +165,7 @@ fn a_call_of_no_run_is_not_held_by_what_runs_may_spend() {
 }
 
 #[test]
-fn a_period_is_counted_from_its_days_and_its_own_rows_once_for_all_budgets() {
+fn a_period_is_summed_once_for_all_budgets() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _writer) = Store::open(dir.path()).unwrap();
     let sql = format!("EXPLAIN QUERY PLAN {}", between_sql());
@@ -209,7 +209,7 @@ fn all_kinds() -> Vec<Budget> {
 }
 
 #[test]
-fn what_is_used_is_the_same_from_rows_and_from_days_and_for_a_database_that_had_no_days() {
+fn usage_is_equal_from_rows_days_and_migrated_databases() {
     let dir = tempfile::tempdir().unwrap();
     let (store, mut writer) = Store::open(dir.path()).unwrap();
     let budgets = all_kinds();

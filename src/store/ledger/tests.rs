@@ -235,7 +235,7 @@ fn compare(store: &Store, books: &mut Books) {
 }
 
 #[test]
-fn pages_and_sums_are_those_of_a_plain_filter_also_when_the_clock_jumps() {
+fn pages_and_sums_match_a_plain_filter_across_clock_steps() {
     for seed in 1..4 {
         let dir = tempfile::tempdir().unwrap();
         let (store, writer) = Store::open(dir.path()).unwrap();
