@@ -1,8 +1,8 @@
-//! What the gateway for clients adds to a call, its durable ledger on: the same calls to the same
-//! upstream, directly and through flowledger, in turns.
+//! Overhead of the gateway per call, with the durable ledger: the same calls to the same upstream,
+//! directly and through flowledger, in alternating turns.
 //!
-//! `make bench-gateway` prints the tables. The server is a process of its own, so that its CPU time
-//! is counted alone, and so is the upstream; this process is the clients.
+//! `make bench-gateway` prints the tables. The server and the upstream are separate processes, so
+//! that the server's CPU time is counted alone; this process runs the clients.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -18,25 +18,25 @@ use flowledger::providers::{Kind, ProviderConfig};
 use hdrhistogram::Histogram;
 use rustix::time::{ClockId, clock_gettime};
 
-/// The aims, which are printed beside what comes out.
+/// Targets, printed beside the results.
 const AIM_P50_US: f64 = 300.0;
 const AIM_P99_US: f64 = 1_000.0;
 const AIM_CPU_MS: f64 = 0.25;
 const AIM_CALLS_PER_S: f64 = 4_000.0;
 
-/// How many clients there are at a time.
+/// Numbers of concurrent clients.
 const AT_A_TIME: [usize; 3] = [1, 16, 64];
-/// Where calls come at a rate instead of as fast as they are answered.
+/// Call rate of the open-loop row; the others send each call when the previous one is answered.
 const RATE_PER_S: u32 = 1_000;
-/// How many clients these come from.
+/// Number of clients at that rate.
 const RATE_CLIENTS: usize = 16;
-/// How long each side is measured, in all …
+/// Total measuring time of each side.
 const WINDOW: Duration = Duration::from_secs(8);
-/// … in so many turns, since what the rest of the machine does changes from one second to the next.
+/// The window is split into this many alternating turns, because the load of the machine changes.
 const TURNS: u32 = 4;
-/// Before anything is counted: connections are made, threads started, statements prepared.
+/// Not measured: opens connections, starts threads, prepares statements.
 const WARM_UP: Duration = Duration::from_millis(500);
-/// An upstream's thread does next to nothing.
+/// Small, because an upstream thread does little.
 const STACK_BYTES: usize = 64 << 10;
 
 fn main() {
@@ -114,7 +114,7 @@ fn aim(text: &str, is_met: bool) -> String {
     format!("{text}: {}", if is_met { "met" } else { "missed" })
 }
 
-/// For a profiler to attach to the server.
+/// Keeps the server busy for a profiler.
 fn busy(seconds: &str, rate: Option<u32>) {
     let mut rig = Rig::start();
     println!("the server is process {}", rig.server.child.id());
@@ -132,15 +132,15 @@ fn busy(seconds: &str, rate: Option<u32>) {
     );
 }
 
-/// How long commits must take at least, nanoseconds: what an intent writes to the log of SQLite, at a
-/// thousand a second.
+/// Lower bound of a commit in nanoseconds: syncs as much data as an intent writes to SQLite's log,
+/// a thousand times per second.
 fn syncs(dir: &Path) -> Histogram<u64> {
     const TIMES: u64 = 1_000;
     const BYTES: usize = 7 * 4_096;
     let file = std::fs::File::create(dir.join("sync")).unwrap();
     let page = vec![1; BYTES];
     let mut times = Histogram::new_with_bounds(1, 60_000_000_000, 3).unwrap();
-    // The first round makes the file as long as it stays, as that log is.
+    // The first round grows the file to its final size, which SQLite's log has as well.
     for at in 0..2 * TIMES {
         let offset = at % TIMES * BYTES as u64;
         file.write_all_at(&page, offset).unwrap();
@@ -155,7 +155,7 @@ fn syncs(dir: &Path) -> Histogram<u64> {
     times
 }
 
-/// An upstream and a server before it.
+/// An upstream and a server in front of it.
 struct Rig {
     server: Process,
     _upstream: Process,
@@ -180,7 +180,7 @@ impl Rig {
         Duration::from_nanos(self.server.line().parse().unwrap())
     }
 
-    /// The same calls directly and through the gateway.
+    /// Measures the same calls directly and through the gateway.
     fn compare(&mut self, clients: usize, rate: Option<u32>) -> (Measured, Measured) {
         let (mut direct, mut providers) = (Measured::default(), Measured::default());
         for _ in 0..TURNS {
@@ -233,8 +233,8 @@ impl Measured {
     }
 }
 
-/// Lets clients make calls for that long, each as fast as it is answered or, all together, at a rate;
-/// then a call's time counts from when it was due.
+/// Runs clients for `window`. Without a rate each sends a call when the previous one is answered.
+/// With a rate they share it, and the time of a call counts from when it was due.
 fn run(address: SocketAddr, clients: usize, window: Duration, rate: Option<u32>) -> Measured {
     let interval = rate.map(|rate| Duration::from_secs(1) * u32::try_from(clients).unwrap() / rate);
     let mut streams: Vec<TcpStream> = (0..clients).map(|_| connect(address)).collect();
@@ -326,7 +326,7 @@ fn call(stream: &mut TcpStream, request: &[u8], buffer: &mut [u8]) {
     }
 }
 
-/// How long the message in `bytes` is, once its head is there.
+/// Returns the length of the message in `bytes` if its head is complete.
 fn whole(bytes: &[u8]) -> Option<usize> {
     const LENGTH: &str = "content-length: ";
     let head = bytes.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
@@ -340,7 +340,7 @@ fn say(text: &str) {
     std::io::stdout().flush().unwrap();
 }
 
-/// The server's process: takes lines on its standard input.
+/// The server process: reads commands line by line on its standard input.
 fn serve(data: &Path, url: &str) {
     let mut config = Config::load(Overrides::default()).unwrap();
     config.listen = "127.0.0.1:0".parse().unwrap();
@@ -365,7 +365,7 @@ fn serve(data: &Path, url: &str) {
     server.shutdown();
 }
 
-/// The upstream's process: every chat completion is the same, in one piece and with usage.
+/// The upstream process: every chat completion is the same, in one piece and with usage.
 fn upstream() {
     let body = serde_json::json!({
         "id": "chatcmpl-1", "object": "chat.completion", "created": 1_700_000_000,
@@ -402,7 +402,7 @@ fn answer_all(mut stream: TcpStream, answer: &str) {
             _ => return,
         }
         if whole(&buffer[..count]).is_some_and(|whole| count >= whole) {
-            // One request at a time comes on a connection.
+            // A connection carries one request at a time.
             count = 0;
             if stream.write_all(answer.as_bytes()).is_err() {
                 return;
@@ -411,7 +411,7 @@ fn answer_all(mut stream: TcpStream, answer: &str) {
     }
 }
 
-/// A process of this program, as its parent sees it; ends when it is let go of.
+/// The parent's handle of a child process; killed on drop.
 struct Process {
     child: Child,
     input: ChildStdin,

@@ -1,5 +1,5 @@
-//! What a pass of the optimizer costs: over a million calls, which is what it begins with, and over a
-//! thousand that came after. `make bench-optimizer` prints it.
+//! Cost of an optimizer pass: the first over a million calls, and one over a thousand new calls.
+//! `make bench-optimizer` prints it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 #[allow(dead_code)]
@@ -19,17 +19,17 @@ use flowledger::time::Timestamp;
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::json;
 
-/// How many calls there are at first …
+/// Number of initial calls.
 const CALLS: u64 = 1_000_000;
-/// … and how many come after.
+/// Number of new calls.
 const NEW_CALLS: u64 = 1_000;
-/// How many flows make them, and how many nodes each has (see `fill`).
+/// Number of flows, and of nodes per flow (see `fill`).
 const FLOWS: i64 = 8;
 const NODES: usize = 12;
-/// The most that the second may cost of the first: a pass costs what is new, and looks at the flows that
-/// it is about.
+/// Highest cost of the second pass relative to the first: a pass should cost only as much as the
+/// new calls and their flows.
 const AIM_RATIO: f64 = 0.05;
-/// Where nobody answers: the pass would ask which models there are.
+/// An address without a listener, because a pass requests the model list.
 const NOWHERE: &str = "http://127.0.0.1:9";
 
 fn main() {
@@ -68,7 +68,7 @@ fn main() {
     );
 }
 
-/// Runs a pass, prints a row, and gives its CPU time.
+/// Runs a pass, prints a row, and returns its CPU time.
 fn measure(pass: &mut Pass, what: &str, calls: u64) -> Duration {
     let before_kb = rss_kb();
     let (began, cpu) = (Instant::now(), cpu_time());
@@ -133,11 +133,11 @@ fn providers() -> Providers {
     Providers::new(providers, Timeouts::default())
 }
 
-/// Puts the calls closer together.
+/// Moves the calls closer together.
 fn within_30_days(dir: &Path, now: Timestamp) {
     let connection = fill::open(dir);
     connection.pragma_update(None, "synchronous", "OFF").unwrap();
-    // And as dear as they would be at gpt-5, so that there is something to be found.
+    // Prices them as gpt-5, so that there are savings to find.
     let closer = "UPDATE ledger SET timestamp_ms = ?1 - (?1 - timestamp_ms) * 29 / 90,
         cost_nanousd = cost_nanousd * 20";
     connection.execute(closer, [now.0]).unwrap();

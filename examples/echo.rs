@@ -1,6 +1,6 @@
-//! Sends every text and binary message back, through flowledger's own listener, handshake, reader,
-//! writer and outbox: what Autobahn's fuzzing client is pointed at (`make conformance`), and what
-//! tests/conformance.rs talks to in its own process.
+//! Echoes every text and binary message through flowledger's own listener, handshake, reader,
+//! writer and outbox. Autobahn's fuzzing client (`make conformance`) and tests/conformance.rs
+//! connect to it.
 //!
 //! `cargo run --example echo [PORT]` serves ws://127.0.0.1:PORT/ws, 9001 by default.
 
@@ -17,12 +17,12 @@ use flowledger::ids::{ClientId, Seq};
 use flowledger::listener::{Listener, Rules};
 use flowledger::websocket::{BucketRate, Goodbye, Handler, Limits, Peer, Pings, Sockets};
 
-/// What Autobahn uses unless told otherwise.
+/// Autobahn's default.
 const PORT: u16 = 9001;
 /// The largest messages that Autobahn sends have 16 MiB.
 pub const MESSAGE_BYTES_MAX: usize = 64 << 20;
 
-/// Sends back what it gets.
+/// Sends each message back.
 #[derive(Default)]
 struct Echo {
     clients: AtomicU64,
@@ -57,7 +57,7 @@ impl Handler for Echo {
     }
 }
 
-/// There is no log to catch up with.
+/// A replay source without a log.
 struct NothingMissed;
 
 impl Replay for NothingMissed {
@@ -66,7 +66,7 @@ impl Replay for NothingMissed {
     }
 }
 
-/// Echoes to whoever connects to `listener`. No other requests are answered.
+/// Echoes to every client of `listener`. Answers no other requests.
 pub fn start(listener: TcpListener) -> Result<Listener> {
     let sockets = Sockets {
         handler: Arc::new(Echo::default()),
@@ -79,7 +79,7 @@ pub fn start(listener: TcpListener) -> Result<Listener> {
             outbox_bytes: 4 * MESSAGE_BYTES_MAX,
         },
     };
-    // Whatever thread ends: there is nothing to be put in order.
+    // No cleanup is needed when a thread ends.
     let on_fatal = Arc::new(|name: &str| eprintln!("the thread {name} panicked"));
     Listener::start(listener, Vec::new(), Rules::default(), sockets, on_fatal)
 }

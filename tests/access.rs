@@ -1,4 +1,4 @@
-//! Who may come in: token, names, origins; and that no secret is ever written down.
+//! Access control: tokens, host names and origins. No secret is stored or logged.
 
 use std::io::Write;
 
@@ -26,7 +26,7 @@ fn bearer(token: &str) -> String {
     format!("Bearer {token}")
 }
 
-/// The answer to a WebSocket handshake with these fields: 101, or why not.
+/// Returns the result of a WebSocket handshake with these headers: 101, or the error status.
 fn handshake(server: &TestServer, fields: &[(&'static str, &str)]) -> Result<String, u16> {
     let mut request = format!("ws://{}/ws", server.address()).into_client_request().unwrap();
     for (name, value) in fields {
@@ -99,8 +99,8 @@ fn with_a_token_every_route_asks_for_it() {
         }
         let bare = server.request(method, path, &[], b"");
         assert_eq!(bare.status, 401, "{method} {path}");
-        // Everything that changes something comes after the check above; asked last, and not at
-        // all where it would leave less for the next.
+        // Every check comes before the first change. `DELETE` goes last, and is skipped if it would
+        // remove what later requests need.
         if method != "DELETE" {
             let right = server.request(method, path, &[("authorization", &whole)], b"");
             assert_ne!(right.status, 401, "{method} {path}");
@@ -114,7 +114,7 @@ fn with_a_token_every_route_asks_for_it() {
 }
 
 #[test]
-fn the_page_the_health_check_and_preflights_need_no_token_and_hold_no_data() {
+fn public_routes_need_no_token_and_return_no_data() {
     let server = with_token();
     for path in [
         "/",
@@ -155,7 +155,8 @@ fn a_websocket_carries_the_token_in_a_field_or_as_a_subprotocol() {
     );
     assert_eq!(handshake(&server, &[("sec-websocket-protocol", "flowledger")]), Err(401));
     assert_eq!(handshake(&server, &[("authorization", &bearer(TOKEN))]), Ok(String::new()));
-    // The one that holds the token is never the one that is chosen: it would be in the answer.
+    // The server never chooses the subprotocol that holds the token, because it would echo the
+    // token.
     assert_eq!(
         handshake(&server, &[("sec-websocket-protocol", &protocols(TOKEN))]),
         Ok("flowledger".into())
@@ -163,7 +164,7 @@ fn a_websocket_carries_the_token_in_a_field_or_as_a_subprotocol() {
 }
 
 #[test]
-fn a_name_that_was_bound_to_this_address_by_somebody_else_is_not_answered() {
+fn a_rebound_host_name_is_refused() {
     let server = TestServer::start_with(|config| config.allow_hosts = vec!["ledger.lan".into()]);
     let port = server.address().port();
     let ask = |line: &str, host: &str, more: &str| {
@@ -229,7 +230,7 @@ fn pages_of_other_sites_can_neither_change_anything_nor_listen() {
             ("POST", "/api/runs/x/cancel".to_owned(), ""),
             ("PATCH", "/api/flows".to_owned(), ""),
         ] {
-            // As a form of another page sends it: no preflight is made for these.
+            // Sent as a form of another page: browsers send no preflight for these.
             let fields = [("origin", origin), ("content-type", "text/plain")];
             let response = server.request(method, &path, &fields, body.as_bytes());
             assert_eq!(
@@ -250,7 +251,7 @@ fn pages_of_other_sites_can_neither_change_anything_nor_listen() {
 }
 
 #[test]
-fn pages_that_were_allowed_may_use_the_api_and_read_every_answer() {
+fn allowed_origins_can_use_the_api_and_read_every_answer() {
     let server = TestServer::start_with(|config| {
         config.allow_origins = vec!["https://App.Example".into(), "https://other.example".into()];
         config.token = Some(Secret::new(TOKEN));
@@ -301,7 +302,8 @@ fn pages_that_were_allowed_may_use_the_api_and_read_every_answer() {
         assert_eq!(response.status, status, "{method} {path}");
         assert!(allows(&response), "{method} {path}: {response:?}");
     }
-    // Also what the gate says, or the page could not tell a wrong token from a lost connection.
+    // The listener's errors also have CORS headers; without them the page could not distinguish a
+    // wrong token from a lost connection.
     let unauthorized = server.request("GET", "/api/flows", &[("origin", PAGE)], b"");
     assert_eq!(unauthorized.status, 401);
     assert!(allows(&unauthorized), "{unauthorized:?}");
@@ -331,7 +333,7 @@ fn pages_that_were_allowed_may_use_the_api_and_read_every_answer() {
 }
 
 #[test]
-fn without_a_token_the_program_refuses_to_listen_for_other_machines() {
+fn without_a_token_the_server_listens_only_on_loopback() {
     let home = Home::new();
     for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:0"] {
         let ended = home.run(&["serve", "--listen", address]);
@@ -356,7 +358,7 @@ fn without_a_token_the_program_refuses_to_listen_for_other_machines() {
 #[test]
 fn neither_the_token_nor_a_key_is_ever_written_down() {
     const KEY: &str = "sk-live-0123456789-abcdefghij";
-    // Says the key in every way in which a call can fail.
+    // Repeats the key in every kind of failure.
     let upstream = Upstream::start(|body, stream| {
         let answer = if body.contains("refuse") {
             let error = format!(
@@ -432,7 +434,7 @@ fn neither_the_token_nor_a_key_is_ever_written_down() {
     let stream = std::net::TcpStream::connect(server.address).unwrap();
     stream.set_read_timeout(Some(crate::harness::DEADLINE)).unwrap();
     let (mut socket, _) = tungstenite::client(request, stream).unwrap();
-    // Up to the end of the last run.
+    // Until the last run has ended.
     for _ in 0..6 {
         loop {
             let message = socket.read().unwrap().into_text().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! `aimock`, an implementation of the providers' APIs that is not ours, as a child process.
+//! Runs `aimock`, an independent implementation of the providers' APIs, as a child process.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -8,17 +8,17 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// Node takes a quarter of a second to start it; a busy machine takes longer.
+/// Node.js starts it in a quarter of a second; a busy machine takes longer.
 const START: Duration = Duration::from_secs(20);
 
-/// The only key that it takes (`tests/fixtures/aimock.json`).
+/// The only key that it accepts (`tests/fixtures/aimock.json`).
 const KEY: &str = "test-key";
 
-/// What `aimock` says when it is ready, before the address.
+/// Printed by `aimock` when it is ready, before the address.
 const READY: &str = "aimock server listening on http://";
 
-/// A running `aimock` with the scenarios of `tests/fixtures/aimock`, for one test alone: what it
-/// counts (requests, the first failure of `[flaky]`) is then that test's. Killed on drop.
+/// A running `aimock` with the scenarios of `tests/fixtures/aimock`, for one test only, so that its
+/// counters (requests, the first failure of `[flaky]`) belong to that test. Killed on drop.
 pub struct Aimock {
     child: Child,
     address: SocketAddr,
@@ -32,9 +32,9 @@ impl Aimock {
         let mut child = Command::new(installed.join("node"))
             .arg(installed.join("node_modules/.bin/aimock"))
             .args(["-c", "tests/fixtures/aimock.json", "-p", "0"])
-            // The configuration names the fixtures by a path that is read from here.
+            // The configuration names the fixtures by a path relative to this directory.
             .current_dir(root)
-            // Would take the place of the keys in the configuration.
+            // Would override the keys in the configuration.
             .env_remove("AIMOCK_API_KEYS")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -42,8 +42,8 @@ impl Aimock {
             .spawn()
             .expect("aimock is not installed: run tests/setup.sh");
 
-        // Both pipes are read to their end, by threads: a full pipe would stop the child, and a
-        // read that waits for ever would stop the test.
+        // Threads read both pipes to their end: a full pipe would block the child, and an endless
+        // read would block the test.
         let (send, lines) = mpsc::channel();
         let readers = vec![
             forward(child.stdout.take().expect("piped"), send.clone()),
@@ -67,19 +67,19 @@ impl Aimock {
         }
     }
 
-    /// For a provider of kind `openai`. Chat completions are below it.
+    /// Base URL for a provider of kind `openai`.
     pub fn openai_url(&self) -> String {
         format!("http://{}/v1", self.address)
     }
 
-    /// For a provider of kind `anthropic`. `/v1/messages` is below it.
+    /// Base URL for a provider of kind `anthropic`.
     pub fn anthropic_url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// How many requests it has answered or started to answer: `filter` is a query such as
-    /// `path=/v1/messages&status=200`. Requests with a wrong key, and those whose client left
-    /// before the first byte, are not in it.
+    /// Number of requests that it has answered or started to answer; `filter` is a query such as
+    /// `path=/v1/messages&status=200`. Excludes requests with a wrong key and those whose client
+    /// left before the first byte.
     pub fn count(&self, filter: &str) -> u64 {
         let answer = self.call("GET", &format!("/__aimock/journal?limit=0&{filter}"), "");
         header(&answer, "x-total-count").and_then(|n| n.parse().ok()).expect("a number")
@@ -105,12 +105,12 @@ impl Drop for Aimock {
     fn drop(&mut self) {
         self.child.kill().ok();
         self.child.wait().ok();
-        // Its pipes are closed now, so the readers end.
+        // The pipes are closed now, so the readers end.
         self.readers.drain(..).for_each(|reader| drop(reader.join()));
     }
 }
 
-/// Sends every line of `pipe`, and goes on reading when nobody listens any more.
+/// Sends every line of `pipe`, and keeps reading after the receiver is gone.
 fn forward(pipe: impl Read + Send + 'static, lines: mpsc::Sender<String>) -> JoinHandle<()> {
     std::thread::spawn(move || {
         for line in BufReader::new(pipe).lines().map_while(Result::ok) {

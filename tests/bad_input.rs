@@ -1,4 +1,5 @@
-//! Bad input over the wire: each gets a clear answer, nothing of it stays, and the server goes on.
+//! Bad input over the wire: each request gets a clear answer, no data is stored, and the server
+//! keeps running.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -9,13 +10,13 @@ use serde_json::{Value, json};
 use crate::binary::{Home, Served};
 use crate::harness::{DEADLINE, Response, TestServer, agent, chain, two_nodes};
 
-/// The largest head and body of a request that the server takes.
+/// The largest request head and body that the server accepts.
 const HEAD_MAX: usize = 16 << 10;
 const BODY_MAX: usize = 4 << 20;
-/// How long a head may take.
+/// Time limit for a head.
 const HEAD_TIME: Duration = Duration::from_secs(5);
 
-/// A connection on which several requests are sent, as it is.
+/// A connection for several requests.
 struct Talk {
     stream: TcpStream,
     unread: Vec<u8>,
@@ -27,16 +28,16 @@ impl Talk {
     }
 
     fn say(&mut self, bytes: impl AsRef<[u8]>) {
-        // A server that has refused already need not read the rest.
+        // A server that has already refused may not read the rest.
         let _ = self.stream.write_all(bytes.as_ref());
     }
 
-    /// Reads one answer, and not a byte more.
+    /// Reads exactly one response.
     fn hear(&mut self) -> Response {
         self.hear_without_body(false)
     }
 
-    /// The answer to `HEAD` has the length of a body, and none.
+    /// The response to `HEAD` has a content length and no body.
     fn hear_without_body(&mut self, is_head: bool) -> Response {
         let mut chunk = [0; 16 << 10];
         loop {
@@ -59,16 +60,16 @@ impl Talk {
         }
     }
 
-    /// Whether nothing follows but the connection's end.
+    /// Returns true if only the connection's end follows.
     fn is_over(&mut self) -> bool {
         let mut rest = Vec::new();
-        // A reset is an end as well.
+        // A reset also ends the connection.
         let _ = self.stream.read_to_end(&mut rest);
         self.unread.is_empty() && rest.is_empty()
     }
 }
 
-/// A request with `fields` as its whole head but for `Host`.
+/// A request whose head has only `Host` and `fields`.
 fn request(server: &TestServer, line: &str, fields: &str, body: &str) -> Vec<u8> {
     let host = server.address();
     format!("{line} HTTP/1.1\r\nhost: {host}\r\n{fields}\r\n{body}").into_bytes()
@@ -78,7 +79,7 @@ fn ask_for_health(server: &TestServer) -> Vec<u8> {
     request(server, "GET /api/health", "", "")
 }
 
-/// A body in chunks of those sizes.
+/// Encodes a body in chunks of this size.
 fn chunks(text: &str, size: usize) -> String {
     let mut body = String::new();
     for chunk in text.as_bytes().chunks(size) {
@@ -88,12 +89,12 @@ fn chunks(text: &str, size: usize) -> String {
     body + "0\r\n\r\n"
 }
 
-/// All that is stored.
+/// Returns all stored data.
 fn stored(server: &TestServer) -> [Value; 3] {
     ["/api/flows", "/api/runs", "/api/ledger"].map(|path| server.get(path).json())
 }
 
-/// Does something that must leave the server as it was: it answers, and nothing was written.
+/// Runs `disturb`, then checks that the server answers and has written nothing.
 fn unharmed(server: &TestServer, disturb: impl FnOnce()) {
     let before = stored(server);
     disturb();
@@ -102,7 +103,7 @@ fn unharmed(server: &TestServer, disturb: impl FnOnce()) {
     assert_eq!((health.status, &health.json()["status"]), (200, &json!("ok")));
 }
 
-/// Status, code and message, and the message is a sentence for people.
+/// Returns status, code and message, and checks that the message is a readable sentence.
 fn refusal(response: &Response) -> (u16, String, String) {
     let error = &response.json()["error"];
     let message = error["message"].as_str().unwrap().to_owned();
@@ -115,7 +116,7 @@ fn assert_refused(response: &Response, status: u16, code: &str) {
     assert_eq!((was, is_code.as_str()), (status, code), "{message}");
 }
 
-/// The fields at fault, as a 422 lists them.
+/// Returns the fields that a 422 lists.
 fn fields(response: &Response) -> Vec<String> {
     assert_refused(response, 422, "invalid");
     response.json()["error"]["details"]
@@ -294,7 +295,7 @@ fn a_route_or_a_method_that_does_not_exist_is_named() {
 }
 
 #[test]
-fn a_body_over_the_limit_is_refused_by_its_length_and_by_its_chunks() {
+fn an_oversized_body_is_refused_by_length_and_by_chunks() {
     let server = TestServer::start();
     unharmed(&server, || {
         for length in ["4194305", "99999999999999999"] {
@@ -314,7 +315,7 @@ fn a_body_over_the_limit_is_refused_by_its_length_and_by_its_chunks() {
             let refused = server.raw(&request(&server, "POST /api/flows", chunked, &body));
             assert_refused(&refused, 413, "body_too_large");
         }
-        // Sizes whose sum would be small again if it were taken modulo 2⁶⁴.
+        // Sizes whose sum would overflow to a small number modulo 2⁶⁴.
         for body in ["ffffffffffffffff\r\n{", "1\r\n{\r\nffffffffffffffff\r\n{"] {
             let refused = server.raw(&request(&server, "POST /api/flows", chunked, body));
             assert_refused(&refused, 413, "body_too_large");
@@ -343,7 +344,7 @@ fn a_head_over_the_limit_is_refused() {
             let refused = server.raw(&request(&server, line, &fields, ""));
             assert_refused(&refused, 431, "head_too_large");
         }
-        // Of one that never ends, no more is kept than of one that does.
+        // The server buffers no more of an endless head than of a complete one.
         let mut talk = Talk::with(&server);
         talk.say(format!("GET / HTTP/1.1\r\nx: {}", "x".repeat(1 << 20)));
         assert_refused(&talk.hear(), 431, "head_too_large");
@@ -373,7 +374,7 @@ fn a_head_that_never_ends_is_given_up_after_five_seconds() {
                 assert_given_up(talk, began);
             });
             scope.spawn(|| {
-                // The second request of a connection has no more time than the first.
+                // The second request of a connection has the same time limit as the first.
                 let mut talk = Talk::with(&server);
                 talk.say(ask_for_health(&server));
                 assert_eq!(talk.hear().status, 200);
@@ -382,7 +383,7 @@ fn a_head_that_never_ends_is_given_up_after_five_seconds() {
                 assert_given_up(talk, began);
             });
             scope.spawn(|| {
-                // One that comes byte by byte is not given more time for each.
+                // A head that arrives byte by byte does not extend the time limit.
                 let began = Instant::now();
                 let mut talk = Talk::with(&server);
                 talk.say("GET / HTTP/1.1\r\nx: ");
@@ -417,7 +418,7 @@ fn a_client_that_leaves_in_the_middle_disturbs_nobody() {
             &chunks(&flow, 50),
         );
         for bytes in [&whole, &chunked] {
-            // In the request's line, in its head, in its body, and just before its end.
+            // In the request line, in the head, in the body, and just before the end.
             for cut in [0, 5, 30, bytes.len() - flow.len() / 2, bytes.len() - 1] {
                 let mut talk = Talk::with(&server);
                 talk.say(&bytes[..cut]);
@@ -514,7 +515,7 @@ fn chunks_that_cannot_be_read_are_refused() {
 }
 
 #[test]
-fn chunks_and_trailers_are_taken_and_what_follows_them_is_the_next_request() {
+fn chunks_and_trailers_end_before_the_next_request() {
     let server = TestServer::start();
     let flow = two_nodes().to_string();
     let chunked = |extra: &str| format!("transfer-encoding: {extra}\r\n");
@@ -537,7 +538,7 @@ fn chunks_and_trailers_are_taken_and_what_follows_them_is_the_next_request() {
 }
 
 #[test]
-fn a_client_that_asks_before_it_sends_a_body_is_told_to_go_on_or_refused() {
+fn expect_continue_is_answered_with_100_or_a_refusal() {
     let server = TestServer::start();
     let flow = two_nodes().to_string();
     let ask = |length: usize| {
@@ -566,7 +567,7 @@ fn requests_of_one_connection_are_answered_in_order() {
     let flow = two_nodes().to_string();
     let length = format!("content-length: {}\r\n", flow.len());
     let mut talk = Talk::with(&server);
-    // All at once, as a client that does not wait for answers does.
+    // Pipelined.
     talk.say(
         [
             request(&server, "GET /api/flows/1", "", ""),
@@ -581,7 +582,7 @@ fn requests_of_one_connection_are_answered_in_order() {
         .map(|answer| (answer.status, answer.json()["id"].clone()))
         .collect();
     assert_eq!(answers, [(200, json!(1)), (201, json!(3)), (404, Value::Null), (200, json!(2))]);
-    // And one after the other, also after an answer that is an error.
+    // Sequential, also after an error.
     for status in [200, 404, 200] {
         let path = if status == 200 { "/api/flows/1" } else { "/x" };
         talk.say(request(&server, &format!("GET {path}"), "", ""));
@@ -624,7 +625,7 @@ fn limits_hold_for_every_request_of_a_connection() {
                 let refused = talk.hear();
                 assert_eq!(refused.status, status, "{}", refused.text());
                 assert_eq!(refused.header("connection"), Some("close"));
-                // What comes after a refusal is not read as a request.
+                // Bytes after a refusal are not read as a request.
                 talk.say(ask_for_health(&server));
                 assert!(talk.is_over());
             }
@@ -641,7 +642,7 @@ fn http_1_0_and_head_and_close_are_understood() {
         let old = format!("GET {path} HTTP/1.0\r\nhost: localhost\r\n\r\n");
         let answer = server.raw(old.as_bytes());
         assert_eq!(answer.status, 200);
-        // There are no chunks in HTTP/1.0.
+        // HTTP/1.0 has no chunks.
         assert_eq!(answer.header("transfer-encoding"), None, "{path}");
         assert!(!answer.body.is_empty());
     }
@@ -819,7 +820,7 @@ fn a_flow_that_does_not_exist_can_be_neither_changed_nor_run() {
 }
 
 #[test]
-fn a_run_starts_with_an_input_that_is_an_object_and_with_nothing_else() {
+fn a_run_accepts_only_an_object_as_input() {
     let server = TestServer::start();
     let flow = server.save(&two_nodes());
     let path = format!("/api/flows/{flow}/execute");
@@ -848,7 +849,7 @@ fn a_run_starts_with_an_input_that_is_an_object_and_with_nothing_else() {
 }
 
 #[test]
-fn a_run_that_lacks_an_input_fails_without_a_call_and_says_which() {
+fn a_missing_input_fails_the_run_without_a_call() {
     let server = TestServer::start();
     let flow = server.save(&two_nodes());
     let run = server.run(flow, &json!({"theme": "bees"}));
@@ -904,7 +905,7 @@ fn long_texts_and_all_letters_pass_through_unchanged() {
         let row = &server.get("/api/ledger?limit=1").json()["items"][0];
         assert_eq!((&row["node_id"], &row["status"]), (&json!("é 1"), &json!("SUCCESS")));
     }
-    // A prompt of 1 MiB is the longest; one byte more is refused before a call is made.
+    // The longest prompt is 1 MiB; one byte more is refused before a call is made.
     for (length, status) in [(1 << 20, "COMPLETED"), ((1 << 20) + 1, "FAILED")] {
         let prompt = "x".repeat(length);
         let id = server.save(&chain("Long", &[agent("a", "echo", "echo-1", &prompt)]));
@@ -916,7 +917,7 @@ fn long_texts_and_all_letters_pass_through_unchanged() {
     }
 }
 
-/// In a process of its own: a stack that overflows ends the whole process.
+/// Runs in its own process, because a stack overflow ends the whole process.
 #[test]
 fn no_depth_of_nesting_ends_the_server() {
     let home = Home::new();
@@ -981,7 +982,7 @@ fn no_depth_of_nesting_ends_the_server() {
         }
         saved.status
     };
-    // All kinds of nesting together, as deep as it is allowed.
+    // All kinds of nesting together, at the allowed depth.
     for link in ["1+", "not ", "1 if 1 else "] {
         let links = link.repeat(160 / link.split(' ').count().max(2));
         for (open, close) in [("[", "]"), ("(", ")"), ("{1:", "}")] {

@@ -1,4 +1,4 @@
-//! The program itself, as a child process with an environment and a home of its own.
+//! Runs the program as a child process with its own environment and home directory.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -14,11 +14,11 @@ use tungstenite::client::IntoClientRequest;
 
 use crate::harness::{Client, DEADLINE, Response};
 
-/// What the server says when it is ready, before its address.
+/// Printed by the server when it is ready, before its address.
 const READY: &str = "flowledger is at http://";
 
-/// A home for the program: its data is in `data`, and nothing of the machine's own settings or
-/// keys is seen from it.
+/// A home directory for the program, with its data in `data`. Isolates the program from the
+/// settings and keys of the machine.
 pub struct Home {
     dir: TempDir,
 }
@@ -36,7 +36,7 @@ impl Home {
         self.path("data")
     }
 
-    /// Writes a file and gives its path.
+    /// Writes a file and returns its path.
     pub fn write(&self, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path(name);
         std::fs::write(&path, text).unwrap();
@@ -55,18 +55,18 @@ impl Home {
         command
     }
 
-    /// The server, on a free port.
+    /// The server on a free port.
     pub fn serve(&self) -> Command {
         self.flowledger(&["serve", "--listen", "127.0.0.1:0"])
     }
 
-    /// The program's end, for what ends by itself.
+    /// Runs a command that ends by itself.
     pub fn run(&self, args: &[&str]) -> Ended {
         Running::start(&mut self.flowledger(args)).end()
     }
 }
 
-/// Requires that all that the database in this directory says agrees with itself.
+/// Runs `verify` on the database in this directory and requires success.
 pub fn verify(data: &Path) {
     let ended = Home::new().run(&["verify", "--data", data.to_str().unwrap()]);
     assert_eq!(ended.code, Some(0), "{}{}", ended.stdout, ended.stderr);
@@ -75,7 +75,7 @@ pub fn verify(data: &Path) {
 /// A started program. Killed on drop.
 pub struct Running {
     child: Child,
-    /// Pieces of what it says: whether it is standard error, and a line with its end.
+    /// Output lines with their line ends; true for standard error.
     said: Receiver<(bool, String)>,
     pub stdout: String,
     pub stderr: String,
@@ -84,7 +84,7 @@ pub struct Running {
 /// A program that has ended.
 #[derive(Debug)]
 pub struct Ended {
-    /// None where a signal ended it.
+    /// `None` if a signal ended it.
     pub code: Option<i32>,
     pub stdout: String,
     pub stderr: String,
@@ -98,24 +98,24 @@ impl Running {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        // Both pipes are read to their end, by threads: a full pipe would stop the program.
+        // Threads read both pipes to their end: a full pipe would block the program.
         let (send, said) = unbounded();
         forward(false, child.stdout.take().unwrap(), send.clone());
         forward(true, child.stderr.take().unwrap(), send);
         Self { child, said, stdout: String::new(), stderr: String::new() }
     }
 
-    /// Waits for a line of standard output that begins so, and gives the rest of it.
+    /// Waits for a line of standard output with this prefix and returns the rest of it.
     pub fn until_stdout(&mut self, beginning: &str) -> String {
         self.until(false, |line| line.strip_prefix(beginning).map(str::to_owned))
     }
 
-    /// Waits for a line of standard error that holds this.
+    /// Waits for a line of standard error that contains `part`.
     pub fn until_stderr(&mut self, part: &str) {
         self.until(true, |line| line.contains(part).then(String::new));
     }
 
-    /// Whether standard error has held this so far.
+    /// Returns true if standard error has contained `part` so far.
     pub fn has_told(&mut self, part: &str) -> bool {
         while !self.said.is_empty() && self.hear(Instant::now() + DEADLINE).is_some() {}
         self.stderr.contains(part)
@@ -131,7 +131,8 @@ impl Running {
         panic!("it ended and said:\n{}{}", self.stdout, self.stderr);
     }
 
-    /// The next line; none when both pipes are closed, which they are when the program ends.
+    /// Returns the next line, or `None` when both pipes are closed, that is, when the program has
+    /// ended.
     fn hear(&mut self, deadline: Instant) -> Option<(bool, String)> {
         match self.said.recv_deadline(deadline) {
             Ok((is_stderr, line)) => {
@@ -158,7 +159,7 @@ impl Running {
         assert!(status.success(), "{command}: {status}");
     }
 
-    /// How large its files may become: beyond, writes are refused as on a full disk.
+    /// Limits the size of its files; larger writes fail as on a full disk.
     pub fn limit_files(&self, bytes: Option<u64>) {
         let limit = Rlimit { current: bytes, maximum: None };
         let pid = Pid::from_child(&self.child);
@@ -176,7 +177,7 @@ impl Running {
         self.end_within(DEADLINE)
     }
 
-    /// Waits for its end for so long.
+    /// Waits for its end within `time`.
     pub fn end_within(mut self, time: Duration) -> Ended {
         let deadline = Instant::now() + time;
         while self.hear(deadline).is_some() {}
@@ -195,7 +196,7 @@ impl Drop for Running {
     }
 }
 
-/// Sends every line of `pipe`, and goes on reading when nobody listens any more.
+/// Sends every line of `pipe`, and keeps reading after the receiver is gone.
 fn forward(is_stderr: bool, pipe: impl Read + Send + 'static, said: Sender<(bool, String)>) {
     std::thread::spawn(move || {
         let mut reader = BufReader::new(pipe);
@@ -250,21 +251,21 @@ impl Served {
         self.request("POST", path, &[], body.to_string().as_bytes())
     }
 
-    /// Saves a flow and gives its number.
+    /// Saves a flow and returns its id.
     pub fn save(&self, flow: &Value) -> i64 {
         let response = self.post("/api/flows", flow);
         assert_eq!(response.status, 201, "{}", response.text());
         response.json()["id"].as_i64().unwrap()
     }
 
-    /// Starts a run and gives its id.
+    /// Starts a run and returns its id.
     pub fn execute(&self, flow: i64) -> String {
         let response = self.request("POST", &format!("/api/flows/{flow}/execute"), &[], b"");
         assert_eq!(response.status, 202, "{}", response.text());
         response.json()["runId"].as_str().unwrap().to_owned()
     }
 
-    /// A WebSocket client that has read its `HELLO`.
+    /// Returns a WebSocket client that has read its `HELLO`.
     pub fn client(&self) -> Client {
         let request = format!("ws://{}/ws", self.address).into_client_request().unwrap();
         let (socket, _) = tungstenite::client(request, self.connect()).unwrap();
@@ -280,7 +281,7 @@ impl Served {
     }
 }
 
-/// All bytes of all files below a directory.
+/// Returns the contents of all files below a directory.
 pub fn everything_below(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(dir).unwrap() {

@@ -1,10 +1,9 @@
-//! A real headless Chromium, driven over its DevTools protocol.
+//! Drives a real headless Chromium over its DevTools protocol.
 //!
-//! What the `headless_chrome` crate leaves to its user is kept here: a fresh profile, no traffic
-//! but to loopback, JavaScript errors that are errors, waits that end by a deadline, and nothing
-//! left behind. Each call over the protocol takes the crate up to 100 ms, so what can be asked in
-//! one expression is; and a browser takes a processor for a second or more to start, so there is
-//! one in a test, not one in a step.
+//! This module adds to the `headless_chrome` crate a fresh profile, no traffic except to loopback,
+//! JavaScript exceptions as errors, waits with deadlines, and cleanup. Each protocol call takes the
+//! crate up to 100 ms, so related queries share one expression. A browser uses a processor for a
+//! second or more to start, so there is one browser per test and not one per step.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -25,20 +24,19 @@ use tempfile::TempDir;
 
 use crate::harness::DEADLINE;
 
-/// The crate ends a call, and the whole connection, after this time without a message (30 s unless
-/// told otherwise). Waits are cut into [`SLICE`]s, so it is reached only when a test leaves the
-/// browser alone for that long.
+/// The crate ends a call and the whole connection after this time without a message (default 30 s).
+/// Waits are cut into [`SLICE`]s, so a test reaches the limit only if it leaves the browser alone
+/// for that long.
 const IDLE_MAX: Duration = Duration::from_secs(120);
 
-/// A wait is asked for in pieces, so that it survives a page that reloads, and keeps the
-/// connection busy.
+/// Longest single wait. Short waits survive a page reload and keep the connection busy.
 const SLICE: Duration = Duration::from_secs(2);
 
 /// The profile cannot be removed while the browser's helper processes still write to it; they end
 /// within milliseconds after the browser.
 const END_MAX: Duration = Duration::from_secs(10);
 
-/// Besides the crate's own. Nothing may leave this machine: a name that is looked up fails at once.
+/// Added to the crate's own arguments. Nothing may leave this machine: name lookups fail at once.
 const ARGS: [&str; 6] = [
     "--disable-quic",
     "--disable-component-update",
@@ -48,8 +46,8 @@ const ARGS: [&str; 6] = [
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
 ];
 
-/// One browser with one tab. Dropped, also by a test that panics, it leaves no process and no file
-/// behind. (A `static` is never dropped, and would leave the browser running for good.)
+/// One browser with one tab. Its `Drop` removes process and files, also after a panic. (A `static`
+/// is never dropped, and would leave the browser running.)
 pub struct Browser {
     tab: Arc<Tab>,
     console: Arc<Mutex<Vec<String>>>,
@@ -61,15 +59,15 @@ impl Browser {
     /// Starts a browser with an empty profile and a window of 1280 × 800.
     pub fn launch() -> Self {
         let profile = tempfile::Builder::new().prefix("flowledger-chromium-").tempdir().unwrap();
-        // Chromium's launcher and libraries write below HOME too, whatever the profile is.
+        // Chromium's launcher and libraries also write below HOME, whatever the profile is.
         let home = profile.path().to_string_lossy().into_owned();
         let options = LaunchOptions::default_builder()
             .path(Some(find_chromium().expect("no Chromium on PATH: run tests/setup.sh")))
-            // Chromium chooses. By default the crate looks for a free port between 8000 and 9000,
-            // which two browsers that start together can both find free.
+            // Chromium chooses the port. By default the crate looks for a free port between 8000
+            // and 9000, and two browsers that start together can find the same one.
             .port(Some(0))
-            // Chromium refuses its sandbox to root, and containers often refuse it to everybody.
-            // It opens nothing but our own pages.
+            // Chromium refuses to run its sandbox as root, and many containers forbid it. The
+            // browser opens only our own pages.
             .sandbox(false)
             .window_size(Some((1280, 800)))
             .user_data_dir(Some(profile.path().join("profile")))
@@ -95,7 +93,7 @@ impl Browser {
     }
 
     /// Opens `url` and waits until its modules have run. (`wait_until_navigated` waits for a quiet
-    /// network instead, can miss it, and says nothing about whether the page is there.)
+    /// network instead, can miss it, and does not check that the page loaded.)
     #[track_caller]
     pub fn open(&self, url: &str) {
         self.tab.navigate_to(url).unwrap();
@@ -105,22 +103,21 @@ impl Browser {
         ));
     }
 
-    /// Opens the same page again.
+    /// Reloads the page.
     #[track_caller]
     pub fn reload(&self) {
         self.eval("void (window.isOld = true, location.reload())");
         self.wait_for("!window.isOld && document.readyState === 'complete'");
     }
 
-    /// The value of a JavaScript expression, or of the promise that it gives; what it throws fails
-    /// the test.
+    /// Returns the value of a JavaScript expression or promise; an exception fails the test.
     #[track_caller]
     pub fn eval(&self, expression: &str) -> Value {
         self.try_eval(expression).unwrap_or_else(|error| panic!("{error}\nin {expression}"))
     }
 
-    /// `Tab::evaluate` drops exceptions and gives objects as handles, so the protocol's own call is
-    /// made here.
+    /// `Tab::evaluate` drops exceptions and returns objects as handles, so this sends the protocol
+    /// call itself.
     fn try_eval(&self, expression: &str) -> Result<Value, String> {
         let answer = self
             .tab
@@ -152,9 +149,8 @@ impl Browser {
         }
     }
 
-    /// Waits until a JavaScript expression is truthy and gives its value. The page itself looks
-    /// every 20 ms, so the answer comes as soon as it is true; a page that goes away meanwhile is
-    /// asked again when it is back.
+    /// Waits until a JavaScript expression is truthy and returns its value. The page polls every 20
+    /// ms, so the result arrives soon after it becomes true. After a reload the wait starts again.
     #[track_caller]
     pub fn wait_for(&self, condition: &str) -> Value {
         let deadline = Instant::now() + DEADLINE;
@@ -190,9 +186,9 @@ impl Browser {
         }
     }
 
-    /// Waits until an element, given by an expression, can be clicked (it is in the page, enabled,
-    /// and nothing such as a toast lies over it) and clicks it with the mouse. Again, where what is
-    /// above it was filled in between, so that it was elsewhere by then.
+    /// Waits until an element can be clicked (it is in the page, enabled and not covered, for
+    /// example by a toast), then clicks it with the mouse. Retries if the layout moved the element
+    /// before the click.
     #[track_caller]
     pub fn click(&self, element: &str) {
         let began = Instant::now();
@@ -212,7 +208,7 @@ impl Browser {
             ));
             let [x, y] = [0, 1].map(|index: usize| middle[index].as_f64().unwrap());
             self.tab.click_point(Point { x, y }).unwrap();
-            // A click that leads to another page was one, too.
+            // A click that leads to another page also counts.
             let was_hit = self.wait_for("[window.wasHit !== false]");
             if was_hit[0] == true {
                 return;
@@ -221,7 +217,7 @@ impl Browser {
         }
     }
 
-    /// Puts text into a field, given by an expression, in place of what it holds.
+    /// Replaces the text of the field that `expression` selects.
     #[track_caller]
     pub fn type_into(&self, field: &str, text: &str) {
         self.wait_for(&format!(
@@ -236,14 +232,14 @@ impl Browser {
         self.tab.call_method(InsertText { text }).unwrap();
     }
 
-    /// Presses a key, by its name, wherever the focus is.
+    /// Presses a key, by its name, in the focused element.
     #[track_caller]
     pub fn press(&self, key: &str) {
         self.tab.press_key(key).unwrap();
     }
 
-    /// Makes the window as large as a device's screen; `mobile` also brings a phone's rules for
-    /// pages that are too wide.
+    /// Resizes the window to a device's screen; `mobile` also applies a phone's rules for pages
+    /// that are too wide.
     pub fn resize(&self, width: u32, height: u32, mobile: bool) {
         let metrics = json!({
             "width": width, "height": height, "deviceScaleFactor": 1, "mobile": mobile
@@ -252,7 +248,7 @@ impl Browser {
         self.tab.call_method(metrics).unwrap();
     }
 
-    /// Writes a picture of what is in the window to a file of this name below `target/tmp`.
+    /// Writes a screenshot of the window to a file of this name below `target/tmp`.
     pub fn take_picture(&self, name: &str) -> Result<PathBuf, Box<dyn Error>> {
         let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         let kind = CaptureScreenshotFormatOption::Png;
@@ -260,7 +256,7 @@ impl Browser {
         Ok(file)
     }
 
-    /// What a developer would see in red or yellow in the console.
+    /// Returns the warnings and errors of the console.
     pub fn console(&self) -> Vec<String> {
         self.console.lock().unwrap().clone()
     }
@@ -296,8 +292,8 @@ impl Drop for Browser {
     }
 }
 
-/// An exception, or what the browser logs by itself, such as content that a
-/// Content-Security-Policy refused and loads that failed, or what the page logs as an error.
+/// Returns the text of an exception, of an error that the page logs, or of an entry that the
+/// browser logs, such as a failed load or content that a Content-Security-Policy refused.
 fn complaint(event: &Event) -> Option<String> {
     match event {
         Event::LogEntryAdded(event) => {
@@ -324,7 +320,7 @@ fn complaint(event: &Event) -> Option<String> {
     }
 }
 
-/// What Chromium answers to a question about a page that is just being replaced.
+/// Matches Chromium's error for a page that is being replaced.
 fn went_away(error: &str) -> bool {
     [
         "context was destroyed",
@@ -345,8 +341,8 @@ fn find_chromium() -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
-/// The command line of a process that names `path` on it, such as the browser's profile. Where
-/// there is no `/proc`, none is found.
+/// Returns the command line of a process that mentions `path`, such as the browser's profile.
+/// Returns `None` on systems without `/proc`.
 fn process_that_mentions(path: &Path) -> Option<String> {
     let path = path.to_string_lossy();
     let processes = std::fs::read_dir("/proc").ok()?;

@@ -1,4 +1,4 @@
-//! Budgets: what they refuse, what they let through, what they tell, and that none is overrun.
+//! Budgets: refused and allowed calls, warnings, and no overrun.
 
 use std::io::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use crate::harness::{DEADLINE, Response, TestServer, add_provider, agent, chain, eventually};
 use crate::upstream::{Upstream, completion, json_answer};
 
-/// A server whose `openai` answers everything with 1,000 tokens for 100: gpt-4o-mini asks
-/// 100 × 150 + 1,000 × 600 nano-dollars for that, 0.000615 USD.
+/// A server whose `openai` answers everything with 1,000 tokens for 100: gpt-4o-mini costs 100 ×
+/// 150 + 1,000 × 600 nano-dollars for that, 0.000615 USD.
 fn server(upstream: &Upstream) -> TestServer {
     TestServer::start_with(|config| {
         add_provider(config, "openai", Kind::OpenAi, upstream.url());
@@ -23,7 +23,7 @@ fn answering() -> Upstream {
 
 const COST: &str = "0.000615";
 
-/// What a call is reserved for: its prompt of one byte, and 1,000 tokens.
+/// A call that reserves its prompt of one byte and 1,000 tokens.
 fn call(id: &str) -> Value {
     let mut node = agent(id, "openai", "gpt-4o-mini", "x");
     node["data"]["stream"] = json!(false);
@@ -51,11 +51,11 @@ fn rows(server: &TestServer) -> Vec<Value> {
 }
 
 #[test]
-fn a_hard_budget_refuses_the_call_that_might_go_beyond_it_and_the_refusal_is_a_row() {
+fn a_hard_budget_refuses_a_call_and_records_a_row() {
     let upstream = answering();
     let server = server(&upstream);
     let flow = server.save(&chain("One", &[call("only")]));
-    // Two calls fit with what they cost, and a third would not.
+    // Two calls fit at their actual cost; a third does not.
     set(&server, json!([{"name": "daily", "per": "day", "limitUsd": "0.0013"}]));
     for _ in 0..2 {
         assert_eq!(server.run(flow, &json!({}))["status"], "COMPLETED");
@@ -121,7 +121,7 @@ fn a_budget_survives_a_restart_with_what_is_used_of_it() {
     assert_eq!(server.run(flow, &json!({}))["status"], "COMPLETED");
     server.start_again();
     assert_eq!(state(&server)["used"], 1_100);
-    // 1,033 are reserved for the next one, which fits, and then nothing does.
+    // 1,033 are reserved for the next call, which fits. Then nothing fits.
     assert_eq!(server.run(flow, &json!({}))["status"], "COMPLETED");
     let run = server.run(flow, &json!({}));
     let error = run["error"].as_str().unwrap();
@@ -129,7 +129,7 @@ fn a_budget_survives_a_restart_with_what_is_used_of_it() {
 }
 
 #[test]
-fn a_call_that_nobody_saw_the_end_of_counts_with_what_was_reserved_for_it() {
+fn an_unknown_call_counts_with_its_reservation() {
     let (asked, questions) = crossbeam_channel::unbounded();
     let upstream = Upstream::start(move |_, _| {
         let _ = asked.send(());
@@ -152,7 +152,7 @@ fn a_call_that_nobody_saw_the_end_of_counts_with_what_was_reserved_for_it() {
 }
 
 #[test]
-fn a_call_that_was_refused_by_the_provider_gives_back_what_was_reserved() {
+fn a_call_refused_by_the_provider_frees_its_reservation() {
     let upstream = Upstream::saying(json_answer("400 Bad Request", "{}"));
     let server = server(&upstream);
     let flow = server.save(&chain("One", &[call("only")]));
@@ -170,7 +170,7 @@ fn a_call_that_was_refused_by_the_provider_gives_back_what_was_reserved() {
 }
 
 #[test]
-fn only_what_a_budget_refused_is_a_refused_row_whatever_a_provider_says() {
+fn only_a_budget_refusal_marks_a_row_as_refused() {
     let words = r#"{"error":{"message":"the budget `daily` allows 1 USD per day"}}"#;
     let upstream = Upstream::saying(json_answer("402 Payment Required", words));
     let server = server(&upstream);
@@ -179,7 +179,7 @@ fn only_what_a_budget_refused_is_a_refused_row_whatever_a_provider_says() {
     set(&server, json!([{"name": "daily", "per": "day", "limitUsd": "0"}]));
     let mut client = server.client();
     assert_eq!(server.run(flow, &json!({}))["status"], "FAILED");
-    // Clients of the gateway are refused likewise, and all who look on are told.
+    // The gateway refuses its clients in the same way, and viewers get the event.
     let asked = json!({"model": "gpt-4o-mini", "max_tokens": 10, "messages": [{"role": "user", "content": "Hi"}]});
     assert_eq!(server.post("/v1/chat/completions", &asked).status, 402);
     let told = client.until(|message| {
@@ -220,7 +220,7 @@ fn a_budget_may_be_for_a_flow_a_model_or_each_run() {
 }
 
 #[test]
-fn a_soft_budget_stops_nothing_and_viewers_are_told_once_for_each_share() {
+fn a_soft_budget_notifies_once_per_share_and_blocks_nothing() {
     let upstream = answering();
     let server = server(&upstream);
     let flow = server.save(&chain("One", &[call("only")]));
@@ -249,7 +249,7 @@ fn a_soft_budget_stops_nothing_and_viewers_are_told_once_for_each_share() {
 }
 
 #[test]
-fn where_no_price_is_known_a_hard_budget_in_money_cannot_be_kept_and_says_so() {
+fn a_hard_budget_refuses_calls_without_a_known_price() {
     let upstream = Upstream::saying(completion("done", 1, 1));
     let server = TestServer::start_with(|config| {
         add_provider(config, "local", Kind::OpenAi, upstream.url());
@@ -264,7 +264,7 @@ fn where_no_price_is_known_a_hard_budget_in_money_cannot_be_kept_and_says_so() {
     let error = run["error"].as_str().unwrap();
     assert!(error.contains("no price is known for local/home-grown"), "{error}");
     assert_eq!(upstream.count(), 0);
-    // What is free for certain is made even where nothing may be spent.
+    // Calls that are certainly free are allowed with an exhausted budget.
     assert_eq!(server.run(free, &json!({}))["status"], "COMPLETED");
     budget["allowUnpriced"] = json!(true);
     set(&server, json!([budget]));
@@ -291,7 +291,7 @@ fn where_a_budget_refuses_one_model_the_next_is_asked() {
 }
 
 #[test]
-fn budgets_that_cannot_be_read_change_nothing_and_what_is_told_can_be_put_back() {
+fn invalid_budgets_change_nothing_and_output_is_valid_input() {
     let server = TestServer::start();
     let budget = json!({"name": "kept", "per": "day", "limitUsd": "12.5", "timezone": "Europe/Berlin", "hard": true, "allowUnpriced": false});
     set(&server, json!([budget]));
@@ -306,7 +306,7 @@ fn budgets_that_cannot_be_read_change_nothing_and_what_is_told_can_be_put_back()
 }
 
 #[test]
-fn budgets_that_somebody_else_has_changed_meanwhile_are_not_replaced() {
+fn concurrent_budget_changes_are_not_overwritten() {
     let server = TestServer::start();
     let budget = |name: &str| json!({"name": name, "per": "day", "limitUsd": "1"});
     let put = |body: Value, headers: &[(&str, &str)]| {
@@ -331,7 +331,7 @@ fn budgets_that_somebody_else_has_changed_meanwhile_are_not_replaced() {
     let kept = server.get("/api/budget").json();
     assert_eq!(kept["budgets"][0]["name"], "first");
 
-    // A key's budget is a change like any other; what is used is none.
+    // A key's budget changes the version; usage does not.
     let made = json!({"name": "k", "budget": {"per": "day", "limitUsd": "1"}});
     assert_eq!(server.post("/api/keys", &made).status, 201);
     let refused = put(kept, &[]);
@@ -339,7 +339,7 @@ fn budgets_that_somebody_else_has_changed_meanwhile_are_not_replaced() {
     let present = server.get("/api/budget");
     let tag = present.header("etag").unwrap();
     assert_eq!(put(late.clone(), &[("if-match", tag)]).status, 200);
-    // Who gives no version replaces whatever there is.
+    // A request without a version replaces the current budgets.
     for headers in [&[][..], &[("if-match", "*")]] {
         assert_eq!(put(late.clone(), headers).status, 200);
     }
@@ -377,7 +377,7 @@ fn two_who_save_at_the_same_moment_lose_nothing_of_each_other() {
 }
 
 #[test]
-fn an_estimate_tells_what_to_expect_and_the_most_that_a_run_may_cost() {
+fn an_estimate_has_the_expected_and_the_worst_cost() {
     let upstream = answering();
     let server = server(&upstream);
     let mut second = call("second");
@@ -390,7 +390,7 @@ fn an_estimate_tells_what_to_expect_and_the_most_that_a_run_may_cost() {
     let before = server.post(&path, &body).json();
     assert_eq!(before["runs"], 0);
     assert_eq!(before["expected"]["calls"], 2);
-    // The first once; the second twice at each of its targets.
+    // The first node once; the second twice at each of its targets.
     assert_eq!(before["worst"]["calls"], 5, "{before:#}");
     // Its answer of 1,000 tokens is in the prompt of the second, four times.
     let second = &before["nodes"][1];
@@ -417,7 +417,7 @@ fn an_estimate_says_what_it_does_not_know() {
     let list = agent("list", "echo", "echo-1", "[1, 2]");
     let flow = server.save(&chain("Map", &[list, map]));
     let estimate = server.post(&format!("/api/flows/{flow}/estimate"), &json!({})).json();
-    // No price is known, and then the whole is not known either.
+    // One unknown price makes the total unknown.
     assert_eq!(estimate["nodes"][1]["expected"]["cost"], Value::Null);
     assert_eq!(estimate["worst"]["cost"], Value::Null);
     assert_eq!(estimate["nodes"][1]["worst"]["calls"], 1_000);
@@ -426,12 +426,12 @@ fn an_estimate_says_what_it_does_not_know() {
 }
 
 #[test]
-fn viewers_are_told_once_for_each_share_of_what_a_run_with_parallel_calls_may_spend() {
+fn run_budget_shares_are_notified_once_with_parallel_calls() {
     let upstream = answering();
     let server = server(&upstream);
     let nodes: Vec<Value> = (0..16).map(|at| call(&format!("n{at}"))).collect();
     let flow = server.save(&json!({"name": "Wide", "data": {"nodes": nodes}}));
-    // 16 calls cost 0.00984, and a little more is reserved for them before.
+    // 16 calls cost 0.00984; the reservations are slightly higher.
     for (limit, share) in [("0.0096", 100), ("0.011", 80), ("0.02", 0)] {
         set(&server, json!([{"name": "each", "per": "run", "limitUsd": limit, "hard": false}]));
         let mut client = server.client();
@@ -442,14 +442,14 @@ fn viewers_are_told_once_for_each_share_of_what_a_run_with_parallel_calls_may_sp
             .filter(|message| message["type"] == "BUDGET_WARNING")
             .map(|message| message["payload"]["percent"].as_u64().unwrap());
         let told: Vec<u64> = told.collect();
-        // How many calls are under way at a time decides whether 80 is reached before 100 is.
+        // The number of concurrent calls decides whether 80 is reached before 100.
         assert_eq!(told.last().copied().unwrap_or(0), share, "{limit}");
         assert!(told.is_sorted_by(|one, next| one < next), "{told:?}");
     }
 }
 
 #[test]
-fn what_each_run_may_spend_is_no_limit_for_calls_of_other_programs() {
+fn a_run_budget_does_not_limit_client_calls() {
     let upstream = answering();
     let server = server(&upstream);
     let flow = server.save(&chain("One", &[call("only")]));
@@ -461,7 +461,7 @@ fn what_each_run_may_spend_is_no_limit_for_calls_of_other_programs() {
 }
 
 #[test]
-fn budgets_that_no_call_could_ever_count_for_are_refused_but_one_whose_flow_is_gone_may_stay() {
+fn unmatchable_budgets_are_refused_unless_their_flow_is_gone() {
     let upstream = answering();
     let server = server(&upstream);
     let flow = server.save(&chain("One", &[call("only")]));
@@ -497,7 +497,7 @@ fn budgets_that_no_call_could_ever_count_for_are_refused_but_one_whose_flow_is_g
 }
 
 #[test]
-fn the_most_that_a_run_may_cost_has_answers_in_loops_and_in_the_items_of_maps() {
+fn the_worst_cost_counts_outputs_in_loops_and_map_items() {
     let upstream = answering();
     let server = server(&upstream);
     let worst = |nodes: &[Value]| {
@@ -509,21 +509,21 @@ fn the_most_that_a_run_may_cost_has_answers_in_loops_and_in_the_items_of_maps() 
     let mut looped = call("looped");
     looped["data"]["prompt"] = json!("{% for i in range(50) %}{{ nodes.a.output }}{% endfor %}");
     assert_eq!(worst(&[call("a"), looped]), 50_000 + 32);
-    // Any part of the list may be in any item, but all of it is so only once.
+    // Any item may contain any part of the list, but the whole list is counted once.
     let mut map = call("each");
     map["type"] = json!("map");
     map["data"]["items"] = json!("nodes.a.output");
     map["data"]["prompt"] = json!("About {{ item.name }}");
     let input = 2;
     assert_eq!(worst(&[call("a"), map]), 1_000 * (6 + 32) + 1_000 + input);
-    // What cannot be told is as long as a prompt may be.
+    // An unknown length counts as the longest allowed prompt.
     let mut read = call("read");
     read["data"]["prompt"] = json!("{{ (nodes.a.output | fromjson).name }}");
     assert_eq!(worst(&[call("a"), read]), (1 << 20) + 32);
 }
 
 #[test]
-fn what_to_expect_of_a_run_comes_from_runs_that_ended_well_without_what_a_budget_refused() {
+fn the_expected_cost_uses_only_successful_runs() {
     let upstream = answering();
     let server = server(&upstream);
     let mut node = call("only");
@@ -531,7 +531,7 @@ fn what_to_expect_of_a_run_comes_from_runs_that_ended_well_without_what_a_budget
     node["data"]["model"] = json!("gpt-4o");
     let flow = server.save(&chain("One", &[node]));
     let none = |model: &str| json!({"name": model, "per": "day", "model": model, "limitUsd": 0});
-    // One that is refused altogether, and one that the second model answers.
+    // One run is refused entirely; in the other the second model answers.
     set(&server, json!([none("openai/gpt*")]));
     assert_eq!(server.run(flow, &json!({}))["status"], "FAILED");
     set(&server, json!([none("openai/gpt-4o")]));

@@ -176,7 +176,7 @@ fn a_refusal_on_a_full_disk_is_written_once_there_is_room() {
         std::thread::scope(|scope| {
             let call = scope.spawn(|| rig.call(caller));
             if caller == Caller::Client {
-                // Refused at once; the other two wait for their row.
+                // The budget refuses it at once; the other two wait for their row.
                 let text = call.join().unwrap();
                 assert!(text.contains("budget"), "{text}");
                 database.execute_batch("DROP TRIGGER full").unwrap();
@@ -195,7 +195,7 @@ fn a_refusal_on_a_full_disk_is_written_once_there_is_room() {
 }
 
 #[test]
-fn a_call_that_the_end_of_the_server_cancels_is_unknown_for_every_caller() {
+fn a_call_cancelled_by_shutdown_is_unknown_for_every_caller() {
     for caller in CALLERS {
         let mut rig = Rig::new();
         rig.set_mode(HOLD);

@@ -1,5 +1,5 @@
-//! Answers that other programs bought before: taken again where a request says so, byte for byte, and
-//! what the ledger says of it.
+//! Cached answers for clients: reused byte for byte if the request allows it, and recorded in the
+//! ledger.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -20,7 +20,7 @@ use crate::upstream::{STREAM_HEAD, Upstream, completion, delta, json_answer};
 const CHAT: &str = "/v1/chat/completions";
 const MESSAGES: &str = "/v1/messages";
 
-/// A server whose providers `openai` and `anthropic` are this one.
+/// A server whose providers `openai` and `anthropic` are the upstream.
 fn server_with(upstream: &Upstream, change: impl FnOnce(&mut Config)) -> TestServer {
     let url = upstream.url().to_owned();
     TestServer::start_with(move |config| {
@@ -38,7 +38,7 @@ fn chat(text: &str, is_streamed: bool) -> Value {
     json!({"model": "gpt-4o-mini", "stream": is_streamed, "messages": [{"role": "user", "content": text}]})
 }
 
-/// Asks where an answer that is an hour old will do.
+/// Sends a request that accepts a cached answer of up to an hour.
 fn ask_with(server: &TestServer, path: &str, body: &Value, headers: &[(&str, &str)]) -> Response {
     let headers = [&[("x-flowledger-cache", "3600")], headers].concat();
     let response = server.request("POST", path, &headers, body.to_string().as_bytes());
@@ -58,7 +58,7 @@ fn was_cached(response: &Response) -> bool {
     }
 }
 
-/// All rows, oldest first, once none is pending and there are so many.
+/// Returns all rows, oldest first, once there are `count` and none is pending.
 fn rows(server: &TestServer, count: usize) -> Vec<Value> {
     let mut rows = Vec::new();
     eventually("the ledger has its rows", || {
@@ -77,7 +77,7 @@ fn write_stream(stream: &mut TcpStream, text: &str) {
     let _ = stream.write_all(answer.as_bytes());
 }
 
-/// An upstream that tells when it is asked, and answers when it is told to.
+/// An upstream that reports each request and answers on demand.
 fn patient(
     answer: impl Fn(&mut TcpStream) + Send + Sync + 'static,
 ) -> (Upstream, Receiver<()>, Sender<()>) {
@@ -93,7 +93,7 @@ fn patient(
 }
 
 #[test]
-fn the_same_request_is_bought_once_and_the_row_of_the_second_says_what_it_saved() {
+fn an_equal_request_is_cached_and_its_row_shows_the_saving() {
     let upstream = Upstream::saying(completion("well", 100, 1_000));
     let mut server = server(&upstream);
     let mut viewer = server.client();
@@ -106,7 +106,7 @@ fn the_same_request_is_bought_once_and_the_row_of_the_second_says_what_it_saved(
     assert_eq!(seen.last().unwrap()["type"], "LEDGER_UPDATE");
     rows(&server, 2);
     server.start_again();
-    // Also after a restart; another text is another request.
+    // The cache survives a restart; another text is another request.
     assert!(was_cached(&ask(&server, &chat("same", false))));
     assert!(!was_cached(&ask(&server, &chat("other", false))));
     assert_eq!(upstream.count(), 2);
@@ -152,7 +152,7 @@ fn an_answer_is_only_taken_and_kept_where_the_request_says_so() {
 }
 
 #[test]
-fn a_streamed_answer_comes_back_byte_for_byte_in_the_form_that_was_asked_for() {
+fn a_cached_stream_is_replayed_in_the_requested_format() {
     let upstream = Upstream::start(|_, stream| write_stream(stream, "wëll"));
     let server = server(&upstream);
     let plain = chat("x", true);
@@ -175,7 +175,7 @@ fn a_streamed_answer_comes_back_byte_for_byte_in_the_form_that_was_asked_for() {
 }
 
 #[test]
-fn every_byte_and_every_field_that_changes_an_answer_makes_another_request() {
+fn relevant_bytes_and_headers_change_the_cache_key() {
     let upstream = Upstream::start(|body, stream| {
         let answer = if body.contains("max_tokens") {
             json!({"type": "message", "model": "claude-haiku-4-5", "content": [], "usage": {"input_tokens": 1, "output_tokens": 1}})
@@ -197,7 +197,7 @@ fn every_byte_and_every_field_that_changes_an_answer_makes_another_request() {
     };
     let plain = ("x-other", "1");
     assert!(!sent(CHAT, body, plain));
-    // What only says who asks, and how often.
+    // Headers that only name the caller or mark a repetition.
     assert!(sent(CHAT, body, ("idempotency-key", "1")));
     assert!(sent(CHAT, body, ("x-flowledger-role", "planner")));
     assert!(sent(CHAT, &body.replace("gpt-4o-mini", "fast"), plain));
@@ -235,7 +235,7 @@ fn what_one_key_has_bought_is_not_shown_to_another() {
 }
 
 #[test]
-fn what_a_key_has_bought_that_was_removed_is_not_shown_to_another_of_its_name() {
+fn a_new_key_does_not_see_answers_of_a_removed_namesake() {
     let upstream = Upstream::saying(completion("well", 1, 1));
     let server = server(&upstream);
     for _ in 0..2 {
@@ -251,7 +251,7 @@ fn what_a_key_has_bought_that_was_removed_is_not_shown_to_another_of_its_name() 
 }
 
 #[test]
-fn an_answer_of_another_server_or_from_later_than_now_is_not_taken() {
+fn answers_from_another_server_or_the_future_are_not_reused() {
     let upstreams = ["old", "new"].map(|text| Upstream::saying(completion(text, 1, 1)));
     let mut server = server(&upstreams[0]);
     let body = chat("x", false);
@@ -263,7 +263,7 @@ fn an_answer_of_another_server_or_from_later_than_now_is_not_taken() {
     let again = ask(&server, &body);
     assert!(was_cached(&again) && again.text().contains("new"));
 
-    // The clock was an hour ahead when both were bought.
+    // The clock was an hour ahead when both were stored.
     server.stop();
     let database = rusqlite::Connection::open(server.data().join("flowledger.db")).unwrap();
     let later = "UPDATE answers SET created_ms = created_ms + 3600000";
@@ -277,7 +277,7 @@ fn an_answer_of_another_server_or_from_later_than_now_is_not_taken() {
 }
 
 #[test]
-fn a_clients_own_key_has_answers_of_its_own_where_the_provider_gets_it() {
+fn a_forwarded_client_key_has_separate_cached_answers() {
     let upstream = Upstream::saying(completion("well", 1, 1));
     let server = server_with(&upstream, |config| {
         let through = ClientPolicy { pass_through_key: true, ..ClientPolicy::default() };
@@ -290,7 +290,7 @@ fn a_clients_own_key_has_answers_of_its_own_where_the_provider_gets_it() {
 }
 
 #[test]
-fn of_those_who_ask_the_same_at_once_one_buys_and_the_others_wait_for_it() {
+fn concurrent_equal_requests_share_one_call() {
     for is_streamed in [false, true] {
         let (upstream, questions, leave) = patient(move |stream| {
             if is_streamed {
@@ -348,7 +348,7 @@ fn what_broke_off_or_is_too_large_is_not_kept() {
         } else if body.contains("half") {
             let _ = stream.write_all(format!("{STREAM_HEAD}{}", delta("x")).as_bytes());
         } else {
-            // Complete to its last word, but the end of the stream never comes.
+            // The text is complete, but the end of the stream never comes.
             let last = json!({"choices": [{"delta": {}, "finish_reason": "stop"}]});
             let head = STREAM_HEAD.replace("\r\n\r\n", "\r\ncontent-length: 9999\r\n\r\n");
             let _ = stream.write_all(format!("{head}data: {last}\n\n").as_bytes());
@@ -367,7 +367,7 @@ fn what_broke_off_or_is_too_large_is_not_kept() {
     assert!(statuses.eq(expected), "{rows:#?}");
 }
 
-/// Sends the request alone, on a connection that the test reads or drops.
+/// Sends the request only; the test reads or drops the connection.
 fn send(server: &TestServer, body: &Value) -> TcpStream {
     let body = body.to_string();
     let head = format!(
@@ -384,7 +384,7 @@ fn a_streamed_answer_that_is_kept_arrives_as_it_comes() {
     let (go, wait) = unbounded::<()>();
     let upstream = Upstream::start(move |_, stream| {
         let _ = stream.write_all(format!("{STREAM_HEAD}{}", delta("first")).as_bytes());
-        // The rest is written once the first was seen at the other end.
+        // Writes the rest after the client has seen the first part.
         if wait.recv_timeout(DEADLINE).is_ok() {
             let _ = stream.write_all(b"data: [DONE]\n\n");
         }
@@ -407,7 +407,7 @@ fn a_streamed_answer_that_is_kept_arrives_as_it_comes() {
 }
 
 #[test]
-fn who_waits_for_the_same_request_of_another_is_told_when_the_server_ends() {
+fn clients_waiting_for_a_shared_call_get_503_at_shutdown() {
     let (upstream, questions, _leave) = patient(|_| {});
     let mut server = server(&upstream);
     let body = chat("x", false);
@@ -416,7 +416,7 @@ fn who_waits_for_the_same_request_of_another_is_told_when_the_server_ends() {
     server.stop();
     for client in &mut clients {
         let mut answer = Vec::new();
-        // The other may not have been heard yet.
+        // The server may not have accepted the other request yet.
         if client.read_to_end(&mut answer).is_ok() && !answer.is_empty() {
             assert_eq!(Response::parse(&answer).unwrap().status, 503);
         }
@@ -425,13 +425,13 @@ fn who_waits_for_the_same_request_of_another_is_told_when_the_server_ends() {
 }
 
 #[test]
-fn an_answer_whose_client_has_left_is_kept_if_it_was_read_to_its_end() {
+fn a_complete_answer_is_cached_after_its_client_left() {
     for (drain_max, is_kept) in [(Some(DEADLINE), true), (None, false)] {
         let ends = Arc::new(AtomicBool::new(false));
         let is_over = Arc::clone(&ends);
         let upstream = Upstream::start(move |_, stream| {
             let _ = stream.write_all(format!("{STREAM_HEAD}{}", delta("a")).as_bytes());
-            // Goes on, since the server notices that the client has left when it writes.
+            // Keeps writing, because the server notices a disconnected client when it writes.
             while !is_over.load(Ordering::SeqCst) {
                 std::thread::park_timeout(Duration::from_millis(2));
                 if stream.write_all(delta("more").as_bytes()).is_err() {

@@ -1,5 +1,5 @@
-//! What bounds the calls of other programs: what may be reserved, read and held for them, whom no call is
-//! made for any more, and how they are told.
+//! Limits on client calls: reservations, sizes and memory; calls of disconnected clients are
+//! dropped; errors follow the client's protocol.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -17,11 +17,11 @@ use crate::upstream::{Upstream, completion, json_answer};
 
 const CHAT: &str = "/v1/chat/completions";
 const MESSAGES: &str = "/v1/messages";
-/// The most tokens of an image in chat completions, and in messages.
+/// Most tokens of an image in chat completions and in messages.
 const CHAT_IMAGE: u64 = 48_169;
 const MESSAGE_IMAGE: u64 = 4_784;
 
-/// A server whose providers `openai` and `anthropic` are this one.
+/// A server whose providers `openai` and `anthropic` are the upstream.
 fn server_with(upstream: &Upstream, change: impl FnOnce(&mut Config)) -> TestServer {
     let url = upstream.url().to_owned();
     TestServer::start_with(move |config| {
@@ -31,7 +31,7 @@ fn server_with(upstream: &Upstream, change: impl FnOnce(&mut Config)) -> TestSer
     })
 }
 
-/// The same, with a hard budget of so many tokens a day.
+/// The same, with a hard budget of `tokens` per day.
 fn server_with_tokens(upstream: &Upstream, tokens: u64) -> TestServer {
     let server = server_with(upstream, |_| {});
     let budgets = json!({"budgets": [{"name": "all", "per": "day", "limitTokens": tokens}]});
@@ -44,7 +44,7 @@ fn asking(content: &Value) -> Value {
     json!({"model": "m", "max_tokens": 10, "messages": [{"role": "user", "content": content}]})
 }
 
-/// An answer that either protocol understands.
+/// An upstream whose answer is valid in both protocols.
 fn answering() -> Upstream {
     Upstream::start(|body, stream| {
         let message = r#"{"id":"m","type":"message","model":"m","content":[{"type":"text","text":"a"}],"stop_reason":"end_turn","usage":{"input_tokens":1,"output_tokens":1}}"#;
@@ -68,7 +68,7 @@ fn rows(server: &TestServer, count: usize) -> Vec<Value> {
     rows
 }
 
-/// Waits until so many requests were answered with that status.
+/// Waits until `count` requests were answered with this status.
 fn answered(server: &TestServer, status: u16, count: usize) {
     let line = format!(
         "flowledger_gateway_requests_total{{protocol=\"openai\",status=\"{status}\"}} {count}\n"
@@ -76,7 +76,7 @@ fn answered(server: &TestServer, status: u16, count: usize) {
     eventually(&line, || server.get("/metrics").text().contains(&line));
 }
 
-/// Sends a request and gives the connection.
+/// Sends a request and returns the connection.
 fn send(server: &TestServer, body: &Value, fields: &str) -> TcpStream {
     let mut stream = server.connect();
     let body = body.to_string();
@@ -94,8 +94,8 @@ fn hear(mut stream: TcpStream) -> Response {
     Response::parse(&answer).unwrap()
 }
 
-/// A provider that answers when it is told to: gives the bodies as they come, and where to tell it. Of a
-/// model that is called `bad` it says so.
+/// A provider that answers on demand. Also returns the received bodies and a sender that releases
+/// one answer. A model called `bad` gets an error.
 fn patient() -> (Upstream, Receiver<String>, Sender<()>) {
     let (asked, questions) = unbounded();
     let (go, wait) = bounded::<()>(0);
@@ -132,7 +132,7 @@ fn what_is_no_image_counts_by_its_bytes_against_a_budget() {
         (MESSAGES, json!(long)),
         (MESSAGES, json!([{"type": "document", "source": source("application/pdf")}])),
         (MESSAGES, json!([{"type": "image", "source": source("text/plain")}])),
-        // As long as nobody knows.
+        // No known size.
         (CHAT, json!([{"type": "file", "file": {"file_id": "f"}}])),
         (
             MESSAGES,
@@ -173,7 +173,7 @@ fn each_image_counts_as_the_largest_wherever_it_is() {
             let mut body = asking(&json!(vec![image.clone(); count]));
             if path == MESSAGES {
                 body["model"] = json!("claude");
-                // Within what a tool gave as well.
+                // Also in the result of a tool.
                 let result =
                     json!({"type": "tool_result", "content": body["messages"][0]["content"]});
                 body["messages"][0]["content"] = json!([result]);
@@ -230,7 +230,7 @@ fn a_limit_of_the_answer_is_reserved_however_it_is_written() {
 fn a_body_in_chunks_holds_as_much_room_as_it_has_bytes() {
     let (upstream, questions, go) = patient();
     let server = server_with(&upstream, |_| {});
-    // More than fit, if each held what the largest takes; each too large to count for nothing.
+    // More requests than fit in memory at their largest size, each too large to ignore.
     let count = 20;
     let body = asking(&json!("many words ".repeat(20_000))).to_string();
     let clients: Vec<TcpStream> = (0..count)
@@ -276,7 +276,7 @@ fn no_other_model_is_asked_for_a_client_that_has_left() {
 }
 
 #[test]
-fn who_leaves_while_it_waits_for_its_turn_gets_no_call_and_leaves_the_turn_to_others() {
+fn a_client_that_leaves_the_queue_frees_its_permit() {
     let upstream = answering();
     let server = server_with(&upstream, |config| {
         let rate =
@@ -286,7 +286,8 @@ fn who_leaves_while_it_waits_for_its_turn_gets_no_call_and_leaves_the_turn_to_ot
     let body = asking(&json!("Hi"));
     assert_eq!(hear(send(&server, &body, "")).status, 200);
     for count in 1..=2 {
-        // Were the turn of the first kept, that of the second would be too far away to be waited for.
+        // If the first kept its permit, the second would have to wait too long and would be
+        // refused.
         drop(send(&server, &body, ""));
         answered(&server, 499, count);
     }
@@ -310,7 +311,7 @@ fn who_leaves_while_another_buys_the_same_answer_gets_no_call() {
 }
 
 #[test]
-fn of_an_alias_whose_models_all_fail_the_most_useful_failure_is_told() {
+fn a_failed_alias_returns_the_most_useful_error() {
     let upstream = Upstream::start(|body, stream| {
         let answer = match body.contains("\"long\"") {
             true => json_answer(
@@ -373,7 +374,7 @@ fn of_an_alias_whose_models_all_fail_the_most_useful_failure_is_told() {
 }
 
 #[test]
-fn whoever_refuses_a_request_says_it_in_the_shape_of_the_protocol() {
+fn every_refusal_has_the_error_format_of_the_protocol() {
     let upstream = answering();
     let server = server_with(&upstream, |_| {});
     let long = format!("x: {}\r\n", "x".repeat(16 << 10));
@@ -406,7 +407,7 @@ fn whoever_refuses_a_request_says_it_in_the_shape_of_the_protocol() {
         assert_eq!(response.status, status, "{}", response.text());
         assert_eq!(response.json()["type"], "error");
         assert_eq!(response.json()["error"]["type"], kind);
-        // Others are told as ever.
+        // Other routes keep the error format of the API.
         let response = ask("/api/flows");
         assert_eq!(response.json()["error"]["code"], code);
         assert_eq!(response.json()["error"].get("type"), None);
@@ -431,7 +432,8 @@ fn a_field_that_is_passed_on_may_be_any_text() {
         let head = upstream.heads().recv_timeout(DEADLINE).unwrap();
         assert!(head.contains("x-title: Über uns"), "{head}");
     }
-    // The server behind the gate reads ASCII alone: what it understands must not be left out.
+    // The server behind the listener reads only ASCII, so a header that it knows is refused and not
+    // dropped.
     let head = "POST /hooks/a HTTP/1.1\r\nhost: localhost\r\nidempotency-key: \u{e9}\r\n\r\n";
     assert_eq!(server.raw(head.as_bytes()).status, 400);
     for fields in ["x-title: a\u{0}b", "x-title: a\rb", "x-title: \u{7f}", "x-titl\u{e9}: a"] {
@@ -441,7 +443,7 @@ fn a_field_that_is_passed_on_may_be_any_text() {
 }
 
 #[test]
-fn a_method_that_a_path_does_not_take_is_told_with_those_that_it_takes() {
+fn a_wrong_method_is_refused_with_the_allowed_ones() {
     let upstream = answering();
     let server = server_with(&upstream, |_| {});
     for (method, path, allowed) in [

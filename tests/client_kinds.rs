@@ -1,5 +1,4 @@
-//! Providers of every kind as clients of other programs reach them: where requests go, with which
-//! fields, and how what is used is counted.
+//! Providers of every kind behind `/v1`: request paths, headers and usage.
 
 use std::io::Write;
 
@@ -16,7 +15,7 @@ const CHAT: &str = "/v1/chat/completions";
 const MESSAGES: &str = "/v1/messages";
 const COUNT: &str = "/v1/messages/count_tokens";
 
-/// A server whose providers `anthropic`, `gemini` and `ollama` are this one.
+/// A server whose providers `anthropic`, `gemini` and `ollama` are the upstream.
 fn server_with(upstream: &Upstream, change: impl FnOnce(&mut Config)) -> TestServer {
     let url = upstream.url().trim_end_matches("/v1").to_owned();
     TestServer::start_with(move |config| {
@@ -39,7 +38,7 @@ fn head(upstream: &Upstream) -> String {
     upstream.heads().recv_timeout(DEADLINE).unwrap()
 }
 
-/// The newest row, once none is pending and there are so many.
+/// Returns the newest row once there are `count` and none is pending.
 fn newest_row(server: &TestServer, count: usize) -> Value {
     let mut newest = Value::Null;
     eventually("the ledger has its rows", || {
@@ -52,12 +51,12 @@ fn newest_row(server: &TestServer, count: usize) -> Value {
 }
 
 #[test]
-fn gemini_answers_chat_completions_and_its_thoughts_are_counted_and_priced_as_the_answer() {
+fn gemini_thoughts_are_counted_and_priced_as_output() {
     let usage = json!({"prompt_tokens": 9, "completion_tokens": 1, "total_tokens": 103});
     let upstream = Upstream::start(move |body, stream| {
         let model = "gemini-2.5-flash";
         let answer = if body.contains("\"stream\":true") {
-            // Each piece has the counts until then.
+            // Each chunk has the running totals.
             let first = json!({"model": model, "choices": [{"index": 0, "delta": {"content": "a"}}], "usage": {"prompt_tokens": 9, "completion_tokens": 0, "total_tokens": 50}});
             let last = json!({"model": model, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "usage": usage});
             format!("{STREAM_HEAD}data: {first}\n\ndata: {last}\n\ndata: [DONE]\n\n")
@@ -94,7 +93,7 @@ fn gemini_answers_chat_completions_and_its_thoughts_are_counted_and_priced_as_th
 }
 
 #[test]
-fn ollama_answers_either_protocol_and_gets_its_key_as_a_bearer_token() {
+fn ollama_serves_both_protocols_with_a_bearer_token() {
     let upstream = Upstream::start(|body, stream| {
         let answer = if body.contains("max_tokens") {
             let begin = json!({"type": "message_start", "message": {"model": "llama3.2", "usage": {"input_tokens": 3, "output_tokens": 0}}});
@@ -139,7 +138,7 @@ fn ollama_answers_either_protocol_and_gets_its_key_as_a_bearer_token() {
 }
 
 #[test]
-fn a_kind_that_does_not_speak_a_protocol_is_refused_with_the_one_that_it_speaks() {
+fn an_unsupported_protocol_is_refused_with_the_supported_one() {
     let upstream = Upstream::saying("");
     let server = server(&upstream);
     for (path, model, advice) in [
@@ -193,7 +192,7 @@ fn tokens_are_counted_by_the_first_target_without_a_row() {
     }
     let sent = upstream.requests().recv_timeout(DEADLINE).unwrap();
     assert!(sent.contains("\"claude-haiku-4-5\""), "{sent}");
-    // The provider's own word, but for its key.
+    // The provider's own message, without its key.
     let refused = ask("none", "the-token");
     assert_eq!(refused.status, 404);
     assert!(refused.text().contains("no ***"), "{}", refused.text());

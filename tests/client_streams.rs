@@ -1,5 +1,5 @@
-//! What clients at `/v1` are given of their providers' answers, and what is booked of those that
-//! nobody counted, that broke off, or that nobody waited for.
+//! Streams for clients at `/v1`: forwarded events, and the accounting of answers without counts, of
+//! broken streams and of calls whose client has left.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -20,7 +20,7 @@ use crate::upstream::{STREAM_HEAD, Upstream, completion, delta, json_answer};
 
 const CHAT: &str = "/v1/chat/completions";
 const MESSAGES: &str = "/v1/messages";
-/// How providers are asked for: by path, name and model.
+/// The two routes: path, provider and model.
 const WAYS: [(&str, &str, &str); 2] =
     [(CHAT, "openai", "gpt-4o-mini"), (MESSAGES, "anthropic", "claude-haiku-4-5")];
 
@@ -28,7 +28,7 @@ fn event(data: &Value) -> String {
     format!("data: {data}\n\n")
 }
 
-/// How a message of Anthropic begins: with counts, of which those of the output are none.
+/// The start of an Anthropic message, with counts but none for the output yet.
 fn message_start() -> String {
     let usage = json!({"input_tokens": 25, "output_tokens": 1});
     let message = json!({"model": "claude-haiku-4-5", "content": [], "usage": usage});
@@ -40,7 +40,7 @@ fn text_delta(text: &str) -> String {
     event(&json!({"type": "content_block_delta", "index": 0, "delta": delta}))
 }
 
-/// "Once upon" in two events, as a provider says it.
+/// "Once upon" in two events, in the provider's format.
 fn once_upon(provider: &str) -> String {
     match provider {
         "openai" => delta("Once") + &delta(" upon"),
@@ -52,7 +52,7 @@ fn ask(server: &TestServer, path: &str, model: &str) -> Response {
     server.post(path, &chat(model, true))
 }
 
-/// An upstream that writes one thing after another, each when it is told to.
+/// An upstream that writes one step each time the test releases it.
 fn patient(steps: &[String]) -> (Upstream, Sender<()>) {
     let (go, wait) = bounded::<()>(0);
     let steps = steps.to_vec();
@@ -68,12 +68,12 @@ fn patient(steps: &[String]) -> (Upstream, Sender<()>) {
     (upstream, go)
 }
 
-/// An upstream that writes that and leaves the connection open until the test is over.
+/// An upstream that writes `text` and keeps the connection open until the test ends.
 pub fn open_ended(text: String) -> (Upstream, Sender<()>) {
     patient(&[text, String::new()])
 }
 
-/// An upstream that writes that, and then one comment after another until the test is over.
+/// An upstream that writes `text`, then comments until the test ends.
 fn chatty(text: String) -> (Upstream, Sender<()>) {
     let (end, ended) = bounded::<()>(0);
     let upstream = Upstream::start(move |_, stream| {
@@ -87,7 +87,7 @@ fn chatty(text: String) -> (Upstream, Sender<()>) {
     (upstream, end)
 }
 
-/// Waits for so long, or until the test is over. Gives whether it is.
+/// Waits up to `time` for the end of the test. Returns true if it has ended.
 fn has_ended(end: &Receiver<()>, time: Duration) -> bool {
     !matches!(end.recv_timeout(time), Err(RecvTimeoutError::Timeout))
 }
@@ -97,7 +97,7 @@ fn what_a_provider_does_not_count_is_booked_as_a_flow_books_it() {
     let stop = event(&json!({"choices": [{"delta": {}, "finish_reason": "stop"}]}));
     let end = event(&json!({"type": "message_stop"}));
     let text = |way: usize| once_upon(WAYS[way].1);
-    // "Hi" has a token, with 6 around it. (which way, what comes, status, input)
+    // "Hi" is one token, plus 6 for the frame. (route, stream, status, input)
     for (way, answer, status, input) in [
         (0, text(0) + &stop + "data: [DONE]\n\n", "SUCCESS", 7),
         (0, text(0), "FAILED", 7),
@@ -161,7 +161,7 @@ fn what_came_before_a_client_left_is_booked() {
     }
 }
 
-/// A client that has left when its answer begins to come.
+/// A client that has left when its answer begins to arrive.
 struct Gone;
 
 impl ResponseSink for Gone {
@@ -227,7 +227,7 @@ fn what_comes_with_the_news_that_the_client_has_left_is_counted() {
 }
 
 #[test]
-fn a_text_that_is_too_long_to_be_kept_is_estimated_by_its_length() {
+fn a_text_too_long_to_keep_is_estimated_by_its_length() {
     // 17 tokens each; six MiB together.
     let line = "The quick brown fox jumps over the lazy dog, and rests for 12 minutes.\n";
     let (events, lines) = (96, 923);
@@ -238,7 +238,7 @@ fn a_text_that_is_too_long_to_be_kept_is_estimated_by_its_length() {
         for _ in 1..events {
             let _ = stream.write_all(chunk.as_bytes());
         }
-        // That it is over is said with the last of the text.
+        // The last text also carries the finish reason.
         let last = json!({"choices": [{"delta": {"content": piece}, "finish_reason": "stop"}]});
         let _ = stream.write_all(event(&last).as_bytes());
     });
@@ -254,7 +254,7 @@ fn a_text_that_is_too_long_to_be_kept_is_estimated_by_its_length() {
     assert!(output.abs_diff(exact) * 20 < exact, "{output} for {exact}");
 }
 
-/// The JSON of each event, `[DONE]` but left out.
+/// The JSON of each event, without `[DONE]`.
 fn data_of(text: &str) -> Vec<Value> {
     let events = text.split_terminator("\n\n");
     let data = events.map(|event| {
@@ -298,7 +298,7 @@ fn half_an_event_is_given_to_nobody_and_whole_ones_at_once() {
 }
 
 #[test]
-fn a_large_event_is_given_whole_and_one_that_is_too_large_not_at_all() {
+fn large_events_are_forwarded_and_oversized_ones_refused() {
     for (bytes, status) in [(5 << 20, "SUCCESS"), (17 << 20, "FAILED")] {
         let image = json!({"choices": [{"delta": {"image": "A".repeat(bytes)}}]});
         let large = event(&image) + "data: [DONE]\n\n";
@@ -331,7 +331,7 @@ fn an_event_that_lacks_its_end_alone_is_given_with_one() {
         let server = server(&upstream);
         let text = ask(&server, CHAT, "gpt-4o-mini").text();
         assert!(text.starts_with(&(delta("x") + last + "\n\n")), "{text}");
-        // Our own word comes after it, unless it was the provider's.
+        // The gateway's own error follows, unless the provider sent one.
         data_of(&text.replace('\r', ""));
         let is_ours = status == "FAILED" && !last.contains("error");
         assert_eq!(text.contains("before the answer"), is_ours, "{text}");
@@ -340,7 +340,7 @@ fn an_event_that_lacks_its_end_alone_is_given_with_one() {
 }
 
 #[test]
-fn a_provider_that_breaks_off_in_its_first_event_is_followed_by_the_next() {
+fn a_break_in_the_first_event_triggers_the_fallback() {
     let upstream = Upstream::start(|body, stream| {
         let answer = match body.contains("\"bad\"") {
             true => format!("{STREAM_HEAD}data: {{\"choi"),
@@ -404,20 +404,20 @@ fn the_key_is_replaced_in_errors_that_come_with_status_200() {
             assert!(!row.to_string().contains("test-key"), "{row}");
         }
     }
-    // What a model says is never changed.
+    // Text of a model is never redacted.
     let upstream = Upstream::saying(format!("{STREAM_HEAD}{}data: [DONE]\n\n", delta("test-key")));
     let text = ask(&server(&upstream), CHAT, "gpt-4o-mini").text();
     assert!(text.contains("test-key"), "{text}");
 }
 
 #[test]
-fn comments_show_that_an_answer_will_come_until_the_total_timeout() {
+fn comments_keep_a_stream_alive_until_the_total_timeout() {
     let (_end, ended) = bounded::<()>(0);
     let upstream = Upstream::start(move |body, stream: &mut TcpStream| {
         let _ = stream.write_all(STREAM_HEAD.as_bytes());
         let is_endless = body.contains("endless");
         let comment = b": OPENROUTER PROCESSING\n\n";
-        // Longer than a first byte may take.
+        // Longer than the first-byte timeout.
         for _ in 0..if is_endless { 200 } else { 15 } {
             let is_sent = stream.write_all(comment).is_ok();
             if !is_sent || has_ended(&ended, Duration::from_millis(100)) {
@@ -449,7 +449,7 @@ fn a_comment_is_given_at_once_also_without_an_empty_line() {
         patient(&[comment.clone(), comment.clone(), delta("x") + "data: [DONE]\n\n"]);
     let server = server(&upstream);
     let mut conversation = Conversation::with(&server);
-    // Without asking for the usage, whose chunk is hidden.
+    // The client does not ask for usage, so that chunk is hidden.
     conversation.ask(CHAT, &chat("gpt-4o-mini", true).to_string());
     conversation.head();
     for _ in 0..2 {
@@ -481,7 +481,7 @@ fn a_last_chunk_is_hidden_where_it_says_nothing_but_the_usage() {
 }
 
 #[test]
-fn an_answer_that_nests_deeper_than_it_is_read_is_passed_on_and_booked() {
+fn a_too_deep_answer_is_forwarded_and_accounted() {
     let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
     let counts = r#""usage":{"prompt_tokens":7,"completion_tokens":2}"#;
     let document = format!(

@@ -1,5 +1,5 @@
-//! Other programs that speak OpenAI's or Anthropic's protocol to flowledger: what is passed on, what
-//! is booked, and who may come in.
+//! Programs that speak OpenAI's or Anthropic's protocol to flowledger: forwarding, accounting and
+//! authentication.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -21,7 +21,7 @@ use crate::upstream::{STREAM_HEAD, Upstream, completion, delta, json_answer};
 const CHAT: &str = "/v1/chat/completions";
 const MESSAGES: &str = "/v1/messages";
 
-/// A server whose providers `openai` and `anthropic` are this one.
+/// A server whose providers `openai` and `anthropic` are the upstream.
 pub fn server_with(upstream: &Upstream, change: impl FnOnce(&mut Config)) -> TestServer {
     let url = upstream.url().to_owned();
     TestServer::start_with(move |config| {
@@ -39,7 +39,7 @@ pub fn chat(model: &str, is_streamed: bool) -> Value {
     json!({"model": model, "stream": is_streamed, "messages": [{"role": "user", "content": "Hi"}]})
 }
 
-/// All rows, oldest first, once none is pending and there are so many.
+/// Returns all rows, oldest first, once there are `count` and none is pending.
 pub fn rows(server: &TestServer, count: usize) -> Vec<Value> {
     let mut rows = Vec::new();
     eventually("the ledger has its rows", || {
@@ -50,7 +50,7 @@ pub fn rows(server: &TestServer, count: usize) -> Vec<Value> {
     rows
 }
 
-/// What is read of a connection, piece by piece.
+/// A connection that is read in steps.
 pub struct Conversation {
     reader: BufReader<TcpStream>,
 }
@@ -75,13 +75,13 @@ impl Conversation {
         line.trim_end().to_owned()
     }
 
-    /// The head of an answer.
+    /// Reads the head of a response.
     pub fn head(&mut self) -> Vec<String> {
         let lines = std::iter::from_fn(|| Some(self.line()));
         lines.take_while(|line| !line.is_empty()).collect()
     }
 
-    /// The next chunk; empty at the end.
+    /// Reads the next chunk; empty at the end.
     pub fn chunk(&mut self) -> String {
         let size = usize::from_str_radix(&self.line(), 16).unwrap();
         let mut bytes = vec![0; size + 2];
@@ -103,7 +103,7 @@ impl Conversation {
 }
 
 #[test]
-fn a_request_and_its_answer_are_passed_on_byte_for_byte_but_for_the_model() {
+fn requests_and_answers_are_unchanged_except_for_the_model() {
     let answer = "{\"id\":\"x\", \"model\":\"gpt-4o-mini-2024-07-18\",\"new_field\":1.00,\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{\"id\":\"c\",\"type\":\"function\",\"function\":{\"name\":\"f\",\"arguments\":\"{}\"}}]},\"finish_reason\":\"tool_calls\"}],\"usage\":{\"prompt_tokens\":1000,\"completion_tokens\":100}}";
     let upstream = Upstream::saying(json_answer("200 OK", answer));
     let server = server(&upstream);
@@ -147,7 +147,7 @@ fn a_request_and_its_answer_are_passed_on_byte_for_byte_but_for_the_model() {
 }
 
 #[test]
-fn calls_are_found_and_summed_up_by_the_tags_that_clients_give_them() {
+fn calls_are_filtered_and_summed_by_client_tags() {
     let upstream = Upstream::saying(completion("well", 1_000, 100));
     let server = server(&upstream);
     for tags in ["team=a,beta", "team=a", "team=ab"] {
@@ -172,7 +172,7 @@ fn calls_are_found_and_summed_up_by_the_tags_that_clients_give_them() {
 }
 
 #[test]
-fn a_message_is_passed_on_with_the_fields_that_its_protocol_needs() {
+fn a_message_is_forwarded_with_its_protocol_headers() {
     let answer = r#"{"id":"m","type":"message","model":"claude-haiku-4-5","content":[{"type":"tool_use","id":"t","name":"f","input":{}}],"stop_reason":"tool_use","usage":{"input_tokens":10,"cache_read_input_tokens":90,"output_tokens":5}}"#;
     let upstream = Upstream::saying(json_answer("200 OK", answer));
     let server = server(&upstream);
@@ -193,17 +193,17 @@ fn a_message_is_passed_on_with_the_fields_that_its_protocol_needs() {
 }
 
 #[test]
-fn a_streamed_answer_arrives_as_it_comes_and_its_usage_is_shown_to_who_asked_for_it() {
+fn a_stream_is_forwarded_live_with_usage_on_request() {
     let (go, wait) = bounded::<()>(0);
     let wait = Mutex::new(wait);
     let upstream = Upstream::start(move |_, stream| {
         stream.write_all(STREAM_HEAD.as_bytes()).unwrap();
         stream.write_all(delta("Hel").as_bytes()).unwrap();
-        // Each piece is written once the one before was seen at the other end.
+        // Each chunk is written after the client has seen the previous one.
         wait.lock().unwrap().recv_timeout(DEADLINE).unwrap();
         stream.write_all(delta("lo").as_bytes()).unwrap();
         let last = json!({"model": "gpt-4o-mini", "choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 2}});
-        // In two parts, as networks like it.
+        // Split in two, as networks do.
         let last = format!("data: {last}\n\ndata: [DONE]\n\n");
         let (one, two) = last.split_at(40);
         stream.write_all(one.as_bytes()).unwrap();
@@ -217,7 +217,7 @@ fn a_streamed_answer_arrives_as_it_comes_and_its_usage_is_shown_to_who_asked_for
         if asks {
             body["stream_options"] = json!({"include_usage": true});
         }
-        // On one connection, which SDKs use again.
+        // On one connection, which SDKs reuse.
         conversation.ask(CHAT, &body.to_string());
         let head = conversation.head();
         assert_eq!(head[0], "HTTP/1.1 200 OK");
@@ -225,7 +225,7 @@ fn a_streamed_answer_arrives_as_it_comes_and_its_usage_is_shown_to_who_asked_for
         assert_eq!(conversation.chunk(), delta("Hel"));
         go.send_timeout((), DEADLINE).unwrap();
         assert_eq!(conversation.chunk(), delta("lo"));
-        // Half an event is of no use to anybody.
+        // An incomplete event is not forwarded.
         go.send_timeout((), DEADLINE).unwrap();
         let rest = conversation.chunks();
         assert!(rest.ends_with("data: [DONE]\n\n"), "{rest}");
@@ -251,7 +251,8 @@ fn a_connection_serves_one_request_after_another() {
         let head = conversation.head();
         assert_eq!(head[0], "HTTP/1.1 200 OK");
         assert!(conversation.body(&head).contains("Hello"));
-        // Refused after all of it was read: the next request is not mistaken for its rest.
+        // The error comes after the whole body was read, so the rest of it is not taken for a new
+        // request.
         conversation.ask(CHAT, "{");
         let head = conversation.head();
         assert_eq!(head[0], "HTTP/1.1 400 Bad Request");
@@ -269,7 +270,7 @@ fn target(provider: &str, model: &str) -> Target {
 }
 
 #[test]
-fn an_alias_with_several_models_asks_one_after_another_and_each_is_a_row_and_an_event() {
+fn an_alias_tries_its_models_in_order_with_a_row_each() {
     let upstream = Upstream::start(|body, stream| {
         let answer = if body.contains("\"bad\"") {
             json_answer("503 Busy", r#"{"error":{"message":"overloaded"}}"#)
@@ -316,7 +317,7 @@ fn an_alias_with_several_models_asks_one_after_another_and_each_is_a_row_and_an_
         .map(|message| message["payload"]["entry"]["status"].as_str().unwrap())
         .collect();
     assert_eq!(statuses, ["PENDING", "FAILED", "PENDING", "FAILED", "PENDING", "SUCCESS"]);
-    // What the last one says is what the client is told.
+    // The client gets the error of the last model.
     let response = server.post(CHAT, &chat("bad", true));
     assert_eq!(response.status, 503);
     assert_eq!(response.json()["error"]["message"], "overloaded");
@@ -395,14 +396,14 @@ fn our_own_errors_have_the_shape_of_the_protocol() {
 fn bodies_are_bounded_and_broken_ones_are_never_half_understood() {
     let upstream = Upstream::saying(completion("Hello", 3, 1));
     let server = server(&upstream);
-    // Beyond what the rest of the API takes: an image, say.
+    // Larger than other routes allow, for example because of an image.
     let image = "A".repeat(6 << 20);
     let mut body = chat("gpt-4o-mini", false);
     body["image"] = json!(image);
     let response = server.post(CHAT, &body);
     assert_eq!(response.status, 200);
     assert_eq!(upstream.requests().recv_timeout(DEADLINE).unwrap(), body.to_string());
-    // In chunks.
+    // Chunked.
     let text = chat("gpt-4o-mini", false).to_string();
     let chunked = format!(
         "POST {CHAT} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n{:x}\r\n{text}\r\n0\r\n\r\n",
@@ -476,7 +477,7 @@ fn a_virtual_key_opens_the_gateway_alone_and_names_its_calls() {
             let headers = [("authorization", &*bearer(&key))];
             assert_eq!(server.request("GET", path, &headers, b"").status, 401, "{path}");
         }
-        // It lasts.
+        // The key survives a restart.
         server.start_again();
     }
     let names: Vec<Value> = {
@@ -498,7 +499,7 @@ fn a_virtual_key_opens_the_gateway_alone_and_names_its_calls() {
     let deleted = server.request("DELETE", &format!("/api/keys/{id}"), &admin, b"");
     assert_eq!(deleted.status, 204);
     assert_eq!(ask(&server, "authorization", &bearer(&key)), 401);
-    // It is in no file.
+    // No file contains the key.
     server.stop();
     for file in std::fs::read_dir(server.data()).unwrap() {
         let bytes = std::fs::read(file.unwrap().path()).unwrap_or_default();
@@ -532,7 +533,7 @@ fn keys_have_names_of_their_own_and_may_expire() {
 }
 
 #[test]
-fn a_key_and_a_budget_of_its_own_are_made_together_or_not_at_all() {
+fn a_key_and_its_budget_are_created_atomically() {
     // 10 tokens each; 16 are reserved for the answer and some for the prompt.
     let upstream = Upstream::saying(completion("Hello", 9, 1));
     let server = server(&upstream);
@@ -546,7 +547,7 @@ fn a_key_and_a_budget_of_its_own_are_made_together_or_not_at_all() {
         (&first["name"], &first["key"], &first["hard"]),
         (&json!("laptop"), &json!("laptop"), &json!(true))
     );
-    // It holds the calls of this key, and of no other.
+    // The budget covers the calls of this key only.
     let key = bearer(made.json()["key"].as_str().unwrap());
     let other = make(json!({"name": "other"})).json();
     let other = bearer(other["key"].as_str().unwrap());
@@ -561,7 +562,7 @@ fn a_key_and_a_budget_of_its_own_are_made_together_or_not_at_all() {
     assert_eq!((ask(&key, 1_000), ask(&other, 1_000)), (402, 200));
     eventually("its call is counted", || budgets()[0]["state"]["used"] == json!(10));
 
-    // Whatever is wrong with either of them, there is neither.
+    // If either is invalid, neither is created.
     let limit = json!({"per": "month", "limitUsd": "1"});
     for (status, body) in [
         (409, json!({"name": "laptop", "budget": limit})),
@@ -591,7 +592,7 @@ fn a_key_and_a_budget_of_its_own_are_made_together_or_not_at_all() {
         .map(|key| (&key["name"], &key["budgets"]))
         .collect();
     assert_eq!(told, [(&json!("other"), &json!([])), (&json!("laptop"), &json!(["laptop"]))]);
-    // What was used before a budget was added beside it stays counted.
+    // Earlier use still counts after a second budget was added.
     let second = make(
         json!({"name": "b", "budget": {"name": "of b", "per": "month", "limitUsd": "2", "hard": false}}),
     );
@@ -621,14 +622,14 @@ fn a_key_that_is_removed_leaves_its_budgets_or_takes_them_along() {
     let budgets = server.get("/api/budget").json();
     assert_eq!(budgets["budgets"].as_array().unwrap().len(), 1);
     assert_eq!(budgets["budgets"][0]["name"], "stays");
-    // A key that gets the name again gets what is set for it.
+    // A new key with the old name gets the remaining budget of that name.
     server.post("/api/keys", &json!({"name": "stays"}));
     let keys = server.get("/api/keys").json();
     assert_eq!(keys["items"][0]["budgets"], json!(["stays"]));
 }
 
 #[test]
-fn a_clients_own_key_is_ignored_unless_the_provider_is_to_have_it() {
+fn a_client_key_is_ignored_unless_it_is_to_be_forwarded() {
     let upstream = Upstream::start(|_, stream| {
         let body = r#"{"error":{"message":"no sk-mine"}}"#;
         let _ = stream.write_all(json_answer("401 No", body).as_bytes());
@@ -655,12 +656,11 @@ fn a_clients_own_key_is_ignored_unless_the_provider_is_to_have_it() {
     for row in rows(&server, 3).iter().skip(1) {
         assert!(!row.to_string().contains("sk-mine"), "{row}");
     }
-    // Without any, it is ours that is missing.
+    // Without a client key, the error is about the key of the server.
     assert_eq!(server.post(MESSAGES, &chat("m", false)).status, 400);
 }
 
-/// Streams until nobody takes it any more, or the test ends it. Also gives how many pieces it has
-/// written.
+/// Streams until the client leaves or the test ends it. Also returns the number of chunks written.
 fn endless(end: crossbeam_channel::Receiver<()>) -> (Upstream, Arc<AtomicUsize>) {
     let end = Mutex::new(end);
     let written = Arc::new(AtomicUsize::new(0));
@@ -686,7 +686,7 @@ fn endless(end: crossbeam_channel::Receiver<()>) -> (Upstream, Arc<AtomicUsize>)
 }
 
 #[test]
-fn an_answer_whose_client_has_left_is_read_to_its_end_or_broken_off_as_the_provider_says() {
+fn an_abandoned_answer_is_drained_or_cut_as_configured() {
     for (drain_max, status, source) in [
         (Some(DEADLINE), "SUCCESS", "provider"),
         (Some(Duration::from_millis(200)), "CANCELLED", "estimated"),
@@ -714,7 +714,7 @@ fn an_answer_whose_client_has_left_is_read_to_its_end_or_broken_off_as_the_provi
         assert_eq!(row["status"], status, "{drain_max:?}: {row}");
         assert_eq!(row["usage_source"], source, "{drain_max:?}: {row}");
         let output = row["output_tokens"].as_u64().unwrap();
-        // The end counts 9; before it, one was counted, and at least one more came.
+        // The final count is 9. Before it, one token was counted, and at least one more chunk came.
         match source {
             "provider" => assert_eq!(output, 9, "{row}"),
             _ => assert!(output > 1, "{row}"),
@@ -724,7 +724,7 @@ fn an_answer_whose_client_has_left_is_read_to_its_end_or_broken_off_as_the_provi
 }
 
 #[test]
-fn a_call_whose_client_leaves_before_anything_came_is_ended_where_the_provider_says_so() {
+fn an_abandoned_call_without_output_ends_as_configured() {
     let (_go, wait) = bounded::<()>(0);
     let wait = Mutex::new(wait);
     let upstream = Upstream::start(move |_, _| {
@@ -748,7 +748,7 @@ fn a_call_whose_client_leaves_before_anything_came_is_ended_where_the_provider_s
 }
 
 #[test]
-fn a_stream_that_breaks_off_ends_with_an_error_and_keeps_what_is_known() {
+fn a_broken_stream_ends_with_an_error_and_keeps_its_usage() {
     let upstream = Upstream::start(|body, stream| {
         let _ = stream.write_all(STREAM_HEAD.as_bytes());
         if body.contains("reported") {
@@ -764,7 +764,7 @@ fn a_stream_that_breaks_off_ends_with_an_error_and_keeps_what_is_known() {
     let text = response.text();
     assert!(text.contains("\"code\":\"provider_bad_answer\""), "{text}");
     assert!(!text.contains("[DONE]"), "{text}");
-    // The provider's own word is not said twice.
+    // The client receives the provider's own error only once.
     let text = server.post(CHAT, &chat("reported", true)).text();
     assert_eq!(text.matches("error").count(), 1, "{text}");
     let rows = rows(&server, 2);
@@ -773,8 +773,8 @@ fn a_stream_that_breaks_off_ends_with_an_error_and_keeps_what_is_known() {
 }
 
 #[test]
-fn calls_under_way_are_ended_with_the_server_and_their_rows_say_so() {
-    // All of it is counted: an estimate may take longer than the server has to end.
+fn shutdown_ends_calls_in_flight_and_records_it() {
+    // Every chunk has a count: an estimate may take longer than the server's shutdown.
     let chunk = json!({"choices": [{"delta": {"content": "x"}}], "usage": {"prompt_tokens": 7, "completion_tokens": 1}});
     let (upstream, _go) = open_ended(format!("data: {chunk}\n\n"));
     let mut server = server(&upstream);
@@ -885,7 +885,7 @@ fn flows_and_clients_share_one_ledger() {
 }
 
 #[test]
-fn what_a_provider_does_not_count_is_estimated_from_all_texts_of_the_request() {
+fn missing_counts_are_estimated_from_all_request_texts() {
     let answer = json!({"model": "gpt-4o-mini", "choices": [{"index": 0, "message": {"role": "assistant", "content": "well said"}, "finish_reason": "stop"}]});
     let upstream = Upstream::saying(json_answer("200 OK", &answer.to_string()));
     let server = server(&upstream);
@@ -902,7 +902,7 @@ fn what_a_provider_does_not_count_is_estimated_from_all_texts_of_the_request() {
 }
 
 #[test]
-fn clients_wait_for_their_turn_at_a_provider_and_are_refused_where_it_is_too_far() {
+fn clients_queue_for_a_provider_up_to_a_maximum_wait() {
     let upstream = Upstream::saying(completion("done", 1, 1));
     let minute = Duration::from_millis(300);
     let rate = |minute| Rate { requests_per_minute: Some(1), tokens_per_minute: None, minute };
@@ -920,6 +920,6 @@ fn clients_wait_for_their_turn_at_a_provider_and_are_refused_where_it_is_too_far
     });
     let statuses = [(); 3].map(|()| server.post("/v1/chat/completions", &request).status);
     assert_eq!(statuses, [200, 429, 429]);
-    // Who was refused has no row, and leaves its turn to others.
+    // A refused call has no row and frees its place in the queue.
     assert_eq!(rows(&server, 1).len(), 1);
 }

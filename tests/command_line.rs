@@ -1,4 +1,4 @@
-//! The program: its flags, its end, what it prints, and what a crash and a second start find.
+//! The program: flags, shutdown, output, crash recovery and a second start.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -14,7 +14,7 @@ use crate::binary::{Ended, Home, Running, Served};
 use crate::harness::{DEADLINE, agent, chain, eventually, two_nodes};
 use crate::upstream::{Upstream, completion, json_answer};
 
-/// How long the program may take to end.
+/// Time limit for the program's shutdown.
 const END_MAX: Duration = Duration::from_secs(5);
 
 /// A flow of one node that takes a minute.
@@ -89,7 +89,7 @@ fn help_explains_every_flag_with_its_default() {
             assert!(about.contains("[default:"), "{flag} has no default: {about}");
             assert!(about.trim().len() > flag.len() + 30, "{flag} is not explained: {about}");
         }
-        // And there is none that this list does not have.
+        // The help has no option that this list lacks.
         let known = |line: &&str| {
             let others = ["--help", "--version"];
             flags.iter().any(|flag| line.contains(flag))
@@ -150,7 +150,7 @@ fn what_cannot_be_meant_on_the_command_line_is_refused() {
 }
 
 #[test]
-fn a_configuration_with_an_error_names_file_and_line_and_no_secret() {
+fn a_configuration_error_names_file_and_line_and_no_secret() {
     let home = Home::new();
     for (toml, parts) in [
         ("listen = '127.0.0.1:0'\n\n[providers.x]\napi_key = 'sk-1\n", &["line 4"][..]),
@@ -212,7 +212,7 @@ fn it_ends_well_at_a_signal_with_viewers_and_a_run_under_way() {
         assert_eq!(ended.stderr.matches("client connected").count(), 2, "{}", ended.stderr);
         assert_eq!(ended.stderr.matches("client disconnected").count(), 2, "{}", ended.stderr);
         drop(idle);
-        // The run was not lost, and its interrupted call is explained.
+        // The run survived, and its interrupted call has an explanation.
         let server = Served::start(&mut home.serve());
         assert_eq!(server.get(&format!("/api/runs/{run}"))["status"], "RUNNING");
         assert_eq!(server.get("/api/ledger?status=UNKNOWN")["items"].as_array().unwrap().len(), 1);
@@ -233,7 +233,7 @@ fn a_second_signal_ends_it_at_once() {
 }
 
 #[test]
-fn after_a_power_cut_in_a_call_its_row_is_unknown_and_the_run_goes_on() {
+fn after_a_power_cut_the_row_is_unknown_and_the_run_resumes() {
     let is_stuck = Arc::new(AtomicBool::new(true));
     let upstream = {
         let is_stuck = Arc::clone(&is_stuck);
@@ -283,7 +283,7 @@ fn after_a_power_cut_in_a_call_its_row_is_unknown_and_the_run_goes_on() {
             ["a", 1, "SUCCESS", 0.0000045]
         ])
     );
-    // The node that had finished was not bought again.
+    // The finished node was not called again.
     assert_eq!(upstream.count(), 3);
     assert!(server.client().hello["payload"]["seq"].as_u64().unwrap() > seen);
 }
@@ -324,7 +324,7 @@ fn a_second_start_finds_everything() {
 }
 
 #[test]
-fn run_prints_the_result_on_standard_output_and_all_else_beside_it() {
+fn run_prints_only_the_result_on_standard_output() {
     let home = Home::new();
     let flow = home.write("flow.json", two_nodes().to_string());
     let ended = home.run(&["run", text(&flow), "--input", "topic=bees = insects"]);
@@ -358,7 +358,7 @@ fn run_prints_the_result_on_standard_output_and_all_else_beside_it() {
         "topic=wasps",
     ]);
     assert!(json.stdout.ends_with("Plan wasps\n"), "{}", json.stdout);
-    // What was run by hand is in the same ledger, under the file's one flow.
+    // A manual run is in the same ledger, under the file's one flow.
     home.write("flow.json", two_nodes().to_string().replace("Two nodes", "Renamed"));
     assert_eq!(home.run(&["run", "flow.json", "-i", "topic=x"]).code, Some(0));
     let server = Served::start(&mut home.serve());
@@ -396,7 +396,7 @@ fn a_dry_run_says_what_the_run_will_cost_and_makes_no_call() {
 }
 
 #[test]
-fn the_ledger_is_shown_as_rows_as_sums_and_as_csv_also_while_a_server_runs() {
+fn ledger_prints_rows_sums_and_csv_beside_a_server() {
     let home = Home::new();
     let missing = home.run(&["ledger"]);
     assert_refused(&missing, &["there is no database"]);
@@ -438,7 +438,7 @@ fn a_ledger_that_is_not_written_out_whole_is_no_success() {
 }
 
 #[test]
-fn clients_stay_connected_when_the_process_is_stopped_and_goes_on() {
+fn clients_stay_connected_across_sigstop_and_sigcont() {
     let home = Home::new();
     let server = Served::start(&mut home.serve());
     let mut clients: Vec<_> = (0..3).map(|_| server.client()).collect();
@@ -504,7 +504,7 @@ fn run_of_a_file_that_is_no_flow_lists_every_fault() {
     assert_refused(&home.run(&["run", text(&file)]), &["broken.json is not JSON", "line 2"]);
     let file = home.write("latin.json", b"{\"name\": \"\xe9\"}");
     assert_refused(&home.run(&["run", text(&file)]), &["latin.json"]);
-    // None of it is kept.
+    // Nothing of it is stored.
     let server = Served::start(&mut home.serve());
     assert_eq!(server.get("/api/flows")["items"].as_array().unwrap().len(), 2);
     assert_eq!(server.get("/api/runs")["items"], json!([]));
@@ -519,7 +519,7 @@ fn one_process_has_the_data_and_the_others_are_told_so() {
         let ended = Running::start(&mut second).end();
         assert_refused(&ended, &[text(&home.data()), "in use by another flowledger", "--data"]);
     }
-    // The first goes on, also over the way by which it reaches its own pages.
+    // The first server keeps running and serving its own pages.
     assert_eq!(server.get("/api/flows")["items"].as_array().unwrap().len(), 2);
     let run = server.request(
         "POST",
@@ -549,7 +549,7 @@ fn output_that_nobody_reads_any_more_is_no_panic() {
     let flow = home.write("flow.json", two_nodes().to_string());
     let program = home.flowledger(&[]).get_program().to_owned();
     let mut shell = Command::new("/bin/sh");
-    // The end of the pipe is closed long before there is a result.
+    // The reader closes the pipe long before there is a result.
     shell.args(["-c", r#""$0" run "$1" -i topic=x | :"#]).arg(program).arg(flow);
     shell.env("FLOWLEDGER_DATA", home.data());
     let said = Running::start(&mut shell).end().stderr;

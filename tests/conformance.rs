@@ -1,6 +1,6 @@
-//! The WebSocket protocol (RFC 6455), frame by frame: the groups 1 to 7, 9 and 10 of Autobahn's test
-//! suite, with frames made by hand, against the echo of `examples/echo.rs` in this process.
-//! `make conformance` runs the suite itself.
+//! The WebSocket protocol (RFC 6455), frame by frame: groups 1 to 7, 9 and 10 of Autobahn's test
+//! suite with handmade frames, against the echo of `examples/echo.rs` in this process. `make
+//! conformance` runs the suite itself.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -59,7 +59,7 @@ impl Server {
         Peer { stream }
     }
 
-    /// Sends frames on a connection of their own, and expects a close with that code.
+    /// Sends frames on a new connection and expects a close with this code.
     fn fails(&self, what: &str, frames: &[u8], code: u16) {
         let mut peer = self.connect();
         peer.send(frames);
@@ -67,7 +67,7 @@ impl Server {
         assert_eq!(close, Some(code), "{what}: {answers:x?}");
     }
 
-    /// Sends frames on a connection of their own, and expects one message back.
+    /// Sends frames on a new connection and expects one message back.
     fn echoes(&self, what: &str, frames: &[u8], opcode: u8, payload: &[u8]) {
         let mut peer = self.connect();
         peer.send(frames);
@@ -89,12 +89,12 @@ struct Peer {
     stream: TcpStream,
 }
 
-/// What the server sent: the first byte, with FIN and reserved bits, and the payload.
+/// A frame of the server: the first byte, with FIN and reserved bits, and the payload.
 type Frame = (u8, Vec<u8>);
 
 impl Peer {
     fn send(&mut self, bytes: &[u8]) {
-        // The server may have failed the connection before it has read everything.
+        // The server may fail the connection before it has read everything.
         let _ = self.stream.write_all(bytes);
     }
 
@@ -130,8 +130,8 @@ impl Peer {
         assert!(came == payload, "{what}: {} bytes of {}", came.len(), payload.len());
     }
 
-    /// All frames up to the end of the connection, without the close, and the close's code. The
-    /// close is the last frame.
+    /// Returns all frames up to the end of the connection, and the close code. The close must be
+    /// the last frame and is not in the list.
     fn read_to_end(&mut self) -> (Vec<Frame>, Option<u16>) {
         let mut frames = Vec::new();
         while let Some((first, payload)) = self.next() {
@@ -148,14 +148,14 @@ impl Peer {
         (frames, None)
     }
 
-    /// Closes, and expects nothing but the answer to it.
+    /// Closes, and expects only the answer to it.
     fn says_goodbye(mut self) {
         self.send(&close(1000, ""));
         assert_eq!(self.read_to_end(), (Vec::new(), Some(1000)));
     }
 }
 
-/// A frame as clients send it; `first` is the opcode with FIN and reserved bits.
+/// A client frame; `first` is the opcode with FIN and reserved bits.
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![first];
     match payload.len() {
@@ -174,7 +174,7 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A message in pieces of that size; `between` goes in after each but the last.
+/// A message in fragments of this size; `between` goes in after each but the last.
 fn pieces(opcode: u8, payload: &[u8], size: usize, between: &[u8]) -> Vec<u8> {
     let count = payload.chunks(size).len();
     let mut bytes = Vec::new();
@@ -193,7 +193,7 @@ fn close(code: u16, reason: &str) -> Vec<u8> {
     frame(FIN | CLOSE, &[&code.to_be_bytes(), reason.as_bytes()].concat())
 }
 
-/// Group 1: every form that a length has.
+/// Group 1: every form of a length.
 #[test]
 fn texts_and_binary_messages_of_every_form_of_length_are_echoed() {
     let server = Server::start();
@@ -269,9 +269,9 @@ fn reserved_opcodes_fail_the_connection() {
     }
 }
 
-/// What neither group has, but section 5.1 and 5.2 of the RFC do.
+/// Cases of sections 5.1 and 5.2 of the RFC that groups 3 and 4 lack.
 #[test]
-fn a_frame_without_a_mask_or_with_an_impossible_length_fails_the_connection() {
+fn an_unmasked_or_oversized_frame_fails_the_connection() {
     let server = Server::start();
     server.fails("no mask", &[FIN | TEXT, 1, b'x'], 1002);
     let endless = [&[FIN | BINARY, 0xff][..], &u64::MAX.to_be_bytes(), &MASK].concat();
@@ -283,7 +283,7 @@ fn a_frame_without_a_mask_or_with_an_impossible_length_fails_the_connection() {
 
 /// Group 5.
 #[test]
-fn fragments_are_put_together_and_control_frames_come_in_between() {
+fn fragments_are_joined_around_control_frames() {
     let server = Server::start();
     for opcode in [TEXT, BINARY] {
         for size in [1, 3, 5, 8] {
@@ -316,7 +316,7 @@ fn fragments_are_put_together_and_control_frames_come_in_between() {
     }
 }
 
-/// Group 6: what is UTF-8, and what only looks like it.
+/// Group 6: valid UTF-8 and lookalikes.
 #[test]
 fn a_text_is_utf_8_or_fails_the_connection() {
     let server = Server::start();
@@ -335,7 +335,7 @@ fn a_text_is_utf_8_or_fails_the_connection() {
         let mut peer = server.connect();
         peer.send(&frame(FIN | TEXT, bytes));
         peer.expect(text, TEXT, bytes);
-        // A character may be split between two fragments, in every place.
+        // A character may be split between two fragments at any byte.
         for size in 1..=4.min(bytes.len()) {
             peer.send(&pieces(TEXT, bytes, size, b""));
             peer.expect(text, TEXT, bytes);
@@ -375,13 +375,13 @@ fn a_text_is_utf_8_or_fails_the_connection() {
         server.fails(&what, &pieces(TEXT, &text, 1, b""), 1007);
         server.echoes(&what, &frame(FIN | BINARY, &text), BINARY, &text);
     }
-    // What is wrong already need not be waited for until its message ends.
+    // An invalid message fails before its last fragment.
     server.fails("fails fast", &frame(TEXT, b"\xce\xba\xf4\x90\x80\x80"), 1007);
 }
 
 /// Group 7.
 #[test]
-fn a_close_is_answered_with_its_code_and_a_bad_one_with_its_fault() {
+fn a_close_is_echoed_and_an_invalid_one_gets_an_error_code() {
     let server = Server::start();
     let answer = |frames: &[u8]| {
         let mut peer = server.connect();
@@ -402,13 +402,13 @@ fn a_close_is_answered_with_its_code_and_a_bad_one_with_its_fault() {
     server.fails("a reason that is too long", &close(1000, &"x".repeat(124)), 1002);
     server.fails("half a code", &frame(FIN | CLOSE, &[3]), 1002);
     server.fails("a reason not in UTF-8", &frame(FIN | CLOSE, b"\x03\xe8\xce\xff"), 1007);
-    // After a close nothing counts.
+    // Frames after a close have no effect.
     for late in [frame(FIN | TEXT, b"late"), frame(FIN | PING, b"late"), close(1001, "late")] {
         assert_eq!(answer(&[close(1000, ""), late].concat()), Some(1000));
     }
     let unfinished = [frame(TEXT, b"unfinished"), close(1000, ""), frame(FIN, b"late")];
     assert_eq!(answer(&unfinished.concat()), Some(1000));
-    // What came before it does.
+    // Frames before it do.
     let mut peer = server.connect();
     let large = vec![b'x'; 256 << 10];
     peer.send(&[frame(FIN | TEXT, &large), close(1000, "")].concat());
@@ -416,7 +416,7 @@ fn a_close_is_answered_with_its_code_and_a_bad_one_with_its_fault() {
     assert_eq!(peer.read_to_end(), (Vec::new(), Some(1000)));
 }
 
-/// Group 9: up to 16 MiB in one frame, in many, and in pieces of the stream.
+/// Group 9: up to 16 MiB in one frame, in many frames, and in pieces of the stream.
 #[test]
 fn large_messages_are_echoed() {
     const LARGEST: usize = 16 << 20;

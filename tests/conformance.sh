@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Points Autobahn's fuzzing client at examples/echo: the WebSocket protocol as somebody else
-# understands it. Needs `wstest` of the PyPI package autobahntestsuite, which needs Python 2.7.
-# WSTEST names the command where it is not simply `wstest`.
+# Runs Autobahn's fuzzing client against examples/echo, as an independent check of the WebSocket
+# protocol. Needs `wstest` of the PyPI package autobahntestsuite, which needs Python 2.7. WSTEST
+# names the command if it is not `wstest`.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -16,7 +16,7 @@ command -v python3 >/dev/null || fail 'python3 is missing, which reads the repor
 
 cargo build --release --example echo
 target=${CARGO_TARGET_DIR:-target}
-# The port is that of tests/fixtures/autobahn.json.
+# The same port as in tests/fixtures/autobahn.json.
 "$target/release/examples/echo" 9001 &
 echo=$!
 trap 'kill "$echo" 2>/dev/null || true' EXIT
@@ -34,8 +34,8 @@ python3 - target/conformance/index.json <<'PYTHON'
 import json, sys
 
 PASSED = ("OK", "NON-STRICT", "INFORMATIONAL")
-# As many as Autobahn 25.10 has in the groups of tests/fixtures/autobahn.json: a run that ends
-# before its end is no success.
+# Number of cases of Autobahn 25.10 in the groups of tests/fixtures/autobahn.json: an incomplete run
+# is no success.
 CASES_MIN = 301
 cases = json.load(open(sys.argv[1]))["flowledger"]
 failed = {case: result for case, result in cases.items()

@@ -1,4 +1,4 @@
-//! What rows say of answers whose counts are missing, late, odd or not of the usual price.
+//! Rows for answers whose counts are missing, late, odd or priced differently.
 
 use flowledger::config::Config;
 use flowledger::providers::Kind;
@@ -10,7 +10,7 @@ use crate::upstream::{STREAM_HEAD, Upstream, completion, delta, json_answer};
 const CHAT: &str = "/v1/chat/completions";
 const MESSAGES: &str = "/v1/messages";
 
-/// A server whose providers `openai` and `anthropic` are this one.
+/// A server whose providers `openai` and `anthropic` are the upstream.
 fn server_with(upstream: &Upstream, change: impl FnOnce(&mut Config)) -> TestServer {
     TestServer::start_with(|config| {
         add_provider(config, "openai", Kind::OpenAi, upstream.url());
@@ -19,7 +19,7 @@ fn server_with(upstream: &Upstream, change: impl FnOnce(&mut Config)) -> TestSer
     })
 }
 
-/// The row of a flow's one call.
+/// Runs a flow with one call and returns its row.
 fn row_of_flow(server: &TestServer, provider: &str, model: &str) -> Value {
     let flow = server.save(&chain("One", &[agent("a", provider, model, "Hi")]));
     let run = server.run(flow, &json!({}));
@@ -27,7 +27,7 @@ fn row_of_flow(server: &TestServer, provider: &str, model: &str) -> Value {
     server.get(&path).json()["items"][0].clone()
 }
 
-/// The row of a call at `/v1`.
+/// Makes a call at `/v1` and returns its row.
 fn row_of_client(server: &TestServer, path: &str, model: &str, is_streamed: bool) -> Value {
     let body = json!({"model": model, "max_tokens": 9, "stream": is_streamed,
         "messages": [{"role": "user", "content": "Hi"}]});
@@ -40,7 +40,7 @@ fn row_of_client(server: &TestServer, path: &str, model: &str, is_streamed: bool
     row
 }
 
-/// A stream of those events, Anthropic's with their names.
+/// A stream of these events, Anthropic's with their names.
 fn events(events: &[Value]) -> String {
     let event = |event: &Value| match event["type"].as_str() {
         Some(name) => format!("event: {name}\ndata: {event}\n\n"),
@@ -65,7 +65,7 @@ fn message_start() -> Value {
 }
 
 #[test]
-fn an_answer_that_is_not_counted_in_the_end_is_estimated_whatever_its_beginning_says() {
+fn an_answer_without_final_counts_is_estimated() {
     for usage in
         [Value::Null, json!({}), json!({"cache_read_input_tokens": 0}), json!({"input_tokens": 25})]
     {
@@ -159,7 +159,7 @@ fn a_usage_without_counts_behind_the_last_changes_nothing() {
 }
 
 #[test]
-fn a_stream_with_an_event_without_data_is_an_answer_like_any_other() {
+fn an_event_without_data_does_not_break_a_stream() {
     let usage = json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}],
         "usage": {"prompt_tokens": 1_000, "completion_tokens": 100}});
     let ping = "event: ping\ndata:\n\n";
@@ -176,7 +176,7 @@ fn a_stream_with_an_event_without_data_is_an_answer_like_any_other() {
 }
 
 #[test]
-fn a_stream_of_several_choices_that_breaks_before_all_have_ended_is_no_success() {
+fn a_stream_with_unfinished_choices_is_no_success() {
     let choice = |index: u64, finish: Value| json!({"choices": [{"index": index, "delta": {"content": "a"}, "finish_reason": finish}]});
     let chunks = [choice(0, Value::Null), choice(1, Value::Null), choice(0, json!("stop"))];
     for (last, status) in [(None, "FAILED"), (Some(choice(1, json!("stop"))), "SUCCESS")] {
@@ -189,7 +189,7 @@ fn a_stream_of_several_choices_that_breaks_before_all_have_ended_is_no_success()
 }
 
 #[test]
-fn a_model_that_a_provider_names_without_limit_is_the_one_that_was_asked() {
+fn an_overlong_model_name_is_replaced_by_the_requested_one() {
     for name in ["m".repeat(3 << 20), "a\u{0}b\nc".to_owned()] {
         let answer = completion("well", 1_000, 10).replace("gpt-4o-mini", "@");
         let body = answer.split_once("\r\n\r\n").unwrap().1;
@@ -210,7 +210,7 @@ fn a_model_that_a_provider_names_without_limit_is_the_one_that_was_asked() {
 }
 
 #[test]
-fn what_is_billed_by_another_tier_or_as_sound_has_tokens_but_no_known_cost() {
+fn other_tiers_and_audio_have_tokens_but_no_known_cost() {
     let of_openai = |tier: &str, audio: u64| {
         json!({"model": "gpt-4o-mini", "service_tier": tier,
             "choices": [{"index": 0, "message": {"content": "a"}, "finish_reason": "stop"}],
@@ -246,7 +246,7 @@ fn what_is_billed_by_another_tier_or_as_sound_has_tokens_but_no_known_cost() {
 }
 
 #[test]
-fn a_provider_that_refuses_to_be_asked_for_the_usage_of_streams_is_not_asked() {
+fn stream_usage_is_not_requested_after_a_refusal() {
     let end = json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}],
         "usage": {"prompt_tokens": 1_000, "completion_tokens": 100}});
     let upstream = Upstream::saying(events(&[end]));
@@ -266,7 +266,7 @@ fn a_provider_that_refuses_to_be_asked_for_the_usage_of_streams_is_not_asked() {
 }
 
 #[test]
-fn costs_beyond_belief_are_not_known_and_leave_sums_and_runs_in_order() {
+fn implausible_costs_are_unknown_and_keep_sums_valid() {
     let dir = tempfile::tempdir().unwrap();
     let prices = dir.path().join("mine.toml");
     let price = "[[price]]\nprovider = 'openai'\nmodel = '*'\ninput_per_mtok = '100000'";

@@ -1,20 +1,21 @@
-//! The server under SIGKILL: while runs are being started all the time, it is killed at random
-//! moments, in the middle of its own start as well, and started again on the same data and port.
-//! A real upstream keeps its own books of what it was asked and what it answered; a client
-//! reconnects each time with `since` of the last event that it saw. At the end the three accounts
-//! (the upstream's, the client's and the server's) must tell one story:
+//! Kills the server with SIGKILL while runs start.
 //!
-//! - every run that was accepted is COMPLETED, each output is what the upstream answered to a
-//!   prompt with the right outputs of the nodes before;
-//! - no node is called once its completion was published, and none is bought twice but where a
-//!   kill came between the intent and the settlement of a call;
-//! - every call has a ledger row, committed before it; every row has its call or its kill;
+//! The kills come at random moments, also during the start of the server itself. Each time the
+//! server restarts on the same data and port. A real upstream logs every request and every answer;
+//! a client reconnects each time with `since` set to the last event that it saw. At the end the
+//! records of the upstream, the client and the server must agree:
+//!
+//! - every accepted run is COMPLETED, and each output is what the upstream answered to a prompt
+//!   with the right outputs of the previous nodes;
+//! - no node is called after its completion was published, and none is billed twice unless a kill
+//!   came between the intent and the settlement of a call;
+//! - every call has a ledger row, committed before it; every row has a call or a kill;
 //! - the client has seen every event of the log once, in order, and as the log has it now;
-//! - the sums of each run are those of its rows.
+//! - the sums of each run equal the sums of its rows.
 //!
-//! `CRASH_SEED=number` chooses other random decisions, `CRASH_KILLS=number` how many kills. The
-//! seed goes to standard error. What is random is decided by the seed; what comes of it is also a
-//! matter of time, so that a seed finds a failure again only mostly.
+//! `CRASH_SEED=number` sets the random seed, `CRASH_KILLS=number` the number of kills. The seed
+//! goes to standard error. A seed fixes the decisions but not the timing, so it reproduces most
+//! failures and not all.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 #[allow(dead_code)]
@@ -49,24 +50,24 @@ use tungstenite::client::IntoClientRequest;
 use tungstenite::{Message, WebSocket};
 use upstream::{STREAM_HEAD, Upstream, completion, delta};
 
-/// How often the server is killed.
+/// Number of kills.
 const KILLS: u64 = 200;
-/// A life of the server ends within this time after it is ready …
+/// Longest life of the server after it is ready.
 const LIFE_MAX: Duration = Duration::from_millis(250);
-/// … but for one in so many, in which a run may end, however slow the machine is …
+/// One life in this number lasts until a run ends, even on a slow machine.
 const PATIENT_ONE_IN: u64 = 10;
-/// … and one in so many before it is, within that time.
+/// One life in this number ends within `START_MAX`, usually before the server is ready.
 const STILLBORN_ONE_IN: u64 = 5;
 const START_MAX: Duration = Duration::from_millis(60);
-/// How many different flows there are.
+/// Number of different flows.
 const FLOWS: usize = 24;
-/// How many threads start runs, and how many runs are under way at a time.
+/// Number of threads that start runs, and of runs in flight.
 const STARTERS: u64 = 4;
 const OPEN_RUNS_MAX: usize = 12;
-/// The upstream takes up to this time for an answer.
+/// Longest time that the upstream takes for an answer.
 const ANSWER_MS_MAX: u64 = 20;
 const ANSWER_TIME_MAX: Duration = Duration::from_millis(ANSWER_MS_MAX);
-/// Prices of gpt-4o-mini, nano-dollars for a token.
+/// Prices of gpt-4o-mini, in nano-dollars per token.
 const INPUT_NANOUSD: i64 = 150;
 const OUTPUT_NANOUSD: i64 = 600;
 
@@ -77,12 +78,13 @@ fn seed() -> u64 {
     from_environment("CRASH_SEED", 20_251_204)
 }
 
-/// A stream of random numbers of its own for each place that needs one.
+/// Returns an independent random stream.
 fn seeded(stream: u64) -> Random {
     Random::new(seed(), stream)
 }
 
-/// Not caught by the test harness: who waits for a minute wants to see what for.
+/// Writes to standard error directly: the test harness captures `eprintln!`, and the progress of a
+/// test that takes minutes should be visible.
 fn say(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }
@@ -91,7 +93,7 @@ fn now_ms() -> i64 {
     Timestamp::now().0
 }
 
-/// A WebSocket client that wants what came after `since`, and its `HELLO`.
+/// Connects a WebSocket client that resumes at `since`; also returns its `HELLO`.
 fn connect(address: SocketAddr, since: usize) -> Result<(WebSocket<TcpStream>, Value), String> {
     let request = format!("ws://{address}/ws?since={since}").into_client_request().unwrap();
     let stream = TcpStream::connect(address).map_err(|error| error.to_string())?;
@@ -102,7 +104,7 @@ fn connect(address: SocketAddr, since: usize) -> Result<(WebSocket<TcpStream>, V
     Ok((socket, serde_json::from_str(&hello).unwrap()))
 }
 
-/// The next message; an error when the connection ends, in good order or not.
+/// Reads the next message. Returns an error when the connection ends, cleanly or not.
 fn read_text(socket: &mut WebSocket<TcpStream>) -> Result<String, String> {
     loop {
         match socket.read() {
@@ -117,10 +119,10 @@ fn read_text(socket: &mut WebSocket<TcpStream>) -> Result<String, String> {
 // ---------------------------------------------------------------------------------------------
 // Flows
 
-/// What is asked of a node. Nodes are named by their index: `n0` needs nothing.
+/// Dependencies and prompt of a node. Nodes are named by their index; `n0` has no dependencies.
 struct NodeShape {
     needs: Vec<usize>,
-    /// Whose outputs are in its prompt: all that it needs, and some that those need.
+    /// Nodes whose outputs are in the prompt: all dependencies, and some of their dependencies.
     uses: Vec<usize>,
     is_streamed: bool,
 }
@@ -134,7 +136,7 @@ fn id(node: usize) -> String {
 }
 
 impl Shape {
-    /// Three to eight nodes, each of which needs up to three of those before.
+    /// Returns three to eight nodes, each with up to three dependencies among the previous ones.
     fn random(random: &mut Random) -> Self {
         let count = 3 + random.below(6) as usize;
         let mut nodes: Vec<NodeShape> = Vec::new();
@@ -178,7 +180,7 @@ impl Shape {
                     "model": "gpt-4o-mini", "prompt": prompt, "stream": shape.is_streamed}})
             })
             .collect();
-        // The order in the list is of no matter to what comes first.
+        // The list order does not decide which node runs first.
         for last in (1..nodes.len()).rev() {
             nodes.swap(last, random.below(last as u64 + 1) as usize);
         }
@@ -194,7 +196,7 @@ impl Shape {
         json!({"name": name, "data": {"nodes": nodes, "edges": edges}})
     }
 
-    /// The prompt that a node must get, given the outputs of all nodes.
+    /// The expected prompt of a node, given the outputs of all nodes.
     fn prompt(&self, token: &str, node: usize, outputs: &[String]) -> String {
         let mut prompt = format!("{token} {}", id(node));
         for &used in &self.nodes[node].uses {
@@ -206,9 +208,9 @@ impl Shape {
 }
 
 // ---------------------------------------------------------------------------------------------
-// What is known
+// Known state
 
-/// A call that the upstream has seen. Its serial number, which is in its answer, is its place.
+/// A call that the upstream received. Its serial number is in its answer and is its index.
 #[derive(Clone)]
 struct Call {
     token: String,
@@ -220,16 +222,16 @@ struct Call {
     at_ms: i64,
 }
 
-/// A run that somebody wanted.
+/// A run that a starter requested.
 struct Start {
     flow: usize,
-    /// Whether it was answered with 202 …
+    /// True after a 202 response.
     is_accepted: bool,
-    /// … and the id, where that arrived.
+    /// The run's id, if the response arrived.
     run_id: Option<String>,
 }
 
-/// When the server was killed: from before until after, milliseconds.
+/// Earliest and latest time of a kill, in milliseconds.
 struct Kill {
     began: i64,
     ended: i64,
@@ -237,30 +239,30 @@ struct Kill {
 
 #[derive(Default)]
 struct Known {
-    /// The number of the server's life; the first is 1.
+    /// The number of the server's life, from 1.
     life: u64,
     is_up: bool,
-    /// The newest life that is being ended; before that, nothing may break.
+    /// The newest life that a kill has begun to end. Connections of later lives must not break.
     killed: u64,
     kills: Vec<Kill>,
-    /// No more runs are started.
+    /// True after the last runs were started.
     is_closing_time: bool,
     calls: Vec<Call>,
-    /// By token, which is in the input and in every prompt of the run.
+    /// Starts by token; the token is in the input and in every prompt of the run.
     starts: BTreeMap<String, Start>,
-    /// Runs that were accepted and whose end the client has not seen.
+    /// Accepted runs whose end the client has not seen.
     open: HashSet<String>,
     /// Runs whose end the client has seen.
     ended: HashSet<String>,
     /// Tokens and nodes whose completion the client has seen.
     completed: HashSet<(String, String)>,
-    /// All logged events that the client has seen; `seq` is the place, from 1 on.
+    /// Logged events that the client has seen; `seq` is the index, from 1.
     log: Vec<String>,
-    /// Whatever is not as it should be.
+    /// Failures found so far.
     faults: Vec<String>,
 }
 
-/// What the threads of the test share.
+/// State shared by the threads of the test.
 #[derive(Default)]
 struct World {
     known: Mutex<Known>,
@@ -272,7 +274,7 @@ impl World {
         self.known.lock().unwrap()
     }
 
-    /// Changes what is known, and tells everybody.
+    /// Changes the known state and wakes all waiting threads.
     fn note<T>(&self, change: impl FnOnce(&mut Known) -> T) -> T {
         let done = change(&mut self.lock());
         self.news.notify_all();
@@ -283,7 +285,7 @@ impl World {
         self.note(|known| known.faults.push(fault.to_string()));
     }
 
-    /// Waits until it is so, or until something is wrong, of which it makes no difference here.
+    /// Waits until the condition holds or a fault was found.
     fn wait(&self, what: &str, is_so: impl Fn(&Known) -> bool) -> MutexGuard<'_, Known> {
         let not_yet = |known: &mut Known| known.faults.is_empty() && !is_so(known);
         let waited = self.news.wait_timeout_while(self.lock(), DEADLINE, not_yet);
@@ -295,7 +297,7 @@ impl World {
         known
     }
 
-    /// Lets time pass until one more run has ended, if there is one.
+    /// Waits until one more run has ended, if one is open.
     fn pass_until_a_run_ends(&self) {
         let known = self.lock();
         let before = known.ended.len();
@@ -305,18 +307,18 @@ impl World {
         drop(self.news.wait_timeout_while(known, DEADLINE, not_yet));
     }
 
-    /// Lets time pass, unless something is wrong.
+    /// Waits for `time`, or until a fault was found.
     fn pass(&self, time: Duration) {
         let fine = |known: &mut Known| known.faults.is_empty();
         drop(self.news.wait_timeout_while(self.lock(), time, fine));
     }
 
-    /// Fails the test when anything is wrong.
+    /// Fails the test if a fault was found.
     fn check(&self) {
         fail(&self.lock().faults);
     }
 
-    /// A connection to the server broke: it must have been killed.
+    /// Records a broken connection. It is a fault unless the server was killed.
     fn broke(&self, life: u64, what: &str) {
         self.note(|known| {
             if known.killed < life {
@@ -344,7 +346,7 @@ fn fail(faults: &[String]) {
 // ---------------------------------------------------------------------------------------------
 // The upstream
 
-/// Answers a call, and keeps the books.
+/// Answers a call and logs it.
 fn answer(world: &World, body: &str, stream: &mut TcpStream) {
     let request: Value = serde_json::from_str(body).unwrap();
     let prompt = request["messages"][0]["content"].as_str().unwrap_or("");
@@ -367,16 +369,16 @@ fn answer(world: &World, body: &str, stream: &mut TcpStream) {
     known.calls.push(call.clone());
     let was_completed = known.completed.contains(&place);
     drop(known);
-    // What a server that is no more had sent may be read late; but who waits for the answer to a
-    // call has made it, and its completion, if it is known by now, cannot have come from this call.
+    // A request that a killed server sent may be read late. A client that still waits for the
+    // answer is alive, so a completion that is already known belongs to another call.
     if was_completed && is_alive(stream) {
         world.fault(format!("{first} was called after it was published as done"));
     }
     let mut pause = |parts: u64| {
-        // The one way to be slow.
+        // The only random delay.
         thread::sleep(Duration::from_millis(random.below(ANSWER_MS_MAX + 1)) / parts as u32);
     };
-    // Nobody need be there any more.
+    // The client may be gone.
     if request["stream"] == true {
         let _ = write_stream(&call, stream, || pause(4));
     } else {
@@ -386,7 +388,7 @@ fn answer(world: &World, body: &str, stream: &mut TcpStream) {
     }
 }
 
-/// The answer to a call: short or long, and with what may be taken amiss.
+/// The answer to a call: short or long, with characters that need escaping.
 fn text(serial: usize, token: &str, node: &str, random: &mut Random) -> String {
     const WORDS: [&str; 8] = ["honey", "\n", "{{ input.x }}", "蜜蜂", "\"", "\\", "é", "{%"];
     let mut text = format!("{token} {node} {serial}");
@@ -397,14 +399,14 @@ fn text(serial: usize, token: &str, node: &str, random: &mut Random) -> String {
     text
 }
 
-/// The token, the node and the serial number in an answer.
+/// Returns the token, the node and the serial number in an answer.
 fn read_answer(text: &str) -> Option<(&str, &str, usize)> {
     let mut words = text.split(' ');
     let (token, node) = (words.next()?, words.next()?);
     Some((token, node, words.next()?.parse().ok()?))
 }
 
-/// Four pieces, with a pause before each.
+/// Writes four chunks, with a pause before each.
 fn write_stream(call: &Call, stream: &mut TcpStream, mut pause: impl FnMut()) -> io::Result<()> {
     stream.write_all(STREAM_HEAD.as_bytes())?;
     let chars: Vec<char> = call.answer.chars().collect();
@@ -417,7 +419,7 @@ fn write_stream(call: &Call, stream: &mut TcpStream, mut pause: impl FnMut()) ->
     stream.write_all(format!("data: {stop}\n\ndata: {usage}\n\ndata: [DONE]\n\n").as_bytes())
 }
 
-/// Whether somebody waits at the other end.
+/// Returns true if the peer is still connected.
 fn is_alive(stream: &TcpStream) -> bool {
     stream.set_nonblocking(true).unwrap();
     let is_alive =
@@ -427,9 +429,9 @@ fn is_alive(stream: &TcpStream) -> bool {
 }
 
 // ---------------------------------------------------------------------------------------------
-// Those who start runs, and the one who watches
+// Starters and watcher
 
-/// Starts runs until it is closing time.
+/// Starts runs until `is_closing_time`.
 fn start_runs(world: &World, address: SocketAddr, flows: &[i64], starter: u64) {
     let mut random = seeded(1_000 + starter);
     let mut broken_life = 0;
@@ -488,7 +490,7 @@ fn execute(address: SocketAddr, flow: i64, token: &str) -> io::Result<Response> 
     stream.set_read_timeout(Some(DEADLINE))?;
     stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
-    // A server that is killed may leave a whole answer and then no good end.
+    // A killed server may send a complete answer and then a reset.
     let read = stream.read_to_end(&mut answer);
     match Response::parse(&answer) {
         Some(response) => Ok(response),
@@ -496,7 +498,7 @@ fn execute(address: SocketAddr, flow: i64, token: &str) -> io::Result<Response> 
     }
 }
 
-/// Follows all events, over all lives of the server, and ends when it says goodbye.
+/// Follows all events over all lives of the server, until the server closes cleanly.
 fn watch(world: &World, address: SocketAddr) {
     let mut broken_life = 0;
     while world.is_fine() {
@@ -530,7 +532,7 @@ fn watch(world: &World, address: SocketAddr) {
     }
 }
 
-/// Takes a message in.
+/// Records a message.
 fn take(known: &mut Known, text: String) {
     let message: Value = serde_json::from_str(&text).unwrap();
     let payload = &message["payload"];
@@ -563,7 +565,7 @@ fn take(known: &mut Known, text: String) {
             known.ended.insert(run_id);
         }
         "FLOW_STARTED" | "FLOW_STATUS" | "NODE_STARTED" | "LEDGER_UPDATE" => {}
-        // So many calls are ground enough for savings, which are about flows and no story of a run.
+        // The number of calls triggers savings suggestions, which concern flows and not a run.
         "OPTIMIZATION_AVAILABLE" | "OPTIMIZATION_CHANGED" if payload["runId"].is_null() => {}
         _ => known.faults.push(format!("nothing fails here: {text}")),
     }
@@ -571,18 +573,18 @@ fn take(known: &mut Known, text: String) {
 }
 
 // ---------------------------------------------------------------------------------------------
-// The accounts
+// Records
 
-/// Everything that the server says at the end.
+/// The server's own records at the end.
 struct Books {
     runs: Vec<Value>,
     rows: Vec<LedgerEntry>,
-    /// The log, as a client gets it that asks for all of it.
+    /// The log, as a client receives it with `since=0`.
     log: Vec<String>,
     sums: Value,
 }
 
-/// All items of a list, whatever its pages.
+/// Returns all items of a paginated list.
 fn all(server: &Served, path: &str) -> Vec<Value> {
     let mut items = Vec::new();
     let mut query = "limit=100".to_owned();
@@ -614,7 +616,7 @@ impl Books {
     }
 }
 
-/// What an event in the log says, as far as it matters here.
+/// The fields of a logged event that this test checks.
 struct Told<'a> {
     kind: &'a str,
     payload: &'a Value,
@@ -636,11 +638,11 @@ struct Audit<'a> {
     flows: &'a [i64],
     known: &'a Known,
     books: &'a Books,
-    /// Calls by token and node, in the order in which they came.
+    /// Calls by token and node, in order of arrival.
     calls: HashMap<(&'a str, String), Vec<&'a Call>>,
-    /// Rows by run and node, in their order.
+    /// Rows by run and node, in order.
     rows: HashMap<(&'a str, String), Vec<&'a LedgerEntry>>,
-    /// Events of each run.
+    /// Events by run.
     told: HashMap<&'a str, Vec<Told<'a>>>,
     faults: Vec<String>,
 }
@@ -654,15 +656,16 @@ fn money(value: &Value) -> Option<Usd> {
     serde_json::from_value(value.clone()).unwrap()
 }
 
-/// Tokens of prompts, tokens of answers, and cost.
+/// Prompt tokens, answer tokens and cost.
 type Sums = (Option<u64>, Option<u64>, Option<Usd>);
 
-/// As they are told of a run or a node.
+/// Returns the reported sums of a run or a node.
 fn sums(of: &Value) -> Sums {
     (of["inputTokens"].as_u64(), of["outputTokens"].as_u64(), money(&of["cost"]))
 }
 
-/// As they should be: those of all attempts. A call whose cost is not known makes the whole unknown.
+/// Returns the expected sums over all attempts. One call with an unknown cost makes the total
+/// unknown.
 fn sums_of(rows: &[&LedgerEntry]) -> Sums {
     let cost = rows.iter().try_fold(Usd::ZERO, |sum, row| Some(sum.plus(row.total_cost_usd?)));
     (
@@ -680,7 +683,7 @@ impl<'a> Audit<'a> {
     }
 
     fn all(&mut self) {
-        // Savings are proposed a moment after the last call, also when the log was read already.
+        // Savings are suggested a moment after the last call, possibly after the log was read.
         let (seen, now) = (&self.known.log, &self.books.log);
         let later = seen.get(now.len()..).unwrap_or_default();
         let are_proposals = later.iter().all(|text| text.contains("\"OPTIMIZATION_"));
@@ -702,7 +705,7 @@ impl<'a> Audit<'a> {
             let is_lost = start.is_accepted && !tokens.contains(token.as_str());
             self.expect(!is_lost, || format!("{token} was accepted and is lost"));
         }
-        // What was looked at with its run is gone from these.
+        // Calls that were already checked with their run are removed from `self.calls`.
         for ((token, node), calls) in std::mem::take(&mut self.calls) {
             let count = calls.len();
             let fault = || format!("{count} calls of {token} {node}, of which no run knows");
@@ -770,7 +773,7 @@ impl<'a> Audit<'a> {
         }
     }
 
-    /// A node against its calls and rows.
+    /// Compares a node with its calls and rows.
     fn node(
         &mut self,
         name: &str,
@@ -792,7 +795,7 @@ impl<'a> Audit<'a> {
                 format!("{name} was asked {:?} instead of {prompt:?}", call.prompt)
             });
         }
-        // The k-th call cannot have left before there were k rows.
+        // The k-th call cannot have been sent before k rows existed.
         for (at, call) in calls.iter().enumerate() {
             let has_row = rows.get(at).is_some_and(|row| row.timestamp.0 <= call.at_ms);
             self.expect(has_row, || {
@@ -836,7 +839,7 @@ impl<'a> Audit<'a> {
         }
     }
 
-    /// Rows against what was told of them and against the kills, and all sums against all calls.
+    /// Compares rows with their events and the kills, and all sums with all calls.
     fn sums(&mut self) {
         let mut told: HashMap<i64, Vec<(Timestamp, LedgerEntry)>> = HashMap::new();
         for text in &self.known.log {
@@ -891,7 +894,7 @@ impl<'a> Audit<'a> {
     }
 }
 
-/// Whether what was told of a run is one run, told in order.
+/// Checks that the events of a run are complete and in order.
 fn story(shape: &Shape, told: &[Told]) -> Result<(), String> {
     let mut attempts: BTreeMap<&str, u64> = BTreeMap::new();
     let mut settled: HashMap<&str, bool> = HashMap::new();
@@ -951,8 +954,8 @@ fn story(shape: &Shape, told: &[Told]) -> Result<(), String> {
 // ---------------------------------------------------------------------------------------------
 // The test
 
-/// Binds a port without listening: nobody else gets it while the server is away, and the server,
-/// which allows others to be bound, does.
+/// Binds a port without listening. No other process gets the port while the server is down, and the
+/// server can still bind it because both sockets share the address.
 fn reserve_port() -> (Socket, SocketAddr) {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_reuse_address(true).unwrap();
@@ -987,7 +990,7 @@ fn kill(world: &World, life: u64, mut running: Running) {
 }
 
 #[test]
-fn whenever_it_is_killed_nothing_is_lost_nothing_bought_twice_and_all_accounts_agree() {
+fn kills_lose_nothing_and_repeat_no_settled_call() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let kills = from_environment("CRASH_KILLS", KILLS);
     say(&format!("\nCRASH_SEED={} CRASH_KILLS={kills}", seed()));
@@ -1001,7 +1004,7 @@ fn whenever_it_is_killed_nothing_is_lost_nothing_bought_twice_and_all_accounts_a
     let home = Home::new();
     let (_reserved, address) = reserve_port();
 
-    // The first life begins with the flows.
+    // The flows are saved in the first life.
     let mut server = Some(Served::start(&mut serve(&home, &upstream, address)));
     let shapes: Vec<Shape> = (0..FLOWS).map(|_| Shape::random(&mut random)).collect();
     let flows: Vec<i64> = shapes
@@ -1048,7 +1051,7 @@ fn whenever_it_is_killed_nothing_is_lost_nothing_bought_twice_and_all_accounts_a
         world.check();
     }
 
-    // The last life may finish what the others began.
+    // The last life may finish the runs that the earlier ones began.
     let server = Served::start(&mut serve(&home, &upstream, address));
     come_up(kills + 1, &server);
     world.note(|known| known.is_closing_time = true);
@@ -1097,7 +1100,7 @@ fn whenever_it_is_killed_nothing_is_lost_nothing_bought_twice_and_all_accounts_a
     }
     for message in &messages {
         let told = Told { kind: message["type"].as_str().unwrap(), payload: &message["payload"] };
-        // What is proposed is about flows, not a part of a run's story.
+        // Suggestions concern flows and are no part of a run.
         if let Some(run_id) = told.payload["runId"].as_str() {
             audit.told.entry(run_id).or_default().push(told);
         }
@@ -1114,23 +1117,23 @@ fn whenever_it_is_killed_nothing_is_lost_nothing_bought_twice_and_all_accounts_a
     ));
     fail(&audit.faults);
     binary::verify(&home.data());
-    // Else nothing was tried.
+    // Otherwise the test has exercised nothing.
     assert!(books.runs.len() as u64 >= kills / 4 && unknown as u64 >= kills / 4);
 }
 
-/// How many items the map has …
+/// Number of items in the map.
 const ITEMS: usize = 400;
-/// … and how many calls are waited for in a life of the server.
+/// Most calls that a life of the server waits for.
 const ITEMS_OF_A_LIFE_MAX: u64 = 50;
 
-/// One of these tests at a time: each wants a server that gets something done in a short life.
+/// Runs these tests one at a time: each needs a server that makes progress in a short life.
 static ALONE: Mutex<()> = Mutex::new(());
 
 #[test]
-fn a_map_that_is_killed_again_and_again_buys_no_finished_item_twice() {
+fn a_repeatedly_killed_map_repeats_no_finished_item() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut random = seeded(2);
-    // How often each item was asked.
+    // Number of requests per item.
     let asked = Arc::new(Mutex::new(vec![0_usize; ITEMS]));
     let upstream = {
         let asked = Arc::clone(&asked);
@@ -1156,7 +1159,7 @@ fn a_map_that_is_killed_again_and_again_buys_no_finished_item_twice() {
     let path = format!("/api/runs/{run_id}");
     let mut kills = 0;
     while server.get(&path)["status"] != "COMPLETED" {
-        // However slow the machine is, each life of the server gets something done.
+        // Each life of the server makes progress, even on a slow machine.
         let calls = || asked.lock().unwrap().iter().sum::<usize>();
         let enough = calls() + random.below(ITEMS_OF_A_LIFE_MAX) as usize;
         let deadline = Instant::now() + DEADLINE;
@@ -1185,18 +1188,18 @@ fn a_map_that_is_killed_again_and_again_buys_no_finished_item_twice() {
         let rows = &rows[&format!("{run_id}:each[{item}]")];
         let (last, before) = rows.split_last().unwrap();
         assert_eq!(last["status"], "SUCCESS", "{rows:#?}");
-        // Only what a kill interrupted was asked again, and each time it was is in the ledger.
+        // Only interrupted items were requested again, and the ledger has a row for each attempt.
         assert!(before.iter().all(|row| row["status"] == "UNKNOWN"), "{rows:#?}");
         assert!(asked <= rows.len(), "item {item} was asked {asked} times: {rows:#?}");
         assert_eq!(run["nodes"][0]["items"][item]["attempt"], rows.len());
         unknown += before.len();
     }
     say(&format!("{kills} kills of a map of {ITEMS} items: {unknown} of its calls UNKNOWN"));
-    // While the server runs, and after its end.
+    // Verifies while the server runs, and after its end.
     binary::verify(&home.data());
     server.running.signal("TERM");
     assert_eq!(server.running.end().code, Some(0));
     binary::verify(&home.data());
-    // Else nothing was tried.
+    // Otherwise the test has exercised nothing.
     assert!(kills >= 4 && unknown >= 4);
 }

@@ -1,5 +1,5 @@
-//! What a full disk refuses, and what goes on: the program with a limit on the size of its files,
-//! beyond which the system refuses to write as it does on a full disk.
+//! Behaviour on a full disk: a limit on the size of the program's files makes the system refuse
+//! writes as a full disk does.
 
 use std::io::Write;
 use std::process::Command;
@@ -11,7 +11,7 @@ use crate::binary::{Home, Served, verify};
 use crate::harness::{DEADLINE, agent, eventually};
 use crate::upstream::{Upstream, completion};
 
-/// The command of a server whose provider `openai` is this one.
+/// The command of a server whose provider `openai` is the upstream.
 fn serve(home: &Home, upstream: &Upstream) -> Command {
     let config = format!(
         "[providers.openai]\nkind = \"openai\"\nbase_url = \"{}\"\napi_key = \"k\"\n",
@@ -27,7 +27,7 @@ fn served(home: &Home, upstream: &Upstream) -> Served {
     Served::start(&mut serve(home, upstream))
 }
 
-/// The command, begun with files that may become so large, in KiB.
+/// The command with a limit on the size of its files, in KiB.
 fn limited(command: &Command, kib: u64) -> Command {
     let mut limited = Command::new("/bin/sh");
     // In blocks of 512 bytes.
@@ -50,7 +50,7 @@ fn chat() -> Value {
     json!({"model": "openai/gpt-4o-mini", "messages": [{"role": "user", "content": "held"}]})
 }
 
-/// The rows, oldest first.
+/// Returns the rows, oldest first.
 fn rows(served: &Served) -> Vec<Value> {
     let mut rows = served.get("/api/ledger")["items"].as_array().unwrap().clone();
     rows.reverse();
@@ -58,8 +58,7 @@ fn rows(served: &Served) -> Vec<Value> {
 }
 
 #[test]
-fn a_full_disk_refuses_calls_before_they_are_made_and_what_is_under_way_is_written_when_there_is_room()
- {
+fn a_full_disk_refuses_new_calls_and_settles_open_ones_later() {
     let (release, held) = bounded::<()>(0);
     let upstream = Upstream::start(move |body, stream| {
         if body.contains("held") {
@@ -76,12 +75,12 @@ fn a_full_disk_refuses_calls_before_they_are_made_and_what_is_under_way_is_writt
     assert_eq!(run.json()["status"], "COMPLETED", "{}", run.text());
     let in_flight = served.execute(slow);
     let client = std::thread::scope(|scope| {
-        // Two calls under way, a flow's and a client's.
+        // Two calls in flight, one of a flow and one of a client.
         let client = scope.spawn(|| served.post("/v1/chat/completions", &chat()));
         eventually("both calls are made", || upstream.count() == 3);
 
         served.running.limit_files(Some(0));
-        // Whatever would be written is refused, with the reason, and nobody is asked.
+        // Every write is refused with the reason, and no provider is called.
         for (path, body, code) in [
             (wait(quick), json!({}), "disk"),
             ("/api/flows".into(), flow_of("another"), "disk"),
@@ -95,7 +94,7 @@ fn a_full_disk_refuses_calls_before_they_are_made_and_what_is_under_way_is_writt
             assert!(message.contains("the disk refuses"), "{message}");
         }
         assert_eq!(upstream.count(), 3);
-        // What is committed can be read, and is what it was.
+        // Committed data stays readable and unchanged.
         let seen = rows(&served);
         let statuses: Vec<&Value> = seen.iter().map(|row| &row["status"]).collect();
         assert_eq!(statuses, ["SUCCESS", "PENDING", "PENDING"]);
@@ -112,7 +111,7 @@ fn a_full_disk_refuses_calls_before_they_are_made_and_what_is_under_way_is_writt
     }
     assert_eq!(rows(&served)[2]["status"], "PENDING");
 
-    // There is room again: nobody has to do anything.
+    // There is room again: the server recovers by itself.
     served.running.limit_files(None);
     eventually("what was held up is written", || {
         rows(&served).iter().all(|row| row["status"] == "SUCCESS")
@@ -128,7 +127,7 @@ fn a_full_disk_refuses_calls_before_they_are_made_and_what_is_under_way_is_writt
 }
 
 #[test]
-fn a_start_on_a_full_disk_shows_what_there_is_and_goes_on_with_the_rest_when_there_is_room() {
+fn a_server_on_a_full_disk_starts_and_recovers_later() {
     let (release, held) = bounded::<()>(0);
     let upstream = Upstream::start(move |body, stream| {
         if body.contains("held") {
@@ -148,7 +147,7 @@ fn a_start_on_a_full_disk_shows_what_there_is_and_goes_on_with_the_rest_when_the
     served.running.kill();
     drop(release);
 
-    // As much as the index of the log takes, of which there is more already.
+    // The size of the WAL index. The WAL is already larger.
     let mut command = limited(&serve(&home, &upstream), 32);
     let mut served = Served::start(&mut command);
     if !served.running.stderr.contains("cannot be written") {

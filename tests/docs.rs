@@ -1,4 +1,4 @@
-//! The documents: their links lead somewhere, and the program accepts their examples.
+//! Documents: their links resolve, and the program accepts their examples.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -102,7 +102,7 @@ fn anchor(heading: &str) -> String {
     kept.map(|c| if c == ' ' { '-' } else { c }).collect()
 }
 
-/// Returns why a link leads nowhere.
+/// Returns the fault of a link, if any.
 fn broken(from: &Document, link: &str) -> Option<String> {
     if link.contains("://") {
         return None;

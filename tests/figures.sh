@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Prints the figures of the release build: size of the binary, time from its start to the first
-# answered /api/health (new database, then ten starts on it), RSS when idle and after a first estimate
-# of tokens, and the time that this estimate takes. `make figures`.
+# Prints figures of the release build: size of the binary, time from start to the first answered
+# /api/health (new database, then ten starts on it), RSS when idle and after a first estimate of
+# tokens, and the duration of that estimate. `make figures`.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -13,7 +13,7 @@ trap 'for it in $pid $upstream; do kill "$it" 2>/dev/null || true; done; rm -rf 
 
 printf 'size of the binary: %s MB\n' "$(awk "BEGIN { printf \"%.1f\", $(stat -c %s "$binary") / 1e6 }")"
 
-# A port that is free now; nobody else asks for one in the moment until it is taken.
+# A free port. The race until the server binds it is acceptable.
 port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 
 # A provider that counts no tokens, so that flowledger estimates them.

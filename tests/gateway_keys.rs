@@ -1,5 +1,5 @@
-//! Whatever the HTTP client logs, at the finest level, a provider's key is not in it. A test
-//! program of its own, because a process has one logger.
+//! Checks that no log line of the HTTP client contains a provider's key, even at the finest level.
+//! A separate test program, because a process has one logger.
 #![allow(clippy::unwrap_used)]
 
 use std::io::{Read, Write};
@@ -32,7 +32,7 @@ impl log::Log for Lines {
 
 static LINES: Lines = Lines(Mutex::new(String::new()));
 
-/// Passes nothing on.
+/// Discards all output.
 struct Nobody;
 
 impl ResponseSink for Nobody {
@@ -66,13 +66,13 @@ fn call_of(provider: &str) -> Call {
     }
 }
 
-/// A call of a flow, with the configured key.
+/// Makes a flow's call with the configured key.
 fn called(providers: &Providers) -> String {
     let call = providers.call(&call_of("p"), &Cancel::new(), &mut |_| {});
     call.unwrap_err().message
 }
 
-/// A client's call, with the configured key or the client's own.
+/// Makes a client's call with the configured key or the client's own.
 fn forwarded(providers: &Providers, api_format: ApiFormat, key: Option<&ClientKey>) -> String {
     let forward = Forward {
         texts: &String::new,
@@ -90,7 +90,7 @@ fn forwarded(providers: &Providers, api_format: ApiFormat, key: Option<&ClientKe
     failed.failure.message + &String::from_utf8(body).unwrap()
 }
 
-/// Asks a provider that refuses the key and repeats it.
+/// Calls a provider that refuses the key and repeats it.
 fn ask(kind: Kind, configured: Option<&str>, ask: impl Fn(&Providers) -> String) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let provider = ProviderConfig {

@@ -1,5 +1,5 @@
-//! What every test starts with: a real server on port 0 in a temporary directory, an HTTP client
-//! and a WebSocket client whose every wait has a deadline.
+//! The base of every test: a real server on port 0 in a temporary directory, and HTTP and WebSocket
+//! clients with a deadline for every wait.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -17,12 +17,12 @@ use tempfile::TempDir;
 use tungstenite::client::IntoClientRequest;
 use tungstenite::{Message, WebSocket};
 
-/// How long anything may take that should happen at once. Generous, because machines are slow
-/// when all tests run: only a test that fails waits for so long.
+/// Limit for anything that should happen at once. Generous, because machines are slow while all
+/// tests run: only a failing test waits this long.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Keeps what is logged, so that tests can wait for it. All tests of the process share it: look for
-/// what is one test's alone (an address, a run's id).
+/// Keeps log lines, so that tests can wait for them. All tests of the process share them, so search
+/// for a value unique to the test (an address, a run's id).
 struct LogKeeper;
 
 static LOG: Mutex<Vec<String>> = Mutex::new(Vec::new());
@@ -41,7 +41,7 @@ impl log::Log for LogKeeper {
     fn flush(&self) {}
 }
 
-/// Whether a line with all these parts was logged.
+/// Returns true if a logged line contains all these parts.
 pub fn was_logged(parts: &[&str]) -> bool {
     let log = LOG.lock().unwrap();
     log.iter().any(|line| parts.iter().all(|part| line.contains(part)))
@@ -52,28 +52,29 @@ pub struct TestServer {
     server: Option<Server>,
     config: Config,
     is_verified: bool,
-    /// Goes when the server does.
+    /// Removed together with the server.
     _dir: TempDir,
 }
 
-/// Set where all tests of a program write what no server would.
+/// Set by test programs that write data that no server would write.
 static NONE_IS_VERIFIED: AtomicBool = AtomicBool::new(false);
 
 impl TestServer {
-    /// For tests that commit what no server would: none of their databases is verified.
+    /// Turns verification off for all databases of this process, because a test commits events that
+    /// no server would.
     #[allow(dead_code)]
     pub fn leave_all_unverified() {
         NONE_IS_VERIFIED.store(true, Ordering::SeqCst);
     }
 
-    /// With the settings that a user without any would have.
+    /// Starts a server with the default settings.
     pub fn start() -> Self {
         Self::start_with(|_| {})
     }
 
-    /// With changed settings.
+    /// Starts a server with changed settings.
     pub fn start_with(change: impl FnOnce(&mut Config)) -> Self {
-        // Refused from the second time on.
+        // Fails from the second call on.
         if log::set_logger(&LogKeeper).is_ok() {
             log::set_max_level(log::LevelFilter::Info);
         }
@@ -81,7 +82,7 @@ impl TestServer {
         let mut config = Config::load(Overrides::default()).unwrap();
         config.listen = "127.0.0.1:0".parse().unwrap();
         config.data = dir.path().join("data");
-        // Whatever keys the machine has: no test calls a real provider.
+        // Ignores API keys in the environment: no test calls a real provider.
         config.providers = BTreeMap::new();
         add_provider(&mut config, "echo", Kind::Echo, "");
         change(&mut config);
@@ -95,7 +96,7 @@ impl TestServer {
         server
     }
 
-    /// For a test that writes into the database by itself: its end is not verified.
+    /// Turns verification off for a test that writes into the database itself.
     pub fn leave_unverified(&mut self) {
         self.is_verified = false;
     }
@@ -107,7 +108,7 @@ impl TestServer {
         }
     }
 
-    /// Starts it on the same data and, if it has run before, on the same port.
+    /// Starts the server on the same data and, if it has run before, on the same port.
     pub fn start_again(&mut self) {
         self.stop();
         let server = Server::start(&self.config).unwrap();
@@ -115,37 +116,35 @@ impl TestServer {
         self.server = Some(server);
     }
 
-    /// Changes its settings, from the next start on.
+    /// Changes the settings for the next start.
     pub fn configure(&mut self, change: impl FnOnce(&mut Config)) {
         change(&mut self.config);
     }
 
-    /// Its address.
     pub fn address(&self) -> SocketAddr {
         self.config.listen
     }
 
-    /// Its data directory.
     pub fn data(&self) -> &std::path::Path {
         &self.config.data
     }
 
-    /// The running server, for what is not reached over the wire.
+    /// The running server, for state that has no route.
     pub fn server(&self) -> &Server {
         self.server.as_ref().expect("the server runs")
     }
 
-    /// `GET`.
+    /// Sends `GET`.
     pub fn get(&self, path: &str) -> Response {
         self.request("GET", path, &[], b"")
     }
 
-    /// `POST` with a JSON body.
+    /// Sends `POST` with a JSON body.
     pub fn post(&self, path: &str, body: &Value) -> Response {
         self.request("POST", path, &[], body.to_string().as_bytes())
     }
 
-    /// Any request, on a connection of its own.
+    /// Sends a request on a new connection.
     pub fn request(
         &self,
         method: &str,
@@ -161,10 +160,10 @@ impl TestServer {
         self.raw(&[head.as_bytes(), body].concat())
     }
 
-    /// Sends bytes as they are and reads the answer to the end of the connection.
+    /// Sends raw bytes and reads the answer until the connection closes.
     pub fn raw(&self, bytes: &[u8]) -> Response {
         let mut stream = self.connect();
-        // A server that refuses early need not read everything.
+        // A server that refuses early may not read everything.
         let _ = stream.write_all(bytes);
         let mut answer = Vec::new();
         let read = stream.read_to_end(&mut answer);
@@ -172,19 +171,19 @@ impl TestServer {
             .unwrap_or_else(|| panic!("no answer ({read:?}): {}", String::from_utf8_lossy(&answer)))
     }
 
-    /// A connection of its own.
+    /// Opens a new connection.
     pub fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.address()).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         stream
     }
 
-    /// A WebSocket client that has read its `HELLO`.
+    /// Returns a WebSocket client that has read its `HELLO`.
     pub fn client(&self) -> Client {
         self.client_at("/ws")
     }
 
-    /// A WebSocket client that wants what came after `since`.
+    /// Returns a WebSocket client that resumes after `since`.
     pub fn client_since(&self, since: u64) -> Client {
         self.client_at(&format!("/ws?since={since}"))
     }
@@ -198,14 +197,14 @@ impl TestServer {
         client
     }
 
-    /// Saves a flow and gives its number.
+    /// Saves a flow and returns its id.
     pub fn save(&self, flow: &Value) -> i64 {
         let response = self.post("/api/flows", flow);
         assert_eq!(response.status, 201, "{}", response.text());
         response.json()["id"].as_i64().unwrap()
     }
 
-    /// Starts a run and gives its id.
+    /// Starts a run and returns its id.
     pub fn execute(&self, flow_id: i64, input: &Value) -> String {
         let response =
             self.post(&format!("/api/flows/{flow_id}/execute"), &json!({"input": input}));
@@ -213,7 +212,7 @@ impl TestServer {
         response.json()["runId"].as_str().unwrap().to_owned()
     }
 
-    /// Runs a flow to its end and gives the run.
+    /// Runs a flow to its end and returns the run.
     pub fn run(&self, flow_id: i64, input: &Value) -> Value {
         let path = format!("/api/flows/{flow_id}/execute?wait=true");
         let response = self.post(&path, &json!({"input": input}));
@@ -225,7 +224,7 @@ impl TestServer {
 impl Drop for TestServer {
     fn drop(&mut self) {
         self.stop();
-        // Whatever a test did, what it leaves agrees with itself.
+        // Verifies the database after every test that passed.
         if !std::thread::panicking() && self.is_verified {
             crate::binary::verify(self.data());
         }
@@ -260,7 +259,7 @@ pub fn chain(name: &str, nodes: &[Value]) -> Value {
     json!({"name": name, "data": {"nodes": nodes, "edges": edges}})
 }
 
-/// Two nodes on `echo`, the second of which uses the first.
+/// Two nodes on `echo`; the second uses the output of the first.
 pub fn two_nodes() -> Value {
     chain(
         "Two nodes",
@@ -271,7 +270,7 @@ pub fn two_nodes() -> Value {
     )
 }
 
-/// An HTTP answer.
+/// An HTTP response.
 #[derive(Debug)]
 pub struct Response {
     pub status: u16,
@@ -280,7 +279,7 @@ pub struct Response {
 }
 
 impl Response {
-    /// Reads the first answer in `bytes`; chunks are put together.
+    /// Parses the first response in `bytes` and decodes chunks.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;
         let head = std::str::from_utf8(&bytes[..end]).ok()?;
@@ -310,7 +309,7 @@ impl Response {
             .unwrap_or_else(|error| panic!("{} is not JSON: {error}: {}", self.status, self.text()))
     }
 
-    /// The code of an error answer.
+    /// Returns the code of an error response.
     pub fn error_code(&self) -> String {
         self.json()["error"]["code"].as_str().unwrap_or_default().to_owned()
     }
@@ -341,7 +340,7 @@ impl Client {
         self.hello["payload"]["clientId"].as_u64().unwrap()
     }
 
-    /// The next message; fails the test when none comes in time.
+    /// Returns the next message; fails the test if none comes in time.
     pub fn next(&mut self) -> Value {
         loop {
             match self.socket.read() {
@@ -354,7 +353,7 @@ impl Client {
         }
     }
 
-    /// Messages up to the first that fits.
+    /// Returns all messages up to the first that matches.
     pub fn until(&mut self, fits: impl Fn(&Value) -> bool) -> Vec<Value> {
         let deadline = Instant::now() + DEADLINE;
         let mut seen = Vec::new();
@@ -369,7 +368,7 @@ impl Client {
         }
     }
 
-    /// Messages up to the first of that type.
+    /// Returns all messages up to the first of this type.
     pub fn until_type(&mut self, type_name: &str) -> Vec<Value> {
         self.until(|message| message["type"] == type_name)
     }
@@ -378,13 +377,13 @@ impl Client {
         self.socket.send(Message::text(text)).unwrap();
     }
 
-    /// Everything until the server closes, and the close code.
+    /// Returns all messages until the server closes, and the close code.
     pub fn until_closed(&mut self) -> (Vec<Value>, Option<u16>) {
         let (seen, code, _) = self.until_goodbye();
         (seen, code)
     }
 
-    /// The close code and the reason with which the server closes.
+    /// Returns the close code and the reason of the server.
     pub fn until_closed_with_reason(&mut self) -> (Option<u16>, String) {
         let (_, code, reason) = self.until_goodbye();
         (code, reason)
@@ -409,12 +408,12 @@ impl Client {
     }
 }
 
-/// The types of messages, in order.
+/// Returns the types of messages, in order.
 pub fn types(messages: &[Value]) -> Vec<&str> {
     messages.iter().map(|message| message["type"].as_str().unwrap()).collect()
 }
 
-/// Waits until something that nobody announces has happened.
+/// Polls until a condition holds that no event announces.
 pub fn eventually(what: &str, mut has_happened: impl FnMut() -> bool) {
     let deadline = Instant::now() + DEADLINE;
     while !has_happened() {

@@ -1,4 +1,4 @@
-//! What is kept of runs: how each node came to its output, going on after a failure, and the end of it.
+//! Run history: attempts of each node, resuming after a failure, deletion and retention.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::harness::{TestServer, add_provider, agent, chain, eventually, two_nodes, types};
 use crate::upstream::{Upstream, completion, json_answer};
 
-/// An upstream that refuses prompts with `second` in them until it is mended.
+/// An upstream that refuses prompts with `second` in them until `is_mended`.
 fn half_broken(is_mended: &Arc<AtomicBool>) -> Upstream {
     let is_mended = Arc::clone(is_mended);
     Upstream::start(move |body, stream| {
@@ -43,7 +43,7 @@ fn server(upstream: &Upstream) -> TestServer {
 }
 
 #[test]
-fn a_failed_run_goes_on_from_the_failed_node_once_the_cause_is_mended() {
+fn a_failed_run_resumes_at_the_failed_node() {
     let is_mended = Arc::new(AtomicBool::new(false));
     let upstream = half_broken(&is_mended);
     let server = server(&upstream);
@@ -57,7 +57,7 @@ fn a_failed_run_goes_on_from_the_failed_node_once_the_cause_is_mended() {
     assert_eq!((resumed.status, resumed.json()), (202, json!({"runId": run_id})));
     let seen = client.until(|message| message["payload"]["status"] == "FINISHED");
     assert_eq!(types(&seen)[..2], ["FLOW_STARTED", "FLOW_STATUS"]);
-    // The first node was not bought again.
+    // The first node was not called again.
     assert_eq!(upstream.count(), 3);
     let run = server.get(&format!("/api/runs/{run_id}")).json();
     assert_eq!(run["status"], "COMPLETED");
@@ -72,7 +72,7 @@ fn a_failed_run_goes_on_from_the_failed_node_once_the_cause_is_mended() {
         told,
         [json!(["a", 1, "SUCCESS"]), json!(["b", 1, "FAILED"]), json!(["b", 2, "SUCCESS"])]
     );
-    // The sums are those of all attempts.
+    // The sums cover all attempts.
     assert_eq!(run["inputTokens"], 20);
 }
 
@@ -143,7 +143,7 @@ fn a_run_that_is_over_can_be_deleted_and_its_ledger_rows_stay() {
 }
 
 #[test]
-fn old_runs_are_removed_by_themselves_and_their_ledger_rows_stay() {
+fn retention_removes_old_runs_and_keeps_their_rows() {
     let server = TestServer::start_with(|config| {
         config.retention.run_age = Duration::from_millis(1);
     });

@@ -1,4 +1,4 @@
-//! The hub: clients come and go, broadcasts reach all, one client disturbs no other.
+//! The hub: clients connect and leave, broadcasts reach all, and no client disturbs another.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -18,7 +18,7 @@ fn clients(server: &TestServer) -> usize {
     server.server().core().hub.stats().clients.load(Ordering::Relaxed)
 }
 
-/// An event that is told by its text.
+/// A node output event with this text.
 fn said(delta: impl Into<String>) -> Event {
     let context =
         EventContext { flow_id: Some(1), run_id: None, node_id: None, timestamp: Timestamp(0) };
@@ -41,7 +41,7 @@ fn hears(client: &mut Client, delta: &str) {
 }
 
 #[test]
-fn clients_are_registered_when_they_come_and_unregistered_when_they_go() {
+fn clients_are_registered_and_unregistered() {
     let server = TestServer::start();
     let one = server.client();
     let mut two = server.client();
@@ -94,7 +94,7 @@ fn send_to_client_reaches_exactly_one() {
 }
 
 #[test]
-fn a_client_that_never_reads_delays_nobody_and_is_cut_with_a_code_that_means_reconnect() {
+fn a_stuck_client_is_cut_and_delays_no_other() {
     let server = TestServer::start();
     let mut stuck = server.client();
     let mut healthy = server.client();
@@ -110,7 +110,7 @@ fn a_client_that_never_reads_delays_nobody_and_is_cut_with_a_code_that_means_rec
         sent += 1;
         assert!(sent < 1_000, "a client that never reads was never cut");
     }
-    // It would be ten seconds if anybody waited for a write to the stuck one.
+    // A write that waited for the stuck client would take ten seconds.
     assert!(slowest < Duration::from_secs(5), "{slowest:?}");
     let (seen, code) = stuck.until_closed();
     assert_eq!(code, Some(1013));
@@ -120,7 +120,7 @@ fn a_client_that_never_reads_delays_nobody_and_is_cut_with_a_code_that_means_rec
 }
 
 #[test]
-fn a_slow_reader_that_pings_while_large_messages_are_sent_sees_no_corrupt_frame() {
+fn a_slow_reader_that_pings_sees_no_corrupt_frame() {
     let server = TestServer::start();
     let mut client = server.client();
     let hub = server.server().core().hub.clone();
@@ -129,7 +129,7 @@ fn a_slow_reader_that_pings_while_large_messages_are_sent_sees_no_corrupt_frame(
         for number in 0..MESSAGES {
             let text = format!("{number}:{}", "y".repeat(20_000 + number % 7 * 3_000));
             hub.broadcast(&said(text)).unwrap();
-            // Paced by the hub's own pings and the reader below; never over the outbox's limit.
+            // Paced by the hub's own pings and the reader below, to stay below the outbox limit.
             if number % 10 == 9 {
                 std::thread::park_timeout(Duration::from_millis(20));
             }
@@ -162,7 +162,7 @@ fn a_slow_reader_that_pings_while_large_messages_are_sent_sees_no_corrupt_frame(
 fn a_close_is_answered_once_and_nothing_follows_it() {
     let server = TestServer::start();
     let mut client = server.client();
-    // Events race with the close; none may come behind the answer to it.
+    // Events race with the close; none may follow the close frame.
     let hub = server.server().core().hub.clone();
     let publisher = std::thread::spawn(move || {
         for number in 0..200 {
@@ -247,7 +247,7 @@ fn a_subscription_narrows_what_a_client_gets() {
     let subscribe =
         json!({"type": "SUBSCRIBE", "payload": {"flowIds": [flow], "types": ["FLOW_STATUS"]}});
     narrow.send(&subscribe.to_string());
-    // The answer says that what was sent before it has been dealt with.
+    // The reply shows that the server has processed the earlier messages.
     narrow.send(r#"{"type":"PING"}"#);
     narrow.until_type("PONG");
     server.run(other, &json!({"topic": "x"}));
@@ -260,7 +260,7 @@ fn a_subscription_narrows_what_a_client_gets() {
 }
 
 #[test]
-fn a_client_that_answers_no_ping_is_closed_and_one_that_does_stays() {
+fn only_a_client_that_answers_no_ping_is_closed() {
     let server = TestServer::start_with(|config| {
         config.pings.interval = Duration::from_millis(200);
         config.pings.timeout = Duration::from_millis(300);
@@ -268,7 +268,7 @@ fn a_client_that_answers_no_ping_is_closed_and_one_that_does_stays() {
     let silent = server.client();
     let mut alive = server.client();
     let began = Instant::now();
-    // Reading is what answers pings; this one reads until long after the other must be gone.
+    // Reading answers pings; this client reads until long after the other must be gone.
     alive.socket.get_ref().set_read_timeout(Some(Duration::from_millis(50))).unwrap();
     while clients(&server) == 2 || began.elapsed() < Duration::from_millis(1_000) {
         let _ = alive.socket.read();
@@ -307,7 +307,7 @@ fn the_metrics_count_clients_and_deliveries() {
 }
 
 #[test]
-fn the_metrics_say_why_clients_were_ended_and_how_much_they_had_missed() {
+fn metrics_count_ended_clients_by_reason_and_their_backlog() {
     let server = TestServer::start_with(|config| {
         config.pings.interval = Duration::from_millis(200);
         config.pings.timeout = Duration::from_millis(200);
@@ -327,7 +327,7 @@ fn the_metrics_say_why_clients_were_ended_and_how_much_they_had_missed() {
     assert_eq!(broken.until_closed().1, Some(1002));
     let mut flooding = server.client();
     for _ in 0..500 {
-        // It may be closed before it has sent all.
+        // The server may close it before all is sent.
         let _ = flooding.socket.send(Message::text(r#"{"type":"PING"}"#));
     }
     assert_eq!(flooding.until_closed().1, Some(1008));
@@ -348,7 +348,7 @@ fn the_metrics_say_why_clients_were_ended_and_how_much_they_had_missed() {
 }
 
 #[test]
-fn an_address_that_has_its_share_of_connections_gets_429_until_it_lets_go_of_one() {
+fn an_address_at_its_connection_limit_gets_429() {
     let server = TestServer::start_with(|config| config.connections_per_address = Some(3));
     let connect_from = |address: [u8; 4]| {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
@@ -361,7 +361,7 @@ fn an_address_that_has_its_share_of_connections_gets_429_until_it_lets_go_of_one
     };
     let ask = |mut stream: TcpStream| {
         let request = b"GET /api/health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
-        // Who is turned away may be so before this is sent, and then reset.
+        // The server may refuse and reset the connection before this is sent.
         let _ = stream.write_all(request);
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer);
@@ -393,7 +393,7 @@ fn an_address_that_has_its_share_of_connections_gets_429_until_it_lets_go_of_one
 fn at_shutdown_clients_are_closed_with_1001_within_five_seconds() {
     let mut server = TestServer::start();
     let mut clients: Vec<Client> = (0..50).map(|_| server.client()).collect();
-    // One that does not answer the close holds nobody up.
+    // A client that does not answer the close delays no other.
     let mute = server.client();
     let readers: Vec<_> = clients
         .drain(..)
@@ -408,14 +408,14 @@ fn at_shutdown_clients_are_closed_with_1001_within_five_seconds() {
     drop(mute);
 }
 
-/// A masked frame; its mask is zero, so that the payload stands there as it is.
+/// A masked frame; its mask is zero, so the payload is unchanged.
 fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     assert!(payload.len() < 126);
     [&[first, 0x80 | payload.len() as u8, 0, 0, 0, 0], payload].concat()
 }
 
 #[test]
-fn who_floods_is_closed_with_1008_and_the_limit_and_nobody_else_notices() {
+fn a_flooding_client_alone_is_closed_with_1008() {
     const TEXT: u8 = 0x81;
     const PING: u8 = 0x89;
     const PONG: u8 = 0x8a;

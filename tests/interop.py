@@ -13,7 +13,7 @@ import openai
 BASE = sys.argv[1]
 TIMEOUT_S = 20
 
-# Whatever the machine's environment says, nothing but this server is asked.
+# Ignores the environment: the SDKs talk only to this server.
 gpt = openai.OpenAI(base_url=f"{BASE}/v1", api_key="anything", timeout=TIMEOUT_S, max_retries=0)
 claude = anthropic.Anthropic(base_url=BASE, api_key="anything", timeout=TIMEOUT_S, max_retries=0)
 

@@ -1,5 +1,5 @@
-//! The official Python SDKs of OpenAI and Anthropic as clients, with `aimock` behind flowledger: what
-//! tests/interop.py checks. `tests/setup.sh` installs them.
+//! The official Python SDKs of OpenAI and Anthropic as clients, with `aimock` behind flowledger.
+//! tests/interop.py holds the checks; `tests/setup.sh` installs the SDKs.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -11,11 +11,11 @@ use flowledger::providers::Kind;
 use crate::aimock::Aimock;
 use crate::harness::{TestServer, add_provider};
 
-/// Python takes seconds to read the SDKs where everything else runs too.
+/// Python takes seconds to import the SDKs on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(120);
 
 #[test]
-fn the_official_sdks_work_as_they_do_with_the_providers_themselves() {
+fn the_official_sdks_work_as_with_the_providers() {
     let aimock = Aimock::start();
     let server = TestServer::start_with(|config| {
         add_provider(config, "openai", Kind::OpenAi, &aimock.openai_url());
@@ -31,7 +31,7 @@ fn the_official_sdks_work_as_they_do_with_the_providers_themselves() {
         .arg("tests/interop.py")
         .arg(format!("http://{}", server.address()))
         .current_dir(root)
-        // Whatever proxies and keys the machine has.
+        // Hides the proxies and keys of the machine.
         .env_clear()
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -39,7 +39,7 @@ fn the_official_sdks_work_as_they_do_with_the_providers_themselves() {
         .spawn()
         .expect("the SDKs are not installed: run tests/setup.sh");
     let deadline = Instant::now() + DEADLINE;
-    // What it says fits into its pipes.
+    // Its output fits into its pipes.
     while child.try_wait().unwrap().is_none() {
         if Instant::now() > deadline {
             child.kill().unwrap();

@@ -1,15 +1,15 @@
-//! What holds for every input of the two parsers that strangers reach. The fuzz targets in `fuzz/`
-//! look for inputs for which it does not; the tests below try those of `tests/fixtures/corpus/`,
-//! with small changes as well.
+//! Invariants of the two parsers that read untrusted input. The fuzz targets in `fuzz/` search for
+//! inputs that break them; the tests below try the inputs of `tests/fixtures/corpus/`, also with
+//! small changes.
 
 use flowledger::event::Request;
 use flowledger::listener::RequestHead;
 use flowledger::websocket::{FILTER_ITEMS_MAX, read_request};
 
-/// Longer inputs are cut in so many places, not in all.
+/// Longer inputs are cut in this many places, not in all.
 const CUTS_MAX: usize = 64;
 
-/// A request's head.
+/// Checks a request head.
 pub fn request_head(bytes: &[u8]) {
     let whole = RequestHead::parse(bytes);
     let complete = match &whole {
@@ -18,29 +18,29 @@ pub fn request_head(bytes: &[u8]) {
         Err(_) => return,
     };
     assert!(complete <= bytes.len());
-    // What has come so far is never refused when the whole is not, and never taken for the whole.
+    // A prefix of a valid input is never refused, and never taken as complete.
     for cut in (0..complete).step_by(complete / CUTS_MAX + 1) {
         assert_eq!(RequestHead::parse(&bytes[..cut]), Ok(None), "cut at {cut}");
     }
     let Ok(Some((head, length))) = whole else {
         return;
     };
-    // What follows a head changes nothing about it.
+    // The bytes after a head change nothing about it.
     let alone = RequestHead::parse(&bytes[..length]);
     assert_eq!(alone, Ok(Some((head.clone(), length))));
     assert!(head.target.starts_with('/') && head.target.starts_with(head.path()));
     let _ = (head.query("since"), head.keeps_alive());
-    // Written again, it is read as the same.
+    // The serialized head parses to the same value.
     let written = written(&head);
     if written.len() > length {
-        // A value that was no UTF-8 is longer now, and the head perhaps over the limit.
+        // Invalid UTF-8 becomes longer when it is replaced, so the head may now exceed the limit.
         return;
     }
     let read = RequestHead::parse(written.as_bytes());
     assert_eq!(read, Ok(Some((head, written.len()))), "{written:?}");
 }
 
-/// A head as short as it can be written, so that it is not over the limit when it was not before.
+/// Serializes a head in its shortest form, so that it does not exceed a limit that it met before.
 fn written(head: &RequestHead) -> String {
     let mut text = format!("{} {} HTTP/1.{}\n", head.method, head.target, head.version);
     for (name, value) in &head.headers {
@@ -49,13 +49,13 @@ fn written(head: &RequestHead) -> String {
     text + "\n"
 }
 
-/// A client's message.
+/// Checks a client message.
 pub fn client_message(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else {
         return;
     };
     let read = read_request(text);
-    // What is read is JSON, and its type is the one that it says.
+    // An accepted message is JSON, and its type is the parsed one.
     let value: Result<serde_json::Value, _> = serde_json::from_str(text);
     match &read {
         Ok(request) => {
@@ -70,7 +70,7 @@ pub fn client_message(bytes: &[u8]) {
                 }
             };
             assert_eq!(value["type"], expected);
-            // Written again, it is read as the same.
+            // The serialized message parses to the same value.
             assert_eq!(read_request(&value.to_string()).as_ref(), Ok(request));
         }
         Err((code, message)) => {
@@ -90,8 +90,8 @@ mod tests {
 
     use super::*;
 
-    /// A corpus: every file of `NAME/`, written by hand, and every line of `NAME.hex`, which are the
-    /// small ones of those inputs that `cargo fuzz run NAME` found and its `-merge=1` left.
+    /// A corpus: every file of `NAME/`, which are handwritten, and every line of `NAME.hex`, which
+    /// are small inputs that `cargo fuzz run NAME` found and its `-merge=1` kept.
     fn corpus(name: &str) -> Vec<Vec<u8>> {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/corpus");
         let files = fs::read_dir(dir.join(name)).unwrap();
@@ -111,7 +111,7 @@ mod tests {
             .collect()
     }
 
-    /// A change of an input: something goes, something comes in its place.
+    /// A change of an input: removes some bytes and inserts others.
     #[derive(Clone, Debug)]
     struct Change {
         at: Index,
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn heads_of_the_corpus_are_read_or_refused_always_in_the_same_way() {
+    fn corpus_request_heads_parse_deterministically() {
         corpus("request_head").iter().for_each(|bytes| request_head(bytes));
     }
 

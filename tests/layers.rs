@@ -1,4 +1,4 @@
-//! The layers of ARCHITECTURE.md, read off the paths in the source: `crate::…` between modules,
+//! Checks the layers of ARCHITECTURE.md with the paths in the source: `crate::…` between modules,
 //! `super::…` between the files of one module.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// A module may use the layers above its own. Modules of one layer may use each other, but not in a
-/// circle.
+/// cycle.
 const LAYERS: &[&[&str]] = &[
     &["error", "event", "ids", "metrics", "money", "secret", "threads", "time"],
     &["budget", "flow", "prices", "schedule"],
@@ -30,7 +30,7 @@ const HOMES: &[(&str, &str)] = &[
     ("ureq", "providers"),
 ];
 
-/// Modules and those that each uses.
+/// The modules that each module uses.
 type Uses = BTreeMap<String, BTreeSet<String>>;
 
 #[test]
@@ -92,7 +92,7 @@ fn each_protocol_crate_has_one_home() {
     }
 }
 
-/// The top-level modules that each top-level module uses.
+/// Returns the top-level modules that each top-level module uses.
 fn uses_of_crate() -> Uses {
     let mut uses = Uses::new();
     for path in sources() {
@@ -108,7 +108,7 @@ fn uses_of_crate() -> Uses {
     uses
 }
 
-/// Every source file that is not a test.
+/// Returns every source file that is not a test.
 fn sources() -> Vec<PathBuf> {
     fn walk(directory: &Path, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(directory).unwrap() {
@@ -133,14 +133,14 @@ fn stem(path: &Path) -> String {
     path.file_stem().unwrap().to_str().unwrap().to_owned()
 }
 
-/// The top-level module of a file.
+/// Returns the top-level module of a file.
 fn module_of(path: &Path) -> String {
     let mut parts = path.iter().skip_while(|part| *part != "src").skip(1);
     let first = Path::new(parts.next().unwrap());
     stem(first)
 }
 
-/// The lines of a file without comments and without its unit tests, which may use anything.
+/// Returns the lines of a file without comments and without unit tests, which may use anything.
 fn code(path: &Path) -> String {
     let text = fs::read_to_string(path).unwrap();
     let end = text.match_indices("#[cfg(test)]\nmod tests").map(|(at, _)| at).next();
@@ -149,7 +149,7 @@ fn code(path: &Path) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// The names that follow `prefix`: `crate::a::B` and `crate::{a::B, c}` give `a` and `c`.
+/// Returns the names after `prefix`: `crate::a::B` and `crate::{a::B, c}` yield `a` and `c`.
 fn paths_after(prefix: &str, code: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for (at, _) in code.match_indices(prefix) {
@@ -166,7 +166,7 @@ fn paths_after(prefix: &str, code: &str) -> BTreeSet<String> {
             let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
             let name: &str = &part[..part.find(|c| !is_name(c)).unwrap_or(part.len())];
             let after = &part[name.len()..];
-            // A path goes on, or a module is imported as such; anything else is a function.
+            // A name before `::`, or an imported module; anything else is a function.
             if !name.is_empty()
                 && (after.is_empty()
                     || after.starts_with("::")
@@ -179,7 +179,7 @@ fn paths_after(prefix: &str, code: &str) -> BTreeSet<String> {
     found
 }
 
-/// The parts of a list of imports up to its closing brace.
+/// Returns the parts of an import list up to its closing brace.
 fn top_level_parts(list: &str) -> Vec<&str> {
     let (mut depth, mut begin, mut parts) = (0, 0, Vec::new());
     for (at, c) in list.char_indices() {

@@ -1,4 +1,4 @@
-//! What is too deep, too much or cut short is refused, and the server goes on.
+//! Input that is too deep, too large or cut short is refused, and the server keeps running.
 
 use std::io::Write;
 use std::net::Shutdown;
@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::harness::{TestServer, agent, chain, two_nodes};
 
 #[test]
-fn a_template_that_nests_without_end_is_refused_and_ends_nothing() {
+fn an_endlessly_nested_template_is_refused_safely() {
     let server = TestServer::start();
     for prompt in [
         format!("{{{{ 1{} }}}}", "+1".repeat(10_000)),
@@ -38,7 +38,7 @@ fn a_request_that_ends_in_the_middle_of_its_body_starts_nothing() {
         )
         .unwrap();
         stream.shutdown(Shutdown::Write).unwrap();
-        // The gate ends the connection once it has let go of the one behind.
+        // The listener closes the connection after the handler has released it.
         let _ = std::io::copy(&mut stream, &mut std::io::sink());
     }
     // A run accepted in between would be older than this one.

@@ -1,57 +1,53 @@
-//! All tests of the running server. Each file is about one subject:
+//! Integration tests of the running server. Each file covers one subject:
 //!
-//! - `access`: token, names and origins; no secret is ever written down.
-//! - `aimock`: an implementation of the providers' APIs that is not ours, as a child process.
-//! - `bad_input`: whatever comes over the wire gets a clear answer and leaves nothing behind.
-//! - `binary`: the program itself as a child process.
-//! - `browser`: a real headless Chromium with deadlines, which leaves nothing behind.
-//! - `budgets`: what they refuse, let through and tell; none is overrun.
+//! - `access`: tokens, host names and origins; no secret is stored or logged.
+//! - `aimock`: an independent implementation of the providers' APIs, as a child process.
+//! - `bad_input`: bad input gets a clear answer, and no data is stored.
+//! - `binary`: runs the program as a child process.
+//! - `browser`: a headless Chromium with deadlines and cleanup.
+//! - `budgets`: refused and allowed calls, warnings, and no overrun.
 //! - `calls`: the same behaviour of a call for flows, clients and trials.
-//! - `client_answers`: what other programs bought before is taken again, byte for byte.
-//! - `client_bounds`: what bounds the calls of other programs, and how they are told.
-//! - `client_kinds`: providers of every kind, as clients reach them.
-//! - `client_streams`: what clients are given of answers, and what is booked of those that nobody counted
-//!   or that broke off.
-//! - `clients`: other programs at `/v1`: what is passed on, what is booked, who may come in.
-//! - `command_line`: the program's flags, files, signals and exit codes; crash and restart.
-//! - `conformance`: the WebSocket protocol, frame by frame, against the echo of examples/echo.rs.
-//! - `counts`: answers whose counts are missing, late, odd or not of the usual price.
-//! - `disk`: what a full disk refuses, and what goes on.
+//! - `client_answers`: cached answers for clients, reused byte for byte.
+//! - `client_bounds`: limits on client calls, and their errors.
+//! - `client_kinds`: providers of every kind behind `/v1`.
+//! - `client_streams`: streams for clients, and the accounting of broken ones.
+//! - `clients`: forwarding, accounting and authentication at `/v1`.
+//! - `command_line`: flags, files, signals and exit codes; crash and restart.
+//! - `conformance`: the WebSocket protocol, frame by frame, against `examples/echo.rs`.
+//! - `counts`: answers whose counts are missing, late, odd or priced differently.
+//! - `disk`: behaviour on a full disk, and recovery.
 //! - `docs`: links in the documents resolve, and the program accepts their examples.
-//! - `harness`: starts the same wiring as `main` on port 0 in a temporary directory; clients with
-//!   deadlines.
-//! - `history`: what is kept of runs, going on after a failure, deleting, retention.
-//! - `hub`: clients come and go, broadcasts reach all, a stuck client disturbs nobody.
+//! - `harness`: a server on port 0 in a temporary directory, and clients with deadlines.
+//! - `history`: run history, resuming after a failure, deletion and retention.
+//! - `hub`: clients connect and leave, broadcasts reach all, and no client disturbs another.
 //! - `interop`: the official SDKs of OpenAI and Anthropic as clients.
-//! - `invariants`: what holds for every head and every message of a client, tried on the corpora of
-//!   the fuzz targets.
-//! - `layers`: which module may use which, and which crate is at home where.
-//! - `limits`: what is too deep, too much or cut short harms nobody.
-//! - `maps`: a call for each item of a list: in order, at once, failing, again after a restart.
-//! - `nodes`: inputs, conditions, templates and outputs, and how runs go around them.
-//! - `optimizer`: what is proposed of real runs, and what becomes of it.
+//! - `invariants`: invariants of the parsers, tried on the corpora of the fuzz targets.
+//! - `layers`: dependencies between modules, and crates that belong to one module.
+//! - `limits`: input that is too deep, too large or cut short is refused.
+//! - `maps`: one call per item of a list: in order, in parallel, failing, after a restart.
+//! - `nodes`: inputs, conditions, templates and outputs, and the paths of runs.
+//! - `optimizer`: suggestions from real runs, and their life cycle.
 //! - `optimizer_fixture`: the server, flows and suggestions that these tests share.
-//! - `optimizer_models`: which models are put forward, and how providers are asked for theirs.
-//! - `optimizer_rules`: what is proposed about failures and limits, and what was saved since a
-//!   suggestion was applied.
-//! - `optimizer_trial`: a cheaper model is tried on stored inputs before a flow asks it.
-//! - `overload`: more clients than there are places, threads or descriptors for.
-//! - `page`: what a person sees and does in the page, and pages of other origins.
-//! - `page_savings`: suggestions in the page: how they come, are looked into, applied and taken back.
-//! - `page_spending`: sums in the page: what was spent, by day and by whatever one wants to know.
-//! - `prices`: which price a row was given, what a call would cost, prices of the user's own.
-//! - `prompt_cache`: what is marked for a provider's prompt cache, and what that costs at most.
-//! - `providers`: what providers answer, refuse and break off, and what the ledger says of it.
-//! - `replay`: what a client missed comes after `since`, once and in order.
+//! - `optimizer_models`: recommended models, and the providers' model lists.
+//! - `optimizer_rules`: suggestions about failures and limits, and measured savings.
+//! - `optimizer_trial`: trials of a cheaper model on stored inputs.
+//! - `overload`: more clients than connections, threads or descriptors.
+//! - `page`: the page as a user sees it, and pages of other origins.
+//! - `page_savings`: suggestions in the page: arrival, details, trials, apply and revert.
+//! - `page_spending`: sums in the page, by day and by any group.
+//! - `prices`: the price of a row, current estimates, and user prices.
+//! - `prompt_cache`: prefixes marked for a provider's prompt cache, and their highest cost.
+//! - `providers`: provider answers, refusals and broken connections, and their ledger rows.
+//! - `replay`: missed events arrive after `since`, once and in order.
 //! - `response_cache`: a stored response is reused if a node allows it.
-//! - `responses`: how a response ends, and what becomes of a body that no route reads.
-//! - `retries`: what a node may do about its failure: try again, ask another, go on without.
-//! - `runs`: the exact messages of a run, well and failing; cancel; restart.
-//! - `triggers`: webhooks, their secrets and keys; schedules, their times missed and run.
-//! - `upgrade`: a database of the previous version opens and goes on.
-//! - `upstream`: a scripted provider over real sockets, for what no real one does on demand.
-//! - `usage`: what each provider's answers come to in tokens and money.
-//! - `verify`: it finds what was changed behind flowledger's back, and nothing else.
+//! - `responses`: the end of a response, and bodies that no route reads.
+//! - `retries`: failure handling of nodes: retries, fallbacks and substitutes.
+//! - `runs`: exact messages of a run, failures, cancel and restart.
+//! - `triggers`: webhooks with their secrets and keys; schedules and missed times.
+//! - `upgrade`: a database of the previous version opens and continues.
+//! - `upstream`: a scripted provider over real sockets.
+//! - `usage`: tokens and cost of each provider's answers.
+//! - `verify`: `verify` finds every change made outside flowledger, and nothing else.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod access;

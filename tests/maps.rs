@@ -1,4 +1,4 @@
-//! Maps: a call for each item of a list.
+//! Maps: one call per item of a list.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::harness::{DEADLINE, TestServer, add_provider, eventually, types};
 use crate::upstream::{Upstream, completion, json_answer};
 
-/// A map over `input.list`, and an output that joins its answers, with more in the map's data.
+/// A map over `input.list`, with `more` in its data, and an output that joins its answers.
 fn over_list(provider: &str, more: Value) -> Value {
     let mut map = json!({"id": "each", "type": "map", "data": {
         "label": "Each", "provider": provider, "model": "gpt-4o-mini", "stream": false,
@@ -30,13 +30,13 @@ fn server(upstream: &Upstream) -> TestServer {
     })
 }
 
-/// The prompt of a request to the upstream.
+/// Returns the prompt of a request to the upstream.
 fn prompt(body: &str) -> String {
     let body: Value = serde_json::from_str(body).unwrap();
     body["messages"][0]["content"].as_str().unwrap().to_owned()
 }
 
-/// Answers each prompt with itself in brackets, but fails while `is_bad` of its prompt.
+/// Answers each prompt with itself in brackets, and fails if `is_bad` returns true for it.
 fn failing_on(is_bad: impl Fn(&str) -> bool + Send + Sync + 'static) -> Upstream {
     Upstream::start(move |body, stream| {
         let prompt = prompt(body);
@@ -49,7 +49,7 @@ fn failing_on(is_bad: impl Fn(&str) -> bool + Send + Sync + 'static) -> Upstream
     })
 }
 
-/// An upstream that tells what it was asked, and answers each prompt with itself when it is let.
+/// An upstream that reports each prompt and answers with it on demand.
 fn patient() -> (Upstream, Receiver<String>, Sender<()>) {
     let (asked, questions) = unbounded();
     let (leave, left) = unbounded::<()>();
@@ -69,7 +69,7 @@ fn rows(server: &TestServer) -> Vec<Value> {
 }
 
 #[test]
-fn an_agent_is_asked_once_for_each_item_and_the_output_is_the_list_of_answers() {
+fn a_map_makes_one_call_per_item_and_returns_a_list() {
     let upstream = failing_on(|_| false);
     let server = server(&upstream);
     let flow = server.save(&over_list("openai", json!({"atOnce": 3})));
@@ -83,7 +83,7 @@ fn an_agent_is_asked_once_for_each_item_and_the_output_is_the_list_of_answers() 
     let items = map["items"].as_array().unwrap();
     assert_eq!(items.len(), 4);
     assert_eq!((&items[3]["prompt"], &items[3]["status"]), (&json!("3: 4"), &json!("COMPLETED")));
-    // Each item is a row of its own, and the node's sums are those of all.
+    // Each item has its own row, and the node's sums cover all items.
     let rows = rows(&server);
     assert_eq!(rows.len(), 4);
     let mut operations: Vec<&str> =
@@ -93,7 +93,7 @@ fn an_agent_is_asked_once_for_each_item_and_the_output_is_the_list_of_answers() 
     assert!(rows.iter().all(|row| row["node_id"] == "each"));
     assert_eq!((&map["inputTokens"], &map["outputTokens"]), (&json!(40), &json!(20)));
     assert_eq!(map["cost"], run["cost"]);
-    // To viewers it is one node.
+    // Viewers see one node.
     let seen = client.until(|message| message["payload"]["status"] == "FINISHED");
     let of_map: Vec<Value> = seen
         .into_iter()
@@ -105,7 +105,7 @@ fn an_agent_is_asked_once_for_each_item_and_the_output_is_the_list_of_answers() 
 }
 
 #[test]
-fn items_are_asked_in_order_unless_the_node_says_how_many_at_once() {
+fn items_run_in_order_unless_the_node_allows_concurrency() {
     for (more, at_once) in [(json!({}), 1), (json!({"atOnce": 3}), 3)] {
         let (upstream, questions, leave) = patient();
         let server = server(&upstream);
@@ -121,7 +121,8 @@ fn items_are_asked_in_order_unless_the_node_says_how_many_at_once() {
                 leave.send(()).unwrap();
             }
             if at_once > 1 {
-                // The next ones begin as these end, so only the sums of a round are known.
+                // The next items begin as these end, so only the set of each round is
+                // deterministic.
                 asked.sort();
             }
         }
@@ -133,7 +134,7 @@ fn items_are_asked_in_order_unless_the_node_says_how_many_at_once() {
 }
 
 #[test]
-fn a_list_may_be_empty_or_the_json_that_an_answer_holds_but_nothing_else() {
+fn a_map_accepts_only_lists_and_texts_with_json_lists() {
     let upstream = failing_on(|_| false);
     let server = server(&upstream);
     let flow = server.save(&over_list("openai", json!({})));
@@ -156,7 +157,7 @@ fn a_list_may_be_empty_or_the_json_that_an_answer_holds_but_nothing_else() {
 }
 
 #[test]
-fn a_failed_item_fails_the_run_and_a_resumed_one_asks_for_what_is_not_there_only() {
+fn a_resumed_map_calls_only_its_missing_items() {
     let is_mended = Arc::new(AtomicUsize::new(0));
     let mended = Arc::clone(&is_mended);
     let upstream = failing_on(move |prompt| prompt == "2: c" && mended.load(Ordering::SeqCst) == 0);
@@ -177,13 +178,13 @@ fn a_failed_item_fails_the_run_and_a_resumed_one_asks_for_what_is_not_there_only
     eventually("it is over", || server.get(&path).json()["status"] == "COMPLETED");
     let run = server.get(&path).json();
     assert_eq!(run["output"], "[0: a]+[1: b]+[2: c]+[3: d]");
-    // Three, and then the failed one and the last.
+    // Three, then the failed item and the last.
     assert_eq!(upstream.count(), 5);
     assert_eq!(run["nodes"][0]["cost"], run["cost"]);
 }
 
 #[test]
-fn an_item_may_fail_and_the_list_has_what_the_flow_gives_instead() {
+fn a_failed_item_is_replaced_by_its_on_error_output() {
     let upstream = failing_on(|prompt| prompt == "1: b");
     let server = server(&upstream);
     let more = json!({"atOnce": 16, "onError": {"output": "none"}});
@@ -230,7 +231,7 @@ fn after_a_restart_finished_items_are_not_bought_again() {
     leave.send(()).unwrap();
     assert_eq!(questions.recv_timeout(DEADLINE).unwrap(), "1: b");
     server.start_again();
-    // The one that was under way may have been billed; it is asked again, as a row of its own.
+    // The item in flight may have been billed; it is requested again and gets a new row.
     assert_eq!(questions.recv_timeout(DEADLINE).unwrap(), "1: b");
     for _ in 0..3 {
         let _ = leave.send(());
@@ -246,7 +247,7 @@ fn after_a_restart_finished_items_are_not_bought_again() {
 }
 
 #[test]
-fn an_interrupted_item_that_must_not_be_asked_again_fails_the_run_after_a_restart() {
+fn an_interrupted_unrepeatable_item_fails_the_run() {
     let (upstream, questions, _leave) = patient();
     let mut server = server(&upstream);
     let retry = json!({"retry": {"afterRestart": false}});
@@ -263,7 +264,7 @@ fn an_interrupted_item_that_must_not_be_asked_again_fails_the_run_after_a_restar
 }
 
 #[test]
-fn a_map_that_is_cancelled_stops_all_its_calls_and_begins_no_more() {
+fn a_cancelled_map_stops_its_calls_and_starts_no_more() {
     let (upstream, questions, _leave) = patient();
     let server = server(&upstream);
     let flow = server.save(&over_list("openai", json!({"atOnce": 2})));

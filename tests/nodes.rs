@@ -1,4 +1,5 @@
-//! Nodes that are no calls (requests, inputs, conditions, templates, outputs), and how runs go around them.
+//! Nodes that make no model calls (requests, inputs, conditions, templates, outputs), and the paths
+//! of runs through them.
 
 use std::io::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,7 +26,7 @@ fn node(id: &str, kind: &str, data: Value) -> Value {
     json!({"id": id, "type": kind, "data": data})
 }
 
-/// Asks for a long or a short answer, whichever the input wants, and returns it.
+/// A flow that requests and returns a long or a short answer, as the input says.
 fn long_or_short() -> Value {
     flow(
         &[
@@ -61,7 +62,7 @@ fn long_or_short() -> Value {
             edge("is_long", "out"),
         ]
         .map(|mut edge| {
-            // The output looks at the condition, whichever way it went.
+            // The output uses the condition's result, whichever branch ran.
             if edge["source"] == "is_long" && edge["target"] == "out" {
                 edge["sourceHandle"] = json!("true");
             }
@@ -76,7 +77,7 @@ fn status_of<'a>(run: &'a Value, id: &str) -> &'a Value {
 }
 
 #[test]
-fn a_condition_decides_which_branch_runs_and_a_join_waits_for_that_one_only() {
+fn a_join_waits_only_for_the_chosen_branch() {
     let server = TestServer::start();
     let flow = server.save(&long_or_short());
     let run = server.run(flow, &json!({"topic": "ants"}));
@@ -87,14 +88,14 @@ fn a_condition_decides_which_branch_runs_and_a_join_waits_for_that_one_only() {
     let run = server.run(flow, &json!({"topic": "ants", "words": 10}));
     assert_eq!(run["output"], "<|[echo of echo-1] Little about ants> in 10");
     assert_eq!(status_of(&run, "long"), "SKIPPED");
-    // Each run has bought one call.
+    // Each run has made one call.
     let rows = server.get("/api/ledger").json();
     assert_eq!(rows["items"].as_array().unwrap().len(), 2);
     assert_eq!(run["input"], json!({"topic": "ants", "words": 10}));
 }
 
 #[test]
-fn viewers_are_told_of_free_nodes_as_of_others_and_of_skipped_ones_nothing() {
+fn events_cover_free_nodes_but_not_skipped_ones() {
     let server = TestServer::start();
     let flow = server.save(&long_or_short());
     let mut client = server.client();
@@ -113,7 +114,7 @@ fn viewers_are_told_of_free_nodes_as_of_others_and_of_skipped_ones_nothing() {
 }
 
 #[test]
-fn an_input_that_the_flow_does_not_take_is_refused_before_anything_runs() {
+fn an_undeclared_input_is_refused_before_the_run() {
     let server = TestServer::start();
     let flow = server.save(&long_or_short());
     let path = format!("/api/flows/{flow}/execute");
@@ -127,7 +128,7 @@ fn an_input_that_the_flow_does_not_take_is_refused_before_anything_runs() {
 }
 
 #[test]
-fn a_run_of_which_everything_is_skipped_ends_well_and_returns_nothing() {
+fn a_fully_skipped_run_succeeds_with_no_output() {
     let server = TestServer::start();
     let flow = server.save(&flow(
         &[
@@ -152,7 +153,7 @@ fn several_outputs_are_returned_by_their_ids() {
     assert_eq!(run["output"], json!({"a": "it is a", "b": "it is b"}));
 }
 
-/// A flow of one request, whose answer is returned.
+/// A flow with one request node that returns its response.
 fn request(data: Value) -> Value {
     flow(
         &[
@@ -168,7 +169,7 @@ fn that_may_ask_this_machine() -> TestServer {
 }
 
 #[test]
-fn an_http_node_asks_what_its_templates_say_and_gives_the_answer() {
+fn an_http_node_renders_its_request_and_returns_the_answer() {
     let upstream = Upstream::saying(json_answer("200 OK", r#"{"name": "ant"}"#));
     let server = that_may_ask_this_machine();
     let url = format!("{}/{{{{ input.topic }}}}", upstream.url());
@@ -181,12 +182,12 @@ fn an_http_node_asks_what_its_templates_say_and_gives_the_answer() {
     let run = server.run(flow, &json!({"topic": "ants"}));
     assert_eq!((&run["status"], &run["output"]), (&json!("COMPLETED"), &json!("ant")));
     assert_eq!(upstream.requests().recv().unwrap(), "about ants");
-    // It is no call of a model, and costs nothing that is known here.
+    // It is no model call, so it has no ledger row.
     assert_eq!(server.get("/api/ledger").json()["items"], json!([]));
 }
 
 #[test]
-fn an_http_node_does_not_ask_this_machine_unless_that_is_configured() {
+fn an_http_node_reaches_loopback_only_if_configured() {
     let upstream = Upstream::saying(json_answer("200 OK", r#"{"name": "secret"}"#));
     let server = TestServer::start();
     for host in ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]"] {

@@ -1,5 +1,4 @@
-//! What the optimizer proposes of real runs, with amounts that are computed again here; what becomes of
-//! proposals.
+//! Suggestions of the optimizer from real runs, with amounts recomputed here, and their life cycle.
 
 use std::io::Write;
 use std::sync::Barrier;
@@ -22,21 +21,21 @@ use crate::optimizer_fixture::{
 use crate::upstream::{Upstream, completion_of};
 
 #[test]
-fn identical_prompts_that_were_bought_again_are_told_with_exactly_what_they_cost() {
+fn repeated_prompts_are_suggested_with_their_exact_cost() {
     let server = Fixture::answering(1_000, 1_000);
     let mut client = server.client();
     let flow = flow_of(&server, "gpt-4o");
-    // Two prompts, of which one is asked five times: four were for nothing.
+    // Two prompts; one is sent five times, so four calls were unnecessary.
     run_times(&server, flow, 6, |at| if at == 3 { "once".into() } else { "again".into() });
     let told = client.until_type("OPTIMIZATION_AVAILABLE");
     let told = &told.last().unwrap()["payload"];
     let found = suggestion(&server, "cache");
     assert_eq!(told["suggestion"]["id"], found["id"], "{told}");
     assert_eq!((&told["flowId"], &told["nodeId"]), (&json!(flow), &json!("n")));
-    // 1,000 tokens at 2.5 and 1,000 at 10 dollars a million.
+    // 1,000 tokens at 2.5 and 1,000 at 10 dollars per million.
     assert_eq!(found["calls"], 4, "{found}");
     assert_eq!(found["evidence"]["repeatedCostNanousd"], 4 * 12_500_000);
-    // Seen for moments, which count as a day: four calls in it may be two or eight by chance.
+    // An observation of moments counts as a day; by chance, four calls may be two or eight.
     let saving = &found["savingPer30Days"];
     assert_eq!(saving["lowUsd"], 0.03, "{saving}");
     assert_eq!(saving["expectedUsd"], 1.5, "{saving}");
@@ -44,7 +43,7 @@ fn identical_prompts_that_were_bought_again_are_told_with_exactly_what_they_cost
 }
 
 #[test]
-fn prompts_that_differ_and_nodes_that_keep_their_answers_are_not_proposed_to_be_kept() {
+fn different_prompts_and_cached_nodes_get_no_cache_suggestion() {
     let server = Fixture::answering(1_000, 1_000);
     let flow = flow_of(&server, "gpt-4o");
     run_times(&server, flow, 5, |at| at.to_string());
@@ -62,7 +61,7 @@ fn prompts_that_differ_and_nodes_that_keep_their_answers_are_not_proposed_to_be_
 }
 
 #[test]
-fn a_cheaper_model_that_flows_use_already_is_put_forward_with_the_same_calls_priced_there() {
+fn a_cheaper_model_in_use_is_suggested_with_repriced_calls() {
     let server = Fixture::answering(1_000, 100);
     let used = flow_of(&server, "gpt-4o-mini");
     run_times(&server, used, 10, |at| at.to_string());
@@ -73,7 +72,7 @@ fn a_cheaper_model_that_flows_use_already_is_put_forward_with_the_same_calls_pri
     let evidence = &found["evidence"];
     assert_eq!(evidence["toModel"], "gpt-4o-mini", "{found}");
     assert_eq!(evidence["calls"], 10);
-    // 2.5 and 10 dollars a million against 0.15 and 0.6.
+    // 2.5 and 10 dollars per million compared with 0.15 and 0.6.
     assert_eq!(evidence["costNanousd"], 10 * (1_000 * 2_500 + 100 * 10_000));
     assert_eq!(evidence["toCostNanousd"], 10 * (1_000 * 150 + 100 * 600));
     let saving = 10 * (1_000 * 2_350 + 100 * 9_400);
@@ -84,7 +83,7 @@ fn a_cheaper_model_that_flows_use_already_is_put_forward_with_the_same_calls_pri
 }
 
 #[test]
-fn what_is_applied_changes_the_flow_and_is_taken_back_and_refused_where_the_flow_has_changed() {
+fn a_suggestion_is_applied_reverted_and_refused_if_stale() {
     let server = Fixture::answering(1_000, 1_000);
     let mut client = server.client();
     let flow = flow_of(&server, "gpt-4o");
@@ -105,7 +104,7 @@ fn what_is_applied_changes_the_flow_and_is_taken_back_and_refused_where_the_flow
     assert_eq!(after["data"]["nodes"][0]["data"]["cache"]["maxAgeS"], 604_800);
     let told = client.until_type("OPTIMIZATION_CHANGED");
     assert_eq!(told.last().unwrap()["payload"]["suggestion"]["status"], "APPLIED");
-    // What it says is done: a run asks nobody.
+    // The change takes effect: a run makes no call.
     let count = server.upstream.count();
     run_times(&server, flow, 2, |_| "anew".into());
     assert_eq!(server.upstream.count(), count + 1);
@@ -120,7 +119,7 @@ fn what_is_applied_changes_the_flow_and_is_taken_back_and_refused_where_the_flow
 }
 
 #[test]
-fn what_a_flow_has_changed_from_since_is_not_applied_and_the_flow_stays_as_it_is() {
+fn a_stale_suggestion_is_not_applied() {
     let server = Fixture::answering(1_000, 1_000);
     let flow = flow_of(&server, "gpt-4o");
     run_times(&server, flow, 5, |_| "again".into());
@@ -128,7 +127,7 @@ fn what_a_flow_has_changed_from_since_is_not_applied_and_the_flow_stays_as_it_is
     put(&server, flow, |flow| {
         flow["data"]["nodes"][0]["id"] = json!("other");
     });
-    // Whether or not the optimizer has seen it by now.
+    // The result does not depend on whether the optimizer has seen the change.
     let apply = format!("{PATH}/{}/apply", found["id"]);
     is_a_conflict(&server.post(&apply, &json!({})));
     let node = &server.get(&format!("/api/flows/{flow}")).json()["data"]["nodes"][0];
@@ -138,24 +137,24 @@ fn what_a_flow_has_changed_from_since_is_not_applied_and_the_flow_stays_as_it_is
 }
 
 #[test]
-fn what_was_shown_is_applied_and_nothing_else_where_another_change_is_put_forward_by_now() {
+fn only_the_displayed_change_can_be_applied() {
     let server = Fixture::answering(1_000, 100);
     let flow = flow_of(&server, "gpt-4o");
     run_times(&server, flow, 10, |at| at.to_string());
     let found = suggestion(&server, "model_switch");
     let path = format!("{PATH}/{}", found["id"]);
     let shown = server.get(&path).json();
-    // That is served, and no flow uses it.
+    // The provider serves this model, and no flow uses it.
     assert_eq!(shown["changes"][0]["after"], "gpt-4.1-mini", "{shown}");
     let version = shown["version"].as_str().unwrap();
 
-    // The same, of a flow that is named otherwise by now.
+    // The same change, in a flow that was renamed since.
     put(&server, flow, |flow| flow["name"] = json!("Another"));
     eventually("it is looked at again", || server.get(&path).json()["conflict"].is_null());
     let apply = format!("{path}/apply");
     is_a_conflict(&server.post(&apply, &json!({"version": version})));
 
-    // Another change, of the same flow.
+    // Another change of the same flow.
     let shown = server.get(&path).json();
     let version = shown["version"].as_str().unwrap();
     let cheaper = flow_of(&server, "gpt-4o-mini");
@@ -195,7 +194,7 @@ fn the_change_that_is_put_forward_can_be_applied_by_its_name() {
 }
 
 #[test]
-fn an_alternative_that_was_applied_is_kept_with_its_own_promise_and_ground() {
+fn an_applied_alternative_keeps_its_own_evidence() {
     let server = Fixture::answering(1_000, 100);
     let flow = flow_of(&server, "gpt-4o");
     run_times(&server, flow, 10, |at| at.to_string());
@@ -220,7 +219,7 @@ fn an_alternative_that_was_applied_is_kept_with_its_own_promise_and_ground() {
 }
 
 #[test]
-fn what_was_applied_is_not_taken_back_from_a_flow_that_has_changed_since() {
+fn a_changed_flow_cannot_be_reverted() {
     let server = Fixture::answering(1_000, 1_000);
     let flow = flow_of(&server, "gpt-4o");
     run_times(&server, flow, 5, |_| "again".into());
@@ -233,14 +232,14 @@ fn what_was_applied_is_not_taken_back_from_a_flow_that_has_changed_since() {
 }
 
 #[test]
-fn what_was_dismissed_stays_away_until_the_node_asks_something_else() {
+fn a_dismissed_suggestion_returns_only_after_a_node_change() {
     let server = Fixture::answering(1_000, 1_000);
     let flow = flow_of(&server, "gpt-4o");
     run_times(&server, flow, 5, |_| "again".into());
     let found = suggestion(&server, "cache");
     let path = format!("{PATH}/{}", found["id"]);
     assert_eq!(server.post(&format!("{path}/dismiss"), &json!({})).json()["status"], "DISMISSED");
-    // Calls that add up in a day, and what only people read.
+    // More calls on the same day, and a change of text that only people read.
     run_times(&server, flow, 10, |_| "again".into());
     put(&server, flow, |flow| {
         let node = &mut flow["data"]["nodes"][0];
@@ -276,12 +275,12 @@ fn what_holds_no_longer_is_withdrawn_also_after_a_restart() {
 }
 
 #[test]
-fn what_was_found_with_another_prompt_is_withdrawn_and_does_not_come_back_with_a_restart() {
+fn a_prompt_change_withdraws_a_suggestion_permanently() {
     let mut server = Fixture::answering(1_000, 1_000);
     let flow = flow_of(&server, "gpt-4o");
     run_times(&server, flow, 5, |_| "again".into());
     suggestion(&server, "cache");
-    // What only people read changes nothing.
+    // Text that only people read changes nothing.
     put(&server, flow, |flow| {
         flow["data"]["nodes"][0]["data"]["label"] = json!("New");
     });
@@ -296,7 +295,7 @@ fn what_was_found_with_another_prompt_is_withdrawn_and_does_not_come_back_with_a
     run_times(&server, flow, 1, |_| "once".into());
     has_looked(&server);
     assert_eq!(of_flow(&server, flow, "cache", "OPEN"), Vec::<Value>::new());
-    // Three times for nothing since.
+    // Three unnecessary calls since.
     run_times(&server, flow, 1, |_| "again".into());
     eventually("it is told again", || {
         let found = of_flow(&server, flow, "cache", "OPEN");
@@ -305,7 +304,7 @@ fn what_was_found_with_another_prompt_is_withdrawn_and_does_not_come_back_with_a
 }
 
 #[test]
-fn calls_from_before_a_change_that_was_taken_back_are_not_counted_again_after_a_restart() {
+fn reverted_changes_do_not_revive_old_calls_after_a_restart() {
     let mut server = Fixture::answering(1_000, 1_000);
     let flow = flow_of(&server, "gpt-4o");
     run_times(&server, flow, 10, |_| "again".into());
@@ -343,7 +342,7 @@ fn what_was_looked_at_before_the_flow_changed_is_not_proposed() {
 }
 
 #[test]
-fn a_limit_that_binds_no_budget_any_more_is_withdrawn_though_nothing_runs() {
+fn a_limit_suggestion_is_withdrawn_without_its_budget() {
     let server = Fixture::answering(1_000, 100);
     let set = |budgets: Value| {
         let body = json!({"budgets": budgets}).to_string();
@@ -361,7 +360,7 @@ fn a_limit_that_binds_no_budget_any_more_is_withdrawn_though_nothing_runs() {
 }
 
 #[test]
-fn what_is_expected_of_a_flow_that_does_not_run_any_more_gets_less_and_is_withdrawn_in_the_end() {
+fn the_projection_of_an_idle_flow_shrinks_until_withdrawn() {
     let server = Fixture::answering(1_000, 1_000);
     let flow = flow_of(&server, "gpt-4o");
     run_times(&server, flow, 5, |_| "again".into());
@@ -370,11 +369,11 @@ fn what_is_expected_of_a_flow_that_does_not_run_any_more_gets_less_and_is_withdr
     let after = |minutes: i64| Timestamp(now.0 + minutes * 60 * 1000);
     let mut pass = server.pass();
     written(&mut pass, now);
-    // Within an hour it is not even looked at.
+    // The optimizer checks a flow at most once an hour.
     assert!(written(&mut pass, after(59)).is_empty());
     const DAY: i64 = 24 * 60;
     let expected = expected_nanousd(&written(&mut pass, after(10 * DAY)));
-    // Four calls in ten days, of 12,500,000 nano-dollars each.
+    // Four calls in ten days, 12,500,000 nano-dollars each.
     assert!((expected - 150_000_000).abs() < 1_000, "{expected}");
     let gone = written(&mut pass, after(40 * DAY));
     let id = found["id"].as_i64().unwrap();
@@ -407,7 +406,7 @@ fn prices_that_have_changed_are_looked_at_though_nothing_runs() {
     let now = Timestamp::now();
     written(&mut pass, now);
     assert!(written(&mut pass, now).is_empty());
-    // Dearer than what is asked now.
+    // More expensive than the current model.
     price("20");
     eventually("another model is put forward", || {
         written(&mut pass, now).iter().any(|change| match change {
@@ -422,7 +421,7 @@ fn prices_that_have_changed_are_looked_at_though_nothing_runs() {
 }
 
 #[test]
-fn calls_are_priced_by_the_lengths_at_which_own_prices_change_also_once_they_are_others() {
+fn calls_are_priced_by_the_tiers_of_current_user_prices() {
     let home = Home::new();
     let price = |tiers: &str| {
         let model = "[[price]]\nprovider = 'openai'\nmodel = 'gpt-4o-mini'\n";
@@ -464,7 +463,7 @@ fn calls_are_priced_by_the_lengths_at_which_own_prices_change_also_once_they_are
 }
 
 #[test]
-fn a_flow_whose_suggestions_cannot_be_read_keeps_no_others_from_being_looked_at() {
+fn unreadable_suggestions_of_a_flow_do_not_block_others() {
     let mut server = Fixture::answering(1_000, 1_000);
     server.leave_unverified();
     let flows = [flow_of(&server, "gpt-4o"), flow_of(&server, "gpt-4o")];
@@ -506,7 +505,7 @@ fn what_could_not_be_written_is_written_with_the_next_pass() {
     assert!(late.rest(later).is_zero());
     assert!(expected_nanousd(&written(&mut late, later)) < 1_500_000_000);
 
-    // And what was measured.
+    // The measurement survives too.
     let applied = server.post(&format!("{path}/apply"), &json!({}));
     assert_eq!(applied.status, 200, "{}", applied.text());
     let mut measuring = server.pass();
@@ -522,7 +521,7 @@ fn what_could_not_be_written_is_written_with_the_next_pass() {
 }
 
 #[test]
-fn what_is_measured_by_runs_goes_on_when_runs_are_deleted_also_after_a_restart() {
+fn measurements_survive_deleted_runs_and_restarts() {
     let mut server = Fixture::answering(1_000, 1_000);
     let flow = server.save(&two_and_output(
         "A {{ input.what }}",
@@ -553,7 +552,7 @@ fn what_is_measured_by_runs_goes_on_when_runs_are_deleted_also_after_a_restart()
 }
 
 #[test]
-fn a_call_whose_answer_nobody_uses_is_told_with_what_it_cost_and_can_be_left_out() {
+fn an_unused_call_is_suggested_for_removal_with_its_cost() {
     let server = Fixture::answering(1_000, 1_000);
     let dead = server.save(&two_and_output(
         "A {{ input.what }}",
@@ -580,7 +579,7 @@ fn a_call_whose_answer_nobody_uses_is_told_with_what_it_cost_and_can_be_left_out
 }
 
 #[test]
-fn of_two_calls_that_only_serve_each_other_the_later_one_is_to_be_left_out_first() {
+fn of_two_unused_calls_the_later_one_is_removed_first() {
     let server = Fixture::answering(1_000, 1_000);
     let flow = server.save(&two_and_output(
         "A {{ input.what }}",
@@ -598,12 +597,12 @@ fn of_two_calls_that_only_serve_each_other_the_later_one_is_to_be_left_out_first
     assert_eq!(server.upstream.count(), count);
 }
 
-/// Lets all nodes of a flow have taken a while.
+/// Makes all nodes of a flow take longer.
 const TOOK_LONG: &str = "UPDATE run_nodes SET finished_ms = started_ms + 150 WHERE run_id IN
     (SELECT id FROM runs WHERE flow_id = ?1)";
 
 #[test]
-fn calls_that_wait_for_each_other_for_no_reason_are_told_with_the_time_and_can_be_made_at_once() {
+fn independent_sequential_calls_are_suggested_as_parallel() {
     let mut server = Fixture::answering(10, 10);
     let both = "{{ nodes.first.output }} {{ nodes.second.output }}";
     let apart = server.save(&two_and_output("A {{ input.what }}", "B {{ input.what }}", both));
@@ -629,7 +628,7 @@ fn calls_that_wait_for_each_other_for_no_reason_are_told_with_the_time_and_can_b
 }
 
 #[test]
-fn the_command_line_says_the_same_while_the_server_runs_and_changes_nothing() {
+fn the_command_line_shows_the_same_and_changes_nothing() {
     let server = Fixture::answering(1_000, 1_000);
     let home = Home::new();
     let config = format!(
@@ -654,7 +653,7 @@ fn the_command_line_says_the_same_while_the_server_runs_and_changes_nothing() {
     for key in ["id", "flowId", "kind", "calls", "savingPer30Days", "evidence", "edit"] {
         assert_eq!(open[0][key], found[key], "{key}");
     }
-    // Whichever providers the shell can use.
+    // Independent of the providers in the environment of the shell.
     let data = server.data().to_str().unwrap();
     let elsewhere = home.run(&["optimize", "--json", "--data", data]);
     let json: Value = serde_json::from_str(&elsewhere.stdout).unwrap();
@@ -674,7 +673,7 @@ fn the_command_line_says_the_same_while_the_server_runs_and_changes_nothing() {
 }
 
 #[test]
-fn a_long_beginning_that_all_prompts_share_is_told_with_what_a_cache_would_have_saved() {
+fn a_shared_prefix_is_suggested_for_the_prompt_cache() {
     let upstream = Upstream::start(|_, stream| {
         let _ = stream.write_all(message_of("claude-sonnet-4-5", 4_000, 10).as_bytes());
     });
@@ -684,10 +683,10 @@ fn a_long_beginning_that_all_prompts_share_is_told_with_what_a_cache_would_have_
         node["data"]["stream"] = json!(false);
         server.save(&chain("One", &[node]))
     };
-    // Three quarters of what is asked is always the same.
+    // Three quarters of the prompt are constant.
     let long = flow_with(&format!("{}{{{{ input.what }}}}", "a".repeat(3_000)));
     let late = flow_with(&format!("{{{{ input.what }}}}{}", "a".repeat(3_000)));
-    // As long, but this model keeps none of less than 4,096 tokens.
+    // As long, but this model caches no prompts below 4,096 tokens.
     let mut node = agent("n", "anthropic", "claude-haiku-4-5", "");
     node["data"]["stream"] = json!(false);
     node["data"]["prompt"] = json!(format!("{}{{{{ input.what }}}}", "a".repeat(3_000)));
@@ -700,7 +699,7 @@ fn a_long_beginning_that_all_prompts_share_is_told_with_what_a_cache_would_have_
     let evidence = &found["evidence"];
     assert_eq!(evidence["prefixTokens"], 3_000, "{found}");
     assert_eq!((&evidence["reads"], &evidence["writes"]), (&json!(9), &json!(1)));
-    // At 3 dollars a million, 0.30 for what is read and 3.75 for what is written.
+    // At 3 dollars per million, 0.30 for cache reads and 3.75 for cache writes.
     let saved: i64 = 3_000 * (9 * 2_700 - 750);
     assert_eq!(evidence["savedNanousd"], saved);
     assert_near(interval(&found), interval_of(10, saved / 10));
@@ -712,7 +711,7 @@ fn a_long_beginning_that_all_prompts_share_is_told_with_what_a_cache_would_have_
 }
 
 #[test]
-fn a_node_that_asked_nothing_lately_ends_neither_the_optimizer_nor_the_server() {
+fn an_idle_node_does_not_stop_the_optimizer() {
     let upstream = Upstream::start(|_, stream| {
         let _ = stream.write_all(message_of("claude-sonnet-4-5", 4_000, 10).as_bytes());
     });
@@ -722,7 +721,7 @@ fn a_node_that_asked_nothing_lately_ends_neither_the_optimizer_nor_the_server() 
     let empty = server.save(&chain("Empty", &[node.clone()]));
     node["data"]["prompt"] = json!("Say {{ input.what }}");
     let flow = server.save(&chain("Repeated", &[node]));
-    // As many as are looked at for what the node asks.
+    // As many calls as the optimizer reads for the node's inputs.
     run_times(&server, empty, 20, |_| String::new());
     for _ in 0..2 {
         run_times(&server, flow, 4, |_| "the same".into());
@@ -735,8 +734,8 @@ fn a_node_that_asked_nothing_lately_ends_neither_the_optimizer_nor_the_server() 
 }
 
 #[test]
-fn calls_that_are_made_at_once_cannot_read_what_none_has_written() {
-    // None is answered before all are made.
+fn concurrent_calls_cannot_read_an_unwritten_cache() {
+    // No call is answered before all were sent.
     let all_made = Barrier::new(10);
     let upstream = Upstream::start(move |body, stream| {
         if body.contains("at once") {
@@ -763,7 +762,7 @@ fn calls_that_are_made_at_once_cannot_read_what_none_has_written() {
 }
 
 #[test]
-fn a_burst_is_told_by_the_days_that_were_looked_at_and_not_by_those_that_had_calls() {
+fn a_burst_is_projected_over_all_observed_days() {
     let mut server = Fixture::answering(10_000, 1_000);
     server.leave_unverified();
     let flow = flow_of(&server, "gpt-4o");
@@ -774,7 +773,7 @@ fn a_burst_is_told_by_the_days_that_were_looked_at_and_not_by_those_that_had_cal
     let is_a_guess = |found: &Value| found["reason"].as_str().unwrap().contains("is a guess");
     assert!(is_a_guess(&found), "{found}");
 
-    // The first of them ten days ago: of the others three are bought again within a week, on one day.
+    // The first call was ten days ago. Three of the others repeat within a week, on one day.
     server.stop();
     put_back(&server, flow, 1, 10 * DAY_MS);
     server.start_again();
@@ -787,13 +786,13 @@ fn a_burst_is_told_by_the_days_that_were_looked_at_and_not_by_those_that_had_cal
     });
     let [low, expected, high] = interval(&found);
     assert!((expected - 3 * seen).abs() < seen / 1_000, "{found}");
-    // One day of eleven: it may come thrice as often, or not again.
+    // One day of eleven: it may recur three times as often, or never.
     let deviation = (1.96 * 3.0 * seen as f64) as i64;
     assert_eq!(low, 0);
     assert!((high - expected - deviation).abs() < seen / 1_000, "{found}");
     assert!(!is_a_guess(&found), "{found}");
 
-    // The node was there before the days that are known: it came once in all of them.
+    // The node is older than the known days, so the burst came once in all of them.
     server.stop();
     let older = "UPDATE runs SET id = '01000000' || substr(id, 9) WHERE id =
         (SELECT min(id) FROM runs WHERE flow_id = ?1)";
@@ -810,7 +809,7 @@ fn a_burst_is_told_by_the_days_that_were_looked_at_and_not_by_those_that_had_cal
 }
 
 #[test]
-fn what_is_bought_again_since_answers_are_not_kept_any_more_is_expected_by_the_days_since_then() {
+fn repeats_are_projected_from_the_end_of_caching() {
     let mut server = Fixture::answering(10_000, 1_000);
     server.leave_unverified();
     let flow = flow_of(&server, "gpt-4o");
@@ -830,17 +829,17 @@ fn what_is_bought_again_since_answers_are_not_kept_any_more_is_expected_by_the_d
     let found = of_flow(&server, flow, "cache", "OPEN").remove(0);
     let each = 10_000 * 2_500 + 1_000 * 10_000;
     assert_eq!(found["calls"], 4, "{found}");
-    // In less than a day, though the node is known for five.
+    // Within a day, although the node is known for five.
     assert_near(interval(&found), interval_of(4, each));
     assert!(found["reason"].as_str().unwrap().contains("is a guess"));
 }
 
 #[test]
-fn what_is_open_is_withdrawn_only_well_below_what_it_took_to_be_told() {
+fn an_open_suggestion_is_withdrawn_well_below_its_threshold() {
     let mut server = Fixture::answering(440, 10);
     server.leave_unverified();
     let flow = flow_of(&server, "gpt-4o");
-    // Three times 1.2 thousandths of a dollar in a day: 10.8 cents in 30, and 10 are enough.
+    // Three times 1.2 thousandths of a dollar in a day: 10.8 cents in 30 days. The threshold is 10.
     run_times(&server, flow, 4, |_| "again".into());
     let path = format!("{PATH}/{}", suggestion(&server, "cache")["id"]);
     for (days, status) in [(1.3, "OPEN"), (2.0, "WITHDRAWN")] {
@@ -857,10 +856,10 @@ fn what_is_open_is_withdrawn_only_well_below_what_it_took_to_be_told() {
 }
 
 #[test]
-fn suggestions_about_the_same_calls_say_so_and_one_that_is_applied_leaves_the_other_its_ground() {
+fn overlapping_suggestions_say_so_and_are_updated_on_apply() {
     let server = Fixture::answering(1_000, 1_000);
     let flow = flow_of(&server, "gpt-4o");
-    // Ten prompts, of which one is bought again five times.
+    // Ten prompts; one repeats five times.
     run_times(&server, flow, 15, |at| at.min(9).to_string());
     let is_told = |kind: &str, calls: u64| {
         let found = of_kind(&server, kind, "OPEN");
@@ -874,7 +873,7 @@ fn suggestions_about_the_same_calls_say_so_and_one_that_is_applied_leaves_the_ot
     }
     let cache = suggestion(&server, "cache");
     apply(&server, &cache);
-    // What is not bought again any more is cheaper nowhere.
+    // A cheaper model saves nothing on calls that are no longer made.
     eventually("ten calls are left", || is_told("model_switch", 10));
     let found = suggestion(&server, "model_switch");
     assert_eq!(found["evidence"]["costNanousd"], 10 * 12_500_000, "{found}");
@@ -882,7 +881,7 @@ fn suggestions_about_the_same_calls_say_so_and_one_that_is_applied_leaves_the_ot
 }
 
 #[test]
-fn the_time_of_unpriced_calls_and_of_maps_is_that_of_their_nodes() {
+fn the_time_of_unpriced_calls_and_maps_is_their_node_time() {
     let mut server = Fixture::of(openai(|_, stream| {
         let _ = stream.write_all(completion_of("homemade", "well", 10, 10).as_bytes());
     }));

@@ -1,5 +1,5 @@
-//! What the tests of the optimizer share: a server whose provider answers as a test says, flows and their
-//! runs, and the suggestions that follow.
+//! Shared by the tests of the optimizer: a server with a scripted provider, flows and their runs,
+//! and the suggestions that follow.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -17,7 +17,7 @@ use crate::harness::{Response, TestServer, add_provider, agent, chain, eventuall
 use crate::upstream::{Upstream, completion_of, json_answer};
 
 pub const PATH: &str = "/api/ledger/optimizations";
-/// How many days a saving is told for.
+/// Days that a saving is projected to.
 const DAYS: i64 = 30;
 
 /// A server and its provider. The server stops first.
@@ -27,22 +27,22 @@ pub struct Fixture {
 }
 
 impl Fixture {
-    /// The provider is `openai`.
+    /// Uses the upstream as `openai`.
     pub fn of(upstream: Upstream) -> Self {
         Self::with(upstream, &[("openai", Kind::OpenAi)], |_| {})
     }
 
-    /// The provider is `openai`; its answers have these many tokens, of whichever model is asked.
+    /// Uses an `openai` upstream whose answers have these token counts for any model.
     pub fn answering(input_tokens: u64, output_tokens: u64) -> Self {
         Self::of(upstream(input_tokens, output_tokens))
     }
 
-    /// The provider is `anthropic`; its answers have these many tokens.
+    /// Uses an `anthropic` upstream whose answers have these token counts.
     pub fn of_anthropic(upstream: Upstream) -> Self {
         Self::with(upstream, &[("anthropic", Kind::Anthropic)], |_| {})
     }
 
-    /// The same provider under several names, with more in the configuration.
+    /// Uses the same upstream under several names and changes the configuration.
     pub fn with(
         upstream: Upstream,
         providers: &[(&str, Kind)],
@@ -57,15 +57,14 @@ impl Fixture {
         Self { server, upstream }
     }
 
-    /// A pass of its own over the server's data.
+    /// Returns a separate optimizer pass over the server's data.
     pub fn pass(&self) -> Pass {
         let core = self.server.server().core();
         let (store, providers) = (Arc::clone(&core.store), Arc::clone(&core.providers));
         Pass::new(store, providers, Cancel::new())
     }
 
-    /// Stops the server, changes the database by this statement with the flow's number, and starts it
-    /// again.
+    /// Stops the server, runs this SQL statement with the flow's id, and starts the server again.
     pub fn alter(&mut self, flow: i64, sql: &str) {
         self.server.leave_unverified();
         self.server.stop();
@@ -88,14 +87,14 @@ impl DerefMut for Fixture {
     }
 }
 
-/// A server with the provider as `openai`, for tests that keep both apart.
+/// A server with the upstream as `openai`, for tests that keep both separately.
 pub fn server(upstream: &Upstream) -> TestServer {
     TestServer::start_with(|config| {
         add_provider(config, "openai", Kind::OpenAi, upstream.url());
     })
 }
 
-/// Applies a suggestion, and gives its path.
+/// Applies a suggestion and returns its path.
 #[track_caller]
 pub fn apply(server: &TestServer, found: &Value) -> String {
     let path = format!("{PATH}/{}", found["id"]);
@@ -104,7 +103,7 @@ pub fn apply(server: &TestServer, found: &Value) -> String {
     path
 }
 
-/// What OpenAI says it serves: names, and when they were made, in seconds.
+/// Names and creation times (seconds) of the models in OpenAI's list.
 const OPENAI_MODELS: &[(&str, i64)] = &[
     ("babbage-002", 1_692_634_615),
     ("chatgpt-4o-latest", 1_723_515_131),
@@ -150,12 +149,12 @@ const OPENAI_MODELS: &[(&str, i64)] = &[
     ("whisper-1", 1_677_532_384),
 ];
 
-/// A list of models in OpenAI's form.
+/// A list of models in OpenAI's format.
 pub fn list_of(models: &[Value]) -> String {
     json_answer("200 OK", &json!({"object": "list", "data": models}).to_string())
 }
 
-/// A provider that answers with what `script` writes, and says that it serves what OpenAI does.
+/// A provider that answers with the output of `script` and lists OpenAI's models.
 pub fn openai(script: impl Fn(&str, &mut TcpStream) + Send + Sync + 'static) -> Upstream {
     let models = OPENAI_MODELS.iter();
     let models = models.map(|(id, created)| json!({"id": id, "created": created}));
@@ -163,7 +162,7 @@ pub fn openai(script: impl Fn(&str, &mut TcpStream) + Send + Sync + 'static) -> 
     Upstream::listing(move |stream| drop(stream.write_all(list.as_bytes())), script)
 }
 
-/// Such a provider whose answers are of these many tokens, of whichever model is asked.
+/// The same, with answers that have these token counts for any model.
 pub fn upstream(input_tokens: u64, output_tokens: u64) -> Upstream {
     openai(move |body, stream| {
         let asked: Value = serde_json::from_str(body).unwrap();
@@ -173,7 +172,7 @@ pub fn upstream(input_tokens: u64, output_tokens: u64) -> Upstream {
     })
 }
 
-/// A flow of one node at this model, whose prompt is the run's input.
+/// Saves a flow of one node at this model; the prompt is the run's input.
 pub fn flow_of(server: &TestServer, model: &str) -> i64 {
     let mut node = agent("n", "openai", model, "Say {{ input.what }}");
     node["data"]["stream"] = json!(false);
@@ -187,14 +186,14 @@ pub fn run_times(server: &TestServer, flow: i64, count: usize, what: impl Fn(usi
     }
 }
 
-/// The suggestions of a kind, of that status.
+/// Returns the suggestions of this kind and status.
 pub fn of_kind(server: &TestServer, kind: &str, status: &str) -> Vec<Value> {
     let all = server.get(&format!("{PATH}?status={status}")).json();
     let items = all["items"].as_array().unwrap().iter();
     items.filter(|item| item["kind"] == kind).cloned().collect()
 }
 
-/// The one suggestion of that kind, once it is there.
+/// Waits for the only suggestion of this kind.
 pub fn suggestion(server: &TestServer, kind: &str) -> Value {
     let mut found = Vec::new();
     eventually("the suggestion is made", || {
@@ -205,8 +204,8 @@ pub fn suggestion(server: &TestServer, kind: &str) -> Value {
     found.remove(0)
 }
 
-/// Waits until the optimizer has looked at all that was done so far, by the suggestion that a flow
-/// with repeated prompts gives rise to.
+/// Waits until the optimizer has processed everything so far: a flow with repeated prompts produces
+/// the suggestion that this waits for.
 pub fn has_looked(server: &TestServer) {
     let flow = flow_of(server, "gpt-4o");
     run_times(server, flow, 4, |_| "the same".into());
@@ -216,7 +215,7 @@ pub fn has_looked(server: &TestServer) {
     });
 }
 
-/// A flow of `first` and `second` in a row, and an output of this template.
+/// A flow of `first` and `second` in a row, and an output with this template.
 pub fn two_and_output(first: &str, second: &str, output: &str) -> Value {
     let quiet = |id: &str, prompt: &str| {
         let mut node = agent(id, "openai", "gpt-4o", prompt);
@@ -227,14 +226,14 @@ pub fn two_and_output(first: &str, second: &str, output: &str) -> Value {
     chain("Two", &[quiet("first", first), quiet("second", second), output])
 }
 
-/// Suggestions of a kind about a flow, of that status.
+/// Returns the suggestions of this kind and status for a flow.
 pub fn of_flow(server: &TestServer, flow: i64, kind: &str, status: &str) -> Vec<Value> {
     let mut found = of_kind(server, kind, status);
     found.retain(|it| it["flowId"] == flow);
     found
 }
 
-/// Puts a changed flow in place of the one that there is.
+/// Replaces the saved flow with a changed one.
 pub fn put(server: &TestServer, flow: i64, change: impl FnOnce(&mut Value)) {
     let path = format!("/api/flows/{flow}");
     let mut document = server.get(&path).json();
@@ -253,7 +252,7 @@ pub fn database(server: &TestServer) -> rusqlite::Connection {
     rusqlite::Connection::open(server.data().join("flowledger.db")).unwrap()
 }
 
-/// Puts a flow's first calls back by that much.
+/// Moves the first calls of a flow back in time by `ms`.
 pub fn put_back(server: &TestServer, flow: i64, calls: usize, ms: i64) {
     let put_back = "UPDATE ledger SET timestamp_ms = timestamp_ms - ?3 WHERE id IN
         (SELECT id FROM ledger WHERE flow_id = ?1 ORDER BY id LIMIT ?2)";
@@ -263,7 +262,7 @@ pub fn put_back(server: &TestServer, flow: i64, calls: usize, ms: i64) {
 
 pub const DAY_MS: i64 = 24 * 60 * 60 * 1000;
 
-/// What a pass has written.
+/// Returns the changes that a pass has written.
 pub fn written(pass: &mut Pass, now: Timestamp) -> Vec<Change> {
     let mut all = Vec::new();
     pass.run(Wanted::default(), now, &mut |change| {
@@ -274,7 +273,7 @@ pub fn written(pass: &mut Pass, now: Timestamp) -> Vec<Change> {
     all
 }
 
-/// What is expected of 30 days of the one proposal in it.
+/// Returns the 30-day projection of the only suggestion in `written`.
 pub fn expected_nanousd(written: &[Change]) -> i64 {
     match written {
         [Change::Propose { proposal, .. }] => {
@@ -284,7 +283,7 @@ pub fn expected_nanousd(written: &[Change]) -> i64 {
     }
 }
 
-/// The three amounts in nano-dollars.
+/// Returns the three amounts in nano-dollars.
 pub fn interval(found: &Value) -> [i64; 3] {
     ["lowUsd", "expectedUsd", "highUsd"].map(|key| {
         let usd = found["savingPer30Days"][key].as_f64();
@@ -292,8 +291,9 @@ pub fn interval(found: &Value) -> [i64; 3] {
     })
 }
 
-/// What is told of so many calls of one price in moments, which count as a day: what was seen at least,
-/// and 30 times that if it goes on, give or take 1.96 times the square root of the sum of their squares.
+/// The projection of `calls` calls at one price within moments, which count as a day: the low end
+/// is the observed amount, the expected value 30 times that, ± 1.96 times the square root of the
+/// sum of their squares.
 pub fn interval_of(calls: i64, each: i64) -> [i64; 3] {
     let seen = calls * each;
     let deviation = 1.96 * (calls as f64).sqrt() * each as f64;
@@ -301,7 +301,7 @@ pub fn interval_of(calls: i64, each: i64) -> [i64; 3] {
     [low.clamp(0, seen), DAYS * seen, high]
 }
 
-/// Amounts that are the same but for how they are rounded, calls included.
+/// Compares amounts up to rounding.
 pub fn assert_near(found: [i64; 3], expected: [i64; 3]) {
     for (found, expected) in found.iter().zip(expected) {
         let apart = (found - expected).abs();
@@ -309,7 +309,7 @@ pub fn assert_near(found: [i64; 3], expected: [i64; 3]) {
     }
 }
 
-/// An Anthropic answer with these tokens.
+/// An Anthropic answer with these token counts.
 pub fn message_of(model: &str, input_tokens: u64, output_tokens: u64) -> String {
     let body = json!({"id": "m", "type": "message", "role": "assistant", "model": model,
         "stop_reason": "end_turn", "content": [{"type": "text", "text": "well"}],

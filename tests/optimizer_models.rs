@@ -1,4 +1,4 @@
-//! Which models are put forward: those that flows use, and those that their providers say they serve.
+//! Recommended models: models of existing flows, and models that the providers list.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -15,7 +15,7 @@ use crate::optimizer_fixture::{
 };
 use crate::upstream::{Upstream, completion_of, json_answer};
 
-/// The suggestion about a flow, once it is there.
+/// Waits for the suggestion about a flow.
 fn switch_of(server: &TestServer, flow: i64) -> Value {
     let mut found = Value::Null;
     eventually("a model is put forward", || {
@@ -27,7 +27,7 @@ fn switch_of(server: &TestServer, flow: i64) -> Value {
     found
 }
 
-/// Names of the alternatives, as they stand there.
+/// Returns the names of the alternatives, in order.
 fn alternatives(found: &Value) -> Vec<&str> {
     let all = found["alternatives"].as_array();
     let all = all.into_iter().flatten();
@@ -35,7 +35,7 @@ fn alternatives(found: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn of_what_openai_serves_the_mildest_step_down_to_a_newer_model_is_put_forward() {
+fn openai_models_get_the_smallest_step_down_to_a_newer_one() {
     let server = Fixture::answering(1_000, 100);
     let names = ["gpt-4o", "gpt-4.1", "gpt-5"];
     let flows = names.map(|name| flow_of(&server, name));
@@ -43,12 +43,13 @@ fn of_what_openai_serves_the_mildest_step_down_to_a_newer_model_is_put_forward()
         run_times(&server, flow, 10, |at| at.to_string());
     }
     let [four_o, four_one, five] = flows.map(|flow| switch_of(&server, flow));
-    // At 2.5 and 10 dollars a million, against 0.4 and 1.6.
+    // 2.5 and 10 dollars per million, compared with 0.4 and 1.6.
     assert_eq!(four_o["evidence"]["toModel"], "gpt-4.1-mini", "{four_o}");
     let saved = 1_000 * (2_500 - 400) + 100 * (10_000 - 1_600);
     assert_near(interval(&four_o), interval_of(10, saved));
     assert!(four_o["reason"].as_str().unwrap().contains("less than a day"));
-    // Neither older ones, nor those for other purposes, nor those that think, nor one by two names.
+    // Excludes older models, models for other purposes, reasoning models and duplicates under two
+    // names.
     assert_eq!(alternatives(&four_o), ["openai/gpt-4o-mini", "openai/gpt-4.1-nano"]);
     assert_eq!(four_one["evidence"]["toModel"], "gpt-4.1-mini", "{four_one}");
     let saved = 1_000 * (2_000 - 400) + 100 * (8_000 - 1_600);
@@ -56,13 +57,13 @@ fn of_what_openai_serves_the_mildest_step_down_to_a_newer_model_is_put_forward()
     assert_eq!(alternatives(&four_one), ["openai/gpt-4.1-nano"]);
     assert_eq!(five["evidence"]["toModel"], "gpt-5-mini", "{five}");
     assert_eq!(alternatives(&five), ["openai/gpt-5-nano"]);
-    // However often it has looked.
+    // Repeated passes change nothing.
     has_looked(&server);
     assert_eq!(server.upstream.lists(), 1);
 }
 
 #[test]
-fn of_what_anthropic_serves_an_older_one_is_not_put_forward_and_a_newer_one_is() {
+fn only_newer_anthropic_models_are_recommended() {
     let models: Vec<Value> = [
         ("claude-opus-4-5-20251101", "2025-11-24"),
         ("claude-haiku-4-5-20251001", "2025-10-15"),
@@ -99,7 +100,7 @@ fn of_what_anthropic_serves_an_older_one_is_not_put_forward_and_a_newer_one_is()
     run_times(&server, newest, 1, |_| "last".into());
     run_times(&server, older, 1, |_| "last".into());
     let found = switch_of(&server, older);
-    // At 15 and 75 dollars a million, against 5 and 25.
+    // 15 and 75 dollars per million, compared with 5 and 25.
     assert_eq!(found["evidence"]["toModel"], "claude-opus-4-5-20251101", "{found}");
     let saved = 1_000 * (15_000 - 5_000) + 100 * (75_000 - 25_000);
     assert_near(interval(&found), interval_of(10, saved));
@@ -112,7 +113,7 @@ fn of_what_anthropic_serves_an_older_one_is_not_put_forward_and_a_newer_one_is()
 }
 
 #[test]
-fn a_model_that_is_priced_but_neither_used_nor_listed_is_not_put_forward() {
+fn an_unused_unlisted_model_is_not_recommended() {
     let upstream = Upstream::start(|body, stream| {
         let asked: Value = serde_json::from_str(body).unwrap();
         let answer = completion_of(asked["model"].as_str().unwrap(), "well", 1_000, 100);
@@ -123,9 +124,9 @@ fn a_model_that_is_priced_but_neither_used_nor_listed_is_not_put_forward() {
     run_times(&server, flow, 10, |at| at.to_string());
     has_looked(&server);
     assert_eq!(of_kind(&server, "model_switch", "OPEN"), Vec::<Value>::new());
-    // Asked once, in vain, and not again so soon.
+    // The list was requested once, failed, and is not requested again soon.
     assert_eq!(server.upstream.lists(), 1);
-    // Of those that flows use it is the mildest, even if others are cheaper.
+    // Among the models in use, the smallest step down is recommended, even if others are cheaper.
     for used in ["gpt-4.1-nano", "gpt-4.1-mini"] {
         let used = flow_of(&server, used);
         run_times(&server, used, 10, |at| at.to_string());
@@ -138,7 +139,7 @@ fn a_model_that_is_priced_but_neither_used_nor_listed_is_not_put_forward() {
 }
 
 #[test]
-fn a_model_that_saves_little_or_takes_too_short_prompts_is_not_put_forward() {
+fn small_savings_or_short_contexts_are_not_recommended() {
     let models = [
         json!({"id": "gpt-4o", "created": 1_715_367_049}),
         json!({"id": "gpt-4.1", "created": 1_744_316_542}),
@@ -162,7 +163,7 @@ fn a_model_that_saves_little_or_takes_too_short_prompts_is_not_put_forward() {
 }
 
 #[test]
-fn a_model_that_is_asked_already_where_the_present_one_fails_changes_places_with_it() {
+fn a_recommended_fallback_swaps_places_with_the_model() {
     let server = Fixture::answering(1_000, 100);
     let mut node = agent("n", "openai", "gpt-4.1", "Say {{ input.what }}");
     node["data"]["stream"] = json!(false);
@@ -181,9 +182,9 @@ fn a_model_that_is_asked_already_where_the_present_one_fails_changes_places_with
 }
 
 #[test]
-fn the_server_ends_while_a_provider_is_slow_to_say_what_it_serves() {
+fn shutdown_does_not_wait_for_a_slow_model_list() {
     let upstream = Upstream::listing(
-        // Until nobody waits any more.
+        // Until the client disconnects.
         |stream| drop(stream.read(&mut [0])),
         |body, stream| {
             let asked: Value = serde_json::from_str(body).unwrap();
@@ -216,7 +217,7 @@ fn lists(list: String) -> Upstream {
 }
 
 #[test]
-fn what_goes_wrong_with_a_list_is_told_without_the_key_and_a_long_one_is_not_read() {
+fn model_list_errors_hide_the_key_and_long_lists_are_refused() {
     let error = r#"{"error":{"message":"Incorrect API key: sk-very-secret"}}"#;
     let upstream = lists(json_answer("401 Unauthorized", error));
     let told = providers(&upstream, Kind::OpenAi).list_models("p", &Cancel::new());

@@ -1,5 +1,5 @@
-//! What is proposed about attempts that were billed for nothing and about limits that take room in
-//! budgets, and what was saved since a suggestion was applied; all amounts are computed again here.
+//! Suggestions about billed failures and about limits that block room in budgets, and measured
+//! savings after a suggestion was applied. The tests recompute all amounts.
 
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +13,7 @@ use crate::optimizer_fixture::{
 };
 use crate::upstream::{STREAM_HEAD, Upstream, completion_of, delta, json_answer};
 
-/// What 1,000 tokens of prompt and 1,000 of an answer cost at gpt-4o, in nano-dollars.
+/// Cost of 1,000 prompt tokens and 1,000 answer tokens at gpt-4o, in nano-dollars.
 const CALL: i64 = 12_500_000;
 
 /// A part of a streamed answer that was billed with 1,000 and 1,000 tokens.
@@ -23,15 +23,15 @@ fn billed() -> String {
     format!("data: {chunk}\n\n")
 }
 
-/// Whether a request's prompt has that word.
+/// Returns true if the prompt of a request contains this word.
 fn is_asked(body: &str, word: &str) -> bool {
     let asked: Value = serde_json::from_str(body).unwrap();
     asked["messages"].to_string().contains(word)
 }
 
-/// A provider that has an error amid the answer to each first of two requests to gpt-4o that say
-/// `fail`, begins and never ends the answer to those that say `stall`, refuses those that say `busy`,
-/// and answers all others.
+/// A provider with faults. Every first of two requests to gpt-4o with `fail` gets an error within
+/// the answer, answers to `stall` begin and never end, and `busy` is refused. All other requests
+/// succeed.
 fn unsteady() -> Upstream {
     let count = AtomicUsize::new(0);
     Upstream::start(move |body, stream| {
@@ -45,7 +45,7 @@ fn unsteady() -> Upstream {
         } else if is_asked(body, "stall") {
             let begun = format!("{STREAM_HEAD}{}", delta(&"word ".repeat(1_000)));
             let _ = stream.write_all(begun.as_bytes());
-            // Until nobody waits for more.
+            // Until the client disconnects.
             let _ = stream.read(&mut [0]);
         } else if is_asked(body, "busy") {
             let busy = json_answer("429 Too Many Requests", r#"{"error":{"message":"busy"}}"#);
@@ -64,7 +64,7 @@ fn unsteady() -> Upstream {
     })
 }
 
-/// A flow of one node at gpt-4o whose answer is streamed, with more in its data.
+/// Saves a flow of one streaming node at gpt-4o, with more in its data.
 fn streamed(server: &TestServer, more: Value) -> i64 {
     let mut node = agent("n", "openai", "gpt-4o", "Say {{ input.what }}");
     for (key, value) in more.as_object().unwrap() {
@@ -73,14 +73,14 @@ fn streamed(server: &TestServer, more: Value) -> i64 {
     server.save(&chain("Streamed", &[node]))
 }
 
-/// Runs a flow so often, well or not.
+/// Runs a flow `count` times, with or without success.
 fn try_times(server: &TestServer, flow: i64, count: usize, what: &str) {
     for number in 0..count {
         server.run(flow, &json!({"what": format!("{what} {number}")}));
     }
 }
 
-/// What was measured of so many calls, once it is.
+/// Waits for the measured savings of `calls` calls.
 fn realised(server: &TestServer, path: &str, calls: u64) -> Value {
     let mut found = Value::Null;
     eventually(&format!("{calls} calls are measured"), || {
@@ -90,7 +90,7 @@ fn realised(server: &TestServer, path: &str, calls: u64) -> Value {
     found
 }
 
-/// Amounts as they were measured, in nano-dollars: before, now, and the difference.
+/// Returns the measured amounts in nano-dollars: before, after, and the difference.
 fn amounts(realised: &Value) -> [i64; 3] {
     ["wouldHaveCostUsd", "costUsd", "savedUsd"].map(|key| {
         let usd = realised[key].as_f64().unwrap_or_else(|| panic!("{realised}"));
@@ -98,7 +98,7 @@ fn amounts(realised: &Value) -> [i64; 3] {
     })
 }
 
-/// The rows of a flow, oldest first.
+/// Returns the rows of a flow, oldest first.
 fn rows(server: &TestServer, flow: i64) -> Vec<Value> {
     let rows = server.get(&format!("/api/ledger?flow_id={flow}&limit=100"));
     let mut rows = rows.json()["items"].as_array().unwrap().clone();
@@ -107,7 +107,7 @@ fn rows(server: &TestServer, flow: i64) -> Vec<Value> {
 }
 
 #[test]
-fn billed_failures_are_told_with_what_they_cost_and_another_model_is_asked_instead_of_again() {
+fn billed_failures_are_suggested_a_fallback_model() {
     let upstream = unsteady();
     let mut server = Fixture::of(upstream);
     let used = flow_of(&server, "gpt-4o-mini");
@@ -121,7 +121,7 @@ fn billed_failures_are_told_with_what_they_cost_and_another_model_is_asked_inste
     assert_eq!((&found["calls"], &evidence["failedCalls"]), (&json!(4), &json!(4)));
     assert_eq!(evidence["failedCostNanousd"], 4 * CALL, "{found}");
     assert_eq!(evidence["answeredCalls"], 4);
-    // How many of them it cures nobody knows.
+    // The number of failures that the change would avoid is unknown.
     let [_, expected, high] = interval_of(4, CALL);
     assert_near(interval(&found), [0, expected, high]);
     assert_eq!(
@@ -148,7 +148,7 @@ fn billed_failures_are_told_with_what_they_cost_and_another_model_is_asked_inste
 }
 
 #[test]
-fn billed_failures_of_a_node_that_has_another_to_ask_are_tried_again_later() {
+fn billed_failures_with_a_fallback_get_a_longer_backoff() {
     let upstream = unsteady();
     let server = Fixture::of(upstream);
     let flow = streamed(
@@ -165,7 +165,7 @@ fn billed_failures_of_a_node_that_has_another_to_ask_are_tried_again_later() {
 }
 
 #[test]
-fn billed_answers_that_were_not_finished_in_time_are_told_and_get_more_time() {
+fn billed_timeouts_are_suggested_a_longer_timeout() {
     let upstream = unsteady();
     let server = Fixture::of(upstream);
     let flow = streamed(&server, json!({"timeouts": {"totalMs": 300}}));
@@ -190,7 +190,7 @@ fn billed_answers_that_were_not_finished_in_time_are_told_and_get_more_time() {
 }
 
 #[test]
-fn few_failures_unbilled_ones_and_those_that_nobody_tries_again_are_not_told() {
+fn rare_unbilled_or_unretried_failures_get_no_suggestion() {
     let upstream = unsteady();
     let server = Fixture::of(upstream);
     let retry = json!({"retry": {"attempts": 2, "backoffMs": 1}});
@@ -214,7 +214,7 @@ fn set_budgets(server: &TestServer, budgets: Value) {
 }
 
 #[test]
-fn a_limit_far_above_all_answers_that_binds_a_budget_is_told_with_what_a_lower_one_frees() {
+fn an_excessive_token_limit_is_suggested_with_the_freed_budget() {
     let server = Fixture::answering(1_000, 100);
     set_budgets(&server, json!([{"name": "daily", "per": "day", "limitUsd": "1"}]));
     let flow = flow_of(&server, "gpt-4o");
@@ -236,9 +236,9 @@ fn a_limit_far_above_all_answers_that_binds_a_budget_is_told_with_what_a_lower_o
 }
 
 #[test]
-fn a_limit_that_binds_little_of_a_budget_is_told_once_calls_were_refused() {
+fn a_small_excess_limit_is_suggested_after_refusals() {
     let server = Fixture::answering(100_000, 100);
-    // 20 calls at 15 cents a million; what a call leaves unused is a little less than 1 %.
+    // 20 calls at 15 cents per million; a call leaves a little less than 1 % unused.
     set_budgets(&server, json!([{"name": "small", "per": "day", "limitUsd": "0.3"}]));
     let flow = flow_of(&server, "gpt-4o-mini");
     run_times(&server, flow, 19, |at| at.to_string());
@@ -253,7 +253,7 @@ fn a_limit_that_binds_little_of_a_budget_is_told_once_calls_were_refused() {
 }
 
 #[test]
-fn a_limit_that_is_near_the_answers_or_binds_nothing_is_not_told() {
+fn a_tight_or_irrelevant_limit_gets_no_suggestion() {
     let server = Fixture::answering(1_000, 100);
     let near = |tokens: u64| {
         let mut node = agent("n", "openai", "gpt-4o", "Say {{ input.what }}");
@@ -278,7 +278,7 @@ fn a_limit_that_is_near_the_answers_or_binds_nothing_is_not_told() {
 }
 
 #[test]
-fn what_a_cheaper_model_has_saved_is_measured_over_a_restart_and_kept_when_it_is_taken_back() {
+fn model_savings_survive_a_restart_and_a_revert() {
     let mut server = Fixture::answering(1_000, 100);
     let used = flow_of(&server, "gpt-4o-mini");
     run_times(&server, used, 10, |at| at.to_string());
@@ -343,7 +343,7 @@ fn what_kept_answers_have_saved_is_measured_over_a_restart() {
     let flow = flow_of(&server, "gpt-4o");
     run_times(&server, flow, 5, |_| "again".into());
     let path = apply(&server, &suggestion(&server, "cache"));
-    // One is bought and kept.
+    // One call is made and cached.
     run_times(&server, flow, 3, |_| "again".into());
     assert_eq!(amounts(&realised(&server, &path, 2)), [2 * CALL, 0, 2 * CALL]);
     server.start_again();
@@ -352,7 +352,7 @@ fn what_kept_answers_have_saved_is_measured_over_a_restart() {
 }
 
 #[test]
-fn what_a_call_cost_that_nobody_used_is_saved_in_each_run_since_also_after_a_restart() {
+fn a_removed_call_saves_its_cost_in_each_later_run() {
     let mut server = Fixture::answering(1_000, 1_000);
     let flow = server.save(&two_and_output(
         "A {{ input.what }}",
@@ -369,7 +369,7 @@ fn what_a_call_cost_that_nobody_used_is_saved_in_each_run_since_also_after_a_res
     assert_eq!(amounts(&realised(&server, &path, 3)), [3 * CALL, 0, 3 * CALL]);
 }
 
-/// How long these runs took on average, milliseconds.
+/// Returns the average duration of these runs in milliseconds.
 fn average_ms(runs: &[Value]) -> i64 {
     let at = |run: &Value, key: &str| -> i64 {
         let at: jiff::Timestamp = run[key].as_str().unwrap().parse().unwrap();
@@ -380,7 +380,7 @@ fn average_ms(runs: &[Value]) -> i64 {
 }
 
 #[test]
-fn the_time_that_runs_take_less_since_calls_are_made_at_once_is_measured() {
+fn time_saved_by_parallel_calls_is_measured() {
     let mut server = Fixture::answering(10, 10);
     let flow = server.save(&two_and_output(
         "A {{ input.what }}",

@@ -1,5 +1,5 @@
-//! A cheaper model is tried on stored inputs before a flow asks it: what that costs is told first, the
-//! calls are like any others, and both answers stand side by side.
+//! Trials of a cheaper model on stored inputs: an estimate first, then ordinary calls, and both
+//! answers side by side.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -15,22 +15,23 @@ use crate::optimizer_fixture::{
 };
 use crate::upstream::{Upstream, completion_of, json_answer};
 
-/// The dear model, which flows ask, and the cheap one that they use elsewhere.
+/// The expensive model, which flows use, and the cheap one that they use elsewhere.
 const DEAR: &str = "gpt-4o";
 const CHEAP: &str = "gpt-4o-mini";
 
-/// What 1,000 tokens and 100 cost at the dear model, and 1,000 and 50 at the cheap one, in nano-dollars:
-/// at 2.5 and 10 dollars a million, and at 0.15 and 0.6.
+/// Cost in nano-dollars of 1,000 + 100 tokens at the expensive model (2.5 and 10 dollars per
+/// million), and of 1,000 + 50 at the cheap one (0.15 and 0.6).
 const DEAR_NANOUSD: u64 = 1_000 * 2_500 + 100 * 10_000;
 const CHEAP_NANOUSD: u64 = 1_000 * 150 + 50 * 600;
 
-/// The prompt of a request.
+/// Returns the prompt of a request.
 fn prompt_of(asked: &Value) -> String {
     let messages = asked["messages"].as_array().unwrap();
     messages.last().unwrap()["content"].as_str().unwrap().to_owned()
 }
 
-/// The dear model answers with 100 tokens, all others with 50, but for prompts that they find bad.
+/// The expensive model answers with 100 tokens, all others with 50, or refuse prompts marked as
+/// bad.
 fn answer(asked: &Value) -> String {
     let model = asked["model"].as_str().unwrap();
     let prompt = prompt_of(asked);
@@ -49,7 +50,7 @@ fn two_models() -> Upstream {
     })
 }
 
-/// As [`two_models`], but only the dear model answers by itself; the others do once they are let.
+/// As [`two_models`], but only the expensive model answers at once; the others wait for the sender.
 fn only_dear_answers() -> (Upstream, Sender<()>) {
     let (release, held) = bounded::<()>(0);
     let upstream = openai(move |body, stream| {
@@ -62,8 +63,8 @@ fn only_dear_answers() -> (Upstream, Sender<()>) {
     (upstream, release)
 }
 
-/// A flow whose calls could be made at the cheap model, since another flow makes its there, and the
-/// suggestion that says so.
+/// Saves two flows and returns the first, with the suggestion to move its calls to the cheap model
+/// that the second one uses.
 fn switch(server: &TestServer, flow: &Value, input: impl Fn(usize) -> Value) -> (i64, Value) {
     let used = flow_of(server, CHEAP);
     run_times(server, used, 10, |at| at.to_string());
@@ -77,7 +78,7 @@ fn switch(server: &TestServer, flow: &Value, input: impl Fn(usize) -> Value) -> 
     (flow, found)
 }
 
-/// A flow of one node at the dear model, with more in its data.
+/// A flow of one node at the expensive model, with more in its data.
 fn one_node(more: &Value) -> Value {
     let mut node = agent("n", "openai", DEAR, "Say {{ input.what }}");
     node["data"]["stream"] = json!(false);
@@ -95,7 +96,7 @@ fn trial_path(suggestion: &Value) -> String {
     format!("{PATH}/{}/trial", suggestion["id"])
 }
 
-/// Ledger rows of trials, the newest first.
+/// Returns the ledger rows of trials, newest first.
 fn trial_rows(server: &TestServer) -> Vec<Value> {
     let rows = server.get("/api/ledger?limit=200").json();
     let rows = rows["items"].as_array().unwrap().iter();
@@ -106,7 +107,7 @@ fn usd(nanousd: u64) -> Value {
     json!(nanousd as f64 / 1e9)
 }
 
-/// Asks for a trial without waiting for what comes.
+/// Starts a trial without waiting for the response.
 fn begin(server: &TestServer, suggestion: &Value, count: usize) -> TcpStream {
     let body = json!({"count": count, "confirm": true}).to_string();
     let mut stream = server.connect();
@@ -120,7 +121,7 @@ fn begin(server: &TestServer, suggestion: &Value, count: usize) -> TcpStream {
     stream
 }
 
-/// Waits until the upstream was asked that many times by trials.
+/// Waits until trials have sent `times` requests.
 fn until_asked(upstream: &Upstream, times: usize) {
     for _ in 0..times {
         loop {
@@ -134,7 +135,7 @@ fn until_asked(upstream: &Upstream, times: usize) {
 }
 
 #[test]
-fn an_estimate_asks_nobody_and_tells_what_the_stored_calls_would_have_cost_there() {
+fn a_trial_estimate_reprices_stored_calls_without_a_call() {
     let upstream = two_models();
     let server = Fixture::of(upstream);
     let (flow, found) = switch(&server, &one_node(&json!({})), what);
@@ -144,10 +145,10 @@ fn an_estimate_asks_nobody_and_tells_what_the_stored_calls_would_have_cost_there
     let told = told.json();
     assert_eq!(told["target"], "openai/gpt-4o-mini");
     assert_eq!(told["calls"], 4);
-    // The tokens are those that the dear model used.
+    // The token counts are those of the expensive model.
     let expected = 4 * (1_000 * 150 + 100 * 600);
     assert_eq!(told["expectedCostUsd"], usd(expected), "{told}");
-    // Nine bytes of a prompt, a token for each and 32 for the frame; and as many as an answer may have.
+    // Nine bytes of a prompt, a token for each and 32 for the frame, plus the maximum answer.
     assert_eq!(told["answerTokensMax"], 4_096);
     let worst = 4 * ((9 + 32) * 150 + 4_096 * 600);
     assert_eq!(told["worstCostUsd"], usd(worst), "{told}");
@@ -157,7 +158,7 @@ fn an_estimate_asks_nobody_and_tells_what_the_stored_calls_would_have_cost_there
         assert_eq!(input["promptPreview"], format!("Say no. {}", 9 - at));
         assert!(input["at"].is_string() && input["item"].is_null());
     }
-    // Three unless somebody says; and another model where somebody says.
+    // Three by default; the request may also choose another model.
     let usual = server.request("POST", &trial_path(&found), &[], b"").json();
     assert_eq!(usual["calls"], 3);
     let other = &found["alternatives"][0]["name"];
@@ -170,7 +171,7 @@ fn an_estimate_asks_nobody_and_tells_what_the_stored_calls_would_have_cost_there
 }
 
 #[test]
-fn a_trial_shows_both_answers_with_what_they_took_and_its_calls_are_rows_of_no_run() {
+fn a_trial_shows_both_answers_and_its_rows_have_no_run() {
     let upstream = two_models();
     let server = Fixture::of(upstream);
     let node = one_node(&json!({"system": "Be kind", "maxTokens": 300, "temperature": 0.5}));
@@ -208,7 +209,7 @@ fn a_trial_shows_both_answers_with_what_they_took_and_its_calls_are_rows_of_no_r
     }
     assert_eq!(items[0]["runId"], run["runId"], "{run}");
 
-    // Asked as the node asks.
+    // The trial sends the same request as the node.
     let asked = server.upstream.requests().recv_timeout(DEADLINE).unwrap();
     let asked: Value = serde_json::from_str(&asked).unwrap();
     assert_eq!(asked["model"], CHEAP);
@@ -231,13 +232,13 @@ fn a_trial_shows_both_answers_with_what_they_took_and_its_calls_are_rows_of_no_r
     }
     assert_ne!(rows[0]["operation_id"], rows[1]["operation_id"]);
 
-    // Viewers are told that there is something new, and the texts are for those who ask.
+    // The event only announces a change; clients fetch the texts.
     let told = client.until_type("OPTIMIZATION_CHANGED");
     let told = &told.last().unwrap()["payload"]["suggestion"];
     assert_eq!((&told["id"], &told["trial"]), (&found["id"], &Value::Null));
     let listed = of_kind(&server, "model_switch", "OPEN").remove(0);
     assert!(listed["trial"].is_null(), "{listed}");
-    // It is no ground for anything.
+    // Trial calls produce no suggestions.
     has_looked(&server);
     let after = server.get(&format!("{PATH}/{}", found["id"])).json();
     assert_eq!((&after["calls"], &after["evidence"]), (&found["calls"], &found["evidence"]));
@@ -245,7 +246,7 @@ fn a_trial_shows_both_answers_with_what_they_took_and_its_calls_are_rows_of_no_r
 }
 
 #[test]
-fn an_answer_has_a_limit_also_where_its_node_has_none_and_what_is_cut_off_there_is_told() {
+fn trial_answers_are_limited_and_truncation_is_reported() {
     let upstream = Upstream::start(|body, stream| {
         let asked: Value = serde_json::from_str(body).unwrap();
         let cut = json!({"model": CHEAP, "choices": [{"index": 0, "finish_reason": "length",
@@ -300,7 +301,7 @@ fn of_a_map_its_items_are_tried() {
 }
 
 #[test]
-fn what_a_provider_refuses_stands_at_its_item_and_the_rest_goes_on() {
+fn a_refused_trial_item_does_not_stop_the_rest() {
     let upstream = two_models();
     let server = Fixture::of(upstream);
     let (_, found) = switch(
@@ -317,7 +318,7 @@ fn what_a_provider_refuses_stands_at_its_item_and_the_rest_goes_on() {
     for at in [0, 2] {
         assert_eq!(trial["items"][at]["after"]["outputTokens"], 50, "{trial}");
     }
-    // What was not answered is on neither side.
+    // An unanswered item counts on neither side.
     assert_eq!(trial["beforeCostUsd"], usd(2 * DEAR_NANOUSD));
     assert_eq!(trial["afterCostUsd"], usd(2 * CHEAP_NANOUSD));
     let rows = trial_rows(&server);
@@ -327,11 +328,11 @@ fn what_a_provider_refuses_stands_at_its_item_and_the_rest_goes_on() {
 }
 
 #[test]
-fn a_hard_budget_holds_for_trials_and_its_refusal_stands_at_the_item_and_in_the_ledger() {
+fn a_hard_budget_refuses_trial_items_and_records_them() {
     let upstream = two_models();
     let server = Fixture::of(upstream);
     let (_, found) = switch(&server, &one_node(&json!({})), what);
-    // Room for a call at worst, but not for two at a time.
+    // Room for one worst-case call, but not for two at a time.
     let worst = server.post(&trial_path(&found), &json!({"count": 1})).json();
     let used = 10 * CHEAP_NANOUSD;
     let limit = used + (worst["worstCostUsd"].as_f64().unwrap() * 1e9).round() as u64;
@@ -347,7 +348,7 @@ fn a_hard_budget_holds_for_trials_and_its_refusal_stands_at_the_item_and_in_the_
     let items = trial["items"].as_array().unwrap();
     let refused: Vec<&str> =
         items.iter().filter_map(|item| item["after"]["error"].as_str()).collect();
-    // The first is let go; once it is settled there is less room than the worst case needs.
+    // The first call is released; once it is settled, less room is left than the worst case needs.
     assert_eq!(refused.len(), 3, "{trial}");
     assert!(refused[0].contains("the budget `tight`"), "{refused:?}");
     assert_eq!(server.upstream.count(), count + 1);
@@ -375,12 +376,12 @@ fn a_call_that_would_wait_for_its_turn_for_too_long_is_not_made() {
     let errors: Vec<&str> = errors.collect();
     assert_eq!(errors.len(), 2, "{done}");
     assert!(errors[0].contains("provider openai allows no more calls"));
-    // No call, no row.
+    // A call that was not made has no row.
     assert_eq!(trial_rows(&server).len(), 1);
 }
 
 #[test]
-fn what_cannot_be_tried_is_refused_and_bad_bodies_are_told_by_their_fields() {
+fn invalid_trials_are_refused_with_their_fields() {
     let upstream = two_models();
     let server = Fixture::of(upstream);
     let (flow, found) = switch(&server, &one_node(&json!({})), what);
@@ -410,7 +411,7 @@ fn what_cannot_be_tried_is_refused_and_bad_bodies_are_told_by_their_fields() {
     let refused = server.post(&trial_path(&cache), &json!({}));
     assert_eq!((refused.status, refused.error_code().as_str()), (409, "conflict"));
 
-    // Runs may be deleted; what they cost stays.
+    // Deleting runs keeps their cost.
     let runs = server.get(&format!("/api/runs?flow_id={flow}")).json();
     for run in runs["items"].as_array().unwrap() {
         let path = format!("/api/runs/{}", run["runId"].as_str().unwrap());
@@ -430,7 +431,7 @@ fn what_cannot_be_tried_is_refused_and_bad_bodies_are_told_by_their_fields() {
 }
 
 #[test]
-fn a_suggestion_is_tried_once_at_a_time_and_so_are_only_two_of_them() {
+fn trials_are_limited_to_one_per_suggestion_and_two_in_all() {
     let (upstream, release) = only_dear_answers();
     let server = Fixture::of(upstream);
     for _ in 0..3 {
@@ -449,7 +450,7 @@ fn a_suggestion_is_tried_once_at_a_time_and_so_are_only_two_of_them() {
     assert_eq!((twice.status, twice.error_code().as_str()), (409, "conflict"));
     let third = server.post(&trial_path(&found[2]), &json!({"confirm": true}));
     assert_eq!((third.status, third.error_code().as_str()), (429, "busy"));
-    // To ask what it would cost is no trial.
+    // A request for an estimate does not count as a trial.
     assert_eq!(server.post(&trial_path(&found[2]), &json!({})).status, 200);
     drop(release);
     for tried in &found[..2] {
@@ -478,7 +479,7 @@ fn a_trial_goes_on_when_its_client_leaves() {
 }
 
 #[test]
-fn the_calls_of_a_trial_end_with_the_server_and_what_was_answered_before_is_kept() {
+fn shutdown_ends_a_trial_and_keeps_its_answers() {
     let (upstream, release) = only_dear_answers();
     let mut server = Fixture::of(upstream);
     let flow = flow_of(&server, DEAR);
@@ -486,7 +487,7 @@ fn the_calls_of_a_trial_end_with_the_server_and_what_was_answered_before_is_kept
     let found = suggestion(&server, "model_switch");
     let path = format!("{PATH}/{}", found["id"]);
 
-    // None is answered.
+    // No call is answered.
     let first = begin(&server, &found, 6);
     until_asked(&server.upstream, 4);
     server.start_again();
@@ -498,12 +499,12 @@ fn the_calls_of_a_trial_end_with_the_server_and_what_was_answered_before_is_kept
     }
     assert!(server.get(&path).json()["trial"].is_null());
 
-    // Those that the upstream still holds are answered to nobody.
+    // The upstream's remaining answers have no reader.
     for _ in 0..4 {
         release.send_timeout((), DEADLINE).unwrap();
     }
 
-    // One is.
+    // One call is answered.
     let second = begin(&server, &found, 2);
     until_asked(&server.upstream, 2);
     release.send_timeout((), DEADLINE).unwrap();
@@ -522,7 +523,7 @@ fn the_calls_of_a_trial_end_with_the_server_and_what_was_answered_before_is_kept
 }
 
 #[test]
-fn a_call_that_the_database_does_not_take_is_settled_once_it_does() {
+fn a_trial_call_is_settled_after_the_database_recovers() {
     let (upstream, release) = only_dear_answers();
     let server = Fixture::of(upstream);
     let flow = flow_of(&server, DEAR);

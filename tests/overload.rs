@@ -1,5 +1,5 @@
-//! More clients than the server has places, threads or descriptors for: each is answered or
-//! refused, and nothing stays when they have left.
+//! More clients than the server has connections, threads or descriptors for: each is answered or
+//! refused, and no resource leaks after they have left.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -19,13 +19,13 @@ use crate::harness::{DEADLINE, Response, agent, chain, eventually, two_nodes};
 use crate::upstream::Upstream;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_flowledger");
-/// How long an answer that nothing holds up may take on a busy machine.
+/// Time limit for an immediate answer on a busy machine.
 const AT_ONCE: Duration = Duration::from_secs(5);
-/// Half of the descriptors are kept back, so that there are 64 places for connections.
+/// The server reserves half of the descriptors, which leaves 64 connections.
 const FEW_DESCRIPTORS: usize = 128;
 const PLACES: usize = 64;
 
-/// The server, which may have that many descriptors.
+/// The server with this limit on descriptors.
 fn serve_with(descriptors: usize, home: &Home) -> Command {
     let line = format!("ulimit -n {descriptors}; exec \"$0\" serve --listen 127.0.0.1:0");
     let mut command = Command::new("sh");
@@ -37,7 +37,7 @@ fn serve_with(descriptors: usize, home: &Home) -> Command {
     command
 }
 
-/// How many threads or descriptors the server has.
+/// Returns the number of threads or descriptors of the server.
 fn count(server: &Served, kind: &str) -> usize {
     let dir = format!("/proc/{}/{kind}", server.running.pid());
     fs::read_dir(dir).unwrap().count()
@@ -47,7 +47,7 @@ fn threads_and_descriptors(server: &Served) -> (usize, usize) {
     (count(server, "task"), count(server, "fd"))
 }
 
-/// A connection on which this was sent. The server may refuse it before it has read everything.
+/// Opens a connection and sends a request. The server may refuse it before it has read everything.
 fn send(server: &Served, line: &str, fields: &str, body: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(server.address).unwrap();
     stream.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -56,7 +56,7 @@ fn send(server: &Served, line: &str, fields: &str, body: &[u8]) -> TcpStream {
     stream
 }
 
-/// The status of an answer; none where the connection ends without one.
+/// Returns the status of a response, or `None` if the connection ends without one.
 fn status(mut stream: &TcpStream) -> Option<u16> {
     let mut answer = Vec::new();
     let mut piece = [0; 1 << 10];
@@ -69,7 +69,7 @@ fn status(mut stream: &TcpStream) -> Option<u16> {
     Response::parse(&answer).map(|answer| answer.status)
 }
 
-/// Returns once the server has closed the connection, because until then its place is taken.
+/// Returns after the server has closed the connection, because it counts until then.
 fn get(server: &Served, path: &str) -> Option<u16> {
     let mut stream = send(server, &format!("GET {path}"), "connection: close\r\n", b"");
     let status = status(&stream);
@@ -88,7 +88,7 @@ fn stalled_uploads_leave_nothing_and_slow_nobody_down() {
         let fields = format!("{fields}content-length: 4000000\r\n");
         send(&server, line, &fields, &[b' '; 64 << 10])
     };
-    // Nothing of a body is read on a route that takes none, and for a client without the token.
+    // The server reads no body for a route without one, or for a client without the token.
     let refused: Vec<_> = (0..200)
         .map(|_| upload("POST /assets/x", ""))
         .chain((0..200).map(|_| upload("POST /api/flows", "")))
@@ -111,7 +111,7 @@ fn stalled_uploads_leave_nothing_and_slow_nobody_down() {
     });
 }
 
-/// Rows with two tags each: the days that are summed up do not know tags, so all are read.
+/// Writes rows with two tags each. The daily rollup has no tags, so queries by tag read all rows.
 fn fill(home: &Home, rows: u32) {
     let connection = Connection::open(home.data().join("flowledger.db")).unwrap();
     let sql =
@@ -149,18 +149,18 @@ fn heavy_reads_wait_for_a_few_readers() {
                 stream
             })
             .collect();
-        // Others do not wait for them.
+        // Other requests do not wait for them.
         let run = server.post(&format!("/api/flows/{flow}/execute?wait=true"), &json!({}));
         let answers = clients.iter().map(status).collect();
         is_over.store(true, Ordering::SeqCst);
         assert_eq!(run.status, 200, "{}", run.text());
         answers
     });
-    // A machine that is very busy may let the last of them wait for too long.
+    // On a very busy machine the last of them may wait too long.
     let served = |status: &Option<u16>| matches!(status, Some(200 | 429));
     assert!(answers.iter().all(served), "{answers:?}");
     assert!(answers.contains(&Some(200)), "{answers:?}");
-    // The clients, two for each reader, and what the server has otherwise.
+    // The clients, two descriptors per reader, and the server's other descriptors.
     let most = most.into_inner();
     assert!(most < CLIENTS + 2 * 16 + 30, "{most} descriptors");
     assert_eq!(get(&server, "/api/health"), Some(200));
@@ -169,11 +169,11 @@ fn heavy_reads_wait_for_a_few_readers() {
 }
 
 /// The server as an unprivileged user, who may start some 200 threads: root has no such limit. A
-/// test that does not run as root stays who it is.
+/// test that does not run as root keeps its user.
 fn serve_with_few_threads(home: &Home) -> Command {
     let dir = home.path(".");
     let own = fs::metadata(&dir).unwrap().uid();
-    // A user of this test alone, since the limit counts the threads of all its processes.
+    // A user for this test only, because the limit counts the threads of all its processes.
     let user = match own {
         0 => 20_000 + std::process::id() % 30_000,
         own => own,
@@ -181,7 +181,7 @@ fn serve_with_few_threads(home: &Home) -> Command {
     let program = home.path("flowledger");
     fs::copy(PROGRAM, &program).unwrap();
     let limit = threads_of(user) + 200;
-    // Shells do not agree on the name of the limit.
+    // The name of the limit differs between shells.
     let line = format!(
         "ulimit -u {limit} 2>/dev/null || ulimit -p {limit} || exit 1
          exec ./flowledger serve --listen 127.0.0.1:0"
@@ -241,7 +241,7 @@ fn clients_get_503_while_no_thread_can_be_started() {
 #[test]
 fn clients_that_leave_while_they_wait_give_their_places_back() {
     let upstream = Upstream::start(|_, stream| {
-        // Until the server hangs up.
+        // Until the server closes.
         let _ = stream.read(&mut [0]);
     });
     let home = Home::new();
@@ -260,7 +260,7 @@ fn clients_that_leave_while_they_wait_give_their_places_back() {
         get(&server, "/api/flows") == Some(503)
     });
     assert!(waiting.len() >= PLACES - 2, "only {}", waiting.len());
-    // Health has places of its own.
+    // Health checks have reserved connections.
     for _ in 0..20 {
         assert_eq!(get(&server, "/api/health"), Some(200));
     }
@@ -270,7 +270,7 @@ fn clients_that_leave_while_they_wait_give_their_places_back() {
     eventually("there are places again", || get(&server, "/api/flows") == Some(200));
     eventually("all threads have ended", || count(&server, "task") < PLACES);
     assert!(left.elapsed() < AT_ONCE, "{:?}", left.elapsed());
-    // Their runs go on.
+    // Their runs continue.
     let runs = server.get("/api/runs?limit=1000");
     let runs = runs["items"].as_array().unwrap();
     assert!(runs.len() >= PLACES - 2, "{}", runs.len());
@@ -278,7 +278,7 @@ fn clients_that_leave_while_they_wait_give_their_places_back() {
 }
 
 #[test]
-fn the_connection_that_was_idle_longest_makes_room_for_a_new_client() {
+fn the_longest_idle_connection_yields_to_a_new_client() {
     let home = Home::new();
     let server = Served::start(&mut serve_with(FEW_DESCRIPTORS, &home));
     let health = |stream: &mut TcpStream| {

@@ -1,4 +1,4 @@
-//! The page in a real Chromium, against the real server: what a person sees and does.
+//! The page in a real Chromium against the real server, as a user sees it.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -15,7 +15,7 @@ use crate::browser::Browser;
 use crate::harness::{DEADLINE, TestServer, add_provider, agent, chain, eventually, two_nodes};
 use crate::upstream::{STREAM_HEAD, Upstream, completion, delta, json_answer};
 
-/// Somebody in front of the page.
+/// A user of the page.
 pub struct Person {
     pub browser: Browser,
 }
@@ -29,7 +29,7 @@ impl Person {
         Self { browser }
     }
 
-    /// Sees the word that says how the connection is, and the state that goes with it.
+    /// Checks the connection indicator: its text and its state.
     #[track_caller]
     pub fn sees_that_it_is(&self, word: &str) {
         self.browser.wait_for(&format!(
@@ -51,7 +51,7 @@ impl Person {
         self.browser.type_into(&field, text);
     }
 
-    /// Sees, or has seen, a toast of this kind that has this text.
+    /// Waits for a toast of this kind with this text, now or earlier.
     #[track_caller]
     pub fn sees_toast(&self, kind: &str, text: &str) {
         self.browser.wait_for(&format!(
@@ -61,8 +61,8 @@ impl Person {
         ));
     }
 
-    /// Sees, or has seen, these things one after the other: toasts as `toast KIND: TITLE` and nodes
-    /// as `node ID STATE`.
+    /// Waits for these events in this order, now or earlier: toasts as `toast KIND: TITLE` and
+    /// nodes as `node ID STATE`.
     #[track_caller]
     fn sees_in_turn(&self, expected: &[&str]) {
         self.browser.wait_for(&format!(
@@ -84,7 +84,7 @@ impl Person {
         ));
     }
 
-    /// Sees the line below a flow begin like this.
+    /// Waits until the line below a flow starts with this text.
     #[track_caller]
     fn sees_run_line(&self, flow: &str, text: &str) {
         self.browser.wait_for(&format!(
@@ -94,7 +94,7 @@ impl Person {
         ));
     }
 
-    /// Sees exactly these rows in the ledger, from the top, as `NUMBER NODE STATUS`.
+    /// Waits until the ledger has exactly these rows, from the top, as `NUMBER NODE STATUS`.
     #[track_caller]
     fn sees_rows(&self, expected: &[&str]) {
         self.browser.wait_for(&format!(
@@ -107,7 +107,7 @@ impl Person {
         ));
     }
 
-    /// Sees a cell of the newest row.
+    /// Checks a cell of the newest row.
     #[track_caller]
     fn sees_cell(&self, column: &str, text: &str) {
         self.browser.wait_for(&format!(
@@ -129,7 +129,7 @@ impl Person {
         self.browser.click(&element(testid));
     }
 
-    /// Closes a dialog with Escape and finds the focus on the button that opened it.
+    /// Closes a dialog with Escape and checks that the focus returns to the button that opened it.
     #[track_caller]
     fn escapes_to(&self, flow: &str, name: &str) {
         self.browser.press("Escape");
@@ -138,7 +138,7 @@ impl Person {
             .wait_for(&format!("!{}.open && document.activeElement === {button}", element(name)));
     }
 
-    /// Sees the element that a test id names, and that it has this text in it.
+    /// Waits until the element with this test id contains this text.
     #[track_caller]
     pub fn sees_text(&self, testid: &str, text: &str) {
         self.browser.wait_for(&format!(
@@ -148,14 +148,14 @@ impl Person {
         ));
     }
 
-    /// The text that is shown of something.
+    /// Returns the text of an element.
     #[track_caller]
     pub fn reads(&self, testid: &str) -> String {
         let text = self.browser.wait_for(&format!("{}.innerText", element(testid)));
         text.as_str().unwrap().to_owned()
     }
 
-    /// Sees a fault at a field of a form, which says so to screen readers as well.
+    /// Checks the error of a form field, also in its accessible description.
     #[track_caller]
     fn sees_fault(&self, form: &str, field: &str, text: &str) {
         self.sees_text(&format!("{form}-{field}-fault"), text);
@@ -167,7 +167,7 @@ impl Person {
         ));
     }
 
-    /// Unfolds the newest row of the ledger, and sees all these texts in it.
+    /// Expands the newest row of the ledger and checks these texts in it.
     #[track_caller]
     fn finds_in_newest_row(&self, texts: &[&str]) {
         self.browser.click(&format!("{ROWS}[0].querySelector('.toggle')"));
@@ -177,14 +177,14 @@ impl Person {
         ));
     }
 
-    /// Puts text into a field of the form of a budget.
+    /// Types text into a field of the budget form.
     #[track_caller]
     fn fills_in(&self, field: &str, text: &str) {
         let field = element(&format!("budget-{field}"));
         self.browser.type_into(&field, text);
     }
 
-    /// Sees that so much of a budget is used, also where it is told to screen readers.
+    /// Checks the usage bar of a budget, also its accessible value.
     #[track_caller]
     fn sees_budget(&self, name: &str, percent: u32, text: &str) {
         self.browser.wait_for(&format!(
@@ -210,14 +210,14 @@ impl Person {
         ));
     }
 
-    /// What was put into the page when it was opened is still there.
+    /// Checks that the page was not reloaded since it was opened.
     #[track_caller]
     pub fn has_not_reloaded(&self) {
         assert_eq!(self.browser.eval("typeof window.witness"), "object");
     }
 
-    /// No exceptions, nothing that a Content-Security-Policy refused, no loads that failed, but for
-    /// those that a test is about.
+    /// Checks the console: no exceptions, Content-Security-Policy violations or failed loads,
+    /// except those that a test expects.
     #[track_caller]
     pub fn has_a_clean_console(&self, but_for: &[&str]) {
         let mut complaints = self.browser.console();
@@ -225,7 +225,7 @@ impl Person {
         assert_eq!(complaints, Vec::<String>::new());
     }
 
-    /// The page is not wider than a window of this width.
+    /// Checks that the page fits into a window of this width.
     #[track_caller]
     pub fn cannot_scroll_sideways(&self, width: u32) {
         let found = self.browser.eval(
@@ -237,8 +237,7 @@ impl Person {
     }
 }
 
-/// Writes down toasts and the states of nodes as they go by: a person would see them, a test that
-/// looks now and then would not.
+/// Records toasts and node states as they appear, because a polling test would miss short ones.
 const WITNESS: &str = "void (() => {
     window.witness = [];
     const write = (records) => {
@@ -268,7 +267,7 @@ pub fn element(testid: &str) -> String {
     format!("document.querySelector({})", json!(selector(testid)))
 }
 
-/// What `selector` finds in the card of the flow of this name.
+/// An expression for `selector` in the card of the flow with this name.
 pub fn in_card(flow: &str, selector: &str) -> String {
     format!(
         "[...document.querySelectorAll('[data-testid=flow]')]
@@ -287,7 +286,7 @@ fn end_of_stream(input_tokens: u64, output_tokens: u64) -> String {
 }
 
 #[test]
-fn a_failed_run_is_resumed_with_a_button_and_what_had_finished_stays() {
+fn a_failed_run_is_resumed_and_keeps_finished_nodes() {
     let is_mended = Arc::new(AtomicBool::new(false));
     let mended = Arc::clone(&is_mended);
     let upstream = Upstream::start(move |body, stream| {
@@ -322,7 +321,7 @@ fn a_failed_run_is_resumed_with_a_button_and_what_had_finished_stays() {
 }
 
 #[test]
-fn a_flow_that_declares_its_inputs_is_filled_in_and_what_was_skipped_is_shown() {
+fn declared_inputs_have_a_form_and_skipped_nodes_are_shown() {
     let server = TestServer::start();
     let nodes = json!([
         {"id": "in", "type": "input", "data": {"inputs": [
@@ -382,7 +381,7 @@ fn a_run_is_seen_while_it_goes_on_and_then_found_in_the_ledger() {
     person.sees_run_line("Article", "Not run yet");
     person.sees_total("calls", "0");
 
-    // While the provider is still writing, what it has written is there, and so is the row.
+    // The page shows partial output and the row while the provider still writes.
     person.types("topic", "Article", "bees");
     person.presses_run("Article");
     person.sees_toast("started", "Article started");
@@ -404,10 +403,10 @@ fn a_run_is_seen_while_it_goes_on_and_then_found_in_the_ledger() {
     person.sees_total("calls", "2");
     person.sees_total("input-tokens", "1,000,004");
     person.sees_total("output-tokens", "100,007");
-    // gpt-4o-mini: 0.15 and 0.60 USD for a million tokens.
+    // gpt-4o-mini: 0.15 and 0.60 USD per million tokens.
     person.sees_total("cost", "$0.21");
 
-    // A run that fails says why, in the toast, at the node, below the flow and in its row.
+    // A failed run shows its error in the toast, at the node, below the flow and in its row.
     person.presses_run("Broken");
     person.sees_toast("failed", "Broken failed: ");
     person.sees_toast("failed", "out of order, try <b>later</b>");
@@ -423,7 +422,7 @@ fn a_run_is_seen_while_it_goes_on_and_then_found_in_the_ledger() {
 }
 
 #[test]
-fn a_server_that_goes_and_comes_back_is_noticed_and_caught_up_with() {
+fn the_page_reconnects_and_catches_up_after_a_restart() {
     let mut server = TestServer::start();
     let flow = server.save(&two_nodes());
     server.run(flow, &json!({"topic": "ants"}));
@@ -446,7 +445,7 @@ fn a_server_that_goes_and_comes_back_is_noticed_and_caught_up_with() {
     person.sees_total("calls", "4");
     person.sees_node("Two nodes", "draft", "completed", "bees");
 
-    // While something lets HTTP through but no WebSocket, the page asks instead of being told.
+    // If a network blocks WebSockets but not HTTP, the page polls.
     person.browser.eval(
         "void (window.Blocked = window.WebSocket, \
          window.WebSocket = class extends Blocked { constructor() { super('ws://127.0.0.1:1/'); } })",
@@ -463,7 +462,7 @@ fn a_server_that_goes_and_comes_back_is_noticed_and_caught_up_with() {
         .wait_for(&format!("{}.innerText.includes('polling every 5 s')", element("connection")));
     person.sees_that_it_is("Disconnected");
 
-    // What was seen by asking is not there twice once it is told.
+    // Events that polling already showed do not appear twice after the reconnect.
     person.browser.eval("void (window.WebSocket = Blocked)");
     person.browser.click(&format!("{}.querySelector('button')", element("connection")));
     person.sees_that_it_is("Connected");
@@ -531,7 +530,7 @@ fn a_webhook_is_made_in_the_page_and_its_secret_is_shown_once() {
     assert_eq!(deliver(&secret), 202);
     person.sees_toast("completed", "Two nodes completed");
     person.sees_node("Two nodes", "draft", "completed", "bees");
-    // The example is what a shell takes, with what was typed into the card.
+    // The example is valid shell and uses the values typed into the card.
     let example = person.reads("hook-curl");
     let expected = [
         format!("curl '{url}'"),
@@ -544,7 +543,7 @@ fn a_webhook_is_made_in_the_page_and_its_secret_is_shown_once() {
     browser.click(copy);
     browser.wait_for(&format!("({copy}).innerText === 'Copied'"));
 
-    // It is gone with the dialog, and nowhere else.
+    // The secret disappears with the dialog and is stored nowhere.
     person.escapes_to("Two nodes", "triggers");
     let is_kept = format!(
         "[document.documentElement.outerHTML, JSON.stringify(localStorage), JSON.stringify(sessionStorage)]
@@ -556,7 +555,7 @@ fn a_webhook_is_made_in_the_page_and_its_secret_is_shown_once() {
     person.sees_text("hook-url", &url);
     assert_eq!(browser.eval(&is_kept), false);
 
-    // Another secret and the end of the webhook are asked about first.
+    // A new secret and the removal of the webhook need a confirmation.
     person.presses("hook-renew");
     person.presses("ask-no");
     assert_eq!(deliver(&secret), 202);
@@ -580,12 +579,12 @@ fn a_webhook_is_made_in_the_page_and_its_secret_is_shown_once() {
     assert_eq!(deliver(&renewed), 401);
     let answer = server.get(&format!("/api/flows/{flow}/hook"));
     assert_eq!(answer.status, 404);
-    // That there is none yet is asked with a request like any other.
+    // The page requests the missing webhook, so the console has this error.
     person.has_a_clean_console(&["404"]);
 }
 
 #[test]
-fn a_schedule_with_faults_is_mended_at_its_fields_and_then_says_when_it_is_due() {
+fn schedule_errors_appear_at_their_fields() {
     let mut server = TestServer::start();
     let flow = server.save(&two_nodes());
     let path = format!("/api/flows/{flow}/schedule");
@@ -615,7 +614,7 @@ fn a_schedule_with_faults_is_mended_at_its_fields_and_then_says_when_it_is_due()
     person.sees_fault("schedule", "input", "is not JSON");
     assert_eq!(server.get(&path).status, 404);
 
-    // What was typed outlives the dialog, and a server that is away.
+    // Typed text survives the dialog and a server restart.
     types("input", r#"{"topic": "hornets"}"#);
     person.escapes_to("Two nodes", "triggers");
     person.opens_dialog("Two nodes", "triggers");
@@ -662,7 +661,7 @@ fn a_schedule_with_faults_is_mended_at_its_fields_and_then_says_when_it_is_due()
 }
 
 #[test]
-fn a_failed_run_shows_its_attempts_and_what_was_asked_in_each_node() {
+fn a_failed_run_shows_attempts_and_prompts_per_node() {
     let error = format!("out of order: {MARKUP}");
     let upstream = Upstream::start(move |_, stream| {
         let error = json!({"error": {"message": error}}).to_string();
@@ -683,7 +682,7 @@ fn a_failed_run_shows_its_attempts_and_what_was_asked_in_each_node() {
     browser.resize(390, 844, true);
     person.opens_dialog("Judged", "history");
     person.sees_text("history", "It was not run yet.");
-    // It comes by itself, from wherever it was started.
+    // New runs appear without a reload, whichever client starts them.
     let topic = format!("{MARKUP} {}", "unbreakable".repeat(100));
     server.run(flow, &json!({"topic": topic}));
     person.sees_text("history-status", "failed");
@@ -694,7 +693,7 @@ fn a_failed_run_shows_its_attempts_and_what_was_asked_in_each_node() {
     let says = |id: &str, text: &str| {
         browser.wait_for(&format!("{}.innerText.includes({})", node(id), json!(text)));
     };
-    // The one that failed is unfolded.
+    // The failed node is expanded.
     says("second", "failed · 2 attempts");
     says("second", "Attempt 1");
     says("second", "Attempt 2");
@@ -706,7 +705,7 @@ fn a_failed_run_shows_its_attempts_and_what_was_asked_in_each_node() {
         node("second")
     );
     assert_eq!(browser.eval(&statuses), json!(["FAILED", "FAILED"]));
-    // Long texts are folded until somebody wants to read them.
+    // Long texts are collapsed at first.
     let prompt = format!("{}.querySelector('[data-testid=history-prompt]')", node("second"));
     assert_eq!(browser.eval(&format!("{prompt}.open")), false);
     browser.click(&format!("{prompt}.querySelector('summary')"));
@@ -720,12 +719,12 @@ fn a_failed_run_shows_its_attempts_and_what_was_asked_in_each_node() {
     assert_eq!(browser.eval("document.scripts.length"), 1);
     assert_eq!(browser.eval("document.images.length"), 1);
 
-    // What was unfolded stays so when more runs come.
+    // An expanded item stays expanded when more runs arrive.
     server.run(flow, &json!({"topic": "ants"}));
     browser.wait_for(&format!("{}.options.length === 2", element("history-run")));
     assert_eq!(browser.eval(&format!("{prompt}.open")), true);
     person.escapes_to("Judged", "history");
-    // And a call in the ledger leads to its run.
+    // A call in the ledger links to its run.
     browser.resize(1280, 800, false);
     browser.click(&format!("{ROWS}[0].querySelector('.toggle')"));
     person.presses("ledger-run");
@@ -734,7 +733,7 @@ fn a_failed_run_shows_its_attempts_and_what_was_asked_in_each_node() {
 }
 
 #[test]
-fn a_run_is_deleted_after_a_question_and_its_rows_stay_in_the_ledger() {
+fn a_run_is_deleted_after_confirmation_and_keeps_its_rows() {
     let server = TestServer::start();
     let flow = server.save(&two_nodes());
     for topic in ["ants", "bees"] {
@@ -773,7 +772,7 @@ fn a_run_is_deleted_after_a_question_and_its_rows_stay_in_the_ledger() {
     person.has_a_clean_console(&[]);
 }
 
-/// A node that is answered by the provider `openai` with a whole text.
+/// A node at the provider `openai`, answered in one piece.
 fn asking(id: &str, prompt: &str, more: &Value) -> Value {
     let mut node = agent(id, "openai", "gpt-4o-mini", prompt);
     node["data"]["stream"] = json!(false);
@@ -784,7 +783,7 @@ fn asking(id: &str, prompt: &str, more: &Value) -> Value {
 }
 
 #[test]
-fn the_items_of_a_map_are_counted_while_it_goes_on_and_then_looked_into() {
+fn map_items_are_counted_live_and_can_be_opened() {
     let (leave, left) = bounded::<()>(100);
     let upstream = Upstream::start(move |body, stream| {
         let _ = left.recv_timeout(DEADLINE);
@@ -814,14 +813,14 @@ fn the_items_of_a_map_are_counted_while_it_goes_on_and_then_looked_into() {
     let counts = in_card("Words", ".node-meta");
     let counted = format!("{counts}.innerText === 'Items: 3 done · 1 under way'");
     browser.wait_for(&counted);
-    // Also by somebody who opens the page only now.
+    // Also after a reload.
     browser.reload();
     browser.wait_for(&counted);
     person.opens_dialog("Words", "history");
     browser.click("document.querySelector('[data-testid=history-node] summary')");
     person.sees_text("items-all", "4 begun");
     person.sees_text("items-open", "1 under way");
-    // Who reads one is not disturbed by the others.
+    // New items do not disturb a reader of another one.
     let item = |number: u32| {
         format!("document.querySelector('[data-testid=history-item][data-item=\"{number}\"]')")
     };
@@ -846,7 +845,7 @@ fn the_items_of_a_map_are_counted_while_it_goes_on_and_then_looked_into() {
     for text in ["100 → 1,000", "$0.000615", "Attempt 1", "well"] {
         says(1, text);
     }
-    // Not all at once, for there may be a thousand.
+    // The list is paginated, because a map may have a thousand items.
     let count = "document.querySelectorAll('[data-testid=history-item]').length";
     assert_eq!(browser.eval(count), 25);
     person.presses("items-more");
@@ -865,7 +864,7 @@ fn the_items_of_a_map_are_counted_while_it_goes_on_and_then_looked_into() {
 }
 
 #[test]
-fn a_budget_is_set_in_the_page_warns_fills_its_bar_and_refuses_a_call() {
+fn a_budget_set_in_the_page_warns_and_refuses_a_call() {
     let upstream = Upstream::saying(completion("done", 100, 1_000));
     let server = TestServer::start_with(|config| {
         add_provider(config, "openai", Kind::OpenAi, upstream.url());
@@ -885,7 +884,7 @@ fn a_budget_is_set_in_the_page_warns_fills_its_bar_and_refuses_a_call() {
     person.sees_fault("budget", "limit", "is not an amount of US dollars");
     person.sees_fault("budget", "timezone", "is not an IANA time zone");
     browser.wait_for(&format!("document.activeElement === {}", element("budget-limit")));
-    // What was typed is there when somebody comes back.
+    // Typed text is still there when the dialog opens again.
     browser.press("Escape");
     browser.wait_for(&format!("document.activeElement === {}", element("budgets-button")));
     browser.press("Enter");
@@ -902,13 +901,13 @@ fn a_budget_is_set_in_the_page_warns_fills_its_bar_and_refuses_a_call() {
     assert_eq!(browser.eval(&is_within), true);
     person.cannot_scroll_sideways(390);
 
-    // What others add meanwhile stays, as exact as it was.
+    // Budgets that other clients add meanwhile stay, with their exact amounts.
     let mut budgets = server.get("/api/budget").json();
     let other = json!({"name": "other", "per": "run", "limitUsd": "9007199254.740993", "flowId": flow, "hard": false});
     budgets["budgets"].as_array_mut().unwrap().push(other);
     let put = server.request("PUT", "/api/budget", &[], budgets.to_string().as_bytes());
     assert_eq!(put.status, 200, "{}", put.text());
-    // The keyboard is enough.
+    // The form works with the keyboard alone.
     browser.press("Enter");
     person.fills_in("name", "daily");
     browser.press("Enter");
@@ -919,7 +918,7 @@ fn a_budget_is_set_in_the_page_warns_fills_its_bar_and_refuses_a_call() {
     person.sees_text("budgets", "$9,007,199,254.740993 for each run by itself");
     person.sees_text("budgets", "calls of the flow Dear");
 
-    // Somebody who saves between the page's reading and its writing loses nothing either.
+    // A change between the page's read and its write is not lost either.
     browser.eval(
         "void (() => {
             const send = window.fetch;
@@ -943,7 +942,7 @@ fn a_budget_is_set_in_the_page_warns_fills_its_bar_and_refuses_a_call() {
         told["budgets"].as_array().unwrap().iter().map(|budget| &budget["name"]).collect();
     assert_eq!(names, ["daily", "other", "faster"]);
 
-    // Two calls fit, and the bar moves by itself; a third would not.
+    // Two calls fit, and the bar moves without a reload. A third would not fit.
     for _ in 0..2 {
         server.run(flow, &json!({}));
     }
@@ -966,7 +965,7 @@ fn a_budget_is_set_in_the_page_warns_fills_its_bar_and_refuses_a_call() {
 }
 
 #[test]
-fn a_key_with_a_budget_is_made_in_the_page_shown_once_and_removed_with_its_budget() {
+fn a_key_with_a_budget_is_created_shown_once_and_removed() {
     let upstream = Upstream::saying(completion("done", 9, 1));
     let server = TestServer::start_with(|config| {
         add_provider(config, "openai", Kind::OpenAi, upstream.url());
@@ -997,7 +996,7 @@ fn a_key_with_a_budget_is_made_in_the_page_shown_once_and_removed_with_its_budge
         browser.wait_for(&format!("document.activeElement?.matches({})", json!(selector(testid))));
     };
 
-    // What is wrong is said at its field, and nothing is made.
+    // The error is shown at its field, and no key is created.
     person.presses("key-add");
     has_focus("key-name");
     person.presses("key-hasBudget");
@@ -1013,7 +1012,7 @@ fn a_key_with_a_budget_is_made_in_the_page_shown_once_and_removed_with_its_budge
     types("limit", "1,000");
     person.presses("key-save");
     person.sees_fault("key", "limit", "must be a whole number of tokens");
-    // What was typed is there when somebody comes back, and the keyboard is enough.
+    // Typed text is still there when the dialog opens again, and the keyboard is enough.
     browser.press("Escape");
     has_focus("keys-button");
     browser.press("Enter");
@@ -1032,7 +1031,7 @@ fn a_key_with_a_budget_is_made_in_the_page_shown_once_and_removed_with_its_budge
     assert!(told["expiresAt"].as_str().unwrap().starts_with("2999-0"));
     person.sees_text("key", "Last used\nnot yet");
 
-    // Its budget fills while it is used.
+    // The budget fills as the key is used.
     let headers = [("authorization", &*format!("Bearer {key}"))];
     let body = json!({"model": "gpt-4o-mini", "max_tokens": 10, "messages": [{"role": "user", "content": "Hi"}]});
     let body = body.to_string();
@@ -1041,7 +1040,7 @@ fn a_key_with_a_budget_is_made_in_the_page_shown_once_and_removed_with_its_budge
     person.sees_text("key-budget", "1 % · 10 tokens of 1,000 tokens used");
     browser.wait_for(&format!("!{}.innerText.includes('not yet')", element("key")));
 
-    // The key is gone with the dialog, and nowhere else.
+    // The key disappears with the dialog and is stored nowhere.
     browser.press("Escape");
     has_focus("keys-button");
     let is_kept = format!(
@@ -1075,7 +1074,7 @@ fn a_key_with_a_budget_is_made_in_the_page_shown_once_and_removed_with_its_budge
 }
 
 #[test]
-fn a_row_says_what_the_cache_saved_and_how_long_the_first_token_took() {
+fn a_row_shows_cache_savings_and_time_to_first_token() {
     let upstream = Upstream::start(|body, stream| {
         let answer = if body.contains("streamed") {
             format!("{STREAM_HEAD}{}{}", delta("well"), end_of_stream(10, 5))
@@ -1110,7 +1109,7 @@ fn a_row_says_what_the_cache_saved_and_how_long_the_first_token_took() {
     person.has_a_clean_console(&[]);
 }
 
-/// Would run if it became a part of the page instead of a text.
+/// Would run if the page inserted it as markup instead of text.
 pub const MARKUP: &str =
     "<img src=x onerror=\"window.hacked = true\"><script>hacked = true</script>";
 
@@ -1169,7 +1168,7 @@ fn whatever_flows_and_providers_say_is_text_also_on_a_phone() {
     assert_eq!(person.browser.eval("document.scripts.length"), 1);
     person.has_a_clean_console(&[]);
 
-    // And if markup ever did get in, the Content-Security-Policy would not let it run.
+    // If markup did get in, the Content-Security-Policy would still block it.
     person
         .browser
         .eval(&format!("document.body.insertAdjacentHTML('beforeend', {})", json!(MARKUP)));
@@ -1181,7 +1180,7 @@ fn whatever_flows_and_providers_say_is_text_also_on_a_phone() {
 }
 
 #[test]
-fn pages_of_other_origins_can_use_live_js_where_they_are_allowed_to() {
+fn live_js_works_on_allowed_origins() {
     let (site, stranger) = (Site::start(), Site::start());
     let server = TestServer::start_with(|config| config.allow_origins = vec![site.origin()]);
     let flow = server.save(&two_nodes());
@@ -1193,7 +1192,7 @@ fn pages_of_other_origins_can_use_live_js_where_they_are_allowed_to() {
     browser.wait_for("live.lastMessage.type === 'PONG'");
     let subscribe = json!({"type": "SUBSCRIBE", "payload": {"types": ["FLOW_STATUS"]}});
     assert_eq!(browser.eval(&format!("live.sendMessage({subscribe})")), true);
-    // An answer to what was sent after it says that it was taken.
+    // The reply to a later message shows that the server has accepted the earlier one.
     browser.eval("void (messages.length = 0, live.sendMessage({ type: 'PING' }))");
     browser.wait_for("messages.some(({ type }) => type === 'PONG')");
     let run = format!(
@@ -1227,7 +1226,7 @@ fn pages_of_other_origins_can_use_live_js_where_they_are_allowed_to() {
     let asks = "fetch(server + '/api/flows').then(() => 'told', () => 'refused')";
     assert_eq!(browser.eval(asks), "refused");
     assert_eq!(browser.eval(&format!("{run}.catch(() => 'refused')")), "refused");
-    // Browsers send this without asking the server first, as they do a form.
+    // Browsers send this without a preflight, like a form.
     browser.eval(&format!(
         "fetch(server + '/api/flows/{flow}/execute?wait=true', {{ method: 'POST', mode: 'no-cors' }}).then(() => null)"
     ));
@@ -1238,8 +1237,8 @@ fn pages_of_other_origins_can_use_live_js_where_they_are_allowed_to() {
     );
 }
 
-/// Another web site, on a port of its own: one page that connects to the server that its address
-/// names after `?`.
+/// Another web site on its own port: one page that connects to the server whose address follows
+/// `?`.
 struct Site {
     address: SocketAddr,
     stopping: Arc<AtomicBool>,
@@ -1267,8 +1266,8 @@ impl Site {
                 if is_stopping.load(Ordering::SeqCst) {
                     return;
                 }
-                // Browsers open connections ahead of need and send nothing on them: a thread for
-                // each, or the first silent one holds up all others.
+                // Browsers open spare connections and send nothing on them. Without a thread for
+                // each, the first silent one would block all others.
                 std::thread::spawn(move || drop(answer(&stream)));
             }
         });
@@ -1290,7 +1289,7 @@ impl Drop for Site {
     }
 }
 
-/// Reads a request and answers with the page, whatever it asks for.
+/// Reads a request and answers with the page, for any path.
 fn answer(mut stream: &TcpStream) -> std::io::Result<()> {
     stream.set_read_timeout(Some(DEADLINE))?;
     for line in BufReader::new(stream).lines() {

@@ -1,4 +1,4 @@
-//! Suggestions in the page: how they come, are looked into, tried, applied and taken back.
+//! Suggestions in the page: arrival, details, trials, apply and revert.
 
 use std::io::Write;
 
@@ -9,11 +9,11 @@ use crate::optimizer_fixture::{Fixture, PATH, flow_of, of_kind, openai, run_time
 use crate::page::{MARKUP, Person, element, in_card, selector};
 use crate::upstream::{completion_of, json_answer};
 
-/// What four calls of 0.0125 USD for nothing, seen for moments, come to.
+/// The projection of four unnecessary calls of 0.0125 USD, seen within moments.
 const PROMISE: &str = "likely 1.50 USD in 30 days (0.03 to 2.97), from 4 calls";
 
 impl Person {
-    /// Sees, in a list of the dialog, the card of a suggestion, and that it has this text in it.
+    /// Waits until the card of a suggestion, in a list of the dialog, contains this text.
     #[track_caller]
     fn sees_card(&self, list: &str, id: &Value, text: &str) {
         let card = format!("{} [data-saving-id='{id}']", selector(list));
@@ -24,7 +24,7 @@ impl Person {
         ));
     }
 
-    /// Sees the number of open suggestions on the button, or that there is none.
+    /// Checks the number of open suggestions on the button, or that there is none.
     #[track_caller]
     fn sees_badge(&self, open: usize) {
         let badge = element("savings-badge");
@@ -58,8 +58,8 @@ impl Person {
         self.cannot_scroll_sideways(390);
     }
 
-    /// The next time that the page asks for a path that ends like this, somebody else gives the flow
-    /// this name just before.
+    /// Renames the flow just before the page's next request with this method and path suffix, as
+    /// another client would.
     fn is_preceded(&self, server: &TestServer, flow: i64, name: &str, method: &str, end: &str) {
         let mut other = saved(server, flow);
         other["name"] = json!(name);
@@ -80,7 +80,7 @@ impl Person {
     }
 }
 
-/// The suggestion to keep answers of a flow, once it rests on so many calls.
+/// Waits for the cache suggestion of a flow, based on `calls` calls.
 fn cache_of(server: &TestServer, flow: i64, calls: u64) -> Value {
     let mut found = Value::Null;
     eventually("the suggestion is made", || {
@@ -91,7 +91,7 @@ fn cache_of(server: &TestServer, flow: i64, calls: u64) -> Value {
     found
 }
 
-/// The optimizer has looked at the flow as it is now.
+/// Waits until the optimizer has processed the current version of the flow.
 fn can_be_applied(server: &TestServer, id: &Value) {
     eventually("it has been looked at again", || {
         server.get(&format!("{PATH}/{id}")).json()["conflict"].is_null()
@@ -103,7 +103,7 @@ fn saved(server: &TestServer, flow: i64) -> Value {
 }
 
 #[test]
-fn a_suggestion_comes_by_itself_is_looked_into_applied_and_taken_back() {
+fn a_suggestion_appears_and_is_applied_and_reverted() {
     let server = Fixture::answering(1_000, 1_000);
     let flow = flow_of(&server, "gpt-4o");
     let before = saved(&server, flow);
@@ -116,7 +116,7 @@ fn a_suggestion_comes_by_itself_is_looked_into_applied_and_taken_back() {
     person.sees_badge(1);
     let id = &cache_of(&server, flow, 4)["id"];
 
-    // The toast leads to its card, which says what it rests on.
+    // The toast leads to the card, which shows the evidence.
     person.presses("toast-button");
     person.sees_card("saving-open", id, PROMISE);
     person.has_the_focus_on("[data-testid=saving] h4");
@@ -130,7 +130,7 @@ fn a_suggestion_comes_by_itself_is_looked_into_applied_and_taken_back() {
     person.sees_text("saving-evidence", "Repeated cost\n0.05 USD");
     person.sees_text("saving-applied", "Nothing was applied yet.");
 
-    // What it changes is seen before there is a button that applies it.
+    // The page shows the change before it offers the button to apply it.
     person.does_not_see("saving-apply");
     person.does_not_see("saving-try");
     person.presses("saving-show");
@@ -151,7 +151,7 @@ fn a_suggestion_comes_by_itself_is_looked_into_applied_and_taken_back() {
     person.sees_text("change-after", "604800");
     person.does_not_see("saving-apply");
 
-    // Taken back after a question.
+    // Reverted after a confirmation.
     person.presses("saving-take-back");
     person.sees_text("ask", "“One” gets back what it said before");
     person.presses("ask-no");
@@ -181,7 +181,7 @@ fn what_somebody_else_changed_meanwhile_is_told_and_stays() {
     person.sees_badge(1);
     person.presses("savings-button");
 
-    // Before it is looked at.
+    // Changed before the details load.
     let end = format!("/{id}");
     person.is_preceded(&server, flow, "First", "GET", &end);
     person.presses("saving-show");
@@ -191,7 +191,7 @@ fn what_somebody_else_changed_meanwhile_is_told_and_stays() {
     person.presses("saving-look-again");
     person.sees_text("saving-change", "node n cache.maxAgeS");
 
-    // Between the look and the press.
+    // Changed between the details and the button press.
     person.is_preceded(&server, flow, "Second", "GET", &end);
     person.presses("saving-apply");
     person.sees_text("saving-change", "Not applied: something has changed meanwhile");
@@ -199,7 +199,7 @@ fn what_somebody_else_changed_meanwhile_is_told_and_stays() {
     person.presses("saving-look-again");
     person.sees_text("saving-apply", "Apply");
 
-    // And after the last look, where the server refuses.
+    // Changed after the last check of the page, so the server refuses.
     person.is_preceded(&server, flow, "Third", "POST", "/apply");
     person.presses("saving-apply");
     person.sees_text("saving-change", &format!("Not applied: flow {flow} has changed since"));
@@ -210,7 +210,7 @@ fn what_somebody_else_changed_meanwhile_is_told_and_stays() {
     person.presses("saving-apply");
     person.sees_card("saving-applied", id, PROMISE);
 
-    // The flow's card in the page is drawn anew.
+    // The page updates the flow's card.
     browser.wait_for(&in_card("Third", "h3"));
 
     person.is_preceded(&server, flow, "Fourth", "POST", "/revert");
@@ -226,7 +226,7 @@ fn what_somebody_else_changed_meanwhile_is_told_and_stays() {
 }
 
 #[test]
-fn suggestions_come_and_go_in_the_open_dialog_as_text_also_on_a_phone() {
+fn suggestions_update_in_the_open_dialog_also_on_a_phone() {
     let server = Fixture::answering(1_000, 1_000);
     let name = format!("{MARKUP}{}", "unbreakable".repeat(9));
     let save = |name: &str| {
@@ -256,7 +256,7 @@ fn suggestions_come_and_go_in_the_open_dialog_as_text_also_on_a_phone() {
     browser.wait_for(&format!("{}.checkVisibility()", of_first("saving-apply")));
     browser.click(&format!("{}.querySelector('summary')", of_first("saving-evidence")));
     person.finds_that_it_fits();
-    // Before and after are one below the other.
+    // Before and after are stacked.
     let [before, after] = ["before", "after"].map(|side| of_first(&format!("change-{side}")));
     assert_eq!(
         browser.eval(&format!(
@@ -265,13 +265,13 @@ fn suggestions_come_and_go_in_the_open_dialog_as_text_also_on_a_phone() {
         true
     );
 
-    // Dismissed elsewhere.
+    // Dismissed by another client.
     server.post(&format!("{PATH}/{second}/dismiss"), &json!({}));
     person.sees_badge(1);
     browser.wait_for(&format!(
         "!document.querySelector(`[data-testid=saving-open] [data-saving-id='{second}']`)"
     ));
-    // And here.
+    // Dismissed in this page.
     browser.click(&of_first("saving-dismiss"));
     person.sees_text("savings", "“Keep its answers” was dismissed.");
     person.has_the_focus_on("[data-testid=saving-past] > summary");
@@ -279,7 +279,7 @@ fn suggestions_come_and_go_in_the_open_dialog_as_text_also_on_a_phone() {
     let status = |id: &Value| server.get(&format!("{PATH}/{id}")).json()["status"].clone();
     assert_eq!([status(&first), status(&second)], ["DISMISSED", "DISMISSED"]);
 
-    // They are asked for by who wants to see them.
+    // Dismissed suggestions load on demand.
     browser.reload();
     person.presses("savings-button");
     person.sees_text("saving-open", "Nothing is proposed.");
@@ -293,7 +293,7 @@ fn suggestions_come_and_go_in_the_open_dialog_as_text_also_on_a_phone() {
 }
 
 #[test]
-fn another_model_is_tried_on_stored_inputs_after_its_price_was_told_and_may_be_a_third_one() {
+fn a_trial_shows_its_price_first_and_can_change_the_model() {
     let upstream = openai(|body, stream| {
         let asked: Value = serde_json::from_str(body).unwrap();
         let model = asked["model"].as_str().unwrap();
@@ -325,7 +325,7 @@ fn another_model_is_tried_on_stored_inputs_after_its_price_was_told_and_may_be_a
     person.presses("savings-button");
     person.sees_text("saving-promise", ", from 10 calls");
 
-    // What it costs is told first, and anew where something else is chosen.
+    // The page shows the cost first, and updates it after each choice.
     person.presses("saving-try");
     person.has_the_focus_on(&selector("trial-count"));
     browser.type_into(&element("trial-count"), "3");
@@ -345,7 +345,7 @@ fn another_model_is_tried_on_stored_inputs_after_its_price_was_told_and_may_be_a
     person.has_the_focus_on("[data-testid=trial-results] h5");
     assert_eq!(server.upstream.count(), count + 2);
 
-    // Both answers, one below the other on a phone and side by side on a desk.
+    // Both answers, stacked on a phone and side by side on a desktop.
     let item = |at: usize, side: &str| {
         format!(
             "document.querySelectorAll('[data-testid=trial-item]')[{at}]
@@ -372,7 +372,7 @@ fn another_model_is_tried_on_stored_inputs_after_its_price_was_told_and_may_be_a
     browser.resize(1280, 800, false);
     browser.wait_for(&format!("{before}.right <= {after}.left && {before}.top === {after}.top"));
 
-    // Another model than the one put forward: its own promise, its own change.
+    // An alternative to the recommended model has its own projection and change.
     let other = &found["alternatives"][0];
     let name = other["name"].as_str().unwrap();
     let expected = other["savingPer30Days"]["expectedUsd"].as_f64().unwrap();
@@ -407,7 +407,7 @@ fn another_model_is_tried_on_stored_inputs_after_its_price_was_told_and_may_be_a
 }
 
 #[test]
-fn what_is_expected_and_what_was_measured_are_told_apart_also_where_it_cost_more() {
+fn expected_and_measured_savings_are_shown_separately() {
     let server = TestServer::start();
     let person = Person::opens(&server);
     let says = |function: &str, told: &Value| {

@@ -1,4 +1,4 @@
-//! The page's sums: what was spent, by day and by whatever one wants to know.
+//! Sums in the page: spending by day and by any group.
 
 use std::io::Write;
 
@@ -26,7 +26,7 @@ fn sees_sums(person: &Person, expected: &[&str]) {
 }
 
 #[test]
-fn what_was_spent_is_seen_by_day_and_by_tag_and_grows_while_calls_are_made() {
+fn spending_is_shown_by_day_and_tag_and_updates_live() {
     let upstream = Upstream::start(|body, stream| {
         let asked: Value = serde_json::from_str(body).unwrap();
         let model = asked["model"].as_str().unwrap();
@@ -53,7 +53,7 @@ fn what_was_spent_is_seen_by_day_and_by_tag_and_grows_while_calls_are_made() {
         &person,
         &["team=a $0.00042 2 2,000 200", "beta $0.00021 1 1,000 100", "All $0.00042 2 2,000 200"],
     );
-    // Nobody reloads anything.
+    // Without a reload.
     ask("openai/unheard-of", "beta");
     sees_sums(
         &person,

@@ -1,4 +1,4 @@
-//! What calls cost: which price a row was given, what a call would cost now, prices of the user's own.
+//! Prices: the price of a row, current estimates, and user prices.
 
 use flowledger::providers::Kind;
 use serde_json::{Value, json};
@@ -31,7 +31,7 @@ fn rows(server: &TestServer) -> Vec<Value> {
 }
 
 #[test]
-fn a_row_says_which_price_it_was_given_and_equal_prices_are_stored_once() {
+fn a_row_has_its_price_and_equal_prices_are_stored_once() {
     let upstream = Upstream::saying(completion("well", 1_000, 10));
     let mut server = server(&upstream);
     let flow = server.save(&two_calls());
@@ -54,7 +54,7 @@ fn a_row_says_which_price_it_was_given_and_equal_prices_are_stored_once() {
 }
 
 #[test]
-fn what_is_free_by_its_nature_or_has_no_known_price_has_no_price() {
+fn free_calls_and_unknown_models_have_no_price() {
     let upstream =
         Upstream::saying(completion("well", 1_000, 10).replace("gpt-4o-mini", "no-such"));
     let server = server(&upstream);
@@ -96,7 +96,7 @@ fn it_is_told_what_a_call_would_cost_now() {
 const ENTRY: &str = "[[price]]\nprovider = 'ollama'\nmodel = 'llama3'\n";
 
 #[test]
-fn own_prices_come_from_a_file_beside_the_configuration_and_count_as_soon_as_it_changes() {
+fn user_prices_reload_when_their_file_changes() {
     let home = Home::new();
     let config = home.write("flowledger.toml", "prices = 'mine.toml'");
     home.write("mine.toml", format!("{ENTRY}input_per_mtok = '0.5'"));
@@ -110,7 +110,7 @@ fn own_prices_come_from_a_file_beside_the_configuration_and_count_as_soon_as_it_
     home.write("mine.toml", format!("{ENTRY}input_per_mtok = '0.75'"));
     eventually("the new price counts", || price(&server)["usd_per_mtok"]["input"] == json!(0.75));
     home.write("mine.toml", format!("{ENTRY}input_per_mtok = 1.5"));
-    // The file is checked when a price is asked for, but not more often than every few seconds.
+    // The file is checked when a price is needed, but at most every few seconds.
     eventually("the fault is logged", || {
         assert_eq!(price(&server)["usd_per_mtok"]["input"], json!(0.75));
         server.running.has_told("mine.toml, line 4: ")
@@ -118,7 +118,7 @@ fn own_prices_come_from_a_file_beside_the_configuration_and_count_as_soon_as_it_
 }
 
 #[test]
-fn a_file_of_prices_that_cannot_be_read_stops_the_start_and_is_told_with_its_line() {
+fn an_invalid_price_file_stops_the_start_and_names_its_line() {
     let home = Home::new();
     home.write("mine.toml", format!("{ENTRY}input_per_mtok = 'much'"));
     for (file, part) in [("mine.toml", "mine.toml, line 4: `much`"), ("none.toml", "none.toml")] {

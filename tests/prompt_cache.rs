@@ -1,5 +1,5 @@
-//! Nodes whose constant beginnings are marked for the provider's prompt cache: what is sent, what it
-//! costs, and that no budget is overrun by it.
+//! Nodes whose constant prefixes are marked for the provider's prompt cache: requests, cost, and no
+//! budget overrun.
 
 use flowledger::providers::Kind;
 use serde_json::{Value, json};
@@ -13,7 +13,7 @@ fn server(upstream: &Upstream, kind: Kind) -> TestServer {
     TestServer::start_with(|config| add_provider(config, "anthropic", kind, upstream.url()))
 }
 
-/// A provider that writes to its cache with the first call, and reads from it with all others.
+/// A provider that writes to its cache with the first call and reads from it with all others.
 fn caching() -> Upstream {
     let first = std::sync::atomic::AtomicBool::new(true);
     Upstream::start(move |_, stream| {
@@ -47,8 +47,7 @@ fn marked(text: &str) -> Value {
 }
 
 #[test]
-fn the_constant_beginnings_of_each_item_are_marked_and_the_ledger_tells_what_was_written_and_read()
-{
+fn constant_prefixes_are_marked_and_cache_use_is_recorded() {
     let upstream = caching();
     let server = server(&upstream, Kind::Anthropic);
     let mut node = asking("Rules: none.\n{#- not told -#} Now: {{ item }}");
@@ -88,7 +87,7 @@ fn the_constant_beginnings_of_each_item_are_marked_and_the_ledger_tells_what_was
 }
 
 #[test]
-fn a_system_text_with_variables_is_not_marked_nor_anything_that_a_node_does_not_ask_for() {
+fn only_constant_prefixes_of_opted_in_nodes_are_marked() {
     let upstream = caching();
     let server = server(&upstream, Kind::Anthropic);
     let mut node = asking("{{ input.x }} and more");
@@ -120,10 +119,10 @@ fn a_provider_that_caches_by_itself_gets_no_marks() {
 }
 
 #[test]
-fn a_hard_budget_refuses_a_call_that_only_what_it_writes_to_the_cache_would_bring_beyond_it() {
+fn a_hard_budget_covers_cache_write_costs() {
     let upstream = caching();
     let server = server(&upstream, Kind::Anthropic);
-    // 4,009 bytes are taken for 4,041 tokens, for 3 millionths each, or 3.75 where they are written.
+    // 4,009 bytes count as 4,041 tokens, at 3 millionths each, or at 3.75 for a cache write.
     let mut node = asking(&"x".repeat(4_000));
     let budget = json!({"budgets": [{"name": "daily", "per": "day", "limitUsd": "0.013"}]});
     let answer = server.request("PUT", "/api/budget", &[], budget.to_string().as_bytes());
@@ -140,7 +139,7 @@ fn a_hard_budget_refuses_a_call_that_only_what_it_writes_to_the_cache_would_brin
 }
 
 #[test]
-fn the_most_that_a_run_may_cost_has_its_prompts_written_to_the_cache() {
+fn the_worst_cost_of_a_run_includes_cache_writes() {
     let upstream = caching();
     let server = server(&upstream, Kind::Anthropic);
     let most = |cached: bool| {
@@ -152,14 +151,14 @@ fn the_most_that_a_run_may_cost_has_its_prompts_written_to_the_cache() {
         estimate["worst"]["cost"].as_f64().unwrap()
     };
     let (plain, cached) = (most(false), most(true));
-    // Less the one token of the answer, a write costs a quarter more.
+    // Without the one token of the answer, a write costs a quarter more.
     let answer = 0.000_015;
     let share = (cached - answer) / (plain - answer);
     assert!((share - 1.25).abs() < 1e-6, "{plain} {cached}");
 }
 
 #[test]
-fn a_flow_whose_node_says_something_else_than_true_or_false_is_refused() {
+fn a_non_boolean_cache_option_is_refused() {
     let upstream = caching();
     let server = server(&upstream, Kind::Anthropic);
     let mut node = asking("x");

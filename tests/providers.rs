@@ -1,5 +1,5 @@
-//! Calls to providers, through flows of the running server: against an implementation of their
-//! APIs that is not ours, and against scripted answers that no real one gives on demand.
+//! Calls to providers through flows of the running server: against an independent implementation of
+//! their APIs, and against scripted answers that no real provider sends on demand.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -16,8 +16,8 @@ use crate::upstream::{STREAM_HEAD, Upstream, completion, delta, json_answer};
 
 const KEY: &str = "test-key";
 
-/// The cost of a call in nano-dollars, computed from the table of prices alone: prices are
-/// pico-dollars for a token, and the sum is rounded once, half to even.
+/// Returns the cost of a call in nano-dollars, computed from the price table only: prices are
+/// pico-dollars per token, and the sum is rounded once, half to even.
 fn nanodollars(provider: &str, model: &str, input: u64, output: u64) -> u64 {
     let table: Value = serde_json::from_str(include_str!("../assets/prices.json")).unwrap();
     let find = |list: &Value, id: &str| {
@@ -32,7 +32,7 @@ fn nanodollars(provider: &str, model: &str, input: u64, output: u64) -> u64 {
     whole + u64::from(rest > 500 || (rest == 500 && whole % 2 == 1))
 }
 
-/// An amount as it is printed: dollars as an exact decimal number.
+/// Formats an amount: dollars as an exact decimal number.
 fn dollars(nanodollars: u64) -> String {
     let text = format!("{}.{:09}", nanodollars / 1_000_000_000, nanodollars % 1_000_000_000);
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
@@ -48,15 +48,15 @@ fn with_aimock(aimock: &Aimock, patience: fn(&mut Config)) -> TestServer {
     })
 }
 
-/// The usual time limits, which are long: for calls that end, on a machine that is busy.
+/// The default timeouts, which are long: for calls that end, on a busy machine.
 fn patient(_: &mut Config) {}
 
-/// For calls that never begin to be answered.
+/// For calls whose answer never begins.
 fn soon_begun(config: &mut Config) {
     config.timeouts.first_byte = Duration::from_millis(500);
 }
 
-/// For calls that never end to be answered.
+/// For calls whose answer never ends.
 fn soon_over(config: &mut Config) {
     config.timeouts.total = Duration::from_millis(1_500);
 }
@@ -68,7 +68,7 @@ fn one(provider: &str, model: &str, prompt: &str, is_streamed: bool) -> Value {
     chain("One call", &[node])
 }
 
-/// Runs a flow of one call, and gives the run, its ledger row as text and as JSON.
+/// Runs a flow of one call and returns the run and its ledger row, as text and as JSON.
 fn call(server: &TestServer, flow: &Value) -> (Value, String, Value) {
     let run = server.run(server.save(flow), &json!({}));
     let path = format!("/api/ledger?run_id={}", run["runId"].as_str().unwrap());
@@ -133,13 +133,13 @@ fn what_another_implementation_answers_is_kept_exactly() {
     assert_eq!(aimock.count("path=/v1/messages"), 6);
 }
 
-/// In place of the cost of a call that text came from before it failed.
+/// Stands for the cost of a call that failed after its first text.
 const ESTIMATED: &str = "estimated";
 
-/// What a failing call leaves: (status of the row, its cost, what the error says).
+/// Expected result of a failing call: row status, cost, and parts of the error.
 type Left<'a> = (&'a str, Value, &'a [&'a str]);
 
-/// Runs a call that fails, and looks at everything that tells of it.
+/// Runs a failing call and checks its run, row and events.
 fn fails(server: &TestServer, flow: &Value, (status, cost, parts): &Left) {
     let mut client = server.client();
     let (run, ledger, row) = call(server, flow);
@@ -182,14 +182,14 @@ fn fails(server: &TestServer, flow: &Value, (status, cost, parts): &Left) {
     assert!(!everything.contains(KEY), "{everything}");
 }
 
-/// The server runs a flow as if nothing had been.
+/// Checks that the server still runs a flow.
 fn goes_on(server: &TestServer) {
     let run = server.run(server.save(&two_nodes()), &json!({"topic": "x"}));
     assert_eq!(run["status"], "COMPLETED");
 }
 
 #[test]
-fn what_another_implementation_refuses_or_breaks_off_is_told_and_kept() {
+fn refusals_and_broken_streams_of_aimock_are_recorded() {
     let aimock = Aimock::start();
     let server = with_aimock(&aimock, patient);
     let null = || Value::Null;
@@ -231,7 +231,7 @@ fn a_stream_that_breaks_off_or_stalls_is_no_success() {
         |prompt: &str, is_streamed| one("anthropic", "claude-haiku-4-5", prompt, is_streamed);
     let cut = ("FAILED", json!(ESTIMATED), &["broke"][..]);
     fails(&server, &openai("say [cut]", true), &cut);
-    // Anthropic tells the tokens of the prompt first, so that a part of the cost may be known.
+    // Anthropic reports the prompt tokens first, so a part of the cost may be known.
     let (run, _, row) = call(&server, &anthropic("say [cut]", true));
     let failed = json!("FAILED");
     assert_eq!((&run["status"], &row["status"]), (&failed, &failed));
@@ -263,7 +263,7 @@ fn with_upstream(upstream: &Upstream, patience: fn(&mut Config)) -> TestServer {
     })
 }
 
-/// A provider that answers as the prompt says: `answers` by words in the prompt.
+/// A provider that answers by words in the prompt.
 fn scripted(answers: Vec<(&'static str, String)>) -> Upstream {
     Upstream::start(move |body, stream| {
         let request: Value = serde_json::from_str(body).unwrap();
@@ -352,14 +352,14 @@ fn every_kind_of_refusal_is_told_with_provider_and_status() {
             }
         }
     }
-    // Nothing is tried twice, and nothing was sent to where it was redirected.
+    // No call is retried, and no redirect is followed.
     assert_eq!(upstream.count(), 2 * 19 * 2);
     goes_on(&server);
 }
 
 #[test]
 fn a_provider_that_hangs_is_given_up_and_its_row_says_timeout() {
-    // Silent until the other side is gone; before, what the prompt says.
+    // Sends the answer for the prompt, then stays silent until the client disconnects.
     let upstream = Upstream::start(|body, stream: &mut TcpStream| {
         if body.contains("half a head") {
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-");
@@ -393,8 +393,8 @@ fn a_provider_that_hangs_is_given_up_and_its_row_says_timeout() {
 }
 
 #[test]
-fn a_provider_that_is_not_there_is_told_as_such_and_costs_nothing() {
-    // A port that is taken and on which nobody listens.
+fn an_unreachable_provider_is_reported_and_costs_nothing() {
+    // A bound port without a listener.
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     let any: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
     socket.bind(&any.into()).unwrap();
@@ -532,7 +532,7 @@ fn usage_that_cannot_be_is_estimated_and_said_to_be() {
                     (&json!("SUCCESS"), &json!(ESTIMATED)),
                     "{usage}"
                 );
-                // "x" and "hi", and what is put around a prompt.
+                // "x" and "hi", and the frame of a prompt.
                 assert_eq!(
                     (&row["input_tokens"], &row["output_tokens"]),
                     (&json!(7), &json!(1)),
@@ -546,7 +546,7 @@ fn usage_that_cannot_be_is_estimated_and_said_to_be() {
             assert_eq!(sums["unpriced_calls"], 0);
         }
     }
-    // The largest counts that are believed still have an exact cost.
+    // The largest accepted counts still have an exact cost.
     let upstream =
         Upstream::saying(openai(r#"{"prompt_tokens":1000000000,"completion_tokens":1000000000}"#));
     let server = with_upstream(&upstream, patient);

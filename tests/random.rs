@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-/// See the module (SplitMix64).
+/// A SplitMix64 generator.
 pub struct Random(u64);
 
 impl Random {
-    /// A stream of its own for each place that needs one.
+    /// Creates an independent stream of this seed.
     pub fn new(seed: u64, stream: u64) -> Self {
         Self(seed ^ stream.wrapping_mul(0xd134_2543_de82_ef95))
     }
@@ -19,7 +19,7 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// A number below `end`.
+    /// Returns a number below `end`.
     pub fn below(&mut self, end: u64) -> u64 {
         self.next() % end
     }
@@ -37,7 +37,7 @@ impl Random {
     }
 }
 
-/// A number that the environment may give.
+/// Returns a number from the environment, or `otherwise`.
 pub fn from_environment(name: &str, otherwise: u64) -> u64 {
     std::env::var(name)
         .map_or(otherwise, |text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))

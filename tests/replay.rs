@@ -1,10 +1,10 @@
-//! `/ws?since=SEQ`: what a client missed comes once, in order, and goes on live without a gap.
+//! `/ws?since=SEQ`: missed events arrive once and in order, then live events follow without a gap.
 
 use serde_json::{Value, json};
 
 use crate::harness::{Client, TestServer, two_nodes};
 
-/// The places of logged messages up to and with `last`.
+/// Returns the sequence numbers of logged messages up to and including `last`.
 fn seqs_until(client: &mut Client, last: u64) -> Vec<u64> {
     client
         .until(|message| message["seq"] == last)
@@ -18,7 +18,7 @@ fn newest(server: &TestServer) -> u64 {
 }
 
 #[test]
-fn a_client_that_comes_back_gets_each_missed_event_once_and_in_order() {
+fn a_returning_client_gets_missed_events_once_and_in_order() {
     let server = TestServer::start();
     let flow = server.save(&two_nodes());
     for _ in 0..5 {
@@ -73,7 +73,7 @@ fn a_log_that_does_not_reach_back_or_forth_is_said_so() {
     let server = TestServer::start();
     let mut client = server.client_since(1_000_000);
     assert_eq!(client.hello["payload"]["recovered"], false);
-    // It gets what comes from now on all the same.
+    // It still receives live events.
     let flow = server.save(&two_nodes());
     server.run(flow, &json!({"topic": "x"}));
     assert_eq!(client.next()["seq"], 1);

@@ -1,4 +1,4 @@
-//! Answers that were bought before: taken again where a node says so, and what the ledger says of it.
+//! Cached answers: reused if a node allows it, and recorded in the ledger.
 
 use std::io::Write;
 
@@ -29,7 +29,7 @@ fn rows(server: &TestServer) -> Vec<Value> {
 }
 
 #[test]
-fn the_same_call_is_bought_once_and_the_row_of_the_second_says_what_it_saved() {
+fn an_equal_call_is_cached_and_its_row_shows_the_saving() {
     let upstream = Upstream::saying(completion("well", 100, 1_000));
     let mut server = server(&upstream);
     let flow = server.save(&chain("One", &[asking("{{ input.x }}", &json!(true))]));
@@ -40,7 +40,7 @@ fn the_same_call_is_bought_once_and_the_row_of_the_second_says_what_it_saved() {
     assert_eq!(second["nodes"][0]["output"], first["nodes"][0]["output"]);
     assert_eq!((&second["cost"], &second["inputTokens"]), (&json!(0), &json!(0)));
     server.start_again();
-    // Also after a restart; another prompt is another call.
+    // The cache survives a restart; another prompt is another call.
     server.run(flow, &json!({"x": "same"}));
     server.run(flow, &json!({"x": "other"}));
     assert_eq!(upstream.count(), 2);
@@ -90,7 +90,7 @@ fn an_answer_that_is_too_old_or_to_another_call_is_not_taken() {
 }
 
 #[test]
-fn an_answer_of_another_server_or_from_later_than_now_is_not_taken() {
+fn answers_from_another_server_or_the_future_are_not_reused() {
     let upstreams = ["old", "new"].map(|text| Upstream::saying(completion(text, 1, 1)));
     let mut server = server(&upstreams[0]);
     let flow = server.save(&chain("One", &[asking("x", &json!(true))]));
@@ -105,7 +105,7 @@ fn an_answer_of_another_server_or_from_later_than_now_is_not_taken() {
     assert_eq!([ask(&server), ask(&server)], ["new", "new"]);
     assert_eq!(upstreams[1].count(), 1);
 
-    // The clock was an hour ahead when both were bought.
+    // The clock was an hour ahead when both were stored.
     server.stop();
     let database = rusqlite::Connection::open(server.data().join("flowledger.db")).unwrap();
     let later = "UPDATE answers SET created_ms = created_ms + 3600000";
@@ -117,7 +117,7 @@ fn an_answer_of_another_server_or_from_later_than_now_is_not_taken() {
 }
 
 #[test]
-fn of_those_who_ask_the_same_at_once_one_buys_and_the_others_wait_for_it() {
+fn concurrent_equal_requests_share_one_call() {
     let (asked, questions) = crossbeam_channel::unbounded();
     let (leave, left) = crossbeam_channel::unbounded::<()>();
     let upstream = Upstream::start(move |_, stream| {

@@ -1,4 +1,4 @@
-//! How a response ends, and what becomes of a body that no route reads.
+//! The end of a response, and the body of a request that no route reads.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -7,7 +7,7 @@ use rusqlite::Connection;
 
 use crate::harness::{Response, TestServer, eventually};
 
-/// Sends a request and reads the answer to the end of the connection.
+/// Sends a request and reads the response until the connection ends.
 fn ask(server: &TestServer, request: &str) -> String {
     let mut stream = server.connect();
     stream.write_all(request.as_bytes()).unwrap();
@@ -16,7 +16,7 @@ fn ask(server: &TestServer, request: &str) -> String {
 
 fn to_the_end(stream: &mut TcpStream) -> String {
     let mut answer = Vec::new();
-    // A reset is an end as well.
+    // A reset also ends the connection.
     let _ = stream.read_to_end(&mut answer);
     String::from_utf8(answer).unwrap()
 }
@@ -24,7 +24,7 @@ fn to_the_end(stream: &mut TcpStream) -> String {
 #[test]
 fn a_csv_that_breaks_off_has_no_end() {
     let mut server = TestServer::start();
-    // The rows are not the server's own.
+    // The server did not write these rows itself.
     server.leave_unverified();
     let connection = Connection::open(server.data().join("flowledger.db")).unwrap();
     let insert = |first: u32, last: u32, status: &str| {
@@ -54,7 +54,7 @@ fn a_csv_that_breaks_off_has_no_end() {
 fn a_body_that_no_route_reads_ends_the_connection() {
     let server = TestServer::start();
     for line in ["POST /api/runs/x/cancel", "GET /api/flows", "POST /nothing"] {
-        // What follows the head would be a request of its own.
+        // The bytes after the head would form another request.
         let hidden = "DELETE /api/flows/1 HTTP/1.1\r\nhost: localhost\r\n\r\n";
         let length = hidden.len();
         let answer = ask(

@@ -1,4 +1,4 @@
-//! What a node may do about its failure: try again, ask another, time out, go on without.
+//! Failure handling of nodes: retries, fallbacks, timeouts and substitutes.
 
 use std::io::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,7 +12,7 @@ use crate::upstream::{Upstream, completion, json_answer};
 
 const BUSY: &str = r#"{"error":{"message":"too many requests"}}"#;
 
-/// An upstream that fails so often, with that answer, and then answers well.
+/// An upstream that fails `times` times with this answer, then succeeds.
 fn failing(times: usize, answer: String) -> Upstream {
     let count = AtomicUsize::new(0);
     Upstream::start(move |_, stream| {
@@ -32,7 +32,7 @@ fn server(upstream: &Upstream) -> TestServer {
     })
 }
 
-/// A flow of one node, whose answer is not streamed, with more in its data.
+/// A flow of one node without streaming, with more in its data.
 fn one(provider: &str, more: Value) -> Value {
     let mut node = agent("only", provider, "gpt-4o-mini", "x");
     node["data"]["stream"] = json!(false);
@@ -49,14 +49,14 @@ fn rows(server: &TestServer) -> Vec<Value> {
     rows.clone()
 }
 
-/// Whether the first node has failed and waits for its next attempt.
+/// Returns true if the first node has failed and waits for its next attempt.
 fn pauses(run: &Value) -> bool {
     let node = &run["nodes"][0];
     node["status"] == "WAITING" && node["attempt"] == 1
 }
 
 #[test]
-fn what_may_pass_is_tried_again_and_every_attempt_is_a_row_of_one_operation() {
+fn transient_failures_are_retried_with_a_row_per_attempt() {
     let upstream = failing(2, json_answer("429 Too Many Requests", BUSY));
     let server = server(&upstream);
     let retry = json!({"retry": {"attempts": 3, "backoffMs": 20}});
@@ -119,7 +119,7 @@ fn a_provider_that_says_how_long_to_wait_is_asked_no_sooner() {
 }
 
 #[test]
-fn where_one_provider_fails_the_next_is_asked_and_the_row_says_which() {
+fn a_fallback_provider_answers_and_is_named_in_the_row() {
     let upstream = failing(0, String::new());
     let server = server(&upstream);
     let more = json!({"fallback": [{"provider": "openai", "model": "gpt-4o"}]});
@@ -130,12 +130,12 @@ fn where_one_provider_fails_the_next_is_asked_and_the_row_says_which() {
     let asked: Vec<&Value> = rows.iter().map(|row| &row["provider"]).collect();
     assert_eq!(asked, ["nowhere", "openai"]);
     assert_eq!((&rows[0]["status"], &rows[1]["status"]), (&json!("FAILED"), &json!("SUCCESS")));
-    // What was never sent costs nothing, so that the whole is known.
+    // An unsent request costs nothing, so the total is known.
     assert_eq!(run["cost"], rows[1]["total_cost_usd"]);
 }
 
 #[test]
-fn a_node_may_fail_and_the_run_goes_on_with_what_the_flow_gives_instead() {
+fn a_failed_node_is_replaced_by_its_on_error_output() {
     let upstream = failing(9, json_answer("400 Bad Request", BUSY));
     let server = server(&upstream);
     for (on_error, given) in [(json!("continue"), ""), (json!({"output": "none"}), "none")] {
@@ -208,7 +208,7 @@ fn with_rate(upstream: &Upstream, requests: u32, minute: Duration) -> TestServer
     })
 }
 
-/// A flow of so many nodes that need nothing.
+/// A flow of `count` independent nodes.
 fn wide(count: usize) -> Value {
     let nodes: Vec<Value> = (0..count)
         .map(|at| {
@@ -221,7 +221,7 @@ fn wide(count: usize) -> Value {
 }
 
 #[test]
-fn calls_wait_for_their_turn_where_the_provider_allows_so_many_a_minute() {
+fn calls_wait_for_the_rate_limit_of_their_provider() {
     let upstream = failing(0, String::new());
     let minute = Duration::from_millis(500);
     let server = with_rate(&upstream, 2, minute);
@@ -230,14 +230,14 @@ fn calls_wait_for_their_turn_where_the_provider_allows_so_many_a_minute() {
     let run = server.run(flow, &json!({}));
     assert_eq!(run["status"], "COMPLETED", "{run:#}");
     assert!(began.elapsed() >= 2 * minute);
-    // None was refused, and none was begun twice.
+    // None was refused, and none was started twice.
     let rows = rows(&server);
     assert_eq!(rows.len(), 5);
     assert!(rows.iter().all(|row| row["attempt"] == 1 && row["status"] == "SUCCESS"));
 }
 
 #[test]
-fn a_run_that_is_cancelled_while_its_calls_wait_for_their_turn_ends_at_once() {
+fn cancel_ends_a_rate_limited_run_at_once() {
     let upstream = failing(0, String::new());
     let server = with_rate(&upstream, 1, Duration::from_secs(3600));
     let flow = server.save(&wide(3));
@@ -255,7 +255,7 @@ fn a_run_that_is_cancelled_while_its_calls_wait_for_their_turn_ends_at_once() {
 }
 
 #[test]
-fn a_call_that_cannot_be_made_for_want_of_a_key_takes_no_turn_and_waits_for_none() {
+fn a_call_without_a_key_skips_the_rate_limit() {
     let upstream = failing(0, String::new());
     let server = TestServer::start_with(|config| {
         add_provider(config, "openai", Kind::OpenAi, upstream.url());
@@ -291,9 +291,9 @@ fn a_client_is_not_kept_waiting_by_a_backlog_of_flows() {
 }
 
 #[test]
-fn a_call_that_no_budget_allows_is_refused_before_it_waits_for_its_turn() {
+fn a_budget_refuses_a_call_before_the_rate_limit() {
     let upstream = failing(0, String::new());
-    // As long as a client would wait.
+    // Longer than a client would wait.
     let server = with_rate(&upstream, 1, Duration::from_secs(59));
     let flow = server.save(&wide(1));
     assert_eq!(server.run(flow, &json!({}))["status"], "COMPLETED");

@@ -1,4 +1,4 @@
-//! Runs: the exact messages, the ledger rows, cancel, and what a restart leaves.
+//! Runs: exact messages, ledger rows, cancel and restart.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -115,7 +115,7 @@ fn a_node_that_fails_fails_the_run_with_the_text_of_the_error() {
     assert_eq!(rows["items"].as_array().unwrap().len(), 1);
     assert_eq!(row["status"], "FAILED");
     assert!(row["error_message"].as_str().unwrap().contains("500"), "{row}");
-    // The provider may have charged for it, so nobody says 0.
+    // The provider may have charged for it, so the cost is not 0.
     assert_eq!(row["total_cost_usd"], Value::Null);
 }
 
@@ -125,7 +125,7 @@ fn a_call_is_priced_from_the_providers_own_counts() {
     let server = with_upstream(&upstream);
     let run = server.run(server.save(&one_call("x")), &json!({}));
     assert_eq!(run["nodes"][0]["output"], "hi");
-    // gpt-4o-mini: 0.15 and 0.60 USD for a million tokens.
+    // gpt-4o-mini: 0.15 and 0.60 USD per million tokens.
     assert_eq!(run["cost"], json!(0.21));
     let row = &server.get("/api/ledger").json()["items"][0];
     assert_eq!((&row["total_cost_usd"], &row["usage_source"]), (&json!(0.21), &json!("provider")));
@@ -166,7 +166,7 @@ fn an_intent_is_in_the_ledger_before_the_request_leaves() {
 }
 
 #[test]
-fn streamed_text_goes_out_while_it_comes_and_usage_is_that_of_the_last_chunk() {
+fn text_is_streamed_live_and_usage_is_from_the_last_chunk() {
     let (release, wait) = crossbeam_channel::bounded::<()>(0);
     let upstream = Upstream::start(move |_, stream| {
         let _ = stream.write_all(format!("{STREAM_HEAD}{}", delta("Hello ")).as_bytes());
@@ -195,8 +195,8 @@ fn streamed_text_goes_out_while_it_comes_and_usage_is_that_of_the_last_chunk() {
 
 #[test]
 fn no_node_starts_before_the_end_of_what_it_needs_is_committed() {
-    // `quick` and `slow` are both called. `quick` ends, and `dull` takes its end along while it
-    // renders for long; then `slow` ends, and `last`, which needs both, may start.
+    // `quick` and `slow` are both called. `quick` ends and starts `dull`, which renders for long.
+    // Then `slow` ends, and `last`, which needs both, may start.
     let (ended, wait) = crossbeam_channel::bounded::<()>(1);
     let upstream = Upstream::start(move |body, stream| {
         if body.contains("Slow") {
@@ -204,7 +204,7 @@ fn no_node_starts_before_the_end_of_what_it_needs_is_committed() {
         }
         let _ = stream.write_all(completion("done", 1, 1).as_bytes());
         if body.contains("Quick") {
-            // Until the answer was read and the other side is gone.
+            // Until the client has read the answer and disconnects.
             let _ = std::io::Read::read(stream, &mut [0; 1]);
             let _ = ended.send(());
         }
@@ -238,10 +238,10 @@ fn no_node_starts_before_the_end_of_what_it_needs_is_committed() {
 }
 
 #[test]
-fn cancel_takes_effect_within_a_second_in_the_middle_of_an_answer() {
+fn cancel_stops_a_streamed_call_within_a_second() {
     let upstream = Upstream::start(|_, stream| {
         let _ = stream.write_all(format!("{STREAM_HEAD}{}", delta("Once upon")).as_bytes());
-        // Silent until the other side is gone.
+        // Silent until the client disconnects.
         let _ = std::io::Read::read(stream, &mut [0; 1]);
     });
     let server = with_upstream(&upstream);
@@ -256,7 +256,7 @@ fn cancel_takes_effect_within_a_second_in_the_middle_of_an_answer() {
     assert!(types(&seen).contains(&"NODE_FAILED"));
     assert_eq!(server.get(&format!("/api/runs/{run_id}")).json()["status"], "CANCELLED");
     let row = server.get("/api/ledger").json()["items"][0].clone();
-    // What had come of it was paid for, and nobody counted it.
+    // The partial answer is billed, but has no count.
     assert_eq!((&row["status"], &row["usage_source"]), (&json!("CANCELLED"), &json!("estimated")));
     let again = server.post(&format!("/api/runs/{run_id}/cancel"), &json!({}));
     assert_eq!((again.status, again.error_code().as_str()), (409, "conflict"));
@@ -265,7 +265,7 @@ fn cancel_takes_effect_within_a_second_in_the_middle_of_an_answer() {
 
 #[test]
 fn nodes_that_do_not_need_each_other_run_at_the_same_time() {
-    // Each of the two calls is answered only once both have come.
+    // Both calls must arrive before either is answered.
     let both = std::sync::Arc::new(std::sync::Barrier::new(2));
     let upstream = Upstream::start(move |_, stream| {
         both.wait();
@@ -283,8 +283,8 @@ fn nodes_that_do_not_need_each_other_run_at_the_same_time() {
 }
 
 #[test]
-fn a_run_that_a_shutdown_interrupts_goes_on_and_buys_no_finished_node_again() {
-    // Only the first call of the second node is not answered.
+fn an_interrupted_run_resumes_without_repeating_nodes() {
+    // Only the first call of the second node gets no answer.
     let is_stuck = AtomicBool::new(true);
     let upstream = Upstream::start(move |body, stream| {
         if body.contains("second") && is_stuck.swap(false, Ordering::SeqCst) {
@@ -328,7 +328,7 @@ fn a_run_that_a_shutdown_interrupts_goes_on_and_buys_no_finished_node_again() {
 }
 
 #[test]
-fn the_status_route_says_what_a_client_needs_while_its_socket_is_down() {
+fn the_status_route_serves_clients_without_a_websocket() {
     let server = TestServer::start();
     let flow = server.save(&two_nodes());
     let path = format!("/api/flows/{flow}/status");
@@ -373,7 +373,7 @@ fn ledger_pages_and_sums_and_csv_agree() {
 }
 
 #[test]
-fn runs_that_are_cancelled_while_they_wait_make_no_room_for_others() {
+fn cancelled_waiting_runs_free_no_active_place() {
     const ACTIVE_RUNS_MAX: usize = 256;
     let server = TestServer::start();
     let prompt = "word ".repeat(2_000);
@@ -392,7 +392,7 @@ fn runs_that_are_cancelled_while_they_wait_make_no_room_for_others() {
 }
 
 #[test]
-fn a_run_that_has_failed_stays_failed_when_the_server_stops_before_its_other_calls_end() {
+fn a_failed_run_stays_failed_when_its_calls_are_cut() {
     let upstream = Upstream::start(|body, stream| {
         if body.contains("stuck") {
             let _ = std::io::Read::read(stream, &mut [0; 1]);
@@ -419,7 +419,7 @@ fn a_run_that_has_failed_stays_failed_when_the_server_stops_before_its_other_cal
     assert_eq!(upstream.count(), 2);
 }
 
-/// A connection of its own to the database of a running server.
+/// Opens a second connection to the database of a running server.
 fn database(server: &TestServer) -> rusqlite::Connection {
     let connection = rusqlite::Connection::open(server.data().join("flowledger.db")).unwrap();
     connection.busy_timeout(DEADLINE).unwrap();
@@ -427,7 +427,7 @@ fn database(server: &TestServer) -> rusqlite::Connection {
 }
 
 #[test]
-fn what_the_database_refuses_for_a_while_is_written_once_it_can_be() {
+fn refused_writes_are_retried_until_the_database_recovers() {
     let (release, held) = crossbeam_channel::bounded::<()>(0);
     let upstream = Upstream::start(move |_, stream| {
         let _ = held.recv_timeout(DEADLINE);
@@ -477,7 +477,7 @@ fn status(server: &TestServer, id: &str) -> String {
 }
 
 #[test]
-fn more_runs_than_may_be_active_wait_flows_take_turns_and_a_restart_forgets_none() {
+fn excess_runs_queue_fairly_and_survive_a_restart() {
     const ACTIVE_MAX: usize = 256;
     let is_open = Arc::new(AtomicBool::new(false));
     let gate = Arc::clone(&is_open);
@@ -497,7 +497,7 @@ fn more_runs_than_may_be_active_wait_flows_take_turns_and_a_restart_forgets_none
     for id in waiting.iter().chain([&alone]) {
         assert_eq!(status(&server, id), "QUEUED");
     }
-    // Two places: the first for the flow that has waited for longest, the second for the other.
+    // Two places: the first for the flow that has waited longest, the second for the other.
     for id in &held[..2] {
         let cancelled = server.post(&format!("/api/runs/{id}/cancel"), &json!({}));
         assert_eq!(cancelled.status, 202);
@@ -506,7 +506,7 @@ fn more_runs_than_may_be_active_wait_flows_take_turns_and_a_restart_forgets_none
         status(&server, &alone) == "RUNNING" && status(&server, &waiting[0]) == "RUNNING"
     });
     assert_eq!(status(&server, &waiting[1]), "QUEUED");
-    // One that waits can be cancelled as well.
+    // A waiting run can be cancelled too.
     let last = waiting.last().unwrap();
     let cancelled = server.post(&format!("/api/runs/{last}/cancel"), &json!({}));
     assert_eq!(cancelled.status, 202);
@@ -527,7 +527,7 @@ fn more_runs_than_may_be_active_wait_flows_take_turns_and_a_restart_forgets_none
 }
 
 #[test]
-fn where_as_many_runs_wait_as_may_another_gets_429_and_one_that_goes_makes_room() {
+fn a_full_run_queue_returns_429_until_a_run_leaves() {
     let (release, wait) = crossbeam_channel::unbounded::<()>();
     let upstream = Upstream::start(move |_, stream| {
         let _ = wait.recv_timeout(DEADLINE);
@@ -544,7 +544,7 @@ fn where_as_many_runs_wait_as_may_another_gets_429_and_one_that_goes_makes_room(
     let refused = server.post(&path, &json!({}));
     assert_eq!((refused.status, refused.header("retry-after")), (429, Some("1")));
     assert!(refused.text().contains("3 runs wait already"));
-    // What was refused is nowhere.
+    // A refused run leaves no trace.
     let runs = server.get("/api/runs").json();
     assert_eq!(runs["items"].as_array().unwrap().len(), 5);
     release.send(()).unwrap();
@@ -562,7 +562,7 @@ fn where_as_many_runs_wait_as_may_another_gets_429_and_one_that_goes_makes_room(
 }
 
 #[test]
-fn the_metrics_say_what_calls_took_under_the_names_of_opentelemetry() {
+fn metrics_measure_calls_under_opentelemetry_names() {
     let upstream = Upstream::start(|body, stream| {
         let answer = if body.contains("fails") {
             json_answer("400 Bad Request", "{}")
@@ -609,13 +609,13 @@ fn a_run_that_was_cancelled_is_not_gone_on_with_after_a_restart() {
     let run_id = server.execute(flow, &json!({}));
     questions.recv_timeout(DEADLINE).unwrap();
     server.stop();
-    // As a server leaves it that is killed before the calls of a cancelled run have ended.
+    // The state after a kill before the calls of a cancelled run have ended.
     let cancelled = database(&server).execute("UPDATE runs SET cancel_ms = 1", []);
     assert_eq!(cancelled.unwrap(), 1);
     server.start_again();
     eventually("it is over", || status(&server, &run_id) == "CANCELLED");
     let run = server.get(&format!("/api/runs/{run_id}")).json();
-    // What the first server had begun does not look as if it were still under way.
+    // Work of the first server does not appear as running.
     assert_eq!(run["nodes"][0]["status"], "CANCELLED");
     assert_eq!(run["nodes"][0]["cost"], run["cost"]);
     assert_eq!(upstream.count(), 1);

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Installs what the tests need besides Rust and a C compiler: Chromium, by the system's package
-# manager, and aimock (an implementation of the providers' APIs that is not ours) with a Node.js
-# that can run it, and the official Python SDKs of OpenAI and Anthropic, below target/. Says and does
-# nothing where everything is there.
+# Installs the tests' requirements besides Rust and a C compiler: Chromium through the system's
+# package manager; and below target/, aimock (an independent implementation of the providers' APIs)
+# with a Node.js that can run it, and the official Python SDKs of OpenAI and Anthropic. Silent if
+# everything is present.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-# Exact, so that a test means the same everywhere. To take a newer one, change it here.
+# Pinned, so that a test means the same everywhere. To use a newer version, change it here.
 AIMOCK=1.43.0
 OPENAI=3.54.0
 ANTHROPIC=2.12.0
-# Only for systems whose own Node.js is too old: Debian 12's is 18, and aimock needs zlib.crc32,
+# Only for systems whose own Node.js is too old: Debian 12 has 18, and aimock needs zlib.crc32,
 # which came with 20.15 and 22.2.
 NODE=22.23.3
 
@@ -18,7 +18,7 @@ say() { printf 'tests/setup.sh: %s\n' "$*" >&2; }
 fail() { say "$@"; exit 1; }
 have() { command -v "$1" >/dev/null; }
 
-# What is needed is named first, then the packages of Debian that give it.
+# The first argument names the requirement, the others the Debian packages that provide it.
 install_packages() {
     local what=$1 sudo=()
     shift
@@ -29,15 +29,15 @@ install_packages() {
         sudo=(sudo -n)
     fi
     say "installing $what ($*)"
-    # The lists of a new machine are empty, or name versions that are no longer there.
+    # The package lists of a new machine are empty or name versions that no longer exist.
     { "${sudo[@]}" apt-get update -qq &&
         "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive \
             apt-get install -y -qq --no-install-recommends -o DPkg::Lock::Timeout=300 "$@"; } \
         </dev/null >&2 || fail "could not install $what ($*)"
 }
 
-# aimock is installed without scripts: it has none, and none shall run. No lock file is kept,
-# since it would record where packages were downloaded from, and aimock has no dependencies.
+# Installs aimock without scripts: it has none, and none may run. No lock file is kept, because it
+# would record the download addresses, and aimock has no dependencies.
 npm_install() {
     say "installing the npm package $2 in $1"
     npm install --prefix "$1" --no-audit --no-fund --ignore-scripts --no-package-lock \
@@ -47,12 +47,12 @@ npm_install() {
 runs_aimock() { "$1" -e 'process.exit(require("zlib").crc32 ? 0 : 1)' 2>/dev/null; }
 
 mkdir -p target/aimock
-# Two runs at a time would install into the same directories.
+# Two concurrent runs would install into the same directories.
 exec 9>target/aimock/.lock
 if have flock; then flock 9; fi
 
 if ! have chromium && ! have chromium-browser && ! have google-chrome; then
-    # Without a font, text takes no room on a page, and nothing of it is in a picture.
+    # Without a font, text has no size on a page, and screenshots lack it.
     install_packages Chromium chromium fonts-liberation
 fi
 
@@ -78,7 +78,7 @@ if ! grep -qs "\"version\": \"$AIMOCK\"" "$aimock" || ! runs_aimock "$node"; the
     runs_aimock "$node" || fail "the Node.js at $node does not run aimock: please install 20.15 or newer"
 fi
 
-# The SDKs, in a virtual environment of their own.
+# The SDKs, in their own virtual environment.
 interop=target/interop
 sdks="openai==$OPENAI anthropic==$ANTHROPIC"
 if [ "$(cat "$interop/installed" 2>/dev/null)" != "$sdks" ]; then

@@ -1,9 +1,8 @@
-//! The server under stress: each scenario has an invariant of its own and checks it itself. They
-//! run one after another in one process, which must be left as it was found: at the end no
-//! thread, socket or file descriptor remains.
+//! Stress scenarios, each with its own invariant. They run one after another in one process. At the
+//! end no thread, socket or file descriptor may remain.
 //!
-//! `STRESS_ONLY=part` runs the scenarios whose name holds `part`; `STRESS_SEED=number` chooses
-//! other random decisions. Names, times and seeds go to standard error.
+//! `STRESS_ONLY=part` runs only the scenarios whose name contains `part`; `STRESS_SEED=number` sets
+//! the random seed. Names, times and seeds go to standard error.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 #[allow(dead_code)]
@@ -40,21 +39,21 @@ fn seed() -> u64 {
     from_environment("STRESS_SEED", 20_251_204)
 }
 
-/// A stream of random numbers of its own for each place that needs one.
+/// Returns an independent random stream.
 fn seeded(stream: u64) -> Random {
     Random::new(seed(), stream)
 }
 
-/// What came from the server.
+/// Received from the server.
 #[derive(Debug, PartialEq)]
 enum Got {
     Text(String),
     Ping,
     Pong(Vec<u8>),
     Close(u16),
-    /// The end of the stream, in good order or not.
+    /// The end of the stream, clean or not.
     End,
-    /// Nothing, in the time given.
+    /// Timeout.
     Nothing,
 }
 
@@ -65,11 +64,11 @@ const PING: u8 = 9;
 const PONG: u8 = 10;
 const FIN: u8 = 0x80;
 
-/// A client that sees frames as they are, and fails on any that a server must not send.
+/// A client that sees raw frames and fails on any frame that a server must not send.
 struct Ws {
     stream: TcpStream,
     buffer: Vec<u8>,
-    /// How much of the buffer is used up.
+    /// Number of consumed bytes in the buffer.
     used: usize,
     hello: Value,
     closed: bool,
@@ -82,7 +81,7 @@ fn handshake(address: SocketAddr, path: &str) -> String {
     )
 }
 
-/// A client's frame; the mask is of no matter to what is tested here, but must be there.
+/// A client frame. The mask has no effect on these tests, but the protocol requires it.
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     const MASK: [u8; 4] = [0x12, 0x34, 0x56, 0x78];
     let mut bytes = vec![first];
@@ -113,7 +112,7 @@ impl Ws {
         Self::over(TcpStream::connect(address)?, address, path)
     }
 
-    /// One whose kernel buffer is small, so that it falls behind soon.
+    /// Connects with a small kernel buffer, so that the client soon falls behind.
     fn with_small_buffer(address: SocketAddr, path: &str) -> Self {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.set_recv_buffer_size(8 << 10).unwrap();
@@ -128,7 +127,7 @@ impl Ws {
         Self::after_request(stream)
     }
 
-    /// Reads the answer to a handshake that was sent, and `HELLO`.
+    /// Reads the response to a handshake that was already sent, and `HELLO`.
     fn after_request(stream: TcpStream) -> io::Result<Self> {
         let mut ws =
             Self { stream, buffer: Vec::new(), used: 0, hello: Value::Null, closed: false };
@@ -166,7 +165,7 @@ impl Ws {
         self.hello["payload"]["recovered"] == true
     }
 
-    /// False at the end of the stream.
+    /// Returns false at the end of the stream.
     fn fill(&mut self, deadline: Instant) -> io::Result<bool> {
         let left = deadline.saturating_duration_since(Instant::now());
         self.stream.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
@@ -181,7 +180,7 @@ impl Ws {
         Ok(read? > 0)
     }
 
-    /// The next frame, if one comes in time.
+    /// Returns the next frame, if one comes in time.
     fn get(&mut self, time: Duration) -> Got {
         let deadline = Instant::now() + time;
         loop {
@@ -239,7 +238,7 @@ impl Ws {
         Some(got)
     }
 
-    /// The next text; fails when something else comes, or nothing.
+    /// Returns the next text message; fails on anything else and on a timeout.
     fn text(&mut self) -> String {
         loop {
             match self.get(DEADLINE) {
@@ -254,7 +253,7 @@ impl Ws {
         serde_json::from_str(&self.text()).expect("one JSON object in a message")
     }
 
-    /// The delta of the next `NODE_OUTPUT`.
+    /// Returns the delta of the next `NODE_OUTPUT`.
     fn delta(&mut self) -> String {
         let message = self.json();
         message["payload"]["delta"].as_str().expect("a delta").to_owned()
@@ -264,7 +263,7 @@ impl Ws {
         self.stream.write_all(&frame(first, payload)).unwrap();
     }
 
-    /// Sends a message and waits until it, and all before it, are dealt with.
+    /// Sends a message and waits until the server has processed it and all earlier ones.
     fn tell(&mut self, text: &str) -> Vec<String> {
         self.send(FIN | TEXT, text.as_bytes());
         self.send(FIN | TEXT, ASK.as_bytes());
@@ -278,7 +277,7 @@ impl Ws {
         }
     }
 
-    /// Reads to the end; gives the close code, if there was one.
+    /// Reads to the end; returns the close code, if any.
     fn read_to_close(&mut self) -> Option<u16> {
         let deadline = Instant::now() + DEADLINE;
         let mut code = None;
@@ -293,13 +292,13 @@ impl Ws {
         }
     }
 
-    /// Ends the connection with a reset.
+    /// Resets the connection.
     fn reset(self) {
         let _ = socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
     }
 }
 
-/// The place of a logged message.
+/// Returns the sequence number of a logged message.
 fn seq_of(text: &str) -> Option<u64> {
     let rest = text.strip_prefix("{\"seq\":")?;
     let end = rest.find(',')?;
@@ -311,14 +310,14 @@ fn type_of(text: &str) -> &str {
     &text[at..at + text[at..].find('"').unwrap()]
 }
 
-/// The flow of a message, as it stands in the text.
+/// Returns the flow id in the text of a message.
 fn flow_of(text: &str) -> Option<u64> {
     let at = text.find("\"flowId\":")? + 9;
     let digits: String = text[at..].chars().take_while(char::is_ascii_digit).collect();
     digits.parse().ok()
 }
 
-/// A change that one logged message of about `size` bytes follows from, in this flow.
+/// A change that produces one logged message of about `size` bytes in this flow.
 fn change(flow: u64, size: usize) -> Change {
     Change::StartNode {
         node: NodeRef {
@@ -378,17 +377,17 @@ fn broadcast(server: &TestServer, delta: impl Into<String>) {
     hub.broadcast(&said(1, delta)).unwrap();
 }
 
-/// A client that comes back with `since` whatever happens to it, and checks that it misses nothing
-/// and gets nothing twice.
+/// A client that reconnects with `since` after every disconnect and checks that it receives each
+/// message once.
 struct Follower {
     address: SocketAddr,
     last: u64,
     ws: Option<Ws>,
-    /// Of `(flow, flows)`: the messages whose seq is `flow` modulo `flows`.
+    /// For `(flow, flows)`: wants only messages whose seq is `flow` modulo `flows`.
     wants: Option<(u64, u64)>,
     connections: usize,
     cut: usize,
-    /// Whether the server may go away for a while.
+    /// True if the server may go away for a while.
     survives_restarts: bool,
 }
 
@@ -413,7 +412,7 @@ impl Follower {
         assert!(ws.recovered(), "{}", ws.hello);
         if let Some((flow, _)) = self.wants {
             let subscribe = subscribe_to(&[i64::try_from(flow).unwrap()]);
-            // It may be cut before it has sent this.
+            // The connection may be cut before this is sent.
             let _ = ws.stream.write_all(&frame(FIN | TEXT, subscribe.as_bytes()));
         }
         self.connections += 1;
@@ -433,7 +432,7 @@ impl Follower {
         self.last = seq;
     }
 
-    /// Takes the next message, if one comes in time. False when none does.
+    /// Takes the next message. Returns false if none comes in time.
     fn step(&mut self, time: Duration) -> bool {
         if self.ws.is_none() {
             self.connect();
@@ -470,7 +469,7 @@ impl Follower {
         }
     }
 
-    /// Goes without a word, with a reset, or with a goodbye.
+    /// Disconnects without a close, with a reset, or with a close.
     fn leave(&mut self, how: u64) {
         let Some(mut ws) = self.ws.take() else { return };
         match how % 3 {
@@ -493,7 +492,7 @@ fn in_threads(count: u64, work: impl Fn(u64) + Sync) {
     });
 }
 
-/// Tells threads of a scope to end, also when the scope's own thread fails.
+/// Stops the threads of a scope, also if the scope's own thread fails.
 struct StopOnDrop<'a>(&'a AtomicBool);
 
 impl Drop for StopOnDrop<'_> {
@@ -513,8 +512,8 @@ fn resident() -> u64 {
     kib << 10
 }
 
-/// Healthy clients beside whatever `disturb` does: they get everything, in order, in time. Gives
-/// what `disturb` gave.
+/// Checks that healthy clients receive everything in order and in time while `disturb` runs.
+/// Returns the result of `disturb`.
 fn healthy_beside<T: Send>(
     server: &TestServer,
     events: usize,
@@ -531,7 +530,7 @@ fn healthy_beside<T: Send>(
                     for number in 0..events {
                         let message = loop {
                             let message = ws.json();
-                            // Other flows are the disturbance.
+                            // The disturbance uses other flows.
                             if message["payload"]["flowId"] == 1 {
                                 break message;
                             }
@@ -545,7 +544,7 @@ fn healthy_beside<T: Send>(
             broadcast(server, number.to_string());
             thread::park_timeout(Duration::from_millis(1));
         }
-        // The disturbance has to end whether they are well or not.
+        // The disturbance must end even if a reader failed.
         let read: Vec<_> = readers.into_iter().map(|reader| reader.join()).collect();
         over.store(true, Ordering::SeqCst);
         let done = disturbance.join();
@@ -557,7 +556,7 @@ fn healthy_beside<T: Send>(
 // ---------------------------------------------------------------------------------------------
 // Nothing is lost
 
-/// 500 clients in 10 threads, which come, read a little and go, while events flow.
+/// Runs 500 clients in 10 threads that connect, read a little and leave while events flow.
 fn recovery_storm(wants: impl Fn(u64) -> Option<(u64, u64)> + Sync, flows: u64) {
     let server = TestServer::start();
     let start = newest(&server);
@@ -599,11 +598,11 @@ fn recovery_storm(wants: impl Fn(u64) -> Option<(u64, u64)> + Sync, flows: u64) 
     all_are_gone(&server);
 }
 
-fn in_a_recovery_storm_of_500_clients_there_is_no_gap_and_no_repeat() {
+fn a_recovery_storm_of_500_clients_has_no_gap_and_no_repeat() {
     recovery_storm(|_| None, 7);
 }
 
-fn in_a_recovery_storm_with_subscriptions_each_client_gets_all_that_it_wants() {
+fn a_recovery_storm_respects_subscriptions() {
     recovery_storm(|number| Some((number % 5, 5)), 5);
 }
 
@@ -630,7 +629,7 @@ fn slow_readers_are_cut_with_1013_and_find_everything_by_since() {
     }
 }
 
-fn a_burst_of_events_that_is_larger_than_an_outbox_reaches_everybody() {
+fn a_burst_larger_than_an_outbox_reaches_every_client() {
     let server = TestServer::start();
     let start = newest(&server);
     let mut followers: Vec<Follower> =
@@ -669,7 +668,7 @@ fn a_since_in_the_future_is_told_so_and_goes_on_live() {
     }
 }
 
-/// Writes `count` events of that age into the log of a server that does not run.
+/// Writes `count` events of this age into the log of a stopped server.
 fn write_log(dir: &std::path::Path, count: usize, at: Timestamp) {
     let (_store, mut writer) = Store::open(dir).unwrap();
     let body = r#"{"type":"NODE_STARTED","payload":{"flowId":1}}"#;
@@ -681,8 +680,8 @@ fn write_log(dir: &std::path::Path, count: usize, at: Timestamp) {
         .unwrap();
 }
 
-fn old_events_are_removed_in_steps_and_a_replay_never_leaves_one_out() {
-    // More than are removed before the deadline where steps do not follow one another at once.
+fn a_replay_during_event_removal_has_no_gap() {
+    // Too many to remove before the deadline unless the steps follow each other at once.
     const OLD: u64 = 25_000;
     const ALL: u64 = OLD + 500;
     let server = TestServer::start_with(|config| {
@@ -700,7 +699,7 @@ fn old_events_are_removed_in_steps_and_a_replay_never_leaves_one_out() {
         if !ws.recovered() {
             refused += 1;
         }
-        // A replay that old events are removed from ends with a close, and leaves no gap.
+        // A replay whose old events are removed ends with a close and leaves no gap.
         let mut next = since + 1;
         while ws.recovered() && next <= ALL {
             match ws.get(DEADLINE) {
@@ -772,7 +771,7 @@ fn a_restart_while_200_clients_are_connected_loses_nothing() {
     });
 }
 
-fn a_replay_of_100000_events_disturbs_no_live_client_and_is_not_held_in_memory() {
+fn a_replay_of_100000_events_is_streamed_beside_live_clients() {
     const EVENTS: u64 = 100_000;
     let server =
         TestServer::start_with(|config| write_log(&config.data, EVENTS as usize, Timestamp::now()));
@@ -802,7 +801,7 @@ fn a_replay_of_100000_events_disturbs_no_live_client_and_is_not_held_in_memory()
     assert!(grown < 64 << 20, "grown by {grown} bytes");
 }
 
-fn thirty_clients_that_catch_up_at_once_while_events_flow_all_get_everything() {
+fn thirty_clients_catch_up_at_once_while_events_flow() {
     let server = TestServer::start_with(|config| {
         write_log(&config.data, 3_000, Timestamp::now());
     });
@@ -816,7 +815,7 @@ fn thirty_clients_that_catch_up_at_once_while_events_flow_all_get_everything() {
     });
 }
 
-fn clients_that_go_away_in_the_middle_of_a_replay_leave_nothing_behind() {
+fn clients_that_leave_during_a_replay_leak_nothing() {
     let server = TestServer::start_with(|config| {
         write_log(&config.data, 5_000, Timestamp::now());
     });
@@ -834,7 +833,7 @@ fn clients_that_go_away_in_the_middle_of_a_replay_leave_nothing_behind() {
     Follower::new(server.address(), 0, None).until(5_000);
 }
 
-fn what_many_threads_commit_reaches_every_client_in_the_one_order() {
+fn commits_of_many_threads_reach_all_clients_in_one_order() {
     let server = TestServer::start();
     let start = newest(&server);
     thread::scope(|scope| {
@@ -873,7 +872,7 @@ fn runs_of_the_engine_in_a_crowd_are_told_whole_and_in_order() {
 }
 
 // ---------------------------------------------------------------------------------------------
-// Calm
+// Undisturbed clients
 
 fn a_flood_of_pings_during_large_messages_corrupts_no_frame() {
     const MESSAGES: usize = 200;
@@ -884,7 +883,7 @@ fn a_flood_of_pings_during_large_messages_corrupts_no_frame() {
     thread::scope(|scope| {
         scope.spawn(|| {
             let pings: Vec<u8> = (0..50).flat_map(|_| frame(FIN | PING, b"hello")).collect();
-            // As many as the limit on pings lets pass in a burst.
+            // As many pings as the rate limit allows in a burst.
             for _ in 0..18 {
                 if over.load(Ordering::SeqCst) || pinging.write_all(&pings).is_err() {
                     return;
@@ -898,7 +897,7 @@ fn a_flood_of_pings_during_large_messages_corrupts_no_frame() {
             for number in 0..MESSAGES {
                 let length = 10_000 + number * 977 % 50_000;
                 broadcast(server, format!("{number}:{}", "y".repeat(length)));
-                // At most a few are on their way, so that the client is not cut.
+                // Keeps only a few messages in flight, so that the server does not cut the client.
                 if send.send_timeout((), DEADLINE).is_err() {
                     return;
                 }
@@ -974,21 +973,21 @@ fn a_hundred_clients_that_flood_pings_disturb_nobody() {
     all_are_gone(&server);
 }
 
-fn a_hundred_clients_that_send_garbage_are_closed_and_disturb_nobody() {
+fn a_hundred_garbage_senders_are_closed_and_disturb_no_other() {
     let server = TestServer::start();
     let address = server.address();
     healthy_beside(&server, 200, |_| {
         in_threads(10, |number| {
             let mut random = seeded(number);
             for _ in 0..10 {
-                // An opcode that there is none for: whatever follows, this must be closed.
+                // An undefined opcode: the server must close the connection, whatever follows.
                 let mut garbage = vec![0x83 | random.below(4) as u8 | 0x70];
                 garbage.extend(random.bytes(2_000));
                 let mut ws = Ws::connect(address, "/ws").unwrap();
                 let _ = ws.stream.write_all(&garbage);
                 let _ = ws.stream.shutdown(Shutdown::Write);
                 assert_eq!(ws.read_to_close(), Some(1002));
-                // Nor is a request's head that is none answered with anything but an error.
+                // An invalid request head gets only errors.
                 let mut stream = TcpStream::connect(address).unwrap();
                 stream.set_read_timeout(Some(DEADLINE)).unwrap();
                 let mut bytes = random.bytes(500);
@@ -1048,7 +1047,7 @@ fn fifty_connections_that_are_reset_at_once_disturb_nobody() {
     all_are_gone(&server);
 }
 
-fn when_descriptors_run_out_clients_get_503_and_accepting_goes_on_when_some_are_free_again() {
+fn without_free_descriptors_clients_get_503_until_some_are_free() {
     let home = binary::Home::new();
     let mut command = Command::new("sh");
     command
@@ -1069,7 +1068,7 @@ fn when_descriptors_run_out_clients_get_503_and_accepting_goes_on_when_some_are_
         };
         assert!(refusal.to_string().contains(" 503 "), "{refusal}");
         assert!(connected.len() > 20, "only {}", connected.len());
-        // Those who are in stay in.
+        // Connected clients stay connected.
         for ws in &mut connected {
             ws.tell(ASK);
         }
@@ -1080,7 +1079,7 @@ fn when_descriptors_run_out_clients_get_503_and_accepting_goes_on_when_some_are_
     assert_eq!(served.running.end().code, Some(0));
 }
 
-fn clients_that_come_and_go_from_many_threads_are_counted_rightly_and_have_ids_of_their_own() {
+fn concurrent_clients_are_counted_and_have_unique_ids() {
     let server = TestServer::start();
     let ids = Mutex::new(HashSet::new());
     in_threads(12, |number| {
@@ -1102,7 +1101,7 @@ fn clients_that_come_and_go_from_many_threads_are_counted_rightly_and_have_ids_o
     all_are_gone(&server);
 }
 
-fn while_subscriptions_change_no_filter_ever_lets_a_wrong_event_through() {
+fn changing_subscriptions_never_deliver_a_wrong_event() {
     let server = TestServer::start();
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -1193,7 +1192,7 @@ fn of_many_subscriptions_in_a_row_the_last_one_holds() {
     assert!(ws.tell(ASK).is_empty());
 }
 
-fn what_is_sent_to_one_client_never_reaches_another_while_clients_go() {
+fn private_messages_never_reach_another_client() {
     let server = TestServer::start();
     let hub = &server.server().core().hub;
     in_threads(12, |number| {
@@ -1203,7 +1202,7 @@ fn what_is_sent_to_one_client_never_reaches_another_while_clients_go() {
             let id = ws.hello["payload"]["clientId"].as_u64().unwrap();
             for at in 0..20 {
                 hub.send_to_client(id, &said(1, format!("{id}:{at}"))).unwrap();
-                // To those who were here, are here, or are to come.
+                // The target is a past, present or future client.
                 let other = id.saturating_sub(6) + random.below(12);
                 if other != id {
                     hub.send_to_client(other, &said(1, format!("{other}:other"))).unwrap();
@@ -1263,7 +1262,7 @@ fn http_is_answered_while_a_hundred_clients_take_events() {
 // ---------------------------------------------------------------------------------------------
 // The protocol
 
-fn control_frames_between_fragments_are_answered_in_order_and_the_message_is_whole() {
+fn control_frames_between_fragments_are_answered_in_order() {
     let server = TestServer::start();
     in_threads(8, |number| {
         let mut random = seeded(number);
@@ -1313,7 +1312,7 @@ fn a_handshake_and_frames_that_come_byte_by_byte_are_understood() {
     });
 }
 
-fn frames_that_come_in_one_piece_with_the_handshake_are_not_lost() {
+fn frames_sent_with_the_handshake_are_not_lost() {
     let server = TestServer::start();
     in_threads(8, |_| {
         for count in 0..12 {
@@ -1332,7 +1331,7 @@ fn frames_that_come_in_one_piece_with_the_handshake_are_not_lost() {
     });
 }
 
-fn messages_of_the_largest_size_are_taken_and_larger_ones_closed_with_1009() {
+fn messages_above_the_size_limit_are_closed_with_1009() {
     const LARGEST: usize = 64 << 10;
     let server = TestServer::start();
     in_threads(10, |number| {
@@ -1347,7 +1346,7 @@ fn messages_of_the_largest_size_are_taken_and_larger_ones_closed_with_1009() {
         if number % 2 == 0 {
             ws.send(FIN | TEXT, &message);
         } else {
-            // In pieces, each of which is small enough.
+            // In fragments that are each small enough.
             ws.send(TEXT, &message[..LARGEST / 2]);
             ws.send(FIN, &message[LARGEST / 2..]);
         }
@@ -1378,7 +1377,7 @@ fn pongs_that_nobody_asked_for_are_taken_in_silence() {
     assert_eq!(ws.get(Duration::from_millis(20)), Got::Nothing);
 }
 
-fn what_breaks_the_protocol_is_closed_once_whatever_is_being_sent() {
+fn a_protocol_error_during_events_is_closed_once() {
     let server = TestServer::start();
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -1426,7 +1425,7 @@ fn a_goodbye_amid_events_is_answered_once_and_nothing_follows() {
                 for _ in 0..10 {
                     let mut ws = Ws::to(&server);
                     ws.send(FIN | CLOSE, &1000u16.to_be_bytes());
-                    // That nothing follows is looked at for every client.
+                    // For every client, nothing follows the close.
                     assert_eq!(ws.read_to_close(), Some(1000));
                 }
             });
@@ -1468,7 +1467,7 @@ fn stop_in_time(server: &mut TestServer) {
     assert!(took < SHUTDOWN_TIME_MAX, "{took:?}");
 }
 
-fn at_a_shutdown_under_load_all_are_told_and_everything_committed_is_found_afterwards() {
+fn shutdown_under_load_closes_clients_and_keeps_all_commits() {
     let mut server = TestServer::start();
     let start = newest(&server);
     let committed = AtomicU64::new(0);
@@ -1525,10 +1524,10 @@ fn clients_that_come_while_the_server_goes_are_not_left_hanging() {
             let began = Instant::now();
             server.stop();
             *went_at.lock().unwrap() = Some(Instant::now());
-            // Nobody of these has answered the close, so that they are waited for a while.
+            // None of these answers the close, so the server waits for them for a while.
             assert!(began.elapsed() < SHUTDOWN_TIME_MAX);
         });
-        // Everybody was told before the server was gone: nobody hangs for the length of a ping.
+        // Every client got the close before the server ended; none hangs until a ping times out.
         let went_at = went_at.into_inner().unwrap().unwrap();
         assert!(went_at.elapsed() < Duration::from_secs(3), "somebody hung");
         drop(crowd);
@@ -1584,55 +1583,55 @@ macro_rules! scenarios {
 }
 
 const SCENARIOS: &[Scenario] = scenarios![
-    in_a_recovery_storm_of_500_clients_there_is_no_gap_and_no_repeat,
-    in_a_recovery_storm_with_subscriptions_each_client_gets_all_that_it_wants,
+    a_recovery_storm_of_500_clients_has_no_gap_and_no_repeat,
+    a_recovery_storm_respects_subscriptions,
     slow_readers_are_cut_with_1013_and_find_everything_by_since,
-    a_burst_of_events_that_is_larger_than_an_outbox_reaches_everybody,
+    a_burst_larger_than_an_outbox_reaches_every_client,
     an_event_that_is_larger_than_an_outbox_reaches_everybody,
     a_since_in_the_future_is_told_so_and_goes_on_live,
-    old_events_are_removed_in_steps_and_a_replay_never_leaves_one_out,
+    a_replay_during_event_removal_has_no_gap,
     a_second_server_on_the_same_data_goes_on_with_the_next_seq,
     a_restart_while_200_clients_are_connected_loses_nothing,
-    a_replay_of_100000_events_disturbs_no_live_client_and_is_not_held_in_memory,
-    thirty_clients_that_catch_up_at_once_while_events_flow_all_get_everything,
-    clients_that_go_away_in_the_middle_of_a_replay_leave_nothing_behind,
-    what_many_threads_commit_reaches_every_client_in_the_one_order,
+    a_replay_of_100000_events_is_streamed_beside_live_clients,
+    thirty_clients_catch_up_at_once_while_events_flow,
+    clients_that_leave_during_a_replay_leak_nothing,
+    commits_of_many_threads_reach_all_clients_in_one_order,
     runs_of_the_engine_in_a_crowd_are_told_whole_and_in_order,
     a_flood_of_pings_during_large_messages_corrupts_no_frame,
     a_hundred_clients_that_never_read_are_cut_and_disturb_nobody,
     a_hundred_clients_that_flood_pings_disturb_nobody,
-    a_hundred_clients_that_send_garbage_are_closed_and_disturb_nobody,
+    a_hundred_garbage_senders_are_closed_and_disturb_no_other,
     two_hundred_half_request_heads_disturb_nobody,
     fifty_connections_that_are_reset_at_once_disturb_nobody,
-    when_descriptors_run_out_clients_get_503_and_accepting_goes_on_when_some_are_free_again,
-    clients_that_come_and_go_from_many_threads_are_counted_rightly_and_have_ids_of_their_own,
-    while_subscriptions_change_no_filter_ever_lets_a_wrong_event_through,
+    without_free_descriptors_clients_get_503_until_some_are_free,
+    concurrent_clients_are_counted_and_have_unique_ids,
+    changing_subscriptions_never_deliver_a_wrong_event,
     a_subscription_during_a_replay_holds_from_its_answer_on,
     many_distinct_filters_each_get_exactly_what_they_ask_for,
     of_many_subscriptions_in_a_row_the_last_one_holds,
-    what_is_sent_to_one_client_never_reaches_another_while_clients_go,
+    private_messages_never_reach_another_client,
     each_request_gets_an_answer,
     http_is_answered_while_a_hundred_clients_take_events,
-    control_frames_between_fragments_are_answered_in_order_and_the_message_is_whole,
+    control_frames_between_fragments_are_answered_in_order,
     a_handshake_and_frames_that_come_byte_by_byte_are_understood,
-    frames_that_come_in_one_piece_with_the_handshake_are_not_lost,
-    messages_of_the_largest_size_are_taken_and_larger_ones_closed_with_1009,
+    frames_sent_with_the_handshake_are_not_lost,
+    messages_above_the_size_limit_are_closed_with_1009,
     clients_that_close_their_half_only_are_let_go,
     pongs_that_nobody_asked_for_are_taken_in_silence,
-    what_breaks_the_protocol_is_closed_once_whatever_is_being_sent,
+    a_protocol_error_during_events_is_closed_once,
     a_goodbye_amid_events_is_answered_once_and_nothing_follows,
     client_and_server_that_close_at_once_exchange_one_close_each,
-    at_a_shutdown_under_load_all_are_told_and_everything_committed_is_found_afterwards,
+    shutdown_under_load_closes_clients_and_keeps_all_commits,
     clients_that_come_while_the_server_goes_are_not_left_hanging,
     at_a_shutdown_a_crowd_is_sent_away_in_batches,
     clients_that_never_read_do_not_hold_a_shutdown_up,
 ];
 
-/// The names of the process's threads, in order.
+/// Returns the names of the process's threads, in order.
 fn threads() -> Vec<String> {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap();
     let mut names: Vec<String> = tasks
-        // A thread may end while it is looked at.
+        // A thread may end meanwhile.
         .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok())
         .map(|name| name.trim_end().to_owned())
         .collect();
@@ -1640,7 +1639,7 @@ fn threads() -> Vec<String> {
     names
 }
 
-/// What the process's descriptors are, in order; numbers of sockets and pipes are left out.
+/// Returns the targets of the process's descriptors, in order, without socket and pipe numbers.
 fn descriptors() -> Vec<String> {
     let open = std::fs::read_dir("/proc/self/fd").unwrap();
     let mut kinds: Vec<String> = open
@@ -1654,7 +1653,8 @@ fn descriptors() -> Vec<String> {
     kinds
 }
 
-/// Not caught by the test harness: who waits for a minute wants to see what for.
+/// Writes to standard error directly: the test harness captures `eprintln!`, and the progress of a
+/// test that takes minutes should be visible.
 fn say(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }
@@ -1671,8 +1671,8 @@ fn within(time: Duration, mut is_so: impl FnMut() -> bool) -> bool {
 }
 
 #[test]
-fn the_server_stands_every_scenario_and_leaves_no_thread_and_no_descriptor_behind() {
-    // Their events are of a run that there never was.
+fn every_scenario_passes_and_leaks_no_thread_or_descriptor() {
+    // Their events belong to a run that does not exist.
     TestServer::leave_all_unverified();
     let only = std::env::var("STRESS_ONLY").unwrap_or_default();
     let (threads_before, descriptors_before) = (threads(), descriptors());
@@ -1693,7 +1693,7 @@ fn the_server_stands_every_scenario_and_leaves_no_thread_and_no_descriptor_behin
         if !passed {
             failed.push(*name);
         }
-        // Looked at after each, so that it is known whose they are.
+        // Checked after each scenario, so that a leak has a name.
         if !within(DEADLINE, || descriptors() == descriptors_before) {
             say(&format!("left behind by {name}: {:?}", descriptors()));
             failed.push(*name);

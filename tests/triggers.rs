@@ -1,4 +1,4 @@
-//! What starts flows from outside: webhooks with their own secrets, and schedules.
+//! Webhooks with their secrets, and schedules.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -9,9 +9,9 @@ use crate::binary::{Home, Served, everything_below};
 use crate::harness::{Response, TestServer, agent, chain, eventually, two_nodes, was_logged};
 
 const TOKEN: &str = "correct-horse-battery-staple";
-/// A schedule that is not due while a test runs, but on New Year's Eve.
+/// A schedule that is due only at the start of a year.
 const YEARLY: &str = "0 0 1 1 *";
-/// Long enough ago for a yearly schedule to have been due since.
+/// Long enough for a yearly schedule to have been due.
 const TWO_YEARS_MS: i64 = 2 * 366 * 24 * 60 * 60 * 1000;
 const A_DAY_MS: i64 = 24 * 60 * 60 * 1000;
 
@@ -20,7 +20,7 @@ fn now_ms() -> i64 {
     i64::try_from(now.as_millis()).unwrap()
 }
 
-/// A webhook as `PUT` gave it.
+/// A webhook as `PUT` returned it.
 struct Hook {
     slug: String,
     secret: String,
@@ -41,7 +41,7 @@ impl Hook {
         format!("/hooks/{}", self.slug)
     }
 
-    /// A delivery as it should be.
+    /// Sends a valid delivery.
     fn deliver(&self, server: &TestServer, key: Option<&str>, body: &Value) -> Response {
         self.deliver_bytes(server, key, body.to_string().as_bytes())
     }
@@ -73,20 +73,20 @@ fn run_id(answer: &Response) -> String {
     answer.json()["runId"].as_str().unwrap().to_owned()
 }
 
-/// The runs of a flow, newest first.
+/// Returns the runs of a flow, newest first.
 fn runs(server: &TestServer, flow: i64) -> Vec<Value> {
     let runs = server.get(&format!("/api/runs?flow_id={flow}")).json();
     runs["items"].as_array().unwrap().clone()
 }
 
-/// A connection of its own to the database.
+/// Opens a second connection to the database.
 fn database(data: &std::path::Path) -> rusqlite::Connection {
     let connection = rusqlite::Connection::open(data.join("flowledger.db")).unwrap();
     connection.busy_timeout(crate::harness::DEADLINE).unwrap();
     connection
 }
 
-/// Makes it look as if nothing was done about a schedule for two years.
+/// Moves a schedule's last check back by two years.
 fn neglect(data: &std::path::Path, flow: i64) {
     let sql = "UPDATE schedules SET last_ms = last_ms - ?2 WHERE flow_id = ?1";
     let changed = database(data).execute(sql, [flow, TWO_YEARS_MS]).unwrap();
@@ -124,7 +124,7 @@ fn a_webhook_runs_its_flow_with_the_body_as_input() {
     let fields = [("authorization", bearer.as_str())];
     let answer = server.request("POST", &hook.path(), &fields, b"{\"topic\": 1}");
     assert_eq!(answer.status, 202);
-    // No input at all is an empty one.
+    // A missing input counts as an empty one.
     let plain = server.save(&chain("Plain", &[agent("a", "echo", "echo-1", "x")]));
     let hook = Hook::set(&server, plain);
     for body in [b"" as &[u8], b" \n", b"{}"] {
@@ -142,7 +142,7 @@ fn a_wrong_name_and_a_wrong_secret_are_answered_alike() {
     let flow = server.save(&two_nodes());
     let hook = Hook::set(&server, flow);
     let deliver = |path: &str, fields: &[(&str, &str)]| {
-        // Not even what is wrong with the rest is told.
+        // The answer reveals no other fault of the request.
         let mut fields = fields.to_vec();
         fields.push(("idempotency-key", "two words"));
         let answer = server.request("POST", path, &fields, b"[]");
@@ -162,7 +162,7 @@ fn a_wrong_name_and_a_wrong_secret_are_answered_alike() {
         vec![("authorization", hook.secret.as_str())],
         vec![("authorization", format!("Basic {}", hook.secret).as_str())],
         vec![("x-flowledger-secret", hook.slug.as_str())],
-        // What is stored is not what is asked for.
+        // The stored hash is not the secret.
         vec![("x-flowledger-secret", Secret::new(hook.secret.as_str()).hash().as_str())],
     ] {
         assert_eq!(deliver(&path, &fields), unknown, "{fields:?}");
@@ -176,7 +176,7 @@ fn a_wrong_name_and_a_wrong_secret_are_answered_alike() {
 }
 
 #[test]
-fn a_delivery_needs_no_token_of_the_server_and_opens_nothing_else() {
+fn a_webhook_secret_authorizes_only_its_deliveries() {
     let server = TestServer::start_with(|config| config.token = Some(Secret::new(TOKEN)));
     let whole = format!("Bearer {TOKEN}");
     let authorized = [("authorization", whole.as_str())];
@@ -204,7 +204,7 @@ fn a_delivery_needs_no_token_of_the_server_and_opens_nothing_else() {
         assert_eq!(server.post(path, &json!({})).status, 401, "{path}");
     }
     assert_eq!(server.get(&hook.path()).status, 401);
-    // Names and origins are still looked at.
+    // Host names and origins are still checked.
     let secret = ("x-flowledger-secret", hook.secret.as_str());
     let foreign = [secret, ("origin", "https://evil.example")];
     let answer = server.request("POST", &hook.path(), &foreign, b"{}");
@@ -239,7 +239,7 @@ fn a_body_that_is_no_object_runs_nothing() {
     let answer = hook.deliver(&server, Some("k"), &large);
     assert_eq!((answer.status, answer.error_code().as_str()), (422, "invalid"));
     assert_eq!(runs(&server, flow), [] as [Value; 0]);
-    // Nothing of it used the key up.
+    // None of these consumed the idempotency key.
     let answer = hook.deliver(&server, Some("k"), &json!({"topic": "bees"}));
     assert_eq!(answer.status, 202);
 }
@@ -257,7 +257,7 @@ fn a_repeated_delivery_runs_once_also_after_a_restart() {
     assert_eq!(again.header("location"), first.header("location"));
     let other = hook.deliver(&server, Some("order-2"), &input);
     assert_eq!(other.status, 202);
-    // A key is one webhook's alone, and survives a new secret.
+    // A key belongs to one webhook and survives a new secret.
     let second = Hook::set(&server, server.save(&two_nodes()));
     assert_eq!(second.deliver(&server, Some("order-1"), &input).status, 202);
     let hook = Hook::set(&server, flow);
@@ -345,7 +345,7 @@ fn a_key_is_short_and_visible() {
 }
 
 #[test]
-fn a_secret_is_replaced_and_never_kept_and_a_webhook_goes_with_its_flow() {
+fn a_secret_is_never_stored_and_a_webhook_ends_with_its_flow() {
     let server = TestServer::start();
     let flow = server.save(&two_nodes());
     assert_eq!(server.get(&hook_path(flow)).status, 404);
@@ -367,7 +367,7 @@ fn a_secret_is_replaced_and_never_kept_and_a_webhook_goes_with_its_flow() {
     assert_eq!(delete(&server, &hook_path(flow)), 204);
     assert_eq!(new.deliver(&server, Some("k"), &input).status, 401);
     assert_eq!(server.get(&hook_path(flow)).status, 404);
-    // A new one has a new name and knows none of the old one's deliveries.
+    // A new webhook has a new name and none of the old deliveries.
     let next = Hook::set(&server, flow);
     assert_ne!(next.slug, new.slug);
     assert_eq!(next.deliver(&server, Some("k"), &input).status, 202);
@@ -408,14 +408,14 @@ fn a_schedule_is_set_and_shown_and_removed() {
     assert!(next.ends_with("-07-01T16:00:00.000Z"), "{next}");
     let local = shown["nextLocal"].as_str().unwrap();
     assert!(local.ends_with("-07-01T12:00:00-04:00"), "{local}");
-    // And every year after that.
+    // Also in the following years.
     let upcoming: Vec<&str> =
         shown["upcoming"].as_array().unwrap().iter().map(|time| time.as_str().unwrap()).collect();
     assert_eq!((upcoming.len(), upcoming[0]), (5, local));
     let years: Vec<i32> = upcoming.iter().map(|time| time[..4].parse().unwrap()).collect();
     assert!(years.windows(2).all(|pair| pair[0] + 1 == pair[1]));
 
-    // What is left out has its default.
+    // Omitted fields have defaults.
     let set = put(&server, &path, &json!({"cron": "*/5 * * * *"})).json();
     assert_eq!(
         (&set["timezone"], &set["missed"], &set["input"]),
@@ -462,7 +462,7 @@ fn every_fault_of_a_schedule_is_listed_with_its_field() {
 }
 
 #[test]
-fn a_missed_time_is_made_up_for_once_and_not_again_after_a_restart() {
+fn a_missed_time_runs_once_and_not_again_after_a_restart() {
     let mut server = TestServer::start();
     let flow = server.save(&two_nodes());
     assert_eq!(put(&server, &schedule_path(flow), &yearly("once")).status, 200);
@@ -475,8 +475,8 @@ fn a_missed_time_is_made_up_for_once_and_not_again_after_a_restart() {
     let run = runs(&server, flow)[0].clone();
     assert_eq!(run["trigger"], "schedule");
     assert_eq!(run["input"], json!({"topic": "wasps"}));
-    // Once for two years, and not again: schedules are looked at in the order of their flows, so
-    // that when the later one has run, the earlier was looked at.
+    // Once for two years, and not again: schedules run in the order of their flows, so when the
+    // later one has run, the earlier one was checked.
     let later = server.save(&two_nodes());
     put(&server, &schedule_path(later), &yearly("once"));
     for count in 1..=2 {
@@ -506,7 +506,7 @@ fn a_missed_time_is_left_out_unless_the_schedule_says_otherwise() {
     eventually("the last of them runs", || runs(&server, made_up_for).len() == 1);
     assert_eq!(runs(&server, left_out), [] as [Value; 0]);
     assert_eq!(runs(&server, switched_off), [] as [Value; 0]);
-    // What was due while it was switched off is not made up for.
+    // Times missed while it was switched off are not made up for.
     put(&server, &schedule_path(switched_off), &yearly("once"));
     neglect(server.data(), made_up_for);
     put(&server, &schedule_path(left_out), &yearly("skip"));

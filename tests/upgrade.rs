@@ -1,4 +1,4 @@
-//! A database that the previous version made opens, agrees with itself and goes on.
+//! A database of the previous version opens, verifies and continues.
 
 use std::fs;
 use std::path::Path;
@@ -9,8 +9,8 @@ use serde_json::json;
 use crate::binary::verify;
 use crate::harness::{TestServer, add_provider};
 
-/// Made by version 0.1.0 at commit a5fa9df: two flows, 21 runs of which one failed, calls from the
-/// cache, a refused one, budgets, a key and a suggestion.
+/// Made by version 0.1.0 at commit a5fa9df: two flows, 21 runs (one failed), cached calls, a
+/// refused call, budgets, a key and a suggestion.
 const DATABASE: &str = "tests/fixtures/previous-version.db";
 
 #[test]

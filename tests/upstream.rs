@@ -1,4 +1,4 @@
-//! A provider whose answers a test writes: a real listener that gives scripted bytes.
+//! A provider with scripted answers: a real listener that sends the bytes of a test.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -8,12 +8,12 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
-/// What to do with a connection whose request was read.
+/// Handles a connection whose request was read.
 pub type Script = Arc<dyn Fn(&str, &mut TcpStream) + Send + Sync>;
-/// What to do with a connection that asks which models there are.
+/// Handles a connection that asks for the model list.
 type List = Arc<dyn Fn(&mut TcpStream) + Send + Sync>;
 
-/// See the module. Each connection gets one answer.
+/// A scripted provider. Each connection gets one answer.
 pub struct Upstream {
     url: String,
     stopping: Arc<AtomicBool>,
@@ -25,14 +25,14 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// Answers each request with what `script` writes; it gets the request's body. Does not say which
-    /// models there are.
+    /// Answers each request with the output of `script`, which gets the request's body. Has no
+    /// model list.
     pub fn start(script: impl Fn(&str, &mut TcpStream) + Send + Sync + 'static) -> Self {
         let none = json_answer("404 Not Found", r#"{"error":{"message":"no such page"}}"#);
         Self::listing(move |stream| drop(stream.write_all(none.as_bytes())), script)
     }
 
-    /// The same, but answers with what `list` writes where it is asked which models there are.
+    /// The same, with the output of `list` as its model list.
     pub fn listing(
         list: impl Fn(&mut TcpStream) + Send + Sync + 'static,
         script: impl Fn(&str, &mut TcpStream) + Send + Sync + 'static,
@@ -66,33 +66,33 @@ impl Upstream {
         Self { url, stopping, count, lists, requests, heads, thread: Some(thread) }
     }
 
-    /// Always the same bytes.
+    /// Always sends the same bytes.
     pub fn saying(answer: impl Into<String>) -> Self {
         let answer = answer.into();
         Self::start(move |_, stream| drop(stream.write_all(answer.as_bytes())))
     }
 
-    /// Its `base_url`.
+    /// Returns its `base_url`.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// How often it was asked which models there are; that is none of its requests.
+    /// Returns the number of requests for the model list; `count` excludes them.
     pub fn lists(&self) -> usize {
         self.lists.load(Ordering::SeqCst)
     }
 
-    /// How many requests it has seen.
+    /// Returns the number of requests.
     pub fn count(&self) -> usize {
         self.count.load(Ordering::SeqCst)
     }
 
-    /// The bodies of requests, as they come.
+    /// Request bodies, in order of arrival.
     pub fn requests(&self) -> &Receiver<String> {
         &self.requests
     }
 
-    /// The heads of requests in lower case, as they come.
+    /// Request heads in lower case, in order of arrival.
     pub fn heads(&self) -> &Receiver<String> {
         &self.heads
     }
@@ -149,7 +149,7 @@ fn serve(
     script(&body, &mut stream);
 }
 
-/// A whole answer with a JSON body.
+/// A complete answer with a JSON body.
 pub fn json_answer(status: &str, body: &str) -> String {
     format!(
         "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
@@ -157,12 +157,12 @@ pub fn json_answer(status: &str, body: &str) -> String {
     )
 }
 
-/// A whole chat completion of gpt-4o-mini with usage.
+/// A complete chat completion of gpt-4o-mini with usage.
 pub fn completion(text: &str, input_tokens: u64, output_tokens: u64) -> String {
     completion_of("gpt-4o-mini", text, input_tokens, output_tokens)
 }
 
-/// A whole chat completion with usage.
+/// A complete chat completion with usage.
 pub fn completion_of(model: &str, text: &str, input_tokens: u64, output_tokens: u64) -> String {
     let body = serde_json::json!({
         "model": model,
@@ -172,7 +172,7 @@ pub fn completion_of(model: &str, text: &str, input_tokens: u64, output_tokens: 
     json_answer("200 OK", &body.to_string())
 }
 
-/// The head of a streamed answer; the connection's end is the answer's end.
+/// The head of a streamed answer that ends with the connection.
 pub const STREAM_HEAD: &str =
     "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n";
 

@@ -1,6 +1,5 @@
-//! What each provider's answers come to in the normal form, and what they cost: recorded shapes of
-//! answers, written by hand from the providers' documentation (`tests/fixtures/usage`), through the
-//! real client.
+//! Usage and cost of each provider's answers: shapes of answers from the providers' documentation
+//! (`tests/fixtures/usage`, handwritten), through the real client.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -29,7 +28,7 @@ struct Fixtures {
     cases: Vec<Case>,
 }
 
-/// A whole answer with counts, and where they are.
+/// A complete answer with its expected counts and their source.
 #[derive(Deserialize)]
 struct Impossible {
     model: String,
@@ -44,7 +43,7 @@ struct Case {
     stream: bool,
     events: Option<Vec<Value>>,
     document: Option<Value>,
-    /// A part of the message, where the answer is no success.
+    /// A part of the error message, if the answer is a failure.
     fails: Option<String>,
     text: String,
     finish_reason: Option<String>,
@@ -73,7 +72,7 @@ fn all() -> Vec<Fixtures> {
     .into()
 }
 
-/// Named as in the configuration, which is what prices go by where the address is none of theirs.
+/// The name in the configuration; it selects the prices if the address is not a known one.
 fn name(kind: Kind) -> &'static str {
     match kind {
         Kind::OpenAi => "openai",
@@ -84,7 +83,7 @@ fn name(kind: Kind) -> &'static str {
     }
 }
 
-/// A day on which the fixtures' prices were in force.
+/// A day on which the fixtures' prices were valid.
 fn day() -> Timestamp {
     "2025-12-01T10:00:00Z".parse().unwrap()
 }
@@ -106,7 +105,7 @@ fn on_the_wire(kind: Kind, events: &[Value]) -> String {
     head.to_owned() + &events.collect::<String>()
 }
 
-/// Makes a call that gets that answer; the pieces of its text are returned as well.
+/// Makes a call that gets this answer; also returns its text deltas.
 fn ask(
     kind: Kind,
     model: &str,
@@ -140,7 +139,7 @@ fn ask(
     (outcome, pieces, providers, call)
 }
 
-/// What is left out is 0.
+/// Omitted counts are 0.
 fn usage(given: &BTreeMap<String, Value>) -> Usage {
     let mut usage = serde_json::to_value(Usage::default()).unwrap();
     for (name, value) in given {
@@ -175,7 +174,7 @@ fn check(kind: Kind, case: &Case) {
 }
 
 #[test]
-fn answers_of_every_provider_come_to_the_usage_and_cost_that_its_documentation_says() {
+fn provider_answers_yield_the_documented_usage_and_cost() {
     for fixtures in all() {
         assert!(fixtures.cases.iter().any(|case| case.stream));
         assert!(fixtures.cases.iter().any(|case| !case.stream));
@@ -185,7 +184,7 @@ fn answers_of_every_provider_come_to_the_usage_and_cost_that_its_documentation_s
     }
 }
 
-/// Asks as a client at `/v1` does, and gives the row of the ledger.
+/// Makes the call as a client at `/v1` and returns its ledger row.
 fn row_of(kind: Kind, case: &Case) -> Value {
     let wire = case.on_the_wire(kind);
     let upstream = Upstream::start(move |_, stream| drop(stream.write_all(wire.as_bytes())));
@@ -201,7 +200,7 @@ fn row_of(kind: Kind, case: &Case) -> Value {
 }
 
 #[test]
-fn answers_that_are_passed_on_to_clients_are_booked_as_those_of_flows() {
+fn forwarded_answers_are_accounted_like_those_of_flows() {
     let both = all()
         .into_iter()
         .filter(|fixtures| matches!(fixtures.kind, Kind::OpenAi | Kind::Anthropic));
@@ -213,7 +212,7 @@ fn answers_that_are_passed_on_to_clients_are_booked_as_those_of_flows() {
             assert_eq!(row["status"], status, "{at}: {row}");
             let expected = serde_json::to_value(usage(&case.usage)).unwrap();
             for (name, expected) in expected.as_object().unwrap() {
-                // The ledger's rows do not tell how long a cache keeps what was written.
+                // Ledger rows do not record the lifetime of a cache write.
                 if name != "cache_write_1h_tokens" {
                     assert_eq!(&row[name], expected, "{name} of {at}");
                 }

@@ -1,4 +1,4 @@
-//! `flowledger verify`: it finds what was changed behind flowledger's back, and nothing else.
+//! `flowledger verify` finds every change made outside flowledger, and nothing else.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,8 +17,7 @@ fn verify(data: &Path) -> Ended {
     Home::new().run(&["verify", "--data", data.to_str().unwrap()])
 }
 
-/// A database with a run of two calls, one of which was tried twice, a run that failed, a map, and
-/// calls that are free.
+/// A database with a run of two calls (one with a retry), a failed run, a map, and free calls.
 fn varied() -> (TestServer, Upstream) {
     let has_failed = AtomicBool::new(false);
     let upstream = Upstream::start(move |body, stream| {
@@ -51,7 +50,7 @@ fn varied() -> (TestServer, Upstream) {
         server.run(server.save(&flow), &json!({"topic": "ants"}));
     }
     server.stop();
-    // So that the one file is all there is.
+    // Leaves a single file without a WAL.
     let connection = Connection::open(server.data().join("flowledger.db")).unwrap();
     let mode: String = connection
         .pragma_update_and_check(None, "wal_checkpoint", "TRUNCATE", |row| {
@@ -63,7 +62,7 @@ fn varied() -> (TestServer, Upstream) {
 }
 
 #[test]
-fn a_database_that_nobody_touched_has_no_discrepancy_and_it_is_told_what_was_checked() {
+fn an_untouched_database_has_no_discrepancy() {
     let (server, _upstream) = varied();
     let ended = verify(server.data());
     assert_eq!((ended.code, &*ended.stderr), (Some(0), ""), "{ended:?}");
@@ -80,7 +79,7 @@ fn a_database_that_nobody_touched_has_no_discrepancy_and_it_is_told_what_was_che
 }
 
 #[test]
-fn whatever_is_changed_in_a_database_is_found_and_told_with_both_values() {
+fn every_outside_change_is_reported_with_both_values() {
     let (server, _upstream) = varied();
     let last = "(SELECT max(id) FROM ledger)";
     let run = "(SELECT min(id) FROM runs)";
@@ -281,7 +280,7 @@ fn whatever_is_changed_in_a_database_is_found_and_told_with_both_values() {
     }
 }
 
-/// A copy of the database in `data`, and a connection to it.
+/// Returns a copy of the database in `data`, and a connection to it.
 fn copy(data: &Path) -> (TempDir, Connection) {
     let copy = tempfile::tempdir().unwrap();
     let database = copy.path().join("flowledger.db");

@@ -1,5 +1,5 @@
-//! Clients that behave badly, all at once, in a process of their own: what they do must not be felt
-//! by those that behave well.
+//! Misbehaving clients, all at once, in their own process: well-behaved clients must not notice
+//! them.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -10,21 +10,21 @@ use socket2::SockRef;
 
 use crate::load::REQUEST;
 
-/// So many of each kind; a thread does the work of one kind.
+/// Number of clients of each kind; one thread drives each kind.
 const NEVER_READ: usize = 100;
 const FLOOD_PINGS: usize = 100;
 const SEND_GARBAGE: usize = 100;
 const HALF_HEADS: usize = 200;
 const RESETS: usize = 50;
-/// How often each of them does it again; they are no more in step than strangers would be.
+/// Interval between a client's steps. The clients are not synchronized.
 const PERIOD: Duration = Duration::from_secs(1);
-/// Pings of one client each time: several times of what it may send, so that it is closed soon.
+/// Pings per client and step: several times the rate limit, so the server soon closes the client.
 const PINGS: usize = 800;
 const NEVER_READ_BUFFER: usize = 4 << 10;
-/// Nobody is to find a machine busy with this for ever, whatever becomes of the parent.
+/// Ends this process even if its parent dies, so that it never keeps the machine busy.
 const TIME_MAX: Duration = Duration::from_secs(60);
 
-/// Does it all until the process is killed.
+/// Runs all kinds until the process is killed.
 pub fn run(address: SocketAddr) {
     for work in [never_read, flood_pings, send_garbage, half_heads, resets] {
         thread::spawn(move || work(address));
@@ -32,8 +32,8 @@ pub fn run(address: SocketAddr) {
     thread::sleep(TIME_MAX);
 }
 
-/// Does `step` with each of `count` connections in turn, again and again. Where it gives none, or
-/// there is none yet, it is made anew.
+/// Runs `step` on each of `count` connections in turn, forever. Reconnects if the connection is
+/// missing or `step` returns `None`.
 fn forever(
     count: usize,
     connect: impl Fn() -> Option<TcpStream>,
@@ -61,7 +61,7 @@ fn web_socket(address: SocketAddr) -> Option<TcpStream> {
     Some(stream)
 }
 
-/// Reads and forgets what has come; none at the end.
+/// Reads and discards pending data; returns `None` at the end.
 fn drained(mut stream: TcpStream) -> Option<TcpStream> {
     let mut buffer = [0; 16 << 10];
     loop {
@@ -80,7 +80,7 @@ fn never_read(address: SocketAddr) {
         let small = SockRef::from(&stream).set_recv_buffer_size(NEVER_READ_BUFFER);
         small.ok().map(|()| stream)
     };
-    // An error would tell without reading that it was cut; there is room for what comes here.
+    // Detects a cut connection by its error without reading; the buffers are large enough.
     forever(NEVER_READ, connect, |stream| stream.take_error().ok()?.is_none().then_some(stream));
 }
 
@@ -89,7 +89,7 @@ fn flood_pings(address: SocketAddr) {
     let step = |stream| {
         let mut stream = drained(stream)?;
         match stream.write(&ping) {
-            // Half a ping would make the rest garbage.
+            // A partial ping would turn the rest into garbage.
             Ok(count) if count == ping.len() => Some(stream),
             _ => None,
         }

@@ -1,5 +1,4 @@
-//! The clients: as many sockets as wanted in one thread, which counts frames and reads the time
-//! of sending from them.
+//! The clients: many sockets in one thread, which counts frames and reads their send times.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream as BlockingStream};
@@ -12,9 +11,9 @@ use mio::{Events, Interest, Poll, Token};
 
 use crate::server::Kind;
 
-/// At most this many latencies are taken of one read: a read of many frames says the same of all.
+/// Latency samples per read: the frames of one read have similar latencies.
 const SAMPLES_PER_READ: usize = 4;
-/// How long after the last event the clients wait for what is still on its way.
+/// Time without data after which the clients stop waiting for late events.
 const QUIET: Duration = Duration::from_millis(150);
 /// A client's handshake.
 pub const REQUEST: &str = "GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
@@ -55,7 +54,7 @@ impl Measured {
         self.deliveries as f64 / self.elapsed.as_secs_f64()
     }
 
-    /// Per delivery.
+    /// CPU time per delivery.
     pub fn cpu_us(&self) -> f64 {
         self.cpu.as_nanos() as f64 / 1e3 / self.deliveries.max(1) as f64
     }
@@ -63,7 +62,7 @@ impl Measured {
 
 struct Client {
     stream: TcpStream,
-    /// The beginning of a frame whose end has not come.
+    /// The start of an incomplete frame.
     rest: Vec<u8>,
     is_gone: bool,
 }
@@ -115,13 +114,13 @@ impl Clients {
         self.clients.push(Client { stream, rest: Vec::new(), is_gone: false });
     }
 
-    /// Reads what comes right after connecting.
+    /// Reads the data that arrives right after connecting.
     pub fn settle(&mut self) {
         let mut ignored = Measured::default();
         self.receive_rest(&mut ignored);
     }
 
-    /// Reads for as long as is published.
+    /// Reads while events are published.
     pub fn receive(&mut self, begun: Instant, window: Duration) -> Measured {
         let mut measured = Measured::default();
         while begun.elapsed() < window {
@@ -131,7 +130,7 @@ impl Clients {
         measured
     }
 
-    /// Reads until nothing has come for a while.
+    /// Reads until no data has come for a while.
     pub fn receive_rest(&mut self, measured: &mut Measured) {
         let mut last = Instant::now();
         while last.elapsed() < QUIET {
@@ -143,7 +142,7 @@ impl Clients {
         }
     }
 
-    /// Connects as many as were cut, and says how many.
+    /// Reconnects the clients that were cut and returns their number.
     pub fn replace_lost(&mut self, kind: Kind, address: SocketAddr) -> usize {
         let lost = self.clients.iter().filter(|client| client.is_gone).count();
         if lost > 0 {
@@ -170,7 +169,7 @@ impl Clients {
         ready.into_iter().fold(false, |any, key| self.read(key, measured) | any)
     }
 
-    /// Reads what there is. An event says only once that something has come.
+    /// Reads all available data. An event announces data only once.
     fn read(&mut self, key: usize, measured: &mut Measured) -> bool {
         let client = &mut self.clients[key];
         let mut any = false;
@@ -201,7 +200,7 @@ fn connect(kind: Kind, address: SocketAddr) -> BlockingStream {
     if kind != Kind::Bare {
         stream.write_all(REQUEST.as_bytes()).unwrap();
         let mut head = Vec::new();
-        // Byte by byte, so that nothing behind the head is taken.
+        // Byte by byte, so that no byte after the head is consumed.
         while !head.ends_with(b"\r\n\r\n") {
             let mut byte = [0];
             stream.read_exact(&mut byte).unwrap();
@@ -212,7 +211,7 @@ fn connect(kind: Kind, address: SocketAddr) -> BlockingStream {
     stream
 }
 
-/// Counts whole frames and gives how many bytes they take.
+/// Counts complete frames and returns their length in bytes.
 fn count_frames(bytes: &[u8], measured: &mut Measured) -> usize {
     let mut at = 0;
     let mut samples = 0;

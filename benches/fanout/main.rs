@@ -1,15 +1,15 @@
-//! How much a delivery costs: real loopback sockets, the real server, and a bare loop of `send`
-//! over as many sockets as the yardstick, side by side in one run.
+//! Cost of a delivery: real loopback sockets and the real server, compared in one run with a bare
+//! loop of `send` over as many sockets.
 //!
-//! `make bench` prints the table, `make bench-quick` a short one. The server is a process of its
-//! own, so that its CPU time is counted alone; this process is its clients.
+//! `make bench` prints the table, `make bench-quick` a short one. The server is a separate process,
+//! so that its CPU time is counted alone; this process runs the clients.
 //!
-//! `cargo bench --bench fanout -- calm` measures how long events take to reach clients that behave
-//! well while hundreds that do not are there as well, beside how long they take without.
+//! `cargo bench --bench fanout -- calm` measures the latency of well-behaved clients with and
+//! without hundreds of misbehaving ones.
 //!
 //! `cargo bench --bench fanout -- serve --listen 127.0.0.1:PORT --rate R --size S` runs the real
-//! server for others to attach to, and publishes R events a second of S bytes each, with the time
-//! of sending as `"t":<unix nanoseconds>` in the payload, until it is stopped.
+//! server for external clients and publishes R events per second of S bytes each, with the send
+//! time as `"t":<unix nanoseconds>` in the payload, until it is stopped.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod abuse;
@@ -21,15 +21,15 @@ use std::time::{Duration, Instant};
 use load::{Clients, Measured};
 use server::{Child, Kind};
 
-/// How long each side of a row is measured, in all.
+/// Total measuring time of each side of a row.
 const WINDOW: Duration = Duration::from_millis(1_600);
 const WINDOW_QUICK: Duration = Duration::from_millis(1_000);
-/// In so many turns, since what the rest of the machine does changes from one second to the next.
+/// The window is split into this many alternating turns, because the load of the machine changes.
 const TURNS: u32 = 4;
-/// More than this the machine's loopback and the clients beside the server cannot take.
+/// Above this rate, loopback and the clients are the bottleneck.
 const DELIVERIES_PER_S_MAX: u64 = 2_600_000;
 const BYTES_PER_S_MAX: u64 = 600_000_000;
-/// A row of fewer deliveries says nothing.
+/// A row with fewer deliveries is too noisy.
 const DELIVERIES_MIN: u64 = 1_000;
 
 struct Plan {
@@ -37,7 +37,7 @@ struct Plan {
     rates: &'static [u64],
     sizes: &'static [usize],
     window: Duration,
-    /// Whether there are 7,000 clients and those that behave badly as well.
+    /// Includes 7,000 clients and the misbehaving ones.
     is_full: bool,
 }
 
@@ -117,13 +117,13 @@ fn bench(plan: &Plan) {
     println!("took {:.0} s", began.elapsed().as_secs_f64());
 }
 
-/// Clients that behave well, and how long each turn of measuring them is.
+/// Number of well-behaved clients, and the length of each measuring turn.
 const CALM_CLIENTS: usize = 500;
 const CALM_CLIENTS_LATER: usize = 50;
 const CALM_RATE: u64 = 50;
 const CALM_SIZE: usize = 1_024;
 const CALM_WINDOW: Duration = Duration::from_millis(2_500);
-/// How long those that behave badly have before it is measured.
+/// Lead time of the misbehaving clients before the measurement.
 const CALM_LEAD: Duration = Duration::from_millis(1_500);
 const CALM_TURNS: u32 = 3;
 
@@ -164,7 +164,7 @@ fn calm() {
                 measured.lost
             );
         }
-        // Accepting goes on.
+        // The server still accepts connections.
         drop(Clients::connect(kind, rig.child.address, CALM_CLIENTS_LATER));
     }
 }
@@ -232,7 +232,7 @@ impl Rig {
         let mut measured = self.clients.receive(begun, window);
         self.child.published();
         self.clients.receive_rest(&mut measured);
-        // All has arrived, whichever thread has sent it.
+        // All deliveries have arrived, whichever thread sent them.
         measured.cpu = self.child.cpu() - before;
         measured.lost = self.clients.replace_lost(self.kind, self.child.address);
         measured

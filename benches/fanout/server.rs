@@ -1,5 +1,5 @@
-//! The server's side: the real one, and the bare loop that it is compared with. Each runs in a
-//! process of its own, told over its standard input what to publish.
+//! The server's side: the real server, and the bare loop for comparison. Each runs in its own
+//! process and reads commands on its standard input.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -19,13 +19,13 @@ use socket2::SockRef;
 pub enum Kind {
     /// The real server.
     Ours,
-    /// The same, with too few descriptors for all that come.
+    /// The real server with too few descriptors for all clients.
     OursShort,
-    /// The yardstick.
+    /// The bare loop.
     Bare,
 }
 
-/// Too few for the clients of `abuse`, enough for those that behave well.
+/// Too few for the clients of `abuse`, enough for the well-behaved ones.
 const DESCRIPTORS_SHORT: u64 = 1_100;
 
 impl Kind {
@@ -54,7 +54,8 @@ pub fn event(size: usize) -> String {
     format!("{head}{}\"}}}}", "x".repeat(fill))
 }
 
-/// Publishes `rate` events a second for as long as `go_on` says so, evenly, catching up when late.
+/// Publishes `rate` events per second, evenly spaced, while `go_on` returns true. Catches up when
+/// late.
 fn pace(rate: u64, mut go_on: impl FnMut(u64) -> bool, mut publish: impl FnMut()) -> u64 {
     let began = Instant::now();
     let mut count = 0;
@@ -83,7 +84,7 @@ fn publish(server: &Server, size: usize) {
     server.core().hub.publish(vec![message], None);
 }
 
-/// For others to attach to.
+/// Serves external clients.
 pub fn serve(args: &[&str]) {
     let value = |name: &str| {
         args.iter().position(|arg| *arg == name).and_then(|at| args.get(at + 1)).copied()
@@ -97,14 +98,14 @@ pub fn serve(args: &[&str]) {
     pace(number("--rate", 100), |_| true, || publish(&server, size));
 }
 
-/// What the process uses.
+/// Resource usage of the process.
 #[derive(Clone, Copy)]
 pub struct Usage {
     pub rss_kb: i64,
     pub fds: i64,
 }
 
-/// The child process: takes lines on its standard input.
+/// The child process: reads commands line by line on its standard input.
 pub fn child(kind: Kind) {
     let say = |text: String| {
         println!("{text}");
@@ -183,7 +184,7 @@ impl Target for Ours {
     }
 }
 
-/// The yardstick: one thread, one `send` for each socket and event, nothing else.
+/// The baseline: one thread, one `send` per socket and event, nothing else.
 struct Bare {
     address: SocketAddr,
     streams: Arc<Mutex<Vec<TcpStream>>>,
@@ -216,18 +217,18 @@ impl Target for Bare {
 
     fn publish(&self, size: usize) {
         let text = event(size);
-        // The same frame that the server sends.
+        // The same frame as the server's.
         let mut frame = vec![0x81, 126];
         frame.extend_from_slice(&u16::try_from(text.len()).unwrap().to_be_bytes());
         frame.extend_from_slice(text.as_bytes());
         for stream in self.streams.lock().unwrap().iter() {
-            // Blocks where a client is slow, so that all arrive.
+            // Blocks on a slow client, so that all frames arrive.
             let _ = SockRef::from(stream).send(&frame);
         }
     }
 }
 
-/// The child process, as its parent sees it.
+/// The parent's handle of a child process.
 pub struct Child {
     _process: Process,
     input: ChildStdin,
@@ -278,7 +279,7 @@ impl Child {
         self.wait("not all clients were registered", |clients| clients >= count);
     }
 
-    /// Waits until others are gone.
+    /// Waits until the server has only `count` clients.
     pub fn wait_until_clients(&mut self, count: usize) {
         self.wait("clients that are gone are still there", |clients| clients <= count);
     }
@@ -291,32 +292,32 @@ impl Child {
         }
     }
 
-    /// Lets clients loose on it that behave badly, until what this gives is dropped.
+    /// Starts misbehaving clients, until the returned handle is dropped.
     pub fn abuse(&self) -> Process {
         let args = ["abuse".to_owned(), self.address.to_string()];
         let program = std::env::current_exe().unwrap();
         Process(Command::new(program).args(args).spawn().unwrap())
     }
 
-    /// Starts publishing; returns when it has begun.
+    /// Starts publishing and returns the start time.
     pub fn publish(&mut self, rate: u64, size: usize, window: Duration) -> Instant {
         let begun = self.ask(&format!("publish {rate} {size} {}", window.as_millis()));
         assert_eq!(begun, "begun");
         Instant::now()
     }
 
-    /// Waits for the end of it.
+    /// Waits for the end of publishing.
     pub fn published(&mut self) {
         assert_eq!(self.line(), "published");
     }
 
-    /// What it has used so far.
+    /// CPU time of the child so far.
     pub fn cpu(&mut self) -> Duration {
         Duration::from_nanos(self.ask("cpu").parse().unwrap())
     }
 }
 
-/// A process that ends when it is let go of.
+/// A process that is killed on drop.
 pub struct Process(std::process::Child);
 
 impl Drop for Process {

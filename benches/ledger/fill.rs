@@ -1,5 +1,4 @@
-//! A ledger of a million calls, as a team would have it after three months, and what a call costs the
-//! one who writes it.
+//! A ledger of a million calls, as of a team after three months, and the cost of writing a call.
 
 use std::path::Path;
 use std::time::Duration;
@@ -12,9 +11,9 @@ use flowledger::time::Timestamp;
 use rusqlite::{Connection, params};
 use rustix::time::{ClockId, clock_gettime};
 
-/// How many rows one statement makes, so that what it keeps in memory has a limit.
+/// Rows per statement, which bounds its memory.
 const STEP: u64 = 50_000;
-/// Over so much time.
+/// Time span of the rows.
 pub const DAYS: u64 = 90;
 pub const MS_PER_DAY: i64 = 24 * 60 * 60 * 1000;
 /// Calls that are opened, and settled, in one transaction.
@@ -29,13 +28,12 @@ pub fn size(dir: &Path) -> u64 {
     pages * 4_096
 }
 
-/// Writes the rows. Eight flows, four models of three providers, a model that is one in 200, a model and
-/// a provider that are rare (one in 20,000), 97 % answered, all other ends one in 50,000 but for
-/// failures, of which gpt-5 has none. No server may
-/// have the database open.
+/// Writes the rows: eight flows, four models of three providers, a model in one of 200 rows, a rare
+/// model and a rare provider (one in 20,000). 97 % succeed; other statuses are one in 50,000,
+/// except failures; gpt-5 has none. No server may have the database open.
 pub fn fill(dir: &Path, count: u64, newest_ms: i64) {
     let mut connection = open(dir);
-    // It is thrown away where it fails.
+    // A failed database is discarded.
     connection.pragma_update(None, "synchronous", "OFF").unwrap();
     connection.pragma_update(None, "cache_size", -64 << 10).unwrap();
     for first in (0..count).step_by(STEP as usize) {
@@ -49,7 +47,7 @@ pub fn fill(dir: &Path, count: u64, newest_ms: i64) {
     connection.query_row(checkpoint, [], |_| Ok(())).unwrap();
 }
 
-/// `h` is `n`, mixed. Twelve calls in a row are of one run.
+/// `h` is a hash of `n`. Twelve consecutive calls belong to one run.
 const ROWS: &str = "
 WITH RECURSIVE numbers (n) AS (SELECT ?1 UNION ALL SELECT n + 1 FROM numbers WHERE n < ?2 - 1),
 mixed AS (SELECT n, (n * 2654435761 + (n >> 7) * 40503) % 1000003 AS h FROM numbers)
@@ -72,14 +70,14 @@ SELECT ?3 - (?5 - n) * ?4, (n / 12) % 8 + 1,
     CASE WHEN h % 100 < 3 THEN 'the provider answered with 503' END, 20000, 4000
 FROM mixed";
 
-/// Indexes that the ledger might have instead.
+/// Alternative indexes for comparison.
 pub const FORMER: &str = "CREATE INDEX ledger_by_flow ON ledger (flow_id, id);";
 pub const ONE_FOR_EACH_FILTER: &str = "CREATE INDEX ledger_by_flow ON ledger (flow_id, id);
     CREATE INDEX ledger_by_model ON ledger (model_used, id);
     CREATE INDEX ledger_by_provider ON ledger (provider, id);
     CREATE INDEX ledger_by_status ON ledger (status, id);";
 
-/// What a call costs the thread that writes it.
+/// Cost of a call for the writer thread.
 #[derive(Default)]
 pub struct Cost {
     pub cpu: Duration,
@@ -87,7 +85,7 @@ pub struct Cost {
     pub disk_bytes: u64,
 }
 
-/// A database that calls are written to by the product's own writer, as the journal does.
+/// A database that the product's own writer fills, as the journal does.
 pub struct Books {
     _store: Store,
     writer: flowledger::store::Writer,
@@ -98,7 +96,7 @@ pub struct Books {
 }
 
 impl Books {
-    /// With these indexes beside those of the product. Blocks are noted where there are none.
+    /// Adds these indexes to those of the product. Without any, blocks are noted.
     pub fn new(indexes: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (store, writer) = Store::open(&dir.path().join("data")).unwrap();
@@ -162,7 +160,7 @@ impl Books {
     }
 }
 
-/// Two calls of three were answered by the model's dated name.
+/// Two of three calls were answered under the model's dated name.
 fn settled(id: i64) -> Change {
     Change::SettleCall(Settlement {
         id,
@@ -188,7 +186,7 @@ fn cpu_time() -> Duration {
     Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap())
 }
 
-/// What this process has caused to be written to the disk.
+/// Bytes that this process has caused to be written to disk.
 fn disk_bytes() -> u64 {
     let text = std::fs::read_to_string("/proc/self/io").unwrap();
     let line = text.lines().find(|line| line.starts_with("write_bytes:"));

@@ -1,8 +1,8 @@
-//! Reading the ledger: pages with every kind of filter, sums and the CSV of a million rows, from the
-//! real server over HTTP; and what it costs a call that they are fast.
+//! Reading the ledger: pages with every kind of filter, sums and the CSV of a million rows, from
+//! the real server over HTTP; and the write cost that makes them fast.
 //!
-//! `make bench-ledger` prints the tables. The server is a process of its own, so that its memory is
-//! its own; so is the provider, which nobody asks here.
+//! `make bench-ledger` prints the tables. The server is a separate process, so that its memory is
+//! counted alone. So is the provider, which gets no calls here.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 #[allow(dead_code)]
@@ -26,21 +26,21 @@ use client::Client;
 use fill::{Books, DAYS, MS_PER_DAY};
 use processes::{Server, Upstream};
 
-/// How many rows there are.
+/// Number of rows.
 const ROWS: u64 = 1_000_000;
-/// The aim for each page and each summary, which is printed beside what comes out.
+/// Target for each page and each summary, printed beside the results.
 const AIM_MS: f64 = 50.0;
-/// The aim for what the server's memory grows by while it writes a CSV.
+/// Target for the growth of the server's memory during a CSV export.
 const AIM_CSV_KB: i64 = 4_096;
-/// The aim for what a call costs its writer, beside the indexes that there were before.
+/// Target for the write cost of a call, relative to the former indexes.
 const AIM_RATIO: f64 = 1.05;
-/// How often each question is asked, after it was asked once.
+/// Repetitions of each query after a first one.
 const TIMES: usize = 30;
-/// How long the server has to note what blocks hold, and to sum up the days.
+/// Time limit for the server to note its blocks and build the daily rollup.
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
-/// Calls that are written for each set of indexes, in all …
+/// Total calls written for each set of indexes.
 const CALLS: u64 = 96_000;
-/// … and in so many turns, since what the rest of the machine does changes.
+/// The calls are split into this many alternating turns, because the load of the machine changes.
 const TURNS: u64 = 6;
 
 fn main() {
@@ -70,7 +70,7 @@ fn aim(is_met: bool) -> &'static str {
 fn reading() {
     let upstream = Upstream::start(Duration::ZERO);
     let dir = tempfile::tempdir().unwrap();
-    // Makes the database.
+    // Creates the database.
     Server::start(dir.path(), &upstream.url).stop();
     let newest = Timestamp::now().0;
     let began = Instant::now();
@@ -115,7 +115,7 @@ fn reading() {
     server.stop();
 }
 
-/// Gets what is there, and gives how long it is.
+/// Fetches a target and returns the length of its body.
 fn get(client: &mut Client, target: &str) -> usize {
     let text = format!("GET {target} HTTP/1.1\r\nhost: localhost\r\n\r\n");
     client.stream.write_all(text.as_bytes()).unwrap();
@@ -134,7 +134,7 @@ fn wait_until_ready(dir: &Path) {
     }
 }
 
-/// What is asked.
+/// The measured queries.
 fn targets(newest: i64) -> Vec<String> {
     let ago = |days: i64| Timestamp(newest - days * MS_PER_DAY).to_string();
     let deep = ROWS / 3;
@@ -196,7 +196,7 @@ fn targets(newest: i64) -> Vec<String> {
     targets
 }
 
-/// The whole ledger as CSV, and what the server's memory grows by meanwhile.
+/// Exports the whole ledger as CSV and measures the growth of the server's memory.
 fn csv(server: &mut Server) {
     let mut stream = TcpStream::connect(server.address).unwrap();
     let request = "GET /api/ledger.csv HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
@@ -211,7 +211,7 @@ fn csv(server: &mut Server) {
         if count == 0 {
             break;
         }
-        // Lines of chunks end with CRLF, those of the CSV with LF alone.
+        // Chunk lines end with CRLF, CSV lines with LF.
         lines += count_lines(&buffer[..count]);
         bytes += count;
         if bytes >= next {
@@ -233,7 +233,7 @@ fn count_lines(bytes: &[u8]) -> u64 {
     bytes.iter().filter(|&&byte| byte == b'\n').count() as u64
 }
 
-/// What a call costs the thread that writes it, by the indexes that there are.
+/// Measures the write cost of a call for each set of indexes.
 fn writing() {
     println!(
         "A call, opened and settled, 16 to a commit; of {CALLS} in turns. CPU is that of the thread that writes:"

@@ -1,4 +1,4 @@
-//! The clients: each has one connection and starts a run when the one before is over.
+//! The clients: each has one connection and starts a run when the previous one has ended.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -47,12 +47,12 @@ impl Measured {
         self.runs as f64 / self.elapsed.as_secs_f64()
     }
 
-    /// Of the time of a run, milliseconds.
+    /// A quantile of the run time in milliseconds.
     pub fn ms(&self, quantile: f64) -> f64 {
         self.latency.value_at_quantile(quantile) as f64 / 1e6
     }
 
-    /// Per run.
+    /// CPU time per run.
     pub fn cpu_ms(&self) -> f64 {
         self.cpu.as_secs_f64() * 1e3 / self.runs.max(1) as f64
     }
@@ -62,7 +62,7 @@ impl Measured {
     }
 }
 
-/// Lets every client start runs for that long, each to its end.
+/// Lets every client start runs for `window`, each to its end.
 pub fn run(clients: &mut [Client], flow: i64, window: Duration) -> Measured {
     let began = Instant::now();
     let mut all = Measured::default();
@@ -103,14 +103,14 @@ impl Client {
         Self { stream, buffer: vec![0; 64 << 10] }
     }
 
-    /// Saves a flow and gives its number.
+    /// Saves a flow and returns its id.
     pub fn save(&mut self, flow: &Value) -> i64 {
         self.send("/api/flows", &flow.to_string());
         let answer: Value = serde_json::from_slice(self.answer("201")).unwrap();
         answer["id"].as_i64().expect("the flow's number")
     }
 
-    /// Starts a run; with `wait`, it has completed when this returns.
+    /// Starts a run; with `wait`, returns after it has completed.
     pub fn execute(&mut self, flow: i64, wait: bool) {
         self.ask(flow, wait);
         if !wait {
@@ -118,13 +118,13 @@ impl Client {
             return;
         }
         let answer = self.answer("200");
-        // Behind it come inputs and outputs only, which have no such text here.
+        // Only inputs and outputs follow it, and they do not contain this text here.
         let status = br#""status":"COMPLETED""#;
         let is_completed = answer.windows(status.len()).any(|part| part == status);
         assert!(is_completed, "{}", String::from_utf8_lossy(answer));
     }
 
-    /// Asks for a run without looking at the answer.
+    /// Requests a run without reading the answer.
     pub fn ask(&mut self, flow: i64, wait: bool) {
         self.send(
             &format!("/api/flows/{flow}/execute?wait={wait}"),
@@ -140,7 +140,7 @@ impl Client {
         self.stream.write_all(text.as_bytes()).unwrap();
     }
 
-    /// Reads an answer, which has a length, and gives its body.
+    /// Reads an answer with a length and returns its body.
     pub fn answer(&mut self, status: &str) -> &[u8] {
         let mut count = 0;
         loop {
@@ -163,7 +163,7 @@ impl Client {
     }
 }
 
-/// The lengths of the head and of the body of a message whose head is whole.
+/// Returns the lengths of the head and the body of a message if the head is complete.
 pub fn message_of(bytes: &[u8]) -> Option<(usize, usize)> {
     let head = bytes.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
     let text = std::str::from_utf8(&bytes[..head]).unwrap();
@@ -180,7 +180,7 @@ fn agent(id: &str, prompt: &str) -> Value {
     }})
 }
 
-/// Each has what the one before it said in its prompt.
+/// Agents in a row; each has the previous output in its prompt.
 pub fn row_of_agents(count: usize) -> Value {
     let nodes: Vec<Value> = (0..count)
         .map(|at| match at {

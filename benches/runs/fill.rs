@@ -1,15 +1,15 @@
-//! A database that holds many runs already.
+//! A database that already has many runs.
 
 use std::path::Path;
 
 use rusqlite::{Connection, params};
 
-/// As many as the server keeps.
+/// The server's own limit.
 const EVENTS_MAX: u64 = 1_000_000;
-/// How many rows one statement makes, so that what it keeps in memory has a limit.
+/// Rows per statement, which bounds its memory.
 const STEP: u64 = 10_000;
 
-/// The number of the run, `n`, counts backwards in time: run 1 was a second ago.
+/// The run number `n` counts backwards in time: run 1 started a second ago.
 const NUMBERS: &str = "WITH RECURSIVE numbers (n) AS
     (SELECT ?2 UNION ALL SELECT n - 1 FROM numbers WHERE n > ?1 + 1)";
 
@@ -17,18 +17,18 @@ fn open(dir: &Path) -> Connection {
     Connection::open(dir.join("data/flowledger.db")).unwrap()
 }
 
-/// How large the database is, with what is in its log already.
+/// Size of the database with its log.
 pub fn size(dir: &Path) -> u64 {
     let pages: u64 = open(dir).pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
     pages * 4_096
 }
 
-/// Makes `count` copies of the one run that there is, each a second older than the next, with ids
-/// that sort as those of real runs do, with its nodes and ledger rows, and with its events, of
-/// which no more are kept than the server does. No server may have the database open.
+/// Copies the only run `count` times, each a second older than the next, with sortable ids as of
+/// real runs, and with its nodes, ledger rows and events. Keeps no more events than the server
+/// does. No server may have the database open.
 pub fn fill(dir: &Path, count: u64) {
     let mut connection = open(dir);
-    // It is thrown away where it fails.
+    // A failed database is discarded.
     connection.pragma_update(None, "synchronous", "OFF").unwrap();
     connection.pragma_update(None, "cache_size", -64 << 10).unwrap();
     connection.pragma_update(None, "wal_autocheckpoint", 16_384).unwrap();

@@ -1,9 +1,9 @@
-//! What a run costs: the real server with its database on disk, flows of calls to a provider that
+//! Cost of a run: the real server with its database on disk, flows of calls to a provider that
 //! answers at once, and clients that wait for each run's end.
 //!
-//! `make bench-runs` prints the tables, `make bench-runs-quick` short ones. The server is a process
-//! of its own, so that its CPU time is counted alone, and so is the provider; this process is the
-//! clients.
+//! `make bench-runs` prints the tables, `make bench-runs-quick` short ones. The server and the
+//! provider are separate processes, so that the server's CPU time is counted alone; this process
+//! runs the clients.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod client;
@@ -18,33 +18,33 @@ use tempfile::TempDir;
 use client::{Client, Measured};
 use processes::{Server, Upstream};
 
-/// The aims, which are printed beside what comes out.
+/// Targets, printed beside the results.
 const AIM_RUNS_PER_S: f64 = 2_000.0;
 const AIM_CPU_MS: f64 = 0.7;
 const AIM_P99_MS: f64 = 5.0;
-/// How much more than with an empty database a run may cost to count as flat: the noise is as much.
+/// The cost of a run counts as flat up to this ratio to its cost with an empty database; the noise
+/// is as large.
 const AIM_RATIO: f64 = 1.15;
 
-/// How many runs at a time a busy server has here.
+/// Number of concurrent runs of a busy server.
 const BUSY: usize = 16;
 /// Nodes of the wide flow, without edges.
 const WIDE_NODES: usize = 100;
-/// What is measured is measured in so many turns, since what the rest of the machine does changes
-/// from one second to the next.
+/// The window is split into this many alternating turns, because the load of the machine changes.
 const TURNS: u32 = 4;
-/// Before anything is counted: connections are made, threads started, statements prepared.
+/// Not measured: opens connections, starts threads, prepares statements.
 const WARM_UP: Duration = Duration::from_millis(500);
-/// How many runs wait for their provider where their memory is measured.
+/// Number of runs that wait for their provider during the memory measurement.
 const WAITING_RUNS: usize = 200;
-/// How long such a provider takes: longer than it is measured.
+/// Answer time of that provider: longer than the measurement.
 const SLOW: Duration = Duration::from_secs(60);
-/// How long the server has to get all of them under way.
+/// Time limit for the server to start all of them.
 const SETTLE: Duration = Duration::from_millis(1_500);
 
 struct Plan {
-    /// How long each row is measured, in all.
+    /// Total measuring time of each row.
     window: Duration,
-    /// How many runs there are before.
+    /// Numbers of stored runs.
     stored: &'static [u64],
 }
 
@@ -77,7 +77,7 @@ fn bench(plan: &Plan) {
     println!("took {:.0} s", began.elapsed().as_secs_f64());
 }
 
-/// For a profiler to attach to the server.
+/// Keeps the server busy for a profiler.
 fn busy(window: Duration) {
     let upstream = Upstream::start(Duration::ZERO);
     let mut rig = Rig::start(&upstream, 0);
@@ -166,7 +166,7 @@ fn memory() {
     let upstream = Upstream::start(SLOW);
     for (wait, what) in [(false, "nobody waiting for it"), (true, "a client waiting for it")] {
         let mut rig = Rig::start(&upstream, 0);
-        // What every server has once it has answered anything.
+        // Excludes the memory that the first request allocates.
         Client::connect(rig.server.address).execute(rig.row, false);
         std::thread::sleep(SETTLE);
         let before = rig.server.rss_kb();
@@ -190,7 +190,7 @@ fn memory() {
     }
 }
 
-/// How long a commit must take at least.
+/// Lower bound of a commit in milliseconds.
 fn sync_ms(rig: &Rig) -> f64 {
     const TIMES: u32 = 200;
     let mut file = std::fs::File::create(rig.dir.path().join("sync")).unwrap();

@@ -1,4 +1,4 @@
-//! The server and the provider, each a process of its own.
+//! The server and the provider, each in its own process.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -13,7 +13,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::client::message_of;
 
-/// A provider's thread does next to nothing.
+/// Small, because a provider thread does little.
 const STACK_BYTES: usize = 64 << 10;
 
 fn say(text: &str) {
@@ -21,7 +21,7 @@ fn say(text: &str) {
     std::io::stdout().flush().unwrap();
 }
 
-/// The server's process: takes lines on its standard input.
+/// The server process: reads commands line by line on its standard input.
 pub fn serve(data: &Path, url: &str) {
     let mut config = Config::load(Overrides::default()).unwrap();
     config.listen = "127.0.0.1:0".parse().unwrap();
@@ -60,7 +60,7 @@ fn cpu_time() -> Duration {
     Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap())
 }
 
-/// The provider's process: every chat completion is the same, in one piece and with usage.
+/// The provider process: every chat completion is the same, in one piece and with usage.
 pub fn answer(delay: Duration) {
     let body = serde_json::json!({
         "id": "chatcmpl-1", "object": "chat.completion", "created": 1_700_000_000,
@@ -98,7 +98,7 @@ fn answer_all(mut stream: TcpStream, answer: &str, delay: Duration) {
         }
         let whole = message_of(&buffer[..count]).map(|(head, length)| head + length);
         if whole.is_some_and(|whole| count >= whole) {
-            // One request at a time comes on a connection.
+            // A connection carries one request at a time.
             count = 0;
             thread::sleep(delay);
             if stream.write_all(answer.as_bytes()).is_err() {
@@ -108,7 +108,7 @@ fn answer_all(mut stream: TcpStream, answer: &str, delay: Duration) {
     }
 }
 
-/// A process of this program, as its parent sees it; ends when it is let go of.
+/// The parent's handle of a child process; killed on drop.
 struct Process {
     child: Child,
     input: Option<ChildStdin>,
@@ -150,7 +150,7 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// One that takes `delay` for each answer.
+    /// Starts a provider that takes `delay` for each answer.
     pub fn start(delay: Duration) -> Self {
         let mut process = Process::start(&["upstream", &delay.as_millis().to_string()]);
         let url = process.line();
@@ -174,14 +174,14 @@ impl Server {
         self.process.child.id()
     }
 
-    /// Ends it in good order.
+    /// Stops the server cleanly.
     pub fn stop(&mut self) {
         drop(self.process.input.take());
         let status = self.process.child.wait().unwrap();
         assert!(status.success(), "the server has failed: {status}");
     }
 
-    /// What it has used so far.
+    /// CPU time of the server so far.
     pub fn cpu(&mut self) -> Duration {
         Duration::from_nanos(self.ask("cpu"))
     }
@@ -190,7 +190,7 @@ impl Server {
         i64::try_from(self.ask("rss")).unwrap()
     }
 
-    /// What it has caused to be written to the disk so far.
+    /// Bytes that the server has caused to be written to disk so far.
     pub fn written_bytes(&mut self) -> u64 {
         self.ask("written")
     }

@@ -1,4 +1,4 @@
-//! Whatever a client sends is read or refused.
+//! Any client message is either accepted or refused.
 #![no_main]
 
 #[allow(dead_code)]

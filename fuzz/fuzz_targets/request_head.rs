@@ -1,4 +1,4 @@
-//! Whatever comes instead of a request's head is read or refused, always in the same way.
+//! Any bytes in place of a request head are either accepted or refused, deterministically.
 #![no_main]
 
 #[allow(dead_code)]

@@ -290,7 +290,7 @@ fn a_blocked_caller_ends_when_cancelled_or_left() {
 
 #[test]
 fn a_blocked_caller_is_refused_where_the_rate_limit_has_no_room() {
-    // Just below a minute is waited for, so the call after the next is over the limit.
+    // A wait of just under a minute is allowed, so the call after the next is over the limit.
     let rig = Rig::with_rate(one_a_minute());
     rig.make(&call(), |fill| rig.echo(&call(), fill));
     let (second, third) =

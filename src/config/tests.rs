@@ -147,7 +147,7 @@ fn ollama_is_where_its_own_programs_look_for_it() {
     }
     let given = [("OLLAMA_HOST", "a"), ("OLLAMA_BASE_URL", "http://b:1/v1")];
     assert_eq!(ollama("", &given).1, "http://b:1/v1");
-    // As it was configured before it had a kind of its own.
+    // The configuration of Ollama before it had its own kind.
     let openai = "[providers.ollama]\nkind = 'openai'";
     let expected = |url: &str| (Kind::OpenAi, url.to_owned());
     assert_eq!(ollama(openai, &[]), expected("http://127.0.0.1:11434/v1"));

@@ -65,7 +65,7 @@ fn finish(run_id: &str) -> Change {
     })
 }
 
-/// A change that the database takes whatever else it refuses.
+/// A change that the database accepts whatever else it refuses.
 fn accepted() -> Change {
     Change::CreateFlow(NewFlow {
         name: "f".into(),
@@ -90,14 +90,14 @@ const REFUSED_NO_MORE: &str = "DROP TRIGGER full";
 fn a_refused_entry_leaves_no_trace_in_its_batch() {
     let dir = TempDir::new().unwrap();
     let (store, journal, thread, published) = started(dir.path());
-    // What comes while the journal is held up is one batch.
+    // Requests that arrive while the journal is blocked form one batch.
     let (release, held) = bounded::<()>(0);
     let hold = move |_| assert!(held.recv().is_err());
     journal.submit(vec![queue("0")], Box::new(hold)).unwrap();
     let (answer, answered) = unbounded();
     for entry in [
         vec![queue("a"), start("a")],
-        // Refused after some of it was written and had its events numbered.
+        // Refused after a part was written and its events were numbered.
         vec![queue("b"), start("b"), start("nobody")],
         vec![queue("a")],
         vec![queue("c"), start("c")],
@@ -122,7 +122,7 @@ fn a_refused_entry_leaves_no_trace_in_its_batch() {
     assert!(published.iter().all(|message| !message.text.contains(r#""b""#)));
 }
 
-/// Has `count` calls settled that the database refuses to settle, and returns once all are kept.
+/// Has `count` calls settled that the database refuses to settle, and returns once all are queued.
 fn refused_settlements(dir: &Path, store: &Store, journal: &Journal, count: usize) {
     let call = testing::new_call(1);
     journal.commit(vec![Change::OpenCall(call); count]).unwrap();
@@ -132,7 +132,7 @@ fn refused_settlements(dir: &Path, store: &Store, journal: &Journal, count: usiz
         let done = Box::new(|result: Result<_>| assert!(result.is_ok()));
         journal.submit_retried(vec![settle], done).unwrap();
     }
-    // Written after all those were tried.
+    // Written after all of them were tried.
     journal.commit_one(accepted()).unwrap();
     assert_eq!(store.pending_calls().unwrap().len(), count);
     alter(dir, REFUSED_NO_MORE);
@@ -184,7 +184,7 @@ fn retried_changes_do_not_overtake_each_other() {
         let done = move |result: Result<_>| answer.send((at, result.is_ok())).unwrap();
         let done = Box::new(done);
         journal.submit_retried(vec![change], done).unwrap();
-        // In the batch of the first, and in batches of their own.
+        // In the first call's batch, and in separate batches.
         if at == 1 {
             journal.commit_one(accepted()).unwrap();
         }
@@ -247,7 +247,7 @@ fn a_commit_that_waits_for_room_ends_with_the_journal() {
     refuse(dir.path(), "INSERT ON runs");
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| journal.commit_retried(vec![queue("a")]));
-        // Whether it is handed over before or behind this, it ends.
+        // The call ends, whether it is handed over before or after this.
         journal.shutdown();
         let result = waiting.join().unwrap();
         assert!(matches!(result, Err(Error::Stopping)), "{result:?}");
@@ -283,7 +283,7 @@ fn more_changes_than_can_be_kept_are_refused() {
 fn after_a_long_stop_only_what_there_is_no_room_for_is_removed() {
     let dir = TempDir::new().unwrap();
     let (store, mut writer) = Store::open(dir.path()).unwrap();
-    // Long ago: by the clock, all of it is too old.
+    // So old that the retention period is over for all of them.
     for id in ["a", "b", "c"] {
         let write = |batch: &mut Batch<'_>| {
             batch.append_event(Timestamp(1), None, "T", "{}")?;

@@ -21,7 +21,7 @@ struct Case {
     usage: Usage,
     hour_write_tokens: u64,
     cost_nanousd: Option<i64>,
-    /// Where ours may differ, by how much.
+    /// Allowed differences of our prices, by field.
     #[serde(default)]
     within_nanousd: i64,
 }
@@ -233,7 +233,7 @@ fn sum_is_rounded_once_half_to_even_and_stays_in_range() {
     let dear = json!({"input": most, "output": most, "request": REQUEST_PICOUSD_MAX});
     let dear = one_price(dear).unwrap();
     assert_eq!(dear.cost(&usage([u64::MAX; 5])).nanousd, i64::MAX);
-    // Counts that contradict each other are priced as far as they go.
+    // Contradictory counts are priced as far as possible.
     assert_eq!(price.cost(&usage([0, 4, 4, 0, 3000])).nanousd, 2 + 4 + 3);
 }
 
@@ -295,7 +295,7 @@ fn invalid_file_is_refused() {
     }
 }
 
-/// Else a longer prompt could cost less, and the property below would not hold.
+/// Otherwise a longer prompt could cost less, and the property below would fail.
 #[test]
 fn no_tier_is_cheaper_than_the_one_below() {
     for price in built_in_prices() {
@@ -320,7 +320,7 @@ fn built_in_price() -> impl Strategy<Value = &'static Price> {
     proptest::sample::select(built_in_prices())
 }
 
-/// Any count, with those near the limits of tiers and of the type as likely as the rest.
+/// Any count; the limits of tiers and of the type are as likely as the rest.
 fn count() -> impl Strategy<Value = u64> {
     prop_oneof![0u64..1_000_000, any::<u64>(), Just(u64::MAX)]
 }
@@ -347,7 +347,7 @@ proptest! {
         prop_assert!(rounded.abs_diff(exact) <= PICO_PER_NANO / 2);
     }
 
-    /// Rounding comes once, after the sum: before it, the parts are exactly the whole.
+    /// The sum is rounded once, so before rounding the parts add up exactly.
     #[test]
     fn sum_of_the_parts_is_the_total(
         price in built_in_price(), kinds in proptest::array::uniform6(0u64..400_000),
@@ -391,7 +391,7 @@ proptest! {
         prop_assert_eq!(stored.price().cost(&usage), price.cost(&usage));
     }
 
-    /// Of each kind: not cached, read from the cache, written to it, answer, reasoning.
+    /// In order: uncached, cache read, cache write, answer, reasoning.
     #[test]
     fn more_tokens_of_any_kind_never_cost_less(
         price in built_in_price(),

@@ -1,4 +1,4 @@
-//! Fixtures of the readers' tests.
+//! Fixtures for the tests of the readers.
 
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
@@ -38,7 +38,7 @@ pub(super) fn provider(kind: Kind, base_url: &str) -> ProviderConfig {
     }
 }
 
-/// Reads events with that data, until the first that ends the answer.
+/// Reads events with this data, up to the first that ends the answer.
 pub(super) fn read(
     reader: &mut dyn Reader,
     events: &[&str],
@@ -65,7 +65,7 @@ pub(super) fn read_document(
     (partial, read)
 }
 
-/// Mostly a count, sometimes a value that cannot be one.
+/// Usually a count, sometimes an invalid value.
 pub(super) fn any_count() -> impl Strategy<Value = Value> {
     prop_oneof![
         4 => (0u64..1000).prop_map(Value::from),
@@ -77,7 +77,7 @@ pub(super) fn any_count() -> impl Strategy<Value = Value> {
     ]
 }
 
-/// An object with some of those names.
+/// An object with some of these names.
 pub(super) fn any_counts(names: &'static [&'static str]) -> impl Strategy<Value = Value> {
     prop::collection::vec(prop::option::weighted(0.8, any_count()), names.len()).prop_map(
         move |counts| {
@@ -88,7 +88,7 @@ pub(super) fn any_counts(names: &'static [&'static str]) -> impl Strategy<Value 
     )
 }
 
-/// Holds for every usage, whatever a provider sends.
+/// Returns true if the sums hold, as they must for any provider's answer.
 pub(super) fn holds_sum_rules(usage: &Usage) -> bool {
     usage.cached_input_tokens + usage.cache_write_tokens <= usage.input_tokens
         && usage.cache_write_1h_tokens <= usage.cache_write_tokens

@@ -1,4 +1,4 @@
-//! The providers against real sockets on the loopback interface, whose other end follows a script.
+//! The providers against real loopback sockets with scripted peers.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -19,20 +19,20 @@ const KEY: &str = "sk-secret-0123456789";
 /// The longest wait of a test.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// A server whose connections are served one after the other, each by the script.
+/// A server that serves its connections one after another with the script.
 struct Server {
     base_url: String,
-    /// The requests as they came in, head and body.
+    /// The received requests, head and body.
     requests: Receiver<String>,
-    /// Dropped with the server: a script that hangs until then ends.
+    /// Dropped with the server, which ends hanging scripts.
     _up: Sender<()>,
 }
 
-/// A connection, seen from the server.
+/// A connection, on the server's side.
 struct Peer {
     stream: TcpStream,
     requests: Sender<String>,
-    /// Closes when the test is over.
+    /// Closes when the test ends.
     up: Receiver<()>,
 }
 
@@ -42,7 +42,7 @@ impl Server {
         let base_url = format!("http://{}", listener.local_addr().unwrap());
         let (request, requests) = unbounded();
         let (_up, up) = unbounded();
-        // Ends with the process, if it still waits for a connection that does not come.
+        // A thread that still waits for a connection ends with the process.
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let stream = stream.unwrap();
@@ -54,7 +54,7 @@ impl Server {
         Self { base_url, requests, _up }
     }
 
-    /// Answers every request with those bytes and closes the connection.
+    /// Answers every request with these bytes and closes the connection.
     fn answering(answer: impl Into<String>) -> Self {
         let answer = answer.into();
         Self::start(move |peer| {
@@ -81,7 +81,7 @@ impl Server {
 }
 
 impl Peer {
-    /// Reads a request; false where the client closed the connection instead.
+    /// Reads a request; returns false if the client closed the connection instead.
     fn read_request(&mut self) -> bool {
         let mut request = Vec::new();
         let mut byte = [0];
@@ -105,11 +105,11 @@ impl Peer {
     }
 
     fn write(&mut self, bytes: &str) {
-        // The client may have gone; then the test is about that.
+        // The client may have disconnected, if the test is about that.
         let _ = self.stream.write_all(bytes.as_bytes());
     }
 
-    /// Keeps the connection open and silent until the test is over.
+    /// Keeps the connection open and silent until the test ends.
     fn hang(&self) {
         let _ = self.up.recv_timeout(DEADLINE);
     }
@@ -148,7 +148,7 @@ fn response(status: &str, headers: &str, body: &str) -> String {
 
 const JSON: &str = "content-type: application/json\r\n";
 
-/// The head of a streamed answer that ends where the connection does.
+/// The head of a streamed answer that ends with the connection.
 const STREAM_HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n";
 
 const PLAIN: &str = r#"{"model":"m-1","choices":[{"message":{"content":"Hello"},"finish_reason":"stop"}],"usage":{"prompt_tokens":2,"completion_tokens":1}}"#;
@@ -161,7 +161,7 @@ fn usage(input_tokens: u64, output_tokens: u64) -> Usage {
     Usage { input_tokens, output_tokens, source: UsageSource::Provider, ..Usage::default() }
 }
 
-/// Makes a streamed call; returns its deltas as well.
+/// Makes a streamed call; also returns its deltas.
 fn stream(providers: &Providers, cancel: &Cancel) -> (Result<Answer, Failure>, Vec<String>) {
     let mut pieces = Vec::new();
     let answer = providers.call(&call(true), cancel, &mut |piece| pieces.push(piece.to_owned()));
@@ -277,7 +277,7 @@ fn key_that_a_server_repeats_is_never_reported() {
         response("307 Elsewhere", &location, ""),
         chunk,
     ] {
-        // `failure` looks for the key.
+        // `failure` checks for the key.
         for is_streamed in [true, false] {
             Server::answering(answer.clone()).failure(&call(is_streamed));
         }
@@ -418,7 +418,7 @@ fn refused_connection_is_a_connect_failure() {
 
 const SHORT: Duration = Duration::from_millis(100);
 
-/// Timeouts of which the given one runs out first.
+/// Timeouts with the given one as the shortest.
 fn short(shorten: impl FnOnce(&mut Timeouts)) -> Timeouts {
     let mut timeouts = Timeouts { connect: DEADLINE, first_byte: DEADLINE, total: DEADLINE };
     shorten(&mut timeouts);
@@ -470,7 +470,7 @@ fn stalled_stream_hits_the_total_timeout_and_keeps_its_usage() {
         peer.write(FIRST_CHUNK);
         peer.hang();
     });
-    // The first byte timeout is long over when the total one runs out.
+    // The first-byte timeout has long passed when the total timeout expires.
     let timeouts = short(|timeouts| {
         timeouts.first_byte = SHORT;
         timeouts.total = 4 * SHORT;
@@ -499,7 +499,7 @@ fn server_without_tls_is_a_connect_failure() {
     assert_eq!(failure.kind, FailureKind::Connect, "{failure}");
 }
 
-/// Starts a streamed call on a thread, and cancels it when `ready` says so.
+/// Starts a streamed call on a thread, and cancels it when `ready` returns.
 fn cancelled_when(providers: Providers, ready: impl FnOnce(&Receiver<String>)) -> Failure {
     let cancel = Cancel::new();
     let (piece, pieces) = unbounded();
@@ -587,7 +587,7 @@ fn cancelled_call_is_not_sent() {
 #[test]
 fn one_cancel_ends_all_its_calls() {
     let server = Server::start(|peer| {
-        // Not served one after the other: all are to hang at once.
+        // In parallel, because all connections must hang at the same time.
         let (mut stream, up) = (peer.stream.try_clone().unwrap(), peer.up.clone());
         peer.read_request();
         thread::spawn(move || {
@@ -612,7 +612,7 @@ fn one_cancel_ends_all_its_calls() {
     }
 }
 
-/// Serves any number of requests on each connection; every second one waits for a word.
+/// Serves any number of requests on each connection; every second one waits for the sender.
 fn keep_alive_server(stream_end: &'static str) -> (Server, Sender<()>) {
     let (go, gone_on) = unbounded::<()>();
     let server = Server::start(move |peer| {
@@ -665,7 +665,7 @@ fn request_of_any_length_arrives_whole_over_one_connection() {
     });
     let providers = server.providers(Kind::OpenAi);
     let mut ports = Vec::new();
-    // Below, about and above what is held back until the rest of the request is there.
+    // Below, near and above the size that is held back until the rest of the request is ready.
     for length in [1, 15_000, 16_000, 16_384, 17_000, 40_000, 1_000_000] {
         let prompt: String = (0..length).map(|at| char::from(b'a' + (at % 23) as u8)).collect();
         let call = Call { prompt: prompt.clone(), ..call(false) };
@@ -814,7 +814,7 @@ fn slow_echo_has_the_total_timeout() {
     assert_eq!(failure.kind, FailureKind::Timeout);
 }
 
-/// Field names that readers look for.
+/// Field names that the readers use.
 const NAMES: &str = "type message delta content_block content text thinking thought usage model error choices \
     finish_reason stop_reason done candidates parts finishReason promptFeedback blockReason \
     usageMetadata refusal prompt_tokens completion_tokens total_tokens prompt_tokens_details \
@@ -823,7 +823,7 @@ const NAMES: &str = "type message delta content_block content text thinking thou
     ephemeral_1h_input_tokens promptTokenCount candidatesTokenCount prompt_eval_count \
     eval_count";
 
-/// JSON with those names in any place.
+/// JSON with these names at any position.
 fn any_answer() -> impl Strategy<Value = serde_json::Value> {
     let names: Vec<&str> = NAMES.split_whitespace().collect();
     let leaf = prop_oneof![
@@ -939,7 +939,7 @@ fn reservation_covers_a_provider_that_caches_by_itself() {
         let written = used(1_000 + (prompt_tokens_max(0)));
         assert_eq!(providers.reserve(&call, at).cost, written);
         assert_eq!(written > used(0), is_dearer, "{model}");
-        // A client that marks nothing has not said that nothing is written.
+        // If a client marks nothing, the provider may still write to its cache.
         let reserve = providers.reserve_for(&call, 1_000, CacheWrites::None, at);
         assert_eq!(reserve.cost, written);
     }
@@ -967,7 +967,7 @@ fn cost_above_the_maximum_is_unknown() {
         let usage = Usage { output_tokens, source: UsageSource::Provider, ..Usage::default() };
         providers.charge(&call, &call.model, &usage, at)
     };
-    // 600 USD for a million.
+    // 600 USD per million.
     let most = charge(16_666_666);
     assert_eq!(most.cost, Some(Usd::from_nanousd(9_999_999_600_000)));
     assert!(most.price.is_some());

@@ -9,7 +9,7 @@ fn berlin(cron: &str) -> Schedule {
     Schedule::parse(cron, "Europe/Berlin").unwrap()
 }
 
-/// The next `count` times after `after`, in the zone.
+/// The next `count` times after `after`, in the schedule's zone.
 fn times(schedule: &Schedule, after: &str, count: usize) -> Vec<String> {
     let mut moment = at(after);
     let mut times = Vec::new();
@@ -52,7 +52,7 @@ fn where_both_kinds_of_days_are_given_either_will_do() {
         times(&either, "2026-12-05T00:00:00Z", 3),
         ["2026-12-11T00:00:00+00:00", "2026-12-13T00:00:00+00:00", "2026-12-18T00:00:00+00:00"]
     );
-    // A day of the week alone is no day of the month as well.
+    // A day of the week alone does not restrict the day of the month.
     let fridays = Schedule::parse("0 0 * * FRI", "UTC").unwrap();
     assert_eq!(times(&fridays, "2026-12-11T00:00:00Z", 1), ["2026-12-18T00:00:00+00:00"]);
 }
@@ -138,10 +138,10 @@ fn what_is_due_is_run_once_and_never_again() {
     assert_eq!(step(last, "2026-11-23T09:00:00Z"), Step::Run(nine));
     assert_eq!(step(last, "2026-11-23T09:00:03Z"), Step::Run(nine));
     assert_eq!(step(nine, "2026-11-23T09:00:03Z"), Step::Wait);
-    // The clock was put back.
+    // The clock stepped back.
     assert_eq!(step(nine, "2026-11-23T08:59:00Z"), Step::Wait);
     assert_eq!(step(nine, "2026-11-23T09:00:00Z"), Step::Wait);
-    // The clock was put forward: one run for all that was passed over.
+    // The clock stepped forward: one run for all missed times.
     let noon = at("2026-11-23T12:00:00Z");
     assert_eq!(step(nine, "2026-11-23T12:59:00Z"), Step::Run(noon));
 }
@@ -156,7 +156,7 @@ fn times_that_were_missed_are_left_out_or_made_up_for_once() {
     let now = "2026-11-23T08:30:01Z";
     assert_eq!(step(Missed::Skip, now), Step::Skip(eight));
     assert_eq!(step(Missed::Once, now), Step::Run(eight));
-    // A time that the server stopped and started within is missed as well.
+    // A time within a restart counts as missed.
     let since = at("2026-11-23T08:00:20Z");
     assert_eq!(hourly.step(Missed::Skip, last, since, since), Step::Skip(eight));
 }

@@ -1,4 +1,4 @@
-//! Changes for tests, to be altered as a test needs it.
+//! Default changes that tests can modify.
 
 use super::change::{Applied, Change, NewCall, Receipt, Settlement};
 use super::writer::Writer;
@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::event::{CallStatus, LedgerEntry, Usage};
 use crate::time::Timestamp;
 
-/// A call of no flow that reserves nothing.
+/// A call without a flow and without a reservation.
 pub fn new_call(at: i64) -> NewCall {
     NewCall {
         at: Timestamp(at),
@@ -26,7 +26,7 @@ pub fn new_call(at: i64) -> NewCall {
     }
 }
 
-/// The settlement of a call that succeeded, of unknown cost.
+/// The settlement of a successful call of unknown cost.
 pub fn settlement(id: i64, at: i64) -> Settlement {
     Settlement {
         id,
@@ -42,12 +42,12 @@ pub fn settlement(id: i64, at: i64) -> Settlement {
     }
 }
 
-/// Writes a change in a transaction of its own.
+/// Writes a change in its own transaction.
 pub fn apply(writer: &mut Writer, change: Change) -> Result<Applied> {
     writer.transaction(|batch| batch.apply(&change))
 }
 
-/// The ledger row that a change has written.
+/// Returns the ledger row that a change has written.
 pub fn row(applied: Applied) -> LedgerEntry {
     match applied.receipt {
         Receipt::Call(row) => *row,

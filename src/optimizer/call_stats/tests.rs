@@ -30,7 +30,7 @@ fn calls(stats: &CallStats) -> Option<NodeCalls<'_>> {
     stats.calls_to(1, "n", &target())
 }
 
-/// All answered calls, and how many of them were repeated and failed.
+/// The sums of all answered calls, and the numbers of repeated and of failed ones.
 fn sums(stats: &CallStats) -> (CallSums, u64, u64) {
     let calls = calls(stats).unwrap();
     let count = |outcome| calls.count(outcome);
@@ -38,18 +38,18 @@ fn sums(stats: &CallStats) -> (CallSums, u64, u64) {
 }
 
 #[test]
-fn a_beginning_is_read_only_by_calls_made_when_an_answer_to_another_has_begun() {
+fn prefix_is_reused_only_after_an_earlier_answer_has_begun() {
     let mut stats = CallStats::default();
     let soon = [
         (0, false),
-        // At once with the first, and before anything came.
+        // At the same time as the first, before any answer began.
         (0, false),
         (999, false),
         (1_000, true),
         (4 * MINUTE_MS, true),
-        // Five minutes after the answer before had begun.
+        // Five minutes after the previous answer began.
         (9 * MINUTE_MS + 1_000, false),
-        // Settled late: what has begun after it does not count.
+        // Settled late: answers that began after its start do not count.
         (500, false),
     ];
     let mut expected = 0;
@@ -66,10 +66,11 @@ fn change(concern: Concern) -> NodeChange {
 }
 
 #[test]
-fn only_what_a_change_concerns_is_forgotten_also_of_rows_that_are_read_later() {
+fn a_change_resets_only_its_own_stats_also_for_late_rows() {
     let failed = |id| CallRow { status: CallStatus::Failed, ..answered(id, 0, "a") };
     let refused = |id| CallRow { refused: true, ..failed(id) };
-    // Bought again: longer than others, after another answer had begun, and one of unknown cost.
+    // Repeated calls: one longer than the others, after another answer had begun, and one of
+    // unknown cost.
     let mut longest = answered(4, 2_000, "a");
     (longest.usage.input_tokens, longest.usage.output_tokens) = (50, 9);
     let unpriced = CallRow { cost: None, ..answered(5, 3_000, "a") };
@@ -104,7 +105,7 @@ fn only_what_a_change_concerns_is_forgotten_also_of_rows_that_are_read_later() {
         stats.forget(&change(Concern::Question));
         assert!(calls(&stats).is_none());
         assert_eq!(stats.changed_at(1, "n", question), Some(Timestamp(9)));
-        // At another temperature, say, so that it is not bought again.
+        // Differs, for example in its temperature, so it is not a repetition.
         stats.take(&answered(7, 0, "a"));
         let (all, repeated, _) = sums(&stats);
         assert_eq!((all.spend.calls, repeated), (1, 0));
@@ -113,7 +114,7 @@ fn only_what_a_change_concerns_is_forgotten_also_of_rows_that_are_read_later() {
 }
 
 #[test]
-fn a_model_stays_one_that_flows_use_when_the_node_that_used_it_is_changed() {
+fn a_model_stays_in_use_after_its_node_changes() {
     let used = BTreeMap::from([(target(), 2)]);
     for forgets_first in [false, true] {
         let mut stats = CallStats::default();
@@ -131,7 +132,7 @@ fn a_model_stays_one_that_flows_use_when_the_node_that_used_it_is_changed() {
 }
 
 #[test]
-fn what_was_changed_of_a_node_alone_has_a_moment_of_its_own_and_answers_count_since_then() {
+fn answers_count_from_the_time_of_the_node_change() {
     let at = |stats: &CallStats, concern| stats.changed_at(1, "n", concern);
     let mut stats = CallStats::default();
     for concern in Concern::ALL {

@@ -49,7 +49,7 @@ fn an_edit_is_written_as_an_object_with_its_type() {
 }
 
 #[test]
-fn keys_of_a_node_are_set_merged_and_removed_and_all_else_stays_in_its_order() {
+fn node_keys_are_edited_and_everything_else_keeps_its_order() {
     let mut node = agent("a", "p");
     node["data"]["max_tokens"] = json!(5);
     node["data"]["retry"] = json!({"attempts": 3, "backoffMs": 100});
@@ -84,7 +84,7 @@ fn keys_of_a_node_are_set_merged_and_removed_and_all_else_stays_in_its_order() {
 }
 
 #[test]
-fn a_removed_node_leaves_edges_that_keep_their_look_and_their_branch() {
+fn edges_around_a_removed_node_keep_their_look_and_branch() {
     let before = document(
         json!([
             {"id": 1, "type": "condition", "data": {"expression": "input.x"}},
@@ -118,7 +118,7 @@ fn a_removed_node_leaves_edges_that_keep_their_look_and_their_branch() {
 }
 
 #[test]
-fn a_node_that_runs_beside_another_comes_after_and_before_the_same() {
+fn parallel_nodes_have_the_same_neighbours() {
     let ids = ["a", "b", "c", "d"];
     let before = document(
         ids.map(|id| agent(id, "x")).into(),
@@ -171,8 +171,8 @@ fn an_edit_that_would_need_too_many_edges_is_a_conflict() {
     assert!(why.contains("10201 edges"), "{why}");
 }
 
-/// A flow of random nodes whose edges lead from a lower to a higher number, and whose templates
-/// name nodes before them.
+/// A flow of random nodes. Edges lead from a lower to a higher number, and templates name earlier
+/// nodes.
 fn flow(kinds: &[u8], edges: &[(usize, usize, bool)], names: &[(usize, usize)]) -> Value {
     let count = kinds.len();
     let edges: Vec<Value> = edges
@@ -221,12 +221,12 @@ fn graph(document: &Value) -> Graph {
     Graph::parse(&document["data"], &|_| true).unwrap()
 }
 
-/// What must not change.
+/// The properties that an edit must keep.
 #[derive(Debug, PartialEq)]
 struct Course {
-    /// Which node comes before which.
+    /// Pairs of nodes in execution order.
     order: BTreeSet<(String, String)>,
-    /// What is skipped with some outcomes of the conditions.
+    /// Skipped nodes for some outcomes of the conditions.
     skipped: BTreeSet<String>,
     results: BTreeSet<String>,
 }
@@ -277,7 +277,7 @@ proptest! {
             document = apply(&document, &remove(&node)).unwrap();
             expected.order.retain(|(a, b)| *a != node && *b != node);
             expected.skipped.remove(&node);
-            // Parsing it says that no template names what is gone or no longer comes before.
+            // Parsing also checks that no template names a removed or later node.
             prop_assert_eq!(&course(&graph(&document), outcomes), &expected);
         }
         assert_edges_are_distinct(&document);
@@ -285,7 +285,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_independent_runs_side_by_side_and_nothing_else_changes(
+    fn independent_nodes_run_in_parallel_and_nothing_else_changes(
         kinds in proptest::collection::vec(0u8..8, 1..10),
         edges in proptest::collection::vec((0usize..10, 0usize..10, any::<bool>()), 0..20),
         names in proptest::collection::vec((0usize..10, 0usize..10), 0..12),
@@ -299,7 +299,7 @@ proptest! {
             prop_assert_eq!(course(&graph(&after), outcomes), expected);
             assert_edges_are_distinct(&after);
         }
-        // One after the other it comes to an end.
+        // Applying one edit after another terminates.
         let mut left = kinds.len() * kinds.len();
         while let Some((first, second)) = independent(&graph(&document)).pop() {
             document = apply(&document, &beside(&first, &second)).unwrap();

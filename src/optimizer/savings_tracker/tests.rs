@@ -1,7 +1,7 @@
 use super::*;
 use crate::event::UsageSource;
 
-/// A nano-dollar for each token, a tenth of it for those that were kept.
+/// A nano-dollar per token, and a tenth of it per cached token.
 fn price(_: &str, _: &str, usage: &Usage, _: Timestamp) -> Option<Usd> {
     let tokens = usage.input_tokens + usage.output_tokens;
     let nanousd = tokens * 10 - usage.cached_input_tokens * 9;
@@ -50,11 +50,11 @@ fn realised(tracker: &SavingsTracker) -> Option<Realised> {
 }
 
 #[test]
-fn what_a_provider_kept_of_prompts_is_compared_with_the_same_prompts_paid_in_full() {
+fn cached_prompts_are_compared_with_their_full_price() {
     let mut tracker = tracker(Baseline::PromptCache);
     assert_eq!(realised(&tracker), None);
     tracker.take(&answered(11, 0, 1_100), &price);
-    // 90 tokens for a tenth.
+    // 90 tokens at a tenth of the price.
     tracker.take(&answered(12, 90, 290), &price);
     let realised = realised(&tracker).unwrap();
     assert_eq!(realised.calls, 2);
@@ -87,7 +87,7 @@ fn what_costs_more_than_before_has_saved_less_than_nothing() {
 }
 
 #[test]
-fn what_a_new_model_failed_to_answer_and_who_was_asked_then_is_its_doing() {
+fn failures_and_fallbacks_of_a_new_model_count_against_it() {
     let target = |model: &str| Target { provider: "p".to_owned(), model: model.to_owned() };
     let to = vec![target("m"), target("other")];
     let from = target("before");

@@ -13,7 +13,7 @@ fn condition(id: &str) -> Value {
     json!({"id": id, "type": "condition", "data": {"expression": "input.x"}})
 }
 
-/// Edges as `a b`, or `c b true` of a condition.
+/// Edges as `a b`, or as `c b true` from a condition.
 fn graph(nodes: &[Value], edges: &[&str]) -> Graph {
     let edges: Vec<Value> = edges
         .iter()
@@ -31,7 +31,7 @@ fn pairs(graph: &Graph) -> Vec<String> {
 }
 
 #[test]
-fn a_node_that_no_template_names_is_unused_and_what_it_alone_names_as_well() {
+fn unreferenced_nodes_and_their_inputs_are_unused() {
     let nodes =
         [agent("plan", "x"), agent("check", "{{ nodes.plan.output }}"), agent("draft", "y")];
     let graph = graph(&nodes, &["plan check", "check draft"]);
@@ -39,7 +39,7 @@ fn a_node_that_no_template_names_is_unused_and_what_it_alone_names_as_well() {
 }
 
 #[test]
-fn a_node_at_the_end_is_used_unless_output_nodes_say_what_the_run_gives() {
+fn an_end_node_is_used_unless_there_are_output_nodes() {
     let nodes = [agent("a", "x"), agent("b", "{{ nodes.a.output }}")];
     assert!(unused(&graph(&nodes, &["a b"])).is_empty());
     let [a, b] = nodes;
@@ -63,15 +63,15 @@ fn a_node_stays_that_alone_makes_the_next_one_run() {
     let nodes = [condition("c"), agent("a", "x"), agent("b", "y"), agent("end", "z")];
     let edges = ["c b true", "a b", "b end"];
     assert_eq!(unused(&graph(&nodes, &edges)), ["b"]);
-    // Without `a` before it, the end would be skipped where the condition says no.
+    // Without `a` before it, the end would be skipped if the condition is false.
     assert!(!unused(&graph(&nodes, &edges)).contains(&"a".to_owned()));
 }
 
 #[test]
-fn two_agents_in_a_row_are_independent_if_the_second_names_nothing_of_the_first() {
+fn agents_are_independent_without_a_reference_between_them() {
     let nodes = |prompt| [agent("a", "x"), agent("b", prompt), agent("end", "z")];
     let edges = ["a b", "b end"];
-    // `end` would no longer be what the run gives alone, if `b` did not wait for it.
+    // If `end` did not wait for `b`, the run would have two results.
     assert_eq!(pairs(&graph(&nodes("y"), &edges)), ["a b"]);
     for prompt in ["{{ nodes.a.output }}", "{{ nodes[input.x].output }}"] {
         assert!(pairs(&graph(&nodes(prompt), &edges)).is_empty(), "{prompt}");
@@ -79,7 +79,7 @@ fn two_agents_in_a_row_are_independent_if_the_second_names_nothing_of_the_first(
 }
 
 #[test]
-fn nodes_that_wait_for_each_other_by_another_way_or_for_a_branch_are_not_independent() {
+fn nodes_with_another_path_or_a_branch_are_dependent() {
     let nodes = [
         agent("a", "x"),
         text("template", "t", "{{ nodes.a.output }}"),
@@ -90,7 +90,7 @@ fn nodes_that_wait_for_each_other_by_another_way_or_for_a_branch_are_not_indepen
     let nodes =
         [condition("c"), agent("a", "x"), agent("b", "y"), agent("end", "{{ nodes.b.output }}")];
     assert!(pairs(&graph(&nodes, &["c b true", "b end"])).is_empty());
-    // Without `a`, `b` would be skipped where the condition says no.
+    // Without `a`, `b` would be skipped if the condition is false.
     assert!(pairs(&graph(&nodes, &["c b true", "a b", "b end"])).is_empty());
     assert_eq!(pairs(&graph(&nodes, &["c a true", "a b", "b end"])), ["a b"]);
 }

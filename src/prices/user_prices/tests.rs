@@ -7,7 +7,7 @@ fn noon() -> Timestamp {
     "2026-11-22T12:00:00Z".parse().unwrap()
 }
 
-/// The file in a directory of its own, and prices with it.
+/// A price file in a new directory, and the prices loaded from it.
 fn own(name: &str, text: &str) -> Result<(tempfile::TempDir, Prices)> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(name);
@@ -137,7 +137,7 @@ fn json_prices_have_dates_and_names_of_any_case() {
 
 #[test]
 fn errors_of_toml_name_file_and_line() {
-    // Each behind an entry with a provider and a model; then anywhere.
+    // After an entry with a provider and a model; then anywhere.
     let lines = [
         ("input_per_mtok = 0.15", 4, "in quotes"),
         ("input_per_mtok = '-1'", 4, "`-1`"),
@@ -205,14 +205,14 @@ fn changed_file_counts_and_an_unreadable_one_does_not() {
     let looked_at_again = || input(&own.table_checked_after(Duration::ZERO));
     assert_eq!(looked_at_again(), 1_000_000);
     write("'22'");
-    // Not looked at so soon again.
+    // The file is not checked again so soon.
     assert_eq!(input(&own.table()), 1_000_000);
     assert_eq!(looked_at_again(), 22_000_000);
     write("wrong");
     assert_eq!(looked_at_again(), 22_000_000);
     std::fs::remove_file(&path).unwrap();
     assert_eq!(looked_at_again(), 22_000_000);
-    // As editors leave it while they save it.
+    // As editors leave the file during a save.
     std::fs::write(&path, "").unwrap();
     assert_eq!(looked_at_again(), 22_000_000);
     write("'3'");

@@ -68,7 +68,7 @@ fn constant_parts_are_marked_for_the_cache() {
         written("Be brief.", "Hi", (false, 2)),
         r#""Be brief." [{"type":"text","text":"Hi","cache_control":{"type":"ephemeral"}}]"#
     );
-    // Blank blocks are refused, and a character is not cut.
+    // Blank blocks are refused, and a character is not split.
     for (prompt, bytes) in [("  Hi", 2), ("Hi  ", 2), ("é", 1), ("Hi", 9), ("Hi", 0)] {
         let expected = format!(r#"" " {}"#, json!(prompt));
         assert_eq!(written(" ", prompt, (true, bytes)), expected);

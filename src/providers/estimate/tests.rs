@@ -70,13 +70,13 @@ fn a_missing_count_is_estimated_if_an_answer_came() {
 fn counts_stay_and_the_rest_is_estimated() {
     let call = call("m", true);
     use UsageSource::{Estimated, Provider};
-    // (what was counted, after how much text, what it comes to)
+    // (the provider's count, the text before it, the result)
     for (count, after, expected) in [
-        // All of it.
+        // The whole text.
         (reported(7, 9), Some(9), (7, 9, 0, Provider)),
-        // A running total, and " upon" after it.
+        // A running total, followed by " upon".
         (reported(7, 5), Some(4), (7, 6, 0, Estimated)),
-        // As Anthropic's beginning of a message.
+        // As at the start of an Anthropic message.
         (reported(7, 1), None, (7, 2, 0, Estimated)),
         (reported(7, 5), None, (7, 5, 0, Estimated)),
         // One side only.
@@ -89,14 +89,14 @@ fn counts_stay_and_the_rest_is_estimated() {
         let found = usage(&call, &partial, true);
         assert_eq!(counts(found), expected, "{count:?} {after:?}");
     }
-    // Of a failure without any text, what was counted is what is known.
+    // For a failure without text, the provider's count is the result.
     let mut nothing = partial("", "");
     nothing.usage = reported(7, 1);
     assert_eq!(usage(&call, &nothing, false), reported(7, 1));
-    // Of an answer, it is not all that is known to be.
+    // For an answer, the same count is only an estimate.
     let (_, output, _, source) = counts(usage(&call, &nothing, true));
     assert_eq!((output, source), (1, Estimated));
-    // What is known of the cache stays.
+    // Known cache counts are kept.
     let mut cached = partial("Once upon", "");
     cached.usage = Usage { cached_input_tokens: 5, ..reported(7, 1) };
     assert_eq!(usage(&call, &cached, false).cached_input_tokens, 5);
@@ -121,11 +121,11 @@ fn text_that_was_not_kept_counts_like_the_rest() {
     let line = "The quick brown fox jumps over the lazy dog.\n";
     let text = line.repeat(1_000);
     let (bytes, count) = (text.len(), tokens(&text));
-    // (how much came beyond it, what was counted after how much text, what it comes to)
+    // (the extra text, the provider's count, the text before it, the result)
     for (beyond, output, counted, expected) in [
         (0, 0, 0, count),
         (bytes, 0, 0, 2 * count),
-        // A count of 0 is none, whenever it came.
+        // A count of 0 counts as missing, whenever it came.
         (bytes, 0, bytes + 9, 2 * count),
         (bytes, 5, bytes, 5 + count),
         (2 * bytes, 5, 2 * bytes, 5 + count),
@@ -161,7 +161,7 @@ fn long_texts_take_little_time_and_a_small_stack() {
     };
     let thread = std::thread::Builder::new().stack_size(256 << 10);
     let (counts, took) = thread.spawn(work).unwrap().join().unwrap();
-    // Six times a tenth of a second, and much more where the build is not optimised.
+    // Six times a tenth of a second, and much more in an unoptimized build.
     assert!(took < Duration::from_secs(30), "{took:?}");
     let exact = ((4 << 20) / line.len()) as u64 * 17;
     assert!(counts[0].abs_diff(exact) * 50 < exact, "{counts:?} {exact}");

@@ -100,7 +100,7 @@ fn frame_above_the_limit_is_refused() {
         framer.push(b"x");
         assert_eq!(framer.next().unwrap_err(), TooLong);
     }
-    // However many lines it has, and also if it is complete.
+    // The limit covers all lines of an event, and complete events too.
     let line = format!("data: {}\n", "x".repeat(LIMIT / 2));
     for last in ["", "\n"] {
         let mut framer = Framer::new(Framing::Sse, LIMIT);
@@ -131,7 +131,7 @@ fn event_is_one_frame_however_its_lines_end() {
 fn line_outside_an_event_is_a_frame() {
     let raw = sse(": a\n\n: b\r\n{\"x\":1}\n: c").raw;
     assert_eq!(raw, [&b": a\n"[..], b"\n", b": b\r\n", b"{\"x\":1}\n"]);
-    // Within an event it is a part of the event's frame.
+    // Within an event, a comment is part of the event's frame.
     let raw = sse("data: a\n: b\n\n").raw;
     assert_eq!(raw, [b"data: a\n: b\n\n"]);
 }

@@ -144,7 +144,7 @@ fn blocked_or_withheld_answer_is_a_failure_with_its_reason() {
         assert_eq!(flow.unwrap_err(), fault);
         assert_eq!(partial.usage, usage(9, 0, 0, 0));
     }
-    // With text it is an answer that was cut short.
+    // With text, the answer counts as cut short.
     let (partial, read_whole) = read_document(
         &mut ContentReader::default(),
         r#"{"candidates":[{"content":{"parts":[{"text":"Once"}]},"finishReason":"RECITATION"}]}"#,

@@ -110,7 +110,7 @@ fn usage_that_counts_nothing_replaces_none() {
         r#"{"total_tokens":12}"#,
     ] {
         let later = format!(r#"{{"choices":[],"usage":{later}}}"#);
-        // It also may be the first of all.
+        // It may also be the first event.
         let (partial, _) = read(&[&later, good, &later]);
         if later.contains(r#""prompt_tokens":5"#) {
             assert_eq!(partial.usage.output_tokens, 7, "{later}");
@@ -171,7 +171,7 @@ fn stream_is_complete_when_each_choice_has_ended() {
         (&[(0, "null"), (1, "null"), (0, stop), (1, stop)], true),
         (&[(0, stop), (1, "null")], false),
         (&[(0, "null"), (0, stop)], true),
-        // A remark on a choice that has ended.
+        // A chunk for a choice that has already ended.
         (&[(0, stop), (0, "null")], true),
     ] {
         let chunks: Vec<String> =
@@ -216,7 +216,7 @@ fn server_that_refuses_the_option_is_not_asked_for_usage() {
 
 #[test]
 fn reasoning_counted_beside_the_completion_is_added_to_it() {
-    // xAI's counts, as its documentation shows them.
+    // xAI's counts, as in its documentation.
     let xai = json!({"prompt_tokens": 32, "completion_tokens": 9, "total_tokens": 135,
         "completion_tokens_details": {"reasoning_tokens": 94}});
     assert_eq!(normal_usage(&xai), Ok(provider_usage(32, 0, 103, 94)));

@@ -47,10 +47,10 @@ fn late_permits_do_not_overrun_the_limit() {
     let began = Instant::now();
     let permits = [(); 5].map(|()| limiter.enqueue("p", Side::Flows, 1));
     assert_eq!(seconds(&permits[4..], began), [120]);
-    // All were kept from it for longer.
+    // All calls ask again later than they could.
     let now = began + Duration::from_secs(140);
     assert_eq!(seconds(&permits, now), [0, 0, 60, 60, 120]);
-    // A call that leaves late counts from then.
+    // A call that is sent late counts from then.
     let later = now + Duration::from_secs(50);
     let [first, second, ..] = permits;
     for permit in [first, second] {
@@ -85,11 +85,11 @@ fn call_that_does_not_ask_is_passed_over_until_it_does() {
     first.consume_at(began);
     let flow = give(Side::Flows, 20_000);
     assert_eq!(flow.acquire(began).as_secs(), 60);
-    // The turn is the client's, but there is no room for it either.
+    // It is the client's turn, but there is no room for its call either.
     let clients = [(); 2].map(|()| give(Side::Clients, 15_000));
     let due = began + MINUTE;
     assert_eq!(clients[0].acquire(due), Duration::ZERO);
-    // Some time is left to ask.
+    // A short grace period is left to ask.
     let soon = due + GRACE;
     assert_eq!(clients[1].acquire(soon), 2 * MINUTE);
     let late = soon + Duration::from_millis(1);
@@ -97,7 +97,7 @@ fn call_that_does_not_ask_is_passed_over_until_it_does() {
     for client in clients {
         client.consume_at(late);
     }
-    // It has kept its place before those that came later.
+    // It has kept its place ahead of later calls.
     let next = give(Side::Flows, 20_000);
     assert_eq!(seconds(&[flow, next], late), [60, 120]);
 }
@@ -130,11 +130,11 @@ struct SentCall {
     tokens: u64,
 }
 
-/// Makes calls: how long after the one before each comes, whose it is, its tokens, and how late it
-/// always is. In the order in which they were made.
+/// Plays calls: delay after the previous call, side, tokens, and lateness. Returns them in the
+/// order in which they were sent.
 fn play(limiter: &RateLimiter, calls: &[(u64, bool, u64, u64)]) -> Vec<SentCall> {
     let mut now = Instant::now();
-    // When each is looked at next.
+    // The time of each call's next check.
     let mut waiting: Vec<(Instant, usize, Instant, Permit)> = Vec::new();
     let mut made = Vec::new();
     let mut come = now;
@@ -207,13 +207,14 @@ proptest! {
         for side in [Side::Flows, Side::Clients] {
             prop_assert!(made.iter().filter(|call| call.side == side).is_sorted_by_key(|call| call.number));
         }
-        // With tokens, who could go a little earlier than expected is only looked at when expected.
+        // With token limits, a call that could go a little earlier is checked only at its expected
+        // time.
         if most.is_some() {
             return Ok(());
         }
         for (at, pair) in made.windows(2).enumerate() {
             let [one, two] = pair else { continue };
-            // The next call of the other side; at the same moment it was not passed over.
+            // The next call of the other side; a call made at the same time was not passed over.
             let other = made[at + 2..].iter().find(|other| other.side != one.side);
             let passed_over = other.filter(|other| {
                 one.side == two.side && other.came < one.at && other.at > two.at

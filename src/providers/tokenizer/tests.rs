@@ -76,7 +76,7 @@ fn every_character_is_of_the_class_that_tiktoken_sees() {
         if is_unassigned.is_match(c.encode_utf8(&mut [0; 4])) {
             continue;
         }
-        // Each class has its own borders to these neighbours.
+        // Each class splits differently from these neighbours.
         let text = format!("a{c}B{c}{c}b1{c} {c}{c}!{c}\n{c}");
         if count(&text) != reference_count(&text) {
             panic!("{text:?} is split into {:?}", pieces(&text).collect::<Vec<_>>());

@@ -6,7 +6,7 @@ use crate::event::{Event, Usage};
 use crate::store::testing::{self, apply, new_call, row};
 use crate::store::{Change, Settlement, Writer, schema};
 
-/// Nano-dollars a day.
+/// In nano-dollars per day.
 const LIMIT: i64 = 1_000;
 
 fn budget(more: &str) -> Budget {
@@ -31,10 +31,10 @@ fn settlement(id: i64, at: i64, cost: i64) -> Settlement {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
-    fn a_limit_is_kept_exactly_on_whichever_day_the_clock_says_it_is(
+    fn a_limit_holds_exactly_whatever_the_clock_shows(
         steps in prop::collection::vec(
-            // The day, what is reserved, what it costs, whether it is settled at once, and whether
-            // days are summed up and the budget is counted anew then.
+            // (the day, the reservation, the cost, settle at once, roll up the days and reload the
+            // budgets)
             (prop::sample::select(vec![100_i64, 101, 70, 465]), 0..500_i64, 0..300_i64, any::<bool>(), any::<bool>()),
             1..40,
         ),
@@ -82,7 +82,7 @@ fn open_of(writer: &mut Writer, run: &str, needed: i64) -> i64 {
     row(apply(writer, Change::OpenCall(call)).unwrap()).id
 }
 
-/// Settles a call, and gives the shares that viewers are told of.
+/// Settles a call and returns the shares that viewers are notified of.
 fn settle(writer: &mut Writer, id: i64, cost: i64) -> Vec<u8> {
     let applied = apply(writer, Change::SettleCall(settlement(id, 5, cost))).unwrap();
     let percent = |event: &Event| match event {
@@ -106,7 +106,7 @@ fn parallel_calls_of_a_run_tell_of_each_share_once() {
     ]}));
     let all = all.unwrap();
     apply(&mut writer, Change::SetBudgets { all, version: None }).unwrap();
-    // 16 calls: what is reserved for each, what it costs, and what is told.
+    // 16 calls: reservation, cost and notification for each.
     for (run, needed, cost, expected) in [
         ("a", 77, 77, vec![100]),
         ("b", 55, 55, vec![80]),
@@ -122,7 +122,7 @@ fn parallel_calls_of_a_run_tell_of_each_share_once() {
 }
 
 #[test]
-fn a_share_is_told_that_was_reached_before_the_budget_was_set_and_once_over_restarts() {
+fn a_reached_share_is_notified_once_across_restarts() {
     let dir = tempfile::tempdir().unwrap();
     let (store, mut writer) = Store::open(dir.path()).unwrap();
     let in_flight = open_of(&mut writer, "a", 100);
@@ -138,7 +138,7 @@ fn a_share_is_told_that_was_reached_before_the_budget_was_set_and_once_over_rest
     assert_eq!(settle(&mut writer, in_flight, 25), [100]);
     let id = open_of(&mut writer, "a", 5);
     assert!(settle(&mut writer, id, 5).is_empty());
-    // It is another budget now, of which nobody has heard.
+    // The edited budget is a new one, so its share is notified again.
     apply(&mut writer, soft(r#", "flowId": 1"#)).unwrap();
     let id = open_of(&mut writer, "a", 5);
     assert_eq!(settle(&mut writer, id, 5), [100]);
@@ -165,7 +165,7 @@ fn a_call_of_no_run_is_not_held_by_what_runs_may_spend() {
 }
 
 #[test]
-fn a_period_is_counted_from_its_days_and_its_own_rows_once_for_all_budgets() {
+fn a_period_is_summed_once_for_all_budgets() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _writer) = Store::open(dir.path()).unwrap();
     let sql = format!("EXPLAIN QUERY PLAN {}", between_sql());
@@ -209,12 +209,12 @@ fn all_kinds() -> Vec<Budget> {
 }
 
 #[test]
-fn what_is_used_is_the_same_from_rows_and_from_days_and_for_a_database_that_had_no_days() {
+fn usage_is_equal_from_rows_days_and_migrated_databases() {
     let dir = tempfile::tempdir().unwrap();
     let (store, mut writer) = Store::open(dir.path()).unwrap();
     let budgets = all_kinds();
     let (start, end) = budgets[0].period(Timestamp(100 * MS_PER_DAY));
-    // What each budget is to count, by its place.
+    // Expected use of each budget, by index.
     let mut expected = vec![0; budgets.len()];
     for seed in 0..400_i64 {
         let at = start.0 - MS_PER_DAY + seed * 7_900_000;
@@ -228,7 +228,7 @@ fn what_is_used_is_the_same_from_rows_and_from_days_and_for_a_database_that_had_
         let row = row(apply(&mut writer, Change::OpenCall(opened.clone())).unwrap());
         let is_known = seed % 7 > 0;
         let settled = Settlement {
-            // Another model answers, now and then.
+            // Sometimes another model answers.
             model: (seed % 6 == 0).then(|| "m1-2026".into()),
             cost: is_known.then(|| Usd::from_nanousd(seed)),
             usage: Usage {
@@ -262,7 +262,7 @@ fn what_is_used_is_the_same_from_rows_and_from_days_and_for_a_database_that_had_
         states.iter().filter_map(|state| state.used).collect()
     };
     assert_eq!(used(&store), expected);
-    // Not all of the month is over for long enough.
+    // The last days of the month are too recent for the rollup.
     let now = Timestamp(end.0 - 3 * MS_PER_DAY);
     while writer.sum_up_a_day(now).unwrap() {}
     assert_eq!(used(&store), expected);
@@ -277,7 +277,7 @@ fn what_is_used_is_the_same_from_rows_and_from_days_and_for_a_database_that_had_
     drop(connection);
     let (store, mut writer) = Store::open(dir.path()).unwrap();
     assert_eq!(used(&store), expected);
-    // The clock is put back, and what was summed up behind it is not any more.
+    // The clock steps back, which invalidates the later rollups.
     apply(&mut writer, Change::OpenCall(call(start.0 + MS_PER_DAY, 5))).unwrap();
     expected[0] += 5;
     assert_eq!(used(&store)[0], expected[0]);

@@ -5,7 +5,7 @@ use crate::money::Usd;
 use crate::store::testing::{self, apply, new_call, settlement};
 use crate::store::{Change, GROUPS, LedgerFilter, NewCall, Settlement, Store, Writer};
 
-/// Writes a settled row of that moment; its numbers follow from `seed`.
+/// Writes a settled row at this time; its numbers are derived from `seed`.
 fn row(writer: &mut Writer, at: i64, seed: u64) {
     let call = NewCall {
         flow_id: (!seed.is_multiple_of(3)).then_some((seed % 3) as i64),
@@ -30,7 +30,7 @@ fn row(writer: &mut Writer, at: i64, seed: u64) {
     apply(writer, Change::SettleCall(settled)).unwrap();
 }
 
-/// All sums by everything, with filters.
+/// All sums, by every group and with filters.
 fn sums(store: &Store) -> Vec<String> {
     let at = |moment| Some(Timestamp(moment));
     let filters = [
@@ -59,7 +59,7 @@ fn sums(store: &Store) -> Vec<String> {
 }
 
 #[test]
-fn sums_are_the_same_whether_days_are_summed_up_or_not_and_after_the_clock_was_put_back() {
+fn sums_are_equal_with_and_without_rollup_and_clock_steps() {
     let dir = tempfile::tempdir().unwrap();
     let (store, mut writer) = Store::open(dir.path()).unwrap();
     let mut seed = 1_u64;
@@ -72,7 +72,7 @@ fn sums_are_the_same_whether_days_are_summed_up_or_not_and_after_the_clock_was_p
         row(&mut writer, at, random());
     }
     let before = sums(&store);
-    // The last day is not over for long enough.
+    // The last day is too recent for the rollup.
     let now = Timestamp(5 * MS_PER_DAY);
     let mut days = 0;
     while writer.sum_up_a_day(now).unwrap() {
@@ -88,7 +88,7 @@ fn sums_are_the_same_whether_days_are_summed_up_or_not_and_after_the_clock_was_p
 }
 
 #[test]
-fn sums_stay_right_while_a_clock_that_was_put_back_goes_on_or_was_a_year_ahead() {
+fn sums_stay_correct_after_large_clock_steps() {
     for (ahead, back) in [(0, -30), (365, 0)] {
         let dir = tempfile::tempdir().unwrap();
         let (store, mut writer) = Store::open(dir.path()).unwrap();
@@ -105,7 +105,7 @@ fn sums_stay_right_while_a_clock_that_was_put_back_goes_on_or_was_a_year_ahead()
         write(&mut writer, 100..105);
         write(&mut writer, 105 + ahead..106 + ahead);
         while writer.sum_up_a_day(Timestamp((200 + ahead) * MS_PER_DAY)).unwrap() {}
-        // None of these is summed up before the next.
+        // None of these is rolled up before the next.
         write(&mut writer, 105 + back..112 + back);
         while writer.sum_up_a_day(Timestamp(200 * MS_PER_DAY)).unwrap() {}
         write(&mut writer, 104..107);

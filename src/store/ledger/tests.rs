@@ -1,4 +1,5 @@
-//! Pages and sums against a plain filter over all rows, while the clock jumps; and how they are read.
+//! Compares pages and sums with a plain filter over all rows while the clock jumps; checks query
+//! plans.
 
 use std::collections::BTreeMap;
 
@@ -9,12 +10,12 @@ use crate::store::{Change, NewCall, Settlement, Writer};
 use crate::time::Timestamp;
 
 const MS_PER_DAY: i64 = 24 * 60 * 60 * 1000;
-/// Filters have so many parts, each of which may be given or not.
+/// Number of optional parts of a filter.
 const PARTS: u64 = 7;
-/// How often each combination of parts is asked, each time with other values.
+/// Repetitions of each combination of parts, each with other values.
 const TURNS: usize = 3;
 const ROWS: usize = 2_500;
-/// How many rows are written in one transaction.
+/// Rows per transaction.
 const BATCH: usize = 50;
 
 struct Random(u64);
@@ -69,7 +70,7 @@ fn settlement(random: &mut Random, id: i64, at: i64) -> Settlement {
     }
 }
 
-/// A ledger that is being written, and what stands in it.
+/// A ledger that is being written, and its expected rows.
 struct Books {
     writer: Writer,
     random: Random,
@@ -79,7 +80,7 @@ struct Books {
 }
 
 impl Books {
-    /// Writes rows while the clock goes on, and now and then is put back a month or forward a year.
+    /// Writes rows while the clock advances, and sometimes steps back a month or forward a year.
     fn write(&mut self, count: usize) {
         let mut left = count;
         while left > 0 {
@@ -108,7 +109,7 @@ impl Books {
                 })
                 .unwrap();
             left -= left.min(BATCH);
-            // As the journal does behind the calls, sooner or later.
+            // The journal also does this some time after the calls.
             if self.random.one_in(3) {
                 self.writer.note_blocks(4).unwrap();
             }
@@ -185,7 +186,7 @@ fn add(sums: &mut Sums, row: &LedgerEntry) {
     };
 }
 
-/// The groups that it is in.
+/// Returns the group keys of a row.
 fn keys(row: &LedgerEntry, group: &str) -> Vec<Option<String>> {
     let one = match group {
         "model" => Some(row.model_used.clone()),
@@ -235,7 +236,7 @@ fn compare(store: &Store, books: &mut Books) {
 }
 
 #[test]
-fn pages_and_sums_are_those_of_a_plain_filter_also_when_the_clock_jumps() {
+fn pages_and_sums_match_a_plain_filter_across_clock_steps() {
     for seed in 1..4 {
         let dir = tempfile::tempdir().unwrap();
         let (store, writer) = Store::open(dir.path()).unwrap();
@@ -305,7 +306,7 @@ fn each_row_is_found_by_its_moment_also_at_the_edges_of_blocks() {
             (0..600).map(&mut write).collect()
         })
         .unwrap();
-    // Two of four blocks that are full.
+    // Two of the four full blocks.
     assert_eq!(writer.note_blocks(2).unwrap(), 2);
     for (at, id) in ids.into_iter().enumerate() {
         let filter = LedgerFilter {
@@ -346,7 +347,7 @@ fn a_block_with_a_call_under_way_is_noted_once_it_is_settled() {
         writer.transaction(|batch| batch.apply(&settled)).unwrap();
     }
     assert_eq!(writer.note_blocks(9).unwrap(), 2);
-    // Nothing is new.
+    // No new block.
     assert_eq!(writer.note_blocks(9).unwrap(), 0);
     let settled = Change::SettleCall(settlement(&mut random, first, 5));
     writer.transaction(|batch| batch.apply(&settled)).unwrap();
@@ -369,7 +370,7 @@ fn a_block_is_noted_when_its_last_row_is_there_and_not_before() {
     }
 }
 
-/// The lines of a statement's plan.
+/// Returns the lines of a statement's query plan.
 fn plan(store: &Store, sql: &str) -> Vec<String> {
     store
         .read(|connection| {
@@ -380,7 +381,7 @@ fn plan(store: &Store, sql: &str) -> Vec<String> {
         .unwrap()
 }
 
-/// Filters of every combination of parts.
+/// Filters with every combination of parts.
 fn filters() -> impl Iterator<Item = LedgerFilter> {
     (0..1 << PARTS).map(|parts: u64| {
         let has = |part: u64| parts >> part & 1 == 1;
@@ -439,7 +440,7 @@ fn no_sum_looks_at_the_whole_table() {
             let plan = plan(&store, &summary_sql(&GROUPS[0], &table));
             let of_tables: Vec<_> = plan.iter().filter(|line| line.contains(" ledger")).collect();
             assert_eq!(of_tables.len(), 3, "{filter:?}: {plan:?}");
-            // Days do not know runs: the condition is `0`, and nothing is read.
+            // The daily rollup has no runs: the condition is `0`, and no row is read.
             let of_tables = &of_tables[usize::from(filter.run_id.is_some())..];
             let index = match &filter.run_id {
                 Some(_) => "ledger_by_run (run_id=?)",
