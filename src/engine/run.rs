@@ -83,7 +83,7 @@ pub struct ActiveRun {
     at_work: usize,
     /// Units that pause before their next attempt, each with the end of its pause.
     pausing: Vec<(Unit, Instant)>,
-    /// Reservations of units that wait for their calls.
+    /// Permits of units that wait for their calls.
     held: BTreeMap<Unit, Held>,
     again: Vec<Unit>,
     cancel: Cancel,
@@ -184,7 +184,7 @@ impl ActiveRun {
         }
         self.progress = Progress::new(&graph, done);
         if self.end.is_some() {
-            // Its last nodes had only waited for other calls to end.
+            // The run only waits for its calls in flight to end.
             self.progress.stop();
         }
         self.skip();
@@ -567,7 +567,7 @@ impl ActiveRun {
         self.is_finishing
     }
 
-    /// Returns the changes that end the run if it is over, but only once.
+    /// Returns the changes that end the run; none if they were returned before.
     pub fn finish(&mut self) -> Option<Vec<Change>> {
         if std::mem::replace(&mut self.is_finishing, true) {
             return None;

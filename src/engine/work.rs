@@ -44,7 +44,7 @@ pub struct Job {
     pub outputs: Vec<(String, NodeOutput)>,
     /// The index of the target that an agent calls.
     pub target: usize,
-    /// Reservations for its call that it has waited for.
+    /// The permit for its call, if a deferred attempt obtained one.
     pub held: Option<Held>,
     pub cancel: Cancel,
     /// Changes of the run that are committed together with the intent.
