@@ -1,4 +1,4 @@
-//! What changes of runs write.
+//! Writes the changes of runs.
 
 use rusqlite::{Connection, params};
 use sha2::{Digest, Sha256};
@@ -92,7 +92,7 @@ pub(super) fn delete(db: &Connection, run_id: &str) -> Result<Applied> {
     execute(db, sql, params![graph]).map(done)
 }
 
-/// Stops nodes that began and never ended, such as those that a restart interrupted: their run
+/// Cancels nodes that started and never ended, for example because of a restart, when their run
 /// ends.
 fn end_open_nodes(db: &Connection, run_id: &str, at: Timestamp) -> Result<()> {
     for table in ["run_nodes", "run_items"] {
@@ -103,7 +103,7 @@ fn end_open_nodes(db: &Connection, run_id: &str, at: Timestamp) -> Result<()> {
         );
         execute(db, &sql, params![run_id, at])?;
     }
-    // Some of them had calls, which are not added up yet.
+    // Costs of their calls are not added up yet.
     let sums = cost_sums("ledger.run_id = run_nodes.run_id AND ledger.node_id = run_nodes.node_id");
     let sql = format!("UPDATE run_nodes SET {sums} WHERE run_id = ?1 AND status = 'CANCELLED'");
     execute(db, &sql, params![run_id])?;
