@@ -53,8 +53,8 @@ pub struct Limits {
     /// Runs that wait. They are in the database; each takes about a hundred bytes of memory. 10,000
     /// by default.
     pub queued_runs: usize,
-    /// Nodes in progress over all runs; each takes a thread and up to two descriptors. 64 by
-    /// default.
+    /// Nodes in progress over all runs; each takes a thread and up to two descriptors. 64
+    /// by default.
     pub calls: usize,
 }
 
@@ -87,7 +87,7 @@ impl Accepted {
     /// Waits until the run is over and its end is committed.
     ///
     /// # Errors
-    /// [`Error::Stopping`] if the server stops first; the run continues at the next start.
+    /// If the server stops first ([`Error::Stopping`]); the run continues at the next start.
     pub fn wait(&self) -> Result<()> {
         self.over.recv_ref().map_err(|_| Error::Stopping)
     }
@@ -95,7 +95,7 @@ impl Accepted {
     /// Waits for at most `time`. Returns whether the run is over and its end is committed.
     ///
     /// # Errors
-    /// The same as [`Accepted::wait`].
+    /// If the server stops first, as in [`Accepted::wait`].
     pub fn wait_for(&self, time: Duration) -> Result<bool> {
         match self.over.recv_timeout(time) {
             Ok(()) => Ok(true),
@@ -152,8 +152,8 @@ impl Engine {
     /// Starts a run of the flow's present document. The run is committed when this returns.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the graph cannot run (any more) or the input is not an object;
-    /// [`Error::Busy`] if too many runs wait.
+    /// If the graph cannot run (any more) or the input is not an object ([`Error::Invalid`]), or if
+    /// too many runs wait ([`Error::Busy`]).
     pub fn execute(&self, flow: &FlowRecord, input: Value, trigger: &str) -> Result<Accepted> {
         self.execute_with(flow, input, trigger, |_| Vec::new())
     }
@@ -162,7 +162,7 @@ impl Engine {
     /// all are written or none is.
     ///
     /// # Errors
-    /// The same as [`Engine::execute`], and the error of a refused change of `beside`.
+    /// If [`Engine::execute`] would fail, or if a change of `beside` is refused.
     pub fn execute_with(
         &self,
         flow: &FlowRecord,
@@ -199,7 +199,7 @@ impl Engine {
     /// Estimates the cost of a run of the flow with that input.
     ///
     /// # Errors
-    /// The same as [`Engine::execute`].
+    /// If the graph or the input is invalid ([`Error::Invalid`]), or the database cannot be read.
     pub fn estimate(&self, flow: &FlowRecord, input: Value) -> Result<Estimate> {
         let graph = self.runnable(flow)?.graph;
         let input = completed_input(&graph, checked_input(input)?)?;
@@ -210,7 +210,7 @@ impl Engine {
     /// begun; the run is over when its calls are settled.
     ///
     /// # Errors
-    /// [`Error::NotFound`]; [`Error::Conflict`] if the run is over.
+    /// If there is no such run ([`Error::NotFound`]), or it is over ([`Error::Conflict`]).
     pub fn cancel(&self, run_id: &str) -> Result<()> {
         // Committed before the caller gets its answer, so that a restart does not continue the run.
         self.journal
@@ -231,8 +231,9 @@ impl Engine {
     /// nodes are not run again.
     ///
     /// # Errors
-    /// [`Error::NotFound`]; [`Error::Conflict`] if the run is in progress or completed;
-    /// [`Error::Invalid`] if its graph cannot run any more; [`Error::Busy`].
+    /// If there is no such run ([`Error::NotFound`]), it is in progress or completed
+    /// ([`Error::Conflict`]), its graph cannot run any more ([`Error::Invalid`]), or too many runs
+    /// wait ([`Error::Busy`]).
     pub fn resume(&self, run_id: &str) -> Result<()> {
         let (run, _) = self.store.run(run_id)?;
         let data: Value = serde_json::from_str(&run.graph).unwrap_or_default();
@@ -247,8 +248,8 @@ impl Engine {
             at: Timestamp::now(),
         });
         let resumed = self.journal.commit_one(resume);
-        // Read again, because the change reset the failed nodes. Only one caller can resume the
-        // run.
+        // Read again, because the change reset the failed nodes. Only one caller can resume
+        // the run.
         let open = resumed.and_then(|_| self.store.run(run_id));
         match open {
             Ok(open) => {
@@ -288,7 +289,7 @@ impl Engine {
     /// Parses a flow's graph and checks it against the configured providers.
     ///
     /// # Errors
-    /// [`Error::Invalid`] with every fault.
+    /// If the graph is invalid: [`Error::Invalid`] with every fault.
     pub fn parse(&self, data: &Value) -> Result<Graph> {
         Graph::parse(data, &|provider| self.providers.knows(provider))
             .map_err(|faults| Error::Invalid { message: "the flow cannot run".into(), faults })
@@ -388,7 +389,7 @@ fn completed_input(graph: &Graph, input: Value) -> Result<Value> {
 /// Checks that the input of a run is an object; null counts as an empty one.
 ///
 /// # Errors
-/// [`Error::Invalid`] if it is not an object or is too large.
+/// If it is not an object or is too large ([`Error::Invalid`]).
 pub fn checked_input(input: Value) -> Result<Value> {
     let input = if input.is_null() { Value::Object(serde_json::Map::new()) } else { input };
     if !input.is_object() {

@@ -112,17 +112,17 @@ impl Journal {
     /// Writes all `changes` or none, and waits for the commit. Returns a receipt for each change.
     ///
     /// # Errors
-    /// The reason if a change was refused; [`Error::Disk`] if the disk is full;
-    /// [`Error::Stopping`].
+    /// If a change was refused, the disk is full ([`Error::Disk`]), or the journal has
+    /// ended ([`Error::Stopping`]).
     pub fn commit(&self, changes: Vec<Change>) -> Result<Vec<Receipt>> {
         self.wait_for(|done| self.submit(changes, done))
     }
 
-    /// Like [`Journal::commit`], but waits until the disk takes the changes; see
-    /// [`Journal::submit_retried`].
+    /// Like [`Journal::commit`], but waits until the disk takes the changes;
+    /// see [`Journal::submit_retried`].
     ///
     /// # Errors
-    /// If a change was refused for another reason; [`Error::Stopping`] at the end of the journal.
+    /// If a change was refused for another reason, or the journal has ended ([`Error::Stopping`]).
     pub fn commit_retried(&self, changes: Vec<Change>) -> Result<Vec<Receipt>> {
         self.wait_for(|done| self.submit_retried(changes, done))
     }
@@ -155,7 +155,7 @@ impl Journal {
     /// Entries of one thread are committed in the order of their submission.
     ///
     /// # Errors
-    /// [`Error::Stopping`]; then `done` is not called.
+    /// If the journal has ended ([`Error::Stopping`]); then `done` is not called.
     pub fn submit(&self, changes: Vec<Change>, done: Done) -> Result<()> {
         self.send(changes, done, false)
     }
@@ -166,7 +166,7 @@ impl Journal {
     /// kept ([`Error::Busy`]), or if the journal ends ([`Error::Stopping`]).
     ///
     /// # Errors
-    /// The same as [`Journal::submit`].
+    /// If the journal has ended, as in [`Journal::submit`].
     pub fn submit_retried(&self, changes: Vec<Change>, done: Done) -> Result<()> {
         self.send(changes, done, true)
     }

@@ -95,7 +95,7 @@ impl Store {
     /// Opens the database in `dir` for reading only, even while a server has it open.
     ///
     /// # Errors
-    /// [`Error::Config`] if it is missing, is not a database, or has another version.
+    /// If it is missing, is not a database, or has another version ([`Error::Config`]).
     pub fn open_to_read(dir: &Path) -> Result<Self> {
         // Checks the file, and returns a clear error if it is unusable.
         Audit::open(dir)?;

@@ -21,7 +21,7 @@ pub struct Check {
     pub subject: &'static str,
     pub checked: u64,
     pub found: u64,
-    /// The first faults, at most [`FAULTS_MAX`].
+    /// The first faults; `found` counts all of them.
     pub faults: Vec<String>,
     /// Counts that are not faults, each with its description.
     pub notes: Vec<(u64, &'static str)>,

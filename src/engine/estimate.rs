@@ -313,8 +313,8 @@ impl<'a> Estimator<'a> {
         Items::Unknown(template.to_owned())
     }
 
-    /// Returns the greatest lengths of a node's prompts in bytes, each with the number of such
-    /// prompts.
+    /// Returns the greatest lengths of a node's prompts in bytes, each with the number of
+    /// such prompts.
     fn prompts_max(&mut self, id: &str, agent: &Agent, items: &Items) -> Vec<(usize, u64)> {
         let (_, count) = items.counts();
         match items {

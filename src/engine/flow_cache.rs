@@ -9,8 +9,8 @@ use crate::ids::FlowId;
 use crate::store::FlowRecord;
 
 const FLOWS_MAX: usize = 64;
-/// Flows with a longer document, in bytes, are not kept. A graph takes several times as much
-/// memory.
+/// Flows with a longer document, in bytes, are not kept. A graph takes several times as
+/// much memory.
 const DOCUMENT_BYTES_MAX: usize = 64 << 10;
 
 #[derive(Clone)]

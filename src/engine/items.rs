@@ -90,8 +90,8 @@ impl Items {
         }
     }
 
-    /// Ends an item without an output, which fails the run. Returns the reason with the item's
-    /// name.
+    /// Ends an item without an output, which fails the run. Returns the reason with the
+    /// item's name.
     pub fn give_up(&mut self, item: usize, why: &str, cancelled: bool) -> String {
         self.in_flight -= 1;
         let why = format!("items[{item}]: {why}");

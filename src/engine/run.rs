@@ -280,8 +280,8 @@ impl ActiveRun {
         }
     }
 
-    /// Creates the job of a unit that [`ActiveRun::take`] returned, and moves pending changes into
-    /// it.
+    /// Creates the job of a unit that [`ActiveRun::take`] returned, and moves pending changes
+    /// into it.
     pub fn job(&mut self, unit: Unit) -> Job {
         let tries = self.tries(unit);
         tries.started += 1;
@@ -428,8 +428,8 @@ impl ActiveRun {
         }
     }
 
-    /// Returns the pause before the next attempt at this target or the next one, if any attempt is
-    /// left.
+    /// Returns the pause before the next attempt at this target or the next one, if any attempt
+    /// is left.
     fn pause(&mut self, unit: Unit, remedy: Remedy) -> Option<Duration> {
         let graph = Arc::clone(&self.graph);
         let kind = &graph.nodes()[unit.node].kind;
@@ -506,8 +506,8 @@ impl ActiveRun {
         self.write_failure(unit, error.clone(), cancelled, Timestamp::now());
         let mut cause = error;
         match (unit.item, self.maps.get_mut(&unit.node)) {
-            // The map fails once its other items are over, so that their costs are part of its
-            // sums.
+            // The map fails once its other items are over, so that their costs are part of
+            // its sums.
             (Some(item), Some(items)) => cause = items.give_up(item, &cause, cancelled),
             _ => self.progress.fail(unit.node),
         }

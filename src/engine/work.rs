@@ -162,8 +162,8 @@ fn has_settlement(changes: &[Change]) -> bool {
 }
 
 impl Job {
-    /// Returns a function that makes the outcome of a job that could not run, for example without a
-    /// thread.
+    /// Returns a function that makes the outcome of a job that could not run, for example without
+    /// a thread.
     pub fn cannot_run(&self) -> impl FnOnce(String) -> Outcome + use<> {
         let mut unwritten = self.carried.clone();
         unwritten.push(self.start(None));

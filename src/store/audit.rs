@@ -53,8 +53,8 @@ pub struct AuditCall {
     pub cached: bool,
     /// Nano-dollars.
     pub saved: Option<i64>,
-    /// True if the row has no reserve: the response cache answered it, or it is older than stored
-    /// prices.
+    /// True if the row has no reserve: the response cache answered it, or it is older than
+    /// stored prices.
     pub is_without_reserve: bool,
 }
 
@@ -135,7 +135,7 @@ impl Audit {
     /// Opens the database in `dir`, even while a server has it open.
     ///
     /// # Errors
-    /// [`Error::Config`] if it is missing, is unreadable, or has another version.
+    /// If it is missing, is unreadable, or has another version ([`Error::Config`]).
     pub fn open(dir: &Path) -> Result<Self> {
         let path = dir.join(DATABASE);
         let lock = dir.join(LOCK);
@@ -165,8 +165,8 @@ impl Audit {
         Ok(Self { db, lock, was_in_use })
     }
 
-    /// Returns whether another flowledger has the database open, or had it open when this one was
-    /// opened.
+    /// Returns whether another flowledger has the database open, or had it open when this one
+    /// was opened.
     pub fn is_in_use(&self) -> bool {
         self.was_in_use || is_locked(&self.lock)
     }
@@ -217,8 +217,8 @@ impl Audit {
         budgets::check(&self.db, until, each)
     }
 
-    /// Passes the first and last id of each indexed block of ledger rows, with true if its index is
-    /// right.
+    /// Passes the first and last id of each indexed block of ledger rows, with true if its index
+    /// is right.
     pub fn blocks(&self, each: impl FnMut(i64, i64, bool)) -> Result<()> {
         block_index::check(&self.db, each)
     }

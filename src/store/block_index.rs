@@ -24,7 +24,7 @@ const SPAN_ROWS_MAX: i64 = 64 * ROWS;
 const NAME_BYTES: usize = size_of::<i64>();
 
 /// Examines up to `step` blocks that are not indexed, and indexes those with all rows settled.
-/// Returns how many were examined.
+/// Returns how many entries were written.
 pub(super) fn note(db: &Connection, step: usize) -> Result<usize> {
     let mut written = 0;
     for block in open(db, step)? {
@@ -87,8 +87,8 @@ fn note_one(db: &Connection, block: i64) -> Result<()> {
     execute(db, sql, params![block, held.first_ms, held.last_ms, held.names]).map(drop)
 }
 
-/// Passes the first and last id of each indexed block to `each`, with true if the index matches the
-/// rows.
+/// Passes the first and last id of each indexed block to `each`, with true if the index matches
+/// the rows.
 pub(super) fn check(db: &Connection, mut each: impl FnMut(i64, i64, bool)) -> Result<()> {
     let mut statement = db.prepare(
         "SELECT block, first_ms, last_ms, names FROM ledger_blocks WHERE names IS NOT NULL
@@ -226,8 +226,8 @@ impl Wanted {
 }
 
 /// Passes spans of ids (the first, and the first beyond) to `read`, newest first and all below
-/// `before`, until `read` returns that it has enough. Together the spans contain all rows of the
-/// filter.
+/// `before`, until `read` returns that it has enough. Together the spans contain all rows of
+/// the filter.
 pub(super) fn spans(
     db: &Connection,
     filter: &LedgerFilter,

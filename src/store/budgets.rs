@@ -88,7 +88,7 @@ impl Budgets {
     /// Replaces all budgets.
     ///
     /// # Errors
-    /// [`Error::Conflict`] if `version` is set and the stored budgets have another one.
+    /// If `version` is set and the stored budgets have another one ([`Error::Conflict`]).
     pub(super) fn replace(
         &mut self,
         db: &Connection,
@@ -105,7 +105,7 @@ impl Budgets {
     /// Adds a budget.
     ///
     /// # Errors
-    /// [`Error::Conflict`] if the name is taken; [`Error::Busy`] if there are too many budgets.
+    /// If the name is taken ([`Error::Conflict`]), or there are too many budgets ([`Error::Busy`]).
     pub(super) fn add(&mut self, db: &Connection, budget: &Budget) -> Result<()> {
         if self.all.iter().any(|other| other.name == budget.name) {
             let message = format!("there is a budget named `{}` already", budget.name);
@@ -127,7 +127,7 @@ impl Budgets {
     /// Counts a call that is about to be made.
     ///
     /// # Errors
-    /// [`Error::Budget`] if a hard budget does not allow the call; then it is not counted.
+    /// If a hard budget does not allow the call ([`Error::Budget`]); then it is not counted.
     pub(super) fn open(&mut self, db: &Connection, call: &NewCall) -> Result<()> {
         let scope = scope(call);
         let covers = |budget: &Budget| {
@@ -208,8 +208,8 @@ impl Budgets {
                     (count.used, count.start.0.to_string())
                 }
                 (None, Some(run_id)) => (used_of(budget, &of_run), run_id.clone()),
-                // The row is outside the counted period, so the ledger has it, or it belongs to no
-                // run.
+                // The row is outside the counted period, so the ledger has it, or it belongs to
+                // no run.
                 _ => continue,
             };
             let level = budget.level(used);
@@ -257,15 +257,15 @@ impl Budgets {
     }
 }
 
-/// Returns the highest threshold in percent that viewers were warned of, or 0.
+/// Returns the threshold in percent that viewers were last warned of, or 0.
 fn told(db: &Connection, budget: &Budget, whose: &str) -> Result<u8> {
     let sql = "SELECT percent FROM budget_told WHERE budget = ?1 AND whose = ?2";
     let percent = one(db, sql, [budget.name.as_str(), whose])?;
     Ok(percent.unwrap_or(0))
 }
 
-/// Stores that viewers are warned of a threshold, and removes the oldest entries beyond
-/// [`TOLD_MAX`].
+/// Stores that viewers are warned of a threshold, and removes the oldest entries
+/// beyond [`TOLD_MAX`].
 fn tell(db: &Connection, budget: &Budget, whose: &str, percent: u8) -> Result<()> {
     let sql = "INSERT OR REPLACE INTO budget_told (budget, whose, percent) VALUES (?1, ?2, ?3)";
     execute(db, sql, params![budget.name, whose, percent])?;
@@ -278,7 +278,7 @@ impl Store {
     /// is made when the intent of the call is committed.
     ///
     /// # Errors
-    /// [`Error::Budget`] if one of them would refuse it.
+    /// If one of them would refuse it ([`Error::Budget`]).
     pub fn check_budgets(&self, call: &NewCall) -> Result<()> {
         self.read(|db| Budgets::load(db)?.open(db, call))
     }

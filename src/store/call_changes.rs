@@ -43,7 +43,7 @@ impl CallWriter {
     }
 
     /// # Errors
-    /// [`Error::Budget`](crate::error::Error::Budget) if a hard budget does not allow the call.
+    /// If a hard budget does not allow the call ([`Error::Budget`](crate::error::Error::Budget)).
     pub(super) fn open(&mut self, db: &Connection, call: &NewCall) -> Result<Applied> {
         self.budgets.open(db, call)?;
         self.insert(db, call, None, None)

@@ -72,7 +72,7 @@ pub struct RunEnd {
 pub struct FinishedNode {
     pub node: NodeRef,
     pub output: String,
-    /// Latency of the last attempt.
+    /// Latency of the attempt that returned the output.
     pub latency_ms: u64,
     /// The error, if the run continues in spite of it.
     pub error: Option<String>,
@@ -195,9 +195,9 @@ pub enum Change {
     DeleteFlow(FlowId),
     SetHook(NewHook),
     DeleteHook(FlowId),
-    /// Takes a delivery. Refused, with all changes beside it, if the webhook was removed, if its
-    /// secret was replaced, or if the key was used within
-    /// [`HOOK_KEY_AGE_MAX_MS`](super::HOOK_KEY_AGE_MAX_MS).
+    /// Takes a delivery. Refused, with all changes beside it, if the webhook
+    /// was removed, if its secret was replaced, or if the key was used
+    /// within [`HOOK_KEY_AGE_MAX_MS`](super::HOOK_KEY_AGE_MAX_MS).
     TakeDelivery(Delivery),
     SetSchedule(NewSchedule),
     DeleteSchedule(FlowId),

@@ -14,8 +14,8 @@ use crate::error::{Error, Result};
 pub(super) const DATABASE: &str = "flowledger.db";
 /// Locked by the one process that writes the database.
 pub(super) const LOCK: &str = "flowledger.lock";
-/// Limits how long a reader waits for a lock; in WAL mode only the end of a checkpoint blocks
-/// readers.
+/// Limits how long a reader waits for a lock; in WAL mode only the end of a checkpoint
+/// blocks readers.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Limits the cache of prepared statements per connection; all statements fit.
 const STATEMENTS_MAX: usize = 128;

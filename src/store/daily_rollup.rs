@@ -27,8 +27,8 @@ const SUMS: &str = "sum(calls), sum(unpriced), sum(estimated), sum(input_tokens)
      sum(cost), sum(cached), sum(saved)";
 const NAMES: &str = "flow_id, provider, model_used, agent_role, status";
 
-/// Returns the next day that can be summed up, if any. All earlier days are summed up or have no
-/// rows.
+/// Returns the next day that can be summed up, if any. All earlier days are summed up or have
+/// no rows.
 pub(super) fn next(db: &Connection, now: Timestamp) -> Result<Option<Day>> {
     let until = summed_until(db)?;
     let sql = "SELECT min(timestamp_ms) FROM ledger WHERE timestamp_ms >= ?1";

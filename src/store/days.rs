@@ -21,8 +21,8 @@ pub(super) fn summed_until(db: &Connection) -> Result<Day> {
     Ok(one(db, sql, [])?.unwrap_or(Day::MIN))
 }
 
-/// A plan to read the rows between two times: from whole days that are summed up, and from the
-/// rest.
+/// A plan to read the rows between two times: from whole days that are summed up, and from
+/// the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Plan {
     /// The first day, and the first day after the last.

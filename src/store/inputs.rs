@@ -21,8 +21,8 @@ const ROWS_MAX: usize = 50_000;
 const RUNS: &str = "SELECT id FROM (SELECT id, status FROM runs WHERE flow_id = ?1
         ORDER BY id DESC LIMIT ?2)
      WHERE status = 'COMPLETED' ORDER BY id DESC";
-/// Selects the calls of a run, newest first; the first column is true if the target answered the
-/// node.
+/// Selects the calls of a run, newest first; the first column is true if the target answered
+/// the node.
 const ROWS: &str = "SELECT status = 'SUCCESS' AND NOT cached AND node_id IS ?2 AND provider = ?3
         AND coalesce(model_asked, model_used) = ?4, operation_id, timestamp_ms, model_used,
         cost_nanousd, latency_ms, input_tokens, cached_input_tokens, cache_write_tokens,

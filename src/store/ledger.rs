@@ -145,8 +145,8 @@ impl Store {
     ) -> Result<Vec<LedgerEntry>> {
         let before = before.unwrap_or(i64::MAX);
         self.read(|db| {
-            // One read transaction, so that the index of blocks and the rows are of the same
-            // snapshot.
+            // One read transaction, so that the index of blocks and the rows are of the
+            // same snapshot.
             let snapshot = db.unchecked_transaction()?;
             let mut rows = Vec::new();
             let mut read = |from, end| {
@@ -173,7 +173,7 @@ impl Store {
     /// Returns the sums of each group, most expensive first, and the total.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if the group is not in [`GROUPS`].
+    /// If the group is not in [`GROUPS`] ([`Error::Invalid`]).
     pub fn summary(&self, filter: &LedgerFilter, group_by: &str) -> Result<(Vec<Summary>, Sums)> {
         let group = GROUPS.iter().find(|group| group.name == group_by).ok_or_else(|| {
             let names: Vec<_> = GROUPS.iter().map(|group| group.name).collect();

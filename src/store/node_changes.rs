@@ -11,8 +11,8 @@ use crate::event::{Event, FlowProgress, preview};
 use crate::time::Timestamp;
 
 /// # Errors
-/// [`Error::NotFound`](crate::error::Error::NotFound) if the node or item is completed. This is the
-/// last check against paying for it twice.
+/// If the node or item is completed ([`Error::NotFound`](crate::error::Error::NotFound)). This is
+/// the last check against paying for it twice.
 pub(super) fn start(
     db: &Connection,
     node: &NodeRef,
@@ -127,8 +127,8 @@ fn end_attempt(
     has_begun(node, execute(db, &sql, values)?)
 }
 
-/// Returns the table of a node or an item, and the condition that selects it by the parameters 1 to
-/// 3.
+/// Returns the table of a node or an item, and the condition that selects it by the parameters 1
+/// to 3.
 fn row_of(node: &NodeRef) -> (&'static str, &'static str) {
     match node.item {
         Some(_) => ("run_items", "run_id = ?1 AND node_id = ?2 AND item = ?3"),

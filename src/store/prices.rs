@@ -20,7 +20,7 @@ impl Store {
     /// Returns a price of ledger rows, as JSON.
     ///
     /// # Errors
-    /// [`Error::NotFound`].
+    /// If there is no such price ([`Error::NotFound`]).
     pub fn price(&self, id: i64) -> Result<String> {
         self.one("SELECT price FROM prices WHERE id = ?1", [id])?
             .ok_or_else(|| Error::NotFound(format!("price {id}")))

@@ -63,7 +63,7 @@ impl Store {
     /// itself, or it could wait for its own connection.
     ///
     /// # Errors
-    /// [`Error::Busy`] if none becomes free in time.
+    /// If none becomes free in time ([`Error::Busy`]).
     pub(super) fn read<T>(&self, question: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
         let all_in_use = |readers: &mut Readers| readers.in_use >= READERS_MAX;
         let (mut readers, _) = self

@@ -1,5 +1,5 @@
-//! The response cache: stored answers for nodes and clients that want to pay once for identical
-//! calls.
+//! The response cache: stored answers for nodes and clients that want to pay once for
+//! identical calls.
 
 use rusqlite::{Connection, params};
 
@@ -15,8 +15,8 @@ pub const ANSWER_BYTES_MAX: usize = 1 << 20;
 const ANSWERS_BYTES_MAX: i64 = 256 << 20;
 /// The approximate size of a row without its text, in bytes: the key, twice, and numbers.
 const ROW_BYTES: usize = 200;
-/// The greatest age of an answer, in milliseconds, which is also the most that a node or client may
-/// request.
+/// The greatest age of an answer, in milliseconds, which is also the most that a node or client
+/// may request.
 const AGE_MAX_MS: i64 = 365 * 24 * 60 * 60 * 1000;
 
 /// Stores an answer in place of an older one, unless it is too large.

@@ -159,13 +159,13 @@ pub(super) fn execute(db: &Connection, sql: &str, params: &[&dyn ToSql]) -> Resu
 }
 
 /// # Errors
-/// [`Error::NotFound`] if nothing was changed.
+/// If no row was changed ([`Error::NotFound`]).
 pub(super) fn found(changed: usize, what: impl FnOnce() -> String) -> Result<()> {
     if changed == 0 { Err(Error::NotFound(what())) } else { Ok(()) }
 }
 
 /// # Errors
-/// [`Error::Conflict`] if nothing was changed.
+/// If no row was changed ([`Error::Conflict`]).
 pub(super) fn no_conflict(changed: usize, why: impl FnOnce() -> String) -> Result<()> {
     if changed == 0 { Err(Error::Conflict(why())) } else { Ok(()) }
 }

@@ -23,8 +23,8 @@ const COLUMNS: &str =
 const COLUMNS_OF_LISTS: &str =
     "id, status, flow_id, flow_name, proposal, created_ms, changed_ms, applied_ms, realised, NULL";
 
-/// Limits how long an applied suggestion is measured, in milliseconds: later, too much else has
-/// changed.
+/// Limits how long an applied suggestion is measured, in milliseconds: later, too much else
+/// has changed.
 pub const MEASURED_MS: i64 = 90 * 24 * 60 * 60 * 1000;
 
 /// A change of a node's data.
@@ -78,7 +78,7 @@ fn suggestion_of(db: &Connection, id: i64) -> Result<Suggestion> {
 
 impl Store {
     /// # Errors
-    /// [`Error::NotFound`].
+    /// If there is no such suggestion ([`Error::NotFound`]).
     pub fn suggestion(&self, id: i64) -> Result<Suggestion> {
         self.read(|db| suggestion_of(db, id))
     }
@@ -140,7 +140,7 @@ impl Store {
     }
 
     /// # Errors
-    /// [`Error::Conflict`] if the suggestion was never applied.
+    /// If the suggestion was never applied ([`Error::Conflict`]).
     pub fn applied_edit(&self, id: i64) -> Result<AppliedEdit> {
         let sql = "SELECT document_before, document_after, last_call FROM suggestions
             WHERE id = ?1 AND applied_ms IS NOT NULL";
@@ -153,7 +153,7 @@ impl Store {
 /// `proposal` differs enough from it. Viewers get an event if the suggestion was not open before.
 ///
 /// # Errors
-/// [`Error::Conflict`] if the flow changed after it was read.
+/// If the flow changed after it was read ([`Error::Conflict`]).
 pub(super) fn propose(
     db: &Connection,
     flow_id: FlowId,
@@ -238,7 +238,7 @@ pub(super) fn note_changed_nodes(
 /// Dismisses or withdraws a suggestion.
 ///
 /// # Errors
-/// [`Error::Conflict`] if it is not open.
+/// If it is not open ([`Error::Conflict`]).
 pub(super) fn close(db: &Connection, id: i64, status: Status, at: Timestamp) -> Result<Applied> {
     expect(&suggestion_of(db, id)?, &[Status::Open])?;
     set_status(db, id, status, at)
@@ -248,7 +248,7 @@ pub(super) fn close(db: &Connection, id: i64, status: Status, at: Timestamp) -> 
 /// can be compared with the measured ones.
 ///
 /// # Errors
-/// [`Error::Conflict`] if the document is not `before`, or the suggestion cannot be applied.
+/// If the document is not `before`, or the suggestion cannot be applied ([`Error::Conflict`]).
 pub(super) fn apply(
     db: &Connection,
     id: i64,
@@ -270,7 +270,7 @@ pub(super) fn apply(
 /// Restores the flow from before a suggestion was applied.
 ///
 /// # Errors
-/// [`Error::Conflict`] if the flow changed since, or the suggestion is not applied.
+/// If the flow changed since, or the suggestion is not applied ([`Error::Conflict`]).
 pub(super) fn revert(db: &Connection, id: i64, at: Timestamp) -> Result<Applied> {
     let old = suggestion_of(db, id)?;
     expect(&old, &[Status::Applied])?;
@@ -341,7 +341,7 @@ fn replace_document(
 }
 
 /// # Errors
-/// [`Error::Conflict`] if the suggestion has none of these statuses.
+/// If the suggestion has none of these statuses ([`Error::Conflict`]).
 fn expect(old: &Suggestion, wanted: &[Status]) -> Result<()> {
     if wanted.contains(&old.status) {
         return Ok(());

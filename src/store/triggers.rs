@@ -45,7 +45,7 @@ from_row!(ScheduleRecord; flow_id, cron, timezone, missed, enabled, updated_at, 
 
 impl Store {
     /// # Errors
-    /// [`Error::NotFound`] if the flow has no webhook.
+    /// If the flow has no webhook ([`Error::NotFound`]).
     pub fn hook(&self, flow_id: FlowId) -> Result<HookRecord> {
         self.one(&format!("SELECT {HOOK_COLUMNS} FROM hooks WHERE flow_id = ?1"), [flow_id])?
             .ok_or_else(|| Error::NotFound(format!("webhook of flow {flow_id}")))
@@ -64,15 +64,15 @@ impl Store {
     }
 
     /// # Errors
-    /// [`Error::NotFound`] if the flow has no schedule.
+    /// If the flow has no schedule ([`Error::NotFound`]).
     pub fn schedule(&self, flow_id: FlowId) -> Result<ScheduleRecord> {
         let sql = format!("SELECT {SCHEDULE_COLUMNS}, input FROM schedules WHERE flow_id = ?1");
         self.one(&sql, [flow_id])?
             .ok_or_else(|| Error::NotFound(format!("schedule of flow {flow_id}")))
     }
 
-    /// Returns all enabled schedules by flow id, without their inputs, which together may take
-    /// gigabytes.
+    /// Returns all enabled schedules by flow id, without their inputs, which together may
+    /// take gigabytes.
     pub fn schedules(&self) -> Result<Vec<ScheduleRecord>> {
         let sql =
             format!("SELECT {SCHEDULE_COLUMNS}, '' FROM schedules WHERE enabled ORDER BY flow_id");

@@ -111,7 +111,7 @@ impl Writer {
         triggers::prune_hook_keys(&self.db, now, step)
     }
 
-    /// Indexes up to `step` blocks of ledger rows. Returns how many blocks were examined.
+    /// Indexes up to `step` blocks of ledger rows. Returns how many entries were written.
     pub fn note_blocks(&mut self, step: usize) -> Result<usize> {
         if !block_index::is_behind(&self.db, step)? {
             return Ok(0);
@@ -136,7 +136,7 @@ impl Writer {
         response_cache::bytes_too_many(&self.db)
     }
 
-    /// As [`response_cache::prune`].
+    /// Removes old answers; see [`response_cache::prune`].
     pub fn prune_answers(
         &mut self,
         too_many: bool,

@@ -1,5 +1,5 @@
-//! Checks the event log: it has no gaps, and its newest message about each ledger row matches the
-//! row.
+//! Checks the event log: it has no gaps, and its newest message about each ledger row matches
+//! the row.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
