@@ -162,8 +162,9 @@ impl Journal {
 
     /// Like [`Journal::submit`], for changes that must not be lost: settlements, ends of nodes and
     /// runs. If the disk refuses them, the journal keeps them in order and tries again until it
-    /// ends. `done` gets an error if they were refused for another reason, if too many entries are
-    /// kept ([`Error::Busy`]), or if the journal ends ([`Error::Stopping`]).
+    /// ends. `done` is called once this is decided, with an error if they were refused for another
+    /// reason, if too many entries are kept ([`Error::Busy`]), or if the journal ends
+    /// ([`Error::Stopping`]).
     ///
     /// # Errors
     /// If the journal has ended, as in [`Journal::submit`].

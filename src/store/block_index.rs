@@ -8,7 +8,7 @@
 //! blocks that may contain matching rows. Times are those of the rows, so a clock that jumps only
 //! widens a block's range.
 //!
-//! Blocks that are not indexed, or had calls in flight when they were examined, are always read.
+//! Pages read every block that is not indexed yet, for example because it has calls in flight.
 
 use rusqlite::{Connection, params, params_from_iter};
 
