@@ -1,9 +1,9 @@
 //! The engine: runs flows.
 //!
-//! One thread owns the state of all runs and decides what happens next; it never waits for a call
-//! or a commit. Workers render prompts, commit the intent of a call, make it, and report back.
-//! Everything that happens to a run is a [`EngineEvent`]; everything that must last is a [`Change`]
-//! that goes through the journal before it counts.
+//! One thread owns the state of all runs and decides the next step; it never waits for a call or a
+//! commit. Workers render prompts, commit the intent of a call, make it, and report back. All input
+//! to the thread is an [`EngineEvent`]. Each lasting effect is a [`Change`], which counts once the
+//! journal has committed it.
 
 mod estimate;
 mod event_loop;
@@ -40,21 +40,21 @@ use crate::store::{Change, FlowRecord, NewRun, RunEnd, RunStart, Store};
 use crate::threads::{OnFatal, vital};
 use crate::time::Timestamp;
 
-/// How many calls that an earlier process left behind are settled in one transaction.
+/// Limits how many calls of an earlier process are settled in one transaction.
 const LOST_CALLS_STEP: usize = 100;
-/// The largest input of a run, as JSON, in bytes.
+/// The largest input of a run, in bytes of JSON.
 const INPUT_BYTES_MAX: usize = 1 << 20;
 
-/// How much the engine does at a time.
+/// Limits of the engine's load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// How many runs are under way; more wait. 256 by default; each takes about 100 kB.
+    /// Runs in progress; more wait. 256 by default; each takes about 100 kB.
     pub active_runs: usize,
-    /// How many runs may wait. They are in the database; each takes about a hundred bytes of
-    /// memory. 10,000 by default.
+    /// Runs that wait. They are in the database; each takes about a hundred bytes of memory. 10,000
+    /// by default.
     pub queued_runs: usize,
-    /// How many nodes are at work, over all runs; each takes a thread and up to two descriptors.
-    /// 64 by default.
+    /// Nodes in progress over all runs; each takes a thread and up to two descriptors. 64
+    /// by default.
     pub calls: usize,
 }
 
@@ -64,7 +64,7 @@ impl Default for Limits {
     }
 }
 
-/// The engine, for those who start and stop runs.
+/// A handle of the engine, which starts and stops runs. Clones share the engine.
 #[derive(Clone)]
 pub struct Engine {
     events: Sender<EngineEvent>,
@@ -72,12 +72,12 @@ pub struct Engine {
     store: Arc<Store>,
     providers: Arc<Providers>,
     flow_cache: Arc<FlowCache>,
-    /// Runs that are accepted and not over.
+    /// The count of accepted runs that are not over.
     open: Arc<AtomicUsize>,
     limits: Limits,
 }
 
-/// A run that was accepted. Waiting on it ends when the run is over.
+/// An accepted run, which a caller can wait for.
 pub struct Accepted {
     pub run_id: RunId,
     over: oneshot::Receiver<()>,
@@ -87,7 +87,7 @@ impl Accepted {
     /// Waits until the run is over and its end is committed.
     ///
     /// # Errors
-    /// [`Error::Stopping`] when the server stops before; the run goes on at the next start.
+    /// If the server stops first ([`Error::Stopping`]); the run continues at the next start.
     pub fn wait(&self) -> Result<()> {
         self.over.recv_ref().map_err(|_| Error::Stopping)
     }
@@ -95,7 +95,7 @@ impl Accepted {
     /// Waits for at most `time`. Returns whether the run is over and its end is committed.
     ///
     /// # Errors
-    /// As [`Accepted::wait`].
+    /// If the server stops first, as in [`Accepted::wait`].
     pub fn wait_for(&self, time: Duration) -> Result<bool> {
         match self.over.recv_timeout(time) {
             Ok(()) => Ok(true),
@@ -106,9 +106,9 @@ impl Accepted {
 }
 
 impl Engine {
-    /// Starts the engine's thread and settles calls that an earlier process left behind; where the
-    /// disk refuses that, later, and before anything is run. With `goes_on` it goes on with the runs
-    /// of that process, too.
+    /// Starts the engine's thread and settles the calls of an earlier process. If the disk refuses
+    /// the settlements, they are retried, and no run starts before they are written. `goes_on` also
+    /// continues the runs of that process.
     pub fn start(
         store: Arc<Store>,
         journal: Journal,
@@ -118,8 +118,8 @@ impl Engine {
         goes_on: bool,
         on_fatal: OnFatal,
     ) -> Result<(Self, JoinHandle<()>)> {
-        // Not bounded: what is in it is bounded by the calls and commits under way, and a bound
-        // would let the journal, which answers here, wait for the engine, which waits for it.
+        // Unbounded: calls and commits in flight limit its length. With a bound, the journal, which
+        // answers here, could wait for the engine, which waits for the journal.
         let (events, received) = unbounded();
         let providers = Arc::clone(calls.providers());
         let worker = Worker { journal: journal.clone(), hub, calls };
@@ -149,20 +149,20 @@ impl Engine {
         Ok((engine, thread))
     }
 
-    /// Starts a run of a flow as it is saved now. It is committed when this returns.
+    /// Starts a run of the flow's present document. The run is committed when this returns.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a graph that cannot run (any more) or an input that is no object;
-    /// [`Error::Busy`] when too many runs wait.
+    /// If the graph cannot run (any more) or the input is not an object ([`Error::Invalid`]), or if
+    /// too many runs wait ([`Error::Busy`]).
     pub fn execute(&self, flow: &FlowRecord, input: Value, trigger: &str) -> Result<Accepted> {
         self.execute_with(flow, input, trigger, |_| Vec::new())
     }
 
-    /// Starts a run, and commits what `beside` says of it in the same transaction, before the run:
-    /// both are written or neither is.
+    /// Starts a run, and commits the changes of `beside` before it in the same transaction, so that
+    /// all are written or none is.
     ///
     /// # Errors
-    /// As [`Engine::execute`], and what a change of `beside` was refused for.
+    /// If [`Engine::execute`] would fail, or if a change of `beside` is refused.
     pub fn execute_with(
         &self,
         flow: &FlowRecord,
@@ -196,23 +196,23 @@ impl Engine {
         Ok(Accepted { run_id, over })
     }
 
-    /// What a run of the flow with that input will cost.
+    /// Estimates the cost of a run of the flow with that input.
     ///
     /// # Errors
-    /// As [`Engine::execute`].
+    /// If the graph or the input is invalid ([`Error::Invalid`]), or the database cannot be read.
     pub fn estimate(&self, flow: &FlowRecord, input: Value) -> Result<Estimate> {
         let graph = self.runnable(flow)?.graph;
         let input = completed_input(&graph, checked_input(input)?)?;
         estimate::estimate(&self.store, &self.providers, Some(flow.id), &graph, &input)
     }
 
-    /// Stops a run: no node starts, calls under way end. Returns when that is under way; the run
-    /// is over once its calls are settled.
+    /// Cancels a run: no node starts, and calls in flight are cancelled. Returns once this has
+    /// begun; the run is over when its calls are settled.
     ///
     /// # Errors
-    /// [`Error::NotFound`]; [`Error::Conflict`] for a run that is over.
+    /// If there is no such run ([`Error::NotFound`]), or it is over ([`Error::Conflict`]).
     pub fn cancel(&self, run_id: &str) -> Result<()> {
-        // Committed before anybody is told that it is, so that a restart does not go on with it.
+        // Committed before the caller gets its answer, so that a restart does not continue the run.
         self.journal
             .commit_one(Change::CancelRun { run_id: run_id.to_owned(), at: Timestamp::now() })?;
         let (answer, answered) = bounded(1);
@@ -227,12 +227,13 @@ impl Engine {
         }
     }
 
-    /// Goes on with a run that failed or was cancelled: nodes that finished are not run again. It
-    /// keeps the graph and the input that it was started with.
+    /// Resumes a run that failed or was cancelled, with its original graph and input. Finished
+    /// nodes are not run again.
     ///
     /// # Errors
-    /// [`Error::NotFound`]; [`Error::Conflict`] for a run that is under way or completed;
-    /// [`Error::Invalid`] where its graph cannot run any more; [`Error::Busy`].
+    /// If there is no such run ([`Error::NotFound`]), it is in progress or completed
+    /// ([`Error::Conflict`]), its graph cannot run any more ([`Error::Invalid`]), or too many runs
+    /// wait ([`Error::Busy`]).
     pub fn resume(&self, run_id: &str) -> Result<()> {
         let (run, _) = self.store.run(run_id)?;
         let data: Value = serde_json::from_str(&run.graph).unwrap_or_default();
@@ -247,7 +248,8 @@ impl Engine {
             at: Timestamp::now(),
         });
         let resumed = self.journal.commit_one(resume);
-        // As it is now: nobody else goes on with it, and what had failed waits again.
+        // Read again, because the change reset the failed nodes. Only one caller can resume
+        // the run.
         let open = resumed.and_then(|_| self.store.run(run_id));
         match open {
             Ok(open) => {
@@ -261,7 +263,7 @@ impl Engine {
         }
     }
 
-    /// The flow's graph, as it is or was read.
+    /// Returns the flow's parsed graph, from the cache if the document is unchanged.
     fn runnable(&self, flow: &FlowRecord) -> Result<Runnable> {
         if let Some(known) = self.flow_cache.get(flow) {
             return Ok(known);
@@ -284,16 +286,16 @@ impl Engine {
         Err(Error::Busy(format!("{queued_runs} runs wait already; try again later")))
     }
 
-    /// Reads a flow's graph against the providers that there are.
+    /// Parses a flow's graph and checks it against the configured providers.
     ///
     /// # Errors
-    /// [`Error::Invalid`] with every fault.
+    /// If the graph is invalid: [`Error::Invalid`] with every fault.
     pub fn parse(&self, data: &Value) -> Result<Graph> {
         Graph::parse(data, &|provider| self.providers.knows(provider))
             .map_err(|faults| Error::Invalid { message: "the flow cannot run".into(), faults })
     }
 
-    /// Ends the engine: calls under way are stopped, and their runs go on at the next start.
+    /// Stops the engine and the calls in flight; their runs continue at the next start.
     pub fn shutdown(&self) {
         let _ = self.tell(EngineEvent::Shutdown);
     }
@@ -302,8 +304,8 @@ impl Engine {
         self.events.send(event).map_err(|_| Error::Stopping)
     }
 
-    /// Settles calls that an earlier process left behind. Returns how many transactions the disk
-    /// refuses for now; an [`EngineEvent::LostCalls`] follows for each.
+    /// Settles the calls of an earlier process. Returns how many transactions the disk refuses for
+    /// now; each is followed by an [`EngineEvent::LostCalls`].
     fn settle_lost_calls(&self) -> Result<usize> {
         let lost = self.store.pending_calls()?;
         if lost.is_empty() {
@@ -338,8 +340,8 @@ impl Engine {
         Ok(refused)
     }
 
-    /// A run that is not over, as the database has it. One whose graph cannot run any more (its
-    /// provider is gone, say) ends here.
+    /// Reads an open run from the database. If its graph cannot run any more (for example, its
+    /// provider was removed), the run ends here.
     fn restore(&self, run_id: &str) -> Result<ActiveRun> {
         let open = self.store.run(run_id)?;
         let data: Value = serde_json::from_str(&open.0.graph).unwrap_or_default();
@@ -366,14 +368,14 @@ impl Engine {
                 log::error!("the end of run {id} cannot be written: {error}");
             }
         });
-        // A journal that has ended leaves the run as it is; it is tried again at the next start.
+        // If the journal has ended, the run stays as it is, and the next start tries again.
         let _ = self.journal.submit_retried(vec![end], done);
     }
 }
 
 const BAD_INPUT: &str = "the input cannot be used";
 
-/// The input with the defaults that the flow declares, checked against what it declares.
+/// Adds the flow's declared defaults to the input, and checks it against the declaration.
 fn completed_input(graph: &Graph, input: Value) -> Result<Value> {
     let Value::Object(input) = input else {
         return Ok(input);
@@ -384,10 +386,10 @@ fn completed_input(graph: &Graph, input: Value) -> Result<Value> {
     Ok(Value::Object(completed))
 }
 
-/// The input of a run: an object, where nothing stands for an empty one.
+/// Checks that the input of a run is an object; null counts as an empty one.
 ///
 /// # Errors
-/// [`Error::Invalid`] for what is no object or too large.
+/// If it is not an object or is too large ([`Error::Invalid`]).
 pub fn checked_input(input: Value) -> Result<Value> {
     let input = if input.is_null() { Value::Object(serde_json::Map::new()) } else { input };
     if !input.is_object() {

@@ -1,9 +1,9 @@
-//! The journal: one thread, the only writer of the database.
+//! The journal: the one thread that writes the database.
 //!
-//! Commit, then publish: it writes all entries that wait in one transaction, hands the events that
-//! follow from them to the hub only after the commit, and then answers those that waited. So viewers
-//! never see an event that did not happen, the order of `seq` is the order of broadcasts, and rows
-//! get cheaper as load rises (group commit).
+//! Commit, then publish: it writes all waiting entries in one transaction, sends their events to
+//! the hub only after the commit, and then answers the submitters. So viewers never see an event
+//! that did not happen, the order of `seq` is the order of broadcasts, and rows get cheaper as load
+//! rises (group commit).
 
 mod call_metrics;
 mod housekeeping;
@@ -26,17 +26,17 @@ use crate::hub::Publish;
 use crate::store::{Change, Receipt, Writer};
 use crate::threads::{OnFatal, Threads, vital};
 
-/// How many entries may wait. Further senders block.
+/// Limits how many entries wait. Further senders block.
 const ENTRIES_MAX: usize = 4_096;
-/// How often a retried entry may fail by itself, while the disk is not full, before it is given up.
-/// Such faults rarely pass, and the entry holds up those behind it.
+/// Limits how often a retried entry may fail by itself, while the disk is not full. Such faults
+/// rarely pass, and the entry delays those behind it.
 const FAILURES_MAX: u32 = 10;
-/// How often a thread that waits for a commit looks whether the journal has ended.
+/// The interval at which a thread that waits for a commit checks whether the journal has ended.
 const END_POLL: Duration = Duration::from_millis(100);
 
-/// Stack of the thread that copies commits into the database.
+/// Stack of the checkpoint thread.
 const CHECKPOINT_STACK_BYTES: usize = 128 << 10;
-/// How long a copy under way may take at the end; what is left is copied at the next start.
+/// Limits how long the end waits for a checkpoint; the rest is copied at the next start.
 const CHECKPOINT_END_MAX: Duration = Duration::from_secs(1);
 
 /// Called in the journal's thread once the entry is committed or refused; must not block.
@@ -47,18 +47,18 @@ enum Command {
     Shutdown,
 }
 
-/// Changes that are written as a whole or not at all.
+/// Changes that are written together or not at all.
 struct Entry {
     changes: Vec<Change>,
     done: Done,
-    /// Whether it is tried again if the disk refuses it.
+    /// True if the entry is tried again after the disk refused it.
     is_retried: bool,
-    /// How often it failed by itself, while the database took others.
+    /// The number of failures by itself, while the database took other entries.
     failures: u32,
 }
 
 impl Entry {
-    /// Whether it is worth another attempt after this error.
+    /// Returns whether another attempt makes sense after this error.
     fn may_be_retried(&self, error: &Error) -> bool {
         self.is_retried && error.is_transient() && self.failures < FAILURES_MAX
     }
@@ -68,21 +68,21 @@ impl Entry {
     }
 }
 
-/// The journal, for those who write.
+/// A handle of the journal for submitters.
 #[derive(Clone)]
 pub struct Journal {
     commands: Sender<Command>,
     calls: CallMetrics,
-    /// Set once nothing will be answered any more.
+    /// True once no entry will be answered any more.
     ended: Arc<AtomicBool>,
 }
 
 impl Journal {
-    /// Starts the journal's thread over `writer`; committed events go to `publisher`. Runs that are
-    /// over are kept as long as `retention` says.
+    /// Starts the journal's thread over `writer`; committed events go to `publisher`. `retention`
+    /// limits how long runs that are over are kept.
     ///
     /// # Errors
-    /// When the database cannot be opened once more, or the system cannot start another thread.
+    /// If the database cannot be opened a second time, or the system cannot start another thread.
     pub fn start(
         mut writer: Writer,
         publisher: Box<dyn Publish>,
@@ -101,7 +101,7 @@ impl Journal {
         let at_end = SetOnDrop(Arc::clone(&ended));
         let thread = vital("journal", on_fatal, move || {
             let _at_end = at_end;
-            // With the writer ends what copies its commits.
+            // This drops the writer, and with it the checkpoint thread ends.
             writer.run(&received);
             copying.join(Instant::now() + CHECKPOINT_END_MAX);
         })?;
@@ -109,19 +109,20 @@ impl Journal {
         Ok((journal, thread))
     }
 
-    /// Writes `changes` as a whole or not at all, and waits for the commit. Returns a receipt for
-    /// each change.
+    /// Writes all `changes` or none, and waits for the commit. Returns a receipt for each change.
     ///
     /// # Errors
-    /// The reason why a change was refused; [`Error::Disk`] if the disk is full; [`Error::Stopping`].
+    /// If a change was refused, the disk is full ([`Error::Disk`]), or the journal has
+    /// ended ([`Error::Stopping`]).
     pub fn commit(&self, changes: Vec<Change>) -> Result<Vec<Receipt>> {
         self.wait_for(|done| self.submit(changes, done))
     }
 
-    /// As [`Journal::commit`], but waits until the disk takes it; see [`Journal::submit_retried`].
+    /// Like [`Journal::commit`], but waits until the disk takes the changes;
+    /// see [`Journal::submit_retried`].
     ///
     /// # Errors
-    /// If a change was refused for another reason; [`Error::Stopping`] at the end of the journal.
+    /// If a change was refused for another reason, or the journal has ended ([`Error::Stopping`]).
     pub fn commit_retried(&self, changes: Vec<Change>) -> Result<Vec<Receipt>> {
         self.wait_for(|done| self.submit_retried(changes, done))
     }
@@ -129,7 +130,7 @@ impl Journal {
     fn wait_for(&self, submit: impl FnOnce(Done) -> Result<()>) -> Result<Vec<Receipt>> {
         let (sender, receiver) = oneshot::channel();
         submit(Box::new(move |result| {
-            // The caller has given up waiting only if the journal has ended.
+            // A caller leaves early only if the journal has ended.
             let _ = sender.send(result);
         }))?;
         loop {
@@ -150,23 +151,23 @@ impl Journal {
         receipts.pop().ok_or_else(|| Error::internal("the journal returned no receipt"))
     }
 
-    /// Hands `changes` over without waiting; `done` is called once they are committed or refused.
-    /// Entries of one thread are committed in the order in which it submitted them.
+    /// Submits `changes` without waiting; `done` is called once they are committed or refused.
+    /// Entries of one thread are committed in the order of their submission.
     ///
     /// # Errors
-    /// [`Error::Stopping`]; then `done` is not called.
+    /// If the journal has ended ([`Error::Stopping`]); then `done` is not called.
     pub fn submit(&self, changes: Vec<Change>, done: Done) -> Result<()> {
         self.send(changes, done, false)
     }
 
-    /// As [`Journal::submit`], for changes that must not be lost: settlements, ends of nodes and
-    /// runs. If the disk refuses them, the journal keeps them and tries again until its end. Such
-    /// entries are written in the order in which they were submitted. `done` is called once it is
-    /// decided: with an error if they were refused for another reason, if too many are kept
-    /// ([`Error::Busy`]), or if the journal ends ([`Error::Stopping`]).
+    /// Like [`Journal::submit`], for changes that must not be lost: settlements, ends of nodes and
+    /// runs. If the disk refuses them, the journal keeps them in order and tries again until it
+    /// ends. `done` is called once this is decided, with an error if they were refused for another
+    /// reason, if too many entries are kept ([`Error::Busy`]), or if the journal ends
+    /// ([`Error::Stopping`]).
     ///
     /// # Errors
-    /// As [`Journal::submit`].
+    /// If the journal has ended, as in [`Journal::submit`].
     pub fn submit_retried(&self, changes: Vec<Change>, done: Done) -> Result<()> {
         self.send(changes, done, true)
     }
@@ -176,18 +177,18 @@ impl Journal {
         self.commands.send(Command::Write(entry)).map_err(|_| Error::Stopping)
     }
 
-    /// What calls took since the server started.
+    /// Returns the metrics of calls since the server started.
     pub fn calls(&self) -> &CallMetrics {
         &self.calls
     }
 
-    /// Ends the journal after all entries that were submitted before.
+    /// Ends the journal once all earlier entries are written.
     pub fn shutdown(&self) {
         let _ = self.commands.send(Command::Shutdown);
     }
 }
 
-/// Notes that the journal's thread has ended, also by a panic.
+/// Sets the flag if the journal's thread ends, even by a panic.
 struct SetOnDrop(Arc<AtomicBool>);
 
 impl Drop for SetOnDrop {

@@ -1,7 +1,7 @@
-//! SQLite: one file, one writer (the journal's thread), readers for everybody else.
+//! SQLite storage: one file, one writer (the journal's thread), any number of readers.
 //!
-//! The only module that knows SQL. A [`Writer`] applies [`Change`]s inside a transaction; a
-//! [`Store`] answers questions over read-only connections that it keeps in a small pool.
+//! Only this module contains SQL. A [`Writer`] applies [`Change`]s inside a transaction; a
+//! [`Store`] runs queries over a small pool of read-only connections.
 
 #[macro_use]
 mod sql;
@@ -67,12 +67,11 @@ use connection::{DATABASE, configure, lock, make_private_dir, make_private_file}
 use crate::error::Result;
 
 impl Store {
-    /// Opens (or makes) the database in `dir` and brings its schema up to date. [`Writer::checkpointer`]
-    /// is for a thread of its own.
+    /// Opens (or creates) the database in `dir` and migrates its schema.
     ///
     /// # Errors
-    /// When another process has it open, when the directory cannot be used, and when the database
-    /// was written by a newer version.
+    /// If another process has it open, if the directory cannot be used, or if a newer version wrote
+    /// the database.
     pub fn open(dir: &Path) -> Result<(Self, Writer)> {
         make_private_dir(dir)?;
         let lock = lock(dir)?;
@@ -80,8 +79,8 @@ impl Store {
         make_private_file(&path)?;
         let mut connection = Connection::open(&path)?;
         configure(&connection)?;
-        // WAL lets readers go on while the journal commits; FULL makes a commit survive a power
-        // cut, which is what "never loses a row" means.
+        // WAL lets readers continue while the journal commits; FULL makes a commit survive a power
+        // cut, so that no committed row is lost.
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
@@ -93,12 +92,12 @@ impl Store {
         Ok((Self::new(path, Some(lock)), writer))
     }
 
-    /// Opens the database in `dir` to read it, which a server may have open as well.
+    /// Opens the database in `dir` for reading only, even while a server has it open.
     ///
     /// # Errors
-    /// [`Error::Config`] where it is not there, is none, or is of another version.
+    /// If it is missing, is not a database, or has another version ([`Error::Config`]).
     pub fn open_to_read(dir: &Path) -> Result<Self> {
-        // Says what is wrong with it, where it is.
+        // Checks the file, and returns a clear error if it is unusable.
         Audit::open(dir)?;
         Ok(Self::new(dir.join(DATABASE), None))
     }

@@ -1,5 +1,5 @@
-//! Checks whether the parts of a database agree with each other: rows, costs, sums, runs, events.
-//! `flowledger verify` prints the outcome.
+//! Checks a database for consistency: rows, costs, sums, runs, events. `flowledger verify` prints
+//! the results.
 
 mod calls;
 mod events;
@@ -12,7 +12,7 @@ use crate::money::Usd;
 use crate::store::{Audit, AuditSums};
 use crate::time::Timestamp;
 
-/// How many faults of one check are kept; the others are counted.
+/// Limits how many faults of one check are kept; further ones are only counted.
 const FAULTS_MAX: u64 = 50;
 const MS_PER_DAY: i64 = 24 * 60 * 60 * 1000;
 
@@ -21,9 +21,9 @@ pub struct Check {
     pub subject: &'static str,
     pub checked: u64,
     pub found: u64,
-    /// The first of those that were found.
+    /// The first faults; `found` counts all of them.
     pub faults: Vec<String>,
-    /// Counts that are no faults, each with its description.
+    /// Counts that are not faults, each with its description.
     pub notes: Vec<(u64, &'static str)>,
 }
 
@@ -39,7 +39,7 @@ impl Check {
         }
     }
 
-    /// Notes a gap in numbers that must have none.
+    /// Records a gap in numbers that must be consecutive.
     fn wrong_gap(&mut self, name: &str, before: i64, after: i64) {
         self.wrong(match after - before {
             2 => format!("{name} {} is missing", before + 1),
@@ -48,10 +48,10 @@ impl Check {
     }
 }
 
-/// Reads the database from one end to the other, and passes each check's outcome to `report`.
+/// Reads the whole database, and passes each check's result to `report`.
 ///
-/// `may_be_free` returns whether calls of that provider may cost nothing without a price. `on_row` is
-/// called for each ledger row, run and event.
+/// `may_be_free` returns whether calls of that provider may cost nothing without a price. `on_row`
+/// is called for each ledger row, run and event.
 ///
 /// # Errors
 /// If the database cannot be read.
@@ -77,7 +77,7 @@ fn file(audit: &Audit) -> Result<Check> {
     Ok(check)
 }
 
-/// The index by which filters find their rows.
+/// Checks the index of ledger blocks that filters use.
 fn blocks(audit: &Audit) -> Result<Check> {
     let mut check = Check::of("blocks of ledger rows that are noted");
     audit.blocks(|first, last, is_right| {

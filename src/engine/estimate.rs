@@ -1,9 +1,9 @@
-//! Estimates the cost of a run before it runs: the expected and the greatest.
+//! Estimates the expected and the greatest cost of a run before it runs.
 //!
-//! The expected cost comes from the flow's newest completed runs, else from the length of its prompts and
-//! a usual length of answers. The greatest is every node with every attempt at every target, the longest
-//! answers, and the prompts that these make. Each byte of a prompt counts as a token, as for budgets; an
-//! answer counts as many bytes as it has tokens.
+//! The expected cost comes from the flow's newest completed runs, or else from the length of its
+//! prompts and a typical length of answers. The greatest cost assumes every attempt at every target
+//! of every node, with the longest answers and the longest prompts that these can make. Each byte
+//! of a prompt counts as a token, as for budgets; an answer counts as many bytes as it has tokens.
 
 use std::collections::HashMap;
 
@@ -28,9 +28,9 @@ const ROWS_MAX: usize = 1_000;
 const ANSWER_TOKENS_USUAL: u64 = 500;
 /// The expected length of an `http` node's output in tokens.
 const FETCHED_TOKENS_USUAL: u64 = 1_000;
-/// The length of an item with which to measure how much each of its bytes adds to a prompt.
+/// The length of the test item that shows how often a prompt repeats each byte of an item.
 const ITEM_BYTES_PROBED: usize = 1_000;
-/// How many items a map is expected to have if its list is not known yet.
+/// The expected number of items of a map if its list is not known yet.
 const ITEMS_USUAL: u64 = 10;
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -38,9 +38,9 @@ const ITEMS_USUAL: u64 = 10;
 pub struct Estimate {
     pub expected: Amount,
     pub worst: Amount,
-    /// The nodes that make calls, in the order in which they run.
+    /// The nodes that make calls, in the order of their execution.
     pub nodes: Vec<NodeEstimate>,
-    /// How many runs `expected` is taken from; 0 if it comes from the prompts.
+    /// The number of runs that `expected` is computed from; 0 if it comes from the prompts.
     pub runs: usize,
     pub notes: Vec<String>,
 }
@@ -51,7 +51,7 @@ pub struct Amount {
     pub calls: u64,
     pub input_tokens: u64,
     pub output_tokens: u64,
-    /// None if a price is not known.
+    /// None if a price is unknown.
     pub cost: Option<Usd>,
 }
 
@@ -102,7 +102,7 @@ enum Items {
 }
 
 impl Items {
-    /// Returns how many calls to expect, and how many there are at most.
+    /// Returns the expected and the greatest number of calls.
     fn counts(&self) -> (u64, u64) {
         match self {
             Self::One => (1, 1),
@@ -125,7 +125,7 @@ struct Estimator<'a> {
     notes: Vec<String>,
 }
 
-/// Estimates a run of a graph with that input, by the history of flow `flow_id`.
+/// Estimates a run of a graph with that input, from the history of flow `flow_id` if there is any.
 ///
 /// # Errors
 /// If the database cannot be read.
@@ -163,8 +163,8 @@ fn sum(amounts: impl Iterator<Item = Amount>) -> Amount {
     amounts.fold(Amount::NOTHING, Amount::plus)
 }
 
-/// Returns the mean of each node over the newest runs that completed with all costs known, and how
-/// many runs these are. Calls that a budget refused count nothing.
+/// Returns the mean of each node over the newest runs that completed with all costs known, and the
+/// number of these runs. Calls that a budget refused are left out.
 fn history(store: &Store, flow_id: FlowId) -> Result<(HashMap<String, Amount>, usize)> {
     let filter = LedgerFilter { flow_id: Some(flow_id), ..LedgerFilter::default() };
     let rows = store.ledger(&filter, None, ROWS_MAX)?;
@@ -174,7 +174,7 @@ fn history(store: &Store, flow_id: FlowId) -> Result<(HashMap<String, Amount>, u
             by_run.entry(run_id).or_default().push(row);
         }
     }
-    // The oldest run may be cut off.
+    // The row limit may have cut the oldest run off.
     if rows.len() == ROWS_MAX
         && let Some(oldest) = rows.last().and_then(|row| row.run_id.as_deref())
         && by_run.len() > 1
@@ -213,7 +213,7 @@ fn history(store: &Store, flow_id: FlowId) -> Result<(HashMap<String, Amount>, u
 }
 
 impl<'a> Estimator<'a> {
-    /// Estimates a node after those that it depends on. None if it makes no calls.
+    /// Estimates a node whose predecessors are estimated. Returns none if it makes no calls.
     fn node(&mut self, node: &'a Node) -> Option<NodeEstimate> {
         let (agent, items) = match &node.kind {
             NodeKind::Agent(agent) => (agent.as_ref(), Items::One),
@@ -313,7 +313,8 @@ impl<'a> Estimator<'a> {
         Items::Unknown(template.to_owned())
     }
 
-    /// Returns the greatest lengths of a node's prompts in bytes, each with the count of such prompts.
+    /// Returns the greatest lengths of a node's prompts in bytes, each with the number of
+    /// such prompts.
     fn prompts_max(&mut self, id: &str, agent: &Agent, items: &Items) -> Vec<(usize, u64)> {
         let (_, count) = items.counts();
         match items {
@@ -365,8 +366,8 @@ impl<'a> Estimator<'a> {
         texts(agent).map(|text| self.text_expected(text)).sum()
     }
 
-    /// Returns the expected length of a template's text in tokens: its own text with the input, and each
-    /// output wherever it is named.
+    /// Returns the expected length of a template's text in tokens: its own text with the input, and
+    /// each output once for each reference.
     fn text_expected(&self, template: &str) -> u64 {
         let bytes = flow::length_without_outputs(template, self.input) as u64;
         let mut length = bytes.div_ceil(4);

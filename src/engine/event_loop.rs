@@ -1,5 +1,5 @@
-//! The engine's thread. It owns all active runs and decides what happens next, and never waits for a call
-//! or a commit.
+//! The engine's thread. It owns all active runs and decides the next step; it never waits for a
+//! call or a commit.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
@@ -22,13 +22,13 @@ use crate::threads::Pool;
 const SLEEP_MAX: Duration = Duration::from_secs(3600);
 /// Stack of a worker: TLS handshakes and template rendering are its deepest work.
 const WORKER_STACK_BYTES: usize = TEMPLATE_STACK_BYTES_MIN;
-/// How long workers may take to end once their calls have.
+/// Limits how long workers may take to end after their calls.
 const WORKERS_END_MAX: Duration = Duration::from_secs(1);
 
 pub(super) enum EngineEvent {
     /// A run was accepted and is committed.
     Accepted(Box<ActiveRun>),
-    /// A run of an earlier process is to go on.
+    /// A run of an earlier process can continue.
     LeftOver(LeftOver),
     Cancel {
         run_id: RunId,
@@ -39,11 +39,11 @@ pub(super) enum EngineEvent {
         unit: Unit,
         outcome: Box<Outcome>,
     },
-    /// The end of a run is committed, or was refused.
+    /// The end of a run is committed or was refused.
     Saved {
         run_id: RunId,
     },
-    /// Some calls that an earlier process left behind are settled, or their settlements were refused.
+    /// Some calls of an earlier process are settled, or their settlements were refused.
     LostCalls,
     Shutdown,
 }
@@ -54,16 +54,16 @@ pub(super) struct EventLoop {
     pool: Pool,
     active: HashMap<RunId, ActiveRun>,
     queue: Queue,
-    /// Active runs with nodes that may start, in turn, so that none starves the others.
+    /// Active runs with nodes that may start. Runs take turns, so that none starves the others.
     ready: VecDeque<RunId>,
-    /// Nodes that pause before their next attempt, the first to go on first. Of a run that is over
-    /// they are left where they are until their time comes.
+    /// Nodes that pause before their next attempt, earliest first. Entries of a run that is over
+    /// stay until they are due.
     pauses: BinaryHeap<Reverse<(Instant, RunId, Unit)>>,
     calls: usize,
-    /// How many settlements of an earlier process's calls the disk refuses. Nothing is run before
+    /// Settlements of an earlier process's calls that the disk refuses so far. No run starts before
     /// they are written.
     lost_calls: usize,
-    /// Runs of that process, which wait for it.
+    /// Runs of that process, which wait for those settlements.
     held_back: Vec<LeftOver>,
     stopping: bool,
 }
@@ -134,7 +134,7 @@ impl EventLoop {
         }
     }
 
-    /// One that had begun has its place before all that wait.
+    /// A run that had begun is placed before all waiting runs.
     fn take_over(&mut self, run: LeftOver) {
         let waiting = Waiting { run_id: run.run_id, waiter: None };
         if !run.has_begun {
@@ -155,7 +155,7 @@ impl EventLoop {
         }
     }
 
-    /// Reads a waiting run from the database; none if it is gone or cannot go on.
+    /// Reads a waiting run from the database. Returns none if it was removed or cannot continue.
     fn read(&mut self, waiting: Waiting) -> Option<ActiveRun> {
         let Waiting { run_id, waiter } = waiting;
         match self.engine.restore(&run_id) {
@@ -181,7 +181,7 @@ impl EventLoop {
         }
     }
 
-    /// Hands nodes to workers, one from each run in turn, while calls may be made.
+    /// Hands nodes to workers, one from each run in turn, up to the limit of calls.
     fn dispatch(&mut self) {
         let may_start = !self.stopping && self.lost_calls == 0;
         while may_start && self.calls < self.engine.limits.calls {
@@ -198,9 +198,9 @@ impl EventLoop {
             if has_more {
                 self.ready.push_back(run_id.clone());
             }
-            // Where this is the run's only node under way, what came before goes with its intent,
-            // and nothing else can start until that is committed. Else another node, now or when
-            // one of the others ends, could start and be committed first, without what it needs.
+            // If this is the run's only node in progress, its pending changes are committed with
+            // its intent, and no other node can start before. Otherwise another node could be
+            // committed first, without the changes that it depends on.
             let mut before = Vec::new();
             if has_more || !run.is_with_one_worker() {
                 before = std::mem::take(&mut run.pending);
@@ -210,7 +210,7 @@ impl EventLoop {
             self.calls += 1;
             self.hand_over(run_id, job);
         }
-        // What no worker takes along is written now.
+        // Writes the changes that no worker has taken along.
         for run_id in &self.ready {
             if let Some(run) = self.active.get_mut(run_id) {
                 let pending = std::mem::take(&mut run.pending);
@@ -240,7 +240,7 @@ impl EventLoop {
             return;
         };
         if self.stopping && outcome.was_cancelled() && !run.is_decided() {
-            // Not the node's failure: the run goes on at the next start.
+            // The node did not fail: its run continues at the next start.
             self.submit(run_id, outcome.interrupted());
             return;
         }
@@ -250,7 +250,7 @@ impl EventLoop {
         self.go_on(run_id);
     }
 
-    /// Something has happened to a run: has it ended, or can more of it start?
+    /// Ends the run or makes more of it ready, after one of its events.
     fn go_on(&mut self, run_id: &RunId) {
         let Some(run) = self.active.get_mut(run_id) else {
             return;
@@ -308,13 +308,13 @@ impl EventLoop {
         let done = Box::new(move |result: Result<_>| {
             match result {
                 Ok(_) => {}
-                // It goes on at the next start.
+                // The run continues at the next start.
                 Err(Error::Stopping) => return,
                 Err(error) => log::error!("the end of run {run_id} was refused: {error}"),
             }
             let _ = events.send(EngineEvent::Saved { run_id });
         });
-        // A journal that has ended leaves the run as it is; it goes on at the next start.
+        // If the journal has ended, the run stays as it is and continues at the next start.
         let _ = self.engine.journal.submit_retried(changes, done);
     }
 
@@ -345,7 +345,7 @@ impl EventLoop {
                 log::error!("a step of run {run_id} was refused: {error}");
             }
         });
-        // A journal that has ended leaves the run as it is; it goes on at the next start.
+        // If the journal has ended, the run stays as it is and continues at the next start.
         let _ = self.engine.journal.submit_retried(changes, done);
     }
 

@@ -1,5 +1,5 @@
-//! Flows that were run lately, as they were read: so that a run does not read a flow's document,
-//! check its graph and compile its templates again where the one before did.
+//! A cache of the parsed flows of recent runs, because parsing a document, checking its graph and
+//! compiling its templates is repeated work.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +9,8 @@ use crate::ids::FlowId;
 use crate::store::FlowRecord;
 
 const FLOWS_MAX: usize = 64;
-/// Those with a longer document are not kept, bytes. A graph takes several times as much memory.
+/// Flows with a longer document, in bytes, are not kept. A graph takes several times as
+/// much memory.
 const DOCUMENT_BYTES_MAX: usize = 64 << 10;
 
 #[derive(Clone)]
@@ -20,19 +21,19 @@ pub struct Runnable {
 
 struct Known {
     id: FlowId,
-    /// What was read. A flow that has another one by now is not known.
+    /// The parsed document. If the flow has another one now, the entry is stale.
     document: String,
     runnable: Runnable,
 }
 
 #[derive(Default)]
 pub struct FlowCache {
-    /// The one used last is the last.
+    /// The most recently used one is at the back.
     flows: Mutex<VecDeque<Known>>,
 }
 
 impl FlowCache {
-    /// The flow as it was read, if it is known as it is now.
+    /// Returns the parsed flow if its document is unchanged.
     pub fn get(&self, flow: &FlowRecord) -> Option<Runnable> {
         let mut flows = self.flows.lock().unwrap_or_else(PoisonError::into_inner);
         let at = flows
@@ -44,7 +45,7 @@ impl FlowCache {
         Some(runnable)
     }
 
-    /// Keeps a flow; if there is no room, in place of the least recently used one.
+    /// Stores a flow; if the cache is full, replaces the least recently used one.
     pub fn put(&self, flow: &FlowRecord, runnable: &Runnable) {
         if flow.document.len() > DOCUMENT_BYTES_MAX {
             return;

@@ -1,4 +1,4 @@
-//! The items of a map that is under way: which is next, and what those that are over gave.
+//! The items of a map in progress: the next one to start and the outputs of those that are over.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -8,27 +8,27 @@ use serde_json::Value;
 use super::unit::Tries;
 use crate::store::ItemRecord;
 
-/// How large the outputs of all items of a map may be together, in bytes.
+/// Limits the total size of a map's outputs, in bytes.
 const OUTPUTS_BYTES_MAX: usize = 16 << 20;
 
 pub struct Items {
     pub values: Arc<Vec<Value>>,
-    /// Why the map has failed; no more items begin.
+    /// The reason why the map has failed; no more items start.
     pub failed: Option<String>,
     pub tries: Vec<Tries>,
-    /// What each has given that is over.
+    /// The outputs of the finished items, by index.
     outputs: Vec<Option<Arc<str>>>,
     output_bytes: usize,
-    /// All before this one have begun.
+    /// All items before this index have started.
     next: usize,
-    /// How many have begun and are not over, with those that pause.
+    /// The number of items that are started and not over, including those that pause.
     in_flight: usize,
     at_once: usize,
     began: Instant,
 }
 
 impl Items {
-    /// The items of a map, of which some may have been over before a restart.
+    /// Creates the items of a map; `before` are those that started before a restart.
     pub fn new(values: Vec<Value>, at_once: usize, before: &[ItemRecord]) -> Self {
         let mut outputs = vec![None; values.len()];
         let mut tries = vec![Tries::default(); values.len()];
@@ -52,12 +52,12 @@ impl Items {
         }
     }
 
-    /// Whether [`Items::take`] has something to give.
+    /// Returns whether [`Items::take`] would return an item.
     pub fn has_next(&self) -> bool {
         self.in_flight < self.at_once && self.failed.is_none() && self.peek().is_some()
     }
 
-    /// Hands out an item that may begin, the first in the order of the list.
+    /// Starts the next item in the order of the list.
     pub fn take(&mut self) -> Option<usize> {
         if !self.has_next() {
             return None;
@@ -68,7 +68,7 @@ impl Items {
         Some(item)
     }
 
-    /// Hands out an item that a restart interrupted. Returns false if it is over.
+    /// Starts an item again that a restart interrupted. Returns false if it is over.
     pub fn take_this(&mut self, item: usize) -> bool {
         let is_open = self.outputs.get(item).is_some_and(Option::is_none);
         self.in_flight += usize::from(is_open);
@@ -90,7 +90,8 @@ impl Items {
         }
     }
 
-    /// An item is over and has given nothing: the run ends. Gives why, with the item's name.
+    /// Ends an item without an output, which fails the run. Returns the reason with the
+    /// item's name.
     pub fn give_up(&mut self, item: usize, why: &str, cancelled: bool) -> String {
         self.in_flight -= 1;
         let why = format!("items[{item}]: {why}");
@@ -104,8 +105,8 @@ impl Items {
         self.in_flight == 0
     }
 
-    /// What the map gives, once all its items are over: a list in JSON. And how long it took, in
-    /// milliseconds, since it began or went on.
+    /// Returns the map's output, a JSON list, if all its items have outputs. Also returns its
+    /// duration in milliseconds since it started or was restored.
     pub fn output(&self) -> Option<(String, u64)> {
         let outputs: Option<Vec<&str>> = self.outputs.iter().map(Option::as_deref).collect();
         let took_ms = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);

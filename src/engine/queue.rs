@@ -1,5 +1,5 @@
-//! Runs that wait for a place among the active ones: flows take turns, so that none starves the
-//! others; within a flow the oldest comes first. What waits is in the database; here are names only.
+//! The queue of accepted runs. Flows take turns, so that none starves the others; within a flow the
+//! oldest run comes first. The runs themselves are in the database; the queue holds ids only.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -14,7 +14,7 @@ pub struct Waiting {
 pub struct Queue {
     /// Never holds an empty list.
     by_flow: HashMap<FlowId, VecDeque<Waiting>>,
-    /// The flows in `by_flow`, each once; the first has the next turn.
+    /// The flows in `by_flow`, each once; the front has the next turn.
     turns: VecDeque<FlowId>,
 }
 

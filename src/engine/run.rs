@@ -1,4 +1,4 @@
-//! A run that is under way: what is known of it, and what follows when something happens to it.
+//! The state of an active run and its reactions to events.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,13 +21,13 @@ use crate::store::{
 };
 use crate::time::Timestamp;
 
-/// How many nodes of one run, and items of maps, are at work at a time.
+/// Limits how many nodes and map items of one run are in progress at a time.
 const UNITS_AT_ONCE_MAX: usize = 16;
-/// A provider that wants one to wait for longer is not asked again, the next one is.
+/// If a provider asks for a longer wait, the next target is called instead.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(10 * 60);
 const NOT_ASKED_AGAIN: &str = "the server ended during the call, which may have been billed, and the node says not to make it again (retry.afterRestart)";
 
-/// Why a node that pauses, or a map between two items, is over.
+/// The error of a paused node, or of a map between two items, if its run ends.
 const RUN_ENDS: &str = "not tried again, because the run ends";
 
 fn verdict(output: &NodeOutput) -> Verdict {
@@ -51,7 +51,7 @@ struct NodeEnd {
     /// Milliseconds.
     latency_ms: u64,
     cached: bool,
-    /// Why it had failed, where the run goes on all the same.
+    /// The error, if the run continues in spite of it.
     error: Option<String>,
     at: Timestamp,
 }
@@ -65,30 +65,30 @@ impl NodeEnd {
 pub struct ActiveRun {
     pub id: RunId,
     pub progress: Progress,
-    /// Changes that happened and are not handed to the journal yet: they go with the next intent.
+    /// Changes that are not handed to the journal yet; the next intent takes them along.
     pub pending: Vec<Change>,
     flow_id: FlowId,
     name: String,
     trigger: String,
     graph: Arc<Graph>,
     input: Arc<Value>,
-    /// Outputs of nodes that are over, by index.
+    /// Outputs of finished nodes, by index.
     outputs: Vec<Option<NodeOutput>>,
-    /// What was tried for each node, by index.
+    /// Attempts at each node, by index.
     tries: Vec<Tries>,
-    /// The maps that are under way and know their items, by the node's index.
+    /// Maps in progress whose items are known, by the node's index.
     maps: BTreeMap<usize, Items>,
-    /// Items of maps that had begun before a restart, until the map goes on.
+    /// Items of maps that started before a restart, until the map continues.
     items_before: BTreeMap<usize, Vec<ItemRecord>>,
     at_work: usize,
-    /// What pauses before its next attempt, until when.
+    /// Units that pause before their next attempt, each with the end of its pause.
     pausing: Vec<(Unit, Instant)>,
-    /// What those hold that wait for their calls.
+    /// Permits of units that wait for their calls.
     held: BTreeMap<Unit, Held>,
     again: Vec<Unit>,
     cancel: Cancel,
     end: Option<End>,
-    /// Whether it began in an earlier process.
+    /// True if it started in an earlier process.
     has_begun: bool,
     is_finishing: bool,
     waiter: Option<oneshot::Sender<()>>,
@@ -122,7 +122,7 @@ impl ActiveRun {
         }
     }
 
-    /// A run of an earlier process: finished nodes are not run again.
+    /// Restores a run of an earlier process; finished nodes are not run again.
     pub fn restored((run, nodes): (Run, Vec<NodeRecord>), graph: Graph) -> Self {
         let input = serde_json::from_str(&run.input).unwrap_or_default();
         let new = NewRun {
@@ -184,7 +184,7 @@ impl ActiveRun {
         }
         self.progress = Progress::new(&graph, done);
         if self.end.is_some() {
-            // It only had to wait for other calls to end.
+            // The run only waits for its calls in flight to end.
             self.progress.stop();
         }
         self.skip();
@@ -202,7 +202,7 @@ impl ActiveRun {
         self.flow_id
     }
 
-    /// The run as one that waits; all else of it is in the database.
+    /// Returns the run as a queue entry; the rest is in the database.
     pub fn into_waiting(self) -> Waiting {
         Waiting { run_id: self.id, waiter: self.waiter }
     }
@@ -236,7 +236,7 @@ impl ActiveRun {
         Some(unit)
     }
 
-    /// What may be started for the first time: what is under way goes on before more begins.
+    /// Returns a unit to start for the first time. Started nodes and maps come before new ones.
     fn take_new(&mut self) -> Option<Unit> {
         if self.is_decided() {
             return None;
@@ -250,20 +250,20 @@ impl ActiveRun {
         self.progress.take().map(Unit::node)
     }
 
-    /// Whether [`ActiveRun::take`] has something to give.
+    /// Returns whether [`ActiveRun::take`] would return a unit.
     pub fn has_more(&self) -> bool {
         let has_new = || self.progress.has_ready() || self.maps.values().any(Items::has_next);
         self.at_work < UNITS_AT_ONCE_MAX
             && (!self.again.is_empty() || !self.is_decided() && has_new())
     }
 
-    /// Whether one worker has all of the run that is under way.
+    /// Returns whether a single worker has all of the run's work in progress.
     pub fn is_with_one_worker(&self) -> bool {
         self.at_work == 1 && self.pausing.is_empty() && self.again.is_empty()
     }
 
-    /// A pause until `due` is over. Gives whether there was one; of a run that was cancelled and
-    /// resumed meanwhile, the unit may pause until another moment.
+    /// Ends a pause that lasts until `due`, and returns whether there was one. If the run was
+    /// cancelled and resumed meanwhile, the unit may pause until another time.
     pub fn pause_over(&mut self, unit: Unit, due: Instant) -> bool {
         let Some(at) = self.pausing.iter().position(|&other| other == (unit, due)) else {
             return false;
@@ -280,7 +280,8 @@ impl ActiveRun {
         }
     }
 
-    /// The work of what [`ActiveRun::take`] gave; takes what is pending along.
+    /// Creates the job of a unit that [`ActiveRun::take`] returned, and moves pending changes
+    /// into it.
     pub fn job(&mut self, unit: Unit) -> Job {
         let tries = self.tries(unit);
         tries.started += 1;
@@ -310,7 +311,7 @@ impl ActiveRun {
         }
     }
 
-    /// A worker is done. Returns when the unit is to be tried again, if it is.
+    /// Handles a worker's result. Returns the time of the unit's next attempt, if any.
     pub fn ended(&mut self, unit: Unit, outcome: Outcome) -> Option<Instant> {
         self.at_work -= 1;
         let due = match outcome {
@@ -339,7 +340,7 @@ impl ActiveRun {
         due
     }
 
-    /// The unit's call is not made yet, so it does not count as tried.
+    /// Defers a unit. Its call was not made, so this does not count as an attempt.
     fn defer(&mut self, unit: Unit, wait: Duration) -> Option<Instant> {
         let tries = self.tries(unit);
         tries.started -= 1;
@@ -394,9 +395,9 @@ impl ActiveRun {
         }
     }
 
-    /// Ends idle maps whose items are all over, or whose run ends.
+    /// Ends idle maps if all their items are over or their run ends.
     fn close_maps(&mut self) {
-        // One that fails ends the run, and with it maps that had more to do when they were looked at.
+        // A map that fails ends the run, and so also ends maps that were examined before it.
         let mut open = usize::MAX;
         while self.maps.len() < open {
             open = self.maps.len();
@@ -427,7 +428,8 @@ impl ActiveRun {
         }
     }
 
-    /// Returns the pause before the next attempt, at the same target or the next, if there is one.
+    /// Returns the pause before the next attempt at this target or the next one, if any attempt
+    /// is left.
     fn pause(&mut self, unit: Unit, remedy: Remedy) -> Option<Duration> {
         let graph = Arc::clone(&self.graph);
         let kind = &graph.nodes()[unit.node].kind;
@@ -437,7 +439,7 @@ impl ActiveRun {
             && tries.attempts < retry.attempts
             && retry_after.is_none_or(|wait| wait <= RETRY_AFTER_MAX)
         {
-            // Full jitter: those that failed together do not come back together.
+            // Full jitter: units that failed together are not retried together.
             let most_ns = retry.pause_max(tries.attempts).as_nanos();
             let pause_ns = fastrand::u64(..=u64::try_from(most_ns).unwrap_or(u64::MAX));
             let pause = Duration::from_nanos(pause_ns);
@@ -481,8 +483,8 @@ impl ActiveRun {
         }
     }
 
-    /// A node or an item has failed and is not tried again: the run ends, unless the node says with
-    /// what to go on. (Of a map it says so about its items.)
+    /// Ends a node or an item that failed for good. This ends the run, unless the node declares an
+    /// output for that case. (For a map, that output replaces the output of each failed item.)
     fn give_up(&mut self, unit: Unit, error: String, cancelled: bool) {
         let node = &self.graph.nodes()[unit.node];
         let is_item = unit.item.is_some();
@@ -504,11 +506,12 @@ impl ActiveRun {
         self.write_failure(unit, error.clone(), cancelled, Timestamp::now());
         let mut cause = error;
         match (unit.item, self.maps.get_mut(&unit.node)) {
-            // Its map fails once its other items are over, so that their sums are in it.
+            // The map fails once its other items are over, so that their costs are part of
+            // its sums.
             (Some(item), Some(items)) => cause = items.give_up(item, &cause, cancelled),
             _ => self.progress.fail(unit.node),
         }
-        // The first failure is the cause; what a cancel stops comes after that cancel.
+        // The first failure is the cause; nodes that a cancel stops fail after it.
         if self.end.is_none() {
             let node_id = self.graph.nodes()[unit.node].id.clone();
             let error = cause;
@@ -520,7 +523,7 @@ impl ActiveRun {
 
     fn write_failure(&mut self, unit: Unit, error: String, cancelled: bool, at: Timestamp) {
         if self.tries(unit).started == 0 {
-            // It waited for its place and has never begun: there is nothing to write of it.
+            // It was still waiting to start, so no row of it exists.
             return;
         }
         self.pending.push(Change::FailNode(FailedNode {
@@ -555,7 +558,7 @@ impl ActiveRun {
         self.cancel.cancel();
     }
 
-    /// Whether it is known how the run ends, whatever its calls under way still do.
+    /// Returns whether the end of the run is decided, even if calls are still in flight.
     pub fn is_decided(&self) -> bool {
         self.end.is_some()
     }
@@ -564,7 +567,7 @@ impl ActiveRun {
         self.is_finishing
     }
 
-    /// What is to be written when the run is over; none when that was said before.
+    /// Returns the changes that end the run; none if they were returned before.
     pub fn finish(&mut self) -> Option<Vec<Change>> {
         if std::mem::replace(&mut self.is_finishing, true) {
             return None;
@@ -586,7 +589,7 @@ impl ActiveRun {
         Some(changes)
     }
 
-    /// The run is over, and that is committed.
+    /// Notifies the waiters that the end of the run is committed.
     pub fn tell_waiters(self) {
         if let Some(waiter) = self.waiter {
             // A waiter that has left needs no answer.
@@ -617,7 +620,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    /// A run of two maps of two items each, which are under way with their first items.
+    /// Returns a run of two maps of two items each, with the first items in progress.
     fn two_maps() -> ActiveRun {
         let map = |id: &str| {
             json!({"id": id, "type": "map", "data": {
@@ -664,12 +667,12 @@ mod tests {
         }
     }
 
-    /// More than the outputs of a map may have together.
+    /// One byte more than the outputs of a map may have together.
     const TOO_MANY_BYTES: usize = (16 << 20) + 1;
 
     #[test]
     fn a_map_with_too_large_outputs_ends_the_other_maps_of_its_run() {
-        // Of the one that is looked at before it, nothing is under way; of the other, an item pauses.
+        // The map that is examined first is idle; an item of the other one pauses.
         let mut run = two_maps();
         run.ended(first(0), finished(1));
         run.ended(first(1), finished(TOO_MANY_BYTES));

@@ -1,11 +1,11 @@
-//! A unit of work, and how often it was tried.
+//! Units of work and the counts of their attempts.
 
 /// The work of one worker: a node, or an item of a map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Unit {
-    /// The node, by its index in the graph.
+    /// The index of the node in the graph.
     pub node: usize,
-    /// The item, by its place in the list.
+    /// The index of the item in the list.
     pub item: Option<usize>,
 }
 
@@ -17,10 +17,10 @@ impl Unit {
 
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Tries {
-    /// How often it was started, over all targets and restarts.
+    /// The number of starts over all targets and restarts.
     pub started: u32,
-    /// The target that is called. After a restart it is the first again.
+    /// The index of the present target. A restart resets it to the first.
     pub target: usize,
-    /// How often that target was called.
+    /// The number of calls to that target.
     pub attempts: u32,
 }

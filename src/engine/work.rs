@@ -1,4 +1,4 @@
-//! What a worker does with a node: render the prompt, commit the intent, make the call.
+//! The work of one node: render the prompt, commit the intent, make the call.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -23,10 +23,10 @@ use crate::store::{Change, NewCall, NodeRef, Prompt};
 use crate::threads::panic_message;
 use crate::time::Timestamp;
 
-/// Streamed text goes out at most this often: 20 messages a second for each node.
+/// The shortest time between two messages of streamed text: at most 20 a second for each node.
 const OUTPUT_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How much text one message carries: a small part of what may wait for a client.
+/// Limits the text of one message to a small part of a client's queue.
 const OUTPUT_BYTES_MAX: usize = 64 << 10;
 
 pub struct JobItem {
@@ -42,18 +42,18 @@ pub struct Job {
     pub input: Arc<Value>,
     /// Outputs of finished nodes by id.
     pub outputs: Vec<(String, NodeOutput)>,
-    /// Which of its targets an agent asks.
+    /// The index of the target that an agent calls.
     pub target: usize,
-    /// What it holds already for its call, which it has waited for.
+    /// The permit for its call, if a deferred attempt obtained one.
     pub held: Option<Held>,
     pub cancel: Cancel,
-    /// Changes of the run that are to be committed together with the intent.
+    /// Changes of the run that are committed together with the intent.
     pub carried: Vec<Change>,
 }
 
 #[derive(Clone, Debug)]
 pub enum NodeOutput {
-    /// A text; of a node that was skipped, an empty one.
+    /// The text output; empty for a skipped node.
     Text(Arc<str>),
     Flag(bool),
     List(Arc<Value>),
@@ -61,7 +61,7 @@ pub enum NodeOutput {
 }
 
 impl NodeOutput {
-    /// Of a node that was skipped: nothing.
+    /// Returns the empty output of a skipped node.
     pub fn skipped(node: &Node) -> Self {
         match node.kind {
             NodeKind::Map(_) => Self::List(Arc::new(Value::Array(Vec::new()))),
@@ -84,11 +84,11 @@ impl NodeOutput {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Remedy {
     None,
-    /// To ask another provider or model.
+    /// Call another provider or model.
     AnotherTarget,
-    /// To try again, or to ask another.
+    /// Try again, or call another target.
     Again {
-        /// How long the provider wants one to wait.
+        /// The wait that the provider asked for.
         retry_after: Option<Duration>,
     },
 }
@@ -101,12 +101,12 @@ pub enum Outcome {
         cached: bool,
         unwritten: Vec<Change>,
     },
-    /// A map knows its items.
+    /// The items of a map are known.
     Listed {
         items: Vec<Value>,
         unwritten: Vec<Change>,
     },
-    /// The call waits for its rate limit, or for an identical call.
+    /// The call has to wait for its rate limit or for an identical call.
     Deferred {
         wait: Duration,
         held: Option<Held>,
@@ -139,13 +139,13 @@ impl Outcome {
         Self::Failed { error: error.into(), cancelled: false, unwritten, remedy }
     }
 
-    /// Whether the call was stopped by [`Cancel`].
+    /// Returns whether the call was stopped by [`Cancel`].
     pub fn was_cancelled(&self) -> bool {
         matches!(self, Self::Failed { cancelled: true, .. })
     }
 
-    /// Returns the changes of a call that was cancelled because the server stops. Its usage is kept,
-    /// and its node runs again at the next start.
+    /// Returns the changes of a call that was cancelled because the server stops. Its usage is
+    /// kept, and its node runs again at the next start.
     pub fn interrupted(self) -> Vec<Change> {
         match self {
             Self::Failed { unwritten, .. } if has_settlement(&unwritten) => {
@@ -162,7 +162,8 @@ fn has_settlement(changes: &[Change]) -> bool {
 }
 
 impl Job {
-    /// The outcome for when the job came to nothing, as when there is no worker to be had.
+    /// Returns a function that makes the outcome of a job that could not run, for example without
+    /// a thread.
     pub fn cannot_run(&self) -> impl FnOnce(String) -> Outcome + use<> {
         let mut unwritten = self.carried.clone();
         unwritten.push(self.start(None));
@@ -228,7 +229,8 @@ impl Job {
         })
     }
 
-    /// The same for every attempt at this node or item in this run, also after a restart.
+    /// Returns an id that is the same for every attempt at this node or item in this run, even
+    /// after a restart.
     fn operation_id(&self) -> String {
         let NodeRef { run_id, node_id, .. } = &self.at;
         match &self.item {
@@ -262,14 +264,14 @@ impl Job {
     }
 }
 
-/// What of an agent's texts is the same in each call, where the node wants that cached.
+/// Returns the constant parts of an agent's texts, if the node wants prompt caching.
 fn cache_marks(agent: &Agent, prompt: &str) -> CacheMarks {
     if !agent.prompt_cache {
         return CacheMarks::default();
     }
     let is_constant = |source| constant_beginning(source).1;
     let (beginning, _) = constant_beginning(&agent.prompt);
-    // Never more than what the prompt really begins with.
+    // Rendering can change the beginning; then none of the prompt is marked.
     let begins_with_it = prompt.starts_with(&beginning);
     CacheMarks {
         system: agent.system.as_deref().is_some_and(is_constant),
@@ -359,7 +361,7 @@ impl Worker {
     }
 
     fn exchange(&self, job: &Job, call: &Call, fill: Option<FillGuard>) -> Exchanged {
-        // Pieces of several items at once could not be told apart.
+        // Viewers could not separate the chunks of several items.
         let is_shown = job.item.is_none();
         let mut output = OutputStream::new(&self.hub, &job.at, is_shown);
         let answer = self
@@ -376,7 +378,7 @@ impl Worker {
         (answer, filled)
     }
 
-    /// Makes the request of an `http` node; that it begins is committed before.
+    /// Makes the request of an `http` node; its start is committed first.
     fn fetch(&self, job: &Job, http: &Http, changes: Vec<Change>) -> Outcome {
         let fetch = match job.request(http) {
             Ok(fetch) => fetch,
@@ -423,7 +425,7 @@ fn ended(outcome: CallOutcome, changes: Vec<Change>) -> Outcome {
             Outcome::failed(error, changes)
         }
         CallOutcome::Panicked(error) => Outcome::failed(error, changes),
-        // Only for callers that block.
+        // These occur only for callers that block.
         CallOutcome::RateLimited(_) | CallOutcome::SameCallTimeout | CallOutcome::Cancelled => {
             Outcome::failed("the call was not made", changes)
         }
@@ -443,7 +445,7 @@ fn failed(failure: Failure, unwritten: Vec<Change>) -> Outcome {
     Outcome::Failed { error: failure.message, cancelled, unwritten, remedy }
 }
 
-/// Passes streamed text on to viewers, merged to what [`OUTPUT_INTERVAL`] allows.
+/// Sends streamed text to viewers, merged to respect [`OUTPUT_INTERVAL`].
 struct OutputStream<'a> {
     hub: &'a Hub,
     node: &'a NodeRef,
@@ -478,7 +480,7 @@ impl<'a> OutputStream<'a> {
             let (piece, after) = rest.split_at(rest.floor_char_boundary(OUTPUT_BYTES_MAX));
             rest = after;
             let context = self.node.context(Timestamp::now());
-            // A hub that has ended has no viewers.
+            // If the hub has ended, there are no viewers.
             let _ = self.hub.broadcast(&Event::NodeOutput { context, delta: piece.to_owned() });
         }
     }

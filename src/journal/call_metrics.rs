@@ -1,6 +1,6 @@
-//! What calls took since the server started, by provider and model: for `GET /metrics`, under the
-//! names of OpenTelemetry's semantic conventions for generative AI
-//! (<https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-metrics/>), whose bounds these are.
+//! Metrics of calls since the server started, by provider and model, for `GET /metrics`. Names and
+//! bucket bounds follow OpenTelemetry's semantic conventions for generative AI
+//! (<https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-metrics/>).
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,42 +9,43 @@ use crate::event::{CallStatus, LedgerEntry, UsageSource};
 use crate::metrics::Histogram;
 use crate::store::Receipt;
 
-/// How many providers and models are told apart; models that come later are counted as `other` of their
-/// provider. Clients choose names of models, but only the configuration those of providers.
+/// Limits how many pairs of provider and model have metrics of their own; later models count as
+/// `other` of their provider. Clients choose the names of models, but only the configuration
+/// adds providers.
 const MODELS_MAX: usize = 200;
 const OTHER: &str = "other";
-/// What a call is counted as that did not leave.
+/// The status label of calls that were never sent.
 const REFUSED: &str = "REFUSED";
 
 const TOKENS: [u64; 14] = [
     1, 4, 16, 64, 256, 1_024, 4_096, 16_384, 65_536, 262_144, 1_048_576, 4_194_304, 16_777_216,
     67_108_864,
 ];
-/// Bounds of how long calls, and the first pieces of their answers, take, milliseconds.
+/// Bucket bounds of durations, in milliseconds.
 const DURATIONS_MS: [u64; 14] =
     [10, 20, 40, 80, 160, 320, 640, 1_280, 2_560, 5_120, 10_240, 20_480, 40_960, 81_920];
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Model {
     pub provider: String,
-    /// The model that answered, or was asked.
+    /// The model that answered, or else the requested model.
     pub model: String,
 }
 
 pub struct OfModel {
-    /// Tokens of prompts, of calls whose tokens are known.
+    /// Prompt tokens, for calls with known tokens.
     pub input_tokens: Histogram<14>,
     pub output_tokens: Histogram<14>,
-    /// How many there were, by what became of them: their status, or `REFUSED` where they did not leave.
+    /// Calls by status, or `REFUSED` if they were never sent.
     pub calls: BTreeMap<&'static str, u64>,
-    /// Milliseconds, of calls that were answered.
+    /// Durations of successful calls, in milliseconds.
     pub succeeded_ms: Histogram<14>,
-    /// Milliseconds, of calls that were not, by their status, where it is known how long they took.
+    /// Durations of failed calls by status, in milliseconds, if known.
     pub failed_ms: BTreeMap<&'static str, Histogram<14>>,
-    /// Milliseconds until the first piece of an answer that was streamed.
+    /// Time to the first token of streamed answers, in milliseconds.
     pub first_token_ms: Histogram<14>,
     pub cost_nanousd: u64,
     pub unpriced: u64,
-    /// Calls that were not made, because the answer was there.
+    /// Calls that the response cache answered.
     pub cached: u64,
     pub saved_nanousd: u64,
 }
@@ -66,7 +67,7 @@ impl Default for OfModel {
     }
 }
 
-/// See the module. Clones share everything.
+/// The metrics of all models. Clones share the same counts.
 #[derive(Clone, Default)]
 pub struct CallMetrics(Arc<Mutex<BTreeMap<Model, OfModel>>>);
 
@@ -79,7 +80,7 @@ impl CallMetrics {
         }
     }
 
-    /// Counts a row that is settled; one that is under way is not counted.
+    /// Counts a settled row; pending rows are ignored.
     fn record(&self, row: &LedgerEntry) {
         if row.status == CallStatus::Pending {
             return;
@@ -92,7 +93,7 @@ impl CallMetrics {
         models.entry(model).or_default().record(row);
     }
 
-    /// Shows what is counted of each model, in the order of their names.
+    /// Passes the metrics of each model to `show`, sorted by name.
     pub fn each(&self, mut show: impl FnMut(&Model, &OfModel)) {
         let models = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         models.iter().for_each(|(model, of_model)| show(model, of_model));

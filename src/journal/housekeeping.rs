@@ -1,5 +1,5 @@
-//! What the journal does beside writing, a small step at a time: it removes what is too old or too
-//! much, sums up days of the ledger, and notes what blocks of its rows hold.
+//! The journal's background work, in small steps: it removes rows that are too old or too many,
+//! sums up days of the ledger, and indexes blocks of its rows.
 
 use std::time::{Duration, Instant};
 
@@ -9,32 +9,31 @@ use crate::ids::{RunId, Seq};
 use crate::store::Writer;
 use crate::time::Timestamp;
 
-/// The event log keeps this many events …
+/// Limits the number of events in the log.
 const EVENTS_MAX: u64 = 1_000_000;
-/// … of at most this age.
+/// Limits the age of events in the log.
 const EVENT_AGE_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
-/// Old events and keys of deliveries are removed in steps of this many …
+/// Limits how many old events and delivery keys one step removes.
 const PRUNE_STEP: usize = 500;
-/// … runs and answers of this many …
+/// Limits how many runs and answers one step removes.
 const PRUNE_RUNS_STEP: usize = 100;
-/// … at most this often, so that writing never waits for it for long …
+/// The time between steps, so that writes are delayed rarely and briefly.
 const INTERVAL: Duration = Duration::from_millis(500);
-/// … and this often if a step was not enough: 25,000 events or 5,000 runs a second, more than a
-/// busy server writes.
+/// The time between steps while there is a backlog: 25,000 events or 5,000 runs a second, more than
+/// a busy server writes.
 const INTERVAL_BEHIND: Duration = Duration::from_millis(20);
-/// How many blocks of 128 ledger rows are noted in one step: as many as a busy server fills in
+/// Limits how many blocks of 128 ledger rows one step indexes: as many as a busy server fills in
 /// [`INTERVAL`], and five milliseconds of work.
 const NOTE_STEP: usize = 16;
-/// How often runs and answers are counted, and how often the next day is looked for that can be
-/// summed up.
+/// The time between counts of runs and answers, and between checks for a day that can be summed up.
 const COUNT_INTERVAL: Duration = Duration::from_secs(60);
 
-/// How long runs that are over are kept. Their ledger rows stay for ever.
+/// Limits how long runs that are over are kept. Their ledger rows are kept forever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
-    /// 100,000 by default.
+    /// The number of runs; 100,000 by default.
     pub runs: u64,
-    /// 90 days by default.
+    /// The age of runs; 90 days by default.
     pub run_age: Duration,
 }
 
@@ -48,14 +47,14 @@ pub(super) struct Housekeeping {
     retention: Retention,
     clock: RetentionClock,
     last: Instant,
-    /// How long after that the next step is due.
+    /// The time from `last` to the next step.
     interval: Duration,
     counted_at: Option<Instant>,
-    /// As counted last: the newest run that there is no room for.
+    /// The newest run beyond the limit, as of the last count.
     too_many_upto: Option<RunId>,
-    /// As counted last: how many bytes of answers there is no room for.
+    /// Bytes of answers beyond the limit, as of the last count.
     answer_bytes_too_many: i64,
-    /// When no day of the ledger could be summed up.
+    /// The last time that no day of the ledger was ready to be summed up.
     summed_at: Option<Instant>,
 }
 
@@ -75,12 +74,12 @@ impl Housekeeping {
         }
     }
 
-    /// After how long [`Housekeeping::run`] has something to do.
+    /// Returns the time until [`Housekeeping::run`] may have work to do.
     pub(super) fn interval(&self) -> Duration {
         self.interval
     }
 
-    /// Takes a step, if it is time. Returns the oldest event if that changed.
+    /// Does one step if it is due. Returns the oldest event's `seq` if it changed.
     pub(super) fn run(&mut self, writer: &mut Writer) -> Option<Seq> {
         if self.last.elapsed() < self.interval {
             return None;
@@ -155,7 +154,7 @@ impl Housekeeping {
     }
 }
 
-/// Housekeeping is tried again, so its errors are only logged.
+/// Logs an error; the next step tries again.
 fn logged<T>(fault: &str, result: Result<T>) -> Option<T> {
     result.inspect_err(|error| log::warn!("{fault}: {error}")).ok()
 }

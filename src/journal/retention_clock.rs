@@ -1,7 +1,7 @@
-//! The clock that decides by age what is removed for good.
+//! The clock that decides which rows are old enough to be removed.
 //!
-//! The system clock can be set forward by mistake, and removed rows do not come back. So nothing is
-//! old enough until the clock has gone on for an hour without a step.
+//! The system clock can be set forward by mistake, and removed rows cannot be restored. So no row
+//! counts as old until the clock has run for an hour without a step.
 
 use std::time::{Duration, Instant};
 
@@ -9,21 +9,21 @@ use crate::time::Timestamp;
 
 /// Smaller deviations are corrections of a clock, not steps.
 const STEP_MAX_MS: u64 = 60 * 1000;
-/// How long the clock must go on without a step.
+/// The time that the clock must run without a step.
 const HOLD: Duration = Duration::from_secs(60 * 60);
-/// A start is a step if the clock is further ahead of the newest row: either no server ran
-/// meanwhile, or the clock is wrong.
+/// If the clock is further ahead of the newest row at a start, that counts as a step: either no
+/// server ran meanwhile, or the clock is wrong.
 const GAP_MAX_MS: i64 = 24 * 60 * 60 * 1000;
 
 pub(super) struct RetentionClock {
-    /// The system clock at `since`: at the last step, or later once that has held.
+    /// The system clock at `since`: at the last step, or later if the clock has held since.
     at: Timestamp,
     since: Instant,
     has_held: bool,
 }
 
 impl RetentionClock {
-    /// At a start; `newest` is the time of the newest row in the database.
+    /// Creates the clock at a start; `newest` is the time of the newest row in the database.
     pub(super) fn new(newest: Option<Timestamp>, system: Timestamp, now: Instant) -> Self {
         Self {
             at: system,
@@ -32,8 +32,8 @@ impl RetentionClock {
         }
     }
 
-    /// Returns the time by which ages count, given what the system clock says: the earliest of all
-    /// times while a step has to hold.
+    /// Returns the time from which ages are computed. After a step this is the earliest possible
+    /// time until the clock has held.
     pub(super) fn now(&mut self, system: Timestamp, now: Instant) -> Timestamp {
         let held = now.saturating_duration_since(self.since);
         let held_ms = i64::try_from(held.as_millis()).unwrap_or(i64::MAX);

@@ -1,5 +1,5 @@
-//! The journal's thread: takes all entries that wait, writes them in one transaction, numbers the
-//! events that follow, and publishes them after the commit.
+//! The journal's thread. It takes all waiting entries, writes them in one transaction, numbers
+//! their events, and publishes these after the commit.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::ids::Seq;
 use crate::store::{Batch, Change, Receipt, Writer};
 use crate::time::Timestamp;
 
-/// How many entries one transaction takes, so that the first of them does not wait for long.
+/// Limits the entries of one transaction, so that the first of them does not wait long.
 const BATCH_ENTRIES_MAX: usize = 512;
 
 pub(super) struct WriterThread {
@@ -27,7 +27,7 @@ pub(super) struct WriterThread {
     housekeeping: Housekeeping,
 }
 
-/// An entry that was written, but not committed yet.
+/// An entry that is written but not committed yet.
 struct Written {
     receipts: Vec<Receipt>,
     messages: Vec<Message>,
@@ -75,7 +75,7 @@ impl WriterThread {
         }
     }
 
-    /// Tries kept entries again: some to see if there is room, then all.
+    /// Tries kept entries again: first a few to test for space, then all.
     fn retry(&mut self) {
         while !self.retries.is_empty() {
             let entries = self.retries.take();
@@ -90,8 +90,8 @@ impl WriterThread {
         }
     }
 
-    /// Writes the entries, and keeps those that are to be tried again. Returns whether one or more
-    /// were written or refused for good.
+    /// Writes the entries and keeps those that are to be retried. Returns whether at least one was
+    /// written or finally refused.
     fn write(&mut self, mut entries: Vec<Entry>) -> bool {
         if entries.is_empty() {
             return false;
@@ -134,8 +134,8 @@ impl WriterThread {
             }
         }
         self.retries.put_back(refused);
-        // Published before the answers, so that a client that acts on an answer gets this event
-        // before its own.
+        // Published before the submitters are answered, so that a client that reacts to an answer
+        // sees this event before its own.
         self.publisher.publish(messages, None);
         let has_ended_one = !answers.is_empty();
         for (entry, result) in answers {
@@ -144,8 +144,8 @@ impl WriterThread {
         has_ended_one
     }
 
-    /// Writes the entries in one transaction. Returns what became of each: nothing yet, if it waits
-    /// for an earlier one that is to be tried again.
+    /// Writes the entries in one transaction. Returns the result of each, or none if it has to wait
+    /// for an earlier entry that will be retried.
     ///
     /// # Errors
     /// If nothing could be written.
@@ -154,8 +154,8 @@ impl WriterThread {
             let written = entries.iter().map(|entry| write_entry(batch, &entry.changes));
             written.map(|one| one.map(|one| Some(Ok(one)))).collect()
         });
-        // Hardly any batch holds an entry that is refused, and savepoints cost a fifth of writing
-        // it. So nothing of the batch was kept, and only now each entry is written by itself.
+        // Few batches contain a refused entry, and savepoints add a fifth to the cost of a batch.
+        // So only a batch that failed is written again, entry by entry.
         all.or_else(|error| match error {
             Error::Disk(_) => Err(error),
             _ => self.writer.transaction(|batch| Ok(write_each(batch, entries))),
@@ -163,8 +163,7 @@ impl WriterThread {
     }
 }
 
-/// Waits for entries, but not for longer than `time_max`. Returns those that came, and whether they
-/// are the last.
+/// Waits up to `time_max` for entries. Returns them, and true if they are the last.
 fn receive(received: &Receiver<Command>, time_max: Duration) -> (Vec<Entry>, bool) {
     let first = match received.recv_timeout(time_max) {
         Ok(first) => first,
@@ -181,7 +180,7 @@ fn receive(received: &Receiver<Command>, time_max: Duration) -> (Vec<Entry>, boo
     (entries, false)
 }
 
-/// The error of each entry of a batch that failed as a whole.
+/// Returns the error for each entry of a batch that failed as a whole.
 fn of_each(error: &Error) -> Error {
     match error {
         Error::Disk(why) => Error::Disk(why.clone()),
@@ -189,7 +188,7 @@ fn of_each(error: &Error) -> Error {
     }
 }
 
-/// Writes each entry as far as it can be. Those that are retried do not overtake each other.
+/// Writes each entry in a savepoint. Retried entries do not overtake each other.
 fn write_each(batch: &mut Batch<'_>, entries: &[Entry]) -> Vec<Option<Result<Written>>> {
     let mut is_held_up = false;
     let mut write = |entry: &Entry| {

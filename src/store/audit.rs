@@ -1,4 +1,4 @@
-//! Reads the whole database in its order, for `flowledger verify`.
+//! Reads the whole database in order, for `flowledger verify`.
 
 use std::collections::HashMap;
 use std::fs::{File, TryLockError};
@@ -18,12 +18,12 @@ use crate::error::{Error, Result};
 use crate::event::LedgerEntry;
 use crate::ids::{RunId, Seq};
 
-/// Page cache, KiB: rows of runs are not quite in the order of the ledger.
+/// Page cache in KiB. Larger than elsewhere, because rows of runs are not quite in ledger order.
 const CACHE_KIB: i64 = 16_384;
 const QUICK_CHECK_FAULTS_MAX: u32 = 20;
 const GRAPHS_MAX: usize = 10_000;
 
-/// The database, opened for reading only, as of one moment.
+/// A read-only connection with a single snapshot of the database.
 pub struct Audit {
     db: Connection,
     lock: PathBuf,
@@ -37,13 +37,13 @@ pub struct Extent {
     pub events: u64,
 }
 
-/// A ledger row as it is stored.
+/// A ledger row as stored.
 #[derive(Clone, Debug)]
 pub struct AuditCall {
     pub id: i64,
     pub status: String,
     pub provider: String,
-    /// Input, cache reads, cache writes, those for an hour, output, reasoning.
+    /// Input, cache reads, cache writes, one-hour cache writes, output, reasoning.
     pub tokens: [i64; 6],
     pub usage_source: String,
     /// Nano-dollars.
@@ -53,7 +53,8 @@ pub struct AuditCall {
     pub cached: bool,
     /// Nano-dollars.
     pub saved: Option<i64>,
-    /// It has no reservation: it came from the cache, or was written before rows kept their prices.
+    /// True if the row has no reserve: the response cache answered it, or it is older than
+    /// stored prices.
     pub is_without_reserve: bool,
 }
 
@@ -118,23 +119,23 @@ pub struct StoredRun {
 #[derive(Clone, Debug)]
 pub struct AuditEvent {
     pub seq: Seq,
-    /// The message of a ledger update; others are not read.
+    /// The message, if it is a ledger update; other messages are not read.
     pub update: Option<String>,
 }
 
 from_row!(AuditEvent; seq, update);
 
 fn is_locked(lock: &Path) -> bool {
-    // Released at once.
+    // The lock is released at once.
     let lock = File::open(lock).map(|file| file.try_lock_shared());
     matches!(lock, Ok(Err(TryLockError::WouldBlock)))
 }
 
 impl Audit {
-    /// Opens the database in `dir`, which a server may have open as well.
+    /// Opens the database in `dir`, even while a server has it open.
     ///
     /// # Errors
-    /// [`Error::Config`] if it is missing, unreadable, or of another version.
+    /// If it is missing, is unreadable, or has another version ([`Error::Config`]).
     pub fn open(dir: &Path) -> Result<Self> {
         let path = dir.join(DATABASE);
         let lock = dir.join(LOCK);
@@ -158,13 +159,14 @@ impl Audit {
                 schema::version()
             )));
         }
-        // The transaction never ends, so that all reads see the same moment.
+        // The transaction never ends, so that all reads see the same snapshot.
         configure(&db)?;
         db.pragma_update(None, "cache_size", -CACHE_KIB)?;
         Ok(Self { db, lock, was_in_use })
     }
 
-    /// Returns whether another flowledger has the database open, or had when it was opened here.
+    /// Returns whether another flowledger has the database open, or had it open when this one
+    /// was opened.
     pub fn is_in_use(&self) -> bool {
         self.was_in_use || is_locked(&self.lock)
     }
@@ -184,7 +186,7 @@ impl Audit {
         Ok(lines)
     }
 
-    /// Returns the highest number that was ever given in a table, else 0.
+    /// Returns the highest id that a table ever assigned, or 0.
     pub fn last_number(&self, table: &str) -> Result<i64> {
         let sql = "SELECT seq FROM sqlite_sequence WHERE name = ?1";
         let last = one(&self.db, sql, [table])?;
@@ -209,14 +211,14 @@ impl Audit {
         daily_rollup::check(&self.db, each)
     }
 
-    /// Passes each day that is summed up for budgets, and whether its sums are those of its rows.
+    /// Passes each day that is summed up for budgets, with true if its sums match its rows.
     pub fn budget_days(&self, each: impl FnMut(i64, bool)) -> Result<()> {
         let until = days::summed_until(&self.db)?;
         budgets::check(&self.db, until, each)
     }
 
-    /// Passes the first and last number of each indexed block of ledger rows, and whether its index is
-    /// right.
+    /// Passes the first and last id of each indexed block of ledger rows, with true if its index
+    /// is right.
     pub fn blocks(&self, each: impl FnMut(i64, i64, bool)) -> Result<()> {
         block_index::check(&self.db, each)
     }
@@ -226,9 +228,9 @@ impl Audit {
         one(&self.db, sql, [id])
     }
 
-    /// Passes all runs in order, also deleted ones with ledger rows, nodes or items.
+    /// Passes all runs in order, including deleted ones with remaining ledger rows, nodes or items.
     pub fn runs(&self, mut each: impl FnMut(AuditRun)) -> Result<()> {
-        // SQLite merges the parts by their indexes, so that none is sorted.
+        // SQLite merges the parts by their indexes, so that nothing is sorted.
         let mut statement = self.db.prepare(
             "SELECT id AS run_id, 0, NULL, status, input_tokens, output_tokens, cost_nanousd,
                 finished_ms IS NOT NULL, graph_hash
@@ -310,7 +312,7 @@ impl Audit {
     }
 
     /// # Errors
-    /// Also if the row holds invalid values.
+    /// If the database cannot be read, or the row holds invalid values.
     pub fn entry(&self, id: i64) -> Result<Option<LedgerEntry>> {
         let sql = format!("SELECT {ENTRY_COLUMNS} FROM ledger WHERE id = ?1");
         one(&self.db, &sql, [id])

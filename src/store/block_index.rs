@@ -1,13 +1,14 @@
-//! What blocks of ledger rows hold, so that a page of rare rows need not look at all others.
+//! An index of the names and times in blocks of ledger rows, so that a page of rare rows need not
+//! read all others.
 //!
-//! An index for each filter would cost every call twice, when it is opened and when it is settled.
-//! Instead each [`ROWS`] numbers in a row are a block. Behind the calls it is noted once for each
-//! block, when all its rows are settled, which names stand in it (flow, provider, model and status
-//! together) and between which moments; settled rows never change. A page reads the rows of those
-//! blocks alone that may hold some of its own. Moments are those of the rows, so a clock that jumps
-//! only makes a block's span of time wider.
+//! An index for each filter would cost every call twice: when it is opened and when it is settled.
+//! Instead, each [`ROWS`] consecutive ids form a block. Once all rows of a block are settled,
+//! housekeeping stores its combinations of names (flow, provider, model and status together) and
+//! its range of times. Settled rows never change, so this is done once. A page reads only the
+//! blocks that may contain matching rows. Times are those of the rows, so a clock that jumps only
+//! widens a block's range.
 //!
-//! A block that is not noted, or was when some of its calls were under way, is read.
+//! Pages read every block that is not indexed yet, for example because it has calls in flight.
 
 use rusqlite::{Connection, params, params_from_iter};
 
@@ -15,15 +16,15 @@ use super::ledger_filter::LedgerFilter;
 use super::sql::{FromRow, all, execute, one, single};
 use crate::error::Result;
 
-/// How many numbers a block has. A page of N rare rows reads N blocks at most.
+/// Ids in a block. A page of N rare rows reads at most N blocks.
 const ROWS: i64 = 128;
-/// So many rows are looked through at a time where block after block may hold some of the page.
+/// Limits how many rows of adjacent matching blocks are read at a time.
 const SPAN_ROWS_MAX: i64 = 64 * ROWS;
-/// How many bytes the number of a combination of names takes in a block.
+/// Bytes for the id of a combination of names in a block.
 const NAME_BYTES: usize = size_of::<i64>();
 
-/// Notes what blocks hold: of up to `step` of those that are not noted, where all is settled. Gives
-/// of how many it was looked at.
+/// Examines up to `step` blocks that are not indexed, and indexes those with all rows settled.
+/// Returns how many entries were written.
 pub(super) fn note(db: &Connection, step: usize) -> Result<usize> {
     let mut written = 0;
     for block in open(db, step)? {
@@ -45,7 +46,7 @@ pub(super) fn note(db: &Connection, step: usize) -> Result<usize> {
     Ok(written)
 }
 
-/// Whether [`note`] has something to do.
+/// Returns whether [`note`] has work to do.
 pub(super) fn is_behind(db: &Connection, step: usize) -> Result<bool> {
     let (next, end) = ends(db)?;
     if next < end {
@@ -59,14 +60,14 @@ pub(super) fn is_behind(db: &Connection, step: usize) -> Result<bool> {
     Ok(false)
 }
 
-/// The first block that was never looked at, and the first that is not full.
+/// Returns the first block that was never examined, and the first that is not full.
 fn ends(db: &Connection) -> Result<(i64, i64)> {
     let next = single(db, "SELECT coalesce(max(block) + 1, 0) FROM ledger_blocks", [])?;
     let rows: i64 = single(db, "SELECT coalesce(max(id) + 1, 0) FROM ledger", [])?;
     Ok((next, rows / ROWS))
 }
 
-/// Blocks that had calls under way when they were looked at.
+/// Returns blocks that had calls in flight when they were examined.
 fn open(db: &Connection, step: usize) -> Result<Vec<i64>> {
     let sql = "SELECT block FROM ledger_blocks WHERE names IS NULL LIMIT ?1";
     all(db, sql, [step])
@@ -78,7 +79,7 @@ fn is_pending(db: &Connection, block: i64) -> Result<bool> {
     single(db, sql, [block * ROWS, (block + 1) * ROWS])
 }
 
-/// Notes what a block holds, whose rows are settled.
+/// Indexes a block with all rows settled.
 fn note_one(db: &Connection, block: i64) -> Result<()> {
     let held = Held::of_rows(db, block, number)?;
     let sql = "INSERT OR REPLACE INTO ledger_blocks (block, first_ms, last_ms, names)
@@ -86,8 +87,8 @@ fn note_one(db: &Connection, block: i64) -> Result<()> {
     execute(db, sql, params![block, held.first_ms, held.last_ms, held.names]).map(drop)
 }
 
-/// Calls `each` with the first and the last number of each block that is noted, and whether what is
-/// noted is what its rows say.
+/// Passes the first and last id of each indexed block to `each`, with true if the index matches
+/// the rows.
 pub(super) fn check(db: &Connection, mut each: impl FnMut(i64, i64, bool)) -> Result<()> {
     let mut statement = db.prepare(
         "SELECT block, first_ms, last_ms, names FROM ledger_blocks WHERE names IS NOT NULL
@@ -104,16 +105,16 @@ pub(super) fn check(db: &Connection, mut each: impl FnMut(i64, i64, bool)) -> Re
     Ok(())
 }
 
-/// What is noted of a block.
+/// The index entry of a block.
 #[derive(PartialEq)]
 struct Held {
     first_ms: Option<i64>,
     last_ms: Option<i64>,
-    /// The numbers of its combinations of names, in order.
+    /// The ids of its combinations of names, sorted.
     names: Vec<u8>,
 }
 
-/// Names that stand in a row together.
+/// Names that occur together in a row.
 struct Names {
     flow_id: Option<i64>,
     provider: String,
@@ -125,7 +126,7 @@ from_row!(Held; first_ms, last_ms, names);
 from_row!(Names; flow_id, provider, model, status);
 
 impl Held {
-    /// Reads it from the block's rows; `number` tells the number of a combination of names.
+    /// Computes the entry from the block's rows; `number` returns the id of a combination of names.
     fn of_rows(
         db: &Connection,
         block: i64,
@@ -150,7 +151,7 @@ impl Held {
     }
 }
 
-/// The number of a combination of names; 0 where it has none.
+/// Returns the id of a combination of names, or 0 if it has none.
 fn known_number(db: &Connection, names: &Names) -> Result<i64> {
     let sql = "SELECT id FROM ledger_names
          WHERE model_used = ?1 AND provider = ?2 AND status = ?3 AND flow_id IS ?4";
@@ -158,7 +159,7 @@ fn known_number(db: &Connection, names: &Names) -> Result<i64> {
     Ok(known.unwrap_or(0))
 }
 
-/// The number of a combination of names, which gets one where it has none.
+/// Returns the id of a combination of names, and assigns one if it has none.
 fn number(db: &Connection, names: &Names) -> Result<i64> {
     let known = known_number(db, names)?;
     if known > 0 {
@@ -170,9 +171,9 @@ fn number(db: &Connection, names: &Names) -> Result<i64> {
     Ok(db.last_insert_rowid())
 }
 
-/// Which blocks may hold rows of a filter.
+/// Selects the blocks that may contain rows of a filter.
 struct Wanted {
-    /// By the numbers of combinations of names; none where every name will do.
+    /// Indexed by the ids of combinations of names; none if all names match.
     names: Option<Vec<bool>>,
     from: i64,
     to: i64,
@@ -201,7 +202,7 @@ impl Wanted {
         })
     }
 
-    /// Whether a block may hold such a row: what is not noted of it may be anything.
+    /// Returns whether a block may contain such a row. Blocks without an entry always may.
     fn may_be_in(&self, noted: &rusqlite::Row<'_>) -> rusqlite::Result<bool> {
         let Some(names) = noted.get_ref(3)?.as_blob_or_null()? else {
             return Ok(true);
@@ -224,8 +225,9 @@ impl Wanted {
     }
 }
 
-/// Calls `read` with spans of numbers (the first, and the first beyond), newest first and all below
-/// `before`, in which together all rows of the filter are, until it says that it has enough.
+/// Passes spans of ids (the first, and the first beyond) to `read`, newest first and all below
+/// `before`, until `read` returns that it has enough. Together the spans contain all rows of
+/// the filter.
 pub(super) fn spans(
     db: &Connection,
     filter: &LedgerFilter,
@@ -238,13 +240,13 @@ pub(super) fn spans(
          ORDER BY block DESC",
     )?;
     let mut blocks = statement.query([before.div_euclid(ROWS)])?;
-    // What is to be read next, and everything below it was not looked at.
+    // The span to read next; all ids below it are still to be examined.
     let (mut from, mut end) = (before, before);
     while let Some(row) = blocks.next()? {
         let block: i64 = row.get(0)?;
         let start = block * ROWS;
         let may_be = wanted.may_be_in(row)?;
-        // Between this block and the one before are rows that are not noted.
+        // Rows between this block and the previous one are not indexed.
         from = if may_be { start.min(from) } else { (start + ROWS).min(from) };
         if from < end && (!may_be || end - from >= SPAN_ROWS_MAX) {
             if read(from, end)? {

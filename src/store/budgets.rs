@@ -1,15 +1,15 @@
-//! What of each budget is used: counted in memory as calls are opened and settled, and counted anew
-//! from the ledger when the server starts, a budget changes or a new period begins.
+//! Counts the use of each budget. Counts are kept in memory as calls are opened and settled, and
+//! are read again from the ledger when the server starts, a budget changes or a new period begins.
 //!
-//! A row counts with its cost, and where that is not known (it is under way, or nobody knows what
-//! became of it) with what was reserved for it. So parallel calls cannot overrun a limit together,
-//! and a call whose end nobody saw is not taken for free.
+//! A row counts with its cost. If the cost is unknown (the call is in flight, or its result was
+//! lost), the row counts with its reserve. So parallel calls cannot exceed a limit together, and a
+//! lost call is not treated as free.
 //!
-//! Whole days that are summed up (see `days`) are counted from their sums, and a period is read once for
-//! all budgets that want it counted.
+//! Whole days that are summed up (see `days`) are counted from their sums, and a period is read
+//! once for all budgets that need it.
 //!
-//! Which shares viewers were told of is stored, since no count says it: what is used may have been
-//! so before the budget was there.
+//! The last threshold sent to viewers is stored, because no count shows it: the budget may be newer
+//! than its use.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -28,17 +28,17 @@ use crate::ids::FlowId;
 use crate::money::Usd;
 use crate::time::Timestamp;
 
-/// How many periods and runs are remembered of which viewers were told something: the newest.
+/// Limits for how many periods and runs the warnings sent are remembered, the newest first.
 const TOLD_MAX: i64 = 10_000;
 
-/// Of ledger rows, what budgets tell them apart by, and what each counts in nano-dollars and in tokens.
-/// One that cost nothing was never sent, or refused.
+/// The names in ledger rows that budgets filter by, and each row's use in nano-dollars and in
+/// tokens. Rows without use were refused or never sent.
 const ROWS: &str = "SELECT flow_id, provider, coalesce(model_asked, model_used) AS model, key_name,
         coalesce(cost_nanousd, reserved_nanousd, 0) AS nanousd,
         CASE WHEN usage_source != 'none' THEN input_tokens + output_tokens
              WHEN cost_nanousd = 0 THEN 0 ELSE coalesce(reserved_tokens, 0) END AS tokens
      FROM ledger";
-/// The same of days that are summed up.
+/// The same columns for days that are summed up.
 const DAYS: &str = "SELECT flow_id, provider, model, key_name, nanousd, tokens FROM budget_days";
 const SUMS: &str = "flow_id, provider, model, key_name, sum(nanousd), sum(tokens)";
 
@@ -58,7 +58,7 @@ impl Count {
 #[derive(Clone)]
 pub(super) struct Budgets {
     all: Arc<[Budget]>,
-    /// For each budget but those of runs, which are counted from the run's few rows each time.
+    /// One count for each budget. Per-run budgets have none: the run's few rows are read each time.
     counts: Vec<Option<Count>>,
 }
 
@@ -69,11 +69,11 @@ impl Budgets {
         Ok(Self { all, counts })
     }
 
-    /// Puts these budgets in place of those that there are. One that stays as it is stays counted.
+    /// Replaces all budgets. Unchanged ones keep their counts.
     fn set(&mut self, db: &Connection, all: &[Budget]) -> Result<()> {
         write(db, all)?;
         for old in self.all.iter().filter(|old| !all.contains(old)) {
-            // Of what it is now, nothing was told.
+            // A changed budget starts with no warnings sent.
             execute(db, "DELETE FROM budget_told WHERE budget = ?1", params![&old.name])?;
         }
         let count_of = |budget: &Budget| {
@@ -85,10 +85,10 @@ impl Budgets {
         Ok(())
     }
 
-    /// Replaces all budgets, unless they have another version by now.
+    /// Replaces all budgets.
     ///
     /// # Errors
-    /// [`Error::Conflict`].
+    /// If `version` is set and the stored budgets have another one ([`Error::Conflict`]).
     pub(super) fn replace(
         &mut self,
         db: &Connection,
@@ -102,10 +102,10 @@ impl Budgets {
         self.set(db, all)
     }
 
-    /// Adds a budget to those that there are.
+    /// Adds a budget.
     ///
     /// # Errors
-    /// [`Error::Conflict`] where there is one of that name; [`Error::Busy`] where there are too many.
+    /// If the name is taken ([`Error::Conflict`]), or there are too many budgets ([`Error::Busy`]).
     pub(super) fn add(&mut self, db: &Connection, budget: &Budget) -> Result<()> {
         if self.all.iter().any(|other| other.name == budget.name) {
             let message = format!("there is a budget named `{}` already", budget.name);
@@ -127,11 +127,11 @@ impl Budgets {
     /// Counts a call that is about to be made.
     ///
     /// # Errors
-    /// [`Error::Budget`] where a hard budget does not allow it; then it is not counted.
+    /// If a hard budget does not allow the call ([`Error::Budget`]); then it is not counted.
     pub(super) fn open(&mut self, db: &Connection, call: &NewCall) -> Result<()> {
         let scope = scope(call);
         let covers = |budget: &Budget| {
-            // What is of no run is nothing that a run may spend.
+            // A budget per run covers only calls that belong to a run.
             budget.covers(&scope) && (budget.per != Per::Run || call.run_id.is_some())
         };
         let covering: Vec<usize> =
@@ -150,7 +150,7 @@ impl Budgets {
                 None if budget.hard && !budget.allow_unpriced => {
                     return Err(budget.unpriced_refusal(&scope));
                 }
-                // What costs nothing is made even where nothing is left.
+                // A free call is allowed even if nothing is left.
                 Some(needed)
                     if budget.hard
                         && needed > 0
@@ -188,7 +188,7 @@ impl Budgets {
         };
         let covering: Vec<usize> =
             (0..self.all.len()).filter(|&at| self.all[at].covers(&scope)).collect();
-        // The ledger has the row already: only what was counted before is without it.
+        // The ledger has the settled row already; only counts read before it was settled lack it.
         let was_counted = |count: &Option<Count>| count.is_some_and(|it| it.holds(row.timestamp));
         let was_counted: Vec<bool> = self.counts.iter().map(was_counted).collect();
         let of_run = self.rows_of_run(db, &covering, row.run_id.as_deref())?;
@@ -208,7 +208,8 @@ impl Budgets {
                     (count.used, count.start.0.to_string())
                 }
                 (None, Some(run_id)) => (used_of(budget, &of_run), run_id.clone()),
-                // Of another period, which the ledger has, or of no run.
+                // The row is outside the counted period, so the ledger has it, or it belongs to
+                // no run.
                 _ => continue,
             };
             let level = budget.level(used);
@@ -220,7 +221,7 @@ impl Budgets {
         Ok(warnings)
     }
 
-    /// The rows of the run, where one of the budgets is for each run.
+    /// Returns the rows of the run if one of the budgets is per run.
     fn rows_of_run(
         &self,
         db: &Connection,
@@ -235,8 +236,8 @@ impl Budgets {
         }
     }
 
-    /// Counts a budget for the period that `moment` lies in, unless it is or is one of runs, and with
-    /// it all others that are not counted for this or a later period yet.
+    /// Counts a budget for the period that contains `moment`, unless it is counted or is per run.
+    /// Also counts all others that are not counted for this period or a later one.
     fn count(&mut self, db: &Connection, at: usize, moment: Timestamp) -> Result<()> {
         let budget = &self.all[at];
         if budget.per == Per::Run || self.counts[at].is_some_and(|count| count.holds(moment)) {
@@ -256,14 +257,15 @@ impl Budgets {
     }
 }
 
-/// The share that viewers were told of; 0 where of none.
+/// Returns the threshold in percent that viewers were last warned of, or 0.
 fn told(db: &Connection, budget: &Budget, whose: &str) -> Result<u8> {
     let sql = "SELECT percent FROM budget_told WHERE budget = ?1 AND whose = ?2";
     let percent = one(db, sql, [budget.name.as_str(), whose])?;
     Ok(percent.unwrap_or(0))
 }
 
-/// Notes that viewers are told of a share, and forgets the oldest of too many.
+/// Stores that viewers are warned of a threshold, and removes the oldest entries
+/// beyond [`TOLD_MAX`].
 fn tell(db: &Connection, budget: &Budget, whose: &str, percent: u8) -> Result<()> {
     let sql = "INSERT OR REPLACE INTO budget_told (budget, whose, percent) VALUES (?1, ?2, ?3)";
     execute(db, sql, params![budget.name, whose, percent])?;
@@ -272,17 +274,17 @@ fn tell(db: &Connection, budget: &Budget, whose: &str, percent: u8) -> Result<()
 }
 
 impl Store {
-    /// Whether hard budgets would allow a call now. It counts nowhere: it does, and this is decided,
-    /// when its intent is committed.
+    /// Checks whether hard budgets would allow a call now, without counting it. The binding check
+    /// is made when the intent of the call is committed.
     ///
     /// # Errors
-    /// [`Error::Budget`] where one does not.
+    /// If one of them would refuse it ([`Error::Budget`]).
     pub fn check_budgets(&self, call: &NewCall) -> Result<()> {
         self.read(|db| Budgets::load(db)?.open(db, call))
     }
 }
 
-/// Which model was asked in a row, and what was reserved for it.
+/// Returns the requested model of a row and its reserve.
 fn opened(db: &Connection, id: i64) -> Result<(String, Reserve)> {
     let sql = "SELECT coalesce(model_asked, model_used), reserved_nanousd,
             coalesce(reserved_tokens, 0) FROM ledger WHERE id = ?1";
@@ -298,7 +300,7 @@ fn scope(call: &NewCall) -> Scope<'_> {
     }
 }
 
-/// What a settled row counts; as [`ROWS`] has it.
+/// Returns the use of a settled row, as [`ROWS`] computes it.
 fn used_by(row: &LedgerEntry, limit: Limit, reserved: i64) -> i64 {
     let usage = &row.usage;
     match (limit, row.total_cost_usd) {
@@ -312,7 +314,7 @@ fn used_by(row: &LedgerEntry, limit: Limit, reserved: i64) -> i64 {
     }
 }
 
-/// Rows that budgets cannot tell apart, and what they count together.
+/// Rows that budgets cannot distinguish, and their total use.
 struct Used {
     flow_id: Option<FlowId>,
     provider: String,
@@ -372,7 +374,7 @@ pub(super) fn sum_up(db: &Connection, day: Day, start_ms: i64, end_ms: i64) -> R
     execute(db, &sql, params![day, start_ms, end_ms]).map(drop)
 }
 
-/// Calls `each` with each day that is summed up, and whether its sums are what its rows come to.
+/// Passes each day that is summed up to `each`, with true if its sums match its rows.
 pub(super) fn check(db: &Connection, until: Day, mut each: impl FnMut(Day, bool)) -> Result<()> {
     let day = format!("SELECT timestamp_ms / {MS_PER_DAY} AS day,");
     let rows = ROWS.replacen("SELECT", &day, 1);
@@ -395,7 +397,7 @@ pub(super) fn check(db: &Connection, until: Day, mut each: impl FnMut(Day, bool)
     Ok(())
 }
 
-/// Forgets the sums of `day` and all after it.
+/// Removes the sums of `day` and all later days.
 pub(super) fn forget_from(db: &Connection, day: Day) -> Result<()> {
     execute(db, "DELETE FROM budget_days WHERE day >= ?1", params![day]).map(drop)
 }
@@ -420,9 +422,9 @@ fn write(db: &Connection, budgets: &[Budget]) -> Result<()> {
 #[derive(Clone, Debug)]
 pub struct BudgetState {
     pub budget: Budget,
-    /// What is used or reserved in the present period, in the budget's unit; none of one for runs.
+    /// Used or reserved in the present period, in the budget's unit; none if the budget is per run.
     pub used: Option<i64>,
-    /// When the present period began and ends; none of one for runs.
+    /// Start and end of the present period; none if the budget is per run.
     pub period: Option<(Timestamp, Timestamp)>,
 }
 
@@ -431,7 +433,7 @@ impl Store {
         self.read(read)
     }
 
-    /// All budgets with what is used of them, as of one moment.
+    /// Returns all budgets with their use, in one read transaction.
     pub fn budgets(&self, now: Timestamp) -> Result<Vec<BudgetState>> {
         self.read(|db| {
             let snapshot = db.unchecked_transaction()?;

@@ -1,4 +1,4 @@
-//! What changes of calls, budgets and keys write.
+//! Writes the changes of calls, budgets and keys.
 
 use rusqlite::{Connection, params};
 
@@ -15,12 +15,12 @@ use crate::event::{CallStatus, Event, EventContext, LedgerEntry, RefusedBy};
 use crate::money::Usd;
 use crate::time::Timestamp;
 
-/// Writes calls, with the state in memory that spares it reading the ledger for each. A transaction
-/// that is rolled back goes back to a clone.
+/// Writes calls. It keeps state in memory, so that it need not read the ledger for each call. If a
+/// transaction is rolled back, a clone from before it is restored.
 #[derive(Clone)]
 pub(super) struct CallWriter {
     pub(super) budgets: Budgets,
-    /// The days before this one are summed up.
+    /// All days before this one are summed up.
     pub(super) summed_until: Day,
 }
 
@@ -43,14 +43,14 @@ impl CallWriter {
     }
 
     /// # Errors
-    /// [`Error::Budget`](crate::error::Error::Budget) if a hard budget does not allow the call.
+    /// If a hard budget does not allow the call ([`Error::Budget`](crate::error::Error::Budget)).
     pub(super) fn open(&mut self, db: &Connection, call: &NewCall) -> Result<Applied> {
         self.budgets.open(db, call)?;
         self.insert(db, call, None, None)
     }
 
-    /// Writes a row: of a call about to be made, unless it was refused, or answered from the cache
-    /// by a model and with the cost that this saves.
+    /// Inserts the row of a call that is about to be made, was `refused`, or was `cached` (by a
+    /// model, with the cost that this saves).
     pub(super) fn insert(
         &self,
         db: &Connection,
@@ -152,15 +152,15 @@ impl CallWriter {
         let id = db.last_insert_rowid();
         let day = days::day_of(at);
         if day < self.summed_until {
-            // The clock was put back. It may be that these days are forgotten already.
+            // The clock was set back. These sums may already be removed.
             daily_rollup::forget_from(db, day)?;
         }
         Ok(updated(ledger_row(db, id)?, at))
     }
 }
 
-/// The row as it is now. Read by a statement of its own, here as elsewhere, because `RETURNING`
-/// makes a table in memory for its rows, which costs more than all the rest.
+/// Returns the present row. A separate `SELECT`, here as elsewhere, because `RETURNING` builds a
+/// table in memory, which costs more than all the rest.
 fn ledger_row(db: &Connection, id: i64) -> Result<LedgerEntry> {
     let sql = format!("SELECT {ENTRY_COLUMNS} FROM ledger WHERE id = ?1");
     one(db, &sql, [id])?.ok_or_else(|| Error::NotFound(format!("ledger row {id}")))

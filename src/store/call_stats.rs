@@ -1,5 +1,5 @@
-//! Reads ledger rows and runs for the optimizer. Rows are shown one by one and not kept: a pass over a
-//! million of them must stay cheap.
+//! Reads ledger rows and runs for the optimizer. Rows are passed one by one and not kept, so that a
+//! pass over a million of them stays cheap.
 
 use rusqlite::{Row, ToSql, params};
 
@@ -11,28 +11,28 @@ use crate::ids::{FlowId, RunId};
 use crate::money::Usd;
 use crate::time::Timestamp;
 
-/// The part of a ledger row that the optimizer needs.
+/// The columns of a ledger row that the optimizer needs.
 #[derive(Debug)]
 pub struct CallRow<'a> {
     pub id: i64,
     pub at: Timestamp,
-    /// The node that made the call; none for trials and calls of other programs.
+    /// The node that made the call; none for trials and gateway clients.
     pub node: Option<(FlowId, &'a str)>,
     pub provider: &'a str,
-    /// The model that was asked for.
+    /// The requested model.
     pub model: &'a str,
     pub status: CallStatus,
     pub usage: Usage,
     /// None if unknown.
     pub cost: Option<Usd>,
-    /// From the start of the call to the first token; to its end if it was not streamed.
+    /// Time from the start of the call to the first token, or to its end if it was not streamed.
     pub begun_ms: Option<u64>,
     pub prompt_hash: &'a str,
-    /// Answered from the response cache, without a call.
+    /// True if the response cache answered it, without a call.
     pub cached: bool,
     /// The cost that the response cache saved.
     pub saved: Option<Usd>,
-    /// Refused before it left, without a call.
+    /// True if it was refused before it was sent.
     pub refused: bool,
 }
 
@@ -40,7 +40,7 @@ const COLUMNS: &str = "id, timestamp_ms, flow_id, node_id, provider,
     coalesce(model_asked, model_used), status, cost_nanousd, coalesce(first_token_ms, latency_ms),
     prompt_hash, cached, saved_nanousd, refused IS NOT NULL, input_tokens, cached_input_tokens,
     cache_write_tokens, cache_write_1h_tokens, output_tokens, reasoning_tokens, usage_source";
-/// The newest runs of a flow.
+/// Selects the newest runs of a flow.
 const NEWEST: &str =
     "WITH newest AS (SELECT id FROM runs WHERE flow_id = ?1 ORDER BY id DESC LIMIT ?3)";
 
@@ -67,16 +67,16 @@ fn call_row<'a>(row: &'a Row<'_>) -> rusqlite::Result<CallRow<'a>> {
     })
 }
 
-/// Returns a text that sorts before the ids of all runs since `at`, and after those of earlier runs: the
-/// first 48 bits of a UUID v7 are its milliseconds.
+/// Returns a text that sorts before the ids of all runs since `at`, and after those of earlier
+/// runs. The first 48 bits of a UUID v7 are its milliseconds.
 fn run_ids_from(at: Timestamp) -> RunId {
     let ms = u64::try_from(at.0).unwrap_or(0);
     format!("{:08x}-{:04x}", ms >> 16 & 0xffff_ffff, ms & 0xffff)
 }
 
 impl Store {
-    /// Shows up to `limit` rows with ids above `after` and up to `last`, in order. Returns the last id
-    /// shown.
+    /// Passes up to `limit` rows with ids above `after` and up to `last` to `show`, in order.
+    /// Returns the last id passed.
     pub fn calls_after(
         &self,
         after: i64,
@@ -88,7 +88,7 @@ impl Store {
         self.show_calls(condition, params![after, last, limit], show)
     }
 
-    /// Shows one row, if it exists.
+    /// Passes one row to `show` if it exists.
     pub fn call(&self, id: i64, show: impl FnMut(&CallRow<'_>)) -> Result<Option<i64>> {
         self.show_calls("id = ?1", params![id], show)
     }
@@ -119,16 +119,16 @@ impl Store {
         self.read(|db| single(db, sql, []))
     }
 
-    /// Returns the id after which all rows since `at` follow, even if the clock was set back since; without
-    /// such rows, the newest row's id, or 0.
+    /// Returns the id that precedes all rows since `at`, even if the clock was set back since.
+    /// Without such rows, returns the newest row's id, or 0.
     pub fn last_call_before(&self, at: Timestamp) -> Result<i64> {
         let sql = "SELECT min(id) - 1 FROM ledger WHERE timestamp_ms >= ?1";
         let id: Option<Option<i64>> = self.one(sql, [at.0])?;
         id.flatten().map_or_else(|| self.last_call(), Ok)
     }
 
-    /// Counts the completed runs of a flow that started after `began` and before `until` and ended since
-    /// `since`. Returns their number and total duration, in milliseconds.
+    /// Returns the number and the total duration, in milliseconds, of the completed runs of a flow
+    /// that started after `began` and before `until` and ended since `since`.
     pub fn run_totals(
         &self,
         flow_id: FlowId,
@@ -143,8 +143,8 @@ impl Store {
         self.read(|db| single(db, sql, params![flow_id, began, until, since]))
     }
 
-    /// Returns the average length, in bytes with the system text, of a node's prompts in the newest `runs`
-    /// of its flow (of a map, of its items), if there are any.
+    /// Returns the average length of a node's prompts (for a map, of its items' prompts) in the
+    /// newest `runs` of its flow, if there are any. In bytes, with the system text.
     pub fn prompt_bytes(&self, flow_id: FlowId, node_id: &str, runs: usize) -> Result<Option<u64>> {
         let sql = format!(
             "{NEWEST}
@@ -160,7 +160,7 @@ impl Store {
         Ok(average.flatten().map(|bytes: f64| bytes as u64))
     }
 
-    /// Returns how many of the newest `runs` completed the node, and its average duration there, in
+    /// Returns how many of the newest `runs` completed the node, and its average duration there in
     /// milliseconds, if there are any.
     pub fn node_ms(
         &self,
@@ -179,7 +179,8 @@ impl Store {
         Ok(read.1.map(|ms| (read.0, ms.round() as u64)))
     }
 
-    /// Returns whether the node was started in one of the newest `runs` of its flow from before a moment.
+    /// Returns whether the node was started in one of the newest `runs` that its flow had before a
+    /// given time.
     pub fn was_begun_before(
         &self,
         flow_id: FlowId,

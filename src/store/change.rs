@@ -1,4 +1,4 @@
-//! The vocabulary of what can be written, as one closed list.
+//! All changes that can be written, as one closed list.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ pub struct NodeRef {
     pub flow_id: FlowId,
     pub run_id: RunId,
     pub node_id: String,
-    /// Of a map: which of its items is meant, from 0; none where it is the node itself.
+    /// The index of a map's item, from 0; none for the node itself.
     pub item: Option<usize>,
     pub label: String,
     pub attempt: u32,
@@ -34,7 +34,7 @@ pub struct NewRun {
     pub flow_name: String,
     pub trigger: String,
     pub input: String,
-    /// The flow's graph as it is now, JSON.
+    /// The flow's present graph, as JSON.
     pub graph: Arc<str>,
     pub at: Timestamp,
 }
@@ -67,14 +67,14 @@ pub struct RunEnd {
     pub at: Timestamp,
 }
 
-/// A node that finished well, or whose run goes on as if it had.
+/// A node that succeeded, or whose failure the flow ignores.
 #[derive(Clone, Debug)]
 pub struct FinishedNode {
     pub node: NodeRef,
     pub output: String,
-    /// Of the attempt that returned it.
+    /// Latency of the attempt that returned the output.
     pub latency_ms: u64,
-    /// Why it failed, if the run goes on all the same.
+    /// The error, if the run continues in spite of it.
     pub error: Option<String>,
     pub cached: bool,
     pub at: Timestamp,
@@ -84,7 +84,7 @@ pub struct FinishedNode {
 pub struct FailedNode {
     pub node: NodeRef,
     pub error: String,
-    /// Whether it was stopped by a person.
+    /// Whether a user cancelled it.
     pub cancelled: bool,
     pub at: Timestamp,
 }
@@ -92,20 +92,20 @@ pub struct FailedNode {
 #[derive(Clone, Debug)]
 pub struct NewHook {
     pub flow_id: FlowId,
-    /// Its name in the URL; one that the flow has already stays instead.
+    /// The name in the URL. If the flow has one already, that one stays.
     pub slug: String,
-    /// SHA-256 of its secret in hexadecimal.
+    /// SHA-256 of the secret, in hexadecimal.
     pub secret_hash: String,
     pub at: Timestamp,
 }
 
-/// What a webhook was delivered, beside the run that it starts.
+/// A delivery to a webhook; the run that it starts is written beside it.
 #[derive(Clone, Debug)]
 pub struct Delivery {
     pub slug: String,
-    /// SHA-256 of the secret that came with it, in hexadecimal.
+    /// SHA-256 of the secret that was sent, in hexadecimal.
     pub secret_hash: String,
-    /// What the sender calls it, if it shall not be run again.
+    /// The sender's idempotency key, if any.
     pub key: Option<String>,
     pub run_id: RunId,
     pub at: Timestamp,
@@ -117,10 +117,10 @@ pub struct NewSchedule {
     pub cron: String,
     pub timezone: String,
     pub missed: Missed,
-    /// The input of its runs, a JSON object.
+    /// The input of its runs, as a JSON object.
     pub input: String,
     pub enabled: bool,
-    /// When; nothing before is due.
+    /// When the schedule was set; earlier times are never due.
     pub at: Timestamp,
 }
 
@@ -131,7 +131,7 @@ pub struct NewCall {
     pub run_id: Option<RunId>,
     pub node_id: Option<String>,
     pub attempt: u32,
-    /// Joins the attempts of one operation.
+    /// The same for all attempts of one operation.
     pub operation_id: String,
     pub provider: String,
     pub model: String,
@@ -149,11 +149,11 @@ pub struct Settlement {
     pub usage: Usage,
     pub cost: Option<Usd>,
     pub price: Option<Arc<str>>,
-    /// Milliseconds; none where it is not known.
+    /// Milliseconds; none if unknown.
     pub latency_ms: Option<u64>,
-    /// Milliseconds; none where it was not streamed or is not known.
+    /// Milliseconds; none if unknown or not streamed.
     pub first_token_ms: Option<u64>,
-    /// What became of it; not `PENDING`.
+    /// The final status; never `PENDING`.
     pub status: CallStatus,
     pub error: Option<String>,
     pub at: Timestamp,
@@ -161,74 +161,74 @@ pub struct Settlement {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bought {
-    /// SHA-256 of all that it depends on, in hexadecimal.
+    /// SHA-256 of everything that the answer depends on, in hexadecimal.
     pub key: String,
     pub at: Timestamp,
     pub model: String,
-    /// Its text; of a client's, the answer as it was sent, byte for byte.
+    /// The text for a node; the response body, byte for byte, for a client.
     pub output: String,
-    /// What a client was told that it is; none of a node's.
+    /// The content type that was sent to a client; none for a node.
     pub content_type: Option<String>,
     pub cost: Option<Usd>,
 }
 
 #[derive(Clone, Debug)]
 pub struct NewKey {
-    /// What people, ledger rows and budgets call it; unique.
+    /// A unique name, which ledger rows and budgets refer to.
     pub name: String,
     pub hash: String,
-    /// From when on it opens nothing any more.
+    /// The key is refused from this time on.
     pub expires_at: Option<Timestamp>,
     pub at: Timestamp,
 }
 
-/// One thing to write. Its events follow from it (see [`Batch::apply`](super::Batch::apply)).
+/// One change to write. Its events are derived from it (see [`Batch::apply`](super::Batch::apply)).
 #[derive(Clone, Debug)]
 pub enum Change {
     CreateFlow(NewFlow),
-    /// The document and the name are replaced; the origin stays.
+    /// Replaces the document and the name; the origin stays.
     UpdateFlow {
         id: FlowId,
         flow: NewFlow,
     },
-    /// A flow is removed, with its webhook and its schedule; its runs and ledger rows stay.
+    /// Removes a flow with its webhook and its schedule; its runs and ledger rows stay.
     DeleteFlow(FlowId),
     SetHook(NewHook),
     DeleteHook(FlowId),
-    /// Refused, with all changes beside it, if the webhook is gone or has another secret, or if the
-    /// key was used within [`HOOK_KEY_AGE_MAX_MS`](super::HOOK_KEY_AGE_MAX_MS).
+    /// Takes a delivery. Refused, with all changes beside it, if the webhook
+    /// was removed, if its secret was replaced, or if the key was used
+    /// within [`HOOK_KEY_AGE_MAX_MS`](super::HOOK_KEY_AGE_MAX_MS).
     TakeDelivery(Delivery),
     SetSchedule(NewSchedule),
     DeleteSchedule(FlowId),
-    /// A time of a schedule is run or left out. Refused, with all changes beside it, if that was
-    /// done before, or if the schedule is gone, was replaced or switched off.
+    /// Marks a due time of a schedule as run or skipped. Refused, with all changes beside it, if it
+    /// was marked before, or if the schedule was removed, replaced or switched off.
     TakeDue {
         flow_id: FlowId,
         due: Timestamp,
     },
     QueueRun(NewRun),
-    /// A run begins, or goes on after a restart.
+    /// A run starts, or continues after a restart.
     StartRun(RunStart),
-    /// A run that failed or was cancelled goes on.
+    /// Resumes a run that failed or was cancelled.
     ResumeRun(RunStart),
-    /// The run is to be stopped, also by a server that starts again. Ignored if it is over.
+    /// Cancels a run; a restart does not undo this. Ignored if the run is over.
     CancelRun {
         run_id: RunId,
         at: Timestamp,
     },
-    /// A run that is over is removed; its ledger rows stay.
+    /// Removes a run that is over; its ledger rows stay.
     DeleteRun(RunId),
     StartNode {
         node: NodeRef,
         prompt: Option<Prompt>,
         at: Timestamp,
     },
-    /// The intent of a call. Refused if a hard budget does not allow it.
+    /// Records the intent of a call. Refused if a hard budget does not allow it.
     OpenCall(NewCall),
-    /// A call was refused before it was made, and why: a row of its own that costs nothing.
+    /// Records a call that was refused before it was made, with the reason. Its row costs nothing.
     RefuseCall(NewCall, RefusedBy, String),
-    /// A call need not be made, because its answer was bought before: a row that costs nothing and
-    /// says what it saved.
+    /// Records a call that the response cache answered: a row without cost that holds the savings.
     BookCached {
         call: NewCall,
         model: String,
@@ -237,12 +237,12 @@ pub enum Change {
     KeepAnswer(Arc<Bought>),
     SetBudgets {
         all: Vec<Budget>,
-        /// The [`crate::budget::version`] of those to be replaced, if no others may be.
+        /// The expected [`crate::budget::version`] of the present budgets, if it must match.
         version: Option<String>,
     },
-    /// A budget is added to those that there are. Refused where there is one of that name.
+    /// Adds a budget. Refused if the name is taken.
     AddBudget(Budget),
-    /// A key for a client of the gateway. Refused where there is one of that name.
+    /// Creates a key for a client of the gateway. Refused if the name is taken.
     CreateKey(NewKey),
     DeleteKey {
         id: i64,
@@ -254,7 +254,7 @@ pub enum Change {
     },
     SettleCall(Settlement),
     FinishNode(FinishedNode),
-    /// A node is on no branch that was taken.
+    /// The node is on no branch that was taken.
     SkipNode {
         node: NodeRef,
         at: Timestamp,
@@ -265,7 +265,7 @@ pub enum Change {
         at: Timestamp,
     },
     FailNode(FailedNode),
-    /// The optimizer proposes something about a flow, or says anew what it proposed before.
+    /// Adds a suggestion of the optimizer, or updates an open one.
     Propose {
         flow_id: FlowId,
         flow_name: String,
@@ -277,7 +277,7 @@ pub enum Change {
         status: Status,
         at: Timestamp,
     },
-    /// A flow is changed as a suggestion says. Refused where its document is not `before`.
+    /// Applies a suggestion to a flow. Refused if the flow's document is not `before`.
     ApplySuggestion {
         id: i64,
         proposal: Box<Proposal>,
@@ -285,7 +285,7 @@ pub enum Change {
         after: String,
         at: Timestamp,
     },
-    /// What a suggestion changed is taken back. Refused where the flow was changed since.
+    /// Reverts a suggestion. Refused if the flow was changed since.
     RevertSuggestion {
         id: i64,
         at: Timestamp,
@@ -301,7 +301,7 @@ pub enum Change {
     FinishRun(RunEnd),
 }
 
-/// What a change left behind, for its submitter.
+/// The result of a change, for its submitter.
 #[derive(Clone, Debug)]
 pub enum Receipt {
     Flow(FlowId),
@@ -311,14 +311,14 @@ pub enum Receipt {
     Done,
 }
 
-/// A change that was written, but is not committed yet.
+/// A change that is written but not committed yet.
 #[derive(Debug)]
 pub struct Applied {
     pub receipt: Receipt,
     pub events: Vec<Event>,
 }
 
-/// A change that viewers need not know.
+/// Wraps a change without events for viewers.
 pub(super) fn done<T>(_: T) -> Applied {
     Receipt::Done.into()
 }

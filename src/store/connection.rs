@@ -1,4 +1,4 @@
-//! How connections are set up, and the files of the data directory.
+//! Settings of connections and the files of the data directory.
 
 use std::fs::{self, File};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -12,13 +12,14 @@ use crate::error::{Error, Result};
 
 /// The database's file name in the data directory.
 pub(super) const DATABASE: &str = "flowledger.db";
-/// Held locked by the one process that writes the database.
+/// Locked by the one process that writes the database.
 pub(super) const LOCK: &str = "flowledger.lock";
-/// How long a reader waits for a lock; in WAL mode readers wait for nobody but a checkpoint's end.
+/// Limits how long a reader waits for a lock; in WAL mode only the end of a checkpoint
+/// blocks readers.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-/// How many prepared statements a connection keeps: all there are.
+/// Limits the cache of prepared statements per connection; all statements fit.
 const STATEMENTS_MAX: usize = 128;
-/// Page cache per connection, KiB: enough for the hot pages of the indexes, small when idle.
+/// Page cache per connection in KiB: enough for the hot pages of the indexes, small when idle.
 const CACHE_KIB: i64 = 2_048;
 
 impl From<rusqlite::Error> for Error {
@@ -30,8 +31,8 @@ impl From<rusqlite::Error> for Error {
     }
 }
 
-/// Changes the database in `dir` behind the back of the server that has it: for tests of what it does
-/// about a disk that refuses.
+/// Changes the database in `dir` beside the server that has it open, so that tests can simulate
+/// disk errors.
 #[cfg(test)]
 pub(crate) fn alter(dir: &Path, sql: &str) {
     let connection = Connection::open(dir.join(DATABASE)).unwrap();
@@ -41,15 +42,16 @@ pub(crate) fn alter(dir: &Path, sql: &str) {
 pub(super) fn configure(connection: &Connection) -> Result<()> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
-    // A statement is planned once, not again whenever a parameter has another value, which costs
-    // more than most of them do. What a plan is to depend on stands in the statement's text.
+    // Statements are planned once. By default SQLite plans again when certain parameters change,
+    // which costs more than most statements. Values that the plan depends on are part of the
+    // statement's text.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
     connection.pragma_update(None, "foreign_keys", false)?;
     Ok(())
 }
 
-/// Outputs of flows are nobody else's business: the directory is made for its owner alone.
+/// Creates the directory for its owner only, because outputs of flows are private.
 pub(super) fn make_private_dir(dir: &Path) -> Result<()> {
     if dir.is_dir() {
         return Ok(());
@@ -61,7 +63,7 @@ pub(super) fn make_private_dir(dir: &Path) -> Result<()> {
         .map_err(Error::io(format!("cannot make the data directory {}", dir.display())))
 }
 
-/// SQLite gives its other files the mode of the first.
+/// Creates the database file for its owner only. SQLite creates its other files with the same mode.
 pub(super) fn make_private_file(path: &Path) -> Result<()> {
     fs::OpenOptions::new()
         .create(true)
@@ -76,7 +78,7 @@ pub(super) fn lock(dir: &Path) -> Result<File> {
     let path = dir.join(LOCK);
     let file = File::create(&path)
         .map_err(Error::io(format!("cannot write to the data directory {}", dir.display())))?;
-    // Not fatal where a file system has no modes.
+    // Some file systems have no modes, which is not fatal.
     let _ = file.set_permissions(fs::Permissions::from_mode(0o600));
     match file.try_lock() {
         Ok(()) => Ok(file),

@@ -1,9 +1,9 @@
-//! The ledger summed up by days, so that sums over months need not read every row.
+//! Daily sums of the ledger, so that sums over months need not read every row.
 //!
-//! Days (of UTC) are summed up in order, once all of a day's rows are settled; settled rows never
-//! change. What is asked beyond the days that are summed up, or for a part of a day, is read from the
-//! rows themselves, so that sums are the same with and without. What budgets count of a day is summed
-//! up with it, by what they tell rows apart by.
+//! Days (in UTC) are summed up in order, once all of a day's rows are settled; settled rows never
+//! change. Later days and parts of days are read from the rows, so that results are the same with
+//! and without the sums. The use of budgets is summed up at the same time, by the names that
+//! budgets filter by.
 
 use rusqlite::{Connection, params};
 
@@ -13,10 +13,11 @@ use super::sql::{FromRow, execute, single};
 use crate::error::Result;
 use crate::time::Timestamp;
 
-/// A day is summed up this long after its end at the earliest: most calls of it are settled then.
+/// Days are summed up at least this long, in milliseconds, after their end, because most calls are
+/// settled by then.
 const PAUSE_MS: i64 = 60 * 60 * 1000;
 
-/// What a row, or a day's rows that have the same names, counts: the columns of `ledger_days`.
+/// The counts of a row, in the order of the columns of `ledger_days`.
 const ROW_COUNTS: &str = "1 AS calls, cost_nanousd IS NULL AND status != 'PENDING' AS unpriced,
      usage_source = 'estimated' AS estimated, input_tokens, cached_input_tokens,
      cache_write_tokens, output_tokens, reasoning_tokens, coalesce(cost_nanousd, 0) AS cost,
@@ -26,7 +27,8 @@ const SUMS: &str = "sum(calls), sum(unpriced), sum(estimated), sum(input_tokens)
      sum(cost), sum(cached), sum(saved)";
 const NAMES: &str = "flow_id, provider, model_used, agent_role, status";
 
-/// The next day that can be summed up, if there is one: all days before it are, or have no rows.
+/// Returns the next day that can be summed up, if any. All earlier days are summed up or have
+/// no rows.
 pub(super) fn next(db: &Connection, now: Timestamp) -> Result<Option<Day>> {
     let until = summed_until(db)?;
     let sql = "SELECT min(timestamp_ms) FROM ledger WHERE timestamp_ms >= ?1";
@@ -43,7 +45,7 @@ pub(super) fn next(db: &Connection, now: Timestamp) -> Result<Option<Day>> {
     Ok(single::<bool>(db, sql, [end])?.then_some(day))
 }
 
-/// Sums up a day, and says that all up to it are.
+/// Sums up a day, and stores that all days up to it are summed up.
 pub(super) fn sum_up(db: &Connection, day: Day) -> Result<()> {
     let sql = format!(
         "INSERT INTO ledger_days
@@ -57,8 +59,8 @@ pub(super) fn sum_up(db: &Connection, day: Day) -> Result<()> {
     set_until(db, day + 1)
 }
 
-/// Forgets the sums of `day` and all after it, where there are some: a clock that was put back makes
-/// rows in the past. Of the days before it only those that are summed up stay so.
+/// Removes the sums of `day` and all later days, if there are any: a clock that was set back adds
+/// rows in the past.
 pub(super) fn forget_from(db: &Connection, day: Day) -> Result<()> {
     if day >= summed_until(db)? {
         return Ok(());
@@ -73,15 +75,15 @@ pub struct DaySums {
     pub day: Day,
     /// `SUCCESS of openai/gpt-4o in flow 1 as writer`.
     pub names: String,
-    /// The columns of `ledger_days` as a list, if there are such sums.
+    /// The columns of `ledger_days` as a list, if there are stored sums.
     pub stored: Option<String>,
-    /// The same from the rows, if there are such rows.
+    /// The same computed from the rows, if there are any.
     pub of_rows: Option<String>,
 }
 
 from_row!(DaySums; day, names, stored, of_rows);
 
-/// Calls `each` with the sums of all days that are summed up.
+/// Passes the sums of all days that are summed up to `each`.
 pub(super) fn check(db: &Connection, mut each: impl FnMut(DaySums)) -> Result<()> {
     let list = format!("replace(json_array({SUMS}), ',', ', ')");
     let mut statement = db.prepare(&format!(
@@ -110,11 +112,12 @@ fn set_until(db: &Connection, day: Day) -> Result<()> {
     execute(db, sql, params![day]).map(drop)
 }
 
-/// All that a plan means, as a table of names and counts with a `timestamp_ms` within its day; keys and
-/// tags are known of rows alone. Its
-/// parameters are the two of each part, each followed by those of its condition: `of_days`, which is
-/// about [`NAMES`], and `of_rows`, twice. `moment` is `timestamp_ms`, or `+timestamp_ms` where the
-/// index of times is not to be used.
+/// Returns a table expression over all rows of a plan: names and counts, with a `timestamp_ms`
+/// within the day. Keys and tags are known for rows only.
+///
+/// The parameters are, for each of the three parts, its two bounds and then those of its condition:
+/// `of_days`, which may refer to [`NAMES`] only, and `of_rows`, twice. `moment` is `timestamp_ms`,
+/// or `+timestamp_ms` to keep SQLite from using the index of times.
 pub(super) fn table(of_days: &str, of_rows: &str, moment: &str) -> String {
     format!(
         "(SELECT day * {MS_PER_DAY} AS timestamp_ms, {NAMES}, NULL AS key_name, NULL AS tags,

@@ -1,4 +1,4 @@
-//! Days of UTC, up to which of them the ledger is summed up, and what follows for reading it.
+//! Days in UTC, the end of the days that are summed up, and plans to read the ledger with them.
 
 use rusqlite::Connection;
 
@@ -8,31 +8,32 @@ use crate::time::Timestamp;
 
 pub(super) const MS_PER_DAY: i64 = 24 * 60 * 60 * 1000;
 
-/// A day, by its number since 1970.
+/// A day, counted from 1970-01-01.
 pub(super) type Day = i64;
 
 pub(super) fn day_of(moment: Timestamp) -> Day {
     moment.0.div_euclid(MS_PER_DAY)
 }
 
-/// Up to which day (that one left out) all are summed up; the smallest where none is.
+/// Returns the first day that is not summed up, or the smallest day if none is.
 pub(super) fn summed_until(db: &Connection) -> Result<Day> {
     let sql = "SELECT until_day FROM ledger_summed";
     Ok(one(db, sql, [])?.unwrap_or(Day::MIN))
 }
 
-/// Where to read the rows between two moments from: whole days that are summed up, and the rest.
+/// A plan to read the rows between two times: from whole days that are summed up, and from
+/// the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Plan {
-    /// Days: the first, and the first that is not meant any more.
+    /// The first day, and the first day after the last.
     pub(super) days: (Day, Day),
-    /// Rows before these days, from the first moment, in milliseconds.
+    /// The rows before these days: the first time, and the end, in milliseconds.
     pub(super) head: (i64, i64),
     pub(super) tail: (i64, i64),
 }
 
 impl Plan {
-    /// `summed_until` is as of [`summed_until`].
+    /// Creates the plan; `summed_until` is the result of [`summed_until`].
     pub(super) fn new(from: Option<Timestamp>, to: Option<Timestamp>, summed_until: Day) -> Self {
         let from = from.map_or(i64::MIN, |from| from.0);
         let to = to.map_or(i64::MAX, |to| to.0);
@@ -70,7 +71,7 @@ mod tests {
             let within = |(from, to): (i64, i64), at: i64| usize::from(from <= at && at < to);
             let count = within(plan.days, day) + within(plan.head, moment) + within(plan.tail, moment);
             prop_assert_eq!(count, usize::from(is_meant), "{:?}", plan);
-            // Only what is summed up is read from the sums, and only whole days.
+            // Only whole days with sums are read from the sums.
             prop_assert!(within(plan.days, day) == 0 || day < until);
         }
     }

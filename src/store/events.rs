@@ -1,4 +1,4 @@
-//! Reading the event log.
+//! Reads the event log.
 
 use rusqlite::params;
 
@@ -19,8 +19,8 @@ pub struct LoggedEvent {
 from_row!(LoggedEvent; seq, flow_id, type_name, body);
 
 impl Store {
-    /// Up to `limit` events of (`after`, `upto`], in order: as many as fit into `bytes_max` by
-    /// their bodies, but at least one where there is any.
+    /// Returns up to `limit` events of (`after`, `upto`], in order: as many as fit into `bytes_max`
+    /// by their bodies, but at least one if there is any.
     pub fn events(
         &self,
         after: Seq,
@@ -48,7 +48,7 @@ impl Store {
         })
     }
 
-    /// The newest event's place in the log; 0 where there never was one.
+    /// Returns the newest event's `seq`, or 0 if there never was one.
     pub fn newest_seq(&self) -> Result<Seq> {
         let sql = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'events'";
         self.read(|db| single(db, sql, []))
@@ -64,7 +64,7 @@ mod tests {
     fn old_events_are_removed_from_the_beginning_and_never_from_behind_one_that_stays() {
         let dir = tempfile::tempdir().unwrap();
         let (store, mut writer) = Store::open(dir.path()).unwrap();
-        // As workers come to the journal, and where the clock is put back.
+        // Times as they occur with parallel workers and a clock that was set back.
         let times = [1, 2, 9, 3, 4, 9];
         writer
             .transaction(|batch| {
@@ -82,7 +82,7 @@ mod tests {
         assert_eq!((prune(100, 5, 1), left()), (1, vec![2, 3, 4, 5, 6]));
         assert_eq!((prune(100, 5, 100), left()), (1, vec![3, 4, 5, 6]));
         assert_eq!((prune(100, 5, 100), left()), (0, vec![3, 4, 5, 6]));
-        // Beyond the newest two, whatever their times.
+        // Events beyond the newest two are removed, independent of their times.
         assert_eq!((prune(2, 5, 100), left()), (3, vec![6]));
         assert_eq!((prune(100, 10, 100), left()), (1, vec![]));
         assert_eq!(prune(100, 10, 100), 0);

@@ -1,4 +1,4 @@
-//! Flows.
+//! Reads and writes flows.
 
 use rusqlite::{Connection, params};
 
@@ -25,7 +25,7 @@ from_row!(FlowRecord; id, name, document, created_at, updated_at);
 
 impl Store {
     /// # Errors
-    /// [`Error::NotFound`].
+    /// If there is no such flow ([`Error::NotFound`]).
     pub fn flow(&self, id: FlowId) -> Result<FlowRecord> {
         self.one(&format!("SELECT {COLUMNS} FROM flows WHERE id = ?1"), [id])?
             .ok_or_else(|| Error::NotFound(format!("flow {id}")))
@@ -36,18 +36,18 @@ impl Store {
         self.read(|db| single(db, sql, [id]))
     }
 
-    /// The flow that was read from that file, if it was ever saved.
+    /// Returns the flow that was imported from that file, if it was ever saved.
     pub fn flow_by_origin(&self, origin: &str) -> Result<Option<FlowRecord>> {
         self.one(&format!("SELECT {COLUMNS} FROM flows WHERE origin = ?1"), [origin])
     }
 
-    /// Up to `limit` flows of numbers below `before`, newest first.
+    /// Returns up to `limit` flows with ids below `before`, newest first.
     pub fn flows(&self, before: Option<FlowId>, limit: usize) -> Result<Vec<FlowRecord>> {
         let sql = format!("SELECT {COLUMNS} FROM flows WHERE id < ?1 ORDER BY id DESC LIMIT ?2");
         self.all(&sql, params![before.unwrap_or(i64::MAX), limit])
     }
 
-    /// Whether no flow was ever saved; also false after the last one was removed.
+    /// Returns whether no flow was ever saved. Stays false after the last flow is removed.
     pub fn has_never_had_a_flow(&self) -> Result<bool> {
         let sql = "SELECT NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'flows')";
         self.read(|db| single(db, sql, []))

@@ -12,16 +12,17 @@ use crate::ids::{FlowId, RunId};
 use crate::money::Usd;
 use crate::time::Timestamp;
 
-/// How many of a flow's newest runs are searched, …
+/// Limits how many of a flow's newest runs are searched.
 const RUNS_MAX: usize = 200;
-/// … and how many of their ledger rows: a run may have very many.
+/// Limits the ledger rows that are read, because a run may have very many.
 const ROWS_MAX: usize = 50_000;
 
-/// The completed runs among a flow's newest.
+/// Selects the completed runs among a flow's newest.
 const RUNS: &str = "SELECT id FROM (SELECT id, status FROM runs WHERE flow_id = ?1
         ORDER BY id DESC LIMIT ?2)
      WHERE status = 'COMPLETED' ORDER BY id DESC";
-/// The calls of a run, the newest first; the first column says whether a target answered a node.
+/// Selects the calls of a run, newest first; the first column is true if the target answered
+/// the node.
 const ROWS: &str = "SELECT status = 'SUCCESS' AND NOT cached AND node_id IS ?2 AND provider = ?3
         AND coalesce(model_asked, model_used) = ?4, operation_id, timestamp_ms, model_used,
         cost_nanousd, latency_ms, input_tokens, cached_input_tokens, cache_write_tokens,
@@ -36,7 +37,7 @@ pub struct StoredInput {
     pub run_id: RunId,
     /// The index of a map's item.
     pub item: Option<usize>,
-    /// When the answered call was about to leave.
+    /// The start of the answered call.
     pub at: Timestamp,
     pub prompt: Prompt,
     pub output: String,
@@ -48,8 +49,8 @@ pub struct StoredInput {
 }
 
 impl Store {
-    /// Returns up to `limit` inputs of a node that this target answered in completed runs, the newest first.
-    /// Searches the newest [`RUNS_MAX`] runs.
+    /// Returns up to `limit` inputs of a node that this target answered in completed runs, newest
+    /// first. Searches the newest [`RUNS_MAX`] runs.
     pub fn newest_inputs(
         &self,
         flow_id: FlowId,
@@ -77,7 +78,7 @@ impl Store {
                     let Some(item) = item_of(&operation_id, &operation) else {
                         continue;
                     };
-                    // The last of several answers counts.
+                    // If there are several answers, the last one counts.
                     let mut newer = inputs.iter();
                     let is_outdated = newer.any(|it| it.run_id == run_id && it.item == item);
                     if is_outdated || !row.get::<_, bool>(0)? {
@@ -104,8 +105,8 @@ impl Store {
     }
 }
 
-/// Returns the item that an operation of the node is about: an inner none for the node itself, an outer none
-/// for another node.
+/// Returns the item that an operation refers to: the inner option is none for the node itself, the
+/// outer one for another node.
 fn item_of(operation_id: &str, of_node: &str) -> Option<Option<usize>> {
     match operation_id.strip_prefix(of_node)? {
         "" => Some(None),

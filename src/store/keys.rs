@@ -1,4 +1,4 @@
-//! Keys of the gateway's clients. Of a key itself only the hash is known.
+//! Keys of the gateway's clients. Only their hashes are stored.
 
 use rusqlite::{Connection, params};
 
@@ -11,13 +11,13 @@ use crate::time::Timestamp;
 #[derive(Clone, Debug)]
 pub struct KeyRecord {
     pub id: i64,
-    /// What people, ledger rows and budgets call it; unique.
+    /// A unique name, which ledger rows and budgets refer to.
     pub name: String,
     pub hash: String,
     pub created_at: Timestamp,
-    /// When it was used last, to the minute.
+    /// The time of the last use, to the minute.
     pub last_used_at: Option<Timestamp>,
-    /// From when on it opens nothing any more.
+    /// The key is refused from this time on.
     pub expires_at: Option<Timestamp>,
 }
 
@@ -44,7 +44,7 @@ pub(super) fn delete(db: &Connection, id: i64) -> Result<String> {
         .ok_or_else(|| Error::NotFound(format!("key {id}")))
 }
 
-/// Of a key that was removed meanwhile, nothing is written.
+/// Updates the time of the last use. If the key was removed meanwhile, nothing is written.
 pub(super) fn touch(db: &Connection, id: i64, at: Timestamp) -> Result<Applied> {
     execute(db, "UPDATE keys SET last_used_ms = ?2 WHERE id = ?1", params![id, at]).map(done)
 }

@@ -1,4 +1,4 @@
-//! Reading the ledger: pages, sums, everything that filters allow.
+//! Reads the ledger: pages, sums and single rows.
 
 use std::ops::AddAssign;
 
@@ -22,8 +22,8 @@ pub(super) const ENTRY_COLUMNS: &str =
      cache_write_1h_tokens, output_tokens, reasoning_tokens, usage_source, cost_nanousd, latency_ms,
      status, error_message, first_token_ms, price_id, cached, saved_nanousd, key_name, tags, refused";
 
-/// Sets the sums of a node or a run to those of its ledger rows, over all attempts, so that the two
-/// can never differ. The cost is unknown if a call's price is.
+/// Returns SQL that sets the sums of a node or a run from its ledger rows, over all attempts, so
+/// that the two can never differ. The cost is unknown if a call's price is.
 pub(super) fn cost_sums(condition: &str) -> String {
     format!(
         "(input_tokens, output_tokens, cost_nanousd) = (
@@ -46,15 +46,15 @@ from_row!(
     LedgerDetails; first_token_ms, price_id, cached, saved_usd, key_name, tags, refused
 );
 
-/// Sums over ledger rows: known tokens and money, with counts of the unknown.
+/// Sums of known tokens and costs over ledger rows, with counts of the unknown ones.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Sums {
     pub calls: u64,
     pub succeeded: u64,
-    /// Those that failed, timed out, were cancelled or are unknown.
+    /// Calls that failed, timed out, were cancelled, or whose result is unknown.
     pub failed: u64,
     pub pending: u64,
-    /// Settled rows whose cost is not known; they are not in `total_cost_usd`.
+    /// Settled rows with unknown costs; `total_cost_usd` leaves them out.
     pub unpriced_calls: u64,
     pub estimated_calls: u64,
     pub input_tokens: u64,
@@ -63,9 +63,9 @@ pub struct Sums {
     pub output_tokens: u64,
     pub reasoning_tokens: u64,
     pub total_cost_usd: Usd,
-    /// Calls that were not made, because the answer was bought before.
+    /// Calls that the response cache answered.
     pub cached_calls: u64,
-    /// What those would have cost, as far as it is known.
+    /// The known costs that the response cache saved.
     pub saved_usd: Usd,
 }
 
@@ -85,7 +85,7 @@ sums!(
     cached_calls, saved_usd
 );
 
-/// Over a table of `days::table`.
+/// The sums over a table of [`daily_rollup::table`].
 const SUM_COLUMNS: &str = "coalesce(sum(calls), 0),
      coalesce(sum(calls) FILTER (WHERE status = 'SUCCESS'), 0),
      coalesce(sum(calls) FILTER (WHERE status NOT IN ('SUCCESS', 'PENDING')), 0),
@@ -98,7 +98,7 @@ const SUM_COLUMNS: &str = "coalesce(sum(calls), 0),
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Summary {
-    /// The group's key, as text: a model, a flow's number, a day in UTC; none for rows without.
+    /// The group's key as text: a model, a flow's id, a day in UTC; none for rows without one.
     pub key: Option<String>,
     #[serde(flatten)]
     pub sums: Sums,
@@ -109,9 +109,9 @@ from_row!(Summary; key, sums);
 pub struct Group {
     pub name: &'static str,
     column: &'static str,
-    /// What is joined to the rows for that, so that a row may be in several groups.
+    /// A join that can put a row into several groups.
     join: &'static str,
-    /// Whether days that are summed up do not know it, so that every row is read.
+    /// True if daily sums lack this column, so that every row is read.
     is_of_rows: bool,
 }
 
@@ -119,7 +119,7 @@ const fn group(name: &'static str, column: &'static str) -> Group {
     Group { name, column, join: "", is_of_rows: false }
 }
 
-/// All there are. A row with several tags is in the group of each.
+/// All groups. A row with several tags is in the group of each.
 pub const GROUPS: &[Group] = &[
     group("model", "model_used"),
     group("provider", "provider"),
@@ -136,7 +136,7 @@ pub const GROUPS: &[Group] = &[
 ];
 
 impl Store {
-    /// Up to `limit` rows of numbers below `before`, newest first.
+    /// Returns up to `limit` rows with ids below `before`, newest first.
     pub fn ledger(
         &self,
         filter: &LedgerFilter,
@@ -145,7 +145,8 @@ impl Store {
     ) -> Result<Vec<LedgerEntry>> {
         let before = before.unwrap_or(i64::MAX);
         self.read(|db| {
-            // One read transaction, so that what is noted of blocks and their rows are of one moment.
+            // One read transaction, so that the index of blocks and the rows are of the
+            // same snapshot.
             let snapshot = db.unchecked_transaction()?;
             let mut rows = Vec::new();
             let mut read = |from, end| {
@@ -161,7 +162,7 @@ impl Store {
         })
     }
 
-    /// Rows that were left pending, oldest first: their process ended before they did.
+    /// Returns rows that are still pending because their process ended, oldest first.
     pub fn pending_calls(&self) -> Result<Vec<LedgerEntry>> {
         let filter = LedgerFilter { status: Some(CallStatus::Pending), ..LedgerFilter::default() };
         let mut rows = self.ledger(&filter, None, usize::MAX)?;
@@ -169,10 +170,10 @@ impl Store {
         Ok(rows)
     }
 
-    /// Sums of each group, the most expensive first, and of all together.
+    /// Returns the sums of each group, most expensive first, and the total.
     ///
     /// # Errors
-    /// [`Error::Invalid`] for a group that is not in [`GROUPS`].
+    /// If the group is not in [`GROUPS`] ([`Error::Invalid`]).
     pub fn summary(&self, filter: &LedgerFilter, group_by: &str) -> Result<(Vec<Summary>, Sums)> {
         let group = GROUPS.iter().find(|group| group.name == group_by).ok_or_else(|| {
             let names: Vec<_> = GROUPS.iter().map(|group| group.name).collect();
@@ -183,7 +184,7 @@ impl Store {
             )
         })?;
         self.read(|db| {
-            // One read transaction, so that the days and the rows behind them are of one moment.
+            // One read transaction, so that the daily sums and the rows are of the same snapshot.
             let snapshot = db.unchecked_transaction()?;
             let (table, values) = table(filter, group, days::summed_until(&snapshot)?);
             let sql = summary_sql(group, &table);
@@ -202,8 +203,8 @@ impl Store {
     }
 }
 
-/// All rows that fit, or days of them that are summed up, as a table for sums, and its parameters.
-/// Days do not know the runs, keys and tags of their rows.
+/// Returns a table of all matching rows, or of their daily sums, and its parameters. Daily sums
+/// have no runs, keys and tags.
 fn table(filter: &LedgerFilter, group: &Group, summed_until: Day) -> (String, Vec<Value>) {
     let is_of_days = filter.run_id.is_none() && filter.key.is_none() && filter.tag.is_none();
     let has_days = is_of_days && !group.is_of_rows;
@@ -217,7 +218,7 @@ fn table(filter: &LedgerFilter, group: &Group, summed_until: Day) -> (String, Ve
         values.extend(of_condition.iter().filter(|_| has_condition).cloned());
     }
     let of_days = if has_days { condition.as_str() } else { "0" };
-    // A run has few rows, and they are found by its id.
+    // A run has few rows, which are found by its id.
     let moment = match filter.run_id {
         None => "timestamp_ms",
         Some(_) => "+timestamp_ms",

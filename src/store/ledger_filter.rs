@@ -1,4 +1,4 @@
-//! Which rows of the ledger a question is about.
+//! Filters of ledger rows.
 
 use rusqlite::types::Value;
 
@@ -6,7 +6,7 @@ use crate::event::CallStatus;
 use crate::ids::{FlowId, RunId};
 use crate::time::Timestamp;
 
-/// Which rows; all that is given must fit.
+/// Conditions for ledger rows; a row must meet all that are set.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LedgerFilter {
     pub flow_id: Option<FlowId>,
@@ -15,12 +15,12 @@ pub struct LedgerFilter {
     pub provider: Option<String>,
     pub status: Option<CallStatus>,
     pub role: Option<String>,
-    /// Rows of the key of this name.
+    /// The name of a client's key.
     pub key: Option<String>,
     pub tag: Option<String>,
-    /// Rows at or after this moment.
+    /// Only rows at or after this time.
     pub from: Option<Timestamp>,
-    /// Rows before this moment.
+    /// Only rows before this time.
     pub to: Option<Timestamp>,
 }
 
@@ -29,19 +29,20 @@ impl LedgerFilter {
         Self { from: None, to: None, ..self.clone() }
     }
 
-    /// Of the same only what blocks of rows know the names of.
+    /// Returns the filter reduced to the names that the index of blocks contains.
     pub(super) fn of_names(&self) -> Self {
         Self { run_id: None, role: None, key: None, tag: None, ..self.of_any_moment() }
     }
 
-    /// Whether its rows may lie so far apart that blocks tell where they are. Those of a run, and
-    /// those under way, have an index.
+    /// Returns whether matching rows may be so far apart that the index of blocks helps. Rows of a
+    /// run and pending rows have indexes of their own.
     pub(super) fn is_by_blocks(&self) -> bool {
         let is_indexed = self.run_id.is_some() || self.status == Some(CallStatus::Pending);
         !is_indexed && *self != Self::default()
     }
 
-    /// The condition and its parameters. Times are no reason to leave the order of numbers.
+    /// Returns the SQL condition and its parameters. Unary `+` keeps SQLite from using the index of
+    /// times, so that rows are read in the order of their ids.
     pub(super) fn sql(&self) -> (String, Vec<Value>) {
         let conditions: [(&str, Option<Value>); 9] = [
             ("flow_id = ?", self.flow_id.map(Value::from)),
@@ -55,7 +56,7 @@ impl LedgerFilter {
             ("+timestamp_ms < ?", self.to.map(|moment| Value::from(moment.0))),
         ];
         let mut sql = String::from("1");
-        // Not a parameter, so that the planner sees that an index of pending rows fits.
+        // Not a parameter, so that SQLite's planner can use the index of pending rows.
         if let Some(status) = self.status {
             sql.push_str(&format!(" AND status = '{status}'"));
         }

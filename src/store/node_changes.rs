@@ -1,5 +1,5 @@
-//! What changes of nodes write, and of items of maps. For viewers a map is one node: its items
-//! have no events of their own, and are seen in the updates of the ledger.
+//! Writes the changes of nodes and of map items. For viewers a map is one node: its items have no
+//! events of their own, and show up in the updates of the ledger.
 
 use rusqlite::{Connection, params};
 
@@ -11,8 +11,8 @@ use crate::event::{Event, FlowProgress, preview};
 use crate::time::Timestamp;
 
 /// # Errors
-/// [`Error::NotFound`](crate::error::Error::NotFound) if the node or item is completed: the last
-/// fence against buying it twice.
+/// If the node or item is completed ([`Error::NotFound`](crate::error::Error::NotFound)). This is
+/// the last check against paying for it twice.
 pub(super) fn start(
     db: &Connection,
     node: &NodeRef,
@@ -35,7 +35,7 @@ pub(super) fn start(
         None => (None, None),
     };
     let values = params![node.run_id, node.node_id, node.attempt, at, text, system, node.item];
-    // Of a node itself, the statement has no item.
+    // The statement for a node has no parameter for the item.
     let values = &values[..values.len() - usize::from(node.item.is_none())];
     let changed = execute(db, &sql, values)?;
     found(changed, || {
@@ -127,7 +127,8 @@ fn end_attempt(
     has_begun(node, execute(db, &sql, values)?)
 }
 
-/// The table of a node or an item, and the condition that finds it by the parameters 1 to 3.
+/// Returns the table of a node or an item, and the condition that selects it by the parameters 1
+/// to 3.
 fn row_of(node: &NodeRef) -> (&'static str, &'static str) {
     match node.item {
         Some(_) => ("run_items", "run_id = ?1 AND node_id = ?2 AND item = ?3"),

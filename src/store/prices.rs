@@ -1,4 +1,4 @@
-//! Prices that ledger rows were given; equal ones are stored once.
+//! Prices of ledger rows; equal ones are stored once.
 
 use rusqlite::{Connection, params};
 
@@ -6,7 +6,7 @@ use super::reader::Store;
 use super::sql::{execute, one};
 use crate::error::{Error, Result};
 
-/// The number of a price, which is stored if it is not yet.
+/// Returns the id of a price, and stores the price if it is new.
 pub(super) fn id_of(db: &Connection, price: &str) -> Result<i64> {
     let sql = "SELECT id FROM prices WHERE price = ?1";
     if let Some(id) = one(db, sql, [price])? {
@@ -17,10 +17,10 @@ pub(super) fn id_of(db: &Connection, price: &str) -> Result<i64> {
 }
 
 impl Store {
-    /// A price that ledger rows were given, as JSON.
+    /// Returns a price of ledger rows, as JSON.
     ///
     /// # Errors
-    /// [`Error::NotFound`].
+    /// If there is no such price ([`Error::NotFound`]).
     pub fn price(&self, id: i64) -> Result<String> {
         self.one("SELECT price FROM prices WHERE id = ?1", [id])?
             .ok_or_else(|| Error::NotFound(format!("price {id}")))

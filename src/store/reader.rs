@@ -1,4 +1,4 @@
-//! Read connections, for all threads.
+//! A pool of read connections for all threads.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -10,13 +10,13 @@ use rusqlite::{Connection, OpenFlags};
 use super::connection::configure;
 use crate::error::{Error, Result};
 
-/// How many read connections there are at a time; further readers wait in a queue. Each takes two
-/// descriptors (see `listener::connections`) and up to [`CACHE_KIB`].
+/// Limits the read connections in use; further readers wait. Each takes two descriptors (see
+/// `listener::connections`) and up to [`CACHE_KIB`].
 const READERS_MAX: usize = 16;
-/// How many idle read connections are kept.
+/// Limits how many idle read connections are kept.
 const IDLE_READERS_MAX: usize = 4;
-/// How long a reader waits for a connection. Reads that may take seconds have a queue of their own
-/// (`http::heavy_reads`), so only a machine in distress comes to this.
+/// Limits how long a reader waits for a connection. Reads that may take seconds have a queue of
+/// their own (`http::heavy_reads`), so only an overloaded machine reaches this limit.
 const READER_WAIT_MAX: Duration = Duration::from_secs(30);
 
 #[derive(Default)]
@@ -25,10 +25,10 @@ struct Readers {
     in_use: usize,
 }
 
-/// A read connection in use, given back on drop.
+/// A read connection in use; returned to the pool on drop.
 struct Reader<'a> {
     store: &'a Store,
-    /// None while it is being opened, and when that fails.
+    /// None while the connection is being opened, or if that failed.
     connection: Option<Connection>,
 }
 
@@ -36,7 +36,7 @@ impl Drop for Reader<'_> {
     fn drop(&mut self) {
         let mut readers = self.store.readers();
         readers.in_use -= 1;
-        // After a panic, a statement may be left half read.
+        // A panic may leave a statement half read, so the connection is not reused.
         if readers.idle.len() < IDLE_READERS_MAX && !std::thread::panicking() {
             readers.idle.extend(self.connection.take());
         }
@@ -45,12 +45,12 @@ impl Drop for Reader<'_> {
     }
 }
 
-/// The database, for reading. Shared by all threads.
+/// Read access to the database, shared by all threads.
 pub struct Store {
     path: PathBuf,
     readers: Mutex<Readers>,
     reader_freed: Condvar,
-    /// Unlocked when dropped; none where it is only read.
+    /// Unlocks on drop; none if the database is open for reading only.
     _lock: Option<File>,
 }
 
@@ -59,11 +59,11 @@ impl Store {
         Self { path, readers: Mutex::default(), reader_freed: Condvar::new(), _lock: lock }
     }
 
-    /// Runs `question` on a read connection, and waits for one while all are in use. A question
-    /// must not ask another one.
+    /// Runs `question` on a read connection; waits if all are in use. It must not call `read`
+    /// itself, or it could wait for its own connection.
     ///
     /// # Errors
-    /// [`Error::Busy`] when none becomes free in time.
+    /// If none becomes free in time ([`Error::Busy`]).
     pub(super) fn read<T>(&self, question: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
         let all_in_use = |readers: &mut Readers| readers.in_use >= READERS_MAX;
         let (mut readers, _) = self

@@ -1,4 +1,5 @@
-//! Answers that were bought, for nodes and clients that want none bought twice.
+//! The response cache: stored answers for nodes and clients that want to pay once for
+//! identical calls.
 
 use rusqlite::{Connection, params};
 
@@ -8,16 +9,17 @@ use super::sql::{all, execute, single};
 use crate::error::Result;
 use crate::time::Timestamp;
 
-/// The largest answer that is kept, in bytes.
+/// The largest answer that is stored, in bytes.
 pub const ANSWER_BYTES_MAX: usize = 1 << 20;
-/// How many bytes of answers are kept in all; then the oldest go.
+/// Limits the size of all answers in bytes; beyond it the oldest are removed.
 const ANSWERS_BYTES_MAX: i64 = 256 << 20;
-/// What an answer takes beside its text, in bytes, roughly: its key, twice, and its numbers.
+/// The approximate size of a row without its text, in bytes: the key, twice, and numbers.
 const ROW_BYTES: usize = 200;
-/// None is kept for longer, in milliseconds: as long as a node or a client may ask for.
+/// The greatest age of an answer, in milliseconds, which is also the most that a node or client
+/// may request.
 const AGE_MAX_MS: i64 = 365 * 24 * 60 * 60 * 1000;
 
-/// Keeps an answer in place of an older one; one that is too large is not kept.
+/// Stores an answer in place of an older one, unless it is too large.
 pub(super) fn keep(db: &Connection, bought: &Bought) -> Result<Applied> {
     if bought.output.len() > ANSWER_BYTES_MAX {
         return Ok(Receipt::Done.into());
@@ -41,14 +43,14 @@ pub(super) fn keep(db: &Connection, bought: &Bought) -> Result<Applied> {
     .map(done)
 }
 
-/// How many bytes of answers there are beyond what there is room for.
+/// Returns by how many bytes the answers exceed [`ANSWERS_BYTES_MAX`].
 pub(super) fn bytes_too_many(db: &Connection) -> Result<i64> {
     let bytes: i64 = single(db, "SELECT coalesce(sum(bytes), 0) FROM answers", [])?;
     Ok((bytes - ANSWERS_BYTES_MAX).max(0))
 }
 
-/// Removes those of the `step` oldest answers that are too old; all of them where there are too many.
-/// Gives how many these were, and how many bytes.
+/// Removes those of the `step` oldest answers that are too old, or all of them if `too_many`.
+/// Returns their number and their bytes.
 pub(super) fn prune(
     db: &Connection,
     too_many: bool,
@@ -67,7 +69,7 @@ pub(super) fn prune(
 from_row!(Bought; key, at, model, output, content_type, cost);
 
 impl Store {
-    /// The answer of that key, if there is one that was bought from `since` to `until`.
+    /// Returns the answer with that key if it was stored from `since` to `until`.
     pub fn answer(&self, key: &str, since: Timestamp, until: Timestamp) -> Result<Option<Bought>> {
         let sql = "SELECT key, created_ms, model, output, content_type, cost_nanousd FROM answers
              WHERE key = ?1 AND created_ms BETWEEN ?2 AND ?3";

@@ -1,4 +1,4 @@
-//! What changes of runs write.
+//! Writes the changes of runs.
 
 use rusqlite::{Connection, params};
 use sha2::{Digest, Sha256};
@@ -36,7 +36,7 @@ pub(super) fn start(db: &Connection, start: &RunStart) -> Result<Applied> {
 }
 
 /// # Errors
-/// [`Error::Conflict`] unless the run failed or was cancelled.
+/// If the run neither failed nor was cancelled ([`Error::Conflict`]).
 pub(super) fn resume(db: &Connection, start: &RunStart) -> Result<Applied> {
     let run_id = &start.run_id;
     let sql = "UPDATE runs SET status = 'RUNNING', started_ms = ?2, finished_ms = NULL,
@@ -77,7 +77,7 @@ pub(super) fn cancel(db: &Connection, run_id: &str, at: Timestamp) -> Result<App
 }
 
 /// # Errors
-/// [`Error::Conflict`] if the run is not over.
+/// If the run is not over ([`Error::Conflict`]).
 pub(super) fn delete(db: &Connection, run_id: &str) -> Result<Applied> {
     let sql = "DELETE FROM runs WHERE id = ?1 AND status NOT IN ('QUEUED', 'RUNNING')
              RETURNING graph_hash";
@@ -92,8 +92,8 @@ pub(super) fn delete(db: &Connection, run_id: &str) -> Result<Applied> {
     execute(db, sql, params![graph]).map(done)
 }
 
-/// Stops nodes that began and never ended, such as those that a restart interrupted: their run
-/// ends.
+/// Cancels nodes that started and never ended, for example because of a restart, when their
+/// run ends.
 fn end_open_nodes(db: &Connection, run_id: &str, at: Timestamp) -> Result<()> {
     for table in ["run_nodes", "run_items"] {
         let sql = format!(
@@ -103,7 +103,7 @@ fn end_open_nodes(db: &Connection, run_id: &str, at: Timestamp) -> Result<()> {
         );
         execute(db, &sql, params![run_id, at])?;
     }
-    // Some of them had calls, which are not added up yet.
+    // Costs of their calls are not added up yet.
     let sums = cost_sums("ledger.run_id = run_nodes.run_id AND ledger.node_id = run_nodes.node_id");
     let sql = format!("UPDATE run_nodes SET {sums} WHERE run_id = ?1 AND status = 'CANCELLED'");
     execute(db, &sql, params![run_id])?;

@@ -1,4 +1,4 @@
-//! Reading runs.
+//! Reads runs.
 
 use std::collections::HashSet;
 
@@ -15,7 +15,7 @@ use crate::time::Timestamp;
 #[derive(Clone, Debug)]
 pub struct Run {
     pub id: RunId,
-    /// Its flow; that flow may be gone.
+    /// The id of its flow, which may be removed.
     pub flow_id: FlowId,
     pub flow_name: String,
     pub trigger: String,
@@ -26,22 +26,22 @@ pub struct Run {
     pub finished_at: Option<Timestamp>,
     pub error: Option<String>,
     pub error_node: Option<String>,
-    /// Tokens of all prompts; known when the run is over.
+    /// Tokens of all prompts; set when the run is over.
     pub input_tokens: u64,
-    /// Tokens of all answers; known when the run is over.
+    /// Tokens of all answers; set when the run is over.
     pub output_tokens: u64,
-    /// Its cost; none where the price of a call is not known.
+    /// The cost; none if the price of a call is unknown.
     pub cost: Option<Usd>,
-    /// Whether somebody wanted it stopped, which it may not be yet.
+    /// True if a cancel was requested, even if the run is not over yet.
     pub is_cancelled: bool,
-    /// The graph at the start, JSON; empty in lists.
+    /// The graph at the start, as JSON; empty in lists.
     pub graph: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum NodeStatus {
-    /// Has not begun, or waits for its next attempt.
+    /// Not started, or waiting for its next attempt.
     Waiting,
     Running,
     Completed,
@@ -67,7 +67,7 @@ pub struct NodeRecord {
     pub attempt: u32,
     pub started_at: Timestamp,
     pub finished_at: Option<Timestamp>,
-    /// What was asked, as it was sent; none of a node that asks nobody.
+    /// The prompt as sent; none if the node makes no call.
     pub prompt: Option<String>,
     pub system: Option<String>,
     pub output: Option<String>,
@@ -76,12 +76,12 @@ pub struct NodeRecord {
     pub output_tokens: u64,
     pub cost: Option<Usd>,
     pub latency_ms: Option<u64>,
-    /// Of a map: its items that have begun, in the order of the list.
+    /// The started items of a map, in the order of the list.
     pub items: Vec<ItemRecord>,
 }
 
 impl NodeRecord {
-    /// Why an item of this map has failed, with the item's name, where one has.
+    /// Returns the error of the first failed item of this map, with the item's name.
     pub fn failed_item(&self) -> Option<String> {
         let failed = |item: &&ItemRecord| item.status == NodeStatus::Failed;
         let record = self.items.iter().find(failed)?;
@@ -97,7 +97,7 @@ pub struct ItemRecord {
     pub attempt: u32,
     pub started_at: Timestamp,
     pub finished_at: Option<Timestamp>,
-    /// What was asked, as it was sent.
+    /// The prompt as sent.
     pub prompt: Option<String>,
     pub system: Option<String>,
     pub output: Option<String>,
@@ -106,7 +106,7 @@ pub struct ItemRecord {
 }
 
 impl ItemRecord {
-    /// What it gave, where it is over and has given something.
+    /// Returns the output if the item is completed.
     pub fn finished_output(&self) -> Option<&str> {
         let is_completed = self.status == NodeStatus::Completed;
         self.output.as_deref().filter(|_| is_completed)
@@ -128,7 +128,7 @@ pub struct RunFilter {
 
 const COLUMNS: &str = "id, flow_id, flow_name, trigger, input, status, created_ms, started_ms,
      finished_ms, error, error_node, input_tokens, output_tokens, cost_nanousd, cancel_ms IS NOT NULL";
-/// The column behind those; lists leave it out, since a thousand graphs may be gigabytes.
+/// The last column of a run. Lists leave it out, since a thousand graphs may take gigabytes.
 const GRAPH: &str = "coalesce((SELECT data FROM graphs WHERE hash = graph_hash), '')";
 
 from_row!(
@@ -164,10 +164,10 @@ fn nodes(db: &Connection, run_id: &str) -> Result<Vec<NodeRecord>> {
 }
 
 impl Store {
-    /// The run of that id and its nodes that have begun, as of one moment.
+    /// Returns a run and its started nodes, in one read transaction.
     ///
     /// # Errors
-    /// [`Error::NotFound`].
+    /// If there is no such run ([`Error::NotFound`]).
     pub fn run(&self, id: &str) -> Result<(Run, Vec<NodeRecord>)> {
         self.read(|db| {
             let snapshot = db.unchecked_transaction()?;
@@ -179,7 +179,7 @@ impl Store {
         })
     }
 
-    /// The runs of a flow, from `first` on, that ended well.
+    /// Returns the completed runs of a flow, from the run `first` on.
     pub fn completed_runs(&self, flow_id: FlowId, first: &str) -> Result<HashSet<RunId>> {
         let sql = "SELECT id FROM runs WHERE flow_id = ?1 AND id >= ?2 AND status = 'COMPLETED'";
         self.all(sql, params![flow_id, first])
@@ -191,7 +191,7 @@ impl Store {
     }
 
     pub fn runs(&self, filter: &RunFilter, limit: usize) -> Result<Vec<Run>> {
-        // Two texts, so that each uses its own index.
+        // Two statements, so that each uses its own index.
         let by_flow = match filter.flow_id {
             Some(_) => "flow_id = ?1",
             None => "?1 IS NULL",
@@ -199,12 +199,12 @@ impl Store {
         let sql = format!(
             "SELECT {COLUMNS}, '' FROM runs WHERE {by_flow} AND id < ?2 ORDER BY id DESC LIMIT ?3"
         );
-        // `~` sorts behind every character of a UUID.
+        // `~` sorts after every character of a UUID.
         let before = filter.before.as_deref().unwrap_or("~");
         self.all(&sql, params![filter.flow_id, before, limit])
     }
 
-    /// All runs that are not over: first those that have begun, then the oldest.
+    /// Returns all open runs: started ones first, then waiting ones, each oldest first.
     pub fn open_runs(&self) -> Result<Vec<LeftOver>> {
         let sql = "SELECT flow_id, id, status = 'RUNNING' FROM runs
                  WHERE status IN ('QUEUED', 'RUNNING') ORDER BY status = 'QUEUED', id";

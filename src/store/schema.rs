@@ -1,10 +1,10 @@
-//! The schema, as the list of steps that lead to it. Steps are only ever added.
+//! The schema as a list of migration steps. Steps are only appended.
 
 use rusqlite::Connection;
 
 use crate::error::{Error, Result};
 
-/// Step N brings a database of version N to version N + 1 (`PRAGMA user_version`).
+/// Step N migrates a database from version N to version N + 1 (`PRAGMA user_version`).
 const STEPS: &[&str] = &[
     "
 CREATE TABLE flows (
@@ -325,12 +325,12 @@ INSERT INTO budget_days
 ",
 ];
 
-/// The version of a database that is up to date.
+/// Returns the version of a migrated database.
 pub fn version() -> usize {
     STEPS.len()
 }
 
-/// Brings the database up to date and gives the version it had; 0 is a new one.
+/// Migrates the database and returns its former version; 0 is a new one.
 pub fn migrate(db: &mut Connection) -> Result<usize> {
     let version: usize = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
     if version > STEPS.len() {

@@ -1,4 +1,4 @@
-//! Reads rows into values, and values into parameters.
+//! Conversions between rows, values and parameters.
 
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
 use rusqlite::{Connection, OptionalExtension, Params, Row};
@@ -13,13 +13,14 @@ use crate::schedule::Missed;
 use crate::store::NodeStatus;
 use crate::time::Timestamp;
 
-/// Read from one or more columns of a row.
+/// A value that is read from one or more columns of a row.
 pub(super) trait FromRow: Sized {
-    /// Reads from the column `at` on, and moves `at` behind the last one.
+    /// Reads from column `at` on, and moves `at` past the last column read.
     fn read(row: &Row<'_>, at: &mut usize) -> rusqlite::Result<Self>;
 }
 
-/// Reads a struct from columns in the order of this list. Fields after the `;` have no column.
+/// Implements [`FromRow`] for a struct, with columns in the order of this list. Fields after the
+/// `;` have no column.
 macro_rules! from_row {
     ($type:ty; $($field:ident),+ $(; $($empty:ident),+)?) => {
         impl $crate::store::sql::FromRow for $type {
@@ -127,7 +128,7 @@ impl Store {
     }
 }
 
-/// The first row, if there is one.
+/// Returns the first row, if any.
 pub(super) fn one<T: FromRow>(
     db: &Connection,
     sql: &str,
@@ -137,7 +138,7 @@ pub(super) fn one<T: FromRow>(
     Ok(statement.query_row(params, |row| T::read(row, &mut 0)).optional()?)
 }
 
-/// The first row of a query that always has one, such as an aggregate.
+/// Returns the first row of a query that always has one, such as an aggregate.
 pub(super) fn single<T: FromRow>(db: &Connection, sql: &str, params: impl Params) -> Result<T> {
     Ok(db.prepare_cached(sql)?.query_row(params, |row| T::read(row, &mut 0))?)
 }
@@ -152,19 +153,19 @@ pub(super) fn all<T: FromRow, C: FromIterator<T>>(
     Ok(rows.collect::<rusqlite::Result<_>>()?)
 }
 
-/// Returns how many rows were changed.
+/// Returns the number of changed rows.
 pub(super) fn execute(db: &Connection, sql: &str, params: &[&dyn ToSql]) -> Result<usize> {
     Ok(db.prepare_cached(sql)?.execute(params)?)
 }
 
 /// # Errors
-/// [`Error::NotFound`] if nothing was changed.
+/// If no row was changed ([`Error::NotFound`]).
 pub(super) fn found(changed: usize, what: impl FnOnce() -> String) -> Result<()> {
     if changed == 0 { Err(Error::NotFound(what())) } else { Ok(()) }
 }
 
 /// # Errors
-/// [`Error::Conflict`] if nothing was changed.
+/// If no row was changed ([`Error::Conflict`]).
 pub(super) fn no_conflict(changed: usize, why: impl FnOnce() -> String) -> Result<()> {
     if changed == 0 { Err(Error::Conflict(why())) } else { Ok(()) }
 }

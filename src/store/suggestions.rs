@@ -19,11 +19,12 @@ use crate::time::Timestamp;
 const COLUMNS: &str =
     "id, status, flow_id, flow_name, proposal, created_ms, changed_ms, applied_ms,
     realised, trial";
-/// Lists leave out trials, whose texts may be long.
+/// Lists leave out trials, because their texts may be long.
 const COLUMNS_OF_LISTS: &str =
     "id, status, flow_id, flow_name, proposal, created_ms, changed_ms, applied_ms, realised, NULL";
 
-/// How long an applied suggestion is measured: later, too much else has changed.
+/// Limits how long an applied suggestion is measured, in milliseconds: later, too much else
+/// has changed.
 pub const MEASURED_MS: i64 = 90 * 24 * 60 * 60 * 1000;
 
 /// A change of a node's data.
@@ -58,7 +59,7 @@ fn to_json(value: &impl Serialize) -> Result<String> {
         .map_err(|error| Error::internal(format!("a suggestion cannot be written: {error}")))
 }
 
-/// Reads the suggestions that meet a condition.
+/// Returns the suggestions that meet a condition.
 fn select(
     db: &Connection,
     columns: &str,
@@ -77,13 +78,13 @@ fn suggestion_of(db: &Connection, id: i64) -> Result<Suggestion> {
 
 impl Store {
     /// # Errors
-    /// [`Error::NotFound`].
+    /// If there is no such suggestion ([`Error::NotFound`]).
     pub fn suggestion(&self, id: i64) -> Result<Suggestion> {
         self.read(|db| suggestion_of(db, id))
     }
 
-    /// Returns up to `limit` suggestions with ids below `before`, the newest first, all or of one status,
-    /// without their trials.
+    /// Returns up to `limit` suggestions with ids below `before`, newest first, all or with one
+    /// status, without their trials.
     pub fn suggestions(
         &self,
         status: Option<Status>,
@@ -95,7 +96,7 @@ impl Store {
         self.read(|db| select(db, COLUMNS_OF_LISTS, condition, params))
     }
 
-    /// Returns all suggestions for a flow, the newest first, without their trials.
+    /// Returns all suggestions for a flow, newest first, without their trials.
     pub fn suggestions_of(&self, flow_id: FlowId) -> Result<Vec<Suggestion>> {
         let condition = "flow_id = ?1 ORDER BY id DESC";
         self.read(|db| select(db, COLUMNS_OF_LISTS, condition, params![flow_id]))
@@ -113,7 +114,7 @@ impl Store {
         self.all(sql, [])
     }
 
-    /// Returns the changes of nodes since a ledger row.
+    /// Returns the changes of nodes after a ledger row.
     pub fn changed_nodes(&self, since_call: i64) -> Result<Vec<NodeChange>> {
         self.node_changes("last_call >= ?1", since_call)
     }
@@ -130,8 +131,8 @@ impl Store {
         self.all(&sql, [value])
     }
 
-    /// Returns the number of completed runs since a suggestion was applied, and their total duration in
-    /// milliseconds.
+    /// Returns the number of completed runs since a suggestion was applied, and their total
+    /// duration in milliseconds.
     pub fn runs_since(&self, id: i64) -> Result<(u64, u64)> {
         let sql = "SELECT runs, runs_ms FROM suggestions WHERE id = ?1";
         let read = self.one(sql, [id])?;
@@ -139,7 +140,7 @@ impl Store {
     }
 
     /// # Errors
-    /// [`Error::Conflict`] if the suggestion was never applied.
+    /// If the suggestion was never applied ([`Error::Conflict`]).
     pub fn applied_edit(&self, id: i64) -> Result<AppliedEdit> {
         let sql = "SELECT document_before, document_after, last_call FROM suggestions
             WHERE id = ?1 AND applied_ms IS NOT NULL";
@@ -148,11 +149,11 @@ impl Store {
     }
 }
 
-/// Adds a suggestion, or updates the open one. A dismissed or reverted one stays so unless `proposal` is
-/// news after it. Viewers hear of a suggestion that was not open before.
+/// Adds a suggestion, or updates the open one. A dismissed or reverted one stays so unless
+/// `proposal` differs enough from it. Viewers get an event if the suggestion was not open before.
 ///
 /// # Errors
-/// [`Error::Conflict`] if the flow changed after it was read.
+/// If the flow changed after it was read ([`Error::Conflict`]).
 pub(super) fn propose(
     db: &Connection,
     flow_id: FlowId,
@@ -181,7 +182,7 @@ pub(super) fn propose(
         {
             return Ok(Receipt::Done.into());
         }
-        // Under its old id, so that one which comes and goes does not become many.
+        // Keeps the old id, so that a suggestion that comes and goes has a single row.
         Some(old) if matches!(old.status, Status::Dismissed | Status::Withdrawn) => {
             let sql = "UPDATE suggestions SET status = 'OPEN', changed_ms = ?2, flow_name = ?3,
                     proposal = ?4 WHERE id = ?1";
@@ -205,7 +206,7 @@ pub fn document_hash(document: &str) -> String {
     hex(&Sha256::digest(document))
 }
 
-/// Notes the changes of a flow's nodes.
+/// Records the changes of a flow's nodes.
 pub(super) fn note_changed_nodes(
     db: &Connection,
     flow_id: FlowId,
@@ -226,7 +227,7 @@ pub(super) fn note_changed_nodes(
             execute(db, sql, params![flow_id, node_id, concern, at])?;
         }
     }
-    // A removed node that comes back is a new one.
+    // A removed node that is added again counts as new.
     for node_id in before.keys().filter(|id| !after.contains_key(*id)) {
         let sql = "DELETE FROM node_changes WHERE flow_id = ?1 AND node_id = ?2";
         execute(db, sql, params![flow_id, node_id])?;
@@ -237,17 +238,17 @@ pub(super) fn note_changed_nodes(
 /// Dismisses or withdraws a suggestion.
 ///
 /// # Errors
-/// [`Error::Conflict`] if it is not open.
+/// If it is not open ([`Error::Conflict`]).
 pub(super) fn close(db: &Connection, id: i64, status: Status, at: Timestamp) -> Result<Applied> {
     expect(&suggestion_of(db, id)?, &[Status::Open])?;
     set_status(db, id, status, at)
 }
 
-/// Changes a flow as a suggestion says. The chosen proposal is kept, so that its promise stands beside its
-/// savings.
+/// Applies a suggestion to its flow. The chosen proposal is stored, so that the promised savings
+/// can be compared with the measured ones.
 ///
 /// # Errors
-/// [`Error::Conflict`] if the document is not `before`, or the suggestion cannot be applied.
+/// If the document is not `before`, or the suggestion cannot be applied ([`Error::Conflict`]).
 pub(super) fn apply(
     db: &Connection,
     id: i64,
@@ -269,7 +270,7 @@ pub(super) fn apply(
 /// Restores the flow from before a suggestion was applied.
 ///
 /// # Errors
-/// [`Error::Conflict`] if the flow changed since, or the suggestion is not applied.
+/// If the flow changed since, or the suggestion is not applied ([`Error::Conflict`]).
 pub(super) fn revert(db: &Connection, id: i64, at: Timestamp) -> Result<Applied> {
     let old = suggestion_of(db, id)?;
     expect(&old, &[Status::Applied])?;
@@ -290,7 +291,7 @@ pub(super) fn count_run(db: &Connection, run_id: &str) -> Result<()> {
     execute(db, sql, params![run_id, MEASURED_MS]).map(drop)
 }
 
-/// Stores the savings of an applied suggestion; a reverted one keeps the stored ones.
+/// Stores the measured savings of an applied suggestion; a reverted one keeps its stored savings.
 pub(super) fn set_realised(db: &Connection, id: i64, realised: &Realised) -> Result<Applied> {
     let sql = "UPDATE suggestions SET realised = ?2 WHERE id = ?1 AND status = 'APPLIED'";
     execute(db, sql, params![id, to_json(realised)?]).map(done)
@@ -340,7 +341,7 @@ fn replace_document(
 }
 
 /// # Errors
-/// [`Error::Conflict`] if the suggestion has none of these statuses.
+/// If the suggestion has none of these statuses ([`Error::Conflict`]).
 fn expect(old: &Suggestion, wanted: &[Status]) -> Result<()> {
     if wanted.contains(&old.status) {
         return Ok(());

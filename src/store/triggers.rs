@@ -1,4 +1,4 @@
-//! What starts flows from outside: webhooks, keys of their deliveries, schedules.
+//! Reads and writes triggers of flows: webhooks, the keys of their deliveries, schedules.
 
 use rusqlite::{Connection, params};
 
@@ -10,7 +10,7 @@ use crate::ids::{FlowId, RunId};
 use crate::schedule::Missed;
 use crate::time::Timestamp;
 
-/// For how long a delivery with the same key is the same delivery, in milliseconds: 24 hours.
+/// Deliveries with the same key within this time are the same delivery, in milliseconds: 24 hours.
 pub const HOOK_KEY_AGE_MAX_MS: i64 = 24 * 60 * 60 * 1000;
 
 #[derive(Clone, Debug)]
@@ -28,11 +28,11 @@ pub struct ScheduleRecord {
     pub cron: String,
     pub timezone: String,
     pub missed: Missed,
-    /// The input of its runs, JSON; empty in lists.
+    /// The input of its runs, as JSON; empty in lists.
     pub input: String,
     pub enabled: bool,
     pub updated_at: Timestamp,
-    /// Nothing up to this moment is due any more: it is the last time that was run or left out, or
+    /// Only later times can be due. This is the last time that was run or skipped, or else the time
     /// when the schedule was set.
     pub last: Timestamp,
 }
@@ -45,7 +45,7 @@ from_row!(ScheduleRecord; flow_id, cron, timezone, missed, enabled, updated_at, 
 
 impl Store {
     /// # Errors
-    /// [`Error::NotFound`] where it has none.
+    /// If the flow has no webhook ([`Error::NotFound`]).
     pub fn hook(&self, flow_id: FlowId) -> Result<HookRecord> {
         self.one(&format!("SELECT {HOOK_COLUMNS} FROM hooks WHERE flow_id = ?1"), [flow_id])?
             .ok_or_else(|| Error::NotFound(format!("webhook of flow {flow_id}")))
@@ -55,8 +55,8 @@ impl Store {
         self.one(&format!("SELECT {HOOK_COLUMNS} FROM hooks WHERE slug = ?1"), [slug])
     }
 
-    /// The run that a delivery with that key started, if there was one in the last
-    /// [`HOOK_KEY_AGE_MAX_MS`] before `now`.
+    /// Returns the run that a delivery with that key started within [`HOOK_KEY_AGE_MAX_MS`] before
+    /// `now`, if any.
     pub fn delivered(&self, slug: &str, key: &str, now: Timestamp) -> Result<Option<RunId>> {
         let sql = "SELECT run_id FROM hook_keys
                      WHERE slug = ?1 AND key = ?2 AND created_ms > ?3";
@@ -64,15 +64,15 @@ impl Store {
     }
 
     /// # Errors
-    /// [`Error::NotFound`] where it has none.
+    /// If the flow has no schedule ([`Error::NotFound`]).
     pub fn schedule(&self, flow_id: FlowId) -> Result<ScheduleRecord> {
         let sql = format!("SELECT {SCHEDULE_COLUMNS}, input FROM schedules WHERE flow_id = ?1");
         self.one(&sql, [flow_id])?
             .ok_or_else(|| Error::NotFound(format!("schedule of flow {flow_id}")))
     }
 
-    /// All schedules that are switched on, in the order of their flows, without their inputs, which
-    /// together may be gigabytes.
+    /// Returns all enabled schedules by flow id, without their inputs, which together may
+    /// take gigabytes.
     pub fn schedules(&self) -> Result<Vec<ScheduleRecord>> {
         let sql =
             format!("SELECT {SCHEDULE_COLUMNS}, '' FROM schedules WHERE enabled ORDER BY flow_id");
@@ -80,13 +80,13 @@ impl Store {
     }
 }
 
-/// A key that was used at this time or before may be used again.
+/// Returns the latest time in milliseconds whose keys may be used again.
 fn too_old(now: Timestamp) -> i64 {
     now.0.saturating_sub(HOOK_KEY_AGE_MAX_MS)
 }
 
 pub(super) fn set_hook(db: &Connection, hook: &NewHook) -> Result<Applied> {
-    // Only for a flow that is there, also if it was removed a moment ago.
+    // Inserts only if the flow exists, because it may have been removed a moment ago.
     let sql = "INSERT INTO hooks (flow_id, slug, secret_hash, created_ms, secret_ms)
              SELECT id, ?2, ?3, ?4, ?4 FROM flows WHERE id = ?1
              ON CONFLICT (flow_id) DO UPDATE SET secret_hash = ?3, secret_ms = ?4
@@ -151,14 +151,14 @@ pub(super) fn delete_schedule(db: &Connection, flow_id: FlowId) -> Result<Applie
 }
 
 pub(super) fn take_due(db: &Connection, flow_id: FlowId, due: Timestamp) -> Result<Applied> {
-    // The last fence against running a time twice.
+    // This is the last check against running a time twice.
     let sql = "UPDATE schedules SET last_ms = ?2 WHERE flow_id = ?1 AND last_ms < ?2 AND enabled";
     let changed = execute(db, sql, params![flow_id, due])?;
     let why = || format!("the schedule of flow {flow_id} has no run at {due} to start any more");
     no_conflict(changed, why).map(done)
 }
 
-/// Removes all that would start a flow that is removed.
+/// Removes the triggers of a flow that is removed.
 pub(super) fn delete_of_flow(db: &Connection, flow_id: FlowId) -> Result<()> {
     delete_hook_keys(db, flow_id)?;
     let of_flow = params![flow_id];
@@ -205,7 +205,7 @@ mod tests {
         for at in [5, 6, 4 + HOOK_KEY_AGE_MAX_MS] {
             assert!(matches!(take(at, "h"), Err(Error::Conflict(_))), "{at}");
         }
-        // The secret was replaced while the delivery was under way.
+        // The secret was replaced while the delivery was in flight.
         assert!(matches!(take(7, "old"), Err(Error::NotFound(_))));
         take(5 + HOOK_KEY_AGE_MAX_MS, "h").unwrap();
         let prune = |now| prune_hook_keys(&db, Timestamp(now), 10).unwrap();
@@ -232,7 +232,7 @@ mod tests {
         take(200).unwrap();
         assert!(take(200).is_err());
         assert!(take(150).is_err());
-        // Setting it again by a clock that was put back makes nothing due again.
+        // Setting it again with a clock that was set back makes nothing due again.
         new.at = Timestamp(150);
         set_schedule(&db, &new).unwrap();
         assert!(take(200).is_err());

@@ -1,4 +1,4 @@
-//! The one connection that writes, and its transactions.
+//! The writing connection and its transactions.
 
 use std::path::PathBuf;
 
@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::ids::{FlowId, RunId, Seq};
 use crate::time::Timestamp;
 
-/// The one connection that writes. Owned by the journal's thread.
+/// The only connection that writes. The journal's thread owns it.
 pub struct Writer {
     path: PathBuf,
     db: Connection,
@@ -32,26 +32,27 @@ impl Writer {
         Ok(Self { path, db, newest, calls })
     }
 
-    /// What copies commits into the database from now on; see [`Checkpointer`]. Until then the writer does.
+    /// Returns the [`Checkpointer`] that copies commits into the database from now on, in place of
+    /// the writer.
     ///
     /// # Errors
-    /// When the database cannot be opened once more.
+    /// If the database cannot be opened a second time.
     pub fn checkpointer(&mut self) -> Result<Checkpointer> {
         Checkpointer::new(&mut self.db, &self.path)
     }
 
-    /// The newest event's place in the log; 0 where there never was one.
+    /// Returns the newest event's `seq`, or 0 if there never was one.
     pub fn newest_seq(&self) -> Seq {
         self.newest
     }
 
-    /// The oldest event still in the log; newest + 1 where there is none.
+    /// Returns the oldest `seq` that is still in the log, or newest + 1 if the log is empty.
     pub fn oldest_seq(&self) -> Result<Seq> {
         let sql = "SELECT coalesce(min(seq), ?1) FROM events";
         single(&self.db, sql, [self.newest + 1])
     }
 
-    /// The moment of the newest event, ledger row or run; none where there are none.
+    /// Returns the time of the newest event, ledger row or run, if any.
     pub fn newest_moment(&self) -> Result<Option<Timestamp>> {
         let sql = "SELECT max(at) FROM (
                 SELECT (SELECT timestamp_ms FROM events ORDER BY seq DESC LIMIT 1) AS at
@@ -60,8 +61,8 @@ impl Writer {
         single(&self.db, sql, [])
     }
 
-    /// Runs `work` in one transaction and commits it. When `work` or the commit fails, nothing of
-    /// it stays, and the numbers that it gave to events are given again.
+    /// Runs `work` in one transaction and commits it. If `work` or the commit fails, everything is
+    /// rolled back, and the event numbers that it used are used again.
     pub fn transaction<T>(&mut self, work: impl FnOnce(&mut Batch<'_>) -> Result<T>) -> Result<T> {
         let transaction = self.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let before = self.calls.clone();
@@ -79,14 +80,14 @@ impl Writer {
         committed
     }
 
-    /// The newest run beyond the newest `keep`, if there are so many.
+    /// Returns the newest run beyond the newest `keep` runs, if any.
     pub fn run_beyond(&self, keep: u64) -> Result<Option<RunId>> {
         let sql = "SELECT id FROM runs ORDER BY id DESC LIMIT 1 OFFSET ?1";
         one(&self.db, sql, [keep])
     }
 
-    /// Removes those of the `step` oldest runs that are over and were accepted before `before`, or
-    /// not after the run `upto`. Their ledger rows stay. Gives how many.
+    /// Removes those of the `step` oldest runs that are over and either were accepted before
+    /// `before` or are not newer than the run `upto`. Their ledger rows stay. Returns their number.
     pub fn prune_runs(
         &mut self,
         upto: Option<&str>,
@@ -105,12 +106,12 @@ impl Writer {
         Ok(old.len())
     }
 
-    /// Removes up to `step` of the keys of deliveries that may be used again. Gives how many.
+    /// Removes up to `step` expired delivery keys. Returns their number.
     pub fn prune_hook_keys(&mut self, now: Timestamp, step: usize) -> Result<usize> {
         triggers::prune_hook_keys(&self.db, now, step)
     }
 
-    /// Notes what up to `step` blocks of ledger rows hold that are not noted yet. Gives how many.
+    /// Indexes up to `step` blocks of ledger rows. Returns how many entries were written.
     pub fn note_blocks(&mut self, step: usize) -> Result<usize> {
         if !block_index::is_behind(&self.db, step)? {
             return Ok(0);
@@ -118,9 +119,9 @@ impl Writer {
         self.transaction(|batch| block_index::note(batch.db, step))
     }
 
-    /// Sums up the next day of the ledger, if there is one that can be. Gives whether there was.
+    /// Sums up the next day of the ledger, if one is ready. Returns whether it did.
     pub fn sum_up_a_day(&mut self, now: Timestamp) -> Result<bool> {
-        // Some days may have been forgotten since.
+        // Some sums may have been removed since.
         self.calls.summed_until = days::summed_until(&self.db)?;
         let Some(day) = daily_rollup::next(&self.db, now)? else {
             return Ok(false);
@@ -130,12 +131,12 @@ impl Writer {
         Ok(true)
     }
 
-    /// How many bytes of answers there are beyond what there is room for.
+    /// Returns by how many bytes the stored answers exceed their limit.
     pub fn answer_bytes_too_many(&self) -> Result<i64> {
         response_cache::bytes_too_many(&self.db)
     }
 
-    /// As [`response_cache::prune`].
+    /// Removes old answers; see [`response_cache::prune`].
     pub fn prune_answers(
         &mut self,
         too_many: bool,
@@ -145,11 +146,11 @@ impl Writer {
         self.transaction(|batch| response_cache::prune(batch.db, too_many, now, step))
     }
 
-    /// Removes up to `step` of the oldest events where they are older than `before` or beyond the
-    /// newest `keep`, and only those before which none stays: times are not quite in the order of the
-    /// log, and whoever catches up must not find a gap in it. Gives how many.
+    /// Removes up to `step` of the oldest events that are older than `before` or beyond the newest
+    /// `keep`. Stops at the first event to keep: times are not quite in the order of the log, and a
+    /// client that catches up must not find a gap. Returns their number.
     pub fn prune_events(&mut self, keep: u64, before: Timestamp, step: usize) -> Result<usize> {
-        // Only the oldest `step` rows are looked at, so that a pass with nothing to do costs little.
+        // Only the oldest `step` rows are read, so that a pass with nothing to do costs little.
         let sql = "DELETE FROM events WHERE seq < (
                     SELECT coalesce(
                         min(seq) FILTER (WHERE seq > ?1 AND timestamp_ms >= ?2), max(seq) + 1)
@@ -165,10 +166,10 @@ pub struct Batch<'a> {
 }
 
 impl Batch<'_> {
-    /// Runs `work` so that, when it fails, nothing of it stays while the rest of the batch does.
+    /// Runs `work` in a savepoint: if it fails, only its own writes are rolled back.
     pub fn isolated<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
-        // After some errors (a full disk) SQLite rolls the whole transaction back by itself; what
-        // came now would be committed on its own, and nobody would be told of it.
+        // After some errors (a full disk) SQLite rolls back the whole transaction by itself. Later
+        // writes would then be committed on their own, without their events.
         if self.db.is_autocommit() {
             return Err(Error::internal("the transaction was rolled back"));
         }
@@ -190,7 +191,7 @@ impl Batch<'_> {
         }
     }
 
-    /// Appends an event's body to the log and returns its place.
+    /// Appends an event's body to the log and returns its `seq`.
     pub fn append_event(
         &mut self,
         at: Timestamp,
@@ -205,7 +206,7 @@ impl Batch<'_> {
         Ok(seq)
     }
 
-    /// Writes one change. Every kind of change has its events here, so that the database and the
+    /// Writes one change. All events are derived from changes here, so that the database and the
     /// events can never differ.
     pub fn apply(&mut self, change: &Change) -> Result<Applied> {
         let db = self.db;

@@ -1,4 +1,4 @@
-//! The ledger, row by row: numbers, states and costs.
+//! Checks the ledger row by row: ids, statuses and costs.
 
 use std::collections::HashMap;
 
@@ -47,7 +47,7 @@ struct Calls<'a> {
     rows: Check,
     costs: Check,
     prices: HashMap<i64, Option<Price>>,
-    /// All rows so far were written before rows kept their prices.
+    /// True while all rows so far are older than stored prices.
     is_before_prices: bool,
     last: i64,
     pending: u64,
@@ -58,7 +58,7 @@ struct Calls<'a> {
 impl Calls<'_> {
     fn row(&mut self, call: &AuditCall) -> Result<()> {
         self.rows.checked += 1;
-        // Every call gets a number before it is made, and no row is ever removed.
+        // Every call gets an id before it is made, and no row is ever removed.
         if call.id != self.last + 1 {
             self.rows.wrong_gap("ledger row", self.last, call.id);
         }
@@ -130,7 +130,8 @@ impl Calls<'_> {
     }
 }
 
-/// Returns how a row contradicts itself. `may_be_unpriced`: it may have a cost without a price.
+/// Returns the first contradiction within a row. `may_be_unpriced`: the row may have a cost without
+/// a price.
 fn fault_of(call: &AuditCall, may_be_unpriced: bool) -> Option<String> {
     tokens_fault(call).or_else(|| state_fault(call)).or_else(|| match call.status.as_str() {
         "PENDING" => None,
@@ -161,7 +162,7 @@ fn has_tokens(call: &AuditCall) -> bool {
     call.tokens != [0; 6]
 }
 
-/// Checks that a row without an answer of a provider has neither tokens nor a price.
+/// Checks that a row without a provider's answer has neither tokens nor a price.
 fn state_fault(call: &AuditCall) -> Option<String> {
     let status = call.status.as_str();
     let is_blank = call.price_id.is_none() && !has_tokens(call);
@@ -211,7 +212,7 @@ fn cost_fault(call: &AuditCall, may_be_unpriced: bool) -> Option<String> {
             Some(format!("its cost is {cost}, but it has no price"))
         }
         (Some(..0), _) => Some(format!("its cost is {cost}")),
-        // With the tokens and the price its cost would be known.
+        // The cost would follow from the tokens and the price.
         (None, Some(price)) => Some(format!("it has price {price}, but its cost is not known")),
         (_, Some(price)) if call.usage_source == "none" => {
             Some(format!("it has price {price}, but its tokens are not known"))
@@ -220,7 +221,7 @@ fn cost_fault(call: &AuditCall, may_be_unpriced: bool) -> Option<String> {
     }
 }
 
-/// Returns none where a count is negative.
+/// Returns none if a count is negative.
 fn usage(call: &AuditCall) -> Option<Usage> {
     let counts = call.tokens.map(|count| u64::try_from(count).ok());
     let [input, read, write, hour, output, reasoning] = counts;

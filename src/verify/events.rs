@@ -1,4 +1,5 @@
-//! The event log: without gaps, and its newest message about each ledger row is the row.
+//! Checks the event log: it has no gaps, and its newest message about each ledger row matches
+//! the row.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -43,7 +44,7 @@ pub(super) fn check(audit: &Audit, on_row: &dyn Fn(), report: &mut dyn FnMut(Che
         }
         Ok(())
     })?;
-    // A log whose beginning was removed need not mention all rows.
+    // If the beginning of the log was removed, some rows need not be mentioned.
     let calls = audit.extent()?.calls;
     if above == Some(1) && updates.checked < calls {
         updates.wrong(format_args!(
@@ -56,7 +57,7 @@ pub(super) fn check(audit: &Audit, on_row: &dyn Fn(), report: &mut dyn FnMut(Che
     Ok(())
 }
 
-/// Returns the number of the ledger row that a message is about, and the row as JSON.
+/// Returns the id of the ledger row in a message, and the row as JSON.
 fn entry(body: &str) -> Option<(i64, &str)> {
     #[derive(Deserialize)]
     struct Update<'a> {
@@ -78,7 +79,7 @@ fn entry(body: &str) -> Option<(i64, &str)> {
     Some((id, entry))
 }
 
-/// Compares the row that the newest message about it has with the stored one.
+/// Compares the row in its newest message with the stored row.
 fn update_fault(audit: &Audit, seq: i64, id: i64, told: &str) -> Option<String> {
     let entry = match audit.entry(id) {
         Ok(Some(entry)) => entry,
@@ -86,7 +87,7 @@ fn update_fault(audit: &Audit, seq: i64, id: i64, told: &str) -> Option<String> 
         Err(error) => return Some(format!(": is not as event {seq} says: {error}")),
     };
     let stored = serde_json::to_string(&entry).unwrap_or_default();
-    // Another version may have written the same in another way.
+    // Another version may have serialized the same row differently.
     let is_same =
         told == stored || serde_json::from_str::<LedgerEntry>(told).is_ok_and(|told| told == entry);
     (!is_same).then(|| {
@@ -96,7 +97,7 @@ fn update_fault(audit: &Audit, seq: i64, id: i64, told: &str) -> Option<String> 
     })
 }
 
-/// Returns the first field that differs between two objects, as JSON.
+/// Returns the first field, as JSON, that differs between two objects.
 fn first_difference(told: &str, stored: &str) -> Option<(String, String)> {
     let told: BTreeMap<&str, &RawValue> = serde_json::from_str(told).ok()?;
     let stored: BTreeMap<&str, &RawValue> = serde_json::from_str(stored).ok()?;

@@ -1,4 +1,4 @@
-//! Runs and nodes against their ledger rows.
+//! Checks runs and nodes against their ledger rows.
 
 use super::{Check, sums};
 use crate::error::Result;
@@ -112,7 +112,7 @@ fn node_fault(run: &AuditRun, run_status: &str, node: &AuditNode) -> Option<Stri
         return Some(format!("is {}, but its run {run_status}", node.status));
     }
     let of_rows = run.node_sums.get(&node.id).copied().unwrap_or_default();
-    // Others get their sums when they end.
+    // The sums of other nodes are set when they end.
     (is_over && node.sums != of_rows)
         .then(|| format!("says {}; its ledger rows {}", sums(&node.sums), sums(&of_rows)))
 }
