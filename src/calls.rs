@@ -79,6 +79,7 @@ pub struct Held {
 
 /// The state of a call before its intent is committed.
 pub enum Prepared {
+    /// The call may be made now.
     Ready(Held),
     /// The caller must call `prepare` again after `wait`.
     Deferred { wait: Duration, held: Option<Held>, reason: WaitReason },

@@ -1,3 +1,4 @@
+//! `flowledger serve`: serves the page, the API and the WebSocket.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
