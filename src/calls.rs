@@ -296,7 +296,8 @@ impl Calls {
 
     /// Like [`Calls::prepare`], but blocks until the call may be made.
     ///
-    /// # Errors If no call is made: returns its end.
+    /// # Errors
+    /// If no call is made: returns its end.
     pub fn wait(
         &self,
         request: &CallRequest<'_>,
@@ -412,14 +413,16 @@ impl Calls {
 
     /// Commits the settlement of a call and waits for it, even while the disk is full.
     ///
-    /// # Errors If [`Journal::commit_retried`] fails.
+    /// # Errors
+    /// If [`Journal::commit_retried`] fails.
     pub fn settle_and_wait(&self, changes: Vec<Change>) -> Result<()> {
         self.settlements.commit_retried(changes)
     }
 
     /// Commits changes together with queued settlements.
     ///
-    /// # Errors If [`Journal::commit`] fails.
+    /// # Errors
+    /// If [`Journal::commit`] fails.
     pub fn commit(&self, changes: Vec<Change>) -> Result<()> {
         self.settlements.commit_with(changes).map(drop)
     }

@@ -56,7 +56,7 @@ const STACK_BYTES: usize = 64 << 10;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientPolicy {
-    /// How long to read on after the client disconnected; none ends the call immediately.
+    /// Limits reading after the client disconnected; none ends the call immediately.
     pub drain_max: Option<Duration>,
     /// True if the client's own key is sent to the provider instead of the configured one.
     pub pass_through_key: bool,

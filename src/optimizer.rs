@@ -31,7 +31,8 @@ pub use self::worker::{ActivityPublisher, Optimizer, WakeSignal};
 
 /// Returns the proposal with the named change recommended.
 ///
-/// # Errors If the proposal has no such change: [`Error::Invalid`].
+/// # Errors
+/// If the proposal has no such change: [`Error::Invalid`].
 pub fn chosen(proposal: &Proposal, name: Option<&str>) -> Result<Proposal> {
     let Some(name) = name else {
         return Ok(proposal.clone());
@@ -53,7 +54,8 @@ pub fn version(proposal: &Proposal) -> String {
 
 /// Returns a flow's document with a suggestion's edit applied.
 ///
-/// # Errors If the edited node or edge is gone: [`Error::Conflict`].
+/// # Errors
+/// If the edited node or edge is gone: [`Error::Conflict`].
 pub fn changed_document(document: &Value, edit: &Value) -> Result<Value> {
     let edit: edit::Edit = serde_json::from_value(edit.clone())
         .map_err(|error| Error::internal(format!("an edit cannot be read: {error}")))?;

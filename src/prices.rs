@@ -72,7 +72,8 @@ impl Prices {
     /// Adds the user's own prices from a file, which override the built-in ones. The file is read
     /// again when it changes.
     ///
-    /// # Errors If the file is invalid: [`crate::error::Error::Config`] names file and line.
+    /// # Errors
+    /// If the file is invalid: [`crate::error::Error::Config`] names file and line.
     pub fn with_own(mut self, path: &Path) -> Result<Self> {
         self.user = Some(UserPrices::read(path)?);
         Ok(self)

@@ -143,7 +143,8 @@ impl Providers {
 
     /// Checks that the provider is known and has its key.
     ///
-    /// # Errors If not: a sentence that names the missing part.
+    /// # Errors
+    /// If not: a sentence that names the missing part.
     pub fn check(&self, provider: &str) -> Result<(), String> {
         self.usable_provider(provider)
             .map(drop)
@@ -184,7 +185,8 @@ impl Providers {
 
     /// Makes the request of an `http` node and waits for its answer.
     ///
-    /// # Errors If there is no complete answer with status 2xx.
+    /// # Errors
+    /// If there is no complete answer with status 2xx.
     pub fn fetch(&self, fetch: &Fetch, cancel: &Cancel) -> Result<Fetched, FetchFailure> {
         self.fetcher.fetch(fetch, cancel)
     }
@@ -193,7 +195,8 @@ impl Providers {
     /// piece by piece as it arrives, even if the call fails later; the pieces together form
     /// [`Answer::text`].
     ///
-    /// # Errors If there is no answer; see [`FailureKind`].
+    /// # Errors
+    /// If there is no answer; see [`FailureKind`].
     #[expect(
         clippy::result_large_err,
         reason = "128 bytes once per call, which takes a network round trip at least"

@@ -43,7 +43,8 @@ struct RawEdge {
 impl Graph {
     /// Parses `{"nodes": […], "edges": […]}`.
     ///
-    /// # Errors If there are faults: lists all of them, each with the path of its field.
+    /// # Errors
+    /// If there are faults: lists all of them, each with the path of its field.
     pub fn parse(
         data: &Value,
         provider_is_known: &dyn Fn(&str) -> bool,
@@ -108,7 +109,8 @@ impl Graph {
 
     /// Adds the declared defaults to a run's input.
     ///
-    /// # Errors If declared inputs are missing or have another type: lists all of them.
+    /// # Errors
+    /// If declared inputs are missing or have another type: lists all of them.
     pub fn complete_input(
         &self,
         mut input: serde_json::Map<String, Value>,

@@ -95,7 +95,8 @@ pub struct Names {
 
 /// Returns the names that a template uses.
 ///
-/// # Errors If the template cannot be parsed: the reason, with the line.
+/// # Errors
+/// If the template cannot be parsed: the reason, with the line.
 pub fn names(source: &str) -> Result<Names, String> {
     let template = parse(source)?;
     let mut names = Names::default();

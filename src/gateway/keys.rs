@@ -1,5 +1,5 @@
-//! Virtual keys: each gives access only to the gateway. The key itself is shown once, at its
-//! creation; only its SHA-256 is stored, and lookups use it.
+//! Virtual keys: each is valid only for the gateway. The key itself is shown once, at its creation;
+//! only its SHA-256 is stored, and lookups use it.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, Ordering};

@@ -25,7 +25,7 @@ const NODES_MAX: usize = 10_000;
 const PROMPTS_MAX: usize = 100_000;
 /// Time for which providers keep a prompt prefix by default (Anthropic: 5 minutes).
 const PROMPT_CACHE_MS: i64 = 5 * 60 * 1000;
-/// Number of a target's newest answers kept; more calls hardly overlap.
+/// Number of newest answers kept per target; more calls rarely overlap.
 const BEGUN_MAX: usize = 32;
 
 /// The proposed `cache.maxAgeS`: the time for which repeated answers would be kept.
@@ -249,7 +249,7 @@ impl CallStats {
         self.changes.retain(|(of, _), _| *of != flow_id);
     }
 
-    /// Returns the time from which calls count for this concern; none if unknown, or if the
+    /// Returns the start of the calls that count for this concern; none if unknown, or if the
     /// question changed at the same time.
     pub fn changed_at(&self, flow_id: FlowId, node: &str, concern: Concern) -> Option<Timestamp> {
         let changes = self.changes.get(&(flow_id, node.to_owned()))?;

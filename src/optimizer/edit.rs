@@ -28,8 +28,8 @@ pub enum Edit {
 /// References between nodes are not checked: the caller validates the result like any saved flow.
 /// Edits that [`shape`](super::shape) derives from the same graph are always valid.
 ///
-/// # Errors If the node or the edge is gone, or if there would be too many edges:
-/// [`Error::Conflict`].
+/// # Errors
+/// If the node or the edge is gone, or if there would be too many edges: [`Error::Conflict`].
 pub fn apply(document: &Value, edit: &Edit) -> Result<Value> {
     let mut document = document.clone();
     let Some(data) = document.get_mut("data") else {

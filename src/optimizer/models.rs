@@ -158,7 +158,7 @@ impl<'a> Models<'a> {
             it.target != *present
                 && (it.answered >= needs.used_min || is_next)
                 && it.context_tokens.is_none_or(|most| most >= needs.tokens_max)
-                // A reasoning model would give longer answers than the observed ones.
+                // A reasoning model would write longer answers than the observed ones.
                 && (has_thought || !thinks(&it.target.model))
         })
     }

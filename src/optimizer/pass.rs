@@ -97,7 +97,8 @@ impl Pass {
     /// Reads new rows and writes the resulting changes: of requested flows, of flows with new sums,
     /// and of applied suggestions. The next pass repeats failed work.
     ///
-    /// # Errors If the database cannot be read, or if `write` fails.
+    /// # Errors
+    /// If the database cannot be read, or if `write` fails.
     pub fn run(&mut self, wanted: Wanted, now: Timestamp, write: Write<'_>) -> Result<()> {
         self.left.extend(wanted.flows);
         if wanted.all {

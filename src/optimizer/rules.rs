@@ -171,8 +171,8 @@ impl RuleContext<'_> {
         self.promise_since(self.since(node, calls), saved)
     }
 
-    /// Returns the promise if only calls since the last change of this concern count, and the time
-    /// from which such calls are known.
+    /// Returns the promise if only calls since the last change of this concern count, and the start
+    /// of these calls.
     fn promise_about(
         &self,
         node: &Node,

@@ -76,7 +76,7 @@ pub struct Estimate<'a> {
     /// The cost of the stored calls at this target, if known.
     pub expected_cost_usd: Option<Usd>,
     pub answer_tokens_max: u32,
-    /// The required budget, if known.
+    /// The amount that budgets must have left, if known.
     pub worst_cost_usd: Option<Usd>,
     /// Newest first.
     pub inputs: Vec<EstimatedInput<'a>>,
@@ -108,7 +108,8 @@ impl Trials {
     /// Plans a trial of up to `count` of the newest stored inputs, with the recommended model or
     /// the named alternative.
     ///
-    /// # Errors If there is nothing to try: [`Error::Conflict`]. If the alternative does not exist:
+    /// # Errors
+    /// If there is nothing to try: [`Error::Conflict`]. If the alternative does not exist:
     /// [`Error::Invalid`].
     pub fn plan(&self, id: i64, count: usize, alternative: Option<&str>) -> Result<Plan> {
         let suggestion = self.store.suggestion(id)?;
@@ -201,8 +202,9 @@ impl Trials {
     /// Makes the calls, waits for them, and stores the answers with the suggestion. A failed call
     /// has its error in place of the answer.
     ///
-    /// # Errors If too many trials are in flight: [`Error::Busy`]; if this one is:
-    /// [`Error::Conflict`]. If the server is stopping: [`Error::Stopping`].
+    /// # Errors
+    /// If too many trials are in flight: [`Error::Busy`]; if this one is: [`Error::Conflict`]. If
+    /// the server is stopping: [`Error::Stopping`].
     pub fn make(&self, plan: &Plan) -> Result<()> {
         let _guard = self.enter(plan.suggestion_id)?;
         let at = Timestamp::now();

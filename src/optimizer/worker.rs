@@ -97,7 +97,8 @@ impl Publish for ActivityPublisher {
 impl Optimizer {
     /// Starts the thread. The first pass reads the calls of the last 30 days.
     ///
-    /// # Errors If the system cannot start another thread.
+    /// # Errors
+    /// If the system cannot start another thread.
     pub fn start(
         signal: &WakeSignal,
         store: Arc<Store>,

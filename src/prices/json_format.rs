@@ -31,7 +31,7 @@ use super::price::{GivenRates, Price, Rates, Tier};
 use super::table::{MINUTES_PER_DAY, Model, Provider, Table, Version, When};
 use crate::time::Timestamp;
 
-// Unknown keys are refused where a misspelt one would change a price.
+// Unknown keys are rejected if a misspelled one would change a price.
 
 #[derive(Deserialize)]
 struct FileJson<'a> {
@@ -153,7 +153,8 @@ impl ModelJson {
 
 /// Parses a table.
 ///
-/// # Errors If the table is invalid: the fault, with its line and its model, if any.
+/// # Errors
+/// If the table is invalid: the fault, with its line and its model, if any.
 pub(super) fn parse(text: &str) -> Result<Table, String> {
     let file: FileJson =
         serde_json::from_str(text).map_err(|error| fault_in(text, text, &error))?;

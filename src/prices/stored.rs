@@ -31,7 +31,8 @@ pub struct StoredPrice {
 impl StoredPrice {
     /// Parses the price of a ledger row.
     ///
-    /// # Errors If the text is invalid: the fault.
+    /// # Errors
+    /// If the text is invalid: the fault.
     pub fn from_json(text: &str) -> Result<Self, String> {
         let stored: Self = serde_json::from_str(text).map_err(|error| error.to_string())?;
         let request = stored.request_picousd;

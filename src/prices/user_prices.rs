@@ -44,7 +44,8 @@ struct FileState {
 impl UserPrices {
     /// Reads the file for the first time.
     ///
-    /// # Errors If the file is invalid: [`Error::Config`] names file and line.
+    /// # Errors
+    /// If the file is invalid: [`Error::Config`] names file and line.
     pub(super) fn read(path: &Path) -> Result<Self> {
         let stamp = stamp_of(path);
         let table = read(path).map_err(|error| {

@@ -69,7 +69,7 @@ pub(super) struct ReadRules {
     /// event, and reading continues after an error in the stream, so that the client gets it in the
     /// provider's words.
     pub(super) is_forwarded: bool,
-    /// How long to read on after the client disconnected; none ends the call immediately.
+    /// Limits reading after the client disconnected; none ends the call immediately.
     pub(super) drain_max: Option<Duration>,
 }
 

@@ -126,7 +126,8 @@ impl Fetcher {
 
     /// Parses the URL.
     ///
-    /// # Errors If it is invalid, or requests to its host are not allowed.
+    /// # Errors
+    /// If it is invalid, or requests to its host are not allowed.
     fn checked(&self, url: &str) -> Result<Uri, FetchFailure> {
         let shown = one_line(url, EXCERPT_CHARS_MAX);
         let uri: Uri = url.parse().map_err(|_| {

@@ -129,7 +129,7 @@ pub struct Forward<'a> {
     /// True if the chunk that contains only the usage is hidden from the client, which did not
     /// request it.
     pub hides_usage: bool,
-    /// How long to read on after the client disconnected; none ends the call immediately.
+    /// Limits reading after the client disconnected; none ends the call immediately.
     pub drain_max: Option<Duration>,
 }
 
@@ -169,7 +169,8 @@ impl Providers {
     /// Forwards a request, and its answer to `sink` as it arrives. For providers with the client's
     /// protocol; `echo` has none.
     ///
-    /// # Errors If there is no complete answer; see [`FailureKind`].
+    /// # Errors
+    /// If there is no complete answer; see [`FailureKind`].
     pub fn forward(
         &self,
         forward: &Forward<'_>,

@@ -196,7 +196,8 @@ fn take_candidate(candidate: &Value, partial: &mut ResponseAccumulator) -> Resul
 /// Checks the finish reason. An answer that was cut short for such a reason is an answer, as with
 /// `MAX_TOKENS`. The reasons: <https://ai.google.dev/api/generate-content#FinishReason>.
 ///
-/// # Errors If the answer was withheld (`SAFETY`, `RECITATION`, `PROHIBITED_CONTENT`, …).
+/// # Errors
+/// If the answer was withheld (`SAFETY`, `RECITATION`, `PROHIBITED_CONTENT`, …).
 fn check_finish(partial: &ResponseAccumulator) -> Result<(), Fault> {
     match partial.finish_reason.as_deref() {
         None | Some("STOP" | "MAX_TOKENS" | "FINISH_REASON_UNSPECIFIED") => Ok(()),

@@ -10,7 +10,8 @@ const DEPTH_MAX: usize = 32;
 /// Parses a text. If it is nested too deep, parts below [`DEPTH_MAX`] are omitted: the answer was
 /// paid for, and its usage is near its top.
 ///
-/// # Errors If it is not JSON.
+/// # Errors
+/// If it is not JSON.
 pub(super) fn read(json: &[u8]) -> serde_json::Result<Value> {
     serde_json::from_slice(json).or_else(|error| {
         // Validates the whole text without recursion.

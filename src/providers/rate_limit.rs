@@ -15,8 +15,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// The maximum limit of calls per minute: each call is remembered for a minute.
 pub const REQUESTS_MAX: u32 = 100_000;
 
-/// Limits the delay after which a call loses its place in the queue. Others then go first until it
-/// asks again.
+/// Time after which an overdue call loses its place. Others then go first until it asks again.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// The limits of a provider; none means unlimited.
@@ -148,7 +147,7 @@ struct PendingCall {
     tokens: u64,
     /// True if the permit was acquired. The call may be made later.
     is_acquired: bool,
-    /// The time from the last reply; none if the call has not asked yet.
+    /// The due time from the last `acquire`; none before the first one.
     due: Option<Instant>,
 }
 
