@@ -1,4 +1,4 @@
-//! Budgets: a limit on the spending of some calls in a period. Pure; `store` counts and refuses.
+//! Budgets: spending limits per period for selected calls. Pure; `store` counts and refuses.
 
 use jiff::tz::TimeZone;
 use jiff::{Span, Zoned};
@@ -14,12 +14,12 @@ use crate::time::Timestamp;
 
 pub const BUDGETS_MAX: usize = 100;
 const NAME_BYTES_MAX: usize = 100;
-/// Of the hash that identifies a list of budgets.
+/// Length of the hash that identifies a list of budgets.
 const VERSION_BYTES: usize = 16;
-/// The shares of a limit at which viewers are warned, in per cent.
+/// Percentages of a limit at which viewers are warned.
 pub const WARN_AT_PERCENT: [u8; 2] = [80, 100];
 
-/// Days and months are those of the budget's time zone.
+/// Days and months follow the budget's time zone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Per {
@@ -37,7 +37,7 @@ pub enum Limit {
 }
 
 impl Limit {
-    /// In nano-dollars or tokens.
+    /// Returns the limit in nano-dollars or tokens.
     pub fn amount(self) -> i64 {
         match self {
             Self::Usd(usd) => usd.nanousd,
@@ -45,7 +45,7 @@ impl Limit {
         }
     }
 
-    /// Formats an amount of the same unit.
+    /// Formats an amount in the limit's unit.
     pub fn show(self, amount: i64) -> String {
         match self {
             Self::Usd(_) => format!("{} USD", Usd::from_nanousd(amount)),
@@ -57,18 +57,18 @@ impl Limit {
 /// A call counts for every budget that covers it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Budget {
-    /// Unique.
+    /// Unique among the budgets.
     pub name: String,
     pub per: Per,
     pub flow_id: Option<FlowId>,
-    /// `PROVIDER/MODEL`, as asked for; a `*` at the end stands for anything.
+    /// `PROVIDER/MODEL` as requested; a trailing `*` matches any rest.
     pub model: Option<String>,
     /// The name of a gateway key.
     pub key: Option<String>,
     pub limit: Limit,
-    /// Refuses calls that might exceed it, instead of only warning viewers.
+    /// Refuses calls that might exceed the limit; otherwise viewers are only warned.
     pub hard: bool,
-    /// Of a hard budget in money: allows calls without a known price, which cannot be counted.
+    /// Lets a hard budget in money allow calls without a known price, which cannot be counted.
     pub allow_unpriced: bool,
     pub timezone: String,
     zone: TimeZone,
@@ -80,14 +80,13 @@ pub struct Scope<'a> {
     pub flow_id: Option<FlowId>,
     pub provider: &'a str,
     pub model: &'a str,
-    /// The name of the gateway key.
     pub key: Option<&'a str>,
 }
 
-/// The most that a call may need, as known before it is made.
+/// The maximum usage of a call, known before it is made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reserve {
-    /// None without a known price.
+    /// None if the price is unknown.
     pub cost: Option<Usd>,
     pub tokens: u64,
 }
@@ -124,7 +123,7 @@ fn utc() -> String {
 }
 
 impl Budget {
-    /// Returns the JSON that [`parse_all`] reads. Amounts of money are texts, which are exact.
+    /// Returns the JSON that [`parse_all`] reads. Amounts of money are strings, to stay exact.
     pub fn to_json(&self) -> Value {
         let (limit_usd, limit_tokens) = match self.limit {
             Limit::Usd(usd) => (Some(Value::from(usd.to_string())), None),
@@ -158,7 +157,7 @@ impl Budget {
         is_flow && is_key && self.model.as_deref().is_none_or(is_model)
     }
 
-    /// Converts `reserve` to the budget's unit; none without a known price.
+    /// Converts `reserve` to the budget's unit. Returns none if the price is unknown.
     pub fn reserved(&self, reserve: &Reserve) -> Option<i64> {
         match self.limit {
             Limit::Usd(_) => reserve.cost.map(|cost| cost.nanousd),
@@ -166,8 +165,8 @@ impl Budget {
         }
     }
 
-    /// Returns the start of the period with that moment, and of the next. All time for runs, and where
-    /// the calendar ends.
+    /// Returns the start of the period that contains `at`, and the start of the next one. A budget
+    /// per run has one period for all time, and so has one beyond the calendar's range.
     pub fn period(&self, at: Timestamp) -> (Timestamp, Timestamp) {
         self.calendar_period(at).unwrap_or((Timestamp(i64::MIN), Timestamp(i64::MAX)))
     }
@@ -186,8 +185,8 @@ impl Budget {
         Some((moment(&start), moment(&end)))
     }
 
-    /// Returns the highest of [`WARN_AT_PERCENT`] that `used` reaches, else 0. Any use reaches a limit
-    /// of 0.
+    /// Returns the highest of [`WARN_AT_PERCENT`] that `used` reaches, else 0. A limit of 0 is
+    /// reached by any use.
     pub fn level(&self, used: i64) -> u8 {
         let limit = i128::from(self.limit.amount());
         let reaches =
@@ -207,7 +206,8 @@ impl Budget {
         }
     }
 
-    /// The refusal of a call that would need `reserve` beyond the `used` and reserved amount.
+    /// Returns the error for a call that needs `reserve` in addition to the `used` and reserved
+    /// amount.
     pub fn refusal(&self, used: i64, reserve: i64) -> Error {
         let limit = self.limit;
         Error::Budget(format!(
@@ -220,7 +220,7 @@ impl Budget {
         ))
     }
 
-    /// The refusal of a call without a known price.
+    /// Returns the error for a call without a known price.
     pub fn unpriced_refusal(&self, call: &Scope<'_>) -> Error {
         Error::Budget(format!(
             "no price is known for {}/{}, so that the budget `{}` could not be kept; give it a \
@@ -230,18 +230,19 @@ impl Budget {
     }
 }
 
-/// Returns a hash of the budgets and their order.
+/// Returns a hash of the budgets in their order.
 pub fn version<'a>(all: impl IntoIterator<Item = &'a Budget>) -> String {
     let mut hash = Sha256::new();
     for budget in all {
         hash.update(budget.to_json().to_string());
-        // Compact JSON has no line breaks.
+        // Line breaks separate the budgets, because compact JSON contains none.
         hash.update(b"\n");
     }
     hex(&hash.finalize()[..VERSION_BYTES])
 }
 
-/// Returns why no call can ever match a budget's model. `knows` returns whether a provider exists.
+/// Returns the reason why no call can match a budget's model, if any. `knows` checks that a
+/// provider exists.
 pub fn model_fault(pattern: &str, knows: impl Fn(&str) -> bool) -> Option<String> {
     let (provider, model) = pattern.split_once('/').unwrap_or((pattern, ""));
     let start = model.strip_suffix('*').unwrap_or(model);
@@ -254,10 +255,10 @@ pub fn model_fault(pattern: &str, knows: impl Fn(&str) -> bool) -> Option<String
     model.is_empty().then(|| "names no model".into())
 }
 
-/// Reads `{"budgets": […]}`.
+/// Parses `{"budgets": […]}`.
 ///
 /// # Errors
-/// [`Error::Invalid`] with every fault, each with its field.
+/// If there are faults: [`Error::Invalid`] lists all of them, each with its field.
 pub fn parse_all(document: Value) -> Result<Vec<Budget>> {
     let message = "the budgets cannot be set";
     let list = match document {
@@ -351,7 +352,7 @@ pub fn parse(value: &Value, path: &str, faults: &mut Vec<Fault>) -> Option<Budge
     })
 }
 
-/// Reads money from a text (exact) or a number.
+/// Parses money from a string (exact) or a number.
 fn amount(value: &Value) -> Result<Usd, String> {
     let text = match value {
         Value::String(text) => text.clone(),
@@ -393,7 +394,7 @@ mod tests {
             period("day", "Europe/Berlin", "2026-07-01T22:30:00Z"),
             ("2026-07-01T22:00:00.000Z".into(), "2026-07-02T22:00:00.000Z".into())
         );
-        // The day on which the clock is put forward has 23 hours.
+        // The day of the spring clock change has 23 hours.
         assert_eq!(
             period("day", "Europe/Berlin", "2026-03-29T12:00:00Z"),
             ("2026-03-28T23:00:00.000Z".into(), "2026-03-29T22:00:00.000Z".into())

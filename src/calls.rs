@@ -1,14 +1,14 @@
-//! The one way in which a call is made, for the engine's workers, the gateway's clients and trials:
+//! The single path for every call, used by the engine's workers, the gateway's clients and trials:
 //!
 //! ```text
 //! response cache ─▶ rate-limit permit ─▶ intent with its budget reservation ─▶ provider
 //!     ─▶ usage, price ─▶ settlement
 //! ```
 //!
-//! [`Calls::prepare`] does the part before the intent and never blocks; [`Calls::wait`] does the same
-//! for callers that may block. [`Calls::make`] commits the intent, makes the call and computes the
-//! settlement. How the call ended is a [`CallOutcome`]. What is still to be committed comes back
-//! as changes, because the engine commits them with the end of the node; other callers pass them to
+//! [`Calls::prepare`] does the part before the intent and never blocks; [`Calls::wait`] does the
+//! same for callers that may block. [`Calls::make`] commits the intent, makes the call and computes
+//! the settlement. [`CallOutcome`] reports the end of the call. Uncommitted changes are returned,
+//! because the engine commits them with the end of the node; other callers pass them to
 //! [`Calls::settle`].
 
 mod response_cache;
@@ -33,20 +33,21 @@ use crate::store::{Bought, Change, NewCall, Receipt, Store};
 use crate::threads::{Threads, panic_message};
 use crate::time::Timestamp;
 
-/// A caller that would wait longer than this for its permit is refused at once. Calls of flows that
-/// arrive later take every other permit, so the wait can double; after that the caller is refused.
+/// Limits the wait for a permit: a caller with a longer estimated wait is refused at once. Calls of
+/// flows that arrive later take every other permit, so the wait can double; after that the caller
+/// is refused.
 pub const PERMIT_WAIT_MAX: Duration = Duration::from_secs(60);
-/// How often a blocked caller checks whether its client is still there.
+/// Interval at which a blocked caller checks that its client is still connected.
 pub const WATCH_INTERVAL: Duration = Duration::from_millis(250);
-/// Stack of the thread that commits settlements.
+/// Stack size of the thread that commits settlements.
 const STACK_BYTES: usize = 64 << 10;
 
-/// Where the size of a call's prompt is known from.
+/// The source of a prompt's size.
 #[derive(Clone, Copy, Debug)]
 pub enum PromptSize {
-    /// From the texts of the call.
+    /// The texts of the call.
     OfCall,
-    /// The prompt is in a client's request body.
+    /// The client's request body, which contains the prompt.
     OfBody {
         /// The expected size in bytes, for the rate limit.
         bytes: u64,
@@ -60,29 +61,29 @@ pub enum PromptSize {
 /// A call and its row in the ledger.
 pub struct CallRequest<'a> {
     pub call: &'a Call,
-    /// Without the time and the reservation, which are set when the intent is committed.
+    /// Time and reservation are missing; they are set when the intent is committed.
     pub row: NewCall,
     pub prompt: PromptSize,
-    /// The key and the maximum age of a stored response that will do.
+    /// The cache key, and the maximum age of an acceptable stored response.
     pub cache: Option<(String, Duration)>,
-    /// The client brings its own key, so the configured one may be missing.
+    /// True if the client sends its own key, so the configured one may be missing.
     pub has_own_key: bool,
 }
 
-/// What a call needs to be made; returned to its owners if dropped.
+/// The resources that a call needs; dropping this returns them to their owners.
 pub struct Held {
     permit: Permit,
-    /// The exclusive right to fill the cache. Identical calls wait for it.
+    /// The exclusive right to fill the cache; identical calls wait for it.
     fill: Option<FillGuard>,
 }
 
-/// The state of a call before its intent.
+/// The state of a call before its intent is committed.
 pub enum Prepared {
     /// The call may be made now.
     Ready(Held),
-    /// The caller prepares again after `wait`.
+    /// The caller must call `prepare` again after `wait`.
     Deferred { wait: Duration, held: Option<Held>, reason: WaitReason },
-    /// No call is made.
+    /// The call is over without a request.
     Over(Ended),
 }
 
@@ -90,37 +91,37 @@ pub enum Prepared {
 pub enum WaitReason {
     /// An identical call is in flight.
     SameCall,
-    /// The provider's rate limit.
     RateLimit,
 }
 
-/// How a call ended.
+/// The end of a call.
 pub enum CallOutcome {
     Answered(Answer),
-    /// A stored response is reused; no call was made.
+    /// A stored response was reused; no call was made.
     Cached(Arc<Bought>),
     /// A hard budget has too little left; no call was made.
     OverBudget(String),
-    /// No permit within [`PERMIT_WAIT_MAX`]; no call was made. Holds the remaining wait.
+    /// No permit was available within [`PERMIT_WAIT_MAX`]; no call was made. Contains the remaining
+    /// wait.
     RateLimited(Duration),
-    /// The identical call of another caller took too long; no call was made.
+    /// An identical call by another caller took too long; no call was made.
     SameCallTimeout,
     /// The provider is unknown or lacks its key; no call was made and no row is written.
     NotConfigured(String),
-    /// Cancelled before it left, or the client has left; no call was made.
+    /// Cancelled before the request was sent, or the client disconnected; no call was made.
     Cancelled,
     /// The intent could not be committed; no call was made.
     NotCommitted(Error),
-    /// The provider's error, a timeout, or a cancelled call.
+    /// The provider reported an error, the call timed out, or it was cancelled.
     Failed(Box<Failure>),
     /// A bug; the row is settled as `UNKNOWN`.
     Panicked(String),
 }
 
-/// The end of a call.
+/// The end of a call with its uncommitted changes.
 pub struct Ended {
     pub outcome: CallOutcome,
-    /// Changes that are still to be committed, in order.
+    /// Changes to commit, in order.
     pub changes: Vec<Change>,
 }
 
@@ -130,23 +131,24 @@ impl Ended {
         Self { outcome, changes }
     }
 
-    /// Whether the call has a row in the ledger, or will have one once its changes are committed.
+    /// Returns true if the call has a row in the ledger, or gets one when its changes are
+    /// committed.
     pub fn has_row(&self) -> bool {
         !self.changes.is_empty()
     }
 }
 
-/// A complete answer in the form in which it is cached.
+/// A complete answer in its cached form.
 pub struct Filled {
     pub fill: FillGuard,
     pub output: String,
     pub content_type: Option<String>,
 }
 
-/// The result of a call at the provider. [`Filled`] only if the answer is to be cached.
+/// The result of a call at the provider. [`Filled`] is present only if the answer is to be cached.
 pub type Exchanged = (std::result::Result<Answer, Box<Failure>>, Option<Filled>);
 
-/// A caller that blocks.
+/// A caller that may block.
 pub struct Waiter<'a> {
     pub cancel: &'a Cancel,
     pub has_left: &'a dyn Fn() -> bool,
@@ -158,7 +160,7 @@ impl Waiter<'_> {
     }
 }
 
-/// Makes calls. Clones share everything.
+/// Makes calls. Clones share all state.
 #[derive(Clone)]
 pub struct Calls {
     store: Arc<Store>,
@@ -186,7 +188,7 @@ impl Calls {
         Ok(calls)
     }
 
-    /// Commits all settlements that wait. Later ones are committed at once.
+    /// Commits all queued settlements. Later ones are committed at once.
     pub fn shutdown(&self, deadline: Instant) {
         self.settlements.end();
         self.threads.join(deadline);
@@ -196,19 +198,19 @@ impl Calls {
         &self.providers
     }
 
-    /// Returns the cache key of a call whose texts are in it.
+    /// Returns the cache key of a call that contains its texts.
     pub fn cache_key(&self, call: &Call) -> String {
         key_of(call, self.providers.server_of(&call.provider))
     }
 
-    /// Looks for a stored response, then for a permit. Never blocks. `held` is what an earlier
-    /// [`Prepared::Deferred`] returned.
+    /// Looks for a stored response, then for a permit. Never blocks. `held` comes from an earlier
+    /// [`Prepared::Deferred`].
     pub fn prepare(&self, request: &CallRequest<'_>, held: Option<Held>) -> Prepared {
         self.prepare_within(request, held, Duration::MAX)
     }
 
-    /// As [`Calls::prepare`], but refuses a call whose first estimate of its wait for a permit is longer
-    /// than `wait_max`.
+    /// Like [`Calls::prepare`], but refuses a call if the first estimate of its wait for a permit
+    /// exceeds `wait_max`.
     fn prepare_within(
         &self,
         request: &CallRequest<'_>,
@@ -230,7 +232,7 @@ impl Calls {
         if is_new && wait > wait_max {
             return Prepared::Over(Ended::without_row(CallOutcome::RateLimited(wait)));
         }
-        // A call that its budget refuses need not wait. The journal checks again.
+        // Refuses early: a call over its budget need not wait. The journal checks again.
         let row = is_new.then(|| self.intent(request));
         if let Some(row) = row
             && let Err(Error::Budget(why)) = self.store.check_budgets(&row)
@@ -284,7 +286,7 @@ impl Calls {
                     changes: vec![change],
                 })))
             }
-            // The call can still be made.
+            // A cache error does not prevent the call.
             Err(error) => {
                 log::warn!("cannot look up a cached response: {error}");
                 Ok(None)
@@ -292,10 +294,10 @@ impl Calls {
         }
     }
 
-    /// As [`Calls::prepare`], but blocks until the call may be made.
+    /// Like [`Calls::prepare`], but blocks until the call may be made.
     ///
     /// # Errors
-    /// The end of a call that is not made.
+    /// If no call is made: returns its end.
     pub fn wait(
         &self,
         request: &CallRequest<'_>,
@@ -305,7 +307,7 @@ impl Calls {
         let mut held = None;
         loop {
             let (wait, reason) = match self.prepare_within(request, held, PERMIT_WAIT_MAX) {
-                // Checked last, because a call that is not wanted any more is not made.
+                // Checked last, so that a cancelled call is not made.
                 Prepared::Ready(_) if waiter.is_over() => break,
                 Prepared::Ready(held) => return Ok(held),
                 Prepared::Over(ended) => return Err(Box::new(ended)),
@@ -316,8 +318,8 @@ impl Calls {
             };
             let (wait_max, too_late) = match reason {
                 WaitReason::RateLimit => (2 * PERMIT_WAIT_MAX, CallOutcome::RateLimited(wait)),
-                // As long as the other call may wait and take. If it fails, one of its waiters makes
-                // the call.
+                // Waits for the maximum wait and duration of the other call. If that call fails,
+                // one of its waiters makes the call.
                 WaitReason::SameCall => {
                     let total = self.providers.timeouts_of(request.call).total;
                     (2 * PERMIT_WAIT_MAX + total, CallOutcome::SameCallTimeout)
@@ -336,8 +338,8 @@ impl Calls {
     }
 
     /// Commits the intent, after `before` and in the same transaction, makes the call through
-    /// `exchange`, and computes its settlement. If the intent cannot be committed, `before` is among
-    /// the changes of [`Ended`].
+    /// `exchange`, and computes its settlement. If the intent cannot be committed, [`Ended`]
+    /// contains the changes of `before`.
     pub fn make(
         &self,
         request: &CallRequest<'_>,
@@ -391,7 +393,7 @@ impl Calls {
         }
     }
 
-    /// The row as it is committed before the call, with the worst case of its cost reserved.
+    /// Returns the row to commit before the call, with the worst-case cost reserved.
     fn intent(&self, request: &CallRequest<'_>) -> NewCall {
         let (call, at) = (request.call, Timestamp::now());
         let reserve = match request.prompt {
@@ -403,30 +405,30 @@ impl Calls {
         NewCall { at, reserve, ..request.row.clone() }
     }
 
-    /// Commits the settlement of a call soon, without waiting: with the next intent, or after a few
-    /// milliseconds.
+    /// Queues the settlement of a call without waiting. It is committed with the next intent, or
+    /// after a few milliseconds.
     pub fn settle(&self, changes: Vec<Change>) {
         self.settlements.settle(changes);
     }
 
-    /// Commits the settlement of a call and waits for it, for as long as the disk is full.
+    /// Commits the settlement of a call and waits for it, even while the disk is full.
     ///
     /// # Errors
-    /// As [`Journal::commit_retried`].
+    /// If [`Journal::commit_retried`] fails.
     pub fn settle_and_wait(&self, changes: Vec<Change>) -> Result<()> {
         self.settlements.commit_retried(changes)
     }
 
-    /// Commits changes with settlements that wait.
+    /// Commits changes together with queued settlements.
     ///
     /// # Errors
-    /// As [`Journal::commit`].
+    /// If [`Journal::commit`] fails.
     pub fn commit(&self, changes: Vec<Change>) -> Result<()> {
         self.settlements.commit_with(changes).map(drop)
     }
 
-    /// Commits the row of a refused call before its caller learns of it. If the disk is full, the row
-    /// follows once there is room.
+    /// Commits the row of a refused call before its caller is notified. If the disk is full, the
+    /// row is written once there is room.
     pub fn commit_refusal(&self, changes: Vec<Change>) {
         if let Err(error) = self.settlements.commit_with(changes.clone()) {
             log::warn!("a refused call is not written yet: {error}");
@@ -436,7 +438,7 @@ impl Calls {
 }
 
 impl Filled {
-    /// Other callers find the answer from now on; it is still to be stored.
+    /// Makes the answer available to other callers; the caller still has to store it.
     fn done(self, model: &str, settlement: &crate::store::Settlement) -> Arc<Bought> {
         self.fill.done(|key| Bought {
             key,
@@ -449,7 +451,7 @@ impl Filled {
     }
 }
 
-/// The end of a call that no budget allows. The refusal is a row of its own.
+/// Returns the end of a call over its budget. The refusal gets its own row.
 fn over_budget(row: NewCall, why: String, before: Vec<Change>) -> Ended {
     let mut changes = before;
     changes.push(Change::RefuseCall(row, RefusedBy::Budget, why.clone()));

@@ -16,9 +16,9 @@ use comfy_table::{CellAlignment, Table, presets};
 use crate::config::{Config, LISTEN_DEFAULT, Overrides};
 use crate::error::{Error, Result};
 
-/// The exit status for a failed flow, and any failure while running.
+/// The exit status of a failed flow, and of any failure at run time.
 const FAILED: u8 = 1;
-/// The exit status for unusable flags, settings or files; clap uses it for flags.
+/// The exit status for invalid flags, settings or files; clap uses it for flags.
 const UNUSABLE: u8 = 2;
 
 /// Runs flows of LLM calls, shows them live, and keeps an exact ledger of every call.
@@ -45,28 +45,28 @@ enum Command {
     Serve(ServeArgs),
     /// Run a flow from a file, without a server, on the same database.
     Run(RunArgs),
-    /// Check that all that the database says agrees with itself, also while a server has it open.
+    /// Check that the database is consistent, also while a server has it open.
     ///
-    /// The status is 0 where it does, 1 where it does not, 2 where it cannot be opened.
+    /// The status is 0 if it is, 1 if it is not, and 2 if it cannot be opened.
     Verify(CommonArgs),
     /// Show rows or sums of the ledger, also while a server runs.
     Ledger(LedgerArgs),
-    /// Show what could be saved, from the calls of the last 30 days, also while a server runs.
+    /// Show possible savings, from the calls of the last 30 days, also while a server runs.
     ///
-    /// It changes nothing; a suggestion is applied in the page or by the API, under its number.
+    /// It changes nothing. To apply a suggestion, use its number in the page or the API.
     Optimize(OptimizeArgs),
 }
 
 #[derive(Args, Clone)]
 struct CommonArgs {
-    /// Directory of the database; made when it is missing
-    /// [default: $XDG_DATA_HOME/flowledger or ~/.local/share/flowledger]
+    /// Directory of the database; created if it is missing [default: $XDG_DATA_HOME/flowledger or
+    /// ~/.local/share/flowledger]
     #[arg(long, value_name = "DIR", env = "FLOWLEDGER_DATA")]
     data: Option<PathBuf>,
     /// TOML file with settings and providers [default: none]
     #[arg(long, value_name = "FILE", env = "FLOWLEDGER_CONFIG")]
     config: Option<PathBuf>,
-    /// TOML file with prices of your own, which count before the built-in ones [default: none]
+    /// TOML file with your own prices, which override the built-in ones [default: none]
     #[arg(long, value_name = "FILE", env = "FLOWLEDGER_PRICES")]
     prices: Option<PathBuf>,
 }
@@ -77,12 +77,11 @@ struct ServeArgs {
     common: CommonArgs,
     #[arg(long, value_name = "ADDRESS:PORT", env = "FLOWLEDGER_LISTEN", help = format!("Address to listen on; other machines are let in with a token only [default: {LISTEN_DEFAULT}]"))]
     listen: Option<String>,
-    /// Token that every request needs (`Authorization: Bearer …`); better given by the variable,
-    /// since other users of the machine can see flags [default: none]
+    /// Token that every request needs (`Authorization: Bearer …`); prefer the variable, because
+    /// other users of the machine can see flags [default: none]
     #[arg(long, env = "FLOWLEDGER_TOKEN", hide_env_values = true)]
     token: Option<String>,
-    /// A name under which the server is reached, beside localhost and addresses; repeatable
-    /// [default: none]
+    /// Accepted `Host` name, in addition to localhost and addresses; repeatable [default: none]
     #[arg(
         long = "allow-host",
         value_name = "NAME",
@@ -90,7 +89,7 @@ struct ServeArgs {
         value_delimiter = ','
     )]
     allow_hosts: Vec<String>,
-    /// Origin of another page that may use the API, as https://example.org; repeatable
+    /// Origin of another site that may use the API, such as https://example.org; repeatable
     /// [default: none]
     #[arg(
         long = "allow-origin",
@@ -103,7 +102,7 @@ struct ServeArgs {
 
 #[derive(Args, Clone)]
 struct RunArgs {
-    /// The flow, as it is posted to /api/flows
+    /// The flow, in the format of POST /api/flows
     #[arg(value_name = "FLOW.json")]
     file: PathBuf,
     /// An input of the flow, as NAME=TEXT; repeatable [default: none]
@@ -112,7 +111,7 @@ struct RunArgs {
     /// All inputs as one JSON object; --input adds to it [default: {}]
     #[arg(long, value_name = "JSON")]
     input_json: Option<String>,
-    /// Say what the run is expected to cost and the most that it may, and run nothing [default: off]
+    /// Estimate the expected and the maximum cost of the run, and run nothing [default: off]
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
@@ -129,7 +128,7 @@ struct LedgerArgs {
 
 #[derive(Args, Clone)]
 struct OptimizeArgs {
-    /// Everything as JSON, with the evidence [default: a table]
+    /// Print everything as JSON, with the evidence [default: a table]
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -186,7 +185,7 @@ fn run(command: Command) -> Result<ExitCode> {
     }
 }
 
-/// Makes a table whose columns `numbers` are aligned to the right.
+/// Makes a table with the columns `numbers` right-aligned.
 fn table(head: &[&str], numbers: Range<usize>) -> Table {
     let mut table = Table::new();
     table.load_style(presets::UTF8_HORIZONTAL_ONLY);
@@ -201,7 +200,7 @@ fn log_from(level: &str) {
     let environment = env_logger::Env::default().default_filter_or(level);
     env_logger::Builder::from_env(environment)
         .format_timestamp_millis()
-        // At finer levels it logs response heads, in which a provider may repeat its key.
+        // Finer levels log response heads, and a provider may repeat its key there.
         .filter_module("ureq", log::LevelFilter::Info)
         .init();
 }

@@ -1,4 +1,4 @@
-//! Settings: flags and environment variables win over a TOML file, which wins over defaults.
+//! Settings: flags and environment variables override a TOML file, which overrides defaults.
 
 mod file;
 mod providers;
@@ -30,9 +30,9 @@ pub struct Config {
     pub data: PathBuf,
     /// Required for every request except the page's own files.
     pub token: Option<Secret>,
-    /// Names that the server answers to, besides `localhost` and addresses.
+    /// Accepted `Host` names, in addition to `localhost` and addresses.
     pub allow_hosts: Vec<String>,
-    /// Origins of other pages that may use the API.
+    /// Origins of other sites' pages that may use the API.
     pub allow_origins: Vec<String>,
     /// See [`crate::listener::Rules`].
     pub connections_per_address: Option<usize>,
@@ -44,7 +44,7 @@ pub struct Config {
     pub gateway: gateway::Settings,
     pub timeouts: Timeouts,
     pub retention: Retention,
-    /// Where `http` nodes may send requests.
+    /// The hosts that `http` nodes may send requests to.
     pub fetch_rules: FetchRules,
     pub pings: Pings,
 }
@@ -65,7 +65,7 @@ impl Config {
     /// Merges all sources and checks the settings.
     ///
     /// # Errors
-    /// [`Error::Config`] names the setting and says what would be right.
+    /// If a setting is wrong: [`Error::Config`] names it and the expected value.
     pub fn load(overrides: Overrides) -> Result<Self> {
         Self::from_sources(overrides, &|name| env::var(name).ok().filter(|value| !value.is_empty()))
     }
@@ -108,10 +108,10 @@ impl Config {
         })
     }
 
-    /// Checks that other machines are let in with a token only.
+    /// Requires a token if other machines can connect.
     ///
     /// # Errors
-    /// [`Error::Config`] says what to do.
+    /// If the token is missing: [`Error::Config`] suggests a fix.
     pub fn check_exposure(&self) -> Result<()> {
         if self.token.is_some() || self.listen.ip().is_loopback() {
             return Ok(());

@@ -1,6 +1,6 @@
-//! What goes over the wire: events, ledger rows, requests of clients, as plain data.
+//! The wire data: events, ledger rows, and requests of clients.
 //!
-//! Field names are those of the contract (docs/api.md, "Messages"): camelCase in event payloads,
+//! Field names follow the contract (docs/api.md, "Messages"): camelCase in event payloads,
 //! snake_case in ledger rows.
 
 mod ledger_row;
@@ -15,11 +15,12 @@ use crate::ids::{ClientId, FlowId, RunId, Seq};
 use crate::money::Usd;
 use crate::time::Timestamp;
 
-/// Implements a text form that is the JSON form without quotes, for SQL columns and query parameters.
+/// Implements a text form equal to the JSON form without quotes, for SQL columns and query
+/// parameters.
 macro_rules! text_form {
     ($type:ty { $($variant:ident = $text:literal),+ $(,)? }) => {
         impl $type {
-            /// The form used in JSON, in the database and in queries.
+            /// Returns the form used in JSON, in the database and in queries.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text),+ }
             }
@@ -41,7 +42,8 @@ macro_rules! text_form {
     };
 }
 
-/// Declares an enum with a text for each variant: the same in JSON, SQL columns and query parameters.
+/// Declares an enum with a text for each variant: the same in JSON, SQL columns and query
+/// parameters.
 macro_rules! text_enum {
     ($(#[$attribute:meta])* pub enum $type:ident {
         $($(#[$of_variant:meta])* $variant:ident = $text:literal),+ $(,)?
@@ -75,7 +77,7 @@ impl RunStatus {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EventContext {
-    /// The flow; none for a call that came through the gateway alone.
+    /// None for a call that came only through the gateway.
     pub flow_id: Option<FlowId>,
     pub run_id: Option<RunId>,
     pub node_id: Option<String>,
@@ -89,14 +91,14 @@ pub struct BudgetWarning {
     /// `day`, `month` or `run`.
     pub per: String,
     pub percent: u8,
-    /// Used or reserved, for people: `4.1 USD`.
+    /// The used or reserved amount in readable form, such as `4.1 USD`.
     pub used: String,
     pub limit: String,
-    /// Whether calls are refused beyond it.
+    /// True if calls beyond the limit are refused.
     pub hard: bool,
 }
 
-/// The coarse progress that `FLOW_STATUS` tells.
+/// The coarse progress in `FLOW_STATUS`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum FlowProgress {
@@ -107,7 +109,8 @@ pub enum FlowProgress {
     Failed,
 }
 
-/// A message from the server. In JSON `{"type": …, "payload": …}`; [`encode`] puts `seq` before.
+/// A message from the server. Its JSON is `{"type": …, "payload": …}`; [`encode`] puts `seq`
+/// before.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(
     tag = "type",
@@ -121,17 +124,17 @@ pub enum Event {
         context: EventContext,
         name: String,
         node_count: usize,
-        /// What started it: `api`, `cli`, `hook`, `schedule`.
+        /// The trigger of the run: `api`, `cli`, `hook` or `schedule`.
         trigger: String,
     },
     NodeStarted {
         #[serde(flatten)]
         context: EventContext,
         label: String,
-        /// Begins with 1.
+        /// Starts at 1.
         attempt: u32,
     },
-    /// A piece of streamed text; not logged, hence without `seq`.
+    /// A piece of streamed text. It is not logged and has no `seq`.
     NodeOutput {
         #[serde(flatten)]
         context: EventContext,
@@ -167,7 +170,7 @@ pub enum Event {
         /// None if the price of any call is unknown.
         cost: Option<Usd>,
     },
-    /// A run failed; `nodeId` names the node at fault.
+    /// A run failed; `nodeId` names the failed node.
     FlowFailed {
         #[serde(flatten)]
         context: EventContext,
@@ -179,7 +182,7 @@ pub enum Event {
         context: EventContext,
         execution_time_ms: u64,
     },
-    /// Beside the above, for clients that follow one type only.
+    /// Sent in addition to the events above, for clients that follow only one type.
     FlowStatus {
         #[serde(flatten)]
         context: EventContext,
@@ -191,10 +194,10 @@ pub enum Event {
         context: EventContext,
         entry: Box<LedgerEntry>,
     },
-    /// So much of a budget is used as viewers are told of; once for each share in each period, and
-    /// again after a restart of the server only where it is reached again.
+    /// The use of a budget reached a warning level. Sent once per level and period; after a server
+    /// restart, only if the level is reached again.
     BudgetWarning {
-        /// Of the call that reached the share.
+        /// The call that reached the level.
         #[serde(flatten)]
         context: EventContext,
         #[serde(flatten)]
@@ -205,24 +208,24 @@ pub enum Event {
         context: EventContext,
         suggestion: Box<Suggestion>,
     },
-    /// Something became of a suggestion: it was applied, taken back, dismissed, withdrawn or tried.
+    /// A suggestion changed: it was applied, reverted, dismissed, withdrawn or tried.
     OptimizationChanged {
         #[serde(flatten)]
         context: EventContext,
         suggestion: Box<Suggestion>,
     },
-    /// To one client, first of all.
+    /// The first message to a new client.
     Hello {
         client_id: ClientId,
         version: String,
-        /// The newest event in the log; 0 where there is none.
+        /// The newest event in the log; 0 if there is none.
         seq: Seq,
-        /// The oldest event in the log; `seq` + 1 where there is none.
+        /// The oldest event in the log; `seq` + 1 if there is none.
         oldest_seq: Seq,
-        /// False where `since` could not be met without a gap.
+        /// False if events after `since` are missing.
         recovered: bool,
     },
-    /// To one client, for a message that could not be read.
+    /// Sent to a client whose message could not be read.
     Error {
         code: String,
         message: String,
@@ -252,7 +255,7 @@ impl Event {
         }
     }
 
-    /// None for messages that are not about flows.
+    /// Returns none for messages that are not about flows.
     pub fn context(&self) -> Option<&EventContext> {
         match self {
             Self::FlowStarted { context, .. }
@@ -272,10 +275,10 @@ impl Event {
         }
     }
 
-    /// The JSON text `{"type": …, "payload": …}`, which the event log stores.
+    /// Returns the JSON text `{"type": …, "payload": …}`, which the event log stores.
     pub fn body(&self) -> String {
         serde_json::to_string(self).unwrap_or_else(|error| {
-            // Plain data with string keys cannot fail to serialise; say so rather than panic.
+            // Plain data with string keys always serializes; log an error rather than panic.
             log::error!("{} could not be encoded: {error}", self.type_name());
             r#"{"type":"ERROR","payload":{"code":"internal","message":"an event could not be encoded"}}"#
                 .to_owned()
@@ -283,10 +286,10 @@ impl Event {
     }
 }
 
-/// How much of a node's output `resultPreview` shows, in characters.
+/// Limits `resultPreview`, in characters.
 pub const PREVIEW_CHARS: usize = 200;
 
-/// The first [`PREVIEW_CHARS`] characters of `text`.
+/// Returns the first [`PREVIEW_CHARS`] characters of `text`.
 pub fn preview(text: &str) -> &str {
     match text.char_indices().nth(PREVIEW_CHARS) {
         Some((end, _)) => &text[..end],
@@ -294,7 +297,7 @@ pub fn preview(text: &str) -> &str {
     }
 }
 
-/// The message for a logged event: `body` (see [`Event::body`]) with its place put first.
+/// Returns the message for a logged event: `body` (see [`Event::body`]) with `seq` put first.
 pub fn encode(seq: Seq, body: &str) -> String {
     match body.strip_prefix('{') {
         Some(rest) => format!("{{\"seq\":{seq},{rest}"),
@@ -302,7 +305,7 @@ pub fn encode(seq: Seq, body: &str) -> String {
     }
 }
 
-/// What a client narrows its events to; a missing list means all.
+/// A client's event filter; a missing list selects all.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Filter {

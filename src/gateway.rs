@@ -1,8 +1,8 @@
-//! The gateway for clients of other programs: `/v1/*`, as OpenAI and Anthropic define it. Every call
-//! is in the ledger, as those of flows are: its intent is committed before the request leaves, and it
-//! is settled whatever happens.
+//! The gateway for clients of other programs: `/v1/*`, as OpenAI and Anthropic define it. The
+//! ledger contains every call, like those of flows: the intent is committed before the request is
+//! sent, and every outcome is settled.
 //!
-//! A request is answered in the thread of its connection, which the listener lends for it.
+//! The connection's thread, which the listener lends, answers the request.
 
 mod attempt;
 mod cache;
@@ -45,20 +45,20 @@ use crate::secret::Secret;
 use crate::store::Store;
 use crate::threads::Threads;
 
-/// The largest body of a request: images come in base64.
+/// Limits a request body; images are sent as base64.
 const BODY_BYTES_MAX: u64 = 32 << 20;
-/// How long a body may take: the largest over a slow line.
+/// Limits the time to receive a body: enough for the largest one on a slow line.
 const BODY_TIME_MAX: Duration = Duration::from_secs(120);
 /// The default of [`ClientPolicy::drain_max`].
 const DRAIN_MAX: Duration = Duration::from_secs(30);
-/// Stack of the thread that looks for clients that have left.
+/// Stack size of the thread that checks for disconnected clients.
 const STACK_BYTES: usize = 64 << 10;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientPolicy {
-    /// For how long an answer is read on when its client has left; none to end the call then.
+    /// Limits reading after the client disconnected; none ends the call immediately.
     pub drain_max: Option<Duration>,
-    /// Whether a client's own key is sent to the provider instead of the configured one.
+    /// True if the client's own key is sent to the provider instead of the configured one.
     pub pass_through_key: bool,
 }
 
@@ -70,9 +70,9 @@ impl Default for ClientPolicy {
 
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
-    /// Names for models, with what they mean.
+    /// Aliases of models.
     pub aliases: Aliases,
-    /// By provider; the default where there is nothing.
+    /// By provider; the default policy applies to all others.
     pub policies: BTreeMap<String, ClientPolicy>,
 }
 
@@ -89,7 +89,7 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// `token` is accepted in place of a virtual key.
+    /// Starts the gateway, which accepts `token` in place of a virtual key.
     pub fn start(
         settings: Settings,
         token: Option<Secret>,
@@ -107,7 +107,8 @@ impl Gateway {
         Ok(Self { settings, token, keys, store, providers, calls, stats, in_flight, threads })
     }
 
-    /// Stops the calls in flight until the deadline. Returns the number of those that are left.
+    /// Cancels the calls in flight and waits until the deadline. Returns the number of remaining
+    /// calls.
     pub fn shutdown(&self, deadline: Instant) -> usize {
         let left = self.in_flight.stop(deadline);
         self.threads.join(deadline);
@@ -158,7 +159,7 @@ impl Gateway {
         }
     }
 
-    /// Asks the targets of the model's name one after another, until one has answered.
+    /// Tries the targets of the requested model in order, until one has answered.
     fn ask(
         &self,
         protocol: Protocol,
@@ -185,7 +186,7 @@ impl Gateway {
                 Attempt::Unusable(why) => {
                     error.get_or_insert(why);
                 }
-                // What a provider says of the request is more than that another was not reached.
+                // A provider's own error is more useful than the news that another was not reached.
                 Attempt::Failed(why) if is_providers(&why) => error = Some(why),
                 Attempt::Failed(why) => {
                     if !error.as_ref().is_some_and(|error| is_providers(error)) {
@@ -226,7 +227,7 @@ impl Gateway {
         self.settings.policies.get(provider).copied().unwrap_or_default()
     }
 
-    /// Identifies the client by the keys that the request carries.
+    /// Identifies the client by the keys in the request.
     fn client(&self, head: &RequestHead) -> Result<Client, ApiError> {
         let mut own = None;
         for (offered, is_bearer) in offered(head) {
@@ -243,7 +244,7 @@ impl Gateway {
                 KeyLookup::Expired => {
                     return Err(invalid_key("the key has expired"));
                 }
-                // One that was removed is nobody's business, least of all a provider's.
+                // An unknown key in our format is a deleted one; never forward it to a provider.
                 KeyLookup::Unknown if offered.expose().starts_with(PREFIX) => {
                     return Err(invalid_key("there is no such key"));
                 }
@@ -264,7 +265,7 @@ impl Gateway {
 
 impl RequestHandler for Gateway {
     fn takes(&self, head: &RequestHead) -> bool {
-        // The API tells pages of other origins what they may do.
+        // The API replies to CORS preflights itself.
         head.path().starts_with("/v1/") && head.method != "OPTIONS"
     }
 
@@ -297,10 +298,10 @@ impl RequestHandler for Gateway {
 
 #[derive(Clone, Debug, Default)]
 struct Client {
-    /// The number of its virtual key, which no other ever has.
+    /// The number of the virtual key; numbers are never reused.
     key_id: Option<i64>,
     key_name: Option<String>,
-    /// The key that it came with, where that is none of ours.
+    /// The client's own key, if it is not a virtual key.
     own: Option<ClientKey>,
 }
 
@@ -316,7 +317,7 @@ fn allowed(path: &str) -> Option<&'static str> {
     }
 }
 
-/// The keys of a request, and whether each is a bearer token.
+/// Returns the keys of a request, and whether each is a bearer token.
 fn offered(head: &RequestHead) -> Vec<(Secret, bool)> {
     let bearer = head.bearer().map(|key| (key, true));
     let plain = head.header("x-api-key").map(|key| (key.trim(), false));

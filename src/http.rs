@@ -1,6 +1,6 @@
-//! The page and the HTTP API, answered in the threads of the listener's connections. The only user
-//! of `tiny_http`: its types for methods, headers and responses, and its printing of those whose
-//! length is known.
+//! The page and the HTTP API, served on the threads of the listener's connections. This is the only
+//! user of `tiny_http`: its types for methods, headers and responses, and its output of responses
+//! with known length.
 
 mod assets;
 mod budget;
@@ -56,7 +56,7 @@ pub struct Context {
     pub heavy_reads: HeavyReads,
 }
 
-/// Answers all requests that no other handler takes.
+/// Answers all requests that no other handler accepts.
 impl RequestHandler for Context {
     fn takes(&self, _: &RequestHead) -> bool {
         true

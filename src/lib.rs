@@ -1,6 +1,6 @@
 //! flowledger: runs flows of LLM calls, shows them live, keeps an exact ledger of every call.
 //!
-//! ARCHITECTURE.md is the map: which module is about what, and what must stay true.
+//! ARCHITECTURE.md describes the modules and the invariants.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod budget;

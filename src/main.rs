@@ -1,4 +1,4 @@
-//! The program; all of it is in the library.
+//! The program; the library contains all of it.
 
 use std::process::ExitCode;
 

@@ -1,8 +1,9 @@
-//! The optimizer proposes savings that follow from the user's own ledger, and measures the applied ones.
+//! The optimizer proposes savings from the user's own ledger, and measures the applied ones.
 //!
-//! Its thread (`worker`) runs a pass shortly after calls end: a [`Pass`] sums new rows (`call_stats`), lets
-//! the `rules` look at flows with new sums, and returns changes for the journal. `edit` changes a flow,
-//! `shape` finds what a graph alone shows, `trial` asks another model before a flow does.
+//! Its thread (`worker`) runs a pass shortly after calls end: a [`Pass`] sums new rows
+//! (`call_stats`), applies the `rules` to flows with new sums, and returns changes for the journal.
+//! `edit` changes a flow, `shape` finds savings that the graph alone shows, `trial` tests another
+//! model before a flow uses it.
 
 mod call_stats;
 pub mod diff;
@@ -28,10 +29,10 @@ pub use crate::store::document_hash;
 pub use self::pass::{Pass, Wanted};
 pub use self::worker::{ActivityPublisher, Optimizer, WakeSignal};
 
-/// Returns the proposal with the change of this name recommended.
+/// Returns the proposal with the named change recommended.
 ///
 /// # Errors
-/// [`Error::Invalid`] if it has no such change.
+/// If the proposal has no such change: [`Error::Invalid`].
 pub fn chosen(proposal: &Proposal, name: Option<&str>) -> Result<Proposal> {
     let Some(name) = name else {
         return Ok(proposal.clone());
@@ -44,16 +45,17 @@ pub fn chosen(proposal: &Proposal, name: Option<&str>) -> Result<Proposal> {
     })
 }
 
-/// Identifies the recommended change: its edit, and the document that it is for.
+/// Returns an identifier of the recommended change: of its edit, and of the document that it
+/// applies to.
 pub fn version(proposal: &Proposal) -> String {
     let change = format!("{}\n{}", proposal.document, proposal.edit);
     hex(&Sha256::digest(change))
 }
 
-/// Returns a flow's document with a suggestion's edit made.
+/// Returns a flow's document with a suggestion's edit applied.
 ///
 /// # Errors
-/// [`Error::Conflict`] if the edited node or edge is gone.
+/// If the edited node or edge is gone: [`Error::Conflict`].
 pub fn changed_document(document: &Value, edit: &Value) -> Result<Value> {
     let edit: edit::Edit = serde_json::from_value(edit.clone())
         .map_err(|error| Error::internal(format!("an edit cannot be read: {error}")))?;

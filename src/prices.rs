@@ -1,13 +1,13 @@
-//! What models cost: dated prices by provider and model, and the exact cost of a call.
+//! Prices of models: dated prices by provider and model, and the exact cost of a call.
 //!
-//! The built-in table is `assets/prices.json`, which `make prices` makes from the Python package
-//! `genai-prices` (<https://github.com/pydantic/genai-prices>, MIT); `json_format` describes its form.
-//! The user's own prices come from a file of their own, before the built-in ones: see `user_prices`.
-//! Each ledger row keeps its price: see `stored`.
+//! The built-in table is `assets/prices.json`, which `make prices` generates from the Python
+//! package `genai-prices` (<https://github.com/pydantic/genai-prices>, MIT); `json_format`
+//! describes its format. The user's own prices come from a separate file and override the built-in
+//! ones: see `user_prices`. Each ledger row keeps its price: see `stored`.
 //!
-//! Only the standard price is known: batch and priority processing, tools such as web search, and
-//! audio or images in the prompt cost otherwise. Models that always bill something beside tokens of
-//! text are listed without a price.
+//! Only standard prices are known: batch and priority processing, tools such as web search, and
+//! audio or images in the prompt have other prices. Models that always bill more than text tokens
+//! are listed without a price.
 
 mod json_format;
 mod pattern;
@@ -33,27 +33,27 @@ use crate::error::Result;
 use crate::money::Usd;
 use crate::time::Timestamp;
 
-/// The highest cost of a call. A higher one (10,000 dollars) is a mistake of the provider or in a price,
-/// and taken as unknown. The sum of 900,000 such calls still fits an `i64`.
+/// The maximum cost of a call. A higher one (10,000 dollars) is an error of the provider or in a
+/// price, and counts as unknown. The sum of 900,000 such calls still fits an `i64`.
 pub const COST_MAX: Usd = Usd::from_nanousd(10_000_000_000_000);
 
-/// Parsed when first needed, so that a server that makes no call never pays for it.
+/// Parsed on first use, so that a server without calls never pays for it.
 static BUILT_IN: LazyLock<Table> = LazyLock::new(|| {
     json_format::parse(include_str!("../assets/prices.json")).unwrap_or_else(|error| {
-        // A test reads the same text, so this cannot happen in a tested build.
+        // A test parses the same text, so this cannot happen in a tested build.
         log::error!("the built-in prices cannot be read, so costs stay unknown: {error}");
         Table::default()
     })
 });
 
-/// The built-in table, and the user's own before it.
+/// The built-in table, and the user's own, which overrides it.
 pub struct Prices {
     user: Option<UserPrices>,
     #[cfg(test)]
     replaced: Option<Table>,
 }
 
-/// The table is too long for a log.
+/// Omits the table, which is too long for a log.
 impl fmt::Debug for Prices {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Prices")
@@ -69,27 +69,28 @@ impl Prices {
         }
     }
 
-    /// Puts the user's own prices in that file first. The file is read again when it changes.
+    /// Adds the user's own prices from a file, which override the built-in ones. The file is read
+    /// again when it changes.
     ///
     /// # Errors
-    /// [`crate::error::Error::Config`] that names file and line.
+    /// If the file is invalid: [`crate::error::Error::Config`] names file and line.
     pub fn with_own(mut self, path: &Path) -> Result<Self> {
         self.user = Some(UserPrices::read(path)?);
         Ok(self)
     }
 
-    /// Returns the price of the first of these models that has one at the provider at that time. The
-    /// user's own price of any of them counts before a built-in one: a price for `gpt-4o` is meant also
-    /// if the provider says that `gpt-4o-2024-08-06` answered.
+    /// Returns the price of the first of these models that has one at the provider at that time.
+    /// The user's own price of any of them overrides a built-in one: a price for `gpt-4o` also
+    /// applies if the provider reports that `gpt-4o-2024-08-06` answered.
     ///
-    /// `provider` is the name in the configuration, or `echo` for that kind of provider.
-    /// `base_url` is the provider's address, with or without scheme and path; the path tells some
-    /// providers of one host apart. A known address decides, since it says who will send the bill. At
-    /// an unknown one (a proxy, a local server) the name counts if it is exactly the name of a priced
-    /// provider (`openai`, `gemini`, …): a server named `mistral-local` must not be priced as Mistral.
-    /// Without an address the name is matched as loosely as upstream does. A provider named `litellm`
-    /// at an address of its own is priced by the provider before the slash in the model's name, or by
-    /// the model alone.
+    /// `provider` is the name in the configuration, or `echo` for that kind of provider. `base_url`
+    /// is the provider's address, with or without scheme and path; the path distinguishes some
+    /// providers of one host. A known address decides, because it identifies the sender of the
+    /// bill. At an unknown one (a proxy, a local server) the name counts if it is exactly the name
+    /// of a priced provider (`openai`, `gemini`, …): a server named `mistral-local` must not be
+    /// priced as Mistral. Without an address the name is matched as loosely as upstream does. A
+    /// provider named `litellm` with its own address is priced by the provider before the slash in
+    /// the model's name, or by the model alone.
     pub fn find_any(
         &self,
         provider: &str,
@@ -114,12 +115,12 @@ impl Prices {
     }
 
     /// Returns the names of the models that the built-in table lists for the provider, except those
-    /// that are known by a pattern.
+    /// matched only by a pattern.
     pub fn models(&self, provider: &str, base_url: &str) -> Vec<&str> {
         self.table().models(&provider.to_lowercase(), base_url)
     }
 
-    /// Returns the lengths of prompts, in tokens, beyond which any price changes, in ascending order.
+    /// Returns the prompt lengths, in tokens, above which any price changes, in ascending order.
     pub fn tier_bounds(&self) -> Vec<u64> {
         let user = self.user.as_ref().map(UserPrices::table);
         let tables = std::iter::once(self.table()).chain(user.as_deref());

@@ -1,14 +1,14 @@
-//! LLM providers: makes one call to OpenAI and compatible servers, Anthropic, Gemini, Ollama, or the
-//! built-in `echo`. The only module that knows HTTP clients and providers' protocols.
+//! LLM providers: makes one call to OpenAI and compatible servers, Anthropic, Gemini, Ollama, or
+//! the built-in `echo`. The only module that uses HTTP clients and the providers' protocols.
 //!
 //! A call blocks its thread until it is answered, fails, times out or is cancelled from another
-//! thread. Nothing is retried or stored here: that is the caller's task, and every [`Failure`] holds
-//! what is known about its cost.
+//! thread. This module does not retry or store anything: callers do, and every [`Failure`] has the
+//! known facts about its cost.
 //!
 //! `openai`, `anthropic`, `gemini`, `ollama`, `wire`, `framer`, `json`, `refusal` and `excerpt` are
-//! pure; `client` makes the exchange over HTTP, for calls and for requests that `forward` passes on;
-//! `estimate` counts tokens that the provider did not; `model_list` asks which models a provider
-//! serves; `fetch` sends the request of an `http` node; `transport` makes all of them cancellable.
+//! pure; `client` makes the HTTP exchange, for calls and for requests that `forward` passes on;
+//! `estimate` counts tokens that the provider did not; `model_list` lists the models of a provider;
+//! `fetch` sends the request of an `http` node; `transport` makes all of them cancellable.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
@@ -63,11 +63,11 @@ pub use rate_limit::{Permit, REQUESTS_MAX as REQUESTS_PER_MINUTE_MAX, Rate, Rate
 use transport::Scope;
 use wire::{Flow, Reader, Request, ResponseAccumulator};
 
-/// The tokens of an answer without a limit, in a provider's limit of tokens a minute.
+/// The assumed tokens of an answer without a limit, for a provider's limit of tokens per minute.
 const ANSWER_TOKENS_PACED: u32 = 1_024;
 
 const CALL_RULES: ReadRules = ReadRules {
-    // JSON may need six bytes for one (`\u0000`), but hardly for all: four times the longest text.
+    // JSON may need six bytes for one (`\u0000`), but rarely for all: four times the longest text.
     document_bytes_max: 16 << 20,
     // Providers send a few hundred bytes at a time; a whole answer in one event still fits.
     event_bytes_max: 1 << 20,
@@ -75,7 +75,7 @@ const CALL_RULES: ReadRules = ReadRules {
     drain_max: None,
 };
 
-/// Makes calls; shared between threads, which share its pool of connections.
+/// Makes calls. Threads share it with its connection pool.
 #[derive(Debug)]
 pub struct Providers {
     providers: BTreeMap<String, ProviderConfig>,
@@ -84,12 +84,12 @@ pub struct Providers {
     timeouts: Timeouts,
     rate_limiter: RateLimiter,
     prices: Prices,
-    /// Models whose missing price was logged, each once.
+    /// Models whose missing price has been logged.
     logged_unpriced: Mutex<BTreeSet<(String, String)>>,
 }
 
 impl Providers {
-    /// Takes providers by their names. Nothing is connected yet. Proxies are taken from the usual
+    /// Creates the client for providers by name, without connecting. Proxies come from the usual
     /// environment variables (`HTTPS_PROXY`, `NO_PROXY`, …).
     pub fn new(providers: BTreeMap<String, ProviderConfig>, timeouts: Timeouts) -> Self {
         Self {
@@ -136,7 +136,7 @@ impl Providers {
         Some((provider.kind, provider.base_url()))
     }
 
-    /// Returns whether the usage of a streamed chat completion has to be requested.
+    /// Returns whether the usage of a streamed chat completion must be requested.
     pub fn takes_stream_options(&self, provider: &str) -> bool {
         self.providers.get(provider).is_none_or(|provider| provider.stream_usage)
     }
@@ -144,15 +144,15 @@ impl Providers {
     /// Checks that the provider is known and has its key.
     ///
     /// # Errors
-    /// A sentence that says what is missing.
+    /// If not: a sentence that names the missing part.
     pub fn check(&self, provider: &str) -> Result<(), String> {
         self.usable_provider(provider)
             .map(drop)
             .map_err(|fault| format!("{provider}: {}", fault.message))
     }
 
-    /// Queues a call of a flow at its provider. Its tokens are estimated as one for every four bytes of
-    /// its prompt, and the limit of its answer, or 1,024 if it has none.
+    /// Queues a call of a flow at its provider. The token estimate is one per four bytes of the
+    /// prompt, plus the answer's limit, or 1,024 if it has none.
     pub fn permit(&self, call: &Call) -> Permit {
         self.enqueue(call, Side::Flows, call.prompt_bytes())
     }
@@ -168,7 +168,7 @@ impl Providers {
         self.rate_limiter.enqueue(&call.provider, side, tokens)
     }
 
-    /// Returns how long a call may take unless it says otherwise.
+    /// Returns the default maximum duration of a call.
     pub fn total_timeout(&self) -> Duration {
         self.timeouts.bounded(TIMEOUT_MAX).total
     }
@@ -186,17 +186,17 @@ impl Providers {
     /// Makes the request of an `http` node and waits for its answer.
     ///
     /// # Errors
-    /// Anything but a complete answer of status 2xx.
+    /// If there is no complete answer with status 2xx.
     pub fn fetch(&self, fetch: &Fetch, cancel: &Cancel) -> Result<Fetched, FetchFailure> {
         self.fetcher.fetch(fetch, cancel)
     }
 
-    /// Makes a call and waits for its end. If `call.stream` is set, `on_delta` gets the text piece by
-    /// piece as it arrives, also if the call fails in the end; the pieces together are
+    /// Makes a call and waits for its end. If `call.stream` is set, `on_delta` receives the text
+    /// piece by piece as it arrives, even if the call fails later; the pieces together form
     /// [`Answer::text`].
     ///
     /// # Errors
-    /// See [`FailureKind`].
+    /// If there is no answer; see [`FailureKind`].
     #[expect(
         clippy::result_large_err,
         reason = "128 bytes once per call, which takes a network round trip at least"
@@ -256,7 +256,7 @@ impl Providers {
         self.client.exchange(&http_request, exchange)
     }
 
-    /// Makes the result of an exchange, with usage estimated as far as the provider did not count it.
+    /// Returns the result of an exchange, with estimates for usage that the provider did not count.
     #[expect(clippy::result_large_err, reason = "as for `call`")]
     fn conclude(
         &self,
@@ -275,7 +275,7 @@ impl Providers {
         let model = model.map_or_else(|| call.model.clone(), clean_name);
         let is_billed_otherwise = partial.is_billed_otherwise;
         let usage = match self.kind(&call.provider) {
-            // The words of echo are no tokens, so nothing is added to them.
+            // Echo counts words, not tokens, so no frame tokens are added.
             None | Some(Kind::Echo) => partial.usage,
             Some(_) => estimate::usage(call, &partial, outcome.is_ok()),
         };
@@ -306,7 +306,7 @@ impl Providers {
         }
     }
 
-    /// Returns the provider of that name, if it can be called at all.
+    /// Returns the provider of this name, if it can be called.
     fn usable_provider(&self, name: &str) -> Result<&ProviderConfig, Fault> {
         let Some(provider) = self.providers.get(name) else {
             let known: Vec<&str> = self.providers.keys().map(String::as_str).collect();
@@ -324,7 +324,7 @@ impl Providers {
         }
     }
 
-    /// Makes a message one short line without the provider's key, which some servers repeat.
+    /// Shortens a message to one line without the provider's key, which some servers repeat.
     fn message(&self, provider: &str, text: &str) -> String {
         let redacted = self.key(provider).map(|key| key.redact(text));
         excerpt::one_line(redacted.as_deref().unwrap_or(text), refusal::MESSAGE_CHARS_MAX)
@@ -353,7 +353,7 @@ struct TextReceiver<'a> {
     is_streamed: bool,
     on_delta: &'a mut dyn FnMut(&str),
     scope: &'a Scope,
-    /// How much of the text was received, bytes.
+    /// Length of the received text, in bytes.
     received: usize,
     first_token_ms: Option<u64>,
 }

@@ -1,7 +1,8 @@
-//! Stored responses, for nodes and clients that allow one to be reused.
+//! Stored responses, for nodes and clients that allow reuse.
 //!
-//! The database holds them. This module adds the parts that are not there yet: calls in flight whose
-//! responses identical calls wait for, and the newest responses, which may not be committed yet.
+//! The database stores them. This module adds the responses that are not there yet: calls in
+//! flight, which identical calls wait for, and the newest responses, which may not be committed
+//! yet.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,19 +16,19 @@ use crate::providers::{Call, Kind};
 use crate::store::{Bought, Store};
 use crate::time::Timestamp;
 
-/// Keeps this many of the newest responses in memory: more than can wait for their commit.
+/// Limits the newest responses in memory. Fewer than this can wait for their commit.
 const NEWEST_MAX: usize = 400;
-/// The size of their texts together, in bytes; a single one has up to 4 MiB.
+/// Limits the total size of their texts, in bytes; a single text has up to 4 MiB.
 const NEWEST_BYTES_MAX: usize = 64 << 20;
 
-/// Accepts responses from the near future, because clocks are corrected. One from further ahead was
-/// stored under a wrong clock, so its age is unknown.
+/// Accepts responses from the near future, because clocks get corrected. A timestamp further ahead
+/// came from a wrong clock, so the age of the response is unknown.
 const AHEAD_MAX_MS: i64 = 60 * 1000;
 
-/// The interval at which a caller checks whether an identical call has ended.
+/// Interval at which a caller checks that an identical call has ended.
 pub const SAME_CALL_POLL: Duration = Duration::from_millis(50);
 
-/// Clones share everything.
+/// Clones share all state.
 #[derive(Clone)]
 pub struct ResponseCache {
     store: Arc<Store>,
@@ -60,7 +61,7 @@ impl ResponseCache {
         Self { store, state: Arc::default() }
     }
 
-    /// Looks for a response of at most that age.
+    /// Looks for a response no older than `age_max`.
     ///
     /// # Errors
     /// If the database cannot be read.
@@ -91,8 +92,7 @@ impl ResponseCache {
 }
 
 impl FillGuard {
-    /// Makes the response that `with_key` returns available to other callers, and returns it to be
-    /// stored.
+    /// Makes the response from `with_key` available to other callers, and returns it for storage.
     pub fn done(self, with_key: impl FnOnce(String) -> Bought) -> Arc<Bought> {
         let bought = Arc::new(with_key(self.key.clone()));
         let mut state = self.cache.state();
@@ -114,8 +114,8 @@ impl Drop for FillGuard {
     }
 }
 
-/// Returns the cache key of a node's call: SHA-256 in hexadecimal of everything that the response depends
-/// on. `server` is the kind and address behind the provider's name. Marks for the provider's prompt
+/// Returns the cache key of a node's call: the SHA-256, in hexadecimal, of all data that affects
+/// the response. `server` is the kind and address of the provider. Marks for the provider's prompt
 /// cache are left out, because they change only the cost.
 pub fn key_of(call: &Call, server: Option<(Kind, &str)>) -> String {
     let all = serde_json::json!([

@@ -1,4 +1,4 @@
-//! The ledger's side of a call: the hash of its prompt, its cost, and how it ended.
+//! The ledger's side of a call: the hash of its prompt, its cost, and its end.
 
 use sha2::{Digest, Sha256};
 
@@ -11,7 +11,8 @@ use crate::time::Timestamp;
 /// The error of a row whose call was in flight when its process ended.
 const LOST_CALL: &str = "the server ended during the call; it may have been billed";
 
-/// SHA-256 of the prompt in hexadecimal. A system prompt and a zero byte precede it if there is one.
+/// Returns the SHA-256 of the prompt in hexadecimal. If there is a system prompt, it comes first,
+/// followed by a zero byte.
 pub fn prompt_hash(call: &Call) -> String {
     let mut hash = Sha256::new();
     if let Some(system) = &call.system {
@@ -22,7 +23,7 @@ pub fn prompt_hash(call: &Call) -> String {
     hex(&hash.finalize())
 }
 
-/// The settlement of an answered call, by the prices in force when it `began`.
+/// Returns the settlement of an answered call, at the prices in force when it `began`.
 pub fn answered(
     providers: &Providers,
     call: &Call,
@@ -48,7 +49,7 @@ pub fn answered(
     }
 }
 
-/// The settlement of a failed call, by the prices in force when it `began`.
+/// Returns the settlement of a failed call, at the prices in force when it `began`.
 pub fn failed(
     providers: &Providers,
     call: &Call,
@@ -61,7 +62,7 @@ pub fn failed(
     } else if failure.usage.source != UsageSource::None {
         providers.charge(call, &failure.model, &failure.usage, began)
     } else if failure.may_have_been_billed() {
-        // Unknown, which is not 0.
+        // The cost is unknown, not 0.
         Charge::default()
     } else {
         Charge::FREE
@@ -85,7 +86,7 @@ pub fn failed(
     }
 }
 
-/// The settlement of a call whose end is unknown.
+/// Returns the settlement of a call whose end is unknown.
 pub fn lost_call(id: i64, at: Timestamp) -> Settlement {
     Settlement {
         id,
@@ -101,13 +102,12 @@ pub fn lost_call(id: i64, at: Timestamp) -> Settlement {
     }
 }
 
-/// The settlement of a call during which its thread panicked.
+/// Returns the settlement of a call whose thread panicked.
 pub fn panicked(id: i64, error: &str) -> Settlement {
     Settlement { error: Some(error.to_owned()), ..lost_call(id, Timestamp::now()) }
 }
 
-/// Changes settlements to those of calls that were cancelled because the server stops: `UNKNOWN`, with
-/// the usage that is known.
+/// Marks the settlements of calls that the shutdown cancelled as `UNKNOWN`, with their known usage.
 pub fn interrupted(changes: Vec<Change>) -> Vec<Change> {
     let unknown = |change| match change {
         Change::SettleCall(settlement) => Change::SettleCall(Settlement {

@@ -1,8 +1,8 @@
-//! Settlements on their way to the journal.
+//! The queue of settlements for the journal.
 //!
-//! The client has its answer by then, so a settlement can wait a moment for the intent of the next
+//! The client already has its answer, so a settlement can wait a moment for the intent of the next
 //! call and share its commit. That saves half of all commits, and no call waits for the settlement
-//! of the one before.
+//! of an earlier one.
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -12,9 +12,9 @@ use crate::error::{Error, Result};
 use crate::journal::Journal;
 use crate::store::{Change, Receipt};
 
-/// How long a settlement waits for an intent.
+/// Limits the time that a settlement waits for an intent.
 const WAIT_MAX: Duration = Duration::from_millis(5);
-/// How many settlements share the commit of one intent.
+/// Limits the settlements that share the commit of one intent.
 const STEP: usize = 64;
 
 pub(super) struct SettlementQueue {
@@ -25,9 +25,10 @@ pub(super) struct SettlementQueue {
 
 #[derive(Default)]
 struct State {
-    /// The changes of one call each. Bounded by the calls in flight.
+    /// Each entry has the changes of one call. The number of calls in flight bounds the queue.
     settlements: VecDeque<Vec<Change>>,
-    /// The thread sleeps until it is woken. Waking it for every call would cost each of them.
+    /// True while the thread sleeps until it is woken. Waking it for every call would slow each of
+    /// them.
     is_idle: bool,
     is_over: bool,
 }
@@ -41,7 +42,7 @@ impl SettlementQueue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the changes of one call, which are committed a moment later.
+    /// Queues the changes of one call, which are committed a moment later.
     pub(super) fn settle(&self, changes: Vec<Change>) {
         let mut state = self.state();
         let (is_over, is_idle) = (state.is_over, state.is_idle);
@@ -54,17 +55,17 @@ impl SettlementQueue {
         }
     }
 
-    /// Commits changes, after settlements that wait, and returns the receipt of the last one.
+    /// Commits changes after the queued settlements, and returns the receipt of the last one.
     ///
     /// # Errors
-    /// As [`Journal::commit`], for `changes` alone.
+    /// If [`Journal::commit`] fails for `changes` alone.
     pub(super) fn commit_with(&self, changes: Vec<Change>) -> Result<Receipt> {
         let settlements = self.take(STEP);
         let receipts = if settlements.is_empty() {
             self.journal.commit(changes)
         } else {
             let all = settlements.iter().flatten().chain(&changes).cloned();
-            // The fault can be in any part; nothing was written.
+            // Any part can have caused the error; nothing was written.
             self.journal.commit(all.collect()).or_else(|_| {
                 self.submit(settlements);
                 self.journal.commit(changes)
@@ -73,15 +74,16 @@ impl SettlementQueue {
         receipts?.pop().ok_or_else(|| Error::internal("the journal returned no receipt"))
     }
 
-    /// Commits changes, and waits for as long as the disk is full.
+    /// Commits changes, and waits while the disk is full.
     ///
     /// # Errors
-    /// As [`Journal::commit_retried`].
+    /// If [`Journal::commit_retried`] fails.
     pub(super) fn commit_retried(&self, changes: Vec<Change>) -> Result<()> {
         self.journal.commit_retried(changes).map(drop)
     }
 
-    /// Commits settlements that found no intent to share a commit with, until [`SettlementQueue::end`].
+    /// Commits settlements that found no intent to share a commit with, until
+    /// [`SettlementQueue::end`].
     pub(super) fn run(&self) {
         let mut is_over = false;
         while !is_over {
@@ -97,7 +99,7 @@ impl SettlementQueue {
         }
     }
 
-    /// From now on settlements are submitted at once.
+    /// Ends the queue: later settlements are submitted at once.
     pub(super) fn end(&self) {
         self.state().is_over = true;
         self.changed.notify_all();
@@ -115,11 +117,11 @@ impl SettlementQueue {
         state.settlements.drain(..count).collect()
     }
 
-    /// Submits each settlement as an entry of its own, which the journal retries if the disk is full.
+    /// Submits each settlement as a separate entry, which the journal retries if the disk is full.
     fn submit(&self, settlements: Vec<Vec<Change>>) {
         for changes in settlements {
             let done = Box::new(|result: Result<_>| match result {
-                // Another settlement of the same call was first.
+                // Another settlement of the same call came first.
                 Ok(_) | Err(Error::NotFound(_)) => {}
                 Err(error) => log::error!("a settlement is not written: {error}"),
             });

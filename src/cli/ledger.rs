@@ -30,28 +30,28 @@ pub struct Query {
     /// Rows before this time or day [default: up to the newest]
     #[arg(long, value_name = "TIME")]
     to: Option<Timestamp>,
-    /// Rows of this flow, by its number [default: of all]
+    /// Rows of this flow, by its number [default: all]
     #[arg(long, value_name = "NUMBER")]
     flow: Option<FlowId>,
-    /// Rows of this model, as it answered [default: of all]
+    /// Rows of this model, as it answered [default: all]
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
-    /// Rows of this provider [default: of all]
+    /// Rows of this provider [default: all]
     #[arg(long, value_name = "NAME")]
     provider: Option<String>,
-    /// Rows of this status, as SUCCESS or FAILED [default: of all]
+    /// Rows of this status, such as SUCCESS or FAILED [default: all]
     #[arg(long, value_name = "STATUS")]
     status: Option<CallStatus>,
-    /// Rows of this role [default: of all]
+    /// Rows of this role [default: all]
     #[arg(long, value_name = "NAME")]
     role: Option<String>,
-    /// Rows of the gateway's key of this name [default: of all]
+    /// Rows of the gateway key with this name [default: all]
     #[arg(long, value_name = "NAME")]
     key: Option<String>,
-    /// Rows with this tag [default: of all]
+    /// Rows with this tag [default: all]
     #[arg(long, value_name = "TAG")]
     tag: Option<String>,
-    /// How many of the newest rows are shown [default: 20]
+    /// Number of newest rows to show [default: 20]
     #[arg(long, value_name = "COUNT", conflicts_with_all = ["by", "csv"])]
     limit: Option<usize>,
     /// All rows as CSV, with all columns [default: a table]
@@ -85,7 +85,7 @@ pub fn run(config: &Config, query: Query) -> Result<ExitCode> {
         writeln!(out, "{table}")
     };
     match written.and_then(|()| out.flush()) {
-        // The reader has enough.
+        // The reader closed the pipe.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
         written => {
             written.map_err(Error::io("the ledger cannot be written out whole"))?;

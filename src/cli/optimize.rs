@@ -1,5 +1,5 @@
-//! `flowledger optimize`: prints the suggestions of a server, and those that are new since. Works while the
-//! server runs, and writes nothing.
+//! `flowledger optimize`: prints the suggestions of a server, and new ones since its last pass.
+//! Works while the server runs, and writes nothing.
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -19,7 +19,7 @@ use crate::providers::{Cancel, Providers};
 use crate::store::{Change, Store};
 use crate::time::Timestamp;
 
-/// Suggestions shown, the newest first.
+/// Limits the applied suggestions shown, newest first.
 const APPLIED_MAX: usize = 100;
 const OPEN_MAX: usize = 10_000;
 
@@ -27,7 +27,7 @@ const OPEN_MAX: usize = 10_000;
 #[serde(rename_all = "camelCase")]
 struct Report {
     open: Vec<OpenSuggestion>,
-    /// Why providers of recent calls cannot be used.
+    /// Reasons why providers of recent calls cannot be used.
     not_usable: Vec<String>,
     applied: Vec<Suggestion>,
 }
@@ -35,7 +35,7 @@ struct Report {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct OpenSuggestion {
-    /// None if no server has made it yet.
+    /// None if no server has stored the suggestion yet.
     id: Option<i64>,
     flow_id: i64,
     flow_name: String,
@@ -67,7 +67,7 @@ fn find(config: &Config, store: &Arc<Store>) -> Result<Report> {
     }
     let providers = Providers::new(config.providers.clone(), config.timeouts).with_prices(prices);
     let mut pass = Pass::new(Arc::clone(store), Arc::new(providers), Cancel::new());
-    // Stored suggestions are shown even if their providers cannot be used from here.
+    // Stored suggestions are shown even if their providers are not configured here.
     let mut open = Vec::new();
     let mut known = BTreeSet::new();
     for stored in store.suggestions(Some(Status::Open), None, OPEN_MAX)? {
@@ -147,7 +147,7 @@ fn saved(realised: Option<&Realised>) -> String {
     }
 }
 
-/// `$1.5 ($0.03 to $2.97)`, or the time.
+/// Formats the saving as `$1.5 ($0.03 to $2.97)`, or as a time.
 fn promised(proposal: &Proposal) -> String {
     if let Some(saving) = proposal.saving_per_30_days {
         return format!("${} (${} to ${})", saving.expected_usd, saving.low_usd, saving.high_usd);

@@ -1,4 +1,4 @@
-//! `flowledger run FLOW.json`: a flow from a file, without a server, on the same database.
+//! `flowledger run FLOW.json`: runs a flow from a file, without a server, on the same database.
 //!
 //! The result goes to standard output, everything else to standard error, so that the result can be
 //! piped.
@@ -31,12 +31,12 @@ use crate::store::{Change, FlowRecord, NewFlow, NodeRecord, NodeStatus, Receipt,
 use crate::threads::OnFatal;
 use crate::time::Timestamp;
 
-/// Of the line that shows running nodes.
+/// Refresh interval of the line that shows running nodes.
 const TICK: Duration = Duration::from_millis(100);
-/// 128 + SIGINT, as shells report Ctrl-C.
+/// 128 + SIGINT, the exit status that shells report for Ctrl-C.
 const INTERRUPTED: u8 = 130;
 
-/// Runs the flow and prints its progress. The status is 0 only if the flow completed.
+/// Runs the flow and prints its progress. The exit status is 0 only if the flow completed.
 pub fn run(
     config: &Config,
     file: &Path,
@@ -55,7 +55,7 @@ pub fn run(
         eprintln!("flowledger: the {name} thread ended; what is committed is kept");
         std::process::exit(FAILED.into());
     });
-    // Other runs wait for a server, because this process ends with its own.
+    // Other queued runs wait for a server, because this process ends with its own run.
     let core = Core::start(config, Some(tap), false, &on_fatal)?;
     let done = if dry_run {
         estimate(&core, file, body, input)
@@ -99,7 +99,7 @@ fn run_in(
         }
     }
     let _ = waiter.join();
-    // The end is published before the waiter learns of it.
+    // The end is published before the waiter is notified.
     progress.show_all(&events.try_iter().collect::<Vec<_>>(), &run_id);
     progress.end();
     let (run, nodes) = core.store.run(&run_id)?;
@@ -130,7 +130,7 @@ fn estimate(core: &Core, file: &Path, body: Value, input: Value) -> Result<ExitC
         table.add_row(row(&node.label, &node.model, node.expected, node.worst));
     }
     table.add_row(row("Total", "", estimate.expected, estimate.worst));
-    // The table is the result. Ignores a reader that has gone.
+    // The table is the result. Ignores a closed pipe.
     let _ = writeln!(io::stdout(), "{table}");
     match estimate.runs {
         0 => say(&"expected: reckoned from the prompts, since the flow has not run yet"),
@@ -142,7 +142,7 @@ fn estimate(core: &Core, file: &Path, body: Value, input: Value) -> Result<ExitC
     Ok(ExitCode::SUCCESS)
 }
 
-/// Saves the flow under the file that it comes from, so that its runs belong together.
+/// Saves the flow under its file's path, so that all runs of the file belong together.
 fn save(core: &Core, file: &Path, body: Value) -> Result<(FlowRecord, Graph)> {
     let (name, document) = http::check_document(body, &|data| core.engine.parse(data).map(drop))?;
     let origin = fs::canonicalize(file)
@@ -186,7 +186,7 @@ fn read_input(inputs: &[String], input_json: Option<&str>) -> Result<Value> {
     Ok(Value::Object(all))
 }
 
-/// Prints finished nodes, and on a terminal a line of the running ones.
+/// Prints finished nodes, and on a terminal a line with the running ones.
 struct Progress {
     bar: ProgressBar,
     running: Vec<String>,
@@ -194,7 +194,7 @@ struct Progress {
 
 impl Progress {
     fn new(nodes: usize) -> Self {
-        // Hidden if standard error is no terminal.
+        // Hidden if standard error is not a terminal.
         let bar = ProgressBar::with_draw_target(Some(nodes as u64), ProgressDrawTarget::stderr());
         if let Ok(style) = ProgressStyle::with_template("{spinner} {pos}/{len} {msg} {elapsed}") {
             bar.set_style(style);
@@ -257,7 +257,7 @@ fn report(graph: &Graph, run: &Run, nodes: &[NodeRecord]) {
     for node in graph.results() {
         let record = records.get(graph.nodes()[node].id.as_str());
         if let Some(output) = record.and_then(|record| record.output.as_deref()) {
-            // Ignores a reader that has gone.
+            // Ignores a closed pipe.
             let _ = writeln!(io::stdout(), "{}", output.trim_end());
         }
     }
@@ -309,7 +309,7 @@ fn node_row(node: &Node, record: Option<&NodeRecord>) -> [String; 7] {
     ]
 }
 
-/// Unlike `eprintln!`, ignores a reader that has gone.
+/// Unlike `eprintln!`, ignores a closed pipe.
 fn say(text: &dyn Display) {
     let _ = writeln!(io::stderr(), "{text}");
 }

@@ -1,4 +1,4 @@
-//! `flowledger serve`.
+//! `flowledger serve`: serves the page, the API and the WebSocket.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -17,14 +17,14 @@ use crate::server::Server;
 
 /// Serves until SIGINT or SIGTERM. A second signal ends the process at once.
 pub fn run(config: &Config) -> Result<ExitCode> {
-    // First of all, so that no signal finds the default action.
+    // Installed first, so that no signal triggers the default action.
     let signals = signals()?;
     raise_descriptor_limit();
-    // Otherwise a write beyond `ulimit -f` would end the process; now it fails as on a full disk.
+    // Otherwise a write beyond `ulimit -f` would end the process; now it fails like on a full disk.
     signal_hook::flag::register(SIGXFSZ, Arc::default())
         .map_err(Error::io("cannot listen for signals"))?;
     let server = Server::start(config)?;
-    // Ignores a reader that has gone.
+    // Ignores a closed pipe.
     let _ = writeln!(io::stdout(), "flowledger is at http://{}/", server.address());
     log::info!("listening on {} with data in {}", server.address(), config.data.display());
     let code = select! {
@@ -41,8 +41,8 @@ pub fn run(config: &Config) -> Result<ExitCode> {
     Ok(code)
 }
 
-/// The usual soft limit of 1,024 descriptors is for programs that use `select`; this one may use the
-/// hard limit.
+/// Raises the soft limit of descriptors to the hard limit. The usual 1,024 protects programs that
+/// use `select`, and this one does not.
 fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
@@ -53,7 +53,7 @@ fn raise_descriptor_limit() {
     }
 }
 
-/// Returns a channel for the first SIGINT or SIGTERM; the second ends the process.
+/// Returns a channel that receives the first SIGINT or SIGTERM; the second ends the process.
 pub(super) fn signals() -> Result<Receiver<()>> {
     let mut signals =
         Signals::new([SIGINT, SIGTERM]).map_err(Error::io("cannot listen for signals"))?;
@@ -63,7 +63,7 @@ pub(super) fn signals() -> Result<Receiver<()>> {
         .spawn(move || {
             for (count, signal) in signals.forever().enumerate() {
                 if count > 0 {
-                    // As shells report a process that a signal ended.
+                    // The exit status that shells report for a process that a signal ended.
                     std::process::exit(128 + signal);
                 }
                 let _ = sender.send(());

@@ -1,4 +1,4 @@
-//! `flowledger verify`: checks whether the database agrees with itself, and changes nothing.
+//! `flowledger verify`: checks that the database is consistent, and changes nothing.
 //!
 //! Faults go to standard output, the progress to standard error.
 
@@ -16,10 +16,10 @@ use crate::providers::Kind;
 use crate::store::Audit;
 use crate::verify::{Check, verify};
 
-/// The progress bar moves after this many rows.
+/// Number of rows between updates of the progress bar.
 const PROGRESS_STEP: u64 = 4_096;
 
-/// Checks everything and prints each fault. The status is 0 if there is none, else 1.
+/// Runs all checks and prints each fault. The exit status is 0 if there is none, else 1.
 pub fn run(config: &Config) -> Result<ExitCode> {
     let audit = Audit::open(&config.data)?;
     let while_used = match audit.is_in_use() {
@@ -36,7 +36,7 @@ pub fn run(config: &Config) -> Result<ExitCode> {
             progress.set_position(done.get());
         }
     };
-    // A provider that is configured no more may have been an echo.
+    // A provider that is no longer configured may have been an echo.
     let may_be_free = |provider: &str| {
         let provider = config.providers.get(provider);
         provider.is_none_or(|provider| provider.kind == Kind::Echo)
@@ -58,7 +58,7 @@ pub fn run(config: &Config) -> Result<ExitCode> {
     })
 }
 
-/// Ignores a reader that has gone.
+/// Ignores a closed pipe.
 fn say(line: impl Display) {
     let _ = writeln!(io::stdout(), "{line}");
 }
@@ -89,7 +89,7 @@ fn progress(length: u64) -> ProgressBar {
     bar
 }
 
-/// `1,234,567`.
+/// Formats a number as `1,234,567`.
 fn grouped(count: u64) -> String {
     let digits = count.to_string();
     let groups = digits.as_bytes().rchunks(3).rev();

@@ -17,11 +17,11 @@ use crate::providers::{Kind, Timeouts};
 use crate::secret::Secret;
 use crate::websocket::Pings;
 
-/// Memory and threads for runs: about a gigabyte.
+/// Limits memory and threads of runs: about a gigabyte.
 const ACTIVE_RUNS_MAX: usize = 10_000;
-/// About a hundred megabytes of names.
+/// Limits memory of queued runs: about a hundred megabytes of names.
 const QUEUED_RUNS_MAX: usize = 1_000_000;
-/// Their descriptors are among the 256 that the listener keeps back.
+/// The descriptors of calls are among the 256 that the listener reserves.
 const CALLS_MAX: usize = 100;
 
 #[derive(Debug, Default, Deserialize)]
@@ -102,7 +102,7 @@ pub(super) struct FileProvider {
     pub stream_usage: Option<bool>,
 }
 
-/// The fate of a call whose client left.
+/// The handling of a call after its client disconnects.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum OnDisconnect {
@@ -115,7 +115,7 @@ impl ConfigFile {
     pub fn read(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path)
             .map_err(Error::io(format!("the configuration {} cannot be read", path.display())))?;
-        // A TOML error as text quotes the line, which may hold a key.
+        // A TOML error shows the line as text, and the line may contain a key.
         toml::from_str(&text).map_err(|error: toml::de::Error| {
             let before = error.span().and_then(|span| text.get(..span.start));
             let line = before.unwrap_or_default().matches('\n').count() + 1;
@@ -181,7 +181,7 @@ impl FileWebsocket {
     }
 }
 
-/// Reads a number of seconds above 0.
+/// Parses a number of seconds above 0.
 fn seconds(name: &str, value: Option<f64>, default: Duration) -> Result<Duration> {
     let Some(value) = value else {
         return Ok(default);

@@ -1,4 +1,4 @@
-//! Providers: the well-known ones, and those of the configuration file.
+//! Providers: the well-known ones, and those from the configuration file.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,12 +16,12 @@ struct WellKnown {
     name: &'static str,
     kind: Kind,
     base_url: &'static str,
-    /// Its variables are `PREFIX_API_KEY` and `PREFIX_BASE_URL`.
+    /// The environment variables are `PREFIX_API_KEY` and `PREFIX_BASE_URL`.
     prefix: &'static str,
-    /// Another usual variable for the key.
+    /// Another common variable for the key.
     other_key: Option<&'static str>,
     needs_key: bool,
-    /// Supports the option that ends a streamed answer with its usage.
+    /// True if the server supports the option that ends a streamed answer with its usage.
     stream_usage: bool,
 }
 
@@ -37,14 +37,14 @@ const fn well_known(name: &'static str, base_url: &'static str, prefix: &'static
     }
 }
 
-/// Addresses from the providers' own documentation.
+/// Addresses come from the providers' documentation.
 const WELL_KNOWN: &[WellKnown] = &[
     well_known("openai", "https://api.openai.com/v1", "OPENAI"),
     WellKnown {
         kind: Kind::Anthropic,
         ..well_known("anthropic", "https://api.anthropic.com", "ANTHROPIC")
     },
-    // Both names are Google's: <https://ai.google.dev/gemini-api/docs/api-key>.
+    // Google documents both names: <https://ai.google.dev/gemini-api/docs/api-key>.
     WellKnown {
         kind: Kind::Gemini,
         other_key: Some("GOOGLE_API_KEY"),
@@ -52,7 +52,7 @@ const WELL_KNOWN: &[WellKnown] = &[
     },
     well_known("openrouter", "https://openrouter.ai/api/v1", "OPENROUTER"),
     well_known("groq", "https://api.groq.com/openai/v1", "GROQ"),
-    // Refuses the option as unknown, and sends the usage without:
+    // Rejects the option as unknown, and sends the usage without it:
     // <https://github.com/openai/openai-agents-python/issues/442>.
     WellKnown {
         stream_usage: false,
@@ -69,7 +69,7 @@ const WELL_KNOWN: &[WellKnown] = &[
     WellKnown { kind: Kind::Echo, needs_key: false, ..well_known("echo", "", "ECHO") },
 ];
 
-/// Returns the well-known providers, as the file changes them, and its own.
+/// Returns the well-known providers with the file's changes, and the file's own providers.
 pub(super) fn all(
     from_file: BTreeMap<String, FileProvider>,
     directory: &Path,
@@ -86,7 +86,7 @@ pub(super) fn all(
     Ok(providers)
 }
 
-/// Returns how the gateway uses each provider for its clients.
+/// Returns the gateway's policy for each provider.
 pub(super) fn client_policies(
     providers: &BTreeMap<String, FileProvider>,
 ) -> BTreeMap<String, ClientPolicy> {
@@ -178,12 +178,12 @@ impl WellKnown {
     }
 }
 
-/// Used if `OLLAMA_HOST` names no port.
+/// Used if `OLLAMA_HOST` has no port.
 const OLLAMA_PORT: &str = "11434";
 
-/// Converts `OLLAMA_HOST`, which Ollama's own programs read as `[scheme://]host[:port][/path]` with a
-/// default for each part: <https://github.com/ollama/ollama/blob/main/envconfig/config.go>. It is the
-/// server's listening address, so that it may be one that clients cannot connect to.
+/// Converts `OLLAMA_HOST`, which Ollama's own programs read as `[scheme://]host[:port][/path]` with
+/// a default for each part: <https://github.com/ollama/ollama/blob/main/envconfig/config.go>. It is
+/// the server's listening address, which may be one that clients cannot connect to.
 fn ollama_url(host: &str) -> String {
     let host = host.trim().trim_matches(['"', '\'']);
     let (scheme, rest) = host.split_once("://").unwrap_or(("", host));
@@ -193,7 +193,7 @@ fn ollama_url(host: &str) -> String {
     };
     let is_port = |port: &&str| port.parse::<u16>().is_ok();
     let (name, port) = match authority.rsplit_once(':') {
-        // The colons of an address without a port are no separators.
+        // The colons of an IPv6 address without a port are not separators.
         Some((name, port)) if !name.contains(':') || name.ends_with(']') => {
             (name, Some(port).filter(is_port))
         }
@@ -215,7 +215,7 @@ fn ollama_url(host: &str) -> String {
     format!("{scheme}://{name}:{port}{}", path.trim_end_matches('/'))
 }
 
-/// Completes a provider of the file by the well-known one of that name.
+/// Fills in a provider of the file from the well-known one of the same name.
 fn provider(
     file: FileProvider,
     name: &str,
@@ -244,7 +244,7 @@ fn provider(
     Ok(ProviderConfig { kind, base_url, api_key, missing_key_hint, stream_usage })
 }
 
-/// Ollama's API of the kind `openai` is below its own.
+/// Ollama serves its OpenAI-compatible API below its own.
 fn known_url(known: &ProviderConfig, kind: Kind) -> String {
     let url = known.base_url.trim_end_matches('/');
     if known.kind == Kind::Ollama && kind == Kind::OpenAi && !url.ends_with("/v1") {
@@ -253,7 +253,8 @@ fn known_url(known: &ProviderConfig, kind: Kind) -> String {
     known.base_url.clone()
 }
 
-/// Returns the key, and a hint for a missing one. A server that needs none, as a local one, has neither.
+/// Returns the key, and a hint if it is missing. A server that needs no key, such as a local one,
+/// has neither.
 fn key(
     file: FileProvider,
     name: &str,

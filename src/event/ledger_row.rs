@@ -1,4 +1,4 @@
-//! A row of the ledger as clients see it.
+//! The wire form of a ledger row.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,29 +11,29 @@ text_enum! {
     #[derive(Default)]
     pub enum UsageSource {
         Provider = "provider",
-        /// Counted here, because the provider reported none.
+        /// Counted here, because the provider reported no usage.
         Estimated = "estimated",
         #[default]
         None = "none",
     }
 }
 
-/// Tokens of one call in the normal form: `input_tokens` includes what was read from or written
-/// to a cache, `output_tokens` includes reasoning.
+/// The tokens of one call in normal form: `input_tokens` includes cache reads and writes,
+/// `output_tokens` includes reasoning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
     /// All tokens of the prompt, cached or not.
     pub input_tokens: u64,
-    /// Those of `input_tokens` that the provider read from its prompt cache.
+    /// Part of `input_tokens`: read from the provider's prompt cache.
     pub cached_input_tokens: u64,
-    /// Those of `input_tokens` that the provider wrote to its prompt cache.
+    /// Part of `input_tokens`: written to the provider's prompt cache.
     pub cache_write_tokens: u64,
-    /// Those of `cache_write_tokens` that are kept for an hour, which costs more than five minutes.
+    /// Part of `cache_write_tokens`: kept for an hour, which costs more than five minutes.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub cache_write_1h_tokens: u64,
     /// All tokens of the answer, reasoning included.
     pub output_tokens: u64,
-    /// Those of `output_tokens` that were reasoning.
+    /// Part of `output_tokens`: used for reasoning.
     pub reasoning_tokens: u64,
     #[serde(rename = "usage_source")]
     pub source: UsageSource,
@@ -41,7 +41,7 @@ pub struct Usage {
 
 text_enum! {
     pub enum CallStatus {
-        /// Committed before the request leaves; not settled yet.
+        /// Committed before the request is sent; not settled yet.
         Pending = "PENDING",
         Success = "SUCCESS",
         /// Refused, or answered with an error.
@@ -58,7 +58,7 @@ text_enum! {
     pub enum RefusedBy { Budget = "budget" }
 }
 
-/// One row of the ledger: one call that was made. Prompts and keys are never in it.
+/// One row of the ledger: one call. It never contains prompts or keys.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LedgerEntry {
     pub id: i64,
@@ -66,13 +66,13 @@ pub struct LedgerEntry {
     pub flow_id: Option<FlowId>,
     pub run_id: Option<RunId>,
     pub node_id: Option<String>,
-    /// Begins with 1.
+    /// Starts at 1.
     pub attempt: u32,
     /// Joins the attempts of one operation.
     pub operation_id: String,
     /// The provider's name in the configuration.
     pub provider: String,
-    /// The model that answered, or the one that was asked for where none answered.
+    /// The model that answered, or the requested one if no model answered.
     pub model_used: String,
     pub agent_role: Option<String>,
     /// SHA-256 of the prompt in hexadecimal.
@@ -89,20 +89,20 @@ pub struct LedgerEntry {
     pub more: LedgerDetails,
 }
 
-/// What only some rows say; what is not said is left out.
+/// Optional fields; missing values are omitted.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LedgerDetails {
-    /// Only of streamed calls.
+    /// Set only for streamed calls.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_token_ms: Option<u64>,
     /// See `GET /api/prices/{id}`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub price_id: Option<i64>,
-    /// Answered from flowledger's own cache, without a call.
+    /// True if flowledger's own cache answered, without a call.
     #[serde(skip_serializing_if = "is_false")]
     pub cached: bool,
-    /// The cost of the call that the cache spared.
+    /// The cost that the cache saved.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub saved_usd: Option<Usd>,
     /// The virtual key of the gateway's client.

@@ -1,4 +1,4 @@
-//! Suggestions of the optimizer as plain data: returned by the API, stored, and broadcast.
+//! The wire and storage form of the optimizer's suggestions, also used in broadcasts.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -10,15 +10,15 @@ text_enum! {
         /// The same calls cost less with another model.
         ModelSwitch = "model_switch",
         Cache = "cache",
-        /// The provider could have kept a long beginning that all prompts share.
+        /// The provider could cache a long common prefix of all prompts.
         PromptCache = "prompt_cache",
         /// Attempts failed after they were billed.
         RetryWaste = "retry_waste",
-        /// A limit far above the actual answers takes room in budgets.
+        /// A limit far above the actual answers blocks budget.
         MaxTokens = "max_tokens",
         /// An output is never used.
         DeadNode = "dead_node",
-        /// Nodes in a row do not depend on each other.
+        /// Consecutive nodes do not depend on each other.
         Parallel = "parallel",
     }
 }
@@ -27,7 +27,7 @@ text_enum! {
     pub enum Status {
         Open = "OPEN",
         Dismissed = "DISMISSED",
-        /// No longer supported by the ledger.
+        /// The ledger no longer supports it.
         Withdrawn = "WITHDRAWN",
         Applied = "APPLIED",
         Reverted = "REVERTED",
@@ -49,37 +49,38 @@ pub struct Saving {
 pub struct Proposal {
     pub kind: Kind,
     pub node_id: String,
-    /// The second node of a kind that is about two.
+    /// The second node, for kinds that involve two.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub other_node_id: Option<String>,
     pub title: String,
     /// A sentence or two with numbers.
     pub reason: String,
-    /// How many calls it rests on.
+    /// Number of calls in the evidence.
     pub calls: u64,
-    /// None if it saves something other than money.
+    /// None if it saves no money.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub saving_per_30_days: Option<Saving>,
-    /// Saved in each run, in milliseconds; none if it saves something other than time.
+    /// Saving per run, in milliseconds; none if it saves no time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub saving_ms: Option<u64>,
-    /// Sums of the ledger rows that it rests on.
+    /// Sums of the ledger rows in the evidence.
     pub evidence: Value,
     /// See `optimizer::edit`.
     pub edit: Value,
-    /// Other changes to choose from, the mildest first.
+    /// Alternative changes, the mildest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub alternatives: Vec<Alternative>,
-    /// SHA-256, in hexadecimal, of the data of the node that matters to this kind: a dismissal is about it.
+    /// SHA-256, in hexadecimal, of the node data that matters to this kind; a dismissal applies to
+    /// it.
     pub definition: String,
-    /// How many whole days it rests on.
+    /// Number of whole days in the evidence.
     #[serde(default)]
     pub seen_days: u64,
-    /// SHA-256, in hexadecimal, of the flow's document that the edit is for.
+    /// SHA-256, in hexadecimal, of the flow document that the edit applies to.
     pub document: String,
 }
 
-/// Another change that would do; its fields are those of [`Proposal`].
+/// An alternative change; its fields are those of [`Proposal`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Alternative {
@@ -108,7 +109,7 @@ impl Proposal {
         (self.kind == Kind::ModelSwitch).then(|| format!("{provider}/{model}"))
     }
 
-    /// Returns the proposal with the change of this name recommended, if there is one.
+    /// Returns the proposal with the named change recommended, if it exists.
     pub fn with(&self, name: &str) -> Option<Self> {
         let mut chosen = self.clone();
         let present = self.name()?;
@@ -126,8 +127,9 @@ impl Proposal {
         Some(chosen)
     }
 
-    /// Returns whether a user who rejected `old` is asked again: the node changed, or the gain has doubled,
-    /// per call or per day. The saving of 30 days does not count: in the first days it grows with each call.
+    /// Returns whether to show the proposal again to a user who rejected `old`: the node changed,
+    /// or the gain doubled, per call or per day. The saving of 30 days does not count, because it
+    /// grows with each call in the first days.
     pub fn is_news_after(&self, old: &Self) -> bool {
         let has_doubled = |gain: &dyn Fn(&Self) -> Option<f64>| {
             let both = gain(self).zip(gain(old));
@@ -142,8 +144,8 @@ impl Proposal {
             })
     }
 
-    /// Returns the nano-dollars that would have been saved of the calls it rests on, and the number of these
-    /// calls; none for a kind that saves no money.
+    /// Returns the nano-dollars that the change would have saved on the observed calls, and the
+    /// number of these calls. Returns none for a kind that saves no money.
     fn saved(&self) -> Option<(f64, f64)> {
         let number = |key: &str| self.evidence[key].as_f64();
         let (nanousd, calls) = match self.kind {
@@ -170,19 +172,19 @@ impl Proposal {
 #[serde(rename_all = "camelCase")]
 pub struct Realised {
     pub since: Timestamp,
-    /// The measured calls; runs, if it saves time or removed a node.
+    /// Number of measured calls; runs, if it saves time or removed a node.
     pub calls: u64,
     pub would_have_cost_usd: Usd,
     pub cost_usd: Usd,
-    /// The difference; negative if they cost more.
+    /// The difference; negative if the calls cost more.
     pub saved_usd: Usd,
     /// The average time saved in a run, in milliseconds; negative if runs are slower.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub saved_ms: Option<i64>,
-    /// The average duration of a run before, in milliseconds.
+    /// The average duration of a run before the change, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_ms_before: Option<u64>,
-    /// The average cost of the node in a run before.
+    /// The average cost of the node per run before the change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_cost_usd_before: Option<Usd>,
 }
@@ -194,7 +196,7 @@ pub struct Suggestion {
     pub id: i64,
     pub status: Status,
     pub flow_id: FlowId,
-    /// The flow's name when this was last written.
+    /// The flow's name at the last write.
     pub flow_name: String,
     #[serde(flatten)]
     pub proposal: Proposal,
@@ -204,23 +206,23 @@ pub struct Suggestion {
     pub applied_at: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub realised: Option<Realised>,
-    /// The newest one.
+    /// The newest trial.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trial: Option<Trial>,
 }
 
-/// Stored inputs of a node, answered by another model as well.
+/// A trial: stored inputs of a node, also answered by another model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Trial {
     pub at: Timestamp,
     /// `provider/model`.
     pub target: String,
-    /// The cost before of the inputs that the trial answered; none if one is unknown.
+    /// The original cost of the inputs that the trial answered; none if any is unknown.
     pub before_cost_usd: Option<Usd>,
-    /// Their cost in the trial; none if one is unknown.
+    /// The cost of these inputs in the trial; none if any is unknown.
     pub after_cost_usd: Option<Usd>,
-    /// The newest first.
+    /// Newest first.
     pub items: Vec<TrialItem>,
 }
 
@@ -228,7 +230,7 @@ pub struct Trial {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TrialItem {
-    /// The run that it was stored with.
+    /// The run that stored it.
     pub run_id: RunId,
     /// The index of a map's item.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -248,7 +250,7 @@ pub struct TrialAnswer {
     /// None if unknown.
     pub cost_usd: Option<Usd>,
     pub latency_ms: Option<u64>,
-    /// The answer of a trial reached its limit and was cut off.
+    /// True if the answer reached its limit and was cut off.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_cut: bool,
 }
@@ -265,7 +267,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    /// Calls that cost a dollar each, and how many of them repeat others.
+    /// Makes a proposal from calls that cost a dollar each, `repeated` of them repeats.
     fn proposal(calls: u64, repeated: u64, seen_days: u64) -> Proposal {
         Proposal {
             kind: Kind::Cache,
@@ -293,10 +295,10 @@ mod tests {
         let hour = proposal(10, 5, 0);
         assert!(!proposal(1_000, 500, 0).is_news_after(&hour));
         assert!(!proposal(1_000, 500, 1).is_news_after(&hour));
-        // With each call.
+        // The gain per call doubled.
         assert!(proposal(10, 10, 0).is_news_after(&hour));
         assert!(!proposal(10, 9, 0).is_news_after(&hour));
-        // In a day.
+        // The gain per day doubled.
         let days = proposal(100, 50, 10);
         assert!(!proposal(200, 100, 20).is_news_after(&days));
         assert!(!proposal(390, 195, 20).is_news_after(&days));

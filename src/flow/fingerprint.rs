@@ -1,4 +1,4 @@
-//! Fingerprints of a node's data, by subject. Labels, places and styles do not count.
+//! Fingerprints of a node's data, by subject. Labels, positions and styles do not count.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,8 @@ use serde_json::{Map, Value};
 use super::read::name_of;
 use crate::event::text_form;
 
-/// The subject of a change to a node's data, which makes knowledge of its earlier calls obsolete.
+/// The subject of a change to a node's data. A change invalidates the statistics of the node's
+/// earlier calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Concern {
     Question,

@@ -1,4 +1,4 @@
-//! The graph of a flow, read from the JSON of React Flow editors, with all of its faults.
+//! The graph of a flow, parsed from the JSON of React Flow editors, with all of its faults.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
@@ -16,16 +16,16 @@ pub const EDGES_MAX: usize = 10_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Edge {
     pub target: usize,
-    /// Of a condition: the outcome that follows this edge.
+    /// For an edge from a condition: the outcome that selects it.
     pub branch: Option<bool>,
 }
 
-/// A graph that can run: without cycles, and its templates refer to nodes that come before.
+/// A graph that can run: it has no cycles, and its templates refer only to earlier nodes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Graph {
     nodes: Vec<Node>,
     edges: Vec<Vec<Edge>>,
-    /// The count of edges to each node.
+    /// Number of incoming edges of each node.
     needs: Vec<usize>,
     inputs: BTreeSet<String>,
 }
@@ -41,10 +41,10 @@ struct RawEdge {
 }
 
 impl Graph {
-    /// Reads `{"nodes": […], "edges": […]}`.
+    /// Parses `{"nodes": […], "edges": […]}`.
     ///
     /// # Errors
-    /// Every fault with the path of its field.
+    /// If there are faults: lists all of them, each with the path of its field.
     pub fn parse(
         data: &Value,
         provider_is_known: &dyn Fn(&str) -> bool,
@@ -56,7 +56,7 @@ impl Graph {
             if faults.is_empty() {
                 faults.push(Fault::new("data.nodes", "a flow needs at least one node"));
             }
-            // Without nodes every edge would be a fault.
+            // Without nodes, every edge would be reported as a fault.
             return Err(faults);
         }
         let nodes: Vec<(usize, Node)> = raw_nodes
@@ -88,7 +88,7 @@ impl Graph {
         Self { inputs: inputs.collect(), nodes, edges, needs }
     }
 
-    /// Elsewhere a node is identified by its index here.
+    /// Returns all nodes; other methods identify a node by its index here.
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
     }
@@ -97,7 +97,7 @@ impl Graph {
         self.edges[node].iter()
     }
 
-    /// The count of edges to each node.
+    /// Returns the number of incoming edges of each node.
     pub fn needs(&self) -> &[usize] {
         &self.needs
     }
@@ -110,7 +110,7 @@ impl Graph {
     /// Adds the declared defaults to a run's input.
     ///
     /// # Errors
-    /// Every declared input that is missing or of another type.
+    /// If declared inputs are missing or have another type: lists all of them.
     pub fn complete_input(
         &self,
         mut input: serde_json::Map<String, Value>,
@@ -135,8 +135,7 @@ impl Graph {
         if faults.is_empty() { Ok(input) } else { Err(faults) }
     }
 
-    /// Returns the nodes so that each comes after those that it depends on; without those on or behind
-    /// a cycle.
+    /// Returns the nodes in topological order, without those on or behind a cycle.
     pub fn order(&self) -> Vec<usize> {
         let mut needs = self.needs.clone();
         let mut ready: VecDeque<usize> = (0..needs.len()).filter(|&n| needs[n] == 0).collect();
@@ -159,7 +158,7 @@ impl Graph {
         for node in self.order() {
             stuck.remove(&node);
         }
-        // Nodes behind a cycle are not at fault: drop those that lead to no stuck node.
+        // Nodes behind a cycle are not at fault: remove those that lead to no stuck node.
         while let Some(&leaf) =
             stuck.iter().find(|&&n| !self.edges[n].iter().any(|edge| stuck.contains(&edge.target)))
         {
@@ -211,7 +210,7 @@ impl Graph {
         }
     }
 
-    /// Returns the nodes whose outputs are the run's result: `output` nodes, else those at the end.
+    /// Returns the nodes whose outputs form the run's result: `output` nodes, else the last nodes.
     pub fn results(&self) -> Vec<usize> {
         let is_output = |&node: &usize| matches!(self.nodes[node].kind, NodeKind::Output(_));
         let outputs: Vec<usize> = (0..self.nodes.len()).filter(is_output).collect();
@@ -222,7 +221,7 @@ impl Graph {
         (0..self.nodes.len()).filter(is_last).collect()
     }
 
-    /// Returns for each node which come before it; a node on a cycle comes before itself.
+    /// Returns the ancestors of each node; a node on a cycle is its own ancestor.
     pub fn ancestors(&self) -> Vec<Vec<bool>> {
         let mut before = vec![vec![false; self.nodes.len()]; self.nodes.len()];
         for (node, edges) in self.edges.iter().enumerate() {
@@ -277,7 +276,7 @@ fn edges(
             }
             found
         };
-        // Check both ends, so that both faults are listed.
+        // Check both ends, so that both faults are reported.
         let ends = (end("source", &edge.source), end("target", &edge.target));
         let (Some(source), Some(target)) = ends else {
             continue;

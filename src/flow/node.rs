@@ -70,31 +70,31 @@ pub struct Agent {
     pub targets: Vec<Target>,
     pub prompt: String,
     pub system: Option<String>,
-    /// The provider's default if none.
+    /// None for the provider's default.
     pub max_tokens: Option<u32>,
-    /// The provider's default if none.
+    /// None for the provider's default.
     pub temperature: Option<f64>,
     pub stream: bool,
     pub retry: Retry,
-    /// Of a streamed answer; the configuration's if none.
+    /// For streamed answers; none for the configured default.
     pub first_token_timeout: Option<Duration>,
-    /// The greatest age of a cached answer; none turns the response cache off.
+    /// The maximum age of a cached answer; none disables the response cache.
     pub cache_age: Option<Duration>,
-    /// Marks the constant beginnings of system and prompt for the provider's cache.
+    /// Marks the constant prefixes of system text and prompt for the provider's cache.
     pub prompt_cache: bool,
-    /// The configuration's if none.
+    /// None for the configured default.
     pub total_timeout: Option<Duration>,
 }
 
-/// Its output is the list of the answers in the order of the items.
+/// Makes a call for each item. The output is the list of answers, in the order of the items.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Map {
-    /// The template of the list, as JSON.
+    /// The template of the list, in JSON.
     pub items: String,
-    /// The call for each item; its templates know `item` and `index`. Retries, timeouts and failures
-    /// apply to each item.
+    /// The call for each item; its templates can use `item` and `index`. Retries, timeouts and
+    /// failures apply to each item.
     pub agent: Agent,
-    /// How many items run in parallel; 1 by default, which keeps their order.
+    /// Number of items in parallel. The default of 1 runs them in order.
     pub at_once: usize,
 }
 
@@ -117,12 +117,12 @@ pub struct Target {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retry {
-    /// Including the first; 1 by default, because a failed call may have been billed.
+    /// Includes the first attempt. The default is 1, because a failed call may have been billed.
     pub attempts: u32,
-    /// The longest pause after the first attempt; doubles with each.
+    /// The maximum pause after the first attempt; it doubles with each further one.
     pub backoff: Duration,
     pub backoff_max: Duration,
-    /// Repeats a call that a restart interrupted and that may have been billed.
+    /// Repeats a call that a restart interrupted, although it may have been billed.
     pub after_restart: bool,
 }
 
@@ -149,7 +149,7 @@ impl Retry {
 pub enum OnError {
     #[default]
     Fail,
-    /// The run goes on with this as the node's output.
+    /// The run continues with this text as the node's output.
     Continue(String),
 }
 
@@ -205,7 +205,7 @@ impl Agent {
 }
 
 impl Node {
-    /// Returns its templates with their keys.
+    /// Returns the node's templates with their keys.
     pub fn templates(&self) -> Vec<(&'static str, &str)> {
         match &self.kind {
             NodeKind::Agent(agent) => agent.templates().collect(),
@@ -229,8 +229,8 @@ impl Node {
         }
     }
 
-    /// Returns the ids of the nodes whose outputs its templates use; none if they are dynamic, as in
-    /// `nodes[input.which]`.
+    /// Returns the ids of the nodes whose outputs the templates use; none if they are dynamic, as
+    /// in `nodes[input.which]`.
     pub fn reads(&self) -> Option<BTreeSet<String>> {
         let mut read = BTreeSet::new();
         for (_, source) in self.templates() {

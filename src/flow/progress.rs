@@ -1,8 +1,8 @@
 //! A pure state machine that decides which nodes of a run may start.
 //!
-//! An edge is open until its source has ended. Then it is live, or dead: behind a skipped node, or on
-//! the branch that a condition did not select. A node is ready once none of its edges is open and one
-//! is live; it is skipped if all are dead. So a join waits for all that still may come.
+//! An edge is open until its source has ended. Then it is live or dead; it is dead behind a skipped
+//! node, or on a branch that a condition did not select. A node is ready if none of its edges is
+//! open and one is live; it is skipped if all are dead. So a join waits for all open edges.
 
 use super::graph::Graph;
 
@@ -10,7 +10,7 @@ use super::graph::Graph;
 pub enum NodeState {
     Waiting,
     Ready,
-    /// Was handed out by [`Progress::take`].
+    /// Returned by [`Progress::take`].
     Running,
     Done,
     /// Not on a selected branch.
@@ -18,11 +18,11 @@ pub enum NodeState {
     Failed,
 }
 
-/// The outcome of a node for those behind it.
+/// The outcome of a node for its successors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Done,
-    /// Of a condition: the edges of this outcome are live.
+    /// For a condition: the edges of this outcome are live.
     Branch(bool),
 }
 
@@ -30,18 +30,18 @@ pub enum Verdict {
 #[derive(Clone, Debug)]
 pub struct Progress {
     states: Vec<NodeState>,
-    /// The count of open edges to each node.
+    /// Number of open edges to each node.
     open: Vec<usize>,
-    /// Which nodes have a live edge.
+    /// True for each node with a live edge.
     live: Vec<bool>,
     running: usize,
-    /// Since the last [`Progress::take_skipped`], in order.
+    /// Nodes skipped since the last [`Progress::take_skipped`], in order.
     skipped: Vec<usize>,
     stopped: bool,
 }
 
 impl Progress {
-    /// Starts a run, or continues one after the nodes of `done`.
+    /// Starts a run, or resumes one after the nodes in `done`.
     pub fn new(graph: &Graph, done: impl IntoIterator<Item = (usize, Verdict)>) -> Self {
         let open: Vec<usize> = graph.needs().to_vec();
         let state = |count: &usize| match count {
@@ -62,7 +62,7 @@ impl Progress {
         progress
     }
 
-    /// Returns the first ready node in the order of the flow, which is now running.
+    /// Returns the first ready node in flow order, and marks it as running.
     pub fn take(&mut self) -> Option<usize> {
         if self.stopped {
             return None;
@@ -73,7 +73,7 @@ impl Progress {
         Some(node)
     }
 
-    /// Takes this node if it is ready: one that a restart interrupted.
+    /// Takes this node if it is ready. Used for nodes that a restart interrupted.
     pub fn take_this(&mut self, node: usize) {
         if self.states[node] == NodeState::Ready {
             self.states[node] = NodeState::Running;
@@ -92,7 +92,7 @@ impl Progress {
         }
     }
 
-    /// No other node starts; those that run may end.
+    /// Lets no other node start; running nodes may end.
     pub fn fail(&mut self, node: usize) {
         if self.states[node] == NodeState::Running {
             self.running -= 1;
@@ -165,8 +165,8 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
-    /// Edges only go from a lower to a higher index, so any list of pairs is a graph. Every third
-    /// node is a condition, and its edges are those of one branch or the other.
+    /// Builds a graph. Edges only go from a lower to a higher index, so any list of pairs is valid.
+    /// Every third node is a condition, and its edges belong to one branch or the other.
     fn graph(count: usize, edges: &[(usize, usize, bool)]) -> Graph {
         let nodes: Vec<Value> = (0..count)
             .map(|n| {
@@ -200,7 +200,7 @@ mod tests {
         if is_condition(node) { Verdict::Branch(outcome) } else { Verdict::Done }
     }
 
-    /// The state of an edge by the rules, derived from its ends alone.
+    /// Returns the state of an edge by the rules, derived from its ends alone.
     fn is_live(source: NodeState, outcome: bool, edge: &super::super::graph::Edge) -> bool {
         source == NodeState::Done && edge.branch.is_none_or(|branch| branch == outcome)
     }

@@ -1,8 +1,9 @@
-//! Bounds how long prompts may become before the outputs are known that go into them. Pure.
+//! Bounds the length of prompts before the outputs of earlier nodes are known. Pure.
 //!
-//! A template is rendered with filler texts of the greatest length in place of unknown outputs. A
-//! condition on them is replaced by all of its branches in a row, which is as long as any choice among
-//! them. There is no bound if a result may depend on more than the length of an unknown text.
+//! Templates are rendered with filler texts of the maximum length in place of unknown outputs. A
+//! condition on them is replaced by the sequence of all its branches, which is at least as long as
+//! any choice of branches. There is no bound if a result may depend on more than the length of an
+//! unknown text.
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
@@ -19,29 +20,31 @@ use super::template::{
     names_of_expression, render,
 };
 
-/// The filler: no other byte becomes longer in JSON, or in a list that is shown as it is.
+/// The filler: no other byte becomes longer when escaped in JSON or in a displayed list.
 const FILL: &str = "\u{1f}";
-/// The filters that yield no less for a longer input, whatever its text. Not among them: those that
-/// count characters, which have up to four bytes, and changes of case, which may change the length.
+/// Filters whose output length never decreases for a longer input, regardless of its text. Filters
+/// that count characters are excluded, because a character has up to four bytes, and so are changes
+/// of case, which may change the length.
 const MONOTONE_FILTERS: &[&str] = &["count", "join", "length", "string", "tojson", "trim"];
-/// Longer texts are rounded up to a multiple of this, so that a thousand outputs share few fillers.
+/// Texts are rounded up to a multiple of this, so that a thousand outputs share few fillers.
 const STEP_BYTES: usize = 64 << 10;
-/// Limits the bytes read and rendered for one run's templates; the rest has no bound.
+/// Limits the bytes parsed and rendered for the templates of one run; further templates have no
+/// bound.
 const WORK_BYTES_MAX: usize = 256 << 20;
-/// Limits the texts of a filler list together: a longer one exceeds any prompt in any case.
+/// Limits the total size of a filler list: a longer one exceeds any prompt.
 const LIST_BYTES_MAX: usize = 16 * PROMPT_BYTES_MAX;
 
-/// The variables of templates in a run that has not begun.
+/// The template variables of a run that has not started.
 pub struct PromptBound<'a> {
     input: &'a serde_json::Value,
-    /// With their lengths in bytes, of lists that of all texts together.
+    /// The fillers with their lengths in bytes; for lists, the total length of the texts.
     outputs: HashMap<&'a str, (Value, usize)>,
     fillers: HashMap<usize, Value>,
-    /// Bytes read and rendered so far.
+    /// Bytes parsed and rendered so far.
     work: usize,
 }
 
-/// The item of a map, as far as it is known.
+/// The known properties of a map's item.
 #[derive(Clone, Copy, Debug)]
 pub enum Item<'a> {
     None,
@@ -50,7 +53,7 @@ pub enum Item<'a> {
     Bytes(usize),
 }
 
-/// A value of which only the length is known, as of its parts.
+/// A value with known length and unknown content; its parts have the same bound.
 #[derive(Debug)]
 struct Part(Value);
 
@@ -73,26 +76,26 @@ impl<'a> PromptBound<'a> {
         Self { input, outputs: HashMap::new(), fillers: HashMap::new(), work: 0 }
     }
 
-    /// A node yields a text of at most `bytes`.
+    /// Adds a node whose output is a text of at most `bytes`.
     pub fn text(&mut self, id: &'a str, bytes: usize) {
         let text = self.filler(bytes);
         self.outputs.insert(id, (text, bytes));
     }
 
-    /// A node yields a list of at most `count` texts of at most `bytes` each.
+    /// Adds a node whose output is a list of at most `count` texts of at most `bytes` each.
     pub fn list(&mut self, id: &'a str, count: usize, bytes: usize) {
         let shown = count.min((LIST_BYTES_MAX / bytes.max(1)).max(1));
         let list = Value::from(vec![self.filler(bytes); shown]);
         self.outputs.insert(id, (list, count.saturating_mul(bytes)));
     }
 
-    /// A node yields the run's input.
+    /// Adds a node whose output is the run's input.
     pub fn input(&mut self, id: &'a str) {
         let input = (Value::from(Serde(self.input)), self.input_bytes());
         self.outputs.insert(id, input);
     }
 
-    /// The length of the run's input in JSON.
+    /// Returns the length of the run's input in JSON.
     pub fn input_bytes(&self) -> usize {
         self.input.to_string().len()
     }
@@ -106,8 +109,8 @@ impl<'a> PromptBound<'a> {
         filler.or_insert_with(|| Value::from(FILL.repeat(bytes))).clone()
     }
 
-    /// Returns how many bytes a template yields at most, up to [`PROMPT_BYTES_MAX`]; none if it cannot
-    /// be bounded.
+    /// Returns the maximum length of a template's output in bytes, up to [`PROMPT_BYTES_MAX`]; none
+    /// if it cannot be bounded.
     pub fn length_max(&mut self, source: &str, item: Item<'_>) -> Option<usize> {
         let names = names(source).ok()?;
         let is_item_open = matches!(item, Item::Bytes(_)) && !names.unknown.is_empty();
@@ -150,8 +153,7 @@ impl<'a> PromptBound<'a> {
         length
     }
 
-    /// Returns the length of everything that a template may draw from: the input, and the outputs that
-    /// it names.
+    /// Returns the total length of a template's sources: the input, and the outputs that it names.
     pub fn source_bytes(&self, source: &str) -> usize {
         let names = names(source).unwrap_or_default();
         let is_named = |id: &str| names.any_node || names.nodes.contains(id);
@@ -161,7 +163,8 @@ impl<'a> PromptBound<'a> {
     }
 }
 
-/// The `{{ … }}` and `{% … %}` of a template: the keyword of the latter, the rest, the place.
+/// Returns the `{{ … }}` and `{% … %}` of a template: the keyword of the latter, the rest, and the
+/// range in the source.
 fn tags(source: &str) -> Vec<(&str, &str, Range<usize>)> {
     let (mut tags, mut start) = (Vec::new(), 0..0);
     for (token, span) in tokenize(source, false, SYNTAX.clone()).map_while(Result::ok) {
@@ -184,19 +187,19 @@ fn tags(source: &str) -> Vec<(&str, &str, Range<usize>)> {
     tags
 }
 
-/// An `if` or a `for` that is read.
+/// An `if` or `for` block while it is parsed.
 #[derive(Default)]
 struct Block {
-    /// Those of this `if` itself.
+    /// The ranges of this block's own tags.
     tags: Vec<Range<usize>>,
-    /// It is an `if` on an unknown value.
+    /// True for an `if` on an unknown value.
     is_open: bool,
-    /// A name is set within it.
+    /// True if the block sets a name.
     sets: bool,
 }
 
-/// Returns the template without the tags of conditions on unknown values. None if a name is set in one
-/// of their branches, or if another tag's result may depend on more than lengths.
+/// Returns the template without the tags of conditions on unknown values. Returns none if one of
+/// their branches sets a name, or if the result of another tag may depend on more than lengths.
 fn all_branches(source: &str, is_item_known: bool) -> Option<String> {
     let mut known: BTreeSet<&str> = ["input", "range"].into();
     known.extend(ITEM_NAMES.iter().filter(|_| is_item_known));
@@ -207,7 +210,7 @@ fn all_branches(source: &str, is_item_known: bool) -> Option<String> {
         let (targets, expression) = match keyword {
             "for" => rest.split_once(" in ")?,
             "set" => rest.split_once('=')?,
-            // They change the text within.
+            // These tags change the text inside them.
             "filter" | "autoescape" => return None,
             _ => ("", rest),
         };
@@ -251,7 +254,7 @@ fn all_branches(source: &str, is_item_known: bool) -> Option<String> {
     Some(rest)
 }
 
-/// Returns whether an expression consists of names, parts of them, constants, sums of these, and
+/// Returns whether an expression consists only of names, their parts, constants, sums of these, and
 /// [`MONOTONE_FILTERS`].
 fn is_monotone(expression: &str) -> bool {
     const OPERATORS: &[&str] = &["and", "else", "if", "in", "is", "not", "or", "recursive"];
@@ -264,7 +267,7 @@ fn is_monotone(expression: &str) -> bool {
             (_, Token::Ident(_), [Token::ParenOpen, ..]) => false,
             (Some(Token::Dot), Token::Ident(_), _) => true,
             (_, Token::Ident(name), _) => !OPERATORS.contains(name),
-            // A part whose place is constant.
+            // A part with a constant key.
             (_, Token::BracketOpen, [Token::Int(_) | Token::Str(_), Token::BracketClose, ..]) => {
                 true
             }
@@ -303,13 +306,13 @@ mod tests {
             ("{% for it in nodes.each.output %}{{ it }};{% endfor %}", 33),
             ("{{ nodes.each.output[1] }}", 10),
             ("{{ nodes.is.output }}", 5),
-            // Quotes and such take more room there.
+            // JSON escapes quotes and similar characters, which makes the text longer.
             ("{{ nodes.a.output | tojson }}", 602),
             ("{{ nodes.a.output | trim | string }}", 100),
             ("{{ nodes.each.output }}", 3 * (4 * 10 + 2) + 2 * 2 + 2),
             ("{{ nodes.a.output | length }}", 3),
             ("{{ nodes.a.output ~ '.' }}", 101),
-            // Known values may be used in any way.
+            // Any expression may use known values.
             (
                 "{% for i in input.list %}{{ i | string | upper or 'x' }}{% endfor %}{{ nodes.a.output }}",
                 102,
@@ -334,7 +337,7 @@ mod tests {
                 "{% for it in nodes.each.output %}{% if it == 'x' %}123{% endif %}{% else %}-{% endfor %}",
                 9,
             ),
-            // The input is known.
+            // The input is known, so the condition is.
             ("{% if input.is_long %}123{% else %}{{ nodes.a.output }}{% endif %}", 100),
             (
                 "{% if input.more is not defined %}1{% else %}{{ input.more }}{{ nodes.a.output }}{% endif %}",

@@ -1,4 +1,4 @@
-//! Reads nodes from the JSON of editors, and collects their faults.
+//! Parses nodes from the JSON of editors, and collects their faults.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -15,17 +15,17 @@ use crate::error::Fault;
 const NAME_BYTES_MAX: usize = 200;
 const ATTEMPTS_MAX: u32 = 10;
 const FALLBACKS_MAX: usize = 10;
-/// As many items of a map as nodes of a run may run in parallel.
+/// Limits the parallel items of a map, to the same number as the parallel nodes of a run.
 const AT_ONCE_MAX: usize = 16;
-/// The default maximal age of a cached answer.
+/// The default maximum age of a cached answer.
 const CACHE_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 pub const CACHE_AGE_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 const METHODS: &[&str] = &["GET", "POST", "PUT", "PATCH", "DELETE"];
 const HTTP_TIMEOUT: Duration = Duration::from_secs(30);
-/// The longest pause and timeout of a node.
+/// The maximum pause and timeout of a node.
 pub const WAIT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The keys that are read; all others (`position`, `style`, …) are the editor's.
+/// The known keys; all others (`position`, `style`, …) belong to the editor.
 #[derive(Deserialize)]
 pub struct RawNode {
     #[serde(default)]
@@ -116,7 +116,7 @@ struct RawInput {
     required: Option<bool>,
 }
 
-/// Reads the well-formed items of `data.KEY`, each with its index.
+/// Parses the well-formed items of `data.KEY`, each with its index.
 pub fn list<T: serde::de::DeserializeOwned>(
     data: &Value,
     key: &str,
@@ -126,7 +126,7 @@ pub fn list<T: serde::de::DeserializeOwned>(
     let field = format!("data.{key}");
     let items = match data.get(key) {
         Some(Value::Array(items)) => items,
-        // A flow of one node has no edges, and some editors then leave the list out.
+        // A flow with one node has no edges, and some editors then omit the list.
         None if key == "edges" => return Vec::new(),
         Some(_) => {
             faults.push(Fault::new(field, "must be a list"));
@@ -149,13 +149,13 @@ pub fn list<T: serde::de::DeserializeOwned>(
     read
 }
 
-/// Reads an object; a fault names the field within it.
+/// Parses an object; a fault names the field within it.
 fn object<T: serde::de::DeserializeOwned>(
     value: &Value,
     path: &str,
     faults: &mut Vec<Fault>,
 ) -> Option<T> {
-    // serde takes a list for an object whose keys were left out.
+    // serde accepts a list in place of an object, as its values without keys.
     if !value.is_object() {
         faults.push(Fault::new(path, "must be an object"));
         return None;
@@ -189,7 +189,7 @@ pub fn node(
     reader.short("label", data.label.as_deref());
     let on_error = reader.on_error(data.on_error.take());
     let label = data.label.take().filter(|label| !label.is_empty());
-    // React Flow leaves the type out of nodes of its default type.
+    // React Flow omits the type of nodes of its default type.
     let kind = match raw.kind.as_deref().unwrap_or("agent") {
         "agent" => NodeKind::Agent(Box::new(reader.agent(data, provider_is_known))),
         "map" => NodeKind::Map(Box::new(reader.map(data, provider_is_known))),
@@ -211,7 +211,7 @@ pub fn node(
         }
     };
     // A faulty node takes part in the checks of edges and templates, so that one save shows all
-    // faults; one without an id cannot.
+    // faults. A node without an id cannot.
     (faults.len() == before || !id.is_empty()).then(|| Node {
         label: label.unwrap_or_else(|| id.clone()),
         id,
@@ -273,7 +273,7 @@ impl Reader<'_> {
                 None => format!(".data.{name}"),
                 Some(at) => format!(".data.fallback[{at}].{name}"),
             };
-            // An empty one of the first target was reported above.
+            // An empty provider of the first target was reported above.
             if !target.provider.is_empty() && !provider_is_known(&target.provider) {
                 self.fault(&key("provider"), format!("unknown provider `{}`", target.provider));
             }
@@ -425,7 +425,7 @@ impl Reader<'_> {
     }
 }
 
-/// Ids are texts; some editors write numbers.
+/// Returns an id as text; some editors write numbers.
 pub fn name_of(id: &Value) -> Option<String> {
     match id {
         Value::String(text) => Some(text.clone()),

@@ -10,8 +10,8 @@ use minijinja::{Environment, ErrorKind, Template, UndefinedBehavior, Value};
 
 pub const PROMPT_BYTES_MAX: usize = 1 << 20;
 
-/// Limits the template instructions of a rendering: a loop over a thousand items with a few expressions
-/// each fits, an endless one ends within milliseconds.
+/// Limits the template instructions of a rendering. A loop over a thousand items with a few
+/// expressions each fits; an endless loop ends within milliseconds.
 const FUEL: u64 = 200_000;
 
 pub const ITEMS_MAX: usize = 1_000;
@@ -19,7 +19,7 @@ pub const ITEMS_MAX: usize = 1_000;
 /// Additional names in the templates of a map: the item and its index.
 pub const ITEM_NAMES: &[&str] = &["item", "index"];
 
-/// Limits the nesting of blocks; the default of 500 is too much for a small stack.
+/// Limits the nesting of blocks; the default of 500 needs more than a small stack.
 const RECURSION_MAX: usize = 50;
 
 /// Limits the tokens of one `{{ … }}` or `{% … %}`. minijinja bounds the nesting of parentheses and
@@ -27,11 +27,11 @@ const RECURSION_MAX: usize = 50;
 /// overflow ends the process.
 const TAG_TOKENS_MAX: usize = 200;
 
-/// Each `elif` is compiled as an `if` within the one before.
+/// Limits the `elif` tags, because each is compiled as an `if` inside the one before.
 const ELIFS_MAX: usize = 100;
 
-/// Twice the stack that reading and rendering any template within these limits needs. Only the touched
-/// part of a stack costs memory.
+/// Twice the stack needed to parse and render any template within these limits. Only the touched
+/// part of a stack uses memory.
 pub const STACK_BYTES_MIN: usize = if cfg!(debug_assertions) { 4 << 20 } else { 1 << 20 };
 
 pub(super) static SYNTAX: LazyLock<SyntaxConfig> = LazyLock::new(|| {
@@ -52,7 +52,7 @@ static ENVIRONMENT: LazyLock<Environment<'static>> = LazyLock::new(|| {
     environment
 });
 
-/// For `{{ (nodes.a.output | fromjson).name }}`.
+/// Implements the filter in `{{ (nodes.a.output | fromjson).name }}`.
 fn from_json(text: &str) -> Result<Value, minijinja::Error> {
     let value: serde_json::Value = serde_json::from_str(text).map_err(|error| {
         minijinja::Error::new(ErrorKind::InvalidOperation, format!("no JSON: {error}"))
@@ -60,10 +60,10 @@ fn from_json(text: &str) -> Result<Value, minijinja::Error> {
     Ok(Value::from(Serde(value)))
 }
 
-/// Reads a template, and refuses one that would need too much stack.
+/// Parses a template, and rejects one that would need too much stack.
 fn parse(source: &str) -> Result<Template<'_, '_>, String> {
     let (mut in_tag, mut elifs) = (0, 0);
-    // An unreadable token ends the loop; the parser then fails there as well, with the reason.
+    // An invalid token ends the loop; the parser then fails at the same place with the reason.
     for (token, span) in tokenize(source, false, SYNTAX.clone()).map_while(Result::ok) {
         match token {
             Token::VariableStart | Token::BlockStart => in_tag = 0,
@@ -87,7 +87,7 @@ fn parse(source: &str) -> Result<Template<'_, '_>, String> {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Names {
     pub nodes: BTreeSet<String>,
-    /// Other nodes may be used as well, as by `nodes[input.which]`.
+    /// True if other nodes may be used too, as in `nodes[input.which]`.
     pub any_node: bool,
     pub inputs: BTreeSet<String>,
     pub unknown: BTreeSet<String>,
@@ -96,7 +96,7 @@ pub struct Names {
 /// Returns the names that a template uses.
 ///
 /// # Errors
-/// Why it cannot be read, with the line.
+/// If the template cannot be parsed: the reason, with the line.
 pub fn names(source: &str) -> Result<Names, String> {
     let template = parse(source)?;
     let mut names = Names::default();
@@ -117,7 +117,7 @@ pub fn names(source: &str) -> Result<Names, String> {
     Ok(names)
 }
 
-/// Returns the top-level names that an expression uses; none if it cannot be read.
+/// Returns the top-level names that an expression uses; none if it cannot be parsed.
 pub(super) fn names_of_expression(expression: &str) -> Option<HashSet<String>> {
     if expression.is_empty() {
         return Some(HashSet::new());
@@ -126,7 +126,7 @@ pub(super) fn names_of_expression(expression: &str) -> Option<HashSet<String>> {
     Some(parse(&source).ok()?.undeclared_variables(false))
 }
 
-/// Returns the constant text that a template's output begins with, and whether that is all of it.
+/// Returns the constant prefix of a template's output, and whether that is all of it.
 pub fn constant_beginning(source: &str) -> (String, bool) {
     let mut text = String::new();
     for token in tokenize(source, false, SYNTAX.clone()) {
@@ -142,7 +142,7 @@ pub fn constant_beginning(source: &str) -> (String, bool) {
 #[derive(Default)]
 struct Subscripts {
     keys: BTreeSet<String>,
-    /// There are uses without a constant key: `name[x]`, `name | items`, `debug()`.
+    /// True if there are uses without a constant key: `name[x]`, `name | items`, `debug()`.
     any: bool,
 }
 
@@ -170,13 +170,13 @@ fn subscripts(source: &str, name: &str) -> Subscripts {
     subscripts
 }
 
-/// Returns the template that yields `true` or `false` for an expression, with or without `{{ }}`.
+/// Returns a template that renders an expression, with or without `{{ }}`, as `true` or `false`.
 pub fn of_condition(expression: &str) -> String {
     let bare = bare(expression);
     format!("{{% if ({bare}) %}}true{{% else %}}false{{% endif %}}")
 }
 
-/// Returns the template that yields an expression, with or without `{{ }}`, as JSON.
+/// Returns a template that renders an expression, with or without `{{ }}`, as JSON.
 pub fn of_items(expression: &str) -> String {
     let bare = bare(expression);
     format!("{{{{ ({bare}) | tojson }}}}")
@@ -233,7 +233,7 @@ impl Scope {
 pub enum RenderError {
     #[error("the prompt cannot be rendered: {0}")]
     Template(String),
-    /// No list, or one that is too long.
+    /// Not a list, or a list that is too long.
     #[error("`items` {0}")]
     Items(String),
     #[error("the rendered prompt has {bytes} bytes; the limit is {PROMPT_BYTES_MAX}")]
@@ -251,7 +251,8 @@ pub fn render(source: &str, scope: &Scope) -> Result<String, RenderError> {
     String::from_utf8(out.text).map_err(|error| RenderError::Template(error.to_string()))
 }
 
-/// Returns the length of a template's output without the outputs of nodes; a guess if it needs them.
+/// Returns the length of a template's output without the outputs of nodes; an approximation if it
+/// needs them.
 pub fn length_without_outputs(source: &str, input: &serde_json::Value) -> usize {
     let nodes = names(source).unwrap_or_default().nodes;
     let empty = nodes.iter().map(|id| (id.as_str(), Output::Text("")));
@@ -261,8 +262,8 @@ pub fn length_without_outputs(source: &str, input: &serde_json::Value) -> usize 
     }
 }
 
-/// Returns the list of a template made by [`of_items`], or of a text with a list in JSON, as models
-/// answer.
+/// Returns the list from a template made by [`of_items`], or from a text with a JSON list, which
+/// models return.
 pub fn items(source: &str, scope: &Scope) -> Result<Vec<serde_json::Value>, RenderError> {
     use serde_json::Value;
     let read = |text: &str| serde_json::from_str::<Value>(text).ok();
@@ -286,7 +287,7 @@ pub fn items(source: &str, scope: &Scope) -> Result<Vec<serde_json::Value>, Rend
     Err(RenderError::Items(format!("must be a list, and is {kind}")))
 }
 
-/// Refuses output over the limit, so that a loop cannot fill the memory.
+/// Rejects output over the limit, so that a loop cannot exhaust the memory.
 struct Bounded {
     text: Vec<u8>,
     bytes: usize,
@@ -307,7 +308,7 @@ impl std::io::Write for Bounded {
     }
 }
 
-/// minijinja does not name what is undefined; mostly it is a missing input.
+/// minijinja does not name the undefined value; usually it is a missing input.
 fn explain(error: &minijinja::Error, source: &str, scope: &Scope) -> String {
     let text = describe(error);
     if error.kind() != ErrorKind::UndefinedError {

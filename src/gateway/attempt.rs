@@ -22,18 +22,18 @@ use crate::providers::{
 use crate::store::Bought;
 
 pub(super) enum Attempt {
-    /// The client has its answer, or what there is of it, or has left.
+    /// The client has its answer or a part of it, or disconnected.
     Over,
-    /// Nothing was answered yet: another target may be asked.
+    /// Nothing was sent to the client yet, so another target may be tried.
     Failed(Box<ErrorResponse>),
-    /// This target cannot be asked at all: another may be.
+    /// This target cannot be used, but another may work.
     Unusable(Box<ErrorResponse>),
-    /// Nothing was answered, and no other target would help.
+    /// Nothing was sent to the client, and no other target would help.
     Refused(Box<ErrorResponse>),
 }
 
 impl Gateway {
-    /// Asks one target. `number` is raised for an attempt that has a row in the ledger.
+    /// Tries one target. Increments `number` for an attempt with a ledger row.
     pub(super) fn attempt(
         &self,
         operation: &Operation<'_>,
@@ -43,7 +43,7 @@ impl Gateway {
     ) -> Attempt {
         let kind = match self.usable(operation, target) {
             Ok(kind) => kind,
-            // No call was made, hence no row.
+            // No call was made, so there is no row.
             Err(refusal) => return Attempt::Unusable(refusal.into()),
         };
         let presence = reply.presence();
@@ -55,7 +55,7 @@ impl Gateway {
         let call = operation.call(target);
         let request = self.call_request(operation, &call, *number + 1);
         let waiter = Waiter { cancel: &guard.cancel, has_left: &|| presence.has_left() };
-        // An error of the provider that the client may see, or an answer that broke off.
+        // The provider's error if the client may see it, or an interrupted answer.
         let mut forward_error = None;
         let ended = match self.calls.wait(&request, &waiter) {
             Err(ended) => *ended,
@@ -100,7 +100,8 @@ impl Gateway {
         }
     }
 
-    /// Commits or settles the row of a call that has ended, and tells the client if it has no answer.
+    /// Commits or settles the row of an ended call, and sends the client an error if it has no
+    /// answer.
     fn conclude(
         &self,
         operation: &Operation<'_>,
@@ -143,7 +144,7 @@ impl Gateway {
             }
             CallOutcome::OverBudget(why) => {
                 self.calls.commit_refusal(changes);
-                // Asking again would not help.
+                // A retry would not help.
                 failed(ApiError::new(402, "budget", why).with("x-should-retry", "false"))
             }
             CallOutcome::RateLimited(wait) => rate_limited(call, wait),
@@ -159,7 +160,7 @@ impl Gateway {
         }
     }
 
-    /// The kind of a target's provider, if it can be asked at all.
+    /// Returns the kind of a target's provider, if it can be used.
     pub(super) fn usable(
         &self,
         operation: &Operation<'_>,
@@ -190,14 +191,14 @@ impl Gateway {
         }
     }
 
-    /// Whether the provider is asked for the usage of a stream, of which the client is told nothing.
+    /// Returns whether the gateway requests the usage of a stream and hides it from the client.
     pub(super) fn adds_usage(&self, operation: &Operation<'_>, provider: &str) -> bool {
         let request = &operation.request;
         let is_possible = operation.protocol == Protocol::OpenAi && request.is_streamed;
         is_possible && !request.wants_usage && self.providers.takes_stream_options(provider)
     }
 
-    /// Why a call ended before it was made.
+    /// Returns the reason why a call ended before it was made.
     pub(super) fn ended(&self) -> ApiError {
         if self.in_flight.is_stopping() {
             stopping()
@@ -206,7 +207,7 @@ impl Gateway {
         }
     }
 
-    /// The client's own key, where the provider is to get it.
+    /// Returns the client's own key if the provider should get it.
     pub(super) fn own_key<'a>(
         &self,
         operation: &'a Operation<'_>,
@@ -255,7 +256,7 @@ impl Gateway {
             return Attempt::Over;
         }
         match refused {
-            // A redirect is nothing that a client could follow: its key would go along.
+            // Clients cannot follow a redirect: their key would be sent along.
             Some((head, body)) if !(300..400).contains(&head.status) => {
                 Attempt::Failed(Box::new(ErrorResponse::Providers(head, body)))
             }
@@ -263,7 +264,7 @@ impl Gateway {
         }
     }
 
-    /// What a client is told of a call that failed without a word of the provider's.
+    /// Returns the client's error for a failed call without a provider's response.
     fn refusal(&self, failure: &Failure) -> ApiError {
         let (status, code) = match failure.kind {
             FailureKind::NotConfigured => (400, "provider_not_configured"),
@@ -277,7 +278,7 @@ impl Gateway {
         ApiError::new(status, code, failure.message.clone())
     }
 
-    /// Ends an answer that had begun; else another target may be asked.
+    /// Ends an answer that has begun; otherwise another target may be tried.
     fn fail(
         &self,
         operation: &Operation<'_>,
@@ -318,7 +319,7 @@ impl Gateway {
         let called = self.providers.call(&call, &guard.cancel, &mut |text| {
             is_there &= sink.piece(&shape.piece(text));
             if !is_there {
-                // Stopping costs nothing.
+                // The echo provider is free, so a disconnected client ends the call.
                 guard.cancel.cancel();
             }
         });
@@ -340,7 +341,7 @@ fn reply_cached(bought: &Bought, reply: &mut ResponseWriter<'_>) {
     reply.whole(200, &headers, bought.output.as_bytes());
 }
 
-/// The provider's rate limit has no room soon enough.
+/// The provider's rate limit has no permit soon enough.
 fn rate_limited(call: &Call, wait: Duration) -> Attempt {
     let seconds = wait.as_secs() + 1;
     let message = format!("provider {} allows no more calls for {seconds} seconds", call.provider);
@@ -360,7 +361,7 @@ pub(super) fn stopping() -> ApiError {
     ApiError::new(503, "stopping", "the server is shutting down")
 }
 
-/// No call is made without a committed row.
+/// The intent could not be committed, so no call was made.
 fn not_committed(error: Error) -> Attempt {
     match error {
         Error::Busy(why) => failed(ApiError::new(429, "busy", why)),

@@ -1,7 +1,7 @@
-//! Answers that were bought before, for clients that say in a field of their request that one will do.
+//! Cached answers, for clients that accept one and say so in a request header.
 //!
-//! An answer is found again by all that it depends on, and by whose it is: what one key has bought
-//! is never shown to another.
+//! The cache key covers all data that affects the answer, and its owner: one key never gets the
+//! answer that another key bought.
 
 use std::time::Duration;
 
@@ -19,9 +19,9 @@ use crate::store::ANSWER_BYTES_MAX;
 
 /// The request header with the maximum age of an answer, in seconds.
 const AGE_HEADER: &str = "x-flowledger-cache";
-/// The response header that tells whether the answer came from the cache.
+/// The response header that reports whether the answer came from the cache.
 pub(super) const CACHED_HEADER: &str = "x-flowledger-cached";
-/// Forwarded headers that do not change the answer.
+/// Forwarded headers that do not affect the answer.
 const WITHOUT_EFFECT: [&str; 3] = ["idempotency-key", "http-referer", "x-title"];
 
 /// Returns the maximum age of a cached answer, if one may be used.
@@ -47,7 +47,7 @@ pub(super) fn age_max(head: &RequestHead) -> Result<Option<Duration>, ApiError> 
 }
 
 impl Gateway {
-    /// Returns SHA-256 in hexadecimal of everything that the answer depends on, and of its owner.
+    /// Returns the SHA-256, in hexadecimal, of all data that affects the answer, and of its owner.
     pub(super) fn cache_key(&self, operation: &Operation<'_>, call: &Call) -> String {
         let adds_usage = self.adds_usage(operation, &call.provider);
         let body = operation.request.for_model(&call.model, adds_usage);
@@ -63,7 +63,7 @@ impl Gateway {
             operation.client.key_id,
             own.map(|own| own.key.hash()),
             effective,
-            // Two requests that differ in this alone are the same to the provider.
+            // Requests that differ only in this are identical for the provider.
             adds_usage,
             hex(&Sha256::digest(body)),
         ]);
@@ -71,7 +71,7 @@ impl Gateway {
     }
 }
 
-/// An answer that is to be kept, as far as it has come.
+/// The part of an answer that has arrived, recorded for the cache.
 pub(super) struct Recording {
     fill: FillGuard,
     content_type: Option<String>,
@@ -84,7 +84,8 @@ impl Recording {
         Self { fill, content_type: None, bytes: Vec::new(), is_whole: false }
     }
 
-    /// Returns whether the answer may be kept, as `push` and `end` do.
+    /// Starts the recording. Returns whether the answer may still be cached, as `push` and `end`
+    /// do.
     pub(super) fn begin(&mut self, head: &AnswerHead) -> bool {
         let content_type = head.headers.iter().find(|(name, _)| name == "content-type");
         self.content_type = content_type.map(|(_, value)| value.clone());
@@ -104,7 +105,7 @@ impl Recording {
         is_whole
     }
 
-    /// Returns the answer if it is complete and UTF-8 text, which events need not be.
+    /// Returns the answer if it is complete and valid UTF-8; events may be other bytes.
     pub(super) fn into_filled(self) -> Option<Filled> {
         if !self.is_whole {
             return None;

@@ -1,6 +1,6 @@
-//! What a client asks, read from the body of its request as far as flowledger has to know it, and
-//! the body as it goes on: byte for byte the client's, but for the model and, where usage would
-//! stay unknown, one option. Pure.
+//! Parses the parts of a client's request body that flowledger needs, and builds the forwarded
+//! body: byte for byte the client's, except for the model and, if usage would be unknown otherwise,
+//! one option. Pure.
 
 use std::fmt;
 use std::ops::Range;
@@ -16,9 +16,9 @@ use crate::ids::hex;
 use crate::listener::ApiError;
 use crate::providers::{ANSWER_TOKENS_ASSUMED, CacheWrites};
 
-/// The longest name of a model, bytes.
+/// Limits the name of a model, in bytes.
 const MODEL_BYTES_MAX: usize = 256;
-/// The fields that are understood, each of which may be there once.
+/// The known fields; each may occur once.
 const UNDERSTOOD: [&str; 9] = [
     "model",
     "stream",
@@ -30,7 +30,7 @@ const UNDERSTOOD: [&str; 9] = [
     "messages",
     "tools",
 ];
-/// The one that is understood of `stream_options`.
+/// The known field of `stream_options`.
 const INCLUDE_USAGE: &str = "include_usage";
 
 #[derive(Debug)]
@@ -40,30 +40,30 @@ pub struct ChatRequest<'a> {
     pub model: String,
     model_at: Range<usize>,
     pub is_streamed: bool,
-    /// Whether the client wants to see the usage of a streamed chat completion.
+    /// True if the client requests the usage of a streamed chat completion.
     pub wants_usage: bool,
-    /// The text that asks for that usage, and the place that it replaces.
+    /// The edit that requests the usage: the range to replace, and the new text.
     usage_edit: (Range<usize>, &'static str),
-    /// The limit of the answer, of all its choices together, in tokens.
+    /// The limit of all choices of the answer together, in tokens.
     pub max_tokens: Option<u32>,
     pub prompt: Prompt,
-    /// What of it may be written to the provider's cache.
+    /// The part that may be written to the provider's cache.
     pub cache_writes: CacheWrites,
     system: Option<&'a RawValue>,
     messages: Option<&'a RawValue>,
     tools: Option<&'a RawValue>,
 }
 
-/// The understood fields of an object, their values as they were written.
+/// The known fields of an object, with their original text.
 struct Fields<'a> {
     found: Vec<(&'static str, &'a RawValue)>,
-    /// Where the last field of all ends in the body.
+    /// The end of the last field in the body.
     end: usize,
 }
 
 impl<'a> Fields<'a> {
-    /// Reads the object `text`, a part of `body`. Duplicate fields are ambiguous, so they are an error; so
-    /// are names in another case, which some servers accept.
+    /// Parses the object `text`, a part of `body`. Duplicate fields are ambiguous, so they are an
+    /// error; so are names in another case, which some servers accept.
     fn read(
         body: &str,
         text: &'a str,
@@ -97,7 +97,8 @@ impl<'a> Fields<'a> {
         found.find(|(known, _)| *known == name).map(|(_, value)| *value)
     }
 
-    /// Returns a whole number; none if it is missing or null. Providers read anything else differently.
+    /// Returns a whole number; none if it is missing or null. Other values are an error, because
+    /// providers interpret them differently.
     fn whole(&self, name: &str) -> Result<Option<f64>, ApiError> {
         let Some(value) = self.get(name) else {
             return Ok(None);
@@ -111,7 +112,7 @@ impl<'a> Fields<'a> {
             })
     }
 
-    /// Returns a limit in tokens. Some servers treat a negative one as none.
+    /// Returns a limit in tokens. Some servers treat a negative limit as none.
     fn limit(&self, name: &str) -> Result<Option<u32>, ApiError> {
         let limit = self.whole(name)?;
         Ok(limit.map(|limit| match limit {
@@ -152,7 +153,7 @@ impl<'a> ChatRequest<'a> {
             }
         };
         let (wants_usage, usage_edit) = usage_option(body, &fields)?;
-        // Which of the two a provider goes by, it alone knows.
+        // The client may set both; which one counts depends on the provider.
         let each = fields.limit("max_tokens")?;
         let each = each.max(fields.limit("max_completion_tokens")?);
         let choices = fields.whole("n")?.map_or(1, saturating).max(1);
@@ -178,7 +179,7 @@ impl<'a> ChatRequest<'a> {
         })
     }
 
-    /// The body with another model and, for `asks_usage`, with `include_usage`.
+    /// Returns the body with another model and, if `asks_usage` is set, with `include_usage`.
     pub fn for_model(&self, model: &str, asks_usage: bool) -> Vec<u8> {
         let model = Value::from(model).to_string();
         let mut edits = vec![(self.model_at.clone(), model.as_str())];
@@ -197,7 +198,7 @@ impl<'a> ChatRequest<'a> {
         body.into_bytes()
     }
 
-    /// SHA-256 of the system text, a zero byte and the messages, as they were written.
+    /// Returns the SHA-256 of the system text, a zero byte and the messages in their original text.
     pub fn prompt_hash(&self) -> String {
         let mut hash = Sha256::new();
         if let (Some(system), Protocol::Anthropic) = (self.system, self.protocol) {
@@ -208,7 +209,7 @@ impl<'a> ChatRequest<'a> {
         hex(&hash.finalize())
     }
 
-    /// All texts of the request, including those of tools, their calls and their results.
+    /// Returns all texts of the request, including tools, tool calls and tool results.
     pub fn all_texts(&self) -> String {
         let mut texts = vec![];
         gather(&read(self.system), &mut texts);
@@ -224,7 +225,7 @@ impl<'a> ChatRequest<'a> {
         texts.join("\n")
     }
 
-    /// The system text and the last message of a user, for `echo`.
+    /// Returns the system text and the last user message, for `echo`.
     pub fn texts(&self) -> (Option<String>, String) {
         let messages = read(self.messages);
         let messages = messages.as_array().map_or(&[][..], Vec::as_slice);
@@ -243,12 +244,12 @@ impl<'a> ChatRequest<'a> {
     }
 }
 
-/// A value of the request; null where it is missing, or nests too deep.
+/// Parses a value of the request; null if it is missing or nested too deep.
 fn read(raw: Option<&RawValue>) -> Value {
     raw.and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or(Value::Null)
 }
 
-/// A text as it is, anything else in JSON; empty where there is nothing.
+/// Returns a text as it is, other values as JSON, and an empty text for null.
 fn written(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
@@ -257,20 +258,20 @@ fn written(value: &Value) -> String {
     }
 }
 
-/// Adds the texts of a content and of its nested parts, but no data of images, sounds and files.
+/// Adds the texts of a content and its nested parts, without the data of images, sounds and files.
 fn gather(content: &Value, texts: &mut Vec<String>) {
     let Value::Array(parts) = content else {
         texts.extend(content.as_str().map(str::to_owned));
         return;
     };
     for part in parts {
-        // What was said or thought, and the call of a tool.
+        // Text, thinking, or a tool call.
         texts.extend(["text", "thinking", "name", "input"].map(|name| written(&part[name])));
         let source = &part["source"];
         if source["type"] == "text" {
             texts.push(written(&source["data"]));
         }
-        // A result, or a document of parts.
+        // A tool result, or a document with parts.
         gather(&part["content"], texts);
         gather(&source["content"], texts);
     }
@@ -287,7 +288,7 @@ fn text_of(content: &Value) -> String {
     }
 }
 
-/// Whether a stream is to end with its usage, and the edit that asks for it.
+/// Returns whether a stream should end with its usage, and the edit that requests it.
 fn usage_option(
     body: &str,
     fields: &Fields<'_>,
@@ -309,14 +310,15 @@ fn usage_option(
     Ok((false, (start..start, edit)))
 }
 
-/// The place in `body` of a value that was read from it.
+/// Returns the range in `body` of a value that was parsed from it.
 fn place(body: &str, value: &RawValue) -> Range<usize> {
     let start = value.get().as_ptr().addr() - body.as_ptr().addr();
     start..start + value.get().len()
 }
 
-/// What the provider may be asked to write to its cache: nothing, unless the field that asks for it
-/// may be named somewhere. JSON can also write its letters as `\u0063`, which no one does otherwise.
+/// Returns the part that the request may ask the provider to cache: any part if the body may
+/// contain the name `cache_control`, else nothing. JSON can also write its letters as `\u0063`,
+/// which is not usual, so any such escape counts.
 fn cache_writes(text: &str) -> CacheWrites {
     let is_letter = |(at, escape): (usize, &str)| {
         matches!(text.as_bytes().get(at + escape.len()), Some(b'5'..=b'7'))

@@ -1,4 +1,4 @@
-//! The client as the sink of an answer, which is recorded on its way if it is to be cached.
+//! The client as the sink of an answer, which is also recorded if it is to be cached.
 
 use super::cache::{CACHED_HEADER, Recording};
 use super::operation::Operation;
@@ -8,7 +8,7 @@ use crate::providers::{AnswerHead, ResponseSink};
 
 pub(super) struct ClientSink<'a, 'b> {
     reply: &'a mut ResponseWriter<'b>,
-    /// The client asked for a cached answer, so it learns that this one is not.
+    /// True if the client asked for a cached answer and must learn that this one is not cached.
     shows_miss: bool,
     recording: Option<Recording>,
 }
@@ -35,7 +35,7 @@ impl<'a, 'b> ClientSink<'a, 'b> {
             .collect()
     }
 
-    /// If the recording gives up, callers that wait for it make the call themselves.
+    /// If the recording stops, callers that wait for it make the call themselves.
     fn record(&mut self, see: impl FnOnce(&mut Recording) -> bool) {
         if self.recording.as_mut().is_some_and(|kept| !see(kept)) {
             self.recording = None;
@@ -57,7 +57,7 @@ impl ResponseSink for ClientSink<'_, '_> {
     }
 
     fn piece(&mut self, bytes: &[u8]) -> bool {
-        // First to the client.
+        // The client comes first.
         let is_taken = self.reply.piece(bytes);
         self.record(|kept| kept.push(bytes));
         is_taken

@@ -1,6 +1,6 @@
-//! `POST /v1/messages/count_tokens`: how many tokens a prompt has. It costs nothing and has limits of
-//! its own at the provider (<https://platform.claude.com/docs/en/build-with-claude/token-counting>),
-//! hence it has no row in the ledger, needs no budget and waits for no turn.
+//! `POST /v1/messages/count_tokens`: counts the tokens of a prompt. It is free and has separate
+//! limits at the provider (<https://platform.claude.com/docs/en/build-with-claude/token-counting>),
+//! so it has no ledger row and needs neither a budget nor a permit.
 
 use super::attempt::{Attempt, stopping};
 use super::client_sink::ClientSink;
@@ -12,7 +12,7 @@ use crate::listener::{ApiError, ResponseWriter};
 use crate::providers::{ApiFormat, Call, Forward};
 
 impl Gateway {
-    /// Asks the first target of the model's name.
+    /// Asks the first target of the requested model.
     pub(super) fn count_tokens(
         &self,
         operation: &Operation<'_>,
@@ -26,7 +26,7 @@ impl Gateway {
         let forward = Forward {
             call: &call,
             api_format: ApiFormat::TokenCount,
-            // Nothing is booked, hence nothing estimated.
+            // No settlement, so no estimate.
             texts: &String::new,
             body: &operation.request.for_model(&call.model, false),
             headers: &operation.headers,

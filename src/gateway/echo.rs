@@ -1,4 +1,4 @@
-//! The answers of `echo` in the shape of either protocol. Pure.
+//! The answers of `echo` in the format of either protocol. Pure.
 
 use serde_json::{Value, json};
 
@@ -6,12 +6,12 @@ use super::protocol::Protocol;
 use crate::event::Usage;
 use crate::providers::Answer;
 
-/// An answer of `echo` as it is written.
+/// The form of an `echo` answer.
 pub struct Shape<'a> {
     pub protocol: Protocol,
     pub id: &'a str,
     pub model: &'a str,
-    /// Whether a streamed chat completion ends with its usage.
+    /// True if a streamed chat completion ends with its usage.
     pub wants_usage: bool,
 }
 

@@ -1,4 +1,4 @@
-//! The calls under way, so that they can be ended: with the server, or since nobody waits for them.
+//! The calls in flight, so that a shutdown or the client's disconnect can end them.
 
 use std::collections::HashMap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::listener::Presence;
 use crate::providers::Cancel;
 
-/// The interval of checks for clients that have left.
+/// Interval of checks for disconnected clients.
 pub(super) const WATCH_INTERVAL: Duration = Duration::from_millis(250);
 
 #[derive(Default)]
@@ -25,7 +25,7 @@ struct Calls {
 
 struct One {
     cancel: Cancel,
-    /// Of a call that ends when its client leaves.
+    /// Set for a call that ends when its client disconnects.
     presence: Option<Presence>,
     has_left: bool,
 }
@@ -41,7 +41,8 @@ impl InFlight {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Registers a call, which ends if the client of `presence` leaves; none if the server is stopping.
+    /// Registers a call, which ends if the client of `presence` disconnects. Returns none if the
+    /// server is stopping.
     pub(super) fn enter(&self, presence: Option<Presence>) -> Option<InFlightGuard<'_>> {
         let mut state = self.state();
         if state.is_stopping {
@@ -58,7 +59,7 @@ impl InFlight {
         self.state().is_stopping
     }
 
-    /// Ends all calls until the deadline. Returns the number of those that are left.
+    /// Cancels all calls and waits until the deadline. Returns the number of remaining calls.
     pub(super) fn stop(&self, deadline: Instant) -> usize {
         let mut state = self.state();
         state.is_stopping = true;
@@ -74,7 +75,7 @@ impl InFlight {
         state.calls.len()
     }
 
-    /// Ends calls whose clients have left, until the server ends.
+    /// Ends calls whose clients have disconnected, until the server ends.
     pub(super) fn watch(&self) {
         loop {
             let (mut state, _) = self
@@ -86,7 +87,7 @@ impl InFlight {
             }
             let mut gone = Vec::new();
             for one in state.calls.values_mut().filter(|one| !one.has_left) {
-                // Asks the system, which answers at once.
+                // A system call that does not block.
                 if one.presence.as_ref().is_some_and(Presence::has_left) {
                     one.has_left = true;
                     gone.push(one.cancel.clone());
@@ -99,7 +100,7 @@ impl InFlight {
 }
 
 impl InFlightGuard<'_> {
-    /// Whether the call was ended because its client had left.
+    /// Returns whether the call was ended because its client disconnected.
     pub(super) fn has_left(&self) -> bool {
         let state = self.in_flight.state();
         state.calls.get(&self.number).is_some_and(|one| one.has_left)

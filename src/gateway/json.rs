@@ -1,6 +1,5 @@
-//! JSON read where it stands: fields and elements one after the other, as they were written. Nothing is
-//! kept of them here, so that a body of many small ones takes no more memory than itself, and nothing
-//! nests in the stack. Pure.
+//! Parses JSON in place: fields and elements in order, as slices of the text. Nothing is stored, so
+//! a body of many small fields needs no additional memory, and nesting uses no stack. Pure.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -56,7 +55,7 @@ pub fn each_element<'a>(text: &'a str, see: impl FnMut(&'a RawValue)) -> serde_j
     json.end()
 }
 
-/// The name of a field; empty if it is not valid text, such as half a surrogate pair.
+/// Returns the name of a field; empty if it is not valid text, such as half a surrogate pair.
 fn unquoted(name: &RawValue) -> Cow<'_, str> {
     let quoted = name.get();
     match quoted.strip_prefix('"').and_then(|it| it.strip_suffix('"')) {

@@ -1,5 +1,5 @@
-//! Virtual keys: each opens the gateway and nothing else. The key itself is shown once, when it is
-//! made; kept is its SHA-256, by which it is found again.
+//! Virtual keys: each is valid only for the gateway. The key itself is shown once, at its creation;
+//! only its SHA-256 is stored, and lookups use it.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -20,10 +20,10 @@ const NAME_BYTES_MAX: usize = 100;
 /// The resolution of `last_used_at`.
 const TOUCH_INTERVAL_MS: i64 = 60_000;
 
-/// All keys. Shared by all threads.
+/// All keys, shared by all threads.
 pub struct Keys {
     journal: Journal,
-    /// By hash, so that the time of a lookup reveals nothing about a key.
+    /// Keyed by hash, so that the time of a lookup reveals nothing about a key.
     known: RwLock<HashMap<String, Known>>,
 }
 
@@ -44,7 +44,7 @@ impl Known {
         }
     }
 
-    /// Notes a use. Returns its time if that is to be stored.
+    /// Notes a use. Returns its time if that should be stored.
     fn touch(&self) -> Option<Timestamp> {
         let at = Timestamp::now();
         let before = self.touched_ms.load(Ordering::Relaxed);
@@ -52,7 +52,7 @@ impl Known {
         let exchanged = is_due.then(|| {
             self.touched_ms.compare_exchange(before, at.0, Ordering::Relaxed, Ordering::Relaxed)
         });
-        // Of two at a time, one writes it.
+        // Of two concurrent uses, only one stores the time.
         exchanged?.ok().map(|_| at)
     }
 }
@@ -64,7 +64,7 @@ pub enum KeyLookup {
         name: Arc<str>,
     },
     Expired,
-    /// None of ours.
+    /// Not a virtual key of this server.
     Unknown,
 }
 
@@ -75,8 +75,8 @@ impl Keys {
         Ok(Self { journal, known: RwLock::new(known.collect()) })
     }
 
-    /// Creates a key and its budget, both or neither. The budget has the name of the key unless it has its
-    /// own. Returns the key, which is not stored, beside its record.
+    /// Creates a key and its budget, both or neither. The budget has the name of the key unless it
+    /// has its own. Returns the key, which is not stored, and its record.
     pub fn create(
         &self,
         name: &str,
@@ -117,7 +117,7 @@ impl Keys {
         Ok((record, key))
     }
 
-    /// Removes a key, which opens nothing once this returns.
+    /// Deletes a key, which is invalid once this returns.
     pub fn delete(&self, id: i64, with_budgets: bool) -> Result<()> {
         self.journal.commit_one(Change::DeleteKey { id, with_budgets })?;
         self.known_to_change().retain(|_, known| known.id != id);
@@ -126,7 +126,7 @@ impl Keys {
 
     pub fn find(&self, offered: &Secret) -> KeyLookup {
         let known = self.known();
-        // Most servers have none, and then nothing is computed.
+        // Most servers have no keys, so skip the hash.
         if known.is_empty() {
             return KeyLookup::Unknown;
         }
@@ -138,7 +138,7 @@ impl Keys {
             Some(key) => {
                 let (id, name) = (key.id, Arc::clone(&key.name));
                 let touched = key.touch();
-                // The journal may have to be waited for.
+                // Release the lock, because the journal may block.
                 drop(known);
                 if let Some(at) = touched {
                     self.write_touch(id, at);
@@ -154,7 +154,7 @@ impl Keys {
                 log::warn!("when a key was used cannot be written: {error}");
             }
         });
-        // At the end of the server nobody needs to know.
+        // If the server is ending, the time of use may be lost.
         let change = Change::TouchKey { id, at };
         let _ = self.journal.submit(vec![change], done);
     }
@@ -174,7 +174,7 @@ fn is_name(text: &str) -> bool {
         && !text.chars().any(char::is_control)
 }
 
-/// Reads the budget of a new key.
+/// Parses the budget of a new key.
 fn own_budget(mut document: Value, key: &str, faults: &mut Vec<Fault>) -> Option<Budget> {
     let mut has_name = true;
     if let Some(document) = document.as_object_mut() {
@@ -184,7 +184,7 @@ fn own_budget(mut document: Value, key: &str, faults: &mut Vec<Fault>) -> Option
     }
     let mut found = Vec::new();
     let budget = budget::parse(&document, "budget", &mut found);
-    // The name that it has from the key is at fault there.
+    // The budget inherited its name from the key, so the fault is reported there.
     found.retain(|fault| has_name || fault.field != "budget.name");
     faults.extend(found);
     if budget.as_ref()?.key.as_deref() != Some(key) {

@@ -1,24 +1,24 @@
-//! What a client wants its calls to be grouped by, in fields of its requests. Pure.
+//! Labels that group a client's calls, from request headers. Pure.
 
 use crate::ids::FlowId;
 use crate::listener::ApiError;
 use crate::listener::RequestHead;
 
-/// How long a role may be, bytes.
+/// Limits a role, in bytes.
 const ROLE_BYTES_MAX: usize = 100;
-/// How many tags there may be …
+/// Limits the number of tags.
 const TAGS_MAX: usize = 16;
-/// … and how long each, bytes.
+/// Limits a tag, in bytes.
 const TAG_BYTES_MAX: usize = 64;
 
-/// How a client's calls are labelled.
+/// The labels of a client's calls.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Labels {
     /// `X-Flowledger-Role`.
     pub role: Option<String>,
     /// `X-Flowledger-Tags`, separated by commas.
     pub tags: Option<String>,
-    /// `X-Flowledger-Flow`; whether there is such a flow is not looked at.
+    /// `X-Flowledger-Flow`; the flow need not exist.
     pub flow_id: Option<FlowId>,
 }
 

@@ -1,4 +1,4 @@
-//! A client's request, for all attempts at it.
+//! A client's request, shared by all its attempts.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ pub(super) struct Operation<'a> {
     pub(super) id: String,
     pub(super) protocol: Protocol,
     pub(super) prompt_hash: String,
-    /// Headers that go on to the provider.
+    /// Headers to forward to the provider.
     pub(super) headers: Vec<(&'static str, String)>,
     pub(super) request: ChatRequest<'a>,
     pub(super) labels: Labels,
@@ -28,7 +28,7 @@ pub(super) struct Operation<'a> {
 }
 
 impl Operation<'_> {
-    /// The call at one target. The texts stay in the request's body.
+    /// Returns the call at one target. The texts stay in the request's body.
     pub(super) fn call(&self, target: &Target) -> Call {
         Call {
             provider: target.provider.clone(),
@@ -44,7 +44,7 @@ impl Operation<'_> {
         }
     }
 
-    /// The ledger row of one attempt.
+    /// Returns the ledger row of one attempt.
     pub(super) fn row(&self, call: &Call, attempt: u32) -> NewCall {
         NewCall {
             at: Timestamp::now(),

@@ -1,38 +1,40 @@
-//! How much a client's prompt may be at most, in tokens, and how much it is likely to be: of its texts
-//! by their bytes, of images and of what is elsewhere by what they come to at worst. Pure.
+//! Bounds and estimates the tokens of a client's prompt: text counts by its bytes; images and
+//! references count at their worst case. Pure.
 
 use serde_json::value::RawValue;
 
 use super::json::{each_element, each_field};
 use super::protocol::Protocol;
 
-/// The most tokens that an image has at a provider that speaks chat completions: gpt-4o-mini counts
-/// 2,833 and 5,667 for each of up to 2 × 4 tiles ("Calculating costs" in
-/// <https://platform.openai.com/docs/guides/images-vision>). Newer models stop at 10,000, Gemini and
-/// Mistral below that.
+/// The maximum tokens of an image for chat completions: gpt-4o-mini counts 2,833 and 5,667 for each
+/// of up to 2 × 4 tiles ("Calculating costs" in
+/// <https://platform.openai.com/docs/guides/images-vision>). Newer models stop at 10,000, Gemini
+/// and Mistral below that.
 const CHAT_IMAGE_TOKENS_MAX: u64 = 2_833 + 8 * 5_667;
-/// The same of messages: 4,784 since Claude Opus 4.7, 1,568 before
+/// The maximum tokens of an image for messages: 4,784 since Claude Opus 4.7, 1,568 before
 /// (<https://platform.claude.com/docs/en/build-with-claude/vision>).
 const MESSAGE_IMAGE_TOKENS_MAX: u64 = 4_784;
-/// The same of a URL or an uploaded file: the largest context window of the models that read such.
+/// The maximum tokens of a URL or an uploaded file: the largest context window of the models that
+/// accept these.
 const REFERENCE_TOKENS_MAX: u64 = 1_000_000;
-/// For rate limits an image counts as some 1,000 tokens, which is usual.
+/// For rate limits an image counts as about 1,000 tokens, which is typical.
 const IMAGE_BYTES_PACED: u64 = 4 << 10;
-/// How deep contents nest: that of a document in the result of a tool in a message, and one more.
+/// Limits the nesting of contents: a document in a tool result in a message, and one more level.
 const CONTENTS_MAX: usize = 4;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Prompt {
-    /// All of the request, without the data of images.
+    /// The length of the request without the data of images.
     text_bytes: u64,
-    /// Images, and documents: each page of one is read as a text, which is compressed in a PDF and counts by
-    /// its bytes, and seen as an image (<https://platform.claude.com/docs/en/build-with-claude/pdf-support>).
+    /// Number of images and documents. Each page of a document is read as text, which is compressed
+    /// in a PDF and counts by its bytes, and also as an image
+    /// (<https://platform.claude.com/docs/en/build-with-claude/pdf-support>).
     images: u64,
     references: u64,
 }
 
 impl Prompt {
-    /// Finds images and references in these parts of `body`. Everything else counts as text.
+    /// Counts images and references in these parts of `body`. Everything else counts as text.
     pub fn read<'a>(body: &str, contents: impl IntoIterator<Item = &'a RawValue>) -> Self {
         let mut prompt = Self { text_bytes: body.len() as u64, ..Self::default() };
         for content in contents {
@@ -41,7 +43,7 @@ impl Prompt {
         prompt
     }
 
-    /// An upper bound in tokens, because a token has at least a byte.
+    /// Returns an upper bound of the tokens, because a token has at least one byte.
     pub fn bytes_at_most(&self, protocol: Protocol) -> u64 {
         let of_an_image = match protocol {
             Protocol::OpenAi => CHAT_IMAGE_TOKENS_MAX,
@@ -51,12 +53,12 @@ impl Prompt {
         self.text_bytes + tokens
     }
 
-    /// The bytes of a text with about as many tokens.
+    /// Returns the length in bytes of a text with about the same number of tokens.
     pub fn bytes_about(&self) -> u64 {
         self.text_bytes + self.images * IMAGE_BYTES_PACED
     }
 
-    /// Reads messages, a message, its content, or a part of that, which may nest.
+    /// Reads messages, a message, its content, or a part of it; parts may nest.
     fn content(&mut self, content: &RawValue, depth: usize) {
         if each_element(content.get(), |part| self.part(part, depth)).is_err() {
             self.part(content, depth);
@@ -101,7 +103,7 @@ impl Prompt {
         }
     }
 
-    /// A video, a sound or a document.
+    /// Reads a video, a sound or a document.
     fn url(&mut self, value: &RawValue) {
         if !value.get().starts_with('{') {
             return self.reference(value);
@@ -113,7 +115,7 @@ impl Prompt {
         });
     }
 
-    /// Some URLs hold what they refer to.
+    /// Counts a reference. Some URLs contain their data.
     fn reference(&mut self, url: &RawValue) {
         if begins(url, "data:") {
             self.images += 1;
@@ -130,7 +132,7 @@ impl Prompt {
         });
     }
 
-    /// The source of an image or a document of a message.
+    /// Reads the source of an image or a document in a message.
     fn source(&mut self, source: &RawValue, is_image: bool, depth: usize) {
         let (mut kind, mut media_type) = (Once::default(), Once::default());
         let mut data = Once::default();
@@ -160,9 +162,9 @@ impl Prompt {
     }
 }
 
-/// Visits the fields of an object that are not null.
+/// Visits the non-null fields of an object.
 fn each_given<'a>(object: &'a RawValue, mut see: impl FnMut(&str, &'a RawValue)) {
-    // Fails where it is no object, and then has none.
+    // Fails if it is not an object; then there are no fields to visit.
     let _ = each_field(object.get(), |name, value| {
         if value.get() != "null" {
             see(name, value);
@@ -170,7 +172,7 @@ fn each_given<'a>(object: &'a RawValue, mut see: impl FnMut(&str, &'a RawValue))
     });
 }
 
-/// Whether a text begins so. Some write `/` as `\/`.
+/// Returns whether a text begins with `with`. Some clients write `/` as `\/`.
 fn begins(text: &RawValue, with: &str) -> bool {
     let Some(mut rest) = text.get().strip_prefix('"') else {
         return false;
@@ -186,7 +188,7 @@ fn begins(text: &RawValue, with: &str) -> bool {
     })
 }
 
-/// A field that should be there once.
+/// A field that should occur once.
 #[derive(Default)]
 struct Once<'a> {
     first: Option<&'a RawValue>,
@@ -194,7 +196,7 @@ struct Once<'a> {
 }
 
 impl<'a> Once<'a> {
-    /// Gives the value back where it is not the first.
+    /// Stores the first value, and returns any further one.
     fn take(&mut self, value: &'a RawValue) -> Option<&'a RawValue> {
         self.is_twice = self.first.is_some();
         if self.is_twice {
@@ -226,7 +228,7 @@ mod tests {
         Prompt::read(messages.get(), [messages])
     }
 
-    /// What there is beside the text that was written.
+    /// Returns the counts beyond the plain text.
     fn beside_text(content: &str) -> (u64, u64) {
         let prompt = read(content);
         let written = read("0").text_bytes + content.len() as u64 - 1;
@@ -296,7 +298,7 @@ mod tests {
                 format!(r#"[{{"type":"document","source":{pdf}}}]"#),
                 (1, 0),
             ),
-            // Which of them is meant nobody knows.
+            // Duplicate keys are ambiguous.
             (
                 format!(r#"[{{"type":"image","type":"document","source":{pdf}}}]"#),
                 (1, 0),

@@ -1,4 +1,4 @@
-//! The two protocols that clients speak, as far as flowledger answers itself.
+//! The two protocols of the gateway's clients, for its own responses.
 
 use serde_json::json;
 
@@ -12,7 +12,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// That of a request, whatever it asks for.
+    /// Returns the protocol of a request, by its headers and path.
     pub fn of(head: &RequestHead) -> Self {
         let is_messages = head.path().starts_with("/v1/messages");
         if is_messages || head.header("anthropic-version").is_some() {
@@ -22,7 +22,8 @@ impl Protocol {
         }
     }
 
-    /// What it is called; the provider of this name is asked where a model's name says no other.
+    /// Returns the protocol's name. The provider of this name is used if the model's name contains
+    /// no provider.
     pub fn name(self) -> &'static str {
         match self {
             Self::OpenAi => "openai",
@@ -30,7 +31,7 @@ impl Protocol {
         }
     }
 
-    /// The other one: there is no kind of provider that understands neither.
+    /// Returns the other protocol: every kind of provider understands at least one of the two.
     pub fn other(self) -> Self {
         match self {
             Self::OpenAi => Self::Anthropic,
@@ -45,7 +46,7 @@ impl Protocol {
         }
     }
 
-    /// What its requests are written in.
+    /// Returns the API format of its requests.
     pub fn api_format(self) -> ApiFormat {
         match self {
             Self::OpenAi => ApiFormat::ChatCompletions,
@@ -53,7 +54,7 @@ impl Protocol {
         }
     }
 
-    /// Whether a provider of that kind can be given its requests.
+    /// Returns whether a provider of this kind accepts its requests.
     pub fn reaches(self, kind: Kind) -> bool {
         kind == Kind::Echo || self.api_format().reaches(kind)
     }
@@ -71,7 +72,7 @@ impl Protocol {
         document.to_string().into_bytes()
     }
 
-    /// An error in the midst of a stream.
+    /// Returns an error event within a stream.
     pub fn error_event(self, refusal: &ApiError) -> Vec<u8> {
         let error = self.error(refusal);
         let begin: &[u8] = match self {
@@ -108,7 +109,7 @@ fn anthropic_type(status: u16) -> &'static str {
     }
 }
 
-/// Why a client gets no answer of a model.
+/// The reason why a client gets no answer from a model.
 #[derive(Clone, Debug)]
 pub enum ErrorResponse {
     Ours(ApiError),

@@ -1,11 +1,11 @@
-//! How many requests were answered, and how.
+//! Counts of answered requests by protocol and status.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
 use super::protocol::Protocol;
 
-/// Counts by protocol and status. There are as many as there are statuses, which have three digits.
+/// Counts by protocol and status. Statuses have three digits, so the table stays small.
 #[derive(Debug, Default)]
 pub struct Stats(Mutex<BTreeMap<(Protocol, u16), u64>>);
 
@@ -15,7 +15,7 @@ impl Stats {
         *counts.entry((protocol, status)).or_default() += 1;
     }
 
-    /// All counts: protocol, status, how many.
+    /// Returns all counts: protocol, status, number of requests.
     pub fn read(&self) -> Vec<(&'static str, u16, u64)> {
         let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let all = counts.iter();

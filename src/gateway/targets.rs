@@ -1,4 +1,4 @@
-//! Which provider and model a client's name for a model means.
+//! Resolves a client's model name to providers and models.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +15,7 @@ pub struct Target {
     pub model: String,
 }
 
-/// The targets of each alias, in the order in which they are tried.
+/// The targets of each alias, in order of preference.
 pub type Aliases = BTreeMap<String, Vec<Target>>;
 
 const ECHO_MODELS: [&str; 2] = ["echo-1", "echo-slow"];
@@ -37,7 +37,7 @@ pub fn targets(
     vec![Target { provider: provider.to_owned(), model: model.to_owned() }]
 }
 
-/// Aliases, and the known models of usable providers.
+/// Returns the aliases, and the known models of usable providers.
 pub fn names(aliases: &Aliases, providers: &Providers) -> BTreeSet<String> {
     let mut names: BTreeSet<String> = aliases.keys().cloned().collect();
     for targets in aliases.values() {

@@ -1,10 +1,10 @@
-//! The page's own files, which are part of the program.
+//! The page's own files, embedded in the program.
 
 use super::reply::{self, Answer, With};
 use crate::error::Error;
 
-/// What the page may do: nothing but its own files and this server's API. `connect-src` names
-/// `ws:` because older browsers do not count a WebSocket to the same host as `'self'`.
+/// Restricts the page to its own files and this server's API. `connect-src` names `ws:` because
+/// older browsers do not count a WebSocket to the same host as `'self'`.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
      img-src 'self' data:; connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; \
      frame-ancestors 'none'";
@@ -37,6 +37,6 @@ pub fn file(name: &str) -> Answer {
     };
     let reply =
         reply::file(content_type, bytes).with("content-security-policy", CONTENT_SECURITY_POLICY);
-    // The connection module is made for other pages, too; it holds nothing that is secret.
+    // Pages of other sites may import the connection module; it contains no secrets.
     Ok(if name == "live.js" { reply.with("access-control-allow-origin", "*") } else { reply })
 }

@@ -1,4 +1,4 @@
-//! `/api/budget`: what may be spent.
+//! `/api/budget`: spending limits.
 
 use serde_json::{Value, json};
 
@@ -13,7 +13,7 @@ use crate::money::Usd;
 use crate::store::{BudgetState, Change};
 use crate::time::Timestamp;
 
-/// `GET /api/budget`: all budgets, with what is used of them in the present period.
+/// `GET /api/budget`: all budgets, with their use in the current period.
 pub fn get(context: &Context) -> Answer {
     let states = context.store.budgets(Timestamp::now())?;
     let version = version(states.iter().map(|state| &state.budget));
@@ -22,7 +22,7 @@ pub fn get(context: &Context) -> Answer {
     Ok(reply.with("etag", format!("\"{version}\"")))
 }
 
-/// `PUT /api/budget`: replaces all budgets, if they still have the given `version` (or `If-Match`).
+/// `PUT /api/budget`: replaces all budgets if `version` (or `If-Match`) is still current.
 pub fn set(context: &Context, body: &[u8], if_match: Option<&str>) -> Answer {
     let mut document = without_state(read_json(body)?);
     let version = match document.as_object_mut().and_then(|it| it.remove("version")) {
@@ -34,14 +34,15 @@ pub fn set(context: &Context, body: &[u8], if_match: Option<&str>) -> Answer {
             return Err(Error::invalid(message, "version", fault).into());
         }
     };
-    // `*` is any.
+    // `*` matches any version.
     let tag = if_match.filter(|tag| *tag != "*");
     let tag = tag.map(|tag| tag.trim_matches('"').to_owned());
     let all = parse_all(document)?;
     let mut faults = Vec::new();
     let present = context.store.bare_budgets()?;
     for (at, budget) in all.iter().enumerate() {
-        // What names a flow that is gone meanwhile may stay: the others are to be changed all the same.
+        // An unchanged budget may keep the name of a deleted flow, so that the others can still be
+        // edited.
         if !present.contains(budget) {
             let (model, at) = (budget.model.as_deref(), format!("budgets[{at}]"));
             faults.extend(names_faults(context, &at, model, budget.flow_id)?);
@@ -64,7 +65,7 @@ pub fn set(context: &Context, body: &[u8], if_match: Option<&str>) -> Answer {
     }
 }
 
-/// Faults of a budget for which no call would ever count. Its key may be created later.
+/// Reports budgets that no call can match. A key may be created later.
 pub(super) fn names_faults(
     context: &Context,
     at: &str,
@@ -84,7 +85,7 @@ pub(super) fn names_faults(
     Ok(faults)
 }
 
-/// What `GET` adds is not read, so that its answer can be changed and put back.
+/// Removes the fields that `GET` adds, so that clients can edit its response and send it back.
 fn without_state(mut document: Value) -> Value {
     let budgets = document.get_mut("budgets").and_then(Value::as_array_mut);
     for budget in budgets.into_iter().flatten() {
@@ -115,7 +116,7 @@ fn view(state: &BudgetState) -> Value {
     view
 }
 
-/// Rounded down; of nothing, anything is all of it.
+/// Rounds down. For a limit of 0, any use is 100 %.
 fn percent(used: i64, limit: i64) -> i128 {
     match (used, limit) {
         (0, _) => 0,

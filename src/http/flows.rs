@@ -12,7 +12,7 @@ use crate::time::Timestamp;
 
 const NAME_BYTES_MAX: usize = 200;
 
-/// What the server says about a flow; a document cannot set these.
+/// Keys that the server sets; a document cannot set them.
 const OWN_KEYS: &[&str] = &["id", "node_count", "inputs", "created_at", "updated_at"];
 
 pub fn list(context: &Context, mut query: Query) -> Answer {
@@ -82,7 +82,7 @@ pub fn check_document(
     };
     let data = data_of(&mut document, &mut faults);
     if let Err(Error::Invalid { faults: of_graph, .. }) = check_graph(&data) {
-        // Without `data` there is one fault, not three.
+        // Report one fault for missing `data`, not three.
         if !faults.iter().any(|fault| fault.field == "data") {
             faults.extend(of_graph);
         }
@@ -94,7 +94,7 @@ pub fn check_document(
     Ok((name, Value::Object(document).to_string()))
 }
 
-/// The graph, which some editors send as a string that holds JSON.
+/// Returns the graph; some editors send it as a JSON string.
 fn data_of(document: &mut Map<String, Value>, faults: &mut Vec<Fault>) -> Value {
     let data = match document.remove("data") {
         Some(Value::String(text)) => {
@@ -111,7 +111,7 @@ fn data_of(document: &mut Map<String, Value>, faults: &mut Vec<Fault>) -> Value 
     Value::Null
 }
 
-/// The document as it was posted, with what the server says about it.
+/// Returns the document as it was posted, with the server's own keys.
 fn view(context: &Context, record: &FlowRecord) -> Value {
     let document: Value = serde_json::from_str(&record.document).unwrap_or_default();
     let graph = context.engine.parse(&document["data"]).ok();

@@ -1,4 +1,4 @@
-//! The queue for reads that may look at every row of the ledger.
+//! The queue for reads that may scan the whole ledger.
 
 use std::time::{Duration, Instant};
 
@@ -8,15 +8,15 @@ use super::reply;
 use crate::error::{Error, Result};
 use crate::listener::{ApiError, Presence};
 
-/// How many such reads run at a time: a few cores' worth, and a quarter of the database's readers.
+/// Limits concurrent heavy reads: a few cores' worth, and a quarter of the database's readers.
 const AT_ONCE_MAX: usize = 4;
 const WAIT_MAX: Duration = Duration::from_secs(30);
-/// The interval of checks for a client that has left.
+/// Interval of checks for a disconnected client.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Bounds the heavy reads of all requests together.
+/// Limits the heavy reads of all requests together.
 pub struct HeavyReads {
-    /// Holds one item for each read that runs.
+    /// Contains one item for each running read.
     running: (Sender<()>, Receiver<()>),
 }
 
@@ -28,7 +28,7 @@ impl Default for HeavyReads {
 }
 
 impl HeavyReads {
-    /// Waits for a turn, then runs `read`.
+    /// Waits for a slot, then runs `read`.
     pub fn run<T>(
         &self,
         client: &Presence,
@@ -53,7 +53,7 @@ impl HeavyReads {
     }
 }
 
-/// Ends the turn of a read on drop.
+/// Frees the slot of a read on drop.
 struct Turn<'a>(&'a Receiver<()>);
 
 impl Drop for Turn<'_> {

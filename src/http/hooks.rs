@@ -1,5 +1,5 @@
 //! `/api/flows/{id}/hook` and `/hooks/{slug}`: runs that other programs start, each with the secret
-//! of one flow alone.
+//! of a single flow.
 
 use serde_json::{Map, Value, json};
 
@@ -14,12 +14,12 @@ use crate::store::{Change, Delivery, HookRecord, NewHook, Receipt};
 use crate::time::Timestamp;
 
 const KEY_CHARS_MAX: usize = 200;
-/// The randomness in a webhook's name, in bytes.
+/// Random bytes in a webhook's name.
 const SLUG_BYTES: usize = 12;
 
 const TRIGGER: &str = "hook";
 
-/// `PUT /api/flows/{id}/hook`: a webhook with a new secret, which is shown this once.
+/// `PUT /api/flows/{id}/hook`: creates a webhook with a new secret, which is shown only once.
 pub fn set(context: &Context, flow_id: FlowId, head: &RequestHead) -> Answer {
     let secret = Secret::random()?;
     let receipt = context.journal.commit_one(Change::SetHook(NewHook {
@@ -51,7 +51,7 @@ pub fn delete(context: &Context, flow_id: FlowId) -> Answer {
     Ok(reply::empty())
 }
 
-/// The webhook's address, under the name by which the client reaches the server.
+/// Returns the webhook's URL, under the host name that the client used.
 fn url(head: &RequestHead, slug: &str) -> String {
     let scheme = head
         .header("x-forwarded-proto")
@@ -61,13 +61,13 @@ fn url(head: &RequestHead, slug: &str) -> String {
     format!("{scheme}://{host}/hooks/{slug}")
 }
 
-/// Whether a request carries the secret of the webhook. Compares as much if there is no such webhook, so
-/// that the time of the refusal tells nothing.
+/// Returns whether a request has the webhook's secret. Also compares if there is no such webhook,
+/// so that the response time reveals nothing.
 fn opens(head: &RequestHead, hook: Option<&HookRecord>) -> bool {
     let expected = hook.map_or("", |hook| &hook.secret_hash);
     let expected = Secret::new(format!("{expected:64}"));
     let secrets = head.header("x-flowledger-secret").into_iter().chain(head.bearer());
-    // Not `any`, which would stop at the first.
+    // Not `any`, which would stop at the first match.
     let fitting = secrets.filter(|it| expected.matches(Secret::new(*it).hash().as_bytes())).count();
     hook.is_some() && fitting > 0
 }
@@ -111,7 +111,7 @@ pub fn deliver(context: &Context, request: &mut Request<'_, '_>) -> Answer {
     };
     match context.engine.execute_with(&flow, input, TRIGGER, taken) {
         Ok(accepted) => Ok(reply::run(202, &accepted.run_id)),
-        // The same was delivered at the same time, and was first.
+        // A concurrent delivery with the same key came first.
         Err(error @ Error::Conflict(_)) => match delivered(context, slug, key)? {
             Some(run_id) => Ok(reply::run(200, &run_id)),
             None => Err(error.into()),
@@ -120,7 +120,7 @@ pub fn deliver(context: &Context, request: &mut Request<'_, '_>) -> Answer {
     }
 }
 
-/// The run that an earlier delivery with that key started.
+/// Returns the run that an earlier delivery with the same key started.
 fn delivered(context: &Context, slug: &str, key: Option<&str>) -> Result<Option<RunId>> {
     match key {
         Some(key) => context.store.delivered(slug, key, Timestamp::now()),
@@ -138,13 +138,13 @@ fn input(body: &[u8]) -> Result<Value, ApiError> {
     }
 }
 
-/// Whoever has not both name and secret right learns of neither.
+/// The same error for a wrong name and a wrong secret, so that it reveals neither.
 fn unknown() -> ApiError {
     let message = "there is no webhook of this name with this secret (X-Flowledger-Secret)";
     ApiError::new(401, "unauthorized", message)
 }
 
-/// The webhook was removed, or its secret replaced, since it was looked up.
+/// The webhook was deleted, or its secret replaced, since the lookup.
 fn gone(error: Error) -> ApiError {
     match error {
         Error::NotFound(_) => unknown(),

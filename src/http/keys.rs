@@ -1,4 +1,4 @@
-//! `/api/keys`: virtual keys, each of which opens the gateway (`/v1/*`) and nothing else.
+//! `/api/keys`: virtual keys, each valid only for the gateway (`/v1/*`).
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -20,7 +20,7 @@ struct New {
     budget: Option<Value>,
 }
 
-/// `GET /api/keys`: all of them, with the names of their budgets; none tells the key itself.
+/// `GET /api/keys`: lists all keys, with the names of their budgets, without the keys themselves.
 pub fn list(context: &Context) -> Answer {
     let budgets = context.store.bare_budgets()?;
     let keys = context.store.keys()?;
@@ -28,7 +28,7 @@ pub fn list(context: &Context) -> Answer {
     Ok(reply::list(&keys, None::<i64>))
 }
 
-/// `POST /api/keys`: a new key, shown only once, and optionally its budget.
+/// `POST /api/keys`: creates a key, shown only once, and optionally its budget.
 pub fn create(context: &Context, body: &[u8]) -> Answer {
     let new: New = read_json(body)?;
     if let Some(budget) = &new.budget {
@@ -42,7 +42,7 @@ pub fn create(context: &Context, body: &[u8]) -> Answer {
         }
     }
     let (record, key) = context.keys.create(&new.name, new.expires_at, new.budget)?;
-    // The key is told whatever else cannot be: there is no other time.
+    // The key is returned even if the budgets cannot be read, because it is shown only once.
     let budgets = context.store.bare_budgets().unwrap_or_default();
     let mut shown = shown(&record, &budgets);
     shown["key"] = key.expose().into();

@@ -60,7 +60,7 @@ pub fn summary(context: &Context, mut query: Query, client: &Presence) -> Answer
     Ok(reply::json(200, &sums))
 }
 
-/// `GET /api/ledger.csv`: the same rows, read and sent page by page.
+/// `GET /api/ledger.csv`: the same rows as CSV, read and sent page by page.
 pub fn csv(context: &Context, mut query: Query) -> Answer {
     let filter = filter(&mut query);
     query.finish()?;
@@ -69,7 +69,7 @@ pub fn csv(context: &Context, mut query: Query) -> Answer {
         .with("content-disposition", "attachment; filename=\"ledger.csv\""))
 }
 
-/// The rows as CSV, newest first, read page by page.
+/// Returns the rows as CSV, newest first, read page by page.
 pub fn ledger_csv(store: Arc<Store>, filter: LedgerFilter) -> Result<impl Read + Send + use<>> {
     let header = encode([COLUMNS.iter().map(|(name, _)| *name)].into_iter());
     let header = header.map_err(Error::io("the names of the columns cannot be encoded"))?;
@@ -148,7 +148,8 @@ fn optional(value: Option<&impl ToString>) -> String {
     value.map(ToString::to_string).unwrap_or_default()
 }
 
-/// Puts an apostrophe before texts that a spreadsheet would read as a formula (OWASP, "CSV Injection").
+/// Prefixes an apostrophe to texts that a spreadsheet would read as a formula (OWASP, "CSV
+/// Injection").
 fn text(value: Option<&str>) -> String {
     let value = value.unwrap_or_default();
     if value.starts_with(['=', '+', '-', '@', '\t', '\r']) {

@@ -1,4 +1,4 @@
-//! `GET /metrics`: counts in the text format of Prometheus (its documentation, "Exposition formats").
+//! `GET /metrics`: metrics in the Prometheus text format (its documentation, "Exposition formats").
 
 use std::fmt::{Display, Write};
 use std::sync::atomic::Ordering::Relaxed;
@@ -52,7 +52,7 @@ pub fn text(context: &Context) -> ResponseBox {
     reply::text(CONTENT_TYPE, text.0)
 }
 
-/// What calls took, under the names of OpenTelemetry's conventions as Prometheus has them.
+/// Writes the metrics of calls, with the names of OpenTelemetry's conventions in Prometheus form.
 fn calls(context: &Context, text: &mut Text) {
     let each = |show: &mut dyn FnMut(&str, &OfModel)| {
         context.journal.calls().each(|model, of_model| {
@@ -111,12 +111,12 @@ fn labels(model: &Model) -> String {
     )
 }
 
-/// A label's value: backslashes, quotes and line breaks are escaped, as the format wants it.
+/// Escapes backslashes, quotes and line breaks in a label's value, as the format requires.
 fn escaped(value: &str) -> String {
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
-/// The text as it grows. Writing to it does not fail.
+/// The output. Writing to it does not fail.
 #[derive(Default)]
 struct Text(String);
 
@@ -125,12 +125,12 @@ impl Text {
         self.head_of(&format!("flowledger_{name}"), kind, help);
     }
 
-    /// Of a name that is not ours alone.
+    /// Writes the header of a metric whose name has no prefix of our own.
     fn head_of(&mut self, name: &str, kind: &str, help: &str) {
         let _ = write!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
     }
 
-    /// `per_unit` converts the counted values to the unit that the name ends in.
+    /// Writes a histogram. `per_unit` converts the counted values to the unit in the name.
     fn histogram<const N: usize>(
         &mut self,
         name: &str,
@@ -142,7 +142,7 @@ impl Text {
         self.buckets(&format!("flowledger_{name}"), "", histogram, per_unit);
     }
 
-    /// Omits a histogram with labels that is empty.
+    /// Omits an empty histogram if it has labels.
     fn buckets<const N: usize>(
         &mut self,
         name: &str,

@@ -14,7 +14,7 @@ use crate::optimizer::{changed_document, chosen, document_hash, read_document, v
 use crate::store::{Change, FlowRecord};
 use crate::time::Timestamp;
 
-/// Stored inputs per trial.
+/// The default number of stored inputs per trial.
 const TRIAL_COUNT_DEFAULT: usize = 3;
 const TRIAL_COUNT_MAX: usize = 10;
 
@@ -32,17 +32,18 @@ pub fn list(context: &Context, mut query: Query) -> Answer {
 struct SuggestionDetail {
     #[serde(flatten)]
     suggestion: Suggestion,
-    /// Its changes of the flow, planned or made.
+    /// The planned or applied changes of the flow.
     changes: Vec<Line>,
     /// Identifies these changes, if they can be applied.
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<String>,
-    /// Why it cannot be applied.
+    /// The reason why it cannot be applied.
     #[serde(skip_serializing_if = "Option::is_none")]
     conflict: Option<String>,
 }
 
-/// `GET /api/ledger/optimizations/{id}?alternative`: with its changes, or those of an alternative.
+/// `GET /api/ledger/optimizations/{id}?alternative`: returns it with its changes, or those of an
+/// alternative.
 pub fn get(context: &Context, id: i64, mut query: Query) -> Answer {
     let alternative: Option<String> = query.take("alternative");
     query.finish()?;
@@ -75,8 +76,8 @@ fn detail(context: &Context, id: i64, alternative: Option<&str>) -> Result<Sugge
     })
 }
 
-/// `POST /api/ledger/optimizations/{id}/apply`: changes the flow. The body may name an alternative, and the
-/// version that the user saw: `{"alternative": "provider/model", "version": "…"}`.
+/// `POST /api/ledger/optimizations/{id}/apply`: changes the flow. The body may name an alternative,
+/// and the version that the user saw: `{"alternative": "provider/model", "version": "…"}`.
 pub fn apply(context: &Context, id: i64, body: &[u8]) -> Answer {
     #[derive(serde::Deserialize, Default)]
     #[serde(deny_unknown_fields)]
@@ -141,8 +142,8 @@ impl WantedTrial {
     }
 }
 
-/// `POST /api/ledger/optimizations/{id}/trial`: asks the other model the node's stored inputs. Without
-/// `"confirm": true` it only estimates the cost.
+/// `POST /api/ledger/optimizations/{id}/trial`: sends the node's stored inputs to the other model.
+/// Without `"confirm": true` it only estimates the cost.
 pub fn trial(context: &Context, id: i64, body: &[u8]) -> Answer {
     let wanted = WantedTrial::read(body)?;
     let trials = &context.trials;
@@ -162,22 +163,24 @@ pub fn revert(context: &Context, id: i64) -> Answer {
     Ok(reply::json(200, &detail(context, id, None)?))
 }
 
-/// `POST /api/ledger/optimizations/{id}/dismiss`: hides it unless its grounds change.
+/// `POST /api/ledger/optimizations/{id}/dismiss`: hides it until its evidence changes.
 pub fn dismiss(context: &Context, id: i64) -> Answer {
     let at = Timestamp::now();
     context.journal.commit_one(Change::CloseSuggestion { id, status: Status::Dismissed, at })?;
     Ok(reply::json(200, &detail(context, id, None)?))
 }
 
-/// A flow, and how a suggestion would leave it.
+/// A flow before and after a suggestion's edit.
 struct Edited {
     flow: FlowRecord,
     before: Value,
     after: Value,
 }
 
+/// Returns the flow with the suggestion applied.
+///
 /// # Errors
-/// [`Error::Conflict`] if the flow changed since the suggestion was made, or is gone.
+/// If the flow changed since the suggestion was made, or is deleted: [`Error::Conflict`].
 fn edited(context: &Context, suggestion: &Suggestion, proposal: &Proposal) -> Result<Edited> {
     let flow = context.store.flow(suggestion.flow_id).map_err(|error| {
         let gone = format!("flow {} is gone", suggestion.flow_id);

@@ -1,4 +1,4 @@
-//! `/api/prices`: what calls cost now, and which price a ledger row was given.
+//! `/api/prices`: current prices of calls, and the price that a ledger row used.
 
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -10,12 +10,12 @@ use crate::error::{Error, Fault};
 use crate::prices::{Rates, StoredPrice};
 use crate::time::Timestamp;
 
-/// Micro-dollars for a million tokens are pico-dollars for one: six digits after the point.
+/// Micro-dollars per million tokens equal pico-dollars per token: six digits after the point.
 const PER_MTOK_DIGITS: usize = 6;
-/// Pico-dollars for a call: twelve digits after the point.
+/// Pico-dollars per call: twelve digits after the point.
 const PER_REQUEST_DIGITS: usize = 12;
 
-/// A price for people. Amounts are exact decimals of US dollars.
+/// A price in readable form. Amounts are exact decimals of US dollars.
 #[derive(Serialize)]
 struct View<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -51,7 +51,7 @@ pub fn get(context: &Context, id: i64) -> Answer {
     view(Some(id), &context.store.price(id)?)
 }
 
-/// `GET /api/prices?provider&model`: what a call would cost now.
+/// `GET /api/prices?provider&model`: returns the current price.
 pub fn find(context: &Context, mut query: Query) -> Answer {
     let provider: Option<String> = query.take("provider");
     let model: Option<String> = query.take("model");
@@ -73,7 +73,7 @@ pub fn find(context: &Context, mut query: Query) -> Answer {
     let quote = quote.ok_or_else(unknown)?;
     match quote.text() {
         Some(text) => view(None, text),
-        // Free by its nature.
+        // `echo` is always free.
         None => Ok(reply::json(
             200,
             &View {
@@ -125,7 +125,7 @@ fn per_mtok(rates: &Rates) -> Result<PerMtok, Error> {
     })
 }
 
-/// A JSON number: `amount` of units of the last of so many digits after the point.
+/// Returns a JSON number: `amount` in units of the last of `digits` digits after the point.
 fn decimal(amount: u64, digits: usize) -> Result<Box<RawValue>, Error> {
     let all = format!("{amount:0>width$}", width = digits + 1);
     let (whole, fraction) = all.split_at(all.len() - digits);

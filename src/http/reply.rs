@@ -1,4 +1,4 @@
-//! What a route reads and returns: queries, responses, and errors with the fitting status.
+//! Input and output of routes: queries, responses, and errors with the matching status.
 
 use std::io::{self, Cursor, Read};
 
@@ -8,7 +8,7 @@ use tiny_http::{HTTPVersion, Header, Response, ResponseBox, StatusCode};
 use crate::error::{Error, Result};
 use crate::listener::{ApiError, RequestHead, ResponseWriter};
 
-/// How much of a stream is sent at a time.
+/// The size of the pieces in which a stream is sent.
 const PIECE_BYTES: usize = 16 << 10;
 
 pub type Answer = Result<ResponseBox, ApiError>;
@@ -20,7 +20,7 @@ pub trait With {
 
 impl With for ResponseBox {
     fn with(self, name: &'static str, value: impl Into<String>) -> Self {
-        // A value that is no header value is left out rather than sent as two headers.
+        // An invalid value is omitted, because it could be sent as two headers.
         match Header::from_bytes(name, value.into()) {
             Ok(header) => self.with_header(header),
             Err(()) => self,
@@ -28,7 +28,7 @@ impl With for ResponseBox {
     }
 }
 
-/// JSON, never cached.
+/// Returns a JSON response, never cached.
 pub fn json(status: u16, value: &impl Serialize) -> ResponseBox {
     match serde_json::to_vec(value) {
         Ok(bytes) => finite(status, "application/json", bytes),
@@ -39,14 +39,14 @@ pub fn json(status: u16, value: &impl Serialize) -> ResponseBox {
     }
 }
 
-/// A text, never cached.
+/// Returns a text response, never cached.
 pub fn text(content_type: &'static str, text: String) -> ResponseBox {
     finite(200, content_type, text.into_bytes())
 }
 
-/// One page of a list; `next` is the cursor of the next page, if there is one.
+/// Returns one page of a list; `next` is the cursor of the next page, if there is one.
 pub fn list(items: &impl Serialize, next: Option<impl Serialize>) -> ResponseBox {
-    // Not by `json!`, which would turn exact amounts of money into floating point numbers.
+    // Not `json!`, which would turn exact amounts of money into floating point numbers.
     #[derive(Serialize)]
     struct List<'a, T, N> {
         items: &'a T,
@@ -55,27 +55,28 @@ pub fn list(items: &impl Serialize, next: Option<impl Serialize>) -> ResponseBox
     json(200, &List { items, next })
 }
 
-/// Cuts `found` to `limit` items, of which one more was read, and returns the cursor of the next page.
+/// Truncates `found` to `limit` items and returns the cursor of the next page, if any. The caller
+/// reads one item more than the limit.
 pub fn cut<T, N>(found: &mut Vec<T>, limit: usize, cursor: impl Fn(&T) -> N) -> Option<N> {
     let has_more = found.len() > limit;
     found.truncate(limit);
     found.last().filter(|_| has_more).map(cursor)
 }
 
-/// A run that was started.
+/// Returns the response for a started run.
 pub fn run(status: u16, run_id: &str) -> ResponseBox {
     let reply = json(status, &serde_json::json!({"runId": run_id}));
     reply.with("location", format!("/api/runs/{run_id}"))
 }
 
 pub fn file(content_type: &'static str, bytes: &'static [u8]) -> ResponseBox {
-    // Checked each time, so that an update of the program never leads to a mix of versions.
+    // Revalidated each time, so that an update of the program never mixes versions.
     response(200, bytes, Some(bytes.len()))
         .with("content-type", content_type)
         .with("cache-control", "no-cache")
 }
 
-/// A body of unknown length, which is made while it is sent.
+/// Returns a response with a body of unknown length, which is generated while it is sent.
 pub fn stream(content_type: &'static str, reader: impl Read + Send + 'static) -> ResponseBox {
     response(200, reader, None).with("content-type", content_type)
 }
@@ -111,7 +112,7 @@ fn response(status: u16, body: impl Read + Send + 'static, length: Option<usize>
         .boxed()
 }
 
-/// Sends a response: printed where its length is known, else in pieces as they are made.
+/// Sends a response: in one part if its length is known, else in pieces as they are generated.
 pub fn send(response: ResponseBox, head: &RequestHead, writer: &mut ResponseWriter<'_>) {
     let status = response.status_code().0;
     let without_body = head.method == "HEAD";
@@ -120,7 +121,7 @@ pub fn send(response: ResponseBox, head: &RequestHead, writer: &mut ResponseWrit
         return send_stream(response, without_body, writer);
     };
     let response = response.with("server", "flowledger").with("x-content-type-options", "nosniff");
-    // Also to a client of HTTP/1.0: nothing in it is beyond that.
+    // Also valid for HTTP/1.0 clients: it uses no newer feature.
     writer.print(status, length, |out| {
         response.raw_print(out, HTTPVersion(1, 1), &[], without_body, None)
     });
@@ -144,7 +145,7 @@ fn send_stream(response: ResponseBox, without_body: bool, writer: &mut ResponseW
             Ok(count) if writer.piece(&piece[..count]) => {}
             Ok(_) => return,
             Err(error) => {
-                // Without an end, the client sees that something is missing.
+                // The missing end marker shows the client that the response is incomplete.
                 log::error!("a response breaks off: {error}");
                 return;
             }
@@ -157,7 +158,7 @@ pub fn error(error: ApiError) -> ResponseBox {
     error.headers.into_iter().fold(response, |response, (name, value)| response.with(name, value))
 }
 
-/// For a client that is not there to read it.
+/// Returns the error for a disconnected client, which will not read it.
 pub fn client_left() -> ApiError {
     ApiError::new(499, "cancelled", "the client has left")
 }

@@ -1,4 +1,4 @@
-//! What a route reads: its part of the path, the query, the body.
+//! Input of routes: path segment, query and body.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -16,13 +16,13 @@ const LIMIT_MAX: usize = 1_000;
 pub struct Request<'a, 'b> {
     pub head: &'a RequestHead,
     pub client: Presence,
-    /// The segment of the path that the `*` of the route stands for.
+    /// The path segment that matches the `*` of the route.
     pub name: &'a str,
     pub body: &'a mut RequestBody<'b>,
 }
 
 impl Request<'_, '_> {
-    /// Reads the body. A route that does not call this takes none.
+    /// Reads the body. A route that does not call this accepts none.
     pub fn body(&mut self) -> Result<Vec<u8>, ApiError> {
         self.body.read(BODY_BYTES_MAX, BODY_TIME_MAX)
     }
@@ -52,7 +52,7 @@ impl Query {
         Self { pairs, faults: Vec::new() }
     }
 
-    /// Takes a parameter out; an empty one counts as none.
+    /// Takes a parameter; an empty one counts as missing.
     pub fn take<T: FromStr<Err: std::fmt::Display>>(&mut self, name: &str) -> Option<T> {
         let at = self.pairs.iter().position(|(key, _)| key == name)?;
         let (_, value) = self.pairs.remove(at);
@@ -87,7 +87,10 @@ impl Query {
     }
 }
 
-/// Reads a body as JSON. Fails with 400 for a syntax error, and with 422 for wrong types.
+/// Parses a JSON body.
+///
+/// # Errors
+/// If the syntax is invalid: 400. If a type is wrong: 422.
 pub fn read_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     serde_json::from_slice(body).map_err(|error| {
         let (status, code) = if error.is_data() { (422, "invalid") } else { (400, "invalid_json") };

@@ -13,7 +13,7 @@ use crate::listener::{ApiError, Presence, RequestBody, RequestHead};
 
 type Route = fn(&Context, &mut Request<'_, '_>) -> Answer;
 
-/// Methods of one path stand together, in the order in which `Allow` lists them.
+/// The methods of a path are adjacent, in the order of its `Allow` header.
 #[rustfmt::skip] // One line for each.
 static ROUTES: &[(Method, &str, Route)] = &[
     (Get, "/", |_, _| assets::file("index.html")),
@@ -59,14 +59,14 @@ static ROUTES: &[(Method, &str, Route)] = &[
     (Put, "/api/budget", |c, r| budget::set(c, &r.body()?, r.head.header("if-match"))),
 ];
 
-/// Lets the route of a request answer it.
+/// Dispatches a request to its route.
 pub fn answer(
     context: &Context,
     head: &RequestHead,
     body: &mut RequestBody<'_>,
     client: Presence,
 ) -> Answer {
-    // No head has a method that cannot be parsed.
+    // The listener accepts only methods that can be parsed.
     let method = match head.method.parse() {
         Ok(Method::Head) => Get,
         Ok(method) => method,
@@ -93,7 +93,7 @@ pub fn answer(
     Err(ApiError::new(405, "method_not_allowed", message).with("allow", allowed))
 }
 
-/// The segment that the `*` of `route` stands for, if the path is of that form.
+/// Returns the segment that matches the `*` of `route`, if the path matches.
 fn matched<'a>(route: &str, path: &'a str) -> Option<&'a str> {
     let (mut segments, mut name) = (path.split('/'), "");
     for expected in route.split('/') {

@@ -1,4 +1,4 @@
-//! `/api/runs`, and what of `/api/flows/{id}` is about runs.
+//! `/api/runs`, and the routes of `/api/flows/{id}` about runs.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -18,9 +18,9 @@ use crate::money::Usd;
 use crate::store::{Change, ItemRecord, LedgerFilter, NodeRecord, NodeStatus, Run, RunFilter};
 use crate::time::Timestamp;
 
-/// Limits the calls in a run's response; the ledger has all of them.
+/// Limits the calls in a run's response; the ledger contains all of them.
 const CALLS_MAX: usize = 10_000;
-/// The interval of checks for a client that has left.
+/// Interval of checks for a disconnected client.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 pub fn execute(
@@ -46,14 +46,14 @@ pub fn execute(
     Ok(reply::run(202, &accepted.run_id))
 }
 
-/// `POST /api/flows/{id}/estimate`: what a run with that input will cost.
+/// `POST /api/flows/{id}/estimate`: estimates the cost of a run with this input.
 pub fn estimate(context: &Context, id: FlowId, body: &[u8]) -> Answer {
     let flow = context.store.flow(id)?;
     let estimate = context.engine.estimate(&flow, read_input(body)?)?;
     Ok(reply::json(200, &estimate))
 }
 
-/// The input in a body; of an empty body, nothing.
+/// Returns the input in a body; an empty body has an empty input.
 fn read_input(body: &[u8]) -> Result<Value, ApiError> {
     if body.trim_ascii().is_empty() {
         return Ok(Value::Null);
@@ -61,7 +61,7 @@ fn read_input(body: &[u8]) -> Result<Value, ApiError> {
     Ok(input_of(read_json(body)?)?)
 }
 
-/// What `{"input": …}` holds; nothing else may be in it.
+/// Returns the value of `{"input": …}`; other keys are errors.
 fn input_of(body: Value) -> Result<Value> {
     let message = "the body cannot be read";
     let Value::Object(mut body) = body else {
@@ -76,9 +76,10 @@ fn input_of(body: Value) -> Result<Value> {
     }
 }
 
-/// `GET /api/flows/{id}/status`: the newest run, and the `seq` from which a client can go on.
+/// `GET /api/flows/{id}/status`: returns the newest run, and the `seq` from which a client can
+/// resume.
 pub fn status(context: &Context, id: FlowId) -> Answer {
-    // Read before the run: what is in the run may be newer, never older.
+    // Read before the run, so that the run may be newer than `seq`, but never older.
     let seq = context.store.newest_seq()?;
     if let Some(run_id) = context.store.newest_run(id)? {
         let (run, nodes) = context.store.run(&run_id)?;
@@ -116,7 +117,7 @@ pub fn get(context: &Context, id: &str) -> Answer {
 }
 
 pub fn delete(context: &Context, id: &str) -> Answer {
-    // Named before it is removed, so that an unknown one is a 404.
+    // Checks that the run exists before it is deleted, so that an unknown run is a 404.
     context.store.run(id)?;
     context.journal.commit_one(Change::DeleteRun(id.to_owned()))?;
     Ok(reply::empty())
@@ -128,7 +129,7 @@ pub fn resume(context: &Context, id: &str) -> Answer {
 }
 
 pub fn cancel(context: &Context, id: &str) -> Answer {
-    // Named before it is looked for among those under way, so that an unknown one is a 404.
+    // Checks that the run exists before it is cancelled, so that an unknown run is a 404.
     context.store.run(id)?;
     context.engine.cancel(id)?;
     Ok(reply::json(202, &json!({"runId": id})))
@@ -152,15 +153,16 @@ struct RunView<'a> {
     input_tokens: u64,
     output_tokens: u64,
     cost: Option<Usd>,
-    /// What it returned, once it did; of several output nodes, by their ids. Left out in lists.
+    /// The result, if the run has one; with several output nodes, their outputs by id. Omitted in
+    /// lists.
     #[serde(skip_serializing_if = "Option::is_none")]
     output: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     nodes: Option<Vec<NodeView<'a>>>,
-    /// Its ledger rows, a row for each attempt, in order. Left out in lists and in a status.
+    /// The run's ledger rows in order, one for each attempt. Omitted in lists and in a status.
     #[serde(skip_serializing_if = "Option::is_none")]
     calls: Option<Vec<LedgerEntry>>,
-    /// The place in the log that a status is at least as new as.
+    /// A position in the event log; the status is at least as new.
     #[serde(skip_serializing_if = "Option::is_none")]
     seq: Option<Seq>,
 }
@@ -171,7 +173,7 @@ struct NodeView<'a> {
     node_id: String,
     label: String,
     status: NodeStatus,
-    /// None for a node that has not begun.
+    /// None for a node that has not started.
     #[serde(flatten)]
     begun: Option<BegunView<'a>>,
 }
@@ -188,15 +190,15 @@ struct BegunView<'a> {
     cost: Option<Usd>,
     result_preview: Option<&'a str>,
     error: Option<&'a str>,
-    /// What was asked, as it was sent. Left out in a status and of nodes that ask nobody.
+    /// The prompt or request as sent. Omitted in a status and for nodes without requests.
     #[serde(skip_serializing_if = "Option::is_none")]
     prompt: Option<&'a str>,
-    /// Left out likewise, and where there is none.
+    /// Omitted in a status, and if there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     system: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     output: Option<&'a str>,
-    /// Of a map, those items that have begun. Left out of other nodes and in a status.
+    /// The started items of a map. Omitted for other nodes and in a status.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     items: Vec<ItemView<'a>>,
 }
@@ -259,7 +261,7 @@ fn summary(run: &Run) -> RunView<'_> {
     }
 }
 
-/// A run with its nodes; `whole` adds their outputs.
+/// Returns a run with its nodes; `whole` adds their outputs.
 fn view<'a>(run: &'a Run, records: &'a [NodeRecord], whole: bool) -> RunView<'a> {
     let graph: Value = serde_json::from_str(&run.graph).unwrap_or_default();
     RunView {
@@ -269,7 +271,7 @@ fn view<'a>(run: &'a Run, records: &'a [NodeRecord], whole: bool) -> RunView<'a>
     }
 }
 
-/// What the output nodes have given; null where none has.
+/// Returns the outputs of the output nodes; null if there are none yet.
 fn output(graph: &Value, records: &[NodeRecord]) -> Value {
     let nodes = graph["nodes"].as_array().map(Vec::as_slice);
     let given: Map<String, Value> = nodes
@@ -289,7 +291,7 @@ fn output(graph: &Value, records: &[NodeRecord]) -> Value {
     }
 }
 
-/// All nodes of a graph, in its order, with what is recorded of them.
+/// Returns all nodes of a graph in its order, with their records.
 fn node_views<'a>(graph: &Value, records: &'a [NodeRecord], whole: bool) -> Vec<NodeView<'a>> {
     let nodes = graph["nodes"].as_array().map(Vec::as_slice).unwrap_or_default();
     let by_id: HashMap<&str, &NodeRecord> =
@@ -309,7 +311,7 @@ fn node_views<'a>(graph: &Value, records: &'a [NodeRecord], whole: bool) -> Vec<
         .collect()
 }
 
-/// Ids are texts; some editors write numbers.
+/// Returns an id as text; some editors write numbers.
 fn id_of(node: &Value) -> String {
     match &node["id"] {
         Value::String(id) => id.clone(),

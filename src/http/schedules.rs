@@ -1,4 +1,4 @@
-//! `/api/flows/{id}/schedule`: when a flow runs by itself.
+//! `/api/flows/{id}/schedule`: scheduled runs of a flow.
 
 use serde_json::{Value, json};
 
@@ -12,13 +12,13 @@ use crate::schedule::{Missed, Schedule};
 use crate::store::{Change, NewSchedule, ScheduleRecord};
 use crate::time::Timestamp;
 
-/// The zone of a schedule that names none.
+/// The default time zone of a schedule.
 const ZONE_DEFAULT: &str = "UTC";
-/// How many of the next times are told.
+/// Number of upcoming times in a response.
 const UPCOMING: usize = 5;
 const KEYS: &str = "`cron`, `timezone`, `missed`, `input` and `enabled`";
 
-/// `PUT /api/flows/{id}/schedule`: nothing before now is due.
+/// `PUT /api/flows/{id}/schedule`: sets the schedule; times before now are not due.
 pub fn set(context: &Context, flow_id: FlowId, body: &[u8]) -> Answer {
     let schedule = check(flow_id, read_json(body)?)?;
     context.journal.commit_one(Change::SetSchedule(schedule))?;
@@ -39,7 +39,7 @@ pub fn delete(context: &Context, flow_id: FlowId) -> Answer {
 
 fn view(record: &ScheduleRecord) -> Value {
     let schedule = Schedule::parse(&record.cron, &record.timezone).ok();
-    // A time that is due and about to be run is not the next any more.
+    // A time that is due and about to run is no longer upcoming.
     let after = record.last.max(Timestamp::now());
     let next =
         schedule.as_ref().filter(|_| record.enabled).and_then(|schedule| schedule.next(after));
@@ -65,7 +65,7 @@ fn view(record: &ScheduleRecord) -> Value {
     })
 }
 
-/// A schedule as it was posted, or all that is wrong with it.
+/// Returns the posted schedule, or all its faults.
 fn check(flow_id: FlowId, body: Value) -> Result<NewSchedule> {
     let message = "the schedule cannot be set";
     let Value::Object(mut body) = body else {
@@ -86,7 +86,7 @@ fn check(flow_id: FlowId, body: Value) -> Result<NewSchedule> {
     let cron = text("cron", None, &mut faults);
     let timezone = text("timezone", Some(ZONE_DEFAULT), &mut faults);
     let missed = text("missed", Some(Missed::default().as_str()), &mut faults);
-    // What has a fault already is checked with something right in its place.
+    // Replaces faulty values with valid ones, so that the others are checked as well.
     let checked = Schedule::parse(
         cron.as_deref().unwrap_or("* * * * *"),
         timezone.as_deref().unwrap_or(ZONE_DEFAULT),

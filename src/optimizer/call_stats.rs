@@ -1,8 +1,10 @@
-//! Sums of the calls of each node, by day, so that a pass costs as much as its new rows. Pure.
+//! Sums of the calls of each node, by day, so that the cost of a pass depends only on its new rows.
+//! Pure.
 //!
-//! Prices depend on the length of a prompt (tiers), so sums are kept apart by length class: within one, the
-//! cost at another price follows from the sums of the tokens. Rows are summed here and not by SQL because
-//! repeats and prompt caches depend on their order, and the ledger has no index by flow.
+//! Prices depend on the length of a prompt (tiers), so sums are separate for each length class:
+//! within one, the token sums determine the cost at another price. Rows are summed here and not by
+//! SQL because repeats and prompt caches depend on their order, and the ledger has no index by
+//! flow.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -17,16 +19,16 @@ use crate::store::{CallRow, NodeChange};
 use crate::time::Timestamp;
 
 pub const WINDOW_DAYS: i64 = 30;
-/// Calls of further nodes are ignored.
+/// Limits the nodes with statistics; calls of further nodes are ignored.
 const NODES_MAX: usize = 10_000;
-/// How many of the newest prompts are remembered to find repeats.
+/// Number of newest prompts kept to find repeats.
 const PROMPTS_MAX: usize = 100_000;
-/// How long providers keep the beginning of a prompt by default (Anthropic: 5 minutes).
+/// Time for which providers keep a prompt prefix by default (Anthropic: 5 minutes).
 const PROMPT_CACHE_MS: i64 = 5 * 60 * 1000;
-/// How many of a target's newest answers are remembered; hardly more calls overlap.
+/// Number of newest answers kept per target; more calls rarely overlap.
 const BEGUN_MAX: usize = 32;
 
-/// How long repeated answers would be kept: the proposed `cache.maxAgeS`.
+/// The proposed `cache.maxAgeS`: the time for which repeated answers would be kept.
 pub const ANSWER_AGE_S: i64 = 7 * 24 * 60 * 60;
 const ANSWER_AGE_MS: i64 = ANSWER_AGE_S * 1000;
 
@@ -34,13 +36,13 @@ const ANSWER_AGE_MS: i64 = ANSWER_AGE_S * 1000;
 pub enum Outcome {
     /// Answered at a known cost, for the first time within [`ANSWER_AGE_S`].
     First,
-    /// Answered at a known cost, after the same prompt was.
+    /// Answered at a known cost, although the same prompt had been answered before.
     Repeated,
     Unpriced,
     Failed,
     TimedOut,
     Refused,
-    /// Anything else, such as failures from before a change of the retries.
+    /// Any other call, such as a failure from before a change of the retries.
     Other,
 }
 
@@ -54,7 +56,7 @@ pub struct CallSums {
     pub prompt_tokens_max: u64,
     pub answer_tokens_max: u64,
     pub estimated: u64,
-    /// Calls made while the provider still kept the beginning of an earlier prompt.
+    /// Calls made while the provider still cached the prefix of an earlier prompt.
     pub soon: u64,
     /// Calls answered since the node's retries last changed.
     pub tried: u64,
@@ -93,7 +95,7 @@ pub struct NodeCalls<'a> {
 }
 
 impl<'a> NodeCalls<'a> {
-    /// Returns none without calls.
+    /// Returns none if there are no calls.
     fn new(targets: impl Iterator<Item = &'a TargetStats>) -> Option<Self> {
         let targets: Vec<&TargetStats> = targets.collect();
         let since = targets.iter().filter_map(|stats| stats.since()).min()?;
@@ -158,12 +160,12 @@ fn total<'a>(all: impl Iterator<Item = &'a CallSums>) -> CallSums {
 #[derive(Debug, Default)]
 struct TargetStats {
     first_at: Option<Timestamp>,
-    /// When the newest answers began, in order.
+    /// Start times of the newest answers, in order.
     begun: Vec<Timestamp>,
     buckets: BTreeMap<Bucket, CallSums>,
 }
 
-/// The last change of a node about one concern: rows up to `last_call` are outdated.
+/// The last change of a node in one concern: rows up to `last_call` are outdated.
 #[derive(Clone, Copy, Debug, Default)]
 struct LastChange {
     last_call: i64,
@@ -174,7 +176,7 @@ type NodeKey = (FlowId, String);
 /// By [`Concern`].
 type LastChanges = [LastChange; Concern::ALL.len()];
 
-/// Returns the start of the first day that counts.
+/// Returns the start of the first day in the window.
 pub fn window_start(now: Timestamp) -> Timestamp {
     Timestamp((now.0.div_euclid(MS_PER_DAY) - WINDOW_DAYS) * MS_PER_DAY)
 }
@@ -182,19 +184,19 @@ pub fn window_start(now: Timestamp) -> Timestamp {
 #[derive(Default)]
 pub struct CallStats {
     pub cursor: i64,
-    /// Rows that were read before they were settled.
+    /// Rows that were not settled when they were read.
     pub pending: BTreeSet<i64>,
     nodes: HashMap<NodeKey, BTreeMap<Target, TargetStats>>,
     changes: HashMap<NodeKey, LastChanges>,
-    /// Answers of each target by day. They outlive changes of the nodes: a target that served one node
-    /// can serve others.
+    /// Answers of each target by day. Changes of nodes do not reset them: a target that served one
+    /// node can serve others.
     answers: HashMap<Target, BTreeMap<i64, u64>>,
-    /// When each of the newest prompts was answered.
+    /// The answer times of the newest prompts.
     prompts: HashMap<u64, Timestamp>,
     prompts_in_order: VecDeque<u64>,
     first_day: i64,
-    /// The prompt lengths, in tokens, at which prices change, in ascending order: longer prompts belong to
-    /// the next class.
+    /// The prompt lengths, in tokens, at which prices change, in ascending order. Longer prompts
+    /// belong to the next class.
     pub bounds: Vec<u64>,
     /// Flows with new sums, for the pass to take.
     pub changed_flows: BTreeSet<FlowId>,
@@ -209,7 +211,7 @@ impl CallStats {
         self.nodes.keys().map(|(flow_id, _)| *flow_id)
     }
 
-    /// Drops the calls that a change of a node outdates, now and in rows read later.
+    /// Removes the calls that a node's change outdates, now and in rows read later.
     pub fn forget(&mut self, change: &NodeChange) {
         let node = (change.flow_id, change.node_id.clone());
         let changes = self.changes.entry(node.clone()).or_default();
@@ -242,13 +244,13 @@ impl CallStats {
         }
     }
 
-    /// Drops the changes of a deleted flow.
+    /// Removes the changes of a deleted flow.
     pub fn forget_changes(&mut self, flow_id: FlowId) {
         self.changes.retain(|(of, _), _| *of != flow_id);
     }
 
-    /// Returns the time since which calls count for this concern; none if unknown, or if the question
-    /// changed at the same time.
+    /// Returns the start of the calls that count for this concern; none if unknown, or if the
+    /// question changed at the same time.
     pub fn changed_at(&self, flow_id: FlowId, node: &str, concern: Concern) -> Option<Timestamp> {
         let changes = self.changes.get(&(flow_id, node.to_owned()))?;
         let (changed, question) = (changes[concern as usize], changes[Concern::Question as usize]);
@@ -271,7 +273,7 @@ impl CallStats {
         };
         let target = Target { provider: row.provider.to_owned(), model: row.model.to_owned() };
         let is_answered = row.status == CallStatus::Success;
-        // A cached answer was free, and no target was asked.
+        // A cached answer was free and involved no target.
         if !row.cached {
             let days = self.answers.entry(target.clone()).or_default();
             *days.entry(day).or_default() += u64::from(is_answered);
@@ -308,8 +310,8 @@ impl CallStats {
         };
     }
 
-    /// Returns whether the answer to the same prompt would still have been kept. A prompt from before a
-    /// change of the question is another one.
+    /// Returns whether a cache would still have had the answer to the same prompt. A prompt from
+    /// before a change of the question counts as different.
     fn is_repeated(&mut self, flow_id: FlowId, question: i64, row: &CallRow<'_>) -> bool {
         let mut hasher = DefaultHasher::new();
         let target = (row.provider, row.model);
@@ -333,7 +335,7 @@ impl CallStats {
         false
     }
 
-    /// Drops the days before the window, now and in rows read later.
+    /// Removes the days before the window, now and in rows read later.
     pub fn expire(&mut self, now: Timestamp) {
         let first_day = window_start(now).0.div_euclid(MS_PER_DAY);
         self.first_day = first_day;
@@ -354,7 +356,7 @@ impl CallStats {
         });
     }
 
-    /// Returns the calls of a node to a target, if there are any.
+    /// Returns the calls of a node to a target, if any.
     pub fn calls_to(
         &self,
         flow_id: FlowId,
@@ -365,13 +367,13 @@ impl CallStats {
         NodeCalls::new(targets.get(target).into_iter())
     }
 
-    /// Returns the calls of a node to all its targets, if there are any.
+    /// Returns the calls of a node to all its targets, if any.
     pub fn calls_of(&self, flow_id: FlowId, node_id: &str) -> Option<NodeCalls<'_>> {
         let targets = self.nodes.get(&(flow_id, node_id.to_owned()))?;
         NodeCalls::new(targets.values())
     }
 
-    /// Returns how many calls of all flows each target answered.
+    /// Returns the number of answered calls of each target, over all flows.
     pub fn targets(&self) -> BTreeMap<Target, u64> {
         let all = self.answers.iter();
         all.map(|(target, days)| (target.clone(), days.values().sum())).collect()
@@ -398,8 +400,8 @@ impl TargetStats {
         Some(self.first_at?.max(Timestamp(first_day * MS_PER_DAY)))
     }
 
-    /// Notes when an answer began. Returns whether an earlier one had begun before this call, but not too
-    /// long before: only then can the call read the beginning of a prompt from the provider's cache.
+    /// Notes the start of an answer. Returns whether an earlier one started before this call, but
+    /// not too long before: only then can the call read a prompt prefix from the provider's cache.
     fn note_begun(&mut self, row: &CallRow<'_>) -> bool {
         let begun = &mut self.begun;
         let before = begun.partition_point(|at| *at <= row.at);

@@ -9,13 +9,14 @@ use super::edit::{ends, id_at};
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Line {
-    /// The node or edge: `node draft`, `edge plan → draft`, with a branch `edge check → draft (true)`.
+    /// The node or edge: `node draft`, `edge plan → draft`, with a branch `edge check → draft
+    /// (true)`.
     pub what: String,
     /// The key, such as `retry.attempts`; none if the whole node or edge was added or removed.
     pub key: Option<String>,
-    /// Null if it was added.
+    /// Null for an added key.
     pub before: Value,
-    /// Null if it was removed.
+    /// Null for a removed key.
     pub after: Value,
 }
 
@@ -70,8 +71,8 @@ fn compare(
     }
 }
 
-/// Calls `found` for each key with another value, also in nested objects. The keys of a node's `data` get
-/// no prefix.
+/// Calls `found` for each key whose value differs, also in nested objects. The keys of a node's
+/// `data` get no prefix.
 fn changes(path: &str, before: &Value, after: &Value, found: &mut dyn FnMut(&str, &Value, &Value)) {
     let keys: Vec<&String> = match (before, after) {
         _ if before == after => return,

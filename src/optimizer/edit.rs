@@ -1,4 +1,4 @@
-//! Edits of a flow, made in its stored document, so that unknown parts stay as they are. Pure.
+//! Edits of a flow. They apply to its stored document, so that unknown parts stay unchanged. Pure.
 
 use std::collections::BTreeSet;
 
@@ -18,18 +18,18 @@ pub enum Edit {
     SetNode { node_id: String, values: Map<String, Value> },
     /// Removes a node and connects its predecessors with its successors.
     RemoveNode { node_id: String },
-    /// Lets the second of two nodes in a row run beside the first: it follows the predecessors of the first,
-    /// and its successors follow both.
+    /// Lets the second of two consecutive nodes run in parallel with the first: it follows the
+    /// predecessors of the first, and its successors follow both.
     RunBeside { first: String, second: String },
 }
 
 /// Returns the edited document; all other nodes keep their order.
 ///
-/// References between nodes are not checked: the caller validates the result like any saved flow. Edits that
-/// [`shape`](super::shape) derives from the same graph always pass.
+/// References between nodes are not checked: the caller validates the result like any saved flow.
+/// Edits that [`shape`](super::shape) derives from the same graph are always valid.
 ///
 /// # Errors
-/// [`Error::Conflict`] if the node or the edge is gone, or if there would be too many edges.
+/// If the node or the edge is gone, or if there would be too many edges: [`Error::Conflict`].
 pub fn apply(document: &Value, edit: &Edit) -> Result<Value> {
     let mut document = document.clone();
     let Some(data) = document.get_mut("data") else {
@@ -84,7 +84,7 @@ fn no_node(id: &str) -> Error {
     Error::Conflict(format!("there is no node `{id}` any more"))
 }
 
-/// Returns the id under a key of a node or an edge, or an empty one.
+/// Returns the id under a key of a node or an edge, or an empty text.
 pub(super) fn id_at(value: &Value, key: &str) -> String {
     name_of(&value[key]).unwrap_or_default()
 }
@@ -122,14 +122,14 @@ fn merge(target: &mut Value, values: &Map<String, Value>) {
     }
 }
 
-/// Returns the spelling that the object uses: both at once are refused.
+/// Returns the spelling in the object, because using both is an error.
 fn spelled<'a>(target: &Map<String, Value>, key: &'a str) -> &'a str {
     let pairs = ALIASES.iter().flat_map(|&(a, b)| [(a, b), (b, a)]);
     let mut used = pairs.filter(|(name, other)| *name == key && target.contains_key(*other));
     used.next().map_or(key, |(_, other)| other)
 }
 
-/// A flow's edges, none twice.
+/// A flow's edges, without duplicates.
 struct Edges {
     all: Vec<Value>,
     ids: BTreeSet<String>,
@@ -153,7 +153,8 @@ impl Edges {
         }
     }
 
-    /// Adds an edge from the source of `inward` to the target of `outward`, with all else like `inward`.
+    /// Adds an edge from the source of `inward` to the target of `outward`, with all other keys of
+    /// `inward`.
     fn join(&mut self, inward: &Value, outward: &Value) {
         let Value::Object(mut edge) = inward.clone() else {
             return;

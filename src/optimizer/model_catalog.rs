@@ -1,13 +1,13 @@
-//! The models that providers list, asked for rarely and kept in memory.
+//! The models that providers list, requested rarely and kept in memory.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::providers::Listed;
 use crate::time::Timestamp;
 
-/// How long a list stays valid: models come and go by the week.
+/// Time for which a list is valid: models change weekly.
 const LIST_AGE_MS: i64 = 24 * 60 * 60 * 1000;
-/// How long a provider that failed to list its models is left alone.
+/// Pause after a provider failed to list its models.
 const PAUSE_MS: i64 = 60 * 60 * 1000;
 
 /// The newest list of each provider.
@@ -23,8 +23,8 @@ struct ModelList {
 }
 
 impl ModelCatalog {
-    /// Asks those of these providers whose list is outdated. If one fails, its previous list stays: only
-    /// fewer models are proposed then.
+    /// Requests the outdated lists of these providers. If a request fails, the previous list stays:
+    /// then fewer models are proposed.
     pub fn refresh(
         &mut self,
         providers: &BTreeSet<&str>,
@@ -32,7 +32,7 @@ impl ModelCatalog {
         mut ask: impl FnMut(&str) -> Result<Vec<Listed>, String>,
     ) {
         for provider in providers {
-            // A list does not stay valid longer because the clock was set back.
+            // A clock set back does not make a list valid for longer.
             let is_valid = self.lists.get(*provider).is_some_and(|list| {
                 let age_ms = now.0.saturating_sub(list.asked_at.0);
                 (0..list.age_max_ms).contains(&age_ms)
@@ -52,7 +52,7 @@ impl ModelCatalog {
         }
     }
 
-    /// Returns the models that a provider lists, as far as known.
+    /// Returns the known models of a provider's list.
     pub fn of(&self, provider: &str) -> &[Listed] {
         let list = self.lists.get(provider);
         list.map_or(&[], |list| &list.models)

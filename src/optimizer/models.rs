@@ -1,5 +1,6 @@
-//! The models that calls could be made at: those that the user's flows use, and those that their providers
-//! list. A price alone does not show that a model is served: prices outlive their models.
+//! The models that could serve calls: those that the user's flows use, and those that their
+//! providers list. A price alone does not show that a model is available: prices outlive their
+//! models.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -16,39 +17,38 @@ use crate::prices::Quote;
 use crate::providers::{Kind, Listed, Providers};
 use crate::time::Timestamp;
 
-/// Parts of the names of models that do something else than answer with text, or do it under other terms,
-/// as OpenAI, OpenRouter and others name them. `codex` is served in another protocol, and `free` allows too
-/// few calls.
+/// Name parts of models that do not answer with text, or do so under other terms, as OpenAI,
+/// OpenRouter and others name them. `codex` uses another protocol, and `free` allows too few calls.
 const OTHER_MODELS: &str = "audio babbage batch codex computer dall davinci embed embedding embeddings \
     extended free guard image imagen live moderation ocr realtime rerank reranker research robotics \
     safeguard search sora transcribe tts veo whisper";
-/// Beginnings of the names of such models.
+/// Name prefixes of such models.
 const OTHER_BEGINNINGS: &[&str] = &["~", "chatgpt-", "gpt-3.5-turbo-instruct"];
-/// Parts of the names of models that always reason before they answer.
+/// Name parts of models that always reason before they answer.
 const THINKING_PARTS: &str = "magistral o1 o3 o4 qwq r1 reasoner reasoning thinking";
-/// Beginnings of the names of such models, after the maker's.
+/// Name prefixes of such models, after the maker.
 const THINKING_BEGINNINGS: &[&str] = &["gpt-5", "gpt-6", "gpt-oss", "gemini-2.5", "gemini-3"];
-/// How many of the newest models of a list are considered; the largest routers list some hundreds.
+/// Limits the newest models of a list that are considered; the largest routers list some hundreds.
 const LISTED_MAX: usize = 1_000;
-/// A number with this many digits in a name is a date, or a part of one.
+/// A number with at least this many digits in a name is a date, or a part of one.
 const DATE_DIGITS_MIN: usize = 4;
 
-/// A model that could be asked.
+/// A possible replacement model.
 pub struct Candidate {
     pub target: Target,
     pub quote: Quote,
-    /// How many calls of flows it answered lately.
+    /// Number of calls of flows that it answered recently.
     pub answered: u64,
     created_at: Option<Timestamp>,
-    /// The limit on a prompt and its answer together, if its provider lists it.
+    /// The limit on a prompt and its answer together, if the provider lists it.
     context_tokens: Option<u64>,
     is_listed: bool,
 }
 
 pub struct Needs {
-    /// A model that is not listed must have answered this many calls.
+    /// The minimum of answered calls of an unlisted model.
     pub used_min: u64,
-    /// The longest prompt with its answer.
+    /// The longest prompt with its answer, in tokens.
     pub tokens_max: u64,
     pub has_thought: bool,
 }
@@ -56,21 +56,21 @@ pub struct Needs {
 pub struct Models<'a> {
     providers: &'a Providers,
     pub priced_at: Timestamp,
-    /// Each model once, by its most used name, or else its shortest one without a date.
+    /// Each model once, under its most used name, or else its shortest name without a date.
     pub candidates: Vec<Candidate>,
-    /// When the listed ones were created, with their prices.
+    /// Creation times and prices of the listed models.
     dates: BTreeMap<Target, (Timestamp, Quote)>,
 }
 
-/// Returns the moment whose prices count for proposals: noon UTC, so that they do not come and go with
-/// prices that depend on the time of day.
+/// Returns noon UTC: proposals use the prices of this time, so that they do not change with the
+/// time of day.
 fn priced_at(now: Timestamp) -> Timestamp {
     Timestamp((now.0.div_euclid(MS_PER_DAY) * MS_PER_DAY).saturating_add(MS_PER_DAY / 2))
 }
 
 impl<'a> Models<'a> {
-    /// Returns those with a price, at providers that can be used; `answered` are the targets that flows used
-    /// lately.
+    /// Returns the models with a price at usable providers; `answered` are the targets that flows
+    /// used recently.
     pub fn new(
         providers: &'a Providers,
         answered: &BTreeMap<Target, u64>,
@@ -102,7 +102,7 @@ impl<'a> Models<'a> {
                 if let Some(at) = created_at {
                     models.dates.insert(target.clone(), (at, quote.clone()));
                 }
-                // A model that bills no answers has none.
+                // A model without a price for answers does not answer with text.
                 if quote.rates(0).output == 0 || !answers_with_text(name) {
                     continue;
                 }
@@ -131,8 +131,8 @@ impl<'a> Models<'a> {
         self.providers.quote(provider, &[model], self.priced_at)
     }
 
-    /// Returns when a model was created, if known; for an alias that is not listed, the time of the newest
-    /// model that it may stand for.
+    /// Returns the creation time of a model, if known; for an unlisted alias, that of the newest
+    /// model that it may refer to.
     fn created_at(&self, target: &Target) -> Option<Timestamp> {
         if let Some((at, _)) = self.dates.get(target) {
             return Some(*at);
@@ -144,8 +144,8 @@ impl<'a> Models<'a> {
         same.map(|(_, (at, _))| *at).max()
     }
 
-    /// Returns the models that could replace `present`: those that flows use, and those at the same provider
-    /// and of the same maker that are listed and not older.
+    /// Returns possible replacements of `present`: models that flows use, and listed models of the
+    /// same provider and maker that are not older.
     pub fn instead_of(&self, present: &Target, needs: Needs) -> impl Iterator<Item = &Candidate> {
         let has_thought = needs.has_thought || thinks(&present.model);
         let present_created_at = self.created_at(present);
@@ -158,7 +158,7 @@ impl<'a> Models<'a> {
             it.target != *present
                 && (it.answered >= needs.used_min || is_next)
                 && it.context_tokens.is_none_or(|most| most >= needs.tokens_max)
-                // Reasoning would make its answers longer than these were.
+                // A reasoning model would write longer answers than the observed ones.
                 && (has_thought || !thinks(&it.target.model))
         })
     }
@@ -171,7 +171,7 @@ fn newest(listed: &[Listed], most: usize) -> Vec<&Listed> {
     listed
 }
 
-/// Returns the maker of a model, which a router writes before its name.
+/// Returns the maker of a model, which routers put before its name.
 fn maker(name: &str) -> Option<&str> {
     name.split_once('/').map(|(maker, _)| maker)
 }
@@ -184,7 +184,7 @@ fn has_part(name: &str, list: &str) -> bool {
     parts(name).any(|part| list.split(' ').any(|it| it == part))
 }
 
-/// Returns whether the name hints at no other purpose.
+/// Returns whether the name suggests no other purpose.
 fn answers_with_text(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     !has_part(&name, OTHER_MODELS) && !OTHER_BEGINNINGS.iter().any(|start| name.starts_with(start))
@@ -193,7 +193,7 @@ fn answers_with_text(name: &str) -> bool {
 fn thinks(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     let own = name.rsplit('/').next().unwrap_or(&name);
-    // OpenAI's `-chat` models do not.
+    // OpenAI's `-chat` models do not reason.
     let may_think = !has_part(own, "chat");
     has_part(own, THINKING_PARTS)
         || (may_think && THINKING_BEGINNINGS.iter().any(|start| own.starts_with(start)))
@@ -204,7 +204,7 @@ fn is_dated(name: &str) -> bool {
         .any(|part| part.len() >= DATE_DIGITS_MIN && part.bytes().all(|b| b.is_ascii_digit()))
 }
 
-/// Reads the target under `provider` and `model`.
+/// Parses the target under `provider` and `model`.
 pub fn target_in(value: &Value) -> Option<Target> {
     let text = |key: &str| value[key].as_str().map(str::to_owned);
     Some(Target { provider: text("provider")?, model: text("model")? })
@@ -218,13 +218,13 @@ pub fn at_another(usage: &Usage, from: &str, to: &str) -> Usage {
     without_cache(usage)
 }
 
-/// Returns the usage with all tokens of the prompt as ordinary ones.
+/// Returns the usage with all prompt tokens as uncached ones.
 pub fn without_cache(usage: &Usage) -> Usage {
     Usage { cached_input_tokens: 0, cache_write_tokens: 0, cache_write_1h_tokens: 0, ..*usage }
 }
 
 impl Candidate {
-    /// Of several names of one model, the one with the highest rank is used.
+    /// Ranks the names of one model; the highest rank is used.
     fn rank(&self) -> impl Ord + use<> {
         let name = &self.target.model;
         let length = Reverse(name.len());

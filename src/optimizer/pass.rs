@@ -1,5 +1,5 @@
-//! A pass: reads new rows, looks at flows with new sums, and returns the changes to commit. Writes nothing
-//! itself.
+//! A pass: reads new rows, applies the rules to flows with new sums, and returns the changes to
+//! commit. Writes nothing itself.
 
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -23,28 +23,28 @@ use crate::store::{CallRow, Change, FlowRecord, Store, document_hash};
 use crate::threads::panic_message;
 use crate::time::Timestamp;
 
-/// All flows get another look this often even if nothing happens: days pass, and prices change.
+/// Interval of reviews of all flows without new calls: days pass, and prices change.
 const IDLE_MAX_MS: i64 = 60 * 60 * 1000;
-/// Rows are read in steps of this many, so that a shutdown need not wait.
+/// Rows are read in steps of this size, so that a shutdown need not wait.
 const ROWS_STEP: usize = 5_000;
 
 #[derive(Default)]
 pub struct Wanted {
     pub flows: BTreeSet<FlowId>,
-    /// Something changed that concerns all flows.
+    /// True if a change affects all flows.
     pub all: bool,
 }
 
-/// The sums, and the work that is left from earlier passes.
+/// The sums, and the remaining work of earlier passes.
 pub struct Pass {
     store: Arc<Store>,
     providers: Arc<Providers>,
     totals: Option<Totals>,
-    /// Flows that wait for a look.
+    /// Flows that wait for a review.
     left: BTreeSet<FlowId>,
-    /// When all flows got their last look; none to request another one.
+    /// Time of the last review of all flows; none requests a new one.
     reviewed_at: Option<Timestamp>,
-    /// A hash of the prices at that time.
+    /// A hash of the prices at the last review.
     prices: u64,
     catalog: ModelCatalog,
     stopping: Cancel,
@@ -86,7 +86,7 @@ impl Pass {
         Duration::from_millis(ms.unsigned_abs())
     }
 
-    /// Returns why providers of recent calls cannot be used.
+    /// Returns the reasons why providers of recent calls cannot be used.
     pub fn not_usable(&self) -> Vec<String> {
         let targets = self.totals.iter().flat_map(|it| it.calls.targets());
         let names: BTreeSet<String> = targets.map(|(target, _)| target.provider).collect();
@@ -94,17 +94,17 @@ impl Pass {
         checked.filter_map(std::result::Result::err).collect()
     }
 
-    /// Reads new rows and writes the resulting changes: of flows that are wanted or have new sums, and of
-    /// applied suggestions. The next pass repeats whatever failed.
+    /// Reads new rows and writes the resulting changes: of requested flows, of flows with new sums,
+    /// and of applied suggestions. The next pass repeats failed work.
     ///
     /// # Errors
-    /// If the database cannot be read, and those of `write`.
+    /// If the database cannot be read, or if `write` fails.
     pub fn run(&mut self, wanted: Wanted, now: Timestamp, write: Write<'_>) -> Result<()> {
         self.left.extend(wanted.flows);
         if wanted.all {
             self.reviewed_at = None;
         }
-        // Sums by other length classes cannot be priced by these.
+        // Sums with other length classes do not match these prices.
         let bounds = self.providers.tier_bounds();
         let totals = self.totals.take();
         let mut totals = match totals.filter(|it| it.calls.bounds == bounds) {
@@ -116,7 +116,7 @@ impl Pass {
         done
     }
 
-    /// Starts with the first row of the window, or after the first application of a suggestion.
+    /// Starts at the first row of the window, or after the first application of a suggestion.
     fn start(&self, bounds: Vec<u64>, now: Timestamp) -> Result<Totals> {
         let mut savings = SavingsTracker::default();
         savings.update(&self.store, now)?;
@@ -165,8 +165,8 @@ impl Pass {
         done
     }
 
-    /// Requests another look at all flows from time to time, and after changes of prices: the savings of
-    /// 30 days change daily, even for flows that do not run.
+    /// Requests a review of all flows from time to time, and after price changes: the savings of 30
+    /// days change daily, even for flows that do not run.
     fn review(&mut self, calls: &CallStats, models: &Models<'_>, now: Timestamp) -> Result<()> {
         let mut hasher = DefaultHasher::new();
         for candidate in &models.candidates {
@@ -190,10 +190,10 @@ impl Pass {
         savings: &mut SavingsTracker,
         now: Timestamp,
     ) -> Result<()> {
-        // First, because suggestions that are applied after this concern later rows only.
+        // Read first, because suggestions applied later affect only later rows.
         let last = self.store.last_call()?;
         savings.update(&self.store, now)?;
-        // Before the rows that follow the changes: forgetting drops all calls that are known so far.
+        // Applied before the rows that follow the changes: forgetting removes all known calls.
         for change in self.store.changed_nodes(calls.cursor)? {
             calls.forget(&change);
         }
@@ -232,7 +232,7 @@ impl Pass {
             Err(Error::NotFound(_)) => None,
             Err(error) => return Err(error),
         };
-        // After the flow was read, so that its sums do not include calls from before its latest change.
+        // Read after the flow, so that its sums exclude calls from before its latest change.
         for change in self.store.changed_nodes_of(flow_id)? {
             calls.forget(&change);
         }
@@ -262,7 +262,7 @@ impl Pass {
     ) -> Result<Vec<Proposal>> {
         let document = read_document(&flow.document)?;
         let knows = |provider: &str| self.providers.knows(provider);
-        // A suggestion does not help a flow that cannot run.
+        // Skip flows that cannot run: a suggestion does not help them.
         let Ok(graph) = Graph::parse(&document["data"], &knows) else {
             return Ok(Vec::new());
         };
@@ -295,7 +295,8 @@ fn withdrawn(
     gone.map(move |it| Change::CloseSuggestion { id: it.id, status: Status::Withdrawn, at })
 }
 
-/// Returns the result of `look`, or none if it panics: a flow that breaks a rule does not affect the others.
+/// Returns the result of `look`, or none if it panics: a flow that breaks a rule does not affect
+/// the others.
 fn caught<T>(flow_id: FlowId, look: impl FnOnce() -> T) -> Option<T> {
     let looked = catch_unwind(AssertUnwindSafe(look));
     looked
@@ -306,11 +307,11 @@ fn caught<T>(flow_id: FlowId, look: impl FnOnce() -> T) -> Option<T> {
         .ok()
 }
 
-/// Returns whether the journal must hear of a proposal. It decides again, but is not asked if nothing
-/// changes.
+/// Returns whether a proposal needs a commit. The journal checks again, but is not called if
+/// nothing changes.
 fn needs_commit(stored: &[Suggestion], proposal: &Proposal) -> bool {
     let key = proposal.key();
-    // The newest come first.
+    // Newest first.
     let mut same =
         stored.iter().filter(|it| it.status != Status::Withdrawn && it.proposal.key() == key);
     same.next().is_none_or(|it| match it.status {

@@ -29,19 +29,19 @@ use crate::providers::Providers;
 use crate::store::Store;
 use crate::time::Timestamp;
 
-/// A proposal needs at least this many calls.
+/// The minimum number of calls for a proposal.
 const CALLS_MIN: u64 = 10;
-/// Smaller savings in 30 days are not worth a proposal.
+/// The minimum saving in 30 days for a proposal.
 const SAVING_MIN: Usd = Usd::from_nanousd(100_000_000);
-/// An open suggestion is withdrawn only below this part of the threshold, in percent. Otherwise it would
+/// An open suggestion is withdrawn only below this percentage of the threshold. Otherwise it would
 /// come and go near the threshold.
 const KEPT_PART: u64 = 70;
-/// The saving of a shorter observation is called a guess.
+/// A saving from a shorter observation is called a guess.
 const DAYS_SURE: f64 = 3.0;
-/// How many of a flow's newest runs the rules look at.
+/// Number of a flow's newest runs that the rules use.
 const RUNS_MAX: usize = 20;
 
-/// Everything that a rule may look at.
+/// The input of a rule.
 pub struct RuleContext<'a> {
     pub flow_id: FlowId,
     pub document: &'a Value,
@@ -57,13 +57,13 @@ pub struct RuleContext<'a> {
     pub now: Timestamp,
 }
 
-/// Returns all proposals for a flow as it is now.
+/// Returns all proposals for the current flow.
 pub fn propose(context: &RuleContext<'_>) -> Vec<Proposal> {
     let mut proposals = Vec::new();
     let unused = shape::unused(context.graph);
     for node in context.graph.nodes() {
         if unused.contains(&node.id) {
-            // Other proposals would be pointless.
+            // Other proposals for an unused node are pointless.
             proposals.extend(dead_node::propose(context, node));
             continue;
         }
@@ -81,7 +81,7 @@ pub fn propose(context: &RuleContext<'_>) -> Vec<Proposal> {
             proposals.extend(parallel::propose(context, first, second));
         }
     }
-    // Whatever a rule says, only changes that can be saved are proposed.
+    // Checks all rules: only changes that can be saved are proposed.
     let knows = |provider: &str| context.providers.knows(provider);
     proposals.retain(|proposal| {
         let changed = changed_document(context.document, &proposal.edit);
@@ -91,7 +91,7 @@ pub fn propose(context: &RuleContext<'_>) -> Vec<Proposal> {
     proposals
 }
 
-/// Several proposals for the same calls save less together than the sum of each.
+/// Notes overlaps: several proposals for the same calls save less together than their sum.
 fn mention_overlaps(proposals: &mut [Proposal]) {
     let mut counts = BTreeMap::<String, usize>::new();
     let saves = |it: &Proposal| it.saving_per_30_days.is_some();
@@ -107,7 +107,7 @@ fn mention_overlaps(proposals: &mut [Proposal]) {
     }
 }
 
-/// Returns the LLM call of a node, if it makes any.
+/// Returns the LLM call of a node, if it has one.
 pub fn agent(node: &Node) -> Option<&Agent> {
     match &node.kind {
         NodeKind::Agent(agent) => Some(agent),
@@ -140,11 +140,12 @@ impl RuleContext<'_> {
         self.calls.calls_to(self.flow_id, &node.id, target)
     }
 
-    /// Returns the start of the observation of a node; `calls` are those to one of its targets, or to all.
+    /// Returns the start of the observation of a node; `calls` are those to one of its targets, or
+    /// to all.
     ///
-    /// A node from before the window, or changed since, was observed the whole time, even if its first
-    /// call of the window is recent: it may run in bursts, or once a month. A target that was asked later
-    /// than others of its node was added then.
+    /// A node from before the window, or changed since, was observed the whole time, even if its
+    /// first call in the window is recent: it may run in bursts, or once a month. A target with a
+    /// later first call than the node's other targets was added then.
     fn since(&self, node: &Node, calls: &NodeCalls<'_>) -> Timestamp {
         let all = self.calls_of(node);
         if all.is_some_and(|all| all.since < calls.since) {
@@ -170,8 +171,8 @@ impl RuleContext<'_> {
         self.promise_since(self.since(node, calls), saved)
     }
 
-    /// Returns the promise if only calls since the last change of this concern count, and the time since
-    /// which such calls are known.
+    /// Returns the promise if only calls since the last change of this concern count, and the start
+    /// of these calls.
     fn promise_about(
         &self,
         node: &Node,
@@ -192,7 +193,7 @@ impl RuleContext<'_> {
         }
     }
 
-    /// Returns the open suggestion of that kind for a node.
+    /// Returns the open suggestion of this kind for a node.
     fn open(&self, kind: Kind, node: &Node) -> Option<&Proposal> {
         let mut open = self.stored.iter().filter(|it| it.status == Status::Open);
         let is_it = |it: &&Suggestion| it.proposal.kind == kind && it.proposal.node_id == node.id;
@@ -207,15 +208,15 @@ impl RuleContext<'_> {
         }
     }
 
-    /// Returns whether the saving is worth a new proposal, or worth keeping an open one.
+    /// Returns whether the saving justifies a new proposal, or keeping an open one.
     fn is_worth(&self, kind: Kind, node: &Node, promise: &Promise) -> bool {
         let usual = SAVING_MIN.nanousd.unsigned_abs();
         let least = self.least(kind, node, usual);
         u64::try_from(promise.saving.expected_usd.nanousd).is_ok_and(|saved| saved >= least)
     }
 
-    /// Returns a proposal for a rule to complete. Its reason warns of a short observation; its `seen_days`
-    /// start at `since`.
+    /// Returns a proposal for a rule to complete. Its reason warns of a short observation; its
+    /// `seen_days` start at `since`.
     fn proposal(
         &self,
         kind: Kind,
@@ -252,7 +253,8 @@ impl RuleContext<'_> {
         }
     }
 
-    /// Returns the SHA-256, in hexadecimal, of the data of a node that a proposal of this kind rests on.
+    /// Returns the SHA-256, in hexadecimal, of the node data that a proposal of this kind depends
+    /// on.
     fn definition(&self, kind: Kind, node_id: &str) -> String {
         let nodes = self.document["data"]["nodes"].as_array();
         let is_it = |node: &&Value| name_of(&node["id"]).as_deref() == Some(node_id);
@@ -262,7 +264,7 @@ impl RuleContext<'_> {
     }
 }
 
-/// Returns the value read about a node, or the default on an error.
+/// Returns the value that was read for a node, or the default on an error.
 fn or_default<T: Default>(node: &Node, read: Result<T>) -> T {
     read.unwrap_or_else(|error| {
         log::warn!("what node {} did cannot be read: {error}", node.id);
@@ -270,7 +272,8 @@ fn or_default<T: Default>(node: &Node, read: Result<T>) -> T {
     })
 }
 
-/// Returns the keys of a node's data that a kind rests on; a dismissal holds while they stay the same.
+/// Returns the keys of a node's data that a kind depends on; a dismissal holds while they stay the
+/// same.
 fn ground_of(kind: Kind) -> &'static [&'static str] {
     const QUESTION: &[&str] = &["provider", "model", "prompt", "system", "items"];
     const LIMITED: &[&str] = &["provider", "model", "prompt", "system", "items", "maxTokens"];

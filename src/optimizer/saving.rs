@@ -7,16 +7,16 @@ use crate::money::Usd;
 use crate::time::Timestamp;
 
 pub const MS_PER_DAY: i64 = 24 * 60 * 60 * 1000;
-/// An observation shorter than this counts as this long.
+/// The minimum length of an observation; shorter ones count as this long.
 const OBSERVED_DAYS_MIN: f64 = 1.0;
-/// 95 % of a normal distribution lie within this many standard deviations.
+/// Standard deviations that contain 95 % of a normal distribution.
 const DEVIATIONS: f64 = 1.96;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Spend {
     pub calls: u64,
     pub nanousd: i64,
-    /// The sum of the squares of the single costs, for the variance.
+    /// The sum of the squared costs of single calls, for the variance.
     pub squares: f64,
 }
 
@@ -35,16 +35,16 @@ impl AddAssign for Spend {
     }
 }
 
-/// Spending that a change would have saved, in all and by day.
+/// Spending that a change would have saved: the total, and by day.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct DailySpend {
     pub total: Spend,
-    /// Nano-dollars of each day that had any.
+    /// Nano-dollars of each day with spending.
     pub by_day: Vec<i64>,
 }
 
 impl DailySpend {
-    /// Scales every call, and so every day, by the same factor, to this total.
+    /// Scales every call, and so every day, by the same factor to this total.
     #[must_use]
     pub fn scaled_to(&self, nanousd: i64) -> Self {
         let part = nanousd as f64 / self.total.nanousd.max(1) as f64;
@@ -61,9 +61,9 @@ impl DailySpend {
 
     /// Returns the variance of the total over this many days, in square nano-dollars.
     ///
-    /// Independent single calls (a compound Poisson process) vary by the sum of their squares. Bursts vary
-    /// by more: then days are independent, and their sum varies as much as they differ, empty days
-    /// included.
+    /// For independent single calls (a compound Poisson process) it is the sum of their squares.
+    /// Bursts vary more: then days are independent, and the variance follows from their
+    /// differences, including empty days.
     fn variance(&self, days: f64) -> f64 {
         let days = days.max(self.by_day.len() as f64);
         let sum = self.total.nanousd as f64;
@@ -74,11 +74,11 @@ impl DailySpend {
     }
 }
 
-/// Returns the saving of 30 days if `observed` would have been saved since the start of the observation.
+/// Returns the saving of 30 days if `observed` is the saving since the start of the observation.
 /// Days without calls count like others.
 ///
-/// The interval holds 95 %, except that its lower end never exceeds the amount already observed: only that
-/// is certain.
+/// The interval covers 95 %, except that its lower end never exceeds the amount already observed:
+/// only that is certain.
 pub fn per_30_days(observed: &DailySpend, since: Timestamp, now: Timestamp) -> Saving {
     let scale = 30.0 / days_between(since, now).max(OBSERVED_DAYS_MIN);
     let sum = observed.total.nanousd as f64;
@@ -105,7 +105,7 @@ mod tests {
 
     const EACH: i64 = 1_000_000;
 
-    /// The numbers of calls on each day, all of one price.
+    /// Builds an observation from the numbers of calls on each day, all at one price.
     fn observed(by_day: &[u64], each: i64) -> DailySpend {
         let calls: u64 = by_day.iter().sum();
         DailySpend {
@@ -128,14 +128,14 @@ mod tests {
 
     #[test]
     fn a_month_of_steady_calls_is_expected_again() {
-        // 100 calls, of which 20 come and go by chance.
+        // 100 calls, with a random variation of 20.
         let month = per_30_days(&observed(&[4; 25], EACH), day(0), day(30));
         assert_eq!(nanousd(month), [80_400_000, 100_000_000, 119_600_000]);
     }
 
     #[test]
     fn a_burst_is_not_expected_every_day_and_days_without_calls_count() {
-        // 300 calls on the last of 30 days: the burst that comes once a month.
+        // 300 calls on the last of 30 days: a monthly burst.
         let burst = observed(&[300], EACH);
         let month = nanousd(per_30_days(&burst, day(0), Timestamp(day(30).0 - 1)));
         assert_eq!((month[0], month[1]), (0, 300_000_000));
@@ -147,7 +147,7 @@ mod tests {
     fn what_was_seen_for_a_moment_is_expected_daily_and_only_what_was_seen_is_promised() {
         let moment = per_30_days(&observed(&[100], EACH), day(0), Timestamp(1));
         assert_eq!(nanousd(moment), [100_000_000, 3_000_000_000, 3_588_000_000]);
-        // Ten of ten days alike: thrice that in 30, but it has not been saved yet.
+        // Ten equal days of ten: the month has three times as much, but it is not saved yet.
         let days = per_30_days(&observed(&[100; 10], EACH), day(0), Timestamp(day(10).0 - 1));
         assert_eq!(nanousd(days)[..2], [1_000_000_000, 3_000_000_003]);
     }

@@ -1,9 +1,9 @@
-//! Measures the savings of applied suggestions: the cost of the calls since, against the cost that the same
-//! calls would have had before.
+//! Measures the savings of applied suggestions: the cost of the calls since the application,
+//! compared with the cost that the same calls would have had before.
 //!
-//! Sums live in memory and grow with new rows; a restart rebuilds them from the rows since the application.
-//! The journal counts runs as they end, because runs can be deleted. Calls are priced by the prices of their
-//! own time, as they were charged.
+//! Sums are kept in memory and grow with new rows; a restart rebuilds them from the rows since the
+//! application. The journal counts runs as they end, because runs can be deleted. Calls use the
+//! prices of their own time, as they were charged.
 
 use std::collections::BTreeMap;
 
@@ -22,13 +22,13 @@ use crate::money::Usd;
 use crate::store::{AppliedEdit, CallRow, MEASURED_MS, Store};
 use crate::time::Timestamp;
 
-/// A run from before a moment may have started this long before it and ended after it.
+/// The maximum duration of a run that started before a moment and ended after it.
 const RUN_MS_MAX: i64 = MS_PER_DAY;
 
 /// Prices a usage at a provider's model at a moment.
 pub type Price<'a> = &'a dyn Fn(&str, &str, &Usage, Timestamp) -> Option<Usd>;
 
-/// The applied suggestions, by id; none if there is nothing to measure any more.
+/// The applied suggestions, by id; none if a suggestion is no longer measured.
 #[derive(Default)]
 pub struct SavingsTracker {
     applied: BTreeMap<i64, Option<Tracked>>,
@@ -39,17 +39,17 @@ struct Tracked {
     node_id: String,
     baseline: Baseline,
     until: Timestamp,
-    /// Rows up to this one are from before.
+    /// Rows up to this one are from before the application.
     last_call: i64,
     /// The sums over the calls so far.
     sums: Realised,
     stored: Option<Realised>,
 }
 
-/// What the calls since are compared with.
+/// The cost before, for comparison with the calls since.
 enum Baseline {
-    /// The same tokens at the model before. Failures of the new model, and the calls of its fallbacks, count
-    /// against the switch.
+    /// The same tokens at the previous model. Failures of the new model, and the calls of its
+    /// fallbacks, count against the switch.
     ModelSwitch { from: Target, to: Vec<Target> },
     /// The cost of the calls that the response cache saved.
     Cache,
@@ -57,17 +57,17 @@ enum Baseline {
     PromptCache,
     /// The cost of billed failures before, per answered call; without answers, per call.
     RetryWaste { nanousd: i64, calls: u64, were_answered: bool },
-    /// The node's cost in a run before.
+    /// The node's cost per run before.
     DeadNode { per_run: Usd },
     /// A run's duration before.
     Parallel { ms_before: u64 },
-    /// It saves neither money nor time.
+    /// Saves neither money nor time.
     MaxTokens,
 }
 
 impl SavingsTracker {
-    /// Starts to measure newly applied suggestions, and drops those that are no longer applied. A suggestion
-    /// that cannot be read is not measured.
+    /// Starts to measure newly applied suggestions, and removes those that are no longer applied. A
+    /// suggestion that cannot be parsed is not measured.
     pub fn update(&mut self, store: &Store, now: Timestamp) -> Result<()> {
         let ids = store.applied_ids()?;
         self.applied.retain(|id, _| ids.contains(id));
@@ -82,7 +82,7 @@ impl SavingsTracker {
         Ok(())
     }
 
-    /// Returns the newest row from before the first application, if anything is measured.
+    /// Returns the newest row from before the first application, if any suggestion is measured.
     pub fn first_call(&self) -> Option<i64> {
         let all = self.applied.values().flatten();
         all.map(|tracked| tracked.last_call).min()
@@ -134,7 +134,7 @@ impl SavingsTracker {
 }
 
 impl Tracked {
-    /// Returns none if there is nothing to measure, or the time for it is over.
+    /// Returns none if there is nothing to measure, or its time is over.
     fn new(store: &Store, id: i64, now: Timestamp) -> Result<Option<Self>> {
         let suggestion = store.suggestion(id)?;
         let edit = store.applied_edit(id)?;
@@ -158,8 +158,8 @@ impl Tracked {
         }))
     }
 
-    /// Returns none as long as there is nothing to report. `runs` are the completed runs since, and their
-    /// total duration in milliseconds.
+    /// Returns none if there is nothing to report yet. `runs` are the completed runs since the
+    /// application, and their total duration in milliseconds.
     fn realised(&self, (runs, runs_ms): (u64, u64)) -> Option<Realised> {
         let mut realised = self.sums;
         match &self.baseline {
@@ -198,7 +198,7 @@ fn nothing(since: Timestamp) -> Realised {
 }
 
 impl Baseline {
-    /// Returns none if nothing is known from before.
+    /// Returns none if there is no data from before.
     fn new(
         store: &Store,
         suggestion: &Suggestion,
@@ -254,7 +254,8 @@ impl Baseline {
         })
     }
 
-    /// Returns whether a call counts, its cost before, and its cost; none if it is not compared.
+    /// Returns whether a call counts, its cost before, and its actual cost; none if it is not
+    /// compared.
     fn compare(&self, row: &CallRow<'_>, price: Price<'_>) -> Option<(bool, Usd, Usd)> {
         let is_answered = row.status == CallStatus::Success && !row.cached;
         let was_wasted = matches!(row.status, CallStatus::Failed | CallStatus::Timeout);
@@ -282,7 +283,7 @@ impl Baseline {
                 let is_counted = is_answered || (was_wasted && !were_answered);
                 (is_counted, zero, cost.filter(|_| was_wasted).unwrap_or(zero))
             }
-            // Zero, unless the node was put back by hand.
+            // Zero, unless the user put the node back.
             Self::DeadNode { .. } => (false, zero, cost.unwrap_or(zero)),
             Self::Parallel { .. } => return None,
             Self::MaxTokens => (is_answered, zero, zero),
@@ -290,7 +291,7 @@ impl Baseline {
     }
 }
 
-/// Returns the targets of a node of a stored flow, in the order in which they are asked.
+/// Returns the targets of a node of a stored flow, in the order in which they are tried.
 fn targets(document: &str, node_id: &str) -> Result<Vec<Target>> {
     let document = read_document(document)?;
     let mut nodes = document["data"]["nodes"].as_array().into_iter().flatten();

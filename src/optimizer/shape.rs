@@ -1,9 +1,9 @@
-//! Savings that a graph alone shows: calls whose output is never used, and calls that wait for no reason.
-//! Pure.
+//! Savings that a graph alone shows: calls whose output is never used, and calls that wait for no
+//! reason. Pure.
 //!
 //! [`Edit::RemoveNode`](super::edit::Edit::RemoveNode) and
-//! [`Edit::RunBeside`](super::edit::Edit::RunBeside) realise them in the same graph. They change neither the
-//! run's result nor which other nodes run, as long as no node fails.
+//! [`Edit::RunBeside`](super::edit::Edit::RunBeside) implement them in the same graph. They change
+//! neither the run's result nor the set of other nodes that run, as long as no node fails.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ use crate::flow::{EDGES_MAX, Graph, Node, NodeKind};
 /// An end of an edge: the node there, and the outcome if the edge leaves a condition.
 type End = (usize, Option<bool>);
 
-/// The edges of a graph, which nodes can be removed from.
+/// The edges of a graph, with support for removing nodes.
 struct Links {
     to: Vec<BTreeSet<End>>,
     from: Vec<BTreeSet<End>>,
@@ -44,9 +44,9 @@ impl Links {
         self.to.iter().map(BTreeSet::len).sum()
     }
 
-    /// Returns whether `node` would run or be skipped as before if it followed the predecessors of `other`
-    /// instead of `other`. Without predecessors, the edge from `other` may have been the only one that is
-    /// live in every run.
+    /// Returns whether `node` would run or be skipped as before if it followed the predecessors of
+    /// `other` instead of `other`. Without predecessors, the edge from `other` may have been the
+    /// only one that is live in every run.
     fn can_do_without(&self, node: usize, other: usize) -> bool {
         let mut others = self.from[node].iter().filter(|(from, _)| *from != other);
         !self.from[other].is_empty()
@@ -69,16 +69,16 @@ impl Links {
     }
 }
 
-/// Returns the ids of agents and maps with unused output, in an order in which they can be removed: a node
-/// that only unused nodes name follows these.
+/// Returns the ids of agents and maps with unused output, in a valid order of removal: a node that
+/// only unused nodes name follows these.
 ///
-/// A node is used if it is part of the run's result ([`Graph::results`]), or if a template of a remaining
-/// node names it or may name any. Unused templates and conditions stay, because they are free, and so do
-/// `http` nodes, for the effect of their requests. So does a node without which its successors would run in
-/// other cases.
+/// A node is used if it is part of the run's result ([`Graph::results`]), or if a template of a
+/// remaining node names it or may name any node. Unused templates and conditions stay, because they
+/// are free, and so do `http` nodes, because their requests have effects. A node also stays if its
+/// successors would run in other cases without it.
 ///
-/// Removing a node also removes its failure: with `onError: fail` it would have ended the run before
-/// anything after it was bought. A suggestion should say so.
+/// Removing a node also removes its failure: with `onError: fail` it would have ended the run
+/// before any later call. A suggestion should mention this.
 pub fn unused(graph: &Graph) -> Vec<String> {
     let nodes = graph.nodes();
     let mut links = Links::of(graph, &graph.ancestors());
@@ -108,11 +108,12 @@ pub fn unused(graph: &Graph) -> Vec<String> {
     unused
 }
 
-/// Returns pairs of agents or maps of which the second waits only for the first, without using its output:
-/// they may run side by side. The successors of the second then follow both, so that only a failure of the
-/// first that ends the run comes later: while the second is being bought.
+/// Returns pairs of agents or maps that may run in parallel: the second waits only for the first,
+/// without using its output. The successors of the second then follow both, so the only difference
+/// is that a fatal failure of the first may come while the second is in flight.
 ///
-/// Each pair holds for the graph as it is; after one edit, the others must be found again.
+/// Each pair is valid for the graph as it is; after one edit, the caller must compute the others
+/// again.
 pub fn independent(graph: &Graph) -> Vec<(String, String)> {
     let nodes = graph.nodes();
     let before = graph.ancestors();
@@ -126,7 +127,7 @@ pub fn independent(graph: &Graph) -> Vec<(String, String)> {
             let reads = nodes[second].reads();
             reads.is_none_or(|ids| ids.contains(&nodes[first].id))
         };
-        // Otherwise it would end up last, as a part of the result.
+        // Otherwise it would become a last node, as a part of the result.
         let stays_no_result = results.iter().all(is_output)
             || links.to[first].len() > 1
             || !links.to[second].is_empty();

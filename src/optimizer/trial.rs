@@ -1,9 +1,9 @@
-//! Trials: stored inputs of a node are asked of another model before the flow changes, so that both answers
-//! can be compared.
+//! Trials: stored inputs of a node are sent to another model before the flow changes, so that users
+//! can compare both answers.
 //!
-//! The calls are paid for and stand in the ledger with the flow, but without a run and a node: they are no
-//! evidence for suggestions, and part of no run's sums. A trial continues after its client disconnects,
-//! because its calls are paid for and its answers are kept.
+//! The calls are paid, and the ledger lists them with the flow, but without a run and a node: they
+//! are no evidence for suggestions, and no part of a run's sums. A trial continues after its client
+//! disconnects, because its calls are paid for and its answers are kept.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -33,13 +33,13 @@ use crate::time::Timestamp;
 
 const TRIALS_MAX: usize = 2;
 const CALLS_AT_ONCE: usize = 4;
-/// Longer texts are cut; the rest of a prompt is with its run.
+/// Longer texts are cut; the run has the full prompt.
 const TEXT_BYTES_MAX: usize = 64 << 10;
-/// Like the engine, which makes the same calls.
+/// The same as in the engine, which makes the same calls.
 const STACK_BYTES: usize = TEMPLATE_STACK_BYTES_MIN;
 /// Finish reasons of answers that reached the limit: OpenAI and Ollama, Anthropic, Gemini.
 const CUT_REASONS: &[&str] = &["length", "max_tokens", "MAX_TOKENS"];
-/// The calls' role in the ledger.
+/// The role of the calls in the ledger.
 const ROLE: &str = "trial";
 
 pub struct Trials {
@@ -56,7 +56,7 @@ struct InFlightGuard<'a> {
     suggestion_id: i64,
 }
 
-/// A trial that could be made.
+/// A trial that can be made.
 pub struct Plan {
     suggestion_id: i64,
     flow_id: FlowId,
@@ -73,19 +73,19 @@ pub struct Estimate<'a> {
     /// `provider/model`.
     pub target: String,
     pub calls: usize,
-    /// What the stored calls would have cost there, if known.
+    /// The cost of the stored calls at this target, if known.
     pub expected_cost_usd: Option<Usd>,
     pub answer_tokens_max: u32,
-    /// What budgets must have left, if known.
+    /// The amount that budgets must have left, if known.
     pub worst_cost_usd: Option<Usd>,
-    /// The newest first.
+    /// Newest first.
     pub inputs: Vec<EstimatedInput<'a>>,
 }
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EstimatedInput<'a> {
-    /// The run that it is stored with.
+    /// The run that stored it.
     pub run_id: &'a RunId,
     /// The index of a map's item.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -105,11 +105,12 @@ impl Trials {
         }
     }
 
-    /// Plans a trial of up to `count` of the newest stored inputs, with the recommended model or the
-    /// alternative of this name.
+    /// Plans a trial of up to `count` of the newest stored inputs, with the recommended model or
+    /// the named alternative.
     ///
     /// # Errors
-    /// [`Error::Conflict`] if there is nothing to try; [`Error::Invalid`] if there is no such alternative.
+    /// If there is nothing to try: [`Error::Conflict`]. If the alternative does not exist:
+    /// [`Error::Invalid`].
     pub fn plan(&self, id: i64, count: usize, alternative: Option<&str>) -> Result<Plan> {
         let suggestion = self.store.suggestion(id)?;
         let proposal = chosen(&suggestion.proposal, alternative)?;
@@ -120,7 +121,7 @@ impl Trials {
                 Kind::ModelSwitch
             )));
         }
-        // Those that can be applied.
+        // Only these can still be applied.
         if !matches!(suggestion.status, Status::Open | Status::Dismissed) {
             return Err(Error::Conflict(format!(
                 "suggestion {id} is {}: it is too late to try it",
@@ -154,7 +155,7 @@ impl Trials {
         })
     }
 
-    /// Returns the LLM call of the node, as its flow is now.
+    /// Returns the LLM call of the node in the current flow.
     fn agent(&self, flow_id: FlowId, proposal: &Proposal) -> Result<Agent> {
         let flow = self.store.flow(flow_id).map_err(|error| match error {
             Error::NotFound(_) => Error::Conflict(format!("flow {flow_id} is gone")),
@@ -198,12 +199,12 @@ impl Trials {
         }
     }
 
-    /// Makes the calls, waits for them, and stores the answers with the suggestion. A failure takes the
-    /// place of its answer.
+    /// Makes the calls, waits for them, and stores the answers with the suggestion. A failed call
+    /// has its error in place of the answer.
     ///
     /// # Errors
-    /// [`Error::Busy`] if too many trials are in flight, [`Error::Conflict`] if this one is;
-    /// [`Error::Stopping`].
+    /// If too many trials are in flight: [`Error::Busy`]; if this one is: [`Error::Conflict`]. If
+    /// the server is stopping: [`Error::Stopping`].
     pub fn make(&self, plan: &Plan) -> Result<()> {
         let _guard = self.enter(plan.suggestion_id)?;
         let at = Timestamp::now();
@@ -215,7 +216,7 @@ impl Trials {
         let outcomes = each_at_once(ROLE, CALLS_AT_ONCE, STACK_BYTES, &plan.calls, ask);
         let both = plan.calls.iter().zip(outcomes);
         let items: Vec<TrialItem> = both.map(|((input, _), after)| item(input, after)).collect();
-        // An earlier trial is not replaced by nothing.
+        // An empty trial does not replace an earlier one.
         if self.stopping.is_cancelled() && answered(&items).next().is_none() {
             return Err(Error::Stopping);
         }
@@ -306,7 +307,8 @@ impl Trials {
         self.stopping.cancel();
     }
 
-    /// Waits until all trials have ended, up to the deadline. Returns how many are left.
+    /// Waits until all trials have ended, up to the deadline. Returns the number of remaining
+    /// trials.
     pub fn wait_for_all(&self, deadline: Instant) -> usize {
         let time = deadline.saturating_duration_since(Instant::now());
         let (in_flight, _) = self
@@ -324,7 +326,7 @@ impl Drop for InFlightGuard<'_> {
     }
 }
 
-/// How a call of a trial ended, and the changes that are still to be committed.
+/// Returns the result of a trial's call, and the changes to commit.
 fn outcome(call: &Call, ended: Ended) -> (TrialOutcome, Vec<Change>) {
     let mut changes = ended.changes;
     let outcome = match ended.outcome {
@@ -344,7 +346,7 @@ fn outcome(call: &Call, ended: Ended) -> (TrialOutcome, Vec<Change>) {
                 is_cut: CUT_REASONS.contains(&reason.as_str()),
             })
         }
-        // Only the end of the server cancels a trial.
+        // Only a shutdown cancels a trial.
         CallOutcome::Failed(failure) if failure.kind == FailureKind::Cancelled => {
             changes = calls::interrupted(changes);
             failed(Error::Stopping.to_string())
@@ -368,8 +370,9 @@ fn outcome(call: &Call, ended: Ended) -> (TrialOutcome, Vec<Change>) {
     (outcome, changes)
 }
 
-/// Returns the call of the node for another target, not streamed. It marks nothing for a prompt cache, which
-/// does not pay for a few calls, and always limits the answer, so that the estimate has an upper bound.
+/// Returns the node's call for another target, not streamed. It uses no prompt cache, which does
+/// not pay off for a few calls, and always limits the answer, so that the estimate has an upper
+/// bound.
 fn call(agent: &Agent, target: &Target, input: &StoredInput) -> Call {
     Call {
         provider: target.provider.clone(),
@@ -393,7 +396,7 @@ fn name(target: &Target) -> String {
     format!("{}/{}", target.provider, target.model)
 }
 
-/// Returns none if a cost is unknown.
+/// Returns none if any cost is unknown.
 fn sum(mut costs: impl Iterator<Item = Option<Usd>>) -> Option<Usd> {
     costs.try_fold(Usd::ZERO, |sum, cost| Some(sum.plus(cost?)))
 }
@@ -420,7 +423,7 @@ fn item(input: &StoredInput, after: TrialOutcome) -> TrialItem {
     }
 }
 
-/// Returns both answers of each input that was answered.
+/// Returns both answers of each answered input.
 fn answered(items: &[TrialItem]) -> impl Iterator<Item = (&TrialAnswer, &TrialAnswer)> {
     items.iter().filter_map(|item| match &item.after {
         TrialOutcome::Answered(after) => Some((&item.before, after)),

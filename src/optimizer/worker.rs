@@ -1,5 +1,5 @@
-//! The optimizer's thread: waits until calls have ended and things are quiet, then runs a pass and commits
-//! its changes.
+//! The optimizer's thread: waits until calls have ended and activity has stopped, then runs a pass
+//! and commits its changes.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,9 +18,9 @@ use crate::store::Store;
 use crate::threads::{OnFatal, vital};
 use crate::time::Timestamp;
 
-/// A pass starts once nothing has happened for this long …
+/// A pass starts after this time without activity.
 const QUIET: Duration = Duration::from_millis(500);
-/// … or after this long if something always happens.
+/// Limits the wait for a pass under continuous activity.
 const BUSY_MAX: Duration = Duration::from_secs(5);
 /// The pause after an error.
 const RETRY_PAUSE: Duration = Duration::from_secs(10);
@@ -33,17 +33,17 @@ pub struct Optimizer {
     stopping: Cancel,
 }
 
-/// Wakes an optimizer; made before it starts.
+/// Wakes an optimizer; created before it starts.
 #[derive(Clone)]
 pub struct WakeSignal {
-    /// Holds one message: several changes are one reason for a pass.
+    /// Holds one message, because several changes need only one pass.
     wake: Sender<()>,
     woken: Receiver<()>,
     activity: Arc<ActivityCounter>,
 }
 
-/// Counts call events. Only the first one wakes the idle thread: a wake per call would cost more than the
-/// call's row.
+/// Counts call events. Only the first one wakes the idle thread: a wake per call would cost more
+/// than the call's row.
 #[derive(Default)]
 struct ActivityCounter {
     seen: AtomicU64,
@@ -56,7 +56,7 @@ impl ActivityCounter {
     }
 }
 
-/// Passes events on and counts those of calls.
+/// Forwards events and counts those of calls.
 pub struct ActivityPublisher {
     inner: Box<dyn Publish>,
     signal: WakeSignal,
@@ -83,7 +83,7 @@ impl Publish for ActivityPublisher {
     fn publish(&self, messages: Vec<Message>, oldest: Option<Seq>) {
         let mut types = messages.iter().map(|message| message.type_name);
         if types.any(|name| name == "LEDGER_UPDATE") {
-            // The counter first: the thread sets and reads these two in the other order.
+            // The counter first: the thread accesses these two in the opposite order.
             let activity = &self.signal.activity;
             activity.seen.fetch_add(1, Ordering::SeqCst);
             if activity.is_idle.load(Ordering::SeqCst) {
@@ -95,7 +95,7 @@ impl Publish for ActivityPublisher {
 }
 
 impl Optimizer {
-    /// Starts the thread, whose first pass reads the calls of the last 30 days.
+    /// Starts the thread. The first pass reads the calls of the last 30 days.
     ///
     /// # Errors
     /// If the system cannot start another thread.
@@ -118,12 +118,12 @@ impl Optimizer {
         Ok((optimizer, thread))
     }
 
-    /// Requests another look at a changed or deleted flow, without waiting for it.
+    /// Requests a review of a changed or deleted flow, without waiting for it.
     pub fn look(&self, flow_id: FlowId) {
         self.want(|wanted| wanted.flows.extend([flow_id]));
     }
 
-    /// Requests another look at all flows, without waiting for it.
+    /// Requests a review of all flows, without waiting for it.
     pub fn look_at_all(&self) {
         self.want(|wanted| wanted.all = true);
     }
@@ -148,7 +148,7 @@ struct Worker {
 
 impl Worker {
     fn run(mut self) {
-        // The first pass has everything to look at.
+        // The first pass reviews everything.
         self.wait_for_quiet();
         while !self.pass.is_stopping() {
             let seen = self.signal.activity.seen();
@@ -166,8 +166,8 @@ impl Worker {
         }
     }
 
-    /// Waits up to `pause` for a request, or for a call that ended after the `seen` ones. Returns whether
-    /// there was one.
+    /// Waits up to `pause` for a request, or for a call that ended after the first `seen` calls.
+    /// Returns whether there was one.
     fn wait(&self, seen: u64, pause: Duration) -> bool {
         let activity = &self.signal.activity;
         activity.is_idle.store(true, Ordering::SeqCst);
@@ -192,7 +192,7 @@ impl Worker {
             std::mem::take(&mut *self.wanted.lock().unwrap_or_else(PoisonError::into_inner));
         let journal = &self.journal;
         let mut write = |change| match journal.commit_one(change) {
-            // Another change came first, and has requested another look.
+            // Another change came first, and has requested a review.
             Ok(_) | Err(Error::Conflict(_) | Error::NotFound(_)) => Ok(()),
             Err(error) => Err(error),
         };

@@ -1,27 +1,27 @@
-//! The form of `assets/prices.json`. The file names the version of its source and the date, with
-//! upstream's meaning of each part:
+//! The format of `assets/prices.json`. The file names the version of its source and the date. Its
+//! parts have upstream's meaning:
 //!
-//! - Prices are whole pico-dollars per token, which are micro-dollars per million tokens; `request`
+//! - Prices are whole pico-dollars per token, equal to micro-dollars per million tokens; `request`
 //!   is pico-dollars per call. `input`, `cache_read`, `cache_write` (kept for 5 minutes),
 //!   `cache_write_1h` (kept for an hour), `output`, `reasoning`.
 //! - A missing price falls back to the more general one: cache prices to `input`
 //!   (`cache_write_1h` to `cache_write` first), `reasoning` to `output`. A missing `input` or
 //!   `output` means that this side is not billed (embeddings have no `output`).
 //! - `tiers` by length: if the *whole* prompt, cached tokens included, is longer than `above`,
-//!   that tier prices *every* token of the call, those of the answer too. The last such tier counts.
-//!   A tier has all its prices; none is inherited from the tier below.
-//! - Of the entries in `prices`, the last one in force counts, and the first if none is: `from`
-//!   is the date (UTC) on which a price begins, `daily` the minutes of the UTC day, `[start, end)`,
-//!   between which it counts (over midnight if the end is smaller). An empty list: the
-//!   model is known, its price is not.
-//! - `match` says which names mean the model, by default its id: `=` equals, `^` starts with, `$`
-//!   ends with, `~` contains, `#` has the shape (`#` is a digit, `*` at the end is anything); a list
-//!   is "any of", `{"and": […]}` all of, `{"not": …}` not. Names are compared in lower case. The
-//!   first model that fits counts.
-//! - `hosts` are a provider's addresses without scheme, where `*` (once in a part) is one or more
-//!   characters other than `/`. `name_match` finds it by its common names,
-//!   `model_match` by a model's name alone. `fallback` lists the providers whose models it also
-//!   offers at their prices.
+//!   that tier prices *every* token of the call, including the answer. The last matching tier
+//!   applies. A tier has all its prices; it inherits none from the tier below.
+//! - In `prices`, the last entry in force applies, or the first one if none is. `from` is the first
+//!   date (UTC) of a price; `daily` has the minutes of the UTC day, `[start, end)`, in which it
+//!   applies (over midnight if the end is smaller). An empty list: the model is known, but its
+//!   price is not.
+//! - `match` selects the names of the model, by default its id: `=` equals, `^` starts with, `$`
+//!   ends with, `~` contains, `#` has the shape (`#` is a digit, a trailing `*` matches any rest); a
+//!   list means any of them, `{"and": […]}` all of them, `{"not": …}` not. Names are compared in
+//!   lower case. The first matching model applies.
+//! - `hosts` are a provider's addresses without scheme; `*` (once in a part) is one or more
+//!   characters other than `/`. `name_match` finds the provider by its common names, `model_match`
+//!   by a model's name alone. `fallback` lists other providers whose models it also offers at their
+//!   prices.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -31,12 +31,12 @@ use super::price::{GivenRates, Price, Rates, Tier};
 use super::table::{MINUTES_PER_DAY, Model, Provider, Table, Version, When};
 use crate::time::Timestamp;
 
-// Unknown keys are refused where a misspelt one would change a price.
+// Unknown keys are rejected if a misspelled one would change a price.
 
 #[derive(Deserialize)]
 struct FileJson<'a> {
     source: Option<SourceJson>,
-    /// Each is read on its own, as its models are, so that an error can name its line.
+    /// Each entry is parsed separately, like its models, so that an error can name its line.
     #[serde(borrow)]
     providers: Vec<&'a RawValue>,
 }
@@ -77,9 +77,9 @@ struct ModelJson {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PriceJson {
-    /// Of tiers only.
+    /// Set only for tiers.
     above: Option<u64>,
-    /// Not of tiers, as the next three.
+    /// Not set for tiers, like the next three.
     from: Option<Timestamp>,
     daily: Option<(i64, i64)>,
     request: Option<u64>,
@@ -151,10 +151,10 @@ impl ModelJson {
     }
 }
 
-/// Reads a table.
+/// Parses a table.
 ///
 /// # Errors
-/// The fault, with its line and its model, if any.
+/// If the table is invalid: the fault, with its line and its model, if any.
 pub(super) fn parse(text: &str) -> Result<Table, String> {
     let file: FileJson =
         serde_json::from_str(text).map_err(|error| fault_in(text, text, &error))?;
@@ -225,18 +225,18 @@ fn read_model(whole: &str, provider: &str, index: usize, text: &RawValue) -> Res
     })
 }
 
-/// Returns the line of `text`, from 1, in which that part of it begins.
+/// Returns the line number in `text`, from 1, at which this part of it begins.
 fn line_of(text: &str, part: &str) -> usize {
     let at = (part.as_ptr() as usize).saturating_sub(text.as_ptr() as usize);
     let before = text.as_bytes().iter().take(at);
     before.filter(|byte| **byte == b'\n').count() + 1
 }
 
-/// Describes what is wrong with a part of a text, with the line in the whole.
+/// Describes a fault in a part of a text, with the line number in the whole text.
 fn fault_in(text: &str, part: &str, error: &serde_json::Error) -> String {
     let line = line_of(text, part) + error.line().saturating_sub(1);
     let message = error.to_string();
-    // Its own place is one within the part.
+    // The error's own position is relative to the part.
     let place = format!(" at line {} column {}", error.line(), error.column());
     let message = message.strip_suffix(&place).unwrap_or(&message);
     format!("line {line}: {message}")

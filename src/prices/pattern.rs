@@ -2,8 +2,8 @@
 
 use serde::Deserialize;
 
-/// Which names are meant. In a file: a text whose first character says how it matches, a list of
-/// which any may match, `{"and": […]}`, or `{"not": …}`.
+/// Selects names. In a file: a text whose first character selects the kind of match, a list of
+/// alternatives, `{"and": […]}`, or `{"not": …}`.
 #[derive(Deserialize)]
 #[serde(
     untagged,
@@ -30,7 +30,7 @@ pub(super) enum Mark {
     StartsWith,
     EndsWith,
     Contains,
-    /// `#` is a digit, `*` at the end is anything.
+    /// `#` is a digit; a trailing `*` matches any rest.
     Shape,
 }
 
@@ -71,7 +71,7 @@ impl Pattern {
         }
     }
 
-    /// Returns whether the name is one of the texts to look for, and nothing beside it.
+    /// Returns whether the name equals one of the texts of the pattern.
     pub(super) fn names(&self, name: &str) -> bool {
         match self {
             Self::Text(pattern) => pattern.mark != Mark::Shape && *name == *pattern.text,
@@ -89,7 +89,7 @@ impl Pattern {
         }
     }
 
-    /// Returns the text of a single name, or of a beginning.
+    /// Returns the text of an exact name or of a prefix.
     pub(super) fn text(&self) -> &str {
         match self {
             Self::Text(pattern) => &pattern.text,
@@ -129,8 +129,8 @@ pub(super) fn address(url: &str) -> String {
     format!("{host}{path}").to_lowercase()
 }
 
-/// Returns whether the address is the pattern's or lies below it; `*` (once in a part) is one or more
-/// characters other than `/`. Upstream takes every address that starts like the pattern; here
+/// Returns whether the address is the pattern's or below it; `*` (once in a part) is one or more
+/// characters other than `/`. Upstream accepts every address that starts like the pattern; here
 /// `api.openai.com.example` is not `api.openai.com`.
 pub(super) fn host_matches(pattern: &str, address: &str) -> bool {
     let mut parts = address.split('/');
@@ -147,8 +147,8 @@ pub(super) fn host_matches(pattern: &str, address: &str) -> bool {
     })
 }
 
-/// Writes the dates in a name with dashes; none if it has no other. Routers write `-20251211` where
-/// the table has `-2025-12-11`; as upstream, unknown names are tried in that form.
+/// Writes the dates in a name with dashes; none if it has no other dates. Routers write `-20251211`
+/// for the table's `-2025-12-11`. As upstream does, unknown names are retried in that form.
 pub(super) fn with_dashed_dates(name: &str) -> Option<String> {
     let dashed = |segment: &str| {
         let (digits, after) = segment.split_at_checked(8)?;
@@ -157,7 +157,7 @@ pub(super) fn with_dashed_dates(name: &str) -> Option<String> {
             return None;
         }
         let date = format!("{}-{}-{}", &digits[..4], &digits[4..6], &digits[6..]);
-        // Eight digits that are no day are part of the name.
+        // Eight digits that are not a date are part of the name.
         date.parse::<jiff::civil::Date>().ok()?;
         Some(format!("{date}{after}"))
     };

@@ -7,14 +7,15 @@ use crate::money::Usd;
 
 pub(super) const PICO_PER_NANO: u128 = 1_000;
 
-/// A higher price of a token (100,000 dollars per million) is a mistake: the dearest model takes 600.
-/// The bounds also keep the sum of seven products of any `u64` counts below 2¹²⁸.
+/// The maximum price of a token (100,000 dollars per million): the most expensive model takes 600,
+/// so a higher one is an error. The limit also keeps the sum of seven products of any `u64` counts
+/// below 2¹²⁸.
 pub(super) const TOKEN_PICOUSD_MAX: u64 = 100_000_000_000;
 
-/// A higher price of a call (1,000 dollars) is a mistake.
+/// The maximum price of a call (1,000 dollars); a higher one is an error.
 pub(super) const REQUEST_PICOUSD_MAX: u64 = 1_000_000_000_000_000;
 
-/// What one model costs at one provider at one time.
+/// The price of one model at one provider at one time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Price {
     /// Pico-dollars per call.
@@ -25,6 +26,9 @@ pub struct Price {
 
 impl Price {
     /// Checks the limits and the order of the tiers.
+    ///
+    /// # Errors
+    /// If a check fails: the fault.
     pub(super) fn new(request: u64, rates: Rates, mut tiers: Vec<Tier>) -> Result<Self, String> {
         check_price("request", request, REQUEST_PICOUSD_MAX)?;
         if !tiers.is_sorted_by(|first, second| first.above < second.above) {
@@ -34,8 +38,8 @@ impl Price {
         Ok(Self { request, rates, tiers })
     }
 
-    /// Returns the cost of a call with these counts, rounded once, half to even, to nano-dollars; at
-    /// most the largest amount.
+    /// Returns the cost of a call with these counts, rounded once, half to even, to nano-dollars;
+    /// it saturates at the largest amount.
     pub fn cost(&self, usage: &Usage) -> Usd {
         self.cost_of_all(1, usage.input_tokens, usage)
     }
@@ -54,7 +58,7 @@ impl Price {
         let read = usage.cached_input_tokens;
         let hour_writes = usage.cache_write_1h_tokens.min(usage.cache_write_tokens);
         let short_writes = usage.cache_write_tokens - hour_writes;
-        // Counts that contradict each other never make a call cheaper than its parts.
+        // Inconsistent counts never make a call cheaper than its parts.
         let uncached =
             usage.input_tokens.saturating_sub(read).saturating_sub(usage.cache_write_tokens);
         let answer = usage.output_tokens.saturating_sub(usage.reasoning_tokens);
@@ -85,11 +89,11 @@ pub struct Tier {
     pub picousd_per_token: Rates,
 }
 
-/// Pico-dollars per token, with the fallbacks filled in.
+/// Pico-dollars per token, with fallbacks applied.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rates {
-    /// Of the prompt, neither read from a cache nor written to one.
+    /// Prompt tokens that were neither read from a cache nor written to one.
     pub input: u64,
     pub cache_read: u64,
     /// Written to a cache for five minutes.
@@ -118,7 +122,7 @@ impl Rates {
     }
 }
 
-/// The prices of tokens that a file has, without fallbacks: `input`, `cache_read`, `cache_write`,
+/// The token prices in a file, without fallbacks: `input`, `cache_read`, `cache_write`,
 /// `cache_write_1h`, `output`, `reasoning`.
 pub(super) struct GivenRates(pub(super) [Option<u64>; 6]);
 
@@ -127,7 +131,7 @@ impl GivenRates {
         self.0.iter().all(Option::is_none)
     }
 
-    /// Fills in the fallbacks; none if there is neither `input` nor `output`.
+    /// Applies the fallbacks; none if both `input` and `output` are missing.
     pub(super) fn rates(&self) -> Option<Rates> {
         let [input, cache_read, cache_write, cache_write_1h, output, reasoning] = self.0;
         if input.is_none() && output.is_none() {

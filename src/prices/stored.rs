@@ -1,5 +1,5 @@
-//! A price as ledger rows keep it: enough to compute their costs again, as a line of JSON in which
-//! equal prices are equal texts.
+//! The form of a price in ledger rows: one line of JSON, enough to compute the row's cost again.
+//! Equal prices have equal texts.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,18 +11,18 @@ use crate::time::Timestamp;
 pub struct StoredPrice {
     /// The package with its version, or the user's file.
     pub source: String,
-    /// By its name there, as the model.
+    /// The name in the source, like `model`.
     pub provider: String,
     pub model: String,
-    /// When it comes into force, if known.
+    /// The start of the price, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<Timestamp>,
-    /// The minutes of the UTC day, `[start, end)`, in which it is in force, if not all day.
+    /// The minutes of the UTC day, `[start, end)`, in which the price applies, if not all day.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub daily: Option<(i64, i64)>,
-    /// Pico-dollars (10⁻¹² USD) for the call, beside its tokens.
+    /// Pico-dollars (10⁻¹² USD) per call, in addition to its tokens.
     pub request_picousd: u64,
-    /// Pico-dollars for a token, which are micro-dollars for a million.
+    /// Pico-dollars per token, equal to micro-dollars per million.
     pub picousd_per_token: Rates,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tiers: Vec<Tier>,
@@ -32,7 +32,7 @@ impl StoredPrice {
     /// Parses the price of a ledger row.
     ///
     /// # Errors
-    /// The fault.
+    /// If the text is invalid: the fault.
     pub fn from_json(text: &str) -> Result<Self, String> {
         let stored: Self = serde_json::from_str(text).map_err(|error| error.to_string())?;
         let request = stored.request_picousd;

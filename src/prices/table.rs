@@ -1,4 +1,4 @@
-//! A table of prices, and the look-up in it.
+//! A table of prices, and its lookup.
 
 use std::sync::{Arc, LazyLock, OnceLock};
 
@@ -19,8 +19,8 @@ pub struct Quote {
 }
 
 impl Quote {
-    /// The price of `echo`, which makes no call: a rule and no row of the table, which holds the prices
-    /// of others and may be replaced. It is not stored.
+    /// Returns the price of `echo`, which makes no call. It is a rule and not a row of the table,
+    /// because the table has the prices of others and may be replaced. It is not stored.
     pub(super) fn free() -> Self {
         static FREE: LazyLock<Arc<Price>> = LazyLock::new(Arc::default);
         Self { price: Arc::clone(&FREE), text: None }
@@ -31,23 +31,23 @@ impl Quote {
         self.price.cost(usage)
     }
 
-    /// Returns the cost of `calls` calls, whose prompts are all priced as one of `prompt_tokens` is,
-    /// and whose tokens are `sums` together. Except for rounding, it is the sum of their costs.
+    /// Returns the cost of `calls` calls with `sums` tokens in total, if all prompts are priced
+    /// like one of `prompt_tokens`. Except for rounding, it is the sum of their costs.
     pub fn cost_of_all(&self, calls: u64, prompt_tokens: u64, sums: &Usage) -> Usd {
         self.price.cost_of_all(calls, prompt_tokens, sums)
     }
 
-    /// Returns the prices of tokens for a prompt of that length.
+    /// Returns the token prices for a prompt of this length.
     pub fn rates(&self, prompt_tokens: u64) -> &Rates {
         self.price.rates_for(prompt_tokens)
     }
 
-    /// Returns whether it is the same price of the same model, whatever names were used.
+    /// Returns whether both are the same price of the same model, under any names.
     pub fn is_same_as(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.price, &other.price)
     }
 
-    /// Returns the price as a ledger row keeps it, a [`StoredPrice`]; none for `echo`.
+    /// Returns the price in the form of ledger rows, a [`StoredPrice`]; none for `echo`.
     pub fn text(&self) -> Option<&Arc<str>> {
         self.text.as_ref()
     }
@@ -57,7 +57,7 @@ impl Quote {
 pub(super) struct Table {
     pub(super) source: String,
     pub(super) providers: Vec<Provider>,
-    /// Whether a price counts also before the first that is in force.
+    /// True if the first price also applies before its start.
     pub(super) is_open_ended: bool,
 }
 
@@ -66,13 +66,13 @@ pub(super) struct Provider {
     pub(super) hosts: Vec<Box<str>>,
     pub(super) name_match: Option<Pattern>,
     pub(super) model_match: Option<Pattern>,
-    /// Positions in the table of the providers whose models it offers as well.
+    /// Indices of the providers in the table whose models it also offers.
     pub(super) fallback: Vec<usize>,
     pub(super) models: Vec<Model>,
 }
 
 pub(super) struct Model {
-    /// None if it is the text of `names`.
+    /// None if it equals the text of `names`.
     pub(super) id: Option<Box<str>>,
     pub(super) names: Pattern,
     pub(super) versions: Box<[Version]>,
@@ -81,11 +81,11 @@ pub(super) struct Model {
 pub(super) struct Version {
     when: When,
     pub(super) price: Arc<Price>,
-    /// As ledger rows keep it; made when first needed.
+    /// The form of ledger rows, created on first use.
     text: OnceLock<Arc<str>>,
 }
 
-/// When a price is in force.
+/// The time in which a price applies.
 pub(super) enum When {
     Always,
     From(Timestamp),
@@ -102,7 +102,7 @@ impl Table {
         providers.all(|provider| provider.models.is_empty())
     }
 
-    /// See [`Prices::find_any`](super::Prices::find_any). Both names in lower case.
+    /// See [`Prices::find_any`](super::Prices::find_any). Both names must be in lower case.
     pub(super) fn find(
         &self,
         name: &str,
@@ -121,8 +121,9 @@ impl Table {
         self.quote(provider, model, at)
     }
 
-    /// The same in the user's own table, where a provider's name in the configuration decides before
-    /// its address. The inner option is none for a model that the table lists without a price.
+    /// Like `find`, in the user's own table, where the provider's name in the configuration takes
+    /// precedence over its address. The inner option is none for a model that the table lists
+    /// without a price.
     pub(super) fn find_own(
         &self,
         name: &str,
@@ -177,7 +178,7 @@ impl Table {
         self.by_id_or(name, |provider| provider.name_match.as_ref().is_some_and(names))
     }
 
-    /// Returns the provider and the model that a router's name for a model means.
+    /// Returns the provider and the model that a router's model name refers to.
     fn by_routed_model<'m>(&self, model: &'m str) -> Option<(&Provider, &'m str)> {
         if let Some((name, rest)) = model.split_once('/')
             && let Some(provider) = self.by_name(name)
@@ -190,7 +191,7 @@ impl Table {
         Some((provider, model))
     }
 
-    /// Returns the model, and the provider that it is listed under.
+    /// Returns the model, and the provider that lists it.
     fn find_model<'a>(
         &'a self,
         provider: &'a Provider,
@@ -211,7 +212,7 @@ impl Table {
         let version = model.version(at, self.is_open_ended)?;
         let text = version.text.get_or_init(|| {
             let text = serde_json::to_string(&self.stored(provider, model, version));
-            // Of numbers and texts alone, so it cannot fail; an empty text is none.
+            // Only numbers and texts, so serialization cannot fail; an empty text means none.
             text.unwrap_or_default().into()
         });
         Some(Quote {

@@ -1,15 +1,15 @@
-//! The TOML form of the user's own prices, one entry for each price:
+//! The TOML format of the user's own prices, with one entry for each price:
 //!
 //! ```toml
 //! [[price]]
-//! provider = "openai"          # its name in the configuration
-//! model = "gpt-4o*"            # `*` at the end: all names that begin so; the longest entry counts
-//! input_per_mtok = "2.50"      # US dollars for a million tokens, in quotes, so that it stays exact
+//! provider = "openai"          # the name in the configuration
+//! model = "gpt-4o*"            # a trailing `*` matches any rest; the longest entry wins
+//! input_per_mtok = "2.50"      # US dollars per million tokens, in quotes to stay exact
 //! output_per_mtok = "10"
-//! # may be left out: cache_read_per_mtok, cache_write_per_mtok, cache_write_1h_per_mtok,
-//! # reasoning_per_mtok, per_request (US dollars a call), and:
-//! from = "2026-01-01"          # counts from this date (UTC) on; before, an earlier entry or the
-//!                              # built-in price does
+//! # Optional: cache_read_per_mtok, cache_write_per_mtok, cache_write_1h_per_mtok,
+//! # reasoning_per_mtok, per_request (US dollars per call), and:
+//! from = "2026-01-01"          # the first date (UTC); before it, an earlier entry or the
+//!                              # built-in price applies
 //! tiers = [{ above = 200000, input_per_mtok = "5", output_per_mtok = "15" }]
 //! ```
 //!
@@ -27,9 +27,9 @@ use super::price::{GivenRates, Price, REQUEST_PICOUSD_MAX, Rates, TOKEN_PICOUSD_
 use super::table::{Model, Provider, Table, Version, When};
 use crate::time::Timestamp;
 
-/// Digits after the point of dollars for a million tokens, down to a pico-dollar a token.
+/// Digits after the point of dollars per million tokens, down to one pico-dollar per token.
 const PER_MTOK_DIGITS: usize = 6;
-/// Digits after the point of dollars for a call, down to a pico-dollar.
+/// Digits after the point of dollars per call, down to one pico-dollar.
 const PER_REQUEST_DIGITS: usize = 12;
 
 #[derive(Deserialize)]
@@ -113,7 +113,10 @@ impl<const DIGITS: usize, const MAX: u64> Visitor<'_> for AmountVisitor<DIGITS, 
     }
 }
 
-/// Reads a decimal exactly, in units of the last of `digits` digits after the point; at most `max`.
+/// Parses a decimal exactly, in units of the last of `digits` digits after the point.
+///
+/// # Errors
+/// If the text is not a decimal, or exceeds `max`.
 fn decimal(text: &str, digits: usize, max: u64) -> Result<u64, String> {
     let wrong = || format!("`{text}` is not an amount of US dollars, such as \"0.15\"");
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
@@ -134,7 +137,7 @@ fn decimal(text: &str, digits: usize, max: u64) -> Result<u64, String> {
     })
 }
 
-/// A date or time, in quotes or as TOML has it.
+/// A date or time, in quotes or as a TOML value.
 struct Date(Timestamp);
 
 impl<'de> Deserialize<'de> for Date {
@@ -147,11 +150,11 @@ impl<'de> Deserialize<'de> for Date {
     }
 }
 
-/// An entry after its checks.
+/// An entry after validation.
 struct Entry {
     line: usize,
     provider: String,
-    /// Whether `name` is the beginning of the names that are meant.
+    /// True if `name` is a prefix of the selected names.
     is_prefix: bool,
     name: String,
     from: Option<Timestamp>,
@@ -181,7 +184,7 @@ impl Entry {
         })
     }
 
-    /// Whole names go before beginnings, and longer beginnings before shorter ones.
+    /// Orders exact names before prefixes, and longer prefixes before shorter ones.
     fn key(&self) -> (&str, bool, Reverse<usize>, &str) {
         let length = Reverse(self.name.len());
         (&self.provider, self.is_prefix, length, &self.name)
@@ -192,7 +195,7 @@ fn price(toml: &PriceToml) -> Result<Price, String> {
     let missing = "neither `input_per_mtok` nor `output_per_mtok` is given";
     let given = given_rates!(toml);
     let rates = match given.rates() {
-        // A price for the call alone.
+        // Only a price per call.
         None if toml.per_request.is_some() && given.is_empty() => Rates::default(),
         rates => rates.ok_or(missing)?,
     };
@@ -205,10 +208,10 @@ fn price(toml: &PriceToml) -> Result<Price, String> {
     Price::new(request, rates, tiers.collect::<Result<_, String>>()?)
 }
 
-/// Reads a table.
+/// Parses a table.
 ///
 /// # Errors
-/// The fault, with its line.
+/// If the table is invalid: the fault, with its line.
 pub(super) fn parse(text: &str) -> Result<Table, String> {
     let line = |at: usize| text.get(..at).unwrap_or_default().matches('\n').count() + 1;
     let file: FileToml = toml::from_str(text).map_err(|error: toml::de::Error| {
@@ -242,7 +245,7 @@ pub(super) fn parse(text: &str) -> Result<Table, String> {
     Ok(Table { providers, ..Table::default() })
 }
 
-/// Makes the model of entries that differ in their dates.
+/// Builds the model from entries that differ in their dates.
 fn model(entries: &[Entry]) -> Result<Model, String> {
     let mut pairs = entries.windows(2);
     if let Some([one, other]) = pairs.find(|pair| pair[0].from == pair[1].from) {

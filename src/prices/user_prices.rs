@@ -1,8 +1,8 @@
 //! The user's own prices, from a file that may change while the server runs.
 //!
-//! A file whose name ends in `.json` has the form of `json_format`, where `source` may be left out.
-//! Any other has the form of `toml_format`. A provider and a model that the file lists are priced by
-//! it; all others by the built-in table.
+//! A file whose name ends in `.json` has the format of `json_format`; `source` may be omitted. Any
+//! other file has the format of `toml_format`. The file prices every provider and model that it
+//! lists; the built-in table prices all others.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -15,12 +15,12 @@ use super::table::Table;
 use super::{json_format, toml_format};
 use crate::error::{Error, Result};
 
-/// The least time between two looks whether the file has changed.
+/// The minimum interval between checks for changes of the file.
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
-/// A longer file is no table of prices: fifty times the built-in one.
+/// Limits the file: fifty times the size of the built-in table.
 const FILE_BYTES_MAX: u64 = 16 << 20;
 
-/// Distinguishes one state of a file from another: modification time, length, inode.
+/// Identifies a version of a file: modification time, length, inode.
 type Stamp = (Option<SystemTime>, u64, u64);
 
 /// Returns none if there is no such file.
@@ -29,7 +29,7 @@ fn stamp_of(path: &Path) -> Option<Stamp> {
     Some((data.modified().ok(), data.len(), data.ino()))
 }
 
-/// The file, and its last readable content.
+/// The file, and its last valid content.
 pub(super) struct UserPrices {
     path: PathBuf,
     state: Mutex<FileState>,
@@ -45,7 +45,7 @@ impl UserPrices {
     /// Reads the file for the first time.
     ///
     /// # Errors
-    /// [`Error::Config`] that names file and line.
+    /// If the file is invalid: [`Error::Config`] names file and line.
     pub(super) fn read(path: &Path) -> Result<Self> {
         let stamp = stamp_of(path);
         let table = read(path).map_err(|error| {
@@ -58,7 +58,7 @@ impl UserPrices {
         })
     }
 
-    /// Returns the last readable content of the file.
+    /// Returns the last valid content of the file.
     pub(super) fn table(&self) -> Arc<Table> {
         self.table_checked_after(CHECK_INTERVAL)
     }
@@ -69,11 +69,11 @@ impl UserPrices {
         if state.checked.elapsed() < interval {
             return before;
         }
-        // Others use the table meanwhile, and do not look as well.
+        // Meanwhile other threads use the old table, without a check of their own.
         state.checked = Instant::now();
         let known = state.stamp;
         drop(state);
-        // From before it is read: a change meanwhile is seen the next time.
+        // Taken before the read, so that the next check notices a change during it.
         let stamp = stamp_of(&self.path);
         if stamp == known {
             return before;
@@ -83,7 +83,7 @@ impl UserPrices {
         let mut state = self.lock();
         state.stamp = stamp;
         match read {
-            // As editors leave it for a moment while they save it.
+            // Some editors leave an empty file for a moment while they save.
             Ok(table) if table.is_empty() && !state.table.is_empty() => log::warn!(
                 "the prices in {path} are all gone; the ones before still count until there are \
                  others or the server restarts"
@@ -121,7 +121,7 @@ fn read(path: &Path) -> Result<Table, String> {
     let name = path.file_name().unwrap_or(path.as_os_str());
     Ok(Table {
         source: name.to_string_lossy().into_owned(),
-        // Before a price is in force, the built-in one counts.
+        // Before the start of a price, the built-in one applies.
         is_open_ended: false,
         ..table
     })

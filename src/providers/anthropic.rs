@@ -14,7 +14,7 @@ use super::wire::{
 use crate::event::{Usage, UsageSource};
 use crate::secret::Secret;
 
-/// The version of the API that this module speaks; the header is required.
+/// The API version of this module; the header is required.
 const VERSION: &str = "2023-06-01";
 
 pub(super) fn request(call: &Call, provider: &ProviderConfig) -> Request {
@@ -28,7 +28,7 @@ pub(super) fn request(call: &Call, provider: &ProviderConfig) -> Request {
 
 pub(super) fn url(provider: &ProviderConfig) -> String {
     let base_url = provider.base_url();
-    // Compatible servers and OpenAI's own URL are written with `/v1`.
+    // Users often write the URLs of compatible servers and of OpenAI with `/v1`.
     let base_url = base_url.strip_suffix("/v1").unwrap_or(base_url);
     format!("{base_url}/v1/messages")
 }
@@ -57,8 +57,8 @@ fn body(call: &Call) -> Value {
     }))
 }
 
-/// Returns the prompt; its marked beginning, if any, in a block of its own. The API refuses blank
-/// blocks, and ignores marks on less than a model caches (from 1,024 tokens on).
+/// Returns the prompt, with its marked prefix, if any, in a separate block. The API rejects blank
+/// blocks, and ignores marks on texts shorter than a model's minimum (1,024 tokens or more).
 fn content(call: &Call) -> Value {
     match call.prompt.split_at_checked(call.cache_marks.prompt_bytes) {
         Some((beginning, "")) if !is_blank(beginning) => json!([marked(beginning)]),
@@ -69,8 +69,8 @@ fn content(call: &Call) -> Value {
     }
 }
 
-/// Returns a text up to whose end the request is to be cached, at most four of them:
-/// <https://docs.anthropic.com/en/docs/build-with-claude/prompt-caching>.
+/// Returns a text with a mark at its end, up to which the request is cached. At most four marks are
+/// allowed: <https://docs.anthropic.com/en/docs/build-with-claude/prompt-caching>.
 fn marked(text: &str) -> Value {
     json!({"type": "text", "text": text, "cache_control": {"type": "ephemeral"}})
 }
@@ -81,21 +81,22 @@ fn is_blank(text: &str) -> bool {
 
 #[derive(Debug, Default)]
 pub(super) struct MessageReader {
-    /// Input neither read from nor written to the cache, read, written, written for an hour; output,
-    /// of it thinking. Those of `message_delta` are cumulative ("The token counts shown in the usage
-    /// field of the message_delta event are cumulative"), so each one overwrites.
+    /// Uncached input, cache reads, cache writes, one-hour cache writes, output, and thinking
+    /// within the output. Counts in `message_delta` are cumulative ("The token counts shown in the
+    /// usage field of the message_delta event are cumulative"), so each one overwrites the
+    /// previous.
     counts: Counts<6>,
 }
 
 impl Reader for MessageReader {
     fn event(&mut self, event: &Event, partial: &mut ResponseAccumulator) -> Result<Flow, Fault> {
         let data = event_json(event)?;
-        // The name of the event stands in its data as well; some proxies keep only one of them.
+        // The event's name is also in its data; some proxies keep only one of them.
         match data["type"].as_str().unwrap_or(&event.name) {
             "message_start" => {
                 let message = &data["message"];
                 partial.note_model(&message["model"]);
-                // Its output of 1 means nothing: there is none yet.
+                // Its output count of 1 is meaningless: there is no output yet.
                 self.note_usage(&message["usage"], false, partial);
             }
             "content_block_start" => note_block(&data["content_block"], partial)?,
@@ -109,7 +110,7 @@ impl Reader for MessageReader {
                 return Ok(Flow::End);
             }
             "error" => return Err(fault_of(&data)),
-            // The API wants `ping`, `content_block_stop` and unknown events ignored.
+            // The API requires clients to ignore `ping`, `content_block_stop` and unknown events.
             _ => {}
         }
         Ok(Flow::More)
@@ -178,15 +179,15 @@ impl Reader for CountReader {
     }
 }
 
-/// Notes a block or its delta. Thinking and the use of tools are billed as a part of the answer, but are
-/// no text of it.
+/// Notes a block or its delta. Thinking and tool use are billed as parts of the answer, but are not
+/// in its text.
 fn note_block(block: &Value, partial: &mut ResponseAccumulator) -> Result<(), Fault> {
     match block["type"].as_str() {
         Some("text" | "text_delta") => partial.push(block["text"].as_str().unwrap_or_default())?,
         Some("thinking" | "thinking_delta") => partial.note_thinking(&block["thinking"]),
         Some("tool_use" | "server_tool_use" | "mcp_tool_use") => {
             partial.note_beside(&block["name"]);
-            // In a stream it is empty, and follows in pieces.
+            // In a stream the input is empty here, and follows in pieces.
             if block["input"].as_object().is_some_and(|it| !it.is_empty()) {
                 partial.note_beside(&block["input"]);
             }
@@ -203,9 +204,9 @@ fn fault_of(document: &Value) -> Fault {
     reported.unwrap_or_else(|| Fault::new(FailureKind::Status, unknown))
 }
 
-/// The three kinds of input exclude each other: "Total input tokens in a request is the summation of
-/// `input_tokens`, `cache_creation_input_tokens`, and `cache_read_input_tokens`". `output_tokens`
-/// includes thinking.
+/// Converts the counts to normal form. The three kinds of input exclude each other: "Total input
+/// tokens in a request is the summation of `input_tokens`, `cache_creation_input_tokens`, and
+/// `cache_read_input_tokens`". `output_tokens` includes thinking.
 fn normal_usage([input, read, written, for_an_hour, output, thinking]: [u64; 6]) -> Usage {
     Usage {
         input_tokens: input + read + written,

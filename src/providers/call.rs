@@ -4,21 +4,21 @@ use std::time::Duration;
 
 use crate::event::Usage;
 
-/// The tokens of an answer without a limit, in budgets and as the limit that Anthropic requires. Every
-/// model allows this.
+/// The assumed limit of an answer without a limit, in tokens: for budgets, and for Anthropic, which
+/// requires a limit. Every model allows this one.
 pub const ANSWER_TOKENS_ASSUMED: u32 = 4_096;
 
-/// How long a call may take. Each is cut to a day.
+/// Time limits of a call. Each is capped at a day.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    /// For the name lookup, and again for TCP and TLS. 10 s by default.
+    /// Limits the name lookup, and separately TCP and TLS. Default: 10 s.
     pub connect: Duration,
-    /// Of a streamed call: from the end of the request to the head of the response, and again until
-    /// the first event; when a client's answer is passed on, anything before it, such as a comment,
-    /// restarts the wait. A call that is not streamed is answered only when the answer is complete, so
-    /// only [`Timeouts::total`] bounds it. 60 s by default.
+    /// For a streamed call: limits the time from the end of the request to the head of the
+    /// response, and again until the first event. If a client's answer is passed on, anything
+    /// before it, such as a comment, restarts the wait. A call that is not streamed is answered
+    /// only when the answer is complete, so only [`Timeouts::total`] limits it. Default: 60 s.
     pub first_byte: Duration,
-    /// For all of it. 300 s by default.
+    /// Limits the whole call. Default: 300 s.
     pub total: Duration,
 }
 
@@ -32,7 +32,7 @@ impl Default for Timeouts {
     }
 }
 
-/// A longer timeout cannot be meant, and adding it to an instant could overflow.
+/// The maximum timeout. Longer ones are not useful, and adding one to an instant could overflow.
 pub(super) const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Timeouts {
@@ -49,7 +49,7 @@ impl Timeouts {
 pub struct Call {
     /// The provider's name in the configuration.
     pub provider: String,
-    /// The model, as the provider names it.
+    /// The provider's name of the model.
     pub model: String,
     pub system: Option<String>,
     pub prompt: String,
@@ -62,7 +62,7 @@ pub struct Call {
     pub first_byte_timeout: Option<Duration>,
     /// Overrides [`Timeouts::total`].
     pub total_timeout: Option<Duration>,
-    /// What the provider shall keep in its prompt cache, if that has to be requested.
+    /// The parts to keep in the provider's prompt cache, if it must be requested.
     pub cache_marks: CacheMarks,
 }
 
@@ -72,29 +72,29 @@ impl Call {
     }
 }
 
-/// The parts of a call that other calls begin with as well, so that a provider may cache them.
+/// The prefixes that other calls share, which a provider may cache.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CacheMarks {
-    /// Whether the whole system text is one.
+    /// True if the whole system text is shared.
     pub system: bool,
-    /// How many bytes at the beginning of the prompt are.
+    /// The length of the prompt's shared prefix, in bytes.
     pub prompt_bytes: usize,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answer {
-    /// At most 4 MiB; empty if the model answered with something else.
+    /// At most 4 MiB; empty if the answer has no text.
     pub text: String,
-    /// In the normal form; estimated as far as the provider sent no usable counts.
+    /// In normal form; estimated if the provider sent no usable counts.
     pub usage: Usage,
-    /// Whether the provider says that it bills them by other prices than its standard ones.
+    /// True if the provider reports a service tier with other than the standard prices.
     pub is_billed_otherwise: bool,
     /// The model as the provider reports it, else as requested.
     pub model: String,
-    /// Why the answer ends, in the provider's word (`stop`, `end_turn`, `length`, …).
+    /// The provider's reason for the end of the answer (`stop`, `end_turn`, `length`, …).
     pub finish_reason: Option<String>,
-    /// From the call until its end.
+    /// From the start of the call to its end.
     pub latency_ms: u64,
-    /// From the call until the first piece of text; none if it was not streamed.
+    /// From the start of the call to the first piece of text; none if it was not streamed.
     pub first_token_ms: Option<u64>,
 }

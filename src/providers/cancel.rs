@@ -1,4 +1,4 @@
-//! Stopping a call from another thread.
+//! Cancels calls from another thread.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -9,8 +9,8 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded};
 use ureq::unversioned::transport::ShutdownHandle;
 
-/// Stops calls from another thread, once and for all. Clones are one and the same; several calls may
-/// share one and end together.
+/// Cancels calls from another thread, permanently. Clones share one state; several calls may share
+/// one and end together.
 #[derive(Clone)]
 pub struct Cancel {
     state: Arc<Mutex<CancelState>>,
@@ -19,14 +19,14 @@ pub struct Cancel {
 }
 
 struct CancelState {
-    /// Dropped by [`Cancel::cancel`]: the closed channel is what "cancelled" means.
+    /// Dropped by [`Cancel::cancel`]; the closed channel signals the cancellation.
     alive: Option<Sender<Infallible>>,
-    /// The sockets of running calls, by the number of their attachment.
+    /// The sockets of running calls, by attachment number.
     sockets: HashMap<u64, Weak<dyn ShutdownHandle>>,
     next_number: u64,
 }
 
-/// The state is consistent wherever a panic could occur, so a poisoned lock is as good as any.
+/// Locks the state. It is consistent at every possible panic, so a poisoned lock is safe to use.
 fn lock(state: &Mutex<CancelState>) -> MutexGuard<'_, CancelState> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -38,13 +38,13 @@ impl Cancel {
         Self { state: Arc::new(Mutex::new(state)), ended }
     }
 
-    /// Ends every call that has this `Cancel` or a clone of it, also one that is blocked in a read, and
+    /// Ends every call with this `Cancel` or a clone of it, including one blocked in a read, and
     /// every later one. Does not wait for them to return.
     pub fn cancel(&self) {
         let mut state = lock(&self.state);
         state.alive = None;
-        // Shut down under the lock: a connection that was released in time (see `Attachment`) may
-        // serve another call already. `shutdown(2)` does not block.
+        // Shut down under the lock: a connection released in time (see `Attachment`) may already
+        // serve another call. `shutdown(2)` does not block.
         let sockets = state.sockets.drain();
         for socket in sockets.filter_map(|(_, socket)| socket.upgrade()) {
             socket.shutdown();
@@ -60,13 +60,13 @@ impl Cancel {
         &self.ended
     }
 
-    /// Waits for that long, or until cancelled; returns whether it was cancelled.
+    /// Waits for this duration, or until cancelled; returns whether it was cancelled.
     pub fn wait(&self, duration: Duration) -> bool {
         matches!(self.ended.recv_timeout(duration), Err(RecvTimeoutError::Disconnected))
     }
 
-    /// Lets [`Cancel::cancel`] shut that socket down until the attachment is dropped. Returns none if
-    /// it is cancelled already.
+    /// Lets [`Cancel::cancel`] shut this socket down until the attachment is dropped. Returns none
+    /// if it is already cancelled.
     pub(super) fn attach(&self, socket: Weak<dyn ShutdownHandle>) -> Option<Attachment> {
         let mut state = lock(&self.state);
         state.alive.as_ref()?;
@@ -89,7 +89,7 @@ impl fmt::Debug for Cancel {
     }
 }
 
-/// Ties a socket to the `Cancel` of the call that uses it, until dropped.
+/// Ties a socket to the `Cancel` of its call, until dropped.
 pub(super) struct Attachment {
     state: Arc<Mutex<CancelState>>,
     number: u64,

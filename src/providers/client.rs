@@ -1,5 +1,5 @@
-//! One exchange over HTTP: sends a request, reads the answer within its limits, and classifies
-//! failures. Calls of flows and requests of clients differ in their [`Receiver`] and [`ReadRules`].
+//! One HTTP exchange: sends a request, reads the answer within its limits, and classifies failures.
+//! Calls of flows and requests of clients differ in their [`Receiver`] and [`ReadRules`].
 
 use std::borrow::Cow;
 use std::io::{self, Read};
@@ -19,34 +19,34 @@ use super::transport::{Connect, LookupLater, Scope};
 use super::wire::{Flow, Header, Reader, ResponseAccumulator};
 use crate::secret::Secret;
 
-/// How much of the body of an error is read, bytes. A longer one is not passed on: a part of it
-/// would be no JSON.
+/// Limits the body of an error, in bytes. A longer one is not passed on, because a part of it would
+/// not be valid JSON.
 const ERROR_BODY_BYTES_MAX: usize = 1024 * 1024;
 
-/// How much is read at a time, bytes. On the heap: calls run on threads with small stacks.
+/// The read buffer, in bytes. It is on the heap, because calls run on threads with small stacks.
 const READ_BYTES: usize = 16 * 1024;
 
-/// How much of the beginning of a stream is kept for messages, bytes.
+/// Length of the stream's beginning kept for error messages, in bytes.
 const OPENING_BYTES: usize = 1024;
 
-/// How long to wait for the end of the body after the end of the answer. It usually came with it;
-/// then the connection can serve another call, else it is closed.
+/// Limits the wait for the end of the body after the end of the answer. Usually both arrive
+/// together, and the connection can serve another call; otherwise it is closed.
 const DRAIN_MAX: Duration = Duration::from_millis(50);
 
-/// How much of an answer is read to its end for a client that has left, bytes.
+/// Limits the bytes read of an answer after its client disconnected.
 const DRAINED_BYTES_MAX: usize = 16 << 20;
 
-/// How long a forwarded stream is read on after its provider reported an error in it: only its end
-/// may still come.
+/// Limits the further reading of a forwarded stream after the provider reported an error in it:
+/// only its end may still arrive.
 const AFTER_ERROR_MAX: Duration = Duration::from_secs(1);
 
-/// Idle connections kept to one provider: as many as there may be parallel calls.
+/// Limits the idle connections to one provider: as many as the parallel calls.
 const IDLE_CONNECTIONS_MAX: usize = 64;
 
-/// The longest head of a response, bytes.
+/// Limits the head of a response, in bytes.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 
-/// Makes exchanges; holds the pool of connections.
+/// Makes exchanges; owns the connection pool.
 #[derive(Debug)]
 pub(super) struct Client {
     agent: Agent,
@@ -61,15 +61,15 @@ pub(super) struct HttpRequest<'a> {
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ReadRules {
-    /// The longest answer in one piece.
+    /// Limits an answer in one piece, in bytes.
     pub(super) document_bytes_max: usize,
-    /// The longest event of a stream.
+    /// Limits an event of a stream, in bytes.
     pub(super) event_bytes_max: usize,
-    /// Whether the answer is passed on to a client. Then comments restart the wait for the first
-    /// event, and a stream is read on after an error in it, which the client gets in the provider's
-    /// words.
+    /// True if the answer is passed on to a client. Then comments restart the wait for the first
+    /// event, and reading continues after an error in the stream, so that the client gets it in the
+    /// provider's words.
     pub(super) is_forwarded: bool,
-    /// How long to read on after the client left; none to end the call then.
+    /// Limits reading after the client disconnected; none ends the call immediately.
     pub(super) drain_max: Option<Duration>,
 }
 
@@ -82,18 +82,18 @@ pub(super) struct Exchange<'a> {
     pub(super) rules: ReadRules,
     pub(super) reader: &'a mut dyn Reader,
     pub(super) receiver: &'a mut dyn Receiver,
-    /// Grows as the answer arrives, and keeps what arrived if the exchange fails.
+    /// Grows as the answer arrives, and keeps the received part if the exchange fails.
     pub(super) partial: &'a mut ResponseAccumulator,
 }
 
-/// Gets an answer while it is read, after the reader of its protocol.
+/// Receives an answer while it is read, after the reader of its protocol.
 pub(super) trait Receiver {
-    /// The response begins, whatever its status is.
+    /// The response begins, with any status.
     fn head(&mut self, _status: u16, _headers: &HeaderMap) {}
-    /// The body of a response that is no answer, with the key redacted.
+    /// The body of an error response, with the key redacted.
     fn refused(&mut self, _body: Vec<u8>) {}
     fn document(&mut self, _bytes: &[u8], _partial: &ResponseAccumulator) {}
-    /// A frame of a stream, and the reader's result if it has an event that was read.
+    /// A frame of a stream, with the reader's result if the frame has an event.
     fn frame(
         &mut self,
         _frame: &Frame<'_>,
@@ -101,7 +101,7 @@ pub(super) trait Receiver {
         _partial: &ResponseAccumulator,
     ) {
     }
-    /// All frames that have arrived were received. Returns false if the client has left.
+    /// Called after all arrived frames. Returns false if the client disconnected.
     fn flush(&mut self) -> bool {
         true
     }
@@ -113,7 +113,7 @@ impl Client {
     pub(super) fn new() -> Self {
         let config = Agent::config_builder()
             .http_status_as_error(false)
-            // A redirect would take the key elsewhere, so it is reported as a failure.
+            // A redirect would send the key elsewhere, so it is reported as a failure.
             .max_redirects(0)
             .max_redirects_will_error(false)
             .user_agent(concat!("flowledger/", env!("CARGO_PKG_VERSION")))
@@ -124,7 +124,7 @@ impl Client {
         Self { agent: Agent::with_parts(config, Connect::default(), LookupLater) }
     }
 
-    /// Sends the request and has the answer read.
+    /// Sends the request and reads the answer.
     pub(super) fn exchange(
         &self,
         request: &HttpRequest<'_>,
@@ -187,7 +187,7 @@ impl Client {
             .timeout_resolve(Some(connect))
             .timeout_connect(Some(connect))
             .timeout_global(Some(total))
-            // An answer in one piece has its head when it is complete.
+            // The head of an answer in one piece arrives only when the answer is complete.
             .timeout_recv_response(exchange.is_streamed.then_some(first_byte))
             .build();
         let response = self.agent.run(request);
@@ -202,10 +202,10 @@ struct Stream<'a, 'e> {
     opening: Vec<u8>,
     /// Deadline of the first event; none once it has arrived.
     begin_by: Option<Instant>,
-    /// The first fault of a forwarded stream, and until when it is read on.
+    /// The first fault of a forwarded stream, and the deadline for reading on.
     fault: Option<Fault>,
     end_by: Option<Instant>,
-    /// When the client left, and how much has arrived since.
+    /// The time when the client disconnected, and the bytes received since.
     left_at: Option<Instant>,
     drained_bytes: usize,
 }
@@ -231,8 +231,8 @@ impl<'a, 'e> Stream<'a, 'e> {
             self.exchange.scope.read_by.set(self.read_by());
             let (length, is_whole) = match read(&mut body, &mut buffer) {
                 Ok(length) => (length, true),
-                // The provider's error says more than how the stream ended. Or the whole answer has
-                // arrived, and is paid for; only its usage may be missing.
+                // The provider's error is more useful than the end of the stream. Or the whole
+                // answer has arrived, and is paid for; only its usage may be missing.
                 Err(_) if self.fault.is_some() || self.exchange.is_complete() => (0, false),
                 Err(_) if self.left_at.is_some() => return Err(self.client_left()),
                 Err(error) => return Err(self.exchange.broken(error.into())),
@@ -257,7 +257,7 @@ impl<'a, 'e> Stream<'a, 'e> {
         }
     }
 
-    /// Returns until when the next bytes must arrive.
+    /// Returns the deadline of the next bytes.
     fn read_by(&self) -> Option<Instant> {
         let drain_max = self.exchange.rules.drain_max.unwrap_or_default();
         let drained_by = self.left_at.map(|left_at| left_at + drain_max);
@@ -265,7 +265,7 @@ impl<'a, 'e> Stream<'a, 'e> {
         all.into_iter().flatten().min()
     }
 
-    /// Takes the next bytes; none at the end of the stream.
+    /// Processes the next bytes; none at the end of the stream.
     fn take(&mut self, bytes: &[u8]) -> Result<Flow, Fault> {
         let room = OPENING_BYTES.saturating_sub(self.opening.len());
         self.opening.extend_from_slice(&bytes[..bytes.len().min(room)]);
@@ -294,7 +294,7 @@ impl<'a, 'e> Stream<'a, 'e> {
         if bytes.is_empty() && flow == Flow::More {
             flow = self.take_rest()?;
         }
-        // Only now: the usage in these frames counts also if the client has left.
+        // Checked after the frames: their usage counts even if the client disconnected.
         if !self.exchange.receiver.flush() {
             self.left_at.get_or_insert_with(Instant::now);
         }
@@ -307,8 +307,8 @@ impl<'a, 'e> Stream<'a, 'e> {
         }
     }
 
-    /// Takes the event that the stream ended within. Half an event is no JSON: that the stream broke
-    /// off says more.
+    /// Processes the event that the stream ended within. Half an event is not valid JSON, so the
+    /// error reports the interrupted stream instead.
     fn take_rest(&mut self) -> Result<Flow, Fault> {
         if let Some(frame) = self.framer.finish()
             && let Some(event) = frame.event
@@ -324,8 +324,8 @@ impl<'a, 'e> Stream<'a, 'e> {
         Ok(Flow::More)
     }
 
-    /// Notes the result of an event. A forwarded stream is read on after a fault, so that the client
-    /// gets the provider's words, and anything after them.
+    /// Notes the result of an event. Reading of a forwarded stream continues after a fault, so that
+    /// the client gets the provider's words, and anything after them.
     fn note(&mut self, read: Result<Flow, Fault>) -> Result<Flow, Fault> {
         self.begin_by = None;
         read.or_else(|fault| {
@@ -341,7 +341,7 @@ impl<'a, 'e> Stream<'a, 'e> {
         })
     }
 
-    /// Returns whether to read on a stream that has not ended.
+    /// Returns whether to continue reading a stream that has not ended.
     fn goes_on(&self) -> Result<bool, Fault> {
         if self.exchange.scope.cancel.is_cancelled() {
             return Err(Fault::cancelled());
@@ -367,9 +367,9 @@ impl<'a, 'e> Stream<'a, 'e> {
 }
 
 impl Exchange<'_> {
-    /// Reads a response that is not of status 2xx.
+    /// Reads a response with a status other than 2xx.
     fn refused(&mut self, response: Response<Body>) -> Fault {
-        // The status is known; what a server says about it is not worth the whole timeout.
+        // The status is known; the body is not worth the whole timeout.
         let read_by = Instant::now() + self.timeouts.first_byte;
         self.scope.read_by.set(Some(read_by));
         let mut refusal = Refusal::read(response, ERROR_BODY_BYTES_MAX);
@@ -415,7 +415,7 @@ impl Exchange<'_> {
         self.partial.is_complete && !self.scope.cancel.is_cancelled()
     }
 
-    /// Checks an answer whose stream ended without the provider's last event.
+    /// Checks an answer whose stream ended without the provider's final event.
     fn check_complete(&self, opening: &[u8]) -> Result<(), Fault> {
         if self.is_complete() {
             return Ok(());
@@ -432,7 +432,7 @@ impl Exchange<'_> {
         }))
     }
 
-    /// Classifies an error from before the response.
+    /// Classifies an error before the response.
     fn not_sent(&self, error: ureq::Error, uri: &Uri) -> Fault {
         let is_timeout = matches!(error, ureq::Error::Timeout(_));
         if is_timeout || self.scope.sent.get() || self.scope.cancel.is_cancelled() {
@@ -450,7 +450,7 @@ impl Exchange<'_> {
         Fault::new(FailureKind::Connect, message)
     }
 
-    /// Classifies an error from after a part of the request had left.
+    /// Classifies an error after a part of the request was sent.
     fn broken(&self, error: ureq::Error) -> Fault {
         if self.scope.cancel.is_cancelled() {
             return Fault::cancelled();
@@ -472,13 +472,13 @@ impl Exchange<'_> {
         Fault::new(FailureKind::Timeout, message)
     }
 
-    /// Replaces the key: some servers repeat the one that they refuse.
+    /// Redacts the key: some servers repeat a rejected key.
     fn redact(&self, text: &str) -> String {
         self.key.map_or_else(|| text.to_owned(), |key| key.redact(text))
     }
 }
 
-/// Replaces the key in bytes that are text.
+/// Redacts the key in the bytes of a text.
 pub(super) fn redacted<'b>(bytes: &'b [u8], key: Option<&Secret>) -> Cow<'b, [u8]> {
     let text = String::from_utf8_lossy(bytes);
     match key.map(|key| key.redact(&text)) {
@@ -494,9 +494,9 @@ fn in_words(error: ureq::Error) -> String {
     }
 }
 
-/// Returns whether an answer of status 2xx is a stream. Servers may answer a streamed request in one
-/// piece, and the reverse, so the content type counts before the request. Some declare another one,
-/// or none, for a stream.
+/// Returns whether an answer with status 2xx is a stream. Servers may answer a streamed request in
+/// one piece, and the reverse, so the content type takes precedence over the request. Some servers
+/// declare another type, or none, for a stream.
 fn is_stream(headers: &HeaderMap, is_streamed: bool) -> bool {
     let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let content_type = content_type.unwrap_or_default().to_ascii_lowercase();
@@ -509,7 +509,7 @@ fn parse_url(url: &str, provider: &str) -> Result<Uri, Fault> {
         let has_scheme = matches!(uri.scheme_str(), Some("http" | "https"));
         has_scheme && uri.host().is_some_and(|host| !host.is_empty())
     });
-    // The URL itself is not shown: it may hold a password.
+    // The URL itself is not shown: it may contain a password.
     uri.ok_or_else(|| {
         Fault::not_configured(format!(
             "the base_url of provider {provider} is no http or https URL"
@@ -517,19 +517,19 @@ fn parse_url(url: &str, provider: &str) -> Result<Uri, Fault> {
     })
 }
 
-/// Returns none if the text cannot be sent in a header.
+/// Returns none if the text is not valid in a header.
 fn header_value(value: &Header) -> Option<HeaderValue> {
     let (text, is_secret) = match value {
         Header::Plain(text) => (&**text, false),
         Header::Secret(text) => (&**text, true),
     };
     let mut value = HeaderValue::from_str(text).ok()?;
-    // Printed as "Sensitive".
+    // Debug output then shows "Sensitive".
     value.set_sensitive(is_secret);
     Some(value)
 }
 
-/// Reads all of a body; none if it is longer than `bytes_max`.
+/// Reads a whole body; none if it is longer than `bytes_max`.
 pub(super) fn read_at_most(body: impl Read, bytes_max: usize) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
     body.take(bytes_max as u64 + 1).read_to_end(&mut bytes)?;

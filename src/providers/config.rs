@@ -1,4 +1,4 @@
-//! A provider as the configuration describes it.
+//! The configuration of a provider.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,9 +15,9 @@ pub enum Kind {
     Gemini,
     /// Ollama's own API; clients speak OpenAI's or Anthropic's protocol to it.
     Ollama,
-    /// The built-in provider: offline, deterministic, free. It answers with the prompt behind
-    /// the label `[echo of MODEL] `. The model `echo-slow` pauses 50 ms before each word, any
-    /// other (`echo-1`) answers at once. Its tokens are words.
+    /// The built-in provider: offline, deterministic, free. It answers with the prompt after the
+    /// label `[echo of MODEL] `. The model `echo-slow` pauses 50 ms before each word, any other
+    /// (`echo-1`) answers at once. Its tokens are words.
     Echo,
 }
 
@@ -25,14 +25,15 @@ pub enum Kind {
 pub struct ProviderConfig {
     pub kind: Kind,
     /// The part of the URL before `/chat/completions`, `/v1/messages`, `/v1beta/models` or
-    /// `/api/chat`. Empty means the protocol's own, such as `https://api.openai.com/v1`.
+    /// `/api/chat`. If it is empty, the protocol's default is used, such as
+    /// `https://api.openai.com/v1`.
     pub base_url: String,
     pub api_key: Option<Secret>,
-    /// How to configure the key (`set OPENAI_API_KEY`). None if the provider can be called without one,
-    /// as local servers can.
+    /// A hint for configuring the key (`set OPENAI_API_KEY`). None if the key is optional, as for
+    /// local servers.
     pub missing_key_hint: Option<String>,
-    /// Whether a streamed chat completion is asked to end with its usage (`stream_options`). Some
-    /// servers refuse that, and send the usage unasked.
+    /// True if a streamed chat completion must request its usage (`stream_options`). Some servers
+    /// reject that, and send the usage without it.
     pub stream_usage: bool,
 }
 

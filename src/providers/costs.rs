@@ -1,4 +1,4 @@
-//! The cost of a call: before it for its reservation, after it for the ledger.
+//! The cost of a call: before it for the reservation, after it for the ledger.
 
 use std::sync::{Arc, PoisonError};
 
@@ -11,37 +11,37 @@ use crate::money::Usd;
 use crate::prices::{COST_MAX, Quote};
 use crate::time::Timestamp;
 
-/// Generous bound of the tokens that providers add to a prompt to mark its roles.
+/// A generous bound of the tokens that providers add to a prompt to mark its roles.
 const FRAME_TOKENS: u64 = 32;
 
-/// How many models without a price are remembered; beyond it no more are logged.
+/// Limits the remembered models without a price; more are not logged.
 const LOGGED_UNPRICED_MAX: usize = 1_000;
 
-/// Returns how many tokens a prompt of that many bytes has at most: one for each byte, and those
-/// around it. A token is at least a byte of the text, and digits, hexadecimal and some scripts come
-/// close to that. Ordinary text has a fourth; but one tokenizer is no bound for others, only the
-/// length of a client's request is known, and an excess of the reservation is released when the call
-/// ends.
+/// Returns the maximum tokens of a prompt of this length: one per byte, plus the frame. A token has
+/// at least one byte, and digits, hexadecimal and some scripts come close to that. Ordinary text
+/// has a fourth of it; but one tokenizer is no bound for others, only the length of a client's
+/// request is known, and the excess of a reservation is released when the call ends.
 pub fn prompt_tokens_max(bytes: u64) -> u64 {
     bytes.saturating_add(FRAME_TOKENS)
 }
 
-/// What a call costs, and by which price.
+/// The cost of a call, and the price that determined it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Charge {
     /// None if the tokens or the price are unknown.
     pub cost: Option<Usd>,
-    /// The price as the ledger row keeps it, a [`StoredPrice`](crate::prices::StoredPrice); none for
-    /// `echo`, which is free.
+    /// The price in the form of ledger rows, a [`StoredPrice`](crate::prices::StoredPrice); none
+    /// for `echo`, which is free.
     pub price: Option<Arc<str>>,
 }
 
 impl Charge {
-    /// For a call that certainly cost nothing.
+    /// The charge of a call that certainly cost nothing.
     pub const FREE: Self = Self { cost: Some(Usd::ZERO), price: None };
 }
 
-/// The part of a prompt that may be written to the provider's cache, which most bill higher.
+/// The part of a prompt that may be written to the provider's cache; most providers bill more for
+/// it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CacheWrites {
     None,
@@ -51,8 +51,8 @@ pub enum CacheWrites {
 }
 
 impl CacheWrites {
-    /// Returns the usage with nothing written, and with the whole input written in each possible way:
-    /// one of them costs the most.
+    /// Returns the usage without cache writes, and with the whole input written in each possible
+    /// way: one of them has the maximum cost.
     fn variants(self, usage: Usage) -> impl Iterator<Item = Usage> {
         let written = [
             (Self::None, 0, 0),
@@ -69,9 +69,9 @@ impl CacheWrites {
 }
 
 impl Providers {
-    /// Returns the cost of `usage` at the model that answered `call`, by the prices in force at `at`.
-    /// It is unknown if the tokens or the model's price are, which is logged once for each model, and
-    /// if it is more than [`COST_MAX`].
+    /// Returns the cost of `usage` at the model that answered `call`, at the prices in force at
+    /// `at`. It is unknown if the tokens or the model's price are unknown (logged once for each
+    /// model), and if it exceeds [`COST_MAX`].
     pub fn charge(&self, call: &Call, model: &str, usage: &Usage, at: Timestamp) -> Charge {
         if usage.source == UsageSource::None {
             return Charge::default();
@@ -93,8 +93,8 @@ impl Providers {
         Charge { cost: Some(cost), price: quote.text().cloned() }
     }
 
-    /// Returns the price of the model that answered a call, else of the requested one; logs if there
-    /// is none.
+    /// Returns the price of the model that answered a call, else of the requested one; logs a
+    /// missing price.
     fn quote_or_log(&self, call: &Call, model: &str, at: Timestamp) -> Option<Quote> {
         let quote = self.quote(&call.provider, &[model, &call.model], at);
         if quote.is_none() && self.knows(&call.provider) {
@@ -122,8 +122,8 @@ impl Providers {
         }
     }
 
-    /// Returns the highest cost of `usage` at a provider's model if its input may be written to a
-    /// cache as `writes` says; none if its price is unknown.
+    /// Returns the maximum cost of `usage` at a provider's model, if `writes` limits the cache
+    /// writes; none if its price is unknown.
     pub fn cost_at_most(
         &self,
         provider: &str,
@@ -148,17 +148,18 @@ impl Providers {
         self.cost_at_most(provider, model, usage, CacheWrites::None, at)
     }
 
-    /// Returns what a call may use at most, by the prices in force at `at`. Its prompt is taken to have
-    /// [`prompt_tokens_max`], its answer to be as long as it may, or [`ANSWER_TOKENS_ASSUMED`] if it
-    /// has no limit.
+    /// Returns the maximum usage of a call, at the prices in force at `at`. The prompt is assumed
+    /// to have [`prompt_tokens_max`], the answer its limit, or [`ANSWER_TOKENS_ASSUMED`] if it has
+    /// none.
     pub fn reserve(&self, call: &Call, at: Timestamp) -> Reserve {
         let is_marked = call.cache_marks != CacheMarks::default();
         let writes = self.cache_writes(&call.provider, is_marked);
         self.reserve_for(call, call.prompt_bytes(), writes, at)
     }
 
-    /// As [`Providers::reserve`], for a prompt of that many bytes instead of the one in `call`, of which
-    /// `writes` may be written to a cache, beside what the provider writes there by itself.
+    /// Like [`Providers::reserve`], for a prompt of this length instead of the one in `call`.
+    /// `writes` is the part that may be written to a cache, in addition to the provider's automatic
+    /// writes.
     pub fn reserve_for(
         &self,
         call: &Call,
@@ -182,8 +183,8 @@ impl Providers {
         }
     }
 
-    /// Returns what a call may write to a cache if its constant parts are marked, or not. Servers of
-    /// OpenAI's protocol cache by themselves, and some bill more for what they write.
+    /// Returns the part of a call that may be written to a cache, with or without marks. Servers of
+    /// OpenAI's protocol cache automatically, and some bill more for writes.
     pub fn cache_writes(&self, provider: &str, is_marked: bool) -> CacheWrites {
         match self.kind(provider) {
             Some(Kind::Anthropic) if is_marked => CacheWrites::Short,

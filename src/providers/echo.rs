@@ -1,4 +1,4 @@
-//! The built-in provider: offline, deterministic, free. It repeats its prompt behind a label.
+//! The built-in provider: offline, deterministic, free. It repeats its prompt after a label.
 
 use std::time::{Duration, Instant};
 
@@ -8,14 +8,14 @@ use super::failure::{FailureKind, Fault};
 use super::wire::ResponseAccumulator;
 use crate::event::UsageSource;
 
-/// A model whose answer can be watched and cancelled while it arrives.
+/// A slow model, so that users can watch and cancel an answer while it arrives.
 const SLOW_MODEL: &str = "echo-slow";
-/// Before each word of [`SLOW_MODEL`].
+/// The pause before each word of [`SLOW_MODEL`].
 const SLOW_PAUSE: Duration = Duration::from_millis(50);
 
-/// Answers with the prompt behind a label, word by word. Tokens are words, that is, stretches
-/// without white space: those of the system text and the prompt in, those of the answer out. The
-/// provider is this module, so these are the provider's own counts.
+/// Answers with the prompt after a label, word by word. Tokens are words separated by white space:
+/// those of the system text and the prompt are the input, those of the answer the output. This
+/// module is the provider, so these are the provider's own counts.
 pub(super) fn answer(
     call: &Call,
     cancel: &Cancel,
@@ -44,7 +44,10 @@ fn words(text: &str) -> u64 {
     text.split_whitespace().count() as u64
 }
 
-/// Waits before a word of the slow model, and fails if the call must end.
+/// Waits before a word of the slow model.
+///
+/// # Errors
+/// If the call must end.
 fn pause(model: &str, cancel: &Cancel, deadline: Instant) -> Result<(), Fault> {
     let is_cancelled = match model {
         SLOW_MODEL => cancel.wait(SLOW_PAUSE),

@@ -1,8 +1,8 @@
-//! Estimates the usage of a call if its provider does not report it, or not all of it.
+//! Estimates the usage of a call if its provider reports none, or only a part.
 //!
-//! An estimate is the count of GPT-4o's tokenizer. Those of other makers differ by a few percent for
-//! English, by up to a third for code and other languages, and hidden reasoning is not included. Hence
-//! an estimate is marked, and never replaces a count.
+//! An estimate is the count of GPT-4o's tokenizer. Tokenizers of other makers differ by a few
+//! percent for English, by up to a third for code and other languages, and hidden reasoning is not
+//! included. So an estimate is marked, and never replaces a count.
 
 use super::Call;
 use super::tokenizer;
@@ -13,22 +13,22 @@ use crate::event::{Usage, UsageSource};
 /// <https://cookbook.openai.com/examples/how_to_count_tokens_with_tiktoken>.
 const FRAME_TOKENS: u64 = 3;
 
-/// Bytes of a text that are counted, in at most a tenth of a second. A longer text is sampled in blocks at
-/// even distances.
+/// Limits the bytes of a text that are counted, in at most a tenth of a second. A longer text is
+/// sampled in evenly spaced blocks.
 const COUNTED_BYTES_MAX: usize = 256 * 1024;
 
-/// Bounds the tokenizer's memory for long stretches without a gap. Cutting adds at most a token to each
-/// block.
+/// Limits the tokenizer's memory for long stretches without a gap. Each cut adds at most one token
+/// to a block.
 const BLOCK_BYTES_MAX: usize = 4 * 1024;
 
 /// Returns the provider's counts, completed by estimates.
 ///
-/// - Without an answer and a count nothing is known. The prompt is not estimated either, because the
-///   provider may have refused the request unread.
-/// - Text after the last count is estimated and added to it. A count from before the first text (the 1 of
-///   Anthropic's `message_start`) does not include the answer; the greater one counts.
+/// - Without an answer and a count, nothing is known. The prompt is not estimated either, because the
+///   provider may have rejected the request unread.
+/// - Text after the last count is estimated and added to it. A count from before the first text (the
+///   1 in Anthropic's `message_start`) does not include the answer; the greater one applies.
 /// - A count of 0 for a prompt or an existing text is a missing count.
-/// - Text that was not kept has as many tokens for its length as the text that was.
+/// - Text that was not kept is assumed to have as many tokens per byte as the kept text.
 pub(super) fn usage(call: &Call, partial: &ResponseAccumulator, is_answered: bool) -> Usage {
     let reported = partial.usage;
     let (text, thinking, beside) = (&*partial.text, &*partial.thinking, &*partial.beside);
@@ -76,7 +76,7 @@ fn prompt_tokens(call: &Call) -> u64 {
     system + tokens(&call.prompt) + 2 * FRAME_TOKENS
 }
 
-/// Estimates the tokens of `bytes` more of a text.
+/// Estimates the tokens of `bytes` further bytes, from the average of the text.
 fn tokens_beyond(text: &str, bytes: usize) -> u64 {
     match bytes {
         0 => 0,
@@ -100,7 +100,7 @@ fn tokens(text: &str) -> u64 {
     counted * text.len() as u64 / bytes.max(1)
 }
 
-/// Cuts a text before white space if possible, because tokens of words include the space before.
+/// Cuts a text before white space if possible, because word tokens include the space before.
 fn blocks(mut text: &str) -> impl Iterator<Item = &str> {
     std::iter::from_fn(move || {
         let most = text.floor_char_boundary(BLOCK_BYTES_MAX);

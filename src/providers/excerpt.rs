@@ -1,9 +1,9 @@
-//! Excerpts of text from outside, for messages, logs and tables.
+//! Excerpts of external text, for messages, logs and tables.
 
-/// How much of a text that is not understood is shown, characters.
+/// Limits the excerpt of a text that cannot be interpreted, in characters.
 pub(super) const EXCERPT_CHARS_MAX: usize = 300;
 
-/// Describes a body that is no answer: empty, a page, or how it begins.
+/// Describes a body that is not an answer: empty, an HTML page, or its beginning.
 pub(super) fn describe(body: &str) -> String {
     let body = body.trim();
     if body.is_empty() {
@@ -27,7 +27,7 @@ pub(super) fn is_html(body: &str) -> bool {
 }
 
 fn title(page: &str) -> Option<String> {
-    // Lower case of ASCII only: every position stays what it is.
+    // ASCII lower case keeps every byte position.
     let lower = page.to_ascii_lowercase();
     let start = lower.find("<title")?;
     let start = start + lower[start..].find('>')? + 1;
@@ -35,8 +35,8 @@ fn title(page: &str) -> Option<String> {
     Some(one_line(&page[start..end], EXCERPT_CHARS_MAX)).filter(|title| !title.is_empty())
 }
 
-/// Returns `text` in one line, without control characters, cut to `chars_max` characters: it goes to
-/// logs and tables, and comes from outside.
+/// Returns `text` in one line, without control characters, cut to `chars_max` characters, because
+/// external text goes to logs and tables.
 pub(super) fn one_line(text: &str, chars_max: usize) -> String {
     let is_gap = |c: char| c.is_whitespace() || c.is_control();
     let words = text.split(is_gap).filter(|word| !word.is_empty());

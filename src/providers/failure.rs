@@ -1,37 +1,37 @@
-//! Why a call has no answer.
+//! The reason why a call has no answer.
 
 use std::fmt;
 use std::time::Duration;
 
 use crate::event::Usage;
 
-/// Why there is no answer. Printed, it is [`Failure::message`].
+/// The failure of a call. Its `Display` output is [`Failure::message`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Failure {
     pub kind: FailureKind,
-    /// What happened, to which provider and model, and what to do about it if that is obvious.
-    /// Never holds the key. At most about a thousand characters, in one line.
+    /// The error, its provider and model, and a fix if there is an obvious one. Never contains the
+    /// key. At most about a thousand characters, in one line.
     pub message: String,
     /// The status of the response, if it failed the call.
     pub status: Option<u16>,
-    /// How long the provider wants the caller to wait before the next attempt.
+    /// The provider's requested delay before the next attempt.
     pub retry_after: Option<Duration>,
-    /// The tokens used, as far as known: the provider's counts, and estimates for the rest of what
-    /// arrived. `source` is `None` if nothing arrived.
+    /// The known tokens: the provider's counts, and estimates for the rest of the received answer.
+    /// `source` is `None` if nothing arrived.
     pub usage: Usage,
-    /// As in an [`Answer`](super::Answer).
+    /// The same as in an [`Answer`](super::Answer).
     pub is_billed_otherwise: bool,
     /// The model as the provider reported it, else as requested.
     pub model: String,
-    /// From the call until it failed.
+    /// From the start of the call to its failure.
     pub latency_ms: u64,
-    /// Whether the request, or a part of it, had left.
+    /// True if the request, or a part of it, was sent.
     pub sent: bool,
 }
 
 impl Failure {
-    /// Returns whether the same call may succeed a little later: it was not reached, took too long, or
-    /// was answered with 408, 429, a 5xx, or an error within a stream.
+    /// Returns whether a retry may succeed soon: the provider was not reached, took too long, or
+    /// answered with 408, 429, a 5xx, or an error within a stream.
     pub fn is_transient(&self) -> bool {
         match self.kind {
             FailureKind::Connect | FailureKind::Timeout => true,
@@ -40,7 +40,7 @@ impl Failure {
         }
     }
 
-    /// Returns whether the provider may bill the call; true if in doubt.
+    /// Returns whether the provider may bill the call; true if unknown.
     pub fn may_have_been_billed(&self) -> bool {
         let was_refused = self.status.is_some_and(|status| (300..500).contains(&status));
         let is_billable = !matches!(self.kind, FailureKind::NotConfigured | FailureKind::Connect);
@@ -70,11 +70,12 @@ pub enum FailureKind {
     /// One of the [`Timeouts`](super::Timeouts) expired; the message names it. May have been billed,
     /// unless it was the connect timeout.
     Timeout,
-    /// The provider reported a failure: by the HTTP status, or by an error within an answer, which has
-    /// no [`Failure::status`]. Not billed with a status below 500. Above, a proxy may have answered
-    /// while the provider went on, and after an error within an answer its beginning may be billed.
+    /// The provider reported a failure: by the HTTP status, or by an error within an answer, which
+    /// has no [`Failure::status`]. Not billed with a status below 500. With a higher one, a proxy
+    /// may have answered while the provider continued; with an error within an answer, the provider
+    /// may bill its beginning.
     Status,
-    /// The answer is unusable: no JSON, HTML, empty, or cut short. May have been billed.
+    /// The answer is unusable: not JSON, HTML, empty, or cut short. May have been billed.
     BadAnswer,
     /// The answer is longer than the limits allow. May have been billed.
     TooLarge,
@@ -83,11 +84,11 @@ pub enum FailureKind {
     Cancelled,
 }
 
-/// A [`Failure`] in the making.
+/// A [`Failure`] before it is completed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Fault {
     pub(super) kind: FailureKind,
-    /// May hold text from outside that is not redacted yet.
+    /// May contain external text that is not redacted yet.
     pub(super) message: String,
     pub(super) status: Option<u16>,
     pub(super) retry_after: Option<Duration>,

@@ -1,9 +1,9 @@
-//! One request of an `http` node: to allowed hosts, and to this machine or its private networks only
-//! if configured.
+//! One request of an `http` node: to allowed hosts, and to this machine or its private networks
+//! only if configured.
 //!
-//! The address of the connection counts, not the name: the result of the lookup is checked, so a name
-//! that points to a private address does not help. For the same reason, redirects are not followed and
-//! proxies not used.
+//! The address of the connection is checked, not the name: after the lookup, a name that points to
+//! a private address is rejected. For the same reason, redirects are not followed and proxies are
+//! not used.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -31,9 +31,9 @@ const IDLE_CONNECTIONS_MAX: usize = 16;
 /// The hosts that `http` nodes may send requests to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FetchRules {
-    /// By name or address, without a port; empty for all.
+    /// By name or address, without a port; an empty list allows all.
     pub hosts: Vec<String>,
-    /// Whether addresses that are not public (loopback, private, link-local, …) are allowed.
+    /// True if addresses that are not public (loopback, private, link-local, …) are allowed.
     pub private: bool,
 }
 
@@ -43,27 +43,27 @@ pub struct Fetch {
     pub method: String,
     /// Absolute, `http` or `https`.
     pub url: String,
-    /// Beside those that the client sets.
+    /// In addition to the client's default headers.
     pub headers: Vec<(String, String)>,
     pub body: Option<String>,
     pub timeout: Duration,
 }
 
-/// An answer of status 2xx.
+/// An answer with status 2xx.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fetched {
     /// At most 1 MiB.
     pub body: String,
-    /// From the request until the end of the answer.
+    /// From the request to the end of the answer.
     pub latency_ms: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FetchFailure {
-    /// What happened, to which host, and what to do about it if that is obvious.
+    /// The error, its host, and a fix if there is an obvious one.
     pub message: String,
     pub cancelled: bool,
-    /// Whether the same request may succeed a little later.
+    /// True if a retry may succeed soon.
     pub is_transient: bool,
     pub retry_after: Option<Duration>,
 }
@@ -124,7 +124,10 @@ impl Fetcher {
         Ok(Fetched { body, latency_ms: entered.scope.elapsed_ms() })
     }
 
-    /// Parses the URL, if requests may go there.
+    /// Parses the URL.
+    ///
+    /// # Errors
+    /// If it is invalid, or requests to its host are not allowed.
     fn checked(&self, url: &str) -> Result<Uri, FetchFailure> {
         let shown = one_line(url, EXCERPT_CHARS_MAX);
         let uri: Uri = url.parse().map_err(|_| {
@@ -137,7 +140,7 @@ impl Fetcher {
                 return Err(FetchFailure::new(message));
             }
         };
-        // `https://allowed.example@other.example/` is at other.example, whatever it looks like.
+        // The host of `https://allowed.example@other.example/` is other.example.
         let authority = uri.authority();
         if authority.is_some_and(|whole| whole.as_str().contains('@')) {
             let message = "a URL must not hold a user name; send an authorization header";
@@ -243,7 +246,7 @@ impl Resolver for CheckedLookup {
     }
 }
 
-/// Returns whether an address belongs to the public internet, by the IANA's registries of
+/// Returns whether an address belongs to the public internet, by IANA's registries of
 /// special-purpose addresses (RFC 6890 and its updates).
 fn is_public(address: IpAddr) -> bool {
     match address.to_canonical() {
@@ -273,12 +276,13 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
 
 fn is_public_v6(address: Ipv6Addr) -> bool {
     let segments = address.segments();
-    // Global unicast is 2000::/3; within it some are special, and some carry an IPv4 address.
+    // Global unicast is 2000::/3; it includes some special addresses, and some that contain an IPv4
+    // address.
     let is_global = segments[0] & 0xe000 == 0x2000;
     let is_special = (segments[0] == 0x2001 && (segments[1] < 0x200 || segments[1] == 0xdb8))
         || segments[0] == 0x2002
         || (segments[0] == 0x3fff && segments[1] < 0x1000);
-    // NAT64 (RFC 6052) leads to the IPv4 address at its end.
+    // NAT64 (RFC 6052) leads to the IPv4 address at the end.
     if segments[..6] == [0x64, 0xff9b, 0, 0, 0, 0] {
         let [.., a, b, c, d] = address.octets();
         return is_public_v4(Ipv4Addr::new(a, b, c, d));

@@ -1,5 +1,5 @@
-//! Passing on a request that a client wrote itself, and its answer as it arrives: byte for byte, frame
-//! by frame, while the usage is read from the same frames.
+//! Forwards a request that a client wrote, and its answer as it arrives: byte for byte, frame by
+//! frame. The usage is read from the same frames.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -28,7 +28,7 @@ const RULES: ReadRules = ReadRules {
     is_forwarded: true,
     drain_max: None,
 };
-/// Headers of an answer that are passed on. The others concern the connection, the provider's own
+/// Response headers that are forwarded. The others concern the connection, the provider's own
 /// domain, or the owner of the key (`openai-organization`).
 const PASSED_ON: &[&str] = &[
     "content-type",
@@ -40,11 +40,11 @@ const PASSED_ON: &[&str] = &[
     "openai-processing-ms",
     "openai-version",
 ];
-/// Prefixes of more such headers, which tell the rest of a rate limit.
+/// Prefixes of further forwarded headers, which report the rest of a rate limit.
 const PASSED_ON_PREFIXES: &[&str] =
     &["x-ratelimit-", "anthropic-ratelimit-", "anthropic-priority-"];
-/// Fields that each chunk of a stream repeats, or that hide how long it is. A chunk of these and
-/// `usage` says nothing else.
+/// Fields that each chunk of a stream repeats, or that hide its length. A chunk with only these and
+/// `usage` has no other content.
 const CHUNK_FIELDS: &[&str] = &[
     "id",
     "object",
@@ -58,11 +58,11 @@ const CHUNK_FIELDS: &[&str] = &[
     "usage",
 ];
 
-/// The key that a client sent, used in place of the configured one.
+/// The client's own key, used in place of the configured one.
 #[derive(Clone, Debug)]
 pub struct ClientKey {
     pub key: Secret,
-    /// Whether it was sent as a bearer token.
+    /// True if it was sent as a bearer token.
     pub is_bearer: bool,
 }
 
@@ -71,7 +71,7 @@ pub struct ClientKey {
 pub enum ApiFormat {
     ChatCompletions,
     Messages,
-    /// Anthropic's count of the tokens of a message.
+    /// Anthropic's token count of a message.
     TokenCount,
 }
 
@@ -79,7 +79,7 @@ pub enum ApiFormat {
 type Route = fn(&ProviderConfig) -> (String, Box<dyn Reader>);
 
 impl ApiFormat {
-    /// Returns whether a provider of that kind understands it.
+    /// Returns whether a provider of this kind understands the format.
     pub fn reaches(self, kind: Kind) -> bool {
         self.route(kind).is_some()
     }
@@ -116,61 +116,61 @@ fn messages() -> Box<dyn Reader> {
 }
 
 pub struct Forward<'a> {
-    /// Provider, model and whether it is streamed; its texts are not used.
+    /// Provider, model and streaming; its texts are not used.
     pub call: &'a Call,
     pub api_format: ApiFormat,
     /// Returns all texts of the request, for an estimate if the provider does not count them.
     pub texts: &'a dyn Fn() -> String,
     pub body: &'a [u8],
-    /// Headers to send beside those that the protocol needs.
+    /// Headers in addition to those that the protocol needs.
     pub headers: &'a [(&'static str, String)],
     /// Used in place of the configured key.
     pub key: Option<&'a ClientKey>,
-    /// Whether the chunk that holds nothing but the usage is kept from the client, who did not ask
-    /// for it.
+    /// True if the chunk that contains only the usage is hidden from the client, which did not
+    /// request it.
     pub hides_usage: bool,
-    /// How long an answer is read on after its client left; none to end the call then.
+    /// Limits reading after the client disconnected; none ends the call immediately.
     pub drain_max: Option<Duration>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AnswerHead {
     pub status: u16,
-    /// The headers that concern the client.
+    /// The headers to forward to the client.
     pub headers: Vec<(String, String)>,
 }
 
-/// Gets the answer, also the rest of it after the client left.
+/// Receives the answer, including the part after the client disconnected.
 pub trait ResponseSink {
-    /// Takes the answer in one piece. Returns false if the client has left.
+    /// Takes the answer in one piece. Returns false if the client disconnected.
     fn whole(&mut self, head: &AnswerHead, body: &[u8]) -> bool;
-    /// An answer in pieces begins. Returns false if the client has left.
+    /// An answer in pieces begins. Returns false if the client disconnected.
     fn begin(&mut self, head: &AnswerHead) -> bool;
-    /// Takes the next piece. Returns false if the client has left.
+    /// Takes the next piece. Returns false if the client disconnected.
     fn piece(&mut self, bytes: &[u8]) -> bool;
-    /// The stream ended: with the whole answer, unless the connection broke between its last word
+    /// The stream ended. The answer is complete, unless the connection broke between its last word
     /// and the end of the stream.
     fn end(&mut self, is_whole: bool);
 }
 
-/// Why there is no answer, or only a part of one.
+/// The reason why there is no answer, or only a part of one.
 #[derive(Debug)]
 pub struct ForwardError {
     pub failure: Failure,
-    /// The provider's response instead of an answer, its key replaced; not passed on yet.
+    /// The provider's error response, with its key redacted; not forwarded yet.
     pub refused: Option<(AnswerHead, Vec<u8>)>,
-    /// Whether the client got a part of the answer.
+    /// True if the client got a part of the answer.
     pub begun: bool,
-    /// Whether that part ends with the provider's own error.
+    /// True if that part ends with the provider's own error.
     pub told: bool,
 }
 
 impl Providers {
-    /// Passes a request on, and its answer to `sink` as it arrives. For providers that speak the
-    /// client's protocol; `echo` has none.
+    /// Forwards a request, and its answer to `sink` as it arrives. For providers with the client's
+    /// protocol; `echo` has none.
     ///
     /// # Errors
-    /// See [`FailureKind`].
+    /// If there is no complete answer; see [`FailureKind`].
     pub fn forward(
         &self,
         forward: &Forward<'_>,
@@ -193,10 +193,10 @@ impl Providers {
         };
         let mut partial = ResponseAccumulator { beyond: Some(0), ..ResponseAccumulator::default() };
         let outcome = self.exchange_forward(forward, scope, &mut partial, &mut receiver);
-        // The texts are searched for in the whole body, so only if the call is estimated by them.
+        // Extracting the texts scans the whole body, so only for an estimate.
         let has_any = outcome.is_ok() || partial.has_any();
         let texts = if has_any && partial.usage.input_tokens == 0 {
-            // Joined by line feeds, of which the outer ones are no part of it.
+            // Joined by line feeds; the outer ones are not part of the text.
             (forward.texts)().trim_matches('\n').to_owned()
         } else {
             String::new()
@@ -227,7 +227,7 @@ impl Providers {
     ) -> Result<(), Fault> {
         let name = &forward.call.provider;
         let provider = match (self.usable_provider(name), self.providers.get(name)) {
-            // The configured key may be missing then.
+            // With the client's own key, the configured one may be missing.
             (Err(_), Some(provider)) if forward.key.is_some() => provider,
             (usable, _) => usable?,
         };
@@ -292,7 +292,7 @@ fn answer_head(status: u16, headers: &HeaderMap) -> AnswerHead {
     AnswerHead { status, headers }
 }
 
-/// Passes an answer on to a client.
+/// Forwards an answer to a client.
 struct ClientReceiver<'a> {
     sink: &'a mut dyn ResponseSink,
     scope: &'a Scope,
@@ -317,7 +317,7 @@ impl Receiver for ClientReceiver<'_> {
 
     fn document(&mut self, bytes: &[u8], _: &ResponseAccumulator) {
         self.begun = true;
-        // A client that has left changes nothing in the cost.
+        // The cost stays the same if the client disconnected.
         self.sink.whole(&self.head, bytes);
     }
 
@@ -340,7 +340,7 @@ impl Receiver for ClientReceiver<'_> {
                 }
                 self.ready.extend_from_slice(frame.raw);
             }
-            // The key is no part of an answer, so outside of one it is replaced.
+            // An answer does not contain the key; other events may, so it is redacted.
             (_, read) => {
                 let is_reported = |fault: &Fault| fault.kind == FailureKind::Status;
                 self.told |= read.is_some_and(|read| read.as_ref().is_err_and(is_reported));
@@ -368,14 +368,14 @@ impl Receiver for ClientReceiver<'_> {
     }
 }
 
-/// Returns whether the event has the beginning of the answer: text, or a part of something else.
+/// Returns whether the event has the beginning of the answer: text, or a part of other output.
 fn begins_the_answer(event: &Event, partial: &ResponseAccumulator) -> bool {
     let other = ["\"tool_calls\"", "\"content_block_delta\"", "\"reasoning_content\""];
     !partial.text.is_empty() || other.iter().any(|mark| event.data.contains(mark))
 }
 
-/// Returns whether an event is the chunk that ends a stream of chat completions whose usage was
-/// requested: no choices, and nothing but the usage.
+/// Returns whether an event is the final chunk of a chat completion stream whose usage was
+/// requested: no choices, and only the usage.
 fn is_usage_alone(data: &str) -> bool {
     if !data.contains("\"usage\"") {
         return false;

@@ -1,13 +1,13 @@
-//! Cuts a streamed answer into frames: whole events, and lines outside any event. A frame holds
-//! its raw bytes, which a client gets, and its event, from which a reader takes text and usage.
+//! Splits a streamed answer into frames: whole events, and lines outside any event. A frame has its
+//! raw bytes for the client, and its event for the reader of text and usage.
 //!
-//! Server-sent events are read as in <https://html.spec.whatwg.org/multipage/server-sent-events.html>;
-//! `id` and `retry` are ignored. In NDJSON (<https://github.com/ndjson/ndjson-spec>) each line is an
-//! event. Pure: the frames do not depend on how the bytes are split.
+//! Server-sent events follow <https://html.spec.whatwg.org/multipage/server-sent-events.html>; `id`
+//! and `retry` are ignored. In NDJSON (<https://github.com/ndjson/ndjson-spec>) each line is an
+//! event. Pure: the frames do not depend on the split of the input.
 
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
-/// How a stream is cut into events.
+/// The format of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Framing {
     Sse,
@@ -22,7 +22,7 @@ pub(super) struct Event {
     pub(super) data: String,
 }
 
-/// A part of a stream that is complete by itself.
+/// A complete part of a stream.
 #[derive(Debug)]
 pub(super) struct Frame<'a> {
     pub(super) raw: &'a [u8],
@@ -36,20 +36,21 @@ pub(super) struct Frame<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TooLong;
 
-/// No frame holds more than one event, and only an incomplete event or line is held back.
+/// Splits the input. A frame has at most one event, and only an incomplete event or line is held
+/// back.
 #[derive(Debug)]
 pub(super) struct Framer {
     framing: Framing,
     frame_bytes_max: usize,
     bytes: Vec<u8>,
-    /// Where in `bytes` the next frame and its incomplete line begin, and how far line ends were
-    /// searched.
+    /// Indices in `bytes`: the start of the next frame, the start of its incomplete line, and the
+    /// end of the search for line ends.
     start: usize,
     line: usize,
     searched: usize,
-    /// Whether the frame has a line of an event.
+    /// True if the frame has a line of an event.
     in_event: bool,
-    /// Whether the last line ended with a carriage return, so that a line feed now belongs to it.
+    /// True if the last line ended with a carriage return; a line feed that follows belongs to it.
     after_return: bool,
     /// Only the first line may begin with a byte order mark.
     is_first_line: bool,
@@ -83,7 +84,10 @@ impl Framer {
         self.bytes.extend_from_slice(bytes);
     }
 
-    /// Returns the next complete frame. After an error the stream is unusable.
+    /// Returns the next complete frame.
+    ///
+    /// # Errors
+    /// If a frame is too long; the stream is then unusable.
     pub(super) fn next(&mut self) -> Result<Option<Frame<'_>>, TooLong> {
         let next = self.bytes.get(self.searched);
         if let Some(next) = next
@@ -173,7 +177,7 @@ impl Framer {
                 self.event.data.push_str(&String::from_utf8_lossy(value));
             }
             b"id" | b"retry" => {}
-            // A comment, which has no name, or an unknown field: of no event.
+            // A comment (empty name) or an unknown field: not part of an event.
             _ => return,
         }
         self.in_event = true;

@@ -14,11 +14,10 @@ use super::wire::{
 use crate::event::{Usage, UsageSource};
 use crate::secret::Secret;
 
-/// The version of the API if the URL names none:
-/// <https://ai.google.dev/gemini-api/docs/api-versions>.
+/// The API version for a URL without one: <https://ai.google.dev/gemini-api/docs/api-versions>.
 const VERSION: &str = "v1beta";
 
-/// Makes a request. The key goes into a header: logs would have it in the URL.
+/// Returns a request. The key is in a header, because logs would show it in the URL.
 /// <https://ai.google.dev/api/all-methods>.
 pub(super) fn request(call: &Call, provider: &ProviderConfig) -> Request {
     let method = match call.stream {
@@ -37,21 +36,21 @@ pub(super) fn api_key(key: &Secret) -> (&'static str, Header) {
     ("x-goog-api-key", Header::Secret(key.expose().to_owned()))
 }
 
-/// Returns the URL of OpenAI's protocol, where the key is a bearer token:
+/// Returns the URL of the OpenAI-compatible API, which takes the key as a bearer token:
 /// <https://ai.google.dev/gemini-api/docs/openai>.
 pub(super) fn chat_url(provider: &ProviderConfig) -> String {
     let base_url = versioned(provider.base_url());
     format!("{base_url}/openai/chat/completions")
 }
 
-/// Returns the counts of a chat completion in the normal form. `completion_tokens` excludes thoughts,
-/// which only `total_tokens` includes: 9 of the prompt and 1 of the answer are 103 in all, in
-/// <https://discuss.ai.google.dev/t/127400>. Thoughts are billed as the answer is.
+/// Returns the counts of a chat completion in normal form. `completion_tokens` excludes thoughts,
+/// which only `total_tokens` includes: in <https://discuss.ai.google.dev/t/127400>, 9 for the
+/// prompt and 1 for the answer make 103 in total. Thoughts are billed like the answer.
 pub(super) fn chat_usage(usage: &Value) -> Result<Usage, BadCount> {
     let counted = openai::normal_usage(usage)?;
     let total = count(usage, "total_tokens")?.unwrap_or(0);
     let output = total.saturating_sub(counted.input_tokens);
-    // The total alone does not say what to bill.
+    // The total alone does not show the billed parts.
     if counted.source == UsageSource::None || output <= counted.output_tokens {
         return Ok(counted);
     }
@@ -63,8 +62,8 @@ pub(super) fn chat_usage(usage: &Value) -> Result<Usage, BadCount> {
     })
 }
 
-/// Returns the URL without `/openai` of the compatible API, and with a version at its end (`/v1beta`,
-/// `/v1`).
+/// Returns the URL without `/openai` of the compatible API, and with a version at its end
+/// (`/v1beta`, `/v1`).
 pub(super) fn versioned(base_url: &str) -> String {
     let base_url = base_url.strip_suffix("/openai").unwrap_or(base_url);
     let last = base_url.rsplit('/').next().unwrap_or_default();
@@ -75,7 +74,8 @@ pub(super) fn versioned(base_url: &str) -> String {
     }
 }
 
-/// Returns the model's path, `models/NAME` unless it names a collection (`tunedModels/NAME`), escaped.
+/// Returns the model's escaped path: `models/NAME`, unless the name contains a collection
+/// (`tunedModels/NAME`).
 fn resource(model: &str) -> String {
     let mut path = String::from(if model.contains('/') { "" } else { "models/" });
     for byte in model.bytes() {
@@ -101,17 +101,18 @@ fn body(call: &Call) -> Value {
     }))
 }
 
-/// Reads answers. A stream is a sequence of documents of the same form, and ends with its connection.
+/// Reads answers. A stream is a sequence of documents of the same form, and ends with its
+/// connection.
 #[derive(Debug, Default)]
 pub(super) struct ContentReader {
-    /// `prompt` ("When `cachedContent` is set, this is still the total effective prompt size"), cached;
-    /// results of tools, beside `prompt`; candidates; thoughts, beside candidates ("Total token count
-    /// for the generation request (prompt + thoughts + response candidates)", says the description of
-    /// `totalTokenCount`). In a stream each event has the totals until then, so each overwrites; proto3
-    /// omits a zero, and none follows a greater count.
-    /// <https://ai.google.dev/api/generate-content#UsageMetadata>
+    /// Prompt ("When `cachedContent` is set, this is still the total effective prompt size");
+    /// cached part; tool results, in addition to the prompt; candidates; thoughts, in addition to
+    /// the candidates ("Total token count for the generation request (prompt + thoughts + response
+    /// candidates)", in the description of `totalTokenCount`). Each event of a stream has the
+    /// totals so far, so each overwrites the previous; proto3 omits a zero, and no zero follows a
+    /// greater count. <https://ai.google.dev/api/generate-content#UsageMetadata>
     counts: Counts<5>,
-    /// The total alone does not say what to bill.
+    /// The total alone does not show the billed parts.
     total: Counts<1>,
 }
 
@@ -126,7 +127,7 @@ impl Reader for ContentReader {
         if !body["candidates"][0].is_object() {
             return Err(Fault::bad_answer("the answer has no `candidates[0]`"));
         }
-        // Complete also if a compatible server sends no reason for its end.
+        // Complete even if a compatible server sends no finish reason.
         partial.is_complete = true;
         Ok(())
     }
@@ -136,11 +137,11 @@ impl ContentReader {
     fn take_in(&mut self, body: &Value, partial: &mut ResponseAccumulator) -> Result<(), Fault> {
         partial.note_model(&body["modelVersion"]);
         let taken = take_candidate(&body["candidates"][0], partial);
-        // After the text: the totals include this piece.
+        // Noted after the text, because the totals include this piece.
         self.note_usage(&body["usageMetadata"], partial);
         taken?;
         check_reported(body)?;
-        // Set if the prompt was blocked; then there are no candidates:
+        // Set for a blocked prompt; then there are no candidates:
         // <https://ai.google.dev/api/generate-content#PromptFeedback>.
         if let Some(reason) = body["promptFeedback"]["blockReason"].as_str() {
             return Err(Fault::bad_answer(format!(
@@ -192,9 +193,11 @@ fn take_candidate(candidate: &Value, partial: &mut ResponseAccumulator) -> Resul
     Ok(())
 }
 
-/// Fails if the answer was withheld (`SAFETY`, `RECITATION`, `PROHIBITED_CONTENT`, …). One that was cut
-/// short for such a reason is an answer, as at `MAX_TOKENS`. The reasons:
-/// <https://ai.google.dev/api/generate-content#FinishReason>.
+/// Checks the finish reason. An answer that was cut short for such a reason is an answer, as with
+/// `MAX_TOKENS`. The reasons: <https://ai.google.dev/api/generate-content#FinishReason>.
+///
+/// # Errors
+/// If the answer was withheld (`SAFETY`, `RECITATION`, `PROHIBITED_CONTENT`, …).
 fn check_finish(partial: &ResponseAccumulator) -> Result<(), Fault> {
     match partial.finish_reason.as_deref() {
         None | Some("STOP" | "MAX_TOKENS" | "FINISH_REASON_UNSPECIFIED") => Ok(()),
@@ -205,13 +208,14 @@ fn check_finish(partial: &ResponseAccumulator) -> Result<(), Fault> {
     }
 }
 
-/// Puts the counts into the normal form.
+/// Converts the counts to normal form.
 fn normal_usage(
     [prompt, cached, tool_prompt, candidates, thoughts]: [u64; 5],
     total: u64,
 ) -> Usage {
     let input = prompt + tool_prompt;
-    // Servers that speak this API for other models may include thoughts, which shows in the total.
+    // Some servers with this API for other models include thoughts in the candidates, which the
+    // total shows.
     let are_within = thoughts <= candidates && total == input + candidates;
     Usage {
         input_tokens: input,

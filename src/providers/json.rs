@@ -1,20 +1,20 @@
-//! JSON that a provider wrote, however deep it nests. Pure.
+//! JSON from providers, with any nesting depth. Pure.
 
 use serde::de::IgnoredAny;
 use serde_json::Value;
 
-/// How deep containers nest in the kept part of a text that nests too deep for `serde_json`, which
-/// refuses more than 127 to spare the stack. Readers need less than half of this depth.
+/// Limits the nesting of the kept part of a text that is too deep for `serde_json`, which rejects
+/// more than 127 levels to protect the stack. Readers need less than half of this depth.
 const DEPTH_MAX: usize = 32;
 
-/// Parses a text. If it nests too deep, parts below [`DEPTH_MAX`] are left out: the answer was paid for,
-/// and its usage stands near its top.
+/// Parses a text. If it is nested too deep, parts below [`DEPTH_MAX`] are omitted: the answer was
+/// paid for, and its usage is near its top.
 ///
 /// # Errors
-/// It is not JSON.
+/// If it is not JSON.
 pub(super) fn read(json: &[u8]) -> serde_json::Result<Value> {
     serde_json::from_slice(json).or_else(|error| {
-        // Checks all of it without recursion.
+        // Validates the whole text without recursion.
         match serde_json::from_slice::<IgnoredAny>(json) {
             Ok(IgnoredAny) => serde_json::from_slice(&shallow(json)),
             Err(_) => Err(error),
@@ -22,7 +22,8 @@ pub(super) fn read(json: &[u8]) -> serde_json::Result<Value> {
     })
 }
 
-/// Returns the text, which is JSON, with `null` in place of containers that nest too deep.
+/// Returns the text, which is valid JSON, with `null` in place of containers that are nested too
+/// deep.
 fn shallow(json: &[u8]) -> Vec<u8> {
     let mut kept = Vec::new();
     let mut depth = 0_usize;

@@ -1,4 +1,5 @@
-//! Asking a provider which models it serves. It is free and no call, so the ledger has no row of it.
+//! Lists the models that a provider serves. The request is free and not a call, so it has no ledger
+//! row.
 //!
 //! - OpenAI and compatible servers: `GET {base_url}/models`, `created` in seconds
 //!   (<https://platform.openai.com/docs/api-reference/models/list>). The standard has no field for the
@@ -8,7 +9,7 @@
 //!   date is unknown" (<https://platform.claude.com/docs/en/api/models>).
 //! - Gemini: `GET …/v1beta/models`, no date (<https://ai.google.dev/api/models#method:-models.list>).
 //!
-//! The last two return up to 1,000 in a page, which is all of them.
+//! The last two return up to 1,000 per page, which covers all their models.
 
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ use super::wire::{Flow, Header, Reader, ResponseAccumulator};
 use super::{anthropic, gemini, openai};
 use crate::time::Timestamp;
 
-/// The list of a router with 400 models has half a megabyte.
+/// A router's list of 400 models has half a megabyte.
 const RULES: ReadRules = ReadRules {
     document_bytes_max: 4 << 20,
     event_bytes_max: 4 << 20,
@@ -33,12 +34,12 @@ const RULES: ReadRules = ReadRules {
     drain_max: None,
 };
 const LIST_TIME_MAX: Duration = Duration::from_secs(10);
-/// The most that Anthropic and Gemini allow.
+/// The maximum of Anthropic and Gemini.
 const PAGE_MODELS_MAX: usize = 1_000;
-/// How many models of a list are read.
+/// Limits the models read from a list.
 const MODELS_MAX: usize = 10_000;
 const NAME_BYTES_MAX: usize = 200;
-/// Fields of servers of OpenAI's protocol for the length of a prompt and its answer.
+/// Field names for the length of a prompt and its answer, on servers of OpenAI's protocol.
 const CONTEXT_KEYS: &[&str] = &[
     "context_length",
     "context_window",
@@ -47,7 +48,7 @@ const CONTEXT_KEYS: &[&str] = &[
     "max_input_tokens",
 ];
 
-/// A model that a provider says it serves.
+/// A model in a provider's list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
     pub name: String,
@@ -57,8 +58,8 @@ pub struct Listed {
 }
 
 impl Providers {
-    /// Returns whether a provider can be asked which models it serves. Not `echo` and Ollama, which charge
-    /// for none, nor Azure, which lists those that could be deployed.
+    /// Returns whether a provider can list its models. Excludes `echo` and Ollama, whose models are
+    /// free, and Azure, which lists models that are not deployed.
     pub fn has_list(&self, provider: &str) -> bool {
         self.server_of(provider).is_some_and(|(kind, base_url)| match kind {
             Kind::OpenAi => !openai::host(base_url).ends_with(".azure.com"),
@@ -67,10 +68,10 @@ impl Providers {
         })
     }
 
-    /// Asks a provider which models it serves, with the key and at the address of its calls.
+    /// Lists a provider's models, with the key and at the address of its calls.
     ///
     /// # Errors
-    /// A sentence without the key.
+    /// If the request fails: a sentence without the key.
     pub fn list_models(&self, provider: &str, cancel: &Cancel) -> Result<Vec<Listed>, String> {
         let entered = Scope::enter(cancel);
         self.exchange_list(provider, &entered.scope)
@@ -146,11 +147,11 @@ fn request(provider: &ProviderConfig) -> Option<(String, Vec<(&'static str, Head
     Some((url, headers))
 }
 
-/// Returns the models of a list; none if it is no list. Unreadable ones are skipped.
+/// Returns the models of a list; none if it is not a list. Invalid entries are skipped.
 fn models(kind: Kind, document: &Value) -> Option<Vec<Listed>> {
     let all = match kind {
         Kind::Gemini => &document["models"],
-        // Together sends the list itself.
+        // Together returns a bare array.
         _ if document.is_array() => document,
         _ => &document["data"],
     };
@@ -162,9 +163,9 @@ fn models(kind: Kind, document: &Value) -> Option<Vec<Listed>> {
     Some(all.filter_map(read).collect())
 }
 
-/// Reads a model of OpenAI, compatible servers or Anthropic.
+/// Parses a model of OpenAI, compatible servers or Anthropic.
 fn model(model: &Value) -> Option<Listed> {
-    // Groq also lists models that it serves no more.
+    // Groq also lists retired models.
     if model["active"] == false {
         return None;
     }
@@ -201,7 +202,7 @@ fn name(name: &Value) -> Option<String> {
     name.as_str().filter(is_name).map(str::to_owned)
 }
 
-/// A limit; 0 is none.
+/// Parses a limit; 0 counts as missing.
 fn tokens(limit: &Value) -> Option<u64> {
     limit.as_u64().filter(|tokens| *tokens > 0)
 }

@@ -1,9 +1,10 @@
-//! Ollama's own API: <https://github.com/ollama/ollama/blob/main/docs/api.md>, of which `/api/chat`.
-//! Pure: no network, no clock.
+//! Ollama's own API: `/api/chat` in <https://github.com/ollama/ollama/blob/main/docs/api.md>. Pure:
+//! no network, no clock.
 //!
-//! Calls do not use its OpenAI-compatible API (<https://docs.ollama.com/api/openai-compatibility>), which
-//! has no `options` and reports an uncounted prompt as 0 tokens. It serves clients of that protocol, as
-//! <https://docs.ollama.com/api/anthropic-compatibility> serves those of Anthropic's.
+//! Calls do not use its OpenAI-compatible API (<https://docs.ollama.com/api/openai-compatibility>),
+//! which has no `options` and reports an uncounted prompt as 0 tokens. The gateway's clients use
+//! that API, or the Anthropic-compatible one
+//! (<https://docs.ollama.com/api/anthropic-compatibility>).
 
 use serde_json::{Value, json};
 
@@ -35,7 +36,7 @@ pub(super) fn messages_url(provider: &ProviderConfig) -> String {
     format!("{}/v1/messages", base_url(provider))
 }
 
-/// Makes a request. <https://docs.ollama.com/cloud> and proxies need a key.
+/// Returns a request. <https://docs.ollama.com/cloud> and proxies need a key.
 pub(super) fn request(call: &Call, provider: &ProviderConfig) -> Request {
     let authorization = provider.key().map(openai::authorization);
     Request {
@@ -53,13 +54,13 @@ fn body(call: &Call) -> Value {
     without_nulls(json!({
         "model": call.model,
         "messages": openai::messages(call),
-        // Streamed unless this is false.
+        // The API streams by default.
         "stream": call.stream,
         "options": Some(options).filter(|options| *options != json!({})),
     }))
 }
 
-/// Needs no state: the counts arrive once, with the last object.
+/// Stateless: the counts arrive once, with the last object.
 #[derive(Debug, Default)]
 pub(super) struct ChatReader;
 
@@ -100,12 +101,12 @@ fn take_in(document: &Value, partial: &mut ResponseAccumulator) -> Result<Flow, 
     Ok(Flow::End)
 }
 
-/// Returns the counts of the last object, if any. `eval_count` includes thinking, which is not counted
-/// apart.
+/// Returns the counts of the last object, if any. `eval_count` includes thinking, which has no
+/// separate count.
 ///
 /// A server with the whole prompt in its cache omits `prompt_eval_count`
-/// (<https://github.com/ollama/ollama/issues/2068>, versions up to 0.1.3x), or reports 0. No prompt has
-/// 0 tokens, so 0 means unknown, and `estimate` fills it in.
+/// (<https://github.com/ollama/ollama/issues/2068>, versions up to 0.1.3x), or reports 0. No prompt
+/// has 0 tokens, so 0 means unknown, and `estimate` provides the count.
 fn normal_usage(document: &Value) -> Option<Usage> {
     let mut counts = Counts::default();
     counts.overwrite([(document, "prompt_eval_count"), (document, "eval_count")]);

@@ -1,4 +1,4 @@
-//! Chat completions as OpenAI defines them and many other servers speak them:
+//! OpenAI's chat completions, which many other servers also support:
 //! <https://platform.openai.com/docs/api-reference/chat>. Pure: no network, no clock.
 
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ use super::wire::{
 use crate::event::{Usage, UsageSource};
 use crate::secret::Secret;
 
-/// How many choices of an answer are distinguished: OpenAI's limit.
+/// Limits the choices of an answer that are distinguished: OpenAI's own limit.
 const CHOICES_MAX: usize = 128;
 
 pub(super) fn request(call: &Call, provider: &ProviderConfig) -> Request {
@@ -57,10 +57,11 @@ pub(super) fn messages(call: &Call) -> Value {
     system.into_iter().chain([user]).collect()
 }
 
-/// OpenAI's reference calls `max_tokens` "deprecated in favor of `max_completion_tokens`, and not
-/// compatible with o-series models": newer models refuse a request that has it, on OpenAI's own
-/// hosts and on Azure's, while every model there takes the new name. Compatible servers
-/// (llama.cpp, older vLLM, many others) know only the old name, and would ignore or refuse the new.
+/// Returns the name of the answer's limit. OpenAI's reference calls `max_tokens` "deprecated in
+/// favor of `max_completion_tokens`, and not compatible with o-series models". Newer models reject
+/// a request that has it, on OpenAI's own hosts and on Azure's; every model there accepts the new
+/// name. Compatible servers (llama.cpp, older vLLM, many others) know only the old name, and would
+/// ignore or reject the new.
 fn max_tokens_name(base_url: &str) -> &'static str {
     let host = host(base_url);
     if host == "api.openai.com" || host.ends_with(".openai.azure.com") {
@@ -80,20 +81,20 @@ pub(super) fn host(url: &str) -> &str {
 
 #[derive(Debug)]
 pub(super) struct ChatReader {
-    /// Puts token counts into the normal form.
+    /// Converts token counts to normal form.
     usage: fn(&Value) -> Result<Usage, BadCount>,
-    /// The choices of a stream by their numbers, and whether each has ended.
+    /// The choices of a stream by index, and whether each has ended.
     choices: BTreeMap<u64, bool>,
 }
 
 impl ChatReader {
-    /// For a server that counts in its own way.
+    /// Creates a reader for a server with its own way to count.
     pub(super) fn counting(usage: fn(&Value) -> Result<Usage, BadCount>) -> Self {
         Self { usage, choices: BTreeMap::new() }
     }
 
-    /// Overwrites the counts: servers send `null` in all chunks but one, or cumulative counts in every
-    /// chunk. A missing, zero or impossible count replaces none.
+    /// Overwrites the counts: servers send `null` in all chunks but one, or cumulative counts in
+    /// every chunk. A missing, zero or impossible count does not replace a valid one.
     fn note_usage(&self, document: &Value, partial: &mut ResponseAccumulator) {
         let usage = &document["usage"];
         if !counts_anything(usage) {
@@ -119,8 +120,8 @@ impl ChatReader {
         }
     }
 
-    /// Notes whether a choice has ended: the stream is complete when all have. One that has ended stays
-    /// so: some servers add remarks to it.
+    /// Notes whether a choice has ended: the stream is complete when all have. An ended choice
+    /// stays ended, because some servers send further chunks for it.
     fn note_end(&mut self, choice: &Value) {
         let index = choice["index"].as_u64().unwrap_or(0);
         if self.choices.len() < CHOICES_MAX || self.choices.contains_key(&index) {
@@ -144,7 +145,7 @@ impl Reader for ChatReader {
         let chunk = event_json(event)?;
         note(&chunk, partial);
         check_reported(&chunk).inspect_err(|_| self.note_usage(&chunk, partial))?;
-        // The chunk with the usage has no choice.
+        // The chunk with the usage has no choices.
         let choices = chunk["choices"].as_array().map_or(&[][..], Vec::as_slice);
         for choice in choices {
             partial.note_finish(&choice["finish_reason"]);
@@ -154,7 +155,7 @@ impl Reader for ChatReader {
         }
         // Cumulative counts include this chunk's text.
         self.note_usage(&chunk, partial);
-        // The usage comes after this, so go on until `[DONE]` or the end of the stream.
+        // The usage follows, so continue until `[DONE]` or the end of the stream.
         if !choices.is_empty() {
             partial.is_complete = self.choices.values().all(|has_ended| *has_ended);
         }
@@ -188,8 +189,8 @@ fn note(document: &Value, partial: &mut ResponseAccumulator) {
     partial.note_tier(&document["service_tier"]);
 }
 
-/// Notes the output of a message or a delta beside its text: thinking, and names and arguments of
-/// calls of tools.
+/// Notes output other than text in a message or a delta: thinking, and names and arguments of tool
+/// calls.
 fn note_beside(message: &Value, partial: &mut ResponseAccumulator) {
     note_thinking(message, partial);
     let calls = message["tool_calls"].as_array();
@@ -205,9 +206,9 @@ fn note_beside(message: &Value, partial: &mut ResponseAccumulator) {
     }
 }
 
-/// Notes the thinking that compatible servers show: `reasoning_content` of DeepSeek
-/// (<https://api-docs.deepseek.com/guides/reasoning_model>), vLLM and xAI, `reasoning` of OpenRouter
-/// (<https://openrouter.ai/docs/use-cases/reasoning-tokens>) and Groq.
+/// Notes the visible thinking of compatible servers: `reasoning_content` of DeepSeek
+/// (<https://api-docs.deepseek.com/guides/reasoning_model>), vLLM and xAI, `reasoning` of
+/// OpenRouter (<https://openrouter.ai/docs/use-cases/reasoning-tokens>) and Groq.
 fn note_thinking(message: &Value, partial: &mut ResponseAccumulator) {
     let shown = ["reasoning_content", "reasoning"].map(|name| &message[name]);
     if let Some(thinking) = shown.into_iter().find(|value| value.is_string()) {
@@ -215,15 +216,15 @@ fn note_thinking(message: &Value, partial: &mut ResponseAccumulator) {
     }
 }
 
-/// Sound has other prices than text.
+/// Returns whether the usage includes audio, which has other prices than text.
 fn has_audio(usage: &Value) -> bool {
     ["prompt_tokens_details", "completion_tokens_details"]
         .iter()
         .any(|details| usage[details]["audio_tokens"].as_u64() > Some(0))
 }
 
-/// Returns the text of a message or a delta. Some servers send an array of parts instead; a model that
-/// refuses may say so in `refusal` alone.
+/// Returns the text of a message or a delta. Some servers send an array of parts instead. A model
+/// that refuses may use only `refusal`.
 fn text_of(message: &Value) -> String {
     match &message["content"] {
         Value::String(text) => text.clone(),
@@ -232,8 +233,9 @@ fn text_of(message: &Value) -> String {
     }
 }
 
-/// Token counts in the normal form. `prompt_tokens` includes cached ones and `completion_tokens`
-/// includes reasoning: <https://platform.openai.com/docs/api-reference/chat/object>.
+/// Returns token counts in normal form. `prompt_tokens` includes cached ones and
+/// `completion_tokens` includes reasoning:
+/// <https://platform.openai.com/docs/api-reference/chat/object>.
 pub(super) fn normal_usage(usage: &Value) -> Result<Usage, BadCount> {
     let input = count(usage, "prompt_tokens")?;
     let completion = count(usage, "completion_tokens")?;
@@ -244,7 +246,7 @@ pub(super) fn normal_usage(usage: &Value) -> Result<Usage, BadCount> {
     let (input, completion) = (input.unwrap_or(0), completion.unwrap_or(0));
     let details = &usage["prompt_tokens_details"];
     let cached = cached_tokens(usage)?.min(input);
-    // Not OpenAI's, but OpenRouter's, whose `prompt_tokens` include these as well.
+    // An OpenRouter extension; its `prompt_tokens` include these as well.
     let written = count(details, "cache_write_tokens")?.unwrap_or(0).min(input - cached);
     let reasoning = count(&usage["completion_tokens_details"], "reasoning_tokens")?.unwrap_or(0);
     let total = count(usage, "total_tokens")?;
@@ -260,8 +262,8 @@ pub(super) fn normal_usage(usage: &Value) -> Result<Usage, BadCount> {
     })
 }
 
-/// Returns how much of the prompt came from the cache: under OpenAI's name, or else under that of
-/// DeepSeek (<https://api-docs.deepseek.com/api/create-chat-completion>) or Moonshot.
+/// Returns the number of cached prompt tokens: under OpenAI's name, or else under that of DeepSeek
+/// (<https://api-docs.deepseek.com/api/create-chat-completion>) or Moonshot.
 fn cached_tokens(usage: &Value) -> Result<u64, BadCount> {
     let places = [
         (&usage["prompt_tokens_details"], "cached_tokens"),
@@ -276,9 +278,9 @@ fn cached_tokens(usage: &Value) -> Result<u64, BadCount> {
     Ok(0)
 }
 
-/// Returns the reasoning tokens that `completion_tokens` does not include. xAI counts them apart
-/// (<https://docs.x.ai/docs/key-information/consumption-and-rate-limits>), which shows in the
-/// total, or in more reasoning than completion.
+/// Returns the reasoning tokens that `completion_tokens` does not include. xAI counts them
+/// separately (<https://docs.x.ai/docs/key-information/consumption-and-rate-limits>): then the
+/// total shows it, or reasoning exceeds completion.
 fn reasoning_beside(input: u64, completion: u64, reasoning: u64, total: Option<u64>) -> u64 {
     let is_beside = total == Some(input + completion + reasoning) || reasoning > completion;
     if is_beside { reasoning } else { 0 }

@@ -1,10 +1,10 @@
-//! Limits how many calls, and how many tokens, a provider gets in any minute.
+//! Limits the number of calls, and of tokens, that a provider gets in any minute.
 //!
-//! Calls queue for a permit instead of being refused by the provider: those of flows in the order of
-//! their arrival, those of clients likewise, and alternately if both wait. A call that does not ask
-//! for its permit in time is passed over until it does. The limit counts when calls are made, not
-//! when they could have been, so that late calls cannot overrun it: a token bucket would allow two
-//! minutes' worth in one. Pure but for a lock: callers pass the time.
+//! Calls queue for a permit, so that the provider need not reject them. Calls of flows are in order
+//! of arrival, those of clients likewise, and both sides alternate if both wait. A call that does
+//! not ask for its permit in time is skipped until it does. The limit counts the time when calls
+//! are made, not when they could have been, so that late calls cannot exceed it: a token bucket
+//! would allow two minutes' worth in one. Pure except for a lock: callers pass the time.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,21 +12,20 @@ use std::time::{Duration, Instant};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// The highest limit of calls a minute: each call is remembered for a minute.
+/// The maximum limit of calls per minute: each call is remembered for a minute.
 pub const REQUESTS_MAX: u32 = 100_000;
 
-/// How late a call may ask for its permit without losing its place. After that, others go first until
-/// it asks again.
+/// Time after which an overdue call loses its place. Others then go first until it asks again.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// The limits of a provider; none for unlimited.
+/// The limits of a provider; none means unlimited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
     /// 1 to [`REQUESTS_MAX`].
     pub requests_per_minute: Option<u32>,
     /// Tokens of prompts and answers, at least 1.
     pub tokens_per_minute: Option<u64>,
-    /// The length of the window: a minute, but in tests, which cannot wait that long.
+    /// The length of the window: a minute, or less in tests.
     pub minute: Duration,
 }
 
@@ -37,7 +36,7 @@ impl Default for Rate {
 }
 
 impl Rate {
-    /// Returns whether a call of `tokens` fits beside `count` others with `used` tokens.
+    /// Returns whether a call of `tokens` fits in addition to `count` others with `used` tokens.
     fn has_room(&self, count: usize, used: u64, tokens: u64) -> bool {
         let requests = self.requests_per_minute.map(|most| most as usize);
         requests.is_none_or(|most| count < most)
@@ -45,7 +44,7 @@ impl Rate {
     }
 }
 
-/// The origin of a call. Both sides take turns.
+/// The origin of a call. The two sides alternate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     Flows,
@@ -79,24 +78,26 @@ impl RateLimiter {
         }
     }
 
-    /// Queues a call. One with more tokens than the limit goes when the minute is empty.
+    /// Queues a call. One with more tokens than the limit waits until the window is empty.
     pub fn enqueue(&self, provider: &str, side: Side, tokens: u64) -> Permit {
         let queue = self.queues.get(provider);
         Permit { place: queue.map(|queue| (Arc::clone(queue), lock(queue).enqueue(side, tokens))) }
     }
 }
 
-/// A call's place in its provider's queue. Dropped without [`Permit::consume`], it is free for others.
+/// A call's place in its provider's queue. Dropping it without [`Permit::consume`] frees it for
+/// others.
 #[derive(Debug)]
 pub struct Permit {
-    /// The queue and the number there; none if the provider has no limit, and once consumed.
+    /// The queue and the call's number in it; none if the provider has no limit, and after
+    /// `consume`.
     place: Option<(Arc<Mutex<ProviderQueue>>, u64)>,
 }
 
 impl Permit {
-    /// Acquires the permit if it is the call's turn, and returns zero then; else how long to wait, as
-    /// things are, before asking again. An acquired permit counts as a call made now until it is
-    /// consumed or dropped.
+    /// Acquires the permit if it is the call's turn, and then returns zero. Otherwise returns the
+    /// expected wait before the next attempt. An acquired permit counts as a call made now until it
+    /// is consumed or dropped.
     pub fn acquire(&self, now: Instant) -> Duration {
         self.place
             .as_ref()
@@ -129,12 +130,12 @@ fn lock(queue: &Mutex<ProviderQueue>) -> MutexGuard<'_, ProviderQueue> {
 #[derive(Debug)]
 struct ProviderQueue {
     rate: Rate,
-    /// When calls of the last minute were made, and their tokens; oldest first.
+    /// Times of the calls in the last minute, and their tokens; oldest first.
     recent: VecDeque<(Instant, u64)>,
     recent_tokens: u64,
-    /// Calls that were not made yet, in the order of their arrival and their numbers.
+    /// Calls that were not made yet, in order of arrival and number.
     pending: Vec<PendingCall>,
-    /// The side whose turn it is if both wait.
+    /// The side that goes next if both wait.
     next_side: Side,
     next_number: u64,
 }
@@ -144,9 +145,9 @@ struct PendingCall {
     number: u64,
     side: Side,
     tokens: u64,
-    /// Whether it was acquired. It may take a while until the call is made.
+    /// True if the permit was acquired. The call may be made later.
     is_acquired: bool,
-    /// When it may go, as the last answer said; none if it has not asked yet.
+    /// The due time from the last `acquire`; none before the first one.
     due: Option<Instant>,
 }
 
@@ -216,8 +217,8 @@ impl ProviderQueue {
         due.saturating_duration_since(now)
     }
 
-    /// Returns when a call may be made if all before it are made as soon as they may, except for those
-    /// that did not ask in time.
+    /// Returns the time when a call may be made, if all calls before it are made as soon as
+    /// possible, except for overdue ones.
     fn due(&self, number: u64, now: Instant) -> Instant {
         let acquired = self.pending.iter().filter(|call| call.is_acquired);
         let acquired = acquired.map(|call| (now, call.tokens));
@@ -245,7 +246,7 @@ impl ProviderQueue {
     }
 
     /// Returns the waiting calls in the order in which they may go: the sides alternate while both
-    /// have any. Overdue calls are left out, except for `number`, which asks now.
+    /// have any. Overdue calls are excluded, except for `number`, which asks now.
     fn in_turn(&self, number: u64, now: Instant) -> impl Iterator<Item = &PendingCall> {
         let is_overdue = move |call: &PendingCall| call.due.is_some_and(|due| due + GRACE < now);
         let waiting = move |side| {
@@ -258,7 +259,7 @@ impl ProviderQueue {
         std::iter::from_fn(move || {
             let next = one.next();
             std::mem::swap(&mut one, &mut other);
-            // A side that has none left stays without.
+            // Once one side is empty, the other continues alone.
             next.or_else(|| one.next())
         })
     }

@@ -1,4 +1,4 @@
-//! An HTTP response that is not of status 2xx.
+//! An HTTP response with a status other than 2xx.
 
 use std::io::Read;
 use std::time::Duration;
@@ -13,10 +13,10 @@ use super::failure::{FailureKind, Fault};
 use super::wire::provider_message;
 use crate::time::Timestamp;
 
-/// How much of a failure's message is kept, characters.
+/// Limits a failure's message, in characters.
 pub(super) const MESSAGE_CHARS_MAX: usize = 1000;
 
-/// The longest wait that a provider can ask for: a longer one is of no use to a retry.
+/// The maximum delay that a provider can request; a retry after a longer one is useless.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 pub(super) struct Refusal {
@@ -24,12 +24,12 @@ pub(super) struct Refusal {
     pub(super) retry_after: Option<Duration>,
     pub(super) location: Option<String>,
     pub(super) body: String,
-    /// Whether that is all of the body.
+    /// True if that is the whole body.
     pub(super) is_whole: bool,
 }
 
 impl Refusal {
-    /// Reads a response, at most `bytes_max` of its body; less if its connection breaks.
+    /// Reads a response and at most `bytes_max` of its body; less if its connection breaks.
     pub(super) fn read(response: Response<Body>, bytes_max: usize) -> Self {
         let (head, body) = response.into_parts();
         let header = |name: HeaderName| head.headers.get(name)?.to_str().ok();
@@ -51,7 +51,7 @@ impl Refusal {
     pub(super) fn fault(&self, provider: &str) -> Fault {
         let status = self.status;
         let advice = match status {
-            // The key would go along to wherever the answer says.
+            // Following the redirect would send the key there.
             300..=399 => {
                 format!("; redirects are not followed, correct the base_url of provider {provider}")
             }
@@ -74,18 +74,18 @@ impl Refusal {
         }
         let document = serde_json::from_str::<Value>(&self.body).ok();
         match document.as_ref().and_then(provider_message) {
-            // Leaves room for the advice.
+            // Reserves room for the advice.
             Some(message) => one_line(&message, MESSAGE_CHARS_MAX - EXCERPT_CHARS_MAX),
             None => describe(&self.body),
         }
     }
 }
 
-/// Reads `Retry-After`: seconds, or a date (RFC 9110, 10.2.3).
+/// Parses `Retry-After`: seconds, or a date (RFC 9110, 10.2.3).
 fn retry_after(header: &str, now: Timestamp) -> Option<Duration> {
     let header = header.trim();
     let wait = match header.parse::<f64>() {
-        // Whole seconds by the standard; some servers write fractions.
+        // The standard requires whole seconds; some servers send fractions.
         Ok(seconds) => Duration::try_from_secs_f64(seconds).ok()?,
         Err(_) => {
             let date = jiff::fmt::rfc2822::parse(header).ok()?;

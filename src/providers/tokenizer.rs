@@ -1,8 +1,8 @@
-//! GPT-4o's tokenizer (o200k_base), as far as counting needs it.
+//! GPT-4o's tokenizer (o200k_base), reduced to counting.
 //!
-//! The vocabulary is deflated in the binary (0.8 MB; `assets/make-vocabulary.py` writes it) and takes
-//! 4 MB once loaded. Texts are split by hand, because the engine for tiktoken's regular expression would
-//! add more to the binary than the vocabulary.
+//! The binary contains the deflated vocabulary (0.8 MB; `assets/make-vocabulary.py` writes it),
+//! which takes 4 MB once loaded. Texts are split by hand, because the engine for tiktoken's regular
+//! expression would add more to the binary than the vocabulary.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -13,16 +13,16 @@ use hashbrown::{DefaultHashBuilder, HashTable};
 use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 
 const COMPRESSED: &[u8] = include_bytes!("../../assets/o200k_base.bin");
-/// The rank of a pair of parts that is no token.
+/// The rank of a pair of parts that is not a token.
 const NO_TOKEN: u32 = u32::MAX;
 
-/// Loaded in some 10 ms when an estimate first needs it: most servers never do.
+/// Loaded in about 10 ms by the first estimate: most servers never need it.
 static VOCABULARY: LazyLock<Vocabulary> = LazyLock::new(|| {
     let plain = miniz_oxide::inflate::decompress_to_vec(COMPRESSED).unwrap_or_default();
     Vocabulary::read(&plain).unwrap_or_default()
 });
 
-/// Returns how many tokens a text has.
+/// Returns the number of tokens in a text.
 pub(super) fn count(text: &str) -> u64 {
     let vocabulary = &*VOCABULARY;
     let mut merger = Merger::default();
@@ -38,7 +38,7 @@ pub(super) fn count(text: &str) -> u64 {
 struct Vocabulary {
     /// The tokens' bytes, by rank.
     bytes: Vec<u8>,
-    /// Where each token starts in `bytes`, and the last one ends.
+    /// The start of each token in `bytes`, and the end of the last one.
     offsets: Vec<u32>,
     ranks: HashTable<u32>,
     hasher: DefaultHashBuilder,
@@ -81,7 +81,7 @@ impl Vocabulary {
             let start = vocabulary.offsets[rank as usize] as usize;
             vocabulary.bytes.get_mut(start..start + token.len())?.copy_from_slice(&token);
             let hash = vocabulary.hasher.hash_one(&*token);
-            // The capacity suffices, so that no token is hashed again.
+            // The capacity suffices, so no token is hashed again.
             vocabulary.ranks.insert_unique(hash, rank, |_| hash);
         }
         Some(vocabulary)
@@ -97,28 +97,29 @@ impl Vocabulary {
     }
 }
 
-/// A stretch of a piece that is a token.
+/// A part of a piece that is a token.
 struct Part {
-    /// Where the part before starts.
+    /// The start of the previous part.
     previous: usize,
-    /// Where the part after starts.
+    /// The start of the next part.
     next: usize,
-    /// That of this part and the one after together.
+    /// The rank of this part joined with the next one.
     pair_rank: u32,
 }
 
-/// Merges bytes into tokens; keeps its buffers from piece to piece.
+/// Merges bytes into tokens; reuses its buffers for each piece.
 #[derive(Default)]
 struct Merger {
-    /// By the byte that a part starts with.
+    /// Indexed by the first byte of a part.
     parts: Vec<Part>,
-    /// Rank and start of pairs. Those of parts that were merged since are skipped.
+    /// Rank and start of pairs. Entries whose parts have since been merged are skipped.
     pairs: BinaryHeap<Reverse<(u32, usize)>>,
 }
 
 impl Merger {
-    /// Returns how many parts stay after each pair that is a token was merged, the lowest rank first.
-    /// Takes n log n time: a 4 KiB piece must not take longer than as much prose.
+    /// Returns the number of parts after all merges of pairs that are tokens, the lowest rank
+    /// first. Takes n log n time, so that a 4 KiB piece takes no longer than the same length of
+    /// prose.
     fn count(&mut self, vocabulary: &Vocabulary, piece: &[u8]) -> usize {
         self.pairs.clear();
         self.parts.clear();
@@ -165,7 +166,7 @@ enum Class {
     Upper,
     /// `\p{Ll}`
     Lower,
-    /// `\p{Lm}\p{Lo}`, letters of scripts that have one case.
+    /// `\p{Lm}\p{Lo}`, letters without case.
     Letter,
     /// `\p{M}`
     Mark,
@@ -208,7 +209,7 @@ impl Class {
     }
 }
 
-/// Splits a text as o200k_base's regular expression does; no token crosses the border of a piece.
+/// Splits a text like o200k_base's regular expression; no token crosses the border of a piece.
 fn pieces(mut text: &str) -> impl Iterator<Item = &str> {
     std::iter::from_fn(move || {
         let first = text.chars().next()?;
@@ -218,11 +219,12 @@ fn pieces(mut text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The first alternative of the expression that matches decides, as there. Each is quoted.
+/// Returns the end of the first piece. As in the expression, the first matching alternative
+/// applies; a comment quotes each.
 fn piece_end(text: &str, first: char) -> usize {
     let class = Class::of(first);
     let after = first.len_utf8();
-    // `[^\r\n\p{L}\p{N}]?` and a word, of which a mark may be either.
+    // `[^\r\n\p{L}\p{N}]?` and a word; a mark may be either.
     let word = match class {
         Class::Upper | Class::Lower | Class::Letter => word_end(text, 0),
         Class::Mark => cased_word_end(text, after).or_else(|| cased_word_end(text, 0)),
@@ -246,8 +248,8 @@ fn piece_end(text: &str, first: char) -> usize {
     spaces_end(text, after)
 }
 
-/// `\s*[\r\n]+|\s+(?!\S)|\s+`: up to the last line break, else without the space that the next word
-/// takes. `first_end` is where the first space ends.
+/// Returns the end of white space: `\s*[\r\n]+|\s+(?!\S)|\s+`, up to the last line break, or else
+/// without the space before the next word. `first_end` is the end of the first space.
 fn spaces_end(text: &str, first_end: usize) -> usize {
     let end = run_end(text, 0, usize::MAX, char::is_whitespace);
     if let Some(at) = text[..end].rfind(['\r', '\n']) {
@@ -260,17 +262,17 @@ fn spaces_end(text: &str, first_end: usize) -> usize {
     last.map_or(end, |(at, _)| at.max(first_end))
 }
 
-/// Returns the end of a word from `start` on, in either of its forms.
+/// Returns the end of a word at `start`, in either of its forms.
 fn word_end(text: &str, start: usize) -> Option<usize> {
     cased_word_end(text, start).or_else(|| {
-        // `[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*`, where nothing but capitals is left.
+        // `[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*`, if only capitals are left.
         let end = run_end(text, start, usize::MAX, |c| Class::of(c).begins_word());
         (end > start).then_some(end)
     })
 }
 
-/// `[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+`: where no small letter follows, the
-/// first run is cut short so that it leaves one character for the second.
+/// Matches `[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+`: if no small letter
+/// follows, the first run is shortened to leave one character for the second.
 fn cased_word_end(text: &str, start: usize) -> Option<usize> {
     let capitals = run_end(text, start, usize::MAX, |c| Class::of(c).begins_word());
     let end = run_end(text, capitals, usize::MAX, |c| Class::of(c).ends_word());
@@ -282,19 +284,19 @@ fn cased_word_end(text: &str, start: usize) -> Option<usize> {
     Some(start + at + c.len_utf8())
 }
 
-/// `(?i:'s|'t|'re|'ve|'m|'ll|'d)?`, the length of it.
+/// Returns the length of `(?i:'s|'t|'re|'ve|'m|'ll|'d)?`.
 fn contraction(text: &str) -> usize {
     let mut chars = text.chars().map(|c| c.to_ascii_lowercase());
     match (chars.next(), chars.next(), chars.next()) {
         (Some('\''), Some('s' | 't' | 'm' | 'd'), _) => 2,
-        // It is an `s` in lower case.
+        // The regular expression treats `ſ` as an `s` when it ignores case.
         (Some('\''), Some('ſ'), _) => 1 + 'ſ'.len_utf8(),
         (Some('\''), Some('r' | 'v'), Some('e')) | (Some('\''), Some('l'), Some('l')) => 3,
         _ => 0,
     }
 }
 
-/// Returns where a run of at most `count` such characters ends that starts at `start`.
+/// Returns the end of a run of at most `count` such characters from `start`.
 fn run_end(text: &str, start: usize, count: usize, is_in: impl Fn(char) -> bool) -> usize {
     let run = text[start..].chars().take(count).take_while(|c| is_in(*c));
     start + run.map(char::len_utf8).sum::<usize>()

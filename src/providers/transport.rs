@@ -1,12 +1,12 @@
-//! The connections beneath `ureq`, wrapped so that one call can be stopped without the others.
+//! The connections beneath `ureq`, wrapped so that one call can be cancelled without the others.
 //!
 //! `ureq::Agent::shutdown` ends all calls of an agent, and with them the pool. A wrapped connection
-//! is tied to the [`Cancel`] of its thread's call whenever it does I/O, and released when it returns
-//! to the pool. A thread-local [`Scope`] holds the call, because `ureq` takes connections from its pool
-//! without a word to the connector; a call never leaves its thread.
+//! is tied to the [`Cancel`] of its thread's call whenever it does I/O, and released when it
+//! returns to the pool. A thread-local [`Scope`] has the call, because `ureq` takes connections
+//! from its pool without a call to the connector; a call never leaves its thread.
 //!
-//! Name lookup and TCP connect cannot be interrupted. They run in a helper thread, which a cancelled
-//! call leaves behind; it ends by the connect timeout.
+//! Name lookup and TCP connect cannot be interrupted. They run in a helper thread, which a
+//! cancelled call leaves behind; it ends at the connect timeout.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -28,36 +28,36 @@ use ureq::{Error, Timeout};
 
 use super::cancel::{Attachment, Cancel};
 
-/// The stack of a helper thread, bytes: name lookup and a TLS handshake fit well; only what is
-/// touched is ever allocated.
+/// The stack size of a helper thread, in bytes: enough for name lookup and a TLS handshake. Only
+/// touched pages use memory.
 const HELPER_STACK_BYTES: usize = 512 * 1024;
 
-/// How much of a request is held back, bytes, until the rest follows or the answer is awaited: most
-/// requests then leave in one write, head and body together.
+/// Limits the request bytes that are held back until the rest follows or the response is awaited:
+/// most requests are then sent in one write, head and body together.
 const HELD_BYTES_MAX: usize = 16 * 1024;
 
 thread_local! {
     static SCOPE: RefCell<Option<Rc<Scope>>> = const { RefCell::new(None) };
 }
 
-/// The call that a thread is making, as far as its connections need it.
+/// The call of the current thread, with the data that its connections need.
 pub(super) struct Scope {
     pub(super) cancel: Cancel,
     started: Instant,
-    /// Whether a part of the request has left.
+    /// True if a part of the request was sent.
     pub(super) sent: Cell<bool>,
-    /// Deadline of the next bytes, beside the timeouts that `ureq` knows.
+    /// Deadline of the next bytes, in addition to the timeouts of `ureq`.
     pub(super) read_by: Cell<Option<Instant>>,
 }
 
 pub(super) struct Entered {
     pub(super) scope: Rc<Scope>,
-    /// A callback may make a call within a call.
+    /// The enclosing call: a callback may make a call within a call.
     outer: Option<Rc<Scope>>,
 }
 
 impl Scope {
-    /// Makes a scope the present one of this thread.
+    /// Makes a scope the current one of this thread.
     pub(super) fn enter(cancel: &Cancel) -> Entered {
         let scope = Rc::new(Self {
             cancel: cancel.clone(),
@@ -85,7 +85,7 @@ impl Drop for Entered {
     }
 }
 
-/// The client asks the [`Cancel`], not this error.
+/// Returns an error for `ureq`. The provider client checks the [`Cancel`] instead of this error.
 fn cancelled() -> Error {
     Error::Io(io::Error::other("the call was cancelled"))
 }
@@ -101,7 +101,7 @@ fn abandonable<T: Send + 'static>(
     let (done, result) = bounded(1);
     thread::Builder::new().name(name.to_owned()).stack_size(HELPER_STACK_BYTES).spawn(
         move || {
-            // A cancelled call does not wait any more.
+            // A cancelled call no longer waits for the result.
             let _ = done.send(work());
         },
     )?;
@@ -111,7 +111,7 @@ fn abandonable<T: Send + 'static>(
     }
 }
 
-/// `ureq`'s resolver, abandonable.
+/// `ureq`'s resolver, which a cancelled call can abandon.
 #[derive(Debug)]
 pub(super) struct Lookup;
 
@@ -127,11 +127,11 @@ impl Resolver for Lookup {
     }
 }
 
-/// Stands for the addresses of a name whose lookup was put off.
+/// A placeholder for the addresses of a name whose lookup is deferred.
 const LATER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
-/// Puts the lookup off until a connection is made: `ureq` resolves before it looks into its pool, and
-/// a call over a pooled connection needs neither an address nor the thread to find one. Not for a
+/// Defers the lookup until a connection is made: `ureq` resolves before it looks into its pool, and
+/// a call over a pooled connection needs neither an address nor a thread for the lookup. Not for a
 /// resolver that checks addresses.
 #[derive(Debug)]
 pub(super) struct LookupLater;
@@ -149,8 +149,8 @@ impl Resolver for LookupLater {
     }
 }
 
-/// `ureq`'s connector (proxies, TCP, TLS), abandonable, whose connections follow a [`Cancel`]. It looks
-/// the name up if the address is [`LATER`].
+/// `ureq`'s connector (proxies, TCP, TLS), which a cancelled call can abandon and whose connections
+/// follow a [`Cancel`]. It looks the name up if the address is [`LATER`].
 #[derive(Debug, Default)]
 pub(super) struct Connect {
     inner: Arc<DefaultConnector>,
@@ -169,7 +169,7 @@ impl Connector for Connect {
         let connected = abandonable("connect", work);
         let socket = socket.get().cloned();
         if connected.is_err() {
-            // Cuts short an abandoned TLS handshake.
+            // Aborts an abandoned TLS handshake.
             let socket = socket.as_ref().and_then(Weak::upgrade);
             socket.inspect(|socket| socket.shutdown());
         }
@@ -178,7 +178,7 @@ impl Connector for Connect {
 }
 
 /// Returns the work of connecting, which owns its part of `details`, and sets the socket as soon as
-/// there is one.
+/// it exists.
 fn connecting(
     connector: Arc<DefaultConnector>,
     details: &ConnectionDetails,
@@ -194,7 +194,7 @@ fn connecting(
     let run_connector = Arc::clone(&details.run_connector);
     let register_with_agent = Arc::clone(&details.register_shutdown);
     let register_shutdown = Arc::new(move |handle: Weak<dyn ShutdownHandle>| {
-        // Set before only if a connector opens two sockets, which none does.
+        // Already set only if a connector opens two sockets, which none does.
         let _ = socket.set(Weak::clone(&handle));
         register_with_agent(handle)
     });
@@ -229,7 +229,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Ties the connection to the present call.
+    /// Ties the connection to the current call.
     fn follow(&mut self) -> Result<Option<Rc<Scope>>, Error> {
         let Some(scope) = Scope::present() else {
             return Ok(None);
@@ -248,7 +248,8 @@ impl Connection {
     fn flush(&mut self, scope: Option<&Scope>, timeout: NextTimeout) -> Result<(), Error> {
         let held = std::mem::take(&mut self.held);
         if let Some(scope) = scope.filter(|_| !held.is_empty()) {
-            // Below, TLS and proxies have shaken hands, so these are bytes of the request.
+            // TLS and proxy handshakes are complete at this point, so these are bytes of the
+            // request.
             scope.sent.set(true);
         }
         let mut rest = held.as_slice();
@@ -286,10 +287,10 @@ impl Transport for Connection {
     }
 
     fn is_open(&mut self) -> bool {
-        // `ureq` asks this of a connection that enters the pool and of one that leaves it. It is
-        // released first, so that a shutdown just before is noticed.
+        // `ureq` calls this for a connection that enters the pool and for one that leaves it. The
+        // attachment is released first, so that a concurrent shutdown is noticed.
         let goes_in = self.attachment.take().is_some();
-        // The state on leaving counts, so it need not be looked at on entering.
+        // The state matters on leaving, so it is not checked on entering.
         self.held.is_empty() && (goes_in || self.inner.is_open())
     }
 
@@ -304,7 +305,7 @@ impl fmt::Debug for Connection {
     }
 }
 
-/// Returns `timeout`, or the time until `read_by` if that is less; it counts as one of waiting for the
+/// Returns `timeout`, or the time until `read_by` if that is less; it counts as a wait for the
 /// response.
 fn earlier(mut timeout: NextTimeout, read_by: Option<Instant>) -> NextTimeout {
     if let Some(read_by) = read_by {

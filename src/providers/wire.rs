@@ -1,5 +1,5 @@
-//! Common parts of the providers' protocols: the request as data, the answer as it grows, errors and
-//! token counts. Pure: no network, no clock.
+//! Common parts of the providers' protocols: the request as data, the accumulated answer, errors
+//! and token counts. Pure: no network, no clock.
 
 use serde_json::Value;
 
@@ -9,19 +9,20 @@ use super::framer::{Event, Framing};
 use super::json;
 use crate::event::Usage;
 
-/// The longest text of an answer, bytes: the longest of today's models (128,000 tokens) is about 600 KiB.
+/// Limits the text of an answer, in bytes: the longest of current models (128,000 tokens) is about
+/// 600 KiB.
 pub(super) const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// A higher token count is an error of the provider: a thousand times the largest context. Sums of a few
-/// such counts stay far from overflow.
+/// The maximum token count; a higher one is an error of the provider. It is a thousand times the
+/// largest context, and sums of a few such counts stay far from overflow.
 const TOKENS_MAX: u64 = 1_000_000_000;
 
-/// The longest name of a model, bytes: as long as clients may ask for.
+/// Limits the name of a model, in bytes, like the limit for clients.
 const MODEL_BYTES_MAX: usize = 256;
 
 const FINISH_CHARS_MAX: usize = 100;
 
-/// Service tiers whose prices are the standard ones: OpenAI's
+/// Service tiers with standard prices: OpenAI's
 /// (<https://platform.openai.com/docs/api-reference/chat/object>), Anthropic's
 /// (<https://platform.claude.com/docs/en/api/service-tiers>) and Groq's
 /// (<https://console.groq.com/docs/service-tiers>).
@@ -30,7 +31,7 @@ const STANDARD_TIERS: [&str; 5] = ["", "auto", "default", "standard", "on_demand
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) url: String,
-    /// Beside `content-type` and `accept`.
+    /// In addition to `content-type` and `accept`.
     pub(super) headers: Vec<(&'static str, Header)>,
     pub(super) body: Value,
 }
@@ -49,7 +50,7 @@ impl std::fmt::Debug for Header {
     }
 }
 
-/// How much of an answer has arrived, bytes.
+/// The received length of an answer, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Extent {
     pub(super) text: usize,
@@ -57,32 +58,32 @@ pub(super) struct Extent {
     pub(super) beside: usize,
 }
 
-/// An answer as far as it has arrived.
+/// The part of an answer that has arrived.
 #[derive(Debug, Default)]
 pub(super) struct ResponseAccumulator {
     pub(super) text: String,
-    /// How many bytes of text arrived beyond [`ANSWER_BYTES_MAX`]; none if that fails the answer. The
-    /// text of a forwarded answer is only counted.
+    /// Number of text bytes beyond [`ANSWER_BYTES_MAX`]; none if these fail the answer. The text of
+    /// a forwarded answer is only counted.
     pub(super) beyond: Option<usize>,
-    /// The thinking that the provider shows; only counted.
+    /// The visible thinking; only counted.
     pub(super) thinking: String,
-    /// Output beside the text, such as calls of tools; only counted.
+    /// Output other than text, such as tool calls; only counted.
     pub(super) beside: String,
     pub(super) usage: Usage,
-    /// How much had arrived when the provider last counted the answer; later output is not in `usage`.
-    /// Zero if it counted the prompt, but not the answer; none if it counted nothing, or only before
-    /// the answer began, as Anthropic's first event does.
+    /// The received length when the provider last counted the answer; `usage` excludes later
+    /// output. Zero if the provider counted the prompt, but not the answer. None if it counted
+    /// nothing, or only before the answer began, as in Anthropic's first event.
     pub(super) counted: Option<Extent>,
-    /// Whether the provider says that it bills the call by other prices than its standard ones.
+    /// True if the provider reports a service tier with other than the standard prices.
     pub(super) is_billed_otherwise: bool,
     pub(super) model: Option<String>,
     pub(super) finish_reason: Option<String>,
-    /// Whether the provider marked the end of the answer.
+    /// True if the provider marked the end of the answer.
     pub(super) is_complete: bool,
 }
 
 impl ResponseAccumulator {
-    /// Returns whether anything of the answer has arrived.
+    /// Returns whether any part of the answer has arrived.
     pub(super) fn has_any(&self) -> bool {
         [&self.text, &self.thinking, &self.beside].iter().any(|it| !it.is_empty())
     }
@@ -106,13 +107,13 @@ impl ResponseAccumulator {
         Ok(())
     }
 
-    /// Adds to the thinking, up to the length of an answer.
+    /// Adds to the thinking, up to the maximum length of an answer.
     pub(super) fn note_thinking(&mut self, piece: &Value) {
         extend(&mut self.thinking, piece.as_str().unwrap_or_default());
     }
 
-    /// Adds to the output beside the text, with the same limit. A value that is no text counts as the
-    /// JSON that the model wrote.
+    /// Adds to the output other than text, with the same limit. A value that is not a text counts
+    /// as the JSON that the model wrote.
     pub(super) fn note_beside(&mut self, piece: &Value) {
         match piece {
             Value::Null => {}
@@ -121,7 +122,8 @@ impl ResponseAccumulator {
         }
     }
 
-    /// Notes the provider's counts. If they count the answer, it is all that has arrived until now.
+    /// Notes the provider's counts. If they include the answer, they cover everything received so
+    /// far.
     pub(super) fn note_usage(&mut self, usage: Usage, counts_answer: bool) {
         self.usage = usage;
         let counted = self.counted.get_or_insert_default();
@@ -134,8 +136,8 @@ impl ResponseAccumulator {
         }
     }
 
-    /// Notes the model that answers. An impossible name is ignored: it would go to logs, tables and
-    /// every viewer.
+    /// Notes the model that answers. An impossible name is ignored, because it would go to logs,
+    /// tables and every viewer.
     pub(super) fn note_model(&mut self, model: &Value) {
         let is_name = |name: &&str| {
             (1..=MODEL_BYTES_MAX).contains(&name.len()) && !name.chars().any(char::is_control)
@@ -151,7 +153,7 @@ impl ResponseAccumulator {
         }
     }
 
-    /// Notes the service tier: only the price of the standard one is known.
+    /// Notes the service tier, because only the price of the standard one is known.
     pub(super) fn note_tier(&mut self, tier: &Value) {
         if let Some(tier) = tier.as_str() {
             let mut standard = STANDARD_TIERS.iter();
@@ -165,7 +167,7 @@ fn extend(text: &mut String, piece: &str) {
     text.push_str(&piece[..piece.floor_char_boundary(room)]);
 }
 
-/// Whether to read on a stream.
+/// The decision to continue a stream or stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Flow {
     More,
@@ -182,7 +184,8 @@ pub(super) trait Reader {
     fn document(&mut self, body: &Value, partial: &mut ResponseAccumulator) -> Result<(), Fault>;
 }
 
-/// Parses the JSON of an event; null if it has no data, as some servers keep a connection open.
+/// Parses the JSON of an event; null if it has no data, because some servers send empty events to
+/// keep a connection open.
 pub(super) fn event_json(event: &Event) -> Result<Value, Fault> {
     if event.data.trim().is_empty() {
         return Ok(Value::Null);
@@ -191,7 +194,8 @@ pub(super) fn event_json(event: &Event) -> Result<Value, Fault> {
         .map_err(|error| Fault::bad_answer(format!("an event of the stream is not JSON: {error}")))
 }
 
-/// Fails if an answer of status 200 reports an error: within a stream a provider has no other way.
+/// Fails if an answer with status 200 reports an error: within a stream, a provider has no other
+/// way.
 pub(super) fn check_reported(document: &Value) -> Result<(), Fault> {
     let Some(error) = document.get("error").filter(|error| !error.is_null()) else {
         return Ok(());
@@ -218,11 +222,11 @@ pub(super) fn provider_message(document: &Value) -> Option<String> {
     }
 }
 
-/// A token count is negative, above `TOKENS_MAX` or no integer.
+/// A token count is negative, above `TOKENS_MAX` or not an integer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct BadCount;
 
-/// Returns the count of that name; none if it is missing or null. An impossible one is logged.
+/// Returns the named count; none if it is missing or null. An impossible one is logged.
 pub(super) fn count(usage: &Value, name: &str) -> Result<Option<u64>, BadCount> {
     let value = &usage[name];
     if value.is_null() {
@@ -231,15 +235,15 @@ pub(super) fn count(usage: &Value, name: &str) -> Result<Option<u64>, BadCount> 
     match value.as_u64().filter(|tokens| *tokens <= TOKENS_MAX) {
         Some(tokens) => Ok(Some(tokens)),
         None => {
-            // Without the value, which may have any length.
+            // The value is not logged, because it may have any length.
             log::warn!("a provider's usage is ignored: its `{name}` is no possible token count");
             Err(BadCount)
         }
     }
 }
 
-/// Returns whether a usage counts anything. Some servers end a stream with one that has only zeros, or
-/// is no object at all, after they have counted.
+/// Returns whether a usage counts anything. Some servers end a stream with a usage of only zeros,
+/// or one that is not an object, after they have counted.
 pub(super) fn counts_anything(usage: &Value) -> bool {
     let is_count = |value: &Value| value.as_u64().is_some_and(|tokens| tokens > 0);
     let counts = usage.as_object();
@@ -255,7 +259,7 @@ enum Count {
     Impossible,
 }
 
-/// The counts of an answer, each as the last event that had it.
+/// The counts of an answer, each from the last event that had it.
 #[derive(Debug)]
 pub(super) struct Counts<const N: usize>([Count; N]);
 
@@ -266,7 +270,7 @@ impl<const N: usize> Default for Counts<N> {
 }
 
 impl<const N: usize> Counts<N> {
-    /// Takes the counts of these names that exist. An impossible one replaces none.
+    /// Takes the existing counts of these names. An impossible one does not replace a valid one.
     pub(super) fn overwrite(&mut self, counts: [(&Value, &str); N]) {
         for (kept, (usage, name)) in self.0.iter_mut().zip(counts) {
             match count(usage, name) {
@@ -294,7 +298,7 @@ impl<const N: usize> Counts<N> {
     }
 }
 
-/// Returns an object without its empty members: parts of a request that were not set.
+/// Returns an object without its null members, which are unset parts of a request.
 pub(super) fn without_nulls(mut object: Value) -> Value {
     if let Some(members) = object.as_object_mut() {
         members.retain(|_, value| !value.is_null());

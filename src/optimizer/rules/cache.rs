@@ -1,4 +1,4 @@
-//! Identical prompts that were bought again.
+//! Repeated calls with identical prompts.
 
 use serde_json::json;
 

@@ -1,7 +1,7 @@
-//! Limits on answers far above the actual answers, if they restrict budgets.
+//! Limits on answers that are far above the actual answers and block budget.
 //!
-//! A hard budget reserves the most that a call may need until the call ends. So a limit that no answer comes
-//! near makes budgets refuse calls that would have fitted.
+//! A hard budget reserves the maximum cost of a call until the call ends. So a limit that no answer
+//! reaches makes budgets refuse calls that would have fitted.
 
 use serde_json::json;
 
@@ -16,11 +16,11 @@ use crate::providers::ANSWER_TOKENS_ASSUMED;
 
 /// The limit must be at least this many times the longest answer.
 const ABOVE_MIN: u64 = 4;
-/// The new one exceeds this many times the longest answer …
+/// The new limit exceeds this many times the longest answer.
 const ROOM: u64 = 2;
-/// … and is a multiple of this.
+/// The new limit is a multiple of this.
 const STEP: u64 = 256;
-/// A budget is restricted if the useless part of a reservation is at least this part of it, in percent.
+/// A budget is restricted if the unused part of a reservation is at least this percentage of it.
 const PART_MIN: i64 = 1;
 
 /// A budget that a node's limit restricts.
@@ -89,7 +89,7 @@ pub fn propose(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<
     })
 }
 
-/// Returns the first hard budget that calls of the node to this target are restricted by.
+/// Returns the first hard budget that restricts the node's calls to this target.
 fn restricted<'a>(
     context: &RuleContext<'a>,
     node: &Node,
@@ -116,7 +116,7 @@ fn restricted<'a>(
     Some(Restricted { budget, freed })
 }
 
-/// Returns the reservation for the tokens of an answer beyond `from`, up to `to`.
+/// Returns the reservation for the answer tokens from `from` to `to`.
 fn reserved(context: &RuleContext<'_>, target: &Target, from: u64, to: u64) -> Reserve {
     let cost = context.models.quote(target).map(|quote| {
         let cost = |output_tokens| quote.cost(&Usage { output_tokens, ..Usage::default() });

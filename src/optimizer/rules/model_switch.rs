@@ -1,9 +1,9 @@
 //! The same calls, priced at other models of the user's own providers.
 //!
-//! The ledger does not show how good a model is. So only two are recommended: the mildest step down to a
-//! model that the user's flows use already, or else to one at the same provider that is listed there and not
-//! older than the present one, each if it saves a good part. Others are alternatives; a trial shows their
-//! answers.
+//! The ledger does not show the quality of a model. So only two kinds of steps are recommended: the
+//! mildest step down to a model that the user's flows already use, or else to one that the same
+//! provider lists and that is not older than the present one, each if it saves a good part. Others
+//! are alternatives; a trial shows their answers.
 
 use serde_json::{Value, json};
 
@@ -14,13 +14,13 @@ use crate::money::Usd;
 use crate::optimizer::call_stats::{ANSWERED, CallSums, NodeCalls, Outcome};
 use crate::optimizer::models::{Candidate, Needs, target_in};
 
-/// A recommended model saves at least this part, in percent.
+/// The minimum saving of a recommended model, in percent.
 const PART_MIN: i64 = 30;
-/// It stays recommended as long as it saves this part.
+/// The minimum saving for keeping the recommendation, in percent.
 const PART_KEPT_MIN: i64 = PART_MIN * KEPT_PART as i64 / 100;
 const ALTERNATIVES_MAX: usize = 5;
 
-/// A model that could be asked instead, and the cost of the same calls there.
+/// A replacement model, and the cost of the same calls there.
 struct Step<'a> {
     to: &'a Candidate,
     cost: Usd,
@@ -44,7 +44,7 @@ impl Present<'_> {
         self.answered.spend.nanousd
     }
 
-    /// Returns whether a step saves at least this part of the present cost, in percent.
+    /// Returns whether a step saves at least this percentage of the present cost.
     fn saves(&self, step: &Step<'_>, part: i64) -> bool {
         let most = i128::from(self.nanousd()) * i128::from(100 - part) / 100;
         i128::from(step.cost.nanousd) <= most
@@ -137,7 +137,7 @@ pub fn propose(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<
     })
 }
 
-/// Returns the index of the recommended step. An open one stays as long as it holds, so that the
+/// Returns the index of the recommended step. An open one stays while it is valid, so that the
 /// recommendation does not change from pass to pass.
 fn recommended(present: &Present<'_>, steps: &[Step<'_>], open: Option<&Target>) -> Option<usize> {
     let find = |is_it: &dyn Fn(&Step<'_>) -> bool| steps.iter().position(is_it);
@@ -150,7 +150,8 @@ fn recommended(present: &Present<'_>, steps: &[Step<'_>], open: Option<&Target>)
     stays.or(used).or_else(mildest)
 }
 
-/// Returns the models that save a good part, the mildest step first. An open one may save a little less.
+/// Returns the models that save a good part, the mildest step first. An open one may save a little
+/// less.
 fn cheaper<'a>(
     context: &RuleContext<'a>,
     agent: &Agent,
@@ -176,14 +177,14 @@ fn cheaper<'a>(
     steps
 }
 
-/// Returns up to [`ALTERNATIVES_MAX`] of all, evenly from the first to the last.
+/// Returns up to [`ALTERNATIVES_MAX`] items, evenly spread from the first to the last.
 fn spread<T>(all: &[T]) -> impl Iterator<Item = &T> {
     let count = all.len().min(ALTERNATIVES_MAX);
     let last = all.len().saturating_sub(1);
     (0..count).map(move |at| &all[at * last / count.saturating_sub(1).max(1)])
 }
 
-/// Returns the switch. If the new model is a fallback already, both change places.
+/// Returns the edit. If the new model is already a fallback, both swap places.
 fn edit(node: &Node, agent: &Agent, to: &Candidate) -> Value {
     let Target { provider, model } = &to.target;
     let switch = [("provider", json!(provider)), ("model", json!(model))];

@@ -1,4 +1,5 @@
-//! Calls that wait for one another for no reason. Making them at once saves time, not money.
+//! Consecutive calls that do not depend on each other. Running them in parallel saves time, not
+//! money.
 
 use serde_json::json;
 
@@ -7,12 +8,12 @@ use crate::event::suggestion::{Kind, Proposal};
 use crate::flow::Node;
 use crate::optimizer::edit::Edit;
 
-/// Smaller savings per run are not worth a proposal.
+/// The minimum saving per run for a proposal.
 const SAVING_MS_MIN: u64 = 100;
 
-/// Takes two nodes in a row that could run side by side (see `shape::independent`).
+/// Takes two consecutive nodes that could run in parallel (see `shape::independent`).
 pub fn propose(context: &RuleContext<'_>, first: &Node, second: &Node) -> Option<Proposal> {
-    // Durations of nodes, not of calls: a map makes many at once, and a retry waits.
+    // Uses durations of nodes, not of calls: a map makes many calls at once, and a retry waits.
     let took = |node: &Node| {
         let took = context.store.node_ms(context.flow_id, &node.id, RUNS_MAX);
         or_default(node, took)

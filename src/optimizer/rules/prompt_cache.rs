@@ -1,4 +1,4 @@
-//! A long beginning that all prompts of a node share, at a provider that keeps such beginnings only on
+//! A long common prefix of all prompts of a node, at a provider that caches prefixes only on
 //! request.
 
 use serde_json::json;
@@ -10,9 +10,9 @@ use crate::money::Usd;
 use crate::optimizer::call_stats::{ANSWERED, CallSums};
 use crate::providers;
 
-/// The shortest beginnings that are kept, in tokens, by the beginnings of model names: Anthropic's "cache
-/// limitations" (<https://platform.claude.com/docs/en/build-with-claude/prompt-caching>), as of November
-/// 2026; where sources differ, the larger one.
+/// The minimum prefix lengths for caching, in tokens, by model name prefix: Anthropic's "cache
+/// limitations" (<https://platform.claude.com/docs/en/build-with-claude/prompt-caching>), as of
+/// November 2026. If sources differ, the larger one is used.
 const PREFIX_TOKENS_MIN: &[(&str, u64)] = &[
     ("claude-3-opus", 1_024),
     ("claude-3-5-sonnet", 1_024),
@@ -28,7 +28,7 @@ const PREFIX_TOKENS_MIN: &[(&str, u64)] = &[
     ("claude-3-haiku", 2_048),
     ("claude-3-5-haiku", 2_048),
 ];
-/// The largest minimum of all (Opus 4.5 to 4.7, Haiku 4.5), for unknown models.
+/// The largest minimum (Opus 4.5 to 4.7, Haiku 4.5), for unknown models.
 const PREFIX_TOKENS_MIN_ELSE: u64 = 4_096;
 const PICO_PER_NANO: i128 = 1_000;
 
@@ -86,7 +86,7 @@ pub fn propose(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<
     })
 }
 
-/// Returns none if the beginning is too short, or its length or price is unknown.
+/// Returns none if the prefix is too short, or its length or price is unknown.
 fn cache_effect(
     context: &RuleContext<'_>,
     node: &Node,
@@ -98,8 +98,8 @@ fn cache_effect(
     let prefix_bytes = prefix_bytes(agent)?;
     let prompt_bytes = context.store.prompt_bytes(context.flow_id, &node.id, RUNS_MAX);
     let prompt_bytes = or_default(node, prompt_bytes).filter(|bytes| *bytes >= prefix_bytes)?;
-    // The provider counts tokens of prompts; the beginning's share is that of its text. The divisor is 0 if
-    // recent prompts were empty.
+    // The provider counts tokens of prompts; the prefix's share is that of its text. The divisor is
+    // 0 if recent prompts were empty.
     let prompt_tokens = answered.usage.input_tokens.checked_div(calls)?;
     let prefix_tokens = prompt_tokens.checked_mul(prefix_bytes)?.checked_div(prompt_bytes)?;
     if prefix_tokens < prefix_tokens_min(&target.model) {
@@ -122,15 +122,15 @@ fn cache_effect(
 }
 
 fn prefix_tokens_min(model: &str) -> u64 {
-    // A router writes `anthropic/claude-sonnet-4.5`.
+    // Routers write names such as `anthropic/claude-sonnet-4.5`.
     let name = model.rsplit('/').next().unwrap_or(model).replace('.', "-");
     let mut known = PREFIX_TOKENS_MIN.iter();
     let known = known.find(|(start, _)| name.starts_with(start));
     known.map_or(PREFIX_TOKENS_MIN_ELSE, |(_, tokens)| *tokens)
 }
 
-/// Returns the length of the beginning that all prompts share, in bytes; none if the system text, which
-/// comes first, varies.
+/// Returns the length of the common prompt prefix in bytes; none if the system text, which comes
+/// first, varies.
 fn prefix_bytes(agent: &Agent) -> Option<u64> {
     let system = match agent.system.as_deref().map(constant_beginning) {
         None => 0,

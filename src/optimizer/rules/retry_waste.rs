@@ -1,7 +1,7 @@
 //! Attempts that were billed but not answered.
 //!
-//! Only attempts of known cost count: a partial answer that broke off or ran out of time. What else the
-//! provider may have billed is unknown.
+//! Only attempts of known cost count: partial answers that broke off or timed out. The provider may
+//! have billed others, but their cost is unknown.
 
 use std::cmp::Reverse;
 use std::time::Duration;
@@ -15,9 +15,9 @@ use crate::money::Usd;
 use crate::optimizer::call_stats::{Outcome, WASTED};
 
 const WASTED_MIN: u64 = 3;
-/// How much longer a call may take.
+/// Factor for the timeout of a call.
 const TIMEOUT_FACTOR: u32 = 2;
-/// How much longer the first pause becomes …
+/// Factor for the first pause.
 const BACKOFF_FACTOR: u32 = 4;
 const BACKOFF_MIN: Duration = Duration::from_secs(2);
 
@@ -36,7 +36,7 @@ pub fn propose(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<
     let (all, since) = context.promise_about(node, &calls, &saved, Concern::Failures);
     let saving = Promise {
         saving: Saving {
-            // The part that the change cures is unknown.
+            // The part that the change fixes is unknown.
             low_usd: Usd::ZERO,
             ..all.saving
         },
@@ -78,7 +78,7 @@ pub fn propose(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<
     })
 }
 
-/// Only the total timeout ends an answer that has begun.
+/// Proposes a longer total timeout: only this one ends an answer that has begun.
 fn longer_timeout(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<Remedy> {
     let total_timeout = context.providers.total_timeout();
     let present = agent.total_timeout.unwrap_or(total_timeout);
