@@ -10,6 +10,7 @@ use crate::ids::Seq;
 use crate::journal::Retention;
 use crate::providers::{CacheMarks, FailureKind, Kind, ProviderConfig, Rate, Timeouts};
 use crate::store::LedgerFilter;
+use crate::store::testing::new_call;
 
 struct NoViewers;
 
@@ -101,19 +102,10 @@ impl Rig {
         CallRequest {
             call,
             row: NewCall {
-                at: Timestamp::now(),
-                flow_id: None,
-                run_id: None,
-                node_id: None,
-                attempt: 1,
-                operation_id: "operation".into(),
                 provider: call.provider.clone(),
                 model: call.model.clone(),
-                role: None,
                 prompt_hash: prompt_hash(call),
-                key_name: None,
-                tags: None,
-                reserve: crate::budget::Reserve::default(),
+                ..new_call(0)
             },
             prompt: PromptSize::OfCall,
             cache: Some((self.calls.cache_key(call), Duration::from_secs(60))),

@@ -181,32 +181,27 @@ impl Graph {
                     }
                 };
                 for id in &names.nodes {
-                    match self.nodes.iter().position(|other| other.id == *id) {
-                        Some(other) if before[index][other] => {}
-                        Some(_) => faults.push(Fault::new(
-                            &field,
-                            format!(
-                                "node `{id}` does not come before node `{}`; add an edge",
-                                node.id
-                            ),
-                        )),
-                        None => faults.push(Fault::new(&field, format!("there is no node `{id}`"))),
-                    }
+                    let fault = self.reference_fault(id, index, &before[index]);
+                    faults.extend(fault.map(|why| Fault::new(&field, why)));
                 }
-                let has_item = matches!(node.kind, NodeKind::Map(_)) && key != "items";
-                let (more, known) = if has_item {
-                    (ITEM_NAMES, "`item`, `index`, `input.…` and `nodes.ID.output`")
-                } else {
-                    (&[][..], "`input.…` and `nodes.ID.output`")
-                };
-                for name in &names.unknown {
-                    if !more.contains(&name.as_str()) {
-                        let message = format!("unknown name `{name}`; there are {known}");
-                        faults.push(Fault::new(&field, message));
-                    }
-                }
+                let is_item = matches!(node.kind, NodeKind::Map(_)) && key != "items";
+                let unknown = names.unknown.iter().filter_map(|name| unknown_fault(name, is_item));
+                faults.extend(unknown.map(|why| Fault::new(&field, why)));
                 self.inputs.extend(names.inputs);
             }
+        }
+    }
+
+    /// Returns why the node at `index` cannot use the output of node `id`, if it cannot. `before` marks
+    /// the nodes that come before it.
+    fn reference_fault(&self, id: &str, index: usize, before: &[bool]) -> Option<String> {
+        match self.nodes.iter().position(|other| other.id == *id) {
+            Some(other) if before[other] => None,
+            Some(_) => Some(format!(
+                "node `{id}` does not come before node `{}`; add an edge",
+                self.nodes[index].id
+            )),
+            None => Some(format!("there is no node `{id}`")),
         }
     }
 
@@ -295,6 +290,16 @@ fn edges(
         edges.insert((source, Edge { target, branch }));
     }
     edges
+}
+
+/// Returns why a template cannot use a name that its node does not know, if it cannot.
+fn unknown_fault(name: &str, is_item: bool) -> Option<String> {
+    let (more, known) = if is_item {
+        (ITEM_NAMES, "`item`, `index`, `input.…` and `nodes.ID.output`")
+    } else {
+        (&[][..], "`input.…` and `nodes.ID.output`")
+    };
+    (!more.contains(&name)).then(|| format!("unknown name `{name}`; there are {known}"))
 }
 
 #[cfg(test)]
