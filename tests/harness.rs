@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use flowledger::config::{Config, Overrides};
-use flowledger::error::Error;
 use flowledger::providers::{Kind, ProviderConfig};
 use flowledger::secret::Secret;
 use flowledger::server::Server;
@@ -112,16 +111,7 @@ impl TestServer {
     /// Starts the server on the same data and, if it has run before, on the same port.
     pub fn start_again(&mut self) {
         self.stop();
-        let deadline = Instant::now() + DEADLINE;
-        // On a loaded machine a cut connection can outlive the shutdown, and holds the lock.
-        let server = loop {
-            match Server::start(&self.config) {
-                Err(Error::Config(why)) if why.contains("in use") && Instant::now() < deadline => {
-                    std::thread::yield_now();
-                }
-                started => break started.unwrap(),
-            }
-        };
+        let server = Server::start(&self.config).unwrap();
         self.config.listen = server.address();
         self.server = Some(server);
     }

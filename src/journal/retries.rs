@@ -1,4 +1,4 @@
-//! Entries that must not be lost and that the disk refuses for now. They are kept in the order of
+//! Entries that must not be lost and that a full disk refuses. They are kept in the order of
 //! their submission and tried again until they are written.
 
 use std::collections::VecDeque;
