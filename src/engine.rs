@@ -23,7 +23,7 @@ use crossbeam_channel::{Sender, bounded, unbounded};
 use serde_json::Value;
 use uuid::Uuid;
 
-pub use self::estimate::{Amount, Estimate, NodeEstimate};
+pub use self::estimate::{Amount, Estimate};
 use self::event_loop::{EngineEvent, EventLoop};
 use self::flow_cache::{FlowCache, Runnable};
 use self::run::ActiveRun;

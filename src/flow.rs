@@ -9,9 +9,9 @@ mod read;
 mod template;
 
 pub use fingerprint::{Concern, canonical_json, fingerprint};
-pub use graph::{EDGES_MAX, Edge, Graph, NODES_MAX};
-pub use node::{Agent, Http, Map, Node, NodeKind, OnError, Retry, Target};
-pub use progress::{NodeState, Progress, Verdict};
+pub use graph::{EDGES_MAX, Graph};
+pub use node::{Agent, Http, Node, NodeKind, OnError, Target};
+pub use progress::{Progress, Verdict};
 pub use prompt_bound::{Item, PromptBound};
 pub use read::{CACHE_AGE_MAX, WAIT_MAX, name_of};
 pub use template::{

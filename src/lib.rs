@@ -4,31 +4,30 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod budget;
-pub mod calls;
+mod calls;
 pub mod cli;
 pub mod config;
-pub mod engine;
+mod engine;
 pub mod error;
 pub mod event;
-pub mod flow;
+mod flow;
 pub mod gateway;
-
-pub mod http;
+mod http;
 pub mod hub;
 pub mod ids;
-pub mod journal;
+mod journal;
 pub mod listener;
-pub mod metrics;
+mod metrics;
 pub mod money;
 pub mod optimizer;
-pub mod prices;
+mod prices;
 pub mod providers;
-pub mod schedule;
-pub mod scheduler;
+mod schedule;
+mod scheduler;
 pub mod secret;
 pub mod server;
 pub mod store;
-pub mod threads;
+mod threads;
 pub mod time;
 mod verify;
 pub mod websocket;

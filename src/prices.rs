@@ -24,7 +24,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::LazyLock;
 
-pub use self::price::{Price, Rates, Tier};
+pub use self::price::{Price, Rates};
 pub use self::stored::StoredPrice;
 pub use self::table::Quote;
 use self::table::Table;

@@ -105,22 +105,13 @@ impl Progress {
         self.stopped = true;
     }
 
-    pub fn running(&self) -> usize {
-        self.running
-    }
-
     pub fn is_over(&self) -> bool {
         self.running == 0 && !self.has_ready()
     }
 
-    /// Returns whether all nodes are done or skipped.
-    pub fn is_complete(&self) -> bool {
-        let is_over = |state: &NodeState| matches!(state, NodeState::Done | NodeState::Skipped);
-        self.states.iter().all(is_over)
-    }
-
-    pub fn state(&self, node: usize) -> NodeState {
-        self.states[node]
+    #[cfg(test)]
+    pub fn is_skipped(&self, node: usize) -> bool {
+        self.states[node] == NodeState::Skipped
     }
 
     /// Returns the nodes that were skipped since the last call.
@@ -205,6 +196,11 @@ mod tests {
         source == NodeState::Done && edge.branch.is_none_or(|branch| branch == outcome)
     }
 
+    fn is_complete(progress: &Progress) -> bool {
+        let is_over = |state: &NodeState| matches!(state, NodeState::Done | NodeState::Skipped);
+        progress.states.iter().all(is_over)
+    }
+
     proptest! {
         #[test]
         fn every_node_is_done_once_in_order_or_skipped(
@@ -221,7 +217,7 @@ mod tests {
                 while let Some(node) = progress.take() {
                     for needed in 0..count {
                         if graph.edges_from(needed).any(|edge| edge.target == node) {
-                            let state = progress.state(needed);
+                            let state = progress.states[needed];
                             prop_assert!(matches!(state, NodeState::Done | NodeState::Skipped));
                         }
                     }
@@ -232,7 +228,7 @@ mod tests {
                 progress.complete(&graph, node, verdict(node, outcomes[node]));
                 done.push(node);
             }
-            prop_assert!(progress.is_complete());
+            prop_assert!(is_complete(&progress));
             let skipped = progress.take_skipped();
             prop_assert_eq!(done.len() + skipped.len(), count);
             for node in 0..count {
@@ -240,8 +236,8 @@ mod tests {
                 let live = (0..count)
                     .flat_map(|source| graph.edges_from(source).map(move |edge| (source, edge)))
                     .filter(|(_, edge)| edge.target == node)
-                    .any(|(source, edge)| is_live(progress.state(source), outcomes[source], edge));
-                prop_assert_eq!(progress.state(node) == NodeState::Done, needs == 0 || live);
+                    .any(|(source, edge)| is_live(progress.states[source], outcomes[source], edge));
+                prop_assert_eq!(progress.states[node] == NodeState::Done, needs == 0 || live);
                 prop_assert_eq!(skipped.contains(&node), needs > 0 && !live);
             }
         }
@@ -271,7 +267,7 @@ mod tests {
                 prop_assert!(!done.contains(&node));
                 resumed.complete(&graph, node, verdict(node, outcomes[node]));
             }
-            prop_assert!(resumed.is_complete());
+            prop_assert!(is_complete(&resumed));
         }
     }
 

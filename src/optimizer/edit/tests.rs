@@ -1,5 +1,5 @@
 use super::*;
-use crate::flow::{Graph, NodeKind, NodeState, Progress, Verdict};
+use crate::flow::{Graph, NodeKind, Progress, Verdict};
 use crate::optimizer::diff::diff;
 use crate::optimizer::shape::{independent, unused};
 use proptest::prelude::*;
@@ -244,7 +244,7 @@ fn course(graph: &Graph, outcomes: u32) -> Course {
         };
         progress.complete(graph, at, verdict);
     }
-    let is_skipped = |at: &usize| progress.state(*at) == NodeState::Skipped;
+    let is_skipped = |at: &usize| progress.is_skipped(*at);
     Course {
         order: all
             .clone()
