@@ -129,8 +129,17 @@ impl Core {
         Ok(core)
     }
 
-    /// Ends all parts in order. Running calls are stopped; their runs continue at the next start.
+    /// Ends all parts in order and closes the database. Running calls are stopped; their runs
+    /// continue at the next start.
     pub fn shutdown(self) {
+        let store = Arc::clone(&self.store);
+        if self.end_parts() {
+            store.close();
+        }
+    }
+
+    /// Returns whether the journal has ended, so that nothing writes any more.
+    fn end_parts(self) -> bool {
         let [hub, journal, engine] = self.threads;
         self.engine.shutdown();
         join(engine, "engine", ENGINE_END_MAX);
@@ -138,7 +147,7 @@ impl Core {
         self.hub.shutdown();
         join(hub, "hub", HUB_END_MAX);
         self.journal.shutdown();
-        join(journal, "journal", PART_END_MAX);
+        join(journal, "journal", PART_END_MAX)
     }
 }
 
@@ -250,11 +259,16 @@ impl Server {
         if left > 0 {
             log::warn!("{left} trials did not end in time");
         }
-        self.core.shutdown();
+        let store = Arc::clone(&self.core.store);
+        let is_written = self.core.end_parts();
         let deadline = (Instant::now() + CLIENTS_END_MAX).min(began + MOST_END_MAX);
         let left = self.listener.join(deadline);
         if left > 0 {
             log::warn!("{left} connections did not end in time");
+        }
+        // Last, because requests that are still answered read from it.
+        if is_written {
+            store.close();
         }
     }
 }
@@ -305,15 +319,16 @@ fn save_examples(core: &Core) -> Result<()> {
 }
 
 /// Waits for a thread for at most `time_max`: a part that hangs is logged and does not block the
-/// rest.
-fn join(thread: JoinHandle<()>, name: &str, time_max: Duration) {
+/// rest. Returns whether the thread has ended.
+fn join(thread: JoinHandle<()>, name: &str, time_max: Duration) -> bool {
     let deadline = Instant::now() + time_max;
     while !thread.is_finished() {
         if Instant::now() >= deadline {
             log::error!("the {name} thread did not end in time");
-            return;
+            return false;
         }
         thread::sleep(JOIN_POLL);
     }
     let _ = thread.join();
+    true
 }

@@ -55,7 +55,7 @@ pub use inputs::StoredInput;
 pub use keys::KeyRecord;
 pub use ledger::{GROUPS, Summary, Sums};
 pub use ledger_filter::LedgerFilter;
-pub use reader::Store;
+pub use reader::{Interrupt, Store};
 pub use response_cache::ANSWER_BYTES_MAX;
 pub use runs::{ItemRecord, LeftOver, NodeRecord, NodeStatus, Run, RunFilter};
 pub use suggestions::{AppliedEdit, MEASURED_MS, NodeChange, document_hash};

@@ -174,3 +174,26 @@ fn a_server_on_a_full_disk_starts_and_recovers_later() {
     assert_eq!(served.running.end().code, Some(0));
     verify(&home.data());
 }
+
+#[test]
+fn after_a_clean_stop_one_file_contains_everything() {
+    let upstream = Upstream::saying(completion("well", 10, 2));
+    let home = Home::new();
+    let served = served(&home, &upstream);
+    let flow = served.save(&flow_of("bees"));
+    let ended = served.post(&format!("/api/flows/{flow}/execute?wait=true"), &json!({}));
+    assert_eq!(ended.status, 200, "{}", ended.text());
+    // These keep read connections and sockets open until the end.
+    let _client = served.client();
+    let before = rows(&served);
+    assert_eq!(before.len(), 1);
+    served.running.signal("TERM");
+    assert_eq!(served.running.end().code, Some(0));
+    let copy = Home::new();
+    std::fs::create_dir(copy.data()).unwrap();
+    std::fs::copy(home.data().join("flowledger.db"), copy.data().join("flowledger.db")).unwrap();
+    verify(&copy.data());
+    let served = Served::start(&mut copy.serve());
+    assert_eq!(rows(&served), before);
+    assert_eq!(served.get(&format!("/api/flows/{flow}"))["name"], "bees");
+}

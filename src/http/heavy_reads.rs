@@ -1,5 +1,6 @@
 //! The queue for reads that may scan the whole ledger.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, SendTimeoutError, Sender, bounded};
@@ -7,6 +8,7 @@ use crossbeam_channel::{Receiver, SendTimeoutError, Sender, bounded};
 use super::reply;
 use crate::error::{Error, Result};
 use crate::listener::{ApiError, Presence};
+use crate::store::Store;
 
 /// Limits concurrent heavy reads: a few cores' worth, and a quarter of the database's readers.
 const AT_ONCE_MAX: usize = 4;
@@ -28,11 +30,12 @@ impl Default for HeavyReads {
 }
 
 impl HeavyReads {
-    /// Waits for a slot, then runs `read`.
+    /// Waits for a slot, then runs `read`, which is interrupted if the client disconnects.
     pub fn run<T>(
         &self,
+        store: &Store,
         client: &Presence,
-        read: impl FnOnce() -> Result<T>,
+        read: impl FnOnce(&Store) -> Result<T>,
     ) -> Result<T, ApiError> {
         let deadline = Instant::now() + WAIT_MAX;
         let (running, done) = &self.running;
@@ -49,7 +52,14 @@ impl HeavyReads {
             }
         }
         let _turn = Turn(done);
-        Ok(read()?)
+        let presence = client.clone();
+        let is_unwanted = move || presence.has_left() || presence.is_server_stopping();
+        let store = store.interrupted_by(Arc::new(is_unwanted));
+        read(&store).map_err(|error| match error {
+            Error::Store(_) if client.has_left() => reply::client_left(),
+            Error::Store(_) if client.is_server_stopping() => Error::Stopping.into(),
+            error => error.into(),
+        })
     }
 }
 

@@ -35,8 +35,8 @@ pub fn list(context: &Context, mut query: Query, client: &Presence) -> Answer {
     let limit = query.take_limit();
     let before = query.take("before");
     query.finish()?;
-    let read = || context.store.ledger(&filter, before, limit + 1);
-    let mut rows = context.heavy_reads.run(client, read)?;
+    let read = |store: &Store| store.ledger(&filter, before, limit + 1);
+    let mut rows = context.heavy_reads.run(&context.store, client, read)?;
     let next = reply::cut(&mut rows, limit, |row| row.id);
     Ok(reply::list(&rows, next))
 }
@@ -54,8 +54,8 @@ pub fn summary(context: &Context, mut query: Query, client: &Presence) -> Answer
     let filter = filter(&mut query);
     let group_by: String = query.take("group_by").unwrap_or_else(|| "model".into());
     query.finish()?;
-    let read = || context.store.summary(&filter, &group_by);
-    let (items, total) = context.heavy_reads.run(client, read)?;
+    let read = |store: &Store| store.summary(&filter, &group_by);
+    let (items, total) = context.heavy_reads.run(&context.store, client, read)?;
     let sums = Groups { group_by, items, total, next: () };
     Ok(reply::json(200, &sums))
 }

@@ -58,6 +58,7 @@ impl Auth {
     }
 
     fn check_origin(&self, head: &RequestHead) -> Result<(), ApiError> {
+        self.check_fetch_site(head)?;
         let reads = matches!(head.method.as_str(), "GET" | "HEAD" | "OPTIONS");
         if reads && head.path() != "/ws" {
             return Ok(());
@@ -75,6 +76,20 @@ impl Auth {
         let message = format!(
             "pages of `{origin}` may not do this; start the server with --allow-origin {origin} if they should"
         );
+        Err(ApiError::new(403, "foreign_origin", message))
+    }
+
+    /// Rejects a read that a browser makes for another site's page, such as an image's. The page
+    /// could not see the response, but a sum over the whole ledger would cost the server seconds.
+    fn check_fetch_site(&self, head: &RequestHead) -> Result<(), ApiError> {
+        let path = head.path();
+        let is_api = path.starts_with("/api/") || path.starts_with("/v1/") || path == "/metrics";
+        let is_cross_site = head.header("sec-fetch-site") == Some("cross-site");
+        if !is_cross_site || !is_api || is_public(head) || self.allowed_origin(head).is_some() {
+            return Ok(());
+        }
+        let message = "pages of other sites cannot read this; start the server with \
+                       --allow-origin ORIGIN to allow one";
         Err(ApiError::new(403, "foreign_origin", message))
     }
 
@@ -178,6 +193,26 @@ mod tests {
             assert_eq!(from("POST", "/api/flows", origin), Err(403), "{origin}");
             assert_eq!(from("DELETE", "/api/flows/1", origin), Err(403), "{origin}");
             assert_eq!(from("GET", "/ws", origin), Err(403), "{origin}");
+        }
+    }
+
+    #[test]
+    fn browsers_cannot_read_the_api_for_pages_of_other_sites() {
+        let access = Auth { origins: vec!["https://app.example".into()], ..Auth::default() };
+        let get = |path: &str, fields: &str| {
+            check(&access, &format!("GET {path} HTTP/1.1\nHost: localhost:7700\n{fields}"))
+        };
+        let cross = "Sec-Fetch-Site: cross-site\nSec-Fetch-Mode: no-cors";
+        for path in ["/api/ledger/summary?group_by=tag", "/api/flows", "/v1/models", "/metrics"] {
+            assert_eq!(get(path, cross), Err(403), "{path}");
+            for site in ["same-origin", "same-site", "none"] {
+                assert_eq!(get(path, &format!("Sec-Fetch-Site: {site}")), Ok(()), "{path} {site}");
+            }
+            let allowed = format!("{cross}\nOrigin: https://app.example");
+            assert_eq!(get(path, &allowed), Ok(()), "{path}");
+        }
+        for path in ["/", "/assets/app.js", "/api/health"] {
+            assert_eq!(get(path, cross), Ok(()), "{path}");
         }
     }
 
