@@ -351,6 +351,7 @@ fn serve(data: &Path, url: &str) {
         api_key: None,
         missing_key_hint: None,
         stream_usage: true,
+        trust_stated_cost: None,
     };
     config.providers.insert("bench".into(), provider);
     let server = flowledger::server::Server::start(&config).unwrap();

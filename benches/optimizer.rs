@@ -123,6 +123,7 @@ fn providers() -> Providers {
             api_key: Some(Secret::new("k")),
             missing_key_hint: None,
             stream_usage: true,
+            trust_stated_cost: None,
         };
         (name.to_owned(), config)
     };

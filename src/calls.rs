@@ -446,7 +446,7 @@ impl Filled {
             model: model.to_owned(),
             output: self.output,
             content_type: self.content_type,
-            cost: settlement.cost,
+            cost: settlement.charge.cost,
         })
     }
 }

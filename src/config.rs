@@ -13,7 +13,7 @@ use crate::engine;
 use crate::error::{Error, Result};
 use crate::gateway;
 use crate::journal::Retention;
-use crate::providers::{FetchRules, ProviderConfig, Rate, Timeouts};
+use crate::providers::{FailedCallCosts, FetchRules, ProviderConfig, Rate, Timeouts};
 use crate::secret::Secret;
 use crate::websocket::Pings;
 
@@ -43,6 +43,7 @@ pub struct Config {
     pub prices: Option<PathBuf>,
     pub gateway: gateway::Settings,
     pub timeouts: Timeouts,
+    pub failed_call_costs: FailedCallCosts,
     pub retention: Retention,
     /// The hosts that `http` nodes may send requests to.
     pub fetch_rules: FetchRules,
@@ -102,6 +103,7 @@ impl Config {
             },
             providers,
             timeouts: file.timeouts.checked()?,
+            failed_call_costs: file.failed_call_cost,
             retention: file.retention.checked()?,
             fetch_rules: FetchRules { hosts: file.http.hosts, private: file.http.private },
             pings: file.websocket.checked()?,

@@ -6,7 +6,9 @@
 mod ledger_row;
 pub mod suggestion;
 
-pub use self::ledger_row::{CallStatus, LedgerDetails, LedgerEntry, RefusedBy, Usage, UsageSource};
+pub use self::ledger_row::{
+    CallStatus, Charge, CostSource, LedgerDetails, LedgerEntry, RefusedBy, Usage, UsageSource,
+};
 
 use serde::{Deserialize, Serialize};
 

@@ -13,6 +13,7 @@ mod json_format;
 mod pattern;
 mod price;
 mod stored;
+mod surcharge;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,7 @@ use std::sync::LazyLock;
 
 pub use self::price::{Price, Rates};
 pub use self::stored::StoredPrice;
+pub use self::surcharge::Surcharge;
 pub use self::table::Quote;
 use self::table::Table;
 use self::user_prices::UserPrices;

@@ -18,6 +18,7 @@ use crate::prices::Prices;
 use crate::secret::Secret;
 
 mod anthropic;
+mod billing;
 mod call;
 mod cancel;
 mod client;
@@ -45,14 +46,15 @@ mod tokenizer;
 mod transport;
 mod wire;
 
+pub use billing::Billing;
 use call::TIMEOUT_MAX;
 pub use call::{ANSWER_TOKENS_ASSUMED, Answer, CacheMarks, Call, Timeouts};
 pub use cancel::Cancel;
 use client::{Client, Exchange, HttpRequest, ReadRules, Receiver};
 pub use config::{Kind, ProviderConfig};
-pub use costs::{CacheWrites, Charge, prompt_tokens_max};
+pub use costs::{CacheWrites, prompt_tokens_max};
 use failure::Fault;
-pub use failure::{Failure, FailureKind};
+pub use failure::{FailedCallCosts, Failure, FailureKind};
 use fetch::Fetcher;
 pub use fetch::{ANSWER_BYTES_MAX as FETCHED_BYTES_MAX, Fetch, FetchFailure, FetchRules, Fetched};
 pub use forward::{AnswerHead, ApiFormat, ClientKey, Forward, ForwardError, ResponseSink};
@@ -84,6 +86,7 @@ pub struct Providers {
     timeouts: Timeouts,
     rate_limiter: RateLimiter,
     prices: Prices,
+    failed_call_costs: FailedCallCosts,
     /// Models whose missing price has been logged.
     logged_unpriced: Mutex<BTreeSet<(String, String)>>,
 }
@@ -99,6 +102,7 @@ impl Providers {
             timeouts,
             rate_limiter: RateLimiter::default(),
             prices: Prices::built_in(),
+            failed_call_costs: FailedCallCosts::default(),
             logged_unpriced: Mutex::default(),
         }
     }
@@ -115,6 +119,10 @@ impl Providers {
 
     pub fn with_prices(self, prices: Prices) -> Self {
         Self { prices, ..self }
+    }
+
+    pub fn with_failed_call_costs(self, failed_call_costs: FailedCallCosts) -> Self {
+        Self { failed_call_costs, ..self }
     }
 
     /// Returns the providers, sorted by name.
@@ -273,7 +281,6 @@ impl Providers {
         };
         let model = partial.model.as_deref();
         let model = model.map_or_else(|| call.model.clone(), clean_name);
-        let is_billed_otherwise = partial.is_billed_otherwise;
         let usage = match self.kind(&call.provider) {
             // Echo counts words, not tokens, so no frame tokens are added.
             None | Some(Kind::Echo) => partial.usage,
@@ -283,7 +290,7 @@ impl Providers {
             Ok(()) => Ok(Answer {
                 text: partial.text,
                 usage,
-                is_billed_otherwise,
+                billing: partial.billing,
                 model,
                 finish_reason: partial.finish_reason.as_deref().map(clean_name),
                 latency_ms,
@@ -298,7 +305,7 @@ impl Providers {
                 status: fault.status,
                 retry_after: fault.retry_after,
                 usage,
-                is_billed_otherwise,
+                billing: partial.billing,
                 model,
                 latency_ms,
                 sent: scope.sent.get(),

@@ -110,6 +110,7 @@ impl Core {
         let providers = Providers::new(config.providers.clone(), config.timeouts)
             .with_rates(config.rates.clone());
         let providers = providers.with_fetch_rules(config.fetch_rules.clone());
+        let providers = providers.with_failed_call_costs(config.failed_call_costs);
         let providers = Arc::new(providers.with_prices(prices));
         let calls = Calls::start(Arc::clone(&store), journal.clone(), Arc::clone(&providers))?;
         let (engine, engine_thread) = Engine::start(

@@ -191,6 +191,7 @@ fn what_comes_with_the_news_that_the_client_has_left_is_counted() {
         api_key: None,
         missing_key_hint: None,
         stream_usage: true,
+        trust_stated_cost: None,
     };
     let providers = Providers::new([("p".to_owned(), provider)].into(), Timeouts::default());
     let call = Call {

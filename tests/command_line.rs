@@ -409,7 +409,7 @@ fn ledger_prints_rows_sums_and_csv_beside_a_server() {
     assert!(rows.stdout.contains("echo-1") && rows.stdout.contains("SUCCESS"));
     assert_eq!(rows.stdout.matches("SUCCESS").count(), 1);
     let sums = home.run(&["ledger", "--by", "role"]).stdout;
-    for part in ["role", "tester", "all", "Cost", "Unpriced", "$0"] {
+    for part in ["role", "tester", "all", "Cost", "No price", "$0"] {
         assert!(sums.contains(part), "`{part}` is not in: {sums}");
     }
     let csv = home.run(&["ledger", "--csv", "--model", "echo-1"]).stdout;

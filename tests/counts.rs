@@ -1,5 +1,7 @@
 //! Rows for answers whose counts are missing, late, odd or priced differently.
 
+use std::io::Write;
+
 use flowledger::config::Config;
 use flowledger::providers::Kind;
 use serde_json::{Value, json};
@@ -287,4 +289,92 @@ fn implausible_costs_are_unknown_and_keep_sums_valid() {
         (total["calls"].clone(), total["unpriced_calls"].clone(), total["total_cost_usd"].clone()),
         expected
     );
+}
+
+/// The rows of a call that states this usage: in a flow and at `/v1`, streamed and not.
+fn rows_with_usage(usage: &Value, trust: Option<bool>) -> [Value; 4] {
+    const MODEL: &str = "gpt-4o-mini";
+    let end = json!({"model": MODEL, "choices": [{"index": 0, "delta": {"content": "Hello"},
+        "finish_reason": "stop"}]});
+    let stream = events(&[end, json!({"choices": [], "usage": usage})]) + "data: [DONE]\n\n";
+    let whole = json!({"model": MODEL, "usage": usage, "choices": [{"index": 0,
+        "message": {"content": "Hello"}, "finish_reason": "stop"}]});
+    let whole = json_answer("200 OK", &whole.to_string());
+    let upstream = Upstream::start(move |body, socket| {
+        let is_streamed = body.contains("\"stream\":true");
+        let answer = if is_streamed { &stream } else { &whole };
+        let _ = socket.write_all(answer.as_bytes());
+    });
+    let server = server_with(&upstream, |config| {
+        config.providers.get_mut("openai").unwrap().trust_stated_cost = trust;
+    });
+    let in_flow = |is_streamed: bool| {
+        let mut node = agent("a", "openai", MODEL, "Hi");
+        node["data"]["stream"] = json!(is_streamed);
+        let run = server.run(server.save(&chain("One", &[node])), &json!({}));
+        let path = format!("/api/ledger?run_id={}", run["runId"].as_str().unwrap());
+        server.get(&path).json()["items"][0].clone()
+    };
+    let of_client =
+        |is_streamed: bool| row_of_client(&server, CHAT, &format!("openai/{MODEL}"), is_streamed);
+    [in_flow(false), in_flow(true), of_client(false), of_client(true)]
+}
+
+#[test]
+fn a_trusted_provider_states_the_cost() {
+    let stated = |more: Value| {
+        let mut usage = json!({"prompt_tokens": 10, "completion_tokens": 140});
+        usage.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        usage
+    };
+    let byok = |fee: f64| {
+        json!({"cost": fee, "is_byok": true,
+            "cost_details": {"upstream_inference_cost": 0.036_079_5}})
+    };
+    for (usage, cost) in [
+        (stated(json!({"cost": 0.005_15})), 0.005_15),
+        (stated(json!({"cost": {"total_cost": 0.005_15}})), 0.005_15),
+        (stated(byok(0.0)), 0.036_079_5),
+        (stated(byok(0.001)), 0.037_079_5),
+        // Some servers state the upstream's bill as both.
+        (stated(byok(0.036_079_5)), 0.036_079_5),
+    ] {
+        for row in rows_with_usage(&usage, Some(true)) {
+            assert_eq!(row["cost_source"], "provider", "{row:#}");
+            assert_eq!(row["total_cost_usd"], json!(cost), "{row:#}");
+            assert_eq!(row["provider_cost_usd"], json!(cost), "{row:#}");
+            assert_eq!(row["price_cost_usd"], json!(0.000_085_5), "{row:#}");
+        }
+    }
+}
+
+#[test]
+fn a_stated_cost_of_an_untrusted_provider_is_only_kept() {
+    for (cost, kept) in
+        [(json!(0), json!(0.0)), (json!(-1), Value::Null), (json!("1"), Value::Null)]
+    {
+        let usage = json!({"prompt_tokens": 10, "completion_tokens": 140, "cost": cost});
+        for row in rows_with_usage(&usage, None) {
+            assert_eq!(row["cost_source"], "price", "{row:#}");
+            assert_eq!(row["total_cost_usd"], json!(0.000_085_5), "{row:#}");
+            assert_eq!(row["provider_cost_usd"].as_f64(), kept.as_f64(), "{row:#}");
+        }
+    }
+}
+
+#[test]
+fn unknown_tokens_are_null_and_counted_apart() {
+    let upstream = Upstream::saying(json_answer("500 Oops", "{}"));
+    let server = server_with(&upstream, |_| {});
+    let row = row_of_client(&server, CHAT, "openai/gpt-4o-mini", false);
+    for name in ["input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens"] {
+        assert_eq!(row.get(name), Some(&Value::Null), "{row:#}");
+    }
+    let sums = server.get("/api/ledger/summary").json()["total"].clone();
+    assert_eq!((&sums["unpriced_calls"], &sums["unknown_cost_calls"]), (&json!(0), &json!(1)));
+    let csv = server.get("/api/ledger.csv").text();
+    let mut lines = csv.lines().map(|line| line.split(',').collect::<Vec<_>>());
+    let (head, row) = (lines.next().unwrap(), lines.next().unwrap());
+    let at = head.iter().position(|name| *name == "input_tokens").unwrap();
+    assert_eq!(row[at], "", "{row:?}");
 }

@@ -99,6 +99,7 @@ fn ask(kind: Kind, configured: Option<&str>, ask: impl Fn(&Providers) -> String)
         api_key: configured.map(Secret::new),
         missing_key_hint: None,
         stream_usage: true,
+        trust_stated_cost: None,
     };
     let server = thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();

@@ -239,6 +239,7 @@ pub fn add_provider(config: &mut Config, name: &str, kind: Kind, base_url: &str)
         api_key: Some(Secret::new("test-key")),
         missing_key_hint: None,
         stream_usage: true,
+        trust_stated_cost: None,
     };
     config.providers.insert(name.to_owned(), provider);
 }

@@ -208,6 +208,7 @@ fn providers(upstream: &Upstream, kind: Kind) -> Providers {
         api_key: Some(Secret::new("sk-very-secret")),
         missing_key_hint: None,
         stream_usage: true,
+        trust_stated_cost: None,
     };
     Providers::new(BTreeMap::from([("p".to_owned(), provider)]), Timeouts::default())
 }

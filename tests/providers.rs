@@ -427,6 +427,7 @@ fn without_a_key_no_call_is_made_and_the_error_says_what_to_set() {
                 api_key: key,
                 missing_key_hint: Some("set OPENAI_API_KEY".into()),
                 stream_usage: true,
+                trust_stated_cost: None,
             };
             config.providers.insert(name.into(), provider);
         }

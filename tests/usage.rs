@@ -7,7 +7,7 @@ use std::io::Write;
 use flowledger::event::{Usage, UsageSource};
 use flowledger::money::Usd;
 use flowledger::providers::{
-    Answer, CacheMarks, Call, Cancel, Failure, Kind, ProviderConfig, Providers, Timeouts,
+    Answer, Billing, CacheMarks, Call, Cancel, Failure, Kind, ProviderConfig, Providers, Timeouts,
 };
 use flowledger::secret::Secret;
 use flowledger::time::Timestamp;
@@ -119,6 +119,7 @@ fn ask(
         api_key: Some(Secret::new("test-key")),
         missing_key_hint: None,
         stream_usage: true,
+        trust_stated_cost: None,
     };
     let providers = [(name(kind).to_owned(), provider)].into();
     let providers = Providers::new(providers, Timeouts::default());
@@ -169,7 +170,7 @@ fn check(kind: Kind, case: &Case) {
         assert_eq!(pieces, case.text, "{at}");
     }
     assert_eq!(found, usage(&case.usage), "{at}");
-    let cost = providers.charge(&call, &model, &found, day()).cost;
+    let cost = providers.charge(&call, &model, &found, &Billing::default(), day()).cost;
     assert_eq!(cost, case.cost_nanousd.map(Usd::from_nanousd), "{at}");
 }
 

@@ -247,16 +247,16 @@ fn every_outside_change_is_reported_with_both_values() {
             &["1 ledger rows, of which no event tells, though the log is whole"],
         ),
         (
-            "INSERT INTO ledger_days SELECT 7, NULL, '', '', NULL, '', 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0",
+            "INSERT INTO ledger_days SELECT 7, NULL, '', '', NULL, '', 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0",
             &[
-                "the day of 1970-01-08T00:00:00.000Z,  of /: its sums say [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], its ledger rows nothing",
+                "the day of 1970-01-08T00:00:00.000Z,  of /: its sums say [1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], its ledger rows nothing",
             ],
         ),
         (
             "INSERT INTO ledger_summed VALUES (1, 99999)",
             &[
                 "SUCCESS of openai/gpt-4o-mini in flow ",
-                " as tester: its sums say nothing, its ledger rows [2, 0, 0, 2002, 0, 0, 14, 0, 308700, 0, 0]",
+                " as tester: its sums say nothing, its ledger rows [2, 0, 0, 2002, 0, 0, 14, 0, 308700, 0, 0, 0, 0, 0, 0]",
             ],
         ),
         (
@@ -297,10 +297,12 @@ fn sums_of_days_are_compared_name_by_name() {
     connection
         .execute_batch(&format!(
             "INSERT INTO ledger_summed VALUES (1, 99999);
-             INSERT INTO ledger_days SELECT {names}, count(*), sum(cost_nanousd IS NULL),
+             INSERT INTO ledger_days SELECT {names}, count(*),
+                sum(cost_nanousd IS NULL AND usage_source != 'none'),
                 sum(usage_source = 'estimated'), sum(input_tokens), sum(cached_input_tokens),
                 sum(cache_write_tokens), sum(output_tokens), sum(reasoning_tokens),
-                sum(coalesce(cost_nanousd, 0)), sum(cached), sum(coalesce(saved_nanousd, 0))
+                sum(coalesce(cost_nanousd, 0)), sum(cached), sum(coalesce(saved_nanousd, 0)),
+                sum(cost_nanousd IS NULL AND usage_source = 'none'), 0, 0, 0
              FROM ledger GROUP BY {names};
              INSERT INTO budget_days SELECT timestamp_ms / 86400000, flow_id, provider,
                 coalesce(model_asked, model_used), key_name,

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use flowledger::budget::Reserve;
-use flowledger::event::{CallStatus, Usage, UsageSource};
+use flowledger::event::{CallStatus, Charge, Usage, UsageSource};
 use flowledger::money::Usd;
 use flowledger::store::{Change, NewCall, Receipt, Settlement, Store};
 use flowledger::time::Timestamp;
@@ -171,10 +171,9 @@ fn settled(id: i64) -> Change {
             source: UsageSource::Provider,
             ..Usage::default()
         },
-        cost: Some(Usd::from_nanousd(40_000)),
+        charge: Charge { cost: Some(Usd::from_nanousd(40_000)), ..Charge::UNKNOWN },
         latency_ms: Some(900),
         first_token_ms: None,
-        price: None,
         status: CallStatus::Success,
         error: None,
         at: Timestamp(1_790_000_000_000),

@@ -34,6 +34,7 @@ pub fn serve(data: &Path, url: &str) {
             api_key: None,
             missing_key_hint: None,
             stream_usage: true,
+            trust_stated_cost: None,
         },
     );
     let server = flowledger::server::Server::start(&config).unwrap();

@@ -2,9 +2,9 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::event::{CallStatus, Usage, UsageSource};
+use crate::event::{CallStatus, Charge, Usage, UsageSource};
 use crate::ids::hex;
-use crate::providers::{Answer, Call, Charge, Failure, FailureKind, Providers};
+use crate::providers::{Answer, Call, Failure, FailureKind, Providers};
 use crate::store::{Change, Settlement};
 use crate::time::Timestamp;
 
@@ -31,16 +31,12 @@ pub fn answered(
     answer: &Answer,
     began: Timestamp,
 ) -> Settlement {
-    let charge = match answer.is_billed_otherwise {
-        true => Charge::default(),
-        false => providers.charge(call, &answer.model, &answer.usage, began),
-    };
+    let charge = providers.charge(call, &answer.model, &answer.usage, &answer.billing, began);
     Settlement {
         id,
         model: Some(answer.model.clone()),
         usage: answer.usage,
-        cost: charge.cost,
-        price: charge.price,
+        charge,
         latency_ms: Some(answer.latency_ms),
         first_token_ms: answer.first_token_ms,
         status: CallStatus::Success,
@@ -57,15 +53,12 @@ pub fn failed(
     failure: &Failure,
     began: Timestamp,
 ) -> Settlement {
-    let charge = if failure.is_billed_otherwise {
-        Charge::default()
-    } else if failure.usage.source != UsageSource::None {
-        providers.charge(call, &failure.model, &failure.usage, began)
-    } else if failure.may_have_been_billed() {
-        // The cost is unknown, not 0.
-        Charge::default()
+    let is_counted =
+        failure.usage.source != UsageSource::None || failure.billing.stated_cost.is_some();
+    let charge = if is_counted {
+        providers.charge(call, &failure.model, &failure.usage, &failure.billing, began)
     } else {
-        Charge::FREE
+        providers.charge_of_failure(failure)
     };
     let status = match failure.kind {
         FailureKind::Timeout => CallStatus::Timeout,
@@ -76,8 +69,7 @@ pub fn failed(
         id,
         model: Some(failure.model.clone()),
         usage: failure.usage,
-        cost: charge.cost,
-        price: charge.price,
+        charge,
         latency_ms: Some(failure.latency_ms),
         first_token_ms: None,
         status,
@@ -92,8 +84,7 @@ pub fn lost_call(id: i64, at: Timestamp) -> Settlement {
         id,
         model: None,
         usage: Usage::default(),
-        cost: None,
-        price: None,
+        charge: Charge::UNKNOWN,
         latency_ms: None,
         first_token_ms: None,
         status: CallStatus::Unknown,

@@ -8,7 +8,7 @@ use crate::event::{CallStatus, LedgerEntry, Usage};
 use crate::hub::{Message, Publish};
 use crate::ids::Seq;
 use crate::journal::Retention;
-use crate::providers::{CacheMarks, FailureKind, Kind, ProviderConfig, Rate, Timeouts};
+use crate::providers::{Billing, CacheMarks, FailureKind, Kind, ProviderConfig, Rate, Timeouts};
 use crate::store::LedgerFilter;
 use crate::store::testing::new_call;
 
@@ -45,6 +45,7 @@ impl Rig {
             api_key: None,
             missing_key_hint: None,
             stream_usage: true,
+            trust_stated_cost: None,
         };
         let providers =
             Providers::new(BTreeMap::from([("echo".to_owned(), echo)]), Timeouts::default());
@@ -217,7 +218,7 @@ fn a_failed_call_keeps_its_usage_when_the_server_stops() {
             status: None,
             retry_after: None,
             usage: Usage { input_tokens: 7, ..Usage::default() },
-            is_billed_otherwise: false,
+            billing: Billing::default(),
             model: "echo-1".into(),
             latency_ms: 5,
             sent: true,

@@ -104,8 +104,8 @@ fn rows(rows: &[LedgerEntry]) -> Table {
             row.provider.clone(),
             row.model_used.clone(),
             row.agent_role.clone().unwrap_or_default(),
-            row.usage.input_tokens.to_string(),
-            row.usage.output_tokens.to_string(),
+            tokens(row, row.usage.input_tokens),
+            tokens(row, row.usage.output_tokens),
             row.total_cost_usd.map_or_else(|| "?".to_owned(), dollars),
             row.latency_ms.map(|ms| ms.to_string()).unwrap_or_default(),
             format!("{}{mark}", row.status),
@@ -116,9 +116,20 @@ fn rows(rows: &[LedgerEntry]) -> Table {
 
 fn sums(store: &Store, filter: &LedgerFilter, group: &str) -> Result<Table> {
     let (groups, total) = store.summary(filter, group)?;
-    let head =
-        [group, "Calls", "Failed", "In", "Out", "Cost", "Unpriced", "Estimated", "Cached", "Saved"];
-    let mut table = table(&head, 1..10);
+    let head = [
+        group,
+        "Calls",
+        "Failed",
+        "In",
+        "Out",
+        "Cost",
+        "No price",
+        "No cost",
+        "Estimated",
+        "Cached",
+        "Saved",
+    ];
+    let mut table = table(&head, 1..11);
     let row = |name: &str, sums: &Sums| {
         [
             name.to_owned(),
@@ -128,6 +139,7 @@ fn sums(store: &Store, filter: &LedgerFilter, group: &str) -> Result<Table> {
             sums.output_tokens.to_string(),
             dollars(sums.total_cost_usd),
             sums.unpriced_calls.to_string(),
+            sums.unknown_cost_calls.to_string(),
             sums.estimated_calls.to_string(),
             sums.cached_calls.to_string(),
             dollars(sums.saved_usd),
@@ -138,6 +150,10 @@ fn sums(store: &Store, filter: &LedgerFilter, group: &str) -> Result<Table> {
     }
     table.add_row(row("all", &total));
     Ok(table)
+}
+
+fn tokens(row: &LedgerEntry, count: u64) -> String {
+    row.usage.known(count).map_or_else(|| "?".to_owned(), |count| count.to_string())
 }
 
 fn dollars(usd: Usd) -> String {

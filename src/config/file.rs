@@ -13,7 +13,7 @@ use super::wrong;
 use crate::engine;
 use crate::error::{Error, Result};
 use crate::journal::Retention;
-use crate::providers::{Kind, Timeouts};
+use crate::providers::{FailedCallCosts, Kind, Timeouts};
 use crate::secret::Secret;
 use crate::websocket::Pings;
 
@@ -38,6 +38,7 @@ pub(super) struct ConfigFile {
     pub http: FileHttp,
     pub timeouts: FileTimeouts,
     pub websocket: FileWebsocket,
+    pub failed_call_cost: FailedCallCosts,
     pub aliases: BTreeMap<String, OneOrMore>,
     pub providers: BTreeMap<String, FileProvider>,
 }
@@ -100,6 +101,7 @@ pub(super) struct FileProvider {
     pub on_disconnect: OnDisconnect,
     pub pass_through_key: bool,
     pub stream_usage: Option<bool>,
+    pub trust_stated_cost: Option<bool>,
 }
 
 /// The handling of a call after its client disconnects.

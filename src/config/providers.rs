@@ -174,6 +174,7 @@ impl WellKnown {
                 )
             }),
             stream_usage: self.stream_usage,
+            trust_stated_cost: None,
         }
     }
 }
@@ -240,8 +241,16 @@ fn provider(
     }
     let known_stream_usage = known.as_ref().is_none_or(|known| known.stream_usage);
     let stream_usage = file.stream_usage.unwrap_or(known_stream_usage);
+    let trust_stated_cost = file.trust_stated_cost;
     let (api_key, missing_key_hint) = key(file, name, known, directory, variable)?;
-    Ok(ProviderConfig { kind, base_url, api_key, missing_key_hint, stream_usage })
+    Ok(ProviderConfig {
+        kind,
+        base_url,
+        api_key,
+        missing_key_hint,
+        stream_usage,
+        trust_stated_cost,
+    })
 }
 
 /// Ollama serves its OpenAI-compatible API below its own.

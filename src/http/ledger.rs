@@ -116,17 +116,17 @@ static COLUMNS: &[Column] = &[
     ("model_used", |r| text(Some(&r.model_used))),
     ("agent_role", |r| text(r.agent_role.as_deref())),
     ("prompt_hash", |r| r.prompt_hash.clone()),
-    ("input_tokens", |r| r.usage.input_tokens.to_string()),
-    ("cached_input_tokens", |r| r.usage.cached_input_tokens.to_string()),
-    ("cache_write_tokens", |r| r.usage.cache_write_tokens.to_string()),
-    ("output_tokens", |r| r.usage.output_tokens.to_string()),
-    ("reasoning_tokens", |r| r.usage.reasoning_tokens.to_string()),
+    ("input_tokens", |r| tokens(r, r.usage.input_tokens)),
+    ("cached_input_tokens", |r| tokens(r, r.usage.cached_input_tokens)),
+    ("cache_write_tokens", |r| tokens(r, r.usage.cache_write_tokens)),
+    ("output_tokens", |r| tokens(r, r.usage.output_tokens)),
+    ("reasoning_tokens", |r| tokens(r, r.usage.reasoning_tokens)),
     ("usage_source", |r| r.usage.source.to_string()),
     ("total_cost_usd", |r| optional(r.total_cost_usd.as_ref())),
     ("latency_ms", |r| optional(r.latency_ms.as_ref())),
     ("status", |r| r.status.to_string()),
     ("error_message", |r| text(r.error_message.as_deref())),
-    ("cache_write_1h_tokens", |r| r.usage.cache_write_1h_tokens.to_string()),
+    ("cache_write_1h_tokens", |r| tokens(r, r.usage.cache_write_1h_tokens)),
     ("first_token_ms", |r| optional(r.more.first_token_ms.as_ref())),
     ("price_id", |r| optional(r.more.price_id.as_ref())),
     ("cached", |r| r.more.cached.to_string()),
@@ -134,6 +134,10 @@ static COLUMNS: &[Column] = &[
     ("key_name", |r| text(r.more.key_name.as_deref())),
     ("tags", |r| text(r.more.tags.as_deref())),
     ("refused", |r| optional(r.more.refused.as_ref())),
+    ("cost_source", |r| optional(r.more.cost_source.as_ref())),
+    ("cost_note", |r| text(r.more.cost_note.as_deref())),
+    ("price_cost_usd", |r| optional(r.more.price_cost_usd.as_ref())),
+    ("provider_cost_usd", |r| optional(r.more.provider_cost_usd.as_ref())),
 ];
 
 fn encode(records: impl Iterator<Item: IntoIterator<Item: AsRef<[u8]>>>) -> io::Result<Vec<u8>> {
@@ -142,6 +146,11 @@ fn encode(records: impl Iterator<Item: IntoIterator<Item: AsRef<[u8]>>>) -> io::
         writer.write_record(record)?;
     }
     writer.into_inner().map_err(csv::IntoInnerError::into_error)
+}
+
+/// Returns a count; empty if the tokens of the row are unknown.
+fn tokens(row: &LedgerEntry, count: u64) -> String {
+    optional(row.usage.known(count).as_ref())
 }
 
 fn optional(value: Option<&impl ToString>) -> String {

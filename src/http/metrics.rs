@@ -90,9 +90,12 @@ fn calls(context: &Context, text: &mut Text) {
         }
     });
     #[rustfmt::skip] // One line for each.
-    let counts: [Counter; 4] = [
+    let counts: [Counter; 7] = [
         ("cost_usd_total", "The known costs of calls, US dollars.", |of| of.cost_nanousd as f64 / 1e9),
-        ("unpriced_calls_total", "Calls whose cost is not known.", |of| of.unpriced as f64),
+        ("unpriced_calls_total", "Calls with known tokens but an unknown price.", |of| of.unpriced as f64),
+        ("unknown_cost_calls_total", "Failed calls with unknown tokens and an unknown cost.", |of| of.unknown_cost as f64),
+        ("compared_provider_cost_usd_total", "Costs in US dollars that providers stated, of calls that also have a price.", |of| of.provider_cost_nanousd as f64 / 1e9),
+        ("compared_price_cost_usd_total", "Costs of the same calls in US dollars by the price table.", |of| of.price_cost_nanousd as f64 / 1e9),
         ("cached_calls_total", "Calls that were not made, because the answer was bought before.", |of| of.cached as f64),
         ("saved_usd_total", "What those would have cost, US dollars.", |of| of.saved_nanousd as f64 / 1e9),
     ];

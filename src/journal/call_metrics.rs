@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::event::{CallStatus, LedgerEntry, UsageSource};
 use crate::metrics::Histogram;
+use crate::money::Usd;
 use crate::store::Receipt;
 
 /// Limits how many pairs of provider and model have metrics of their own; later models count as
@@ -44,7 +45,13 @@ pub struct OfModel {
     /// Time to the first token of streamed answers, in milliseconds.
     pub first_token_ms: Histogram<14>,
     pub cost_nanousd: u64,
+    /// Calls with known tokens but an unknown price.
     pub unpriced: u64,
+    /// Calls with neither known tokens nor a known cost.
+    pub unknown_cost: u64,
+    /// The costs that providers stated, and those of the same calls by our own prices.
+    pub provider_cost_nanousd: u64,
+    pub price_cost_nanousd: u64,
     /// Calls that the response cache answered.
     pub cached: u64,
     pub saved_nanousd: u64,
@@ -61,6 +68,9 @@ impl Default for OfModel {
             first_token_ms: Histogram::new(DURATIONS_MS),
             cost_nanousd: 0,
             unpriced: 0,
+            unknown_cost: 0,
+            provider_cost_nanousd: 0,
+            price_cost_nanousd: 0,
             cached: 0,
             saved_nanousd: 0,
         }
@@ -135,7 +145,16 @@ impl OfModel {
                 let cost = u64::try_from(cost.nanousd).unwrap_or(0);
                 self.cost_nanousd = self.cost_nanousd.saturating_add(cost);
             }
+            None if row.usage.source == UsageSource::None => self.unknown_cost += 1,
             None => self.unpriced += 1,
+        }
+        let compared = row.more.provider_cost_usd.zip(row.more.price_cost_usd);
+        if let Some((provider_cost, price_cost)) = compared {
+            let add = |sum: &mut u64, cost: Usd| {
+                *sum = sum.saturating_add(u64::try_from(cost.nanousd).unwrap_or(0));
+            };
+            add(&mut self.provider_cost_nanousd, provider_cost);
+            add(&mut self.price_cost_nanousd, price_cost);
         }
     }
 }

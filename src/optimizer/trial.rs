@@ -332,7 +332,7 @@ fn outcome(call: &Call, ended: Ended) -> (TrialOutcome, Vec<Change>) {
     let outcome = match ended.outcome {
         CallOutcome::Answered(answer) => {
             let cost_usd = changes.iter().find_map(|change| match change {
-                Change::SettleCall(settlement) => settlement.cost,
+                Change::SettleCall(settlement) => settlement.charge.cost,
                 _ => None,
             });
             let reason = answer.finish_reason.unwrap_or_default();

@@ -116,6 +116,17 @@ impl Rates {
         ]
     }
 
+    pub(super) fn all_mut(&mut self) -> [&mut u64; 6] {
+        [
+            &mut self.input,
+            &mut self.cache_read,
+            &mut self.cache_write,
+            &mut self.cache_write_1h,
+            &mut self.output,
+            &mut self.reasoning,
+        ]
+    }
+
     pub(super) fn check(&self) -> Result<(), String> {
         let named = self.named();
         named.into_iter().try_for_each(|(name, price)| check_price(name, price, TOKEN_PICOUSD_MAX))

@@ -26,6 +26,9 @@ pub struct StoredPrice {
     pub picousd_per_token: Rates,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tiers: Vec<Tier>,
+    /// The surcharges and fees that are part of these prices.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub surcharges: Vec<String>,
 }
 
 impl StoredPrice {

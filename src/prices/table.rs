@@ -15,7 +15,7 @@ pub(super) const MINUTES_PER_DAY: i64 = 24 * 60;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quote {
     pub(super) price: Arc<Price>,
-    text: Option<Arc<str>>,
+    pub(super) text: Option<Arc<str>>,
 }
 
 impl Quote {
@@ -236,6 +236,7 @@ impl Table {
             request_picousd: version.price.request,
             picousd_per_token: version.price.rates.clone(),
             tiers: version.price.tiers.clone(),
+            surcharges: Vec::new(),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::billing::Billing;
 use crate::event::Usage;
 
 /// The assumed limit of an answer without a limit, in tokens: for budgets, and for Anthropic, which
@@ -87,8 +88,7 @@ pub struct Answer {
     pub text: String,
     /// In normal form; estimated if the provider sent no usable counts.
     pub usage: Usage,
-    /// True if the provider reports a service tier with other than the standard prices.
-    pub is_billed_otherwise: bool,
+    pub billing: Billing,
     /// The model as the provider reports it, else as requested.
     pub model: String,
     /// The provider's reason for the end of the answer (`stop`, `end_turn`, `length`, …).

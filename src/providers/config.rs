@@ -35,7 +35,14 @@ pub struct ProviderConfig {
     /// True if a streamed chat completion must request its usage (`stream_options`). Some servers
     /// reject that, and send the usage without it.
     pub stream_usage: bool,
+    /// Whether the cost that a response states is the cost of the call. None for the default: true
+    /// for OpenRouter, xAI and Perplexity, which bill what they state. An upstream that states 0
+    /// could evade a budget.
+    pub trust_stated_cost: Option<bool>,
 }
+
+/// Hosts whose stated costs are trusted by default.
+const TRUSTED_HOSTS: [&str; 3] = ["openrouter.ai", "api.x.ai", "api.perplexity.ai"];
 
 impl ProviderConfig {
     /// Returns the URL without trailing slashes; empty only for `echo`.
@@ -49,8 +56,20 @@ impl ProviderConfig {
         }
     }
 
+    pub(super) fn trusts_cost(&self) -> bool {
+        self.trust_stated_cost.unwrap_or_else(|| TRUSTED_HOSTS.contains(&host(self.base_url())))
+    }
+
     /// Returns the key, unless it is empty.
     pub(super) fn key(&self) -> Option<&Secret> {
         self.api_key.as_ref().filter(|key| !key.expose().is_empty())
     }
+}
+
+/// Returns the host of a URL, without user and port.
+pub(super) fn host(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
+    let host_and_port = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    host_and_port.split(':').next().unwrap_or(host_and_port)
 }

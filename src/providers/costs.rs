@@ -1,12 +1,14 @@
 //! The cost of a call: before it for the reservation, after it for the ledger.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::PoisonError;
 
 use super::Providers;
+use super::billing::Billing;
 use super::call::{ANSWER_TOKENS_ASSUMED, CacheMarks, Call};
-use super::config::Kind;
+use super::config::{Kind, ProviderConfig};
+use super::failure::{FailedCallCost, Failure};
 use crate::budget::Reserve;
-use crate::event::{Usage, UsageSource};
+use crate::event::{Charge, CostSource, Usage, UsageSource};
 use crate::money::Usd;
 use crate::prices::{COST_MAX, Quote};
 use crate::time::Timestamp;
@@ -23,21 +25,6 @@ const LOGGED_UNPRICED_MAX: usize = 1_000;
 /// request is known, and the excess of a reservation is released when the call ends.
 pub fn prompt_tokens_max(bytes: u64) -> u64 {
     bytes.saturating_add(FRAME_TOKENS)
-}
-
-/// The cost of a call, and the price that determined it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Charge {
-    /// None if the tokens or the price are unknown.
-    pub cost: Option<Usd>,
-    /// The price in the form of ledger rows, a [`StoredPrice`](crate::prices::StoredPrice); none
-    /// for `echo`, which is free.
-    pub price: Option<Arc<str>>,
-}
-
-impl Charge {
-    /// The charge of a call that certainly cost nothing.
-    pub const FREE: Self = Self { cost: Some(Usd::ZERO), price: None };
 }
 
 /// The part of a prompt that may be written to the provider's cache; most providers bill more for
@@ -70,27 +57,62 @@ impl CacheWrites {
 
 impl Providers {
     /// Returns the cost of `usage` at the model that answered `call`, at the prices in force at
-    /// `at`. It is unknown if the tokens or the model's price are unknown (logged once for each
-    /// model), and if it exceeds [`COST_MAX`].
-    pub fn charge(&self, call: &Call, model: &str, usage: &Usage, at: Timestamp) -> Charge {
-        if usage.source == UsageSource::None {
-            return Charge::default();
-        }
-        let Some(quote) = self.quote_or_log(call, model, at) else {
-            return Charge::default();
+    /// `at`. The cost that the response states counts for a provider that is trusted in this. The
+    /// cost is unknown if the tokens or the model's price are unknown (logged once for each model),
+    /// if `billing` names a reason, and if it exceeds [`COST_MAX`].
+    pub fn charge(
+        &self,
+        call: &Call,
+        model: &str,
+        usage: &Usage,
+        billing: &Billing,
+        at: Timestamp,
+    ) -> Charge {
+        let provider_cost = billing.stated_cost.filter(|cost| *cost <= COST_MAX);
+        let trusted = provider_cost.filter(|_| self.trusts_cost_of(&call.provider));
+        let quote = match usage.source {
+            UsageSource::None => None,
+            _ if !billing.unpriced.is_empty() => None,
+            _ if trusted.is_some() => self.quote(&call.provider, &[model, &call.model], at),
+            _ => self.quote_or_log(call, model, at),
         };
-        let cost = quote.cost(usage);
-        if cost > COST_MAX {
-            log::warn!(
-                "a call of {}/{model} would have cost {cost} USD for {} tokens of prompt and {} of \
-                 answer; more than {COST_MAX} USD are not believed, and it is kept without a cost",
-                call.provider,
-                usage.input_tokens,
-                usage.output_tokens
-            );
-            return Charge::default();
+        let quote = quote.and_then(|quote| quote.with_surcharges(&billing.surcharges));
+        let mut note = billing.note();
+        let price_cost = quote.as_ref().map(|quote| quote.cost(usage)).filter(|cost| {
+            let is_possible = *cost <= COST_MAX;
+            if !is_possible {
+                log::warn!(
+                    "the cost of a call of {}/{model} would be {cost} USD for {} input and {} \
+                     output tokens; the limit is {COST_MAX} USD, so it is stored as unknown",
+                    call.provider,
+                    usage.input_tokens,
+                    usage.output_tokens
+                );
+                note.get_or_insert_with(|| format!("above {COST_MAX} USD"));
+            }
+            is_possible
+        });
+        let price = price_cost.and_then(|_| quote.as_ref()?.text().cloned());
+        let (cost, source) = match (trusted, &price) {
+            (Some(cost), _) => (Some(cost), CostSource::Provider),
+            (None, Some(_)) => (price_cost, CostSource::Price),
+            // Calls of `echo` cost nothing, by no price.
+            (None, None) => (price_cost, CostSource::None),
+        };
+        let price_cost = price_cost.filter(|_| provider_cost.is_some());
+        Charge { cost, source, note, price, price_cost, provider_cost }
+    }
+
+    /// Returns the cost of a failed call without known tokens.
+    pub fn charge_of_failure(&self, failure: &Failure) -> Charge {
+        match self.failed_call_costs.of(failure) {
+            FailedCallCost::Zero => Charge::FREE,
+            FailedCallCost::Unknown => Charge::UNKNOWN,
         }
-        Charge { cost: Some(cost), price: quote.text().cloned() }
+    }
+
+    fn trusts_cost_of(&self, provider: &str) -> bool {
+        self.providers.get(provider).is_some_and(ProviderConfig::trusts_cost)
     }
 
     /// Returns the price of the model that answered a call, else of the requested one; logs a

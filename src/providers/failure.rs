@@ -3,6 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
+use serde::Deserialize;
+
+use super::billing::Billing;
 use crate::event::Usage;
 
 /// The failure of a call. Its `Display` output is [`Failure::message`].
@@ -20,7 +23,7 @@ pub struct Failure {
     /// `source` is `None` if nothing arrived.
     pub usage: Usage,
     /// The same as in an [`Answer`](super::Answer).
-    pub is_billed_otherwise: bool,
+    pub billing: Billing,
     /// The model as the provider reported it, else as requested.
     pub model: String,
     /// From the start of the call to its failure.
@@ -40,11 +43,57 @@ impl Failure {
         }
     }
 
-    /// Returns whether the provider may bill the call; true if unknown.
-    pub fn may_have_been_billed(&self) -> bool {
-        let was_refused = self.status.is_some_and(|status| (300..500).contains(&status));
-        let is_billable = !matches!(self.kind, FailureKind::NotConfigured | FailureKind::Connect);
-        self.sent && !was_refused && is_billable
+    #[cfg(test)]
+    pub(super) fn may_have_been_billed(&self) -> bool {
+        FailedCallCosts::default().of(self) == FailedCallCost::Unknown
+    }
+}
+
+/// The assumed cost of a failed call whose tokens are unknown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FailedCallCost {
+    Zero,
+    Unknown,
+}
+
+/// The assumed costs by kind of failure. A call that was never sent costs nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct FailedCallCosts {
+    /// A status from 300 to 499: the request was refused before any work.
+    pub refused: FailedCallCost,
+    /// A status of 500 or above. A proxy may have answered while the provider continued.
+    pub server_error: FailedCallCost,
+    /// An unusable or interrupted response, or an error within one.
+    pub broken: FailedCallCost,
+    pub timeout: FailedCallCost,
+    pub cancelled: FailedCallCost,
+}
+
+impl Default for FailedCallCosts {
+    fn default() -> Self {
+        Self {
+            refused: FailedCallCost::Zero,
+            server_error: FailedCallCost::Unknown,
+            broken: FailedCallCost::Unknown,
+            timeout: FailedCallCost::Unknown,
+            cancelled: FailedCallCost::Unknown,
+        }
+    }
+}
+
+impl FailedCallCosts {
+    pub(super) fn of(&self, failure: &Failure) -> FailedCallCost {
+        match (failure.kind, failure.status) {
+            _ if !failure.sent => FailedCallCost::Zero,
+            (FailureKind::NotConfigured | FailureKind::Connect, _) => FailedCallCost::Zero,
+            (_, Some(300..500)) => self.refused,
+            (_, Some(500..)) => self.server_error,
+            (FailureKind::Timeout, _) => self.timeout,
+            (FailureKind::Cancelled, _) => self.cancelled,
+            _ => self.broken,
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use serde_json::Value;
 use super::Providers;
 use super::cancel::Cancel;
 use super::client::{Exchange, HttpRequest, ReadRules, Receiver};
-use super::config::{Kind, ProviderConfig};
+use super::config::{Kind, ProviderConfig, host};
 use super::failure::Fault;
 use super::framer::Event;
 use super::transport::Scope;
@@ -62,7 +62,7 @@ impl Providers {
     /// free, and Azure, which lists models that are not deployed.
     pub fn has_list(&self, provider: &str) -> bool {
         self.server_of(provider).is_some_and(|(kind, base_url)| match kind {
-            Kind::OpenAi => !openai::host(base_url).ends_with(".azure.com"),
+            Kind::OpenAi => !host(base_url).ends_with(".azure.com"),
             Kind::Anthropic | Kind::Gemini => true,
             Kind::Ollama | Kind::Echo => false,
         })

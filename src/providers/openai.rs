@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use super::billing::{Billing, usd};
 use super::call::Call;
-use super::config::ProviderConfig;
+use super::config::{ProviderConfig, host};
 use super::failure::Fault;
 use super::framer::Event;
 use super::wire::{
@@ -71,14 +72,6 @@ fn max_tokens_name(base_url: &str) -> &'static str {
     }
 }
 
-/// Returns the host of a URL, without user and port.
-pub(super) fn host(url: &str) -> &str {
-    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
-    let host_and_port = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-    host_and_port.split(':').next().unwrap_or(host_and_port)
-}
-
 #[derive(Debug)]
 pub(super) struct ChatReader {
     /// Converts token counts to normal form.
@@ -97,10 +90,13 @@ impl ChatReader {
     /// every chunk. A missing, zero or impossible count does not replace a valid one.
     fn note_usage(&self, document: &Value, partial: &mut ResponseAccumulator) {
         let usage = &document["usage"];
+        note_stated_cost(usage, &mut partial.billing);
         if !counts_anything(usage) {
             return;
         }
-        partial.is_billed_otherwise |= has_audio(usage);
+        if has_audio(usage) {
+            partial.billing.note_unpriced("audio tokens");
+        }
         let Ok(mut usage) = (self.usage)(usage) else {
             return;
         };
@@ -213,6 +209,26 @@ fn note_thinking(message: &Value, partial: &mut ResponseAccumulator) {
     let shown = ["reasoning_content", "reasoning"].map(|name| &message[name]);
     if let Some(thinking) = shown.into_iter().find(|value| value.is_string()) {
         partial.note_thinking(thinking);
+    }
+}
+
+/// Notes the cost that the usage states: a number at OpenRouter
+/// (<https://openrouter.ai/docs/use-cases/usage-accounting>), xAI and LiteLLM, an object at
+/// Perplexity (<https://docs.perplexity.ai/api-reference/chat-completions-post>). If the user's own
+/// key is used at OpenRouter, the cost is its fee, and the upstream's bill is added; some servers
+/// state the same sum as both.
+fn note_stated_cost(usage: &Value, billing: &mut Billing) {
+    let cost = match &usage["cost"] {
+        Value::Object(parts) => parts.get("total_cost").unwrap_or(&Value::Null),
+        cost => cost,
+    };
+    billing.note_stated_cost(cost);
+    if usage["is_byok"] == true
+        && let Some(upstream) = usd(&usage["cost_details"]["upstream_inference_cost"])
+        && let Some(mut sum) = usd(cost).filter(|fee| *fee != upstream)
+    {
+        sum += upstream;
+        billing.stated_cost = Some(sum);
     }
 }
 

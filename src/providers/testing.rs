@@ -35,6 +35,7 @@ pub(super) fn provider(kind: Kind, base_url: &str) -> ProviderConfig {
         api_key: Some(Secret::new("sk-1")),
         missing_key_hint: None,
         stream_usage: true,
+        trust_stated_cost: None,
     }
 }
 

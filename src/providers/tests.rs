@@ -9,7 +9,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use proptest::prelude::*;
 
 use super::*;
-use crate::event::{Usage, UsageSource};
+use crate::event::{Charge, Usage, UsageSource};
 use crate::money::Usd;
 use crate::prices::COST_MAX;
 use crate::time::Timestamp;
@@ -122,6 +122,7 @@ fn providers(kind: Kind, base_url: &str, timeouts: Timeouts) -> Providers {
         api_key: Some(Secret::new(KEY)),
         missing_key_hint: Some("set THE_KEY".into()),
         stream_usage: true,
+        trust_stated_cost: None,
     };
     Providers::new([("p".to_owned(), provider)].into(), timeouts)
 }
@@ -699,6 +700,7 @@ fn call_to_an_unusable_provider_is_not_sent() {
         api_key: api_key.map(Secret::new),
         missing_key_hint: hint.map(str::to_owned),
         stream_usage: true,
+        trust_stated_cost: None,
     };
     let url = &server.base_url;
     let providers: BTreeMap<String, ProviderConfig> = [
@@ -746,6 +748,7 @@ fn local_server_is_called_without_a_key() {
         api_key: None,
         missing_key_hint: None,
         stream_usage: true,
+        trust_stated_cost: None,
     };
     let providers = Providers::new([("p".to_owned(), provider)].into(), Timeouts::default());
     providers.call(&call(false), &Cancel::new(), &mut |_| {}).unwrap();
@@ -873,6 +876,7 @@ fn reservation_covers_a_prompt_that_is_marked_for_the_cache() {
         api_key: None,
         missing_key_hint: None,
         stream_usage: true,
+        trust_stated_cost: None,
     };
     let providers =
         Providers::new([("anthropic".to_owned(), provider)].into(), Timeouts::default());
@@ -893,7 +897,7 @@ fn reservation_covers_a_prompt_that_is_marked_for_the_cache() {
             source: UsageSource::Provider,
             ..Usage::default()
         };
-        providers.charge(&call, &call.model, &usage, at).cost
+        providers.charge(&call, &call.model, &usage, &Billing::default(), at).cost
     };
     let all = input_tokens;
     for (writes, most) in [
@@ -934,7 +938,7 @@ fn reservation_covers_a_provider_that_caches_by_itself() {
                 source: UsageSource::Provider,
                 ..Usage::default()
             };
-            providers.charge(&call, model, &usage, at).cost
+            providers.charge(&call, model, &usage, &Billing::default(), at).cost
         };
         let written = used(1_000 + (prompt_tokens_max(0)));
         assert_eq!(providers.reserve(&call, at).cost, written);
@@ -953,6 +957,7 @@ fn cost_above_the_maximum_is_unknown() {
         api_key: None,
         missing_key_hint: None,
         stream_usage: true,
+        trust_stated_cost: None,
     };
     let providers = [("openai".to_owned(), provider)].into();
     let providers = Providers::new(providers, Timeouts::default());
@@ -965,13 +970,16 @@ fn cost_above_the_maximum_is_unknown() {
     let at = Timestamp::now();
     let charge = |output_tokens| {
         let usage = Usage { output_tokens, source: UsageSource::Provider, ..Usage::default() };
-        providers.charge(&call, &call.model, &usage, at)
+        providers.charge(&call, &call.model, &usage, &Billing::default(), at)
     };
     // 600 USD per million.
     let most = charge(16_666_666);
     assert_eq!(most.cost, Some(Usd::from_nanousd(9_999_999_600_000)));
     assert!(most.price.is_some());
-    assert_eq!(charge(16_666_667), Charge::default());
+    assert_eq!(
+        charge(16_666_667),
+        Charge { note: Some("above 10000 USD".to_owned()), ..Charge::UNKNOWN }
+    );
     assert_eq!(providers.reserve(&call, at).cost, Some(COST_MAX));
 }
 
@@ -985,6 +993,7 @@ fn short_key_is_not_redacted_in_names() {
         api_key: Some(Secret::new("k")),
         missing_key_hint: None,
         stream_usage: true,
+        trust_stated_cost: None,
     };
     let providers = Providers::new([("p".to_owned(), provider)].into(), Timeouts::default());
     let answer = providers.call(&call(false), &Cancel::new(), &mut |_| {});

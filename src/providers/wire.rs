@@ -3,6 +3,7 @@
 
 use serde_json::Value;
 
+use super::billing::Billing;
 use super::excerpt::one_line;
 use super::failure::{FailureKind, Fault};
 use super::framer::{Event, Framing};
@@ -74,8 +75,7 @@ pub(super) struct ResponseAccumulator {
     /// output. Zero if the provider counted the prompt, but not the answer. None if it counted
     /// nothing, or only before the answer began, as in Anthropic's first event.
     pub(super) counted: Option<Extent>,
-    /// True if the provider reports a service tier with other than the standard prices.
-    pub(super) is_billed_otherwise: bool,
+    pub(super) billing: Billing,
     pub(super) model: Option<String>,
     pub(super) finish_reason: Option<String>,
     /// True if the provider marked the end of the answer.
@@ -157,7 +157,10 @@ impl ResponseAccumulator {
     pub(super) fn note_tier(&mut self, tier: &Value) {
         if let Some(tier) = tier.as_str() {
             let mut standard = STANDARD_TIERS.iter();
-            self.is_billed_otherwise |= !standard.any(|known| known.eq_ignore_ascii_case(tier));
+            if !standard.any(|known| known.eq_ignore_ascii_case(tier)) {
+                let tier = one_line(tier, FINISH_CHARS_MAX);
+                self.billing.note_unpriced(format!("service tier {tier}"));
+            }
         }
     }
 }
@@ -383,7 +386,7 @@ mod tests {
         ] {
             let mut partial = ResponseAccumulator::default();
             partial.note_tier(&tier);
-            assert_eq!(partial.is_billed_otherwise, is_billed_otherwise, "{tier}");
+            assert_eq!(partial.billing.note().is_some(), is_billed_otherwise, "{tier}");
         }
     }
 

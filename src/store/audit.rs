@@ -48,6 +48,12 @@ pub struct AuditCall {
     pub usage_source: String,
     /// Nano-dollars.
     pub cost: Option<i64>,
+    /// None in rows of earlier versions.
+    pub cost_source: Option<String>,
+    /// Nano-dollars, by our own price.
+    pub price_cost: Option<i64>,
+    /// Nano-dollars, as the response stated it.
+    pub provider_cost: Option<i64>,
     pub price_id: Option<i64>,
     pub refused: Option<String>,
     pub cached: bool,
@@ -59,7 +65,7 @@ pub struct AuditCall {
 }
 
 from_row!(
-    AuditCall; id, status, tokens, usage_source, cost, price_id, cached, saved, is_without_reserve,
+    AuditCall; id, status, tokens, usage_source, cost, cost_source, price_cost, provider_cost, price_id, cached, saved, is_without_reserve,
     refused, provider
 );
 from_row!(AuditSums; input_tokens, output_tokens, cost);
@@ -197,7 +203,7 @@ impl Audit {
         let mut statement = self.db.prepare(
             "SELECT id, status, input_tokens, cached_input_tokens, cache_write_tokens,
                 cache_write_1h_tokens, output_tokens, reasoning_tokens, usage_source, cost_nanousd,
-                price_id, cached, saved_nanousd, reserved_tokens IS NULL, refused, provider
+                cost_source, price_cost_nanousd, provider_cost_nanousd, price_id, cached, saved_nanousd, reserved_tokens IS NULL, refused, provider
              FROM ledger ORDER BY id",
         )?;
         let mut rows = statement.query([])?;

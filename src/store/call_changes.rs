@@ -104,7 +104,8 @@ impl CallWriter {
 
     pub(super) fn settle(&mut self, db: &Connection, settlement: &Settlement) -> Result<Applied> {
         let usage = &settlement.usage;
-        let price_id = match &settlement.price {
+        let charge = &settlement.charge;
+        let price_id = match &charge.price {
             Some(price) => Some(prices::id_of(db, price)?),
             None => None,
         };
@@ -112,7 +113,8 @@ impl CallWriter {
                 cached_input_tokens = ?4, cache_write_tokens = ?5, output_tokens = ?6,
                 reasoning_tokens = ?7, usage_source = ?8, cost_nanousd = ?9, latency_ms = ?10,
                 status = ?11, error_message = ?12, cache_write_1h_tokens = ?13,
-                first_token_ms = ?14, price_id = ?15,
+                first_token_ms = ?14, price_id = ?15, cost_source = ?16, cost_note = ?17,
+                price_cost_nanousd = ?18, provider_cost_nanousd = ?19,
                 model_asked = CASE WHEN ?2 != model_used THEN model_used END
              WHERE id = ?1 AND status = 'PENDING'";
         let changed = execute(
@@ -127,13 +129,17 @@ impl CallWriter {
                 usage.output_tokens,
                 usage.reasoning_tokens,
                 usage.source,
-                settlement.cost,
+                charge.cost,
                 settlement.latency_ms,
                 settlement.status,
                 settlement.error,
                 usage.cache_write_1h_tokens,
                 settlement.first_token_ms,
-                price_id
+                price_id,
+                charge.source,
+                charge.note,
+                charge.price_cost,
+                charge.provider_cost
             ],
         )?;
         found(changed, || format!("pending ledger row {}", settlement.id))?;

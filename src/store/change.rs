@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use crate::budget::{Budget, Reserve};
 use crate::event::suggestion::{Proposal, Realised, Status, Trial};
-use crate::event::{CallStatus, Event, EventContext, LedgerEntry, RefusedBy, RunStatus, Usage};
+use crate::event::{
+    CallStatus, Charge, Event, EventContext, LedgerEntry, RefusedBy, RunStatus, Usage,
+};
 use crate::ids::{FlowId, RunId};
 use crate::money::Usd;
 use crate::schedule::Missed;
@@ -147,8 +149,7 @@ pub struct Settlement {
     pub id: i64,
     pub model: Option<String>,
     pub usage: Usage,
-    pub cost: Option<Usd>,
-    pub price: Option<Arc<str>>,
+    pub charge: Charge,
     /// Milliseconds; none if unknown.
     pub latency_ms: Option<u64>,
     /// Milliseconds; none if unknown or not streamed.

@@ -18,13 +18,25 @@ use crate::time::Timestamp;
 const PAUSE_MS: i64 = 60 * 60 * 1000;
 
 /// The counts of a row, in the order of the columns of `ledger_days`.
-const ROW_COUNTS: &str = "1 AS calls, cost_nanousd IS NULL AND status != 'PENDING' AS unpriced,
+const ROW_COUNTS: &str = "1 AS calls,
+     cost_nanousd IS NULL AND status != 'PENDING' AND usage_source != 'none' AS unpriced,
      usage_source = 'estimated' AS estimated, input_tokens, cached_input_tokens,
      cache_write_tokens, output_tokens, reasoning_tokens, coalesce(cost_nanousd, 0) AS cost,
-     cached, coalesce(saved_nanousd, 0) AS saved";
+     cached, coalesce(saved_nanousd, 0) AS saved,
+     cost_nanousd IS NULL AND status != 'PENDING' AND usage_source = 'none' AS unknown_cost,
+     price_cost_nanousd + provider_cost_nanousd IS NOT NULL AS compared,
+     CASE WHEN price_cost_nanousd IS NULL THEN 0 ELSE coalesce(provider_cost_nanousd, 0) END
+        AS compared_provider,
+     CASE WHEN provider_cost_nanousd IS NULL THEN 0 ELSE coalesce(price_cost_nanousd, 0) END
+        AS compared_price";
+/// The names of [`ROW_COUNTS`] in `ledger_days`.
+const COUNTS: &str = "calls, unpriced, estimated, input_tokens, cached_input_tokens,
+     cache_write_tokens, output_tokens, reasoning_tokens, cost, cached, saved, unknown_cost,
+     compared, compared_provider, compared_price";
 const SUMS: &str = "sum(calls), sum(unpriced), sum(estimated), sum(input_tokens),
      sum(cached_input_tokens), sum(cache_write_tokens), sum(output_tokens), sum(reasoning_tokens),
-     sum(cost), sum(cached), sum(saved)";
+     sum(cost), sum(cached), sum(saved), sum(unknown_cost), sum(compared), sum(compared_provider),
+     sum(compared_price)";
 const NAMES: &str = "flow_id, provider, model_used, agent_role, status";
 
 /// Returns the next day that can be summed up, if any. All earlier days are summed up or have
@@ -120,10 +132,7 @@ fn set_until(db: &Connection, day: Day) -> Result<()> {
 /// or `+timestamp_ms` to keep SQLite from using the index of times.
 pub(super) fn table(of_days: &str, of_rows: &str, moment: &str) -> String {
     format!(
-        "(SELECT day * {MS_PER_DAY} AS timestamp_ms, {NAMES}, NULL AS key_name, NULL AS tags,
-            calls, unpriced, estimated,
-            input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens,
-            cost, cached, saved
+        "(SELECT day * {MS_PER_DAY} AS timestamp_ms, {NAMES}, NULL AS key_name, NULL AS tags, {COUNTS}
           FROM ledger_days WHERE day >= ? AND day < ? AND {of_days}
           UNION ALL
           SELECT timestamp_ms, {NAMES}, key_name, tags, {ROW_COUNTS}

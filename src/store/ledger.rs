@@ -20,7 +20,8 @@ pub(super) const ENTRY_COLUMNS: &str =
     "id, timestamp_ms, flow_id, run_id, node_id, attempt, operation_id, provider, model_used,
      agent_role, prompt_hash, input_tokens, cached_input_tokens, cache_write_tokens,
      cache_write_1h_tokens, output_tokens, reasoning_tokens, usage_source, cost_nanousd, latency_ms,
-     status, error_message, first_token_ms, price_id, cached, saved_nanousd, key_name, tags, refused";
+     status, error_message, first_token_ms, price_id, cached, saved_nanousd, key_name, tags, refused,
+     cost_source, cost_note, price_cost_nanousd, provider_cost_nanousd";
 
 /// Returns SQL that sets the sums of a node or a run from its ledger rows, over all attempts, so
 /// that the two can never differ. The cost is unknown if a call's price is.
@@ -43,7 +44,8 @@ from_row!(
     output_tokens, reasoning_tokens, source
 );
 from_row!(
-    LedgerDetails; first_token_ms, price_id, cached, saved_usd, key_name, tags, refused
+    LedgerDetails; first_token_ms, price_id, cached, saved_usd, key_name, tags, refused, cost_source,
+    cost_note, price_cost_usd, provider_cost_usd
 );
 
 /// Sums of known tokens and costs over ledger rows, with counts of the unknown ones.
@@ -54,8 +56,10 @@ pub struct Sums {
     /// Calls that failed, timed out, were cancelled, or whose result is unknown.
     pub failed: u64,
     pub pending: u64,
-    /// Settled rows with unknown costs; `total_cost_usd` leaves them out.
+    /// Calls with known tokens but an unknown price; `total_cost_usd` leaves them out.
     pub unpriced_calls: u64,
+    /// Calls with neither known tokens nor a known cost; `total_cost_usd` leaves them out.
+    pub unknown_cost_calls: u64,
     pub estimated_calls: u64,
     pub input_tokens: u64,
     pub cached_input_tokens: u64,
@@ -67,6 +71,12 @@ pub struct Sums {
     pub cached_calls: u64,
     /// The known costs that the response cache saved.
     pub saved_usd: Usd,
+    /// Calls with both a cost stated by the provider and one by our own price.
+    pub compared_calls: u64,
+    /// The stated costs of these calls.
+    pub compared_provider_cost_usd: Usd,
+    /// The costs of these calls by our own prices.
+    pub compared_price_cost_usd: Usd,
 }
 
 macro_rules! sums {
@@ -80,9 +90,10 @@ macro_rules! sums {
     };
 }
 sums!(
-    Sums; calls, succeeded, failed, pending, unpriced_calls, estimated_calls, input_tokens,
-    cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens, total_cost_usd,
-    cached_calls, saved_usd
+    Sums; calls, succeeded, failed, pending, unpriced_calls, unknown_cost_calls, estimated_calls,
+    input_tokens, cached_input_tokens, cache_write_tokens, output_tokens, reasoning_tokens,
+    total_cost_usd, cached_calls, saved_usd, compared_calls, compared_provider_cost_usd,
+    compared_price_cost_usd
 );
 
 /// The sums over a table of [`daily_rollup::table`].
@@ -90,11 +101,12 @@ const SUM_COLUMNS: &str = "coalesce(sum(calls), 0),
      coalesce(sum(calls) FILTER (WHERE status = 'SUCCESS'), 0),
      coalesce(sum(calls) FILTER (WHERE status NOT IN ('SUCCESS', 'PENDING')), 0),
      coalesce(sum(calls) FILTER (WHERE status = 'PENDING'), 0),
-     coalesce(sum(unpriced), 0), coalesce(sum(estimated), 0),
+     coalesce(sum(unpriced), 0), coalesce(sum(unknown_cost), 0), coalesce(sum(estimated), 0),
      coalesce(sum(input_tokens), 0), coalesce(sum(cached_input_tokens), 0),
      coalesce(sum(cache_write_tokens), 0), coalesce(sum(output_tokens), 0),
      coalesce(sum(reasoning_tokens), 0), coalesce(sum(cost), 0), coalesce(sum(cached), 0),
-     coalesce(sum(saved), 0)";
+     coalesce(sum(saved), 0), coalesce(sum(compared), 0), coalesce(sum(compared_provider), 0),
+     coalesce(sum(compared_price), 0)";
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Summary {
@@ -248,7 +260,10 @@ fn page(
 
 fn summary_sql(group: &Group, table: &str) -> String {
     let Group { column, join, .. } = group;
-    format!("SELECT {column}, {SUM_COLUMNS} FROM {table} {join} GROUP BY 1 ORDER BY 13 DESC, 1")
+    format!(
+        "SELECT {column}, {SUM_COLUMNS} FROM {table} {join} GROUP BY 1
+         ORDER BY sum(cost) DESC, 1"
+    )
 }
 
 #[cfg(test)]

@@ -323,6 +323,21 @@ INSERT INTO budget_days
     FROM ledger WHERE timestamp_ms < (SELECT until_day * 86400000 FROM ledger_summed)
     GROUP BY 1, 2, 3, 4, 5;
 ",
+    "
+ALTER TABLE ledger ADD COLUMN cost_source TEXT;             -- null in earlier rows
+ALTER TABLE ledger ADD COLUMN cost_note TEXT;
+ALTER TABLE ledger ADD COLUMN price_cost_nanousd INTEGER;   -- by our own price
+ALTER TABLE ledger ADD COLUMN provider_cost_nanousd INTEGER; -- as the response stated it
+
+-- The sums of days distinguish unknown costs from unknown prices; they are computed again.
+DELETE FROM ledger_days;
+DELETE FROM budget_days;
+DELETE FROM ledger_summed;
+ALTER TABLE ledger_days ADD COLUMN unknown_cost INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE ledger_days ADD COLUMN compared INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE ledger_days ADD COLUMN compared_provider INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE ledger_days ADD COLUMN compared_price INTEGER NOT NULL DEFAULT 0;
+",
 ];
 
 /// Returns the version of a migrated database.

@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension, Params, Row};
 use super::reader::Store;
 use crate::error::{Error, Result};
 use crate::event::suggestion::{Proposal, Realised, Status, Trial};
-use crate::event::{CallStatus, RefusedBy, RunStatus, UsageSource};
+use crate::event::{CallStatus, CostSource, RefusedBy, RunStatus, UsageSource};
 use crate::flow::Concern;
 use crate::money::Usd;
 use crate::schedule::Missed;
@@ -103,7 +103,17 @@ macro_rules! stored_as_text {
         }
     )+ };
 }
-stored_as_text!(CallStatus, Concern, Missed, NodeStatus, RefusedBy, RunStatus, Status, UsageSource);
+stored_as_text!(
+    CallStatus,
+    Concern,
+    CostSource,
+    Missed,
+    NodeStatus,
+    RefusedBy,
+    RunStatus,
+    Status,
+    UsageSource
+);
 
 macro_rules! stored_as_json {
     ($($type:ty),+) => { $(impl FromSql for $type {

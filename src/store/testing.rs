@@ -4,7 +4,7 @@ use super::change::{Applied, Change, NewCall, Receipt, Settlement};
 use super::writer::Writer;
 use crate::budget::Reserve;
 use crate::error::Result;
-use crate::event::{CallStatus, LedgerEntry, Usage};
+use crate::event::{CallStatus, Charge, LedgerEntry, Usage};
 use crate::time::Timestamp;
 
 /// A call without a flow and without a reservation.
@@ -32,8 +32,7 @@ pub fn settlement(id: i64, at: i64) -> Settlement {
         id,
         model: None,
         usage: Usage::default(),
-        cost: None,
-        price: None,
+        charge: Charge::UNKNOWN,
         latency_ms: Some(1),
         first_token_ms: None,
         status: CallStatus::Success,

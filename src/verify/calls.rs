@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::{Check, money};
 use crate::error::Result;
-use crate::event::{CallStatus, RefusedBy, Usage, UsageSource};
+use crate::event::{CallStatus, CostSource, RefusedBy, Usage, UsageSource};
 use crate::prices::{Price, StoredPrice};
 use crate::store::{Audit, AuditCall};
 
@@ -24,6 +24,8 @@ pub(super) fn check(
         last: 0,
         pending: 0,
         unpriced: 0,
+        unknown: 0,
+        deviating: 0,
         older: 0,
     };
     let is_in_use = audit.is_in_use();
@@ -52,6 +54,9 @@ struct Calls<'a> {
     last: i64,
     pending: u64,
     unpriced: u64,
+    unknown: u64,
+    /// Rows whose provider stated another cost than our own price's.
+    deviating: u64,
     older: u64,
 }
 
@@ -65,7 +70,10 @@ impl Calls<'_> {
         self.last = call.id;
         let is_pending = call.status == "PENDING";
         self.pending += u64::from(is_pending);
-        self.unpriced += u64::from(call.cost.is_none() && !is_pending);
+        let is_unknown = call.cost.is_none() && !is_pending;
+        let is_counted = call.usage_source != "none";
+        self.unpriced += u64::from(is_unknown && is_counted);
+        self.unknown += u64::from(is_unknown && !is_counted);
         self.is_before_prices &= call.is_without_reserve;
         if self.is_before_prices && call.price_id.is_none() && call.cost != Some(0) {
             self.older += u64::from(call.cost.is_some());
@@ -94,13 +102,20 @@ impl Calls<'_> {
             return Ok(());
         };
         let computed = usage(call).map(|usage| price.cost(&usage).nanousd);
-        if call.cost != computed {
+        let own_cost = match call.provider_cost {
+            Some(_) => call.price_cost,
+            None => call.cost,
+        };
+        if own_cost != computed {
             self.costs.wrong(format_args!(
                 "ledger row {}: cost is {}, but {} by price {price_id}",
                 call.id,
-                money(call.cost),
+                money(own_cost),
                 money(computed)
             ));
+        }
+        if call.provider_cost.is_some_and(|cost| Some(cost) != own_cost) {
+            self.deviating += 1;
         }
         Ok(())
     }
@@ -121,7 +136,11 @@ impl Calls<'_> {
                  makes them UNKNOWN"
             ));
         }
-        rows.notes.push((self.unpriced, "rows whose cost is not known"));
+        rows.notes.push((self.unpriced, "rows with tokens, but an unknown price"));
+        rows.notes.push((self.unknown, "failed calls with unknown tokens and an unknown cost"));
+        let costs = &mut self.costs.notes;
+        costs
+            .push((self.deviating, "rows whose provider stated another cost than the price table"));
         rows.notes.push((
             self.older,
             "rows from before prices were kept; their costs are not computed again",
@@ -199,10 +218,30 @@ fn state_fault(call: &AuditCall) -> Option<String> {
     })
 }
 
+fn source_fault(call: &AuditCall) -> Option<String> {
+    let source = call.cost_source.as_ref()?;
+    let is_right = match source.parse::<CostSource>() {
+        Ok(CostSource::Price) => call.cost.is_some() && call.price_id.is_some(),
+        Ok(CostSource::Provider) => call.cost.is_some() && call.cost == call.provider_cost,
+        Ok(CostSource::None) => call.price_id.is_none(),
+        Err(why) => return Some(format!("cost_source: {why}")),
+    };
+    (!is_right).then(|| {
+        format!(
+            "cost_source is {source}, but the cost is {}, the stated cost {} and the price {:?}",
+            money(call.cost),
+            money(call.provider_cost),
+            call.price_id
+        )
+    })
+}
+
 fn cost_fault(call: &AuditCall, may_be_unpriced: bool) -> Option<String> {
     let cost = money(call.cost);
+    let is_stated = call.provider_cost.is_some();
     let is_charged = |cost: i64| cost != 0 || has_tokens(call) || call.status == "SUCCESS";
     match (call.cost, call.price_id) {
+        (Some(0..), None) if is_stated => None,
         (Some(0..), None) if !may_be_unpriced && call.cost.is_some_and(is_charged) => {
             Some(format!(
                 "its cost is {cost}, but it has no price, which only calls of `echo` do without"
@@ -217,7 +256,7 @@ fn cost_fault(call: &AuditCall, may_be_unpriced: bool) -> Option<String> {
         (_, Some(price)) if call.usage_source == "none" => {
             Some(format!("it has price {price}, but its tokens are not known"))
         }
-        _ => None,
+        _ => source_fault(call),
     }
 }
 

@@ -245,10 +245,10 @@ fn another_service_tier_or_speed_is_billed_otherwise() {
         let usage = json!({"input_tokens": 5, "output_tokens": 7, name: value});
         let document = json!({"content": [], "usage": usage}).to_string();
         let (partial, _) = read_document(&document);
-        assert_eq!(partial.is_billed_otherwise, is_billed_otherwise, "{usage}");
+        assert_eq!(partial.billing.note().is_some(), is_billed_otherwise, "{usage}");
         let start = json!({"message": {"usage": usage}}).to_string();
         let (partial, _) = read(&[("message_start", &start)]);
-        assert_eq!(partial.is_billed_otherwise, is_billed_otherwise, "{usage}");
+        assert_eq!(partial.billing.note().is_some(), is_billed_otherwise, "{usage}");
     }
 }
 

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::error::Error;
-use crate::event::{Event, Usage};
+use crate::event::{Charge, Event, Usage};
 use crate::store::testing::{self, apply, new_call, row};
 use crate::store::{Change, Settlement, Writer, schema};
 
@@ -25,7 +25,8 @@ fn call(at: i64, needed: i64) -> NewCall {
 }
 
 fn settlement(id: i64, at: i64, cost: i64) -> Settlement {
-    Settlement { cost: Some(Usd::from_nanousd(cost)), ..testing::settlement(id, at) }
+    let charge = Charge { cost: Some(Usd::from_nanousd(cost)), ..Charge::UNKNOWN };
+    Settlement { charge, ..testing::settlement(id, at) }
 }
 
 proptest! {
@@ -230,7 +231,7 @@ fn usage_is_equal_from_rows_days_and_migrated_databases() {
         let settled = Settlement {
             // Sometimes another model answers.
             model: (seed % 6 == 0).then(|| "m1-2026".into()),
-            cost: is_known.then(|| Usd::from_nanousd(seed)),
+            charge: Charge { cost: is_known.then(|| Usd::from_nanousd(seed)), ..Charge::UNKNOWN },
             usage: Usage {
                 input_tokens: seed as u64,
                 output_tokens: 3,
@@ -270,8 +271,17 @@ fn usage_is_equal_from_rows_days_and_migrated_databases() {
     let connection = Connection::open(dir.path().join("flowledger.db")).unwrap();
     connection
         .execute_batch(&format!(
-            "DROP TABLE budget_days; PRAGMA user_version = {}",
-            schema::version() - 1
+            "DROP TABLE budget_days;
+             ALTER TABLE ledger DROP COLUMN cost_source;
+             ALTER TABLE ledger DROP COLUMN cost_note;
+             ALTER TABLE ledger DROP COLUMN price_cost_nanousd;
+             ALTER TABLE ledger DROP COLUMN provider_cost_nanousd;
+             ALTER TABLE ledger_days DROP COLUMN unknown_cost;
+             ALTER TABLE ledger_days DROP COLUMN compared;
+             ALTER TABLE ledger_days DROP COLUMN compared_provider;
+             ALTER TABLE ledger_days DROP COLUMN compared_price;
+             PRAGMA user_version = {}",
+            schema::version() - 2
         ))
         .unwrap();
     drop(connection);

@@ -1,9 +1,19 @@
 use super::*;
 
-use crate::event::{CallStatus, Usage, UsageSource};
+use crate::event::{CallStatus, Charge, Usage, UsageSource};
 use crate::money::Usd;
 use crate::store::testing::{self, apply, new_call, settlement};
 use crate::store::{Change, GROUPS, LedgerFilter, NewCall, Settlement, Store, Writer};
+
+fn charge(seed: u64) -> Charge {
+    let amount = |seed: u64| Usd::from_nanousd((seed % 100_000) as i64);
+    Charge {
+        cost: (!seed.is_multiple_of(6)).then(|| amount(seed)),
+        price_cost: seed.is_multiple_of(4).then(|| amount(seed + 1)),
+        provider_cost: seed.is_multiple_of(8).then(|| amount(seed + 2)),
+        ..Charge::UNKNOWN
+    }
+}
 
 /// Writes a settled row at this time; its numbers are derived from `seed`.
 fn row(writer: &mut Writer, at: i64, seed: u64) {
@@ -20,10 +30,11 @@ fn row(writer: &mut Writer, at: i64, seed: u64) {
         usage: Usage {
             input_tokens: seed % 1_000,
             output_tokens: seed % 77,
-            source: [UsageSource::Provider, UsageSource::Estimated][(seed % 2) as usize],
+            source: [UsageSource::Provider, UsageSource::Estimated, UsageSource::None]
+                [(seed % 3) as usize],
             ..Usage::default()
         },
-        cost: (!seed.is_multiple_of(6)).then(|| Usd::from_nanousd((seed % 100_000) as i64)),
+        charge: charge(seed),
         status: [CallStatus::Success, CallStatus::Failed][usize::from(seed.is_multiple_of(5))],
         ..settlement(testing::row(opened).id, at)
     };

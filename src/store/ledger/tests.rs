@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::event::UsageSource;
+use crate::event::{Charge, UsageSource};
 use crate::store::testing::{self, new_call};
 use crate::store::{Change, NewCall, Settlement, Writer};
 use crate::time::Timestamp;
@@ -47,6 +47,12 @@ fn call(random: &mut Random, at: i64) -> NewCall {
     }
 }
 
+fn charge(random: &mut Random) -> Charge {
+    let mut cost =
+        |one_in| (!random.one_in(one_in)).then(|| Usd::from_nanousd(random.below(100_000) as i64));
+    Charge { cost: cost(6), price_cost: cost(2), provider_cost: cost(2), ..Charge::UNKNOWN }
+}
+
 fn settlement(random: &mut Random, id: i64, at: i64) -> Settlement {
     let rare = [CallStatus::Timeout, CallStatus::Unknown, CallStatus::Cancelled];
     Settlement {
@@ -57,10 +63,11 @@ fn settlement(random: &mut Random, id: i64, at: i64) -> Settlement {
             cache_write_tokens: random.below(9),
             output_tokens: random.below(77),
             reasoning_tokens: random.below(7),
-            source: [UsageSource::Provider, UsageSource::Estimated][random.below(2) as usize],
+            source: [UsageSource::Provider, UsageSource::Estimated, UsageSource::None]
+                [random.below(3) as usize],
             ..Usage::default()
         },
-        cost: (!random.one_in(6)).then(|| Usd::from_nanousd(random.below(100_000) as i64)),
+        charge: charge(random),
         status: match random.below(400) {
             0 => rare[random.below(3) as usize],
             1..20 => CallStatus::Failed,
@@ -168,12 +175,16 @@ fn fits(filter: &LedgerFilter, row: &LedgerEntry) -> bool {
 fn add(sums: &mut Sums, row: &LedgerEntry) {
     let is = |condition: bool| u64::from(condition);
     let is_pending = row.status == CallStatus::Pending;
+    let is_unknown = row.total_cost_usd.is_none() && !is_pending;
+    let is_counted = row.usage.source != UsageSource::None;
+    let compared = row.more.price_cost_usd.zip(row.more.provider_cost_usd);
     *sums += &Sums {
         calls: 1,
         succeeded: is(row.status == CallStatus::Success),
         failed: is(row.status != CallStatus::Success && !is_pending),
         pending: is(is_pending),
-        unpriced_calls: is(row.total_cost_usd.is_none() && !is_pending),
+        unpriced_calls: is(is_unknown && is_counted),
+        unknown_cost_calls: is(is_unknown && !is_counted),
         estimated_calls: is(row.usage.source == UsageSource::Estimated),
         input_tokens: row.usage.input_tokens,
         cached_input_tokens: row.usage.cached_input_tokens,
@@ -183,6 +194,9 @@ fn add(sums: &mut Sums, row: &LedgerEntry) {
         total_cost_usd: row.total_cost_usd.unwrap_or_default(),
         cached_calls: is(row.more.cached),
         saved_usd: row.more.saved_usd.unwrap_or_default(),
+        compared_calls: is(compared.is_some()),
+        compared_price_cost_usd: compared.unwrap_or_default().0,
+        compared_provider_cost_usd: compared.unwrap_or_default().1,
     };
 }
 

@@ -1,0 +1,114 @@
+//! Parts of a cost that the price of tokens does not contain.
+
+use std::sync::Arc;
+
+use super::price::{Price, REQUEST_PICOUSD_MAX, Rates, TOKEN_PICOUSD_MAX, Tier};
+use super::stored::StoredPrice;
+use super::table::Quote;
+
+const STANDARD_PER_MILLE: u64 = 1_000;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Surcharge {
+    /// Names it in the ledger row: `inference_geo us x1.1`, `3 web searches`.
+    pub note: String,
+    /// Multiplies the prices of tokens, in thousandths: 1,100 for 10 % more.
+    pub per_mille: u64,
+    /// Pico-dollars for the whole call.
+    pub picousd: u64,
+}
+
+impl Surcharge {
+    /// A factor on all prices of tokens.
+    pub fn factor(name: &str, per_mille: u64) -> Self {
+        let (whole, rest) = (per_mille / 1_000, per_mille % 1_000);
+        let factor = format!("{whole}.{rest:03}");
+        let note = format!("{name} x{}", factor.trim_end_matches('0').trim_end_matches('.'));
+        Self { note, per_mille, picousd: 0 }
+    }
+
+    /// A fee for each use of a tool.
+    pub fn fee(name: &str, uses: u64, picousd_per_use: u64) -> Self {
+        let picousd = uses.saturating_mul(picousd_per_use);
+        Self { note: format!("{uses} {name}"), per_mille: STANDARD_PER_MILLE, picousd }
+    }
+}
+
+impl Quote {
+    /// Returns the price of a call with these surcharges; none if it exceeds the limits of a price.
+    /// The new price is stored like any other, so that `verify` computes the same cost again.
+    pub fn with_surcharges(self, surcharges: &[Surcharge]) -> Option<Self> {
+        if surcharges.is_empty() {
+            return Some(self);
+        }
+        let scale_all = |rates: &Rates| {
+            let mut rates = rates.clone();
+            for rate in rates.all_mut() {
+                let factors = surcharges.iter().map(|surcharge| u128::from(surcharge.per_mille));
+                let scaled = factors.fold(u128::from(*rate), |rate, factor| {
+                    (rate * factor + 500) / u128::from(STANDARD_PER_MILLE)
+                });
+                *rate = u64::try_from(scaled).ok().filter(|rate| *rate <= TOKEN_PICOUSD_MAX)?;
+            }
+            Some(rates)
+        };
+        let fees = surcharges.iter().map(|surcharge| surcharge.picousd);
+        let request = fees.fold(self.price.request, u64::saturating_add);
+        let tiers = self.price.tiers.iter().map(|tier| {
+            let picousd_per_token = scale_all(&tier.picousd_per_token)?;
+            Some(Tier { above: tier.above, picousd_per_token })
+        });
+        let price = Price {
+            request: Some(request).filter(|request| *request <= REQUEST_PICOUSD_MAX)?,
+            rates: scale_all(&self.price.rates)?,
+            tiers: tiers.collect::<Option<_>>()?,
+        };
+        let text = self.text().and_then(|text| StoredPrice::from_json(text).ok()).map(|stored| {
+            let stored = StoredPrice {
+                request_picousd: price.request,
+                picousd_per_token: price.rates.clone(),
+                tiers: price.tiers.clone(),
+                surcharges: surcharges.iter().map(|surcharge| surcharge.note.clone()).collect(),
+                ..stored
+            };
+            serde_json::to_string(&stored).unwrap_or_default().into()
+        });
+        Some(Self { price: Arc::new(price), text })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Usage;
+    use crate::money::Usd;
+    use crate::prices::Prices;
+    use crate::time::Timestamp;
+
+    fn quote() -> Quote {
+        let prices = Prices::built_in();
+        let at: Timestamp = "2026-11-01".parse().unwrap();
+        prices.find_any("openai", None, &["gpt-4o".to_owned().as_str()], at).unwrap()
+    }
+
+    #[test]
+    fn surcharges_are_part_of_the_stored_price() {
+        let usage = Usage { input_tokens: 1_000, output_tokens: 500, ..Usage::default() };
+        let standard = quote().cost(&usage);
+        assert_eq!(standard, Usd::from_nanousd(7_500_000));
+        let surcharges =
+            [Surcharge::factor("eu", 1_100), Surcharge::fee("web searches", 3, 10_000_000_000)];
+        let quote = quote().with_surcharges(&surcharges).unwrap();
+        assert_eq!(quote.cost(&usage), Usd::from_nanousd(8_250_000 + 30_000_000));
+        let stored = StoredPrice::from_json(quote.text().unwrap()).unwrap();
+        assert_eq!(stored.surcharges, ["eu x1.1", "3 web searches"]);
+        assert_eq!(stored.price().cost(&usage), quote.cost(&usage));
+    }
+
+    #[test]
+    fn impossible_surcharges_leave_no_price() {
+        let fee = Surcharge::fee("web searches", u64::MAX, 10_000_000_000);
+        assert_eq!(quote().with_surcharges(&[fee]), None);
+        assert_eq!(quote().with_surcharges(&[Surcharge::factor("x", u64::MAX)]), None);
+    }
+}
