@@ -48,7 +48,7 @@ fn handshake(server: &TestServer, fields: &[(&'static str, &str)]) -> Result<Str
 }
 
 #[test]
-fn with_a_token_every_route_asks_for_it() {
+fn a_configured_token_is_required_on_every_route() {
     let server = with_token();
     let whole = bearer(TOKEN);
     for (method, path) in [
@@ -143,7 +143,7 @@ fn public_routes_need_no_token_and_return_no_data() {
 }
 
 #[test]
-fn a_websocket_carries_the_token_in_a_field_or_as_a_subprotocol() {
+fn a_websocket_accepts_the_token_as_header_or_subprotocol() {
     let server = with_token();
     let protocols = |token: &str| format!("flowledger, bearer.{}", hex(token));
     assert_eq!(handshake(&server, &[]), Err(401));
@@ -213,7 +213,7 @@ fn a_rebound_host_name_is_refused() {
 }
 
 #[test]
-fn pages_of_other_sites_can_neither_change_anything_nor_listen() {
+fn other_origins_can_neither_write_nor_open_a_websocket() {
     let server = TestServer::start();
     let flow = server.save(&two_nodes());
     let before = server.get("/api/flows").text();
@@ -251,7 +251,7 @@ fn pages_of_other_sites_can_neither_change_anything_nor_listen() {
 }
 
 #[test]
-fn allowed_origins_can_use_the_api_and_read_every_answer() {
+fn allowed_origins_can_use_the_api_and_read_responses() {
     let server = TestServer::start_with(|config| {
         config.allow_origins = vec!["https://App.Example".into(), "https://other.example".into()];
         config.token = Some(Secret::new(TOKEN));
@@ -356,7 +356,7 @@ fn without_a_token_the_server_listens_only_on_loopback() {
 }
 
 #[test]
-fn neither_the_token_nor_a_key_is_ever_written_down() {
+fn tokens_and_keys_are_never_stored_or_logged() {
     const KEY: &str = "sk-live-0123456789-abcdefghij";
     // Repeats the key in every kind of failure.
     let upstream = Upstream::start(|body, stream| {

@@ -135,7 +135,7 @@ fn post(server: &TestServer, path: &str, body: &str) -> Response {
 }
 
 #[test]
-fn what_is_not_json_is_refused_with_its_line() {
+fn invalid_json_is_refused_with_its_line() {
     let server = TestServer::start();
     unharmed(&server, || {
         for (body, place) in [
@@ -162,7 +162,7 @@ fn what_is_not_json_is_refused_with_its_line() {
 }
 
 #[test]
-fn what_is_of_a_wrong_type_is_refused_with_its_field() {
+fn wrong_types_are_refused_with_their_field() {
     let server = TestServer::start();
     let node = agent("a", "echo", "echo-1", "x");
     let with = |key: &str, value: Value| {
@@ -235,7 +235,7 @@ fn what_is_of_a_wrong_type_is_refused_with_its_field() {
 }
 
 #[test]
-fn a_route_or_a_method_that_does_not_exist_is_named() {
+fn unknown_routes_and_methods_are_named() {
     let server = TestServer::start();
     unharmed(&server, || {
         for path in [
@@ -363,7 +363,7 @@ fn assert_given_up(mut talk: Talk, began: Instant) {
 }
 
 #[test]
-fn a_head_that_never_ends_is_given_up_after_five_seconds() {
+fn an_unfinished_head_times_out_after_five_seconds() {
     let server = TestServer::start();
     unharmed(&server, || {
         std::thread::scope(|scope| {
@@ -401,7 +401,7 @@ fn a_head_that_never_ends_is_given_up_after_five_seconds() {
 }
 
 #[test]
-fn a_client_that_leaves_in_the_middle_disturbs_nobody() {
+fn a_client_that_disconnects_midway_affects_no_other() {
     let server = TestServer::start();
     unharmed(&server, || {
         let flow = two_nodes().to_string();
@@ -430,7 +430,7 @@ fn a_client_that_leaves_in_the_middle_disturbs_nobody() {
 }
 
 #[test]
-fn what_is_not_http_is_refused() {
+fn non_http_bytes_are_refused() {
     let server = TestServer::start();
     unharmed(&server, || {
         for bytes in [
@@ -458,7 +458,7 @@ fn what_is_not_http_is_refused() {
 }
 
 #[test]
-fn a_body_whose_end_can_be_read_in_two_ways_is_refused() {
+fn a_body_of_ambiguous_length_is_refused() {
     let server = TestServer::start();
     let flow = two_nodes().to_string();
     let length = flow.len();
@@ -489,7 +489,7 @@ fn a_body_whose_end_can_be_read_in_two_ways_is_refused() {
 }
 
 #[test]
-fn chunks_that_cannot_be_read_are_refused() {
+fn invalid_chunks_are_refused() {
     let server = TestServer::start();
     unharmed(&server, || {
         for body in [
@@ -562,7 +562,7 @@ fn expect_continue_is_answered_with_100_or_a_refusal() {
 }
 
 #[test]
-fn requests_of_one_connection_are_answered_in_order() {
+fn pipelined_requests_get_responses_in_order() {
     let server = TestServer::start();
     let flow = two_nodes().to_string();
     let length = format!("content-length: {}\r\n", flow.len());
@@ -593,7 +593,7 @@ fn requests_of_one_connection_are_answered_in_order() {
 }
 
 #[test]
-fn limits_hold_for_every_request_of_a_connection() {
+fn limits_apply_to_every_request_of_a_connection() {
     let server = TestServer::start();
     unharmed(&server, || {
         let chunked = "transfer-encoding: chunked\r\n";
@@ -634,7 +634,7 @@ fn limits_hold_for_every_request_of_a_connection() {
 }
 
 #[test]
-fn http_1_0_and_head_and_close_are_understood() {
+fn http_1_0_head_and_close_are_supported() {
     let server = TestServer::start();
     let flow = server.save(&two_nodes());
     server.run(flow, &json!({"topic": "x"}));
@@ -667,7 +667,7 @@ fn http_1_0_and_head_and_close_are_understood() {
 }
 
 #[test]
-fn a_query_that_cannot_be_meant_is_refused_with_its_parameter() {
+fn invalid_queries_are_refused_with_their_parameter() {
     let server = TestServer::start();
     unharmed(&server, || {
         for (path, field) in [
@@ -712,7 +712,7 @@ fn a_query_that_cannot_be_meant_is_refused_with_its_parameter() {
 }
 
 #[test]
-fn every_fault_of_a_flow_is_listed_with_its_field() {
+fn all_errors_of_a_flow_are_listed_with_their_fields() {
     let server = TestServer::start();
     let node = |id: &str, prompt: &str| agent(id, "echo", "echo-1", prompt);
     let mut odd = node("odd", "x");
@@ -792,7 +792,7 @@ fn every_fault_of_a_flow_is_listed_with_its_field() {
 }
 
 #[test]
-fn a_flow_that_does_not_exist_can_be_neither_changed_nor_run() {
+fn a_missing_flow_can_be_neither_changed_nor_run() {
     let server = TestServer::start();
     let flow = two_nodes().to_string();
     unharmed(&server, || {
@@ -860,7 +860,7 @@ fn a_missing_input_fails_the_run_without_a_call() {
 }
 
 #[test]
-fn what_an_editor_adds_to_a_flow_is_given_back() {
+fn editor_fields_of_a_flow_round_trip() {
     let server = TestServer::start();
     let mut flow = two_nodes();
     flow["viewport"] = json!({"x": 1.5, "zoom": 2});
@@ -883,7 +883,7 @@ fn what_an_editor_adds_to_a_flow_is_given_back() {
 }
 
 #[test]
-fn long_texts_and_all_letters_pass_through_unchanged() {
+fn long_and_unicode_texts_pass_through_unchanged() {
     let server = TestServer::start();
     let odd = "Grüße 東京 👩‍👩‍👧 \u{202e}\u{0} \"\\</script>\u{7f} e\u{301}\r\n\t";
     for text in [odd.to_owned(), "ü".repeat(500_000)] {
@@ -919,7 +919,7 @@ fn long_texts_and_all_letters_pass_through_unchanged() {
 
 /// Runs in its own process, because a stack overflow ends the whole process.
 #[test]
-fn no_depth_of_nesting_ends_the_server() {
+fn deep_nesting_never_crashes_the_server() {
     let home = Home::new();
     let server = Served::start(&mut home.serve());
     let nest = |open: &str, inner: &str, close: &str, depth: usize| {

@@ -85,7 +85,7 @@ fn a_hard_budget_refuses_a_call_and_records_a_row() {
 }
 
 #[test]
-fn parallel_calls_cannot_overrun_a_budget_together() {
+fn parallel_calls_cannot_exceed_a_budget() {
     let upstream = answering();
     let server = server(&upstream);
     let nodes: Vec<Value> = (0..16)
@@ -113,7 +113,7 @@ fn parallel_calls_cannot_overrun_a_budget_together() {
 }
 
 #[test]
-fn a_budget_survives_a_restart_with_what_is_used_of_it() {
+fn a_budget_keeps_its_usage_across_a_restart() {
     let upstream = answering();
     let mut server = server(&upstream);
     let flow = server.save(&chain("One", &[call("only")]));
@@ -129,7 +129,7 @@ fn a_budget_survives_a_restart_with_what_is_used_of_it() {
 }
 
 #[test]
-fn an_unknown_call_counts_with_its_reservation() {
+fn a_call_of_unknown_outcome_counts_its_reservation() {
     let (asked, questions) = crossbeam_channel::unbounded();
     let upstream = Upstream::start(move |_, _| {
         let _ = asked.send(());
@@ -191,7 +191,7 @@ fn only_a_budget_refusal_marks_a_row_as_refused() {
 }
 
 #[test]
-fn a_budget_may_be_for_a_flow_a_model_or_each_run() {
+fn a_budget_can_limit_a_flow_a_model_or_each_run() {
     let upstream = answering();
     let server = server(&upstream);
     let one = server.save(&chain("One", &[call("only")]));
@@ -272,7 +272,7 @@ fn a_hard_budget_refuses_calls_without_a_known_price() {
 }
 
 #[test]
-fn where_a_budget_refuses_one_model_the_next_is_asked() {
+fn a_budget_refusal_triggers_the_fallback_model() {
     let count = AtomicUsize::new(0);
     let upstream = Upstream::start(move |body, stream| {
         count.fetch_add(1, Ordering::SeqCst);
@@ -346,7 +346,7 @@ fn concurrent_budget_changes_are_not_overwritten() {
 }
 
 #[test]
-fn two_who_save_at_the_same_moment_lose_nothing_of_each_other() {
+fn concurrent_saves_lose_no_budget() {
     const EACH: usize = 15;
     let server = TestServer::start();
     let add = |name: &str| loop {
@@ -377,7 +377,7 @@ fn two_who_save_at_the_same_moment_lose_nothing_of_each_other() {
 }
 
 #[test]
-fn an_estimate_has_the_expected_and_the_worst_cost() {
+fn an_estimate_has_expected_and_worst_costs() {
     let upstream = answering();
     let server = server(&upstream);
     let mut second = call("second");
@@ -407,7 +407,7 @@ fn an_estimate_has_the_expected_and_the_worst_cost() {
 }
 
 #[test]
-fn an_estimate_says_what_it_does_not_know() {
+fn an_estimate_lists_its_unknowns() {
     let server = TestServer::start_with(|config| {
         add_provider(config, "local", Kind::OpenAi, "http://127.0.0.1:9/v1");
     });

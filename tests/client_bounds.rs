@@ -117,7 +117,7 @@ fn target(provider: &str, model: &str) -> Target {
 }
 
 #[test]
-fn what_is_no_image_counts_by_its_bytes_against_a_budget() {
+fn non_image_content_counts_by_its_bytes_against_a_budget() {
     let upstream = answering();
     let server = server_with_tokens(&upstream, 100_000);
     let long = "A".repeat(1 << 20);
@@ -153,7 +153,7 @@ fn what_is_no_image_counts_by_its_bytes_against_a_budget() {
 }
 
 #[test]
-fn each_image_counts_as_the_largest_wherever_it_is() {
+fn each_image_counts_with_the_maximum_size() {
     let upstream = answering();
     let tokens = 100_000;
     let inline = json!({"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}});
@@ -185,7 +185,7 @@ fn each_image_counts_as_the_largest_wherever_it_is() {
 }
 
 #[test]
-fn a_limit_of_the_answer_is_reserved_however_it_is_written() {
+fn a_token_limit_is_reserved_in_any_number_format() {
     let upstream = answering();
     let server = server_with_tokens(&upstream, 100_000);
     let ask = |limits: &str| {
@@ -227,7 +227,7 @@ fn a_limit_of_the_answer_is_reserved_however_it_is_written() {
 }
 
 #[test]
-fn a_body_in_chunks_holds_as_much_room_as_it_has_bytes() {
+fn a_chunked_body_reserves_memory_for_its_bytes_only() {
     let (upstream, questions, go) = patient();
     let server = server_with(&upstream, |_| {});
     // More requests than fit in memory at their largest size, each too large to ignore.
@@ -258,7 +258,7 @@ fn a_body_in_chunks_holds_as_much_room_as_it_has_bytes() {
 }
 
 #[test]
-fn no_other_model_is_asked_for_a_client_that_has_left() {
+fn a_disconnected_client_triggers_no_fallback() {
     let (upstream, questions, go) = patient();
     let server = server_with(&upstream, |config| {
         let targets = vec![target("openai", "bad"), target("openai", "good")];
@@ -296,7 +296,7 @@ fn a_client_that_leaves_the_queue_frees_its_permit() {
 }
 
 #[test]
-fn who_leaves_while_another_buys_the_same_answer_gets_no_call() {
+fn a_client_that_leaves_a_shared_wait_makes_no_call() {
     let (upstream, questions, go) = patient();
     let server = server_with(&upstream, |_| {});
     let fields = "x-flowledger-cache: 60\r\n";
@@ -415,7 +415,7 @@ fn every_refusal_has_the_error_format_of_the_protocol() {
 }
 
 #[test]
-fn a_field_that_is_passed_on_may_be_any_text() {
+fn a_forwarded_header_may_be_any_text() {
     let upstream = answering();
     let server = server_with(&upstream, |_| {});
     let body = asking(&json!("Hi")).to_string();
@@ -461,7 +461,7 @@ fn a_wrong_method_is_refused_with_the_allowed_ones() {
 }
 
 #[test]
-fn what_tools_and_their_results_say_is_estimated_as_well() {
+fn tool_calls_and_results_are_estimated() {
     let answer = json!({"model": "m", "choices": [{"index": 0, "message": {"role": "assistant", "content": "a"}, "finish_reason": "stop"}]});
     let upstream = Upstream::saying(json_answer("200 OK", &answer.to_string()));
     let server = server_with(&upstream, |_| {});

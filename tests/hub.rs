@@ -54,7 +54,7 @@ fn clients_are_registered_and_unregistered() {
 }
 
 #[test]
-fn the_log_says_who_comes_and_who_goes_and_why() {
+fn connects_and_disconnects_are_logged_with_reasons() {
     let server = TestServer::start();
     let mut client = server.client();
     let id = format!("id={} ", client.id());
@@ -94,7 +94,7 @@ fn send_to_client_reaches_exactly_one() {
 }
 
 #[test]
-fn a_stuck_client_is_cut_and_delays_no_other() {
+fn a_stuck_client_is_closed_and_delays_no_other() {
     let server = TestServer::start();
     let mut stuck = server.client();
     let mut healthy = server.client();
@@ -159,7 +159,7 @@ fn a_slow_reader_that_pings_sees_no_corrupt_frame() {
 }
 
 #[test]
-fn a_close_is_answered_once_and_nothing_follows_it() {
+fn a_close_gets_one_reply_and_no_frame_follows() {
     let server = TestServer::start();
     let mut client = server.client();
     // Events race with the close; none may follow the close frame.
@@ -194,7 +194,7 @@ fn frames(mut bytes: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn garbage_is_told_to_its_sender_alone_and_the_connection_stays() {
+fn an_invalid_message_gets_an_error_and_stays_connected() {
     let server = TestServer::start();
     let (mut rude, mut polite) = (server.client(), server.client());
     for (text, code) in [
@@ -218,7 +218,7 @@ fn garbage_is_told_to_its_sender_alone_and_the_connection_stays() {
 }
 
 #[test]
-fn what_breaks_the_protocol_is_closed_with_the_code_for_it() {
+fn a_protocol_error_is_closed_with_its_code() {
     let server = TestServer::start();
     let closes = |send: &dyn Fn(&mut Client)| {
         let mut client = server.client();
@@ -239,7 +239,7 @@ fn what_breaks_the_protocol_is_closed_with_the_code_for_it() {
 }
 
 #[test]
-fn a_subscription_narrows_what_a_client_gets() {
+fn a_subscription_filters_events() {
     let server = TestServer::start();
     let flow = server.save(&two_nodes());
     let other = server.save(&two_nodes());
@@ -260,7 +260,7 @@ fn a_subscription_narrows_what_a_client_gets() {
 }
 
 #[test]
-fn only_a_client_that_answers_no_ping_is_closed() {
+fn only_a_client_without_pongs_is_closed() {
     let server = TestServer::start_with(|config| {
         config.pings.interval = Duration::from_millis(200);
         config.pings.timeout = Duration::from_millis(300);
@@ -452,7 +452,7 @@ fn a_flooding_client_alone_is_closed_with_1008() {
 }
 
 #[test]
-fn a_burst_within_the_limits_is_answered_in_full() {
+fn a_burst_within_the_limits_gets_all_replies() {
     let server = TestServer::start();
     let mut client = server.client();
     for _ in 0..200 {

@@ -15,7 +15,7 @@ use crate::harness::{TestServer, add_provider};
 const DEADLINE: Duration = Duration::from_secs(120);
 
 #[test]
-fn the_official_sdks_work_as_with_the_providers() {
+fn official_sdks_work_through_the_gateway() {
     let aimock = Aimock::start();
     let server = TestServer::start_with(|config| {
         add_provider(config, "openai", Kind::OpenAi, &aimock.openai_url());

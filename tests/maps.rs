@@ -134,7 +134,7 @@ fn items_run_in_order_unless_the_node_allows_concurrency() {
 }
 
 #[test]
-fn a_map_accepts_only_lists_and_texts_with_json_lists() {
+fn a_map_accepts_only_lists_and_json_text_of_lists() {
     let upstream = failing_on(|_| false);
     let server = server(&upstream);
     let flow = server.save(&over_list("openai", json!({})));
@@ -197,7 +197,7 @@ fn a_failed_item_is_replaced_by_its_on_error_output() {
 }
 
 #[test]
-fn an_item_is_tried_again_by_itself() {
+fn a_failed_item_is_retried_alone() {
     let count = AtomicUsize::new(0);
     let upstream = Upstream::start(move |body, stream| {
         let prompt = prompt(body);
@@ -221,7 +221,7 @@ fn an_item_is_tried_again_by_itself() {
 }
 
 #[test]
-fn after_a_restart_finished_items_are_not_bought_again() {
+fn a_restart_repeats_no_finished_item() {
     let (upstream, questions, leave) = patient();
     let mut server = server(&upstream);
     let flow = server.save(&over_list("openai", json!({})));
@@ -284,7 +284,7 @@ fn a_cancelled_map_stops_its_calls_and_starts_no_more() {
 }
 
 #[test]
-fn a_run_that_is_cancelled_while_an_item_pauses_ends_at_once() {
+fn cancel_ends_a_run_with_a_pausing_item_at_once() {
     let upstream = Upstream::saying(json_answer("503 Service Unavailable", "{}"));
     let server = server(&upstream);
     let retry =
@@ -303,7 +303,7 @@ fn a_run_that_is_cancelled_while_an_item_pauses_ends_at_once() {
 }
 
 #[test]
-fn what_a_map_lacks_is_told_when_it_is_saved() {
+fn missing_map_fields_are_reported_on_save() {
     let server = TestServer::start();
     let mut flow = over_list("echo", json!({"atOnce": 17, "prompt": "{{ itme }}"}));
     flow["data"]["nodes"][0]["data"]["items"] = json!("item");

@@ -180,7 +180,7 @@ fn only_the_displayed_change_can_be_applied() {
 }
 
 #[test]
-fn the_change_that_is_put_forward_can_be_applied_by_its_name() {
+fn the_recommended_change_can_be_applied_by_name() {
     let server = Fixture::answering(1_000, 100);
     let flow = flow_of(&server, "gpt-4o");
     run_times(&server, flow, 10, |at| at.to_string());
@@ -260,7 +260,7 @@ fn a_dismissed_suggestion_returns_only_after_a_node_change() {
 }
 
 #[test]
-fn what_holds_no_longer_is_withdrawn_also_after_a_restart() {
+fn outdated_suggestions_are_withdrawn_after_a_restart() {
     let mut server = Fixture::answering(1_000, 1_000);
     let (kept, removed) = (flow_of(&server, "gpt-4o"), flow_of(&server, "gpt-4o"));
     for flow in [kept, removed] {
@@ -324,7 +324,7 @@ fn reverted_changes_do_not_revive_old_calls_after_a_restart() {
 }
 
 #[test]
-fn what_was_looked_at_before_the_flow_changed_is_not_proposed() {
+fn a_proposal_for_an_older_flow_is_refused() {
     let server = Fixture::answering(1_000, 1_000);
     let flow = flow_of(&server, "gpt-4o");
     run_times(&server, flow, 5, |_| "again".into());
@@ -384,7 +384,7 @@ fn the_projection_of_an_idle_flow_shrinks_until_withdrawn() {
 }
 
 #[test]
-fn prices_that_have_changed_are_looked_at_though_nothing_runs() {
+fn changed_prices_are_applied_while_idle() {
     let home = Home::new();
     let price = |per_mtok: &str| {
         let model = "[[price]]\nprovider = 'openai'\nmodel = 'gpt-4o-mini'\n";
@@ -489,7 +489,7 @@ fn unreadable_suggestions_of_a_flow_do_not_block_others() {
 }
 
 #[test]
-fn what_could_not_be_written_is_written_with_the_next_pass() {
+fn failed_writes_are_retried_in_the_next_pass() {
     let server = Fixture::answering(1_000, 1_000);
     let flow = flow_of(&server, "gpt-4o");
     run_times(&server, flow, 5, |_| "again".into());
@@ -579,7 +579,7 @@ fn an_unused_call_is_suggested_for_removal_with_its_cost() {
 }
 
 #[test]
-fn of_two_unused_calls_the_later_one_is_removed_first() {
+fn the_later_of_two_unused_calls_is_removed_first() {
     let server = Fixture::answering(1_000, 1_000);
     let flow = server.save(&two_and_output(
         "A {{ input.what }}",
@@ -628,7 +628,7 @@ fn independent_sequential_calls_are_suggested_as_parallel() {
 }
 
 #[test]
-fn the_command_line_shows_the_same_and_changes_nothing() {
+fn the_command_line_lists_suggestions_without_changes() {
     let server = Fixture::answering(1_000, 1_000);
     let home = Home::new();
     let config = format!(
@@ -856,7 +856,7 @@ fn an_open_suggestion_is_withdrawn_well_below_its_threshold() {
 }
 
 #[test]
-fn overlapping_suggestions_say_so_and_are_updated_on_apply() {
+fn overlapping_suggestions_are_marked_and_updated_on_apply() {
     let server = Fixture::answering(1_000, 1_000);
     let flow = flow_of(&server, "gpt-4o");
     // Ten prompts; one repeats five times.
@@ -881,7 +881,7 @@ fn overlapping_suggestions_say_so_and_are_updated_on_apply() {
 }
 
 #[test]
-fn the_time_of_unpriced_calls_and_maps_is_their_node_time() {
+fn unpriced_calls_and_maps_are_measured_by_node_time() {
     let mut server = Fixture::of(openai(|_, stream| {
         let _ = stream.write_all(completion_of("homemade", "well", 10, 10).as_bytes());
     }));

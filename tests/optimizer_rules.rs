@@ -338,7 +338,7 @@ fn savings_from_before_the_window_count_after_a_restart() {
 }
 
 #[test]
-fn what_kept_answers_have_saved_is_measured_over_a_restart() {
+fn cache_savings_are_measured_across_a_restart() {
     let mut server = Fixture::answering(1_000, 1_000);
     let flow = flow_of(&server, "gpt-4o");
     run_times(&server, flow, 5, |_| "again".into());

@@ -171,7 +171,7 @@ fn a_trial_estimate_reprices_stored_calls_without_a_call() {
 }
 
 #[test]
-fn a_trial_shows_both_answers_and_its_rows_have_no_run() {
+fn a_trial_shows_both_responses_and_its_rows_have_no_run() {
     let upstream = two_models();
     let server = Fixture::of(upstream);
     let node = one_node(&json!({"system": "Be kind", "maxTokens": 300, "temperature": 0.5}));
@@ -246,7 +246,7 @@ fn a_trial_shows_both_answers_and_its_rows_have_no_run() {
 }
 
 #[test]
-fn trial_answers_are_limited_and_truncation_is_reported() {
+fn trial_responses_are_truncated_with_a_note() {
     let upstream = Upstream::start(|body, stream| {
         let asked: Value = serde_json::from_str(body).unwrap();
         let cut = json!({"model": CHEAP, "choices": [{"index": 0, "finish_reason": "length",
@@ -272,7 +272,7 @@ fn trial_answers_are_limited_and_truncation_is_reported() {
 }
 
 #[test]
-fn of_a_map_its_items_are_tried() {
+fn a_trial_of_a_map_uses_its_items() {
     let upstream = two_models();
     let server = Fixture::of(upstream);
     let map = json!({"id": "each", "type": "map", "data": {
@@ -359,7 +359,7 @@ fn a_hard_budget_refuses_trial_items_and_records_them() {
 }
 
 #[test]
-fn a_call_that_would_wait_for_its_turn_for_too_long_is_not_made() {
+fn a_trial_call_over_the_rate_limit_is_not_made() {
     let upstream = two_models();
     let server = Fixture::with(upstream, &[("openai", Kind::OpenAi)], |config| {
         let rate = Rate {
@@ -431,7 +431,7 @@ fn invalid_trials_are_refused_with_their_fields() {
 }
 
 #[test]
-fn trials_are_limited_to_one_per_suggestion_and_two_in_all() {
+fn trials_are_limited_per_suggestion_and_in_total() {
     let (upstream, release) = only_dear_answers();
     let server = Fixture::of(upstream);
     for _ in 0..3 {
@@ -463,7 +463,7 @@ fn trials_are_limited_to_one_per_suggestion_and_two_in_all() {
 }
 
 #[test]
-fn a_trial_goes_on_when_its_client_leaves() {
+fn a_trial_continues_after_its_client_disconnects() {
     let (upstream, release) = only_dear_answers();
     let server = Fixture::of(upstream);
     let flow = flow_of(&server, DEAR);
@@ -479,7 +479,7 @@ fn a_trial_goes_on_when_its_client_leaves() {
 }
 
 #[test]
-fn shutdown_ends_a_trial_and_keeps_its_answers() {
+fn shutdown_ends_a_trial_and_keeps_its_responses() {
     let (upstream, release) = only_dear_answers();
     let mut server = Fixture::of(upstream);
     let flow = flow_of(&server, DEAR);

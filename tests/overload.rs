@@ -78,7 +78,7 @@ fn get(server: &Served, path: &str) -> Option<u16> {
 }
 
 #[test]
-fn stalled_uploads_leave_nothing_and_slow_nobody_down() {
+fn stalled_uploads_leak_nothing_and_delay_no_other() {
     const TOKEN: &str = "correct-horse-battery-staple";
     let home = Home::new();
     let server = Served::start(home.serve().env("FLOWLEDGER_TOKEN", TOKEN));
@@ -124,7 +124,7 @@ fn fill(home: &Home, rows: u32) {
 }
 
 #[test]
-fn heavy_reads_wait_for_a_few_readers() {
+fn concurrent_heavy_reads_are_limited() {
     const CLIENTS: usize = 100;
     let home = Home::new();
     let server = Served::start(&mut home.serve());
@@ -244,7 +244,7 @@ fn threads_of(user: u32) -> usize {
 }
 
 #[test]
-fn clients_get_503_while_no_thread_can_be_started() {
+fn clients_get_503_while_no_thread_can_start() {
     let home = Home::new();
     let server = Served::start(&mut serve_with_few_threads(&home));
     assert_eq!(get(&server, "/api/health"), Some(200));
@@ -270,7 +270,7 @@ fn clients_get_503_while_no_thread_can_be_started() {
 }
 
 #[test]
-fn clients_that_leave_while_they_wait_give_their_places_back() {
+fn clients_that_leave_the_queue_free_their_slots() {
     let upstream = Upstream::start(|_, stream| {
         // Until the server closes.
         let _ = stream.read(&mut [0]);

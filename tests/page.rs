@@ -350,7 +350,7 @@ fn declared_inputs_have_a_form_and_skipped_nodes_are_shown() {
 }
 
 #[test]
-fn a_run_is_seen_while_it_goes_on_and_then_found_in_the_ledger() {
+fn a_run_is_shown_live_and_then_listed_in_the_ledger() {
     let (go_on, wait) = bounded::<()>(0);
     let upstream = Upstream::start(move |body, stream| {
         if body.contains("please fail") {
@@ -479,7 +479,7 @@ fn the_page_reconnects_and_catches_up_after_a_restart() {
 }
 
 #[test]
-fn the_token_is_asked_for_until_it_is_right_and_then_kept() {
+fn the_page_asks_for_the_token_until_it_is_valid() {
     let server = TestServer::start_with(|config| config.token = Some(Secret::new("right-one")));
     let person = Person::opens(&server);
     let browser = &person.browser;
@@ -509,7 +509,7 @@ fn the_token_is_asked_for_until_it_is_right_and_then_kept() {
 }
 
 #[test]
-fn a_webhook_is_made_in_the_page_and_its_secret_is_shown_once() {
+fn a_webhook_is_created_and_its_secret_shown_once() {
     let server = TestServer::start();
     let flow = server.save(&two_nodes());
     let person = Person::opens(&server);
@@ -1114,7 +1114,7 @@ pub const MARKUP: &str =
     "<img src=x onerror=\"window.hacked = true\"><script>hacked = true</script>";
 
 #[test]
-fn whatever_flows_and_providers_say_is_text_also_on_a_phone() {
+fn html_from_flows_and_providers_is_shown_as_text() {
     // Names may have 200 bytes; answers and errors are longer.
     let text = format!("{MARKUP}{}", "unbreakable".repeat(9));
     let answer = format!("{MARKUP}{}", "unbreakable".repeat(100));

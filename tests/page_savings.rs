@@ -170,7 +170,7 @@ fn a_suggestion_appears_and_is_applied_and_reverted() {
 }
 
 #[test]
-fn what_somebody_else_changed_meanwhile_is_told_and_stays() {
+fn concurrent_changes_are_reported_and_kept() {
     let server = Fixture::answering(1_000, 1_000);
     let flow = flow_of(&server, "gpt-4o");
     run_times(&server, flow, 5, |_| "again".into());
@@ -226,7 +226,7 @@ fn what_somebody_else_changed_meanwhile_is_told_and_stays() {
 }
 
 #[test]
-fn suggestions_update_in_the_open_dialog_also_on_a_phone() {
+fn suggestions_update_in_the_open_dialog_on_a_phone() {
     let server = Fixture::answering(1_000, 1_000);
     let name = format!("{MARKUP}{}", "unbreakable".repeat(9));
     let save = |name: &str| {

@@ -71,7 +71,7 @@ fn free_calls_and_unknown_models_have_no_price() {
 }
 
 #[test]
-fn it_is_told_what_a_call_would_cost_now() {
+fn the_current_price_of_a_model_is_returned() {
     let upstream = Upstream::saying("");
     let server = server(&upstream);
     let price = |query: &str| server.get(&format!("/api/prices?{query}"));

@@ -79,7 +79,7 @@ fn call(server: &TestServer, flow: &Value) -> (Value, String, Value) {
 }
 
 #[test]
-fn what_another_implementation_answers_is_kept_exactly() {
+fn responses_of_another_implementation_are_kept_exactly() {
     let aimock = Aimock::start();
     let server = with_aimock(&aimock, patient);
     let paris = "Paris is the capital of France. It lies on the Seine.";
@@ -223,7 +223,7 @@ fn refusals_and_broken_streams_of_aimock_are_recorded() {
 }
 
 #[test]
-fn a_stream_that_breaks_off_or_stalls_is_no_success() {
+fn a_broken_or_stalled_stream_fails() {
     let aimock = Aimock::start();
     let server = with_aimock(&aimock, patient);
     let openai = |prompt: &str, is_streamed| one("openai", "gpt-4o-mini", prompt, is_streamed);
@@ -281,7 +281,7 @@ fn plain(status: &str, content_type: &str, body: &str) -> String {
 }
 
 #[test]
-fn every_kind_of_refusal_is_told_with_provider_and_status() {
+fn refusals_are_reported_with_provider_and_status() {
     let error = |message: &str| format!(r#"{{"error":{{"message":"{message}","type":"test"}}}}"#);
     let page = "<!DOCTYPE html>\n<html><head><title>Bad\nGateway</title></head></html>";
     let upstream = scripted(vec![
@@ -358,7 +358,7 @@ fn every_kind_of_refusal_is_told_with_provider_and_status() {
 }
 
 #[test]
-fn a_provider_that_hangs_is_given_up_and_its_row_says_timeout() {
+fn a_hanging_provider_times_out_and_is_recorded() {
     // Sends the answer for the prompt, then stays silent until the client disconnects.
     let upstream = Upstream::start(|body, stream: &mut TcpStream| {
         if body.contains("half a head") {
@@ -417,7 +417,7 @@ fn an_unreachable_provider_is_reported_and_costs_nothing() {
 }
 
 #[test]
-fn without_a_key_no_call_is_made_and_the_error_says_what_to_set() {
+fn a_missing_key_prevents_the_call_and_names_the_setting() {
     let upstream = Upstream::saying(completion("hi", 1, 1));
     let server = TestServer::start_with(|config| {
         for (name, key) in [("unset", None), ("empty", Some(flowledger::secret::Secret::new("")))] {
@@ -449,7 +449,7 @@ fn without_a_key_no_call_is_made_and_the_error_says_what_to_set() {
 }
 
 #[test]
-fn a_stream_that_is_cut_keeps_what_was_said_of_its_cost() {
+fn a_broken_stream_keeps_its_reported_usage() {
     let start = r#"event: message_start
 data: {"type":"message_start","message":{"model":"claude-haiku-4-5","usage":{"input_tokens":1000,"output_tokens":1}}}
 
@@ -488,7 +488,7 @@ data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text
 }
 
 #[test]
-fn usage_that_cannot_be_is_estimated_and_said_to_be() {
+fn invalid_usage_is_replaced_by_a_marked_estimate() {
     let openai = |usage: &str| {
         let body = format!(
             r#"{{"model":"gpt-4o-mini","choices":[{{"message":{{"content":"hi"}},"finish_reason":"stop"}}],"usage":{usage}}}"#

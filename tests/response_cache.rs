@@ -64,7 +64,7 @@ fn an_equal_call_is_cached_and_its_row_shows_the_saving() {
 }
 
 #[test]
-fn an_answer_that_is_too_old_or_to_another_call_is_not_taken() {
+fn only_fresh_responses_to_equal_calls_are_reused() {
     let upstream = Upstream::saying(completion("well", 1, 1));
     let mut server = server(&upstream);
     let mut warm = asking("x", &json!(true));
@@ -90,7 +90,7 @@ fn an_answer_that_is_too_old_or_to_another_call_is_not_taken() {
 }
 
 #[test]
-fn answers_from_another_server_or_the_future_are_not_reused() {
+fn responses_of_another_server_or_the_future_are_not_reused() {
     let upstreams = ["old", "new"].map(|text| Upstream::saying(completion(text, 1, 1)));
     let mut server = server(&upstreams[0]);
     let flow = server.save(&chain("One", &[asking("x", &json!(true))]));
@@ -146,7 +146,7 @@ fn concurrent_equal_requests_share_one_call() {
 }
 
 #[test]
-fn a_failure_is_not_kept_and_who_waited_for_it_asks_again() {
+fn a_failure_is_not_cached_and_waiting_callers_retry() {
     let upstream = Upstream::saying(json_answer("400 Bad Request", "{}"));
     let server = server(&upstream);
     let nodes: Vec<Value> = ["a", "b"]
@@ -164,7 +164,7 @@ fn a_failure_is_not_kept_and_who_waited_for_it_asks_again() {
 }
 
 #[test]
-fn an_age_that_cannot_be_is_refused_when_the_flow_is_saved() {
+fn an_invalid_cache_age_is_refused_on_save() {
     let server = TestServer::start();
     for cache in [json!({"maxAgeS": 0}), json!({"maxAgeS": 99_999_999}), json!("long")] {
         let mut node = agent("only", "echo", "echo-1", "x");

@@ -606,7 +606,7 @@ fn a_recovery_storm_respects_subscriptions() {
     recovery_storm(|number| Some((number % 5, 5)), 5);
 }
 
-fn slow_readers_are_cut_with_1013_and_find_everything_by_since() {
+fn slow_readers_are_closed_with_1013_and_can_catch_up() {
     let server = TestServer::start();
     let start = newest(&server);
     let mut slow: Vec<Follower> = (0..20)
@@ -642,7 +642,7 @@ fn a_burst_larger_than_an_outbox_reaches_every_client() {
     }
 }
 
-fn an_event_that_is_larger_than_an_outbox_reaches_everybody() {
+fn an_event_larger_than_an_outbox_reaches_every_client() {
     let server = TestServer::start();
     let start = newest(&server);
     let mut followers: Vec<Follower> =
@@ -656,7 +656,7 @@ fn an_event_that_is_larger_than_an_outbox_reaches_everybody() {
     }
 }
 
-fn a_since_in_the_future_is_told_so_and_goes_on_live() {
+fn a_since_in_the_future_is_not_recovered_but_goes_live() {
     let server = TestServer::start();
     commit(server.server(), 1, 3, 10);
     let last = newest(&server);
@@ -720,7 +720,7 @@ fn a_replay_during_event_removal_has_no_gap() {
     assert!(!Ws::since(&server, OLD - 1).recovered());
 }
 
-fn a_second_server_on_the_same_data_goes_on_with_the_next_seq() {
+fn a_second_server_on_the_same_data_continues_the_seq() {
     let mut server = TestServer::start();
     let mut expected = newest(&server);
     let first = expected;
@@ -735,7 +735,7 @@ fn a_second_server_on_the_same_data_goes_on_with_the_next_seq() {
     Follower::new(server.address(), first, None).until(expected);
 }
 
-fn a_restart_while_200_clients_are_connected_loses_nothing() {
+fn a_restart_with_200_clients_loses_no_event() {
     let mut server = TestServer::start();
     let (start, address) = (newest(&server), server.address());
     let target = AtomicU64::new(u64::MAX);
@@ -850,7 +850,7 @@ fn commits_of_many_threads_reach_all_clients_in_one_order() {
     });
 }
 
-fn runs_of_the_engine_in_a_crowd_are_told_whole_and_in_order() {
+fn concurrent_runs_reach_many_clients_whole_and_in_order() {
     let server = TestServer::start();
     let flow = server.save(&two_nodes());
     let start = newest(&server);
@@ -925,7 +925,7 @@ fn a_flood_of_pings_during_large_messages_corrupts_no_frame() {
     });
 }
 
-fn a_hundred_clients_that_never_read_are_cut_and_disturb_nobody() {
+fn a_hundred_non_readers_are_closed_and_disturb_no_other() {
     let server = TestServer::start();
     let mut stuck: Vec<Ws> =
         (0..100).map(|_| Ws::with_small_buffer(server.address(), "/ws")).collect();
@@ -944,7 +944,7 @@ fn a_hundred_clients_that_never_read_are_cut_and_disturb_nobody() {
     }
 }
 
-fn a_hundred_clients_that_flood_pings_disturb_nobody() {
+fn a_hundred_ping_flooders_disturb_no_other() {
     let server = TestServer::start();
     let address = server.address();
     healthy_beside(&server, 200, |over| {
@@ -1006,7 +1006,7 @@ fn a_hundred_garbage_senders_are_closed_and_disturb_no_other() {
     });
 }
 
-fn two_hundred_half_request_heads_disturb_nobody() {
+fn two_hundred_half_request_heads_disturb_no_other() {
     let server = TestServer::start();
     let whole = handshake(server.address(), "/ws");
     let mut random = seeded(0);
@@ -1028,7 +1028,7 @@ fn two_hundred_half_request_heads_disturb_nobody() {
     all_are_gone(&server);
 }
 
-fn fifty_connections_that_are_reset_at_once_disturb_nobody() {
+fn fifty_simultaneous_resets_disturb_no_other() {
     let server = TestServer::start();
     let address = server.address();
     healthy_beside(&server, 200, |_| {
@@ -1132,7 +1132,7 @@ fn changing_subscriptions_never_deliver_a_wrong_event() {
     });
 }
 
-fn a_subscription_during_a_replay_holds_from_its_answer_on() {
+fn a_subscription_during_a_replay_holds_from_its_reply() {
     let server = TestServer::start();
     commit_cycling(server.server(), 3_000, 500, 3, Duration::ZERO);
     let last = newest(&server);
@@ -1159,7 +1159,7 @@ fn a_subscription_during_a_replay_holds_from_its_answer_on() {
     });
 }
 
-fn many_distinct_filters_each_get_exactly_what_they_ask_for() {
+fn many_distinct_filters_each_get_exactly_their_events() {
     let server = TestServer::start();
     let mut all: Vec<Ws> = (0..150).map(|_| Ws::to(&server)).collect();
     for (flow, ws) in all.iter_mut().enumerate() {
@@ -1177,7 +1177,7 @@ fn many_distinct_filters_each_get_exactly_what_they_ask_for() {
     }
 }
 
-fn of_many_subscriptions_in_a_row_the_last_one_holds() {
+fn the_last_of_many_subscriptions_applies() {
     let server = TestServer::start();
     let mut ws = Ws::to(&server);
     let many: Vec<u8> =
@@ -1223,7 +1223,7 @@ fn private_messages_never_reach_another_client() {
     all_are_gone(&server);
 }
 
-fn each_request_gets_an_answer() {
+fn each_request_gets_a_reply() {
     let server = TestServer::start();
     in_threads(4, |_| {
         let mut ws = Ws::to(&server);
@@ -1236,7 +1236,7 @@ fn each_request_gets_an_answer() {
     });
 }
 
-fn http_is_answered_while_a_hundred_clients_take_events() {
+fn http_responds_while_a_hundred_clients_receive_events() {
     let server = TestServer::start();
     let address = server.address();
     let start = newest(&server);
@@ -1262,7 +1262,7 @@ fn http_is_answered_while_a_hundred_clients_take_events() {
 // ---------------------------------------------------------------------------------------------
 // The protocol
 
-fn control_frames_between_fragments_are_answered_in_order() {
+fn control_frames_between_fragments_get_replies_in_order() {
     let server = TestServer::start();
     in_threads(8, |number| {
         let mut random = seeded(number);
@@ -1294,7 +1294,7 @@ fn control_frames_between_fragments_are_answered_in_order() {
     });
 }
 
-fn a_handshake_and_frames_that_come_byte_by_byte_are_understood() {
+fn a_handshake_and_frames_sent_byte_by_byte_are_parsed() {
     let server = TestServer::start();
     in_threads(6, |_| {
         let mut stream = server.connect();
@@ -1355,7 +1355,7 @@ fn messages_above_the_size_limit_are_closed_with_1009() {
     });
 }
 
-fn clients_that_close_their_half_only_are_let_go() {
+fn half_closed_clients_are_disconnected() {
     let server = TestServer::start();
     let mut all: Vec<Ws> = (0..50).map(|_| Ws::to(&server)).collect();
     for ws in &all {
@@ -1367,7 +1367,7 @@ fn clients_that_close_their_half_only_are_let_go() {
     }
 }
 
-fn pongs_that_nobody_asked_for_are_taken_in_silence() {
+fn unsolicited_pongs_are_ignored() {
     let server = TestServer::start();
     let mut ws = Ws::to(&server);
     let pongs = frame(FIN | PONG, b"unasked").repeat(900);
@@ -1409,7 +1409,7 @@ fn a_protocol_error_during_events_is_closed_once() {
     });
 }
 
-fn a_goodbye_amid_events_is_answered_once_and_nothing_follows() {
+fn a_close_amid_events_gets_one_reply_and_no_frame_follows() {
     let server = TestServer::start();
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -1434,7 +1434,7 @@ fn a_goodbye_amid_events_is_answered_once_and_nothing_follows() {
     all_are_gone(&server);
 }
 
-fn client_and_server_that_close_at_once_exchange_one_close_each() {
+fn simultaneous_closes_exchange_one_close_each() {
     for _ in 0..3 {
         let mut server = TestServer::start();
         let all: Vec<Ws> = (0..40).map(|_| Ws::to(&server)).collect();
@@ -1500,7 +1500,7 @@ fn shutdown_under_load_closes_clients_and_keeps_all_commits() {
     Follower::new(server.address(), start, None).until(start + found);
 }
 
-fn clients_that_come_while_the_server_goes_are_not_left_hanging() {
+fn clients_connecting_during_shutdown_do_not_hang() {
     for _ in 0..2 {
         let mut server = TestServer::start();
         let address = server.address();
@@ -1534,7 +1534,7 @@ fn clients_that_come_while_the_server_goes_are_not_left_hanging() {
     }
 }
 
-fn at_a_shutdown_a_crowd_is_sent_away_in_batches() {
+fn shutdown_closes_many_clients_in_batches() {
     let mut server = TestServer::start();
     let crowd: Vec<Ws> = (0..500).map(|_| Ws::to(&server)).collect();
     let closed: Vec<Instant> = thread::scope(|scope| {
@@ -1557,7 +1557,7 @@ fn at_a_shutdown_a_crowd_is_sent_away_in_batches() {
     assert!(spread > Duration::from_millis(100), "all within {spread:?}");
 }
 
-fn clients_that_never_read_do_not_hold_a_shutdown_up() {
+fn clients_that_never_read_do_not_delay_shutdown() {
     let mut server = TestServer::start();
     let stuck: Vec<Ws> = (0..20).map(|_| Ws::with_small_buffer(server.address(), "/ws")).collect();
     let hub = server.server().core().hub.clone();
@@ -1585,46 +1585,46 @@ macro_rules! scenarios {
 const SCENARIOS: &[Scenario] = scenarios![
     a_recovery_storm_of_500_clients_has_no_gap_and_no_repeat,
     a_recovery_storm_respects_subscriptions,
-    slow_readers_are_cut_with_1013_and_find_everything_by_since,
+    slow_readers_are_closed_with_1013_and_can_catch_up,
     a_burst_larger_than_an_outbox_reaches_every_client,
-    an_event_that_is_larger_than_an_outbox_reaches_everybody,
-    a_since_in_the_future_is_told_so_and_goes_on_live,
+    an_event_larger_than_an_outbox_reaches_every_client,
+    a_since_in_the_future_is_not_recovered_but_goes_live,
     a_replay_during_event_removal_has_no_gap,
-    a_second_server_on_the_same_data_goes_on_with_the_next_seq,
-    a_restart_while_200_clients_are_connected_loses_nothing,
+    a_second_server_on_the_same_data_continues_the_seq,
+    a_restart_with_200_clients_loses_no_event,
     a_replay_of_100000_events_is_streamed_beside_live_clients,
     thirty_clients_catch_up_at_once_while_events_flow,
     clients_that_leave_during_a_replay_leak_nothing,
     commits_of_many_threads_reach_all_clients_in_one_order,
-    runs_of_the_engine_in_a_crowd_are_told_whole_and_in_order,
+    concurrent_runs_reach_many_clients_whole_and_in_order,
     a_flood_of_pings_during_large_messages_corrupts_no_frame,
-    a_hundred_clients_that_never_read_are_cut_and_disturb_nobody,
-    a_hundred_clients_that_flood_pings_disturb_nobody,
+    a_hundred_non_readers_are_closed_and_disturb_no_other,
+    a_hundred_ping_flooders_disturb_no_other,
     a_hundred_garbage_senders_are_closed_and_disturb_no_other,
-    two_hundred_half_request_heads_disturb_nobody,
-    fifty_connections_that_are_reset_at_once_disturb_nobody,
+    two_hundred_half_request_heads_disturb_no_other,
+    fifty_simultaneous_resets_disturb_no_other,
     without_free_descriptors_clients_get_503_until_some_are_free,
     concurrent_clients_are_counted_and_have_unique_ids,
     changing_subscriptions_never_deliver_a_wrong_event,
-    a_subscription_during_a_replay_holds_from_its_answer_on,
-    many_distinct_filters_each_get_exactly_what_they_ask_for,
-    of_many_subscriptions_in_a_row_the_last_one_holds,
+    a_subscription_during_a_replay_holds_from_its_reply,
+    many_distinct_filters_each_get_exactly_their_events,
+    the_last_of_many_subscriptions_applies,
     private_messages_never_reach_another_client,
-    each_request_gets_an_answer,
-    http_is_answered_while_a_hundred_clients_take_events,
-    control_frames_between_fragments_are_answered_in_order,
-    a_handshake_and_frames_that_come_byte_by_byte_are_understood,
+    each_request_gets_a_reply,
+    http_responds_while_a_hundred_clients_receive_events,
+    control_frames_between_fragments_get_replies_in_order,
+    a_handshake_and_frames_sent_byte_by_byte_are_parsed,
     frames_sent_with_the_handshake_are_not_lost,
     messages_above_the_size_limit_are_closed_with_1009,
-    clients_that_close_their_half_only_are_let_go,
-    pongs_that_nobody_asked_for_are_taken_in_silence,
+    half_closed_clients_are_disconnected,
+    unsolicited_pongs_are_ignored,
     a_protocol_error_during_events_is_closed_once,
-    a_goodbye_amid_events_is_answered_once_and_nothing_follows,
-    client_and_server_that_close_at_once_exchange_one_close_each,
+    a_close_amid_events_gets_one_reply_and_no_frame_follows,
+    simultaneous_closes_exchange_one_close_each,
     shutdown_under_load_closes_clients_and_keeps_all_commits,
-    clients_that_come_while_the_server_goes_are_not_left_hanging,
-    at_a_shutdown_a_crowd_is_sent_away_in_batches,
-    clients_that_never_read_do_not_hold_a_shutdown_up,
+    clients_connecting_during_shutdown_do_not_hang,
+    shutdown_closes_many_clients_in_batches,
+    clients_that_never_read_do_not_delay_shutdown,
 ];
 
 /// Returns the names of the process's threads, in order.

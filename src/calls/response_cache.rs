@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_answers_take_no_more_memory_than_they_may_and_the_last_is_found() {
+    fn cached_responses_stay_within_the_memory_limit() {
         let dir = tempfile::tempdir().unwrap();
         let (store, _writer) = Store::open(dir.path()).unwrap();
         let answers = ResponseCache::new(Arc::new(store));

@@ -20,7 +20,7 @@ fn key(config: &Config, provider: &str) -> Option<String> {
 }
 
 #[test]
-fn without_any_settings_it_works_on_loopback() {
+fn the_default_configuration_listens_on_loopback() {
     let config = Config::from_sources(Overrides::default(), &|_| None).unwrap();
     assert_eq!(config.listen.to_string(), LISTEN_DEFAULT);
     assert!(config.providers["echo"].missing_key_hint.is_none());
@@ -30,7 +30,7 @@ fn without_any_settings_it_works_on_loopback() {
 }
 
 #[test]
-fn flags_win_over_the_file() {
+fn flags_override_the_file() {
     let toml = "listen = '127.0.0.1:1'\ndata = 'a'";
     let given = Overrides { listen: Some("127.0.0.1:2".into()), ..Overrides::default() };
     let config = load(toml, given, &[]).unwrap();
@@ -38,7 +38,7 @@ fn flags_win_over_the_file() {
 }
 
 #[test]
-fn the_file_of_prices_is_looked_for_beside_the_configuration() {
+fn the_price_file_path_is_relative_to_the_config_file() {
     let toml = "prices = 'mine.toml'";
     let config = load(toml, Overrides::default(), &[]).unwrap();
     let path = config.prices.unwrap();
@@ -49,7 +49,7 @@ fn the_file_of_prices_is_looked_for_beside_the_configuration() {
 }
 
 #[test]
-fn keys_come_from_where_the_file_says() {
+fn api_keys_come_from_the_configured_source() {
     let toml = "
         [providers.mine]
         kind = 'openai'
@@ -70,7 +70,7 @@ fn keys_come_from_where_the_file_says() {
 }
 
 #[test]
-fn aliases_and_what_clients_may_do_come_from_the_file() {
+fn aliases_and_client_policies_come_from_the_file() {
     let toml = "
         [aliases]
         fast = ['openai/a', 'openrouter/b/c']
@@ -110,7 +110,7 @@ fn stream_usage_is_requested_unless_refused() {
 }
 
 #[test]
-fn gemini_has_its_key_under_either_name() {
+fn gemini_key_is_read_from_either_variable() {
     for (variables, expected) in [
         (&[("GOOGLE_API_KEY", "b")][..], "b"),
         (&[("GOOGLE_API_KEY", "b"), ("GEMINI_API_KEY", "a")], "a"),
@@ -122,7 +122,7 @@ fn gemini_has_its_key_under_either_name() {
 }
 
 #[test]
-fn ollama_is_where_its_own_programs_look_for_it() {
+fn ollama_url_follows_the_ollama_host_variable() {
     let ollama = |toml: &str, variables: &[(&str, &str)]| {
         let mut config = load(toml, Overrides::default(), variables).unwrap();
         let provider = config.providers.remove("ollama").unwrap();

@@ -444,14 +444,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sum_is_known_where_all_its_parts_are() {
+    fn a_sum_with_an_unknown_part_is_unknown() {
         let cent = Some(Usd::from_nanousd(10_000_000));
         assert_eq!(sum([cent, cent].into_iter()), Some(Usd::from_nanousd(20_000_000)));
         assert_eq!(sum([cent, None, cent].into_iter()), None);
     }
 
     #[test]
-    fn a_long_text_is_kept_up_to_a_whole_character() {
+    fn a_long_text_is_truncated_at_a_character_boundary() {
         let text = "ä".repeat(TEXT_BYTES_MAX);
         let kept = kept(&text);
         assert!(kept.ends_with("ä…") && kept.len() <= TEXT_BYTES_MAX + "…".len());

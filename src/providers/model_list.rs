@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_of_each_kind_are_read() {
+    fn lists_of_each_kind_are_parsed() {
         let openai = json!({"object": "list", "data": [
             {"id": "gpt-4o", "object": "model", "created": 1_715_367_049, "owned_by": "system"},
             {"id": "groq", "created": 0, "active": true, "context_window": 131_072},

@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_may_be_used_again_after_a_day_whether_it_was_removed_or_not() {
+    fn a_key_is_reusable_after_a_day() {
         let db = database();
         let hook =
             NewHook { flow_id: 1, slug: "s".into(), secret_hash: "h".into(), at: Timestamp(0) };
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_of_a_schedule_is_taken_once() {
+    fn a_scheduled_time_is_claimed_once() {
         let db = database();
         let mut new = NewSchedule {
             flow_id: 1,

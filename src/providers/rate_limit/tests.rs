@@ -11,7 +11,7 @@ fn seconds(permits: &[Permit], now: Instant) -> Vec<u64> {
 }
 
 #[test]
-fn calls_above_the_limit_wait_for_room() {
+fn calls_above_the_limit_wait_for_a_permit() {
     let limiter = limiter(Some(2), None);
     let now = Instant::now();
     let permits = [(); 5].map(|()| limiter.enqueue("p", Side::Flows, 1));
@@ -21,7 +21,7 @@ fn calls_above_the_limit_wait_for_room() {
 }
 
 #[test]
-fn dropped_permit_is_free_for_another_call() {
+fn a_dropped_permit_is_free_for_another_call() {
     let limiter = limiter(Some(1), None);
     let now = Instant::now();
     let give = || limiter.enqueue("p", Side::Flows, 1);
@@ -35,7 +35,7 @@ fn dropped_permit_is_free_for_another_call() {
 }
 
 #[test]
-fn call_above_the_token_limit_goes_alone() {
+fn a_call_above_the_token_limit_runs_alone() {
     let limiter = limiter(None, Some(100));
     let permits = [60, 40, 1, 5_000, 1].map(|tokens| limiter.enqueue("p", Side::Clients, tokens));
     assert_eq!(seconds(&permits, Instant::now()), [0, 0, 60, 120, 180]);
@@ -76,7 +76,7 @@ fn clients_and_flows_alternate() {
 }
 
 #[test]
-fn call_that_does_not_ask_is_passed_over_until_it_does() {
+fn a_call_that_does_not_poll_is_skipped_until_it_does() {
     let limiter = limiter(None, Some(30_000));
     let began = Instant::now();
     let give = |side, tokens| limiter.enqueue("p", side, tokens);
@@ -103,7 +103,7 @@ fn call_that_does_not_ask_is_passed_over_until_it_does() {
 }
 
 #[test]
-fn provider_does_not_idle_for_a_flow_that_does_not_ask() {
+fn a_flow_that_does_not_poll_delays_no_other_call() {
     let limiter = limiter(Some(1), None);
     let mut now = Instant::now();
     let flow = limiter.enqueue("p", Side::Flows, 1);
@@ -179,7 +179,7 @@ fn play(limiter: &RateLimiter, calls: &[(u64, bool, u64, u64)]) -> Vec<SentCall>
 
 proptest! {
     #[test]
-    fn no_minute_exceeds_its_limit_however_late_calls_are_made(
+    fn late_calls_never_exceed_the_limit_of_a_minute(
         requests in proptest::option::of(1u32..6),
         most in proptest::option::of(1u64..200),
         calls in proptest::collection::vec(
@@ -197,7 +197,7 @@ proptest! {
     }
 
     #[test]
-    fn sides_keep_their_order_and_alternate(
+    fn client_and_flow_queues_keep_order_and_alternate(
         requests in proptest::option::of(1u32..6),
         most in proptest::option::of(1u64..200),
         calls in proptest::collection::vec((0u64..30_000, any::<bool>(), 0u64..300), 1..60),
