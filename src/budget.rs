@@ -258,7 +258,7 @@ pub fn model_fault(pattern: &str, knows: impl Fn(&str) -> bool) -> Option<String
 /// Parses `{"budgets": […]}`.
 ///
 /// # Errors
-/// If there are faults: [`Error::Invalid`] lists all of them, each with its field.
+/// [`Error::Invalid`] lists all faults, each with its field.
 pub fn parse_all(document: Value) -> Result<Vec<Budget>> {
     let message = "the budgets cannot be set";
     let list = match document {

@@ -64,7 +64,7 @@ impl ResponseCache {
     /// Looks for a response no older than `age_max`.
     ///
     /// # Errors
-    /// If the database cannot be read.
+    /// Read errors of the database.
     pub fn look(&self, key: &str, age_max: Duration, now: Timestamp) -> Result<CacheLookup> {
         let age_max_ms = i64::try_from(age_max.as_millis()).unwrap_or(i64::MAX);
         let since = Timestamp(now.0.saturating_sub(age_max_ms));

@@ -44,7 +44,7 @@ impl Graph {
     /// Parses `{"nodes": […], "edges": […]}`.
     ///
     /// # Errors
-    /// If there are faults: lists all of them, each with the path of its field.
+    /// Returns all faults, each with the path of its field.
     pub fn parse(
         data: &Value,
         provider_is_known: &dyn Fn(&str) -> bool,
@@ -110,7 +110,7 @@ impl Graph {
     /// Adds the declared defaults to a run's input.
     ///
     /// # Errors
-    /// If declared inputs are missing or have another type: lists all of them.
+    /// Returns all declared inputs that are missing or have another type.
     pub fn complete_input(
         &self,
         mut input: serde_json::Map<String, Value>,

@@ -96,7 +96,7 @@ pub struct Names {
 /// Returns the names that a template uses.
 ///
 /// # Errors
-/// If the template cannot be parsed: the reason, with the line.
+/// Returns the reason and the line of a syntax error.
 pub fn names(source: &str) -> Result<Names, String> {
     let template = parse(source)?;
     let mut names = Names::default();

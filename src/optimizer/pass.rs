@@ -98,7 +98,7 @@ impl Pass {
     /// and of applied suggestions. The next pass repeats failed work.
     ///
     /// # Errors
-    /// If the database cannot be read, or if `write` fails.
+    /// Read errors of the database, and errors of `write`.
     pub fn run(&mut self, wanted: Wanted, now: Timestamp, write: Write<'_>) -> Result<()> {
         self.left.extend(wanted.flows);
         if wanted.all {

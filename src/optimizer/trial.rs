@@ -109,8 +109,8 @@ impl Trials {
     /// the named alternative.
     ///
     /// # Errors
-    /// If there is nothing to try: [`Error::Conflict`]. If the alternative does not exist:
-    /// [`Error::Invalid`].
+    /// [`Error::Conflict`] when there is nothing to try, [`Error::Invalid`] for an unknown
+    /// alternative.
     pub fn plan(&self, id: i64, count: usize, alternative: Option<&str>) -> Result<Plan> {
         let suggestion = self.store.suggestion(id)?;
         let proposal = chosen(&suggestion.proposal, alternative)?;
@@ -203,8 +203,8 @@ impl Trials {
     /// has its error in place of the answer.
     ///
     /// # Errors
-    /// If too many trials are in flight: [`Error::Busy`]; if this one is: [`Error::Conflict`]. If
-    /// the server is stopping: [`Error::Stopping`].
+    /// [`Error::Busy`] when too many trials are in flight, [`Error::Conflict`] when this one is,
+    /// [`Error::Stopping`] during shutdown.
     pub fn make(&self, plan: &Plan) -> Result<()> {
         let _guard = self.enter(plan.suggestion_id)?;
         let at = Timestamp::now();

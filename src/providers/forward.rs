@@ -170,7 +170,7 @@ impl Providers {
     /// protocol; `echo` has none.
     ///
     /// # Errors
-    /// If there is no complete answer; see [`FailureKind`].
+    /// [`FailureKind`] lists the causes of an incomplete or missing answer.
     pub fn forward(
         &self,
         forward: &Forward<'_>,

@@ -11,7 +11,7 @@ const DEPTH_MAX: usize = 32;
 /// paid for, and its usage is near its top.
 ///
 /// # Errors
-/// If it is not JSON.
+/// Returns serde's error for invalid JSON.
 pub(super) fn read(json: &[u8]) -> serde_json::Result<Value> {
     serde_json::from_slice(json).or_else(|error| {
         // Validates the whole text without recursion.

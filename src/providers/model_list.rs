@@ -71,7 +71,7 @@ impl Providers {
     /// Lists a provider's models, with the key and at the address of its calls.
     ///
     /// # Errors
-    /// If the request fails: a sentence without the key.
+    /// Returns the reason as a sentence without the key.
     pub fn list_models(&self, provider: &str, cancel: &Cancel) -> Result<Vec<Listed>, String> {
         let entered = Scope::enter(cancel);
         self.exchange_list(provider, &entered.scope)

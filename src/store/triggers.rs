@@ -45,7 +45,7 @@ from_row!(ScheduleRecord; flow_id, cron, timezone, missed, enabled, updated_at, 
 
 impl Store {
     /// # Errors
-    /// If the flow has no webhook ([`Error::NotFound`]).
+    /// [`Error::NotFound`] for a flow without a webhook.
     pub fn hook(&self, flow_id: FlowId) -> Result<HookRecord> {
         self.one(&format!("SELECT {HOOK_COLUMNS} FROM hooks WHERE flow_id = ?1"), [flow_id])?
             .ok_or_else(|| Error::NotFound(format!("webhook of flow {flow_id}")))
@@ -64,7 +64,7 @@ impl Store {
     }
 
     /// # Errors
-    /// If the flow has no schedule ([`Error::NotFound`]).
+    /// [`Error::NotFound`] for a flow without a schedule.
     pub fn schedule(&self, flow_id: FlowId) -> Result<ScheduleRecord> {
         let sql = format!("SELECT {SCHEDULE_COLUMNS}, input FROM schedules WHERE flow_id = ?1");
         self.one(&sql, [flow_id])?
