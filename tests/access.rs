@@ -397,7 +397,7 @@ fn tokens_and_keys_are_never_stored_or_logged() {
     );
     let whole = bearer(TOKEN);
     let fields = [("authorization", &*whole)];
-    let mut told = String::new();
+    let mut responses = String::new();
     for prompt in ["refuse", "page", "redirect", "garbage", "stream", "model"] {
         let flow = chain(prompt, &[agent("a", "openai", "gpt-4o-mini", prompt)]).to_string();
         let saved = server.request("POST", "/api/flows", &fields, flow.as_bytes());
@@ -405,23 +405,23 @@ fn tokens_and_keys_are_never_stored_or_logged() {
         let path = format!("/api/flows/{}/execute?wait=true", saved.json()["id"]);
         let run = server.request("POST", &path, &fields, b"").text();
         assert!(run.contains("FAILED"), "{run}");
-        told.push_str(&run);
+        responses.push_str(&run);
     }
-    assert!(told.contains("***"), "{told}");
+    assert!(responses.contains("***"), "{responses}");
     for path in ["/api/runs", "/api/ledger", "/api/ledger.csv", "/api/ledger/summary", "/api/flows"]
     {
-        told.push_str(&server.request("GET", path, &fields, b"").text());
+        responses.push_str(&server.request("GET", path, &fields, b"").text());
     }
     for wrong in [TOKEN.to_uppercase(), format!("{TOKEN} {TOKEN}")] {
-        told.push_str(
+        responses.push_str(
             &server.request("GET", "/api/flows", &[("authorization", &bearer(&wrong))], b"").text(),
         );
     }
     let protocol = format!("flowledger, bearer.{}", hex(TOKEN));
-    told.push_str(
+    responses.push_str(
         &server.request("GET", "/ws", &[("sec-websocket-protocol", &protocol)], b"").text(),
     );
-    told.push_str(
+    responses.push_str(
         &server
             .request("GET", &format!("/ws?since={TOKEN}"), &fields, b"")
             .text()
@@ -438,7 +438,7 @@ fn tokens_and_keys_are_never_stored_or_logged() {
     for _ in 0..6 {
         loop {
             let message = socket.read().unwrap().into_text().unwrap_or_default();
-            told.push_str(&message);
+            responses.push_str(&message);
             if message.contains("FLOW_FAILED") {
                 break;
             }
@@ -455,7 +455,7 @@ fn tokens_and_keys_are_never_stored_or_logged() {
     let mut places = vec![
         ("standard output".into(), ended.stdout.into_bytes()),
         ("standard error".into(), ended.stderr.into_bytes()),
-        ("answers".into(), told.into_bytes()),
+        ("answers".into(), responses.into_bytes()),
     ];
     places.extend(everything_below(&home.data()));
     assert!(places.len() > 3, "no database was found");

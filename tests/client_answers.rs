@@ -78,18 +78,18 @@ fn write_stream(stream: &mut TcpStream, text: &str) {
 }
 
 /// An upstream that reports each request and answers on demand.
-fn patient(
+fn on_demand(
     answer: impl Fn(&mut TcpStream) + Send + Sync + 'static,
 ) -> (Upstream, Receiver<()>, Sender<()>) {
-    let (asked, questions) = unbounded();
-    let (leave, left) = unbounded::<()>();
+    let (arrived, arrivals) = unbounded();
+    let (release, released) = unbounded::<()>();
     let upstream = Upstream::start(move |_, stream| {
-        let _ = asked.send(());
-        if left.recv_timeout(DEADLINE).is_ok() {
+        let _ = arrived.send(());
+        if released.recv_timeout(DEADLINE).is_ok() {
             answer(stream);
         }
     });
-    (upstream, questions, leave)
+    (upstream, arrivals, release)
 }
 
 #[test]
@@ -292,7 +292,7 @@ fn a_forwarded_client_key_has_separate_cached_responses() {
 #[test]
 fn concurrent_equal_requests_share_one_call() {
     for is_streamed in [false, true] {
-        let (upstream, questions, leave) = patient(move |stream| {
+        let (upstream, arrivals, release) = on_demand(move |stream| {
             if is_streamed {
                 write_stream(stream, "well");
             } else {
@@ -302,12 +302,12 @@ fn concurrent_equal_requests_share_one_call() {
         let server = server(&upstream);
         let body = chat("x", is_streamed);
         std::thread::scope(|scope| {
-            let asking = [(); 4].map(|()| scope.spawn(|| ask(&server, &body)));
-            questions.recv_timeout(DEADLINE).unwrap();
-            leave.send(()).unwrap();
-            let answers = asking.map(|it| it.join().unwrap());
-            let bought = answers.iter().filter(|it| !was_cached(it)).count();
-            assert_eq!(bought, 1);
+            let callers = [(); 4].map(|()| scope.spawn(|| ask(&server, &body)));
+            arrivals.recv_timeout(DEADLINE).unwrap();
+            release.send(()).unwrap();
+            let answers = callers.map(|it| it.join().unwrap());
+            let uncached = answers.iter().filter(|it| !was_cached(it)).count();
+            assert_eq!(uncached, 1);
             assert!(answers.iter().all(|it| it.body == answers[0].body));
         });
         assert_eq!(upstream.count(), 1);
@@ -317,7 +317,7 @@ fn concurrent_equal_requests_share_one_call() {
 
 #[test]
 fn a_failure_is_not_cached_and_waiting_callers_retry() {
-    let (upstream, questions, leave) = patient(|stream| {
+    let (upstream, arrivals, release) = on_demand(|stream| {
         let _ = stream.write_all(json_answer("400 Bad Request", "{}").as_bytes());
     });
     let server = server(&upstream);
@@ -327,12 +327,12 @@ fn a_failure_is_not_cached_and_waiting_callers_retry() {
         server.request("POST", CHAT, &headers, body.as_bytes())
     };
     std::thread::scope(|scope| {
-        let asking = [(); 2].map(|()| scope.spawn(send));
+        let callers = [(); 2].map(|()| scope.spawn(send));
         for _ in 0..2 {
-            questions.recv_timeout(DEADLINE).unwrap();
-            leave.send(()).unwrap();
+            arrivals.recv_timeout(DEADLINE).unwrap();
+            release.send(()).unwrap();
         }
-        for answer in asking {
+        for answer in callers {
             let answer = answer.join().unwrap();
             assert_eq!((answer.status, answer.text().as_str()), (400, "{}"));
         }
@@ -408,11 +408,11 @@ fn a_cacheable_stream_is_forwarded_live() {
 
 #[test]
 fn clients_waiting_for_a_shared_call_get_503_at_shutdown() {
-    let (upstream, questions, _leave) = patient(|_| {});
+    let (upstream, arrivals, _release) = on_demand(|_| {});
     let mut server = server(&upstream);
     let body = chat("x", false);
     let mut clients = [(); 2].map(|()| send(&server, &body));
-    questions.recv_timeout(DEADLINE).unwrap();
+    arrivals.recv_timeout(DEADLINE).unwrap();
     server.stop();
     for client in &mut clients {
         let mut answer = Vec::new();

@@ -53,7 +53,7 @@ fn ask(server: &TestServer, path: &str, model: &str) -> Response {
 }
 
 /// An upstream that writes one step each time the test releases it.
-fn patient(steps: &[String]) -> (Upstream, Sender<()>) {
+fn stepwise(steps: &[String]) -> (Upstream, Sender<()>) {
     let (go, wait) = bounded::<()>(0);
     let steps = steps.to_vec();
     let upstream = Upstream::start(move |_, stream| {
@@ -70,11 +70,11 @@ fn patient(steps: &[String]) -> (Upstream, Sender<()>) {
 
 /// An upstream that writes `text` and keeps the connection open until the test ends.
 pub fn open_ended(text: String) -> (Upstream, Sender<()>) {
-    patient(&[text, String::new()])
+    stepwise(&[text, String::new()])
 }
 
 /// An upstream that writes `text`, then comments until the test ends.
-fn chatty(text: String) -> (Upstream, Sender<()>) {
+fn unending(text: String) -> (Upstream, Sender<()>) {
     let (end, ended) = bounded::<()>(0);
     let upstream = Upstream::start(move |_, stream| {
         let _ = stream.write_all(format!("{STREAM_HEAD}{text}").as_bytes());
@@ -137,7 +137,7 @@ fn output_before_a_disconnect_is_recorded() {
                 "openai" => (String::new(), 7),
                 _ => (message_start(), 25),
             };
-            let (upstream, _end) = chatty(begin + &once_upon(provider));
+            let (upstream, _end) = unending(begin + &once_upon(provider));
             let server = server_with(&upstream, |config| {
                 let policy = ClientPolicy { drain_max, ..ClientPolicy::default() };
                 config.gateway.policies.insert(provider.into(), policy);
@@ -288,9 +288,9 @@ fn only_complete_events_are_forwarded_and_at_once() {
             // Now the connection ends.
             go.send_timeout((), DEADLINE).unwrap();
             let rest = conversation.chunks();
-            let told = data_of(&rest);
-            assert_eq!(told.len(), 1, "{rest}");
-            let message = told[0]["error"]["message"].as_str().unwrap();
+            let reported = data_of(&rest);
+            assert_eq!(reported.len(), 1, "{rest}");
+            let message = reported[0]["error"]["message"].as_str().unwrap();
             assert!(message.contains("before the answer was complete"), "{rest}");
             assert_eq!(rows(&server, 1)[0]["status"], "FAILED");
         }
@@ -309,10 +309,10 @@ fn large_events_are_forwarded_and_oversized_ones_refused() {
         if status == "SUCCESS" {
             assert!(text == answer);
         } else {
-            let told = text.strip_prefix(&delta("x")).unwrap();
-            assert!(told.len() < 1_000, "{} bytes", told.len());
-            let told = &data_of(told)[0]["error"]["message"];
-            assert!(told.as_str().unwrap().contains("an event is longer than"));
+            let reported = text.strip_prefix(&delta("x")).unwrap();
+            assert!(reported.len() < 1_000, "{} bytes", reported.len());
+            let reported = &data_of(reported)[0]["error"]["message"];
+            assert!(reported.as_str().unwrap().contains("an event is longer than"));
         }
         let row = &rows(&server, 1)[0];
         assert_eq!((&row["status"], &row["output_tokens"]), (&json!(status), &json!(1)));
@@ -362,7 +362,7 @@ fn a_break_in_the_first_event_triggers_the_fallback() {
 #[test]
 fn other_streams_are_forwarded_line_by_line() {
     let line = "{\"choices\":[]}\n".to_owned();
-    let (upstream, go) = patient(&[line.clone(), line.clone(), String::new()]);
+    let (upstream, go) = stepwise(&[line.clone(), line.clone(), String::new()]);
     let server = server(&upstream);
     let mut conversation = Conversation::with(&server);
     conversation.ask(CHAT, &chat("gpt-4o-mini", true).to_string());
@@ -446,7 +446,7 @@ fn comments_keep_a_stream_alive_until_the_total_timeout() {
 fn a_comment_is_forwarded_at_once_without_an_empty_line() {
     let comment = ": keep-alive\n".to_owned();
     let (upstream, go) =
-        patient(&[comment.clone(), comment.clone(), delta("x") + "data: [DONE]\n\n"]);
+        stepwise(&[comment.clone(), comment.clone(), delta("x") + "data: [DONE]\n\n"]);
     let server = server(&upstream);
     let mut conversation = Conversation::with(&server);
     // The client does not ask for usage, so that chunk is hidden.
@@ -553,12 +553,12 @@ fn a_long_error_is_forwarded_whole_or_replaced() {
             let server = server(&upstream);
             let response = ask(&server, path, model);
             assert_eq!(response.status, status);
-            let said = response.json()["error"]["message"].clone();
-            let said = said.as_str().unwrap();
+            let error_message = response.json()["error"]["message"].clone();
+            let error_message = error_message.as_str().unwrap();
             if status == 400 {
-                assert!(said == message);
+                assert!(error_message == message);
             } else {
-                assert!(said.contains("answered with status 400"), "{said}");
+                assert!(error_message.contains("answered with status 400"), "{error_message}");
             }
             let row = &rows(&server, 1)[0];
             let message = row["error_message"].as_str().unwrap();
@@ -571,7 +571,7 @@ fn a_long_error_is_forwarded_whole_or_replaced() {
 #[test]
 fn an_error_event_ends_an_open_stream() {
     let error = event(&json!({"type": "error", "error": {"message": "overloaded"}}));
-    for (upstream, _end) in [open_ended(error.clone()), chatty(error)] {
+    for (upstream, _end) in [open_ended(error.clone()), unending(error)] {
         let server = server(&upstream);
         for (path, _, model) in WAYS {
             let began = Instant::now();

@@ -585,13 +585,13 @@ fn a_key_and_its_budget_are_created_atomically() {
     assert_eq!(fields, ["name", "expiresAt", "budget.per"]);
     assert_eq!(budgets().as_array().unwrap().len(), 1);
     let keys = server.get("/api/keys").json();
-    let told: Vec<(&Value, &Value)> = keys["items"]
+    let listed: Vec<(&Value, &Value)> = keys["items"]
         .as_array()
         .unwrap()
         .iter()
         .map(|key| (&key["name"], &key["budgets"]))
         .collect();
-    assert_eq!(told, [(&json!("other"), &json!([])), (&json!("laptop"), &json!(["laptop"]))]);
+    assert_eq!(listed, [(&json!("other"), &json!([])), (&json!("laptop"), &json!(["laptop"]))]);
     // Earlier use still counts after a second budget was added.
     let second = make(
         json!({"name": "b", "budget": {"name": "of b", "per": "month", "limitUsd": "2", "hard": false}}),
@@ -669,11 +669,11 @@ fn endless(end: crossbeam_channel::Receiver<()>) -> (Upstream, Arc<AtomicUsize>)
         let _ = stream.write_all(STREAM_HEAD.as_bytes());
         let first = json!({"model": "gpt-4o-mini", "choices": [{"delta": {"content": "x"}}], "usage": {"prompt_tokens": 7, "completion_tokens": 1}});
         let _ = stream.write_all(format!("data: {first}\n\n").as_bytes());
-        let goes_on = || {
+        let is_open = || {
             let waited = end.lock().unwrap().recv_timeout(Duration::from_millis(5));
             matches!(waited, Err(RecvTimeoutError::Timeout))
         };
-        while goes_on() {
+        while is_open() {
             count.fetch_add(1, Ordering::SeqCst);
             if stream.write_all(delta("more").as_bytes()).is_err() {
                 return;
@@ -741,9 +741,9 @@ fn an_abandoned_call_without_output_ends_as_configured() {
         drop(conversation);
     }
     for row in rows(&server, 2) {
-        let said = (&row["status"], &row["error_message"], &row["total_cost_usd"]);
+        let outcome = (&row["status"], &row["error_message"], &row["total_cost_usd"]);
         let expected = (&json!("CANCELLED"), &json!("the client has left"), &Value::Null);
-        assert_eq!(said, expected);
+        assert_eq!(outcome, expected);
     }
 }
 

@@ -265,7 +265,7 @@ fn after_a_power_cut_the_row_is_unknown_and_the_run_resumes() {
     is_stuck.store(false, Ordering::SeqCst);
 
     let server = Served::start(&mut on(&home, &upstream, &serve));
-    eventually("the run goes on", || {
+    eventually("the run continues", || {
         server.get(&format!("/api/runs/{run}"))["status"] == "COMPLETED"
     });
     let rows = server.get("/api/ledger");
@@ -320,7 +320,7 @@ fn a_restart_keeps_all_data() {
     }
     use std::os::unix::fs::PermissionsExt;
     let mode = std::fs::metadata(home.data()).unwrap().permissions().mode();
-    assert_eq!(mode & 0o777, 0o700, "the data is nobody else's business");
+    assert_eq!(mode & 0o777, 0o700, "only the owner can read the data");
 }
 
 #[test]
@@ -552,7 +552,7 @@ fn a_closed_output_pipe_causes_no_panic() {
     // The reader closes the pipe long before there is a result.
     shell.args(["-c", r#""$0" run "$1" -i topic=x | :"#]).arg(program).arg(flow);
     shell.env("FLOWLEDGER_DATA", home.data());
-    let said = Running::start(&mut shell).end().stderr;
-    assert!(!said.contains("panicked"), "{said}");
-    assert!(said.contains("Total"), "{said}");
+    let stderr_text = Running::start(&mut shell).end().stderr;
+    assert!(!stderr_text.contains("panicked"), "{stderr_text}");
+    assert!(stderr_text.contains("Total"), "{stderr_text}");
 }

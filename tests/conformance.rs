@@ -233,7 +233,7 @@ fn a_ping_gets_a_pong_with_its_payload_and_a_pong_no_reply() {
     peer.expect("a chopped ping", PONG, b"byte by byte");
     peer.send(&frame(FIN | PONG, b"unasked"));
     peer.send(&frame(FIN | PING, b"after it"));
-    peer.expect("after a pong that nobody asked for", PONG, b"after it");
+    peer.expect("after an unsolicited pong", PONG, b"after it");
     peer.says_goodbye();
     server.fails("a ping that is too long", &frame(FIN | PING, &[0xfe; 126]), 1002);
     server.fails("a pong that is too long", &frame(FIN | PONG, &[0xfe; 126]), 1002);

@@ -64,12 +64,12 @@ fn a_failed_run_resumes_at_the_failed_node() {
     assert_eq!(run["nodes"][1]["attempt"], 2);
     assert_eq!(run["error"], Value::Null);
     let calls: Vec<&Value> = run["calls"].as_array().unwrap().iter().collect();
-    let told: Vec<Value> = calls
+    let shown: Vec<Value> = calls
         .iter()
         .map(|call| json!([call["node_id"], call["attempt"], call["status"]]))
         .collect();
     assert_eq!(
-        told,
+        shown,
         [json!(["a", 1, "SUCCESS"]), json!(["b", 1, "FAILED"]), json!(["b", 2, "SUCCESS"])]
     );
     // The sums cover all attempts.

@@ -133,11 +133,11 @@ fn concurrent_heavy_reads_are_limited() {
     assert_eq!(server.running.end().code, Some(0));
     fill(&home, 20_000);
     let server = Served::start(&mut serve_with(256, &home));
-    let (is_over, most) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let (is_over, readers_max) = (AtomicBool::new(false), AtomicUsize::new(0));
     let answers: Vec<Option<u16>> = thread::scope(|scope| {
         scope.spawn(|| {
             while !is_over.load(Ordering::SeqCst) {
-                most.fetch_max(count(&server, "fd"), Ordering::SeqCst);
+                readers_max.fetch_max(count(&server, "fd"), Ordering::SeqCst);
                 thread::park_timeout(Duration::from_millis(5));
             }
         });
@@ -161,8 +161,8 @@ fn concurrent_heavy_reads_are_limited() {
     assert!(answers.iter().all(served), "{answers:?}");
     assert!(answers.contains(&Some(200)), "{answers:?}");
     // The clients, two descriptors per reader, and the server's other descriptors.
-    let most = most.into_inner();
-    assert!(most < CLIENTS + 2 * 16 + 30, "{most} descriptors");
+    let readers_max = readers_max.into_inner();
+    assert!(readers_max < CLIENTS + 2 * 16 + 30, "{readers_max} descriptors");
     assert_eq!(get(&server, "/api/health"), Some(200));
     server.running.signal("TERM");
     assert_eq!(server.running.end().code, Some(0));

@@ -113,7 +113,7 @@ fn user_prices_reload_when_their_file_changes() {
     // The file is checked when a price is needed, but at most every few seconds.
     eventually("the fault is logged", || {
         assert_eq!(price(&server)["usd_per_mtok"]["input"], json!(0.75));
-        server.running.has_told("mine.toml, line 4: ")
+        server.running.has_logged("mine.toml, line 4: ")
     });
 }
 

@@ -97,7 +97,7 @@ fn a_client_that_leaves_within_its_body_gets_no_response() {
     stream.write_all(head.as_bytes()).unwrap();
     stream.shutdown(std::net::Shutdown::Write).unwrap();
     assert_eq!(to_the_end(&mut stream), "");
-    eventually("the server goes on", || server.get("/api/health").status == 200);
+    eventually("the server continues", || server.get("/api/health").status == 200);
 }
 
 #[test]

@@ -67,11 +67,11 @@ fn transient_failures_are_retried_with_a_row_per_attempt() {
     assert_eq!(run["nodes"][0]["attempt"], 3);
     assert_eq!(run["nodes"][0]["output"], "well");
     let rows = rows(&server);
-    let told: Vec<(&Value, &Value)> =
+    let shown: Vec<(&Value, &Value)> =
         rows.iter().map(|row| (&row["attempt"], &row["status"])).collect();
     let expected =
         [(1, "FAILED"), (2, "FAILED"), (3, "SUCCESS")].map(|(n, s)| (json!(n), json!(s)));
-    assert!(told.into_iter().eq(expected.iter().map(|(n, s)| (n, s))), "{rows:#?}");
+    assert!(shown.into_iter().eq(expected.iter().map(|(n, s)| (n, s))), "{rows:#?}");
     assert!(rows.iter().all(|row| row["operation_id"] == rows[0]["operation_id"]));
     let seen = client.until(|message| message["payload"]["status"] == "FINISHED");
     let failures: Vec<&Value> = seen
@@ -127,8 +127,8 @@ fn a_fallback_provider_responds_and_is_named_in_the_row() {
     let run = server.run(flow, &json!({}));
     assert_eq!(run["status"], "COMPLETED", "{run:#}");
     let rows = rows(&server);
-    let asked: Vec<&Value> = rows.iter().map(|row| &row["provider"]).collect();
-    assert_eq!(asked, ["nowhere", "openai"]);
+    let row_providers: Vec<&Value> = rows.iter().map(|row| &row["provider"]).collect();
+    assert_eq!(row_providers, ["nowhere", "openai"]);
     assert_eq!((&rows[0]["status"], &rows[1]["status"]), (&json!("FAILED"), &json!("SUCCESS")));
     // An unsent request costs nothing, so the total is known.
     assert_eq!(run["cost"], rows[1]["total_cost_usd"]);

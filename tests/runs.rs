@@ -306,7 +306,7 @@ fn an_interrupted_run_resumes_without_repeating_nodes() {
         upstream.requests().recv_timeout(DEADLINE).unwrap();
     }
     server.start_again();
-    eventually("the run goes on", || {
+    eventually("the run continues", || {
         server.get(&format!("/api/runs/{run_id}")).json()["status"] == "COMPLETED"
     });
     assert_eq!(upstream.count(), 3);
@@ -599,15 +599,15 @@ fn metrics_measure_calls_under_opentelemetry_names() {
 
 #[test]
 fn a_cancelled_run_does_not_resume_after_a_restart() {
-    let (asked, questions) = crossbeam_channel::unbounded();
+    let (arrived, arrivals) = crossbeam_channel::unbounded();
     let upstream = Upstream::start(move |_, _| {
-        let _ = asked.send(());
+        let _ = arrived.send(());
         std::thread::park_timeout(DEADLINE);
     });
     let mut server = with_upstream(&upstream);
     let flow = server.save(&one_call("x"));
     let run_id = server.execute(flow, &json!({}));
-    questions.recv_timeout(DEADLINE).unwrap();
+    arrivals.recv_timeout(DEADLINE).unwrap();
     server.stop();
     // The state after a kill before the calls of a cancelled run have ended.
     let cancelled = database(&server).execute("UPDATE runs SET cancel_ms = 1", []);

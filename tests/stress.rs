@@ -366,7 +366,7 @@ fn all_are_gone(server: &TestServer) {
 }
 
 /// An event that is not logged.
-fn said(flow: i64, delta: impl Into<String>) -> Event {
+fn delta_event(flow: i64, delta: impl Into<String>) -> Event {
     let context =
         EventContext { flow_id: Some(flow), run_id: None, node_id: None, timestamp: Timestamp(0) };
     Event::NodeOutput { context, delta: delta.into() }
@@ -374,7 +374,7 @@ fn said(flow: i64, delta: impl Into<String>) -> Event {
 
 fn broadcast(server: &TestServer, delta: impl Into<String>) {
     let hub = &server.server().core().hub;
-    hub.broadcast(&said(1, delta)).unwrap();
+    hub.broadcast(&delta_event(1, delta)).unwrap();
 }
 
 /// A client that reconnects with `since` after every disconnect and checks that it receives each
@@ -508,7 +508,7 @@ fn resident() -> u64 {
     let kib: u64 = line
         .and_then(|line| line.split_whitespace().nth(1))
         .and_then(|kib| kib.parse().ok())
-        .expect("the memory is told");
+        .expect("the memory is reported");
     kib << 10
 }
 
@@ -934,7 +934,7 @@ fn a_hundred_non_readers_are_closed_and_disturb_no_other() {
         let large = "z".repeat(30_000);
         let deadline = Instant::now() + DEADLINE;
         while hub.stats().evicted(Eviction::OutboxFull) < 100 {
-            hub.broadcast(&said(2, large.clone())).unwrap();
+            hub.broadcast(&delta_event(2, large.clone())).unwrap();
             thread::park_timeout(Duration::from_millis(2));
             assert!(Instant::now() < deadline, "they are not cut");
         }
@@ -1109,7 +1109,7 @@ fn changing_subscriptions_never_deliver_a_wrong_event() {
             let hub = &server.server().core().hub;
             let mut number = 0;
             while !over.load(Ordering::SeqCst) {
-                hub.broadcast(&said(number % 6, "x")).unwrap();
+                hub.broadcast(&delta_event(number % 6, "x")).unwrap();
                 number += 1;
                 thread::park_timeout(Duration::from_micros(200));
             }
@@ -1168,12 +1168,12 @@ fn many_distinct_filters_each_get_exactly_their_events() {
     }
     for flow in 0..151 {
         let hub = &server.server().core().hub;
-        hub.broadcast(&said(flow, flow.to_string())).unwrap();
+        hub.broadcast(&delta_event(flow, flow.to_string())).unwrap();
     }
     for (flow, ws) in all.iter_mut().enumerate() {
         assert_eq!(ws.delta(), flow.to_string());
         assert_eq!(ws.delta(), (flow + 1).to_string());
-        assert!(ws.tell(ASK).is_empty(), "it got what it did not ask for");
+        assert!(ws.tell(ASK).is_empty(), "it received an unsubscribed event");
     }
 }
 
@@ -1186,7 +1186,7 @@ fn the_last_of_many_subscriptions_applies() {
     ws.tell(&subscribe_to(&[7]));
     let hub = &server.server().core().hub;
     for flow in 0..150 {
-        hub.broadcast(&said(flow, flow.to_string())).unwrap();
+        hub.broadcast(&delta_event(flow, flow.to_string())).unwrap();
     }
     assert_eq!(ws.delta(), "7");
     assert!(ws.tell(ASK).is_empty());
@@ -1201,11 +1201,11 @@ fn private_messages_never_reach_another_client() {
             let mut ws = Ws::to(&server);
             let id = ws.hello["payload"]["clientId"].as_u64().unwrap();
             for at in 0..20 {
-                hub.send_to_client(id, &said(1, format!("{id}:{at}"))).unwrap();
+                hub.send_to_client(id, &delta_event(1, format!("{id}:{at}"))).unwrap();
                 // The target is a past, present or future client.
                 let other = id.saturating_sub(6) + random.below(12);
                 if other != id {
-                    hub.send_to_client(other, &said(1, format!("{other}:other"))).unwrap();
+                    hub.send_to_client(other, &delta_event(1, format!("{other}:other"))).unwrap();
                 }
             }
             let mut next = 0;
@@ -1506,7 +1506,7 @@ fn clients_connecting_during_shutdown_do_not_hang() {
         let address = server.address();
         let crowd: Vec<Ws> = (0..100).map(|_| Ws::to(&server)).collect();
         let connected = AtomicUsize::new(0);
-        let went_at = Mutex::new(None::<Instant>);
+        let closed_at = Mutex::new(None::<Instant>);
         thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
@@ -1523,13 +1523,13 @@ fn clients_connecting_during_shutdown_do_not_hang() {
             eventually("some have come", || connected.load(Ordering::SeqCst) > 40);
             let began = Instant::now();
             server.stop();
-            *went_at.lock().unwrap() = Some(Instant::now());
+            *closed_at.lock().unwrap() = Some(Instant::now());
             // None of these answers the close, so the server waits for them for a while.
             assert!(began.elapsed() < SHUTDOWN_TIME_MAX);
         });
         // Every client got the close before the server ended; none hangs until a ping times out.
-        let went_at = went_at.into_inner().unwrap().unwrap();
-        assert!(went_at.elapsed() < Duration::from_secs(3), "somebody hung");
+        let closed_at = closed_at.into_inner().unwrap().unwrap();
+        assert!(closed_at.elapsed() < Duration::from_secs(3), "a client hung");
         drop(crowd);
     }
 }
@@ -1563,8 +1563,8 @@ fn clients_that_never_read_do_not_delay_shutdown() {
     let hub = server.server().core().hub.clone();
     let deadline = Instant::now() + DEADLINE;
     while hub.stats().evicted(Eviction::OutboxFull) < 10 {
-        assert!(Instant::now() < deadline, "nobody was cut");
-        hub.broadcast(&said(1, "z".repeat(30_000))).unwrap();
+        assert!(Instant::now() < deadline, "no client was closed");
+        hub.broadcast(&delta_event(1, "z".repeat(30_000))).unwrap();
         hub.flush();
     }
     stop_in_time(&mut server);
@@ -1655,7 +1655,7 @@ fn descriptors() -> Vec<String> {
 
 /// Writes to standard error directly: the test harness captures `eprintln!`, and the progress of a
 /// test that takes minutes should be visible.
-fn say(text: &str) {
+fn log(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
@@ -1677,7 +1677,7 @@ fn every_scenario_passes_and_leaks_no_thread_or_descriptor() {
     let only = std::env::var("STRESS_ONLY").unwrap_or_default();
     let (threads_before, descriptors_before) = (threads(), descriptors());
     let began = Instant::now();
-    say(&format!("\nSTRESS_SEED={}", seed()));
+    log(&format!("\nSTRESS_SEED={}", seed()));
     let mut failed = Vec::new();
     let mut count = 0;
     for (name, scenario) in SCENARIOS {
@@ -1689,18 +1689,18 @@ fn every_scenario_passes_and_leaks_no_thread_or_descriptor() {
         let passed = catch_unwind(scenario).is_ok();
         let result = if passed { "ok" } else { "FAILED" };
         let took = began.elapsed();
-        say(&format!("{result} in {took:>5.2?} {name}"));
+        log(&format!("{result} in {took:>5.2?} {name}"));
         if !passed {
             failed.push(*name);
         }
         // Checked after each scenario, so that a leak has a name.
         if !within(DEADLINE, || descriptors() == descriptors_before) {
-            say(&format!("left behind by {name}: {:?}", descriptors()));
+            log(&format!("left behind by {name}: {:?}", descriptors()));
             failed.push(*name);
             break;
         }
     }
-    say(&format!("{count} scenarios in {:.1?}", began.elapsed()));
+    log(&format!("{count} scenarios in {:.1?}", began.elapsed()));
     assert!(failed.is_empty(), "failed: {failed:#?}");
     // The last threads may be about to end.
     within(DEADLINE, || threads() == threads_before);

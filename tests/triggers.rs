@@ -87,7 +87,7 @@ fn database(data: &std::path::Path) -> rusqlite::Connection {
 }
 
 /// Moves a schedule's last check back by two years.
-fn neglect(data: &std::path::Path, flow: i64) {
+fn make_overdue(data: &std::path::Path, flow: i64) {
     let sql = "UPDATE schedules SET last_ms = last_ms - ?2 WHERE flow_id = ?1";
     let changed = database(data).execute(sql, [flow, TWO_YEARS_MS]).unwrap();
     assert_eq!(changed, 1);
@@ -392,15 +392,15 @@ fn a_schedule_can_be_set_read_and_removed() {
     assert_eq!(server.get(&path).status, 404);
     assert_eq!(delete(&server, &path), 404);
     assert_eq!(put(&server, &schedule_path(999), &yearly("skip")).status, 404);
-    let given = json!({
+    let schedule = json!({
         "cron": "0 12 1 7 *", "timezone": "America/New_York", "missed": "once",
         "input": {"topic": "bees"}, "enabled": true,
     });
-    let set = put(&server, &path, &given);
+    let set = put(&server, &path, &schedule);
     assert_eq!(set.status, 200, "{}", set.text());
     let shown = server.get(&path).json();
     assert_eq!(shown, set.json());
-    for (key, value) in given.as_object().unwrap() {
+    for (key, value) in schedule.as_object().unwrap() {
         assert_eq!(shown[key], *value, "{key}");
     }
     // Noon in New York in summer.
@@ -467,7 +467,7 @@ fn a_missed_time_runs_once_across_restarts() {
     let flow = server.save(&two_nodes());
     assert_eq!(put(&server, &schedule_path(flow), &yearly("once")).status, 200);
     server.stop();
-    neglect(server.data(), flow);
+    make_overdue(server.data(), flow);
     server.start_again();
     eventually("the flow runs", || {
         runs(&server, flow).first().is_some_and(|run| run["status"] == "COMPLETED")
@@ -481,7 +481,7 @@ fn a_missed_time_runs_once_across_restarts() {
     put(&server, &schedule_path(later), &yearly("once"));
     for count in 1..=2 {
         server.stop();
-        neglect(server.data(), later);
+        make_overdue(server.data(), later);
         server.start_again();
         eventually("the later flow runs", || runs(&server, later).len() == count);
         assert_eq!(runs(&server, flow).len(), 1);
@@ -500,7 +500,7 @@ fn a_missed_time_is_skipped_by_default() {
     put(&server, &schedule_path(made_up_for), &yearly("once"));
     server.stop();
     for flow in flows {
-        neglect(server.data(), flow);
+        make_overdue(server.data(), flow);
     }
     server.start_again();
     eventually("the last of them runs", || runs(&server, made_up_for).len() == 1);
@@ -508,7 +508,7 @@ fn a_missed_time_is_skipped_by_default() {
     assert_eq!(runs(&server, switched_off), [] as [Value; 0]);
     // Times missed while it was switched off are not made up for.
     put(&server, &schedule_path(switched_off), &yearly("once"));
-    neglect(server.data(), made_up_for);
+    make_overdue(server.data(), made_up_for);
     put(&server, &schedule_path(left_out), &yearly("skip"));
     eventually("the last of them runs again", || runs(&server, made_up_for).len() == 2);
     assert_eq!(runs(&server, switched_off), [] as [Value; 0]);
@@ -530,9 +530,9 @@ fn a_completed_time_is_not_repeated_after_a_kill() {
         runs["items"].as_array().unwrap().len()
     };
     server.running.kill();
-    neglect(&home.data(), flows[0]);
+    make_overdue(&home.data(), flows[0]);
     for round in 1..=3 {
-        neglect(&home.data(), flows[1]);
+        make_overdue(&home.data(), flows[1]);
         let mut server = start();
         eventually("the second flow runs", || count(&server, flows[1]) == round);
         assert_eq!(count(&server, flows[0]), 1);
@@ -547,7 +547,7 @@ fn a_flow_that_cannot_run_is_skipped_with_a_reason() {
     let hook = Hook::set(&server, flow);
     put(&server, &schedule_path(flow), &yearly("once"));
     server.stop();
-    neglect(server.data(), flow);
+    make_overdue(server.data(), flow);
     let sql = "UPDATE flows SET document = replace(document, '\"echo\"', '\"gone\"') WHERE id = ?1";
     database(server.data()).execute(sql, [flow]).unwrap();
     server.start_again();

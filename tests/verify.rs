@@ -320,8 +320,8 @@ fn daily_sums_are_compared_by_name() {
         drop(connection);
         let ended = verify(changed.path());
         assert_eq!(ended.code, Some(1), "{sql}: {ended:?}");
-        let told = "budgets count something else of ";
-        assert!(ended.stdout.contains(told), "{sql}: {}", ended.stdout);
+        let message = "budgets count something else of ";
+        assert!(ended.stdout.contains(message), "{sql}: {}", ended.stdout);
     }
     for change in [
         "day = 7",

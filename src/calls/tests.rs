@@ -164,10 +164,10 @@ fn a_successful_call_is_settled_and_its_response_reused() {
     assert_eq!(rig.settled_row().status, CallStatus::Success);
 
     let again = rig.make(&call(), unused);
-    let CallOutcome::Cached(bought) = &again.outcome else {
+    let CallOutcome::Cached(reused) = &again.outcome else {
         panic!("not reused");
     };
-    assert_eq!(bought.output, "[echo of echo-1] two words");
+    assert_eq!(reused.output, "[echo of echo-1] two words");
     rig.calls.commit(again.changes).unwrap();
     assert!(rig.rows()[1].more.cached);
 }

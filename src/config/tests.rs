@@ -4,13 +4,13 @@ use std::fs;
 use crate::gateway::ClientPolicy;
 use crate::providers::Kind;
 
-fn load(toml: &str, given: Overrides, variables: &[(&str, &str)]) -> Result<Config> {
+fn load(toml: &str, overrides: Overrides, variables: &[(&str, &str)]) -> Result<Config> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("config.toml");
     fs::write(&path, toml).unwrap();
     fs::write(dir.path().join("key"), "from-file\n").unwrap();
-    let given = Overrides { config: Some(path), ..given };
-    Config::from_sources(given, &|name| {
+    let overrides = Overrides { config: Some(path), ..overrides };
+    Config::from_sources(overrides, &|name| {
         variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
     })
 }
@@ -32,8 +32,8 @@ fn the_default_configuration_listens_on_loopback() {
 #[test]
 fn flags_override_the_file() {
     let toml = "listen = '127.0.0.1:1'\ndata = 'a'";
-    let given = Overrides { listen: Some("127.0.0.1:2".into()), ..Overrides::default() };
-    let config = load(toml, given, &[]).unwrap();
+    let overrides = Overrides { listen: Some("127.0.0.1:2".into()), ..Overrides::default() };
+    let config = load(toml, overrides, &[]).unwrap();
     assert_eq!((config.listen.port(), config.data), (2, PathBuf::from("a")));
 }
 
@@ -43,8 +43,8 @@ fn the_price_file_path_is_relative_to_the_config_file() {
     let config = load(toml, Overrides::default(), &[]).unwrap();
     let path = config.prices.unwrap();
     assert!(path.is_absolute() && path.ends_with("mine.toml"), "{path:?}");
-    let given = Overrides { prices: Some("other.toml".into()), ..Overrides::default() };
-    let config = load(toml, given, &[]).unwrap();
+    let overrides = Overrides { prices: Some("other.toml".into()), ..Overrides::default() };
+    let config = load(toml, overrides, &[]).unwrap();
     assert_eq!(config.prices, Some("other.toml".into()));
 }
 
@@ -145,13 +145,13 @@ fn ollama_url_follows_the_ollama_host_variable() {
         let found = ollama("", &[("OLLAMA_HOST", host)]);
         assert_eq!(found, (Kind::Ollama, url.to_owned()), "{host}");
     }
-    let given = [("OLLAMA_HOST", "a"), ("OLLAMA_BASE_URL", "http://b:1/v1")];
-    assert_eq!(ollama("", &given).1, "http://b:1/v1");
+    let overrides = [("OLLAMA_HOST", "a"), ("OLLAMA_BASE_URL", "http://b:1/v1")];
+    assert_eq!(ollama("", &overrides).1, "http://b:1/v1");
     // The configuration of Ollama before it had its own kind.
     let openai = "[providers.ollama]\nkind = 'openai'";
     let expected = |url: &str| (Kind::OpenAi, url.to_owned());
     assert_eq!(ollama(openai, &[]), expected("http://127.0.0.1:11434/v1"));
-    assert_eq!(ollama(openai, &given), expected("http://b:1/v1"));
+    assert_eq!(ollama(openai, &overrides), expected("http://b:1/v1"));
     let own = format!("{openai}\nbase_url = 'http://c:1/x'");
     assert_eq!(ollama(&own, &[]), expected("http://c:1/x"));
 }

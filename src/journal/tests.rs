@@ -117,8 +117,8 @@ fn a_refused_entry_is_rolled_back_within_its_batch() {
     let seqs: Vec<Seq> = logged.iter().map(|event| event.seq).collect();
     assert_eq!(seqs, [1, 2, 3, 4]);
     let published = published.0.lock().unwrap();
-    let told: Vec<Option<Seq>> = published.iter().map(|message| message.seq).collect();
-    assert_eq!(told, [Some(1), Some(2), Some(3), Some(4)]);
+    let seqs: Vec<Option<Seq>> = published.iter().map(|message| message.seq).collect();
+    assert_eq!(seqs, [Some(1), Some(2), Some(3), Some(4)]);
     assert!(published.iter().all(|message| !message.text.contains(r#""b""#)));
 }
 

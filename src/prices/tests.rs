@@ -230,9 +230,9 @@ fn sum_is_rounded_once_half_to_even_and_stays_in_range() {
     assert_eq!(nanos(1, 1), 3);
     assert_eq!(nanos(3, 0), 4);
     let most = TOKEN_PICOUSD_MAX;
-    let dear = json!({"input": most, "output": most, "request": REQUEST_PICOUSD_MAX});
-    let dear = one_price(dear).unwrap();
-    assert_eq!(dear.cost(&usage([u64::MAX; 5])).nanousd, i64::MAX);
+    let expensive = json!({"input": most, "output": most, "request": REQUEST_PICOUSD_MAX});
+    let expensive = one_price(expensive).unwrap();
+    assert_eq!(expensive.cost(&usage([u64::MAX; 5])).nanousd, i64::MAX);
     // Contradictory counts are priced as far as possible.
     assert_eq!(price.cost(&usage([0, 4, 4, 0, 3000])).nanousd, 2 + 4 + 3);
 }

@@ -614,7 +614,7 @@ fn one_cancel_ends_all_its_calls() {
 
 /// Serves any number of requests on each connection; every second one waits for the sender.
 fn keep_alive_server(stream_end: &'static str) -> (Server, Sender<()>) {
-    let (go, gone_on) = unbounded::<()>();
+    let (go, released) = unbounded::<()>();
     let server = Server::start(move |peer| {
         let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
         let body = format!("{FIRST_CHUNK}{LAST_CHUNKS}");
@@ -622,7 +622,7 @@ fn keep_alive_server(stream_end: &'static str) -> (Server, Sender<()>) {
         while peer.read_request() {
             number += 1;
             if number % 2 == 0 {
-                let _ = gone_on.recv_timeout(DEADLINE);
+                let _ = released.recv_timeout(DEADLINE);
             }
             let port = peer.stream.peer_addr().unwrap().port();
             let _ = peer.requests.send(port.to_string());

@@ -66,12 +66,12 @@ fn node_keys_are_edited_and_everything_else_keeps_its_order() {
     );
     let lines = diff(&before, &after);
     assert!(lines.iter().all(|line| line.what == "node a"));
-    let told: Vec<(&str, &Value, &Value)> = lines
+    let shown: Vec<(&str, &Value, &Value)> = lines
         .iter()
         .map(|line| (line.key.as_deref().unwrap(), &line.before, &line.after))
         .collect();
     assert_eq!(
-        told,
+        shown,
         [
             ("model", &json!("echo-1"), &json!("echo-2")),
             ("prompt", &json!("p"), &Value::Null),

@@ -116,8 +116,9 @@ fn parallel_calls_of_a_run_notify_each_share_once() {
         ("f", 10, 10, vec![]),
     ] {
         let ids: Vec<i64> = (0..16).map(|_| open_of(&mut writer, run, needed)).collect();
-        let told: Vec<u8> = ids.into_iter().flat_map(|id| settle(&mut writer, id, cost)).collect();
-        assert_eq!(told, expected, "{run}");
+        let notified: Vec<u8> =
+            ids.into_iter().flat_map(|id| settle(&mut writer, id, cost)).collect();
+        assert_eq!(notified, expected, "{run}");
     }
 }
 
