@@ -258,7 +258,7 @@ pub fn model_fault(pattern: &str, knows: impl Fn(&str) -> bool) -> Option<String
 /// Parses `{"budgets": […]}`.
 ///
 /// # Errors
-/// If there are faults: [`Error::Invalid`] lists all of them, each with its field.
+/// [`Error::Invalid`] lists all faults, each with its field.
 pub fn parse_all(document: Value) -> Result<Vec<Budget>> {
     let message = "the budgets cannot be set";
     let list = match document {
@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn a_day_and_a_month_are_those_of_the_time_zone() {
+    fn days_and_months_follow_the_time_zone() {
         let period = |per: &str, zone: &str, moment: &str| {
             let (start, end) = budget(json!({"per": per, "timezone": zone})).period(at(moment));
             (start.to_string(), end.to_string())
@@ -406,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn every_fault_is_told_with_its_field() {
+    fn each_error_names_its_field() {
         let faults = match parse_all(json!({"budgets": [
             {"name": "", "per": "day", "limitUsd": "-1"},
             {"name": "a", "per": "year", "limitUsd": 1},
@@ -439,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn a_budget_covers_what_it_names() {
+    fn a_budget_applies_to_matching_calls_only() {
         let call = Scope { flow_id: Some(1), provider: "openai", model: "gpt-4o-mini", key: None };
         for (more, expected) in [
             (json!({}), true),
@@ -456,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_that_no_call_can_be_of_is_a_fault() {
+    fn an_unmatchable_model_pattern_is_an_error() {
         let is_fault = |pattern: &str| model_fault(pattern, |name| name == "openai").is_some();
         for pattern in [
             "openai/*mini",
@@ -475,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn a_budget_of_nothing_is_reached_by_anything() {
+    fn a_zero_budget_is_reached_by_any_use() {
         let nothing = budget(json!({"limitUsd": 0}));
         assert_eq!((nothing.level(0), nothing.level(1)), (0, 100));
         let some = budget(json!({"limitUsd": "0.000001"}));
@@ -487,7 +487,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_moment_lies_in_its_period_and_periods_follow_each_other(
+        fn periods_are_contiguous_and_contain_their_times(
             moment in 0i64..4_000_000_000_000,
             per in prop_oneof![Just("day"), Just("month")],
             zone in prop_oneof![Just("UTC"), Just("America/New_York"), Just("Pacific/Apia"), Just("Asia/Kathmandu")],
@@ -501,7 +501,7 @@ mod tests {
         }
 
         #[test]
-        fn a_stored_budget_is_read_back_unchanged(
+        fn a_stored_budget_round_trips(
             limit in 0i64..i64::MAX, tokens in proptest::option::of(0u64..1 << 60), hard in any::<bool>(),
         ) {
             let mut document = json!({"name": "b", "per": "run", "hard": hard});

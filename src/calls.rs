@@ -174,7 +174,7 @@ impl Calls {
     /// Starts the thread that commits settlements.
     ///
     /// # Errors
-    /// If the system cannot start another thread.
+    /// Fails when the system cannot start another thread.
     pub fn start(store: Arc<Store>, journal: Journal, providers: Arc<Providers>) -> Result<Self> {
         let calls = Self {
             cache: ResponseCache::new(Arc::clone(&store)),
@@ -297,7 +297,7 @@ impl Calls {
     /// Like [`Calls::prepare`], but blocks until the call may be made.
     ///
     /// # Errors
-    /// If no call is made: returns its end.
+    /// Returns the end of a call that is not made.
     pub fn wait(
         &self,
         request: &CallRequest<'_>,
@@ -414,7 +414,7 @@ impl Calls {
     /// Commits the settlement of a call and waits for it, even while the disk is full.
     ///
     /// # Errors
-    /// If [`Journal::commit_retried`] fails.
+    /// Same as [`Journal::commit_retried`].
     pub fn settle_and_wait(&self, changes: Vec<Change>) -> Result<()> {
         self.settlements.commit_retried(changes)
     }
@@ -422,7 +422,7 @@ impl Calls {
     /// Commits changes together with queued settlements.
     ///
     /// # Errors
-    /// If [`Journal::commit`] fails.
+    /// Same as [`Journal::commit`].
     pub fn commit(&self, changes: Vec<Change>) -> Result<()> {
         self.settlements.commit_with(changes).map(drop)
     }

@@ -66,7 +66,7 @@ impl Config {
     /// Merges all sources and checks the settings.
     ///
     /// # Errors
-    /// If a setting is wrong: [`Error::Config`] names it and the expected value.
+    /// [`Error::Config`] names a wrong setting and the expected value.
     pub fn load(overrides: Overrides) -> Result<Self> {
         Self::from_sources(overrides, &|name| env::var(name).ok().filter(|value| !value.is_empty()))
     }
@@ -113,7 +113,7 @@ impl Config {
     /// Requires a token if other machines can connect.
     ///
     /// # Errors
-    /// If the token is missing: [`Error::Config`] suggests a fix.
+    /// [`Error::Config`] for a missing token, with a fix.
     pub fn check_exposure(&self) -> Result<()> {
         if self.token.is_some() || self.listen.ip().is_loopback() {
             return Ok(());

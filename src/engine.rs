@@ -87,7 +87,7 @@ impl Accepted {
     /// Waits until the run is over and its end is committed.
     ///
     /// # Errors
-    /// If the server stops first ([`Error::Stopping`]); the run continues at the next start.
+    /// [`Error::Stopping`] when the server stops first; the run continues at the next start.
     pub fn wait(&self) -> Result<()> {
         self.over.recv_ref().map_err(|_| Error::Stopping)
     }
@@ -95,7 +95,7 @@ impl Accepted {
     /// Waits for at most `time`. Returns whether the run is over and its end is committed.
     ///
     /// # Errors
-    /// If the server stops first, as in [`Accepted::wait`].
+    /// Same as [`Accepted::wait`].
     pub fn wait_for(&self, time: Duration) -> Result<bool> {
         match self.over.recv_timeout(time) {
             Ok(()) => Ok(true),
@@ -152,8 +152,8 @@ impl Engine {
     /// Starts a run of the flow's present document. The run is committed when this returns.
     ///
     /// # Errors
-    /// If the graph cannot run (any more) or the input is not an object ([`Error::Invalid`]), or if
-    /// too many runs wait ([`Error::Busy`]).
+    /// [`Error::Invalid`] for a graph that cannot run (any more) and an input that is not an object;
+    /// [`Error::Busy`] when too many runs wait.
     pub fn execute(&self, flow: &FlowRecord, input: Value, trigger: &str) -> Result<Accepted> {
         self.execute_with(flow, input, trigger, |_| Vec::new())
     }
@@ -162,7 +162,7 @@ impl Engine {
     /// all are written or none is.
     ///
     /// # Errors
-    /// If [`Engine::execute`] would fail, or if a change of `beside` is refused.
+    /// Same as [`Engine::execute`]; also the error of a refused change in `beside`.
     pub fn execute_with(
         &self,
         flow: &FlowRecord,
@@ -199,7 +199,7 @@ impl Engine {
     /// Estimates the cost of a run of the flow with that input.
     ///
     /// # Errors
-    /// If the graph or the input is invalid ([`Error::Invalid`]), or the database cannot be read.
+    /// [`Error::Invalid`] for an invalid graph or input; also read errors of the database.
     pub fn estimate(&self, flow: &FlowRecord, input: Value) -> Result<Estimate> {
         let graph = self.runnable(flow)?.graph;
         let input = completed_input(&graph, checked_input(input)?)?;
@@ -210,7 +210,7 @@ impl Engine {
     /// begun; the run is over when its calls are settled.
     ///
     /// # Errors
-    /// If there is no such run ([`Error::NotFound`]), or it is over ([`Error::Conflict`]).
+    /// [`Error::NotFound`] for an unknown run, [`Error::Conflict`] for one that is over.
     pub fn cancel(&self, run_id: &str) -> Result<()> {
         // Committed before the caller gets its answer, so that a restart does not continue the run.
         self.journal
@@ -231,9 +231,9 @@ impl Engine {
     /// nodes are not run again.
     ///
     /// # Errors
-    /// If there is no such run ([`Error::NotFound`]), it is in progress or completed
-    /// ([`Error::Conflict`]), its graph cannot run any more ([`Error::Invalid`]), or too many runs
-    /// wait ([`Error::Busy`]).
+    /// [`Error::NotFound`] for an unknown run, [`Error::Conflict`] for one in progress or completed,
+    /// [`Error::Invalid`] for a graph that cannot run any more, and [`Error::Busy`] when too many
+    /// runs wait.
     pub fn resume(&self, run_id: &str) -> Result<()> {
         let (run, _) = self.store.run(run_id)?;
         let data: Value = serde_json::from_str(&run.graph).unwrap_or_default();
@@ -289,7 +289,7 @@ impl Engine {
     /// Parses a flow's graph and checks it against the configured providers.
     ///
     /// # Errors
-    /// If the graph is invalid: [`Error::Invalid`] with every fault.
+    /// [`Error::Invalid`] lists every fault of the graph.
     pub fn parse(&self, data: &Value) -> Result<Graph> {
         Graph::parse(data, &|provider| self.providers.knows(provider))
             .map_err(|faults| Error::Invalid { message: "the flow cannot run".into(), faults })
@@ -389,7 +389,7 @@ fn completed_input(graph: &Graph, input: Value) -> Result<Value> {
 /// Checks that the input of a run is an object; null counts as an empty one.
 ///
 /// # Errors
-/// If it is not an object or is too large ([`Error::Invalid`]).
+/// [`Error::Invalid`] for other types and for an input that is too large.
 pub fn checked_input(input: Value) -> Result<Value> {
     let input = if input.is_null() { Value::Object(serde_json::Map::new()) } else { input };
     if !input.is_object() {

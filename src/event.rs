@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_has_its_seq_first_and_the_fields_of_the_contract() {
+    fn a_message_has_its_seq_first_and_the_documented_fields() {
         let event = Event::FlowStatus { context: context(), status: FlowProgress::NodeComplete };
         assert_eq!(
             encode(7, &event.body()),
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn the_type_name_is_the_one_in_the_json() {
+    fn the_type_name_equals_the_json_type() {
         for event in [
             Event::Pong {},
             Event::FlowCancelled { context: context(), execution_time_ms: 1 },
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_message_is_read_with_and_without_payload() {
+    fn a_client_message_parses_with_and_without_payload() {
         assert_eq!(serde_json::from_str::<Request>(r#"{"type":"PING"}"#).unwrap(), Request::Ping);
         let narrowed: Request =
             serde_json::from_str(r#"{"type":"SUBSCRIBE","payload":{"flowIds":[1]}}"#).unwrap();
@@ -377,14 +377,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn money_survives_json_to_the_nano_dollar(nanousd in -1_000_000_000_000_000i64..1_000_000_000_000_000) {
+        fn amounts_round_trip_in_json_to_the_nano_dollar(nanousd in -1_000_000_000_000_000i64..1_000_000_000_000_000) {
             let usd = Usd::from_nanousd(nanousd);
             let json = serde_json::to_string(&usd).unwrap();
             prop_assert_eq!(serde_json::from_str::<Usd>(&json).unwrap(), usd);
         }
 
         #[test]
-        fn time_survives_its_text_form(ms in 0i64..4_000_000_000_000) {
+        fn timestamps_round_trip_as_text(ms in 0i64..4_000_000_000_000) {
             let moment = Timestamp(ms);
             prop_assert_eq!(moment.to_string().parse::<Timestamp>().unwrap(), moment);
         }

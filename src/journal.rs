@@ -82,7 +82,7 @@ impl Journal {
     /// limits how long runs that are over are kept.
     ///
     /// # Errors
-    /// If the database cannot be opened a second time, or the system cannot start another thread.
+    /// Fails when the database cannot be opened a second time, or no thread can be started.
     pub fn start(
         mut writer: Writer,
         publisher: Box<dyn Publish>,
@@ -112,8 +112,8 @@ impl Journal {
     /// Writes all `changes` or none, and waits for the commit. Returns a receipt for each change.
     ///
     /// # Errors
-    /// If a change was refused, the disk is full ([`Error::Disk`]), or the journal has
-    /// ended ([`Error::Stopping`]).
+    /// The reason of a refused change, [`Error::Disk`] for a full disk, or [`Error::Stopping`] after
+    /// the journal's end.
     pub fn commit(&self, changes: Vec<Change>) -> Result<Vec<Receipt>> {
         self.wait_for(|done| self.submit(changes, done))
     }
@@ -122,7 +122,7 @@ impl Journal {
     /// see [`Journal::submit_retried`].
     ///
     /// # Errors
-    /// If a change was refused for another reason, or the journal has ended ([`Error::Stopping`]).
+    /// The reason of a refused change, or [`Error::Stopping`] after the journal's end.
     pub fn commit_retried(&self, changes: Vec<Change>) -> Result<Vec<Receipt>> {
         self.wait_for(|done| self.submit_retried(changes, done))
     }
@@ -155,7 +155,7 @@ impl Journal {
     /// Entries of one thread are committed in the order of their submission.
     ///
     /// # Errors
-    /// If the journal has ended ([`Error::Stopping`]); then `done` is not called.
+    /// [`Error::Stopping`] after the journal's end; then `done` is not called.
     pub fn submit(&self, changes: Vec<Change>, done: Done) -> Result<()> {
         self.send(changes, done, false)
     }
@@ -167,7 +167,7 @@ impl Journal {
     /// ([`Error::Stopping`]).
     ///
     /// # Errors
-    /// If the journal has ended, as in [`Journal::submit`].
+    /// Same as [`Journal::submit`].
     pub fn submit_retried(&self, changes: Vec<Change>, done: Done) -> Result<()> {
         self.send(changes, done, true)
     }

@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_histogram_counts_each_value_in_every_bucket_that_holds_it() {
+    fn histogram_buckets_are_cumulative() {
         let histogram = Histogram::new([1, 10]);
         for value in [0, 1, 2, 10, 11] {
             histogram.record(value);

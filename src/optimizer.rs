@@ -32,7 +32,7 @@ pub use self::worker::{ActivityPublisher, Optimizer, WakeSignal};
 /// Returns the proposal with the named change recommended.
 ///
 /// # Errors
-/// If the proposal has no such change: [`Error::Invalid`].
+/// [`Error::Invalid`] for a change that the proposal does not have.
 pub fn chosen(proposal: &Proposal, name: Option<&str>) -> Result<Proposal> {
     let Some(name) = name else {
         return Ok(proposal.clone());
@@ -55,7 +55,7 @@ pub fn version(proposal: &Proposal) -> String {
 /// Returns a flow's document with a suggestion's edit applied.
 ///
 /// # Errors
-/// If the edited node or edge is gone: [`Error::Conflict`].
+/// [`Error::Conflict`] for a node or edge that was removed.
 pub fn changed_document(document: &Value, edit: &Value) -> Result<Value> {
     let edit: edit::Edit = serde_json::from_value(edit.clone())
         .map_err(|error| Error::internal(format!("an edit cannot be read: {error}")))?;

@@ -75,7 +75,7 @@ impl Prices {
     /// again when it changes.
     ///
     /// # Errors
-    /// If the file is invalid: [`crate::error::Error::Config`] names file and line.
+    /// [`crate::error::Error::Config`] names the file and line of a fault.
     pub fn with_own(mut self, path: &Path) -> Result<Self> {
         self.user = Some(UserPrices::read(path)?);
         Ok(self)

@@ -152,7 +152,7 @@ impl Providers {
     /// Checks that the provider is known and has its key.
     ///
     /// # Errors
-    /// If not: a sentence that names the missing part.
+    /// Returns a sentence that names the missing part.
     pub fn check(&self, provider: &str) -> Result<(), String> {
         self.usable_provider(provider)
             .map(drop)
@@ -194,7 +194,7 @@ impl Providers {
     /// Makes the request of an `http` node and waits for its answer.
     ///
     /// # Errors
-    /// If there is no complete answer with status 2xx.
+    /// Fails without a complete answer of status 2xx.
     pub fn fetch(&self, fetch: &Fetch, cancel: &Cancel) -> Result<Fetched, FetchFailure> {
         self.fetcher.fetch(fetch, cancel)
     }
@@ -204,7 +204,7 @@ impl Providers {
     /// [`Answer::text`].
     ///
     /// # Errors
-    /// If there is no answer; see [`FailureKind`].
+    /// [`FailureKind`] lists the causes.
     #[expect(
         clippy::result_large_err,
         reason = "128 bytes once per call, which takes a network round trip at least"

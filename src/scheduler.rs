@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn it_runs_what_is_due_when_it_is_due_and_waits_for_the_next() {
+    fn due_schedules_run_on_time() {
         let mut bench = Bench::started("08:00:00");
         bench.set("*/10 * * * *", Missed::Skip, "08:00:00");
         assert_eq!(bench.look("08:00:00"), at("08:10:00"));
@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_put_back_repeats_nothing_and_loses_nothing_that_was_not_run() {
+    fn a_clock_step_back_neither_repeats_nor_skips_runs() {
         let mut bench = Bench::started("12:00:00");
         bench.set("0 * * * *", Missed::Skip, "08:30:00");
         // Saved by an earlier clock: times before the start were missed.
@@ -401,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_sleeping_machine_missed_is_left_out_or_made_up_for_once() {
+    fn times_missed_during_sleep_are_skipped_or_run_once() {
         for (missed, count) in [(Missed::Skip, 0), (Missed::Once, 1)] {
             let mut bench = Bench::started("08:00:00");
             bench.set("0 * * * *", missed, "08:00:00");
@@ -415,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_cannot_be_started_is_tried_again_in_a_minute() {
+    fn a_failed_start_is_retried_in_a_minute() {
         let mut bench = Bench::started("08:00:00");
         bench.set("0 * * * *", Missed::Skip, "08:00:00");
         bench.look("08:00:00");
@@ -436,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missed_time_is_still_left_out_when_that_can_be_written_only_later() {
+    fn a_skip_is_retried_after_a_write_error() {
         let mut bench = Bench::started("09:30:00");
         bench.set("0 * * * *", Missed::Skip, "08:00:00");
         let full =
@@ -449,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_due_while_many_runs_are_started_is_not_missed() {
+    fn times_due_during_a_long_check_are_not_missed() {
         let mut bench = Bench::started("08:00:00");
         bench.set("* * * * *", Missed::Skip, "08:00:00");
         bench.look("08:00:00");
@@ -460,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn a_schedule_that_was_removed_or_replaced_a_moment_ago_runs_nothing() {
+    fn a_removed_or_replaced_schedule_starts_no_run() {
         let mut bench = Bench::started("08:00:00");
         bench.set("0 * * * *", Missed::Once, "08:00:00");
         bench.look("08:00:00");
@@ -476,7 +476,7 @@ mod tests {
     }
 
     #[test]
-    fn it_sleeps_until_the_next_but_never_so_long_that_it_misses_a_step_of_the_clock() {
+    fn sleep_ends_at_the_next_time_or_the_maximum() {
         let now = at("08:00:00");
         let until = |text: &str| sleep(Some(at(text)), now);
         assert_eq!(until("08:00:00.250"), Duration::from_millis(250));

@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_secret_does_not_spoil_names() {
+    fn a_short_secret_does_not_garble_names() {
         assert_eq!(Secret::new("k").redact_name("claude-haiku"), "claude-haiku");
         assert_eq!(Secret::new("k").redact("key: k"), "***ey: ***");
         let secret = Secret::new("sk-live-123");
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn random_ones_are_long_and_never_the_same() {
+    fn random_secrets_are_long_and_unique() {
         let (one, other) = (Secret::random().unwrap(), Secret::random().unwrap());
         assert_eq!(one.expose().len(), 64);
         assert_ne!(one.expose(), other.expose());
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_same_text_matches() {
+    fn only_equal_text_matches() {
         let secret = Secret::new("abc");
         assert!(secret.matches(b"abc"));
         assert!(!secret.matches(b"abd"));

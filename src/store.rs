@@ -70,8 +70,8 @@ impl Store {
     /// Opens (or creates) the database in `dir` and migrates its schema.
     ///
     /// # Errors
-    /// If another process has it open, if the directory cannot be used, or if a newer version wrote
-    /// the database.
+    /// Fails for an unusable directory, and for a database that another process has open or that a
+    /// newer version wrote.
     pub fn open(dir: &Path) -> Result<(Self, Writer)> {
         make_private_dir(dir)?;
         let lock = lock(dir)?;
@@ -95,7 +95,7 @@ impl Store {
     /// Opens the database in `dir` for reading only, even while a server has it open.
     ///
     /// # Errors
-    /// If it is missing, is not a database, or has another version ([`Error::Config`]).
+    /// [`Error::Config`] for a missing file, another format or another version.
     pub fn open_to_read(dir: &Path) -> Result<Self> {
         // Checks the file, and returns a clear error if it is unusable.
         Audit::open(dir)?;

@@ -280,7 +280,7 @@ mod tests {
     use crossbeam_channel::{bounded, unbounded};
 
     #[test]
-    fn a_job_that_is_done_makes_room_for_the_next_at_once() {
+    fn a_finished_job_frees_its_slot_at_once() {
         let pool = Pool::new("test", 2, 64 << 10);
         let (done_in, done) = unbounded();
         let start = || {
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn work_is_done_for_each_item_in_as_many_threads_as_are_wanted() {
+    fn each_item_is_processed_by_the_given_number_of_threads() {
         // The barrier waits for three workers; the assertion rejects a fourth.
         let (met, at_work) = (std::sync::Barrier::new(3), AtomicUsize::new(0));
         let items: Vec<usize> = (0..9).collect();
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pool_whose_workers_are_all_busy_says_so() {
+    fn a_busy_pool_refuses_jobs() {
         let pool = Pool::new("test", 1, 64 << 10);
         let (release, held) = bounded::<()>(0);
         pool.run(Box::new(move || {

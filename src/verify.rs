@@ -54,7 +54,7 @@ impl Check {
 /// is called for each ledger row, run and event.
 ///
 /// # Errors
-/// If the database cannot be read.
+/// Read errors of the database.
 pub fn verify(
     audit: &Audit,
     may_be_free: &dyn Fn(&str) -> bool,

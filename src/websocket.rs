@@ -520,7 +520,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_client_sends_is_read_or_refused_with_a_reason() {
+    fn client_messages_are_parsed_or_refused_with_a_reason() {
         assert_eq!(read_request(r#"{"type":"PING"}"#).unwrap(), Request::Ping);
         assert_eq!(
             read_request(r#"{"type":"SUBSCRIBE"}"#).unwrap(),
@@ -535,7 +535,7 @@ mod tests {
     }
 
     #[test]
-    fn a_replay_that_old_events_are_removed_from_ends_instead_of_leaving_them_out() {
+    fn a_replay_of_removed_events_ends_instead_of_skipping() {
         let dir = tempfile::tempdir().unwrap();
         let (store, mut writer) = Store::open(dir.path()).unwrap();
         writer
@@ -556,7 +556,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_of_large_events_ends_before_it_is_too_large_and_goes_on_with_the_next() {
+    fn pages_of_large_events_are_split_by_size() {
         let dir = tempfile::tempdir().unwrap();
         let (store, mut writer) = Store::open(dir.path()).unwrap();
         let sizes = [PAGE_BYTES_MAX + 1, PAGE_BYTES_MAX / 2, PAGE_BYTES_MAX / 2, 1];
@@ -611,7 +611,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_in_a_reader_ends_its_client_and_its_writer() {
+    fn a_reader_panic_ends_its_client_and_writer() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (stream, address) = listener.accept().unwrap();

@@ -48,7 +48,7 @@ fn handshake(server: &TestServer, fields: &[(&'static str, &str)]) -> Result<Str
 }
 
 #[test]
-fn with_a_token_every_route_asks_for_it() {
+fn a_configured_token_is_required_on_every_route() {
     let server = with_token();
     let whole = bearer(TOKEN);
     for (method, path) in [
@@ -143,7 +143,7 @@ fn public_routes_need_no_token_and_return_no_data() {
 }
 
 #[test]
-fn a_websocket_carries_the_token_in_a_field_or_as_a_subprotocol() {
+fn a_websocket_accepts_the_token_as_header_or_subprotocol() {
     let server = with_token();
     let protocols = |token: &str| format!("flowledger, bearer.{}", hex(token));
     assert_eq!(handshake(&server, &[]), Err(401));
@@ -213,7 +213,7 @@ fn a_rebound_host_name_is_refused() {
 }
 
 #[test]
-fn pages_of_other_sites_can_neither_change_anything_nor_listen() {
+fn other_origins_can_neither_write_nor_open_a_websocket() {
     let server = TestServer::start();
     let flow = server.save(&two_nodes());
     let before = server.get("/api/flows").text();
@@ -251,7 +251,7 @@ fn pages_of_other_sites_can_neither_change_anything_nor_listen() {
 }
 
 #[test]
-fn allowed_origins_can_use_the_api_and_read_every_answer() {
+fn allowed_origins_can_use_the_api_and_read_responses() {
     let server = TestServer::start_with(|config| {
         config.allow_origins = vec!["https://App.Example".into(), "https://other.example".into()];
         config.token = Some(Secret::new(TOKEN));
@@ -356,7 +356,7 @@ fn without_a_token_the_server_listens_only_on_loopback() {
 }
 
 #[test]
-fn neither_the_token_nor_a_key_is_ever_written_down() {
+fn tokens_and_keys_are_never_stored_or_logged() {
     const KEY: &str = "sk-live-0123456789-abcdefghij";
     // Repeats the key in every kind of failure.
     let upstream = Upstream::start(|body, stream| {
@@ -397,7 +397,7 @@ fn neither_the_token_nor_a_key_is_ever_written_down() {
     );
     let whole = bearer(TOKEN);
     let fields = [("authorization", &*whole)];
-    let mut told = String::new();
+    let mut responses = String::new();
     for prompt in ["refuse", "page", "redirect", "garbage", "stream", "model"] {
         let flow = chain(prompt, &[agent("a", "openai", "gpt-4o-mini", prompt)]).to_string();
         let saved = server.request("POST", "/api/flows", &fields, flow.as_bytes());
@@ -405,23 +405,23 @@ fn neither_the_token_nor_a_key_is_ever_written_down() {
         let path = format!("/api/flows/{}/execute?wait=true", saved.json()["id"]);
         let run = server.request("POST", &path, &fields, b"").text();
         assert!(run.contains("FAILED"), "{run}");
-        told.push_str(&run);
+        responses.push_str(&run);
     }
-    assert!(told.contains("***"), "{told}");
+    assert!(responses.contains("***"), "{responses}");
     for path in ["/api/runs", "/api/ledger", "/api/ledger.csv", "/api/ledger/summary", "/api/flows"]
     {
-        told.push_str(&server.request("GET", path, &fields, b"").text());
+        responses.push_str(&server.request("GET", path, &fields, b"").text());
     }
     for wrong in [TOKEN.to_uppercase(), format!("{TOKEN} {TOKEN}")] {
-        told.push_str(
+        responses.push_str(
             &server.request("GET", "/api/flows", &[("authorization", &bearer(&wrong))], b"").text(),
         );
     }
     let protocol = format!("flowledger, bearer.{}", hex(TOKEN));
-    told.push_str(
+    responses.push_str(
         &server.request("GET", "/ws", &[("sec-websocket-protocol", &protocol)], b"").text(),
     );
-    told.push_str(
+    responses.push_str(
         &server
             .request("GET", &format!("/ws?since={TOKEN}"), &fields, b"")
             .text()
@@ -438,7 +438,7 @@ fn neither_the_token_nor_a_key_is_ever_written_down() {
     for _ in 0..6 {
         loop {
             let message = socket.read().unwrap().into_text().unwrap_or_default();
-            told.push_str(&message);
+            responses.push_str(&message);
             if message.contains("FLOW_FAILED") {
                 break;
             }
@@ -455,7 +455,7 @@ fn neither_the_token_nor_a_key_is_ever_written_down() {
     let mut places = vec![
         ("standard output".into(), ended.stdout.into_bytes()),
         ("standard error".into(), ended.stderr.into_bytes()),
-        ("answers".into(), told.into_bytes()),
+        ("answers".into(), responses.into_bytes()),
     ];
     places.extend(everything_below(&home.data()));
     assert!(places.len() > 3, "no database was found");

@@ -62,7 +62,7 @@ impl Aimock {
                     said.push_str(&line);
                     said.push('\n');
                 }
-                Err(e) => panic!("aimock did not start ({e}); it said:\n{said}"),
+                Err(e) => panic!("aimock did not start ({e}); its output:\n{said}"),
             }
         }
     }

@@ -17,28 +17,28 @@ const BODY_MAX: usize = 4 << 20;
 const HEAD_TIME: Duration = Duration::from_secs(5);
 
 /// A connection for several requests.
-struct Talk {
+struct Connection {
     stream: TcpStream,
     unread: Vec<u8>,
 }
 
-impl Talk {
+impl Connection {
     fn with(server: &TestServer) -> Self {
         Self { stream: server.connect(), unread: Vec::new() }
     }
 
-    fn say(&mut self, bytes: impl AsRef<[u8]>) {
+    fn write(&mut self, bytes: impl AsRef<[u8]>) {
         // A server that has already refused may not read the rest.
         let _ = self.stream.write_all(bytes.as_ref());
     }
 
     /// Reads exactly one response.
-    fn hear(&mut self) -> Response {
-        self.hear_without_body(false)
+    fn receive(&mut self) -> Response {
+        self.receive_without_body(false)
     }
 
     /// The response to `HEAD` has a content length and no body.
-    fn hear_without_body(&mut self, is_head: bool) -> Response {
+    fn receive_without_body(&mut self, is_head: bool) -> Response {
         let mut chunk = [0; 16 << 10];
         loop {
             if let Some(end) = self.unread.windows(4).position(|four| four == b"\r\n\r\n") {
@@ -54,8 +54,8 @@ impl Talk {
                 }
             }
             let count = self.stream.read(&mut chunk).unwrap();
-            let heard = String::from_utf8_lossy(&self.unread);
-            assert!(count > 0, "the connection ended after: {heard}");
+            let received = String::from_utf8_lossy(&self.unread);
+            assert!(count > 0, "the connection ended after: {received}");
             self.unread.extend_from_slice(&chunk[..count]);
         }
     }
@@ -95,7 +95,7 @@ fn stored(server: &TestServer) -> [Value; 3] {
 }
 
 /// Runs `disturb`, then checks that the server answers and has written nothing.
-fn unharmed(server: &TestServer, disturb: impl FnOnce()) {
+fn assert_unharmed(server: &TestServer, disturb: impl FnOnce()) {
     let before = stored(server);
     disturb();
     assert_eq!(stored(server), before);
@@ -135,9 +135,9 @@ fn post(server: &TestServer, path: &str, body: &str) -> Response {
 }
 
 #[test]
-fn what_is_not_json_is_refused_with_its_line() {
+fn invalid_json_is_refused_with_its_line() {
     let server = TestServer::start();
-    unharmed(&server, || {
+    assert_unharmed(&server, || {
         for (body, place) in [
             ("{\n\"name\": oops}", "line 2"),
             ("{\"name\": \"x\",\n\n", "line 3"),
@@ -162,7 +162,7 @@ fn what_is_not_json_is_refused_with_its_line() {
 }
 
 #[test]
-fn what_is_of_a_wrong_type_is_refused_with_its_field() {
+fn wrong_types_are_refused_with_their_field() {
     let server = TestServer::start();
     let node = agent("a", "echo", "echo-1", "x");
     let with = |key: &str, value: Value| {
@@ -170,7 +170,7 @@ fn what_is_of_a_wrong_type_is_refused_with_its_field() {
         node["data"][key] = value;
         json!({"name": "x", "data": {"nodes": [node], "edges": []}})
     };
-    unharmed(&server, || {
+    assert_unharmed(&server, || {
         for (body, field) in [
             (json!([]), ""),
             (json!("flow"), ""),
@@ -235,9 +235,9 @@ fn what_is_of_a_wrong_type_is_refused_with_its_field() {
 }
 
 #[test]
-fn a_route_or_a_method_that_does_not_exist_is_named() {
+fn unknown_routes_and_methods_are_named() {
     let server = TestServer::start();
-    unharmed(&server, || {
+    assert_unharmed(&server, || {
         for path in [
             "/nothing",
             "/api",
@@ -297,13 +297,13 @@ fn a_route_or_a_method_that_does_not_exist_is_named() {
 #[test]
 fn an_oversized_body_is_refused_by_length_and_by_chunks() {
     let server = TestServer::start();
-    unharmed(&server, || {
+    assert_unharmed(&server, || {
         for length in ["4194305", "99999999999999999"] {
-            let mut talk = Talk::with(&server);
+            let mut connection = Connection::with(&server);
             let length = format!("content-length: {length}\r\n");
-            talk.say(request(&server, "POST /api/flows", &length, "{"));
-            assert_refused(&talk.hear(), 413, "body_too_large");
-            assert!(talk.is_over());
+            connection.write(request(&server, "POST /api/flows", &length, "{"));
+            assert_refused(&connection.receive(), 413, "body_too_large");
+            assert!(connection.is_over());
         }
         let padding = " ".repeat(BODY_MAX + 1);
         let refused = post(&server, "/api/flows", &padding);
@@ -333,7 +333,7 @@ fn an_oversized_body_is_refused_by_length_and_by_chunks() {
 #[test]
 fn a_head_over_the_limit_is_refused() {
     let server = TestServer::start();
-    unharmed(&server, || {
+    assert_unharmed(&server, || {
         let long = "x".repeat(HEAD_MAX);
         for (line, fields) in [
             ("GET /api/health", format!("x: {long}\r\n")),
@@ -345,65 +345,65 @@ fn a_head_over_the_limit_is_refused() {
             assert_refused(&refused, 431, "head_too_large");
         }
         // The server buffers no more of an endless head than of a complete one.
-        let mut talk = Talk::with(&server);
-        talk.say(format!("GET / HTTP/1.1\r\nx: {}", "x".repeat(1 << 20)));
-        assert_refused(&talk.hear(), 431, "head_too_large");
+        let mut connection = Connection::with(&server);
+        connection.write(format!("GET / HTTP/1.1\r\nx: {}", "x".repeat(1 << 20)));
+        assert_refused(&connection.receive(), 431, "head_too_large");
     });
     let fits = format!("connection: close\r\nx: {}\r\n", "x".repeat(HEAD_MAX - 200));
     let taken = server.raw(&request(&server, "GET /api/health", &fits, ""));
     assert_eq!(taken.status, 200);
 }
 
-fn assert_given_up(mut talk: Talk, began: Instant) {
-    assert_refused(&talk.hear(), 408, "timeout");
+fn assert_timed_out(mut connection: Connection, began: Instant) {
+    assert_refused(&connection.receive(), 408, "timeout");
     let took = began.elapsed();
     let slack = Duration::from_secs(5);
     assert!((HEAD_TIME..HEAD_TIME + slack).contains(&took), "{took:?}");
-    assert!(talk.is_over());
+    assert!(connection.is_over());
 }
 
 #[test]
-fn a_head_that_never_ends_is_given_up_after_five_seconds() {
+fn an_unfinished_head_times_out_after_five_seconds() {
     let server = TestServer::start();
-    unharmed(&server, || {
+    assert_unharmed(&server, || {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 let began = Instant::now();
-                let mut talk = Talk::with(&server);
-                talk.say("GET / HTTP/1.1\r\nhost:");
-                assert_given_up(talk, began);
+                let mut connection = Connection::with(&server);
+                connection.write("GET / HTTP/1.1\r\nhost:");
+                assert_timed_out(connection, began);
             });
             scope.spawn(|| {
                 // The second request of a connection has the same time limit as the first.
-                let mut talk = Talk::with(&server);
-                talk.say(ask_for_health(&server));
-                assert_eq!(talk.hear().status, 200);
+                let mut connection = Connection::with(&server);
+                connection.write(ask_for_health(&server));
+                assert_eq!(connection.receive().status, 200);
                 let began = Instant::now();
-                talk.say("GET /api/health HTTP/1.1\r\n");
-                assert_given_up(talk, began);
+                connection.write("GET /api/health HTTP/1.1\r\n");
+                assert_timed_out(connection, began);
             });
             scope.spawn(|| {
                 // A head that arrives byte by byte does not extend the time limit.
                 let began = Instant::now();
-                let mut talk = Talk::with(&server);
-                talk.say("GET / HTTP/1.1\r\nx: ");
+                let mut connection = Connection::with(&server);
+                connection.write("GET / HTTP/1.1\r\nx: ");
                 let pace = Some(Duration::from_millis(100));
-                talk.stream.set_read_timeout(pace).unwrap();
-                while talk.stream.peek(&mut [0]).is_err() {
-                    talk.say("x");
+                connection.stream.set_read_timeout(pace).unwrap();
+                while connection.stream.peek(&mut [0]).is_err() {
+                    connection.write("x");
                     assert!(began.elapsed() < 2 * HEAD_TIME, "it is still listened to");
                 }
-                talk.stream.set_read_timeout(Some(DEADLINE)).unwrap();
-                assert_given_up(talk, began);
+                connection.stream.set_read_timeout(Some(DEADLINE)).unwrap();
+                assert_timed_out(connection, began);
             });
         });
     });
 }
 
 #[test]
-fn a_client_that_leaves_in_the_middle_disturbs_nobody() {
+fn a_client_that_disconnects_midway_affects_no_other() {
     let server = TestServer::start();
-    unharmed(&server, || {
+    assert_unharmed(&server, || {
         let flow = two_nodes().to_string();
         let whole = request(
             &server,
@@ -420,19 +420,19 @@ fn a_client_that_leaves_in_the_middle_disturbs_nobody() {
         for bytes in [&whole, &chunked] {
             // In the request line, in the head, in the body, and just before the end.
             for cut in [0, 5, 30, bytes.len() - flow.len() / 2, bytes.len() - 1] {
-                let mut talk = Talk::with(&server);
-                talk.say(&bytes[..cut]);
-                talk.stream.shutdown(Shutdown::Write).unwrap();
-                assert!(talk.is_over(), "cut after {cut} bytes");
+                let mut connection = Connection::with(&server);
+                connection.write(&bytes[..cut]);
+                connection.stream.shutdown(Shutdown::Write).unwrap();
+                assert!(connection.is_over(), "cut after {cut} bytes");
             }
         }
     });
 }
 
 #[test]
-fn what_is_not_http_is_refused() {
+fn non_http_bytes_are_refused() {
     let server = TestServer::start();
-    unharmed(&server, || {
+    assert_unharmed(&server, || {
         for bytes in [
             &b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03hello of TLS\r\n\r\n"[..],
             b"hello\r\n\r\n",
@@ -458,11 +458,11 @@ fn what_is_not_http_is_refused() {
 }
 
 #[test]
-fn a_body_whose_end_can_be_read_in_two_ways_is_refused() {
+fn a_body_of_ambiguous_length_is_refused() {
     let server = TestServer::start();
     let flow = two_nodes().to_string();
     let length = flow.len();
-    unharmed(&server, || {
+    assert_unharmed(&server, || {
         for fields in [
             format!("content-length: {length}\r\ncontent-length: {length}\r\n"),
             format!("content-length: {length}\r\ncontent-length: 0\r\n"),
@@ -479,19 +479,19 @@ fn a_body_whose_end_can_be_read_in_two_ways_is_refused() {
             "transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n".to_owned(),
             "transfer-encoding: identity\r\n".to_owned(),
         ] {
-            let mut talk = Talk::with(&server);
-            talk.say(request(&server, "POST /api/flows", &fields, &flow));
-            let response = talk.hear();
+            let mut connection = Connection::with(&server);
+            connection.write(request(&server, "POST /api/flows", &fields, &flow));
+            let response = connection.receive();
             assert_refused(&response, 400, "bad_request");
-            assert!(talk.is_over(), "{fields}");
+            assert!(connection.is_over(), "{fields}");
         }
     });
 }
 
 #[test]
-fn chunks_that_cannot_be_read_are_refused() {
+fn invalid_chunks_are_refused() {
     let server = TestServer::start();
-    unharmed(&server, || {
+    assert_unharmed(&server, || {
         for body in [
             "zz\r\n",
             "-1\r\n",
@@ -505,11 +505,11 @@ fn chunks_that_cannot_be_read_are_refused() {
             &format!("2;{}\r\n", "x".repeat(10_000)),
         ] {
             let fields = "transfer-encoding: chunked\r\n";
-            let mut talk = Talk::with(&server);
-            talk.say(request(&server, "POST /api/flows", fields, body));
-            let response = talk.hear();
+            let mut connection = Connection::with(&server);
+            connection.write(request(&server, "POST /api/flows", fields, body));
+            let response = connection.receive();
             assert_refused(&response, 400, "bad_request");
-            assert!(talk.is_over(), "{body}");
+            assert!(connection.is_over(), "{body}");
         }
     });
 }
@@ -522,15 +522,15 @@ fn chunks_and_trailers_end_before_the_next_request() {
     let with_trailers = chunks(&flow, 7).trim_end().to_owned() + "\r\nx-sum: 1\r\ny: z\r\n\r\n";
     let with_extensions = format!("{:X};a=b;c\r\n{flow}\r\n0\r\n\r\n", flow.len());
     for body in [chunks(&flow, 1), with_trailers, with_extensions] {
-        let mut talk = Talk::with(&server);
+        let mut connection = Connection::with(&server);
         let post = request(&server, "POST /api/flows", &chunked("Chunked"), &body);
-        talk.say([post, ask_for_health(&server)].concat());
-        let saved = talk.hear();
+        connection.write([post, ask_for_health(&server)].concat());
+        let saved = connection.receive();
         assert_eq!(saved.status, 201, "{}", saved.text());
         assert_eq!(saved.json()["name"], "Two nodes");
-        assert_eq!(talk.hear().json()["status"], "ok");
+        assert_eq!(connection.receive().json()["status"], "ok");
     }
-    unharmed(&server, || {
+    assert_unharmed(&server, || {
         let trailers = format!("0\r\n{}", "x: y\r\n".repeat(5_000));
         let endless = request(&server, "POST /api/flows", &chunked("chunked"), &trailers);
         assert_refused(&server.raw(&endless), 431, "head_too_large");
@@ -545,30 +545,30 @@ fn expect_continue_is_answered_with_100_or_a_refusal() {
         let fields = format!("content-length: {length}\r\nexpect: 100-continue\r\n");
         request(&server, "POST /api/flows", &fields, "")
     };
-    let mut talk = Talk::with(&server);
-    talk.say(ask(flow.len()));
-    assert_eq!(talk.hear().status, 100);
-    talk.say(&flow);
-    assert_eq!(talk.hear().status, 201);
-    talk.say(ask_for_health(&server));
-    assert_eq!(talk.hear().status, 200);
+    let mut connection = Connection::with(&server);
+    connection.write(ask(flow.len()));
+    assert_eq!(connection.receive().status, 100);
+    connection.write(&flow);
+    assert_eq!(connection.receive().status, 201);
+    connection.write(ask_for_health(&server));
+    assert_eq!(connection.receive().status, 200);
 
-    unharmed(&server, || {
-        let mut talk = Talk::with(&server);
-        talk.say(ask(BODY_MAX + 1));
-        assert_refused(&talk.hear(), 413, "body_too_large");
-        assert!(talk.is_over());
+    assert_unharmed(&server, || {
+        let mut connection = Connection::with(&server);
+        connection.write(ask(BODY_MAX + 1));
+        assert_refused(&connection.receive(), 413, "body_too_large");
+        assert!(connection.is_over());
     });
 }
 
 #[test]
-fn requests_of_one_connection_are_answered_in_order() {
+fn pipelined_requests_get_responses_in_order() {
     let server = TestServer::start();
     let flow = two_nodes().to_string();
     let length = format!("content-length: {}\r\n", flow.len());
-    let mut talk = Talk::with(&server);
+    let mut connection = Connection::with(&server);
     // Pipelined.
-    talk.say(
+    connection.write(
         [
             request(&server, "GET /api/flows/1", "", ""),
             request(&server, "POST /api/flows", &length, &flow),
@@ -578,24 +578,24 @@ fn requests_of_one_connection_are_answered_in_order() {
         .concat(),
     );
     let answers: Vec<(u16, Value)> = (0..4)
-        .map(|_| talk.hear())
+        .map(|_| connection.receive())
         .map(|answer| (answer.status, answer.json()["id"].clone()))
         .collect();
     assert_eq!(answers, [(200, json!(1)), (201, json!(3)), (404, Value::Null), (200, json!(2))]);
     // Sequential, also after an error.
     for status in [200, 404, 200] {
         let path = if status == 200 { "/api/flows/1" } else { "/x" };
-        talk.say(request(&server, &format!("GET {path}"), "", ""));
-        let answer = talk.hear();
+        connection.write(request(&server, &format!("GET {path}"), "", ""));
+        let answer = connection.receive();
         assert_eq!(answer.status, status);
         assert_ne!(answer.header("connection"), Some("close"));
     }
 }
 
 #[test]
-fn limits_hold_for_every_request_of_a_connection() {
+fn limits_apply_to_every_request_of_a_connection() {
     let server = TestServer::start();
-    unharmed(&server, || {
+    assert_unharmed(&server, || {
         let chunked = "transfer-encoding: chunked\r\n";
         let too_long = format!("x: {}\r\n", "x".repeat(HEAD_MAX));
         let too_big = format!("content-length: {}\r\n", BODY_MAX + 1);
@@ -612,29 +612,29 @@ fn limits_hold_for_every_request_of_a_connection() {
         ];
         for (second, status) in seconds {
             for at_once in [false, true] {
-                let mut talk = Talk::with(&server);
+                let mut connection = Connection::with(&server);
                 let first = ask_for_health(&server);
                 if at_once {
-                    talk.say([first, second.clone()].concat());
-                    assert_eq!(talk.hear().status, 200);
+                    connection.write([first, second.clone()].concat());
+                    assert_eq!(connection.receive().status, 200);
                 } else {
-                    talk.say(first);
-                    assert_eq!(talk.hear().status, 200);
-                    talk.say(&second);
+                    connection.write(first);
+                    assert_eq!(connection.receive().status, 200);
+                    connection.write(&second);
                 }
-                let refused = talk.hear();
+                let refused = connection.receive();
                 assert_eq!(refused.status, status, "{}", refused.text());
                 assert_eq!(refused.header("connection"), Some("close"));
                 // Bytes after a refusal are not read as a request.
-                talk.say(ask_for_health(&server));
-                assert!(talk.is_over());
+                connection.write(ask_for_health(&server));
+                assert!(connection.is_over());
             }
         }
     });
 }
 
 #[test]
-fn http_1_0_and_head_and_close_are_understood() {
+fn http_1_0_head_and_close_are_supported() {
     let server = TestServer::start();
     let flow = server.save(&two_nodes());
     server.run(flow, &json!({"topic": "x"}));
@@ -650,26 +650,26 @@ fn http_1_0_and_head_and_close_are_understood() {
     assert_eq!(csv.text().lines().count(), 3, "{}", csv.text());
 
     let whole = server.get("/api/flows");
-    let mut talk = Talk::with(&server);
+    let mut connection = Connection::with(&server);
     for _ in 0..2 {
-        talk.say(request(&server, "HEAD /api/flows", "", ""));
-        let head = talk.hear_without_body(true);
+        connection.write(request(&server, "HEAD /api/flows", "", ""));
+        let head = connection.receive_without_body(true);
         assert_eq!((head.status, head.body.len()), (200, 0));
         assert_eq!(head.header("content-length"), whole.header("content-length"));
-        talk.say(request(&server, "HEAD /nothing", "", ""));
-        assert_eq!(talk.hear_without_body(true).status, 404);
-        talk.say(ask_for_health(&server));
-        assert_eq!(talk.hear().status, 200);
+        connection.write(request(&server, "HEAD /nothing", "", ""));
+        assert_eq!(connection.receive_without_body(true).status, 404);
+        connection.write(ask_for_health(&server));
+        assert_eq!(connection.receive().status, 200);
     }
-    talk.say(request(&server, "GET /api/health", "connection: close\r\n", ""));
-    assert_eq!(talk.hear().status, 200);
-    assert!(talk.is_over());
+    connection.write(request(&server, "GET /api/health", "connection: close\r\n", ""));
+    assert_eq!(connection.receive().status, 200);
+    assert!(connection.is_over());
 }
 
 #[test]
-fn a_query_that_cannot_be_meant_is_refused_with_its_parameter() {
+fn invalid_queries_are_refused_with_their_parameter() {
     let server = TestServer::start();
-    unharmed(&server, || {
+    assert_unharmed(&server, || {
         for (path, field) in [
             ("/api/ledger?colour=red", "colour"),
             ("/api/ledger?limit=0", "limit"),
@@ -712,7 +712,7 @@ fn a_query_that_cannot_be_meant_is_refused_with_its_parameter() {
 }
 
 #[test]
-fn every_fault_of_a_flow_is_listed_with_its_field() {
+fn all_errors_of_a_flow_are_listed_with_their_fields() {
     let server = TestServer::start();
     let node = |id: &str, prompt: &str| agent(id, "echo", "echo-1", prompt);
     let mut odd = node("odd", "x");
@@ -738,7 +738,7 @@ fn every_fault_of_a_flow_is_listed_with_its_field() {
         {"source": "nobody", "target": "nothing"},
         {"source": "d", "target": "d"},
     ]}});
-    unharmed(&server, || {
+    assert_unharmed(&server, || {
         for text in [false, true] {
             let mut flow = flow.clone();
             if text {
@@ -792,10 +792,10 @@ fn every_fault_of_a_flow_is_listed_with_its_field() {
 }
 
 #[test]
-fn a_flow_that_does_not_exist_can_be_neither_changed_nor_run() {
+fn a_missing_flow_can_be_neither_changed_nor_run() {
     let server = TestServer::start();
     let flow = two_nodes().to_string();
-    unharmed(&server, || {
+    assert_unharmed(&server, || {
         for id in ["999", "0", "-1", "x", "99999999999999999999"] {
             for (method, path, body) in [
                 ("GET", format!("/api/flows/{id}"), ""),
@@ -813,7 +813,7 @@ fn a_flow_that_does_not_exist_can_be_neither_changed_nor_run() {
     let saved = server.save(&two_nodes());
     let path = format!("/api/flows/{saved}");
     assert_eq!(server.request("DELETE", &path, &[], b"").status, 204);
-    unharmed(&server, || {
+    assert_unharmed(&server, || {
         assert_refused(&server.request("DELETE", &path, &[], b""), 404, "not_found");
         assert_refused(&post(&server, &format!("{path}/execute"), ""), 404, "not_found");
     });
@@ -824,7 +824,7 @@ fn a_run_accepts_only_an_object_as_input() {
     let server = TestServer::start();
     let flow = server.save(&two_nodes());
     let path = format!("/api/flows/{flow}/execute");
-    unharmed(&server, || {
+    assert_unharmed(&server, || {
         for body in [
             r#"{"inputs": {}}"#,
             r#"{"input": {}, "wait": true}"#,
@@ -860,7 +860,7 @@ fn a_missing_input_fails_the_run_without_a_call() {
 }
 
 #[test]
-fn what_an_editor_adds_to_a_flow_is_given_back() {
+fn editor_fields_of_a_flow_round_trip() {
     let server = TestServer::start();
     let mut flow = two_nodes();
     flow["viewport"] = json!({"x": 1.5, "zoom": 2});
@@ -883,7 +883,7 @@ fn what_an_editor_adds_to_a_flow_is_given_back() {
 }
 
 #[test]
-fn long_texts_and_all_letters_pass_through_unchanged() {
+fn long_and_unicode_texts_pass_through_unchanged() {
     let server = TestServer::start();
     let odd = "Grüße 東京 👩‍👩‍👧 \u{202e}\u{0} \"\\</script>\u{7f} e\u{301}\r\n\t";
     for text in [odd.to_owned(), "ü".repeat(500_000)] {
@@ -898,10 +898,10 @@ fn long_texts_and_all_letters_pass_through_unchanged() {
         assert_eq!(run["status"], "COMPLETED", "{}", run["error"]);
         assert!(run["nodes"][0]["output"] == output);
         assert_eq!(run["input"]["ß"].as_str().unwrap().len(), text.len());
-        let told = client.until_type("NODE_COMPLETED").pop().unwrap();
+        let completed = client.until_type("NODE_COMPLETED").pop().unwrap();
         let preview: String = output.chars().take(200).collect();
-        assert_eq!(told["payload"]["resultPreview"], preview);
-        assert_eq!(told["payload"]["nodeId"], "é 1");
+        assert_eq!(completed["payload"]["resultPreview"], preview);
+        assert_eq!(completed["payload"]["nodeId"], "é 1");
         let row = &server.get("/api/ledger?limit=1").json()["items"][0];
         assert_eq!((&row["node_id"], &row["status"]), (&json!("é 1"), &json!("SUCCESS")));
     }
@@ -919,7 +919,7 @@ fn long_texts_and_all_letters_pass_through_unchanged() {
 
 /// Runs in its own process, because a stack overflow ends the whole process.
 #[test]
-fn no_depth_of_nesting_ends_the_server() {
+fn deep_nesting_never_crashes_the_server() {
     let home = Home::new();
     let server = Served::start(&mut home.serve());
     let nest = |open: &str, inner: &str, close: &str, depth: usize| {

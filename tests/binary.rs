@@ -76,7 +76,7 @@ pub fn verify(data: &Path) {
 pub struct Running {
     child: Child,
     /// Output lines with their line ends; true for standard error.
-    said: Receiver<(bool, String)>,
+    lines: Receiver<(bool, String)>,
     pub stdout: String,
     pub stderr: String,
 }
@@ -99,10 +99,10 @@ impl Running {
             .spawn()
             .unwrap();
         // Threads read both pipes to their end: a full pipe would block the program.
-        let (send, said) = unbounded();
+        let (send, lines) = unbounded();
         forward(false, child.stdout.take().unwrap(), send.clone());
         forward(true, child.stderr.take().unwrap(), send);
-        Self { child, said, stdout: String::new(), stderr: String::new() }
+        Self { child, lines, stdout: String::new(), stderr: String::new() }
     }
 
     /// Waits for a line of standard output with this prefix and returns the rest of it.
@@ -116,25 +116,25 @@ impl Running {
     }
 
     /// Returns true if standard error has contained `part` so far.
-    pub fn has_told(&mut self, part: &str) -> bool {
-        while !self.said.is_empty() && self.hear(Instant::now() + DEADLINE).is_some() {}
+    pub fn has_logged(&mut self, part: &str) -> bool {
+        while !self.lines.is_empty() && self.next_line(Instant::now() + DEADLINE).is_some() {}
         self.stderr.contains(part)
     }
 
     fn until(&mut self, of_stderr: bool, fits: impl Fn(&str) -> Option<String>) -> String {
         let deadline = Instant::now() + DEADLINE;
-        while let Some((is_stderr, line)) = self.hear(deadline) {
+        while let Some((is_stderr, line)) = self.next_line(deadline) {
             if let Some(found) = fits(line.trim_end()).filter(|_| is_stderr == of_stderr) {
                 return found;
             }
         }
-        panic!("it ended and said:\n{}{}", self.stdout, self.stderr);
+        panic!("it ended; its output:\n{}{}", self.stdout, self.stderr);
     }
 
     /// Returns the next line, or `None` when both pipes are closed, that is, when the program has
     /// ended.
-    fn hear(&mut self, deadline: Instant) -> Option<(bool, String)> {
-        match self.said.recv_deadline(deadline) {
+    fn next_line(&mut self, deadline: Instant) -> Option<(bool, String)> {
+        match self.lines.recv_deadline(deadline) {
             Ok((is_stderr, line)) => {
                 let all = if is_stderr { &mut self.stderr } else { &mut self.stdout };
                 all.push_str(&line);
@@ -142,7 +142,7 @@ impl Running {
             }
             Err(RecvTimeoutError::Disconnected) => None,
             Err(RecvTimeoutError::Timeout) => {
-                panic!("it hangs; it said:\n{}{}", self.stdout, self.stderr)
+                panic!("it hangs; its output:\n{}{}", self.stdout, self.stderr)
             }
         }
     }
@@ -180,7 +180,7 @@ impl Running {
     /// Waits for its end within `time`.
     pub fn end_within(mut self, time: Duration) -> Ended {
         let deadline = Instant::now() + time;
-        while self.hear(deadline).is_some() {}
+        while self.next_line(deadline).is_some() {}
         Ended {
             code: self.child.wait().unwrap().code(),
             stdout: std::mem::take(&mut self.stdout),
@@ -197,12 +197,12 @@ impl Drop for Running {
 }
 
 /// Sends every line of `pipe`, and keeps reading after the receiver is gone.
-fn forward(is_stderr: bool, pipe: impl Read + Send + 'static, said: Sender<(bool, String)>) {
+fn forward(is_stderr: bool, pipe: impl Read + Send + 'static, lines: Sender<(bool, String)>) {
     std::thread::spawn(move || {
         let mut reader = BufReader::new(pipe);
         let mut line = Vec::new();
         while reader.read_until(b'\n', &mut line).unwrap_or(0) > 0 {
-            let _ = said.send((is_stderr, String::from_utf8_lossy(&line).into_owned()));
+            let _ = lines.send((is_stderr, String::from_utf8_lossy(&line).into_owned()));
             line.clear();
         }
     });

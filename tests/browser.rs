@@ -180,7 +180,7 @@ impl Browser {
             match self.try_eval(&look) {
                 Ok(Value::Null) => {}
                 Ok(value) => return value,
-                Err(error) if went_away(&error) => {}
+                Err(error) if is_page_gone(&error) => {}
                 Err(error) => panic!("{error}\nin {condition}"),
             }
         }
@@ -283,7 +283,7 @@ impl Drop for Browser {
         while let Some(left) = process_that_mentions(self.profile.path()) {
             if Instant::now() > deadline {
                 if !std::thread::panicking() {
-                    panic!("a process of the browser goes on: {left}");
+                    panic!("a process of the browser still runs: {left}");
                 }
                 return;
             }
@@ -321,7 +321,7 @@ fn complaint(event: &Event) -> Option<String> {
 }
 
 /// Matches Chromium's error for a page that is being replaced.
-fn went_away(error: &str) -> bool {
+fn is_page_gone(error: &str) -> bool {
     [
         "context was destroyed",
         "Cannot find context",

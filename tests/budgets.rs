@@ -87,7 +87,7 @@ fn a_hard_budget_refuses_a_call_and_records_a_row() {
 }
 
 #[test]
-fn parallel_calls_cannot_overrun_a_budget_together() {
+fn parallel_calls_cannot_exceed_a_budget() {
     let upstream = answering();
     let server = server(&upstream);
     let nodes: Vec<Value> = (0..16)
@@ -115,7 +115,7 @@ fn parallel_calls_cannot_overrun_a_budget_together() {
 }
 
 #[test]
-fn a_budget_survives_a_restart_with_what_is_used_of_it() {
+fn a_budget_keeps_its_usage_across_a_restart() {
     let upstream = answering();
     let mut server = server(&upstream);
     let flow = server.save(&chain("One", &[call("only")]));
@@ -131,7 +131,7 @@ fn a_budget_survives_a_restart_with_what_is_used_of_it() {
 }
 
 #[test]
-fn an_unknown_call_counts_with_its_reservation() {
+fn a_call_of_unknown_outcome_counts_its_reservation() {
     let (asked, questions) = crossbeam_channel::unbounded();
     let upstream = Upstream::start(move |_, _| {
         let _ = asked.send(());
@@ -184,16 +184,16 @@ fn only_a_budget_refusal_marks_a_row_as_refused() {
     // The gateway refuses its clients in the same way, and viewers get the event.
     let asked = json!({"model": "gpt-4o-mini", "max_tokens": 10, "messages": [{"role": "user", "content": "Hi"}]});
     assert_eq!(server.post("/v1/chat/completions", &asked).status, 402);
-    let told = client.until(|message| {
+    let reported = client.until(|message| {
         message["type"] == "LEDGER_UPDATE" && message["payload"]["entry"]["flow_id"].is_null()
     });
-    assert_eq!(told.last().unwrap()["payload"]["entry"]["refused"], "budget");
+    assert_eq!(reported.last().unwrap()["payload"]["entry"]["refused"], "budget");
     let refused: Vec<Value> = rows(&server).iter().map(|row| row["refused"].clone()).collect();
     assert_eq!(refused, [json!("budget"), json!("budget"), Value::Null]);
 }
 
 #[test]
-fn a_budget_may_be_for_a_flow_a_model_or_each_run() {
+fn a_budget_can_limit_a_flow_a_model_or_each_run() {
     let upstream = answering();
     let server = server(&upstream);
     let one = server.save(&chain("One", &[call("only")]));
@@ -274,7 +274,7 @@ fn a_hard_budget_refuses_calls_without_a_known_price() {
 }
 
 #[test]
-fn where_a_budget_refuses_one_model_the_next_is_asked() {
+fn a_budget_refusal_triggers_the_fallback_model() {
     let count = AtomicUsize::new(0);
     let upstream = Upstream::start(move |body, stream| {
         count.fetch_add(1, Ordering::SeqCst);
@@ -299,10 +299,10 @@ fn invalid_budgets_change_nothing_and_output_is_valid_input() {
     set(&server, json!([budget]));
     let refused = put(&server, json!([{"name": "", "per": "week", "limitUsd": "much"}]));
     assert_eq!(refused.status, 422);
-    let told = server.get("/api/budget").json();
-    assert_eq!(told["budgets"][0]["limitUsd"], "12.5");
-    let again = server.request("PUT", "/api/budget", &[], told.to_string().as_bytes());
-    assert_eq!((again.status, again.json()), (200, told));
+    let reported = server.get("/api/budget").json();
+    assert_eq!(reported["budgets"][0]["limitUsd"], "12.5");
+    let again = server.request("PUT", "/api/budget", &[], reported.to_string().as_bytes());
+    assert_eq!((again.status, again.json()), (200, reported));
     set(&server, json!([]));
     assert_eq!(server.get("/api/budget").json()["budgets"], json!([]));
 }
@@ -314,10 +314,10 @@ fn concurrent_budget_changes_are_not_overwritten() {
     let put = |body: Value, headers: &[(&str, &str)]| {
         server.request("PUT", "/api/budget", headers, body.to_string().as_bytes())
     };
-    let told = server.get("/api/budget");
-    let version = told.json()["version"].clone();
+    let reported = server.get("/api/budget");
+    let version = reported.json()["version"].clone();
     let tag = format!("\"{}\"", version.as_str().unwrap());
-    assert_eq!(told.header("etag"), Some(&*tag));
+    assert_eq!(reported.header("etag"), Some(&*tag));
     let first = put(json!({"budgets": [budget("first")], "version": version}), &[]);
     assert_eq!(first.status, 200, "{}", first.text());
 
@@ -348,14 +348,14 @@ fn concurrent_budget_changes_are_not_overwritten() {
 }
 
 #[test]
-fn two_who_save_at_the_same_moment_lose_nothing_of_each_other() {
+fn concurrent_saves_lose_no_budget() {
     const EACH: usize = 15;
     let server = TestServer::start();
     let add = |name: &str| loop {
-        let mut told = server.get("/api/budget").json();
+        let mut reported = server.get("/api/budget").json();
         let budget = json!({"name": name, "per": "day", "limitUsd": "1"});
-        told["budgets"].as_array_mut().unwrap().push(budget);
-        let put = server.request("PUT", "/api/budget", &[], told.to_string().as_bytes());
+        reported["budgets"].as_array_mut().unwrap().push(budget);
+        let put = server.request("PUT", "/api/budget", &[], reported.to_string().as_bytes());
         match put.status {
             200 => break,
             409 => {}
@@ -368,8 +368,8 @@ fn two_who_save_at_the_same_moment_lose_nothing_of_each_other() {
             scope.spawn(move || (0..EACH).for_each(|at| add(&format!("{saver}{at}"))));
         }
     });
-    let told = server.get("/api/budget").json();
-    let names: std::collections::HashSet<String> = told["budgets"]
+    let reported = server.get("/api/budget").json();
+    let names: std::collections::HashSet<String> = reported["budgets"]
         .as_array()
         .unwrap()
         .iter()
@@ -379,7 +379,7 @@ fn two_who_save_at_the_same_moment_lose_nothing_of_each_other() {
 }
 
 #[test]
-fn an_estimate_has_the_expected_and_the_worst_cost() {
+fn an_estimate_has_expected_and_worst_costs() {
     let upstream = answering();
     let server = server(&upstream);
     let mut second = call("second");
@@ -409,7 +409,7 @@ fn an_estimate_has_the_expected_and_the_worst_cost() {
 }
 
 #[test]
-fn an_estimate_says_what_it_does_not_know() {
+fn an_estimate_lists_its_unknowns() {
     let server = TestServer::start_with(|config| {
         add_provider(config, "local", Kind::OpenAi, "http://127.0.0.1:9/v1");
     });
@@ -439,14 +439,14 @@ fn run_budget_shares_are_notified_once_with_parallel_calls() {
         let mut client = server.client();
         server.execute(flow, &json!({}));
         let seen = client.until(|message| message["payload"]["status"] == "FINISHED");
-        let told = seen
+        let reported = seen
             .iter()
             .filter(|message| message["type"] == "BUDGET_WARNING")
             .map(|message| message["payload"]["percent"].as_u64().unwrap());
-        let told: Vec<u64> = told.collect();
+        let reported: Vec<u64> = reported.collect();
         // The number of concurrent calls decides whether 80 is reached before 100.
-        assert_eq!(told.last().copied().unwrap_or(0), share, "{limit}");
-        assert!(told.is_sorted_by(|one, next| one < next), "{told:?}");
+        assert_eq!(reported.last().copied().unwrap_or(0), share, "{limit}");
+        assert!(reported.is_sorted_by(|one, next| one < next), "{reported:?}");
     }
 }
 

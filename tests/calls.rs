@@ -113,7 +113,7 @@ impl Rig {
 }
 
 #[test]
-fn an_answer_is_one_settled_row_for_every_caller() {
+fn a_success_is_one_settled_row_for_every_caller() {
     let rig = Rig::new();
     for caller in CALLERS {
         let before = rig.row()["id"].as_i64().unwrap();
@@ -161,7 +161,7 @@ fn a_budget_refusal_is_a_row_for_every_caller() {
 }
 
 #[test]
-fn a_refusal_on_a_full_disk_is_written_once_there_is_room() {
+fn a_refusal_on_a_full_disk_is_written_later() {
     let rig = Rig::new();
     rig.set_token_limit(1);
     for caller in CALLERS {

@@ -78,18 +78,18 @@ fn write_stream(stream: &mut TcpStream, text: &str) {
 }
 
 /// An upstream that reports each request and answers on demand.
-fn patient(
+fn on_demand(
     answer: impl Fn(&mut TcpStream) + Send + Sync + 'static,
 ) -> (Upstream, Receiver<()>, Sender<()>) {
-    let (asked, questions) = unbounded();
-    let (leave, left) = unbounded::<()>();
+    let (arrived, arrivals) = unbounded();
+    let (release, released) = unbounded::<()>();
     let upstream = Upstream::start(move |_, stream| {
-        let _ = asked.send(());
-        if left.recv_timeout(DEADLINE).is_ok() {
+        let _ = arrived.send(());
+        if released.recv_timeout(DEADLINE).is_ok() {
             answer(stream);
         }
     });
-    (upstream, questions, leave)
+    (upstream, arrivals, release)
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn an_equal_request_is_cached_and_its_row_shows_the_saving() {
 }
 
 #[test]
-fn an_answer_is_only_taken_and_kept_where_the_request_says_so() {
+fn the_cache_is_used_only_on_request() {
     let upstream = Upstream::saying(completion("well", 1, 1));
     let server = server(&upstream);
     for _ in 0..2 {
@@ -212,7 +212,7 @@ fn relevant_bytes_and_headers_change_the_cache_key() {
 }
 
 #[test]
-fn what_one_key_has_bought_is_not_shown_to_another() {
+fn cached_responses_are_private_to_their_key() {
     let upstream = Upstream::saying(completion("well", 1, 1));
     let server = server_with(&upstream, |config| {
         config.token = Some(Secret::new("the-token"));
@@ -235,7 +235,7 @@ fn what_one_key_has_bought_is_not_shown_to_another() {
 }
 
 #[test]
-fn a_new_key_does_not_see_answers_of_a_removed_namesake() {
+fn a_new_key_sees_no_responses_of_a_removed_namesake() {
     let upstream = Upstream::saying(completion("well", 1, 1));
     let server = server(&upstream);
     for _ in 0..2 {
@@ -251,7 +251,7 @@ fn a_new_key_does_not_see_answers_of_a_removed_namesake() {
 }
 
 #[test]
-fn answers_from_another_server_or_the_future_are_not_reused() {
+fn responses_of_another_server_or_the_future_are_not_reused() {
     let upstreams = ["old", "new"].map(|text| Upstream::saying(completion(text, 1, 1)));
     let mut server = server(&upstreams[0]);
     let body = chat("x", false);
@@ -277,7 +277,7 @@ fn answers_from_another_server_or_the_future_are_not_reused() {
 }
 
 #[test]
-fn a_forwarded_client_key_has_separate_cached_answers() {
+fn a_forwarded_client_key_has_separate_cached_responses() {
     let upstream = Upstream::saying(completion("well", 1, 1));
     let server = server_with(&upstream, |config| {
         let through = ClientPolicy { pass_through_key: true, ..ClientPolicy::default() };
@@ -292,7 +292,7 @@ fn a_forwarded_client_key_has_separate_cached_answers() {
 #[test]
 fn concurrent_equal_requests_share_one_call() {
     for is_streamed in [false, true] {
-        let (upstream, questions, leave) = patient(move |stream| {
+        let (upstream, arrivals, release) = on_demand(move |stream| {
             if is_streamed {
                 write_stream(stream, "well");
             } else {
@@ -302,12 +302,12 @@ fn concurrent_equal_requests_share_one_call() {
         let server = server(&upstream);
         let body = chat("x", is_streamed);
         std::thread::scope(|scope| {
-            let asking = [(); 4].map(|()| scope.spawn(|| ask(&server, &body)));
-            questions.recv_timeout(DEADLINE).unwrap();
-            leave.send(()).unwrap();
-            let answers = asking.map(|it| it.join().unwrap());
-            let bought = answers.iter().filter(|it| !was_cached(it)).count();
-            assert_eq!(bought, 1);
+            let callers = [(); 4].map(|()| scope.spawn(|| ask(&server, &body)));
+            arrivals.recv_timeout(DEADLINE).unwrap();
+            release.send(()).unwrap();
+            let answers = callers.map(|it| it.join().unwrap());
+            let uncached = answers.iter().filter(|it| !was_cached(it)).count();
+            assert_eq!(uncached, 1);
             assert!(answers.iter().all(|it| it.body == answers[0].body));
         });
         assert_eq!(upstream.count(), 1);
@@ -316,8 +316,8 @@ fn concurrent_equal_requests_share_one_call() {
 }
 
 #[test]
-fn a_failure_is_not_kept_and_who_waited_for_it_asks_again() {
-    let (upstream, questions, leave) = patient(|stream| {
+fn a_failure_is_not_cached_and_waiting_callers_retry() {
+    let (upstream, arrivals, release) = on_demand(|stream| {
         let _ = stream.write_all(json_answer("400 Bad Request", "{}").as_bytes());
     });
     let server = server(&upstream);
@@ -327,12 +327,12 @@ fn a_failure_is_not_kept_and_who_waited_for_it_asks_again() {
         server.request("POST", CHAT, &headers, body.as_bytes())
     };
     std::thread::scope(|scope| {
-        let asking = [(); 2].map(|()| scope.spawn(send));
+        let callers = [(); 2].map(|()| scope.spawn(send));
         for _ in 0..2 {
-            questions.recv_timeout(DEADLINE).unwrap();
-            leave.send(()).unwrap();
+            arrivals.recv_timeout(DEADLINE).unwrap();
+            release.send(()).unwrap();
         }
-        for answer in asking {
+        for answer in callers {
             let answer = answer.join().unwrap();
             assert_eq!((answer.status, answer.text().as_str()), (400, "{}"));
         }
@@ -341,7 +341,7 @@ fn a_failure_is_not_kept_and_who_waited_for_it_asks_again() {
 }
 
 #[test]
-fn what_broke_off_or_is_too_large_is_not_kept() {
+fn incomplete_and_oversized_responses_are_not_cached() {
     let upstream = Upstream::start(|body, stream| {
         if body.contains("large") {
             write_stream(stream, &"x".repeat(1 << 20));
@@ -380,7 +380,7 @@ fn send(server: &TestServer, body: &Value) -> TcpStream {
 }
 
 #[test]
-fn a_streamed_answer_that_is_kept_arrives_as_it_comes() {
+fn a_cacheable_stream_is_forwarded_live() {
     let (go, wait) = unbounded::<()>();
     let upstream = Upstream::start(move |_, stream| {
         let _ = stream.write_all(format!("{STREAM_HEAD}{}", delta("first")).as_bytes());
@@ -408,11 +408,11 @@ fn a_streamed_answer_that_is_kept_arrives_as_it_comes() {
 
 #[test]
 fn clients_waiting_for_a_shared_call_get_503_at_shutdown() {
-    let (upstream, questions, _leave) = patient(|_| {});
+    let (upstream, arrivals, _release) = on_demand(|_| {});
     let mut server = server(&upstream);
     let body = chat("x", false);
     let mut clients = [(); 2].map(|()| send(&server, &body));
-    questions.recv_timeout(DEADLINE).unwrap();
+    arrivals.recv_timeout(DEADLINE).unwrap();
     server.stop();
     for client in &mut clients {
         let mut answer = Vec::new();
@@ -425,7 +425,7 @@ fn clients_waiting_for_a_shared_call_get_503_at_shutdown() {
 }
 
 #[test]
-fn a_complete_answer_is_cached_after_its_client_left() {
+fn a_complete_response_is_cached_after_a_disconnect() {
     for (drain_max, is_kept) in [(Some(DEADLINE), true), (None, false)] {
         let ends = Arc::new(AtomicBool::new(false));
         let is_over = Arc::clone(&ends);
@@ -457,7 +457,7 @@ fn a_complete_answer_is_cached_after_its_client_left() {
 }
 
 #[test]
-fn an_answer_that_is_there_needs_neither_budget_nor_turn() {
+fn a_cache_hit_needs_neither_budget_nor_permit() {
     let upstream = Upstream::saying(completion("well", 1, 1));
     let server = server_with(&upstream, |config| {
         let rate = Rate {
@@ -482,7 +482,7 @@ fn an_answer_that_is_there_needs_neither_budget_nor_turn() {
 }
 
 #[test]
-fn answers_of_echo_are_kept_as_any_other() {
+fn echo_responses_are_cached() {
     let server = TestServer::start();
     for path in [CHAT, MESSAGES] {
         for is_streamed in [false, true] {

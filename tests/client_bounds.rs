@@ -40,7 +40,7 @@ fn server_with_tokens(upstream: &Upstream, tokens: u64) -> TestServer {
     server
 }
 
-fn asking(content: &Value) -> Value {
+fn chat_body(content: &Value) -> Value {
     json!({"model": "m", "max_tokens": 10, "messages": [{"role": "user", "content": content}]})
 }
 
@@ -88,7 +88,7 @@ fn send(server: &TestServer, body: &Value, fields: &str) -> TcpStream {
     stream
 }
 
-fn hear(mut stream: TcpStream) -> Response {
+fn response_of(mut stream: TcpStream) -> Response {
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).unwrap();
     Response::parse(&answer).unwrap()
@@ -96,20 +96,20 @@ fn hear(mut stream: TcpStream) -> Response {
 
 /// A provider that answers on demand. Also returns the received bodies and a sender that releases
 /// one answer. A model called `bad` gets an error.
-fn patient() -> (Upstream, Receiver<String>, Sender<()>) {
-    let (asked, questions) = unbounded();
-    let (go, wait) = bounded::<()>(0);
-    let wait = Mutex::new(wait);
+fn on_demand() -> (Upstream, Receiver<String>, Sender<()>) {
+    let (arrived, arrivals) = unbounded();
+    let (release, released) = bounded::<()>(0);
+    let released = Mutex::new(released);
     let upstream = Upstream::start(move |body, stream| {
-        let _ = asked.send(body.to_owned());
-        let _ = wait.lock().unwrap().recv_timeout(DEADLINE);
+        let _ = arrived.send(body.to_owned());
+        let _ = released.lock().unwrap().recv_timeout(DEADLINE);
         let answer = match body.contains("\"bad\"") {
             true => json_answer("503 Busy", r#"{"error":{"message":"overloaded"}}"#),
             false => completion("Hello", 1, 1),
         };
         let _ = stream.write_all(answer.as_bytes());
     });
-    (upstream, questions, go)
+    (upstream, arrivals, release)
 }
 
 fn target(provider: &str, model: &str) -> Target {
@@ -117,7 +117,7 @@ fn target(provider: &str, model: &str) -> Target {
 }
 
 #[test]
-fn what_is_no_image_counts_by_its_bytes_against_a_budget() {
+fn non_image_content_counts_by_its_bytes_against_a_budget() {
     let upstream = answering();
     let server = server_with_tokens(&upstream, 100_000);
     let long = "A".repeat(1 << 20);
@@ -139,21 +139,21 @@ fn what_is_no_image_counts_by_its_bytes_against_a_budget() {
             json!([{"type": "document", "source": {"type": "url", "url": "https://a/b.pdf"}}]),
         ),
     ] {
-        let response = server.post(path, &asking(&content));
+        let response = server.post(path, &chat_body(&content));
         let kinds = &content[0]["type"];
         assert_eq!(response.status, 402, "{path}, {kinds}: {}", response.text());
     }
     assert_eq!(upstream.count(), 0);
     let image = json!([{"type": "image_url", "image_url": {"url": data_url("image/png")}}]);
-    assert_eq!(server.post(CHAT, &asking(&image)).status, 200);
+    assert_eq!(server.post(CHAT, &chat_body(&image)).status, 200);
     let image = json!([{"type": "image", "source": source("image/png")}]);
-    let mut body = asking(&image);
+    let mut body = chat_body(&image);
     body["model"] = json!("claude");
     assert_eq!(server.post(MESSAGES, &body).status, 200);
 }
 
 #[test]
-fn each_image_counts_as_the_largest_wherever_it_is() {
+fn each_image_counts_with_the_maximum_size() {
     let upstream = answering();
     let tokens = 100_000;
     let inline = json!({"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}});
@@ -168,9 +168,9 @@ fn each_image_counts_as_the_largest_wherever_it_is() {
         (MESSAGES, remote_of_message, MESSAGE_IMAGE),
     ] {
         let server = server_with_tokens(&upstream, tokens);
-        let most = usize::try_from(tokens / of_one).unwrap();
-        for (count, status) in [(most + 1, 402), (most, 200)] {
-            let mut body = asking(&json!(vec![image.clone(); count]));
+        let images_max = usize::try_from(tokens / of_one).unwrap();
+        for (count, status) in [(images_max + 1, 402), (images_max, 200)] {
+            let mut body = chat_body(&json!(vec![image.clone(); count]));
             if path == MESSAGES {
                 body["model"] = json!("claude");
                 // Also in the result of a tool.
@@ -185,7 +185,7 @@ fn each_image_counts_as_the_largest_wherever_it_is() {
 }
 
 #[test]
-fn a_limit_of_the_answer_is_reserved_however_it_is_written() {
+fn a_token_limit_is_reserved_in_any_number_format() {
     let upstream = answering();
     let server = server_with_tokens(&upstream, 100_000);
     let ask = |limits: &str| {
@@ -227,12 +227,12 @@ fn a_limit_of_the_answer_is_reserved_however_it_is_written() {
 }
 
 #[test]
-fn a_body_in_chunks_holds_as_much_room_as_it_has_bytes() {
-    let (upstream, questions, go) = patient();
+fn a_chunked_body_reserves_memory_for_its_bytes_only() {
+    let (upstream, arrivals, release) = on_demand();
     let server = server_with(&upstream, |_| {});
     // More requests than fit in memory at their largest size, each too large to ignore.
     let count = 20;
-    let body = asking(&json!("many words ".repeat(20_000))).to_string();
+    let body = chat_body(&json!("many words ".repeat(20_000))).to_string();
     let clients: Vec<TcpStream> = (0..count)
         .map(|_| {
             let mut stream = server.connect();
@@ -247,29 +247,29 @@ fn a_body_in_chunks_holds_as_much_room_as_it_has_bytes() {
         })
         .collect();
     for _ in 0..count {
-        assert_eq!(questions.recv_timeout(DEADLINE).unwrap(), body);
+        assert_eq!(arrivals.recv_timeout(DEADLINE).unwrap(), body);
     }
     for _ in 0..count {
-        go.send_timeout((), DEADLINE).unwrap();
+        release.send_timeout((), DEADLINE).unwrap();
     }
     for client in clients {
-        assert_eq!(hear(client).status, 200);
+        assert_eq!(response_of(client).status, 200);
     }
 }
 
 #[test]
-fn no_other_model_is_asked_for_a_client_that_has_left() {
-    let (upstream, questions, go) = patient();
+fn a_disconnected_client_triggers_no_fallback() {
+    let (upstream, arrivals, release) = on_demand();
     let server = server_with(&upstream, |config| {
         let targets = vec![target("openai", "bad"), target("openai", "good")];
         config.gateway.aliases.insert("fast".into(), targets);
     });
-    let mut body = asking(&json!("Hi"));
+    let mut body = chat_body(&json!("Hi"));
     body["model"] = json!("fast");
     let client = send(&server, &body, "");
-    questions.recv_timeout(DEADLINE).unwrap();
+    arrivals.recv_timeout(DEADLINE).unwrap();
     drop(client);
-    go.send_timeout((), DEADLINE).unwrap();
+    release.send_timeout((), DEADLINE).unwrap();
     answered(&server, 499, 1);
     assert_eq!(upstream.count(), 1);
     assert_eq!(rows(&server, 1)[0]["status"], "FAILED");
@@ -283,8 +283,8 @@ fn a_client_that_leaves_the_queue_frees_its_permit() {
             Rate { requests_per_minute: Some(1), tokens_per_minute: None, minute: DEADLINE * 2 };
         config.rates.insert("openai".into(), rate);
     });
-    let body = asking(&json!("Hi"));
-    assert_eq!(hear(send(&server, &body, "")).status, 200);
+    let body = chat_body(&json!("Hi"));
+    assert_eq!(response_of(send(&server, &body, "")).status, 200);
     for count in 1..=2 {
         // If the first kept its permit, the second would have to wait too long and would be
         // refused.
@@ -296,17 +296,17 @@ fn a_client_that_leaves_the_queue_frees_its_permit() {
 }
 
 #[test]
-fn who_leaves_while_another_buys_the_same_answer_gets_no_call() {
-    let (upstream, questions, go) = patient();
+fn a_client_that_leaves_a_shared_wait_makes_no_call() {
+    let (upstream, arrivals, release) = on_demand();
     let server = server_with(&upstream, |_| {});
     let fields = "x-flowledger-cache: 60\r\n";
-    let body = asking(&json!("Hi"));
-    let buyer = send(&server, &body, fields);
-    questions.recv_timeout(DEADLINE).unwrap();
+    let body = chat_body(&json!("Hi"));
+    let first = send(&server, &body, fields);
+    arrivals.recv_timeout(DEADLINE).unwrap();
     drop(send(&server, &body, fields));
     answered(&server, 499, 1);
-    go.send_timeout((), DEADLINE).unwrap();
-    assert_eq!(hear(buyer).status, 200);
+    release.send_timeout((), DEADLINE).unwrap();
+    assert_eq!(response_of(first).status, 200);
     assert_eq!(rows(&server, 1).len(), 1);
 }
 
@@ -351,7 +351,7 @@ fn a_failed_alias_returns_the_most_useful_error() {
             config.gateway.aliases.insert(name.into(), targets);
         }
     });
-    let mut body = asking(&json!("Hi"));
+    let mut body = chat_body(&json!("Hi"));
     body["model"] = json!("slow/x");
     assert_eq!(server.post(CHAT, &body).error_code(), "provider_unreachable");
     for (name, status, code) in [
@@ -367,8 +367,8 @@ fn a_failed_alias_returns_the_most_useful_error() {
         let response = server.post(CHAT, &body);
         assert_eq!((response.status, &*response.error_code()), (status, code), "{name}");
         if name == "f" {
-            let wait = response.header("retry-after").unwrap();
-            assert!((3500..=3601).contains(&wait.parse().unwrap()), "{wait}");
+            let retry_after = response.header("retry-after").unwrap();
+            assert!((3500..=3601).contains(&retry_after.parse().unwrap()), "{retry_after}");
         }
     }
 }
@@ -415,10 +415,10 @@ fn every_refusal_has_the_error_format_of_the_protocol() {
 }
 
 #[test]
-fn a_field_that_is_passed_on_may_be_any_text() {
+fn a_forwarded_header_may_be_any_text() {
     let upstream = answering();
     let server = server_with(&upstream, |_| {});
-    let body = asking(&json!("Hi")).to_string();
+    let body = chat_body(&json!("Hi")).to_string();
     for title in ["Über uns\u{2009}✓".as_bytes(), b"\xdcber uns"] {
         let head = [
             format!("POST {CHAT} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {}\r\nx-title: ", body.len()).as_bytes(),
@@ -461,7 +461,7 @@ fn a_wrong_method_is_refused_with_the_allowed_ones() {
 }
 
 #[test]
-fn what_tools_and_their_results_say_is_estimated_as_well() {
+fn tool_calls_and_results_are_estimated() {
     let answer = json!({"model": "m", "choices": [{"index": 0, "message": {"role": "assistant", "content": "a"}, "finish_reason": "stop"}]});
     let upstream = Upstream::saying(json_answer("200 OK", &answer.to_string()));
     let server = server_with(&upstream, |_| {});

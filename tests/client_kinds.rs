@@ -154,7 +154,7 @@ fn an_unsupported_protocol_is_refused_with_the_supported_one() {
 }
 
 #[test]
-fn the_list_of_models_has_those_of_gemini() {
+fn the_model_list_includes_gemini_models() {
     let server = server(&Upstream::saying(""));
     let model = server.get("/v1/models/gemini/gemini-2.5-flash");
     assert_eq!(model.status, 200, "{}", model.text());

@@ -53,7 +53,7 @@ fn ask(server: &TestServer, path: &str, model: &str) -> Response {
 }
 
 /// An upstream that writes one step each time the test releases it.
-fn patient(steps: &[String]) -> (Upstream, Sender<()>) {
+fn stepwise(steps: &[String]) -> (Upstream, Sender<()>) {
     let (go, wait) = bounded::<()>(0);
     let steps = steps.to_vec();
     let upstream = Upstream::start(move |_, stream| {
@@ -70,11 +70,11 @@ fn patient(steps: &[String]) -> (Upstream, Sender<()>) {
 
 /// An upstream that writes `text` and keeps the connection open until the test ends.
 pub fn open_ended(text: String) -> (Upstream, Sender<()>) {
-    patient(&[text, String::new()])
+    stepwise(&[text, String::new()])
 }
 
 /// An upstream that writes `text`, then comments until the test ends.
-fn chatty(text: String) -> (Upstream, Sender<()>) {
+fn unending(text: String) -> (Upstream, Sender<()>) {
     let (end, ended) = bounded::<()>(0);
     let upstream = Upstream::start(move |_, stream| {
         let _ = stream.write_all(format!("{STREAM_HEAD}{text}").as_bytes());
@@ -93,7 +93,7 @@ fn has_ended(end: &Receiver<()>, time: Duration) -> bool {
 }
 
 #[test]
-fn what_a_provider_does_not_count_is_booked_as_a_flow_books_it() {
+fn uncounted_usage_is_estimated_as_in_flows() {
     let stop = event(&json!({"choices": [{"delta": {}, "finish_reason": "stop"}]}));
     let end = event(&json!({"type": "message_stop"}));
     let text = |way: usize| once_upon(WAYS[way].1);
@@ -130,14 +130,14 @@ fn what_a_provider_does_not_count_is_booked_as_a_flow_books_it() {
 }
 
 #[test]
-fn what_came_before_a_client_left_is_booked() {
+fn output_before_a_disconnect_is_recorded() {
     for drain_max in [None, Some(Duration::from_millis(100))] {
         for (path, provider, model) in WAYS {
             let (begin, input) = match provider {
                 "openai" => (String::new(), 7),
                 _ => (message_start(), 25),
             };
-            let (upstream, _end) = chatty(begin + &once_upon(provider));
+            let (upstream, _end) = unending(begin + &once_upon(provider));
             let server = server_with(&upstream, |config| {
                 let policy = ClientPolicy { drain_max, ..ClientPolicy::default() };
                 config.gateway.policies.insert(provider.into(), policy);
@@ -181,7 +181,7 @@ impl ResponseSink for Gone {
 }
 
 #[test]
-fn what_comes_with_the_news_that_the_client_has_left_is_counted() {
+fn usage_received_with_a_disconnect_is_counted() {
     let usage = json!({"prompt_tokens": 70, "completion_tokens": 20});
     let counted = event(&json!({"choices": [{"delta": {"content": "x"}}], "usage": usage}));
     let (upstream, _go) = open_ended(counted);
@@ -268,7 +268,7 @@ fn data_of(text: &str) -> Vec<Value> {
 }
 
 #[test]
-fn half_an_event_is_given_to_nobody_and_whole_ones_at_once() {
+fn only_complete_events_are_forwarded_and_at_once() {
     for (path, provider, model) in WAYS {
         for asks_for_usage in [false, true] {
             let half = text_delta("never").replace("\n\n", "");
@@ -289,9 +289,9 @@ fn half_an_event_is_given_to_nobody_and_whole_ones_at_once() {
             // Now the connection ends.
             go.send_timeout((), DEADLINE).unwrap();
             let rest = conversation.chunks();
-            let told = data_of(&rest);
-            assert_eq!(told.len(), 1, "{rest}");
-            let message = told[0]["error"]["message"].as_str().unwrap();
+            let reported = data_of(&rest);
+            assert_eq!(reported.len(), 1, "{rest}");
+            let message = reported[0]["error"]["message"].as_str().unwrap();
             assert!(message.contains("before the answer was complete"), "{rest}");
             assert_eq!(rows(&server, 1)[0]["status"], "FAILED");
         }
@@ -310,10 +310,10 @@ fn large_events_are_forwarded_and_oversized_ones_refused() {
         if status == "SUCCESS" {
             assert!(text == answer);
         } else {
-            let told = text.strip_prefix(&delta("x")).unwrap();
-            assert!(told.len() < 1_000, "{} bytes", told.len());
-            let told = &data_of(told)[0]["error"]["message"];
-            assert!(told.as_str().unwrap().contains("an event is longer than"));
+            let reported = text.strip_prefix(&delta("x")).unwrap();
+            assert!(reported.len() < 1_000, "{} bytes", reported.len());
+            let reported = &data_of(reported)[0]["error"]["message"];
+            assert!(reported.as_str().unwrap().contains("an event is longer than"));
         }
         let row = &rows(&server, 1)[0];
         assert_eq!((&row["status"], &row["output_tokens"]), (&json!(status), &json!(1)));
@@ -321,7 +321,7 @@ fn large_events_are_forwarded_and_oversized_ones_refused() {
 }
 
 #[test]
-fn an_event_that_lacks_its_end_alone_is_given_with_one() {
+fn an_unterminated_final_event_is_terminated() {
     for (last, status) in [
         ("data: [DONE]", "SUCCESS"),
         ("data: [DONE]\r\n", "SUCCESS"),
@@ -361,9 +361,9 @@ fn a_break_in_the_first_event_triggers_the_fallback() {
 }
 
 #[test]
-fn what_is_no_stream_of_events_is_passed_on_line_by_line() {
+fn other_streams_are_forwarded_line_by_line() {
     let line = "{\"choices\":[]}\n".to_owned();
-    let (upstream, go) = patient(&[line.clone(), line.clone(), String::new()]);
+    let (upstream, go) = stepwise(&[line.clone(), line.clone(), String::new()]);
     let server = server(&upstream);
     let mut conversation = Conversation::with(&server);
     conversation.ask(CHAT, &chat("gpt-4o-mini", true).to_string());
@@ -444,10 +444,10 @@ fn comments_keep_a_stream_alive_until_the_total_timeout() {
 }
 
 #[test]
-fn a_comment_is_given_at_once_also_without_an_empty_line() {
+fn a_comment_is_forwarded_at_once_without_an_empty_line() {
     let comment = ": keep-alive\n".to_owned();
     let (upstream, go) =
-        patient(&[comment.clone(), comment.clone(), delta("x") + "data: [DONE]\n\n"]);
+        stepwise(&[comment.clone(), comment.clone(), delta("x") + "data: [DONE]\n\n"]);
     let server = server(&upstream);
     let mut conversation = Conversation::with(&server);
     // The client does not ask for usage, so that chunk is hidden.
@@ -462,7 +462,7 @@ fn a_comment_is_given_at_once_also_without_an_empty_line() {
 }
 
 #[test]
-fn a_last_chunk_is_hidden_where_it_says_nothing_but_the_usage() {
+fn a_usage_only_last_chunk_is_hidden() {
     let usage = json!({"prompt_tokens": 7, "completion_tokens": 2});
     let plain = json!({"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "gpt-4o-mini",
         "system_fingerprint": "f", "service_tier": null, "citations": null, "choices": [], "usage": usage});
@@ -482,7 +482,7 @@ fn a_last_chunk_is_hidden_where_it_says_nothing_but_the_usage() {
 }
 
 #[test]
-fn a_too_deep_answer_is_forwarded_and_accounted() {
+fn a_too_deeply_nested_response_is_forwarded_and_accounted() {
     let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
     let counts = r#""usage":{"prompt_tokens":7,"completion_tokens":2}"#;
     let document = format!(
@@ -510,7 +510,7 @@ fn a_too_deep_answer_is_forwarded_and_accounted() {
 }
 
 #[test]
-fn fields_of_an_answer_that_say_whose_key_it_is_are_kept() {
+fn account_headers_of_a_response_are_withheld() {
     let passed = [
         ("retry-after", "7"),
         ("request-id", "r1"),
@@ -545,7 +545,7 @@ fn fields_of_an_answer_that_say_whose_key_it_is_are_kept() {
 }
 
 #[test]
-fn a_long_error_is_passed_on_whole_or_told_in_our_own_words() {
+fn a_long_error_is_forwarded_whole_or_replaced() {
     for (path, _, model) in WAYS {
         for (bytes, status) in [(300 << 10, 400), (2 << 20, 502)] {
             let message = "no ".repeat(bytes / 3);
@@ -554,12 +554,12 @@ fn a_long_error_is_passed_on_whole_or_told_in_our_own_words() {
             let server = server(&upstream);
             let response = ask(&server, path, model);
             assert_eq!(response.status, status);
-            let said = response.json()["error"]["message"].clone();
-            let said = said.as_str().unwrap();
+            let error_message = response.json()["error"]["message"].clone();
+            let error_message = error_message.as_str().unwrap();
             if status == 400 {
-                assert!(said == message);
+                assert!(error_message == message);
             } else {
-                assert!(said.contains("answered with status 400"), "{said}");
+                assert!(error_message.contains("answered with status 400"), "{error_message}");
             }
             let row = &rows(&server, 1)[0];
             let message = row["error_message"].as_str().unwrap();
@@ -570,9 +570,9 @@ fn a_long_error_is_passed_on_whole_or_told_in_our_own_words() {
 }
 
 #[test]
-fn an_error_on_a_stream_that_stays_open_ends_it() {
+fn an_error_event_ends_an_open_stream() {
     let error = event(&json!({"type": "error", "error": {"message": "overloaded"}}));
-    for (upstream, _end) in [open_ended(error.clone()), chatty(error)] {
+    for (upstream, _end) in [open_ended(error.clone()), unending(error)] {
         let server = server(&upstream);
         for (path, _, model) in WAYS {
             let began = Instant::now();

@@ -103,7 +103,7 @@ impl Conversation {
 }
 
 #[test]
-fn requests_and_answers_are_unchanged_except_for_the_model() {
+fn requests_and_responses_change_only_in_the_model() {
     let answer = "{\"id\":\"x\", \"model\":\"gpt-4o-mini-2024-07-18\",\"new_field\":1.00,\"choices\":[{\"index\":0,\"message\":{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{\"id\":\"c\",\"type\":\"function\",\"function\":{\"name\":\"f\",\"arguments\":\"{}\"}}]},\"finish_reason\":\"tool_calls\"}],\"usage\":{\"prompt_tokens\":1000,\"completion_tokens\":100}}";
     let upstream = Upstream::saying(json_answer("200 OK", answer));
     let server = server(&upstream);
@@ -242,7 +242,7 @@ fn a_stream_is_forwarded_live_with_usage_on_request() {
 }
 
 #[test]
-fn a_connection_serves_one_request_after_another() {
+fn a_connection_serves_consecutive_requests() {
     let upstream = Upstream::saying(completion("Hello", 3, 1));
     let server = server(&upstream);
     let mut conversation = Conversation::with(&server);
@@ -324,7 +324,7 @@ fn an_alias_tries_its_models_in_order_with_a_row_each() {
 }
 
 #[test]
-fn what_a_provider_refuses_with_is_passed_on_without_the_key() {
+fn a_provider_error_is_forwarded_without_the_key() {
     let body = r#"{"error":{"message":"bad key test-key","type":"t","code":"c","more":[1]}}"#;
     let answer = json_answer("429 Slow", body).replacen(
         "content-type",
@@ -348,7 +348,7 @@ fn what_a_provider_refuses_with_is_passed_on_without_the_key() {
 }
 
 #[test]
-fn our_own_errors_have_the_shape_of_the_protocol() {
+fn gateway_errors_have_the_format_of_the_protocol() {
     let upstream = Upstream::saying(
         "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\nconnection: close\r\n\r\n<html><title>Login</title></html>",
     );
@@ -393,7 +393,7 @@ fn our_own_errors_have_the_shape_of_the_protocol() {
 }
 
 #[test]
-fn bodies_are_bounded_and_broken_ones_are_never_half_understood() {
+fn oversized_and_malformed_bodies_are_refused() {
     let upstream = Upstream::saying(completion("Hello", 3, 1));
     let server = server(&upstream);
     // Larger than other routes allow, for example because of an image.
@@ -432,7 +432,7 @@ fn bodies_are_bounded_and_broken_ones_are_never_half_understood() {
 }
 
 #[test]
-fn an_answer_that_nests_as_deep_as_it_can_harms_nobody() {
+fn a_deeply_nested_response_is_harmless() {
     let nested = format!("{}{}", "[".repeat(120), "]".repeat(120));
     let body = format!(r#"{{"x":{nested},"choices":[{{"message":{{"content":"a"}}}}]}}"#);
     let upstream = Upstream::saying(json_answer("200 OK", &body));
@@ -452,7 +452,7 @@ fn bearer(key: &str) -> String {
 }
 
 #[test]
-fn a_virtual_key_opens_the_gateway_alone_and_names_its_calls() {
+fn a_virtual_key_opens_only_the_gateway_and_labels_its_calls() {
     let upstream = Upstream::saying(completion("Hello", 3, 1));
     let mut server = server_with(&upstream, |config| config.token = Some(Secret::new("the-token")));
     let made = make_key(&server, &json!({"name": "team a"}));
@@ -508,7 +508,7 @@ fn a_virtual_key_opens_the_gateway_alone_and_names_its_calls() {
 }
 
 #[test]
-fn keys_have_names_of_their_own_and_may_expire() {
+fn keys_have_unique_names_and_may_expire() {
     let upstream = Upstream::saying(completion("Hello", 3, 1));
     let server = server_with(&upstream, |config| config.token = Some(Secret::new("the-token")));
     let soon = flowledger::time::Timestamp(flowledger::time::Timestamp::now().0 + 1_500);
@@ -585,13 +585,13 @@ fn a_key_and_its_budget_are_created_atomically() {
     assert_eq!(fields, ["name", "expiresAt", "budget.per"]);
     assert_eq!(budgets().as_array().unwrap().len(), 1);
     let keys = server.get("/api/keys").json();
-    let told: Vec<(&Value, &Value)> = keys["items"]
+    let listed: Vec<(&Value, &Value)> = keys["items"]
         .as_array()
         .unwrap()
         .iter()
         .map(|key| (&key["name"], &key["budgets"]))
         .collect();
-    assert_eq!(told, [(&json!("other"), &json!([])), (&json!("laptop"), &json!(["laptop"]))]);
+    assert_eq!(listed, [(&json!("other"), &json!([])), (&json!("laptop"), &json!(["laptop"]))]);
     // Earlier use still counts after a second budget was added.
     let second = make(
         json!({"name": "b", "budget": {"name": "of b", "per": "month", "limitUsd": "2", "hard": false}}),
@@ -602,7 +602,7 @@ fn a_key_and_its_budget_are_created_atomically() {
 }
 
 #[test]
-fn a_key_that_is_removed_leaves_its_budgets_or_takes_them_along() {
+fn removing_a_key_keeps_or_removes_its_budgets() {
     let server = TestServer::start();
     let ids = ["stays", "goes"].map(|name| {
         let budget = json!({"per": "day", "limitTokens": 1});
@@ -629,7 +629,7 @@ fn a_key_that_is_removed_leaves_its_budgets_or_takes_them_along() {
 }
 
 #[test]
-fn a_client_key_is_ignored_unless_it_is_to_be_forwarded() {
+fn a_client_key_is_ignored_unless_forwarding_is_enabled() {
     let upstream = Upstream::start(|_, stream| {
         let body = r#"{"error":{"message":"no sk-mine"}}"#;
         let _ = stream.write_all(json_answer("401 No", body).as_bytes());
@@ -669,11 +669,11 @@ fn endless(end: crossbeam_channel::Receiver<()>) -> (Upstream, Arc<AtomicUsize>)
         let _ = stream.write_all(STREAM_HEAD.as_bytes());
         let first = json!({"model": "gpt-4o-mini", "choices": [{"delta": {"content": "x"}}], "usage": {"prompt_tokens": 7, "completion_tokens": 1}});
         let _ = stream.write_all(format!("data: {first}\n\n").as_bytes());
-        let goes_on = || {
+        let is_open = || {
             let waited = end.lock().unwrap().recv_timeout(Duration::from_millis(5));
             matches!(waited, Err(RecvTimeoutError::Timeout))
         };
-        while goes_on() {
+        while is_open() {
             count.fetch_add(1, Ordering::SeqCst);
             if stream.write_all(delta("more").as_bytes()).is_err() {
                 return;
@@ -686,7 +686,7 @@ fn endless(end: crossbeam_channel::Receiver<()>) -> (Upstream, Arc<AtomicUsize>)
 }
 
 #[test]
-fn an_abandoned_answer_is_drained_or_cut_as_configured() {
+fn an_abandoned_stream_is_drained_or_cut_as_configured() {
     for (drain_max, status, source) in [
         (Some(DEADLINE), "SUCCESS", "provider"),
         (Some(Duration::from_millis(200)), "CANCELLED", "estimated"),
@@ -741,9 +741,9 @@ fn an_abandoned_call_without_output_ends_as_configured() {
         drop(conversation);
     }
     for row in rows(&server, 2) {
-        let said = (&row["status"], &row["error_message"], &row["total_cost_usd"]);
+        let outcome = (&row["status"], &row["error_message"], &row["total_cost_usd"]);
         let expected = (&json!("CANCELLED"), &json!("the client has left"), &Value::Null);
-        assert_eq!(said, expected);
+        assert_eq!(outcome, expected);
     }
 }
 
@@ -773,7 +773,7 @@ fn a_broken_stream_ends_with_an_error_and_keeps_its_usage() {
 }
 
 #[test]
-fn shutdown_ends_calls_in_flight_and_records_it() {
+fn shutdown_ends_and_records_calls_in_flight() {
     // Every chunk has a count: an estimate may take longer than the server's shutdown.
     let chunk = json!({"choices": [{"delta": {"content": "x"}}], "usage": {"prompt_tokens": 7, "completion_tokens": 1}});
     let (upstream, _go) = open_ended(format!("data: {chunk}\n\n"));
@@ -794,7 +794,7 @@ fn shutdown_ends_calls_in_flight_and_records_it() {
 }
 
 #[test]
-fn a_call_that_a_budget_does_not_allow_is_not_made_and_is_a_row() {
+fn a_budget_refusal_is_recorded_without_a_call() {
     let upstream = Upstream::saying(completion("Hello", 3, 1));
     let server = server(&upstream);
     let budgets = json!({"budgets": [{"name": "small", "per": "day", "limitTokens": 10}]});
@@ -813,7 +813,7 @@ fn a_call_that_a_budget_does_not_allow_is_not_made_and_is_a_row() {
 }
 
 #[test]
-fn echo_answers_in_either_shape() {
+fn echo_responds_in_either_format() {
     let server = TestServer::start();
     let ask = |path: &str, is_streamed| server.post(path, &chat("echo/echo-1", is_streamed));
     let openai = ask(CHAT, false).json();
@@ -847,7 +847,7 @@ fn echo_answers_in_either_shape() {
 }
 
 #[test]
-fn models_are_listed_as_both_protocols_have_it() {
+fn the_model_list_serves_both_protocols() {
     let upstream = Upstream::saying("");
     let server = server_with(&upstream, |config| {
         config.gateway.aliases.insert("fast".into(), vec![target("openai", "gpt-4o-mini")]);

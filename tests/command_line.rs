@@ -125,7 +125,7 @@ fn help_explains_every_flag_with_its_default() {
 }
 
 #[test]
-fn what_cannot_be_meant_on_the_command_line_is_refused() {
+fn invalid_arguments_are_refused() {
     let home = Home::new();
     let flow = home.write("flow.json", two_nodes().to_string());
     for (args, part) in [
@@ -186,7 +186,7 @@ fn a_configuration_error_names_file_and_line_and_no_secret() {
 }
 
 #[test]
-fn it_ends_well_at_a_signal_with_viewers_and_a_run_under_way() {
+fn a_signal_stops_a_busy_server_cleanly() {
     for signal in ["TERM", "INT"] {
         let home = Home::new();
         let server = Served::start(&mut home.serve());
@@ -220,7 +220,7 @@ fn it_ends_well_at_a_signal_with_viewers_and_a_run_under_way() {
 }
 
 #[test]
-fn a_second_signal_ends_it_at_once() {
+fn a_second_signal_ends_the_server_at_once() {
     let home = Home::new();
     let flow = home.write("flow.json", slow().to_string());
     let mut running = Running::start(&mut home.flowledger(&["run", text(&flow)]));
@@ -265,7 +265,7 @@ fn after_a_power_cut_the_row_is_unknown_and_the_run_resumes() {
     is_stuck.store(false, Ordering::SeqCst);
 
     let server = Served::start(&mut on(&home, &upstream, &serve));
-    eventually("the run goes on", || {
+    eventually("the run continues", || {
         server.get(&format!("/api/runs/{run}"))["status"] == "COMPLETED"
     });
     let rows = server.get("/api/ledger");
@@ -289,7 +289,7 @@ fn after_a_power_cut_the_row_is_unknown_and_the_run_resumes() {
 }
 
 #[test]
-fn a_second_start_finds_everything() {
+fn a_restart_keeps_all_data() {
     let home = Home::new();
     let paths = ["/api/flows", "/api/flows/3", "/api/runs", "/api/ledger", "/api/ledger/summary"];
     let everything = |server: &Served| paths.map(|path| server.get(path));
@@ -320,7 +320,7 @@ fn a_second_start_finds_everything() {
     }
     use std::os::unix::fs::PermissionsExt;
     let mode = std::fs::metadata(home.data()).unwrap().permissions().mode();
-    assert_eq!(mode & 0o777, 0o700, "the data is nobody else's business");
+    assert_eq!(mode & 0o777, 0o700, "only the owner can read the data");
 }
 
 #[test]
@@ -378,7 +378,7 @@ fn run_prints_only_the_result_on_standard_output() {
 }
 
 #[test]
-fn a_dry_run_says_what_the_run_will_cost_and_makes_no_call() {
+fn a_dry_run_prints_the_cost_and_makes_no_call() {
     let home = Home::new();
     let flow = home.write("flow.json", two_nodes().to_string());
     let args = ["run", text(&flow), "--input", "topic=bees", "--dry-run"];
@@ -396,7 +396,7 @@ fn a_dry_run_says_what_the_run_will_cost_and_makes_no_call() {
 }
 
 #[test]
-fn ledger_prints_rows_sums_and_csv_beside_a_server() {
+fn ledger_prints_rows_sums_and_csv_while_a_server_runs() {
     let home = Home::new();
     let missing = home.run(&["ledger"]);
     assert_refused(&missing, &["there is no database"]);
@@ -423,7 +423,7 @@ fn ledger_prints_rows_sums_and_csv_beside_a_server() {
 }
 
 #[test]
-fn a_ledger_that_is_not_written_out_whole_is_no_success() {
+fn a_write_error_fails_the_ledger_command() {
     let home = Home::new();
     let flow = home.write("flow.json", two_nodes().to_string());
     let run = ["run", text(&flow), "--input", "topic=bees"];
@@ -453,7 +453,7 @@ fn clients_stay_connected_across_sigstop_and_sigcont() {
 }
 
 #[test]
-fn run_of_a_flow_that_fails_says_why_and_exits_with_1() {
+fn a_failed_run_prints_its_error_and_exits_with_1() {
     let error = r#"{"error":{"message":"out of order","type":"server_error"}}"#;
     let upstream = Upstream::saying(json_answer("500 Internal Server Error", error));
     let home = Home::new();
@@ -484,7 +484,7 @@ fn run_of_a_flow_that_fails_says_why_and_exits_with_1() {
 }
 
 #[test]
-fn run_of_a_file_that_is_no_flow_lists_every_fault() {
+fn an_invalid_flow_file_lists_all_errors() {
     let home = Home::new();
     let odd = json!({"name": "", "data": {
         "nodes": [agent("a", "nobody", "m", "{{ nodes.ghost.output }}"), agent("a", "echo", "echo-1", "{{ oops ")],
@@ -511,7 +511,7 @@ fn run_of_a_file_that_is_no_flow_lists_every_fault() {
 }
 
 #[test]
-fn one_process_has_the_data_and_the_others_are_told_so() {
+fn a_second_process_on_the_same_data_is_refused() {
     let home = Home::new();
     let server = Served::start(&mut home.serve());
     let flow = home.write("flow.json", two_nodes().to_string());
@@ -531,7 +531,7 @@ fn one_process_has_the_data_and_the_others_are_told_so() {
 }
 
 #[test]
-fn a_port_that_is_taken_is_named_and_nothing_is_touched() {
+fn a_taken_port_is_named_and_no_data_is_changed() {
     let home = Home::new();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
@@ -544,7 +544,7 @@ fn a_port_that_is_taken_is_named_and_nothing_is_touched() {
 }
 
 #[test]
-fn output_that_nobody_reads_any_more_is_no_panic() {
+fn a_closed_output_pipe_causes_no_panic() {
     let home = Home::new();
     let flow = home.write("flow.json", two_nodes().to_string());
     let program = home.flowledger(&[]).get_program().to_owned();
@@ -552,7 +552,7 @@ fn output_that_nobody_reads_any_more_is_no_panic() {
     // The reader closes the pipe long before there is a result.
     shell.args(["-c", r#""$0" run "$1" -i topic=x | :"#]).arg(program).arg(flow);
     shell.env("FLOWLEDGER_DATA", home.data());
-    let said = Running::start(&mut shell).end().stderr;
-    assert!(!said.contains("panicked"), "{said}");
-    assert!(said.contains("Total"), "{said}");
+    let stderr_text = Running::start(&mut shell).end().stderr;
+    assert!(!stderr_text.contains("panicked"), "{stderr_text}");
+    assert!(stderr_text.contains("Total"), "{stderr_text}");
 }

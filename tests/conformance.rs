@@ -195,7 +195,7 @@ fn close(code: u16, reason: &str) -> Vec<u8> {
 
 /// Group 1: every form of a length.
 #[test]
-fn texts_and_binary_messages_of_every_form_of_length_are_echoed() {
+fn messages_of_every_length_encoding_are_echoed() {
     let server = Server::start();
     for length in [0, 1, 125, 126, 127, 128, 65_535, 65_536, 65_537] {
         let text = "*".repeat(length);
@@ -216,7 +216,7 @@ fn texts_and_binary_messages_of_every_form_of_length_are_echoed() {
 
 /// Group 2.
 #[test]
-fn a_ping_is_answered_with_its_payload_and_a_pong_with_nothing() {
+fn a_ping_gets_a_pong_with_its_payload_and_a_pong_no_reply() {
     let server = Server::start();
     for payload in [&b""[..], b"Hello", &[0x00, 0xff, 0xfe, 0xfd, 0x55], &[0xfe; 125]] {
         server.echoes("a ping", &frame(FIN | PING, payload), PONG, payload);
@@ -233,7 +233,7 @@ fn a_ping_is_answered_with_its_payload_and_a_pong_with_nothing() {
     peer.expect("a chopped ping", PONG, b"byte by byte");
     peer.send(&frame(FIN | PONG, b"unasked"));
     peer.send(&frame(FIN | PING, b"after it"));
-    peer.expect("after a pong that nobody asked for", PONG, b"after it");
+    peer.expect("after an unsolicited pong", PONG, b"after it");
     peer.says_goodbye();
     server.fails("a ping that is too long", &frame(FIN | PING, &[0xfe; 126]), 1002);
     server.fails("a pong that is too long", &frame(FIN | PONG, &[0xfe; 126]), 1002);
@@ -318,7 +318,7 @@ fn fragments_are_joined_around_control_frames() {
 
 /// Group 6: valid UTF-8 and lookalikes.
 #[test]
-fn a_text_is_utf_8_or_fails_the_connection() {
+fn invalid_utf_8_fails_the_connection() {
     let server = Server::start();
     let valid = [
         "Hello-µ@ßöäüàá-UTF-8!!",
@@ -458,7 +458,7 @@ fn many_small_messages_are_echoed_in_order() {
 
 /// Group 10: 65,536 bytes in frames of 1,300.
 #[test]
-fn a_message_that_was_fragmented_on_its_way_is_echoed() {
+fn a_message_split_by_the_network_is_echoed() {
     let server = Server::start();
     let text = vec![b'*'; 65_536];
     server.echoes("in frames of 1,300", &pieces(TEXT, &text, 1_300, b""), TEXT, &text);

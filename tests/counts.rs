@@ -67,7 +67,7 @@ fn message_start() -> Value {
 }
 
 #[test]
-fn an_answer_without_final_counts_is_estimated() {
+fn a_response_without_final_counts_is_estimated() {
     for usage in
         [Value::Null, json!({}), json!({"cache_read_input_tokens": 0}), json!({"input_tokens": 25})]
     {
@@ -91,7 +91,7 @@ fn an_answer_without_final_counts_is_estimated() {
 }
 
 #[test]
-fn a_call_of_a_tool_is_estimated_where_it_is_not_counted() {
+fn an_uncounted_tool_call_is_estimated() {
     let arguments = json!({"city": "Paris", "days": [1, 2, 3, 4, 5, 6, 7, 8, 9]}).to_string();
     let (first, rest) = arguments.split_at(9);
     let call = |arguments: &str| {
@@ -142,7 +142,7 @@ fn a_call_of_a_tool_is_estimated_where_it_is_not_counted() {
 }
 
 #[test]
-fn a_usage_without_counts_behind_the_last_changes_nothing() {
+fn trailing_usage_without_counts_is_ignored() {
     let end = json!({"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": "stop"}],
         "usage": {"prompt_tokens": 1_000, "completion_tokens": 100}});
     for usage in
@@ -178,7 +178,7 @@ fn an_event_without_data_does_not_break_a_stream() {
 }
 
 #[test]
-fn a_stream_with_unfinished_choices_is_no_success() {
+fn a_stream_with_unfinished_choices_fails() {
     let choice = |index: u64, finish: Value| json!({"choices": [{"index": index, "delta": {"content": "a"}, "finish_reason": finish}]});
     let chunks = [choice(0, Value::Null), choice(1, Value::Null), choice(0, json!("stop"))];
     for (last, status) in [(None, "FAILED"), (Some(choice(1, json!("stop"))), "SUCCESS")] {

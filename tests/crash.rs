@@ -85,7 +85,7 @@ fn seeded(stream: u64) -> Random {
 
 /// Writes to standard error directly: the test harness captures `eprintln!`, and the progress of a
 /// test that takes minutes should be visible.
-fn say(text: &str) {
+fn log_line(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
@@ -291,7 +291,7 @@ impl World {
         let waited = self.news.wait_timeout_while(self.lock(), DEADLINE, not_yet);
         let (mut known, result) = waited.unwrap();
         if result.timed_out() {
-            known.faults.push(format!("in vain was waited: {what}"));
+            known.faults.push(format!("timed out waiting: {what}"));
             self.news.notify_all();
         }
         known
@@ -352,7 +352,7 @@ fn answer(world: &World, body: &str, stream: &mut TcpStream) {
     let prompt = request["messages"][0]["content"].as_str().unwrap_or("");
     let first = prompt.lines().next().unwrap_or_default();
     let Some((token, node)) = first.split_once(' ') else {
-        return world.fault(format!("a call that nobody wanted: {body}"));
+        return world.fault(format!("an unexpected call: {body}"));
     };
     let place = (token.to_owned(), node.to_owned());
     let mut known = world.lock();
@@ -617,12 +617,12 @@ impl Books {
 }
 
 /// The fields of a logged event that this test checks.
-struct Told<'a> {
+struct RunEvent<'a> {
     kind: &'a str,
     payload: &'a Value,
 }
 
-impl Told<'_> {
+impl RunEvent<'_> {
     fn briefly(&self) -> String {
         let of = |key: &str| self.payload[key].as_str().unwrap_or_default();
         let entry = &self.payload["entry"];
@@ -643,7 +643,7 @@ struct Audit<'a> {
     /// Rows by run and node, in order.
     rows: HashMap<(&'a str, String), Vec<&'a LedgerEntry>>,
     /// Events by run.
-    told: HashMap<&'a str, Vec<Told<'a>>>,
+    run_events: HashMap<&'a str, Vec<RunEvent<'a>>>,
     faults: Vec<String>,
 }
 
@@ -698,7 +698,7 @@ impl<'a> Audit<'a> {
             self.expect(tokens.insert(token), || format!("{token} was run twice"));
             match self.known.starts.get(token) {
                 Some(start) => self.run(token, start, run),
-                None => self.expect(false, || format!("nobody wanted {token}: {run}")),
+                None => self.expect(false, || format!("unexpected run {token}: {run}")),
             }
         }
         for (token, start) in &self.known.starts {
@@ -749,27 +749,27 @@ impl<'a> Audit<'a> {
             self.node(&format!("{token} {id}"), view, output, &prompt, &calls, &rows);
             for row in &rows {
                 let operation_id = format!("{run_id}:{id}");
-                let is_its_own = row.flow_id == Some(self.flows[start.flow])
+                let has_right_ids = row.flow_id == Some(self.flows[start.flow])
                     && row.operation_id == operation_id
                     && row.provider == "openai"
                     && row.model_used.starts_with("gpt-4o-mini");
-                self.expect(is_its_own, || format!("the row says wrongly whose it is: {row:?}"));
+                self.expect(has_right_ids, || format!("the row has wrong ids: {row:?}"));
             }
             rows_of_run.extend(rows);
         }
         let right = sums_of(&rows_of_run);
         self.expect(sums(run) == right, || {
-            format!("the sums of {token} are {:?}, those of its rows {right:?}", sums(run))
+            format!("the sums of {token} are {:?}, the sums of its rows {right:?}", sums(run))
         });
-        let told = self.told.remove(run_id).unwrap_or_default();
-        let last = told.iter().rev().find(|told| told.kind == "FLOW_COMPLETED");
-        self.expect(last.is_some_and(|told| sums(told.payload) == right), || {
-            format!("{token} was not told to have cost {right:?}")
+        let run_events = self.run_events.remove(run_id).unwrap_or_default();
+        let last = run_events.iter().rev().find(|event| event.kind == "FLOW_COMPLETED");
+        self.expect(last.is_some_and(|event| sums(event.payload) == right), || {
+            format!("the events of {token} lack the sums {right:?}")
         });
-        if let Err(fault) = story(shape, &told) {
-            let told: Vec<String> = told.iter().map(Told::briefly).collect();
-            let told = told.join(", ");
-            self.faults.push(format!("{token}: {fault}; it was told {told}"));
+        if let Err(fault) = check_order(shape, &run_events) {
+            let run_events: Vec<String> = run_events.iter().map(RunEvent::briefly).collect();
+            let run_events = run_events.join(", ");
+            self.faults.push(format!("{token}: {fault}; its events: {run_events}"));
         }
     }
 
@@ -783,16 +783,16 @@ impl<'a> Audit<'a> {
         calls: &[&Call],
         rows: &[&LedgerEntry],
     ) {
-        let bought =
+        let origin =
             read_answer(output).and_then(|(_, _, serial)| self.known.calls.get(serial)).filter(
                 |call| call.answer == output && format!("{} {}", call.token, call.node) == name,
             );
-        let Some(bought) = bought else {
-            return self.expect(false, || format!("{name}: nobody answered {output:?}"));
+        let Some(origin) = origin else {
+            return self.expect(false, || format!("{name}: no call returned {output:?}"));
         };
         for call in calls {
             self.expect(call.prompt == prompt, || {
-                format!("{name} was asked {:?} instead of {prompt:?}", call.prompt)
+                format!("{name} got the prompt {:?} instead of {prompt:?}", call.prompt)
             });
         }
         // The k-th call cannot have been sent before k rows existed.
@@ -808,7 +808,7 @@ impl<'a> Audit<'a> {
             && sums(view) == sums_of(rows)
             && view["resultPreview"] == preview(output)
             && view["error"].is_null();
-        self.expect(is_right, || format!("{name} is not told rightly: {view}"));
+        self.expect(is_right, || format!("{name} is shown wrongly: {view}"));
         let hash = hex(&Sha256::digest(prompt));
         for (at, row) in rows.iter().enumerate() {
             let is_last = at + 1 == rows.len();
@@ -816,8 +816,8 @@ impl<'a> Audit<'a> {
             let tokens = (usage.input_tokens, usage.output_tokens);
             let is_right = if is_last {
                 row.status == CallStatus::Success
-                    && tokens == (bought.input_tokens, bought.output_tokens)
-                    && row.total_cost_usd == Some(cost_of(bought))
+                    && tokens == (origin.input_tokens, origin.output_tokens)
+                    && row.total_cost_usd == Some(cost_of(origin))
                     && row.error_message.is_none()
                     && row.latency_ms.is_some()
             } else {
@@ -831,8 +831,8 @@ impl<'a> Audit<'a> {
                         .as_deref()
                         .is_some_and(|why| why.contains("the server ended"))
             };
-            let is_in_turn = row.attempt as usize == at + 1 && row.prompt_hash == hash;
-            self.expect(is_right && is_in_turn, || {
+            let has_right_order = row.attempt as usize == at + 1 && row.prompt_hash == hash;
+            self.expect(is_right && has_right_order, || {
                 let count = rows.len();
                 format!("row {at} of {count} of {name} is not explained: {row:?}")
             });
@@ -841,29 +841,29 @@ impl<'a> Audit<'a> {
 
     /// Compares rows with their events and the kills, and all sums with all calls.
     fn sums(&mut self) {
-        let mut told: HashMap<i64, Vec<(Timestamp, LedgerEntry)>> = HashMap::new();
+        let mut reported: HashMap<i64, Vec<(Timestamp, LedgerEntry)>> = HashMap::new();
         for text in &self.known.log {
             let message: Value = serde_json::from_str(text).unwrap();
             if message["type"] == "LEDGER_UPDATE" {
                 let payload = &message["payload"];
                 let at: Timestamp = serde_json::from_value(payload["timestamp"].clone()).unwrap();
                 let entry: LedgerEntry = serde_json::from_value(payload["entry"].clone()).unwrap();
-                told.entry(entry.id).or_default().push((at, entry));
+                reported.entry(entry.id).or_default().push((at, entry));
             }
         }
         let mut of_earlier: HashMap<&str, Timestamp> = HashMap::new();
         let books = self.books;
         for row in &books.rows {
-            let told = told.remove(&row.id).unwrap_or_default();
-            let [(_, pending), (settled_at, settled)] = told.as_slice() else {
-                self.expect(false, || format!("{row:?} was told as {told:?}"));
+            let reported = reported.remove(&row.id).unwrap_or_default();
+            let [(_, pending), (settled_at, settled)] = reported.as_slice() else {
+                self.expect(false, || format!("{row:?} has the events {reported:?}"));
                 continue;
             };
             let was_told = pending.status == CallStatus::Pending
                 && pending.attempt == row.attempt
                 && pending.timestamp == row.timestamp
                 && settled == row;
-            self.expect(was_told, || format!("{row:?} was told as {told:?}"));
+            self.expect(was_told, || format!("{row:?} has the events {reported:?}"));
             let (from, to) = (row.timestamp.0, settled_at.0);
             let mut kills = self.known.kills.iter();
             let is_explained = if row.status == CallStatus::Unknown {
@@ -879,7 +879,7 @@ impl<'a> Audit<'a> {
                 format!("{row:?} began before the one before was settled")
             });
         }
-        self.expect(told.is_empty(), || format!("told and not there: {told:?}"));
+        self.expect(reported.is_empty(), || format!("events without a row: {reported:?}"));
         let of_status = |status| books.rows.iter().filter(|row| row.status == status).count();
         let sums = &books.sums;
         let tokens = |of: fn(&LedgerEntry) -> u64| books.rows.iter().map(of).sum::<u64>();
@@ -895,18 +895,18 @@ impl<'a> Audit<'a> {
 }
 
 /// Checks that the events of a run are complete and in order.
-fn story(shape: &Shape, told: &[Told]) -> Result<(), String> {
+fn check_order(shape: &Shape, run_events: &[RunEvent]) -> Result<(), String> {
     let mut attempts: BTreeMap<&str, u64> = BTreeMap::new();
     let mut settled: HashMap<&str, bool> = HashMap::new();
     let mut completed: BTreeSet<&str> = BTreeSet::new();
-    let kinds: Vec<&str> = told.iter().map(|told| told.kind).collect();
+    let kinds: Vec<&str> = run_events.iter().map(|event| event.kind).collect();
     if kinds.len() < 4
         || kinds[..2] != ["FLOW_STARTED", "FLOW_STATUS"]
         || kinds[kinds.len() - 2..] != ["FLOW_COMPLETED", "FLOW_STATUS"]
     {
         return Err("it has no beginning or no end".into());
     }
-    for (at, Told { kind, payload }) in told.iter().enumerate().skip(2) {
+    for (at, RunEvent { kind, payload }) in run_events.iter().enumerate().skip(2) {
         let node = payload["nodeId"].as_str().unwrap_or_default();
         let is_right = match *kind {
             "NODE_STARTED" => {
@@ -928,20 +928,20 @@ fn story(shape: &Shape, told: &[Told]) -> Result<(), String> {
             }
             "NODE_COMPLETED" => {
                 settled.get(node) == Some(&true)
-                    && told[at - 1].kind == "LEDGER_UPDATE"
-                    && told[at - 1].payload["entry"]["status"] == "SUCCESS"
-                    && told[at - 1].payload["nodeId"] == node
+                    && run_events[at - 1].kind == "LEDGER_UPDATE"
+                    && run_events[at - 1].payload["entry"]["status"] == "SUCCESS"
+                    && run_events[at - 1].payload["nodeId"] == node
                     && completed.insert(node)
             }
             "FLOW_STATUS" => {
-                let after = told[at - 1].kind;
+                let after = run_events[at - 1].kind;
                 match payload["status"].as_str() {
                     Some("NODE_COMPLETE") => after == "NODE_COMPLETED",
                     Some("FINISHED") => after == "FLOW_COMPLETED",
                     _ => false,
                 }
             }
-            "FLOW_COMPLETED" => completed.len() == shape.nodes.len() && at + 2 == told.len(),
+            "FLOW_COMPLETED" => completed.len() == shape.nodes.len() && at + 2 == run_events.len(),
             _ => false,
         };
         if !is_right {
@@ -993,7 +993,7 @@ fn kill(world: &World, life: u64, mut running: Running) {
 fn kills_lose_nothing_and_repeat_no_settled_call() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let kills = from_environment("CRASH_KILLS", KILLS);
-    say(&format!("\nCRASH_SEED={} CRASH_KILLS={kills}", seed()));
+    log_line(&format!("\nCRASH_SEED={} CRASH_KILLS={kills}", seed()));
     let began = Instant::now();
     let mut random = seeded(1);
     let world = Arc::new(World::default());
@@ -1086,7 +1086,7 @@ fn kills_lose_nothing_and_repeat_no_settled_call() {
         books: &books,
         calls: HashMap::new(),
         rows: HashMap::new(),
-        told: HashMap::new(),
+        run_events: HashMap::new(),
         faults: Vec::new(),
     };
     for call in &known.calls {
@@ -1099,15 +1099,16 @@ fn kills_lose_nothing_and_repeat_no_settled_call() {
         audit.rows.entry(place).or_default().push(row);
     }
     for message in &messages {
-        let told = Told { kind: message["type"].as_str().unwrap(), payload: &message["payload"] };
+        let event =
+            RunEvent { kind: message["type"].as_str().unwrap(), payload: &message["payload"] };
         // Suggestions concern flows and are no part of a run.
-        if let Some(run_id) = told.payload["runId"].as_str() {
-            audit.told.entry(run_id).or_default().push(told);
+        if let Some(run_id) = event.payload["runId"].as_str() {
+            audit.run_events.entry(run_id).or_default().push(event);
         }
     }
     audit.all();
     let unknown = books.rows.len() - known.completed.len();
-    say(&format!(
+    log_line(&format!(
         "{kills} kills in {:.1?}: {} runs, {} calls, {} rows of which {unknown} UNKNOWN, {} events",
         began.elapsed(),
         books.runs.len(),
@@ -1194,7 +1195,7 @@ fn a_repeatedly_killed_map_repeats_no_finished_item() {
         assert_eq!(run["nodes"][0]["items"][item]["attempt"], rows.len());
         unknown += before.len();
     }
-    say(&format!("{kills} kills of a map of {ITEMS} items: {unknown} of its calls UNKNOWN"));
+    log_line(&format!("{kills} kills of a map of {ITEMS} items: {unknown} of its calls UNKNOWN"));
     // Verifies while the server runs, and after its end.
     binary::verify(&home.data());
     server.running.signal("TERM");

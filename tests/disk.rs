@@ -166,7 +166,7 @@ fn a_server_on_a_full_disk_starts_and_recovers_later() {
     assert_eq!(upstream.count(), 2);
 
     served.running.limit_files(None);
-    eventually("the run has gone on", || served.get(&path)["status"] == "COMPLETED");
+    eventually("the run has continued", || served.get(&path)["status"] == "COMPLETED");
     let rows = rows(&served);
     let statuses: Vec<&Value> = rows.iter().map(|row| &row["status"]).collect();
     assert_eq!(statuses, ["SUCCESS", "UNKNOWN", "SUCCESS"]);

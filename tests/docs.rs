@@ -193,7 +193,7 @@ fn settings_and_prices_in_documents_are_accepted() {
 }
 
 #[test]
-fn a_link_to_nothing_is_found() {
+fn a_broken_link_is_detected() {
     assert_eq!(anchor("## `http` nodes"), "http-nodes");
     assert_eq!(anchor("# What's new, 2026?"), "whats-new-2026");
     let text = "# A b\n\n```sh\n# c\n```\n".to_owned();

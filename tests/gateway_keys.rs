@@ -116,8 +116,8 @@ fn ask(kind: Kind, configured: Option<&str>, ask: impl Fn(&Providers) -> String)
         String::from_utf8(request).unwrap()
     });
     let providers = Providers::new([("p".to_owned(), provider)].into(), Timeouts::default());
-    let said = ask(&providers);
-    assert!(!said.contains(KEY), "{said}");
+    let answer = ask(&providers);
+    assert!(!answer.contains(KEY), "{answer}");
     assert!(server.join().unwrap().contains(KEY), "the key was not sent at all");
 }
 

@@ -64,12 +64,12 @@ fn a_failed_run_resumes_at_the_failed_node() {
     assert_eq!(run["nodes"][1]["attempt"], 2);
     assert_eq!(run["error"], Value::Null);
     let calls: Vec<&Value> = run["calls"].as_array().unwrap().iter().collect();
-    let told: Vec<Value> = calls
+    let shown: Vec<Value> = calls
         .iter()
         .map(|call| json!([call["node_id"], call["attempt"], call["status"]]))
         .collect();
     assert_eq!(
-        told,
+        shown,
         [json!(["a", 1, "SUCCESS"]), json!(["b", 1, "FAILED"]), json!(["b", 2, "SUCCESS"])]
     );
     // The sums cover all attempts.
@@ -77,7 +77,7 @@ fn a_failed_run_resumes_at_the_failed_node() {
 }
 
 #[test]
-fn only_a_run_that_failed_or_was_cancelled_can_go_on() {
+fn only_a_failed_or_cancelled_run_can_be_resumed() {
     let server = TestServer::start();
     let run = server.run(server.save(&two_nodes()), &json!({"topic": "ants"}));
     let resume = |id: &str| server.post(&format!("/api/runs/{id}/resume"), &json!({}));
@@ -87,7 +87,7 @@ fn only_a_run_that_failed_or_was_cancelled_can_go_on() {
 }
 
 #[test]
-fn a_run_that_is_resumed_twice_at_once_goes_on_once() {
+fn concurrent_resumes_start_a_run_once() {
     let is_mended = Arc::new(AtomicBool::new(false));
     let upstream = half_broken(&is_mended);
     let server = server(&upstream);
@@ -107,7 +107,7 @@ fn a_run_that_is_resumed_twice_at_once_goes_on_once() {
 }
 
 #[test]
-fn a_run_tells_what_each_node_was_asked_and_the_ledger_does_not() {
+fn prompts_are_in_the_run_but_not_in_the_ledger() {
     let server = TestServer::start();
     let mut flow = two_nodes();
     flow["data"]["nodes"][0]["data"]["system"] = json!("Be {{ input.tone }}");
@@ -123,7 +123,7 @@ fn a_run_tells_what_each_node_was_asked_and_the_ledger_does_not() {
 }
 
 #[test]
-fn a_run_that_is_over_can_be_deleted_and_its_ledger_rows_stay() {
+fn deleting_a_finished_run_keeps_its_ledger_rows() {
     let server = TestServer::start();
     let slow = chain("Slow", &[agent("slow", "echo", "echo-slow", &"word ".repeat(1_000))]);
     let slow = server.execute(server.save(&slow), &json!({}));

@@ -19,14 +19,14 @@ fn clients(server: &TestServer) -> usize {
 }
 
 /// A node output event with this text.
-fn said(delta: impl Into<String>) -> Event {
+fn delta_event(delta: impl Into<String>) -> Event {
     let context =
         EventContext { flow_id: Some(1), run_id: None, node_id: None, timestamp: Timestamp(0) };
     Event::NodeOutput { context, delta: delta.into() }
 }
 
-fn say_to_all(server: &TestServer, text: impl Into<String>) {
-    server.server().core().hub.broadcast(&said(text)).unwrap();
+fn broadcast_delta(server: &TestServer, text: impl Into<String>) {
+    server.server().core().hub.broadcast(&delta_event(text)).unwrap();
 }
 
 /// The value of a line of `/metrics`.
@@ -36,7 +36,7 @@ fn metric(server: &TestServer, name: &str) -> f64 {
     value.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
 }
 
-fn hears(client: &mut Client, delta: &str) {
+fn wait_for_delta(client: &mut Client, delta: &str) {
     client.until(|message| message["payload"]["delta"] == delta);
 }
 
@@ -48,13 +48,13 @@ fn clients_are_registered_and_unregistered() {
     assert_ne!(one.id(), two.id());
     eventually("both are registered", || clients(&server) == 2);
     drop(one);
-    eventually("the one that was lost is unregistered", || clients(&server) == 1);
+    eventually("the dropped one is unregistered", || clients(&server) == 1);
     two.socket.close(None).unwrap();
-    eventually("the one that said goodbye is unregistered", || clients(&server) == 0);
+    eventually("the one that closed is unregistered", || clients(&server) == 0);
 }
 
 #[test]
-fn the_log_says_who_comes_and_who_goes_and_why() {
+fn connects_and_disconnects_are_logged_with_reasons() {
     let server = TestServer::start();
     let mut client = server.client();
     let id = format!("id={} ", client.id());
@@ -71,7 +71,7 @@ fn a_broadcast_reaches_every_client_in_order() {
     let server = TestServer::start();
     let mut all: Vec<Client> = (0..20).map(|_| server.client()).collect();
     for number in 0..100 {
-        say_to_all(&server, number.to_string());
+        broadcast_delta(&server, number.to_string());
     }
     for client in &mut all {
         for number in 0..100 {
@@ -85,16 +85,16 @@ fn send_to_client_reaches_exactly_one() {
     let server = TestServer::start();
     let (mut one, mut two) = (server.client(), server.client());
     let hub = &server.server().core().hub;
-    hub.send_to_client(one.id(), &said("for one")).unwrap();
-    hub.send_to_client(999, &said("for nobody")).unwrap();
-    hub.broadcast(&said("for all")).unwrap();
+    hub.send_to_client(one.id(), &delta_event("for one")).unwrap();
+    hub.send_to_client(999, &delta_event("for nobody")).unwrap();
+    hub.broadcast(&delta_event("for all")).unwrap();
     assert_eq!(one.next()["payload"]["delta"], "for one");
     assert_eq!(one.next()["payload"]["delta"], "for all");
     assert_eq!(two.next()["payload"]["delta"], "for all");
 }
 
 #[test]
-fn a_stuck_client_is_cut_and_delays_no_other() {
+fn a_stuck_client_is_closed_and_delays_no_other() {
     let server = TestServer::start();
     let mut stuck = server.client();
     let mut healthy = server.client();
@@ -104,8 +104,8 @@ fn a_stuck_client_is_cut_and_delays_no_other() {
     let mut sent = 0;
     while hub.stats().evicted(Eviction::OutboxFull) == 0 {
         let began = Instant::now();
-        hub.broadcast(&said(large.clone())).unwrap();
-        hears(&mut healthy, &large);
+        hub.broadcast(&delta_event(large.clone())).unwrap();
+        wait_for_delta(&mut healthy, &large);
         slowest = slowest.max(began.elapsed());
         sent += 1;
         assert!(sent < 1_000, "a client that never reads was never cut");
@@ -128,7 +128,7 @@ fn a_slow_reader_that_pings_sees_no_corrupt_frame() {
     let publisher = std::thread::spawn(move || {
         for number in 0..MESSAGES {
             let text = format!("{number}:{}", "y".repeat(20_000 + number % 7 * 3_000));
-            hub.broadcast(&said(text)).unwrap();
+            hub.broadcast(&delta_event(text)).unwrap();
             // Paced by the hub's own pings and the reader below, to stay below the outbox limit.
             if number % 10 == 9 {
                 std::thread::park_timeout(Duration::from_millis(20));
@@ -159,14 +159,14 @@ fn a_slow_reader_that_pings_sees_no_corrupt_frame() {
 }
 
 #[test]
-fn a_close_is_answered_once_and_nothing_follows_it() {
+fn a_close_gets_one_reply_and_no_frame_follows() {
     let server = TestServer::start();
     let mut client = server.client();
     // Events race with the close; none may follow the close frame.
     let hub = server.server().core().hub.clone();
     let publisher = std::thread::spawn(move || {
         for number in 0..200 {
-            let _ = hub.broadcast(&said(number.to_string()));
+            let _ = hub.broadcast(&delta_event(number.to_string()));
         }
     });
     client.socket.close(None).unwrap();
@@ -194,31 +194,31 @@ fn frames(mut bytes: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn garbage_is_told_to_its_sender_alone_and_the_connection_stays() {
+fn an_invalid_message_gets_an_error_and_stays_connected() {
     let server = TestServer::start();
-    let (mut rude, mut polite) = (server.client(), server.client());
+    let (mut bad_client, mut good_client) = (server.client(), server.client());
     for (text, code) in [
         ("not json", "invalid_json"),
         ("[1]", "unknown_type"),
         (r#"{"type":"DANCE"}"#, "unknown_type"),
         (r#"{"type":"SUBSCRIBE","payload":{"flowIds":"all"}}"#, "invalid_payload"),
     ] {
-        rude.send(text);
-        let answer = rude.next();
+        bad_client.send(text);
+        let answer = bad_client.next();
         assert_eq!(
             (answer["type"].as_str(), answer["payload"]["code"].as_str()),
             (Some("ERROR"), Some(code))
         );
         assert!(answer.get("seq").is_none());
     }
-    rude.send(r#"{"type":"PING"}"#);
-    assert_eq!(rude.next()["type"], "PONG");
-    server.server().core().hub.broadcast(&said("hello")).unwrap();
-    assert_eq!(polite.next()["payload"]["delta"], "hello");
+    bad_client.send(r#"{"type":"PING"}"#);
+    assert_eq!(bad_client.next()["type"], "PONG");
+    server.server().core().hub.broadcast(&delta_event("hello")).unwrap();
+    assert_eq!(good_client.next()["payload"]["delta"], "hello");
 }
 
 #[test]
-fn what_breaks_the_protocol_is_closed_with_the_code_for_it() {
+fn a_protocol_error_is_closed_with_its_code() {
     let server = TestServer::start();
     let closes = |send: &dyn Fn(&mut Client)| {
         let mut client = server.client();
@@ -239,7 +239,7 @@ fn what_breaks_the_protocol_is_closed_with_the_code_for_it() {
 }
 
 #[test]
-fn a_subscription_narrows_what_a_client_gets() {
+fn a_subscription_filters_events() {
     let server = TestServer::start();
     let flow = server.save(&two_nodes());
     let other = server.save(&two_nodes());
@@ -260,7 +260,7 @@ fn a_subscription_narrows_what_a_client_gets() {
 }
 
 #[test]
-fn only_a_client_that_answers_no_ping_is_closed() {
+fn only_a_client_without_pongs_is_closed() {
     let server = TestServer::start_with(|config| {
         config.pings.interval = Duration::from_millis(200);
         config.pings.timeout = Duration::from_millis(300);
@@ -276,9 +276,9 @@ fn only_a_client_that_answers_no_ping_is_closed() {
     }
     assert_eq!(clients(&server), 1);
     drop(silent);
-    server.server().core().hub.broadcast(&said("still here")).unwrap();
+    server.server().core().hub.broadcast(&delta_event("still here")).unwrap();
     alive.socket.get_ref().set_read_timeout(Some(DEADLINE)).unwrap();
-    hears(&mut alive, "still here");
+    wait_for_delta(&mut alive, "still here");
 }
 
 #[test]
@@ -286,10 +286,10 @@ fn the_metrics_count_clients_and_deliveries() {
     let server = TestServer::start();
     let mut clients: Vec<Client> = (0..3).map(|_| server.client()).collect();
     for number in 0..5 {
-        say_to_all(&server, number.to_string());
+        broadcast_delta(&server, number.to_string());
     }
     for client in &mut clients {
-        hears(client, "4");
+        wait_for_delta(client, "4");
     }
     server.server().core().hub.flush();
     let response = server.get("/metrics");
@@ -368,14 +368,14 @@ fn an_address_at_its_connection_limit_gets_429() {
         Response::parse(&answer)
     };
     let mut held: Vec<Client> = (0..3).map(|_| server.client()).collect();
-    let mut told = None;
-    eventually("who is one too many is told", || {
-        told = ask(connect_from([127, 0, 0, 1]));
-        told.as_ref().is_some_and(|response| response.status == 429)
+    let mut refused = None;
+    eventually("the excess client is refused", || {
+        refused = ask(connect_from([127, 0, 0, 1]));
+        refused.as_ref().is_some_and(|response| response.status == 429)
     });
-    let told = told.unwrap();
-    assert_eq!(told.error_code(), "too_many_connections");
-    assert_eq!(told.header("retry-after"), Some("1"));
+    let refused = refused.unwrap();
+    assert_eq!(refused.error_code(), "too_many_connections");
+    assert_eq!(refused.header("retry-after"), Some("1"));
     let other = ask(connect_from([127, 0, 0, 2])).unwrap();
     assert_eq!(other.status, 200);
     held.pop();
@@ -383,9 +383,9 @@ fn an_address_at_its_connection_limit_gets_429() {
         let response = ask(connect_from([127, 0, 0, 1]));
         response.is_some_and(|response| response.status == 200)
     });
-    say_to_all(&server, "those who were in stay in");
+    broadcast_delta(&server, "those who were in stay in");
     for client in &mut held {
-        hears(client, "those who were in stay in");
+        wait_for_delta(client, "those who were in stay in");
     }
 }
 
@@ -394,7 +394,7 @@ fn at_shutdown_clients_are_closed_with_1001_within_five_seconds() {
     let mut server = TestServer::start();
     let mut clients: Vec<Client> = (0..50).map(|_| server.client()).collect();
     // A client that does not answer the close delays no other.
-    let mute = server.client();
+    let silent_client = server.client();
     let readers: Vec<_> = clients
         .drain(..)
         .map(|mut client| std::thread::spawn(move || client.until_closed().1))
@@ -405,7 +405,7 @@ fn at_shutdown_clients_are_closed_with_1001_within_five_seconds() {
     for reader in readers {
         assert_eq!(reader.join().unwrap(), Some(1001));
     }
-    drop(mute);
+    drop(silent_client);
 }
 
 /// A masked frame; its mask is zero, so the payload is unchanged.
@@ -432,7 +432,7 @@ fn a_flooding_client_alone_is_closed_with_1008() {
         ("bytes", endless.concat()),
     ];
     let server = TestServer::start();
-    let mut polite = server.client();
+    let mut good_client = server.client();
     for (what, flood) in floods {
         let mut client = server.client();
         let mut stream = client.socket.get_ref().try_clone().unwrap();
@@ -447,12 +447,12 @@ fn a_flooding_client_alone_is_closed_with_1008() {
         sender.join().unwrap();
         eventually("the log says why", || was_logged(&[&id, &expected, "(close code 1008)"]));
     }
-    server.server().core().hub.broadcast(&said("calm")).unwrap();
-    hears(&mut polite, "calm");
+    server.server().core().hub.broadcast(&delta_event("calm")).unwrap();
+    wait_for_delta(&mut good_client, "calm");
 }
 
 #[test]
-fn a_burst_within_the_limits_is_answered_in_full() {
+fn a_burst_within_the_limits_gets_all_replies() {
     let server = TestServer::start();
     let mut client = server.client();
     for _ in 0..200 {

@@ -15,7 +15,7 @@ use crate::harness::{TestServer, add_provider};
 const DEADLINE: Duration = Duration::from_secs(120);
 
 #[test]
-fn the_official_sdks_work_as_with_the_providers() {
+fn official_sdks_work_through_the_gateway() {
     let aimock = Aimock::start();
     let server = TestServer::start_with(|config| {
         add_provider(config, "openai", Kind::OpenAi, &aimock.openai_url());
@@ -47,8 +47,8 @@ fn the_official_sdks_work_as_with_the_providers() {
         std::thread::sleep(Duration::from_millis(20));
     }
     let output = child.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
+    let stdout_text = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}{errors}");
-    assert_eq!(said.matches(": ok").count(), 15, "{said}");
+    assert!(output.status.success(), "{stdout_text}{errors}");
+    assert_eq!(stdout_text.matches(": ok").count(), 15, "{stdout_text}");
 }

@@ -162,17 +162,17 @@ mod tests {
     }
 
     #[test]
-    fn messages_of_the_corpus_are_read_or_refused() {
+    fn corpus_messages_are_parsed_or_refused() {
         corpus("client_message").iter().for_each(|bytes| client_message(bytes));
     }
 
     #[test]
-    fn changed_heads_are_read_or_refused_always_in_the_same_way() {
+    fn mutated_request_heads_parse_deterministically() {
         holds_for_changed("request_head", request_head);
     }
 
     #[test]
-    fn changed_messages_are_read_or_refused() {
+    fn mutated_messages_are_parsed_or_refused() {
         holds_for_changed("client_message", client_message);
     }
 }

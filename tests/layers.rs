@@ -34,7 +34,7 @@ const HOMES: &[(&str, &str)] = &[
 type Uses = BTreeMap<String, BTreeSet<String>>;
 
 #[test]
-fn a_module_uses_only_layers_above_its_own() {
+fn a_module_depends_only_on_layers_above_its_own() {
     let layer_of = |module: &str| {
         let layer = LAYERS.iter().position(|layer| layer.contains(&module));
         layer.unwrap_or_else(|| panic!("`{module}` has no layer in LAYERS"))
@@ -52,7 +52,7 @@ fn a_module_uses_only_layers_above_its_own() {
 }
 
 #[test]
-fn files_of_one_module_do_not_use_each_other_in_a_circle() {
+fn files_of_a_module_have_no_dependency_cycle() {
     let mut directories: Vec<PathBuf> = sources()
         .iter()
         .filter_map(|path| path.parent().map(Path::to_owned))
@@ -77,7 +77,7 @@ fn files_of_one_module_do_not_use_each_other_in_a_circle() {
 }
 
 #[test]
-fn each_protocol_crate_has_one_home() {
+fn each_protocol_crate_is_used_in_one_module() {
     for path in sources() {
         let module = module_of(&path);
         let code = code(&path);
@@ -219,7 +219,7 @@ fn assert_acyclic(place: &str, uses: &Uses) {
 }
 
 #[test]
-fn paths_are_read_as_the_compiler_reads_them() {
+fn paths_resolve_as_in_the_compiler() {
     let code =
         "use crate::{a::{B, C}, d};\nuse crate::e::F;\nlet x = crate::g::h();\nother_crate::i::J";
     let found: Vec<String> = paths_after("crate::", code).into_iter().collect();

@@ -27,7 +27,7 @@ fn an_endlessly_nested_template_is_refused_safely() {
 }
 
 #[test]
-fn a_request_that_ends_in_the_middle_of_its_body_starts_nothing() {
+fn a_request_with_a_truncated_body_starts_no_run() {
     let server = TestServer::start();
     let flow = server.save(&two_nodes());
     for sent in ["", "{\"input\": {}} "] {

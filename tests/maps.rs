@@ -50,17 +50,17 @@ fn failing_on(is_bad: impl Fn(&str) -> bool + Send + Sync + 'static) -> Upstream
 }
 
 /// An upstream that reports each prompt and answers with it on demand.
-fn patient() -> (Upstream, Receiver<String>, Sender<()>) {
-    let (asked, questions) = unbounded();
-    let (leave, left) = unbounded::<()>();
+fn on_demand() -> (Upstream, Receiver<String>, Sender<()>) {
+    let (prompts, arrivals) = unbounded();
+    let (release, released) = unbounded::<()>();
     let upstream = Upstream::start(move |body, stream| {
         let prompt = prompt(body);
-        let _ = asked.send(prompt.clone());
-        if left.recv_timeout(DEADLINE).is_ok() {
+        let _ = prompts.send(prompt.clone());
+        if released.recv_timeout(DEADLINE).is_ok() {
             drop(stream.write_all(completion(&prompt, 10, 5).as_bytes()));
         }
     });
-    (upstream, questions, leave)
+    (upstream, arrivals, release)
 }
 
 fn rows(server: &TestServer) -> Vec<Value> {
@@ -107,26 +107,26 @@ fn a_map_makes_one_call_per_item_and_returns_a_list() {
 #[test]
 fn items_run_in_order_unless_the_node_allows_concurrency() {
     for (more, at_once) in [(json!({}), 1), (json!({"atOnce": 3}), 3)] {
-        let (upstream, questions, leave) = patient();
+        let (upstream, arrivals, release) = on_demand();
         let server = server(&upstream);
         let flow = server.save(&over_list("openai", more));
         let run_id = server.execute(flow, &json!({"list": [0, 1, 2, 3, 4, 5]}));
-        let mut asked = Vec::new();
+        let mut prompts = Vec::new();
         for _ in 0..6 / at_once {
             for _ in 0..at_once {
-                asked.push(questions.recv_timeout(DEADLINE).unwrap());
+                prompts.push(arrivals.recv_timeout(DEADLINE).unwrap());
             }
-            assert!(questions.is_empty(), "more than {at_once} at once");
+            assert!(arrivals.is_empty(), "more than {at_once} at once");
             for _ in 0..at_once {
-                leave.send(()).unwrap();
+                release.send(()).unwrap();
             }
             if at_once > 1 {
                 // The next items begin as these end, so only the set of each round is
                 // deterministic.
-                asked.sort();
+                prompts.sort();
             }
         }
-        assert_eq!(asked, ["0: 0", "1: 1", "2: 2", "3: 3", "4: 4", "5: 5"]);
+        assert_eq!(prompts, ["0: 0", "1: 1", "2: 2", "3: 3", "4: 4", "5: 5"]);
         eventually("it is over", || {
             server.get(&format!("/api/runs/{run_id}")).json()["status"] == "COMPLETED"
         });
@@ -134,7 +134,7 @@ fn items_run_in_order_unless_the_node_allows_concurrency() {
 }
 
 #[test]
-fn a_map_accepts_only_lists_and_texts_with_json_lists() {
+fn a_map_accepts_only_lists_and_json_text_of_lists() {
     let upstream = failing_on(|_| false);
     let server = server(&upstream);
     let flow = server.save(&over_list("openai", json!({})));
@@ -168,8 +168,8 @@ fn a_resumed_map_calls_only_its_missing_items() {
     let error = run["error"].as_str().unwrap();
     assert!(error.starts_with("items[2]: ") && error.contains("bad item"), "{error}");
     let items = run["nodes"][0]["items"].as_array().unwrap();
-    let told: Vec<&Value> = items.iter().map(|item| &item["status"]).collect();
-    assert_eq!(told, ["COMPLETED", "COMPLETED", "FAILED"]);
+    let statuses: Vec<&Value> = items.iter().map(|item| &item["status"]).collect();
+    assert_eq!(statuses, ["COMPLETED", "COMPLETED", "FAILED"]);
     assert_eq!(run["nodes"][0]["cost"], run["cost"]);
     is_mended.store(1, Ordering::SeqCst);
     let path = format!("/api/runs/{}", run["runId"].as_str().unwrap());
@@ -197,7 +197,7 @@ fn a_failed_item_is_replaced_by_its_on_error_output() {
 }
 
 #[test]
-fn an_item_is_tried_again_by_itself() {
+fn a_failed_item_is_retried_alone() {
     let count = AtomicUsize::new(0);
     let upstream = Upstream::start(move |body, stream| {
         let prompt = prompt(body);
@@ -221,24 +221,24 @@ fn an_item_is_tried_again_by_itself() {
 }
 
 #[test]
-fn after_a_restart_finished_items_are_not_bought_again() {
-    let (upstream, questions, leave) = patient();
+fn a_restart_repeats_no_finished_item() {
+    let (upstream, arrivals, release) = on_demand();
     let mut server = server(&upstream);
     let flow = server.save(&over_list("openai", json!({})));
     let run_id = server.execute(flow, &json!({"list": ["a", "b", "c"]}));
     let path = format!("/api/runs/{run_id}");
-    assert_eq!(questions.recv_timeout(DEADLINE).unwrap(), "0: a");
-    leave.send(()).unwrap();
-    assert_eq!(questions.recv_timeout(DEADLINE).unwrap(), "1: b");
+    assert_eq!(arrivals.recv_timeout(DEADLINE).unwrap(), "0: a");
+    release.send(()).unwrap();
+    assert_eq!(arrivals.recv_timeout(DEADLINE).unwrap(), "1: b");
     server.start_again();
     // The item in flight may have been billed; it is requested again and gets a new row.
-    assert_eq!(questions.recv_timeout(DEADLINE).unwrap(), "1: b");
+    assert_eq!(arrivals.recv_timeout(DEADLINE).unwrap(), "1: b");
     for _ in 0..3 {
-        let _ = leave.send(());
+        let _ = release.send(());
     }
     eventually("it is over", || server.get(&path).json()["status"] == "COMPLETED");
-    assert_eq!(questions.recv_timeout(DEADLINE).unwrap(), "2: c");
-    assert!(questions.is_empty());
+    assert_eq!(arrivals.recv_timeout(DEADLINE).unwrap(), "2: c");
+    assert!(arrivals.is_empty());
     let run = server.get(&path).json();
     assert_eq!(run["output"], "0: a+1: b+2: c");
     let unknown = rows(&server);
@@ -248,29 +248,29 @@ fn after_a_restart_finished_items_are_not_bought_again() {
 
 #[test]
 fn an_interrupted_unrepeatable_item_fails_the_run() {
-    let (upstream, questions, _leave) = patient();
+    let (upstream, arrivals, _release) = on_demand();
     let mut server = server(&upstream);
     let retry = json!({"retry": {"afterRestart": false}});
     let flow = server.save(&over_list("openai", retry));
     let run_id = server.execute(flow, &json!({"list": ["a", "b"]}));
-    questions.recv_timeout(DEADLINE).unwrap();
+    arrivals.recv_timeout(DEADLINE).unwrap();
     server.start_again();
     let path = format!("/api/runs/{run_id}");
     eventually("it is over", || server.get(&path).json()["status"] == "FAILED");
     let run = server.get(&path).json();
     let error = run["error"].as_str().unwrap();
     assert!(error.starts_with("items[0]: ") && error.contains("afterRestart"), "{error}");
-    assert!(questions.is_empty());
+    assert!(arrivals.is_empty());
 }
 
 #[test]
 fn a_cancelled_map_stops_its_calls_and_starts_no_more() {
-    let (upstream, questions, _leave) = patient();
+    let (upstream, arrivals, _release) = on_demand();
     let server = server(&upstream);
     let flow = server.save(&over_list("openai", json!({"atOnce": 2})));
     let run_id = server.execute(flow, &json!({"list": ["a", "b", "c"]}));
     for _ in 0..2 {
-        questions.recv_timeout(DEADLINE).unwrap();
+        arrivals.recv_timeout(DEADLINE).unwrap();
     }
     let path = format!("/api/runs/{run_id}");
     let cancelled = server.post(&format!("{path}/cancel"), &json!({}));
@@ -284,7 +284,7 @@ fn a_cancelled_map_stops_its_calls_and_starts_no_more() {
 }
 
 #[test]
-fn a_run_that_is_cancelled_while_an_item_pauses_ends_at_once() {
+fn cancel_ends_a_run_with_a_pausing_item_at_once() {
     let upstream = Upstream::saying(json_answer("503 Service Unavailable", "{}"));
     let server = server(&upstream);
     let retry =
@@ -303,7 +303,7 @@ fn a_run_that_is_cancelled_while_an_item_pauses_ends_at_once() {
 }
 
 #[test]
-fn what_a_map_lacks_is_told_when_it_is_saved() {
+fn missing_map_fields_are_reported_on_save() {
     let server = TestServer::start();
     let mut flow = over_list("echo", json!({"atOnce": 17, "prompt": "{{ itme }}"}));
     flow["data"]["nodes"][0]["data"]["items"] = json!("item");

@@ -95,7 +95,7 @@ fn a_join_waits_only_for_the_chosen_branch() {
 }
 
 #[test]
-fn events_cover_free_nodes_but_not_skipped_ones() {
+fn events_cover_nodes_without_calls_but_not_skipped_ones() {
     let server = TestServer::start();
     let flow = server.save(&long_or_short());
     let mut client = server.client();
@@ -169,7 +169,7 @@ fn that_may_ask_this_machine() -> TestServer {
 }
 
 #[test]
-fn an_http_node_renders_its_request_and_returns_the_answer() {
+fn an_http_node_renders_its_request_and_returns_the_body() {
     let upstream = Upstream::saying(json_answer("200 OK", r#"{"name": "ant"}"#));
     let server = that_may_ask_this_machine();
     let url = format!("{}/{{{{ input.topic }}}}", upstream.url());
@@ -202,7 +202,7 @@ fn an_http_node_reaches_loopback_only_if_configured() {
 }
 
 #[test]
-fn an_http_node_follows_no_redirect_and_tells_what_was_refused() {
+fn an_http_node_follows_no_redirect_and_reports_refusals() {
     let answer = json_answer("302 Found", "")
         .replace("connection: close", "location: http://127.0.0.1:1/x\r\nconnection: close");
     let upstream = Upstream::saying(answer);
@@ -216,7 +216,7 @@ fn an_http_node_follows_no_redirect_and_tells_what_was_refused() {
 }
 
 #[test]
-fn an_http_node_tries_again_what_may_pass() {
+fn an_http_node_retries_transient_failures() {
     let count = AtomicUsize::new(0);
     let upstream = Upstream::start(move |_, stream| {
         let answer = match count.fetch_add(1, Ordering::SeqCst) {
@@ -234,7 +234,7 @@ fn an_http_node_tries_again_what_may_pass() {
 }
 
 #[test]
-fn an_http_node_that_is_cancelled_ends_at_once() {
+fn cancel_ends_an_http_node_at_once() {
     let upstream = Upstream::start(|_, _| std::thread::park_timeout(DEADLINE));
     let server = that_may_ask_this_machine();
     let flow = server.save(&request(json!({"url": upstream.url()})));

@@ -14,9 +14,9 @@ use serde_json::{Value, json};
 use crate::binary::Home;
 use crate::harness::{DEADLINE, TestServer, agent, chain, eventually};
 use crate::optimizer_fixture::{
-    DAY_MS, Fixture, PATH, apply, assert_near, database, expected_nanousd, flow_of, has_looked,
-    interval, interval_of, is_a_conflict, message_of, of_flow, of_kind, openai, put, put_back,
-    run_times, suggestion, two_and_output, upstream, written,
+    DAY_MS, Fixture, PATH, apply, assert_near, database, expected_nanousd, flow_of, interval,
+    interval_of, is_a_conflict, message_of, of_flow, of_kind, openai, put, put_back, run_times,
+    suggestion, two_and_output, upstream, wait_for_pass, written,
 };
 use crate::upstream::{Upstream, completion_of};
 
@@ -27,11 +27,11 @@ fn repeated_prompts_are_suggested_with_their_exact_cost() {
     let flow = flow_of(&server, "gpt-4o");
     // Two prompts; one is sent five times, so four calls were unnecessary.
     run_times(&server, flow, 6, |at| if at == 3 { "once".into() } else { "again".into() });
-    let told = client.until_type("OPTIMIZATION_AVAILABLE");
-    let told = &told.last().unwrap()["payload"];
+    let reported = client.until_type("OPTIMIZATION_AVAILABLE");
+    let reported = &reported.last().unwrap()["payload"];
     let found = suggestion(&server, "cache");
-    assert_eq!(told["suggestion"]["id"], found["id"], "{told}");
-    assert_eq!((&told["flowId"], &told["nodeId"]), (&json!(flow), &json!("n")));
+    assert_eq!(reported["suggestion"]["id"], found["id"], "{reported}");
+    assert_eq!((&reported["flowId"], &reported["nodeId"]), (&json!(flow), &json!("n")));
     // 1,000 tokens at 2.5 and 1,000 at 10 dollars per million.
     assert_eq!(found["calls"], 4, "{found}");
     assert_eq!(found["evidence"]["repeatedCostNanousd"], 4 * 12_500_000);
@@ -52,7 +52,7 @@ fn different_prompts_and_cached_nodes_get_no_cache_suggestion() {
     node["data"]["stream"] = json!(false);
     let cached = server.save(&chain("Cached", &[node]));
     run_times(&server, cached, 5, |_| String::new());
-    has_looked(&server);
+    wait_for_pass(&server);
     let found = of_kind(&server, "cache", "OPEN");
     assert!(
         found.iter().all(|item| item["flowId"] != flow && item["flowId"] != cached),
@@ -102,8 +102,8 @@ fn a_suggestion_is_applied_reverted_and_refused_if_stale() {
     assert_eq!(applied.json()["status"], "APPLIED");
     let after = server.get(&format!("/api/flows/{flow}")).json();
     assert_eq!(after["data"]["nodes"][0]["data"]["cache"]["maxAgeS"], 604_800);
-    let told = client.until_type("OPTIMIZATION_CHANGED");
-    assert_eq!(told.last().unwrap()["payload"]["suggestion"]["status"], "APPLIED");
+    let reported = client.until_type("OPTIMIZATION_CHANGED");
+    assert_eq!(reported.last().unwrap()["payload"]["suggestion"]["status"], "APPLIED");
     // The change takes effect: a run makes no call.
     let count = server.upstream.count();
     run_times(&server, flow, 2, |_| "anew".into());
@@ -150,7 +150,7 @@ fn only_the_displayed_change_can_be_applied() {
 
     // The same change, in a flow that was renamed since.
     put(&server, flow, |flow| flow["name"] = json!("Another"));
-    eventually("it is looked at again", || server.get(&path).json()["conflict"].is_null());
+    eventually("it is checked again", || server.get(&path).json()["conflict"].is_null());
     let apply = format!("{path}/apply");
     is_a_conflict(&server.post(&apply, &json!({"version": version})));
 
@@ -180,7 +180,7 @@ fn only_the_displayed_change_can_be_applied() {
 }
 
 #[test]
-fn the_change_that_is_put_forward_can_be_applied_by_its_name() {
+fn the_recommended_change_can_be_applied_by_name() {
     let server = Fixture::answering(1_000, 100);
     let flow = flow_of(&server, "gpt-4o");
     run_times(&server, flow, 10, |at| at.to_string());
@@ -247,26 +247,26 @@ fn a_dismissed_suggestion_returns_only_after_a_node_change() {
         node["data"]["label"] = json!("New");
         node["data"]["role"] = json!("teller");
     });
-    has_looked(&server);
+    wait_for_pass(&server);
     assert_eq!(server.get(&path).json()["status"], "DISMISSED");
     put(&server, flow, |flow| {
         flow["data"]["nodes"][0]["data"]["prompt"] = json!("Tell {{ input.what }}");
     });
     run_times(&server, flow, 5, |_| "again".into());
-    eventually("it is told again", || {
+    eventually("it is suggested again", || {
         let now = server.get(&path).json();
         now["status"] == "OPEN" && now["calls"] == 4
     });
 }
 
 #[test]
-fn what_holds_no_longer_is_withdrawn_also_after_a_restart() {
+fn outdated_suggestions_are_withdrawn_after_a_restart() {
     let mut server = Fixture::answering(1_000, 1_000);
     let (kept, removed) = (flow_of(&server, "gpt-4o"), flow_of(&server, "gpt-4o"));
     for flow in [kept, removed] {
         run_times(&server, flow, 5, |_| "again".into());
     }
-    eventually("both are told", || of_kind(&server, "cache", "OPEN").len() == 2);
+    eventually("both are suggested", || of_kind(&server, "cache", "OPEN").len() == 2);
     server.start_again();
     let gone = server.request("DELETE", &format!("/api/flows/{removed}"), &[], b"");
     assert_eq!(gone.status, 204);
@@ -284,7 +284,7 @@ fn a_prompt_change_withdraws_a_suggestion_permanently() {
     put(&server, flow, |flow| {
         flow["data"]["nodes"][0]["data"]["label"] = json!("New");
     });
-    has_looked(&server);
+    wait_for_pass(&server);
     assert_eq!(of_flow(&server, flow, "cache", "OPEN").len(), 1);
     put(&server, flow, |flow| {
         flow["data"]["nodes"][0]["data"]["prompt"] = json!("Tell {{ input.what }}");
@@ -293,11 +293,11 @@ fn a_prompt_change_withdraws_a_suggestion_permanently() {
     run_times(&server, flow, 3, |_| "again".into());
     server.start_again();
     run_times(&server, flow, 1, |_| "once".into());
-    has_looked(&server);
+    wait_for_pass(&server);
     assert_eq!(of_flow(&server, flow, "cache", "OPEN"), Vec::<Value>::new());
     // Three unnecessary calls since.
     run_times(&server, flow, 1, |_| "again".into());
-    eventually("it is told again", || {
+    eventually("it is suggested again", || {
         let found = of_flow(&server, flow, "cache", "OPEN");
         found.first().is_some_and(|it| it["calls"] == 3)
     });
@@ -318,13 +318,13 @@ fn reverted_changes_do_not_revive_old_calls_after_a_restart() {
         of_flow(&server, flow, "model_switch", "WITHDRAWN").len() == 1
     });
     server.start_again();
-    has_looked(&server);
+    wait_for_pass(&server);
     let open = of_flow(&server, flow, "model_switch", "OPEN");
     assert_eq!(open, Vec::<Value>::new());
 }
 
 #[test]
-fn what_was_looked_at_before_the_flow_changed_is_not_proposed() {
+fn a_proposal_for_an_older_flow_is_refused() {
     let server = Fixture::answering(1_000, 1_000);
     let flow = flow_of(&server, "gpt-4o");
     run_times(&server, flow, 5, |_| "again".into());
@@ -384,7 +384,7 @@ fn the_projection_of_an_idle_flow_shrinks_until_withdrawn() {
 }
 
 #[test]
-fn prices_that_have_changed_are_looked_at_though_nothing_runs() {
+fn changed_prices_are_applied_while_idle() {
     let home = Home::new();
     let price = |per_mtok: &str| {
         let model = "[[price]]\nprovider = 'openai'\nmodel = 'gpt-4o-mini'\n";
@@ -430,9 +430,9 @@ fn calls_are_priced_by_the_tiers_of_current_user_prices() {
     };
     let path = price("");
     let upstream = openai(|body, stream| {
-        let asked: Value = serde_json::from_str(body).unwrap();
+        let request: Value = serde_json::from_str(body).unwrap();
         let input_tokens = if body.contains("long") { 2_000 } else { 500 };
-        let model = asked["model"].as_str().unwrap();
+        let model = request["model"].as_str().unwrap();
         let answer = completion_of(model, "well", input_tokens, 100);
         let _ = stream.write_all(answer.as_bytes());
     });
@@ -477,19 +477,19 @@ fn unreadable_suggestions_of_a_flow_do_not_block_others() {
     server.start_again();
     let mut pass = server.pass();
     let later = Timestamp(Timestamp::now().0 + 10 * DAY_MS);
-    let mut told = Vec::new();
+    let mut reported = Vec::new();
     let done = pass.run(Wanted::default(), later, &mut |change| {
         if let Change::Propose { flow_id, .. } = change {
-            told.push(flow_id);
+            reported.push(flow_id);
         }
         Ok(())
     });
     assert!(done.is_err());
-    assert_eq!(told, [flows[1]]);
+    assert_eq!(reported, [flows[1]]);
 }
 
 #[test]
-fn what_could_not_be_written_is_written_with_the_next_pass() {
+fn failed_writes_are_retried_in_the_next_pass() {
     let server = Fixture::answering(1_000, 1_000);
     let flow = flow_of(&server, "gpt-4o");
     run_times(&server, flow, 5, |_| "again".into());
@@ -579,7 +579,7 @@ fn an_unused_call_is_suggested_for_removal_with_its_cost() {
 }
 
 #[test]
-fn of_two_unused_calls_the_later_one_is_removed_first() {
+fn the_later_of_two_unused_calls_is_removed_first() {
     let server = Fixture::answering(1_000, 1_000);
     let flow = server.save(&two_and_output(
         "A {{ input.what }}",
@@ -628,7 +628,7 @@ fn independent_sequential_calls_are_suggested_as_parallel() {
 }
 
 #[test]
-fn the_command_line_shows_the_same_and_changes_nothing() {
+fn the_command_line_lists_suggestions_without_changes() {
     let server = Fixture::answering(1_000, 1_000);
     let home = Home::new();
     let config = format!(
@@ -725,7 +725,7 @@ fn an_idle_node_does_not_stop_the_optimizer() {
     run_times(&server, empty, 20, |_| String::new());
     for _ in 0..2 {
         run_times(&server, flow, 4, |_| "the same".into());
-        eventually("the other flow is looked at", || {
+        eventually("the other flow is checked", || {
             of_kind(&server, "cache", "OPEN").iter().any(|item| item["flowId"] == flow)
         });
         assert!(server.server().fatal().is_empty());
@@ -770,8 +770,9 @@ fn a_burst_is_projected_over_all_observed_days() {
     let found = suggestion(&server, "cache");
     let each = 10_000 * 2_500 + 1_000 * 10_000;
     assert_near(interval(&found), interval_of(4, each));
-    let is_a_guess = |found: &Value| found["reason"].as_str().unwrap().contains("is a guess");
-    assert!(is_a_guess(&found), "{found}");
+    let is_marked_as_guess =
+        |found: &Value| found["reason"].as_str().unwrap().contains("is a guess");
+    assert!(is_marked_as_guess(&found), "{found}");
 
     // The first call was ten days ago. Three of the others repeat within a week, on one day.
     server.stop();
@@ -780,7 +781,7 @@ fn a_burst_is_projected_over_all_observed_days() {
     let path = format!("{PATH}/{}", found["id"]);
     let seen = 3 * each;
     let mut found = Value::Null;
-    eventually("ten days were looked at", || {
+    eventually("ten days were processed", || {
         found = server.get(&path).json();
         found["calls"] == 3
     });
@@ -790,7 +791,7 @@ fn a_burst_is_projected_over_all_observed_days() {
     let deviation = (1.96 * 3.0 * seen as f64) as i64;
     assert_eq!(low, 0);
     assert!((high - expected - deviation).abs() < seen / 1_000, "{found}");
-    assert!(!is_a_guess(&found), "{found}");
+    assert!(!is_marked_as_guess(&found), "{found}");
 
     // The node is older than the known days, so the burst came once in all of them.
     server.stop();
@@ -802,7 +803,7 @@ fn a_burst_is_projected_over_all_observed_days() {
         assert_eq!(database(&server).execute(change, [flow]).unwrap(), 1);
     }
     server.start_again();
-    eventually("all days were looked at", || {
+    eventually("all days were processed", || {
         let [_, expected, _] = interval(&server.get(&path).json());
         (seen * 30 / 31..=seen).contains(&expected)
     });
@@ -825,7 +826,7 @@ fn repeats_are_projected_from_the_end_of_caching() {
         data.remove("cache");
     });
     run_times(&server, flow, 4, |_| "again".into());
-    has_looked(&server);
+    wait_for_pass(&server);
     let found = of_flow(&server, flow, "cache", "OPEN").remove(0);
     let each = 10_000 * 2_500 + 1_000 * 10_000;
     assert_eq!(found["calls"], 4, "{found}");
@@ -850,22 +851,22 @@ fn an_open_suggestion_is_withdrawn_well_below_its_threshold() {
         let now: i64 = jiff::Timestamp::now().as_millisecond();
         database(&server).execute(set, (flow, now - back_ms)).unwrap();
         server.start_again();
-        has_looked(&server);
+        wait_for_pass(&server);
         assert_eq!(server.get(&path).json()["status"], status);
     }
 }
 
 #[test]
-fn overlapping_suggestions_say_so_and_are_updated_on_apply() {
+fn overlapping_suggestions_are_marked_and_updated_on_apply() {
     let server = Fixture::answering(1_000, 1_000);
     let flow = flow_of(&server, "gpt-4o");
     // Ten prompts; one repeats five times.
     run_times(&server, flow, 15, |at| at.min(9).to_string());
-    let is_told = |kind: &str, calls: u64| {
+    let is_reported = |kind: &str, calls: u64| {
         let found = of_kind(&server, kind, "OPEN");
         found.iter().any(|it| it["calls"] == calls)
     };
-    eventually("both are told", || is_told("cache", 5) && is_told("model_switch", 15));
+    eventually("both are suggested", || is_reported("cache", 5) && is_reported("model_switch", 15));
     for kind in ["cache", "model_switch"] {
         let found = suggestion(&server, kind);
         let reason = found["reason"].as_str().unwrap();
@@ -874,14 +875,14 @@ fn overlapping_suggestions_say_so_and_are_updated_on_apply() {
     let cache = suggestion(&server, "cache");
     apply(&server, &cache);
     // A cheaper model saves nothing on calls that are no longer made.
-    eventually("ten calls are left", || is_told("model_switch", 10));
+    eventually("ten calls are left", || is_reported("model_switch", 10));
     let found = suggestion(&server, "model_switch");
     assert_eq!(found["evidence"]["costNanousd"], 10 * 12_500_000, "{found}");
     assert!(!found["reason"].as_str().unwrap().contains("add up"), "{found}");
 }
 
 #[test]
-fn the_time_of_unpriced_calls_and_maps_is_their_node_time() {
+fn unpriced_calls_and_maps_are_measured_by_node_time() {
     let mut server = Fixture::of(openai(|_, stream| {
         let _ = stream.write_all(completion_of("homemade", "well", 10, 10).as_bytes());
     }));

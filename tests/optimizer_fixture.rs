@@ -165,8 +165,8 @@ pub fn openai(script: impl Fn(&str, &mut TcpStream) + Send + Sync + 'static) -> 
 /// The same, with answers that have these token counts for any model.
 pub fn upstream(input_tokens: u64, output_tokens: u64) -> Upstream {
     openai(move |body, stream| {
-        let asked: Value = serde_json::from_str(body).unwrap();
-        let model = asked["model"].as_str().unwrap();
+        let request: Value = serde_json::from_str(body).unwrap();
+        let model = request["model"].as_str().unwrap();
         let answer = completion_of(model, "well", input_tokens, output_tokens);
         let _ = stream.write_all(answer.as_bytes());
     })
@@ -206,10 +206,10 @@ pub fn suggestion(server: &TestServer, kind: &str) -> Value {
 
 /// Waits until the optimizer has processed everything so far: a flow with repeated prompts produces
 /// the suggestion that this waits for.
-pub fn has_looked(server: &TestServer) {
+pub fn wait_for_pass(server: &TestServer) {
     let flow = flow_of(server, "gpt-4o");
     run_times(server, flow, 4, |_| "the same".into());
-    eventually("the optimizer has looked", || {
+    eventually("the optimizer finished a pass", || {
         let found = of_kind(server, "cache", "OPEN");
         found.iter().any(|item| item["flowId"] == flow)
     });

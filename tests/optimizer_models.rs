@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use crate::harness::{TestServer, agent, chain, eventually};
 use crate::optimizer_fixture::{
-    Fixture, apply, assert_near, flow_of, has_looked, interval, interval_of, list_of, message_of,
-    of_kind, run_times, suggestion,
+    Fixture, apply, assert_near, flow_of, interval, interval_of, list_of, message_of, of_kind,
+    run_times, suggestion, wait_for_pass,
 };
 use crate::upstream::{Upstream, completion_of, json_answer};
 
@@ -58,7 +58,7 @@ fn openai_models_get_the_smallest_step_down_to_a_newer_one() {
     assert_eq!(five["evidence"]["toModel"], "gpt-5-mini", "{five}");
     assert_eq!(alternatives(&five), ["openai/gpt-5-nano"]);
     // Repeated passes change nothing.
-    has_looked(&server);
+    wait_for_pass(&server);
     assert_eq!(server.upstream.lists(), 1);
 }
 
@@ -79,12 +79,12 @@ fn only_newer_anthropic_models_are_recommended() {
     let upstream = Upstream::listing(
         move |stream| drop(stream.write_all(list.as_bytes())),
         |body, stream| {
-            let asked: Value = serde_json::from_str(body).unwrap();
-            let answer = message_of(asked["model"].as_str().unwrap(), 1_000, 100);
+            let request: Value = serde_json::from_str(body).unwrap();
+            let answer = message_of(request["model"].as_str().unwrap(), 1_000, 100);
             let _ = stream.write_all(answer.as_bytes());
         },
     );
-    // The second is for `has_looked`.
+    // The second is for `wait_for_pass`.
     let names = [("anthropic", Kind::Anthropic), ("openai", Kind::OpenAi)];
     let server = Fixture::with(upstream, &names, |_| {});
     let flow_at = |model: &str| {
@@ -115,14 +115,14 @@ fn only_newer_anthropic_models_are_recommended() {
 #[test]
 fn an_unused_unlisted_model_is_not_recommended() {
     let upstream = Upstream::start(|body, stream| {
-        let asked: Value = serde_json::from_str(body).unwrap();
-        let answer = completion_of(asked["model"].as_str().unwrap(), "well", 1_000, 100);
+        let request: Value = serde_json::from_str(body).unwrap();
+        let answer = completion_of(request["model"].as_str().unwrap(), "well", 1_000, 100);
         let _ = stream.write_all(answer.as_bytes());
     });
     let server = Fixture::of(upstream);
     let flow = flow_of(&server, "gpt-4o");
     run_times(&server, flow, 10, |at| at.to_string());
-    has_looked(&server);
+    wait_for_pass(&server);
     assert_eq!(of_kind(&server, "model_switch", "OPEN"), Vec::<Value>::new());
     // The list was requested once, failed, and is not requested again soon.
     assert_eq!(server.upstream.lists(), 1);
@@ -149,15 +149,15 @@ fn small_savings_or_short_contexts_are_not_recommended() {
     let upstream = Upstream::listing(
         move |stream| drop(stream.write_all(list.as_bytes())),
         |body, stream| {
-            let asked: Value = serde_json::from_str(body).unwrap();
-            let answer = completion_of(asked["model"].as_str().unwrap(), "well", 1_000, 100);
+            let request: Value = serde_json::from_str(body).unwrap();
+            let answer = completion_of(request["model"].as_str().unwrap(), "well", 1_000, 100);
             let _ = stream.write_all(answer.as_bytes());
         },
     );
     let server = Fixture::of(upstream);
     let flow = flow_of(&server, "gpt-4o");
     run_times(&server, flow, 10, |at| at.to_string());
-    has_looked(&server);
+    wait_for_pass(&server);
     assert_eq!(server.upstream.lists(), 1);
     assert_eq!(of_kind(&server, "model_switch", "OPEN"), Vec::<Value>::new());
 }
@@ -187,8 +187,8 @@ fn shutdown_does_not_wait_for_a_slow_model_list() {
         // Until the client disconnects.
         |stream| drop(stream.read(&mut [0])),
         |body, stream| {
-            let asked: Value = serde_json::from_str(body).unwrap();
-            let answer = completion_of(asked["model"].as_str().unwrap(), "well", 1_000, 100);
+            let request: Value = serde_json::from_str(body).unwrap();
+            let answer = completion_of(request["model"].as_str().unwrap(), "well", 1_000, 100);
             let _ = stream.write_all(answer.as_bytes());
         },
     );
@@ -221,13 +221,13 @@ fn lists(list: String) -> Upstream {
 fn model_list_errors_hide_the_key_and_long_lists_are_refused() {
     let error = r#"{"error":{"message":"Incorrect API key: sk-very-secret"}}"#;
     let upstream = lists(json_answer("401 Unauthorized", error));
-    let told = providers(&upstream, Kind::OpenAi).list_models("p", &Cancel::new());
-    let told = told.unwrap_err();
-    assert!(told.contains("Incorrect API key") && !told.contains("very-secret"), "{told}");
+    let error = providers(&upstream, Kind::OpenAi).list_models("p", &Cancel::new());
+    let error = error.unwrap_err();
+    assert!(error.contains("Incorrect API key") && !error.contains("very-secret"), "{error}");
     let upstream = lists(json_answer("200 OK", &" ".repeat((4 << 20) + 1)));
-    let told = providers(&upstream, Kind::OpenAi).list_models("p", &Cancel::new());
-    let told = told.unwrap_err();
-    assert!(told.contains("longer than 4194304 bytes"), "{told}");
+    let error = providers(&upstream, Kind::OpenAi).list_models("p", &Cancel::new());
+    let error = error.unwrap_err();
+    assert!(error.contains("longer than 4194304 bytes"), "{error}");
     let upstream = lists(list_of(&[json!({"id": "m"})]));
     let list = providers(&upstream, Kind::OpenAi).list_models("p", &Cancel::new());
     assert_eq!(list.unwrap()[0].name, "m");

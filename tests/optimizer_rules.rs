@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use crate::harness::{TestServer, agent, chain, eventually};
 use crate::optimizer_fixture::{
-    Fixture, apply, assert_near, flow_of, has_looked, interval, interval_of, of_kind, run_times,
-    suggestion, two_and_output,
+    Fixture, apply, assert_near, flow_of, interval, interval_of, of_kind, run_times, suggestion,
+    two_and_output, wait_for_pass,
 };
 use crate::upstream::{STREAM_HEAD, Upstream, completion_of, delta, json_answer};
 
@@ -198,10 +198,10 @@ fn rare_unbilled_or_unretried_failures_get_no_suggestion() {
     run_times(&server, few, 2, |at| format!("fail {at}"));
     let unbilled = streamed(&server, retry);
     try_times(&server, unbilled, 4, "busy");
-    let given_up = streamed(&server, json!({}));
-    try_times(&server, given_up, 8, "fail");
-    has_looked(&server);
-    let failed = rows(&server, given_up);
+    let timed_out = streamed(&server, json!({}));
+    try_times(&server, timed_out, 8, "fail");
+    wait_for_pass(&server);
+    let failed = rows(&server, timed_out);
     let failed = failed.iter().filter(|row| row["status"] == "FAILED");
     assert_eq!(failed.count(), 4);
     assert_eq!(of_kind(&server, "retry_waste", "OPEN"), Vec::<Value>::new());
@@ -273,7 +273,7 @@ fn a_tight_or_irrelevant_limit_gets_no_suggestion() {
     for flow in [near, soft, wide] {
         run_times(&server, flow, 10, |at| at.to_string());
     }
-    has_looked(&server);
+    wait_for_pass(&server);
     assert_eq!(of_kind(&server, "max_tokens", "OPEN"), Vec::<Value>::new());
 }
 
@@ -298,7 +298,7 @@ fn model_savings_survive_a_restart_and_a_revert() {
     let reverted = server.post(&format!("{path}/revert"), &json!({}));
     assert_eq!(reverted.status, 200, "{}", reverted.text());
     run_times(&server, flow, 2, |at| format!("back {at}"));
-    has_looked(&server);
+    wait_for_pass(&server);
     assert_eq!(server.get(&path).json()["realised"], measured);
 }
 
@@ -338,7 +338,7 @@ fn savings_from_before_the_window_count_after_a_restart() {
 }
 
 #[test]
-fn what_kept_answers_have_saved_is_measured_over_a_restart() {
+fn cache_savings_are_measured_across_a_restart() {
     let mut server = Fixture::answering(1_000, 1_000);
     let flow = flow_of(&server, "gpt-4o");
     run_times(&server, flow, 5, |_| "again".into());

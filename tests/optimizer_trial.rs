@@ -11,31 +11,31 @@ use serde_json::{Value, json};
 
 use crate::harness::{DEADLINE, TestServer, agent, chain, eventually, was_logged};
 use crate::optimizer_fixture::{
-    Fixture, PATH, flow_of, has_looked, of_kind, openai, run_times, suggestion,
+    Fixture, PATH, flow_of, of_kind, openai, run_times, suggestion, wait_for_pass,
 };
 use crate::upstream::{Upstream, completion_of, json_answer};
 
 /// The expensive model, which flows use, and the cheap one that they use elsewhere.
-const DEAR: &str = "gpt-4o";
+const EXPENSIVE: &str = "gpt-4o";
 const CHEAP: &str = "gpt-4o-mini";
 
 /// Cost in nano-dollars of 1,000 + 100 tokens at the expensive model (2.5 and 10 dollars per
 /// million), and of 1,000 + 50 at the cheap one (0.15 and 0.6).
-const DEAR_NANOUSD: u64 = 1_000 * 2_500 + 100 * 10_000;
+const EXPENSIVE_NANOUSD: u64 = 1_000 * 2_500 + 100 * 10_000;
 const CHEAP_NANOUSD: u64 = 1_000 * 150 + 50 * 600;
 
 /// Returns the prompt of a request.
-fn prompt_of(asked: &Value) -> String {
-    let messages = asked["messages"].as_array().unwrap();
+fn prompt_of(request: &Value) -> String {
+    let messages = request["messages"].as_array().unwrap();
     messages.last().unwrap()["content"].as_str().unwrap().to_owned()
 }
 
 /// The expensive model answers with 100 tokens, all others with 50, or refuse prompts marked as
 /// bad.
-fn answer(asked: &Value) -> String {
-    let model = asked["model"].as_str().unwrap();
-    let prompt = prompt_of(asked);
-    if model == DEAR {
+fn answer(request: &Value) -> String {
+    let model = request["model"].as_str().unwrap();
+    let prompt = prompt_of(request);
+    if model == EXPENSIVE {
         return completion_of(model, &format!("at length: {prompt}"), 1_000, 100);
     }
     if prompt.contains("bad") {
@@ -51,14 +51,14 @@ fn two_models() -> Upstream {
 }
 
 /// As [`two_models`], but only the expensive model answers at once; the others wait for the sender.
-fn only_dear_answers() -> (Upstream, Sender<()>) {
+fn only_expensive_answers() -> (Upstream, Sender<()>) {
     let (release, held) = bounded::<()>(0);
     let upstream = openai(move |body, stream| {
-        let asked: Value = serde_json::from_str(body).unwrap();
-        if asked["model"] != DEAR {
+        let request: Value = serde_json::from_str(body).unwrap();
+        if request["model"] != EXPENSIVE {
             let _ = held.recv_timeout(DEADLINE);
         }
-        let _ = stream.write_all(answer(&asked).as_bytes());
+        let _ = stream.write_all(answer(&request).as_bytes());
     });
     (upstream, release)
 }
@@ -80,7 +80,7 @@ fn switch(server: &TestServer, flow: &Value, input: impl Fn(usize) -> Value) -> 
 
 /// A flow of one node at the expensive model, with more in its data.
 fn one_node(more: &Value) -> Value {
-    let mut node = agent("n", "openai", DEAR, "Say {{ input.what }}");
+    let mut node = agent("n", "openai", EXPENSIVE, "Say {{ input.what }}");
     node["data"]["stream"] = json!(false);
     for (key, value) in more.as_object().unwrap() {
         node["data"][key] = value.clone();
@@ -88,7 +88,7 @@ fn one_node(more: &Value) -> Value {
     chain("One", &[node])
 }
 
-fn what(at: usize) -> Value {
+fn input_at(at: usize) -> Value {
     json!({"what": format!("no. {at}")})
 }
 
@@ -122,12 +122,12 @@ fn begin(server: &TestServer, suggestion: &Value, count: usize) -> TcpStream {
 }
 
 /// Waits until trials have sent `times` requests.
-fn until_asked(upstream: &Upstream, times: usize) {
+fn until_requested(upstream: &Upstream, times: usize) {
     for _ in 0..times {
         loop {
             let body = upstream.requests().recv_timeout(DEADLINE).unwrap();
-            let asked: Value = serde_json::from_str(&body).unwrap();
-            if asked["model"] != DEAR {
+            let request: Value = serde_json::from_str(&body).unwrap();
+            if request["model"] != EXPENSIVE {
                 break;
             }
         }
@@ -138,22 +138,22 @@ fn until_asked(upstream: &Upstream, times: usize) {
 fn a_trial_estimate_reprices_stored_calls_without_a_call() {
     let upstream = two_models();
     let server = Fixture::of(upstream);
-    let (flow, found) = switch(&server, &one_node(&json!({})), what);
+    let (flow, found) = switch(&server, &one_node(&json!({})), input_at);
     let count = server.upstream.count();
-    let told = server.post(&trial_path(&found), &json!({"count": 4}));
-    assert_eq!(told.status, 200, "{}", told.text());
-    let told = told.json();
-    assert_eq!(told["target"], "openai/gpt-4o-mini");
-    assert_eq!(told["calls"], 4);
+    let estimate = server.post(&trial_path(&found), &json!({"count": 4}));
+    assert_eq!(estimate.status, 200, "{}", estimate.text());
+    let estimate = estimate.json();
+    assert_eq!(estimate["target"], "openai/gpt-4o-mini");
+    assert_eq!(estimate["calls"], 4);
     // The token counts are those of the expensive model.
     let expected = 4 * (1_000 * 150 + 100 * 600);
-    assert_eq!(told["expectedCostUsd"], usd(expected), "{told}");
+    assert_eq!(estimate["expectedCostUsd"], usd(expected), "{estimate}");
     // Nine bytes of a prompt, a token for each and 32 for the frame, plus the maximum answer.
-    assert_eq!(told["answerTokensMax"], 4_096);
+    assert_eq!(estimate["answerTokensMax"], 4_096);
     let worst = 4 * ((9 + 32) * 150 + 4_096 * 600);
-    assert_eq!(told["worstCostUsd"], usd(worst), "{told}");
+    assert_eq!(estimate["worstCostUsd"], usd(worst), "{estimate}");
     let runs = server.get(&format!("/api/runs?flow_id={flow}")).json();
-    for (at, input) in told["inputs"].as_array().unwrap().iter().enumerate() {
+    for (at, input) in estimate["inputs"].as_array().unwrap().iter().enumerate() {
         assert_eq!(input["runId"], runs["items"][at]["runId"]);
         assert_eq!(input["promptPreview"], format!("Say no. {}", 9 - at));
         assert!(input["at"].is_string() && input["item"].is_null());
@@ -162,8 +162,8 @@ fn a_trial_estimate_reprices_stored_calls_without_a_call() {
     let usual = server.request("POST", &trial_path(&found), &[], b"").json();
     assert_eq!(usual["calls"], 3);
     let other = &found["alternatives"][0]["name"];
-    let other_told = server.post(&trial_path(&found), &json!({"alternative": other}));
-    assert_eq!(other_told.json()["target"], *other);
+    let other_estimate = server.post(&trial_path(&found), &json!({"alternative": other}));
+    assert_eq!(other_estimate.json()["target"], *other);
     assert_eq!(server.upstream.count(), count);
     assert!(trial_rows(&server).is_empty());
     let whole = server.get(&format!("{PATH}/{}", found["id"])).json();
@@ -171,11 +171,11 @@ fn a_trial_estimate_reprices_stored_calls_without_a_call() {
 }
 
 #[test]
-fn a_trial_shows_both_answers_and_its_rows_have_no_run() {
+fn a_trial_shows_both_responses_and_its_rows_have_no_run() {
     let upstream = two_models();
     let server = Fixture::of(upstream);
     let node = one_node(&json!({"system": "Be kind", "maxTokens": 300, "temperature": 0.5}));
-    let (flow, found) = switch(&server, &node, what);
+    let (flow, found) = switch(&server, &node, input_at);
     let run = server.get(&format!("/api/flows/{flow}/status")).json();
     let mut client = server.client();
     while server.upstream.requests().try_recv().is_ok() {}
@@ -185,7 +185,7 @@ fn a_trial_shows_both_answers_and_its_rows_have_no_run() {
     assert_eq!((&done["id"], &done["status"]), (&found["id"], &json!("OPEN")));
     let trial = &done["trial"];
     assert_eq!(trial["target"], "openai/gpt-4o-mini");
-    assert_eq!(trial["beforeCostUsd"], usd(2 * DEAR_NANOUSD), "{trial}");
+    assert_eq!(trial["beforeCostUsd"], usd(2 * EXPENSIVE_NANOUSD), "{trial}");
     assert_eq!(trial["afterCostUsd"], usd(2 * CHEAP_NANOUSD), "{trial}");
     let items = trial["items"].as_array().unwrap();
     assert_eq!(items.len(), 2);
@@ -198,8 +198,8 @@ fn a_trial_shows_both_answers_and_its_rows_have_no_run() {
         }
         assert_eq!(
             before,
-            json!({"model": DEAR, "output": format!("at length: {prompt}"), "inputTokens": 1_000,
-                "outputTokens": 100, "costUsd": usd(DEAR_NANOUSD), "latencyMs": null})
+            json!({"model": EXPENSIVE, "output": format!("at length: {prompt}"), "inputTokens": 1_000,
+                "outputTokens": 100, "costUsd": usd(EXPENSIVE_NANOUSD), "latencyMs": null})
         );
         assert_eq!(
             after,
@@ -210,13 +210,13 @@ fn a_trial_shows_both_answers_and_its_rows_have_no_run() {
     assert_eq!(items[0]["runId"], run["runId"], "{run}");
 
     // The trial sends the same request as the node.
-    let asked = server.upstream.requests().recv_timeout(DEADLINE).unwrap();
-    let asked: Value = serde_json::from_str(&asked).unwrap();
-    assert_eq!(asked["model"], CHEAP);
-    assert_eq!(asked["messages"][0]["content"], "Be kind");
-    assert_eq!(asked["temperature"], 0.5);
-    assert!(asked.to_string().contains(":300"), "{asked}");
-    assert_ne!(asked["stream"], true);
+    let request = server.upstream.requests().recv_timeout(DEADLINE).unwrap();
+    let request: Value = serde_json::from_str(&request).unwrap();
+    assert_eq!(request["model"], CHEAP);
+    assert_eq!(request["messages"][0]["content"], "Be kind");
+    assert_eq!(request["temperature"], 0.5);
+    assert!(request.to_string().contains(":300"), "{request}");
+    assert_ne!(request["stream"], true);
 
     let rows = trial_rows(&server);
     assert_eq!(rows.len(), 2);
@@ -233,33 +233,33 @@ fn a_trial_shows_both_answers_and_its_rows_have_no_run() {
     assert_ne!(rows[0]["operation_id"], rows[1]["operation_id"]);
 
     // The event only announces a change; clients fetch the texts.
-    let told = client.until_type("OPTIMIZATION_CHANGED");
-    let told = &told.last().unwrap()["payload"]["suggestion"];
-    assert_eq!((&told["id"], &told["trial"]), (&found["id"], &Value::Null));
+    let reported = client.until_type("OPTIMIZATION_CHANGED");
+    let reported = &reported.last().unwrap()["payload"]["suggestion"];
+    assert_eq!((&reported["id"], &reported["trial"]), (&found["id"], &Value::Null));
     let listed = of_kind(&server, "model_switch", "OPEN").remove(0);
     assert!(listed["trial"].is_null(), "{listed}");
     // Trial calls produce no suggestions.
-    has_looked(&server);
+    wait_for_pass(&server);
     let after = server.get(&format!("{PATH}/{}", found["id"])).json();
     assert_eq!((&after["calls"], &after["evidence"]), (&found["calls"], &found["evidence"]));
     assert_eq!(after["trial"], *trial);
 }
 
 #[test]
-fn trial_answers_are_limited_and_truncation_is_reported() {
+fn trial_responses_are_truncated_with_a_note() {
     let upstream = Upstream::start(|body, stream| {
-        let asked: Value = serde_json::from_str(body).unwrap();
+        let request: Value = serde_json::from_str(body).unwrap();
         let cut = json!({"model": CHEAP, "choices": [{"index": 0, "finish_reason": "length",
             "message": {"role": "assistant", "content": "at great len"}}],
             "usage": {"prompt_tokens": 1_000, "completion_tokens": 4_096}});
-        let answer = match prompt_of(&asked).contains("no. 9") && asked["model"] != DEAR {
+        let answer = match prompt_of(&request).contains("no. 9") && request["model"] != EXPENSIVE {
             true => json_answer("200 OK", &cut.to_string()),
-            false => answer(&asked),
+            false => answer(&request),
         };
         let _ = stream.write_all(answer.as_bytes());
     });
     let server = Fixture::of(upstream);
-    let (_, found) = switch(&server, &one_node(&json!({})), what);
+    let (_, found) = switch(&server, &one_node(&json!({})), input_at);
     while server.upstream.requests().try_recv().is_ok() {}
     let done = server.post(&trial_path(&found), &json!({"count": 2, "confirm": true}));
     assert_eq!(done.status, 200, "{}", done.text());
@@ -267,16 +267,16 @@ fn trial_answers_are_limited_and_truncation_is_reported() {
     assert_eq!(items[0]["after"]["isCut"], true, "{items}");
     assert!(items[1]["after"]["isCut"].is_null(), "{items}");
     assert!(items[0]["before"]["isCut"].is_null(), "{items}");
-    let asked = server.upstream.requests().recv_timeout(DEADLINE).unwrap();
-    assert!(asked.contains(":4096"), "{asked}");
+    let request = server.upstream.requests().recv_timeout(DEADLINE).unwrap();
+    assert!(request.contains(":4096"), "{request}");
 }
 
 #[test]
-fn of_a_map_its_items_are_tried() {
+fn a_trial_of_a_map_uses_its_items() {
     let upstream = two_models();
     let server = Fixture::of(upstream);
     let map = json!({"id": "each", "type": "map", "data": {
-        "label": "Each", "provider": "openai", "model": DEAR, "stream": false,
+        "label": "Each", "provider": "openai", "model": EXPENSIVE, "stream": false,
         "items": "{{ input.list }}", "prompt": "Say {{ item }}"
     }});
     let flow = chain("Map", &[map]);
@@ -319,7 +319,7 @@ fn a_refused_trial_item_does_not_stop_the_rest() {
         assert_eq!(trial["items"][at]["after"]["outputTokens"], 50, "{trial}");
     }
     // An unanswered item counts on neither side.
-    assert_eq!(trial["beforeCostUsd"], usd(2 * DEAR_NANOUSD));
+    assert_eq!(trial["beforeCostUsd"], usd(2 * EXPENSIVE_NANOUSD));
     assert_eq!(trial["afterCostUsd"], usd(2 * CHEAP_NANOUSD));
     let rows = trial_rows(&server);
     let failed: Vec<&Value> = rows.iter().filter(|row| row["status"] == "FAILED").collect();
@@ -331,7 +331,7 @@ fn a_refused_trial_item_does_not_stop_the_rest() {
 fn a_hard_budget_refuses_trial_items_and_records_them() {
     let upstream = two_models();
     let server = Fixture::of(upstream);
-    let (_, found) = switch(&server, &one_node(&json!({})), what);
+    let (_, found) = switch(&server, &one_node(&json!({})), input_at);
     // Room for one worst-case call, but not for two at a time.
     let worst = server.post(&trial_path(&found), &json!({"count": 1})).json();
     let used = 10 * CHEAP_NANOUSD;
@@ -359,7 +359,7 @@ fn a_hard_budget_refuses_trial_items_and_records_them() {
 }
 
 #[test]
-fn a_call_that_would_wait_for_its_turn_for_too_long_is_not_made() {
+fn a_trial_call_over_the_rate_limit_is_not_made() {
     let upstream = two_models();
     let server = Fixture::with(upstream, &[("openai", Kind::OpenAi)], |config| {
         let rate = Rate {
@@ -369,7 +369,7 @@ fn a_call_that_would_wait_for_its_turn_for_too_long_is_not_made() {
         };
         config.rates = [("openai".to_owned(), rate)].into();
     });
-    let (_, found) = switch(&server, &one_node(&json!({})), what);
+    let (_, found) = switch(&server, &one_node(&json!({})), input_at);
     let done = server.post(&trial_path(&found), &json!({"confirm": true})).json();
     let items = done["trial"]["items"].as_array().unwrap();
     let errors = items.iter().filter_map(|item| item["after"]["error"].as_str());
@@ -384,7 +384,7 @@ fn a_call_that_would_wait_for_its_turn_for_too_long_is_not_made() {
 fn invalid_trials_are_refused_with_their_fields() {
     let upstream = two_models();
     let server = Fixture::of(upstream);
-    let (flow, found) = switch(&server, &one_node(&json!({})), what);
+    let (flow, found) = switch(&server, &one_node(&json!({})), input_at);
     let path = trial_path(&found);
     for (body, field) in [
         (json!({"count": 0}), "count"),
@@ -405,7 +405,7 @@ fn invalid_trials_are_refused_with_their_fields() {
     assert_eq!(server.post(&format!("{PATH}/999/trial"), &json!({})).status, 404);
     assert_eq!(server.get(&path).status, 405);
 
-    let again = flow_of(&server, DEAR);
+    let again = flow_of(&server, EXPENSIVE);
     run_times(&server, again, 5, |_| "again".into());
     let cache = suggestion(&server, "cache");
     let refused = server.post(&trial_path(&cache), &json!({}));
@@ -431,21 +431,21 @@ fn invalid_trials_are_refused_with_their_fields() {
 }
 
 #[test]
-fn trials_are_limited_to_one_per_suggestion_and_two_in_all() {
-    let (upstream, release) = only_dear_answers();
+fn trials_are_limited_per_suggestion_and_in_total() {
+    let (upstream, release) = only_expensive_answers();
     let server = Fixture::of(upstream);
     for _ in 0..3 {
-        let flow = flow_of(&server, DEAR);
+        let flow = flow_of(&server, EXPENSIVE);
         run_times(&server, flow, 10, |at| at.to_string());
     }
     let mut found = Vec::new();
-    eventually("all three are told", || {
+    eventually("all three are suggested", || {
         found = of_kind(&server, "model_switch", "OPEN");
         found.len() == 3
     });
     let _first = begin(&server, &found[0], 1);
     let _second = begin(&server, &found[1], 1);
-    until_asked(&server.upstream, 2);
+    until_requested(&server.upstream, 2);
     let twice = server.post(&trial_path(&found[0]), &json!({"confirm": true}));
     assert_eq!((twice.status, twice.error_code().as_str()), (409, "conflict"));
     let third = server.post(&trial_path(&found[2]), &json!({"confirm": true}));
@@ -463,14 +463,14 @@ fn trials_are_limited_to_one_per_suggestion_and_two_in_all() {
 }
 
 #[test]
-fn a_trial_goes_on_when_its_client_leaves() {
-    let (upstream, release) = only_dear_answers();
+fn a_trial_continues_after_its_client_disconnects() {
+    let (upstream, release) = only_expensive_answers();
     let server = Fixture::of(upstream);
-    let flow = flow_of(&server, DEAR);
+    let flow = flow_of(&server, EXPENSIVE);
     run_times(&server, flow, 10, |at| at.to_string());
     let found = suggestion(&server, "model_switch");
     drop(begin(&server, &found, 2));
-    until_asked(&server.upstream, 2);
+    until_requested(&server.upstream, 2);
     drop(release);
     let path = format!("{PATH}/{}", found["id"]);
     eventually("it is kept", || !server.get(&path).json()["trial"].is_null());
@@ -479,21 +479,21 @@ fn a_trial_goes_on_when_its_client_leaves() {
 }
 
 #[test]
-fn shutdown_ends_a_trial_and_keeps_its_answers() {
-    let (upstream, release) = only_dear_answers();
+fn shutdown_ends_a_trial_and_keeps_its_responses() {
+    let (upstream, release) = only_expensive_answers();
     let mut server = Fixture::of(upstream);
-    let flow = flow_of(&server, DEAR);
+    let flow = flow_of(&server, EXPENSIVE);
     run_times(&server, flow, 10, |at| at.to_string());
     let found = suggestion(&server, "model_switch");
     let path = format!("{PATH}/{}", found["id"]);
 
     // No call is answered.
     let first = begin(&server, &found, 6);
-    until_asked(&server.upstream, 4);
+    until_requested(&server.upstream, 4);
     server.start_again();
     drop(first);
     let rows = trial_rows(&server);
-    assert_eq!(rows.len(), 4, "those that had not begun were not made: {rows:?}");
+    assert_eq!(rows.len(), 4, "calls that had not started were not made: {rows:?}");
     for row in &rows {
         assert_eq!((&row["status"], &row["total_cost_usd"]), (&json!("UNKNOWN"), &Value::Null));
     }
@@ -506,7 +506,7 @@ fn shutdown_ends_a_trial_and_keeps_its_answers() {
 
     // One call is answered.
     let second = begin(&server, &found, 2);
-    until_asked(&server.upstream, 2);
+    until_requested(&server.upstream, 2);
     release.send_timeout((), DEADLINE).unwrap();
     eventually("one is answered", || {
         let rows = trial_rows(&server);
@@ -519,18 +519,18 @@ fn shutdown_ends_a_trial_and_keeps_its_answers() {
     let answered = items.iter().filter(|it| it["after"]["outputTokens"] == 50);
     let stopped = items.iter().filter(|it| it["after"]["error"] == "the server is shutting down");
     assert_eq!((answered.count(), stopped.count()), (1, 1), "{trial}");
-    assert_eq!(trial["beforeCostUsd"], usd(DEAR_NANOUSD), "{trial}");
+    assert_eq!(trial["beforeCostUsd"], usd(EXPENSIVE_NANOUSD), "{trial}");
 }
 
 #[test]
 fn a_trial_call_is_settled_after_the_database_recovers() {
-    let (upstream, release) = only_dear_answers();
+    let (upstream, release) = only_expensive_answers();
     let server = Fixture::of(upstream);
-    let flow = flow_of(&server, DEAR);
+    let flow = flow_of(&server, EXPENSIVE);
     run_times(&server, flow, 10, |at| at.to_string());
     let found = suggestion(&server, "model_switch");
     let _client = begin(&server, &found, 1);
-    until_asked(&server.upstream, 1);
+    until_requested(&server.upstream, 1);
     let database = rusqlite::Connection::open(server.data().join("flowledger.db")).unwrap();
     let refusing = "CREATE TRIGGER refusing BEFORE UPDATE ON ledger WHEN OLD.agent_role = 'trial'
          BEGIN SELECT RAISE(FAIL, 'no trial is settled'); END";

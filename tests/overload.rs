@@ -78,7 +78,7 @@ fn get(server: &Served, path: &str) -> Option<u16> {
 }
 
 #[test]
-fn stalled_uploads_leave_nothing_and_slow_nobody_down() {
+fn stalled_uploads_leak_nothing_and_delay_no_other() {
     const TOKEN: &str = "correct-horse-battery-staple";
     let home = Home::new();
     let server = Served::start(home.serve().env("FLOWLEDGER_TOKEN", TOKEN));
@@ -124,7 +124,7 @@ fn fill(home: &Home, rows: u32) {
 }
 
 #[test]
-fn heavy_reads_wait_for_a_few_readers() {
+fn concurrent_heavy_reads_are_limited() {
     const CLIENTS: usize = 100;
     let home = Home::new();
     let server = Served::start(&mut home.serve());
@@ -133,11 +133,11 @@ fn heavy_reads_wait_for_a_few_readers() {
     assert_eq!(server.running.end().code, Some(0));
     fill(&home, 20_000);
     let server = Served::start(&mut serve_with(256, &home));
-    let (is_over, most) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let (is_over, readers_max) = (AtomicBool::new(false), AtomicUsize::new(0));
     let answers: Vec<Option<u16>> = thread::scope(|scope| {
         scope.spawn(|| {
             while !is_over.load(Ordering::SeqCst) {
-                most.fetch_max(count(&server, "fd"), Ordering::SeqCst);
+                readers_max.fetch_max(count(&server, "fd"), Ordering::SeqCst);
                 thread::park_timeout(Duration::from_millis(5));
             }
         });
@@ -161,8 +161,8 @@ fn heavy_reads_wait_for_a_few_readers() {
     assert!(answers.iter().all(served), "{answers:?}");
     assert!(answers.contains(&Some(200)), "{answers:?}");
     // The clients, two descriptors per reader, and the server's other descriptors.
-    let most = most.into_inner();
-    assert!(most < CLIENTS + 2 * 16 + 30, "{most} descriptors");
+    let readers_max = readers_max.into_inner();
+    assert!(readers_max < CLIENTS + 2 * 16 + 30, "{readers_max} descriptors");
     assert_eq!(get(&server, "/api/health"), Some(200));
     server.running.signal("TERM");
     assert_eq!(server.running.end().code, Some(0));
@@ -240,7 +240,7 @@ fn threads_of(user: u32) -> usize {
 }
 
 #[test]
-fn clients_get_503_while_no_thread_can_be_started() {
+fn clients_get_503_while_no_thread_can_start() {
     let home = Home::new();
     let server = Served::start(&mut serve_with_few_threads(&home));
     assert_eq!(get(&server, "/api/health"), Some(200));
@@ -266,7 +266,7 @@ fn clients_get_503_while_no_thread_can_be_started() {
 }
 
 #[test]
-fn clients_that_leave_while_they_wait_give_their_places_back() {
+fn clients_that_leave_the_queue_free_their_slots() {
     let upstream = Upstream::start(|_, stream| {
         // Until the server closes.
         let _ = stream.read(&mut [0]);

@@ -350,7 +350,7 @@ fn declared_inputs_have_a_form_and_skipped_nodes_are_shown() {
 }
 
 #[test]
-fn a_run_is_seen_while_it_goes_on_and_then_found_in_the_ledger() {
+fn a_run_is_shown_live_and_then_listed_in_the_ledger() {
     let (go_on, wait) = bounded::<()>(0);
     let upstream = Upstream::start(move |body, stream| {
         if body.contains("please fail") {
@@ -470,16 +470,16 @@ fn the_page_reconnects_and_catches_up_after_a_restart() {
     let rows = [&["8 DRAFT SUCCESS", "7 PLAN SUCCESS"], &rows[..]].concat();
     person.sees_rows(&rows);
     person.sees_total("calls", "8");
-    let times_told = "witness.filter((what) => what.startsWith('toast completed')).length";
-    person.browser.wait_for(&format!("{times_told} >= 3"));
+    let toast_count = "witness.filter((what) => what.startsWith('toast completed')).length";
+    person.browser.wait_for(&format!("{toast_count} >= 3"));
     let runs_since_opened = 3;
-    assert_eq!(person.browser.eval(times_told), runs_since_opened);
+    assert_eq!(person.browser.eval(toast_count), runs_since_opened);
     person.has_not_reloaded();
     person.has_a_clean_console(&["net::ERR_"]);
 }
 
 #[test]
-fn the_token_is_asked_for_until_it_is_right_and_then_kept() {
+fn the_page_asks_for_the_token_until_it_is_valid() {
     let server = TestServer::start_with(|config| config.token = Some(Secret::new("right-one")));
     let person = Person::opens(&server);
     let browser = &person.browser;
@@ -509,7 +509,7 @@ fn the_token_is_asked_for_until_it_is_right_and_then_kept() {
 }
 
 #[test]
-fn a_webhook_is_made_in_the_page_and_its_secret_is_shown_once() {
+fn a_webhook_is_created_and_its_secret_shown_once() {
     let server = TestServer::start();
     let flow = server.save(&two_nodes());
     let person = Person::opens(&server);
@@ -773,7 +773,7 @@ fn a_run_is_deleted_after_confirmation_and_keeps_its_rows() {
 }
 
 /// A node at the provider `openai`, answered in one piece.
-fn asking(id: &str, prompt: &str, more: &Value) -> Value {
+fn agent_node(id: &str, prompt: &str, more: &Value) -> Value {
     let mut node = agent(id, "openai", "gpt-4o-mini", prompt);
     node["data"]["stream"] = json!(false);
     for (key, value) in more.as_object().unwrap() {
@@ -799,7 +799,7 @@ fn map_items_are_counted_live_and_can_be_opened() {
         add_provider(config, "openai", Kind::OpenAi, upstream.url());
     });
     let more = json!({"items": "{{ input.list }}"});
-    let mut map = asking("each", "A word {{ item }}.", &more);
+    let mut map = agent_node("each", "A word {{ item }}.", &more);
     map["type"] = json!("map");
     let flow = server.save(&chain("Words", &[map]));
     let person = Person::opens(&server);
@@ -869,7 +869,8 @@ fn a_budget_set_in_the_page_warns_and_refuses_a_call() {
     let server = TestServer::start_with(|config| {
         add_provider(config, "openai", Kind::OpenAi, upstream.url());
     });
-    let flow = server.save(&chain("Dear", &[asking("only", "x", &json!({"maxTokens": 1_000}))]));
+    let flow =
+        server.save(&chain("Dear", &[agent_node("only", "x", &json!({"maxTokens": 1_000}))]));
     let person = Person::opens(&server);
     let browser = &person.browser;
     person.sees_that_it_is("Connected");
@@ -937,9 +938,9 @@ fn a_budget_set_in_the_page_warns_and_refuses_a_call() {
     browser.press("Enter");
     person.sees_text("budgets", "“daily” was saved.");
     person.sees_text("budgets", "1,000,000 tokens for each run by itself");
-    let told = server.get("/api/budget").json();
+    let reported = server.get("/api/budget").json();
     let names: Vec<&Value> =
-        told["budgets"].as_array().unwrap().iter().map(|budget| &budget["name"]).collect();
+        reported["budgets"].as_array().unwrap().iter().map(|budget| &budget["name"]).collect();
     assert_eq!(names, ["daily", "other", "faster"]);
 
     // Two calls fit, and the bar moves without a reload. A third would not fit.
@@ -1026,9 +1027,9 @@ fn a_key_with_a_budget_is_created_shown_once_and_removed() {
     fits();
     let key = person.reads("key-secret");
     assert!(person.reads("key-curl").contains(&format!("Bearer {key}'")));
-    let told = server.get("/api/keys").json()["items"][0].clone();
-    assert_eq!((&told["name"], &told["budgets"]), (&json!(MARKUP), &json!([MARKUP])));
-    assert!(told["expiresAt"].as_str().unwrap().starts_with("2999-0"));
+    let reported = server.get("/api/keys").json()["items"][0].clone();
+    assert_eq!((&reported["name"], &reported["budgets"]), (&json!(MARKUP), &json!([MARKUP])));
+    assert!(reported["expiresAt"].as_str().unwrap().starts_with("2999-0"));
     person.sees_text("key", "Last used\nnot yet");
 
     // The budget fills as the key is used.
@@ -1086,7 +1087,8 @@ fn a_row_shows_cache_savings_and_time_to_first_token() {
     let server = TestServer::start_with(|config| {
         add_provider(config, "openai", Kind::OpenAi, upstream.url());
     });
-    let cached = server.save(&chain("Cached", &[asking("only", "same", &json!({"cache": true}))]));
+    let cached =
+        server.save(&chain("Cached", &[agent_node("only", "same", &json!({"cache": true}))]));
     let streamed = agent("only", "openai", "gpt-4o-mini", "streamed");
     let streamed = server.save(&chain("Streamed", &[streamed]));
     let person = Person::opens(&server);
@@ -1114,7 +1116,7 @@ pub const MARKUP: &str =
     "<img src=x onerror=\"window.hacked = true\"><script>hacked = true</script>";
 
 #[test]
-fn whatever_flows_and_providers_say_is_text_also_on_a_phone() {
+fn html_from_flows_and_providers_is_shown_as_text() {
     // Names may have 200 bytes; answers and errors are longer.
     let text = format!("{MARKUP}{}", "unbreakable".repeat(9));
     let answer = format!("{MARKUP}{}", "unbreakable".repeat(100));

@@ -93,7 +93,7 @@ fn cache_of(server: &TestServer, flow: i64, calls: u64) -> Value {
 
 /// Waits until the optimizer has processed the current version of the flow.
 fn can_be_applied(server: &TestServer, id: &Value) {
-    eventually("it has been looked at again", || {
+    eventually("it was checked again", || {
         server.get(&format!("{PATH}/{id}")).json()["conflict"].is_null()
     });
 }
@@ -170,7 +170,7 @@ fn a_suggestion_appears_and_is_applied_and_reverted() {
 }
 
 #[test]
-fn what_somebody_else_changed_meanwhile_is_told_and_stays() {
+fn concurrent_changes_are_reported_and_kept() {
     let server = Fixture::answering(1_000, 1_000);
     let flow = flow_of(&server, "gpt-4o");
     run_times(&server, flow, 5, |_| "again".into());
@@ -226,7 +226,7 @@ fn what_somebody_else_changed_meanwhile_is_told_and_stays() {
 }
 
 #[test]
-fn suggestions_update_in_the_open_dialog_also_on_a_phone() {
+fn suggestions_update_in_the_open_dialog_on_a_phone() {
     let server = Fixture::answering(1_000, 1_000);
     let name = format!("{MARKUP}{}", "unbreakable".repeat(9));
     let save = |name: &str| {
@@ -295,8 +295,8 @@ fn suggestions_update_in_the_open_dialog_also_on_a_phone() {
 #[test]
 fn a_trial_shows_its_price_first_and_can_change_the_model() {
     let upstream = openai(|body, stream| {
-        let asked: Value = serde_json::from_str(body).unwrap();
-        let model = asked["model"].as_str().unwrap();
+        let request: Value = serde_json::from_str(body).unwrap();
+        let model = request["model"].as_str().unwrap();
         let answer = match model {
             "gpt-4o" => completion_of(model, &"At length. ".repeat(40), 1_000, 100),
             _ if body.contains("no. 9") => {
@@ -410,20 +410,20 @@ fn a_trial_shows_its_price_first_and_can_change_the_model() {
 fn expected_and_measured_savings_are_shown_separately() {
     let server = TestServer::start();
     let person = Person::opens(&server);
-    let says = |function: &str, told: &Value| {
+    let says = |function: &str, example: &Value| {
         person.browser.eval(&format!(
-            "import('/assets/saving-words.js').then((words) => words.{function}({told}))"
+            "import('/assets/saving-words.js').then((words) => words.{function}({example}))"
         ))
     };
     let saving = json!({"lowUsd": 0.000_012, "expectedUsd": 0.1, "highUsd": 1_234.5});
-    for (told, words) in [
+    for (example, words) in [
         (
             json!({"savingPer30Days": saving, "calls": 1}),
             "likely 0.10 USD in 30 days (0.000012 to 1,234.50), from 1 call",
         ),
         (json!({"savingMs": 1_500, "calls": 12}), "likely 1.50 s less in each run, from 12 calls"),
     ] {
-        assert_eq!(says("promised", &told), words);
+        assert_eq!(says("promised", &example), words);
     }
     let measured = |saved: f64, cost: f64| {
         json!({"since": "2026-11-03T04:05:06Z", "calls": 4, "wouldHaveCostUsd": 0.05,
@@ -437,7 +437,7 @@ fn expected_and_measured_savings_are_shown_separately() {
     slower["savedMs"] = json!(-20);
     let mut unused = measured(0.0, 0.0);
     unused["calls"] = json!(0);
-    for (told, words) in [
+    for (example, words) in [
         (Value::Null, "not measured yet".to_owned()),
         (unused, "not measured yet".to_owned()),
         (
@@ -459,6 +459,6 @@ fn expected_and_measured_savings_are_shown_separately() {
             ),
         ),
     ] {
-        assert_eq!(says("realised", &told), words);
+        assert_eq!(says("realised", &example), words);
     }
 }

@@ -71,7 +71,7 @@ fn free_calls_and_unknown_models_have_no_price() {
 }
 
 #[test]
-fn it_is_told_what_a_call_would_cost_now() {
+fn the_current_price_of_a_model_is_returned() {
     let upstream = Upstream::saying("");
     let server = server(&upstream);
     let price = |query: &str| server.get(&format!("/api/prices?{query}"));
@@ -113,7 +113,7 @@ fn user_prices_reload_when_their_file_changes() {
     // The file is checked when a price is needed, but at most every few seconds.
     eventually("the fault is logged", || {
         assert_eq!(price(&server)["usd_per_mtok"]["input"], json!(0.75));
-        server.running.has_told("mine.toml, line 4: ")
+        server.running.has_logged("mine.toml, line 4: ")
     });
 }
 

@@ -28,7 +28,7 @@ fn caching() -> Upstream {
     })
 }
 
-fn asking(prompt: &str) -> Value {
+fn agent_node(prompt: &str) -> Value {
     let mut node = agent("only", "anthropic", MODEL, prompt);
     node["data"]["stream"] = json!(false);
     node["data"]["maxTokens"] = json!(1);
@@ -50,7 +50,7 @@ fn marked(text: &str) -> Value {
 fn constant_prefixes_are_marked_and_cache_use_is_recorded() {
     let upstream = caching();
     let server = server(&upstream, Kind::Anthropic);
-    let mut node = asking("Rules: none.\n{#- not told -#} Now: {{ item }}");
+    let mut node = agent_node("Rules: none.\n{#- not told -#} Now: {{ item }}");
     node["type"] = json!("map");
     node["data"]["items"] = json!("input.list");
     let flow = server.save(&chain("Each", &[node]));
@@ -66,7 +66,7 @@ fn constant_prefixes_are_marked_and_cache_use_is_recorded() {
     let content = request(&upstream)["messages"][0]["content"].clone();
     assert_eq!(content, json!([marked("Rules: none.Now: ")]));
     let rows = server.get("/api/ledger").json();
-    let mut told: Vec<Value> = rows["items"]
+    let mut shown: Vec<Value> = rows["items"]
         .as_array()
         .unwrap()
         .iter()
@@ -80,17 +80,17 @@ fn constant_prefixes_are_marked_and_cache_use_is_recorded() {
             ])
         })
         .collect();
-    told.reverse();
+    shown.reverse();
     // 10 × 3 + 2,000 × 3.75 (or 0.30) + 1 × 15 millionths of a dollar.
     let read = json!([2_010, 0, 2_000, 0.000_645]);
-    assert_eq!(told, [json!([2_010, 2_000, 0, 0.007_545]), read.clone(), read]);
+    assert_eq!(shown, [json!([2_010, 2_000, 0, 0.007_545]), read.clone(), read]);
 }
 
 #[test]
 fn only_constant_prefixes_of_opted_in_nodes_are_marked() {
     let upstream = caching();
     let server = server(&upstream, Kind::Anthropic);
-    let mut node = asking("{{ input.x }} and more");
+    let mut node = agent_node("{{ input.x }} and more");
     node["data"]["system"] = json!("Be {{ input.x }}.");
     let flow = server.save(&chain("One", std::slice::from_ref(&node)));
     server.run(flow, &json!({"x": "brief"}));
@@ -109,7 +109,7 @@ fn only_constant_prefixes_of_opted_in_nodes_are_marked() {
 fn a_provider_that_caches_by_itself_gets_no_marks() {
     let upstream = Upstream::saying(completion("done", 10, 1));
     let server = server(&upstream, Kind::OpenAi);
-    let flow = server.save(&chain("One", &[asking("Rules. {{ input.x }}")]));
+    let flow = server.save(&chain("One", &[agent_node("Rules. {{ input.x }}")]));
     let run = server.run(flow, &json!({"x": "ants"}));
     assert_eq!(run["status"], "COMPLETED", "{run:#}");
     assert_eq!(
@@ -123,7 +123,7 @@ fn a_hard_budget_covers_cache_write_costs() {
     let upstream = caching();
     let server = server(&upstream, Kind::Anthropic);
     // 4,009 bytes count as 4,041 tokens, at 3 millionths each, or at 3.75 for a cache write.
-    let mut node = asking(&"x".repeat(4_000));
+    let mut node = agent_node(&"x".repeat(4_000));
     let budget = json!({"budgets": [{"name": "daily", "per": "day", "limitUsd": "0.013"}]});
     let answer = server.request("PUT", "/api/budget", &[], budget.to_string().as_bytes());
     assert_eq!(answer.status, 200, "{}", answer.text());
@@ -143,7 +143,7 @@ fn the_worst_cost_of_a_run_includes_cache_writes() {
     let upstream = caching();
     let server = server(&upstream, Kind::Anthropic);
     let most = |cached: bool| {
-        let mut node = asking(&"x".repeat(4_000));
+        let mut node = agent_node(&"x".repeat(4_000));
         node["data"]["promptCache"] = json!(cached);
         let flow = server.save(&chain("One", &[node]));
         let path = format!("/api/flows/{flow}/estimate");
@@ -161,7 +161,7 @@ fn the_worst_cost_of_a_run_includes_cache_writes() {
 fn a_non_boolean_cache_option_is_refused() {
     let upstream = caching();
     let server = server(&upstream, Kind::Anthropic);
-    let mut node = asking("x");
+    let mut node = agent_node("x");
     node["data"]["promptCache"] = json!({"system": true});
     let body = chain("One", &[node]).to_string();
     let answer = server.request("POST", "/api/flows", &[], body.as_bytes());

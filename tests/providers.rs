@@ -49,7 +49,7 @@ fn with_aimock(aimock: &Aimock, patience: fn(&mut Config)) -> TestServer {
 }
 
 /// The default timeouts, which are long: for calls that end, on a busy machine.
-fn patient(_: &mut Config) {}
+fn default_timeouts(_: &mut Config) {}
 
 /// For calls whose answer never begins.
 fn soon_begun(config: &mut Config) {
@@ -79,9 +79,9 @@ fn call(server: &TestServer, flow: &Value) -> (Value, String, Value) {
 }
 
 #[test]
-fn what_another_implementation_answers_is_kept_exactly() {
+fn responses_of_another_implementation_are_kept_exactly() {
     let aimock = Aimock::start();
-    let server = with_aimock(&aimock, patient);
+    let server = with_aimock(&aimock, default_timeouts);
     let paris = "Paris is the capital of France. It lies on the Seine.";
     let grüße = "Grüße aus Tōkyō – 東京 “zitiert”\n\tund <b>kein</b> HTML \\ & Ende";
     let dated = "gpt-4o-mini-2024-07-18";
@@ -119,9 +119,9 @@ fn what_another_implementation_answers_is_kept_exactly() {
             assert_eq!(row["error_message"], Value::Null);
             let exact = format!("\"total_cost_usd\":{},", dollars(cost));
             assert!(ledger.contains(&exact), "{exact} is not in {ledger}");
-            let told = client.until_type("NODE_COMPLETED");
+            let events = client.until_type("NODE_COMPLETED");
             let pieces: Vec<&str> =
-                told.iter().filter_map(|message| message["payload"]["delta"].as_str()).collect();
+                events.iter().filter_map(|message| message["payload"]["delta"].as_str()).collect();
             if is_streamed {
                 assert_eq!(pieces.concat(), text);
             } else {
@@ -144,9 +144,9 @@ fn fails(server: &TestServer, flow: &Value, (status, cost, parts): &Left) {
     let mut client = server.client();
     let (run, ledger, row) = call(server, flow);
     assert_eq!((&run["status"], &run["errorNodeId"]), (&json!("FAILED"), &json!("only")), "{run}");
-    let told = client.until_type("FLOW_FAILED");
+    let events = client.until_type("FLOW_FAILED");
     let of_type = |name: &str| {
-        told.iter().find(|message| message["type"] == name).unwrap()["payload"].clone()
+        events.iter().find(|message| message["type"] == name).unwrap()["payload"].clone()
     };
     let errors = [
         of_type("NODE_FAILED")["error"].clone(),
@@ -177,13 +177,13 @@ fn fails(server: &TestServer, flow: &Value, (status, cost, parts): &Left) {
     assert_eq!(of_type("NODE_FAILED")["willRetry"], false);
     assert_eq!(of_type("FLOW_FAILED")["nodeId"], "only");
     assert!(row["latency_ms"].is_u64(), "{row}");
-    assert_eq!(told.iter().filter(|message| message["type"] == "LEDGER_UPDATE").count(), 2);
-    let everything = format!("{run}{ledger}{}", json!(told));
+    assert_eq!(events.iter().filter(|message| message["type"] == "LEDGER_UPDATE").count(), 2);
+    let everything = format!("{run}{ledger}{}", json!(events));
     assert!(!everything.contains(KEY), "{everything}");
 }
 
 /// Checks that the server still runs a flow.
-fn goes_on(server: &TestServer) {
+fn assert_still_serves(server: &TestServer) {
     let run = server.run(server.save(&two_nodes()), &json!({"topic": "x"}));
     assert_eq!(run["status"], "COMPLETED");
 }
@@ -191,7 +191,7 @@ fn goes_on(server: &TestServer) {
 #[test]
 fn refusals_and_broken_streams_of_aimock_are_recorded() {
     let aimock = Aimock::start();
-    let server = with_aimock(&aimock, patient);
+    let server = with_aimock(&aimock, default_timeouts);
     let null = || Value::Null;
     let free = || json!(0);
     for (provider, model) in [("openai", "gpt-4o-mini"), ("anthropic", "claude-haiku-4-5")] {
@@ -219,13 +219,13 @@ fn refusals_and_broken_streams_of_aimock_are_recorded() {
     }
     let wrong = one("keyless", "gpt-4o-mini", "say [answer]", false);
     fails(&server, &wrong, &("FAILED", free(), &["status 401"]));
-    goes_on(&server);
+    assert_still_serves(&server);
 }
 
 #[test]
-fn a_stream_that_breaks_off_or_stalls_is_no_success() {
+fn a_broken_or_stalled_stream_fails() {
     let aimock = Aimock::start();
-    let server = with_aimock(&aimock, patient);
+    let server = with_aimock(&aimock, default_timeouts);
     let openai = |prompt: &str, is_streamed| one("openai", "gpt-4o-mini", prompt, is_streamed);
     let anthropic =
         |prompt: &str, is_streamed| one("anthropic", "claude-haiku-4-5", prompt, is_streamed);
@@ -245,14 +245,14 @@ fn a_stream_that_breaks_off_or_stalls_is_no_success() {
     }
     let (run, _, row) = call(&server, &anthropic("say [stall]", true));
     assert_eq!((&run["status"], &row["status"]), (&failed, &json!("TIMEOUT")));
-    goes_on(&server);
+    assert_still_serves(&server);
 
     let server = with_aimock(&aimock, soon_begun);
     let silent = ("TIMEOUT", Value::Null, &["first byte timeout", "500ms"][..]);
     for late in [openai("say [late]", true), anthropic("say [late]", true)] {
         fails(&server, &late, &silent);
     }
-    goes_on(&server);
+    assert_still_serves(&server);
 }
 
 fn with_upstream(upstream: &Upstream, patience: fn(&mut Config)) -> TestServer {
@@ -281,7 +281,7 @@ fn plain(status: &str, content_type: &str, body: &str) -> String {
 }
 
 #[test]
-fn every_kind_of_refusal_is_told_with_provider_and_status() {
+fn refusals_are_reported_with_provider_and_status() {
     let error = |message: &str| format!(r#"{{"error":{{"message":"{message}","type":"test"}}}}"#);
     let page = "<!DOCTYPE html>\n<html><head><title>Bad\nGateway</title></head></html>";
     let upstream = scripted(vec![
@@ -309,7 +309,7 @@ fn every_kind_of_refusal_is_told_with_provider_and_status() {
         ("no http", "SSH-2.0-OpenSSH_9.2\r\n".to_owned()),
         ("closed", String::new()),
     ]);
-    let server = with_upstream(&upstream, patient);
+    let server = with_upstream(&upstream, default_timeouts);
     let null = || Value::Null;
     for provider in ["openai", "anthropic"] {
         for (prompt, left) in [
@@ -354,11 +354,11 @@ fn every_kind_of_refusal_is_told_with_provider_and_status() {
     }
     // No call is retried, and no redirect is followed.
     assert_eq!(upstream.count(), 2 * 19 * 2);
-    goes_on(&server);
+    assert_still_serves(&server);
 }
 
 #[test]
-fn a_provider_that_hangs_is_given_up_and_its_row_says_timeout() {
+fn a_hanging_provider_times_out_and_is_recorded() {
     // Sends the answer for the prompt, then stays silent until the client disconnects.
     let upstream = Upstream::start(|body, stream: &mut TcpStream| {
         if body.contains("half a head") {
@@ -383,7 +383,7 @@ fn a_provider_that_hangs_is_given_up_and_its_row_says_timeout() {
             let took = began.elapsed();
             assert!(took < DEADLINE, "{took:?}");
         }
-        goes_on(&server);
+        assert_still_serves(&server);
     };
     let begin = ["first byte timeout", "500ms"];
     let unbegun = [("nothing", true), ("half a head", true), ("only a head", true)];
@@ -413,11 +413,11 @@ fn an_unreachable_provider_is_reported_and_costs_nothing() {
     assert_eq!(run["status"], "FAILED");
     assert_eq!(row["total_cost_usd"], 0, "{row}");
     assert!(run["error"].as_str().unwrap().contains("nowhere"), "{run}");
-    goes_on(&server);
+    assert_still_serves(&server);
 }
 
 #[test]
-fn without_a_key_no_call_is_made_and_the_error_says_what_to_set() {
+fn a_missing_key_prevents_the_call_and_names_the_setting() {
     let upstream = Upstream::saying(completion("hi", 1, 1));
     let server = TestServer::start_with(|config| {
         for (name, key) in [("unset", None), ("empty", Some(flowledger::secret::Secret::new("")))] {
@@ -437,20 +437,20 @@ fn without_a_key_no_call_is_made_and_the_error_says_what_to_set() {
         let mut client = server.client();
         let run = server.run(flow, &json!({}));
         assert_eq!(run["status"], "FAILED");
-        let told = client.until_type("FLOW_FAILED");
-        for error in [&run["error"], &told.last().unwrap()["payload"]["error"]] {
+        let events = client.until_type("FLOW_FAILED");
+        for error in [&run["error"], &events.last().unwrap()["payload"]["error"]] {
             let error = error.as_str().unwrap();
             assert!(error.contains(provider) && error.contains("set OPENAI_API_KEY"), "{error}");
         }
-        assert!(told.iter().any(|message| message["type"] == "NODE_FAILED"));
+        assert!(events.iter().any(|message| message["type"] == "NODE_FAILED"));
     }
     assert_eq!(server.get("/api/ledger").json()["items"], json!([]));
     assert_eq!(upstream.count(), 0);
-    goes_on(&server);
+    assert_still_serves(&server);
 }
 
 #[test]
-fn a_stream_that_is_cut_keeps_what_was_said_of_its_cost() {
+fn a_broken_stream_keeps_its_reported_usage() {
     let start = r#"event: message_start
 data: {"type":"message_start","message":{"model":"claude-haiku-4-5","usage":{"input_tokens":1000,"output_tokens":1}}}
 
@@ -471,7 +471,7 @@ data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text
         ),
         ("counted", format!("{STREAM_HEAD}{start}")),
     ]);
-    let server = with_upstream(&upstream, patient);
+    let server = with_upstream(&upstream, default_timeouts);
     for (prompt, part) in [
         ("text", "before the answer was complete"),
         ("half an event", "before the answer was complete"),
@@ -485,11 +485,11 @@ data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text
     let known = nanodollars("anthropic", "claude-haiku-4-5", 1_000, 1);
     let cost: Value = serde_json::from_str(&dollars(known)).unwrap();
     fails(&server, &flow, &("FAILED", cost, &["before the answer was complete"]));
-    goes_on(&server);
+    assert_still_serves(&server);
 }
 
 #[test]
-fn usage_that_cannot_be_is_estimated_and_said_to_be() {
+fn invalid_usage_is_replaced_by_a_marked_estimate() {
     let openai = |usage: &str| {
         let body = format!(
             r#"{{"model":"gpt-4o-mini","choices":[{{"message":{{"content":"hi"}},"finish_reason":"stop"}}],"usage":{usage}}}"#
@@ -522,7 +522,7 @@ fn usage_that_cannot_be_is_estimated_and_said_to_be() {
         ] {
             let upstream =
                 Upstream::saying(if kind == "openai" { openai(&usage) } else { anthropic(&usage) });
-            let server = with_upstream(&upstream, patient);
+            let server = with_upstream(&upstream, default_timeouts);
             let model = if kind == "openai" { "gpt-4o-mini" } else { "claude-haiku-4-5" };
             for is_streamed in [true, false] {
                 let (run, ledger, row) = call(&server, &one(kind, model, "x", is_streamed));
@@ -550,7 +550,7 @@ fn usage_that_cannot_be_is_estimated_and_said_to_be() {
     // The largest accepted counts still have an exact cost.
     let upstream =
         Upstream::saying(openai(r#"{"prompt_tokens":1000000000,"completion_tokens":1000000000}"#));
-    let server = with_upstream(&upstream, patient);
+    let server = with_upstream(&upstream, default_timeouts);
     let (_, ledger, _) = call(&server, &one("openai", "gpt-4o-mini", "x", false));
     let cost = dollars(nanodollars("openai", "gpt-4o-mini", 1_000_000_000, 1_000_000_000));
     assert!(ledger.contains(&format!("\"total_cost_usd\":{cost},")), "{cost}: {ledger}");

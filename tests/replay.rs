@@ -34,7 +34,7 @@ fn a_returning_client_gets_missed_events_once_and_in_order() {
 }
 
 #[test]
-fn between_replay_and_live_there_is_neither_a_gap_nor_a_repeat() {
+fn replay_joins_live_events_without_gap_or_repeat() {
     let server = TestServer::start();
     let flow = server.save(&two_nodes());
     std::thread::scope(|scope| {
@@ -55,7 +55,7 @@ fn between_replay_and_live_there_is_neither_a_gap_nor_a_repeat() {
 }
 
 #[test]
-fn replay_goes_on_across_a_restart() {
+fn replay_continues_across_a_restart() {
     let mut server = TestServer::start();
     let flow = server.save(&two_nodes());
     server.run(flow, &json!({"topic": "x"}));
@@ -69,7 +69,7 @@ fn replay_goes_on_across_a_restart() {
 }
 
 #[test]
-fn a_log_that_does_not_reach_back_or_forth_is_said_so() {
+fn an_unknown_seq_is_reported_as_not_recovered() {
     let server = TestServer::start();
     let mut client = server.client_since(1_000_000);
     assert_eq!(client.hello["payload"]["recovered"], false);
@@ -80,7 +80,7 @@ fn a_log_that_does_not_reach_back_or_forth_is_said_so() {
 }
 
 #[test]
-fn a_since_that_is_no_number_is_refused() {
+fn a_non_numeric_since_is_refused() {
     let server = TestServer::start();
     let response = server.request("GET", "/ws?since=yesterday", &[], b"");
     assert_eq!((response.status, response.error_code().as_str()), (400, "bad_since"));

@@ -14,7 +14,7 @@ fn server(upstream: &Upstream) -> TestServer {
     })
 }
 
-fn asking(prompt: &str, cache: &Value) -> Value {
+fn agent_node(prompt: &str, cache: &Value) -> Value {
     let mut node = agent("only", "openai", "gpt-4o-mini", prompt);
     node["data"]["stream"] = json!(false);
     node["data"]["cache"] = cache.clone();
@@ -32,7 +32,7 @@ fn rows(server: &TestServer) -> Vec<Value> {
 fn an_equal_call_is_cached_and_its_row_shows_the_saving() {
     let upstream = Upstream::saying(completion("well", 100, 1_000));
     let mut server = server(&upstream);
-    let flow = server.save(&chain("One", &[asking("{{ input.x }}", &json!(true))]));
+    let flow = server.save(&chain("One", &[agent_node("{{ input.x }}", &json!(true))]));
     let mut client = server.client();
     let first = server.run(flow, &json!({"x": "same"}));
     let second = server.run(flow, &json!({"x": "same"}));
@@ -45,11 +45,11 @@ fn an_equal_call_is_cached_and_its_row_shows_the_saving() {
     server.run(flow, &json!({"x": "other"}));
     assert_eq!(upstream.count(), 2);
     let rows = rows(&server);
-    let told: Vec<(&Value, &Value)> =
+    let shown: Vec<(&Value, &Value)> =
         rows.iter().map(|row| (&row["cached"], &row["saved_usd"])).collect();
     let (none, saved) = (Value::Null, rows[0]["total_cost_usd"].clone());
     assert_eq!(
-        told,
+        shown,
         [(&none, &none), (&json!(true), &saved), (&json!(true), &saved), (&none, &none)]
     );
     assert_eq!((&rows[1]["status"], &rows[1]["total_cost_usd"]), (&json!("SUCCESS"), &json!(0)));
@@ -64,19 +64,19 @@ fn an_equal_call_is_cached_and_its_row_shows_the_saving() {
 }
 
 #[test]
-fn an_answer_that_is_too_old_or_to_another_call_is_not_taken() {
+fn only_fresh_responses_to_equal_calls_are_reused() {
     let upstream = Upstream::saying(completion("well", 1, 1));
     let mut server = server(&upstream);
-    let mut warm = asking("x", &json!(true));
+    let mut warm = agent_node("x", &json!(true));
     warm["data"]["temperature"] = json!(0.5);
-    let mut long = asking("x", &json!(true));
+    let mut long = agent_node("x", &json!(true));
     long["data"]["maxTokens"] = json!(9);
-    for node in [asking("x", &json!(true)), asking("x", &json!(false)), warm, long] {
+    for node in [agent_node("x", &json!(true)), agent_node("x", &json!(false)), warm, long] {
         let flow = server.save(&chain("One", &[node]));
         server.run(flow, &json!({}));
     }
     assert_eq!(upstream.count(), 4);
-    let short = server.save(&chain("Short", &[asking("x", &json!({"maxAgeS": 1}))]));
+    let short = server.save(&chain("Short", &[agent_node("x", &json!({"maxAgeS": 1}))]));
     server.run(short, &json!({}));
     assert_eq!(upstream.count(), 4);
     server.stop();
@@ -90,10 +90,10 @@ fn an_answer_that_is_too_old_or_to_another_call_is_not_taken() {
 }
 
 #[test]
-fn answers_from_another_server_or_the_future_are_not_reused() {
+fn responses_of_another_server_or_the_future_are_not_reused() {
     let upstreams = ["old", "new"].map(|text| Upstream::saying(completion(text, 1, 1)));
     let mut server = server(&upstreams[0]);
-    let flow = server.save(&chain("One", &[asking("x", &json!(true))]));
+    let flow = server.save(&chain("One", &[agent_node("x", &json!(true))]));
     let ask = |server: &TestServer| {
         let run = server.run(flow, &json!({}));
         run["nodes"][0]["output"].as_str().unwrap().to_owned()
@@ -118,23 +118,23 @@ fn answers_from_another_server_or_the_future_are_not_reused() {
 
 #[test]
 fn concurrent_equal_requests_share_one_call() {
-    let (asked, questions) = crossbeam_channel::unbounded();
+    let (arrived, arrivals) = crossbeam_channel::unbounded();
     let (leave, left) = crossbeam_channel::unbounded::<()>();
     let upstream = Upstream::start(move |_, stream| {
-        let _ = asked.send(());
+        let _ = arrived.send(());
         if left.recv_timeout(DEADLINE).is_ok() {
             drop(stream.write_all(completion("well", 1, 1).as_bytes()));
         }
     });
     let server = server(&upstream);
-    let mut map = asking("{{ item }}", &json!(true));
+    let mut map = agent_node("{{ item }}", &json!(true));
     map["type"] = json!("map");
     map["data"]["items"] = json!("input.list");
     map["data"]["atOnce"] = json!(4);
     let flow = server.save(&chain("Map", &[map]));
     let run_id = server.execute(flow, &json!({"list": ["a", "a", "b", "a"]}));
     for _ in 0..2 {
-        questions.recv_timeout(DEADLINE).unwrap();
+        arrivals.recv_timeout(DEADLINE).unwrap();
         leave.send(()).unwrap();
     }
     let path = format!("/api/runs/{run_id}");
@@ -146,12 +146,12 @@ fn concurrent_equal_requests_share_one_call() {
 }
 
 #[test]
-fn a_failure_is_not_kept_and_who_waited_for_it_asks_again() {
+fn a_failure_is_not_cached_and_waiting_callers_retry() {
     let upstream = Upstream::saying(json_answer("400 Bad Request", "{}"));
     let server = server(&upstream);
     let nodes: Vec<Value> = ["a", "b"]
         .map(|id| {
-            let mut node = asking("x", &json!(true));
+            let mut node = agent_node("x", &json!(true));
             node["id"] = json!(id);
             node["data"]["onError"] = json!("continue");
             node
@@ -164,7 +164,7 @@ fn a_failure_is_not_kept_and_who_waited_for_it_asks_again() {
 }
 
 #[test]
-fn an_age_that_cannot_be_is_refused_when_the_flow_is_saved() {
+fn an_invalid_cache_age_is_refused_on_save() {
     let server = TestServer::start();
     for cache in [json!({"maxAgeS": 0}), json!({"maxAgeS": 99_999_999}), json!("long")] {
         let mut node = agent("only", "echo", "echo-1", "x");

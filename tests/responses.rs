@@ -22,7 +22,7 @@ fn to_the_end(stream: &mut TcpStream) -> String {
 }
 
 #[test]
-fn a_csv_that_breaks_off_has_no_end() {
+fn a_broken_csv_response_is_not_terminated() {
     let mut server = TestServer::start();
     // The server did not write these rows itself.
     server.leave_unverified();
@@ -51,7 +51,7 @@ fn a_csv_that_breaks_off_has_no_end() {
 }
 
 #[test]
-fn a_body_that_no_route_reads_ends_the_connection() {
+fn an_unread_request_body_ends_the_connection() {
     let server = TestServer::start();
     for line in ["POST /api/runs/x/cancel", "GET /api/flows", "POST /nothing"] {
         // The bytes after the head would form another request.
@@ -70,7 +70,7 @@ fn a_body_that_no_route_reads_ends_the_connection() {
 }
 
 #[test]
-fn a_client_is_asked_for_its_body_only_if_the_route_takes_one() {
+fn only_routes_with_a_body_send_100_continue() {
     let server = TestServer::start();
     for (line, continues) in [
         ("POST /api/flows", true),
@@ -90,14 +90,14 @@ fn a_client_is_asked_for_its_body_only_if_the_route_takes_one() {
 }
 
 #[test]
-fn a_client_that_leaves_in_its_body_gets_no_answer() {
+fn a_client_that_leaves_within_its_body_gets_no_response() {
     let server = TestServer::start();
     let mut stream = server.connect();
     let head = "POST /api/flows HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\n{}";
     stream.write_all(head.as_bytes()).unwrap();
     stream.shutdown(std::net::Shutdown::Write).unwrap();
     assert_eq!(to_the_end(&mut stream), "");
-    eventually("the server goes on", || server.get("/api/health").status == 200);
+    eventually("the server continues", || server.get("/api/health").status == 200);
 }
 
 #[test]

@@ -67,11 +67,11 @@ fn transient_failures_are_retried_with_a_row_per_attempt() {
     assert_eq!(run["nodes"][0]["attempt"], 3);
     assert_eq!(run["nodes"][0]["output"], "well");
     let rows = rows(&server);
-    let told: Vec<(&Value, &Value)> =
+    let shown: Vec<(&Value, &Value)> =
         rows.iter().map(|row| (&row["attempt"], &row["status"])).collect();
     let expected =
         [(1, "FAILED"), (2, "FAILED"), (3, "SUCCESS")].map(|(n, s)| (json!(n), json!(s)));
-    assert!(told.into_iter().eq(expected.iter().map(|(n, s)| (n, s))), "{rows:#?}");
+    assert!(shown.into_iter().eq(expected.iter().map(|(n, s)| (n, s))), "{rows:#?}");
     assert!(rows.iter().all(|row| row["operation_id"] == rows[0]["operation_id"]));
     let seen = client.until(|message| message["payload"]["status"] == "FINISHED");
     let failures: Vec<&Value> = seen
@@ -87,7 +87,7 @@ fn transient_failures_are_retried_with_a_row_per_attempt() {
 }
 
 #[test]
-fn what_cannot_pass_is_not_tried_again() {
+fn permanent_failures_are_not_retried() {
     let upstream = failing(9, json_answer("400 Bad Request", BUSY));
     let server = server(&upstream);
     let flow = server.save(&one("openai", json!({"retry": {"attempts": 5}})));
@@ -96,7 +96,7 @@ fn what_cannot_pass_is_not_tried_again() {
 }
 
 #[test]
-fn nothing_is_bought_twice_that_nobody_asked_for() {
+fn a_failure_is_not_retried_by_default() {
     let upstream = failing(9, json_answer("500 Internal Server Error", BUSY));
     let server = server(&upstream);
     let flow = server.save(&one("openai", json!({})));
@@ -105,7 +105,7 @@ fn nothing_is_bought_twice_that_nobody_asked_for() {
 }
 
 #[test]
-fn a_provider_that_says_how_long_to_wait_is_asked_no_sooner() {
+fn a_retry_waits_for_the_delay_of_retry_after() {
     let answer = json_answer("503 Service Unavailable", BUSY)
         .replace("connection: close", "retry-after: 1\r\nconnection: close");
     let upstream = failing(1, answer);
@@ -119,7 +119,7 @@ fn a_provider_that_says_how_long_to_wait_is_asked_no_sooner() {
 }
 
 #[test]
-fn a_fallback_provider_answers_and_is_named_in_the_row() {
+fn a_fallback_provider_responds_and_is_named_in_the_row() {
     let upstream = failing(0, String::new());
     let server = server(&upstream);
     let more = json!({"fallback": [{"provider": "openai", "model": "gpt-4o"}]});
@@ -127,8 +127,8 @@ fn a_fallback_provider_answers_and_is_named_in_the_row() {
     let run = server.run(flow, &json!({}));
     assert_eq!(run["status"], "COMPLETED", "{run:#}");
     let rows = rows(&server);
-    let asked: Vec<&Value> = rows.iter().map(|row| &row["provider"]).collect();
-    assert_eq!(asked, ["nowhere", "openai"]);
+    let row_providers: Vec<&Value> = rows.iter().map(|row| &row["provider"]).collect();
+    assert_eq!(row_providers, ["nowhere", "openai"]);
     assert_eq!((&rows[0]["status"], &rows[1]["status"]), (&json!("FAILED"), &json!("SUCCESS")));
     // An unsent request costs nothing, so the total is known.
     assert_eq!(run["cost"], rows[1]["total_cost_usd"]);
@@ -154,7 +154,7 @@ fn a_failed_node_is_replaced_by_its_on_error_output() {
 }
 
 #[test]
-fn a_node_has_timeouts_of_its_own() {
+fn a_node_can_override_timeouts() {
     let upstream = Upstream::start(|_, _| std::thread::park_timeout(DEADLINE));
     let server = server(&upstream);
     let more = json!({"timeouts": {"totalMs": 100}});
@@ -169,7 +169,7 @@ fn a_node_has_timeouts_of_its_own() {
 }
 
 #[test]
-fn a_run_that_is_cancelled_during_a_pause_ends_at_once() {
+fn cancel_ends_a_pausing_run_at_once() {
     let upstream = failing(9, json_answer("500 Internal Server Error", BUSY));
     let server = server(&upstream);
     let retry =
@@ -277,7 +277,7 @@ fn a_call_without_a_key_skips_the_rate_limit() {
 }
 
 #[test]
-fn a_client_is_not_kept_waiting_by_a_backlog_of_flows() {
+fn a_backlog_of_flows_does_not_delay_a_client() {
     let upstream = failing(0, String::new());
     let server = with_rate(&upstream, 1, Duration::from_secs(1));
     let flow = server.save(&wide(100));

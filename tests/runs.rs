@@ -26,7 +26,7 @@ fn without<'a>(messages: &'a [Value], leave_out: &[&str]) -> Vec<&'a Value> {
 }
 
 #[test]
-fn a_run_of_two_nodes_tells_exactly_this() {
+fn a_run_of_two_nodes_emits_the_documented_events() {
     let server = TestServer::start();
     let flow = server.save(&two_nodes());
     let mut client = server.client();
@@ -77,7 +77,7 @@ fn a_run_of_two_nodes_tells_exactly_this() {
 }
 
 #[test]
-fn a_node_that_fails_fails_the_run_with_the_text_of_the_error() {
+fn a_failed_node_fails_the_run_with_its_error() {
     let error = r#"{"error":{"message":"out of order","type":"server_error"}}"#;
     let upstream = Upstream::saying(json_answer("500 Internal Server Error", error));
     let server = with_upstream(&upstream);
@@ -120,7 +120,7 @@ fn a_node_that_fails_fails_the_run_with_the_text_of_the_error() {
 }
 
 #[test]
-fn a_call_is_priced_from_the_providers_own_counts() {
+fn a_call_is_priced_from_the_reported_counts() {
     let upstream = Upstream::saying(completion("hi", 1_000_000, 100_000));
     let server = with_upstream(&upstream);
     let run = server.run(server.save(&one_call("x")), &json!({}));
@@ -132,7 +132,7 @@ fn a_call_is_priced_from_the_providers_own_counts() {
 }
 
 #[test]
-fn a_model_without_a_price_has_no_cost_instead_of_none() {
+fn a_model_without_a_price_has_an_unknown_cost() {
     let upstream = Upstream::saying(completion_of("my-own-model", "hi", 5, 5));
     let server = with_upstream(&upstream);
     let flow = chain("Own", &[agent("only", "openai", "my-own-model", "x")]);
@@ -143,7 +143,7 @@ fn a_model_without_a_price_has_no_cost_instead_of_none() {
 }
 
 #[test]
-fn an_intent_is_in_the_ledger_before_the_request_leaves() {
+fn an_intent_is_recorded_before_the_request_is_sent() {
     let (release, wait) = crossbeam_channel::bounded::<()>(0);
     let upstream = Upstream::start(move |_, stream| {
         let _ = wait.recv_timeout(DEADLINE);
@@ -166,7 +166,7 @@ fn an_intent_is_in_the_ledger_before_the_request_leaves() {
 }
 
 #[test]
-fn text_is_streamed_live_and_usage_is_from_the_last_chunk() {
+fn text_is_streamed_live_with_usage_of_the_last_chunk() {
     let (release, wait) = crossbeam_channel::bounded::<()>(0);
     let upstream = Upstream::start(move |_, stream| {
         let _ = stream.write_all(format!("{STREAM_HEAD}{}", delta("Hello ")).as_bytes());
@@ -194,7 +194,7 @@ fn text_is_streamed_live_and_usage_is_from_the_last_chunk() {
 }
 
 #[test]
-fn no_node_starts_before_the_end_of_what_it_needs_is_committed() {
+fn a_node_starts_only_after_its_inputs_are_committed() {
     // `quick` and `slow` are both called. `quick` ends and starts `dull`, which renders for long.
     // Then `slow` ends, and `last`, which needs both, may start.
     let (ended, wait) = crossbeam_channel::bounded::<()>(1);
@@ -264,7 +264,7 @@ fn cancel_stops_a_streamed_call_within_a_second() {
 }
 
 #[test]
-fn nodes_that_do_not_need_each_other_run_at_the_same_time() {
+fn independent_nodes_run_in_parallel() {
     // Both calls must arrive before either is answered.
     let both = std::sync::Arc::new(std::sync::Barrier::new(2));
     let upstream = Upstream::start(move |_, stream| {
@@ -306,7 +306,7 @@ fn an_interrupted_run_resumes_without_repeating_nodes() {
         upstream.requests().recv_timeout(DEADLINE).unwrap();
     }
     server.start_again();
-    eventually("the run goes on", || {
+    eventually("the run continues", || {
         server.get(&format!("/api/runs/{run_id}")).json()["status"] == "COMPLETED"
     });
     assert_eq!(upstream.count(), 3);
@@ -373,7 +373,7 @@ fn ledger_pages_and_sums_and_csv_agree() {
 }
 
 #[test]
-fn cancelled_waiting_runs_free_no_active_place() {
+fn cancelled_waiting_runs_free_no_active_slot() {
     const ACTIVE_RUNS_MAX: usize = 256;
     let server = TestServer::start();
     let prompt = "word ".repeat(2_000);
@@ -598,16 +598,16 @@ fn metrics_measure_calls_under_opentelemetry_names() {
 }
 
 #[test]
-fn a_run_that_was_cancelled_is_not_gone_on_with_after_a_restart() {
-    let (asked, questions) = crossbeam_channel::unbounded();
+fn a_cancelled_run_does_not_resume_after_a_restart() {
+    let (arrived, arrivals) = crossbeam_channel::unbounded();
     let upstream = Upstream::start(move |_, _| {
-        let _ = asked.send(());
+        let _ = arrived.send(());
         std::thread::park_timeout(DEADLINE);
     });
     let mut server = with_upstream(&upstream);
     let flow = server.save(&one_call("x"));
     let run_id = server.execute(flow, &json!({}));
-    questions.recv_timeout(DEADLINE).unwrap();
+    arrivals.recv_timeout(DEADLINE).unwrap();
     server.stop();
     // The state after a kill before the calls of a cancelled run have ended.
     let cancelled = database(&server).execute("UPDATE runs SET cancel_ms = 1", []);

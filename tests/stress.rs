@@ -366,7 +366,7 @@ fn all_are_gone(server: &TestServer) {
 }
 
 /// An event that is not logged.
-fn said(flow: i64, delta: impl Into<String>) -> Event {
+fn delta_event(flow: i64, delta: impl Into<String>) -> Event {
     let context =
         EventContext { flow_id: Some(flow), run_id: None, node_id: None, timestamp: Timestamp(0) };
     Event::NodeOutput { context, delta: delta.into() }
@@ -374,7 +374,7 @@ fn said(flow: i64, delta: impl Into<String>) -> Event {
 
 fn broadcast(server: &TestServer, delta: impl Into<String>) {
     let hub = &server.server().core().hub;
-    hub.broadcast(&said(1, delta)).unwrap();
+    hub.broadcast(&delta_event(1, delta)).unwrap();
 }
 
 /// A client that reconnects with `since` after every disconnect and checks that it receives each
@@ -508,7 +508,7 @@ fn resident() -> u64 {
     let kib: u64 = line
         .and_then(|line| line.split_whitespace().nth(1))
         .and_then(|kib| kib.parse().ok())
-        .expect("the memory is told");
+        .expect("the memory is reported");
     kib << 10
 }
 
@@ -606,7 +606,7 @@ fn a_recovery_storm_respects_subscriptions() {
     recovery_storm(|number| Some((number % 5, 5)), 5);
 }
 
-fn slow_readers_are_cut_with_1013_and_find_everything_by_since() {
+fn slow_readers_are_closed_with_1013_and_can_catch_up() {
     let server = TestServer::start();
     let start = newest(&server);
     let mut slow: Vec<Follower> = (0..20)
@@ -642,7 +642,7 @@ fn a_burst_larger_than_an_outbox_reaches_every_client() {
     }
 }
 
-fn an_event_that_is_larger_than_an_outbox_reaches_everybody() {
+fn an_event_larger_than_an_outbox_reaches_every_client() {
     let server = TestServer::start();
     let start = newest(&server);
     let mut followers: Vec<Follower> =
@@ -656,7 +656,7 @@ fn an_event_that_is_larger_than_an_outbox_reaches_everybody() {
     }
 }
 
-fn a_since_in_the_future_is_told_so_and_goes_on_live() {
+fn a_since_in_the_future_is_not_recovered_but_goes_live() {
     let server = TestServer::start();
     commit(server.server(), 1, 3, 10);
     let last = newest(&server);
@@ -720,7 +720,7 @@ fn a_replay_during_event_removal_has_no_gap() {
     assert!(!Ws::since(&server, OLD - 1).recovered());
 }
 
-fn a_second_server_on_the_same_data_goes_on_with_the_next_seq() {
+fn a_second_server_on_the_same_data_continues_the_seq() {
     let mut server = TestServer::start();
     let mut expected = newest(&server);
     let first = expected;
@@ -735,7 +735,7 @@ fn a_second_server_on_the_same_data_goes_on_with_the_next_seq() {
     Follower::new(server.address(), first, None).until(expected);
 }
 
-fn a_restart_while_200_clients_are_connected_loses_nothing() {
+fn a_restart_with_200_clients_loses_no_event() {
     let mut server = TestServer::start();
     let (start, address) = (newest(&server), server.address());
     let target = AtomicU64::new(u64::MAX);
@@ -850,7 +850,7 @@ fn commits_of_many_threads_reach_all_clients_in_one_order() {
     });
 }
 
-fn runs_of_the_engine_in_a_crowd_are_told_whole_and_in_order() {
+fn concurrent_runs_reach_many_clients_whole_and_in_order() {
     let server = TestServer::start();
     let flow = server.save(&two_nodes());
     let start = newest(&server);
@@ -925,7 +925,7 @@ fn a_flood_of_pings_during_large_messages_corrupts_no_frame() {
     });
 }
 
-fn a_hundred_clients_that_never_read_are_cut_and_disturb_nobody() {
+fn a_hundred_non_readers_are_closed_and_disturb_no_other() {
     let server = TestServer::start();
     let mut stuck: Vec<Ws> =
         (0..100).map(|_| Ws::with_small_buffer(server.address(), "/ws")).collect();
@@ -934,7 +934,7 @@ fn a_hundred_clients_that_never_read_are_cut_and_disturb_nobody() {
         let large = "z".repeat(30_000);
         let deadline = Instant::now() + DEADLINE;
         while hub.stats().evicted(Eviction::OutboxFull) < 100 {
-            hub.broadcast(&said(2, large.clone())).unwrap();
+            hub.broadcast(&delta_event(2, large.clone())).unwrap();
             thread::park_timeout(Duration::from_millis(2));
             assert!(Instant::now() < deadline, "they are not cut");
         }
@@ -944,7 +944,7 @@ fn a_hundred_clients_that_never_read_are_cut_and_disturb_nobody() {
     }
 }
 
-fn a_hundred_clients_that_flood_pings_disturb_nobody() {
+fn a_hundred_ping_flooders_disturb_no_other() {
     let server = TestServer::start();
     let address = server.address();
     healthy_beside(&server, 200, |over| {
@@ -1006,7 +1006,7 @@ fn a_hundred_garbage_senders_are_closed_and_disturb_no_other() {
     });
 }
 
-fn two_hundred_half_request_heads_disturb_nobody() {
+fn two_hundred_half_request_heads_disturb_no_other() {
     let server = TestServer::start();
     let whole = handshake(server.address(), "/ws");
     let mut random = seeded(0);
@@ -1028,7 +1028,7 @@ fn two_hundred_half_request_heads_disturb_nobody() {
     all_are_gone(&server);
 }
 
-fn fifty_connections_that_are_reset_at_once_disturb_nobody() {
+fn fifty_simultaneous_resets_disturb_no_other() {
     let server = TestServer::start();
     let address = server.address();
     healthy_beside(&server, 200, |_| {
@@ -1109,7 +1109,7 @@ fn changing_subscriptions_never_deliver_a_wrong_event() {
             let hub = &server.server().core().hub;
             let mut number = 0;
             while !over.load(Ordering::SeqCst) {
-                hub.broadcast(&said(number % 6, "x")).unwrap();
+                hub.broadcast(&delta_event(number % 6, "x")).unwrap();
                 number += 1;
                 thread::park_timeout(Duration::from_micros(200));
             }
@@ -1132,7 +1132,7 @@ fn changing_subscriptions_never_deliver_a_wrong_event() {
     });
 }
 
-fn a_subscription_during_a_replay_holds_from_its_answer_on() {
+fn a_subscription_during_a_replay_holds_from_its_reply() {
     let server = TestServer::start();
     commit_cycling(server.server(), 3_000, 500, 3, Duration::ZERO);
     let last = newest(&server);
@@ -1159,7 +1159,7 @@ fn a_subscription_during_a_replay_holds_from_its_answer_on() {
     });
 }
 
-fn many_distinct_filters_each_get_exactly_what_they_ask_for() {
+fn many_distinct_filters_each_get_exactly_their_events() {
     let server = TestServer::start();
     let mut all: Vec<Ws> = (0..150).map(|_| Ws::to(&server)).collect();
     for (flow, ws) in all.iter_mut().enumerate() {
@@ -1168,16 +1168,16 @@ fn many_distinct_filters_each_get_exactly_what_they_ask_for() {
     }
     for flow in 0..151 {
         let hub = &server.server().core().hub;
-        hub.broadcast(&said(flow, flow.to_string())).unwrap();
+        hub.broadcast(&delta_event(flow, flow.to_string())).unwrap();
     }
     for (flow, ws) in all.iter_mut().enumerate() {
         assert_eq!(ws.delta(), flow.to_string());
         assert_eq!(ws.delta(), (flow + 1).to_string());
-        assert!(ws.tell(ASK).is_empty(), "it got what it did not ask for");
+        assert!(ws.tell(ASK).is_empty(), "it received an unsubscribed event");
     }
 }
 
-fn of_many_subscriptions_in_a_row_the_last_one_holds() {
+fn the_last_of_many_subscriptions_applies() {
     let server = TestServer::start();
     let mut ws = Ws::to(&server);
     let many: Vec<u8> =
@@ -1186,7 +1186,7 @@ fn of_many_subscriptions_in_a_row_the_last_one_holds() {
     ws.tell(&subscribe_to(&[7]));
     let hub = &server.server().core().hub;
     for flow in 0..150 {
-        hub.broadcast(&said(flow, flow.to_string())).unwrap();
+        hub.broadcast(&delta_event(flow, flow.to_string())).unwrap();
     }
     assert_eq!(ws.delta(), "7");
     assert!(ws.tell(ASK).is_empty());
@@ -1201,11 +1201,11 @@ fn private_messages_never_reach_another_client() {
             let mut ws = Ws::to(&server);
             let id = ws.hello["payload"]["clientId"].as_u64().unwrap();
             for at in 0..20 {
-                hub.send_to_client(id, &said(1, format!("{id}:{at}"))).unwrap();
+                hub.send_to_client(id, &delta_event(1, format!("{id}:{at}"))).unwrap();
                 // The target is a past, present or future client.
                 let other = id.saturating_sub(6) + random.below(12);
                 if other != id {
-                    hub.send_to_client(other, &said(1, format!("{other}:other"))).unwrap();
+                    hub.send_to_client(other, &delta_event(1, format!("{other}:other"))).unwrap();
                 }
             }
             let mut next = 0;
@@ -1223,7 +1223,7 @@ fn private_messages_never_reach_another_client() {
     all_are_gone(&server);
 }
 
-fn each_request_gets_an_answer() {
+fn each_request_gets_a_reply() {
     let server = TestServer::start();
     in_threads(4, |_| {
         let mut ws = Ws::to(&server);
@@ -1236,7 +1236,7 @@ fn each_request_gets_an_answer() {
     });
 }
 
-fn http_is_answered_while_a_hundred_clients_take_events() {
+fn http_responds_while_a_hundred_clients_receive_events() {
     let server = TestServer::start();
     let address = server.address();
     let start = newest(&server);
@@ -1262,7 +1262,7 @@ fn http_is_answered_while_a_hundred_clients_take_events() {
 // ---------------------------------------------------------------------------------------------
 // The protocol
 
-fn control_frames_between_fragments_are_answered_in_order() {
+fn control_frames_between_fragments_get_replies_in_order() {
     let server = TestServer::start();
     in_threads(8, |number| {
         let mut random = seeded(number);
@@ -1294,7 +1294,7 @@ fn control_frames_between_fragments_are_answered_in_order() {
     });
 }
 
-fn a_handshake_and_frames_that_come_byte_by_byte_are_understood() {
+fn a_handshake_and_frames_sent_byte_by_byte_are_parsed() {
     let server = TestServer::start();
     in_threads(6, |_| {
         let mut stream = server.connect();
@@ -1355,7 +1355,7 @@ fn messages_above_the_size_limit_are_closed_with_1009() {
     });
 }
 
-fn clients_that_close_their_half_only_are_let_go() {
+fn half_closed_clients_are_disconnected() {
     let server = TestServer::start();
     let mut all: Vec<Ws> = (0..50).map(|_| Ws::to(&server)).collect();
     for ws in &all {
@@ -1367,7 +1367,7 @@ fn clients_that_close_their_half_only_are_let_go() {
     }
 }
 
-fn pongs_that_nobody_asked_for_are_taken_in_silence() {
+fn unsolicited_pongs_are_ignored() {
     let server = TestServer::start();
     let mut ws = Ws::to(&server);
     let pongs = frame(FIN | PONG, b"unasked").repeat(900);
@@ -1409,7 +1409,7 @@ fn a_protocol_error_during_events_is_closed_once() {
     });
 }
 
-fn a_goodbye_amid_events_is_answered_once_and_nothing_follows() {
+fn a_close_amid_events_gets_one_reply_and_no_frame_follows() {
     let server = TestServer::start();
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -1434,7 +1434,7 @@ fn a_goodbye_amid_events_is_answered_once_and_nothing_follows() {
     all_are_gone(&server);
 }
 
-fn client_and_server_that_close_at_once_exchange_one_close_each() {
+fn simultaneous_closes_exchange_one_close_each() {
     for _ in 0..3 {
         let mut server = TestServer::start();
         let all: Vec<Ws> = (0..40).map(|_| Ws::to(&server)).collect();
@@ -1500,13 +1500,13 @@ fn shutdown_under_load_closes_clients_and_keeps_all_commits() {
     Follower::new(server.address(), start, None).until(start + found);
 }
 
-fn clients_that_come_while_the_server_goes_are_not_left_hanging() {
+fn clients_connecting_during_shutdown_do_not_hang() {
     for _ in 0..2 {
         let mut server = TestServer::start();
         let address = server.address();
         let crowd: Vec<Ws> = (0..100).map(|_| Ws::to(&server)).collect();
         let connected = AtomicUsize::new(0);
-        let went_at = Mutex::new(None::<Instant>);
+        let closed_at = Mutex::new(None::<Instant>);
         thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
@@ -1523,18 +1523,18 @@ fn clients_that_come_while_the_server_goes_are_not_left_hanging() {
             eventually("some have come", || connected.load(Ordering::SeqCst) > 40);
             let began = Instant::now();
             server.stop();
-            *went_at.lock().unwrap() = Some(Instant::now());
+            *closed_at.lock().unwrap() = Some(Instant::now());
             // None of these answers the close, so the server waits for them for a while.
             assert!(began.elapsed() < SHUTDOWN_TIME_MAX);
         });
         // Every client got the close before the server ended; none hangs until a ping times out.
-        let went_at = went_at.into_inner().unwrap().unwrap();
-        assert!(went_at.elapsed() < Duration::from_secs(3), "somebody hung");
+        let closed_at = closed_at.into_inner().unwrap().unwrap();
+        assert!(closed_at.elapsed() < Duration::from_secs(3), "a client hung");
         drop(crowd);
     }
 }
 
-fn at_a_shutdown_a_crowd_is_sent_away_in_batches() {
+fn shutdown_closes_many_clients_in_batches() {
     let mut server = TestServer::start();
     let crowd: Vec<Ws> = (0..500).map(|_| Ws::to(&server)).collect();
     let closed: Vec<Instant> = thread::scope(|scope| {
@@ -1557,14 +1557,14 @@ fn at_a_shutdown_a_crowd_is_sent_away_in_batches() {
     assert!(spread > Duration::from_millis(100), "all within {spread:?}");
 }
 
-fn clients_that_never_read_do_not_hold_a_shutdown_up() {
+fn clients_that_never_read_do_not_delay_shutdown() {
     let mut server = TestServer::start();
     let stuck: Vec<Ws> = (0..20).map(|_| Ws::with_small_buffer(server.address(), "/ws")).collect();
     let hub = server.server().core().hub.clone();
     let deadline = Instant::now() + DEADLINE;
     while hub.stats().evicted(Eviction::OutboxFull) < 10 {
-        assert!(Instant::now() < deadline, "nobody was cut");
-        hub.broadcast(&said(1, "z".repeat(30_000))).unwrap();
+        assert!(Instant::now() < deadline, "no client was closed");
+        hub.broadcast(&delta_event(1, "z".repeat(30_000))).unwrap();
         hub.flush();
     }
     stop_in_time(&mut server);
@@ -1585,46 +1585,46 @@ macro_rules! scenarios {
 const SCENARIOS: &[Scenario] = scenarios![
     a_recovery_storm_of_500_clients_has_no_gap_and_no_repeat,
     a_recovery_storm_respects_subscriptions,
-    slow_readers_are_cut_with_1013_and_find_everything_by_since,
+    slow_readers_are_closed_with_1013_and_can_catch_up,
     a_burst_larger_than_an_outbox_reaches_every_client,
-    an_event_that_is_larger_than_an_outbox_reaches_everybody,
-    a_since_in_the_future_is_told_so_and_goes_on_live,
+    an_event_larger_than_an_outbox_reaches_every_client,
+    a_since_in_the_future_is_not_recovered_but_goes_live,
     a_replay_during_event_removal_has_no_gap,
-    a_second_server_on_the_same_data_goes_on_with_the_next_seq,
-    a_restart_while_200_clients_are_connected_loses_nothing,
+    a_second_server_on_the_same_data_continues_the_seq,
+    a_restart_with_200_clients_loses_no_event,
     a_replay_of_100000_events_is_streamed_beside_live_clients,
     thirty_clients_catch_up_at_once_while_events_flow,
     clients_that_leave_during_a_replay_leak_nothing,
     commits_of_many_threads_reach_all_clients_in_one_order,
-    runs_of_the_engine_in_a_crowd_are_told_whole_and_in_order,
+    concurrent_runs_reach_many_clients_whole_and_in_order,
     a_flood_of_pings_during_large_messages_corrupts_no_frame,
-    a_hundred_clients_that_never_read_are_cut_and_disturb_nobody,
-    a_hundred_clients_that_flood_pings_disturb_nobody,
+    a_hundred_non_readers_are_closed_and_disturb_no_other,
+    a_hundred_ping_flooders_disturb_no_other,
     a_hundred_garbage_senders_are_closed_and_disturb_no_other,
-    two_hundred_half_request_heads_disturb_nobody,
-    fifty_connections_that_are_reset_at_once_disturb_nobody,
+    two_hundred_half_request_heads_disturb_no_other,
+    fifty_simultaneous_resets_disturb_no_other,
     without_free_descriptors_clients_get_503_until_some_are_free,
     concurrent_clients_are_counted_and_have_unique_ids,
     changing_subscriptions_never_deliver_a_wrong_event,
-    a_subscription_during_a_replay_holds_from_its_answer_on,
-    many_distinct_filters_each_get_exactly_what_they_ask_for,
-    of_many_subscriptions_in_a_row_the_last_one_holds,
+    a_subscription_during_a_replay_holds_from_its_reply,
+    many_distinct_filters_each_get_exactly_their_events,
+    the_last_of_many_subscriptions_applies,
     private_messages_never_reach_another_client,
-    each_request_gets_an_answer,
-    http_is_answered_while_a_hundred_clients_take_events,
-    control_frames_between_fragments_are_answered_in_order,
-    a_handshake_and_frames_that_come_byte_by_byte_are_understood,
+    each_request_gets_a_reply,
+    http_responds_while_a_hundred_clients_receive_events,
+    control_frames_between_fragments_get_replies_in_order,
+    a_handshake_and_frames_sent_byte_by_byte_are_parsed,
     frames_sent_with_the_handshake_are_not_lost,
     messages_above_the_size_limit_are_closed_with_1009,
-    clients_that_close_their_half_only_are_let_go,
-    pongs_that_nobody_asked_for_are_taken_in_silence,
+    half_closed_clients_are_disconnected,
+    unsolicited_pongs_are_ignored,
     a_protocol_error_during_events_is_closed_once,
-    a_goodbye_amid_events_is_answered_once_and_nothing_follows,
-    client_and_server_that_close_at_once_exchange_one_close_each,
+    a_close_amid_events_gets_one_reply_and_no_frame_follows,
+    simultaneous_closes_exchange_one_close_each,
     shutdown_under_load_closes_clients_and_keeps_all_commits,
-    clients_that_come_while_the_server_goes_are_not_left_hanging,
-    at_a_shutdown_a_crowd_is_sent_away_in_batches,
-    clients_that_never_read_do_not_hold_a_shutdown_up,
+    clients_connecting_during_shutdown_do_not_hang,
+    shutdown_closes_many_clients_in_batches,
+    clients_that_never_read_do_not_delay_shutdown,
 ];
 
 /// Returns the names of the process's threads, in order.
@@ -1655,7 +1655,7 @@ fn descriptors() -> Vec<String> {
 
 /// Writes to standard error directly: the test harness captures `eprintln!`, and the progress of a
 /// test that takes minutes should be visible.
-fn say(text: &str) {
+fn log(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 
@@ -1677,7 +1677,7 @@ fn every_scenario_passes_and_leaks_no_thread_or_descriptor() {
     let only = std::env::var("STRESS_ONLY").unwrap_or_default();
     let (threads_before, descriptors_before) = (threads(), descriptors());
     let began = Instant::now();
-    say(&format!("\nSTRESS_SEED={}", seed()));
+    log(&format!("\nSTRESS_SEED={}", seed()));
     let mut failed = Vec::new();
     let mut count = 0;
     for (name, scenario) in SCENARIOS {
@@ -1689,18 +1689,18 @@ fn every_scenario_passes_and_leaks_no_thread_or_descriptor() {
         let passed = catch_unwind(scenario).is_ok();
         let result = if passed { "ok" } else { "FAILED" };
         let took = began.elapsed();
-        say(&format!("{result} in {took:>5.2?} {name}"));
+        log(&format!("{result} in {took:>5.2?} {name}"));
         if !passed {
             failed.push(*name);
         }
         // Checked after each scenario, so that a leak has a name.
         if !within(DEADLINE, || descriptors() == descriptors_before) {
-            say(&format!("left behind by {name}: {:?}", descriptors()));
+            log(&format!("left behind by {name}: {:?}", descriptors()));
             failed.push(*name);
             break;
         }
     }
-    say(&format!("{count} scenarios in {:.1?}", began.elapsed()));
+    log(&format!("{count} scenarios in {:.1?}", began.elapsed()));
     assert!(failed.is_empty(), "failed: {failed:#?}");
     // The last threads may be about to end.
     within(DEADLINE, || threads() == threads_before);

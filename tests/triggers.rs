@@ -87,7 +87,7 @@ fn database(data: &std::path::Path) -> rusqlite::Connection {
 }
 
 /// Moves a schedule's last check back by two years.
-fn neglect(data: &std::path::Path, flow: i64) {
+fn make_overdue(data: &std::path::Path, flow: i64) {
     let sql = "UPDATE schedules SET last_ms = last_ms - ?2 WHERE flow_id = ?1";
     let changed = database(data).execute(sql, [flow, TWO_YEARS_MS]).unwrap();
     assert_eq!(changed, 1);
@@ -137,7 +137,7 @@ fn a_webhook_runs_its_flow_with_the_body_as_input() {
 }
 
 #[test]
-fn a_wrong_name_and_a_wrong_secret_are_answered_alike() {
+fn a_wrong_name_and_a_wrong_secret_get_equal_responses() {
     let server = TestServer::start();
     let flow = server.save(&two_nodes());
     let hook = Hook::set(&server, flow);
@@ -218,7 +218,7 @@ fn a_webhook_secret_authorizes_only_its_deliveries() {
 }
 
 #[test]
-fn a_body_that_is_no_object_runs_nothing() {
+fn a_non_object_body_starts_no_run() {
     let server = TestServer::start();
     let flow = server.save(&two_nodes());
     let hook = Hook::set(&server, flow);
@@ -271,7 +271,7 @@ fn a_repeated_delivery_runs_once_also_after_a_restart() {
 }
 
 #[test]
-fn deliveries_with_one_key_at_the_same_time_give_one_run() {
+fn concurrent_deliveries_with_one_key_start_one_run() {
     let server = TestServer::start();
     let flow = server.save(&two_nodes());
     let hook = Hook::set(&server, flow);
@@ -295,7 +295,7 @@ fn deliveries_with_one_key_at_the_same_time_give_one_run() {
 }
 
 #[test]
-fn a_key_is_used_up_for_a_day_and_then_forgotten() {
+fn an_idempotency_key_expires_after_a_day() {
     let server = TestServer::start();
     let flow = server.save(&two_nodes());
     let hook = Hook::set(&server, flow);
@@ -320,7 +320,7 @@ fn a_key_is_used_up_for_a_day_and_then_forgotten() {
 }
 
 #[test]
-fn a_key_is_short_and_visible() {
+fn an_idempotency_key_is_short_and_printable() {
     let server = TestServer::start();
     let flow = server.save(&two_nodes());
     let hook = Hook::set(&server, flow);
@@ -345,7 +345,7 @@ fn a_key_is_short_and_visible() {
 }
 
 #[test]
-fn a_secret_is_never_stored_and_a_webhook_ends_with_its_flow() {
+fn a_secret_is_only_hashed_and_removed_with_its_flow() {
     let server = TestServer::start();
     let flow = server.save(&two_nodes());
     assert_eq!(server.get(&hook_path(flow)).status, 404);
@@ -385,22 +385,22 @@ fn a_secret_is_never_stored_and_a_webhook_ends_with_its_flow() {
 }
 
 #[test]
-fn a_schedule_is_set_and_shown_and_removed() {
+fn a_schedule_can_be_set_read_and_removed() {
     let server = TestServer::start();
     let flow = server.save(&two_nodes());
     let path = schedule_path(flow);
     assert_eq!(server.get(&path).status, 404);
     assert_eq!(delete(&server, &path), 404);
     assert_eq!(put(&server, &schedule_path(999), &yearly("skip")).status, 404);
-    let given = json!({
+    let schedule = json!({
         "cron": "0 12 1 7 *", "timezone": "America/New_York", "missed": "once",
         "input": {"topic": "bees"}, "enabled": true,
     });
-    let set = put(&server, &path, &given);
+    let set = put(&server, &path, &schedule);
     assert_eq!(set.status, 200, "{}", set.text());
     let shown = server.get(&path).json();
     assert_eq!(shown, set.json());
-    for (key, value) in given.as_object().unwrap() {
+    for (key, value) in schedule.as_object().unwrap() {
         assert_eq!(shown[key], *value, "{key}");
     }
     // Noon in New York in summer.
@@ -434,7 +434,7 @@ fn a_schedule_is_set_and_shown_and_removed() {
 }
 
 #[test]
-fn every_fault_of_a_schedule_is_listed_with_its_field() {
+fn all_errors_of_a_schedule_are_listed_with_their_fields() {
     let server = TestServer::start();
     let path = schedule_path(server.save(&two_nodes()));
     let fields = |body: &Value| -> Vec<String> {
@@ -462,12 +462,12 @@ fn every_fault_of_a_schedule_is_listed_with_its_field() {
 }
 
 #[test]
-fn a_missed_time_runs_once_and_not_again_after_a_restart() {
+fn a_missed_time_runs_once_across_restarts() {
     let mut server = TestServer::start();
     let flow = server.save(&two_nodes());
     assert_eq!(put(&server, &schedule_path(flow), &yearly("once")).status, 200);
     server.stop();
-    neglect(server.data(), flow);
+    make_overdue(server.data(), flow);
     server.start_again();
     eventually("the flow runs", || {
         runs(&server, flow).first().is_some_and(|run| run["status"] == "COMPLETED")
@@ -481,7 +481,7 @@ fn a_missed_time_runs_once_and_not_again_after_a_restart() {
     put(&server, &schedule_path(later), &yearly("once"));
     for count in 1..=2 {
         server.stop();
-        neglect(server.data(), later);
+        make_overdue(server.data(), later);
         server.start_again();
         eventually("the later flow runs", || runs(&server, later).len() == count);
         assert_eq!(runs(&server, flow).len(), 1);
@@ -489,7 +489,7 @@ fn a_missed_time_runs_once_and_not_again_after_a_restart() {
 }
 
 #[test]
-fn a_missed_time_is_left_out_unless_the_schedule_says_otherwise() {
+fn a_missed_time_is_skipped_by_default() {
     let mut server = TestServer::start();
     let flows = [(); 3].map(|()| server.save(&two_nodes()));
     let [left_out, switched_off, made_up_for] = flows;
@@ -500,7 +500,7 @@ fn a_missed_time_is_left_out_unless_the_schedule_says_otherwise() {
     put(&server, &schedule_path(made_up_for), &yearly("once"));
     server.stop();
     for flow in flows {
-        neglect(server.data(), flow);
+        make_overdue(server.data(), flow);
     }
     server.start_again();
     eventually("the last of them runs", || runs(&server, made_up_for).len() == 1);
@@ -508,14 +508,14 @@ fn a_missed_time_is_left_out_unless_the_schedule_says_otherwise() {
     assert_eq!(runs(&server, switched_off), [] as [Value; 0]);
     // Times missed while it was switched off are not made up for.
     put(&server, &schedule_path(switched_off), &yearly("once"));
-    neglect(server.data(), made_up_for);
+    make_overdue(server.data(), made_up_for);
     put(&server, &schedule_path(left_out), &yearly("skip"));
     eventually("the last of them runs again", || runs(&server, made_up_for).len() == 2);
     assert_eq!(runs(&server, switched_off), [] as [Value; 0]);
 }
 
 #[test]
-fn a_time_that_was_run_is_not_run_again_after_a_kill() {
+fn a_completed_time_is_not_repeated_after_a_kill() {
     let home = Home::new();
     let start = || Served::start(&mut home.serve());
     let mut server = start();
@@ -530,9 +530,9 @@ fn a_time_that_was_run_is_not_run_again_after_a_kill() {
         runs["items"].as_array().unwrap().len()
     };
     server.running.kill();
-    neglect(&home.data(), flows[0]);
+    make_overdue(&home.data(), flows[0]);
     for round in 1..=3 {
-        neglect(&home.data(), flows[1]);
+        make_overdue(&home.data(), flows[1]);
         let mut server = start();
         eventually("the second flow runs", || count(&server, flows[1]) == round);
         assert_eq!(count(&server, flows[0]), 1);
@@ -541,13 +541,13 @@ fn a_time_that_was_run_is_not_run_again_after_a_kill() {
 }
 
 #[test]
-fn a_flow_that_cannot_run_any_more_is_left_out_and_says_why() {
+fn a_flow_that_cannot_run_is_skipped_with_a_reason() {
     let mut server = TestServer::start();
     let flow = server.save(&two_nodes());
     let hook = Hook::set(&server, flow);
     put(&server, &schedule_path(flow), &yearly("once"));
     server.stop();
-    neglect(server.data(), flow);
+    make_overdue(server.data(), flow);
     let sql = "UPDATE flows SET document = replace(document, '\"echo\"', '\"gone\"') WHERE id = ?1";
     database(server.data()).execute(sql, [flow]).unwrap();
     server.start_again();

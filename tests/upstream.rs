@@ -133,8 +133,8 @@ fn serve(
             break;
         }
     }
-    let asked = head.lines().next().unwrap_or_default();
-    if asked.starts_with("get ") && asked.contains("/models") {
+    let request_line = head.lines().next().unwrap_or_default();
+    if request_line.starts_with("get ") && request_line.contains("/models") {
         lists.fetch_add(1, Ordering::SeqCst);
         return list(&mut stream);
     }

@@ -175,7 +175,7 @@ fn check(kind: Kind, case: &Case) {
 }
 
 #[test]
-fn provider_answers_yield_the_documented_usage_and_cost() {
+fn provider_responses_yield_the_documented_usage_and_cost() {
     for fixtures in all() {
         assert!(fixtures.cases.iter().any(|case| case.stream));
         assert!(fixtures.cases.iter().any(|case| !case.stream));
@@ -201,7 +201,7 @@ fn row_of(kind: Kind, case: &Case) -> Value {
 }
 
 #[test]
-fn forwarded_answers_are_accounted_like_those_of_flows() {
+fn forwarded_responses_are_accounted_like_flow_calls() {
     let both = all()
         .into_iter()
         .filter(|fixtures| matches!(fixtures.kind, Kind::OpenAi | Kind::Anthropic));
@@ -226,7 +226,7 @@ fn forwarded_answers_are_accounted_like_those_of_flows() {
 }
 
 #[test]
-fn one_count_that_cannot_be_makes_all_of_them_an_estimate() {
+fn one_invalid_count_makes_all_counts_estimates() {
     let wrong = [
         json!(-1),
         json!(1_000_000_001),

@@ -79,7 +79,7 @@ fn an_untouched_database_has_no_discrepancy() {
 }
 
 #[test]
-fn every_outside_change_is_reported_with_both_values() {
+fn every_external_change_is_reported_with_both_values() {
     let (server, _upstream) = varied();
     let last = "(SELECT max(id) FROM ledger)";
     let run = "(SELECT min(id) FROM runs)";
@@ -290,7 +290,7 @@ fn copy(data: &Path) -> (TempDir, Connection) {
 }
 
 #[test]
-fn sums_of_days_are_compared_name_by_name() {
+fn daily_sums_are_compared_by_name() {
     let (server, _upstream) = varied();
     let (summed, connection) = copy(server.data());
     let names = "timestamp_ms / 86400000, flow_id, provider, model_used, agent_role, status";
@@ -322,8 +322,8 @@ fn sums_of_days_are_compared_name_by_name() {
         drop(connection);
         let ended = verify(changed.path());
         assert_eq!(ended.code, Some(1), "{sql}: {ended:?}");
-        let told = "budgets count something else of ";
-        assert!(ended.stdout.contains(told), "{sql}: {}", ended.stdout);
+        let message = "budgets count something else of ";
+        assert!(ended.stdout.contains(message), "{sql}: {}", ended.stdout);
     }
     for change in [
         "day = 7",
@@ -351,7 +351,7 @@ fn sums_of_days_are_compared_name_by_name() {
 }
 
 #[test]
-fn many_discrepancies_are_told_by_their_number() {
+fn many_discrepancies_are_summarized_by_count() {
     let (mut server, _upstream) = varied();
     server.leave_unverified();
     let connection = Connection::open(server.data().join("flowledger.db")).unwrap();
@@ -370,7 +370,7 @@ fn many_discrepancies_are_told_by_their_number() {
 }
 
 #[test]
-fn a_call_under_way_is_no_discrepancy_while_a_server_runs() {
+fn an_open_call_is_no_discrepancy_while_a_server_runs() {
     let is_over = Arc::new(AtomicBool::new(false));
     let upstream = {
         let is_over = Arc::clone(&is_over);
@@ -397,7 +397,7 @@ fn a_call_under_way_is_no_discrepancy_while_a_server_runs() {
 }
 
 #[test]
-fn what_is_no_database_of_this_version_cannot_be_opened() {
+fn databases_of_other_versions_are_refused() {
     let (server, _upstream) = varied();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("flowledger.db");

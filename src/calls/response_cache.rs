@@ -64,7 +64,7 @@ impl ResponseCache {
     /// Looks for a response no older than `age_max`.
     ///
     /// # Errors
-    /// If the database cannot be read.
+    /// Read errors of the database.
     pub fn look(&self, key: &str, age_max: Duration, now: Timestamp) -> Result<CacheLookup> {
         let age_max_ms = i64::try_from(age_max.as_millis()).unwrap_or(i64::MAX);
         let since = Timestamp(now.0.saturating_sub(age_max_ms));
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_answers_take_no_more_memory_than_they_may_and_the_last_is_found() {
+    fn cached_responses_stay_within_the_memory_limit() {
         let dir = tempfile::tempdir().unwrap();
         let (store, _writer) = Store::open(dir.path()).unwrap();
         let answers = ResponseCache::new(Arc::new(store));

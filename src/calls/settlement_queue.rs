@@ -58,7 +58,7 @@ impl SettlementQueue {
     /// Commits changes after the queued settlements, and returns the receipt of the last one.
     ///
     /// # Errors
-    /// If [`Journal::commit`] fails for `changes` alone.
+    /// Those of [`Journal::commit`] for `changes` alone.
     pub(super) fn commit_with(&self, changes: Vec<Change>) -> Result<Receipt> {
         let settlements = self.take(STEP);
         let receipts = if settlements.is_empty() {
@@ -77,7 +77,7 @@ impl SettlementQueue {
     /// Commits changes, and waits while the disk is full.
     ///
     /// # Errors
-    /// If [`Journal::commit_retried`] fails.
+    /// Same as [`Journal::commit_retried`].
     pub(super) fn commit_retried(&self, changes: Vec<Change>) -> Result<()> {
         self.journal.commit_retried(changes).map(drop)
     }

@@ -151,7 +151,7 @@ fn one_a_minute() -> Rate {
 }
 
 #[test]
-fn an_answered_call_is_settled_and_its_response_reused() {
+fn a_successful_call_is_settled_and_its_response_reused() {
     let rig = Rig::new();
     let ended = rig.make(&call(), |fill| {
         assert_eq!(rig.rows()[0].status, CallStatus::Pending);
@@ -165,10 +165,10 @@ fn an_answered_call_is_settled_and_its_response_reused() {
     assert_eq!(rig.settled_row().status, CallStatus::Success);
 
     let again = rig.make(&call(), unused);
-    let CallOutcome::Cached(bought) = &again.outcome else {
+    let CallOutcome::Cached(reused) = &again.outcome else {
         panic!("not reused");
     };
-    assert_eq!(bought.output, "[echo of echo-1] two words");
+    assert_eq!(reused.output, "[echo of echo-1] two words");
     rig.calls.commit(again.changes).unwrap();
     assert!(rig.rows()[1].more.cached);
 }
@@ -231,7 +231,7 @@ fn a_failed_call_keeps_its_usage_when_the_server_stops() {
 }
 
 #[test]
-fn no_call_is_made_without_a_committed_intent() {
+fn a_call_requires_a_committed_intent() {
     let mut rig = Rig::new();
     rig.stop_journal();
     let call = call();
@@ -263,7 +263,7 @@ fn an_identical_call_waits_for_the_one_in_flight() {
 }
 
 #[test]
-fn a_blocked_caller_ends_when_cancelled_or_left() {
+fn a_blocked_caller_ends_on_cancel_or_disconnect() {
     let rig = Rig::new();
     let other = call();
     let request = rig.request(&other);
@@ -282,7 +282,7 @@ fn a_blocked_caller_ends_when_cancelled_or_left() {
 }
 
 #[test]
-fn a_blocked_caller_is_refused_where_the_rate_limit_has_no_room() {
+fn a_full_rate_limit_queue_refuses_a_blocked_caller() {
     // A wait of just under a minute is allowed, so the call after the next is over the limit.
     let rig = Rig::with_rate(one_a_minute());
     rig.make(&call(), |fill| rig.echo(&call(), fill));

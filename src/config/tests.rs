@@ -4,13 +4,13 @@ use std::fs;
 use crate::gateway::ClientPolicy;
 use crate::providers::Kind;
 
-fn load(toml: &str, given: Overrides, variables: &[(&str, &str)]) -> Result<Config> {
+fn load(toml: &str, overrides: Overrides, variables: &[(&str, &str)]) -> Result<Config> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("config.toml");
     fs::write(&path, toml).unwrap();
     fs::write(dir.path().join("key"), "from-file\n").unwrap();
-    let given = Overrides { config: Some(path), ..given };
-    Config::from_sources(given, &|name| {
+    let overrides = Overrides { config: Some(path), ..overrides };
+    Config::from_sources(overrides, &|name| {
         variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
     })
 }
@@ -20,7 +20,7 @@ fn key(config: &Config, provider: &str) -> Option<String> {
 }
 
 #[test]
-fn without_any_settings_it_works_on_loopback() {
+fn the_default_configuration_listens_on_loopback() {
     let config = Config::from_sources(Overrides::default(), &|_| None).unwrap();
     assert_eq!(config.listen.to_string(), LISTEN_DEFAULT);
     assert!(config.providers["echo"].missing_key_hint.is_none());
@@ -30,26 +30,26 @@ fn without_any_settings_it_works_on_loopback() {
 }
 
 #[test]
-fn flags_win_over_the_file() {
+fn flags_override_the_file() {
     let toml = "listen = '127.0.0.1:1'\ndata = 'a'";
-    let given = Overrides { listen: Some("127.0.0.1:2".into()), ..Overrides::default() };
-    let config = load(toml, given, &[]).unwrap();
+    let overrides = Overrides { listen: Some("127.0.0.1:2".into()), ..Overrides::default() };
+    let config = load(toml, overrides, &[]).unwrap();
     assert_eq!((config.listen.port(), config.data), (2, PathBuf::from("a")));
 }
 
 #[test]
-fn the_file_of_prices_is_looked_for_beside_the_configuration() {
+fn the_price_file_path_is_relative_to_the_config_file() {
     let toml = "prices = 'mine.toml'";
     let config = load(toml, Overrides::default(), &[]).unwrap();
     let path = config.prices.unwrap();
     assert!(path.is_absolute() && path.ends_with("mine.toml"), "{path:?}");
-    let given = Overrides { prices: Some("other.toml".into()), ..Overrides::default() };
-    let config = load(toml, given, &[]).unwrap();
+    let overrides = Overrides { prices: Some("other.toml".into()), ..Overrides::default() };
+    let config = load(toml, overrides, &[]).unwrap();
     assert_eq!(config.prices, Some("other.toml".into()));
 }
 
 #[test]
-fn keys_come_from_where_the_file_says() {
+fn api_keys_come_from_the_configured_source() {
     let toml = "
         [providers.mine]
         kind = 'openai'
@@ -70,7 +70,7 @@ fn keys_come_from_where_the_file_says() {
 }
 
 #[test]
-fn aliases_and_what_clients_may_do_come_from_the_file() {
+fn aliases_and_client_policies_come_from_the_file() {
     let toml = "
         [aliases]
         fast = ['openai/a', 'openrouter/b/c']
@@ -110,7 +110,7 @@ fn stream_usage_is_requested_unless_refused() {
 }
 
 #[test]
-fn gemini_has_its_key_under_either_name() {
+fn gemini_key_is_read_from_either_variable() {
     for (variables, expected) in [
         (&[("GOOGLE_API_KEY", "b")][..], "b"),
         (&[("GOOGLE_API_KEY", "b"), ("GEMINI_API_KEY", "a")], "a"),
@@ -122,7 +122,7 @@ fn gemini_has_its_key_under_either_name() {
 }
 
 #[test]
-fn ollama_is_where_its_own_programs_look_for_it() {
+fn ollama_url_follows_the_ollama_host_variable() {
     let ollama = |toml: &str, variables: &[(&str, &str)]| {
         let mut config = load(toml, Overrides::default(), variables).unwrap();
         let provider = config.providers.remove("ollama").unwrap();
@@ -145,13 +145,13 @@ fn ollama_is_where_its_own_programs_look_for_it() {
         let found = ollama("", &[("OLLAMA_HOST", host)]);
         assert_eq!(found, (Kind::Ollama, url.to_owned()), "{host}");
     }
-    let given = [("OLLAMA_HOST", "a"), ("OLLAMA_BASE_URL", "http://b:1/v1")];
-    assert_eq!(ollama("", &given).1, "http://b:1/v1");
+    let overrides = [("OLLAMA_HOST", "a"), ("OLLAMA_BASE_URL", "http://b:1/v1")];
+    assert_eq!(ollama("", &overrides).1, "http://b:1/v1");
     // The configuration of Ollama before it had its own kind.
     let openai = "[providers.ollama]\nkind = 'openai'";
     let expected = |url: &str| (Kind::OpenAi, url.to_owned());
     assert_eq!(ollama(openai, &[]), expected("http://127.0.0.1:11434/v1"));
-    assert_eq!(ollama(openai, &given), expected("http://b:1/v1"));
+    assert_eq!(ollama(openai, &overrides), expected("http://b:1/v1"));
     let own = format!("{openai}\nbase_url = 'http://c:1/x'");
     assert_eq!(ollama(&own, &[]), expected("http://c:1/x"));
 }

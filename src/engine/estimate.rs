@@ -128,7 +128,7 @@ struct Estimator<'a> {
 /// Estimates a run of a graph with that input, from the history of flow `flow_id` if there is any.
 ///
 /// # Errors
-/// If the database cannot be read.
+/// Read errors of the database.
 pub fn estimate(
     store: &Store,
     providers: &Providers,

@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flow_is_known_as_it_is_now_or_not_at_all() {
+    fn an_outdated_flow_is_never_returned() {
         let known = FlowCache::default();
         assert!(known.get(&flow(1, "a")).is_none());
         known.put(&flow(1, "a"), &runnable());
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_used_for_longest_makes_room_and_what_is_large_is_not_kept() {
+    fn the_least_recently_used_is_evicted_and_large_ones_skipped() {
         let known = FlowCache::default();
         let count = FlowId::try_from(FLOWS_MAX).unwrap();
         for id in 0..count {

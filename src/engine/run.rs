@@ -671,7 +671,7 @@ mod tests {
     const TOO_MANY_BYTES: usize = (16 << 20) + 1;
 
     #[test]
-    fn a_map_with_too_large_outputs_ends_the_other_maps_of_its_run() {
+    fn a_map_with_oversized_outputs_ends_the_other_maps() {
         // The map that is examined first is idle; an item of the other one pauses.
         let mut run = two_maps();
         run.ended(first(0), finished(1));

@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_that_add_up_in_the_first_day_are_no_news_but_a_gain_that_has_doubled_is() {
+    fn only_a_doubled_gain_per_call_or_day_is_news() {
         let hour = proposal(10, 5, 0);
         assert!(!proposal(1_000, 500, 0).is_news_after(&hour));
         assert!(!proposal(1_000, 500, 1).is_news_after(&hour));
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn time_that_has_doubled_is_news() {
+    fn a_doubled_time_saving_is_news() {
         let saving =
             |ms| Proposal { kind: Kind::Parallel, saving_ms: Some(ms), ..proposal(10, 0, 0) };
         assert!(saving(400).is_news_after(&saving(200)));

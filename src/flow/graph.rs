@@ -44,7 +44,7 @@ impl Graph {
     /// Parses `{"nodes": […], "edges": […]}`.
     ///
     /// # Errors
-    /// If there are faults: lists all of them, each with the path of its field.
+    /// Returns all faults, each with the path of its field.
     pub fn parse(
         data: &Value,
         provider_is_known: &dyn Fn(&str) -> bool,
@@ -110,7 +110,7 @@ impl Graph {
     /// Adds the declared defaults to a run's input.
     ///
     /// # Errors
-    /// If declared inputs are missing or have another type: lists all of them.
+    /// Returns all declared inputs that are missing or have another type.
     pub fn complete_input(
         &self,
         mut input: serde_json::Map<String, Value>,
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_graph_of_react_flow_is_read_as_it_is() {
+    fn a_react_flow_graph_parses() {
         let graph = parse(json!({
             "nodes": [agent("plan", "{{ input.topic }}"), agent("draft", "{{ nodes.plan.output }}")],
             "edges": [{"id": "e1", "source": "plan", "target": "draft", "animated": true}],
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn every_fault_is_listed_with_its_field() {
+    fn all_errors_are_listed_with_their_fields() {
         let faulty = json!({
             "nodes": [
                 agent("a", "{{ nodes.b.output }}"),
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cycle_names_its_nodes_and_not_those_behind_it() {
+    fn a_cycle_error_names_only_the_nodes_of_the_cycle() {
         let faults = parse(json!({
             "nodes": [agent("a", "x"), agent("b", "x"), agent("c", "x"), agent("d", "x")],
             "edges": [{"source": "a", "target": "b"}, {"source": "b", "target": "c"}, {"source": "c", "target": "b"}, {"source": "c", "target": "d"}]
@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn failure_rules_of_a_node_are_read_or_refused() {
+    fn failure_rules_of_a_node_are_validated() {
         let with = |key: &str, value: Value| {
             let mut node = agent("a", "x");
             node["data"][key] = value;
@@ -413,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn whether_prompts_are_cached_is_read_or_refused() {
+    fn the_prompt_cache_option_accepts_only_booleans() {
         let with = |value: Value| {
             let mut node = agent("a", "x");
             node["data"]["promptCache"] = value;
@@ -433,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn a_condition_has_branches_and_an_edge_of_its_says_which() {
+    fn an_edge_of_a_condition_must_name_its_branch() {
         let flow = |handle: Value| {
             parse(json!({
                 "nodes": [
@@ -452,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn an_input_is_checked_and_completed_as_the_flow_declares_it() {
+    fn inputs_are_validated_and_completed_by_declaration() {
         let flow = |inputs: Value| {
             parse(json!({"nodes": [{"id": "in", "type": "input", "data": {"inputs": inputs}}]}))
         };
@@ -477,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_flow_and_one_of_the_wrong_type_are_refused() {
+    fn empty_and_wrongly_typed_flows_are_refused() {
         assert_eq!(fields(json!({"nodes": []})), ["data.nodes"]);
         assert_eq!(fields(json!({"nodes": 1, "edges": {}})), ["data.nodes", "data.edges"]);
         assert_eq!(fields(json!(3)), ["data.nodes"]);

@@ -203,7 +203,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_node_is_done_once_in_order_or_skipped(
+        fn each_node_runs_once_in_order_or_is_skipped(
             count in 1usize..20,
             edges in proptest::collection::vec((0usize..20, 0usize..20, any::<bool>()), 0..40),
             outcomes in proptest::collection::vec(any::<bool>(), 20),
@@ -243,7 +243,7 @@ mod tests {
         }
 
         #[test]
-        fn a_failed_node_ends_the_run_and_nothing_repeats(
+        fn a_failed_node_ends_the_run_without_repeats(
             count in 1usize..20,
             edges in proptest::collection::vec((0usize..20, 0usize..20, any::<bool>()), 0..40),
             outcomes in proptest::collection::vec(any::<bool>(), 20),

@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn results_that_depend_on_texts_have_no_bound() {
+    fn results_that_depend_on_texts_are_unbounded() {
         for source in [
             "{{ '123' if nodes.a.output == 'x' else '12' }}",
             "{% for it in nodes.each.output if it == 'x' %}1{% endfor %}",
@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn an_item_and_each_of_its_parts_may_be_as_long_as_the_list() {
+    fn items_and_their_fields_are_bounded_by_the_list() {
         let input = json!({});
         let mut prompt_bound = PromptBound::new(&input);
         let unknown = Item::Bytes(30);
@@ -404,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn rendering_for_bounds_is_limited() {
+    fn rendering_for_a_bound_is_limited() {
         let input = json!({"text": "x".repeat(PROMPT_BYTES_MAX - 1)});
         let mut prompt_bound = PromptBound::new(&input);
         let told = (0..1_000).map(|_| prompt_bound.length_max("{{ input.text }}", Item::None));

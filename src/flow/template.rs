@@ -96,7 +96,7 @@ pub struct Names {
 /// Returns the names that a template uses.
 ///
 /// # Errors
-/// If the template cannot be parsed: the reason, with the line.
+/// Returns the reason and the line of a syntax error.
 pub fn names(source: &str) -> Result<Names, String> {
     let template = parse(source)?;
     let mut names = Names::default();
@@ -341,7 +341,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn names_are_found_in_dots_and_in_subscripts() {
+    fn names_are_found_in_attributes_and_subscripts() {
         let names = names(r#"{{ input.topic }} {{ nodes["node-1"].output }} {{ nodes.a.output }} {{ x }} {% for i in range(3) %}{{ i }}{% endfor %} nodes["text"]"#).unwrap();
         assert_eq!(names.inputs, ["topic".to_owned()].into());
         assert_eq!(names.nodes, ["a".to_owned(), "node-1".to_owned()].into());
@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn dynamic_uses_of_nodes_are_detected() {
+    fn dynamic_node_references_are_detected() {
         let any = |source| names(source).unwrap().any_node;
         for source in [
             "{{ nodes[input.which].output }}",
@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn the_constant_beginning_of_a_template_is_what_it_gives_first() {
+    fn the_constant_prefix_equals_the_start_of_the_rendering() {
         let scope = Scope::new(&json!({"x": "X"}), []);
         for (source, expected) in [
             ("Rules.\n{{ input.x }} {{ input.x }}", ("Rules.\n", false)),
@@ -403,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn a_template_that_cannot_be_read_names_its_line() {
+    fn a_syntax_error_names_its_line() {
         assert!(names("fine\n{{ oops ").unwrap_err().starts_with("line 2: "));
     }
 
@@ -415,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn a_condition_is_an_expression_over_the_same_names() {
+    fn a_condition_can_use_inputs_and_outputs() {
         let scope = Scope::new(
             &json!({"n": 3, "none": ""}),
             [("c", Output::Flag(false)), ("in", Output::Input), ("t", Output::Text("yes"))],
@@ -437,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn json_in_a_text_can_be_read() {
+    fn json_text_can_be_parsed() {
         let text = r#"{"items": [{"name": "ant"}], "more": null}"#;
         let scope = Scope::new(&json!({}), [("a", Output::Text(text))]);
         let source = "{{ (nodes.a.output | fromjson).items[0].name }}";
@@ -456,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endless_template_ends() {
+    fn an_endless_template_is_stopped() {
         let scope = Scope::new(&json!({}), []);
         let source =
             "{% for i in range(9000) %}{% for j in range(9000) %}x{% endfor %}{% endfor %}";

@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn all_texts_are_those_of_tools_and_their_calls_and_results_as_well() {
+    fn all_texts_include_tools_tool_calls_and_results() {
         let texts = |body: &str| read(body).unwrap().all_texts();
         let body = r#"{"model":"m","tools":[{"function":{"name":"look"}}],"messages":[
             {"role":"user","content":"a"},
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_may_mark_what_is_to_be_cached_is_known_as_such() {
+    fn possible_cache_markers_are_detected() {
         for (content, expected) in [
             (r#""Hi""#, CacheWrites::None),
             (r#""\u00e9 \u001b""#, CacheWrites::None),
@@ -390,14 +390,14 @@ mod tests {
     }
 
     #[test]
-    fn nothing_but_the_model_is_replaced() {
+    fn only_the_model_is_replaced() {
         let body = "{ \"a\" : 1.0e+2,\"model\":\t\"p\\/old\" , \"n\":123456789012345678901234567890.10,\n \"x\": {\"model\":\"p/old\"}, \"a\":2}";
         assert_eq!(rewritten(body, false), body.replacen("\"p\\/old\"", "\"new\"", 1));
         assert_eq!(read(body).unwrap().model, "p/old");
     }
 
     #[test]
-    fn usage_is_asked_for_beside_what_the_client_asks_for() {
+    fn usage_is_requested_beside_the_client_options() {
         assert_eq!(
             rewritten(r#"{"model":"m","stream":true }"#, true),
             r#"{"model":"new","stream":true,"stream_options":{"include_usage":true} }"#
@@ -436,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_understood_in_one_way_only_is_refused() {
+    fn invalid_and_ambiguous_requests_are_refused() {
         for (body, code) in [
             ("", "invalid_json"),
             ("[]", "invalid_json"),
@@ -463,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_is_that_of_all_choices() {
+    fn the_token_limit_covers_all_choices() {
         for (fields, expected) in [
             ("", None),
             (r#","max_tokens":null,"n":null"#, None),
@@ -493,7 +493,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_text_of_the_user_is_what_echo_answers() {
+    fn echo_receives_the_last_user_text() {
         let body = r#"{"model":"m","messages":[{"role":"system","content":"s"},{"role":"user","content":"a"},
             {"role":"user","content":[{"type":"text","text":"b"},{"type":"image_url"},{"type":"text","text":"c"}]}]}"#;
         assert_eq!(read(body).unwrap().texts(), (Some("s".into()), "b\nc".into()));
@@ -501,7 +501,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_body_makes_it_panic(body in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn arbitrary_bodies_never_panic(body in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = ChatRequest::read(Protocol::Anthropic, &body);
         }
 

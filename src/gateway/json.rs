@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_are_shown_as_they_were_written_whatever_their_names_are() {
+    fn fields_are_visited_in_order_with_their_raw_values() {
         let text = r#"{"a" : 1.0, "\u0062\"":"\ud800","\ud800":{"x":[1,2]} , "c": 1e999}"#;
         let mut seen = Vec::new();
         each_field(text, |name, value| seen.push((name.to_owned(), value.get()))).unwrap();
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn elements_are_shown_as_they_were_written() {
+    fn elements_are_visited_with_their_raw_values() {
         let mut seen = Vec::new();
         each_element(r#"[1.0, {"a":1 },[] ]"#, |element| seen.push(element.get())).unwrap();
         assert_eq!(seen, ["1.0", r#"{"a":1 }"#, "[]"]);

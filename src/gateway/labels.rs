@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_are_read_and_tidied() {
+    fn labels_are_parsed_and_trimmed() {
         assert_eq!(read("").unwrap(), Labels::default());
         let labels = read(
             "x-flowledger-role: planner\r\nx-flowledger-tags: a=1, team:x ,,\r\nx-flowledger-flow: 7\r\n",
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn labels_are_bounded_and_plain() {
+    fn long_and_unsafe_labels_are_refused() {
         let long = "x".repeat(101);
         let many = "t,".repeat(17);
         for (fields, code) in [

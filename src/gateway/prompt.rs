@@ -239,7 +239,7 @@ mod tests {
     const DATA: &str = "iVBORw0KGgoAAAANSUhEUgAA";
 
     #[test]
-    fn only_the_data_of_what_is_an_image_for_certain_is_not_counted_as_text() {
+    fn only_the_data_of_certain_images_is_not_text() {
         let source = format!(r#"{{"type":"base64","media_type":"image/png","data":"{DATA}"}}"#);
         for content in [
             format!(
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn documents_count_by_their_bytes_and_what_is_elsewhere_as_the_most_that_there_may_be() {
+    fn documents_count_by_bytes_and_references_by_their_maximum() {
         let pdf = format!(r#"{{"type":"base64","media_type":"application/pdf","data":"{DATA}"}}"#);
         for (content, expected) in [
             (
@@ -350,7 +350,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_surrounds_it_an_image_is_counted_and_no_text_is_taken_off(
+        fn images_are_counted_in_any_content_without_losing_text(
             text in "[\\PC]{0,40}", key in "[a-z_]{1,12}", count in 0u64..5,
         ) {
             let image = json!({"type": "image_url", "image_url": {"url": "https://a"}});

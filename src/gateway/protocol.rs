@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_has_the_shape_of_its_protocol() {
+    fn errors_have_the_format_of_their_protocol() {
         let refusal = ApiError::new(402, "budget", "no");
         assert_eq!(
             String::from_utf8(Protocol::OpenAi.error(&refusal)).unwrap(),

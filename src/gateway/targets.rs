@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_means_an_alias_or_a_provider_or_the_protocols_own() {
+    fn names_resolve_to_aliases_providers_or_the_protocol_default() {
         let target =
             |provider: &str, model: &str| Target { provider: provider.into(), model: model.into() };
         let fast = vec![target("openai", "a"), target("groq", "b/c")];

@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_keys_are_kept_and_the_servers_own_are_not() {
+    fn unknown_keys_are_kept_and_reserved_keys_removed() {
         let body = json!({"id": 99, "name": " x ", "color": "red", "data": data()});
         let (name, document) = check(body).unwrap();
         assert_eq!(name, "x");
@@ -159,14 +159,14 @@ mod tests {
     }
 
     #[test]
-    fn data_may_be_a_text_that_holds_json() {
+    fn data_may_be_a_string_of_json() {
         let (_, document) = check(json!({"name": "x", "data": data().to_string()})).unwrap();
         let document: Value = serde_json::from_str(&document).unwrap();
         assert_eq!(document["data"], data());
     }
 
     #[test]
-    fn all_faults_are_listed_together() {
+    fn all_errors_are_listed_together() {
         let Err(Error::Invalid { faults, .. }) = check(json!({"name": 3, "data": {"nodes": []}}))
         else {
             panic!("accepted");

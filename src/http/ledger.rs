@@ -172,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_is_never_a_formula() {
+    fn csv_text_is_never_a_formula() {
         assert_eq!(text(Some("=cmd()")), "'=cmd()");
         assert_eq!(text(Some("gpt-5")), "gpt-5");
         assert_eq!(text(None), "");

@@ -180,7 +180,7 @@ struct Edited {
 /// Returns the flow with the suggestion applied.
 ///
 /// # Errors
-/// If the flow changed since the suggestion was made, or is deleted: [`Error::Conflict`].
+/// [`Error::Conflict`] for a flow that was deleted, or changed since the suggestion was made.
 fn edited(context: &Context, suggestion: &Suggestion, proposal: &Proposal) -> Result<Edited> {
     let flow = context.store.flow(suggestion.flow_id).map_err(|error| {
         let gone = format!("flow {} is gone", suggestion.flow_id);

@@ -90,7 +90,7 @@ impl Query {
 /// Parses a JSON body.
 ///
 /// # Errors
-/// If the syntax is invalid: 400. If a type is wrong: 422.
+/// 400 for invalid syntax, 422 for a wrong type.
 pub fn read_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     serde_json::from_slice(body).map_err(|error| {
         let (status, code) = if error.is_data() { (422, "invalid") } else { (400, "invalid_json") };

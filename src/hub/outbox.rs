@@ -521,7 +521,7 @@ mod tests {
     }
 
     #[test]
-    fn while_the_client_takes_it_frames_leave_in_the_callers_thread() {
+    fn frames_are_written_directly_to_a_ready_client() {
         let rig = Rig::new(100);
         rig.outbox.open(None, 0);
         assert_eq!(rig.outbox.push(&frame("a"), 1), Pushed::Taken);
@@ -529,7 +529,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_goes_through_the_queue_in_order_and_in_one_write() {
+    fn excess_frames_are_queued_in_order_and_written_at_once() {
         let rig = Rig::new(2);
         rig.outbox.open(None, 0);
         for (seq, text) in ["abc", "d", "e"].iter().enumerate() {
@@ -541,7 +541,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_over_the_limit_is_cut_after_the_frame_that_is_under_way() {
+    fn a_client_over_the_limit_is_closed_after_the_current_frame() {
         let rig = Rig::new(3);
         rig.outbox.open(None, 0);
         rig.outbox.push(&frame("abc"), 1);
@@ -571,7 +571,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_is_busy_catching_up_is_pinged_all_the_same() {
+    fn a_client_is_pinged_during_catch_up() {
         let rig = Rig::new(0);
         rig.outbox.open(Some(0), 9);
         rig.outbox.push_reply(&frame("waits"));
@@ -584,7 +584,7 @@ mod tests {
     }
 
     #[test]
-    fn a_close_of_the_server_is_not_answered_twice() {
+    fn the_server_sends_only_one_close_frame() {
         let rig = Rig::new(100);
         rig.outbox.open(None, 0);
         rig.outbox.close(close::GOING_AWAY, "");
@@ -597,7 +597,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_follows_the_answer_to_a_close_of_the_client() {
+    fn no_frame_follows_the_reply_to_a_close() {
         let rig = Rig::new(100);
         rig.outbox.open(None, 0);
         // The close frame follows two pongs; the first one's payload looks like a close frame.
@@ -609,7 +609,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_cannot_be_written_to_is_ended() {
+    fn a_write_error_ends_the_client() {
         let rig = Rig::new(0);
         rig.outbox.open(None, 0);
         rig.outbox.push(&frame("a"), 1);

@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_eviction_has_a_place_and_a_name_of_its_own() {
+    fn each_eviction_has_a_separate_counter_and_name() {
         let stats = Stats::default();
         for eviction in Eviction::ALL {
             stats.count_evicted(eviction, eviction as u64 + 1);

@@ -87,7 +87,7 @@ const KEPT: usize = 200;
 const REFUSED_NO_MORE: &str = "DROP TRIGGER full";
 
 #[test]
-fn a_refused_entry_leaves_no_trace_in_its_batch() {
+fn a_refused_entry_is_rolled_back_within_its_batch() {
     let dir = TempDir::new().unwrap();
     let (store, journal, thread, published) = started(dir.path());
     // Requests that arrive while the journal is blocked form one batch.
@@ -117,8 +117,8 @@ fn a_refused_entry_leaves_no_trace_in_its_batch() {
     let seqs: Vec<Seq> = logged.iter().map(|event| event.seq).collect();
     assert_eq!(seqs, [1, 2, 3, 4]);
     let published = published.0.lock().unwrap();
-    let told: Vec<Option<Seq>> = published.iter().map(|message| message.seq).collect();
-    assert_eq!(told, [Some(1), Some(2), Some(3), Some(4)]);
+    let seqs: Vec<Option<Seq>> = published.iter().map(|message| message.seq).collect();
+    assert_eq!(seqs, [Some(1), Some(2), Some(3), Some(4)]);
     assert!(published.iter().all(|message| !message.text.contains(r#""b""#)));
 }
 
@@ -139,7 +139,7 @@ fn refused_settlements(dir: &Path, store: &Store, journal: &Journal, count: usiz
 }
 
 #[test]
-fn kept_changes_are_written_before_the_next_commit() {
+fn deferred_changes_are_written_before_the_next_commit() {
     let dir = TempDir::new().unwrap();
     let (store, journal, thread, _) = started(dir.path());
     refused_settlements(dir.path(), &store, &journal, KEPT);
@@ -150,7 +150,7 @@ fn kept_changes_are_written_before_the_next_commit() {
 }
 
 #[test]
-fn kept_changes_are_written_without_another_commit() {
+fn deferred_changes_are_written_without_another_commit() {
     let dir = TempDir::new().unwrap();
     let (store, journal, thread, _) = started(dir.path());
     refused_settlements(dir.path(), &store, &journal, 3);
@@ -164,7 +164,7 @@ fn kept_changes_are_written_without_another_commit() {
 }
 
 #[test]
-fn kept_changes_are_tried_a_last_time_at_the_end() {
+fn deferred_changes_are_retried_at_shutdown() {
     let dir = TempDir::new().unwrap();
     let (store, journal, thread, _) = started(dir.path());
     refused_settlements(dir.path(), &store, &journal, KEPT);
@@ -201,7 +201,7 @@ fn retried_changes_do_not_overtake_each_other() {
 }
 
 #[test]
-fn a_change_at_fault_is_given_up_and_holds_up_no_others() {
+fn an_invalid_change_is_dropped_without_blocking_others() {
     let dir = TempDir::new().unwrap();
     let (store, journal, thread, _) = started(dir.path());
     refuse(dir.path(), "INSERT ON runs WHEN NEW.id = 'bad'");
@@ -223,7 +223,7 @@ fn a_change_at_fault_is_given_up_and_holds_up_no_others() {
 }
 
 #[test]
-fn a_retried_commit_returns_once_there_is_room() {
+fn a_retried_commit_returns_when_the_disk_has_space() {
     let dir = TempDir::new().unwrap();
     let (store, journal, thread, _) = started(dir.path());
     refuse(dir.path(), "INSERT ON runs");
@@ -241,7 +241,7 @@ fn a_retried_commit_returns_once_there_is_room() {
 }
 
 #[test]
-fn a_commit_that_waits_for_room_ends_with_the_journal() {
+fn a_commit_waiting_for_disk_space_ends_at_shutdown() {
     let dir = TempDir::new().unwrap();
     let (_store, journal, thread, _) = started(dir.path());
     refuse(dir.path(), "INSERT ON runs");
@@ -256,7 +256,7 @@ fn a_commit_that_waits_for_room_ends_with_the_journal() {
 }
 
 #[test]
-fn more_changes_than_can_be_kept_are_refused() {
+fn changes_beyond_the_deferred_limit_are_refused() {
     let (answer, answered) = unbounded();
     let entry = || {
         let answer = answer.clone();
@@ -280,7 +280,7 @@ fn more_changes_than_can_be_kept_are_refused() {
 }
 
 #[test]
-fn after_a_long_stop_only_what_there_is_no_room_for_is_removed() {
+fn a_long_stop_removes_only_rows_over_the_count_limit() {
     let dir = TempDir::new().unwrap();
     let (store, mut writer) = Store::open(dir.path()).unwrap();
     // So old that the retention period is over for all of them.

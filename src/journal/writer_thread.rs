@@ -148,7 +148,7 @@ impl WriterThread {
     /// for an earlier entry that will be retried.
     ///
     /// # Errors
-    /// If nothing could be written.
+    /// Returns the error of the whole transaction; then nothing was written.
     fn write_batch(&mut self, entries: &[Entry]) -> Result<Vec<Option<Result<Written>>>> {
         let all = self.writer.transaction(|batch| {
             let written = entries.iter().map(|entry| write_entry(batch, &entry.changes));

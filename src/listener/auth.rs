@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn only_names_of_this_server_are_answered() {
+    fn unknown_host_names_are_refused() {
         let access = Auth { hosts: vec!["ledger.lan".into()], ..Auth::default() };
         for host in [
             "localhost:7700",
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn other_sites_may_neither_change_anything_nor_listen() {
+    fn other_origins_can_neither_write_nor_open_a_websocket() {
         let access = Auth { origins: vec!["https://app.example".into()], ..Auth::default() };
         let from = |method: &str, path: &str, origin: &str| {
             check(

@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn places_are_limited_by_descriptors_and_given_back() {
+    fn connections_are_limited_by_descriptors_and_released() {
         let mut opener = Opener::new(4, None);
         let (mut one, two) = (opener.open(HERE).unwrap(), opener.open(HERE).unwrap());
         assert_eq!(opener.open(HERE).err(), Some(Full::All));
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn probes_have_places_when_all_others_are_taken() {
+    fn probes_connect_when_all_other_slots_are_taken() {
         let mut opener = Opener::new(usize::MAX, None);
         let all: Vec<_> = (0..HTTP_MAX).map(|_| opener.open(HERE).unwrap()).collect();
         assert!(all.iter().all(|permit| permit.kind() == Kind::Http));

@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_understood() {
+    fn a_request_head_parses() {
         let head = parse("POST /api/flows?x=1&since=7 HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nConnection: Keep-Alive, Close\r\n\r\n").unwrap();
         assert_eq!((head.path(), head.query("since")), ("/api/flows", Some("7")));
         assert_eq!(head.body, Body::Length(3));
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_read_in_two_ways_is_refused() {
+    fn ambiguous_heads_are_refused() {
         for fields in [
             "Content-Length: 3\r\nContent-Length: 4",
             "Content-Length: 3\r\nContent-Length: 3",
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn the_value_of_a_field_that_is_not_understood_may_be_any_text() {
+    fn unknown_headers_accept_any_text() {
         let value = |bytes: &[u8]| {
             let head = [b"GET / HTTP/1.1\r\nX: ", bytes, b"\r\n\r\n"].concat();
             let (head, _) = RequestHead::parse(&head).unwrap().unwrap();
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_head_that_is_refused_the_path_is_known() {
+    fn a_refused_head_still_yields_its_path() {
         let path =
             |text: &str| RequestHead::begun(text.as_bytes()).map(|head| head.path().to_owned());
         for (text, expected) in [
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_found_in_both_places_and_no_other() {
+    fn a_token_is_accepted_in_its_two_headers_only() {
         let token = Secret::new("s3cret");
         let with = |field: &str| parse(&format!("GET /ws HTTP/1.1\r\n{field}\r\n\r\n")).unwrap();
         assert!(with("Authorization: Bearer s3cret").carries(&token));
@@ -293,12 +293,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_the_parser_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = RequestHead::parse(&bytes);
         }
 
         #[test]
-        fn a_head_cut_short_is_incomplete_not_wrong(cut in 0usize..66) {
+        fn a_truncated_head_is_incomplete(cut in 0usize..66) {
             let text = "GET /ws?since=12 HTTP/1.1\r\nHost: localhost:7700\r\nUpgrade: websocket\r\n\r\n";
             prop_assert_eq!(RequestHead::parse(&text.as_bytes()[..cut]), Ok(None));
         }

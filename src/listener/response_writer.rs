@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn a_printed_response_gets_the_headers_of_its_connection() {
+    fn a_prepared_response_gets_its_connection_headers() {
         let head = "HTTP/1.1 200 OK\r\nx: y\r\n";
         let (got, is_whole) = printed(kept_alive, &["\n", "a", "bc"]);
         assert_eq!((got, is_whole), (format!("{head}\r\nabc"), true));
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_of_another_length_than_declared_ends_the_connection() {
+    fn a_body_length_mismatch_ends_the_connection() {
         assert!(!printed(kept_alive, &["\n", "ab"]).1);
         assert!(!printed(kept_alive, &["\n", "abc", "d"]).1);
         assert!(!printed(kept_alive, &["\nabcd"]).1);

@@ -29,7 +29,7 @@ pub enum Edit {
 /// Edits that [`shape`](super::shape) derives from the same graph are always valid.
 ///
 /// # Errors
-/// If the node or the edge is gone, or if there would be too many edges: [`Error::Conflict`].
+/// [`Error::Conflict`] for a node or edge that was removed, and for too many new edges.
 pub fn apply(document: &Value, edit: &Edit) -> Result<Value> {
     let mut document = document.clone();
     let Some(data) = document.get_mut("data") else {

@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_provider_is_asked_once_a_day_and_an_hour_after_it_gave_no_list() {
+    fn a_model_list_is_fetched_daily_and_hourly_after_an_error() {
         let providers = BTreeSet::from(["p"]);
         let mut catalog = ModelCatalog::default();
         let mut count = 0;

@@ -246,7 +246,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_models_for_something_else_are_told_by_whole_parts() {
+    fn chat_models_are_recognized_by_whole_name_segments() {
         for name in [
             "gpt-4o",
             "gpt-4.1-nano",
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn models_that_think_are_told_from_those_that_answer_at_once() {
+    fn reasoning_models_are_recognized_by_name() {
         for name in ["o3", "openai/o4-mini", "gpt-5-mini", "gemini-2.5-flash", "deepseek-reasoner"]
         {
             assert!(thinks(name), "{name}");
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_list_that_is_too_long_the_newest_are_looked_at() {
+    fn only_the_newest_models_of_a_long_list_are_considered() {
         let listed = [Some(1), None, Some(3), Some(2)].map(|ms| Listed {
             name: format!("{ms:?}"),
             created_at: ms.map(Timestamp),
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn prices_of_a_day_are_those_of_its_noon() {
+    fn the_prices_of_noon_apply_to_the_whole_day() {
         let noon = Timestamp(20_000 * MS_PER_DAY + MS_PER_DAY / 2);
         for ms in [0, 1, MS_PER_DAY - 1] {
             assert_eq!(priced_at(Timestamp(20_000 * MS_PER_DAY + ms)), noon);

@@ -98,7 +98,7 @@ impl Pass {
     /// and of applied suggestions. The next pass repeats failed work.
     ///
     /// # Errors
-    /// If the database cannot be read, or if `write` fails.
+    /// Read errors of the database, and errors of `write`.
     pub fn run(&mut self, wanted: Wanted, now: Timestamp, write: Write<'_>) -> Result<()> {
         self.left.extend(wanted.flows);
         if wanted.all {
@@ -326,7 +326,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flow_that_a_rule_panics_at_is_left_out() {
+    fn a_flow_is_skipped_if_a_rule_panics() {
         assert_eq!(caught(7, || 1), Some(1));
         assert_eq!(caught::<u8>(7, || panic!("a rule went wrong")), None);
     }

@@ -127,14 +127,14 @@ mod tests {
     }
 
     #[test]
-    fn a_month_of_steady_calls_is_expected_again() {
+    fn a_month_of_steady_calls_is_projected_to_recur() {
         // 100 calls, with a random variation of 20.
         let month = per_30_days(&observed(&[4; 25], EACH), day(0), day(30));
         assert_eq!(nanousd(month), [80_400_000, 100_000_000, 119_600_000]);
     }
 
     #[test]
-    fn a_burst_is_not_expected_every_day_and_days_without_calls_count() {
+    fn a_burst_is_averaged_over_days_without_calls() {
         // 300 calls on the last of 30 days: a monthly burst.
         let burst = observed(&[300], EACH);
         let month = nanousd(per_30_days(&burst, day(0), Timestamp(day(30).0 - 1)));
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_seen_for_a_moment_is_expected_daily_and_only_what_was_seen_is_promised() {
+    fn the_lower_bound_is_the_observed_saving() {
         let moment = per_30_days(&observed(&[100], EACH), day(0), Timestamp(1));
         assert_eq!(nanousd(moment), [100_000_000, 3_000_000_000, 3_588_000_000]);
         // Ten equal days of ten: the month has three times as much, but it is not saved yet.
@@ -154,7 +154,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_ends_of_an_interval_are_in_order_and_the_lower_one_is_not_above_what_was_seen(
+        fn interval_bounds_are_ordered_and_below_the_observation(
             by_day in prop::collection::vec(0..100_000_u64, 0..31),
             each in 0..1_000_000_000_i64, since in any::<i64>(), now in any::<i64>(),
         ) {

@@ -109,8 +109,8 @@ impl Trials {
     /// the named alternative.
     ///
     /// # Errors
-    /// If there is nothing to try: [`Error::Conflict`]. If the alternative does not exist:
-    /// [`Error::Invalid`].
+    /// [`Error::Conflict`] when there is nothing to try, [`Error::Invalid`] for an unknown
+    /// alternative.
     pub fn plan(&self, id: i64, count: usize, alternative: Option<&str>) -> Result<Plan> {
         let suggestion = self.store.suggestion(id)?;
         let proposal = chosen(&suggestion.proposal, alternative)?;
@@ -203,8 +203,8 @@ impl Trials {
     /// has its error in place of the answer.
     ///
     /// # Errors
-    /// If too many trials are in flight: [`Error::Busy`]; if this one is: [`Error::Conflict`]. If
-    /// the server is stopping: [`Error::Stopping`].
+    /// [`Error::Busy`] when too many trials are in flight, [`Error::Conflict`] when this one is,
+    /// [`Error::Stopping`] during shutdown.
     pub fn make(&self, plan: &Plan) -> Result<()> {
         let _guard = self.enter(plan.suggestion_id)?;
         let at = Timestamp::now();
@@ -444,14 +444,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sum_is_known_where_all_its_parts_are() {
+    fn a_sum_with_an_unknown_part_is_unknown() {
         let cent = Some(Usd::from_nanousd(10_000_000));
         assert_eq!(sum([cent, cent].into_iter()), Some(Usd::from_nanousd(20_000_000)));
         assert_eq!(sum([cent, None, cent].into_iter()), None);
     }
 
     #[test]
-    fn a_long_text_is_kept_up_to_a_whole_character() {
+    fn a_long_text_is_truncated_at_a_character_boundary() {
         let text = "ä".repeat(TEXT_BYTES_MAX);
         let kept = kept(&text);
         assert!(kept.ends_with("ä…") && kept.len() <= TEXT_BYTES_MAX + "…".len());

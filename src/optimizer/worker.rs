@@ -98,7 +98,7 @@ impl Optimizer {
     /// Starts the thread. The first pass reads the calls of the last 30 days.
     ///
     /// # Errors
-    /// If the system cannot start another thread.
+    /// Fails when the system cannot start another thread.
     pub fn start(
         signal: &WakeSignal,
         store: Arc<Store>,

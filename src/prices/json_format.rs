@@ -154,7 +154,7 @@ impl ModelJson {
 /// Parses a table.
 ///
 /// # Errors
-/// If the table is invalid: the fault, with its line and its model, if any.
+/// Returns the first fault, with its line and its model, if any.
 pub(super) fn parse(text: &str) -> Result<Table, String> {
     let file: FileJson =
         serde_json::from_str(text).map_err(|error| fault_in(text, text, &error))?;

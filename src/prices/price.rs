@@ -28,7 +28,7 @@ impl Price {
     /// Checks the limits and the order of the tiers.
     ///
     /// # Errors
-    /// If a check fails: the fault.
+    /// Returns the first fault.
     pub(super) fn new(request: u64, rates: Rates, mut tiers: Vec<Tier>) -> Result<Self, String> {
         check_price("request", request, REQUEST_PICOUSD_MAX)?;
         if !tiers.is_sorted_by(|first, second| first.above < second.above) {

@@ -35,7 +35,7 @@ impl StoredPrice {
     /// Parses the price of a ledger row.
     ///
     /// # Errors
-    /// If the text is invalid: the fault.
+    /// Returns the first fault of an invalid text.
     pub fn from_json(text: &str) -> Result<Self, String> {
         let stored: Self = serde_json::from_str(text).map_err(|error| error.to_string())?;
         let request = stored.request_picousd;

@@ -107,7 +107,7 @@ fn unknown_model_has_no_price_and_echo_is_free() {
 }
 
 #[test]
-fn address_decides_before_the_name() {
+fn the_url_takes_precedence_over_the_name() {
     let groq = built_in("groq", None, "llama-3.3-70b-versatile");
     assert!(groq.is_some());
     let model = "llama-3.3-70b-versatile";
@@ -138,7 +138,7 @@ fn path_distinguishes_the_providers_of_one_host() {
 }
 
 #[test]
-fn last_price_in_force_counts_else_the_first() {
+fn the_last_effective_price_applies_else_the_first() {
     let prices = acme(json!([{"id": "m", "prices": [
         {"from": "2026-01-01", "input": 1},
         {"from": "2026-02-01", "input": 2},
@@ -158,7 +158,7 @@ fn last_price_in_force_counts_else_the_first() {
 }
 
 #[test]
-fn first_matching_model_counts_even_without_a_price() {
+fn the_first_matching_model_wins_even_without_a_price() {
     let prices = acme(json!([
         {"id": "a-voice", "match": "^a-voice", "prices": []},
         {"id": "a", "match": ["^a-", "#b-####", "#c-#*", {"and": ["~d", {"not": ["$x", "~-x-"]}]}],
@@ -209,7 +209,7 @@ fn missing_price_falls_back_to_the_more_general_one() {
 }
 
 #[test]
-fn tier_prices_the_whole_call_by_the_whole_prompt() {
+fn the_tier_of_the_prompt_prices_the_whole_call() {
     let price = one_price(json!({"input": 1000, "cache_read": 100, "output": 5000, "tiers": [
         {"above": 10, "input": 2000, "cache_read": 200, "output": 9000},
         {"above": 20, "input": 3000, "cache_read": 300, "output": 9000},
@@ -230,9 +230,9 @@ fn sum_is_rounded_once_half_to_even_and_stays_in_range() {
     assert_eq!(nanos(1, 1), 3);
     assert_eq!(nanos(3, 0), 4);
     let most = TOKEN_PICOUSD_MAX;
-    let dear = json!({"input": most, "output": most, "request": REQUEST_PICOUSD_MAX});
-    let dear = one_price(dear).unwrap();
-    assert_eq!(dear.cost(&usage([u64::MAX; 5])).nanousd, i64::MAX);
+    let expensive = json!({"input": most, "output": most, "request": REQUEST_PICOUSD_MAX});
+    let expensive = one_price(expensive).unwrap();
+    assert_eq!(expensive.cost(&usage([u64::MAX; 5])).nanousd, i64::MAX);
     // Contradictory counts are priced as far as possible.
     assert_eq!(price.cost(&usage([0, 4, 4, 0, 3000])).nanousd, 2 + 4 + 3);
 }
@@ -297,7 +297,7 @@ fn invalid_file_is_refused() {
 
 /// Otherwise a longer prompt could cost less, and the property below would fail.
 #[test]
-fn no_tier_is_cheaper_than_the_one_below() {
+fn higher_tiers_are_never_cheaper() {
     for price in built_in_prices() {
         let mut below = &price.rates;
         for rates in price.tiers.iter().map(|tier| &tier.picousd_per_token) {
@@ -327,7 +327,7 @@ fn count() -> impl Strategy<Value = u64> {
 
 proptest! {
     #[test]
-    fn no_counts_make_a_cost_panic_or_negative(
+    fn costs_never_panic_and_are_never_negative(
         price in built_in_price(), counts in proptest::array::uniform5(count()), hour in count(),
     ) {
         let usage = Usage { cache_write_1h_tokens: hour, ..usage(counts) };
@@ -335,7 +335,7 @@ proptest! {
     }
 
     #[test]
-    fn cost_is_off_by_half_a_nano_dollar_at_most(
+    fn rounding_errors_are_at_most_half_a_nano_dollar(
         price in built_in_price(), counts in proptest::array::uniform5(0u64..10_000_000),
     ) {
         let exact = {
@@ -349,7 +349,7 @@ proptest! {
 
     /// The sum is rounded once, so before rounding the parts add up exactly.
     #[test]
-    fn sum_of_the_parts_is_the_total(
+    fn parts_add_up_to_the_total(
         price in built_in_price(), kinds in proptest::array::uniform6(0u64..400_000),
     ) {
         let [plain, read, short, hour, answer, reasoning] = kinds;
@@ -393,7 +393,7 @@ proptest! {
 
     /// In order: uncached, cache read, cache write, answer, reasoning.
     #[test]
-    fn more_tokens_of_any_kind_never_cost_less(
+    fn more_tokens_never_cost_less(
         price in built_in_price(),
         kinds in proptest::array::uniform5(0u64..400_000),
         kind in 0usize..5,
@@ -406,7 +406,7 @@ proptest! {
     }
 
     #[test]
-    fn no_text_makes_finding_or_reading_panic(
+    fn arbitrary_text_never_panics(
         name in "\\PC{0,20}", url in proptest::option::of("\\PC{0,30}"),
         model in "[a-z0-9é/:-]{0,30}", at in any::<i64>(),
     ) {

@@ -116,7 +116,7 @@ impl<const DIGITS: usize, const MAX: u64> Visitor<'_> for AmountVisitor<DIGITS, 
 /// Parses a decimal exactly, in units of the last of `digits` digits after the point.
 ///
 /// # Errors
-/// If the text is not a decimal, or exceeds `max`.
+/// Fails for text that is not a decimal, and for a value above `max`.
 fn decimal(text: &str, digits: usize, max: u64) -> Result<u64, String> {
     let wrong = || format!("`{text}` is not an amount of US dollars, such as \"0.15\"");
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
@@ -211,7 +211,7 @@ fn price(toml: &PriceToml) -> Result<Price, String> {
 /// Parses a table.
 ///
 /// # Errors
-/// If the table is invalid: the fault, with its line.
+/// Returns the first fault, with its line.
 pub(super) fn parse(text: &str) -> Result<Table, String> {
     let line = |at: usize| text.get(..at).unwrap_or_default().matches('\n').count() + 1;
     let file: FileToml = toml::from_str(text).map_err(|error: toml::de::Error| {

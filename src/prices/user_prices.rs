@@ -45,7 +45,7 @@ impl UserPrices {
     /// Reads the file for the first time.
     ///
     /// # Errors
-    /// If the file is invalid: [`Error::Config`] names file and line.
+    /// [`Error::Config`] names the file and line of a fault.
     pub(super) fn read(path: &Path) -> Result<Self> {
         let stamp = stamp_of(path);
         let table = read(path).map_err(|error| {

@@ -47,7 +47,7 @@ fn words(text: &str) -> u64 {
 /// Waits before a word of the slow model.
 ///
 /// # Errors
-/// If the call must end.
+/// Fails when the call is cancelled or its time is over.
 fn pause(model: &str, cancel: &Cancel, deadline: Instant) -> Result<(), Fault> {
     let is_cancelled = match model {
         SLOW_MODEL => cancel.wait(SLOW_PAUSE),

@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn html_page_is_described_by_its_title() {
+    fn an_html_page_is_described_by_its_title() {
         assert_eq!(
             describe("\n<!DOCTYPE html><html><head><TITLE lang=en>502 Bad\nGateway</TITLE>"),
             "an HTML page, titled “502 Bad Gateway”"

@@ -127,7 +127,7 @@ impl Fetcher {
     /// Parses the URL.
     ///
     /// # Errors
-    /// If it is invalid, or requests to its host are not allowed.
+    /// Fails for an invalid URL and for a host that is not allowed.
     fn checked(&self, url: &str) -> Result<Uri, FetchFailure> {
         let shown = one_line(url, EXCERPT_CHARS_MAX);
         let uri: Uri = url.parse().map_err(|_| {

@@ -170,7 +170,7 @@ impl Providers {
     /// protocol; `echo` has none.
     ///
     /// # Errors
-    /// If there is no complete answer; see [`FailureKind`].
+    /// [`FailureKind`] lists the causes of an incomplete or missing answer.
     pub fn forward(
         &self,
         forward: &Forward<'_>,
@@ -413,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_of_a_request_are_not_searched_if_nothing_arrived() {
+    fn request_texts_are_not_collected_without_a_response() {
         let providers = Providers::new([].into(), Default::default());
         let forward = Forward {
             call: &super::super::testing::call("m", false),
@@ -430,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn each_format_reaches_the_kinds_that_understand_it() {
+    fn each_format_is_sent_to_the_kinds_that_support_it() {
         for (format, expected) in [
             (ApiFormat::ChatCompletions, &[Kind::OpenAi, Kind::Gemini, Kind::Ollama][..]),
             (ApiFormat::Messages, &[Kind::Anthropic, Kind::Ollama]),
@@ -443,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_chunk_of_nothing_but_usage_is_hidden() {
+    fn only_chunks_with_usage_alone_are_hidden() {
         for (data, expected) in [
             (r#"{"choices":[],"usage":{"prompt_tokens":1}}"#, true),
             (r#"{ "usage" : {"prompt_tokens":1}, "choices" : [ ] }"#, true),

@@ -87,7 +87,7 @@ impl Framer {
     /// Returns the next complete frame.
     ///
     /// # Errors
-    /// If a frame is too long; the stream is then unusable.
+    /// Fails for a frame over the limit; the stream is then unusable.
     pub(super) fn next(&mut self) -> Result<Option<Frame<'_>>, TooLong> {
         let next = self.bytes.get(self.searched);
         if let Some(next) = next

@@ -197,7 +197,7 @@ fn take_candidate(candidate: &Value, partial: &mut ResponseAccumulator) -> Resul
 /// `MAX_TOKENS`. The reasons: <https://ai.google.dev/api/generate-content#FinishReason>.
 ///
 /// # Errors
-/// If the answer was withheld (`SAFETY`, `RECITATION`, `PROHIBITED_CONTENT`, …).
+/// Fails for a withheld answer (`SAFETY`, `RECITATION`, `PROHIBITED_CONTENT`, …).
 fn check_finish(partial: &ResponseAccumulator) -> Result<(), Fault> {
     match partial.finish_reason.as_deref() {
         None | Some("STOP" | "MAX_TOKENS" | "FINISH_REASON_UNSPECIFIED") => Ok(()),

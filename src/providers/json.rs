@@ -11,7 +11,7 @@ const DEPTH_MAX: usize = 32;
 /// paid for, and its usage is near its top.
 ///
 /// # Errors
-/// If it is not JSON.
+/// Returns serde's error for invalid JSON.
 pub(super) fn read(json: &[u8]) -> serde_json::Result<Value> {
     serde_json::from_slice(json).or_else(|error| {
         // Validates the whole text without recursion.
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn too_deep_parts_are_left_out_and_the_rest_is_read() {
+    fn too_deeply_nested_parts_are_omitted() {
         for depth in [2, 32, 126, 128, 1_000_000] {
             let deep = nested(depth, "7");
             let text = format!(r#"{{"before":"ä\\","x":{deep},"after":[{{"b":1}}]}}"#);
@@ -93,14 +93,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), depth in 0usize..400) {
+        fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), depth in 0usize..400) {
             let _ = read(&bytes);
             let text = [nested(depth, "7").as_bytes(), &bytes].concat();
             let _ = read(&text);
         }
 
         #[test]
-        fn json_within_the_depth_is_unchanged(keys in prop::collection::vec("(?s).{0,6}", 0..16)) {
+        fn json_within_the_depth_limit_is_unchanged(keys in prop::collection::vec("(?s).{0,6}", 0..16)) {
             let value = keys.iter().fold(json!(1.5), |inner, key| json!([{key: inner}, key]));
             let text = value.to_string();
             prop_assert_eq!(shallow(text.as_bytes()), text.into_bytes());

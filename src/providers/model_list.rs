@@ -71,7 +71,7 @@ impl Providers {
     /// Lists a provider's models, with the key and at the address of its calls.
     ///
     /// # Errors
-    /// If the request fails: a sentence without the key.
+    /// Returns the reason as a sentence without the key.
     pub fn list_models(&self, provider: &str, cancel: &Cancel) -> Result<Vec<Listed>, String> {
         let entered = Scope::enter(cancel);
         self.exchange_list(provider, &entered.scope)
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_of_each_kind_are_read() {
+    fn lists_of_each_kind_are_parsed() {
         let openai = json!({"object": "list", "data": [
             {"id": "gpt-4o", "object": "model", "created": 1_715_367_049, "owned_by": "system"},
             {"id": "groq", "created": 0, "active": true, "context_window": 131_072},

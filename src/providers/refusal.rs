@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn long_body_is_shown_in_one_line_and_in_part() {
+    fn a_long_body_is_truncated_to_one_line() {
         assert_eq!(refusal(500, "oh\n\x1b[31mno"), "answered with status 500: oh [31mno");
         let message = refusal(500, &"ä".repeat(500));
         assert!(message.ends_with(&format!("{}…", "ä".repeat(300))), "{message}");
@@ -157,7 +157,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_makes_it_panic(text in "(?s).{0,80}", tags in "[<>/!a-zA-Z]{0,80}") {
+        fn arbitrary_text_never_panics(text in "(?s).{0,80}", tags in "[<>/!a-zA-Z]{0,80}") {
             let now = Timestamp(0);
             retry_after(&text, now);
             refusal(404, &text);

@@ -177,7 +177,7 @@ fn providers_are_shared_between_threads() {
 }
 
 #[test]
-fn openai_answer_is_streamed() {
+fn an_openai_response_is_streamed() {
     let server = Server::answering(format!("{STREAM_HEAD}{FIRST_CHUNK}{LAST_CHUNKS}"));
     let (answer, pieces) = stream(&server.providers(Kind::OpenAi), &Cancel::new());
     let answer = answer.unwrap();
@@ -195,7 +195,7 @@ fn openai_answer_is_streamed() {
 }
 
 #[test]
-fn anthropic_answer_is_streamed() {
+fn an_anthropic_response_is_streamed() {
     let server = Server::answering(format!(
         "{STREAM_HEAD}event: message_start\ndata: {{\"type\":\"message_start\",\"message\":{{\"model\":\"c\",\"usage\":{{\"input_tokens\":2,\"output_tokens\":1}}}}}}\n\n\
          event: content_block_delta\ndata: {{\"type\":\"content_block_delta\",\"delta\":{{\"type\":\"text_delta\",\"text\":\"Hello\"}}}}\n\n\
@@ -213,7 +213,7 @@ fn anthropic_answer_is_streamed() {
 }
 
 #[test]
-fn plain_answer_is_read_without_deltas() {
+fn a_plain_response_is_read_without_deltas() {
     let server = Server::answering(response("200 OK", JSON, PLAIN));
     let mut pieces = 0;
     let answer = server
@@ -225,7 +225,7 @@ fn plain_answer_is_read_without_deltas() {
 }
 
 #[test]
-fn streamed_request_may_be_answered_in_one_piece() {
+fn a_streamed_request_accepts_a_plain_response() {
     let server = Server::answering(response("200 OK", JSON, PLAIN));
     let (answer, pieces) = stream(&server.providers(Kind::OpenAi), &Cancel::new());
     assert_eq!(answer.unwrap().text, "Hello");
@@ -233,7 +233,7 @@ fn streamed_request_may_be_answered_in_one_piece() {
 }
 
 #[test]
-fn stream_without_content_type_is_read() {
+fn a_stream_without_a_content_type_is_parsed() {
     let head = "HTTP/1.1 200 OK\r\n\r\n";
     let server = Server::answering(format!("{head}{FIRST_CHUNK}{LAST_CHUNKS}"));
     let (answer, _) = stream(&server.providers(Kind::OpenAi), &Cancel::new());
@@ -241,7 +241,7 @@ fn stream_without_content_type_is_read() {
 }
 
 #[test]
-fn stream_that_was_not_requested_is_read() {
+fn an_unrequested_stream_is_parsed() {
     let server = Server::answering(format!("{STREAM_HEAD}{FIRST_CHUNK}{LAST_CHUNKS}"));
     let providers = server.providers(Kind::OpenAi);
     let answer = providers.call(&call(false), &Cancel::new(), &mut |_| panic!("no pieces"));
@@ -249,7 +249,7 @@ fn stream_that_was_not_requested_is_read() {
 }
 
 #[test]
-fn refused_key_is_reported_without_the_key() {
+fn a_refused_key_is_reported_without_its_value() {
     let body = format!(r#"{{"error":{{"message":"Incorrect API key provided: {KEY}."}}}}"#);
     let failure = Server::answering(response("401 Unauthorized", JSON, &body)).failure(&call(true));
     assert_eq!((failure.kind, failure.status), (FailureKind::Status, Some(401)));
@@ -262,7 +262,7 @@ fn refused_key_is_reported_without_the_key() {
 }
 
 #[test]
-fn key_that_a_server_repeats_is_never_reported() {
+fn a_key_in_an_error_body_is_redacted() {
     let page = format!("<html><title>{KEY}</title>");
     let long = format!("{}{KEY}", "x".repeat(290));
     let chunk = format!("{STREAM_HEAD}data: {{\"model\":\"{KEY}\",\"error\":\"{KEY}\"}}\n\n");
@@ -286,7 +286,7 @@ fn key_that_a_server_repeats_is_never_reported() {
 }
 
 #[test]
-fn rate_limit_says_how_long_to_wait() {
+fn a_rate_limit_error_has_its_retry_delay() {
     let body = r#"{"error":{"message":"Rate limit reached"}}"#;
     let answer = response("429 Too Many Requests", "retry-after: 7\r\n", body);
     let failure = Server::answering(answer).failure(&call(true));
@@ -304,7 +304,7 @@ fn server_error_may_have_been_billed() {
 }
 
 #[test]
-fn html_with_status_200_is_a_bad_answer() {
+fn html_with_status_200_is_a_bad_response() {
     let page = "<!doctype html><title>Welcome</title>";
     for content_type in ["content-type: text/html\r\n", ""] {
         for is_streamed in [true, false] {
@@ -317,7 +317,7 @@ fn html_with_status_200_is_a_bad_answer() {
 }
 
 #[test]
-fn empty_body_is_a_bad_answer() {
+fn an_empty_body_is_a_bad_response() {
     for is_streamed in [true, false] {
         let failure = Server::answering(response("200 OK", "", "")).failure(&call(is_streamed));
         assert_eq!(failure.kind, FailureKind::BadAnswer);
@@ -326,7 +326,7 @@ fn empty_body_is_a_bad_answer() {
 }
 
 #[test]
-fn body_that_is_not_json_is_a_bad_answer() {
+fn a_body_that_is_not_json_is_a_bad_response() {
     let failure =
         Server::answering(response("200 OK", JSON, "{\"choices\":")).failure(&call(false));
     assert_eq!(failure.kind, FailureKind::BadAnswer);
@@ -334,13 +334,13 @@ fn body_that_is_not_json_is_a_bad_answer() {
 }
 
 #[test]
-fn response_that_is_not_http_is_a_bad_answer() {
+fn a_response_that_is_not_http_is_a_bad_response() {
     let failure = Server::answering("SSH-2.0-OpenSSH\r\n\r\n").failure(&call(false));
     assert_eq!(failure.kind, FailureKind::BadAnswer, "{failure}");
 }
 
 #[test]
-fn stream_cut_short_keeps_its_usage() {
+fn a_truncated_stream_keeps_its_usage() {
     for cut in ["", "data: {\"choi"] {
         let server = Server::answering(format!("{STREAM_HEAD}{FIRST_CHUNK}{cut}"));
         let failure = server.failure(&call(true));
@@ -362,7 +362,7 @@ fn broken_chunked_stream_keeps_its_usage() {
 }
 
 #[test]
-fn complete_answer_counts_even_if_its_connection_breaks() {
+fn a_complete_response_survives_a_broken_connection() {
     let chunk =
         "data: {\"choices\":[{\"delta\":{\"content\":\"Hello\"},\"finish_reason\":\"stop\"}]}\n\n";
     let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
@@ -382,7 +382,7 @@ fn error_within_a_stream_has_no_status() {
 }
 
 #[test]
-fn answer_above_the_limit_is_refused() {
+fn a_response_above_the_size_limit_is_refused() {
     let text = "x".repeat(wire::ANSWER_BYTES_MAX + 1);
     let body = format!(r#"{{"choices":[{{"message":{{"content":"{text}"}}}}]}}"#);
     let failure = Server::answering(response("200 OK", JSON, &body)).failure(&call(false));
@@ -435,7 +435,7 @@ fn timeout_of(base_url: &str, timeouts: Timeouts, is_streamed: bool) -> Failure 
 }
 
 #[test]
-fn silent_server_hits_the_timeout_that_the_message_names() {
+fn a_silent_server_hits_the_timeout_named_in_the_error() {
     let server = Server::start(|peer| {
         peer.read_request();
         peer.hang();
@@ -537,7 +537,7 @@ fn cancel_ends_a_stream_at_once_and_keeps_its_usage() {
 }
 
 #[test]
-fn cancel_ends_a_call_that_waits_for_the_head() {
+fn cancel_ends_a_call_waiting_for_the_head() {
     let server = Server::start(|peer| {
         peer.read_request();
         peer.hang();
@@ -549,7 +549,7 @@ fn cancel_ends_a_call_that_waits_for_the_head() {
 }
 
 #[test]
-fn cancel_ends_a_call_that_waits_for_the_body_of_an_error() {
+fn cancel_ends_a_call_waiting_for_an_error_body() {
     let server = Server::start(|peer| {
         peer.read_request();
         peer.write("HTTP/1.1 500 Oops\r\ncontent-length: 9\r\n\r\nab");
@@ -561,7 +561,7 @@ fn cancel_ends_a_call_that_waits_for_the_body_of_an_error() {
 }
 
 #[test]
-fn cancel_ends_a_call_that_is_connecting() {
+fn cancel_ends_a_connecting_call() {
     let (accepted, accepts) = unbounded();
     let server = Server::start(move |peer| {
         // The first bytes of the TLS handshake.
@@ -615,7 +615,7 @@ fn one_cancel_ends_all_its_calls() {
 
 /// Serves any number of requests on each connection; every second one waits for the sender.
 fn keep_alive_server(stream_end: &'static str) -> (Server, Sender<()>) {
-    let (go, gone_on) = unbounded::<()>();
+    let (go, released) = unbounded::<()>();
     let server = Server::start(move |peer| {
         let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
         let body = format!("{FIRST_CHUNK}{LAST_CHUNKS}");
@@ -623,7 +623,7 @@ fn keep_alive_server(stream_end: &'static str) -> (Server, Sender<()>) {
         while peer.read_request() {
             number += 1;
             if number % 2 == 0 {
-                let _ = gone_on.recv_timeout(DEADLINE);
+                let _ = released.recv_timeout(DEADLINE);
             }
             let port = peer.stream.peer_addr().unwrap().port();
             let _ = peer.requests.send(port.to_string());
@@ -634,7 +634,7 @@ fn keep_alive_server(stream_end: &'static str) -> (Server, Sender<()>) {
 }
 
 #[test]
-fn cancel_spares_the_next_call_on_its_connection() {
+fn cancel_does_not_affect_the_next_call_of_a_connection() {
     let (server, go) = keep_alive_server("0\r\n\r\n");
     let providers = Arc::new(server.providers(Kind::OpenAi));
     let first_cancel = Cancel::new();
@@ -656,7 +656,7 @@ fn cancel_spares_the_next_call_on_its_connection() {
 }
 
 #[test]
-fn request_of_any_length_arrives_whole_over_one_connection() {
+fn requests_of_any_length_reuse_one_connection() {
     let server = Server::start(|peer| {
         while peer.read_request() {
             let port = peer.stream.peer_addr().unwrap().port();
@@ -679,7 +679,7 @@ fn request_of_any_length_arrives_whole_over_one_connection() {
 }
 
 #[test]
-fn connection_whose_body_does_not_end_is_not_reused() {
+fn a_connection_with_an_unread_body_is_not_reused() {
     let (server, _go) = keep_alive_server("");
     let providers = server.providers(Kind::OpenAi);
     let (answer, _) = stream(&providers, &Cancel::new());
@@ -777,7 +777,7 @@ fn echo(model: &str, timeouts: Timeouts) -> (Providers, Call) {
 }
 
 #[test]
-fn echo_answers_word_by_word() {
+fn echo_streams_word_by_word() {
     let (providers, mut call) = echo("echo-1", Timeouts::default());
     call.prompt = "Hi  there,\nyou".into();
     let mut pieces = Vec::new();
@@ -869,7 +869,7 @@ fn readers() -> [Box<dyn wire::Reader>; 4] {
 }
 
 #[test]
-fn reservation_covers_a_prompt_that_is_marked_for_the_cache() {
+fn the_reservation_covers_cache_writes_of_marked_prompts() {
     let provider = ProviderConfig {
         kind: Kind::Anthropic,
         base_url: String::new(),
@@ -920,7 +920,7 @@ fn reservation_covers_a_prompt_that_is_marked_for_the_cache() {
 }
 
 #[test]
-fn reservation_covers_a_provider_that_caches_by_itself() {
+fn the_reservation_covers_automatic_caching() {
     let providers = providers(Kind::OpenAi, "", Timeouts::default());
     let at = "2026-08-01T00:00:00Z".parse().unwrap();
     for (model, is_dearer) in [("gpt-5.6-luna", true), ("gpt-4o-mini", false)] {
@@ -1002,7 +1002,7 @@ fn short_key_is_not_redacted_in_names() {
 
 proptest! {
     #[test]
-    fn no_answer_makes_a_reader_panic_or_break_sums(
+    fn arbitrary_responses_never_panic_or_break_sums(
         answers in prop::collection::vec(any_answer(), 1..4),
     ) {
         for (mut streamed, mut whole) in readers().into_iter().zip(readers()) {

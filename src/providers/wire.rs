@@ -316,7 +316,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn impossible_counts_are_bad() {
+    fn out_of_range_counts_are_invalid() {
         let usage = json!({"ok": 7, "null": null, "negative": -1, "huge": 1_000_000_001u64,
             "overflow": 1e300, "fraction": 1.5, "text": "7", "object": {}});
         assert_eq!(count(&usage, "ok"), Ok(Some(7)));
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn message_is_found_in_every_form_of_error() {
+    fn the_message_is_found_in_every_error_format() {
         for (document, message) in [
             (json!({"error": {"message": "m", "type": "t"}}), "m (t)"),
             (json!({"error": {"message": "m", "type": null, "code": 7}}), "m"),
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn only_tiers_of_standard_prices_are_standard() {
+    fn only_tiers_with_standard_prices_are_standard() {
         for (tier, is_billed_otherwise) in [
             (json!(null), false),
             (json!("default"), false),
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn answer_is_bounded() {
+    fn response_size_is_limited() {
         let mut partial = ResponseAccumulator::default();
         let piece = "x".repeat(ANSWER_BYTES_MAX);
         assert_eq!(partial.push(&piece), Ok(()));
@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn excess_text_of_a_forwarded_answer_is_only_counted() {
+    fn excess_text_of_a_forwarded_response_is_only_counted() {
         let mut partial = ResponseAccumulator { beyond: Some(0), ..ResponseAccumulator::default() };
         // The last character has no room for all of its bytes.
         for piece in ["x".repeat(ANSWER_BYTES_MAX - 1).as_str(), "\u{20ac}y", "z"] {

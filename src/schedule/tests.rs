@@ -46,7 +46,7 @@ fn fields_take_ranges_steps_lists_and_names() {
 }
 
 #[test]
-fn where_both_kinds_of_days_are_given_either_will_do() {
+fn day_of_month_and_day_of_week_combine_with_or() {
     let either = Schedule::parse("0 0 13 * FRI", "UTC").unwrap();
     assert_eq!(
         times(&either, "2026-12-05T00:00:00Z", 3),
@@ -58,7 +58,7 @@ fn where_both_kinds_of_days_are_given_either_will_do() {
 }
 
 #[test]
-fn a_fixed_time_that_does_not_exist_comes_right_after_the_gap() {
+fn a_fixed_time_within_a_dst_gap_runs_right_after_it() {
     assert_eq!(
         times(&berlin("30 2 * * *"), "2026-03-28T12:00:00Z", 2),
         ["2026-03-29T03:00:00+02:00", "2026-03-30T02:30:00+02:00"]
@@ -74,7 +74,7 @@ fn a_fixed_time_that_does_not_exist_comes_right_after_the_gap() {
 }
 
 #[test]
-fn a_fixed_time_that_comes_twice_runs_the_first_time_alone() {
+fn a_fixed_time_repeated_by_dst_runs_once() {
     assert_eq!(
         times(&berlin("30 2 * * *"), "2026-10-24T12:00:00Z", 2),
         ["2026-10-25T02:30:00+02:00", "2026-10-26T02:30:00+01:00"]
@@ -90,7 +90,7 @@ fn a_fixed_time_that_comes_twice_runs_the_first_time_alone() {
 }
 
 #[test]
-fn what_is_no_schedule_is_refused_with_its_field() {
+fn invalid_schedules_are_refused_with_their_field() {
     for wrong in [
         "",
         "* * * *",
@@ -129,7 +129,7 @@ fn what_is_no_schedule_is_refused_with_its_field() {
 }
 
 #[test]
-fn what_is_due_is_run_once_and_never_again() {
+fn a_due_time_runs_only_once() {
     let hourly = berlin("0 * * * *");
     let (last, since) = (at("2026-11-23T08:00:00Z"), at("2026-11-23T08:30:00Z"));
     let step = |last, now: &str| hourly.step(Missed::Skip, last, since, at(now));
@@ -147,7 +147,7 @@ fn what_is_due_is_run_once_and_never_again() {
 }
 
 #[test]
-fn times_that_were_missed_are_left_out_or_made_up_for_once() {
+fn missed_times_are_skipped_or_run_once() {
     let hourly = berlin("0 * * * *");
     let last = at("2020-01-01T00:00:00Z");
     let started = at("2026-11-23T08:30:00Z");
@@ -162,7 +162,7 @@ fn times_that_were_missed_are_left_out_or_made_up_for_once() {
 }
 
 #[test]
-fn the_newest_of_many_times_is_found_over_changes_of_the_clock() {
+fn the_newest_time_is_found_across_dst_changes() {
     for cron in ["* * * * *", "30 2 * * *", "*/7 1-3 * * *", "0 0 29 2 *"] {
         let schedule = berlin(cron);
         for moment in [
@@ -188,7 +188,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn times_grow_and_are_whole_minutes_at_least_one_apart(
+    fn times_ascend_in_whole_minutes(
         start in 1_700_000_000_000i64..1_900_000_000_000,
         minute in 0..60u8, hour in 0..24u8, step in 1..60u8,
         zone in prop::sample::select(vec![
@@ -215,7 +215,7 @@ proptest! {
     }
 
     #[test]
-    fn no_text_is_too_strange_to_be_read_or_refused(cron in "\\PC{0,40}", fields in "([0-9*,/LW#?a-z+-]{1,6} ){5}") {
+    fn arbitrary_cron_text_never_panics(cron in "\\PC{0,40}", fields in "([0-9*,/LW#?a-z+-]{1,6} ){5}") {
         let _ = Schedule::parse(&cron, "UTC");
         let _ = Schedule::parse(&fields, "UTC");
     }

@@ -141,7 +141,7 @@ impl Audit {
     /// Opens the database in `dir`, even while a server has it open.
     ///
     /// # Errors
-    /// If it is missing, is unreadable, or has another version ([`Error::Config`]).
+    /// [`Error::Config`] for a missing or unreadable database, or another version.
     pub fn open(dir: &Path) -> Result<Self> {
         let path = dir.join(DATABASE);
         let lock = dir.join(LOCK);
@@ -318,7 +318,7 @@ impl Audit {
     }
 
     /// # Errors
-    /// If the database cannot be read, or the row holds invalid values.
+    /// Read errors of the database, and invalid values in the row.
     pub fn entry(&self, id: i64) -> Result<Option<LedgerEntry>> {
         let sql = format!("SELECT {ENTRY_COLUMNS} FROM ledger WHERE id = ?1");
         one(&self.db, &sql, [id])

@@ -88,7 +88,7 @@ impl Budgets {
     /// Replaces all budgets.
     ///
     /// # Errors
-    /// If `version` is set and the stored budgets have another one ([`Error::Conflict`]).
+    /// [`Error::Conflict`] for a `version` that is not the one of the stored budgets.
     pub(super) fn replace(
         &mut self,
         db: &Connection,
@@ -105,7 +105,7 @@ impl Budgets {
     /// Adds a budget.
     ///
     /// # Errors
-    /// If the name is taken ([`Error::Conflict`]), or there are too many budgets ([`Error::Busy`]).
+    /// [`Error::Conflict`] for a taken name, [`Error::Busy`] for too many budgets.
     pub(super) fn add(&mut self, db: &Connection, budget: &Budget) -> Result<()> {
         if self.all.iter().any(|other| other.name == budget.name) {
             let message = format!("there is a budget named `{}` already", budget.name);
@@ -127,7 +127,7 @@ impl Budgets {
     /// Counts a call that is about to be made.
     ///
     /// # Errors
-    /// If a hard budget does not allow the call ([`Error::Budget`]); then it is not counted.
+    /// [`Error::Budget`] for a call that a hard budget does not allow; it is not counted.
     pub(super) fn open(&mut self, db: &Connection, call: &NewCall) -> Result<()> {
         let scope = scope(call);
         let covers = |budget: &Budget| {
@@ -278,7 +278,7 @@ impl Store {
     /// is made when the intent of the call is committed.
     ///
     /// # Errors
-    /// If one of them would refuse it ([`Error::Budget`]).
+    /// [`Error::Budget`] for a call that one of them would refuse.
     pub fn check_budgets(&self, call: &NewCall) -> Result<()> {
         self.read(|db| Budgets::load(db)?.open(db, call))
     }

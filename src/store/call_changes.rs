@@ -43,7 +43,7 @@ impl CallWriter {
     }
 
     /// # Errors
-    /// If a hard budget does not allow the call ([`Error::Budget`](crate::error::Error::Budget)).
+    /// [`Error::Budget`](crate::error::Error::Budget) for a call that a hard budget does not allow.
     pub(super) fn open(&mut self, db: &Connection, call: &NewCall) -> Result<Applied> {
         self.budgets.open(db, call)?;
         self.insert(db, call, None, None)

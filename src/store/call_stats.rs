@@ -201,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_of_runs_lie_between_those_of_the_moments_before_and_after() {
+    fn run_id_bounds_enclose_ids_of_their_time() {
         let now = u64::try_from(Timestamp::now().0).unwrap();
         let timestamp = uuid::Timestamp::from_unix(
             uuid::NoContext,

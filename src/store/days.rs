@@ -58,7 +58,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_plan_means_every_moment_once(
+        fn a_plan_covers_each_time_once(
             from in proptest::option::of(-3 * MS_PER_DAY..10 * MS_PER_DAY),
             length in proptest::option::of(0..10 * MS_PER_DAY),
             until in prop_oneof![Just(Day::MIN), -3i64..12],

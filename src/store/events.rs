@@ -61,7 +61,7 @@ mod tests {
     use crate::time::Timestamp;
 
     #[test]
-    fn old_events_are_removed_from_the_beginning_and_never_from_behind_one_that_stays() {
+    fn old_events_are_removed_only_from_the_start() {
         let dir = tempfile::tempdir().unwrap();
         let (store, mut writer) = Store::open(dir.path()).unwrap();
         // Times as they occur with parallel workers and a clock that was set back.

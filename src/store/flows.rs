@@ -25,7 +25,7 @@ from_row!(FlowRecord; id, name, document, created_at, updated_at);
 
 impl Store {
     /// # Errors
-    /// If there is no such flow ([`Error::NotFound`]).
+    /// [`Error::NotFound`] for an unknown flow.
     pub fn flow(&self, id: FlowId) -> Result<FlowRecord> {
         self.one(&format!("SELECT {COLUMNS} FROM flows WHERE id = ?1"), [id])?
             .ok_or_else(|| Error::NotFound(format!("flow {id}")))

@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn inputs_are_found_by_indexes_alone() {
+    fn input_queries_use_only_indexes() {
         let dir = tempfile::tempdir().unwrap();
         let (store, _writer) = Store::open(dir.path()).unwrap();
         for (sql, index) in [(RUNS, "runs_by_flow"), (ROWS, "ledger_by_run")] {
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn an_operation_of_a_node_names_its_item_where_it_is_about_one() {
+    fn an_operation_id_is_parsed_into_its_item() {
         assert_eq!(item_of("r:n", "r:n"), Some(None));
         assert_eq!(item_of("r:n[12]", "r:n"), Some(Some(12)));
         assert_eq!(item_of("r:n2", "r:n"), None);

@@ -185,7 +185,7 @@ impl Store {
     /// Returns the sums of each group, most expensive first, and the total.
     ///
     /// # Errors
-    /// If the group is not in [`GROUPS`] ([`Error::Invalid`]).
+    /// [`Error::Invalid`] for a group that is not in [`GROUPS`].
     pub fn summary(&self, filter: &LedgerFilter, group_by: &str) -> Result<(Vec<Summary>, Sums)> {
         let group = GROUPS.iter().find(|group| group.name == group_by).ok_or_else(|| {
             let names: Vec<_> = GROUPS.iter().map(|group| group.name).collect();

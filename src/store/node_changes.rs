@@ -11,8 +11,8 @@ use crate::event::{Event, FlowProgress, preview};
 use crate::time::Timestamp;
 
 /// # Errors
-/// If the node or item is completed ([`Error::NotFound`](crate::error::Error::NotFound)). This is
-/// the last check against paying for it twice.
+/// [`Error::NotFound`](crate::error::Error::NotFound) for a completed node or item. This is the
+/// last check against paying for it twice.
 pub(super) fn start(
     db: &Connection,
     node: &NodeRef,

@@ -20,7 +20,7 @@ impl Store {
     /// Returns a price of ledger rows, as JSON.
     ///
     /// # Errors
-    /// If there is no such price ([`Error::NotFound`]).
+    /// [`Error::NotFound`] for an unknown price.
     pub fn price(&self, id: i64) -> Result<String> {
         self.one("SELECT price FROM prices WHERE id = ?1", [id])?
             .ok_or_else(|| Error::NotFound(format!("price {id}")))

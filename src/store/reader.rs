@@ -95,7 +95,7 @@ impl Store {
     /// itself, or it could wait for its own connection.
     ///
     /// # Errors
-    /// If none becomes free in time ([`Error::Busy`]), or the store is closed ([`Error::Stopping`]).
+    /// [`Error::Busy`] when none becomes free in time, [`Error::Stopping`] after the store is closed.
     pub(super) fn read<T>(&self, question: impl FnOnce(&Connection) -> Result<T>) -> Result<T> {
         let mut reader = self.pool.reader()?;
         let connection = match reader.connection.take() {

@@ -36,7 +36,7 @@ pub(super) fn start(db: &Connection, start: &RunStart) -> Result<Applied> {
 }
 
 /// # Errors
-/// If the run neither failed nor was cancelled ([`Error::Conflict`]).
+/// [`Error::Conflict`] for a run that neither failed nor was cancelled.
 pub(super) fn resume(db: &Connection, start: &RunStart) -> Result<Applied> {
     let run_id = &start.run_id;
     let sql = "UPDATE runs SET status = 'RUNNING', started_ms = ?2, finished_ms = NULL,
@@ -77,7 +77,7 @@ pub(super) fn cancel(db: &Connection, run_id: &str, at: Timestamp) -> Result<App
 }
 
 /// # Errors
-/// If the run is not over ([`Error::Conflict`]).
+/// [`Error::Conflict`] for a run that is not over.
 pub(super) fn delete(db: &Connection, run_id: &str) -> Result<Applied> {
     let sql = "DELETE FROM runs WHERE id = ?1 AND status NOT IN ('QUEUED', 'RUNNING')
              RETURNING graph_hash";

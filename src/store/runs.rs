@@ -167,7 +167,7 @@ impl Store {
     /// Returns a run and its started nodes, in one read transaction.
     ///
     /// # Errors
-    /// If there is no such run ([`Error::NotFound`]).
+    /// [`Error::NotFound`] for an unknown run.
     pub fn run(&self, id: &str) -> Result<(Run, Vec<NodeRecord>)> {
         self.read(|db| {
             let snapshot = db.unchecked_transaction()?;

@@ -169,13 +169,13 @@ pub(super) fn execute(db: &Connection, sql: &str, params: &[&dyn ToSql]) -> Resu
 }
 
 /// # Errors
-/// If no row was changed ([`Error::NotFound`]).
+/// [`Error::NotFound`] when no row was changed.
 pub(super) fn found(changed: usize, what: impl FnOnce() -> String) -> Result<()> {
     if changed == 0 { Err(Error::NotFound(what())) } else { Ok(()) }
 }
 
 /// # Errors
-/// If no row was changed ([`Error::Conflict`]).
+/// [`Error::Conflict`] when no row was changed.
 pub(super) fn no_conflict(changed: usize, why: impl FnOnce() -> String) -> Result<()> {
     if changed == 0 { Err(Error::Conflict(why())) } else { Ok(()) }
 }

@@ -78,7 +78,7 @@ fn suggestion_of(db: &Connection, id: i64) -> Result<Suggestion> {
 
 impl Store {
     /// # Errors
-    /// If there is no such suggestion ([`Error::NotFound`]).
+    /// [`Error::NotFound`] for an unknown suggestion.
     pub fn suggestion(&self, id: i64) -> Result<Suggestion> {
         self.read(|db| suggestion_of(db, id))
     }
@@ -140,7 +140,7 @@ impl Store {
     }
 
     /// # Errors
-    /// If the suggestion was never applied ([`Error::Conflict`]).
+    /// [`Error::Conflict`] for a suggestion that was never applied.
     pub fn applied_edit(&self, id: i64) -> Result<AppliedEdit> {
         let sql = "SELECT document_before, document_after, last_call FROM suggestions
             WHERE id = ?1 AND applied_ms IS NOT NULL";
@@ -153,7 +153,7 @@ impl Store {
 /// `proposal` differs enough from it. Viewers get an event if the suggestion was not open before.
 ///
 /// # Errors
-/// If the flow changed after it was read ([`Error::Conflict`]).
+/// [`Error::Conflict`] for a flow that changed after it was read.
 pub(super) fn propose(
     db: &Connection,
     flow_id: FlowId,
@@ -238,7 +238,7 @@ pub(super) fn note_changed_nodes(
 /// Dismisses or withdraws a suggestion.
 ///
 /// # Errors
-/// If it is not open ([`Error::Conflict`]).
+/// [`Error::Conflict`] for a suggestion that is not open.
 pub(super) fn close(db: &Connection, id: i64, status: Status, at: Timestamp) -> Result<Applied> {
     expect(&suggestion_of(db, id)?, &[Status::Open])?;
     set_status(db, id, status, at)
@@ -248,7 +248,7 @@ pub(super) fn close(db: &Connection, id: i64, status: Status, at: Timestamp) -> 
 /// can be compared with the measured ones.
 ///
 /// # Errors
-/// If the document is not `before`, or the suggestion cannot be applied ([`Error::Conflict`]).
+/// [`Error::Conflict`] for a document other than `before`, or a suggestion that cannot be applied.
 pub(super) fn apply(
     db: &Connection,
     id: i64,
@@ -270,7 +270,7 @@ pub(super) fn apply(
 /// Restores the flow from before a suggestion was applied.
 ///
 /// # Errors
-/// If the flow changed since, or the suggestion is not applied ([`Error::Conflict`]).
+/// [`Error::Conflict`] for a flow that changed since, or a suggestion that is not applied.
 pub(super) fn revert(db: &Connection, id: i64, at: Timestamp) -> Result<Applied> {
     let old = suggestion_of(db, id)?;
     expect(&old, &[Status::Applied])?;
@@ -341,7 +341,7 @@ fn replace_document(
 }
 
 /// # Errors
-/// If the suggestion has none of these statuses ([`Error::Conflict`]).
+/// [`Error::Conflict`] for a suggestion with another status.
 fn expect(old: &Suggestion, wanted: &[Status]) -> Result<()> {
     if wanted.contains(&old.status) {
         return Ok(());

@@ -45,7 +45,7 @@ from_row!(ScheduleRecord; flow_id, cron, timezone, missed, enabled, updated_at, 
 
 impl Store {
     /// # Errors
-    /// If the flow has no webhook ([`Error::NotFound`]).
+    /// [`Error::NotFound`] for a flow without a webhook.
     pub fn hook(&self, flow_id: FlowId) -> Result<HookRecord> {
         self.one(&format!("SELECT {HOOK_COLUMNS} FROM hooks WHERE flow_id = ?1"), [flow_id])?
             .ok_or_else(|| Error::NotFound(format!("webhook of flow {flow_id}")))
@@ -64,7 +64,7 @@ impl Store {
     }
 
     /// # Errors
-    /// If the flow has no schedule ([`Error::NotFound`]).
+    /// [`Error::NotFound`] for a flow without a schedule.
     pub fn schedule(&self, flow_id: FlowId) -> Result<ScheduleRecord> {
         let sql = format!("SELECT {SCHEDULE_COLUMNS}, input FROM schedules WHERE flow_id = ?1");
         self.one(&sql, [flow_id])?
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_may_be_used_again_after_a_day_whether_it_was_removed_or_not() {
+    fn a_key_is_reusable_after_a_day() {
         let db = database();
         let hook =
             NewHook { flow_id: 1, slug: "s".into(), secret_hash: "h".into(), at: Timestamp(0) };
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_of_a_schedule_is_taken_once() {
+    fn a_scheduled_time_is_claimed_once() {
         let db = database();
         let mut new = NewSchedule {
             flow_id: 1,

@@ -36,7 +36,7 @@ impl Writer {
     /// the writer.
     ///
     /// # Errors
-    /// If the database cannot be opened a second time.
+    /// Fails when the database cannot be opened a second time.
     pub fn checkpointer(&mut self) -> Result<Checkpointer> {
         Checkpointer::new(&mut self.db, &self.path)
     }

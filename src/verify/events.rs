@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_row_of_a_message_is_found_in_any_form() {
+    fn the_ledger_row_of_a_message_is_found_in_any_key_order() {
         let usual = r#"{"type":"LEDGER_UPDATE","payload":{"flowId":1,"entry":{"id":17,"x":1}}}"#;
         assert_eq!(entry(usual), Some((17, r#"{"id":17,"x":1}"#)));
         let other = r#"{"payload": {"entry": {"x": {"id": 3}, "id": 18}}}"#;

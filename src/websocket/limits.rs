@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bucket_allows_its_burst_and_then_its_rate() {
+    fn a_bucket_allows_its_burst_and_then_its_rate() {
         let rate = BucketRate { per_second: 10, burst: 3 };
         let mut bucket = Bucket::new(rate);
         let start = bucket.filled;
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn excess_names_its_limit() {
+    fn the_error_names_the_exceeded_limit() {
         let mut bucket = Bucket::new(MESSAGES);
         let excess = bucket.take(201, "messages").unwrap_err();
         let error = io::Error::from(excess);

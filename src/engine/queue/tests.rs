@@ -26,7 +26,7 @@ fn a_flow_with_many_runs_does_not_starve_the_others() {
 
 proptest! {
     #[test]
-    fn each_run_comes_out_once_and_those_of_a_flow_in_order(
+    fn runs_are_dequeued_once_and_in_order_per_flow(
         steps in proptest::collection::vec((0i64..5, 0usize..4), 0..100),
     ) {
         let mut queue = Queue::default();

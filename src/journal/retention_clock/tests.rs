@@ -7,7 +7,7 @@ const START: Timestamp = Timestamp(1_000 * DAY_MS);
 const NEVER: Timestamp = Timestamp(i64::MIN);
 
 #[test]
-fn a_step_forward_counts_once_it_has_held() {
+fn a_clock_step_forward_counts_after_the_hold_time() {
     let began = Instant::now();
     let mut clock = RetentionClock::new(None, START, began);
     assert_eq!(clock.now(START, began), START);
@@ -20,7 +20,7 @@ fn a_step_forward_counts_once_it_has_held() {
 }
 
 #[test]
-fn a_start_far_ahead_of_the_newest_row_has_to_hold() {
+fn a_start_far_ahead_of_the_newest_row_must_hold() {
     let began = Instant::now();
     for (days, is_believed) in [(-1, true), (0, true), (1, true), (2, false)] {
         let system = Timestamp(START.0 + days * DAY_MS);
@@ -33,7 +33,7 @@ fn a_start_far_ahead_of_the_newest_row_has_to_hold() {
 
 proptest! {
     #[test]
-    fn nothing_is_old_because_the_clock_stepped(
+    fn a_clock_step_expires_nothing(
         looks in proptest::collection::vec((1u64..600, -200i64..200, any::<bool>()), 1..80),
     ) {
         let began = Instant::now();

@@ -38,7 +38,7 @@ fn sums(stats: &CallStats) -> (CallSums, u64, u64) {
 }
 
 #[test]
-fn prefix_is_reused_only_after_an_earlier_answer_has_begun() {
+fn a_prefix_is_reused_only_after_an_earlier_response_began() {
     let mut stats = CallStats::default();
     let soon = [
         (0, false),
@@ -132,7 +132,7 @@ fn a_model_stays_in_use_after_its_node_changes() {
 }
 
 #[test]
-fn answers_count_from_the_time_of_the_node_change() {
+fn responses_count_from_the_time_of_the_node_change() {
     let at = |stats: &CallStats, concern| stats.changed_at(1, "n", concern);
     let mut stats = CallStats::default();
     for concern in Concern::ALL {
@@ -152,7 +152,7 @@ fn answers_count_from_the_time_of_the_node_change() {
 }
 
 #[test]
-fn nothing_is_kept_of_changes_to_a_flow_that_is_gone() {
+fn changes_to_a_deleted_flow_are_forgotten() {
     let mut stats = CallStats::default();
     stats.forget(&change(Concern::Question));
     stats.forget_changes(1);

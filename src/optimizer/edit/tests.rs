@@ -66,12 +66,12 @@ fn node_keys_are_edited_and_everything_else_keeps_its_order() {
     );
     let lines = diff(&before, &after);
     assert!(lines.iter().all(|line| line.what == "node a"));
-    let told: Vec<(&str, &Value, &Value)> = lines
+    let shown: Vec<(&str, &Value, &Value)> = lines
         .iter()
         .map(|line| (line.key.as_deref().unwrap(), &line.before, &line.after))
         .collect();
     assert_eq!(
-        told,
+        shown,
         [
             ("model", &json!("echo-1"), &json!("echo-2")),
             ("prompt", &json!("p"), &Value::Null),
@@ -84,7 +84,7 @@ fn node_keys_are_edited_and_everything_else_keeps_its_order() {
 }
 
 #[test]
-fn edges_around_a_removed_node_keep_their_look_and_branch() {
+fn edges_around_a_removed_node_keep_style_and_branch() {
     let before = document(
         json!([
             {"id": 1, "type": "condition", "data": {"expression": "input.x"}},
@@ -141,7 +141,7 @@ fn parallel_nodes_have_the_same_neighbours() {
 }
 
 #[test]
-fn an_edit_of_what_is_no_longer_there_is_a_conflict() {
+fn an_edit_of_a_missing_node_or_edge_is_a_conflict() {
     let before = document(json!([agent("b", "x")]), json!([]));
     for edit in [set(json!({"model": "m"})), remove("a")] {
         assert_eq!(conflict(&before, &edit), "there is no node `a` any more");
@@ -158,7 +158,7 @@ fn an_edit_of_what_is_no_longer_there_is_a_conflict() {
 }
 
 #[test]
-fn an_edit_that_would_need_too_many_edges_is_a_conflict() {
+fn an_edit_that_adds_too_many_edges_is_a_conflict() {
     let around = 101;
     let edges: Vec<Value> = (0..around)
         .flat_map(|n| {
@@ -265,7 +265,7 @@ fn assert_edges_are_distinct(document: &Value) {
 
 proptest! {
     #[test]
-    fn what_nobody_uses_can_be_removed_and_nothing_else_changes(
+    fn unused_nodes_can_be_removed_without_other_changes(
         kinds in proptest::collection::vec(0u8..8, 1..10),
         edges in proptest::collection::vec((0usize..10, 0usize..10, any::<bool>()), 0..20),
         names in proptest::collection::vec((0usize..10, 0usize..10), 0..12),
@@ -285,7 +285,7 @@ proptest! {
     }
 
     #[test]
-    fn independent_nodes_run_in_parallel_and_nothing_else_changes(
+    fn independent_nodes_can_be_made_parallel(
         kinds in proptest::collection::vec(0u8..8, 1..10),
         edges in proptest::collection::vec((0usize..10, 0usize..10, any::<bool>()), 0..20),
         names in proptest::collection::vec((0usize..10, 0usize..10), 0..12),

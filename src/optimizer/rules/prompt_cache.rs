@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_model_has_its_own_least_beginning_and_an_unknown_one_the_largest() {
+    fn unknown_models_have_the_largest_minimum_prefix() {
         for (model, tokens) in [
             ("claude-sonnet-4-5-20250929", 1_024),
             ("anthropic/claude-sonnet-4.5", 1_024),

@@ -63,7 +63,7 @@ fn cached_prompts_are_compared_with_their_full_price() {
 }
 
 #[test]
-fn only_what_came_after_it_was_applied_counts_and_not_for_ever() {
+fn only_calls_in_the_window_after_the_change_count() {
     let mut tracker = tracker(Baseline::MaxTokens);
     tracker.take(&answered(10, 0, 1), &price);
     let late = CallRow { at: Timestamp(9_001), ..answered(11, 0, 1) };
@@ -76,7 +76,7 @@ fn only_what_came_after_it_was_applied_counts_and_not_for_ever() {
 }
 
 #[test]
-fn what_costs_more_than_before_has_saved_less_than_nothing() {
+fn a_higher_cost_is_a_negative_saving() {
     let target = |model: &str| Target { provider: "p".to_owned(), model: model.to_owned() };
     let (from, to) = (target("before"), target("m"));
     let mut tracker = tracker(Baseline::ModelSwitch { from, to: vec![to] });
@@ -104,7 +104,7 @@ fn failures_and_fallbacks_of_a_new_model_count_against_it() {
 }
 
 #[test]
-fn failures_are_measured_also_where_nothing_was_answered_before() {
+fn failures_are_measured_without_earlier_successes() {
     let mut tracker =
         tracker(Baseline::RetryWaste { nanousd: 900, calls: 3, were_answered: false });
     tracker.take(&answered(11, 0, 50), &price);

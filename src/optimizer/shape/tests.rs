@@ -39,7 +39,7 @@ fn unreferenced_nodes_and_their_inputs_are_unused() {
 }
 
 #[test]
-fn an_end_node_is_used_unless_there_are_output_nodes() {
+fn a_final_node_is_used_unless_there_are_output_nodes() {
     let nodes = [agent("a", "x"), agent("b", "{{ nodes.a.output }}")];
     assert!(unused(&graph(&nodes, &["a b"])).is_empty());
     let [a, b] = nodes;
@@ -48,7 +48,7 @@ fn an_end_node_is_used_unless_there_are_output_nodes() {
 }
 
 #[test]
-fn a_node_is_used_by_a_free_one_and_by_one_that_may_name_any() {
+fn a_node_is_used_by_direct_and_dynamic_references() {
     let by = |template: &str| {
         let nodes = [agent("a", "x"), agent("b", "y"), text("template", "t", template)];
         unused(&graph(&nodes, &["a b", "b t"]))
@@ -59,7 +59,7 @@ fn a_node_is_used_by_a_free_one_and_by_one_that_may_name_any() {
 }
 
 #[test]
-fn a_node_stays_that_alone_makes_the_next_one_run() {
+fn a_node_that_alone_triggers_the_next_one_is_kept() {
     let nodes = [condition("c"), agent("a", "x"), agent("b", "y"), agent("end", "z")];
     let edges = ["c b true", "a b", "b end"];
     assert_eq!(unused(&graph(&nodes, &edges)), ["b"]);

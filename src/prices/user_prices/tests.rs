@@ -22,7 +22,7 @@ fn stored(prices: &Prices, provider: &str, model: &str, at: Timestamp) -> Option
 }
 
 #[test]
-fn own_prices_override_only_what_they_list() {
+fn user_prices_override_only_listed_models() {
     let (_dir, prices) = own(
         "mine.toml",
         r#"
@@ -67,7 +67,7 @@ fn own_prices_override_only_what_they_list() {
 }
 
 #[test]
-fn future_own_price_leaves_the_earlier_or_built_in_one() {
+fn a_future_user_price_keeps_the_current_price() {
     let (_dir, prices) = own(
         "mine.toml",
         "[[price]]\nprovider = 'openai'\nmodel = 'gpt-4o'\nfrom = 2027-02-01\n\
@@ -87,7 +87,7 @@ fn future_own_price_leaves_the_earlier_or_built_in_one() {
 }
 
 #[test]
-fn own_price_of_the_requested_model_comes_first() {
+fn user_prices_of_the_requested_model_come_first() {
     let (_dir, prices) =
         own("mine.toml", "[[price]]\nprovider = 'openai'\nmodel = 'gpt-4o'\ninput_per_mtok = '1'")
             .unwrap();
@@ -189,7 +189,7 @@ fn errors_of_json_and_of_a_missing_file_name_the_file() {
 }
 
 #[test]
-fn changed_file_counts_and_an_unreadable_one_does_not() {
+fn a_changed_file_is_reloaded_and_an_unreadable_one_ignored() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("mine.toml");
     let write = |amount: &str| {

@@ -34,7 +34,7 @@ fn provider_usage(input: u64, read: u64, written: u64, output: u64) -> Usage {
 }
 
 #[test]
-fn request_is_as_in_the_reference() {
+fn the_request_matches_the_api_reference() {
     let request = request(&call(), &provider(""));
     assert_eq!(request.url, "https://api.anthropic.com/v1/messages");
     assert_eq!(
@@ -49,7 +49,7 @@ fn request_is_as_in_the_reference() {
 }
 
 #[test]
-fn constant_parts_are_marked_for_the_cache() {
+fn constant_prefixes_are_marked_for_the_cache() {
     let written = |system: &str, prompt: &str, marks: (bool, usize)| {
         let call = Call {
             system: Some(system.into()),
@@ -88,7 +88,7 @@ const START: (&str, &str) = (
 );
 
 #[test]
-fn stream_is_read_and_its_counts_overwrite() {
+fn stream_counts_overwrite_earlier_ones() {
     let (partial, flow) = read(&[
         START,
         (
@@ -145,12 +145,12 @@ fn cache_counts_may_come_in_the_delta_only() {
 }
 
 #[test]
-fn event_name_serves_if_its_data_has_no_type() {
+fn the_event_name_replaces_a_missing_type() {
     assert_eq!(read(&[("message_stop", "{}")]).1, Ok(Flow::End));
 }
 
 #[test]
-fn error_event_is_a_fault_that_keeps_the_usage() {
+fn an_error_event_keeps_the_usage() {
     let (partial, flow) = read(&[
         START,
         ("error", r#"{"type":"error","error":{"type":"overloaded_error","message":"Overloaded"}}"#),
@@ -163,7 +163,7 @@ fn error_event_is_a_fault_that_keeps_the_usage() {
 }
 
 #[test]
-fn impossible_counts_and_zeros_replace_none() {
+fn invalid_and_zero_counts_replace_none() {
     let usage = |usage: &str| format!(r#"{{"type":"message_delta","usage":{usage}}}"#);
     let good = usage(r#"{"output_tokens":3}"#);
     for bad in
@@ -181,7 +181,7 @@ fn impossible_counts_and_zeros_replace_none() {
 }
 
 #[test]
-fn only_counts_after_the_answer_count_it() {
+fn only_final_counts_cover_the_output() {
     let text = (
         "content_block_delta",
         r#"{"type":"content_block_delta","delta":{"type":"text_delta","text":"Hello"}}"#,
@@ -199,7 +199,7 @@ fn only_counts_after_the_answer_count_it() {
 }
 
 #[test]
-fn tool_calls_are_kept_to_be_counted() {
+fn tool_calls_are_kept_for_token_counts() {
     let (partial, _) = read(&[
         START,
         (
@@ -223,7 +223,7 @@ fn tool_calls_are_kept_to_be_counted() {
 }
 
 #[test]
-fn thinking_counted_apart_is_a_part_of_the_output() {
+fn separately_counted_thinking_is_part_of_the_output() {
     for (thinking, reasoning) in [(json!(3), 3), (json!(9), 7), (json!(null), 0)] {
         let usage = json!({"input_tokens": 5, "output_tokens": 7,
             "output_tokens_details": {"thinking_tokens": thinking}});
@@ -234,7 +234,7 @@ fn thinking_counted_apart_is_a_part_of_the_output() {
 }
 
 #[test]
-fn another_service_tier_or_speed_is_billed_otherwise() {
+fn nonstandard_tiers_and_speeds_are_billed_differently() {
     for (name, value, is_billed_otherwise) in [
         ("service_tier", "standard", false),
         ("service_tier", "priority", true),
@@ -253,7 +253,7 @@ fn another_service_tier_or_speed_is_billed_otherwise() {
 }
 
 #[test]
-fn event_without_data_is_known_by_its_name() {
+fn an_event_without_data_is_identified_by_its_name() {
     let (partial, flow) = read(&[START, ("ping", ""), ("message_stop", "")]);
     assert_eq!((flow, partial.is_complete), (Ok(Flow::End), true));
 }
@@ -263,7 +263,7 @@ fn read_document(document: &str) -> (ResponseAccumulator, Result<(), Fault>) {
 }
 
 #[test]
-fn whole_answer_is_read() {
+fn a_complete_response_is_parsed() {
     let (partial, read) = read_document(
         r#"{"id":"m","type":"message","role":"assistant","model":"claude-sonnet-4-5-20250929","content":[{"type":"thinking","thinking":"hm"},{"type":"text","text":"Hel"},{"type":"text","text":"lo"}],"stop_reason":"max_tokens","usage":{"input_tokens":10,"cache_creation_input_tokens":0,"cache_read_input_tokens":90,"cache_creation":{"ephemeral_5m_input_tokens":0},"output_tokens":4}}"#,
     );
@@ -275,7 +275,7 @@ fn whole_answer_is_read() {
 }
 
 #[test]
-fn document_without_content_is_a_bad_answer() {
+fn a_document_without_content_is_a_bad_response() {
     for document in ["{}", "[]", "7", r#"{"content":"Hello"}"#] {
         let fault = read_document(document).1.unwrap_err();
         assert_eq!(fault.kind, FailureKind::BadAnswer, "{document}");
@@ -285,7 +285,7 @@ fn document_without_content_is_a_bad_answer() {
 }
 
 #[test]
-fn one_hour_cache_writes_are_counted_apart() {
+fn one_hour_cache_writes_are_counted_separately() {
     let usage = r#"{"type":"message_start","message":{"model":"m","usage":{"input_tokens":5,"cache_creation_input_tokens":300,"cache_read_input_tokens":0,"output_tokens":1,"cache_creation":{"ephemeral_5m_input_tokens":100,"ephemeral_1h_input_tokens":200}}}}"#;
     let (partial, _) = read(&[("message_start", usage)]);
     let expected = Usage { cache_write_1h_tokens: 200, ..provider_usage(305, 0, 300, 1) };

@@ -32,7 +32,7 @@ fn reported(input_tokens: u64, output_tokens: u64) -> Usage {
 const PROMPT: u64 = 13;
 
 #[test]
-fn texts_have_the_tokens_of_gpt_4o() {
+fn token_counts_equal_those_of_gpt_4o() {
     // From <https://platform.openai.com/tokenizer> and tiktoken's own tests.
     for (text, count) in [("", 0), ("hello world", 2), ("Hello, world!", 4), ("Once upon", 2)] {
         assert_eq!(tokens(text), count, "{text}");
@@ -40,7 +40,7 @@ fn texts_have_the_tokens_of_gpt_4o() {
 }
 
 #[test]
-fn no_text_has_more_tokens_than_are_reserved() {
+fn token_counts_never_exceed_the_reservation() {
     for piece in ["7\n", "1,2,3\n", "[3,14,15],", "9f3c07", "Q2x+9/z=", "🦀", "ሰላም ", "words "]
     {
         let prompt = piece.repeat(1_000);
@@ -51,7 +51,7 @@ fn no_text_has_more_tokens_than_are_reserved() {
 }
 
 #[test]
-fn a_missing_count_is_estimated_if_an_answer_came() {
+fn missing_counts_are_estimated_for_a_response() {
     let call = call("m", true);
     use UsageSource::{Estimated, None};
     for (text, thinking, is_answered, expected) in [
@@ -67,7 +67,7 @@ fn a_missing_count_is_estimated_if_an_answer_came() {
 }
 
 #[test]
-fn counts_stay_and_the_rest_is_estimated() {
+fn only_missing_counts_are_estimated() {
     let call = call("m", true);
     use UsageSource::{Estimated, Provider};
     // (the provider's count, the text before it, the result)
@@ -103,7 +103,7 @@ fn counts_stay_and_the_rest_is_estimated() {
 }
 
 #[test]
-fn output_beside_the_text_is_counted() {
+fn non_text_output_is_counted() {
     let call = call("m", true);
     let mut partial = partial("", "");
     partial.beside = "hello world".into();
@@ -117,7 +117,7 @@ fn output_beside_the_text_is_counted() {
 }
 
 #[test]
-fn text_that_was_not_kept_counts_like_the_rest() {
+fn discarded_text_counts_like_the_rest() {
     let line = "The quick brown fox jumps over the lazy dog.\n";
     let text = line.repeat(1_000);
     let (bytes, count) = (text.len(), tokens(&text));
@@ -143,7 +143,7 @@ fn text_that_was_not_kept_counts_like_the_rest() {
 }
 
 #[test]
-fn long_texts_take_little_time_and_a_small_stack() {
+fn long_texts_need_little_time_and_stack() {
     let line = "The quick brown fox jumps over the lazy dog, and rests for 12 minutes.\n";
     let texts = [
         line.repeat((4 << 20) / line.len()),
@@ -172,7 +172,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn no_text_panics_or_counts_more_than_its_bytes(text in "(?s).{0,200}", gaps in "[ \t\r\n\u{a0}\u{3000}a']{0,200}") {
+    fn counts_never_panic_or_exceed_the_byte_count(text in "(?s).{0,200}", gaps in "[ \t\r\n\u{a0}\u{3000}a']{0,200}") {
         for text in [&text, &gaps] {
             prop_assert!(tokens(text) <= text.len() as u64);
             let whole: String = blocks(text).collect();
@@ -189,7 +189,7 @@ proptest! {
     }
 
     #[test]
-    fn an_estimate_is_never_less_than_what_was_counted(
+    fn an_estimate_is_never_below_the_counted_tokens(
         input in 0u64..100, cached in 0u64..100, output in 0u64..100, reasoning in 0u64..100,
         text in "[a-z ]{0,40}", thinking in "[a-z ]{0,40}", beside in "[a-z ]{0,40}",
         after in prop::option::of((0usize..41, 0usize..41, 0usize..41)), is_answered: bool,

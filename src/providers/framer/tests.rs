@@ -56,7 +56,7 @@ fn sse_data_lines_of_an_event_are_joined() {
 }
 
 #[test]
-fn sse_comments_and_unknown_fields_are_no_events() {
+fn sse_comments_and_unknown_fields_are_ignored() {
     let text = ": keep-alive\n\nid: 7\nretry: 1\nfoo\n\ndata: a\n\nevent: x\n\n";
     assert_eq!(sse_data(text), ["a"]);
 }
@@ -110,7 +110,7 @@ fn frame_above_the_limit_is_refused() {
 }
 
 #[test]
-fn event_is_one_frame_however_its_lines_end() {
+fn an_event_is_one_frame_with_any_line_endings() {
     for (text, raw, rest) in [
         ("data: a\n\nda", &["data: a\n\n"][..], "da"),
         ("data: a\r\n\r\nrest", &["data: a\r\n\r\n"], "rest"),
@@ -128,7 +128,7 @@ fn event_is_one_frame_however_its_lines_end() {
 }
 
 #[test]
-fn line_outside_an_event_is_a_frame() {
+fn a_line_outside_an_event_is_a_frame() {
     let raw = sse(": a\n\n: b\r\n{\"x\":1}\n: c").raw;
     assert_eq!(raw, [&b": a\n"[..], b"\n", b": b\r\n", b"{\"x\":1}\n"]);
     // Within an event, a comment is part of the event's frame.
@@ -137,7 +137,7 @@ fn line_outside_an_event_is_a_frame() {
 }
 
 #[test]
-fn line_feed_that_arrives_late_ends_no_line() {
+fn a_late_line_feed_ends_no_line() {
     let parts = [&b"data: a\r"[..], b"\ndata: b\r\n\r", b"\n", b"id: 1"];
     let frames = read(Framing::Sse, parts);
     assert_eq!(frames.raw, [&b"data: a\r\ndata: b\r\n\r"[..], b"\n"]);
@@ -163,7 +163,7 @@ fn joined(frames: &Frames) -> Vec<u8> {
 
 proptest! {
     #[test]
-    fn frames_do_not_depend_on_how_the_bytes_are_split(
+    fn frames_are_independent_of_read_boundaries(
         bytes in any_bytes(),
         cuts in prop::collection::vec(0usize..200, 0..20),
         framing in prop_oneof![Just(Framing::Sse), Just(Framing::NdJson)],

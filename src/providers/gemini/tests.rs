@@ -16,7 +16,7 @@ fn usage(input: u64, cached: u64, output: u64, reasoning: u64) -> Usage {
 }
 
 #[test]
-fn request_is_as_in_the_reference() {
+fn the_request_matches_the_api_reference() {
     let call = call("gemini-2.5-flash", true);
     let made = request(&call, &provider(Kind::Gemini, ""));
     assert_eq!(
@@ -39,7 +39,7 @@ fn request_is_as_in_the_reference() {
 }
 
 #[test]
-fn model_cannot_leave_its_place_in_the_url() {
+fn the_model_is_escaped_in_the_url() {
     for (model, path) in [
         ("models/gemini-2.5-pro", "models/gemini-2.5-pro"),
         ("tunedModels/mine-1", "tunedModels/mine-1"),
@@ -69,7 +69,7 @@ fn running_totals_overwrite_and_exclude_thoughts() {
 }
 
 #[test]
-fn totals_without_the_answer_do_not_count_it() {
+fn totals_without_output_do_not_cover_it() {
     let piece = |part: &str, usage: &str| {
         format!(r#"{{"candidates":[{{"content":{{"parts":[{part}]}}}}],"usageMetadata":{usage}}}"#)
     };
@@ -108,7 +108,7 @@ fn counts_of(usage: Value) -> Usage {
 }
 
 #[test]
-fn tool_results_are_input_and_included_thoughts_not_added() {
+fn tool_results_are_input_and_thoughts_are_not_added_twice() {
     assert_eq!(
         counts_of(
             json!({"promptTokenCount": 10, "toolUsePromptTokenCount": 90, "candidatesTokenCount": 5, "thoughtsTokenCount": 7, "totalTokenCount": 112})
@@ -125,7 +125,7 @@ fn tool_results_are_input_and_included_thoughts_not_added() {
 }
 
 #[test]
-fn blocked_or_withheld_answer_is_a_failure_with_its_reason() {
+fn a_blocked_response_is_a_failure_with_its_reason() {
     for (document, message) in [
         (
             r#"{"promptFeedback":{"blockReason":"PROHIBITED_CONTENT"},"usageMetadata":{"promptTokenCount":9,"totalTokenCount":9}}"#,
@@ -171,7 +171,7 @@ fn error_within_a_stream_keeps_usage_and_names_its_status() {
 }
 
 #[test]
-fn document_without_a_candidate_is_a_bad_answer() {
+fn a_document_without_a_candidate_is_a_bad_response() {
     for document in ["{}", "[]", "7", "null", r#"{"candidates":[]}"#] {
         let (_, read) = read_document(&mut ContentReader::default(), document);
         assert_eq!(read.unwrap_err().kind, FailureKind::BadAnswer, "{document}");
@@ -179,7 +179,7 @@ fn document_without_a_candidate_is_a_bad_answer() {
 }
 
 #[test]
-fn compatible_api_is_found_for_every_form_of_url() {
+fn the_compatible_api_is_derived_from_every_url_form() {
     for base_url in ["http://h:1", "http://h:1/v1beta", "http://h:1/v1beta/openai/"] {
         let provider = provider(Kind::Gemini, base_url);
         let expected = "http://h:1/v1beta/openai/chat/completions";

@@ -11,7 +11,7 @@ fn usage(input_tokens: u64, output_tokens: u64) -> Usage {
 }
 
 #[test]
-fn request_is_as_in_the_reference() {
+fn the_request_matches_the_api_reference() {
     let call = call("llama3.2:3b", true);
     let with_key = provider(Kind::Ollama, "");
     let made = request(&call, &with_key);
@@ -48,7 +48,7 @@ fn url_of_the_compatible_api_is_accepted() {
 const LAST: &str = r#"{"model":"llama3.2","message":{"role":"assistant","content":""},"done":true,"done_reason":"stop","total_duration":4883583458,"prompt_eval_count":26,"eval_count":290}"#;
 
 #[test]
-fn stream_has_the_counts_of_its_last_object() {
+fn counts_come_from_the_last_object() {
     let (partial, flow) = read(
         &mut ChatReader,
         &[
@@ -67,7 +67,7 @@ fn stream_has_the_counts_of_its_last_object() {
 }
 
 #[test]
-fn error_is_reported_and_an_answer_needs_a_message() {
+fn errors_are_reported_and_a_message_is_required() {
     let (partial, flow) = read(
         &mut ChatReader,
         &[
@@ -87,7 +87,7 @@ fn error_is_reported_and_an_answer_needs_a_message() {
 }
 
 #[test]
-fn impossible_counts_are_no_usage() {
+fn invalid_counts_are_discarded() {
     for counts in [
         r#""prompt_eval_count":-1,"eval_count":3"#,
         r#""prompt_eval_count":1.5,"eval_count":3"#,

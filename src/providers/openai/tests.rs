@@ -26,7 +26,7 @@ fn provider_usage(input: u64, cached: u64, output: u64, reasoning: u64) -> Usage
 }
 
 #[test]
-fn request_is_as_in_the_reference() {
+fn the_request_matches_the_api_reference() {
     let request = request(&call(true), &provider("https://api.openai.com/v1/"));
     assert_eq!(request.url, "https://api.openai.com/v1/chat/completions");
     assert_eq!(
@@ -41,7 +41,7 @@ fn request_is_as_in_the_reference() {
 }
 
 #[test]
-fn compatible_server_gets_only_the_old_names() {
+fn compatible_servers_get_only_the_legacy_fields() {
     let mut call = call(false);
     let body_of = |call: &Call| request(call, &provider("http://localhost:8080/v1")).body;
     assert_eq!(body_of(&call)["max_tokens"], 9);
@@ -53,7 +53,7 @@ fn compatible_server_gets_only_the_old_names() {
 }
 
 #[test]
-fn host_decides_the_name_of_the_token_limit() {
+fn the_host_determines_the_token_limit_field() {
     for (url, name) in [
         ("https://api.openai.com/v1", "max_completion_tokens"),
         ("https://user@api.openai.com:443", "max_completion_tokens"),
@@ -67,7 +67,7 @@ fn host_decides_the_name_of_the_token_limit() {
 }
 
 #[test]
-fn stream_has_the_usage_of_its_last_chunk() {
+fn usage_comes_from_the_last_chunk() {
     let (partial, flow) = read(&[
         r#"{"model":"gpt-5-mini-2025-08-07","choices":[{"index":0,"delta":{"role":"assistant","content":"","refusal":null},"finish_reason":null}],"usage":null}"#,
         r#"{"model":"gpt-5-mini-2025-08-07","choices":[{"index":0,"delta":{"content":"Hel"},"finish_reason":null}],"usage":null}"#,
@@ -96,7 +96,7 @@ fn cumulative_usage_is_not_added_up() {
 }
 
 #[test]
-fn usage_that_counts_nothing_replaces_none() {
+fn usage_without_counts_replaces_none() {
     let good = r#"{"choices":[{"delta":{"content":"a"},"finish_reason":"stop"}],"usage":{"prompt_tokens":5,"completion_tokens":7,"prompt_tokens_details":{"cached_tokens":2},"completion_tokens_details":{"reasoning_tokens":3}}}"#;
     for later in [
         r#""n/a""#,
@@ -136,7 +136,7 @@ fn cached_tokens_are_found_under_each_of_their_names() {
 }
 
 #[test]
-fn another_service_tier_or_sound_is_billed_otherwise() {
+fn nonstandard_tiers_and_audio_are_billed_differently() {
     let usage = r#""usage":{"prompt_tokens":5,"completion_tokens":7,"prompt_tokens_details":{"audio_tokens":PROMPT},"completion_tokens_details":{"audio_tokens":ANSWER}}"#;
     for (tier, prompt, answer, is_billed_otherwise) in [
         ("null", 0, 0, false),
@@ -185,7 +185,7 @@ fn stream_is_complete_when_each_choice_has_ended() {
 }
 
 #[test]
-fn tool_calls_and_other_choices_are_kept_to_be_counted() {
+fn tool_calls_and_other_choices_are_kept_for_token_counts() {
     let (partial, _) = read(&[
         r#"{"choices":[{"delta":{"tool_calls":[{"index":0,"id":"c","type":"function","function":{"name":"look","arguments":""}}]}}]}"#,
         r#"{"choices":[{"delta":{"tool_calls":[{"index":0,"function":{"arguments":"{\"at\""}}]}}]}"#,
@@ -208,7 +208,7 @@ fn event_without_data_changes_nothing() {
 }
 
 #[test]
-fn server_that_refuses_the_option_is_not_asked_for_usage() {
+fn a_server_that_refuses_the_option_gets_no_usage_request() {
     let provider = ProviderConfig { stream_usage: false, ..provider("http://localhost:8080/v1") };
     let body = request(&call(true), &provider).body;
     assert_eq!((&body["stream"], body.get("stream_options")), (&json!(true), None));
@@ -226,7 +226,7 @@ fn reasoning_counted_beside_the_completion_is_added_to_it() {
 }
 
 #[test]
-fn impossible_usage_is_no_usage() {
+fn invalid_usage_is_discarded() {
     for usage in [
         r#"{"prompt_tokens":-5,"completion_tokens":1}"#,
         r#"{"prompt_tokens":5,"completion_tokens":99999999999999999999999}"#,
@@ -243,14 +243,14 @@ fn impossible_usage_is_no_usage() {
 }
 
 #[test]
-fn more_cached_than_read_is_cut_to_what_was_read() {
+fn cached_tokens_are_capped_at_the_input_tokens() {
     let usage = json!({"prompt_tokens": 5, "completion_tokens": 1,
         "prompt_tokens_details": {"cached_tokens": 9, "cache_write_tokens": 3}});
     assert_eq!(normal_usage(&usage), Ok(provider_usage(5, 5, 1, 0)));
 }
 
 #[test]
-fn error_within_a_stream_is_a_fault_that_keeps_the_usage() {
+fn an_error_within_a_stream_keeps_the_usage() {
     let (partial, flow) = read(&[
         r#"{"choices":[{"delta":{"content":"a"}}],"usage":{"prompt_tokens":5,"completion_tokens":1}}"#,
         r#"{"error":{"message":"The server had an error","type":"server_error"}}"#,
@@ -263,7 +263,7 @@ fn error_within_a_stream_is_a_fault_that_keeps_the_usage() {
 }
 
 #[test]
-fn event_that_is_not_json_is_a_bad_answer() {
+fn an_event_that_is_not_json_is_a_bad_response() {
     assert_eq!(read(&["{"]).1.unwrap_err().kind, FailureKind::BadAnswer);
 }
 
@@ -281,7 +281,7 @@ fn read_document(document: &str) -> (ResponseAccumulator, Result<(), Fault>) {
 }
 
 #[test]
-fn whole_answer_is_read() {
+fn a_complete_response_is_parsed() {
     let (partial, read) = read_document(
         r#"{"id":"c","object":"chat.completion","model":"gpt-5-mini-2025-08-07","choices":[{"index":0,"message":{"role":"assistant","content":"Hello","refusal":null},"finish_reason":"length"}],"usage":{"prompt_tokens":19,"completion_tokens":10,"total_tokens":29}}"#,
     );
@@ -294,7 +294,7 @@ fn whole_answer_is_read() {
 }
 
 #[test]
-fn refusals_and_parts_are_text_too() {
+fn refusals_and_content_parts_are_text() {
     let message = |message: &str| {
         read_document(&format!(r#"{{"choices":[{{"message":{message}}}]}}"#)).0.text
     };
@@ -307,7 +307,7 @@ fn refusals_and_parts_are_text_too() {
 }
 
 #[test]
-fn document_without_a_choice_is_a_bad_answer() {
+fn a_document_without_a_choice_is_a_bad_response() {
     for document in ["{}", "[]", "7", "null", r#"{"choices":[]}"#, r#"{"choices":{"0":1}}"#] {
         let fault = read_document(document).1.unwrap_err();
         assert_eq!(fault.kind, FailureKind::BadAnswer, "{document}");

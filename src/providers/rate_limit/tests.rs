@@ -11,7 +11,7 @@ fn seconds(permits: &[Permit], now: Instant) -> Vec<u64> {
 }
 
 #[test]
-fn calls_above_the_limit_wait_for_room() {
+fn calls_above_the_limit_wait_for_a_permit() {
     let limiter = limiter(Some(2), None);
     let now = Instant::now();
     let permits = [(); 5].map(|()| limiter.enqueue("p", Side::Flows, 1));
@@ -21,7 +21,7 @@ fn calls_above_the_limit_wait_for_room() {
 }
 
 #[test]
-fn dropped_permit_is_free_for_another_call() {
+fn a_dropped_permit_is_free_for_another_call() {
     let limiter = limiter(Some(1), None);
     let now = Instant::now();
     let give = || limiter.enqueue("p", Side::Flows, 1);
@@ -35,7 +35,7 @@ fn dropped_permit_is_free_for_another_call() {
 }
 
 #[test]
-fn call_above_the_token_limit_goes_alone() {
+fn a_call_above_the_token_limit_runs_alone() {
     let limiter = limiter(None, Some(100));
     let permits = [60, 40, 1, 5_000, 1].map(|tokens| limiter.enqueue("p", Side::Clients, tokens));
     assert_eq!(seconds(&permits, Instant::now()), [0, 0, 60, 120, 180]);
@@ -76,7 +76,7 @@ fn clients_and_flows_alternate() {
 }
 
 #[test]
-fn call_that_does_not_ask_is_passed_over_until_it_does() {
+fn a_call_that_does_not_poll_is_skipped_until_it_does() {
     let limiter = limiter(None, Some(30_000));
     let began = Instant::now();
     let give = |side, tokens| limiter.enqueue("p", side, tokens);
@@ -103,28 +103,28 @@ fn call_that_does_not_ask_is_passed_over_until_it_does() {
 }
 
 #[test]
-fn provider_does_not_idle_for_a_flow_that_does_not_ask() {
+fn a_flow_that_does_not_poll_delays_no_other_call() {
     let limiter = limiter(Some(1), None);
     let mut now = Instant::now();
     let flow = limiter.enqueue("p", Side::Flows, 1);
-    let made = |client: Permit, now| {
+    let sent = |client: Permit, now| {
         assert_eq!(client.acquire(now), Duration::ZERO);
         client.consume_at(now);
     };
-    made(limiter.enqueue("p", Side::Clients, 1), now);
+    sent(limiter.enqueue("p", Side::Clients, 1), now);
     assert_eq!(flow.acquire(now), MINUTE);
     now += 2 * MINUTE;
     for _ in 0..5 {
-        made(limiter.enqueue("p", Side::Clients, 1), now);
+        sent(limiter.enqueue("p", Side::Clients, 1), now);
         now += MINUTE;
     }
-    made(flow, now);
+    sent(flow, now);
 }
 
 #[derive(Debug)]
 struct SentCall {
     at: Instant,
-    came: Instant,
+    arrived_at: Instant,
     number: usize,
     side: Side,
     tokens: u64,
@@ -132,24 +132,24 @@ struct SentCall {
 
 /// Plays calls: delay after the previous call, side, tokens, and lateness. Returns them in the
 /// order in which they were sent.
-fn play(limiter: &RateLimiter, calls: &[(u64, bool, u64, u64)]) -> Vec<SentCall> {
+fn simulate(limiter: &RateLimiter, calls: &[(u64, bool, u64, u64)]) -> Vec<SentCall> {
     let mut now = Instant::now();
     // The time of each call's next check.
     let mut waiting: Vec<(Instant, usize, Instant, Permit)> = Vec::new();
-    let mut made = Vec::new();
-    let mut come = now;
+    let mut sent = Vec::new();
+    let mut arrived_at = now;
     let mut number = 0;
     loop {
         let due = waiting.iter().map(|(due, number, ..)| (*due, *number)).min();
-        let next = calls.get(number).map(|call| come + Duration::from_millis(call.0));
+        let next = calls.get(number).map(|call| arrived_at + Duration::from_millis(call.0));
         let side = |number: usize| {
             if calls[number].1 { Side::Flows } else { Side::Clients }
         };
         let late = |number: usize| Duration::from_millis(calls[number].3);
         match (next, due) {
-            (None, None) => return made,
+            (None, None) => return sent,
             (Some(next), due) if due.is_none_or(|(due, _)| next <= due) => {
-                (come, now) = (next, next);
+                (arrived_at, now) = (next, next);
                 let permit = limiter.enqueue("p", side(number), calls[number].2);
                 waiting.push((now + late(number), number, now, permit));
                 number += 1;
@@ -157,19 +157,19 @@ fn play(limiter: &RateLimiter, calls: &[(u64, bool, u64, u64)]) -> Vec<SentCall>
             (_, Some((due, of))) => {
                 now = due;
                 let at = waiting.iter().position(|it| it.1 == of).unwrap();
-                let (_, number, came, permit) = waiting.swap_remove(at);
+                let (_, number, arrived_at, permit) = waiting.swap_remove(at);
                 let wait = permit.acquire(now);
                 if wait.is_zero() {
                     permit.consume_at(now);
-                    made.push(SentCall {
+                    sent.push(SentCall {
                         at: now,
-                        came,
+                        arrived_at,
                         number,
                         side: side(number),
                         tokens: calls[number].2,
                     });
                 } else {
-                    waiting.push((now + wait + late(number), number, came, permit));
+                    waiting.push((now + wait + late(number), number, arrived_at, permit));
                 }
             }
             (Some(_), None) => unreachable!("it was taken"),
@@ -179,45 +179,45 @@ fn play(limiter: &RateLimiter, calls: &[(u64, bool, u64, u64)]) -> Vec<SentCall>
 
 proptest! {
     #[test]
-    fn no_minute_exceeds_its_limit_however_late_calls_are_made(
+    fn late_calls_never_exceed_the_limit_of_a_minute(
         requests in proptest::option::of(1u32..6),
-        most in proptest::option::of(1u64..200),
+        tokens_max in proptest::option::of(1u64..200),
         calls in proptest::collection::vec(
             (0u64..30_000, any::<bool>(), 0u64..300, 0u64..200_000), 1..60),
     ) {
-        let made = play(&limiter(requests, most), &calls);
-        prop_assert_eq!(made.len(), calls.len());
-        for begin in made.iter().map(|call| call.at) {
-            let within = made.iter().filter(|it| it.at >= begin && it.at < begin + MINUTE);
-            let tokens = |call: &SentCall| most.map_or(0, |most| call.tokens.min(most));
+        let sent = simulate(&limiter(requests, tokens_max), &calls);
+        prop_assert_eq!(sent.len(), calls.len());
+        for begin in sent.iter().map(|call| call.at) {
+            let within = sent.iter().filter(|it| it.at >= begin && it.at < begin + MINUTE);
+            let tokens = |call: &SentCall| tokens_max.map_or(0, |tokens_max| call.tokens.min(tokens_max));
             let (count, sum) = within.fold((0, 0), |(n, sum), call| (n + 1, sum + tokens(call)));
             prop_assert!(requests.is_none_or(|requests| count <= requests));
-            prop_assert!(most.is_none_or(|most| sum <= most));
+            prop_assert!(tokens_max.is_none_or(|tokens_max| sum <= tokens_max));
         }
     }
 
     #[test]
-    fn sides_keep_their_order_and_alternate(
+    fn client_and_flow_queues_keep_order_and_alternate(
         requests in proptest::option::of(1u32..6),
-        most in proptest::option::of(1u64..200),
+        tokens_max in proptest::option::of(1u64..200),
         calls in proptest::collection::vec((0u64..30_000, any::<bool>(), 0u64..300), 1..60),
     ) {
         let calls: Vec<_> = calls.into_iter().map(|(after, side, tokens)| (after, side, tokens, 0)).collect();
-        let made = play(&limiter(requests, most), &calls);
+        let sent = simulate(&limiter(requests, tokens_max), &calls);
         for side in [Side::Flows, Side::Clients] {
-            prop_assert!(made.iter().filter(|call| call.side == side).is_sorted_by_key(|call| call.number));
+            prop_assert!(sent.iter().filter(|call| call.side == side).is_sorted_by_key(|call| call.number));
         }
         // With token limits, a call that could go a little earlier is checked only at its expected
         // time.
-        if most.is_some() {
+        if tokens_max.is_some() {
             return Ok(());
         }
-        for (at, pair) in made.windows(2).enumerate() {
+        for (at, pair) in sent.windows(2).enumerate() {
             let [one, two] = pair else { continue };
             // The next call of the other side; a call made at the same time was not passed over.
-            let other = made[at + 2..].iter().find(|other| other.side != one.side);
+            let other = sent[at + 2..].iter().find(|other| other.side != one.side);
             let passed_over = other.filter(|other| {
-                one.side == two.side && other.came < one.at && other.at > two.at
+                one.side == two.side && other.arrived_at < one.at && other.at > two.at
             });
             prop_assert!(passed_over.is_none(), "{one:?}, {two:?}, {passed_over:?}");
         }

@@ -19,7 +19,7 @@ fn assert_exact(text: &str) {
 }
 
 #[test]
-fn the_whole_vocabulary_is_read_into_little_memory() {
+fn the_vocabulary_loads_into_little_memory() {
     assert_eq!(VOCABULARY.ranks.len(), 199_998);
     let offsets = size_of_val(&*VOCABULARY.offsets);
     let memory = VOCABULARY.bytes.len() + offsets + VOCABULARY.ranks.allocation_size();
@@ -57,7 +57,7 @@ fn counts_equal_those_of_tiktoken() {
 }
 
 #[test]
-fn long_pieces_are_merged_as_by_tiktoken() {
+fn long_words_are_merged_as_by_tiktoken() {
     for piece in ["a", "ab", "=", " ", "\u{a0}", "のです", "🦀", "A", "\n"] {
         for length in [99, 100, 101, 1_000, 4_000] {
             let text: String = piece.chars().cycle().take(length).collect();
@@ -68,7 +68,7 @@ fn long_pieces_are_merged_as_by_tiktoken() {
 }
 
 #[test]
-fn every_character_is_of_the_class_that_tiktoken_sees() {
+fn character_classes_match_tiktoken() {
     // A later version of Unicode assigns more.
     let is_unassigned = Regex::new(r"^\p{Cn}$").unwrap();
     // The last two planes are for private use.
@@ -88,7 +88,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
     #[test]
-    fn any_text_is_counted_as_by_tiktoken(
+    fn token_counts_match_tiktoken_for_any_text(
         any in "\\PC{0,60}",
         mixed in "[a-cA-CéÉǅªʰ中字\u{301}\u{903}1²Ⅻ \t\r\n\u{a0}\u{3000}'sSſltredvm!/.🦀]{0,60}",
         words in "([ \n]?[A-Za-z]{1,12}('[a-zA-Z]{1,3})?[,.!]?){0,12}",

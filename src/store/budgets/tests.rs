@@ -32,7 +32,7 @@ fn settlement(id: i64, at: i64, cost: i64) -> Settlement {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
-    fn a_limit_holds_exactly_whatever_the_clock_shows(
+    fn a_limit_is_exact_across_clock_steps(
         steps in prop::collection::vec(
             // (the day, the reservation, the cost, settle at once, roll up the days and reload the
             // budgets)
@@ -99,7 +99,7 @@ fn soft(more: &str) -> Change {
 }
 
 #[test]
-fn parallel_calls_of_a_run_tell_of_each_share_once() {
+fn parallel_calls_of_a_run_notify_each_share_once() {
     let dir = tempfile::tempdir().unwrap();
     let (_store, mut writer) = Store::open(dir.path()).unwrap();
     let all = budget::parse_all(serde_json::json!({"budgets": [
@@ -117,8 +117,9 @@ fn parallel_calls_of_a_run_tell_of_each_share_once() {
         ("f", 10, 10, vec![]),
     ] {
         let ids: Vec<i64> = (0..16).map(|_| open_of(&mut writer, run, needed)).collect();
-        let told: Vec<u8> = ids.into_iter().flat_map(|id| settle(&mut writer, id, cost)).collect();
-        assert_eq!(told, expected, "{run}");
+        let notified: Vec<u8> =
+            ids.into_iter().flat_map(|id| settle(&mut writer, id, cost)).collect();
+        assert_eq!(notified, expected, "{run}");
     }
 }
 
@@ -146,7 +147,7 @@ fn a_reached_share_is_notified_once_across_restarts() {
 }
 
 #[test]
-fn a_call_of_no_run_is_not_held_by_what_runs_may_spend() {
+fn a_run_budget_does_not_apply_outside_runs() {
     let dir = tempfile::tempdir().unwrap();
     let (_store, mut writer) = Store::open(dir.path()).unwrap();
     let all = budget::parse_all(serde_json::json!({"budgets": [

@@ -124,7 +124,7 @@ fn sums_stay_correct_after_large_clock_steps() {
 }
 
 #[test]
-fn a_day_with_a_call_under_way_is_not_summed_up() {
+fn a_day_with_an_open_call_is_not_rolled_up() {
     let dir = tempfile::tempdir().unwrap();
     let (_store, mut writer) = Store::open(dir.path()).unwrap();
     row(&mut writer, 5, 1);

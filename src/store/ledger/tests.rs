@@ -277,7 +277,7 @@ fn pages_and_sums_match_a_plain_filter_across_clock_steps() {
 }
 
 #[test]
-fn a_cursor_goes_through_all_rows_of_a_filter_once() {
+fn a_cursor_visits_all_matching_rows_once() {
     let dir = tempfile::tempdir().unwrap();
     let (store, writer) = Store::open(dir.path()).unwrap();
     let mut books = Books {
@@ -304,7 +304,7 @@ fn a_cursor_goes_through_all_rows_of_a_filter_once() {
 }
 
 #[test]
-fn each_row_is_found_by_its_moment_also_at_the_edges_of_blocks() {
+fn rows_are_found_by_time_across_block_boundaries() {
     let dir = tempfile::tempdir().unwrap();
     let (store, mut writer) = Store::open(dir.path()).unwrap();
     let mut random = Random(1);
@@ -343,7 +343,7 @@ fn each_row_is_found_by_its_moment_also_at_the_edges_of_blocks() {
 }
 
 #[test]
-fn a_block_with_a_call_under_way_is_noted_once_it_is_settled() {
+fn a_block_is_indexed_after_its_open_call_settles() {
     let dir = tempfile::tempdir().unwrap();
     let (_store, mut writer) = Store::open(dir.path()).unwrap();
     let mut random = Random(1);
@@ -370,7 +370,7 @@ fn a_block_with_a_call_under_way_is_noted_once_it_is_settled() {
 }
 
 #[test]
-fn a_block_is_noted_when_its_last_row_is_there_and_not_before() {
+fn a_block_is_indexed_only_when_complete() {
     let dir = tempfile::tempdir().unwrap();
     let (_store, mut writer) = Store::open(dir.path()).unwrap();
     let mut random = Random(1);
@@ -413,7 +413,7 @@ fn filters() -> impl Iterator<Item = LedgerFilter> {
 }
 
 #[test]
-fn no_page_looks_at_the_whole_table_or_is_sorted() {
+fn page_queries_neither_scan_nor_sort() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _writer) = Store::open(dir.path()).unwrap();
     for filter in filters() {
@@ -430,7 +430,7 @@ fn no_page_looks_at_the_whole_table_or_is_sorted() {
 }
 
 #[test]
-fn calls_under_way_are_found_without_looking_at_all_others() {
+fn open_calls_are_found_by_index() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _writer) = Store::open(dir.path()).unwrap();
     for mut filter in filters() {
@@ -445,7 +445,7 @@ fn calls_under_way_are_found_without_looking_at_all_others() {
 }
 
 #[test]
-fn no_sum_looks_at_the_whole_table() {
+fn sum_queries_never_scan_the_table() {
     let dir = tempfile::tempdir().unwrap();
     let (store, _writer) = Store::open(dir.path()).unwrap();
     for filter in filters() {
