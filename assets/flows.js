@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { h, perFrame, setText } from "./dom.js";
 import { count, duration, moneyOrUnknown, plural } from "./format.js";
-import { advance, fromStatus, isActive, itemCounts, newRun, nodeOf, stateOf, takeCall } from "./runs.js";
+import { advance, fromStatus, isActive, itemCounts, newRun, nodeOf, stateOf, recordCall } from "./runs.js";
 
 /** Limits the flows in the page; the API has them all. */
 const FLOWS_MAX = 200;
@@ -16,7 +16,7 @@ const CALLS_PAGES_MAX = 10;
 const NARROW_COLUMNS_MAX = 3;
 /** A longer text may have to scroll, so the keyboard must be able to reach it. */
 const SCROLLED_CHARS = 80;
-const STATE_WORDS = { waiting: "waiting", running: "running", completed: "done", failed: "failed", skipped: "skipped" };
+const STATE_WORDS = { waiting: "waiting", running: "running", completed: "completed", failed: "failed", skipped: "skipped" };
 
 /**
  * `list` and `empty` are elements; `onError(title, error)` shows an error; `onNames()` is called when names of flows
@@ -26,8 +26,8 @@ const STATE_WORDS = { waiting: "waiting", running: "running", completed: "done",
 export function createFlows({ list, empty, onError, onNames, onHistory, onTriggers }) {
   /** By id: { flow, card, run, seq, queue, asked }. `queue` holds messages while the status is fetched. */
   const flows = new Map();
-  /** Ids of runs' flows that the list does not contain; fetching again would not help. */
-  const strangers = new Set();
+  /** Ids of flows that have runs but are not in the list; fetching again would not help. */
+  const unlistedFlows = new Set();
   const changed = new Set();
   let loading = Promise.resolve();
   let nextLoad = null;
@@ -101,11 +101,11 @@ export function createFlows({ list, empty, onError, onNames, onHistory, onTrigge
     let calls = [];
     try {
       status = await api.get(`/api/flows/${shown.flow.id}/status`);
-      if (hasMapUnderWay(shown.flow, status)) calls = await fetchCalls(status.runId).catch(() => []);
+      if (hasActiveMap(shown.flow, status)) calls = await fetchCalls(status.runId).catch(() => []);
     } finally {
       if (turn === shown.asked) {
         if (status) Object.assign(shown, { run: fromStatus(status), seq: status.seq ?? 0 });
-        for (const call of calls) takeCall(shown.run, call);
+        for (const call of calls) recordCall(shown.run, call);
         const queue = shown.queue;
         shown.queue = null;
         for (const message of queue) take(shown, message);
@@ -139,15 +139,15 @@ export function createFlows({ list, empty, onError, onNames, onHistory, onTrigge
     const shown = flows.get(message.payload.flowId);
     if (shown?.queue) shown.queue.push(message);
     else if (shown) take(shown, message);
-    else if (message.type === "FLOW_STARTED") meet(message.payload.flowId);
+    else if (message.type === "FLOW_STARTED") addFlow(message.payload.flowId);
   }
 
   /** Adds a flow that was created elsewhere. */
-  async function meet(flowId) {
-    if (strangers.has(flowId)) return;
-    strangers.add(flowId);
+  async function addFlow(flowId) {
+    if (unlistedFlows.has(flowId)) return;
+    unlistedFlows.add(flowId);
     await load().catch(() => {});
-    if (flows.has(flowId)) strangers.delete(flowId);
+    if (flows.has(flowId)) unlistedFlows.delete(flowId);
   }
 
   /** Replaces messages while there is no connection. */
@@ -177,7 +177,7 @@ export function createFlows({ list, empty, onError, onNames, onHistory, onTrigge
     try {
       await api.post(`/api/runs/${encodeURIComponent(shown.run.runId)}/resume`);
     } catch (error) {
-      onError(`${shown.flow.name} did not go on`, error);
+      onError(`${shown.flow.name} did not resume`, error);
     }
   }
 
@@ -229,19 +229,19 @@ function createCard(shown, { execute, cancel, resume, openHistory, openTriggers 
   const stop = h("button", { type: "button", "data-testid": "cancel-button", "aria-describedby": titleId, hidden: true, onclick: () => cancel(shown) }, "Cancel");
   const again = h(
     "button",
-    { type: "button", "data-testid": "resume-button", "aria-describedby": titleId, hidden: true, onclick: () => resume(shown), title: "Go on from the node that failed; what finished is not bought again" },
+    { type: "button", "data-testid": "resume-button", "aria-describedby": titleId, hidden: true, onclick: () => resume(shown), title: "Resume from the failed node. Finished nodes are not repeated." },
     "Resume",
   );
   const declared = declaredInputs(flow);
   const fields = (flow.inputs ?? []).map((name) => {
-    const { type, default: given, required } = declared.get(name) ?? {};
-    const placeholder = given === undefined ? TYPE_HINTS[type] : `${typeof given === "string" ? given : JSON.stringify(given)}`;
-    const needed = declared.has(name) && given === undefined && required !== false;
+    const { type, default: defaultValue, required } = declared.get(name) ?? {};
+    const placeholder = defaultValue === undefined ? TYPE_HINTS[type] : `${typeof defaultValue === "string" ? defaultValue : JSON.stringify(defaultValue)}`;
+    const isRequired = declared.has(name) && defaultValue === undefined && required !== false;
     return h(
       "label",
       { class: "field" },
       h("span", {}, name),
-      h("input", { name, "data-testid": `input-${name}`, autocomplete: "off", placeholder, required: needed }),
+      h("input", { name, "data-testid": `input-${name}`, autocomplete: "off", placeholder, required: isRequired }),
     );
   });
   const form = h(
@@ -268,10 +268,10 @@ function createCard(shown, { execute, cancel, resume, openHistory, openTriggers 
     ...columns.map((column) => h("li", {}, ...column.map((node) => nodes.get(node.id).root))),
   );
   const line = h("p", { class: "run-line" });
-  const opens = (name, text, open) =>
+  const dialogButton = (name, text, open) =>
     h("button", { type: "button", class: "quiet", "data-testid": `${name}-button`, "aria-haspopup": "dialog", "aria-describedby": titleId, onclick: () => open(shown) }, text);
-  const history = opens("history", "Runs", openHistory);
-  const triggers = opens("triggers", "Triggers", openTriggers);
+  const history = dialogButton("history", "Runs", openHistory);
+  const triggers = dialogButton("triggers", "Triggers", openTriggers);
   const root = h(
     "article",
     { class: isWide ? "flow wide" : "flow", "data-testid": "flow", "data-flow-id": flow.id, "aria-labelledby": titleId },
@@ -323,13 +323,13 @@ function drawNode({ root, state, text, meta, model, prompt }, node) {
   const shown = node.error ?? (isPrompt ? prompt : node.text);
   setText(text.firstChild, shown);
   text.tabIndex = ["completed", "failed"].includes(node.state) && shown.length > SCROLLED_CHARS ? 0 : -1;
-  const isMapUnderWay = node.items.size > 0 && ["running", "failed"].includes(node.state);
-  setText(meta, node.usage ? usageText(node.usage) : isMapUnderWay ? itemsText(itemCounts(node)) : model);
+  const isMapActive = node.items.size > 0 && ["running", "failed"].includes(node.state);
+  setText(meta, node.usage ? usageText(node.usage) : isMapActive ? itemsText(itemCounts(node)) : model);
 }
 
 /** Shows no total: only the server knows it. */
 const itemsText = ({ done, open, failed }) =>
-  ["Items", `${count(done)} done`, open ? `${count(open)} under way` : "", failed ? `${count(failed)} failed` : ""].filter(Boolean).join(" · ").replace(" ·", ":");
+  ["Items", `${count(done)} completed`, open ? `${count(open)} running` : "", failed ? `${count(failed)} failed` : ""].filter(Boolean).join(" · ").replace(" ·", ":");
 
 const usageText = ({ inputTokens, outputTokens, cost, latencyMs, cached }) =>
   [
@@ -340,23 +340,23 @@ const usageText = ({ inputTokens, outputTokens, cost, latencyMs, cached }) =>
 
 function drawLine({ line, nodes }, run) {
   const totals = run.totals;
-  const took = totals?.ms === undefined ? "" : ` after ${duration(totals.ms)}`;
+  const after = totals?.ms === undefined ? "" : ` after ${duration(totals.ms)}`;
   const done = [...nodes.keys()].filter((id) => ["completed", "skipped"].includes(stateOf(run, id))).length;
   const texts = {
     QUEUED: () => "Queued",
-    RUNNING: () => `Running · ${done} of ${plural(nodes.size, "node")} done`,
-    COMPLETED: () => `Completed${took}` + (totals ? ` · ${count(totals.inputTokens)} → ${count(totals.outputTokens)} tokens · ${moneyOrUnknown(totals.cost)}` : ""),
-    FAILED: () => `Failed${took}: ${run.error ?? "no reason given"}`,
-    CANCELLED: () => `Cancelled${took}`,
+    RUNNING: () => `Running · ${done} of ${plural(nodes.size, "node")} completed`,
+    COMPLETED: () => `Completed${after}` + (totals ? ` · ${count(totals.inputTokens)} → ${count(totals.outputTokens)} tokens · ${moneyOrUnknown(totals.cost)}` : ""),
+    FAILED: () => `Failed${after}: ${run.error ?? "unknown reason"}`,
+    CANCELLED: () => `Cancelled${after}`,
   };
   line.dataset.status = run.status ?? "";
-  setText(line, texts[run.status]?.() ?? "Not run yet");
+  setText(line, texts[run.status]?.() ?? "No runs yet");
 }
 
 const graphOf = ({ data }) => (typeof data === "string" ? JSON.parse(data) : (data ?? {}));
 
 /** Returns true if a map of the flow is running its items. */
-function hasMapUnderWay(flow, { runId, nodes = [] }) {
+function hasActiveMap(flow, { runId, nodes = [] }) {
   const maps = new Set((graphOf(flow).nodes ?? []).filter(({ type }) => type === "map").map(({ id }) => String(id)));
   return Boolean(runId) && nodes.some(({ nodeId, status }) => status === "RUNNING" && maps.has(nodeId));
 }
@@ -367,7 +367,7 @@ function declaredInputs(flow) {
   return new Map(inputs.map((input) => [input.name, input]));
 }
 
-const TYPE_HINTS = { number: "a number", boolean: "true or false", list: "a list as JSON", object: "an object as JSON", any: "JSON" };
+const TYPE_HINTS = { number: "a number", boolean: "true or false", list: "a JSON array", object: "a JSON object", any: "a JSON value" };
 
 /** Returns the typed inputs, parsed by their declared types; empty declared inputs are left out. */
 function inputOf(form, declared) {

@@ -378,7 +378,7 @@ fn a_run_is_seen_while_it_goes_on_and_then_found_in_the_ledger() {
     let person = Person::opens(&server);
     person.sees_that_it_is("Connected");
     person.sees_node("Article", "draft", "waiting", "On {{ input.topic }}");
-    person.sees_run_line("Article", "Not run yet");
+    person.sees_run_line("Article", "No runs yet");
     person.sees_total("calls", "0");
 
     // The page shows partial output and the row while the provider still writes.
@@ -386,7 +386,7 @@ fn a_run_is_seen_while_it_goes_on_and_then_found_in_the_ledger() {
     person.presses_run("Article");
     person.sees_toast("started", "Article started");
     person.sees_node("Article", "draft", "running", "Bees are");
-    person.sees_run_line("Article", "Running · 0 of 2 nodes done");
+    person.sees_run_line("Article", "Running · 0 of 2 nodes completed");
     person.sees_rows(&["1 DRAFT PENDING"]);
     let request = upstream.requests().recv_timeout(DEADLINE).unwrap();
     assert!(request.contains("On bees"), "{request}");
@@ -434,7 +434,7 @@ fn the_page_reconnects_and_catches_up_after_a_restart() {
     server.stop();
     person.sees_that_it_is("Disconnected");
     person.presses_run("Two nodes");
-    person.sees_toast("error", "Two nodes did not start: the server cannot be reached");
+    person.sees_toast("error", "Two nodes did not start: cannot reach the server");
 
     server.start_again();
     server.run(flow, &json!({"topic": "bees"}));
@@ -484,15 +484,15 @@ fn the_token_is_asked_for_until_it_is_right_and_then_kept() {
     let person = Person::opens(&server);
     let browser = &person.browser;
     let asks = "document.querySelector('dialog').open";
-    let says_refused = |refused: bool| {
+    let says_invalid = |refused: bool| {
         browser.wait_for(&format!(
-            "{asks} && document.getElementById('token-refused').hidden !== {refused}"
+            "{asks} && document.getElementById('token-error').hidden !== {refused}"
         ));
     };
-    says_refused(false);
+    says_invalid(false);
     browser.type_into(&element("token-input"), "wrong-one");
     browser.click(&element("token-submit"));
-    says_refused(true);
+    says_invalid(true);
     browser.type_into(&element("token-input"), "right-one");
     browser.click(&element("token-submit"));
     person.sees_that_it_is("Connected");
@@ -517,11 +517,11 @@ fn a_webhook_is_made_in_the_page_and_its_secret_is_shown_once() {
     person.sees_that_it_is("Connected");
     person.types("topic", "Two nodes", "it's an example");
     person.opens_dialog("Two nodes", "triggers");
-    person.presses("hook-create");
-    person.sees_text("hook-once", "shown this once");
-    let url = person.reads("hook-url");
+    person.presses("webhook-create");
+    person.sees_text("webhook-created", "shown only once");
+    let url = person.reads("webhook-url");
     let path = url.strip_prefix(&format!("http://{}", server.address())).unwrap();
-    let secret = person.reads("hook-secret");
+    let secret = person.reads("webhook-secret");
     let deliver = |secret: &str| {
         let fields = [("x-flowledger-secret", secret)];
         let answer = server.request("POST", path, &fields, br#"{"topic": "bees"}"#);
@@ -531,7 +531,7 @@ fn a_webhook_is_made_in_the_page_and_its_secret_is_shown_once() {
     person.sees_toast("completed", "Two nodes completed");
     person.sees_node("Two nodes", "draft", "completed", "bees");
     // The example is valid shell and uses the values typed into the card.
-    let example = person.reads("hook-curl");
+    let example = person.reads("webhook-curl");
     let expected = [
         format!("curl '{url}'"),
         format!("-H 'X-Flowledger-Secret: {secret}'"),
@@ -552,30 +552,30 @@ fn a_webhook_is_made_in_the_page_and_its_secret_is_shown_once() {
     );
     assert_eq!(browser.eval(&is_kept), false);
     browser.press("Enter");
-    person.sees_text("hook-url", &url);
+    person.sees_text("webhook-url", &url);
     assert_eq!(browser.eval(&is_kept), false);
 
     // A new secret and the removal of the webhook need a confirmation.
-    person.presses("hook-renew");
-    person.presses("ask-no");
+    person.presses("webhook-replace");
+    person.presses("ask-cancel");
     assert_eq!(deliver(&secret), 202);
-    person.presses("hook-renew");
-    person.presses("ask-yes");
-    person.sees_text("hook-once", "shown this once");
-    let renewed = person.reads("hook-secret");
+    person.presses("webhook-replace");
+    person.presses("ask-confirm");
+    person.sees_text("webhook-created", "shown only once");
+    let renewed = person.reads("webhook-secret");
     assert_eq!((deliver(&secret), deliver(&renewed)), (401, 202));
-    person.presses("hook-remove");
+    person.presses("webhook-delete");
     person.sees_text("ask", "can no longer run “Two nodes”");
     browser.press("Escape");
     browser.wait_for(&format!(
         "!{} && document.activeElement === {}",
         element("ask"),
-        element("hook-remove")
+        element("webhook-delete")
     ));
-    person.presses("hook-remove");
-    person.presses("ask-yes");
-    person.sees_text("hook", "The webhook was removed.");
-    browser.wait_for(&format!("document.activeElement === {}", element("hook-create")));
+    person.presses("webhook-delete");
+    person.presses("ask-confirm");
+    person.sees_text("webhook", "Webhook deleted.");
+    browser.wait_for(&format!("document.activeElement === {}", element("webhook-create")));
     assert_eq!(deliver(&renewed), 401);
     let answer = server.get(&format!("/api/flows/{flow}/hook"));
     assert_eq!(answer.status, 404);
@@ -611,21 +611,21 @@ fn schedule_errors_appear_at_their_fields() {
     types("timezone", "America/New_York");
     types("input", "{topic");
     person.presses("schedule-save");
-    person.sees_fault("schedule", "input", "is not JSON");
+    person.sees_fault("schedule", "input", "is not valid JSON");
     assert_eq!(server.get(&path).status, 404);
 
     // Typed text survives the dialog and a server restart.
     types("input", r#"{"topic": "hornets"}"#);
     person.escapes_to("Two nodes", "triggers");
     person.opens_dialog("Two nodes", "triggers");
-    person.sees_text("schedule", "Not saved yet");
+    person.sees_text("schedule", "You have unsaved changes.");
     server.stop();
     person.presses("schedule-save");
-    person.sees_text("schedule", "the server cannot be reached");
+    person.sees_text("schedule", "cannot reach the server");
     assert_eq!(value_of("schedule-input"), r#"{"topic": "hornets"}"#);
     server.start_again();
     person.presses("schedule-save");
-    person.sees_text("schedule-times", "Runs next, in America/New_York");
+    person.sees_text("schedule-times", "Next runs (America/New_York)");
     person.sees_text("schedule-times", "Jul 1");
     person.sees_text("schedule-times", "12:00");
     let times = format!(
@@ -643,7 +643,7 @@ fn schedule_errors_appear_at_their_fields() {
     person.presses("schedule-enabled");
     browser.eval(&format!("void ({}.value = 'once')", element("schedule-missed")));
     person.presses("schedule-save");
-    person.sees_text("schedule-times", "Switched off");
+    person.sees_text("schedule-times", "Disabled: no runs are scheduled.");
     let saved = server.get(&path).json();
     assert_eq!(
         (&saved["enabled"], &saved["missed"], &saved["upcoming"]),
@@ -651,10 +651,10 @@ fn schedule_errors_appear_at_their_fields() {
     );
     person.escapes_to("Two nodes", "triggers");
     person.opens_dialog("Two nodes", "triggers");
-    person.sees_text("schedule-times", "Switched off");
+    person.sees_text("schedule-times", "Disabled: no runs are scheduled.");
     assert_eq!(value_of("schedule-cron"), "0 12 1 7 *");
-    person.presses("schedule-remove");
-    person.presses("ask-yes");
+    person.presses("schedule-delete");
+    person.presses("ask-confirm");
     person.sees_text("schedule-times", "No schedule");
     assert_eq!(server.get(&path).status, 404);
     person.has_a_clean_console(&["404", "422", "net::ERR_"]);
@@ -681,7 +681,7 @@ fn a_failed_run_shows_attempts_and_prompts_per_node() {
     person.sees_that_it_is("Connected");
     browser.resize(390, 844, true);
     person.opens_dialog("Judged", "history");
-    person.sees_text("history", "It was not run yet.");
+    person.sees_text("history", "No runs yet.");
     // New runs appear without a reload, whichever client starts them.
     let topic = format!("{MARKUP} {}", "unbreakable".repeat(100));
     server.run(flow, &json!({"topic": topic}));
@@ -749,23 +749,23 @@ fn a_run_is_deleted_after_confirmation_and_keeps_its_rows() {
     let count = || server.get("/api/runs").json()["items"].as_array().unwrap().len();
 
     person.presses("history-delete");
-    person.sees_text("ask", "Its 2 rows in the ledger stay.");
-    person.presses("ask-no");
+    person.sees_text("ask", "Its 2 ledger rows stay.");
+    person.presses("ask-cancel");
     assert_eq!(count(), 2);
     person.presses("history-delete");
-    person.presses("ask-yes");
-    person.sees_text("history", "The run was deleted; its rows in the ledger stay.");
+    person.presses("ask-confirm");
+    person.sees_text("history", "Run deleted. Its ledger rows stay.");
     person.sees_text("history-input", "ants");
     assert_eq!(count(), 1);
     person.sees_node("Two nodes", "draft", "completed", "ants");
     person.sees_rows(&rows);
 
     person.presses("history-delete");
-    person.presses("ask-yes");
-    person.sees_text("history", "There is no other run.");
+    person.presses("ask-confirm");
+    person.sees_text("history", "No runs left.");
     assert_eq!(count(), 0);
     person.escapes_to("Two nodes", "history");
-    person.sees_run_line("Two nodes", "Not run yet");
+    person.sees_run_line("Two nodes", "No runs yet");
     person.sees_rows(&rows);
     browser.reload();
     person.sees_rows(&rows);
@@ -811,15 +811,15 @@ fn map_items_are_counted_live_and_can_be_opened() {
         leave.send(()).unwrap();
     }
     let counts = in_card("Words", ".node-meta");
-    let counted = format!("{counts}.innerText === 'Items: 3 done · 1 under way'");
+    let counted = format!("{counts}.innerText === 'Items: 3 completed · 1 running'");
     browser.wait_for(&counted);
     // Also after a reload.
     browser.reload();
     browser.wait_for(&counted);
     person.opens_dialog("Words", "history");
     browser.click("document.querySelector('[data-testid=history-node] summary')");
-    person.sees_text("items-all", "4 begun");
-    person.sees_text("items-open", "1 under way");
+    person.sees_text("items-all", "4 started");
+    person.sees_text("items-running", "1 running");
     // New items do not disturb a reader of another one.
     let item = |number: u32| {
         format!("document.querySelector('[data-testid=history-item][data-item=\"{number}\"]')")
@@ -831,8 +831,8 @@ fn map_items_are_counted_live_and_can_be_opened() {
         leave.send(()).unwrap();
     }
     person.sees_text("history-status", "failed");
-    person.sees_text("items-all", "31 begun");
-    person.sees_text("items-completed", "30 done");
+    person.sees_text("items-all", "31 started");
+    person.sees_text("items-completed", "30 completed");
     person.sees_text("items-failed", "1 failed");
     let is_read = format!(
         "{0}.isRead && {0}.querySelector('details').open && document.activeElement === {0}.querySelector('summary')",
@@ -875,7 +875,7 @@ fn a_budget_set_in_the_page_warns_and_refuses_a_call() {
     person.sees_that_it_is("Connected");
     browser.resize(390, 844, true);
     person.presses("budgets-button");
-    person.sees_text("budgets", "There are no budgets");
+    person.sees_text("budgets", "No budgets yet.");
     person.presses("budget-add");
     person.fills_in("name", MARKUP);
     person.fills_in("limit", "12,50");
@@ -888,14 +888,14 @@ fn a_budget_set_in_the_page_warns_and_refuses_a_call() {
     browser.press("Escape");
     browser.wait_for(&format!("document.activeElement === {}", element("budgets-button")));
     browser.press("Enter");
-    person.sees_text("budgets", "What you had typed was not saved yet.");
+    person.sees_text("budgets", "You have unsaved changes.");
     assert_eq!(browser.eval(&format!("{}.value", element("budget-name"))), MARKUP);
     person.fills_in("limit", "0.001300000");
     person.fills_in("timezone", "Europe/Berlin");
     person.presses("budget-save");
     person.sees_budget(MARKUP, 0, "$0 of $0.0013 used");
     person.sees_text("budgets", "in Europe/Berlin");
-    browser.wait_for("document.activeElement.dataset.testid === 'budget-change'");
+    browser.wait_for("document.activeElement.dataset.testid === 'budget-edit'");
     let body = "document.querySelector('[data-testid=budgets] .sheet-body')";
     let is_within = format!("{body}.scrollWidth === {body}.clientWidth");
     assert_eq!(browser.eval(&is_within), true);
@@ -915,8 +915,8 @@ fn a_budget_set_in_the_page_warns_and_refuses_a_call() {
     let budgets = server.get("/api/budget").json();
     assert_eq!(budgets["budgets"][0]["name"], "daily");
     assert_eq!(budgets["budgets"][1]["limitUsd"], "9007199254.740993");
-    person.sees_text("budgets", "$9,007,199,254.740993 for each run by itself");
-    person.sees_text("budgets", "calls of the flow Dear");
+    person.sees_text("budgets", "$9,007,199,254.740993 for each run");
+    person.sees_text("budgets", "flow Dear");
 
     // A change between the page's read and its write is not lost either.
     browser.eval(
@@ -936,7 +936,7 @@ fn a_budget_set_in_the_page_warns_and_refuses_a_call() {
     person.fills_in("limit", "0.0013");
     browser.press("Enter");
     person.sees_text("budgets", "“daily” was saved.");
-    person.sees_text("budgets", "1,000,000 tokens for each run by itself");
+    person.sees_text("budgets", "1,000,000 tokens for each run");
     let told = server.get("/api/budget").json();
     let names: Vec<&Value> =
         told["budgets"].as_array().unwrap().iter().map(|budget| &budget["name"]).collect();
@@ -947,7 +947,7 @@ fn a_budget_set_in_the_page_warns_and_refuses_a_call() {
         server.run(flow, &json!({}));
     }
     person.sees_budget("daily", 94, "$0.00123 of $0.0013 used");
-    person.sees_toast("warning", "80 % of the budget “daily” used");
+    person.sees_toast("warning", "Budget “daily”: 80 % used");
     server.run(flow, &json!({}));
     browser.press("Escape");
     person.sees_cell("status", "failed: refused");
@@ -955,10 +955,10 @@ fn a_budget_set_in_the_page_warns_and_refuses_a_call() {
     person.finds_in_newest_row(&["Refused by a budget", "$0"]);
 
     person.presses("budgets-button");
-    person.presses("budget-remove");
-    person.sees_text("ask", "“daily” limits nothing any more");
-    person.presses("ask-yes");
-    person.sees_text("budgets", "“daily” was removed.");
+    person.presses("budget-delete");
+    person.sees_text("ask", "“daily” will no longer limit calls.");
+    person.presses("ask-confirm");
+    person.sees_text("budgets", "“daily” was deleted.");
     let budgets = server.get("/api/budget").json();
     assert_eq!(budgets["budgets"].as_array().unwrap().len(), 2);
     person.has_a_clean_console(&["409", "422"]);
@@ -975,7 +975,7 @@ fn a_key_with_a_budget_is_created_shown_once_and_removed() {
     person.sees_that_it_is("Connected");
     browser.resize(390, 844, true);
     person.presses("keys-button");
-    person.sees_text("keys", "There are no keys.");
+    person.sees_text("keys", "No keys yet.");
     let fits = || {
         let body = "document.querySelector('[data-testid=keys] .sheet-body')";
         let is_within = format!("{body}.scrollWidth === {body}.clientWidth");
@@ -1016,20 +1016,21 @@ fn a_key_with_a_budget_is_created_shown_once_and_removed() {
     browser.press("Escape");
     has_focus("keys-button");
     browser.press("Enter");
-    person.sees_text("keys", "The key that you had begun is not made yet.");
+    person.sees_text("keys", "You have unsaved changes.");
     chooses("expiresAt", "2999-02-01");
     types("limit", "1000");
     types("name", MARKUP);
     browser.press("Enter");
-    person.sees_text("key-once", "shown this once");
-    browser.wait_for("document.activeElement.matches('[data-testid=key-once] .short-text .copy')");
+    person.sees_text("key-created", "shown only once");
+    browser
+        .wait_for("document.activeElement.matches('[data-testid=key-created] .short-text .copy')");
     fits();
     let key = person.reads("key-secret");
     assert!(person.reads("key-curl").contains(&format!("Bearer {key}'")));
     let told = server.get("/api/keys").json()["items"][0].clone();
     assert_eq!((&told["name"], &told["budgets"]), (&json!(MARKUP), &json!([MARKUP])));
     assert!(told["expiresAt"].as_str().unwrap().starts_with("2999-0"));
-    person.sees_text("key", "Last used\nnot yet");
+    person.sees_text("key", "Last used\nnever");
 
     // The budget fills as the key is used.
     let headers = [("authorization", &*format!("Bearer {key}"))];
@@ -1037,8 +1038,8 @@ fn a_key_with_a_budget_is_created_shown_once_and_removed() {
     let body = body.to_string();
     let answer = server.request("POST", "/v1/chat/completions", &headers, body.as_bytes());
     assert_eq!(answer.status, 200, "{}", answer.text());
-    person.sees_text("key-budget", "1 % · 10 tokens of 1,000 tokens used");
-    browser.wait_for(&format!("!{}.innerText.includes('not yet')", element("key")));
+    person.sees_text("key-budget", "1 % · 10 of 1,000 tokens used");
+    browser.wait_for(&format!("!{}.innerText.includes('never')", element("key")));
 
     // The key disappears with the dialog and is stored nowhere.
     browser.press("Escape");
@@ -1054,19 +1055,19 @@ fn a_key_with_a_budget_is_created_shown_once_and_removed() {
     types("name", MARKUP);
     person.presses("key-save");
     person.sees_text("key-form", "there is a key named");
-    person.presses("key-discard");
+    person.presses("key-cancel");
     has_focus("key-add");
 
-    person.presses("key-remove");
-    person.sees_text("ask", "are refused from then on");
-    person.sees_text("ask", "stays, for a key that gets its name again");
-    person.presses("ask-no");
-    has_focus("key-remove");
-    person.presses("key-remove");
+    person.presses("key-delete");
+    person.sees_text("ask", "will be refused");
+    person.sees_text("ask", "stay for a later key of the same name");
+    person.presses("ask-cancel");
+    has_focus("key-delete");
+    person.presses("key-delete");
     person.presses("key-with-budgets");
-    person.presses("ask-yes");
-    person.sees_text("keys", "was removed, and the budget “");
-    person.sees_text("keys", "There are no keys.");
+    person.presses("ask-confirm");
+    person.sees_text("keys", "” and the budget “");
+    person.sees_text("keys", "No keys yet.");
     has_focus("key-add");
     assert_eq!(server.get("/api/budget").json()["budgets"], json!([]));
     assert_eq!(browser.eval("typeof window.hacked"), "undefined");
@@ -1095,13 +1096,13 @@ fn a_row_shows_cache_savings_and_time_to_first_token() {
         server.run(cached, &json!({}));
     }
     person.sees_rows(&["2 ONLY SUCCESS", "1 ONLY SUCCESS"]);
-    person.sees_cell("status", "from the cache, saved $0.000615");
+    person.sees_cell("status", "cached, saved $0.000615");
     person.sees_cell("cost", "$0");
     person.sees_text("saved-note", "$0.000615 saved by the cache");
-    person.finds_in_newest_row(&["Cost", "from the cache, saved $0.000615"]);
+    person.finds_in_newest_row(&["Cost", "cached, saved $0.000615"]);
     person.presses("ledger-run");
     person.browser.click("document.querySelector('[data-testid=history-node] summary')");
-    person.sees_text("history-attempt", "from the cache, saved $0.000615");
+    person.sees_text("history-attempt", "cached, saved $0.000615");
     person.browser.press("Escape");
     server.run(streamed, &json!({}));
     person.sees_rows(&["3 ONLY SUCCESS", "2 ONLY SUCCESS", "1 ONLY SUCCESS"]);
