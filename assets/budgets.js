@@ -190,7 +190,7 @@ function createCard({ onEdit, onDelete }) {
     setText(title, name);
     editButton.ariaLabel = `Edit: ${name}`;
     deleteButton.ariaLabel = `Delete: ${name}`;
-    const until = state?.to && per !== "run" ? `; resets ${moment(state.to)} local time` : "";
+    const until = state?.to && per !== "run" ? `; resets ${moment(state.to)} (local time)` : "";
     const unpriced = budget.allowUnpriced ? "; allows unknown prices" : "";
     setText(terms, `${hard ? `Hard: refuses calls over the limit${unpriced}` : "Soft: only warns"} · ${scope} · per ${per}${per === "run" ? "" : ` in ${budget.timezone}${until}`}`);
   }

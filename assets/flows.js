@@ -24,7 +24,7 @@ const STATE_WORDS = { waiting: "waiting", running: "running", completed: "comple
  * dialogs of a flow: `focusBack()` returns the button that was pressed, `input` is the input typed into the card.
  */
 export function createFlows({ list, empty, onError, onNames, onHistory, onTriggers }) {
-  /** By id: { flow, card, run, seq, queue, asked }. `queue` holds messages while the status is fetched. */
+  /** By id: { flow, card, run, seq, queue, latestRequest }. `queue` holds messages while the status is fetched. */
   const flows = new Map();
   /** Ids of flows that have runs but are not in the list; fetching again would not help. */
   const unlistedFlows = new Set();
@@ -36,7 +36,7 @@ export function createFlows({ list, empty, onError, onNames, onHistory, onTrigge
     for (const shown of changed) drawRun(shown);
     changed.clear();
   });
-  const touch = (shown) => {
+  const drawSoonFor = (shown) => {
     changed.add(shown);
     drawSoon();
   };
@@ -64,7 +64,7 @@ export function createFlows({ list, empty, onError, onNames, onHistory, onTrigge
     }
     for (const flow of items) {
       let shown = flows.get(flow.id);
-      if (!shown) flows.set(flow.id, (shown = { flow, card: null, run: newRun(), seq: 0, queue: [], asked: 0 }));
+      if (!shown) flows.set(flow.id, (shown = { flow, card: null, run: newRun(), seq: 0, queue: [], latestRequest: 0 }));
       if (shown.flow.updated_at !== flow.updated_at || !shown.card) {
         shown.flow = flow;
         const card = createCard(shown, { execute, cancel, resume, openHistory, openTriggers });
@@ -96,20 +96,20 @@ export function createFlows({ list, empty, onError, onNames, onHistory, onTrigge
   /** Loads the newest run from the status route, then applies the messages that arrived after that response. */
   async function restore(shown) {
     shown.queue ??= [];
-    const turn = ++shown.asked;
+    const request = ++shown.latestRequest;
     let status = null;
     let calls = [];
     try {
       status = await api.get(`/api/flows/${shown.flow.id}/status`);
       if (hasActiveMap(shown.flow, status)) calls = await fetchCalls(status.runId).catch(() => []);
     } finally {
-      if (turn === shown.asked) {
+      if (request === shown.latestRequest) {
         if (status) Object.assign(shown, { run: fromStatus(status), seq: status.seq ?? 0 });
         for (const call of calls) recordCall(shown.run, call);
         const queue = shown.queue;
         shown.queue = null;
-        for (const message of queue) take(shown, message);
-        touch(shown);
+        for (const message of queue) applyMessage(shown, message);
+        drawSoonFor(shown);
       }
     }
   }
@@ -118,27 +118,27 @@ export function createFlows({ list, empty, onError, onNames, onHistory, onTrigge
     const calls = [];
     let next = "";
     for (let page = 0; next !== null && page < CALLS_PAGES_MAX; page += 1) {
-      const answer = await api.get(`/api/ledger?run_id=${encodeURIComponent(runId)}&limit=${CALLS_PAGE}${next && `&before=${next}`}`);
-      calls.push(...answer.items);
-      next = answer.next ?? null;
+      const rows = await api.get(`/api/ledger?run_id=${encodeURIComponent(runId)}&limit=${CALLS_PAGE}${next && `&before=${next}`}`);
+      calls.push(...rows.items);
+      next = rows.next ?? null;
     }
     return calls;
   }
 
-  function take(shown, message) {
+  function applyMessage(shown, message) {
     if (message.seq !== undefined) {
       if (message.seq <= shown.seq) return;
       shown.seq = message.seq;
     }
     shown.run = advance(shown.run, message);
-    touch(shown);
+    drawSoonFor(shown);
   }
 
   /** Receives every message about a run. */
   function receive(message) {
     const shown = flows.get(message.payload.flowId);
     if (shown?.queue) shown.queue.push(message);
-    else if (shown) take(shown, message);
+    else if (shown) applyMessage(shown, message);
     else if (message.type === "FLOW_STARTED") addFlow(message.payload.flowId);
   }
 
@@ -165,10 +165,10 @@ export function createFlows({ list, empty, onError, onNames, onHistory, onTrigge
       // Skip if messages of that run, or of a newer one, overtook this response.
       if (!shown.run.runId || shown.run.runId < runId) shown.run = newRun(runId, "QUEUED");
     } catch (error) {
-      onError(`${shown.flow.name} did not start`, error);
+      onError(`Cannot start ${shown.flow.name}`, error);
     } finally {
       shown.card.run.ariaBusy = null;
-      touch(shown);
+      drawSoonFor(shown);
     }
   }
 
@@ -177,7 +177,7 @@ export function createFlows({ list, empty, onError, onNames, onHistory, onTrigge
     try {
       await api.post(`/api/runs/${encodeURIComponent(shown.run.runId)}/resume`);
     } catch (error) {
-      onError(`${shown.flow.name} did not resume`, error);
+      onError(`Cannot resume ${shown.flow.name}`, error);
     }
   }
 
@@ -185,7 +185,7 @@ export function createFlows({ list, empty, onError, onNames, onHistory, onTrigge
     try {
       await api.post(`/api/runs/${encodeURIComponent(shown.run.runId)}/cancel`);
     } catch (error) {
-      onError(`${shown.flow.name} was not cancelled`, error);
+      onError(`Cannot cancel ${shown.flow.name}`, error);
     }
   }
 
@@ -227,7 +227,7 @@ function createCard(shown, { execute, cancel, resume, openHistory, openTriggers 
   const titleId = `flow-${flow.id}`;
   const run = h("button", { class: "primary", "data-testid": "run-button", "aria-describedby": titleId }, "Run");
   const stop = h("button", { type: "button", "data-testid": "cancel-button", "aria-describedby": titleId, hidden: true, onclick: () => cancel(shown) }, "Cancel");
-  const again = h(
+  const resumeButton = h(
     "button",
     { type: "button", "data-testid": "resume-button", "aria-describedby": titleId, hidden: true, onclick: () => resume(shown), title: "Resume from the failed node. Finished nodes are not repeated." },
     "Resume",
@@ -255,7 +255,7 @@ function createCard(shown, { execute, cancel, resume, openHistory, openTriggers 
     },
     h("h3", { id: titleId }, flow.name),
     ...fields,
-    h("div", { class: "buttons" }, stop, again, run),
+    h("div", { class: "buttons" }, stop, resumeButton, run),
   );
   for (const [index, field] of fields.entries()) {
     const before = shown.card?.form.elements.namedItem(flow.inputs[index]);
@@ -279,7 +279,7 @@ function createCard(shown, { execute, cancel, resume, openHistory, openTriggers 
     strip,
     h("div", { class: "card-foot" }, line, h("div", { class: "buttons" }, history, triggers)),
   );
-  return { root, form, run, stop, again, line, history, triggers, nodes, labels: new Map([...nodes].map(([id, { label }]) => [id, label])) };
+  return { root, form, run, stop, resumeButton, line, history, triggers, nodes, labels: new Map([...nodes].map(([id, { label }]) => [id, label])) };
 }
 
 function createNode({ id, type = "agent", data = {} }) {
@@ -303,10 +303,10 @@ function drawRun({ run, card }) {
   const active = isActive(run);
   // Hiding the focused button would move keyboard focus to the top of the page.
   const canResume = run.status === "FAILED" || run.status === "CANCELLED";
-  const hides = (!active && card.stop === document.activeElement) || (!canResume && card.again === document.activeElement);
+  const hides = (!active && card.stop === document.activeElement) || (!canResume && card.resumeButton === document.activeElement);
   if (hides) card.run.focus();
   card.stop.hidden = !active;
-  card.again.hidden = !canResume;
+  card.resumeButton.hidden = !canResume;
   card.run.ariaDisabled = String(active || Boolean(card.run.ariaBusy));
   for (const [id, node] of card.nodes) drawNode(node, { ...nodeOf(run, id), state: stateOf(run, id) });
   drawLine(card, run);
@@ -314,8 +314,8 @@ function drawRun({ run, card }) {
 
 function drawNode({ root, state, text, meta, model, prompt }, node) {
   if (root.dataset.state !== node.state) root.dataset.state = node.state;
-  const again = node.attempt > 1 && node.state !== "waiting" ? ` · attempt ${node.attempt}` : "";
-  setText(state, STATE_WORDS[node.state] + again);
+  const attempt = node.attempt > 1 && node.state !== "waiting" ? ` · attempt ${node.attempt}` : "";
+  setText(state, STATE_WORDS[node.state] + attempt);
   const isPrompt = node.state === "waiting" || node.state === "skipped";
   text.classList.toggle("prompt", isPrompt);
   text.classList.toggle("error", Boolean(node.error));

@@ -1,7 +1,7 @@
 /** The dialog with the runs of a flow: each node's prompt and output, and every attempt. */
 
 import * as api from "./api.js";
-import { drawAttempts, fact, isCounted, STATE_WORDS, tokens, durationMs } from "./attempts.js";
+import { drawAttempts, durationMs, fact, isCounted, STATE_WORDS, tokens } from "./attempts.js";
 import { ask, createNote, createSheet, newId, onceAtATime } from "./dialogs.js";
 import { h, perFrame, setText } from "./dom.js";
 import { duration, moment, moneyOrUnknown, plural } from "./format.js";
@@ -34,7 +34,7 @@ export function createHistory({ onDeleted }) {
   const error = h("p", { class: "error-text", "data-testid": "history-error", hidden: true });
   const texts = h("div", { class: "texts" });
   const list = h("ol", { class: "run-nodes", "aria-label": "Nodes" });
-  const remove = h("button", { type: "button", class: "danger", "data-testid": "history-delete", onclick: () => deleteOnce() }, "Delete…");
+  const remove = h("button", { type: "button", class: "danger", "data-testid": "history-delete", onclick: () => deleteOnce() }, "Delete run…");
   const details = h("div", { class: "sheet-parts", hidden: true }, facts, error, texts, list, h("div", {}, removeNote.root, h("div", { class: "buttons" }, remove)));
   sheet.body.append(picker, note.root, details);
   const loadOlderOnce = onceAtATime(older, loadOlder);

@@ -21,7 +21,7 @@ export function createKeyForm({ onSave, onEnd }) {
   const text = (more) => h("input", { autocomplete: "off", spellcheck: "false", ...more });
   const check = (more) => h("input", { type: "checkbox", ...more });
   const fields = {
-    name: createField("name", "Name", text({}), "The ledger shows it for calls with this key."),
+    name: createField("name", "Name", text({}), "Shown in the ledger for calls with this key."),
     expiresAt: createField("expiresAt", "Expires on", h("input", { type: "date" }), "The key expires when this day begins in your time zone. Leave empty for no expiry."),
     hasBudget: createField("hasBudget", "Create a budget for this key", check({})),
     limit: createField("limit", "Limit", text({ inputmode: "decimal" }), "For example 12.50. Amounts are exact."),

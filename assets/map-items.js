@@ -1,6 +1,6 @@
 /** The items of a map: counts by state, and each item's prompt, output and attempts. */
 
-import { drawAttempts, fact, isCounted, STATE_WORDS, tokens, durationMs } from "./attempts.js";
+import { drawAttempts, durationMs, fact, isCounted, STATE_WORDS, tokens } from "./attempts.js";
 import { itemOf } from "./calls.js";
 import { h, setText } from "./dom.js";
 import { count, duration, moment, moneyOrUnknown, plural } from "./format.js";

@@ -68,7 +68,7 @@ export function createChange({ id, fetch, onApply }) {
       if (request !== latestRequest) return;
       if (asText(details) !== shownText) {
         draw(details);
-        note.fail("Not applied", { message: "the change is different now. Please check it and apply it again" });
+        note.fail("Not applied", { message: "the change has been updated; check it and apply it again" });
         (apply.hidden ? reload : apply).focus();
         return;
       }

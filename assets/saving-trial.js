@@ -114,7 +114,7 @@ export function createTrial({ id, send, fetch }) {
     const money = (cost) => ((cost ?? null) === null ? "unknown cost" : usd(cost));
     results.replaceChildren(
       h("h5", { tabindex: "-1" }, `Trial of ${target}, ${moment(at)}`),
-      h("p", {}, `Cost of the inputs with both responses: ${money(before)} before, ${money(after)} in the trial.`),
+      h("p", {}, `Cost of inputs that both models answered: ${money(before)} before, ${money(after)} in the trial.`),
       h("ol", { class: "trial-items" }, ...items.map((item, index) => drawItem(item, index, at))),
     );
   }

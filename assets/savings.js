@@ -125,7 +125,7 @@ export function createSavings({ badge, labelOf }) {
       draw();
       pastNote.say(pastItems.children.length ? "" : "None.");
     } catch (error) {
-      pastNote.fail("Cannot load them", error);
+      pastNote.fail("Cannot load these suggestions", error);
       pastMore.hidden = false;
     }
   }

@@ -18,7 +18,7 @@ export function createSchedule() {
   const fields = {
     cron: createField("cron", "Cron expression", h("input", { autocomplete: "off", spellcheck: "false", class: "mono", placeholder: "0 9 * * 1-5" }), "Minute, hour, day of month, month, day of week"),
     timezone: createField("timezone", "Time zone", h("input", { autocomplete: "off", spellcheck: "false", list: zones.root.id })),
-    missed: createField("missed", "Missed runs", h("select", {}, h("option", { value: "skip" }, "Skip"), h("option", { value: "once" }, "Make up for them with one run")), "Runs that are due while the server is stopped."),
+    missed: createField("missed", "Missed runs", h("select", {}, h("option", { value: "skip" }, "Skip"), h("option", { value: "once" }, "Run once afterwards")), "Runs that are due while the server is stopped."),
     input: createField("input", "Input (JSON)", h("textarea", { rows: "4", spellcheck: "false", class: "mono" })),
     enabled: createField("enabled", "Enabled", h("input", { type: "checkbox" })),
   };

@@ -35,7 +35,7 @@ export function createSpending({ flowName }) {
   root.append(
     bars,
     scale,
-    h("div", { class: "picker spending-choice" }, h("label", { for: by.id }, "Group by"), by, h("label", { for: period.id }, "Period"), period),
+    h("div", { class: "picker spending-choice" }, labelled("Group by", by), labelled("Period", period)),
     h("div", { class: "scroller", tabindex: "0", role: "region", "aria-label": "Spending by group" }, h("table", {}, h("thead", {}, head), body)),
     note,
   );
@@ -120,6 +120,9 @@ export function createSpending({ flowName }) {
   root.hidden = false;
   return { refresh };
 }
+
+/** Keeps a label beside its select when the line wraps. */
+const labelled = (text, select) => h("div", { class: "spending-select" }, h("label", { for: select.id }, text), select);
 
 function fetchSums(group, from) {
   const since = from ? `&from=${encodeURIComponent(from.toISOString())}` : "";

@@ -287,10 +287,10 @@ fn end_of_stream(input_tokens: u64, output_tokens: u64) -> String {
 
 #[test]
 fn a_failed_run_is_resumed_and_keeps_finished_nodes() {
-    let is_mended = Arc::new(AtomicBool::new(false));
-    let mended = Arc::clone(&is_mended);
+    let is_fixed = Arc::new(AtomicBool::new(false));
+    let fixed = Arc::clone(&is_fixed);
     let upstream = Upstream::start(move |body, stream| {
-        let answer = if body.contains("second") && !mended.load(Ordering::SeqCst) {
+        let answer = if body.contains("second") && !fixed.load(Ordering::SeqCst) {
             json_answer("402 Payment Required", r#"{"error":{"message":"no credit"}}"#)
         } else {
             completion("well", 10, 5)
@@ -305,17 +305,17 @@ fn a_failed_run_is_resumed_and_keeps_finished_nodes() {
         node["data"]["stream"] = json!(false);
         node
     });
-    server.save(&chain("Mended", &nodes));
+    server.save(&chain("Fixed", &nodes));
     let person = Person::opens(&server);
     person.sees_that_it_is("Connected");
-    person.presses_run("Mended");
-    person.sees_node("Mended", "second", "failed", "no credit");
-    is_mended.store(true, Ordering::SeqCst);
-    let button = in_card("Mended", &selector("resume-button"));
+    person.presses_run("Fixed");
+    person.sees_node("Fixed", "second", "failed", "no credit");
+    is_fixed.store(true, Ordering::SeqCst);
+    let button = in_card("Fixed", &selector("resume-button"));
     person.browser.click(&button);
-    person.sees_node("Mended", "second", "completed", "well");
-    person.sees_node("Mended", "first", "completed", "well");
-    person.sees_run_line("Mended", "Completed");
+    person.sees_node("Fixed", "second", "completed", "well");
+    person.sees_node("Fixed", "first", "completed", "well");
+    person.sees_run_line("Fixed", "Completed");
     person.browser.wait_for(&format!("{button}.hidden"));
     assert_eq!(upstream.count(), 3);
 }
@@ -350,8 +350,8 @@ fn declared_inputs_have_a_form_and_skipped_nodes_are_shown() {
 }
 
 #[test]
-fn a_run_is_seen_while_it_goes_on_and_then_found_in_the_ledger() {
-    let (go_on, wait) = bounded::<()>(0);
+fn a_run_is_shown_live_and_its_calls_are_in_the_ledger() {
+    let (resume_upstream, wait) = bounded::<()>(0);
     let upstream = Upstream::start(move |body, stream| {
         if body.contains("please fail") {
             let error = r#"{"error":{"message":"out of order, try <b>later</b>"}}"#;
@@ -391,7 +391,7 @@ fn a_run_is_seen_while_it_goes_on_and_then_found_in_the_ledger() {
     let request = upstream.requests().recv_timeout(DEADLINE).unwrap();
     assert!(request.contains("On bees"), "{request}");
 
-    go_on.send_timeout((), DEADLINE).unwrap();
+    resume_upstream.send_timeout((), DEADLINE).unwrap();
     person.sees_toast("completed", "Article completed");
     person
         .sees_in_turn(&["toast started: Article started", "toast completed: Article completed: "]);
@@ -434,7 +434,7 @@ fn the_page_reconnects_and_catches_up_after_a_restart() {
     server.stop();
     person.sees_that_it_is("Disconnected");
     person.presses_run("Two nodes");
-    person.sees_toast("error", "Two nodes did not start: cannot reach the server");
+    person.sees_toast("error", "Cannot start Two nodes: cannot reach the server");
 
     server.start_again();
     server.run(flow, &json!({"topic": "bees"}));
@@ -470,16 +470,16 @@ fn the_page_reconnects_and_catches_up_after_a_restart() {
     let rows = [&["8 DRAFT SUCCESS", "7 PLAN SUCCESS"], &rows[..]].concat();
     person.sees_rows(&rows);
     person.sees_total("calls", "8");
-    let times_told = "witness.filter((what) => what.startsWith('toast completed')).length";
-    person.browser.wait_for(&format!("{times_told} >= 3"));
-    let runs_since_opened = 3;
-    assert_eq!(person.browser.eval(times_told), runs_since_opened);
+    let completed_toasts = "witness.filter((what) => what.startsWith('toast completed')).length";
+    person.browser.wait_for(&format!("{completed_toasts} >= 3"));
+    let runs_since_open = 3;
+    assert_eq!(person.browser.eval(completed_toasts), runs_since_open);
     person.has_not_reloaded();
     person.has_a_clean_console(&["net::ERR_"]);
 }
 
 #[test]
-fn the_token_is_asked_for_until_it_is_right_and_then_kept() {
+fn the_page_asks_for_the_token_until_it_is_valid_and_stores_it() {
     let server = TestServer::start_with(|config| config.token = Some(Secret::new("right-one")));
     let person = Person::opens(&server);
     let browser = &person.browser;
@@ -509,7 +509,7 @@ fn the_token_is_asked_for_until_it_is_right_and_then_kept() {
 }
 
 #[test]
-fn a_webhook_is_made_in_the_page_and_its_secret_is_shown_once() {
+fn a_webhook_is_created_and_its_secret_is_shown_once() {
     let server = TestServer::start();
     let flow = server.save(&two_nodes());
     let person = Person::opens(&server);
@@ -937,9 +937,9 @@ fn a_budget_set_in_the_page_warns_and_refuses_a_call() {
     browser.press("Enter");
     person.sees_text("budgets", "“daily” was saved.");
     person.sees_text("budgets", "1,000,000 tokens for each run");
-    let told = server.get("/api/budget").json();
+    let saved = server.get("/api/budget").json();
     let names: Vec<&Value> =
-        told["budgets"].as_array().unwrap().iter().map(|budget| &budget["name"]).collect();
+        saved["budgets"].as_array().unwrap().iter().map(|budget| &budget["name"]).collect();
     assert_eq!(names, ["daily", "other", "faster"]);
 
     // Two calls fit, and the bar moves without a reload. A third would not fit.
@@ -1027,9 +1027,9 @@ fn a_key_with_a_budget_is_created_shown_once_and_removed() {
     fits();
     let key = person.reads("key-secret");
     assert!(person.reads("key-curl").contains(&format!("Bearer {key}'")));
-    let told = server.get("/api/keys").json()["items"][0].clone();
-    assert_eq!((&told["name"], &told["budgets"]), (&json!(MARKUP), &json!([MARKUP])));
-    assert!(told["expiresAt"].as_str().unwrap().starts_with("2999-0"));
+    let saved = server.get("/api/keys").json()["items"][0].clone();
+    assert_eq!((&saved["name"], &saved["budgets"]), (&json!(MARKUP), &json!([MARKUP])));
+    assert!(saved["expiresAt"].as_str().unwrap().starts_with("2999-0"));
     person.sees_text("key", "Last used\nnever");
 
     // The budget fills as the key is used.
@@ -1115,7 +1115,7 @@ pub const MARKUP: &str =
     "<img src=x onerror=\"window.hacked = true\"><script>hacked = true</script>";
 
 #[test]
-fn whatever_flows_and_providers_say_is_text_also_on_a_phone() {
+fn markup_from_flows_and_providers_is_shown_as_text() {
     // Names may have 200 bytes; answers and errors are longer.
     let text = format!("{MARKUP}{}", "unbreakable".repeat(9));
     let answer = format!("{MARKUP}{}", "unbreakable".repeat(100));
@@ -1224,7 +1224,7 @@ fn live_js_works_on_allowed_origins() {
     browser.open(&format!("{}/?http://{}", stranger.origin(), server.address()));
     browser.wait_for("live.status.state === 'disconnected'");
     assert_eq!(browser.eval("live.lastMessage"), Value::Null);
-    let asks = "fetch(server + '/api/flows').then(() => 'told', () => 'refused')";
+    let asks = "fetch(server + '/api/flows').then(() => 'allowed', () => 'refused')";
     assert_eq!(browser.eval(asks), "refused");
     assert_eq!(browser.eval(&format!("{run}.catch(() => 'refused')")), "refused");
     // Browsers send this without a preflight, like a form.

@@ -170,7 +170,7 @@ fn a_suggestion_appears_and_is_applied_and_reverted() {
 }
 
 #[test]
-fn what_somebody_else_changed_meanwhile_is_told_and_stays() {
+fn concurrent_changes_are_reported_and_kept() {
     let server = Fixture::answering(1_000, 1_000);
     let flow = flow_of(&server, "gpt-4o");
     run_times(&server, flow, 5, |_| "again".into());
@@ -194,7 +194,7 @@ fn what_somebody_else_changed_meanwhile_is_told_and_stays() {
     // Changed between the details and the button press.
     person.is_preceded(&server, flow, "Second", "GET", &end);
     person.presses("saving-apply");
-    person.sees_text("saving-change", "Not applied: the change is different now");
+    person.sees_text("saving-change", "Not applied: the change has been updated");
     can_be_applied(&server, id);
     person.presses("saving-reload");
     person.sees_text("saving-apply", "Apply");
@@ -295,8 +295,8 @@ fn suggestions_update_in_the_open_dialog_also_on_a_phone() {
 #[test]
 fn a_trial_shows_its_price_first_and_can_change_the_model() {
     let upstream = openai(|body, stream| {
-        let asked: Value = serde_json::from_str(body).unwrap();
-        let model = asked["model"].as_str().unwrap();
+        let request: Value = serde_json::from_str(body).unwrap();
+        let model = request["model"].as_str().unwrap();
         let answer = match model {
             "gpt-4o" => completion_of(model, &"At length. ".repeat(40), 1_000, 100),
             _ if body.contains("no. 9") => {
@@ -341,7 +341,7 @@ fn a_trial_shows_its_price_first_and_can_change_the_model() {
     assert_eq!(server.upstream.count(), count);
     person.finds_that_it_fits();
     browser.press("Enter");
-    person.sees_text("trial-results", "with openai/gpt-4o-mini");
+    person.sees_text("trial-results", "Trial of openai/gpt-4o-mini");
     person.has_the_focus_on("[data-testid=trial-results] h5");
     assert_eq!(server.upstream.count(), count + 2);
 
@@ -410,13 +410,13 @@ fn a_trial_shows_its_price_first_and_can_change_the_model() {
 fn expected_and_measured_savings_are_shown_separately() {
     let server = TestServer::start();
     let person = Person::opens(&server);
-    let says = |function: &str, told: &Value| {
+    let text_of = |function: &str, input: &Value| {
         person.browser.eval(&format!(
-            "import('/assets/saving-format.js').then((texts) => texts.{function}({told}))"
+            "import('/assets/saving-format.js').then((texts) => texts.{function}({input}))"
         ))
     };
     let saving = json!({"lowUsd": 0.000_012, "expectedUsd": 0.1, "highUsd": 1_234.5});
-    for (told, words) in [
+    for (input, words) in [
         (
             json!({"savingPer30Days": saving, "calls": 1}),
             "Likely saves 0.10 USD in 30 days (0.000012 to 1,234.50), based on 1 call",
@@ -426,7 +426,7 @@ fn expected_and_measured_savings_are_shown_separately() {
             "Likely saves 1.50 s in each run, based on 12 calls",
         ),
     ] {
-        assert_eq!(says("expectedSaving", &told), words);
+        assert_eq!(text_of("expectedSaving", &input), words);
     }
     let measured = |saved: f64, cost: f64| {
         json!({"since": "2026-11-03T04:05:06Z", "calls": 4, "wouldHaveCostUsd": 0.05,
@@ -440,7 +440,7 @@ fn expected_and_measured_savings_are_shown_separately() {
     slower["savedMs"] = json!(-20);
     let mut unused = measured(0.0, 0.0);
     unused["calls"] = json!(0);
-    for (told, words) in [
+    for (input, words) in [
         (Value::Null, "not measured yet".to_owned()),
         (unused, "not measured yet".to_owned()),
         (
@@ -462,6 +462,6 @@ fn expected_and_measured_savings_are_shown_separately() {
             ),
         ),
     ] {
-        assert_eq!(says("measuredSaving", &told), words);
+        assert_eq!(text_of("measuredSaving", &input), words);
     }
 }

@@ -28,8 +28,8 @@ fn sees_sums(person: &Person, expected: &[&str]) {
 #[test]
 fn spending_is_shown_by_day_and_tag_and_updates_live() {
     let upstream = Upstream::start(|body, stream| {
-        let asked: Value = serde_json::from_str(body).unwrap();
-        let model = asked["model"].as_str().unwrap();
+        let request: Value = serde_json::from_str(body).unwrap();
+        let model = request["model"].as_str().unwrap();
         let _ = stream.write_all(completion_of(model, "well", 1_000, 100).as_bytes());
     });
     let server = TestServer::start_with(|config| {
