@@ -42,7 +42,7 @@ export const moneyOrUnknown = (usd) => (usd === null || usd === undefined ? "unk
 /** Returns a row's cost, or its saving. */
 export function costText({ cached, saved_usd: saved, total_cost_usd: cost }) {
   if (!cached) return moneyOrUnknown(cost);
-  return (saved ?? null) === null ? "cached" : `cached, saved ${money(saved)}`;
+  return Number(saved) ? `cached, saved ${money(saved)}` : "cached";
 }
 
 /** Returns the API's message with all its details. */

@@ -40,7 +40,7 @@ export function createLedger({ table, empty, more, note, names, onRun }) {
   const drawSoon = perFrame(() => {
     const newest = [...incoming.values()].sort((a, b) => b.id - a.id).slice(0, ROWS_MAX);
     incoming.clear();
-    for (const body of newest.map(put)) if (body) flash(body);
+    for (const body of newest.map(upsertRow)) if (body) flash(body);
     trim();
   }, DRAW_PAUSE_MS);
 
@@ -70,13 +70,13 @@ export function createLedger({ table, empty, more, note, names, onRun }) {
   }
 
   function show(page) {
-    page.items.forEach(put);
+    page.items.forEach(upsertRow);
     next = page.next ?? null;
     trim();
   }
 
   /** Puts an entry in its place; returns its row, or null if nothing has changed. */
-  function put(entry) {
+  function upsertRow(entry) {
     const row = rows.get(entry.id);
     if (!row) {
       const created = { entry, open: false, body: h("tbody") };
