@@ -16,8 +16,8 @@ export class ApiError extends Error {
 
 export const currentToken = () => token;
 
-export function onTokenNeeded(ask) {
-  askForToken = ask;
+export function onTokenNeeded(handler) {
+  askForToken = handler;
 }
 
 export const get = async (path) => (await request("GET", path)).json();

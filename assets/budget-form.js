@@ -125,18 +125,18 @@ export function createBudgetForm({ flowNames, onSave, onEnd }) {
     const budget = read();
     const isCount = (number, typed) => /^\d+$/.test(typed) && Number.isSafeInteger(number);
     if ("limitTokens" in budget && !isCount(budget.limitTokens, controls.limit.value.trim())) {
-      return refuse([{ field: "limit", message: "must be a whole number of tokens without separators" }]);
+      return showErrors([{ field: "limit", message: "must be a whole number of tokens without separators" }]);
     }
     try {
       await onSave(original, budget);
       end({ original, name: budget.name });
     } catch (error) {
-      if (error.status === 422 && Array.isArray(error.details)) refuse(error.details, error);
+      if (error.status === 422 && Array.isArray(error.details)) showErrors(error.details, error);
       else note.fail("Cannot save the budget", error);
     }
   }
 
-  function refuse(faults, { at = null, names = [] } = {}) {
+  function showErrors(faults, { at = null, names = [] } = {}) {
     const fieldAt = ({ field }) => {
       const [, place, name = null] = /^budgets\[(\d+)\](?:\.(\w+))?/.exec(field) ?? [null, at, field];
       return Number(place) === Number(at) ? (FIELD_OF[name] ?? name) : null;

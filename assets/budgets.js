@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { createBudgetForm } from "./budget-form.js";
-import { ask, createNote, createSheet, onceAtATime } from "./dialogs.js";
+import { confirmAction, createNote, createSheet, onceAtATime } from "./dialogs.js";
 import { h, perFrame, setText } from "./dom.js";
 import { moment } from "./format.js";
 import { createMeter } from "./meter.js";
@@ -151,7 +151,7 @@ export function createBudgets({ flowNames }) {
   }
 
   async function deleteBudget(name) {
-    const isConfirmed = await ask({
+    const isConfirmed = await confirmAction({
       title: "Delete this budget?",
       text: `“${name}” will no longer limit calls. Ledger rows stay.`,
       action: "Delete budget",

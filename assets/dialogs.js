@@ -43,7 +43,7 @@ export function createSheet({ testid, onClose }) {
  * Asks for confirmation before an action that cannot be undone; resolves to true if it is confirmed. `more` is an
  * element with further options.
  */
-export function ask({ title, text, more, action }) {
+export function confirmAction({ title, text, more, action }) {
   const [titleId, textId] = [newId("title"), newId("text")];
   let isConfirmed = false;
   const confirm = () => {
@@ -52,15 +52,15 @@ export function ask({ title, text, more, action }) {
   };
   const root = h(
     "dialog",
-    { class: "ask", role: "alertdialog", "data-testid": "ask", "aria-labelledby": titleId, "aria-describedby": textId },
+    { class: "confirm", role: "alertdialog", "data-testid": "confirm", "aria-labelledby": titleId, "aria-describedby": textId },
     h("h2", { id: titleId }, title),
     h("p", { id: textId }, text),
     more,
     h(
       "div",
       { class: "buttons" },
-      h("button", { type: "button", "data-testid": "ask-cancel", autofocus: true, onclick: () => root.close() }, "Cancel"),
-      h("button", { type: "button", class: "danger", "data-testid": "ask-confirm", onclick: confirm }, action),
+      h("button", { type: "button", "data-testid": "confirm-cancel", autofocus: true, onclick: () => root.close() }, "Cancel"),
+      h("button", { type: "button", class: "danger", "data-testid": "confirm-ok", onclick: confirm }, action),
     ),
   );
   document.body.append(root);
@@ -77,7 +77,7 @@ export function ask({ title, text, more, action }) {
 export function createNote() {
   const root = h("p", { class: "note", role: "status" });
   const write = (text, isError) => {
-    root.classList.toggle("refused", isError);
+    root.classList.toggle("error-color", isError);
     setText(root, text);
   };
   return { root, say: (text) => write(text, false), fail: (title, error) => write(`${title}: ${describe(error)}`, true) };

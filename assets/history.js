@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { drawAttempts, durationMs, fact, isCounted, STATE_WORDS, tokens } from "./attempts.js";
-import { ask, createNote, createSheet, newId, onceAtATime } from "./dialogs.js";
+import { confirmAction, createNote, createSheet, newId, onceAtATime } from "./dialogs.js";
 import { h, perFrame, setText } from "./dom.js";
 import { duration, moment, moneyOrUnknown, plural } from "./format.js";
 import { createMapItems } from "./map-items.js";
@@ -143,7 +143,7 @@ export function createHistory({ onDeleted }) {
   async function deleteRun() {
     const opened = shown;
     const { runId, calls } = opened.run;
-    const isConfirmed = await ask({
+    const isConfirmed = await confirmAction({
       title: "Delete this run?",
       text: `This permanently deletes its prompts and outputs. ${calls.length ? `Its ${plural(calls.length, "ledger row")} stay${calls.length === 1 ? "s" : ""}.` : "It has no ledger rows."}`,
       action: "Delete run",

@@ -110,17 +110,17 @@ export function createKeyForm({ onSave, onEnd }) {
 
   async function saveForm() {
     const faults = localFaults();
-    if (faults.length) return refuse(faults);
+    if (faults.length) return showErrors(faults);
     try {
       await onSave(read());
       end(true);
     } catch (error) {
-      if (error.status === 422 && Array.isArray(error.details)) refuse(error.details);
+      if (error.status === 422 && Array.isArray(error.details)) showErrors(error.details);
       else note.fail("Cannot create the key", error);
     }
   }
 
-  function refuse(faults) {
+  function showErrors(faults) {
     const others = showFaults(fields, faults, ({ field }) => FIELD_OF[field] ?? field);
     note.fail("Not created", faultSummary(faults, others));
     Object.values(controls).find(({ ariaInvalid }) => ariaInvalid)?.focus();

@@ -1,7 +1,7 @@
 /** The dialog with the keys of the gateway’s clients. The page holds a new key only until the dialog closes. */
 
 import * as api from "./api.js";
-import { ask, createNote, createSheet, newId, onceAtATime } from "./dialogs.js";
+import { confirmAction, createNote, createSheet, newId, onceAtATime } from "./dialogs.js";
 import { h, perFrame, setText } from "./dom.js";
 import { moment } from "./format.js";
 import { createKeyForm } from "./key-form.js";
@@ -142,7 +142,7 @@ export function createKeys() {
     const alsoId = newId("also");
     const also = h("input", { type: "checkbox", id: alsoId, "data-testid": "key-with-budgets" });
     const budgetsNote = budgets.length ? " Its budgets stay for a later key of the same name, unless you delete them too." : "";
-    const isConfirmed = await ask({
+    const isConfirmed = await confirmAction({
       title: "Delete this key?",
       text: `Programs that use “${name}” will be refused. Its ledger rows stay.${budgetsNote}`,
       more: budgets.length ? h("div", { class: "form-field check" }, h("label", { for: alsoId }, `Also delete ${names}`), also) : null,
@@ -188,7 +188,7 @@ function createCard({ onDelete }) {
     const expiry = expiresAt === null ? "never" : `${isExpired ? "expired " : ""}${day(expiresAt)}`;
     const words = [moment(createdAt), lastUsedAt === null ? "never" : moment(lastUsedAt), expiry];
     facts.forEach(({ value }, at) => setText(value, words[at]));
-    facts[2].value.classList.toggle("refused", isExpired);
+    facts[2].value.classList.toggle("error-color", isExpired);
     for (const [known, { root: gone }] of shown) {
       if (budgets.some((budget) => budget.name === known)) continue;
       gone.remove();

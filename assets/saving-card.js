@@ -96,7 +96,7 @@ export function createSavingCard({ path, labelOf, onApply, onDismiss, onRevert }
   }
 
   function choose() {
-    trial.forget();
+    trial.discardEstimate();
     if (change.isOpen()) change.open();
     drawChosen();
   }

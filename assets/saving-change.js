@@ -7,7 +7,7 @@ import { h } from "./dom.js";
 export function createChange({ id, fetch, onApply }) {
   const note = createNote();
   const list = h("ul", { class: "changes", "aria-label": "Changes" });
-  const conflict = h("p", { class: "refused", "data-testid": "saving-conflict", hidden: true });
+  const conflict = h("p", { class: "error-color", "data-testid": "saving-conflict", hidden: true });
   const apply = h("button", { type: "button", class: "primary", "data-testid": "saving-apply", hidden: true, onclick: () => applyOnce() }, "Apply");
   const reload = h("button", { type: "button", "data-testid": "saving-reload", hidden: true, onclick: () => open() }, "Reload");
   const root = h(

@@ -12,7 +12,7 @@ const COUNT_DEFAULT = 3;
 /** `send({ count, confirm })` requests an estimate or the trial; `fetch()` returns the suggestion with its newest trial. */
 export function createTrial({ id, send, fetch }) {
   const countId = newId("count");
-  const number = h("input", { id: countId, type: "number", min: 1, max: COUNT_MAX, step: 1, value: COUNT_DEFAULT, required: true, "data-testid": "trial-count", oninput: () => forget() });
+  const number = h("input", { id: countId, type: "number", min: 1, max: COUNT_MAX, step: 1, value: COUNT_DEFAULT, required: true, "data-testid": "trial-count", oninput: () => discardEstimate() });
   const estimate = h("button", { class: "primary", "data-testid": "trial-estimate" }, "Estimate cost");
   const confirm = h("button", { type: "button", class: "primary", "data-testid": "trial-confirm", onclick: () => runOnce() });
   const estimateDetails = h("div", { class: "saving-part", "data-testid": "trial-cost", hidden: true });
@@ -56,7 +56,7 @@ export function createTrial({ id, send, fetch }) {
   }
 
   /** Discards the estimate, because another choice has another price. */
-  function forget() {
+  function discardEstimate() {
     latestChoice += 1;
     confirmedChoice = null;
     if (estimateDetails.contains(document.activeElement)) number.focus();
@@ -65,7 +65,7 @@ export function createTrial({ id, send, fetch }) {
   }
 
   async function showEstimate() {
-    forget();
+    discardEstimate();
     const current = latestChoice;
     const choice = { count: Number(number.value) };
     try {
@@ -100,7 +100,7 @@ export function createTrial({ id, send, fetch }) {
       drawResults(trial);
       if (current !== latestChoice) return;
       const hadFocus = hasFocus();
-      forget();
+      discardEstimate();
       note.say("Trial completed.");
       if (hadFocus) results.querySelector("h5").focus();
     } catch (error) {
@@ -149,11 +149,11 @@ export function createTrial({ id, send, fetch }) {
   }
 
   function close() {
-    forget();
+    discardEstimate();
     root.hidden = true;
   }
 
-  return { root, open, close, refresh, forget, isOpen: () => !root.hidden };
+  return { root, open, close, refresh, discardEstimate, isOpen: () => !root.hidden };
 }
 
 const drawInput = ({ runId, item, at, promptPreview }) =>

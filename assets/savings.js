@@ -1,7 +1,7 @@
 /** The dialog with the optimizer's suggestions and their results. */
 
 import * as api from "./api.js";
-import { ask, createNote, createSheet } from "./dialogs.js";
+import { confirmAction, createNote, createSheet } from "./dialogs.js";
 import { h, perFrame, setText } from "./dom.js";
 import { count } from "./format.js";
 import { createSavingCard } from "./saving-card.js";
@@ -178,7 +178,7 @@ export function createSavings({ badge, labelOf }) {
 
   async function revert(id, path) {
     const { title, flowName } = known.get(id);
-    const isConfirmed = await ask({
+    const isConfirmed = await confirmAction({
       title: "Revert this suggestion?",
       text: `“${flowName}” returns to its state before “${title}” was applied. Active runs continue unchanged.`,
       action: "Revert",

@@ -1,7 +1,7 @@
 /** A flow's schedule: a form with errors at their fields, and the next run times. */
 
 import * as api from "./api.js";
-import { ask, createNote, newId, onceAtATime } from "./dialogs.js";
+import { confirmAction, createNote, newId, onceAtATime } from "./dialogs.js";
 import { h } from "./dom.js";
 import { createField as fieldOf, createZones, faultSummary, LOCAL_ZONE, showFaults as showAt } from "./fields.js";
 
@@ -95,7 +95,7 @@ export function createSchedule() {
     try {
       if (typed.input.trim()) input = JSON.parse(typed.input);
     } catch (error) {
-      return refuse([{ field: "input", message: `is not valid JSON: ${error.message}` }]);
+      return showErrors([{ field: "input", message: `is not valid JSON: ${error.message}` }]);
     }
     try {
       const schedule = await api.put(opened.path, { ...typed, input });
@@ -108,12 +108,12 @@ export function createSchedule() {
       note.say("Schedule saved.");
     } catch (error) {
       if (shown !== opened) return;
-      if (error.status === 422 && Array.isArray(error.details)) refuse(error.details);
+      if (error.status === 422 && Array.isArray(error.details)) showErrors(error.details);
       else note.fail("Cannot save the schedule", error);
     }
   }
 
-  function refuse(faults) {
+  function showErrors(faults) {
     const others = showFaults(faults);
     note.fail("Not saved", faultSummary(faults, others));
     Object.values(fields).find(({ control }) => control.ariaInvalid)?.control.focus();
@@ -122,7 +122,7 @@ export function createSchedule() {
   const showFaults = (faults) => showAt(fields, faults, ({ field }) => String(field).split(/[.[]/, 1)[0]);
 
   async function deleteSchedule() {
-    const isConfirmed = await ask({
+    const isConfirmed = await confirmAction({
       title: "Delete the schedule?",
       text: `“${shown.flow.name}” will no longer run on a schedule. To pause the schedule instead, turn off “Enabled” and save.`,
       action: "Delete schedule",

@@ -1,7 +1,7 @@
 /** A flow's webhook. The page holds its secret only until the dialog closes. */
 
 import * as api from "./api.js";
-import { ask, createNote, onceAtATime } from "./dialogs.js";
+import { confirmAction, createNote, onceAtATime } from "./dialogs.js";
 import { h, setText } from "./dom.js";
 import { moment } from "./format.js";
 import { copyButton, shortText } from "./texts.js";
@@ -99,7 +99,7 @@ export function createWebhook() {
   }
 
   async function replaceSecret() {
-    const isConfirmed = await ask({
+    const isConfirmed = await confirmAction({
       title: "Replace the secret?",
       text: `Programs that use the current secret of “${shown.flow.name}” will be refused. The URL stays the same.`,
       action: "Replace secret",
@@ -108,7 +108,7 @@ export function createWebhook() {
   }
 
   async function deleteWebhook() {
-    const isConfirmed = await ask({
+    const isConfirmed = await confirmAction({
       title: "Delete the webhook?",
       text: `Programs that use it can no longer run “${shown.flow.name}”. A new webhook will have another URL.`,
       action: "Delete webhook",

@@ -557,23 +557,23 @@ fn a_webhook_is_created_and_its_secret_is_shown_once() {
 
     // A new secret and the removal of the webhook need a confirmation.
     person.presses("webhook-replace");
-    person.presses("ask-cancel");
+    person.presses("confirm-cancel");
     assert_eq!(deliver(&secret), 202);
     person.presses("webhook-replace");
-    person.presses("ask-confirm");
+    person.presses("confirm-ok");
     person.sees_text("webhook-created", "shown only once");
     let renewed = person.reads("webhook-secret");
     assert_eq!((deliver(&secret), deliver(&renewed)), (401, 202));
     person.presses("webhook-delete");
-    person.sees_text("ask", "can no longer run “Two nodes”");
+    person.sees_text("confirm", "can no longer run “Two nodes”");
     browser.press("Escape");
     browser.wait_for(&format!(
         "!{} && document.activeElement === {}",
-        element("ask"),
+        element("confirm"),
         element("webhook-delete")
     ));
     person.presses("webhook-delete");
-    person.presses("ask-confirm");
+    person.presses("confirm-ok");
     person.sees_text("webhook", "Webhook deleted.");
     browser.wait_for(&format!("document.activeElement === {}", element("webhook-create")));
     assert_eq!(deliver(&renewed), 401);
@@ -654,7 +654,7 @@ fn schedule_errors_appear_at_their_fields() {
     person.sees_text("schedule-times", "Disabled: no runs are scheduled.");
     assert_eq!(value_of("schedule-cron"), "0 12 1 7 *");
     person.presses("schedule-delete");
-    person.presses("ask-confirm");
+    person.presses("confirm-ok");
     person.sees_text("schedule-times", "No schedule");
     assert_eq!(server.get(&path).status, 404);
     person.has_a_clean_console(&["404", "422", "net::ERR_"]);
@@ -679,7 +679,7 @@ fn a_failed_run_shows_attempts_and_prompts_per_node() {
     let person = Person::opens(&server);
     let browser = &person.browser;
     person.sees_that_it_is("Connected");
-    browser.resize(390, 844, true);
+    browser.resize(360, 800, true);
     person.opens_dialog("Judged", "history");
     person.sees_text("history", "No runs yet.");
     // New runs appear without a reload, whichever client starts them.
@@ -712,7 +712,7 @@ fn a_failed_run_shows_attempts_and_prompts_per_node() {
     says("second", &format!("Judge [echo of echo-1] On {MARKUP}"));
     browser.click(&format!("{}.querySelector('summary')", node("first")));
     says("first", "9 → 12 tokens");
-    person.cannot_scroll_sideways(390);
+    person.cannot_scroll_sideways(360);
     let inside = format!("{}.scrollWidth", element("history"));
     let width = format!("{}.clientWidth", element("history"));
     assert_eq!(browser.eval(&inside), browser.eval(&width));
@@ -749,11 +749,11 @@ fn a_run_is_deleted_after_confirmation_and_keeps_its_rows() {
     let count = || server.get("/api/runs").json()["items"].as_array().unwrap().len();
 
     person.presses("history-delete");
-    person.sees_text("ask", "Its 2 ledger rows stay.");
-    person.presses("ask-cancel");
+    person.sees_text("confirm", "Its 2 ledger rows stay.");
+    person.presses("confirm-cancel");
     assert_eq!(count(), 2);
     person.presses("history-delete");
-    person.presses("ask-confirm");
+    person.presses("confirm-ok");
     person.sees_text("history", "Run deleted. Its ledger rows stay.");
     person.sees_text("history-input", "ants");
     assert_eq!(count(), 1);
@@ -761,7 +761,7 @@ fn a_run_is_deleted_after_confirmation_and_keeps_its_rows() {
     person.sees_rows(&rows);
 
     person.presses("history-delete");
-    person.presses("ask-confirm");
+    person.presses("confirm-ok");
     person.sees_text("history", "No runs left.");
     assert_eq!(count(), 0);
     person.escapes_to("Two nodes", "history");
@@ -850,7 +850,7 @@ fn map_items_are_counted_live_and_can_be_opened() {
     assert_eq!(browser.eval(count), 25);
     person.presses("items-more");
     browser.wait_for(&format!("{count} === 31 && {}.contains(document.activeElement)", item(25)));
-    browser.resize(390, 844, true);
+    browser.resize(360, 800, true);
     person.presses("items-failed");
     browser.wait_for(&format!("{count} === 1"));
     browser.click(&format!("{}.querySelector('summary')", item(30)));
@@ -859,7 +859,7 @@ fn map_items_are_counted_live_and_can_be_opened() {
     let body = "document.querySelector('[data-testid=history] .sheet-body')";
     let is_within = format!("{body}.scrollWidth === {body}.clientWidth");
     assert_eq!(browser.eval(&is_within), true);
-    person.cannot_scroll_sideways(390);
+    person.cannot_scroll_sideways(360);
     person.has_a_clean_console(&[]);
 }
 
@@ -873,7 +873,7 @@ fn a_budget_set_in_the_page_warns_and_refuses_a_call() {
     let person = Person::opens(&server);
     let browser = &person.browser;
     person.sees_that_it_is("Connected");
-    browser.resize(390, 844, true);
+    browser.resize(360, 800, true);
     person.presses("budgets-button");
     person.sees_text("budgets", "No budgets yet.");
     person.presses("budget-add");
@@ -899,7 +899,7 @@ fn a_budget_set_in_the_page_warns_and_refuses_a_call() {
     let body = "document.querySelector('[data-testid=budgets] .sheet-body')";
     let is_within = format!("{body}.scrollWidth === {body}.clientWidth");
     assert_eq!(browser.eval(&is_within), true);
-    person.cannot_scroll_sideways(390);
+    person.cannot_scroll_sideways(360);
 
     // Budgets that other clients add meanwhile stay, with their exact amounts.
     let mut budgets = server.get("/api/budget").json();
@@ -956,8 +956,8 @@ fn a_budget_set_in_the_page_warns_and_refuses_a_call() {
 
     person.presses("budgets-button");
     person.presses("budget-delete");
-    person.sees_text("ask", "“daily” will no longer limit calls.");
-    person.presses("ask-confirm");
+    person.sees_text("confirm", "“daily” will no longer limit calls.");
+    person.presses("confirm-ok");
     person.sees_text("budgets", "“daily” was deleted.");
     let budgets = server.get("/api/budget").json();
     assert_eq!(budgets["budgets"].as_array().unwrap().len(), 2);
@@ -973,14 +973,14 @@ fn a_key_with_a_budget_is_created_shown_once_and_removed() {
     let person = Person::opens(&server);
     let browser = &person.browser;
     person.sees_that_it_is("Connected");
-    browser.resize(390, 844, true);
+    browser.resize(360, 800, true);
     person.presses("keys-button");
     person.sees_text("keys", "No keys yet.");
     let fits = || {
         let body = "document.querySelector('[data-testid=keys] .sheet-body')";
         let is_within = format!("{body}.scrollWidth === {body}.clientWidth");
         assert_eq!(browser.eval(&is_within), true);
-        person.cannot_scroll_sideways(390);
+        person.cannot_scroll_sideways(360);
     };
     let types = |field: &str, text: &str| {
         browser.type_into(&element(&format!("key-{field}")), text);
@@ -1059,13 +1059,13 @@ fn a_key_with_a_budget_is_created_shown_once_and_removed() {
     has_focus("key-add");
 
     person.presses("key-delete");
-    person.sees_text("ask", "will be refused");
-    person.sees_text("ask", "stay for a later key of the same name");
-    person.presses("ask-cancel");
+    person.sees_text("confirm", "will be refused");
+    person.sees_text("confirm", "stay for a later key of the same name");
+    person.presses("confirm-cancel");
     has_focus("key-delete");
     person.presses("key-delete");
     person.presses("key-with-budgets");
-    person.presses("ask-confirm");
+    person.presses("confirm-ok");
     person.sees_text("keys", "” and the budget “");
     person.sees_text("keys", "No keys yet.");
     has_focus("key-add");
@@ -1143,8 +1143,8 @@ fn markup_from_flows_and_providers_is_shown_as_text() {
     server.save(&chain(&bad, &[node("only", "please fail")]));
     let person = Person::opens(&server);
     person.sees_that_it_is("Connected");
-    person.browser.resize(390, 844, true);
-    person.cannot_scroll_sideways(390);
+    person.browser.resize(360, 800, true);
+    person.cannot_scroll_sideways(360);
 
     person.types("topic", &good, MARKUP);
     person.presses_run(&good);
@@ -1162,7 +1162,7 @@ fn markup_from_flows_and_providers_is_shown_as_text() {
     person
         .browser
         .wait_for("document.querySelector('#spending tbody').innerText.includes('<img src=x')");
-    person.cannot_scroll_sideways(390);
+    person.cannot_scroll_sideways(360);
 
     let images = "[...document.images].map((image) => image.getAttribute('src'))";
     assert_eq!(person.browser.eval(images), json!(["/assets/icon.svg"]));

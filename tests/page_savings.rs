@@ -55,7 +55,7 @@ impl Person {
             ).map((it) => it.outerHTML.slice(0, 200))]"
         );
         assert_eq!(self.browser.eval(&too_wide)[0], 0, "{}", self.browser.eval(&too_wide));
-        self.cannot_scroll_sideways(390);
+        self.cannot_scroll_sideways(360);
     }
 
     /// Renames the flow just before the page's next request with this method and path suffix, as
@@ -65,12 +65,12 @@ impl Person {
         other["name"] = json!(name);
         self.browser.eval(&format!(
             "void (() => {{
-                const ask = window.fetch;
+                const send = window.fetch;
                 let left = 1;
                 window.fetch = async (path, options) => {{
                     if (options.method === {0} && path.endsWith({1}) && left-- > 0)
-                        await ask('/api/flows/{flow}', {{ method: 'PUT', body: {2} }});
-                    return ask(path, options);
+                        await send('/api/flows/{flow}', {{ method: 'PUT', body: {2} }});
+                    return send(path, options);
                 }};
             }})()",
             json!(method),
@@ -153,11 +153,11 @@ fn a_suggestion_appears_and_is_applied_and_reverted() {
 
     // Reverted after a confirmation.
     person.presses("saving-revert");
-    person.sees_text("ask", "“One” returns to its state before");
-    person.presses("ask-cancel");
+    person.sees_text("confirm", "“One” returns to its state before");
+    person.presses("confirm-cancel");
     person.has_the_focus_on(&selector("saving-revert"));
     person.presses("saving-revert");
-    person.presses("ask-confirm");
+    person.presses("confirm-ok");
     person.sees_text("savings", "“Keep its answers” was reverted.");
     person.has_the_focus_on("[data-testid=saving-past] > summary");
     assert_eq!(saved(&server, flow)["data"], before["data"]);
@@ -215,7 +215,7 @@ fn concurrent_changes_are_reported_and_kept() {
 
     person.is_preceded(&server, flow, "Fourth", "POST", "/revert");
     person.presses("saving-revert");
-    person.presses("ask-confirm");
+    person.presses("confirm-ok");
     person.sees_card(
         "saving-applied",
         id,
@@ -238,7 +238,7 @@ fn suggestions_update_in_the_open_dialog_also_on_a_phone() {
     let person = Person::opens(&server);
     let browser = &person.browser;
     person.sees_that_it_is("Connected");
-    browser.resize(390, 844, true);
+    browser.resize(360, 800, true);
     person.presses("savings-button");
     person.sees_text("saving-open", "No suggestions yet.");
     person.finds_that_it_fits();
@@ -321,7 +321,7 @@ fn a_trial_shows_its_price_first_and_can_change_the_model() {
     let person = Person::opens(&server);
     let browser = &person.browser;
     person.sees_that_it_is("Connected");
-    browser.resize(390, 844, true);
+    browser.resize(360, 800, true);
     person.presses("savings-button");
     person.sees_text("saving-estimate", ", based on 10 calls");
 
@@ -392,10 +392,10 @@ fn a_trial_shows_its_price_first_and_can_change_the_model() {
     assert!(version.is_string());
     browser.eval(
         "void (() => {
-            const ask = window.fetch;
+            const send = window.fetch;
             window.fetch = (path, options) => {
                 if (path.endsWith('/apply')) window.applied = JSON.parse(options.body);
-                return ask(path, options);
+                return send(path, options);
             };
         })()",
     );

@@ -35,15 +35,15 @@ fn spending_is_shown_by_day_and_tag_and_updates_live() {
     let server = TestServer::start_with(|config| {
         add_provider(config, "openai", Kind::OpenAi, upstream.url());
     });
-    let ask = |model: &str, tags: &str| {
+    let send = |model: &str, tags: &str| {
         let body = json!({"model": model, "messages": [{"role": "user", "content": "Hi"}]});
         let headers = [("x-flowledger-tags", tags)];
         let body = body.to_string();
         let answer = server.request("POST", "/v1/chat/completions", &headers, body.as_bytes());
         assert_eq!(answer.status, 200, "{}", answer.text());
     };
-    ask("openai/gpt-4o-mini", "team=a,beta");
-    ask("openai/gpt-4o-mini", "team=a");
+    send("openai/gpt-4o-mini", "team=a,beta");
+    send("openai/gpt-4o-mini", "team=a");
     let person = Person::opens(&server);
     person.sees_that_it_is("Connected");
     person.browser.click("document.querySelector('#spending summary')");
@@ -54,7 +54,7 @@ fn spending_is_shown_by_day_and_tag_and_updates_live() {
         &["team=a $0.00042 2 2,000 200", "beta $0.00021 1 1,000 100", "Total $0.00042 2 2,000 200"],
     );
     // Without a reload.
-    ask("openai/unheard-of", "beta");
+    send("openai/unheard-of", "beta");
     sees_sums(
         &person,
         &["team=a $0.00042 2 2,000 200", "beta $0.00021 2 2,000 200", "Total $0.00042 3 3,000 300"],
@@ -79,7 +79,7 @@ fn spending_is_shown_by_day_and_tag_and_updates_live() {
             && days.at(-1).firstChild.getBoundingClientRect().height > 50
             && days[0].firstChild.getBoundingClientRect().height === 0)({days})"
     ));
-    person.browser.resize(390, 844, true);
-    person.cannot_scroll_sideways(390);
+    person.browser.resize(360, 800, true);
+    person.cannot_scroll_sideways(360);
     person.has_a_clean_console(&[]);
 }
