@@ -37,11 +37,13 @@ const LABELS = {
   longestAnswerTokens: "Tokens of the longest response",
   maxAge: "Cache lifetime",
   pricedAt: "Prices as of",
-  toAnsweredCalls: "Calls with a response from the new model",
+  toAnsweredCalls: "Responses from the new model",
   toCost: "Cost with the new model",
   toMaxTokens: "New max tokens",
   toModel: "New model",
+  toPrice: "Price of the new model",
   toProvider: "New provider",
+  unpricedCalls: "Calls with unknown cost",
 };
 
 const UNITS = { __proto__: null, Nanousd: (n) => usd(n / 1e9), Usd: usd, Ms: duration, S: (n) => `${count(n)} s` };
