@@ -3,8 +3,8 @@
 const TOKEN_KEY = "flowledger.token";
 let token = readToken();
 /** Called if the server rejects the present token; resolves to a new one. */
-let askForToken = () => Promise.reject(new ApiError(401, "unauthorized", "a token is needed"));
-let asking = null;
+let askForToken = () => Promise.reject(new ApiError(401, "unauthorized", "a token is required"));
+let tokenPrompt = null;
 
 /** An error response of the API. */
 export class ApiError extends Error {
@@ -16,8 +16,8 @@ export class ApiError extends Error {
 
 export const currentToken = () => token;
 
-export function onTokenNeeded(ask) {
-  askForToken = ask;
+export function onTokenNeeded(handler) {
+  askForToken = handler;
 }
 
 export const get = async (path) => (await request("GET", path)).json();
@@ -43,31 +43,31 @@ async function request(method, path, body) {
   try {
     response = await fetch(path, { method, headers, body: body && JSON.stringify(body), cache: "no-store" });
   } catch {
-    throw new ApiError(0, "unreachable", "the server cannot be reached");
+    throw new ApiError(0, "unreachable", "cannot reach the server");
   }
   if (response.ok) return response;
   if (response.status === 401) {
     // All requests that meet a 401 share one prompt, then try again.
-    if (token === tokenSent) await (asking ??= renewToken(Boolean(tokenSent)));
+    if (token === tokenSent) await (tokenPrompt ??= renewToken(Boolean(tokenSent)));
     return request(method, path, body);
   }
   throw await errorOf(response);
 }
 
 async function errorOf(response) {
-  const answer = await response.json().catch(() => ({}));
-  const { code = "http", message = `the server answered ${response.status}`, details } = answer.error ?? {};
+  const body = await response.json().catch(() => ({}));
+  const { code = "http", message = `the server returned status ${response.status}`, details } = body.error ?? {};
   return new ApiError(response.status, code, message, details);
 }
 
-async function renewToken(wasRefused) {
+async function renewToken(wasRejected) {
   try {
-    token = await askForToken(wasRefused);
+    token = await askForToken(wasRejected);
     localStorage.setItem(TOKEN_KEY, token);
   } catch (error) {
     if (error instanceof ApiError) throw error; // Storage may be forbidden; then the token lasts as long as the page.
   } finally {
-    asking = null;
+    tokenPrompt = null;
   }
 }
 

@@ -11,7 +11,7 @@ import { createKeys } from "./keys.js";
 import { createLedger } from "./ledger.js";
 import { connect } from "./live.js";
 import { createSavings } from "./savings.js";
-import { promised } from "./saving-words.js";
+import { expectedSaving } from "./saving-format.js";
 import { createSpending } from "./spending.js";
 import { createToasts } from "./toasts.js";
 import { createTotals } from "./totals.js";
@@ -54,8 +54,8 @@ let isLoaded = false;
 /** Messages up to this `seq` are replays. */
 let newestAtHello = 0;
 
-api.onTokenNeeded(async (wasRefused) => {
-  const token = await askForToken(wasRefused);
+api.onTokenNeeded(async (wasRejected) => {
+  const token = await askForToken(wasRejected);
   setTimeout(() => live.retry()); // The connection needs the new token too.
   return token;
 });
@@ -70,7 +70,7 @@ const connection = createConnection({ root: byId("connection"), retry: () => liv
 setTimeout(() => isLoaded || load(), LOAD_ANYWAY_MS);
 
 /** Fetches everything that the page shows. */
-async function fill() {
+async function loadAll() {
   isLoaded = true;
   try {
     await flows.load(); // First, because the rows show the names of flows.
@@ -84,12 +84,12 @@ async function fill() {
 
 /** Shows errors, except an unreachable server: the connection line already says so. */
 function load() {
-  return fill().catch((error) => error.code === "unreachable" || showError("The page could not be filled", error));
+  return loadAll().catch((error) => error.code === "unreachable" || showError("Cannot load the page data", error));
 }
 
 /** Replaces messages while there is no connection; throws if the server cannot be reached. */
 async function poll() {
-  if (!isLoaded) return fill();
+  if (!isLoaded) return loadAll();
   spending.refresh();
   await Promise.all([flows.poll(), ledger.poll(), totals.load(), history.poll(), budgets.poll(), keys.poll(), savings.load()]);
 }
@@ -135,14 +135,14 @@ const TOASTS = {
   FLOW_CANCELLED: (payload) => ["cancelled", `${nameOf(payload)} cancelled`],
   BUDGET_WARNING: ({ budget, percent, used, limit, per, hard }) => [
     "warning",
-    `${percent} % of the budget “${budget}” used`,
-    `${used} of ${limit} per ${per}${hard ? "; calls that might go beyond it are refused" : "; nothing is refused"}`,
+    `Budget “${budget}”: ${percent} % used`,
+    `${used} of ${limit} per ${per}. ${hard ? "Calls that might exceed the limit are refused." : "This budget only warns."}`,
   ],
   OPTIMIZATION_AVAILABLE: ({ suggestion }) => [
     "saving",
     `${suggestion.flowName}: ${suggestion.title}`,
-    promised(suggestion),
-    { label: "Look at it", act: () => openSavings(suggestion.id) },
+    expectedSaving(suggestion),
+    { label: "View", act: () => openSavings(suggestion.id) },
   ],
 };
 
@@ -160,7 +160,7 @@ byId("savings").addEventListener("click", () => openSavings());
 byId("budgets").addEventListener("click", () => budgets.open(() => byId("budgets")));
 byId("keys").addEventListener("click", () => keys.open(() => byId("keys")));
 byId("origin").textContent = location.origin;
-byId("ledger-more").addEventListener("click", () => ledger.loadMore().catch((error) => showError("No more rows", error)));
+byId("ledger-more").addEventListener("click", () => ledger.loadMore().catch((error) => showError("Cannot load more rows", error)));
 
 // A link cannot send the token in a header, so with a token the file is fetched and then saved.
 byId("csv").addEventListener("click", async (event) => {
@@ -171,6 +171,6 @@ byId("csv").addEventListener("click", async (event) => {
     Object.assign(document.createElement("a"), { href: url, download: "ledger.csv" }).click();
     setTimeout(() => URL.revokeObjectURL(url), 60_000);
   } catch (error) {
-    showError("No CSV", error);
+    showError("Cannot download the CSV", error);
   }
 });

@@ -2,9 +2,9 @@
 
 import { isRefused } from "./calls.js";
 import { h } from "./dom.js";
-import { costWords, count, duration, moment } from "./format.js";
+import { costText, count, duration, moment } from "./format.js";
 
-export const STATE_WORDS = { __proto__: null, WAITING: "waiting", RUNNING: "running", COMPLETED: "done", FAILED: "failed", CANCELLED: "stopped", SKIPPED: "skipped" };
+export const STATE_WORDS = { __proto__: null, WAITING: "waiting", RUNNING: "running", COMPLETED: "completed", FAILED: "failed", CANCELLED: "cancelled", SKIPPED: "skipped" };
 
 export const fact = (name, value) => (value === null || value === undefined || value === "" ? [] : [h("div", {}, h("dt", {}, name), h("dd", {}, value))]);
 
@@ -13,7 +13,7 @@ export const tokens = (input, output) => `${count(input)} → ${count(output)}`;
 export const isCounted = (call) => call.status !== "PENDING" && call.usage_source !== "none";
 
 /** Returns the latency, or the time from start to end of the last attempt if no call has ended. */
-export function tookMs({ latencyMs, startedAt, finishedAt }) {
+export function durationMs({ latencyMs, startedAt, finishedAt }) {
   if (latencyMs !== null && latencyMs !== undefined) return latencyMs;
   return startedAt && finishedAt ? Date.parse(finishedAt) - Date.parse(startedAt) : null;
 }
@@ -41,11 +41,11 @@ function drawAttempt(call) {
 }
 
 function attemptNumbers(call) {
-  if (call.status === "PENDING") return ["not answered yet"];
-  const about = call.usage_source === "estimated" ? "~" : "";
+  if (call.status === "PENDING") return ["no response yet"];
+  const prefix = call.usage_source === "estimated" ? "~" : "";
   return [
-    call.cached || isRefused(call) ? null : isCounted(call) ? `${about}${tokens(call.input_tokens, call.output_tokens)} tokens` : "no token counts",
-    costWords(call),
+    call.cached || isRefused(call) ? null : isCounted(call) ? `${prefix}${tokens(call.input_tokens, call.output_tokens)} tokens` : "no token counts",
+    costText(call),
     call.latency_ms === null ? "" : duration(call.latency_ms),
     (call.first_token_ms ?? null) === null ? "" : `first token after ${duration(call.first_token_ms)}`,
   ].filter(Boolean);

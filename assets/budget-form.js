@@ -2,7 +2,7 @@
 
 import { createNote, newId, onceAtATime } from "./dialogs.js";
 import { h, setText } from "./dom.js";
-import { createField as fieldOf, createZones, showFaults, ZONE_HERE } from "./fields.js";
+import { createField as fieldOf, createZones, faultSummary, LOCAL_ZONE, showFaults } from "./fields.js";
 
 const createField = (name, label, control, hint) => fieldOf("budget", name, label, control, hint);
 /** Fields that have another name in the API. */
@@ -22,21 +22,21 @@ export function createBudgetForm({ flowNames, onSave, onEnd }) {
   const text = (more) => h("input", { autocomplete: "off", spellcheck: "false", ...more });
   const fields = {
     name: createField("name", "Name", text({})),
-    per: createField("per", "For each", h("select", {}, option("day", "day"), option("month", "month"), option("run", "run"))),
-    limit: createField("limit", "Limit", text({ inputmode: "decimal" }), "A number such as 12.50; kept exactly as it is."),
-    unit: createField("unit", "Counted in", h("select", {}, option("usd", "US dollars"), option("tokens", "tokens"))),
+    per: createField("per", "Period", h("select", {}, option("day", "Day"), option("month", "Month"), option("run", "Run"))),
+    limit: createField("limit", "Limit", text({ inputmode: "decimal" }), "For example 12.50. Amounts are exact."),
+    unit: createField("unit", "Unit", h("select", {}, option("usd", "US dollars"), option("tokens", "Tokens"))),
     flowId: createField("flowId", "Flow", h("select", {})),
-    model: createField("model", "Model", text({ class: "mono" }), "PROVIDER/MODEL; a * at the end stands for anything. All models where it is empty."),
-    key: createField("key", "Key of the gateway", text({}), "Its name. All keys, and none, where it is empty."),
+    model: createField("model", "Model", text({ class: "mono" }), "PROVIDER/MODEL; a * at the end matches any rest. Leave empty for all models."),
+    key: createField("key", "Gateway key", text({}), "The name of a key. Leave empty for all traffic."),
     timezone: createField("timezone", "Time zone", text({ list: zones.root.id })),
-    hard: createField("hard", "Hard: refuse calls that might go beyond it", h("input", { type: "checkbox" })),
-    allowUnpriced: createField("allowUnpriced", "Let calls through whose price is not known", h("input", { type: "checkbox" })),
+    hard: createField("hard", "Hard limit: refuse calls that might exceed it", h("input", { type: "checkbox" })),
+    allowUnpriced: createField("allowUnpriced", "Allow calls with an unknown price", h("input", { type: "checkbox" })),
   };
   const controls = Object.fromEntries(Object.entries(fields).map(([name, { control }]) => [name, control]));
   const titleId = newId("title");
   const title = h("h3", { id: titleId });
-  const save = h("button", { class: "primary", "data-testid": "budget-save" }, "Save budget");
-  const discard = h("button", { type: "button", "data-testid": "budget-discard", onclick: () => end(null) }, "Discard");
+  const save = h("button", { class: "primary", "data-testid": "budget-save" }, "Save");
+  const cancel = h("button", { type: "button", "data-testid": "budget-cancel", onclick: () => end(null) }, "Cancel");
   const saveOnce = onceAtATime(save, saveForm);
   const root = h(
     "form",
@@ -46,7 +46,7 @@ export function createBudgetForm({ flowNames, onSave, onEnd }) {
       hidden: true,
       "data-testid": "budget-form",
       "aria-labelledby": titleId,
-      oninput: () => ((isChanged = true), adapt()),
+      oninput: () => ((isChanged = true), updateDisabled()),
       onsubmit: (event) => {
         event.preventDefault();
         saveOnce();
@@ -58,7 +58,7 @@ export function createBudgetForm({ flowNames, onSave, onEnd }) {
     fields.allowUnpriced.root,
     zones.root,
     note.root,
-    h("div", { class: "buttons" }, discard, save),
+    h("div", { class: "buttons" }, cancel, save),
   );
 
   /** `budget` is null for a new one. Opening the same budget again keeps the input. */
@@ -75,7 +75,7 @@ export function createBudgetForm({ flowNames, onSave, onEnd }) {
     isChanged = false;
     zones.fill();
     fillFlows(budget?.flowId);
-    setText(title, budget ? `Change “${budget.name}”` : "Add a budget");
+    setText(title, budget ? `Edit “${budget.name}”` : "Add budget");
     controls.name.value = budget?.name ?? "";
     controls.per.value = budget?.per ?? "day";
     const inTokens = (budget?.limitTokens ?? null) !== null;
@@ -83,24 +83,24 @@ export function createBudgetForm({ flowNames, onSave, onEnd }) {
     controls.limit.value = String((inTokens ? budget.limitTokens : budget?.limitUsd) ?? "");
     controls.model.value = budget?.model ?? "";
     controls.key.value = budget?.key ?? "";
-    controls.timezone.value = budget?.timezone ?? ZONE_HERE;
+    controls.timezone.value = budget?.timezone ?? LOCAL_ZONE;
     controls.hard.checked = budget?.hard ?? true;
     controls.allowUnpriced.checked = budget?.allowUnpriced ?? false;
     showFaults(fields, [], () => null);
     note.say("");
-    adapt();
+    updateDisabled();
   }
 
   /** Offers a deleted flow too, because a budget may still name it. */
   function fillFlows(flowId = null) {
     const known = flowNames();
     if (flowId !== null && !known.some(({ id }) => id === flowId)) known.push({ id: flowId, name: `flow ${flowId}` });
-    controls.flowId.replaceChildren(option("", "all, and calls through the gateway"), ...known.map(({ id, name }) => option(id, name)));
+    controls.flowId.replaceChildren(option("", "All flows and gateway calls"), ...known.map(({ id, name }) => option(id, name)));
     controls.flowId.value = flowId ?? "";
   }
 
   /** Disables fields that do not apply; they stay visible, so that the form does not move. */
-  function adapt() {
+  function updateDisabled() {
     controls.timezone.disabled = controls.per.value === "run";
     controls.allowUnpriced.disabled = !controls.hard.checked || controls.unit.value === "tokens";
   }
@@ -125,18 +125,18 @@ export function createBudgetForm({ flowNames, onSave, onEnd }) {
     const budget = read();
     const isCount = (number, typed) => /^\d+$/.test(typed) && Number.isSafeInteger(number);
     if ("limitTokens" in budget && !isCount(budget.limitTokens, controls.limit.value.trim())) {
-      return refuse([{ field: "limit", message: "must be a whole number of tokens, without separators" }]);
+      return showErrors([{ field: "limit", message: "must be a whole number of tokens without separators" }]);
     }
     try {
       await onSave(original, budget);
       end({ original, name: budget.name });
     } catch (error) {
-      if (error.status === 422 && Array.isArray(error.details)) refuse(error.details, error);
-      else note.fail("The budget was not saved", error);
+      if (error.status === 422 && Array.isArray(error.details)) showErrors(error.details, error);
+      else note.fail("Cannot save the budget", error);
     }
   }
 
-  function refuse(faults, { at = null, names = [] } = {}) {
+  function showErrors(faults, { at = null, names = [] } = {}) {
     const fieldAt = ({ field }) => {
       const [, place, name = null] = /^budgets\[(\d+)\](?:\.(\w+))?/.exec(field) ?? [null, at, field];
       return Number(place) === Number(at) ? (FIELD_OF[name] ?? name) : null;
@@ -145,7 +145,7 @@ export function createBudgetForm({ flowNames, onSave, onEnd }) {
       const other = names[/^budgets\[(\d+)\]/.exec(field)?.[1]];
       return { message: other ? `“${other}”: ${message}` : message };
     });
-    note.fail("Not saved", { message: "something is to be mended", details: others });
+    note.fail("Not saved", faultSummary(faults, others));
     Object.values(controls).find(({ ariaInvalid }) => ariaInvalid)?.focus();
   }
 

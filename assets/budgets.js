@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { createBudgetForm } from "./budget-form.js";
-import { ask, createNote, createSheet, onceAtATime } from "./dialogs.js";
+import { confirmAction, createNote, createSheet, onceAtATime } from "./dialogs.js";
 import { h, perFrame, setText } from "./dom.js";
 import { moment } from "./format.js";
 import { createMeter } from "./meter.js";
@@ -23,13 +23,13 @@ export function createBudgets({ flowNames }) {
 
   const sheet = createSheet({ testid: "budgets", onClose: () => (isOpen = false) });
   const note = createNote();
-  const again = h("button", { type: "button", hidden: true, onclick: () => load() }, "Try again");
+  const retry = h("button", { type: "button", hidden: true, onclick: () => load() }, "Retry");
   const list = h("ol", { class: "budgets", "aria-label": "Budgets" });
-  const add = h("button", { type: "button", "data-testid": "budget-add", onclick: () => edit(null) }, "Add a budget");
-  const empty = h("p", { class: "empty" }, "There are no budgets: nothing limits what is spent.");
+  const add = h("button", { type: "button", "data-testid": "budget-add", onclick: () => edit(null) }, "Add budget");
+  const empty = h("p", { class: "empty" }, "No budgets yet. Spending has no limit.");
   const form = createBudgetForm({ flowNames, onSave: save, onEnd: endEdit });
   const parts = h("div", { class: "sheet-parts", hidden: true }, list, empty, h("div", { class: "buttons" }, add), form.root);
-  sheet.body.append(h("p", { class: "muted" }, "What may be spent in a day, a month or a run. A hard budget refuses calls that might go beyond it."), note.root, again, parts);
+  sheet.body.append(h("p", { class: "muted" }, "A budget limits the cost or the tokens of a day, a month or a run. A hard budget refuses calls that might exceed it."), note.root, retry, parts);
 
   /** Fetches soon, one time for all requests until then, and only while the dialog is open. */
   const fetchSoon = perFrame(() => isOpen && refreshNow(), REFRESH_PAUSE_MS);
@@ -41,15 +41,15 @@ export function createBudgets({ flowNames }) {
   }
 
   async function load() {
-    if (again === document.activeElement) sheet.close.focus();
-    again.hidden = true;
+    if (retry === document.activeElement) sheet.close.focus();
+    retry.hidden = true;
     if (!isLoaded) note.say("Loading…");
     try {
       await fetchAll();
-      note.say(form.isOpen() ? "What you had typed was not saved yet." : "");
+      note.say(form.isOpen() ? "You have unsaved changes." : "");
     } catch (error) {
-      note.fail("The budgets are not there", error);
-      again.hidden = false;
+      note.fail("Cannot load the budgets", error);
+      retry.hidden = false;
     }
   }
 
@@ -62,7 +62,7 @@ export function createBudgets({ flowNames }) {
     isFetching = true;
     try {
       await fetchAll();
-      again.hidden = true;
+      retry.hidden = true;
     } catch {
       // The connection line shows the error, and the next message fetches again.
     } finally {
@@ -70,8 +70,8 @@ export function createBudgets({ flowNames }) {
     }
   }
 
-  function show(told) {
-    budgets = told;
+  function show(newBudgets) {
+    budgets = newBudgets;
     isLoaded = true;
     parts.hidden = false;
     draw();
@@ -86,7 +86,7 @@ export function createBudgets({ flowNames }) {
     }
     budgets.forEach((budget, index) => {
       const { name } = budget;
-      if (!cards.has(name)) cards.set(name, createCard({ onEdit: () => edit(name), onRemove: () => remove(name) }));
+      if (!cards.has(name)) cards.set(name, createCard({ onEdit: () => edit(name), onDelete: () => deleteBudget(name) }));
       const card = cards.get(name);
       card.update(budget, scopeOf(budget));
       if (list.children[index] !== card.root) list.insertBefore(card.root, list.children[index] ?? null);
@@ -96,15 +96,15 @@ export function createBudgets({ flowNames }) {
   }
 
   function scopeOf({ flowId, model, key }) {
-    const flow = (flowId ?? null) === null ? null : `the flow ${flowNames().find(({ id }) => id === flowId)?.name ?? flowId}`;
-    const of = [flow, model && `the model ${model}`, key && `the key ${key}`].filter(Boolean);
-    return of.length ? `calls of ${of.join(" and ")}` : "all calls";
+    const flow = (flowId ?? null) === null ? null : `flow ${flowNames().find(({ id }) => id === flowId)?.name ?? flowId}`;
+    const scopes = [flow, model && `model ${model}`, key && `key ${key}`].filter(Boolean);
+    return scopes.length ? scopes.join(", ") : "all calls";
   }
 
   /** Refuses to switch while another form has unsaved input. */
   function edit(name) {
     if (form.isOpen() && form.original() !== name && form.isChanged()) {
-      note.fail("Another budget is being edited", { message: "save or discard it first" });
+      note.fail("Another budget is being edited", { message: "save or cancel it first" });
       form.focus();
       return;
     }
@@ -117,7 +117,7 @@ export function createBudgets({ flowNames }) {
     add.hidden = false;
     const { original, name } = saved ?? form.last();
     note.say(saved ? `“${name}” was saved.` : "");
-    (cards.get(saved ? name : original)?.change ?? add).focus();
+    (cards.get(saved ? name : original)?.editButton ?? add).focus();
   }
 
   function save(original, budget) {
@@ -132,13 +132,13 @@ export function createBudgets({ flowNames }) {
    * Keeps changes that others made meanwhile: reads the present list, then stores the list that `edit(present)` returns
    * together with the index of its change. Retries once if another client saved in between.
    */
-  async function change(edit, isAgain = false) {
+  async function change(edit, isRetry = false) {
     const { budgets: present, version } = await api.get(PATH);
     const { at, all } = edit(present);
     try {
       await putAll(all, version);
     } catch (error) {
-      if (error.status === 409 && !isAgain) return change(edit, true);
+      if (error.status === 409 && !isRetry) return change(edit, true);
       throw Object.assign(error, { at, names: all.map(({ name }) => name) });
     }
   }
@@ -146,23 +146,23 @@ export function createBudgets({ flowNames }) {
   async function putAll(all, version) {
     // Do not overwrite a number that JavaScript has rounded.
     const inexact = all.find(({ limitTokens }) => (limitTokens ?? null) !== null && !Number.isSafeInteger(limitTokens));
-    if (inexact) throw new Error(`“${inexact.name}” allows more tokens than a browser can count exactly; change it by the API`);
+    if (inexact) throw new Error(`the token limit of “${inexact.name}” is too large for this page; change it with the API`);
     show((await api.put(PATH, { budgets: all, version })).budgets);
   }
 
-  async function remove(name) {
-    const isSure = await ask({
-      title: "Remove this budget?",
-      text: `“${name}” limits nothing any more. What was spent stays in the ledger.`,
-      action: "Remove budget",
+  async function deleteBudget(name) {
+    const isConfirmed = await confirmAction({
+      title: "Delete this budget?",
+      text: `“${name}” will no longer limit calls. Ledger rows stay.`,
+      action: "Delete budget",
     });
-    if (!isSure) return;
+    if (!isConfirmed) return;
     try {
       await change((present) => ({ all: present.filter((budget) => budget.name !== name) }));
-      note.say(`“${name}” was removed.`);
+      note.say(`“${name}” was deleted.`);
       (add.hidden ? sheet.close : add).focus();
     } catch (error) {
-      note.fail("The budget was not removed", error);
+      note.fail("Cannot delete the budget", error);
     }
   }
 
@@ -170,17 +170,16 @@ export function createBudgets({ flowNames }) {
 }
 
 /** One budget. Updates happen in place, to keep the focus and the reader's position. */
-function createCard({ onEdit, onRemove }) {
+function createCard({ onEdit, onDelete }) {
   const title = h("h3", {});
   const terms = h("p", { class: "muted" });
-  const change = h("button", { type: "button", "data-testid": "budget-change", onclick: onEdit }, "Change");
-  const removeOnce = () => removing();
-  const removeButton = h("button", { type: "button", class: "danger", "data-testid": "budget-remove", onclick: removeOnce }, "Remove…");
-  const removing = onceAtATime(removeButton, onRemove);
+  const editButton = h("button", { type: "button", "data-testid": "budget-edit", onclick: onEdit }, "Edit");
+  const deleteButton = h("button", { type: "button", class: "danger", "data-testid": "budget-delete", onclick: () => deleteOnce() }, "Delete…");
+  const deleteOnce = onceAtATime(deleteButton, onDelete);
   const root = h(
     "li",
     { class: "budget", "data-testid": "budget" },
-    h("div", { class: "budget-head" }, title, h("div", { class: "buttons" }, change, removeButton)),
+    h("div", { class: "budget-head" }, title, h("div", { class: "buttons" }, editButton, deleteButton)),
   );
   const meter = createMeter(root);
   root.append(terms);
@@ -189,12 +188,12 @@ function createCard({ onEdit, onRemove }) {
     const { name, state, per, hard } = budget;
     meter.update(budget);
     setText(title, name);
-    change.ariaLabel = `Change: ${name}`;
-    removeButton.ariaLabel = `Remove: ${name}`;
-    const until = state?.to && per !== "run" ? `; begins anew ${moment(state.to)} by this browser’s clock` : "";
-    const unpriced = budget.allowUnpriced ? "; lets calls of unknown price through" : "";
-    setText(terms, `${hard ? `Hard: refuses beyond it${unpriced}` : "Soft: warns only"} · ${scope} · per ${per}${per === "run" ? "" : ` in ${budget.timezone}${until}`}`);
+    editButton.ariaLabel = `Edit: ${name}`;
+    deleteButton.ariaLabel = `Delete: ${name}`;
+    const until = state?.to && per !== "run" ? `; resets ${moment(state.to)} (local time)` : "";
+    const unpriced = budget.allowUnpriced ? "; allows unknown prices" : "";
+    setText(terms, `${hard ? `Hard: refuses calls over the limit${unpriced}` : "Soft: only warns"} · ${scope} · per ${per}${per === "run" ? "" : ` in ${budget.timezone}${until}`}`);
   }
 
-  return { root, change, update };
+  return { root, editButton, update };
 }

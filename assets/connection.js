@@ -15,7 +15,7 @@ export function createConnection({ root, retry, poll }) {
   let downSince = Date.now();
   let ticking = 0;
   let polling = 0;
-  let answer = "";
+  let pollResult = "";
   button.addEventListener("click", retry);
 
   function show(newStatus) {
@@ -27,7 +27,7 @@ export function createConnection({ root, retry, poll }) {
       clearInterval(ticking);
       clearTimeout(polling);
       ticking = polling = 0;
-      answer = "";
+      pollResult = "";
     } else {
       ticking ||= setInterval(draw, 1000);
       polling ||= setTimeout(pollOnce, Math.max(0, downSince + POLL_AFTER_MS - Date.now()));
@@ -38,9 +38,9 @@ export function createConnection({ root, retry, poll }) {
   async function pollOnce() {
     try {
       await poll();
-      answer = "polling every 5 s";
+      pollResult = "polling every 5 s";
     } catch {
-      answer = "server not reachable";
+      pollResult = "cannot reach the server";
     }
     if (status.state === "connected") return;
     polling = setTimeout(pollOnce, POLL_EVERY_MS);
@@ -51,7 +51,7 @@ export function createConnection({ root, retry, poll }) {
   function draw() {
     root.dataset.state = status.state;
     setText(word, WORDS[status.state]);
-    setText(detail, status.state === "disconnected" ? [retryText(), answer].filter(Boolean).join(" · ") : "");
+    setText(detail, status.state === "disconnected" ? [retryText(), pollResult].filter(Boolean).join(" · ") : "");
     button.hidden = status.state !== "disconnected";
   }
 

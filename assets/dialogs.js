@@ -43,24 +43,24 @@ export function createSheet({ testid, onClose }) {
  * Asks for confirmation before an action that cannot be undone; resolves to true if it is confirmed. `more` is an
  * element with further options.
  */
-export function ask({ title, text, more, action }) {
+export function confirmAction({ title, text, more, action }) {
   const [titleId, textId] = [newId("title"), newId("text")];
-  let isSure = false;
-  const yes = () => {
-    isSure = true;
+  let isConfirmed = false;
+  const confirm = () => {
+    isConfirmed = true;
     root.close();
   };
   const root = h(
     "dialog",
-    { class: "ask", role: "alertdialog", "data-testid": "ask", "aria-labelledby": titleId, "aria-describedby": textId },
+    { class: "confirm", role: "alertdialog", "data-testid": "confirm", "aria-labelledby": titleId, "aria-describedby": textId },
     h("h2", { id: titleId }, title),
     h("p", { id: textId }, text),
     more,
     h(
       "div",
       { class: "buttons" },
-      h("button", { type: "button", "data-testid": "ask-no", autofocus: true, onclick: () => root.close() }, "Cancel"),
-      h("button", { type: "button", class: "danger", "data-testid": "ask-yes", onclick: yes }, action),
+      h("button", { type: "button", "data-testid": "confirm-cancel", autofocus: true, onclick: () => root.close() }, "Cancel"),
+      h("button", { type: "button", class: "danger", "data-testid": "confirm-ok", onclick: confirm }, action),
     ),
   );
   document.body.append(root);
@@ -68,7 +68,7 @@ export function ask({ title, text, more, action }) {
   return new Promise((resolve) => {
     root.addEventListener("close", () => {
       root.remove();
-      resolve(isSure);
+      resolve(isConfirmed);
     });
   });
 }
@@ -76,11 +76,11 @@ export function ask({ title, text, more, action }) {
 /** A line beside a control that shows the result of an action. */
 export function createNote() {
   const root = h("p", { class: "note", role: "status" });
-  const write = (text, isBad) => {
-    root.classList.toggle("refused", isBad);
+  const write = (text, isError) => {
+    root.classList.toggle("error-color", isError);
     setText(root, text);
   };
-  return { root, say: (text) => write(text, false), fail: (what, error) => write(`${what}: ${describe(error)}`, true) };
+  return { root, say: (text) => write(text, false), fail: (title, error) => write(`${title}: ${describe(error)}`, true) };
 }
 
 /** Calls `act` unless its last call is still running; its button is shown as busy meanwhile. */

@@ -3,7 +3,7 @@
 import { newId } from "./dialogs.js";
 import { h } from "./dom.js";
 
-export const ZONE_HERE = new Intl.DateTimeFormat().resolvedOptions().timeZone ?? "UTC";
+export const LOCAL_ZONE = new Intl.DateTimeFormat().resolvedOptions().timeZone ?? "UTC";
 
 /** `control` is an input, a select or a textarea; tests find it as `FORM-NAME`. */
 export function createField(form, name, label, control, hint) {
@@ -37,6 +37,12 @@ export function showFaults(fields, faults, nameOf) {
   }
   return faults.filter((fault) => !Object.hasOwn(fields, nameOf(fault)));
 }
+
+/** Returns the error that describes refused input; `others` are the faults without a field. */
+export const faultSummary = (faults, others) => ({
+  message: faults.length > others.length ? "please fix the highlighted fields" : "the server reported errors",
+  details: others,
+});
 
 /** A datalist of all time zones, for inputs whose `list` is `root.id`; there are hundreds, so call `fill` on demand. */
 export function createZones() {

@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { h, perFrame, setText } from "./dom.js";
 import { count, duration, moneyOrUnknown, plural } from "./format.js";
-import { advance, fromStatus, isActive, itemCounts, newRun, nodeOf, stateOf, takeCall } from "./runs.js";
+import { advance, fromStatus, isActive, itemCounts, newRun, nodeOf, stateOf, recordCall } from "./runs.js";
 
 /** Limits the flows in the page; the API has them all. */
 const FLOWS_MAX = 200;
@@ -16,7 +16,7 @@ const CALLS_PAGES_MAX = 10;
 const NARROW_COLUMNS_MAX = 3;
 /** A longer text may have to scroll, so the keyboard must be able to reach it. */
 const SCROLLED_CHARS = 80;
-const STATE_WORDS = { waiting: "waiting", running: "running", completed: "done", failed: "failed", skipped: "skipped" };
+const STATE_WORDS = { waiting: "waiting", running: "running", completed: "completed", failed: "failed", skipped: "skipped" };
 
 /**
  * `list` and `empty` are elements; `onError(title, error)` shows an error; `onNames()` is called when names of flows
@@ -24,10 +24,10 @@ const STATE_WORDS = { waiting: "waiting", running: "running", completed: "done",
  * dialogs of a flow: `focusBack()` returns the button that was pressed, `input` is the input typed into the card.
  */
 export function createFlows({ list, empty, onError, onNames, onHistory, onTriggers }) {
-  /** By id: { flow, card, run, seq, queue, asked }. `queue` holds messages while the status is fetched. */
+  /** By id: { flow, card, run, seq, queue, latestRequest }. `queue` holds messages while the status is fetched. */
   const flows = new Map();
-  /** Ids of runs' flows that the list does not contain; fetching again would not help. */
-  const strangers = new Set();
+  /** Ids of flows that have runs but are not in the list; fetching again would not help. */
+  const unlistedFlows = new Set();
   const changed = new Set();
   let loading = Promise.resolve();
   let nextLoad = null;
@@ -36,7 +36,7 @@ export function createFlows({ list, empty, onError, onNames, onHistory, onTrigge
     for (const shown of changed) drawRun(shown);
     changed.clear();
   });
-  const touch = (shown) => {
+  const drawSoonFor = (shown) => {
     changed.add(shown);
     drawSoon();
   };
@@ -64,7 +64,7 @@ export function createFlows({ list, empty, onError, onNames, onHistory, onTrigge
     }
     for (const flow of items) {
       let shown = flows.get(flow.id);
-      if (!shown) flows.set(flow.id, (shown = { flow, card: null, run: newRun(), seq: 0, queue: [], asked: 0 }));
+      if (!shown) flows.set(flow.id, (shown = { flow, card: null, run: newRun(), seq: 0, queue: [], latestRequest: 0 }));
       if (shown.flow.updated_at !== flow.updated_at || !shown.card) {
         shown.flow = flow;
         const card = createCard(shown, { execute, cancel, resume, openHistory, openTriggers });
@@ -96,20 +96,20 @@ export function createFlows({ list, empty, onError, onNames, onHistory, onTrigge
   /** Loads the newest run from the status route, then applies the messages that arrived after that response. */
   async function restore(shown) {
     shown.queue ??= [];
-    const turn = ++shown.asked;
+    const request = ++shown.latestRequest;
     let status = null;
     let calls = [];
     try {
       status = await api.get(`/api/flows/${shown.flow.id}/status`);
-      if (hasMapUnderWay(shown.flow, status)) calls = await fetchCalls(status.runId).catch(() => []);
+      if (hasActiveMap(shown.flow, status)) calls = await fetchCalls(status.runId).catch(() => []);
     } finally {
-      if (turn === shown.asked) {
+      if (request === shown.latestRequest) {
         if (status) Object.assign(shown, { run: fromStatus(status), seq: status.seq ?? 0 });
-        for (const call of calls) takeCall(shown.run, call);
+        for (const call of calls) recordCall(shown.run, call);
         const queue = shown.queue;
         shown.queue = null;
-        for (const message of queue) take(shown, message);
-        touch(shown);
+        for (const message of queue) applyMessage(shown, message);
+        drawSoonFor(shown);
       }
     }
   }
@@ -118,36 +118,36 @@ export function createFlows({ list, empty, onError, onNames, onHistory, onTrigge
     const calls = [];
     let next = "";
     for (let page = 0; next !== null && page < CALLS_PAGES_MAX; page += 1) {
-      const answer = await api.get(`/api/ledger?run_id=${encodeURIComponent(runId)}&limit=${CALLS_PAGE}${next && `&before=${next}`}`);
-      calls.push(...answer.items);
-      next = answer.next ?? null;
+      const rows = await api.get(`/api/ledger?run_id=${encodeURIComponent(runId)}&limit=${CALLS_PAGE}${next && `&before=${next}`}`);
+      calls.push(...rows.items);
+      next = rows.next ?? null;
     }
     return calls;
   }
 
-  function take(shown, message) {
+  function applyMessage(shown, message) {
     if (message.seq !== undefined) {
       if (message.seq <= shown.seq) return;
       shown.seq = message.seq;
     }
     shown.run = advance(shown.run, message);
-    touch(shown);
+    drawSoonFor(shown);
   }
 
   /** Receives every message about a run. */
   function receive(message) {
     const shown = flows.get(message.payload.flowId);
     if (shown?.queue) shown.queue.push(message);
-    else if (shown) take(shown, message);
-    else if (message.type === "FLOW_STARTED") meet(message.payload.flowId);
+    else if (shown) applyMessage(shown, message);
+    else if (message.type === "FLOW_STARTED") addFlow(message.payload.flowId);
   }
 
   /** Adds a flow that was created elsewhere. */
-  async function meet(flowId) {
-    if (strangers.has(flowId)) return;
-    strangers.add(flowId);
+  async function addFlow(flowId) {
+    if (unlistedFlows.has(flowId)) return;
+    unlistedFlows.add(flowId);
     await load().catch(() => {});
-    if (flows.has(flowId)) strangers.delete(flowId);
+    if (flows.has(flowId)) unlistedFlows.delete(flowId);
   }
 
   /** Replaces messages while there is no connection. */
@@ -165,10 +165,10 @@ export function createFlows({ list, empty, onError, onNames, onHistory, onTrigge
       // Skip if messages of that run, or of a newer one, overtook this response.
       if (!shown.run.runId || shown.run.runId < runId) shown.run = newRun(runId, "QUEUED");
     } catch (error) {
-      onError(`${shown.flow.name} did not start`, error);
+      onError(`Cannot start ${shown.flow.name}`, error);
     } finally {
       shown.card.run.ariaBusy = null;
-      touch(shown);
+      drawSoonFor(shown);
     }
   }
 
@@ -177,7 +177,7 @@ export function createFlows({ list, empty, onError, onNames, onHistory, onTrigge
     try {
       await api.post(`/api/runs/${encodeURIComponent(shown.run.runId)}/resume`);
     } catch (error) {
-      onError(`${shown.flow.name} did not go on`, error);
+      onError(`Cannot resume ${shown.flow.name}`, error);
     }
   }
 
@@ -185,7 +185,7 @@ export function createFlows({ list, empty, onError, onNames, onHistory, onTrigge
     try {
       await api.post(`/api/runs/${encodeURIComponent(shown.run.runId)}/cancel`);
     } catch (error) {
-      onError(`${shown.flow.name} was not cancelled`, error);
+      onError(`Cannot cancel ${shown.flow.name}`, error);
     }
   }
 
@@ -227,21 +227,21 @@ function createCard(shown, { execute, cancel, resume, openHistory, openTriggers 
   const titleId = `flow-${flow.id}`;
   const run = h("button", { class: "primary", "data-testid": "run-button", "aria-describedby": titleId }, "Run");
   const stop = h("button", { type: "button", "data-testid": "cancel-button", "aria-describedby": titleId, hidden: true, onclick: () => cancel(shown) }, "Cancel");
-  const again = h(
+  const resumeButton = h(
     "button",
-    { type: "button", "data-testid": "resume-button", "aria-describedby": titleId, hidden: true, onclick: () => resume(shown), title: "Go on from the node that failed; what finished is not bought again" },
+    { type: "button", "data-testid": "resume-button", "aria-describedby": titleId, hidden: true, onclick: () => resume(shown), title: "Resume from the failed node. Finished nodes are not repeated." },
     "Resume",
   );
   const declared = declaredInputs(flow);
   const fields = (flow.inputs ?? []).map((name) => {
-    const { type, default: given, required } = declared.get(name) ?? {};
-    const placeholder = given === undefined ? TYPE_HINTS[type] : `${typeof given === "string" ? given : JSON.stringify(given)}`;
-    const needed = declared.has(name) && given === undefined && required !== false;
+    const { type, default: defaultValue, required } = declared.get(name) ?? {};
+    const placeholder = defaultValue === undefined ? TYPE_HINTS[type] : `${typeof defaultValue === "string" ? defaultValue : JSON.stringify(defaultValue)}`;
+    const isRequired = declared.has(name) && defaultValue === undefined && required !== false;
     return h(
       "label",
       { class: "field" },
       h("span", {}, name),
-      h("input", { name, "data-testid": `input-${name}`, autocomplete: "off", placeholder, required: needed }),
+      h("input", { name, "data-testid": `input-${name}`, autocomplete: "off", placeholder, required: isRequired }),
     );
   });
   const form = h(
@@ -255,7 +255,7 @@ function createCard(shown, { execute, cancel, resume, openHistory, openTriggers 
     },
     h("h3", { id: titleId }, flow.name),
     ...fields,
-    h("div", { class: "buttons" }, stop, again, run),
+    h("div", { class: "buttons" }, stop, resumeButton, run),
   );
   for (const [index, field] of fields.entries()) {
     const before = shown.card?.form.elements.namedItem(flow.inputs[index]);
@@ -268,10 +268,10 @@ function createCard(shown, { execute, cancel, resume, openHistory, openTriggers 
     ...columns.map((column) => h("li", {}, ...column.map((node) => nodes.get(node.id).root))),
   );
   const line = h("p", { class: "run-line" });
-  const opens = (name, text, open) =>
+  const dialogButton = (name, text, open) =>
     h("button", { type: "button", class: "quiet", "data-testid": `${name}-button`, "aria-haspopup": "dialog", "aria-describedby": titleId, onclick: () => open(shown) }, text);
-  const history = opens("history", "Runs", openHistory);
-  const triggers = opens("triggers", "Triggers", openTriggers);
+  const history = dialogButton("history", "Runs", openHistory);
+  const triggers = dialogButton("triggers", "Triggers", openTriggers);
   const root = h(
     "article",
     { class: isWide ? "flow wide" : "flow", "data-testid": "flow", "data-flow-id": flow.id, "aria-labelledby": titleId },
@@ -279,7 +279,7 @@ function createCard(shown, { execute, cancel, resume, openHistory, openTriggers 
     strip,
     h("div", { class: "card-foot" }, line, h("div", { class: "buttons" }, history, triggers)),
   );
-  return { root, form, run, stop, again, line, history, triggers, nodes, labels: new Map([...nodes].map(([id, { label }]) => [id, label])) };
+  return { root, form, run, stop, resumeButton, line, history, triggers, nodes, labels: new Map([...nodes].map(([id, { label }]) => [id, label])) };
 }
 
 function createNode({ id, type = "agent", data = {} }) {
@@ -303,10 +303,10 @@ function drawRun({ run, card }) {
   const active = isActive(run);
   // Hiding the focused button would move keyboard focus to the top of the page.
   const canResume = run.status === "FAILED" || run.status === "CANCELLED";
-  const hides = (!active && card.stop === document.activeElement) || (!canResume && card.again === document.activeElement);
+  const hides = (!active && card.stop === document.activeElement) || (!canResume && card.resumeButton === document.activeElement);
   if (hides) card.run.focus();
   card.stop.hidden = !active;
-  card.again.hidden = !canResume;
+  card.resumeButton.hidden = !canResume;
   card.run.ariaDisabled = String(active || Boolean(card.run.ariaBusy));
   for (const [id, node] of card.nodes) drawNode(node, { ...nodeOf(run, id), state: stateOf(run, id) });
   drawLine(card, run);
@@ -314,8 +314,8 @@ function drawRun({ run, card }) {
 
 function drawNode({ root, state, text, meta, model, prompt }, node) {
   if (root.dataset.state !== node.state) root.dataset.state = node.state;
-  const again = node.attempt > 1 && node.state !== "waiting" ? ` · attempt ${node.attempt}` : "";
-  setText(state, STATE_WORDS[node.state] + again);
+  const attempt = node.attempt > 1 && node.state !== "waiting" ? ` · attempt ${node.attempt}` : "";
+  setText(state, STATE_WORDS[node.state] + attempt);
   const isPrompt = node.state === "waiting" || node.state === "skipped";
   text.classList.toggle("prompt", isPrompt);
   text.classList.toggle("error", Boolean(node.error));
@@ -323,13 +323,13 @@ function drawNode({ root, state, text, meta, model, prompt }, node) {
   const shown = node.error ?? (isPrompt ? prompt : node.text);
   setText(text.firstChild, shown);
   text.tabIndex = ["completed", "failed"].includes(node.state) && shown.length > SCROLLED_CHARS ? 0 : -1;
-  const isMapUnderWay = node.items.size > 0 && ["running", "failed"].includes(node.state);
-  setText(meta, node.usage ? usageText(node.usage) : isMapUnderWay ? itemsText(itemCounts(node)) : model);
+  const isMapActive = node.items.size > 0 && ["running", "failed"].includes(node.state);
+  setText(meta, node.usage ? usageText(node.usage) : isMapActive ? itemsText(itemCounts(node)) : model);
 }
 
 /** Shows no total: only the server knows it. */
 const itemsText = ({ done, open, failed }) =>
-  ["Items", `${count(done)} done`, open ? `${count(open)} under way` : "", failed ? `${count(failed)} failed` : ""].filter(Boolean).join(" · ").replace(" ·", ":");
+  ["Items", `${count(done)} completed`, open ? `${count(open)} running` : "", failed ? `${count(failed)} failed` : ""].filter(Boolean).join(" · ").replace(" ·", ":");
 
 const usageText = ({ inputTokens, outputTokens, cost, latencyMs, cached }) =>
   [
@@ -340,23 +340,23 @@ const usageText = ({ inputTokens, outputTokens, cost, latencyMs, cached }) =>
 
 function drawLine({ line, nodes }, run) {
   const totals = run.totals;
-  const took = totals?.ms === undefined ? "" : ` after ${duration(totals.ms)}`;
+  const after = totals?.ms === undefined ? "" : ` after ${duration(totals.ms)}`;
   const done = [...nodes.keys()].filter((id) => ["completed", "skipped"].includes(stateOf(run, id))).length;
   const texts = {
     QUEUED: () => "Queued",
-    RUNNING: () => `Running · ${done} of ${plural(nodes.size, "node")} done`,
-    COMPLETED: () => `Completed${took}` + (totals ? ` · ${count(totals.inputTokens)} → ${count(totals.outputTokens)} tokens · ${moneyOrUnknown(totals.cost)}` : ""),
-    FAILED: () => `Failed${took}: ${run.error ?? "no reason given"}`,
-    CANCELLED: () => `Cancelled${took}`,
+    RUNNING: () => `Running · ${done} of ${plural(nodes.size, "node")} completed`,
+    COMPLETED: () => `Completed${after}` + (totals ? ` · ${count(totals.inputTokens)} → ${count(totals.outputTokens)} tokens · ${moneyOrUnknown(totals.cost)}` : ""),
+    FAILED: () => `Failed${after}: ${run.error ?? "unknown reason"}`,
+    CANCELLED: () => `Cancelled${after}`,
   };
   line.dataset.status = run.status ?? "";
-  setText(line, texts[run.status]?.() ?? "Not run yet");
+  setText(line, texts[run.status]?.() ?? "No runs yet");
 }
 
 const graphOf = ({ data }) => (typeof data === "string" ? JSON.parse(data) : (data ?? {}));
 
 /** Returns true if a map of the flow is running its items. */
-function hasMapUnderWay(flow, { runId, nodes = [] }) {
+function hasActiveMap(flow, { runId, nodes = [] }) {
   const maps = new Set((graphOf(flow).nodes ?? []).filter(({ type }) => type === "map").map(({ id }) => String(id)));
   return Boolean(runId) && nodes.some(({ nodeId, status }) => status === "RUNNING" && maps.has(nodeId));
 }
@@ -367,7 +367,7 @@ function declaredInputs(flow) {
   return new Map(inputs.map((input) => [input.name, input]));
 }
 
-const TYPE_HINTS = { number: "a number", boolean: "true or false", list: "a list as JSON", object: "an object as JSON", any: "JSON" };
+const TYPE_HINTS = { number: "a number", boolean: "true or false", list: "a JSON array", object: "a JSON object", any: "a JSON value" };
 
 /** Returns the typed inputs, parsed by their declared types; empty declared inputs are left out. */
 function inputOf(form, declared) {

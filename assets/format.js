@@ -22,7 +22,7 @@ const moments = new Intl.DateTimeFormat("en-US", {
 export const count = (n) => integers.format(n);
 /** Numbers, or strings if only those are exact. */
 export const money = (usd) => dollars.format(usd);
-/** The format of the optimizer's sentences. */
+/** The format of the optimizer's texts. */
 export const usd = (amount) => `${usdExact.format(amount)} USD`;
 /** An estimate is not accurate to nine digits. Without its unit, for intervals. */
 export const roughly = (amount) => (amount !== 0 && Math.abs(amount) < 0.01 ? usdSmall : usdRound).format(amount);
@@ -37,15 +37,15 @@ export function duration(ms) {
 }
 
 /** An unknown cost is shown as unknown, never as 0. */
-export const moneyOrUnknown = (usd) => (usd === null || usd === undefined ? "unknown price" : money(usd));
+export const moneyOrUnknown = (usd) => (usd === null || usd === undefined ? "unknown cost" : money(usd));
 
 /** Returns a row's cost, or its saving. */
-export function costWords({ cached, saved_usd: saved, total_cost_usd: cost }) {
+export function costText({ cached, saved_usd: saved, total_cost_usd: cost }) {
   if (!cached) return moneyOrUnknown(cost);
-  return (saved ?? null) === null ? "from the cache" : `from the cache, saved ${money(saved)}`;
+  return Number(saved) ? `cached, saved ${money(saved)}` : "cached";
 }
 
-/** Returns the API's message with all its faults. */
+/** Returns the API's message with all its details. */
 export function describe(error) {
   const details = Array.isArray(error.details) ? error.details.map((detail) => detail?.message ?? String(detail)) : [];
   return [error.message, ...details].join("; ");

@@ -1,18 +1,18 @@
-/** The dialog with the runs of a flow: each node's prompt and answer, and every attempt. */
+/** The dialog with the runs of a flow: each node's prompt and output, and every attempt. */
 
 import * as api from "./api.js";
-import { drawAttempts, fact, isCounted, STATE_WORDS, tokens, tookMs } from "./attempts.js";
-import { ask, createNote, createSheet, newId, onceAtATime } from "./dialogs.js";
+import { drawAttempts, durationMs, fact, isCounted, STATE_WORDS, tokens } from "./attempts.js";
+import { confirmAction, createNote, createSheet, newId, onceAtATime } from "./dialogs.js";
 import { h, perFrame, setText } from "./dom.js";
 import { duration, moment, moneyOrUnknown, plural } from "./format.js";
-import { createItems } from "./items.js";
+import { createMapItems } from "./map-items.js";
 import { isActive } from "./runs.js";
 import { longText, shortText } from "./texts.js";
 
 const PAGE_RUNS = 50;
 /** Limits how often an active run is fetched. */
 const REFRESH_PAUSE_MS = 1_000;
-const TRIGGERS = { __proto__: null, api: "the API or this page", cli: "the command line", hook: "the webhook", schedule: "the schedule" };
+const TRIGGERS = { __proto__: null, api: "API or page", cli: "command line", hook: "webhook", schedule: "schedule" };
 
 /** `onDeleted(flowId)` is called when a run no longer exists. */
 export function createHistory({ onDeleted }) {
@@ -26,7 +26,7 @@ export function createHistory({ onDeleted }) {
 
   const sheet = createSheet({ testid: "history", onClose: () => ((shown = null), clear()) });
   const select = h("select", { id: newId("run"), "data-testid": "history-run", onchange: () => choose(select.value) });
-  const older = h("button", { type: "button", hidden: true, onclick: () => loadOlderOnce() }, "Older runs");
+  const older = h("button", { type: "button", hidden: true, onclick: () => loadOlderOnce() }, "Load older runs");
   const picker = h("div", { class: "picker", hidden: true }, h("label", { for: select.id }, "Run"), select, older);
   const note = createNote();
   const removeNote = createNote();
@@ -47,78 +47,78 @@ export function createHistory({ onDeleted }) {
     shown = { flow, runs: new Map(), next: null, runId, run: null };
     clear();
     sheet.open(`Runs of ${flow.name}`, focusBack);
-    const asked = shown;
+    const opened = shown;
     note.say("Loading…");
     try {
-      await fetchRuns(asked);
+      await fetchRuns(opened);
     } catch (failure) {
-      if (shown === asked) note.fail("The runs are not there", failure);
+      if (shown === opened) note.fail("Cannot load the runs", failure);
       return;
     }
-    if (shown !== asked) return;
-    const newest = asked.runs.keys().next().value;
+    if (shown !== opened) return;
+    const newest = opened.runs.keys().next().value;
     if (runId ?? newest) return choose(runId ?? newest);
-    note.say("It was not run yet.");
+    note.say("No runs yet.");
     draw();
   }
 
   async function choose(runId) {
-    const asked = shown;
-    asked.runId = runId;
-    const isStillWanted = () => shown === asked && asked.runId === runId;
+    const opened = shown;
+    opened.runId = runId;
+    const isCurrent = () => shown === opened && opened.runId === runId;
     try {
-      await fetchRun(asked);
-      if (isStillWanted()) note.say("");
+      await fetchRun(opened);
+      if (isCurrent()) note.say("");
     } catch (failure) {
-      if (isStillWanted()) note.fail("This run is not there", failure);
+      if (isCurrent()) note.fail("Cannot load this run", failure);
     }
-    if (!isStillWanted()) return;
+    if (!isCurrent()) return;
     clear();
     draw();
   }
 
   /** Fetches one page of runs: the newest, unless `before` is set. */
-  async function fetchRuns(asked, before = null) {
+  async function fetchRuns(opened, before = null) {
     const cursor = before === null ? "" : `&before=${encodeURIComponent(before)}`;
-    const page = await api.get(`/api/runs?flow_id=${asked.flow.id}&limit=${PAGE_RUNS}${cursor}`);
-    if (before !== null || asked.runs.size === 0) asked.next = page.next ?? null;
-    for (const run of page.items) asked.runs.set(run.runId, run);
+    const page = await api.get(`/api/runs?flow_id=${opened.flow.id}&limit=${PAGE_RUNS}${cursor}`);
+    if (before !== null || opened.runs.size === 0) opened.next = page.next ?? null;
+    for (const run of page.items) opened.runs.set(run.runId, run);
     // Run ids are version 7 UUIDs, so they sort by time.
-    asked.runs = new Map([...asked.runs].sort(([a], [b]) => (a < b ? 1 : -1)));
+    opened.runs = new Map([...opened.runs].sort(([a], [b]) => (a < b ? 1 : -1)));
   }
 
-  async function fetchRun(asked) {
-    const { runId } = asked;
+  async function fetchRun(opened) {
+    const { runId } = opened;
     const run = await api.get(`/api/runs/${encodeURIComponent(runId)}`);
-    if (asked.runId !== runId) return;
-    asked.run = run;
-    asked.runs.set(runId, run);
+    if (opened.runId !== runId) return;
+    opened.run = run;
+    opened.runs.set(runId, run);
   }
 
   async function loadOlder() {
-    const asked = shown;
+    const opened = shown;
     try {
-      await fetchRuns(asked, asked.next);
-      if (shown !== asked) return;
-      note.say(`${plural(asked.runs.size, "run")} to choose from.`);
+      await fetchRuns(opened, opened.next);
+      if (shown !== opened) return;
+      note.say(`${plural(opened.runs.size, "run")} loaded.`);
       draw();
     } catch (failure) {
-      note.fail("No older runs", failure);
+      note.fail("Cannot load older runs", failure);
     }
   }
 
   /** Fetches the list and the selected run again. If the server does not answer, the content stays. */
   async function refresh() {
-    const asked = shown;
-    if (!asked) return;
+    const opened = shown;
+    if (!opened) return;
     if (isFetching) return refreshSoon();
     isFetching = true;
     try {
-      await fetchRuns(asked);
-      asked.runId ??= asked.runs.keys().next().value ?? null;
-      if (asked.runId && (!asked.run || isActive(asked.run))) await fetchRun(asked);
-      if (shown !== asked) return;
-      if (asked.run && asked.run.runId === asked.runId && details.hidden) note.say("");
+      await fetchRuns(opened);
+      opened.runId ??= opened.runs.keys().next().value ?? null;
+      if (opened.runId && (!opened.run || isActive(opened.run))) await fetchRun(opened);
+      if (shown !== opened) return;
+      if (opened.run && opened.run.runId === opened.runId && details.hidden) note.say("");
       draw();
     } catch {
       // The connection line shows the error, and the next message fetches again.
@@ -141,31 +141,31 @@ export function createHistory({ onDeleted }) {
   }
 
   async function deleteRun() {
-    const asked = shown;
-    const { runId, calls } = asked.run;
-    const isSure = await ask({
+    const opened = shown;
+    const { runId, calls } = opened.run;
+    const isConfirmed = await confirmAction({
       title: "Delete this run?",
-      text: `What its nodes were asked and what they answered is removed for good. ${calls.length ? `Its ${plural(calls.length, "row")} in the ledger stay${calls.length === 1 ? "s" : ""}.` : "It has no rows in the ledger."}`,
+      text: `This permanently deletes its prompts and outputs. ${calls.length ? `Its ${plural(calls.length, "ledger row")} stay${calls.length === 1 ? "s" : ""}.` : "It has no ledger rows."}`,
       action: "Delete run",
     });
-    if (!isSure || shown !== asked) return;
+    if (!isConfirmed || shown !== opened) return;
     try {
       await api.remove(`/api/runs/${encodeURIComponent(runId)}`);
     } catch (failure) {
-      if (shown === asked) removeNote.fail("The run was not deleted", failure);
+      if (shown === opened) removeNote.fail("Cannot delete the run", failure);
       return;
     }
-    onDeleted(asked.flow.id);
-    if (shown !== asked) return;
-    const ids = [...asked.runs.keys()];
-    asked.runs.delete(runId);
-    Object.assign(asked, { runId: null, run: null });
+    onDeleted(opened.flow.id);
+    if (shown !== opened) return;
+    const ids = [...opened.runs.keys()];
+    opened.runs.delete(runId);
+    Object.assign(opened, { runId: null, run: null });
     clear();
     draw();
     const next = ids[ids.indexOf(runId) + 1] ?? ids[ids.indexOf(runId) - 1];
     if (next) await choose(next);
-    if (shown !== asked) return;
-    note.say(`The run was deleted; its rows in the ledger stay.${next ? "" : " There is no other run."}`);
+    if (shown !== opened) return;
+    note.say(`Run deleted. Its ledger rows stay.${next ? "" : " No runs left."}`);
     (next ? select : sheet.close).focus();
   }
 
@@ -204,16 +204,16 @@ export function createHistory({ onDeleted }) {
   }
 
   function drawTexts(run) {
-    const told = JSON.stringify([run.runId, run.input, run.output]);
-    if (texts.dataset.told === told && texts.children.length) return;
-    texts.dataset.told = told;
+    const source = JSON.stringify([run.runId, run.input, run.output]);
+    if (texts.dataset.source === source && texts.children.length) return;
+    texts.dataset.source = source;
     const text = (value) => (typeof value === "string" ? value : JSON.stringify(value, null, 2));
-    const given = [
+    const parts = [
       ["Input", run.input, "history-input"],
       ["Output", run.output ?? null, "history-output"],
     ];
     texts.replaceChildren(
-      ...given.filter(([, value]) => value !== null).map(([name, value, testid]) => longText(name, text(value), { folds, key: `${run.runId}/${name}`, testid })),
+      ...parts.filter(([, value]) => value !== null).map(([name, value, testid]) => longText(name, text(value), { folds, key: `${run.runId}/${name}`, testid })),
     );
   }
 
@@ -222,20 +222,20 @@ export function createHistory({ onDeleted }) {
    * disturb a reader of the others.
    */
   function drawNode(run, node, calls) {
-    const isLeftOut = node.status === "WAITING" && run.status === "COMPLETED";
-    const status = isLeftOut ? "SKIPPED" : node.status;
+    const isSkipped = node.status === "WAITING" && run.status === "COMPLETED";
+    const status = isSkipped ? "SKIPPED" : node.status;
     const before = nodes.get(node.nodeId);
     const key = `${run.runId}/${node.nodeId}`;
-    const items = before?.items ?? (node.items ? createItems({ folds, key: `${key}/items` }) : null);
+    const items = before?.items ?? (node.items ? createMapItems({ folds, key: `${key}/items` }) : null);
     items?.update(node.items ?? [], calls);
-    const told = JSON.stringify([status, items ? { ...node, items: null } : [node, calls]]);
-    if (before?.told === told) return;
+    const source = JSON.stringify([status, items ? { ...node, items: null } : [node, calls]]);
+    if (before?.source === source) return;
     const focused = before?.root.contains(document.activeElement) ? document.activeElement : null;
     const root = createNode({ ...node, status }, calls, { folds, key, items });
     if (before) before.root.replaceWith(root);
     else list.append(root);
     if (focused) (items?.root.contains(focused) ? focused : root.querySelector("summary")).focus();
-    nodes.set(node.nodeId, { root, told, items });
+    nodes.set(node.nodeId, { root, source, items });
   }
 
   return { open, poll, receive };
@@ -251,19 +251,19 @@ function callsByNode({ calls }) {
 }
 
 const runTitle = ({ status, createdAt, executionTimeMs, trigger }) =>
-  [moment(createdAt), status.toLowerCase(), executionTimeMs === null ? "" : duration(executionTimeMs), trigger === "api" ? "" : trigger].filter(Boolean).join(" · ");
+  [moment(createdAt), status.toLowerCase(), executionTimeMs === null ? "" : duration(executionTimeMs), trigger === "api" ? "" : (TRIGGERS[trigger] ?? trigger)].filter(Boolean).join(" · ");
 
 function runFacts(run) {
   const state = h("span", { class: "run-status", "data-status": run.status, "data-testid": "history-status" }, run.status.toLowerCase());
   return [
     fact("Status", state),
-    fact("Started by", TRIGGERS[run.trigger] ?? run.trigger),
+    fact("Trigger", TRIGGERS[run.trigger] ?? run.trigger),
     fact("Started", moment(run.startedAt ?? run.createdAt)),
-    fact("Took", run.executionTimeMs === null ? null : duration(run.executionTimeMs)),
+    fact("Duration", run.executionTimeMs === null ? null : duration(run.executionTimeMs)),
     // The server writes the sums when the run ends.
     fact("Tokens in → out", isActive(run) ? null : tokens(run.inputTokens, run.outputTokens)),
     fact("Cost", isActive(run) ? null : moneyOrUnknown(run.cost)),
-    h("div", { class: "whole" }, h("dt", {}, "Run"), h("dd", {}, shortText("the id of the run", run.runId, "history-id"))),
+    h("div", { class: "whole" }, h("dt", {}, "Run ID"), h("dd", {}, shortText("run ID", run.runId, "history-id"))),
   ].flat();
 }
 
@@ -271,8 +271,8 @@ function runFacts(run) {
 function createNode(node, calls, { folds, key, items }) {
   const state = node.status.toLowerCase();
   const attempts = !items && calls.length > 1 ? ` · ${plural(calls.length, "attempt")}` : "";
-  const took = tookMs(node);
-  const usage = took === null ? [] : [isCosted(node, calls) ? moneyOrUnknown(node.cost) : null, duration(took)];
+  const elapsed = durationMs(node);
+  const usage = elapsed === null ? [] : [isCosted(node, calls) ? moneyOrUnknown(node.cost) : null, duration(elapsed)];
   const summary = h(
     "summary",
     {},
@@ -293,9 +293,9 @@ function createNode(node, calls, { folds, key, items }) {
 const isCosted = ({ status, items }, calls) => calls.length > 0 && !(items && status === "RUNNING");
 
 function drawNodeBody(node, calls, { folds, key, items }) {
-  const text = (name, value, what) => (value === null || value === undefined ? null : longText(name, value, { folds, key: `${key}/${what}`, testid: `history-${what}` }));
-  const idle = { WAITING: "It has not begun.", SKIPPED: "No branch that was taken leads to it." }[node.status];
-  const took = tookMs(node);
+  const text = (name, value, part) => (value === null || value === undefined ? null : longText(name, value, { folds, key: `${key}/${part}`, testid: `history-${part}` }));
+  const idle = { WAITING: "Not started.", SKIPPED: "This node is on a branch that was not taken." }[node.status];
+  const elapsed = durationMs(node);
   // If there was an attempt, it already shows the last error.
   return h(
     "div",
@@ -305,9 +305,9 @@ function drawNodeBody(node, calls, { folds, key, items }) {
       ? h(
           "dl",
           { class: "facts" },
-          ...fact("Node", node.nodeId === node.label ? null : node.nodeId),
+          ...fact("Node ID", node.nodeId === node.label ? null : node.nodeId),
           ...fact("Started", moment(node.startedAt)),
-          ...fact("Took", took === null ? null : duration(took)),
+          ...fact("Duration", elapsed === null ? null : duration(elapsed)),
           ...fact("Tokens in → out", isCosted(node, calls) && calls.some(isCounted) ? tokens(node.inputTokens, node.outputTokens) : null),
           ...fact("Cost", isCosted(node, calls) ? moneyOrUnknown(node.cost) : null),
         )

@@ -2,7 +2,7 @@
 
 import { createNote, newId, onceAtATime } from "./dialogs.js";
 import { h } from "./dom.js";
-import { createField as fieldOf, showFaults, ZONE_HERE } from "./fields.js";
+import { createField as fieldOf, faultSummary, LOCAL_ZONE, showFaults } from "./fields.js";
 
 const createField = (name, label, control, hint) => fieldOf("key", name, label, control, hint);
 /** Fields that have another name in the API. */
@@ -14,28 +14,28 @@ const FIELD_OF = {
   "budget.limitTokens": "limit",
 };
 
-/** `onSave(key)` creates the key; `onEnd(isMade)` is called when the form has closed. */
+/** `onSave(key)` creates the key; `onEnd(isCreated)` is called when the form has closed. */
 export function createKeyForm({ onSave, onEnd }) {
   const note = createNote();
   const option = (value, text) => h("option", { value }, text);
   const text = (more) => h("input", { autocomplete: "off", spellcheck: "false", ...more });
   const check = (more) => h("input", { type: "checkbox", ...more });
   const fields = {
-    name: createField("name", "Name", text({}), "Calls with this key have it in the ledger."),
-    expiresAt: createField("expiresAt", "Expires on", h("input", { type: "date" }), "As that day begins by this browser’s clock; never where it is empty."),
-    hasBudget: createField("hasBudget", "With a budget of its own", check({})),
-    limit: createField("limit", "Limit", text({ inputmode: "decimal" }), "A number such as 12.50; kept exactly as it is."),
-    unit: createField("unit", "Counted in", h("select", {}, option("usd", "US dollars"), option("tokens", "tokens"))),
-    per: createField("per", "For each", h("select", {}, option("day", "day"), option("month", "month")), `By the clock of ${ZONE_HERE}; Budgets can change it.`),
-    budgetName: createField("budgetName", "Name of the budget", text({}), "That of the key where it is empty."),
-    hard: createField("hard", "Hard: refuse calls that might go beyond it", check({ checked: true })),
+    name: createField("name", "Name", text({}), "Shown in the ledger for calls with this key."),
+    expiresAt: createField("expiresAt", "Expires on", h("input", { type: "date" }), "The key expires when this day begins in your time zone. Leave empty for no expiry."),
+    hasBudget: createField("hasBudget", "Create a budget for this key", check({})),
+    limit: createField("limit", "Limit", text({ inputmode: "decimal" }), "For example 12.50. Amounts are exact."),
+    unit: createField("unit", "Unit", h("select", {}, option("usd", "US dollars"), option("tokens", "Tokens"))),
+    per: createField("per", "Period", h("select", {}, option("day", "Day"), option("month", "Month")), `Time zone: ${LOCAL_ZONE}. To change it, edit the budget.`),
+    budgetName: createField("budgetName", "Budget name", text({}), "Leave empty to use the name of the key."),
+    hard: createField("hard", "Hard limit: refuse calls that might exceed it", check({ checked: true })),
   };
   const controls = Object.fromEntries(Object.entries(fields).map(([name, { control }]) => [name, control]));
   const pairs = (...names) => h("div", { class: "pairs" }, ...names.map((name) => fields[name].root));
-  const ofBudget = h("div", { class: "sheet-fields", hidden: true }, pairs("limit", "unit", "per", "budgetName"), fields.hard.root);
+  const budgetFields = h("div", { class: "sheet-fields", hidden: true }, pairs("limit", "unit", "per", "budgetName"), fields.hard.root);
   const titleId = newId("title");
   const save = h("button", { class: "primary", "data-testid": "key-save" }, "Create key");
-  const discard = h("button", { type: "button", "data-testid": "key-discard", onclick: () => end(false) }, "Discard");
+  const cancel = h("button", { type: "button", "data-testid": "key-cancel", onclick: () => end(false) }, "Cancel");
   const saveOnce = onceAtATime(save, saveForm);
   const root = h(
     "form",
@@ -45,18 +45,18 @@ export function createKeyForm({ onSave, onEnd }) {
       hidden: true,
       "data-testid": "key-form",
       "aria-labelledby": titleId,
-      oninput: () => (ofBudget.hidden = !controls.hasBudget.checked),
+      oninput: () => (budgetFields.hidden = !controls.hasBudget.checked),
       onsubmit: (event) => {
         event.preventDefault();
         saveOnce();
       },
     },
-    h("h3", { id: titleId }, "Create a key"),
+    h("h3", { id: titleId }, "Create key"),
     pairs("name", "expiresAt"),
     fields.hasBudget.root,
-    ofBudget,
+    budgetFields,
     note.root,
-    h("div", { class: "buttons" }, discard, save),
+    h("div", { class: "buttons" }, cancel, save),
   );
 
   /** Keeps input that was neither saved nor discarded. */
@@ -66,13 +66,13 @@ export function createKeyForm({ onSave, onEnd }) {
     controls.name.focus();
   }
 
-  function end(isMade) {
+  function end(isCreated) {
     root.reset();
-    ofBudget.hidden = true;
+    budgetFields.hidden = true;
     showFaults(fields, [], () => null);
     note.say("");
     root.hidden = true;
-    onEnd(isMade);
+    onEnd(isCreated);
   }
 
   const typed = (name) => controls[name].value.trim();
@@ -93,36 +93,36 @@ export function createKeyForm({ onSave, onEnd }) {
       per: controls.per.value,
       ...(controls.unit.value === "tokens" ? { limitTokens: Number(limit) } : { limitUsd: limit }),
       hard: controls.hard.checked,
-      timezone: ZONE_HERE,
+      timezone: LOCAL_ZONE,
     };
   }
 
   /** Finds inputs that the browser would change before sending. */
-  function misread() {
+  function localFaults() {
     const faults = [];
-    if (controls.expiresAt.validity.badInput) faults.push({ field: "expiresAt", message: "must be a whole date, or empty" });
-    const isOfTokens = controls.hasBudget.checked && controls.unit.value === "tokens";
-    if (isOfTokens && !(/^\d+$/.test(typed("limit")) && Number.isSafeInteger(Number(typed("limit"))))) {
-      faults.push({ field: "budget.limitTokens", message: "must be a whole number of tokens, without separators" });
+    if (controls.expiresAt.validity.badInput) faults.push({ field: "expiresAt", message: "must be a complete date or empty" });
+    const isInTokens = controls.hasBudget.checked && controls.unit.value === "tokens";
+    if (isInTokens && !(/^\d+$/.test(typed("limit")) && Number.isSafeInteger(Number(typed("limit"))))) {
+      faults.push({ field: "budget.limitTokens", message: "must be a whole number of tokens without separators" });
     }
     return faults;
   }
 
   async function saveForm() {
-    const faults = misread();
-    if (faults.length) return refuse(faults);
+    const faults = localFaults();
+    if (faults.length) return showErrors(faults);
     try {
       await onSave(read());
       end(true);
     } catch (error) {
-      if (error.status === 422 && Array.isArray(error.details)) refuse(error.details);
-      else note.fail("The key was not made", error);
+      if (error.status === 422 && Array.isArray(error.details)) showErrors(error.details);
+      else note.fail("Cannot create the key", error);
     }
   }
 
-  function refuse(faults) {
+  function showErrors(faults) {
     const others = showFaults(fields, faults, ({ field }) => FIELD_OF[field] ?? field);
-    note.fail("Not made", { message: "something is to be mended", details: others });
+    note.fail("Not created", faultSummary(faults, others));
     Object.values(controls).find(({ ariaInvalid }) => ariaInvalid)?.focus();
   }
 

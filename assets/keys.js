@@ -1,7 +1,7 @@
 /** The dialog with the keys of the gateway’s clients. The page holds a new key only until the dialog closes. */
 
 import * as api from "./api.js";
-import { ask, createNote, createSheet, newId, onceAtATime } from "./dialogs.js";
+import { confirmAction, createNote, createSheet, newId, onceAtATime } from "./dialogs.js";
 import { h, perFrame, setText } from "./dom.js";
 import { moment } from "./format.js";
 import { createKeyForm } from "./key-form.js";
@@ -16,7 +16,7 @@ export function createKeys() {
   let isOpen = false;
   let isLoaded = false;
   /** Increases with each request, so that outdated responses are ignored. */
-  let asked = 0;
+  let latestRequest = 0;
   /** The newest list from the server, with complete `budgets`. */
   let keys = [];
   /** By id: { root, update }. */
@@ -24,17 +24,17 @@ export function createKeys() {
 
   const sheet = createSheet({ testid: "keys", onClose: close });
   const note = createNote();
-  const again = h("button", { type: "button", hidden: true, onclick: () => load() }, "Try again");
-  const once = h("div", { class: "secret", "data-testid": "key-once", hidden: true });
+  const retry = h("button", { type: "button", hidden: true, onclick: () => load() }, "Retry");
+  const createdKey = h("div", { class: "secret", "data-testid": "key-created", hidden: true });
   const list = h("ol", { class: "budgets", "aria-label": "Keys" });
-  const empty = h("p", { class: "empty" }, "There are no keys.");
-  const add = h("button", { type: "button", "data-testid": "key-add", onclick: edit }, "Create a key");
-  const form = createKeyForm({ onSave: make, onEnd: endEdit });
-  const parts = h("div", { class: "sheet-parts", hidden: true }, once, list, empty, h("div", { class: "buttons" }, add), form.root);
-  const what =
-    "Each opens the gateway (/v1) to a program, and nothing else; its name is in the ledger, and a budget can be for it alone. " +
-    "A server without a token also lets programs in that come without a key: no key’s budget holds those.";
-  sheet.body.append(h("p", { class: "muted" }, what), note.root, again, parts);
+  const empty = h("p", { class: "empty" }, "No keys yet.");
+  const add = h("button", { type: "button", "data-testid": "key-add", onclick: edit }, "Create key");
+  const form = createKeyForm({ onSave: createKey, onEnd: endEdit });
+  const parts = h("div", { class: "sheet-parts", hidden: true }, createdKey, list, empty, h("div", { class: "buttons" }, add), form.root);
+  const description =
+    "A key grants a program access to the gateway (/v1) only. The ledger shows the name of the key, and a budget can limit it. " +
+    "On a server without a token, programs without a key have access too, and no key’s budget limits them.";
+  sheet.body.append(h("p", { class: "muted" }, description), note.root, retry, parts);
 
   /** Fetches soon, one time for all requests until then, and only while the dialog is open. */
   const fetchSoon = perFrame(() => isOpen && fetchAll().catch(() => {}), REFRESH_PAUSE_MS); // The connection line shows the error.
@@ -48,34 +48,34 @@ export function createKeys() {
   /** Closing the dialog removes the key from the page. */
   function close() {
     isOpen = false;
-    forget();
+    clearKey();
   }
 
-  function forget() {
-    once.hidden = true;
-    once.replaceChildren();
+  function clearKey() {
+    createdKey.hidden = true;
+    createdKey.replaceChildren();
   }
 
   async function load() {
-    if (again === document.activeElement) sheet.close.focus();
-    again.hidden = true;
+    if (retry === document.activeElement) sheet.close.focus();
+    retry.hidden = true;
     if (!isLoaded) note.say("Loading…");
     try {
       await fetchAll();
-      note.say(form.isOpen() ? "The key that you had begun is not made yet." : "");
+      note.say(form.isOpen() ? "You have unsaved changes." : "");
     } catch (error) {
-      note.fail("The keys are not there", error);
-      again.hidden = false;
+      note.fail("Cannot load the keys", error);
+      retry.hidden = false;
     }
   }
 
   async function fetchAll() {
-    const number = ++asked;
+    const number = ++latestRequest;
     const [{ items }, { budgets }] = await Promise.all([api.get(PATH), api.get("/api/budget")]);
-    if (number !== asked) return;
+    if (number !== latestRequest) return;
     keys = items.map((key) => ({ ...key, budgets: budgets.filter((budget) => budget.key === key.name) }));
     isLoaded = true;
-    again.hidden = true;
+    retry.hidden = true;
     parts.hidden = false;
     draw();
   }
@@ -89,7 +89,7 @@ export function createKeys() {
     }
     keys.forEach((key, index) => {
       const { id } = key;
-      if (!cards.has(id)) cards.set(id, createCard({ onRemove: () => remove(id) }));
+      if (!cards.has(id)) cards.set(id, createCard({ onDelete: () => deleteKey(id) }));
       const card = cards.get(id);
       card.update(key);
       if (list.children[index] !== card.root) list.insertBefore(card.root, list.children[index] ?? null);
@@ -100,63 +100,63 @@ export function createKeys() {
 
   function edit() {
     note.say("");
-    forget();
+    clearKey();
     add.hidden = true;
     form.open();
   }
 
-  async function make(key) {
-    const made = await api.post(PATH, key);
+  async function createKey(key) {
+    const created = await api.post(PATH, key);
     if (!isOpen) return; // The dialog is closed; the user can create another key.
-    drawOnce(made);
+    drawCreated(created);
     await fetchAll().catch(() => fetchSoon());
   }
 
-  function endEdit(isMade) {
+  function endEdit(isCreated) {
     add.hidden = false;
     if (!isOpen) return;
-    const copy = once.querySelector("button");
-    note.say(isMade && copy ? "The key was made. Copy it now." : "");
-    (isMade && copy ? copy : add).focus();
+    const copy = createdKey.querySelector("button");
+    note.say(isCreated && copy ? "Key created. Copy it now." : "");
+    (isCreated && copy ? copy : add).focus();
   }
 
-  function drawOnce({ name, key }) {
+  function drawCreated({ name, key }) {
     const example = curl(key);
-    once.replaceChildren(
-      h("h3", {}, `The key “${name}”, shown this once`),
-      shortText("the key", key, "key-secret"),
-      h("p", { class: "muted" }, "As the API key of any client of OpenAI or Anthropic. For example:"),
+    createdKey.replaceChildren(
+      h("h3", {}, `Key “${name}” (shown only once)`),
+      shortText("key", key, "key-secret"),
+      h("p", { class: "muted" }, "Use it as the API key of any OpenAI or Anthropic client. Example:"),
       h(
         "div",
         { class: "example" },
         h("pre", { tabindex: "0", role: "group", "aria-label": "Example with curl", "data-testid": "key-curl" }, example),
-        copyButton("the example", () => example),
+        copyButton("curl example", () => example),
       ),
     );
-    once.hidden = false;
+    createdKey.hidden = false;
   }
 
-  async function remove(id) {
+  async function deleteKey(id) {
     const { name, budgets } = keys.find((key) => key.id === id);
     const names = `the ${budgets.length === 1 ? "budget" : "budgets"} ${budgets.map((budget) => `“${budget.name}”`).join(", ")}`;
     const alsoId = newId("also");
     const also = h("input", { type: "checkbox", id: alsoId, "data-testid": "key-with-budgets" });
-    const stay = budgets.length ? " What is set for it in Budgets stays, for a key that gets its name again." : "";
-    const isSure = await ask({
-      title: "Remove this key?",
-      text: `Programs that use “${name}” are refused from then on. Its rows stay in the ledger.${stay}`,
-      more: budgets.length ? h("div", { class: "form-field check" }, h("label", { for: alsoId }, `Remove ${names} as well`), also) : null,
-      action: "Remove key",
+    const budgetsNote = budgets.length ? " Its budgets stay for a later key of the same name, unless you delete them too." : "";
+    const isConfirmed = await confirmAction({
+      title: "Delete this key?",
+      text: `Programs that use “${name}” will be refused. Its ledger rows stay.${budgetsNote}`,
+      more: budgets.length ? h("div", { class: "form-field check" }, h("label", { for: alsoId }, `Also delete ${names}`), also) : null,
+      action: "Delete key",
     });
-    if (!isSure || !isOpen) return;
+    if (!isConfirmed || !isOpen) return;
     try {
       await api.remove(`${PATH}/${id}${also.checked ? "?with_budgets=true" : ""}`);
-      forget();
+      clearKey();
       await fetchAll().catch(() => fetchSoon());
-      note.say(`“${name}” was removed${also.checked ? `, and ${names}` : ""}.`);
+      note.say(also.checked ? `“${name}” and ${names} were deleted.` : `“${name}” was deleted.`);
       (add.hidden ? sheet.close : add).focus();
     } catch (error) {
-      note.fail("The key was not removed", error);
+      note.fail("Cannot delete the key", error);
     }
   }
 
@@ -164,17 +164,17 @@ export function createKeys() {
 }
 
 /** One key. Updates happen in place, to keep the focus and the reader's position. */
-function createCard({ onRemove }) {
+function createCard({ onDelete }) {
   const title = h("h3", {});
-  const facts = ["Created", "Last used", "Expires"].map((word) => ({ word, told: h("dd", {}) }));
-  const removeButton = h("button", { type: "button", class: "danger", "data-testid": "key-remove", onclick: () => removing() }, "Remove…");
-  const removing = onceAtATime(removeButton, onRemove);
+  const facts = ["Created", "Last used", "Expires"].map((word) => ({ word, value: h("dd", {}) }));
+  const deleteButton = h("button", { type: "button", class: "danger", "data-testid": "key-delete", onclick: () => deleteOnce() }, "Delete…");
+  const deleteOnce = onceAtATime(deleteButton, onDelete);
   const meters = h("div", { class: "budgets" });
   const root = h(
     "li",
     { class: "budget", "data-testid": "key" },
-    h("div", { class: "budget-head" }, title, h("div", { class: "buttons" }, removeButton)),
-    h("dl", { class: "facts" }, ...facts.map(({ word, told }) => h("div", {}, h("dt", {}, word), told))),
+    h("div", { class: "budget-head" }, title, h("div", { class: "buttons" }, deleteButton)),
+    h("dl", { class: "facts" }, ...facts.map(({ word, value }) => h("div", {}, h("dt", {}, word), value))),
     meters,
   );
   /** By the budget's name: { root, update }. */
@@ -183,12 +183,12 @@ function createCard({ onRemove }) {
   function update({ name, createdAt, lastUsedAt, expiresAt, budgets }) {
     root.dataset.key = name;
     setText(title, name);
-    removeButton.ariaLabel = `Remove: ${name}`;
-    const isOver = expiresAt !== null && Date.parse(expiresAt) <= Date.now();
-    const expiry = expiresAt === null ? "never" : `${isOver ? "expired " : ""}${day(expiresAt)}`;
-    const words = [moment(createdAt), lastUsedAt === null ? "not yet" : moment(lastUsedAt), expiry];
-    facts.forEach(({ told }, at) => setText(told, words[at]));
-    facts[2].told.classList.toggle("refused", isOver);
+    deleteButton.ariaLabel = `Delete: ${name}`;
+    const isExpired = expiresAt !== null && Date.parse(expiresAt) <= Date.now();
+    const expiry = expiresAt === null ? "never" : `${isExpired ? "expired " : ""}${day(expiresAt)}`;
+    const words = [moment(createdAt), lastUsedAt === null ? "never" : moment(lastUsedAt), expiry];
+    facts.forEach(({ value }, at) => setText(value, words[at]));
+    facts[2].value.classList.toggle("error-color", isExpired);
     for (const [known, { root: gone }] of shown) {
       if (budgets.some((budget) => budget.name === known)) continue;
       gone.remove();
@@ -213,7 +213,7 @@ function createOwnBudget() {
 
   function update(budget) {
     meter.update(budget);
-    setText(terms, `Budget “${budget.name}”: ${budget.hard ? "hard" : "soft"}, per ${budget.per}`);
+    setText(terms, `Budget “${budget.name}”: ${budget.hard ? "hard" : "soft"} limit per ${budget.per}`);
   }
 
   return { root, update };

@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { isRefused } from "./calls.js";
 import { dash, h, perFrame, prefersStillness } from "./dom.js";
-import { costWords, count, duration, moment, money } from "./format.js";
+import { costText, count, duration, moment, money } from "./format.js";
 
 const PAGE_ROWS = 50;
 /** Limits the rows in the page; older ones are in the CSV. */
@@ -14,7 +14,7 @@ const FLASHES_MAX = 20;
 const DRAW_PAUSE_MS = 250;
 const COLUMNS = [
   ["Time", drawTime],
-  ["Flow", (entry, names) => (entry.flow_id === null ? dash("called through the gateway") : names.flow(entry.flow_id))],
+  ["Flow", (entry, names) => (entry.flow_id === null ? dash("gateway call") : names.flow(entry.flow_id))],
   ["Node", drawNode],
   ["Role", (entry) => entry.agent_role ?? dash("no role")],
   ["Model", (entry) => entry.model_used],
@@ -40,14 +40,14 @@ export function createLedger({ table, empty, more, note, names, onRun }) {
   const drawSoon = perFrame(() => {
     const newest = [...incoming.values()].sort((a, b) => b.id - a.id).slice(0, ROWS_MAX);
     incoming.clear();
-    for (const body of newest.map(put)) if (body) flash(body);
+    for (const body of newest.map(upsertRow)) if (body) flash(body);
     trim();
   }, DRAW_PAUSE_MS);
 
   /** Receives a row that was written or settled. */
   function receive(entry) {
     const before = incoming.get(entry.id);
-    if (!before || !goesBack(before, entry)) incoming.set(entry.id, entry);
+    if (!before || !isOutdated(before, entry)) incoming.set(entry.id, entry);
     drawSoon();
   }
 
@@ -70,13 +70,13 @@ export function createLedger({ table, empty, more, note, names, onRun }) {
   }
 
   function show(page) {
-    page.items.forEach(put);
+    page.items.forEach(upsertRow);
     next = page.next ?? null;
     trim();
   }
 
   /** Puts an entry in its place; returns its row, or null if nothing has changed. */
-  function put(entry) {
+  function upsertRow(entry) {
     const row = rows.get(entry.id);
     if (!row) {
       const created = { entry, open: false, body: h("tbody") };
@@ -88,7 +88,7 @@ export function createLedger({ table, empty, more, note, names, onRun }) {
       table.insertBefore(created.body, below ?? null);
       return created.body;
     }
-    if (goesBack(row.entry, entry) || JSON.stringify(row.entry) === JSON.stringify(entry)) return null;
+    if (isOutdated(row.entry, entry) || JSON.stringify(row.entry) === JSON.stringify(entry)) return null;
     row.entry = entry;
     drawRow(row);
     return row.body;
@@ -141,7 +141,7 @@ export function createLedger({ table, empty, more, note, names, onRun }) {
 }
 
 /** A settled row never becomes pending again, so a pending state after it is outdated. */
-const goesBack = (before, after) => before.status !== "PENDING" && after.status === "PENDING";
+const isOutdated = (before, after) => before.status !== "PENDING" && after.status === "PENDING";
 
 let flashes = 0;
 
@@ -164,46 +164,46 @@ function drawNode(entry, names) {
 }
 
 function drawTokens(entry, tokens) {
-  if (entry.status === "PENDING") return dash("not known yet");
-  if (entry.cached) return dash("from the cache: nobody was asked");
-  if (isRefused(entry)) return dash(`refused by a ${entry.refused}: nobody was asked`);
-  if (entry.usage_source === "none") return dash("the provider told no counts");
-  if (entry.usage_source === "estimated") return h("span", { title: "estimated: the provider told no counts" }, `~${count(tokens)}`);
+  if (entry.status === "PENDING") return dash("call in progress");
+  if (entry.cached) return dash("cached response: no call was made");
+  if (isRefused(entry)) return dash(`refused by a ${entry.refused}: no call was made`);
+  if (entry.usage_source === "none") return dash("the provider sent no token counts");
+  if (entry.usage_source === "estimated") return h("span", { title: "estimated: the provider sent no token counts" }, `~${count(tokens)}`);
   return count(tokens);
 }
 
 function drawCost(entry) {
   if (entry.total_cost_usd !== null) return money(entry.total_cost_usd);
-  return dash(entry.status === "PENDING" ? "not known yet" : "unknown price");
+  return dash(entry.status === "PENDING" ? "call in progress" : "unknown cost");
 }
 
 function drawLatency(entry) {
-  return entry.latency_ms === null ? dash("not known") : duration(entry.latency_ms);
+  return entry.latency_ms === null ? dash(entry.status === "PENDING" ? "call in progress" : "unknown latency") : duration(entry.latency_ms);
 }
 
 function drawStatus(entry) {
-  const message = entry.error_message ?? (entry.cached ? costWords(entry) : null);
+  const message = entry.error_message ?? (entry.cached ? costText(entry) : null);
   const word = isRefused(entry) ? "failed: refused" : entry.status.toLowerCase();
   return h("div", { title: message }, h("span", { class: "status" }, word), message ? h("span", { class: "row-error" }, message) : null);
 }
 
 function drawDetails(entry, onRun) {
-  const isAsked = !entry.cached && !isRefused(entry);
+  const isMade = !entry.cached && !isRefused(entry);
   const facts = [
     [isRefused(entry) ? `Refused by a ${entry.refused}` : "Error", entry.error_message],
-    ["Call", entry.id],
+    ["Call ID", entry.id],
     ["Model", `${entry.provider} / ${entry.model_used}`],
-    ["Run", entry.run_id && drawRun(entry, onRun)],
+    ["Run ID", entry.run_id && drawRun(entry, onRun)],
     ["Operation", `${entry.operation_id}, attempt ${entry.attempt}`],
     ["Key", entry.key_name],
     ["Tags", entry.tags?.split(",").join(", ")],
     ["Prompt SHA-256", entry.prompt_hash],
-    ["Cached by the provider", isAsked ? `${count(entry.cached_input_tokens)} tokens read, ${count(entry.cache_write_tokens)} written` : null],
-    ["Reasoning", isAsked ? `${count(entry.reasoning_tokens)} tokens` : null],
-    ["Counts from", isAsked ? entry.usage_source : null],
+    ["Provider cache", isMade ? `${count(entry.cached_input_tokens)} tokens read, ${count(entry.cache_write_tokens)} written` : null],
+    ["Reasoning", isMade ? `${count(entry.reasoning_tokens)} tokens` : null],
+    ["Token counts from", isMade ? entry.usage_source : null],
     ["First token", (entry.first_token_ms ?? null) === null ? null : `after ${duration(entry.first_token_ms)}`],
-    ["Cost", costWords(entry)],
-    ["Price", (entry.price_id ?? null) === null ? null : `number ${entry.price_id}`],
+    ["Cost", costText(entry)],
+    ["Price ID", (entry.price_id ?? null) === null ? null : entry.price_id],
   ].filter(([, value]) => value !== null && value !== undefined);
   const list = facts.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value instanceof Node ? value : String(value))));
   return h("tr", { class: "details" }, h("td", { colspan: COLUMNS.length }, h("dl", {}, ...list)));

@@ -4,7 +4,7 @@
  *
  *     import { connect } from "/assets/live.js";
  *     const live = connect({
- *       onFresh: () => fetchWhatThePageShows(),
+ *       onFresh: () => fetchPageData(),
  *       onMessage: ({ seq, type, payload }) => console.log(seq, type, payload),
  *       onState: ({ state, retryAt }) => console.log(state),
  *     });
@@ -35,8 +35,8 @@ const BACKOFF_MAX_MS = 20_000;
 const STABLE_MS = 5_000;
 /** After this much silence the client sends a PING … */
 const SILENCE_MAX_MS = 60_000;
-/** … and the server has this long to answer; also the limit for connecting, up to HELLO. */
-const ANSWER_MAX_MS = 10_000;
+/** … and the server has this long to respond; also the limit for connecting, up to HELLO. */
+const RESPONSE_MAX_MS = 10_000;
 const CHECK_EVERY_MS = 1_000;
 /** Close codes that blame this client. A quick retry would fail again. */
 const REFUSED_CODES = [1002, 1003, 1007, 1008, 1009];
@@ -58,7 +58,7 @@ export class Live extends EventTarget {
   #socket = null;
   #status = { state: "connecting", retryAt: null, attempt: 0, code: null };
   #connectedAt = 0;
-  #heardAt = 0;
+  #receivedAt = 0;
   #pingedAt = 0;
   #retryTimer;
   #checkTimer;
@@ -96,7 +96,7 @@ export class Live extends EventTarget {
     return true;
   }
 
-  /** Reconnects at once instead of waiting; if connected, checks that the server still answers. */
+  /** Reconnects at once instead of waiting; if connected, checks that the server still responds. */
   retry() {
     if (this.#closed) return;
     if (this.isConnected) this.#ping();
@@ -119,16 +119,16 @@ export class Live extends EventTarget {
     // Browsers cannot set headers on a WebSocket, so a subprotocol carries the token.
     const socket = token ? new WebSocket(url, ["flowledger", `bearer.${hex(token)}`]) : new WebSocket(url);
     socket.onmessage = (event) => this.#receive(event.data);
-    socket.onclose = (event) => this.#lost(event.code);
+    socket.onclose = (event) => this.#handleClose(event.code);
     this.#socket = socket;
-    this.#heardAt = Date.now();
+    this.#receivedAt = Date.now();
     this.#pingedAt = 0;
     this.#checkTimer = setInterval(() => this.#check(), CHECK_EVERY_MS);
     this.#setStatus({ retryAt: null });
   }
 
   #receive(text) {
-    this.#heardAt = Date.now();
+    this.#receivedAt = Date.now();
     this.#pingedAt = 0;
     let message;
     try {
@@ -141,23 +141,23 @@ export class Live extends EventTarget {
       this.#seq = message.seq;
     }
     // Update the state for HELLO before the listeners run; report it after HELLO is delivered.
-    const isFresh = message.type === "HELLO" && this.#greet(message.payload);
+    const isFresh = message.type === "HELLO" && this.#handleHello(message.payload);
     this.lastMessage = message;
-    this.#tell("message", message);
+    this.#dispatch("message", message);
     if (message.type !== "HELLO") return;
     this.#connectedAt = Date.now();
     this.#setStatus({ state: "connected", code: null });
-    if (isFresh) this.#tell("fresh");
+    if (isFresh) this.#dispatch("fresh");
   }
 
   /** Returns true if events do not continue here. A newest `seq` below ours means a replaced log. */
-  #greet({ seq, recovered }) {
-    const joins = this.#seq !== null && seq >= this.#seq && recovered !== false;
-    if (!joins) this.#seq = seq;
-    return !joins;
+  #handleHello({ seq, recovered }) {
+    const continues = this.#seq !== null && seq >= this.#seq && recovered !== false;
+    if (!continues) this.#seq = seq;
+    return !continues;
   }
 
-  #lost(code) {
+  #handleClose(code) {
     this.#drop();
     const wasStable = this.isConnected && Date.now() - this.#connectedAt >= STABLE_MS;
     const attempt = wasStable ? 0 : this.#status.attempt;
@@ -171,10 +171,10 @@ export class Live extends EventTarget {
   #check() {
     const now = Date.now();
     if (!this.isConnected) {
-      if (now - this.#heardAt > ANSWER_MAX_MS) this.#lost(ABNORMAL);
+      if (now - this.#receivedAt > RESPONSE_MAX_MS) this.#handleClose(ABNORMAL);
     } else if (this.#pingedAt) {
-      if (now - this.#pingedAt > ANSWER_MAX_MS) this.#lost(ABNORMAL);
-    } else if (now - this.#heardAt > SILENCE_MAX_MS) {
+      if (now - this.#pingedAt > RESPONSE_MAX_MS) this.#handleClose(ABNORMAL);
+    } else if (now - this.#receivedAt > SILENCE_MAX_MS) {
       this.#ping();
     }
   }
@@ -196,10 +196,10 @@ export class Live extends EventTarget {
 
   #setStatus(change) {
     this.#status = { ...this.#status, ...change };
-    this.#tell("state", this.#status);
+    this.#dispatch("state", this.#status);
   }
 
-  #tell(name, detail) {
+  #dispatch(name, detail) {
     this.dispatchEvent(new CustomEvent(name, { detail }));
   }
 }

@@ -124,12 +124,12 @@ def hosts(provider):
     if found is None:
         plain = re.sub(r"\((?:\?:)?/\|\$\)$", "", pattern.removeprefix("https://"))
         if not re.fullmatch(r"(?:[a-z0-9/-]|\\\.)+", plain):
-            fail(f"provider {provider.id}: which hosts does {pattern!r} mean? Add it to HOSTS.")
+            fail(f"provider {provider.id}: unknown host pattern {pattern!r}; add it to HOSTS")
         found = [plain.replace("\\.", ".")]
     for host in found:
         url = "https://" + host.replace("*", "name-1")
         if not re.match(pattern, url if "/" in host else url + "/v1"):
-            fail(f"provider {provider.id}: {host} is not what {pattern!r} means")
+            fail(f"provider {provider.id}: host {host} does not match {pattern!r}")
     return found
 
 
@@ -163,7 +163,7 @@ def expand(tree):
         elif op == "AT" and str(arg) == "AT_END":
             piece = [END]
         else:
-            raise ValueError(f"{op} {arg}")
+            raise ValueError(f"unsupported operation {op} {arg}")
         texts = [text + more for text in texts for more in piece]
     return texts
 
@@ -186,13 +186,13 @@ def regex_clause(regex):
             # No `/` after a first part. The rest of the regex requires a non-empty first part.
             forbidden.append("~/")
         else:
-            raise ValueError("lookahead")
+            raise ValueError("unsupported lookahead")
     wanted = []
     for text in expand(tree) if tree else []:
         ended = text.endswith(END)
         text = text.removesuffix(END)
         if text != text.lower() or END in text:
-            raise ValueError("upper case, or an end in the middle")
+            raise ValueError("contains upper case, or an end that is not last")
         if DIGIT in text:
             wanted.append("#" + text + ("" if ended else "*"))
         else:
@@ -211,7 +211,7 @@ def clause(upstream):
             converted = regex_clause(upstream.regex)
         except ValueError as error:
             # Omitting a clause could assign a name to another model, at a wrong price.
-            fail(f"regex {upstream.regex!r} has no plain form: {error}")
+            fail(f"cannot convert the regex {upstream.regex!r}: {error}")
         check_regex(upstream, converted)
         return converted
     for name, mark in ("equals", "="), ("starts_with", "^"), ("ends_with", "$"), ("contains", "~"):
@@ -264,7 +264,7 @@ def check_regex(upstream, converted):
             texts += [text[:i] + chance.choice("a0-/.") + text[i + 1 :] for i in range(len(text))]
     for text in texts:
         if upstream.is_match(text) != matches(converted, text):
-            fail(f"{converted} is not {upstream.regex!r}: {text!r}")
+            fail(f"{converted} and {upstream.regex!r} differ for {text!r}")
 
 
 rounded = []
@@ -276,7 +276,7 @@ def integer(usd_per_million, where):
     whole = exact.to_integral_value(ROUND_HALF_EVEN)
     if exact != whole:
         if -usd_per_million.as_tuple().exponent < ROUNDED:
-            fail(f"{where}: {usd_per_million} is no whole number of micro-dollars")
+            fail(f"{where}: {usd_per_million} is not a whole number of micro-dollars")
         rounded.append(f"{where}: {usd_per_million} as {whole}")
     return int(whole)
 
@@ -290,7 +290,7 @@ def unpriced(model, prices):
     keys = prices.keys()
     if not keys:
         # Upstream has an empty price for free models as well as for unknown prices.
-        return None if model.id.endswith(":free") else "no price given"
+        return None if model.id.endswith(":free") else "no price"
     prohibitive = keys & PROHIBITIVE
     if "audio_hours" in keys and "input_audio_hours" not in keys:
         prohibitive = prohibitive | {"audio_hours"}
@@ -309,7 +309,7 @@ def price(model, upstream, constraint, where):
     elif isinstance(constraint, types.TimeOfDateConstraint):
         times = [types._utc_timetz(t) for t in (constraint.start_time, constraint.end_time)]
         if any(t.second or t.microsecond for t in times):
-            fail(f"{where}: a time of day that is no whole minute")
+            fail(f"{where}: the time of day is not a whole minute")
         out["daily"] = [t.hour * 60 + t.minute for t in times]
     elif constraint is not None:
         fail(f"{where}: unknown constraint {constraint!r}")
@@ -385,7 +385,7 @@ def convert():
                 head[name] = value
         lines.append(compact(head)[:-1] + ',"models":[\n' + ",\n".join(models) + "\n]}")
     if dropped & {f for p in PROVIDERS for f in p.fallback_model_providers or ()}:
-        fail("a provider without any price is the fallback of another")
+        fail("a provider without prices is the fallback of another provider")
     return lines, skipped
 
 
@@ -597,7 +597,7 @@ def main():
         if text_of(lines, before) == PRICES.read_text():
             text = text_of(lines, before)
     if len(text.encode()) > SIZE_LIMIT:
-        fail(f"{PRICES.name} would have {len(text.encode())} bytes, more than {SIZE_LIMIT}")
+        fail(f"{PRICES.name} has {len(text.encode())} bytes; the limit is {SIZE_LIMIT}")
     json.loads(text)
     PRICES.write_text(text)
     ORACLE.parent.mkdir(parents=True, exist_ok=True)
@@ -607,7 +607,7 @@ def main():
         print(f"{title}: {len(reported)}")
         for line in reported:
             print(f"  {line}")
-    print(f"models with batch or priority prices, of which only the standard one is kept: {variants}")
+    print(f"models with batch or priority prices (only the standard price is kept): {variants}")
     print(f"{PRICES.relative_to(ROOT)}: {len(text.encode())} bytes, {len(lines)} providers")
 
 

@@ -15,11 +15,10 @@ export function createMeter(root) {
     root.dataset.name = name;
     root.dataset.level = state ? (state.percent >= 100 ? "full" : state.percent >= 80 ? "high" : "low") : "none";
     bar.hidden = !state;
-    const limit = amount(budget, budget.limitUsd ?? budget.limitTokens);
     const share = state ? `${count(state.percent)} %` : "";
-    const used = state ? `${amount(budget, state.used)} of ${limit} used` : `${limit} for each run by itself`;
+    const used = state ? `${usageOf(budget, state.used)} used` : `${amount(budget, budget.limitUsd ?? budget.limitTokens)} for each run`;
     if (state) {
-      bar.ariaLabel = `Used of ${name}`;
+      bar.ariaLabel = `Usage of ${name}`;
       bar.ariaValueNow = String(Math.min(100, state.percent));
       bar.ariaValueText = `${share}: ${used}`;
       fill.style.inlineSize = `${Math.min(100, state.percent)}%`; // Set through the CSSOM, which the content security policy allows.
@@ -30,4 +29,9 @@ export function createMeter(root) {
   return { update };
 }
 
-const amount = ({ limitUsd }, number) => ((limitUsd ?? null) === null ? `${count(number)} tokens` : money(number));
+const isInTokens = ({ limitUsd }) => (limitUsd ?? null) === null;
+
+const amount = (budget, number) => (isInTokens(budget) ? `${count(number)} tokens` : money(number));
+
+const usageOf = (budget, used) =>
+  isInTokens(budget) ? `${count(used)} of ${count(budget.limitTokens)} tokens` : `${money(used)} of ${money(budget.limitUsd)}`;

@@ -20,7 +20,7 @@ export function nodeOf(run, nodeId) {
  * Records the ledger row of a map's item. The newest row of an item counts, and settled is newer than pending, so
  * rows may arrive in any order and more than once.
  */
-export function takeCall(run, call) {
+export function recordCall(run, call) {
   const item = itemOf(call);
   if (item === null) return;
   const { items } = nodeOf(run, call.node_id);
@@ -45,14 +45,14 @@ export function stateOf(run, nodeId) {
 /** Returns the run from a response of `GET /api/flows/{id}/status`. */
 export function fromStatus({ runId, status, nodes, error, startedAt, finishedAt }) {
   const run = { ...newRun(runId, status), error };
-  for (const told of nodes ?? []) {
-    const state = told.status?.toLowerCase();
-    const node = nodeOf(run, told.nodeId);
+  for (const nodeStatus of nodes ?? []) {
+    const state = nodeStatus.status?.toLowerCase();
+    const node = nodeOf(run, nodeStatus.nodeId);
     node.state = NODE_STATES.includes(state) ? state : "waiting";
-    node.attempt = told.attempt || 1;
-    node.text = told.resultPreview ?? "";
-    node.error = told.error ?? null;
-    if (state === "completed") node.usage = usageOf(told);
+    node.attempt = nodeStatus.attempt || 1;
+    node.text = nodeStatus.resultPreview ?? "";
+    node.error = nodeStatus.error ?? null;
+    if (state === "completed") node.usage = usageOf(nodeStatus);
   }
   if (runId && !isActive(run) && startedAt && finishedAt) {
     const usages = [...run.nodes.values()].flatMap((node) => node.usage ?? []);
@@ -98,7 +98,7 @@ const CHANGES = {
     Object.assign(node, { state: willRetry ? "running" : "failed", attempt, text: "", error });
   },
   LEDGER_UPDATE(run, { entry }) {
-    takeCall(run, entry);
+    recordCall(run, entry);
   },
   FLOW_COMPLETED(run, payload) {
     run.status = "COMPLETED"; // Nodes that still wait were skipped: see `stateOf`.

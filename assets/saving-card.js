@@ -7,31 +7,31 @@ import { moment, roughly } from "./format.js";
 import { createInterval } from "./interval.js";
 import { createChange } from "./saving-change.js";
 import { createTrial } from "./saving-trial.js";
-import { evidenceFacts, promised, realised } from "./saving-words.js";
+import { evidenceFacts, expectedSaving, measuredSaving } from "./saving-format.js";
 
-const PAST_WORDS = { __proto__: null, DISMISSED: "Dismissed", WITHDRAWN: "Withdrawn: it holds no longer", REVERTED: "Taken back" };
+const PAST_WORDS = { __proto__: null, DISMISSED: "Dismissed", WITHDRAWN: "Withdrawn: no longer applies", REVERTED: "Reverted" };
 
 /**
- * `path` is the suggestion's path in the API. `onApply(body)`, `onDismiss()` and `onTakeBack()` run the actions of
+ * `path` is the suggestion's path in the API. `onApply(body)`, `onDismiss()` and `onRevert()` run the actions of
  * their buttons and throw the server's errors; `labelOf(flowId, nodeId)` returns a node's name.
  */
-export function createSavingCard({ path, labelOf, onApply, onDismiss, onTakeBack }) {
+export function createSavingCard({ path, labelOf, onApply, onDismiss, onRevert }) {
   const title = h("h4", { tabindex: "-1" });
   const place = h("p", { class: "muted", "data-testid": "saving-place" });
   const reason = h("p", { "data-testid": "saving-reason" });
   const interval = createInterval();
-  const promise = h("p", { class: "saving-promise", "data-testid": "saving-promise" });
-  const [promiseFact, realisedFact] = ["promised", "realised"].map((name) => h("dd", { "data-testid": `saving-${name}` }));
-  const facts = h("dl", { class: "sides" }, h("div", {}, h("dt", {}, "Promised"), promiseFact), h("div", {}, h("dt", {}, "Realised"), realisedFact));
+  const estimate = h("p", { class: "saving-estimate", "data-testid": "saving-estimate" });
+  const [expectedFact, measuredFact] = ["expected", "measured"].map((name) => h("dd", { "data-testid": `saving-${name}` }));
+  const facts = h("dl", { class: "sides" }, h("div", {}, h("dt", {}, "Expected"), expectedFact), h("div", {}, h("dt", {}, "Measured"), measuredFact));
   const evidence = h("dl", { class: "facts" });
   const details = h("details", { "data-testid": "saving-evidence" }, h("summary", {}, "Evidence"), evidence);
   const note = createNote();
 
   const selectId = newId("alternative");
   const select = h("select", { id: selectId, "data-testid": "saving-alternative", onchange: () => choose() });
-  const choice = h("div", { class: "form-field" }, h("label", { for: selectId }, "Model to ask instead"), select);
+  const choice = h("div", { class: "form-field" }, h("label", { for: selectId }, "Model to use instead"), select);
 
-  const whole = () => {
+  const fetchDetails = () => {
     const query = select.value && canApply() ? `?alternative=${encodeURIComponent(select.value)}` : "";
     return api.get(`${path}${query}`);
   };
@@ -42,20 +42,20 @@ export function createSavingCard({ path, labelOf, onApply, onDismiss, onTakeBack
     return name ? { alternative: name } : {};
   };
   const [changeId, trialId] = [newId("change"), newId("trial")];
-  const change = createChange({ id: changeId, fetch: whole, onApply: (version) => onApply({ ...alternative(), version }) });
-  const trial = createTrial({ id: trialId, fetch: () => api.get(path), ask: (body) => api.post(`${path}/trial`, { ...body, ...alternative() }) });
+  const change = createChange({ id: changeId, fetch: fetchDetails, onApply: (version) => onApply({ ...alternative(), version }) });
+  const trial = createTrial({ id: trialId, fetch: () => api.get(path), send: (body) => api.post(`${path}/trial`, { ...body, ...alternative() }) });
 
   const button = (testid, more, act, text) => h("button", { type: "button", "data-testid": testid, onclick: act, ...more }, text);
   const showChange = button("saving-show", { "aria-expanded": "false", "aria-controls": changeId }, () => toggle(showChange, change), "Show the change");
-  const showTrial = button("saving-try", { "aria-expanded": "false", "aria-controls": trialId }, () => toggle(showTrial, trial), "Try it first…");
+  const showTrial = button("saving-try", { "aria-expanded": "false", "aria-controls": trialId }, () => toggle(showTrial, trial), "Try it on stored inputs");
   const dismiss = button("saving-dismiss", {}, () => dismissOnce(), "Dismiss");
-  const takeBack = button("saving-take-back", { class: "danger" }, () => takeBackOnce(), "Take back…");
-  const trying = (what, act) => async () => {
+  const revert = button("saving-revert", { class: "danger" }, () => revertOnce(), "Revert…");
+  const withNote = (errorTitle, act) => async () => {
     note.say("");
-    await act().catch((error) => note.fail(what, error));
+    await act().catch((error) => note.fail(errorTitle, error));
   };
-  const dismissOnce = onceAtATime(dismiss, trying("Not dismissed", onDismiss));
-  const takeBackOnce = onceAtATime(takeBack, trying("Not taken back", onTakeBack));
+  const dismissOnce = onceAtATime(dismiss, withNote("Cannot dismiss", onDismiss));
+  const revertOnce = onceAtATime(revert, withNote("Cannot revert", onRevert));
 
   const root = h(
     "li",
@@ -64,11 +64,11 @@ export function createSavingCard({ path, labelOf, onApply, onDismiss, onTakeBack
     place,
     reason,
     interval.root,
-    promise,
+    estimate,
     facts,
     details,
     choice,
-    h("div", { class: "buttons" }, dismiss, showTrial, showChange, takeBack),
+    h("div", { class: "buttons" }, dismiss, showTrial, showChange, revert),
     note.root,
     trial.root,
     change.root,
@@ -80,14 +80,14 @@ export function createSavingCard({ path, labelOf, onApply, onDismiss, onTakeBack
   let drawnFrom = "";
   let drawnEvidence = "";
   /** The name of the change that was recommended at that time. */
-  let putForward = "";
+  let recommended = "";
 
   const canApply = () => ["OPEN", "DISMISSED"].includes(shown.status);
 
   function toggle(opener, part) {
-    const isToOpen = !part.isOpen();
-    opener.ariaExpanded = String(isToOpen);
-    if (isToOpen) part.open();
+    const opens = !part.isOpen();
+    opener.ariaExpanded = String(opens);
+    if (opens) part.open();
     else part.close();
   }
 
@@ -96,7 +96,7 @@ export function createSavingCard({ path, labelOf, onApply, onDismiss, onTakeBack
   }
 
   function choose() {
-    trial.forget();
+    trial.discardEstimate();
     if (change.isOpen()) change.open();
     drawChosen();
   }
@@ -114,14 +114,13 @@ export function createSavingCard({ path, labelOf, onApply, onDismiss, onTakeBack
     drawParts();
     const isApplied = status === "APPLIED";
     facts.hidden = !isApplied;
-    setText(realisedFact, realised(suggestion.realised));
+    setText(measuredFact, measuredSaving(suggestion.realised));
     choice.hidden = !canApply() || !suggestion.alternatives?.length;
     dismiss.hidden = status !== "OPEN";
     showTrial.hidden = status !== "OPEN" || kind !== "model_switch";
-    takeBack.hidden = !isApplied;
+    revert.hidden = !isApplied;
     showChange.hidden = status === "WITHDRAWN";
-    setText(showChange, isApplied || status === "REVERTED" ? "Show what was changed" : "Show the change");
-    for (const it of [dismiss, showTrial, showChange, takeBack]) it.setAttribute("aria-describedby", title.id);
+    for (const element of [dismiss, showTrial, showChange, revert]) element.setAttribute("aria-describedby", title.id);
     if (before && before.status !== status) {
       close(showChange, change);
       close(showTrial, trial);
@@ -134,38 +133,38 @@ export function createSavingCard({ path, labelOf, onApply, onDismiss, onTakeBack
     const { alternatives = [], edit } = shown;
     const from = JSON.stringify([alternatives, edit]);
     if (from === drawnFrom) return;
-    const isOther = drawnFrom !== "" && putForward !== nameOf(shown);
+    const recommendationChanged = drawnFrom !== "" && recommended !== nameOf(shown);
     drawnFrom = from;
-    putForward = nameOf(shown);
+    recommended = nameOf(shown);
     const chosen = select.value;
     select.replaceChildren(
-      h("option", { value: "" }, `${putForward} (put forward)`),
-      ...alternatives.map(({ name, savingPer30Days: saving }) => h("option", { value: name }, `${name}, likely ${roughly(saving.expectedUsd)} USD`)),
+      h("option", { value: "" }, `${recommended} (recommended)`),
+      ...alternatives.map(({ name, savingPer30Days: saving }) => h("option", { value: name }, `${name}: likely saves ${roughly(saving.expectedUsd)} USD`)),
     );
     // Prices change, so the selected alternative may no longer save anything.
     select.value = alternatives.some(({ name }) => name === chosen) ? chosen : "";
-    if (select.value !== chosen || (isOther && !chosen)) choose();
+    if (select.value !== chosen || (recommendationChanged && !chosen)) choose();
   }
 
   /** Draws the selected change: the recommended one, or an alternative. */
   function drawChosen() {
     const chosen = canApply() && shown.alternatives?.find(({ name }) => name === select.value);
-    const told = { ...shown, ...chosen };
-    setText(title, told.title);
-    setText(reason, told.reason);
-    const ground = JSON.stringify(told.evidence);
-    if (ground !== drawnEvidence) {
-      drawnEvidence = ground;
+    const content = { ...shown, ...chosen };
+    setText(title, content.title);
+    setText(reason, content.reason);
+    const source = JSON.stringify(content.evidence);
+    if (source !== drawnEvidence) {
+      drawnEvidence = source;
       evidence.replaceChildren(
-        ...evidenceFacts(told.evidence).map(([name, value]) => h("div", { class: value instanceof Node ? "whole" : null }, h("dt", {}, name), h("dd", {}, value))),
+        ...evidenceFacts(content.evidence).map(([name, value]) => h("div", { class: value instanceof Node ? "whole" : null }, h("dt", {}, name), h("dd", {}, value))),
       );
     }
     const isOpen = shown.status === "OPEN";
-    promise.hidden = shown.status === "APPLIED";
-    setText(promise, promised(told));
-    setText(promiseFact, promised(told));
-    interval.root.hidden = !isOpen || !told.savingPer30Days;
-    if (!interval.root.hidden) interval.update(told.savingPer30Days, most);
+    estimate.hidden = shown.status === "APPLIED";
+    setText(estimate, expectedSaving(content));
+    setText(expectedFact, expectedSaving(content));
+    interval.root.hidden = !isOpen || !content.savingPer30Days;
+    if (!interval.root.hidden) interval.update(content.savingPer30Days, most);
   }
 
   title.id = newId("saving");

@@ -6,75 +6,75 @@ import { h } from "./dom.js";
 /** `fetch()` returns the suggestion with its `changes`; `onApply(version)` applies the version that was shown. */
 export function createChange({ id, fetch, onApply }) {
   const note = createNote();
-  const list = h("ul", { class: "changes", "aria-label": "What it changes" });
-  const conflict = h("p", { class: "refused", "data-testid": "saving-conflict", hidden: true });
+  const list = h("ul", { class: "changes", "aria-label": "Changes" });
+  const conflict = h("p", { class: "error-color", "data-testid": "saving-conflict", hidden: true });
   const apply = h("button", { type: "button", class: "primary", "data-testid": "saving-apply", hidden: true, onclick: () => applyOnce() }, "Apply");
-  const again = h("button", { type: "button", "data-testid": "saving-look-again", hidden: true, onclick: () => open() }, "Look again");
+  const reload = h("button", { type: "button", "data-testid": "saving-reload", hidden: true, onclick: () => open() }, "Reload");
   const root = h(
     "div",
-    { class: "saving-part", id, role: "group", "aria-label": "The change", "data-testid": "saving-change", hidden: true },
+    { class: "saving-part", id, role: "group", "aria-label": "Change", "data-testid": "saving-change", hidden: true },
     list,
     conflict,
     note.root,
-    h("div", { class: "buttons" }, again, apply),
+    h("div", { class: "buttons" }, reload, apply),
   );
   /** The text of the change on display. */
-  let seen = "";
+  let shownText = "";
   /** Increases with each request, so that outdated responses are ignored. */
-  let asked = 0;
-  const applyOnce = onceAtATime(apply, applySeen);
+  let latestRequest = 0;
+  const applyOnce = onceAtATime(apply, applyShown);
 
   async function open() {
     root.hidden = false;
-    const number = ++asked;
+    const request = ++latestRequest;
     const hadFocus = root.contains(document.activeElement);
     note.say("Loading…");
     try {
-      const whole = await fetch();
-      if (number !== asked) return;
+      const details = await fetch();
+      if (request !== latestRequest) return;
       note.say("");
-      draw(whole);
+      draw(details);
     } catch (error) {
-      if (number !== asked) return;
+      if (request !== latestRequest) return;
       draw({ status: "", changes: [] });
-      note.fail("The change is not there", error);
-      again.hidden = false;
+      note.fail("Cannot load the change", error);
+      reload.hidden = false;
     }
-    if (hadFocus) (apply.hidden ? again : apply).focus();
+    if (hadFocus) (apply.hidden ? reload : apply).focus();
   }
 
   function close() {
-    asked += 1;
+    latestRequest += 1;
     root.hidden = true;
   }
 
-  function draw(whole) {
-    seen = asText(whole);
-    const canApply = ["OPEN", "DISMISSED"].includes(whole.status);
-    list.replaceChildren(...whole.changes.map(drawLine));
-    list.hidden = whole.changes.length === 0;
-    conflict.textContent = whole.conflict ? `It cannot be applied as things are: ${whole.conflict}` : "";
-    conflict.hidden = !whole.conflict || !canApply;
-    apply.hidden = Boolean(whole.conflict) || !canApply;
-    again.hidden = conflict.hidden;
+  function draw(details) {
+    shownText = asText(details);
+    const canApply = ["OPEN", "DISMISSED"].includes(details.status);
+    list.replaceChildren(...details.changes.map(drawLine));
+    list.hidden = details.changes.length === 0;
+    conflict.textContent = details.conflict ? `Cannot apply: ${details.conflict}` : "";
+    conflict.hidden = !details.conflict || !canApply;
+    apply.hidden = Boolean(details.conflict) || !canApply;
+    reload.hidden = conflict.hidden;
   }
 
   /** Fetches again and applies only the change on display. The server refuses later changes, by the version. */
-  async function applySeen() {
-    const number = ++asked;
+  async function applyShown() {
+    const request = ++latestRequest;
     note.say("");
     try {
-      const whole = await fetch();
-      if (number !== asked) return;
-      if (asText(whole) !== seen) {
-        draw(whole);
-        note.fail("Not applied", { message: "something has changed meanwhile; this is how it is now" });
-        (apply.hidden ? again : apply).focus();
+      const details = await fetch();
+      if (request !== latestRequest) return;
+      if (asText(details) !== shownText) {
+        draw(details);
+        note.fail("Not applied", { message: "the change has been updated; check it and apply it again" });
+        (apply.hidden ? reload : apply).focus();
         return;
       }
-      await onApply(whole.version);
+      await onApply(details.version);
     } catch (error) {
-      note.fail("Not applied", error);
+      note.fail("Cannot apply", error);
     }
   }
 
@@ -99,6 +99,6 @@ function drawSide(name, sign, value) {
     { class: `side ${name}`, "data-testid": `change-${name}` },
     h("span", { "aria-hidden": "true" }, `${sign} `),
     h("span", { class: "hidden-text" }, `${name}: `),
-    value === null ? h("span", { class: "muted" }, "not there") : h("code", {}, text),
+    value === null ? h("span", { class: "muted" }, "not set") : h("code", {}, text),
   );
 }

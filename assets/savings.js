@@ -1,11 +1,11 @@
 /** The dialog with the optimizer's suggestions and their results. */
 
 import * as api from "./api.js";
-import { ask, createNote, createSheet } from "./dialogs.js";
+import { confirmAction, createNote, createSheet } from "./dialogs.js";
 import { h, perFrame, setText } from "./dom.js";
 import { count } from "./format.js";
 import { createSavingCard } from "./saving-card.js";
-import { promised } from "./saving-words.js";
+import { expectedSaving } from "./saving-format.js";
 
 /** Limits how often the suggestions are fetched while calls are made. */
 const REFRESH_PAUSE_MS = 2_000;
@@ -25,7 +25,7 @@ export function createSavings({ badge, labelOf }) {
   const known = new Map();
   const cards = new Map();
   /** Increases with each request and each message, so that outdated responses are ignored. */
-  let asked = 0;
+  let latestRequest = 0;
   let isFetching = false;
   let isMore = false;
   /** The cursor of the next page of each past status; null if there is none. */
@@ -33,13 +33,13 @@ export function createSavings({ badge, labelOf }) {
 
   const sheet = createSheet({ testid: "savings", onClose: () => (isOpen = false) });
   const note = createNote();
-  const again = h("button", { type: "button", hidden: true, onclick: () => show() }, "Try again");
-  const openList = createList("Open", "saving-open", "Nothing is proposed. What your calls tell is looked at a moment after they end.");
-  const appliedList = createList("Applied", "saving-applied", "Nothing was applied yet.");
-  const pastItems = h("ol", { class: "budgets", "aria-label": "Dismissed, withdrawn and taken back" });
+  const retry = h("button", { type: "button", hidden: true, onclick: () => show() }, "Retry");
+  const openList = createList("Open", "saving-open", "No suggestions yet. They appear shortly after calls finish.");
+  const appliedList = createList("Applied", "saving-applied", "No applied suggestions yet.");
+  const pastItems = h("ol", { class: "budgets", "aria-label": "Dismissed, withdrawn and reverted" });
   const pastNote = createNote();
   const pastMore = h("button", { type: "button", hidden: true, "data-testid": "saving-more", onclick: () => fetchPast() }, "Load more");
-  const pastSummary = h("summary", {}, "Dismissed, withdrawn and taken back");
+  const pastSummary = h("summary", {}, "Dismissed, withdrawn and reverted");
   const past = h(
     "details",
     { "data-testid": "saving-past", ontoggle: () => past.open && !pastNext && fetchPast() },
@@ -47,8 +47,8 @@ export function createSavings({ badge, labelOf }) {
     h("div", { class: "saving-part" }, pastNote.root, pastItems, h("div", { class: "buttons" }, pastMore)),
   );
   const parts = h("div", { class: "sheet-parts", hidden: true }, openList.root, appliedList.root, past);
-  const what = "What would cost less or take less time, by the calls that were made here. Amounts are what may be expected of 30 days like those that were seen, with the interval that holds 95 %.";
-  sheet.body.append(h("p", { class: "muted" }, what), note.root, again, parts);
+  const description = "Suggestions that make your flows cheaper or faster, based on your calls. Amounts are estimates for 30 days, with their 95 % interval.";
+  sheet.body.append(h("p", { class: "muted" }, description), note.root, retry, parts);
 
   /** Fetches soon, one time for all requests until then, and only while the dialog is open. */
   const fetchSoon = perFrame(() => isOpen && load().catch(() => {}), REFRESH_PAUSE_MS); // The connection line shows the error.
@@ -63,48 +63,48 @@ export function createSavings({ badge, labelOf }) {
   }
 
   async function show() {
-    if (again === document.activeElement) sheet.close.focus();
-    again.hidden = true;
+    if (retry === document.activeElement) sheet.close.focus();
+    retry.hidden = true;
     if (!isLoaded) note.say("Loading…");
     try {
       await load();
       note.say("");
       return true;
     } catch (error) {
-      note.fail("The suggestions are not there", error);
-      again.hidden = false;
+      note.fail("Cannot load the suggestions", error);
+      retry.hidden = false;
       return false;
     }
   }
 
   async function load() {
-    const number = ++asked;
+    const request = ++latestRequest;
     isFetching = true;
-    const answers = await Promise.all(PRESENT.map((status) => api.get(`${PATH}?status=${status}&limit=${PRESENT_MAX}`))).finally(() => (isFetching = false));
-    if (number !== asked) return;
+    const pages = await Promise.all(PRESENT.map((status) => api.get(`${PATH}?status=${status}&limit=${PRESENT_MAX}`))).finally(() => (isFetching = false));
+    if (request !== latestRequest) return;
     const gone = new Set([...known.values()].filter(({ status }) => PRESENT.includes(status)).map(({ id }) => id));
-    for (const item of answers.flatMap(({ items }) => items)) {
+    for (const item of pages.flatMap(({ items }) => items)) {
       known.set(item.id, item);
       gone.delete(item.id);
     }
     for (const id of gone) known.delete(id);
     // These suggestions are past now, and no message said so.
     if (gone.size && pastNext) refetchPast();
-    isMore = (answers[0].next ?? null) !== null;
+    isMore = (pages[0].next ?? null) !== null;
     isLoaded = true;
-    again.hidden = true;
+    retry.hidden = true;
     draw();
   }
 
   /** Receives a message, which is newer than any response still under way. */
   function receive(suggestion) {
-    asked += 1;
+    latestRequest += 1;
     const isNew = suggestion.status === "OPEN" && known.get(suggestion.id)?.status !== "OPEN";
     known.set(suggestion.id, suggestion);
     if (isFetching) load().catch(() => {}); // The connection line shows the error.
     draw();
     cards.get(suggestion.id)?.refreshTrial();
-    if (isOpen && isNew) sheet.root.querySelector("[data-announcer]").textContent = `New: ${suggestion.title}, ${promised(suggestion)}`;
+    if (isOpen && isNew) sheet.root.querySelector("[data-announcer]").textContent = `New suggestion: ${suggestion.title}. ${expectedSaving(suggestion)}`;
   }
 
   function refetchPast() {
@@ -117,15 +117,15 @@ export function createSavings({ badge, labelOf }) {
     const wanted = first ? PAST.map((status) => [status, ""]) : Object.entries(pastNext).filter(([, next]) => next !== null);
     pastNote.say("Loading…");
     try {
-      const answers = await Promise.all(wanted.map(([status, next]) => api.get(`${PATH}?status=${status}&limit=${PAST_STEP}${next && `&before=${next}`}`)));
-      pastNext = Object.fromEntries(answers.map(({ next }, index) => [wanted[index][0], next ?? null]));
+      const pages = await Promise.all(wanted.map(([status, next]) => api.get(`${PATH}?status=${status}&limit=${PAST_STEP}${next && `&before=${next}`}`)));
+      pastNext = Object.fromEntries(pages.map(({ next }, index) => [wanted[index][0], next ?? null]));
       // Messages that arrived meanwhile are newer.
-      for (const item of answers.flatMap(({ items }) => items)) if (!known.has(item.id)) known.set(item.id, item);
+      for (const item of pages.flatMap(({ items }) => items)) if (!known.has(item.id)) known.set(item.id, item);
       pastNote.say("");
       draw();
       pastNote.say(pastItems.children.length ? "" : "None.");
     } catch (error) {
-      pastNote.fail("They are not there", error);
+      pastNote.fail("Cannot load these suggestions", error);
       pastMore.hidden = false;
     }
   }
@@ -172,27 +172,27 @@ export function createSavings({ badge, labelOf }) {
       labelOf,
       onApply: (body) => act(id, () => api.post(`${path}/apply`, body), "was applied"),
       onDismiss: () => act(id, () => api.post(`${path}/dismiss`), "was dismissed"),
-      onTakeBack: () => takeBack(id, path),
+      onRevert: () => revert(id, path),
     });
   }
 
-  async function takeBack(id, path) {
+  async function revert(id, path) {
     const { title, flowName } = known.get(id);
-    const isSure = await ask({
-      title: "Take this back?",
-      text: `“${flowName}” gets back what it said before “${title}” was applied. Runs that are under way go on as they began.`,
-      action: "Take back",
+    const isConfirmed = await confirmAction({
+      title: "Revert this suggestion?",
+      text: `“${flowName}” returns to its state before “${title}” was applied. Active runs continue unchanged.`,
+      action: "Revert",
     });
-    if (isSure) await act(id, () => api.post(`${path}/revert`), "was taken back");
+    if (isConfirmed) await act(id, () => api.post(`${path}/revert`), "was reverted");
   }
 
   /** Runs an action. The focus then follows the suggestion, or moves to the next one if it is hidden. */
-  async function act(id, request, words) {
+  async function act(id, send, result) {
     const next = cards.get(id).root.nextElementSibling?.dataset.savingId ?? null;
     // Drop the fields that lists do not have; their parts fetch them.
-    const { changes, conflict, trial, ...suggestion } = await request();
+    const { changes, conflict, trial, ...suggestion } = await send();
     receive(suggestion);
-    note.say(`“${suggestion.title}” ${words}.`);
+    note.say(`“${suggestion.title}” ${result}.`);
     if (isOpen) focusOn(suggestion.status === "APPLIED" ? id : Number(next), pastSummary);
   }
 

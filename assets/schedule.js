@@ -1,9 +1,9 @@
 /** A flow's schedule: a form with errors at their fields, and the next run times. */
 
 import * as api from "./api.js";
-import { ask, createNote, newId, onceAtATime } from "./dialogs.js";
+import { confirmAction, createNote, newId, onceAtATime } from "./dialogs.js";
 import { h } from "./dom.js";
-import { createField as fieldOf, createZones, showFaults as showAt, ZONE_HERE } from "./fields.js";
+import { createField as fieldOf, createZones, faultSummary, LOCAL_ZONE, showFaults as showAt } from "./fields.js";
 
 const createField = (name, label, control, hint) => fieldOf("schedule", name, label, control, hint);
 
@@ -16,17 +16,17 @@ export function createSchedule() {
   const note = createNote();
   const zones = createZones();
   const fields = {
-    cron: createField("cron", "Cron fields", h("input", { autocomplete: "off", spellcheck: "false", class: "mono", placeholder: "0 9 * * 1-5" }), "minute, hour, day of month, month, day of week"),
+    cron: createField("cron", "Cron expression", h("input", { autocomplete: "off", spellcheck: "false", class: "mono", placeholder: "0 9 * * 1-5" }), "Minute, hour, day of month, month, day of week"),
     timezone: createField("timezone", "Time zone", h("input", { autocomplete: "off", spellcheck: "false", list: zones.root.id })),
-    missed: createField("missed", "Times at which no server ran", h("select", {}, h("option", { value: "skip" }, "are left out (skip)"), h("option", { value: "once" }, "are made up for by one run (once)"))),
-    input: createField("input", "Input, as JSON", h("textarea", { rows: "4", spellcheck: "false", class: "mono" })),
+    missed: createField("missed", "Missed runs", h("select", {}, h("option", { value: "skip" }, "Skip"), h("option", { value: "once" }, "Run once afterwards")), "Runs that are due while the server is stopped."),
+    input: createField("input", "Input (JSON)", h("textarea", { rows: "4", spellcheck: "false", class: "mono" })),
     enabled: createField("enabled", "Enabled", h("input", { type: "checkbox" })),
   };
   const times = h("div", { class: "times", "data-testid": "schedule-times" });
-  const save = h("button", { class: "primary", "data-testid": "schedule-save" }, "Save schedule");
-  const remove = h("button", { type: "button", class: "danger", "data-testid": "schedule-remove", onclick: () => askAndRemove() }, "Remove…");
+  const save = h("button", { class: "primary", "data-testid": "schedule-save" }, "Save");
+  const remove = h("button", { type: "button", class: "danger", "data-testid": "schedule-delete", onclick: () => deleteOnce() }, "Delete…");
   const saveOnce = onceAtATime(save, saveForm);
-  const askAndRemove = onceAtATime(remove, removeSchedule);
+  const deleteOnce = onceAtATime(remove, deleteSchedule);
   const form = h(
     "form",
     {
@@ -47,18 +47,18 @@ export function createSchedule() {
     "section",
     { "aria-labelledby": "schedule-title", "data-testid": "schedule" },
     h("h3", { id: "schedule-title" }, "Schedule"),
-    h("p", { class: "muted" }, "Runs this flow by the clock of a time zone."),
+    h("p", { class: "muted" }, "Runs this flow at the times of a cron expression."),
     form,
   );
 
-  function show(what) {
-    shown = what;
+  function show(content) {
+    shown = content;
     zones.fill();
     const draft = drafts.get(shown.flow.id);
     isChanged = Boolean(draft);
-    write(draft ?? asTyped(shown.schedule ?? { cron: "", timezone: ZONE_HERE, missed: "skip", input: shown.input, enabled: true }));
+    write(draft ?? asTyped(shown.schedule ?? { cron: "", timezone: LOCAL_ZONE, missed: "skip", input: shown.input, enabled: true }));
     showFaults([]);
-    note.say(draft ? "Not saved yet: this is what you had typed." : "");
+    note.say(draft ? "You have unsaved changes." : "");
     draw();
   }
 
@@ -89,64 +89,64 @@ export function createSchedule() {
   }
 
   async function saveForm() {
-    const asked = shown;
+    const opened = shown;
     const typed = read();
     let input = {};
     try {
       if (typed.input.trim()) input = JSON.parse(typed.input);
     } catch (error) {
-      return refuse([{ field: "input", message: `is not JSON: ${error.message}` }]);
+      return showErrors([{ field: "input", message: `is not valid JSON: ${error.message}` }]);
     }
     try {
-      const schedule = await api.put(asked.path, { ...typed, input });
-      drafts.delete(asked.flow.id);
-      if (shown !== asked) return;
-      asked.schedule = schedule;
+      const schedule = await api.put(opened.path, { ...typed, input });
+      drafts.delete(opened.flow.id);
+      if (shown !== opened) return;
+      opened.schedule = schedule;
       isChanged = JSON.stringify(read()) !== JSON.stringify(typed); // The user may have typed more meanwhile.
       showFaults([]);
       draw();
-      note.say("Saved.");
+      note.say("Schedule saved.");
     } catch (error) {
-      if (shown !== asked) return;
-      if (error.status === 422 && Array.isArray(error.details)) refuse(error.details);
-      else note.fail("The schedule was not saved", error);
+      if (shown !== opened) return;
+      if (error.status === 422 && Array.isArray(error.details)) showErrors(error.details);
+      else note.fail("Cannot save the schedule", error);
     }
   }
 
-  function refuse(faults) {
+  function showErrors(faults) {
     const others = showFaults(faults);
-    note.fail("Not saved", { message: "something is to be mended", details: others });
+    note.fail("Not saved", faultSummary(faults, others));
     Object.values(fields).find(({ control }) => control.ariaInvalid)?.control.focus();
   }
 
   const showFaults = (faults) => showAt(fields, faults, ({ field }) => String(field).split(/[.[]/, 1)[0]);
 
-  async function removeSchedule() {
-    const isSure = await ask({
-      title: "Remove the schedule?",
-      text: `“${shown.flow.name}” no longer runs by itself. To stop it for a while, switch “Enabled” off instead.`,
-      action: "Remove schedule",
+  async function deleteSchedule() {
+    const isConfirmed = await confirmAction({
+      title: "Delete the schedule?",
+      text: `“${shown.flow.name}” will no longer run on a schedule. To pause the schedule instead, turn off “Enabled” and save.`,
+      action: "Delete schedule",
     });
-    if (!isSure || !shown) return;
-    const asked = shown;
+    if (!isConfirmed || !shown) return;
+    const opened = shown;
     try {
-      await api.remove(asked.path);
-      if (shown !== asked) return;
-      asked.schedule = null;
+      await api.remove(opened.path);
+      if (shown !== opened) return;
+      opened.schedule = null;
       draw();
       save.focus();
-      note.say("The schedule was removed.");
+      note.say("Schedule deleted.");
     } catch (error) {
-      note.fail("The schedule was not removed", error);
+      note.fail("Cannot delete the schedule", error);
     }
   }
 
   /** Refreshes the run times only and keeps the input. */
   async function refresh() {
-    const asked = shown;
-    const schedule = await api.getIfAny(asked.path).catch(() => asked.schedule);
-    if (shown !== asked) return;
-    asked.schedule = schedule;
+    const opened = shown;
+    const schedule = await api.getIfAny(opened.path).catch(() => opened.schedule);
+    if (shown !== opened) return;
+    opened.schedule = schedule;
     draw();
   }
 
@@ -156,13 +156,13 @@ export function createSchedule() {
 const asTyped = (schedule) => ({ ...schedule, input: JSON.stringify(schedule.input, null, 2) });
 
 function drawTimes(schedule) {
-  if (!schedule) return [h("p", { class: "muted" }, "No schedule: it does not run by itself.")];
-  if (!schedule.enabled) return [h("p", { class: "muted" }, "Switched off: it does not run by itself.")];
+  if (!schedule) return [h("p", { class: "muted" }, "No schedule yet.")];
+  if (!schedule.enabled) return [h("p", { class: "muted" }, "Disabled: no runs are scheduled.")];
   const upcoming = schedule.upcoming ?? [];
-  if (!upcoming.length) return [h("p", { class: "muted" }, "Nothing is due any more.")];
+  if (!upcoming.length) return [h("p", { class: "muted" }, "No more runs are due.")];
   const id = newId("next");
   return [
-    h("p", { id, class: "muted" }, `Runs next, in ${schedule.timezone}`),
+    h("p", { id, class: "muted" }, `Next runs (${schedule.timezone})`),
     h("ol", { "aria-labelledby": id }, ...upcoming.map((time) => h("li", {}, h("time", { datetime: time, title: time }, inZone(time, schedule.timezone))))),
   ];
 }

@@ -16,18 +16,18 @@ const ROWS_MAX = 50;
 const GROUPS = { model: "Model", provider: "Provider", flow: "Flow", role: "Role", key: "Key", tag: "Tag", status: "Status" };
 /** The start of each period, in UTC like the ledger's days. */
 const PERIODS = {
-  month: ["this month", (today) => new Date(today.getTime() - (today.getUTCDate() - 1) * MS_PER_DAY)],
-  days: [`the last ${DAYS} days`, firstDay],
-  day: ["today", (today) => today],
-  all: ["all time", () => null],
+  month: ["This month", (today) => new Date(today.getTime() - (today.getUTCDate() - 1) * MS_PER_DAY)],
+  days: [`Last ${DAYS} days`, firstDay],
+  day: ["Today", (today) => today],
+  all: ["All time", () => null],
 };
 
 /** `flowName(id)` returns a flow's name. */
 export function createSpending({ flowName }) {
   const root = byId("spending");
-  const by = h("select", { id: "spending-by", "data-testid": "spending-by", onchange: load }, ...Object.entries(GROUPS).map(([value, name]) => h("option", { value }, name.toLowerCase())));
-  const of = h("select", { id: "spending-of", "data-testid": "spending-of", onchange: load }, ...Object.entries(PERIODS).map(([value, [name]]) => h("option", { value }, name)));
-  const bars = h("ol", { class: "days", "aria-label": `Cost of each of the last ${DAYS} days, UTC` });
+  const by = h("select", { id: "spending-by", "data-testid": "spending-by", onchange: load }, ...Object.entries(GROUPS).map(([value, name]) => h("option", { value }, name)));
+  const period = h("select", { id: "spending-period", "data-testid": "spending-period", onchange: load }, ...Object.entries(PERIODS).map(([value, [name]]) => h("option", { value }, name)));
+  const bars = h("ol", { class: "days", "aria-label": `Cost per day, last ${DAYS} days (UTC)` });
   const scale = h("p", { class: "muted days-scale" });
   const head = h("tr");
   const body = h("tbody", { "data-testid": "spending-body" });
@@ -35,13 +35,13 @@ export function createSpending({ flowName }) {
   root.append(
     bars,
     scale,
-    h("div", { class: "picker spending-choice" }, h("label", { for: by.id }, "Sums by"), by, h("label", { for: of.id }, "of"), of),
-    h("div", { class: "scroller", tabindex: "0", role: "region", "aria-label": "Sums" }, h("table", {}, h("thead", {}, head), body)),
+    h("div", { class: "picker spending-choice" }, labelled("Group by", by), labelled("Period", period)),
+    h("div", { class: "scroller", tabindex: "0", role: "region", "aria-label": "Spending by group" }, h("table", {}, h("thead", {}, head), body)),
     note,
   );
   let timer = 0;
   let restUntil = 0;
-  let asked = 0;
+  let latestRequest = 0;
   /** Running loads; more than one only if the choice has changed meanwhile. */
   let loading = 0;
 
@@ -49,18 +49,18 @@ export function createSpending({ flowName }) {
 
   /** Loads again; replaces a load that is under way. */
   async function load() {
-    const turn = ++asked;
+    const request = ++latestRequest;
     const began = Date.now();
     const today = new Date(Math.floor(began / MS_PER_DAY) * MS_PER_DAY);
     loading++;
-    const from = PERIODS[of.value][1](today);
+    const from = PERIODS[period.value][1](today);
     try {
-      const [days, sums] = await Promise.all([ask("day", firstDay(today)), ask(by.value, from)]);
-      if (turn !== asked) return; // The choice has changed since.
+      const [days, sums] = await Promise.all([fetchSums("day", firstDay(today)), fetchSums(by.value, from)]);
+      if (request !== latestRequest) return; // The choice has changed since.
       drawDays(days.items, today);
       drawSums(sums);
     } catch (error) {
-      if (turn === asked) setText(note, `The sums could not be read: ${error.message}`);
+      if (request === latestRequest) setText(note, `Cannot load the spending: ${error.message}`);
     } finally {
       loading--;
       restUntil = Date.now() + Math.max(REST_MIN_MS, (Date.now() - began) * REST_FACTOR);
@@ -86,14 +86,14 @@ export function createSpending({ flowName }) {
     const most = Math.max(...days.map(({ item }) => Number(item?.total_cost_usd ?? 0)));
     bars.replaceChildren(
       ...days.map(({ date, item }) => {
-        const text = `${date}: ${item ? words(item) : "no calls"}`;
+        const text = `${date}: ${item ? dayText(item) : "no calls"}`;
         const bar = h("span", { class: "day-bar" });
         const share = most > 0 ? Number(item?.total_cost_usd ?? 0) / most : 0;
         bar.style.blockSize = `${share * 100}%`; // Set through the CSSOM, which the content security policy allows.
         return h("li", { class: "day", title: text, "data-date": date, "data-calls": item ? item.calls : 0 }, bar, h("span", { class: "hidden-text" }, text));
       }),
     );
-    setText(scale, `${days[0].date} to ${days.at(-1).date}, UTC; the highest day: ${money(most)}`);
+    setText(scale, `${days[0].date} to ${days.at(-1).date} (UTC) · highest day: ${money(most)}`);
   }
 
   function drawSums({ items, total }) {
@@ -104,15 +104,15 @@ export function createSpending({ flowName }) {
       h("th", { scope: "col" }, GROUPS[by.value]),
       ...["Cost", "Calls", "Tokens in", "Tokens out"].map((name) => h("th", { scope: "col", class: "number" }, name)),
     );
-    body.replaceChildren(...items.slice(0, ROWS_MAX).map((item) => row(nameOf(item.key), item)), row("All", total));
+    body.replaceChildren(...items.slice(0, ROWS_MAX).map((item) => row(nameOf(item.key), item)), row("Total", total));
     const left = items.length - ROWS_MAX;
     const notes = [
-      total.unpriced_calls && `${plural(total.unpriced_calls, "call")} of unknown price not in the cost`,
-      total.estimated_calls && `tokens of ${count(total.estimated_calls)} estimated`,
-      by.value === "tag" && "a call with several tags is in the row of each",
-      left > 0 && `${count(left)} more in the API`,
+      total.unpriced_calls && `The cost excludes ${plural(total.unpriced_calls, "call")} with unknown cost.`,
+      total.estimated_calls && `The tokens of ${plural(total.estimated_calls, "call")} are estimated.`,
+      by.value === "tag" && "A call with several tags counts for each tag.",
+      left > 0 && `The API has ${plural(left, "more row")}.`,
     ];
-    setText(note, notes.filter(Boolean).join("; "));
+    setText(note, notes.filter(Boolean).join(" "));
   }
 
   const nameOf = (key) => (key === null ? "–" : by.value === "flow" ? flowName(Number(key)) : key);
@@ -121,7 +121,10 @@ export function createSpending({ flowName }) {
   return { refresh };
 }
 
-function ask(group, from) {
+/** Keeps a label beside its select when the line wraps. */
+const labelled = (text, select) => h("div", { class: "spending-select" }, h("label", { for: select.id }, text), select);
+
+function fetchSums(group, from) {
   const since = from ? `&from=${encodeURIComponent(from.toISOString())}` : "";
   return api.get(`/api/ledger/summary?group_by=${group}${since}`);
 }
@@ -133,7 +136,7 @@ function firstDay(today) {
 /** A sum of unknown prices only is unknown, not 0. */
 const cost = (item) => (item.unpriced_calls && item.unpriced_calls >= item.calls ? moneyOrUnknown(null) : money(item.total_cost_usd ?? 0));
 
-function words(item) {
-  const unpriced = item.unpriced_calls && item.unpriced_calls < item.calls ? `, ${count(item.unpriced_calls)} of unknown price` : "";
+function dayText(item) {
+  const unpriced = item.unpriced_calls && item.unpriced_calls < item.calls ? `, ${count(item.unpriced_calls)} with unknown cost` : "";
   return `${cost(item)}, ${plural(item.calls, "call")}${unpriced}`;
 }

@@ -8,26 +8,26 @@ const SHORT_CHARS = 300;
 const SHORT_LINES = 6;
 const COPIED_MS = 2_000;
 
-/** A button that copies `text()`; `what` names the text for screen readers. */
-export function copyButton(what, text) {
+/** A button that copies `text()`; `name` is the name of the text for screen readers. */
+export function copyButton(name, text) {
   let timer = 0;
   const copy = async () => {
-    const word = (await copied(text(), button)) ? "Copied" : "Not copied";
-    setText(button, word);
+    const result = (await copyText(text(), button)) ? "Copied" : "Copy failed";
+    setText(button, result);
     const announcer = button.closest("dialog")?.querySelector("[data-announcer]");
-    if (announcer) announcer.textContent = `${word}: ${what}`;
+    if (announcer) announcer.textContent = `${result}: ${name}`;
     clearTimeout(timer);
     timer = setTimeout(() => {
       setText(button, "Copy");
       if (announcer) announcer.textContent = "";
     }, COPIED_MS);
   };
-  const button = h("button", { type: "button", class: "copy", "aria-label": `Copy: ${what}`, onclick: copy }, "Copy");
+  const button = h("button", { type: "button", class: "copy", "aria-label": `Copy: ${name}`, onclick: copy }, "Copy");
   return button;
 }
 
 /** Browsers allow the clipboard API only on localhost and HTTPS; elsewhere `execCommand` copies. */
-async function copied(text, button) {
+async function copyText(text, button) {
   try {
     await navigator.clipboard.writeText(text);
     return true;
@@ -44,8 +44,8 @@ async function copied(text, button) {
 }
 
 /** One line of text, and a button that copies it. */
-export function shortText(what, text, testid) {
-  return h("div", { class: "short-text" }, h("code", { "data-testid": testid }, text), copyButton(what, () => text));
+export function shortText(name, text, testid) {
+  return h("div", { class: "short-text" }, h("code", { "data-testid": testid }, text), copyButton(name, () => text));
 }
 
 /**

@@ -74,7 +74,7 @@ export function createToasts({ list, overflow }) {
 
   function drawOverflow() {
     overflow.hidden = unseen === 0;
-    overflow.textContent = `${unseen} more not shown; the ledger has them all`;
+    overflow.textContent = `${unseen} more not shown`;
   }
 
   document.addEventListener("keydown", (event) => {

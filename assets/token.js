@@ -2,11 +2,11 @@
 
 import { byId } from "./dom.js";
 
-/** Resolves to the input; `wasRefused` means that the last token was wrong. */
-export function askForToken(wasRefused) {
+/** Resolves to the input; `wasRejected` means that the last token was wrong. */
+export function askForToken(wasRejected) {
   const dialog = byId("token-dialog");
   const input = byId("token-input");
-  byId("token-refused").hidden = !wasRefused;
+  byId("token-error").hidden = !wasRejected;
   input.value = "";
   dialog.showModal();
   return new Promise((resolve) => {

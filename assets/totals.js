@@ -39,5 +39,5 @@ export function createTotals() {
 }
 
 function notes({ unpriced_calls: unpriced, estimated_calls: estimated }) {
-  return [unpriced && `+ ${plural(unpriced, "call")} of unknown price`, estimated && `${count(estimated)} estimated`].filter(Boolean).join(", ");
+  return [unpriced && `+ ${plural(unpriced, "call")} with unknown cost`, estimated && `${count(estimated)} estimated`].filter(Boolean).join(", ");
 }

@@ -159,7 +159,7 @@ impl Browser {
             if left.is_zero() {
                 let text = self.try_eval("document.body.innerText").unwrap_or_default();
                 panic!(
-                    "never true in {DEADLINE:?}: {condition}\nthe page says: {}\nits console: {:#?}",
+                    "never true in {DEADLINE:?}: {condition}\npage text: {}\nconsole: {:#?}",
                     text.as_str().unwrap_or_default(),
                     self.console(),
                 );
@@ -213,7 +213,7 @@ impl Browser {
             if was_hit[0] == true {
                 return;
             }
-            assert!(began.elapsed() < DEADLINE, "{element} cannot be hit");
+            assert!(began.elapsed() < DEADLINE, "{element} cannot be clicked");
         }
     }
 
@@ -267,8 +267,8 @@ impl Drop for Browser {
         if std::thread::panicking() {
             let test = std::thread::current().name().unwrap_or_default().replace("::", "-");
             match self.take_picture(&format!("{test}.png")) {
-                Ok(file) => eprintln!("what the page looked like: {}", file.display()),
-                Err(error) => eprintln!("no picture of the page: {error}"),
+                Ok(file) => eprintln!("screenshot of the page: {}", file.display()),
+                Err(error) => eprintln!("no screenshot: {error}"),
             }
         }
         // Closes the browser over the protocol, then kills its main process by its id.
@@ -283,7 +283,7 @@ impl Drop for Browser {
         while let Some(left) = process_that_mentions(self.profile.path()) {
             if Instant::now() > deadline {
                 if !std::thread::panicking() {
-                    panic!("a process of the browser still runs: {left}");
+                    panic!("a process of the browser is still running: {left}");
                 }
                 return;
             }

@@ -287,10 +287,10 @@ fn end_of_stream(input_tokens: u64, output_tokens: u64) -> String {
 
 #[test]
 fn a_failed_run_is_resumed_and_keeps_finished_nodes() {
-    let is_mended = Arc::new(AtomicBool::new(false));
-    let mended = Arc::clone(&is_mended);
+    let is_fixed = Arc::new(AtomicBool::new(false));
+    let fixed = Arc::clone(&is_fixed);
     let upstream = Upstream::start(move |body, stream| {
-        let answer = if body.contains("second") && !mended.load(Ordering::SeqCst) {
+        let answer = if body.contains("second") && !fixed.load(Ordering::SeqCst) {
             json_answer("402 Payment Required", r#"{"error":{"message":"no credit"}}"#)
         } else {
             completion("well", 10, 5)
@@ -305,17 +305,17 @@ fn a_failed_run_is_resumed_and_keeps_finished_nodes() {
         node["data"]["stream"] = json!(false);
         node
     });
-    server.save(&chain("Mended", &nodes));
+    server.save(&chain("Fixed", &nodes));
     let person = Person::opens(&server);
     person.sees_that_it_is("Connected");
-    person.presses_run("Mended");
-    person.sees_node("Mended", "second", "failed", "no credit");
-    is_mended.store(true, Ordering::SeqCst);
-    let button = in_card("Mended", &selector("resume-button"));
+    person.presses_run("Fixed");
+    person.sees_node("Fixed", "second", "failed", "no credit");
+    is_fixed.store(true, Ordering::SeqCst);
+    let button = in_card("Fixed", &selector("resume-button"));
     person.browser.click(&button);
-    person.sees_node("Mended", "second", "completed", "well");
-    person.sees_node("Mended", "first", "completed", "well");
-    person.sees_run_line("Mended", "Completed");
+    person.sees_node("Fixed", "second", "completed", "well");
+    person.sees_node("Fixed", "first", "completed", "well");
+    person.sees_run_line("Fixed", "Completed");
     person.browser.wait_for(&format!("{button}.hidden"));
     assert_eq!(upstream.count(), 3);
 }
@@ -350,8 +350,8 @@ fn declared_inputs_have_a_form_and_skipped_nodes_are_shown() {
 }
 
 #[test]
-fn a_run_is_shown_live_and_then_listed_in_the_ledger() {
-    let (go_on, wait) = bounded::<()>(0);
+fn a_run_is_shown_live_and_its_calls_are_in_the_ledger() {
+    let (resume_upstream, wait) = bounded::<()>(0);
     let upstream = Upstream::start(move |body, stream| {
         if body.contains("please fail") {
             let error = r#"{"error":{"message":"out of order, try <b>later</b>"}}"#;
@@ -378,7 +378,7 @@ fn a_run_is_shown_live_and_then_listed_in_the_ledger() {
     let person = Person::opens(&server);
     person.sees_that_it_is("Connected");
     person.sees_node("Article", "draft", "waiting", "On {{ input.topic }}");
-    person.sees_run_line("Article", "Not run yet");
+    person.sees_run_line("Article", "No runs yet");
     person.sees_total("calls", "0");
 
     // The page shows partial output and the row while the provider still writes.
@@ -386,12 +386,12 @@ fn a_run_is_shown_live_and_then_listed_in_the_ledger() {
     person.presses_run("Article");
     person.sees_toast("started", "Article started");
     person.sees_node("Article", "draft", "running", "Bees are");
-    person.sees_run_line("Article", "Running · 0 of 2 nodes done");
+    person.sees_run_line("Article", "Running · 0 of 2 nodes completed");
     person.sees_rows(&["1 DRAFT PENDING"]);
     let request = upstream.requests().recv_timeout(DEADLINE).unwrap();
     assert!(request.contains("On bees"), "{request}");
 
-    go_on.send_timeout((), DEADLINE).unwrap();
+    resume_upstream.send_timeout((), DEADLINE).unwrap();
     person.sees_toast("completed", "Article completed");
     person
         .sees_in_turn(&["toast started: Article started", "toast completed: Article completed: "]);
@@ -434,7 +434,7 @@ fn the_page_reconnects_and_catches_up_after_a_restart() {
     server.stop();
     person.sees_that_it_is("Disconnected");
     person.presses_run("Two nodes");
-    person.sees_toast("error", "Two nodes did not start: the server cannot be reached");
+    person.sees_toast("error", "Cannot start Two nodes: cannot reach the server");
 
     server.start_again();
     server.run(flow, &json!({"topic": "bees"}));
@@ -470,29 +470,29 @@ fn the_page_reconnects_and_catches_up_after_a_restart() {
     let rows = [&["8 DRAFT SUCCESS", "7 PLAN SUCCESS"], &rows[..]].concat();
     person.sees_rows(&rows);
     person.sees_total("calls", "8");
-    let toast_count = "witness.filter((what) => what.startsWith('toast completed')).length";
-    person.browser.wait_for(&format!("{toast_count} >= 3"));
-    let runs_since_opened = 3;
-    assert_eq!(person.browser.eval(toast_count), runs_since_opened);
+    let completed_toasts = "witness.filter((what) => what.startsWith('toast completed')).length";
+    person.browser.wait_for(&format!("{completed_toasts} >= 3"));
+    let runs_since_open = 3;
+    assert_eq!(person.browser.eval(completed_toasts), runs_since_open);
     person.has_not_reloaded();
     person.has_a_clean_console(&["net::ERR_"]);
 }
 
 #[test]
-fn the_page_asks_for_the_token_until_it_is_valid() {
+fn the_page_asks_for_the_token_until_it_is_valid_and_stores_it() {
     let server = TestServer::start_with(|config| config.token = Some(Secret::new("right-one")));
     let person = Person::opens(&server);
     let browser = &person.browser;
     let asks = "document.querySelector('dialog').open";
-    let says_refused = |refused: bool| {
+    let says_invalid = |refused: bool| {
         browser.wait_for(&format!(
-            "{asks} && document.getElementById('token-refused').hidden !== {refused}"
+            "{asks} && document.getElementById('token-error').hidden !== {refused}"
         ));
     };
-    says_refused(false);
+    says_invalid(false);
     browser.type_into(&element("token-input"), "wrong-one");
     browser.click(&element("token-submit"));
-    says_refused(true);
+    says_invalid(true);
     browser.type_into(&element("token-input"), "right-one");
     browser.click(&element("token-submit"));
     person.sees_that_it_is("Connected");
@@ -509,7 +509,7 @@ fn the_page_asks_for_the_token_until_it_is_valid() {
 }
 
 #[test]
-fn a_webhook_is_created_and_its_secret_shown_once() {
+fn a_webhook_is_created_and_its_secret_is_shown_once() {
     let server = TestServer::start();
     let flow = server.save(&two_nodes());
     let person = Person::opens(&server);
@@ -517,11 +517,11 @@ fn a_webhook_is_created_and_its_secret_shown_once() {
     person.sees_that_it_is("Connected");
     person.types("topic", "Two nodes", "it's an example");
     person.opens_dialog("Two nodes", "triggers");
-    person.presses("hook-create");
-    person.sees_text("hook-once", "shown this once");
-    let url = person.reads("hook-url");
+    person.presses("webhook-create");
+    person.sees_text("webhook-created", "shown only once");
+    let url = person.reads("webhook-url");
     let path = url.strip_prefix(&format!("http://{}", server.address())).unwrap();
-    let secret = person.reads("hook-secret");
+    let secret = person.reads("webhook-secret");
     let deliver = |secret: &str| {
         let fields = [("x-flowledger-secret", secret)];
         let answer = server.request("POST", path, &fields, br#"{"topic": "bees"}"#);
@@ -531,7 +531,7 @@ fn a_webhook_is_created_and_its_secret_shown_once() {
     person.sees_toast("completed", "Two nodes completed");
     person.sees_node("Two nodes", "draft", "completed", "bees");
     // The example is valid shell and uses the values typed into the card.
-    let example = person.reads("hook-curl");
+    let example = person.reads("webhook-curl");
     let expected = [
         format!("curl '{url}'"),
         format!("-H 'X-Flowledger-Secret: {secret}'"),
@@ -552,30 +552,30 @@ fn a_webhook_is_created_and_its_secret_shown_once() {
     );
     assert_eq!(browser.eval(&is_kept), false);
     browser.press("Enter");
-    person.sees_text("hook-url", &url);
+    person.sees_text("webhook-url", &url);
     assert_eq!(browser.eval(&is_kept), false);
 
     // A new secret and the removal of the webhook need a confirmation.
-    person.presses("hook-renew");
-    person.presses("ask-no");
+    person.presses("webhook-replace");
+    person.presses("confirm-cancel");
     assert_eq!(deliver(&secret), 202);
-    person.presses("hook-renew");
-    person.presses("ask-yes");
-    person.sees_text("hook-once", "shown this once");
-    let renewed = person.reads("hook-secret");
+    person.presses("webhook-replace");
+    person.presses("confirm-ok");
+    person.sees_text("webhook-created", "shown only once");
+    let renewed = person.reads("webhook-secret");
     assert_eq!((deliver(&secret), deliver(&renewed)), (401, 202));
-    person.presses("hook-remove");
-    person.sees_text("ask", "can no longer run “Two nodes”");
+    person.presses("webhook-delete");
+    person.sees_text("confirm", "can no longer run “Two nodes”");
     browser.press("Escape");
     browser.wait_for(&format!(
         "!{} && document.activeElement === {}",
-        element("ask"),
-        element("hook-remove")
+        element("confirm"),
+        element("webhook-delete")
     ));
-    person.presses("hook-remove");
-    person.presses("ask-yes");
-    person.sees_text("hook", "The webhook was removed.");
-    browser.wait_for(&format!("document.activeElement === {}", element("hook-create")));
+    person.presses("webhook-delete");
+    person.presses("confirm-ok");
+    person.sees_text("webhook", "Webhook deleted.");
+    browser.wait_for(&format!("document.activeElement === {}", element("webhook-create")));
     assert_eq!(deliver(&renewed), 401);
     let answer = server.get(&format!("/api/flows/{flow}/hook"));
     assert_eq!(answer.status, 404);
@@ -611,21 +611,21 @@ fn schedule_errors_appear_at_their_fields() {
     types("timezone", "America/New_York");
     types("input", "{topic");
     person.presses("schedule-save");
-    person.sees_fault("schedule", "input", "is not JSON");
+    person.sees_fault("schedule", "input", "is not valid JSON");
     assert_eq!(server.get(&path).status, 404);
 
     // Typed text survives the dialog and a server restart.
     types("input", r#"{"topic": "hornets"}"#);
     person.escapes_to("Two nodes", "triggers");
     person.opens_dialog("Two nodes", "triggers");
-    person.sees_text("schedule", "Not saved yet");
+    person.sees_text("schedule", "You have unsaved changes.");
     server.stop();
     person.presses("schedule-save");
-    person.sees_text("schedule", "the server cannot be reached");
+    person.sees_text("schedule", "cannot reach the server");
     assert_eq!(value_of("schedule-input"), r#"{"topic": "hornets"}"#);
     server.start_again();
     person.presses("schedule-save");
-    person.sees_text("schedule-times", "Runs next, in America/New_York");
+    person.sees_text("schedule-times", "Next runs (America/New_York)");
     person.sees_text("schedule-times", "Jul 1");
     person.sees_text("schedule-times", "12:00");
     let times = format!(
@@ -643,7 +643,7 @@ fn schedule_errors_appear_at_their_fields() {
     person.presses("schedule-enabled");
     browser.eval(&format!("void ({}.value = 'once')", element("schedule-missed")));
     person.presses("schedule-save");
-    person.sees_text("schedule-times", "Switched off");
+    person.sees_text("schedule-times", "Disabled: no runs are scheduled.");
     let saved = server.get(&path).json();
     assert_eq!(
         (&saved["enabled"], &saved["missed"], &saved["upcoming"]),
@@ -651,10 +651,10 @@ fn schedule_errors_appear_at_their_fields() {
     );
     person.escapes_to("Two nodes", "triggers");
     person.opens_dialog("Two nodes", "triggers");
-    person.sees_text("schedule-times", "Switched off");
+    person.sees_text("schedule-times", "Disabled: no runs are scheduled.");
     assert_eq!(value_of("schedule-cron"), "0 12 1 7 *");
-    person.presses("schedule-remove");
-    person.presses("ask-yes");
+    person.presses("schedule-delete");
+    person.presses("confirm-ok");
     person.sees_text("schedule-times", "No schedule");
     assert_eq!(server.get(&path).status, 404);
     person.has_a_clean_console(&["404", "422", "net::ERR_"]);
@@ -679,9 +679,9 @@ fn a_failed_run_shows_attempts_and_prompts_per_node() {
     let person = Person::opens(&server);
     let browser = &person.browser;
     person.sees_that_it_is("Connected");
-    browser.resize(390, 844, true);
+    browser.resize(360, 800, true);
     person.opens_dialog("Judged", "history");
-    person.sees_text("history", "It was not run yet.");
+    person.sees_text("history", "No runs yet.");
     // New runs appear without a reload, whichever client starts them.
     let topic = format!("{MARKUP} {}", "unbreakable".repeat(100));
     server.run(flow, &json!({"topic": topic}));
@@ -712,7 +712,7 @@ fn a_failed_run_shows_attempts_and_prompts_per_node() {
     says("second", &format!("Judge [echo of echo-1] On {MARKUP}"));
     browser.click(&format!("{}.querySelector('summary')", node("first")));
     says("first", "9 → 12 tokens");
-    person.cannot_scroll_sideways(390);
+    person.cannot_scroll_sideways(360);
     let inside = format!("{}.scrollWidth", element("history"));
     let width = format!("{}.clientWidth", element("history"));
     assert_eq!(browser.eval(&inside), browser.eval(&width));
@@ -749,23 +749,23 @@ fn a_run_is_deleted_after_confirmation_and_keeps_its_rows() {
     let count = || server.get("/api/runs").json()["items"].as_array().unwrap().len();
 
     person.presses("history-delete");
-    person.sees_text("ask", "Its 2 rows in the ledger stay.");
-    person.presses("ask-no");
+    person.sees_text("confirm", "Its 2 ledger rows stay.");
+    person.presses("confirm-cancel");
     assert_eq!(count(), 2);
     person.presses("history-delete");
-    person.presses("ask-yes");
-    person.sees_text("history", "The run was deleted; its rows in the ledger stay.");
+    person.presses("confirm-ok");
+    person.sees_text("history", "Run deleted. Its ledger rows stay.");
     person.sees_text("history-input", "ants");
     assert_eq!(count(), 1);
     person.sees_node("Two nodes", "draft", "completed", "ants");
     person.sees_rows(&rows);
 
     person.presses("history-delete");
-    person.presses("ask-yes");
-    person.sees_text("history", "There is no other run.");
+    person.presses("confirm-ok");
+    person.sees_text("history", "No runs left.");
     assert_eq!(count(), 0);
     person.escapes_to("Two nodes", "history");
-    person.sees_run_line("Two nodes", "Not run yet");
+    person.sees_run_line("Two nodes", "No runs yet");
     person.sees_rows(&rows);
     browser.reload();
     person.sees_rows(&rows);
@@ -811,15 +811,15 @@ fn map_items_are_counted_live_and_can_be_opened() {
         leave.send(()).unwrap();
     }
     let counts = in_card("Words", ".node-meta");
-    let counted = format!("{counts}.innerText === 'Items: 3 done · 1 under way'");
+    let counted = format!("{counts}.innerText === 'Items: 3 completed · 1 running'");
     browser.wait_for(&counted);
     // Also after a reload.
     browser.reload();
     browser.wait_for(&counted);
     person.opens_dialog("Words", "history");
     browser.click("document.querySelector('[data-testid=history-node] summary')");
-    person.sees_text("items-all", "4 begun");
-    person.sees_text("items-open", "1 under way");
+    person.sees_text("items-all", "4 started");
+    person.sees_text("items-running", "1 running");
     // New items do not disturb a reader of another one.
     let item = |number: u32| {
         format!("document.querySelector('[data-testid=history-item][data-item=\"{number}\"]')")
@@ -831,8 +831,8 @@ fn map_items_are_counted_live_and_can_be_opened() {
         leave.send(()).unwrap();
     }
     person.sees_text("history-status", "failed");
-    person.sees_text("items-all", "31 begun");
-    person.sees_text("items-completed", "30 done");
+    person.sees_text("items-all", "31 started");
+    person.sees_text("items-completed", "30 completed");
     person.sees_text("items-failed", "1 failed");
     let is_read = format!(
         "{0}.isRead && {0}.querySelector('details').open && document.activeElement === {0}.querySelector('summary')",
@@ -850,7 +850,7 @@ fn map_items_are_counted_live_and_can_be_opened() {
     assert_eq!(browser.eval(count), 25);
     person.presses("items-more");
     browser.wait_for(&format!("{count} === 31 && {}.contains(document.activeElement)", item(25)));
-    browser.resize(390, 844, true);
+    browser.resize(360, 800, true);
     person.presses("items-failed");
     browser.wait_for(&format!("{count} === 1"));
     browser.click(&format!("{}.querySelector('summary')", item(30)));
@@ -859,7 +859,7 @@ fn map_items_are_counted_live_and_can_be_opened() {
     let body = "document.querySelector('[data-testid=history] .sheet-body')";
     let is_within = format!("{body}.scrollWidth === {body}.clientWidth");
     assert_eq!(browser.eval(&is_within), true);
-    person.cannot_scroll_sideways(390);
+    person.cannot_scroll_sideways(360);
     person.has_a_clean_console(&[]);
 }
 
@@ -874,9 +874,9 @@ fn a_budget_set_in_the_page_warns_and_refuses_a_call() {
     let person = Person::opens(&server);
     let browser = &person.browser;
     person.sees_that_it_is("Connected");
-    browser.resize(390, 844, true);
+    browser.resize(360, 800, true);
     person.presses("budgets-button");
-    person.sees_text("budgets", "There are no budgets");
+    person.sees_text("budgets", "No budgets yet.");
     person.presses("budget-add");
     person.fills_in("name", MARKUP);
     person.fills_in("limit", "12,50");
@@ -889,18 +889,18 @@ fn a_budget_set_in_the_page_warns_and_refuses_a_call() {
     browser.press("Escape");
     browser.wait_for(&format!("document.activeElement === {}", element("budgets-button")));
     browser.press("Enter");
-    person.sees_text("budgets", "What you had typed was not saved yet.");
+    person.sees_text("budgets", "You have unsaved changes.");
     assert_eq!(browser.eval(&format!("{}.value", element("budget-name"))), MARKUP);
     person.fills_in("limit", "0.001300000");
     person.fills_in("timezone", "Europe/Berlin");
     person.presses("budget-save");
     person.sees_budget(MARKUP, 0, "$0 of $0.0013 used");
     person.sees_text("budgets", "in Europe/Berlin");
-    browser.wait_for("document.activeElement.dataset.testid === 'budget-change'");
+    browser.wait_for("document.activeElement.dataset.testid === 'budget-edit'");
     let body = "document.querySelector('[data-testid=budgets] .sheet-body')";
     let is_within = format!("{body}.scrollWidth === {body}.clientWidth");
     assert_eq!(browser.eval(&is_within), true);
-    person.cannot_scroll_sideways(390);
+    person.cannot_scroll_sideways(360);
 
     // Budgets that other clients add meanwhile stay, with their exact amounts.
     let mut budgets = server.get("/api/budget").json();
@@ -916,8 +916,8 @@ fn a_budget_set_in_the_page_warns_and_refuses_a_call() {
     let budgets = server.get("/api/budget").json();
     assert_eq!(budgets["budgets"][0]["name"], "daily");
     assert_eq!(budgets["budgets"][1]["limitUsd"], "9007199254.740993");
-    person.sees_text("budgets", "$9,007,199,254.740993 for each run by itself");
-    person.sees_text("budgets", "calls of the flow Dear");
+    person.sees_text("budgets", "$9,007,199,254.740993 for each run");
+    person.sees_text("budgets", "flow Dear");
 
     // A change between the page's read and its write is not lost either.
     browser.eval(
@@ -937,10 +937,10 @@ fn a_budget_set_in_the_page_warns_and_refuses_a_call() {
     person.fills_in("limit", "0.0013");
     browser.press("Enter");
     person.sees_text("budgets", "“daily” was saved.");
-    person.sees_text("budgets", "1,000,000 tokens for each run by itself");
-    let reported = server.get("/api/budget").json();
+    person.sees_text("budgets", "1,000,000 tokens for each run");
+    let saved = server.get("/api/budget").json();
     let names: Vec<&Value> =
-        reported["budgets"].as_array().unwrap().iter().map(|budget| &budget["name"]).collect();
+        saved["budgets"].as_array().unwrap().iter().map(|budget| &budget["name"]).collect();
     assert_eq!(names, ["daily", "other", "faster"]);
 
     // Two calls fit, and the bar moves without a reload. A third would not fit.
@@ -948,7 +948,7 @@ fn a_budget_set_in_the_page_warns_and_refuses_a_call() {
         server.run(flow, &json!({}));
     }
     person.sees_budget("daily", 94, "$0.00123 of $0.0013 used");
-    person.sees_toast("warning", "80 % of the budget “daily” used");
+    person.sees_toast("warning", "Budget “daily”: 80 % used");
     server.run(flow, &json!({}));
     browser.press("Escape");
     person.sees_cell("status", "failed: refused");
@@ -956,10 +956,10 @@ fn a_budget_set_in_the_page_warns_and_refuses_a_call() {
     person.finds_in_newest_row(&["Refused by a budget", "$0"]);
 
     person.presses("budgets-button");
-    person.presses("budget-remove");
-    person.sees_text("ask", "“daily” limits nothing any more");
-    person.presses("ask-yes");
-    person.sees_text("budgets", "“daily” was removed.");
+    person.presses("budget-delete");
+    person.sees_text("confirm", "“daily” will no longer limit calls.");
+    person.presses("confirm-ok");
+    person.sees_text("budgets", "“daily” was deleted.");
     let budgets = server.get("/api/budget").json();
     assert_eq!(budgets["budgets"].as_array().unwrap().len(), 2);
     person.has_a_clean_console(&["409", "422"]);
@@ -974,14 +974,14 @@ fn a_key_with_a_budget_is_created_shown_once_and_removed() {
     let person = Person::opens(&server);
     let browser = &person.browser;
     person.sees_that_it_is("Connected");
-    browser.resize(390, 844, true);
+    browser.resize(360, 800, true);
     person.presses("keys-button");
-    person.sees_text("keys", "There are no keys.");
+    person.sees_text("keys", "No keys yet.");
     let fits = || {
         let body = "document.querySelector('[data-testid=keys] .sheet-body')";
         let is_within = format!("{body}.scrollWidth === {body}.clientWidth");
         assert_eq!(browser.eval(&is_within), true);
-        person.cannot_scroll_sideways(390);
+        person.cannot_scroll_sideways(360);
     };
     let types = |field: &str, text: &str| {
         browser.type_into(&element(&format!("key-{field}")), text);
@@ -1017,20 +1017,21 @@ fn a_key_with_a_budget_is_created_shown_once_and_removed() {
     browser.press("Escape");
     has_focus("keys-button");
     browser.press("Enter");
-    person.sees_text("keys", "The key that you had begun is not made yet.");
+    person.sees_text("keys", "You have unsaved changes.");
     chooses("expiresAt", "2999-02-01");
     types("limit", "1000");
     types("name", MARKUP);
     browser.press("Enter");
-    person.sees_text("key-once", "shown this once");
-    browser.wait_for("document.activeElement.matches('[data-testid=key-once] .short-text .copy')");
+    person.sees_text("key-created", "shown only once");
+    browser
+        .wait_for("document.activeElement.matches('[data-testid=key-created] .short-text .copy')");
     fits();
     let key = person.reads("key-secret");
     assert!(person.reads("key-curl").contains(&format!("Bearer {key}'")));
-    let reported = server.get("/api/keys").json()["items"][0].clone();
-    assert_eq!((&reported["name"], &reported["budgets"]), (&json!(MARKUP), &json!([MARKUP])));
-    assert!(reported["expiresAt"].as_str().unwrap().starts_with("2999-0"));
-    person.sees_text("key", "Last used\nnot yet");
+    let saved = server.get("/api/keys").json()["items"][0].clone();
+    assert_eq!((&saved["name"], &saved["budgets"]), (&json!(MARKUP), &json!([MARKUP])));
+    assert!(saved["expiresAt"].as_str().unwrap().starts_with("2999-0"));
+    person.sees_text("key", "Last used\nnever");
 
     // The budget fills as the key is used.
     let headers = [("authorization", &*format!("Bearer {key}"))];
@@ -1038,8 +1039,8 @@ fn a_key_with_a_budget_is_created_shown_once_and_removed() {
     let body = body.to_string();
     let answer = server.request("POST", "/v1/chat/completions", &headers, body.as_bytes());
     assert_eq!(answer.status, 200, "{}", answer.text());
-    person.sees_text("key-budget", "1 % · 10 tokens of 1,000 tokens used");
-    browser.wait_for(&format!("!{}.innerText.includes('not yet')", element("key")));
+    person.sees_text("key-budget", "1 % · 10 of 1,000 tokens used");
+    browser.wait_for(&format!("!{}.innerText.includes('never')", element("key")));
 
     // The key disappears with the dialog and is stored nowhere.
     browser.press("Escape");
@@ -1055,19 +1056,19 @@ fn a_key_with_a_budget_is_created_shown_once_and_removed() {
     types("name", MARKUP);
     person.presses("key-save");
     person.sees_text("key-form", "there is a key named");
-    person.presses("key-discard");
+    person.presses("key-cancel");
     has_focus("key-add");
 
-    person.presses("key-remove");
-    person.sees_text("ask", "are refused from then on");
-    person.sees_text("ask", "stays, for a key that gets its name again");
-    person.presses("ask-no");
-    has_focus("key-remove");
-    person.presses("key-remove");
+    person.presses("key-delete");
+    person.sees_text("confirm", "will be refused");
+    person.sees_text("confirm", "stay for a later key of the same name");
+    person.presses("confirm-cancel");
+    has_focus("key-delete");
+    person.presses("key-delete");
     person.presses("key-with-budgets");
-    person.presses("ask-yes");
-    person.sees_text("keys", "was removed, and the budget “");
-    person.sees_text("keys", "There are no keys.");
+    person.presses("confirm-ok");
+    person.sees_text("keys", "” and the budget “");
+    person.sees_text("keys", "No keys yet.");
     has_focus("key-add");
     assert_eq!(server.get("/api/budget").json()["budgets"], json!([]));
     assert_eq!(browser.eval("typeof window.hacked"), "undefined");
@@ -1097,13 +1098,13 @@ fn a_row_shows_cache_savings_and_time_to_first_token() {
         server.run(cached, &json!({}));
     }
     person.sees_rows(&["2 ONLY SUCCESS", "1 ONLY SUCCESS"]);
-    person.sees_cell("status", "from the cache, saved $0.000615");
+    person.sees_cell("status", "cached, saved $0.000615");
     person.sees_cell("cost", "$0");
     person.sees_text("saved-note", "$0.000615 saved by the cache");
-    person.finds_in_newest_row(&["Cost", "from the cache, saved $0.000615"]);
+    person.finds_in_newest_row(&["Cost", "cached, saved $0.000615"]);
     person.presses("ledger-run");
     person.browser.click("document.querySelector('[data-testid=history-node] summary')");
-    person.sees_text("history-attempt", "from the cache, saved $0.000615");
+    person.sees_text("history-attempt", "cached, saved $0.000615");
     person.browser.press("Escape");
     server.run(streamed, &json!({}));
     person.sees_rows(&["3 ONLY SUCCESS", "2 ONLY SUCCESS", "1 ONLY SUCCESS"]);
@@ -1116,7 +1117,7 @@ pub const MARKUP: &str =
     "<img src=x onerror=\"window.hacked = true\"><script>hacked = true</script>";
 
 #[test]
-fn html_from_flows_and_providers_is_shown_as_text() {
+fn markup_from_flows_and_providers_is_shown_as_text() {
     // Names may have 200 bytes; answers and errors are longer.
     let text = format!("{MARKUP}{}", "unbreakable".repeat(9));
     let answer = format!("{MARKUP}{}", "unbreakable".repeat(100));
@@ -1144,8 +1145,8 @@ fn html_from_flows_and_providers_is_shown_as_text() {
     server.save(&chain(&bad, &[node("only", "please fail")]));
     let person = Person::opens(&server);
     person.sees_that_it_is("Connected");
-    person.browser.resize(390, 844, true);
-    person.cannot_scroll_sideways(390);
+    person.browser.resize(360, 800, true);
+    person.cannot_scroll_sideways(360);
 
     person.types("topic", &good, MARKUP);
     person.presses_run(&good);
@@ -1163,7 +1164,7 @@ fn html_from_flows_and_providers_is_shown_as_text() {
     person
         .browser
         .wait_for("document.querySelector('#spending tbody').innerText.includes('<img src=x')");
-    person.cannot_scroll_sideways(390);
+    person.cannot_scroll_sideways(360);
 
     let images = "[...document.images].map((image) => image.getAttribute('src'))";
     assert_eq!(person.browser.eval(images), json!(["/assets/icon.svg"]));
@@ -1225,7 +1226,7 @@ fn live_js_works_on_allowed_origins() {
     browser.open(&format!("{}/?http://{}", stranger.origin(), server.address()));
     browser.wait_for("live.status.state === 'disconnected'");
     assert_eq!(browser.eval("live.lastMessage"), Value::Null);
-    let asks = "fetch(server + '/api/flows').then(() => 'told', () => 'refused')";
+    let asks = "fetch(server + '/api/flows').then(() => 'allowed', () => 'refused')";
     assert_eq!(browser.eval(asks), "refused");
     assert_eq!(browser.eval(&format!("{run}.catch(() => 'refused')")), "refused");
     // Browsers send this without a preflight, like a form.

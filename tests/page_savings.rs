@@ -10,7 +10,7 @@ use crate::page::{MARKUP, Person, element, in_card, selector};
 use crate::upstream::{completion_of, json_answer};
 
 /// The projection of four unnecessary calls of 0.0125 USD, seen within moments.
-const PROMISE: &str = "likely 1.50 USD in 30 days (0.03 to 2.97), from 4 calls";
+const ESTIMATE: &str = "Likely saves 1.50 USD in 30 days (0.03 to 2.97), based on 4 calls";
 
 impl Person {
     /// Waits until the card of a suggestion, in a list of the dialog, contains this text.
@@ -55,7 +55,7 @@ impl Person {
             ).map((it) => it.outerHTML.slice(0, 200))]"
         );
         assert_eq!(self.browser.eval(&too_wide)[0], 0, "{}", self.browser.eval(&too_wide));
-        self.cannot_scroll_sideways(390);
+        self.cannot_scroll_sideways(360);
     }
 
     /// Renames the flow just before the page's next request with this method and path suffix, as
@@ -65,12 +65,12 @@ impl Person {
         other["name"] = json!(name);
         self.browser.eval(&format!(
             "void (() => {{
-                const ask = window.fetch;
+                const send = window.fetch;
                 let left = 1;
                 window.fetch = async (path, options) => {{
                     if (options.method === {0} && path.endsWith({1}) && left-- > 0)
-                        await ask('/api/flows/{flow}', {{ method: 'PUT', body: {2} }});
-                    return ask(path, options);
+                        await send('/api/flows/{flow}', {{ method: 'PUT', body: {2} }});
+                    return send(path, options);
                 }};
             }})()",
             json!(method),
@@ -112,13 +112,13 @@ fn a_suggestion_appears_and_is_applied_and_reverted() {
     person.sees_that_it_is("Connected");
     person.sees_badge(0);
     run_times(&server, flow, 5, |_| "again".into());
-    person.sees_toast("saving", "One: Keep its answers: likely ");
+    person.sees_toast("saving", "One: Keep its answers: Likely saves ");
     person.sees_badge(1);
     let id = &cache_of(&server, flow, 4)["id"];
 
     // The toast leads to the card, which shows the evidence.
     person.presses("toast-button");
-    person.sees_card("saving-open", id, PROMISE);
+    person.sees_card("saving-open", id, ESTIMATE);
     person.has_the_focus_on("[data-testid=saving] h4");
     person.sees_card("saving-open", id, "One · N");
     person.sees_text("saving-reason", "4 of 5 calls asked exactly what had been");
@@ -128,22 +128,22 @@ fn a_suggestion_appears_and_is_applied_and_reverted() {
     );
     browser.click("document.querySelector('[data-testid=saving-evidence] summary')");
     person.sees_text("saving-evidence", "Repeated cost\n0.05 USD");
-    person.sees_text("saving-applied", "Nothing was applied yet.");
+    person.sees_text("saving-applied", "No applied suggestions yet.");
 
     // The page shows the change before it offers the button to apply it.
     person.does_not_see("saving-apply");
     person.does_not_see("saving-try");
     person.presses("saving-show");
     person.sees_text("saving-change", "node n cache.maxAgeS");
-    person.sees_text("change-before", "not there");
+    person.sees_text("change-before", "not set");
     person.sees_text("change-after", "604800");
     assert_eq!(saved(&server, flow)["data"], before["data"]);
     person.presses("saving-apply");
-    person.sees_card("saving-applied", id, PROMISE);
-    person.sees_text("saving-realised", "not measured yet");
+    person.sees_card("saving-applied", id, ESTIMATE);
+    person.sees_text("saving-measured", "not measured yet");
     person.sees_text("savings", "“Keep its answers” was applied.");
     person.has_the_focus_on("[data-testid=saving-applied] h4");
-    person.sees_text("saving-open", "Nothing is proposed.");
+    person.sees_text("saving-open", "No suggestions yet.");
     person.sees_badge(0);
     let node = &saved(&server, flow)["data"]["nodes"][0]["data"];
     assert_eq!(node["cache"]["maxAgeS"], 604_800);
@@ -152,17 +152,17 @@ fn a_suggestion_appears_and_is_applied_and_reverted() {
     person.does_not_see("saving-apply");
 
     // Reverted after a confirmation.
-    person.presses("saving-take-back");
-    person.sees_text("ask", "“One” gets back what it said before");
-    person.presses("ask-no");
-    person.has_the_focus_on(&selector("saving-take-back"));
-    person.presses("saving-take-back");
-    person.presses("ask-yes");
-    person.sees_text("savings", "“Keep its answers” was taken back.");
+    person.presses("saving-revert");
+    person.sees_text("confirm", "“One” returns to its state before");
+    person.presses("confirm-cancel");
+    person.has_the_focus_on(&selector("saving-revert"));
+    person.presses("saving-revert");
+    person.presses("confirm-ok");
+    person.sees_text("savings", "“Keep its answers” was reverted.");
     person.has_the_focus_on("[data-testid=saving-past] > summary");
     assert_eq!(saved(&server, flow)["data"], before["data"]);
     browser.press("Enter");
-    person.sees_card("saving-past", id, "Taken back");
+    person.sees_card("saving-past", id, "Reverted");
     browser.press("Escape");
     person.has_the_focus_on(&selector("savings-button"));
     person.has_not_reloaded();
@@ -188,38 +188,38 @@ fn concurrent_changes_are_reported_and_kept() {
     person.sees_text("saving-conflict", "has changed since the suggestion was made");
     person.does_not_see("saving-apply");
     can_be_applied(&server, id);
-    person.presses("saving-look-again");
+    person.presses("saving-reload");
     person.sees_text("saving-change", "node n cache.maxAgeS");
 
     // Changed between the details and the button press.
     person.is_preceded(&server, flow, "Second", "GET", &end);
     person.presses("saving-apply");
-    person.sees_text("saving-change", "Not applied: something has changed meanwhile");
+    person.sees_text("saving-change", "Not applied: the change has been updated");
     can_be_applied(&server, id);
-    person.presses("saving-look-again");
+    person.presses("saving-reload");
     person.sees_text("saving-apply", "Apply");
 
     // Changed after the last check of the page, so the server refuses.
     person.is_preceded(&server, flow, "Third", "POST", "/apply");
     person.presses("saving-apply");
-    person.sees_text("saving-change", &format!("Not applied: flow {flow} has changed since"));
+    person.sees_text("saving-change", &format!("Cannot apply: flow {flow} has changed since"));
     let other = saved(&server, flow);
     assert_eq!(other["name"], "Third");
     assert!(other["data"]["nodes"][0]["data"]["cache"].is_null());
     can_be_applied(&server, id);
     person.presses("saving-apply");
-    person.sees_card("saving-applied", id, PROMISE);
+    person.sees_card("saving-applied", id, ESTIMATE);
 
     // The page updates the flow's card.
     browser.wait_for(&in_card("Third", "h3"));
 
     person.is_preceded(&server, flow, "Fourth", "POST", "/revert");
-    person.presses("saving-take-back");
-    person.presses("ask-yes");
+    person.presses("saving-revert");
+    person.presses("confirm-ok");
     person.sees_card(
         "saving-applied",
         id,
-        &format!("Not taken back: flow {flow} has changed since"),
+        &format!("Cannot revert: flow {flow} has changed since"),
     );
     assert_eq!(saved(&server, flow)["name"], "Fourth");
     person.has_a_clean_console(&["409"]);
@@ -238,9 +238,9 @@ fn suggestions_update_in_the_open_dialog_on_a_phone() {
     let person = Person::opens(&server);
     let browser = &person.browser;
     person.sees_that_it_is("Connected");
-    browser.resize(390, 844, true);
+    browser.resize(360, 800, true);
     person.presses("savings-button");
-    person.sees_text("saving-open", "Nothing is proposed.");
+    person.sees_text("saving-open", "No suggestions yet.");
     person.finds_that_it_fits();
     for flow in [first, second] {
         run_times(&server, flow, 5, |_| "again".into());
@@ -282,7 +282,7 @@ fn suggestions_update_in_the_open_dialog_on_a_phone() {
     // Dismissed suggestions load on demand.
     browser.reload();
     person.presses("savings-button");
-    person.sees_text("saving-open", "Nothing is proposed.");
+    person.sees_text("saving-open", "No suggestions yet.");
     browser.click("document.querySelector('[data-testid=saving-past] > summary')");
     for id in [&first, &second] {
         person.sees_card("saving-past", id, "Dismissed, ");
@@ -321,27 +321,27 @@ fn a_trial_shows_its_price_first_and_can_change_the_model() {
     let person = Person::opens(&server);
     let browser = &person.browser;
     person.sees_that_it_is("Connected");
-    browser.resize(390, 844, true);
+    browser.resize(360, 800, true);
     person.presses("savings-button");
-    person.sees_text("saving-promise", ", from 10 calls");
+    person.sees_text("saving-estimate", ", based on 10 calls");
 
     // The page shows the cost first, and updates it after each choice.
     person.presses("saving-try");
     person.has_the_focus_on(&selector("trial-count"));
     browser.type_into(&element("trial-count"), "3");
     browser.press("Enter");
-    person.sees_text("trial-told", "3 calls to openai/gpt-4o-mini for about 0.00063 USD");
+    person.sees_text("trial-cost", "3 calls to openai/gpt-4o-mini for about 0.00063 USD");
     browser.type_into(&element("trial-count"), "2");
     person.does_not_see("trial-confirm");
     browser.press("Enter");
     person.sees_text("trial-confirm", "Make 2 calls for about 0.00042 USD");
-    person.sees_text("trial-told", "Say no. 8");
-    person.sees_text("trial-told", "an answer is cut off after 4,096 tokens");
+    person.sees_text("trial-cost", "Say no. 8");
+    person.sees_text("trial-cost", "responses are cut off after 4,096 tokens");
     person.has_the_focus_on(&selector("trial-confirm"));
     assert_eq!(server.upstream.count(), count);
     person.finds_that_it_fits();
     browser.press("Enter");
-    person.sees_text("trial-results", "with openai/gpt-4o-mini");
+    person.sees_text("trial-results", "Trial of openai/gpt-4o-mini");
     person.has_the_focus_on("[data-testid=trial-results] h5");
     assert_eq!(server.upstream.count(), count + 2);
 
@@ -381,7 +381,7 @@ fn a_trial_shows_its_price_first_and_can_change_the_model() {
         element("saving-alternative"),
         json!(name)
     ));
-    person.sees_text("saving-promise", &format!("likely {expected:.2} USD"));
+    person.sees_text("saving-estimate", &format!("Likely saves {expected:.2} USD"));
     let model = name.split_once('/').unwrap().1;
     person.sees_card("saving-open", &found["id"], &format!("Ask {model} instead"));
     person.sees_text("saving-reason", &format!("at {name}."));
@@ -392,10 +392,10 @@ fn a_trial_shows_its_price_first_and_can_change_the_model() {
     assert!(version.is_string());
     browser.eval(
         "void (() => {
-            const ask = window.fetch;
+            const send = window.fetch;
             window.fetch = (path, options) => {
                 if (path.endsWith('/apply')) window.applied = JSON.parse(options.body);
-                return ask(path, options);
+                return send(path, options);
             };
         })()",
     );
@@ -410,20 +410,23 @@ fn a_trial_shows_its_price_first_and_can_change_the_model() {
 fn expected_and_measured_savings_are_shown_separately() {
     let server = TestServer::start();
     let person = Person::opens(&server);
-    let says = |function: &str, example: &Value| {
+    let text_of = |function: &str, input: &Value| {
         person.browser.eval(&format!(
-            "import('/assets/saving-words.js').then((words) => words.{function}({example}))"
+            "import('/assets/saving-format.js').then((texts) => texts.{function}({input}))"
         ))
     };
     let saving = json!({"lowUsd": 0.000_012, "expectedUsd": 0.1, "highUsd": 1_234.5});
-    for (example, words) in [
+    for (input, words) in [
         (
             json!({"savingPer30Days": saving, "calls": 1}),
-            "likely 0.10 USD in 30 days (0.000012 to 1,234.50), from 1 call",
+            "Likely saves 0.10 USD in 30 days (0.000012 to 1,234.50), based on 1 call",
         ),
-        (json!({"savingMs": 1_500, "calls": 12}), "likely 1.50 s less in each run, from 12 calls"),
+        (
+            json!({"savingMs": 1_500, "calls": 12}),
+            "Likely saves 1.50 s in each run, based on 12 calls",
+        ),
     ] {
-        assert_eq!(says("promised", &example), words);
+        assert_eq!(text_of("expectedSaving", &input), words);
     }
     let measured = |saved: f64, cost: f64| {
         json!({"since": "2026-11-03T04:05:06Z", "calls": 4, "wouldHaveCostUsd": 0.05,
@@ -437,28 +440,28 @@ fn expected_and_measured_savings_are_shown_separately() {
     slower["savedMs"] = json!(-20);
     let mut unused = measured(0.0, 0.0);
     unused["calls"] = json!(0);
-    for (example, words) in [
+    for (input, words) in [
         (Value::Null, "not measured yet".to_owned()),
         (unused, "not measured yet".to_owned()),
         (
             measured(0.0375, 0.0125),
             format!(
-                "0.0375 USD saved: cost 0.0125 USD, would have cost 0.05 USD; in 4 calls since {since}"
+                "0.0375 USD saved (cost 0.0125 USD instead of 0.05 USD); 4 calls since {since}"
             ),
         ),
         (
             measured(-0.01, 0.06),
             format!(
-                "0.01 USD more spent: cost 0.06 USD, would have cost 0.05 USD; in 4 calls since {since}"
+                "0.01 USD more spent (cost 0.06 USD instead of 0.05 USD); 4 calls since {since}"
             ),
         ),
         (
             slower,
             format!(
-                "0.00 USD saved: cost 0.05 USD, would have cost 0.05 USD; 20 ms more in each run; in 4 calls since {since}"
+                "0.00 USD saved (cost 0.05 USD instead of 0.05 USD); 20 ms slower in each run; 4 calls since {since}"
             ),
         ),
     ] {
-        assert_eq!(says("realised", &example), words);
+        assert_eq!(text_of("measuredSaving", &input), words);
     }
 }

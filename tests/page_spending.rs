@@ -35,51 +35,51 @@ fn spending_is_shown_by_day_and_tag_and_updates_live() {
     let server = TestServer::start_with(|config| {
         add_provider(config, "openai", Kind::OpenAi, upstream.url());
     });
-    let ask = |model: &str, tags: &str| {
+    let send = |model: &str, tags: &str| {
         let body = json!({"model": model, "messages": [{"role": "user", "content": "Hi"}]});
         let headers = [("x-flowledger-tags", tags)];
         let body = body.to_string();
         let answer = server.request("POST", "/v1/chat/completions", &headers, body.as_bytes());
         assert_eq!(answer.status, 200, "{}", answer.text());
     };
-    ask("openai/gpt-4o-mini", "team=a,beta");
-    ask("openai/gpt-4o-mini", "team=a");
+    send("openai/gpt-4o-mini", "team=a,beta");
+    send("openai/gpt-4o-mini", "team=a");
     let person = Person::opens(&server);
     person.sees_that_it_is("Connected");
     person.browser.click("document.querySelector('#spending summary')");
-    sees_sums(&person, &["gpt-4o-mini $0.00042 2 2,000 200", "All $0.00042 2 2,000 200"]);
+    sees_sums(&person, &["gpt-4o-mini $0.00042 2 2,000 200", "Total $0.00042 2 2,000 200"]);
     chooses(&person, "spending-by", "tag");
     sees_sums(
         &person,
-        &["team=a $0.00042 2 2,000 200", "beta $0.00021 1 1,000 100", "All $0.00042 2 2,000 200"],
+        &["team=a $0.00042 2 2,000 200", "beta $0.00021 1 1,000 100", "Total $0.00042 2 2,000 200"],
     );
     // Without a reload.
-    ask("openai/unheard-of", "beta");
+    send("openai/unheard-of", "beta");
     sees_sums(
         &person,
-        &["team=a $0.00042 2 2,000 200", "beta $0.00021 2 2,000 200", "All $0.00042 3 3,000 300"],
+        &["team=a $0.00042 2 2,000 200", "beta $0.00021 2 2,000 200", "Total $0.00042 3 3,000 300"],
     );
     person.browser.wait_for(
-        "document.querySelector('[data-testid=spending-note]').innerText.startsWith('1 call of unknown price not in the cost')",
+        "document.querySelector('[data-testid=spending-note]').innerText.startsWith('The cost excludes 1 call with unknown cost.')",
     );
-    chooses(&person, "spending-of", "day");
+    chooses(&person, "spending-period", "day");
     chooses(&person, "spending-by", "model");
     sees_sums(
         &person,
         &[
             "gpt-4o-mini $0.00042 2 2,000 200",
-            "unheard-of unknown price 1 1,000 100",
-            "All $0.00042 3 3,000 300",
+            "unheard-of unknown cost 1 1,000 100",
+            "Total $0.00042 3 3,000 300",
         ],
     );
     let days = "[...document.querySelectorAll('.day')]";
     person.browser.wait_for(&format!(
         "(days => days.length === 30 && days.at(-1).dataset.calls === '3' && days[0].dataset.calls === '0'
-            && days.at(-1).title.endsWith('$0.00042, 3 calls, 1 of unknown price')
+            && days.at(-1).title.endsWith('$0.00042, 3 calls, 1 with unknown cost')
             && days.at(-1).firstChild.getBoundingClientRect().height > 50
             && days[0].firstChild.getBoundingClientRect().height === 0)({days})"
     ));
-    person.browser.resize(390, 844, true);
-    person.cannot_scroll_sideways(390);
+    person.browser.resize(360, 800, true);
+    person.cannot_scroll_sideways(360);
     person.has_a_clean_console(&[]);
 }

@@ -1,6 +1,6 @@
-/** The items of a map: counts by state, and each item's prompt, answer and attempts. */
+/** The items of a map: counts by state, and each item's prompt, output and attempts. */
 
-import { drawAttempts, fact, isCounted, STATE_WORDS, tokens, tookMs } from "./attempts.js";
+import { drawAttempts, durationMs, fact, isCounted, STATE_WORDS, tokens } from "./attempts.js";
 import { itemOf } from "./calls.js";
 import { h, setText } from "./dom.js";
 import { count, duration, moment, moneyOrUnknown, plural } from "./format.js";
@@ -13,15 +13,15 @@ const PREVIEW_CHARS = 80;
 const NANO = 1e9;
 /** The filters of the list. */
 const CHOICES = [
-  ["all", () => true, "begun"],
-  ["completed", ({ status }) => status === "COMPLETED", "done"],
-  ["open", ({ status }) => status === "RUNNING" || status === "WAITING", "under way"],
+  ["all", () => true, "started"],
+  ["completed", ({ status }) => status === "COMPLETED", "completed"],
+  ["running", ({ status }) => status === "RUNNING" || status === "WAITING", "running"],
   ["failed", ({ status }) => status === "FAILED", "failed"],
-  ["stopped", ({ status }) => status === "CANCELLED", "stopped"],
+  ["cancelled", ({ status }) => status === "CANCELLED", "cancelled"],
 ];
 
 /** `folds` remembers which parts the user unfolded. */
-export function createItems({ folds, key }) {
+export function createMapItems({ folds, key }) {
   /** By item number: the element, and the data that it shows. */
   const drawn = new Map();
   let items = [];
@@ -36,7 +36,7 @@ export function createItems({ folds, key }) {
     "div",
     { class: "map-items", "data-testid": "items" },
     h("h4", {}, "Items"),
-    h("div", { class: "choices", role: "group", "aria-label": "Which items" }, ...choices.map(({ button }) => button)),
+    h("div", { class: "choices", role: "group", "aria-label": "Filter items" }, ...choices.map(({ button }) => button)),
     list,
     h("div", { class: "buttons" }, more),
   );
@@ -62,13 +62,13 @@ export function createItems({ folds, key }) {
 
   function draw() {
     for (const { name, word, button } of choices) {
-      const number = items.filter(fits(name)).length;
+      const number = items.filter(matches(name)).length;
       button.ariaPressed = String(name === chosen);
       // The selected filter stays visible, so that it can be changed back.
       button.hidden = number === 0 && name !== chosen && name !== "all";
       setText(button, `${count(number)} ${word}`);
     }
-    const chosenItems = items.filter(fits(chosen));
+    const chosenItems = items.filter(matches(chosen));
     const visible = chosenItems.slice(0, shownMax);
     const numbers = new Set(visible.map(({ item }) => item));
     for (const [number, { root: old }] of drawn) {
@@ -87,21 +87,21 @@ export function createItems({ folds, key }) {
 
   /** Redraws an item only if it has changed. */
   function drawItem(item, itemCalls) {
-    const told = JSON.stringify([item, itemCalls]);
+    const source = JSON.stringify([item, itemCalls]);
     const before = drawn.get(item.item);
-    if (before?.told === told) return before.root;
+    if (before?.source === source) return before.root;
     const hadFocus = before?.root.contains(document.activeElement);
     const element = createItem(item, itemCalls, { folds, key: `${key}/${item.item}` });
     before?.root.replaceWith(element);
     if (hadFocus) element.querySelector("summary").focus();
-    drawn.set(item.item, { root: element, told });
+    drawn.set(item.item, { root: element, source });
     return element;
   }
 
   return { root, update };
 }
 
-const fits = (name) => CHOICES.find(([known]) => known === name)[1];
+const matches = (name) => CHOICES.find(([choice]) => choice === name)[1];
 
 function callsByItem(calls) {
   const byItem = new Map();
@@ -114,9 +114,9 @@ function callsByItem(calls) {
 }
 
 function createItem(item, calls, { folds, key }) {
-  const took = tookMs(item);
+  const elapsed = durationMs(item);
   const ended = calls.filter(({ status }) => status !== "PENDING");
-  const numbers = [ended.length ? moneyOrUnknown(costOf(ended)) : null, took === null ? null : duration(took)];
+  const numbers = [ended.length ? moneyOrUnknown(costOf(ended)) : null, elapsed === null ? null : duration(elapsed)];
   const word = STATE_WORDS[item.status] ?? item.status.toLowerCase();
   const attempts = calls.length > 1 ? ` · ${plural(calls.length, "attempt")}` : "";
   const summary = h(
@@ -124,7 +124,7 @@ function createItem(item, calls, { folds, key }) {
     {},
     h("span", { class: "dot" }),
     h("strong", {}, `Item ${item.item}`), // Starts at 0, as in templates and errors.
-    h("span", { class: "node-state" }, (item.status === "COMPLETED" && item.error ? "given instead of a failure" : word) + attempts),
+    h("span", { class: "node-state" }, (item.status === "COMPLETED" && item.error ? "failed, onError output used" : word) + attempts),
     h("span", { class: "node-meta" }, numbers.filter(Boolean).join(" · ")),
     h("span", { class: "item-prompt muted" }, (item.prompt ?? "").slice(0, PREVIEW_CHARS)),
   );
@@ -137,9 +137,9 @@ function createItem(item, calls, { folds, key }) {
 }
 
 function drawBody(item, calls, ended, { folds, key }) {
-  const text = (name, value, what) => ((value ?? null) === null ? null : longText(name, value, { folds, key: `${key}/${what}`, testid: `item-${what}` }));
+  const text = (name, value, part) => ((value ?? null) === null ? null : longText(name, value, { folds, key: `${key}/${part}`, testid: `item-${part}` }));
   const counted = ended.filter(isCounted);
-  const took = tookMs(item);
+  const elapsed = durationMs(item);
   return h(
     "div",
     { class: "run-node-body" },
@@ -147,7 +147,7 @@ function drawBody(item, calls, ended, { folds, key }) {
       "dl",
       { class: "facts" },
       ...fact("Started", moment(item.startedAt)),
-      ...fact("Took", took === null ? null : duration(took)),
+      ...fact("Duration", elapsed === null ? null : duration(elapsed)),
       ...fact("Tokens in → out", counted.length ? tokens(sum(counted, "input_tokens"), sum(counted, "output_tokens")) : null),
       ...fact("Cost", ended.length ? moneyOrUnknown(costOf(ended)) : null),
     ),
