@@ -291,7 +291,7 @@ fn half_an_event_is_given_to_nobody_and_whole_ones_at_once() {
             let told = data_of(&rest);
             assert_eq!(told.len(), 1, "{rest}");
             let message = told[0]["error"]["message"].as_str().unwrap();
-            assert!(message.contains("before the answer was complete"), "{rest}");
+            assert!(message.contains("before the response was complete"), "{rest}");
             assert_eq!(rows(&server, 1)[0]["status"], "FAILED");
         }
     }
@@ -334,7 +334,7 @@ fn an_event_that_lacks_its_end_alone_is_given_with_one() {
         // The gateway's own error follows, unless the provider sent one.
         data_of(&text.replace('\r', ""));
         let is_ours = status == "FAILED" && !last.contains("error");
-        assert_eq!(text.contains("before the answer"), is_ours, "{text}");
+        assert_eq!(text.contains("before the response"), is_ours, "{text}");
         assert_eq!(rows(&server, 1)[0]["status"], status, "{text}");
     }
 }
@@ -558,7 +558,7 @@ fn a_long_error_is_passed_on_whole_or_told_in_our_own_words() {
             if status == 400 {
                 assert!(said == message);
             } else {
-                assert!(said.contains("answered with status 400"), "{said}");
+                assert!(said.contains("returned status 400"), "{said}");
             }
             let row = &rows(&server, 1)[0];
             let message = row["error_message"].as_str().unwrap();

@@ -39,7 +39,7 @@ pub(super) fn age_max(head: &RequestHead) -> Result<Option<Duration>, ApiError> 
         .map(Some)
         .ok_or_else(|| {
             let message = format!(
-                "`X-Flowledger-Cache` must be how many seconds old an answer may be, 1 to {}",
+                "`X-Flowledger-Cache` must be the maximum age of a cached response in seconds, 1 to {}",
                 CACHE_AGE_MAX.as_secs()
             );
             ApiError::bad_request("bad_cache", message)

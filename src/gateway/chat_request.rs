@@ -78,9 +78,9 @@ impl<'a> Fields<'a> {
                 return;
             };
             if name != known {
-                ambiguous.get_or_insert(format!("`{name}` must be written `{known}`"));
+                ambiguous.get_or_insert(format!("unknown field `{name}`; use `{known}`"));
             } else if fields.get(known).is_some() {
-                ambiguous.get_or_insert(format!("`{known}` is there twice"));
+                ambiguous.get_or_insert(format!("duplicate field `{known}`"));
             } else {
                 fields.found.push((known, value));
             }
@@ -127,7 +127,7 @@ fn saturating(number: f64) -> u32 {
 }
 
 fn unreadable(error: impl fmt::Display) -> ApiError {
-    ApiError::bad_request("invalid_json", format!("the body cannot be read: {error}"))
+    ApiError::bad_request("invalid_json", format!("cannot read the request body: {error}"))
 }
 
 impl<'a> ChatRequest<'a> {
@@ -141,7 +141,7 @@ impl<'a> ChatRequest<'a> {
             .ok()
             .filter(|model: &String| !model.is_empty() && model.len() <= MODEL_BYTES_MAX)
             .ok_or_else(|| {
-                let message = format!("`model` must be a text of 1 to {MODEL_BYTES_MAX} bytes");
+                let message = format!("`model` must be a string of 1 to {MODEL_BYTES_MAX} bytes");
                 ApiError::bad_request("bad_model", message)
             })?;
         let is_streamed = match fields.get("stream").map(RawValue::get) {

@@ -51,7 +51,7 @@ impl Gateway {
         if ApiFormat::TokenCount.reaches(kind) {
             return Ok(target);
         }
-        let message = format!("provider {} does not count tokens", target.provider);
+        let message = format!("provider {} does not support token counting", target.provider);
         Err(ApiError::bad_request("wrong_protocol", message))
     }
 }

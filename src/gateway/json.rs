@@ -40,7 +40,7 @@ pub fn each_element<'a>(text: &'a str, see: impl FnMut(&'a RawValue)) -> serde_j
         type Value = ();
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("a list")
+            f.write_str("an array")
         }
 
         fn visit_seq<A: SeqAccess<'de>>(mut self, mut list: A) -> Result<(), A::Error> {

@@ -29,8 +29,8 @@ pub fn set(context: &Context, body: &[u8], if_match: Option<&str>) -> Answer {
         None => None,
         Some(Value::String(version)) => Some(version),
         Some(_) => {
-            let message = "the budgets cannot be set";
-            let fault = "must be the text that `GET` tells";
+            let message = "cannot set the budgets";
+            let fault = "must be the string that `GET` returned";
             return Err(Error::invalid(message, "version", fault).into());
         }
     };
@@ -49,7 +49,7 @@ pub fn set(context: &Context, body: &[u8], if_match: Option<&str>) -> Answer {
         }
     }
     if !faults.is_empty() {
-        let message = "the budgets cannot be set".to_owned();
+        let message = "cannot set the budgets".to_owned();
         return Err(Error::Invalid { message, faults }.into());
     }
     let change = Change::SetBudgets { all, version: version.or(tag) };
@@ -80,7 +80,7 @@ pub(super) fn names_faults(
     if let Some(flow_id) = flow_id
         && !context.store.has_flow(flow_id)?
     {
-        faults.push(Fault::new(format!("{at}.flowId"), format!("there is no flow {flow_id}")));
+        faults.push(Fault::new(format!("{at}.flowId"), format!("flow {flow_id} not found")));
     }
     Ok(faults)
 }

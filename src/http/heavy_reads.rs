@@ -47,7 +47,7 @@ impl HeavyReads {
                 return Err(reply::client_left());
             }
             if Instant::now() >= deadline {
-                let why = "too many sums and pages of the ledger are asked for; try again later";
+                let why = "too many ledger queries at once; try again later";
                 return Err(Error::Busy(why.into()).into());
             }
         }

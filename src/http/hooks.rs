@@ -29,7 +29,7 @@ pub fn set(context: &Context, flow_id: FlowId, head: &RequestHead) -> Answer {
         at: Timestamp::now(),
     }))?;
     let Receipt::Hook(slug) = receipt else {
-        return Err(Error::internal("a webhook got no name").into());
+        return Err(Error::internal("the journal returned no name for the webhook").into());
     };
     let url = url(head, &slug);
     let secret = secret.expose();
@@ -82,7 +82,7 @@ fn idempotency_key(head: &RequestHead) -> Result<Option<&str>, ApiError> {
         _ => Err(ApiError::bad_request(
             "bad_idempotency_key",
             format!(
-                "`Idempotency-Key` must be there once, with 1 to {KEY_CHARS_MAX} visible ASCII characters"
+                "`Idempotency-Key` must occur once and have 1 to {KEY_CHARS_MAX} ASCII characters without spaces"
             ),
         )),
     }
@@ -134,13 +134,13 @@ fn input(body: &[u8]) -> Result<Value, ApiError> {
     }
     match read_json(body)? {
         input @ Value::Object(_) => Ok(input),
-        _ => Err(Error::invalid("the body cannot be read", "", "must be an object").into()),
+        _ => Err(Error::invalid("cannot read the request body", "", "must be an object").into()),
     }
 }
 
 /// The same error for a wrong name and a wrong secret, so that it reveals neither.
 fn unknown() -> ApiError {
-    let message = "there is no webhook of this name with this secret (X-Flowledger-Secret)";
+    let message = "unknown webhook or wrong secret; send the secret as `X-Flowledger-Secret`";
     ApiError::new(401, "unauthorized", message)
 }
 

@@ -37,7 +37,7 @@ pub fn create(context: &Context, body: &[u8]) -> Answer {
         let model = model.filter(|it| it.contains('/'));
         let faults = names_faults(context, "budget", model, flow_id)?;
         if !faults.is_empty() {
-            let message = "the key cannot be made".to_owned();
+            let message = "cannot create the key".to_owned();
             return Err(Error::Invalid { message, faults }.into());
         }
     }

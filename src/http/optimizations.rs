@@ -91,7 +91,7 @@ pub fn apply(context: &Context, id: i64, body: &[u8]) -> Answer {
     let edited = edited(context, &suggestion, &proposal)?;
     if (choice.version).is_some_and(|seen| seen != version(&proposal)) {
         return Err(Error::Conflict(format!(
-            "suggestion {id} would not change the flow as it was shown any more: look at it again"
+            "suggestion {id} changed after it was shown; review it again"
         ))
         .into());
     }
@@ -122,7 +122,7 @@ impl Default for WantedTrial {
 
 impl WantedTrial {
     fn read(body: &[u8]) -> Result<Self, ApiError> {
-        const MESSAGE: &str = "the trial cannot be made so";
+        const MESSAGE: &str = "cannot run the trial";
         if body.is_empty() {
             return Ok(Self::default());
         }
@@ -183,7 +183,7 @@ struct Edited {
 /// If the flow changed since the suggestion was made, or is deleted: [`Error::Conflict`].
 fn edited(context: &Context, suggestion: &Suggestion, proposal: &Proposal) -> Result<Edited> {
     let flow = context.store.flow(suggestion.flow_id).map_err(|error| {
-        let gone = format!("flow {} is gone", suggestion.flow_id);
+        let gone = format!("flow {} was deleted", suggestion.flow_id);
         match error {
             Error::NotFound(_) => Error::Conflict(gone),
             other => other,
@@ -191,7 +191,7 @@ fn edited(context: &Context, suggestion: &Suggestion, proposal: &Proposal) -> Re
     })?;
     if document_hash(&flow.document) != proposal.document {
         return Err(Error::Conflict(format!(
-            "flow {} has changed since the suggestion was made; it is looked at again a moment later",
+            "flow {} changed after the suggestion was made; wait for an updated suggestion",
             flow.id
         )));
     }

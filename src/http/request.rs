@@ -78,12 +78,12 @@ impl Query {
 
     pub fn finish(mut self) -> Result<()> {
         for (name, _) in self.pairs {
-            self.faults.push(Fault::new(name, "is not a parameter of this route"));
+            self.faults.push(Fault::new(name, "unknown parameter"));
         }
         if self.faults.is_empty() {
             return Ok(());
         }
-        Err(Error::Invalid { message: "the query cannot be read".into(), faults: self.faults })
+        Err(Error::Invalid { message: "cannot read the query".into(), faults: self.faults })
     }
 }
 
@@ -94,6 +94,6 @@ impl Query {
 pub fn read_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     serde_json::from_slice(body).map_err(|error| {
         let (status, code) = if error.is_data() { (422, "invalid") } else { (400, "invalid_json") };
-        ApiError::new(status, code, format!("the body cannot be read: {error}"))
+        ApiError::new(status, code, format!("cannot read the request body: {error}"))
     })
 }

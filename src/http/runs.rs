@@ -63,12 +63,12 @@ fn read_input(body: &[u8]) -> Result<Value, ApiError> {
 
 /// Returns the value of `{"input": …}`; other keys are errors.
 fn input_of(body: Value) -> Result<Value> {
-    let message = "the body cannot be read";
+    let message = "cannot read the request body";
     let Value::Object(mut body) = body else {
         return Err(Error::invalid(message, "", "must be an object with `input`"));
     };
     let input = body.remove("input").unwrap_or_default();
-    let unknown = "is not known here; there is `input`";
+    let unknown = "unknown field; expected `input`";
     let faults: Vec<Fault> = body.keys().map(|key| Fault::new(key, unknown)).collect();
     match faults.is_empty() {
         true => Ok(input),

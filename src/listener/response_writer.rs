@@ -278,7 +278,8 @@ impl Write for Printer<'_, '_> {
             None => self.complete_head(before.saturating_sub(3)),
         };
         if let (Some(count), Some(left)) = (of_body, self.body_bytes_left) {
-            let too_long = || io::Error::other("the body is longer than declared");
+            let too_long =
+                || io::Error::other("the response body is longer than its content-length");
             self.body_bytes_left = Some(left.checked_sub(count).ok_or_else(too_long)?);
         }
         if self.buffer.len() >= PRINT_BYTES {

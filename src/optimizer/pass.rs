@@ -302,7 +302,7 @@ fn caught<T>(flow_id: FlowId, look: impl FnOnce() -> T) -> Option<T> {
     looked
         .inspect_err(|panic| {
             let message = panic_message(panic.as_ref());
-            log::error!("flow {flow_id} was not looked at for savings: {message}");
+            log::error!("cannot review flow {flow_id} for savings: {message}");
         })
         .ok()
 }

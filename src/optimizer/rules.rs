@@ -100,9 +100,9 @@ fn mention_overlaps(proposals: &mut [Proposal]) {
     }
     for proposal in proposals.iter_mut().filter(|it| saves(it)) {
         if counts.get(&proposal.node_id) > Some(&1) {
-            proposal.reason.push_str(
-                " There are other suggestions about the same calls: what they save does not add up.",
-            );
+            proposal
+                .reason
+                .push_str(" Other suggestions cover the same calls, so their savings overlap.");
         }
     }
 }
@@ -227,11 +227,11 @@ impl RuleContext<'_> {
         let days = promise.map(|promise| promise.observed_days);
         let reason = days.filter(|days| *days < DAYS_SURE).map(|days| {
             let days = match days.floor() as i64 + 1 {
-                1 => "a day".to_owned(),
+                1 => "1 day".to_owned(),
                 days => format!("{days} days"),
             };
             format!(
-                " That was seen in less than {days}: what 30 days save is a guess until more is known."
+                " Based on less than {days} of calls, so the 30-day saving is a rough estimate."
             )
         });
         let seen_ms = since.map_or(0, |since| self.now.0.saturating_sub(since.0));
@@ -267,7 +267,7 @@ impl RuleContext<'_> {
 /// Returns the value that was read for a node, or the default on an error.
 fn or_default<T: Default>(node: &Node, read: Result<T>) -> T {
     read.unwrap_or_else(|error| {
-        log::warn!("what node {} did cannot be read: {error}", node.id);
+        log::warn!("cannot read the history of node {}: {error}", node.id);
         T::default()
     })
 }

@@ -156,7 +156,7 @@ impl Worker {
             let pause = match self.look(now) {
                 Ok(()) => self.pass.rest(now),
                 Err(error) => {
-                    log::warn!("suggestions could not be brought up to date: {error}");
+                    log::warn!("cannot update the suggestions: {error}");
                     RETRY_PAUSE
                 }
             };

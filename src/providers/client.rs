@@ -165,8 +165,8 @@ impl Client {
     ) -> Result<Response<Body>, Fault> {
         let unsendable = || {
             Fault::not_configured(format!(
-                "the key of provider {} holds characters that cannot be sent, such as a line break \
-                 or a letter that is not ASCII",
+                "the API key of provider {} contains invalid characters, such as a line break or a \
+                 non-ASCII letter",
                 exchange.provider
             ))
         };
@@ -356,10 +356,10 @@ impl<'a, 'e> Stream<'a, 'e> {
 
     fn client_left(&self) -> Fault {
         let message = match self.exchange.rules.drain_max {
-            None => "the client left in the middle of the answer".to_owned(),
+            None => "client disconnected during the response".to_owned(),
             Some(limit) => format!(
-                "the client left in the middle of the answer, which did not end within {limit:?} \
-                 and {DRAINED_BYTES_MAX} bytes after"
+                "client disconnected during the response, which did not end within {limit:?} and \
+                 {DRAINED_BYTES_MAX} bytes"
             ),
         };
         Fault::new(FailureKind::Cancelled, message)
@@ -390,13 +390,13 @@ impl Exchange<'_> {
         let bytes_max = self.rules.document_bytes_max;
         let bytes = read_at_most(body, bytes_max)
             .map_err(|error| self.broken(error.into()))?
-            .ok_or_else(|| Fault::too_large("the answer", bytes_max))?;
+            .ok_or_else(|| Fault::too_large("the response", bytes_max))?;
         let document = json::read(&bytes).map_err(|error| {
             let text = self.redact(&String::from_utf8_lossy(&bytes));
             let excerpt = describe(&text);
             Fault::bad_answer(match text.trim().is_empty() || is_html(&text) {
-                true => format!("answered with {excerpt}"),
-                false => format!("the answer is not JSON ({error}): {excerpt}"),
+                true => format!("unexpected response: {excerpt}"),
+                false => format!("the response is not JSON ({error}): {excerpt}"),
             })
         })?;
         let read = self.reader.document(&document, self.partial);
@@ -423,12 +423,12 @@ impl Exchange<'_> {
         let opening = self.redact(&String::from_utf8_lossy(opening));
         let has_any = !self.partial.text.is_empty() || self.partial.model.is_some();
         Err(Fault::bad_answer(if opening.trim().is_empty() || is_html(&opening) {
-            format!("answered with {}", describe(&opening))
+            format!("unexpected response: {}", describe(&opening))
         } else if has_any {
-            "the stream ended before the answer was complete".into()
+            "the stream ended before the response was complete".into()
         } else {
             let excerpt = describe(&opening);
-            format!("the stream ended without an answer; it was: {excerpt}")
+            format!("the stream ended without a response: {excerpt}")
         }))
     }
 
@@ -441,8 +441,7 @@ impl Exchange<'_> {
         let host = uri.host().unwrap_or_default();
         let port = uri.port().map(|port| format!(":{port}"));
         let message = format!(
-            "could not connect to {host}{}: {}; check the base_url of provider {}, and whether it is \
-             running",
+            "cannot connect to {host}{}: {}; check the base_url of provider {} and that it is running",
             port.unwrap_or_default(),
             in_words(error),
             self.provider
@@ -457,17 +456,17 @@ impl Exchange<'_> {
         }
         let Timeouts { connect, first_byte, total } = self.timeouts;
         let ureq::Error::Timeout(timeout) = error else {
-            let message = "the connection broke before the answer was complete";
+            let message = "connection lost before the response was complete";
             return Fault::bad_answer(format!("{message}: {}", in_words(error)));
         };
         let message = match timeout {
             Timeout::Resolve | Timeout::Connect => {
-                format!("no connection within {connect:?} (connect timeout)")
+                format!("timed out after {connect:?} (connect timeout)")
             }
             Timeout::RecvResponse => {
-                format!("no answer began within {first_byte:?} (first byte timeout)")
+                format!("timed out after {first_byte:?} (first byte timeout)")
             }
-            _ => format!("not finished within {total:?} (total timeout)"),
+            _ => format!("timed out after {total:?} (total timeout)"),
         };
         Fault::new(FailureKind::Timeout, message)
     }
@@ -512,7 +511,7 @@ fn parse_url(url: &str, provider: &str) -> Result<Uri, Fault> {
     // The URL itself is not shown: it may contain a password.
     uri.ok_or_else(|| {
         Fault::not_configured(format!(
-            "the base_url of provider {provider} is no http or https URL"
+            "the base_url of provider {provider} must be an http or https URL"
         ))
     })
 }

@@ -82,8 +82,8 @@ impl Providers {
         let cost = quote.cost(usage);
         if cost > COST_MAX {
             log::warn!(
-                "a call of {}/{model} would have cost {cost} USD for {} tokens of prompt and {} of \
-                 answer; more than {COST_MAX} USD are not believed, and it is kept without a cost",
+                "unknown cost of a call to {}/{model}: {cost} USD for {} input tokens and {} output \
+                 tokens is over the limit of {COST_MAX} USD",
                 call.provider,
                 usage.input_tokens,
                 usage.output_tokens
@@ -102,7 +102,7 @@ impl Providers {
             let name = (call.provider.clone(), model.to_owned());
             if logged.len() < LOGGED_UNPRICED_MAX && logged.insert(name) {
                 log::warn!(
-                    "no price is known for {}/{model}; its calls are kept without a cost",
+                    "unknown price of {}/{model}; its calls have no cost in the ledger until you set one",
                     call.provider
                 );
             }

@@ -232,7 +232,7 @@ impl Providers {
             (usable, _) => usable?,
         };
         let Some(route) = forward.api_format.route(provider.kind) else {
-            let message = "cannot be passed requests of this protocol";
+            let message = "does not support this protocol";
             return Err(Fault::not_configured(message));
         };
         let (url, mut reader) = route(provider);

@@ -76,7 +76,7 @@ impl Reader for ChatReader {
     fn document(&mut self, body: &Value, partial: &mut ResponseAccumulator) -> Result<(), Fault> {
         take_in(body, partial)?;
         if !body["message"].is_object() {
-            return Err(Fault::bad_answer("the answer has no `message`"));
+            return Err(Fault::bad_answer("the response has no `message`"));
         }
         partial.is_complete = true;
         Ok(())

@@ -168,7 +168,7 @@ impl Reader for ChatReader {
         check_reported(body)?;
         let choices = body["choices"].as_array().map_or(&[][..], Vec::as_slice);
         let Some(first) = choices.first().filter(|it| it["message"].is_object()) else {
-            return Err(Fault::bad_answer("the answer has no `choices[0].message`"));
+            return Err(Fault::bad_answer("the response has no `choices[0].message`"));
         };
         partial.note_finish(&first["finish_reason"]);
         partial.push(&text_of(&first["message"]))?;

@@ -99,7 +99,7 @@ impl ResponseAccumulator {
             None if rest.is_empty() => {}
             None => {
                 let message =
-                    format!("the answer is longer than {ANSWER_BYTES_MAX} bytes; set max_tokens");
+                    format!("the response is longer than {ANSWER_BYTES_MAX} bytes; set max_tokens");
                 return Err(Fault::new(FailureKind::TooLarge, message));
             }
         }
@@ -191,7 +191,7 @@ pub(super) fn event_json(event: &Event) -> Result<Value, Fault> {
         return Ok(Value::Null);
     }
     json::read(event.data.as_bytes())
-        .map_err(|error| Fault::bad_answer(format!("an event of the stream is not JSON: {error}")))
+        .map_err(|error| Fault::bad_answer(format!("a stream event is not JSON: {error}")))
 }
 
 /// Fails if an answer with status 200 reports an error: within a stream, a provider has no other
@@ -236,7 +236,7 @@ pub(super) fn count(usage: &Value, name: &str) -> Result<Option<u64>, BadCount> 
         Some(tokens) => Ok(Some(tokens)),
         None => {
             // The value is not logged, because it may have any length.
-            log::warn!("a provider's usage is ignored: its `{name}` is no possible token count");
+            log::warn!("ignored a provider's usage: `{name}` is not a valid token count");
             Err(BadCount)
         }
     }

@@ -81,7 +81,7 @@ impl StreamSink {
     /// Creates a sink over a stream that another thread reads from.
     pub fn new(stream: Arc<TcpStream>) -> Self {
         if let Err(error) = stream.set_write_timeout(Some(WRITE_TIMEOUT)) {
-            log::warn!("cannot set a write timeout: {error}");
+            log::warn!("cannot set the write timeout: {error}");
         }
         Self { stream }
     }

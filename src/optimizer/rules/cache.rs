@@ -24,9 +24,9 @@ pub fn propose(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<
     }
     let base = context.proposal(Kind::Cache, node, Some(since), Some(&saving));
     Some(Proposal {
-        title: "Keep its answers".to_owned(),
+        title: format!("Cache responses of “{}”", node.label),
         reason: format!(
-            "{} of {answered} calls asked exactly what had been answered within a week before, for {} USD. With a cache they would have got the same answer for nothing.{}",
+            "{} of {answered} calls repeated a request from the previous 7 days, at a cost of {} USD. Cached responses would have cost nothing.{}",
             repeated.calls,
             Usd::from_nanousd(repeated.nanousd),
             base.reason,

@@ -54,17 +54,17 @@ pub fn propose(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<
     let Restricted { budget, freed } = restricted.next()?;
     let shown = budget.limit.show(budget.reserved(&freed)?);
     let now = match agent.max_tokens {
-        Some(_) => format!("may have {limit} tokens"),
-        None => format!("has no limit and is taken to need {limit} tokens"),
+        Some(_) => format!("the limit is {limit} tokens"),
+        None => format!("without a limit, {limit} tokens are assumed"),
     };
     let refusals = match refused {
         0 => String::new(),
-        _ => format!(" Budgets have refused {refused} calls of it."),
+        _ => format!(" Budgets have refused {refused} of its calls."),
     };
     Some(Proposal {
-        title: format!("Limit its answers to {lower_limit} tokens"),
+        title: format!("Limit responses of “{}” to {lower_limit} tokens", node.label),
         reason: format!(
-            "The longest of {calls} answers had {longest} tokens, but each {now}, which the budget `{}` keeps free during the call.{refusals} With the lower limit each call keeps {shown} less of it. It saves no money; an answer of more than {lower_limit} tokens would be cut off.",
+            "The longest of {calls} responses had {longest} tokens, but {now}. During each call, the budget “{}” reserves enough for this limit.{refusals} The lower limit reserves {shown} less per call. It saves no money, and it cuts off responses of more than {lower_limit} tokens.",
             budget.name,
         ),
         calls,

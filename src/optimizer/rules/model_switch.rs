@@ -51,12 +51,12 @@ impl Present<'_> {
     }
 
     fn title(&self, to: &Candidate) -> String {
-        format!("Ask {} instead of {}", to.target.model, self.target.model)
+        format!("Switch from {} to {}", self.target.model, to.target.model)
     }
 
     fn reason(&self, Step { to, cost }: &Step<'_>, why: &str) -> String {
         format!(
-            "The last {} calls cost {} USD; with the same tokens they would have cost {cost} USD at {}/{}{why}. Try it on stored inputs before you apply it.",
+            "The last {} calls cost {} USD. With the same tokens, they would have cost {cost} USD at {}/{}.{why} Try it on stored inputs before you apply it.",
             self.answered.spend.calls,
             Usd::from_nanousd(self.nanousd()),
             to.target.provider,
@@ -107,12 +107,12 @@ pub fn propose(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<
     if !context.is_worth(Kind::ModelSwitch, node, &promise) {
         return None;
     }
-    let Target { provider, model } = &chosen.to.target;
+    let provider = &chosen.to.target.provider;
     let why = if chosen.is_used() {
-        format!(": your flows use {model} already")
+        " Your flows already use this model.".to_owned()
     } else {
         format!(
-            ": of what {provider} serves and is not older, it is the mildest step down that saves {PART_MIN} % or more"
+            " Of the models of {provider} that are not older, it is the closest in price that saves {PART_MIN} % or more."
         )
     };
     steps.retain(|step| present.saves(step, PART_MIN));

@@ -63,9 +63,9 @@ pub fn propose(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<
     }
     let base = context.proposal(Kind::PromptCache, node, Some(known.since), Some(&saving));
     Some(Proposal {
-        title: "Have its constant beginning cached".to_owned(),
+        title: "Cache the constant start of the prompt".to_owned(),
         reason: format!(
-            "About {prefix_tokens} of {prompt_tokens} tokens of each prompt are the same, and {reads} of {calls} calls came within five minutes after the answer to another had begun: {} would have kept that beginning for them. All in all that would have saved {} USD, writes to its cache included.{}",
+            "About {prefix_tokens} of the {prompt_tokens} tokens of each prompt are the same. {reads} of {calls} calls came within 5 minutes of another call, so {} could have read these tokens from its cache. This would have saved {} USD, including cache writes.{}",
             target.provider,
             Usd::from_nanousd(saved_nanousd),
             base.reason,
