@@ -264,21 +264,21 @@ impl Connection {
     fn serve(mut self: Box<Self>) {
         let _ = self.stream.set_nodelay(true);
         let _ = self.stream.set_write_timeout(Some(WRITE_TIMEOUT));
-        if let Some(upgrade) = self.take_requests() {
-            self.become_socket(upgrade);
+        if let Some(upgrade) = self.serve_requests() {
+            self.serve_websocket(upgrade);
         }
     }
 
     /// Answers requests until the connection ends or becomes a WebSocket. Not inlined, because the
     /// thread of a WebSocket would carry its stack for days.
     #[inline(never)]
-    fn take_requests(&mut self) -> Option<Box<Upgrade>> {
+    fn serve_requests(&mut self) -> Option<Box<Upgrade>> {
         let mut first = true;
         loop {
             let head = match self.read_head(first) {
                 Ok(head) => head?,
                 Err(denied) => {
-                    self.refuse(&denied, RequestHead::begun(&self.buffer).as_ref());
+                    self.refuse(&denied, RequestHead::parse_partial(&self.buffer).as_ref());
                     return None;
                 }
             };
@@ -371,7 +371,7 @@ impl Connection {
 
     /// Is a WebSocket for the rest of the connection. The request's head is let go of by now, so
     /// that an idle client does not keep it.
-    fn become_socket(&self, upgrade: Box<Upgrade>) {
+    fn serve_websocket(&self, upgrade: Box<Upgrade>) {
         let served = self.shared.sockets.serve(upgrade);
         if let Err(Error::Busy(why)) = served {
             self.refuse_for_threads(&why);

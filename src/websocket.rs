@@ -218,7 +218,7 @@ impl Handler for HubClients {
 
     /// An invalid request is reported to this client alone.
     fn text(&self, client: &Peer, text: &str) -> Result<(), Goodbye> {
-        let told = match read_request(text) {
+        let sent = match read_request(text) {
             Ok(Request::Ping) => self.hub.send_to_client(client.id, &Event::Pong {}),
             Ok(Request::Subscribe(filter)) => self.hub.subscribe(client.id, filter),
             Err((code, message)) => {
@@ -227,7 +227,7 @@ impl Handler for HubClients {
                 self.hub.send_to_client(client.id, &error)
             }
         };
-        told.map_err(|_| Goodbye::new(close::GOING_AWAY, "the server is shutting down"))
+        sent.map_err(|_| Goodbye::new(close::GOING_AWAY, "the server is shutting down"))
     }
 
     fn binary(&self, _: &Peer, _: &[u8]) -> Result<(), Goodbye> {
@@ -262,12 +262,12 @@ pub struct Upgrade {
 }
 
 /// Ends a client cleanly if its reader panics.
-struct EndInPanic<'a> {
+struct PanicGuard<'a> {
     sockets: &'a Sockets,
     client: &'a Peer,
 }
 
-impl Drop for EndInPanic<'_> {
+impl Drop for PanicGuard<'_> {
     fn drop(&mut self) {
         if thread::panicking() {
             let ending = Ending::left("internal error in the reader thread");
@@ -317,7 +317,7 @@ impl Sockets {
         let (client, writer, rest) = self.open(upgrade)?;
         // A client that leaves before the handshake is answered is not an error.
         let mut served = Ok(());
-        let _in_panic = EndInPanic { sockets: self, client: &client };
+        let _in_panic = PanicGuard { sockets: self, client: &client };
         match rest {
             Ok(rest) => {
                 let ending = self.read(&client, self.protocol(&client, &stream, rest));
@@ -375,7 +375,7 @@ impl Sockets {
             let message = socket.read();
             // Pass pending pongs on first, so that replies keep the order of the messages.
             if !matches!(message, Ok(Message::Ping(_) | Message::Pong(_))) {
-                socket.get_mut().pass_on();
+                socket.get_mut().flush_replies();
             }
             let counted = message.as_ref().map_or(Ok(()), |message| meter.count(message));
             let done = match (counted, message) {

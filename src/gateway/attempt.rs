@@ -54,7 +54,7 @@ impl Gateway {
         };
         let call = operation.call(target);
         let request = self.call_request(operation, &call, *number + 1);
-        let waiter = Waiter { cancel: &guard.cancel, has_left: &|| presence.has_left() };
+        let waiter = Waiter { cancel: &guard.cancel, has_left: &|| presence.is_disconnected() };
         // The provider's error if the client may see it, or an interrupted answer.
         let mut forward_error = None;
         let ended = match self.calls.wait(&request, &waiter) {
@@ -132,7 +132,7 @@ impl Gateway {
                     false => changes,
                 });
                 match forward_error {
-                    Some(_) if guard.has_left() => Attempt::Over,
+                    Some(_) if guard.is_disconnected() => Attempt::Over,
                     Some(error) => self.forward_error(operation, *error, reply),
                     None => self.fail(operation, self.refusal(&failure), reply),
                 }
@@ -179,7 +179,7 @@ impl Gateway {
             return Err(ApiError::bad_request("provider_not_configured", message));
         }
         match self.providers.kind(provider) {
-            Some(kind) if protocol.reaches(kind) => Ok(kind),
+            Some(kind) if protocol.is_supported_by(kind) => Ok(kind),
             _ => {
                 let message = format!(
                     "provider {provider} does not support {}; use {}",
@@ -237,7 +237,7 @@ impl Gateway {
         };
         let forwarded = self.providers.forward(&forward, &guard.cancel, sink);
         forwarded.map_err(|mut error| {
-            if guard.has_left() {
+            if guard.is_disconnected() {
                 "client disconnected".clone_into(&mut error.failure.message);
             }
             error
@@ -247,11 +247,11 @@ impl Gateway {
     pub(super) fn forward_error(
         &self,
         operation: &Operation<'_>,
-        not: ForwardError,
+        error: ForwardError,
         reply: &mut ResponseWriter<'_>,
     ) -> Attempt {
-        let ForwardError { failure, refused, begun, told } = not;
-        if begun && told {
+        let ForwardError { failure, refused, is_begun, is_reported_to_client } = error;
+        if is_begun && is_reported_to_client {
             reply.end();
             return Attempt::Over;
         }

@@ -24,17 +24,17 @@ const TOUCH_INTERVAL_MS: i64 = 60_000;
 pub struct Keys {
     journal: Journal,
     /// Keyed by hash, so that the time of a lookup reveals nothing about a key.
-    known: RwLock<HashMap<String, Known>>,
+    known: RwLock<HashMap<String, KeyEntry>>,
 }
 
-struct Known {
+struct KeyEntry {
     id: i64,
     name: Arc<str>,
     expires_at: Option<Timestamp>,
     touched_ms: AtomicI64,
 }
 
-impl Known {
+impl KeyEntry {
     fn new(record: &KeyRecord) -> Self {
         Self {
             id: record.id,
@@ -71,7 +71,7 @@ pub enum KeyLookup {
 impl Keys {
     pub fn load(store: &Store, journal: Journal) -> Result<Self> {
         let keys = store.keys()?;
-        let known = keys.iter().map(|record| (record.hash.clone(), Known::new(record)));
+        let known = keys.iter().map(|record| (record.hash.clone(), KeyEntry::new(record)));
         Ok(Self { journal, known: RwLock::new(known.collect()) })
     }
 
@@ -113,7 +113,7 @@ impl Keys {
             return Err(Error::internal("the journal returned no id for the key"));
         };
         let record = KeyRecord { id, name, hash, created_at: at, last_used_at: None, expires_at };
-        self.known_to_change().insert(record.hash.clone(), Known::new(&record));
+        self.known_to_change().insert(record.hash.clone(), KeyEntry::new(&record));
         Ok((record, key))
     }
 
@@ -159,11 +159,11 @@ impl Keys {
         let _ = self.journal.submit(vec![change], done);
     }
 
-    fn known(&self) -> RwLockReadGuard<'_, HashMap<String, Known>> {
+    fn known(&self) -> RwLockReadGuard<'_, HashMap<String, KeyEntry>> {
         self.known.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn known_to_change(&self) -> RwLockWriteGuard<'_, HashMap<String, Known>> {
+    fn known_to_change(&self) -> RwLockWriteGuard<'_, HashMap<String, KeyEntry>> {
         self.known.write().unwrap_or_else(PoisonError::into_inner)
     }
 }

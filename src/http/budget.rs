@@ -45,7 +45,7 @@ pub fn set(context: &Context, body: &[u8], if_match: Option<&str>) -> Answer {
         // edited.
         if !present.contains(budget) {
             let (model, at) = (budget.model.as_deref(), format!("budgets[{at}]"));
-            faults.extend(names_faults(context, &at, model, budget.flow_id)?);
+            faults.extend(reference_faults(context, &at, model, budget.flow_id)?);
         }
     }
     if !faults.is_empty() {
@@ -55,7 +55,7 @@ pub fn set(context: &Context, body: &[u8], if_match: Option<&str>) -> Answer {
     let change = Change::SetBudgets { all, version: version.or(tag) };
     match context.journal.commit_one(change) {
         Ok(_) => {
-            context.optimizer.look_at_all();
+            context.optimizer.request_full_review();
             get(context)
         }
         Err(Error::Conflict(why)) if if_match.is_some() => {
@@ -66,7 +66,7 @@ pub fn set(context: &Context, body: &[u8], if_match: Option<&str>) -> Answer {
 }
 
 /// Reports budgets that no call can match. A key may be created later.
-pub(super) fn names_faults(
+pub(super) fn reference_faults(
     context: &Context,
     at: &str,
     model: Option<&str>,

@@ -44,14 +44,14 @@ pub fn replace(context: &Context, id: FlowId, body: &[u8]) -> Answer {
     let flow = NewFlow { name, document, origin: None, at: Timestamp::now() };
     let change = Change::UpdateFlow { id, flow };
     context.journal.commit_one(change)?;
-    context.optimizer.look(id);
+    context.optimizer.request_review(id);
     get(context, id)
 }
 
 pub fn delete(context: &Context, id: FlowId) -> Answer {
     context.journal.commit_one(Change::DeleteFlow(id))?;
     context.scheduler.look();
-    context.optimizer.look(id);
+    context.optimizer.request_review(id);
     Ok(reply::empty())
 }
 

@@ -159,7 +159,7 @@ pub fn error(error: ApiError) -> ResponseBox {
 }
 
 /// Returns the error for a disconnected client, which will not read it.
-pub fn client_left() -> ApiError {
+pub fn client_disconnected() -> ApiError {
     ApiError::new(499, "cancelled", "client disconnected")
 }
 

@@ -71,7 +71,8 @@ impl Query {
     pub fn take_limit(&mut self) -> usize {
         let limit: Option<usize> = self.take("limit");
         if limit.is_some_and(|limit| !(1..=LIMIT_MAX).contains(&limit)) {
-            self.faults.push(Fault::new("limit", format!("must be between 1 and {LIMIT_MAX}")));
+            self.faults
+                .push(Fault::new("limit", format!("must be a whole number from 1 to {LIMIT_MAX}")));
         }
         limit.unwrap_or(LIMIT_DEFAULT)
     }

@@ -195,7 +195,7 @@ impl Outbox {
 
     /// Runs the writer thread.
     pub fn run(&self, replay: &dyn Replay, ping_interval: Duration) {
-        let _in_panic = EndInPanic(self);
+        let _in_panic = PanicGuard(self);
         let mut next_ping = Instant::now() + ping_interval;
         loop {
             let done = match self.next_work(next_ping) {
@@ -378,9 +378,9 @@ fn has_close(mut frames: &[u8]) -> bool {
 }
 
 /// Ends a client and wakes its reader if the writer panics.
-struct EndInPanic<'a>(&'a Outbox);
+struct PanicGuard<'a>(&'a Outbox);
 
-impl Drop for EndInPanic<'_> {
+impl Drop for PanicGuard<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let ending = Ending::left("internal error in the writer thread");

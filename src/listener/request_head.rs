@@ -95,7 +95,7 @@ impl RequestHead {
 
     /// Returns the method and the target of an invalid or incomplete head; the target may be cut
     /// off.
-    pub(super) fn begun(bytes: &[u8]) -> Option<Self> {
+    pub(super) fn parse_partial(bytes: &[u8]) -> Option<Self> {
         let mut words = bytes.trim_ascii_start().split(|byte| *byte <= b' ');
         let mut word = || std::str::from_utf8(words.next()?).ok();
         let (method, target) = (word()?, word()?);
@@ -255,8 +255,9 @@ mod tests {
 
     #[test]
     fn of_a_head_that_is_refused_the_path_is_known() {
-        let path =
-            |text: &str| RequestHead::begun(text.as_bytes()).map(|head| head.path().to_owned());
+        let path = |text: &str| {
+            RequestHead::parse_partial(text.as_bytes()).map(|head| head.path().to_owned())
+        };
         for (text, expected) in [
             ("\r\nPOST /v1/messages?a=b HTTP/1.1\r\nx", Some("/v1/messages")),
             ("POST /v1/mes", Some("/v1/mes")),

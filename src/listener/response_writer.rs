@@ -35,7 +35,7 @@ impl Presence {
     /// Returns true if the client has closed its connection. A half-closed connection counts as
     /// closed: the two look the same, and HTTP clients rarely half-close while they wait. A client
     /// that has sent more, such as another request, does not.
-    pub fn has_left(&self) -> bool {
+    pub fn is_disconnected(&self) -> bool {
         let mut byte = [std::mem::MaybeUninit::uninit()];
         let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
         let is_over = match SockRef::from(&*self.client).recv_with_flags(&mut byte, flags) {

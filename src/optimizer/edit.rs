@@ -113,7 +113,7 @@ fn merge(target: &mut Value, values: &Map<String, Value>) {
         return;
     };
     for (key, value) in values {
-        let key = spelled(target, key);
+        let key = existing_key(target, key);
         match value {
             Value::Null => drop(target.shift_remove(key)),
             Value::Object(values) => merge(target.entry(key).or_insert(Value::Null), values),
@@ -123,7 +123,7 @@ fn merge(target: &mut Value, values: &Map<String, Value>) {
 }
 
 /// Returns the spelling in the object, because using both is an error.
-fn spelled<'a>(target: &Map<String, Value>, key: &'a str) -> &'a str {
+fn existing_key<'a>(target: &Map<String, Value>, key: &'a str) -> &'a str {
     let pairs = ALIASES.iter().flat_map(|&(a, b)| [(a, b), (b, a)]);
     let mut used = pairs.filter(|(name, other)| *name == key && target.contains_key(*other));
     used.next().map_or(key, |(_, other)| other)

@@ -116,7 +116,7 @@ impl Trials {
         let proposal = chosen(&suggestion.proposal, alternative)?;
         if proposal.kind != Kind::ModelSwitch {
             return Err(Error::Conflict(format!(
-                "suggestion {id} has kind {}; only {} can be tried",
+                "suggestion {id} is of kind {}; only {} supports trials",
                 proposal.kind,
                 Kind::ModelSwitch
             )));
@@ -124,7 +124,7 @@ impl Trials {
         // Only these can still be applied.
         if !matches!(suggestion.status, Status::Open | Status::Dismissed) {
             return Err(Error::Conflict(format!(
-                "suggestion {id} is {}; only open and dismissed suggestions can be tried",
+                "suggestion {id} is {}; only open and dismissed suggestions support trials",
                 suggestion.status
             )));
         }
@@ -210,11 +210,11 @@ impl Trials {
         let _guard = self.enter(plan.suggestion_id)?;
         let at = Timestamp::now();
         let trial_id = Uuid::now_v7();
-        let ask = |number: usize, (_, call): &(StoredInput, Call)| {
+        let make_call = |number: usize, (_, call): &(StoredInput, Call)| {
             let operation_id = format!("{ROLE}:{trial_id}[{number}]");
-            self.ask(plan.flow_id, call, operation_id, &self.stopping)
+            self.make_call(plan.flow_id, call, operation_id, &self.stopping)
         };
-        let outcomes = each_at_once(ROLE, CALLS_AT_ONCE, STACK_BYTES, &plan.calls, ask);
+        let outcomes = each_at_once(ROLE, CALLS_AT_ONCE, STACK_BYTES, &plan.calls, make_call);
         let both = plan.calls.iter().zip(outcomes);
         let items: Vec<TrialItem> = both.map(|((input, _), after)| item(input, after)).collect();
         // An empty trial does not replace an earlier one.
@@ -233,7 +233,7 @@ impl Trials {
     }
 
     /// Makes one call of a trial.
-    fn ask(
+    fn make_call(
         &self,
         flow_id: FlowId,
         call: &Call,
@@ -341,7 +341,7 @@ fn outcome(call: &Call, ended: Ended) -> (TrialOutcome, Vec<Change>) {
             let reason = answer.finish_reason.unwrap_or_default();
             TrialOutcome::Answered(TrialAnswer {
                 model: answer.model,
-                output: kept(&answer.text),
+                output: truncated(&answer.text),
                 input_tokens: answer.usage.input_tokens,
                 output_tokens: answer.usage.output_tokens,
                 cost_usd,
@@ -412,10 +412,10 @@ fn item(input: &StoredInput, after: TrialOutcome) -> TrialItem {
     TrialItem {
         run_id: input.run_id.clone(),
         item: input.item,
-        prompt: kept(&input.prompt.prompt),
+        prompt: truncated(&input.prompt.prompt),
         before: TrialAnswer {
             model: input.model.clone(),
-            output: kept(&input.output),
+            output: truncated(&input.output),
             input_tokens: input.usage.input_tokens,
             output_tokens: input.usage.output_tokens,
             cost_usd: input.cost,
@@ -434,7 +434,7 @@ fn answered(items: &[TrialItem]) -> impl Iterator<Item = (&TrialAnswer, &TrialAn
     })
 }
 
-fn kept(text: &str) -> String {
+fn truncated(text: &str) -> String {
     if text.len() <= TEXT_BYTES_MAX {
         return text.to_owned();
     }
@@ -456,8 +456,8 @@ mod tests {
     #[test]
     fn a_long_text_is_kept_up_to_a_whole_character() {
         let text = "ä".repeat(TEXT_BYTES_MAX);
-        let kept = kept(&text);
-        assert!(kept.ends_with("ä…") && kept.len() <= TEXT_BYTES_MAX + "…".len());
-        assert_eq!(super::kept("short"), "short");
+        let truncated = truncated(&text);
+        assert!(truncated.ends_with("ä…") && truncated.len() <= TEXT_BYTES_MAX + "…".len());
+        assert_eq!(super::truncated("short"), "short");
     }
 }

@@ -186,13 +186,13 @@ fn note_block(block: &Value, partial: &mut ResponseAccumulator) -> Result<(), Fa
         Some("text" | "text_delta") => partial.push(block["text"].as_str().unwrap_or_default())?,
         Some("thinking" | "thinking_delta") => partial.note_thinking(&block["thinking"]),
         Some("tool_use" | "server_tool_use" | "mcp_tool_use") => {
-            partial.note_beside(&block["name"]);
+            partial.note_other_output(&block["name"]);
             // In a stream the input is empty here, and follows in pieces.
             if block["input"].as_object().is_some_and(|it| !it.is_empty()) {
-                partial.note_beside(&block["input"]);
+                partial.note_other_output(&block["input"]);
             }
         }
-        Some("input_json_delta") => partial.note_beside(&block["partial_json"]),
+        Some("input_json_delta") => partial.note_other_output(&block["partial_json"]),
         _ => {}
     }
     Ok(())

@@ -99,7 +99,7 @@ impl Fetcher {
     pub(super) fn fetch(&self, fetch: &Fetch, cancel: &Cancel) -> Result<Fetched, FetchFailure> {
         let uri = self.checked(&fetch.url)?;
         let host = uri.host().unwrap_or_default().to_owned();
-        let failure = |what: String| FetchFailure::new(format!("{host}: {what}"));
+        let failure = |message: String| FetchFailure::new(format!("{host}: {message}"));
         let request = request(fetch, uri).map_err(failure)?;
         let entered = Scope::enter(cancel);
         if entered.scope.cancel.is_cancelled() {
@@ -165,7 +165,7 @@ impl Fetcher {
             return stopped();
         }
         if let Error::Io(error) = error
-            && let Some(Forbidden(address)) = error.get_ref().and_then(|e| e.downcast_ref())
+            && let Some(ForbiddenAddress(address)) = error.get_ref().and_then(|e| e.downcast_ref())
         {
             return FetchFailure::new(format!(
                 "{host}: {address} is not a public address; set `private = true` under [http] to allow it"
@@ -217,7 +217,7 @@ fn request(fetch: &Fetch, uri: Uri) -> Result<Request<Vec<u8>>, String> {
 
 #[derive(Debug, thiserror::Error)]
 #[error("{0} is not a public address")]
-struct Forbidden(IpAddr);
+struct ForbiddenAddress(IpAddr);
 
 #[derive(Debug)]
 struct CheckedLookup {
@@ -231,14 +231,14 @@ impl Resolver for CheckedLookup {
         config: &Config,
         timeout: NextTimeout,
     ) -> Result<ResolvedSocketAddrs, Error> {
-        let found = Lookup.resolve(uri, config, timeout)?;
-        let forbidden = found
+        let addresses = Lookup.resolve(uri, config, timeout)?;
+        let forbidden = addresses
             .iter()
             .map(|address| address.ip())
             .find(|address| !self.private && !is_public(*address));
         match forbidden {
-            None => Ok(found),
-            Some(address) => Err(Error::Io(io::Error::other(Forbidden(address)))),
+            None => Ok(addresses),
+            Some(address) => Err(Error::Io(io::Error::other(ForbiddenAddress(address)))),
         }
     }
 }

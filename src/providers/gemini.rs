@@ -118,12 +118,12 @@ pub(super) struct ContentReader {
 
 impl Reader for ContentReader {
     fn event(&mut self, event: &Event, partial: &mut ResponseAccumulator) -> Result<Flow, Fault> {
-        self.take_in(&event_json(event)?, partial)?;
+        self.read_part(&event_json(event)?, partial)?;
         Ok(Flow::More)
     }
 
     fn document(&mut self, body: &Value, partial: &mut ResponseAccumulator) -> Result<(), Fault> {
-        self.take_in(body, partial)?;
+        self.read_part(body, partial)?;
         if !body["candidates"][0].is_object() {
             return Err(Fault::bad_answer("the response has no `candidates[0]`"));
         }
@@ -134,7 +134,7 @@ impl Reader for ContentReader {
 }
 
 impl ContentReader {
-    fn take_in(&mut self, body: &Value, partial: &mut ResponseAccumulator) -> Result<(), Fault> {
+    fn read_part(&mut self, body: &Value, partial: &mut ResponseAccumulator) -> Result<(), Fault> {
         partial.note_model(&body["modelVersion"]);
         let taken = take_candidate(&body["candidates"][0], partial);
         // Noted after the text, because the totals include this piece.

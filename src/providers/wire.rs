@@ -55,7 +55,7 @@ impl std::fmt::Debug for Header {
 pub(super) struct Extent {
     pub(super) text: usize,
     pub(super) thinking: usize,
-    pub(super) beside: usize,
+    pub(super) other_output: usize,
 }
 
 /// The part of an answer that has arrived.
@@ -68,7 +68,7 @@ pub(super) struct ResponseAccumulator {
     /// The visible thinking; only counted.
     pub(super) thinking: String,
     /// Output other than text, such as tool calls; only counted.
-    pub(super) beside: String,
+    pub(super) other_output: String,
     pub(super) usage: Usage,
     /// The received length when the provider last counted the answer; `usage` excludes later
     /// output. Zero if the provider counted the prompt, but not the answer. None if it counted
@@ -85,15 +85,15 @@ pub(super) struct ResponseAccumulator {
 impl ResponseAccumulator {
     /// Returns whether any part of the answer has arrived.
     pub(super) fn has_any(&self) -> bool {
-        [&self.text, &self.thinking, &self.beside].iter().any(|it| !it.is_empty())
+        [&self.text, &self.thinking, &self.other_output].iter().any(|it| !it.is_empty())
     }
 
     pub(super) fn push(&mut self, piece: &str) -> Result<(), Fault> {
-        let room = match self.beyond {
+        let remaining = match self.beyond {
             Some(1..) => 0,
             _ => ANSWER_BYTES_MAX - self.text.len(),
         };
-        let (piece, rest) = piece.split_at(piece.floor_char_boundary(room));
+        let (piece, rest) = piece.split_at(piece.floor_char_boundary(remaining));
         match &mut self.beyond {
             Some(beyond) => *beyond += rest.len(),
             None if rest.is_empty() => {}
@@ -114,11 +114,11 @@ impl ResponseAccumulator {
 
     /// Adds to the output other than text, with the same limit. A value that is not a text counts
     /// as the JSON that the model wrote.
-    pub(super) fn note_beside(&mut self, piece: &Value) {
+    pub(super) fn note_other_output(&mut self, piece: &Value) {
         match piece {
             Value::Null => {}
-            Value::String(piece) => extend(&mut self.beside, piece),
-            piece => extend(&mut self.beside, &piece.to_string()),
+            Value::String(piece) => extend(&mut self.other_output, piece),
+            piece => extend(&mut self.other_output, &piece.to_string()),
         }
     }
 
@@ -131,7 +131,7 @@ impl ResponseAccumulator {
             *counted = Extent {
                 text: self.text.len() + self.beyond.unwrap_or_default(),
                 thinking: self.thinking.len(),
-                beside: self.beside.len(),
+                other_output: self.other_output.len(),
             };
         }
     }
@@ -163,8 +163,8 @@ impl ResponseAccumulator {
 }
 
 fn extend(text: &mut String, piece: &str) {
-    let room = ANSWER_BYTES_MAX.saturating_sub(text.len());
-    text.push_str(&piece[..piece.floor_char_boundary(room)]);
+    let remaining = ANSWER_BYTES_MAX.saturating_sub(text.len());
+    text.push_str(&piece[..piece.floor_char_boundary(remaining)]);
 }
 
 /// The decision to continue a stream or stop.
@@ -394,10 +394,10 @@ mod tests {
         assert_eq!(partial.push(&piece), Ok(()));
         assert_eq!(partial.push("x").unwrap_err().kind, FailureKind::TooLarge);
         for _ in 0..2 {
-            partial.note_beside(&json!(piece));
+            partial.note_other_output(&json!(piece));
             partial.note_thinking(&json!(piece));
         }
-        let lengths = (partial.beside.len(), partial.thinking.len());
+        let lengths = (partial.other_output.len(), partial.thinking.len());
         assert_eq!(lengths, (ANSWER_BYTES_MAX, ANSWER_BYTES_MAX));
     }
 

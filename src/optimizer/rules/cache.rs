@@ -18,8 +18,8 @@ pub fn propose(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<
     let saved = calls.daily_spend(&[Outcome::Repeated]);
     let repeated = saved.total;
     let answered = calls.answered().spend.calls;
-    let (saving, since) = context.promise_about(node, &calls, &saved, Concern::Repeats);
-    if repeated.calls < REPEATS_MIN || !context.is_worth(Kind::Cache, node, &saving) {
+    let (saving, since) = context.projection_about(node, &calls, &saved, Concern::Repeats);
+    if repeated.calls < REPEATS_MIN || !context.is_worthwhile(Kind::Cache, node, &saving) {
         return None;
     }
     let base = context.proposal(Kind::Cache, node, Some(since), Some(&saving));

@@ -16,8 +16,8 @@ pub fn propose(context: &RuleContext<'_>, node: &Node) -> Option<Proposal> {
     let calls = context.calls_of(node)?;
     let saved = calls.daily_spend(PAID);
     let paid = saved.total;
-    let saving = context.promise(node, &calls, &saved);
-    if paid.calls < CALLS_MIN || !context.is_worth(Kind::DeadNode, node, &saving) {
+    let saving = context.projection(node, &calls, &saved);
+    if paid.calls < CALLS_MIN || !context.is_worthwhile(Kind::DeadNode, node, &saving) {
         return None;
     }
     let guard = match node.on_error {

@@ -17,7 +17,7 @@ use crate::providers::ANSWER_TOKENS_ASSUMED;
 /// The limit must be at least this many times the longest answer.
 const ABOVE_MIN: u64 = 4;
 /// The new limit exceeds this many times the longest answer.
-const ROOM: u64 = 2;
+const HEADROOM_FACTOR: u64 = 2;
 /// The new limit is a multiple of this.
 const STEP: u64 = 256;
 /// A budget is restricted if the unused part of a reservation is at least this percentage of it.
@@ -41,7 +41,7 @@ pub fn propose(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<
     let calls = known.sum(ANSWERED).spend.calls + known.count(Outcome::Unpriced);
     let longest = known.all().answer_tokens_max;
     let limit = u64::from(agent.max_tokens.unwrap_or(ANSWER_TOKENS_ASSUMED));
-    let lower_limit = (longest.saturating_mul(ROOM) / STEP + 1) * STEP;
+    let lower_limit = (longest.saturating_mul(HEADROOM_FACTOR) / STEP + 1) * STEP;
     let is_far_above =
         longest > 0 && limit >= longest.saturating_mul(ABOVE_MIN) && lower_limit < limit;
     if calls < CALLS_MIN || !is_far_above {

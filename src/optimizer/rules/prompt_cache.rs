@@ -57,8 +57,8 @@ pub fn propose(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<
     let effect = cache_effect(context, node, agent, target, &answered)?;
     let CacheEffect { prompt_tokens, prefix_tokens, reads, writes, saved_nanousd } = effect;
     let saved = known.daily_spend(ANSWERED).scaled_to(saved_nanousd);
-    let saving = context.promise(node, &known, &saved);
-    if saved_nanousd <= 0 || !context.is_worth(Kind::PromptCache, node, &saving) {
+    let saving = context.projection(node, &known, &saved);
+    if saved_nanousd <= 0 || !context.is_worthwhile(Kind::PromptCache, node, &saving) {
         return None;
     }
     let base = context.proposal(Kind::PromptCache, node, Some(known.since), Some(&saving));

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{CALLS_MIN, Promise, RuleContext, set};
+use super::{CALLS_MIN, Projection, RuleContext, set};
 use crate::event::suggestion::{Kind, Proposal, Saving};
 use crate::flow::{Agent, Concern, Node, WAIT_MAX};
 use crate::money::Usd;
@@ -33,8 +33,8 @@ pub fn propose(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<
     let timed_out = calls.sum(&[Outcome::TimedOut]).spend;
     let saved = calls.daily_spend(WASTED);
     let wasted = saved.total;
-    let (all, since) = context.promise_about(node, &calls, &saved, Concern::Failures);
-    let saving = Promise {
+    let (all, since) = context.projection_about(node, &calls, &saved, Concern::Failures);
+    let saving = Projection {
         saving: Saving {
             // The part that the change fixes is unknown.
             low_usd: Usd::ZERO,
@@ -42,7 +42,7 @@ pub fn propose(context: &RuleContext<'_>, node: &Node, agent: &Agent) -> Option<
         },
         ..all
     };
-    if wasted.calls < WASTED_MIN || !context.is_worth(Kind::RetryWaste, node, &saving) {
+    if wasted.calls < WASTED_MIN || !context.is_worthwhile(Kind::RetryWaste, node, &saving) {
         return None;
     }
     let remedy = if timed_out.nanousd >= failed.nanousd {
