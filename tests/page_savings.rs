@@ -273,7 +273,8 @@ fn suggestions_update_in_the_open_dialog_also_on_a_phone() {
     ));
     // Dismissed in this page.
     browser.click(&of_first("saving-dismiss"));
-    person.sees_text("savings", "“Cache responses of “N”” was dismissed.");
+    let title = format!("Cache responses of “{}”", MARKUP.to_uppercase());
+    person.sees_text("savings", &format!("“{title}” was dismissed."));
     person.has_the_focus_on("[data-testid=saving-past] > summary");
     person.sees_badge(0);
     let status = |id: &Value| server.get(&format!("{PATH}/{id}")).json()["status"].clone();

@@ -229,7 +229,7 @@ fn a_stream_that_breaks_off_or_stalls_is_no_success() {
     let openai = |prompt: &str, is_streamed| one("openai", "gpt-4o-mini", prompt, is_streamed);
     let anthropic =
         |prompt: &str, is_streamed| one("anthropic", "claude-haiku-4-5", prompt, is_streamed);
-    let cut = ("FAILED", json!(ESTIMATED), &["broke"][..]);
+    let cut = ("FAILED", json!(ESTIMATED), &["connection lost"][..]);
     fails(&server, &openai("say [cut]", true), &cut);
     // Anthropic reports the prompt tokens first, so a part of the cost may be known.
     let (run, _, row) = call(&server, &anthropic("say [cut]", true));
