@@ -88,7 +88,7 @@ impl Auth {
         if !is_cross_site || !is_api || is_public(head) || self.allowed_origin(head).is_some() {
             return Ok(());
         }
-        let message = "pages of other sites cannot read this; start the server with \
+        let message = "requests from pages of other sites are blocked; start the server with \
                        --allow-origin ORIGIN to allow one";
         Err(ApiError::new(403, "foreign_origin", message))
     }
